@@ -1,0 +1,4 @@
+//! The decisions of the coordinator, as functions of state, input and time.
+
+pub mod event;
+pub mod state;

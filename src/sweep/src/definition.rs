@@ -1,0 +1,227 @@
+//! A sweep, compiled: what a YAML file means once every recipe, axis and override has been resolved.
+//!
+//! Cells are stored as differences from one base, so that a sweep of 100,000 cells stays small in memory and in the
+//! journal. The compiled form, not the YAML, is what the coordinator journals: a later version of the program with
+//! other recipe defaults replays the same trials.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::settings::Settings;
+use crate::trial::{TrialId, TrialSpec};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sweep {
+    /// Unique per coordinator: submitting another file under the same name replaces the sweep and keeps its results.
+    pub name: String,
+    pub description: String,
+    /// The recipe's name, for captions.
+    pub recipe: String,
+    pub base: Settings,
+    pub axes: Vec<Axis>,
+    pub cells: Vec<Cell>,
+    pub seeds: Vec<u64>,
+    pub search: Option<Search>,
+    pub outputs: Vec<Output>,
+    pub published: Vec<PublishedValue>,
+    pub footnotes: Vec<String>,
+    pub on_failure: OnFailure,
+    pub resources: Resources,
+    /// Rehearsal on stand-in images.
+    pub smoke: bool,
+    /// The YAML as submitted.
+    pub source: String,
+}
+
+/// A dimension of the grid.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Axis {
+    /// A settings field, or any name when every value is a named bundle of settings.
+    pub name: String,
+    pub values: Vec<AxisValue>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AxisValue {
+    /// What users type, and what `when:` and `published:` refer to: `cub`, `10`, `cos_semantic`.
+    pub name: String,
+    /// What tables print.
+    pub label: String,
+    /// The fields it sets.
+    pub set: BTreeMap<String, Value>,
+}
+
+/// One point of the grid without the seed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Index into the values of each axis, in the order of `Sweep::axes`.
+    pub coordinates: Vec<u32>,
+    /// Differences from `Sweep::base`: axis values and overrides, resolved.
+    pub set: BTreeMap<String, Value>,
+    /// Named reason when the cell is left out of the run (missing data under `--skip-missing`).
+    pub skipped: Option<String>,
+}
+
+/// Choose one field per cell before the cell's trials count.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Search {
+    pub field: String,
+    pub candidates: Vec<Value>,
+    pub select: Select,
+    /// Fraction of every class held out of the training subset while searching, with `Select::Validation`.
+    pub holdout: f64,
+    /// Seeds of each candidate's search trials, with `Select::Validation`.
+    pub seeds: Vec<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Select {
+    /// Train each candidate without the held-out split, choose by its accuracy there, then train on everything.
+    Validation,
+    /// The paper's protocol: train every candidate fully, report the best on the test set.
+    BestOnTest,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Output {
+    Table(Table),
+    Figure(Figure),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    pub name: String,
+    pub caption: String,
+    /// Axes whose combinations are the rows (columns), outermost first. Together they hold every axis with several values.
+    pub rows: Vec<String>,
+    pub columns: Vec<String>,
+    pub value: Measure,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    pub name: String,
+    pub caption: String,
+    pub x: String,
+    pub series: Vec<String>,
+    /// One panel per value of this axis.
+    pub panels: Option<String>,
+    pub value: Measure,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measure {
+    /// Accuracy after the last epoch.
+    Last,
+    /// Accuracy of the best epoch on the evaluation set: the paper's protocol, named so in the caption.
+    Best,
+}
+
+/// A reference number for one cell, in per cent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PublishedValue {
+    /// Axis name to value name; axes that are not named match any value.
+    pub cell: BTreeMap<String, String>,
+    pub value: f64,
+    /// Index into `Sweep::footnotes`.
+    pub footnote: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// Other trials go on; the table marks what is missing.
+    Continue,
+    /// The first failed trial cancels the rest of the sweep.
+    Stop,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Devices of one trial: GPUs, or CPU threads. More than one needs `replicas` to divide by, except on the CPU.
+    pub devices_per_trial: u32,
+}
+
+/// One entry of what a sweep has to train: see [`Sweep::trials`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedTrial {
+    pub id: TrialId,
+    /// Index into `Sweep::cells`.
+    pub cell: usize,
+    /// Index into `Search::candidates`.
+    pub candidate: Option<usize>,
+    pub role: Role,
+    pub spec: TrialSpec,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Its accuracy enters the table.
+    Result,
+    /// Decides which candidate's trials do.
+    Search,
+}
+
+impl Sweep {
+    pub fn cell_settings(&self, cell: &Cell) -> Settings {
+        with_fields(&self.base, &cell.set).expect("a compiled cell holds valid fields")
+    }
+
+    /// The trials of one cell. Without a search: one per seed. With `Select::BestOnTest`: every candidate for every
+    /// seed. With `Select::Validation`: the search trials of every candidate, and the results of `chosen` once known.
+    pub fn cell_trials(&self, index: usize, chosen: Option<usize>) -> Vec<PlannedTrial> {
+        let cell = &self.cells[index];
+        if cell.skipped.is_some() {
+            return Vec::new();
+        }
+        let settings = self.cell_settings(cell);
+        let trial = |settings: &Settings, seed: u64, candidate: Option<usize>, role: Role| {
+            let spec = TrialSpec { settings: settings.clone(), seed, smoke: self.smoke };
+            PlannedTrial { id: spec.id(), cell: index, candidate, role, spec }
+        };
+        let Some(search) = &self.search else {
+            return self.seeds.iter().map(|&seed| trial(&settings, seed, None, Role::Result)).collect();
+        };
+        let mut trials = Vec::new();
+        for (number, value) in search.candidates.iter().enumerate() {
+            let set = BTreeMap::from([(search.field.clone(), value.clone())]);
+            let candidate = with_fields(&settings, &set).expect("a compiled search holds valid candidates");
+            if search.select == Select::Validation {
+                let held_out = Settings { holdout: Some(search.holdout), ..candidate.clone() };
+                trials.extend(search.seeds.iter().map(|&seed| trial(&held_out, seed, Some(number), Role::Search)));
+            }
+            if search.select == Select::BestOnTest || chosen == Some(number) {
+                trials.extend(self.seeds.iter().map(|&seed| trial(&candidate, seed, Some(number), Role::Result)));
+            }
+        }
+        trials
+    }
+
+    /// Names of a cell's axis values, in the order of the axes.
+    pub fn value_names(&self, cell: &Cell) -> Vec<&str> {
+        let values = self.axes.iter().zip(&cell.coordinates);
+        values.map(|(axis, &index)| axis.values[index as usize].name.as_str()).collect()
+    }
+
+    /// A cell as users write it: its value names joined with `/`, as in `cub/cos`.
+    pub fn cell_name(&self, cell: &Cell) -> String {
+        self.value_names(cell).join("/")
+    }
+}
+
+/// The settings with some fields replaced. The error is serde's, and names the field.
+pub fn with_fields(settings: &Settings, set: &BTreeMap<String, Value>) -> Result<Settings, serde_json::Error> {
+    if set.is_empty() {
+        return Ok(settings.clone());
+    }
+    let mut value = serde_json::to_value(settings)?;
+    let fields = value.as_object_mut().expect("settings are a record");
+    fields.extend(set.iter().map(|(name, value)| (name.clone(), value.clone())));
+    serde_json::from_value(value)
+}

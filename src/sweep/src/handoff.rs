@@ -1,0 +1,117 @@
+//! The conversation between a worker and its trainer, over the trainer's stdin and stdout.
+//!
+//! A frame is a little-endian u32 length and that many bytes of JSON. The worker speaks `Request`, the trainer
+//! `Reply`. End of stdin means that the worker is gone: the trainer ends. The trainer answers `Ready` once at start,
+//! then for each `Run` any number of `Progress` and `Epoch`, and exactly one of `Finished`, `Failed`, `Stopped`.
+
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::record::{Failure, TrialResult};
+use crate::trial::{AttemptNo, TrialId, TrialSpec};
+
+/// Frames above this are refused: a result with its epochs and subset stays far below.
+pub const MAX_FRAME_BYTES: u32 = 64 << 20;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    Run(Box<RunRequest>),
+    /// Checkpoint at the next step border and answer `Stopped`.
+    Stop,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunRequest {
+    pub trial: TrialId,
+    pub attempt: AttemptNo,
+    pub spec: TrialSpec,
+    pub data_dir: PathBuf,
+    /// Decoded data sets; shared by the trainers of a machine.
+    pub cache_dir: PathBuf,
+    /// Of this trial alone; whatever checkpoints it holds are resumed from.
+    pub checkpoint_dir: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    Ready(Ready),
+    Progress(Progress),
+    Finished(Box<TrialResult>),
+    Failed(Failure),
+    /// After `Stop`: the state is in the checkpoint directory.
+    Stopped,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Version and build; a sweep runs under one.
+    pub build: String,
+    pub libtorch: String,
+    pub devices: Vec<String>,
+}
+
+/// Sent at least once a second while steps are made, and at each epoch's end. Epoch, step and collectives only grow
+/// within an attempt: their standing still is how a stall is seen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    pub epoch: u32,
+    pub num_epochs: u32,
+    /// Steps made in this attempt, over all epochs.
+    pub step: u64,
+    pub steps_per_epoch: u64,
+    /// All-reduces completed in this attempt.
+    pub collectives: u64,
+    /// Of the last finished epoch.
+    pub train_loss: Option<f64>,
+    pub accuracy: Option<f64>,
+    pub images_per_s: f64,
+}
+
+/// Writes one frame and flushes.
+pub fn write_frame<T: Serialize>(mut writer: impl Write, message: &T) -> io::Result<()> {
+    writer.write_all(&encode_frame(message))?;
+    writer.flush()
+}
+
+pub fn encode_frame<T: Serialize>(message: &T) -> Vec<u8> {
+    let mut frame = vec![0; 4];
+    serde_json::to_writer(&mut frame, message).expect("hand-off messages are plain data");
+    let length = u32::try_from(frame.len() - 4).expect("a hand-off message fits a frame");
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    frame
+}
+
+/// Reads one frame; `None` at a clean end of the stream.
+pub fn read_frame<T: DeserializeOwned>(mut reader: impl Read) -> io::Result<Option<T>> {
+    let mut length = [0; 4];
+    let mut filled = 0;
+    while filled < length.len() {
+        match reader.read(&mut length[filled..])? {
+            0 if filled == 0 => return Ok(None),
+            0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ended inside a frame")),
+            count => filled += count,
+        }
+    }
+    let mut frame = vec![0; frame_length(length)?];
+    reader.read_exact(&mut frame)?;
+    decode_frame(&frame).map(Some)
+}
+
+/// The checked length that a frame's first four bytes announce.
+pub fn frame_length(header: [u8; 4]) -> io::Result<usize> {
+    let length = u32::from_le_bytes(header);
+    if length > MAX_FRAME_BYTES {
+        let message = format!("a frame of {length} bytes was announced; at most {MAX_FRAME_BYTES} are allowed");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    Ok(length as usize)
+}
+
+pub fn decode_frame<T: DeserializeOwned>(frame: &[u8]) -> io::Result<T> {
+    serde_json::from_slice(frame).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}

@@ -1,0 +1,108 @@
+//! What a finished trial leaves behind. It crosses from trainer to worker to coordinator, is journalled, and is all
+//! that reports are made from.
+
+use serde::{Deserialize, Serialize};
+
+/// The result of one trial. Accuracies are fractions in 0..=1 of the evaluation set (the test set, or the held-out
+/// split of a search).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrialResult {
+    /// After the last epoch.
+    pub last_accuracy: f64,
+    pub best_accuracy: f64,
+    /// Counted from 0; the first one with the best accuracy.
+    pub best_epoch: u32,
+    /// Mean of per-class recalls after the last epoch.
+    pub last_balanced_accuracy: f64,
+    /// Training loss of the last epoch, mean over samples.
+    pub train_loss: f64,
+    /// Loss on the evaluation set after the last epoch, mean over samples.
+    pub eval_loss: f64,
+    /// One entry per epoch.
+    pub epochs: Vec<EpochRecord>,
+    pub provenance: Provenance,
+    pub timing: Timing,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    pub train_loss: f64,
+    pub accuracy: f64,
+    /// First 64 bits of the hash of parameters, momentum and batch-norm statistics chained with the epoch before:
+    /// equal chains mean bit-equal training. 16 hexadecimal digits.
+    pub state_hash: String,
+}
+
+/// Where the numbers came from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Version and build of the trainer.
+    pub trainer: String,
+    pub libtorch: String,
+    /// `cpu (AMD EPYC, 1 thread)`, `NVIDIA H200`, ...
+    pub devices: Vec<String>,
+    pub host: String,
+    /// `f32` or `bf16`: what `precision: auto` became.
+    pub precision: String,
+    /// Hash of the decoded data set.
+    pub data_fingerprint: String,
+    /// The chosen training images, by index into the data set's training split.
+    pub subset: Subset,
+    pub num_parameters: u64,
+}
+
+/// The training images of a trial: all of them, or a list that is the same for the same data set, count and seed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subset {
+    #[default]
+    All,
+    Indices(Vec<u32>),
+}
+
+/// Where the time went, in seconds, over all attempts that led to this result; what was lost with a killed attempt
+/// is not in it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    pub train_s: f64,
+    pub evaluate_s: f64,
+    pub checkpoint_s: f64,
+    /// Part of `train_s` in which the step waited for data.
+    pub data_wait_s: f64,
+    /// From the request to the first step of this attempt.
+    pub start_s: f64,
+    pub images_per_s: f64,
+    pub peak_memory_mib: f64,
+    /// Epoch this attempt resumed from, 0 for a fresh start.
+    pub resumed_from_epoch: u32,
+}
+
+/// Why an attempt ended without a result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub class: FailureClass,
+    /// One line, then details such as the tail of stderr.
+    pub message: String,
+}
+
+/// Each class has a budget of its own (see the schedule crate): they say different things about trial and node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// The user's to mend (missing or corrupt data, impossible settings): never tried again by itself.
+    BadInput,
+    /// The loss became infinite or not a number.
+    NonFinite,
+    /// The device or host ran out of memory.
+    OutOfMemory,
+    /// The trainer ended with an error, an exit code or a signal.
+    Crashed,
+    /// Heartbeats went on, epoch, step and collective counter did not.
+    Stalled,
+    /// The worker was silent for longer than its lease.
+    Unreachable,
+    /// The worker was told to give the machine back.
+    Preempted,
+    /// A device failed (Xid, ECC, gone from the bus): its slot is not used again.
+    BadDevice,
+}
