@@ -2,7 +2,16 @@
 //!
 //! A frame is a little-endian u32 length and that many bytes of JSON. The worker speaks `Request`, the trainer
 //! `Reply`. End of stdin means that the worker is gone: the trainer ends. The trainer answers `Ready` once at start,
-//! then for each `Run` any number of `Progress` and `Epoch`, and exactly one of `Finished`, `Failed`, `Stopped`.
+//! then for each `Run` any number of `Progress`, and exactly one of `Finished`, `Failed`, `Stopped`. After `Failed` the
+//! worker ends the trainer: TERM to its process group, a few seconds, KILL. A `Stop` that crosses the end of a run is
+//! ignored. stderr is kept per attempt for people.
+//!
+//! Checkpoints: the directory belongs to the trial, and two attempts may have it open at once when a worker was cut off
+//! and its trial was given to another. So a trainer writes only files whose names carry its attempt
+//! (`epoch-00012.attempt-3.EXTENSION`, by way of a temporary file whose name starts the same way), resumes from the newest
+//! sound one of any attempt that is not later than its own, removes only those of its own and of earlier attempts, and
+//! ends with `Failed(Crashed)` when it finds one of a later attempt. The worker removes those of an attempt and of earlier
+//! ones when its result is acknowledged.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -32,7 +41,7 @@ pub struct RunRequest {
     pub data_dir: PathBuf,
     /// Decoded data sets; shared by the trainers of a machine.
     pub cache_dir: PathBuf,
-    /// Of this trial alone; whatever checkpoints it holds are resumed from.
+    /// Of this trial alone, shared by its attempts (see above); may not exist yet.
     pub checkpoint_dir: PathBuf,
 }
 
