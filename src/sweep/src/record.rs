@@ -10,7 +10,7 @@ pub struct TrialResult {
     /// After the last epoch.
     pub last_accuracy: f64,
     pub best_accuracy: f64,
-    /// Counted from 0; the first one with the best accuracy.
+    /// Counted from 0; the first evaluated one with the best accuracy.
     pub best_epoch: u32,
     /// Mean of per-class recalls after the last epoch.
     pub last_balanced_accuracy: f64,
@@ -27,7 +27,8 @@ pub struct TrialResult {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     pub train_loss: f64,
-    pub accuracy: f64,
+    /// Absent where the epoch was not evaluated (`Settings::evaluate_every`).
+    pub accuracy: Option<f64>,
     /// First 64 bits of the hash of parameters, momentum and batch-norm statistics chained with the epoch before:
     /// equal chains mean bit-equal training. 16 hexadecimal digits.
     pub state_hash: String,

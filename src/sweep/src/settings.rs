@@ -41,7 +41,8 @@ pub struct Settings {
     /// Weight of the new batch in the moving statistics (PyTorch's sense; Keras' 0.99 is 0.01 here).
     pub batch_norm_momentum: f64,
     pub batch_norm: BatchNorm,
-    /// A safetensors or .pth state dict with torchvision's names to start from.
+    /// A safetensors or .pth state dict with torchvision's names to start from: relative to the data directory, or
+    /// absolute.
     pub weights: Option<String>,
     /// With `weights`: epochs in which only the new layers train, before the schedule starts.
     pub finetune_epochs: u32,
@@ -54,7 +55,7 @@ pub struct Settings {
     pub cls_weight: f64,
     /// What stands between the normalised embedding and the logits of `cos_xent`.
     pub cls_head: ClsHead,
-    /// Gradient form (`g += d * w`) of the L2 penalty on the kernel of that head.
+    /// Gradient form (`g += d * w`) of the L2 penalty on the kernel of that head, in place of `weight_decay` there.
     pub cls_head_decay: f64,
     pub softmax: Softmax,
     /// Target of the cosine and squared losses.
@@ -81,6 +82,9 @@ pub struct Settings {
     // -- evaluation
     /// Hold this fraction of every class out of the training subset and evaluate on it instead of the test set.
     pub holdout: Option<f64>,
+    /// Epochs between evaluations; the last epoch is always evaluated. It decides what `best` can mean: the best of the
+    /// evaluated epochs.
+    pub evaluate_every: u32,
 }
 
 /// `all`, or a number of training images of every class.

@@ -16,11 +16,26 @@ pub const TRAINING_VERSION: u32 = 1;
 pub struct TrialSpec {
     pub settings: Settings,
     pub seed: u64,
-    /// Two steps per epoch on generated stand-in images: a rehearsal whose results never mix with real ones.
+    /// A rehearsal whose results never mix with real ones: `SMOKE_EPOCHS` epochs of one step each, on generated tiny
+    /// stand-in images, with drawn weights and a made-up hierarchy where the settings name files.
     pub smoke: bool,
 }
 
+/// Two, so that a rehearsal passes a learning rate change, a checkpoint and an epoch border.
+pub const SMOKE_EPOCHS: u32 = 2;
+
 impl TrialSpec {
+    /// Epochs this trial runs.
+    pub fn num_epochs(&self) -> u32 {
+        let epochs = self.settings.num_epochs();
+        if self.smoke { epochs.min(SMOKE_EPOCHS) } else { epochs }
+    }
+
+    /// Whether the evaluation set is looked at after this epoch, counted from 0.
+    pub fn evaluates_after(&self, epoch: u32) -> bool {
+        (epoch + 1).is_multiple_of(self.settings.evaluate_every.max(1)) || epoch + 1 == self.num_epochs()
+    }
+
     /// The hash of everything that decides the result.
     pub fn id(&self) -> TrialId {
         let canonical = serde_json::to_vec(&(TRAINING_VERSION, self)).expect("settings are plain data");

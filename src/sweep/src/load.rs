@@ -1,0 +1,62 @@
+//! From a path to a sweep: the only place of this crate that reads files, and what it refuses to read.
+//!
+//! A sweep file is untrusted text: its size is bounded before it is read, and nothing in it can name a file outside
+//! its own folder. Read `compile.rs` next for what the text means.
+
+use std::io::{self, Read};
+use std::path::{Component, Path};
+
+use crate::definition::Sweep;
+use crate::diagnostic::{Errors, Problem, Source};
+
+/// Larger files are refused unread: the longest sweep that a person writes is a hundredth of this.
+pub const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// Reads the text of a file that a sweep names (`published: {file: ...}`), by its path as written there.
+pub type ReadFile<'a> = &'a dyn Fn(&str) -> io::Result<String>;
+
+/// Reads and compiles a sweep file, with the files it names beside it.
+pub fn load(path: &Path) -> Result<Sweep, Errors> {
+    let name = path.display().to_string();
+    let text = read_bounded(path).map_err(|error| unreadable(&name, &error))?;
+    let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
+    parse(&name, &text, &|named| {
+        let relative = Path::new(named);
+        if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+            return Err(io::Error::other("only files in the sweep's own folder or below can be named"));
+        }
+        read_bounded(&folder.join(relative))
+    })
+}
+
+/// Compiles the text of a sweep file. `name` is what messages call it, and its stem is the sweep's name where the file
+/// gives none. Every problem that can be found is in the error, not only the first.
+pub fn parse(name: &str, text: &str, read_file: ReadFile<'_>) -> Result<Sweep, Errors> {
+    crate::compile::compile(name, text, read_file)
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let file = std::fs::File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(io::Error::other("it is a folder"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other(format!("it is larger than {} MiB", MAX_FILE_BYTES >> 20)));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        io::Error::other(format!("line {line} is not UTF-8 text"))
+    })
+}
+
+fn unreadable(name: &str, error: &io::Error) -> Errors {
+    let source = Source::new(miette::NamedSource::new(name, String::new()));
+    let help = match error.kind() {
+        io::ErrorKind::NotFound => "check the path; the sweeps that come with the program are in sweeps/",
+        _ => "a sweep is a YAML file in UTF-8, see docs/sweep-file.md",
+    };
+    Problem::new(&source, 0..0, format!("cannot read {name}: {error}"), "").help(help).into()
+}
