@@ -1,0 +1,147 @@
+//! Initial weights from counters: every number is a pure function of (seed, parameter name, index).
+//!
+//! No generator state exists, so replicas, devices, layouts and partial rebuilds all start from the same weights, and
+//! adding a parameter changes no other. The generator is Philox 4x32-10 (Salmon et al., SC 2011). Next: storage.rs.
+
+use std::f64::consts::TAU;
+
+use super::builder::Fill;
+
+/// Standard deviation of a unit normal cut at +-2; Keras divides by it so that the cut variance is the wanted one.
+const STD_OF_UNIT_NORMAL_CUT_AT_TWO: f64 = 0.879_625_661_034_239_8;
+
+/// Values of one parameter in row-major order of its shape.
+pub fn draw(seed: u64, name: &str, shape: &[i64], fill: Fill) -> Vec<f32> {
+    let count = shape.iter().product::<i64>() as usize;
+    let (fan_in, fan_out) = fan_in_out(shape);
+    let generator = Philox::keyed(seed, name);
+    let uniform = |bound: f64| (0..count).map(move |i| ((generator.uniform(i as u64) * 2.0 - 1.0) * bound) as f32);
+    let normal = |std: f64| (0..count).map(move |i| (generator.normal(i as u64, 0) * std) as f32);
+    match fill {
+        Fill::Zeros => vec![0.0; count],
+        Fill::Ones => vec![1.0; count],
+        Fill::HeNormalTruncated => {
+            let std = (2.0 / fan_in).sqrt() / STD_OF_UNIT_NORMAL_CUT_AT_TWO;
+            (0..count).map(|i| (generator.normal_cut_at_two(i as u64) * std) as f32).collect()
+        }
+        Fill::GlorotUniform => uniform((6.0 / (fan_in + fan_out)).sqrt()).collect(),
+        Fill::KaimingNormalFanOut => normal((2.0 / fan_out).sqrt()).collect(),
+        Fill::Uniform { bound } => uniform(bound).collect(),
+        Fill::Normal { std } => normal(std).collect(),
+    }
+}
+
+/// Fans of [out, in], [out, in, height, width] as PyTorch and Keras count them; of anything else, its length.
+pub fn fan_in_out(shape: &[i64]) -> (f64, f64) {
+    match *shape {
+        [outputs, inputs, ref receptive @ ..] => {
+            let receptive = receptive.iter().product::<i64>();
+            ((inputs * receptive) as f64, (outputs * receptive) as f64)
+        }
+        [length] => (length as f64, length as f64),
+        [] => (1.0, 1.0),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Philox {
+    key: [u32; 2],
+}
+
+impl Philox {
+    fn keyed(seed: u64, name: &str) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"orchestrator initial weights");
+        hasher.update(&seed.to_le_bytes());
+        hasher.update(name.as_bytes());
+        let hash = hasher.finalize();
+        let word = |at: usize| u32::from_le_bytes(hash.as_bytes()[at..at + 4].try_into().expect("four bytes"));
+        Self { key: [word(0), word(4)] }
+    }
+
+    /// 128 random bits of a 128-bit counter.
+    fn block(self, index: u64, round: u32) -> [u32; 4] {
+        let mut counter = [index as u32, (index >> 32) as u32, round, 0];
+        let mut key = self.key;
+        for _ in 0..10 {
+            let left = u64::from(counter[0]) * 0xD251_1F53;
+            let right = u64::from(counter[2]) * 0xCD9E_8D57;
+            counter = [
+                (right >> 32) as u32 ^ counter[1] ^ key[0],
+                right as u32,
+                (left >> 32) as u32 ^ counter[3] ^ key[1],
+                left as u32,
+            ];
+            key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+        }
+        counter
+    }
+
+    /// In the open interval (0, 1), with 53 bits.
+    fn to_unit(high: u32, low: u32) -> f64 {
+        let bits = (u64::from(high) << 32 | u64::from(low)) >> 11;
+        (bits as f64 + 0.5) / (1u64 << 53) as f64
+    }
+
+    fn uniform(self, index: u64) -> f64 {
+        let [a, b, ..] = self.block(index, 0);
+        Self::to_unit(a, b)
+    }
+
+    /// Box-Muller.
+    fn normal(self, index: u64, round: u32) -> f64 {
+        let [a, b, c, d] = self.block(index, round);
+        (-2.0 * Self::to_unit(a, b).ln()).sqrt() * (TAU * Self::to_unit(c, d)).cos()
+    }
+
+    /// Redraws under the next round number until within two standard deviations: one in 22 is redrawn.
+    fn normal_cut_at_two(self, index: u64) -> f64 {
+        (0..).map(|round| self.normal(index, round)).find(|value| value.abs() <= 2.0).expect("an endless supply")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Known answer of the reference implementation (Random123 kat_vectors): counter and key zero.
+    #[test]
+    fn philox_matches_the_reference() {
+        let generator = Philox { key: [0, 0] };
+        assert_eq!(generator.block(0, 0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+    }
+
+    fn moments(values: &[f32]) -> (f64, f64) {
+        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64;
+        let var = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / values.len() as f64;
+        (mean, var.sqrt())
+    }
+
+    #[test]
+    fn fills_have_the_stated_spread() {
+        let shape = [64, 32, 3, 3];
+        let expected = [
+            (Fill::HeNormalTruncated, (2.0f64 / 288.0).sqrt()),
+            (Fill::GlorotUniform, (2.0f64 / (288.0 + 576.0)).sqrt()),
+            (Fill::KaimingNormalFanOut, (2.0f64 / 576.0).sqrt()),
+            (Fill::Uniform { bound: 0.3 }, 0.3 / 3f64.sqrt()),
+            (Fill::Normal { std: 0.02 }, 0.02),
+        ];
+        for (fill, std) in expected {
+            let (mean, found) = moments(&draw(7, "conv.weight", &shape, fill));
+            assert!(mean.abs() < 0.03 * std, "{fill:?}: mean {mean}");
+            assert!((found / std - 1.0).abs() < 0.02, "{fill:?}: {found} instead of {std}");
+        }
+        let limit = 2.0 * (2.0f32 / 288.0).sqrt() / STD_OF_UNIT_NORMAL_CUT_AT_TWO as f32;
+        let cut = draw(7, "conv.weight", &shape, Fill::HeNormalTruncated);
+        assert!(cut.iter().all(|value| value.abs() <= limit * 1.000_001));
+    }
+
+    #[test]
+    fn draws_depend_on_seed_and_name_only() {
+        let values = draw(1, "a", &[10, 10], Fill::GlorotUniform);
+        assert_eq!(values, draw(1, "a", &[10, 10], Fill::GlorotUniform));
+        assert_ne!(values, draw(2, "a", &[10, 10], Fill::GlorotUniform));
+        assert_ne!(values, draw(1, "b", &[10, 10], Fill::GlorotUniform));
+    }
+}

@@ -1,0 +1,19 @@
+//! Networks without a framework: declared parameters, layers that look them up, one flat buffer behind them all.
+//!
+//! A model is built against a `Builder`, which only takes notes (names, shapes, roles, initial fills). `Storage` then
+//! lays every noted parameter into flat buffers, and a `Pass` hands the views to the layers while they run. Nothing
+//! here knows losses, optimisers or devices. Read builder.rs, then layers.rs, then storage.rs.
+
+mod builder;
+mod init;
+mod layers;
+mod pass;
+mod pool;
+
+pub use builder::{
+    Buffer, BufferNote, Builder, Fill, Form, Inventory, Network, Options, Parameter, ParameterNote, Role,
+};
+pub use init::{draw, fan_in_out};
+pub use layers::{BatchNorm, Conv2d, ConvOptions, Linear, Padding, residual_relu};
+pub use pass::{Mode, Pass, StatisticsReduction};
+pub use pool::{avg_pool, global_avg_pool, max_pool, pad_zero, same_padding};

@@ -1,0 +1,46 @@
+//! One pass through a network: the tensors behind the noted parameters, and whether this is training.
+//!
+//! A pass borrows everything, so the same layers can run on f32 masters, bf16 working copies, or another replica's
+//! parameters. It holds no state of its own between calls. Next: layers.rs.
+
+use tch::Tensor;
+
+use super::builder::{Buffer, Parameter};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mode {
+    /// Batch statistics; moving statistics take in each batch with the given weight.
+    Train { batch_norm_momentum: f64 },
+    /// Moving statistics.
+    Evaluate,
+}
+
+/// Sums a small tensor over all replicas inside the forward pass, differentiably: the backward pass sums the
+/// gradient over all replicas too. What synchronised batch normalisation is made from.
+pub trait StatisticsReduction {
+    fn sum(&self, tensor: &Tensor) -> Tensor;
+    /// Images of the whole batch over images of this replica's shard.
+    fn batch_over_shard(&self) -> f64;
+}
+
+pub struct Pass<'a> {
+    pub parameters: &'a [Tensor],
+    pub buffers: &'a [Tensor],
+    pub mode: Mode,
+    /// Present: batch normalisation uses the statistics of the whole batch.
+    pub synchronised: Option<&'a dyn StatisticsReduction>,
+}
+
+impl Pass<'_> {
+    pub fn parameter(&self, parameter: Parameter) -> &Tensor {
+        &self.parameters[parameter.0]
+    }
+
+    pub fn buffer(&self, buffer: Buffer) -> &Tensor {
+        &self.buffers[buffer.0]
+    }
+
+    pub fn is_training(&self) -> bool {
+        matches!(self.mode, Mode::Train { .. })
+    }
+}
