@@ -1,0 +1,59 @@
+# Everything here does the set-up it needs (libtorch from pinned wheels, a release build) and no work twice.
+# The Rust tool chain is the one on PATH; one profile serves build, clippy and tests, so that they share what they compile.
+#
+#   make run [SWEEP=sweeps/quickstart.yaml] [ARGS=...]   train a sweep on this machine and print its table
+#   make test     formatting, clippy, every test         make build    both binaries
+#   make bench    against PyTorch (bench/README.md)      make soak     kill everything, many times
+#   make dist     a tarball for a cluster                make clean    remove what cargo built
+
+SWEEP ?= sweeps/quickstart.yaml
+ARGS ?=
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+BINARIES := $(abspath $(TARGET_DIR))/release
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+
+ifdef LIBTORCH
+LIBTORCH_SETUP := scripts/libtorch.sh --check "$(LIBTORCH)"
+else
+LIBTORCH := $(CURDIR)/.libtorch
+LIBTORCH_SETUP := scripts/libtorch.sh "$(LIBTORCH)"
+endif
+export LIBTORCH
+# Another way of naming a libtorch, which would win over LIBTORCH in tch's build script.
+unexport LIBTORCH_USE_PYTORCH
+
+.PHONY: run build test lint bench soak dist clean setup
+
+run: build
+	@"$(BINARIES)/orchestrator" run "$(SWEEP)" $(ARGS)
+
+setup:
+	@command -v $(CARGO) >/dev/null || { echo "error: cargo is not installed: see https://rustup.rs" >&2; exit 1; }
+	@command -v $(or $(CXX),g++) >/dev/null || { echo "error: g++ is not installed (on Debian: apt install g++)" >&2; exit 1; }
+	@$(LIBTORCH_SETUP)
+
+build: setup
+	@$(CARGO) build --release --workspace --locked
+
+lint: setup
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --release --workspace --all-targets --locked --quiet -- -D warnings
+
+# Unit tests first: they are quick, and what they find explains a failure of the whole system. All three calls choose
+# the whole workspace, so that cargo builds every dependency once.
+test: build lint
+	@$(CARGO) test --release --workspace --locked --lib --bins
+	@$(CARGO) test --release --workspace --locked --test '*'
+
+soak: build
+	@$(CARGO) test --release --workspace --locked --test soak -- --ignored --nocapture
+
+bench: build
+	@python3 bench/run.py --binaries "$(BINARIES)" $(ARGS)
+
+dist: build
+	@scripts/dist.sh "$(BINARIES)" "$(abspath $(TARGET_DIR))/dist" "$(VERSION)"
+
+clean:
+	@$(CARGO) clean
