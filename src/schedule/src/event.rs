@@ -1,11 +1,13 @@
 //! The vocabulary of the state machine: what comes in, what is journalled, what goes out, what is refused.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use sweep::handoff::Progress;
 use sweep::record::{Failure, TrialResult};
 use sweep::{AttemptNo, Sweep, TrialId};
 
-use crate::state::{Millis, SlotIndex, WorkerId, WorkerInfo};
+use crate::state::{Millis, SlotIndex, SweepTrial, WorkerId, WorkerInfo};
 
 /// Everything that can happen to the coordinator.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +19,7 @@ pub enum Input {
         sweep: String,
         reason: String,
     },
-    /// Failed trials of a sweep wait again, with fresh budgets.
+    /// Failed trials of a sweep wait again, with fresh budgets. A cancelled sweep goes on.
     RetryFailed {
         sweep: String,
     },
@@ -32,6 +34,8 @@ pub enum Input {
     /// beyond `running` is lost, what is in `ended` and still current is accepted.
     Connected {
         worker: WorkerId,
+        /// The worker counts its streams from 1, so that what an older one said last cannot undo a newer one.
+        connection: u64,
         info: WorkerInfo,
         running: Vec<RunningAttempt>,
         ended: Vec<EndedAttempt>,
@@ -39,6 +43,7 @@ pub enum Input {
     /// A stream broke. The lease goes on running.
     Disconnected {
         worker: WorkerId,
+        connection: u64,
     },
     Heartbeat {
         worker: WorkerId,
@@ -53,10 +58,11 @@ pub enum Input {
         worker: WorkerId,
         reason: String,
     },
-    /// A deadline passed (see `State::next_deadline`), or nothing else happened for a while.
+    /// A deadline passed (see `next_deadline`), or nothing else happened for a while.
     Tick,
 }
 
+/// What occupies a slot, whether its outcome still counts or not.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunningAttempt {
     pub trial: TrialId,
@@ -65,6 +71,7 @@ pub struct RunningAttempt {
     pub progress: Progress,
 }
 
+/// Said once no process of the attempt is left and its devices are free.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndedAttempt {
     pub trial: TrialId,
@@ -85,8 +92,10 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
+    /// A first or a new revision under its name; the trials of the revision before are no longer wanted by it.
     SweepSubmitted {
         sweep: Box<Sweep>,
+        trials: Vec<SweepTrial>,
     },
     SweepCancelled {
         sweep: String,
@@ -95,9 +104,13 @@ pub enum Event {
     FailedTrialsRetried {
         sweep: String,
     },
+    /// First, after it was gone, or because its slots hold something else than was thought.
     WorkerJoined {
         worker: WorkerId,
         info: WorkerInfo,
+        /// What occupies its slots now, by its own word.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        occupied: BTreeMap<SlotIndex, (TrialId, AttemptNo)>,
     },
     WorkerDraining {
         worker: WorkerId,
@@ -120,6 +133,7 @@ pub enum Event {
         worker: WorkerId,
         slot: SlotIndex,
     },
+    /// Its slot is free.
     AttemptSucceeded {
         trial: TrialId,
         attempt: AttemptNo,
@@ -130,8 +144,10 @@ pub enum Event {
         attempt: AttemptNo,
         failure: Failure,
         then: Then,
+        /// The worker has said so. Otherwise the attempt goes on occupying its slot until it does.
+        slot_free: bool,
     },
-    /// Nobody wanted it any more, and its worker has stopped it.
+    /// Nobody wanted it any more, and its worker has stopped it. Its slot is free.
     AttemptStopped {
         trial: TrialId,
         attempt: AttemptNo,
@@ -149,8 +165,10 @@ pub enum Event {
     /// A search is over: this candidate's trials make the cell.
     CandidateChosen {
         sweep: String,
-        cell: usize,
-        candidate: usize,
+        cell: u32,
+        candidate: u32,
+        /// The result trials of the cell.
+        trials: Vec<SweepTrial>,
     },
 }
 
@@ -158,11 +176,15 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Then {
-    Retry { not_before: Millis },
+    Retry {
+        not_before: Millis,
+    },
     GiveUp,
+    /// No sweep wants the trial any more: it is cancelled, not failed.
+    Unwanted,
 }
 
-/// An event with its place and time in the journal.
+/// An event with its time in the journal; its place there is its number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recorded {
     pub at: Millis,
@@ -173,12 +195,14 @@ pub struct Recorded {
 /// `Connected`, which compares lists.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
+    /// `State::spec_of` has what to train.
     Start {
         worker: WorkerId,
         slot: SlotIndex,
         trial: TrialId,
         attempt: AttemptNo,
     },
+    /// May be said more than once, and of attempts that have ended by themselves.
     Stop {
         worker: WorkerId,
         trial: TrialId,
@@ -190,6 +214,16 @@ pub enum Effect {
         worker: WorkerId,
         trial: TrialId,
         attempt: AttemptNo,
+    },
+    /// Take no new work, finish what runs, then end.
+    Drain {
+        worker: WorkerId,
+        reason: String,
+    },
+    /// Close its stream, if one is open: it must connect again with its lists before it is believed.
+    Disconnect {
+        worker: WorkerId,
+        reason: String,
     },
 }
 
@@ -206,6 +240,8 @@ pub enum Rejected {
         "worker `{worker}` is of build `{worker_build}`, the coordinator of `{coordinator_build}`: start it from the same build"
     )]
     OtherBuild { worker: WorkerId, worker_build: String, coordinator_build: String },
+    #[error("stream {connection} of worker `{worker}` is older than its newest, {newest}")]
+    StaleConnection { worker: WorkerId, connection: u64, newest: u64 },
     #[error("attempt {attempt} of trial {trial} is not current: {reason}")]
     StaleAttempt { trial: TrialId, attempt: AttemptNo, reason: String },
     #[error("{0}")]

@@ -1,4 +1,27 @@
-//! The decisions of the coordinator, as functions of state, input and time.
+//! The decisions of the coordinator, as functions of state, input and time. No clock, no randomness, no IO.
+//!
+//! An input becomes events (`decide`), events change the state (`apply`, the only place that does), what follows from
+//! the state becomes more events (`plan`), and the shell is told what to do (`effects`). `turn` strings them together.
+//! Read `state.rs`, `event.rs`, then `apply.rs`.
 
+mod apply;
+mod check;
+mod config;
+mod decide;
+mod effects;
 pub mod event;
+mod live;
+mod plan;
 pub mod state;
+mod submission;
+mod turn;
+
+pub use apply::{Impossible, apply, replay};
+pub use check::{INVARIANTS, Violation, check};
+pub use config::{BadNode, Budget, Budgets, Config};
+pub use decide::decide;
+pub use effects::{effects, replies};
+pub use live::{next_deadline, observe, restart};
+pub use plan::{Plan, WaitReason, plan};
+pub use submission::{Submission, describe};
+pub use turn::{Answer, Turn, turn};

@@ -1,6 +1,10 @@
 //! What the coordinator knows. `State` is a fold of `Event`s and of nothing else, except for `Live`, which is what
 //! workers said since the coordinator started and which decides only when leases and stalls run out.
+//!
+//! It is bounded by the number of trials, attempts and workers: no settings and no full result is kept per trial
+//! (`spec_of` rebuilds the one, the journal holds the other). It refuses nothing; `apply.rs` does. Read that next.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -8,8 +12,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sweep::definition::Role;
 use sweep::handoff::Progress;
-use sweep::record::{Failure, FailureClass, TrialResult};
-use sweep::{AttemptNo, Sweep, TrialId};
+use sweep::record::{Failure, FailureClass, Provenance, Timing, TrialResult};
+use sweep::{AttemptNo, Sweep, TrialId, TrialSpec};
 
 /// Milliseconds since the Unix epoch. Pure code is given the time; it never asks for it.
 pub type Millis = u64;
@@ -30,11 +34,17 @@ pub type SlotIndex = u32;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
-    pub sweeps: BTreeMap<String, SweepState>,
+    /// Events applied so far: the number of the last one in the journal, which counts from 1.
+    pub applied: u64,
+    pub sweeps: BTreeMap<Arc<str>, SweepState>,
     pub trials: BTreeMap<TrialId, TrialState>,
     pub workers: BTreeMap<WorkerId, WorkerState>,
-    /// Failures per host, for the bad-node rule.
+    /// For the bad-node rule.
     pub hosts: BTreeMap<String, HostState>,
+    /// The waiting trials in the order in which they are placed.
+    pub queue: Queue,
+    /// Cells of searches whose search trials have all ended, one of whose candidates is eligible, and none chosen yet.
+    pub to_choose: BTreeSet<(Arc<str>, u32)>,
     pub live: Live,
 }
 
@@ -44,35 +54,61 @@ pub struct SweepState {
     /// How often this name was submitted, from 1.
     pub revision: u32,
     pub submitted_at: Millis,
+    /// Number of the event that submitted this revision: sweeps are served first come, first served.
+    pub order: u64,
     /// Set by `cancel`, and by the first failure under `on_failure: stop`.
     pub cancelled: Option<String>,
-    /// Every trial the current revision wants so far; grows when a search chooses.
+    /// Every trial the current revision wants so far; grows when a search chooses. The same trial may stand here
+    /// more than once, for cells whose settings are equal.
     pub trials: Vec<SweepTrial>,
     /// Cell index to candidate index.
-    pub chosen: BTreeMap<usize, usize>,
+    pub chosen: BTreeMap<u32, u32>,
+    /// Search trials that have not ended, per cell of a search with a validation split.
+    pub searching: BTreeMap<u32, u32>,
+    pub counts: Counts,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+/// How many entries of `SweepState::trials` are in each phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    pub waiting: u64,
+    pub running: u64,
+    pub succeeded: u64,
+    pub failed: u64,
+    pub cancelled: u64,
+}
+
+/// A trial as a sweep wants it. Ids are journalled, not computed again at replay: a later version of the program may
+/// hash settings differently.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SweepTrial {
     pub id: TrialId,
-    pub cell: usize,
-    pub candidate: Option<usize>,
+    /// Index into `Sweep::cells`.
+    pub cell: u32,
+    /// Index into `Search::candidates`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<u32>,
     pub role: Role,
     pub seed: u64,
+    /// Predicted work, in arbitrary units.
+    pub cost: f64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrialState {
     pub phase: Phase,
-    /// Sweeps that want it, by name.
-    pub wanted_by: BTreeSet<String>,
+    /// The sweeps whose current revision lists it, cancelled ones too, with its index in `SweepState::trials`.
+    pub wanted_by: Vec<(Arc<str>, u32)>,
     /// Of every attempt so far, oldest first. `AttemptNo(n)` is `attempts[n - 1]`.
     pub attempts: Vec<Attempt>,
     /// Attempts that ended in each failure class since the last `retry`, against the class budgets.
     pub spent: BTreeMap<FailureClass, u32>,
     /// Predicted work, in arbitrary units: longest first.
     pub cost: f64,
+    /// Devices of the slot it needs.
     pub devices: u32,
+    /// Its place in `State::queue` while it waits.
+    pub place: Option<Place>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -86,14 +122,33 @@ pub enum Phase {
     },
     Succeeded {
         attempt: AttemptNo,
-        result: Arc<TrialResult>,
+        result: Arc<ResultSummary>,
     },
-    /// Budget spent, or a class that is never retried.
+    /// Budget spent, or a class that is never retried. `TrialState::failure` says why.
     Failed {
-        failure: Failure,
+        attempt: AttemptNo,
     },
     /// No sweep wants it any more.
     Cancelled,
+}
+
+/// What is kept in memory of a `TrialResult`: all but its epochs and subset, which stay in the journal.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ResultSummary {
+    pub last_accuracy: f64,
+    pub best_accuracy: f64,
+    pub best_epoch: u32,
+    pub last_balanced_accuracy: f64,
+    pub train_loss: f64,
+    pub eval_loss: f64,
+    pub num_epochs: u32,
+    /// Of the last epoch: equal hashes mean bit-equal trainings.
+    pub state_hash: String,
+    pub timing: Timing,
+    /// Without the subset.
+    pub provenance: Provenance,
+    /// Number of the journal's event that holds the whole result.
+    pub event: u64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -107,7 +162,10 @@ pub struct Attempt {
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttemptEnd {
     pub at: Millis,
-    /// Absent: it succeeded, or was stopped because nobody wanted it any more.
+    /// Number of the journal's event that ended it.
+    pub event: u64,
+    /// Absent: it succeeded, or was stopped because nobody wanted it any more. Long messages are shortened in the
+    /// middle; the event has all of it.
     pub failure: Option<Failure>,
 }
 
@@ -116,6 +174,8 @@ pub struct WorkerState {
     pub info: WorkerInfo,
     pub joined_at: Millis,
     pub presence: Presence,
+    /// Takes no new work: told to by a user, or because its node is being taken away. Survives `Gone`.
+    pub draining: Option<String>,
     /// What each slot is occupied by. A slot is free again only when its worker has said that nothing of the attempt is left.
     pub slots: Vec<Option<(TrialId, AttemptNo)>>,
     /// Slots never used again, with the reason (bad device).
@@ -126,9 +186,7 @@ pub struct WorkerState {
 pub enum Presence {
     /// Its lease runs; see `Live` for how long.
     Present,
-    /// Takes no new work: told to by a user, by the bad-node rule, or because its node is being taken away.
-    Draining { reason: String },
-    /// Its lease ran out or it said goodbye. It may come back.
+    /// Its lease ran out or it said goodbye. It may come back, with `Connected`.
     Gone { reason: String },
 }
 
@@ -150,20 +208,50 @@ pub struct Slot {
     pub description: String,
 }
 
+/// A host is known by its name for as long as the journal lives; its workers come and go.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostState {
-    /// Distinct trials that failed here and what became of them elsewhere.
+    /// Trials that failed here in a way that may be the host's fault, and have not succeeded anywhere yet.
     pub failed_here: BTreeSet<TrialId>,
-    pub failed_here_succeeded_elsewhere: BTreeSet<TrialId>,
-    /// Set by the bad-node rule; lifted by `orchestrator undrain`.
+    /// Trials that failed here and then succeeded on another host.
+    pub succeeded_elsewhere: u32,
+    /// Trials that succeeded here.
+    pub succeeded_here: u32,
+    /// Devices (`cuda:3`) that failed, with the reason: slots that hold one are not used, whichever worker offers them.
+    pub broken_devices: BTreeMap<String, String>,
+    /// Set by the bad-node rule; lifted, with all of the above, by `orchestrator undrain`.
     pub drained: Option<String>,
+}
+
+/// Where a waiting trial stands: sweeps first come first served, inside a sweep the longest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// `SweepState::order` of the earliest sweep that wants it.
+    pub order: u64,
+    /// Bits of the cost, which order like the (never negative) cost itself.
+    pub cost: Reverse<u64>,
+    pub index: u32,
+    pub trial: TrialId,
+}
+
+/// An index over the waiting trials; follows from `State::trials` alone (invariant S6).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Queue {
+    /// By the number of devices they need.
+    pub by_devices: BTreeMap<u32, BTreeSet<Place>>,
+    /// Those that wait for a time, not only for a slot.
+    pub delayed: BTreeSet<(Millis, TrialId)>,
 }
 
 /// Not journalled: what was heard since this coordinator started. After a restart every lease runs anew.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Live {
-    /// Workers with an open stream now.
-    pub connected: BTreeSet<WorkerId>,
+    /// When this coordinator started: no lease and no stall is counted from before.
+    pub since: Millis,
+    /// Workers with an open stream now, and the number of that stream.
+    pub connected: BTreeMap<WorkerId, u64>,
+    /// The newest stream number seen of each worker.
+    pub newest_connection: BTreeMap<WorkerId, u64>,
     pub last_heard: BTreeMap<WorkerId, Millis>,
     pub progress: BTreeMap<TrialId, LiveProgress>,
 }
@@ -174,4 +262,98 @@ pub struct LiveProgress {
     pub progress: Progress,
     /// When epoch, step or collectives last grew.
     pub advanced_at: Millis,
+}
+
+impl State {
+    /// Every trial of the sweep has ended one way or the other, and no search will add more.
+    pub fn is_complete(&self, sweep: &str) -> bool {
+        let Some(entry) = self.sweeps.get(sweep) else { return false };
+        let chooses = self.to_choose.iter().any(|(name, _)| &**name == sweep);
+        entry.counts.waiting + entry.counts.running == 0 && (entry.cancelled.is_some() || !chooses)
+    }
+
+    /// Some sweep that is not cancelled wants this trial.
+    pub fn is_wanted(&self, trial: &TrialState) -> bool {
+        trial.wanted_by.iter().any(|(name, _)| self.sweeps.get(name).is_some_and(|sweep| sweep.cancelled.is_none()))
+    }
+
+    /// This attempt is the one whose outcome counts.
+    pub fn is_current(&self, trial: TrialId, attempt: AttemptNo) -> bool {
+        self.trials.get(&trial).is_some_and(|state| state.phase == Phase::Running { attempt })
+    }
+
+    /// What a dispatched trial is to do; `None` for a trial that no sweep lists.
+    pub fn spec_of(&self, trial: TrialId) -> Option<TrialSpec> {
+        let (name, index) = self.trials.get(&trial)?.wanted_by.first()?;
+        let entry = self.sweeps.get(name)?;
+        let wanted = entry.trials.get(*index as usize)?;
+        let candidate = wanted.candidate.map(|candidate| candidate as usize);
+        Some(entry.sweep.trial_spec(wanted.cell as usize, candidate, wanted.role, wanted.seed))
+    }
+
+    /// The durable part of both is equal: what replay must reproduce.
+    pub fn same_history(&self, other: &Self) -> bool {
+        let Self { applied, sweeps, trials, workers, hosts, queue, to_choose, live: _ } = self;
+        (applied, sweeps, trials, workers, hosts, queue, to_choose)
+            == (&other.applied, &other.sweeps, &other.trials, &other.workers, &other.hosts, &other.queue, &other.to_choose)
+    }
+}
+
+impl TrialState {
+    /// Of the attempt that decided, once the trial has failed.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self.phase {
+            Phase::Failed { attempt } => self.attempt(attempt)?.ended.as_ref()?.failure.as_ref(),
+            _ => None,
+        }
+    }
+
+    pub fn attempt(&self, attempt: AttemptNo) -> Option<&Attempt> {
+        self.attempts.get((attempt.0 as usize).checked_sub(1)?)
+    }
+
+    /// The number the next attempt gets.
+    pub fn next_attempt(&self) -> AttemptNo {
+        AttemptNo(self.attempts.len() as u32 + 1)
+    }
+}
+
+impl Phase {
+    /// Nothing more happens to the trial unless a person asks for it.
+    pub fn is_terminal(&self) -> bool {
+        match self {
+            Self::Waiting { .. } | Self::Running { .. } => false,
+            Self::Succeeded { .. } | Self::Failed { .. } | Self::Cancelled => true,
+        }
+    }
+}
+
+impl ResultSummary {
+    pub fn new(result: &TrialResult, event: u64) -> Self {
+        let provenance = Provenance { subset: Default::default(), ..result.provenance.clone() };
+        Self {
+            last_accuracy: result.last_accuracy,
+            best_accuracy: result.best_accuracy,
+            best_epoch: result.best_epoch,
+            last_balanced_accuracy: result.last_balanced_accuracy,
+            train_loss: result.train_loss,
+            eval_loss: result.eval_loss,
+            num_epochs: result.epochs.len() as u32,
+            state_hash: result.epochs.last().map(|epoch| epoch.state_hash.clone()).unwrap_or_default(),
+            timing: result.timing.clone(),
+            provenance,
+            event,
+        }
+    }
+}
+
+impl WorkerState {
+    pub fn is_gone(&self) -> bool {
+        matches!(self.presence, Presence::Gone { .. })
+    }
+
+    /// Index of the slot that this attempt occupies.
+    pub fn slot_of(&self, trial: TrialId, attempt: AttemptNo) -> Option<SlotIndex> {
+        self.slots.iter().position(|slot| *slot == Some((trial, attempt))).map(|index| index as SlotIndex)
+    }
 }

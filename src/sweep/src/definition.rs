@@ -203,6 +203,22 @@ impl Sweep {
         trials
     }
 
+    /// What one trial of a cell trains: what [`Sweep::cell_trials`] lists, one at a time.
+    ///
+    /// # Panics
+    /// For a cell, or a candidate, that the sweep does not have.
+    pub fn trial_spec(&self, cell: usize, candidate: Option<usize>, role: Role, seed: u64) -> TrialSpec {
+        let mut settings = self.cell_settings(&self.cells[cell]);
+        if let (Some(search), Some(candidate)) = (&self.search, candidate) {
+            let set = BTreeMap::from([(search.field.clone(), search.candidates[candidate].clone())]);
+            settings = with_fields(&settings, &set).expect("a compiled search holds valid candidates");
+            if role == Role::Search {
+                settings.holdout = Some(search.holdout);
+            }
+        }
+        TrialSpec { settings, seed, smoke: self.smoke }
+    }
+
     /// Names of a cell's axis values, in the order of the axes.
     pub fn value_names(&self, cell: &Cell) -> Vec<&str> {
         let values = self.axes.iter().zip(&cell.coordinates);
