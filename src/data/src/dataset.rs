@@ -1,0 +1,168 @@
+//! A data set in memory or mapped from the cache: labels, class names and decoded images as bytes.
+//!
+//! Refuses to know where images came from: readers and the cache make these, the pipeline reads them.
+//! Read `open.rs` for where they come from, `pipeline.rs` for where they go.
+
+use std::sync::Arc;
+
+use sweep::settings::Normalise;
+
+use crate::error::Error;
+use crate::statistics::{self, Statistics};
+
+/// Decoded images with labels, in two splits.
+#[derive(Debug)]
+pub struct Dataset {
+    /// As in the sweep file.
+    pub name: String,
+    /// One per class, in label order.
+    pub class_names: Vec<String>,
+    /// What class hierarchies call the classes, in label order: the data set's own ids.
+    pub class_ids: Vec<String>,
+    pub channels: usize,
+    pub train: Split,
+    pub test: Split,
+    /// Hash of labels and decoded pixels: 32 hexadecimal digits.
+    pub fingerprint: String,
+}
+
+/// The images of one split. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Split {
+    labels: Arc<[u32]>,
+    images: Arc<[Extent]>,
+    channels: usize,
+    pixels: Pixels,
+}
+
+/// Where an image lies in the pixels, and its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) offset: u64,
+    pub(crate) height: u32,
+    pub(crate) width: u32,
+}
+
+#[derive(Clone)]
+pub(crate) enum Pixels {
+    Owned(Arc<[u8]>),
+    Mapped(Arc<memmap2::Mmap>),
+}
+
+impl std::fmt::Debug for Pixels {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} bytes", self.bytes().len())
+    }
+}
+
+impl Pixels {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Owned(bytes) => bytes,
+            Self::Mapped(map) => map,
+        }
+    }
+}
+
+/// One decoded image.
+#[derive(Clone, Copy, Debug)]
+pub struct Image<'a> {
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+    /// `height * width * channels` bytes, rows first, channels last.
+    pub pixels: &'a [u8],
+}
+
+impl Split {
+    /// Checks that every extent lies inside the pixels, so that `image` cannot fail.
+    pub(crate) fn new(
+        labels: Vec<u32>,
+        images: Vec<Extent>,
+        channels: usize,
+        pixels: Pixels,
+    ) -> Result<Self, &'static str> {
+        if labels.len() != images.len() {
+            return Err("it has not as many labels as images");
+        }
+        let available = pixels.bytes().len() as u64;
+        for image in &images {
+            let size = u64::from(image.height) * u64::from(image.width) * channels as u64;
+            if image.height == 0 || image.width == 0 || image.offset.checked_add(size).is_none_or(|end| end > available)
+            {
+                return Err("an image lies outside of the pixels");
+            }
+        }
+        Ok(Self { labels: labels.into(), images: images.into(), channels, pixels })
+    }
+
+    /// Images of one size, one after the other.
+    pub(crate) fn uniform(labels: Vec<u32>, pixels: Vec<u8>, height: u32, width: u32, channels: usize) -> Self {
+        let size = u64::from(height) * u64::from(width) * channels as u64;
+        let images = (0..labels.len() as u64).map(|index| Extent { offset: index * size, height, width }).collect();
+        Self::new(labels, images, channels, Pixels::Owned(pixels.into())).expect("as many images as labels")
+    }
+
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    pub fn image(&self, index: usize) -> Image<'_> {
+        let Extent { offset, height, width } = self.images[index];
+        let (height, width) = (height as usize, width as usize);
+        let pixels = &self.pixels.bytes()[offset as usize..][..height * width * self.channels];
+        Image { height, width, channels: self.channels, pixels }
+    }
+
+    /// Height and width where all images have the same.
+    pub fn uniform_size(&self) -> Option<(usize, usize)> {
+        let first = self.images.first()?;
+        let same = self.images.iter().all(|image| (image.height, image.width) == (first.height, first.width));
+        same.then_some((first.height as usize, first.width as usize))
+    }
+
+    /// Images per class.
+    pub fn class_counts(&self, num_classes: usize) -> Vec<usize> {
+        let mut counts = vec![0; num_classes];
+        self.labels.iter().for_each(|&label| counts[label as usize] += 1);
+        counts
+    }
+}
+
+impl Dataset {
+    pub fn num_classes(&self) -> usize {
+        self.class_names.len()
+    }
+
+    /// Per channel, in units of 0..=255. `Dataset` takes the published statistics where there are any, else those of
+    /// the training images by the definition in `statistics.rs`. An error where three channels are needed and absent.
+    pub fn statistics(&self, normalise: Normalise) -> Result<Statistics, Error> {
+        statistics::of(self, normalise)
+    }
+}
+
+/// Hash of everything a training can see of a data set.
+pub(crate) fn fingerprint(class_names: &[String], splits: [&Split; 2]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for name in class_names {
+        hasher.update(name.as_bytes()).update(&[0]);
+    }
+    for split in splits {
+        hasher.update(&(split.len() as u64).to_le_bytes());
+        for index in 0..split.len() {
+            let image = split.image(index);
+            hasher.update(&split.labels[index].to_le_bytes());
+            hasher.update(&(image.height as u32).to_le_bytes()).update(&(image.width as u32).to_le_bytes());
+            hasher.update(image.pixels);
+        }
+    }
+    hasher.finalize().to_hex()[..32].to_owned()
+}

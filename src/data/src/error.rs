@@ -1,0 +1,49 @@
+//! What can go wrong with data. Every message names the file or the class, the reason, and what to do about it.
+//! Nothing here decides whether an error is fatal: readers return it, the command line and the trainer act on it.
+
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {action} {path}", path = path.display())]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{path} is malformed: {reason}", path = path.display())]
+    Malformed { path: PathBuf, reason: String },
+    /// Nothing of the data set was found in any of the places it may lie.
+    #[error("data set `{dataset}` was not found: {looked_for}; {remedy}")]
+    NotFound { dataset: String, looked_for: String, remedy: String },
+    #[error("data set `{dataset}` is incomplete: {count} of its files are missing, the first is {first}; {remedy}", first = first.display())]
+    FilesMissing { dataset: String, count: usize, first: PathBuf, remedy: String },
+    #[error("there is no data set `{name}`{suggestion}; known are {known}, and folder:PATH")]
+    UnknownDataset { name: String, suggestion: String, known: String },
+    #[error(
+        "class `{class}` of `{dataset}` has {available} training images, {requested} were asked for; lower samples_per_class"
+    )]
+    TooFewSamples { dataset: String, class: String, available: usize, requested: usize },
+    #[error("class `{class}` has {available} images in the training subset: too few to hold out {fraction} of them")]
+    HoldoutTooSmall { class: String, available: usize, fraction: f64 },
+    #[error("setting `{field}` = {value}: {reason}")]
+    Setting { field: &'static str, value: String, reason: String },
+    #[error("{count} of {total} images of `{dataset}` cannot be decoded (at most {tolerance} may): {examples}")]
+    TooManyCorrupt { dataset: String, count: usize, total: usize, tolerance: usize, examples: String },
+    #[error("{url}: {reason}")]
+    Download { url: String, reason: String },
+    #[error("{path} has checksum {found}, expected {expected}; it was removed: fetch it again", path = path.display())]
+    Checksum { path: PathBuf, found: String, expected: String },
+    #[error("{archive}: entry `{entry}` is refused: {reason}", archive = archive.display())]
+    HostileArchive { archive: PathBuf, entry: String, reason: String },
+    /// The data set cannot be downloaded by a program.
+    #[error("`{dataset}` has to be obtained by hand: {instructions}")]
+    ByHand { dataset: String, instructions: String },
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    pub(crate) fn malformed(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Malformed { path: path.to_owned(), reason: reason.into() }
+    }
+}

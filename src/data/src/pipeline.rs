@@ -1,0 +1,332 @@
+//! From a data set and settings to batches: which images each step sees, and their standardised pixels.
+//!
+//! Everything is a function of (settings, seed, epoch, step): threads may ask for any step in any order and get the
+//! same bits (promise P7). Read `plan.rs` for the choices, `augment.rs` for the pixels, `prefetch.rs` for the thread
+//! that works ahead.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use sweep::Settings;
+use sweep::record::Subset;
+use sweep::settings::{Crop, SamplesPerClass};
+
+use crate::augment::{Layout, Renderer};
+use crate::dataset::{Dataset, Split};
+use crate::error::Error;
+use crate::plan::{self, Chooser, Mix, SamplePlan, StepPlan};
+use crate::random::{Purpose, Stream};
+use crate::stand_in;
+use crate::subset;
+
+/// Immutable but for a memo of the last permutations; share it by `Arc`.
+#[derive(Debug)]
+pub struct Pipeline {
+    dataset: Arc<Dataset>,
+    chooser: Chooser,
+    cutmix: Option<sweep::settings::CutMix>,
+    renderer: Renderer,
+    subset: Subset,
+    /// Training images by index into the training split.
+    indices: Vec<u32>,
+    /// Held-out images, by index into the training split; absent: the test split is evaluated on.
+    held_out: Option<Vec<u32>>,
+    eval_labels: Vec<u32>,
+    batch_size: usize,
+    repeats: u32,
+    steps_per_epoch: u64,
+    orders: Mutex<Vec<((u32, u32), Arc<[u32]>)>>,
+}
+
+/// Steps run one after the other, prefetched by a few threads: the current repeat and the next are all that is needed.
+const REMEMBERED_ORDERS: usize = 4;
+
+impl Pipeline {
+    /// Chooses the subset and checks that the settings fit the data set. `smoke` makes tiny batches of small crops, two
+    /// steps per epoch, and takes as many samples per class as the stand-in images have.
+    pub fn new(dataset: Arc<Dataset>, settings: &Settings, seed: u64, smoke: bool) -> Result<Self, Error> {
+        check(settings)?;
+        let side = side(&dataset, settings, smoke)?;
+        let statistics = dataset.statistics(settings.normalise)?;
+        let mut renderer = Renderer::new(side, &statistics);
+        renderer.rand_augment = settings.rand_augment.clone().map(|settings| crate::rand_augment::RandAugment {
+            settings,
+            fill: statistics.mean.iter().map(|mean| mean.round() as u8).collect(),
+        });
+        let wanted = if smoke { SamplesPerClass::All } else { settings.samples_per_class };
+        let labels = dataset.train.labels();
+        let mut subset = subset::choose(&dataset.name, labels, &dataset.class_names, wanted, seed)?;
+        let mut indices = match &subset {
+            Subset::All => (0..labels.len() as u32).collect(),
+            Subset::Indices(indices) => indices.clone(),
+        };
+        let mut held_out = None;
+        if let Some(fraction) = settings.holdout {
+            let (kept, out) = subset::hold_out(&indices, labels, &dataset.class_names, fraction, seed)?;
+            subset = Subset::Indices(kept.clone());
+            (indices, held_out) = (kept, Some(out));
+        }
+        let mut eval_labels: Vec<u32> = match &held_out {
+            Some(held_out) => held_out.iter().map(|&index| labels[index as usize]).collect(),
+            None => dataset.test.labels().to_vec(),
+        };
+        let mut batch_size = settings.batch_size as usize;
+        if smoke {
+            batch_size = batch_size.min(stand_in::BATCH_SIZE);
+            eval_labels.truncate(stand_in::NUM_EVAL);
+        }
+        let steps_per_repeat = indices.len().div_ceil(batch_size) as u64;
+        let mut steps_per_epoch = steps_per_repeat * u64::from(settings.repeats);
+        if smoke {
+            steps_per_epoch = steps_per_epoch.min(stand_in::STEPS_PER_EPOCH);
+        }
+        let chooser = Chooser {
+            seed,
+            side: side as u32,
+            shift: settings.shift,
+            flip: settings.flip,
+            erase: settings.erase,
+            crop: settings.crop,
+        };
+        Ok(Self {
+            chooser,
+            cutmix: settings.cutmix.clone(),
+            renderer,
+            subset,
+            indices,
+            held_out,
+            eval_labels,
+            batch_size,
+            repeats: settings.repeats,
+            steps_per_epoch,
+            orders: Mutex::default(),
+            dataset,
+        })
+    }
+
+    /// Training images per pass: the subset without what is held out.
+    pub fn num_train(&self) -> usize {
+        self.indices.len()
+    }
+
+    pub fn num_eval(&self) -> usize {
+        self.eval_labels.len()
+    }
+
+    pub fn num_classes(&self) -> usize {
+        self.dataset.num_classes()
+    }
+
+    pub fn channels(&self) -> usize {
+        self.dataset.channels
+    }
+
+    /// Side of the square the network sees, in pixels.
+    pub fn side(&self) -> usize {
+        self.renderer.side
+    }
+
+    /// f32 values per image: channels x side x side.
+    pub fn image_len(&self) -> usize {
+        self.renderer.image_len()
+    }
+
+    /// Images in every batch but the last of a repeat. Smaller than the settings say in a rehearsal.
+    pub fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
+    /// Over all repeats, each with its own partial last batch.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.steps_per_epoch
+    }
+
+    /// The chosen training images, without what is held out: part of a trial's record.
+    pub fn subset(&self) -> &Subset {
+        &self.subset
+    }
+
+    pub fn fingerprint(&self) -> &str {
+        &self.dataset.fingerprint
+    }
+
+    pub fn dataset(&self) -> &Arc<Dataset> {
+        &self.dataset
+    }
+
+    /// Labels of the evaluation images.
+    pub fn eval_labels(&self) -> &[u32] {
+        &self.eval_labels
+    }
+
+    /// What a step does. `step` counts within the epoch and is below `steps_per_epoch`.
+    pub fn train_step(&self, epoch: u32, step: u64) -> StepPlan {
+        assert!(step < self.steps_per_epoch, "step {step} of an epoch of {}", self.steps_per_epoch);
+        let steps_per_repeat = self.indices.len().div_ceil(self.batch_size) as u64;
+        let repeat = (step / steps_per_repeat) as u32;
+        let order = self.order(epoch, repeat);
+        let first = (step % steps_per_repeat) as usize * self.batch_size;
+        let chosen = &order[first..(first + self.batch_size).min(order.len())];
+        let labels: Vec<u32> = chosen.iter().map(|&index| self.dataset.train.labels()[index as usize]).collect();
+        let sample = |&index: &u32| {
+            let image = self.dataset.train.image(index as usize);
+            self.chooser.sample(epoch, repeat, index, image.height as u32, image.width as u32)
+        };
+        let samples: Vec<SamplePlan> = chosen.iter().map(sample).collect();
+        let side = self.side() as u32;
+        let mix = self.cutmix.as_ref().and_then(|mix| plan::mix(mix, self.chooser.seed, epoch, step, side, &labels));
+        StepPlan { epoch, step, samples, labels, mix }
+    }
+
+    /// The images of one pass in the order of that pass: a full shuffle per (epoch, repeat).
+    fn order(&self, epoch: u32, repeat: u32) -> Arc<[u32]> {
+        let key = (epoch, repeat);
+        let mut orders = self.orders.lock().expect("shuffling does not panic");
+        if let Some((_, order)) = orders.iter().find(|(known, _)| *known == key) {
+            return order.clone();
+        }
+        let mut order = self.indices.clone();
+        Stream::new(self.chooser.seed, Purpose::Shuffle, epoch, repeat, 0).shuffle(&mut order);
+        let order: Arc<[u32]> = order.into();
+        if orders.len() == REMEMBERED_ORDERS {
+            orders.remove(0);
+        }
+        orders.push((key, order.clone()));
+        order
+    }
+
+    /// Fills standardised pixels of some samples of a batch, e.g. one replica's shard; `out` holds exactly
+    /// `shard.len() * image_len()` values. The same bits come out whatever the shard.
+    pub fn fill_train(&self, plan: &StepPlan, shard: Range<usize>, layout: Layout, out: &mut [f32]) {
+        let image_len = self.image_len();
+        assert_eq!(out.len(), shard.len() * image_len, "the buffer does not fit the shard");
+        let first = shard.start;
+        for (position, out) in shard.clone().zip(out.chunks_exact_mut(image_len)) {
+            self.render(plan, position, layout, out);
+        }
+        let Some(mix) = plan.mix.as_ref().filter(|mix| mix.lambda < 1.0) else { return };
+        // Boxes are copied from unmixed images, so all of them are set aside before any is pasted.
+        let mut other = vec![0.0; image_len];
+        let boxes: Vec<Vec<f32>> = shard
+            .clone()
+            .map(|position| {
+                let partner = mix.partners[position] as usize;
+                if shard.contains(&partner) {
+                    return self.copy_box(mix, layout, &out[(partner - first) * image_len..][..image_len]);
+                }
+                self.render(plan, partner, layout, &mut other);
+                self.copy_box(mix, layout, &other)
+            })
+            .collect();
+        for (boxed, out) in boxes.iter().zip(out.chunks_exact_mut(image_len)) {
+            let mut values = boxed.iter();
+            for range in self.box_ranges(mix, layout) {
+                out[range].iter_mut().zip(&mut values).for_each(|(out, value)| *out = *value);
+            }
+        }
+    }
+
+    fn render(&self, plan: &StepPlan, position: usize, layout: Layout, out: &mut [f32]) {
+        let sample = &plan.samples[position];
+        let image = self.dataset.train.image(sample.index as usize);
+        self.renderer.train(image, sample, self.chooser.seed, plan.epoch, layout, out);
+    }
+
+    fn copy_box(&self, mix: &Mix, layout: Layout, image: &[f32]) -> Vec<f32> {
+        self.box_ranges(mix, layout).flat_map(|range| &image[range]).copied().collect()
+    }
+
+    /// The box as ranges of one image's values.
+    fn box_ranges(&self, mix: &Mix, layout: Layout) -> impl Iterator<Item = Range<usize>> {
+        let (side, channels) = (self.side(), self.channels());
+        let (rows, columns) = (mix.rows, mix.columns);
+        // One line of the image is `width` values long; channels-first has `planes` images of such lines.
+        let (planes, width) = match layout {
+            Layout::Nchw => (channels, 1),
+            Layout::Nhwc => (1, channels),
+        };
+        (0..planes).flat_map(move |plane| {
+            (rows.0 as usize..rows.1 as usize).map(move |row| {
+                let line = (plane * side + row) * side * width;
+                line + columns.0 as usize * width..line + columns.1 as usize * width
+            })
+        })
+    }
+
+    /// Fills standardised centre crops of some evaluation images; `out` holds exactly `range.len() * image_len()`.
+    pub fn fill_eval(&self, range: Range<usize>, layout: Layout, out: &mut [f32]) {
+        assert_eq!(out.len(), range.len() * self.image_len(), "the buffer does not fit the range");
+        let (split, held_out): (&Split, _) = match &self.held_out {
+            Some(held_out) => (&self.dataset.train, Some(held_out)),
+            None => (&self.dataset.test, None),
+        };
+        for (position, out) in range.zip(out.chunks_exact_mut(self.image_len())) {
+            let index = held_out.map_or(position, |held_out| held_out[position] as usize);
+            self.renderer.evaluate(split.image(index), layout, out);
+        }
+    }
+
+    /// Passes over the subset that make one epoch.
+    pub fn repeats(&self) -> u32 {
+        self.repeats
+    }
+}
+
+/// Settings that make no sense for any data set.
+fn check(settings: &Settings) -> Result<(), Error> {
+    let refuse = |field, value: String, reason: &str| Err(Error::Setting { field, value, reason: reason.to_owned() });
+    if settings.batch_size == 0 {
+        return refuse("batch_size", "0".to_owned(), "it must be at least 1");
+    }
+    if !(1..1 << 24).contains(&settings.repeats) {
+        return refuse("repeats", settings.repeats.to_string(), "it must be at least 1 and below 2^24");
+    }
+    if !(0.0..1.0).contains(&settings.shift) {
+        return refuse("shift", settings.shift.to_string(), "it is a fraction of the image: 0 <= shift < 1");
+    }
+    if settings.crop == Crop::RandomResized && settings.crop_size.is_none() {
+        return refuse("crop", "random_resized".to_owned(), "it needs `crop_size`");
+    }
+    if settings.crop == Crop::RandomResized && settings.shift > 0.0 {
+        return refuse("shift", settings.shift.to_string(), "it cannot be combined with `crop: random_resized`");
+    }
+    if let Some(mix) = &settings.cutmix
+        && !(mix.alpha > 0.0 && mix.alpha.is_finite() && (0.0..=1.0).contains(&mix.probability))
+    {
+        return refuse("cutmix", format!("{mix:?}"), "alpha must be above 0 and the probability in 0..=1");
+    }
+    if let Some(rand) = &settings.rand_augment
+        && !((0.0..=10.0).contains(&rand.magnitude)
+            && rand.magnitude_std >= 0.0
+            && (0.0..=1.0).contains(&rand.probability))
+    {
+        let reason = "magnitude must be in 0..=10, its deviation at least 0, the probability in 0..=1";
+        return refuse("rand_augment", format!("{rand:?}"), reason);
+    }
+    Ok(())
+}
+
+/// Side of the square the network sees.
+fn side(dataset: &Dataset, settings: &Settings, smoke: bool) -> Result<usize, Error> {
+    let refuse = |reason: String| Error::Setting { field: "crop_size", value: "absent".to_owned(), reason };
+    if dataset.train.is_empty() || dataset.test.is_empty() {
+        let reason = "it has no training or no test images".to_owned();
+        return Err(Error::Setting { field: "dataset", value: dataset.name.clone(), reason });
+    }
+    match settings.crop_size {
+        Some(0) => {
+            let reason = "it must be at least 1".to_owned();
+            Err(Error::Setting { field: "crop_size", value: "0".to_owned(), reason })
+        }
+        Some(side) if smoke => Ok((side as usize).min(stand_in::SIDE)),
+        Some(side) => Ok(side as usize),
+        None => match (dataset.train.uniform_size(), dataset.test.uniform_size()) {
+            (Some((height, width)), Some(test)) if height == width && test == (height, width) => Ok(height),
+            _ if smoke => Ok(stand_in::SIDE),
+            (Some((height, width)), Some(test)) if test == (height, width) => {
+                Err(refuse(format!("the images of `{}` are {height} x {width}, not square; set it", dataset.name)))
+            }
+            _ => Err(refuse(format!("the images of `{}` differ in size; set it", dataset.name))),
+        },
+    }
+}

@@ -1,0 +1,209 @@
+//! Background threads that fill training batches ahead of the step, into recycled buffers.
+//!
+//! Batches come out in order and with the same bits whatever the number of threads. With no threads the batch is
+//! filled when it is asked for: on a machine whose cores all train, a thread more would only take turns with them.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::augment::Layout;
+use crate::pipeline::Pipeline;
+use crate::plan::StepPlan;
+
+/// Where to begin, and how to work.
+#[derive(Clone, Copy, Debug)]
+pub struct PrefetchOptions {
+    /// The first batch is this step of this epoch.
+    pub epoch: u32,
+    pub step: u64,
+    /// The last batch is the last one of epoch `num_epochs - 1`.
+    pub num_epochs: u32,
+    pub layout: Layout,
+    /// 0: no thread, batches are filled in `next`.
+    pub num_threads: usize,
+    /// Batches that may be ready or in the making; at least 1.
+    pub depth: usize,
+}
+
+pub struct Prefetch {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    waited: Duration,
+}
+
+/// One filled batch. Its buffer goes back to the pool when it is dropped.
+pub struct Batch {
+    pub plan: StepPlan,
+    pixels: Vec<f32>,
+    shared: Arc<Shared>,
+}
+
+/// A background thread panicked: a defect of this program, told by its message on stderr.
+#[derive(Debug, thiserror::Error)]
+#[error("a thread that prepares batches panicked at epoch {epoch}, step {step}")]
+pub struct Broken {
+    pub epoch: u32,
+    pub step: u64,
+}
+
+struct Shared {
+    pipeline: Arc<Pipeline>,
+    layout: Layout,
+    depth: u64,
+    /// Batches are numbered over all epochs; `state.taken..end` is what is left.
+    end: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Number of the next batch that a thread will begin.
+    begun: u64,
+    /// Number of the next batch that `next` will hand out.
+    taken: u64,
+    ready: BTreeMap<u64, (StepPlan, Vec<f32>)>,
+    free: Vec<Vec<f32>>,
+    broken: Option<u64>,
+    stop: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds the lock")
+    }
+
+    fn position(&self, number: u64) -> (u32, u64) {
+        let steps = self.pipeline.steps_per_epoch();
+        ((number / steps) as u32, number % steps)
+    }
+
+    fn fill(&self, number: u64, mut pixels: Vec<f32>) -> (StepPlan, Vec<f32>) {
+        let (epoch, step) = self.position(number);
+        let plan = self.pipeline.train_step(epoch, step);
+        pixels.resize(plan.len() * self.pipeline.image_len(), 0.0);
+        self.pipeline.fill_train(&plan, 0..plan.len(), self.layout, &mut pixels);
+        (plan, pixels)
+    }
+
+    fn work(&self) {
+        let mut state = self.lock();
+        loop {
+            if state.stop || state.broken.is_some() || state.begun >= self.end {
+                return;
+            }
+            if state.begun >= state.taken + self.depth {
+                state = self.changed.wait(state).expect("nothing panics while it holds the lock");
+                continue;
+            }
+            let number = state.begun;
+            state.begun += 1;
+            let buffer = state.free.pop().unwrap_or_default();
+            drop(state);
+            let filled = catch_unwind(AssertUnwindSafe(|| self.fill(number, buffer)));
+            state = self.lock();
+            match filled {
+                Ok(batch) => drop(state.ready.insert(number, batch)),
+                Err(_) => state.broken = Some(number),
+            }
+            self.changed.notify_all();
+        }
+    }
+}
+
+impl Prefetch {
+    pub fn start(pipeline: Arc<Pipeline>, options: PrefetchOptions) -> Self {
+        let steps = pipeline.steps_per_epoch();
+        let first = u64::from(options.epoch) * steps + options.step;
+        let shared = Arc::new(Shared {
+            end: u64::from(options.num_epochs) * steps,
+            layout: options.layout,
+            depth: options.depth.max(1) as u64,
+            state: Mutex::new(State { begun: first, taken: first, ..State::default() }),
+            changed: Condvar::new(),
+            pipeline,
+        });
+        let spawn = |number: usize| {
+            let shared = shared.clone();
+            let builder = std::thread::Builder::new().name(format!("prefetch-{number}"));
+            builder.spawn(move || shared.work()).expect("the system can start a thread")
+        };
+        let threads = (0..options.num_threads).map(spawn).collect();
+        Self { shared, threads, waited: Duration::ZERO }
+    }
+
+    /// The next batch; `None` after the last.
+    #[allow(clippy::should_implement_trait)] // It can fail, and an iterator of results reads worse in the training loop.
+    pub fn next(&mut self) -> Result<Option<Batch>, Broken> {
+        let began = Instant::now();
+        let shared = &self.shared;
+        let mut state = shared.lock();
+        let number = state.taken;
+        if number >= shared.end {
+            return Ok(None);
+        }
+        let (plan, pixels) = if self.threads.is_empty() {
+            state.taken += 1;
+            let buffer = state.free.pop().unwrap_or_default();
+            drop(state);
+            shared.fill(number, buffer)
+        } else {
+            loop {
+                if let Some(batch) = state.ready.remove(&number) {
+                    state.taken += 1;
+                    shared.changed.notify_all();
+                    break batch;
+                }
+                if let Some(broken) = state.broken {
+                    let (epoch, step) = shared.position(broken);
+                    return Err(Broken { epoch, step });
+                }
+                state = shared.changed.wait(state).expect("nothing panics while it holds the lock");
+            }
+        };
+        self.waited += began.elapsed();
+        Ok(Some(Batch { plan, pixels, shared: self.shared.clone() }))
+    }
+
+    /// Time spent in `next` so far: how long the step waited for data.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+}
+
+impl Drop for Prefetch {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // A panic was reported through `broken`, or nobody is left to hear of it.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Batch {
+    /// `plan.len() * image_len` values in the layout asked for; shards are ranges of whole images.
+    pub fn pixels(&self) -> &[f32] {
+        &self.pixels
+    }
+}
+
+impl Deref for Batch {
+    type Target = StepPlan;
+
+    fn deref(&self) -> &StepPlan {
+        &self.plan
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let pixels = std::mem::take(&mut self.pixels);
+        self.shared.lock().free.push(pixels);
+    }
+}
