@@ -1,8 +1,23 @@
-//! Tells the linker where libtorch is.
+//! Tells the linker where libtorch is and builds the C++ shim against its headers.
+//!
+//! Downloads nothing: `make` puts libtorch in place. Read shim/shim.cpp next.
+
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
+    println!("cargo:rerun-if-changed=shim/shim.cpp");
     let libtorch = std::env::var("LIBTORCH").expect("LIBTORCH is not set: build with `make`, or see README.md");
     for directory in [format!("{libtorch}/site/torch/lib"), format!("{libtorch}/lib")] {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{directory}");
     }
+    cc::Build::new()
+        .cpp(true)
+        .pic(true)
+        .std("c++17")
+        // libtorch's headers are not warning-free
+        .warnings(false)
+        .flag("-D_GLIBCXX_USE_CXX11_ABI=1")
+        .include(format!("{libtorch}/include"))
+        .include(format!("{libtorch}/include/torch/csrc/api/include"))
+        .file("shim/shim.cpp")
+        .compile("orchestrator_shim");
 }

@@ -9,6 +9,7 @@ mod init;
 mod layers;
 mod pass;
 mod pool;
+mod storage;
 
 pub use builder::{
     Buffer, BufferNote, Builder, Fill, Form, Inventory, Network, Options, Parameter, ParameterNote, Role,
@@ -17,3 +18,4 @@ pub use init::{draw, fan_in_out};
 pub use layers::{BatchNorm, Conv2d, ConvOptions, Linear, Padding, residual_relu};
 pub use pass::{Mode, Pass, StatisticsReduction};
 pub use pool::{avg_pool, global_avg_pool, max_pool, pad_zero, same_padding};
+pub use storage::{Format, Layout, Segment, Storage};

@@ -1,0 +1,83 @@
+// What tch does not bind, behind a C interface: see src/shim.rs, which declares every function and says why it exists.
+//
+// Each function returns null, or a message that the caller frees with shim_free. No exception leaves this file.
+// A `Tensor*` is the pointer that tch holds; it stays the caller's.
+
+#include <ATen/ATen.h>
+#include <c10/core/AutogradState.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <stdexcept>
+
+using at::Tensor;
+
+namespace {
+
+template <typename Body>
+char* guarded(Body body) noexcept {
+  try {
+    body();
+    return nullptr;
+  } catch (const std::exception& error) {
+    return strdup(error.what());
+  } catch (...) {
+    return strdup("an exception of unknown type");
+  }
+}
+
+// Sums a tensor in place over all replicas; zero for success.
+using Reduce = int32_t (*)(void* context, Tensor* tensor);
+
+void reduce_or_throw(int64_t reduce, int64_t context, Tensor& tensor) {
+  auto* function = reinterpret_cast<Reduce>(reduce);
+  if (function(reinterpret_cast<void*>(context), &tensor) != 0) {
+    throw std::runtime_error("the sum over replicas was aborted");
+  }
+}
+
+// y = sum over replicas of x. Every replica's loss depends on every replica's x, so the gradient is summed as well.
+struct SumOverReplicas : torch::autograd::Function<SumOverReplicas> {
+  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& x, int64_t reduce, int64_t context) {
+    ctx->saved_data["reduce"] = reduce;
+    ctx->saved_data["context"] = context;
+    Tensor sum = x.detach().clone(at::MemoryFormat::Contiguous);
+    reduce_or_throw(reduce, context, sum);
+    return sum;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list gradients) {
+    Tensor sum = gradients[0].clone(at::MemoryFormat::Contiguous);
+    reduce_or_throw(ctx->saved_data["reduce"].toInt(), ctx->saved_data["context"].toInt(), sum);
+    return {sum, Tensor(), Tensor()};
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+void shim_free(char* message) { free(message); }
+
+char* shim_set_grad(Tensor* leaf, Tensor* grad) {
+  return guarded([&] { leaf->mutable_grad() = *grad; });
+}
+
+char* shim_sum_over_replicas(Tensor* x, Reduce reduce, void* context, Tensor** result) {
+  return guarded([&] {
+    Tensor sum = SumOverReplicas::apply(*x, reinterpret_cast<int64_t>(reduce), reinterpret_cast<int64_t>(context));
+    *result = new Tensor(sum);
+  });
+}
+
+char* shim_set_autograd_threads(bool enabled) {
+  return guarded([&] { c10::AutogradState::get_tls_state().set_multithreading_enabled(enabled); });
+}
+
+char* shim_channels_last(Tensor* x, Tensor** result) {
+  return guarded([&] { *result = new Tensor(x->contiguous(at::MemoryFormat::ChannelsLast)); });
+}
+}

@@ -1,0 +1,184 @@
+//! One flat buffer each for weights, gradients, momentum and moving statistics; parameters are views into them.
+//!
+//! All-reduce, clipping, the optimiser, hashing and checkpoints are then operations on one tensor each. Convolutions
+//! come first, so that a bf16 run keeps one contiguous bf16 copy of that part (`precision`); within a part, parameters
+//! that are treated alike lie together (`Segment`). Refuses to know what alike means: the caller gives the order.
+
+use std::ops::Range;
+
+use tch::{Device, Kind, Tensor};
+
+use super::builder::{Inventory, ParameterNote};
+use super::init::draw;
+use crate::shim::{self, ShimError};
+
+/// Every view starts on a multiple of this many elements: vector units and cuDNN want aligned pointers.
+const ALIGNMENT: usize = 64;
+
+/// How convolutions are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// bf16 working copies of kernels and biases of convolutions; weights, gradients and momentum stay f32.
+    pub bf16: bool,
+    /// Convolution kernels, and therefore activations, have channels innermost.
+    pub channels_last: bool,
+}
+
+/// Neighbouring parameters that are treated alike, as a range of the flat buffers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segment<G> {
+    pub range: Range<usize>,
+    pub group: G,
+}
+
+/// Where each parameter lies: a pure function of inventory, format and grouping.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layout<G> {
+    pub format: Format,
+    /// Start of each parameter, in the order of the inventory.
+    offsets: Vec<usize>,
+    strides: Vec<Vec<i64>>,
+    pub segments: Vec<Segment<G>>,
+    /// Length of the leading part that holds convolutions.
+    convolutions: usize,
+    length: usize,
+}
+
+impl<G: Ord + Copy> Layout<G> {
+    pub fn new(inventory: &Inventory, format: Format, group: impl Fn(&ParameterNote) -> G) -> Self {
+        let notes = &inventory.parameters;
+        let mut order: Vec<usize> = (0..notes.len()).collect();
+        order.sort_by_key(|&index| (!notes[index].role.is_convolution(), group(&notes[index]), index));
+        let mut offsets = vec![0; notes.len()];
+        let mut segments: Vec<Segment<G>> = Vec::new();
+        let (mut length, mut convolutions) = (0, 0);
+        for index in order {
+            let (note, group) = (&notes[index], group(&notes[index]));
+            offsets[index] = length;
+            let start = length;
+            length += (note.shape.iter().product::<i64>() as usize).next_multiple_of(ALIGNMENT);
+            if note.role.is_convolution() {
+                convolutions = length;
+            }
+            match segments.last_mut() {
+                Some(last) if last.group == group => last.range.end = length,
+                _ => segments.push(Segment { range: start..length, group }),
+            }
+        }
+        let strides = notes.iter().map(|note| strides(&note.shape, format.channels_last)).collect();
+        Self { format, offsets, strides, segments, convolutions, length }
+    }
+}
+
+fn strides(shape: &[i64], channels_last: bool) -> Vec<i64> {
+    match *shape {
+        [_, inputs, height, width] if channels_last => vec![inputs * height * width, 1, width * inputs, inputs],
+        _ => (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect(),
+    }
+}
+
+/// The state of one replica's network. `weights`, `gradients` and `momentum` are f32 of equal length; the gaps between
+/// views hold zeros for ever.
+pub struct Storage<G> {
+    pub layout: Layout<G>,
+    pub weights: Tensor,
+    pub gradients: Tensor,
+    pub momentum: Tensor,
+    /// Moving statistics, f32.
+    pub statistics: Tensor,
+    /// Leaves of the graph, in the order of the inventory.
+    pub parameters: Vec<Tensor>,
+    pub buffers: Vec<Tensor>,
+    working: Option<WorkingCopy>,
+}
+
+/// bf16 copy of the convolutions' part, and the gradients that meet it.
+struct WorkingCopy {
+    weights: Tensor,
+    gradients: Tensor,
+}
+
+impl<G> Storage<G> {
+    /// Draws the initial weights from (seed, name).
+    pub fn new(inventory: &Inventory, layout: Layout<G>, seed: u64, device: Device) -> Result<Self, ShimError> {
+        let _guard = tch::no_grad_guard();
+        let flat = |length: usize, kind: Kind| Tensor::zeros([length as i64], (kind, device));
+        let weights = flat(layout.length, Kind::Float);
+        let gradients = flat(layout.length, Kind::Float);
+        let working = layout.format.bf16.then(|| WorkingCopy {
+            weights: flat(layout.convolutions, Kind::BFloat16),
+            gradients: flat(layout.convolutions, Kind::BFloat16),
+        });
+        let mut parameters = Vec::with_capacity(inventory.parameters.len());
+        for (index, note) in inventory.parameters.iter().enumerate() {
+            let values = Tensor::from_slice(&draw(seed, &note.name, &note.shape, note.fill));
+            view(&weights, note, &layout, index).copy_(&values.view(note.shape.as_slice()));
+            let (values, gradient) = match &working {
+                Some(copy) if note.role.is_convolution() => (&copy.weights, &copy.gradients),
+                _ => (&weights, &gradients),
+            };
+            let leaf = view(values, note, &layout, index).detach().set_requires_grad(true);
+            shim::set_grad(&leaf, &view(gradient, note, &layout, index))?;
+            parameters.push(leaf);
+        }
+        let (statistics, buffers) = buffers(inventory, seed, device);
+        let momentum = weights.zeros_like();
+        let mut storage = Self { layout, weights, gradients, momentum, statistics, parameters, buffers, working };
+        storage.refresh_working_copy();
+        Ok(storage)
+    }
+
+    /// To be called after `weights` changed: rounds the working copy anew.
+    pub fn refresh_working_copy(&mut self) {
+        if let Some(copy) = &mut self.working {
+            let masters = self.weights.narrow(0, 0, copy.weights.size()[0]);
+            tch::no_grad(|| copy.weights.copy_(&masters));
+        }
+    }
+
+    /// To be called before a backward pass.
+    pub fn clear_gradients(&mut self) {
+        let _ = self.gradients.zero_();
+        if let Some(copy) = &mut self.working {
+            let _ = copy.gradients.zero_();
+        }
+    }
+
+    /// To be called after a backward pass: afterwards `gradients` holds everything in f32.
+    pub fn collect_gradients(&mut self) {
+        if let Some(copy) = &self.working {
+            self.gradients.narrow(0, 0, copy.gradients.size()[0]).copy_(&copy.gradients);
+        }
+    }
+
+    /// f32 view of a parameter under its declared shape, by index into the inventory.
+    pub fn master(&self, inventory: &Inventory, index: usize) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        view(&self.weights, &inventory.parameters[index], &self.layout, index)
+    }
+
+    /// The f32 gradient of a parameter under its declared shape; valid after `collect_gradients`.
+    pub fn gradient(&self, inventory: &Inventory, index: usize) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        view(&self.gradients, &inventory.parameters[index], &self.layout, index)
+    }
+}
+
+fn view<G>(flat: &Tensor, note: &ParameterNote, layout: &Layout<G>, index: usize) -> Tensor {
+    flat.as_strided(note.shape.as_slice(), layout.strides[index].as_slice(), layout.offsets[index] as i64)
+}
+
+fn buffers(inventory: &Inventory, seed: u64, device: Device) -> (Tensor, Vec<Tensor>) {
+    let lengths = inventory.buffers.iter().map(|note| note.shape.iter().product::<i64>());
+    let padded: Vec<i64> = lengths.map(|length| (length as usize).next_multiple_of(ALIGNMENT) as i64).collect();
+    let flat = Tensor::zeros([padded.iter().sum::<i64>()], (Kind::Float, device));
+    let mut offset = 0;
+    let mut views = Vec::with_capacity(padded.len());
+    for (note, length) in inventory.buffers.iter().zip(padded) {
+        let mut view = flat.as_strided(note.shape.as_slice(), strides(&note.shape, false).as_slice(), offset);
+        view.copy_(&Tensor::from_slice(&draw(seed, &note.name, &note.shape, note.fill)).view(note.shape.as_slice()));
+        views.push(view);
+        offset += length;
+    }
+    (flat, views)
+}

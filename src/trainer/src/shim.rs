@@ -1,0 +1,91 @@
+//! What tch does not bind, as safe functions: the only Rust file that calls the project's C++ (shim/shim.cpp).
+//!
+//! The C++ side catches every exception and returns its message. Nothing here keeps a pointer beyond the call, except
+//! `sum_over_replicas`, whose contract says for how long. Next: nn/storage.rs and collective/statistics.rs, its users.
+
+use std::ffi::{CStr, c_char, c_void};
+
+use tch::Tensor;
+
+/// tch's `C_tensor`, opaque here.
+type Raw = c_void;
+
+/// Sums the tensor in place over all replicas; zero for success. Must not unwind.
+pub type Reduce = extern "C" fn(context: *mut c_void, tensor: *mut Raw) -> i32;
+
+unsafe extern "C" {
+    fn shim_free(message: *mut c_char);
+    fn shim_set_grad(leaf: *mut Raw, grad: *mut Raw) -> *mut c_char;
+    fn shim_sum_over_replicas(x: *mut Raw, reduce: Reduce, context: *mut c_void, result: *mut *mut Raw) -> *mut c_char;
+    fn shim_set_autograd_threads(enabled: bool) -> *mut c_char;
+    fn shim_channels_last(x: *mut Raw, result: *mut *mut Raw) -> *mut c_char;
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("libtorch: {0}")]
+pub struct ShimError(String);
+
+fn check(message: *mut c_char) -> Result<(), ShimError> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a non-null return is a C string from strdup, ours until it is freed, once, right here.
+    let text = unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        shim_free(message);
+        text
+    };
+    Err(ShimError(text))
+}
+
+fn raw(tensor: &Tensor) -> *mut Raw {
+    tensor.as_ptr() as *mut Raw
+}
+
+/// Takes over a tensor that the shim made with `new`.
+fn owned(tensor: *mut Raw) -> Tensor {
+    // SAFETY: the shim wrote a pointer from `new Tensor`, which is what tch's C_tensor is, and keeps no copy of it.
+    unsafe { Tensor::from_ptr(tensor.cast()) }
+}
+
+/// Makes `grad` the tensor that backward passes accumulate into; tch can only read `.grad`.
+pub fn set_grad(leaf: &Tensor, grad: &Tensor) -> Result<(), ShimError> {
+    // SAFETY: both pointers are live tensors for the duration of the call; the C++ side takes its own reference.
+    check(unsafe { shim_set_grad(raw(leaf), raw(grad)) })
+}
+
+/// The sum of `x` over all replicas, as an autograd node whose backward pass sums the gradient over all replicas.
+///
+/// # Safety
+/// `context` must be valid for `reduce` for as long as the result's graph lives: until the last tensor computed from it
+/// is gone.
+pub unsafe fn sum_over_replicas(x: &Tensor, reduce: Reduce, context: *mut c_void) -> Result<Tensor, ShimError> {
+    let mut result = std::ptr::null_mut();
+    // SAFETY: `x` is live; `result` is written on success only; the caller vouches for `context`.
+    check(unsafe { shim_sum_over_replicas(raw(x), reduce, context, &mut result) })?;
+    Ok(owned(result))
+}
+
+/// Whether backward passes that this thread starts may use autograd's device threads. With one thread per device they
+/// must not: all replicas of a device would queue on one thread. (On the CPU they never do.)
+pub fn set_autograd_threads(enabled: bool) -> Result<(), ShimError> {
+    // SAFETY: sets a thread-local flag.
+    check(unsafe { shim_set_autograd_threads(enabled) })
+}
+
+/// The same values with channels innermost in memory; the shape stays [batch, channels, height, width].
+pub fn channels_last(x: &Tensor) -> Result<Tensor, ShimError> {
+    let mut result = std::ptr::null_mut();
+    // SAFETY: `x` is live; `result` is written on success only.
+    check(unsafe { shim_channels_last(raw(x), &mut result) })?;
+    Ok(owned(result))
+}
+
+/// Borrows the tensor that a `Reduce` was given.
+///
+/// # Safety
+/// `tensor` must be the pointer that the shim passed to the running `Reduce`, used only before that returns.
+pub unsafe fn borrowed(tensor: *mut Raw) -> Tensor {
+    // SAFETY: the pointer is a live C++ tensor; the clone takes its own reference and shares the storage.
+    unsafe { Tensor::clone_from_ptr(tensor.cast()) }
+}
