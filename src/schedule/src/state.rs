@@ -145,8 +145,11 @@ pub struct ResultSummary {
     /// Of the last epoch: equal hashes mean bit-equal trainings.
     pub state_hash: String,
     pub timing: Timing,
-    /// Without the subset.
+    /// Without the subset: what identifies it stands below.
     pub provenance: Provenance,
+    /// `Subset::num_images` and `Subset::fingerprint`.
+    pub num_subset_images: Option<u32>,
+    pub subset_fingerprint: String,
     /// Number of the journal's event that holds the whole result.
     pub event: u64,
 }
@@ -342,6 +345,8 @@ impl ResultSummary {
             state_hash: result.epochs.last().map(|epoch| epoch.state_hash.clone()).unwrap_or_default(),
             timing: result.timing.clone(),
             provenance,
+            num_subset_images: result.provenance.subset.num_images(),
+            subset_fingerprint: result.provenance.subset.fingerprint(),
             event,
         }
     }

@@ -61,6 +61,30 @@ pub enum Subset {
     Indices(Vec<u32>),
 }
 
+impl Subset {
+    /// Number of chosen images; `None` for all of them.
+    pub fn num_images(&self) -> Option<u32> {
+        match self {
+            Self::All => None,
+            Self::Indices(indices) => Some(indices.len() as u32),
+        }
+    }
+
+    /// First 64 bits of the hash of the chosen indices in their order, as 16 hexadecimal digits; `all` for all of them.
+    pub fn fingerprint(&self) -> String {
+        match self {
+            Self::All => "all".to_owned(),
+            Self::Indices(indices) => {
+                let mut hasher = blake3::Hasher::new();
+                for index in indices {
+                    hasher.update(&index.to_le_bytes());
+                }
+                hasher.finalize().to_hex()[..16].to_owned()
+            }
+        }
+    }
+}
+
 /// Where the time went, in seconds, over all attempts that led to this result; what was lost with a killed attempt
 /// is not in it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
