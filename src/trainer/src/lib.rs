@@ -3,6 +3,7 @@
 //! It trains one trial at a time on the devices of one slot and talks to its worker over stdin and stdout, nothing
 //! else; it never decides what to train, where, or whether to try again. Read main.rs, then train.rs, then nn/.
 
+pub mod collective;
 pub mod models;
 pub mod nn;
 pub mod shim;

@@ -1,0 +1,176 @@
+//! Every network against PyTorch: logits in both modes, gradients, moving statistics, parameter counts.
+//!
+//! The expected values are goldens/models.json, made by goldens/make_goldens.py in float64; weights and inputs come
+//! from a formula of (name, index) that both sides compute. Networks run here in float64 too, so that a tolerance can
+//! be tight enough to notice a wrong padding or epsilon, and once in float32 as they train.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use sweep::settings::{Init, Model};
+use tch::{Device, Kind, Tensor};
+
+use super::{build, classifier_name};
+use crate::nn::{Builder, Inventory, Linear, Mode, Network, Options, Pass};
+
+#[derive(Deserialize)]
+struct Goldens {
+    num_parameters: BTreeMap<Model, u64>,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    model: Model,
+    input: [i64; 4],
+    outputs: i64,
+    batch_norm_eps: f64,
+    batch_norm_momentum: f64,
+    num_parameters: u64,
+    eval_logits: Vec<f64>,
+    train_logits: Vec<f64>,
+    /// Name, norm, probe.
+    gradients: Vec<(String, f64, f64)>,
+    statistics: Vec<(String, f64, f64)>,
+    updated_eval_logits: Vec<f64>,
+}
+
+fn goldens() -> Goldens {
+    serde_json::from_str(include_str!("../../goldens/models.json"))
+        .expect("models.json is as make_goldens.py writes it")
+}
+
+fn fnv1a(name: &str) -> u32 {
+    name.bytes().fold(2_166_136_261, |state, byte| (state ^ u32::from(byte)).wrapping_mul(16_777_619))
+}
+
+/// Numbers in [-1, 1), as `noise` of make_goldens.py.
+fn noise(name: &str, count: usize) -> Vec<f64> {
+    let start = fnv1a(name);
+    (0..count as u32)
+        .map(|index| {
+            let mut x = index.wrapping_mul(0x9E37_79B9).wrapping_add(start);
+            x = (x ^ (x >> 16)).wrapping_mul(0x7FEB_352D);
+            x = (x ^ (x >> 15)).wrapping_mul(0x846C_A68B);
+            x ^= x >> 16;
+            f64::from(x >> 8) / f64::from(1 << 23) - 1.0
+        })
+        .collect()
+}
+
+fn filled(name: &str, shape: &[i64], kind: Kind) -> Tensor {
+    let count = shape.iter().product::<i64>() as usize;
+    let fan_in = shape[1..].iter().product::<i64>() as f64;
+    let value = |v: f64| match name {
+        "input" => v,
+        _ if shape.len() >= 2 => v * (3.0 / fan_in).sqrt(),
+        _ if name.ends_with("running_var") => 1.0 + 0.25 * v,
+        _ if name.ends_with(".weight") => 1.0 + 0.1 * v,
+        _ => 0.1 * v,
+    };
+    let values: Vec<f32> = noise(name, count).into_iter().map(|v| value(v) as f32).collect();
+    Tensor::from_slice(&values).view(shape).to_kind(kind)
+}
+
+fn probe(name: &str, tensor: &Tensor) -> f64 {
+    let noise = Tensor::from_slice(&noise(&format!("{name}.probe"), tensor.numel()));
+    (tensor.to_kind(Kind::Double).contiguous().view(-1) * noise).sum(Kind::Double).double_value(&[])
+}
+
+/// A backbone with its classifier and formula weights.
+struct Filled {
+    backbone: Network,
+    classifier: Linear,
+    inventory: Inventory,
+    parameters: Vec<Tensor>,
+    buffers: Vec<Tensor>,
+}
+
+impl Filled {
+    fn new(case: &Case, kind: Kind) -> Self {
+        let (builder, backbone, classifier) = declared(case.model, case.input[1], case.outputs, case.batch_norm_eps);
+        let inventory = builder.inventory();
+        let parameters = inventory.parameters.iter().map(|note| filled(&note.name, &note.shape, kind));
+        let parameters = parameters.map(|tensor| tensor.set_requires_grad(true)).collect();
+        let buffers = inventory.buffers.iter().map(|note| filled(&note.name, &note.shape, kind)).collect();
+        Self { backbone, classifier, inventory, parameters, buffers }
+    }
+
+    fn logits(&self, images: &Tensor, mode: Mode) -> Tensor {
+        let pass = Pass { parameters: &self.parameters, buffers: &self.buffers, mode, synchronised: None };
+        self.classifier.forward(&self.backbone.forward(images, &pass), &pass)
+    }
+}
+
+fn declared(model: Model, channels: i64, outputs: i64, batch_norm_eps: f64) -> (Builder, Network, Linear) {
+    let builder = Builder::new(Options { init: Init::Torchvision, batch_norm_eps, batch_norm_momentum: 0.1 });
+    let backbone = build(model, &builder, channels);
+    let classifier = Linear::new(&(&builder / classifier_name(model)), backbone.num_features, outputs, true);
+    (builder, backbone, classifier)
+}
+
+/// Largest difference relative to the largest expected magnitude.
+fn difference(found: &Tensor, expected: &[f64]) -> f64 {
+    let found = Vec::<f64>::try_from(found.to_kind(Kind::Double).contiguous().view(-1)).expect("a flat tensor");
+    assert_eq!(found.len(), expected.len());
+    let scale = expected.iter().fold(0f64, |scale, value| scale.max(value.abs()));
+    found.iter().zip(expected).fold(0f64, |worst, (a, b)| worst.max((a - b).abs())) / scale
+}
+
+/// Norm and probe of each expected row, relative to the norm (a probe may be near zero by chance).
+fn row_difference(rows: &[(String, f64, f64)], find: impl Fn(&str) -> Tensor) -> f64 {
+    rows.iter().fold(0f64, |worst, (name, norm, expected_probe)| {
+        let tensor = find(name);
+        let found_norm = tensor.to_kind(Kind::Double).norm().double_value(&[]);
+        let scale = norm.abs().max(1e-9);
+        worst.max((found_norm - norm).abs() / scale).max((probe(name, &tensor) - expected_probe).abs() / scale)
+    })
+}
+
+struct Differences {
+    eval: f64,
+    train: f64,
+    gradients: f64,
+    statistics: f64,
+    updated_eval: f64,
+}
+
+fn compare(case: &Case, kind: Kind) -> Differences {
+    let net = Filled::new(case, kind);
+    assert_eq!(net.inventory.num_parameters(), case.num_parameters, "{:?}", case.model);
+    let images = filled("input", &case.input, kind);
+    let eval = tch::no_grad(|| net.logits(&images, Mode::Evaluate));
+    let train = net.logits(&images, Mode::Train { batch_norm_momentum: case.batch_norm_momentum });
+    let cotangent = Tensor::from_slice(&noise("cotangent", train.numel())).to_kind(kind).view_as(&train);
+    (&train * cotangent).sum(kind).backward();
+    let updated_eval = tch::no_grad(|| net.logits(&images, Mode::Evaluate));
+    let position = |names: Vec<&String>, name: &str| {
+        names.iter().position(|found| *found == name).unwrap_or_else(|| panic!("{:?} has no {name}", case.model))
+    };
+    let gradients = row_difference(&case.gradients, |name| {
+        net.parameters[position(net.inventory.parameters.iter().map(|note| &note.name).collect(), name)].grad()
+    });
+    let statistics = row_difference(&case.statistics, |name| {
+        net.buffers[position(net.inventory.buffers.iter().map(|note| &note.name).collect(), name)].shallow_clone()
+    });
+    Differences {
+        eval: difference(&eval, &case.eval_logits),
+        train: difference(&train.detach(), &case.train_logits),
+        gradients,
+        statistics,
+        updated_eval: difference(&updated_eval, &case.updated_eval_logits),
+    }
+}
+
+#[test]
+fn dbg() {
+    for case in goldens().cases {
+        for kind in [Kind::Double, Kind::Float] {
+            let d = compare(&case, kind);
+            println!(
+                "{:?} {:?} {kind:?}: eval {:.1e} train {:.1e} grad {:.1e} stat {:.1e} upd {:.1e}",
+                case.model, case.input, d.eval, d.train, d.gradients, d.statistics, d.updated_eval
+            );
+        }
+    }
+}
