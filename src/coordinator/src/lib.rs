@@ -1,1 +1,6 @@
-//! Not built yet.
+//! The shell round the state machine of `schedule`: gRPC, timers, the journal and the effects of decisions.
+//! It decides nothing itself. Read `options.rs` for how it is started, `owner.rs` for the loop that owns the state.
+
+mod options;
+
+pub use options::{Coordinator, Error, Handle, Listen, Options};

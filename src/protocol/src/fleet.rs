@@ -1,0 +1,319 @@
+//! The conversation of `fleet.proto` in domain words: what a worker may say and what it may be told.
+
+use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
+use schedule::state::{Slot, SlotIndex, WorkerId, WorkerInfo};
+use sweep::handoff::Progress;
+use sweep::record::{Failure, FailureClass, TrialResult};
+use sweep::{AttemptNo, TrialId, TrialSpec};
+
+use crate::invalid::{Invalid, at_most, attempt_ref, document, name, plain, present, shortened, text, to_attempt_ref};
+use crate::limits::{MAX_DEVICES_PER_SLOT, MAX_DOCUMENT_BYTES, MAX_ENDED, MAX_NAME_BYTES, MAX_SLOTS, MAX_TEXT_BYTES};
+use crate::v1;
+use v1::attempt_ended::Outcome as WireOutcome;
+use v1::coordinator_message::Message as ToWorker;
+use v1::worker_message::Message as ToCoordinator;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum FromWorker {
+    Hello(Hello),
+    Heartbeat { running: Vec<RunningAttempt>, checkpoint_bytes: u64 },
+    Ended(EndedAttempt),
+    Leaving { reason: String },
+}
+
+/// First on every stream: the worker's whole knowledge.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hello {
+    pub worker: WorkerId,
+    /// The worker counts its streams from 1.
+    pub connection: u64,
+    pub info: WorkerInfo,
+    pub running: Vec<RunningAttempt>,
+    pub ended: Vec<EndedAttempt>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum FromCoordinator {
+    Welcome { heartbeat_ms: u64, lease_ms: u64 },
+    Refused { reason: String },
+    Start { trial: TrialId, attempt: AttemptNo, slot: SlotIndex, spec: Box<TrialSpec> },
+    Stop { trial: TrialId, attempt: AttemptNo, reason: String },
+    Acknowledged { trial: TrialId, attempt: AttemptNo },
+    Drain { reason: String },
+}
+
+impl TryFrom<v1::WorkerMessage> for FromWorker {
+    type Error = Invalid;
+
+    fn try_from(message: v1::WorkerMessage) -> Result<Self, Invalid> {
+        Ok(match present("message", message.message)? {
+            ToCoordinator::Hello(hello) => Self::Hello(hello.try_into()?),
+            ToCoordinator::Heartbeat(heartbeat) => Self::Heartbeat {
+                running: list("heartbeat.running", heartbeat.running, MAX_SLOTS, running)?,
+                checkpoint_bytes: heartbeat.checkpoint_bytes,
+            },
+            ToCoordinator::Ended(attempt) => Self::Ended(ended("ended", attempt)?),
+            ToCoordinator::Leaving(leaving) => Self::Leaving { reason: text("leaving.reason", leaving.reason)? },
+        })
+    }
+}
+
+impl From<FromWorker> for v1::WorkerMessage {
+    fn from(message: FromWorker) -> Self {
+        let message = match message {
+            FromWorker::Hello(hello) => ToCoordinator::Hello(hello.into()),
+            FromWorker::Heartbeat { running, checkpoint_bytes } => ToCoordinator::Heartbeat(v1::Heartbeat {
+                running: running.into_iter().map(to_running).collect(),
+                checkpoint_bytes,
+            }),
+            FromWorker::Ended(attempt) => ToCoordinator::Ended(to_ended(attempt)),
+            FromWorker::Leaving { reason } => ToCoordinator::Leaving(v1::Leaving { reason: to_text(reason) }),
+        };
+        Self { message: Some(message) }
+    }
+}
+
+impl TryFrom<v1::Hello> for Hello {
+    type Error = Invalid;
+
+    fn try_from(hello: v1::Hello) -> Result<Self, Invalid> {
+        let worker = WorkerId(name("hello.worker", hello.worker)?.into());
+        let host = name("hello.host", hello.host)?;
+        let build = name("hello.build", hello.build)?;
+        if hello.connection == 0 {
+            return Err(Invalid::new("hello.connection", "is 0; streams are counted from 1"));
+        }
+        if hello.slots.is_empty() {
+            return Err(Invalid::new("hello.slots", "is empty; a worker has at least one"));
+        }
+        let slots = list("hello.slots", hello.slots, MAX_SLOTS, slot)?;
+        let running = list("hello.running", hello.running, MAX_SLOTS, running)?;
+        let ended = list("hello.ended", hello.ended, MAX_ENDED, ended)?;
+        let connection = hello.connection;
+        Ok(Self { worker, connection, info: WorkerInfo { host, build, slots }, running, ended })
+    }
+}
+
+impl From<Hello> for v1::Hello {
+    fn from(hello: Hello) -> Self {
+        let slot = |slot: Slot| v1::Slot { devices: slot.devices, description: to_text(slot.description) };
+        Self {
+            worker: hello.worker.to_string(),
+            connection: hello.connection,
+            build: hello.info.build,
+            host: hello.info.host,
+            slots: hello.info.slots.into_iter().map(slot).collect(),
+            running: hello.running.into_iter().map(to_running).collect(),
+            ended: hello.ended.into_iter().map(to_ended).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::CoordinatorMessage> for FromCoordinator {
+    type Error = Invalid;
+
+    fn try_from(message: v1::CoordinatorMessage) -> Result<Self, Invalid> {
+        Ok(match present("message", message.message)? {
+            ToWorker::Welcome(welcome) => {
+                for (field, value) in [("heartbeat_ms", welcome.heartbeat_ms), ("lease_ms", welcome.lease_ms)] {
+                    if value == 0 {
+                        return Err(Invalid::new(format!("welcome.{field}"), "is 0"));
+                    }
+                }
+                Self::Welcome { heartbeat_ms: welcome.heartbeat_ms, lease_ms: welcome.lease_ms }
+            }
+            ToWorker::Refused(refused) => Self::Refused { reason: text("refused.reason", refused.reason)? },
+            ToWorker::Start(start) => {
+                let (trial, attempt) = attempt_ref("start.ref", start.r#ref)?;
+                let spec = document("start.spec_json", &start.spec_json)?;
+                Self::Start { trial, attempt, slot: start.slot, spec }
+            }
+            ToWorker::Stop(stop) => {
+                let (trial, attempt) = attempt_ref("stop.ref", stop.r#ref)?;
+                Self::Stop { trial, attempt, reason: text("stop.reason", stop.reason)? }
+            }
+            ToWorker::Acknowledged(acknowledged) => {
+                let (trial, attempt) = attempt_ref("acknowledged.ref", acknowledged.r#ref)?;
+                Self::Acknowledged { trial, attempt }
+            }
+            ToWorker::Drain(drain) => Self::Drain { reason: text("drain.reason", drain.reason)? },
+        })
+    }
+}
+
+impl From<FromCoordinator> for v1::CoordinatorMessage {
+    fn from(message: FromCoordinator) -> Self {
+        let message = match message {
+            FromCoordinator::Welcome { heartbeat_ms, lease_ms } => {
+                ToWorker::Welcome(v1::Welcome { heartbeat_ms, lease_ms })
+            }
+            FromCoordinator::Refused { reason } => ToWorker::Refused(v1::Refused { reason: to_text(reason) }),
+            FromCoordinator::Start { trial, attempt, slot, spec } => {
+                let spec_json = serde_json::to_vec(&spec).expect("settings are plain data");
+                ToWorker::Start(v1::Start { r#ref: to_attempt_ref(trial, attempt), slot, spec_json })
+            }
+            FromCoordinator::Stop { trial, attempt, reason } => {
+                ToWorker::Stop(v1::Stop { r#ref: to_attempt_ref(trial, attempt), reason: to_text(reason) })
+            }
+            FromCoordinator::Acknowledged { trial, attempt } => {
+                ToWorker::Acknowledged(v1::Acknowledged { r#ref: to_attempt_ref(trial, attempt) })
+            }
+            FromCoordinator::Drain { reason } => ToWorker::Drain(v1::Drain { reason: to_text(reason) }),
+        };
+        Self { message: Some(message) }
+    }
+}
+
+fn list<Wire, Domain>(
+    field: &str,
+    values: Vec<Wire>,
+    limit: usize,
+    convert: impl Fn(&str, Wire) -> Result<Domain, Invalid>,
+) -> Result<Vec<Domain>, Invalid> {
+    at_most(field, "entries", values.len(), limit)?;
+    values.into_iter().enumerate().map(|(index, value)| convert(&format!("{field}[{index}]"), value)).collect()
+}
+
+fn slot(field: &str, slot: v1::Slot) -> Result<Slot, Invalid> {
+    let devices_field = format!("{field}.devices");
+    if slot.devices.is_empty() {
+        return Err(Invalid::new(devices_field, "is empty; a slot has at least one device"));
+    }
+    let devices = list(&devices_field, slot.devices, MAX_DEVICES_PER_SLOT, name)?;
+    Ok(Slot { devices, description: text(&format!("{field}.description"), slot.description)? })
+}
+
+fn running(field: &str, running: v1::Running) -> Result<RunningAttempt, Invalid> {
+    let (trial, attempt) = attempt_ref(&format!("{field}.ref"), running.r#ref)?;
+    let progress_field = format!("{field}.progress");
+    let progress = progress(&progress_field, present(&progress_field, running.progress)?)?;
+    Ok(RunningAttempt { trial, attempt, slot: running.slot, progress })
+}
+
+fn to_running(running: RunningAttempt) -> v1::Running {
+    let r#ref = to_attempt_ref(running.trial, running.attempt);
+    v1::Running { r#ref, slot: running.slot, progress: Some(to_progress(running.progress)) }
+}
+
+fn progress(field: &str, progress: v1::Progress) -> Result<Progress, Invalid> {
+    let finite = |name: &str, value: Option<f64>| match value {
+        Some(value) if !value.is_finite() => Err(Invalid::new(format!("{field}.{name}"), format!("is {value}"))),
+        value => Ok(value),
+    };
+    let train_loss = finite("train_loss", progress.train_loss)?;
+    let accuracy = finite("accuracy", progress.accuracy)?;
+    if let Some(accuracy) = accuracy {
+        fraction(&format!("{field}.accuracy"), accuracy)?;
+    }
+    let images_per_s = finite("images_per_s", Some(progress.images_per_s))?.unwrap_or(0.0);
+    Ok(Progress {
+        epoch: progress.epoch,
+        num_epochs: progress.num_epochs,
+        step: progress.step,
+        steps_per_epoch: progress.steps_per_epoch,
+        collectives: progress.collectives,
+        train_loss,
+        accuracy,
+        images_per_s,
+    })
+}
+
+/// What a trainer measured may be infinite or not a number; such a value is left out rather than the stream cut.
+fn to_progress(progress: Progress) -> v1::Progress {
+    let rate = progress.images_per_s;
+    v1::Progress {
+        epoch: progress.epoch,
+        num_epochs: progress.num_epochs,
+        step: progress.step,
+        steps_per_epoch: progress.steps_per_epoch,
+        collectives: progress.collectives,
+        train_loss: progress.train_loss.filter(|loss| loss.is_finite()),
+        accuracy: progress.accuracy.filter(|accuracy| (0.0..=1.0).contains(accuracy)),
+        images_per_s: if rate.is_finite() { rate } else { 0.0 },
+    }
+}
+
+fn ended(field: &str, ended: v1::AttemptEnded) -> Result<EndedAttempt, Invalid> {
+    let (trial, attempt) = attempt_ref(&format!("{field}.ref"), ended.r#ref)?;
+    let outcome = match present(&format!("{field}.outcome"), ended.outcome)? {
+        WireOutcome::ResultJson(json) => {
+            let field = format!("{field}.result_json");
+            let result: Box<TrialResult> = document(&field, &json)?;
+            check_result(&field, &result)?;
+            Outcome::Finished(result)
+        }
+        WireOutcome::FailureJson(json) => {
+            let failure: Failure = document(&format!("{field}.failure_json"), &json)?;
+            Outcome::Failed(Failure { message: plain(failure.message), ..failure })
+        }
+        WireOutcome::Stopped(v1::Stopped {}) => Outcome::Stopped,
+    };
+    Ok(EndedAttempt { trial, attempt, outcome })
+}
+
+fn to_ended(ended: EndedAttempt) -> v1::AttemptEnded {
+    let outcome = match ended.outcome {
+        Outcome::Finished(result) => result_or_failure(&result),
+        Outcome::Failed(failure) => to_failure(failure),
+        Outcome::Stopped => WireOutcome::Stopped(v1::Stopped {}),
+    };
+    v1::AttemptEnded { r#ref: to_attempt_ref(ended.trial, ended.attempt), outcome: Some(outcome) }
+}
+
+/// A result that the other side would refuse must not be sent for ever: it becomes a failure that says why.
+fn result_or_failure(result: &TrialResult) -> WireOutcome {
+    let json = serde_json::to_vec(result).expect("results are plain data");
+    let checked = at_most("result", "bytes", json.len(), MAX_DOCUMENT_BYTES);
+    match checked.and_then(|()| check_result("result", result)) {
+        Ok(()) => WireOutcome::ResultJson(json),
+        Err(invalid) => to_failure(Failure {
+            class: FailureClass::Crashed,
+            message: format!("the trainer's result cannot be used: {invalid}"),
+        }),
+    }
+}
+
+fn to_failure(failure: Failure) -> WireOutcome {
+    let failure = Failure { message: to_text(failure.message), ..failure };
+    WireOutcome::FailureJson(serde_json::to_vec(&failure).expect("failures are plain data"))
+}
+
+/// Numbers that enter tables. JSON cannot carry an infinity, but a result made in this process may hold one.
+fn check_result(field: &str, result: &TrialResult) -> Result<(), Invalid> {
+    fraction(&format!("{field}.last_accuracy"), result.last_accuracy)?;
+    fraction(&format!("{field}.best_accuracy"), result.best_accuracy)?;
+    fraction(&format!("{field}.last_balanced_accuracy"), result.last_balanced_accuracy)?;
+    let losses = [("train_loss", result.train_loss), ("eval_loss", result.eval_loss)];
+    if let Some((name, loss)) = losses.into_iter().find(|(_, loss)| !loss.is_finite()) {
+        return Err(Invalid::new(format!("{field}.{name}"), format!("is {loss}")));
+    }
+    for (index, epoch) in result.epochs.iter().enumerate() {
+        if let Some(accuracy) = epoch.accuracy {
+            fraction(&format!("{field}.epochs[{index}].accuracy"), accuracy)?;
+        }
+        if !epoch.train_loss.is_finite() {
+            let field = format!("{field}.epochs[{index}].train_loss");
+            return Err(Invalid::new(field, format!("is {}", epoch.train_loss)));
+        }
+    }
+    Ok(())
+}
+
+fn fraction(field: &str, value: f64) -> Result<(), Invalid> {
+    if (0.0..=1.0).contains(&value) {
+        return Ok(());
+    }
+    Err(Invalid::new(field, format!("is {value}; a fraction in 0..=1 was expected")))
+}
+
+/// Cut to what the other side accepts.
+fn to_text(value: String) -> String {
+    plain(shortened(value, MAX_TEXT_BYTES / 3))
+}
+
+/// A name of this machine in the form that `Hello` accepts.
+pub fn to_name(value: &str) -> String {
+    let clean: String = value.chars().filter(|character| !character.is_control()).collect();
+    let clean = shortened(clean, MAX_NAME_BYTES);
+    if clean.is_empty() { "unnamed".to_owned() } else { clean }
+}

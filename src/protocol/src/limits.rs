@@ -1,0 +1,17 @@
+//! How large a message, and each thing in it, may be. A peer that exceeds one is cut off with an error that names it.
+
+/// Of one gRPC message, both ways. A sweep of 100,000 cells and a `Hello` of a worker with many results stay below.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// Of one JSON document within a message, except a sweep: a trial's settings, result or failure.
+pub const MAX_DOCUMENT_BYTES: usize = 16 << 20;
+/// Results in one `Hello` together; a worker that has more sends the rest afterwards.
+pub const MAX_HELLO_RESULT_BYTES: usize = 32 << 20;
+pub const MAX_SLOTS: usize = 1024;
+/// CPU threads count as devices here.
+pub const MAX_DEVICES_PER_SLOT: usize = 1024;
+/// Unacknowledged outcomes in one `Hello`.
+pub const MAX_ENDED: usize = 65_536;
+/// Names of workers, hosts, builds, devices.
+pub const MAX_NAME_BYTES: usize = 256;
+/// Reasons and descriptions.
+pub const MAX_TEXT_BYTES: usize = 64 << 10;

@@ -1,0 +1,170 @@
+//! The shared token: read from a file that only its owner can read, sent as `authorization: Bearer TOKEN`, compared in
+//! constant time. It refuses files that others may read and never prints a token. Encryption of the connection is not
+//! its business.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::{Request, Status};
+
+/// Shorter tokens are guessed too easily.
+pub const MIN_TOKEN_BYTES: usize = 16;
+pub const MAX_TOKEN_BYTES: usize = 4096;
+
+const HEADER: &str = "authorization";
+
+/// A secret shared by coordinator, workers and commands.
+#[derive(Clone)]
+pub struct Token(Arc<str>);
+
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    #[error("cannot read the token file `{path}`")]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the token file `{path}` has mode {mode:04o}, so others can read it: run `chmod 0600 {path}`")]
+    Exposed { path: PathBuf, mode: u32 },
+    #[error("the token file `{path}` does not hold a token: {reason}")]
+    Unusable { path: PathBuf, reason: String },
+    #[error("no randomness for a token from /dev/urandom")]
+    NoRandomness(#[source] std::io::Error),
+}
+
+impl Token {
+    /// Reads a token file: one line of visible ASCII characters, mode 0600 or stricter.
+    pub fn from_file(path: &Path) -> Result<Self, TokenError> {
+        let unreadable = |source| TokenError::Unreadable { path: path.to_owned(), source };
+        let file = File::open(path).map_err(unreadable)?;
+        let metadata = file.metadata().map_err(unreadable)?;
+        let mode = metadata.permissions().mode() & 0o7777;
+        if mode & 0o177 != 0 {
+            return Err(TokenError::Exposed { path: path.to_owned(), mode });
+        }
+        let unusable = |reason: String| TokenError::Unusable { path: path.to_owned(), reason };
+        if metadata.size() > MAX_TOKEN_BYTES as u64 {
+            return Err(unusable(format!("it has {} bytes, at most {MAX_TOKEN_BYTES} are allowed", metadata.size())));
+        }
+        let mut text = String::new();
+        file.take(MAX_TOKEN_BYTES as u64).read_to_string(&mut text).map_err(unreadable)?;
+        Self::new(text.trim_end_matches(['\n', '\r'])).map_err(unusable)
+    }
+
+    /// The reason is a fragment for people.
+    pub fn new(text: &str) -> Result<Self, String> {
+        if text.len() < MIN_TOKEN_BYTES {
+            return Err(format!("it has {} characters, at least {MIN_TOKEN_BYTES} are needed", text.len()));
+        }
+        if let Some(position) = text.bytes().position(|byte| !byte.is_ascii_graphic()) {
+            return Err(format!("character {} is not a visible ASCII character", position + 1));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// 256 bits from the kernel, for an embedded coordinator that only its own process may talk to.
+    pub fn random() -> Result<Self, TokenError> {
+        let mut bytes = [0; 32];
+        File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).map_err(TokenError::NoRandomness)?;
+        let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self(text.into()))
+    }
+
+    fn header(&self) -> MetadataValue<Ascii> {
+        format!("Bearer {}", self.0).parse().expect("a token is visible ASCII")
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Token(hidden)")
+    }
+}
+
+/// Client interceptor: adds the token, if there is one, to every call.
+pub fn attach(token: Option<Token>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+    let header = token.map(|token| token.header());
+    move |mut request: Request<()>| {
+        if let Some(header) = &header {
+            request.metadata_mut().insert(HEADER, header.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// Server interceptor: refuses calls that do not carry the token, if there is one.
+pub fn require(token: Option<Token>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+    let expected = token.map(|token| token.header());
+    move |request: Request<()>| {
+        let Some(expected) = &expected else { return Ok(request) };
+        let Some(given) = request.metadata().get(HEADER) else {
+            return Err(Status::unauthenticated("this coordinator wants a token: give --token-file"));
+        };
+        let equal = given.as_encoded_bytes().ct_eq(expected.as_encoded_bytes());
+        if bool::from(equal) {
+            Ok(request)
+        } else {
+            Err(Status::unauthenticated("the token is not the coordinator's: check --token-file"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file_with(content: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        (dir, path)
+    }
+
+    fn error_of(content: &str, mode: u32) -> String {
+        let (_dir, path) = file_with(content, mode);
+        Token::from_file(&path).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        for mode in [0o640, 0o604, 0o644, 0o620, 0o700] {
+            let error = error_of("0123456789abcdef\n", mode);
+            assert!(error.contains(&format!("{mode:04o}")) && error.contains("chmod 0600"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_private_file_is_read_with_or_without_newline() {
+        for (content, mode) in [("0123456789abcdef\n", 0o600), ("0123456789abcdef", 0o400)] {
+            let (_dir, path) = file_with(content, mode);
+            assert_eq!(&*Token::from_file(&path).unwrap().0, "0123456789abcdef");
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_named() {
+        assert!(error_of("short\n", 0o600).contains("5 characters"));
+        assert!(error_of("0123456789 abcdef\n", 0o600).contains("character 11"));
+        assert!(error_of(&"x".repeat(MAX_TOKEN_BYTES + 1), 0o600).contains("at most"));
+    }
+
+    #[test]
+    fn only_the_same_token_passes() {
+        let token = Token::random().unwrap();
+        let mut check = require(Some(token.clone()));
+        assert!(check(attach(Some(token.clone()))(Request::new(())).unwrap()).is_ok());
+        for other in [None, Some(Token::random().unwrap())] {
+            let refused = check(attach(other)(Request::new(())).unwrap()).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+        }
+        assert!(require(None)(Request::new(())).is_ok());
+        assert!(!format!("{token:?}").contains(&*token.0));
+    }
+}

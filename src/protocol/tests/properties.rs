@@ -1,0 +1,305 @@
+//! What a peer may send: round trips keep every value, lies are named by field, and no bytes make a conversion panic.
+
+use prost::Message;
+use proptest::prelude::*;
+use protocol::{FromCoordinator, FromWorker, Hello, Invalid, v1};
+use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
+use schedule::state::{Slot, WorkerId, WorkerInfo};
+use sweep::handoff::Progress;
+use sweep::record::{EpochRecord, Failure, FailureClass, Provenance, Timing, TrialResult};
+use sweep::{AttemptNo, TrialId};
+
+fn trial() -> impl Strategy<Value = TrialId> {
+    "[0-9a-f]{16}".prop_map(|digits| digits.parse().unwrap())
+}
+
+fn attempt() -> impl Strategy<Value = AttemptNo> {
+    (1..=u32::MAX).prop_map(AttemptNo)
+}
+
+fn name() -> impl Strategy<Value = String> {
+    "[a-z0-9µ.:-]{1,40}"
+}
+
+fn fraction() -> impl Strategy<Value = f64> {
+    0.0..=1.0f64
+}
+
+fn finite() -> impl Strategy<Value = f64> {
+    any::<f64>().prop_filter("finite", |value| value.is_finite())
+}
+
+prop_compose! {
+    fn progress()(
+        epoch in any::<u32>(), num_epochs in any::<u32>(), step in any::<u64>(), steps_per_epoch in any::<u64>(),
+        collectives in any::<u64>(), train_loss in proptest::option::of(finite()),
+        accuracy in proptest::option::of(fraction()), images_per_s in finite(),
+    ) -> Progress {
+        Progress { epoch, num_epochs, step, steps_per_epoch, collectives, train_loss, accuracy, images_per_s }
+    }
+}
+
+prop_compose! {
+    fn running()(trial in trial(), attempt in attempt(), slot in any::<u32>(), progress in progress()) -> RunningAttempt {
+        RunningAttempt { trial, attempt, slot, progress }
+    }
+}
+
+prop_compose! {
+    fn epoch()(train_loss in finite(), accuracy in proptest::option::of(fraction()), hash in any::<u64>()) -> EpochRecord {
+        EpochRecord { train_loss, accuracy, state_hash: format!("{hash:016x}") }
+    }
+}
+
+prop_compose! {
+    fn result()(
+        last_accuracy in fraction(), best_accuracy in fraction(), best_epoch in any::<u32>(),
+        last_balanced_accuracy in fraction(), train_loss in finite(), eval_loss in finite(),
+        epochs in proptest::collection::vec(epoch(), 0..4), host in name(), train_s in finite(),
+    ) -> TrialResult {
+        TrialResult {
+            last_accuracy, best_accuracy, best_epoch, last_balanced_accuracy, train_loss, eval_loss, epochs,
+            provenance: Provenance { host, ..Provenance::default() },
+            timing: Timing { train_s, ..Timing::default() },
+        }
+    }
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        result().prop_map(|result| Outcome::Finished(Box::new(result))),
+        "[ -~\n]{0,200}".prop_map(|message| Outcome::Failed(Failure { class: FailureClass::Crashed, message })),
+        Just(Outcome::Stopped),
+    ]
+}
+
+prop_compose! {
+    fn ended()(trial in trial(), attempt in attempt(), outcome in outcome()) -> EndedAttempt {
+        EndedAttempt { trial, attempt, outcome }
+    }
+}
+
+prop_compose! {
+    fn hello()(
+        worker in name(), connection in 1..=u64::MAX, host in name(), build in name(),
+        slots in proptest::collection::vec((proptest::collection::vec(name(), 1..3), name()), 1..4),
+        running in proptest::collection::vec(running(), 0..4), ended in proptest::collection::vec(ended(), 0..4),
+    ) -> Hello {
+        let slots = slots.into_iter().map(|(devices, description)| Slot { devices, description }).collect();
+        Hello { worker: WorkerId(worker.into()), connection, info: WorkerInfo { host, build, slots }, running, ended }
+    }
+}
+
+fn from_worker() -> impl Strategy<Value = FromWorker> {
+    prop_oneof![
+        hello().prop_map(FromWorker::Hello),
+        (proptest::collection::vec(running(), 0..4), any::<u64>())
+            .prop_map(|(running, checkpoint_bytes)| FromWorker::Heartbeat { running, checkpoint_bytes }),
+        ended().prop_map(FromWorker::Ended),
+        name().prop_map(|reason| FromWorker::Leaving { reason }),
+    ]
+}
+
+fn from_coordinator() -> impl Strategy<Value = FromCoordinator> {
+    prop_oneof![
+        (1..=u64::MAX, 1..=u64::MAX)
+            .prop_map(|(heartbeat_ms, lease_ms)| FromCoordinator::Welcome { heartbeat_ms, lease_ms }),
+        name().prop_map(|reason| FromCoordinator::Refused { reason }),
+        (trial(), attempt(), name())
+            .prop_map(|(trial, attempt, reason)| FromCoordinator::Stop { trial, attempt, reason }),
+        (trial(), attempt()).prop_map(|(trial, attempt)| FromCoordinator::Acknowledged { trial, attempt }),
+        name().prop_map(|reason| FromCoordinator::Drain { reason }),
+    ]
+}
+
+/// Generated structures whose strings, numbers and documents are anything at all.
+fn lying_worker() -> impl Strategy<Value = v1::WorkerMessage> {
+    let reference = || proptest::option::of((".{0,20}", 0..3u32).prop_map(|(trial, attempt)| v1::AttemptRef { trial, attempt }));
+    let document = || proptest::collection::vec(any::<u8>(), 0..60);
+    let outcome = prop_oneof![
+        document().prop_map(v1::attempt_ended::Outcome::ResultJson),
+        document().prop_map(v1::attempt_ended::Outcome::FailureJson),
+    ];
+    let ended = (reference(), proptest::option::of(outcome))
+        .prop_map(|(r#ref, outcome)| v1::AttemptEnded { r#ref, outcome });
+    let rate = proptest::option::of(any::<f64>());
+    let progress = rate.prop_map(|loss| v1::Progress { train_loss: loss, accuracy: loss, ..v1::Progress::default() });
+    let running = (reference(), any::<u32>(), proptest::option::of(progress))
+        .prop_map(|(r#ref, slot, progress)| v1::Running { r#ref, slot, progress });
+    let slots = proptest::collection::vec(".{0,9}", 0..3);
+    prop_oneof![
+        (".{0,9}", 0..2u64, ".{0,9}", slots, proptest::collection::vec(running, 0..3)).prop_map(
+            |(worker, connection, host, devices, running)| {
+                let slots = vec![v1::Slot { devices, description: host.clone() }];
+                let build = worker.clone();
+                let hello = v1::Hello { worker, connection, build, host, slots, running, ended: Vec::new() };
+                v1::worker_message::Message::Hello(hello)
+            }
+        ),
+        ended.prop_map(v1::worker_message::Message::Ended),
+    ]
+    .prop_map(|message| v1::WorkerMessage { message: Some(message) })
+}
+
+proptest! {
+    #[test]
+    fn what_a_worker_says_survives_the_wire(message in from_worker()) {
+        let bytes = v1::WorkerMessage::from(message.clone()).encode_to_vec();
+        let back = FromWorker::try_from(v1::WorkerMessage::decode(&bytes[..]).unwrap()).unwrap();
+        prop_assert_eq!(back, message);
+    }
+
+    #[test]
+    fn what_a_coordinator_says_survives_the_wire(message in from_coordinator()) {
+        let bytes = v1::CoordinatorMessage::from(message.clone()).encode_to_vec();
+        let back = FromCoordinator::try_from(v1::CoordinatorMessage::decode(&bytes[..]).unwrap()).unwrap();
+        prop_assert_eq!(back, message);
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_refused_or_understood(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(message) = v1::WorkerMessage::decode(&bytes[..]) {
+            let _ = FromWorker::try_from(message);
+        }
+        if let Ok(message) = v1::CoordinatorMessage::decode(&bytes[..]) {
+            let _ = FromCoordinator::try_from(message);
+        }
+        if let Ok(message) = v1::SubmitRequest::decode(&bytes[..]) {
+            let _ = message.into_sweep();
+        }
+    }
+
+    #[test]
+    fn a_damaged_message_is_refused_or_understood(
+        message in from_worker(), position in any::<prop::sample::Index>(), byte in any::<u8>(),
+    ) {
+        let mut bytes = v1::WorkerMessage::from(message).encode_to_vec();
+        let position = position.index(bytes.len());
+        bytes[position] = byte;
+        if let Ok(message) = v1::WorkerMessage::decode(&bytes[..]) {
+            let _ = FromWorker::try_from(message);
+        }
+    }
+
+    #[test]
+    fn what_is_understood_of_a_liar_is_sound(message in lying_worker()) {
+        match FromWorker::try_from(message) {
+            Ok(FromWorker::Hello(hello)) => {
+                prop_assert!(!hello.worker.0.is_empty() && hello.connection > 0);
+                prop_assert!(hello.info.slots.iter().all(|slot| !slot.devices.is_empty()));
+                prop_assert!(hello.running.iter().all(|running| running.attempt.0 > 0));
+            }
+            Ok(FromWorker::Ended(ended)) => prop_assert!(ended.attempt.0 > 0),
+            Ok(other) => prop_assert!(false, "nobody said {other:?}"),
+            Err(invalid) => prop_assert!(!invalid.field.is_empty() && !invalid.problem.is_empty()),
+        }
+    }
+}
+
+fn refused(message: v1::worker_message::Message) -> Invalid {
+    FromWorker::try_from(v1::WorkerMessage { message: Some(message) }).unwrap_err()
+}
+
+fn good_hello() -> v1::Hello {
+    v1::Hello {
+        worker: "node-1-2".into(),
+        connection: 1,
+        build: "b".into(),
+        host: "node".into(),
+        slots: vec![v1::Slot { devices: vec!["cpu".into()], description: String::new() }],
+        running: Vec::new(),
+        ended: Vec::new(),
+    }
+}
+
+#[test]
+fn an_empty_message_is_refused() {
+    let invalid = FromWorker::try_from(v1::WorkerMessage { message: None }).unwrap_err();
+    assert_eq!(invalid.to_string(), "field `message`: is missing");
+}
+
+#[test]
+fn lies_in_a_hello_are_named() {
+    let lies: [(&str, fn(&mut v1::Hello)); 8] = [
+        ("hello.worker", |hello| hello.worker.clear()),
+        ("hello.worker", |hello| hello.worker = "x".repeat(257)),
+        ("hello.host", |hello| hello.host = "a\x1b[2Jb".into()),
+        ("hello.connection", |hello| hello.connection = 0),
+        ("hello.slots", |hello| hello.slots.clear()),
+        ("hello.slots", |hello| hello.slots = vec![hello.slots[0].clone(); 1025]),
+        ("hello.slots[0].devices", |hello| hello.slots[0].devices.clear()),
+        ("hello.running[0].ref.trial", |hello| {
+            let r#ref = Some(v1::AttemptRef { trial: "0123456789abcdeg".into(), attempt: 1 });
+            hello.running.push(v1::Running { r#ref, slot: 0, progress: None });
+        }),
+    ];
+    for (field, lie) in lies {
+        let mut hello = good_hello();
+        lie(&mut hello);
+        assert_eq!(refused(v1::worker_message::Message::Hello(hello)).field, field);
+    }
+    assert!(Hello::try_from(good_hello()).is_ok());
+}
+
+#[test]
+fn lies_in_an_outcome_are_named() {
+    let reference = || Some(v1::AttemptRef { trial: "0123456789abcdef".into(), attempt: 1 });
+    let cases = [
+        (None, None, "ended.ref"),
+        (Some(v1::AttemptRef { attempt: 0, ..reference().unwrap() }), None, "ended.ref.attempt"),
+        (reference(), None, "ended.outcome"),
+        (reference(), Some(v1::attempt_ended::Outcome::ResultJson(b"{}".to_vec())), "ended.result_json"),
+        (reference(), Some(v1::attempt_ended::Outcome::ResultJson(vec![b' '; 17 << 20])), "ended.result_json"),
+        (
+            reference(),
+            Some(v1::attempt_ended::Outcome::FailureJson(br#"{"class":"odd","message":""}"#.to_vec())),
+            "ended.failure_json",
+        ),
+    ];
+    for (r#ref, outcome, field) in cases {
+        let ended = v1::AttemptEnded { r#ref, outcome };
+        assert_eq!(refused(v1::worker_message::Message::Ended(ended)).field, field);
+    }
+}
+
+#[test]
+fn a_result_that_nobody_would_take_is_sent_as_a_failure() {
+    let result = TrialResult {
+        last_accuracy: f64::NAN,
+        best_accuracy: 1.0,
+        best_epoch: 0,
+        last_balanced_accuracy: 1.0,
+        train_loss: 0.5,
+        eval_loss: 0.5,
+        epochs: Vec::new(),
+        provenance: Provenance::default(),
+        timing: Timing::default(),
+    };
+    let trial = "0123456789abcdef".parse().unwrap();
+    let ended = EndedAttempt { trial, attempt: AttemptNo(1), outcome: Outcome::Finished(Box::new(result)) };
+    let back = FromWorker::try_from(v1::WorkerMessage::from(FromWorker::Ended(ended))).unwrap();
+    let FromWorker::Ended(EndedAttempt { outcome: Outcome::Failed(failure), .. }) = back else {
+        panic!("{back:?}");
+    };
+    assert!(failure.message.contains("last_accuracy"), "{}", failure.message);
+}
+
+#[test]
+fn progress_that_is_not_a_number_is_left_out() {
+    let progress = Progress { train_loss: Some(f64::NAN), images_per_s: f64::INFINITY, ..Progress::default() };
+    let trial = "0123456789abcdef".parse().unwrap();
+    let running = vec![RunningAttempt { trial, attempt: AttemptNo(1), slot: 0, progress }];
+    let said = v1::WorkerMessage::from(FromWorker::Heartbeat { running, checkpoint_bytes: 0 });
+    let Ok(FromWorker::Heartbeat { running, .. }) = FromWorker::try_from(said) else { panic!() };
+    assert_eq!(running[0].progress, Progress::default());
+}
+
+#[test]
+fn long_failures_are_cut_to_what_is_accepted() {
+    let failure = Failure { class: FailureClass::Crashed, message: "é\x07".repeat(1 << 20) };
+    let trial = "0123456789abcdef".parse().unwrap();
+    let ended = EndedAttempt { trial, attempt: AttemptNo(1), outcome: Outcome::Failed(failure) };
+    let back = FromWorker::try_from(v1::WorkerMessage::from(FromWorker::Ended(ended))).unwrap();
+    let FromWorker::Ended(EndedAttempt { outcome: Outcome::Failed(failure), .. }) = back else { panic!() };
+    assert!(failure.message.starts_with("é\u{fffd}é") && failure.message.len() <= protocol::limits::MAX_TEXT_BYTES);
+}
