@@ -1,0 +1,94 @@
+//! One child process: its output in files, killed when the test lets go of it, and never waited for without a deadline.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::wait_for;
+
+pub struct Process {
+    pub name: String,
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Process {
+    /// Starts it in a process group of its own, with stdout and stderr in `NAME.stdout` and `NAME.stderr` under `logs`.
+    pub fn start(name: &str, mut command: Command, logs: &std::path::Path) -> Self {
+        let file = |kind: &str| logs.join(format!("{name}.{kind}"));
+        let (stdout, stderr) = (file("stdout"), file("stderr"));
+        let open = |path: &PathBuf| File::create(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        command.stdin(Stdio::null()).stdout(open(&stdout)).stderr(open(&stderr)).process_group(0);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Self { name: name.to_owned(), child, stdout, stderr }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn stdout(&self) -> String {
+        lossy(&self.stdout)
+    }
+
+    pub fn stderr(&self) -> String {
+        lossy(&self.stderr)
+    }
+
+    /// To this process alone; its children find out by themselves.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().expect("a process id"));
+        kill(pid, signal).unwrap_or_else(|error| panic!("{signal} to {}: {error}\n{}", self.name, self.stderr()));
+    }
+
+    /// SIGKILL, and gone when this returns.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be asked")
+    }
+
+    /// Until it ends by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        let what = format!("{} ends; its stderr: {}", self.name, self.stderr.display());
+        let child = &mut self.child;
+        wait_for(&what, || child.try_wait().expect("a child can be asked"))
+    }
+
+    /// Waits and insists on the exit code.
+    pub fn expect_exit(&mut self, code: i32) {
+        let status = self.wait();
+        assert_eq!(
+            status.code(),
+            Some(code),
+            "{} ended with {status}\n-- stdout\n{}\n-- stderr\n{}",
+            self.name,
+            self.stdout(),
+            self.stderr()
+        );
+    }
+
+    fn end(&mut self) {
+        // both fail only when it has ended already
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn lossy(path: &PathBuf) -> String {
+    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    String::from_utf8_lossy(&bytes).into_owned()
+}

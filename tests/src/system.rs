@@ -1,0 +1,172 @@
+//! A coordinator and workers on loopback, in a folder of their own that is removed with them.
+//!
+//! Every process started here, and every process those start, carries a mark in its environment, so that a test can
+//! name what is left of them, and nothing outlives the test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::binaries::binary;
+use crate::{Process, wait_for};
+
+const MARK: &str = "ORCHESTRATOR_SYSTEM_TEST";
+
+pub struct System {
+    folder: TempDir,
+    mark: String,
+    /// Chosen by the first coordinator, kept by those after it.
+    address: Option<String>,
+    num_started: AtomicU32,
+    /// Flags of every coordinator, such as a short lease.
+    pub coordinator_flags: Vec<String>,
+}
+
+impl System {
+    pub fn new() -> Self {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let folder = TempDir::with_prefix("orchestrator-test-").expect("a folder for temporary files");
+        let mark = format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        Self { folder, mark, address: None, num_started: AtomicU32::new(0), coordinator_flags: Vec::new() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a sweep file and gives its path.
+    pub fn sweep(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, text).expect("the test's folder can be written");
+        path
+    }
+
+    /// The command line, in this system's folder.
+    pub fn orchestrator(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary("orchestrator"));
+        command.args(arguments).current_dir(self.folder.path()).env(MARK, &self.mark).env("NO_COLOR", "1");
+        command
+    }
+
+    pub fn start(&self, name: &str, command: Command) -> Process {
+        let number = self.num_started.fetch_add(1, Ordering::Relaxed);
+        Process::start(&format!("{number:03}-{name}"), command, self.folder.path())
+    }
+
+    /// Starts a coordinator and waits until it listens: on a free port the first time, on the same one again.
+    pub fn coordinator(&mut self) -> Process {
+        let listen = self.address.clone().unwrap_or_else(|| "127.0.0.1:0".to_owned());
+        let mut command = self.orchestrator(&["coordinator", "--listen", &listen, "--state-dir", "state"]);
+        command.args(&self.coordinator_flags);
+        let mut process = self.start("coordinator", command);
+        let address = wait_for("the coordinator listens", || {
+            if let Some(status) = process.has_ended() {
+                panic!("the coordinator ended with {status}: {}", process.stderr());
+            }
+            listening_address(&process.stderr()).or_else(|| listening_address(&process.stdout()))
+        });
+        self.address = Some(address);
+        process
+    }
+
+    /// `http://127.0.0.1:PORT`
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address.as_ref().expect("a coordinator was started"))
+    }
+
+    /// Starts a worker with two slots of one thread. All workers share the work directory, as on a cluster.
+    pub fn worker(&self, name: &str) -> Process {
+        let url = self.url();
+        let arguments = ["worker", "--coordinator", &url, "--devices", "cpu", "--slots", "2", "--work-dir", "work"];
+        let mut command = self.orchestrator(&arguments);
+        command.args(["--data-dir", "data", "--cache-dir", "cache", "--name", name]);
+        self.start(name, command)
+    }
+
+    /// Runs a command of the client to its end.
+    pub fn client(&self, arguments: &[&str]) -> Output {
+        let url = self.url();
+        let mut command = self.orchestrator(arguments);
+        command.args(["--coordinator", &url]);
+        command.output().expect("the client starts")
+    }
+
+    /// Runs a command of the client that must succeed, and gives its stdout.
+    pub fn ask(&self, arguments: &[&str]) -> String {
+        let output = self.client(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?} ended with {}: {stderr}", output.status);
+        String::from_utf8(output.stdout).expect("stdout is UTF-8")
+    }
+
+    /// `orchestrator status`, or nothing while the coordinator is away.
+    pub fn status(&self) -> Option<Value> {
+        let output = self.client(&["status", "--output", "json"]);
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("status prints JSON"))
+    }
+
+    pub fn results(&self, sweep: &str) -> PathBuf {
+        self.path("results").join(sweep)
+    }
+
+    /// Process ids of this system's trainers.
+    pub fn trainers(&self) -> Vec<u32> {
+        self.processes().into_iter().filter(|pid| executable(*pid).ends_with("orchestrator-trainer")).collect()
+    }
+
+    /// Everything that this system started, directly or not, and that still runs.
+    pub fn processes(&self) -> Vec<u32> {
+        let mark = format!("{MARK}={}", self.mark);
+        let entries = fs::read_dir("/proc").expect("Linux has /proc");
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let marked = |pid: &u32| {
+            // a process may end while it is looked at; a dead one has an empty environment
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+        };
+        pids.filter(marked).collect()
+    }
+}
+
+impl Default for System {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        for pid in self.processes() {
+            let _ = kill(Pid::from_raw(pid.try_into().expect("a process id")), Signal::SIGKILL);
+        }
+        if std::thread::panicking() {
+            let kept =
+                std::mem::replace(&mut self.folder, TempDir::new().expect("a folder for temporary files")).keep();
+            eprintln!("the files of the failed test are kept in {}", kept.display());
+        }
+    }
+}
+
+fn executable(pid: u32) -> PathBuf {
+    fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default()
+}
+
+/// Finds `127.0.0.1:PORT` in what a coordinator said when it began to listen.
+fn listening_address(output: &str) -> Option<String> {
+    let line = output.lines().find(|line| line.contains("listening"))?;
+    let (_, rest) = line.split_once("127.0.0.1:")?;
+    let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    (!port.is_empty()).then(|| format!("127.0.0.1:{port}"))
+}
+
+/// True when the folder holds a file of that name anywhere.
+pub fn contains_file(folder: &Path, name: &str) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else { return false };
+    entries.flatten().any(|entry| entry.file_name() == name || contains_file(&entry.path(), name))
+}

@@ -1,0 +1,231 @@
+//! Tidiness is a test: file headers, lengths, words, crate borders, and documents that name tests which exist.
+//!
+//! A rule that needs an exception has a list beside it, with the reason of each entry. Style itself is not checked
+//! here: rustfmt and clippy do that.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Longest file, without its `#[cfg(test)]` module.
+const MAX_LINES: usize = 500;
+
+/// Path and reason.
+const LONG_FILES: [(&str, &str); 0] = [];
+
+/// Which crates of this workspace each one may use. `tests` drives processes and uses none.
+const EDGES: [(&str, &[&str]); 12] = [
+    ("sweep", &[]),
+    ("hierarchy", &[]),
+    ("schedule", &["sweep"]),
+    ("report", &["sweep", "schedule"]),
+    ("journal", &["schedule"]),
+    ("protocol", &["sweep", "schedule"]),
+    ("coordinator", &["sweep", "schedule", "journal", "protocol", "report"]),
+    ("worker", &["sweep", "schedule", "protocol"]),
+    ("data", &["sweep"]),
+    ("trainer", &["sweep", "data", "hierarchy"]),
+    ("cli", &["sweep", "schedule", "report", "journal", "protocol", "coordinator", "worker", "data", "hierarchy"]),
+    ("tests", &[]),
+];
+
+#[test]
+fn every_rust_file_opens_with_its_purpose() {
+    let bare: Vec<_> =
+        rust_files().into_iter().filter(|file| !read(file).starts_with("//! ")).map(|file| shown(&file)).collect();
+    assert!(bare.is_empty(), "files that do not open with `//! ` and their purpose: {bare:#?}");
+}
+
+#[test]
+fn no_file_is_too_long_to_read() {
+    let mut long = Vec::new();
+    for file in rust_files() {
+        let text = read(&file);
+        let lines = without_test_module(&text).lines().count();
+        let excused = LONG_FILES.iter().any(|(path, _)| *path == shown(&file));
+        if lines > MAX_LINES && !excused {
+            long.push(format!("{} has {lines} lines", shown(&file)));
+        }
+    }
+    assert!(long.is_empty(), "files above {MAX_LINES} lines without tests: split them, {long:#?}");
+}
+
+#[test]
+fn modules_and_types_are_named_after_what_they_do() {
+    let empty_words = ["util", "utils", "manager", "helper", "helpers", "common", "misc"];
+    let mut found = Vec::new();
+    for file in rust_files() {
+        let names = file.components().map(|part| part.as_os_str().to_string_lossy().into_owned());
+        if names.into_iter().any(|name| empty_words.contains(&name.trim_end_matches(".rs"))) {
+            found.push(shown(&file));
+        }
+        for line in read(&file).lines() {
+            let mut words = line
+                .split(|c: char| !c.is_alphanumeric() && c != '_')
+                .skip_while(|word| !matches!(*word, "mod" | "struct" | "enum" | "trait"));
+            let (Some(kind), Some(name)) = (words.next(), words.next()) else { continue };
+            let declares = line.trim_start().starts_with("pub") || line.trim_start().starts_with(kind);
+            let empty_type = ["Util", "Utils", "Manager", "Helper"].iter().any(|word| name.ends_with(word));
+            if declares && (empty_type || kind == "mod" && empty_words.contains(&name)) {
+                found.push(format!("{}: {kind} {name}", shown(&file)));
+            }
+        }
+    }
+    assert!(found.is_empty(), "names that say nothing: {found:#?}");
+}
+
+#[test]
+fn no_file_names_a_machine_or_a_package_registry() {
+    // Spelt in two halves, so that this file passes its own test.
+    let banned = [
+        concat!("/wo", "rk/"),
+        concat!("/ro", "ot/"),
+        concat!("/home", "/"),
+        concat!("py", "pi.org"),
+        concat!("pythonhosted", ".org"),
+        concat!("crates", ".io"),
+        concat!("download.pytorch", ".org"),
+    ];
+    let mut found = Vec::new();
+    for file in text_files(&root()) {
+        for (number, line) in read(&file).lines().enumerate() {
+            if let Some(word) = banned.iter().find(|word| line.contains(**word)) {
+                found.push(format!("{}:{} says {word}", shown(&file), number + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn crates_depend_only_on_what_the_architecture_allows() {
+    let edges: BTreeMap<_, BTreeSet<_>> =
+        EDGES.iter().map(|(name, uses)| (*name, uses.iter().copied().collect())).collect();
+    let metadata = metadata();
+    for package in metadata["packages"].as_array().expect("cargo metadata lists packages") {
+        let name = text(&package["name"]);
+        let allowed = edges.get(name).unwrap_or_else(|| panic!("crate `{name}` has no entry in EDGES"));
+        for dependency in package["dependencies"].as_array().expect("packages list dependencies") {
+            let uses = text(&dependency["name"]);
+            let of_this_workspace = dependency["path"].is_string();
+            // Tests of a crate may look further, but nothing except the trainer may bring libtorch in.
+            if of_this_workspace && dependency["kind"] != "dev" {
+                assert!(allowed.contains(uses), "crate `{name}` must not depend on `{uses}` (see EDGES)");
+            }
+            assert!(
+                name == "trainer" || !["tch", "torch-sys"].contains(&uses),
+                "`{name}` links libtorch through `{uses}`"
+            );
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_stays_in_the_trainer_and_says_why_it_is_sound() {
+    let mut found = Vec::new();
+    for file in rust_files() {
+        let name = shown(&file);
+        if name == "tests/tests/tidy.rs" {
+            continue;
+        }
+        let source = read(&file);
+        let lines: Vec<_> = source.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            let opens = ["unsafe {", "unsafe impl"].iter().any(|form| line.contains(form));
+            if !opens || line.trim_start().starts_with("//") {
+                continue;
+            }
+            // src/data maps files; everything else that needs it is libtorch's.
+            if !name.starts_with("src/trainer/") && !name.starts_with("src/data/") {
+                found.push(format!("{name}:{}: unsafe outside src/trainer and src/data", index + 1));
+            }
+            let excused = lines[index.saturating_sub(6)..=index].iter().any(|line| line.contains("SAFETY:"));
+            if !excused {
+                found.push(format!("{name}:{}: no SAFETY comment", index + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+/// Documents cite tests as `path/to/file.rs::name_of_test`; each must exist.
+#[test]
+fn tests_that_documents_cite_exist() {
+    let mut cited = 0;
+    for document in ["docs/ARCHITECTURE.md", "docs/operations.md", "README.md"] {
+        let Ok(text) = std::fs::read_to_string(root().join(document)) else { panic!("{document} is missing") };
+        for citation in text.split('`').filter(|word| word.contains(".rs::")) {
+            let (path, name) = citation.split_once("::").expect("just looked for it");
+            let source = std::fs::read_to_string(root().join(path))
+                .unwrap_or_else(|error| panic!("{document} cites {citation}, and {path}: {error}"));
+            assert!(
+                source.contains(&format!("fn {name}(")),
+                "{document} cites {citation}, and {path} has no such test"
+            );
+            cited += 1;
+        }
+    }
+    assert!(cited >= 9, "docs/ARCHITECTURE.md names the test of each promise, P1 to P9; only {cited} citations found");
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()
+}
+
+fn shown(file: &Path) -> String {
+    file.strip_prefix(root()).unwrap_or(file).display().to_string()
+}
+
+fn read(file: &Path) -> String {
+    std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().expect("cargo metadata gives text here")
+}
+
+fn rust_files() -> Vec<PathBuf> {
+    let roots = ["src", "tests", "bench"].map(|folder| root().join(folder));
+    let files = roots.iter().flat_map(|folder| text_files(folder));
+    files.filter(|file| file.extension().is_some_and(|extension| extension == "rs")).collect()
+}
+
+/// Every file that is not generated, binary or hidden; `.ci` is looked at too.
+fn text_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return files };
+    for entry in entries {
+        let path = entry.expect("a readable folder").path();
+        let name = path.file_name().expect("entries have names").to_string_lossy().into_owned();
+        let generated =
+            ["target", "results", "orchestrator-state", "Cargo.lock", "__pycache__"].contains(&name.as_str());
+        if generated || (name.starts_with('.') && name != ".ci") || path.is_symlink() {
+            continue;
+        }
+        if path.is_dir() {
+            files.extend(text_files(&path));
+        } else if std::fs::read(&path).is_ok_and(|bytes| std::str::from_utf8(&bytes).is_ok()) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+/// The source up to its test module, if it has one at the end.
+fn without_test_module(source: &str) -> &str {
+    source.find("\n#[cfg(test)]\nmod ").map_or(source, |end| &source[..end])
+}
+
+fn metadata() -> Value {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
+}
