@@ -1,0 +1,89 @@
+"""Synthetic images for the step benchmarks and Fashion-MNIST for the end-to-end ones.
+
+R0 sees PIL images through a DataLoader; R1 holds one uint8 tensor and cuts its batches out of it."""
+
+import gzip
+import os
+
+import numpy as np
+import torch
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def stored_side(side):
+    """Training images are cut out of ones an eighth larger, as 224 out of 256."""
+    return side + side // 8
+
+
+def synthetic(side, count, num_classes, seed=0):
+    """uint8 [count, stored, stored, 3] and labels [count]."""
+    random = np.random.default_rng(seed)
+    stored = stored_side(side)
+    images = random.integers(0, 256, (count, stored, stored, 3), dtype=np.uint8)
+    return images, random.integers(0, num_classes, count)
+
+
+def fashion_mnist(directory, split):
+    """uint8 [count, 28, 28] and labels, from the IDX files."""
+    with gzip.open(os.path.join(directory, f"{split}-images-idx3-ubyte.gz")) as file:
+        images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
+    with gzip.open(os.path.join(directory, f"{split}-labels-idx1-ubyte.gz")) as file:
+        labels = np.frombuffer(file.read(), np.uint8, offset=8).astype(np.int64)
+    return images, labels
+
+
+def first_per_class(labels, count):
+    """Indices of the first `count` images of each class, in the order of the file."""
+    return np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in np.unique(labels)]))
+
+
+class PilImages(torch.utils.data.Dataset):
+    """What the usual script starts from: one PIL image and a torchvision transform at a time."""
+
+    def __init__(self, images, labels, transform):
+        self.images, self.labels, self.transform = images, labels, transform
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
+
+
+class ResidentBatches:
+    """The tuned script's data: uint8 in memory, crop and flip and standardise a batch at a time, buffers reused."""
+
+    def __init__(self, images, labels, side, batch, mean, std, channels_last, pad=0):
+        if images.ndim == 3:
+            images = images[..., None]
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+        if pad:
+            # replicate padding wants floats; every uint8 survives the way there and back
+            pixels = torch.nn.functional.pad(pixels.float(), (pad,) * 4, mode="replicate").to(torch.uint8)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.pixels = pixels.contiguous(memory_format=layout)
+        self.labels = torch.from_numpy(np.asarray(labels)).long()
+        self.side, self.batch, self.layout = side, batch, layout
+        scale = torch.tensor(std).view(1, -1, 1, 1) * 255
+        self.scale = 1 / scale
+        self.shift = -torch.tensor(mean).view(1, -1, 1, 1) * 255 / scale
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __iter__(self):
+        order = torch.randperm(len(self.labels), generator=self.generator)
+        room = self.pixels.shape[-1] - self.side + 1
+        for indices in order.split(self.batch):
+            count = len(indices)
+            top, left = torch.randint(0, room, (2, count), generator=self.generator).tolist()
+            flips = torch.rand(count, generator=self.generator) < 0.5
+            cut = torch.empty((count, self.pixels.shape[1], self.side, self.side), dtype=torch.uint8,
+                              memory_format=self.layout)
+            for row, index in enumerate(indices.tolist()):
+                y, x = top[row], left[row]
+                cut[row] = self.pixels[index, :, y : y + self.side, x : x + self.side]
+            cut[flips] = cut[flips].flip(3)
+            yield torch.addcmul(self.shift, cut.float(), self.scale), self.labels[indices]

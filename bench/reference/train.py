@@ -1,0 +1,218 @@
+"""The reference: what a PyTorch user would write, on the same libtorch.
+
+R0, the usual script: DataLoader with workers, torchvision transforms on PIL images, default SGD, f32, `loss.item()`
+at every step. R1, a tuned one: data resident as uint8, batched augmentation, bf16 and channels-last where they are
+faster here, fused SGD, no synchronisation per step.
+
+  train.py steps   speaks a line protocol for interleaved timing: `go N` on stdin, {"images":, "seconds":} on stdout
+  train.py gate    the loss curve on given weights and batches, before any timing counts
+  train.py e2e     one whole Fashion-MNIST training, start-up and evaluation included
+"""
+
+import argparse
+import json
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import data
+import models
+
+
+def precision_of(text):
+    """`bf16-nhwc` -> (autocast, channels_last)."""
+    dtype, layout = text.split("-")
+    return dtype == "bf16", layout == "nhwc"
+
+
+def step_of(model, optimizer, bf16, smoothing=0.0):
+    def step(images, labels):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(model(images), labels, label_smoothing=smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def forever(batches):
+    while True:
+        yield from batches
+
+
+def usual_loader(images, labels, side, batch, workers):
+    from torchvision import transforms
+
+    transform = transforms.Compose([
+        transforms.RandomCrop(side),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize(data.MEAN, data.STD),
+    ])
+    return torch.utils.data.DataLoader(
+        data.PilImages(images, labels, transform), batch, shuffle=True, num_workers=workers, drop_last=True,
+        persistent_workers=workers > 0)
+
+
+def make_steps(arguments, precision):
+    """A function that makes n steps and returns once they are done."""
+    bf16, channels_last = precision_of(precision)
+    count = max(arguments.batch * 8, 256)
+    images, labels = data.synthetic(arguments.side, count, 100)
+    torch.manual_seed(0)
+    model = models.build(arguments.model, 100).train()
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if arguments.variant == "r0":
+        batches = forever(usual_loader(images, labels, arguments.side, arguments.batch, arguments.workers))
+        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    else:
+        resident = data.ResidentBatches(
+            images, labels, arguments.side, arguments.batch, data.MEAN, data.STD, channels_last)
+        batches = forever(resident)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, fused=True)
+    step = step_of(model, optimizer, bf16)
+
+    def run(num_steps):
+        total = torch.zeros(())
+        for _ in range(num_steps):
+            loss = step(*next(batches))
+            if arguments.variant == "r0":
+                total += loss.item()
+            else:
+                total += loss
+        return float(total)
+
+    return run
+
+
+def timed(run, num_steps):
+    start = time.perf_counter()
+    run(num_steps)
+    return time.perf_counter() - start
+
+
+def steps(arguments):
+    """Picks the fastest precision first where asked to, then serves blocks of steps."""
+    if arguments.variant == "r0":
+        arguments.precision = "f32-nchw"
+    if arguments.precision == "auto":
+        seconds = {}
+        for precision in ("f32-nchw", "f32-nhwc", "bf16-nhwc"):
+            run = make_steps(arguments, precision)
+            run(2)
+            seconds[precision] = min(timed(run, 4) for _ in range(3))
+        arguments.precision = min(seconds, key=seconds.get)
+    run = make_steps(arguments, arguments.precision)
+    run(3)
+    print(json.dumps({"ready": True, "precision": arguments.precision}), flush=True)
+    for line in sys.stdin:
+        num_steps = int(line.split()[1])
+        seconds = timed(run, num_steps)
+        print(json.dumps({"images": num_steps * arguments.batch, "seconds": seconds}), flush=True)
+
+
+def gate(arguments):
+    """Losses of the steps in a file: `images` f32 [steps, batch, C, H, W], `labels` i64 [steps, batch]."""
+    from safetensors.torch import load_file
+
+    bf16, channels_last = precision_of(arguments.precision)
+    batches = load_file(arguments.batches)
+    model = models.set_statistics(models.build(arguments.model, arguments.classes, batches["images"].shape[2]), 0.1)
+    state = load_file(arguments.weights)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        sys.exit(f"weights do not fit: missing {missing}, unexpected {unexpected}")
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), arguments.learning_rate, momentum=0.9, fused=True)
+    step = step_of(model.train(), optimizer, bf16)
+    losses = [float(step(*batch)) for batch in zip(batches["images"], batches["labels"])]
+    print(json.dumps({"losses": losses}))
+
+
+def evaluate(model, batches, bf16):
+    model.eval()
+    correct = total = 0
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        for images, labels in batches:
+            correct += int((model(images).argmax(1) == labels).sum())
+            total += len(labels)
+    model.train()
+    return correct / total
+
+
+def end_to_end(arguments):
+    """Fashion-MNIST: `per_class` training images, padded random crops and flips, the whole test set after each epoch."""
+    images, labels = data.fashion_mnist(arguments.data, "train")
+    chosen = data.first_per_class(labels, arguments.per_class)
+    images, labels = images[chosen], labels[chosen]
+    test_images, test_labels = data.fashion_mnist(arguments.data, "t10k")
+    torch.manual_seed(arguments.seed)
+    bf16, channels_last = precision_of("f32-nchw" if arguments.variant == "r0" else arguments.precision)
+    model = models.build(arguments.model, 10, 1).train()
+    mean, std = (0.2860,), (0.3530,)
+    if arguments.variant == "r0":
+        from torchvision import transforms
+
+        finish = [transforms.ToTensor(), transforms.Normalize(mean, std)]
+        augment = [transforms.RandomCrop(28, padding=4, padding_mode="edge"), transforms.RandomHorizontalFlip()]
+        loader = torch.utils.data.DataLoader
+        train = loader(data.PilImages(images, labels, transforms.Compose(augment + finish)), arguments.batch,
+                       shuffle=True, num_workers=arguments.workers, persistent_workers=arguments.workers > 0)
+        test = loader(data.PilImages(test_images, test_labels, transforms.Compose(finish)), 500,
+                      num_workers=arguments.workers, persistent_workers=arguments.workers > 0)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    else:
+        if channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        train = data.ResidentBatches(images, labels, 28, arguments.batch, mean, std, channels_last, pad=4)
+        pixels = torch.from_numpy(test_images.copy()).unsqueeze(1)
+        scale = 1 / (255 * std[0])
+        test = [(pixels[i : i + 500].float() * scale - mean[0] / std[0], torch.from_numpy(test_labels[i : i + 500]))
+                for i in range(0, len(pixels), 500)]
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, arguments.epochs)
+    step = step_of(model, optimizer, bf16)
+    accuracy = 0.0
+    for _ in range(arguments.epochs):
+        total = torch.zeros(())
+        for batch in train:
+            loss = step(*batch)
+            total += loss.item() if arguments.variant == "r0" else loss
+        schedule.step()
+        accuracy = evaluate(model, test, bf16)
+    print(json.dumps({"accuracy": accuracy}))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["steps", "gate", "e2e"])
+    parser.add_argument("--variant", choices=["r0", "r1"], default="r1")
+    parser.add_argument("--model", default="resnet-20")
+    parser.add_argument("--side", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--precision", default="auto", help="auto, f32-nchw, f32-nhwc, bf16-nhwc")
+    parser.add_argument("--classes", type=int, default=100)
+    parser.add_argument("--learning-rate", type=float, default=0.01)
+    parser.add_argument("--weights")
+    parser.add_argument("--batches")
+    parser.add_argument("--data")
+    parser.add_argument("--per-class", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    {"steps": steps, "gate": gate, "e2e": end_to_end}[arguments.what](arguments)
+
+
+if __name__ == "__main__":
+    main()
