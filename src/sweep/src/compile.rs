@@ -1,10 +1,71 @@
-//! From the text of a sweep file to a compiled sweep.
+//! From the text of a sweep file to a compiled sweep: read, expand, check outputs; collect every problem on the way.
+
+use std::path::Path;
 
 use crate::definition::Sweep;
-use crate::diagnostic::{Errors, Problem, Source};
-use crate::load::ReadFile;
+use crate::diagnostic::{Errors, Source};
+use crate::draft::{self, Draft};
+use crate::expand::{self, Expanded};
+use crate::load::{MAX_FILE_BYTES, ReadFile};
+use crate::output;
+use crate::published::{self, Published};
+use crate::tree::Reader;
+use crate::yaml;
 
-pub(crate) fn compile(name: &str, text: &str, _read_file: ReadFile<'_>) -> Result<Sweep, Errors> {
-    let source = Source::new(miette::NamedSource::new(name, text.to_owned()));
-    Err(Problem::new(&source, 0..0, "the sweep language is not built yet", "").into())
+pub(crate) fn compile(name: &str, text: &str, read_file: ReadFile<'_>) -> Result<Sweep, Errors> {
+    if text.len() as u64 > MAX_FILE_BYTES {
+        let reader = Reader::new(Source::new(miette::NamedSource::new(name, String::new())));
+        let message = format!("the file is larger than {} MiB", MAX_FILE_BYTES >> 20);
+        return Err(reader.problem(&(0..0), message, "").help("is it a sweep file?").into());
+    }
+    let mut reader = Reader::new(Source::new(miette::NamedSource::new(name, text.to_owned())));
+    let root = match yaml::parse(text) {
+        Ok(Some(root)) => root,
+        Ok(None) => {
+            let problem = reader.problem(&(0..0), "the file is empty", "");
+            return Err(problem
+                .help("start from sweeps/quickstart.yaml; docs/sweep-file.md describes every key")
+                .into());
+        }
+        Err(error) => return Err(reader.problem(&error.at, error.message, "").help(error.help).into()),
+    };
+    let stem = Path::new(name).file_stem().map_or_else(|| "sweep".into(), |stem| stem.to_string_lossy());
+    let draft = draft::read(&mut reader, &root, &stem);
+    let sweep = draft.and_then(|draft| assemble(&mut reader, &draft, text, read_file));
+    match (Errors::of(reader.problems), sweep) {
+        (Some(errors), _) => Err(errors),
+        (None, Some(sweep)) => Ok(sweep),
+        (None, None) => unreachable!("what does not compile has a problem"),
+    }
+}
+
+/// Looks at everything that can be looked at, even where an earlier part was wrong.
+fn assemble(reader: &mut Reader, draft: &Draft<'_>, text: &str, read_file: ReadFile<'_>) -> Option<Sweep> {
+    let outputs = draft.outputs.map(|node| output::read(reader, node, &draft.axes));
+    // Overrides that lack the part that was wrong would seem to match nothing.
+    let sound = reader.problems.is_empty();
+    let expanded = if sound { expand::expand(reader, draft) } else { None };
+    let cells = expanded.as_ref().map(|expanded| expanded.cells.as_slice());
+    let published = draft.published.map(|node| published::read(reader, node, &draft.axes, cells, read_file));
+    let Published { values, footnotes } = published.unwrap_or_default();
+    let Expanded { base, cells } = expanded?;
+    let axes: Vec<_> = draft.axes.iter().map(|axis| axis.compiled()).collect();
+    let outputs = outputs.unwrap_or_else(|| output::default_outputs(&axes, &draft.name, &draft.description));
+    Some(Sweep {
+        name: draft.name.clone(),
+        description: draft.description.clone(),
+        recipe: draft.recipe.clone(),
+        base,
+        axes,
+        cells,
+        seeds: draft.seeds.clone(),
+        search: draft.search.as_ref().map(|search| search.search.clone()),
+        outputs,
+        published: values,
+        footnotes,
+        on_failure: draft.on_failure,
+        resources: draft.resources.clone(),
+        smoke: false,
+        source: text.to_owned(),
+    })
 }

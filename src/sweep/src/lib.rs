@@ -1,15 +1,25 @@
 //! The sweep language and the words everything else is written in: settings, cells, trials, results, and the
 //! hand-off to the trainer. Pure: no clock, no randomness; files are read only by `load`.
 
+mod axis;
 mod compile;
+pub mod dataset;
 pub mod definition;
 pub mod diagnostic;
+mod draft;
+mod expand;
+pub mod field;
 pub mod handoff;
 mod load;
+mod output;
+mod published;
+pub mod recipe;
 pub mod record;
 pub mod settings;
+mod tree;
 pub mod trial;
 pub mod variant;
+mod yaml;
 
 pub use definition::Sweep;
 pub use diagnostic::{Errors, Style};

@@ -52,6 +52,9 @@ pub struct TrialId([u8; TrialId::LENGTH]);
 
 impl TrialId {
     const LENGTH: usize = 8;
+
+    /// Before every other id in order: where ranges begin.
+    pub const MIN: Self = Self([0; Self::LENGTH]);
 }
 
 impl fmt::Display for TrialId {

@@ -1,0 +1,213 @@
+//! Axes as written: values of a field, or named bundles of fields.
+
+use std::ops::Range;
+
+use serde_json::Value;
+
+use crate::dataset;
+use crate::definition::{Axis, AxisValue};
+use crate::field::{self, Field, did_you_mean};
+use crate::tree::{Assignment, Reader};
+use crate::yaml::{Data, Key, Node};
+
+const MAX_AXES: usize = 16;
+
+pub(crate) struct DraftAxis {
+    pub name: String,
+    pub at: Range<usize>,
+    pub values: Vec<DraftValue>,
+}
+
+pub(crate) struct DraftValue {
+    pub name: String,
+    pub label: String,
+    pub set: Vec<Assignment>,
+    pub at: Range<usize>,
+}
+
+impl DraftAxis {
+    /// Whether some value of the axis sets this field.
+    pub(crate) fn sets(&self, field: &Field) -> bool {
+        self.values.iter().any(|value| value.set.iter().any(|set| set.field.name == field.name))
+    }
+
+    /// The value that an item of a `when` means: by name, or by the number or word that the axis's own field gets.
+    pub(crate) fn value_index(&self, reader: &mut Reader, node: &Node) -> Option<u32> {
+        let name = reader.scalar_name(node);
+        let by_name = self.values.iter().position(|value| Some(&value.name) == name.as_ref());
+        let canonical = field::find(&self.name).and_then(|field| field.check(&node.to_json()).ok());
+        let means = |value: &DraftValue| {
+            let own = value.set.iter().find(|set| set.field.name == self.name);
+            canonical.is_some() && own.map(|set| &set.value) == canonical.as_ref()
+        };
+        let by_value = || self.values.iter().position(means);
+        if let Some(index) = by_name.or_else(by_value) {
+            return u32::try_from(index).ok();
+        }
+        let shown = name.unwrap_or_else(|| node.kind().to_owned());
+        let message = format!("axis `{}` has no value `{shown}`", self.name);
+        let problem = reader.problem(&node.at, message, "").also(self.at.clone(), "the axis");
+        let help = did_you_mean(&shown, self.values.iter().map(|value| value.name.as_str()));
+        reader.report(problem.help(help.unwrap_or_else(|| format!("its values are {}", self.value_names()))));
+        None
+    }
+
+    pub(crate) fn value_names(&self) -> String {
+        const SHOWN: usize = 20;
+        let names: Vec<&str> = self.values.iter().take(SHOWN).map(|value| value.name.as_str()).collect();
+        let more = if self.values.len() > SHOWN { ", ..." } else { "" };
+        names.join(", ") + more
+    }
+
+    pub(crate) fn compiled(&self) -> Axis {
+        let value = |value: &DraftValue| AxisValue {
+            name: value.name.clone(),
+            label: value.label.clone(),
+            set: value.set.iter().map(|set| (set.field.name.to_owned(), set.value.clone())).collect(),
+        };
+        Axis { name: self.name.clone(), values: self.values.iter().map(value).collect() }
+    }
+}
+
+pub(crate) fn read(reader: &mut Reader, node: &Node) -> Vec<DraftAxis> {
+    let Some(mapping) = reader.mapping(node, "`axes`", &[]) else { return Vec::new() };
+    if mapping.0.len() > MAX_AXES {
+        let problem = reader.problem(&node.at, format!("there are more than {MAX_AXES} axes"), "");
+        reader.report(problem.help("put fields that vary together into one axis of named bundles"));
+        return Vec::new();
+    }
+    mapping.0.into_iter().filter_map(|(key, value)| read_axis(reader, key, value)).collect()
+}
+
+fn read_axis(reader: &mut Reader, key: &Key, node: &Node) -> Option<DraftAxis> {
+    let name = key.text.as_str();
+    if let Err(reason) = crate::draft::check_name(name) {
+        let problem = reader.problem(&key.at, format!("the axis name `{}` {reason}", name.escape_debug()), "");
+        reader.report(problem);
+        return None;
+    }
+    if matches!(name, "seed" | "seeds") {
+        let problem = reader.problem(&key.at, "seeds are no axis", "");
+        reader.report(problem.help("write `seeds: 5` beside `axes`: results are averaged over them"));
+        return None;
+    }
+    let items = reader.list(node, &format!("axis `{name}`"))?;
+    let field = field::find(name);
+    let only_bundles = items.iter().all(|item| matches!(item.data, Data::Map(_)));
+    if field.is_none() && !only_bundles {
+        let problem = reader.problem(&key.at, format!("no field is called `{name}`"), "");
+        let help = did_you_mean(name, field::names()).unwrap_or_else(|| {
+            "an axis with a name of its own needs values of the form {name: ..., set: {field: value}}".to_owned()
+        });
+        reader.report(problem.help(help));
+        return None;
+    }
+    if items.is_empty() {
+        let problem = reader.problem(&key.at, format!("axis `{name}` has no values"), "");
+        reader.report(problem.help("list at least one value, or remove the axis"));
+        return None;
+    }
+    let mut values: Vec<DraftValue> = Vec::with_capacity(items.len());
+    for item in items {
+        let value = match item.data {
+            Data::Map(_) => read_bundle(reader, name, field, item),
+            _ => read_scalar(reader, name, field, item),
+        };
+        let Some(value) = value else { continue };
+        let twin = values.iter().find(|other| other.name == value.name || same_values(other, &value));
+        if let Some(first) = twin {
+            let problem =
+                reader.problem(&value.at, format!("axis `{name}` has the value `{}` twice", value.name), "again");
+            reader.report(problem.also(first.at.clone(), "first here").help("keep one of the two"));
+            continue;
+        }
+        values.push(value);
+    }
+    Some(DraftAxis { name: name.to_owned(), at: key.at.clone(), values })
+}
+
+fn same_values(one: &DraftValue, other: &DraftValue) -> bool {
+    let contains = |set: &[Assignment], wanted: &Assignment| {
+        set.iter().any(|set| set.field.name == wanted.field.name && set.value == wanted.value)
+    };
+    !one.set.is_empty() && one.set.len() == other.set.len() && one.set.iter().all(|set| contains(&other.set, set))
+}
+
+fn read_scalar(reader: &mut Reader, axis: &str, field: Option<&'static Field>, node: &Node) -> Option<DraftValue> {
+    let field = field?;
+    let Some(name) = reader.scalar_name(node) else {
+        let problem = reader.problem(&node.at, format!("a value of axis `{axis}` is {}", node.kind()), "");
+        reader.report(problem.help("give it a name: {name: ..., set: {field: value}}"));
+        return None;
+    };
+    let value = reader.value(field, node)?;
+    let label = match &value {
+        Value::String(text) if field.name == "dataset" => dataset::find(text).map(|known| known.label.to_owned()),
+        _ => None,
+    };
+    let name = usable_name(reader, axis, name, &node.at)?;
+    let label = label.unwrap_or_else(|| name.clone());
+    let set = vec![Assignment { field, value, at: node.at.clone() }];
+    Some(DraftValue { name, label, set, at: node.at.clone() })
+}
+
+fn read_bundle(reader: &mut Reader, axis: &str, field: Option<&'static Field>, node: &Node) -> Option<DraftValue> {
+    let mapping = reader.mapping(node, &format!("a value of axis `{axis}`"), &["name", "label", "set"])?;
+    let Some(name_node) = mapping.get("name") else {
+        let at = mapping.0.first().map_or(&node.at, |(key, _)| &key.at);
+        let problem = reader.problem(at, format!("a value of axis `{axis}` has no `name`"), "");
+        reader.report(problem.help("write {name: ..., set: {field: value}}"));
+        return None;
+    };
+    let Some(name) = reader.scalar_name(name_node) else {
+        let problem = reader.problem(&name_node.at, format!("`name` is {}", name_node.kind()), "");
+        reader.report(problem);
+        return None;
+    };
+    let name = usable_name(reader, axis, name, &name_node.at)?;
+    let mut set = mapping.get("set").map_or_else(Vec::new, |node| reader.assignments(node, "`set`"));
+    if let Some(field) = field
+        && set.iter().all(|assignment| assignment.field.name != field.name)
+    {
+        // `{name: cos, label: ...}` on axis `loss` means what `cos` alone means.
+        match field.check(&name_node.to_json()) {
+            Ok(value) => set.insert(0, Assignment { field, value, at: name_node.at.clone() }),
+            Err(_) => {
+                let message = format!("`{name}` is no value of `{axis}`, and its `set` does not say which one it is");
+                let problem = reader.problem(&name_node.at, message, "");
+                reader.report(problem.help(format!("add `{axis}: VALUE` to its `set`")));
+                return None;
+            }
+        }
+    }
+    let known = dataset::find(&name).filter(|_| axis == "dataset").map(|known| known.label.to_owned());
+    let label = mapping.get("label").and_then(|node| match reader.scalar_name(node) {
+        Some(label) if !label.contains(char::is_control) && label.chars().count() <= 200 => Some(label),
+        _ => {
+            let problem = reader.problem(&node.at, "`label` is not one line of text", "");
+            reader.report(problem);
+            None
+        }
+    });
+    let label = label.or(known).unwrap_or_else(|| name.clone());
+    Some(DraftValue { name, label, set, at: name_node.at.clone() })
+}
+
+fn usable_name(reader: &mut Reader, axis: &str, name: String, at: &Range<usize>) -> Option<String> {
+    if check_value_name(&name) {
+        return Some(name);
+    }
+    let message = format!("`{}` cannot be the name of an axis value", name.escape_debug());
+    let problem = reader.problem(at, message, "");
+    reader.report(problem.help(format!(
+        "names have up to 100 characters and no `/`, `,` or `=`: write {{name: SHORT, set: {{{axis}: ...}}}}"
+    )));
+    None
+}
+
+/// Names of values are typed in command lines as `cub/cos`.
+pub(crate) fn check_value_name(name: &str) -> bool {
+    let separators = ['/', ',', '='];
+    let bad = |symbol: char| symbol.is_control() || separators.contains(&symbol);
+    !name.trim().is_empty() && name.trim() == name && name.chars().count() <= 100 && !name.contains(bad)
+}

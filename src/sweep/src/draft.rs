@@ -1,0 +1,365 @@
+//! The sweep file as written, with places: every key read and checked by itself.
+//!
+//! How the parts go together (which override wins where, what a cell becomes) is `expand.rs`; tables, figures and
+//! published numbers are `output.rs`.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde_json::Value;
+
+use crate::axis::{self, DraftAxis};
+use crate::definition::{OnFailure, Resources, Search, Select};
+use crate::field::{self, Field, did_you_mean};
+use crate::recipe;
+use crate::tree::{Assignment, Mapping, Reader};
+use crate::yaml::{Data, Node};
+
+/// Grids above this are refused unless `limits: {trials: N}` raises it.
+pub const DEFAULT_MAX_TRIALS: u64 = 100_000;
+/// What `limits` can raise it to.
+pub const HIGHEST_MAX_TRIALS: u64 = 1_000_000;
+const MAX_SEEDS: u64 = 10_000;
+
+const KEYS: &[&str] = &[
+    "name",
+    "description",
+    "recipe",
+    "set",
+    "axes",
+    "seeds",
+    "overrides",
+    "exclude",
+    "search",
+    "resources",
+    "outputs",
+    "published",
+    "on_failure",
+    "limits",
+];
+
+pub(crate) struct Draft<'n> {
+    pub name: String,
+    pub description: String,
+    pub recipe: String,
+    /// Fields of `recipe`, then of `resources`, then of `set`: later ones win.
+    pub set: Vec<Assignment>,
+    pub axes: Vec<DraftAxis>,
+    pub seeds: Vec<u64>,
+    pub overrides: Vec<Override>,
+    pub exclude: Vec<Exclusion>,
+    pub search: Option<DraftSearch>,
+    pub resources: Resources,
+    pub outputs: Option<&'n Node>,
+    pub published: Option<&'n Node>,
+    pub on_failure: OnFailure,
+    pub max_trials: u64,
+}
+
+pub(crate) struct Override {
+    pub at: Range<usize>,
+    pub when: Vec<Condition>,
+    pub set: Vec<Assignment>,
+    pub priority: i64,
+}
+
+pub(crate) struct Exclusion {
+    pub at: Range<usize>,
+    pub when: Vec<Condition>,
+}
+
+pub(crate) enum Condition {
+    /// Index of the axis, indices of its values.
+    Axis(usize, Vec<u32>),
+    /// Values as `Settings` writes them.
+    Field(&'static Field, Vec<Value>),
+}
+
+pub(crate) struct DraftSearch {
+    pub search: Search,
+    pub at: Range<usize>,
+}
+
+/// `None` when what is left is too broken to go on with; the reader then has problems.
+pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Option<Draft<'n>> {
+    let top = reader.mapping(root, "the sweep", KEYS)?;
+    let name = read_name(reader, &top, stem);
+    let description = top.get("description").and_then(|node| reader.text(node, "`description`")).unwrap_or_default();
+    let (recipe, mut set) = read_recipe(reader, &top)?;
+    let resources = read_resources(reader, &top, &mut set);
+    if let Some(node) = top.get("set") {
+        let assignments = reader.assignments(node, "`set`");
+        set.retain(|earlier| assignments.iter().all(|later| later.field.name != earlier.field.name));
+        set.extend(assignments);
+    }
+    let before = reader.problems.len();
+    let axes = top.get("axes").map_or_else(Vec::new, |node| axis::read(reader, node));
+    let axes_are_sound = reader.problems.len() == before;
+    let seeds = top.get("seeds").map_or_else(|| vec![0], |node| read_seeds(reader, node, "`seeds`"));
+    let overrides = top.get("overrides").map_or_else(Vec::new, |node| read_overrides(reader, node, &axes));
+    let exclude = top.get("exclude").map_or_else(Vec::new, |node| read_exclude(reader, node, &axes));
+    let search = top.get("search").and_then(|node| read_search(reader, node, &axes));
+    let on_failure = top.get("on_failure").and_then(|node| {
+        reader.word(node, "`on_failure`", &[("continue", OnFailure::Continue), ("stop", OnFailure::Stop)])
+    });
+    let max_trials = top.get("limits").and_then(|node| {
+        let limits = reader.mapping(node, "`limits`", &["trials"])?;
+        reader.count(limits.get("trials")?, "`limits.trials`", 1..=HIGHEST_MAX_TRIALS)
+    });
+    axes_are_sound.then(|| Draft {
+        name,
+        description,
+        recipe,
+        set,
+        axes,
+        seeds,
+        overrides,
+        exclude,
+        search,
+        resources,
+        outputs: top.get("outputs"),
+        published: top.get("published"),
+        on_failure: on_failure.unwrap_or(OnFailure::Continue),
+        max_trials: max_trials.unwrap_or(DEFAULT_MAX_TRIALS),
+    })
+}
+
+fn read_name(reader: &mut Reader, top: &Mapping<'_>, stem: &str) -> String {
+    let (name, at) = match top.get("name") {
+        Some(node) => (reader.text(node, "`name`").unwrap_or_else(|| stem.to_owned()), node.at.clone()),
+        None => (stem.to_owned(), 0..0),
+    };
+    if let Err(reason) = check_name(&name) {
+        let problem = reader.problem(&at, format!("the name `{}` {reason}", name.escape_debug()), "");
+        reader.report(problem.help("results are kept in a folder of this name: write `name: my-sweep`"));
+    }
+    name
+}
+
+/// Whether something can be called this: it becomes a folder or file name, and part of command lines.
+pub(crate) fn check_name(name: &str) -> Result<(), &'static str> {
+    let usable = |symbol: char| symbol.is_ascii_alphanumeric() || matches!(symbol, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 64 {
+        return Err("has not between 1 and 64 characters");
+    }
+    if !name.chars().all(usable) {
+        return Err("holds something else than letters, digits, `-`, `_` and `.`");
+    }
+    if !name.starts_with(|symbol: char| symbol.is_ascii_alphanumeric()) {
+        return Err("does not start with a letter or digit");
+    }
+    if name.ends_with(crate::variant::SMOKE_SUFFIX) {
+        return Err("ends with `-smoke`, which is kept for rehearsals");
+    }
+    Ok(())
+}
+
+fn read_recipe(reader: &mut Reader, top: &Mapping<'_>) -> Option<(String, Vec<Assignment>)> {
+    let all = recipe::names().collect::<Vec<_>>().join(", ");
+    let Some(node) = top.get("recipe") else {
+        let problem = reader.problem(&(0..0), "the sweep has no `recipe`", "");
+        reader.report(problem.help(format!("write `recipe: NAME`; recipes are {all}")));
+        return None;
+    };
+    let (name_node, fields) = match &node.data {
+        Data::Map(_) => {
+            let mapping = reader.mapping(node, "`recipe`", &[])?;
+            let Some(base) = mapping.get("base") else {
+                let problem = reader.problem(&node.at, "`recipe` does not say which recipe it starts from", "");
+                reader.report(problem.help(format!("add `base: NAME`; recipes are {all}")));
+                return None;
+            };
+            let fields = mapping.0.iter().filter(|(key, _)| key.text != "base");
+            (base, fields.filter_map(|(key, value)| reader.assignment(key, value)).collect())
+        }
+        _ => (node, Vec::new()),
+    };
+    let name = reader.text(name_node, "the recipe's name")?;
+    if recipe::names().all(|known| known != name) {
+        let problem = reader.problem(&name_node.at, format!("no recipe is called `{name}`"), "");
+        let help = did_you_mean(&name, recipe::names());
+        reader.report(problem.help(help.unwrap_or_else(|| format!("recipes are {all}"))));
+        return None;
+    }
+    Some((name, fields))
+}
+
+fn read_resources(reader: &mut Reader, top: &Mapping<'_>, set: &mut Vec<Assignment>) -> Resources {
+    let mut resources = Resources { devices_per_trial: 1 };
+    let mapping =
+        top.get("resources").and_then(|node| reader.mapping(node, "`resources`", &["devices_per_trial", "replicas"]));
+    for (key, node) in mapping.map_or_else(Vec::new, |mapping| mapping.0) {
+        if key.text == "replicas" {
+            let assignment = reader.assignment(key, node);
+            set.retain(|earlier| earlier.field.name != "replicas");
+            set.extend(assignment);
+        } else if let Some(devices) = reader.count(node, "`devices_per_trial`", 1..=64) {
+            resources.devices_per_trial = u32::try_from(devices).unwrap_or(1);
+        }
+    }
+    resources
+}
+
+/// A number of seeds (from 0), or a list of them.
+fn read_seeds(reader: &mut Reader, node: &Node, what: &str) -> Vec<u64> {
+    let Data::List(items) = &node.data else {
+        let count = reader.count(node, what, 1..=MAX_SEEDS).unwrap_or(1);
+        return (0..count).collect();
+    };
+    if items.is_empty() {
+        let problem = reader.problem(&node.at, format!("{what} is empty"), "");
+        reader.report(problem.help("write `seeds: 5`, or a list of numbers"));
+    }
+    let mut places: BTreeMap<u64, Range<usize>> = BTreeMap::new();
+    let mut seeds = Vec::new();
+    for item in items {
+        let Some(seed) = reader.count(item, "a seed", 0..=u64::from(u32::MAX)) else { continue };
+        if let Some(first) = places.insert(seed, item.at.clone()) {
+            let problem = reader.problem(&item.at, format!("the seed {seed} occurs twice"), "again");
+            reader.report(problem.also(first, "first here").help("each seed is one more independent training"));
+        } else {
+            seeds.push(seed);
+        }
+    }
+    if seeds.len() as u64 > MAX_SEEDS {
+        let problem = reader.problem(&node.at, format!("{what} holds more than {MAX_SEEDS} seeds"), "");
+        reader.report(problem);
+    }
+    seeds
+}
+
+fn read_overrides(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Override> {
+    let Some(items) = reader.list(node, "`overrides`") else { return Vec::new() };
+    let mut overrides = Vec::new();
+    for item in items {
+        let Some(mapping) = reader.mapping(item, "an override", &["when", "set", "priority"]) else { continue };
+        let at = mapping.0.first().map_or(item.at.clone(), |(key, _)| key.at.clone());
+        let (Some(when), Some(set)) = (mapping.get("when"), mapping.get("set")) else {
+            let problem = reader.problem(&at, "an override needs both `when` and `set`", "");
+            reader.report(problem.help("write {when: {axis: value}, set: {field: value}}"));
+            continue;
+        };
+        let when = read_when(reader, when, axes);
+        let set = reader.assignments(set, "`set`");
+        for assignment in set.iter().filter(|assignment| assignment.field.name == "dataset") {
+            let problem = reader.problem(&assignment.at, "an override cannot change the data set", "");
+            reader
+                .report(problem.help("the recipe's values follow the data set: make `dataset` an axis, or use `set`"));
+        }
+        let priority = match mapping.get("priority").map(|node| (&node.data, node)) {
+            None => 0,
+            Some((Data::Number(number), _)) if number.as_i64().is_some() => number.as_i64().unwrap_or(0),
+            Some((_, node)) => {
+                let problem = reader.problem(&node.at, "`priority` is not a whole number", "");
+                reader.report(problem.help("0 unless given; the higher one wins where overrides meet"));
+                0
+            }
+        };
+        overrides.push(Override { at, when, set, priority });
+    }
+    overrides
+}
+
+fn read_exclude(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Exclusion> {
+    let Some(items) = reader.list(node, "`exclude`") else { return Vec::new() };
+    let mut exclude = Vec::new();
+    for item in items {
+        let Some(mapping) = reader.mapping(item, "an exclusion", &["when"]) else { continue };
+        let at = mapping.0.first().map_or(item.at.clone(), |(key, _)| key.at.clone());
+        match mapping.get("when") {
+            Some(when) => exclude.push(Exclusion { at, when: read_when(reader, when, axes) }),
+            None => {
+                let problem = reader.problem(&at, "an exclusion needs `when`", "");
+                reader.report(problem.help("write {when: {axis: value}}"));
+            }
+        }
+    }
+    exclude
+}
+
+fn read_when(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Condition> {
+    let Some(mapping) = reader.mapping(node, "`when`", &[]) else { return Vec::new() };
+    if mapping.0.is_empty() {
+        let problem = reader.problem(&node.at, "`when` names nothing", "");
+        reader.report(problem.help("what holds for every cell belongs into `set`"));
+    }
+    let mut conditions = Vec::new();
+    for (key, value) in mapping.0 {
+        let items = reader.one_or_many(value);
+        if items.is_empty() {
+            let problem = reader.problem(&value.at, format!("`{}` lists no value", key.text), "");
+            reader.report(problem);
+        } else if let Some((index, axis)) = axes.iter().enumerate().find(|(_, axis)| axis.name == key.text) {
+            let values = items.iter().filter_map(|item| axis.value_index(reader, item)).collect();
+            conditions.push(Condition::Axis(index, values));
+        } else if let Some(field) = field::find(&key.text) {
+            let values = items.iter().filter_map(|item| reader.value(field, item)).collect();
+            conditions.push(Condition::Field(field, values));
+        } else {
+            let problem = reader.problem(&key.at, format!("no axis or field is called `{}`", key.text), "");
+            let names = axes.iter().map(|axis| axis.name.as_str()).chain(field::names().map(|name| -> &str { name }));
+            let axes = axes.iter().map(|axis| axis.name.as_str()).collect::<Vec<_>>().join(", ");
+            let help = did_you_mean(&key.text, names);
+            reader.report(problem.help(help.unwrap_or_else(|| format!("axes of this sweep: {axes}"))));
+        }
+    }
+    conditions
+}
+
+fn read_search(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Option<DraftSearch> {
+    let keys = ["field", "candidates", "select", "holdout", "seeds"];
+    let mapping = reader.mapping(node, "`search`", &keys)?;
+    let at = mapping.0.first().map_or(node.at.clone(), |(key, _)| key.at.clone());
+    let (Some(field_node), Some(candidates)) = (mapping.get("field"), mapping.get("candidates")) else {
+        let problem = reader.problem(&at, "`search` needs `field` and `candidates`", "");
+        reader.report(problem.help("write {field: learning_rate, candidates: [0.5, 0.1, 0.05]}"));
+        return None;
+    };
+    let name = reader.text(field_node, "`search.field`")?;
+    let Some(field) = field::find(&name) else {
+        let problem = reader.problem(&field_node.at, format!("no field is called `{name}`"), "");
+        reader.report(problem.maybe_help(did_you_mean(&name, field::names())));
+        return None;
+    };
+    let on_axis = axes.iter().any(|axis| axis.name == name || axis.sets(field));
+    if on_axis || ["dataset", "samples_per_class", "holdout"].contains(&field.name) {
+        let problem = reader.problem(&field_node.at, format!("`{name}` cannot be searched over"), "");
+        reader.report(problem.help("a search chooses a field that no axis sets, for every cell by itself"));
+    }
+    let mut values: Vec<Value> = Vec::new();
+    for item in reader.list(candidates, "`search.candidates`")? {
+        let Some(value) = reader.value(field, item) else { continue };
+        if values.contains(&value) {
+            let problem = reader.problem(&item.at, "this candidate occurs twice", "");
+            reader.report(problem);
+        }
+        values.push(value);
+    }
+    if values.len() < 2 || values.len() > 1000 {
+        let problem = reader.problem(&candidates.at, format!("a search between {} candidates", values.len()), "");
+        reader.report(problem.help("write from 2 to 1000 candidates, or put the one value into `set`"));
+    }
+    let words = [("validation", Select::Validation), ("best_on_test", Select::BestOnTest)];
+    let select = mapping.get("select").and_then(|node| reader.word(node, "`search.select`", &words));
+    let select = select.unwrap_or(Select::Validation);
+    let holdout = mapping.get("holdout").and_then(|node| {
+        let value = reader.number(node, "`search.holdout`")?;
+        if value > 0.0 && value < 1.0 {
+            return Some(value);
+        }
+        let problem = reader.problem(&node.at, format!("`search.holdout` is {value}, not between 0 and 1"), "");
+        reader.report(problem.help("it is the fraction of every class that candidates are compared on: 0.2"));
+        None
+    });
+    let seeds = mapping.get("seeds").map_or_else(|| vec![0], |node| read_seeds(reader, node, "`search.seeds`"));
+    if select == Select::BestOnTest
+        && let Some((key, _)) = mapping.0.iter().find(|(key, _)| key.text == "holdout" || key.text == "seeds")
+    {
+        let problem = reader.problem(&key.at, format!("`{}` has no use with `select: best_on_test`", key.text), "");
+        reader.report(
+            problem.help("remove it: that protocol trains every candidate on everything, with the sweep's seeds"),
+        );
+    }
+    let search = Search { field: name, candidates: values, select, holdout: holdout.unwrap_or(0.2), seeds };
+    Some(DraftSearch { search, at })
+}

@@ -1,0 +1,323 @@
+//! From axes, overrides and exclusions to cells: which value each field has at each point of the grid.
+//!
+//! Order, weakest first: the recipe's values for the cell's data set, the recipe's own fields and `set`, axis values,
+//! overrides. Nothing is decided by position in the file: what meets in one cell with different values is an error,
+//! unless `priority` says which override wins.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::definition::{Cell, Search, Select};
+use crate::draft::{Condition, Draft, Override};
+use crate::field;
+use crate::recipe;
+use crate::settings::Settings;
+use crate::tree::{Assignment, Reader};
+
+/// Name to value, as `Settings` writes them.
+type Fields = BTreeMap<String, Value>;
+
+pub(crate) struct Expanded {
+    pub base: Settings,
+    pub cells: Vec<Cell>,
+}
+
+/// Trials of one cell, searching included.
+pub(crate) fn trials_per_cell(seeds: usize, search: Option<&Search>) -> u64 {
+    let seeds = seeds as u64;
+    match search {
+        None => seeds,
+        Some(search) if search.select == Select::BestOnTest => search.candidates.len() as u64 * seeds,
+        Some(search) => search.candidates.len() as u64 * search.seeds.len() as u64 + seeds,
+    }
+}
+
+/// `None` when there are no cells to speak of; the reader then has problems.
+pub(crate) fn expand(reader: &mut Reader, draft: &Draft<'_>) -> Option<Expanded> {
+    check_size(reader, draft)?;
+    let mut grid = Grid { draft, recipes: BTreeMap::new(), reported: BTreeSet::new() };
+    grid.check_dataset(reader)?;
+    let mut override_used = vec![false; draft.overrides.len()];
+    let mut exclusion_used = vec![false; draft.exclude.len()];
+    let mut cells = Vec::new();
+    let mut base: Option<(Settings, Fields)> = None;
+    for coordinates in every_coordinate(draft) {
+        let point = grid.before_overrides(reader, &coordinates);
+        let mut excluded = false;
+        for (exclusion, used) in draft.exclude.iter().zip(&mut exclusion_used) {
+            if matches(&exclusion.when, &coordinates, &point) {
+                *used = true;
+                excluded = true;
+            }
+        }
+        if excluded {
+            continue;
+        }
+        let fields = grid.with_overrides(reader, &coordinates, point, &mut override_used);
+        let (_, base_fields) = base.get_or_insert_with(|| {
+            let fields = grid.common(&fields);
+            (from_fields(&fields), fields)
+        });
+        grid.check_settings(reader, &coordinates, &fields);
+        let set = fields.into_iter().filter(|(name, value)| base_fields.get(name) != Some(value)).collect();
+        cells.push(Cell { coordinates, set, skipped: None });
+    }
+    check_used(reader, draft, &override_used, &exclusion_used, cells.is_empty());
+    base.map(|(base, _)| Expanded { base, cells })
+}
+
+fn check_size(reader: &mut Reader, draft: &Draft<'_>) -> Option<()> {
+    let cells = draft.axes.iter().try_fold(1u64, |product, axis| product.checked_mul(axis.values.len() as u64));
+    let search = draft.search.as_ref().map(|search| &search.search);
+    let trials = cells.and_then(|cells| cells.checked_mul(trials_per_cell(draft.seeds.len(), search)));
+    if trials.is_some_and(|trials| trials <= draft.max_trials) {
+        return Some(());
+    }
+    let sizes: Vec<String> = draft.axes.iter().map(|axis| format!("{} ({})", axis.name, axis.values.len())).collect();
+    let count = trials.map_or("more than 10^19".to_owned(), |trials| trials.to_string());
+    let message = format!("the grid has {count} trials, more than the limit of {}", draft.max_trials);
+    let at = draft.axes.first().map_or(0..0, |axis| axis.at.clone());
+    let problem = reader.problem(&at, message, "");
+    reader.report(problem.help(format!(
+        "axes: {}; times {} seeds. Take values away, or raise the limit with `limits: {{trials: N}}` (at most {})",
+        sizes.join(", "),
+        draft.seeds.len(),
+        crate::draft::HIGHEST_MAX_TRIALS
+    )));
+    None
+}
+
+/// The last axis varies fastest.
+fn every_coordinate(draft: &Draft<'_>) -> impl Iterator<Item = Vec<u32>> {
+    let sizes: Vec<u32> = draft.axes.iter().map(|axis| axis.values.len() as u32).collect();
+    let mut next = (!sizes.contains(&0)).then(|| vec![0; sizes.len()]);
+    std::iter::from_fn(move || {
+        let current = next.take()?;
+        let mut following = current.clone();
+        for (index, size) in following.iter_mut().zip(&sizes).rev() {
+            *index += 1;
+            if *index < *size {
+                next = Some(following);
+                break;
+            }
+            *index = 0;
+        }
+        Some(current)
+    })
+}
+
+fn matches(when: &[Condition], coordinates: &[u32], fields: &Fields) -> bool {
+    when.iter().all(|condition| match condition {
+        Condition::Axis(axis, values) => values.contains(&coordinates[*axis]),
+        Condition::Field(field, values) => fields.get(field.name).is_some_and(|value| values.contains(value)),
+    })
+}
+
+fn to_fields(settings: &Settings) -> Fields {
+    match serde_json::to_value(settings) {
+        Ok(Value::Object(fields)) => fields.into_iter().collect(),
+        _ => unreachable!("settings are a record"),
+    }
+}
+
+fn from_fields(fields: &Fields) -> Settings {
+    let value = Value::Object(fields.clone().into_iter().collect());
+    serde_json::from_value(value).expect("every field was checked")
+}
+
+struct Grid<'d, 'n> {
+    draft: &'d Draft<'n>,
+    /// The recipe's fields with `set` applied, per data set.
+    recipes: BTreeMap<String, Fields>,
+    /// What was complained about already: once for a pair, not for each cell.
+    reported: BTreeSet<String>,
+}
+
+impl Grid<'_, '_> {
+    fn check_dataset(&self, reader: &mut Reader) -> Option<()> {
+        let sets = |set: &Assignment| set.field.name == "dataset";
+        let on_axis = self.draft.axes.iter().any(|axis| axis.values.iter().all(|value| value.set.iter().any(sets)));
+        if on_axis || self.draft.set.iter().any(sets) {
+            return Some(());
+        }
+        let problem = reader.problem(&(0..0), "the sweep does not say which data set it trains on", "");
+        reader.report(problem.help("add `dataset: [digits]` to `axes`, or `dataset: digits` to `set`"));
+        None
+    }
+
+    /// Recipe and `set` for the data set of the given fields.
+    fn common(&mut self, fields: &Fields) -> Fields {
+        let dataset = fields["dataset"].as_str().unwrap_or_default().to_owned();
+        self.recipe(&dataset).clone()
+    }
+
+    fn recipe(&mut self, dataset: &str) -> &Fields {
+        let draft = self.draft;
+        self.recipes.entry(dataset.to_owned()).or_insert_with(|| {
+            let settings = recipe::settings(&draft.recipe, dataset).expect("the recipe's name was checked");
+            let mut fields = to_fields(&settings);
+            for set in draft.set.iter().filter(|set| set.field.name != "dataset") {
+                fields.insert(set.field.name.to_owned(), set.value.clone());
+            }
+            fields
+        })
+    }
+
+    fn before_overrides(&mut self, reader: &mut Reader, coordinates: &[u32]) -> Fields {
+        let draft = self.draft;
+        let mut set_by: BTreeMap<&str, (usize, &Assignment)> = BTreeMap::new();
+        for (index, (axis, &value)) in draft.axes.iter().zip(coordinates).enumerate() {
+            for set in &axis.values[value as usize].set {
+                let earlier = set_by.insert(set.field.name, (index, set));
+                let Some((other, first)) = earlier.filter(|(_, first)| first.value != set.value) else { continue };
+                if self.reported.insert(format!("{other}/{index}/{}", set.field.name)) {
+                    let message =
+                        format!("axes `{}` and `{}` both set `{}`", draft.axes[other].name, axis.name, set.field.name);
+                    let label = format!("{} here", field::show(&set.value));
+                    let problem = reader.problem(&set.at, message, label);
+                    let problem = problem.also(first.at.clone(), format!("{} here", field::show(&first.value)));
+                    reader.report(problem.help("a field belongs to one axis; exceptions are overrides"));
+                }
+            }
+        }
+        let common = draft.set.iter().find(|set| set.field.name == "dataset");
+        let dataset = set_by.get("dataset").map(|(_, set)| *set).or(common).and_then(|set| set.value.as_str());
+        let mut fields = self.recipe(dataset.unwrap_or_default()).clone();
+        for (name, (_, set)) in set_by {
+            fields.insert(name.to_owned(), set.value.clone());
+        }
+        fields
+    }
+
+    fn with_overrides(
+        &mut self,
+        reader: &mut Reader,
+        coordinates: &[u32],
+        before: Fields,
+        used: &mut [bool],
+    ) -> Fields {
+        let draft = self.draft;
+        let mut winners: BTreeMap<&str, (usize, &Override, &Assignment)> = BTreeMap::new();
+        for (index, over) in draft.overrides.iter().enumerate() {
+            if !matches(&over.when, coordinates, &before) {
+                continue;
+            }
+            used[index] = true;
+            for set in &over.set {
+                let Some(&(other, first, first_set)) = winners.get(set.field.name) else {
+                    winners.insert(set.field.name, (index, over, set));
+                    continue;
+                };
+                if first.priority == over.priority && first_set.value != set.value {
+                    self.report_contradiction(reader, coordinates, (other, first_set), (index, set));
+                }
+                if over.priority > first.priority {
+                    winners.insert(set.field.name, (index, over, set));
+                }
+            }
+        }
+        let mut fields = before;
+        for (name, (index, _, set)) in winners {
+            self.check_override(reader, index, set, &fields);
+            fields.insert(name.to_owned(), set.value.clone());
+        }
+        fields
+    }
+
+    fn report_contradiction(
+        &mut self,
+        reader: &mut Reader,
+        coordinates: &[u32],
+        first: (usize, &Assignment),
+        second: (usize, &Assignment),
+    ) {
+        let name = first.1.field.name;
+        if !self.reported.insert(format!("override {}/{}/{name}", first.0, second.0)) {
+            return;
+        }
+        let message = format!("two overrides set `{name}` of the cell {}", self.cell_name(coordinates));
+        let problem = reader.problem(&second.1.at, message, format!("to {}", field::show(&second.1.value)));
+        let problem = problem.also(first.1.at.clone(), format!("to {}", field::show(&first.1.value)));
+        reader.report(problem.help("narrow one of their `when`, or give the one that should win `priority: 1`"));
+    }
+
+    /// An override must not make a cell something else than its name says, nor take a search its field.
+    fn check_override(&mut self, reader: &mut Reader, index: usize, set: &Assignment, fields: &Fields) {
+        let name = set.field.name;
+        let own_axis = self.draft.axes.iter().find(|axis| axis.name == name);
+        if let Some(axis) = own_axis
+            && fields.get(name) != Some(&set.value)
+            && self.reported.insert(format!("axis {index}/{name}"))
+        {
+            let problem = reader.problem(&set.at, format!("an override changes `{name}`, which is an axis"), "");
+            let problem = problem.also(axis.at.clone(), "the axis");
+            reader
+                .report(problem.help("its cells would not be what their names say: `exclude` them, or edit the axis"));
+        }
+        if let Some(search) = self.draft.search.as_ref().filter(|search| search.search.field == name)
+            && self.reported.insert(format!("search {index}"))
+        {
+            let problem = reader.problem(&set.at, format!("an override sets `{name}`, which the search chooses"), "");
+            reader.report(problem.also(search.at.clone(), "the search").help("remove one of the two"));
+        }
+    }
+
+    fn check_settings(&mut self, reader: &mut Reader, coordinates: &[u32], fields: &Fields) {
+        let search = self.draft.search.as_ref();
+        let variants = match search {
+            None => vec![fields.clone()],
+            Some(search) => {
+                let candidate = |value: &Value| {
+                    let mut fields = fields.clone();
+                    fields.insert(search.search.field.clone(), value.clone());
+                    fields
+                };
+                search.search.candidates.iter().map(candidate).collect()
+            }
+        };
+        for fields in variants {
+            let settings = from_fields(&fields);
+            let Some((names, message)) = settings.contradiction() else { continue };
+            if !self.reported.insert(message.clone()) {
+                continue;
+            }
+            let writes = |set: &&Assignment| names.contains(&set.field.name);
+            let of_axes =
+                self.draft.axes.iter().zip(coordinates).flat_map(|(axis, &value)| &axis.values[value as usize].set);
+            let of_overrides = self.draft.overrides.iter().flat_map(|over| &over.set);
+            let place = of_overrides.chain(of_axes).chain(&self.draft.set).find(writes);
+            let at = place.or(None).map_or(0..0, |set| set.at.clone());
+            let at = if place.is_none() { search.map_or(at.clone(), |search| search.at.clone()) } else { at };
+            let problem = reader.problem(&at, format!("{message} (cell {})", self.cell_name(coordinates)), "");
+            reader.report(problem.help(format!("change one of {}", names.join(", "))));
+        }
+    }
+
+    fn cell_name(&self, coordinates: &[u32]) -> String {
+        let names =
+            self.draft.axes.iter().zip(coordinates).map(|(axis, &value)| axis.values[value as usize].name.as_str());
+        let names: Vec<&str> = names.collect();
+        if names.is_empty() { "(the only one)".to_owned() } else { names.join("/") }
+    }
+}
+
+fn check_used(reader: &mut Reader, draft: &Draft<'_>, overrides: &[bool], exclusions: &[bool], no_cells: bool) {
+    for (exclusion, _) in draft.exclude.iter().zip(exclusions).filter(|(_, used)| !**used) {
+        let problem = reader.problem(&exclusion.at, "this exclusion matches no cell", "");
+        reader.report(problem.help("no cell of the grid has all that its `when` asks for: correct or remove it"));
+    }
+    if no_cells {
+        let at = draft.exclude.first().map_or(0..0, |exclusion| exclusion.at.clone());
+        let problem = reader.problem(&at, "the exclusions leave no cell", "");
+        reader.report(problem.help("remove one of them"));
+        return;
+    }
+    for (over, _) in draft.overrides.iter().zip(overrides).filter(|(_, used)| !**used) {
+        let problem = reader.problem(&over.at, "this override matches no cell", "");
+        reader.report(problem.help(
+            "no cell has all that its `when` asks for, exclusions counted: correct or remove it. Fields are compared \
+             as recipe, `set` and axes leave them, before any override",
+        ));
+    }
+}

@@ -1,0 +1,399 @@
+//! Every field of `Settings` with the values it may have: one table for the sweep language, for its reference, and for
+//! compiled sweeps that a peer sent.
+//!
+//! It works on JSON values, knows no places in files (its complaints carry a path into the value instead), and does not
+//! judge how fields go together: see `Settings::contradiction`.
+
+use serde_json::{Map, Value};
+
+use crate::dataset;
+
+/// A key of the sweep language that names a field of `Settings`.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// Whether `null` switches it off.
+    pub optional: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Choice(&'static [&'static str]),
+    /// Inclusive.
+    Count(u64, u64),
+    Real(Range),
+    Flag,
+    /// A path.
+    Text,
+    Dataset,
+    SamplesPerClass,
+    Record(&'static [Part]),
+    /// A mapping with one key; variants without parts are written as text.
+    Variant(&'static [(&'static str, &'static [Part])]),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub required: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Range {
+    pub low: f64,
+    pub high: f64,
+    pub low_excluded: bool,
+    pub high_excluded: bool,
+}
+
+const fn field(name: &'static str, kind: Kind) -> Field {
+    Field { name, kind, optional: false }
+}
+
+const fn optional(name: &'static str, kind: Kind) -> Field {
+    Field { name, kind, optional: true }
+}
+
+const fn part(name: &'static str, kind: Kind) -> Part {
+    Part { name, kind, required: true }
+}
+
+const fn range(low: f64, high: f64) -> Kind {
+    Kind::Real(Range { low, high, low_excluded: false, high_excluded: false })
+}
+
+/// The lower end is excluded.
+const fn above(low: f64, high: f64) -> Kind {
+    Kind::Real(Range { low, high, low_excluded: true, high_excluded: false })
+}
+
+/// The upper end is excluded.
+const fn below(low: f64, high: f64) -> Kind {
+    Kind::Real(Range { low, high, low_excluded: false, high_excluded: true })
+}
+
+const EPOCHS: Kind = Kind::Count(1, 100_000);
+
+/// In the order of `Settings`.
+pub const FIELDS: &[Field] = &[
+    field("dataset", Kind::Dataset),
+    field("samples_per_class", Kind::SamplesPerClass),
+    field("repeats", Kind::Count(1, 10_000)),
+    optional("resize", Kind::Count(1, 4096)),
+    optional("crop_size", Kind::Count(1, 4096)),
+    field("crop", Kind::Choice(&["centre", "random", "random_resized"])),
+    field("shift", range(0.0, 1.0)),
+    field("flip", Kind::Flag),
+    field("erase", Kind::Flag),
+    optional(
+        "rand_augment",
+        Kind::Record(&[
+            part("operations", Kind::Count(1, 100)),
+            part("magnitude", range(0.0, 10.0)),
+            part("magnitude_std", range(0.0, 10.0)),
+            part("probability", range(0.0, 1.0)),
+        ]),
+    ),
+    optional("cutmix", Kind::Record(&[part("alpha", above(0.0, 1000.0)), part("probability", range(0.0, 1.0))])),
+    field("normalise", Kind::Choice(&["dataset", "computed", "ilsvrc", "torchvision"])),
+    field(
+        "model",
+        Kind::Choice(&[
+            "resnet-8",
+            "resnet-20",
+            "resnet-32",
+            "resnet-56",
+            "resnet-110",
+            "resnet-110-wfc",
+            "resnet-18",
+            "resnet-34",
+            "resnet-50",
+            "resnet-50-keras",
+            "resnet-50-fconv",
+            "efficientnet-b0",
+        ]),
+    ),
+    field("init", Kind::Choice(&["keras", "torchvision"])),
+    field("batch_norm_eps", above(0.0, 1.0)),
+    field("batch_norm_momentum", above(0.0, 1.0)),
+    field("batch_norm", Kind::Choice(&["per_replica", "synchronised"])),
+    optional("weights", Kind::Text),
+    field("finetune_epochs", Kind::Count(0, 100_000)),
+    field("finetune_learning_rate", above(0.0, 1e6)),
+    field("loss", Kind::Choice(&["xent", "mse", "cos", "cos_xent", "cos_xent_direct"])),
+    field("label_smoothing", below(0.0, 1.0)),
+    field("cls_weight", range(0.0, 1e6)),
+    field("cls_head", Kind::Choice(&["relu_bn_fc", "plain_fc"])),
+    field("cls_head_decay", range(0.0, 1e3)),
+    field("softmax", Kind::Choice(&["log_softmax", "keras_clip"])),
+    field(
+        "embedding",
+        Kind::Variant(&[
+            ("one_hot", &[]),
+            (
+                "hierarchy",
+                &[part("path", Kind::Text), Part { name: "child_parent", kind: Kind::Flag, required: false }],
+            ),
+        ]),
+    ),
+    field(
+        "schedule",
+        Kind::Variant(&[
+            (
+                "sgdr",
+                &[
+                    part("base_cycle", EPOCHS),
+                    part("multiplier", Kind::Count(1, 100)),
+                    part("cycles", Kind::Count(1, 100)),
+                    part("learning_rate_min", range(0.0, 1e6)),
+                ],
+            ),
+            ("step", &[part("epochs", EPOCHS), part("every", EPOCHS), part("factor", above(0.0, 1.0))]),
+            ("cosine", &[part("epochs", EPOCHS)]),
+            ("constant", &[part("epochs", EPOCHS)]),
+        ]),
+    ),
+    field("learning_rate", above(0.0, 1e6)),
+    field("momentum", below(0.0, 1.0)),
+    field("momentum_form", Kind::Choice(&["keras", "torch"])),
+    field("nesterov", Kind::Flag),
+    field("weight_decay", range(0.0, 1e3)),
+    field("weight_decay_on", Kind::Choice(&["kernels", "all"])),
+    optional("clip_norm", above(0.0, 1e9)),
+    field("batch_size", Kind::Count(1, 1_000_000)),
+    field("replicas", Kind::Count(1, 64)),
+    field("precision", Kind::Choice(&["auto", "f32", "bf16"])),
+    field("deterministic", Kind::Flag),
+    optional("holdout", Kind::Real(Range { low: 0.0, high: 1.0, low_excluded: true, high_excluded: true })),
+    field("evaluate_every", EPOCHS),
+];
+
+pub fn find(name: &str) -> Option<&'static Field> {
+    FIELDS.iter().find(|field| field.name == name)
+}
+
+pub fn names() -> impl Iterator<Item = &'static str> {
+    FIELDS.iter().map(|field| field.name)
+}
+
+/// What is wrong with a value, and where inside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// Keys from the field's value down to the wrong one; empty: the value itself.
+    pub path: Vec<String>,
+    /// It is a key of that mapping that is wrong, not its value.
+    pub key: bool,
+    /// Fits behind the field's name: `is 3, but at most 1 is possible`.
+    pub message: String,
+    pub help: Option<String>,
+}
+
+impl Complaint {
+    fn new(message: impl Into<String>) -> Self {
+        Self { path: Vec::new(), key: false, message: message.into(), help: None }
+    }
+
+    fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    fn inside(mut self, name: &str) -> Self {
+        self.path.insert(0, name.to_owned());
+        self
+    }
+}
+
+impl Field {
+    /// The value as `Settings` would write it, so that equal settings have equal compiled forms: `1` becomes `1.0` for a
+    /// real number, and shorthands are written out.
+    pub fn check(&self, value: &Value) -> Result<Value, Complaint> {
+        if value.is_null() {
+            let missing = Complaint::new("has no value").help(format!("write {}", self.kind.expected()));
+            return if self.optional { Ok(Value::Null) } else { Err(missing) };
+        }
+        self.kind.check(value)
+    }
+}
+
+impl Kind {
+    /// What a message or the reference calls the possible values.
+    pub fn expected(&self) -> String {
+        match self {
+            Self::Choice(names) => format!("one of {}", names.join(", ")),
+            Self::Count(low, high) => format!("a whole number from {low} to {high}"),
+            Self::Real(range) => {
+                let low = if range.low_excluded { "above" } else { "from" };
+                let high = if range.high_excluded { "below" } else { "to" };
+                format!("a number {low} {} {high} {}", range.low, range.high)
+            }
+            Self::Flag => "true or false".to_owned(),
+            Self::Text => "a path".to_owned(),
+            Self::Dataset => "a data set's name, or folder:PATH".to_owned(),
+            Self::SamplesPerClass => "`all`, or a whole number of at least 1".to_owned(),
+            Self::Record(parts) => record_shape(parts),
+            Self::Variant(variants) => {
+                let shape = |(name, parts): &(&str, &[Part])| match parts.is_empty() {
+                    true => (*name).to_owned(),
+                    false => format!("{{{name}: {}}}", record_shape(parts)),
+                };
+                variants.iter().map(shape).collect::<Vec<_>>().join(" or ")
+            }
+        }
+    }
+
+    fn check(&self, value: &Value) -> Result<Value, Complaint> {
+        let wrong_type = || {
+            Complaint::new(format!("is {}, which is the wrong type", show(value)))
+                .help(format!("write {}", self.expected()))
+        };
+        let out_of_range = || {
+            Complaint::new(format!("is {}, which is out of range", show(value)))
+                .help(format!("write {}", self.expected()))
+        };
+        match self {
+            Self::Choice(names) => {
+                let text = value.as_str().ok_or_else(wrong_type)?;
+                choose(text, names.iter().copied()).map(|()| value.clone())
+            }
+            Self::Count(low, high) => {
+                let number = value.as_number().ok_or_else(wrong_type)?;
+                match number.as_u64() {
+                    Some(count) if (*low..=*high).contains(&count) => Ok(value.clone()),
+                    Some(_) => Err(out_of_range()),
+                    None if number.as_i64().is_some() => Err(out_of_range()),
+                    None => Err(wrong_type()),
+                }
+            }
+            Self::Real(range) => {
+                let number = value.as_f64().ok_or_else(wrong_type)?;
+                let low = if range.low_excluded { number > range.low } else { number >= range.low };
+                let high = if range.high_excluded { number < range.high } else { number <= range.high };
+                if low && high { Ok(Value::from(number)) } else { Err(out_of_range()) }
+            }
+            Self::Flag => value.is_boolean().then(|| value.clone()).ok_or_else(wrong_type),
+            Self::Text => {
+                let text = value.as_str().ok_or_else(wrong_type)?;
+                let usable = !text.trim().is_empty() && text.len() <= 4096 && !text.contains(char::is_control);
+                usable.then(|| value.clone()).ok_or_else(|| Complaint::new("is not a usable path"))
+            }
+            Self::Dataset => {
+                let text = value.as_str().ok_or_else(wrong_type)?;
+                dataset::check_name(text).map_err(|(message, help)| Complaint::new(message).help(help))?;
+                Ok(value.clone())
+            }
+            Self::SamplesPerClass => match value {
+                Value::String(text) if text == "all" => Ok(value.clone()),
+                Value::Number(_) => Self::Count(1, 10_000_000).check(value).map_err(|_| out_of_range()),
+                _ => Err(wrong_type()),
+            },
+            Self::Record(parts) => check_parts(value.as_object().ok_or_else(wrong_type)?, parts),
+            Self::Variant(variants) => check_variant(value, variants, wrong_type()),
+        }
+    }
+}
+
+fn check_variant(
+    value: &Value,
+    variants: &[(&'static str, &'static [Part])],
+    wrong_type: Complaint,
+) -> Result<Value, Complaint> {
+    let names = || variants.iter().map(|(name, _)| *name);
+    let of = |name: &str| variants.iter().find(|(variant, _)| *variant == name).map(|(_, parts)| *parts);
+    match value {
+        Value::String(text) => {
+            choose(text, names())?;
+            match of(text) {
+                Some([]) => Ok(value.clone()),
+                _ => Err(wrong_type),
+            }
+        }
+        Value::Object(entries) if entries.len() == 1 => {
+            let (name, inner) = entries.iter().next().expect("it has one entry");
+            choose(name, names()).map_err(|complaint| Complaint { key: true, ..complaint.inside(name) })?;
+            let parts = of(name).unwrap_or_default();
+            let checked = match (inner, parts) {
+                // Shorthand: what has only one required part of text may be written as that text.
+                (Value::String(_), [first, rest @ ..])
+                    if matches!(first.kind, Kind::Text) && rest.iter().all(|part| !part.required) =>
+                {
+                    check_parts(&Map::from_iter([(first.name.to_owned(), inner.clone())]), parts)
+                }
+                (Value::Object(entries), [_, ..]) => check_parts(entries, parts),
+                _ => Err(wrong_type),
+            };
+            let checked = checked.map_err(|complaint| complaint.inside(name))?;
+            Ok(Value::Object(Map::from_iter([(name.clone(), checked)])))
+        }
+        _ => Err(wrong_type),
+    }
+}
+
+fn check_parts(entries: &Map<String, Value>, parts: &[Part]) -> Result<Value, Complaint> {
+    for name in entries.keys() {
+        let known = choose(name, parts.iter().map(|part| part.name));
+        known.map_err(|complaint| Complaint { key: true, ..complaint.inside(name) })?;
+    }
+    let mut checked = Map::new();
+    for part in parts {
+        match entries.get(part.name) {
+            Some(value) => {
+                let value = part.kind.check(value).map_err(|complaint| complaint.inside(part.name))?;
+                checked.insert(part.name.to_owned(), value);
+            }
+            None if part.required => {
+                let message = format!("lacks `{}`", part.name);
+                return Err(Complaint::new(message).help(format!("write {}", record_shape(parts))));
+            }
+            // The only optional parts are flags that are off unless said otherwise.
+            None => {
+                checked.insert(part.name.to_owned(), Value::Bool(false));
+            }
+        }
+    }
+    Ok(Value::Object(checked))
+}
+
+fn choose(text: &str, mut names: impl Iterator<Item = &'static str> + Clone) -> Result<(), Complaint> {
+    if names.clone().any(|name| name == text) {
+        return Ok(());
+    }
+    let help = did_you_mean(text, names.clone()).unwrap_or_else(|| {
+        let first = names.next().unwrap_or_default().to_owned();
+        format!("possible: {}", names.fold(first, |list, name| list + ", " + name))
+    });
+    Err(Complaint::new(format!("is `{text}`, which does not exist")).help(help))
+}
+
+fn record_shape(parts: &[Part]) -> String {
+    let shape = |part: &Part| match part.kind {
+        Kind::Record(_) | Kind::Variant(_) => format!("{}: ...", part.name),
+        _ => format!("{}: {}", part.name, part.kind.expected()),
+    };
+    format!("{{{}}}", parts.iter().map(shape).collect::<Vec<_>>().join(", "))
+}
+
+/// A value as a message quotes it.
+pub fn show(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+/// ``did you mean `cos`?`` for the closest of the names, if one is close.
+pub fn did_you_mean<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let flat = |name: &str| name.to_lowercase().replace([' ', '-'], "_");
+    let wanted = flat(text);
+    let close = |name: &'a str| {
+        let name_flat = flat(name);
+        let likeness = strsim::jaro_winkler(&wanted, &name_flat);
+        let typo = strsim::osa_distance(&wanted, &name_flat) <= 1 + wanted.chars().count() / 5;
+        (likeness > 0.87 || typo).then_some((likeness, name))
+    };
+    let best = names.filter_map(close).max_by(|one, other| one.0.total_cmp(&other.0));
+    best.map(|(_, name)| format!("did you mean `{name}`?"))
+}

@@ -1,0 +1,211 @@
+//! Published numbers as written: nested by axis, each with its footnote, checked against the cells there are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::axis::DraftAxis;
+use crate::definition::{Cell, PublishedValue};
+use crate::diagnostic::Source;
+use crate::field::did_you_mean;
+use crate::load::{MAX_FILE_BYTES, ReadFile};
+use crate::tree::Reader;
+use crate::yaml::{self, Data, Node};
+
+#[derive(Default)]
+pub(crate) struct Published {
+    pub values: Vec<PublishedValue>,
+    pub footnotes: Vec<String>,
+}
+
+/// `published:` is one block or a list of them; a block stands in the sweep, or in the `file` it names.
+pub(crate) fn read(
+    reader: &mut Reader,
+    node: &Node,
+    axes: &[DraftAxis],
+    cells: Option<&[Cell]>,
+    read_file: ReadFile<'_>,
+) -> Published {
+    let mut published = Published::default();
+    for block in reader.one_or_many(node) {
+        let Some(mapping) = reader.mapping(block, "`published`", &["file", "axes", "values", "footnotes"]) else {
+            continue;
+        };
+        let Some(file) = mapping.get("file") else {
+            Block { reader, axes, cells, published: &mut published }.read(block);
+            continue;
+        };
+        if mapping.0.len() > 1 {
+            let problem = reader.problem(&file.at, "`file` stands alone", "");
+            reader.report(problem.help("make `published` a list: one item for the file, one for what stands here"));
+        }
+        let Some(path) = reader.text(file, "`published.file`") else { continue };
+        match read_file(&path) {
+            Ok(text) if text.len() as u64 <= MAX_FILE_BYTES => {
+                let mut inner = Reader::new(Source::new(miette::NamedSource::new(path, text)));
+                read_in_file(&mut inner, axes, cells, &mut published);
+                inner.problems.into_iter().for_each(|problem| reader.report(problem));
+            }
+            Ok(_) => {
+                let problem = reader.problem(&file.at, format!("{path} is too large"), "");
+                reader.report(problem);
+            }
+            Err(error) => {
+                let problem = reader.problem(&file.at, format!("cannot read {path}: {error}"), "");
+                reader.report(problem.help("paths are relative to the sweep file's folder"));
+            }
+        }
+    }
+    published
+}
+
+fn read_in_file(reader: &mut Reader, axes: &[DraftAxis], cells: Option<&[Cell]>, published: &mut Published) {
+    let text = reader.source.inner().clone();
+    match yaml::parse(&text) {
+        Ok(Some(root)) => {
+            for block in reader.one_or_many(&root) {
+                Block { reader, axes, cells, published }.read(block);
+            }
+        }
+        Ok(None) => {
+            let problem = reader.problem(&(0..0), "the file is empty", "");
+            reader.report(problem.help("write `axes` and `values`, or remove `published`"));
+        }
+        Err(error) => {
+            let problem = reader.problem(&error.at, error.message, "");
+            reader.report(problem.help(error.help));
+        }
+    }
+}
+
+struct Block<'r, 'a> {
+    reader: &'r mut Reader,
+    axes: &'a [DraftAxis],
+    /// Absent when the sweep is too broken to know them.
+    cells: Option<&'a [Cell]>,
+    published: &'r mut Published,
+}
+
+impl Block<'_, '_> {
+    fn read(&mut self, node: &Node) {
+        let Some(mapping) = self.reader.mapping(node, "`published`", &["axes", "values", "footnotes"]) else { return };
+        let footnotes = self.read_footnotes(mapping.get("footnotes"));
+        let (Some(order), Some(values)) = (mapping.get("axes"), mapping.get("values")) else {
+            let problem = self.reader.problem(&node.at, "`published` needs `axes` and `values`", "");
+            self.reader.report(problem.help("write {axes: [loss, dataset], values: {cos: {cub: 67.6}}}"));
+            return;
+        };
+        let mut order_indices: Vec<usize> = Vec::new();
+        for item in self.reader.one_or_many(order) {
+            let Some(name) = self.reader.text(item, "an axis") else { return };
+            let index = self.axes.iter().position(|axis| axis.name == name);
+            let Some(index) = index.filter(|index| !order_indices.contains(index)) else {
+                let problem = self.reader.problem(&item.at, format!("`{name}` is no axis, or the same one again"), "");
+                self.reader
+                    .report(problem.maybe_help(did_you_mean(&name, self.axes.iter().map(|axis| axis.name.as_str()))));
+                return;
+            };
+            order_indices.push(index);
+        }
+        let project = |cell: &Cell| -> Vec<u32> { order_indices.iter().map(|&axis| cell.coordinates[axis]).collect() };
+        let there: Option<BTreeSet<Vec<u32>>> = self.cells.map(|cells| cells.iter().map(project).collect());
+        self.read_level(values, &order_indices, &mut Vec::new(), there.as_ref(), &footnotes);
+    }
+
+    /// Name of a footnote to its index.
+    fn read_footnotes(&mut self, node: Option<&Node>) -> BTreeMap<String, u32> {
+        let mapping = node.and_then(|node| self.reader.mapping(node, "`footnotes`", &[]));
+        let mut indices = BTreeMap::new();
+        for (key, value) in mapping.map_or_else(Vec::new, |mapping| mapping.0) {
+            let Some(text) = self.reader.text(value, "a footnote") else { continue };
+            let known = self.published.footnotes.iter().position(|footnote| *footnote == text);
+            let index = known.unwrap_or_else(|| {
+                self.published.footnotes.push(text);
+                self.published.footnotes.len() - 1
+            });
+            indices.insert(key.text.clone(), index as u32);
+        }
+        indices
+    }
+
+    fn read_level(
+        &mut self,
+        node: &Node,
+        order: &[usize],
+        path: &mut Vec<u32>,
+        there: Option<&BTreeSet<Vec<u32>>>,
+        footnotes: &BTreeMap<String, u32>,
+    ) {
+        let Some(&axis_index) = order.get(path.len()) else {
+            self.read_value(node, order, path, there, footnotes);
+            return;
+        };
+        let axis = &self.axes[axis_index];
+        let Some(mapping) = self.reader.mapping(node, &format!("the level of axis `{}`", axis.name), &[]) else {
+            return;
+        };
+        for (key, value) in mapping.0 {
+            let Some(index) = axis.values.iter().position(|value| value.name == key.text) else {
+                let message = format!("axis `{}` has no value `{}`", axis.name, key.text);
+                let problem = self.reader.problem(&key.at, message, "");
+                let help = did_you_mean(&key.text, axis.values.iter().map(|value| value.name.as_str()));
+                self.reader
+                    .report(problem.help(help.unwrap_or_else(|| format!("its values are {}", axis.value_names()))));
+                continue;
+            };
+            path.push(index as u32);
+            self.read_level(value, order, path, there, footnotes);
+            path.pop();
+        }
+    }
+
+    fn read_value(
+        &mut self,
+        node: &Node,
+        order: &[usize],
+        path: &[u32],
+        there: Option<&BTreeSet<Vec<u32>>>,
+        footnotes: &BTreeMap<String, u32>,
+    ) {
+        let (number, footnote) = match &node.data {
+            Data::Null => return,
+            Data::Map(_) => {
+                let Some(mapping) = self.reader.mapping(node, "a published value", &["value", "footnote"]) else {
+                    return;
+                };
+                let Some(number) = mapping.get("value") else {
+                    let problem = self.reader.problem(&node.at, "a published value has no `value`", "");
+                    self.reader.report(problem.help("write 67.6, or {value: 67.6, footnote: a}"));
+                    return;
+                };
+                (number, mapping.get("footnote"))
+            }
+            _ => (node, None),
+        };
+        let Some(value) = self.reader.number(number, "a published value") else { return };
+        if !(0.0..=100.0).contains(&value) {
+            let problem = self.reader.problem(&number.at, format!("a published value of {value} per cent"), "");
+            self.reader.report(problem.help("write accuracies in per cent, from 0 to 100"));
+            return;
+        }
+        if there.is_some_and(|there| !there.contains(path)) {
+            let problem =
+                self.reader.problem(&number.at, "a published value for a cell that the sweep does not have", "");
+            self.reader.report(problem.help("remove the value, or the exclusion that removed the cell"));
+            return;
+        }
+        let footnote = footnote.and_then(|node| {
+            let name = self.reader.scalar_name(node).unwrap_or_default();
+            let index = footnotes.get(&name).copied();
+            if index.is_none() {
+                let problem = self.reader.problem(&node.at, format!("no footnote is called `{name}`"), "");
+                self.reader.report(problem.help("add it to `footnotes` of the same block"));
+            }
+            index
+        });
+        let name = |(&axis, &value): (&usize, &u32)| {
+            let axis = &self.axes[axis];
+            (axis.name.clone(), axis.values[value as usize].name.clone())
+        };
+        let cell = order.iter().zip(path).map(name).collect();
+        self.published.values.push(PublishedValue { cell, value, footnote });
+    }
+}

@@ -1,0 +1,235 @@
+//! Reading a YAML tree with every complaint kept: mappings with known keys, texts, numbers, assignments to fields.
+//!
+//! Nothing here knows what a sweep is; see `draft.rs` for that.
+
+use std::ops::Range;
+
+use serde_json::Value;
+
+use crate::diagnostic::{Problem, Source};
+use crate::field::{self, Complaint, Field, did_you_mean};
+use crate::yaml::{Data, Key, Node};
+
+/// One file being read, and what is wrong with it so far.
+pub(crate) struct Reader {
+    pub source: Source,
+    pub problems: Vec<Problem>,
+}
+
+/// The entries of a mapping, each key once.
+pub(crate) struct Mapping<'n>(pub Vec<(&'n Key, &'n Node)>);
+
+impl<'n> Mapping<'n> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'n Node> {
+        self.0.iter().find(|(key, _)| key.text == name).map(|(_, node)| *node)
+    }
+}
+
+/// `field: value` as written in a recipe, a `set`, an axis value or an override.
+#[derive(Clone, Debug)]
+pub(crate) struct Assignment {
+    pub field: &'static Field,
+    /// As `Settings` would write it.
+    pub value: Value,
+    pub at: Range<usize>,
+}
+
+impl Reader {
+    pub(crate) fn new(source: Source) -> Self {
+        Self { source, problems: Vec::new() }
+    }
+
+    pub(crate) fn problem(&self, at: &Range<usize>, message: impl Into<String>, label: impl Into<String>) -> Problem {
+        Problem::new(&self.source, at.clone(), message, label)
+    }
+
+    pub(crate) fn report(&mut self, problem: Problem) {
+        // Enough to work through; the file may be something else altogether.
+        const MAX_PROBLEMS: usize = 50;
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem);
+        }
+    }
+
+    /// Complains unless the node is a mapping, its keys are known and each occurs once. `what` is what the message calls
+    /// the mapping; `known` is empty where any key may stand.
+    pub(crate) fn mapping<'n>(&mut self, node: &'n Node, what: &str, known: &[&str]) -> Option<Mapping<'n>> {
+        let Data::Map(entries) = &node.data else {
+            let problem = self.problem(&node.at, format!("{what} is {}, not a mapping", node.kind()), "");
+            let example = known.first().map_or("key", |key| key);
+            self.report(problem.help(format!("write `{example}: ...`, one key per line")));
+            return None;
+        };
+        let mut seen: Vec<(&Key, &Node)> = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            if let Some((first, _)) = seen.iter().find(|(other, _)| other.text == key.text) {
+                let problem = self.problem(&key.at, format!("{what} has the key `{}` twice", key.text), "again");
+                self.report(problem.also(first.at.clone(), "first here").help("keep one of the two"));
+            } else if known.is_empty() || known.contains(&key.text.as_str()) {
+                seen.push((key, value));
+            } else {
+                let problem = self.problem(&key.at, format!("{what} has no key `{}`", key.text), "unknown key");
+                let help = did_you_mean(&key.text, known.iter().copied());
+                self.report(problem.help(help.unwrap_or_else(|| format!("possible: {}", known.join(", ")))));
+            }
+        }
+        Some(Mapping(seen))
+    }
+
+    pub(crate) fn list<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n [Node]> {
+        match &node.data {
+            Data::List(items) => Some(items),
+            _ => {
+                let problem = self.problem(&node.at, format!("{what} is {}, not a list", node.kind()), "");
+                self.report(problem.help("write [one, two], or one `- item` per line"));
+                None
+            }
+        }
+    }
+
+    /// A list, or a single item in place of a list of one.
+    pub(crate) fn one_or_many<'n>(&mut self, node: &'n Node) -> &'n [Node] {
+        match &node.data {
+            Data::List(items) => items,
+            _ => std::slice::from_ref(node),
+        }
+    }
+
+    pub(crate) fn text(&mut self, node: &Node, what: &str) -> Option<String> {
+        match &node.data {
+            Data::Text(text) => Some(text.clone()),
+            _ => {
+                let problem = self.problem(&node.at, format!("{what} is {}, not text", node.kind()), "");
+                self.report(problem.help("put it into quotes if text is meant"));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn count(&mut self, node: &Node, what: &str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+        let value = match &node.data {
+            Data::Number(number) => number.as_u64().filter(|value| range.contains(value)),
+            _ => None,
+        };
+        if value.is_none() {
+            let shown = field::show(&node.to_json());
+            let message = format!("{what} is {shown}, not a whole number from {} to {}", range.start(), range.end());
+            let problem = self.problem(&node.at, message, "");
+            self.report(problem);
+        }
+        value
+    }
+
+    pub(crate) fn number(&mut self, node: &Node, what: &str) -> Option<f64> {
+        match &node.data {
+            Data::Number(number) => number.as_f64(),
+            _ => {
+                let problem = self.problem(&node.at, format!("{what} is {}, not a number", node.kind()), "");
+                self.report(problem);
+                None
+            }
+        }
+    }
+
+    /// One of several words.
+    pub(crate) fn word<T: Copy>(&mut self, node: &Node, what: &str, words: &[(&str, T)]) -> Option<T> {
+        let names = || words.iter().map(|(name, _)| *name);
+        let Data::Text(text) = &node.data else {
+            let problem = self.problem(&node.at, format!("{what} is {}", node.kind()), "");
+            self.report(problem.help(format!("write one of {}", names().collect::<Vec<_>>().join(", "))));
+            return None;
+        };
+        let found = words.iter().find(|(name, _)| name == text).map(|(_, meaning)| *meaning);
+        if found.is_none() {
+            let problem = self.problem(&node.at, format!("{what} is `{text}`, which does not exist"), "");
+            let all = || format!("write one of {}", names().collect::<Vec<_>>().join(", "));
+            self.report(problem.help(did_you_mean(text, names()).unwrap_or_else(all)));
+        }
+        found
+    }
+
+    /// What a scalar is called: as it is written in the file, so that `1e-3` stays `1e-3`.
+    pub(crate) fn scalar_name(&self, node: &Node) -> Option<String> {
+        match &node.data {
+            Data::Text(text) => Some(text.clone()),
+            Data::Bool(value) => Some(value.to_string()),
+            Data::Number(number) => {
+                let written = self.source.inner().get(node.at.clone()).unwrap_or_default().trim();
+                let same = written.parse::<f64>().is_ok_and(|value| Some(value) == number.as_f64());
+                Some(if same { written.to_owned() } else { number.to_string() })
+            }
+            Data::Null | Data::List(_) | Data::Map(_) => None,
+        }
+    }
+
+    /// `field: value` pairs; every wrong one is a problem of its own.
+    pub(crate) fn assignments(&mut self, node: &Node, what: &str) -> Vec<Assignment> {
+        let Some(mapping) = self.mapping(node, what, &[]) else { return Vec::new() };
+        mapping.0.into_iter().filter_map(|(key, value)| self.assignment(key, value)).collect()
+    }
+
+    pub(crate) fn assignment(&mut self, key: &Key, node: &Node) -> Option<Assignment> {
+        let Some(field) = field::find(&key.text) else {
+            let problem = self.problem(&key.at, format!("no field is called `{}`", key.text), "unknown field");
+            let help = did_you_mean(&key.text, field::names());
+            self.report(problem.help(help.unwrap_or_else(|| "docs/sweep-file.md lists every field".to_owned())));
+            return None;
+        };
+        self.value(field, node).map(|value| Assignment { field, value, at: key.at.start..node.at.end.max(key.at.end) })
+    }
+
+    /// A value of a field, as `Settings` would write it.
+    pub(crate) fn value(&mut self, field: &'static Field, node: &Node) -> Option<Value> {
+        if let Some((first, again)) = repeated_key(node) {
+            let problem =
+                self.problem(&again.at, format!("`{}` has the key `{}` twice", field.name, again.text), "again");
+            self.report(problem.also(first.at.clone(), "first here").help("keep one of the two"));
+            return None;
+        }
+        match field.check(&node.to_json()) {
+            Ok(value) => Some(value),
+            Err(complaint) => {
+                let problem = self.complaint(field.name, node, &complaint);
+                self.report(problem);
+                None
+            }
+        }
+    }
+
+    fn complaint(&self, name: &str, node: &Node, complaint: &Complaint) -> Problem {
+        let mut at = &node.at;
+        let mut node = node;
+        for (depth, step) in complaint.path.iter().enumerate() {
+            let Data::Map(entries) = &node.data else { break };
+            let Some((key, value)) = entries.iter().find(|(key, _)| key.text == *step) else { break };
+            let last = depth + 1 == complaint.path.len();
+            at = if last && complaint.key { &key.at } else { &value.at };
+            node = value;
+        }
+        let mut path = complaint.path.iter().map(String::as_str).collect::<Vec<_>>();
+        if complaint.key {
+            path.pop();
+        }
+        path.insert(0, name);
+        let message = if complaint.key {
+            format!("a key of `{}` {}", path.join("."), complaint.message)
+        } else {
+            format!("`{}` {}", path.join("."), complaint.message)
+        };
+        self.problem(at, message, "").maybe_help(complaint.help.clone())
+    }
+}
+
+fn repeated_key(node: &Node) -> Option<(&Key, &Key)> {
+    match &node.data {
+        Data::Map(entries) => {
+            let twice = entries.iter().enumerate().find_map(|(index, (key, _))| {
+                let first = entries[..index].iter().find(|(other, _)| other.text == key.text);
+                first.map(|(first, _)| (first, key))
+            });
+            twice.or_else(|| entries.iter().find_map(|(_, value)| repeated_key(value)))
+        }
+        Data::List(items) => items.iter().find_map(repeated_key),
+        _ => None,
+    }
+}
