@@ -80,10 +80,10 @@ impl System {
         format!("http://{}", self.address.as_ref().expect("a coordinator was started"))
     }
 
-    /// Starts a worker with two slots of one thread. All workers share the work directory, as on a cluster.
-    pub fn worker(&self, name: &str) -> Process {
-        let url = self.url();
-        let arguments = ["worker", "--coordinator", &url, "--devices", "cpu", "--slots", "2", "--work-dir", "work"];
+    /// Starts a worker with slots of one thread. All workers share the work directory, as on a cluster.
+    pub fn worker(&self, name: &str, num_slots: u32) -> Process {
+        let (url, slots) = (self.url(), num_slots.to_string());
+        let arguments = ["worker", "--coordinator", &url, "--devices", "cpu", "--slots", &slots, "--work-dir", "work"];
         let mut command = self.orchestrator(&arguments);
         command.args(["--data-dir", "data", "--cache-dir", "cache", "--name", name]);
         self.start(name, command)
@@ -165,8 +165,12 @@ fn listening_address(output: &str) -> Option<String> {
     (!port.is_empty()).then(|| format!("127.0.0.1:{port}"))
 }
 
-/// True when the folder holds a file of that name anywhere.
-pub fn contains_file(folder: &Path, name: &str) -> bool {
+/// True when the folder holds a folder of that name, at any depth, with something in it.
+pub fn contains_folder(folder: &Path, name: &str) -> bool {
     let Ok(entries) = fs::read_dir(folder) else { return false };
-    entries.flatten().any(|entry| entry.file_name() == name || contains_file(&entry.path(), name))
+    entries.flatten().filter(|entry| entry.path().is_dir()).any(|entry| {
+        let filled =
+            entry.file_name() == name && fs::read_dir(entry.path()).is_ok_and(|mut inside| inside.next().is_some());
+        filled || contains_folder(&entry.path(), name)
+    })
 }

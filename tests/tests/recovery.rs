@@ -1,0 +1,133 @@
+//! Promises P1, P2, P3 and P6 at the level where users meet them: kill a real process in the middle of real training,
+//! and the results are those of a run that nobody disturbed, byte for byte.
+//!
+//! Each test kills only once training is under way, and insists that the kill cost an attempt or a restart: a kill that
+//! comes too late to matter proves nothing.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tests::results::{assert_same, attempts, undisturbed_files};
+use tests::{Process, System, wait_for};
+
+/// Two losses x two sample counts x two seeds of real training, a few seconds each.
+const SWEEP: &str = "
+name: small
+recipe: quick
+set:
+  dataset: digits
+  model: resnet-8
+  schedule: {sgdr: {base_cycle: 8, multiplier: 2, cycles: 2, learning_rate_min: 1e-6}}
+axes:
+  loss: [xent, cos]
+  samples_per_class: [20, 50]
+seeds: 2
+outputs:
+  - table: {rows: loss, columns: samples_per_class}
+";
+
+#[test]
+fn a_killed_worker_changes_no_result() {
+    let mut system = System::new();
+    let _coordinator = system.coordinator();
+    let first = system.worker("first", 2);
+    let mut run = submit(&system);
+    wait_for("both slots of the first worker train", || (epochs_under_way(&system).len() == 2).then_some(()));
+    let _second = system.worker("second", 2);
+    first.kill();
+    run.expect_exit(0);
+    let folder = system.results("small");
+    assert_same(undisturbed(), &undisturbed_files(&folder));
+    assert!(attempts(&folder).iter().filter(|attempts| **attempts > 1).count() >= 1, "the kill cost no attempt");
+}
+
+#[test]
+fn a_killed_coordinator_changes_no_result() {
+    let mut system = System::new();
+    let coordinator = system.coordinator();
+    let _first = system.worker("first", 2);
+    let _second = system.worker("second", 2);
+    let mut run = submit(&system);
+    wait_for("a trial trains", || (!epochs_under_way(&system).is_empty()).then_some(()));
+    coordinator.kill();
+    assert!(run.has_ended().is_none(), "the client gave up with its coordinator: {}", run.stderr());
+    let _coordinator = system.coordinator();
+    run.expect_exit(0);
+    let folder = system.results("small");
+    assert_same(undisturbed(), &undisturbed_files(&folder));
+    // Workers kept training while it was away: nothing was done twice.
+    assert!(attempts(&folder).iter().all(|attempts| *attempts == 1), "{:?}", attempts(&folder));
+}
+
+#[test]
+fn a_killed_trainer_changes_no_result_and_leaves_nothing() {
+    let mut system = System::new();
+    let coordinator = system.coordinator();
+    let mut worker = system.worker("only", 2);
+    let mut run = submit(&system);
+    wait_for("a trial trains", || (!epochs_under_way(&system).is_empty()).then_some(()));
+    let trainer = system.trainers()[0];
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(trainer.try_into().expect("a process id")), Signal::SIGKILL)
+        .expect("the trainer runs");
+    run.expect_exit(0);
+    let folder = system.results("small");
+    assert_same(undisturbed(), &undisturbed_files(&folder));
+    assert_eq!(attempts(&folder).iter().filter(|attempts| **attempts > 1).count(), 1, "{:?}", attempts(&folder));
+    // P5: a worker that was told to end leaves no process behind.
+    worker.signal(Signal::SIGTERM);
+    worker.expect_exit(0);
+    coordinator.kill();
+    assert_eq!(system.processes(), Vec::<u32>::new());
+}
+
+#[test]
+fn an_interrupted_run_goes_on_where_it_stopped() {
+    let system = System::new();
+    system.sweep("small.yaml", SWEEP);
+    let mut first = embedded_run(&system);
+    wait_for("an epoch's checkpoint is on disk", || {
+        let checkpoints = tests::system::contains_folder(&system.path("orchestrator-state"), "checkpoints");
+        (checkpoints && !system.trainers().is_empty() && first.stderr().contains("epoch")).then_some(())
+    });
+    first.signal(Signal::SIGINT);
+    first.expect_exit(4);
+    assert_eq!(system.processes(), Vec::<u32>::new(), "an interrupted run leaves no process");
+    let mut second = embedded_run(&system);
+    second.expect_exit(0);
+    assert_same(undisturbed(), &undisturbed_files(&system.results("small")));
+    // P9: once more does nothing twice.
+    let timing = std::fs::read(system.results("small").join("timing.csv")).expect("the report is there");
+    embedded_run(&system).expect_exit(0);
+    assert_eq!(timing, std::fs::read(system.results("small").join("timing.csv")).expect("the report is there"));
+}
+
+fn submit(system: &System) -> Process {
+    system.sweep("small.yaml", SWEEP);
+    let url = system.url();
+    system.start("run", system.orchestrator(&["run", "small.yaml", "--coordinator", &url]))
+}
+
+fn embedded_run(system: &System) -> Process {
+    system.start("run", system.orchestrator(&["run", "small.yaml"]))
+}
+
+/// Epochs of the running trials that have finished at least one.
+fn epochs_under_way(system: &System) -> Vec<u64> {
+    let Some(status) = system.status() else { return Vec::new() };
+    let sweeps = status["sweeps"].as_array().cloned().unwrap_or_default();
+    let trials = sweeps.iter().flat_map(|sweep| sweep["running_trials"].as_array().cloned().unwrap_or_default());
+    trials.filter_map(|trial: Value| trial["epoch"].as_u64()).filter(|epoch| *epoch >= 1).collect()
+}
+
+/// The files of a run with everything in one process and nothing killed, made once.
+fn undisturbed() -> &'static BTreeMap<String, Vec<u8>> {
+    static FILES: OnceLock<BTreeMap<String, Vec<u8>>> = OnceLock::new();
+    FILES.get_or_init(|| {
+        let system = System::new();
+        system.sweep("small.yaml", SWEEP);
+        embedded_run(&system).expect_exit(0);
+        undisturbed_files(&system.results("small"))
+    })
+}

@@ -1,0 +1,119 @@
+//! What is refused before anything starts, and how: one message on stderr, nothing on stdout, a documented exit code.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Output;
+
+use tests::{Process, System, wait_for};
+
+const BAD_INPUT: i32 = 1;
+const INFRASTRUCTURE: i32 = 2;
+
+const SWEEP: &str = "
+name: tiny
+recipe: quick
+set: {dataset: digits, model: resnet-8, samples_per_class: 5}
+axes:
+  loss: [xent, cos]
+outputs:
+  - table: {rows: loss}
+";
+
+#[test]
+fn a_bad_sweep_file_starts_nothing() {
+    let system = System::new();
+    system.sweep(
+        "bad.yaml",
+        &SWEEP.replace("recipe: quick", "recipe: quick\nseedz: 3").replace("xent, cos", "xent, coz"),
+    );
+    let output = system.orchestrator(&["run", "bad.yaml"]).output().expect("the client starts");
+    let message = refused(&output, BAD_INPUT);
+    for part in ["bad.yaml", "seedz", "did you mean", "seeds", "coz"] {
+        assert!(message.contains(part), "the message does not say `{part}`: {message}");
+    }
+    assert!(!system.path("orchestrator-state").exists(), "a state directory was made");
+    assert!(!system.path("results").exists(), "a results folder was made");
+}
+
+#[test]
+fn a_second_coordinator_on_the_same_state_directory_is_refused() {
+    let mut system = System::new();
+    let mut first = system.coordinator();
+    let mut second = system
+        .start("second", system.orchestrator(&["coordinator", "--listen", "127.0.0.1:0", "--state-dir", "state"]));
+    second.expect_exit(INFRASTRUCTURE);
+    assert!(second.stderr().contains("another coordinator"), "{}", second.stderr());
+    assert!(first.has_ended().is_none(), "the first one must not notice");
+}
+
+#[test]
+fn a_coordinator_for_other_machines_needs_a_token() {
+    let system = System::new();
+    let listen = |token: &[&str]| {
+        let mut command = system.orchestrator(&["coordinator", "--listen", "0.0.0.0:0", "--state-dir", "state"]);
+        command.args(token).output().expect("the coordinator starts")
+    };
+    assert!(refused(&listen(&[]), BAD_INPUT).contains("--token-file"));
+    let token = system.sweep("token", "between-you-and-me-0123456789abcdef\n");
+    std::fs::set_permissions(&token, PermissionsExt::from_mode(0o644)).expect("the test owns its files");
+    assert!(refused(&listen(&["--token-file", "token"]), BAD_INPUT).contains("0600"));
+}
+
+#[test]
+fn a_wrong_token_is_refused_and_the_right_one_is_not() {
+    let mut system = System::new();
+    for (name, token) in
+        [("token", "between-you-and-me-0123456789abcdef"), ("wrong", "0123456789abcdef-something-else!!!!")]
+    {
+        let path = system.sweep(name, token);
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("the test owns its files");
+    }
+    system.coordinator_flags = vec!["--token-file".to_owned(), "token".to_owned()];
+    let _coordinator = system.coordinator();
+    let message = refused(&system.client(&["status"]), INFRASTRUCTURE);
+    assert!(message.contains("token"), "{message}");
+    let message = refused(&system.client(&["status", "--token-file", "wrong"]), INFRASTRUCTURE);
+    assert!(message.contains("token"), "{message}");
+    system.ask(&["status", "--token-file", "token"]);
+
+    let url = system.url();
+    let mut worker =
+        system.start("worker", system.orchestrator(&["worker", "--coordinator", &url, "--token-file", "wrong"]));
+    worker.expect_exit(INFRASTRUCTURE);
+    assert!(worker.stderr().contains("token"), "{}", worker.stderr());
+}
+
+#[test]
+fn cancelled_work_stops_and_failed_cells_have_an_exit_code() {
+    let mut system = System::new();
+    let _coordinator = system.coordinator();
+    let _worker = system.worker("only", 2);
+    // A learning rate that no loss survives: a result of its own kind, not a reason to try again.
+    let text = SWEEP.replace("samples_per_class: 5}", "samples_per_class: 5, learning_rate: 1e30, clip_norm: null}");
+    system.sweep("tiny.yaml", &text);
+    let url = system.url();
+    let mut run: Process = system.start("run", system.orchestrator(&["run", "tiny.yaml", "--coordinator", &url]));
+    run.expect_exit(3);
+    let results = std::fs::read_to_string(system.results("tiny").join("results.csv")).expect("the report is there");
+    assert!(results.contains("non_finite"), "{results}");
+
+    let long = SWEEP.replace("name: tiny", "name: long").replace("samples_per_class: 5", "samples_per_class: 50");
+    system.sweep("long.yaml", &long);
+    system.ask(&["run", "long.yaml", "--detach"]);
+    wait_for("a trial of the second sweep runs", || {
+        let status = system.status()?;
+        status["sweeps"].as_array()?.iter().any(|sweep| sweep["running"].as_u64() > Some(0)).then_some(())
+    });
+    system.ask(&["cancel", "long"]);
+    wait_for("nothing of it runs any more", || {
+        let status = system.status()?;
+        status["sweeps"].as_array()?.iter().all(|sweep| sweep["running"].as_u64() == Some(0)).then_some(())
+    });
+}
+
+/// The message of a command that must fail with this exit code and print nothing.
+fn refused(output: &Output, code: i32) -> String {
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert!(output.stdout.is_empty(), "stdout is for data: {}", String::from_utf8_lossy(&output.stdout));
+    message
+}
