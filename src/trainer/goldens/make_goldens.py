@@ -5,7 +5,7 @@ Weights and inputs are filled by a formula of (name, index), so that no weight f
 project: the networks that torchvision has are torchvision's, the others are written from their descriptions.
 
     pip install torch==2.11.0 torchvision==0.26.0
-    python make_goldens.py            # rewrites models.json beside this file, about a minute
+    python make_goldens.py            # rewrites models.json beside this file, under a minute
     python make_goldens.py --check    # fails when the file differs from what this machine computes
 """
 
@@ -194,17 +194,17 @@ CASES = [
     ("resnet-8", 4, 1, 8, 10),
     ("resnet-8", 4, 3, 32, 10),
     ("resnet-20", 4, 1, 28, 10),
-    ("resnet-32", 4, 3, 32, 10),
-    ("resnet-56", 4, 3, 32, 10),
-    ("resnet-110", 4, 3, 32, 10),
-    ("resnet-110-wfc", 4, 3, 32, 100),
+    ("resnet-32", 4, 3, 16, 10),
+    ("resnet-56", 4, 3, 16, 10),
+    ("resnet-110", 4, 3, 16, 10),
+    ("resnet-110-wfc", 4, 3, 16, 10),
     ("resnet-18", 4, 1, 28, 10),
-    ("resnet-18", 4, 3, 64, 10),
-    ("resnet-34", 4, 3, 64, 10),
-    ("resnet-50", 4, 3, 64, 10),
-    ("resnet-50-keras", 4, 3, 64, 10),
-    ("resnet-50-fconv", 2, 3, 64, 10),
-    ("efficientnet-b0", 4, 3, 64, 10),
+    ("resnet-18", 4, 3, 48, 10),
+    ("resnet-34", 4, 3, 48, 10),
+    ("resnet-50", 4, 3, 48, 10),
+    ("resnet-50-keras", 4, 3, 48, 10),
+    ("resnet-50-fconv", 2, 3, 32, 10),
+    ("efficientnet-b0", 4, 3, 48, 10),
 ]
 
 
@@ -252,7 +252,8 @@ def run(network, batch, channels, side, outputs):
         "num_parameters": sum(parameter.numel() for parameter in net.parameters()),
         "eval_logits": digits(before.flatten()),
         "train_logits": digits(logits.flatten()),
-        # per parameter: name, gradient norm, gradient probe
+        # of all parameters together; then per parameter: name, norm, probe
+        "gradient_norm": digits([torch.stack([parameter.grad.norm() for parameter in net.parameters()]).norm()])[0],
         "gradients": [
             [name, *digits([parameter.grad.norm(), probe(name, parameter.grad)])]
             for name, parameter in net.named_parameters()
@@ -273,11 +274,21 @@ def thinned(case):
 
 
 def counts():
-    """Trainable parameters with 1000 classes and 3 channels (100 for the CIFAR forms)."""
+    """Trainable parameters for 3 channels, with 1000 classes in the ImageNet forms and 100 in the CIFAR forms."""
+    imagenet = ("resnet-18", "resnet-34", "resnet-50", "resnet-50-keras", "resnet-50-fconv", "efficientnet-b0")
     return {
-        name: sum(p.numel() for p in build(3, 1000 if "-50" in name or name in ("resnet-18", "resnet-34", "efficientnet-b0") else 100).parameters())
+        name: sum(parameter.numel() for parameter in build(3, 1000 if name in imagenet else 100).parameters())
         for name, build in NETWORKS.items()
     }
+
+
+def numbers(value):
+    """All numbers of a JSON value in a fixed order."""
+    if isinstance(value, dict):
+        value = [value[key] for key in sorted(value)]
+    if isinstance(value, list):
+        return [number for item in value for number in numbers(item)]
+    return [value] if isinstance(value, (int, float)) else []
 
 
 def main():
@@ -295,12 +306,6 @@ def main():
     text = head[:-1] + ', "cases": [\n' + ",\n".join(lines) + "\n]}\n"
     path = pathlib.Path(__file__).with_name("models.json")
     if arguments.check:
-        def numbers(value):
-            if isinstance(value, dict):
-                value = [value[key] for key in sorted(value)]
-            if isinstance(value, list):
-                return [number for item in value for number in numbers(item)]
-            return [value] if isinstance(value, float) else []
         old, new = numbers(json.loads(path.read_text())), numbers(json.loads(text))
         if len(old) != len(new) or not numpy.allclose(old, new, rtol=1e-7, atol=1e-9):
             sys.exit(f"{path.name} differs from what {made['made_with']} computes; run without --check to rewrite it")
