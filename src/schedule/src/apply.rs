@@ -1,5 +1,30 @@
-use crate::event::Recorded;
-use crate::state::State;
+//! The state machine: how each event changes the state. Live decisions and replay go through this one function.
+//!
+//! ```text
+//!   wanted -> Waiting --dispatched--> Running --succeeded--> Succeeded
+//!               ^  |                   |  |
+//!               |  |    failed, retry  |  +--failed, give up--> Failed --retried--> Waiting
+//!               +--|-------------------+  |
+//!                  +--not wanted--> Cancelled <--stopped, or failed when not wanted
+//!                                      +--wanted again--> Waiting
+//! ```
+//!
+//! It refuses, with an error value and without changing anything, what cannot follow from the history so far. It
+//! knows no budgets, leases or times of its own: whatever they decided is in the event. Read `members.rs` for the
+//! sweeps' side of a trial, `decide.rs` for where events come from.
+
+use std::sync::Arc;
+
+use sweep::record::{Failure, FailureClass, Provenance, TrialResult};
+use sweep::{AttemptNo, TrialId};
+
+use crate::event::{Event, Recorded, Then};
+use crate::members::{self, set_phase};
+use crate::state::{
+    Attempt, AttemptEnd, HostState, Millis, Phase, Presence, ResultSummary, SlotIndex, State, WorkerId, WorkerInfo,
+    WorkerState,
+};
+
 /// A history that cannot have happened: a damaged journal, or one of another program.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("event {number} cannot follow what stands before it: {reason}")]
@@ -8,14 +33,331 @@ pub struct Impossible {
     pub number: u64,
     pub reason: String,
 }
-/// The only mutation of the durable part. An event that cannot follow changes nothing.
-pub fn apply(state: &mut State, _recorded: &Recorded) -> Result<(), Impossible> {
-    state.applied += 1;
+
+/// What one event needs to know about itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Context {
+    pub at: Millis,
+    pub number: u64,
+}
+
+type Applied = Result<(), String>;
+
+/// The only mutation of the durable part of the state. An event that cannot follow changes nothing.
+pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
+    let number = state.applied + 1;
+    let context = Context { at: recorded.at, number };
+    let applied = match &recorded.event {
+        Event::SweepSubmitted { sweep, trials } => members::sweep_submitted(state, sweep, trials, context),
+        Event::SweepCancelled { sweep, reason } => members::sweep_cancelled(state, sweep, reason, context),
+        Event::FailedTrialsRetried { sweep } => members::failed_trials_retried(state, sweep, context),
+        Event::CandidateChosen { sweep, cell, candidate, trials } => {
+            members::candidate_chosen(state, sweep, (*cell, *candidate), trials, context)
+        }
+        Event::WorkerJoined { worker, info, occupied } => worker_joined(state, worker, info, occupied, context),
+        Event::WorkerDraining { worker, reason } => worker_draining(state, worker, reason),
+        Event::WorkerGone { worker, reason } => worker_gone(state, worker, reason),
+        Event::HostDrained { host, reason } => host_drained(state, host, reason),
+        Event::HostUndrained { host } => host_undrained(state, host),
+        Event::SlotFreed { worker, slot } => slot_freed(state, worker, *slot),
+        Event::SlotBroken { worker, slot, reason } => slot_broken(state, worker, *slot, reason),
+        Event::TrialDispatched { trial, attempt, worker, slot } => {
+            trial_dispatched(state, (*trial, *attempt), worker, *slot, context)
+        }
+        Event::AttemptSucceeded { trial, attempt, result } => {
+            attempt_succeeded(state, (*trial, *attempt), result, context)
+        }
+        Event::AttemptFailed { trial, attempt, failure, then, slot_free } => {
+            attempt_failed(state, (*trial, *attempt), failure, *then, *slot_free, context)
+        }
+        Event::AttemptStopped { trial, attempt } => attempt_stopped(state, (*trial, *attempt), context),
+    };
+    applied.map_err(|reason| Impossible { number, reason })?;
+    state.applied = number;
     Ok(())
 }
+
 /// The state after a whole journal.
 pub fn replay<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Result<State, Impossible> {
     let mut state = State::default();
     events.into_iter().try_for_each(|recorded| apply(&mut state, recorded))?;
     Ok(state)
+}
+
+// -- attempts
+
+fn trial_dispatched(
+    state: &mut State,
+    (id, attempt): (TrialId, AttemptNo),
+    worker: &WorkerId,
+    slot: SlotIndex,
+    context: Context,
+) -> Applied {
+    let trial = state.trials.get_mut(&id).ok_or_else(|| format!("no trial {id}"))?;
+    if !matches!(trial.phase, Phase::Waiting { .. }) {
+        return Err(format!("trial {id} is dispatched, but does not wait"));
+    }
+    if attempt != trial.next_attempt() {
+        return Err(format!("trial {id} is dispatched as attempt {attempt}, not {}", trial.next_attempt()));
+    }
+    // the map's own key: one allocation per worker instead of one per attempt
+    let Some((worker, entry)) = state.workers.get_key_value(worker) else {
+        return Err(format!("no worker `{worker}`"));
+    };
+    let worker = worker.clone();
+    if entry.is_gone() || entry.draining.is_some() || entry.broken_slots.contains_key(&slot) {
+        return Err(format!("worker `{worker}` takes no work in slot {slot}"));
+    }
+    let entry = state.workers.get_mut(&worker).expect("just found");
+    match entry.slots.get_mut(slot as usize) {
+        Some(held @ None) => *held = Some((id, attempt)),
+        Some(Some((other, _))) => return Err(format!("slot {slot} of `{worker}` is occupied by trial {other}")),
+        None => return Err(format!("worker `{worker}` has no slot {slot}")),
+    }
+    trial.attempts.push(Attempt { worker, slot, started_at: context.at, ended: None });
+    set_phase(state, id, Phase::Running { attempt });
+    Ok(())
+}
+
+fn attempt_succeeded(
+    state: &mut State,
+    (id, attempt): (TrialId, AttemptNo),
+    result: &TrialResult,
+    context: Context,
+) -> Applied {
+    let (worker, slot) = running(state, id, attempt)?;
+    end_attempt(state, id, attempt, None, context);
+    free(state, &worker, slot);
+    let mut summary = ResultSummary::new(result, context.number);
+    summary.provenance = intern(state, summary.provenance);
+    set_phase(state, id, Phase::Succeeded { attempt, result: Arc::new(summary) });
+    credit_hosts(state, id, &worker);
+    Ok(())
+}
+
+fn attempt_failed(
+    state: &mut State,
+    (id, attempt): (TrialId, AttemptNo),
+    failure: &Failure,
+    then: Then,
+    slot_free: bool,
+    context: Context,
+) -> Applied {
+    let (worker, slot) = running(state, id, attempt)?;
+    let wanted = state.is_wanted(&state.trials[&id]);
+    if wanted == (then == Then::Unwanted) {
+        return Err(format!("trial {id} fails with {then:?}, wanted: {wanted}"));
+    }
+    end_attempt(state, id, attempt, Some(failure), context);
+    if slot_free {
+        free(state, &worker, slot);
+    }
+    let trial = state.trials.get_mut(&id).expect("it runs");
+    *trial.spent.entry(failure.class).or_default() += 1;
+    if blames_host(failure.class) {
+        let host = state.workers[&worker].info.host.clone();
+        state.hosts.entry(host).or_default().failed_here.insert(id);
+    }
+    let phase = match then {
+        Then::Retry { not_before } => Phase::Waiting { not_before },
+        Then::GiveUp => Phase::Failed { attempt },
+        Then::Unwanted => Phase::Cancelled,
+    };
+    set_phase(state, id, phase);
+    Ok(())
+}
+
+fn attempt_stopped(state: &mut State, (id, attempt): (TrialId, AttemptNo), context: Context) -> Applied {
+    let (worker, slot) = running(state, id, attempt)?;
+    if state.is_wanted(&state.trials[&id]) {
+        return Err(format!("trial {id} was stopped, but is wanted"));
+    }
+    end_attempt(state, id, attempt, None, context);
+    free(state, &worker, slot);
+    set_phase(state, id, Phase::Cancelled);
+    Ok(())
+}
+
+/// Where an attempt runs, if it is its trial's current one.
+fn running(state: &State, id: TrialId, attempt: AttemptNo) -> Result<(WorkerId, SlotIndex), String> {
+    let trial = state.trials.get(&id).ok_or_else(|| format!("no trial {id}"))?;
+    match trial.attempt(attempt) {
+        Some(entry) if trial.phase == (Phase::Running { attempt }) => Ok((entry.worker.clone(), entry.slot)),
+        _ => Err(format!("attempt {attempt} of trial {id} ends, but does not run")),
+    }
+}
+
+fn end_attempt(state: &mut State, id: TrialId, attempt: AttemptNo, failure: Option<&Failure>, context: Context) {
+    let trial = state.trials.get_mut(&id).expect("checked by `running`");
+    let failure = failure
+        .map(|failure| Failure { class: failure.class, message: shorten(&failure.message, MAX_MESSAGE_IN_MEMORY) });
+    let end = AttemptEnd { at: context.at, event: context.number, failure };
+    trial.attempts[attempt.0 as usize - 1].ended = Some(end);
+}
+
+fn free(state: &mut State, worker: &WorkerId, slot: SlotIndex) {
+    let entry = state.workers.get_mut(worker).expect("attempts run on workers that have joined");
+    entry.slots[slot as usize] = None;
+}
+
+/// What a failed attempt keeps of its message in memory, in bytes: the first line and the end. The journal has all.
+const MAX_MESSAGE_IN_MEMORY: usize = 800;
+
+/// The first line and the end of a long message.
+pub(crate) fn shorten(message: &str, limit: usize) -> String {
+    if message.len() <= limit {
+        return message.to_owned();
+    }
+    let first = message.lines().next().unwrap_or_default();
+    let first = &first[..first.floor_char_boundary(limit / 2)];
+    let tail = &message[message.ceil_char_boundary(message.len() - (limit - first.len()))..];
+    format!("{first}\n[...]\n{tail}")
+}
+
+/// One allocation for all results of one origin. The list is short: hosts x models x data sets.
+fn intern(state: &mut State, provenance: Arc<Provenance>) -> Arc<Provenance> {
+    if let Some(known) = state.provenances.iter().find(|known| **known == provenance) {
+        return known.clone();
+    }
+    // beyond this the search costs more than the memory it saves
+    if state.provenances.len() < 256 {
+        state.provenances.push(provenance.clone());
+    }
+    provenance
+}
+
+// -- hosts
+
+/// Failures that another host might not have had. A lost connection, a preemption and bad input say nothing about it.
+pub(crate) fn blames_host(class: FailureClass) -> bool {
+    match class {
+        FailureClass::NonFinite
+        | FailureClass::OutOfMemory
+        | FailureClass::Crashed
+        | FailureClass::Stalled
+        | FailureClass::BadDevice => true,
+        FailureClass::BadInput | FailureClass::Unreachable | FailureClass::Preempted => false,
+    }
+}
+
+/// A success clears its own host, and counts against those on which the same trial failed before.
+fn credit_hosts(state: &mut State, id: TrialId, worker: &WorkerId) {
+    let here = &state.workers[worker].info.host;
+    for attempt in &state.trials[&id].attempts {
+        let host = &state.workers[&attempt.worker].info.host;
+        let Some(entry) = state.hosts.get_mut(host) else { continue };
+        if entry.failed_here.remove(&id) && host != here {
+            entry.succeeded_elsewhere += 1;
+        }
+    }
+    state.hosts.entry(here.clone()).or_default().succeeded_here += 1;
+}
+
+fn host_drained(state: &mut State, host: &str, reason: &str) -> Applied {
+    let entry = state.hosts.get_mut(host).ok_or_else(|| format!("no host `{host}`"))?;
+    entry.drained = Some(reason.to_owned());
+    Ok(())
+}
+
+fn host_undrained(state: &mut State, host: &str) -> Applied {
+    let entry = state.hosts.get_mut(host).ok_or_else(|| format!("no host `{host}`"))?;
+    *entry = HostState::default();
+    for worker in state.workers.values_mut().filter(|worker| worker.info.host == host) {
+        worker.broken_slots.clear();
+    }
+    Ok(())
+}
+
+// -- workers and slots
+
+fn worker_joined(
+    state: &mut State,
+    worker: &WorkerId,
+    info: &WorkerInfo,
+    occupied: &std::collections::BTreeMap<SlotIndex, (TrialId, AttemptNo)>,
+    context: Context,
+) -> Applied {
+    if let Some((&slot, _)) = occupied.last_key_value()
+        && slot as usize >= info.slots.len()
+    {
+        return Err(format!("worker `{worker}` occupies slot {slot} of {}", info.slots.len()));
+    }
+    let lost = state.current_attempts(worker).find(|(slot, trial, no)| occupied.get(slot) != Some(&(*trial, *no)));
+    if let Some((_, trial, _)) = lost {
+        return Err(format!("worker `{worker}` joins without trial {trial}, which runs there"));
+    }
+    let broken_devices = &state.hosts.entry(info.host.clone()).or_default().broken_devices;
+    let mut entry = WorkerState {
+        info: info.clone(),
+        joined_at: context.at,
+        presence: Presence::Present,
+        draining: None,
+        slots: (0..info.slots.len() as SlotIndex).map(|slot| occupied.get(&slot).copied()).collect(),
+        broken_slots: Default::default(),
+    };
+    for (index, slot) in info.slots.iter().enumerate() {
+        if let Some(reason) = slot.devices.iter().find_map(|device| broken_devices.get(device)) {
+            entry.broken_slots.insert(index as SlotIndex, reason.clone());
+        }
+    }
+    if let Some(before) = state.workers.get(worker) {
+        entry.joined_at = before.joined_at;
+        entry.draining = before.draining.clone();
+        let kept = before.broken_slots.iter().filter(|(slot, _)| (**slot as usize) < info.slots.len());
+        entry.broken_slots.extend(kept.map(|(slot, reason)| (*slot, reason.clone())));
+    }
+    state.workers.insert(worker.clone(), entry);
+    Ok(())
+}
+
+fn worker_mut<'a>(state: &'a mut State, worker: &WorkerId) -> Result<&'a mut WorkerState, String> {
+    state.workers.get_mut(worker).ok_or_else(|| format!("no worker `{worker}`"))
+}
+
+fn worker_draining(state: &mut State, worker: &WorkerId, reason: &str) -> Applied {
+    worker_mut(state, worker)?.draining = Some(reason.to_owned());
+    Ok(())
+}
+
+fn worker_gone(state: &mut State, worker: &WorkerId, reason: &str) -> Applied {
+    if let Some((_, trial, _)) = state.current_attempts(worker).next() {
+        return Err(format!("worker `{worker}` is gone, but trial {trial} runs there"));
+    }
+    let entry = worker_mut(state, worker)?;
+    entry.presence = Presence::Gone { reason: reason.to_owned() };
+    // what it still holds it will say itself, should it come back
+    entry.slots.fill(None);
+    Ok(())
+}
+
+fn slot_freed(state: &mut State, worker: &WorkerId, slot: SlotIndex) -> Applied {
+    if state.current_attempts(worker).any(|(held, ..)| held == slot) {
+        return Err(format!("slot {slot} of `{worker}` is freed while its attempt is current"));
+    }
+    match worker_mut(state, worker)?.slots.get_mut(slot as usize) {
+        Some(held @ Some(_)) => *held = None,
+        _ => return Err(format!("slot {slot} of `{worker}` is freed, but nothing occupies it")),
+    }
+    Ok(())
+}
+
+fn slot_broken(state: &mut State, worker: &WorkerId, slot: SlotIndex, reason: &str) -> Applied {
+    let entry = worker_mut(state, worker)?;
+    let Some(broken) = entry.info.slots.get(slot as usize) else {
+        return Err(format!("worker `{worker}` has no slot {slot}"));
+    };
+    let host = entry.info.host.clone();
+    // CPU threads have no identity: only the slot itself is given up
+    let devices: Vec<String> = broken.devices.iter().filter(|device| *device != "cpu").cloned().collect();
+    entry.broken_slots.insert(slot, reason.to_owned());
+    for other in state.workers.values_mut().filter(|other| other.info.host == host) {
+        for (index, slot) in other.info.slots.iter().enumerate() {
+            if slot.devices.iter().any(|device| devices.contains(device)) {
+                other.broken_slots.entry(index as SlotIndex).or_insert_with(|| reason.to_owned());
+            }
+        }
+    }
+    let entry = state.hosts.entry(host).or_default();
+    entry.broken_devices.extend(devices.into_iter().map(|device| (device, reason.to_owned())));
+    Ok(())
 }

@@ -1,7 +1,70 @@
+//! What each input means, as events. Pure: they are facts only once they are journalled and applied.
+//!
+//! What worker's say is judged in `fleet.rs`; what people say, here. An input that means nothing gives no events; one
+//! that must not count is refused with a value. What follows from the state alone (placing trials, ending a search,
+//! the bad-node rule) is `plan.rs`.
+
 use crate::config::Config;
 use crate::event::{Event, Input, Rejected};
-use crate::state::{Millis, State};
-/// What an input means. Pure: the events are facts only once they are journalled and applied.
-pub fn decide(_state: &State, _config: &Config, _input: &Input, _now: Millis) -> Result<Vec<Event>, Rejected> {
-    Ok(Vec::new())
+use crate::fleet;
+use crate::state::{Millis, Phase, State, WorkerId, WorkerState};
+use crate::submission;
+
+pub fn decide(state: &State, config: &Config, input: &Input, now: Millis) -> Result<Vec<Event>, Rejected> {
+    match input {
+        Input::Submit { sweep } => submission::submitted(state, sweep),
+        Input::Cancel { sweep, reason } => cancel(state, sweep, reason),
+        Input::RetryFailed { sweep } => retry_failed(state, sweep),
+        Input::Drain { worker, reason } => drain(state, worker, reason),
+        Input::Undrain { host } => undrain(state, host),
+        Input::Connected { worker, connection, info, running, ended } => {
+            let lists = fleet::Lists { info, running, ended };
+            fleet::connected(state, config, worker, *connection, lists, now)
+        }
+        Input::Disconnected { worker, connection } => Ok(fleet::disconnected(state, worker, *connection)),
+        Input::Heartbeat { worker, running } => fleet::heartbeat(state, config, worker, running, now),
+        Input::Ended { worker, ended } => fleet::ended(state, config, worker, ended, now),
+        Input::Leaving { worker, reason } => drain(state, worker, reason),
+        Input::Tick => Ok(fleet::expired_leases(state, config, now)),
+    }
+}
+
+fn cancel(state: &State, sweep: &str, reason: &str) -> Result<Vec<Event>, Rejected> {
+    let entry = state.sweeps.get(sweep).ok_or_else(|| Rejected::UnknownSweep(sweep.to_owned()))?;
+    if entry.cancelled.is_some() || state.is_complete(sweep) {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Event::SweepCancelled { sweep: sweep.to_owned(), reason: reason.to_owned() }])
+}
+
+fn retry_failed(state: &State, sweep: &str) -> Result<Vec<Event>, Rejected> {
+    let entry = state.sweeps.get(sweep).ok_or_else(|| Rejected::UnknownSweep(sweep.to_owned()))?;
+    let failed = |id| matches!(state.trials[&id].phase, Phase::Failed { .. });
+    if entry.cancelled.is_none() && !entry.trials.iter().any(|trial| failed(trial.id)) {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Event::FailedTrialsRetried { sweep: sweep.to_owned() }])
+}
+
+fn drain(state: &State, worker: &WorkerId, reason: &str) -> Result<Vec<Event>, Rejected> {
+    let entry = present(state, worker)?;
+    if entry.draining.is_some() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Event::WorkerDraining { worker: worker.clone(), reason: reason.to_owned() }])
+}
+
+fn undrain(state: &State, host: &str) -> Result<Vec<Event>, Rejected> {
+    let entry = state.hosts.get(host).ok_or_else(|| Rejected::UnknownHost(host.to_owned()))?;
+    let broken = state.workers.values().any(|worker| worker.info.host == host && !worker.broken_slots.is_empty());
+    if entry.drained.is_none() && entry.broken_devices.is_empty() && !broken {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Event::HostUndrained { host: host.to_owned() }])
+}
+
+/// A worker whose word counts: one that is gone must connect again first, with its lists.
+pub(crate) fn present<'a>(state: &'a State, worker: &WorkerId) -> Result<&'a WorkerState, Rejected> {
+    let known = state.workers.get(worker).filter(|entry| !entry.is_gone());
+    known.ok_or_else(|| Rejected::UnknownWorker(worker.clone()))
 }

@@ -1,11 +1,108 @@
+//! What the shell tells workers, once the events are durable. Derived from the state after them, so that a repeated
+//! or late message is answered by what is true now.
+//!
+//! Nothing here must arrive: what a crash or a cut connection swallows is said again when the worker connects and the
+//! lists are compared (`fleet.rs`).
+
+use sweep::{AttemptNo, TrialId};
+
 use crate::event::{Effect, Event, Input, Rejected};
-use crate::state::State;
+use crate::state::{State, WorkerId};
+
 /// What follows from events that are journalled and applied.
-pub fn effects(_state: &State, _events: &[Event]) -> Vec<Effect> {
-    Vec::new()
+pub fn effects(state: &State, events: &[Event]) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    let mut wants_changed = false;
+    for event in events {
+        match event {
+            Event::TrialDispatched { trial, attempt, worker, slot } => {
+                effects.push(Effect::Start { worker: worker.clone(), slot: *slot, trial: *trial, attempt: *attempt })
+            }
+            Event::AttemptFailed { trial, attempt, slot_free: false, failure, .. } => {
+                let worker = state.trials[trial].attempt(*attempt).map(|entry| entry.worker.clone());
+                let here = worker.filter(|worker| state.workers[worker].slot_of(*trial, *attempt).is_some());
+                let reason = failure.message.clone();
+                effects.extend(here.map(|worker| Effect::Stop { worker, trial: *trial, attempt: *attempt, reason }));
+            }
+            Event::WorkerGone { worker, reason } => {
+                effects.push(Effect::Disconnect { worker: worker.clone(), reason: reason.clone() });
+            }
+            Event::SweepSubmitted { .. } | Event::SweepCancelled { .. } => wants_changed = true,
+            Event::FailedTrialsRetried { .. }
+            | Event::WorkerJoined { .. }
+            | Event::WorkerDraining { .. }
+            | Event::HostDrained { .. }
+            | Event::HostUndrained { .. }
+            | Event::AttemptSucceeded { .. }
+            | Event::AttemptFailed { .. }
+            | Event::AttemptStopped { .. }
+            | Event::SlotFreed { .. }
+            | Event::SlotBroken { .. }
+            | Event::CandidateChosen { .. } => {}
+        }
+    }
+    if wants_changed {
+        for (worker, entry) in &state.workers {
+            let held = entry.slots.iter().flatten();
+            effects.extend(held.filter_map(|&(trial, attempt)| stop(state, worker, trial, attempt)));
+        }
+    }
+    effects
 }
+
 /// What a worker is answered, whether its message changed anything or not: acknowledgements, and stops of what it
 /// runs and should not.
-pub fn replies(_state: &State, _input: &Input, _outcome: Result<(), &Rejected>) -> Vec<Effect> {
-    Vec::new()
+pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> Vec<Effect> {
+    let acknowledge =
+        |worker: &WorkerId, trial, attempt| Effect::Acknowledge { worker: worker.clone(), trial, attempt };
+    match (input, outcome) {
+        (
+            Input::Ended { worker, .. } | Input::Heartbeat { worker, .. } | Input::Leaving { worker, .. },
+            Err(Rejected::UnknownWorker(_)),
+        ) => {
+            let reason = "its lease ran out, or it never joined: connect again".to_owned();
+            vec![Effect::Disconnect { worker: worker.clone(), reason }]
+        }
+        // durable now, or too late to matter: nobody needs to hear it again
+        (Input::Ended { worker, ended }, _) => vec![acknowledge(worker, ended.trial, ended.attempt)],
+        (Input::Heartbeat { worker, running }, Ok(())) => {
+            running.iter().filter_map(|said| stop(state, worker, said.trial, said.attempt)).collect()
+        }
+        (Input::Connected { worker, running, ended, .. }, Ok(())) => {
+            let acknowledged = ended.iter().map(|ended| acknowledge(worker, ended.trial, ended.attempt));
+            let stopped = running.iter().filter_map(|said| stop(state, worker, said.trial, said.attempt));
+            acknowledged.chain(stopped).chain(drain(state, worker)).collect()
+        }
+        (Input::Drain { worker, .. }, Ok(())) => drain(state, worker).into_iter().collect(),
+        (
+            Input::Submit { .. }
+            | Input::Cancel { .. }
+            | Input::RetryFailed { .. }
+            | Input::Drain { .. }
+            | Input::Undrain { .. }
+            | Input::Connected { .. }
+            | Input::Disconnected { .. }
+            | Input::Heartbeat { .. }
+            | Input::Leaving { .. }
+            | Input::Tick,
+            _,
+        ) => Vec::new(),
+    }
+}
+
+/// The order to stop an attempt that is not current on this worker, or that nobody wants.
+fn stop(state: &State, worker: &WorkerId, trial: TrialId, attempt: AttemptNo) -> Option<Effect> {
+    let reason = if !state.is_current(trial, attempt, worker) {
+        "the attempt is no longer current"
+    } else if !state.is_wanted(&state.trials[&trial]) {
+        "no sweep wants the trial any more"
+    } else {
+        return None;
+    };
+    Some(Effect::Stop { worker: worker.clone(), trial, attempt, reason: reason.to_owned() })
+}
+
+fn drain(state: &State, worker: &WorkerId) -> Option<Effect> {
+    let reason = state.workers.get(worker)?.draining.clone()?;
+    Some(Effect::Drain { worker: worker.clone(), reason })
 }

@@ -196,35 +196,15 @@ pub struct Recorded {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// `State::spec_of` has what to train.
-    Start {
-        worker: WorkerId,
-        slot: SlotIndex,
-        trial: TrialId,
-        attempt: AttemptNo,
-    },
+    Start { worker: WorkerId, slot: SlotIndex, trial: TrialId, attempt: AttemptNo },
     /// May be said more than once, and of attempts that have ended by themselves.
-    Stop {
-        worker: WorkerId,
-        trial: TrialId,
-        attempt: AttemptNo,
-        reason: String,
-    },
+    Stop { worker: WorkerId, trial: TrialId, attempt: AttemptNo, reason: String },
     /// The outcome of this attempt is durable (or was stale): the worker may forget it.
-    Acknowledge {
-        worker: WorkerId,
-        trial: TrialId,
-        attempt: AttemptNo,
-    },
+    Acknowledge { worker: WorkerId, trial: TrialId, attempt: AttemptNo },
     /// Take no new work, finish what runs, then end.
-    Drain {
-        worker: WorkerId,
-        reason: String,
-    },
+    Drain { worker: WorkerId, reason: String },
     /// Close its stream, if one is open: it must connect again with its lists before it is believed.
-    Disconnect {
-        worker: WorkerId,
-        reason: String,
-    },
+    Disconnect { worker: WorkerId, reason: String },
 }
 
 /// Why an input changed nothing. A value, never a panic: peers may say anything.
@@ -246,4 +226,6 @@ pub enum Rejected {
     StaleAttempt { trial: TrialId, attempt: AttemptNo, reason: String },
     #[error("{0}")]
     Invalid(String),
+    #[error("a decision contradicts the state, which is a fault of the coordinator: {0}")]
+    Internal(String),
 }

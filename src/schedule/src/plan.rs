@@ -1,19 +1,252 @@
+//! What follows from the state alone: searches that choose, sweeps and hosts that stop, trials that start; and why the
+//! rest waits. Sweeps first come first served, the longest trial first inside a sweep, whole trials over slots.
+//!
+//! It never places two attempts of one trial or two trials in one slot, and nothing on a worker that is not connected:
+//! `apply` would refuse the first two. The message to the worker leaves no choice to it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter::Peekable;
+
+use serde::Serialize;
+use sweep::TrialId;
+use sweep::definition::OnFailure;
+
+use crate::apply::blames_host;
 use crate::config::Config;
 use crate::event::Event;
-use crate::state::{Millis, State};
-/// What follows from the state alone, and why the rest waits.
+use crate::search::best_candidate;
+use crate::state::{Millis, Phase, Place, SlotIndex, State, TrialState, WorkerId, WorkerState};
+use crate::submission::sweep_trials;
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// To be journalled and applied; planning again then may give more (a search chose, its trials can start).
     pub events: Vec<Event>,
     /// How many waiting trials were not placed, by reason.
-    pub waiting: Vec<(WaitReason, u64)>,
+    pub waiting: BTreeMap<WaitReason, u64>,
 }
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+
+/// Why a waiting trial was not placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitReason {
+    /// No worker is connected that takes work.
     NoWorkers,
+    /// No connected worker has a slot of so many devices.
+    NoSlotLargeEnough,
+    /// Every slot that fits is occupied; others are before it.
+    SlotsBusy,
+    /// It failed, and its time has not come.
+    Backoff,
+    /// It failed on the hosts that have a free slot; another host can run it and is busy.
+    AnotherHost,
 }
-pub fn plan(_state: &State, _config: &Config, _now: Millis) -> Plan {
-    Plan::default()
+
+pub fn plan(state: &State, config: &Config, now: Millis) -> Plan {
+    let mut events = chosen_candidates(state);
+    events.extend(stopped_sweeps(state));
+    events.extend(bad_hosts(state, config));
+    if !events.is_empty() {
+        // they change what is to be placed, and where
+        return Plan { events, waiting: BTreeMap::new() };
+    }
+    let mut placing = Placing::new(state);
+    placing.run(now);
+    Plan { events: placing.events, waiting: placing.waiting }
+}
+
+fn chosen_candidates(state: &State) -> Vec<Event> {
+    let mut events = Vec::new();
+    for (name, cell) in &state.to_choose {
+        let entry = &state.sweeps[name];
+        if entry.cancelled.is_some() {
+            continue;
+        }
+        if let Some(candidate) = best_candidate(state, entry, *cell) {
+            let trials = sweep_trials(&entry.sweep, *cell, Some(candidate));
+            let trials = trials.into_iter().filter(|trial| trial.role == sweep::definition::Role::Result).collect();
+            events.push(Event::CandidateChosen { sweep: name.to_string(), cell: *cell, candidate, trials });
+        }
+    }
+    events
+}
+
+fn stopped_sweeps(state: &State) -> Vec<Event> {
+    let stops = state.sweeps.iter().filter(|(_, entry)| {
+        entry.sweep.on_failure == OnFailure::Stop && entry.counts.failed > 0 && entry.cancelled.is_none()
+    });
+    let events = stops.map(|(name, entry)| {
+        let failed = entry.trials.iter().find(|trial| matches!(state.trials[&trial.id].phase, Phase::Failed { .. }));
+        let trial = failed.map(|trial| format!("trial {} failed", trial.id)).unwrap_or_default();
+        Event::SweepCancelled {
+            sweep: name.to_string(),
+            reason: format!("{trial} and the sweep says `on_failure: stop`"),
+        }
+    });
+    events.collect()
+}
+
+/// A host that fails what succeeds elsewhere takes no more work, as long as another one can.
+fn bad_hosts(state: &State, config: &Config) -> Vec<Event> {
+    let bad = state.hosts.iter().filter(|(_, host)| {
+        let elsewhere = host.succeeded_elsewhere;
+        let share = f64::from(elsewhere) / f64::from((elsewhere + host.succeeded_here).max(1));
+        host.drained.is_none() && elsewhere >= config.bad_node.trials && share >= config.bad_node.share
+    });
+    let mut left: BTreeSet<&str> = offers(state).into_keys().collect();
+    let mut events = Vec::new();
+    for (name, host) in bad {
+        if !left.iter().any(|other| other != name) {
+            continue;
+        }
+        left.remove(name.as_str());
+        let reason = format!(
+            "{} trials failed here and succeeded on other hosts; {} succeeded here",
+            host.succeeded_elsewhere, host.succeeded_here
+        );
+        events.push(Event::HostDrained { host: name.clone(), reason });
+    }
+    events
+}
+
+/// Takes new work, if it has a free slot.
+fn is_usable(state: &State, worker: &WorkerId, entry: &WorkerState) -> bool {
+    !entry.is_gone()
+        && entry.draining.is_none()
+        && state.live.connected.contains_key(worker)
+        && state.hosts.get(&entry.info.host).is_none_or(|host| host.drained.is_none())
+}
+
+/// Hosts that take work, with the number of devices of their largest slot, occupied or not.
+pub(crate) fn offers(state: &State) -> BTreeMap<&str, u32> {
+    let mut offers = BTreeMap::new();
+    for (_, entry) in state.workers.iter().filter(|(worker, entry)| is_usable(state, worker, entry)) {
+        for (index, slot) in entry.info.slots.iter().enumerate() {
+            if !entry.broken_slots.contains_key(&(index as SlotIndex)) {
+                let largest = offers.entry(entry.info.host.as_str()).or_insert(0);
+                *largest = slot.devices.len().max(*largest as usize) as u32;
+            }
+        }
+    }
+    offers
+}
+
+/// Hosts on which this trial failed in a way that another host might not.
+pub(crate) fn failed_hosts<'a>(state: &'a State, trial: &TrialState) -> BTreeSet<&'a str> {
+    let ended = trial.attempts.iter().filter(|attempt| {
+        let failure = attempt.ended.as_ref().and_then(|end| end.failure.as_ref());
+        failure.is_some_and(|failure| blames_host(failure.class))
+    });
+    ended.map(|attempt| state.workers[&attempt.worker].info.host.as_str()).collect()
+}
+
+/// Why a trial that waits is not placed, apart from other trials: what `plan` and `explain` agree on.
+pub(crate) fn obstacle(offers: &BTreeMap<&str, u32>, trial: &TrialState, now: Millis) -> Option<WaitReason> {
+    match trial.phase {
+        Phase::Waiting { not_before } if not_before > now => Some(WaitReason::Backoff),
+        _ if offers.is_empty() => Some(WaitReason::NoWorkers),
+        _ if offers.values().all(|devices| *devices < trial.devices) => Some(WaitReason::NoSlotLargeEnough),
+        _ => None,
+    }
+}
+
+struct FreeSlot<'a> {
+    devices: u32,
+    worker: &'a WorkerId,
+    slot: SlotIndex,
+    host: &'a str,
+}
+
+struct Placing<'a> {
+    state: &'a State,
+    offers: BTreeMap<&'a str, u32>,
+    free: Vec<FreeSlot<'a>>,
+    /// Free slots per worker: the emptiest gets the next trial.
+    free_slots: BTreeMap<&'a WorkerId, usize>,
+    events: Vec<Event>,
+    waiting: BTreeMap<WaitReason, u64>,
+}
+
+impl<'a> Placing<'a> {
+    fn new(state: &'a State) -> Self {
+        let mut free = Vec::new();
+        let mut free_slots = BTreeMap::new();
+        for (worker, entry) in state.workers.iter().filter(|(worker, entry)| is_usable(state, worker, entry)) {
+            for (slot, (held, offered)) in (0..).zip(entry.slots.iter().zip(&entry.info.slots)) {
+                if held.is_none() && !entry.broken_slots.contains_key(&slot) {
+                    let devices = offered.devices.len() as u32;
+                    free.push(FreeSlot { devices, worker, slot, host: &entry.info.host });
+                    *free_slots.entry(worker).or_insert(0) += 1;
+                }
+            }
+        }
+        let offers = offers(state);
+        Self { state, offers, free, free_slots, events: Vec::new(), waiting: BTreeMap::new() }
+    }
+
+    /// Merges the queues of all slot sizes that a free slot fits, in the order of places.
+    fn run(&mut self, now: Millis) {
+        let queues = self.state.queue.by_devices.iter();
+        let mut heads: Vec<(u32, u64, Peekable<_>)> =
+            queues.map(|(devices, places)| (*devices, places.len() as u64, places.iter().peekable())).collect();
+        while let Some(largest) = self.free.iter().map(|free| free.devices).max() {
+            let fitting = heads.iter_mut().filter(|(devices, ..)| *devices <= largest);
+            let next = fitting.filter_map(|(_, left, places)| Some((*places.peek()?, left, places)));
+            let Some((place, left, places)) = next.min_by_key(|(place, ..)| **place) else { break };
+            places.next();
+            *left -= 1;
+            self.place(place, now);
+        }
+        for (devices, left, _) in heads.into_iter().filter(|(_, left, _)| *left > 0) {
+            let large_enough = self.offers.values().any(|largest| *largest >= devices);
+            let reason = match (self.offers.is_empty(), large_enough) {
+                (true, _) => WaitReason::NoWorkers,
+                (false, false) => WaitReason::NoSlotLargeEnough,
+                (false, true) => WaitReason::SlotsBusy,
+            };
+            *self.waiting.entry(reason).or_default() += left;
+        }
+    }
+
+    fn place(&mut self, place: &Place, now: Millis) {
+        let id = place.trial;
+        let trial = &self.state.trials[&id];
+        let placed = match obstacle(&self.offers, trial, now) {
+            Some(reason) => Err(reason),
+            None => self.best_slot(id, trial),
+        };
+        match placed {
+            Ok(index) => {
+                let FreeSlot { worker, slot, .. } = self.free.swap_remove(index);
+                *self.free_slots.get_mut(worker).expect("it offered the slot") -= 1;
+                let (worker, attempt) = (worker.clone(), trial.next_attempt());
+                self.events.push(Event::TrialDispatched { trial: id, attempt, worker, slot });
+            }
+            Err(reason) => *self.waiting.entry(reason).or_default() += 1,
+        }
+    }
+
+    /// The smallest slot that fits, on the emptiest worker, away from hosts on which the trial failed.
+    fn best_slot(&self, id: TrialId, trial: &TrialState) -> Result<usize, WaitReason> {
+        let failed = failed_hosts(self.state, trial);
+        // as long as some other host can run it, even a busy one: a node that fails everything at once must not eat
+        // the budgets of all trials while the good ones are occupied
+        let elsewhere = self.offers.iter().any(|(host, devices)| *devices >= trial.devices && !failed.contains(host));
+        let fitting = self.free.iter().enumerate().filter(|(_, free)| {
+            free.devices >= trial.devices && !(elsewhere && failed.contains(free.host)) && !self.holds(free.worker, id)
+        });
+        let best = fitting
+            .min_by_key(|(_, free)| (free.devices, Reverse(self.free_slots[free.worker]), free.worker, free.slot));
+        match best {
+            Some((index, _)) => Ok(index),
+            None if elsewhere && !failed.is_empty() => Err(WaitReason::AnotherHost),
+            None => Err(WaitReason::SlotsBusy),
+        }
+    }
+
+    /// An attempt that ended for us may go on there until its worker has stopped it; two would share a directory.
+    fn holds(&self, worker: &WorkerId, id: TrialId) -> bool {
+        self.state.workers[worker].slots.iter().flatten().any(|(trial, _)| *trial == id)
+    }
 }

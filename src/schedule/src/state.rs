@@ -43,6 +43,8 @@ pub struct State {
     pub hosts: BTreeMap<String, HostState>,
     /// The waiting trials in the order in which they are placed.
     pub queue: Queue,
+    /// Distinct origins of results, so that 100,000 results share a handful.
+    pub provenances: Vec<Arc<Provenance>>,
     /// Cells of searches whose search trials have all ended, one of whose candidates is eligible, and none chosen yet.
     pub to_choose: BTreeSet<(Arc<str>, u32)>,
     pub live: Live,
@@ -63,9 +65,18 @@ pub struct SweepState {
     pub trials: Vec<SweepTrial>,
     /// Cell index to candidate index.
     pub chosen: BTreeMap<u32, u32>,
-    /// Search trials that have not ended, per cell of a search with a validation split.
-    pub searching: BTreeMap<u32, u32>,
+    /// The search trials of each cell, for a search with a validation split.
+    pub searching: BTreeMap<u32, Searching>,
     pub counts: Counts,
+}
+
+/// The search trials of one cell stand together in `SweepState::trials`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Searching {
+    pub first: u32,
+    pub count: u32,
+    /// Those that have not ended.
+    pub unfinished: u32,
 }
 
 /// How many entries of `SweepState::trials` are in each phase.
@@ -145,8 +156,8 @@ pub struct ResultSummary {
     /// Of the last epoch: equal hashes mean bit-equal trainings.
     pub state_hash: String,
     pub timing: Timing,
-    /// Without the subset: what identifies it stands below.
-    pub provenance: Provenance,
+    /// Without the subset: what identifies it stands below. Shared by the results that have it in common.
+    pub provenance: Arc<Provenance>,
     /// `Subset::num_images` and `Subset::fingerprint`.
     pub num_subset_images: Option<u32>,
     pub subset_fingerprint: String,
@@ -235,6 +246,8 @@ pub struct Place {
     pub cost: Reverse<u64>,
     pub index: u32,
     pub trial: TrialId,
+    /// The set of the queue that it stands in.
+    pub devices: u32,
 }
 
 /// An index over the waiting trials; follows from `State::trials` alone (invariant S6).
@@ -242,7 +255,7 @@ pub struct Place {
 pub struct Queue {
     /// By the number of devices they need.
     pub by_devices: BTreeMap<u32, BTreeSet<Place>>,
-    /// Those that wait for a time, not only for a slot.
+    /// By the time before which they are not tried.
     pub delayed: BTreeSet<(Millis, TrialId)>,
 }
 
@@ -280,9 +293,22 @@ impl State {
         trial.wanted_by.iter().any(|(name, _)| self.sweeps.get(name).is_some_and(|sweep| sweep.cancelled.is_none()))
     }
 
-    /// This attempt is the one whose outcome counts.
-    pub fn is_current(&self, trial: TrialId, attempt: AttemptNo) -> bool {
-        self.trials.get(&trial).is_some_and(|state| state.phase == Phase::Running { attempt })
+    /// This attempt, on this worker, is the one whose outcome counts: the fence (P2).
+    pub fn is_current(&self, trial: TrialId, attempt: AttemptNo, worker: &WorkerId) -> bool {
+        self.trials.get(&trial).is_some_and(|state| {
+            state.phase == Phase::Running { attempt } && state.attempt(attempt).is_some_and(|at| at.worker == *worker)
+        })
+    }
+
+    /// The attempts of a worker whose outcome counts, with their slots.
+    pub fn current_attempts<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+    ) -> impl Iterator<Item = (SlotIndex, TrialId, AttemptNo)> + 'a {
+        let slots = self.workers.get(worker).map_or(&[][..], |entry| &entry.slots);
+        let occupied =
+            slots.iter().enumerate().filter_map(|(slot, held)| held.map(|(trial, no)| (slot as u32, trial, no)));
+        occupied.filter(move |&(_, trial, attempt)| self.is_current(trial, attempt, worker))
     }
 
     /// What a dispatched trial is to do; `None` for a trial that no sweep lists.
@@ -296,9 +322,11 @@ impl State {
 
     /// The durable part of both is equal: what replay must reproduce.
     pub fn same_history(&self, other: &Self) -> bool {
-        let Self { applied, sweeps, trials, workers, hosts, queue, to_choose, live: _ } = self;
-        (applied, sweeps, trials, workers, hosts, queue, to_choose)
-            == (&other.applied, &other.sweeps, &other.trials, &other.workers, &other.hosts, &other.queue, &other.to_choose)
+        // taken apart by name, so that a new field cannot be forgotten here
+        let Self { applied, sweeps, trials, workers, hosts, queue, provenances, to_choose, live: _ } = self;
+        (applied, sweeps, trials, workers) == (&other.applied, &other.sweeps, &other.trials, &other.workers)
+            && (hosts, queue) == (&other.hosts, &other.queue)
+            && (provenances, to_choose) == (&other.provenances, &other.to_choose)
     }
 }
 
@@ -344,7 +372,7 @@ impl ResultSummary {
             num_epochs: result.epochs.len() as u32,
             state_hash: result.epochs.last().map(|epoch| epoch.state_hash.clone()).unwrap_or_default(),
             timing: result.timing.clone(),
-            provenance,
+            provenance: Arc::new(provenance),
             num_subset_images: result.provenance.subset.num_images(),
             subset_fingerprint: result.provenance.subset.fingerprint(),
             event,

@@ -1,14 +1,27 @@
-use sweep::Sweep;
-use crate::state::State;
-/// What submitting a sweep means, before it happens.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+//! What submitting a sweep does, and why: finished trials are reused across sweeps (P9), waiting and running ones are
+//! shared, those that no sweep wants any more are dropped; each with a line for people.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use serde_json::Value;
+use sweep::definition::Cell;
+use sweep::{Sweep, TrialId};
+
+use crate::cost::cost;
+use crate::event::{Event, Rejected};
+use crate::state::{Phase, State, SweepTrial};
+
+/// What submitting a sweep means, said before it happens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Submission {
     pub sweep: String,
     pub revision: u32,
+    /// Of searches, only those known so far.
     pub trials: u64,
     /// Of those, already finished: their results are reused.
     pub reused: u64,
-    /// Already waiting or running for another sweep, or for the revision before.
+    /// Already waiting or running, for another sweep or for the revision before.
     pub shared: u64,
     /// Failed before: they stay failed until `retry`.
     pub failed: u64,
@@ -17,6 +30,197 @@ pub struct Submission {
     /// One line for each thing that was reused, dropped or changed, and why.
     pub explanation: Vec<String>,
 }
-pub fn describe(_state: &State, _sweep: &Sweep) -> Submission {
-    Submission::default()
+
+/// The events of a submission; none when nothing would change.
+pub(crate) fn submitted(state: &State, sweep: &Sweep) -> Result<Vec<Event>, Rejected> {
+    if is_same(state, sweep) {
+        return Ok(Vec::new());
+    }
+    check(sweep)?;
+    Ok(vec![Event::SweepSubmitted { sweep: Box::new(sweep.clone()), trials: all_trials(sweep) }])
+}
+
+fn is_same(state: &State, sweep: &Sweep) -> bool {
+    let known = state.sweeps.get(sweep.name.as_str());
+    known.is_some_and(|known| known.cancelled.is_none() && *known.sweep == *sweep)
+}
+
+/// A sweep that came over the wire need not have been compiled by us.
+fn check(sweep: &Sweep) -> Result<(), Rejected> {
+    let invalid = |what: String| Err(Rejected::Invalid(format!("sweep `{}`: {what}", sweep.name)));
+    if sweep.name.is_empty() {
+        return Err(Rejected::Invalid("the sweep has no name".to_owned()));
+    }
+    let json = serde_json::to_vec(sweep).map_err(|error| Rejected::Invalid(error.to_string()))?;
+    match serde_json::from_slice::<Sweep>(&json) {
+        Ok(read) if read == *sweep => {}
+        Ok(_) => return invalid("does not survive being written and read, so it cannot be journalled".to_owned()),
+        Err(error) => return invalid(format!("cannot be journalled: {error}")),
+    }
+    for cell in &sweep.cells {
+        let known = sweep.axes.iter().zip(&cell.coordinates).all(|(axis, at)| (*at as usize) < axis.values.len());
+        if !known || cell.coordinates.len() != sweep.axes.len() {
+            return invalid("a cell's coordinates do not fit the axes".to_owned());
+        }
+        if let Err(error) = sweep::definition::with_fields(&sweep.base, &cell.set) {
+            return invalid(format!("cell `{}`: {error}", sweep.cell_name(cell)));
+        }
+    }
+    for candidate in sweep.search.iter().flat_map(|search| &search.candidates) {
+        let field = sweep.search.as_ref().map(|search| search.field.clone()).unwrap_or_default();
+        let set = [(field.clone(), candidate.clone())].into_iter().collect();
+        if let Err(error) = sweep::definition::with_fields(&sweep.base, &set) {
+            return invalid(format!("search over `{field}`: {error}"));
+        }
+    }
+    Ok(())
+}
+
+/// The trials of one cell as they are journalled.
+pub(crate) fn sweep_trials(sweep: &Sweep, cell: u32, chosen: Option<u32>) -> Vec<SweepTrial> {
+    let planned = sweep.cell_trials(cell as usize, chosen.map(|chosen| chosen as usize));
+    let trials = planned.into_iter().map(|planned| SweepTrial {
+        id: planned.id,
+        cell,
+        candidate: planned.candidate.map(|candidate| candidate as u32),
+        role: planned.role,
+        seed: planned.spec.seed,
+        cost: cost(&planned.spec),
+    });
+    trials.collect()
+}
+
+fn all_trials(sweep: &Sweep) -> Vec<SweepTrial> {
+    (0..sweep.cells.len() as u32).flat_map(|cell| sweep_trials(sweep, cell, None)).collect()
+}
+
+/// What submitting this sweep would do.
+pub fn describe(state: &State, sweep: &Sweep) -> Submission {
+    let known = state.sweeps.get(sweep.name.as_str());
+    let revision = known.map_or(0, |known| known.revision);
+    let mut submission = Submission { sweep: sweep.name.clone(), revision: revision + 1, ..Submission::default() };
+    let same = is_same(state, sweep);
+    let trials: Vec<TrialId> = match known {
+        Some(known) if same => known.trials.iter().map(|trial| trial.id).collect(),
+        _ if check(sweep).is_err() => return submission,
+        _ => all_trials(sweep).into_iter().map(|trial| trial.id).collect(),
+    };
+    let mut elsewhere: std::collections::BTreeMap<&str, u64> = Default::default();
+    submission.trials = trials.len() as u64;
+    for trial in trials.iter().filter_map(|id| state.trials.get(id)) {
+        match trial.phase {
+            Phase::Succeeded { .. } => {
+                submission.reused += 1;
+                let others = trial.wanted_by.iter().map(|(name, _)| &**name).filter(|name| *name != sweep.name);
+                if let Some(other) = others.min() {
+                    *elsewhere.entry(other).or_default() += 1;
+                }
+            }
+            Phase::Waiting { .. } | Phase::Running { .. } => submission.shared += 1,
+            Phase::Failed { .. } => submission.failed += 1,
+            Phase::Cancelled => {}
+        }
+    }
+    if same {
+        submission.revision = revision;
+        submission.explanation.push(format!("revision {revision} is the same file: nothing is done twice"));
+    } else if let Some(known) = known {
+        let new: BTreeSet<TrialId> = trials.iter().copied().collect();
+        let alone = |id: &TrialId| {
+            let trial = &state.trials[id];
+            !trial.phase.is_terminal() && trial.wanted_by.iter().all(|(name, _)| **name == *sweep.name)
+        };
+        let old: BTreeSet<TrialId> = known.trials.iter().map(|trial| trial.id).collect();
+        submission.dropped = old.difference(&new).filter(|id| alone(id)).count() as u64;
+        submission.explanation.extend(changes(&known.sweep, sweep));
+        if known.cancelled.is_some() {
+            submission.explanation.push("it was cancelled and goes on".to_owned());
+        }
+    }
+    explain_numbers(&mut submission, elsewhere);
+    submission
+}
+
+fn explain_numbers(submission: &mut Submission, elsewhere: std::collections::BTreeMap<&str, u64>) {
+    let mut say = |count: u64, text: &str| {
+        if count > 0 {
+            submission.explanation.push(format!("{count} {} {text}", if count == 1 { "trial" } else { "trials" }));
+        }
+    };
+    for (sweep, count) in elsewhere {
+        say(count, &format!("with the same settings and seed finished in sweep `{sweep}`: reused"));
+    }
+    say(submission.shared, "waiting or running already: shared, not trained twice");
+    say(
+        submission.failed,
+        &format!("failed before and are not tried again: `orchestrator retry --failed {}` does", submission.sweep),
+    );
+    say(submission.dropped, "of the revision before that no sweep wants now: dropped");
+}
+
+/// What differs between two revisions, one line each.
+fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
+    let mut lines = Vec::new();
+    let fields = |sweep: &Sweep| match serde_json::to_value(&sweep.base) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Default::default(),
+    };
+    let (old, new) = (fields(before), fields(after));
+    for (field, value) in &new {
+        if let Some(was) = old.get(field).filter(|was| *was != value) {
+            lines.push(format!("`{field}` was {was} and is {value}"));
+        }
+    }
+    lines.extend(difference("axis", &axis_names(before), &axis_names(after)));
+    for axis in &after.axes {
+        let Some(was) = before.axes.iter().find(|was| was.name == axis.name) else { continue };
+        let names = |axis: &sweep::definition::Axis| axis.values.iter().map(|value| value.name.clone()).collect();
+        lines.extend(difference(&format!("`{}` value", axis.name), &names(was), &names(axis)));
+        for value in &axis.values {
+            if was.values.iter().any(|other| other.name == value.name && other.set != value.set) {
+                lines.push(format!("`{}` value `{}` sets something else", axis.name, value.name));
+            }
+        }
+    }
+    let seeds = |sweep: &Sweep| sweep.seeds.iter().map(u64::to_string).collect();
+    lines.extend(difference("seed", &seeds(before), &seeds(after)));
+    if before.search != after.search {
+        lines.push("the search is another one".to_owned());
+    }
+    if before.smoke != after.smoke {
+        lines.push(if after.smoke { "it is a rehearsal now" } else { "it is no rehearsal any more" }.to_owned());
+    }
+    let overridden = changed_cells(before, after);
+    if overridden > 0 {
+        lines.push(format!("overrides change {overridden} cells that both revisions have"));
+    }
+    if lines.is_empty() {
+        lines.push("nothing that decides a result changed; outputs, texts or resources did".to_owned());
+    }
+    lines
+}
+
+fn axis_names(sweep: &Sweep) -> Vec<String> {
+    sweep.axes.iter().map(|axis| axis.name.clone()).collect()
+}
+
+fn difference(what: &str, before: &Vec<String>, after: &Vec<String>) -> Vec<String> {
+    let list = |names: Vec<&String>, verb: &str| {
+        let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
+        (!names.is_empty()).then(|| format!("{what} {} {verb}", names.join(", ")))
+    };
+    let added = after.iter().filter(|name| !before.contains(name)).collect();
+    let removed = before.iter().filter(|name| !after.contains(name)).collect();
+    [list(added, "added"), list(removed, "removed")].into_iter().flatten().collect()
+}
+
+/// Cells of the same name whose own settings differ beyond what an axis value sets.
+fn changed_cells(before: &Sweep, after: &Sweep) -> usize {
+    if axis_names(before) != axis_names(after) {
+        return 0;
+    }
+    let named = |sweep: &Sweep, cell: &Cell| (sweep.cell_name(cell), cell.set.clone());
+    let old: std::collections::BTreeMap<String, _> = before.cells.iter().map(|cell| named(before, cell)).collect();
+    let new = after.cells.iter().map(|cell| named(after, cell));
+    new.filter(|(name, set)| old.get(name).is_some_and(|was| was != set)).count()
 }

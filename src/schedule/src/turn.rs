@@ -1,19 +1,31 @@
-use crate::config::Config;
-use crate::event::{Effect, Input, Recorded, Rejected};
-use crate::plan::WaitReason;
-use crate::state::{Millis, State};
-use crate::submission::Submission;
+//! One turn of the owner's loop: decide and apply each input, plan until nothing follows, say what to tell whom.
+//!
+//! The events are applied to the state before they are durable, so that everything that came together shares one
+//! transaction. The shell must append them before it performs an effect or gives an answer. When the append fails,
+//! nothing of the turn has happened: the shell rebuilds the state from the journal, keeps `State::live`, and answers
+//! every input with the fault.
 
-/// One turn of the owner's loop.
+use std::collections::BTreeMap;
+
+use crate::apply::apply;
+use crate::config::Config;
+use crate::decide::decide;
+use crate::effects::{effects, replies};
+use crate::event::{Effect, Event, Input, Recorded, Rejected};
+use crate::live::observe;
+use crate::plan::{WaitReason, plan};
+use crate::state::{Counts, Millis, State};
+use crate::submission::{Submission, describe};
+
 pub struct Turn {
-    /// Already applied. To be journalled in one transaction before anything else is done or said; when that fails, the
-    /// state must be rebuilt from the journal (keeping `live`), and every input is answered with the storage fault.
+    /// Already applied; to be journalled in one transaction before anything else is done or said.
     pub recorded: Vec<Recorded>,
     /// One for each input.
     pub answers: Vec<Result<Answer, Rejected>>,
-    /// To be done after the events are durable, in this order.
+    /// To be done in this order once the events are durable.
     pub effects: Vec<Effect>,
-    pub waiting: Vec<(WaitReason, u64)>,
+    /// How many trials wait, and why.
+    pub waiting: BTreeMap<WaitReason, u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,15 +34,69 @@ pub enum Answer {
     Submitted(Submission),
     /// Trials that end because of it.
     Cancelled(u64),
+    /// Trials that wait again.
     Retried(u64),
 }
 
-/// Decides and applies each input, then plans until nothing follows. Inputs that came together share one transaction.
-pub fn turn(_state: &mut State, _config: &Config, inputs: &[Input], _now: Millis) -> Turn {
-    Turn {
-        recorded: Vec::new(),
-        answers: inputs.iter().map(|_| Ok(Answer::Done)).collect(),
-        effects: Vec::new(),
-        waiting: Vec::new(),
+pub fn turn(state: &mut State, config: &Config, inputs: &[Input], now: Millis) -> Turn {
+    let mut recorded = Vec::new();
+    let answers: Vec<_> = inputs.iter().map(|input| take(state, config, input, now, &mut recorded)).collect();
+    let waiting = loop {
+        let plan = plan(state, config, now);
+        if plan.events.is_empty() {
+            break plan.waiting;
+        }
+        if record(state, plan.events, now, &mut recorded).is_err() {
+            break plan.waiting;
+        }
+    };
+    let events: Vec<Event> = recorded.iter().map(|recorded: &Recorded| recorded.event.clone()).collect();
+    let mut effects = effects(state, &events);
+    for (input, answer) in inputs.iter().zip(&answers) {
+        effects.extend(replies(state, input, answer.as_ref().map(|_| ())));
     }
+    Turn { recorded, answers, effects, waiting }
+}
+
+fn take(
+    state: &mut State,
+    config: &Config,
+    input: &Input,
+    now: Millis,
+    recorded: &mut Vec<Recorded>,
+) -> Result<Answer, Rejected> {
+    let submission = match input {
+        Input::Submit { sweep } => Some(describe(state, sweep)),
+        _ => None,
+    };
+    let before = counts(state, input);
+    let events = decide(state, config, input, now)?;
+    record(state, events, now, recorded)?;
+    observe(state, input, now);
+    let after = counts(state, input);
+    Ok(match (input, submission) {
+        (_, Some(submission)) => Answer::Submitted(submission),
+        (Input::Cancel { .. }, _) => Answer::Cancelled(after.cancelled - before.cancelled + after.running),
+        (Input::RetryFailed { .. }, _) => Answer::Retried(after.waiting - before.waiting),
+        _ => Answer::Done,
+    })
+}
+
+fn counts(state: &State, input: &Input) -> Counts {
+    match input {
+        Input::Cancel { sweep, .. } | Input::RetryFailed { sweep } => {
+            state.sweeps.get(sweep.as_str()).map_or(Counts::default(), |entry| entry.counts)
+        }
+        _ => Counts::default(),
+    }
+}
+
+/// `apply` refusing what was just decided is a fault of this program, not of the peer; the events before it stand.
+fn record(state: &mut State, events: Vec<Event>, now: Millis, recorded: &mut Vec<Recorded>) -> Result<(), Rejected> {
+    for event in events {
+        let entry = Recorded { at: now, event };
+        apply(state, &entry).map_err(|impossible| Rejected::Internal(impossible.to_string()))?;
+        recorded.push(entry);
+    }
+    Ok(())
 }

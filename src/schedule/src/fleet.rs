@@ -1,0 +1,299 @@
+//! What workers say and do not say: streams, heartbeats, outcomes, silence.
+//!
+//! The fence (P2) is `State::is_current`: only the current attempt, on the worker it was given to, changes its trial.
+//! Whatever else a worker reports frees its slot at most. A worker that was cut off is reconciled by comparing its
+//! lists with the slots, in `connected`; there is no other way back.
+
+use std::collections::BTreeMap;
+
+use sweep::record::{Failure, FailureClass, TrialResult};
+use sweep::{AttemptNo, TrialId};
+
+use crate::apply::shorten;
+use crate::config::Config;
+use crate::decide::present;
+use crate::event::{EndedAttempt, Event, Outcome, Rejected, RunningAttempt, Then};
+use crate::live;
+use crate::state::{Millis, SlotIndex, State, WorkerId, WorkerInfo};
+
+/// What a worker knows when it connects.
+pub(crate) struct Lists<'a> {
+    pub info: &'a WorkerInfo,
+    pub running: &'a [RunningAttempt],
+    pub ended: &'a [EndedAttempt],
+}
+
+pub(crate) fn connected(
+    state: &State,
+    config: &Config,
+    worker: &WorkerId,
+    connection: u64,
+    lists: Lists<'_>,
+    now: Millis,
+) -> Result<Vec<Event>, Rejected> {
+    let newest = state.live.newest_connection.get(worker).copied().unwrap_or(0);
+    if connection <= newest {
+        return Err(Rejected::StaleConnection { worker: worker.clone(), connection, newest });
+    }
+    check_lists(config, worker, &lists)?;
+    let mut events = Vec::new();
+    let known = state.workers.get(worker).filter(|entry| !entry.is_gone());
+    let mut slots = known.map_or_else(Vec::new, |entry| entry.slots.clone());
+    for (slot, trial, attempt) in state.current_attempts(worker) {
+        let is_it = |other: (TrialId, AttemptNo)| other == (trial, attempt);
+        if let Some(ended) = lists.ended.iter().find(|ended| is_it((ended.trial, ended.attempt))) {
+            events.extend(outcome(state, config, worker, slot, ended, now));
+        } else if lists.running.iter().any(|running| is_it((running.trial, running.attempt)) && running.slot == slot) {
+            continue;
+        } else {
+            let message = format!("worker `{worker}` does not know of it: its start was lost with a connection");
+            let failure = Failure { class: FailureClass::Unreachable, message };
+            events.push(failed(state, config, (trial, attempt), failure, SlotAfter::Free, now));
+        }
+        slots[slot as usize] = None;
+    }
+    let mut occupied = BTreeMap::new();
+    for running in lists.running {
+        let over = lists.ended.iter().any(|ended| (ended.trial, ended.attempt) == (running.trial, running.attempt));
+        if !over {
+            occupied.insert(running.slot, (running.trial, running.attempt));
+        }
+    }
+    let held = |slots: &[Option<(TrialId, AttemptNo)>]| {
+        let held = slots.iter().enumerate().filter_map(|(slot, held)| Some((slot as SlotIndex, (*held)?)));
+        held.collect::<BTreeMap<_, _>>()
+    };
+    // a stream that was opened again and changed nothing leaves no trace in the journal
+    if known.is_none_or(|entry| entry.info != *lists.info || held(&slots) != occupied) {
+        events.push(Event::WorkerJoined { worker: worker.clone(), info: lists.info.clone(), occupied });
+    }
+    Ok(events)
+}
+
+fn check_lists(config: &Config, worker: &WorkerId, lists: &Lists<'_>) -> Result<(), Rejected> {
+    if lists.info.build != config.build {
+        return Err(Rejected::OtherBuild {
+            worker: worker.clone(),
+            worker_build: lists.info.build.clone(),
+            coordinator_build: config.build.clone(),
+        });
+    }
+    if lists.info.slots.is_empty() || lists.info.slots.iter().any(|slot| slot.devices.is_empty()) {
+        return Err(Rejected::Invalid(format!("worker `{worker}` offers no slot, or one without devices")));
+    }
+    let mut seen = BTreeMap::new();
+    for running in lists.running {
+        if running.slot as usize >= lists.info.slots.len() {
+            let slots = lists.info.slots.len();
+            return Err(Rejected::Invalid(format!("worker `{worker}` says slot {} of {slots}", running.slot)));
+        }
+        if seen.insert(running.slot, running.trial).is_some() {
+            return Err(Rejected::Invalid(format!("worker `{worker}` says two attempts in slot {}", running.slot)));
+        }
+    }
+    Ok(())
+}
+
+/// A draining worker that holds nothing and hangs up has ended, as it was told to.
+pub(crate) fn disconnected(state: &State, worker: &WorkerId, connection: u64) -> Vec<Event> {
+    let Ok(entry) = present(state, worker) else { return Vec::new() };
+    let newest = state.live.connected.get(worker) == Some(&connection);
+    match &entry.draining {
+        Some(reason) if newest && entry.slots.iter().all(Option::is_none) => {
+            vec![Event::WorkerGone { worker: worker.clone(), reason: reason.clone() }]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// A heartbeat without progress is not health (P8). Absence from a heartbeat proves nothing: it may have been sent
+/// before the start arrived. But then there is no progress either, and the stall limit ends it.
+pub(crate) fn heartbeat(
+    state: &State,
+    config: &Config,
+    worker: &WorkerId,
+    running: &[RunningAttempt],
+    now: Millis,
+) -> Result<Vec<Event>, Rejected> {
+    present(state, worker)?;
+    let mut events = Vec::new();
+    for (_, trial, attempt) in state.current_attempts(worker) {
+        let said = running.iter().find(|running| (running.trial, running.attempt) == (trial, attempt));
+        let since = live::still_since(state, (trial, attempt), said, now);
+        let still = now.saturating_sub(since);
+        if still >= config.stall_ms {
+            let message = format!(
+                "its worker was heard, but epoch, step and collectives stood still for {} s (limit {} s)",
+                still / 1000,
+                config.stall_ms / 1000
+            );
+            let failure = Failure { class: FailureClass::Stalled, message };
+            events.push(failed(state, config, (trial, attempt), failure, SlotAfter::Occupied, now));
+        }
+    }
+    Ok(events)
+}
+
+pub(crate) fn ended(
+    state: &State,
+    config: &Config,
+    worker: &WorkerId,
+    ended: &EndedAttempt,
+    now: Millis,
+) -> Result<Vec<Event>, Rejected> {
+    let entry = present(state, worker)?;
+    let slot = entry.slot_of(ended.trial, ended.attempt);
+    match slot {
+        Some(slot) if state.is_current(ended.trial, ended.attempt, worker) => {
+            Ok(outcome(state, config, worker, slot, ended, now))
+        }
+        // too late to count, but the slot is free now
+        Some(slot) => Ok(vec![Event::SlotFreed { worker: worker.clone(), slot }]),
+        None => Err(stale(state, ended.trial, ended.attempt)),
+    }
+}
+
+fn stale(state: &State, trial: TrialId, attempt: AttemptNo) -> Rejected {
+    let reason = match state.trials.get(&trial) {
+        None => "no sweep has such a trial".to_owned(),
+        Some(known) if (attempt.0 as usize) < known.attempts.len() => {
+            format!("attempt {} came after it", known.attempts.len())
+        }
+        Some(known) => match known.attempt(attempt) {
+            Some(entry) if entry.ended.is_some() => "it has ended already".to_owned(),
+            Some(entry) => format!("it was given to worker `{}`", entry.worker),
+            None => "it was never dispatched".to_owned(),
+        },
+    };
+    Rejected::StaleAttempt { trial, attempt, reason }
+}
+
+/// Silence for longer than the lease ends a worker's attempts and gives its trials to others (P8: `unreachable`).
+pub(crate) fn expired_leases(state: &State, config: &Config, now: Millis) -> Vec<Event> {
+    let mut events = Vec::new();
+    for worker in state.workers.iter().filter(|(_, entry)| !entry.is_gone()).map(|(worker, _)| worker) {
+        if now < live::lease_end(state, config, worker) {
+            continue;
+        }
+        let reason = format!("silent for {} s, longer than its lease", config.lease_ms / 1000);
+        for (_, trial, attempt) in state.current_attempts(worker) {
+            let failure =
+                Failure { class: FailureClass::Unreachable, message: format!("worker `{worker}` was {reason}") };
+            events.push(failed(state, config, (trial, attempt), failure, SlotAfter::Occupied, now));
+        }
+        events.push(Event::WorkerGone { worker: worker.clone(), reason });
+    }
+    events
+}
+
+/// What the outcome of a current attempt means.
+fn outcome(
+    state: &State,
+    config: &Config,
+    worker: &WorkerId,
+    slot: SlotIndex,
+    ended: &EndedAttempt,
+    now: Millis,
+) -> Vec<Event> {
+    let (trial, attempt) = (ended.trial, ended.attempt);
+    let failure = match &ended.outcome {
+        Outcome::Finished(result) => match not_finite(result) {
+            None => return vec![Event::AttemptSucceeded { trial, attempt, result: result.clone() }],
+            // JSON has no such number: journalled, it could not be read back
+            Some(field) => Failure {
+                class: FailureClass::NonFinite,
+                message: format!("the trainer finished with `{field}` not a finite number"),
+            },
+        },
+        Outcome::Failed(failure) => failure.clone(),
+        Outcome::Stopped if !state.is_wanted(&state.trials[&trial]) => {
+            return vec![Event::AttemptStopped { trial, attempt }];
+        }
+        // wanted again since it was told to stop, or its worker was stopped by a person
+        Outcome::Stopped => {
+            Failure { class: FailureClass::Preempted, message: format!("worker `{worker}` stopped it") }
+        }
+    };
+    let broken = (failure.class == FailureClass::BadDevice).then(|| Event::SlotBroken {
+        worker: worker.clone(),
+        slot,
+        reason: failure.message.lines().next().unwrap_or_default().to_owned(),
+    });
+    let failed = failed(state, config, (trial, attempt), failure, SlotAfter::Free, now);
+    std::iter::once(failed).chain(broken).collect()
+}
+
+fn not_finite(result: &TrialResult) -> Option<&'static str> {
+    let numbers = [
+        ("last_accuracy", result.last_accuracy),
+        ("best_accuracy", result.best_accuracy),
+        ("last_balanced_accuracy", result.last_balanced_accuracy),
+        ("train_loss", result.train_loss),
+        ("eval_loss", result.eval_loss),
+        ("timing.train_s", result.timing.train_s),
+        ("timing.evaluate_s", result.timing.evaluate_s),
+        ("timing.checkpoint_s", result.timing.checkpoint_s),
+        ("timing.data_wait_s", result.timing.data_wait_s),
+        ("timing.start_s", result.timing.start_s),
+        ("timing.images_per_s", result.timing.images_per_s),
+        ("timing.peak_memory_mib", result.timing.peak_memory_mib),
+    ];
+    let epochs = result.epochs.iter().flat_map(|epoch| {
+        [("epochs.train_loss", epoch.train_loss), ("epochs.accuracy", epoch.accuracy.unwrap_or_default())]
+    });
+    numbers.into_iter().chain(epochs).find(|(_, number)| !number.is_finite()).map(|(field, _)| field)
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum SlotAfter {
+    Free,
+    /// Until the worker says otherwise.
+    Occupied,
+}
+
+/// Messages above this many bytes are shortened in the middle before they are journalled.
+const MAX_MESSAGE_BYTES: usize = 16 << 10;
+
+fn failed(
+    state: &State,
+    config: &Config,
+    (trial, attempt): (TrialId, AttemptNo),
+    failure: Failure,
+    slot: SlotAfter,
+    now: Millis,
+) -> Event {
+    let then = after_failure(state, config, trial, attempt, failure.class, now);
+    let failure = Failure { message: shorten(&failure.message, MAX_MESSAGE_BYTES), ..failure };
+    Event::AttemptFailed { trial, attempt, failure, then, slot_free: slot == SlotAfter::Free }
+}
+
+fn after_failure(
+    state: &State,
+    config: &Config,
+    id: TrialId,
+    attempt: AttemptNo,
+    class: FailureClass,
+    now: Millis,
+) -> Then {
+    let trial = &state.trials[&id];
+    if !state.is_wanted(trial) {
+        return Then::Unwanted;
+    }
+    // the same host would most likely run out again
+    if class == FailureClass::OutOfMemory && !another_host(state, id, attempt) {
+        return Then::GiveUp;
+    }
+    let spent = trial.spent.get(&class).copied().unwrap_or(0) + 1;
+    match config.budgets.of(class).backoff(spent) {
+        Some(wait) => Then::Retry { not_before: now + wait },
+        None => Then::GiveUp,
+    }
+}
+
+/// Some other host than the one of this attempt offers a slot that is large enough.
+fn another_host(state: &State, id: TrialId, attempt: AttemptNo) -> bool {
+    let trial = &state.trials[&id];
+    let Some(entry) = trial.attempt(attempt) else { return false };
+    let here = &state.workers[&entry.worker].info.host;
+    crate::plan::offers(state).into_iter().any(|(host, devices)| host != here && devices >= trial.devices)
+}

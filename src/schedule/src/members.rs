@@ -1,0 +1,256 @@
+//! The sweeps' side of the state machine: which sweeps want a trial, and what follows for its phase, its place in the
+//! queue, the sweeps' counts and their searches.
+//!
+//! Every change of a phase goes through `set_phase`, so that nothing derived can lag behind. Called by `apply.rs` only.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use sweep::definition::Role;
+use sweep::{Sweep, TrialId};
+
+use crate::apply::Context;
+use crate::search::best_candidate;
+use crate::state::{Counts, Phase, Place, Searching, State, SweepState, SweepTrial, TrialState};
+
+type Applied = Result<(), String>;
+
+pub(crate) fn sweep_submitted(state: &mut State, sweep: &Sweep, trials: &[SweepTrial], context: Context) -> Applied {
+    check_trials(sweep, trials)?;
+    let searching = searches(trials)?;
+    let name: Arc<str> = match state.sweeps.get_key_value(sweep.name.as_str()) {
+        Some((name, _)) => name.clone(),
+        None => sweep.name.as_str().into(),
+    };
+    let before = state.sweeps.remove(&name);
+    let entry = SweepState {
+        sweep: Arc::new(sweep.clone()),
+        revision: before.as_ref().map_or(0, |before| before.revision) + 1,
+        submitted_at: context.at,
+        order: context.number,
+        cancelled: None,
+        trials: Vec::with_capacity(trials.len()),
+        chosen: Default::default(),
+        searching,
+        counts: Counts::default(),
+    };
+    let dropped: Vec<TrialId> =
+        before.map_or(Vec::new(), |before| before.trials.iter().map(|trial| trial.id).collect());
+    for id in &dropped {
+        let trial = state.trials.get_mut(id).expect("sweeps list trials that exist");
+        trial.wanted_by.retain(|(other, _)| *other != name);
+    }
+    state.to_choose.retain(|(other, _)| *other != name);
+    state.sweeps.insert(name.clone(), entry);
+    want(state, &name, trials, context);
+    for id in dropped {
+        settle(state, id, context);
+    }
+    let cells: Vec<u32> = state.sweeps[&name].searching.keys().copied().collect();
+    cells.into_iter().for_each(|cell| settle_search(state, &name, cell));
+    Ok(())
+}
+
+pub(crate) fn sweep_cancelled(state: &mut State, sweep: &str, reason: &str, context: Context) -> Applied {
+    let entry = state.sweeps.get_mut(sweep).ok_or_else(|| format!("no sweep `{sweep}`"))?;
+    entry.cancelled = Some(reason.to_owned());
+    settle_all(state, sweep, context);
+    Ok(())
+}
+
+pub(crate) fn failed_trials_retried(state: &mut State, sweep: &str, context: Context) -> Applied {
+    let entry = state.sweeps.get_mut(sweep).ok_or_else(|| format!("no sweep `{sweep}`"))?;
+    entry.cancelled = None;
+    for id in entry.trials.iter().map(|trial| trial.id).collect::<Vec<_>>() {
+        let trial = state.trials.get_mut(&id).expect("sweeps list trials that exist");
+        if matches!(trial.phase, Phase::Failed { .. }) {
+            trial.spent.clear();
+            set_phase(state, id, Phase::Waiting { not_before: context.at });
+        }
+    }
+    settle_all(state, sweep, context);
+    Ok(())
+}
+
+pub(crate) fn candidate_chosen(
+    state: &mut State,
+    sweep: &str,
+    (cell, candidate): (u32, u32),
+    trials: &[SweepTrial],
+    context: Context,
+) -> Applied {
+    let (name, entry) = state.sweeps.get_key_value(sweep).ok_or_else(|| format!("no sweep `{sweep}`"))?;
+    let name = name.clone();
+    check_trials(&entry.sweep, trials)?;
+    match entry.searching.get(&cell) {
+        Some(searching) if searching.unfinished == 0 && !entry.chosen.contains_key(&cell) => {}
+        _ => return Err(format!("cell {cell} of `{sweep}` has no search to choose from")),
+    }
+    let belongs =
+        |trial: &SweepTrial| (trial.cell, trial.candidate, trial.role) == (cell, Some(candidate), Role::Result);
+    if !trials.iter().all(belongs) {
+        return Err(format!("cell {cell} of `{sweep}` gets trials of another cell or candidate"));
+    }
+    state.sweeps.get_mut(&name).expect("just found").chosen.insert(cell, candidate);
+    state.to_choose.remove(&(name.clone(), cell));
+    want(state, &name, trials, context);
+    Ok(())
+}
+
+fn check_trials(sweep: &Sweep, trials: &[SweepTrial]) -> Applied {
+    let candidates = sweep.search.as_ref().map_or(0, |search| search.candidates.len());
+    for trial in trials {
+        let known = (trial.cell as usize) < sweep.cells.len()
+            && trial.candidate.is_none_or(|candidate| (candidate as usize) < candidates);
+        // a negative or infinite cost would break the order of the queue
+        if !known || !trial.cost.is_finite() || trial.cost < 0.0 {
+            return Err(format!("trial {} of sweep `{}` is not one of its cells", trial.id, sweep.name));
+        }
+    }
+    Ok(())
+}
+
+fn searches(trials: &[SweepTrial]) -> Result<std::collections::BTreeMap<u32, Searching>, String> {
+    let mut found = std::collections::BTreeMap::new();
+    for (index, trial) in trials.iter().enumerate().filter(|(_, trial)| trial.role == Role::Search) {
+        let first = index as u32;
+        let searching = found.entry(trial.cell).or_insert(Searching { first, count: 0, unfinished: 0 });
+        if searching.first + searching.count != first {
+            return Err(format!("the search trials of cell {} do not stand together", trial.cell));
+        }
+        searching.count += 1;
+    }
+    Ok(found)
+}
+
+/// Adds trials to a sweep: new ones wait, known ones are shared.
+fn want(state: &mut State, name: &Arc<str>, trials: &[SweepTrial], context: Context) {
+    for trial in trials {
+        let entry = state.sweeps.get_mut(name).expect("the caller found it");
+        let devices = entry.sweep.resources.devices_per_trial;
+        let index = entry.trials.len() as u32;
+        entry.trials.push(trial.clone());
+        let known = state.trials.entry(trial.id).or_insert_with(|| TrialState {
+            phase: Phase::Cancelled,
+            wanted_by: Vec::with_capacity(1),
+            attempts: Vec::new(),
+            spent: Default::default(),
+            cost: trial.cost,
+            devices,
+            place: None,
+        });
+        known.wanted_by.push((name.clone(), index));
+        // the newest word counts: a user who saw that no slot is large enough edits this number
+        known.devices = devices;
+        known.cost = trial.cost;
+        *entry.counts.of(&known.phase) += 1;
+        if trial.role == Role::Search
+            && !known.phase.is_terminal()
+            && let Some(searching) = entry.searching.get_mut(&trial.cell)
+        {
+            searching.unfinished += 1;
+        }
+        settle(state, trial.id, context);
+    }
+}
+
+fn settle_all(state: &mut State, sweep: &str, context: Context) {
+    let ids: Vec<TrialId> = state.sweeps[sweep].trials.iter().map(|trial| trial.id).collect();
+    ids.into_iter().for_each(|id| settle(state, id, context));
+}
+
+/// Makes phase and place follow from who wants the trial.
+fn settle(state: &mut State, id: TrialId, context: Context) {
+    let wanted = state.is_wanted(&state.trials[&id]);
+    match state.trials[&id].phase {
+        Phase::Waiting { .. } if !wanted => set_phase(state, id, Phase::Cancelled),
+        Phase::Cancelled if wanted => set_phase(state, id, Phase::Waiting { not_before: context.at }),
+        // the sweeps that want it may have changed, and its place with them
+        Phase::Waiting { .. } => enqueue(state, id),
+        Phase::Running { .. } | Phase::Succeeded { .. } | Phase::Failed { .. } | Phase::Cancelled => {}
+    }
+}
+
+/// Changes the phase of a trial and everything that follows from it.
+pub(crate) fn set_phase(state: &mut State, id: TrialId, phase: Phase) {
+    dequeue(state, id);
+    let trial = state.trials.get_mut(&id).expect("the caller found it");
+    let before = std::mem::replace(&mut trial.phase, phase);
+    let mut searched = Vec::new();
+    for (name, index) in &trial.wanted_by {
+        let entry = state.sweeps.get_mut(name).expect("trials are wanted by sweeps that exist");
+        *entry.counts.of(&before) -= 1;
+        *entry.counts.of(&trial.phase) += 1;
+        let wanted = &entry.trials[*index as usize];
+        if wanted.role == Role::Search
+            && let Some(searching) = entry.searching.get_mut(&wanted.cell)
+        {
+            match (before.is_terminal(), trial.phase.is_terminal()) {
+                (false, true) => searching.unfinished -= 1,
+                (true, false) => searching.unfinished += 1,
+                (false, false) | (true, true) => {}
+            }
+            searched.push((name.clone(), wanted.cell));
+        }
+    }
+    enqueue(state, id);
+    searched.into_iter().for_each(|(name, cell)| settle_search(state, &name, cell));
+}
+
+/// Notes whether a candidate of this cell can be chosen now.
+fn settle_search(state: &mut State, name: &Arc<str>, cell: u32) {
+    let entry = &state.sweeps[name];
+    let ended = entry.searching.get(&cell).is_some_and(|searching| searching.unfinished == 0);
+    let ready = ended && !entry.chosen.contains_key(&cell) && best_candidate(state, entry, cell).is_some();
+    let key = (name.clone(), cell);
+    if ready {
+        state.to_choose.insert(key);
+    } else {
+        state.to_choose.remove(&key);
+    }
+}
+
+fn dequeue(state: &mut State, id: TrialId) {
+    let trial = state.trials.get_mut(&id).expect("the caller found it");
+    let Some(place) = trial.place.take() else { return };
+    let devices = place.devices;
+    if let Some(places) = state.queue.by_devices.get_mut(&devices) {
+        places.remove(&place);
+        if places.is_empty() {
+            state.queue.by_devices.remove(&devices);
+        }
+    }
+    if let Phase::Waiting { not_before } = trial.phase {
+        state.queue.delayed.remove(&(not_before, id));
+    }
+}
+
+fn enqueue(state: &mut State, id: TrialId) {
+    dequeue(state, id);
+    let Some((place, not_before)) = place_of(state, id) else { return };
+    state.trials.get_mut(&id).expect("the caller found it").place = Some(place);
+    state.queue.by_devices.entry(place.devices).or_default().insert(place);
+    state.queue.delayed.insert((not_before, id));
+}
+
+/// Where a trial stands in the queue, if it waits.
+pub(crate) fn place_of(state: &State, id: TrialId) -> Option<(Place, u64)> {
+    let trial = &state.trials[&id];
+    let Phase::Waiting { not_before } = trial.phase else { return None };
+    let active = trial.wanted_by.iter().filter(|(name, _)| state.sweeps[name].cancelled.is_none());
+    let (order, index) = active.map(|(name, index)| (state.sweeps[name].order, *index)).min()?;
+    let cost = Reverse(trial.cost.to_bits());
+    Some((Place { order, cost, index, trial: id, devices: trial.devices }, not_before))
+}
+
+impl Counts {
+    pub(crate) fn of(&mut self, phase: &Phase) -> &mut u64 {
+        match phase {
+            Phase::Waiting { .. } => &mut self.waiting,
+            Phase::Running { .. } => &mut self.running,
+            Phase::Succeeded { .. } => &mut self.succeeded,
+            Phase::Failed { .. } => &mut self.failed,
+            Phase::Cancelled => &mut self.cancelled,
+        }
+    }
+}
