@@ -25,13 +25,22 @@ def synthetic(side, count, num_classes, seed=0):
     return images, random.integers(0, num_classes, count)
 
 
+def idx(images, labels, side):
+    """uint8 [count, side, side] and labels, from two gzipped IDX files."""
+    with gzip.open(images) as file:
+        pixels = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, side, side)
+    with gzip.open(labels) as file:
+        return pixels, np.frombuffer(file.read(), np.uint8, offset=8).astype(np.int64)
+
+
 def fashion_mnist(directory, split):
-    """uint8 [count, 28, 28] and labels, from the IDX files."""
-    with gzip.open(os.path.join(directory, f"{split}-images-idx3-ubyte.gz")) as file:
-        images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
-    with gzip.open(os.path.join(directory, f"{split}-labels-idx1-ubyte.gz")) as file:
-        labels = np.frombuffer(file.read(), np.uint8, offset=8).astype(np.int64)
-    return images, labels
+    names = (f"{split}-images-idx3-ubyte.gz", f"{split}-labels-idx1-ubyte.gz")
+    return idx(*(os.path.join(directory, name) for name in names), 28)
+
+
+def digits(directory, split):
+    names = (f"{split}-images.idx.gz", f"{split}-labels.idx.gz")
+    return idx(*(os.path.join(directory, name) for name in names), 8)
 
 
 def first_per_class(labels, count):

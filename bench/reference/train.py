@@ -7,6 +7,7 @@ faster here, fused SGD, no synchronisation per step.
   train.py steps   speaks a line protocol for interleaved timing: `go N` on stdin, {"images":, "seconds":} on stdout
   train.py gate    the loss curve on given weights and batches, before any timing counts
   train.py e2e     one whole Fashion-MNIST training, start-up and evaluation included
+  train.py digits  one small trial, tuned: what a sweep script would start once per seed
 """
 
 import argparse
@@ -191,9 +192,32 @@ def end_to_end(arguments):
     print(json.dumps({"accuracy": accuracy}))
 
 
+def digits(arguments):
+    """ResNet-8 on 50 handwritten digits per class, the whole test set after each epoch."""
+    images, labels = data.digits(arguments.data, "train")
+    chosen = data.first_per_class(labels, 50)
+    test_images, test_labels = data.digits(arguments.data, "test")
+    torch.manual_seed(arguments.seed)
+    model = models.build("resnet-8", 10, 1).train()
+    mean, std = (float(images.mean()) / 255,), (float(images.std()) / 255,)
+    train = data.ResidentBatches(images[chosen], labels[chosen], 8, 50, mean, std, False, pad=1)
+    pixels = torch.from_numpy(test_images.copy()).unsqueeze(1).float() / (255 * std[0]) - mean[0] / std[0]
+    test = [(pixels, torch.from_numpy(test_labels))]
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+    step = step_of(model, optimizer, False)
+    accuracy = 0.0
+    for _ in range(20):
+        for batch in train:
+            step(*batch)
+        schedule.step()
+        accuracy = evaluate(model, test, False)
+    print(json.dumps({"accuracy": accuracy}))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["steps", "gate", "e2e"])
+    parser.add_argument("what", choices=["steps", "gate", "e2e", "digits"])
     parser.add_argument("--variant", choices=["r0", "r1"], default="r1")
     parser.add_argument("--model", default="resnet-20")
     parser.add_argument("--side", type=int, default=32)
@@ -211,7 +235,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    {"steps": steps, "gate": gate, "e2e": end_to_end}[arguments.what](arguments)
+    {"steps": steps, "gate": gate, "e2e": end_to_end, "digits": digits}[arguments.what](arguments)
 
 
 if __name__ == "__main__":
