@@ -16,6 +16,8 @@ pub(crate) struct DraftAxis {
     pub name: String,
     pub at: Range<usize>,
     pub values: Vec<DraftValue>,
+    /// Whether all of it could be read: if not, what refers to it is not complained about.
+    pub sound: bool,
 }
 
 pub(crate) struct DraftValue {
@@ -44,9 +46,11 @@ impl DraftAxis {
         if let Some(index) = by_name.or_else(by_value) {
             return u32::try_from(index).ok();
         }
+        if !self.sound {
+            return None;
+        }
         let shown = name.unwrap_or_else(|| node.kind().to_owned());
-        let message = format!("axis `{}` has no value `{shown}`", self.name);
-        let problem = reader.problem(&node.at, message, "").also(self.at.clone(), "the axis");
+        let problem = reader.problem(&node.at, format!("axis `{}` has no value `{shown}`", self.name), "");
         let help = did_you_mean(&shown, self.values.iter().map(|value| value.name.as_str()));
         reader.report(problem.help(help.unwrap_or_else(|| format!("its values are {}", self.value_names()))));
         None
@@ -76,10 +80,17 @@ pub(crate) fn read(reader: &mut Reader, node: &Node) -> Vec<DraftAxis> {
         reader.report(problem.help("put fields that vary together into one axis of named bundles"));
         return Vec::new();
     }
-    mapping.0.into_iter().filter_map(|(key, value)| read_axis(reader, key, value)).collect()
+    let mut axes = Vec::with_capacity(mapping.0.len());
+    for (key, value) in mapping.0 {
+        let before = reader.problems.len();
+        let values = read_values(reader, key, value).unwrap_or_default();
+        let sound = reader.problems.len() == before;
+        axes.push(DraftAxis { name: key.text.clone(), at: key.at.clone(), values, sound });
+    }
+    axes
 }
 
-fn read_axis(reader: &mut Reader, key: &Key, node: &Node) -> Option<DraftAxis> {
+fn read_values(reader: &mut Reader, key: &Key, node: &Node) -> Option<Vec<DraftValue>> {
     let name = key.text.as_str();
     if let Err(reason) = crate::draft::check_name(name) {
         let problem = reader.problem(&key.at, format!("the axis name `{}` {reason}", name.escape_debug()), "");
@@ -114,7 +125,7 @@ fn read_axis(reader: &mut Reader, key: &Key, node: &Node) -> Option<DraftAxis> {
             _ => read_scalar(reader, name, field, item),
         };
         let Some(value) = value else { continue };
-        let twin = values.iter().find(|other| other.name == value.name || same_values(other, &value));
+        let twin = values.iter().find(|other| other.name == value.name || same_scalar(item, other, &value));
         if let Some(first) = twin {
             let problem =
                 reader.problem(&value.at, format!("axis `{name}` has the value `{}` twice", value.name), "again");
@@ -123,14 +134,13 @@ fn read_axis(reader: &mut Reader, key: &Key, node: &Node) -> Option<DraftAxis> {
         }
         values.push(value);
     }
-    Some(DraftAxis { name: name.to_owned(), at: key.at.clone(), values })
+    Some(values)
 }
 
-fn same_values(one: &DraftValue, other: &DraftValue) -> bool {
-    let contains = |set: &[Assignment], wanted: &Assignment| {
-        set.iter().any(|set| set.field.name == wanted.field.name && set.value == wanted.value)
-    };
-    !one.set.is_empty() && one.set.len() == other.set.len() && one.set.iter().all(|set| contains(&other.set, set))
+/// `0.1` and `1e-1`. Bundles may be equal here and told apart by overrides.
+fn same_scalar(item: &Node, one: &DraftValue, other: &DraftValue) -> bool {
+    let (one, other) = (&one.set[..], &other.set[..]);
+    !matches!(item.data, Data::Map(_)) && one.len() == 1 && other.len() == 1 && one[0].value == other[0].value
 }
 
 fn read_scalar(reader: &mut Reader, axis: &str, field: Option<&'static Field>, node: &Node) -> Option<DraftValue> {

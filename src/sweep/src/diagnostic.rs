@@ -103,9 +103,12 @@ impl Diagnostic for Problem {
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let spans = self.labels.iter().map(|(at, label)| {
+        let spans = self.labels.iter().enumerate().map(|(index, (at, label))| {
             let label = (!label.is_empty()).then(|| label.clone());
-            LabeledSpan::new(label, at.start, at.len())
+            match index {
+                0 => LabeledSpan::new_primary_with_span(label, (at.start, at.len())),
+                _ => LabeledSpan::new(label, at.start, at.len()),
+            }
         });
         Some(Box::new(spans))
     }

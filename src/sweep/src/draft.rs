@@ -92,9 +92,7 @@ pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Optio
         set.retain(|earlier| assignments.iter().all(|later| later.field.name != earlier.field.name));
         set.extend(assignments);
     }
-    let before = reader.problems.len();
     let axes = top.get("axes").map_or_else(Vec::new, |node| axis::read(reader, node));
-    let axes_are_sound = reader.problems.len() == before;
     let seeds = top.get("seeds").map_or_else(|| vec![0], |node| read_seeds(reader, node, "`seeds`"));
     let overrides = top.get("overrides").map_or_else(Vec::new, |node| read_overrides(reader, node, &axes));
     let exclude = top.get("exclude").map_or_else(Vec::new, |node| read_exclude(reader, node, &axes));
@@ -106,7 +104,7 @@ pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Optio
         let limits = reader.mapping(node, "`limits`", &["trials"])?;
         reader.count(limits.get("trials")?, "`limits.trials`", 1..=HIGHEST_MAX_TRIALS)
     });
-    axes_are_sound.then(|| Draft {
+    Some(Draft {
         name,
         description,
         recipe,

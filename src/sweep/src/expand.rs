@@ -4,7 +4,7 @@
 //! overrides. Nothing is decided by position in the file: what meets in one cell with different values is an error,
 //! unless `priority` says which override wins.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 
@@ -42,6 +42,7 @@ pub(crate) fn expand(reader: &mut Reader, draft: &Draft<'_>) -> Option<Expanded>
     let mut exclusion_used = vec![false; draft.exclude.len()];
     let mut cells = Vec::new();
     let mut base: Option<(Settings, Fields)> = None;
+    let mut seen: HashMap<[u8; 32], Vec<u32>> = HashMap::new();
     for coordinates in every_coordinate(draft) {
         let point = grid.before_overrides(reader, &coordinates);
         let mut excluded = false;
@@ -60,6 +61,9 @@ pub(crate) fn expand(reader: &mut Reader, draft: &Draft<'_>) -> Option<Expanded>
             (from_fields(&fields), fields)
         });
         grid.check_settings(reader, &coordinates, &fields);
+        if let Some(first) = seen.insert(digest(&fields), coordinates.clone()) {
+            grid.report_twin(reader, &first, &coordinates);
+        }
         let set = fields.into_iter().filter(|(name, value)| base_fields.get(name) != Some(value)).collect();
         cells.push(Cell { coordinates, set, skipped: None });
     }
@@ -112,6 +116,10 @@ fn matches(when: &[Condition], coordinates: &[u32], fields: &Fields) -> bool {
         Condition::Axis(axis, values) => values.contains(&coordinates[*axis]),
         Condition::Field(field, values) => fields.get(field.name).is_some_and(|value| values.contains(value)),
     })
+}
+
+fn digest(fields: &Fields) -> [u8; 32] {
+    *blake3::hash(&serde_json::to_vec(fields).expect("fields are plain data")).as_bytes()
 }
 
 fn to_fields(settings: &Settings) -> Fields {
@@ -292,6 +300,22 @@ impl Grid<'_, '_> {
             let problem = reader.problem(&at, format!("{message} (cell {})", self.cell_name(coordinates)), "");
             reader.report(problem.help(format!("change one of {}", names.join(", "))));
         }
+    }
+
+    fn report_twin(&mut self, reader: &mut Reader, first: &[u32], second: &[u32]) {
+        let differs = (0..first.len()).find(|&axis| first[axis] != second[axis]).unwrap_or(0);
+        let value = |coordinates: &[u32]| &self.draft.axes[differs].values[coordinates[differs] as usize];
+        let (one, other) = (value(first), value(second));
+        let key = format!("twin {differs}/{}/{}", first[differs], second[differs]);
+        if self.reported.contains(&key) {
+            return;
+        }
+        let names = (self.cell_name(first), self.cell_name(second));
+        let problem =
+            reader.problem(&other.at, format!("the cells {} and {} are the same training", names.0, names.1), "");
+        let problem = problem.also(one.at.clone(), "same settings as this");
+        reader.report(problem.help("exclude one of them, or tell them apart in `set` or by an override"));
+        self.reported.insert(key);
     }
 
     fn cell_name(&self, coordinates: &[u32]) -> String {
