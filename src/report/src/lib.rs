@@ -1,14 +1,33 @@
 //! From the coordinator's state to results, tables and figures. Pure: no clock, no randomness, no IO, so that
 //! replaying a journal gives the same report, byte for byte.
+//!
+//! `results.rs` folds the state into trials and cells; `grid.rs` and `figure.rs` lay them out; `text.rs`, `markup.rs`
+//! and `svg.rs` draw; `files.rs` writes what programs read; `why.rs` tells where a cell came from.
+
+mod figure;
+mod files;
+mod grid;
+mod markup;
+mod notes;
+mod results;
+mod statistics;
+mod svg;
+mod text;
+mod why;
 
 use schedule::state::State;
+use sweep::definition::{Output, Table};
+
+pub use statistics::{SIGNIFICANCE, Summary, indistinguishable, welch_p};
+pub use text::embolden;
+pub use why::{Why, why};
 
 /// Everything a sweep's results folder holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// File name and content.
     pub files: Vec<(String, Vec<u8>)>,
-    /// The tables as text for a terminal, without colour.
+    /// The tables as text for a terminal, without colour (see [`embolden`]).
     pub text: String,
     /// Every trial has ended, one way or the other.
     pub complete: bool,
@@ -16,21 +35,64 @@ pub struct Report {
     pub failed_trials: u64,
 }
 
+/// Columns of `NAME.txt`.
+const FILE_WIDTH: usize = 120;
+/// Columns of `Report::text`: fits a terminal that nobody has widened, give or take.
+const TERMINAL_WIDTH: usize = 100;
+
 /// The report of one sweep; `None` when no sweep has that name.
 pub fn report(state: &State, sweep: &str) -> Option<Report> {
-    state.sweeps.get(sweep)?;
-    Some(Report { files: Vec::new(), text: String::new(), complete: false, failed_trials: 0 })
+    let results = results::Results::of(state, sweep)?;
+    let mut files: Vec<(String, Vec<u8>)> = vec![
+        ("results.csv".to_owned(), files::results_csv(&results).into_bytes()),
+        ("timing.csv".to_owned(), files::timing_csv(&results).into_bytes()),
+        ("results.json".to_owned(), files::results_json(&results).into_bytes()),
+        ("sweep.yaml".to_owned(), results.sweep.source.clone().into_bytes()),
+    ];
+    let mut text = String::new();
+    for output in &results.sweep.outputs {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        match output {
+            Output::Table(table) => text.push_str(&table_files(&results, table, &mut files)),
+            Output::Figure(figure) => {
+                let table = figure::as_table(figure);
+                text.push_str(&table_files(&results, &table, &mut files));
+                let layout = grid::Layout::of(&results, &table);
+                let plot = figure::plot(&results, figure, &layout);
+                files.push((format!("{}.svg", figure.name), svg::svg(&plot).into_bytes()));
+            }
+        }
+    }
+    let manifest = files::manifest(&results, &files).into_bytes();
+    files.push(("manifest.json".to_owned(), manifest));
+    Some(Report { files, text, complete: results.complete(), failed_trials: results.failed_trials() })
 }
 
-/// Where a table cell came from, as text and as JSON (`"schema": 1`).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Why {
-    pub text: String,
-    pub json: serde_json::Value,
+/// The outputs of a sweep as text, laid out for a width in columns; `None` when no sweep has that name.
+pub fn text_at(state: &State, sweep: &str, width: usize) -> Option<String> {
+    let results = results::Results::of(state, sweep)?;
+    let tables = results.sweep.outputs.iter().map(|output| match output {
+        Output::Table(table) => table.clone(),
+        Output::Figure(figure) => figure::as_table(figure),
+    });
+    let draw = |table: Table| {
+        let layout = grid::Layout::of(&results, &table);
+        text::text(&grid::grid(&results, &table, &layout), width)
+    };
+    Some(tables.map(draw).collect::<Vec<_>>().join("\n"))
 }
 
-/// The history of one cell, named as in `cub/cos`. The error says which sweep or cell does not exist and what does.
-pub fn why(state: &State, sweep: &str, cell: &str) -> Result<Why, String> {
-    state.sweeps.get(sweep).ok_or_else(|| format!("no sweep is named `{sweep}`"))?;
-    Err(format!("no cell is named `{cell}`"))
+/// Adds the table's files and returns its text for a terminal.
+fn table_files(results: &results::Results, table: &Table, files: &mut Vec<(String, Vec<u8>)>) -> String {
+    let layout = grid::Layout::of(results, table);
+    let grid = grid::grid(results, table, &layout);
+    let mut add =
+        |suffix: &str, content: String| files.push((format!("{}.{suffix}", table.name), content.into_bytes()));
+    add("txt", text::text(&grid, FILE_WIDTH));
+    add("md", markup::markdown(&grid));
+    add("tex", markup::latex(&grid));
+    add("csv", files::cells_csv(results, table, &layout));
+    text::text(&grid, TERMINAL_WIDTH)
 }

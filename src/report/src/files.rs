@@ -1,0 +1,288 @@
+//! The data files of a report: results.csv, timing.csv, results.json, the cells behind each table, manifest.json.
+//!
+//! results.csv and the tables hold nothing that depends on when or where a trial ran or how often it was tried: they
+//! are byte-identical for a disturbed and an undisturbed run. What does depend stands in timing.csv, and in
+//! results.json under `timing` and `attempts`.
+
+use serde_json::{Map, Value, json};
+use sweep::definition::{Measure, Role, Table};
+
+use crate::grid::{Layout, Mark, published_value};
+use crate::notes::class_name;
+use crate::results::{CellStatus, CellSummary, Results, TrialRow, TrialStatus};
+
+/// Version of every JSON document of this crate.
+pub const SCHEMA: u32 = 1;
+
+/// One row per trial: identity, axes, what it came to.
+pub fn results_csv(results: &Results) -> String {
+    let mut head = vec!["trial", "cell"];
+    head.extend(results.sweep.axes.iter().map(|axis| axis.name.as_str()));
+    head.extend(["seed", "role", "candidate", "status"]);
+    head.extend(["last_accuracy", "best_accuracy", "best_epoch", "last_balanced_accuracy", "train_loss", "eval_loss"]);
+    head.extend(["num_epochs", "num_parameters", "precision", "data_fingerprint", "num_subset_images"]);
+    head.extend(["subset_fingerprint", "state_hash", "trainer", "libtorch", "failure_class", "failure"]);
+    let mut out = csv_line(head.into_iter().map(str::to_owned));
+    for row in &results.trials {
+        let cell = &results.sweep.cells[row.cell()];
+        let mut fields = vec![row.trial.id.to_string(), results.sweep.cell_name(cell)];
+        fields.extend(results.sweep.value_names(cell).into_iter().map(str::to_owned));
+        fields.push(row.trial.seed.to_string());
+        fields.push(role_name(row.trial.role).to_owned());
+        fields.push(candidate(results, row).map_or_else(String::new, |value| value.to_string()));
+        fields.push(row.status.name().to_owned());
+        match row.result() {
+            None => fields.extend(std::iter::repeat_n(String::new(), 15)),
+            Some(result) => {
+                let provenance = &result.provenance;
+                let numbers = [result.last_accuracy, result.best_accuracy];
+                fields.extend(numbers.map(|number| number.to_string()));
+                fields.push(result.best_epoch.to_string());
+                let numbers = [result.last_balanced_accuracy, result.train_loss, result.eval_loss];
+                fields.extend(numbers.map(|number| number.to_string()));
+                fields.extend([result.num_epochs.to_string(), provenance.num_parameters.to_string()]);
+                fields.extend([provenance.precision.clone(), provenance.data_fingerprint.clone()]);
+                fields.push(result.num_subset_images.map_or_else(String::new, |count| count.to_string()));
+                fields.extend([result.subset_fingerprint.clone(), result.state_hash.clone()]);
+                fields.extend([provenance.trainer.clone(), provenance.libtorch.clone()]);
+            }
+        }
+        match row.status {
+            TrialStatus::Failed(failure) => {
+                fields.push(class_name(failure));
+                fields.push(failure.message.lines().next().unwrap_or_default().to_owned());
+            }
+            _ => fields.extend([String::new(), String::new()]),
+        }
+        out.push_str(&csv_line(fields));
+    }
+    out
+}
+
+/// One row per trial: where it ran, how long it took, how often it was tried.
+pub fn timing_csv(results: &Results) -> String {
+    let head = "trial,cell,seed,attempts,host,devices,train_s,evaluate_s,checkpoint_s,data_wait_s,start_s,images_per_s,\
+                peak_memory_mib,resumed_from_epoch\n";
+    let mut out = head.to_owned();
+    for row in &results.trials {
+        let cell = results.sweep.cell_name(&results.sweep.cells[row.cell()]);
+        let mut fields =
+            vec![row.trial.id.to_string(), cell, row.trial.seed.to_string(), row.attempts.len().to_string()];
+        match row.result() {
+            None => fields.extend(std::iter::repeat_n(String::new(), 10)),
+            Some(result) => {
+                let timing = &result.timing;
+                fields.extend([result.provenance.host.clone(), result.provenance.devices.join(" + ")]);
+                let seconds =
+                    [timing.train_s, timing.evaluate_s, timing.checkpoint_s, timing.data_wait_s, timing.start_s];
+                fields.extend(seconds.map(|number| number.to_string()));
+                fields.extend([timing.images_per_s, timing.peak_memory_mib].map(|number| number.to_string()));
+                fields.push(timing.resumed_from_epoch.to_string());
+            }
+        }
+        out.push_str(&csv_line(fields));
+    }
+    out
+}
+
+/// Everything about trials and cells, for programs.
+pub fn results_json(results: &Results) -> String {
+    let cells: Vec<Value> = (0..results.sweep.cells.len()).map(|cell| cell_json(results, cell)).collect();
+    let trials: Vec<Value> = results.trials.iter().map(|row| trial_json(results, row)).collect();
+    let document = json!({
+        "schema": SCHEMA,
+        "sweep": results.sweep.name,
+        "smoke": results.sweep.smoke,
+        "complete": results.complete(),
+        "cancelled": results.state.cancelled,
+        "recipe": results.sweep.recipe,
+        "axes": results.sweep.axes.iter().map(|axis| &axis.name).collect::<Vec<_>>(),
+        "seeds": results.sweep.seeds,
+        "search": results.sweep.search,
+        "cells": cells,
+        "trials": trials,
+    });
+    pretty(&document)
+}
+
+pub fn cell_json(results: &Results, index: usize) -> Value {
+    let cell = &results.sweep.cells[index];
+    let last = results.cell(index, Measure::Last);
+    json!({
+        "cell": results.sweep.cell_name(cell),
+        "axes": axes_json(results, index),
+        "status": last.status.name(),
+        "skipped": cell.skipped,
+        "published_percent": published_value(results, cell).map(|value| value.value),
+        "last": summary_json(results, &last),
+        "best": summary_json(results, &results.cell(index, Measure::Best)),
+    })
+}
+
+fn summary_json(results: &Results, cell: &CellSummary) -> Value {
+    let chosen = results.sweep.search.as_ref().zip(cell.candidate);
+    json!({
+        "done": cell.done,
+        "total": cell.total,
+        "n": cell.summary.map_or(0, |summary| summary.n),
+        "mean": cell.summary.map(|summary| summary.mean),
+        "deviation": cell.summary.and_then(|summary| summary.deviation),
+        "candidate": chosen.map(|(search, number)| json!({ &search.field: search.candidates[number] })),
+    })
+}
+
+fn axes_json(results: &Results, cell: usize) -> Map<String, Value> {
+    let names = results.sweep.value_names(&results.sweep.cells[cell]);
+    let axes = results.sweep.axes.iter().zip(names);
+    axes.map(|(axis, value)| (axis.name.clone(), Value::from(value))).collect()
+}
+
+/// One trial with its result, timing and attempts.
+pub fn trial_json(results: &Results, row: &TrialRow) -> Value {
+    let mut provenance = Value::Null;
+    let mut result = Value::Null;
+    let mut timing = Value::Null;
+    if let Some(summary) = row.result() {
+        timing = json!(summary.timing);
+        timing["host"] = json!(summary.provenance.host);
+        timing["devices"] = json!(summary.provenance.devices);
+        provenance = json!({
+            "trainer": summary.provenance.trainer,
+            "libtorch": summary.provenance.libtorch,
+            "precision": summary.provenance.precision,
+            "num_parameters": summary.provenance.num_parameters,
+            "data_fingerprint": summary.provenance.data_fingerprint,
+            "num_subset_images": summary.num_subset_images,
+            "subset_fingerprint": summary.subset_fingerprint,
+            "state_hash": summary.state_hash,
+        });
+        result = json!({
+            "last_accuracy": summary.last_accuracy,
+            "best_accuracy": summary.best_accuracy,
+            "best_epoch": summary.best_epoch,
+            "last_balanced_accuracy": summary.last_balanced_accuracy,
+            "train_loss": summary.train_loss,
+            "eval_loss": summary.eval_loss,
+            "num_epochs": summary.num_epochs,
+        });
+    }
+    let failure = match row.status {
+        TrialStatus::Failed(failure) => json!(failure),
+        _ => Value::Null,
+    };
+    json!({
+        "trial": row.trial.id,
+        "cell": results.sweep.cell_name(&results.sweep.cells[row.cell()]),
+        "axes": axes_json(results, row.cell()),
+        "seed": row.trial.seed,
+        "role": row.trial.role,
+        "candidate": candidate(results, row),
+        "status": row.status.name(),
+        "result": result,
+        "provenance": provenance,
+        "failure": failure,
+        "timing": timing,
+        "attempts": row.attempts.iter().zip(1..).map(attempt_json).collect::<Vec<Value>>(),
+    })
+}
+
+fn attempt_json((attempt, number): (&schedule::state::Attempt, u32)) -> Value {
+    json!({
+        "attempt": number,
+        "worker": attempt.worker,
+        "slot": attempt.slot,
+        "started_at_ms": attempt.started_at,
+        "ended_at_ms": attempt.ended.as_ref().map(|end| end.at),
+        "failure": attempt.ended.as_ref().and_then(|end| end.failure.as_ref()),
+    })
+}
+
+/// The cells behind a table or a figure: one row per cell, numbers in per cent.
+pub fn cells_csv(results: &Results, table: &Table, layout: &Layout) -> String {
+    let mut head: Vec<String> = results.sweep.axes.iter().map(|axis| axis.name.clone()).collect();
+    let measured = if table.value == Measure::Best { "best" } else { "last" };
+    head.extend(["measure", "status", "n", "total", "mean_percent", "deviation_percent", "mark"].map(str::to_owned));
+    head.extend(["candidate", "published_percent", "footnote", "skipped"].map(str::to_owned));
+    let mut out = csv_line(head);
+    for (index, cell) in results.sweep.cells.iter().enumerate() {
+        let summary = &layout.summaries[index];
+        let mut fields: Vec<String> = results.sweep.value_names(cell).into_iter().map(str::to_owned).collect();
+        fields.extend([measured.to_owned(), summary.status.name().to_owned()]);
+        fields.extend([summary.summary.map_or(0, |summary| summary.n).to_string(), summary.total.to_string()]);
+        fields.push(summary.summary.map_or_else(String::new, |summary| (100.0 * summary.mean).to_string()));
+        let deviation = summary.summary.and_then(|summary| summary.deviation);
+        fields.push(deviation.map_or_else(String::new, |deviation| (100.0 * deviation).to_string()));
+        let mark = match layout.marks[index] {
+            Mark::None => "",
+            Mark::Best => "best",
+            Mark::Tied => "not_distinguishable",
+        };
+        fields.push(mark.to_owned());
+        let chosen = results.sweep.search.as_ref().zip(summary.candidate);
+        fields.push(chosen.map_or_else(String::new, |(search, number)| search.candidates[number].to_string()));
+        let published = published_value(results, cell);
+        fields.push(published.map_or_else(String::new, |value| value.value.to_string()));
+        let footnote = published.and_then(|value| results.sweep.footnotes.get(value.footnote? as usize));
+        fields.push(footnote.cloned().unwrap_or_default());
+        fields.push(match &summary.status {
+            CellStatus::Skipped(reason) => reason.clone(),
+            _ => String::new(),
+        });
+        out.push_str(&csv_line(fields));
+    }
+    out
+}
+
+/// Names, sizes and hashes of the other files, and how far the sweep is.
+pub fn manifest(results: &Results, files: &[(String, Vec<u8>)]) -> String {
+    let list: Vec<Value> = files
+        .iter()
+        .map(|(name, content)| {
+            json!({ "name": name, "bytes": content.len(), "blake3": blake3::hash(content).to_hex().as_str() })
+        })
+        .collect();
+    pretty(&json!({
+        "schema": SCHEMA,
+        "sweep": results.sweep.name,
+        "revision": results.state.revision,
+        "complete": results.complete(),
+        "failed_trials": results.failed_trials(),
+        "smoke": results.sweep.smoke,
+        "files": list,
+    }))
+}
+
+/// The candidate value of a search that the trial was trained with.
+pub fn candidate<'a>(results: &Results<'a>, row: &TrialRow) -> Option<&'a Value> {
+    results.sweep.search.as_ref()?.candidates.get(row.candidate()?)
+}
+
+pub fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Result => "result",
+        Role::Search => "search",
+    }
+}
+
+pub fn pretty(document: &Value) -> String {
+    serde_json::to_string_pretty(document).expect("a JSON value can be written") + "\n"
+}
+
+/// One record, quoted where RFC 4180 asks for it.
+fn csv_line(fields: impl IntoIterator<Item = String>) -> String {
+    let mut line = String::new();
+    for (position, field) in fields.into_iter().enumerate() {
+        if position > 0 {
+            line.push(',');
+        }
+        if field.contains([',', '"', '\n', '\r']) {
+            line.push('"');
+            line.push_str(&field.replace('"', "\"\""));
+            line.push('"');
+        } else {
+            line.push_str(&field);
+        }
+    }
+    line.push('\n');
+    line
+}

@@ -1,0 +1,392 @@
+//! A table before it is drawn: headings, cells, marks and notes. `text.rs`, `markdown.rs` and `latex.rs` draw it.
+//!
+//! What is bold is decided here: the highest mean among complete cells that solve the same problem (data set, sample
+//! count, pre-training), column by column unless the problem changes from row to row.
+
+use std::collections::BTreeMap;
+
+use sweep::definition::{Cell, PublishedValue, Table};
+
+use crate::notes;
+use crate::results::{CellStatus, CellSummary, Results};
+use crate::statistics::{Summary, indistinguishable};
+
+pub struct Grid {
+    pub name: String,
+    /// The author's words.
+    pub caption: String,
+    /// What the numbers are: measure, spread, n, protocol.
+    pub protocol: String,
+    /// Things nobody may overlook, above the table.
+    pub warnings: Vec<String>,
+    /// One heading per row axis.
+    pub row_headings: Vec<String>,
+    pub column_headings: Vec<String>,
+    /// One label per row axis.
+    pub rows: Vec<Vec<String>>,
+    pub columns: Vec<Column>,
+    /// By row, then column.
+    pub cells: Vec<Vec<GridCell>>,
+    pub notes: Vec<Note>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Column {
+    /// One label per column axis.
+    pub labels: Vec<String>,
+    /// Reference numbers, beside the column of ours.
+    pub published: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum GridCell {
+    /// No such cell in the sweep.
+    Absent,
+    Value {
+        /// In per cent.
+        mean: f64,
+        deviation: Option<f64>,
+        /// Results so far and results wanted, while they differ.
+        incomplete: Option<(usize, usize)>,
+        mark: Mark,
+    },
+    /// `failed`, `running`, `skipped: reason`, ...
+    Status {
+        text: String,
+        note: Option<String>,
+    },
+    Published {
+        value: f64,
+        note: Option<String>,
+    },
+    /// In a column of reference numbers: there is none.
+    Blank,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    None,
+    Best,
+    /// Not distinguishable from the best at this n.
+    Tied,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Note {
+    /// A letter for footnotes of published numbers, a number for ours; absent: about the whole table.
+    pub mark: Option<String>,
+    pub text: String,
+}
+
+/// Longest reason shown inside a cell; longer ones become notes.
+const SHORT_REASON: usize = 20;
+
+/// Which cell stands where, and which are best: shared by the drawn table and its CSV.
+pub struct Layout {
+    rows: Vec<usize>,
+    columns: Vec<usize>,
+    row_keys: Vec<Vec<u32>>,
+    column_keys: Vec<Vec<u32>>,
+    /// Cell index by row, then column.
+    positions: Vec<Vec<Option<usize>>>,
+    /// By cell index.
+    pub summaries: Vec<CellSummary>,
+    pub marks: Vec<Mark>,
+}
+
+impl Layout {
+    pub fn of(results: &Results, table: &Table) -> Self {
+        let cells = &results.sweep.cells;
+        let rows = axis_positions(results, &table.rows);
+        let columns = axis_positions(results, &table.columns);
+        let row_keys = keys_in_order(cells, &rows);
+        let column_keys = keys_in_order(cells, &columns);
+        let place: BTreeMap<(Vec<u32>, Vec<u32>), usize> = (cells.iter().enumerate())
+            .map(|(index, cell)| ((coordinates(cell, &rows), coordinates(cell, &columns)), index))
+            .collect();
+        let at = |row: &Vec<u32>, column: &Vec<u32>| place.get(&(row.clone(), column.clone())).copied();
+        let positions: Vec<Vec<Option<usize>>> =
+            row_keys.iter().map(|row| column_keys.iter().map(|column| at(row, column)).collect()).collect();
+        let summaries: Vec<CellSummary> = (0..cells.len()).map(|cell| results.cell(cell, table.value)).collect();
+        let marks = marks(results, &positions, &summaries);
+        Self { rows, columns, row_keys, column_keys, positions, summaries, marks }
+    }
+}
+
+/// Lays out one table.
+pub fn grid(results: &Results, table: &Table, layout: &Layout) -> Grid {
+    let mut footnotes = Footnotes::default();
+    let published: Vec<Option<&PublishedValue>> =
+        results.sweep.cells.iter().map(|cell| published_value(results, cell)).collect();
+    let has_published =
+        |column: usize| layout.positions.iter().any(|row| row[column].is_some_and(|cell| published[cell].is_some()));
+    let with_reference: Vec<bool> = (0..layout.column_keys.len()).map(has_published).collect();
+    let mut cells = Vec::with_capacity(layout.positions.len());
+    for row in &layout.positions {
+        let mut line = Vec::new();
+        for (column, &cell) in row.iter().enumerate() {
+            line.push(match cell {
+                None => GridCell::Absent,
+                Some(cell) => ours(&layout.summaries[cell], layout.marks[cell], &mut footnotes),
+            });
+            if with_reference[column] {
+                line.push(match cell.and_then(|cell| published[cell]) {
+                    None => GridCell::Blank,
+                    Some(value) => {
+                        GridCell::Published { value: value.value, note: footnotes.published(results, value) }
+                    }
+                });
+            }
+        }
+        cells.push(line);
+    }
+    let mut columns = Vec::new();
+    for (key, &reference) in layout.column_keys.iter().zip(&with_reference) {
+        let labels = labels(results, &layout.columns, key);
+        columns.push(Column { labels: labels.clone(), published: false });
+        if reference {
+            columns.push(Column { labels, published: true });
+        }
+    }
+    Grid {
+        name: table.name.clone(),
+        caption: table.caption.clone(),
+        protocol: notes::protocol(results, table.value),
+        warnings: notes::warnings(results),
+        row_headings: table.rows.iter().map(|name| heading(name)).collect(),
+        column_headings: table.columns.iter().map(|name| heading(name)).collect(),
+        rows: layout.row_keys.iter().map(|key| labels(results, &layout.rows, key)).collect(),
+        columns,
+        notes: all_notes(results, &cells, footnotes),
+        cells,
+    }
+}
+
+/// The reference number of a cell: the entry that names the most axes wins.
+pub fn published_value<'a>(results: &Results<'a>, cell: &Cell) -> Option<&'a PublishedValue> {
+    let sweep = results.sweep;
+    let names: BTreeMap<&str, &str> =
+        sweep.axes.iter().map(|axis| axis.name.as_str()).zip(sweep.value_names(cell)).collect();
+    let matches = |value: &&PublishedValue| {
+        value.cell.iter().all(|(axis, name)| names.get(axis.as_str()).is_some_and(|value| value == name))
+    };
+    let mut best: Option<&PublishedValue> = None;
+    for value in sweep.published.iter().filter(matches) {
+        if best.is_none_or(|best| value.cell.len() > best.cell.len()) {
+            best = Some(value);
+        }
+    }
+    best
+}
+
+/// `samples_per_class` as people read it.
+pub fn heading(axis: &str) -> String {
+    axis.replace('_', " ")
+}
+
+impl Grid {
+    /// Text of a cell without emphasis: `71.2 ± 0.4 (2/3)`, `—`, `failed`.
+    pub fn plain(cell: &GridCell) -> String {
+        match cell {
+            GridCell::Absent => "—".to_owned(),
+            GridCell::Blank => String::new(),
+            GridCell::Status { text, note } => with_note(text.clone(), note),
+            GridCell::Published { value, note } => with_note(format!("{value:.1}"), note),
+            GridCell::Value { mean, deviation, incomplete, .. } => {
+                let mut text = number(*mean, *deviation);
+                if let Some((done, total)) = incomplete {
+                    text.push_str(&format!(" ({done}/{total})"));
+                }
+                text
+            }
+        }
+    }
+
+    /// Where a row starts a new group of its outermost row axis.
+    pub fn starts_group(&self, row: usize) -> bool {
+        self.row_headings.len() > 1 && row > 0 && self.rows[row][0] != self.rows[row - 1][0]
+    }
+
+    /// Labels of a row, outer ones blank where they repeat those of the row above.
+    pub fn row_labels(&self, row: usize) -> Vec<&str> {
+        let labels = &self.rows[row];
+        let repeated = match row {
+            0 => 0,
+            _ => labels.iter().zip(&self.rows[row - 1]).take_while(|(here, above)| here == above).count(),
+        };
+        labels.iter().enumerate().map(|(level, label)| if level < repeated { "" } else { label.as_str() }).collect()
+    }
+}
+
+/// `71.2 ± 0.4`, or `71.2` where one seed gives no spread.
+pub fn number(mean: f64, deviation: Option<f64>) -> String {
+    match deviation {
+        Some(deviation) => format!("{mean:.1} ± {deviation:.1}"),
+        None => format!("{mean:.1}"),
+    }
+}
+
+fn with_note(text: String, note: &Option<String>) -> String {
+    match note {
+        Some(note) => format!("{text} [{note}]"),
+        None => text,
+    }
+}
+
+fn axis_positions(results: &Results, names: &[String]) -> Vec<usize> {
+    let position = |name: &String| results.sweep.axes.iter().position(|axis| axis.name == *name);
+    names.iter().filter_map(position).collect()
+}
+
+fn coordinates(cell: &Cell, axes: &[usize]) -> Vec<u32> {
+    axes.iter().map(|&axis| cell.coordinates[axis]).collect()
+}
+
+/// The combinations that occur, in the order of the axis values.
+fn keys_in_order(cells: &[Cell], axes: &[usize]) -> Vec<Vec<u32>> {
+    let mut keys: Vec<Vec<u32>> = cells.iter().map(|cell| coordinates(cell, axes)).collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+fn labels(results: &Results, axes: &[usize], key: &[u32]) -> Vec<String> {
+    let label = |(&axis, &value): (&usize, &u32)| results.sweep.axes[axis].values[value as usize].label.clone();
+    axes.iter().zip(key).map(label).collect()
+}
+
+fn ours(summary: &CellSummary, mark: Mark, footnotes: &mut Footnotes) -> GridCell {
+    if let Some(Summary { mean, deviation, .. }) = summary.summary {
+        let incomplete = (summary.status != CellStatus::Complete).then_some((summary.done, summary.total));
+        return GridCell::Value {
+            mean: 100.0 * mean,
+            deviation: deviation.map(|deviation| 100.0 * deviation),
+            incomplete,
+            mark,
+        };
+    }
+    match &summary.status {
+        CellStatus::Skipped(reason) if reason.chars().count() <= SHORT_REASON => {
+            GridCell::Status { text: format!("skipped: {reason}"), note: None }
+        }
+        CellStatus::Skipped(reason) => {
+            GridCell::Status { text: "skipped".to_owned(), note: Some(footnotes.numbered(reason)) }
+        }
+        status => GridCell::Status { text: status.name().to_owned(), note: None },
+    }
+}
+
+fn marks(results: &Results, positions: &[Vec<Option<usize>>], summaries: &[CellSummary]) -> Vec<Mark> {
+    let sweep = results.sweep;
+    let problems: Vec<String> = sweep.cells.iter().map(|cell| problem(results, cell)).collect();
+    let num_columns = positions.first().map_or(0, Vec::len);
+    let changes_down = (0..num_columns).any(|column| {
+        let mut down = positions.iter().filter_map(|row| row[column]).map(|cell| &problems[cell]);
+        let first = down.next();
+        down.any(|problem| Some(problem) != first)
+    });
+    let mut groups: BTreeMap<(usize, &str), Vec<usize>> = BTreeMap::new();
+    for row in positions {
+        for (column, cell) in row.iter().enumerate() {
+            let complete = |cell: &usize| summaries[*cell].status == CellStatus::Complete;
+            if let Some(cell) = cell.filter(complete) {
+                let column = if changes_down { 0 } else { column };
+                groups.entry((column, &problems[cell])).or_default().push(cell);
+            }
+        }
+    }
+    let mut marks = vec![Mark::None; sweep.cells.len()];
+    for group in groups.values().filter(|group| group.len() > 1) {
+        mark_group(group, summaries, &mut marks);
+    }
+    marks
+}
+
+fn mark_group(group: &[usize], summaries: &[CellSummary], marks: &mut [Mark]) {
+    let summary = |cell: usize| summaries[cell].summary.expect("a complete cell has results");
+    let highest = group.iter().map(|&cell| summary(cell).mean).fold(f64::NEG_INFINITY, f64::max);
+    let (best, others): (Vec<usize>, Vec<usize>) = group.iter().partition(|&&cell| summary(cell).mean == highest);
+    for &cell in &best {
+        marks[cell] = Mark::Best;
+    }
+    // With one seed nothing is tested; the table says so once instead of marking every cell.
+    if summary(best[0]).n < 2 {
+        return;
+    }
+    let compared: Vec<Summary> = others.iter().map(|&cell| summary(cell)).collect();
+    for (&cell, tied) in others.iter().zip(indistinguishable(&summary(best[0]), &compared)) {
+        if tied {
+            marks[cell] = Mark::Tied;
+        }
+    }
+}
+
+/// What makes two cells comparable: the same images to learn from, and the same kind of start.
+fn problem(results: &Results, cell: &Cell) -> String {
+    let field = |name| results.field(cell, name);
+    format!("{} {} {}", field("dataset"), field("samples_per_class"), !field("weights").is_null())
+}
+
+#[derive(Default)]
+struct Footnotes {
+    /// Index into `Sweep::footnotes`, in order of first use.
+    lettered: Vec<u32>,
+    numbered: Vec<String>,
+}
+
+impl Footnotes {
+    fn published(&mut self, results: &Results, value: &PublishedValue) -> Option<String> {
+        let footnote = value.footnote.filter(|&index| (index as usize) < results.sweep.footnotes.len())?;
+        let position = self.lettered.iter().position(|&known| known == footnote).unwrap_or_else(|| {
+            self.lettered.push(footnote);
+            self.lettered.len() - 1
+        });
+        Some(letters(position))
+    }
+
+    fn numbered(&mut self, text: &str) -> String {
+        let position = self.numbered.iter().position(|known| known == text).unwrap_or_else(|| {
+            self.numbered.push(text.to_owned());
+            self.numbered.len() - 1
+        });
+        (position + 1).to_string()
+    }
+}
+
+/// a, b, ..., z, aa, ab, ...
+fn letters(position: usize) -> String {
+    let last = char::from(b'a' + (position % 26) as u8);
+    match position / 26 {
+        0 => last.to_string(),
+        more => format!("{}{last}", letters(more - 1)),
+    }
+}
+
+fn all_notes(results: &Results, cells: &[Vec<GridCell>], footnotes: Footnotes) -> Vec<Note> {
+    let mut all = Vec::new();
+    let has = |wanted: Mark| {
+        cells.iter().flatten().any(|cell| matches!(cell, GridCell::Value { mark, .. } if *mark == wanted))
+    };
+    if has(Mark::Best) {
+        let tested = if results.sweep.seeds.len() < 2 {
+            "; one seed gives no spread, so nothing tells it from the others"
+        } else {
+            ""
+        };
+        let text = format!("best of the complete cells with the same data and pre-training{tested}");
+        all.push(Note { mark: Some("*".to_owned()), text });
+    }
+    if has(Mark::Tied) {
+        let text = "not distinguishable from the best at this n (Welch's t-test, two-sided, 5 %, Holm's correction)";
+        all.push(Note { mark: Some("≈".to_owned()), text: text.to_owned() });
+    }
+    for (index, text) in footnotes.numbered.iter().enumerate() {
+        all.push(Note { mark: Some((index + 1).to_string()), text: text.clone() });
+    }
+    for (position, &index) in footnotes.lettered.iter().enumerate() {
+        let text = results.sweep.footnotes[index as usize].clone();
+        all.push(Note { mark: Some(letters(position)), text });
+    }
+    all.extend(notes::below(results).into_iter().map(|text| Note { mark: None, text }));
+    all
+}

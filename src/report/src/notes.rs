@@ -1,0 +1,137 @@
+//! The words round a table: what its numbers are, what to be careful about, what failed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sweep::definition::{Measure, Select};
+
+use crate::results::{Results, TrialStatus};
+
+/// Failures listed below a table; the rest is in results.csv.
+const MAX_FAILURES: usize = 8;
+
+/// What the numbers are: measure, spread and n, recipe, search.
+pub fn protocol(results: &Results, measure: Measure) -> String {
+    let sweep = results.sweep;
+    let evaluated = if sweep.base.holdout.is_some() { "a held-out split of the training set" } else { "the test set" };
+    let measured = match measure {
+        Measure::Last => format!("Accuracy on {evaluated} in per cent after the last epoch"),
+        Measure::Best => {
+            format!("Accuracy in per cent of the best epoch on {evaluated} (the paper's protocol: optimistic)")
+        }
+    };
+    let spread = match sweep.seeds.len() {
+        1 => "one seed, so no spread (n = 1)".to_owned(),
+        n => format!("mean ± sample standard deviation over seeds (n = {n})"),
+    };
+    let mut text = format!("{measured}; {spread}; recipe `{}`.", sweep.recipe);
+    if let Some(search) = &sweep.search {
+        let choice = match search.select {
+            Select::BestOnTest => {
+                "chosen on the test set (select: best_on_test, the paper's protocol: optimistic)".into()
+            }
+            Select::Validation => {
+                let held_out = 100.0 * search.holdout;
+                format!("chosen on {held_out} % of the training images held out, then trained on all of them")
+            }
+        };
+        text.push_str(&format!(
+            " Per cell, the best of {} values of {}, {choice}.",
+            search.candidates.len(),
+            search.field
+        ));
+    }
+    text
+}
+
+/// What nobody may overlook: rehearsals, and numbers that were not made alike.
+pub fn warnings(results: &Results) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if results.sweep.smoke {
+        warnings.push(
+            "REHEARSAL (--smoke): generated stand-in images, two steps per epoch. These numbers mean nothing."
+                .to_owned(),
+        );
+    }
+    let mut builds = BTreeSet::new();
+    let mut libraries = BTreeSet::new();
+    let mut precisions = BTreeSet::new();
+    let mut devices = BTreeSet::new();
+    let mut fingerprints: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for row in &results.trials {
+        let Some(result) = row.result() else { continue };
+        let provenance = &result.provenance;
+        builds.insert(provenance.trainer.clone());
+        libraries.insert(provenance.libtorch.clone());
+        precisions.insert(provenance.precision.clone());
+        devices.insert(device_kind(&provenance.devices));
+        let cell = &results.sweep.cells[row.cell()];
+        // A decoded data set depends on these and on nothing else in the settings.
+        let decoded = format!("dataset {}, resize {}", results.field(cell, "dataset"), results.field(cell, "resize"));
+        fingerprints.entry(decoded).or_default().insert(provenance.data_fingerprint.clone());
+    }
+    for (what, values) in [
+        ("builds of the trainer", builds),
+        ("versions of libtorch", libraries),
+        ("precisions", precisions),
+        ("kinds of device", devices),
+    ] {
+        if values.len() > 1 {
+            warnings.push(format!("MIXED: results of several {what}: {}", list(&values)));
+        }
+    }
+    for (decoded, values) in fingerprints.into_iter().filter(|(_, values)| values.len() > 1) {
+        warnings.push(format!("MIXED: {decoded}: was not the same data everywhere: fingerprints {}", list(&values)));
+    }
+    warnings
+}
+
+/// Below the table: what failed, and why the sweep ended early.
+pub fn below(results: &Results) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(reason) = &results.state.cancelled {
+        notes.push(format!("Cancelled: {reason}"));
+    }
+    // Trials of one cell that failed alike are one line.
+    let mut failures: Vec<(String, Vec<String>)> = Vec::new();
+    for row in &results.trials {
+        let TrialStatus::Failed(failure) = row.status else { continue };
+        let cell = results.sweep.cell_name(&results.sweep.cells[row.cell()]);
+        let candidate = match (&results.sweep.search, row.candidate()) {
+            (Some(search), Some(number)) => format!(", {} {}", search.field, search.candidates[number]),
+            _ => String::new(),
+        };
+        let reason = failure.message.lines().next().unwrap_or_default();
+        let what = format!("{cell}{candidate}: {}: {reason}", class_name(failure));
+        let trial = format!("seed {} (trial {})", row.trial.seed, row.trial.id);
+        match failures.last_mut() {
+            Some((last, trials)) if *last == what => trials.push(trial),
+            _ => failures.push((what, vec![trial])),
+        }
+    }
+    let more = failures.len().saturating_sub(MAX_FAILURES);
+    for (what, trials) in failures.into_iter().take(MAX_FAILURES) {
+        notes.push(format!("Failed: {what}: {}", trials.join(", ")));
+    }
+    if more > 0 {
+        notes.push(format!("Failed: {more} more lines like these; results.csv lists every trial"));
+    }
+    notes
+}
+
+/// As in the journal: `out_of_memory`.
+pub fn class_name(failure: &sweep::record::Failure) -> String {
+    match serde_json::to_value(failure.class) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => unreachable!("a failure class is written as a word"),
+    }
+}
+
+/// Devices without what differs between equal ones: `NVIDIA H200`, `cpu (AMD EPYC, 1 thread)`.
+fn device_kind(devices: &[String]) -> String {
+    let kinds: BTreeSet<&str> = devices.iter().map(String::as_str).collect();
+    kinds.into_iter().collect::<Vec<_>>().join(" + ")
+}
+
+fn list(values: &BTreeSet<String>) -> String {
+    values.iter().map(|value| if value.is_empty() { "unknown" } else { value }).collect::<Vec<_>>().join(", ")
+}

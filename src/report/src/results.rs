@@ -1,0 +1,286 @@
+//! One sweep's share of the state, folded into trials and cells: what every table, figure and file is made from.
+//!
+//! Read `grid.rs` next for how cells become a table.
+
+use std::sync::Arc;
+
+use schedule::state::{Attempt, Phase, ResultSummary, State, SweepState, SweepTrial};
+use serde_json::Value;
+use sweep::Sweep;
+use sweep::definition::{Cell, Measure, Role, Select};
+use sweep::record::{Failure, FailureClass};
+
+use crate::statistics::Summary;
+
+/// A trial of the sweep with what became of it.
+pub struct TrialRow<'a> {
+    pub trial: &'a SweepTrial,
+    pub status: TrialStatus<'a>,
+    /// Oldest first; `AttemptNo(n)` is `attempts[n - 1]`.
+    pub attempts: &'a [Attempt],
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum TrialStatus<'a> {
+    Waiting,
+    Running,
+    Succeeded(&'a Arc<ResultSummary>),
+    Failed(&'a Failure),
+    Cancelled,
+}
+
+impl TrialStatus<'_> {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Succeeded(_) => "succeeded",
+            Self::Failed(_) => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        match self {
+            Self::Succeeded(_) | Self::Failed(_) | Self::Cancelled => true,
+            Self::Waiting | Self::Running => false,
+        }
+    }
+}
+
+/// Everything about one sweep, ready to be reported.
+pub struct Results<'a> {
+    pub state: &'a SweepState,
+    pub sweep: &'a Sweep,
+    /// In the order cell, candidate, role, seed, whatever order the coordinator keeps.
+    pub trials: Vec<TrialRow<'a>>,
+    /// Where each cell's trials lie in `trials`.
+    cells: Vec<std::ops::Range<usize>>,
+    /// `Sweep::base` as a record: reading one field of 100,000 cells must not build 100,000 settings.
+    base: Value,
+    complete: bool,
+}
+
+/// What a table shows for a cell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CellSummary {
+    pub status: CellStatus,
+    /// Of the accuracies that count, as fractions.
+    pub summary: Option<Summary>,
+    /// Trials with a result, and trials that the cell needs in all.
+    pub done: usize,
+    pub total: usize,
+    /// Index into `Search::candidates` of the one that counts.
+    pub candidate: Option<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CellStatus {
+    Complete,
+    /// Some seeds have results, others do not (yet).
+    Partial,
+    Searching,
+    Running,
+    Waiting,
+    Failed,
+    Cancelled,
+    Skipped(String),
+}
+
+impl CellStatus {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Partial => "incomplete",
+            Self::Searching => "searching",
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Skipped(_) => "skipped",
+        }
+    }
+}
+
+impl<'a> Results<'a> {
+    /// `None` when no sweep has that name.
+    pub fn of(state: &'a State, name: &str) -> Option<Self> {
+        let sweep_state = state.sweeps.get(name)?;
+        let sweep = sweep_state.sweep.as_ref();
+        let mut trials: Vec<TrialRow> = sweep_state.trials.iter().map(|trial| trial_row(state, trial)).collect();
+        trials.sort_by_key(|row| (row.trial.cell, row.trial.role, row.trial.candidate, row.trial.seed));
+        let mut cells = Vec::with_capacity(sweep.cells.len());
+        let mut start = 0;
+        for index in 0..sweep.cells.len() {
+            let length = trials[start..].iter().take_while(|row| row.trial.cell as usize == index).count();
+            cells.push(start..start + length);
+            start += length;
+        }
+        let base = serde_json::to_value(&sweep.base).expect("settings are a record");
+        Some(Self { state: sweep_state, sweep, trials, cells, base, complete: state.is_complete(name) })
+    }
+
+    /// One field of a cell's settings.
+    pub fn field(&self, cell: &'a Cell, name: &str) -> &Value {
+        cell.set.get(name).unwrap_or(&self.base[name])
+    }
+
+    pub fn cell_trials(&self, cell: usize) -> &[TrialRow<'a>] {
+        &self.trials[self.cells[cell].clone()]
+    }
+
+    /// Every trial has ended, and no search has still to choose.
+    pub fn complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Trials that ended without a result in cells that are not complete.
+    pub fn failed_trials(&self) -> u64 {
+        let mut failed = 0;
+        for cell in 0..self.sweep.cells.len() {
+            if self.cell(cell, Measure::Last).status != CellStatus::Complete {
+                let lost = |row: &&TrialRow| matches!(row.status, TrialStatus::Failed(_) | TrialStatus::Cancelled);
+                failed += self.cell_trials(cell).iter().filter(lost).count() as u64;
+            }
+        }
+        failed
+    }
+
+    pub fn cell(&self, cell: usize, measure: Measure) -> CellSummary {
+        let blank = |status| CellSummary { status, summary: None, done: 0, total: 0, candidate: None };
+        if let Some(reason) = &self.sweep.cells[cell].skipped {
+            return blank(CellStatus::Skipped(reason.clone()));
+        }
+        match self.sweep.search.as_ref().map(|search| search.select) {
+            None => self.seeds_of(cell, None, measure),
+            Some(Select::Validation) => match self.state.chosen.get(&(cell as u32)) {
+                Some(&chosen) => self.seeds_of(cell, Some(chosen as usize), measure),
+                None => blank(self.search_status(cell)),
+            },
+            Some(Select::BestOnTest) => self.best_candidate(cell, measure),
+        }
+    }
+
+    /// The accuracies that count for a cell, with their seeds.
+    pub fn values(&self, cell: usize, candidate: Option<usize>, measure: Measure) -> Vec<f64> {
+        self.result_trials(cell, candidate).filter_map(|row| row.accuracy(measure)).collect()
+    }
+
+    fn result_trials(&self, cell: usize, candidate: Option<usize>) -> impl Iterator<Item = &TrialRow<'a>> {
+        let counts = move |row: &&TrialRow| row.trial.role == Role::Result && row.candidate() == candidate;
+        self.cell_trials(cell).iter().filter(counts)
+    }
+
+    fn seeds_of(&self, cell: usize, candidate: Option<usize>, measure: Measure) -> CellSummary {
+        let values = self.values(cell, candidate, measure);
+        let total = self.sweep.seeds.len();
+        let status = if values.len() == total {
+            CellStatus::Complete
+        } else if values.is_empty() {
+            progress_status(self.result_trials(cell, candidate))
+        } else {
+            CellStatus::Partial
+        };
+        CellSummary { status, summary: Summary::of(&values), done: values.len(), total, candidate }
+    }
+
+    /// The paper's protocol: the candidate with the highest mean on the test set. Candidates whose training failed for
+    /// some seed count only when none is whole.
+    fn best_candidate(&self, cell: usize, measure: Measure) -> CellSummary {
+        let num_candidates = self.sweep.search.as_ref().map_or(0, |search| search.candidates.len());
+        let candidates = (0..num_candidates).map(|candidate| self.seeds_of(cell, Some(candidate), measure));
+        let best = candidates.reduce(|best, other| {
+            let rank = |cell: &CellSummary| {
+                (cell.status == CellStatus::Complete, cell.summary.map_or(f64::NEG_INFINITY, |summary| summary.mean))
+            };
+            let ((best_whole, best_mean), (whole, mean)) = (rank(&best), rank(&other));
+            let better = (whole && !best_whole) || (whole == best_whole && mean > best_mean);
+            if better { other } else { best }
+        });
+        let trials = self.cell_trials(cell);
+        let Some(best) = best else { return self.seeds_of(cell, None, measure) };
+        if trials.iter().all(|row| row.status.has_ended()) && best.status == CellStatus::Complete {
+            return best;
+        }
+        let done = trials.iter().filter(|row| matches!(row.status, TrialStatus::Succeeded(_))).count();
+        let status = if done > 0 { CellStatus::Partial } else { progress_status(trials.iter()) };
+        CellSummary { status, done, total: num_candidates * self.sweep.seeds.len(), ..best }
+    }
+
+    fn search_status(&self, cell: usize) -> CellStatus {
+        let trials = self.cell_trials(cell);
+        let succeeded = trials.iter().any(|row| matches!(row.status, TrialStatus::Succeeded(_)));
+        match progress_status(trials.iter()) {
+            CellStatus::Running => CellStatus::Searching,
+            CellStatus::Waiting if succeeded => CellStatus::Searching,
+            _ if succeeded => CellStatus::Waiting,
+            status => status,
+        }
+    }
+}
+
+impl TrialRow<'_> {
+    pub fn cell(&self) -> usize {
+        self.trial.cell as usize
+    }
+
+    pub fn candidate(&self) -> Option<usize> {
+        self.trial.candidate.map(|candidate| candidate as usize)
+    }
+
+    /// Fraction of the evaluation set; `None` without a result.
+    pub fn accuracy(&self, measure: Measure) -> Option<f64> {
+        match self.status {
+            TrialStatus::Succeeded(result) => Some(match measure {
+                Measure::Last => result.last_accuracy,
+                Measure::Best => result.best_accuracy,
+            }),
+            _ => None,
+        }
+    }
+
+    pub fn result(&self) -> Option<&ResultSummary> {
+        match self.status {
+            TrialStatus::Succeeded(result) => Some(result),
+            _ => None,
+        }
+    }
+}
+
+/// A journal that says a trial failed but not why would be damaged; the report still shows that it failed.
+static UNKNOWN_FAILURE: Failure = Failure { class: FailureClass::Crashed, message: String::new() };
+
+fn trial_row<'a>(state: &'a State, trial: &'a SweepTrial) -> TrialRow<'a> {
+    let Some(known) = state.trials.get(&trial.id) else {
+        return TrialRow { trial, status: TrialStatus::Waiting, attempts: &[] };
+    };
+    let status = match &known.phase {
+        Phase::Waiting { .. } => TrialStatus::Waiting,
+        Phase::Running { .. } => TrialStatus::Running,
+        Phase::Succeeded { result, .. } => TrialStatus::Succeeded(result),
+        Phase::Failed { .. } => TrialStatus::Failed(known.failure().unwrap_or(&UNKNOWN_FAILURE)),
+        Phase::Cancelled => TrialStatus::Cancelled,
+    };
+    TrialRow { trial, status, attempts: &known.attempts }
+}
+
+/// Of trials none of which has a result: what can be said about all of them.
+fn progress_status<'a, 'b: 'a>(trials: impl Iterator<Item = &'a TrialRow<'b>>) -> CellStatus {
+    let (mut running, mut waiting, mut failed, mut any) = (false, false, false, false);
+    for row in trials {
+        any = true;
+        match row.status {
+            TrialStatus::Running => running = true,
+            TrialStatus::Waiting => waiting = true,
+            TrialStatus::Failed(_) => failed = true,
+            TrialStatus::Succeeded(_) | TrialStatus::Cancelled => {}
+        }
+    }
+    match (running, waiting, failed) {
+        (true, _, _) => CellStatus::Running,
+        (_, true, _) => CellStatus::Waiting,
+        (_, _, true) => CellStatus::Failed,
+        _ if any => CellStatus::Cancelled,
+        _ => CellStatus::Waiting,
+    }
+}

@@ -1,0 +1,244 @@
+//! Draws a grid for a terminal or a text file: no colour, at most as wide as told.
+//!
+//! A table that does not fit is cut into blocks of columns, each with the row labels again; a column of ours and its
+//! published numbers stay together. The best cell ends in ` *`, one that is not distinguishable from it in ` ≈`;
+//! `embolden` turns the first into bold type for a terminal.
+
+use unicode_width::UnicodeWidthStr;
+
+use crate::grid::{Grid, GridCell, Mark};
+
+const GAP: usize = 2;
+/// Heading of a table without column axes.
+const ONLY_COLUMN: &str = "accuracy %";
+/// Narrower than this nothing useful can be laid out.
+const MIN_WIDTH: usize = 40;
+
+/// The whole table with caption, warnings and notes, lines ended with `\n`.
+pub fn text(grid: &Grid, width: usize) -> String {
+    let width = width.max(MIN_WIDTH);
+    let mut out = String::new();
+    let title = match grid.caption.as_str() {
+        "" => grid.name.clone(),
+        caption => format!("{}: {caption}", grid.name),
+    };
+    wrap(&mut out, &title, width, "");
+    for warning in &grid.warnings {
+        wrap(&mut out, &format!("!! {warning}"), width, "   ");
+    }
+    wrap(&mut out, &grid.protocol, width, "");
+    for block in blocks(grid, width) {
+        out.push('\n');
+        draw(&mut out, grid, &block);
+    }
+    if !grid.notes.is_empty() {
+        out.push('\n');
+    }
+    for note in &grid.notes {
+        match &note.mark {
+            Some(mark) if mark == "*" || mark == "≈" => wrap(&mut out, &format!("{mark} {}", note.text), width, "  "),
+            Some(mark) => wrap(&mut out, &format!("[{mark}] {}", note.text), width, "    "),
+            None => wrap(&mut out, &note.text, width, "    "),
+        }
+    }
+    out
+}
+
+/// The best cells of a drawn table in bold, for a terminal that shows colour.
+pub fn embolden(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines() {
+        let mut line = line.to_owned();
+        // From the right, so that what is inserted does not move what is still to be found.
+        let mut end = line.len();
+        while let Some(star) = line[..end].rfind(" *") {
+            end = star;
+            let start = line[..star].rfind("  ").map_or(0, |gap| gap + 2);
+            if line[start..star].chars().next().is_some_and(|first| first.is_ascii_digit()) {
+                line.insert_str(star + 2, "\x1b[0m");
+                line.insert_str(start, "\x1b[1m");
+            }
+        }
+        out.push_str(&line);
+        out.push('\n');
+    }
+    out
+}
+
+/// Columns to draw together, by index.
+fn blocks(grid: &Grid, width: usize) -> Vec<Vec<usize>> {
+    let head: usize = label_widths(grid).iter().map(|width| width + GAP).sum();
+    let mut blocks: Vec<Vec<usize>> = vec![Vec::new()];
+    let mut used = head;
+    let mut column = 0;
+    while column < grid.columns.len() {
+        let with_reference = grid.columns.get(column + 1).is_some_and(|next| next.published);
+        let together: Vec<usize> = (column..=column + usize::from(with_reference)).collect();
+        let needed: usize = together.iter().map(|&column| column_width(grid, column) + GAP).sum();
+        let block = blocks.last_mut().expect("there is always a block");
+        if used + needed > width + GAP && !block.is_empty() {
+            blocks.push(together.clone());
+            used = head + needed;
+        } else {
+            block.extend(&together);
+            used += needed;
+        }
+        column += together.len();
+    }
+    blocks
+}
+
+fn draw(out: &mut String, grid: &Grid, block: &[usize]) {
+    let labels = label_widths(grid);
+    let widths: Vec<usize> = block.iter().map(|&column| column_width(grid, column)).collect();
+    let total = labels.iter().chain(&widths).map(|width| width + GAP).sum::<usize>() - GAP;
+    let rule = "─".repeat(total);
+    line(out, &[(rule.as_str(), total)]);
+    heading_lines(out, grid, block, &labels, &widths);
+    line(out, &[(rule.as_str(), total)]);
+    for (row, cells) in grid.cells.iter().enumerate() {
+        if grid.starts_group(row) {
+            line(out, &[("╌".repeat(total).as_str(), total)]);
+        }
+        let texts: Vec<String> = block.iter().map(|&column| marked(&cells[column])).collect();
+        let labelled = grid.row_labels(row).into_iter().zip(labels.iter().copied());
+        let fields: Vec<(&str, usize)> =
+            labelled.chain(texts.iter().map(String::as_str).zip(widths.iter().copied())).collect();
+        line(out, &fields);
+    }
+    line(out, &[(rule.as_str(), total)]);
+}
+
+/// A line that names the column axes, one with labels per column axis, and one that tells ours from published numbers
+/// where both are there. The names of the row axes stand on the last.
+fn heading_lines(out: &mut String, grid: &Grid, block: &[usize], labels: &[usize], widths: &[usize]) {
+    let levels = grid.column_headings.len();
+    let span_width = |widths: &[usize]| widths.iter().map(|width| width + GAP).sum::<usize>() - GAP;
+    let blank = || labels.iter().map(|&width| (String::new(), width));
+    let mut lines: Vec<Vec<(String, usize)>> = Vec::new();
+    if levels > 0 {
+        lines.push(blank().chain([(grid.column_headings.join(" / "), span_width(widths))]).collect());
+    }
+    for level in 0..levels {
+        let mut fields: Vec<(String, usize)> = blank().collect();
+        let mut column = 0;
+        while column < block.len() {
+            let here = &grid.columns[block[column]];
+            let same = |&&other: &&usize| grid.columns[other].labels[..=level] == here.labels[..=level];
+            let span = block[column..].iter().take_while(same).count();
+            fields.push((here.labels[level].clone(), span_width(&widths[column..column + span])));
+            column += span;
+        }
+        lines.push(fields);
+    }
+    let both = block.iter().any(|&column| grid.columns[column].published);
+    if both || levels == 0 {
+        let kinds = block.iter().map(|&column| match (grid.columns[column].published, both) {
+            (true, _) => "published".to_owned(),
+            (false, true) => "ours".to_owned(),
+            (false, false) => ONLY_COLUMN.to_owned(),
+        });
+        lines.push(blank().chain(kinds.zip(widths.iter().copied())).collect());
+    }
+    if let Some(bottom) = lines.last_mut() {
+        for (field, heading) in bottom.iter_mut().zip(&grid.row_headings) {
+            field.0 = heading.clone();
+        }
+    }
+    for fields in &lines {
+        // The last one has nothing after it to run into.
+        let last = fields.len() - 1;
+        let cut = |(place, (text, width)): (usize, &(String, usize))| {
+            if place == last { text.clone() } else { shortened(text, *width) }
+        };
+        let cut: Vec<String> = fields.iter().enumerate().map(cut).collect();
+        let borrowed: Vec<(&str, usize)> =
+            cut.iter().zip(fields).map(|(text, (_, width))| (text.as_str(), *width)).collect();
+        line(out, &borrowed);
+    }
+}
+
+/// A heading over fewer columns than it needs (its block was cut) ends in an ellipsis.
+fn shortened(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut cut = String::new();
+    for character in text.chars() {
+        if cut.width() + 2 > width {
+            break;
+        }
+        cut.push(character);
+    }
+    cut + "…"
+}
+
+fn marked(cell: &GridCell) -> String {
+    let mut text = Grid::plain(cell);
+    if let GridCell::Value { mark, .. } = cell {
+        text.push_str(match mark {
+            Mark::None => "",
+            Mark::Best => " *",
+            Mark::Tied => " ≈",
+        });
+    }
+    text
+}
+
+fn label_widths(grid: &Grid) -> Vec<usize> {
+    let width = |(level, heading): (usize, &String)| {
+        let labels = grid.rows.iter().map(|labels| labels[level].width());
+        labels.fold(heading.width(), usize::max)
+    };
+    grid.row_headings.iter().enumerate().map(width).collect()
+}
+
+fn column_width(grid: &Grid, column: usize) -> usize {
+    let here = &grid.columns[column];
+    let kind = match (here.published, grid.column_headings.is_empty()) {
+        (true, _) => "published".len(),
+        (false, true) => ONLY_COLUMN.len(),
+        (false, false) => "ours".len(),
+    };
+    let cells = grid.cells.iter().map(|row| marked(&row[column]).width());
+    let mut width = cells.fold(kind, usize::max);
+    for level in 0..here.labels.len() {
+        // The columns under one label share the room that it needs.
+        let same = |other: &&crate::grid::Column| other.labels[..=level] == here.labels[..=level];
+        let span = grid.columns.iter().filter(same).count();
+        let room = here.labels[level].width().saturating_sub((span - 1) * GAP);
+        width = width.max(room.div_ceil(span));
+    }
+    width
+}
+
+fn line(out: &mut String, fields: &[(&str, usize)]) {
+    let start = out.len();
+    for (text, width) in fields {
+        out.push_str(text);
+        let padding = width.saturating_sub(text.width()) + GAP;
+        out.extend(std::iter::repeat_n(' ', padding));
+    }
+    out.truncate(start + out[start..].trim_end().len());
+    out.push('\n');
+}
+
+/// Breaks at spaces; a word longer than the line stands alone.
+pub fn wrap(out: &mut String, text: &str, width: usize, indent: &str) {
+    for paragraph in text.lines() {
+        let mut used = 0;
+        for word in paragraph.split(' ') {
+            if used > 0 && used + 1 + word.width() > width {
+                out.push('\n');
+                out.push_str(indent);
+                used = indent.len();
+            } else if used > 0 {
+                out.push(' ');
+                used += 1;
+            }
+            out.push_str(word);
+            used += word.width();
+        }
+        out.push('\n');
+    }
+}

@@ -1,0 +1,274 @@
+//! Where a table cell came from: its trials and attempts, what was trained and on what, and what a search chose.
+//!
+//! Why a trial is *not running* is another question; the schedule's `explain` answers it.
+
+use std::collections::BTreeSet;
+
+use schedule::state::{Attempt, Millis, State};
+use serde_json::{Value, json};
+use sweep::definition::{Measure, Select};
+
+use crate::files::{SCHEMA, candidate, cell_json, role_name, trial_json};
+use crate::grid::number;
+use crate::notes::{self, class_name};
+use crate::results::{CellSummary, Results, TrialRow, TrialStatus};
+
+/// The history of a cell, as text and as JSON (`"schema": 1`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Why {
+    pub text: String,
+    pub json: Value,
+}
+
+/// Names listed in an error; the rest is counted.
+const MAX_NAMES: usize = 12;
+
+/// The history of one cell, named as in `cub/cos`: every axis in order, or any part of the names that fits only one
+/// cell. The error says which sweep or cell does not exist and what does.
+pub fn why(state: &State, sweep: &str, cell: &str) -> Result<Why, String> {
+    let results = Results::of(state, sweep).ok_or_else(|| {
+        let known: Vec<&str> = state.sweeps.keys().map(|name| &**name).collect();
+        format!("no sweep is named `{sweep}`; known: {}", listed(known.into_iter()))
+    })?;
+    let index = find_cell(&results, cell)?;
+    let changed = changed_settings(&results, index);
+    let json = json!({
+        "schema": SCHEMA,
+        "sweep": results.sweep.name,
+        "revision": results.state.revision,
+        "recipe": results.sweep.recipe,
+        "smoke": results.sweep.smoke,
+        "cell": cell_json(&results, index),
+        "settings": results.sweep.cell_settings(&results.sweep.cells[index]),
+        "differs_from_recipe": changed.iter().cloned().collect::<serde_json::Map<String, Value>>(),
+        "search": results.sweep.search,
+        "trials": results.cell_trials(index).iter().map(|row| trial_json(&results, row)).collect::<Vec<_>>(),
+    });
+    Ok(Why { text: why_text(&results, index, &changed), json })
+}
+
+fn find_cell(results: &Results, wanted: &str) -> Result<usize, String> {
+    let sweep = results.sweep;
+    if let Some(index) = sweep.cells.iter().position(|cell| sweep.cell_name(cell) == wanted) {
+        return Ok(index);
+    }
+    // Value names may themselves hold a `/` (`folder:PATH`); a name in full was tried above.
+    let parts: Vec<&str> = wanted.split('/').filter(|part| !part.is_empty()).collect();
+    let fits = |index: &usize| {
+        let mut names = sweep.value_names(&sweep.cells[*index]);
+        !parts.is_empty()
+            && parts.iter().all(|part| {
+                let place = names.iter().position(|name| name == part);
+                place.map(|place| names.swap_remove(place)).is_some()
+            })
+    };
+    let fitting: Vec<usize> = (0..sweep.cells.len()).filter(fits).collect();
+    let names = |cells: &[usize]| {
+        let names: Vec<String> = cells.iter().map(|&index| sweep.cell_name(&sweep.cells[index])).collect();
+        listed(names.iter().map(String::as_str))
+    };
+    match fitting.as_slice() {
+        [only] => Ok(*only),
+        [] => {
+            let all: Vec<usize> = (0..sweep.cells.len()).collect();
+            Err(format!("sweep `{}` has no cell `{wanted}`; it has: {}", sweep.name, names(&all)))
+        }
+        several => Err(format!("`{wanted}` fits several cells of sweep `{}`: {}", sweep.name, names(several))),
+    }
+}
+
+/// Fields in which a cell differs from its recipe on its data set, with its value.
+fn changed_settings(results: &Results, index: usize) -> Vec<(String, Value)> {
+    let settings = results.sweep.cell_settings(&results.sweep.cells[index]);
+    let recipe = sweep::recipe::settings(&results.sweep.recipe, &settings.dataset);
+    let record = |settings: &sweep::Settings| match serde_json::to_value(settings) {
+        Ok(Value::Object(record)) => record,
+        _ => unreachable!("settings are a record"),
+    };
+    let recipe = recipe.as_ref().map(record).unwrap_or_default();
+    record(&settings).into_iter().filter(|(field, value)| recipe.get(field) != Some(value)).collect()
+}
+
+fn why_text(results: &Results, index: usize, changed: &[(String, Value)]) -> String {
+    let sweep = results.sweep;
+    let cell = &sweep.cells[index];
+    let revision = results.state.revision;
+    let mut out = format!("{} of sweep `{}` (revision {revision})\n", sweep.cell_name(cell), sweep.name);
+    if sweep.smoke {
+        out.push_str("!! REHEARSAL (--smoke): these numbers mean nothing\n");
+    }
+    let (last, best) = (results.cell(index, Measure::Last), results.cell(index, Measure::Best));
+    out.push_str(&format!("last epoch   {}\n", summary_text(&last)));
+    out.push_str(&format!("best epoch   {}  (on the test set: optimistic)\n", summary_text(&best)));
+    if let Some(value) = crate::grid::published_value(results, cell) {
+        out.push_str(&format!("published    {:.1}\n", value.value));
+    }
+    if let Some(reason) = &cell.skipped {
+        out.push_str(&format!("skipped      {reason}\n"));
+    }
+    search_text(&mut out, results, &last);
+    out.push_str(&format!("\nsettings that differ from recipe `{}`\n", sweep.recipe));
+    if changed.is_empty() {
+        out.push_str("  none\n");
+    }
+    let widest = changed.iter().map(|(field, _)| field.len()).max().unwrap_or(0);
+    for (field, value) in changed {
+        out.push_str(&format!("  {field:widest$}  {value}\n"));
+    }
+    let searched = sweep.search.as_ref().is_some_and(|search| search.field == "learning_rate");
+    if !searched && !changed.iter().any(|(field, _)| field == "learning_rate") {
+        out.push_str(&format!("  learning_rate is the recipe's {}\n", results.field(cell, "learning_rate")));
+    }
+    let rows = results.cell_trials(index);
+    provenance_text(&mut out, rows);
+    out.push_str("\ntrials\n");
+    for row in rows {
+        trial_text(&mut out, results, row);
+    }
+    out
+}
+
+fn summary_text(cell: &CellSummary) -> String {
+    match cell.summary {
+        Some(summary) => {
+            let deviation = summary.deviation.map(|deviation| 100.0 * deviation);
+            format!(
+                "{}  n = {} ({} of {} trials)",
+                number(100.0 * summary.mean, deviation),
+                summary.n,
+                cell.done,
+                cell.total
+            )
+        }
+        None => cell.status.name().to_owned(),
+    }
+}
+
+fn search_text(out: &mut String, results: &Results, cell: &CellSummary) {
+    let Some(search) = &results.sweep.search else { return };
+    let how = match search.select {
+        Select::BestOnTest => "by accuracy on the test set (the paper's protocol: optimistic)",
+        Select::Validation => "by accuracy on training images held out",
+    };
+    let list: Vec<String> = search.candidates.iter().map(Value::to_string).collect();
+    match cell.candidate {
+        Some(number) => out.push_str(&format!(
+            "search       {} = {}, chosen {how} among {}\n",
+            search.field,
+            search.candidates[number],
+            list.join(", ")
+        )),
+        None => {
+            out.push_str(&format!("search       {} among {}, {how}: not chosen yet\n", search.field, list.join(", ")))
+        }
+    }
+}
+
+/// What the results of a cell have in common is said once; what differs is listed.
+fn provenance_text(out: &mut String, rows: &[TrialRow]) {
+    let results: Vec<_> = rows.iter().filter_map(TrialRow::result).collect();
+    if results.is_empty() {
+        return;
+    }
+    out.push_str("\nprovenance\n");
+    let mut say = |what: &str, values: BTreeSet<String>| {
+        let mixed = if values.len() > 1 { "MIXED: " } else { "" };
+        let shown: Vec<&str> = values.iter().map(|value| if value.is_empty() { "unknown" } else { value }).collect();
+        out.push_str(&format!("  {what:17} {mixed}{}\n", shown.join(", ")));
+    };
+    let all =
+        |get: &dyn Fn(&schedule::state::ResultSummary) -> String| results.iter().map(|result| get(result)).collect();
+    say("data fingerprint", all(&|result| result.provenance.data_fingerprint.clone()));
+    say("trainer", all(&|result| result.provenance.trainer.clone()));
+    say("libtorch", all(&|result| result.provenance.libtorch.clone()));
+    say("precision", all(&|result| result.provenance.precision.clone()));
+    say("parameters", all(&|result| result.provenance.num_parameters.to_string()));
+    say("devices", all(&|result| result.provenance.devices.join(" + ")));
+    say("hosts", all(&|result| result.provenance.host.clone()));
+}
+
+fn trial_text(out: &mut String, results: &Results, row: &TrialRow) {
+    let mut name = format!("seed {}", row.trial.seed);
+    if let Some((search, value)) = results.sweep.search.as_ref().zip(candidate(results, row)) {
+        name.push_str(&format!(", {} = {value}, {}", search.field, role_name(row.trial.role)));
+    }
+    out.push_str(&format!("  {name}  trial {}  {}", row.trial.id, row.status.name()));
+    match row.status {
+        TrialStatus::Succeeded(result) => {
+            let (last, best) = (100.0 * result.last_accuracy, 100.0 * result.best_accuracy);
+            let subset = match result.num_subset_images {
+                Some(count) => format!("{count} images ({})", result.subset_fingerprint),
+                None => "all images".to_owned(),
+            };
+            out.push_str(&format!(
+                "\n    last {last:.2}  best {best:.2} (epoch {} of {})  trained on {subset}  state {}\n",
+                result.best_epoch + 1,
+                result.num_epochs,
+                result.state_hash
+            ));
+            let timing = &result.timing;
+            let seconds = timing.train_s + timing.evaluate_s + timing.checkpoint_s;
+            out.push_str(&format!("    {seconds:.1} s, {:.0} images/s\n", timing.images_per_s));
+        }
+        TrialStatus::Failed(failure) => {
+            let reason = failure.message.lines().next().unwrap_or_default();
+            out.push_str(&format!("\n    {}: {reason}\n", class_name(failure)));
+        }
+        TrialStatus::Waiting | TrialStatus::Running | TrialStatus::Cancelled => out.push('\n'),
+    }
+    for (attempt, number) in row.attempts.iter().zip(1..) {
+        out.push_str(&format!("    attempt {number}: {}\n", attempt_text(attempt)));
+    }
+}
+
+fn attempt_text(attempt: &Attempt) -> String {
+    let (worker, slot) = (&attempt.worker, attempt.slot);
+    let started = format!("{} slot {slot} at {}", worker, utc(attempt.started_at));
+    let Some(end) = &attempt.ended else { return format!("{started}, running") };
+    let seconds = end.at.saturating_sub(attempt.started_at) as f64 / 1000.0;
+    match &end.failure {
+        None => format!("{started}, ended after {seconds:.1} s"),
+        Some(failure) => {
+            let reason = failure.message.lines().next().unwrap_or_default();
+            format!("{started}, {} after {seconds:.1} s: {reason}", notes::class_name(failure))
+        }
+    }
+}
+
+/// `2026-11-23 14:05:09 UTC`. Days to a civil date after Hinnant, "chrono-compatible low-level date algorithms".
+fn utc(at: Millis) -> String {
+    let seconds = at / 1000;
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    match names.len() {
+        0 => "none".to_owned(),
+        count if count <= MAX_NAMES => names.join(", "),
+        count => format!("{}, and {} more", names[..MAX_NAMES].join(", "), count - MAX_NAMES),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::utc;
+
+    #[test]
+    fn dates() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(utc(951_782_400_000), "2000-02-29 00:00:00 UTC");
+        assert_eq!(utc(1_795_435_509_000), "2026-11-23 12:05:09 UTC");
+    }
+}

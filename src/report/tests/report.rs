@@ -1,0 +1,155 @@
+//! What a report promises, whatever it looks like.
+
+mod fixture;
+
+use std::sync::Arc;
+
+use fixture::{FAILED, RUNNING, WAITING, axis, every_status, nested, searched, state, succeeded, sweep, table};
+use schedule::state::{Phase, State};
+use sweep::definition::{Measure, Output};
+
+fn file(state: &State, sweep: &str, name: &str) -> String {
+    let report = report::report(state, sweep).expect("the sweep exists");
+    let (_, content) = report.files.into_iter().find(|(file, _)| file == name).expect("the report has the file");
+    String::from_utf8(content).expect("reports are UTF-8")
+}
+
+/// The promise that the soak test relies on: who ran a trial, when, and how often, is in timing.csv and in the keys
+/// `timing` and `attempts` of results.json, and nowhere else.
+#[test]
+fn a_disturbed_run_differs_in_timing_and_attempts_only() {
+    let calm = every_status();
+    let mut disturbed = every_status();
+    for trial in disturbed.trials.values_mut() {
+        if let Phase::Succeeded { result, .. } = &mut trial.phase {
+            let result = Arc::make_mut(result);
+            result.timing.train_s *= 3.0;
+            result.timing.resumed_from_epoch = 7;
+            result.event += 100;
+            Arc::make_mut(&mut result.provenance).host = "node9".to_owned();
+            let again = trial.attempts[0].clone();
+            trial.attempts.insert(0, again);
+        }
+    }
+    disturbed.sweeps.get_mut("statuses").unwrap().submitted_at += 60_000;
+    let (calm, disturbed) =
+        (report::report(&calm, "statuses").unwrap(), report::report(&disturbed, "statuses").unwrap());
+    assert_eq!(calm.text, disturbed.text);
+    let mut different = Vec::new();
+    for ((name, before), (_, after)) in calm.files.iter().zip(&disturbed.files) {
+        if before != after {
+            different.push(name.as_str());
+        }
+        if name == "results.json" {
+            let stable = |content: &[u8]| {
+                let mut document: serde_json::Value = serde_json::from_slice(content).unwrap();
+                for trial in document["trials"].as_array_mut().unwrap() {
+                    let trial = trial.as_object_mut().unwrap();
+                    assert!(trial.remove("timing").is_some() && trial.remove("attempts").is_some());
+                }
+                document
+            };
+            assert_eq!(stable(before), stable(after));
+        }
+    }
+    assert_eq!(different, ["timing.csv", "results.json", "manifest.json"]);
+}
+
+#[test]
+fn the_order_of_trials_in_the_state_does_not_matter() {
+    let (ordered, mut shuffled) = (searched(), searched());
+    shuffled.sweeps.get_mut("searched").unwrap().trials.reverse();
+    assert_eq!(report::report(&ordered, "searched"), report::report(&shuffled, "searched"));
+}
+
+#[test]
+fn completeness_and_failures() {
+    let one = |phase: fn(u64) -> Phase| {
+        let mut sweep = sweep("one", vec![axis("loss", &[("xent", "xent")])], &[1, 2, 3], |_| true);
+        sweep.outputs = vec![Output::Table(table("main", "", &["loss"], &[], Measure::Last))];
+        let report = report::report(&state(sweep, |_, _, seed| phase(seed)), "one").unwrap();
+        (report.complete, report.failed_trials)
+    };
+    assert_eq!(one(|_| succeeded(0.5)), (true, 0));
+    assert_eq!(one(|seed| if seed == 2 { FAILED } else { succeeded(0.5) }), (true, 1));
+    assert_eq!(one(|seed| if seed == 2 { RUNNING } else { succeeded(0.5) }), (false, 0));
+    assert_eq!(one(|_| WAITING), (false, 0));
+    assert_eq!(one(|_| Phase::Cancelled), (true, 3));
+    assert_eq!(report::report(&State::default(), "one"), None);
+}
+
+/// A learning rate that diverges does not fail a cell that another one completes.
+#[test]
+fn failed_candidates_of_a_search_do_not_count() {
+    let report = report::report(&searched(), "searched").unwrap();
+    // `cos` still runs; its two failures may yet not matter, but it is not complete.
+    assert_eq!((report.complete, report.failed_trials), (false, 2));
+    let csv = file(&searched(), "searched", "searched.csv");
+    assert!(csv.contains("xent,best,complete,2,2,"), "{csv}");
+}
+
+#[test]
+fn one_seed_has_no_spread_and_nothing_is_tested() {
+    let mut sweep = sweep("one", vec![axis("loss", &[("xent", "xent"), ("cos", "cos")])], &[1], |_| true);
+    sweep.outputs = vec![Output::Table(table("main", "", &["loss"], &[], Measure::Last))];
+    let state = state(sweep, |cell, _, _| succeeded(if cell == "cos" { 0.9 } else { 0.8 }));
+    let text = file(&state, "one", "main.txt");
+    assert!(text.contains("90.0 *") && text.contains("80.0\n"), "{text}");
+    assert!(!text.contains('≈') && !text.contains("±"), "{text}");
+    assert!(text.contains("one seed gives no spread"), "{text}");
+}
+
+#[test]
+fn mixed_provenance_and_rehearsals_are_said_loudly() {
+    let text = file(&nested(), "nested", "nested.txt");
+    assert!(text.contains("!! REHEARSAL (--smoke)"), "{text}");
+    assert!(text.contains("!! MIXED: results of several builds of the trainer: 0.1.0+abc, 0.1.0+def"), "{text}");
+}
+
+#[test]
+fn cells_are_found_by_name_by_part_and_not_by_guess() {
+    let state = every_status();
+    let error = |cell: &str| report::why(&state, "statuses", cell).unwrap_err();
+    assert!(report::why(&state, "statuses", "10/cos").is_ok());
+    assert!(
+        report::why(&state, "nested", "cos/10").unwrap_err().contains("no sweep is named `nested`; known: statuses")
+    );
+    assert!(
+        error("cos").starts_with("`cos` fits several cells of sweep `statuses`: cos/5, cos/10,"),
+        "{}",
+        error("cos")
+    );
+    assert!(error("cube/10").contains("has no cell `cube/10`; it has: xent/5,"), "{}", error("cube/10"));
+    assert!(error("").contains("has no cell"), "{}", error(""));
+}
+
+#[test]
+fn text_from_users_is_escaped_everywhere() {
+    let evil = "a&b_{c}$%#~^\\<|\"\n";
+    let mut sweep = sweep("evil", vec![axis("loss", &[("xent", evil), ("cos", "cos")])], &[1], |_| true);
+    sweep.outputs = vec![
+        Output::Table(table("main", evil, &["loss"], &[], Measure::Last)),
+        Output::Figure(sweep::definition::Figure {
+            name: "figure".to_owned(),
+            caption: evil.to_owned(),
+            x: "loss".to_owned(),
+            series: vec!["loss".to_owned()],
+            panels: None,
+            value: Measure::Last,
+        }),
+    ];
+    let state = state(sweep, |_, _, _| succeeded(0.5));
+    let tex = file(&state, "evil", "main.tex");
+    let escaped =
+        "a\\&b\\_\\{c\\}\\$\\%\\#\\textasciitilde{}\\textasciicircum{}\\textbackslash{}\\textless{}\\textbar{}";
+    assert!(tex.contains(escaped), "{tex}");
+    assert!(file(&state, "evil", "main.md").contains("a&b\\_{c}$%#~^\\\\&lt;\\|"));
+    let svg = file(&state, "evil", "figure.svg");
+    assert!(svg.contains("a&amp;b_{c}$%#~^\\&lt;|&quot;") && !svg.contains("<|"), "{svg}");
+}
+
+#[test]
+fn bold_is_for_the_best_of_each_line_on_a_terminal() {
+    let text = report::embolden("cosine   95.2 ± 0.4 *  90.1 ± 0.3 *  80.0\n* best\n");
+    assert_eq!(text, "cosine   \x1b[1m95.2 ± 0.4 *\x1b[0m  \x1b[1m90.1 ± 0.3 *\x1b[0m  80.0\n* best\n");
+}
