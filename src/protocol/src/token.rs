@@ -45,7 +45,7 @@ impl Token {
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         let mode = metadata.permissions().mode() & 0o7777;
-        if mode & 0o177 != 0 {
+        if mode & 0o077 != 0 {
             return Err(TokenError::Exposed { path: path.to_owned(), mode });
         }
         let unusable = |reason: String| TokenError::Unusable { path: path.to_owned(), reason };
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_file_that_others_can_read_is_refused() {
-        for mode in [0o640, 0o604, 0o644, 0o620, 0o700] {
+        for mode in [0o640, 0o604, 0o644, 0o620, 0o666] {
             let error = error_of("0123456789abcdef\n", mode);
             assert!(error.contains(&format!("{mode:04o}")) && error.contains("chmod 0600"), "{error}");
         }

@@ -1,2 +1,335 @@
-//! The devices of this machine, and slots made of them: `--devices cpu`, `--devices cuda:0-3`, `--slots`,
-//! `--devices-per-slot`.
+//! The devices of this machine, and slots made of them: `--devices auto|cpu|cuda|cuda:0-3`, `--slots`,
+//! `--devices-per-slot`. It asks `nvidia-smi`, which comes with the driver; nothing here loads CUDA.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use schedule::state::Slot;
+
+/// What `--devices` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// Every GPU; the CPU where there is none.
+    Auto,
+    Cpu,
+    AllGpus,
+    Gpus(Vec<u32>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    #[error("`{0}` names no devices: `auto`, `cpu`, `cuda`, `cuda:0`, `cuda:0-3` or `cuda:0,2` were expected")]
+    BadChoice(String),
+    #[error("`cuda:{0}` is named twice")]
+    Repeated(u32),
+    #[error("there is no `cuda:{index}`: this machine has {present}")]
+    NoSuchGpu { index: u32, present: String },
+    #[error("no GPU was found: {0}")]
+    NoGpus(String),
+    #[error("{devices} devices cannot be divided into {what}")]
+    Indivisible { devices: usize, what: String },
+    #[error("`{option}` must be at least 1")]
+    Zero { option: &'static str },
+}
+
+/// What the machine has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inventory {
+    /// Threads that this process may use: cgroup quota and affinity are respected.
+    pub cpu_threads: usize,
+    pub cpu_name: String,
+    /// In the order in which CUDA counts them here.
+    pub gpus: Vec<Gpu>,
+    /// Why `gpus` is empty.
+    pub no_gpus: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    pub uuid: String,
+    pub name: String,
+    pub memory_mib: u64,
+    pub driver: String,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let bad = || DeviceError::BadChoice(text.to_owned());
+        let list = match text {
+            "auto" => return Ok(Self::Auto),
+            "cpu" => return Ok(Self::Cpu),
+            "cuda" => return Ok(Self::AllGpus),
+            _ => text.strip_prefix("cuda:").ok_or_else(bad)?,
+        };
+        let number = |digits: &str| digits.parse::<u32>().ok().filter(|&index| index < 1024).ok_or_else(bad);
+        let mut gpus = Vec::new();
+        for part in list.split(',') {
+            match part.split_once('-') {
+                None => gpus.push(number(part)?),
+                Some((first, last)) => {
+                    let (first, last) = (number(first)?, number(last)?);
+                    if first > last {
+                        return Err(bad());
+                    }
+                    gpus.extend(first..=last);
+                }
+            }
+        }
+        let mut seen = BTreeSet::new();
+        match gpus.iter().find(|&&index| !seen.insert(index)) {
+            Some(&index) => Err(DeviceError::Repeated(index)),
+            None => Ok(Self::Gpus(gpus)),
+        }
+    }
+}
+
+impl fmt::Display for Gpu {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, memory_mib, driver, .. } = self;
+        write!(formatter, "{name}, {} GiB, driver {driver}", memory_mib.div_ceil(1024))
+    }
+}
+
+impl Inventory {
+    /// Takes up to 20 seconds where a driver is in trouble.
+    pub fn detect() -> Self {
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        let (gpus, no_gpus) = match ask_nvidia_smi().map(|answer| visible_gpus(parse_gpus(&answer), visible.as_deref())) {
+            Ok(gpus) if gpus.is_empty() => (gpus, "nvidia-smi lists none that CUDA_VISIBLE_DEVICES shows".to_owned()),
+            Ok(gpus) => (gpus, String::new()),
+            Err(reason) => (Vec::new(), reason),
+        };
+        let cpu_threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        Self { cpu_threads, cpu_name: cpu_name(&cpu), gpus, no_gpus }
+    }
+}
+
+/// Divides the chosen devices into slots.
+///
+/// `per_slot` devices go into each slot, one by default. On the CPU, where a device is a thread, `count` slots share the
+/// threads; by default there is a slot per thread, since two trials of one thread beat one of two. On GPUs, more
+/// slots than devices share them: several small trials on one GPU.
+pub fn slots(
+    choice: &DeviceChoice,
+    count: Option<u32>,
+    per_slot: Option<u32>,
+    inventory: &Inventory,
+) -> Result<Vec<Slot>, DeviceError> {
+    for (option, value) in [("--slots", count), ("--devices-per-slot", per_slot)] {
+        if value == Some(0) {
+            return Err(DeviceError::Zero { option });
+        }
+    }
+    let (count, per_slot) = (count.map(|count| count as usize), per_slot.map(|per_slot| per_slot as usize));
+    match choice {
+        DeviceChoice::Cpu => cpu_slots(count, per_slot, inventory),
+        DeviceChoice::Auto if inventory.gpus.is_empty() => cpu_slots(count, per_slot, inventory),
+        DeviceChoice::Auto | DeviceChoice::AllGpus => {
+            if inventory.gpus.is_empty() {
+                return Err(DeviceError::NoGpus(inventory.no_gpus.clone()));
+            }
+            gpu_slots(&(0..inventory.gpus.len() as u32).collect::<Vec<_>>(), count, per_slot, inventory)
+        }
+        DeviceChoice::Gpus(gpus) => gpu_slots(gpus, count, per_slot, inventory),
+    }
+}
+
+/// CPU threads that the trainer of a slot may use.
+pub fn threads(slot: &Slot, num_slots: usize) -> usize {
+    let on_cpu = slot.devices.iter().filter(|device| *device == "cpu").count();
+    if on_cpu > 0 {
+        return on_cpu;
+    }
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    (all / num_slots.max(1)).max(1)
+}
+
+fn cpu_slots(
+    count: Option<usize>,
+    per_slot: Option<usize>,
+    inventory: &Inventory,
+) -> Result<Vec<Slot>, DeviceError> {
+    let threads = inventory.cpu_threads.max(1);
+    let (count, per_slot) = match (count, per_slot) {
+        (None, None) => (threads, 1),
+        (Some(count), None) => (count, (threads / count).max(1)),
+        (None, Some(per_slot)) if per_slot > threads => {
+            return Err(DeviceError::Indivisible { devices: threads, what: format!("slots of {per_slot} threads") });
+        }
+        (None, Some(per_slot)) => (threads / per_slot, per_slot),
+        (Some(count), Some(per_slot)) => (count, per_slot),
+    };
+    if count * per_slot > threads {
+        tracing::warn!(slots = count, threads_per_slot = per_slot, threads, "more threads in slots than the machine has");
+    }
+    let description = format!("{}, {per_slot} thread{}", inventory.cpu_name, if per_slot == 1 { "" } else { "s" });
+    Ok(vec![Slot { devices: vec!["cpu".to_owned(); per_slot], description }; count])
+}
+
+fn gpu_slots(
+    gpus: &[u32],
+    count: Option<usize>,
+    per_slot: Option<usize>,
+    inventory: &Inventory,
+) -> Result<Vec<Slot>, DeviceError> {
+    for &index in gpus {
+        if index as usize >= inventory.gpus.len() {
+            let present = match inventory.gpus.len() {
+                0 => inventory.no_gpus.clone(),
+                1 => "cuda:0 alone".to_owned(),
+                count => format!("cuda:0-{}", count - 1),
+            };
+            return Err(DeviceError::NoSuchGpu { index, present });
+        }
+    }
+    let per_slot = per_slot.unwrap_or(1);
+    if !gpus.len().is_multiple_of(per_slot) {
+        let what = format!("slots of {per_slot}");
+        return Err(DeviceError::Indivisible { devices: gpus.len(), what });
+    }
+    let groups: Vec<&[u32]> = gpus.chunks(per_slot).collect();
+    let count = count.unwrap_or(groups.len());
+    if count > groups.len() && !count.is_multiple_of(groups.len()) {
+        let what = format!("{count} slots that share them evenly");
+        return Err(DeviceError::Indivisible { devices: gpus.len(), what });
+    }
+    let slot = |group: &[u32]| {
+        let devices = group.iter().map(|index| format!("cuda:{index}")).collect();
+        let first = &inventory.gpus[group[0] as usize];
+        let times = if group.len() > 1 { format!("{} x ", group.len()) } else { String::new() };
+        Slot { devices, description: format!("{times}{first}") }
+    };
+    Ok(groups.into_iter().cycle().take(count).map(slot).collect())
+}
+
+/// Its answer, one line for each GPU; the reason when there is none.
+fn ask_nvidia_smi() -> Result<String, String> {
+    let query = "--query-gpu=index,uuid,memory.total,driver_version,name";
+    let mut child = Command::new("nvidia-smi")
+        .args([query, "--format=csv,noheader,nounits"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| format!("nvidia-smi does not run: {error}"))?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    // its answer is far smaller than a pipe's buffer, so it can end before it is read
+    while child.try_wait().map_err(|error| error.to_string())?.is_none() {
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err("nvidia-smi did not answer within 20 s".to_owned());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(format!("nvidia-smi failed with {}", output.status));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Index and description; lines that say something else are left out.
+fn parse_gpus(answer: &str) -> Vec<(u32, Gpu)> {
+    let parse = |line: &str| {
+        let mut fields = line.splitn(5, ',').map(str::trim);
+        let index = fields.next()?.parse().ok()?;
+        let uuid = fields.next()?.to_owned();
+        let memory_mib = fields.next()?.parse().ok()?;
+        let driver = fields.next()?.to_owned();
+        Some((index, Gpu { uuid, memory_mib, driver, name: fields.next()?.to_owned() }))
+    };
+    answer.lines().filter_map(parse).collect()
+}
+
+/// CUDA counts only what CUDA_VISIBLE_DEVICES lists, in that order, and stops at the first entry that does not exist.
+fn visible_gpus(gpus: Vec<(u32, Gpu)>, visible: Option<&str>) -> Vec<Gpu> {
+    let Some(visible) = visible else { return gpus.into_iter().map(|(_, gpu)| gpu).collect() };
+    let find = |entry: &str| {
+        let matches = |(index, gpu): &&(u32, Gpu)| match entry.parse::<u32>() {
+            Ok(number) => number == *index,
+            Err(_) => entry.starts_with("GPU-") && gpu.uuid.starts_with(entry),
+        };
+        gpus.iter().find(matches).map(|(_, gpu)| gpu.clone())
+    };
+    visible.split(',').map(str::trim).map_while(find).collect()
+}
+
+fn cpu_name(cpuinfo: &str) -> String {
+    let line = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
+    line.and_then(|line| line.split_once(':')).map_or_else(|| "CPU".to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANSWER: &str = "0, GPU-aaaa, 143771, 580.65.06, NVIDIA H200\n1, GPU-bbbb, 143771, 580.65.06, NVIDIA H200\n\
+                          2, GPU-cccc, 81559, 580.65.06, NVIDIA H100, PCIe\nno GPU here\n";
+
+    fn machine(num_gpus: usize) -> Inventory {
+        let gpus = visible_gpus(parse_gpus(ANSWER), None).into_iter().take(num_gpus).collect();
+        Inventory { cpu_threads: 8, cpu_name: "Some CPU".to_owned(), gpus, no_gpus: "none".to_owned() }
+    }
+
+    fn devices(text: &str, count: Option<u32>, per_slot: Option<u32>) -> Result<Vec<String>, DeviceError> {
+        let slots = slots(&text.parse()?, count, per_slot, &machine(3))?;
+        Ok(slots.iter().map(|slot| slot.devices.join("+")).collect())
+    }
+
+    #[test]
+    fn cpu_slots_fill_the_machine() {
+        assert_eq!(devices("cpu", None, None).unwrap(), vec!["cpu"; 8]);
+        assert_eq!(devices("cpu", Some(3), None).unwrap(), vec!["cpu+cpu"; 3]);
+        assert_eq!(devices("cpu", None, Some(4)).unwrap(), vec!["cpu+cpu+cpu+cpu"; 2]);
+        assert_eq!(devices("cpu", Some(20), None).unwrap(), vec!["cpu"; 20]);
+        assert!(matches!(devices("cpu", None, Some(9)), Err(DeviceError::Indivisible { devices: 8, .. })));
+        assert_eq!(slots(&DeviceChoice::Auto, None, None, &machine(0)).unwrap().len(), 8);
+    }
+
+    #[test]
+    fn gpu_slots_are_made_of_the_named_devices() {
+        assert_eq!(devices("auto", None, None).unwrap(), ["cuda:0", "cuda:1", "cuda:2"]);
+        assert_eq!(devices("cuda:2,0", None, Some(2)).unwrap(), ["cuda:2+cuda:0"]);
+        assert_eq!(devices("cuda:0-1", Some(4), None).unwrap(), ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]);
+        assert_eq!(devices("cuda", Some(2), None).unwrap(), ["cuda:0", "cuda:1"]);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_the_reason() {
+        let refusals = [
+            ("gpu", None, None, "names no devices"),
+            ("cuda:", None, None, "names no devices"),
+            ("cuda:3-1", None, None, "names no devices"),
+            ("cuda:0-4000000000", None, None, "names no devices"),
+            ("cuda:1,0-1", None, None, "`cuda:1` is named twice"),
+            ("cuda:3", None, None, "no `cuda:3`: this machine has cuda:0-2"),
+            ("cuda", None, Some(2), "3 devices cannot be divided into slots of 2"),
+            ("cuda:0-1", Some(3), None, "2 devices cannot be divided into 3 slots"),
+            ("cpu", Some(0), None, "`--slots` must be at least 1"),
+        ];
+        for (text, count, per_slot, expected) in refusals {
+            let error = devices(text, count, per_slot).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        assert_eq!(slots(&DeviceChoice::AllGpus, None, None, &machine(0)), Err(DeviceError::NoGpus("none".to_owned())));
+    }
+
+    #[test]
+    fn cuda_counts_what_is_visible() {
+        let names = |visible| -> Vec<String> {
+            visible_gpus(parse_gpus(ANSWER), visible).into_iter().map(|gpu| gpu.uuid).collect()
+        };
+        assert_eq!(names(None), ["GPU-aaaa", "GPU-bbbb", "GPU-cccc"]);
+        assert_eq!(names(Some("2, 0")), ["GPU-cccc", "GPU-aaaa"]);
+        assert_eq!(names(Some("GPU-bb,9,0")), ["GPU-bbbb"]);
+        assert!(names(Some("")).is_empty() && names(Some("-1")).is_empty());
+        assert_eq!(machine(3).gpus[2].to_string(), "NVIDIA H100, PCIe, 80 GiB, driver 580.65.06");
+    }
+}

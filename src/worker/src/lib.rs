@@ -1,7 +1,17 @@
 //! A worker: holds the slots of one machine, runs a trainer in each, and tells the coordinator what became of attempts.
-//! It never decides what to train. Read `options.rs` for how it is started.
+//! It never decides what to train. Read `options.rs` for how it is started, `run.rs` for its loop, `slot.rs` for what
+//! happens to one attempt.
 
+mod attempts;
 pub mod devices;
+mod link;
 mod options;
+mod out_of_memory;
+mod processes;
+mod run;
+mod slot;
+mod stderr;
+mod trainer;
+mod work_dir;
 
 pub use options::{Ended, Error, Handle, Options, Timing, Worker};

@@ -1,0 +1,167 @@
+//! What this worker holds: attempts that run, and outcomes that nobody has acknowledged. It is the whole of what a worker
+//! knows, and what it tells the coordinator after every reconnection. Pure: it sends nothing and starts nothing.
+
+use std::collections::BTreeMap;
+
+use protocol::limits::{MAX_ENDED, MAX_HELLO_RESULT_BYTES};
+use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
+use schedule::state::SlotIndex;
+use sweep::handoff::Progress;
+
+use crate::slot::AttemptKey;
+
+#[derive(Debug, Default)]
+pub struct Attempts {
+    running: BTreeMap<AttemptKey, (SlotIndex, Progress)>,
+    ended: BTreeMap<AttemptKey, (SlotIndex, Outcome)>,
+}
+
+/// What a `Start` from the coordinator means here.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Start {
+    New,
+    /// Said before.
+    Runs,
+    /// Its outcome must be said again.
+    HasEnded,
+}
+
+impl Attempts {
+    pub fn start(&mut self, key: AttemptKey, slot: SlotIndex) -> Start {
+        if self.ended.contains_key(&key) {
+            return Start::HasEnded;
+        }
+        if self.running.contains_key(&key) {
+            return Start::Runs;
+        }
+        self.running.insert(key, (slot, Progress::default()));
+        Start::New
+    }
+
+    pub fn progress(&mut self, key: AttemptKey, progress: Progress) {
+        if let Some((_, last)) = self.running.get_mut(&key) {
+            *last = progress;
+        }
+    }
+
+    pub fn end(&mut self, key: AttemptKey, outcome: Outcome) {
+        if let Some((slot, _)) = self.running.remove(&key) {
+            self.ended.insert(key, (slot, outcome));
+        }
+    }
+
+    /// The outcome, if it was still to be acknowledged.
+    pub fn acknowledge(&mut self, key: AttemptKey) -> Option<Outcome> {
+        self.ended.remove(&key).map(|(_, outcome)| outcome)
+    }
+
+    pub fn slot_of(&self, key: AttemptKey) -> Option<SlotIndex> {
+        self.running.get(&key).map(|(slot, _)| *slot)
+    }
+
+    pub fn keys(&self) -> Vec<AttemptKey> {
+        self.running.keys().copied().collect()
+    }
+
+    /// Nothing runs and everything is acknowledged.
+    pub fn is_empty(&self) -> bool {
+        self.running.is_empty() && self.ended.is_empty()
+    }
+
+    pub fn none_runs(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    pub fn running(&self) -> Vec<RunningAttempt> {
+        self.running.iter().map(|(key, (slot, progress))| running(*key, *slot, progress.clone())).collect()
+    }
+
+    pub fn ended(&self) -> impl Iterator<Item = EndedAttempt> + '_ {
+        self.ended.iter().map(|((trial, attempt), (_, outcome))| EndedAttempt {
+            trial: *trial,
+            attempt: *attempt,
+            outcome: outcome.clone(),
+        })
+    }
+
+    pub fn outcome(&self, key: AttemptKey) -> Option<EndedAttempt> {
+        let (_, outcome) = self.ended.get(&key)?;
+        Some(EndedAttempt { trial: key.0, attempt: key.1, outcome: outcome.clone() })
+    }
+
+    /// Both lists of a `Hello`. An outcome for which the message has no room is listed as running, for its slot is
+    /// still its own until the outcome has been said; `ended()` has it for afterwards.
+    pub fn whole(&self) -> (Vec<RunningAttempt>, Vec<EndedAttempt>) {
+        let mut running_now = self.running();
+        let mut ended_now = Vec::new();
+        let mut room = MAX_HELLO_RESULT_BYTES;
+        for (key, (slot, outcome)) in &self.ended {
+            let size = size(outcome);
+            if ended_now.len() < MAX_ENDED && size <= room {
+                room -= size;
+                ended_now.push(EndedAttempt { trial: key.0, attempt: key.1, outcome: outcome.clone() });
+            } else {
+                running_now.push(running(*key, *slot, Progress::default()));
+            }
+        }
+        (running_now, ended_now)
+    }
+}
+
+fn running((trial, attempt): AttemptKey, slot: SlotIndex, progress: Progress) -> RunningAttempt {
+    RunningAttempt { trial, attempt, slot, progress }
+}
+
+fn size(outcome: &Outcome) -> usize {
+    serde_json::to_vec(outcome).map_or(0, |json| json.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use sweep::AttemptNo;
+    use sweep::record::{Failure, FailureClass};
+
+    use super::*;
+
+    fn key(number: u8) -> AttemptKey {
+        (format!("{number:016x}").parse().unwrap(), AttemptNo(1))
+    }
+
+    fn failure(length: usize) -> Outcome {
+        Outcome::Failed(Failure { class: FailureClass::Crashed, message: "x".repeat(length) })
+    }
+
+    #[test]
+    fn an_outcome_is_kept_until_it_is_acknowledged() {
+        let mut attempts = Attempts::default();
+        assert_eq!(attempts.start(key(1), 0), Start::New);
+        assert_eq!(attempts.start(key(1), 0), Start::Runs);
+        attempts.end(key(1), Outcome::Stopped);
+        assert_eq!(attempts.start(key(1), 0), Start::HasEnded);
+        assert_eq!(attempts.whole().1.len(), 1);
+        assert_eq!(attempts.acknowledge(key(1)), Some(Outcome::Stopped));
+        assert_eq!(attempts.acknowledge(key(1)), None);
+        assert!(attempts.is_empty());
+    }
+
+    #[test]
+    fn what_is_said_of_unknown_attempts_changes_nothing() {
+        let mut attempts = Attempts::default();
+        attempts.progress(key(1), Progress::default());
+        attempts.end(key(1), Outcome::Stopped);
+        assert!(attempts.is_empty());
+    }
+
+    #[test]
+    fn outcomes_without_room_are_listed_as_running() {
+        let mut attempts = Attempts::default();
+        for number in 0..3 {
+            attempts.start(key(number), u32::from(number));
+            attempts.end(key(number), failure(15 << 20));
+        }
+        let (running, ended) = attempts.whole();
+        assert_eq!(ended.iter().map(|ended| ended.trial).collect::<Vec<_>>(), [key(0).0, key(1).0]);
+        assert_eq!(running.iter().map(|running| (running.trial, running.slot)).collect::<Vec<_>>(), [(key(2).0, 2)]);
+        assert_eq!(attempts.ended().count(), 3);
+    }
+}

@@ -1,0 +1,175 @@
+//! Which processes belong to a trainer, and making sure that none is left (promise P5).
+//!
+//! A process belongs when it is in the trainer's process group, or when its environment carries the trainer's mark: a
+//! grandchild that left the group or the session still inherited that. Zombies do not count, for they hold no memory and
+//! no device. Pids are not reused here: the group's leader is reaped only after everything else is gone.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use tokio::time::{Instant, sleep};
+
+/// Set in the environment of every trainer to `WORKER/SLOT/SERIAL`.
+pub const MARK: &str = "ORCHESTRATOR_TRAINER";
+
+#[derive(Clone, Debug)]
+pub struct Family {
+    group: Option<Pid>,
+    /// `ORCHESTRATOR_TRAINER=...`: the whole variable, or a beginning of it.
+    mark: Vec<u8>,
+    whole: bool,
+}
+
+impl Family {
+    /// One trainer and whatever it started.
+    pub fn of_trainer(group: Pid, mark: &str) -> Self {
+        Self { group: Some(group), mark: format!("{MARK}={mark}").into_bytes(), whole: true }
+    }
+
+    /// Every trainer of a worker and whatever they started.
+    pub fn of_worker(worker: &str) -> Self {
+        Self { group: None, mark: format!("{MARK}={worker}/").into_bytes(), whole: false }
+    }
+
+    /// Live processes now.
+    pub fn members(&self) -> io::Result<Vec<Pid>> {
+        let own = std::process::id() as i32;
+        let mut members = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            if pid != own && self.contains(pid) {
+                members.push(Pid::from_raw(pid));
+            }
+        }
+        Ok(members)
+    }
+
+    /// A process that ends while it is looked at is not there.
+    fn contains(&self, pid: i32) -> bool {
+        let Some((state, group)) = fs::read(format!("/proc/{pid}/stat")).ok().and_then(|stat| state_and_group(&stat))
+        else {
+            return false;
+        };
+        if matches!(state, b'Z' | b'X') && !has_other_threads(pid) {
+            return false;
+        }
+        if self.group.is_some_and(|own| own.as_raw() == group) {
+            return true;
+        }
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|variable| {
+            if self.whole { variable == self.mark } else { variable.starts_with(&self.mark) }
+        })
+    }
+
+    /// To the group at once, and to each member that left it.
+    fn signal(&self, signal: Signal, members: &[Pid]) {
+        if let Some(group) = self.group {
+            log_failure(killpg(group, signal), signal);
+        }
+        for &member in members.iter().filter(|member| self.contains(member.as_raw())) {
+            log_failure(kill(member, signal), signal);
+        }
+    }
+
+    /// TERM, `grace`, KILL, and then for as long as it takes. Returns when no process is left.
+    pub async fn end(&self, grace: Duration) {
+        let started = Instant::now();
+        let mut pause = Duration::from_millis(2);
+        let mut sent = None;
+        let mut complaint = started + grace + Duration::from_secs(10);
+        loop {
+            let members = self.members_elsewhere().await;
+            if members.is_empty() {
+                return;
+            }
+            let signal = if started.elapsed() < grace { Signal::SIGTERM } else { Signal::SIGKILL };
+            // TERM once, for its handlers count how often they are called; KILL each time, for there may be new members
+            if sent != Some(signal) || signal == Signal::SIGKILL {
+                self.signal(signal, &members);
+                sent = Some(signal);
+                pause = Duration::from_millis(2);
+            }
+            if Instant::now() > complaint {
+                tracing::warn!(?members, "processes of a trainer do not end; their slot stays occupied until they do");
+                complaint += Duration::from_secs(60);
+            }
+            sleep(pause.min(Duration::from_millis(100))).await;
+            pause *= 2;
+        }
+    }
+
+    /// /proc of a busy machine is long; reading it must not hold up heartbeats.
+    async fn members_elsewhere(&self) -> Vec<Pid> {
+        let family = self.clone();
+        loop {
+            let members = tokio::task::spawn_blocking({
+                let family = family.clone();
+                move || family.members()
+            });
+            match members.await {
+                Ok(Ok(members)) => return members,
+                Ok(Err(error)) => tracing::warn!(%error, "cannot read /proc, so no trainer can be proved gone"),
+                Err(error) => tracing::warn!(%error, "cannot look for processes"),
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+fn log_failure(result: nix::Result<()>, signal: Signal) {
+    match result {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => tracing::warn!(%error, %signal, "cannot signal a trainer"),
+    }
+}
+
+/// Fields 3 and 5 of /proc/PID/stat; the name before them may hold anything, so counting starts at its last `)`.
+fn state_and_group(stat: &[u8]) -> Option<(u8, i32)> {
+    let end = stat.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    let _parent = fields.next()?;
+    Some((state, fields.next()?.parse().ok()?))
+}
+
+/// A process whose first thread has ended looks like a zombie while its other threads go on.
+fn has_other_threads(pid: i32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() > 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_process_names_do_not_confuse() {
+        assert_eq!(state_and_group(b"12 (a b) c) S 1 77 5 0"), Some((b'S', 77)));
+        assert_eq!(state_and_group(b"12 (()) Z 1 -1 5 0"), Some((b'Z', -1)));
+        for damaged in [&b""[..], b"12", b"12 (x)", b"12 (x) S 1", b"12 (x) S 1 y"] {
+            assert_eq!(state_and_group(damaged), None);
+        }
+    }
+
+    #[test]
+    fn a_process_is_found_by_its_mark_until_it_has_ended() {
+        let mark = format!("test-{}/0/1", std::process::id());
+        let mut child =
+            std::process::Command::new("sleep").arg("600").env(MARK, &mark).stdin(std::process::Stdio::null()).spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        let nobody = Pid::from_raw(i32::MAX);
+        let family = Family::of_trainer(nobody, &mark);
+        // spawn returns after exec, so the environment is already the new one
+        assert_eq!(family.members().unwrap(), [pid]);
+        assert_eq!(Family::of_worker(&format!("test-{}", std::process::id())).members().unwrap(), [pid]);
+        assert!(Family::of_trainer(nobody, &mark[..mark.len() - 1]).members().unwrap().is_empty());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(family.members().unwrap().is_empty());
+    }
+}

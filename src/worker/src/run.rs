@@ -1,0 +1,286 @@
+//! The worker's loop: hears the coordinator, the slots and the user, and keeps `Attempts` true. It starts what it is told
+//! to start, says what has ended until that is acknowledged, and decides nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::{FromCoordinator, FromWorker, Hello};
+use schedule::event::Outcome;
+use schedule::state::{SlotIndex, WorkerId, WorkerInfo};
+use sweep::TrialSpec;
+use sweep::record::{Failure, FailureClass};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use crate::attempts::{Attempts, Start};
+use crate::link::{LinkEvent, Outgoing};
+use crate::options::{Ended, Error};
+use crate::slot::{AttemptKey, Command, Said, Surroundings, Why};
+
+/// Outcomes that were not acknowledged are said again this often, in heartbeats.
+const SAY_AGAIN: u64 = 5;
+/// How often checkpoints are measured, in heartbeats.
+const MEASURE: u64 = 15;
+
+/// What the user wants, through the handle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Intent {
+    Work,
+    Leave(String),
+    StopNow,
+}
+
+pub struct Loop {
+    pub worker: WorkerId,
+    pub info: WorkerInfo,
+    pub around: Arc<Surroundings>,
+    /// One for each slot.
+    pub slots: Vec<mpsc::Sender<Command>>,
+    pub said: mpsc::Receiver<Said>,
+    pub link: mpsc::Receiver<LinkEvent>,
+    pub intent: watch::Receiver<Intent>,
+    pub state: Session,
+}
+
+/// What changes while the worker runs.
+#[derive(Default)]
+pub struct Session {
+    attempts: Attempts,
+    outgoing: Option<Outgoing>,
+    /// Welcome was heard on this stream.
+    welcome: bool,
+    /// Streams opened so far.
+    connections: u64,
+    heartbeats: u64,
+    checkpoint_bytes: Arc<std::sync::atomic::AtomicU64>,
+    leaving: Option<String>,
+    draining: Option<String>,
+    /// A leaving worker waits until then for acknowledgements.
+    goodbye: Option<Instant>,
+}
+
+impl Loop {
+    /// Until the user or the coordinator ends it. The slots still hold their trainers then.
+    pub async fn run(mut self) -> Result<Ended, Error> {
+        let mut beat = interval(Duration::from_secs(1));
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let goodbye = self.state.goodbye;
+            tokio::select! {
+                event = self.link.recv() => match event {
+                    Some(LinkEvent::Message(FromCoordinator::Welcome { heartbeat_ms, lease_ms })) => {
+                        tracing::info!(worker = %self.worker, heartbeat_ms, lease_ms, "connected");
+                        beat = interval(Duration::from_millis(heartbeat_ms));
+                        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                        self.welcomed();
+                    }
+                    Some(LinkEvent::Message(message)) => self.hear(message),
+                    Some(LinkEvent::Up(outgoing)) => self.greet(outgoing),
+                    Some(LinkEvent::Down) => self.state.forget_stream(),
+                    Some(LinkEvent::Final(error)) => return Err(error),
+                    None => return Ok(Ended::Stopped),
+                },
+                said = self.said.recv() => match said {
+                    Some(said) => self.note(said),
+                    None => return Ok(Ended::Stopped),
+                },
+                _ = beat.tick() => self.heartbeat(),
+                changed = self.intent.changed() => {
+                    let intent = if changed.is_ok() { self.intent.borrow().clone() } else { Intent::StopNow };
+                    match intent {
+                        Intent::Work => {}
+                        Intent::Leave(reason) => self.leave(reason),
+                        Intent::StopNow => return Ok(Ended::Stopped),
+                    }
+                }
+                () = sleep_until(goodbye.unwrap_or_else(Instant::now)), if goodbye.is_some() => {
+                    tracing::warn!("leaving although the coordinator has not acknowledged everything");
+                    return Ok(Ended::Left);
+                }
+            }
+            if let Some(ended) = self.finished() {
+                return Ok(ended);
+            }
+        }
+    }
+
+    fn finished(&mut self) -> Option<Ended> {
+        let session = &mut self.state;
+        if session.leaving.is_some() && session.attempts.none_runs() && session.goodbye.is_none() {
+            session.goodbye = Some(Instant::now() + self.around.timing.goodbye);
+        }
+        if !session.attempts.is_empty() {
+            return None;
+        }
+        match (&session.leaving, &session.draining) {
+            // `Drain` answers `Leaving`: until then the coordinator may not have heard it
+            (Some(_), None) if session.outgoing.is_some() => None,
+            (Some(_), _) => Some(Ended::Left),
+            (None, Some(reason)) => Some(Ended::Drained { reason: reason.clone() }),
+            (None, None) => None,
+        }
+    }
+
+    /// Everything this worker knows, first on a new stream.
+    fn greet(&mut self, outgoing: Outgoing) {
+        let session = &mut self.state;
+        session.connections += 1;
+        session.welcome = false;
+        session.outgoing = Some(outgoing);
+        let (running, ended) = session.attempts.whole();
+        let hello =
+            Hello { worker: self.worker.clone(), connection: session.connections, info: self.info.clone(), running, ended };
+        session.say(FromWorker::Hello(hello));
+    }
+
+    fn welcomed(&mut self) {
+        self.state.welcome = true;
+        if let Some(reason) = self.state.leaving.clone() {
+            self.state.say(FromWorker::Leaving { reason });
+        }
+        self.state.say_outcomes();
+    }
+
+    fn hear(&mut self, message: FromCoordinator) {
+        match message {
+            FromCoordinator::Start { trial, attempt, slot, spec } => self.start((trial, attempt), slot, spec),
+            FromCoordinator::Stop { trial, attempt, reason } => {
+                tracing::info!(%trial, %attempt, reason, "told to stop");
+                self.stop((trial, attempt), Why::Unwanted);
+            }
+            FromCoordinator::Acknowledged { trial, attempt } => self.acknowledged((trial, attempt)),
+            FromCoordinator::Drain { reason } => {
+                tracing::info!(reason, "told to take no new work and to end");
+                self.state.draining.get_or_insert(reason);
+            }
+            // handled by the caller and by the link
+            FromCoordinator::Welcome { .. } | FromCoordinator::Refused { .. } => {}
+        }
+    }
+
+    fn start(&mut self, key: AttemptKey, slot: SlotIndex, spec: Box<TrialSpec>) {
+        match self.state.attempts.start(key, slot) {
+            Start::Runs => return,
+            Start::HasEnded => return self.state.say_outcome(key),
+            Start::New => {}
+        }
+        let refusal = match (&self.state.leaving, self.slots.get(slot as usize)) {
+            (Some(reason), _) => {
+                Failure { class: FailureClass::Preempted, message: format!("the worker leaves: {reason}") }
+            }
+            (None, None) => {
+                let message = format!("this worker has {} slots, no slot {slot}", self.slots.len());
+                Failure { class: FailureClass::Crashed, message }
+            }
+            (None, Some(commands)) => {
+                tracing::info!(trial = %key.0, attempt = %key.1, slot, "starting");
+                // never waits: a slot that ends a stubborn trainer must not hold up heartbeats
+                if commands.try_send(Command::Run { key, spec }).is_ok() {
+                    return;
+                }
+                Failure { class: FailureClass::Crashed, message: format!("slot {slot} takes no more commands") }
+            }
+        };
+        self.note(Said::Ended { key, outcome: Outcome::Failed(refusal) });
+    }
+
+    /// Nothing happens when it does not run here: its end has been said, or will not be missed.
+    fn stop(&mut self, key: AttemptKey, why: Why) {
+        let slot = self.state.attempts.slot_of(key);
+        if let Some(commands) = slot.and_then(|slot| self.slots.get(slot as usize)) {
+            if commands.try_send(Command::Stop { key, why }).is_err() {
+                tracing::warn!(trial = %key.0, attempt = %key.1, slot, "the slot takes no more commands");
+            }
+        } else {
+            self.state.say_outcome(key);
+        }
+    }
+
+    fn acknowledged(&mut self, key: AttemptKey) {
+        if let Some(Outcome::Finished(_)) = self.state.attempts.acknowledge(key) {
+            let work_dir = self.around.work_dir.clone();
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = work_dir.remove_checkpoints(key.0, key.1) {
+                    tracing::warn!(trial = %key.0, %error, "cannot remove the checkpoints of a finished trial");
+                }
+            });
+        }
+    }
+
+    fn note(&mut self, said: Said) {
+        match said {
+            Said::Progress { key, progress } => self.state.attempts.progress(key, progress),
+            Said::Ended { key, outcome } => {
+                match &outcome {
+                    Outcome::Finished(_) => tracing::info!(trial = %key.0, attempt = %key.1, "finished"),
+                    Outcome::Failed(failure) => {
+                        tracing::warn!(trial = %key.0, attempt = %key.1, class = ?failure.class, failure.message, "failed");
+                    }
+                    Outcome::Stopped => tracing::info!(trial = %key.0, attempt = %key.1, "stopped"),
+                }
+                self.state.attempts.end(key, outcome);
+                self.state.say_outcome(key);
+            }
+        }
+    }
+
+    fn heartbeat(&mut self) {
+        let session = &mut self.state;
+        session.heartbeats += 1;
+        if session.heartbeats % MEASURE == 1 {
+            let trials: Vec<_> = session.attempts.keys().into_iter().map(|(trial, _)| trial).collect();
+            let (work_dir, bytes) = (self.around.work_dir.clone(), session.checkpoint_bytes.clone());
+            tokio::task::spawn_blocking(move || {
+                bytes.store(work_dir.checkpoint_bytes(&trials), std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+        if !session.welcome {
+            return;
+        }
+        let checkpoint_bytes = session.checkpoint_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        session.say(FromWorker::Heartbeat { running: session.attempts.running(), checkpoint_bytes });
+        if session.heartbeats.is_multiple_of(SAY_AGAIN) {
+            session.say_outcomes();
+        }
+    }
+
+    fn leave(&mut self, reason: String) {
+        if self.state.leaving.is_some() {
+            return;
+        }
+        tracing::info!(reason, "leaving: attempts checkpoint and stop");
+        self.state.leaving = Some(reason.clone());
+        self.state.say(FromWorker::Leaving { reason: reason.clone() });
+        for key in self.state.attempts.keys() {
+            self.stop(key, Why::Preempted(reason.clone()));
+        }
+    }
+}
+
+impl Session {
+    fn forget_stream(&mut self) {
+        self.outgoing = None;
+        self.welcome = false;
+    }
+
+    /// What finds no room is not lost: everything is said again, or is part of the next Hello.
+    fn say(&self, message: FromWorker) {
+        if let Some(outgoing) = &self.outgoing
+            && outgoing.try_send(message.into()).is_err()
+        {
+            tracing::debug!("the stream to the coordinator is full or closed");
+        }
+    }
+
+    fn say_outcome(&self, key: AttemptKey) {
+        if let Some(ended) = self.attempts.outcome(key) {
+            self.say(FromWorker::Ended(ended));
+        }
+    }
+
+    fn say_outcomes(&self) {
+        for ended in self.attempts.ended() {
+            self.say(FromWorker::Ended(ended));
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! One slot: runs one attempt after the other in a trainer that lives on between them, and reports each end only when
+//! nothing of the attempt is left (promise P5). It never starts an attempt by itself and never tries one again.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use schedule::event::Outcome;
+use schedule::state::SlotIndex;
+use sweep::handoff::{Progress, Reply, Request, RunRequest};
+use sweep::record::{Failure, FailureClass};
+use sweep::{AttemptNo, TrialId, TrialSpec};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use crate::options::Timing;
+use crate::out_of_memory::OomCounter;
+use crate::trainer::{Broken, Exit, Launch, Spawner, Trainer};
+use crate::work_dir::WorkDir;
+
+pub type AttemptKey = (TrialId, AttemptNo);
+
+#[derive(Debug)]
+pub enum Command {
+    Run {
+        key: AttemptKey,
+        spec: Box<TrialSpec>,
+    },
+    Stop {
+        key: AttemptKey,
+        why: Why,
+    },
+    /// At once, without checkpoint and without report; the slot ends too.
+    Kill,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The coordinator's word.
+    Unwanted,
+    /// The machine is given back.
+    Preempted(String),
+}
+
+#[derive(Debug)]
+pub enum Said {
+    Progress { key: AttemptKey, progress: Progress },
+    Ended { key: AttemptKey, outcome: Outcome },
+}
+
+/// What every slot of a worker shares.
+pub struct Surroundings {
+    pub spawner: Spawner,
+    pub build: String,
+    pub data_dir: PathBuf,
+    pub cache_dir: PathBuf,
+    pub work_dir: WorkDir,
+    pub timing: Timing,
+}
+
+pub struct Slot {
+    index: SlotIndex,
+    launch: Launch,
+    around: Arc<Surroundings>,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Said>,
+    trainer: Option<Trainer>,
+    /// Trainers started so far.
+    serial: u64,
+    /// Runs that came while another one was still ending.
+    queued: VecDeque<Queued>,
+}
+
+struct Queued {
+    key: AttemptKey,
+    spec: Box<TrialSpec>,
+    /// Its turn has not come and need not come any more.
+    stopped: Option<Why>,
+}
+
+enum Started {
+    Ready,
+    Failed(Failure),
+    Stopped(Why),
+    Killed,
+}
+
+/// The slot must end too.
+struct Killed;
+
+impl Slot {
+    pub fn new(
+        index: SlotIndex,
+        launch: Launch,
+        around: Arc<Surroundings>,
+        commands: mpsc::Receiver<Command>,
+        events: mpsc::Sender<Said>,
+    ) -> Self {
+        Self { index, launch, around, commands, events, trainer: None, serial: 0, queued: VecDeque::new() }
+    }
+
+    /// Starts a trainer ahead of the first attempt and checks that it is of the worker's build.
+    pub async fn prove_trainer(&mut self) -> Result<(), Failure> {
+        match self.start_trainer(None).await {
+            Started::Ready => Ok(()),
+            Started::Failed(failure) => Err(failure),
+            Started::Stopped(_) | Started::Killed => {
+                Err(Failure { class: FailureClass::Crashed, message: "stopped while the trainer started".to_owned() })
+            }
+        }
+    }
+
+    /// Until the commands end or `Kill` comes; then no process of the slot is left.
+    pub async fn run(mut self) {
+        while let Some(run) = self.next_run().await {
+            let outcome = match run.stopped {
+                Some(why) => why.outcome(),
+                None => match self.attempt(run.key, run.spec).await {
+                    Ok(outcome) => outcome,
+                    Err(Killed) => break,
+                },
+            };
+            if self.events.send(Said::Ended { key: run.key, outcome }).await.is_err() {
+                break;
+            }
+        }
+        if let Some(trainer) = self.trainer.take() {
+            trainer.end(Duration::ZERO, self.around.timing.terminate).await;
+        }
+    }
+
+    async fn next_run(&mut self) -> Option<Queued> {
+        if let Some(run) = self.queued.pop_front() {
+            return Some(run);
+        }
+        loop {
+            match self.commands.recv().await? {
+                Command::Run { key, spec } => return Some(Queued { key, spec, stopped: None }),
+                // it crossed the end of the attempt
+                Command::Stop { .. } => {}
+                Command::Kill => return None,
+            }
+        }
+    }
+
+    async fn start_trainer(&mut self, current: Option<AttemptKey>) -> Started {
+        self.serial += 1;
+        let path = self.launch.program.display().to_string();
+        let crashed = |message: String| Started::Failed(Failure { class: FailureClass::Crashed, message });
+        let started = Trainer::start(&self.around.spawner, &self.launch, self.serial).await;
+        let mut trainer = match started {
+            Ok(trainer) => trainer,
+            Err(error) => return crashed(format!("cannot start the trainer `{path}`: {error}")),
+        };
+        let deadline = Instant::now() + self.around.timing.trainer_start;
+        let greeting = loop {
+            tokio::select! {
+                greeting = trainer.ready() => break Some(greeting),
+                () = sleep_until(deadline) => break None,
+                command = self.commands.recv() => match command.map(|command| self.note(command, current)) {
+                    Some(Noted::Nothing) => {}
+                    Some(Noted::Stop(why)) => {
+                        trainer.end(Duration::ZERO, self.around.timing.terminate).await;
+                        return Started::Stopped(why);
+                    }
+                    Some(Noted::Kill) | None => {
+                        trainer.end(Duration::ZERO, Duration::ZERO).await;
+                        return Started::Killed;
+                    }
+                },
+            }
+        };
+        let problem = match greeting {
+            Some(Ok(ready)) if ready.build == self.around.build => {
+                tracing::debug!(slot = self.index, devices = ?ready.devices, libtorch = ready.libtorch, "trainer ready");
+                self.trainer = Some(trainer);
+                return Started::Ready;
+            }
+            Some(Ok(ready)) => format!(
+                "the trainer `{path}` is of build `{}`, this worker of `{}`: use those of one build",
+                ready.build, self.around.build
+            ),
+            Some(Err(broken)) => {
+                return Started::Failed(self.post_mortem(trainer, broken, "before it was ready").await);
+            }
+            None => {
+                let seconds = self.around.timing.trainer_start.as_secs_f64();
+                format!("the trainer `{path}` was not ready after {seconds} s")
+            }
+        };
+        crashed(self.ended_with_tail(trainer, problem).await)
+    }
+
+    async fn attempt(&mut self, key: AttemptKey, spec: Box<TrialSpec>) -> Result<Outcome, Killed> {
+        let oom = OomCounter::read();
+        match self.have_trainer(key).await {
+            Started::Ready => {}
+            Started::Failed(failure) => return Ok(Outcome::Failed(failure)),
+            Started::Stopped(why) => return Ok(why.outcome()),
+            Started::Killed => return Err(Killed),
+        }
+        let Some(mut trainer) = self.trainer.take() else { return Err(Killed) };
+        trainer.stderr.attempt(self.around.work_dir.log_file(key));
+        let run = Request::Run(Box::new(RunRequest {
+            trial: key.0,
+            attempt: key.1,
+            spec: *spec,
+            data_dir: self.around.data_dir.clone(),
+            cache_dir: self.around.cache_dir.clone(),
+            checkpoint_dir: self.around.work_dir.checkpoint_dir(key.0),
+        }));
+        let end = match trainer.send(&run).await {
+            Ok(()) => self.converse(&mut trainer, key).await,
+            Err(broken) => End::Broken(broken),
+        };
+        let terminate = self.around.timing.terminate;
+        Ok(match end {
+            End::Finished(outcome) => {
+                self.trainer = Some(trainer);
+                outcome
+            }
+            End::Failed(failure) => {
+                let message = self.ended_with_tail(trainer, failure.message).await;
+                Outcome::Failed(Failure { message, ..failure })
+            }
+            End::Broken(broken) => {
+                let mut failure = self.post_mortem(trainer, broken, "while it trained").await;
+                if oom.has_grown() {
+                    failure.class = FailureClass::OutOfMemory;
+                    failure.message.insert_str(0, "the kernel killed a process of this machine for want of memory; ");
+                }
+                Outcome::Failed(failure)
+            }
+            End::TooSlowToStop(why) => {
+                trainer.end(Duration::ZERO, terminate).await;
+                why.outcome()
+            }
+            End::Killed => {
+                trainer.end(Duration::ZERO, Duration::ZERO).await;
+                return Err(Killed);
+            }
+        })
+    }
+
+    /// After `Ready` there is a live trainer in `self.trainer`.
+    async fn have_trainer(&mut self, key: AttemptKey) -> Started {
+        if let Some(mut idle) = self.trainer.take() {
+            if idle.is_quiet() {
+                self.trainer = Some(idle);
+                return Started::Ready;
+            }
+            tracing::warn!(slot = self.index, "the idle trainer ended by itself; starting another");
+            idle.end(Duration::ZERO, self.around.timing.terminate).await;
+        }
+        self.start_trainer(Some(key)).await
+    }
+
+    /// From `Run` to whatever ends the attempt.
+    async fn converse(&mut self, trainer: &mut Trainer, key: AttemptKey) -> End {
+        let mut stopping: Option<(Why, Instant)> = None;
+        loop {
+            let deadline = stopping.as_ref().map(|(_, deadline)| *deadline);
+            tokio::select! {
+                reply = trainer.reply() => match reply {
+                    Ok(Reply::Progress(progress)) => {
+                        if self.events.send(Said::Progress { key, progress }).await.is_err() {
+                            return End::Killed;
+                        }
+                    }
+                    Ok(Reply::Finished(result)) => return End::Finished(Outcome::Finished(result)),
+                    Ok(Reply::Failed(failure)) => return End::Failed(failure),
+                    Ok(Reply::Stopped) => match stopping {
+                        Some((why, _)) => return End::Finished(why.outcome()),
+                        None => return End::Broken(Broken::Garbage("it stopped without being told to".into())),
+                    },
+                    Ok(Reply::Ready(_)) => return End::Broken(Broken::Garbage("it said Ready twice".into())),
+                    Err(broken) => return End::Broken(broken),
+                },
+                command = self.commands.recv() => match command.map(|command| self.note(command, Some(key))) {
+                    Some(Noted::Nothing) => {}
+                    Some(Noted::Stop(why)) if stopping.is_none() => {
+                        if let Err(broken) = trainer.send(&Request::Stop).await {
+                            return End::Broken(broken);
+                        }
+                        stopping = Some((why, Instant::now() + self.around.timing.checkpoint));
+                    }
+                    Some(Noted::Stop(_)) => {}
+                    Some(Noted::Kill) | None => return End::Killed,
+                },
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    if let Some((why, _)) = stopping {
+                        return End::TooSlowToStop(why);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a command means while the attempt `current` runs.
+    fn note(&mut self, command: Command, current: Option<AttemptKey>) -> Noted {
+        match command {
+            Command::Run { key, spec } => {
+                self.queued.push_back(Queued { key, spec, stopped: None });
+                Noted::Nothing
+            }
+            Command::Stop { key, why } if Some(key) == current => Noted::Stop(why),
+            Command::Stop { key, why } => {
+                let queued = self.queued.iter_mut().find(|run| run.key == key);
+                if let Some(run) = queued.filter(|run| run.stopped.is_none()) {
+                    run.stopped = Some(why);
+                }
+                Noted::Nothing
+            }
+            Command::Kill => Noted::Kill,
+        }
+    }
+
+    /// A trainer that went silent: ended, and why.
+    async fn post_mortem(&self, trainer: Trainer, broken: Broken, when: &str) -> Failure {
+        let timing = &self.around.timing;
+        let alone = match broken {
+            Broken::Closed | Broken::Unreachable(_) => timing.terminate,
+            Broken::Garbage(_) => Duration::ZERO,
+        };
+        let (exit, tail) = end_and_read(trainer, alone, timing.terminate).await;
+        let message = match broken {
+            Broken::Closed => format!("the trainer ended {when} with {}{}", exit.describe(), hint(exit)),
+            Broken::Garbage(_) | Broken::Unreachable(_) => format!("{broken}, {when}"),
+        };
+        Failure { class: FailureClass::Crashed, message: with_tail(message, &tail) }
+    }
+
+    async fn ended_with_tail(&self, trainer: Trainer, message: String) -> String {
+        let (_, tail) = end_and_read(trainer, Duration::ZERO, self.around.timing.terminate).await;
+        with_tail(message, &tail)
+    }
+}
+
+async fn end_and_read(trainer: Trainer, alone: Duration, grace: Duration) -> (Exit, String) {
+    let tail = trainer.stderr.tail();
+    let exit = trainer.end(alone, grace).await;
+    (exit, tail.text())
+}
+
+fn with_tail(message: String, tail: &str) -> String {
+    if tail.is_empty() { message } else { format!("{message}\nstderr:\n{tail}") }
+}
+
+fn hint(exit: Exit) -> &'static str {
+    if exit.was_killed() { " (sent from outside, or by the kernel for want of memory)" } else { "" }
+}
+
+enum End {
+    /// The trainer lives on.
+    Finished(Outcome),
+    Failed(Failure),
+    Broken(Broken),
+    TooSlowToStop(Why),
+    Killed,
+}
+
+enum Noted {
+    Nothing,
+    Stop(Why),
+    Kill,
+}
+
+impl Why {
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::Unwanted => Outcome::Stopped,
+            Self::Preempted(reason) => {
+                Outcome::Failed(Failure { class: FailureClass::Preempted, message: format!("the worker leaves: {reason}") })
+            }
+        }
+    }
+}

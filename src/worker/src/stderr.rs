@@ -1,0 +1,110 @@
+//! What a trainer writes to stderr: kept in a file per attempt, for people, and its tail in memory, for failures. It is
+//! read on a thread of its own, because a file system that hangs must not hold up heartbeats.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::ChildStderr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// Of a failure's message.
+const TAIL_BYTES: usize = 8 << 10;
+/// A trainer that prints without end must not fill the disk.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+pub struct StderrLog {
+    shared: Arc<Mutex<Shared>>,
+    ended: oneshot::Receiver<()>,
+}
+
+/// Reads the tail when the trainer is gone.
+pub struct Tail(Arc<Mutex<Shared>>);
+
+#[derive(Default)]
+struct Shared {
+    tail: VecDeque<u8>,
+    /// Made when there is something to write.
+    path: Option<PathBuf>,
+    file: Option<File>,
+    written: u64,
+}
+
+impl StderrLog {
+    pub fn start(mut stderr: ChildStderr) -> std::io::Result<Self> {
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let (end, ended) = oneshot::channel();
+        let theirs = shared.clone();
+        let pump = move || {
+            let mut buffer = [0; 8192];
+            while let Ok(count @ 1..) = stderr.read(&mut buffer) {
+                theirs.lock().unwrap_or_else(PoisonError::into_inner).take(&buffer[..count]);
+            }
+            let _ = end.send(());
+        };
+        std::thread::Builder::new().name("trainer-stderr".into()).spawn(pump)?;
+        Ok(Self { shared, ended })
+    }
+
+    /// What follows belongs to another attempt. What came before its file is still in the tail: start-up troubles.
+    pub fn attempt(&self, path: PathBuf) {
+        let mut shared = self.lock();
+        shared.path = Some(path);
+        shared.file = None;
+        shared.written = 0;
+        shared.tail.clear();
+    }
+
+    /// Waits until the last writer has closed it; to be called when no process of the trainer is left.
+    pub async fn finished(&mut self) {
+        let _ = (&mut self.ended).await;
+    }
+
+    pub fn tail(&self) -> Tail {
+        Tail(self.shared.clone())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tail {
+    pub fn text(&self) -> String {
+        let bytes: Vec<u8> = self.0.lock().unwrap_or_else(PoisonError::into_inner).tail.iter().copied().collect();
+        String::from_utf8_lossy(&bytes).trim().to_owned()
+    }
+}
+
+impl Shared {
+    fn take(&mut self, bytes: &[u8]) {
+        self.tail.extend(bytes);
+        let excess = self.tail.len().saturating_sub(TAIL_BYTES);
+        self.tail.drain(..excess);
+        if let Err(error) = self.write(bytes) {
+            tracing::warn!(%error, path = ?self.path, "cannot keep a trainer's stderr");
+            self.path = None;
+            self.file = None;
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        if self.written >= MAX_FILE_BYTES {
+            return Ok(());
+        }
+        if self.file.is_none() {
+            fs::create_dir_all(path.parent().unwrap_or(path))?;
+            self.file = Some(File::create(path)?);
+        }
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.write_all(bytes)?;
+        self.written += bytes.len() as u64;
+        if self.written >= MAX_FILE_BYTES {
+            file.write_all(b"\n(cut here: the limit of a log file is reached)\n")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,230 @@
+//! One trainer process: started in a process group of its own, spoken to in frames, and ended so that nothing of it is
+//! left. It does not know attempts; `slot.rs` does.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, mpsc as blocking};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use sweep::handoff::{self, Ready, Reply, Request};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{ChildStdin, ChildStdout};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::processes::{Family, MARK};
+use crate::stderr::StderrLog;
+
+/// How to start the trainer of one slot.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    pub program: PathBuf,
+    pub devices: Vec<String>,
+    pub threads: usize,
+    /// `WORKER/SLOT`
+    pub mark: String,
+}
+
+/// Starts every trainer from one thread that lives as long as the worker: trainers ask the kernel for SIGKILL at the
+/// death of the *thread* that started them.
+#[derive(Clone)]
+pub struct Spawner(Arc<blocking::Sender<SpawnRequest>>);
+
+struct SpawnRequest {
+    command: Command,
+    reply: oneshot::Sender<io::Result<Child>>,
+}
+
+impl Spawner {
+    pub fn start() -> io::Result<Self> {
+        let (sender, requests) = blocking::channel::<SpawnRequest>();
+        let serve = move || {
+            for SpawnRequest { mut command, reply } in requests {
+                if let Err(Ok(mut unwanted)) = reply.send(command.spawn()) {
+                    let _ = unwanted.kill();
+                    let _ = unwanted.wait();
+                }
+            }
+        };
+        std::thread::Builder::new().name("trainer-spawner".into()).spawn(serve)?;
+        Ok(Self(Arc::new(sender)))
+    }
+
+    async fn spawn(&self, command: Command) -> io::Result<Child> {
+        let (reply, child) = oneshot::channel();
+        let gone = || io::Error::other("the thread that starts trainers is gone");
+        self.0.send(SpawnRequest { command, reply }).map_err(|_| gone())?;
+        child.await.map_err(|_| gone())?
+    }
+}
+
+pub struct Trainer {
+    child: Option<Child>,
+    group: Pid,
+    family: Family,
+    stdin: Option<ChildStdin>,
+    replies: mpsc::Receiver<Result<Reply, Broken>>,
+    pub stderr: StderrLog,
+}
+
+/// Why nothing more can be heard of a trainer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    #[error("the trainer closed its stdout")]
+    Closed,
+    #[error("the trainer broke the hand-off: {0}")]
+    Garbage(String),
+    #[error("cannot talk to the trainer: {0}")]
+    Unreachable(String),
+}
+
+/// What became of the process.
+#[derive(Clone, Copy, Debug)]
+pub struct Exit {
+    pub status: Option<ExitStatus>,
+}
+
+impl Trainer {
+    /// Starts the process; it has not said anything yet.
+    pub async fn start(spawner: &Spawner, launch: &Launch, serial: u64) -> io::Result<Self> {
+        let mark = format!("{}/{serial}", launch.mark);
+        let mut command = Command::new(&launch.program);
+        command.arg("serve").arg("--threads").arg(launch.threads.to_string());
+        command.arg("--devices").arg(device_list(&launch.devices));
+        command.env(MARK, &mark).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = spawner.spawn(command).await?;
+        let group = Pid::from_raw(child.id() as i32);
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (sender, replies) = mpsc::channel(16);
+        // from here on dropping it kills it
+        let mut trainer = Self {
+            child: Some(child),
+            group,
+            family: Family::of_trainer(group, &mark),
+            stdin: None,
+            replies,
+            stderr: StderrLog::start(stderr.ok_or_else(no_pipe)?)?,
+        };
+        trainer.stdin = Some(ChildStdin::from_std(stdin.ok_or_else(no_pipe)?)?);
+        let stdout = ChildStdout::from_std(stdout.ok_or_else(no_pipe)?)?;
+        tokio::spawn(read_replies(stdout, sender));
+        Ok(trainer)
+    }
+
+    /// The greeting that every trainer opens with.
+    pub async fn ready(&mut self) -> Result<Ready, Broken> {
+        match self.reply().await? {
+            Reply::Ready(ready) => Ok(ready),
+            other => Err(Broken::Garbage(format!("it began with {other:?}"))),
+        }
+    }
+
+    pub async fn send(&mut self, request: &Request) -> Result<(), Broken> {
+        let frame = handoff::encode_frame(request);
+        let stdin = self.stdin.as_mut().ok_or(Broken::Closed)?;
+        let unreachable = |error: String| Broken::Unreachable(error);
+        // a request is far smaller than a pipe's buffer, so only a trainer that has stopped reading makes this wait
+        match timeout(Duration::from_secs(10), stdin.write_all(&frame)).await {
+            Ok(written) => written.map_err(|error| unreachable(error.to_string())),
+            Err(_) => Err(unreachable("it does not read its stdin".into())),
+        }
+    }
+
+    /// The next thing it says. Safe to cancel.
+    pub async fn reply(&mut self) -> Result<Reply, Broken> {
+        self.replies.recv().await.unwrap_or(Err(Broken::Closed))
+    }
+
+    /// Nothing was heard since the last run, and it is still there.
+    pub fn is_quiet(&mut self) -> bool {
+        matches!(self.replies.try_recv(), Err(mpsc::error::TryRecvError::Empty))
+    }
+
+    /// Ends it and returns when no process of it is left. `alone`: how long it may take to end by itself first, so that
+    /// the exit status of a crash is its own. `grace`: from TERM to KILL.
+    pub async fn end(mut self, alone: Duration, grace: Duration) -> Exit {
+        // the end of stdin tells it that it is not wanted any more
+        self.stdin = None;
+        let _ = timeout(alone, self.gone_by_itself()).await;
+        self.family.end(grace).await;
+        let status = self.child.take().and_then(|mut child| child.wait().ok());
+        self.stderr.finished().await;
+        Exit { status }
+    }
+
+    async fn gone_by_itself(&self) {
+        let mut pause = Duration::from_millis(1);
+        while self.family.members().is_ok_and(|members| !members.is_empty()) {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+}
+
+/// Last resort, when the worker itself is torn down: KILL without waiting.
+impl Drop for Trainer {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = killpg(self.group, Signal::SIGKILL);
+            let _ = child.try_wait();
+        }
+    }
+}
+
+fn no_pipe() -> io::Error {
+    io::Error::other("the trainer has no pipe")
+}
+
+/// `cpu`, however many threads the slot has; else the devices joined with commas.
+fn device_list(devices: &[String]) -> String {
+    let mut distinct: Vec<&str> = devices.iter().map(String::as_str).collect();
+    distinct.dedup();
+    distinct.join(",")
+}
+
+async fn read_replies(mut stdout: ChildStdout, replies: mpsc::Sender<Result<Reply, Broken>>) {
+    loop {
+        let reply = read_reply(&mut stdout).await;
+        let broken = reply.is_err();
+        if replies.send(reply).await.is_err() || broken {
+            return;
+        }
+    }
+}
+
+async fn read_reply(stdout: &mut ChildStdout) -> Result<Reply, Broken> {
+    let mut header = [0; 4];
+    stdout.read_exact(&mut header).await.map_err(|_| Broken::Closed)?;
+    let garbage = |error: io::Error| Broken::Garbage(error.to_string());
+    let length = handoff::frame_length(header).map_err(garbage)?;
+    // grown as bytes arrive: what is announced need not come
+    let mut frame = Vec::new();
+    stdout.take(length as u64).read_to_end(&mut frame).await.map_err(|_| Broken::Closed)?;
+    if frame.len() < length {
+        return Err(Broken::Closed);
+    }
+    handoff::decode_frame(&frame).map_err(garbage)
+}
+
+impl Exit {
+    /// `exit code 3`, `signal SIGSEGV`
+    pub fn describe(&self) -> String {
+        use std::os::unix::process::ExitStatusExt;
+        let Some(status) = self.status else { return "unknown exit status".to_owned() };
+        match (status.code(), status.signal().map(Signal::try_from)) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(Ok(signal))) => format!("signal {signal}"),
+            (None, _) => status.to_string(),
+        }
+    }
+
+    pub fn was_killed(&self) -> bool {
+        use std::os::unix::process::ExitStatusExt;
+        self.status.is_some_and(|status| status.signal() == Some(Signal::SIGKILL as i32))
+    }
+}
