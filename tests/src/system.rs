@@ -3,6 +3,7 @@
 //! Every process started here, and every process those start, carries a mark in its environment, so that a test can
 //! name what is left of them, and nothing outlives the test.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -49,8 +50,15 @@ impl System {
 
     /// The command line, in this system's folder.
     pub fn orchestrator(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary("orchestrator"));
-        command.args(arguments).current_dir(self.folder.path()).env(MARK, &self.mark).env("NO_COLOR", "1");
+        let mut command = self.marked(binary("orchestrator"));
+        command.args(arguments);
+        command
+    }
+
+    /// Any program, in this system's folder and with its mark.
+    pub fn marked(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.folder.path()).env(MARK, &self.mark).env("NO_COLOR", "1");
         command
     }
 

@@ -1,0 +1,75 @@
+//! The Slurm script with real binaries: `srun` and `scontrol` are stand-ins that run their command on this machine.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use tests::binaries::binary;
+use tests::{Process, System, wait_for};
+
+const SWEEP: &str = "
+name: job
+recipe: quick
+set: {dataset: digits, model: resnet-8, samples_per_class: 20}
+axes:
+  loss: [xent, cos]
+seeds: 2
+outputs:
+  - table: {rows: loss}
+";
+
+#[test]
+fn a_job_trains_a_sweep_and_prints_its_table() {
+    let system = job();
+    let mut job = submit(&system);
+    job.expect_exit(0);
+    assert!(job.stdout().contains("cos"), "no table in the job's output: {}", job.stdout());
+    assert_eq!(system.processes(), Vec::<u32>::new(), "the job leaves no process");
+    assert!(!system.path("requeued").exists());
+}
+
+#[test]
+fn a_job_near_its_time_limit_requeues_itself_and_goes_on() {
+    let system = job();
+    let mut first = submit(&system);
+    wait_for("a trainer has started", || (!system.trainers().is_empty()).then_some(()));
+    first.signal(Signal::SIGUSR1);
+    first.wait();
+    assert!(system.path("requeued").exists(), "{}", first.stderr());
+    assert_eq!(system.processes(), Vec::<u32>::new(), "the job leaves no process");
+    let mut second = submit(&system);
+    second.expect_exit(0);
+}
+
+/// A folder as the tarball leaves it, with stand-ins for Slurm's commands.
+fn job() -> System {
+    let system = System::new();
+    system.sweep("job.yaml", SWEEP);
+    fs::create_dir(system.path("stand-ins")).expect("the test's folder can be written");
+    let binaries = binary("orchestrator");
+    symlink(binaries.parent().expect("a file has a folder"), system.path("bin")).expect("a link can be made");
+    // srun's own options end where the program's path begins; it hands signals on to its task, as a child of `exec` would
+    stand_in(&system.path("stand-ins/srun"), "while [ \"${1#-}\" != \"$1\" ]; do shift; done; exec \"$@\"");
+    let requeue = "case $1 in show) echo 127.0.0.1 ;; requeue) touch \"$SLURM_SUBMIT_DIR/requeued\" ;; esac";
+    stand_in(&system.path("stand-ins/scontrol"), requeue);
+    system
+}
+
+fn stand_in(path: &Path, script: &str) {
+    fs::write(path, format!("#!/bin/sh\n{script}\n")).expect("the test's folder can be written");
+    fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("the test owns its files");
+}
+
+fn submit(system: &System) -> Process {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/slurm.sbatch");
+    let mut command: Command = system.marked("bash");
+    let path = format!("{}:{}", system.path("stand-ins").display(), std::env::var("PATH").unwrap_or_default());
+    // two jobs of one test run must not choose the same port
+    let job = (std::process::id() * 2 + u32::from(system.path("requeued").exists())).to_string();
+    command.arg(script).arg("job.yaml").env("PATH", path);
+    command.envs([("SLURM_JOB_ID", job.as_str()), ("SLURM_JOB_NODELIST", "here")]);
+    command.env("SLURM_SUBMIT_DIR", system.path(""));
+    system.start("job", command)
+}
