@@ -6,7 +6,9 @@ fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-changed=shim/shim.cpp");
     let libtorch = std::env::var("LIBTORCH").expect("LIBTORCH is not set: build with `make`, or see README.md");
-    for directory in [format!("{libtorch}/site/torch/lib"), format!("{libtorch}/lib")] {
+    // in the tarball of `make dist`: beside bin/, where deploy/bootstrap.sh puts it
+    let packed = "$ORIGIN/../.libtorch/site/torch/lib".to_owned();
+    for directory in [packed, format!("{libtorch}/site/torch/lib"), format!("{libtorch}/lib")] {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{directory}");
     }
     cc::Build::new()
