@@ -239,15 +239,7 @@ impl Renderer {
     }
 
     /// Uniform noise in 0..255 where the output shows the box, standardised like the image.
-    fn erase(
-        &self,
-        erase: Erase,
-        noise: &Stream,
-        rows: &[usize],
-        columns: &[usize],
-        layout: Layout,
-        out: &mut [f32],
-    ) {
+    fn erase(&self, erase: Erase, noise: &Stream, rows: &[usize], columns: &[usize], layout: Layout, out: &mut [f32]) {
         let (top, left) = (erase.top as usize, erase.left as usize);
         let (height, width) = (erase.height as usize, erase.width as usize);
         let mut block = (u32::MAX, [0; 4]);
@@ -260,7 +252,8 @@ impl Renderer {
                     }
                     let word = block.1[number as usize % 4];
                     let value = (f64::from(word) / (1u64 << 32) as f64 * 255.0) as f32;
-                    out[self.position(layout, y, x, channel)] = (value - self.mean[channel]) * self.inverse_std[channel];
+                    out[self.position(layout, y, x, channel)] =
+                        (value - self.mean[channel]) * self.inverse_std[channel];
                 }
             }
         }

@@ -12,10 +12,10 @@ pub enum Error {
     /// Nothing of the data set was found in any of the places it may lie.
     #[error("data set `{dataset}` was not found: {looked_for}; {remedy}")]
     NotFound { dataset: String, looked_for: String, remedy: String },
-    #[error("data set `{dataset}` is incomplete: {count} of its files are missing, the first is {first}; {remedy}", first = first.display())]
+    #[error("data set `{dataset}` is incomplete: {count} of its files are missing or empty, the first is {first}; {remedy}", first = first.display())]
     FilesMissing { dataset: String, count: usize, first: PathBuf, remedy: String },
-    #[error("there is no data set `{name}`{suggestion}; known are {known}, and folder:PATH")]
-    UnknownDataset { name: String, suggestion: String, known: String },
+    #[error("there is no data set `{name}`; known are {known}, and folder:PATH")]
+    UnknownDataset { name: String, known: String },
     #[error(
         "class `{class}` of `{dataset}` has {available} training images, {requested} were asked for; lower samples_per_class"
     )]

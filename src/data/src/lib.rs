@@ -2,18 +2,24 @@
 //! No libtorch: pixels leave as plain slices.
 
 mod augment;
+pub mod catalog;
 mod dataset;
 mod error;
+mod idx;
 mod open;
 mod pipeline;
 mod plan;
 mod prefetch;
 mod rand_augment;
 mod random;
+mod readers;
 mod resize;
 pub mod stand_in;
 mod statistics;
 pub mod subset;
+
+#[cfg(test)]
+mod tests_pipeline;
 
 pub use augment::Layout;
 pub use dataset::{Dataset, Image, Split};

@@ -1,12 +1,15 @@
 //! Finding a data set by its name: `preflight` checks cheaply that it is there, `open` makes its pixels available.
+//!
+//! Neither downloads anything. Read `readers/` for the layouts on disk and `cache.rs` for what decoding leaves behind.
 
 use std::path::{Path, PathBuf};
 
 use sweep::settings::SamplesPerClass;
 
-use crate::dataset::Dataset;
+use crate::dataset::{self, Dataset, Split};
 use crate::error::Error;
-use crate::subset;
+use crate::readers::{self, Arrays, Content, Found};
+use crate::{stand_in, subset};
 
 /// Which data set, in which form, and where things lie.
 #[derive(Clone, Copy, Debug)]
@@ -52,14 +55,74 @@ impl Preflight {
 }
 
 /// Checks that all files of a data set are there and well-formed enough to count classes, without decoding images.
+/// Small data sets (MNIST's and CIFAR's formats) are read whole, checksums of compressed files included.
 pub fn preflight(request: &OpenRequest) -> Result<Preflight, Error> {
-    let _ = request;
-    panic!("not built yet")
+    if request.smoke {
+        let dataset = stand_in::dataset(request.dataset)?;
+        return Ok(Preflight {
+            train_counts: dataset.train.class_counts(dataset.num_classes()),
+            test_counts: dataset.test.class_counts(dataset.num_classes()),
+            name: dataset.name,
+            root: None,
+            channels: dataset.channels,
+            class_names: dataset.class_names,
+            class_ids: dataset.class_ids,
+        });
+    }
+    let found = readers::find(request.dataset, request.data_dir)?;
+    let (train, test) = match &found.content {
+        Content::Arrays(read) => {
+            let Arrays { train, test, .. } = read()?;
+            (train.labels, test.labels)
+        }
+        Content::Files { train, test } => {
+            (train.iter().map(|file| file.label).collect(), test.iter().map(|file| file.label).collect())
+        }
+    };
+    let count = |labels: &[u32]| {
+        let mut counts = vec![0; found.class_names.len()];
+        labels.iter().for_each(|&label| counts[label as usize] += 1);
+        counts
+    };
+    Ok(Preflight {
+        name: request.dataset.to_owned(),
+        root: found.root,
+        channels: found.channels,
+        train_counts: count(&train),
+        test_counts: count(&test),
+        class_names: found.class_names,
+        class_ids: found.class_ids,
+    })
 }
 
 /// Opens a data set, decoding it into the cache first where that has not been done. `on_progress` is told (images
 /// decoded, images in all) from several threads.
 pub fn open(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Dataset, Error> {
-    let _ = (request, on_progress);
-    panic!("not built yet")
+    if request.smoke {
+        return stand_in::dataset(request.dataset);
+    }
+    let found = readers::find(request.dataset, request.data_dir)?;
+    let _ = on_progress;
+    match &found.content {
+        Content::Arrays(read) => {
+            let arrays = read()?;
+            Ok(in_memory(request.dataset, found, arrays))
+        }
+        Content::Files { .. } => Err(readers::unknown(request.dataset)),
+    }
+}
+
+fn in_memory(name: &str, found: Found, arrays: Arrays) -> Dataset {
+    let Arrays { height, width, train, test } = arrays;
+    let split = |split: readers::Labelled| Split::uniform(split.labels, split.pixels, height, width, found.channels);
+    let (train, test) = (split(train), split(test));
+    Dataset {
+        name: name.to_owned(),
+        fingerprint: dataset::fingerprint(&found.class_names, [&train, &test]),
+        class_names: found.class_names,
+        class_ids: found.class_ids,
+        channels: found.channels,
+        train,
+        test,
+    }
 }

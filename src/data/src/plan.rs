@@ -101,10 +101,9 @@ impl Chooser {
         let erase = (self.erase && stream.coin()).then(|| erase(&mut stream, erased_size)).flatten();
         let window = match self.crop {
             Crop::Centre => centre(self.side, height, width),
-            Crop::Random => Window::At {
-                top: offset(&mut stream, self.side, height),
-                left: offset(&mut stream, self.side, width),
-            },
+            Crop::Random => {
+                Window::At { top: offset(&mut stream, self.side, height), left: offset(&mut stream, self.side, width) }
+            }
             Crop::RandomResized => resized(&mut stream, height, width),
         };
         SamplePlan { index, repeat, shift, flip, erase, window }
@@ -119,11 +118,7 @@ pub(crate) fn centre(side: u32, height: u32, width: u32) -> Window {
 
 /// Uniform over all positions; for a smaller image, over all ways to split the padding.
 fn offset(stream: &mut Stream, side: u32, length: u32) -> i32 {
-    if length >= side {
-        stream.below(length - side + 1) as i32
-    } else {
-        -(stream.below(side - length + 1) as i32)
-    }
+    if length >= side { stream.below(length - side + 1) as i32 } else { -(stream.below(side - length + 1) as i32) }
 }
 
 /// Area fraction in 0.02..0.3, aspect ratio uniform (not log-uniform) in 0.3..1/0.3, redrawn until it fits.

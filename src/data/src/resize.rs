@@ -31,9 +31,12 @@ impl CropResizer {
             .expect("an image has as many bytes as its size says");
         let mut target = Target::from_slice_u8(size.1 as u32, size.0 as u32, out, pixel_type)
             .expect("the buffer was made for this size");
-        let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-            .crop(f64::from(left), f64::from(top), f64::from(width), f64::from(height));
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
+            f64::from(left),
+            f64::from(top),
+            f64::from(width),
+            f64::from(height),
+        );
         self.resizer.resize(&source, &mut target, &options).expect("the window lies inside the image");
     }
 }

@@ -1,5 +1,13 @@
 //! Generated stand-in images for rehearsals (`--smoke`): the real number of channels and classes, a few tiny images per
 //! class, made from the class and a counter, without any file.
+//!
+//! Results on them mean nothing and are marked as such. Read `stand_in_files.rs` for the same images on disk.
+
+use crate::catalog;
+use crate::dataset::{self, Dataset, Extent, Pixels, Split};
+use crate::error::Error;
+use crate::random::{Purpose, Stream};
+use crate::readers;
 
 /// Side of the square the network sees in a rehearsal, at most.
 pub const SIDE: usize = 32;
@@ -8,3 +16,66 @@ pub const BATCH_SIZE: usize = 8;
 /// Evaluation images in a rehearsal, at most.
 pub const NUM_EVAL: usize = 64;
 pub const STEPS_PER_EPOCH: u64 = 2;
+
+/// Training images of every class: holding out needs two.
+const TRAIN_PER_CLASS: usize = 2;
+const TEST_PER_CLASS: usize = 1;
+/// Classes of a user's own folder, whose number is not known without reading it.
+const FOLDER_CLASSES: u32 = 10;
+
+/// The stand-in for a data set of the catalogue or any `folder:`.
+pub fn dataset(name: &str) -> Result<Dataset, Error> {
+    let (num_classes, side, channels) = match catalog::find(name) {
+        Some(entry) => (entry.published.num_classes as u32, entry.side, entry.channels),
+        None if name.starts_with(catalog::FOLDER_PREFIX) => (FOLDER_CLASSES, None, 3),
+        None => return Err(readers::unknown(name)),
+    };
+    // Photographs differ in size and are larger than the crop, so that cropping is rehearsed too.
+    let size = |number: usize| match side {
+        None => [(36, 44), (44, 36), (36, 36)][number % 3],
+        Some(side) => (side as usize, side as usize),
+    };
+    let split = |per_class: usize, first: usize| {
+        let (mut labels, mut images, mut pixels) = (Vec::new(), Vec::new(), Vec::new());
+        for class in 0..num_classes {
+            for number in first..first + per_class {
+                let (height, width) = size(number);
+                labels.push(class);
+                images.push(Extent { offset: pixels.len() as u64, height: height as u32, width: width as u32 });
+                pixels.extend(image(class, number as u32, height, width, channels));
+            }
+        }
+        Split::new(labels, images, channels, Pixels::Owned(pixels.into())).expect("sizes were added up")
+    };
+    let (train, test) = (split(TRAIN_PER_CLASS, 0), split(TEST_PER_CLASS, TRAIN_PER_CLASS));
+    let class_ids: Vec<String> = (0..num_classes).map(|class| class.to_string()).collect();
+    Ok(Dataset {
+        name: name.to_owned(),
+        class_names: (0..num_classes).map(|class| format!("stand-in {class}")).collect(),
+        fingerprint: dataset::fingerprint(&class_ids, [&train, &test]),
+        class_ids,
+        channels,
+        train,
+        test,
+    })
+}
+
+/// A gradient whose direction and colour depend on the class, and noise that depends on the number.
+pub(crate) fn image(class: u32, number: u32, height: usize, width: usize, channels: usize) -> Vec<u8> {
+    let mut look = Stream::new(0, Purpose::StandIn, class, 0, 0);
+    let mut noise = Stream::new(0, Purpose::StandIn, class, 1, number);
+    let slopes: Vec<(f64, f64, f64)> = (0..channels)
+        .map(|_| (look.uniform(40.0, 200.0), look.uniform(-80.0, 80.0), look.uniform(-80.0, 80.0)))
+        .collect();
+    let mut pixels = Vec::with_capacity(height * width * channels);
+    for y in 0..height {
+        for x in 0..width {
+            let (down, right) = (y as f64 / height as f64 - 0.5, x as f64 / width as f64 - 0.5);
+            for &(level, by_row, by_column) in &slopes {
+                let value = level + by_row * down + by_column * right + noise.uniform(-10.0, 10.0);
+                pixels.push(value.clamp(0.0, 255.0) as u8);
+            }
+        }
+    }
+    pixels
+}

@@ -1,0 +1,70 @@
+//! CIFAR-100 in its two distributed forms: the binary records and the Python pickles. Fine labels.
+//!
+//! Both keep pixels as red, green and blue planes; they leave here with channels last, like every other image.
+
+use std::path::{Path, PathBuf};
+
+use super::{Arrays, Content, Found, Labelled, all_there, locate, numbers, widen};
+use crate::error::Error;
+
+const NUM_CLASSES: usize = 100;
+const PLANE: usize = 32 * 32;
+/// Coarse label, fine label, three planes.
+const RECORD: usize = 2 + 3 * PLANE;
+
+pub(super) fn find(data_dir: &Path) -> Result<Found, Error> {
+    match locate("cifar100", data_dir, "cifar-100-binary", "train.bin", &[]) {
+        Ok(root) => binary(root),
+        Err(error) => match locate("cifar100", data_dir, "cifar-100-python", "train", &[]) {
+            Ok(root) => super::cifar100_python::find(root),
+            Err(_) => Err(error),
+        },
+    }
+}
+
+fn binary(root: PathBuf) -> Result<Found, Error> {
+    let (train, test) = (root.join("train.bin"), root.join("test.bin"));
+    let names = root.join("fine_label_names.txt");
+    let files = vec![train.clone(), test.clone(), names.clone()];
+    all_there("cifar100", files.iter())?;
+    let text = std::fs::read_to_string(&names).map_err(Error::io("read", &names))?;
+    let class_names: Vec<String> =
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    check_names(&names, &class_names)?;
+    let read = move || Ok(Arrays { height: 32, width: 32, train: records(&train)?, test: records(&test)? });
+    Ok(Found {
+        root: Some(root),
+        channels: 3,
+        class_names,
+        class_ids: numbers(NUM_CLASSES),
+        files,
+        content: Content::Arrays(Box::new(read)),
+    })
+}
+
+pub(super) fn check_names(path: &Path, names: &[String]) -> Result<(), Error> {
+    if names.len() != NUM_CLASSES {
+        return Err(Error::malformed(path, format!("it names {} classes, not {NUM_CLASSES}", names.len())));
+    }
+    Ok(())
+}
+
+fn records(path: &Path) -> Result<Labelled, Error> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    if bytes.is_empty() || bytes.len() % RECORD != 0 {
+        let reason =
+            format!("its {} bytes are not whole records of {RECORD}: it is truncated or something else", bytes.len());
+        return Err(Error::malformed(path, reason));
+    }
+    let labels: Vec<u8> = bytes.chunks_exact(RECORD).map(|record| record[1]).collect();
+    let mut pixels = Vec::with_capacity(labels.len() * 3 * PLANE);
+    bytes.chunks_exact(RECORD).for_each(|record| interleave(&record[2..], &mut pixels));
+    Ok(Labelled { labels: widen(path, &labels, NUM_CLASSES)?, pixels })
+}
+
+/// From three planes to channels last.
+pub(super) fn interleave(planes: &[u8], pixels: &mut Vec<u8>) {
+    let (red, rest) = planes.split_at(PLANE);
+    let (green, blue) = rest.split_at(PLANE);
+    pixels.extend(red.iter().zip(green).zip(blue).flat_map(|((&red, &green), &blue)| [red, green, blue]));
+}

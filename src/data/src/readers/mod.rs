@@ -1,0 +1,122 @@
+//! Readers of the data sets' real layouts on disk. Each finds its files, checks them, and says what the images are;
+//! decoding is `decode.rs`'s work, keeping the result the cache's.
+
+mod cifar100;
+mod cifar100_python;
+mod digits;
+mod fashion_mnist;
+
+use std::path::{Path, PathBuf};
+
+use crate::catalog::ENTRIES;
+use crate::error::Error;
+
+/// A data set that was found on disk, its images not yet decoded.
+pub(crate) struct Found {
+    pub(crate) root: Option<PathBuf>,
+    pub(crate) channels: usize,
+    pub(crate) class_names: Vec<String>,
+    /// What hierarchies call the classes.
+    pub(crate) class_ids: Vec<String>,
+    /// Files that decide the content, images included: the cache is rebuilt when one of them changes.
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) content: Content,
+}
+
+pub(crate) enum Content {
+    /// Images of one small size, read whole.
+    Arrays(Box<dyn Fn() -> Result<Arrays, Error>>),
+    /// One file per image.
+    Files { train: Vec<ImageFile>, test: Vec<ImageFile> },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Arrays {
+    pub(crate) height: u32,
+    pub(crate) width: u32,
+    pub(crate) train: Labelled,
+    pub(crate) test: Labelled,
+}
+
+/// Labels, and pixels with channels last.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Labelled {
+    pub(crate) labels: Vec<u32>,
+    pub(crate) pixels: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ImageFile {
+    pub(crate) path: PathBuf,
+    pub(crate) label: u32,
+}
+
+/// Finds a data set of the catalogue by its name.
+pub(crate) fn find(name: &str, data_dir: &Path) -> Result<Found, Error> {
+    match name {
+        "digits" => Ok(digits::find()),
+        "fashion-mnist" => fashion_mnist::find(data_dir),
+        "cifar100" => cifar100::find(data_dir),
+        _ => Err(unknown(name)),
+    }
+}
+
+/// The error for a name that no reader knows.
+pub(crate) fn unknown(name: &str) -> Error {
+    let names: Vec<&str> = ENTRIES.iter().map(|entry| entry.name).collect();
+    Error::UnknownDataset { name: name.to_owned(), known: names.join(", ") }
+}
+
+/// The first of `data_dir/NAME/FOLDER`, `data_dir/FOLDER`, `data_dir/NAME` and the other places that holds `marker`.
+/// `folder` is the one that the official archive unpacks to.
+fn locate(name: &str, data_dir: &Path, folder: &str, marker: &str, others: &[&str]) -> Result<PathBuf, Error> {
+    let mut places = vec![data_dir.join(name).join(folder), data_dir.join(folder), data_dir.join(name)];
+    places.extend(others.iter().map(PathBuf::from));
+    places.iter().find(|place| place.join(marker).exists()).cloned().ok_or_else(|| {
+        let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+        Error::NotFound {
+            dataset: name.to_owned(),
+            looked_for: format!("no `{marker}` in {}", places.join(", ")),
+            remedy: remedy(name),
+        }
+    })
+}
+
+fn remedy(name: &str) -> String {
+    format!("run `orchestrator data fetch {name}`, or point --data-dir at the folder that holds it")
+}
+
+fn strings(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+/// `0`, `1`, ...: how the authors' hierarchies name the classes of most data sets.
+fn numbers(count: usize) -> Vec<String> {
+    (0..count).map(|class| class.to_string()).collect()
+}
+
+/// Checks that labels are classes, and makes them wide.
+fn widen(path: &Path, labels: &[u8], num_classes: usize) -> Result<Vec<u32>, Error> {
+    if let Some((index, label)) = labels.iter().enumerate().find(|(_, label)| usize::from(**label) >= num_classes) {
+        return Err(Error::malformed(path, format!("image {index} has class {label}; there are {num_classes}")));
+    }
+    Ok(labels.iter().map(|&label| u32::from(label)).collect())
+}
+
+/// Checks that files exist and are not empty; the error counts those that are missing and names the first.
+fn all_there<'a>(dataset: &str, files: impl Iterator<Item = &'a PathBuf>) -> Result<(), Error> {
+    let (mut count, mut first) = (0, None);
+    for path in files {
+        if !std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0) {
+            count += 1;
+            first.get_or_insert(path);
+        }
+    }
+    match first {
+        None => Ok(()),
+        Some(first) => {
+            let first = first.clone();
+            Err(Error::FilesMissing { dataset: dataset.to_owned(), count, first, remedy: remedy(dataset) })
+        }
+    }
+}
