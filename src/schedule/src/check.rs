@@ -1,12 +1,231 @@
-use crate::state::State;
+//! The invariants of the state, by name. Run after every step of the simulation, and in the coordinator's loop by
+//! `debug_assert!`; docs refer to them by these ids.
+//!
+//! It looks at everything and shares no code with what keeps it true: an index is compared with a recount.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sweep::definition::{Role, Select};
+use sweep::{AttemptNo, TrialId};
+
+use crate::apply::blames_host;
+use crate::members::place_of;
+use crate::search::best_candidate;
+use crate::state::{Counts, Phase, Queue, State, SweepState, WorkerId};
+
 /// Name and meaning of every invariant.
-pub const INVARIANTS: &[(&str, &str)] = &[];
+pub const INVARIANTS: &[(&str, &str)] = &[
+    ("S1", "a running trial's attempt is its last, has not ended, and occupies exactly the slot it was given"),
+    ("S2", "every earlier attempt, and every attempt of a trial that does not run, has ended"),
+    ("S3", "a slot that holds a current attempt is its trial's; no two slots hold the same current attempt"),
+    ("S4", "a worker that is gone holds nothing"),
+    (
+        "S5",
+        "a trial has a result exactly when its last attempt ended without failure and succeeded: one, never replaced",
+    ),
+    ("S6", "the queue holds every waiting trial once, at its place, and nothing else"),
+    ("S7", "a trial waits only while a sweep wants it, and is cancelled only while none does"),
+    ("S8", "sweeps and trials agree on who wants whom, and the counts equal a recount"),
+    ("S9", "a search chooses once per cell, and only after all its search trials; what is ready to choose is noted"),
+    ("S10", "a failed trial's last attempt says why; no more failures of a class are counted than happened"),
+    ("S11", "broken slots of a host's devices are broken on each of its workers"),
+    ("S12", "only trials that failed on a host, and succeeded nowhere yet, are held against it"),
+    ("S13", "only workers that are present are connected, and each was heard since this coordinator started"),
+];
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
+    /// A name in `INVARIANTS`.
     pub invariant: &'static str,
     pub detail: String,
 }
-/// Every invariant that does not hold.
-pub fn check(_state: &State) -> Vec<Violation> {
-    Vec::new()
+
+/// Every invariant that does not hold, with where.
+pub fn check(state: &State) -> Vec<Violation> {
+    let mut found = Found::default();
+    trials(state, &mut found);
+    slots(state, &mut found);
+    queue(state, &mut found);
+    sweeps(state, &mut found);
+    hosts(state, &mut found);
+    live(state, &mut found);
+    found.0
+}
+
+#[derive(Default)]
+struct Found(Vec<Violation>);
+
+impl Found {
+    fn unless(&mut self, holds: bool, invariant: &'static str, detail: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(Violation { invariant, detail: detail() });
+        }
+    }
+}
+
+fn trials(state: &State, found: &mut Found) {
+    for (id, trial) in &state.trials {
+        let last = AttemptNo(trial.attempts.len() as u32);
+        let end = trial.attempts.last().and_then(|attempt| attempt.ended.as_ref());
+        let earlier = trial.attempts.iter().rev().skip(1);
+        found.unless(earlier.clone().all(|attempt| attempt.ended.is_some()), "S2", || {
+            format!("an attempt of trial {id} before the last has not ended")
+        });
+        match &trial.phase {
+            Phase::Running { attempt } => {
+                let held = trial.attempts.last().and_then(|entry| {
+                    let worker = state.workers.get(&entry.worker)?;
+                    *worker.slots.get(entry.slot as usize)?
+                });
+                let holds = *attempt == last && end.is_none() && held == Some((*id, *attempt));
+                found.unless(holds, "S1", || format!("attempt {attempt} of trial {id}: its slot holds {held:?}"));
+            }
+            Phase::Succeeded { attempt, result } => {
+                let holds =
+                    *attempt == last && end.is_some_and(|end| end.failure.is_none() && end.event == result.event);
+                found.unless(holds, "S5", || format!("trial {id} succeeded in attempt {attempt}, which ended {end:?}"));
+            }
+            Phase::Failed { attempt } => {
+                let holds = *attempt == last && trial.failure().is_some();
+                found.unless(holds, "S10", || format!("trial {id} failed in attempt {attempt}, which ended {end:?}"));
+            }
+            Phase::Waiting { .. } | Phase::Cancelled => {
+                let holds = trial.attempts.is_empty() || end.is_some();
+                found.unless(holds, "S2", || format!("trial {id} does not run, but its last attempt has not ended"));
+            }
+        }
+        let wanted = state.is_wanted(trial);
+        let holds = match trial.phase {
+            Phase::Waiting { .. } => wanted,
+            Phase::Cancelled => !wanted,
+            Phase::Running { .. } | Phase::Succeeded { .. } | Phase::Failed { .. } => true,
+        };
+        found.unless(holds, "S7", || format!("trial {id} is {:?}, wanted: {wanted}", trial.phase));
+        for (class, spent) in &trial.spent {
+            let ends = trial.attempts.iter().filter_map(|attempt| attempt.ended.as_ref()?.failure.as_ref());
+            let happened = ends.filter(|failure| failure.class == *class).count();
+            let holds = *spent as usize <= happened;
+            found.unless(holds, "S10", || format!("trial {id} spent {spent} {class:?}, {happened} happened"));
+        }
+    }
+}
+
+fn slots(state: &State, found: &mut Found) {
+    let mut current = BTreeSet::new();
+    for (worker, entry) in &state.workers {
+        found
+            .unless(!entry.is_gone() || entry.slots.iter().all(Option::is_none), "S4", || format!("worker `{worker}`"));
+        for (slot, held) in entry.slots.iter().enumerate() {
+            let Some((trial, attempt)) = *held else { continue };
+            if state.is_current(trial, attempt, worker) {
+                let given = state.trials[&trial].attempt(attempt).map(|entry| entry.slot as usize);
+                let holds = given == Some(slot) && current.insert((trial, attempt));
+                found.unless(holds, "S3", || format!("slot {slot} of `{worker}`: attempt {attempt} of trial {trial}"));
+            }
+        }
+    }
+}
+
+fn queue(state: &State, found: &mut Found) {
+    let mut expected = Queue::default();
+    for (id, trial) in &state.trials {
+        let place = place_of(state, *id);
+        found.unless(trial.place == place.map(|(place, _)| place), "S6", || format!("trial {id} notes another place"));
+        if let Some((place, not_before)) = place {
+            expected.by_devices.entry(trial.devices).or_default().insert(place);
+            expected.delayed.insert((not_before, *id));
+        }
+    }
+    found.unless(expected == state.queue, "S6", || "the queue differs from a recount".to_owned());
+}
+
+fn sweeps(state: &State, found: &mut Found) {
+    let mut listed = 0;
+    for (name, entry) in &state.sweeps {
+        let mut counts = Counts::default();
+        for (index, wanted) in entry.trials.iter().enumerate() {
+            let trial = state.trials.get(&wanted.id);
+            let known = trial.is_some_and(|trial| trial.wanted_by.contains(&(name.clone(), index as u32)));
+            found.unless(known, "S8", || format!("sweep `{name}` lists trial {}, which does not know it", wanted.id));
+            if let Some(trial) = trial {
+                *counts.of(&trial.phase) += 1;
+            }
+        }
+        listed += entry.trials.len();
+        found.unless(counts == entry.counts, "S8", || {
+            format!("sweep `{name}` counts {:?}, not {counts:?}", entry.counts)
+        });
+        searches(state, name, entry, found);
+    }
+    let wanted: usize = state.trials.values().map(|trial| trial.wanted_by.len()).sum();
+    found.unless(wanted == listed, "S8", || format!("trials are wanted {wanted} times, sweeps list {listed}"));
+}
+
+fn searches(state: &State, name: &std::sync::Arc<str>, entry: &SweepState, found: &mut Found) {
+    let mut unfinished: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut has_results = BTreeSet::new();
+    for wanted in &entry.trials {
+        match wanted.role {
+            Role::Search => {
+                let open = !state.trials[&wanted.id].phase.is_terminal();
+                *unfinished.entry(wanted.cell).or_default() += u32::from(open);
+            }
+            Role::Result => {
+                has_results.insert((wanted.cell, wanted.candidate));
+            }
+        }
+    }
+    let noted: BTreeMap<u32, u32> = entry.searching.iter().map(|(cell, search)| (*cell, search.unfinished)).collect();
+    found
+        .unless(noted == unfinished, "S9", || format!("sweep `{name}` notes {noted:?} unfinished, not {unfinished:?}"));
+    for (cell, open) in &unfinished {
+        let ready = *open == 0 && !entry.chosen.contains_key(cell) && best_candidate(state, entry, *cell).is_some();
+        let noted = state.to_choose.contains(&(name.clone(), *cell));
+        found.unless(ready == noted, "S9", || format!("cell {cell} of `{name}`: ready {ready}, noted {noted}"));
+    }
+    let validates = entry.sweep.search.as_ref().is_some_and(|search| search.select == Select::Validation);
+    let chosen: BTreeSet<_> = entry.chosen.iter().map(|(cell, candidate)| (*cell, Some(*candidate))).collect();
+    let seeds = !entry.sweep.seeds.is_empty();
+    found.unless(!validates || !seeds || has_results == chosen, "S9", || {
+        format!("sweep `{name}` chose {chosen:?} and has results of {has_results:?}")
+    });
+}
+
+fn hosts(state: &State, found: &mut Found) {
+    for (worker, entry) in &state.workers {
+        let Some(host) = state.hosts.get(&entry.info.host) else {
+            found.unless(false, "S11", || format!("worker `{worker}` is on a host nobody knows"));
+            continue;
+        };
+        for (index, slot) in entry.info.slots.iter().enumerate() {
+            let bad = slot.devices.iter().any(|device| host.broken_devices.contains_key(device));
+            let holds = !bad || entry.broken_slots.contains_key(&(index as u32));
+            found.unless(holds, "S11", || format!("slot {index} of `{worker}` holds a broken device"));
+        }
+    }
+    for (name, host) in &state.hosts {
+        let holds = host.failed_here.iter().all(|id| failed_on(state, *id, name) && !succeeded(state, *id));
+        found.unless(holds, "S12", || format!("host `{name}` is held responsible for {:?}", host.failed_here));
+    }
+}
+
+fn succeeded(state: &State, id: TrialId) -> bool {
+    matches!(state.trials[&id].phase, Phase::Succeeded { .. })
+}
+
+fn failed_on(state: &State, id: TrialId, host: &str) -> bool {
+    let on = |worker: &WorkerId| state.workers.get(worker).is_some_and(|entry| entry.info.host == host);
+    state.trials[&id].attempts.iter().any(|attempt| {
+        let failure = attempt.ended.as_ref().and_then(|end| end.failure.as_ref());
+        on(&attempt.worker) && failure.is_some_and(|failure| blames_host(failure.class))
+    })
+}
+
+fn live(state: &State, found: &mut Found) {
+    for worker in state.live.connected.keys() {
+        let present = state.workers.get(worker).is_some_and(|entry| !entry.is_gone());
+        found.unless(present, "S13", || format!("worker `{worker}` is connected, but not present"));
+        let heard = state.live.last_heard.get(worker).is_some_and(|heard| *heard >= state.live.since);
+        found.unless(heard, "S13", || format!("worker `{worker}` is connected, but was not heard"));
+    }
 }

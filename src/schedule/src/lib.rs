@@ -7,7 +7,6 @@
 mod apply;
 mod check;
 mod config;
-mod cost;
 mod decide;
 mod effects;
 pub mod event;

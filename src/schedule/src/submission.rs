@@ -1,14 +1,13 @@
 //! What submitting a sweep does, and why: finished trials are reused across sweeps (P9), waiting and running ones are
 //! shared, those that no sweep wants any more are dropped; each with a line for people.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
-use sweep::definition::Cell;
+use sweep::definition::{Axis, Cell};
 use sweep::{Sweep, TrialId};
 
-use crate::cost::cost;
 use crate::event::{Event, Rejected};
 use crate::state::{Phase, State, SweepTrial};
 
@@ -48,32 +47,13 @@ fn is_same(state: &State, sweep: &Sweep) -> bool {
 /// A sweep that came over the wire need not have been compiled by us.
 fn check(sweep: &Sweep) -> Result<(), Rejected> {
     let invalid = |what: String| Err(Rejected::Invalid(format!("sweep `{}`: {what}", sweep.name)));
-    if sweep.name.is_empty() {
-        return Err(Rejected::Invalid("the sweep has no name".to_owned()));
-    }
     let json = serde_json::to_vec(sweep).map_err(|error| Rejected::Invalid(error.to_string()))?;
     match serde_json::from_slice::<Sweep>(&json) {
         Ok(read) if read == *sweep => {}
         Ok(_) => return invalid("does not survive being written and read, so it cannot be journalled".to_owned()),
         Err(error) => return invalid(format!("cannot be journalled: {error}")),
     }
-    for cell in &sweep.cells {
-        let known = sweep.axes.iter().zip(&cell.coordinates).all(|(axis, at)| (*at as usize) < axis.values.len());
-        if !known || cell.coordinates.len() != sweep.axes.len() {
-            return invalid("a cell's coordinates do not fit the axes".to_owned());
-        }
-        if let Err(error) = sweep::definition::with_fields(&sweep.base, &cell.set) {
-            return invalid(format!("cell `{}`: {error}", sweep.cell_name(cell)));
-        }
-    }
-    for candidate in sweep.search.iter().flat_map(|search| &search.candidates) {
-        let field = sweep.search.as_ref().map(|search| search.field.clone()).unwrap_or_default();
-        let set = [(field.clone(), candidate.clone())].into_iter().collect();
-        if let Err(error) = sweep::definition::with_fields(&sweep.base, &set) {
-            return invalid(format!("search over `{field}`: {error}"));
-        }
-    }
-    Ok(())
+    sweep.check().map_err(|bad| Rejected::Invalid(format!("sweep `{}`: {bad}", sweep.name)))
 }
 
 /// The trials of one cell as they are journalled.
@@ -85,9 +65,14 @@ pub(crate) fn sweep_trials(sweep: &Sweep, cell: u32, chosen: Option<u32>) -> Vec
         candidate: planned.candidate.map(|candidate| candidate as u32),
         role: planned.role,
         seed: planned.spec.seed,
-        cost: cost(&planned.spec),
+        cost: finite(sweep::cost(&planned.spec)),
     });
     trials.collect()
+}
+
+/// The queue orders by it.
+fn finite(cost: f64) -> f64 {
+    if cost.is_finite() { cost.max(0.0) } else { 0.0 }
 }
 
 fn all_trials(sweep: &Sweep) -> Vec<SweepTrial> {
@@ -105,7 +90,7 @@ pub fn describe(state: &State, sweep: &Sweep) -> Submission {
         _ if check(sweep).is_err() => return submission,
         _ => all_trials(sweep).into_iter().map(|trial| trial.id).collect(),
     };
-    let mut elsewhere: std::collections::BTreeMap<&str, u64> = Default::default();
+    let mut elsewhere: BTreeMap<&str, u64> = Default::default();
     submission.trials = trials.len() as u64;
     for trial in trials.iter().filter_map(|id| state.trials.get(id)) {
         match trial.phase {
@@ -141,7 +126,7 @@ pub fn describe(state: &State, sweep: &Sweep) -> Submission {
     submission
 }
 
-fn explain_numbers(submission: &mut Submission, elsewhere: std::collections::BTreeMap<&str, u64>) {
+fn explain_numbers(submission: &mut Submission, elsewhere: BTreeMap<&str, u64>) {
     let mut say = |count: u64, text: &str| {
         if count > 0 {
             submission.explanation.push(format!("{count} {} {text}", if count == 1 { "trial" } else { "trials" }));
@@ -174,7 +159,7 @@ fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
     lines.extend(difference("axis", &axis_names(before), &axis_names(after)));
     for axis in &after.axes {
         let Some(was) = before.axes.iter().find(|was| was.name == axis.name) else { continue };
-        let names = |axis: &sweep::definition::Axis| axis.values.iter().map(|value| value.name.clone()).collect();
+        let names = |axis: &Axis| -> Vec<String> { axis.values.iter().map(|value| value.name.clone()).collect() };
         lines.extend(difference(&format!("`{}` value", axis.name), &names(was), &names(axis)));
         for value in &axis.values {
             if was.values.iter().any(|other| other.name == value.name && other.set != value.set) {
@@ -182,7 +167,7 @@ fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
             }
         }
     }
-    let seeds = |sweep: &Sweep| sweep.seeds.iter().map(u64::to_string).collect();
+    let seeds = |sweep: &Sweep| -> Vec<String> { sweep.seeds.iter().map(u64::to_string).collect() };
     lines.extend(difference("seed", &seeds(before), &seeds(after)));
     if before.search != after.search {
         lines.push("the search is another one".to_owned());
@@ -204,7 +189,7 @@ fn axis_names(sweep: &Sweep) -> Vec<String> {
     sweep.axes.iter().map(|axis| axis.name.clone()).collect()
 }
 
-fn difference(what: &str, before: &Vec<String>, after: &Vec<String>) -> Vec<String> {
+fn difference(what: &str, before: &[String], after: &[String]) -> Vec<String> {
     let list = |names: Vec<&String>, verb: &str| {
         let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
         (!names.is_empty()).then(|| format!("{what} {} {verb}", names.join(", ")))
@@ -220,7 +205,7 @@ fn changed_cells(before: &Sweep, after: &Sweep) -> usize {
         return 0;
     }
     let named = |sweep: &Sweep, cell: &Cell| (sweep.cell_name(cell), cell.set.clone());
-    let old: std::collections::BTreeMap<String, _> = before.cells.iter().map(|cell| named(before, cell)).collect();
+    let old: BTreeMap<String, _> = before.cells.iter().map(|cell| named(before, cell)).collect();
     let new = after.cells.iter().map(|cell| named(after, cell));
     new.filter(|(name, set)| old.get(name).is_some_and(|was| was != set)).count()
 }

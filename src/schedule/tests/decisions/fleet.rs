@@ -1,0 +1,282 @@
+//! Leases, streams, reconciliation, fencing, stalls.
+
+use schedule::event::{Effect, EndedAttempt, Event, Input, Outcome, Recorded, Rejected};
+use schedule::state::{Phase, Presence, WorkerId};
+use schedule::{next_deadline, turn};
+use sweep::record::FailureClass;
+
+use crate::sweeps::grid;
+use crate::world::{Started, World, finished, info, says};
+
+fn one_running(world: &mut World) -> (WorkerId, Started) {
+    let worker = world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    (worker, world.started()[0].clone())
+}
+
+#[test]
+fn silence_for_longer_than_the_lease_gives_the_trial_to_another() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    let deadline = next_deadline(&world.state, &world.config, world.now).expect("a lease runs");
+    assert_eq!(deadline, world.now + world.config.lease_ms);
+    world.wait(world.config.lease_ms - 1);
+    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+    world.wait(1);
+    assert!(matches!(world.state.workers[&worker].presence, Presence::Gone { .. }));
+    assert!(world.effects.iter().any(|effect| matches!(effect, Effect::Disconnect { .. })));
+    let end = world.trial(first.2).attempts[0].ended.clone().expect("it has ended");
+    assert_eq!(end.failure.expect("with a failure").class, FailureClass::Unreachable);
+    world.join("other", 1);
+    assert_eq!((world.started()[0].2, world.started()[0].3.0), (first.2, 2));
+}
+
+#[test]
+fn a_worker_that_was_cut_off_cannot_write_over_its_successor() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    world.wait(world.config.lease_ms);
+    world.join("other", 1);
+    let second = world.started()[0].clone();
+    // a heartbeat or an outcome on the old stream is not believed: it must connect with its lists
+    assert_eq!(world.finish(&first), Err(Rejected::UnknownWorker(worker.clone())));
+    assert!(!world.acknowledged(&first));
+    // it comes back with a finished result
+    world.connect(&worker, info("w", 1, 1), &[], &[finished(&first)]).expect("it may return");
+    assert!(world.acknowledged(&first));
+    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: second.3 });
+    world.finish(&second).expect("it is current");
+    assert!(matches!(&world.trial(first.2).phase, Phase::Succeeded { attempt, .. } if *attempt == second.3));
+    assert!(matches!(world.finish(&second), Err(Rejected::StaleAttempt { .. })));
+    assert!(world.acknowledged(&second), "a repeated outcome is acknowledged again");
+}
+
+#[test]
+fn a_worker_that_was_cut_off_stops_what_it_lost_before_its_slot_is_used() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    world.wait(world.config.lease_ms);
+    world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[]).expect("it may return");
+    assert_eq!(world.stopped(), [first.2]);
+    assert_eq!(world.started(), [], "its slot is still occupied");
+    world.end(&first, Outcome::Stopped).expect("it frees the slot");
+    assert_eq!(world.started().len(), 1);
+    assert_eq!(world.started()[0].3.0, 2);
+}
+
+#[test]
+fn a_short_cut_leaves_no_trace() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    let journal = world.journal.len();
+    world.give(Input::Disconnected { worker: worker.clone(), connection: 1 }).expect("always");
+    world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[]).expect("it may return");
+    assert_eq!(world.journal.len(), journal);
+    world.finish(&first).expect("it is current");
+}
+
+#[test]
+fn what_finished_while_cut_off_is_accepted_when_still_current() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    world.connect(&worker, info("w", 1, 1), &[], &[finished(&first)]).expect("it may return");
+    assert!(matches!(world.trial(first.2).phase, Phase::Succeeded { .. }));
+    assert!(world.acknowledged(&first));
+}
+
+#[test]
+fn a_start_that_was_lost_with_a_connection_costs_one_attempt_number_and_no_time() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    world.connect(&worker, info("w", 1, 1), &[], &[]).expect("it may return");
+    assert_eq!((world.started()[0].2, world.started()[0].3.0), (first.2, 2));
+}
+
+#[test]
+fn lists_of_an_older_stream_cannot_undo_newer_ones() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[]).expect("it may return");
+    let late = Input::Connected {
+        worker: worker.clone(),
+        connection: 1,
+        info: info("w", 1, 1),
+        running: Vec::new(),
+        ended: Vec::new(),
+    };
+    assert!(matches!(world.give(late), Err(Rejected::StaleConnection { newest: 2, .. })));
+    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+    // nor can the end of the older stream be taken for the end of the newer
+    world.give(Input::Disconnected { worker: worker.clone(), connection: 1 }).expect("always");
+    assert!(world.state.live.connected.contains_key(&worker));
+}
+
+#[test]
+fn after_a_restart_leases_run_anew_and_running_work_goes_on() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    world.now += 10 * world.config.lease_ms;
+    world.restart();
+    world.wait(world.config.lease_ms - 1);
+    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+    world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[]).expect("it may return");
+    world.finish(&first).expect("it is current");
+}
+
+#[test]
+fn a_heartbeat_without_progress_is_not_health() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    let limit = world.config.stall_ms;
+    let step = world.config.heartbeat_ms;
+    let mut beats = |world: &mut World, count: u64, at: &dyn Fn(u64) -> u64| {
+        for beat in 0..count {
+            world.now += step;
+            world.beat(&worker, std::slice::from_ref(&first), at(beat)).expect("it is present");
+        }
+    };
+    beats(&mut world, 2 * limit / step, &|beat| beat);
+    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+    beats(&mut world, limit / step - 1, &|_| 0);
+    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+    beats(&mut world, 1, &|_| 0);
+    let end = world.trial(first.2).attempts[0].ended.clone().expect("it has ended");
+    assert_eq!(end.failure.expect("with a failure").class, FailureClass::Stalled);
+    assert_eq!(world.stopped(), vec![first.2; 2], "at its end, and as the answer to the heartbeat that still lists it");
+    // its slot is free only when the worker says so
+    world.wait(5_000);
+    assert_eq!(world.started(), []);
+    world.end(&first, Outcome::Stopped).expect("it frees the slot");
+    assert_eq!(world.started()[0].3.0, 2);
+}
+
+#[test]
+fn a_silent_worker_is_unreachable_and_not_stalled() {
+    let mut world = World::new();
+    let (_, first) = one_running(&mut world);
+    world.wait(2 * world.config.stall_ms);
+    let end = world.trial(first.2).attempts[0].ended.clone().expect("it has ended");
+    assert_eq!(end.failure.expect("with a failure").class, FailureClass::Unreachable);
+}
+
+#[test]
+fn an_attempt_that_the_worker_never_mentions_stalls() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    for _ in 0..world.config.stall_ms / 1_000 {
+        world.now += 1_000;
+        world.beat(&worker, &[], 0).expect("it is present");
+    }
+    let end = world.trial(first.2).attempts[0].ended.clone().expect("it has ended");
+    assert_eq!(end.failure.expect("with a failure").class, FailureClass::Stalled);
+}
+
+#[test]
+fn another_build_is_refused_with_both_names() {
+    let mut world = World::new();
+    let other = schedule::state::WorkerInfo { build: "build 2".to_owned(), ..info("w", 1, 1) };
+    let refused = world.connect(&WorkerId("w".into()), other, &[], &[]).expect_err("it is another build");
+    let text = refused.to_string();
+    assert!(text.contains("build 1") && text.contains("build 2"), "{text}");
+    assert!(world.state.workers.is_empty() && world.state.live.connected.is_empty());
+}
+
+#[test]
+fn contradictory_lists_are_refused() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    let twice = [first.clone(), first.clone()];
+    assert!(matches!(world.connect(&worker, info("w", 1, 1), &twice, &[]), Err(Rejected::Invalid(_))));
+    let outside = (first.0.clone(), 7, first.2, first.3);
+    assert!(matches!(world.connect(&worker, info("w", 1, 1), &[outside], &[]), Err(Rejected::Invalid(_))));
+    assert!(matches!(world.connect(&worker, info("w", 0, 1), &[], &[]), Err(Rejected::Invalid(_))));
+}
+
+#[test]
+fn work_that_this_journal_never_gave_out_is_stopped_and_its_slot_left_alone() {
+    let mut old = World::new();
+    let (worker, stray) = one_running(&mut old);
+    let mut world = World::new();
+    world.submit(grid("a", 2, 1, ""));
+    world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&stray), &[]).expect("it may join");
+    assert_eq!(world.stopped(), [stray.2]);
+    assert_eq!(world.started(), []);
+    // the same trial is not given to this worker a second time, nor is another put into the slot
+    world.end(&stray, Outcome::Stopped).expect("it frees the slot");
+    assert_eq!(world.started().len(), 1);
+}
+
+#[test]
+fn an_outcome_from_a_worker_that_was_not_given_the_attempt_is_refused() {
+    let mut world = World::new();
+    let (_, first) = one_running(&mut world);
+    let liar = world.join("liar", 1);
+    let ended = EndedAttempt { trial: first.2, attempt: first.3, outcome: Outcome::Stopped };
+    let answer = world.give(Input::Ended { worker: liar, ended });
+    assert!(matches!(answer, Err(Rejected::StaleAttempt { .. })), "{answer:?}");
+    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+}
+
+#[test]
+fn a_drained_worker_that_hangs_up_empty_is_gone_at_once_and_drains_on_if_it_returns() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    world.give(Input::Drain { worker: worker.clone(), reason: "maintenance".into() }).expect("it joined");
+    let told = Effect::Drain { worker: worker.clone(), reason: "maintenance".into() };
+    assert!(world.effects.contains(&told));
+    world.finish(&first).expect("it is current");
+    world.give(Input::Disconnected { worker: worker.clone(), connection: 1 }).expect("always");
+    assert!(world.state.workers[&worker].is_gone());
+    world.connect(&worker, info("w", 1, 1), &[], &[]).expect("it may return");
+    assert!(world.effects.contains(&told));
+}
+
+#[test]
+fn inputs_that_came_together_share_one_turn() {
+    let mut world = World::new();
+    world.join("w", 2);
+    world.submit(grid("a", 4, 1, ""));
+    let inputs: Vec<Input> = world
+        .started()
+        .iter()
+        .map(|started| Input::Ended { worker: started.0.clone(), ended: finished(started) })
+        .collect();
+    let turn = turn(&mut world.state, &world.config, &inputs, world.now);
+    let kinds: Vec<bool> = turn.recorded.iter().map(|r| matches!(r.event, Event::TrialDispatched { .. })).collect();
+    assert_eq!(kinds, [false, false, true, true]);
+    assert_eq!(turn.answers.len(), 2);
+    assert!(turn.waiting.is_empty());
+}
+
+#[test]
+fn an_impossible_history_is_an_error_value_and_changes_nothing() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    let before = world.state.clone();
+    let at = world.now;
+    let impossible = [
+        Event::TrialDispatched { trial: first.2, attempt: first.3, worker: worker.clone(), slot: 0 },
+        Event::WorkerGone { worker: worker.clone(), reason: String::new() },
+        Event::SlotFreed { worker: worker.clone(), slot: 0 },
+        Event::SlotFreed { worker, slot: 9 },
+        Event::AttemptStopped { trial: first.2, attempt: first.3 },
+        Event::SweepCancelled { sweep: "no".into(), reason: String::new() },
+    ];
+    for event in impossible {
+        let error = world.force(&Recorded { at, event }).expect_err("it cannot follow");
+        assert_eq!(error.number, before.applied + 1);
+        assert_eq!(world.state, before);
+    }
+}
+
+#[test]
+fn late_words_about_an_earlier_attempt_do_not_hide_a_stall() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    world.connect(&worker, info("w", 1, 1), &[], &[]).expect("its start was lost");
+    let second = world.started()[0].clone();
+    world.beat(&worker, std::slice::from_ref(&second), 5).expect("it is present");
+    let late = Input::Heartbeat { worker: worker.clone(), running: vec![says(&first, 900)] };
+    world.give(late).expect("it is present");
+    assert_eq!(world.state.live.progress[&first.2].attempt, second.3);
+}

@@ -1,0 +1,12 @@
+//! The decisions, one scenario each, through the same `turn` that the coordinator runs; every invariant after each
+//! step. Random histories are in tests/simulation.
+
+#[path = "../support/sweeps.rs"]
+mod sweeps;
+
+mod failures;
+mod fleet;
+mod placing;
+mod searches;
+mod submissions;
+mod world;

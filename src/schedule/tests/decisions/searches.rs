@@ -1,0 +1,109 @@
+//! Searches: which candidate wins a cell, and the trials that follow.
+
+use schedule::event::{Event, Input, Outcome};
+use sweep::definition::Role;
+use sweep::record::FailureClass;
+
+use crate::sweeps::search;
+use crate::world::{Started, World, result};
+
+/// Ends everything that starts, with an accuracy (or none) by candidate, until nothing starts.
+fn train(world: &mut World, accuracy: impl Fn(&World, &Started) -> Option<f64>) {
+    let mut running = world.started();
+    while let Some(started) = running.pop() {
+        match accuracy(world, &started) {
+            Some(accuracy) => world.end(&started, Outcome::Finished(Box::new(result(accuracy)))),
+            None => world.fail(&started, FailureClass::NonFinite),
+        }
+        .expect("it is current");
+        running.extend(world.started());
+    }
+}
+
+fn place(world: &World, started: &Started) -> (u32, Option<u32>, Role) {
+    let (name, index) = &world.trial(started.2).wanted_by[0];
+    let wanted = &world.state.sweeps[name].trials[*index as usize];
+    (wanted.cell, wanted.candidate, wanted.role)
+}
+
+fn chosen(world: &World) -> Vec<(u32, u32)> {
+    world.state.sweeps["s"].chosen.iter().map(|(cell, candidate)| (*cell, *candidate)).collect()
+}
+
+#[test]
+fn the_best_candidate_on_the_held_out_split_makes_the_cell() {
+    let mut world = World::new();
+    world.join("w", 3);
+    assert_eq!(world.submit(search("s", 2, 3, 4)).trials, 2 * 3 * 2);
+    train(&mut world, |world, started| match place(world, started) {
+        (0, Some(1), Role::Search) => Some(0.9),
+        (1, Some(2), Role::Search) => Some(0.8),
+        _ => Some(0.5),
+    });
+    assert_eq!(chosen(&world), [(0, 1), (1, 2)]);
+    let sweep = &world.state.sweeps["s"];
+    assert_eq!(sweep.trials.len(), 12 + 2 * 4);
+    assert!(world.state.is_complete("s"));
+    for wanted in sweep.trials.iter().filter(|wanted| wanted.role == Role::Result) {
+        let spec = world.state.spec_of(wanted.id).expect("it is wanted");
+        assert_eq!((spec.id(), spec.settings.holdout), (wanted.id, None));
+    }
+    world.restart();
+}
+
+#[test]
+fn ties_go_to_the_earlier_candidate_and_failed_candidates_do_not_count() {
+    let mut world = World::new();
+    world.join("w", 3);
+    world.submit(search("s", 2, 3, 1));
+    train(&mut world, |world, started| match place(world, started) {
+        (0, Some(0), Role::Search) => None,
+        _ => Some(0.5),
+    });
+    assert_eq!(chosen(&world), [(0, 1), (1, 0)]);
+}
+
+#[test]
+fn a_cell_all_of_whose_candidates_failed_ends_without_a_choice_until_retried() {
+    let mut world = World::new();
+    world.join("w", 2);
+    world.submit(search("s", 1, 2, 1));
+    train(&mut world, |_, _| None);
+    assert_eq!(chosen(&world), []);
+    assert!(world.state.is_complete("s"));
+    world.give(Input::RetryFailed { sweep: "s".into() }).expect("it exists");
+    assert!(!world.state.is_complete("s"));
+    train(&mut world, |_, _| Some(0.5));
+    assert_eq!(chosen(&world), [(0, 0)]);
+    assert!(world.state.is_complete("s"));
+}
+
+#[test]
+fn another_revision_chooses_again_without_training_what_is_known() {
+    let mut world = World::new();
+    world.join("w", 2);
+    world.submit(search("s", 1, 2, 1));
+    train(&mut world, |world, started| Some(if place(world, started).1 == Some(1) { 0.9 } else { 0.5 }));
+    let dispatched = |world: &World| {
+        world.journal.iter().filter(|recorded| matches!(recorded.event, Event::TrialDispatched { .. })).count()
+    };
+    let before = dispatched(&world);
+    // one more seed: the search trials are known, and so is the result of the first seed
+    world.submit(search("s", 1, 2, 2));
+    assert_eq!(world.started().len(), 1);
+    train(&mut world, |_, _| Some(0.5));
+    assert_eq!(chosen(&world), [(0, 1)]);
+    assert_eq!(dispatched(&world), before + 1);
+}
+
+#[test]
+fn nothing_is_chosen_for_a_cancelled_sweep() {
+    let mut world = World::new();
+    world.join("w", 1);
+    world.submit(search("s", 1, 2, 1));
+    let started = world.started();
+    world.give(Input::Cancel { sweep: "s".into(), reason: "a test".into() }).expect("it exists");
+    world.finish(&started[0]).expect("it is current");
+    assert!(world.state.is_complete("s"));
+    assert_eq!(chosen(&world), []);
+}

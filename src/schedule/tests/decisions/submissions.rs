@@ -1,0 +1,151 @@
+//! Submitting, editing, cancelling, trying again.
+
+use schedule::Answer;
+use schedule::event::{Input, Outcome, Rejected};
+use schedule::state::{Phase, WorkerId};
+use sweep::record::FailureClass;
+
+use crate::sweeps::grid;
+use crate::world::World;
+
+fn cancel(world: &mut World, sweep: &str) -> Result<Answer, Rejected> {
+    world.give(Input::Cancel { sweep: sweep.to_owned(), reason: "for a test".to_owned() })
+}
+
+fn retry(world: &mut World, sweep: &str) -> Result<Answer, Rejected> {
+    world.give(Input::RetryFailed { sweep: sweep.to_owned() })
+}
+
+#[test]
+fn the_same_file_twice_does_nothing_twice() {
+    let mut world = World::new();
+    assert_eq!(world.submit(grid("a", 2, 2, "")).trials, 4);
+    let journal = world.journal.len();
+    let again = world.submit(grid("a", 2, 2, ""));
+    assert_eq!((again.revision, again.shared), (1, 4));
+    assert_eq!(world.journal.len(), journal);
+}
+
+#[test]
+fn finished_trials_are_reused_across_sweeps_and_the_reuse_is_explained() {
+    let mut world = World::new();
+    world.join("w", 4);
+    world.submit(grid("a", 2, 2, ""));
+    for started in world.started() {
+        world.finish(&started).expect("it is current");
+    }
+    let submission = world.submit(grid("b", 3, 2, ""));
+    assert_eq!((submission.trials, submission.reused), (6, 4));
+    assert!(submission.explanation.iter().any(|line| line.contains("4 trials") && line.contains("`a`")));
+    assert_eq!(world.started().len(), 2);
+    assert_eq!(world.state.sweeps["b"].counts.succeeded, 4);
+}
+
+#[test]
+fn waiting_trials_are_joined_and_outlive_the_cancelling_of_one_sweep() {
+    let mut world = World::new();
+    world.submit(grid("a", 2, 1, ""));
+    assert_eq!(world.submit(grid("b", 2, 1, "")).shared, 2);
+    assert_eq!(cancel(&mut world, "a"), Ok(Answer::Cancelled(0)));
+    world.join("w", 2);
+    assert_eq!(world.started().len(), 2);
+    assert_eq!(cancel(&mut world, "b"), Ok(Answer::Cancelled(2)));
+    assert_eq!(world.stopped().len(), 2);
+}
+
+#[test]
+fn an_edit_trains_only_what_changed_and_says_why() {
+    let mut world = World::new();
+    world.join("w", 2);
+    world.submit(grid("a", 2, 1, ""));
+    let started = world.started();
+    let edited = world.submit(grid("a", 3, 2, "description: more\n"));
+    assert_eq!((edited.revision, edited.trials, edited.shared, edited.dropped), (2, 6, 2, 0));
+    assert!(edited.explanation.iter().any(|line| line.contains("`learning_rate` value") && line.contains("added")));
+    assert!(edited.explanation.iter().any(|line| line.starts_with("seed")));
+    assert_eq!(world.stopped(), []);
+    let narrowed = world.submit(grid("a", 1, 1, ""));
+    assert_eq!(narrowed.dropped, 5);
+    // one of the two that ran is not wanted any more
+    assert_eq!(world.stopped().len(), 1);
+    let dropped = started.iter().find(|(_, _, trial, _)| world.stopped().contains(trial)).expect("it ran").clone();
+    world.end(&dropped, Outcome::Stopped).expect("it was told to");
+    assert_eq!(world.trial(dropped.2).phase, Phase::Cancelled);
+}
+
+#[test]
+fn a_result_that_nobody_waits_for_any_more_is_kept() {
+    let mut world = World::new();
+    world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let started = world.started();
+    cancel(&mut world, "a").expect("it runs");
+    world.finish(&started[0]).expect("it is still the current attempt");
+    assert_eq!(world.submit(grid("b", 1, 1, "")).reused, 1);
+}
+
+#[test]
+fn a_stopped_trial_that_is_wanted_again_runs_again() {
+    let mut world = World::new();
+    world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let started = world.started();
+    cancel(&mut world, "a").expect("it runs");
+    world.submit(grid("b", 1, 1, ""));
+    world.end(&started[0], Outcome::Stopped).expect("it is current");
+    assert_eq!(world.started().len(), 1);
+    assert_eq!(world.started()[0].3.0, 2);
+}
+
+#[test]
+fn the_first_failure_stops_a_sweep_that_says_so_and_retry_lets_it_go_on() {
+    let mut world = World::new();
+    world.join("w", 2);
+    world.submit(grid("a", 4, 1, "on_failure: stop\n"));
+    let started = world.started();
+    world.fail(&started[0], FailureClass::BadInput).expect("it is current");
+    let sweep = &world.state.sweeps["a"];
+    assert!(sweep.cancelled.as_ref().is_some_and(|reason| reason.contains("on_failure: stop")));
+    assert_eq!((sweep.counts.failed, sweep.counts.cancelled, sweep.counts.running), (1, 2, 1));
+    world.end(&started[1], Outcome::Stopped).expect("it was told to");
+    assert!(world.state.is_complete("a"));
+    assert_eq!(retry(&mut world, "a"), Ok(Answer::Retried(4)));
+    assert_eq!(world.started().len(), 2);
+}
+
+#[test]
+fn retry_gives_a_fresh_budget_and_goes_on_counting_attempts() {
+    let mut world = World::new();
+    world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let started = world.started();
+    world.fail(&started[0], FailureClass::BadInput).expect("it is current");
+    assert!(world.is_failed(started[0].2));
+    assert_eq!(world.submit(grid("b", 1, 1, "")).failed, 1);
+    assert_eq!(retry(&mut world, "b"), Ok(Answer::Retried(1)));
+    let again = world.started();
+    assert_eq!(again[0].3.0, 2);
+    world.finish(&again[0]).expect("it is current");
+    assert!(world.state.is_complete("a") && world.state.is_complete("b"));
+}
+
+#[test]
+fn what_does_not_exist_is_refused_by_name() {
+    let mut world = World::new();
+    assert_eq!(cancel(&mut world, "no"), Err(Rejected::UnknownSweep("no".to_owned())));
+    assert_eq!(retry(&mut world, "no"), Err(Rejected::UnknownSweep("no".to_owned())));
+    let worker = WorkerId("no".into());
+    let drain = Input::Drain { worker: worker.clone(), reason: String::new() };
+    assert_eq!(world.give(drain), Err(Rejected::UnknownWorker(worker)));
+    assert_eq!(world.give(Input::Undrain { host: "no".into() }), Err(Rejected::UnknownHost("no".to_owned())));
+    assert!(world.journal.is_empty());
+}
+
+#[test]
+fn a_sweep_that_could_not_be_read_back_is_refused() {
+    let mut world = World::new();
+    let mut sweep = grid("a", 1, 1, "");
+    sweep.base.learning_rate = f64::NAN;
+    assert!(matches!(world.give(Input::Submit { sweep: Box::new(sweep) }), Err(Rejected::Invalid(_))));
+    assert!(world.journal.is_empty());
+}

@@ -1,0 +1,172 @@
+//! A coordinator without a shell: state, clock and what workers were told.
+
+use std::sync::Arc;
+
+use schedule::event::{Effect, EndedAttempt, Input, Outcome, Recorded, Rejected, RunningAttempt};
+use schedule::state::{Phase, Slot, State, TrialState, WorkerId, WorkerInfo};
+use schedule::{Answer, Config, Submission, apply, check, replay, restart, turn};
+use sweep::handoff::Progress;
+use sweep::record::{EpochRecord, Failure, FailureClass, TrialResult};
+use sweep::{AttemptNo, Sweep, TrialId};
+
+pub struct World {
+    pub state: State,
+    pub config: Config,
+    pub now: u64,
+    pub journal: Vec<Recorded>,
+    /// Of the last step.
+    pub effects: Vec<Effect>,
+    connections: u64,
+}
+
+pub type Started = (WorkerId, u32, TrialId, AttemptNo);
+
+impl World {
+    pub fn new() -> Self {
+        let mut state = State::default();
+        restart(&mut state, 1_000);
+        let config = Config::new("build 1");
+        Self { state, config, now: 1_000, journal: Vec::new(), effects: Vec::new(), connections: 0 }
+    }
+
+    pub fn give(&mut self, input: Input) -> Result<Answer, Rejected> {
+        let mut turn = turn(&mut self.state, &self.config, std::slice::from_ref(&input), self.now);
+        self.journal.append(&mut turn.recorded);
+        self.effects = turn.effects;
+        assert_eq!(check(&self.state), [], "after {input:?}");
+        turn.answers.remove(0)
+    }
+
+    /// Replays the journal into a fresh coordinator.
+    pub fn restart(&mut self) {
+        let replayed = replay(&self.journal).expect("what was journalled can be replayed");
+        assert!(replayed.same_history(&self.state), "replay differs from live");
+        self.state = replayed;
+        restart(&mut self.state, self.now);
+    }
+
+    pub fn submit(&mut self, sweep: Sweep) -> Submission {
+        match self.give(Input::Submit { sweep: Box::new(sweep) }) {
+            Ok(Answer::Submitted(submission)) => submission,
+            other => panic!("submission was answered with {other:?}"),
+        }
+    }
+
+    /// A worker on a host of its own name, with slots of one CPU thread each.
+    pub fn join(&mut self, name: &str, slots: u32) -> WorkerId {
+        let worker = WorkerId(name.into());
+        self.connect(&worker, info(name, slots, 1), &[], &[]).expect("it may join");
+        worker
+    }
+
+    pub fn connect(
+        &mut self,
+        worker: &WorkerId,
+        info: WorkerInfo,
+        running: &[Started],
+        ended: &[EndedAttempt],
+    ) -> Result<Answer, Rejected> {
+        self.connections += 1;
+        let connection = self.connections;
+        let running = running.iter().map(|started| says(started, 0)).collect();
+        let worker = worker.clone();
+        self.give(Input::Connected { worker, connection, info, running, ended: ended.to_vec() })
+    }
+
+    pub fn started(&self) -> Vec<Started> {
+        let starts = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Start { worker, slot, trial, attempt } => Some((worker.clone(), *slot, *trial, *attempt)),
+            _ => None,
+        });
+        starts.collect()
+    }
+
+    pub fn finish(&mut self, started: &Started) -> Result<Answer, Rejected> {
+        self.end(started, Outcome::Finished(Box::new(result(0.5))))
+    }
+
+    pub fn fail(&mut self, started: &Started, class: FailureClass) -> Result<Answer, Rejected> {
+        self.end(started, Outcome::Failed(Failure { class, message: format!("{class:?} for a test") }))
+    }
+
+    pub fn end(&mut self, (worker, _, trial, attempt): &Started, outcome: Outcome) -> Result<Answer, Rejected> {
+        let ended = EndedAttempt { trial: *trial, attempt: *attempt, outcome };
+        self.give(Input::Ended { worker: worker.clone(), ended })
+    }
+
+    /// A heartbeat at this step of every attempt.
+    pub fn beat(&mut self, worker: &WorkerId, running: &[Started], step: u64) -> Result<Answer, Rejected> {
+        let running = running.iter().map(|started| says(started, step)).collect();
+        self.give(Input::Heartbeat { worker: worker.clone(), running })
+    }
+
+    pub fn wait(&mut self, ms: u64) {
+        self.now += ms;
+        self.give(Input::Tick).expect("time always passes");
+    }
+
+    pub fn trial(&self, id: TrialId) -> &TrialState {
+        &self.state.trials[&id]
+    }
+
+    pub fn is_waiting(&self, id: TrialId) -> bool {
+        matches!(self.trial(id).phase, Phase::Waiting { .. })
+    }
+
+    pub fn is_failed(&self, id: TrialId) -> bool {
+        matches!(self.trial(id).phase, Phase::Failed { .. })
+    }
+
+    /// What the workers were told to stop in the last step.
+    pub fn stopped(&self) -> Vec<TrialId> {
+        let stops = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Stop { trial, .. } => Some(*trial),
+            _ => None,
+        });
+        stops.collect()
+    }
+
+    pub fn acknowledged(&self, started: &Started) -> bool {
+        let (worker, _, trial, attempt) = started.clone();
+        self.effects.contains(&Effect::Acknowledge { worker, trial, attempt })
+    }
+
+    /// Applies an event without a decision, as a damaged journal would.
+    pub fn force(&mut self, recorded: &Recorded) -> Result<(), schedule::Impossible> {
+        apply(&mut self.state, recorded)
+    }
+}
+
+pub fn info(host: &str, slots: u32, devices: usize) -> WorkerInfo {
+    let slot = Slot { devices: vec!["cpu".to_owned(); devices], description: "1 thread".to_owned() };
+    WorkerInfo { host: host.to_owned(), build: "build 1".to_owned(), slots: vec![slot; slots as usize] }
+}
+
+pub fn says(started: &Started, step: u64) -> RunningAttempt {
+    let (_, slot, trial, attempt) = started.clone();
+    RunningAttempt { trial, attempt, slot, progress: Progress { step, ..Progress::default() } }
+}
+
+pub fn result(accuracy: f64) -> TrialResult {
+    let epoch = EpochRecord { train_loss: 0.1, accuracy: Some(accuracy), state_hash: "0123456789abcdef".to_owned() };
+    TrialResult {
+        last_accuracy: accuracy,
+        best_accuracy: accuracy,
+        best_epoch: 0,
+        last_balanced_accuracy: accuracy,
+        train_loss: 0.1,
+        eval_loss: 0.2,
+        epochs: vec![epoch],
+        provenance: Default::default(),
+        timing: Default::default(),
+    }
+}
+
+pub fn finished(started: &Started) -> EndedAttempt {
+    let (_, _, trial, attempt) = *started;
+    EndedAttempt { trial, attempt, outcome: Outcome::Finished(Box::new(result(0.5))) }
+}
+
+pub fn named(name: &str) -> Arc<str> {
+    name.into()
+}
