@@ -100,10 +100,12 @@ pub fn read_frame<T: DeserializeOwned>(mut reader: impl Read) -> io::Result<Opti
     let mut length = [0; 4];
     let mut filled = 0;
     while filled < length.len() {
-        match reader.read(&mut length[filled..])? {
-            0 if filled == 0 => return Ok(None),
-            0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ended inside a frame")),
-            count => filled += count,
+        match reader.read(&mut length[filled..]) {
+            Ok(0) if filled == 0 => return Ok(None),
+            Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ended inside a frame")),
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     let mut frame = vec![0; frame_length(length)?];

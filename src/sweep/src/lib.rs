@@ -2,7 +2,9 @@
 //! hand-off to the trainer. Pure: no clock, no randomness; files are read only by `load`.
 
 mod axis;
+mod check;
 mod compile;
+mod cost;
 pub mod dataset;
 pub mod definition;
 pub mod diagnostic;
@@ -12,6 +14,7 @@ pub mod field;
 pub mod handoff;
 mod load;
 mod output;
+pub mod plan;
 mod published;
 pub mod recipe;
 pub mod record;
@@ -19,10 +22,14 @@ pub mod settings;
 mod tree;
 pub mod trial;
 pub mod variant;
+mod version;
 mod yaml;
 
+pub use check::BadSweep;
+pub use cost::cost;
 pub use definition::Sweep;
 pub use diagnostic::{Errors, Style};
 pub use load::{MAX_FILE_BYTES, load, parse};
 pub use settings::Settings;
 pub use trial::{AttemptNo, TrialId, TrialSpec};
+pub use version::build;

@@ -1,0 +1,66 @@
+//! How much work a trial is, predicted from its settings: enough to start the longest first, and to add up a plan.
+//!
+//! Multiply-adds of the network times images times passes. It refuses to know devices and seconds: only ratios between
+//! trials mean anything.
+
+use crate::dataset::{self, Known};
+use crate::settings::{Model, SamplesPerClass, Settings};
+use crate::trial::TrialSpec;
+
+/// What is taken for the size of a data set that has not been looked at.
+const UNKNOWN: Known = Known { name: "", label: "", num_classes: 50, num_train: 5_000, num_test: 5_000, side: 0 };
+/// Side of photographs that are not resized, in pixels.
+const UNKNOWN_SIDE: u32 = 224;
+
+/// Predicted work of a trial, in 10^12 multiply-adds, backward passes and evaluation included.
+pub fn cost(spec: &TrialSpec) -> f64 {
+    let settings = &spec.settings;
+    let known = dataset::find(&settings.dataset).unwrap_or(&UNKNOWN);
+    let epochs = f64::from(spec.num_epochs());
+    if spec.smoke {
+        // One step per epoch of tiny images.
+        return epochs * 2.0 * 3.0 * model_cost(settings.model, 32) / 1e12;
+    }
+    let subset = match settings.samples_per_class {
+        SamplesPerClass::All => f64::from(known.num_train),
+        SamplesPerClass::Count(count) => {
+            (f64::from(count) * f64::from(known.num_classes)).min(f64::from(known.num_train))
+        }
+    };
+    let (train, test) = match settings.holdout {
+        Some(fraction) => (subset * (1.0 - fraction), subset * fraction),
+        None => (subset, f64::from(known.num_test)),
+    };
+    let evaluations = (epochs / f64::from(settings.evaluate_every.max(1))).ceil();
+    // A backward pass costs two forward ones. What every step costs beside arithmetic matters for tiny images.
+    let steps = epochs * f64::from(settings.repeats) * (train / f64::from(settings.batch_size)).ceil();
+    let per_image = model_cost(settings.model, side(settings, known));
+    let passes = epochs * f64::from(settings.repeats) * train * 3.0 + evaluations * test;
+    const STEP_OVERHEAD: f64 = 5e7;
+    (passes * per_image + steps * STEP_OVERHEAD) / 1e12
+}
+
+fn side(settings: &Settings, known: &Known) -> u32 {
+    let own = if known.side > 0 { known.side } else { UNKNOWN_SIDE };
+    settings.crop_size.or(settings.resize).unwrap_or(own)
+}
+
+/// Multiply-adds of one forward pass of one image. The published figures at their usual side, scaled by area.
+fn model_cost(model: Model, side: u32) -> f64 {
+    let (at_side, usual) = match model {
+        Model::Resnet8 => (12.5e6, 32.0),
+        Model::Resnet20 => (41e6, 32.0),
+        Model::Resnet32 => (69e6, 32.0),
+        Model::Resnet56 => (126e6, 32.0),
+        Model::Resnet110 => (255e6, 32.0),
+        Model::Resnet110Wfc => (1_020e6, 32.0),
+        Model::Resnet18 => (1.82e9, 224.0),
+        Model::Resnet34 => (3.67e9, 224.0),
+        Model::Resnet50Keras => (3.86e9, 224.0),
+        Model::Resnet50 => (4.09e9, 224.0),
+        // Its last stage sees 21x21 positions where ResNet-50's sees 7x7.
+        Model::Resnet50Fconv => (25e9, 224.0),
+        Model::EfficientnetB0 => (0.39e9, 224.0),
+    };
+    at_side * (f64::from(side) / usual).powi(2)
+}

@@ -1,0 +1,228 @@
+//! What settings mean and what ids depend on: the schedule's values, stable ids, the table of fields, diffs.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use sweep::field::{FIELDS, Kind};
+use sweep::settings::{Crop, Schedule, Settings};
+use sweep::{TrialSpec, recipe};
+
+fn parse(text: &str) -> sweep::Sweep {
+    let no_files = |_: &str| Err(std::io::ErrorKind::NotFound.into());
+    sweep::parse("test.yaml", text, &no_files).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn paper(dataset: &str) -> Settings {
+    recipe::settings("paper", dataset).unwrap()
+}
+
+#[test]
+fn the_schedule_is_the_authors_to_the_last_digit() {
+    let schedule = paper("cub").schedule;
+    assert_eq!(schedule.num_epochs(), 372);
+    let rate = |epoch| schedule.learning_rate(0.5, epoch);
+    // Restarts run at the maximum, the last epoch of each cycle at the minimum exactly.
+    for restart in [0, 12, 36, 84, 180] {
+        assert_eq!(rate(restart), 0.5);
+    }
+    for last in [11, 35, 83, 179, 371] {
+        assert_eq!(rate(last), 1e-6);
+    }
+    // From the specification of the schedule, six digits.
+    let known = [0.466506, 0.426777, 0.375, 0.314705, 0.25, 0.185296, 0.125001, 0.073224, 0.033495, 0.00852];
+    for (epoch, expected) in (1..).zip(known) {
+        assert!((rate(epoch) - expected).abs() < 1e-6, "epoch {epoch}: {}", rate(epoch));
+    }
+}
+
+#[test]
+fn the_schedule_equals_the_oracles() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/paper/oracles.json");
+    let Ok(text) = std::fs::read_to_string(path) else {
+        eprintln!("skipped: the shared folder with the oracles is not here");
+        return;
+    };
+    let oracles: Value = serde_json::from_str(&text).unwrap();
+    let oracle = &oracles["sgdr_max0.5"];
+    let schedule = paper("cub").schedule;
+    assert_eq!(oracle["epochs"], schedule.num_epochs());
+    let close = |epoch: u32, expected: &Value| {
+        let (is, should) = (schedule.learning_rate(0.5, epoch), expected.as_f64().unwrap());
+        assert!((is - should).abs() < 1e-12, "epoch {epoch}: {is}, not {should}");
+    };
+    (0..).zip(oracle["first14"].as_array().unwrap()).for_each(|(epoch, expected)| close(epoch, expected));
+    for epoch in [36, 37, 100, 371] {
+        close(epoch, &oracle[format!("idx_{epoch}")]);
+    }
+    let sum: f64 = (0..372).map(|epoch| schedule.learning_rate(0.5, epoch)).sum();
+    assert!((sum - oracle["sum"].as_f64().unwrap()).abs() < 1e-9);
+}
+
+#[test]
+fn the_other_schedules_run_their_length() {
+    let step = Schedule::Step { epochs: 90, every: 30, factor: 0.1 };
+    let rates: Vec<f64> = [0, 29, 30, 59, 60, 89].map(|epoch| step.learning_rate(1.0, epoch)).to_vec();
+    for (rate, expected) in rates.iter().zip([1.0, 1.0, 0.1, 0.1, 0.01, 0.01]) {
+        assert!((rate - expected).abs() < 1e-12, "{rates:?}");
+    }
+    let cosine = Schedule::Cosine { epochs: 10 };
+    assert_eq!(cosine.learning_rate(1.0, 0), 1.0);
+    assert!((cosine.learning_rate(1.0, 5) - 0.5).abs() < 1e-12);
+    assert_eq!(Schedule::Constant { epochs: 3 }.learning_rate(0.3, 2), 0.3);
+}
+
+/// Ids are what finished work is found by. If this fails, every user's results are trained anew: change settings in a way
+/// that leaves old ids alone, or raise `TRAINING_VERSION` on purpose.
+#[test]
+fn ids_do_not_change_by_accident() {
+    let spec = TrialSpec { settings: paper("cub"), seed: 7, smoke: false };
+    assert_eq!(spec.id().to_string(), "698eb395b2044e67");
+    assert_eq!(spec.id().to_string().parse(), Ok(spec.id()));
+    assert_ne!(TrialSpec { seed: 8, ..spec.clone() }.id(), spec.id());
+    assert_ne!(TrialSpec { smoke: true, ..spec.clone() }.id(), spec.id());
+    let other = Settings { learning_rate: 0.05, ..spec.settings.clone() };
+    assert_ne!(TrialSpec { settings: other, ..spec.clone() }.id(), spec.id());
+}
+
+#[test]
+fn the_table_of_fields_is_that_of_settings() {
+    let Value::Object(settings) = serde_json::to_value(paper("cub")).unwrap() else { panic!("a record") };
+    let mut names: Vec<&str> = sweep::field::names().collect();
+    names.sort_unstable();
+    assert_eq!(names, settings.keys().map(String::as_str).collect::<Vec<_>>());
+    for (recipe, _) in recipe::RECIPES {
+        for dataset in sweep::dataset::KNOWN.iter().map(|known| known.name).chain(["folder:/x"]) {
+            let settings = recipe::settings(recipe, dataset).unwrap();
+            assert_eq!(settings.contradiction(), None, "{recipe} on {dataset}");
+            let Value::Object(fields) = serde_json::to_value(&settings).unwrap() else { panic!("a record") };
+            for field in FIELDS {
+                assert_eq!(
+                    field.check(&fields[field.name]),
+                    Ok(fields[field.name].clone()),
+                    "{recipe}: {}",
+                    field.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_word_of_the_table_is_one_that_settings_know_and_the_other_way_round() {
+    let base = serde_json::to_value(paper("cub")).unwrap();
+    let with = |name: &str, value: Value| {
+        let mut settings = base.clone();
+        settings[name] = value;
+        serde_json::from_value::<Settings>(settings)
+    };
+    for field in FIELDS {
+        let words: Vec<&str> = match field.kind {
+            Kind::Choice(words) => words.to_vec(),
+            Kind::Variant(variants) => variants.iter().map(|(name, _)| *name).collect(),
+            _ => continue,
+        };
+        if matches!(field.kind, Kind::Choice(_)) {
+            for word in &words {
+                assert!(with(field.name, json!(word)).is_ok(), "{} has no {word}", field.name);
+            }
+        }
+        let message = with(field.name, json!("no such word")).unwrap_err().to_string();
+        let quoted = message.split("expected").nth(1).unwrap_or_default();
+        let known = quoted.split('`').skip(1).step_by(2).count();
+        assert_eq!(known, words.len(), "{}: {message}", field.name);
+    }
+    for field in FIELDS.iter().filter(|field| field.optional) {
+        assert!(with(field.name, Value::Null).is_ok(), "{}", field.name);
+    }
+}
+
+#[test]
+fn recipes_follow_the_data_set() {
+    let quick = recipe::settings("quick", "digits").unwrap();
+    assert_eq!((quick.num_epochs(), quick.flip, quick.resize), (84, false, None));
+    for (recipe, _) in recipe::RECIPES {
+        assert!(!recipe::settings(recipe, "digits").unwrap().flip, "{recipe} mirrors digits");
+    }
+    assert_eq!(paper("cub"), recipe::settings("paper-finegrained", "cub").unwrap());
+    assert_eq!(paper("cifar100"), recipe::settings("paper-cifar", "cifar100").unwrap());
+    let vipriors = recipe::settings("vipriors", "vipriors").unwrap();
+    assert_eq!((vipriors.num_epochs(), vipriors.crop, vipriors.clip_norm), (90, Crop::RandomResized, None));
+    let sweep = parse("recipe: paper\nset: {batch_size: 50}\naxes: {dataset: [cub, cifar100]}\n");
+    let of: Vec<Settings> = sweep.cells.iter().map(|cell| sweep.cell_settings(cell)).collect();
+    assert_eq!((of[0].crop_size, of[1].crop_size), (Some(448), None));
+    assert_eq!((of[0].batch_size, of[1].batch_size), (50, 50), "`set` is stronger than the recipe");
+}
+
+#[test]
+fn fields_have_one_spelling_so_that_ids_are_equal() {
+    let ids = |text: &str| {
+        let sweep = parse(text);
+        (0..sweep.cells.len()).flat_map(|cell| sweep.cell_trials(cell, None)).map(|trial| trial.id).collect::<Vec<_>>()
+    };
+    let on_axis = ids("recipe: quick\naxes: {dataset: [digits], learning_rate: [1, 0.5], loss: [cos]}\n");
+    let in_set = ids("recipe: {base: quick, loss: cos}\nset: {dataset: digits, learning_rate: 1.0}\n");
+    assert_eq!(on_axis[0], in_set[0]);
+    let written_out =
+        ids("recipe: quick\nset: {dataset: cub, embedding: {hierarchy: {path: a, child_parent: false}}}\n");
+    assert_eq!(written_out, ids("recipe: quick\nset: {dataset: cub, embedding: {hierarchy: a}}\n"));
+}
+
+#[test]
+fn overrides_can_ask_for_fields_that_bundles_set() {
+    let sweep = parse(
+        "recipe: quick\nset: {dataset: digits}\naxes:\n  method:\n    - {name: a, set: {loss: cos}}\n    - {name: b, set: {loss: cos, \
+         batch_size: 8}}\n    - {name: c, set: {loss: mse}}\noverrides:\n  - {when: {loss: cos, batch_size: [8, 9]}, set: {flip: true}}\n",
+    );
+    let flips: Vec<bool> = sweep.cells.iter().map(|cell| sweep.cell_settings(cell).flip).collect();
+    assert_eq!(flips, [false, true, false]);
+}
+
+#[test]
+fn a_search_makes_its_trials() {
+    let text = "recipe: quick\nset: {dataset: digits}\naxes: {loss: [cos, mse]}\nseeds: 3\n";
+    let validated =
+        parse(&format!("{text}search: {{field: learning_rate, candidates: [1, 0.1], holdout: 0.25, seeds: 2}}\n"));
+    assert_eq!(validated.cell_trials(0, None).len(), 2 * 2);
+    assert!(validated.cell_trials(0, None).iter().all(|trial| trial.spec.settings.holdout == Some(0.25)));
+    assert_eq!(validated.cell_trials(0, Some(1)).len(), 2 * 2 + 3);
+    let summary = validated.summary();
+    assert_eq!((summary.result_trials, summary.search_trials), (6, 8));
+    let on_test =
+        parse(&format!("{text}search: {{field: learning_rate, candidates: [1, 0.1], select: best_on_test}}\n"));
+    assert_eq!(on_test.cell_trials(1, None).len(), 2 * 3);
+    assert_eq!((validated.check(), on_test.check()), (Ok(()), Ok(())));
+}
+
+#[test]
+fn an_edited_sweep_says_what_changed() {
+    let text =
+        "recipe: quick\nset: {dataset: digits}\naxes: {loss: [cos, mse], samples_per_class: [5, 10]}\nseeds: 3\n";
+    let old = parse(text);
+    let diff = |edited: String| sweep::plan::diff(&old, &parse(&edited));
+    assert!(diff(text.to_owned()).is_empty());
+    assert_eq!(diff(text.replace("seeds: 3", "seeds: 5")), ["seeds: 3, 4 added"]);
+    assert_eq!(diff(text.replace("quick", "{base: quick, batch_size: 16}")), ["batch_size: 32 -> 16 (all cells)"]);
+    assert_eq!(
+        diff(text.replace("[5, 10]", "[5, 20]")),
+        [
+            "2 new cells of 4: loss=cos samples_per_class=20; loss=mse samples_per_class=20",
+            "2 gone cells of 4: loss=cos samples_per_class=10; loss=mse samples_per_class=10",
+        ]
+    );
+    let over = diff(format!("{text}overrides: [{{when: {{loss: cos}}, set: {{momentum: 0.5}}}}]\n"));
+    assert_eq!(
+        over,
+        ["momentum: 0.9 -> 0.5 (2 changed cells of 4: loss=cos samples_per_class=10; loss=cos samples_per_class=5)"]
+    );
+    let outputs = diff(format!("{text}outputs: [{{table: {{rows: loss, columns: samples_per_class}}}}]\n"));
+    assert_eq!(outputs, ["outputs or published numbers changed: no training changes by that"]);
+    assert!(diff(text.replace("loss: [cos, mse], ", "loss: [mse, cos], ")).is_empty(), "order is no change");
+}
+
+#[test]
+fn evaluations_come_as_often_as_asked_and_at_the_end() {
+    let settings = Settings { evaluate_every: 5, schedule: Schedule::Constant { epochs: 12 }, ..paper("digits") };
+    let spec = TrialSpec { settings, seed: 0, smoke: false };
+    let evaluated: Vec<u32> = (0..12).filter(|&epoch| spec.evaluates_after(epoch)).collect();
+    assert_eq!(evaluated, [4, 9, 11]);
+}
