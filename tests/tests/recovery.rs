@@ -92,7 +92,7 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
         (checkpoints && !system.trainers().is_empty() && first.stderr().contains("epoch")).then_some(())
     });
     first.signal(Signal::SIGINT);
-    first.expect_exit(4);
+    first.expect_exit(130);
     assert_eq!(system.processes(), Vec::<u32>::new(), "an interrupted run leaves no process");
     let mut second = embedded_run(&system);
     second.expect_exit(0);
