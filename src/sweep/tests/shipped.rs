@@ -166,10 +166,11 @@ fn figure_2_numbers_are_those_that_were_read_off_the_picture() {
         ] {
             let points = curves["n"].as_array().unwrap().iter().zip(curves[curve].as_array().into_iter().flatten());
             for (samples, accuracy) in points.filter(|(samples, _)| *samples != 30) {
+                let samples = samples.to_string();
                 let found = sweep.published.iter().find(|value| {
                     value.cell["dataset"] == dataset
                         && value.cell["method"] == method
-                        && value.cell["samples_per_class"] == samples.to_string()
+                        && value.cell["samples_per_class"] == samples
                 });
                 assert_eq!(found.map(|value| value.value), accuracy.as_f64(), "{dataset} {method} {samples}");
                 compared += 1;
