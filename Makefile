@@ -20,6 +20,8 @@ LIBTORCH := $(CURDIR)/.libtorch
 LIBTORCH_SETUP := scripts/libtorch.sh "$(LIBTORCH)"
 endif
 export LIBTORCH
+# Part of the name of the build, which processes compare and results record; empty outside a git checkout.
+export ORCHESTRATOR_COMMIT := $(or $(ORCHESTRATOR_COMMIT),$(shell git describe --always --dirty --abbrev=7 --exclude='*' 2>/dev/null))
 # Another way of naming a libtorch, which would win over LIBTORCH in tch's build script.
 unexport LIBTORCH_USE_PYTORCH
 
@@ -47,7 +49,7 @@ test: build lint
 	@$(CARGO) test --release --workspace --locked --test '*'
 
 soak: build
-	@$(CARGO) test --release --workspace --locked --test soak -- --ignored --nocapture
+	@$(CARGO) test --release --workspace --locked --test soak --test control_plane -- --ignored --nocapture
 
 bench: build
 	@python3 bench/run.py --binaries "$(BINARIES)" $(ARGS)

@@ -90,11 +90,24 @@ impl System {
 
     /// Starts a worker with slots of one thread. All workers share the work directory, as on a cluster.
     pub fn worker(&self, name: &str, num_slots: u32) -> Process {
+        self.start(name, self.worker_command(name, num_slots))
+    }
+
+    pub fn worker_command(&self, name: &str, num_slots: u32) -> Command {
         let (url, slots) = (self.url(), num_slots.to_string());
         let arguments = ["worker", "--coordinator", &url, "--devices", "cpu", "--slots", &slots, "--work-dir", "work"];
         let mut command = self.orchestrator(&arguments);
         command.args(["--data-dir", "data", "--cache-dir", "cache", "--name", name]);
-        self.start(name, command)
+        command
+    }
+
+    /// Every event so far, as `orchestrator journal export` prints it.
+    pub fn journal(&self) -> Vec<Value> {
+        let mut command = self.orchestrator(&["journal", "export", "--state-dir", "state"]);
+        let output = command.output().expect("the command starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).expect("JSON is UTF-8");
+        text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
     }
 
     /// Runs a command of the client to its end.

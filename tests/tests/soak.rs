@@ -173,10 +173,7 @@ struct Figures {
 impl Figures {
     /// Reads the journal of a finished round.
     fn learn(&mut self, system: &System, kills: &[(Victim, u64)]) {
-        let output = system.orchestrator(&["journal", "export", "--state-dir", "state"]).output().expect("it starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout).expect("JSON lines are UTF-8");
-        let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect();
+        let events = system.journal();
         let dispatches: Vec<u64> = events
             .iter()
             .filter_map(|event| event["event"].get("trial_dispatched").map(|_| event["at"].as_u64().expect("a time")))
