@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde_json::Value;
 
 use crate::definition::{Cell, Search, Select};
-use crate::draft::{Condition, Draft, Override};
+use crate::draft::{Condition, Draft};
 use crate::field;
 use crate::recipe;
 use crate::settings::Settings;
@@ -206,29 +206,24 @@ impl Grid<'_, '_> {
         used: &mut [bool],
     ) -> Fields {
         let draft = self.draft;
-        let mut winners: BTreeMap<&str, (usize, &Override, &Assignment)> = BTreeMap::new();
+        let mut rivals: BTreeMap<&str, Vec<(usize, &Assignment)>> = BTreeMap::new();
         for (index, over) in draft.overrides.iter().enumerate() {
-            if !matches(&over.when, coordinates, &before) {
-                continue;
-            }
-            used[index] = true;
-            for set in &over.set {
-                let Some(&(other, first, first_set)) = winners.get(set.field.name) else {
-                    winners.insert(set.field.name, (index, over, set));
-                    continue;
-                };
-                if first.priority == over.priority && first_set.value != set.value {
-                    self.report_contradiction(reader, coordinates, (other, first_set), (index, set));
-                }
-                if over.priority > first.priority {
-                    winners.insert(set.field.name, (index, over, set));
-                }
+            if matches(&over.when, coordinates, &before) {
+                used[index] = true;
+                over.set.iter().for_each(|set| rivals.entry(set.field.name).or_default().push((index, set)));
             }
         }
         let mut fields = before;
-        for (name, (index, _, set)) in winners {
-            self.check_override(reader, index, set, &fields);
-            fields.insert(name.to_owned(), set.value.clone());
+        for (name, rivals) in rivals {
+            let priority = |index: usize| draft.overrides[index].priority;
+            let highest = rivals.iter().map(|(index, _)| priority(*index)).max();
+            let mut strongest = rivals.into_iter().filter(|(index, _)| Some(priority(*index)) == highest);
+            let Some(winner) = strongest.next() else { continue };
+            if let Some(other) = strongest.find(|(_, set)| set.value != winner.1.value) {
+                self.report_contradiction(reader, coordinates, winner, other);
+            }
+            self.check_override(reader, winner.0, winner.1, &fields);
+            fields.insert(name.to_owned(), winner.1.value.clone());
         }
         fields
     }
@@ -273,6 +268,14 @@ impl Grid<'_, '_> {
 
     fn check_settings(&mut self, reader: &mut Reader, coordinates: &[u32], fields: &Fields) {
         let search = self.draft.search.as_ref();
+        if let Some(search) = search.filter(|search| search.search.select == Select::Validation)
+            && !fields["holdout"].is_null()
+            && self.reported.insert("holdout".to_owned())
+        {
+            let message = format!("`holdout` of the cell {} and a search that holds out", self.cell_name(coordinates));
+            let problem = reader.problem(&search.at, message, "");
+            reader.report(problem.help("leave `holdout` to `search.holdout`: results come from the test set"));
+        }
         let variants = match search {
             None => vec![fields.clone()],
             Some(search) => {

@@ -145,6 +145,10 @@ fn wrong_overrides() {
     let sweep = parse(&ordered).unwrap_or_else(|errors| panic!("{errors}"));
     let rates: Vec<f64> = sweep.cells.iter().map(|cell| sweep.cell_settings(cell).learning_rate).collect();
     assert_eq!(rates, [0.1, 0.1, 0.1, 0.5], "xent/5, xent/10, cos/5, cos/10");
+    let third =
+        format!("{}\n  - {{when: {{loss: cos}}, set: {{learning_rate: 0.3}}, priority: 2}}\n", over(two).trim_end());
+    let sweep = parse(&third).unwrap_or_else(|errors| panic!("a third one settles it: {errors}"));
+    assert_eq!(sweep.cell_settings(&sweep.cells[2]).learning_rate, 0.3);
     let agreeing = over(&two.replace("0.1}", "0.5}"));
     assert!(parse(&agreeing).is_ok(), "two overrides that say the same do not contradict");
     check(&format!("{GOOD}exclude:\n  - when: {{loss: [xent, cos]}}\n"), (7, 5), "leave no cell", "");
@@ -162,6 +166,9 @@ fn wrong_searches() {
     check(&search("field: learning_rate, candidates: [0.1, -1]"), (6, 50), "out of range", "");
     check(&search("field: learning_rate, candidates: [1, 2], holdout: 1"), (6, 61), "between 0 and 1", "");
     check(&search("field: learning_rate, candidates: [1, 2], select: tset"), (6, 60), "`tset`", "");
+    let held = search("field: learning_rate, candidates: [1, 2]")
+        .replace("{dataset: digits}", "{dataset: digits, holdout: 0.5}");
+    check(&held, (6, 10), "a search that holds out", "search.holdout");
     let useless = "field: learning_rate, candidates: [1, 2], select: best_on_test, holdout: 0.1";
     check(&search(useless), (6, 74), "no use", "");
     let set = format!(
