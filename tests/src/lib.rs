@@ -1,7 +1,7 @@
 //! What the system tests drive: the real binaries in real processes, started as users start them.
 //!
-//! No test knows the crates of this workspace; it sees what a user's script would see. Build the binaries first
-//! (`make test` does). Read `system.rs` for a coordinator with workers, `process.rs` for one process.
+//! Nothing here knows the crates of this workspace; what a test sees is what a user's script would see. Build the
+//! binaries first (`make test` does). Read `system.rs` for a coordinator with workers, `process.rs` for one process.
 
 pub mod binaries;
 pub mod process;

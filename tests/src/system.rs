@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -41,10 +42,17 @@ impl System {
         self.folder.path().join(name)
     }
 
-    /// Writes a sweep file and gives its path.
-    pub fn sweep(&self, name: &str, text: &str) -> PathBuf {
+    /// Writes a file, a sweep mostly, and gives its path.
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, text).expect("the test's folder can be written");
+        path
+    }
+
+    /// Writes a shell script that can be run, and gives its path.
+    pub fn script(&self, name: &str, commands: &str) -> PathBuf {
+        let path = self.file(name, &format!("#!/bin/sh\n{commands}\n"));
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("the test owns its files");
         path
     }
 

@@ -85,7 +85,7 @@ fn a_killed_trainer_changes_no_result_and_leaves_nothing() {
 #[test]
 fn an_interrupted_run_goes_on_where_it_stopped() {
     let system = System::new();
-    system.sweep("small.yaml", SWEEP);
+    system.file("small.yaml", SWEEP);
     let mut first = embedded_run(&system);
     wait_for("an epoch's checkpoint is on disk", || {
         let checkpoints = tests::system::contains_folder(&system.path("orchestrator-state"), "checkpoints");
@@ -104,7 +104,7 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
 }
 
 fn submit(system: &System) -> Process {
-    system.sweep("small.yaml", SWEEP);
+    system.file("small.yaml", SWEEP);
     let url = system.url();
     system.start("run", system.orchestrator(&["run", "small.yaml", "--coordinator", &url]))
 }
@@ -126,7 +126,7 @@ fn undisturbed() -> &'static BTreeMap<String, Vec<u8>> {
     static FILES: OnceLock<BTreeMap<String, Vec<u8>>> = OnceLock::new();
     FILES.get_or_init(|| {
         let system = System::new();
-        system.sweep("small.yaml", SWEEP);
+        system.file("small.yaml", SWEEP);
         embedded_run(&system).expect_exit(0);
         undisturbed_files(&system.results("small"))
     })

@@ -1,7 +1,7 @@
 //! The Slurm script with real binaries: `srun` and `scontrol` are stand-ins that run their command on this machine.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
@@ -46,20 +46,15 @@ fn a_job_near_its_time_limit_requeues_itself_and_goes_on() {
 /// A folder as the tarball leaves it, with stand-ins for Slurm's commands.
 fn job() -> System {
     let system = System::new();
-    system.sweep("job.yaml", SWEEP);
+    system.file("job.yaml", SWEEP);
     fs::create_dir(system.path("stand-ins")).expect("the test's folder can be written");
     let binaries = binary("orchestrator");
     symlink(binaries.parent().expect("a file has a folder"), system.path("bin")).expect("a link can be made");
     // srun's own options end where the program's path begins; it hands signals on to its task, as a child of `exec` would
-    stand_in(&system.path("stand-ins/srun"), "while [ \"${1#-}\" != \"$1\" ]; do shift; done; exec \"$@\"");
+    system.script("stand-ins/srun", "while [ \"${1#-}\" != \"$1\" ]; do shift; done; exec \"$@\"");
     let requeue = "case $1 in show) echo 127.0.0.1 ;; requeue) touch \"$SLURM_SUBMIT_DIR/requeued\" ;; esac";
-    stand_in(&system.path("stand-ins/scontrol"), requeue);
+    system.script("stand-ins/scontrol", requeue);
     system
-}
-
-fn stand_in(path: &Path, script: &str) {
-    fs::write(path, format!("#!/bin/sh\n{script}\n")).expect("the test's folder can be written");
-    fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("the test owns its files");
 }
 
 fn submit(system: &System) -> Process {

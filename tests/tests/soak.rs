@@ -54,7 +54,7 @@ fn results_are_those_of_an_undisturbed_run() {
 
 fn undisturbed_run() -> BTreeMap<String, Vec<u8>> {
     let system = System::new();
-    system.sweep("soak.yaml", SWEEP);
+    system.file("soak.yaml", SWEEP);
     system.start("run", system.orchestrator(&["run", "soak.yaml"])).expect_exit(0);
     undisturbed_files(&system.results("soak"))
 }
@@ -79,7 +79,7 @@ impl Round {
         let mut system = System::new();
         let lease = LEASE.as_millis().to_string();
         system.coordinator_flags = vec!["--lease-ms".to_owned(), lease, "--heartbeat-ms".to_owned(), "400".to_owned()];
-        system.sweep("soak.yaml", SWEEP);
+        system.file("soak.yaml", SWEEP);
         let coordinator = Some(system.coordinator());
         let workers = (0..NUM_WORKERS).map(|index| Some(system.worker(&format!("host-{index}"), 1))).collect();
         let url = system.url();
