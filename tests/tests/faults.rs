@@ -1,0 +1,85 @@
+//! Trainers that go wrong on order (ORCHESTRATOR_FAULT, src/trainer/src/fault.rs) in real training: each failure class is
+//! told from the others, costs what it should, and leaves nothing behind.
+
+use serde_json::Value;
+use tests::results::attempts;
+use tests::{Process, System};
+
+fn sweep(replicas: u32) -> String {
+    format!(
+        "
+name: faulty
+recipe: quick
+set:
+  dataset: digits
+  model: resnet-8
+  samples_per_class: 10
+  replicas: {replicas}
+  schedule: {{constant: {{epochs: 4}}}}
+axes:
+  loss: [xent]
+outputs:
+  - table: {{rows: loss}}
+"
+    )
+}
+
+/// P8: heartbeats without progress are not health. One replica sleeps inside an all-reduce, the other waits for it,
+/// the worker is heard all the time: that costs one attempt.
+#[test]
+fn a_stuck_replica_costs_one_attempt() {
+    let mut system = System::new();
+    // longer than a trainer takes to start on a busy machine
+    system.coordinator_flags = ["--heartbeat-ms", "200", "--stall-ms", "15000"].map(str::to_owned).to_vec();
+    let _coordinator = system.coordinator();
+    let _worker = worker(&system, "stall epoch=1 replica=1", 2);
+    submit(&system, 2).expect_exit(0);
+    assert_eq!(attempts(&system.results("faulty")), [2]);
+    assert_eq!(failures(&system), ["stalled"]);
+}
+
+#[test]
+fn a_crashed_trainer_is_tried_again_and_its_last_words_are_kept() {
+    let mut system = System::new();
+    let _coordinator = system.coordinator();
+    let _worker = worker(&system, "panic epoch=2", 1);
+    submit(&system, 1).expect_exit(0);
+    assert_eq!(attempts(&system.results("faulty")), [2]);
+    assert_eq!(failures(&system), ["crashed"]);
+    let failed = system.journal().iter().find_map(|entry| entry["event"].get("attempt_failed").cloned());
+    let message = failed.expect("just counted")["failure"]["message"].as_str().unwrap_or_default().to_owned();
+    assert!(message.contains("fault on order"), "{message}");
+}
+
+/// The same seed would give the same: not tried again, and said so by the exit code and the table.
+#[test]
+fn a_loss_that_is_not_finite_is_final() {
+    let mut system = System::new();
+    let _coordinator = system.coordinator();
+    let _worker = worker(&system, "non_finite epoch=1", 1);
+    let mut run = submit(&system, 1);
+    run.expect_exit(3);
+    assert_eq!(attempts(&system.results("faulty")), [1]);
+    assert_eq!(failures(&system), ["non_finite"]);
+    let results = std::fs::read_to_string(system.results("faulty").join("results.csv")).expect("the report is there");
+    assert!(results.contains("non_finite"), "{results}");
+}
+
+fn worker(system: &System, fault: &str, threads: u32) -> Process {
+    let mut command = system.worker_command("faulty", 1);
+    command.args(["--devices-per-slot", &threads.to_string()]).env("ORCHESTRATOR_FAULT", fault);
+    system.start("worker", command)
+}
+
+fn submit(system: &System, replicas: u32) -> Process {
+    system.file("faulty.yaml", &sweep(replicas));
+    let url = system.url();
+    system.start("run", system.orchestrator(&["run", "faulty.yaml", "--coordinator", &url]))
+}
+
+/// The class of every failed attempt, in order.
+fn failures(system: &System) -> Vec<String> {
+    let journal = system.journal();
+    let failed = journal.iter().filter_map(|entry| entry["event"].get("attempt_failed"));
+    failed.map(|event: &Value| event["failure"]["class"].as_str().unwrap_or_default().to_owned()).collect()
+}
