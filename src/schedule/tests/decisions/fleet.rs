@@ -129,7 +129,7 @@ fn a_heartbeat_without_progress_is_not_health() {
     let (worker, first) = one_running(&mut world);
     let limit = world.config.stall_ms;
     let step = world.config.heartbeat_ms;
-    let mut beats = |world: &mut World, count: u64, at: &dyn Fn(u64) -> u64| {
+    let beats = |world: &mut World, count: u64, at: &dyn Fn(u64) -> u64| {
         for beat in 0..count {
             world.now += step;
             world.beat(&worker, std::slice::from_ref(&first), at(beat)).expect("it is present");

@@ -1,0 +1,73 @@
+//! What can be wrong with a journal, by what a person has to do about it. Every message names the file.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the disk that holds {} is full: nothing was stored; free some space and it goes on", path.display())]
+    Full { path: PathBuf, source: rusqlite::Error },
+    #[error("{} cannot be written: nothing was stored; make it writable for this user", path.display())]
+    ReadOnly { path: PathBuf, source: rusqlite::Error },
+    #[error("cannot use the state directory {}: it must be a directory that this user can write to", path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("another coordinator uses {}: {holder}; stop it first, or choose another state directory", path.display())]
+    Locked { path: PathBuf, holder: String },
+    #[error(
+        "{} has journal version {found}, this program knows {known}: use the program that wrote it, or a newer one",
+        path.display()
+    )]
+    Newer { path: PathBuf, found: i32, known: i32 },
+    #[error("{} is a SQLite file, but not a journal of this program; name another state directory", path.display())]
+    NotAJournal { path: PathBuf },
+    #[error("{} is damaged: {reason}; restore it from a copy, or keep it and start with another state directory", path.display())]
+    Damaged { path: PathBuf, reason: String },
+    #[error("event {number} of {} cannot be read: was it written by another version of this program?", path.display())]
+    Event { path: PathBuf, number: u64, source: serde_json::Error },
+    #[error("event {number} cannot be written as JSON and read back")]
+    Unwritable { number: u64, source: serde_json::Error },
+    #[error("{} does not tell a possible history; use the program that wrote it", path.display())]
+    Impossible { path: PathBuf, source: schedule::Impossible },
+    #[error("{} holds events that this process did not write: something else writes to it", path.display())]
+    Diverged { path: PathBuf },
+    #[error("there is no journal at {}", path.display())]
+    Missing { path: PathBuf },
+    #[error("cannot write the export")]
+    Export { source: io::Error },
+    #[error("cannot read or write {}: nothing was stored", path.display())]
+    Storage { path: PathBuf, source: rusqlite::Error },
+}
+
+impl Error {
+    pub(crate) fn of(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_path_buf();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full { path, source },
+            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Self::ReadOnly { path, source },
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Self::Damaged { path, reason: source.to_string() }
+            }
+            _ => Self::Storage { path, source },
+        }
+    }
+
+    /// The fault lies with the disk and may go away: the same journal can be used again then.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Full { .. } | Self::ReadOnly { .. } | Self::Storage { .. } => true,
+            Self::Directory { .. }
+            | Self::Locked { .. }
+            | Self::Newer { .. }
+            | Self::NotAJournal { .. }
+            | Self::Damaged { .. }
+            | Self::Event { .. }
+            | Self::Unwritable { .. }
+            | Self::Impossible { .. }
+            | Self::Diverged { .. }
+            | Self::Missing { .. }
+            | Self::Export { .. } => false,
+        }
+    }
+}

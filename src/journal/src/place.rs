@@ -1,0 +1,119 @@
+//! Where a journal lives: its files, the lock that keeps a second coordinator out, and the file system under it.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+
+pub(crate) const FILE: &str = "journal.sqlite";
+const LOCK: &str = "journal.lock";
+
+/// How SQLite keeps its transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A write-ahead log: one sync per transaction; readers do not wait.
+    WriteAheadLog,
+    /// On network file systems, which cannot share the log's memory map between hosts or processes.
+    RollbackJournal,
+}
+
+/// Makes the directory if it is missing.
+pub(crate) fn prepare(directory: &Path) -> Result<(), Error> {
+    let result = fs::create_dir_all(directory).and_then(|()| {
+        if fs::metadata(directory)?.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+    });
+    result.map_err(|source| Error::Directory { path: directory.to_path_buf(), source })
+}
+
+/// Held for as long as the file is open; the system lets go of it when the process ends, however it ends.
+pub(crate) fn lock(directory: &Path) -> Result<File, Error> {
+    let path = directory.join(LOCK);
+    let fail = |source| Error::Directory { path: directory.to_path_buf(), source };
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            return Err(Error::Locked { path: directory.to_path_buf(), holder: describe(&holder) });
+        }
+        Err(TryLockError::Error(source)) => return Err(fail(source)),
+    }
+    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    // only to name the holder to whoever is kept out: on a full disk the lock holds without it
+    let _ = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "process {} on host {host}", std::process::id()))
+        .and_then(|()| file.flush());
+    Ok(file)
+}
+
+fn describe(holder: &str) -> String {
+    match holder.trim() {
+        "" => "a process that did not leave its name".to_owned(),
+        holder => holder.to_owned(),
+    }
+}
+
+/// The file's name has to survive a power loss, too.
+pub(crate) fn sync_directory(directory: &Path) -> Result<(), Error> {
+    let result = File::open(directory).and_then(|file| file.sync_all());
+    result.map_err(|source| Error::Directory { path: directory.to_path_buf(), source })
+}
+
+pub(crate) fn mode_for(directory: &Path) -> Mode {
+    match nix::sys::statfs::statfs(directory) {
+        Ok(found) => mode_of(found.filesystem_type().0 as u64),
+        Err(_) => Mode::WriteAheadLog,
+    }
+}
+
+/// By the magic number of statfs(2), from linux/magic.h and the file systems' own sources.
+fn mode_of(magic: u64) -> Mode {
+    const NETWORK: &[u64] = &[
+        0x6969,      // NFS
+        0x517b,      // SMB
+        0xff53_4d42, // CIFS
+        0xfe53_4d42, // SMB2
+        0x0bd0_0bd0, // Lustre
+        0x4750_4653, // GPFS
+        0x00c3_6400, // Ceph
+        0x1983_0326, // BeeGFS
+        0x5346_414f, // AFS
+        0x7375_7245, // Coda
+        0x0102_1997, // 9P
+        0x0116_1970, // GFS2
+        0x7461_636f, // OCFS2
+        0xaad7_aaea, // PanFS
+        0x2003_0528, // OrangeFS
+        0x6573_5546, // FUSE: sshfs, GlusterFS and many others, of which none can be trusted with a shared map
+    ];
+    // the type is signed on some machines
+    if NETWORK.contains(&(magic & 0xffff_ffff)) { Mode::RollbackJournal } else { Mode::WriteAheadLog }
+}
+
+/// Bytes on disk, SQLite's own side files included.
+pub(crate) fn bytes(directory: &Path) -> u64 {
+    let file = directory.join(FILE);
+    let side = |end: &str| PathBuf::from(format!("{}{end}", file.display()));
+    let files = [file.clone(), side("-wal"), side("-journal")];
+    files.iter().filter_map(|file| fs::metadata(file).ok()).map(|found| found.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_file_systems_get_the_rollback_journal() {
+        assert_eq!(mode_of(0x6969), Mode::RollbackJournal);
+        assert_eq!(mode_of(0xff53_4d42), Mode::RollbackJournal);
+        assert_eq!(mode_of(0xffff_ffff_ff53_4d42), Mode::RollbackJournal);
+        // ext4, tmpfs, overlayfs
+        for local in [0xef53, 0x0102_1994, 0x794c_7630] {
+            assert_eq!(mode_of(local), Mode::WriteAheadLog);
+        }
+    }
+}
