@@ -1,0 +1,101 @@
+//! Named tensors in files: safetensors and PyTorch's state dicts, read and written.
+//!
+//! When reading, the format is told by content; when writing, by the name's ending (`.pth` and `.pt`: state dict).
+//! Tensors come back as f32 on the CPU. Refuses to run any code that a file brings. Next: state_dict.rs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use tch::{Kind, Tensor};
+
+use super::{WeightsError, state_dict};
+
+type Named = BTreeMap<String, Tensor>;
+
+const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
+const PICKLE_MAGIC: &[u8] = b"\x80\x02";
+
+pub fn read(path: &Path) -> Result<Named, WeightsError> {
+    let bytes = fs::read(path).map_err(|source| WeightsError::Io { action: "read", path: path.to_owned(), source })?;
+    let format = |reason: String| WeightsError::Format { path: path.to_owned(), reason };
+    let named = if bytes.starts_with(ZIP_MAGIC) {
+        state_dict::read_archive(&bytes)
+    } else if bytes.starts_with(PICKLE_MAGIC) {
+        state_dict::read_stream(&bytes)
+    } else if bytes.get(8) == Some(&b'{') {
+        read_safetensors(&bytes)
+    } else {
+        Err("its content is neither safetensors nor a PyTorch state dict".to_owned())
+    };
+    let named = named.map_err(format)?;
+    if named.is_empty() {
+        return Err(format("it holds no tensors".to_owned()));
+    }
+    Ok(named)
+}
+
+fn read_safetensors(bytes: &[u8]) -> Result<Named, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+    let read = |(name, view): (&str, TensorView<'_>)| {
+        let kind = match view.dtype() {
+            Dtype::F64 => Kind::Double,
+            Dtype::F32 => Kind::Float,
+            Dtype::F16 => Kind::Half,
+            Dtype::BF16 => Kind::BFloat16,
+            Dtype::I64 => Kind::Int64,
+            other => return Err(format!("{name} has the type {other:?}; weights are floating-point numbers")),
+        };
+        let shape: Vec<i64> = view.shape().iter().map(|&length| length as i64).collect();
+        let tensor = Tensor::f_from_data_size(view.data(), &shape, kind).map_err(|error| error.to_string())?;
+        Ok((name.to_owned(), tensor.to_kind(Kind::Float)))
+    };
+    file.iter().map(read).collect()
+}
+
+/// Row-major f32, whatever the tensors' layout.
+pub fn write(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<(), WeightsError> {
+    let contents: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .into_iter()
+        .map(|(name, tensor)| {
+            let shape = tensor.size().into_iter().map(|length| length as usize).collect();
+            let values = Vec::<f32>::try_from(tensor.contiguous().view(-1)).expect("an f32 tensor");
+            (name, shape, values.into_iter().flat_map(f32::to_le_bytes).collect())
+        })
+        .collect();
+    let is_state_dict = path.extension().is_some_and(|ending| ending == "pth" || ending == "pt");
+    let bytes = if is_state_dict {
+        state_dict::write_archive(&contents).map_err(|error| error.to_string())
+    } else {
+        write_safetensors(&contents).map_err(|error| error.to_string())
+    };
+    let bytes = bytes.map_err(|reason| WeightsError::Format { path: path.to_owned(), reason })?;
+    write_whole(path, &bytes).map_err(|source| WeightsError::Io { action: "write", path: path.to_owned(), source })
+}
+
+fn write_safetensors(contents: &[(String, Vec<usize>, Vec<u8>)]) -> Result<Vec<u8>, safetensors::SafeTensorError> {
+    let mut views = Vec::with_capacity(contents.len());
+    for (name, shape, bytes) in contents {
+        views.push((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?));
+    }
+    // what other readers of the format look for
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize(views, Some(metadata))
+}
+
+/// A reader sees the old file or the new one, never half of one.
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let unfinished = path.with_extension(format!("{}.unfinished", std::process::id()));
+    let written = File::create(&unfinished).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, path)
+    });
+    if written.is_err() {
+        // the first error is the one to report
+        let _ = fs::remove_file(&unfinished);
+    }
+    written
+}

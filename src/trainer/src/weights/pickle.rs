@@ -1,0 +1,285 @@
+//! Reads the part of Python's pickle format that state dicts are written in, and executes nothing.
+//!
+//! libtorch's own reader returns nothing for what `torch.save(model.state_dict())` writes, because an ordered dict
+//! with attributes is beyond it. Calls of anything but tensor constructors become `Value::Other`: they are only an
+//! error when someone asks for them as a tensor. Opcodes: CPython's Lib/pickletools.py. Next: state_dict.rs.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io::{self, BufRead, Read};
+use std::rc::Rc;
+
+/// Of a module or class name.
+const MAX_NAME_BYTES: u64 = 1000;
+
+#[derive(Clone, Debug)]
+pub enum Value {
+    Int(i64),
+    Text(String),
+    Tuple(Vec<Value>),
+    /// Shared, because pickles fill containers after they remembered them.
+    List(Rc<RefCell<Vec<Value>>>),
+    Dict(Rc<RefCell<Vec<(Value, Value)>>>),
+    /// `module.name`.
+    Global(String),
+    /// What a persistent id of torch.save names.
+    Storage(Storage),
+    Tensor(StoredTensor),
+    /// Anything else, by what it is: no tensor is made from it. Among others the results of calls that are not made.
+    Other(String),
+    Mark,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// `FloatStorage`, `HalfStorage`, ...
+    pub class: String,
+    pub key: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredTensor {
+    pub storage: Storage,
+    /// In elements.
+    pub offset: i64,
+    pub size: Vec<i64>,
+    pub stride: Vec<i64>,
+}
+
+/// Reads one pickle and leaves the reader behind its last byte.
+pub fn read(reader: &mut impl BufRead) -> Result<Value, String> {
+    let mut machine = Machine::default();
+    loop {
+        let opcode = byte(reader)?;
+        if opcode == b'.' {
+            return machine.pop();
+        }
+        machine.step(opcode, reader)?;
+    }
+}
+
+#[derive(Default)]
+struct Machine {
+    stack: Vec<Value>,
+    memo: HashMap<u32, Value>,
+}
+
+impl Machine {
+    fn pop(&mut self) -> Result<Value, String> {
+        self.stack.pop().ok_or_else(|| "the pickle takes more than it holds".to_owned())
+    }
+
+    fn pop_to_mark(&mut self) -> Result<Vec<Value>, String> {
+        let mark = self.stack.iter().rposition(|value| matches!(value, Value::Mark));
+        let mark = mark.ok_or_else(|| "the pickle lacks a mark".to_owned())?;
+        let values = self.stack.split_off(mark + 1);
+        self.stack.pop();
+        Ok(values)
+    }
+
+    fn top(&mut self) -> Result<&Value, String> {
+        self.stack.last().ok_or_else(|| "the pickle takes more than it holds".to_owned())
+    }
+
+    fn step(&mut self, opcode: u8, reader: &mut impl BufRead) -> Result<(), String> {
+        let value = match opcode {
+            b'(' => Value::Mark,
+            b'N' => Value::Other("None".to_owned()),
+            0x88 | 0x89 => Value::Other("truth value".to_owned()),
+            b'J' => Value::Int(i64::from(i32::from_le_bytes(bytes(reader)?))),
+            b'K' => Value::Int(i64::from(byte(reader)?)),
+            b'M' => Value::Int(i64::from(u16::from_le_bytes(bytes(reader)?))),
+            0x8a => long(reader)?,
+            b'G' => Value::Other(f64::from_be_bytes(bytes(reader)?).to_string()),
+            b'X' => {
+                let length = u32::from_le_bytes(bytes(reader)?);
+                text(reader, length)?
+            }
+            0x8c | b'U' => {
+                let length = u32::from(byte(reader)?);
+                text(reader, length)?
+            }
+            b'c' => Value::Global(format!("{}.{}", line(reader)?, line(reader)?)),
+            b']' => Value::List(Rc::default()),
+            b'}' => Value::Dict(Rc::default()),
+            b')' => Value::Tuple(Vec::new()),
+            b't' => Value::Tuple(self.pop_to_mark()?),
+            0x85..=0x87 => {
+                let from = self.stack.len().checked_sub(usize::from(opcode - 0x84));
+                Value::Tuple(self.stack.split_off(from.ok_or("the pickle takes more than it holds")?))
+            }
+            b'h' => {
+                let key = u32::from(byte(reader)?);
+                self.recall(key)?
+            }
+            b'j' => self.recall(u32::from_le_bytes(bytes(reader)?))?,
+            b'Q' => persistent(self.pop()?)?,
+            b'R' | 0x81 => {
+                let arguments = self.pop()?;
+                call(self.pop()?, arguments)?
+            }
+            _ => return self.step_without_push(opcode, reader),
+        };
+        self.stack.push(value);
+        Ok(())
+    }
+
+    /// The opcodes that only change what is there.
+    fn step_without_push(&mut self, opcode: u8, reader: &mut impl BufRead) -> Result<(), String> {
+        match opcode {
+            0x80 => drop(byte(reader)?),
+            b'q' => {
+                let key = u32::from(byte(reader)?);
+                self.remember(key)?;
+            }
+            b'r' => {
+                let key = u32::from_le_bytes(bytes(reader)?);
+                self.remember(key)?;
+            }
+            b'0' => drop(self.pop()?),
+            // attributes of an object, such as the versions beside a state dict
+            b'b' => drop(self.pop()?),
+            b'a' => {
+                let item = self.pop()?;
+                self.extend_list(vec![item])?;
+            }
+            b'e' => {
+                let items = self.pop_to_mark()?;
+                self.extend_list(items)?;
+            }
+            b's' => {
+                let value = self.pop()?;
+                let key = self.pop()?;
+                self.extend_dict(vec![key, value])?;
+            }
+            b'u' => {
+                let items = self.pop_to_mark()?;
+                self.extend_dict(items)?;
+            }
+            _ => return Err(format!("the pickle has the unexpected opcode {opcode:#04x}")),
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, key: u32) -> Result<(), String> {
+        let value = self.top()?.clone();
+        self.memo.insert(key, value);
+        Ok(())
+    }
+
+    fn recall(&self, key: u32) -> Result<Value, String> {
+        self.memo.get(&key).cloned().ok_or_else(|| format!("the pickle refers to entry {key}, which it lacks"))
+    }
+
+    fn extend_list(&mut self, items: Vec<Value>) -> Result<(), String> {
+        match self.top()? {
+            Value::List(list) => list.borrow_mut().extend(items),
+            Value::Other(_) => {}
+            other => return Err(format!("the pickle appends to {other:?}")),
+        }
+        Ok(())
+    }
+
+    fn extend_dict(&mut self, items: Vec<Value>) -> Result<(), String> {
+        match self.top()? {
+            Value::Dict(dict) => {
+                let mut items = items.into_iter();
+                while let (Some(key), Some(value)) = (items.next(), items.next()) {
+                    dict.borrow_mut().push((key, value));
+                }
+            }
+            Value::Other(_) => {}
+            other => return Err(format!("the pickle sets items of {other:?}")),
+        }
+        Ok(())
+    }
+}
+
+/// What `torch.save` writes for a storage: ("storage", class, key, place, number of elements, ...).
+fn persistent(id: Value) -> Result<Value, String> {
+    match id {
+        Value::Tuple(parts) => match parts.as_slice() {
+            [Value::Text(kind), Value::Global(class), Value::Text(key), ..] if kind == "storage" => {
+                let class = class.rsplit('.').next().unwrap_or_default().to_owned();
+                Ok(Value::Storage(Storage { class, key: key.clone() }))
+            }
+            parts => Err(format!("the pickle refers to an unknown outside object: {parts:?}")),
+        },
+        other => Err(format!("the pickle refers to an unknown outside object: {other:?}")),
+    }
+}
+
+fn call(function: Value, arguments: Value) -> Result<Value, String> {
+    let (Value::Global(name), Value::Tuple(arguments)) = (&function, &arguments) else {
+        return Ok(Value::Other("the result of a call".to_owned()));
+    };
+    match (name.as_str(), arguments.as_slice()) {
+        ("collections.OrderedDict", []) => Ok(Value::Dict(Rc::default())),
+        (
+            "torch._utils._rebuild_tensor_v2",
+            [Value::Storage(storage), Value::Int(offset), Value::Tuple(size), Value::Tuple(stride), ..],
+        ) => Ok(Value::Tensor(StoredTensor {
+            storage: storage.clone(),
+            offset: *offset,
+            size: whole_numbers(size)?,
+            stride: whole_numbers(stride)?,
+        })),
+        ("torch._utils._rebuild_parameter", [tensor @ Value::Tensor(_), ..]) => Ok(tensor.clone()),
+        _ => Ok(Value::Other(name.clone())),
+    }
+}
+
+fn whole_numbers(values: &[Value]) -> Result<Vec<i64>, String> {
+    let number = |value: &Value| match value {
+        Value::Int(number) => Ok(*number),
+        other => Err(format!("a tensor's shape has {other:?} in it")),
+    };
+    values.iter().map(number).collect()
+}
+
+fn bytes<const N: usize>(reader: &mut impl BufRead) -> Result<[u8; N], String> {
+    let mut bytes = [0; N];
+    reader.read_exact(&mut bytes).map_err(|error| ended(&error))?;
+    Ok(bytes)
+}
+
+fn byte(reader: &mut impl BufRead) -> Result<u8, String> {
+    bytes::<1>(reader).map(|[byte]| byte)
+}
+
+fn ended(error: &io::Error) -> String {
+    format!("the pickle ends early ({error})")
+}
+
+fn text(reader: &mut impl BufRead, length: u32) -> Result<Value, String> {
+    let mut bytes = Vec::new();
+    // not allocated ahead: the length may be a lie
+    Read::take(&mut *reader, u64::from(length)).read_to_end(&mut bytes).map_err(|error| ended(&error))?;
+    if bytes.len() != length as usize {
+        return Err("the pickle ends inside a text".to_owned());
+    }
+    String::from_utf8(bytes).map(Value::Text).map_err(|_| "the pickle has a text that is not UTF-8".to_owned())
+}
+
+fn line(reader: &mut impl BufRead) -> Result<String, String> {
+    let mut line = String::new();
+    Read::take(&mut *reader, MAX_NAME_BYTES).read_line(&mut line).map_err(|error| ended(&error))?;
+    line.strip_suffix('\n').map(str::to_owned).ok_or_else(|| "the pickle ends inside a name".to_owned())
+}
+
+/// Little-endian two's complement of any length; the magic number of old files has ten bytes and is not needed whole.
+fn long(reader: &mut impl BufRead) -> Result<Value, String> {
+    let length = usize::from(byte(reader)?);
+    let mut value = 0i64;
+    let mut last = 0;
+    for index in 0..length {
+        last = byte(reader)?;
+        if index < 8 {
+            value |= i64::from(last) << (8 * index);
+        }
+    }
+    if length < 8 && last & 0x80 != 0 {
+        value -= 1 << (8 * length);
+    }
+    Ok(Value::Int(value))
+}

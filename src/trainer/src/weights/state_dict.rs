@@ -1,0 +1,209 @@
+//! PyTorch's state dicts: zip archives since version 1.6, a stream of pickles and raw storages before.
+//!
+//! A checkpoint that keeps the state dict under `state_dict` is taken as that, and a `module.` before every name
+//! (DataParallel) is dropped. Both forms of file are common: torchvision's older weights are of the old one. Refuses
+//! compressed archives and big-endian data. Next: pickle.rs.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::{BufReader, Cursor, Read, Seek, Write};
+
+use tch::{Kind, Tensor};
+use zip::result::ZipError;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
+
+use super::pickle::{self, StoredTensor, Value};
+
+/// Raw bytes and element type by storage key.
+type Storages = BTreeMap<String, Vec<u8>>;
+
+/// `bytes` begins with the zip magic.
+pub fn read_archive(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
+    let damaged = |error: ZipError| format!("the archive is damaged: {error}");
+    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
+    let names: Result<Vec<String>, _> = archive.file_names().map(|name| name.map(Cow::into_owned)).collect();
+    let names = names.map_err(damaged)?;
+    let root = names.iter().find_map(|name| name.strip_suffix("data.pkl"));
+    let root = root.ok_or("the archive has no data.pkl")?.to_owned();
+    if names.contains(&format!("{root}byteorder")) && entry(&mut archive, &format!("{root}byteorder"))? != b"little" {
+        return Err("its numbers are big-endian".to_owned());
+    }
+    let top = pickle::read(&mut entry(&mut archive, &format!("{root}data.pkl"))?.as_slice())?;
+    let mut storages = Storages::new();
+    for name in &names {
+        if let Some(key) = name.strip_prefix(&format!("{root}data/")) {
+            storages.insert(key.to_owned(), entry(&mut archive, name)?);
+        }
+    }
+    tensors(&top, &storages)
+}
+
+fn entry(archive: &mut ZipArchive<impl Read + Seek>, name: &str) -> Result<Vec<u8>, String> {
+    let damaged = |error: &dyn std::fmt::Display| format!("the archive's entry {name} is damaged: {error}");
+    let mut file = archive.by_name(name).map_err(|error| damaged(&error))?;
+    if file.compression() != CompressionMethod::Stored {
+        return Err(format!("the archive's entry {name} is compressed, which PyTorch never does"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|error| damaged(&error))?;
+    Ok(bytes)
+}
+
+/// The form before 1.6: magic, protocol, system, the object, the list of keys, then for each key a length and bytes.
+pub fn read_stream(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
+    let mut reader = BufReader::new(bytes);
+    pickle::read(&mut reader)?;
+    match pickle::read(&mut reader)? {
+        Value::Int(1001) => {}
+        other => return Err(format!("it has the unknown protocol version {other:?}")),
+    }
+    pickle::read(&mut reader)?;
+    let top = pickle::read(&mut reader)?;
+    let Value::List(keys) = pickle::read(&mut reader)? else {
+        return Err("it lacks the list of its storages".to_owned());
+    };
+    let classes = storage_classes(&top);
+    let mut storages = Storages::new();
+    for key in keys.borrow().iter() {
+        let Value::Text(key) = key else {
+            return Err(format!("it names a storage {key:?}"));
+        };
+        let mut length = [0; 8];
+        reader.read_exact(&mut length).map_err(|_| "it ends before its last storage".to_owned())?;
+        // a storage that no tensor uses has no known class; its bytes could not be skipped
+        let kind = classes.get(key).ok_or_else(|| format!("nothing refers to its storage {key}"));
+        let element = kind_of(kind?)?.elt_size_in_bytes() as u64;
+        let expected = u64::from_le_bytes(length).saturating_mul(element);
+        let mut storage = Vec::new();
+        (&mut reader).take(expected).read_to_end(&mut storage).map_err(|error| error.to_string())?;
+        if storage.len() as u64 != expected {
+            return Err("it ends inside a storage".to_owned());
+        }
+        storages.insert(key.clone(), storage);
+    }
+    tensors(&top, &storages)
+}
+
+/// Element class of each storage that a tensor anywhere in the object uses.
+fn storage_classes(top: &Value) -> BTreeMap<String, String> {
+    let mut classes = BTreeMap::new();
+    let mut open = vec![top.clone()];
+    while let Some(value) = open.pop() {
+        match value {
+            Value::Tensor(tensor) => drop(classes.insert(tensor.storage.key, tensor.storage.class)),
+            Value::Dict(dict) => open.extend(dict.borrow().iter().map(|(_, value)| value.clone())),
+            Value::List(list) => open.extend(list.borrow().iter().cloned()),
+            Value::Tuple(values) => open.extend(values),
+            _ => {}
+        }
+    }
+    classes
+}
+
+fn tensors(top: &Value, storages: &Storages) -> Result<BTreeMap<String, Tensor>, String> {
+    let Value::Dict(dict) = top else {
+        return Err("it holds no state dict; save model.state_dict()".to_owned());
+    };
+    let inner = dict.borrow().iter().find_map(|(key, value)| match (key, value) {
+        (Value::Text(key), Value::Dict(inner)) if key == "state_dict" => Some(inner.clone()),
+        _ => None,
+    });
+    let mut tensors = BTreeMap::new();
+    for (key, value) in inner.as_ref().unwrap_or(dict).borrow().iter() {
+        let Value::Text(name) = key else {
+            return Err(format!("it has an entry named {key:?}; save model.state_dict() and nothing else"));
+        };
+        let tensor = match value {
+            Value::Tensor(tensor) => tensor,
+            Value::Other(what) => {
+                return Err(format!("its entry {name} is {what}; save model.state_dict() and nothing else"));
+            }
+            _ => return Err(format!("its entry {name} is no tensor; save model.state_dict() and nothing else")),
+        };
+        let tensor = materialise(tensor, storages).map_err(|error| format!("{name}: {error}"))?;
+        tensors.insert(name.clone(), tensor);
+    }
+    const PARALLEL: &str = "module.";
+    if tensors.keys().all(|name| name.starts_with(PARALLEL)) {
+        tensors = tensors.into_iter().map(|(name, tensor)| (name[PARALLEL.len()..].to_owned(), tensor)).collect();
+    }
+    Ok(tensors)
+}
+
+fn materialise(tensor: &StoredTensor, storages: &Storages) -> Result<Tensor, String> {
+    let StoredTensor { storage, offset, size, stride } = tensor;
+    let kind = kind_of(&storage.class)?;
+    let bytes = storages.get(&storage.key).ok_or_else(|| format!("the storage {} is missing", storage.key))?;
+    let length = bytes.len() / kind.elt_size_in_bytes();
+    let used = &bytes[..length * kind.elt_size_in_bytes()];
+    let first_line = |error: tch::TchError| error.to_string().lines().next().unwrap_or_default().to_owned();
+    let flat = Tensor::f_from_data_size(used, &[length as i64], kind).map_err(first_line)?;
+    // refuses what lies outside of the storage
+    let view = flat.f_as_strided(size.as_slice(), stride.as_slice(), *offset).map_err(first_line)?;
+    Ok(view.to_kind(Kind::Float).contiguous())
+}
+
+fn kind_of(class: &str) -> Result<Kind, String> {
+    match class {
+        "DoubleStorage" => Ok(Kind::Double),
+        "FloatStorage" => Ok(Kind::Float),
+        "HalfStorage" => Ok(Kind::Half),
+        "BFloat16Storage" => Ok(Kind::BFloat16),
+        "LongStorage" => Ok(Kind::Int64),
+        other => Err(format!("its numbers are of the class {other}; weights are floating-point numbers")),
+    }
+}
+
+/// The archive that `torch.load` reads: row-major f32 tensors by name, in the given order.
+pub fn write_archive(tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Result<Vec<u8>, ZipError> {
+    let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
+    let mut add = |name: &str, bytes: &[u8]| {
+        archive.start_file(format!("weights/{name}"), options)?;
+        archive.write_all(bytes).map_err(ZipError::from)
+    };
+    add("data.pkl", &pickled(tensors))?;
+    add("byteorder", b"little")?;
+    for (index, (_, _, bytes)) in tensors.iter().enumerate() {
+        add(&format!("data/{index}"), bytes)?;
+    }
+    add("version", b"3\n")?;
+    Ok(archive.finish()?.into_inner())
+}
+
+/// Protocol 2: a dict of name to `_rebuild_tensor_v2(storage, 0, size, stride, False, OrderedDict())`.
+fn pickled(tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Vec<u8> {
+    fn text(out: &mut Vec<u8>, text: &str) {
+        out.push(b'X');
+        out.extend((text.len() as u32).to_le_bytes());
+        out.extend(text.as_bytes());
+    }
+    fn int(out: &mut Vec<u8>, value: usize) {
+        out.push(b'J');
+        out.extend(i32::try_from(value).expect("a tensor of less than 2^31 elements").to_le_bytes());
+    }
+    fn ints(out: &mut Vec<u8>, values: &[usize]) {
+        out.push(b'(');
+        values.iter().for_each(|&value| int(out, value));
+        out.push(b't');
+    }
+    let mut out = b"\x80\x02}(".to_vec();
+    for (index, (name, shape, bytes)) in tensors.iter().enumerate() {
+        let strides: Vec<usize> = (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect();
+        text(&mut out, name);
+        out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        text(&mut out, "storage");
+        out.extend(b"ctorch\nFloatStorage\n");
+        text(&mut out, &index.to_string());
+        text(&mut out, "cpu");
+        int(&mut out, bytes.len() / size_of::<f32>());
+        out.extend(b"tQ");
+        int(&mut out, 0);
+        ints(&mut out, shape);
+        ints(&mut out, &strides);
+        out.extend(b"\x89ccollections\nOrderedDict\n)RtR");
+    }
+    out.extend(b"u.");
+    out
+}

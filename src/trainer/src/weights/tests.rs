@@ -1,0 +1,191 @@
+//! Files in every form users have, files that do not fit, and a network that survives a round trip.
+//!
+//! goldens/weights holds state dicts that PyTorch wrote (goldens/make_weight_files.py).
+
+use std::path::{Path, PathBuf};
+
+use sweep::settings::{Init, Model};
+use tch::{Device, Kind, Tensor};
+
+use super::{Weights, WeightsError, export, files};
+use crate::nn::{
+    BatchNorm, Builder, Conv2d, ConvOptions, Fill, Format, Inventory, Layout, Linear, Options, Padding, Storage,
+};
+
+const HEAD: &[&str] = &["fc", "cls_head"];
+
+/// Cut anywhere or with any byte changed, a file is refused or read, but nothing panics.
+#[test]
+fn damaged_files_do_not_panic() {
+    let path = scratch("damaged");
+    let inventory = tiny(1, 3);
+    for name in ["state_dict.pth", "before_1.6.pth"] {
+        let whole = std::fs::read(file(name)).unwrap();
+        for at in (0..whole.len()).step_by(13) {
+            let mut changed = whole.clone();
+            changed[at] ^= 0x41;
+            for bytes in [&whole[..at], &changed] {
+                std::fs::write(&path, bytes).unwrap();
+                let _ = Weights::read(&path, &inventory, HEAD);
+            }
+        }
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+/// The network of make_weight_files.py.
+fn tiny(channels: i64, classes: i64) -> Inventory {
+    let builder = Builder::new(Options { init: Init::Torchvision, batch_norm_eps: 1e-5, batch_norm_momentum: 0.1 });
+    let fill = Fill::KaimingNormalFanOut;
+    let options = ConvOptions { stride: 1, padding: Padding::Symmetric(0), groups: 1, bias: false, fill };
+    Conv2d::new(&(&builder / "conv1"), channels, 2, 3, options);
+    BatchNorm::new(&(&builder / "bn1"), 2);
+    Linear::new(&(&builder / "fc"), 2, classes, true);
+    builder.inventory()
+}
+
+fn storage(inventory: &Inventory, bf16: bool) -> Storage<()> {
+    let layout = Layout::new(inventory, Format { bf16, channels_last: true }, |_| ());
+    Storage::new(inventory, layout, 1, Device::Cpu).unwrap()
+}
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens/weights").join(name)
+}
+
+fn scratch(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("weights-{}-{name}", std::process::id()))
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    Vec::try_from(tensor.to_kind(Kind::Float).contiguous().view(-1)).unwrap()
+}
+
+fn misfit(path: &Path, inventory: &Inventory) -> String {
+    match Weights::read(path, inventory, HEAD).unwrap_err() {
+        error @ WeightsError::Misfit { .. } => error.to_string(),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn state_dicts_are_read() {
+    for name in ["state_dict.pth", "half.pth", "before_1.6.pth", "checkpoint.pth", "parallel.pth"] {
+        let inventory = tiny(1, 3);
+        let weights = Weights::read(&file(name), &inventory, HEAD).unwrap();
+        assert_eq!(weights.new_parameters(), Vec::<usize>::new());
+        let mut storage = storage(&inventory, false);
+        weights.load_into(&inventory, &mut storage);
+        let conv: Vec<f32> = (0..18).map(|index| index as f32 * 0.25).collect();
+        assert_eq!(values(&storage.parameters[0]), conv, "{name}: the working view sees the loaded kernel");
+        assert_eq!(values(&storage.buffers[0]), [3.0, 3.25], "{name}: running_mean");
+        assert_eq!(values(&storage.parameters[4]), [7.0, 7.25, 7.5], "{name}: fc.bias");
+    }
+}
+
+#[test]
+fn bf16_working_copies_follow() {
+    let inventory = tiny(1, 3);
+    let mut storage = storage(&inventory, true);
+    Weights::read(&file("state_dict.pth"), &inventory, HEAD).unwrap().load_into(&inventory, &mut storage);
+    assert_eq!(storage.parameters[0].kind(), Kind::BFloat16);
+    assert_eq!(values(&storage.parameters[0])[17], 4.25);
+}
+
+#[test]
+fn a_classifier_of_another_size_is_new_as_a_whole() {
+    let inventory = tiny(1, 5);
+    let weights = Weights::read(&file("state_dict.pth"), &inventory, HEAD).unwrap();
+    let names: Vec<&str> =
+        weights.new_parameters().iter().map(|&index| inventory.parameters[index].name.as_str()).collect();
+    assert_eq!(names, ["fc.weight", "fc.bias"]);
+    let mut loaded = storage(&inventory, false);
+    let before = values(&loaded.parameters[3]);
+    weights.load_into(&inventory, &mut loaded);
+    assert_eq!(values(&loaded.parameters[3]), before, "it keeps its initial values");
+}
+
+#[test]
+fn misfits_are_named_in_one_error() {
+    let text = misfit(&file("state_dict.pth"), &tiny(3, 3));
+    assert!(
+        text.ends_with("of another shape: conv1.weight is [2, 1, 3, 3] in the file and [2, 3, 3, 3] in the model"),
+        "{text}"
+    );
+    let mut inventory = tiny(1, 3);
+    inventory.parameters[0].name = "stem.weight".to_owned();
+    inventory.buffers[1].shape = vec![4];
+    let text = misfit(&file("state_dict.pth"), &inventory);
+    for part in
+        ["missing: stem.weight; ", "not in the model: conv1.weight; ", "bn1.running_var is [2] in the file and [4]"]
+    {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn long_lists_are_cut() {
+    let builder = Builder::new(Options { init: Init::Torchvision, batch_norm_eps: 1e-5, batch_norm_momentum: 0.1 });
+    crate::models::build(Model::Resnet20, &builder, 3);
+    let text = misfit(&file("state_dict.pth"), &builder.inventory());
+    assert!(text.contains(" more") && text.len() < 2000, "{text}");
+}
+
+#[test]
+fn other_files_are_refused_with_advice() {
+    let unknown = scratch("unknown");
+    std::fs::write(&unknown, b"no weights at all").unwrap();
+    let cut = scratch("cut.pth");
+    std::fs::write(&cut, &std::fs::read(file("state_dict.pth")).unwrap()[..700]).unwrap();
+    let cases = [
+        (file("list.pth"), "it holds no state dict; save model.state_dict()"),
+        (file("object.pth"), "save model.state_dict() and nothing else"),
+        (unknown.clone(), "neither safetensors nor a PyTorch state dict"),
+        (cut.clone(), "the archive is damaged"),
+        (file("absent.pth"), "cannot read the weights file"),
+    ];
+    for (path, advice) in cases {
+        let text = Weights::read(&path, &tiny(1, 3), HEAD).unwrap_err().to_string();
+        assert!(text.contains(advice), "{text}");
+    }
+    std::fs::remove_file(unknown).unwrap();
+    std::fs::remove_file(cut).unwrap();
+}
+
+#[test]
+fn weights_that_are_not_finite_are_named() {
+    let path = scratch("nan.safetensors");
+    let inventory = tiny(1, 3);
+    let source = storage(&inventory, false);
+    let _ = source.master(&inventory, 1).fill_(f64::NAN);
+    export(&path, &inventory, &source).unwrap();
+    let text = Weights::read(&path, &inventory, HEAD).unwrap_err().to_string();
+    assert!(text.ends_with("are not finite: bn1.weight"), "{text}");
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_network_survives_a_round_trip() {
+    for ending in ["safetensors", "pth"] {
+        round_trip(&scratch(&format!("round-trip.{ending}")));
+    }
+}
+
+fn round_trip(path: &Path) {
+    let builder = Builder::new(Options { init: Init::Keras, batch_norm_eps: 1e-3, batch_norm_momentum: 0.01 });
+    let backbone = crate::models::build(Model::Resnet8, &builder, 1);
+    Linear::new(&(&builder / "fc"), backbone.num_features, 10, true);
+    let inventory = builder.inventory();
+    let source = storage(&inventory, false);
+    let _ = source.buffers[0].shallow_clone().fill_(0.75);
+    export(path, &inventory, &source).unwrap();
+    let layout = Layout::new(&inventory, Format { bf16: false, channels_last: false }, |_| ());
+    let mut copy: Storage<()> = Storage::new(&inventory, layout, 2, Device::Cpu).unwrap();
+    Weights::read(path, &inventory, HEAD).unwrap().load_into(&inventory, &mut copy);
+    for (index, (a, b)) in source.parameters.iter().zip(&copy.parameters).enumerate() {
+        assert_eq!(values(a), values(b), "{}", inventory.parameters[index].name);
+    }
+    assert_eq!(values(&copy.buffers[0])[0], 0.75);
+    assert_eq!(files::read(path).unwrap().len(), inventory.parameters.len() + inventory.buffers.len());
+    std::fs::remove_file(path).unwrap();
+}
