@@ -1,6 +1,16 @@
 //! The shell round the state machine of `schedule`: gRPC, timers, the journal and the effects of decisions.
 //! It decides nothing itself. Read `options.rs` for how it is started, `owner.rs` for the loop that owns the state.
 
+mod clock;
+mod control;
+mod fleet;
+mod message;
 mod options;
+mod owner;
+mod read;
+mod status;
+mod storage;
+mod streams;
+mod tail;
 
 pub use options::{Coordinator, Error, Handle, Listen, Options};

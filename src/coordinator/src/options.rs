@@ -1,15 +1,39 @@
 //! How a coordinator is started, and stopped again.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use protocol::Token;
+use protocol::limits::MAX_MESSAGE_BYTES;
+use protocol::v1::control_server::ControlServer;
+use protocol::v1::fleet_server::FleetServer;
+use schedule::Config;
+use schedule::state::{Millis, State};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::clock::Clock;
+use crate::control::ControlService;
+use crate::fleet::FleetService;
+use crate::message::Message;
+use crate::owner::Owner;
+use crate::storage::{self, Storage};
+
+/// Messages that wait for the owner; whoever has more to say waits.
+const INBOX: usize = 4096;
+/// How long calls that are under way may take after `shutdown`.
+const LAST_CALLS: Duration = Duration::from_secs(3);
 
 /// Where workers and commands connect to.
 pub enum Listen {
     Address(SocketAddr),
     /// Already bound: tests and the embedded coordinator take port 0.
-    Bound(std::net::TcpListener),
+    Bound(TcpListener),
 }
 
 pub struct Options {
@@ -18,16 +42,30 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// Needed to listen on anything but loopback.
     pub token: Option<Token>,
-    /// Version and build: workers and submitters must have the same.
-    pub build: String,
-    /// Read-only status page and metrics.
-    pub http: Option<SocketAddr>,
+    /// Leases, limits and budgets, and the build that workers and submitters must have.
+    pub config: Config,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("not built yet")]
-    NotBuilt,
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "{address} can be reached from other machines, and whoever reaches it can run trainings: give a token (--token-file), or listen on 127.0.0.1"
+    )]
+    NeedsToken { address: SocketAddr },
+    #[error("cannot use the state directory `{path}`: {reason}")]
+    StateDir { path: PathBuf, reason: String },
+    #[error("cannot start the thread that owns the state")]
+    Thread(#[source] io::Error),
+    #[error("the thread that owns the state has ended, which is a fault of the coordinator: see its log")]
+    OwnerEnded,
+    #[error("the server ended: {0}")]
+    Server(String),
 }
 
 pub struct Coordinator;
@@ -35,13 +73,93 @@ pub struct Coordinator;
 /// A running coordinator. Dropping it stops it without ceremony; nothing acknowledged is lost.
 pub struct Handle {
     address: SocketAddr,
+    messages: mpsc::Sender<Message>,
+    stop_server: Option<oneshot::Sender<()>>,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+    owner_ended: Option<oneshot::Receiver<()>>,
 }
 
 impl Coordinator {
-    /// Opens the journal, replays it, binds, and serves on tasks of the current runtime (multi-threaded or not).
-    pub async fn start(_options: Options) -> Result<Handle, Error> {
-        Err(Error::NotBuilt)
+    /// Opens the journal, replays it, binds, and serves on tasks of the current runtime.
+    pub async fn start(options: Options) -> Result<Handle, Error> {
+        let (listener, address) = bind(options.listen, options.token.is_some())?;
+        let path = options.state_dir;
+        let opened = tokio::task::spawn_blocking(move || open(&path)).await.map_err(|_| Error::OwnerEnded)??;
+        serve(listener, address, options.token, options.config, opened)
     }
+}
+
+/// The state as the journal tells it, the time of its last event, and the journal.
+type Opened = (State, Millis, Box<dyn Storage>);
+
+fn open(path: &Path) -> Result<Opened, Error> {
+    storage::open(path).map_err(|reason| Error::StateDir { path: path.to_owned(), reason })
+}
+
+fn serve(
+    listener: TcpListener,
+    address: SocketAddr,
+    token: Option<Token>,
+    config: Config,
+    (mut state, last, storage): Opened,
+) -> Result<Handle, Error> {
+    let cannot_listen = |source| Error::Listen { address: address.to_string(), source };
+    let clock = Clock::start(last);
+    schedule::restart(&mut state, clock.now());
+    let (messages, inbox) = mpsc::channel(INBOX);
+    let owner_ended = start_owner(Owner::new(state, config, clock, storage), inbox)?;
+    let fleet = FleetServer::new(FleetService { owner: messages.clone() })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let control = ControlServer::new(ControlService { owner: messages.clone() })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let check = protocol::token::require(token);
+    let incoming = tokio::net::TcpListener::from_std(listener).map_err(cannot_listen)?;
+    let (stop_server, stopped) = oneshot::channel();
+    // a worker whose machine vanished closes nothing: only unanswered pings show it
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .add_service(InterceptedService::new(fleet, check.clone()))
+        .add_service(InterceptedService::new(control, check))
+        .serve_with_incoming_shutdown(TcpIncoming::from(incoming).with_nodelay(Some(true)), async {
+            let _ = stopped.await;
+        });
+    let server = tokio::spawn(server);
+    tracing::info!(%address, "coordinator listens");
+    Ok(Handle { address, messages, stop_server: Some(stop_server), server, owner_ended: Some(owner_ended) })
+}
+
+/// Journalling blocks, so the owner has a thread, and a runtime of its own for its timers.
+fn start_owner(owner: Owner, inbox: mpsc::Receiver<Message>) -> Result<oneshot::Receiver<()>, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(Error::Thread)?;
+    let (ended, owner_ended) = oneshot::channel();
+    let run = move || {
+        runtime.block_on(owner.run(inbox));
+        let _ = ended.send(());
+    };
+    std::thread::Builder::new().name("owner".into()).spawn(run).map_err(Error::Thread)?;
+    Ok(owner_ended)
+}
+
+fn bind(listen: Listen, has_token: bool) -> Result<(TcpListener, SocketAddr), Error> {
+    let cannot = |address: String| move |source| Error::Listen { address, source };
+    let check = |address: SocketAddr| match address.ip().is_loopback() || has_token {
+        true => Ok(()),
+        false => Err(Error::NeedsToken { address }),
+    };
+    let listener = match listen {
+        Listen::Address(address) => {
+            check(address)?;
+            TcpListener::bind(address).map_err(cannot(address.to_string()))?
+        }
+        Listen::Bound(listener) => listener,
+    };
+    let address = listener.local_addr().map_err(cannot("the given socket".to_owned()))?;
+    check(address)?;
+    listener.set_nonblocking(true).map_err(cannot(address.to_string()))?;
+    Ok((listener, address))
 }
 
 impl Handle {
@@ -50,18 +168,44 @@ impl Handle {
         self.address
     }
 
-    /// The status page, when one was asked for.
-    pub fn http_address(&self) -> Option<SocketAddr> {
-        None
-    }
-
     /// Until it ends by itself, which only an error makes it do.
-    pub async fn wait(&mut self) -> Result<(), Error> {
-        Err(Error::NotBuilt)
+    pub async fn wait(&mut self) -> Error {
+        let owner_ended = async {
+            match &mut self.owner_ended {
+                Some(ended) => drop(ended.await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = owner_ended => Error::OwnerEnded,
+            server = &mut self.server => Error::Server(match server {
+                Ok(Ok(())) => "without a reason".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            }),
+        }
     }
 
     /// Journals what has been received, closes every stream and ends.
-    pub async fn shutdown(self) -> Result<(), Error> {
-        Err(Error::NotBuilt)
+    pub async fn shutdown(mut self) -> Result<(), Error> {
+        let _ = self.messages.send(Message::Stop).await;
+        if let Some(ended) = self.owner_ended.take() {
+            // the owner drops its end without a word only when it panics
+            ended.await.map_err(|_| Error::OwnerEnded)?;
+        }
+        if let Some(stop) = self.stop_server.take() {
+            let _ = stop.send(());
+        }
+        if tokio::time::timeout(LAST_CALLS, &mut self.server).await.is_err() {
+            self.server.abort();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let _ = self.messages.try_send(Message::Stop);
+        self.server.abort();
     }
 }

@@ -24,38 +24,7 @@ impl v1::SubmitRequest {
         let build = name("build", self.build)?;
         let sweep: Box<Sweep> =
             serde_json::from_slice(&self.sweep_json).map_err(|error| Invalid::new("sweep_json", error))?;
-        name("sweep_json.name", sweep.name.clone())?;
-        check_references(&sweep)?;
+        sweep.check().map_err(|bad| Invalid::new(format!("sweep_json.{}", bad.place), bad.reason))?;
         Ok((sweep, build))
-    }
-}
-
-/// `Sweep`'s methods index by what the sweep itself says; a sweep of our own compiler is sound, a peer's may not be.
-fn check_references(sweep: &Sweep) -> Result<(), Invalid> {
-    for (index, cell) in sweep.cells.iter().enumerate() {
-        let field = || format!("sweep_json.cells[{index}]");
-        let coordinates = &cell.coordinates;
-        if coordinates.len() != sweep.axes.len() {
-            let problem = format!("has {} coordinates for {} axes", coordinates.len(), sweep.axes.len());
-            return Err(Invalid::new(field(), problem));
-        }
-        let beyond = sweep.axes.iter().zip(coordinates).find(|(axis, value)| **value as usize >= axis.values.len());
-        if let Some((axis, value)) = beyond {
-            return Err(Invalid::new(field(), format!("axis `{}` has no value {value}", axis.name)));
-        }
-        let settings = sweep::definition::with_fields(&sweep.base, &cell.set);
-        let settings = settings.map_err(|error| Invalid::new(field(), error))?;
-        if let (Some(search), None) = (&sweep.search, &cell.skipped) {
-            for candidate in &search.candidates {
-                let set = [(search.field.clone(), candidate.clone())].into();
-                sweep::definition::with_fields(&settings, &set)
-                    .map_err(|error| Invalid::new("sweep_json.search", error))?;
-            }
-        }
-    }
-    let footnotes = sweep.footnotes.len();
-    match sweep.published.iter().find(|value| value.footnote.is_some_and(|index| index as usize >= footnotes)) {
-        Some(_) => Err(Invalid::new("sweep_json.published", "refers to a footnote that is not there")),
-        None => Ok(()),
     }
 }

@@ -90,7 +90,8 @@ impl Attempts {
     }
 
     /// Both lists of a `Hello`. An outcome for which the message has no room is listed as running, for its slot is
-    /// still its own until the outcome has been said; `ended()` has it for afterwards.
+    /// still its own until the outcome has been said; `ended()` has it for afterwards. Where the slot is already used
+    /// again the coordinator has heard of the end, and it is left out.
     pub fn whole(&self) -> (Vec<RunningAttempt>, Vec<EndedAttempt>) {
         let mut running_now = self.running();
         let mut ended_now = Vec::new();
@@ -100,7 +101,7 @@ impl Attempts {
             if ended_now.len() < MAX_ENDED && size <= room {
                 room -= size;
                 ended_now.push(EndedAttempt { trial: key.0, attempt: key.1, outcome: outcome.clone() });
-            } else {
+            } else if running_now.iter().all(|running| running.slot != *slot) {
                 running_now.push(running(*key, *slot, Progress::default()));
             }
         }

@@ -10,6 +10,8 @@ mod out_of_memory;
 mod processes;
 mod run;
 mod slot;
+#[cfg(test)]
+mod slot_tests;
 mod stderr;
 mod trainer;
 mod work_dir;

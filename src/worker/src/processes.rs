@@ -48,6 +48,11 @@ impl Family {
         Ok(members)
     }
 
+    /// The process that the group is named after has not ended.
+    pub fn has_leader(&self) -> bool {
+        self.group.is_some_and(|group| self.contains(group.as_raw()))
+    }
+
     /// A process that ends while it is looked at is not there.
     fn contains(&self, pid: i32) -> bool {
         let Some((state, group)) = fs::read(format!("/proc/{pid}/stat")).ok().and_then(|stat| state_and_group(&stat))

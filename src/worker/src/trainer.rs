@@ -142,7 +142,7 @@ impl Trainer {
 
     /// Nothing was heard since the last run, and it is still there.
     pub fn is_quiet(&mut self) -> bool {
-        matches!(self.replies.try_recv(), Err(mpsc::error::TryRecvError::Empty))
+        matches!(self.replies.try_recv(), Err(mpsc::error::TryRecvError::Empty)) && self.family.has_leader()
     }
 
     /// Ends it and returns when no process of it is left. `alone`: how long it may take to end by itself first, so that
@@ -180,11 +180,10 @@ fn no_pipe() -> io::Error {
     io::Error::other("the trainer has no pipe")
 }
 
-/// `cpu`, however many threads the slot has; else the devices joined with commas.
+/// As the trainer's `--devices` wants it: `cpu`, however many threads the slot has; `cuda:0,2`.
 fn device_list(devices: &[String]) -> String {
-    let mut distinct: Vec<&str> = devices.iter().map(String::as_str).collect();
-    distinct.dedup();
-    distinct.join(",")
+    let indices: Vec<&str> = devices.iter().filter_map(|device| device.strip_prefix("cuda:")).collect();
+    if indices.is_empty() { "cpu".to_owned() } else { format!("cuda:{}", indices.join(",")) }
 }
 
 async fn read_replies(mut stdout: ChildStdout, replies: mpsc::Sender<Result<Reply, Broken>>) {

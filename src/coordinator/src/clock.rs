@@ -1,0 +1,23 @@
+//! The time that decisions are given: milliseconds since 1970 that never go back, whatever happens to the wall clock.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use schedule::state::Millis;
+
+#[derive(Clone, Debug)]
+pub struct Clock {
+    base: Millis,
+    started: Instant,
+}
+
+impl Clock {
+    /// Goes on from the last time in the journal, should the wall clock stand before it.
+    pub fn start(last: Millis) -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as Millis);
+        Self { base: wall.max(last), started: Instant::now() }
+    }
+
+    pub fn now(&self) -> Millis {
+        self.base + self.started.elapsed().as_millis() as Millis
+    }
+}

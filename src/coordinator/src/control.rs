@@ -1,0 +1,111 @@
+//! Service Control: turns each call into a question to the owner and its answer into a reply.
+
+use protocol::v1::control_server::Control;
+use protocol::v1;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::message::{Change, Message, Read, Reply};
+
+/// Messages under way to one `tail`; one that falls further behind is cut off.
+const TAIL: usize = 4096;
+
+pub struct ControlService {
+    pub owner: mpsc::Sender<Message>,
+}
+
+impl ControlService {
+    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Status> {
+        let ends = || Status::unavailable("the coordinator is ending");
+        let (reply, answer) = oneshot::channel();
+        self.owner.send(message(reply)).await.map_err(|_| ends())?;
+        answer.await.map_err(|_| ends())?
+    }
+}
+
+#[tonic::async_trait]
+impl Control for ControlService {
+    async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
+        // checking 100,000 cells takes a while: not on a thread that other calls wait for
+        let request = request.into_inner();
+        let checked = tokio::task::spawn_blocking(move || request.into_sweep()).await;
+        let (sweep, build) = checked.map_err(|error| Status::internal(error.to_string()))??;
+        let done = self.ask(|reply| Message::Change(Change::Submit { sweep, build, reply })).await?;
+        Ok(Response::new(v1::SubmitReply {
+            sweep: done.sweep,
+            revision: done.revision,
+            trials: done.trials,
+            reused: done.reused,
+            shared: done.shared,
+            dropped: done.dropped,
+            explanation: done.explanation,
+        }))
+    }
+
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        let sweep = request.into_inner().sweep;
+        self.ask(|reply| Message::Read(Read::Status { sweep, reply })).await.map(Response::new)
+    }
+
+    type TailStream = ReceiverStream<Result<v1::TailMessage, Status>>;
+
+    async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        let (messages, stream) = mpsc::channel(TAIL);
+        let read = Read::Tail { sweep: request.into_inner().sweep, messages };
+        let sent = self.owner.send(Message::Read(read)).await;
+        sent.map_err(|_| Status::unavailable("the coordinator is ending"))?;
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn get_report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportReply>, Status> {
+        let sweep = request.into_inner().sweep;
+        let report = self.ask(|reply| Message::Read(Read::Report { sweep, reply })).await?;
+        let file = |(name, content): (String, Vec<u8>)| v1::ReportFile { name, content };
+        Ok(Response::new(v1::ReportReply {
+            files: report.files.into_iter().map(file).collect(),
+            text: report.text,
+            complete: report.complete,
+            failed_trials: report.failed_trials,
+        }))
+    }
+
+    async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelReply>, Status> {
+        let sweep = request.into_inner().sweep;
+        let cancelled = self.ask(|reply| Message::Change(Change::Cancel { sweep, reply })).await?;
+        Ok(Response::new(v1::CancelReply { cancelled }))
+    }
+
+    async fn retry_failed(
+        &self,
+        request: Request<v1::RetryFailedRequest>,
+    ) -> Result<Response<v1::RetryFailedReply>, Status> {
+        let sweep = request.into_inner().sweep;
+        let retried = self.ask(|reply| Message::Change(Change::RetryFailed { sweep, reply })).await?;
+        Ok(Response::new(v1::RetryFailedReply { retried }))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainReply>, Status> {
+        let trial = request.into_inner().trial;
+        self.ask(|reply| Message::Read(Read::Explain { trial, reply })).await.map(Response::new)
+    }
+
+    async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyReply>, Status> {
+        let v1::WhyRequest { sweep, cell } = request.into_inner();
+        let why = self.ask(|reply| Message::Read(Read::Why { sweep, cell, reply })).await?;
+        Ok(Response::new(v1::WhyReply { text: why.text, json: why.json.to_string().into_bytes() }))
+    }
+
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainReply>, Status> {
+        let v1::DrainRequest { worker, reason } = request.into_inner();
+        let reason = if reason.is_empty() { "drained by a user".to_owned() } else { reason };
+        self.ask(|reply| Message::Change(Change::Drain { worker, reason, reply })).await?;
+        Ok(Response::new(v1::DrainReply {}))
+    }
+
+    async fn undrain(&self, request: Request<v1::UndrainRequest>) -> Result<Response<v1::UndrainReply>, Status> {
+        let host = request.into_inner().host;
+        self.ask(|reply| Message::Change(Change::Undrain { host, reply })).await?;
+        Ok(Response::new(v1::UndrainReply {}))
+    }
+}

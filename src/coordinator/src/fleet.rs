@@ -1,0 +1,87 @@
+//! Service Fleet: one task per worker's stream, which reads, checks and passes on. What a worker says is judged by the
+//! owner.
+
+use std::time::Duration;
+
+use protocol::v1::fleet_server::Fleet;
+use protocol::{FromWorker, Hello, v1};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::message::{Message, Stream, ToWorker};
+
+/// A peer that connects and says nothing is cut off.
+const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+/// Messages under way to one worker: its slots can all be filled at once.
+const OUTGOING: usize = 4096;
+
+pub struct FleetService {
+    pub owner: mpsc::Sender<Message>,
+}
+
+#[tonic::async_trait]
+impl Fleet for FleetService {
+    type ConnectStream = ReceiverStream<Result<v1::CoordinatorMessage, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::WorkerMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let (outgoing, messages) = mpsc::channel(OUTGOING);
+        tokio::spawn(serve(request.into_inner(), outgoing, self.owner.clone()));
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+async fn serve(mut incoming: Streaming<v1::WorkerMessage>, outgoing: ToWorker, owner: mpsc::Sender<Message>) {
+    let hello = match tokio::time::timeout(HELLO_DEADLINE, hear_hello(&mut incoming)).await {
+        Ok(Ok(hello)) => hello,
+        Ok(Err(status)) => return drop(outgoing.try_send(Err(status))),
+        Err(_) => return drop(outgoing.try_send(Err(Status::deadline_exceeded("no Hello was said")))),
+    };
+    let (worker, connection) = (hello.worker.clone(), hello.connection);
+    let (cut, mut is_cut) = oneshot::channel();
+    let stream = Stream { outgoing: outgoing.clone(), cut };
+    if owner.send(Message::Connected { hello: Box::new(hello), stream }).await.is_err() {
+        return;
+    }
+    // the owner holds the sending half now; when it lets go the worker must see the end of the stream
+    let last_word = outgoing.downgrade();
+    drop(outgoing);
+    loop {
+        let message = tokio::select! {
+            message = hear(&mut incoming) => message,
+            _ = &mut is_cut => return,
+        };
+        let message = match message {
+            Ok(Some(message)) => message,
+            Ok(None) => break,
+            Err(status) => {
+                if let Some(outgoing) = last_word.upgrade() {
+                    let _ = outgoing.try_send(Err(status));
+                }
+                break;
+            }
+        };
+        if owner.send(Message::Said { worker: worker.clone(), connection, message }).await.is_err() {
+            return;
+        }
+    }
+    let _ = owner.send(Message::Closed { worker, connection }).await;
+}
+
+async fn hear_hello(incoming: &mut Streaming<v1::WorkerMessage>) -> Result<Hello, Status> {
+    match hear(incoming).await? {
+        Some(FromWorker::Hello(hello)) => Ok(hello),
+        Some(_) => Err(Status::invalid_argument("a stream begins with Hello")),
+        None => Err(Status::cancelled("the worker hung up")),
+    }
+}
+
+async fn hear(incoming: &mut Streaming<v1::WorkerMessage>) -> Result<Option<FromWorker>, Status> {
+    match incoming.message().await? {
+        Some(message) => Ok(Some(FromWorker::try_from(message)?)),
+        None => Ok(None),
+    }
+}

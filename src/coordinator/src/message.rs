@@ -1,0 +1,69 @@
+//! What the services ask of the owner, and how it answers.
+
+use protocol::{FromWorker, Hello, v1};
+use schedule::Submission;
+use schedule::state::WorkerId;
+use sweep::Sweep;
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+/// To one worker. An error is the last thing on its stream.
+pub type ToWorker = mpsc::Sender<Result<v1::CoordinatorMessage, Status>>;
+/// To one `tail`.
+pub type ToTail = mpsc::Sender<Result<v1::TailMessage, Status>>;
+pub type Reply<T> = oneshot::Sender<Result<T, Status>>;
+
+pub enum Message {
+    /// A stream has opened with its Hello. The owner keeps both ends; dropping them ends the stream.
+    Connected {
+        hello: Box<Hello>,
+        stream: Stream,
+    },
+    Said {
+        worker: WorkerId,
+        connection: u64,
+        message: FromWorker,
+    },
+    Closed {
+        worker: WorkerId,
+        connection: u64,
+    },
+    Change(Change),
+    Read(Read),
+    /// Journal what has been received and end.
+    Stop,
+}
+
+pub struct Stream {
+    pub outgoing: ToWorker,
+    /// Never sent on: its end tells the reading half that the stream is over.
+    #[expect(dead_code, reason = "only its being dropped means something")]
+    pub cut: oneshot::Sender<()>,
+}
+
+/// Answered when it is durable.
+pub enum Change {
+    Submit { sweep: Box<Sweep>, build: String, reply: Reply<Submission> },
+    Cancel { sweep: String, reply: Reply<u64> },
+    RetryFailed { sweep: String, reply: Reply<u64> },
+    Drain { worker: String, reason: String, reply: Reply<()> },
+    Undrain { host: String, reply: Reply<()> },
+}
+
+pub enum Read {
+    Status { sweep: String, reply: Reply<v1::StatusReply> },
+    Tail { sweep: String, messages: ToTail },
+    Report { sweep: String, reply: Reply<report::Report> },
+    Explain { trial: String, reply: Reply<v1::ExplainReply> },
+    Why { sweep: String, cell: String, reply: Reply<report::Why> },
+}
+
+impl Change {
+    pub fn refuse(self, status: Status) {
+        match self {
+            Self::Submit { reply, .. } => drop(reply.send(Err(status))),
+            Self::Cancel { reply, .. } | Self::RetryFailed { reply, .. } => drop(reply.send(Err(status))),
+            Self::Drain { reply, .. } | Self::Undrain { reply, .. } => drop(reply.send(Err(status))),
+        }
+    }
+}

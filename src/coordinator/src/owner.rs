@@ -1,0 +1,396 @@
+//! The one task that owns the state. It takes what has arrived, lets `schedule::turn` decide all of it, journals the
+//! events in one transaction, and only then answers and acts (promise P3).
+//!
+//! When the journal cannot be written, the turn is kept and tried again; until it succeeds nothing new is decided,
+//! everything that would change something is refused with the reason, and workers go on training. The state may
+//! then be ahead of the journal, but nobody is told what is not in it.
+
+use std::time::Duration;
+
+use protocol::FromCoordinator;
+use schedule::event::{Effect, Input, Recorded, Rejected};
+use schedule::state::{Millis, State, WorkerId};
+use schedule::{Answer, Config, Turn};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tonic::Status;
+
+use crate::clock::Clock;
+use crate::message::{Change, Message, Reply, Stream};
+use crate::storage::Storage;
+use crate::streams::Streams;
+use crate::tail::Tails;
+
+/// Messages decided in one turn at most: bounds the size of a transaction and the wait of the first for the last.
+const MAX_BATCH: usize = 1024;
+/// Deadlines are looked at when nothing waits to be heard, or after this time.
+const TICK_OVERDUE_MS: Millis = 5_000;
+/// A loop that slept longer than it wanted was itself stopped, and cannot hold silence against workers.
+const OVERSLEPT_MS: Millis = 1_000;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+pub struct Owner {
+    pub(crate) state: State,
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) storage: Box<dyn Storage>,
+    pub(crate) streams: Streams,
+    pub(crate) tails: Tails,
+    pub(crate) fault: Option<Fault>,
+    pub(crate) last_tick: Millis,
+}
+
+/// A turn that is decided but not journalled.
+pub(crate) struct Fault {
+    pub(crate) reason: String,
+    recorded: Vec<Recorded>,
+    rest: Rest,
+    retry_at: Instant,
+    pause: Duration,
+}
+
+/// What is done once a turn is durable.
+struct Rest {
+    answers: Vec<(After, Result<Answer, Rejected>)>,
+    effects: Vec<Effect>,
+}
+
+/// Who waits for the answer to an input.
+enum After {
+    Nobody,
+    Stream { worker: WorkerId, connection: u64, stream: Stream },
+    Leaving(WorkerId),
+    Change(Asked),
+}
+
+enum Asked {
+    Submit(Reply<schedule::Submission>),
+    Count(Reply<u64>),
+    Done(Reply<()>),
+}
+
+impl Owner {
+    pub fn new(state: State, config: Config, clock: Clock, storage: Box<dyn Storage>) -> Self {
+        let last_tick = clock.now();
+        let (streams, tails) = (Streams::default(), Tails::default());
+        Self { state, config, clock, storage, streams, tails, fault: None, last_tick }
+    }
+
+    /// Until it is told to stop, or nobody is left who could tell it anything.
+    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        // a coordinator that has just started may have something to place
+        self.turn(vec![(Input::Tick, After::Nobody)]);
+        loop {
+            let before = self.clock.now();
+            let wait = self.wait(before);
+            let first = tokio::select! {
+                message = messages.recv() => match message {
+                    Some(message) => Some(message),
+                    None => return,
+                },
+                () = sleep(wait) => None,
+            };
+            self.forgive_own_sleep(before, wait);
+            let mut batch: Vec<Message> = first.into_iter().collect();
+            while batch.len() < MAX_BATCH
+                && let Ok(message) = messages.try_recv()
+            {
+                batch.push(message);
+            }
+            let stop = self.take(batch, messages.is_empty());
+            if stop {
+                return;
+            }
+        }
+    }
+
+    /// Decides a batch. True: it is time to end.
+    fn take(&mut self, batch: Vec<Message>, all_heard: bool) -> bool {
+        if !self.mended() {
+            return self.take_in_fault(batch);
+        }
+        let mut inputs: Vec<(Input, After)> = Vec::new();
+        let mut reads = Vec::new();
+        let mut stop = false;
+        for message in batch {
+            match message {
+                Message::Read(read) => reads.push(read),
+                Message::Stop => stop = true,
+                Message::Change(change) => inputs.extend(self.change(change)),
+                message => inputs.extend(self.hear(message, &inputs)),
+            }
+        }
+        inputs.extend(self.streams.take_cut().into_iter().map(|input| (input, After::Nobody)));
+        let now = self.clock.now();
+        if self.tick_is_due(now) && (all_heard || now > self.last_tick + TICK_OVERDUE_MS) {
+            self.last_tick = now;
+            inputs.push((Input::Tick, After::Nobody));
+        }
+        if !inputs.is_empty() {
+            self.turn(inputs);
+        }
+        self.tails.flush(&self.state, &self.config, self.clock.now());
+        for read in reads {
+            self.read(read);
+        }
+        stop
+    }
+
+    /// The input that a message means; nothing for what is said on a stream that was replaced.
+    fn hear(&mut self, message: Message, before: &[(Input, After)]) -> Option<(Input, After)> {
+        let current = |owner: &Self, worker: &WorkerId, connection: u64| {
+            let opened_now = |(_, after): &(Input, After)| {
+                matches!(after, After::Stream { worker: of, connection: number, .. }
+                    if of == worker && *number == connection)
+            };
+            owner.streams.is_current(worker, connection) || before.iter().any(opened_now)
+        };
+        match message {
+            Message::Connected { hello, stream } => {
+                let worker = hello.worker.clone();
+                let connection = hello.connection;
+                let after = After::Stream { worker: worker.clone(), connection, stream };
+                let protocol::Hello { info, running, ended, .. } = *hello;
+                Some((Input::Connected { worker, connection, info, running, ended }, after))
+            }
+            Message::Closed { worker, connection } => {
+                self.streams.remove(&worker, connection);
+                Some((Input::Disconnected { worker, connection }, After::Nobody))
+            }
+            Message::Said { worker, connection, .. } if !current(self, &worker, connection) => None,
+            Message::Said { worker, message, .. } => self.said(worker, message),
+            Message::Change(_) | Message::Read(_) | Message::Stop => None,
+        }
+    }
+
+    fn said(&mut self, worker: WorkerId, message: protocol::FromWorker) -> Option<(Input, After)> {
+        use protocol::FromWorker;
+        match message {
+            FromWorker::Hello(_) => {
+                self.streams.disconnect(&worker, "Hello was said twice on one stream");
+                None
+            }
+            FromWorker::Heartbeat { running, checkpoint_bytes } => {
+                self.streams.note_checkpoint_bytes(&worker, checkpoint_bytes);
+                self.tails.touch();
+                Some((Input::Heartbeat { worker, running }, After::Nobody))
+            }
+            FromWorker::Ended(ended) => Some((Input::Ended { worker, ended }, After::Nobody)),
+            FromWorker::Leaving { reason } => {
+                Some((Input::Leaving { worker: worker.clone(), reason }, After::Leaving(worker)))
+            }
+        }
+    }
+
+    fn change(&self, change: Change) -> Option<(Input, After)> {
+        Some(match change {
+            Change::Submit { build, reply, .. } if build != self.config.build => {
+                let own = &self.config.build;
+                let reason = format!("this command is of build `{build}`, the coordinator of `{own}`: use those of one build");
+                let _ = reply.send(Err(Status::failed_precondition(reason)));
+                return None;
+            }
+            Change::Submit { sweep, reply, .. } => (Input::Submit { sweep }, After::Change(Asked::Submit(reply))),
+            Change::Cancel { sweep, reply } => {
+                let reason = "cancelled by a user".to_owned();
+                (Input::Cancel { sweep, reason }, After::Change(Asked::Count(reply)))
+            }
+            Change::RetryFailed { sweep, reply } => (Input::RetryFailed { sweep }, After::Change(Asked::Count(reply))),
+            Change::Drain { worker, reason, reply } => {
+                (Input::Drain { worker: WorkerId(worker.into()), reason }, After::Change(Asked::Done(reply)))
+            }
+            Change::Undrain { host, reply } => (Input::Undrain { host }, After::Change(Asked::Done(reply))),
+        })
+    }
+
+    fn turn(&mut self, inputs: Vec<(Input, After)>) {
+        let (inputs, afters): (Vec<Input>, Vec<After>) = inputs.into_iter().unzip();
+        let now = self.clock.now();
+        let Turn { recorded, answers, effects, .. } = schedule::turn(&mut self.state, &self.config, &inputs, now);
+        debug_assert_eq!(schedule::check(&self.state), [], "an invariant of the state does not hold");
+        let rest = Rest { answers: afters.into_iter().zip(answers).collect(), effects };
+        if recorded.is_empty() {
+            return self.finish(&recorded, rest);
+        }
+        match self.storage.append(&recorded) {
+            Ok(()) => self.finish(&recorded, rest),
+            Err(reason) => {
+                tracing::error!(reason, "the journal cannot be written; nothing is acknowledged until it can");
+                let retry_at = Instant::now() + FIRST_PAUSE;
+                self.fault = Some(Fault { reason, recorded, rest, retry_at, pause: FIRST_PAUSE });
+            }
+        }
+    }
+
+    /// After the events are durable.
+    fn finish(&mut self, recorded: &[Recorded], rest: Rest) {
+        for (after, answer) in rest.answers {
+            self.answer(after, answer);
+        }
+        for effect in rest.effects {
+            self.perform(effect);
+        }
+        self.tails.events(recorded, &self.state, &self.config, self.clock.now());
+    }
+
+    fn answer(&mut self, after: After, answer: Result<Answer, Rejected>) {
+        match (after, answer) {
+            (After::Nobody, Ok(_)) => {}
+            (After::Nobody, Err(rejected)) => tracing::debug!(%rejected, "nothing changes"),
+            (After::Stream { worker, connection, stream }, Ok(_)) => {
+                let (heartbeat_ms, lease_ms) = (self.config.heartbeat_ms, self.config.lease_ms);
+                tracing::info!(%worker, connection, "worker connected");
+                self.streams.insert(worker.clone(), connection, stream);
+                self.streams.send(&worker, FromCoordinator::Welcome { heartbeat_ms, lease_ms });
+            }
+            (After::Stream { worker, stream, .. }, Err(rejected @ Rejected::StaleConnection { .. })) => {
+                tracing::debug!(%worker, %rejected, "closing an old stream");
+                let _ = stream.outgoing.try_send(Err(Status::aborted(rejected.to_string())));
+            }
+            (After::Stream { worker, stream, .. }, Err(rejected)) => {
+                tracing::warn!(%worker, %rejected, "refusing a worker");
+                let refused = FromCoordinator::Refused { reason: rejected.to_string() };
+                let _ = stream.outgoing.try_send(Ok(refused.into()));
+            }
+            // so that it knows that it was heard and may end
+            (After::Leaving(worker), Ok(_)) => {
+                self.streams.send(&worker, FromCoordinator::Drain { reason: "the worker leaves".to_owned() });
+            }
+            (After::Leaving(worker), Err(rejected)) => tracing::debug!(%worker, %rejected, "nothing changes"),
+            (After::Change(asked), answer) => asked.answer(answer.map_err(|rejected| status_of(&rejected))),
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start { worker, slot, trial, attempt } => match self.state.spec_of(trial) {
+                Some(spec) => {
+                    let start = FromCoordinator::Start { trial, attempt, slot, spec: Box::new(spec) };
+                    self.streams.send(&worker, start);
+                }
+                None => tracing::error!(%trial, "a trial was dispatched that no sweep lists"),
+            },
+            Effect::Stop { worker, trial, attempt, reason } => {
+                self.streams.send(&worker, FromCoordinator::Stop { trial, attempt, reason });
+            }
+            Effect::Acknowledge { worker, trial, attempt } => {
+                self.streams.send(&worker, FromCoordinator::Acknowledged { trial, attempt });
+            }
+            Effect::Drain { worker, reason } => self.streams.send(&worker, FromCoordinator::Drain { reason }),
+            Effect::Disconnect { worker, reason } => self.streams.disconnect(&worker, &reason),
+        }
+    }
+
+    fn tick_is_due(&self, now: Millis) -> bool {
+        schedule::next_deadline(&self.state, &self.config, now).is_some_and(|deadline| deadline <= now)
+    }
+
+    fn wait(&self, now: Millis) -> Duration {
+        if let Some(fault) = &self.fault {
+            return fault.retry_at.saturating_duration_since(Instant::now());
+        }
+        if self.streams.has_cut() {
+            return Duration::ZERO;
+        }
+        let deadline = schedule::next_deadline(&self.state, &self.config, now);
+        let next = deadline.into_iter().chain(self.tails.due()).min();
+        // a deadline that has passed and changes nothing must not make the loop spin
+        next.map_or(Duration::from_secs(3600), |next| Duration::from_millis(next.saturating_sub(now).max(5)))
+    }
+
+    /// After a SIGSTOP or a suspended machine every worker looks silent, though nobody was listening.
+    fn forgive_own_sleep(&mut self, before: Millis, wait: Duration) {
+        let now = self.clock.now();
+        let late = now.saturating_sub(before + wait.as_millis() as Millis);
+        if late > OVERSLEPT_MS {
+            tracing::warn!(late_ms = late, "the coordinator itself was held up; leases are longer by as much");
+            self.extend_leases(late);
+        }
+    }
+
+    pub(crate) fn extend_leases(&mut self, by: Millis) {
+        let now = self.clock.now();
+        let live = &mut self.state.live;
+        live.since = (live.since + by).min(now);
+        live.last_heard.values_mut().for_each(|heard| *heard = (*heard + by).min(now));
+        live.progress.values_mut().for_each(|progress| progress.advanced_at = (progress.advanced_at + by).min(now));
+    }
+
+    /// Whether the journal works, after trying again what could not be written.
+    fn mended(&mut self) -> bool {
+        let Some(mut fault) = self.fault.take() else { return true };
+        if Instant::now() >= fault.retry_at {
+            match self.storage.append(&fault.recorded) {
+                Ok(()) => {
+                    tracing::info!("the journal can be written again");
+                    // whoever could not be heard meanwhile was not silent
+                    self.extend_leases(self.config.lease_ms);
+                    self.finish(&fault.recorded, fault.rest);
+                    return true;
+                }
+                Err(reason) => {
+                    fault.reason = reason;
+                    fault.pause = (fault.pause * 2).min(LONGEST_PAUSE);
+                    fault.retry_at = Instant::now() + fault.pause;
+                }
+            }
+        }
+        self.fault = Some(fault);
+        false
+    }
+
+    /// Nothing is decided. Workers say outcomes again until they are acknowledged, and connect again until they may.
+    fn take_in_fault(&mut self, batch: Vec<Message>) -> bool {
+        let reason = self.fault.as_ref().map(|fault| fault.reason.clone()).unwrap_or_default();
+        let refusal = || Status::unavailable(format!("the journal cannot be written: {reason}"));
+        let mut stop = false;
+        for message in batch {
+            match message {
+                Message::Connected { stream, .. } => drop(stream.outgoing.try_send(Err(refusal()))),
+                Message::Change(change) => change.refuse(refusal()),
+                Message::Read(read) => self.read(read),
+                Message::Stop => stop = true,
+                message @ (Message::Said { .. } | Message::Closed { .. }) => {
+                    // what is live is never journalled
+                    if let Some((input @ (Input::Heartbeat { .. } | Input::Disconnected { .. }), _)) =
+                        self.hear(message, &[])
+                    {
+                        schedule::observe(&mut self.state, &input, self.clock.now());
+                    }
+                }
+            }
+        }
+        self.tails.flush(&self.state, &self.config, self.clock.now());
+        stop
+    }
+}
+
+impl Asked {
+    fn answer(self, answer: Result<Answer, Status>) {
+        let odd = || Status::internal("the answer is of another question");
+        match self {
+            Self::Submit(reply) => drop(reply.send(answer.and_then(|answer| match answer {
+                Answer::Submitted(submission) => Ok(submission),
+                _ => Err(odd()),
+            }))),
+            Self::Count(reply) => drop(reply.send(answer.and_then(|answer| match answer {
+                Answer::Cancelled(count) | Answer::Retried(count) => Ok(count),
+                _ => Err(odd()),
+            }))),
+            Self::Done(reply) => drop(reply.send(answer.map(|_| ()))),
+        }
+    }
+}
+
+fn status_of(rejected: &Rejected) -> Status {
+    let text = rejected.to_string();
+    match rejected {
+        Rejected::UnknownSweep(_) | Rejected::UnknownWorker(_) | Rejected::UnknownHost(_) => Status::not_found(text),
+        Rejected::OtherBuild { .. } | Rejected::StaleConnection { .. } | Rejected::StaleAttempt { .. } => {
+            Status::failed_precondition(text)
+        }
+        Rejected::Invalid(_) => Status::invalid_argument(text),
+        Rejected::Internal(_) => Status::internal(text),
+    }
+}

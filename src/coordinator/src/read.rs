@@ -1,0 +1,97 @@
+//! Questions that change nothing, answered between two turns.
+
+use protocol::v1;
+use schedule::state::WorkerState;
+use sweep::TrialId;
+use tonic::Status;
+
+use crate::message::Read;
+use crate::owner::Owner;
+use crate::status;
+
+/// Workers that are gone stay in the state for ever; `status` shows the latest of them.
+const GONE_SHOWN: usize = 20;
+
+impl Owner {
+    pub(crate) fn read(&mut self, read: Read) {
+        match read {
+            Read::Status { sweep, reply } => drop(reply.send(self.status(&sweep))),
+            Read::Tail { sweep, messages } => {
+                let now = self.clock.now();
+                self.tails.open(sweep, messages, &self.state, &self.config, now);
+            }
+            Read::Report { sweep, reply } => {
+                let report = self.journalled().and_then(|()| {
+                    report::report(&self.state, &sweep).ok_or_else(|| unknown_sweep(&sweep))
+                });
+                let _ = reply.send(report);
+            }
+            Read::Why { sweep, cell, reply } => {
+                let why = self.journalled().and_then(|()| {
+                    report::why(&self.state, &sweep, &cell).map_err(Status::not_found)
+                });
+                let _ = reply.send(why);
+            }
+            Read::Explain { trial, reply } => drop(reply.send(self.explain(&trial))),
+        }
+    }
+
+    /// A report is a fold over the journal: while the state is ahead of it, there is none.
+    fn journalled(&self) -> Result<(), Status> {
+        match &self.fault {
+            Some(fault) => Err(Status::unavailable(format!("the journal cannot be written: {}", fault.reason))),
+            None => Ok(()),
+        }
+    }
+
+    fn status(&self, sweep: &str) -> Result<v1::StatusReply, Status> {
+        let now = self.clock.now();
+        if !sweep.is_empty() && !self.state.sweeps.contains_key(sweep) {
+            return Err(unknown_sweep(sweep));
+        }
+        let wanted = self.state.sweeps.keys().filter(|name| sweep.is_empty() || &***name == sweep);
+        let sweeps = wanted.filter_map(|name| status::sweep(&self.state, &self.config, name, now)).collect();
+        let mut workers: Vec<_> = self.state.workers.iter().collect();
+        let is_gone = |(_, worker): &(_, &WorkerState)| worker.is_gone();
+        workers.sort_by_key(|(_, worker)| (worker.is_gone(), std::cmp::Reverse(worker.joined_at)));
+        let num_present = workers.iter().filter(|worker| !is_gone(worker)).count();
+        workers.truncate(num_present + GONE_SHOWN);
+        let describe = |(id, _): (_, _)| status::worker(&self.state, &self.config, id, now);
+        Ok(v1::StatusReply {
+            sweeps,
+            workers: workers.into_iter().filter_map(describe).collect(),
+            journal_bytes: self.storage.bytes(),
+            checkpoint_bytes: self.streams.checkpoint_bytes(),
+            build: self.config.build.clone(),
+            storage_fault: self.fault.as_ref().map(|fault| fault.reason.clone()).unwrap_or_default(),
+        })
+    }
+
+    fn explain(&self, text: &str) -> Result<v1::ExplainReply, Status> {
+        let trial = self.find_trial(text)?;
+        Err(Status::unimplemented(format!("{trial}")))
+    }
+
+    /// An id, or a unique beginning of one.
+    fn find_trial(&self, text: &str) -> Result<TrialId, Status> {
+        if text.is_empty() || text.len() > 16 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let reason = format!("`{text}` is no trial id: up to 16 hexadecimal digits were expected");
+            return Err(Status::invalid_argument(reason));
+        }
+        let text = text.to_ascii_lowercase();
+        // ids are ordered as their digits are
+        let first: TrialId = format!("{text:0<16}").parse().map_err(|_| Status::internal("padding a trial id"))?;
+        let mut found = self.state.trials.range(first..).map(|(id, _)| *id).take_while(|id| id.to_string().starts_with(&text));
+        match (found.next(), found.next()) {
+            (Some(id), None) => Ok(id),
+            (Some(id), Some(other)) => {
+                Err(Status::invalid_argument(format!("`{text}` begins several trial ids: {id}, {other}, ...")))
+            }
+            (None, _) => Err(Status::not_found(format!("no trial's id begins with `{text}`"))),
+        }
+    }
+}
+
+fn unknown_sweep(name: &str) -> Status {
+    Status::not_found(format!("no sweep is named `{name}`"))
+}

@@ -1,0 +1,179 @@
+//! What `status` and `tail` show, from the state. Only describes; what is slow to derive is derived once per call.
+
+use std::collections::BTreeMap;
+
+use protocol::v1;
+use schedule::Config;
+use schedule::state::{Attempt, Millis, Phase, Presence, State, SweepState, SweepTrial, TrialState, WorkerId, WorkerState};
+use sweep::definition::Role;
+
+/// A trial that runs is called stalled in `status` after this share of the limit that ends it.
+const STALL_SHOWN: f64 = 0.5;
+
+pub fn sweep(state: &State, config: &Config, name: &str, now: Millis) -> Option<v1::SweepStatus> {
+    let entry = state.sweeps.get(name)?;
+    let mut running_trials = Vec::new();
+    for trial in &entry.trials {
+        if let Some(running) = running_trial(state, config, entry, trial, now) {
+            running_trials.push(running);
+        }
+    }
+    let (complete_cells, cells) = cells(state, entry);
+    let counts = entry.counts;
+    Some(v1::SweepStatus {
+        name: name.to_owned(),
+        revision: entry.revision,
+        submitted_at_ms: entry.submitted_at,
+        waiting: counts.waiting,
+        running: counts.running,
+        succeeded: counts.succeeded,
+        failed: counts.failed,
+        cancelled: counts.cancelled,
+        complete_cells,
+        cells,
+        cancelled_reason: entry.cancelled.clone().unwrap_or_default(),
+        remaining_ms: remaining_ms(state, entry),
+        running_trials,
+        complete: state.is_complete(name),
+    })
+}
+
+pub fn worker(state: &State, config: &Config, id: &WorkerId, now: Millis) -> Option<v1::WorkerStatus> {
+    let entry = state.workers.get(id)?;
+    let heard = state.live.last_heard.get(id).copied().unwrap_or(state.live.since);
+    let silent_ms = now.saturating_sub(heard);
+    let connected = state.live.connected.contains_key(id);
+    let host_drained = state.hosts.get(&entry.info.host).and_then(|host| host.drained.clone());
+    let (presence, reason) = match (&entry.presence, entry.draining.clone().or(host_drained)) {
+        (Presence::Gone { reason }, _) => ("gone", reason.clone()),
+        (Presence::Present, _) if !connected || silent_ms > 3 * config.heartbeat_ms => {
+            ("unreachable", format!("silent; its lease is {} s", config.lease_ms / 1000))
+        }
+        (Presence::Present, Some(reason)) => ("draining", reason),
+        (Presence::Present, None) => ("present", String::new()),
+    };
+    Some(v1::WorkerStatus {
+        worker: id.to_string(),
+        host: entry.info.host.clone(),
+        presence: presence.to_owned(),
+        reason,
+        slots: entry.slots.len() as u32,
+        busy_slots: entry.slots.iter().flatten().count() as u32,
+        slot_descriptions: slot_descriptions(entry),
+        silent_ms,
+    })
+}
+
+fn slot_descriptions(entry: &WorkerState) -> Vec<String> {
+    let describe = |(index, slot): (usize, &schedule::state::Slot)| {
+        let devices = match slot.devices.iter().all(|device| *device == slot.devices[0]) && slot.devices.len() > 1 {
+            true => format!("{} x {}", slot.devices.len(), slot.devices[0]),
+            false => slot.devices.join(","),
+        };
+        match entry.broken_slots.get(&(index as u32)) {
+            Some(reason) => format!("{devices}: {} (broken: {reason})", slot.description),
+            None => format!("{devices}: {}", slot.description),
+        }
+    };
+    entry.info.slots.iter().enumerate().map(describe).collect()
+}
+
+fn running_trial(
+    state: &State,
+    config: &Config,
+    entry: &SweepState,
+    wanted: &SweepTrial,
+    now: Millis,
+) -> Option<v1::RunningTrial> {
+    let trial = state.trials.get(&wanted.id)?;
+    let Phase::Running { attempt: number } = trial.phase else { return None };
+    let attempt = trial.attempt(number)?;
+    let live = state.live.progress.get(&wanted.id).filter(|live| live.attempt == number);
+    let progress = live.map(|live| live.progress.clone()).unwrap_or_default();
+    let still = live.map_or(0, |live| now.saturating_sub(live.advanced_at));
+    let silent = now.saturating_sub(state.live.last_heard.get(&attempt.worker).copied().unwrap_or(state.live.since));
+    let condition = if silent > 3 * config.heartbeat_ms || !state.live.connected.contains_key(&attempt.worker) {
+        "unreachable"
+    } else if still as f64 > config.stall_ms as f64 * STALL_SHOWN {
+        "stalled"
+    } else {
+        "running"
+    };
+    Some(v1::RunningTrial {
+        trial: wanted.id.to_string(),
+        attempt: number.0,
+        cell: cell_name(entry, wanted),
+        seed: wanted.seed,
+        worker: attempt.worker.to_string(),
+        slot: attempt.slot,
+        epoch: progress.epoch,
+        num_epochs: progress.num_epochs,
+        images_per_s: progress.images_per_s,
+        train_loss: progress.train_loss,
+        accuracy: progress.accuracy,
+        condition: condition.to_owned(),
+    })
+}
+
+/// `cub/cos`, and the value that a search tries there: `cub/cos learning_rate=0.1`.
+pub fn cell_name(entry: &SweepState, trial: &SweepTrial) -> String {
+    let Some(cell) = entry.sweep.cells.get(trial.cell as usize) else { return String::new() };
+    let name = entry.sweep.cell_name(cell);
+    let searched = entry.sweep.search.as_ref().zip(trial.candidate);
+    match searched.and_then(|(search, index)| Some((&search.field, search.candidates.get(index as usize)?))) {
+        Some((field, value)) => format!("{name} {field}={value}"),
+        None => name,
+    }
+}
+
+/// Cells whose every trial has a result, and all cells that are not left out.
+fn cells(state: &State, entry: &SweepState) -> (u64, u64) {
+    let mut complete: BTreeMap<u32, bool> = BTreeMap::new();
+    for trial in entry.trials.iter().filter(|trial| trial.role == Role::Result) {
+        let phase = state.trials.get(&trial.id).map(|trial| &trial.phase);
+        let succeeded = matches!(phase, Some(Phase::Succeeded { .. }));
+        *complete.entry(trial.cell).or_insert(true) &= succeeded;
+    }
+    let cells = entry.sweep.cells.iter().filter(|cell| cell.skipped.is_none()).count() as u64;
+    (complete.values().filter(|&&complete| complete).count() as u64, cells)
+}
+
+/// What finished trials took per unit of predicted work, times what is left, over the slots that can work on it.
+fn remaining_ms(state: &State, entry: &SweepState) -> u64 {
+    let (mut spent_ms, mut spent_cost, mut left_cost, mut left_trials) = (0.0, 0.0, 0.0, 0u64);
+    for wanted in &entry.trials {
+        let Some(trial) = state.trials.get(&wanted.id) else { continue };
+        match &trial.phase {
+            Phase::Succeeded { attempt, .. } => {
+                spent_ms += trial.attempt(*attempt).map_or(0.0, duration_ms);
+                spent_cost += trial.cost;
+            }
+            Phase::Waiting { .. } | Phase::Running { .. } => {
+                left_cost += trial.cost * (1.0 - share_done(state, wanted, trial));
+                left_trials += 1;
+            }
+            Phase::Failed { .. } | Phase::Cancelled => {}
+        }
+    }
+    let present = state.workers.values().filter(|worker| worker.presence == Presence::Present);
+    let slots: u64 = present.map(|worker| (worker.slots.len() - worker.broken_slots.len().min(worker.slots.len())) as u64).sum();
+    let parallel = slots.min(left_trials);
+    if spent_cost <= 0.0 || parallel == 0 {
+        return 0;
+    }
+    // a cast from a float saturates
+    (left_cost * spent_ms / spent_cost / parallel as f64) as u64
+}
+
+fn duration_ms(attempt: &Attempt) -> f64 {
+    attempt.ended.as_ref().map_or(0.0, |ended| ended.at.saturating_sub(attempt.started_at) as f64)
+}
+
+fn share_done(state: &State, wanted: &SweepTrial, trial: &TrialState) -> f64 {
+    let Phase::Running { attempt } = trial.phase else { return 0.0 };
+    let live = state.live.progress.get(&wanted.id).filter(|live| live.attempt == attempt);
+    live.map_or(0.0, |live| {
+        let progress = &live.progress;
+        if progress.num_epochs == 0 { 0.0 } else { (f64::from(progress.epoch) / f64::from(progress.num_epochs)).min(1.0) }
+    })
+}

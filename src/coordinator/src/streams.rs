@@ -1,0 +1,77 @@
+//! The open streams of workers: one for each, and what is sent on them. A peer that does not read is cut off: it comes
+//! back with its lists.
+
+use std::collections::BTreeMap;
+
+use protocol::FromCoordinator;
+use schedule::event::Input;
+use schedule::state::WorkerId;
+use tonic::Status;
+
+use crate::message::Stream;
+
+#[derive(Default)]
+pub struct Streams {
+    open: BTreeMap<WorkerId, Open>,
+    /// Cut here; the state machine has not heard of it yet.
+    cut: Vec<(WorkerId, u64)>,
+}
+
+struct Open {
+    connection: u64,
+    stream: Stream,
+    checkpoint_bytes: u64,
+}
+
+impl Streams {
+    /// An older stream of the same worker ends.
+    pub fn insert(&mut self, worker: WorkerId, connection: u64, stream: Stream) {
+        self.open.insert(worker, Open { connection, stream, checkpoint_bytes: 0 });
+    }
+
+    /// Whether what was said on this stream still counts.
+    pub fn is_current(&self, worker: &WorkerId, connection: u64) -> bool {
+        self.open.get(worker).is_some_and(|open| open.connection == connection)
+    }
+
+    pub fn remove(&mut self, worker: &WorkerId, connection: u64) {
+        if self.is_current(worker, connection) {
+            self.open.remove(worker);
+        }
+    }
+
+    pub fn send(&mut self, worker: &WorkerId, message: FromCoordinator) {
+        let Some(open) = self.open.get(worker) else { return };
+        if open.stream.outgoing.try_send(Ok(message.into())).is_err() {
+            self.disconnect(worker, "it does not read what it is sent");
+        }
+    }
+
+    pub fn disconnect(&mut self, worker: &WorkerId, reason: &str) {
+        if let Some(open) = self.open.remove(worker) {
+            tracing::info!(%worker, reason, "closing a worker's stream");
+            let _ = open.stream.outgoing.try_send(Err(Status::aborted(reason)));
+            self.cut.push((worker.clone(), open.connection));
+        }
+    }
+
+    /// To be told to the state machine.
+    pub fn take_cut(&mut self) -> Vec<Input> {
+        let cut = std::mem::take(&mut self.cut);
+        cut.into_iter().map(|(worker, connection)| Input::Disconnected { worker, connection }).collect()
+    }
+
+    pub fn has_cut(&self) -> bool {
+        !self.cut.is_empty()
+    }
+
+    pub fn note_checkpoint_bytes(&mut self, worker: &WorkerId, bytes: u64) {
+        if let Some(open) = self.open.get_mut(worker) {
+            open.checkpoint_bytes = bytes;
+        }
+    }
+
+    pub fn checkpoint_bytes(&self) -> u64 {
+        self.open.values().map(|open| open.checkpoint_bytes).sum()
+    }
+}

@@ -1,0 +1,214 @@
+//! The open `tail` calls: what ends is told at once, how far everything is at most twice a second.
+
+use std::collections::BTreeMap;
+
+use protocol::v1;
+use schedule::Config;
+use schedule::event::{Event, Recorded, Then};
+use schedule::state::{Millis, Phase, State, SweepState, SweepTrial};
+use sweep::TrialId;
+use sweep::definition::Role;
+use tonic::Status;
+use v1::tail_message::Message;
+
+use crate::message::ToTail;
+use crate::status;
+
+pub const STATUS_EVERY_MS: Millis = 500;
+
+#[derive(Default)]
+pub struct Tails {
+    open: Vec<Tail>,
+    last_status: Millis,
+    changed: bool,
+}
+
+struct Tail {
+    sweep: String,
+    messages: ToTail,
+    /// Not sent again while it says the same.
+    said: Option<v1::SweepStatus>,
+}
+
+impl Tails {
+    pub fn open(&mut self, sweep: String, messages: ToTail, state: &State, config: &Config, now: Millis) {
+        let Some(status) = status::sweep(state, config, &sweep, now) else {
+            let _ = messages.try_send(Err(Status::not_found(format!("no sweep is named `{sweep}`"))));
+            return;
+        };
+        let complete = status.complete;
+        if !send(&messages, Message::Status(status.clone())) {
+            return;
+        }
+        if complete {
+            send(&messages, Message::Complete(status));
+        } else {
+            self.open.push(Tail { sweep, messages, said: Some(status) });
+        }
+    }
+
+    /// Something may have changed; `flush` looks what.
+    pub fn touch(&mut self) {
+        self.changed = true;
+    }
+
+    /// When `flush` has something to do.
+    pub fn due(&self) -> Option<Millis> {
+        (self.changed && !self.open.is_empty()).then_some(self.last_status + STATUS_EVERY_MS)
+    }
+
+    /// What ended, and what people want to hear of.
+    pub fn events(&mut self, recorded: &[Recorded], state: &State, config: &Config, now: Millis) {
+        self.changed |= !recorded.is_empty();
+        if self.open.is_empty() {
+            return;
+        }
+        for Recorded { event, .. } in recorded {
+            self.event(event, state);
+        }
+        if !recorded.is_empty() {
+            self.complete(state, config, now);
+        }
+    }
+
+    pub fn flush(&mut self, state: &State, config: &Config, now: Millis) {
+        if self.due().is_none_or(|due| now < due) {
+            return;
+        }
+        self.changed = false;
+        self.last_status = now;
+        let mut statuses: BTreeMap<String, Option<v1::SweepStatus>> = BTreeMap::new();
+        self.open.retain_mut(|tail| {
+            let status = statuses
+                .entry(tail.sweep.clone())
+                .or_insert_with(|| status::sweep(state, config, &tail.sweep, now))
+                .clone();
+            if status != tail.said
+                && let Some(status) = status
+            {
+                tail.said = Some(status.clone());
+                return send(&tail.messages, Message::Status(status));
+            }
+            !tail.messages.is_closed()
+        });
+    }
+
+    fn event(&mut self, event: &Event, state: &State) {
+        match event {
+            Event::AttemptSucceeded { trial, .. } => self.ended(*trial, state),
+            Event::AttemptFailed { trial, attempt, failure, then, .. } => match then {
+                Then::GiveUp => self.ended(*trial, state),
+                Then::Retry { .. } => {
+                    let first_line = failure.message.lines().next().unwrap_or_default();
+                    let class = failure.class;
+                    self.note_trial(*trial, state, |name| {
+                        format!("{name}: attempt {attempt} ended ({class:?}): {first_line}; another follows")
+                    });
+                }
+                Then::Unwanted => {}
+            },
+            Event::WorkerJoined { worker, info, .. } => {
+                self.note(&format!("worker {worker} joined with {} slots", info.slots.len()));
+            }
+            Event::WorkerGone { worker, reason } => self.note(&format!("worker {worker} is gone: {reason}")),
+            Event::WorkerDraining { worker, reason } => {
+                self.note(&format!("worker {worker} takes no new work: {reason}"));
+            }
+            Event::HostDrained { host, reason } => self.note(&format!("host {host} gets no more work: {reason}")),
+            Event::HostUndrained { host } => self.note(&format!("host {host} gets work again")),
+            Event::SlotBroken { worker, slot, reason } => {
+                self.note(&format!("slot {slot} of worker {worker} is not used again: {reason}"));
+            }
+            Event::SweepCancelled { sweep, reason } => self.note_sweep(sweep, &format!("cancelled: {reason}")),
+            Event::FailedTrialsRetried { sweep } => self.note_sweep(sweep, "failed trials are tried again"),
+            Event::SweepSubmitted { sweep, .. } => self.note_sweep(&sweep.name, "submitted"),
+            Event::CandidateChosen { sweep, cell, candidate, .. } => {
+                let chosen = state.sweeps.get(sweep.as_str()).and_then(|entry| {
+                    let search = entry.sweep.search.as_ref()?;
+                    let name = entry.sweep.cell_name(entry.sweep.cells.get(*cell as usize)?);
+                    let value = search.candidates.get(*candidate as usize)?;
+                    Some(format!("{name}: the search chose {}={value}", search.field))
+                });
+                if let Some(note) = chosen {
+                    self.note_sweep(sweep, &note);
+                }
+            }
+            Event::TrialDispatched { .. } | Event::AttemptStopped { .. } | Event::SlotFreed { .. } => {}
+        }
+    }
+
+    fn ended(&mut self, id: TrialId, state: &State) {
+        for (sweep, wanted) in wanting(state, id) {
+            let Some(message) = ended(state, sweep, wanted) else { continue };
+            let name = &sweep.sweep.name;
+            self.open.retain(|tail| tail.sweep != *name || send(&tail.messages, Message::Ended(message.clone())));
+        }
+    }
+
+    fn complete(&mut self, state: &State, config: &Config, now: Millis) {
+        self.open.retain(|tail| {
+            if !state.is_complete(&tail.sweep) {
+                return true;
+            }
+            if let Some(status) = status::sweep(state, config, &tail.sweep, now) {
+                send(&tail.messages, Message::Complete(status));
+            }
+            false
+        });
+    }
+
+    fn note_trial(&mut self, id: TrialId, state: &State, text: impl Fn(&str) -> String) {
+        for (sweep, wanted) in wanting(state, id) {
+            let name = format!("{} seed {}", status::cell_name(sweep, wanted), wanted.seed);
+            self.note_sweep(&sweep.sweep.name, &text(&name));
+        }
+    }
+
+    fn note_sweep(&mut self, sweep: &str, text: &str) {
+        self.open.retain(|tail| tail.sweep != sweep || send(&tail.messages, Message::Note(text.to_owned())));
+    }
+
+    /// To everyone.
+    fn note(&mut self, text: &str) {
+        self.open.retain(|tail| send(&tail.messages, Message::Note(text.to_owned())));
+    }
+}
+
+/// False: nobody reads it, or not fast enough, and the call is over.
+fn send(messages: &ToTail, message: Message) -> bool {
+    messages.try_send(Ok(v1::TailMessage { message: Some(message) })).is_ok()
+}
+
+/// The places where sweeps want this trial; a sweep may do so in several cells.
+fn wanting(state: &State, id: TrialId) -> impl Iterator<Item = (&SweepState, &SweepTrial)> {
+    let wanted_by = state.trials.get(&id).map(|trial| trial.wanted_by.as_slice()).unwrap_or_default();
+    wanted_by.iter().filter_map(|(name, index)| {
+        let sweep = state.sweeps.get(name)?;
+        Some((sweep, sweep.trials.get(*index as usize)?))
+    })
+}
+
+fn ended(state: &State, sweep: &SweepState, wanted: &SweepTrial) -> Option<v1::TrialEnded> {
+    use v1::trial_ended::Outcome;
+    let trial = state.trials.get(&wanted.id)?;
+    let (outcome, best_accuracy, seconds) = match &trial.phase {
+        Phase::Succeeded { result, .. } => {
+            let seconds = result.timing.train_s + result.timing.evaluate_s;
+            (Outcome::Accuracy(result.last_accuracy), result.best_accuracy, seconds)
+        }
+        Phase::Failed { .. } => {
+            (Outcome::Failure(trial.failure().map(|failure| failure.message.clone()).unwrap_or_default()), 0.0, 0.0)
+        }
+        Phase::Waiting { .. } | Phase::Running { .. } | Phase::Cancelled => return None,
+    };
+    Some(v1::TrialEnded {
+        trial: wanted.id.to_string(),
+        cell: status::cell_name(sweep, wanted),
+        seed: wanted.seed,
+        attempts: trial.attempts.len() as u32,
+        outcome: Some(outcome),
+        best_accuracy,
+        seconds,
+        search: wanted.role == Role::Search,
+    })
+}

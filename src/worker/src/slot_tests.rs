@@ -1,0 +1,252 @@
+//! A slot with a trainer that misbehaves: what is reported, and that nothing of it is left (P5).
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use schedule::event::Outcome;
+use sweep::record::{Failure, FailureClass};
+use sweep::{AttemptNo, TrialSpec};
+use tokio::sync::mpsc;
+
+use crate::options::Timing;
+use crate::processes::Family;
+use crate::slot::{AttemptKey, Command, Said, Slot, Surroundings, Why};
+use crate::trainer::{Launch, Spawner};
+use crate::work_dir::WorkDir;
+
+struct Bench {
+    dir: tempfile::TempDir,
+    mark: String,
+    commands: mpsc::Sender<Command>,
+    said: mpsc::Receiver<Said>,
+    slot: tokio::task::JoinHandle<()>,
+}
+
+/// A script that is the fake trainer with this behaviour.
+fn fake_trainer(dir: &Path, behaviour: &str) -> PathBuf {
+    let program = std::env::current_exe().unwrap().parent().unwrap().join("../examples/fake_trainer");
+    assert!(program.exists(), "{} is missing: `cargo test -p worker` builds it", program.display());
+    let script = dir.join("trainer.sh");
+    fs::write(&script, format!("#!/bin/sh\nFAKE_TRAINER='{behaviour}' exec '{}' \"$@\"\n", program.display())).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    script
+}
+
+fn spec() -> Box<TrialSpec> {
+    let text = "recipe: quick\nset: {dataset: digits, samples_per_class: 5, schedule: {constant: {epochs: 5}}}\n\
+                axes: {loss: [xent, cos]}\nseeds: 1\noutputs: [{table: {name: t, rows: loss, columns: []}}]\n";
+    let sweep = sweep::parse("test.yaml", text, &|_| Err(std::io::Error::other("none"))).unwrap();
+    Box::new(sweep.cell_trials(0, None).remove(0).spec)
+}
+
+impl Bench {
+    fn new(behaviour: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let launch = Launch {
+            program: fake_trainer(dir.path(), behaviour),
+            devices: vec!["cpu".into()],
+            threads: 1,
+            mark: format!("{mark}/0"),
+        };
+        let around = Surroundings {
+            spawner: Spawner::start().unwrap(),
+            build: "test".into(),
+            data_dir: dir.path().into(),
+            cache_dir: dir.path().into(),
+            work_dir: WorkDir::open(&dir.path().join("work")).unwrap(),
+            timing: Timing {
+                trainer_start: Duration::from_secs(if behaviour.contains("start=hang") { 1 } else { 60 }),
+                checkpoint: Duration::from_secs(1),
+                terminate: Duration::from_millis(300),
+                goodbye: Duration::ZERO,
+            },
+        };
+        let (commands, receiver) = mpsc::channel(16);
+        let (events, said) = mpsc::channel(64);
+        let slot = tokio::spawn(Slot::new(0, launch, Arc::new(around), receiver, events).run());
+        Self { dir, mark, commands, said, slot }
+    }
+
+    async fn run(&self, key: AttemptKey) {
+        self.commands.send(Command::Run { key, spec: spec() }).await.unwrap();
+    }
+
+    async fn progress(&mut self) {
+        assert!(matches!(self.said.recv().await, Some(Said::Progress { .. })));
+    }
+
+    async fn outcome(&mut self, expected: AttemptKey) -> Outcome {
+        loop {
+            match self.said.recv().await.unwrap() {
+                Said::Progress { .. } => {}
+                Said::Ended { key, outcome } => {
+                    assert_eq!(key, expected);
+                    return outcome;
+                }
+            }
+        }
+    }
+
+    async fn failure(&mut self, key: AttemptKey) -> Failure {
+        match self.outcome(key).await {
+            Outcome::Failed(failure) => failure,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn processes(&self) -> usize {
+        Family::of_worker(&self.mark).members().unwrap().len()
+    }
+
+    async fn end(self) {
+        drop(self.commands);
+        self.slot.await.unwrap();
+        assert!(Family::of_worker(&self.mark).members().unwrap().is_empty());
+        drop(self.dir);
+    }
+}
+
+fn key(number: u32, attempt: u32) -> AttemptKey {
+    (format!("{number:016x}").parse().unwrap(), AttemptNo(attempt))
+}
+
+#[tokio::test]
+async fn one_trainer_serves_trial_after_trial() {
+    let mut bench = Bench::new("");
+    for number in 1..4 {
+        bench.run(key(number, 1)).await;
+        let Outcome::Finished(result) = bench.outcome(key(number, 1)).await else { panic!() };
+        assert_eq!(result.epochs.len(), 5);
+        assert_eq!(bench.processes(), 1);
+    }
+    let log = fs::read_to_string(bench.dir.path().join("work/logs/0000000000000003/attempt-1.stderr")).unwrap();
+    assert_eq!(log, "attempt 1 of 0000000000000003\n");
+    bench.end().await;
+}
+
+/// Behaviour, class, and what the message must hold.
+const MISBEHAVIOUR: [(&str, FailureClass, &[&str]); 9] = [
+    ("first=crash", FailureClass::Crashed, &["while it trained", "SIGABRT", "attempt 1 of"]),
+    ("first=exit", FailureClass::Crashed, &["exit code 7"]),
+    ("first=garbage", FailureClass::Crashed, &["broke the hand-off", "while it trained"]),
+    ("first=huge", FailureClass::Crashed, &["4294967295 bytes was announced"]),
+    ("first=failed", FailureClass::NonFinite, &["the loss is NaN", "why it failed, in detail"]),
+    ("first=stop", FailureClass::Crashed, &["stopped without being told to"]),
+    ("first=ignore-term", FailureClass::NonFinite, &["and it will not go"]),
+    ("first=grandchild", FailureClass::Crashed, &["exit code 9"]),
+    ("start=exit", FailureClass::Crashed, &["before it was ready", "exit code 3", "a reason that people must see"]),
+];
+
+#[tokio::test]
+async fn a_trainer_that_misbehaves_is_gone_when_its_failure_is_said() {
+    for (behaviour, class, parts) in MISBEHAVIOUR {
+        let mut bench = Bench::new(behaviour);
+        bench.run(key(1, 1)).await;
+        let failure = bench.failure(key(1, 1)).await;
+        assert_eq!(bench.processes(), 0, "{behaviour}: something is left");
+        assert_eq!(failure.class, class, "{behaviour}");
+        for part in parts {
+            assert!(failure.message.contains(part), "{behaviour}: {}", failure.message);
+        }
+        if behaviour.starts_with("first") {
+            bench.run(key(1, 2)).await;
+            assert!(matches!(bench.outcome(key(1, 2)).await, Outcome::Finished(_)), "{behaviour}");
+        }
+        bench.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_trainer_that_is_not_one_is_refused() {
+    for (behaviour, part) in [
+        ("start=hang", "not ready after 1 s"),
+        ("start=garbage", "broke the hand-off"),
+        ("start=other-build", "is of build `other`, this worker of `test`"),
+    ] {
+        let mut bench = Bench::new(behaviour);
+        bench.run(key(1, 1)).await;
+        let failure = bench.failure(key(1, 1)).await;
+        assert!(failure.message.contains(part), "{behaviour}: {}", failure.message);
+        assert_eq!(bench.processes(), 0);
+        bench.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_missing_trainer_is_named() {
+    let mut bench = Bench::new("");
+    fs::remove_file(bench.dir.path().join("trainer.sh")).unwrap();
+    bench.run(key(1, 1)).await;
+    let failure = bench.failure(key(1, 1)).await;
+    assert!(failure.message.contains("cannot start the trainer") && failure.message.contains("trainer.sh"));
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn stop_leaves_a_checkpoint_and_the_trainer() {
+    let mut bench = Bench::new("epoch-ms=20");
+    bench.run(key(1, 1)).await;
+    bench.progress().await;
+    bench.commands.send(Command::Stop { key: key(1, 1), why: Why::Unwanted }).await.unwrap();
+    assert_eq!(bench.outcome(key(1, 1)).await, Outcome::Stopped);
+    assert_eq!(bench.processes(), 1);
+    assert!(bench.dir.path().join("work/checkpoints/0000000000000001/epoch-00001.attempt-1.fake").exists());
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_trainer_that_does_not_stop_is_killed() {
+    let mut bench = Bench::new("first=hang");
+    bench.run(key(1, 1)).await;
+    let why = Why::Preempted("the node is needed".into());
+    bench.commands.send(Command::Stop { key: key(1, 1), why }).await.unwrap();
+    let failure = bench.failure(key(1, 1)).await;
+    assert_eq!(failure.class, FailureClass::Preempted);
+    assert!(failure.message.contains("the node is needed"));
+    assert_eq!(bench.processes(), 0);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn runs_wait_for_their_turn_and_can_be_stopped_before_it() {
+    let mut bench = Bench::new("epoch-ms=20");
+    for number in 1..4 {
+        bench.run(key(number, 1)).await;
+    }
+    bench.commands.send(Command::Stop { key: key(2, 1), why: Why::Unwanted }).await.unwrap();
+    assert!(matches!(bench.outcome(key(1, 1)).await, Outcome::Finished(_)));
+    assert_eq!(bench.outcome(key(2, 1)).await, Outcome::Stopped);
+    assert!(matches!(bench.outcome(key(3, 1)).await, Outcome::Finished(_)));
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn an_idle_trainer_that_ends_is_replaced_without_a_failure() {
+    let mut bench = Bench::new("");
+    bench.run(key(1, 1)).await;
+    bench.outcome(key(1, 1)).await;
+    let trainer = Family::of_worker(&bench.mark).members().unwrap()[0];
+    nix::sys::signal::kill(trainer, nix::sys::signal::Signal::SIGKILL).unwrap();
+    while bench.processes() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bench.run(key(2, 1)).await;
+    assert!(matches!(bench.outcome(key(2, 1)).await, Outcome::Finished(_)));
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn kill_ends_everything_without_a_report() {
+    let mut bench = Bench::new("always=ignore-term");
+    bench.run(key(1, 1)).await;
+    let hanging = Bench::new("always=hang");
+    hanging.run(key(1, 1)).await;
+    hanging.commands.send(Command::Kill).await.unwrap();
+    hanging.end().await;
+    bench.failure(key(1, 1)).await;
+    bench.end().await;
+}
