@@ -20,6 +20,18 @@ pub struct Verified {
     pub hash: String,
 }
 
+/// The state that a journal tells, without the lock of a coordinator and without changing anything: for commands that
+/// ask about sweeps while no coordinator runs.
+pub fn read(directory: &Path) -> Result<State, Error> {
+    let path = directory.join(place::FILE);
+    let connection = connect_to_read(&path)?;
+    let mut state = State::default();
+    read_all(&path, &connection, |recorded| {
+        schedule::apply(&mut state, &recorded).map_err(|source| Error::Impossible { path: path.clone(), source })
+    })?;
+    Ok(state)
+}
+
 /// Checks the file's structure, the chain of hashes, that the history is a possible one, and the invariants at its end.
 pub fn verify(directory: &Path) -> Result<Verified, Error> {
     let path = directory.join(place::FILE);
