@@ -60,6 +60,28 @@ pub fn dataset(name: &str) -> Result<Dataset, Error> {
     })
 }
 
+/// Square colour images of one size in memory, for timing training steps without any data set.
+pub fn uniform(num_classes: u32, train_per_class: usize, side: usize) -> Dataset {
+    const CHANNELS: usize = 3;
+    let split = |per_class: usize| {
+        let labels: Vec<u32> = (0..num_classes).flat_map(|class| std::iter::repeat_n(class, per_class)).collect();
+        let numbers = (0..num_classes).flat_map(|class| (0..per_class).map(move |number| (class, number as u32)));
+        let pixels = numbers.flat_map(|(class, number)| image(class, number, side, side, CHANNELS)).collect();
+        Split::uniform(labels, pixels, side as u32, side as u32, CHANNELS)
+    };
+    let (train, test) = (split(train_per_class), split(TEST_PER_CLASS));
+    let class_ids: Vec<String> = (0..num_classes).map(|class| class.to_string()).collect();
+    Dataset {
+        name: "stand-in".to_owned(),
+        class_names: (0..num_classes).map(|class| format!("stand-in {class}")).collect(),
+        fingerprint: dataset::fingerprint(&class_ids, [&train, &test]),
+        class_ids,
+        channels: CHANNELS,
+        train,
+        test,
+    }
+}
+
 /// A gradient whose direction and colour depend on the class, and noise that depends on the number.
 pub(crate) fn image(class: u32, number: u32, height: usize, width: usize, channels: usize) -> Vec<u8> {
     let mut look = Stream::new(0, Purpose::StandIn, class, 0, 0);

@@ -1,0 +1,226 @@
+//! Training steps timed from outside, for bench/run.py: the same data path, replica and optimiser as a trial's.
+//!
+//! `steps` makes as many steps as it is told on stdin and says how long they took; `gate` writes weights and batches to
+//! files and prints its losses on them, for the reference to repeat. Nothing here is used by `serve` or `run`.
+
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+use data::{Pipeline, Prefetch, PrefetchOptions};
+use serde_json::json;
+use sweep::Settings;
+use sweep::settings::{
+    Crop, Init, Loss, Model, MomentumForm, Normalise, Precision, SamplesPerClass, Schedule, Softmax,
+};
+use tch::{Device, Kind, Tensor};
+
+use crate::batches::{Batches, ImageShape, Turn};
+use crate::collective::Solo;
+use crate::device::DeviceSet;
+use crate::nn::Format;
+use crate::precision;
+use crate::replica::{Blueprint, Replica, Shard, StepOptions};
+use crate::weights;
+
+#[derive(Subcommand)]
+pub enum Bench {
+    /// Make steps on order: lines `go N` on stdin, `{"images":, "seconds":}` on stdout
+    Steps(StepsArgs),
+    /// Write weights and batches, train on them, print the losses
+    Gate(GateArgs),
+}
+
+#[derive(Args)]
+pub struct Network {
+    /// A network's name in sweep files
+    #[arg(long)]
+    model: String,
+    #[arg(long)]
+    side: u32,
+    #[arg(long)]
+    batch: u32,
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    #[arg(long, value_enum, default_value_t = Choice::Auto)]
+    precision: Choice,
+}
+
+#[derive(Args)]
+pub struct StepsArgs {
+    #[command(flatten)]
+    network: Network,
+}
+
+#[derive(Args)]
+pub struct GateArgs {
+    #[command(flatten)]
+    network: Network,
+    #[arg(long)]
+    steps: usize,
+    #[arg(long)]
+    classes: usize,
+    #[arg(long)]
+    learning_rate: f64,
+    /// Written: a safetensors file
+    #[arg(long)]
+    weights: PathBuf,
+    /// Written: a safetensors file with `images` and `labels` of every step
+    #[arg(long)]
+    batches: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Choice {
+    /// What a trial gets
+    Auto,
+    #[value(name = "f32-nchw")]
+    F32Nchw,
+    #[value(name = "f32-nhwc")]
+    F32Nhwc,
+    #[value(name = "bf16-nhwc")]
+    Bf16Nhwc,
+}
+
+const SEED: u64 = 0;
+const NUM_CLASSES: u32 = 100;
+/// Before the first measured step: primitives are built and the allocator has seen every size.
+const WARM_UP: usize = 3;
+
+pub fn run(bench: &Bench) -> anyhow::Result<()> {
+    match bench {
+        Bench::Steps(arguments) => steps(&arguments.network),
+        Bench::Gate(arguments) => gate(arguments),
+    }
+}
+
+fn steps(network: &Network) -> anyhow::Result<()> {
+    let settings = network.settings(0.01)?;
+    let format = network.format(&settings);
+    // cut out of images an eighth larger, as 224 out of 256
+    let stored = network.side + network.side / 8;
+    let num_images = (network.batch * 8).max(256);
+    let dataset = data::stand_in::uniform(NUM_CLASSES, num_images.div_ceil(NUM_CLASSES) as usize, stored as usize);
+    let pipeline = Arc::new(Pipeline::new(Arc::new(dataset), &settings, SEED, false)?);
+    let image = ImageShape { channels: 3, side: network.side as usize, channels_last: format.channels_last };
+    let data_threads = DeviceSet::parse("cpu", network.threads)?.default_data_threads();
+    let options = PrefetchOptions {
+        epoch: 0,
+        step: 0,
+        num_epochs: settings.num_epochs(),
+        layout: image.layout(),
+        num_threads: data_threads,
+        depth: 2 * data_threads.max(1),
+    };
+    let stop = AtomicBool::new(false);
+    let batches = Batches::new(Prefetch::start(pipeline.clone(), options), 0, 1, image, &stop);
+    let mut replica = network.replica(&settings, format, NUM_CLASSES as usize)?;
+    let mut number = 0;
+    let mut make_steps = |count: usize| -> anyhow::Result<usize> {
+        let mut images = 0;
+        for _ in 0..count {
+            let Turn::Step(batch) = batches.take(number)? else { anyhow::bail!("nobody asked for a stop") };
+            let shard = batches.shard(&batch, 0..batch.len(), Device::Cpu);
+            replica.train_step(&shard, step_options(0.01, number))?;
+            images += batch.len();
+            number += 1;
+        }
+        // as at the end of an epoch
+        anyhow::ensure!(replica.loss_sum()?.is_finite(), "the loss is not finite");
+        Ok(images)
+    };
+    make_steps(WARM_UP)?;
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{}", json!({ "ready": true, "precision": precision::name(format) }))?;
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let count = line.strip_prefix("go ").and_then(|count| count.parse().ok());
+        let count = count.with_context(|| format!("`{line}` is not `go N`"))?;
+        let start = Instant::now();
+        let images = make_steps(count)?;
+        writeln!(stdout, "{}", json!({ "images": images, "seconds": start.elapsed().as_secs_f64() }))?;
+        stdout.flush()?;
+    }
+    Ok(())
+}
+
+fn gate(arguments: &GateArgs) -> anyhow::Result<()> {
+    let network = &arguments.network;
+    let settings = network.settings(arguments.learning_rate)?;
+    let format = network.format(&settings);
+    let mut replica = network.replica(&settings, format, arguments.classes)?;
+    weights::export(&arguments.weights, &replica.inventory, &replica.storage)?;
+    tch::manual_seed(1);
+    let (steps, batch, side) = (arguments.steps as i64, i64::from(network.batch), i64::from(network.side));
+    let images = Tensor::randn([steps, batch, 3, side, side], (Kind::Float, Device::Cpu));
+    let labels = Tensor::randint(arguments.classes as i64, [steps, batch], (Kind::Int64, Device::Cpu));
+    Tensor::write_safetensors(&[("images", &images), ("labels", &labels)], &arguments.batches)?;
+    let mut losses = Vec::new();
+    for step in 0..steps {
+        let images = images.select(0, step);
+        let images =
+            if format.channels_last { images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]) } else { images };
+        let shard = Shard { images, labels: labels.select(0, step), mixed: None, batch_len: batch as usize };
+        replica.set_loss_sum(0.0);
+        replica.train_step(&shard, step_options(arguments.learning_rate, step as u64))?;
+        losses.push(replica.loss_sum()? / batch as f64);
+    }
+    println!("{}", json!({ "losses": losses }));
+    Ok(())
+}
+
+fn step_options(learning_rate: f64, steps_made: u64) -> StepOptions {
+    StepOptions { learning_rate, steps_made, head_only: false }
+}
+
+impl Network {
+    /// What the reference trains with: PyTorch's forms and defaults, cross-entropy, momentum, nothing else.
+    fn settings(&self, learning_rate: f64) -> anyhow::Result<Settings> {
+        let model: Model = serde_json::from_value(json!(self.model))
+            .with_context(|| format!("`--model {}` names no network", self.model))?;
+        let base = sweep::recipe::settings("quick", "cifar100").expect("the recipe exists");
+        Ok(Settings {
+            dataset: "stand-in".to_owned(),
+            samples_per_class: SamplesPerClass::All,
+            crop_size: Some(self.side),
+            crop: Crop::Random,
+            shift: 0.0,
+            flip: true,
+            normalise: Normalise::Torchvision,
+            model,
+            init: Init::Torchvision,
+            batch_norm_eps: 1e-5,
+            batch_norm_momentum: 0.1,
+            loss: Loss::Xent,
+            softmax: Softmax::LogSoftmax,
+            schedule: Schedule::Constant { epochs: 1_000_000 },
+            learning_rate,
+            momentum: 0.9,
+            momentum_form: MomentumForm::Torch,
+            weight_decay: 0.0,
+            clip_norm: None,
+            batch_size: self.batch,
+            precision: Precision::Auto,
+            ..base
+        })
+    }
+
+    fn format(&self, settings: &Settings) -> Format {
+        match self.precision {
+            Choice::Auto => precision::choose(settings, self.side as usize, Device::Cpu),
+            Choice::F32Nchw => Format { bf16: false, channels_last: false },
+            Choice::F32Nhwc => Format { bf16: false, channels_last: true },
+            Choice::Bf16Nhwc => Format { bf16: true, channels_last: true },
+        }
+    }
+
+    fn replica(&self, settings: &Settings, format: Format, num_classes: usize) -> anyhow::Result<Replica> {
+        tch::set_num_threads(self.threads as i32);
+        let blueprint = Blueprint { settings, seed: SEED, channels: 3, num_classes, embeddings: None, format };
+        Ok(Replica::new(&blueprint, Arc::new(Solo::default()), Device::Cpu)?)
+    }
+}
