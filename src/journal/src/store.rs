@@ -79,6 +79,11 @@ impl Journal {
         self.head.number
     }
 
+    /// Time of the newest event, in milliseconds since the Unix epoch; 0: none. Time in the journal never goes back.
+    pub fn last_at(&self) -> Result<u64, Error> {
+        Ok(self.event(self.head.number)?.map_or(0, |recorded| recorded.at))
+    }
+
     /// Disk that the journal occupies.
     pub fn bytes(&self) -> u64 {
         place::bytes(&self.directory)

@@ -6,15 +6,15 @@
 
 use sweep::{AttemptNo, TrialId};
 
-use crate::event::{Effect, Event, Input, Rejected};
+use crate::event::{Effect, Event, Input, Recorded, Rejected};
 use crate::state::{State, WorkerId};
 
 /// What follows from events that are journalled and applied.
-pub fn effects(state: &State, events: &[Event]) -> Vec<Effect> {
+pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
     let mut effects = Vec::new();
     let mut wants_changed = false;
-    for event in events {
-        match event {
+    for entry in recorded {
+        match &entry.event {
             Event::TrialDispatched { trial, attempt, worker, slot } => {
                 effects.push(Effect::Start { worker: worker.clone(), slot: *slot, trial: *trial, attempt: *attempt })
             }

@@ -39,7 +39,7 @@ pub enum Answer {
 }
 
 pub fn turn(state: &mut State, config: &Config, inputs: &[Input], now: Millis) -> Turn {
-    let mut recorded = Vec::new();
+    let mut recorded: Vec<Recorded> = Vec::new();
     let answers: Vec<_> = inputs.iter().map(|input| take(state, config, input, now, &mut recorded)).collect();
     let waiting = loop {
         let plan = plan(state, config, now);
@@ -50,8 +50,7 @@ pub fn turn(state: &mut State, config: &Config, inputs: &[Input], now: Millis) -
             break plan.waiting;
         }
     };
-    let events: Vec<Event> = recorded.iter().map(|recorded: &Recorded| recorded.event.clone()).collect();
-    let mut effects = effects(state, &events);
+    let mut effects = effects(state, &recorded);
     for (input, answer) in inputs.iter().zip(&answers) {
         effects.extend(replies(state, input, answer.as_ref().map(|_| ())));
     }

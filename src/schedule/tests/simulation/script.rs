@@ -1,0 +1,167 @@
+//! What happens to a simulated cluster from outside: submissions, edits, crashes, cuts. A script is data, so that one
+//! that found a fault can be printed, made smaller, and kept as a test.
+
+use sweep::Sweep;
+use sweep::record::FailureClass;
+
+use crate::random::Random;
+use crate::sweeps;
+
+pub const NUM_HOSTS: usize = 4;
+/// After this time nothing more goes wrong, in virtual milliseconds.
+pub const QUIET_FROM: u64 = 150_000;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Script {
+    /// Of delays, speeds and the like.
+    pub seed: u64,
+    pub actions: Vec<(u64, Action)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Submit(Submit),
+    Cancel(&'static str),
+    Retry(&'static str),
+    Drain {
+        host: usize,
+    },
+    Undrain {
+        host: usize,
+    },
+    /// The worker process dies, and its trainers with it; another starts later.
+    KillWorker {
+        host: usize,
+        down_ms: u64,
+    },
+    /// SIGTERM with notice.
+    Leave {
+        host: usize,
+        down_ms: u64,
+    },
+    /// SIGSTOP: it is silent, hears nothing, and its trainers go on.
+    Freeze {
+        host: usize,
+        ms: u64,
+    },
+    /// Nothing passes in either direction, nobody is told.
+    Partition {
+        host: usize,
+        ms: u64,
+    },
+    /// The stream breaks; the ends notice at different times.
+    Cut {
+        host: usize,
+    },
+    /// The next attempt that starts on the host ends like this.
+    FailNext {
+        host: usize,
+        class: FailureClass,
+    },
+    /// Every attempt that starts on the host crashes, until it is said again.
+    Bad {
+        host: usize,
+    },
+    KillCoordinator {
+        at: Moment,
+        down_ms: u64,
+    },
+    /// Nothing can be journalled for a while.
+    DiskFull {
+        ms: u64,
+    },
+}
+
+/// When in its turn the coordinator dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Idle,
+    BeforeCommit,
+    /// After the commit, before any effect.
+    AfterCommit,
+}
+
+/// Small sweeps that share trials with one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Submit {
+    Grid { name: &'static str, values: u32, seeds: u64, stop: bool, wide: bool },
+    Search { name: &'static str, cells: u32, candidates: u32, seeds: u64 },
+}
+
+impl Submit {
+    pub fn sweep(&self) -> Sweep {
+        match *self {
+            Self::Grid { name, values, seeds, stop, wide } => {
+                let on_failure = if stop { "on_failure: stop\n" } else { "" };
+                let devices = if wide { "resources: {devices_per_trial: 2}\n" } else { "" };
+                sweeps::grid(name, values, seeds, &format!("{on_failure}{devices}"))
+            }
+            Self::Search { name, cells, candidates, seeds } => sweeps::search(name, cells, candidates, seeds),
+        }
+    }
+}
+
+impl Script {
+    pub fn random(seed: u64) -> Self {
+        let mut people = Random::new(seed, "people");
+        let mut faults = Random::new(seed, "faults");
+        let mut actions = vec![(1_000, Action::Submit(submission(&mut people)))];
+        for _ in 0..people.below(6) {
+            let action = match people.below(8) {
+                0..=3 => Action::Submit(submission(&mut people)),
+                4 => Action::Cancel(name(&mut people)),
+                5 => Action::Retry(name(&mut people)),
+                6 => Action::Drain { host: people.below(NUM_HOSTS as u64) as usize },
+                _ => Action::Undrain { host: people.below(NUM_HOSTS as u64) as usize },
+            };
+            actions.push((people.below(QUIET_FROM), action));
+        }
+        // from a calm life to a hard one
+        for _ in 0..faults.below(25) {
+            actions.push((faults.below(QUIET_FROM), fault(&mut faults)));
+        }
+        actions.sort_by_key(|(at, _)| *at);
+        Self { seed, actions }
+    }
+}
+
+const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
+
+fn name(random: &mut Random) -> &'static str {
+    NAMES[random.below(NAMES.len() as u64) as usize]
+}
+
+fn submission(random: &mut Random) -> Submit {
+    let name = name(random);
+    if random.one_in(3) {
+        let (cells, candidates) = (1 + random.below(2) as u32, 2 + random.below(2) as u32);
+        return Submit::Search { name, cells, candidates, seeds: 1 + random.below(2) };
+    }
+    let (values, seeds) = (1 + random.below(5) as u32, 1 + random.below(3));
+    Submit::Grid { name, values, seeds, stop: random.one_in(6), wide: random.one_in(5) }
+}
+
+fn fault(random: &mut Random) -> Action {
+    let host = random.below(NUM_HOSTS as u64) as usize;
+    // below, about and above a lease of ten seconds
+    let ms = [500, 5_000, 9_500, 12_000, 40_000][random.below(5) as usize] + random.below(2_000);
+    match random.below(16) {
+        0..=2 => Action::KillWorker { host, down_ms: ms },
+        3 => Action::Leave { host, down_ms: ms },
+        4..=5 => Action::Freeze { host, ms },
+        6..=7 => Action::Partition { host, ms },
+        8..=9 => Action::Cut { host },
+        10..=11 => Action::FailNext { host, class: class(random) },
+        12 => Action::Bad { host },
+        13..=14 => {
+            let moments = [Moment::Idle, Moment::BeforeCommit, Moment::AfterCommit];
+            Action::KillCoordinator { at: moments[random.below(3) as usize], down_ms: ms }
+        }
+        _ => Action::DiskFull { ms },
+    }
+}
+
+fn class(random: &mut Random) -> FailureClass {
+    let classes = [FailureClass::Crashed, FailureClass::Stalled, FailureClass::BadDevice, FailureClass::OutOfMemory];
+    classes[random.below(4) as usize]
+}

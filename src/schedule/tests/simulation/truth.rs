@@ -1,0 +1,45 @@
+//! What every simulated training comes to, by its id alone: how long it takes, its accuracy, whether it can succeed.
+//! An undisturbed run and a disturbed one must both arrive at this.
+
+use sweep::TrialId;
+use sweep::record::{FailureClass, Provenance, TrialResult};
+
+use crate::random::mix;
+
+fn hash(trial: TrialId) -> u64 {
+    mix(u64::from_str_radix(&trial.to_string(), 16).expect("an id is 16 hexadecimal digits"))
+}
+
+/// Seconds of training.
+pub fn work(trial: TrialId) -> u64 {
+    3 + hash(trial) % 20
+}
+
+pub fn accuracy(trial: TrialId) -> f64 {
+    (hash(trial) / 64 % 1000) as f64 / 1000.0
+}
+
+/// Trials that fail whoever trains them, half-way.
+pub fn doom(trial: TrialId) -> Option<FailureClass> {
+    match hash(trial) / 7 % 24 {
+        0 => Some(FailureClass::BadInput),
+        1 => Some(FailureClass::NonFinite),
+        _ => None,
+    }
+}
+
+/// Signed by who made it, so that a result accepted under another attempt would show.
+pub fn result(trial: TrialId, signature: String) -> TrialResult {
+    let accuracy = accuracy(trial);
+    TrialResult {
+        last_accuracy: accuracy,
+        best_accuracy: accuracy,
+        best_epoch: 0,
+        last_balanced_accuracy: accuracy,
+        train_loss: 0.1,
+        eval_loss: 0.2,
+        epochs: Vec::new(),
+        provenance: Provenance { trainer: signature, ..Provenance::default() },
+        timing: Default::default(),
+    }
+}

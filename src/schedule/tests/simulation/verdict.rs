@@ -1,0 +1,113 @@
+//! What must be true at the end of every simulation, however it went: the promises P1, P2 and P4, judged from the
+//! journal and from the truth about each trial, with nothing of the state machine's own reasoning.
+
+use std::collections::BTreeMap;
+
+use schedule::event::{Event, Recorded};
+use schedule::replay;
+use schedule::state::{Phase, State, SweepState};
+use sweep::definition::Role;
+use sweep::{Sweep, TrialId};
+
+use crate::truth;
+use crate::world::{Verdict, World};
+
+pub fn judge(world: &World) -> Verdict {
+    let state = &world.coordinator.as_ref().expect("it ends with a coordinator").state;
+    let replayed = replay(&world.journal).map_err(|impossible| impossible.to_string())?;
+    if !replayed.same_history(state) {
+        return Err("P4: replay differs from live at the end".to_owned());
+    }
+    for (id, trial) in &state.trials {
+        if !trial.phase.is_terminal() {
+            return Err(format!("P1: trial {id} ends as {:?}", trial.phase));
+        }
+    }
+    one_result_under_its_own_attempt(&world.journal)?;
+    for (name, sweep) in &state.sweeps {
+        if sweep.cancelled.is_none() {
+            results_are_those_of_an_undisturbed_run(name, state, sweep)?;
+        }
+    }
+    Ok(())
+}
+
+fn one_result_under_its_own_attempt(journal: &[Recorded]) -> Verdict {
+    let mut dispatched: BTreeMap<TrialId, (u32, String)> = BTreeMap::new();
+    let mut succeeded = BTreeMap::new();
+    for recorded in journal {
+        match &recorded.event {
+            Event::TrialDispatched { trial, attempt, worker, slot } => {
+                let before = dispatched.insert(*trial, (attempt.0, format!("{worker}/{slot}/{attempt}")));
+                if before.map_or(0, |(attempt, _)| attempt) + 1 != attempt.0 {
+                    return Err(format!("P2: attempt {attempt} of trial {trial} does not follow the one before"));
+                }
+                if succeeded.contains_key(trial) {
+                    return Err(format!("P1: trial {trial} is dispatched after its result"));
+                }
+            }
+            Event::AttemptSucceeded { trial, attempt, result } => {
+                let newest = &dispatched[trial];
+                if newest.0 != attempt.0 || newest.1 != result.provenance.trainer {
+                    let by = &result.provenance.trainer;
+                    return Err(format!(
+                        "P2: attempt {attempt} of trial {trial} has a result by {by}, not by {newest:?}"
+                    ));
+                }
+                if succeeded.insert(*trial, *attempt).is_some() {
+                    return Err(format!("P1: trial {trial} has two results"));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn results_are_those_of_an_undisturbed_run(name: &str, state: &State, entry: &SweepState) -> Verdict {
+    let expected = expected_trials(&entry.sweep);
+    let mut found: Vec<(TrialId, u32, Option<u32>)> =
+        entry.trials.iter().map(|wanted| (wanted.id, wanted.cell, wanted.candidate)).collect();
+    found.sort();
+    if found != expected {
+        return Err(format!("sweep `{name}` ends with trials {found:?}, not {expected:?}"));
+    }
+    for (id, ..) in found {
+        let phase = &state.trials[&id].phase;
+        let holds = match (truth::doom(id), phase) {
+            (None, Phase::Succeeded { result, .. }) => result.last_accuracy == truth::accuracy(id),
+            (Some(class), Phase::Failed { .. }) => {
+                state.trials[&id].failure().is_some_and(|failure| failure.class == class)
+            }
+            _ => false,
+        };
+        if !holds {
+            return Err(format!("trial {id} of sweep `{name}` ends as {phase:?}, doom {:?}", truth::doom(id)));
+        }
+    }
+    Ok(())
+}
+
+/// Every trial of the sweep, the results of each search's rightful winner included.
+fn expected_trials(sweep: &Sweep) -> Vec<(TrialId, u32, Option<u32>)> {
+    let mut expected = Vec::new();
+    for cell in 0..sweep.cells.len() {
+        let searched = sweep.cell_trials(cell, None);
+        let candidates = sweep.search.as_ref().map_or(0, |search| search.candidates.len());
+        let mean = |candidate: usize| {
+            let mine = searched.iter().filter(|trial| trial.role == Role::Search && trial.candidate == Some(candidate));
+            let ids: Vec<TrialId> = mine.map(|trial| trial.id).collect();
+            let eligible = !ids.is_empty() && ids.iter().all(|id| truth::doom(*id).is_none());
+            eligible.then(|| ids.iter().map(|id| truth::accuracy(*id)).sum::<f64>() / ids.len() as f64)
+        };
+        let means: Vec<(usize, f64)> = (0..candidates).filter_map(|at| Some((at, mean(at)?))).collect();
+        // the last of equals under `>=` from behind is the first
+        let best = means.iter().rev().copied().reduce(|best, other| if other.1 >= best.1 { other } else { best });
+        let trials = sweep.cell_trials(cell, best.map(|(candidate, _)| candidate));
+        expected.extend(
+            trials.iter().map(|trial| (trial.id, trial.cell as u32, trial.candidate.map(|candidate| candidate as u32))),
+        );
+    }
+    expected.sort();
+    expected
+}

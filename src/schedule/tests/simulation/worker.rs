@@ -1,0 +1,189 @@
+//! A worker as a value: its slots, its unacknowledged outcomes, its stream. It does what the protocol asks of a worker,
+//! and says so when the coordinator asks for something that must not be.
+
+use std::collections::BTreeMap;
+
+use schedule::event::{EndedAttempt, Input, Outcome, RunningAttempt};
+use schedule::state::{Slot, WorkerId, WorkerInfo};
+use sweep::handoff::Progress;
+use sweep::record::{Failure, FailureClass};
+use sweep::{AttemptNo, TrialId};
+
+use crate::truth;
+
+/// Longer than any lease or delay of the simulation.
+pub const STALL_MS: u64 = 30_000;
+
+pub struct Worker {
+    pub id: WorkerId,
+    pub host: usize,
+    pub slots: Vec<Option<Training>>,
+    /// Not yet acknowledged.
+    pub ended: Vec<EndedAttempt>,
+    /// Number of its newest stream.
+    pub connection: u64,
+    /// Whether it believes that stream to be open.
+    pub is_open: bool,
+    pub leaving: bool,
+    pub draining: bool,
+}
+
+pub struct Training {
+    pub trial: TrialId,
+    pub attempt: AttemptNo,
+    done: u64,
+    steps: u64,
+    /// Ends like this instead of how it should.
+    fate: Option<FailureClass>,
+    /// The trainer takes some time to end.
+    stop: Option<(u64, Outcome)>,
+}
+
+pub enum Told {
+    Start { trial: TrialId, attempt: AttemptNo, slot: u32, devices: u32 },
+    Stop { trial: TrialId, attempt: AttemptNo },
+    Acknowledged { trial: TrialId, attempt: AttemptNo },
+    Drain,
+}
+
+impl Worker {
+    /// Two slots; on odd hosts one of two devices and one of one.
+    pub fn new(host: usize, run: u64) -> Self {
+        let id = WorkerId(format!("host{host}-{run}").into());
+        let slots = (0..2).map(|_| None).collect();
+        Self { id, host, slots, ended: Vec::new(), connection: 0, is_open: false, leaving: false, draining: false }
+    }
+
+    fn info(&self) -> WorkerInfo {
+        let device = |number: usize| format!("cuda:{number}");
+        let first = if self.host % 2 == 1 { vec![device(0), device(1)] } else { vec![device(0)] };
+        let slots = [first, vec![device(2)]];
+        let slots = slots.map(|devices| Slot { devices, description: String::new() }).to_vec();
+        WorkerInfo { host: format!("host{}", self.host), build: "1".to_owned(), slots }
+    }
+
+    fn running(&self) -> Vec<RunningAttempt> {
+        let held = (0..).zip(&self.slots).filter_map(|(slot, held)| Some((slot, held.as_ref()?)));
+        let running = held.map(|(slot, held)| RunningAttempt {
+            trial: held.trial,
+            attempt: held.attempt,
+            slot,
+            progress: Progress { step: held.steps, ..Progress::default() },
+        });
+        running.collect()
+    }
+
+    pub fn hello(&mut self) -> Input {
+        self.connection += 1;
+        self.is_open = true;
+        Input::Connected {
+            worker: self.id.clone(),
+            connection: self.connection,
+            info: self.info(),
+            running: self.running(),
+            ended: self.ended.clone(),
+        }
+    }
+
+    /// What it says once a second: everything again that was not acknowledged.
+    pub fn says(&self) -> Vec<Input> {
+        let worker = &self.id;
+        let mut inputs = vec![Input::Heartbeat { worker: worker.clone(), running: self.running() }];
+        if self.leaving {
+            inputs.push(Input::Leaving { worker: worker.clone(), reason: "SIGTERM".to_owned() });
+        }
+        inputs.extend(self.ended.iter().map(|ended| Input::Ended { worker: worker.clone(), ended: ended.clone() }));
+        inputs
+    }
+
+    pub fn is_finished(&self) -> bool {
+        (self.leaving || self.draining) && self.ended.is_empty() && self.slots.iter().all(Option::is_none)
+    }
+
+    /// The error says what must not be asked of a worker.
+    pub fn hear(
+        &mut self,
+        told: Told,
+        fate: impl FnOnce(TrialId) -> Option<FailureClass>,
+        done: u64,
+    ) -> Result<(), String> {
+        match told {
+            Told::Start { trial, attempt, slot, devices } => {
+                let offered = self.info().slots[slot as usize].devices.len();
+                if self.slots[slot as usize].is_some() {
+                    return Err(format!("slot {slot} of {} was given to trial {trial} while occupied", self.id));
+                }
+                if self.slots.iter().flatten().any(|held| held.trial == trial) {
+                    return Err(format!("trial {trial} was given to {} twice", self.id));
+                }
+                if offered < devices as usize {
+                    return Err(format!("trial {trial} needs {devices} devices, slot {slot} has {offered}"));
+                }
+                let fate = fate(trial);
+                self.slots[slot as usize] = Some(Training { trial, attempt, done, steps: 0, fate, stop: None });
+            }
+            Told::Stop { trial, attempt } => {
+                for held in self.slots.iter_mut().flatten() {
+                    if (held.trial, held.attempt) == (trial, attempt) && held.stop.is_none() {
+                        held.stop = Some((2, Outcome::Stopped));
+                    }
+                }
+            }
+            Told::Acknowledged { trial, attempt } => {
+                self.ended.retain(|ended| (ended.trial, ended.attempt) != (trial, attempt));
+            }
+            Told::Drain => self.draining = true,
+        }
+        Ok(())
+    }
+
+    pub fn leave(&mut self) {
+        self.leaving = true;
+        for held in self.slots.iter_mut().flatten().filter(|held| held.stop.is_none()) {
+            held.stop = Some((1, Outcome::Failed(failure(FailureClass::Preempted))));
+        }
+    }
+
+    /// One second of training in every slot; `checkpoints` outlive everything.
+    pub fn train(&mut self, checkpoints: &mut BTreeMap<TrialId, u64>) {
+        for (slot, place) in self.slots.iter_mut().enumerate() {
+            let Some(held) = place else { continue };
+            if let Some(outcome) = held.second(&self.id, slot, checkpoints) {
+                self.ended.push(EndedAttempt { trial: held.trial, attempt: held.attempt, outcome });
+                *place = None;
+            }
+        }
+    }
+}
+
+impl Training {
+    fn second(&mut self, worker: &WorkerId, slot: usize, checkpoints: &mut BTreeMap<TrialId, u64>) -> Option<Outcome> {
+        if let Some((left, outcome)) = &mut self.stop {
+            *left -= 1;
+            return (*left == 0).then(|| outcome.clone());
+        }
+        match self.fate {
+            Some(FailureClass::Stalled) => return None,
+            Some(class) if self.steps >= 1 => return Some(Outcome::Failed(failure(class))),
+            _ => {}
+        }
+        self.steps += 1;
+        self.done += 1;
+        let work = truth::work(self.trial);
+        if let Some(class) = truth::doom(self.trial)
+            && self.done >= work / 2
+        {
+            return Some(Outcome::Failed(failure(class)));
+        }
+        let saved = checkpoints.entry(self.trial).or_insert(0);
+        *saved = (*saved).max(self.done.saturating_sub(1));
+        (self.done >= work).then(|| {
+            let signature = format!("{worker}/{slot}/{}", self.attempt);
+            Outcome::Finished(Box::new(truth::result(self.trial, signature)))
+        })
+    }
+}
+
+fn failure(class: FailureClass) -> Failure {
+    Failure { class, message: format!("{class:?} in the simulation") }
+}

@@ -1,0 +1,551 @@
+//! The simulated cluster: one coordinator, four hosts, a network between them, virtual time. The coordinator's side is
+//! the real `turn`; everything around it does what processes, disks and connections do when they fail.
+
+use std::collections::BTreeMap;
+
+use schedule::event::{Effect, Input, Recorded, Rejected};
+use schedule::state::{Millis, Phase, State};
+use schedule::{Answer, Config, Turn, check, next_deadline, observe, replay, restart, turn};
+use sweep::TrialId;
+use sweep::definition::Role;
+use sweep::record::FailureClass;
+
+use crate::network::{Network, StreamNo};
+use crate::random::Random;
+use crate::script::{Action, Moment, NUM_HOSTS, QUIET_FROM, Script};
+use crate::truth;
+use crate::worker::{STALL_MS, Told, Worker};
+
+/// Far beyond what the slowest trial needs once nothing goes wrong any more.
+const LATEST_END: u64 = QUIET_FROM + 3_600_000;
+
+pub enum Happening {
+    Script(usize),
+    ToCoordinator {
+        stream: StreamNo,
+        input: Input,
+    },
+    ToWorker {
+        stream: StreamNo,
+        told: Told,
+    },
+    WorkerNotices {
+        stream: StreamNo,
+    },
+    CoordinatorNotices {
+        stream: StreamNo,
+    },
+    Second {
+        host: usize,
+    },
+    Deadline {
+        at: Millis,
+    },
+    StartWorker {
+        host: usize,
+    },
+    StartCoordinator,
+    DiskFree,
+    /// A person looks after what only a person can mend.
+    Tend,
+}
+
+#[derive(Default)]
+pub struct Host {
+    pub worker: Option<Worker>,
+    pub stream: Option<StreamNo>,
+    runs: u64,
+    frozen_until: Millis,
+    pub partitioned_until: Millis,
+    fail_next: Option<FailureClass>,
+    bad: bool,
+    down_ms: u64,
+}
+
+pub struct Coordinator {
+    pub state: State,
+    deadline: Option<Millis>,
+    /// Applied, not yet journalled: the disk is full.
+    fault: Option<(Vec<Recorded>, Vec<Effect>)>,
+}
+
+pub struct World {
+    pub now: Millis,
+    config: Config,
+    pub coordinator: Option<Coordinator>,
+    pub journal: Vec<Recorded>,
+    pub hosts: Vec<Host>,
+    pub network: Network,
+    checkpoints: BTreeMap<TrialId, u64>,
+    /// Failures that were not the trial's own, which must stay within the budgets.
+    injected: BTreeMap<(TrialId, FailureClass), u32>,
+    kill_at: Option<(Moment, u64)>,
+    disk_full: bool,
+    script: Vec<(u64, Action)>,
+    pub steps: u64,
+    work: Random,
+    pub answers: Answers,
+}
+
+/// How often what was answered: a simulation that never meets a case proves nothing about it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    pub turns: u64,
+    pub stale_attempts: u64,
+    pub stale_connections: u64,
+    pub unknown_workers: u64,
+    pub coordinator_kills: u64,
+    pub worker_kills: u64,
+    pub cuts: u64,
+}
+
+impl Answers {
+    pub fn counts(self) -> [u64; 7] {
+        let Self { turns, stale_attempts, stale_connections, unknown_workers, coordinator_kills, worker_kills, cuts } =
+            self;
+        [turns, stale_attempts, stale_connections, unknown_workers, coordinator_kills, worker_kills, cuts]
+    }
+
+    pub fn plus(self, other: Self) -> Self {
+        let [turns, stale_attempts, stale_connections, unknown_workers, coordinator_kills, worker_kills, cuts] =
+            std::array::from_fn(|index| self.counts()[index] + other.counts()[index]);
+        Self { turns, stale_attempts, stale_connections, unknown_workers, coordinator_kills, worker_kills, cuts }
+    }
+}
+
+/// What went wrong, in words.
+pub type Verdict = Result<(), String>;
+
+impl World {
+    pub fn new(script: &Script) -> Self {
+        let mut config = Config::new("1");
+        config.stall_ms = STALL_MS;
+        let mut world = Self {
+            now: 0,
+            config,
+            coordinator: None,
+            journal: Vec::new(),
+            hosts: (0..NUM_HOSTS).map(|_| Host::default()).collect(),
+            network: Network::new(script.seed),
+            checkpoints: BTreeMap::new(),
+            injected: BTreeMap::new(),
+            kill_at: None,
+            disk_full: false,
+            script: script.actions.clone(),
+            steps: 0,
+            work: Random::new(script.seed, "work"),
+            answers: Answers::default(),
+        };
+        for (index, (at, _)) in script.actions.iter().enumerate() {
+            world.network.at(*at, Happening::Script(index));
+        }
+        world.network.at(0, Happening::StartCoordinator);
+        for host in 0..NUM_HOSTS {
+            let at = 100 + world.work.below(3_000);
+            world.network.at(at, Happening::StartWorker { host });
+            world.network.at(at + 500, Happening::Second { host });
+        }
+        world.network.at(QUIET_FROM, Happening::Tend);
+        world
+    }
+
+    /// Until every trial has ended and every worker is idle.
+    pub fn run(&mut self) -> Verdict {
+        while let Some((at, happening)) = self.network.next() {
+            self.now = at;
+            self.steps += 1;
+            if at > LATEST_END {
+                return Err(format!("not at an end after {LATEST_END} virtual milliseconds"));
+            }
+            self.happen(happening)?;
+            if at > QUIET_FROM && self.is_over() {
+                return Ok(());
+            }
+        }
+        Err("nothing happens any more, but the work is not at an end".to_owned())
+    }
+
+    fn is_over(&self) -> bool {
+        let Some(coordinator) = &self.coordinator else { return false };
+        let state = &coordinator.state;
+        let idle = |host: &Host| {
+            host.worker
+                .as_ref()
+                .is_none_or(|worker| worker.ended.is_empty() && worker.slots.iter().all(Option::is_none))
+        };
+        coordinator.fault.is_none()
+            && self.hosts.iter().all(idle)
+            && state.sweeps.keys().all(|name| state.is_complete(name))
+            // and those that no sweep wants any more
+            && state.trials.values().all(|trial| trial.phase.is_terminal())
+            && self.to_mend(state).is_none()
+    }
+
+    fn happen(&mut self, happening: Happening) -> Verdict {
+        match happening {
+            Happening::Script(index) => self.act(self.script[index].1),
+            Happening::ToCoordinator { stream, input } => self.deliver(stream, input),
+            Happening::ToWorker { stream, told } => self.tell(stream, told),
+            Happening::WorkerNotices { stream } => {
+                let host = &mut self.hosts[self.network.host(stream)];
+                if host.stream == Some(stream) {
+                    host.stream = None;
+                    if let Some(worker) = &mut host.worker {
+                        worker.is_open = false;
+                    }
+                }
+                Ok(())
+            }
+            Happening::CoordinatorNotices { stream } => {
+                let (worker, connection) = self.network.ends(stream);
+                match self.network.is_of_this_coordinator(stream) {
+                    true => self.input(vec![Input::Disconnected { worker, connection }]),
+                    false => Ok(()),
+                }
+            }
+            Happening::Second { host } => {
+                self.network.at(self.now + 1_000, Happening::Second { host });
+                self.second(host);
+                Ok(())
+            }
+            Happening::Deadline { at } => match &self.coordinator {
+                Some(coordinator) if coordinator.deadline == Some(at) => self.input(vec![Input::Tick]),
+                _ => Ok(()),
+            },
+            Happening::StartWorker { host } => {
+                let place = &mut self.hosts[host];
+                if place.worker.is_none() {
+                    place.runs += 1;
+                    place.worker = Some(Worker::new(host, place.runs));
+                }
+                Ok(())
+            }
+            Happening::StartCoordinator => self.start_coordinator(),
+            Happening::DiskFree => self.disk_free(),
+            Happening::Tend => self.tend(),
+        }
+    }
+
+    fn act(&mut self, action: Action) -> Verdict {
+        match action {
+            Action::Submit(submit) => return self.ask(Input::Submit { sweep: Box::new(submit.sweep()) }, action),
+            Action::Cancel(sweep) => {
+                return self.ask(Input::Cancel { sweep: sweep.to_owned(), reason: "the script".to_owned() }, action);
+            }
+            Action::Retry(sweep) => return self.ask(Input::RetryFailed { sweep: sweep.to_owned() }, action),
+            Action::Drain { host } => {
+                let Some(worker) = self.hosts[host].worker.as_ref().map(|worker| worker.id.clone()) else {
+                    return Ok(());
+                };
+                self.hosts[host].down_ms = 3_000;
+                return self.ask(Input::Drain { worker, reason: "the script".to_owned() }, action);
+            }
+            Action::Undrain { host } => return self.ask(Input::Undrain { host: format!("host{host}") }, action),
+            Action::KillWorker { host, down_ms } => self.kill_worker(host, down_ms),
+            Action::Leave { host, down_ms } => {
+                self.hosts[host].down_ms = down_ms;
+                if let Some(worker) = &mut self.hosts[host].worker {
+                    worker.leave();
+                }
+            }
+            Action::Freeze { host, ms } => self.hosts[host].frozen_until = self.now + ms,
+            Action::Partition { host, ms } => self.hosts[host].partitioned_until = self.now + ms,
+            Action::Cut { host } => {
+                if let Some(stream) = self.hosts[host].stream {
+                    self.answers.cuts += 1;
+                    self.network.cut(stream, self.now);
+                }
+            }
+            Action::FailNext { host, class } => self.hosts[host].fail_next = Some(class),
+            Action::Bad { host } => self.hosts[host].bad = !self.hosts[host].bad,
+            Action::KillCoordinator { at: Moment::Idle, down_ms } => return self.kill_coordinator(down_ms, true),
+            Action::KillCoordinator { at, down_ms } => self.kill_at = Some((at, down_ms)),
+            Action::DiskFull { ms } => {
+                self.disk_full = true;
+                self.network.at(self.now + ms, Happening::DiskFree);
+            }
+        }
+        Ok(())
+    }
+
+    /// A person's request: tried again later when nobody can take it.
+    fn ask(&mut self, input: Input, action: Action) -> Verdict {
+        if self.coordinator.as_ref().is_none_or(|coordinator| coordinator.fault.is_some()) {
+            self.script.push((self.now + 1_000, action));
+            self.network.at(self.now + 1_000, Happening::Script(self.script.len() - 1));
+            return Ok(());
+        }
+        self.input(vec![input])
+    }
+
+    // -- workers
+
+    fn second(&mut self, host: usize) {
+        let place = &mut self.hosts[host];
+        let Some(worker) = &mut place.worker else { return };
+        worker.train(&mut self.checkpoints);
+        if self.now < place.frozen_until {
+            return;
+        }
+        if worker.is_finished() {
+            let down_ms = place.down_ms;
+            self.kill_worker(host, down_ms);
+            return;
+        }
+        match place.stream {
+            Some(stream) => {
+                for input in worker.says() {
+                    self.network.to_coordinator(stream, input, self.now, place.partitioned_until);
+                }
+            }
+            None => {
+                let reachable = self.coordinator.is_some() && self.now >= place.partitioned_until;
+                if reachable && !self.work.one_in(3) {
+                    let hello = worker.hello();
+                    let stream = self.network.open(host, worker.id.clone(), worker.connection);
+                    place.stream = Some(stream);
+                    self.network.to_coordinator(stream, hello, self.now, 0);
+                }
+            }
+        }
+    }
+
+    fn kill_worker(&mut self, host: usize, down_ms: u64) {
+        let place = &mut self.hosts[host];
+        if place.worker.take().is_some() {
+            self.answers.worker_kills += 1;
+            self.network.at(self.now + down_ms, Happening::StartWorker { host });
+        }
+        if let Some(stream) = place.stream.take() {
+            self.network.cut(stream, self.now);
+        }
+    }
+
+    fn tell(&mut self, stream: StreamNo, told: Told) -> Verdict {
+        let host = self.network.host(stream);
+        let place = &mut self.hosts[host];
+        if place.stream != Some(stream) || self.network.is_cut(stream) {
+            return Ok(());
+        }
+        let deaf_until = place.frozen_until.max(place.partitioned_until);
+        if self.now < deaf_until {
+            self.network.at(deaf_until, Happening::ToWorker { stream, told });
+            return Ok(());
+        }
+        let Some(worker) = &mut place.worker else { return Ok(()) };
+        let done = match &told {
+            Told::Start { trial, .. } => self.checkpoints.get(trial).copied().unwrap_or(0),
+            Told::Stop { .. } | Told::Acknowledged { .. } | Told::Drain => 0,
+        };
+        let searches = self.coordinator.as_ref().is_some_and(|coordinator| is_searching(&coordinator.state, &told));
+        let wanted = if place.bad { Some(FailureClass::Crashed) } else { place.fail_next };
+        let (injected, fail_next) = (&mut self.injected, &mut place.fail_next);
+        let fate = |trial: TrialId| {
+            let class = wanted?;
+            let spent = injected.entry((trial, class)).or_insert(0);
+            // a failed search trial would rightly change what is chosen
+            let limit = if class == FailureClass::OutOfMemory && searches { 0 } else { 3 };
+            (*spent < limit).then(|| {
+                *spent += 1;
+                *fail_next = None;
+                class
+            })
+        };
+        worker.hear(told, fate, done)
+    }
+
+    // -- the coordinator
+
+    fn deliver(&mut self, stream: StreamNo, input: Input) -> Verdict {
+        let host = self.network.host(stream);
+        if !self.network.arrives(stream, self.now) {
+            return Ok(());
+        }
+        let blocked_until = self.hosts[host].partitioned_until;
+        if self.now < blocked_until && !self.network.is_cut(stream) {
+            self.network.at(blocked_until, Happening::ToCoordinator { stream, input });
+            return Ok(());
+        }
+        let mut inputs = vec![input];
+        // what comes at nearly the same time is decided in one turn
+        while let Some((next, input)) = self.network.also_arriving(self.now + 3) {
+            if self.network.arrives(next, self.now) && self.now >= self.hosts[self.network.host(next)].partitioned_until
+            {
+                inputs.push(input);
+            }
+        }
+        self.input(inputs)
+    }
+
+    fn input(&mut self, inputs: Vec<Input>) -> Verdict {
+        let Some(coordinator) = &mut self.coordinator else { return Ok(()) };
+        if coordinator.fault.is_some() {
+            self.while_in_fault(inputs);
+            return Ok(());
+        }
+        let Turn { recorded, answers, effects, .. } = turn(&mut coordinator.state, &self.config, &inputs, self.now);
+        self.answers.turns += 1;
+        if let Some(violation) = check(&coordinator.state).first() {
+            return Err(format!("invariant {} after {inputs:?}: {}", violation.invariant, violation.detail));
+        }
+        self.judge(&inputs, &answers)?;
+        match self.kill_at.take() {
+            Some((Moment::BeforeCommit, down_ms)) => return self.kill_coordinator(down_ms, false),
+            Some((_, down_ms)) if !self.disk_full => {
+                self.journal.extend(recorded);
+                return self.kill_coordinator(down_ms, true);
+            }
+            later => self.kill_at = later,
+        }
+        if self.disk_full && !recorded.is_empty() {
+            let coordinator = self.coordinator.as_mut().expect("it runs");
+            coordinator.fault = Some((recorded, effects));
+            return Ok(());
+        }
+        self.journal.extend(recorded);
+        effects.into_iter().for_each(|effect| self.perform(effect));
+        self.set_deadline();
+        Ok(())
+    }
+
+    /// As the shell does: nothing is decided, what is live is noted, streams are refused.
+    fn while_in_fault(&mut self, inputs: Vec<Input>) {
+        for input in inputs {
+            match &input {
+                Input::Connected { worker, connection, .. } => {
+                    if let Some(stream) = self.network.find(worker, *connection) {
+                        self.network.cut(stream, self.now);
+                    }
+                }
+                Input::Heartbeat { .. } | Input::Disconnected { .. } => {
+                    let coordinator = self.coordinator.as_mut().expect("the caller found it");
+                    observe(&mut coordinator.state, &input, self.now);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn judge(&mut self, inputs: &[Input], answers: &[Result<Answer, Rejected>]) -> Verdict {
+        for (input, answer) in inputs.iter().zip(answers) {
+            match answer {
+                Err(Rejected::StaleAttempt { .. }) => self.answers.stale_attempts += 1,
+                Err(Rejected::UnknownWorker(_)) => self.answers.unknown_workers += 1,
+                Err(Rejected::UnknownSweep(_) | Rejected::UnknownHost(_)) => {}
+                Err(Rejected::StaleConnection { .. }) => self.answers.stale_connections += 1,
+                Err(rejected @ (Rejected::Internal(_) | Rejected::Invalid(_) | Rejected::OtherBuild { .. })) => {
+                    return Err(format!("{input:?} was answered: {rejected}"));
+                }
+                Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        let coordinator = self.coordinator.as_ref().expect("it performs");
+        let state = &coordinator.state;
+        let (worker, told) = match effect {
+            Effect::Start { worker, slot, trial, attempt } => {
+                let devices = state.trials[&trial].devices;
+                assert_eq!(state.spec_of(trial).map(|spec| spec.id()), Some(trial));
+                (worker, Told::Start { trial, attempt, slot, devices })
+            }
+            Effect::Stop { worker, trial, attempt, .. } => (worker, Told::Stop { trial, attempt }),
+            Effect::Acknowledge { worker, trial, attempt } => (worker, Told::Acknowledged { trial, attempt }),
+            Effect::Drain { worker, .. } => (worker, Told::Drain),
+            Effect::Disconnect { worker, .. } => {
+                if let Some(stream) = self.network.newest(&worker) {
+                    self.network.cut(stream, self.now);
+                }
+                return;
+            }
+        };
+        let Some(connection) = state.live.connected.get(&worker) else { return };
+        if let Some(stream) = self.network.find(&worker, *connection) {
+            self.network.to_worker(stream, told, self.now);
+        }
+    }
+
+    fn set_deadline(&mut self) {
+        let Some(coordinator) = &mut self.coordinator else { return };
+        let deadline = next_deadline(&coordinator.state, &self.config, self.now).map(|at| at.max(self.now + 1));
+        if deadline != coordinator.deadline {
+            coordinator.deadline = deadline;
+            if let Some(at) = deadline {
+                self.network.at(at, Happening::Deadline { at });
+            }
+        }
+    }
+
+    /// `is_journalled`: the state holds nothing that the journal does not.
+    fn kill_coordinator(&mut self, down_ms: u64, is_journalled: bool) -> Verdict {
+        let Some(coordinator) = self.coordinator.take() else { return Ok(()) };
+        self.answers.coordinator_kills += 1;
+        self.network.cut_all(self.now);
+        self.network.at(self.now + down_ms, Happening::StartCoordinator);
+        let replayed = replay(&self.journal).map_err(|impossible| impossible.to_string())?;
+        if is_journalled && coordinator.fault.is_none() && !replayed.same_history(&coordinator.state) {
+            return Err("replay differs from what was live when the coordinator was killed".to_owned());
+        }
+        Ok(())
+    }
+
+    fn start_coordinator(&mut self) -> Verdict {
+        if self.coordinator.is_some() {
+            return Ok(());
+        }
+        let mut state = replay(&self.journal).map_err(|impossible| impossible.to_string())?;
+        restart(&mut state, self.now);
+        self.network.new_coordinator();
+        self.coordinator = Some(Coordinator { state, deadline: None, fault: None });
+        self.set_deadline();
+        Ok(())
+    }
+
+    fn disk_free(&mut self) -> Verdict {
+        self.disk_full = false;
+        let Some(coordinator) = &mut self.coordinator else { return Ok(()) };
+        if let Some((recorded, effects)) = coordinator.fault.take() {
+            self.journal.extend(recorded);
+            effects.into_iter().for_each(|effect| self.perform(effect));
+            self.set_deadline();
+        }
+        Ok(())
+    }
+
+    // -- people, once nothing goes wrong any more
+
+    fn tend(&mut self) -> Verdict {
+        self.network.at(self.now + 5_000, Happening::Tend);
+        self.disk_free()?;
+        self.kill_at = None;
+        for host in &mut self.hosts {
+            (host.frozen_until, host.partitioned_until, host.fail_next, host.bad) = (0, 0, None, false);
+        }
+        while let Some(input) = self.coordinator.as_ref().and_then(|coordinator| self.to_mend(&coordinator.state)) {
+            self.input(vec![input])?;
+        }
+        Ok(())
+    }
+
+    fn to_mend(&self, state: &State) -> Option<Input> {
+        let drained = |host: &schedule::state::HostState| host.drained.is_some() || !host.broken_devices.is_empty();
+        if let Some((name, _)) = state.hosts.iter().find(|(_, host)| drained(host)) {
+            return Some(Input::Undrain { host: name.clone() });
+        }
+        let by_script = |reason: &Option<String>| reason.as_ref().is_some_and(|reason| reason == "the script");
+        let mended = |id: TrialId| matches!(state.trials[&id].phase, Phase::Failed { .. }) && truth::doom(id).is_none();
+        let sweep = state
+            .sweeps
+            .iter()
+            .find(|(_, sweep)| !by_script(&sweep.cancelled) && sweep.trials.iter().any(|wanted| mended(wanted.id)));
+        sweep.map(|(name, _)| Input::RetryFailed { sweep: name.to_string() })
+    }
+}
+
+fn is_searching(state: &State, told: &Told) -> bool {
+    let Told::Start { trial, .. } = told else { return false };
+    let wanted = state.trials.get(trial).map_or(&[][..], |trial| &trial.wanted_by);
+    wanted.iter().any(|(name, index)| state.sweeps[name].trials[*index as usize].role == Role::Search)
+}
