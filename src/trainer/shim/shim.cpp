@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/AutogradState.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/headeronly/version.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -61,6 +62,8 @@ struct SumOverReplicas : torch::autograd::Function<SumOverReplicas> {
 extern "C" {
 
 void shim_free(char* message) { free(message); }
+
+const char* shim_libtorch_version() { return TORCH_VERSION; }
 
 char* shim_set_grad(Tensor* leaf, Tensor* grad) {
   return guarded([&] { leaf->mutable_grad() = *grad; });

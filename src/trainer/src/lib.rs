@@ -3,7 +3,29 @@
 //! It trains one trial at a time on the devices of one slot and talks to its worker over stdin and stdout, nothing
 //! else; it never decides what to train, where, or whether to try again. Read main.rs, then train.rs, then nn/.
 
+pub mod attempt;
+pub mod batches;
+pub mod bench;
+pub mod checkpoint;
 pub mod collective;
+pub mod device;
+pub mod error;
+pub mod evaluate;
+pub mod fault;
+pub mod head;
+pub mod leader;
+pub mod loss;
 pub mod models;
 pub mod nn;
+pub mod optimiser;
+pub mod precision;
+pub mod process;
+pub mod rehearse;
+pub mod replica;
+pub mod run;
+pub mod serve;
+pub mod session;
 pub mod shim;
+pub mod train;
+pub mod weights;
+pub mod writer;

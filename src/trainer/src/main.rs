@@ -1,2 +1,167 @@
-//! The command line of the trainer.
-fn main() {}
+//! The command line of the trainer: `serve` for workers, `run` for people who debug one trial, `devices` for both.
+//!
+//! Only reads arguments and starts things; see serve.rs, run.rs and session.rs. Exit codes: 0 done, 1 bad input, 2 the
+//! conversation broke, 3 the trial failed.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use sweep::handoff::Ready;
+use trainer::bench::Bench;
+use trainer::device::{self, DeviceSet};
+use trainer::fault::Fault;
+use trainer::rehearse::Rehearsal;
+use trainer::run::{RunOptions, run_file};
+use trainer::serve::{Runner, serve};
+use trainer::session::{Session, SessionOptions};
+use trainer::{process, shim};
+
+/// Trains the trials of a sweep. Workers start it; `run` is for debugging a single trial.
+#[derive(Parser)]
+#[command(name = "orchestrator-trainer", version = sweep::build().leak() as &str, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take trials from a worker: frames on stdin and stdout, until stdin ends
+    Serve {
+        #[command(flatten)]
+        slot: SlotArgs,
+        /// Obey without training: every trial gets a made-up result
+        #[arg(long)]
+        rehearse: bool,
+        /// What an epoch of a rehearsal takes, in milliseconds
+        #[arg(long, default_value_t = 0, requires = "rehearse")]
+        rehearse_epoch_ms: u64,
+    },
+    /// Run one trial from a file, without coordinator and worker
+    Run {
+        #[command(flatten)]
+        slot: SlotArgs,
+        #[command(flatten)]
+        run: RunArgs,
+    },
+    /// Time training steps, for bench/run.py
+    #[command(subcommand, hide = true)]
+    Bench(Bench),
+    /// Print the devices that libtorch can use
+    Devices,
+}
+
+/// What a slot has.
+#[derive(Args)]
+struct SlotArgs {
+    /// `cpu`, `cuda:0`, `cuda:0-3`, `cuda:0,2`
+    #[arg(long, default_value = "cpu")]
+    devices: String,
+    /// CPU threads that compute, over all replicas
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// CPU threads that prepare batches; 0: between steps
+    #[arg(long)]
+    data_threads: Option<usize>,
+    /// Seconds between checkpoints, at least; 0: after every epoch
+    #[arg(long, default_value_t = 1.0)]
+    checkpoint_interval: f64,
+    /// Seconds that a replica waits for the others
+    #[arg(long, default_value_t = 120)]
+    collective_deadline: u64,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// A trial specification in JSON, as `orchestrator plan --output json` prints it
+    file: PathBuf,
+    #[arg(long, default_value = "data")]
+    data_dir: PathBuf,
+    /// Decoded data sets (default: `cache` in the data directory)
+    #[arg(long)]
+    cache_dir: Option<PathBuf>,
+    /// Keep checkpoints here and resume from them (default: none are kept)
+    #[arg(long)]
+    checkpoint_dir: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    process::keep_freed_memory();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .init();
+    match carry_out(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Bench(bench) => trainer::bench::run(&bench).map(|()| ExitCode::SUCCESS),
+        Command::Devices => print_devices(),
+        Command::Run { slot, run } => {
+            let options = slot.session()?;
+            let run = RunOptions {
+                cache_dir: run.cache_dir.unwrap_or_else(|| run.data_dir.join("cache")),
+                data_dir: run.data_dir,
+                checkpoint_dir: run.checkpoint_dir,
+                file: run.file,
+            };
+            run_file(&run, options)
+        }
+        Command::Serve { slot, rehearse, rehearse_epoch_ms } => {
+            let stdout = process::private_stdout()?;
+            let options = slot.session()?;
+            let ready = Ready {
+                build: sweep::build(),
+                libtorch: shim::libtorch_version().to_owned(),
+                devices: options.devices.describe(usize::MAX),
+            };
+            let mut runner: Box<dyn Runner> = if rehearse {
+                Box::new(Rehearsal { epoch: Duration::from_millis(rehearse_epoch_ms), fault: options.fault })
+            } else {
+                Box::new(Session::new(options))
+            };
+            match serve(ready, &mut *runner, stdout) {
+                Ok(()) => Ok(ExitCode::SUCCESS),
+                Err(error) => {
+                    eprintln!("error: the worker is gone: {error}");
+                    Ok(ExitCode::from(2))
+                }
+            }
+        }
+    }
+}
+
+impl SlotArgs {
+    fn session(&self) -> anyhow::Result<SessionOptions> {
+        let devices = DeviceSet::parse(&self.devices, self.threads)?;
+        devices.check_present()?;
+        anyhow::ensure!(
+            self.checkpoint_interval >= 0.0 && self.checkpoint_interval.is_finite(),
+            "`--checkpoint-interval {}` is not a number of seconds",
+            self.checkpoint_interval
+        );
+        Ok(SessionOptions {
+            data_threads: self.data_threads.unwrap_or_else(|| devices.default_data_threads()),
+            devices,
+            fault: Fault::from_environment()?,
+            checkpoint_interval: Duration::from_secs_f64(self.checkpoint_interval),
+            collective_deadline: Duration::from_secs(self.collective_deadline),
+        })
+    }
+}
+
+fn print_devices() -> anyhow::Result<ExitCode> {
+    println!("libtorch {}", shim::libtorch_version());
+    println!("cpu: {}, {} threads", process::cpu_name(), process::num_cores());
+    (0..device::num_gpus()).for_each(|index| println!("cuda:{index}"));
+    Ok(ExitCode::SUCCESS)
+}

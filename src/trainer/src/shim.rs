@@ -18,6 +18,7 @@ unsafe extern "C" {
     fn shim_set_grad(leaf: *mut Raw, grad: *mut Raw) -> *mut c_char;
     fn shim_sum_over_replicas(x: *mut Raw, reduce: Reduce, context: *mut c_void, result: *mut *mut Raw) -> *mut c_char;
     fn shim_set_autograd_threads(enabled: bool) -> *mut c_char;
+    fn shim_libtorch_version() -> *const c_char;
     fn shim_channels_last(x: *mut Raw, result: *mut *mut Raw) -> *mut c_char;
 }
 
@@ -46,6 +47,12 @@ fn raw(tensor: &Tensor) -> *mut Raw {
 fn owned(tensor: *mut Raw) -> Tensor {
     // SAFETY: the shim wrote a pointer from `new Tensor`, which is what tch's C_tensor is, and keeps no copy of it.
     unsafe { Tensor::from_ptr(tensor.cast()) }
+}
+
+/// Of the headers that the shim was built against; libtorch refuses to load under another one.
+pub fn libtorch_version() -> &'static str {
+    // SAFETY: a string literal of the C++ side.
+    unsafe { CStr::from_ptr(shim_libtorch_version()) }.to_str().unwrap_or("unknown")
 }
 
 /// Makes `grad` the tensor that backward passes accumulate into; tch can only read `.grad`.

@@ -121,8 +121,13 @@ impl BatchNorm {
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let (weight, bias) = (pass.parameter(self.weight), pass.parameter(self.bias));
         let (mean, var) = (pass.buffer(self.running_mean), pass.buffer(self.running_var));
+        // a single value has no unbiased variance, and libtorch would store NaN
+        let alone = x.numel() as i64 == x.size()[1];
         match (pass.mode, pass.synchronised) {
             (Mode::Train { batch_norm_momentum }, Some(_)) => self.forward_synchronised(x, pass, batch_norm_momentum),
+            (Mode::Train { .. }, None) if alone => {
+                x.batch_norm(Some(weight), Some(bias), None, None, true, 0.0, self.eps, false)
+            }
             (Mode::Train { batch_norm_momentum }, None) => x.batch_norm(
                 Some(weight),
                 Some(bias),
@@ -151,8 +156,8 @@ impl BatchNorm {
         let axes: Vec<i64> = (0..x.dim() as i64).filter(|&axis| axis != 1).collect();
         let shape: Vec<i64> = (0..x.dim()).map(|axis| if axis == 1 { -1 } else { 1 }).collect();
         let wide = x.to_kind(Kind::Float);
-        let shard: i64 = wide.size().iter().product::<i64>() / wide.size()[1];
-        let count = shard as f64 * reduction.batch_over_shard();
+        let per_image: i64 = wide.size()[2..].iter().product();
+        let count = (reduction.batch_len() as i64 * per_image) as f64;
         let mean = reduction.sum(&wide.sum_dim_intlist(axes.as_slice(), false, Kind::Float)) / count;
         let centred = &wide - mean.view(shape.as_slice());
         let squares = (&centred * &centred).sum_dim_intlist(axes.as_slice(), false, Kind::Float);
@@ -160,7 +165,10 @@ impl BatchNorm {
         let scale = pass.parameter(self.weight) * (&var + self.eps).rsqrt();
         let normalised = centred * scale.view(shape.as_slice()) + pass.parameter(self.bias).view(shape.as_slice());
         tch::no_grad(|| {
-            let unbiased = var.detach() * (count / (count - 1.0).max(1.0));
+            if count <= 1.0 {
+                return;
+            }
+            let unbiased = var.detach() * (count / (count - 1.0));
             let _ = pass.buffer(self.running_mean).shallow_clone().lerp_(&mean.detach(), momentum);
             let _ = pass.buffer(self.running_var).shallow_clone().lerp_(&unbiased, momentum);
         });
@@ -170,7 +178,6 @@ impl BatchNorm {
 
 /// ReLU of the sum of a block's last normalisation and its shortcut; reuses the memory of the first.
 pub fn residual_relu(mut normalised: Tensor, shortcut: &Tensor) -> Tensor {
-    let sum: Tensor = normalised.g_add_(shortcut);
-    let mut sum = sum;
+    let mut sum = normalised.g_add_(shortcut);
     sum.relu_()
 }

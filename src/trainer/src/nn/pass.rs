@@ -19,8 +19,8 @@ pub enum Mode {
 /// gradient over all replicas too. What synchronised batch normalisation is made from.
 pub trait StatisticsReduction {
     fn sum(&self, tensor: &Tensor) -> Tensor;
-    /// Images of the whole batch over images of this replica's shard.
-    fn batch_over_shard(&self) -> f64;
+    /// Images of the whole batch.
+    fn batch_len(&self) -> usize;
 }
 
 pub struct Pass<'a> {

@@ -70,6 +70,18 @@ impl<G: Ord + Copy> Layout<G> {
     }
 }
 
+impl<G> Layout<G> {
+    /// Hash of names, shapes, places and number formats: equal digests mean that flat buffers can be exchanged.
+    pub fn digest(&self, inventory: &Inventory) -> String {
+        let notes = inventory.parameters.iter().zip(&self.offsets).zip(&self.strides);
+        let parameters: Vec<_> =
+            notes.map(|((note, offset), strides)| (&note.name, &note.shape, offset, strides)).collect();
+        let buffers: Vec<_> = inventory.buffers.iter().map(|note| (&note.name, &note.shape)).collect();
+        let text = serde_json::to_vec(&(self.format.bf16, self.length, parameters, buffers)).expect("plain data");
+        blake3::hash(&text).to_hex()[..32].to_owned()
+    }
+}
+
 fn strides(shape: &[i64], channels_last: bool) -> Vec<i64> {
     match *shape {
         [_, inputs, height, width] if channels_last => vec![inputs * height * width, 1, width * inputs, inputs],

@@ -1,0 +1,306 @@
+//! One attempt at a trial, from the request to its result: opens what it needs, starts a thread per replica, joins them.
+//!
+//! Everything that can be wrong with settings, data or weights is found here, before the first step. A panic in a
+//! replica (libtorch's errors are such) ends the attempt, not the process. Next: train.rs.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use data::{Dataset, Pipeline, Prefetch, PrefetchOptions};
+use sweep::handoff::{Progress, RunRequest};
+use sweep::record::{Provenance, Timing, TrialResult};
+use sweep::settings::Embedding;
+use sweep::trial::TRAINING_VERSION;
+use sweep::{Settings, TrialSpec};
+use tch::{Device, Tensor};
+
+use crate::batches::{Batches, ImageShape};
+use crate::checkpoint::{Checkpoint, Folder, Header, Position};
+use crate::collective::{AbortOnDrop, Collective};
+use crate::device::DeviceSet;
+use crate::error::TrialError;
+use crate::evaluate::Evaluator;
+use crate::fault::Fault;
+use crate::leader::{Duties, Leader};
+use crate::nn::Format;
+use crate::replica::{Blueprint, Replica};
+use crate::train::{Course, Ending, train};
+use crate::weights::Weights;
+use crate::writer::CheckpointWriter;
+use crate::{head, models, precision, process};
+
+/// What an attempt needs besides the request.
+pub struct Surroundings<'a> {
+    pub devices: &'a DeviceSet,
+    pub dataset: Arc<Dataset>,
+    pub requested_at: Instant,
+    pub stop: &'a AtomicBool,
+    pub fault: Option<Fault>,
+    /// See `leader::Duties`.
+    pub checkpoint_interval: Duration,
+    /// How long a replica waits for the others before it gives the attempt up.
+    pub collective_deadline: Duration,
+    /// Threads that prepare batches; 0: the step does it.
+    pub data_threads: usize,
+}
+
+pub enum Outcome {
+    Finished(Box<TrialResult>),
+    Stopped,
+}
+
+/// What all replicas are given.
+struct Shared<'a> {
+    course: Course<'a>,
+    blueprint: Blueprint<'a>,
+    pipeline: &'a Pipeline,
+    image: ImageShape,
+    weights: Option<std::path::PathBuf>,
+    resumed: Option<&'a Checkpoint>,
+    position: Position,
+    num_threads: usize,
+}
+
+pub fn run(
+    request: &RunRequest,
+    around: &Surroundings,
+    report: &mut dyn FnMut(Progress),
+) -> Result<Outcome, TrialError> {
+    let RunRequest { spec, .. } = request;
+    let settings = &spec.settings;
+    check(settings, around.devices)?;
+    let pipeline = Arc::new(Pipeline::new(around.dataset.clone(), settings, spec.seed, spec.smoke)?);
+    let embeddings = embeddings(spec, &around.dataset, &request.data_dir)?;
+    let folder = Folder::new(&request.checkpoint_dir, request.trial, request.attempt);
+    let resumed = folder.newest()?;
+    let device = around.devices.kind();
+    let format = match &resumed {
+        Some(checkpoint) => precision::parse(&checkpoint.header.precision)
+            .ok_or_else(|| TrialError::Crashed(format!("unknown precision `{}`", checkpoint.header.precision)))?,
+        None => precision::choose(settings, pipeline.side(), device),
+    };
+    let position = resumed.as_ref().map_or(Position::default(), |checkpoint| checkpoint.header.position);
+    let image =
+        ImageShape { channels: pipeline.channels(), side: pipeline.side(), channels_last: format.channels_last };
+    let prefetch = PrefetchOptions {
+        epoch: position.epoch,
+        step: position.step,
+        num_epochs: spec.num_epochs(),
+        layout: image.layout(),
+        num_threads: around.data_threads,
+        depth: 2 * around.data_threads.max(1),
+    };
+    let num_replicas = settings.replicas as usize;
+    let steps_per_epoch = pipeline.steps_per_epoch();
+    let first = u64::from(position.epoch) * steps_per_epoch + position.step;
+    let prefetch = Prefetch::start(pipeline.clone(), prefetch);
+    let shared = Shared {
+        course: Course {
+            spec,
+            attempt: request.attempt,
+            steps_per_epoch,
+            images_per_epoch: images_per_epoch(&pipeline),
+            batches: Batches::new(prefetch, first, num_replicas, image, around.stop),
+            fault: around.fault,
+        },
+        blueprint: Blueprint {
+            settings,
+            seed: spec.seed,
+            channels: pipeline.channels(),
+            num_classes: pipeline.num_classes(),
+            embeddings: embeddings.as_deref(),
+            format,
+        },
+        pipeline: &pipeline,
+        image,
+        weights: settings.weights.as_ref().filter(|_| !spec.smoke).map(|path| request.data_dir.join(path)),
+        resumed: resumed.as_ref(),
+        position,
+        num_threads: around.devices.threads_per_replica(num_replicas),
+    };
+    let duties = Duties {
+        writer: CheckpointWriter::start(folder),
+        checkpoint_interval: around.checkpoint_interval,
+        report,
+        requested_at: around.requested_at,
+        num_epochs: spec.num_epochs(),
+        steps_per_epoch,
+    };
+    let header = match &resumed {
+        Some(checkpoint) => checkpoint.header.clone(),
+        None => fresh_header(request, format),
+    };
+    let mut leader = Leader::new(duties, header);
+    let group = around.devices.group(num_replicas, around.collective_deadline)?;
+    let (ending, num_parameters) = run_replicas(&shared, group, &mut leader)?;
+    match ending {
+        Ending::Stopped => Ok(Outcome::Stopped),
+        Ending::Finished => {
+            let provenance = provenance(&pipeline, around.devices, format, num_replicas, num_parameters);
+            leader.result(provenance).map(|result| Outcome::Finished(Box::new(result)))
+        }
+    }
+}
+
+/// Settings that contradict each other or the slot.
+fn check(settings: &Settings, devices: &DeviceSet) -> Result<(), TrialError> {
+    let replicas = settings.replicas;
+    if replicas == 0 || replicas > settings.batch_size {
+        let message =
+            format!("`replicas` = {replicas}: it must be in 1..=batch_size, which is {}", settings.batch_size);
+        return Err(TrialError::bad_input(message));
+    }
+    if settings.num_epochs() == 0 {
+        return Err(TrialError::bad_input("`schedule` has no epochs"));
+    }
+    devices.check_replicas(replicas as usize)
+}
+
+/// Target vectors of the classes, where the settings name a hierarchy.
+fn embeddings(spec: &TrialSpec, dataset: &Dataset, data_dir: &Path) -> Result<Option<Vec<f32>>, TrialError> {
+    let Embedding::Hierarchy(file) = &spec.settings.embedding else { return Ok(None) };
+    if spec.smoke {
+        return Ok(Some(hierarchy::stand_in_embeddings(dataset.num_classes())));
+    }
+    let path = data_dir.join(&file.path);
+    let rows = hierarchy::class_embeddings(&path, file.child_parent, &dataset.class_ids, &dataset.class_names);
+    rows.map(Some).map_err(|error| TrialError::BadInput(with_causes(&error)))
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    message
+}
+
+/// Batches are full but for the last of each repeat.
+fn images_per_epoch(pipeline: &Pipeline) -> u64 {
+    let (count, batch) = (pipeline.num_train() as u64, pipeline.batch_size() as u64);
+    let steps_per_repeat = count.div_ceil(batch);
+    (0..pipeline.steps_per_epoch()).map(|step| batch.min(count - step % steps_per_repeat * batch)).sum()
+}
+
+fn fresh_header(request: &RunRequest, format: Format) -> Header {
+    Header {
+        trial: request.trial,
+        training_version: TRAINING_VERSION,
+        position: Position::default(),
+        num_replicas: request.spec.settings.replicas as usize,
+        layout: String::new(),
+        precision: precision::name(format),
+        epochs: Vec::new(),
+        chain: String::new(),
+        last_balanced_accuracy: 0.0,
+        eval_loss: 0.0,
+        images: 0,
+        timing: Timing::default(),
+    }
+}
+
+type Group = Vec<(Box<dyn Collective>, Device)>;
+
+/// Runs rank 0 on this thread, which stays warm from trial to trial, and every other replica on one of its own.
+fn run_replicas(shared: &Shared, group: Group, leader: &mut Leader) -> Result<(Ending, u64), TrialError> {
+    let mut members: Vec<(Arc<dyn Collective>, Device)> =
+        group.into_iter().map(|(collective, device)| (Arc::from(collective), device)).collect();
+    let first = members.remove(0);
+    thread::scope(|scope| {
+        let start = |(collective, device): (Arc<dyn Collective>, Device)| {
+            let name = format!("replica-{}", collective.rank());
+            let body = move || caught(|| run_replica(shared, collective, device, None));
+            thread::Builder::new().name(name).spawn_scoped(scope, body).expect("the system can start a thread")
+        };
+        let others: Vec<_> = members.into_iter().map(start).collect();
+        let mine = caught(|| run_replica(shared, first.0, first.1, Some(leader)));
+        let join = |thread: thread::ScopedJoinHandle<Result<(Ending, u64), TrialError>>| {
+            thread.join().unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload)))
+        };
+        let mut results = vec![mine];
+        results.extend(others.into_iter().map(join));
+        // the replica that failed first knows why; the others only know that it did
+        let primary = results.iter().position(|result| result.as_ref().is_err_and(|error| !error.is_secondary()));
+        results.swap_remove(primary.unwrap_or(0))
+    })
+}
+
+fn caught<T>(body: impl FnOnce() -> Result<T, TrialError>) -> Result<T, TrialError> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload)))
+}
+
+fn run_replica(
+    shared: &Shared,
+    collective: Arc<dyn Collective>,
+    device: Device,
+    mut leader: Option<&mut Leader>,
+) -> Result<(Ending, u64), TrialError> {
+    // also covers building: replicas that are ready wait for this one's first sum
+    let guard = AbortOnDrop::new(&*collective);
+    tch::set_num_threads(shared.num_threads as i32);
+    let mut replica = Replica::new(&shared.blueprint, collective.clone(), device)?;
+    if let Some(path) = &shared.weights {
+        let layers = [models::classifier_name(shared.blueprint.settings.model), head::CLS_HEAD];
+        let weights = Weights::read(path, &replica.inventory, &layers)
+            .map_err(|error| TrialError::BadInput(with_causes(&error)))?;
+        weights.load_into(&replica.inventory, &mut replica.storage);
+    }
+    let layout = replica.storage.layout.digest(&replica.inventory);
+    if let Some(checkpoint) = shared.resumed {
+        restore(&mut replica, checkpoint, &layout)?;
+    }
+    replica.collective.broadcast(&replica.storage.weights)?;
+    replica.storage.refresh_working_copy();
+    let mut evaluator = Evaluator::new(shared.pipeline, shared.image);
+    if let Some(leader) = &mut leader {
+        leader.begin(layout);
+    }
+    let ending = train(&shared.course, &mut replica, &mut evaluator, shared.position, leader)?;
+    guard.finished();
+    Ok((ending, replica.inventory.num_parameters()))
+}
+
+/// Puts a checkpoint's state into a replica, bit for bit.
+fn restore(replica: &mut Replica, checkpoint: &Checkpoint, layout: &str) -> Result<(), TrialError> {
+    let Checkpoint { header, weights, momentum, statistics, loss_sums } = checkpoint;
+    let (rank, size) = (replica.collective.rank(), replica.collective.size());
+    if header.layout != layout || loss_sums.len() != size {
+        return Err(TrialError::Crashed(
+            "the checkpoint was written by another form of the same model: remove its folder".to_owned(),
+        ));
+    }
+    let _guard = tch::no_grad_guard();
+    let storage = &mut replica.storage;
+    for (flat, values) in
+        [(&mut storage.weights, weights), (&mut storage.momentum, momentum), (&mut storage.statistics, statistics)]
+    {
+        flat.copy_(&Tensor::from_slice(values));
+    }
+    replica.set_loss_sum(loss_sums[rank]);
+    Ok(())
+}
+
+fn provenance(
+    pipeline: &Pipeline,
+    devices: &DeviceSet,
+    format: Format,
+    num_replicas: usize,
+    num_parameters: u64,
+) -> Provenance {
+    Provenance {
+        trainer: sweep::build(),
+        libtorch: crate::device::libtorch_version(),
+        devices: devices.describe(num_replicas),
+        host: process::host_name(),
+        precision: precision::name(format),
+        data_fingerprint: pipeline.fingerprint().to_owned(),
+        subset: pipeline.subset().clone(),
+        num_parameters,
+    }
+}

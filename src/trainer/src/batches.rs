@@ -1,0 +1,125 @@
+//! Where replicas meet the data: every replica asks for the same step and gets the same batch, or the same order to stop.
+//!
+//! The first to ask draws the batch from the prefetch, or decides to stop; the others get what was decided. So all
+//! replicas leave a trial at the same step without exchanging a word. Turns pixels into tensors. Next: train.rs.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use data::{Batch, Prefetch};
+use tch::{Device, Kind, Tensor};
+
+use crate::error::TrialError;
+use crate::replica::Shard;
+use crate::shim;
+
+pub enum Turn {
+    Step(Arc<Batch>),
+    /// A stop was asked for before this step was begun.
+    Stop,
+}
+
+/// Shared by the replicas of one attempt.
+pub struct Batches<'a> {
+    state: Mutex<State>,
+    num_replicas: usize,
+    image: ImageShape,
+    stop: &'a AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct ImageShape {
+    pub channels: usize,
+    pub side: usize,
+    /// Pixels arrive with channels innermost.
+    pub channels_last: bool,
+}
+
+struct State {
+    prefetch: Prefetch,
+    /// Batches that not all replicas have taken yet, with the number of those that have.
+    open: VecDeque<(u64, Arc<Batch>, usize)>,
+    /// Number of the step at which all stop.
+    stopped_at: Option<u64>,
+    /// Number of the next step that nobody has asked for yet.
+    next: u64,
+}
+
+impl<'a> Batches<'a> {
+    /// `prefetch` begins at step `first`, counted over all epochs.
+    pub fn new(prefetch: Prefetch, first: u64, num_replicas: usize, image: ImageShape, stop: &'a AtomicBool) -> Self {
+        let state = State { prefetch, open: VecDeque::new(), stopped_at: None, next: first };
+        Self { state: Mutex::new(state), num_replicas, image, stop }
+    }
+
+    /// The batch of a step, counted over all epochs. Every replica asks for every step, in order.
+    pub fn take(&self, number: u64) -> Result<Turn, TrialError> {
+        let mut state = self.state.lock().map_err(|_| TrialError::Crashed("a replica panicked".to_owned()))?;
+        if state.stopped_at.is_some_and(|stopped_at| number >= stopped_at) {
+            return Ok(Turn::Stop);
+        }
+        if number == state.next {
+            if self.stop.load(Ordering::Relaxed) {
+                state.stopped_at = Some(number);
+                return Ok(Turn::Stop);
+            }
+            let batch = state.prefetch.next().map_err(|error| TrialError::Crashed(error.to_string()))?;
+            let batch = batch.expect("the prefetch lasts as long as the trial");
+            state.open.push_back((number, Arc::new(batch), 0));
+            state.next += 1;
+        }
+        let open = state.open.iter_mut().find(|(open, ..)| *open == number).expect("every replica asks once");
+        open.2 += 1;
+        let batch = open.1.clone();
+        let num_replicas = self.num_replicas;
+        state.open.retain(|&(_, _, taken)| taken < num_replicas);
+        Ok(Turn::Step(batch))
+    }
+
+    /// One replica's part of a batch as tensors.
+    pub fn shard(&self, batch: &Batch, shard: Range<usize>, device: Device) -> Shard {
+        let image_len = self.image.channels * self.image.side * self.image.side;
+        let images = &batch.pixels()[shard.start * image_len..shard.end * image_len];
+        let mixed =
+            batch.mix.as_ref().map(|mix| (labels_tensor(&mix.labels[shard.clone()], device), f64::from(mix.lambda)));
+        Shard {
+            images: self.image.tensor(images, device),
+            labels: labels_tensor(&batch.labels[shard], device),
+            mixed,
+            batch_len: batch.len(),
+        }
+    }
+
+    /// Time that steps waited for data.
+    pub fn waited(&self) -> Duration {
+        self.state.lock().map_or(Duration::ZERO, |state| state.prefetch.waited())
+    }
+}
+
+impl ImageShape {
+    pub fn layout(self) -> data::Layout {
+        if self.channels_last { data::Layout::Nhwc } else { data::Layout::Nchw }
+    }
+
+    /// f32 [batch, channels, side, side], in the memory format that the pixels have.
+    pub fn tensor(self, pixels: &[f32], device: Device) -> Tensor {
+        let (channels, side) = (self.channels as i64, self.side as i64);
+        let count = pixels.len() as i64 / (channels * side * side);
+        let flat = Tensor::from_slice(pixels).to_device(device);
+        if self.channels_last {
+            let images = flat.view([count, side, side, channels]).permute([0, 3, 1, 2]);
+            // with one channel both formats have the same strides, and libtorch takes the other one
+            if channels == 1 { shim::channels_last(&images).unwrap_or(images) } else { images }
+        } else {
+            flat.view([count, channels, side, side])
+        }
+    }
+}
+
+pub fn labels_tensor(labels: &[u32], device: Device) -> Tensor {
+    let labels: Vec<i64> = labels.iter().map(|&label| i64::from(label)).collect();
+    Tensor::from_slice(&labels).to_kind(Kind::Int64).to_device(device)
+}

@@ -1,0 +1,327 @@
+//! The state of a trial on disk: everything that decides the rest of the training, bit for bit.
+//!
+//! A checkpoint is one safetensors file (weights, momentum, moving statistics, as laid out in the flat buffers) whose
+//! metadata holds the rest and a checksum over all of it. It is written beside its place, synced, renamed, and the
+//! folder synced. File names carry the attempt (sweep::handoff says why). Next: writer.rs, which keeps this off the
+//! critical path.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use serde::{Deserialize, Serialize};
+use sweep::record::{EpochRecord, Timing};
+use sweep::trial::TRAINING_VERSION;
+use sweep::{AttemptNo, TrialId};
+
+use crate::error::TrialError;
+
+/// Checkpoints of one trial that are kept: the newest, and the one before in case that is damaged.
+pub const NUM_KEPT: usize = 2;
+
+const EXTENSION: &str = "safetensors";
+const TENSORS: [&str; 4] = ["weights", "momentum", "statistics", "loss_sums"];
+
+/// Where training goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Position {
+    pub epoch: u32,
+    /// Steps of that epoch already made.
+    pub step: u64,
+}
+
+/// All but the numbers of the tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    pub trial: TrialId,
+    pub training_version: u32,
+    pub position: Position,
+    pub num_replicas: usize,
+    /// Of the flat buffers: parameters, order, strides, precision.
+    pub layout: String,
+    /// `f32` or `bf16`, and the memory format: what `precision: auto` became is kept for the whole trial.
+    pub precision: String,
+    pub epochs: Vec<EpochRecord>,
+    /// Full hash that the next epoch's is chained with; hexadecimal.
+    pub chain: String,
+    pub last_balanced_accuracy: f64,
+    pub eval_loss: f64,
+    /// Training images seen over all attempts.
+    pub images: u64,
+    pub timing: Timing,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    pub header: Header,
+    pub weights: Vec<f32>,
+    pub momentum: Vec<f32>,
+    pub statistics: Vec<f32>,
+    /// Of each replica, for the epoch under way.
+    pub loss_sums: Vec<f64>,
+}
+
+impl Checkpoint {
+    fn encode(&self) -> Vec<u8> {
+        let header = serde_json::to_string(&self.header).expect("a header is plain data");
+        let bytes = self.tensor_bytes();
+        let metadata =
+            HashMap::from([("checksum".to_owned(), checksum(&header, &bytes)), ("header".to_owned(), header)]);
+        let views = TENSORS.iter().zip(&bytes).map(|(&name, bytes)| {
+            let (dtype, width) = if name == "loss_sums" { (Dtype::F64, 8) } else { (Dtype::F32, 4) };
+            (name, TensorView::new(dtype, vec![bytes.len() / width], bytes).expect("whole numbers"))
+        });
+        serialize(views, Some(metadata)).expect("views of known sizes")
+    }
+
+    fn tensor_bytes(&self) -> [Vec<u8>; 4] {
+        let single = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let double = self.loss_sums.iter().flat_map(|value| value.to_le_bytes()).collect();
+        [single(&self.weights), single(&self.momentum), single(&self.statistics), double]
+    }
+
+    /// The reason why the bytes are no sound checkpoint, as a fragment.
+    fn decode(file: &[u8]) -> Result<Self, String> {
+        let (_, metadata) = SafeTensors::read_metadata(file).map_err(|error| error.to_string())?;
+        let tensors = SafeTensors::deserialize(file).map_err(|error| error.to_string())?;
+        let entries = metadata.metadata().as_ref().ok_or("it has no metadata")?;
+        let header = entries.get("header").ok_or("it has no header")?;
+        let mut bytes = Vec::new();
+        for name in TENSORS {
+            bytes.push(tensors.tensor(name).map_err(|error| error.to_string())?.data().to_vec());
+        }
+        let bytes: [Vec<u8>; 4] = bytes.try_into().expect("four names");
+        if entries.get("checksum") != Some(&checksum(header, &bytes)) {
+            return Err("its checksum does not match".to_owned());
+        }
+        let header = serde_json::from_str(header).map_err(|error| error.to_string())?;
+        let single = |bytes: &[u8]| {
+            bytes.chunks_exact(4).map(|chunk| f32::from_le_bytes(chunk.try_into().expect("four bytes"))).collect()
+        };
+        let double = |bytes: &[u8]| {
+            bytes.chunks_exact(8).map(|chunk| f64::from_le_bytes(chunk.try_into().expect("eight bytes"))).collect()
+        };
+        let [weights, momentum, statistics, loss_sums] = &bytes;
+        Ok(Self {
+            header,
+            weights: single(weights),
+            momentum: single(momentum),
+            statistics: single(statistics),
+            loss_sums: double(loss_sums),
+        })
+    }
+}
+
+fn checksum(header: &str, tensors: &[Vec<u8>; 4]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(header.as_bytes());
+    for bytes in tensors {
+        hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// The checkpoints of one trial, as one attempt sees them.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    path: PathBuf,
+    trial: TrialId,
+    attempt: AttemptNo,
+}
+
+/// A checkpoint's file by name: sorts from old to new.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    epoch: u32,
+    attempt: AttemptNo,
+    path: PathBuf,
+}
+
+impl Folder {
+    pub fn new(path: &Path, trial: TrialId, attempt: AttemptNo) -> Self {
+        Self { path: path.to_owned(), trial, attempt }
+    }
+
+    /// The newest sound checkpoint of this trial; unsound and foreign ones are passed over with a warning.
+    pub fn newest(&self) -> Result<Option<Checkpoint>, TrialError> {
+        for entry in self.entries()?.iter().rev() {
+            let decoded = fs::read(&entry.path)
+                .map_err(|error| error.to_string())
+                .and_then(|bytes| Checkpoint::decode(&bytes))
+                .and_then(|checkpoint| self.fitting(checkpoint));
+            match decoded {
+                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(reason) => tracing::warn!(path = %entry.path.display(), reason, "checkpoint passed over"),
+            }
+        }
+        Ok(None)
+    }
+
+    fn fitting(&self, checkpoint: Checkpoint) -> Result<Checkpoint, String> {
+        let header = &checkpoint.header;
+        if header.trial != self.trial {
+            return Err(format!("it belongs to trial {}", header.trial));
+        }
+        if header.training_version != TRAINING_VERSION {
+            return Err(format!("it is of training version {}, this is {TRAINING_VERSION}", header.training_version));
+        }
+        Ok(checkpoint)
+    }
+
+    /// Writes a checkpoint so that after a crash at any moment either it or the one before is there, then removes what
+    /// is no longer needed.
+    pub fn write(&self, checkpoint: &Checkpoint) -> Result<(), TrialError> {
+        fs::create_dir_all(&self.path).map_err(TrialError::io("create", &self.path))?;
+        let entries = self.entries()?;
+        let stem = format!("epoch-{:05}.attempt-{}", checkpoint.header.position.epoch, self.attempt);
+        let path = self.path.join(format!("{stem}.{EXTENSION}"));
+        let partial = self.path.join(format!("{stem}.partial"));
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&partial)?;
+            file.write_all(&checkpoint.encode())?;
+            file.sync_all()?;
+            fs::rename(&partial, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(TrialError::io("write", &path))?;
+        let mut old: Vec<&Entry> = entries.iter().filter(|entry| entry.path != path).collect();
+        old.truncate(old.len().saturating_sub(NUM_KEPT - 1));
+        for entry in old {
+            // already gone: another attempt's writer was faster
+            let _ = fs::remove_file(&entry.path);
+        }
+        Ok(())
+    }
+
+    /// Checkpoints of this and earlier attempts, from old to new. One of a later attempt means that this attempt was
+    /// replaced: it must not go on.
+    fn entries(&self) -> Result<Vec<Entry>, TrialError> {
+        let listing = match fs::read_dir(&self.path) {
+            Ok(listing) => listing,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(TrialError::io("read", &self.path)(error)),
+        };
+        let mut entries = Vec::new();
+        for file in listing {
+            let path = file.map_err(TrialError::io("read", &self.path))?.path();
+            let Some((epoch, attempt)) = path.file_name().and_then(|name| parse_name(name.to_str()?)) else { continue };
+            if attempt > self.attempt {
+                return Err(TrialError::Crashed(format!(
+                    "attempt {} of trial {} was replaced: {} is of attempt {attempt}",
+                    self.attempt,
+                    self.trial,
+                    path.display()
+                )));
+            }
+            entries.push(Entry { epoch, attempt, path });
+        }
+        entries.sort();
+        Ok(entries)
+    }
+}
+
+/// `epoch-00012.attempt-3.safetensors` to (12, 3).
+fn parse_name(name: &str) -> Option<(u32, AttemptNo)> {
+    let (epoch, attempt) = name.strip_prefix("epoch-")?.strip_suffix(EXTENSION)?.strip_suffix('.')?.split_once('.')?;
+    Some((epoch.parse().ok()?, AttemptNo(attempt.strip_prefix("attempt-")?.parse().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(epoch: u32) -> Checkpoint {
+        let record = EpochRecord { train_loss: 0.1 + 0.2, accuracy: None, state_hash: "00".repeat(8) };
+        Checkpoint {
+            header: Header {
+                trial: "0123456789abcdef".parse().unwrap(),
+                training_version: TRAINING_VERSION,
+                position: Position { epoch, step: 3 },
+                num_replicas: 2,
+                layout: "layout".to_owned(),
+                precision: "f32".to_owned(),
+                epochs: vec![record; epoch as usize],
+                chain: "ab".repeat(32),
+                last_balanced_accuracy: 0.1,
+                eval_loss: 1.0 / 3.0,
+                images: 7,
+                timing: Timing::default(),
+            },
+            weights: vec![1.0 + epoch as f32, f32::MIN_POSITIVE, -0.0],
+            momentum: vec![0.1, 0.2, 0.3],
+            statistics: vec![],
+            loss_sums: vec![0.1, 0.7],
+        }
+    }
+
+    fn folder(path: &Path, attempt: u32) -> Folder {
+        Folder::new(path, "0123456789abcdef".parse().unwrap(), AttemptNo(attempt))
+    }
+
+    fn names(path: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(path).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn comes_back_bit_for_bit_and_only_two_are_kept() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = folder(&place.path().join("trial"), 1);
+        assert_eq!(folder.newest().unwrap(), None);
+        (1..=4).for_each(|epoch| folder.write(&checkpoint(epoch)).unwrap());
+        assert_eq!(folder.newest().unwrap(), Some(checkpoint(4)));
+        assert_eq!(
+            names(&place.path().join("trial")),
+            ["epoch-00003.attempt-1.safetensors", "epoch-00004.attempt-1.safetensors"]
+        );
+    }
+
+    #[test]
+    fn a_damaged_one_falls_back_to_the_one_before() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = folder(place.path(), 1);
+        folder.write(&checkpoint(1)).unwrap();
+        folder.write(&checkpoint(2)).unwrap();
+        let newest = place.path().join("epoch-00002.attempt-1.safetensors");
+        let sound = fs::read(&newest).unwrap();
+        for length in [0, 5, sound.len() / 2, sound.len() - 1] {
+            fs::write(&newest, &sound[..length]).unwrap();
+            assert_eq!(folder.newest().unwrap(), Some(checkpoint(1)), "torn at byte {length}");
+        }
+        for position in (0..sound.len()).step_by(7) {
+            let mut flipped = sound.clone();
+            flipped[position] ^= 0x10;
+            fs::write(&newest, &flipped).unwrap();
+            let found = folder.newest().unwrap().unwrap();
+            assert!(found == checkpoint(1), "a flipped bit in byte {position} goes unnoticed");
+        }
+    }
+
+    #[test]
+    fn attempts_do_not_disturb_each_other() {
+        let place = tempfile::tempdir().unwrap();
+        folder(place.path(), 1).write(&checkpoint(1)).unwrap();
+        folder(place.path(), 3).write(&checkpoint(2)).unwrap();
+        assert_eq!(folder(place.path(), 4).newest().unwrap(), Some(checkpoint(2)));
+        let replaced = folder(place.path(), 2).newest().unwrap_err();
+        assert!(replaced.to_string().contains("is of attempt 3"), "{replaced}");
+        assert!(folder(place.path(), 2).write(&checkpoint(9)).is_err());
+        assert_eq!(names(place.path()).len(), 2);
+    }
+
+    #[test]
+    fn those_of_another_trial_or_version_are_passed_over() {
+        let place = tempfile::tempdir().unwrap();
+        let mut foreign = checkpoint(1);
+        foreign.header.trial = "ffffffffffffffff".parse().unwrap();
+        folder(place.path(), 1).write(&foreign).unwrap();
+        let mut old = checkpoint(2);
+        old.header.training_version += 1;
+        folder(place.path(), 1).write(&old).unwrap();
+        assert_eq!(folder(place.path(), 1).newest().unwrap(), None);
+    }
+}

@@ -1,0 +1,147 @@
+//! What every `Collective` promises, as one suite that each implementation runs.
+//!
+//! The fakes that hang, panic or die are replicas of a real group that misbehave: the group has to end for the others.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tch::{Kind, Tensor};
+
+use super::{AbortOnDrop, Collective, CollectiveError, Solo, shared_memory};
+
+type Group = Vec<Box<dyn Collective>>;
+
+/// Runs one closure per replica, each on its own thread, and returns their results in rank order.
+fn on_all<T: Send>(group: &Group, body: impl Fn(&dyn Collective) -> T + Sync) -> Vec<thread::Result<T>> {
+    thread::scope(|scope| {
+        let body = &body;
+        let threads: Vec<_> = group.iter().map(|end| scope.spawn(move || body(&**end))).collect();
+        threads.into_iter().map(|thread| thread.join()).collect()
+    })
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    Vec::try_from(&tensor.to_kind(Kind::Float).view(-1)).expect("a small tensor")
+}
+
+/// Input of a replica: not representable exactly, so that the order of additions shows in the bits.
+fn input(rank: usize, length: i64) -> Tensor {
+    (Tensor::arange(length, (Kind::Float, tch::Device::Cpu)) + 1.0) * (0.1 + 1e-3 * rank as f64).powi(1 + rank as i32)
+}
+
+fn sums_and_broadcasts(group: &Group) {
+    for length in [1, 3, 1000] {
+        let reduced = on_all(group, |end| {
+            let tensor = input(end.rank(), length);
+            end.all_reduce(&tensor).unwrap();
+            end.wait().unwrap();
+            values(&tensor)
+        });
+        let mut expected = input(0, length);
+        (1..group.len()).for_each(|rank| drop(expected.g_add_(&input(rank, length))));
+        for result in reduced {
+            assert_eq!(result.unwrap(), values(&expected), "length {length}: every replica has the sum in rank order");
+        }
+        for result in on_all(group, |end| {
+            let tensor = input(end.rank(), length);
+            end.broadcast(&tensor).unwrap();
+            end.wait().unwrap();
+            values(&tensor)
+        }) {
+            assert_eq!(result.unwrap(), values(&input(0, length)));
+        }
+    }
+    for end in group {
+        assert_eq!(end.num_completed(), 6);
+        assert_eq!(end.size(), group.len());
+    }
+}
+
+/// Many rounds of changing size back to back: nobody may overtake anybody.
+fn survives_many_rounds(group: &Group) {
+    for result in on_all(group, |end| {
+        (0..200i64).for_each(|round| {
+            let tensor = Tensor::full([1 + round % 7], round as f64, (Kind::Double, tch::Device::Cpu));
+            end.all_reduce(&tensor).unwrap();
+            assert_eq!(tensor.double_value(&[0]), (round * end.size() as i64) as f64);
+        });
+    }) {
+        result.unwrap();
+    }
+}
+
+fn fails_for_all_when_one_panics(group: &Group) {
+    let last = group.len() - 1;
+    let results = on_all(group, |end| {
+        let guard = AbortOnDrop::new(end);
+        let tensor = Tensor::zeros([8], (Kind::Float, tch::Device::Cpu));
+        end.all_reduce(&tensor).unwrap();
+        assert!(end.rank() != last, "this replica dies here");
+        let error = end.all_reduce(&tensor).unwrap_err();
+        guard.finished();
+        error
+    });
+    for (rank, result) in results.into_iter().enumerate() {
+        match result {
+            Err(_) => assert_eq!(rank, last),
+            Ok(error) => {
+                assert_eq!(error, CollectiveError::Aborted { rank: last, reason: "it panicked".to_owned() });
+            }
+        }
+    }
+    assert!(group[0].wait().is_err(), "a group that failed once stays failed");
+}
+
+fn contract(make: impl Fn() -> Group) {
+    sums_and_broadcasts(&make());
+    survives_many_rounds(&make());
+    fails_for_all_when_one_panics(&make());
+}
+
+#[test]
+fn solo_keeps_the_contract() {
+    contract(|| vec![Box::new(Solo::default())]);
+}
+
+#[test]
+fn shared_memory_keeps_the_contract() {
+    for size in [1, 2, 4] {
+        contract(|| shared_memory(size, Duration::from_secs(60)));
+    }
+}
+
+/// A replica that hangs never arrives; the deadline, not the test, ends the wait.
+#[test]
+fn a_stuck_replica_ends_the_group_at_the_deadline() {
+    let group = shared_memory(3, Duration::from_millis(50));
+    let results = on_all(&group, |end| match end.rank() {
+        1 => Ok(()),
+        _ => end.all_reduce(&Tensor::zeros([8], (Kind::Float, tch::Device::Cpu))),
+    });
+    for rank in [0, 2] {
+        let failure = results[rank].as_ref().unwrap().clone().unwrap_err();
+        assert!(matches!(failure, CollectiveError::TimedOut { missing, .. } if missing == [1]));
+    }
+}
+
+/// Forward: the sum. Backward: every replica's loss depends on every input, so the gradients are summed as well.
+#[test]
+fn sums_inside_a_graph_pass_the_gradient_to_all() {
+    let group: Vec<Arc<dyn Collective>> =
+        shared_memory(2, Duration::from_secs(60)).into_iter().map(Arc::from).collect();
+    thread::scope(|scope| {
+        for end in group {
+            scope.spawn(move || {
+                let rank = end.rank() as f64;
+                let statistics = super::BatchStatistics::new(end);
+                let x = Tensor::from_slice(&[1.0 + rank, 2.0]).set_requires_grad(true);
+                let sum = crate::nn::StatisticsReduction::sum(&statistics, &x);
+                assert_eq!(Vec::<f64>::try_from(&sum).unwrap(), [3.0, 4.0]);
+                // losses: rank 0 sum^2, rank 1 2 sum^2; d/dx of their total is 6 sum
+                (&sum * &sum * (1.0 + rank)).sum(Kind::Double).backward();
+                assert_eq!(Vec::<f64>::try_from(x.grad()).unwrap(), [18.0, 24.0]);
+            });
+        }
+    });
+}

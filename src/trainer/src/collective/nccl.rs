@@ -1,0 +1,326 @@
+//! Replicas on several GPUs of one process, one thread each, over NCCL.
+//!
+//! Never run on hardware so far: this code was written and tested on machines without a GPU, its logic against a fake
+//! library (nccl/fake.rs) and its bindings against the real one as far as that goes without a device. How NCCL hangs
+//! is in the doc of `Nccl`. The `cudarc` crate was asked for and is not used: its safe layer has no non-blocking
+//! communicators, asynchronous errors or abort, and its loader does not look for `libnccl.so.2`, the name that
+//! libtorch's wheels carry. Read nccl/backend.rs, then nccl/library.rs.
+
+mod backend;
+mod cuda;
+mod device;
+#[cfg(test)]
+pub(super) mod fake;
+mod library;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tch::Tensor;
+
+use super::meeting::Meeting;
+use super::{Collective, CollectiveError};
+use backend::{Backend, Operation, State};
+use device::Gpus;
+
+pub use cuda::pci_bus_id;
+
+/// Collectives that a replica may have queued on its device before it waits for the oldest: a replica that races
+/// ahead would fill the launch queue that all devices of a process share.
+const MAX_IN_FLIGHT: usize = 2;
+/// Polling starts at the shorter pause and doubles up to the longer one.
+const PAUSES: [Duration; 2] = [Duration::from_micros(10), Duration::from_millis(1)];
+
+/// The ends of a group on these GPUs, in rank order. Communicators are made once for a set of devices and used again
+/// by later trials, unless a group on them failed.
+pub fn nccl(devices: &[usize], deadline: Duration) -> Result<Vec<Box<dyn Collective>>, CollectiveError> {
+    static POOL: OnceLock<Result<Pool<Gpus>, String>> = OnceLock::new();
+    let pool = POOL.get_or_init(|| Gpus::open().map(Pool::new).map_err(|error| error.to_string()));
+    match pool {
+        Ok(pool) => pool.group(devices, deadline),
+        Err(reason) => Err(CollectiveError::Failed { operation: "opening NCCL", reason: reason.clone() }),
+    }
+}
+
+/// Communicators by set of devices.
+struct Pool<B: Backend> {
+    backend: Arc<B>,
+    idle: Mutex<Vec<Arc<Communicators<B>>>>,
+}
+
+impl<B: Backend> Pool<B> {
+    fn new(backend: B) -> Self {
+        Self { backend: Arc::new(backend), idle: Mutex::default() }
+    }
+
+    fn group(&self, devices: &[usize], deadline: Duration) -> Result<Vec<Box<dyn Collective>>, CollectiveError> {
+        let communicators = {
+            let mut idle = lock(&self.idle);
+            idle.retain(|communicators| communicators.is_whole());
+            let found = idle
+                .iter()
+                .find(|communicators| communicators.devices == devices && Arc::strong_count(communicators) == 1);
+            match found {
+                Some(communicators) => communicators.clone(),
+                None => {
+                    let made = Arc::new(Communicators::make(self.backend.clone(), devices, deadline)?);
+                    idle.push(made.clone());
+                    made
+                }
+            }
+        };
+        let meeting = Arc::new(Meeting::new(devices.len(), deadline, ()));
+        let end = |rank| Nccl {
+            communicators: communicators.clone(),
+            meeting: meeting.clone(),
+            rank,
+            in_flight: Mutex::default(),
+            num_completed: AtomicU64::new(0),
+        };
+        Ok((0..devices.len()).map(|rank| Box::new(end(rank)) as Box<dyn Collective>).collect())
+    }
+}
+
+/// One communicator for each device, in rank order; `None` after an abort.
+struct Communicators<B: Backend> {
+    backend: Arc<B>,
+    devices: Vec<usize>,
+    ends: Vec<Mutex<Option<B::Communicator>>>,
+}
+
+impl<B: Backend> Communicators<B> {
+    fn make(backend: Arc<B>, devices: &[usize], deadline: Duration) -> Result<Self, CollectiveError> {
+        const OPERATION: &str = "making communicators";
+        let failed = |reason| CollectiveError::Failed { operation: OPERATION, reason };
+        let ends = backend.start(devices).map_err(failed)?.into_iter().map(|end| Mutex::new(Some(end))).collect();
+        // dropping an unfinished set aborts it
+        let made = Self { backend, devices: devices.to_owned(), ends };
+        let until = Instant::now() + deadline;
+        let mut pause = PAUSES[0];
+        loop {
+            let mut missing = Vec::new();
+            for rank in 0..devices.len() {
+                match made.state(rank) {
+                    State::Ready => {}
+                    State::InProgress => missing.push(rank),
+                    State::Failed(reason) => {
+                        made.abort_all();
+                        return Err(failed(reason));
+                    }
+                }
+            }
+            if missing.is_empty() {
+                return Ok(made);
+            }
+            if Instant::now() >= until {
+                made.abort_all();
+                let seconds = deadline.as_secs();
+                return Err(CollectiveError::TimedOut { rank: 0, operation: OPERATION, seconds, missing });
+            }
+            pause = rest(pause);
+        }
+    }
+
+    fn state(&self, rank: usize) -> State {
+        match &*lock(&self.ends[rank]) {
+            Some(end) => self.backend.state(end),
+            None => State::Failed("its communicator was aborted".to_owned()),
+        }
+    }
+
+    /// Frees a replica's communicator and stops its kernels; nothing if that happened before.
+    fn abort(&self, rank: usize) {
+        if let Some(end) = lock(&self.ends[rank]).take() {
+            self.backend.abort(end);
+        }
+    }
+
+    fn abort_all(&self) {
+        (0..self.ends.len()).for_each(|rank| self.abort(rank));
+    }
+
+    fn is_whole(&self) -> bool {
+        self.ends.iter().all(|end| lock(end).is_some())
+    }
+}
+
+impl<B: Backend> Drop for Communicators<B> {
+    fn drop(&mut self) {
+        let ends: Vec<B::Communicator> = self.ends.iter().filter_map(|end| lock(end).take()).collect();
+        if ends.len() == self.devices.len() {
+            self.backend.close(ends);
+        } else {
+            // the others of a broken set would wait for the one that is gone
+            ends.into_iter().for_each(|end| self.backend.abort(end));
+        }
+    }
+}
+
+/// One replica's end.
+///
+/// What is known to hang a process with one thread per GPU (performance.md section 4), and what is done here:
+/// - a replica that is dead, panicked or stuck: nobody launches before all replicas have come, within the deadline;
+/// - a call that holds a lock of the driver until its device is idle (memory allocation, the first launch of a lazily
+///   loaded kernel), while its device waits for a kernel that another thread cannot launch without that lock: nobody
+///   goes on before all have launched;
+/// - NCCL waiting inside a call: communicators are non-blocking, every wait polls NCCL, the device and the group;
+/// - queued kernels that never end: on any failure every replica aborts its own communicator, which stops them.
+struct Nccl<B: Backend> {
+    communicators: Arc<Communicators<B>>,
+    meeting: Arc<Meeting<()>>,
+    rank: usize,
+    in_flight: Mutex<VecDeque<InFlight<B::Event>>>,
+    num_completed: AtomicU64,
+}
+
+/// A collective that its device may still be working on.
+struct InFlight<E> {
+    done: E,
+    /// NCCL keeps the address only.
+    _tensor: Tensor,
+}
+
+impl<B: Backend> Nccl<B> {
+    fn device(&self) -> usize {
+        self.communicators.devices[self.rank]
+    }
+
+    fn run(&self, operation: Operation, tensor: &Tensor) -> Result<(), CollectiveError> {
+        let _guard = tch::no_grad_guard();
+        let tensor = tensor.detach();
+        self.ending_all(self.launch(operation, &tensor))
+    }
+
+    fn launch(&self, operation: Operation, tensor: &Tensor) -> Result<(), CollectiveError> {
+        let name = operation.name();
+        let failed = |reason| CollectiveError::Failed { operation: name, reason };
+        if !tensor.is_contiguous() {
+            return Err(failed("the tensor is not contiguous".to_owned()));
+        }
+        self.wait_until_in_flight(MAX_IN_FLIGHT - 1, name)?;
+        self.meeting.meet(self.rank, name, |()| (), |()| ())?;
+        let backend = &self.communicators.backend;
+        match &*lock(&self.communicators.ends[self.rank]) {
+            Some(end) => backend.enqueue(end, self.device(), operation, tensor).map_err(failed)?,
+            None => return Err(failed("its communicator was aborted".to_owned())),
+        }
+        self.poll(name, || match self.communicators.state(self.rank) {
+            State::Ready => Ok(true),
+            State::InProgress => Ok(false),
+            State::Failed(reason) => Err(reason),
+        })?;
+        let done = backend.mark(self.device()).map_err(failed)?;
+        lock(&self.in_flight).push_back(InFlight { done, _tensor: tensor.shallow_clone() });
+        self.meeting.meet(self.rank, name, |()| (), |()| ())
+    }
+
+    /// Waits until at most `count` collectives are left on the device.
+    fn wait_until_in_flight(&self, count: usize, operation: &'static str) -> Result<(), CollectiveError> {
+        let mut in_flight = lock(&self.in_flight);
+        while in_flight.len() > count {
+            let oldest = in_flight.front().expect("longer than count");
+            self.poll(operation, || {
+                if let State::Failed(reason) = self.communicators.state(self.rank) {
+                    return Err(reason);
+                }
+                self.communicators.backend.is_done(self.device(), &oldest.done)
+            })?;
+            in_flight.pop_front();
+            self.num_completed.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Asks until the answer is yes, an error, the failure of the group, or the deadline is over.
+    fn poll(
+        &self,
+        operation: &'static str,
+        mut is_done: impl FnMut() -> Result<bool, String>,
+    ) -> Result<(), CollectiveError> {
+        let until = Instant::now() + self.meeting.deadline;
+        let mut pause = PAUSES[0];
+        loop {
+            if let Some(failure) = self.meeting.failure() {
+                return Err(failure);
+            }
+            if is_done().map_err(|reason| CollectiveError::Failed { operation, reason })? {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                let seconds = self.meeting.deadline.as_secs();
+                return Err(CollectiveError::TimedOut { rank: self.rank, operation, seconds, missing: Vec::new() });
+            }
+            pause = rest(pause);
+        }
+    }
+
+    /// Passes a result on; an error ends the group for everybody, and this replica's communicator with it.
+    fn ending_all(&self, result: Result<(), CollectiveError>) -> Result<(), CollectiveError> {
+        result.map_err(|failure| {
+            let first = self.meeting.fail(failure);
+            self.communicators.abort(self.rank);
+            first
+        })
+    }
+}
+
+impl<B: Backend> Collective for Nccl<B> {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.communicators.devices.len()
+    }
+
+    fn all_reduce(&self, tensor: &Tensor) -> Result<(), CollectiveError> {
+        self.run(Operation::AllReduce, tensor)
+    }
+
+    fn broadcast(&self, tensor: &Tensor) -> Result<(), CollectiveError> {
+        self.run(Operation::Broadcast, tensor)
+    }
+
+    fn wait(&self) -> Result<(), CollectiveError> {
+        const OPERATION: &str = "waiting for the device";
+        let backend = &self.communicators.backend;
+        let all = self.wait_until_in_flight(0, OPERATION).and_then(|()| {
+            let failed = |reason| CollectiveError::Failed { operation: OPERATION, reason };
+            let queued = backend.mark(self.device()).map_err(failed)?;
+            self.poll(OPERATION, || backend.is_done(self.device(), &queued))
+        });
+        self.ending_all(all)
+    }
+
+    fn num_completed(&self) -> u64 {
+        self.num_completed.load(Ordering::Relaxed)
+    }
+
+    fn abort(&self, reason: &str) {
+        self.meeting.fail(CollectiveError::Aborted { rank: self.rank, reason: reason.to_owned() });
+        self.communicators.abort(self.rank);
+    }
+}
+
+impl<B: Backend> Drop for Nccl<B> {
+    fn drop(&mut self) {
+        if self.meeting.failure().is_some() {
+            self.communicators.abort(self.rank);
+        }
+    }
+}
+
+/// Sleeps, and returns how long to sleep the next time.
+fn rest(pause: Duration) -> Duration {
+    thread::sleep(pause);
+    (pause * 2).min(PAUSES[1])
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds the lock")
+}

@@ -1,0 +1,137 @@
+//! The seven functions of CUDA's runtime that waiting without blocking needs, and which tch does not have.
+//!
+//! Events are recorded on the null stream of a device, the one that torch queues on. The library is the one that
+//! libtorch has loaded. Never run on hardware so far. Next: device.rs.
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ptr;
+use std::sync::Arc;
+
+use crate::dynamic::{DynamicError, functions, open};
+
+/// What torch 2.11's wheels bring, then what older ones do.
+const NAMES: [(&str, &str); 2] =
+    [("libcudart.so.13", "nvidia/cu13/lib"), ("libcudart.so.12", "nvidia/cuda_runtime/lib")];
+
+const SUCCESS: c_int = 0;
+const NOT_READY: c_int = 600;
+/// Such events cost less to record.
+const DISABLE_TIMING: c_uint = 2;
+/// "0000:00:00.0" with room for long domains.
+const PCI_BUS_ID_BYTES: usize = 32;
+
+functions! {
+    struct Functions {
+        set_device = "cudaSetDevice": fn(c_int) -> c_int;
+        get_pci_bus_id = "cudaDeviceGetPCIBusId": fn(*mut c_char, c_int, c_int) -> c_int;
+        event_create = "cudaEventCreateWithFlags": fn(*mut *mut c_void, c_uint) -> c_int;
+        event_record = "cudaEventRecord": fn(*mut c_void, *mut c_void) -> c_int;
+        event_query = "cudaEventQuery": fn(*mut c_void) -> c_int;
+        event_destroy = "cudaEventDestroy": fn(*mut c_void) -> c_int;
+        get_error_string = "cudaGetErrorString": fn(c_int) -> *const c_char;
+    }
+}
+
+pub struct Runtime {
+    functions: Functions,
+}
+
+impl Runtime {
+    pub fn open() -> Result<Self, DynamicError> {
+        let mut first_error = None;
+        for (name, folder) in NAMES {
+            match open(name, &[folder]) {
+                Ok(opened) => return Ok(Self { functions: Functions::load(&opened)? }),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        Err(first_error.expect("at least one name was tried"))
+    }
+
+    fn check(&self, result: c_int) -> Result<(), String> {
+        if result == SUCCESS {
+            return Ok(());
+        }
+        // SAFETY: takes any number and returns a C string that the library keeps.
+        let text = unsafe { CStr::from_ptr((self.functions.get_error_string)(result)) };
+        Err(format!("CUDA: {} (error {result})", text.to_string_lossy()))
+    }
+
+    /// Makes a device this thread's current one.
+    pub fn select(&self, device: usize) -> Result<(), String> {
+        // SAFETY: any number is allowed.
+        self.check(unsafe { (self.functions.set_device)(device as c_int) })
+    }
+
+    /// `0000:17:00.0`: what NVML knows the device under.
+    pub fn pci_bus_id(&self, device: usize) -> Result<String, String> {
+        let mut text = [0 as c_char; PCI_BUS_ID_BYTES];
+        // SAFETY: writes at most as many bytes as it is told, with a zero at the end.
+        let result =
+            unsafe { (self.functions.get_pci_bus_id)(text.as_mut_ptr(), PCI_BUS_ID_BYTES as c_int, device as c_int) };
+        self.check(result)?;
+        // SAFETY: zero-terminated, see above.
+        Ok(unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned())
+    }
+}
+
+/// Where NVML finds the device that CUDA counts as `device` here; CUDA_VISIBLE_DEVICES makes the two count differently.
+pub fn pci_bus_id(device: usize) -> Result<String, String> {
+    Runtime::open().map_err(|error| error.to_string())?.pci_bus_id(device)
+}
+
+/// A point in a device's queue.
+pub struct Event {
+    runtime: Arc<Runtime>,
+    raw: *mut c_void,
+}
+
+// SAFETY: CUDA's events may be used from any thread.
+unsafe impl Send for Event {}
+
+impl Event {
+    /// On the null stream of the current device.
+    pub fn record(runtime: &Arc<Runtime>) -> Result<Self, String> {
+        let mut raw = ptr::null_mut();
+        // SAFETY: writes one handle.
+        runtime.check(unsafe { (runtime.functions.event_create)(&mut raw, DISABLE_TIMING) })?;
+        let event = Self { runtime: runtime.clone(), raw };
+        // SAFETY: the event was made just now; null is the default stream.
+        runtime.check(unsafe { (runtime.functions.event_record)(raw, ptr::null_mut()) })?;
+        Ok(event)
+    }
+
+    /// Errors of earlier work on the device come out here as well.
+    pub fn is_done(&self) -> Result<bool, String> {
+        // SAFETY: the event lives as long as this object.
+        match unsafe { (self.runtime.functions.event_query)(self.raw) } {
+            NOT_READY => Ok(false),
+            result => self.runtime.check(result).map(|()| true),
+        }
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: made by `record`, destroyed once. An error here is that of earlier work and was or will be reported.
+        unsafe { (self.runtime.functions.event_destroy)(self.raw) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On any machine that has the library, GPU or not: every symbol is there, and errors are texts.
+    #[test]
+    fn the_real_library_is_complete() {
+        match Runtime::open() {
+            Ok(runtime) => {
+                let error = runtime.check(101).unwrap_err();
+                assert_eq!(error, "CUDA: invalid device ordinal (error 101)");
+            }
+            Err(DynamicError::Absent { .. }) => eprintln!("skipped: CUDA's runtime is not installed here"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The real backend: NCCL for the communication, CUDA's runtime for the state of the queues.
+//!
+//! Never run on hardware so far. Next: library.rs and cuda.rs, the two bindings.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tch::{Device, Tensor};
+
+use super::backend::{Backend, Operation, State};
+use super::cuda::{Event, Runtime};
+use super::library::{Library, LibraryError, Raw};
+use crate::dynamic::DynamicError;
+
+/// For freeing an idle set of communicators; afterwards it is aborted.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Nccl(#[from] LibraryError),
+    #[error(transparent)]
+    Cuda(#[from] DynamicError),
+}
+
+pub struct Gpus {
+    nccl: Library,
+    cuda: Arc<Runtime>,
+}
+
+pub struct Communicator(Raw);
+
+// SAFETY: a communicator may be used by any thread, by one at a time; `Nccl` keeps it behind a lock.
+unsafe impl Send for Communicator {}
+
+impl Gpus {
+    pub fn open() -> Result<Self, OpenError> {
+        let nccl = Library::open()?;
+        tracing::info!(version = %nccl.version, path = nccl.path, "NCCL was opened");
+        Ok(Self { nccl, cuda: Arc::new(Runtime::open()?) })
+    }
+}
+
+impl Backend for Gpus {
+    type Communicator = Communicator;
+    type Event = Event;
+
+    fn start(&self, devices: &[usize]) -> Result<Vec<Communicator>, String> {
+        let raw = self.nccl.start(devices.len(), |rank| self.cuda.select(devices[rank]))?;
+        Ok(raw.into_iter().map(Communicator).collect())
+    }
+
+    fn state(&self, communicator: &Communicator) -> State {
+        self.nccl.state(communicator.0)
+    }
+
+    fn enqueue(
+        &self,
+        communicator: &Communicator,
+        device: usize,
+        operation: Operation,
+        tensor: &Tensor,
+    ) -> Result<(), String> {
+        if tensor.device() != Device::Cuda(device) {
+            return Err(format!("the tensor is on {:?}, the communicator on cuda:{device}", tensor.device()));
+        }
+        self.cuda.select(device)?;
+        let (data, count) = (tensor.data_ptr(), tensor.numel());
+        // SAFETY: the caller holds the tensor until the device is done (`InFlight`), and checked that it is contiguous.
+        unsafe {
+            match operation {
+                Operation::AllReduce => self.nccl.all_reduce(communicator.0, data, count, tensor.kind()),
+                Operation::Broadcast => self.nccl.broadcast(communicator.0, data, count, tensor.kind()),
+            }
+        }
+    }
+
+    fn mark(&self, device: usize) -> Result<Event, String> {
+        self.cuda.select(device)?;
+        Event::record(&self.cuda)
+    }
+
+    fn is_done(&self, _device: usize, event: &Event) -> Result<bool, String> {
+        event.is_done()
+    }
+
+    fn abort(&self, communicator: Communicator) {
+        self.nccl.abort(communicator.0);
+    }
+
+    /// All are flushed before any is destroyed: one alone would wait for the others.
+    fn close(&self, communicators: Vec<Communicator>) {
+        let begun = communicators.iter().try_for_each(|communicator| self.nccl.finalize(communicator.0));
+        let until = Instant::now() + CLOSE_DEADLINE;
+        let is_flushed = |communicator: &Communicator| self.nccl.state(communicator.0) == State::Ready;
+        while begun.is_ok() && !communicators.iter().all(is_flushed) && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let flushed = begun.is_ok() && communicators.iter().all(is_flushed);
+        for communicator in communicators {
+            if flushed {
+                self.nccl.destroy(communicator.0);
+            } else {
+                self.nccl.abort(communicator.0);
+            }
+        }
+    }
+}

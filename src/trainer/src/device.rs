@@ -1,0 +1,170 @@
+//! The devices of a slot: what `--devices` says, checked against what is there, and the group of replicas on them.
+//!
+//! On the CPU any number of replicas share the slot's threads. On GPUs there is one replica per GPU, or all of them on
+//! the only GPU. Refuses to choose devices: the worker did. Next: collective/mod.rs.
+
+use std::time::Duration;
+
+use tch::{Cuda, Device};
+
+use crate::collective::{Collective, Solo, shared_memory};
+use crate::error::TrialError;
+use crate::process;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum DeviceSet {
+    Cpu { num_threads: usize },
+    Cuda { indices: Vec<usize> },
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    #[error("`--devices {0}` names no devices: `cpu`, `cuda:0`, `cuda:0-3` or `cuda:0,2` were expected")]
+    Malformed(String),
+    #[error("`--devices` names cuda:{index}, but {present}")]
+    Absent { index: usize, present: String },
+}
+
+impl DeviceSet {
+    /// `cpu`, or GPUs by index: `cuda:0-3`, `cuda:0,2`, `cuda:0,cuda:2`.
+    pub fn parse(text: &str, num_threads: usize) -> Result<Self, DeviceError> {
+        if text == "cpu" {
+            return Ok(Self::Cpu { num_threads: num_threads.max(1) });
+        }
+        let bad = || DeviceError::Malformed(text.to_owned());
+        if !text.starts_with("cuda:") {
+            return Err(bad());
+        }
+        let mut indices = Vec::new();
+        for part in text.split(',') {
+            let part = part.strip_prefix("cuda:").unwrap_or(part);
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let range: (usize, usize) = (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
+            indices.extend(range.0..=range.1);
+        }
+        let mut distinct = indices.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        if indices.is_empty() || distinct.len() != indices.len() {
+            return Err(bad());
+        }
+        Ok(Self::Cuda { indices })
+    }
+
+    /// That every device named is there.
+    pub fn check_present(&self) -> Result<(), DeviceError> {
+        let Self::Cuda { indices } = self else { return Ok(()) };
+        let count = num_gpus();
+        let present = match count {
+            0 => "libtorch sees no GPU here".to_owned(),
+            1 => "there is only cuda:0".to_owned(),
+            _ => format!("there are cuda:0 to cuda:{}", count - 1),
+        };
+        match indices.iter().find(|&&index| index >= count) {
+            Some(&index) => Err(DeviceError::Absent { index, present }),
+            None => Ok(()),
+        }
+    }
+
+    pub fn check_replicas(&self, num_replicas: usize) -> Result<(), TrialError> {
+        match self {
+            Self::Cuda { indices } if indices.len() > 1 && indices.len() < num_replicas => {
+                Err(TrialError::bad_input(format!(
+                    "`replicas` = {num_replicas} do not fit {} GPUs: one GPU each, or all on one GPU",
+                    indices.len()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A device of the kind of all of them.
+    pub fn kind(&self) -> Device {
+        match self {
+            Self::Cpu { .. } => Device::Cpu,
+            Self::Cuda { indices } => Device::Cuda(indices[0]),
+        }
+    }
+
+    /// CPU threads of each replica's tensor operations.
+    pub fn threads_per_replica(&self, num_replicas: usize) -> usize {
+        match self {
+            Self::Cpu { num_threads } => (num_threads / num_replicas).max(1),
+            Self::Cuda { .. } => 1,
+        }
+    }
+
+    /// Threads that prepare batches, unless told otherwise: on the CPU those that compute leave no core to others when
+    /// the machine is full, and cores without work are for more slots.
+    pub fn default_data_threads(&self) -> usize {
+        match self {
+            Self::Cpu { num_threads } => usize::from(*num_threads > 1),
+            Self::Cuda { .. } => (process::num_cores() / num_gpus().max(1)).clamp(1, 4),
+        }
+    }
+
+    /// The replicas of a trial with their devices, in rank order.
+    pub fn group(
+        &self,
+        num_replicas: usize,
+        deadline: Duration,
+    ) -> Result<Vec<(Box<dyn Collective>, Device)>, TrialError> {
+        let device = |rank: usize| match self {
+            Self::Cpu { .. } => Device::Cpu,
+            Self::Cuda { indices } => Device::Cuda(indices[rank % indices.len()]),
+        };
+        let ends: Vec<Box<dyn Collective>> = match self {
+            _ if num_replicas == 1 => vec![Box::new(Solo::default())],
+            Self::Cuda { indices } if indices.len() > 1 => {
+                return Err(TrialError::Crashed("replicas on several GPUs need NCCL".to_owned()));
+            }
+            Self::Cpu { .. } | Self::Cuda { .. } => shared_memory(num_replicas, deadline),
+        };
+        Ok(ends.into_iter().enumerate().map(|(rank, end)| (end, device(rank))).collect())
+    }
+
+    /// For a trial's record: the devices that its replicas ran on.
+    pub fn describe(&self, num_replicas: usize) -> Vec<String> {
+        match self {
+            Self::Cpu { num_threads } => {
+                let plural = if *num_threads == 1 { "" } else { "s" };
+                vec![format!("cpu ({}, {num_threads} thread{plural})", process::cpu_name())]
+            }
+            Self::Cuda { indices } => indices.iter().take(num_replicas).map(|index| format!("cuda:{index}")).collect(),
+        }
+    }
+}
+
+/// GPUs that libtorch can use.
+pub fn num_gpus() -> usize {
+    if Cuda::is_available() { Cuda::device_count().max(0) as usize } else { 0 }
+}
+
+/// The version that this program was built against and runs with.
+pub fn libtorch_version() -> String {
+    crate::shim::libtorch_version().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read_in_every_form() {
+        let cuda = |indices: &[usize]| Ok(DeviceSet::Cuda { indices: indices.to_vec() });
+        assert_eq!(DeviceSet::parse("cpu", 2), Ok(DeviceSet::Cpu { num_threads: 2 }));
+        assert_eq!(DeviceSet::parse("cuda:0-3", 1), cuda(&[0, 1, 2, 3]));
+        assert_eq!(DeviceSet::parse("cuda:2,0", 1), cuda(&[2, 0]));
+        assert_eq!(DeviceSet::parse("cuda:0,cuda:3", 1), cuda(&[0, 3]));
+        for text in ["", "gpu", "cuda", "cuda:", "cuda:0,0", "cuda:x", "cuda:2-1", "cpu,cuda:0"] {
+            assert_eq!(DeviceSet::parse(text, 1), Err(DeviceError::Malformed(text.to_owned())), "{text}");
+        }
+    }
+
+    #[test]
+    fn replicas_fit_one_gpu_or_one_each() {
+        let set = DeviceSet::Cuda { indices: vec![0, 1] };
+        assert!(set.check_replicas(2).is_ok() && set.check_replicas(1).is_ok() && set.check_replicas(4).is_err());
+        assert!(DeviceSet::Cuda { indices: vec![3] }.check_replicas(4).is_ok());
+    }
+}

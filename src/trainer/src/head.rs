@@ -1,0 +1,72 @@
+//! From pooled features to what a loss needs: the last fully connected layer, and what `cos_xent` puts behind it.
+//!
+//! d = C for every loss (paper.md section 1): features -> Dense(C) = z, then psi = z / ||z|| for the cosine losses, then
+//! optionally ReLU -> BatchNorm -> Dense(C) on psi. The layer keeps torchvision's name (`fc`), so that weights can be
+//! exchanged. Next: loss.rs.
+
+use sweep::Settings;
+use sweep::settings::{ClsHead, Loss};
+use tch::{Kind, Tensor};
+
+use crate::loss::Outputs;
+use crate::nn::{BatchNorm, Builder, Linear, Pass};
+
+/// TensorFlow's `l2_normalize` limit on the squared length.
+const SMALLEST_SQUARED_LENGTH: f64 = 1e-12;
+
+/// Parameters under this name are the head on the embedding.
+pub const CLS_HEAD: &str = "cls_head";
+
+pub struct Head {
+    loss: Loss,
+    fc: Linear,
+    classifier: Option<Classifier>,
+}
+
+struct Classifier {
+    norm: Option<BatchNorm>,
+    fc: Linear,
+}
+
+impl Head {
+    /// `name`: what torchvision calls the model's last layer.
+    pub fn new(settings: &Settings, builder: &Builder, name: &str, num_features: i64, num_classes: i64) -> Self {
+        let classifier = (settings.loss == Loss::CosXent).then(|| {
+            let place = builder / CLS_HEAD;
+            Classifier {
+                norm: (settings.cls_head == ClsHead::ReluBnFc).then(|| BatchNorm::new(&(&place / "norm"), num_classes)),
+                fc: Linear::new(&(&place / "fc"), num_classes, num_classes, true),
+            }
+        });
+        Self { loss: settings.loss, fc: Linear::new(&(builder / name), num_features, num_classes, true), classifier }
+    }
+
+    /// `features`: f32 [batch, features].
+    pub fn forward(&self, features: &Tensor, pass: &Pass) -> Outputs {
+        let z = self.fc.forward(features, pass);
+        match self.loss {
+            Loss::Xent => Outputs { embedding: None, logits: Some(z) },
+            Loss::Mse => Outputs { embedding: Some(z), logits: None },
+            Loss::Cos => Outputs { embedding: Some(normalise(&z)), logits: None },
+            Loss::CosXentDirect => {
+                let psi = normalise(&z);
+                Outputs { logits: Some(psi.shallow_clone()), embedding: Some(psi) }
+            }
+            Loss::CosXent => {
+                let psi = normalise(&z);
+                let classifier = self.classifier.as_ref().expect("made with this loss");
+                let logits = match &classifier.norm {
+                    Some(norm) => classifier.fc.forward(&norm.forward(&psi.relu(), pass), pass),
+                    None => classifier.fc.forward(&psi, pass),
+                };
+                Outputs { embedding: Some(psi), logits: Some(logits) }
+            }
+        }
+    }
+}
+
+/// Unit length along axis 1.
+pub fn normalise(z: &Tensor) -> Tensor {
+    let squares = z.square().sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
+    z * squares.clamp_min(SMALLEST_SQUARED_LENGTH).rsqrt()
+}

@@ -1,0 +1,225 @@
+//! Rank 0's additional duties: progress, the record of each epoch, the hash chain, checkpoints and the final result.
+//!
+//! Nothing here changes the training. Hashes chain the bits of weights, momentum and moving statistics, so that equal
+//! chains mean bit-equal training (promise P6). Next: checkpoint.rs.
+
+use std::time::{Duration, Instant};
+
+use sweep::handoff::Progress;
+use sweep::record::{EpochRecord, Provenance, TrialResult};
+use tch::{Device, Tensor};
+
+use crate::checkpoint::{Checkpoint, Header, Position};
+use crate::error::TrialError;
+use crate::evaluate::Evaluation;
+use crate::process;
+use crate::replica::Replica;
+use crate::writer::CheckpointWriter;
+
+/// The worker is told of progress at least this often.
+const REPORT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What the leader is made from.
+pub struct Duties<'a> {
+    pub writer: CheckpointWriter,
+    /// A checkpoint follows an epoch unless the one before is younger than this: what a crash can cost in any case.
+    pub checkpoint_interval: Duration,
+    pub report: &'a mut dyn FnMut(Progress),
+    pub requested_at: Instant,
+    pub num_epochs: u32,
+    pub steps_per_epoch: u64,
+}
+
+pub struct Leader<'a> {
+    duties: Duties<'a>,
+    header: Header,
+    progress: Progress,
+    reported_at: Instant,
+    saved_at: Instant,
+    /// Images of this attempt since `rate_since`: for progress only.
+    images: u64,
+    rate_since: Instant,
+    /// Data wait of the attempts before this one.
+    waited_before: f64,
+    has_begun: bool,
+}
+
+/// The flat state of a replica on the host.
+struct Snapshot {
+    weights: Vec<f32>,
+    momentum: Vec<f32>,
+    statistics: Vec<f32>,
+}
+
+impl Snapshot {
+    fn of(replica: &Replica) -> Self {
+        let storage = &replica.storage;
+        Self {
+            weights: values(&storage.weights),
+            momentum: values(&storage.momentum),
+            statistics: values(&storage.statistics),
+        }
+    }
+
+    fn chain(&self, before: &str) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(before.as_bytes());
+        for values in [&self.weights, &self.momentum, &self.statistics] {
+            hasher.update(process::bytes_of(values));
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+fn values(flat: &Tensor) -> Vec<f32> {
+    Vec::try_from(&flat.to_device(Device::Cpu)).expect("a flat f32 tensor")
+}
+
+impl<'a> Leader<'a> {
+    /// `header` is that of the checkpoint resumed from, or a fresh one.
+    pub fn new(duties: Duties<'a>, mut header: Header) -> Self {
+        let now = Instant::now();
+        let last = header.epochs.last();
+        let progress = Progress {
+            epoch: header.position.epoch,
+            num_epochs: duties.num_epochs,
+            steps_per_epoch: duties.steps_per_epoch,
+            train_loss: last.map(|record| record.train_loss),
+            accuracy: header.epochs.iter().rev().find_map(|record| record.accuracy),
+            ..Progress::default()
+        };
+        header.timing.resumed_from_epoch = header.position.epoch;
+        header.timing.start_s = 0.0;
+        let waited_before = header.timing.data_wait_s;
+        Self {
+            duties,
+            header,
+            progress,
+            reported_at: now,
+            saved_at: now,
+            images: 0,
+            rate_since: now,
+            waited_before,
+            has_begun: false,
+        }
+    }
+
+    /// Tells that everything is ready for the first step; `layout` is that of the replicas' flat buffers.
+    pub fn begin(&mut self, layout: String) {
+        self.header.layout = layout;
+        let now = Instant::now();
+        self.header.timing.start_s = now.duration_since(self.duties.requested_at).as_secs_f64();
+        (self.rate_since, self.saved_at, self.has_begun) = (now, now, true);
+        self.report(now);
+    }
+
+    pub fn step_made(&mut self, position: Position, images: usize, collectives: u64) {
+        debug_assert!(self.has_begun, "begin comes first");
+        self.images += images as u64;
+        self.header.images += images as u64;
+        self.progress.epoch = position.epoch;
+        self.progress.step += 1;
+        self.progress.collectives = collectives;
+        let now = Instant::now();
+        if now.duration_since(self.reported_at) >= REPORT_INTERVAL {
+            self.report(now);
+        }
+    }
+
+    fn report(&mut self, now: Instant) {
+        let elapsed = now.duration_since(self.rate_since).as_secs_f64();
+        if elapsed > 0.2 {
+            self.progress.images_per_s = self.images as f64 / elapsed;
+            (self.images, self.rate_since) = (0, now);
+        }
+        self.reported_at = now;
+        (self.duties.report)(self.progress.clone());
+    }
+
+    /// Records an epoch; `position` is where the next one begins.
+    #[allow(clippy::too_many_arguments)] // One call site; a record for it would only repeat the names.
+    pub fn epoch_done(
+        &mut self,
+        replica: &Replica,
+        position: Position,
+        train_loss: f64,
+        evaluation: Option<Evaluation>,
+        waited: Duration,
+        trained: Duration,
+        evaluated: Duration,
+    ) -> Result<(), TrialError> {
+        let began = Instant::now();
+        let snapshot = Snapshot::of(replica);
+        let header = &mut self.header;
+        header.chain = snapshot.chain(&header.chain);
+        let accuracy = evaluation.map(|evaluation| evaluation.accuracy);
+        header.epochs.push(EpochRecord { train_loss, accuracy, state_hash: header.chain[..16].to_owned() });
+        if let Some(evaluation) = evaluation {
+            header.last_balanced_accuracy = evaluation.balanced_accuracy;
+            header.eval_loss = evaluation.loss;
+            self.progress.accuracy = accuracy;
+        }
+        header.position = position;
+        header.timing.train_s += trained.as_secs_f64();
+        header.timing.evaluate_s += evaluated.as_secs_f64();
+        header.timing.data_wait_s = self.waited_before + waited.as_secs_f64();
+        self.progress.epoch = position.epoch;
+        self.progress.train_loss = Some(train_loss);
+        self.progress.collectives = replica.collective.num_completed();
+        let due = self.saved_at.elapsed() >= self.duties.checkpoint_interval;
+        if due && !self.duties.writer.is_busy() {
+            self.saved_at = began;
+            let loss_sums = vec![0.0; self.header.num_replicas];
+            self.save(snapshot, loss_sums)?;
+        }
+        self.header.timing.checkpoint_s += began.elapsed().as_secs_f64();
+        self.report(Instant::now());
+        Ok(())
+    }
+
+    /// Puts the state at a step border on disk and waits for it.
+    pub fn stopped(
+        &mut self,
+        replica: &Replica,
+        position: Position,
+        loss_sums: Vec<f64>,
+        waited: Duration,
+        trained: Duration,
+    ) -> Result<(), TrialError> {
+        self.header.position = position;
+        self.header.timing.train_s += trained.as_secs_f64();
+        self.header.timing.data_wait_s = self.waited_before + waited.as_secs_f64();
+        self.save(Snapshot::of(replica), loss_sums)?;
+        self.duties.writer.finish()
+    }
+
+    fn save(&mut self, snapshot: Snapshot, loss_sums: Vec<f64>) -> Result<(), TrialError> {
+        let Snapshot { weights, momentum, statistics } = snapshot;
+        let checkpoint = Checkpoint { header: self.header.clone(), weights, momentum, statistics, loss_sums };
+        self.duties.writer.write(checkpoint)
+    }
+
+    /// The result of a finished trial. Waits for the last checkpoint, so that nothing is written after the answer.
+    pub fn result(self, provenance: Provenance) -> Result<TrialResult, TrialError> {
+        self.duties.writer.finish()?;
+        let Header { epochs, mut timing, images, last_balanced_accuracy, eval_loss, .. } = self.header;
+        timing.images_per_s = if timing.train_s > 0.0 { images as f64 / timing.train_s } else { 0.0 };
+        timing.peak_memory_mib = process::peak_memory_mib();
+        let evaluated = || epochs.iter().enumerate().filter_map(|(epoch, record)| Some((epoch, record.accuracy?)));
+        let (_, last_accuracy) = evaluated().next_back().expect("the last epoch is evaluated");
+        // the first of equal ones
+        let best = evaluated().reduce(|best, other| if other.1 > best.1 { other } else { best });
+        let (best_epoch, best_accuracy) = best.expect("the last epoch is evaluated");
+        Ok(TrialResult {
+            last_accuracy,
+            best_accuracy,
+            best_epoch: best_epoch as u32,
+            last_balanced_accuracy,
+            train_loss: epochs.last().expect("a trial has epochs").train_loss,
+            eval_loss,
+            epochs,
+            provenance,
+            timing,
+        })
+    }
+}

@@ -1,0 +1,151 @@
+//! The losses of paper.md section 1 as functions of a head's outputs, per sample, with their decision rules.
+//!
+//! Sums run over classes, never means; the batch mean is the caller's, because shards of a batch are weighted. Knows
+//! no parameters and draws nothing. Formulas: Barz & Denzler, WACV 2020, in the form of the authors' code. Next:
+//! head.rs, which computes the outputs.
+
+use sweep::Settings;
+use sweep::settings::{Embedding, Loss, Softmax};
+use tch::{Device, Kind, Tensor};
+
+use crate::error::TrialError;
+
+/// Keras' clip of probabilities: below it a sample's gradient is zero.
+const KERAS_EPSILON: f64 = 1e-7;
+
+/// Similarities this close to the largest count as the nearest class (the authors' `nn_accuracy`): classes of a
+/// hierarchy can tie exactly.
+const TIE: f64 = 1e-6;
+
+/// What a head makes of features: f32, [batch, classes] each.
+pub struct Outputs {
+    /// The embedding: raw for `mse`, of unit length for the cosine losses. Undefined for `xent`.
+    pub embedding: Option<Tensor>,
+    /// Inputs of the softmax, where the loss has one.
+    pub logits: Option<Tensor>,
+}
+
+/// A loss with its targets on one device.
+pub struct Criterion {
+    loss: Loss,
+    softmax: Softmax,
+    label_smoothing: f64,
+    cls_weight: f64,
+    /// Class embeddings, one row per class, and half their squared lengths.
+    targets: Tensor,
+    half_squares: Tensor,
+    semantic: bool,
+}
+
+impl Criterion {
+    /// `embeddings`: row-major [classes, classes], used for `embedding: hierarchy`.
+    pub fn new(
+        settings: &Settings,
+        embeddings: Option<&[f32]>,
+        num_classes: i64,
+        device: Device,
+    ) -> Result<Self, TrialError> {
+        if settings.loss == Loss::CosXentDirect && settings.embedding != Embedding::OneHot {
+            return Err(TrialError::bad_input(
+                "`loss: cos_xent_direct` uses the embedding as logits and needs `embedding: one_hot`",
+            ));
+        }
+        if !(0.0..1.0).contains(&settings.label_smoothing) {
+            let message = format!("`label_smoothing` = {}: it must be in 0..1", settings.label_smoothing);
+            return Err(TrialError::bad_input(message));
+        }
+        let targets = match embeddings {
+            None => Tensor::eye(num_classes, (Kind::Float, device)),
+            Some(rows) => {
+                assert_eq!(rows.len() as i64, num_classes * num_classes, "one embedding per class");
+                Tensor::from_slice(rows).view([num_classes, num_classes]).to_device(device)
+            }
+        };
+        let half_squares = targets.square().sum_dim_intlist([1i64].as_slice(), false, Kind::Float) / 2.0;
+        Ok(Self {
+            loss: settings.loss,
+            softmax: settings.softmax,
+            label_smoothing: settings.label_smoothing,
+            cls_weight: settings.cls_weight,
+            semantic: embeddings.is_some(),
+            targets,
+            half_squares,
+        })
+    }
+
+    /// Loss of each sample, [batch]. `labels`: int64 [batch].
+    pub fn per_sample(&self, outputs: &Outputs, labels: &Tensor) -> Tensor {
+        match self.loss {
+            Loss::Xent => self.cross_entropy(outputs.logits(), labels),
+            Loss::Mse => (outputs.embedding() - self.target(labels)).square().sum_dim_intlist(
+                [1i64].as_slice(),
+                false,
+                Kind::Float,
+            ),
+            Loss::Cos => self.cosine(outputs.embedding(), labels),
+            Loss::CosXent | Loss::CosXentDirect => {
+                let cosine = self.cosine(outputs.embedding(), labels);
+                cosine + self.cross_entropy(outputs.logits(), labels) * self.cls_weight
+            }
+        }
+    }
+
+    /// Which samples are classified correctly, bool [batch].
+    pub fn hits(&self, outputs: &Outputs, labels: &Tensor) -> Tensor {
+        match self.loss {
+            Loss::Xent | Loss::CosXent | Loss::CosXentDirect => outputs.logits().argmax(1, false).eq_tensor(labels),
+            // nearest embedding in Euclidean distance; the argmax of z where embeddings are one-hot
+            Loss::Mse => {
+                let scores = outputs.embedding().matmul(&self.targets.tr()) - &self.half_squares;
+                scores.argmax(1, false).eq_tensor(labels)
+            }
+            Loss::Cos if self.semantic => {
+                let similarities = outputs.embedding().matmul(&self.targets.tr());
+                let of_label = similarities.gather(1, &labels.unsqueeze(1), false).squeeze_dim(1);
+                of_label.gt_tensor(&(similarities.amax([1i64].as_slice(), false) - TIE))
+            }
+            Loss::Cos => outputs.embedding().argmax(1, false).eq_tensor(labels),
+        }
+    }
+
+    /// phi(y), [batch, classes].
+    fn target(&self, labels: &Tensor) -> Tensor {
+        self.targets.index_select(0, labels)
+    }
+
+    /// 1 - <phi(y), psi>.
+    fn cosine(&self, embedding: &Tensor, labels: &Tensor) -> Tensor {
+        let similarity = if self.semantic {
+            (embedding * self.target(labels)).sum_dim_intlist([1i64].as_slice(), false, Kind::Float)
+        } else {
+            embedding.gather(1, &labels.unsqueeze(1), false).squeeze_dim(1)
+        };
+        1.0 - similarity
+    }
+
+    /// -sum_c t_c log p_c with t_true = 1 - eps and t_other = eps / (C - 1).
+    fn cross_entropy(&self, logits: &Tensor, labels: &Tensor) -> Tensor {
+        let log_probabilities = match self.softmax {
+            Softmax::LogSoftmax => logits.log_softmax(1, Kind::Float),
+            Softmax::KerasClip => logits.softmax(1, Kind::Float).clamp(KERAS_EPSILON, 1.0 - KERAS_EPSILON).log(),
+        };
+        let of_label = log_probabilities.gather(1, &labels.unsqueeze(1), false).squeeze_dim(1);
+        if self.label_smoothing == 0.0 {
+            return -of_label;
+        }
+        let num_classes = self.targets.size()[0];
+        let other = self.label_smoothing / (num_classes - 1).max(1) as f64;
+        let all = log_probabilities.sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
+        -(of_label * (1.0 - self.label_smoothing - other) + all * other)
+    }
+}
+
+impl Outputs {
+    fn logits(&self) -> &Tensor {
+        self.logits.as_ref().expect("the head of this loss has logits")
+    }
+
+    fn embedding(&self) -> &Tensor {
+        self.embedding.as_ref().expect("the head of this loss has an embedding")
+    }
+}

@@ -1,0 +1,135 @@
+//! SGD with momentum on the flat buffers: weight decay, clipping and update in a handful of operations.
+//!
+//! The order is the authors': L2 gradients are added, then the global norm is clipped, then momentum. Gradients must
+//! be those of the whole batch: this runs after the all-reduce. No value is read back by the host. The learning rate is
+//! a function of the epoch (`sweep::settings::Schedule`). Next: replica.rs.
+
+use sweep::Settings;
+use sweep::settings::{MomentumForm, WeightDecayOn};
+use tch::{Device, Kind, Tensor};
+
+use crate::head::CLS_HEAD;
+use crate::nn::{ParameterNote, Storage};
+
+/// How a parameter is treated; parameters of one group lie together in the flat buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Group {
+    pub part: Part,
+    pub decay: Decay,
+}
+
+/// Fine-tuning trains the head alone at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    Backbone,
+    Head,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Decay {
+    /// `weight_decay`.
+    Weights,
+    /// `cls_head_decay`.
+    ClsHead,
+    None,
+}
+
+impl Group {
+    /// `classifier`: name of the model's last layer.
+    pub fn of(note: &ParameterNote, settings: &Settings, classifier: &str) -> Self {
+        let under = |place: &str| note.name.strip_prefix(place).is_some_and(|rest| rest.starts_with('.'));
+        let part = if under(classifier) || under(CLS_HEAD) { Part::Head } else { Part::Backbone };
+        let decay = match settings.weight_decay_on {
+            _ if under(CLS_HEAD) && note.role.is_kernel() => Decay::ClsHead,
+            WeightDecayOn::Kernels if !note.role.is_kernel() => Decay::None,
+            WeightDecayOn::Kernels | WeightDecayOn::All => Decay::Weights,
+        };
+        Self { part, decay }
+    }
+}
+
+#[derive(Debug)]
+pub struct Sgd {
+    momentum: f64,
+    form: MomentumForm,
+    nesterov: bool,
+    clip_norm: Option<f64>,
+    /// On the device: `addcmul_` takes tensors only, and uploading one per step would wait for it.
+    weight_decay: Option<Tensor>,
+    cls_head_decay: Option<Tensor>,
+}
+
+impl Sgd {
+    pub fn new(settings: &Settings, device: Device) -> Self {
+        let coefficient = |value: f64| (value != 0.0).then(|| Tensor::full([], value, (Kind::Float, device)));
+        Self {
+            momentum: settings.momentum,
+            form: settings.momentum_form,
+            nesterov: settings.nesterov,
+            clip_norm: settings.clip_norm,
+            weight_decay: coefficient(settings.weight_decay),
+            cls_head_decay: coefficient(settings.cls_head_decay),
+        }
+    }
+
+    /// One update of the weights, or of the head's alone. `storage.gradients` is used up.
+    pub fn step(&self, storage: &mut Storage<Group>, learning_rate: f64, head_only: bool) {
+        let _guard = tch::no_grad_guard();
+        for segment in &storage.layout.segments {
+            let (start, length) = (segment.range.start as i64, segment.range.len() as i64);
+            let mut gradients = storage.gradients.narrow(0, start, length);
+            if head_only && segment.group.part == Part::Backbone {
+                let _ = gradients.zero_();
+                continue;
+            }
+            let decay = match segment.group.decay {
+                Decay::Weights => &self.weight_decay,
+                Decay::ClsHead => &self.cls_head_decay,
+                Decay::None => &None,
+            };
+            if let Some(decay) = decay {
+                let _ = gradients.addcmul_(&storage.weights.narrow(0, start, length), decay);
+            }
+        }
+        if let Some(limit) = self.clip_norm {
+            clip(&mut storage.gradients, limit);
+        }
+        self.update(storage, learning_rate);
+        storage.refresh_working_copy();
+    }
+
+    fn update(&self, storage: &mut Storage<Group>, learning_rate: f64) {
+        let Storage { weights, gradients, momentum, .. } = storage;
+        let _ = momentum.g_mul_scalar_(self.momentum);
+        match self.form {
+            // v = m v - lr g; w += v, or with Nesterov w += m v - lr g
+            MomentumForm::Keras => {
+                let _ = gradients.g_mul_scalar_(-learning_rate);
+                let _ = momentum.g_add_(gradients);
+                if self.nesterov {
+                    let _ = weights.g_add_(gradients);
+                    let _ = weights.g_add_(&(&*momentum * self.momentum));
+                } else {
+                    let _ = weights.g_add_(momentum);
+                }
+            }
+            // v = m v + g; w -= lr v, or with Nesterov w -= lr (g + m v)
+            MomentumForm::Torch => {
+                let _ = momentum.g_add_(gradients);
+                if self.nesterov {
+                    let _ = gradients.g_add_(&(&*momentum * self.momentum));
+                    let _ = weights.g_sub_(&(&*gradients * learning_rate));
+                } else {
+                    let _ = weights.g_sub_(&(&*momentum * learning_rate));
+                }
+            }
+        }
+    }
+}
+
+/// g *= limit / |g| where |g| exceeds the limit. The norm is accumulated in f64: f32 loses digits on long tensors.
+fn clip(gradients: &mut Tensor, limit: f64) {
+    let norm = gradients.norm_scalaropt_dtype(2, Kind::Double);
+    let scale = (norm.reciprocal() * limit).clamp_max(1.0);
+    let _ = gradients.g_mul_(&scale.to_kind(Kind::Float));
+}

@@ -1,0 +1,72 @@
+//! The process: allocator settings, threads, the private output channel, and what is told of the machine.
+//!
+//! Everything here is done once, at start, by main.rs, or reads /proc. Refuses to know trials. Next: serve.rs.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// Keeps freed memory in the process: activations of a step are the next step's, and giving them back to the kernel
+/// and faulting them in again took 15 to 28 per cent of a step's time (docs/performance.md). libtorch allocates with
+/// C++'s new and malloc, so this is where it can be told; a Rust allocator would not reach it.
+pub fn keep_freed_memory() {
+    const TOP_PAD_BYTES: i32 = 64 << 20;
+    // SAFETY: mallopt only sets parameters of glibc's allocator; called before any other thread exists.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+        libc::mallopt(libc::M_TOP_PAD, TOP_PAD_BYTES);
+    }
+}
+
+/// Takes stdout away for frames: whatever else prints there (libtorch, a library) goes to stderr from now on.
+pub fn private_stdout() -> io::Result<File> {
+    let stdout = io::stdout().as_raw_fd();
+    // SAFETY: duplicates a descriptor that stays open; the result is checked and owned by nobody else.
+    let duplicate = unsafe { libc::fcntl(stdout, libc::F_DUPFD_CLOEXEC, 3) };
+    if duplicate < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor just made, and ours.
+    let owned = unsafe { OwnedFd::from_raw_fd(duplicate) };
+    // SAFETY: makes descriptor 1 another name of stderr; both are open for the whole life of the process.
+    if unsafe { libc::dup2(io::stderr().as_raw_fd(), stdout) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(File::from(owned))
+}
+
+/// The bytes of some floats, in the machine's order (little-endian on all that libtorch's wheels run on).
+pub fn bytes_of(values: &[f32]) -> &[u8] {
+    // SAFETY: any f32 is four initialised bytes, and u8 has no alignment.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), std::mem::size_of_val(values)) }
+}
+
+/// Forgets the peak so far, so that the next reading is the next trial's. A kernel that refuses leaves the older peak.
+pub fn reset_peak_memory() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// Largest resident memory since the last reset.
+pub fn peak_memory_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+}
+
+/// `AMD EPYC`: the processor's model name.
+pub fn cpu_name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// Cores this process may use.
+pub fn num_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

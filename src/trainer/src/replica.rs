@@ -1,0 +1,255 @@
+//! One device's copy of the model, and one training step on it.
+//!
+//! A step is: forward, loss, backward, sum of gradients over replicas, update. The host reads nothing back within it;
+//! the loss is summed up on the device and looked at once an epoch. Each loss is divided by the size of the whole
+//! batch, so that the sum of the replicas' gradients is the whole batch's, however uneven the shards. Next: train.rs.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use sweep::Settings;
+use sweep::settings::{BatchNorm, Init};
+use tch::{Device, Kind, Tensor};
+
+use crate::collective::{BatchStatistics, Collective, CollectiveError};
+use crate::error::TrialError;
+use crate::head::Head;
+use crate::loss::{Criterion, Outputs};
+use crate::models;
+use crate::nn::{Builder, Format, Inventory, Layout, Mode, Network, Options, Pass, StatisticsReduction, Storage};
+use crate::optimiser::{Group, Sgd};
+
+/// What every replica of a trial is built from.
+pub struct Blueprint<'a> {
+    pub settings: &'a Settings,
+    pub seed: u64,
+    pub channels: usize,
+    pub num_classes: usize,
+    /// Row-major [classes, classes], for hierarchies.
+    pub embeddings: Option<&'a [f32]>,
+    pub format: Format,
+}
+
+/// One replica's part of a batch, on its device.
+pub struct Shard {
+    /// f32 [shard, channels, side, side].
+    pub images: Tensor,
+    /// int64 [shard].
+    pub labels: Tensor,
+    /// CutMix: labels of the partners, and the weight of the sample's own label.
+    pub mixed: Option<(Tensor, f64)>,
+    /// Images of the whole batch.
+    pub batch_len: usize,
+}
+
+/// What the step before the update depends on besides the images.
+#[derive(Clone, Copy, Debug)]
+pub struct StepOptions {
+    pub learning_rate: f64,
+    /// Steps made since the trial began, over all epochs and attempts.
+    pub steps_made: u64,
+    /// The first phase of fine-tuning: the backbone stays as it is.
+    pub head_only: bool,
+}
+
+pub struct Replica {
+    pub collective: Arc<dyn Collective>,
+    pub device: Device,
+    pub inventory: Inventory,
+    pub storage: Storage<Group>,
+    network: Network,
+    head: Head,
+    criterion: Criterion,
+    optimiser: Sgd,
+    synchronised: Option<BatchStatistics>,
+    batch_norm: MovingAverage,
+    /// Sum of this replica's losses over the samples of the epoch so far, f64, on the device.
+    loss_sum: Tensor,
+}
+
+impl Replica {
+    pub fn new(blueprint: &Blueprint, collective: Arc<dyn Collective>, device: Device) -> Result<Self, TrialError> {
+        let settings = blueprint.settings;
+        let builder = Builder::new(Options {
+            init: settings.init,
+            batch_norm_eps: settings.batch_norm_eps,
+            batch_norm_momentum: settings.batch_norm_momentum,
+        });
+        let network = models::build(settings.model, &builder, blueprint.channels as i64);
+        let classifier = models::classifier_name(settings.model);
+        let num_classes = blueprint.num_classes as i64;
+        let head = Head::new(settings, &builder, classifier, network.num_features, num_classes);
+        let criterion = Criterion::new(settings, blueprint.embeddings, num_classes, device)?;
+        let inventory = builder.inventory();
+        let layout = Layout::new(&inventory, blueprint.format, |note| Group::of(note, settings, classifier));
+        let storage = Storage::new(&inventory, layout, blueprint.seed, device)
+            .map_err(|error| TrialError::Crashed(error.to_string()))?;
+        let shared = collective.size() > 1 && settings.batch_norm == BatchNorm::Synchronised;
+        Ok(Self {
+            synchronised: shared.then(|| BatchStatistics::new(collective.clone())),
+            collective,
+            device,
+            inventory,
+            storage,
+            network,
+            head,
+            criterion,
+            optimiser: Sgd::new(settings, device),
+            batch_norm: MovingAverage::of(settings),
+            loss_sum: Tensor::zeros([], (Kind::Double, device)),
+        })
+    }
+
+    /// Images of a batch that this replica takes: `batch / size` each, the last one the remainder as well (Keras).
+    pub fn shard(&self, batch_len: usize) -> Range<usize> {
+        shard(batch_len, self.collective.rank(), self.collective.size())
+    }
+
+    /// One step on this replica's part of the batch.
+    pub fn train_step(&mut self, shard: &Shard, options: StepOptions) -> Result<(), TrialError> {
+        self.storage.clear_gradients();
+        let shard_len = shard.labels.size()[0] as usize;
+        // An empty shard has nothing to add, but with synchronised statistics the others wait for its sums of nothing.
+        if shard_len > 0 || self.synchronised.is_some() {
+            if let Some(statistics) = &mut self.synchronised {
+                statistics.set_batch_len(shard.batch_len);
+            }
+            let losses = self.losses(shard, options);
+            let total = losses.sum(Kind::Float);
+            let backward = (&total / shard.batch_len as f64).f_backward();
+            self.check(backward)?;
+            let _ = self.loss_sum.g_add_(&total.detach());
+        }
+        self.storage.collect_gradients();
+        self.sum_over_replicas(shard_len as f64 / shard.batch_len as f64)?;
+        self.optimiser.step(&mut self.storage, options.learning_rate, options.head_only);
+        Ok(())
+    }
+
+    /// Gradients and moving statistics of the whole batch, from those of the shards.
+    fn sum_over_replicas(&mut self, share: f64) -> Result<(), CollectiveError> {
+        if self.collective.size() == 1 {
+            return self.collective.all_reduce(&self.storage.gradients);
+        }
+        self.collective.all_reduce(&self.storage.gradients)?;
+        if self.synchronised.is_none() && self.storage.statistics.numel() > 0 {
+            let _ = self.storage.statistics.g_mul_scalar_(share);
+            self.collective.all_reduce(&self.storage.statistics)?;
+        }
+        Ok(())
+    }
+
+    /// Loss of each sample of the shard.
+    fn losses(&self, shard: &Shard, options: StepOptions) -> Tensor {
+        let momentum = self.batch_norm.momentum(options.steps_made);
+        let outputs = if options.head_only {
+            // frozen layers normalise with batch statistics, but neither learn nor remember
+            let frozen = self.pass(Mode::Train { batch_norm_momentum: 0.0 });
+            let features = tch::no_grad(|| self.network.forward(&shard.images, &frozen));
+            self.head.forward(&features, &self.pass(Mode::Train { batch_norm_momentum: momentum }))
+        } else {
+            self.outputs(&shard.images, &self.pass(Mode::Train { batch_norm_momentum: momentum }))
+        };
+        let losses = self.criterion.per_sample(&outputs, &shard.labels);
+        match &shard.mixed {
+            None => losses,
+            Some((partners, own)) => losses * *own + self.criterion.per_sample(&outputs, partners) * (1.0 - own),
+        }
+    }
+
+    /// Losses and hits of some images, [batch] each, with the moving statistics.
+    pub fn evaluate(&self, images: &Tensor, labels: &Tensor) -> (Tensor, Tensor) {
+        let _guard = tch::no_grad_guard();
+        let outputs = self.outputs(images, &self.pass(Mode::Evaluate));
+        (self.criterion.per_sample(&outputs, labels), self.criterion.hits(&outputs, labels))
+    }
+
+    fn outputs(&self, images: &Tensor, pass: &Pass) -> Outputs {
+        self.head.forward(&self.network.forward(images, pass), pass)
+    }
+
+    fn pass(&self, mode: Mode) -> Pass<'_> {
+        Pass {
+            parameters: &self.storage.parameters,
+            buffers: &self.storage.buffers,
+            mode,
+            synchronised: self.synchronised.as_ref().map(|statistics| statistics as &dyn StatisticsReduction),
+        }
+    }
+
+    /// A failed pass is the group's failure where the group has one, else libtorch's.
+    fn check<T>(&self, result: Result<T, tch::TchError>) -> Result<T, TrialError> {
+        result.or_else(|error| {
+            self.collective.wait()?;
+            Err(TrialError::from_panic(&error.to_string()))
+        })
+    }
+
+    /// This replica's loss sum of the epoch so far. Waits for the device.
+    pub fn loss_sum(&self) -> Result<f64, CollectiveError> {
+        self.collective.wait()?;
+        Ok(self.loss_sum.double_value(&[]))
+    }
+
+    pub fn set_loss_sum(&mut self, value: f64) {
+        let _ = self.loss_sum.fill_(value);
+    }
+}
+
+/// See `Replica::shard`.
+pub fn shard(batch_len: usize, rank: usize, size: usize) -> Range<usize> {
+    let step = batch_len / size;
+    let end = if rank + 1 == size { batch_len } else { (rank + 1) * step };
+    rank * step..end
+}
+
+/// Weight of a new batch in the moving statistics of batch normalisation.
+#[derive(Clone, Copy, Debug)]
+struct MovingAverage {
+    momentum: f64,
+    /// Keras removes the bias of a moving average that starts at nothing: after t batches the weight of the newest is
+    /// m / (1 - (1 - m)^t), so that the first batch counts fully and the start value not at all.
+    debiased: bool,
+}
+
+impl MovingAverage {
+    fn of(settings: &Settings) -> Self {
+        // statistics that come with weights are worth something
+        let debiased = settings.init == Init::Keras && settings.weights.is_none();
+        Self { momentum: settings.batch_norm_momentum, debiased }
+    }
+
+    fn momentum(self, steps_made: u64) -> f64 {
+        if !self.debiased {
+            return self.momentum;
+        }
+        let seen = (steps_made + 1) as f64;
+        self.momentum / (1.0 - (1.0 - self.momentum).powf(seen))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_follow_keras_and_cover_the_batch() {
+        assert_eq!((0..4).map(|rank| shard(10, rank, 4)).collect::<Vec<_>>(), [0..2, 2..4, 4..6, 6..10]);
+        assert_eq!((0..4).map(|rank| shard(3, rank, 4)).collect::<Vec<_>>(), [0..0, 0..0, 0..0, 0..3]);
+        assert_eq!(shard(7, 0, 1), 0..7);
+    }
+
+    #[test]
+    fn the_debiased_average_is_the_mean_weighted_by_age() {
+        let average = MovingAverage { momentum: 0.01, debiased: true };
+        let values = [3.0, -1.0, 4.0, 1.5];
+        let mut moving = 99.0;
+        let (mut weighted, mut weights) = (0.0, 0.0);
+        for (step, value) in values.into_iter().enumerate() {
+            moving += (value - moving) * average.momentum(step as u64);
+            weighted = weighted * 0.99 + value * 0.01;
+            weights = weights * 0.99 + 0.01;
+        }
+        assert!((moving - weighted / weights).abs() < 1e-9, "{moving} {}", weighted / weights);
+    }
+}

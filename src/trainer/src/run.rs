@@ -1,0 +1,72 @@
+//! One trial from a file, for people who debug: no coordinator, no worker, progress in words, the result as JSON.
+//!
+//! The file holds a `TrialSpec` in JSON. stdout gets the result alone; stderr tells how it goes. Next: session.rs.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context;
+use sweep::handoff::{Progress, RunRequest};
+use sweep::{AttemptNo, TrialSpec};
+
+use crate::attempt::Outcome;
+use crate::serve::Runner;
+use crate::session::{Session, SessionOptions};
+
+pub struct RunOptions {
+    pub file: PathBuf,
+    pub data_dir: PathBuf,
+    pub cache_dir: PathBuf,
+    /// Absent: a temporary folder, removed at the end.
+    pub checkpoint_dir: Option<PathBuf>,
+}
+
+/// The trial failed: it, not the command, is at fault.
+const TRIAL_FAILED: u8 = 3;
+
+pub fn run_file(options: &RunOptions, session: SessionOptions) -> anyhow::Result<ExitCode> {
+    let file = options.file.display();
+    let text = std::fs::read_to_string(&options.file).with_context(|| format!("cannot read {file}"))?;
+    let spec: TrialSpec = serde_json::from_str(&text).with_context(|| format!("{file} is no trial specification"))?;
+    let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let request = RunRequest {
+        trial: spec.id(),
+        attempt: AttemptNo(1),
+        spec,
+        data_dir: options.data_dir.clone(),
+        cache_dir: options.cache_dir.clone(),
+        checkpoint_dir: options.checkpoint_dir.clone().unwrap_or_else(|| temporary.path().join("checkpoints")),
+    };
+    eprintln!("trial {}: {} epochs on {:?}", request.trial, request.spec.num_epochs(), session.devices);
+    let mut printed = u32::MAX;
+    let mut report = |progress: Progress| {
+        if progress.epoch != printed {
+            printed = progress.epoch;
+            eprintln!("{}", line(&progress));
+        }
+    };
+    match Session::new(session).run(&request, &AtomicBool::new(false), &mut report) {
+        Ok(Outcome::Finished(result)) => {
+            println!("{}", serde_json::to_string_pretty(&result)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(Outcome::Stopped) => unreachable!("nobody asks for a stop"),
+        Err(error) => {
+            let failure = error.failure();
+            eprintln!("error: {:?}: {}", failure.class, failure.message);
+            Ok(ExitCode::from(TRIAL_FAILED))
+        }
+    }
+}
+
+fn line(progress: &Progress) -> String {
+    let mut line = format!("epoch {:>4}/{}", progress.epoch, progress.num_epochs);
+    if let Some(loss) = progress.train_loss {
+        line += &format!("  loss {loss:.4}");
+    }
+    if let Some(accuracy) = progress.accuracy {
+        line += &format!("  accuracy {:.2} %", 100.0 * accuracy);
+    }
+    format!("{line}  {:.0} images/s", progress.images_per_s)
+}

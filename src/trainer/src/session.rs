@@ -1,0 +1,105 @@
+//! A trainer's life over many trials: what it keeps warm from one to the next.
+//!
+//! The decoded data set of the last trial is kept, because the next one mostly uses the same; libtorch's allocator and
+//! compiled primitives, the OpenMP threads and this thread stay by themselves. Next: attempt.rs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use data::{Dataset, OpenRequest};
+use sweep::handoff::{Progress, RunRequest};
+
+use crate::attempt::{self, Outcome, Surroundings};
+use crate::device::DeviceSet;
+use crate::error::TrialError;
+use crate::fault::Fault;
+use crate::process;
+use crate::serve::Runner;
+
+/// What does not change from trial to trial.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    pub devices: DeviceSet,
+    pub fault: Option<Fault>,
+    pub checkpoint_interval: Duration,
+    pub collective_deadline: Duration,
+    pub data_threads: usize,
+}
+
+pub struct Session {
+    options: SessionOptions,
+    kept: Option<(DatasetKey, Arc<Dataset>)>,
+}
+
+/// What decides a data set's pixels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct DatasetKey {
+    dataset: String,
+    resize: Option<u32>,
+    data_dir: PathBuf,
+    cache_dir: PathBuf,
+    smoke: bool,
+}
+
+impl Session {
+    pub fn new(options: SessionOptions) -> Self {
+        Self { options, kept: None }
+    }
+}
+
+impl Runner for Session {
+    /// Runs one attempt to its end, or to a stop.
+    fn run(
+        &mut self,
+        request: &RunRequest,
+        stop: &AtomicBool,
+        report: &mut dyn FnMut(Progress),
+    ) -> Result<Outcome, TrialError> {
+        let requested_at = Instant::now();
+        process::reset_peak_memory();
+        let dataset = self.dataset(request)?;
+        let around = Surroundings {
+            devices: &self.options.devices,
+            dataset,
+            requested_at,
+            stop,
+            fault: self.options.fault,
+            checkpoint_interval: self.options.checkpoint_interval,
+            collective_deadline: self.options.collective_deadline,
+            data_threads: self.options.data_threads,
+        };
+        attempt::run(request, &around, report)
+    }
+}
+
+impl Session {
+    fn dataset(&mut self, request: &RunRequest) -> Result<Arc<Dataset>, TrialError> {
+        let settings = &request.spec.settings;
+        let key = DatasetKey {
+            dataset: settings.dataset.clone(),
+            resize: settings.resize,
+            data_dir: request.data_dir.clone(),
+            cache_dir: request.cache_dir.clone(),
+            smoke: request.spec.smoke,
+        };
+        if let Some((known, dataset)) = &self.kept
+            && *known == key
+        {
+            return Ok(dataset.clone());
+        }
+        // two data sets need not be in memory at once
+        self.kept = None;
+        let open = OpenRequest {
+            dataset: &key.dataset,
+            resize: key.resize,
+            data_dir: &key.data_dir,
+            cache_dir: &key.cache_dir,
+            smoke: key.smoke,
+        };
+        let dataset = Arc::new(data::open(&open, &|_, _| ())?);
+        self.kept = Some((key, dataset.clone()));
+        Ok(dataset)
+    }
+}

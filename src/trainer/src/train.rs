@@ -1,0 +1,141 @@
+//! The training loop: load, step, report; after each epoch check that the loss is finite, evaluate, checkpoint.
+//!
+//! Every replica runs it in step with the others; the one with a leader also keeps the record. The host waits for the
+//! device at epoch borders only. Where data comes from, what a step is, and what is recorded: batches.rs, replica.rs,
+//! leader.rs.
+
+use std::time::{Duration, Instant};
+
+use sweep::settings::Settings;
+use sweep::{AttemptNo, TrialSpec};
+use tch::{Kind, Tensor};
+
+use crate::batches::{Batches, Turn};
+use crate::checkpoint::Position;
+use crate::collective::{AbortOnDrop, CollectiveError};
+use crate::error::TrialError;
+use crate::evaluate::Evaluator;
+use crate::fault::Fault;
+use crate::leader::Leader;
+use crate::replica::{Replica, StepOptions};
+
+/// What the replicas of an attempt share.
+pub struct Course<'a> {
+    pub spec: &'a TrialSpec,
+    pub attempt: AttemptNo,
+    pub steps_per_epoch: u64,
+    /// Images per epoch, repeats included.
+    pub images_per_epoch: u64,
+    pub batches: Batches<'a>,
+    pub fault: Option<Fault>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Finished,
+    /// On request; the leader has written a checkpoint.
+    Stopped,
+}
+
+/// Trains from `position` to the end, or to a stop. `leader` is present on rank 0.
+pub fn train(
+    course: &Course,
+    replica: &mut Replica,
+    evaluator: &mut Evaluator,
+    mut position: Position,
+    mut leader: Option<&mut Leader>,
+) -> Result<Ending, TrialError> {
+    let collective = replica.collective.clone();
+    let guard = AbortOnDrop::new(&*collective);
+    while position.epoch < course.spec.num_epochs() {
+        let began = Instant::now();
+        while position.step < course.steps_per_epoch {
+            let Turn::Step(batch) = course.batches.take(course.number(position))? else {
+                stop(course, replica, position, began.elapsed(), leader)?;
+                guard.finished();
+                return Ok(Ending::Stopped);
+            };
+            course.strike(position, replica);
+            let shard = course.batches.shard(&batch, replica.shard(batch.len()), replica.device);
+            replica.train_step(&shard, course.step_options(position))?;
+            position.step += 1;
+            if let Some(leader) = &mut leader {
+                leader.step_made(position, batch.len(), collective.num_completed());
+            }
+        }
+        let epoch = position.epoch;
+        let loss = loss_sums(replica)?.iter().sum::<f64>() / course.images_per_epoch as f64;
+        if !loss.is_finite() {
+            return Err(TrialError::NonFinite { epoch, value: loss });
+        }
+        let trained = began.elapsed();
+        let evaluates = course.spec.evaluates_after(epoch);
+        let evaluation = if evaluates { Some(evaluator.evaluate(replica)?) } else { None };
+        let evaluated = began.elapsed() - trained;
+        replica.set_loss_sum(0.0);
+        position = Position { epoch: epoch + 1, step: 0 };
+        if let Some(leader) = &mut leader {
+            leader.epoch_done(replica, position, loss, evaluation, course.batches.waited(), trained, evaluated)?;
+        }
+    }
+    guard.finished();
+    Ok(Ending::Finished)
+}
+
+/// Leaves at a step border: the state goes to disk, the epoch's losses so far included.
+fn stop(
+    course: &Course,
+    replica: &Replica,
+    position: Position,
+    trained: Duration,
+    leader: Option<&mut Leader>,
+) -> Result<(), TrialError> {
+    let loss_sums = loss_sums(replica)?;
+    match leader {
+        Some(leader) => leader.stopped(replica, position, loss_sums, course.batches.waited(), trained),
+        None => Ok(()),
+    }
+}
+
+/// The loss sum of every replica, on every replica. Kept apart, because adding up in another order after a resume
+/// could change the last bit.
+fn loss_sums(replica: &Replica) -> Result<Vec<f64>, CollectiveError> {
+    let size = replica.collective.size();
+    let mut sums = vec![0.0; size];
+    sums[replica.collective.rank()] = replica.loss_sum()?;
+    if size > 1 {
+        let tensor = Tensor::from_slice(&sums).to_kind(Kind::Double).to_device(replica.device);
+        replica.collective.all_reduce(&tensor)?;
+        replica.collective.wait()?;
+        sums = Vec::try_from(&tensor.to_device(tch::Device::Cpu)).expect("a vector of f64");
+    }
+    Ok(sums)
+}
+
+impl Course<'_> {
+    /// Steps made before this position, over all epochs.
+    fn number(&self, position: Position) -> u64 {
+        u64::from(position.epoch) * self.steps_per_epoch + position.step
+    }
+
+    fn step_options(&self, position: Position) -> StepOptions {
+        let (learning_rate, head_only) = learning_rate(&self.spec.settings, position.epoch);
+        StepOptions { learning_rate, steps_made: self.number(position), head_only }
+    }
+
+    fn strike(&self, position: Position, replica: &Replica) {
+        if let Some(fault) = &self.fault {
+            let rank = replica.collective.rank();
+            fault.strike(self.attempt, rank, position.epoch, position.step, Some(&replica.storage.weights));
+        }
+    }
+}
+
+/// Learning rate of an epoch, and whether only the head learns: fine-tuning trains the new layers first.
+pub fn learning_rate(settings: &Settings, epoch: u32) -> (f64, bool) {
+    let first_phase = if settings.weights.is_some() { settings.finetune_epochs } else { 0 };
+    if epoch < first_phase {
+        return (settings.finetune_learning_rate, true);
+    }
+    (settings.schedule.learning_rate(settings.learning_rate, epoch - first_phase), false)
+}
