@@ -149,20 +149,42 @@ impl Dataset {
     }
 }
 
-/// Hash of everything a training can see of a data set.
-pub(crate) fn fingerprint(class_names: &[String], splits: [&Split; 2]) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for name in class_names {
-        hasher.update(name.as_bytes()).update(&[0]);
-    }
-    for split in splits {
-        hasher.update(&(split.len() as u64).to_le_bytes());
-        for index in 0..split.len() {
-            let image = split.image(index);
-            hasher.update(&split.labels[index].to_le_bytes());
-            hasher.update(&(image.height as u32).to_le_bytes()).update(&(image.width as u32).to_le_bytes());
-            hasher.update(image.pixels);
+/// Hash of everything a training can see of a data set, fed image by image.
+#[derive(Default)]
+pub(crate) struct Fingerprint {
+    hasher: blake3::Hasher,
+    num_images: u64,
+}
+
+impl Fingerprint {
+    pub(crate) fn image(&mut self, label: u32, height: u32, width: u32, pixels: &[u8]) {
+        for number in [label, height, width] {
+            self.hasher.update(&number.to_le_bytes());
         }
+        self.hasher.update(pixels);
+        self.num_images += 1;
     }
-    hasher.finalize().to_hex()[..32].to_owned()
+
+    pub(crate) fn end_of_split(&mut self) {
+        self.hasher.update(&self.num_images.to_le_bytes());
+    }
+
+    pub(crate) fn finish(&mut self, class_names: &[String]) -> String {
+        for name in class_names {
+            self.hasher.update(name.as_bytes()).update(&[0]);
+        }
+        self.hasher.finalize().to_hex()[..32].to_owned()
+    }
+}
+
+pub(crate) fn fingerprint(class_names: &[String], splits: [&Split; 2]) -> String {
+    let mut fingerprint = Fingerprint::default();
+    for split in splits {
+        for (index, &label) in split.labels().iter().enumerate() {
+            let image = split.image(index);
+            fingerprint.image(label, image.height as u32, image.width as u32, image.pixels);
+        }
+        fingerprint.end_of_split();
+    }
+    fingerprint.finish(class_names)
 }

@@ -66,14 +66,15 @@ fn parse(mut reader: impl Read, rank: usize) -> Result<Idx, String> {
     }
 }
 
-#[cfg(test)]
+/// The same format written and gzipped, for stand-in files and tests.
 pub(crate) fn encode(shape: &[u32], bytes: &[u8]) -> Vec<u8> {
-    use std::io::Write;
-    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    packed.write_all(&[0, 0, 8, shape.len() as u8]).unwrap();
-    shape.iter().for_each(|side| packed.write_all(&side.to_be_bytes()).unwrap());
-    packed.write_all(bytes).unwrap();
-    packed.finish().unwrap()
+    let header = [0, 0, 8, shape.len() as u8];
+    let sides = shape.iter().flat_map(|side| side.to_be_bytes());
+    let plain: Vec<u8> = header.into_iter().chain(sides).chain(bytes.iter().copied()).collect();
+    let mut packed = Vec::new();
+    let read = flate2::read::GzEncoder::new(&plain[..], flate2::Compression::fast()).read_to_end(&mut packed);
+    read.expect("memory can be read");
+    packed
 }
 
 #[cfg(test)]

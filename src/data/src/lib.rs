@@ -1,11 +1,15 @@
 //! Data sets: readers of the real on-disk formats, download, the decode-once cache, subsets, augmentation, batches.
 //! No libtorch: pixels leave as plain slices.
 
+mod affine;
 mod augment;
+mod cache;
 pub mod catalog;
 mod dataset;
+mod decode;
 mod error;
 mod idx;
+mod mat5;
 mod open;
 mod pipeline;
 mod plan;
@@ -15,11 +19,14 @@ mod random;
 mod readers;
 mod resize;
 pub mod stand_in;
+pub mod stand_in_files;
 mod statistics;
 pub mod subset;
 
 #[cfg(test)]
 mod tests_pipeline;
+#[cfg(test)]
+mod tests_readers;
 
 pub use augment::Layout;
 pub use dataset::{Dataset, Image, Split};

@@ -9,7 +9,7 @@ use sweep::settings::SamplesPerClass;
 use crate::dataset::{self, Dataset, Split};
 use crate::error::Error;
 use crate::readers::{self, Arrays, Content, Found};
-use crate::{stand_in, subset};
+use crate::{cache, stand_in, subset};
 
 /// Which data set, in which form, and where things lie.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +69,7 @@ pub fn preflight(request: &OpenRequest) -> Result<Preflight, Error> {
             class_ids: dataset.class_ids,
         });
     }
-    let found = readers::find(request.dataset, request.data_dir)?;
+    let found = find(request)?;
     let (train, test) = match &found.content {
         Content::Arrays(read) => {
             let Arrays { train, test, .. } = read()?;
@@ -101,14 +101,28 @@ pub fn open(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> R
     if request.smoke {
         return stand_in::dataset(request.dataset);
     }
-    let found = readers::find(request.dataset, request.data_dir)?;
-    let _ = on_progress;
-    match &found.content {
-        Content::Arrays(read) => {
+    let found = find(request)?;
+    match (&found.content, &found.root) {
+        // Built into the program and tiny: nothing to keep.
+        (Content::Arrays(read), None) => {
             let arrays = read()?;
             Ok(in_memory(request.dataset, found, arrays))
         }
-        Content::Files { .. } => Err(readers::unknown(request.dataset)),
+        _ => cache::open(request.dataset, request.resize, &found, request.cache_dir, on_progress),
+    }
+}
+
+fn find(request: &OpenRequest) -> Result<Found, Error> {
+    let found = readers::find(request.dataset, request.data_dir)?;
+    let refuse = |value: u32, reason: &str| {
+        Err(Error::Setting { field: "resize", value: value.to_string(), reason: reason.to_owned() })
+    };
+    match (request.resize, &found.content) {
+        (Some(0), _) => refuse(0, "it must be at least 1"),
+        (Some(side), Content::Arrays(_)) => {
+            refuse(side, &format!("the small images of `{}` are used as they are; leave it out", request.dataset))
+        }
+        _ => Ok(found),
     }
 }
 

@@ -34,10 +34,9 @@ fn dictionary(path: &Path) -> Result<Dictionary, Error> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     // numpy's reconstruction calls are kept as plain values; nothing of a pickle is ever run.
     let options = DeOptions::new().replace_unresolved_globals();
-    match serde_pickle::value_from_slice(&bytes, options) {
-        Ok(Value::Dict(dictionary)) => Ok(dictionary),
-        Ok(_) => Err(Error::malformed(path, "it is not a pickled dictionary")),
-        Err(error) => Err(Error::malformed(path, format!("it is not a pickle, or truncated: {error}"))),
+    match super::pickle::value(path, &bytes, options)? {
+        Value::Dict(dictionary) => Ok(dictionary),
+        _ => Err(Error::malformed(path, "it is not a pickled dictionary")),
     }
 }
 

@@ -1,14 +1,22 @@
 //! Readers of the data sets' real layouts on disk. Each finds its files, checks them, and says what the images are;
 //! decoding is `decode.rs`'s work, keeping the result the cache's.
 
+mod birds;
+mod cars;
 mod cifar100;
 mod cifar100_python;
 mod digits;
 mod fashion_mnist;
+mod flowers;
+mod folder;
+mod mit67;
+mod pickle;
+mod table;
+mod vipriors;
 
 use std::path::{Path, PathBuf};
 
-use crate::catalog::ENTRIES;
+use crate::catalog::{ENTRIES, FOLDER_PREFIX};
 use crate::error::Error;
 
 /// A data set that was found on disk, its images not yet decoded.
@@ -51,12 +59,18 @@ pub(crate) struct ImageFile {
     pub(crate) label: u32,
 }
 
-/// Finds a data set of the catalogue by its name.
+/// Finds a data set by its name, checks its lists and that every image file exists.
 pub(crate) fn find(name: &str, data_dir: &Path) -> Result<Found, Error> {
     match name {
         "digits" => Ok(digits::find()),
         "fashion-mnist" => fashion_mnist::find(data_dir),
         "cifar100" => cifar100::find(data_dir),
+        "cub" | "nabirds" => birds::find(name, data_dir),
+        "cars" => cars::find(data_dir),
+        "flowers" => flowers::find(data_dir),
+        "mit67" => mit67::find(data_dir),
+        "vipriors" => vipriors::find(data_dir),
+        _ if name.starts_with(FOLDER_PREFIX) => folder::find(name, data_dir),
         _ => Err(unknown(name)),
     }
 }
@@ -83,7 +97,30 @@ fn locate(name: &str, data_dir: &Path, folder: &str, marker: &str, others: &[&st
 }
 
 fn remedy(name: &str) -> String {
+    if name.starts_with(FOLDER_PREFIX) {
+        return "look at the folder".to_owned();
+    }
     format!("run `orchestrator data fetch {name}`, or point --data-dir at the folder that holds it")
+}
+
+/// A data set of one file per image, all of which exist.
+fn found(
+    name: &str,
+    root: PathBuf,
+    class_names: Vec<String>,
+    class_ids: Vec<String>,
+    lists: Vec<PathBuf>,
+    train: Vec<ImageFile>,
+    test: Vec<ImageFile>,
+) -> Result<Found, Error> {
+    all_there(name, train.iter().chain(&test).map(|file| &file.path))?;
+    for (split, files) in [("training", &train), ("test", &test)] {
+        if files.is_empty() {
+            return Err(Error::malformed(&root, format!("it has no {split} images")));
+        }
+    }
+    let files = lists.into_iter().chain(train.iter().chain(&test).map(|file| file.path.clone())).collect();
+    Ok(Found { root: Some(root), channels: 3, class_names, class_ids, files, content: Content::Files { train, test } })
 }
 
 fn strings(names: &[&str]) -> Vec<String> {

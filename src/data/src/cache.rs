@@ -1,0 +1,324 @@
+//! The decode-once cache: one file per data set and recipe that all trainers of a machine map.
+//!
+//! Layout: magic and version, the pixels of all images one after the other, a footer (JSON: key, labels, sizes), and a
+//! trailer with the footer's length and hash. A cache is built under a lock in a `.partial` file and renamed when it
+//! is complete, so readers see all of it or nothing, and nothing ever writes into a file that is mapped. It is built
+//! again when the key differs: format version, recipe, or the list, sizes and times of the source files.
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::{Dataset, Extent, Fingerprint, Pixels, Split};
+use crate::decode;
+use crate::error::Error;
+use crate::readers::{Content, Found, ImageFile, Labelled};
+use crate::resize::CropResizer;
+
+const MAGIC: [u8; 8] = *b"ORCHDATA";
+/// Raise it when decoding or the layout changes: every cache is then built again.
+const VERSION: u32 = 1;
+const START: u64 = 16;
+/// Footer length, footer hash, magic.
+const TRAILER: u64 = 8 + 32 + 8;
+
+/// Images decoded at a time, per thread: what bounds memory while a cache is built.
+const IMAGES_PER_THREAD: usize = 4;
+/// One image in so many may be corrupt.
+const TOLERATED_SHARE: usize = 1_000;
+
+/// What a cache was made from. Two different keys never share pixels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Key {
+    version: u32,
+    dataset: String,
+    resize: Option<u32>,
+    /// Hash of class names, labels, and path, size and modification time of every source file.
+    source: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Footer {
+    key: Key,
+    channels: usize,
+    class_names: Vec<String>,
+    class_ids: Vec<String>,
+    train: Table,
+    test: Table,
+    /// Left out, with the reason.
+    corrupt: Vec<String>,
+    fingerprint: String,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Table {
+    labels: Vec<u32>,
+    heights: Vec<u32>,
+    widths: Vec<u32>,
+}
+
+/// Opens the cache of a data set, building it first where there is none that fits.
+pub(crate) fn open(
+    name: &str,
+    resize: Option<u32>,
+    found: &Found,
+    cache_dir: &Path,
+    on_progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Dataset, Error> {
+    let key = key(name, resize, found)?;
+    let path = cache_dir.join(file_name(name, resize));
+    if let Some(dataset) = reopen(&path, &key) {
+        return Ok(dataset);
+    }
+    std::fs::create_dir_all(cache_dir).map_err(Error::io("create", cache_dir))?;
+    let lock_path = path.with_extension("lock");
+    let lock = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
+    if lock.try_lock().is_err() {
+        tracing::info!(dataset = name, "waiting for another process that decodes this data set");
+        lock.lock().map_err(Error::io("lock", &lock_path))?;
+    }
+    // Somebody else may have built it while this process waited.
+    if let Some(dataset) = reopen(&path, &key) {
+        return Ok(dataset);
+    }
+    let partial = path.with_extension("partial");
+    let built = build(&partial, key.clone(), found, on_progress);
+    if let Err(error) = built.and_then(|()| std::fs::rename(&partial, &path).map_err(Error::io("rename", &partial))) {
+        // Half a cache is of no use to anybody; the first error is the one that counts.
+        let _ = std::fs::remove_file(&partial);
+        return Err(error);
+    }
+    load(&path, &key).map_err(|reason| Error::malformed(&path, reason))
+}
+
+/// The images that a cache leaves out, with reasons; `None` where there is no cache that fits.
+pub(crate) fn corrupt(name: &str, resize: Option<u32>, found: &Found, cache_dir: &Path) -> Option<Vec<String>> {
+    let key = key(name, resize, found).ok()?;
+    let (footer, _) = footer(&mut File::open(cache_dir.join(file_name(name, resize))).ok()?).ok()?;
+    (footer.key == key).then_some(footer.corrupt)
+}
+
+fn file_name(name: &str, resize: Option<u32>) -> PathBuf {
+    // A folder's path is no file name.
+    let name = match name.strip_prefix(crate::catalog::FOLDER_PREFIX) {
+        Some(path) => format!("folder-{}", &blake3::hash(path.as_bytes()).to_hex()[..16]),
+        None => name.to_owned(),
+    };
+    let size = resize.map_or("native".to_owned(), |side| side.to_string());
+    PathBuf::from(format!("{name}-{size}.images"))
+}
+
+fn key(name: &str, resize: Option<u32>, found: &Found) -> Result<Key, Error> {
+    let mut hasher = blake3::Hasher::new();
+    let mut text = |text: &str| {
+        hasher.update(text.as_bytes()).update(&[0]);
+    };
+    found.class_names.iter().for_each(|name| text(name));
+    if let Content::Files { train, test } = &found.content {
+        for split in [train, test] {
+            split.iter().for_each(|file| text(&format!("{} {}", file.label, file.path.display())));
+            text("end of split");
+        }
+    }
+    let stamp = |path: &PathBuf| {
+        let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
+        let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Ok(format!("{} {} {:?}", path.display(), metadata.len(), modified))
+    };
+    // In parallel, because tens of thousands of stats take long on a network file system.
+    let stamps: Vec<String> = found.files.par_iter().map(stamp).collect::<Result<_, Error>>()?;
+    stamps.iter().for_each(|stamp| text(stamp));
+    let source = hasher.finalize().to_hex()[..32].to_owned();
+    Ok(Key { version: VERSION, dataset: name.to_owned(), resize, source })
+}
+
+fn reopen(path: &Path, key: &Key) -> Option<Dataset> {
+    if !path.exists() {
+        return None;
+    }
+    match load(path, key) {
+        Ok(dataset) => Some(dataset),
+        Err(reason) => {
+            tracing::info!(path = %path.display(), reason, "decoding again");
+            None
+        }
+    }
+}
+
+fn footer(file: &mut File) -> Result<(Footer, u64), String> {
+    let io = |error: std::io::Error| error.to_string();
+    let length = file.metadata().map_err(io)?.len();
+    if length < START + TRAILER {
+        return Err("it is too short to be a cache".to_owned());
+    }
+    let mut trailer = [0; TRAILER as usize];
+    file.seek(SeekFrom::Start(length - TRAILER)).and_then(|_| file.read_exact(&mut trailer)).map_err(io)?;
+    let footer_length = u64::from_le_bytes(trailer[..8].try_into().expect("eight bytes"));
+    if trailer[40..] != MAGIC || footer_length > length - START - TRAILER {
+        return Err("its trailer is damaged".to_owned());
+    }
+    let end_of_pixels = length - TRAILER - footer_length;
+    let mut bytes = vec![0; footer_length as usize];
+    file.seek(SeekFrom::Start(end_of_pixels)).and_then(|_| file.read_exact(&mut bytes)).map_err(io)?;
+    if blake3::hash(&bytes).as_bytes() != &trailer[8..40] {
+        return Err("its footer is damaged".to_owned());
+    }
+    let footer =
+        serde_json::from_slice(&bytes).map_err(|error| format!("its footer is of another version: {error}"))?;
+    Ok((footer, end_of_pixels))
+}
+
+fn load(path: &Path, key: &Key) -> Result<Dataset, String> {
+    let mut file = File::open(path).map_err(|error| error.to_string())?;
+    let (footer, end_of_pixels) = footer(&mut file)?;
+    if footer.key != *key {
+        return Err("the source files, the recipe or the format have changed".to_owned());
+    }
+    // SAFETY: caches are written to another name and renamed; no process of this program changes one in place.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|error| error.to_string())?;
+    let pixels = Pixels::Mapped(Arc::new(map));
+    let mut offset = START;
+    let mut split = |table: Table| {
+        let mut images = Vec::with_capacity(table.labels.len());
+        for (&height, &width) in table.heights.iter().zip(&table.widths) {
+            images.push(Extent { offset, height, width });
+            offset = offset.saturating_add(u64::from(height) * u64::from(width) * footer.channels as u64);
+        }
+        if table.labels.iter().any(|&label| label as usize >= footer.class_names.len()) {
+            return Err("a label is no class");
+        }
+        Split::new(table.labels, images, footer.channels, pixels.clone())
+    };
+    let (train, test) = (split(footer.train)?, split(footer.test)?);
+    if offset != end_of_pixels {
+        return Err("it has not the size that its images need".to_owned());
+    }
+    Ok(Dataset {
+        name: key.dataset.clone(),
+        class_names: footer.class_names,
+        class_ids: footer.class_ids,
+        channels: footer.channels,
+        train,
+        test,
+        fingerprint: footer.fingerprint,
+    })
+}
+
+/// Writes images one after the other and remembers what the footer needs.
+struct Writer<'a> {
+    file: BufWriter<File>,
+    path: &'a Path,
+    fingerprint: Fingerprint,
+}
+
+impl Writer<'_> {
+    fn image(&mut self, table: &mut Table, label: u32, height: u32, width: u32, pixels: &[u8]) -> Result<(), Error> {
+        table.labels.push(label);
+        table.heights.push(height);
+        table.widths.push(width);
+        self.fingerprint.image(label, height, width, pixels);
+        self.file.write_all(pixels).map_err(Error::io("write", self.path))
+    }
+}
+
+fn build(path: &Path, key: Key, found: &Found, on_progress: &(dyn Fn(u64, u64) + Sync)) -> Result<(), Error> {
+    let file = File::create(path).map_err(Error::io("create", path))?;
+    let mut writer =
+        Writer { file: BufWriter::with_capacity(1 << 20, file), path, fingerprint: Fingerprint::default() };
+    let mut start = [0; START as usize];
+    start[..8].copy_from_slice(&MAGIC);
+    start[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    writer.file.write_all(&start).map_err(Error::io("write", path))?;
+    let (mut train, mut test, mut corrupt) = (Table::default(), Table::default(), Vec::new());
+    match &found.content {
+        Content::Arrays(read) => {
+            let arrays = read()?;
+            for (table, split) in [(&mut train, &arrays.train), (&mut test, &arrays.test)] {
+                write_array(&mut writer, table, split, arrays.height, arrays.width, found.channels)?;
+                writer.fingerprint.end_of_split();
+            }
+            let total = (train.labels.len() + test.labels.len()) as u64;
+            on_progress(total, total);
+        }
+        Content::Files { train: train_files, test: test_files } => {
+            let total = (train_files.len() + test_files.len()) as u64;
+            let mut done = 0;
+            for (table, files) in [(&mut train, train_files), (&mut test, test_files)] {
+                let mut on_images = |count| {
+                    done += count as u64;
+                    on_progress(done, total);
+                };
+                write_files(&mut writer, table, files, key.resize, &mut corrupt, &mut on_images)?;
+                writer.fingerprint.end_of_split();
+            }
+            judge(&key.dataset, &corrupt, total as usize)?;
+        }
+    }
+    let fingerprint = writer.fingerprint.finish(&found.class_names);
+    let (class_names, class_ids) = (found.class_names.clone(), found.class_ids.clone());
+    let footer = Footer { key, channels: found.channels, class_names, class_ids, train, test, corrupt, fingerprint };
+    let footer = serde_json::to_vec(&footer).expect("a footer is plain data");
+    let length = (footer.len() as u64).to_le_bytes();
+    let end = [&footer[..], &length, blake3::hash(&footer).as_bytes(), &MAGIC].concat();
+    writer.file.write_all(&end).map_err(Error::io("write", path))?;
+    let file = writer.file.into_inner().map_err(|error| Error::io("write", path)(error.into_error()))?;
+    file.sync_all().map_err(Error::io("sync", path))
+}
+
+fn write_array(
+    writer: &mut Writer,
+    table: &mut Table,
+    split: &Labelled,
+    height: u32,
+    width: u32,
+    channels: usize,
+) -> Result<(), Error> {
+    let size = height as usize * width as usize * channels;
+    for (&label, pixels) in split.labels.iter().zip(split.pixels.chunks_exact(size)) {
+        writer.image(table, label, height, width, pixels)?;
+    }
+    Ok(())
+}
+
+/// Decodes in parallel and writes in order, a bounded number of images at a time.
+fn write_files(
+    writer: &mut Writer,
+    table: &mut Table,
+    files: &[ImageFile],
+    resize: Option<u32>,
+    corrupt: &mut Vec<String>,
+    on_images: &mut dyn FnMut(usize),
+) -> Result<(), Error> {
+    for files in files.chunks(IMAGES_PER_THREAD * rayon::current_num_threads()) {
+        let decoded: Vec<_> = files
+            .par_iter()
+            .map_init(CropResizer::default, |resizer, file| decode::file(&file.path, resize, resizer))
+            .collect();
+        for (file, decoded) in files.iter().zip(decoded) {
+            match decoded {
+                Ok(image) => writer.image(table, file.label, image.height, image.width, &image.pixels)?,
+                Err(reason) => {
+                    tracing::warn!(path = %file.path.display(), reason, "image left out");
+                    corrupt.push(format!("{}: {reason}", file.path.display()));
+                }
+            }
+        }
+        on_images(files.len());
+    }
+    Ok(())
+}
+
+fn judge(dataset: &str, corrupt: &[String], total: usize) -> Result<(), Error> {
+    let tolerance = total / TOLERATED_SHARE;
+    if corrupt.len() <= tolerance {
+        return Ok(());
+    }
+    let more = if corrupt.len() > 5 { "; ..." } else { "" };
+    let examples = corrupt[..corrupt.len().min(5)].join("; ") + more;
+    Err(Error::TooManyCorrupt { dataset: dataset.to_owned(), count: corrupt.len(), total, tolerance, examples })
+}

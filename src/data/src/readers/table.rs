@@ -1,0 +1,48 @@
+//! Text files of `id value` lines, as the bird data sets have them. Ids are text, never numbers.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::error::Error;
+
+pub(super) fn text(path: &Path) -> Result<String, Error> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    String::from_utf8(bytes).map_err(|_| Error::malformed(path, "it is not UTF-8 text"))
+}
+
+/// Lines `id value` in file order; the value may hold spaces.
+pub(super) fn pairs(path: &Path) -> Result<Vec<(String, String)>, Error> {
+    let text = text(path)?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let pairs = lines.map(|(number, line)| match line.trim().split_once(char::is_whitespace) {
+        Some((id, value)) => Ok((id.to_owned(), value.trim().to_owned())),
+        None => Err(Error::malformed(path, format!("line {} is not `id value`", number + 1))),
+    });
+    let pairs: Vec<_> = pairs.collect::<Result<_, _>>()?;
+    if pairs.is_empty() {
+        return Err(Error::malformed(path, "it is empty"));
+    }
+    Ok(pairs)
+}
+
+/// The same by id; an id that is there twice is an error.
+pub(super) fn by_id(path: &Path) -> Result<HashMap<String, String>, Error> {
+    let mut map = HashMap::new();
+    for (id, value) in pairs(path)? {
+        if map.contains_key(&id) {
+            return Err(Error::malformed(path, format!("id `{id}` is there twice")));
+        }
+        map.insert(id, value);
+    }
+    Ok(map)
+}
+
+/// Not empty lines, trimmed.
+pub(super) fn lines(path: &Path) -> Result<Vec<String>, Error> {
+    let lines: Vec<String> =
+        text(path)?.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    if lines.is_empty() {
+        return Err(Error::malformed(path, "it is empty"));
+    }
+    Ok(lines)
+}

@@ -1,0 +1,74 @@
+//! VIPriors ImageNet-50: 50 training and 50 validation images of each of 1,000 classes, both from ILSVRC2012's
+//! training set. Read as folders (`imagenet_50/{train,val}/WNID/`), as the challenge's script makes them, or from the
+//! challenge's pickled lists beside a folder of ILSVRC2012's training images. Evaluation is on the validation split: the
+//! challenge's test images come without labels.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use serde_pickle::{DeOptions, Value};
+
+use super::{Found, ImageFile, all_there, folder, found, locate};
+use crate::error::Error;
+
+/// Where ILSVRC2012's training images may lie, relative to the lists.
+const IMAGE_FOLDERS: [&str; 4] = ["images", "ILSVRC2012/train", "ILSVRC/Data/CLS-LOC/train", "ILSVRC2012_img_train"];
+
+pub(super) fn find(data_dir: &Path) -> Result<Found, Error> {
+    match locate("vipriors", data_dir, "imagenet_50", "train/", &[]) {
+        Ok(root) => {
+            let (train, val) = (root.join("train"), root.join("val"));
+            if !val.is_dir() {
+                return Err(Error::malformed(&root, "it has train/ but no val/"));
+            }
+            folder::splits("vipriors", root, &train, &val)
+        }
+        Err(error) => match locate("vipriors", data_dir, "imagenet_50", "train.pickle", &[]) {
+            Ok(root) => lists(root),
+            Err(_) => Err(error),
+        },
+    }
+}
+
+fn lists(root: PathBuf) -> Result<Found, Error> {
+    let lists = vec![root.join("train.pickle"), root.join("val.pickle")];
+    all_there("vipriors", lists.iter())?;
+    let images = IMAGE_FOLDERS.iter().map(|folder| root.join(folder)).find(|folder| folder.is_dir());
+    let images = images.ok_or_else(|| {
+        let reason = format!("ILSVRC2012's training images were looked for beside it in {}", IMAGE_FOLDERS.join(", "));
+        Error::malformed(&lists[0], reason)
+    })?;
+    let (train, val) = (entries(&lists[0])?, entries(&lists[1])?);
+    let names: BTreeSet<&str> = train.iter().map(|(class, _)| class.as_str()).collect();
+    let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+    let labels: HashMap<&str, u32> = names.iter().enumerate().map(|(label, name)| (&**name, label as u32)).collect();
+    let split = |path: &Path, entries: &[(String, String)]| {
+        let file = |(class, file): &(String, String)| match labels.get(class.as_str()) {
+            Some(&label) => Ok(ImageFile { path: images.join(class).join(file), label }),
+            None => Err(Error::malformed(path, format!("class `{class}` has no training images"))),
+        };
+        entries.iter().map(file).collect::<Result<Vec<_>, Error>>()
+    };
+    let (train, val) = (split(&lists[0], &train)?, split(&lists[1], &val)?);
+    found("vipriors", root, names.clone(), names, lists, train, val)
+}
+
+/// A pickled list of [class, file] pairs.
+fn entries(path: &Path) -> Result<Vec<(String, String)>, Error> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let value = super::pickle::value(path, &bytes, DeOptions::new())?;
+    let text = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Bytes(bytes) => String::from_utf8(bytes.clone()).ok(),
+        _ => None,
+    };
+    let pair = |value: &Value| match value {
+        Value::List(pair) | Value::Tuple(pair) if pair.len() == 2 => Some((text(&pair[0])?, text(&pair[1])?)),
+        _ => None,
+    };
+    let pairs = match &value {
+        Value::List(entries) => entries.iter().map(pair).collect::<Option<Vec<_>>>(),
+        _ => None,
+    };
+    pairs.filter(|pairs| !pairs.is_empty()).ok_or_else(|| Error::malformed(path, "it is not a list of [class, file]"))
+}
