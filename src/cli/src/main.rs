@@ -1,2 +1,44 @@
-//! stub
-fn main() {}
+//! The `orchestrator` command: reads arguments, calls one command, turns its end into an exit code.
+//!
+//! stdout is data, stderr is talk. Read `args.rs` for what it accepts, `exit.rs` for how it ends, `commands/` for what
+//! each command does.
+
+mod args;
+mod client;
+mod commands;
+mod exit;
+mod follow;
+mod offline;
+mod output;
+mod preflight;
+mod rendezvous;
+mod results_folder;
+mod signals;
+mod talk;
+mod trainer;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::Cli;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` arrive here too, and are no errors.
+            let code = if error.use_stderr() { 1 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    talk::start(&cli.global);
+    match commands::run(cli) {
+        Ok(outcome) => ExitCode::from(outcome.exit_code()),
+        Err(error) => {
+            talk::error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

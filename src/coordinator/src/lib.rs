@@ -8,7 +8,7 @@ mod message;
 mod options;
 mod owner;
 mod read;
-mod status;
+pub mod status;
 mod storage;
 mod streams;
 mod tail;

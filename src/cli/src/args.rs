@@ -1,0 +1,387 @@
+//! What the command line accepts. Every flag is documented here and nowhere else; `commands/` says what they do.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use worker::devices::DeviceChoice;
+
+use crate::exit::EXIT_CODES;
+
+/// Trains sweeps of small-data experiments on every device there is, survives anything being killed, and fills in the
+/// table.
+#[derive(Debug, Parser)]
+#[command(
+    name = "orchestrator",
+    version,
+    max_term_width = 100,
+    after_help = EXIT_CODES,
+    after_long_help = EXIT_CODES,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Say more on stderr; twice for everything. RUST_LOG, where set, decides instead
+    #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "quiet")]
+    pub verbose: u8,
+    /// Say nothing on stderr but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// How log lines on stderr are written
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// What goes to stdout: text for people, or JSON with `"schema": 1` for programs
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text, global = true, value_name = "FORMAT")]
+    pub output: OutputFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a sweep and print its table
+    Run(RunArgs),
+    /// Serve sweeps to workers and commands until told to end
+    Coordinator(CoordinatorArgs),
+    /// Train for a coordinator on this machine's devices
+    Worker(WorkerArgs),
+    /// Show what a sweep file means, and what it would train, without starting anything
+    Plan(PlanArgs),
+    /// Show sweeps, workers, and what runs now
+    Status(StatusArgs),
+    /// Print each result of a sweep as it lands, and the table as it fills
+    Tail(SweepArgs),
+    /// Print the tables of a sweep as they stand
+    Table(TableArgs),
+    /// Show where a cell of a table came from: trials, attempts, settings, data, versions
+    Why(WhyArgs),
+    /// Say why a trial is not running, or why it runs again
+    Explain(ExplainArgs),
+    /// Stop a sweep; finished trials keep their results
+    Cancel(SweepArgs),
+    /// Let the failed trials of a sweep wait again, with fresh budgets
+    Retry(RetryArgs),
+    /// Give a worker no new work; what runs there finishes
+    Drain(DrainArgs),
+    /// Trust a drained host again
+    Undrain(UndrainArgs),
+    /// Data sets: where they come from, whether they are there, what is in them
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Write the class embeddings of a hierarchy
+    Embed(EmbedArgs),
+    /// The journal: export its events, or verify it
+    #[command(subcommand)]
+    Journal(JournalCommand),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+}
+
+/// Which coordinator is asked.
+#[derive(Clone, Debug, Args)]
+pub struct Target {
+    /// The coordinator, as http://HOST:PORT; absent: the one that runs on the state directory, else its journal is read
+    #[arg(long, value_name = "URL", env = "ORCHESTRATOR_COORDINATOR")]
+    pub coordinator: Option<String>,
+    /// File with the token shared by coordinator, workers and commands, mode 0600
+    #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Where the coordinator of this machine keeps its journal
+    #[arg(long, value_name = "DIR", default_value = "orchestrator-state")]
+    pub state_dir: PathBuf,
+}
+
+/// What a worker trains on, and where it keeps things.
+#[derive(Clone, Debug, Args)]
+pub struct DeviceArgs {
+    /// auto (every GPU, else the CPU), cpu, cuda, cuda:0-3, cuda:0,2
+    #[arg(long, value_name = "DEVICES", default_value = "auto")]
+    pub devices: DeviceChoice,
+    /// Trials at a time; by default one per device (per thread on the CPU), so that the machine is full
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub slots: Option<u32>,
+    /// Devices of one slot: GPUs, or CPU threads
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub devices_per_slot: Option<u32>,
+    /// The trainer's executable; by default the `orchestrator-trainer` beside this program
+    #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TRAINER")]
+    pub trainer: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DataArgs {
+    /// Where data sets, weights and hierarchies lie
+    #[arg(long, value_name = "DIR", env = "ORCHESTRATOR_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where decoded data sets are kept [default: ~/.cache/orchestrator]
+    #[arg(long, value_name = "DIR", env = "ORCHESTRATOR_CACHE_DIR")]
+    pub cache_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator run sweeps/quickstart.yaml
+  orchestrator run sweeps/table2.yaml --smoke
+  orchestrator run sweeps/table2.yaml --coordinator http://login1:7400 --token-file token --detach
+
+Without --coordinator, a coordinator and a worker run inside this process. Ctrl-C once writes checkpoints
+and keeps everything; twice stops at once. The same command continues where it stopped.")]
+pub struct RunArgs {
+    /// The sweep file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub target: Target,
+    /// Submit to the coordinator and return; follow later with `orchestrator tail`
+    #[arg(long, requires = "coordinator")]
+    pub detach: bool,
+    /// Folder for results; those of the sweep go into a folder of its name below it
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    pub results: PathBuf,
+    /// Rehearse: every cell on generated stand-in images, two steps each. Marked, and never mixed with real results
+    #[arg(long)]
+    pub smoke: bool,
+    /// Leave out cells whose data set, weights or hierarchy is not there, and mark them
+    #[arg(long)]
+    pub skip_missing: bool,
+    #[command(flatten)]
+    pub devices: DeviceArgs,
+    #[command(flatten)]
+    pub data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator coordinator --state-dir state
+  orchestrator coordinator --listen 0.0.0.0:7400 --state-dir state --token-file token
+
+Listening on anything but loopback needs a token file. SIGTERM ends it; started again on the same state
+directory it goes on.")]
+pub struct CoordinatorArgs {
+    /// Where workers and commands connect to
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    pub listen: SocketAddr,
+    /// Holds the journal; made when it is missing
+    #[arg(long, value_name = "DIR", default_value = "orchestrator-state")]
+    pub state_dir: PathBuf,
+    /// File with the token shared by coordinator, workers and commands, mode 0600
+    #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// How often workers report, in milliseconds
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    pub heartbeat_ms: Option<u64>,
+    /// How long a worker may be silent before its trials are given to others, in milliseconds
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=86_400_000))]
+    pub lease_ms: Option<u64>,
+    /// How long a trial may make no progress before it is stopped and tried again, in milliseconds
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=86_400_000))]
+    pub stall_ms: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator worker --coordinator http://127.0.0.1:7400
+  orchestrator worker --coordinator http://login1:7400 --token-file token --devices cuda:0-3 --data-dir /data
+
+SIGTERM, SIGINT and Slurm's SIGUSR1 make it write checkpoints and leave; a second one stops it at once.")]
+pub struct WorkerArgs {
+    /// The coordinator, as http://HOST:PORT
+    #[arg(long, value_name = "URL", env = "ORCHESTRATOR_COORDINATOR")]
+    pub coordinator: String,
+    /// File with the token shared by coordinator, workers and commands, mode 0600
+    #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Stands for the host's name where that says nothing
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Checkpoints and logs. Workers that share it take over each other's checkpoints
+    #[arg(long, value_name = "DIR", default_value = "orchestrator-work")]
+    pub work_dir: PathBuf,
+    #[command(flatten)]
+    pub devices: DeviceArgs,
+    #[command(flatten)]
+    pub data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The sweep file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// As it would be for `run --smoke`
+    #[arg(long)]
+    pub smoke: bool,
+    /// List every cell with the settings that it changes
+    #[arg(long)]
+    pub cells: bool,
+    #[command(flatten)]
+    pub data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// One sweep; absent: all
+    #[arg(value_name = "SWEEP")]
+    pub sweep: Option<String>,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+pub struct SweepArgs {
+    /// The sweep's name
+    #[arg(value_name = "SWEEP")]
+    pub sweep: String,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+pub struct TableArgs {
+    /// The sweep's name
+    #[arg(value_name = "SWEEP")]
+    pub sweep: String,
+    /// Also write the whole results folder, into a folder of the sweep's name below this one
+    #[arg(long, value_name = "DIR")]
+    pub results: Option<PathBuf>,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator why table2 cub/cos
+  orchestrator why quickstart cos/10 --output json")]
+pub struct WhyArgs {
+    /// The sweep's name
+    #[arg(value_name = "SWEEP")]
+    pub sweep: String,
+    /// The cell: its axis values, joined with `/`
+    #[arg(value_name = "CELL")]
+    pub cell: String,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The trial's id, or a unique beginning of it
+    #[arg(value_name = "TRIAL")]
+    pub trial: String,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+pub struct RetryArgs {
+    /// The sweep's name
+    #[arg(value_name = "SWEEP")]
+    pub sweep: String,
+    /// Those that failed: the only ones there are to retry
+    #[arg(long, required = true)]
+    pub failed: bool,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// The worker, as `orchestrator status` shows it
+    #[arg(value_name = "WORKER")]
+    pub worker: String,
+    /// Shown to everyone who asks why
+    #[arg(long, value_name = "TEXT", default_value = "drained by a user")]
+    pub reason: String,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+pub struct UndrainArgs {
+    /// The host, as `orchestrator status` shows it
+    #[arg(value_name = "HOST")]
+    pub host: String,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Every data set with its origin, licence, size, and whether it is there
+    List(DataListArgs),
+    /// Read a data set's lists and compare them with the published counts
+    Check(DataNameArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DataListArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct DataNameArgs {
+    /// The data set's name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    #[command(flatten)]
+    pub data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The file holds `embeddings` (classes x classes, f32, unit rows), with the class ids in the order of the rows
+in its metadata, and with --similarity also `similarity`."
+)]
+pub struct EmbedArgs {
+    /// File of \"parent child\" lines
+    #[arg(value_name = "HIERARCHY")]
+    pub hierarchy: PathBuf,
+    /// Where the embeddings go
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub out: PathBuf,
+    /// Lines read \"child parent\" (NABirds' hierarchy.txt)
+    #[arg(long)]
+    pub child_parent: bool,
+    /// Also write the matrix of class similarities
+    #[arg(long)]
+    pub similarity: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Print every event as a line of JSON
+    Export(JournalArgs),
+    /// Replay the journal and check every invariant
+    Verify(JournalArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct JournalArgs {
+    /// Where the coordinator keeps its journal
+    #[arg(long, value_name = "DIR", default_value = "orchestrator-state")]
+    pub state_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    pub shell: Shell,
+}

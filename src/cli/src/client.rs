@@ -1,0 +1,146 @@
+//! The coordinator as seen from a command: one method per question, and what each gRPC code means to a person.
+
+use std::path::Path;
+use std::time::Duration;
+
+use protocol::{Token, v1};
+use sweep::Sweep;
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+use v1::control_client::ControlClient;
+
+use crate::exit::{ExpectedError, chain};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A coordinator that vanished without closing its connection is noticed after these.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+#[derive(Clone)]
+pub struct Client {
+    control: ControlClient<Channel>,
+    /// Carries the token.
+    metadata: MetadataMap,
+    pub address: String,
+}
+
+/// The file's token; `None` without a file.
+pub fn token(file: Option<&Path>) -> Result<Option<Token>, ExpectedError> {
+    file.map(Token::from_file).transpose().map_err(ExpectedError::Token)
+}
+
+impl Client {
+    pub async fn connect(address: &str, token: Option<Token>) -> Result<Self, ExpectedError> {
+        let address = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+        let bad = |reason: String| {
+            ExpectedError::BadInput(format!(
+                "`{address}` is not a coordinator's address ({reason}): http://HOST:PORT was expected"
+            ))
+        };
+        if !address.starts_with("http://") {
+            return Err(bad("only http is spoken".to_owned()));
+        }
+        let endpoint = Endpoint::from_shared(address.clone()).map_err(|error| bad(chain(&error)))?;
+        let channel = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .connect()
+            .await
+            .map_err(|error| ExpectedError::Unreachable { address: address.clone(), reason: chain(&error) })?;
+        let metadata = match protocol::token::attach(token)(Request::new(())) {
+            Ok(request) => request.metadata().clone(),
+            Err(status) => return Err(bad(status.message().to_owned())),
+        };
+        let limit = protocol::limits::MAX_MESSAGE_BYTES;
+        let control = ControlClient::new(channel).max_decoding_message_size(limit).max_encoding_message_size(limit);
+        Ok(Self { control, metadata, address })
+    }
+
+    pub async fn submit(&mut self, sweep: &Sweep) -> Result<v1::SubmitReply, ExpectedError> {
+        let message = v1::SubmitRequest::new(sweep, &sweep::build())
+            .map_err(|error| ExpectedError::BadInput(format!("the sweep cannot be submitted: {error}")))?;
+        let reply = self.control.submit(self.request(message)).await;
+        self.answer("submitting the sweep", reply)
+    }
+
+    pub async fn status(&mut self, sweep: Option<&str>) -> Result<v1::StatusReply, ExpectedError> {
+        let message = v1::StatusRequest { sweep: sweep.unwrap_or_default().to_owned() };
+        let reply = self.control.status(self.request(message)).await;
+        self.answer("asking for the status", reply)
+    }
+
+    pub async fn tail(&mut self, sweep: &str) -> Result<Streaming<v1::TailMessage>, ExpectedError> {
+        let reply = self.control.tail(self.request(v1::TailRequest { sweep: sweep.to_owned() })).await;
+        self.answer("following the sweep", reply)
+    }
+
+    pub async fn report(&mut self, sweep: &str) -> Result<v1::ReportReply, ExpectedError> {
+        let reply = self.control.get_report(self.request(v1::ReportRequest { sweep: sweep.to_owned() })).await;
+        self.answer("asking for the report", reply)
+    }
+
+    pub async fn cancel(&mut self, sweep: &str) -> Result<u64, ExpectedError> {
+        let reply = self.control.cancel(self.request(v1::CancelRequest { sweep: sweep.to_owned() })).await;
+        self.answer("cancelling the sweep", reply).map(|reply| reply.cancelled)
+    }
+
+    pub async fn retry_failed(&mut self, sweep: &str) -> Result<u64, ExpectedError> {
+        let message = v1::RetryFailedRequest { sweep: sweep.to_owned() };
+        let reply = self.control.retry_failed(self.request(message)).await;
+        self.answer("retrying failed trials", reply).map(|reply| reply.retried)
+    }
+
+    pub async fn explain(&mut self, trial: &str) -> Result<v1::ExplainReply, ExpectedError> {
+        let reply = self.control.explain(self.request(v1::ExplainRequest { trial: trial.to_owned() })).await;
+        self.answer("explaining the trial", reply)
+    }
+
+    pub async fn why(&mut self, sweep: &str, cell: &str) -> Result<v1::WhyReply, ExpectedError> {
+        let message = v1::WhyRequest { sweep: sweep.to_owned(), cell: cell.to_owned() };
+        let reply = self.control.why(self.request(message)).await;
+        self.answer("asking about the cell", reply)
+    }
+
+    pub async fn drain(&mut self, worker: &str, reason: &str) -> Result<(), ExpectedError> {
+        let message = v1::DrainRequest { worker: worker.to_owned(), reason: reason.to_owned() };
+        let reply = self.control.drain(self.request(message)).await;
+        self.answer("draining the worker", reply).map(|_| ())
+    }
+
+    pub async fn undrain(&mut self, host: &str) -> Result<(), ExpectedError> {
+        let reply = self.control.undrain(self.request(v1::UndrainRequest { host: host.to_owned() })).await;
+        self.answer("undraining the host", reply).map(|_| ())
+    }
+
+    /// What an error in the middle of a stream means.
+    pub fn failure(&self, action: &'static str, status: &Status) -> ExpectedError {
+        let message = status.message().to_owned();
+        let address = self.address.clone();
+        match status.code() {
+            Code::Unavailable => ExpectedError::Unreachable { address, reason: message },
+            Code::Unauthenticated | Code::PermissionDenied => ExpectedError::Refused { address, message },
+            Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::OutOfRange => {
+                ExpectedError::Rejected { action, message }
+            }
+            _ if is_transport(status) => ExpectedError::Unreachable { address, reason: chain(status) },
+            _ => ExpectedError::Coordinator { action, message },
+        }
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        *request.metadata_mut() = self.metadata.clone();
+        request
+    }
+
+    fn answer<T>(&self, action: &'static str, reply: Result<tonic::Response<T>, Status>) -> Result<T, ExpectedError> {
+        reply.map(tonic::Response::into_inner).map_err(|status| self.failure(action, &status))
+    }
+}
+
+/// A connection that broke in the middle of an answer has no code of its own.
+fn is_transport(status: &Status) -> bool {
+    matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled)
+        && std::error::Error::source(status).is_some()
+}

@@ -1,0 +1,89 @@
+//! Commands that change what a coordinator does: cancel, retry, drain, undrain. Where no coordinator runs on the state
+//! directory, one is started for the moment, so that the change is in the journal for the next.
+
+use serde_json::json;
+
+use crate::args::{DrainArgs, RetryArgs, SweepArgs, Target, UndrainArgs};
+use crate::client::Client;
+use crate::commands::serve::Embedded;
+use crate::exit::{ExpectedError, Outcome};
+use crate::offline;
+use crate::output::{Output, SCHEMA};
+
+pub async fn cancel(arguments: &SweepArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let sweep = &arguments.sweep;
+    let mut asked = Asked::of(&arguments.target).await?;
+    let cancelled = asked.client.cancel(sweep).await;
+    asked.end().await?;
+    let cancelled = cancelled?;
+    output.print(
+        || format!("{sweep}: {cancelled} trials cancelled; finished ones keep their results\n"),
+        || json!({ "schema": SCHEMA, "sweep": sweep, "cancelled": cancelled }),
+    )?;
+    Ok(Outcome::Complete)
+}
+
+pub async fn retry(arguments: &RetryArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let sweep = &arguments.sweep;
+    let mut asked = Asked::of(&arguments.target).await?;
+    let retried = asked.client.retry_failed(sweep).await;
+    let running = asked.momentary.is_none();
+    asked.end().await?;
+    let retried = retried?;
+    let then = if running { "" } else { "; `orchestrator run` goes on with them" };
+    output.print(
+        || format!("{sweep}: {retried} trials wait again{then}\n"),
+        || json!({ "schema": SCHEMA, "sweep": sweep, "retried": retried }),
+    )?;
+    Ok(Outcome::Complete)
+}
+
+pub async fn drain(arguments: &DrainArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let worker = &arguments.worker;
+    let mut asked = Asked::of(&arguments.target).await?;
+    let drained = asked.client.drain(worker, &arguments.reason).await;
+    asked.end().await?;
+    drained?;
+    output.print(
+        || format!("{worker} gets no new work\n"),
+        || json!({ "schema": SCHEMA, "worker": worker, "reason": arguments.reason }),
+    )?;
+    Ok(Outcome::Complete)
+}
+
+pub async fn undrain(arguments: &UndrainArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let host = &arguments.host;
+    let mut asked = Asked::of(&arguments.target).await?;
+    let undrained = asked.client.undrain(host).await;
+    asked.end().await?;
+    undrained?;
+    output.print(|| format!("{host} is trusted again\n"), || json!({ "schema": SCHEMA, "host": host }))?;
+    Ok(Outcome::Complete)
+}
+
+/// Whoever takes the command.
+struct Asked {
+    client: Client,
+    momentary: Option<Embedded>,
+}
+
+impl Asked {
+    async fn of(target: &Target) -> Result<Self, ExpectedError> {
+        if let Some(client) = offline::live(target).await? {
+            return Ok(Self { client, momentary: None });
+        }
+        if let Err(journal::Error::Missing { .. }) = journal::read(&target.state_dir) {
+            return Err(offline::nothing_there(target));
+        }
+        let embedded = Embedded::without_worker(&target.state_dir).await?;
+        let client = Client::connect(&embedded.address, Some(embedded.token.clone())).await?;
+        Ok(Self { client, momentary: Some(embedded) })
+    }
+
+    async fn end(self) -> Result<(), ExpectedError> {
+        match self.momentary {
+            Some(embedded) => embedded.shutdown().await,
+            None => Ok(()),
+        }
+    }
+}

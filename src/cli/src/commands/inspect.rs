@@ -1,0 +1,341 @@
+//! Commands that look and change nothing: status, tail, table, why, explain.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use coordinator::status as describe;
+use protocol::v1::{
+    ReportFile, ReportReply, RunningTrial, StatusReply, SweepStatus, TrialEnded, WorkerStatus, trial_ended,
+};
+use schedule::Config;
+use schedule::state::State;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::args::{ExplainArgs, StatusArgs, SweepArgs, TableArgs, WhyArgs};
+use crate::client;
+use crate::commands::follow_sweep::{Follower, Step};
+use crate::exit::{ExpectedError, Outcome};
+use crate::follow::{self, View, duration};
+use crate::offline::{self, Source};
+use crate::output::{self, Output, SCHEMA};
+use crate::results_folder::ResultsFolder;
+use crate::signals::Signals;
+use crate::talk;
+
+/// Between two prints of a table that fills, in a pipe.
+const TABLE_EVERY: Duration = Duration::from_secs(60);
+/// Running trials listed by `status`; the JSON has them all.
+const MAX_RUNNING: usize = 20;
+
+pub async fn status(arguments: &StatusArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let sweep = arguments.sweep.as_deref();
+    let reply = match offline::source(&arguments.target).await? {
+        Source::Live(mut client) => client.status(sweep).await?,
+        Source::Journal(state) => offline_status(&state, sweep)?,
+    };
+    if !reply.storage_fault.is_empty() {
+        talk::say(&format!(
+            "the coordinator cannot write its journal, nothing new is accepted: {}",
+            reply.storage_fault
+        ));
+    }
+    output.print(|| status_text(&reply), || status_json(&reply))?;
+    Ok(Outcome::Complete)
+}
+
+pub async fn table(arguments: &TableArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let report = report(&arguments.target, &arguments.sweep).await?;
+    if let Some(results) = &arguments.results {
+        let folder = ResultsFolder::new(results, &arguments.sweep);
+        folder.write(report.files.iter().map(|file| (file.name.as_str(), file.content.as_slice())))?;
+        talk::say(&format!("results are in {}", folder.path().display()));
+    }
+    let results = || {
+        let file = report.files.iter().find(|file| file.name == "results.json");
+        file.and_then(|file| serde_json::from_slice::<Value>(&file.content).ok()).unwrap_or_default()
+    };
+    output.print(|| output::table(&report.text), results)?;
+    Ok(if report.complete && report.failed_trials > 0 { Outcome::FailedCells } else { Outcome::Complete })
+}
+
+pub async fn why(arguments: &WhyArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let (text, json) = match offline::source(&arguments.target).await? {
+        Source::Live(mut client) => {
+            let reply = client.why(&arguments.sweep, &arguments.cell).await?;
+            (reply.text, serde_json::from_slice(&reply.json).unwrap_or_default())
+        }
+        Source::Journal(state) => {
+            let why = report::why(&state, &arguments.sweep, &arguments.cell).map_err(ExpectedError::BadInput)?;
+            (why.text, why.json)
+        }
+    };
+    output.print(|| text, || json)?;
+    Ok(Outcome::Complete)
+}
+
+pub async fn explain(arguments: &ExplainArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let (text, json) = match offline::source(&arguments.target).await? {
+        Source::Live(mut client) => {
+            let reply = client.explain(&arguments.trial).await?;
+            (reply.text, serde_json::from_slice(&reply.json).unwrap_or_default())
+        }
+        Source::Journal(state) => {
+            drop(state);
+            return Err(offline::nothing_there(&arguments.target));
+        }
+    };
+    output.print(|| with_newline(text), || json)?;
+    Ok(Outcome::Complete)
+}
+
+pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let Some(client) = offline::live(&arguments.target).await? else {
+        talk::say("no coordinator runs: nothing will change; this is how it stands");
+        let report = report(&arguments.target, &arguments.sweep).await?;
+        return last_words(&report, output);
+    };
+    let mut signals = Signals::listen()?;
+    let token = client::token(arguments.target.token_file.as_deref())?;
+    let reconnects = arguments.target.coordinator.is_some();
+    let mut follower = Follower::new(client, token, &arguments.sweep, reconnects);
+    let mut view = View::new();
+    let mut next_table = Instant::now() + TABLE_EVERY;
+    loop {
+        let step = tokio::select! {
+            step = follower.next() => step?,
+            _ = signals.next() => {
+                view.finish();
+                return Ok(Outcome::Interrupted);
+            }
+        };
+        match step {
+            Step::Status(status) => view.status(&status),
+            Step::Note(note) => view.note(&note),
+            Step::Ended(ended) => {
+                output.print_line(|| format!("{}\n", follow::ended_line(&ended)), || ended_json(&ended))?;
+                let due = Instant::now() >= next_table || view.is_terminal();
+                if due && !output.is_json() {
+                    next_table = Instant::now() + TABLE_EVERY;
+                    let report = follower.report().await?;
+                    if !view.table(&output::table(&report.text)) {
+                        output.print(|| format!("\n{}\n", report.text), || Value::Null)?;
+                    }
+                }
+            }
+            Step::Complete(status) => {
+                view.status(&status);
+                view.finish();
+                let report = follower.report().await?;
+                return last_words(&report, output);
+            }
+        }
+    }
+}
+
+/// The table at the end, and how the sweep ended.
+fn last_words(report: &ReportReply, output: Output) -> Result<Outcome, ExpectedError> {
+    let end =
+        || json!({ "schema": SCHEMA, "end": { "complete": report.complete, "failed_trials": report.failed_trials } });
+    output.print_line(|| format!("\n{}", output::table(&report.text)), end)?;
+    Ok(if report.complete && report.failed_trials > 0 { Outcome::FailedCells } else { Outcome::Complete })
+}
+
+async fn report(target: &crate::args::Target, sweep: &str) -> Result<ReportReply, ExpectedError> {
+    match offline::source(target).await? {
+        Source::Live(mut client) => client.report(sweep).await,
+        Source::Journal(state) => {
+            let report = report::report(&state, sweep).ok_or_else(|| unknown_sweep(&state, sweep))?;
+            let file = |(name, content): (String, Vec<u8>)| ReportFile { name, content };
+            Ok(ReportReply {
+                files: report.files.into_iter().map(file).collect(),
+                text: report.text,
+                complete: report.complete,
+                failed_trials: report.failed_trials,
+            })
+        }
+    }
+}
+
+fn offline_status(state: &State, sweep: Option<&str>) -> Result<StatusReply, ExpectedError> {
+    let config = Config::new(sweep::build());
+    let now = now_ms();
+    let names: Vec<&str> = match sweep {
+        Some(name) if !state.sweeps.contains_key(name) => return Err(unknown_sweep(state, name)),
+        Some(name) => vec![name],
+        None => state.sweeps.keys().map(|name| &**name).collect(),
+    };
+    let sweeps = names.into_iter().filter_map(|name| describe::sweep(state, &config, name, now)).collect();
+    Ok(StatusReply { sweeps, build: config.build, ..StatusReply::default() })
+}
+
+fn unknown_sweep(state: &State, name: &str) -> ExpectedError {
+    let known: Vec<&str> = state.sweeps.keys().map(|name| &**name).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    ExpectedError::BadInput(format!("no sweep is named `{name}`; known: {known}"))
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+fn with_newline(text: String) -> String {
+    if text.ends_with('\n') { text } else { text + "\n" }
+}
+
+fn status_text(reply: &StatusReply) -> String {
+    let mut text = String::new();
+    if reply.sweeps.is_empty() {
+        text.push_str("no sweeps\n");
+    }
+    for sweep in &reply.sweeps {
+        text.push_str(&sweep_text(sweep));
+    }
+    if !reply.workers.is_empty() {
+        text.push_str("\nworkers\n");
+    }
+    for worker in &reply.workers {
+        text.push_str(&worker_text(worker));
+    }
+    if reply.journal_bytes > 0 {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let (journal, checkpoints) = (mib(reply.journal_bytes), mib(reply.checkpoint_bytes));
+        text.push_str(&format!(
+            "\njournal {journal:.1} MiB, checkpoints {checkpoints:.1} MiB, build {}\n",
+            reply.build
+        ));
+    }
+    text
+}
+
+fn sweep_text(sweep: &SweepStatus) -> String {
+    let state = match (sweep.complete, sweep.cancelled_reason.is_empty(), sweep.failed + sweep.cancelled) {
+        (_, false, _) => format!("cancelled: {}", sweep.cancelled_reason),
+        (true, true, 0) => "complete".to_owned(),
+        (true, true, _) => "finished, with trials that have no result".to_owned(),
+        (false, true, _) => format!("{} waiting, {}", sweep.waiting, follow::counts(sweep)),
+    };
+    let mut text = format!(
+        "{}  revision {}  {} of {} trials, {} of {} cells  {state}\n",
+        sweep.name,
+        sweep.revision,
+        sweep.succeeded,
+        follow::total(sweep),
+        sweep.complete_cells,
+        sweep.cells
+    );
+    for trial in sweep.running_trials.iter().take(MAX_RUNNING) {
+        let RunningTrial { trial: id, cell, seed, worker, slot, .. } = trial;
+        let progress = follow::trial_text(trial);
+        text.push_str(&format!("  {id}  {cell} seed {seed}  {progress}  on {worker} slot {slot}\n"));
+    }
+    let more = sweep.running_trials.len().saturating_sub(MAX_RUNNING);
+    if more > 0 {
+        text.push_str(&format!("  and {more} more\n"));
+    }
+    text
+}
+
+fn worker_text(worker: &WorkerStatus) -> String {
+    let WorkerStatus { worker: id, presence, slots, busy_slots, .. } = worker;
+    let reason = if worker.reason.is_empty() { String::new() } else { format!(": {}", worker.reason) };
+    let silent = match presence.as_str() {
+        "unreachable" => format!(", silent for {}", duration(worker.silent_ms)),
+        _ => String::new(),
+    };
+    let mut text = format!("  {id}  {presence}{reason}{silent}  {busy_slots} of {slots} slots busy\n");
+    let mut counted: Vec<(&str, usize)> = Vec::new();
+    for description in &worker.slot_descriptions {
+        match counted.last_mut() {
+            Some((last, count)) if last == description => *count += 1,
+            _ => counted.push((description, 1)),
+        }
+    }
+    for (description, count) in counted {
+        let times = if count > 1 { format!("{count} x ") } else { String::new() };
+        text.push_str(&format!("    {times}{description}\n"));
+    }
+    text
+}
+
+fn status_json(reply: &StatusReply) -> Value {
+    json!({
+        "schema": SCHEMA,
+        "build": reply.build,
+        "journal_bytes": reply.journal_bytes,
+        "checkpoint_bytes": reply.checkpoint_bytes,
+        "storage_fault": reply.storage_fault,
+        "sweeps": reply.sweeps.iter().map(sweep_json).collect::<Vec<_>>(),
+        "workers": reply.workers.iter().map(worker_json).collect::<Vec<_>>(),
+    })
+}
+
+fn sweep_json(sweep: &SweepStatus) -> Value {
+    json!({
+        "name": sweep.name,
+        "revision": sweep.revision,
+        "submitted_at_ms": sweep.submitted_at_ms,
+        "waiting": sweep.waiting,
+        "running": sweep.running,
+        "succeeded": sweep.succeeded,
+        "failed": sweep.failed,
+        "cancelled": sweep.cancelled,
+        "complete_cells": sweep.complete_cells,
+        "cells": sweep.cells,
+        "cancelled_reason": sweep.cancelled_reason,
+        "remaining_ms": sweep.remaining_ms,
+        "complete": sweep.complete,
+        "running_trials": sweep.running_trials.iter().map(running_json).collect::<Vec<_>>(),
+    })
+}
+
+fn running_json(trial: &RunningTrial) -> Value {
+    json!({
+        "trial": trial.trial,
+        "attempt": trial.attempt,
+        "cell": trial.cell,
+        "seed": trial.seed,
+        "worker": trial.worker,
+        "slot": trial.slot,
+        "epoch": trial.epoch,
+        "num_epochs": trial.num_epochs,
+        "images_per_s": trial.images_per_s,
+        "train_loss": trial.train_loss,
+        "accuracy": trial.accuracy,
+        "condition": trial.condition,
+    })
+}
+
+fn worker_json(worker: &WorkerStatus) -> Value {
+    json!({
+        "worker": worker.worker,
+        "host": worker.host,
+        "presence": worker.presence,
+        "reason": worker.reason,
+        "slots": worker.slots,
+        "busy_slots": worker.busy_slots,
+        "slot_descriptions": worker.slot_descriptions,
+        "silent_ms": worker.silent_ms,
+    })
+}
+
+fn ended_json(ended: &TrialEnded) -> Value {
+    let (accuracy, failure) = match &ended.outcome {
+        Some(trial_ended::Outcome::Accuracy(accuracy)) => (Some(*accuracy), None),
+        Some(trial_ended::Outcome::Failure(failure)) => (None, Some(failure)),
+        None => (None, None),
+    };
+    json!({
+        "schema": SCHEMA,
+        "ended": {
+            "trial": ended.trial,
+            "cell": ended.cell,
+            "seed": ended.seed,
+            "attempts": ended.attempts,
+            "search": ended.search,
+            "accuracy": accuracy,
+            "best_accuracy": accuracy.map(|_| ended.best_accuracy),
+            "seconds": ended.seconds,
+            "failure": failure,
+        },
+    })
+}

@@ -1,0 +1,59 @@
+//! One file per group of commands; this one only chooses.
+
+mod change;
+mod data;
+mod embed;
+mod follow_sweep;
+mod inspect;
+mod journal;
+mod plan;
+mod run;
+mod serve;
+
+use crate::args::{Cli, Command, DataCommand, JournalCommand};
+use crate::exit::{ExpectedError, Outcome};
+use crate::output::Output;
+
+/// Runs one command to its end.
+pub fn run(cli: Cli) -> Result<Outcome, ExpectedError> {
+    let output = Output::new(cli.global.output);
+    match cli.command {
+        Command::Run(arguments) => run::run(&arguments, output),
+        Command::Coordinator(arguments) => block_on(serve::coordinator(&arguments)),
+        Command::Worker(arguments) => block_on(serve::worker(&arguments)),
+        Command::Plan(arguments) => plan::plan(&arguments, output),
+        Command::Status(arguments) => block_on(inspect::status(&arguments, output)),
+        Command::Tail(arguments) => block_on(inspect::tail(&arguments, output)),
+        Command::Table(arguments) => block_on(inspect::table(&arguments, output)),
+        Command::Why(arguments) => block_on(inspect::why(&arguments, output)),
+        Command::Explain(arguments) => block_on(inspect::explain(&arguments, output)),
+        Command::Cancel(arguments) => block_on(change::cancel(&arguments, output)),
+        Command::Retry(arguments) => block_on(change::retry(&arguments, output)),
+        Command::Drain(arguments) => block_on(change::drain(&arguments, output)),
+        Command::Undrain(arguments) => block_on(change::undrain(&arguments, output)),
+        Command::Data(DataCommand::List(arguments)) => data::list(&arguments, output),
+        Command::Data(DataCommand::Check(arguments)) => data::check(&arguments, output),
+        Command::Embed(arguments) => embed::embed(&arguments, output),
+        Command::Journal(JournalCommand::Export(arguments)) => journal::export(&arguments),
+        Command::Journal(JournalCommand::Verify(arguments)) => journal::verify(&arguments, output),
+        Command::Completions(arguments) => completions(arguments.shell),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<Outcome, ExpectedError> {
+    use clap::CommandFactory;
+    clap_complete::generate(shell, &mut Cli::command(), "orchestrator", &mut std::io::stdout());
+    Ok(Outcome::Complete)
+}
+
+/// Runs a command that waits for the network, signals and timers.
+pub fn block_on(command: impl Future<Output = Result<Outcome, ExpectedError>>) -> Result<Outcome, ExpectedError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| ExpectedError::Infrastructure {
+        what: "cannot start the threads of this program",
+        reason: error.to_string(),
+    })?;
+    let outcome = runtime.block_on(command);
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    outcome
+}

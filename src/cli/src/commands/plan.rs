@@ -1,0 +1,123 @@
+//! `orchestrator plan`: what a sweep file means, without starting anything.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use sweep::Sweep;
+use sweep::definition::{Output as SweepOutput, Select};
+
+use crate::args::PlanArgs;
+use crate::commands::run::load;
+use crate::exit::{ExpectedError, Outcome};
+use crate::output::{Output, SCHEMA};
+use crate::preflight::{self, Places};
+
+pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let mut sweep = load(&arguments.file)?;
+    if arguments.smoke {
+        sweep = sweep.into_smoke();
+    }
+    let places = Places::of(&arguments.data)?;
+    // A plan is not refused for missing data: it says what a run would refuse.
+    let missing = match preflight::check(&mut sweep.clone(), &places, false) {
+        Ok(missing) => missing,
+        Err(ExpectedError::Missing(missing)) => missing,
+        Err(error) => return Err(error),
+    };
+    output.print(|| text(&sweep, &missing, arguments.cells), || document(&sweep, &missing))?;
+    Ok(Outcome::Complete)
+}
+
+fn text(sweep: &Sweep, missing: &[String], cells: bool) -> String {
+    let summary = sweep.summary();
+    let mut text = format!("{}: {}\n", sweep.name, sweep.description.trim());
+    let mut line = |name: &str, value: String| text.push_str(&format!("  {name:12}{value}\n"));
+    line("recipe", sweep.recipe.clone());
+    for axis in &sweep.axes {
+        let values: Vec<&str> = axis.values.iter().map(|value| value.name.as_str()).collect();
+        line("axis", format!("{}: {}", axis.name, values.join(", ")));
+    }
+    let seeds: Vec<String> = sweep.seeds.iter().map(u64::to_string).collect();
+    line("seeds", seeds.join(", "));
+    if let Some(search) = &sweep.search {
+        let how = match search.select {
+            Select::Validation => format!("chosen on {} % held out", 100.0 * search.holdout),
+            Select::BestOnTest => "chosen on the test set, the paper's protocol: optimistic".to_owned(),
+        };
+        let candidates: Vec<String> = search.candidates.iter().map(Value::to_string).collect();
+        line("search", format!("{} among {}, {how}", search.field, candidates.join(", ")));
+    }
+    line("cells", summary.cells.to_string());
+    for (reason, count) in &summary.skipped {
+        line("", format!("{count} left out: {reason}"));
+    }
+    let mut trials = summary.result_trials.to_string();
+    if summary.search_trials > 0 {
+        trials.push_str(&format!(" and {} that search", summary.search_trials));
+    }
+    if summary.shared_trials > 0 {
+        trials.push_str(&format!("; {} serve several cells", summary.shared_trials));
+    }
+    line("trials", trials);
+    line("epochs", summary.epochs.to_string());
+    line(
+        "work",
+        format!("{:.3e} multiply-adds, the longest trial {:.3e}", 1e12 * summary.cost, 1e12 * summary.longest),
+    );
+    line("devices", format!("{} per trial", sweep.resources.devices_per_trial));
+    for output in &sweep.outputs {
+        match output {
+            SweepOutput::Table(table) => {
+                line("table", format!("{}: {} by {}", table.name, table.rows.join(", "), names(&table.columns)));
+            }
+            SweepOutput::Figure(figure) => {
+                line("figure", format!("{}: {} over {}", figure.name, names(&figure.series), figure.x));
+            }
+        }
+    }
+    for lacks in missing {
+        line("missing", lacks.clone());
+    }
+    if cells {
+        text.push_str("cells\n");
+        for cell in &sweep.cells {
+            let set: Vec<String> = cell.set.iter().map(|(field, value)| format!("{field} {value}")).collect();
+            let skipped = cell.skipped.as_ref().map(|reason| format!("  left out: {reason}")).unwrap_or_default();
+            text.push_str(&format!("  {}  {}{skipped}\n", sweep.cell_name(cell), set.join(", ")));
+        }
+    }
+    text
+}
+
+fn names(axes: &[String]) -> String {
+    if axes.is_empty() { "nothing".to_owned() } else { axes.join(", ") }
+}
+
+fn document(sweep: &Sweep, missing: &[String]) -> Value {
+    let ids = |index: usize| -> BTreeSet<String> {
+        sweep.cell_trials(index, None).iter().map(|trial| trial.id.to_string()).collect()
+    };
+    let cells = sweep.cells.iter().enumerate().map(|(index, cell)| {
+        json!({
+            "cell": sweep.cell_name(cell),
+            "set": cell.set,
+            "skipped": cell.skipped,
+            "trials": ids(index),
+        })
+    });
+    json!({
+        "schema": SCHEMA,
+        "sweep": sweep.name,
+        "description": sweep.description,
+        "recipe": sweep.recipe,
+        "smoke": sweep.smoke,
+        "seeds": sweep.seeds,
+        "axes": sweep.axes,
+        "search": sweep.search,
+        "outputs": sweep.outputs,
+        "devices_per_trial": sweep.resources.devices_per_trial,
+        "summary": sweep.summary(),
+        "missing": missing,
+        "cells": cells.collect::<Vec<Value>>(),
+    })
+}

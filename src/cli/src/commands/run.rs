@@ -1,0 +1,256 @@
+//! `orchestrator run`: a sweep from its file to its table, at a coordinator elsewhere or at one inside this process.
+//!
+//! Everything that can be refused is refused before anything starts. Read `serve.rs` for the embedded coordinator and
+//! worker, `follow_sweep.rs` for what happens while the sweep runs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use protocol::v1::{ReportReply, SubmitReply};
+use schedule::state::Slot;
+use serde_json::json;
+use sweep::Sweep;
+
+use crate::args::RunArgs;
+use crate::client;
+use crate::commands::follow_sweep::{Follower, Step, Writer, submit};
+use crate::commands::serve::{Embedded, slots};
+use crate::exit::{ExpectedError, Outcome};
+use crate::follow::View;
+use crate::output::{self, Output, SCHEMA};
+use crate::preflight::{self, Places};
+use crate::results_folder::ResultsFolder;
+use crate::signals::Signals;
+use crate::{rendezvous, talk, trainer};
+
+/// How long a coordinator elsewhere may be away when a sweep is submitted.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let mut sweep = load(&arguments.file)?;
+    if arguments.smoke {
+        sweep = sweep.into_smoke();
+    }
+    let places = Places::of(&arguments.data)?;
+    let elsewhere = arguments.target.coordinator.is_some();
+    // A login node need not have the data: then its workers say what is missing.
+    if !elsewhere || arguments.data.data_dir.is_some() {
+        for lacks in preflight::check(&mut sweep, &places, arguments.skip_missing)? {
+            talk::say(&format!("left out: {lacks}"));
+        }
+    }
+    let run = Run { arguments, sweep, places, output };
+    if elsewhere {
+        let address = arguments.target.coordinator.clone().unwrap_or_default();
+        let token = arguments.target.token_file.clone();
+        return super::block_on(run.elsewhere(address, token));
+    }
+    if let Some(found) = rendezvous::find(&arguments.target.state_dir) {
+        talk::say(&format!(
+            "a coordinator (process {}) runs on {} already: submitting to it",
+            found.pid,
+            arguments.target.state_dir.display()
+        ));
+        return super::block_on(run.elsewhere(found.address, found.token_file));
+    }
+    let mut devices = arguments.devices.clone();
+    let needed = run.sweep.resources.devices_per_trial;
+    devices.devices_per_slot = devices.devices_per_slot.or((needed > 1).then_some(needed));
+    let slots = slots(&devices)?;
+    let trainer = trainer::find(devices.trainer.as_deref())?;
+    super::block_on(run.embedded(slots, trainer))
+}
+
+/// Reads a sweep file; its errors are drawn for the terminal.
+pub fn load(file: &Path) -> Result<Sweep, ExpectedError> {
+    let style = sweep::Style { colour: talk::colour(), ..sweep::Style::default() };
+    sweep::load(file).map_err(|errors| ExpectedError::SweepFile(errors.render(style)))
+}
+
+struct Run<'a> {
+    arguments: &'a RunArgs,
+    sweep: Sweep,
+    places: Places,
+    output: Output,
+}
+
+/// How following ended.
+enum Followed {
+    Complete,
+    /// By this signal.
+    Interrupted(&'static str),
+}
+
+impl Run<'_> {
+    async fn elsewhere(
+        &self,
+        address: String,
+        token_file: Option<std::path::PathBuf>,
+    ) -> Result<Outcome, ExpectedError> {
+        let mut signals = Signals::listen()?;
+        let token = client::token(token_file.as_deref())?;
+        let (client, reply) = submit(&address, token.as_ref(), &self.sweep, PATIENCE).await?;
+        self.say_submitted(&reply);
+        if self.arguments.detach {
+            let name = &reply.sweep;
+            talk::say(&format!("follow it with: orchestrator tail {name} --coordinator {address}"));
+            let text = || format!("{name}\n");
+            self.output.print(
+                text,
+                || json!({ "schema": SCHEMA, "sweep": name, "revision": reply.revision, "outcome": "detached" }),
+            )?;
+            return Ok(Outcome::Complete);
+        }
+        let mut follower = Follower::new(client, token, &reply.sweep, true);
+        let mut writer = Writer::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
+        let mut view = View::new();
+        let followed = tokio::select! {
+            followed = follow(&mut follower, &reply.sweep, &mut writer, &mut view) => followed.map(|()| Followed::Complete),
+            signal = signals.next() => Ok(Followed::Interrupted(signal)),
+        };
+        view.finish();
+        match followed? {
+            Followed::Complete => {
+                let report = follower.report().await?;
+                self.conclude(&mut writer, &report, None)
+            }
+            Followed::Interrupted(signal) => {
+                let name = &reply.sweep;
+                talk::say(&format!("{signal}: no longer following; the sweep goes on at {address}"));
+                talk::say(&format!(
+                    "follow it again with the same command, or: orchestrator tail {name} --coordinator {address}"
+                ));
+                Ok(Outcome::Interrupted)
+            }
+        }
+    }
+
+    async fn embedded(&self, slots: Vec<Slot>, trainer: std::path::PathBuf) -> Result<Outcome, ExpectedError> {
+        let mut signals = Signals::listen()?;
+        let state_dir = &self.arguments.target.state_dir;
+        let mut embedded = Embedded::start(state_dir, slots, trainer, &self.places).await?;
+        let token = embedded.token.clone();
+        let (client, reply) = submit(&embedded.address, Some(&token), &self.sweep, PATIENCE).await?;
+        self.say_submitted(&reply);
+        let mut follower = Follower::new(client, Some(token), &reply.sweep, false);
+        let mut writer = Writer::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
+        let mut view = View::new();
+        let followed = tokio::select! {
+            followed = follow(&mut follower, &reply.sweep, &mut writer, &mut view) => followed.map(|()| Followed::Complete),
+            error = embedded.failed() => Err(error),
+            signal = signals.next() => Ok(Followed::Interrupted(signal)),
+        };
+        view.finish();
+        let interrupted = match followed? {
+            Followed::Complete => None,
+            Followed::Interrupted(signal) => Some(signal),
+        };
+        if let Some(signal) = interrupted {
+            talk::say(&format!("{signal}: writing checkpoints; once more stops at once"));
+            embedded.leave(&format!("{signal} to `orchestrator run`"));
+        } else {
+            embedded.leave("the sweep is complete");
+        }
+        tokio::select! {
+            ended = embedded.worker_ended() => ended?,
+            _ = signals.next() => {
+                talk::say("stopping at once");
+                embedded.stop_now();
+                embedded.worker_ended().await?;
+            }
+        }
+        let report = follower.report().await?;
+        let outcome = self.conclude(&mut writer, &report, interrupted);
+        embedded.shutdown().await?;
+        outcome
+    }
+
+    fn say_submitted(&self, reply: &SubmitReply) {
+        let mut parts = vec![format!("{} trials", reply.trials)];
+        for (count, what) in [
+            (reply.reused, "finished before"),
+            (reply.shared, "under way already"),
+            (reply.dropped, "no longer wanted"),
+        ] {
+            if count > 0 {
+                parts.push(format!("{count} {what}"));
+            }
+        }
+        talk::say(&format!("{} (revision {}): {}", reply.sweep, reply.revision, parts.join(", ")));
+        for line in &reply.explanation {
+            talk::say(&format!("  {line}"));
+        }
+    }
+
+    /// Writes the results, prints the tables, and says how it ended.
+    fn conclude(
+        &self,
+        writer: &mut Writer,
+        report: &ReportReply,
+        interrupted: Option<&'static str>,
+    ) -> Result<Outcome, ExpectedError> {
+        writer.write(report)?;
+        let outcome = match (interrupted, report.complete && report.failed_trials == 0) {
+            (_, true) => Outcome::Complete,
+            (Some(_), false) => Outcome::Interrupted,
+            (None, false) => Outcome::FailedCells,
+        };
+        let folder = writer.folder().path();
+        let name = match outcome {
+            Outcome::Complete => "complete",
+            Outcome::FailedCells => "failed_cells",
+            Outcome::Interrupted => "interrupted",
+        };
+        self.output.print(
+            || output::table(&report.text),
+            || {
+                json!({
+                    "schema": SCHEMA,
+                    "sweep": self.sweep.name,
+                    "outcome": name,
+                    "complete": report.complete,
+                    "failed_trials": report.failed_trials,
+                    "results": folder,
+                })
+            },
+        )?;
+        talk::say(&format!("results are in {}", folder.display()));
+        match outcome {
+            Outcome::Complete => {}
+            Outcome::FailedCells => talk::say(&format!(
+                "{} trials have no result; after mending the cause: orchestrator retry --failed {}",
+                report.failed_trials, self.sweep.name
+            )),
+            Outcome::Interrupted => talk::say("interrupted; everything done is kept, and the same command continues"),
+        }
+        Ok(outcome)
+    }
+}
+
+/// Until the sweep is complete.
+async fn follow(
+    follower: &mut Follower,
+    sweep: &str,
+    writer: &mut Writer,
+    view: &mut View,
+) -> Result<(), ExpectedError> {
+    loop {
+        tokio::select! {
+            step = follower.next() => match step? {
+                Step::Status(status) => view.status(&status),
+                Step::Ended(ended) => {
+                    view.ended(&ended);
+                    writer.result_landed();
+                }
+                Step::Note(note) => view.note(&note),
+                Step::Complete(status) => {
+                    view.status(&status);
+                    return Ok(());
+                }
+            },
+            () = writer.due() => {
+                writer.refresh(&mut follower.client, sweep).await?;
+            }
+        }
+    }
+}

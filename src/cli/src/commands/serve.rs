@@ -1,0 +1,230 @@
+//! The long-running processes: `orchestrator coordinator`, `orchestrator worker`, and both inside `orchestrator run`.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use coordinator::{Coordinator, Listen};
+use protocol::Token;
+use schedule::Config;
+use schedule::state::Slot;
+use worker::devices::{self, Inventory};
+use worker::{Ended, Timing, Worker};
+
+use crate::args::{CoordinatorArgs, DeviceArgs, WorkerArgs};
+use crate::client;
+use crate::exit::{ExpectedError, Outcome, chain};
+use crate::preflight::Places;
+use crate::rendezvous::{self, Announced};
+use crate::signals::Signals;
+use crate::{talk, trainer};
+
+/// Checkpoints of the embedded worker, below the state directory.
+const WORK_DIR: &str = "work";
+
+pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, ExpectedError> {
+    let mut signals = Signals::listen()?;
+    let mut config = Config::new(sweep::build());
+    config.heartbeat_ms = arguments.heartbeat_ms.unwrap_or(config.heartbeat_ms);
+    config.lease_ms = arguments.lease_ms.unwrap_or(config.lease_ms);
+    config.stall_ms = arguments.stall_ms.unwrap_or(config.stall_ms);
+    if config.lease_ms < 2 * config.heartbeat_ms {
+        return Err(ExpectedError::BadInput(format!(
+            "a lease of {} ms with a heartbeat every {} ms: one late heartbeat would cost trials; --lease-ms must be at least twice --heartbeat-ms",
+            config.lease_ms, config.heartbeat_ms
+        )));
+    }
+    let token = client::token(arguments.token_file.as_deref())?;
+    let options = coordinator::Options {
+        listen: Listen::Address(arguments.listen),
+        state_dir: arguments.state_dir.clone(),
+        token,
+        config,
+    };
+    let mut handle = Coordinator::start(options).await.map_err(coordinator_error)?;
+    let address = format!("http://{}", handle.address());
+    let announced = rendezvous::announce(&arguments.state_dir, address.clone(), arguments.token_file.as_deref())?;
+    talk::say(&format!("coordinator listening on {address}, state in {}", arguments.state_dir.display()));
+    tokio::select! {
+        error = handle.wait() => return Err(coordinator_error(error)),
+        signal = signals.next() => talk::say(&format!("{signal}: ending; started again it goes on")),
+    }
+    drop(announced);
+    tokio::select! {
+        ended = handle.shutdown() => ended.map_err(coordinator_error)?,
+        _ = signals.next() => return Ok(Outcome::Interrupted),
+    }
+    Ok(Outcome::Complete)
+}
+
+pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
+    let mut signals = Signals::listen()?;
+    let places = Places::of(&arguments.data)?;
+    let work_dir = &arguments.work_dir;
+    let options = worker::Options {
+        coordinator: arguments.coordinator.clone(),
+        token: client::token(arguments.token_file.as_deref())?,
+        build: sweep::build(),
+        name: arguments.name.clone(),
+        slots: slots(&arguments.devices)?,
+        trainer: trainer::find(arguments.devices.trainer.as_deref())?,
+        data_dir: places.data_dir,
+        cache_dir: places.cache_dir,
+        work_dir: std::path::absolute(work_dir).map_err(ExpectedError::file("find", work_dir))?,
+        timing: Timing::default(),
+    };
+    let num_slots = options.slots.len();
+    let description = options.slots.first().map(|slot| slot.description.clone()).unwrap_or_default();
+    let mut handle = Worker::start(options).await.map_err(worker_error)?;
+    talk::say(&format!(
+        "worker {} with {num_slots} slots ({description}) for {}",
+        handle.worker(),
+        arguments.coordinator
+    ));
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            ended = handle.wait() => return match ended.map_err(worker_error)? {
+                Ended::Left => Ok(Outcome::Complete),
+                Ended::Stopped => Ok(Outcome::Interrupted),
+                Ended::Drained { reason } => {
+                    talk::say(&format!("drained: {reason}"));
+                    Ok(Outcome::Complete)
+                }
+            },
+            signal = signals.next() => {
+                if asked {
+                    talk::say(&format!("{signal}: stopping at once"));
+                    handle.stop_now();
+                } else {
+                    talk::say(&format!("{signal}: writing checkpoints and leaving; once more stops at once"));
+                    handle.leave(signal);
+                }
+                asked = true;
+            }
+        }
+    }
+}
+
+/// The slots that the arguments ask for, of the devices that there are.
+pub fn slots(arguments: &DeviceArgs) -> Result<Vec<Slot>, ExpectedError> {
+    let inventory = Inventory::detect();
+    Ok(devices::slots(&arguments.devices, arguments.slots, arguments.devices_per_slot, &inventory)?)
+}
+
+/// A coordinator on loopback and a worker, in this process.
+pub struct Embedded {
+    pub address: String,
+    pub token: Token,
+    coordinator: coordinator::Handle,
+    worker: Option<worker::Handle>,
+    _announced: Announced,
+}
+
+impl Embedded {
+    pub async fn start(
+        state_dir: &Path,
+        slots: Vec<Slot>,
+        trainer: PathBuf,
+        places: &Places,
+    ) -> Result<Self, ExpectedError> {
+        let mut embedded = Self::without_worker(state_dir).await?;
+        let work_dir = state_dir.join(WORK_DIR);
+        let options = worker::Options {
+            coordinator: embedded.address.clone(),
+            token: Some(embedded.token.clone()),
+            build: sweep::build(),
+            name: None,
+            slots,
+            trainer,
+            data_dir: places.data_dir.clone(),
+            cache_dir: places.cache_dir.clone(),
+            work_dir: std::path::absolute(&work_dir).map_err(ExpectedError::file("find", &work_dir))?,
+            timing: Timing::default(),
+        };
+        embedded.worker = Some(Worker::start(options).await.map_err(worker_error)?);
+        Ok(embedded)
+    }
+
+    /// For commands that change a sweep while no coordinator runs.
+    pub async fn without_worker(state_dir: &Path) -> Result<Self, ExpectedError> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| ExpectedError::Infrastructure {
+            what: "cannot listen on loopback",
+            reason: error.to_string(),
+        })?;
+        std::fs::create_dir_all(state_dir).map_err(ExpectedError::file("make the folder", state_dir))?;
+        let token_text = rendezvous::random_token()?;
+        let token = Token::new(&token_text).expect("64 hexadecimal digits are a token");
+        let options = coordinator::Options {
+            listen: Listen::Bound(listener),
+            state_dir: state_dir.to_owned(),
+            token: Some(token.clone()),
+            config: Config::new(sweep::build()),
+        };
+        let coordinator = Coordinator::start(options).await.map_err(coordinator_error)?;
+        let address = format!("http://{}", coordinator.address());
+        // Only now is the state directory known to be ours.
+        let token_file = rendezvous::write_token(state_dir, &token_text)?;
+        let announced = rendezvous::announce(state_dir, address.clone(), Some(&token_file))?;
+        Ok(Self { address, token, coordinator, worker: None, _announced: announced })
+    }
+
+    /// Until something ends that should not.
+    pub async fn failed(&mut self) -> ExpectedError {
+        let worker = async {
+            match &mut self.worker {
+                Some(worker) => worker.wait().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            error = self.coordinator.wait() => coordinator_error(error),
+            ended = worker => match ended {
+                Ok(ended) => ExpectedError::Infrastructure {
+                    what: "the worker ended before the sweep",
+                    reason: match ended {
+                        Ended::Drained { reason } => format!("it was drained ({reason})"),
+                        Ended::Left | Ended::Stopped => "without a reason".to_owned(),
+                    },
+                },
+                Err(error) => worker_error(error),
+            },
+        }
+    }
+
+    pub fn leave(&self, reason: &str) {
+        if let Some(worker) = &self.worker {
+            worker.leave(reason);
+        }
+    }
+
+    pub fn stop_now(&self) {
+        if let Some(worker) = &self.worker {
+            worker.stop_now();
+        }
+    }
+
+    pub async fn worker_ended(&mut self) -> Result<(), ExpectedError> {
+        match &mut self.worker {
+            Some(worker) => worker.wait().await.map(|_| ()).map_err(worker_error),
+            None => Ok(()),
+        }
+    }
+
+    pub async fn shutdown(self) -> Result<(), ExpectedError> {
+        self.coordinator.shutdown().await.map_err(coordinator_error)
+    }
+}
+
+fn coordinator_error(error: coordinator::Error) -> ExpectedError {
+    match error {
+        coordinator::Error::NeedsToken { .. } => ExpectedError::BadInput(error.to_string()),
+        error => ExpectedError::Infrastructure { what: "the coordinator", reason: chain(&error) },
+    }
+}
+
+fn worker_error(error: worker::Error) -> ExpectedError {
+    match error {
+        worker::Error::BadAddress { .. } | worker::Error::BadSlots { .. } => ExpectedError::BadInput(chain(&error)),
+        error => ExpectedError::Infrastructure { what: "the worker", reason: chain(&error) },
+    }
+}

@@ -1,0 +1,166 @@
+//! How the program ends: one error type for everything that is expected to go wrong, one exit code for each, and the
+//! text that documents them.
+
+use std::path::PathBuf;
+
+/// Shown by `--help`.
+pub const EXIT_CODES: &str = "Exit codes:
+  0    complete: every cell has its results, or the command did what was asked
+  1    bad input: a sweep file, a flag, a name or data that is not there; nothing was started
+  2    infrastructure: no coordinator, a refused token, a disk, a trainer that does not start
+  3    the sweep is finished, but trials failed or were cancelled: the table has marked cells
+  130  interrupted; what was done is kept, and the same command continues";
+
+/// What can be expected to go wrong, by what a person has to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum ExpectedError {
+    /// Already drawn, with excerpts of the file.
+    #[error("{0}")]
+    SweepFile(String),
+    #[error("{0}")]
+    BadInput(String),
+    /// Each line says what is missing and what gets it.
+    #[error("{} missing:\n{}", count(.0), list(.0))]
+    Missing(Vec<String>),
+    #[error(transparent)]
+    Token(#[from] protocol::TokenError),
+    #[error(transparent)]
+    Devices(#[from] worker::devices::DeviceError),
+    #[error("{action}: the coordinator says: {message}")]
+    Rejected { action: &'static str, message: String },
+    #[error("the coordinator at {address} cannot be reached: {reason}")]
+    Unreachable { address: String, reason: String },
+    #[error("the coordinator at {address} refused the command: {message}")]
+    Refused { address: String, message: String },
+    #[error("{action} failed at the coordinator: {message}")]
+    Coordinator { action: &'static str, message: String },
+    #[error("cannot {action} {}", path.display())]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("no trainer was found: {0}")]
+    NoTrainer(String),
+    #[error("{what}: {reason}")]
+    Infrastructure { what: &'static str, reason: String },
+    #[error("cannot write to stdout")]
+    Stdout(#[source] std::io::Error),
+}
+
+/// How a command that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Complete,
+    /// Finished, with cells that lack results.
+    FailedCells,
+    Interrupted,
+}
+
+impl Outcome {
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Complete => 0,
+            Self::FailedCells => 3,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+impl ExpectedError {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::SweepFile(_)
+            | Self::BadInput(_)
+            | Self::Missing(_)
+            | Self::Token(_)
+            | Self::Devices(_)
+            | Self::Rejected { .. } => 1,
+            Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::Coordinator { .. }
+            | Self::File { .. }
+            | Self::NoTrainer(_)
+            | Self::Infrastructure { .. }
+            | Self::Stdout(_) => 2,
+        }
+    }
+
+    /// The message and the reasons behind it, ready for stderr.
+    pub fn render(&self) -> String {
+        if let Self::SweepFile(drawn) = self {
+            return drawn.clone();
+        }
+        let mut text = format!("error: {self}");
+        let mut source = std::error::Error::source(self);
+        while let Some(reason) = source {
+            text.push_str(&format!(": {reason}"));
+            source = reason.source();
+        }
+        text.push('\n');
+        text
+    }
+
+    pub fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { action, path, source }
+    }
+}
+
+/// An error and what it was caused by, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(reason) = source {
+        let reason_text = reason.to_string();
+        // Libraries often repeat their source in their own message.
+        if !text.contains(&reason_text) {
+            text.push_str(": ");
+            text.push_str(&reason_text);
+        }
+        source = reason.source();
+    }
+    text
+}
+
+fn count(lines: &[String]) -> String {
+    match lines.len() {
+        1 => "1 thing is".to_owned(),
+        number => format!("{number} things are"),
+    }
+}
+
+fn list(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scripts depend on these numbers: `EXIT_CODES` names each, and the code agrees with it.
+    #[test]
+    fn documented_codes() {
+        let io = || std::io::Error::other("full");
+        let found = [
+            Outcome::Complete.exit_code(),
+            ExpectedError::BadInput("x".into()).exit_code(),
+            ExpectedError::file("write", "x")(io()).exit_code(),
+            Outcome::FailedCells.exit_code(),
+            Outcome::Interrupted.exit_code(),
+        ];
+        assert_eq!(found, [0, 1, 2, 3, 130]);
+        for code in found {
+            assert!(EXIT_CODES.lines().any(|line| line.trim_start().starts_with(&format!("{code} "))), "{code}");
+        }
+    }
+
+    #[test]
+    fn every_missing_thing_is_listed_with_its_reasons() {
+        let missing = ExpectedError::Missing(vec!["cub: fetch it".into(), "w.pth: put it there".into()]);
+        assert_eq!(missing.render(), "error: 2 things are missing:\n  - cub: fetch it\n  - w.pth: put it there\n");
+        let file = ExpectedError::file("write", "a/b")(std::io::Error::other("disk full"));
+        assert_eq!(file.render(), "error: cannot write a/b: disk full\n");
+    }
+}

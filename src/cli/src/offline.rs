@@ -1,0 +1,53 @@
+//! Who answers a question: the coordinator that was named, else the one that runs on the state directory, else its
+//! journal, read without touching it.
+
+use schedule::state::State;
+
+use crate::args::Target;
+use crate::client::{self, Client};
+use crate::exit::{ExpectedError, chain};
+use crate::{rendezvous, talk};
+
+pub enum Source {
+    Live(Box<Client>),
+    Journal(Box<State>),
+}
+
+/// Whoever can answer.
+pub async fn source(target: &Target) -> Result<Source, ExpectedError> {
+    if let Some(client) = live(target).await? {
+        return Ok(Source::Live(Box::new(client)));
+    }
+    match journal::read(&target.state_dir) {
+        Ok(state) => {
+            talk::say(&format!("no coordinator runs on {}: read from its journal", target.state_dir.display()));
+            Ok(Source::Journal(Box::new(state)))
+        }
+        Err(journal::Error::Missing { .. }) => Err(nothing_there(target)),
+        Err(error) => Err(ExpectedError::Infrastructure { what: "the journal", reason: chain(&error) }),
+    }
+}
+
+/// The coordinator that was named, or runs on the state directory; `None` when none runs there.
+pub async fn live(target: &Target) -> Result<Option<Client>, ExpectedError> {
+    if let Some(address) = &target.coordinator {
+        let token = client::token(target.token_file.as_deref())?;
+        return Client::connect(address, token).await.map(Some);
+    }
+    let Some(found) = rendezvous::find(&target.state_dir) else { return Ok(None) };
+    let token_file = target.token_file.clone().or(found.token_file);
+    match Client::connect(&found.address, client::token(token_file.as_deref())?).await {
+        Ok(client) => Ok(Some(client)),
+        // A stale file whose process number was given to another process.
+        Err(ExpectedError::Unreachable { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Neither a coordinator nor a journal.
+pub fn nothing_there(target: &Target) -> ExpectedError {
+    ExpectedError::BadInput(format!(
+        "no coordinator runs on the state directory {} and it holds no journal: name a coordinator with --coordinator, or its state directory with --state-dir",
+        target.state_dir.display()
+    ))
+}

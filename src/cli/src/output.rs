@@ -1,0 +1,65 @@
+//! What goes to stdout: text for people or one JSON document. Nothing else of the program writes there.
+
+use std::io::{IsTerminal, Write};
+
+use serde_json::Value;
+
+use crate::args::OutputFormat;
+use crate::exit::ExpectedError;
+
+/// Version of every JSON document that the program prints.
+pub const SCHEMA: u32 = 1;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    format: OutputFormat,
+}
+
+impl Output {
+    pub fn new(format: OutputFormat) -> Self {
+        Self { format }
+    }
+
+    pub fn is_json(self) -> bool {
+        self.format == OutputFormat::Json
+    }
+
+    /// One of both, as asked for. The text ends with a newline or is empty.
+    pub fn print(self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<(), ExpectedError> {
+        match self.format {
+            OutputFormat::Text => write(&text()),
+            OutputFormat::Json => write(&format!("{:#}\n", json())),
+        }
+    }
+
+    /// One JSON document per line, for a stream of them.
+    pub fn print_line(self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<(), ExpectedError> {
+        match self.format {
+            OutputFormat::Text => write(&text()),
+            OutputFormat::Json => write(&format!("{}\n", json())),
+        }
+    }
+}
+
+/// Tables for a terminal have their best cells in bold.
+pub fn table(text: &str) -> String {
+    if colour() { report::embolden(text) } else { text.to_owned() }
+}
+
+/// Whether stdout is a terminal that wants colour.
+pub fn colour() -> bool {
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    wanted && std::io::stdout().is_terminal() && std::env::var("TERM").map_or(true, |term| term != "dumb")
+}
+
+fn write(text: &str) -> Result<(), ExpectedError> {
+    let write = || {
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+    };
+    match crate::talk::without_bars(write) {
+        // `orchestrator table x | head` is no error of ours.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(ExpectedError::Stdout),
+    }
+}

@@ -1,0 +1,167 @@
+//! Before anything starts: are the data sets, weights and hierarchies of a sweep there, and have the classes enough
+//! images? Everything missing is listed at once, with what gets it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use data::{OpenRequest, Preflight};
+use sweep::settings::{Embedding, HierarchyFile, SamplesPerClass};
+use sweep::{Settings, Sweep};
+
+use crate::args::DataArgs;
+use crate::exit::{ExpectedError, chain};
+
+/// Where things lie on this machine.
+#[derive(Clone, Debug)]
+pub struct Places {
+    pub data_dir: PathBuf,
+    pub cache_dir: PathBuf,
+}
+
+impl Places {
+    pub fn of(arguments: &DataArgs) -> Result<Self, ExpectedError> {
+        let absolute = |path: &Path| std::path::absolute(path).map_err(ExpectedError::file("find", path));
+        let data_dir = arguments.data_dir.clone().unwrap_or_else(|| PathBuf::from("data"));
+        let cache_dir = arguments.cache_dir.clone().unwrap_or_else(default_cache_dir);
+        Ok(Self { data_dir: absolute(&data_dir)?, cache_dir: absolute(&cache_dir)? })
+    }
+
+    pub fn request<'a>(&'a self, dataset: &'a str, resize: Option<u32>) -> OpenRequest<'a> {
+        OpenRequest { dataset, resize, data_dir: &self.data_dir, cache_dir: &self.cache_dir, smoke: false }
+    }
+}
+
+fn default_cache_dir() -> PathBuf {
+    let from = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = from("XDG_CACHE_HOME").or_else(|| from("HOME").map(|home| home.join(".cache")));
+    base.unwrap_or_else(std::env::temp_dir).join("orchestrator")
+}
+
+/// Checks everything that the sweep's cells need. With `skip_missing`, cells that lack something are marked instead,
+/// and what they lack is returned.
+pub fn check(sweep: &mut Sweep, places: &Places, skip_missing: bool) -> Result<Vec<String>, ExpectedError> {
+    if sweep.smoke {
+        return Ok(Vec::new());
+    }
+    let mut looked = Looked::default();
+    for cell in &sweep.cells {
+        if cell.skipped.is_none() {
+            looked.at(&sweep.cell_settings(cell), places);
+        }
+    }
+    if !looked.wrong.is_empty() {
+        return Err(ExpectedError::BadInput(looked.wrong.join("\n       ")));
+    }
+    let missing: Vec<String> = looked.missing().cloned().collect();
+    if missing.is_empty() {
+        return Ok(missing);
+    }
+    if !skip_missing {
+        return Err(ExpectedError::Missing(missing));
+    }
+    let skipped = sweep.skip_cells(|settings| looked.lacks(settings));
+    if skipped == sweep.cells.len() {
+        return Err(ExpectedError::Missing(missing));
+    }
+    Ok(missing)
+}
+
+/// What was found out about each thing, once.
+#[derive(Default)]
+struct Looked {
+    data: BTreeMap<String, Result<Preflight, String>>,
+    files: BTreeMap<PathBuf, Option<String>>,
+    /// By hierarchy and data set.
+    hierarchies: BTreeMap<(PathBuf, String), Option<String>>,
+    /// Not missing but impossible; said once each.
+    wrong: Vec<String>,
+}
+
+impl Looked {
+    fn at(&mut self, settings: &Settings, places: &Places) {
+        self.at_data(settings, places);
+        if let Some(weights) = &settings.weights {
+            let path = places.data_dir.join(weights);
+            self.files.entry(path.clone()).or_insert_with(|| {
+                (!path.is_file()).then(|| {
+                    format!("weights {}: no such file; put a state dict with torchvision's names there", path.display())
+                })
+            });
+        }
+        if let Embedding::Hierarchy(file) = &settings.embedding {
+            self.at_hierarchy(settings, file, places);
+        }
+    }
+
+    fn at_data(&mut self, settings: &Settings, places: &Places) {
+        let name = &settings.dataset;
+        if !self.data.contains_key(name) {
+            let found = match data::preflight(&places.request(name, settings.resize)) {
+                Ok(found) => Ok(found),
+                Err(error) => {
+                    let message = chain(&error);
+                    if !is_missing(&error) {
+                        self.wrong.push(message.clone());
+                    }
+                    Err(message)
+                }
+            };
+            self.data.insert(name.clone(), found);
+        }
+        if let Some(Ok(found)) = self.data.get(name)
+            && settings.samples_per_class != SamplesPerClass::All
+            && let Err(error) = found.require(settings.samples_per_class)
+        {
+            let message = chain(&error);
+            if !self.wrong.contains(&message) {
+                self.wrong.push(message);
+            }
+        }
+    }
+
+    fn at_hierarchy(&mut self, settings: &Settings, file: &HierarchyFile, places: &Places) {
+        let key = hierarchy_key(settings, file);
+        if self.hierarchies.contains_key(&key) {
+            return;
+        }
+        let path = places.data_dir.join(&file.path);
+        let mut lacks = None;
+        if !path.is_file() {
+            lacks = Some(format!("hierarchy {}: no such file; put the \"parent child\" file there", path.display()));
+        } else if let Some(Ok(found)) = self.data.get(&settings.dataset) {
+            let classes = hierarchy::class_embeddings(&path, file.child_parent, &found.class_ids, &found.class_names);
+            if let Err(error) = classes {
+                self.wrong.push(format!("data set `{}`: {}", settings.dataset, chain(&error)));
+            }
+        }
+        self.hierarchies.insert(key, lacks);
+    }
+
+    fn missing(&self) -> impl Iterator<Item = &String> {
+        let data = self.data.values().filter_map(|found| found.as_ref().err());
+        data.chain(self.files.values().flatten()).chain(self.hierarchies.values().flatten())
+    }
+
+    /// Why a cell with these settings cannot run.
+    fn lacks(&self, settings: &Settings) -> Option<String> {
+        let data = self.data.get(&settings.dataset).and_then(|found| found.as_ref().err());
+        let weights = settings.weights.as_ref().and_then(|weights| {
+            let (_, lacks) = self.files.iter().find(|(path, _)| path.ends_with(weights))?;
+            lacks.as_ref()
+        });
+        let hierarchy = match &settings.embedding {
+            Embedding::OneHot => None,
+            Embedding::Hierarchy(file) => self.hierarchies.get(&hierarchy_key(settings, file)).and_then(Option::as_ref),
+        };
+        data.or(weights).or(hierarchy).cloned()
+    }
+}
+
+fn hierarchy_key(settings: &Settings, file: &HierarchyFile) -> (PathBuf, String) {
+    (PathBuf::from(&file.path), settings.dataset.clone())
+}
+
+/// Something that a person can put in place, as opposed to something that must be mended.
+fn is_missing(error: &data::Error) -> bool {
+    matches!(error, data::Error::NotFound { .. } | data::Error::FilesMissing { .. } | data::Error::ByHand { .. })
+}

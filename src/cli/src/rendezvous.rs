@@ -1,0 +1,135 @@
+//! How commands on the same machine find the coordinator of a state directory: a file in it, mode 0600, with address,
+//! process and token file. It is a hint and may be stale; what it says is checked before it is believed.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::exit::ExpectedError;
+use crate::output::SCHEMA;
+
+const FILE: &str = "coordinator.json";
+const TOKEN_FILE: &str = "token";
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rendezvous {
+    schema: u32,
+    /// http://HOST:PORT
+    pub address: String,
+    pub pid: u32,
+    pub host: String,
+    pub token_file: Option<PathBuf>,
+}
+
+/// Removes the file when its coordinator ends in good order.
+#[derive(Debug)]
+pub struct Announced {
+    path: PathBuf,
+    content: Vec<u8>,
+}
+
+/// Tells other commands where the coordinator of this state directory listens.
+pub fn announce(state_dir: &Path, address: String, token_file: Option<&Path>) -> Result<Announced, ExpectedError> {
+    let token_file = match token_file {
+        Some(path) => Some(std::path::absolute(path).map_err(ExpectedError::file("find", path))?),
+        None => None,
+    };
+    let found = Rendezvous { schema: SCHEMA, address, pid: std::process::id(), host: host(), token_file };
+    let content = serde_json::to_vec_pretty(&found).expect("a record of text can be written");
+    let path = state_dir.join(FILE);
+    write_private(&path, &content)?;
+    Ok(Announced { path, content })
+}
+
+/// The coordinator that runs on this state directory, as far as can be told without asking it.
+pub fn find(state_dir: &Path) -> Option<Rendezvous> {
+    let text = std::fs::read(state_dir.join(FILE)).ok()?;
+    let found: Rendezvous = serde_json::from_slice(&text).ok()?;
+    if found.schema != SCHEMA {
+        return None;
+    }
+    let pid = nix::unistd::Pid::from_raw(found.pid.try_into().ok()?);
+    // On another host, through a shared file system, nothing can be said about the process.
+    let gone = found.host == host() && nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH);
+    (!gone).then_some(found)
+}
+
+/// 256 bits from the kernel, as text.
+pub fn random_token() -> Result<String, ExpectedError> {
+    let mut bytes = [0; 32];
+    let random = Path::new("/dev/urandom");
+    File::open(random)
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(ExpectedError::file("read randomness from", random))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Keeps an embedded coordinator's token where only its user's commands find it.
+pub fn write_token(state_dir: &Path, token: &str) -> Result<PathBuf, ExpectedError> {
+    let path = state_dir.join(TOKEN_FILE);
+    write_private(&path, format!("{token}\n").as_bytes())?;
+    Ok(path)
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        // Another coordinator may have announced itself since.
+        if std::fs::read(&self.path).is_ok_and(|content| content == self.content) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Replaces the file in one step; nobody else can ever read it.
+fn write_private(path: &Path, content: &[u8]) -> Result<(), ExpectedError> {
+    let partial = path.with_extension(format!("partial.{}", std::process::id()));
+    let written = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+        file.write_all(content)?;
+        std::fs::rename(&partial, path)
+    };
+    written().map_err(ExpectedError::file("write", path))
+}
+
+fn host() -> String {
+    nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn announced_found_and_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(find(dir.path()), None);
+        let token = write_token(dir.path(), &random_token().unwrap()).unwrap();
+        protocol::Token::from_file(&token).unwrap();
+        let announced = announce(dir.path(), "http://127.0.0.1:1".to_owned(), Some(&token)).unwrap();
+        let found = find(dir.path()).unwrap();
+        assert_eq!((found.address.as_str(), found.pid), ("http://127.0.0.1:1", std::process::id()));
+        assert_eq!(found.token_file.unwrap(), token);
+        let mode = std::fs::metadata(dir.path().join(FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(announced);
+        assert_eq!(find(dir.path()), None);
+    }
+
+    #[test]
+    fn a_dead_process_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        let stale = Rendezvous { schema: SCHEMA, address: String::new(), pid, host: host(), token_file: None };
+        std::fs::write(dir.path().join(FILE), serde_json::to_vec(&stale).unwrap()).unwrap();
+        assert_eq!(find(dir.path()), None);
+        std::fs::write(dir.path().join(FILE), "{ not JSON").unwrap();
+        assert_eq!(find(dir.path()), None);
+    }
+}

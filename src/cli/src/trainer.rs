@@ -1,0 +1,60 @@
+//! Finds the trainer's executable, which is a program of its own because it alone needs libtorch.
+
+use std::path::{Path, PathBuf};
+
+use crate::exit::ExpectedError;
+
+const NAME: &str = "orchestrator-trainer";
+
+/// What was named, else what lies beside this program.
+pub fn find(named: Option<&Path>) -> Result<PathBuf, ExpectedError> {
+    match named {
+        Some(path) => {
+            let path = std::path::absolute(path).map_err(ExpectedError::file("find", path))?;
+            check(&path).map_err(|reason| {
+                let message = format!("`{}` {reason}; --trainer or ORCHESTRATOR_TRAINER named it", path.display());
+                ExpectedError::NoTrainer(message)
+            })?;
+            Ok(path)
+        }
+        None => {
+            let program = std::env::current_exe().map_err(ExpectedError::file("find", "this program"))?;
+            let path = program.with_file_name(NAME);
+            check(&path).map_err(|reason| {
+                let message = format!(
+                    "`{}` {reason}; `make build` builds it beside `orchestrator`, or name one with --trainer or ORCHESTRATOR_TRAINER",
+                    path.display()
+                );
+                ExpectedError::NoTrainer(message)
+            })?;
+            Ok(path)
+        }
+    }
+}
+
+fn check(path: &Path) -> Result<(), String> {
+    let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => "does not exist".to_owned(),
+        _ => format!("cannot be looked at: {error}"),
+    })?;
+    if !metadata.is_file() {
+        return Err("is not a file".to_owned());
+    }
+    nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).map_err(|_| "is not executable".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_named_trainer_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("trainer");
+        let error = |path: &Path| find(Some(path)).unwrap_err().to_string();
+        assert!(error(&file).contains("does not exist; --trainer"), "{}", error(&file));
+        assert!(error(dir.path()).contains("is not a file"));
+        std::fs::write(&file, "").unwrap();
+        assert!(error(&file).contains("is not executable"));
+    }
+}
