@@ -141,7 +141,7 @@ pub(crate) fn failed_hosts<'a>(state: &'a State, trial: &TrialState) -> BTreeSet
     ended.map(|attempt| state.workers[&attempt.worker].info.host.as_str()).collect()
 }
 
-/// Why a trial that waits is not placed, apart from other trials: what `plan` and `explain` agree on.
+/// Why a trial that waits cannot be placed whatever the slots hold.
 pub(crate) fn obstacle(offers: &BTreeMap<&str, u32>, trial: &TrialState, now: Millis) -> Option<WaitReason> {
     match trial.phase {
         Phase::Waiting { not_before } if not_before > now => Some(WaitReason::Backoff),
@@ -149,6 +149,16 @@ pub(crate) fn obstacle(offers: &BTreeMap<&str, u32>, trial: &TrialState, now: Mi
         _ if offers.values().all(|devices| *devices < trial.devices) => Some(WaitReason::NoSlotLargeEnough),
         _ => None,
     }
+}
+
+/// Why this trial waits now; `None`: it does not wait, or is placed next.
+pub(crate) fn wait_reason(state: &State, id: TrialId, now: Millis) -> Option<WaitReason> {
+    let trial = state.trials.get(&id)?;
+    if !matches!(trial.phase, Phase::Waiting { .. }) {
+        return None;
+    }
+    let placing = Placing::new(state);
+    obstacle(&placing.offers, trial, now).or_else(|| placing.best_slot(id, trial).err())
 }
 
 struct FreeSlot<'a> {

@@ -79,7 +79,7 @@ impl Network {
         self.streams.len() - 1
     }
 
-    pub fn to_coordinator(&mut self, stream: StreamNo, input: Input, now: Millis, not_before: Millis) {
+    pub fn send_to_coordinator(&mut self, stream: StreamNo, input: Input, now: Millis, not_before: Millis) {
         let at = (now + self.delay()).max(self.streams[stream].last_to_coordinator).max(not_before);
         self.streams[stream].last_to_coordinator = at;
         if self.random.one_in(40) {
@@ -89,7 +89,7 @@ impl Network {
         self.at(at, Happening::ToCoordinator { stream, input });
     }
 
-    pub fn to_worker(&mut self, stream: StreamNo, told: Told, now: Millis) {
+    pub fn send_to_worker(&mut self, stream: StreamNo, told: Told, now: Millis) {
         let at = (now + self.delay()).max(self.streams[stream].last_to_worker);
         self.streams[stream].last_to_worker = at;
         self.at(at, Happening::ToWorker { stream, told });

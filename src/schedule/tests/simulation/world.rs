@@ -295,7 +295,7 @@ impl World {
         match place.stream {
             Some(stream) => {
                 for input in worker.says() {
-                    self.network.to_coordinator(stream, input, self.now, place.partitioned_until);
+                    self.network.send_to_coordinator(stream, input, self.now, place.partitioned_until);
                 }
             }
             None => {
@@ -304,7 +304,7 @@ impl World {
                     let hello = worker.hello();
                     let stream = self.network.open(host, worker.id.clone(), worker.connection);
                     place.stream = Some(stream);
-                    self.network.to_coordinator(stream, hello, self.now, 0);
+                    self.network.send_to_coordinator(stream, hello, self.now, 0);
                 }
             }
         }
@@ -463,7 +463,7 @@ impl World {
         };
         let Some(connection) = state.live.connected.get(&worker) else { return };
         if let Some(stream) = self.network.find(&worker, *connection) {
-            self.network.to_worker(stream, told, self.now);
+            self.network.send_to_worker(stream, told, self.now);
         }
     }
 
