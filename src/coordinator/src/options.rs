@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use protocol::Token;
@@ -22,7 +22,7 @@ use crate::control::ControlService;
 use crate::fleet::FleetService;
 use crate::message::Message;
 use crate::owner::Owner;
-use crate::storage::{self, Storage};
+use crate::storage::{self, Storage, StorageFault};
 
 /// Messages that wait for the owner; whoever has more to say waits.
 const INBOX: usize = 4096;
@@ -58,8 +58,10 @@ pub enum Error {
         "{address} can be reached from other machines, and whoever reaches it can run trainings: give a token (--token-file), or listen on 127.0.0.1"
     )]
     NeedsToken { address: SocketAddr },
-    #[error("cannot use the state directory `{path}`: {reason}")]
-    StateDir { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    #[error("the journal cannot be used any more: {0}")]
+    JournalLost(String),
     #[error("cannot start the thread that owns the state")]
     Thread(#[source] io::Error),
     #[error("the thread that owns the state has ended, which is a fault of the coordinator: see its log")]
@@ -76,7 +78,8 @@ pub struct Handle {
     messages: mpsc::Sender<Message>,
     stop_server: Option<oneshot::Sender<()>>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
-    owner_ended: Option<oneshot::Receiver<()>>,
+    server_ended: bool,
+    owner_ended: Option<oneshot::Receiver<Result<(), StorageFault>>>,
 }
 
 impl Coordinator {
@@ -84,17 +87,13 @@ impl Coordinator {
     pub async fn start(options: Options) -> Result<Handle, Error> {
         let (listener, address) = bind(options.listen, options.token.is_some())?;
         let path = options.state_dir;
-        let opened = tokio::task::spawn_blocking(move || open(&path)).await.map_err(|_| Error::OwnerEnded)??;
+        let opened = tokio::task::spawn_blocking(move || storage::open(&path));
+        let opened = opened.await.map_err(|_| Error::OwnerEnded)??;
         serve(listener, address, options.token, options.config, opened)
     }
 }
 
-/// The state as the journal tells it, the time of its last event, and the journal.
 type Opened = (State, Millis, Box<dyn Storage>);
-
-fn open(path: &Path) -> Result<Opened, Error> {
-    storage::open(path).map_err(|reason| Error::StateDir { path: path.to_owned(), reason })
-}
 
 fn serve(
     listener: TcpListener,
@@ -128,16 +127,15 @@ fn serve(
         });
     let server = tokio::spawn(server);
     tracing::info!(%address, "coordinator listens");
-    Ok(Handle { address, messages, stop_server: Some(stop_server), server, owner_ended: Some(owner_ended) })
+    Ok(Handle { address, messages, stop_server: Some(stop_server), server, server_ended: false, owner_ended: Some(owner_ended) })
 }
 
 /// Journalling blocks, so the owner has a thread, and a runtime of its own for its timers.
-fn start_owner(owner: Owner, inbox: mpsc::Receiver<Message>) -> Result<oneshot::Receiver<()>, Error> {
+fn start_owner(owner: Owner, inbox: mpsc::Receiver<Message>) -> Result<oneshot::Receiver<Result<(), StorageFault>>, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(Error::Thread)?;
     let (ended, owner_ended) = oneshot::channel();
     let run = move || {
-        runtime.block_on(owner.run(inbox));
-        let _ = ended.send(());
+        let _ = ended.send(runtime.block_on(owner.run(inbox)));
     };
     std::thread::Builder::new().name("owner".into()).spawn(run).map_err(Error::Thread)?;
     Ok(owner_ended)
@@ -172,34 +170,42 @@ impl Handle {
     pub async fn wait(&mut self) -> Error {
         let owner_ended = async {
             match &mut self.owner_ended {
-                Some(ended) => drop(ended.await),
+                Some(ended) => ended.await,
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            () = owner_ended => Error::OwnerEnded,
-            server = &mut self.server => Error::Server(match server {
+        let error = tokio::select! {
+            ended = owner_ended => match ended {
+                Ok(Err(fault)) => Error::JournalLost(fault.reason),
+                Ok(Ok(())) | Err(_) => Error::OwnerEnded,
+            },
+            server = &mut self.server, if !self.server_ended => Error::Server(match server {
                 Ok(Ok(())) => "without a reason".to_owned(),
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             }),
+        };
+        match error {
+            Error::Server(_) => self.server_ended = true,
+            _ => self.owner_ended = None,
         }
+        error
     }
 
     /// Journals what has been received, closes every stream and ends.
     pub async fn shutdown(mut self) -> Result<(), Error> {
         let _ = self.messages.send(Message::Stop).await;
-        if let Some(ended) = self.owner_ended.take() {
-            // the owner drops its end without a word only when it panics
-            ended.await.map_err(|_| Error::OwnerEnded)?;
-        }
+        let ended = match self.owner_ended.take() {
+            Some(ended) => ended.await.map_err(|_| Error::OwnerEnded),
+            None => Ok(Ok(())),
+        };
         if let Some(stop) = self.stop_server.take() {
             let _ = stop.send(());
         }
-        if tokio::time::timeout(LAST_CALLS, &mut self.server).await.is_err() {
+        if !self.server_ended && tokio::time::timeout(LAST_CALLS, &mut self.server).await.is_err() {
             self.server.abort();
         }
-        Ok(())
+        ended?.map_err(|fault| Error::JournalLost(fault.reason))
     }
 }
 

@@ -17,7 +17,7 @@ use tonic::Status;
 
 use crate::clock::Clock;
 use crate::message::{Change, Message, Reply, Stream};
-use crate::storage::Storage;
+use crate::storage::{Storage, StorageFault};
 use crate::streams::Streams;
 use crate::tail::Tails;
 
@@ -43,7 +43,7 @@ pub struct Owner {
 
 /// A turn that is decided but not journalled.
 pub(crate) struct Fault {
-    pub(crate) reason: String,
+    pub(crate) cause: StorageFault,
     recorded: Vec<Recorded>,
     rest: Rest,
     retry_at: Instant,
@@ -77,8 +77,8 @@ impl Owner {
         Self { state, config, clock, storage, streams, tails, fault: None, last_tick }
     }
 
-    /// Until it is told to stop, or nobody is left who could tell it anything.
-    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+    /// Until it is told to stop, nobody is left who could tell it anything, or the journal is beyond repair.
+    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Result<(), StorageFault> {
         // a coordinator that has just started may have something to place
         self.turn(vec![(Input::Tick, After::Nobody)]);
         loop {
@@ -87,7 +87,7 @@ impl Owner {
             let first = tokio::select! {
                 message = messages.recv() => match message {
                     Some(message) => Some(message),
-                    None => return,
+                    None => return Ok(()),
                 },
                 () = sleep(wait) => None,
             };
@@ -99,8 +99,10 @@ impl Owner {
                 batch.push(message);
             }
             let stop = self.take(batch, messages.is_empty());
-            if stop {
-                return;
+            match &self.fault {
+                Some(fault) if !fault.cause.is_passing => return Err(fault.cause.clone()),
+                _ if stop => return Ok(()),
+                _ => {}
             }
         }
     }
@@ -215,10 +217,10 @@ impl Owner {
         }
         match self.storage.append(&recorded) {
             Ok(()) => self.finish(&recorded, rest),
-            Err(reason) => {
-                tracing::error!(reason, "the journal cannot be written; nothing is acknowledged until it can");
+            Err(cause) => {
+                tracing::error!(cause.reason, "the journal cannot be written; nothing is acknowledged until it can");
                 let retry_at = Instant::now() + FIRST_PAUSE;
-                self.fault = Some(Fault { reason, recorded, rest, retry_at, pause: FIRST_PAUSE });
+                self.fault = Some(Fault { cause, recorded, rest, retry_at, pause: FIRST_PAUSE });
             }
         }
     }
@@ -329,8 +331,8 @@ impl Owner {
                     self.finish(&fault.recorded, fault.rest);
                     return true;
                 }
-                Err(reason) => {
-                    fault.reason = reason;
+                Err(cause) => {
+                    fault.cause = cause;
                     fault.pause = (fault.pause * 2).min(LONGEST_PAUSE);
                     fault.retry_at = Instant::now() + fault.pause;
                 }
@@ -342,7 +344,7 @@ impl Owner {
 
     /// Nothing is decided. Workers say outcomes again until they are acknowledged, and connect again until they may.
     fn take_in_fault(&mut self, batch: Vec<Message>) -> bool {
-        let reason = self.fault.as_ref().map(|fault| fault.reason.clone()).unwrap_or_default();
+        let reason = self.fault.as_ref().map(|fault| fault.cause.reason.clone()).unwrap_or_default();
         let refusal = || Status::unavailable(format!("the journal cannot be written: {reason}"));
         let mut stop = false;
         for message in batch {

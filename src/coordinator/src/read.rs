@@ -39,7 +39,7 @@ impl Owner {
     /// A report is a fold over the journal: while the state is ahead of it, there is none.
     fn journalled(&self) -> Result<(), Status> {
         match &self.fault {
-            Some(fault) => Err(Status::unavailable(format!("the journal cannot be written: {}", fault.reason))),
+            Some(fault) => Err(Status::unavailable(format!("the journal cannot be written: {}", fault.cause.reason))),
             None => Ok(()),
         }
     }
@@ -63,7 +63,7 @@ impl Owner {
             journal_bytes: self.storage.bytes(),
             checkpoint_bytes: self.streams.checkpoint_bytes(),
             build: self.config.build.clone(),
-            storage_fault: self.fault.as_ref().map(|fault| fault.reason.clone()).unwrap_or_default(),
+            storage_fault: self.fault.as_ref().map(|fault| fault.cause.reason.clone()).unwrap_or_default(),
         })
     }
 

@@ -1,25 +1,55 @@
 //! What the owner needs of a journal, so that tests can put one in its place that fails.
 
+use std::path::Path;
+
+use journal::Journal;
 use schedule::event::Recorded;
+use schedule::state::{Millis, State};
 
 pub trait Storage: Send {
     /// All of it or nothing, and durable when it returns. May be called again with the same entries after a failure.
-    fn append(&mut self, entries: &[Recorded]) -> Result<(), String>;
+    fn append(&mut self, entries: &[Recorded]) -> Result<(), StorageFault>;
 
     /// On disk.
     fn bytes(&self) -> u64;
 }
 
-struct Memory;
-impl Storage for Memory {
-    fn append(&mut self, _entries: &[Recorded]) -> Result<(), String> {
-        Ok(())
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageFault {
+    /// For people; names the file.
+    pub reason: String,
+    /// It may go away without this process being restarted.
+    pub is_passing: bool,
+}
+
+impl Storage for Journal {
+    fn append(&mut self, entries: &[Recorded]) -> Result<(), StorageFault> {
+        Journal::append(self, entries).map_err(|error| StorageFault {
+            is_passing: error.is_passing(),
+            reason: chain(&error),
+        })
     }
+
     fn bytes(&self) -> u64 {
-        0
+        Journal::bytes(self)
     }
 }
 
-pub fn open(_path: &std::path::Path) -> Result<(schedule::state::State, schedule::state::Millis, Box<dyn Storage>), String> {
-    Ok((Default::default(), 0, Box::new(Memory)))
+/// The state as the journal tells it, the time of its last event, and the journal.
+pub fn open(state_dir: &Path) -> Result<(State, Millis, Box<dyn Storage>), journal::Error> {
+    let mut journal = Journal::open(state_dir)?;
+    let state = journal.replay()?;
+    let last = journal.event(journal.last())?.map_or(0, |recorded| recorded.at);
+    Ok((state, last, Box::new(journal)))
+}
+
+/// An error and what caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }

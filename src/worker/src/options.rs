@@ -227,7 +227,11 @@ impl Handle {
         self.intent.send_replace(Intent::StopNow);
     }
 
-    /// Until it has ended and no process of it is left.
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Until it has ended and no process of it is left. To be asked once.
     pub async fn wait(&mut self) -> Result<Ended, Error> {
         (&mut self.task).await.unwrap_or(Err(Error::Vanished))
     }

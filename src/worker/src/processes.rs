@@ -86,12 +86,20 @@ impl Family {
         let started = Instant::now();
         let mut pause = Duration::from_millis(2);
         let mut sent = None;
+        let mut empty_before = false;
         let mut complaint = started + grace + Duration::from_secs(10);
         loop {
             let members = self.members_elsewhere().await;
             if members.is_empty() {
-                return;
+                // in the middle of an exec a process shows no environment for a moment
+                if empty_before {
+                    return;
+                }
+                empty_before = true;
+                sleep(Duration::from_millis(1)).await;
+                continue;
             }
+            empty_before = false;
             let signal = if started.elapsed() < grace { Signal::SIGTERM } else { Signal::SIGKILL };
             // TERM once, for its handlers count how often they are called; KILL each time, for there may be new members
             if sent != Some(signal) || signal == Signal::SIGKILL {
@@ -164,17 +172,41 @@ mod tests {
     #[test]
     fn a_process_is_found_by_its_mark_until_it_has_ended() {
         let mark = format!("test-{}/0/1", std::process::id());
-        let mut child =
-            std::process::Command::new("sleep").arg("600").env(MARK, &mark).stdin(std::process::Stdio::null()).spawn().unwrap();
-        let pid = Pid::from_raw(child.id() as i32);
+        let mut child = Sleeper::start(&mark);
+        let pid = Pid::from_raw(child.0.id() as i32);
         let nobody = Pid::from_raw(i32::MAX);
         let family = Family::of_trainer(nobody, &mark);
-        // spawn returns after exec, so the environment is already the new one
+        // the environment shows a moment after exec
+        while family.members().unwrap().is_empty() {
+            std::thread::yield_now();
+        }
         assert_eq!(family.members().unwrap(), [pid]);
         assert_eq!(Family::of_worker(&format!("test-{}", std::process::id())).members().unwrap(), [pid]);
         assert!(Family::of_trainer(nobody, &mark[..mark.len() - 1]).members().unwrap().is_empty());
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.0.kill().unwrap();
+        child.0.wait().unwrap();
         assert!(family.members().unwrap().is_empty());
+    }
+}
+
+/// A child for tests, which does not outlive them.
+#[cfg(test)]
+pub(crate) struct Sleeper(pub std::process::Child);
+
+#[cfg(test)]
+impl Sleeper {
+    pub(crate) fn start(mark: &str) -> Self {
+        use std::process::{Command, Stdio};
+        let mut command = Command::new("sleep");
+        command.arg("600").env(MARK, mark).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+}
+
+#[cfg(test)]
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

@@ -164,24 +164,25 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_trainers_of_dead_workers_are_ended() {
-        use std::process::{Command, Stdio};
+        use crate::processes::Sleeper;
         let dir = tempfile::tempdir().unwrap();
         let work_dir = WorkDir::open(dir.path()).unwrap();
         let (dead, live) = ("orphan-host-1-dead", "orphan-host-2-live");
         drop(fs::File::create(dir.path().join("workers").join(dead)).unwrap());
         let registration = work_dir.register(live).unwrap();
-        let sleeper = |worker: &str| {
-            let mark = format!("{worker}/0/1");
-            Command::new("sleep").arg("600").env(crate::processes::MARK, mark).stdin(Stdio::null()).spawn().unwrap()
-        };
-        let (mut orphan, mut child) = (sleeper(dead), sleeper(live));
+        let mut orphan = Sleeper::start(&format!("{dead}/0/1"));
+        let mut child = Sleeper::start(&format!("{live}/0/1"));
+        // the environment shows a moment after exec
+        for worker in [dead, live] {
+            while Family::of_worker(worker).members().unwrap().is_empty() {
+                std::thread::yield_now();
+            }
+        }
         work_dir.end_orphans("orphan-host").await.unwrap();
-        assert!(orphan.wait().unwrap().code().is_none(), "it was ended by a signal");
-        assert!(child.try_wait().unwrap().is_none(), "the live worker's trainer goes on");
+        assert!(orphan.0.wait().unwrap().code().is_none(), "it was ended by a signal");
+        assert!(child.0.try_wait().unwrap().is_none(), "the live worker's trainer goes on");
         assert!(!dir.path().join("workers").join(dead).exists());
         drop(registration);
         assert!(!dir.path().join("workers").join(live).exists());
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 }

@@ -1,0 +1,285 @@
+//! Coordinator and workers in one process, over loopback, with a fake trainer: whole sweeps, disturbed and not.
+
+mod peer;
+mod rig;
+
+use std::time::Duration;
+
+use rig::{Rig, patient};
+use schedule::event::Outcome;
+use sweep::AttemptNo;
+use worker::Ended;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_run_a_sweep() {
+    let mut rig = Rig::new("epoch-ms=2");
+    rig.coordinator().await;
+    rig.worker(2).await;
+    rig.worker(1).await;
+    rig.submit().await;
+    let summary = rig.complete().await;
+    assert_eq!((summary.succeeded, summary.failed, summary.cells), (12, 0, 6));
+    assert_eq!(summary.complete_cells, 6);
+    assert_eq!(rig.checkpoints(), 0, "acknowledged results leave no checkpoints");
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_that_crash_are_tried_again() {
+    let undisturbed = Rig::results_of_undisturbed_run().await;
+    for behaviour in ["first=crash epoch-ms=1", "first=garbage", "first=grandchild", "first=ignore-term"] {
+        let mut rig = Rig::new(behaviour);
+        rig.coordinator().await;
+        rig.worker(3).await;
+        rig.submit().await;
+        let summary = rig.complete().await;
+        if behaviour.contains("ignore-term") {
+            // the fake trainer says that the loss is not finite, which is never tried again
+            assert_eq!((summary.succeeded, summary.failed), (0, 12));
+        } else {
+            assert_eq!((summary.succeeded, summary.failed), (12, 0), "{behaviour}");
+            assert_eq!(rig.results().await, undisturbed);
+        }
+        rig.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_costs_time_and_nothing_else() {
+    let mut rig = Rig::new("epoch-ms=20");
+    rig.coordinator().await;
+    let doomed = rig.worker(2).await;
+    rig.submit().await;
+    rig.until(|summary| summary.running == 2 && summary.running_trials.iter().all(|trial| trial.epoch > 0)).await;
+    rig.kill(doomed).await;
+    rig.worker(2).await;
+    let summary = rig.complete().await;
+    assert_eq!(summary.succeeded, 12);
+    assert_eq!(rig.results().await, Rig::results_of_undisturbed_run().await);
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_coordinator_goes_on() {
+    let mut rig = Rig::new("epoch-ms=20");
+    rig.coordinator().await;
+    rig.worker(2).await;
+    rig.submit().await;
+    for succeeded in [1, 4, 8] {
+        rig.until(|summary| summary.succeeded >= succeeded && summary.running > 0).await;
+        rig.drop_coordinator().await;
+        rig.coordinator().await;
+    }
+    let summary = rig.complete().await;
+    assert_eq!(summary.succeeded, 12);
+    assert_eq!(rig.results().await, Rig::results_of_undisturbed_run().await);
+    assert_eq!(rig.most_attempts().await, 1, "workers trained on while nobody listened");
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaving_worker_checkpoints_and_loses_nothing() {
+    let mut rig = Rig::new("epoch-ms=30");
+    rig.coordinator().await;
+    let leaver = rig.worker(2).await;
+    rig.submit().await;
+    rig.until(|summary| summary.running == 2 && summary.running_trials.iter().all(|trial| trial.epoch > 0)).await;
+    rig.handle(leaver).leave("the node is needed");
+    assert_eq!(patient(rig.handle(leaver).wait()).await.unwrap(), Ended::Left);
+    let status = rig.status().await;
+    assert_eq!(status.workers[0].presence, "gone");
+    assert_eq!(status.sweeps[0].running, 0);
+    assert!(rig.checkpoints() > 0);
+    rig.worker(2).await;
+    assert_eq!(rig.complete().await.succeeded, 12);
+    assert_eq!(rig.results().await, Rig::results_of_undisturbed_run().await);
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_worker_finishes_and_ends() {
+    let mut rig = Rig::new("epoch-ms=20");
+    rig.coordinator().await;
+    let drained = rig.worker(1).await;
+    rig.submit().await;
+    rig.until(|summary| summary.running == 1).await;
+    rig.drain(drained).await;
+    let ended = patient(rig.handle(drained).wait()).await.unwrap();
+    assert_eq!(ended, Ended::Drained { reason: "for a test".into() });
+    assert_eq!(rig.sweep_status().await.succeeded, 1);
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_stops_what_runs() {
+    let mut rig = Rig::new("epoch-ms=600000");
+    rig.coordinator().await;
+    rig.worker(2).await;
+    rig.submit().await;
+    rig.until(|summary| summary.running == 2).await;
+    rig.cancel().await;
+    let summary = rig.complete().await;
+    assert_eq!((summary.cancelled, summary.succeeded), (12, 0));
+    let status = rig.status().await;
+    assert_eq!(status.workers[0].busy_slots, 0);
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_attempt_cannot_write() {
+    let mut rig = Rig::new("epoch-ms=1");
+    rig.coordinator().await;
+    rig.submit().await;
+    let mut stale = rig.peer("stale-1-1").await;
+    stale.hello(1).await;
+    let (trial, attempt) = stale.start().await;
+    assert_eq!(attempt, AttemptNo(1));
+    // silent for longer than the lease, while another worker does the work
+    rig.worker(1).await;
+    assert_eq!(rig.complete().await.succeeded, 12);
+    let before = rig.results().await;
+    let mut returned = rig.peer("stale-1-1").await;
+    returned.hello_with(2, vec![(trial, attempt)]).await;
+    returned.stopped(trial, attempt).await;
+    returned.ended(trial, attempt, Outcome::Finished(Box::new(peer::result(0.123456)))).await;
+    returned.acknowledged(trial, attempt).await;
+    assert_eq!(rig.results().await, before);
+    assert!(!before.contains("0.123456"));
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_stream_replaces_the_first() {
+    let mut rig = Rig::new("");
+    rig.coordinator().await;
+    let mut first = rig.peer("twice-1-1").await;
+    first.hello(1).await;
+    first.welcome().await;
+    let mut second = rig.peer("twice-1-1").await;
+    second.hello(2).await;
+    second.welcome().await;
+    first.is_closed().await;
+    // an older stream that arrives late does not replace the newer one
+    let mut late = rig.peer("twice-1-1").await;
+    late.hello(1).await;
+    late.is_closed().await;
+    rig.submit().await;
+    second.start().await;
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lies_close_the_stream_with_the_field() {
+    let mut rig = Rig::new("");
+    rig.coordinator().await;
+    let mut liar = rig.peer("liar-1-1").await;
+    liar.say_nonsense().await;
+    let status = liar.is_closed().await.unwrap();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    assert!(status.message().contains("hello.worker"), "{}", status.message());
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_do_not_belong_are_refused() {
+    let mut rig = Rig::new("");
+    rig.coordinator().await;
+    let refused = |error: worker::Error| match error {
+        worker::Error::Refused { reason } => reason,
+        other => panic!("{other}"),
+    };
+    let mut options = rig.worker_options(1);
+    options.token = Some(protocol::Token::random().unwrap());
+    let mut stranger = worker::Worker::start(options).await.unwrap();
+    let reason = refused(patient(stranger.wait()).await.unwrap_err());
+    assert!(reason.contains("not the coordinator's"), "{reason}");
+
+    let mut options = rig.worker_options(1);
+    options.trainer = rig.trainer_of_build("start=other-build");
+    options.build = "other".into();
+    let mut older = worker::Worker::start(options).await.unwrap();
+    let reason = refused(patient(older.wait()).await.unwrap_err());
+    assert!(reason.contains("`other`") && reason.contains("`test`"), "{reason}");
+
+    let mut options = rig.worker_options(1);
+    options.trainer = rig.trainer_of_build("start=other-build");
+    let error = worker::Worker::start(options).await.err().unwrap().to_string();
+    assert!(error.contains("is of build `other`, this worker of `test`"), "{error}");
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_of_another_build_or_without_token_are_refused() {
+    let mut rig = Rig::new("");
+    rig.coordinator().await;
+    let refused = rig.try_submit("other", rig.token()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    let refused = rig.try_submit("test", None).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn submitting_twice_does_nothing_twice() {
+    let mut rig = Rig::new("");
+    rig.coordinator().await;
+    rig.worker(2).await;
+    let first = rig.submit().await;
+    assert_eq!((first.trials, first.reused), (12, 0));
+    rig.complete().await;
+    let second = rig.submit().await;
+    assert_eq!((second.trials, second.reused), (12, 12));
+    assert!(rig.complete().await.complete);
+    assert_eq!(rig.most_attempts().await, 1);
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tail_tells_every_result_and_ends() {
+    let mut rig = Rig::new("epoch-ms=1");
+    rig.coordinator().await;
+    rig.submit().await;
+    let tail = tokio::spawn(rig.tail().await);
+    rig.worker(2).await;
+    let (ended, complete) = patient(tail).await.unwrap();
+    assert_eq!(ended.len(), 12);
+    assert!(complete.complete);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_coordinator_that_others_can_reach_needs_a_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = coordinator::Options {
+        listen: coordinator::Listen::Address("0.0.0.0:0".parse().unwrap()),
+        state_dir: dir.path().into(),
+        token: None,
+        config: schedule::Config::new("test"),
+    };
+    let error = coordinator::Coordinator::start(options).await.err().unwrap().to_string();
+    assert!(error.contains("--token-file"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_coordinator_on_the_same_state_is_refused() {
+    let mut rig = Rig::new("");
+    rig.coordinator().await;
+    let error = rig.start_coordinator(0).await.err().unwrap();
+    assert!(matches!(error, coordinator::Error::Journal(journal::Error::Locked { .. })), "{error}");
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_waits_for_its_coordinator() {
+    let mut rig = Rig::new("");
+    rig.choose_port();
+    let early = rig.worker(1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    rig.coordinator().await;
+    rig.submit().await;
+    assert_eq!(rig.complete().await.succeeded, 12);
+    rig.handle(early).stop_now();
+    assert_eq!(patient(rig.handle(early).wait()).await.unwrap(), Ended::Stopped);
+    rig.end().await;
+}

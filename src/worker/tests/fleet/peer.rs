@@ -1,0 +1,126 @@
+//! A worker by hand: says what a test wants, whether it is true or not.
+
+use protocol::v1::fleet_client::FleetClient;
+use protocol::{FromCoordinator, FromWorker, Hello, Token, v1};
+use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
+use schedule::state::{Slot, WorkerId, WorkerInfo};
+use sweep::handoff::Progress;
+use sweep::record::{Provenance, Timing, TrialResult};
+use sweep::{AttemptNo, TrialId};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use crate::rig::patient;
+
+pub struct Peer {
+    worker: WorkerId,
+    outgoing: mpsc::Sender<v1::WorkerMessage>,
+    incoming: Streaming<v1::CoordinatorMessage>,
+}
+
+pub fn result(accuracy: f64) -> TrialResult {
+    TrialResult {
+        last_accuracy: accuracy,
+        best_accuracy: accuracy,
+        best_epoch: 0,
+        last_balanced_accuracy: accuracy,
+        train_loss: 0.5,
+        eval_loss: 0.5,
+        epochs: Vec::new(),
+        provenance: Provenance::default(),
+        timing: Timing::default(),
+    }
+}
+
+impl Peer {
+    pub async fn connect(channel: Channel, token: Token, worker: &str) -> Self {
+        let (outgoing, messages) = mpsc::channel(16);
+        let mut client = FleetClient::with_interceptor(channel, protocol::token::attach(Some(token)));
+        let incoming = patient(client.connect(ReceiverStream::new(messages))).await.unwrap().into_inner();
+        Self { worker: WorkerId(worker.into()), outgoing, incoming }
+    }
+
+    async fn say(&self, message: FromWorker) {
+        self.outgoing.send(message.into()).await.unwrap();
+    }
+
+    pub async fn say_nonsense(&self) {
+        let hello = v1::Hello::default();
+        let message = Some(v1::worker_message::Message::Hello(hello));
+        self.outgoing.send(v1::WorkerMessage { message }).await.unwrap();
+    }
+
+    pub async fn hello(&self, connection: u64) {
+        self.hello_with(connection, Vec::new()).await;
+    }
+
+    pub async fn hello_with(&self, connection: u64, running: Vec<(TrialId, AttemptNo)>) {
+        let slot = Slot { devices: vec!["cpu".into()], description: String::new() };
+        let info = WorkerInfo { host: "by-hand".into(), build: "test".into(), slots: vec![slot] };
+        let running = running.into_iter().map(|(trial, attempt)| RunningAttempt {
+            trial,
+            attempt,
+            slot: 0,
+            progress: Progress::default(),
+        });
+        let (worker, running) = (self.worker.clone(), running.collect());
+        self.say(FromWorker::Hello(Hello { worker, connection, info, running, ended: Vec::new() })).await;
+    }
+
+    pub async fn ended(&self, trial: TrialId, attempt: AttemptNo, outcome: Outcome) {
+        self.say(FromWorker::Ended(EndedAttempt { trial, attempt, outcome })).await;
+    }
+
+    /// The first message that the function takes.
+    async fn hear<T>(&mut self, wanted: impl Fn(FromCoordinator) -> Option<T>) -> T {
+        patient(async {
+            loop {
+                let message = self.incoming.message().await.unwrap().expect("the stream is open");
+                if let Some(found) = wanted(message.try_into().unwrap()) {
+                    return found;
+                }
+            }
+        })
+        .await
+    }
+
+    pub async fn welcome(&mut self) {
+        self.hear(|message| matches!(message, FromCoordinator::Welcome { .. }).then_some(())).await;
+    }
+
+    pub async fn start(&mut self) -> (TrialId, AttemptNo) {
+        self.hear(|message| match message {
+            FromCoordinator::Start { trial, attempt, .. } => Some((trial, attempt)),
+            _ => None,
+        })
+        .await
+    }
+
+    pub async fn stopped(&mut self, trial: TrialId, attempt: AttemptNo) {
+        self.hear(|message| {
+            matches!(message, FromCoordinator::Stop { trial: of, attempt: number, .. } if (of, number) == (trial, attempt))
+                .then_some(())
+        })
+        .await;
+    }
+
+    pub async fn acknowledged(&mut self, trial: TrialId, attempt: AttemptNo) {
+        self.hear(|message| (message == FromCoordinator::Acknowledged { trial, attempt }).then_some(())).await;
+    }
+
+    /// The status it ended with, if that was an error.
+    pub async fn is_closed(&mut self) -> Option<Status> {
+        patient(async {
+            loop {
+                match self.incoming.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return None,
+                    Err(status) => return Some(status),
+                }
+            }
+        })
+        .await
+    }
+}

@@ -1,0 +1,264 @@
+//! A coordinator, its workers and a command, in one process and one temporary directory.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use coordinator::Coordinator;
+use protocol::limits::MAX_MESSAGE_BYTES;
+use protocol::v1::control_client::ControlClient;
+use protocol::{Token, v1};
+use schedule::Config;
+use schedule::state::Slot;
+use sweep::Sweep;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+use v1::tail_message::Message;
+use worker::{Handle, Options, Timing, Worker};
+
+use crate::peer::Peer;
+
+/// Nothing in these tests takes long; what hangs must not hang for ever.
+pub async fn patient<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it hangs")
+}
+
+const SWEEP: &str = "name: small\nrecipe: quick\n\
+    set: {dataset: digits, schedule: {constant: {epochs: 5}}}\n\
+    axes: {loss: [xent, cos, mse], samples_per_class: [5, 10]}\nseeds: 2\n\
+    outputs: [{table: {name: table, rows: loss, columns: samples_per_class}}]\n";
+
+pub struct Rig {
+    dir: tempfile::TempDir,
+    trainer: PathBuf,
+    token: Token,
+    port: u16,
+    coordinator: Option<coordinator::Handle>,
+    workers: Vec<Handle>,
+}
+
+pub fn sweep() -> Sweep {
+    sweep::parse("small.yaml", SWEEP, &|_| Err(std::io::Error::other("none"))).unwrap()
+}
+
+fn script(dir: &Path, name: &str, behaviour: &str) -> PathBuf {
+    let program = std::env::current_exe().unwrap().parent().unwrap().join("../examples/fake_trainer");
+    assert!(program.exists(), "{} is missing: `cargo test -p worker` builds it", program.display());
+    let script = dir.join(name);
+    fs::write(&script, format!("#!/bin/sh\nFAKE_TRAINER='{behaviour}' exec '{}' \"$@\"\n", program.display())).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    script
+}
+
+impl Rig {
+    pub fn new(behaviour: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let trainer = script(dir.path(), "trainer.sh", behaviour);
+        let token = Token::random().unwrap();
+        Self { dir, trainer, token, port: 0, coordinator: None, workers: Vec::new() }
+    }
+
+    pub fn token(&self) -> Option<Token> {
+        Some(self.token.clone())
+    }
+
+    /// Before there is a coordinator.
+    pub fn choose_port(&mut self) {
+        self.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    }
+
+    /// Starts one, or starts it again on the same port and state.
+    pub async fn coordinator(&mut self) {
+        let handle = patient(self.start_coordinator(self.port)).await.unwrap();
+        self.port = handle.address().port();
+        self.coordinator = Some(handle);
+    }
+
+    pub async fn start_coordinator(&self, port: u16) -> Result<coordinator::Handle, coordinator::Error> {
+        let mut config = Config::new("test");
+        (config.heartbeat_ms, config.lease_ms) = (50, 1_000);
+        for budget in [&mut config.budgets.crashed, &mut config.budgets.unreachable, &mut config.budgets.preempted] {
+            (budget.first_ms, budget.then_ms, budget.most_ms) = (0, 0, 0);
+        }
+        let listen = coordinator::Listen::Address(([127, 0, 0, 1], port).into());
+        let state_dir = self.dir.path().join("state");
+        Coordinator::start(coordinator::Options { listen, state_dir, token: self.token(), config }).await
+    }
+
+    /// Without ceremony: nothing is said to anybody.
+    pub async fn drop_coordinator(&mut self) {
+        drop(self.coordinator.take());
+        let lock = || journal::Journal::open(&self.dir.path().join("state"));
+        while lock().is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub fn worker_options(&self, slots: usize) -> Options {
+        let slot = Slot { devices: vec!["cpu".into()], description: "a test".into() };
+        Options {
+            coordinator: format!("http://127.0.0.1:{}", self.port),
+            token: self.token(),
+            build: "test".into(),
+            name: None,
+            slots: vec![slot; slots],
+            trainer: self.trainer.clone(),
+            data_dir: self.dir.path().into(),
+            cache_dir: self.dir.path().into(),
+            work_dir: self.dir.path().join("work"),
+            timing: Timing { terminate: Duration::from_millis(200), ..Timing::default() },
+        }
+    }
+
+    pub fn trainer_of_build(&self, behaviour: &str) -> PathBuf {
+        script(self.dir.path(), "other-trainer.sh", behaviour)
+    }
+
+    /// Its index, for `handle`.
+    pub async fn worker(&mut self, slots: usize) -> usize {
+        self.workers.push(patient(Worker::start(self.worker_options(slots))).await.unwrap());
+        self.workers.len() - 1
+    }
+
+    pub fn handle(&mut self, worker: usize) -> &mut Handle {
+        &mut self.workers[worker]
+    }
+
+    /// As SIGKILL does, nothing is said; the trainers go too.
+    pub async fn kill(&mut self, worker: usize) {
+        self.workers[worker].stop_now();
+        patient(self.workers[worker].wait()).await.unwrap();
+    }
+
+    pub async fn peer(&self, worker: &str) -> Peer {
+        Peer::connect(self.channel().await, self.token.clone(), worker).await
+    }
+
+    async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", self.port)).unwrap();
+        patient(endpoint.connect()).await.unwrap()
+    }
+
+    pub async fn try_submit(&self, build: &str, token: Option<Token>) -> Result<v1::SubmitReply, Status> {
+        let mut client = ControlClient::with_interceptor(self.channel().await, protocol::token::attach(token))
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let request = v1::SubmitRequest::new(&sweep(), build).unwrap();
+        patient(client.submit(request)).await.map(tonic::Response::into_inner)
+    }
+
+    pub async fn submit(&self) -> v1::SubmitReply {
+        self.try_submit("test", self.token()).await.unwrap()
+    }
+
+    pub async fn status(&self) -> v1::StatusReply {
+        let token = protocol::token::attach(self.token());
+        let mut client = ControlClient::with_interceptor(self.channel().await, token);
+        patient(client.status(v1::StatusRequest { sweep: String::new() })).await.unwrap().into_inner()
+    }
+
+    pub async fn sweep_status(&self) -> v1::SweepStatus {
+        self.status().await.sweeps.remove(0)
+    }
+
+    pub async fn until(&self, reached: impl Fn(&v1::SweepStatus) -> bool) -> v1::SweepStatus {
+        patient(async {
+            loop {
+                let status = self.sweep_status().await;
+                if reached(&status) {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+    }
+
+    pub async fn complete(&self) -> v1::SweepStatus {
+        self.until(|status| status.complete).await
+    }
+
+    pub async fn cancel(&self) {
+        let token = protocol::token::attach(self.token());
+        let mut client = ControlClient::with_interceptor(self.channel().await, token);
+        patient(client.cancel(v1::CancelRequest { sweep: "small".into() })).await.unwrap();
+    }
+
+    pub async fn drain(&mut self, worker: usize) {
+        let worker = self.handle(worker).worker().to_string();
+        let token = protocol::token::attach(self.token());
+        let mut client = ControlClient::with_interceptor(self.channel().await, token);
+        patient(client.drain(v1::DrainRequest { worker, reason: "for a test".into() })).await.unwrap();
+    }
+
+    /// Follows the sweep from now on: every result, and the last status.
+    pub async fn tail(&self) -> impl Future<Output = (Vec<v1::TrialEnded>, v1::SweepStatus)> + Send + 'static {
+        let token = protocol::token::attach(self.token());
+        let mut client = ControlClient::with_interceptor(self.channel().await, token);
+        let mut messages = patient(client.tail(v1::TailRequest { sweep: "small".into() })).await.unwrap().into_inner();
+        async move {
+            let mut ended = Vec::new();
+            loop {
+                match messages.message().await.unwrap().expect("complete comes last").message {
+                    Some(Message::Ended(trial)) => ended.push(trial),
+                    Some(Message::Complete(status)) => return (ended, status),
+                    Some(Message::Status(_) | Message::Note(_)) | None => {}
+                }
+            }
+        }
+    }
+
+    /// `results.csv`, which holds neither times nor attempts.
+    pub async fn results(&self) -> String {
+        self.report_file("results.csv").await
+    }
+
+    async fn report_file(&self, name: &str) -> String {
+        let token = protocol::token::attach(self.token());
+        let mut client = ControlClient::with_interceptor(self.channel().await, token);
+        let reply = patient(client.get_report(v1::ReportRequest { sweep: "small".into() })).await.unwrap().into_inner();
+        let file = reply.files.into_iter().find(|file| file.name == name).unwrap();
+        String::from_utf8(file.content).unwrap()
+    }
+
+    /// Of any trial, by the journal.
+    pub async fn most_attempts(&mut self) -> usize {
+        self.drop_coordinator().await;
+        let state = journal::Journal::open(&self.dir.path().join("state")).unwrap().replay().unwrap();
+        self.coordinator().await;
+        state.trials.values().map(|trial| trial.attempts.len()).max().unwrap()
+    }
+
+    /// Files of checkpoints, once removals under way are done.
+    pub fn checkpoints(&self) -> usize {
+        let dirs = fs::read_dir(self.dir.path().join("work/checkpoints")).unwrap();
+        dirs.map(|dir| fs::read_dir(dir.unwrap().path()).map_or(0, |files| files.count())).sum()
+    }
+
+    pub async fn results_of_undisturbed_run() -> String {
+        let mut rig = Self::new("");
+        rig.coordinator().await;
+        rig.worker(2).await;
+        rig.submit().await;
+        rig.complete().await;
+        let results = rig.results().await;
+        rig.end().await;
+        results
+    }
+
+    pub async fn end(mut self) {
+        for worker in &self.workers {
+            worker.stop_now();
+        }
+        for mut worker in self.workers.drain(..) {
+            // one that has ended already was asked for its end then
+            if !worker.has_ended() {
+                patient(worker.wait()).await.unwrap();
+            }
+        }
+        if let Some(coordinator) = self.coordinator.take() {
+            patient(coordinator.shutdown()).await.unwrap();
+        }
+    }
+}
