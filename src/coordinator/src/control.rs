@@ -1,7 +1,7 @@
 //! Service Control: turns each call into a question to the owner and its answer into a reply.
 
-use protocol::v1::control_server::Control;
 use protocol::v1;
+use protocol::v1::control_server::Control;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};

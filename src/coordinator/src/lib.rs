@@ -7,6 +7,8 @@ mod fleet;
 mod message;
 mod options;
 mod owner;
+#[cfg(test)]
+mod owner_tests;
 mod read;
 pub mod status;
 mod storage;

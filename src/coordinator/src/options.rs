@@ -127,11 +127,21 @@ fn serve(
         });
     let server = tokio::spawn(server);
     tracing::info!(%address, "coordinator listens");
-    Ok(Handle { address, messages, stop_server: Some(stop_server), server, server_ended: false, owner_ended: Some(owner_ended) })
+    Ok(Handle {
+        address,
+        messages,
+        stop_server: Some(stop_server),
+        server,
+        server_ended: false,
+        owner_ended: Some(owner_ended),
+    })
 }
 
 /// Journalling blocks, so the owner has a thread, and a runtime of its own for its timers.
-fn start_owner(owner: Owner, inbox: mpsc::Receiver<Message>) -> Result<oneshot::Receiver<Result<(), StorageFault>>, Error> {
+fn start_owner(
+    owner: Owner,
+    inbox: mpsc::Receiver<Message>,
+) -> Result<oneshot::Receiver<Result<(), StorageFault>>, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(Error::Thread)?;
     let (ended, owner_ended) = oneshot::channel();
     let run = move || {

@@ -189,7 +189,8 @@ impl Owner {
         Some(match change {
             Change::Submit { build, reply, .. } if build != self.config.build => {
                 let own = &self.config.build;
-                let reason = format!("this command is of build `{build}`, the coordinator of `{own}`: use those of one build");
+                let reason =
+                    format!("this command is of build `{build}`, the coordinator of `{own}`: use those of one build");
                 let _ = reply.send(Err(Status::failed_precondition(reason)));
                 return None;
             }

@@ -21,15 +21,14 @@ impl Owner {
                 self.tails.open(sweep, messages, &self.state, &self.config, now);
             }
             Read::Report { sweep, reply } => {
-                let report = self.journalled().and_then(|()| {
-                    report::report(&self.state, &sweep).ok_or_else(|| unknown_sweep(&sweep))
-                });
+                let report = self
+                    .journalled()
+                    .and_then(|()| report::report(&self.state, &sweep).ok_or_else(|| unknown_sweep(&sweep)));
                 let _ = reply.send(report);
             }
             Read::Why { sweep, cell, reply } => {
-                let why = self.journalled().and_then(|()| {
-                    report::why(&self.state, &sweep, &cell).map_err(Status::not_found)
-                });
+                let why =
+                    self.journalled().and_then(|()| report::why(&self.state, &sweep, &cell).map_err(Status::not_found));
                 let _ = reply.send(why);
             }
             Read::Explain { trial, reply } => drop(reply.send(self.explain(&trial))),
@@ -69,7 +68,10 @@ impl Owner {
 
     fn explain(&self, text: &str) -> Result<v1::ExplainReply, Status> {
         let trial = self.find_trial(text)?;
-        Err(Status::unimplemented(format!("{trial}")))
+        let explanation = schedule::explain(&self.state, &self.config, trial, self.clock.now());
+        let explanation = explanation.ok_or_else(|| Status::internal("a trial that was found is not there"))?;
+        let json = serde_json::to_vec(&explanation).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(v1::ExplainReply { text: explanation.to_string(), json })
     }
 
     /// An id, or a unique beginning of one.
@@ -81,7 +83,8 @@ impl Owner {
         let text = text.to_ascii_lowercase();
         // ids are ordered as their digits are
         let first: TrialId = format!("{text:0<16}").parse().map_err(|_| Status::internal("padding a trial id"))?;
-        let mut found = self.state.trials.range(first..).map(|(id, _)| *id).take_while(|id| id.to_string().starts_with(&text));
+        let mut found =
+            self.state.trials.range(first..).map(|(id, _)| *id).take_while(|id| id.to_string().starts_with(&text));
         match (found.next(), found.next()) {
             (Some(id), None) => Ok(id),
             (Some(id), Some(other)) => {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use protocol::v1;
 use schedule::Config;
-use schedule::state::{Attempt, Millis, Phase, Presence, State, SweepState, SweepTrial, TrialState, WorkerId, WorkerState};
+use schedule::state::{
+    Attempt, Millis, Phase, Presence, State, SweepState, SweepTrial, TrialState, WorkerId, WorkerState,
+};
 use sweep::definition::Role;
 
 /// A trial that runs is called stalled in `status` after this share of the limit that ends it.
@@ -156,7 +158,8 @@ fn remaining_ms(state: &State, entry: &SweepState) -> u64 {
         }
     }
     let present = state.workers.values().filter(|worker| worker.presence == Presence::Present);
-    let slots: u64 = present.map(|worker| (worker.slots.len() - worker.broken_slots.len().min(worker.slots.len())) as u64).sum();
+    let slots: u64 =
+        present.map(|worker| (worker.slots.len() - worker.broken_slots.len().min(worker.slots.len())) as u64).sum();
     let parallel = slots.min(left_trials);
     if spent_cost <= 0.0 || parallel == 0 {
         return 0;
@@ -174,6 +177,10 @@ fn share_done(state: &State, wanted: &SweepTrial, trial: &TrialState) -> f64 {
     let live = state.live.progress.get(&wanted.id).filter(|live| live.attempt == attempt);
     live.map_or(0.0, |live| {
         let progress = &live.progress;
-        if progress.num_epochs == 0 { 0.0 } else { (f64::from(progress.epoch) / f64::from(progress.num_epochs)).min(1.0) }
+        if progress.num_epochs == 0 {
+            0.0
+        } else {
+            (f64::from(progress.epoch) / f64::from(progress.num_epochs)).min(1.0)
+        }
     })
 }

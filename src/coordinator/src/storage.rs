@@ -24,10 +24,8 @@ pub struct StorageFault {
 
 impl Storage for Journal {
     fn append(&mut self, entries: &[Recorded]) -> Result<(), StorageFault> {
-        Journal::append(self, entries).map_err(|error| StorageFault {
-            is_passing: error.is_passing(),
-            reason: chain(&error),
-        })
+        Journal::append(self, entries)
+            .map_err(|error| StorageFault { is_passing: error.is_passing(), reason: chain(&error) })
     }
 
     fn bytes(&self) -> u64 {

@@ -71,7 +71,9 @@ impl Token {
     /// 256 bits from the kernel, for an embedded coordinator that only its own process may talk to.
     pub fn random() -> Result<Self, TokenError> {
         let mut bytes = [0; 32];
-        File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).map_err(TokenError::NoRandomness)?;
+        File::open("/dev/urandom")
+            .and_then(|mut file| file.read_exact(&mut bytes))
+            .map_err(TokenError::NoRandomness)?;
         let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Self(text.into()))
     }

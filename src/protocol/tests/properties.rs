@@ -1,7 +1,7 @@
 //! What a peer may send: round trips keep every value, lies are named by field, and no bytes make a conversion panic.
 
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 use protocol::{FromCoordinator, FromWorker, Hello, Invalid, v1};
 use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::{Slot, WorkerId, WorkerInfo};
@@ -105,8 +105,11 @@ fn from_coordinator() -> impl Strategy<Value = FromCoordinator> {
         (1..=u64::MAX, 1..=u64::MAX)
             .prop_map(|(heartbeat_ms, lease_ms)| FromCoordinator::Welcome { heartbeat_ms, lease_ms }),
         name().prop_map(|reason| FromCoordinator::Refused { reason }),
-        (trial(), attempt(), name())
-            .prop_map(|(trial, attempt, reason)| FromCoordinator::Stop { trial, attempt, reason }),
+        (trial(), attempt(), name()).prop_map(|(trial, attempt, reason)| FromCoordinator::Stop {
+            trial,
+            attempt,
+            reason
+        }),
         (trial(), attempt()).prop_map(|(trial, attempt)| FromCoordinator::Acknowledged { trial, attempt }),
         name().prop_map(|reason| FromCoordinator::Drain { reason }),
     ]
@@ -114,14 +117,15 @@ fn from_coordinator() -> impl Strategy<Value = FromCoordinator> {
 
 /// Generated structures whose strings, numbers and documents are anything at all.
 fn lying_worker() -> impl Strategy<Value = v1::WorkerMessage> {
-    let reference = || proptest::option::of((".{0,20}", 0..3u32).prop_map(|(trial, attempt)| v1::AttemptRef { trial, attempt }));
+    let reference =
+        || proptest::option::of((".{0,20}", 0..3u32).prop_map(|(trial, attempt)| v1::AttemptRef { trial, attempt }));
     let document = || proptest::collection::vec(any::<u8>(), 0..60);
     let outcome = prop_oneof![
         document().prop_map(v1::attempt_ended::Outcome::ResultJson),
         document().prop_map(v1::attempt_ended::Outcome::FailureJson),
     ];
-    let ended = (reference(), proptest::option::of(outcome))
-        .prop_map(|(r#ref, outcome)| v1::AttemptEnded { r#ref, outcome });
+    let ended =
+        (reference(), proptest::option::of(outcome)).prop_map(|(r#ref, outcome)| v1::AttemptEnded { r#ref, outcome });
     let rate = proptest::option::of(any::<f64>());
     let progress = rate.prop_map(|loss| v1::Progress { train_loss: loss, accuracy: loss, ..v1::Progress::default() });
     let running = (reference(), any::<u32>(), proptest::option::of(progress))

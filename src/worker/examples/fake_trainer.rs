@@ -74,7 +74,13 @@ fn attempt(run: &RunRequest, words: &BTreeMap<&str, &str>, requests: &Receiver<R
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let step = u64::from(epoch + 1);
-        say(&Reply::Progress(Progress { epoch: epoch + 1, num_epochs, step, steps_per_epoch: 1, ..Progress::default() }));
+        say(&Reply::Progress(Progress {
+            epoch: epoch + 1,
+            num_epochs,
+            step,
+            steps_per_epoch: 1,
+            ..Progress::default()
+        }));
         std::fs::create_dir_all(&run.checkpoint_dir).unwrap();
         let name = format!("epoch-{:05}.attempt-{}.fake", epoch + 1, run.attempt);
         std::fs::write(run.checkpoint_dir.join(name), "state").unwrap();

@@ -99,7 +99,8 @@ impl Inventory {
     /// Takes up to 20 seconds where a driver is in trouble.
     pub fn detect() -> Self {
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-        let (gpus, no_gpus) = match ask_nvidia_smi().map(|answer| visible_gpus(parse_gpus(&answer), visible.as_deref())) {
+        let (gpus, no_gpus) = match ask_nvidia_smi().map(|answer| visible_gpus(parse_gpus(&answer), visible.as_deref()))
+        {
             Ok(gpus) if gpus.is_empty() => (gpus, "nvidia-smi lists none that CUDA_VISIBLE_DEVICES shows".to_owned()),
             Ok(gpus) => (gpus, String::new()),
             Err(reason) => (Vec::new(), reason),
@@ -150,11 +151,7 @@ pub fn threads(slot: &Slot, num_slots: usize) -> usize {
     (all / num_slots.max(1)).max(1)
 }
 
-fn cpu_slots(
-    count: Option<usize>,
-    per_slot: Option<usize>,
-    inventory: &Inventory,
-) -> Result<Vec<Slot>, DeviceError> {
+fn cpu_slots(count: Option<usize>, per_slot: Option<usize>, inventory: &Inventory) -> Result<Vec<Slot>, DeviceError> {
     let threads = inventory.cpu_threads.max(1);
     let (count, per_slot) = match (count, per_slot) {
         (None, None) => (threads, 1),
@@ -166,7 +163,12 @@ fn cpu_slots(
         (Some(count), Some(per_slot)) => (count, per_slot),
     };
     if count * per_slot > threads {
-        tracing::warn!(slots = count, threads_per_slot = per_slot, threads, "more threads in slots than the machine has");
+        tracing::warn!(
+            slots = count,
+            threads_per_slot = per_slot,
+            threads,
+            "more threads in slots than the machine has"
+        );
     }
     let description = format!("{}, {per_slot} thread{}", inventory.cpu_name, if per_slot == 1 { "" } else { "s" });
     Ok(vec![Slot { devices: vec!["cpu".to_owned(); per_slot], description }; count])

@@ -66,9 +66,9 @@ impl Family {
             return true;
         }
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|&byte| byte == 0).any(|variable| {
-            if self.whole { variable == self.mark } else { variable.starts_with(&self.mark) }
-        })
+        environment
+            .split(|&byte| byte == 0)
+            .any(|variable| if self.whole { variable == self.mark } else { variable.starts_with(&self.mark) })
     }
 
     /// To the group at once, and to each member that left it.

@@ -128,8 +128,13 @@ impl Loop {
         session.welcome = false;
         session.outgoing = Some(outgoing);
         let (running, ended) = session.attempts.whole();
-        let hello =
-            Hello { worker: self.worker.clone(), connection: session.connections, info: self.info.clone(), running, ended };
+        let hello = Hello {
+            worker: self.worker.clone(),
+            connection: session.connections,
+            info: self.info.clone(),
+            running,
+            ended,
+        };
         session.say(FromWorker::Hello(hello));
     }
 

@@ -370,9 +370,10 @@ impl Why {
     fn outcome(self) -> Outcome {
         match self {
             Self::Unwanted => Outcome::Stopped,
-            Self::Preempted(reason) => {
-                Outcome::Failed(Failure { class: FailureClass::Preempted, message: format!("the worker leaves: {reason}") })
-            }
+            Self::Preempted(reason) => Outcome::Failed(Failure {
+                class: FailureClass::Preempted,
+                message: format!("the worker leaves: {reason}"),
+            }),
         }
     }
 }

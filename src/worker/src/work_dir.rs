@@ -142,7 +142,8 @@ mod tests {
         let trial: TrialId = "00000000000000aa".parse().unwrap();
         let checkpoints = work_dir.checkpoint_dir(trial);
         fs::create_dir(&checkpoints).unwrap();
-        for name in ["epoch-00001.attempt-1.ckpt", "epoch-00002.attempt-2.ckpt", "epoch-00002.attempt-10.ckpt", "other"] {
+        for name in ["epoch-00001.attempt-1.ckpt", "epoch-00002.attempt-2.ckpt", "epoch-00002.attempt-10.ckpt", "other"]
+        {
             fs::write(checkpoints.join(name), "12345").unwrap();
         }
         assert_eq!(work_dir.checkpoint_bytes(&[trial]), 20);
