@@ -157,7 +157,7 @@ fn has_other_threads(pid: i32) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -187,26 +187,23 @@ mod tests {
         child.0.wait().unwrap();
         assert!(family.members().unwrap().is_empty());
     }
-}
 
-/// A child for tests, which does not outlive them.
-#[cfg(test)]
-pub(crate) struct Sleeper(pub std::process::Child);
+    /// A child for tests, which does not outlive them.
+    pub(crate) struct Sleeper(pub std::process::Child);
 
-#[cfg(test)]
-impl Sleeper {
-    pub(crate) fn start(mark: &str) -> Self {
-        use std::process::{Command, Stdio};
-        let mut command = Command::new("sleep");
-        command.arg("600").env(MARK, mark).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Self(command.spawn().unwrap())
+    impl Sleeper {
+        pub(crate) fn start(mark: &str) -> Self {
+            use std::process::{Command, Stdio};
+            let mut command = Command::new("sleep");
+            command.arg("600").env(MARK, mark).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            Self(command.spawn().unwrap())
+        }
     }
-}
 
-#[cfg(test)]
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
     }
 }

@@ -165,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_trainers_of_dead_workers_are_ended() {
-        use crate::processes::Sleeper;
+        use crate::processes::tests::Sleeper;
         let dir = tempfile::tempdir().unwrap();
         let work_dir = WorkDir::open(dir.path()).unwrap();
         let (dead, live) = ("orphan-host-1-dead", "orphan-host-2-live");
