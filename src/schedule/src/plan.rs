@@ -51,6 +51,9 @@ pub fn plan(state: &State, config: &Config, now: Millis) -> Plan {
         // they change what is to be placed, and where
         return Plan { events, waiting: BTreeMap::new() };
     }
+    if state.queue.by_devices.is_empty() {
+        return Plan::default();
+    }
     let mut placing = Placing::new(state);
     placing.run(now);
     Plan { events: placing.events, waiting: placing.waiting }
@@ -94,6 +97,11 @@ fn bad_hosts(state: &State, config: &Config) -> Vec<Event> {
         let share = f64::from(elsewhere) / f64::from((elsewhere + host.succeeded_here).max(1));
         host.drained.is_none() && elsewhere >= config.bad_node.trials && share >= config.bad_node.share
     });
+    let mut bad = bad.peekable();
+    if bad.peek().is_none() {
+        // the usual case: looking at every worker's slots would be for nothing
+        return Vec::new();
+    }
     let mut left: BTreeSet<&str> = offers(state).into_keys().collect();
     let mut events = Vec::new();
     for (name, host) in bad {
@@ -122,11 +130,11 @@ fn is_usable(state: &State, worker: &WorkerId, entry: &WorkerState) -> bool {
 pub(crate) fn offers(state: &State) -> BTreeMap<&str, u32> {
     let mut offers = BTreeMap::new();
     for (_, entry) in state.workers.iter().filter(|(worker, entry)| is_usable(state, worker, entry)) {
-        for (index, slot) in entry.info.slots.iter().enumerate() {
-            if !entry.broken_slots.contains_key(&(index as SlotIndex)) {
-                let largest = offers.entry(entry.info.host.as_str()).or_insert(0);
-                *largest = slot.devices.len().max(*largest as usize) as u32;
-            }
+        let slots = (0..).zip(&entry.info.slots);
+        let whole = slots.filter(|(index, _)| !entry.broken_slots.contains_key(index));
+        if let Some(largest) = whole.map(|(_, slot)| slot.devices.len() as u32).max() {
+            let known = offers.entry(entry.info.host.as_str()).or_insert(0);
+            *known = largest.max(*known);
         }
     }
     offers

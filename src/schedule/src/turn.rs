@@ -43,10 +43,9 @@ pub fn turn(state: &mut State, config: &Config, inputs: &[Input], now: Millis) -
     let answers: Vec<_> = inputs.iter().map(|input| take(state, config, input, now, &mut recorded)).collect();
     let waiting = loop {
         let plan = plan(state, config, now);
-        if plan.events.is_empty() {
-            break plan.waiting;
-        }
-        if record(state, plan.events, now, &mut recorded).is_err() {
+        // placing is the last thing that can follow: it leaves nothing to place
+        let placed = plan.events.iter().all(|event| matches!(event, Event::TrialDispatched { .. }));
+        if record(state, plan.events, now, &mut recorded).is_err() || placed {
             break plan.waiting;
         }
     };
