@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tch::{Cuda, Device};
 
-use crate::collective::{Collective, Solo, shared_memory};
+use crate::collective::{Collective, Solo, nccl, shared_memory};
 use crate::error::TrialError;
-use crate::process;
+use crate::{nvml, process};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum DeviceSet {
@@ -115,9 +115,7 @@ impl DeviceSet {
         };
         let ends: Vec<Box<dyn Collective>> = match self {
             _ if num_replicas == 1 => vec![Box::new(Solo::default())],
-            Self::Cuda { indices } if indices.len() > 1 => {
-                return Err(TrialError::Crashed("replicas on several GPUs need NCCL".to_owned()));
-            }
+            Self::Cuda { indices } if indices.len() > 1 => nccl(&indices[..num_replicas], deadline)?,
             Self::Cpu { .. } | Self::Cuda { .. } => shared_memory(num_replicas, deadline),
         };
         Ok(ends.into_iter().enumerate().map(|(rank, end)| (end, device(rank))).collect())
@@ -130,7 +128,7 @@ impl DeviceSet {
                 let plural = if *num_threads == 1 { "" } else { "s" };
                 vec![format!("cpu ({}, {num_threads} thread{plural})", process::cpu_name())]
             }
-            Self::Cuda { indices } => indices.iter().take(num_replicas).map(|index| format!("cuda:{index}")).collect(),
+            Self::Cuda { indices } => indices.iter().take(num_replicas).map(|&index| nvml::describe(index)).collect(),
         }
     }
 }

@@ -9,19 +9,27 @@ pub mod bench;
 pub mod checkpoint;
 pub mod collective;
 pub mod device;
+pub mod dynamic;
 pub mod error;
 pub mod evaluate;
 pub mod fault;
 pub mod head;
 pub mod leader;
 pub mod loss;
+#[cfg(test)]
+mod loss_tests;
 pub mod models;
 pub mod nn;
+pub mod nvml;
 pub mod optimiser;
+#[cfg(test)]
+mod optimiser_tests;
 pub mod precision;
 pub mod process;
 pub mod rehearse;
 pub mod replica;
+#[cfg(test)]
+mod replica_tests;
 pub mod run;
 pub mod serve;
 pub mod session;

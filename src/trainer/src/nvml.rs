@@ -8,6 +8,8 @@
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError as Reason;
 
+use crate::collective::pci_bus_id;
+
 /// The name that the driver's package installs; the wrapper's own default exists only with development packages.
 const LIBRARY: &str = "libnvidia-ml.so.1";
 
@@ -42,13 +44,10 @@ pub struct Gpu {
 
 impl Inventory {
     pub fn read() -> Result<Self, NvmlError> {
-        let nvml = Nvml::builder()
-            .lib_path(LIBRARY.as_ref())
-            .init()
-            .map_err(|source| match source {
-                Reason::LibloadingError(_) | Reason::LibraryNotFound => NvmlError::Absent { source },
-                source => refused("starting it")(source),
-            })?;
+        let nvml = Nvml::builder().lib_path(LIBRARY.as_ref()).init().map_err(|source| match source {
+            Reason::LibloadingError(_) | Reason::LibraryNotFound => NvmlError::Absent { source },
+            source => refused("starting it")(source),
+        })?;
         let driver = nvml.sys_driver_version().map_err(refused("its version"))?;
         let count = nvml.device_count().map_err(refused("counting GPUs"))?;
         let gpus = (0..count).map(|index| gpu(&nvml, index)).collect::<Result<_, _>>()?;
@@ -58,6 +57,23 @@ impl Inventory {
     /// The GPU at a place on the bus, in the form of NVML or of CUDA (which writes a shorter domain).
     pub fn at(&self, pci_bus_id: &str) -> Option<&Gpu> {
         self.gpus.iter().find(|gpu| same_place(&gpu.pci_bus_id, pci_bus_id))
+    }
+}
+
+/// A GPU in CUDA's counting, for a trial's record: `cuda:0 (NVIDIA H200, 143771 MiB, driver 580.65.06)`; the index alone
+/// where the driver does not tell more.
+pub fn describe(index: usize) -> String {
+    let found = pci_bus_id(index).and_then(|place| {
+        let inventory = Inventory::read().map_err(|error| error.to_string())?;
+        let gpu = inventory.at(&place).ok_or_else(|| format!("the driver has no GPU at {place}"))?;
+        Ok(format!("{}, {} MiB, driver {}", gpu.name, gpu.memory_bytes >> 20, inventory.driver))
+    });
+    match found {
+        Ok(text) => format!("cuda:{index} ({text})"),
+        Err(reason) => {
+            tracing::warn!(reason, "cuda:{index} cannot be described");
+            format!("cuda:{index}")
+        }
     }
 }
 

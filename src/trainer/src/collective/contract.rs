@@ -111,6 +111,14 @@ fn shared_memory_keeps_the_contract() {
     }
 }
 
+/// With a fake library: the real one needs GPUs.
+#[test]
+fn nccl_keeps_the_contract() {
+    for size in [1, 2, 4] {
+        contract(|| super::nccl::fake::group(size, Duration::from_secs(60)));
+    }
+}
+
 /// A replica that hangs never arrives; the deadline, not the test, ends the wait.
 #[test]
 fn a_stuck_replica_ends_the_group_at_the_deadline() {

@@ -2,16 +2,20 @@
 //!
 //! A replica that fails calls `abort`, and every other one's current or next call returns an error: an attempt with a
 //! dead, panicked or stuck replica ends instead of hanging. Refuses to retry or repair: a group that failed once stays
-//! failed. Read shared_memory.rs for replicas as threads on one memory, statistics.rs for sums inside autograd.
+//! failed. Read shared_memory.rs for replicas as threads on one memory, nccl.rs for one GPU each, statistics.rs for sums
+//! inside autograd.
 
 #[cfg(test)]
 mod contract;
+mod meeting;
+mod nccl;
 mod shared_memory;
 mod solo;
 mod statistics;
 
 use tch::Tensor;
 
+pub use nccl::{nccl, pci_bus_id};
 pub use shared_memory::shared_memory;
 pub use solo::Solo;
 pub use statistics::BatchStatistics;

@@ -79,6 +79,5 @@ fn layer(name: &str) -> &str {
 }
 
 fn is_below(name: &str, layers: &[&str]) -> bool {
-    let below = |layer: &&str| name.strip_prefix(*layer).is_some_and(|rest| rest.starts_with('.'));
-    layers.iter().any(|layer| below(layer))
+    layers.iter().any(|layer| name.strip_prefix(layer).is_some_and(|rest| rest.starts_with('.')))
 }

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::dynamic::{DynamicError, functions, open};
 
@@ -37,7 +37,13 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    pub fn open() -> Result<Self, DynamicError> {
+    /// The one of this process; opened when first asked for.
+    pub fn shared() -> Result<Arc<Self>, DynamicError> {
+        static RUNTIME: OnceLock<Result<Arc<Runtime>, DynamicError>> = OnceLock::new();
+        RUNTIME.get_or_init(|| Self::open().map(Arc::new)).clone()
+    }
+
+    fn open() -> Result<Self, DynamicError> {
         let mut first_error = None;
         for (name, folder) in NAMES {
             match open(name, &[folder]) {
@@ -77,7 +83,7 @@ impl Runtime {
 
 /// Where NVML finds the device that CUDA counts as `device` here; CUDA_VISIBLE_DEVICES makes the two count differently.
 pub fn pci_bus_id(device: usize) -> Result<String, String> {
-    Runtime::open().map_err(|error| error.to_string())?.pci_bus_id(device)
+    Runtime::shared().map_err(|error| error.to_string())?.pci_bus_id(device)
 }
 
 /// A point in a device's queue.
@@ -125,7 +131,7 @@ mod tests {
     /// On any machine that has the library, GPU or not: every symbol is there, and errors are texts.
     #[test]
     fn the_real_library_is_complete() {
-        match Runtime::open() {
+        match Runtime::shared() {
             Ok(runtime) => {
                 let error = runtime.check(101).unwrap_err();
                 assert_eq!(error, "CUDA: invalid device ordinal (error 101)");

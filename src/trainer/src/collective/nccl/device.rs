@@ -38,7 +38,7 @@ impl Gpus {
     pub fn open() -> Result<Self, OpenError> {
         let nccl = Library::open()?;
         tracing::info!(version = %nccl.version, path = nccl.path, "NCCL was opened");
-        Ok(Self { nccl, cuda: Arc::new(Runtime::open()?) })
+        Ok(Self { nccl, cuda: Runtime::shared()? })
     }
 }
 

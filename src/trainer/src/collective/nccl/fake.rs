@@ -81,11 +81,11 @@ pub fn group(size: usize, deadline: Duration) -> Vec<Box<dyn Collective>> {
 }
 
 /// As `Pool::group` of a library with a fault.
-pub fn pool(fault: Fault) -> Pool<Fake> {
+pub(super) fn pool(fault: Fault) -> Pool<Fake> {
     Pool::new(Fake::new(fault))
 }
 
-pub fn group_of(pool: &Pool<Fake>, size: usize) -> Result<Vec<Box<dyn Collective>>, CollectiveError> {
+pub(super) fn group_of(pool: &Pool<Fake>, size: usize) -> Result<Vec<Box<dyn Collective>>, CollectiveError> {
     let devices: Vec<usize> = (0..size).collect();
     pool.group(&devices, Duration::from_millis(200))
 }
