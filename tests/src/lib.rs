@@ -14,7 +14,7 @@ pub use system::System;
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes on a busy machine with two cores; reached only when something is broken.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Asks until there is an answer. Panics with what was waited for once the deadline has passed.
 pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
