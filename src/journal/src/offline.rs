@@ -3,8 +3,10 @@
 use std::io::Write;
 use std::path::Path;
 
+use rusqlite::Connection;
 use schedule::state::State;
 
+use crate::chain::Head;
 use crate::error::Error;
 use crate::place;
 use crate::store::{connect_to_read, read_all, read_rows};
@@ -25,11 +27,15 @@ pub struct Verified {
 pub fn read(directory: &Path) -> Result<State, Error> {
     let path = directory.join(place::FILE);
     let connection = connect_to_read(&path)?;
+    replay(&path, &connection).map(|(state, _)| state)
+}
+
+fn replay(path: &Path, connection: &Connection) -> Result<(State, Head), Error> {
     let mut state = State::default();
-    read_all(&path, &connection, |recorded| {
-        schedule::apply(&mut state, &recorded).map_err(|source| Error::Impossible { path: path.clone(), source })
+    let head = read_all(path, connection, |recorded| {
+        schedule::apply(&mut state, &recorded).map_err(|source| Error::Impossible { path: path.to_path_buf(), source })
     })?;
-    Ok(state)
+    Ok((state, head))
 }
 
 /// Checks the file's structure, the chain of hashes, that the history is a possible one, and the invariants at its end.
@@ -42,10 +48,7 @@ pub fn verify(directory: &Path) -> Result<Verified, Error> {
     if sound != "ok" {
         return Err(Error::Damaged { path, reason: sound });
     }
-    let mut state = State::default();
-    let head = read_all(&path, &connection, |recorded| {
-        schedule::apply(&mut state, &recorded).map_err(|source| Error::Impossible { path: path.clone(), source })
-    })?;
+    let (state, head) = replay(&path, &connection)?;
     if let Some(violation) = schedule::check(&state).first() {
         let reason = format!("its end breaks invariant {}: {}", violation.invariant, violation.detail);
         return Err(Error::Damaged { path, reason });

@@ -80,7 +80,7 @@ impl Journal {
     }
 
     /// Time of the newest event, in milliseconds since the Unix epoch; 0: none. Time in the journal never goes back.
-    pub fn last_at(&self) -> Result<u64, Error> {
+    pub fn last_at(&mut self) -> Result<u64, Error> {
         Ok(self.event(self.head.number)?.map_or(0, |recorded| recorded.at))
     }
 
@@ -151,8 +151,11 @@ impl Journal {
     }
 
     /// One event by its number, from 1.
-    pub fn event(&self, number: u64) -> Result<Option<Recorded>, Error> {
-        let Some(connection) = &self.connection else { return Ok(None) };
+    pub fn event(&mut self, number: u64) -> Result<Option<Recorded>, Error> {
+        if self.connection.is_none() {
+            self.reopen()?;
+        }
+        let connection = self.connection.as_ref().expect("opened above");
         let found = connection
             .prepare_cached("SELECT at, event FROM events WHERE number = ?1")
             .and_then(|mut query| query.query_row([number], |row| Ok((row.get(0)?, row.get(1)?))).optional());

@@ -69,6 +69,7 @@ fn a_second_coordinator_is_kept_out_and_told_by_whom() {
     }
     // looking is allowed meanwhile
     assert_eq!(verify(directory.path()).expect("it is sound").events, 1);
+    assert_eq!(journal::read(directory.path()).expect("it is sound").applied, 1);
     drop(journal);
     Journal::open(directory.path()).expect("the lock ends with its holder");
 }

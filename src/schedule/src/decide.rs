@@ -12,7 +12,7 @@ use crate::submission;
 
 pub fn decide(state: &State, config: &Config, input: &Input, now: Millis) -> Result<Vec<Event>, Rejected> {
     match input {
-        Input::Submit { sweep } => submission::submitted(state, sweep),
+        Input::Submit { sweep } => submission::submitted(state, sweep).map(|(_, events)| events),
         Input::Cancel { sweep, reason } => cancel(state, sweep, reason),
         Input::RetryFailed { sweep } => retry_failed(state, sweep),
         Input::Drain { worker, reason } => drain(state, worker, reason),

@@ -29,5 +29,5 @@ pub use explain::{Explanation, Spent, Tried, Wanted, class_name, explain};
 pub use live::{next_deadline, observe, restart};
 pub use plan::{Plan, WaitReason, plan};
 pub use search::candidate_means;
-pub use submission::{Submission, describe};
+pub use submission::Submission;
 pub use turn::{Answer, Turn, turn};

@@ -30,13 +30,16 @@ pub struct Submission {
     pub explanation: Vec<String>,
 }
 
-/// The events of a submission; none when nothing would change.
-pub(crate) fn submitted(state: &State, sweep: &Sweep) -> Result<Vec<Event>, Rejected> {
+/// What a submission means, and its events: none when nothing would change.
+pub(crate) fn submitted(state: &State, sweep: &Sweep) -> Result<(Submission, Vec<Event>), Rejected> {
     if is_same(state, sweep) {
-        return Ok(Vec::new());
+        return Ok((describe(state, sweep, &state.sweeps[sweep.name.as_str()].trials), Vec::new()));
     }
     check(sweep)?;
-    Ok(vec![Event::SweepSubmitted { sweep: Box::new(sweep.clone()), trials: all_trials(sweep) }])
+    let trials: Vec<SweepTrial> =
+        (0..sweep.cells.len() as u32).flat_map(|cell| sweep_trials(sweep, cell, None)).collect();
+    let submission = describe(state, sweep, &trials);
+    Ok((submission, vec![Event::SweepSubmitted { sweep: Box::new(sweep.clone()), trials }]))
 }
 
 fn is_same(state: &State, sweep: &Sweep) -> bool {
@@ -75,24 +78,14 @@ fn finite(cost: f64) -> f64 {
     if cost.is_finite() { cost.max(0.0) } else { 0.0 }
 }
 
-fn all_trials(sweep: &Sweep) -> Vec<SweepTrial> {
-    (0..sweep.cells.len() as u32).flat_map(|cell| sweep_trials(sweep, cell, None)).collect()
-}
-
-/// What submitting this sweep would do.
-pub fn describe(state: &State, sweep: &Sweep) -> Submission {
+fn describe(state: &State, sweep: &Sweep, trials: &[SweepTrial]) -> Submission {
     let known = state.sweeps.get(sweep.name.as_str());
     let revision = known.map_or(0, |known| known.revision);
     let mut submission = Submission { sweep: sweep.name.clone(), revision: revision + 1, ..Submission::default() };
     let same = is_same(state, sweep);
-    let trials: Vec<TrialId> = match known {
-        Some(known) if same => known.trials.iter().map(|trial| trial.id).collect(),
-        _ if check(sweep).is_err() => return submission,
-        _ => all_trials(sweep).into_iter().map(|trial| trial.id).collect(),
-    };
     let mut elsewhere: BTreeMap<&str, u64> = Default::default();
     submission.trials = trials.len() as u64;
-    for trial in trials.iter().filter_map(|id| state.trials.get(id)) {
+    for trial in trials.iter().filter_map(|trial| state.trials.get(&trial.id)) {
         match trial.phase {
             Phase::Succeeded { .. } => {
                 submission.reused += 1;
@@ -110,7 +103,7 @@ pub fn describe(state: &State, sweep: &Sweep) -> Submission {
         submission.revision = revision;
         submission.explanation.push(format!("revision {revision} is the same file: nothing is done twice"));
     } else if let Some(known) = known {
-        let new: BTreeSet<TrialId> = trials.iter().copied().collect();
+        let new: BTreeSet<TrialId> = trials.iter().map(|trial| trial.id).collect();
         let alone = |id: &TrialId| {
             let trial = &state.trials[id];
             !trial.phase.is_terminal() && trial.wanted_by.iter().all(|(name, _)| **name == *sweep.name)

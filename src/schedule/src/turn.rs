@@ -3,7 +3,13 @@
 //! The events are applied to the state before they are durable, so that everything that came together shares one
 //! transaction. The shell must append them before it performs an effect or gives an answer. When the append fails,
 //! nothing of the turn has happened: the shell rebuilds the state from the journal, keeps `State::live`, and answers
-//! every input with the fault.
+//! every input with the fault; or it keeps the turn and appends it again before it takes another input.
+//!
+//! | killed | the journal has | and it is repaired by |
+//! |---|---|---|
+//! | before the append | nothing of the turn | nothing was acknowledged: workers and people say it again |
+//! | after the append, before an effect | the whole turn | `Connected`: lists are compared, lost starts become the next attempt |
+//! | between two effects | the whole turn | the same; outcomes said again are stale and acknowledged |
 
 use std::collections::BTreeMap;
 
@@ -15,7 +21,7 @@ use crate::event::{Effect, Event, Input, Recorded, Rejected};
 use crate::live::observe;
 use crate::plan::{WaitReason, plan};
 use crate::state::{Counts, Millis, State};
-use crate::submission::{Submission, describe};
+use crate::submission::{Submission, submitted};
 
 pub struct Turn {
     /// Already applied; to be journalled in one transaction before anything else is done or said.
@@ -63,12 +69,14 @@ fn take(
     now: Millis,
     recorded: &mut Vec<Recorded>,
 ) -> Result<Answer, Rejected> {
-    let submission = match input {
-        Input::Submit { sweep } => Some(describe(state, sweep)),
-        _ => None,
-    };
     let before = counts(state, input);
-    let events = decide(state, config, input, now)?;
+    let (submission, events) = match input {
+        Input::Submit { sweep } => {
+            let (submission, events) = submitted(state, sweep)?;
+            (Some(submission), events)
+        }
+        _ => (None, decide(state, config, input, now)?),
+    };
     record(state, events, now, recorded)?;
     observe(state, input, now);
     let after = counts(state, input);

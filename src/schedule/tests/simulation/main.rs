@@ -20,7 +20,8 @@ mod world;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use script::Script;
+use script::{Action, Moment, Script, Submit};
+use sweep::record::FailureClass;
 use world::{Answers, World};
 
 /// Steps and answers of a run that went well.
@@ -89,6 +90,32 @@ fn promises_hold_under_every_seed() {
         for count in answers.counts() {
             assert!(count > seeds / 20, "{answers:?}");
         }
+    }
+}
+
+/// The coordinator dies at each of its transactions in turn, before and after the commit.
+#[test]
+fn a_coordinator_killed_at_any_append_ends_in_the_same_results() {
+    let search = Submit::Search { name: "alpha", cells: 2, candidates: 3, seeds: 2 };
+    let grid = Submit::Grid { name: "beta", values: 4, seeds: 2, stop: false, wide: true };
+    let crash = Action::FailNext { host: 1, class: FailureClass::Crashed };
+    let actions =
+        [Action::Submit(search), Action::Submit(grid), crash, Action::KillWorker { host: 0, down_ms: 20_000 }];
+    let script = Script { seed: 1, actions: [1_000, 9_000, 12_000, 15_000].into_iter().zip(actions).collect() };
+    for moment in [Moment::BeforeCommit, Moment::AfterCommit] {
+        let mut commit = 1;
+        loop {
+            let mut world = World::new(&script);
+            world.kill_at_commit = Some((commit, moment));
+            let outcome = world.run().and_then(|()| verdict::judge(&world));
+            assert_eq!(outcome, Ok(()), "killed at commit {commit}, {moment:?}");
+            if world.kill_at_commit.is_some() {
+                break;
+            }
+            assert_eq!(world.answers.coordinator_kills, 1);
+            commit += 1;
+        }
+        assert!(commit > 30, "{commit}");
     }
 }
 

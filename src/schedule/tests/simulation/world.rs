@@ -80,6 +80,9 @@ pub struct World {
     /// Failures that were not the trial's own, which must stay within the budgets.
     injected: BTreeMap<(TrialId, FailureClass), u32>,
     kill_at: Option<(Moment, u64)>,
+    /// Kills at the transaction of this number instead, counted from 1.
+    pub kill_at_commit: Option<(u64, Moment)>,
+    pub commits: u64,
     disk_full: bool,
     script: Vec<(u64, Action)>,
     pub steps: u64,
@@ -130,6 +133,8 @@ impl World {
             checkpoints: BTreeMap::new(),
             injected: BTreeMap::new(),
             kill_at: None,
+            kill_at_commit: None,
+            commits: 0,
             disk_full: false,
             script: script.actions.clone(),
             steps: 0,
@@ -389,6 +394,13 @@ impl World {
             return Err(format!("invariant {} after {inputs:?}: {}", violation.invariant, violation.detail));
         }
         self.judge(&inputs, &answers)?;
+        self.commits += u64::from(!recorded.is_empty());
+        if let Some((commit, moment)) = self.kill_at_commit
+            && commit == self.commits
+        {
+            self.kill_at_commit = None;
+            self.kill_at = Some((moment, 2_000));
+        }
         match self.kill_at.take() {
             Some((Moment::BeforeCommit, down_ms)) => return self.kill_coordinator(down_ms, false),
             Some((_, down_ms)) if !self.disk_full => {
