@@ -42,6 +42,7 @@ pub struct Surroundings<'a> {
     pub fault: Option<Fault>,
     /// See `leader::Duties`.
     pub checkpoint_interval: Duration,
+    pub report_interval: Duration,
     /// How long a replica waits for the others before it gives the attempt up.
     pub collective_deadline: Duration,
     /// Threads that prepare batches; 0: the step does it.
@@ -126,6 +127,7 @@ pub fn run(
         writer: CheckpointWriter::start(folder),
         checkpoint_interval: around.checkpoint_interval,
         report,
+        report_interval: around.report_interval,
         requested_at: around.requested_at,
         num_epochs: spec.num_epochs(),
         steps_per_epoch,

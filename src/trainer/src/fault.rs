@@ -44,7 +44,7 @@ impl Fault {
         std::env::var(VARIABLE).ok().filter(|text| !text.is_empty()).map(|text| Self::parse(&text)).transpose()
     }
 
-    fn parse(text: &str) -> Result<Self, BadFault> {
+    pub fn parse(text: &str) -> Result<Self, BadFault> {
         let (mut kind, mut epoch, mut attempt, mut replica) = (None, None, 1, 0);
         for word in text.split_whitespace() {
             let bad = || BadFault { text: text.to_owned(), word: word.to_owned() };

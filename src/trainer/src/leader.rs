@@ -16,15 +16,14 @@ use crate::process;
 use crate::replica::Replica;
 use crate::writer::CheckpointWriter;
 
-/// The worker is told of progress at least this often.
-const REPORT_INTERVAL: Duration = Duration::from_millis(500);
-
 /// What the leader is made from.
 pub struct Duties<'a> {
     pub writer: CheckpointWriter,
     /// A checkpoint follows an epoch unless the one before is younger than this: what a crash can cost in any case.
     pub checkpoint_interval: Duration,
     pub report: &'a mut dyn FnMut(Progress),
+    /// Progress is told at least this often while steps are made.
+    pub report_interval: Duration,
     pub requested_at: Instant,
     pub num_epochs: u32,
     pub steps_per_epoch: u64,
@@ -121,7 +120,7 @@ impl<'a> Leader<'a> {
         self.progress.step += 1;
         self.progress.collectives = collectives;
         let now = Instant::now();
-        if now.duration_since(self.reported_at) >= REPORT_INTERVAL {
+        if now.duration_since(self.reported_at) >= self.duties.report_interval {
             self.report(now);
         }
     }

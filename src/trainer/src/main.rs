@@ -18,6 +18,9 @@ use trainer::serve::{Runner, serve};
 use trainer::session::{Session, SessionOptions};
 use trainer::{process, shim};
 
+/// The hand-off promises progress once a second.
+const REPORT_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Trains the trials of a sweep. Workers start it; `run` is for debugging a single trial.
 #[derive(Parser)]
 #[command(name = "orchestrator-trainer", version = sweep::build().leak() as &str, max_term_width = 120)]
@@ -154,6 +157,7 @@ impl SlotArgs {
             devices,
             fault: Fault::from_environment()?,
             checkpoint_interval: Duration::from_secs_f64(self.checkpoint_interval),
+            report_interval: REPORT_INTERVAL,
             collective_deadline: Duration::from_secs(self.collective_deadline),
         })
     }

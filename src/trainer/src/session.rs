@@ -24,6 +24,8 @@ pub struct SessionOptions {
     pub devices: DeviceSet,
     pub fault: Option<Fault>,
     pub checkpoint_interval: Duration,
+    /// See `leader::Duties`.
+    pub report_interval: Duration,
     pub collective_deadline: Duration,
     pub data_threads: usize,
 }
@@ -67,6 +69,7 @@ impl Runner for Session {
             stop,
             fault: self.options.fault,
             checkpoint_interval: self.options.checkpoint_interval,
+            report_interval: self.options.report_interval,
             collective_deadline: self.options.collective_deadline,
             data_threads: self.options.data_threads,
         };

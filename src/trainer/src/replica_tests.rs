@@ -1,0 +1,153 @@
+//! Data-parallel training gives the numbers of the whole batch, whatever the number of replicas.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use sweep::Settings;
+use sweep::settings::{BatchNorm, Loss, Model};
+use tch::{Device, Kind, Tensor};
+
+use crate::collective::{Collective, Solo, shared_memory};
+use crate::nn::Format;
+use crate::replica::{Blueprint, Replica, Shard, StepOptions};
+
+const NUM_CLASSES: usize = 4;
+const SIDE: i64 = 8;
+const F32: Format = Format { bf16: false, channels_last: false };
+
+fn settings(batch_norm: BatchNorm) -> Settings {
+    let settings = sweep::recipe::settings("quick", "digits").expect("a recipe");
+    Settings { batch_norm, model: Model::Resnet8, loss: Loss::CosXent, clip_norm: Some(10.0), ..settings }
+}
+
+fn blueprint(settings: &Settings, format: Format) -> Blueprint<'_> {
+    Blueprint { settings, seed: 5, channels: 3, num_classes: NUM_CLASSES, embeddings: None, format }
+}
+
+/// A deterministic batch; shards are slices of it.
+fn batch(len: i64, step: i64) -> (Tensor, Tensor) {
+    let count = len * 3 * SIDE * SIDE;
+    let numbers = Tensor::arange(count, (Kind::Float, Device::Cpu)) + (step * count) as f64;
+    let images = (&numbers * 0.37).sin() + (&numbers * 0.011).cos();
+    let labels = (Tensor::arange(len, (Kind::Int64, Device::Cpu)) + step).remainder(NUM_CLASSES as i64);
+    (images.view([len, 3, SIDE, SIDE]), labels)
+}
+
+/// What is left of a replica after some steps.
+#[derive(Debug)]
+struct Trained {
+    weights: Vec<f32>,
+    gradient_of_first_step: Vec<f32>,
+    statistics: Vec<f32>,
+    loss_sum: f64,
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    Vec::try_from(tensor).unwrap()
+}
+
+fn train(settings: &Settings, format: Format, collective: Arc<dyn Collective>, batch_lens: &[i64]) -> Trained {
+    tch::set_num_threads(1);
+    let mut replica = Replica::new(&blueprint(settings, format), collective, Device::Cpu).unwrap();
+    let mut gradient_of_first_step = Vec::new();
+    for (step, &len) in batch_lens.iter().enumerate() {
+        let (images, labels) = batch(len, step as i64);
+        let range = replica.shard(len as usize);
+        let (start, length) = (range.start as i64, range.len() as i64);
+        let shard = Shard {
+            images: images.narrow(0, start, length),
+            labels: labels.narrow(0, start, length),
+            mixed: None,
+            batch_len: len as usize,
+        };
+        let options = StepOptions { learning_rate: 0.05, steps_made: step as u64, head_only: false };
+        replica.train_step(&shard, options).unwrap();
+        if step == 0 {
+            // Keras-form momentum after one step is -lr * gradient
+            gradient_of_first_step = values(&(&replica.storage.momentum / -0.05));
+        }
+    }
+    let loss_sum = replica.loss_sum().unwrap();
+    Trained {
+        weights: values(&replica.storage.weights),
+        gradient_of_first_step,
+        statistics: values(&replica.storage.statistics),
+        loss_sum,
+    }
+}
+
+fn train_group(settings: &Settings, size: usize, batch_lens: &[i64]) -> Vec<Trained> {
+    let ends = shared_memory(size, Duration::from_secs(60));
+    thread::scope(|scope| {
+        let run = |end| scope.spawn(move || train(settings, F32, Arc::from(end), batch_lens));
+        let threads: Vec<_> = ends.into_iter().map(run).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+/// Largest difference relative to the largest value.
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    let largest = a.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max) / largest
+}
+
+#[test]
+fn synchronised_replicas_train_as_one_on_the_whole_batch() {
+    let settings = settings(BatchNorm::Synchronised);
+    // uneven shards, and a last batch smaller than the number of replicas
+    let batch_lens = [10, 7, 3];
+    let alone = train(&settings, F32, Arc::new(Solo::default()), &batch_lens);
+    for size in [2, 4] {
+        let group = train_group(&settings, size, &batch_lens);
+        let loss: f64 = group.iter().map(|replica| replica.loss_sum).sum();
+        assert!((loss - alone.loss_sum).abs() < 1e-4 * alone.loss_sum, "{loss} {}", alone.loss_sum);
+        for replica in &group {
+            assert!(distance(&alone.gradient_of_first_step, &replica.gradient_of_first_step) < 2e-5);
+            assert!(distance(&alone.weights, &replica.weights) < 1e-4);
+            assert!(distance(&alone.statistics, &replica.statistics) < 1e-4);
+            assert_eq!(replica.weights, group[0].weights, "replicas stay equal to the bit");
+            assert_eq!(replica.statistics, group[0].statistics);
+        }
+    }
+}
+
+/// Keras' multi_gpu_model: each replica normalises its own shard, losses and gradients are of the whole batch.
+#[test]
+fn per_replica_normalisation_averages_the_gradients_of_its_shards() {
+    let settings = Settings { clip_norm: None, ..settings(BatchNorm::PerReplica) };
+    let group = train_group(&settings, 2, &[10]);
+    // the same by hand: the gradient of each half, weighted by its share
+    let mut expected = vec![0f32; group[0].weights.len()];
+    for start in [0, 5] {
+        let (images, labels) = batch(10, 0);
+        let collective = Arc::new(Solo::default());
+        let mut replica = Replica::new(&blueprint(&settings, F32), collective, Device::Cpu).unwrap();
+        let shard = Shard {
+            images: images.narrow(0, start, 5),
+            labels: labels.narrow(0, start, 5),
+            mixed: None,
+            batch_len: 10,
+        };
+        replica.train_step(&shard, StepOptions { learning_rate: 1.0, steps_made: 0, head_only: false }).unwrap();
+        let gradient = values(&replica.storage.momentum);
+        expected.iter_mut().zip(gradient).for_each(|(sum, value)| *sum -= value);
+    }
+    assert!(distance(&expected, &group[0].gradient_of_first_step) < 2e-5);
+    assert_eq!(group[0].weights, group[1].weights);
+    assert_eq!(group[0].statistics, group[1].statistics);
+}
+
+/// bf16 keeps eight bits: the loss curve must follow that of f32 closely, not exactly.
+#[test]
+fn bf16_and_channels_last_follow_the_loss_curve_of_f32() {
+    let settings = settings(BatchNorm::PerReplica);
+    let run = |format| train(&settings, format, Arc::new(Solo::default()), &[16; 6]).loss_sum;
+    let reference = run(F32);
+    let channels_last = run(Format { bf16: false, channels_last: true });
+    assert!((channels_last / reference - 1.0).abs() < 1e-4, "{channels_last} {reference}");
+    for channels_last in [false, true] {
+        let half = run(Format { bf16: true, channels_last });
+        assert!((half / reference - 1.0).abs() < 1e-2, "{half} {reference}");
+    }
+}

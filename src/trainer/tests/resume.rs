@@ -1,0 +1,172 @@
+//! Promise P6: a trial interrupted any number of times ends with the bits of one left alone.
+//!
+//! Interruptions are stops on request at every step border, and deaths in every epoch. The bits are compared through
+//! the hash chain over weights, momentum and moving statistics, and through every number of the record.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sweep::handoff::{Progress, RunRequest};
+use sweep::record::{EpochRecord, FailureClass, TrialResult};
+use sweep::settings::{Loss, SamplesPerClass, Schedule, Settings};
+use sweep::{AttemptNo, TrialSpec};
+use trainer::attempt::Outcome;
+use trainer::device::DeviceSet;
+use trainer::fault::Fault;
+use trainer::serve::Runner;
+use trainer::session::{Session, SessionOptions};
+
+const NUM_EPOCHS: u32 = 3;
+/// Of 40 images in batches of 16.
+const STEPS_PER_EPOCH: u32 = 3;
+
+fn spec(replicas: u32) -> TrialSpec {
+    let settings = sweep::recipe::settings("quick", "digits").expect("a recipe");
+    let settings = Settings {
+        samples_per_class: SamplesPerClass::Count(4),
+        batch_size: 16,
+        loss: Loss::CosXent,
+        shift: 0.1,
+        schedule: Schedule::Cosine { epochs: NUM_EPOCHS },
+        replicas,
+        ..settings
+    };
+    TrialSpec { settings, seed: 3, smoke: false }
+}
+
+fn session(fault: Option<&str>) -> Session {
+    Session::new(SessionOptions {
+        devices: DeviceSet::Cpu { num_threads: 1 },
+        fault: fault.map(|text| Fault::parse(text).unwrap()),
+        checkpoint_interval: Duration::ZERO,
+        report_interval: Duration::ZERO,
+        collective_deadline: Duration::from_secs(300),
+        data_threads: 0,
+    })
+}
+
+fn request(spec: &TrialSpec, attempt: u32, folder: &Path) -> RunRequest {
+    RunRequest {
+        trial: spec.id(),
+        attempt: AttemptNo(attempt),
+        spec: spec.clone(),
+        data_dir: folder.join("data"),
+        cache_dir: folder.join("cache"),
+        checkpoint_dir: folder.join("checkpoints"),
+    }
+}
+
+fn undisturbed(spec: &TrialSpec) -> TrialResult {
+    let folder = tempfile::tempdir().unwrap();
+    let stop = AtomicBool::new(false);
+    match session(None).run(&request(spec, 1, folder.path()), &stop, &mut |_| ()).unwrap() {
+        Outcome::Finished(result) => *result,
+        Outcome::Stopped => panic!("nobody asked for a stop"),
+    }
+}
+
+/// All that must be equal: everything but times and places.
+fn numbers(result: &TrialResult) -> (Vec<EpochRecord>, [u64; 5], u32) {
+    let values = [
+        result.last_accuracy,
+        result.best_accuracy,
+        result.last_balanced_accuracy,
+        result.train_loss,
+        result.eval_loss,
+    ];
+    (result.epochs.clone(), values.map(f64::to_bits), result.best_epoch)
+}
+
+fn stop_after_every_step(replicas: u32) {
+    let spec = spec(replicas);
+    let expected = undisturbed(&spec);
+    let folder = tempfile::tempdir().unwrap();
+    let mut session = session(None);
+    for attempt in 1.. {
+        let stop = AtomicBool::new(false);
+        // the first report comes before the first step
+        let mut report = |progress: Progress| stop.store(progress.step > 0, Ordering::Relaxed);
+        match session.run(&request(&spec, attempt, folder.path()), &stop, &mut report).unwrap() {
+            Outcome::Stopped => assert!(attempt <= NUM_EPOCHS * STEPS_PER_EPOCH, "every attempt makes a step"),
+            Outcome::Finished(result) => {
+                // a second replica may begin the next step before the first one's report is heard
+                let fewest = if replicas == 1 { NUM_EPOCHS * STEPS_PER_EPOCH } else { 2 };
+                assert!(attempt >= fewest, "only {attempt} attempts");
+                assert_eq!(numbers(&result), numbers(&expected));
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn stopped_after_every_step() {
+    stop_after_every_step(1);
+}
+
+#[test]
+fn stopped_after_every_step_with_two_replicas() {
+    stop_after_every_step(2);
+}
+
+#[test]
+fn died_in_every_epoch() {
+    let spec = spec(1);
+    let expected = undisturbed(&spec);
+    let folder = tempfile::tempdir().unwrap();
+    let stop = AtomicBool::new(false);
+    for epoch in 0..NUM_EPOCHS {
+        let attempt = epoch + 1;
+        let mut session = session(Some(&format!("panic epoch={epoch} attempt={attempt}")));
+        let failure = session.run(&request(&spec, attempt, folder.path()), &stop, &mut |_| ()).err().unwrap();
+        assert_eq!(failure.class(), FailureClass::Crashed);
+    }
+    // the newest checkpoint is damaged as well: the one before it serves
+    let newest = std::fs::read_dir(folder.path().join("checkpoints")).unwrap().map(|file| file.unwrap().path()).max();
+    let newest = newest.expect("checkpoints were written");
+    let sound = std::fs::read(&newest).unwrap();
+    std::fs::write(&newest, &sound[..sound.len() / 2]).unwrap();
+    let attempt = NUM_EPOCHS + 1;
+    match session(None).run(&request(&spec, attempt, folder.path()), &stop, &mut |_| ()).unwrap() {
+        Outcome::Finished(result) => {
+            assert_eq!(numbers(&result), numbers(&expected));
+            assert_eq!(result.timing.resumed_from_epoch, NUM_EPOCHS - 2);
+        }
+        Outcome::Stopped => panic!("nobody asked for a stop"),
+    }
+}
+
+#[test]
+fn a_dead_or_spoiled_replica_ends_the_attempt_with_its_reason() {
+    let spec = spec(2);
+    let stop = AtomicBool::new(false);
+    let faults = [
+        ("panic epoch=1 replica=1", FailureClass::Crashed, "fault on order"),
+        ("non_finite epoch=1 replica=0", FailureClass::NonFinite, "epoch 1"),
+        ("out_of_memory epoch=0 replica=1", FailureClass::OutOfMemory, "batch_size"),
+    ];
+    for (fault, class, words) in faults {
+        let folder = tempfile::tempdir().unwrap();
+        let error = session(Some(fault)).run(&request(&spec, 1, folder.path()), &stop, &mut |_| ()).err().unwrap();
+        let failure = error.failure();
+        assert!(failure.class == class && failure.message.contains(words), "{fault}: {failure:?}");
+    }
+}
+
+#[test]
+fn a_stuck_replica_ends_the_attempt_at_the_deadline() {
+    let spec = spec(2);
+    let folder = tempfile::tempdir().unwrap();
+    let options = SessionOptions {
+        devices: DeviceSet::Cpu { num_threads: 1 },
+        fault: Some(Fault::parse("slow=400 epoch=1 replica=1").unwrap()),
+        checkpoint_interval: Duration::ZERO,
+        report_interval: Duration::ZERO,
+        collective_deadline: Duration::from_millis(100),
+        data_threads: 0,
+    };
+    let stop = AtomicBool::new(false);
+    let error = Session::new(options).run(&request(&spec, 1, folder.path()), &stop, &mut |_| ()).err().unwrap();
+    assert_eq!(error.class(), FailureClass::Stalled, "{error}");
+}
