@@ -22,7 +22,7 @@ set:
   schedule: {sgdr: {base_cycle: 8, multiplier: 2, cycles: 2, learning_rate_min: 1e-6}}
 axes:
   loss: [xent, cos]
-  samples_per_class: [20, 50]
+  samples_per_class: [10, 30]
 seeds: 2
 outputs:
   - table: {rows: loss, columns: samples_per_class}

@@ -50,11 +50,17 @@ fn documented_flags_exist() {
 fn flags_are_found_in_scripts_units_and_manifests() {
     let script = "srun \"$orchestrator\" coordinator --listen \"0:1\" \\\n  --state-dir \"$state\" &\nother --flag";
     let manifest = "args:\n            - worker\n            - --slots=2\n          resources:\n            --none";
-    let prose = "`orchestrator worker --devices cpu` but --not-this";
+    let prose = "`orchestrator worker --devices cpu` but --not-this; `orchestrator journal verify --state-dir D`";
     assert_eq!(
         used_flags(&format!("{script}\n{manifest}\n{prose}")),
-        [("coordinator", "--listen"), ("coordinator", "--state-dir"), ("worker", "--slots"), ("worker", "--devices")]
-            .map(|(command, flag)| (command.to_owned(), flag.to_owned()))
+        [
+            ("coordinator", "--listen"),
+            ("coordinator", "--state-dir"),
+            ("worker", "--slots"),
+            ("worker", "--devices"),
+            ("journal verify", "--state-dir")
+        ]
+        .map(|(command, flag)| (command.to_owned(), flag.to_owned()))
     );
 }
 
@@ -75,6 +81,7 @@ fn used_flags(text: &str) -> Vec<(String, String)> {
         "journal",
         "embed",
     ];
+    const GROUPS: [&str; 2] = ["data", "journal"];
     let joined = text.replace("\\\n", " ").replace("args:\n            - ", "args: ").replace("\n            - ", " ");
     let mut found = Vec::new();
     for line in joined.lines() {
@@ -85,6 +92,10 @@ fn used_flags(text: &str) -> Vec<(String, String)> {
             let token = word.trim_end_matches([' ', ',', '[', '"', '=', '`']);
             if COMMANDS.contains(&token) && (before.ends_with("orchestrator") || before == "args:") {
                 command = Some(token.to_owned());
+            } else if let Some(group) =
+                command.as_mut().filter(|group| GROUPS.contains(&group.as_str()) && before == **group)
+            {
+                *group = format!("{group} {token}");
             } else if let Some(command) = command.as_ref().filter(|_| token.starts_with("--") && token.len() > 2) {
                 found.push((command.clone(), token.to_owned()));
             }
@@ -100,7 +111,11 @@ fn used_flags(text: &str) -> Vec<(String, String)> {
 }
 
 fn help(command: &str) -> String {
-    let output = Command::new(binary("orchestrator")).args([command, "--help"]).output().expect("the binary starts");
+    let output = Command::new(binary("orchestrator"))
+        .args(command.split(' '))
+        .arg("--help")
+        .output()
+        .expect("the binary starts");
     assert!(output.status.success(), "orchestrator {command} --help ended with {}", output.status);
     String::from_utf8(output.stdout).expect("help is UTF-8")
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::Signal;
 use tests::binaries::binary;
@@ -12,7 +13,7 @@ use tests::{Process, System, wait_for};
 const SWEEP: &str = "
 name: job
 recipe: quick
-set: {dataset: digits, model: resnet-8, samples_per_class: 20}
+set: {dataset: digits, model: resnet-8, samples_per_class: 20, schedule: {constant: {epochs: 15}}}
 axes:
   loss: [xent, cos]
 seeds: 2
@@ -61,8 +62,9 @@ fn submit(system: &System) -> Process {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/slurm.sbatch");
     let mut command: Command = system.marked("bash");
     let path = format!("{}:{}", system.path("stand-ins").display(), std::env::var("PATH").unwrap_or_default());
-    // two jobs of one test run must not choose the same port
-    let job = (std::process::id() * 2 + u32::from(system.path("requeued").exists())).to_string();
+    // the script makes the port from it, and no two jobs of a test run may have the same one
+    static SERIAL: AtomicU32 = AtomicU32::new(0);
+    let job = (std::process::id() * 8 + SERIAL.fetch_add(1, Ordering::Relaxed)).to_string();
     command.arg(script).arg("job.yaml").env("PATH", path);
     command.envs([("SLURM_JOB_ID", job.as_str()), ("SLURM_JOB_NODELIST", "here")]);
     command.env("SLURM_SUBMIT_DIR", system.path(""));

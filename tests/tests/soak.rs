@@ -26,7 +26,7 @@ set:
   schedule: {sgdr: {base_cycle: 8, multiplier: 2, cycles: 2, learning_rate_min: 1e-6}}
 axes:
   loss: [xent, mse, cos, cos_xent]
-  samples_per_class: [10, 50]
+  samples_per_class: [10, 30]
 seeds: 3
 outputs:
   - table: {rows: loss, columns: samples_per_class}
