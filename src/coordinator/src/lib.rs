@@ -4,6 +4,7 @@
 mod clock;
 mod control;
 mod fleet;
+mod http;
 mod message;
 mod options;
 mod owner;
@@ -15,4 +16,5 @@ mod storage;
 mod streams;
 mod tail;
 
+pub use http::Page;
 pub use options::{Coordinator, Error, Handle, Listen, Options};

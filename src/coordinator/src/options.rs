@@ -20,6 +20,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::clock::Clock;
 use crate::control::ControlService;
 use crate::fleet::FleetService;
+use crate::http::Page;
 use crate::message::Message;
 use crate::owner::Owner;
 use crate::storage::{self, Storage, StorageFault};
@@ -174,6 +175,12 @@ impl Handle {
     /// What was bound.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Serves the read-only status page and metrics, until the page is dropped. Like the coordinator itself it wants a
+    /// token to listen on anything but loopback, and then on every request.
+    pub async fn serve_http(&self, address: SocketAddr, token: Option<Token>) -> Result<Page, Error> {
+        Page::start(address, token, self.messages.clone()).await
     }
 
     /// Until it ends by itself, which only an error makes it do.

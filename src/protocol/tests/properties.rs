@@ -224,7 +224,8 @@ fn an_empty_message_is_refused() {
 
 #[test]
 fn lies_in_a_hello_are_named() {
-    let lies: [(&str, fn(&mut v1::Hello)); 8] = [
+    type Lie = fn(&mut v1::Hello);
+    let lies: [(&str, Lie); 8] = [
         ("hello.worker", |hello| hello.worker.clear()),
         ("hello.worker", |hello| hello.worker = "x".repeat(257)),
         ("hello.host", |hello| hello.host = "a\x1b[2Jb".into()),

@@ -108,7 +108,8 @@ pub struct Worker;
 pub struct Handle {
     worker: WorkerId,
     intent: watch::Sender<Intent>,
-    task: JoinHandle<Result<Ended, Error>>,
+    /// Until its answer was given.
+    task: Option<JoinHandle<Result<Ended, Error>>>,
 }
 
 impl Worker {
@@ -172,7 +173,7 @@ impl Worker {
             drop(registration);
             ended
         });
-        Ok(Handle { worker, intent, task })
+        Ok(Handle { worker, intent, task: Some(task) })
     }
 }
 
@@ -228,11 +229,14 @@ impl Handle {
     }
 
     pub fn has_ended(&self) -> bool {
-        self.task.is_finished()
+        self.task.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Until it has ended and no process of it is left. To be asked once.
+    /// Until it has ended and no process of it is left. The answer is given once.
     pub async fn wait(&mut self) -> Result<Ended, Error> {
-        (&mut self.task).await.unwrap_or(Err(Error::Vanished))
+        let Some(task) = &mut self.task else { return Err(Error::Vanished) };
+        let ended = task.await.unwrap_or(Err(Error::Vanished));
+        self.task = None;
+        ended
     }
 }

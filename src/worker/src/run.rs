@@ -218,6 +218,9 @@ impl Loop {
             Said::Ended { key, outcome } => {
                 match &outcome {
                     Outcome::Finished(_) => tracing::info!(trial = %key.0, attempt = %key.1, "finished"),
+                    Outcome::Failed(failure) if failure.class == FailureClass::Preempted => {
+                        tracing::info!(trial = %key.0, attempt = %key.1, "checkpointed");
+                    }
                     Outcome::Failed(failure) => {
                         tracing::warn!(trial = %key.0, attempt = %key.1, class = ?failure.class, failure.message, "failed");
                     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use sweep::handoff::{self, Ready, Reply, Request};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -196,7 +196,7 @@ async fn read_replies(mut stdout: ChildStdout, replies: mpsc::Sender<Result<Repl
     }
 }
 
-async fn read_reply(stdout: &mut ChildStdout) -> Result<Reply, Broken> {
+async fn read_reply(stdout: &mut (impl AsyncRead + Unpin)) -> Result<Reply, Broken> {
     let mut header = [0; 4];
     stdout.read_exact(&mut header).await.map_err(|_| Broken::Closed)?;
     let garbage = |error: io::Error| Broken::Garbage(error.to_string());
@@ -225,5 +225,56 @@ impl Exit {
     pub fn was_killed(&self) -> bool {
         use std::os::unix::process::ExitStatusExt;
         self.status.is_some_and(|status| status.signal() == Some(Signal::SIGKILL as i32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use sweep::handoff::Progress;
+
+    use super::*;
+
+    fn read(mut bytes: &[u8]) -> (Result<Reply, Broken>, usize) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let reply = runtime.block_on(read_reply(&mut bytes));
+        (reply, bytes.len())
+    }
+
+    #[test]
+    fn a_slot_is_named_as_the_trainer_wants_it() {
+        let names = |devices: &[&str]| device_list(&devices.iter().map(|name| name.to_string()).collect::<Vec<_>>());
+        assert_eq!(names(&["cpu", "cpu"]), "cpu");
+        assert_eq!(names(&["cuda:0", "cuda:2"]), "cuda:0,2");
+    }
+
+    #[test]
+    fn frames_are_read_one_after_the_other_and_a_cut_one_is_no_frame() {
+        let mut bytes = handoff::encode_frame(&Reply::Stopped);
+        let length = bytes.len();
+        bytes.extend(handoff::encode_frame(&Reply::Progress(Progress::default())));
+        let (reply, left) = read(&bytes);
+        assert_eq!((reply, left), (Ok(Reply::Stopped), bytes.len() - length));
+        for cut in 0..length {
+            assert_eq!(read(&bytes[..cut]).0, Err(Broken::Closed));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_are_a_reply_or_a_reason(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = read(&bytes);
+        }
+
+        #[test]
+        fn arbitrary_documents_are_a_reply_or_a_reason(document in "[\\[\\]{}\":,a-zA-Z0-9 .e+-]{0,60}") {
+            let mut frame = (document.len() as u32).to_le_bytes().to_vec();
+            frame.extend(document.as_bytes());
+            let (reply, left) = read(&frame);
+            prop_assert_eq!(left, 0);
+            if let Err(broken) = reply {
+                prop_assert!(matches!(broken, Broken::Garbage(_)));
+            }
+        }
     }
 }

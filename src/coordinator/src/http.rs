@@ -1,0 +1,259 @@
+//! The read-only page for people and for Prometheus: `/` (HTML), `/status` (JSON), `/metrics`. It asks the owner what
+//! `orchestrator status` asks, and can change nothing.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{Html, IntoResponse, Json, Response};
+use axum::routing::get;
+use protocol::{Token, v1};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::message::{Message, Read};
+use crate::options::Error;
+
+type Owner = mpsc::Sender<Message>;
+
+/// The page; dropping it ends it.
+pub struct Page {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Page {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Away from loopback every request must carry `authorization: Bearer TOKEN`.
+    pub(crate) async fn start(address: SocketAddr, token: Option<Token>, owner: Owner) -> Result<Self, Error> {
+        let is_local = address.ip().is_loopback();
+        if !is_local && token.is_none() {
+            return Err(Error::NeedsToken { address });
+        }
+        let failed = |source| Error::Listen { address: address.to_string(), source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let mut router = Router::new()
+            .route("/", get(page))
+            .route("/status", get(status))
+            .route("/metrics", get(metrics))
+            .with_state(owner);
+        if let Some(token) = token.filter(|_| !is_local) {
+            router = router.layer(from_fn_with_state(token, check));
+        }
+        let task = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::warn!(%error, "the status page has ended");
+            }
+        });
+        Ok(Self { address, task })
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn check(State(token): State<Token>, request: Request, next: Next) -> Response {
+    let carried = request.headers().get(header::AUTHORIZATION);
+    if carried.is_some_and(|value| token.is_carried_by(value.as_bytes())) {
+        next.run(request).await
+    } else {
+        (StatusCode::UNAUTHORIZED, "authorization: Bearer TOKEN is wanted\n").into_response()
+    }
+}
+
+async fn ask(owner: &Owner) -> Result<v1::StatusReply, Response> {
+    let ends = || (StatusCode::SERVICE_UNAVAILABLE, "the coordinator is ending\n").into_response();
+    let (reply, answer) = oneshot::channel();
+    let read = Read::Status { sweep: String::new(), reply };
+    owner.send(Message::Read(read)).await.map_err(|_| ends())?;
+    match answer.await {
+        Ok(Ok(status)) => Ok(status),
+        _ => Err(ends()),
+    }
+}
+
+async fn status(State(owner): State<Owner>) -> Result<Json<Value>, Response> {
+    Ok(Json(as_json(&ask(&owner).await?)))
+}
+
+async fn metrics(State(owner): State<Owner>) -> Result<impl IntoResponse, Response> {
+    let text = as_metrics(&ask(&owner).await?);
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text))
+}
+
+async fn page(State(owner): State<Owner>) -> Result<Html<String>, Response> {
+    Ok(Html(as_html(&ask(&owner).await?)))
+}
+
+fn as_json(status: &v1::StatusReply) -> Value {
+    let sweep = |sweep: &v1::SweepStatus| {
+        json!({
+            "name": sweep.name, "revision": sweep.revision, "waiting": sweep.waiting, "running": sweep.running,
+            "succeeded": sweep.succeeded, "failed": sweep.failed, "cancelled": sweep.cancelled,
+            "complete_cells": sweep.complete_cells, "cells": sweep.cells, "remaining_ms": sweep.remaining_ms,
+            "complete": sweep.complete,
+        })
+    };
+    let worker = |worker: &v1::WorkerStatus| {
+        json!({
+            "worker": worker.worker, "host": worker.host, "presence": worker.presence, "reason": worker.reason,
+            "slots": worker.slots, "busy_slots": worker.busy_slots, "silent_ms": worker.silent_ms,
+        })
+    };
+    json!({
+        "schema": 1,
+        "build": status.build,
+        "storage_fault": status.storage_fault,
+        "journal_bytes": status.journal_bytes,
+        "checkpoint_bytes": status.checkpoint_bytes,
+        "sweeps": status.sweeps.iter().map(sweep).collect::<Vec<_>>(),
+        "workers": status.workers.iter().map(worker).collect::<Vec<_>>(),
+    })
+}
+
+/// The text format of Prometheus.
+fn as_metrics(status: &v1::StatusReply) -> String {
+    let mut text = String::new();
+    let mut gauge = |name: &str, help: &str, values: &[(String, u64)]| {
+        let _ = writeln!(text, "# HELP orchestrator_{name} {help}\n# TYPE orchestrator_{name} gauge");
+        for (labels, value) in values {
+            let _ = writeln!(text, "orchestrator_{name}{labels} {value}");
+        }
+    };
+    let single = |value: u64| vec![(String::new(), value)];
+    gauge("journal_bytes", "Disk that the journal occupies.", &single(status.journal_bytes));
+    gauge("checkpoint_bytes", "Disk that checkpoints of running trials occupy.", &single(status.checkpoint_bytes));
+    let fault = u64::from(!status.storage_fault.is_empty());
+    gauge("storage_fault", "1 while the journal cannot be written.", &single(fault));
+    let mut trials = Vec::new();
+    let mut cells = Vec::new();
+    for sweep in &status.sweeps {
+        let name = escaped(&sweep.name);
+        let phases = [
+            ("waiting", sweep.waiting),
+            ("running", sweep.running),
+            ("succeeded", sweep.succeeded),
+            ("failed", sweep.failed),
+            ("cancelled", sweep.cancelled),
+        ];
+        trials.extend(phases.map(|(phase, count)| (format!("{{sweep=\"{name}\",phase=\"{phase}\"}}"), count)));
+        cells.push((format!("{{sweep=\"{name}\",complete=\"yes\"}}"), sweep.complete_cells));
+        let open = sweep.cells.saturating_sub(sweep.complete_cells);
+        cells.push((format!("{{sweep=\"{name}\",complete=\"no\"}}"), open));
+    }
+    gauge("trials", "Trials of a sweep by phase.", &trials);
+    gauge("cells", "Cells of a sweep.", &cells);
+    let mut slots = Vec::new();
+    for worker in status.workers.iter().filter(|worker| worker.presence != "gone") {
+        let labels = |use_: &str| {
+            let (name, presence) = (escaped(&worker.worker), &worker.presence);
+            format!("{{worker=\"{name}\",presence=\"{presence}\",use=\"{use_}\"}}")
+        };
+        slots.push((labels("busy"), u64::from(worker.busy_slots)));
+        slots.push((labels("free"), u64::from(worker.slots.saturating_sub(worker.busy_slots))));
+    }
+    gauge("slots", "Slots of a worker.", &slots);
+    text
+}
+
+/// A label's value.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn as_html(status: &v1::StatusReply) -> String {
+    let mut page = String::from(
+        "<!doctype html><meta charset=utf-8><meta http-equiv=refresh content=5><title>orchestrator</title>\
+         <style>body{font:15px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}\
+         td:first-child,th:first-child,td.text{text-align:left}</style><h1>orchestrator</h1>",
+    );
+    if !status.storage_fault.is_empty() {
+        let _ = write!(page, "<p><strong>Nothing is acknowledged:</strong> {}</p>", html(&status.storage_fault));
+    }
+    page.push_str(
+        "<h2>Sweeps</h2><table><tr><th>sweep<th>cells<th>succeeded<th>running<th>waiting<th>failed<th>cancelled",
+    );
+    for sweep in &status.sweeps {
+        let v1::SweepStatus { complete_cells, cells, succeeded, running, waiting, failed, cancelled, .. } = sweep;
+        let _ = write!(
+            page,
+            "<tr><td>{}<td>{complete_cells}/{cells}<td>{succeeded}<td>{running}<td>{waiting}<td>{failed}<td>{cancelled}",
+            html(&sweep.name)
+        );
+    }
+    page.push_str("</table><h2>Running</h2><table><tr><th>trial<th>seed<th>epoch<th>images/s<th>accuracy<th>condition");
+    for trial in status.sweeps.iter().flat_map(|sweep| &sweep.running_trials) {
+        let accuracy = trial.accuracy.map_or_else(String::new, |accuracy| format!("{:.1} %", 100.0 * accuracy));
+        let v1::RunningTrial { seed, epoch, num_epochs, images_per_s, condition, .. } = trial;
+        let cell = html(&trial.cell);
+        let _ = write!(
+            page,
+            "<tr><td>{cell}<td>{seed}<td>{epoch}/{num_epochs}<td>{images_per_s:.0}<td>{accuracy}<td>{condition}"
+        );
+    }
+    page.push_str("</table><h2>Workers</h2><table><tr><th>worker<th>slots busy<th>presence<th>reason");
+    for worker in &status.workers {
+        let v1::WorkerStatus { busy_slots, slots, presence, .. } = worker;
+        let (name, reason) = (html(&worker.worker), html(&worker.reason));
+        let _ = write!(page, "<tr><td>{name}<td>{busy_slots}/{slots}<td>{presence}<td class=text>{reason}");
+    }
+    page.push_str("</table>\n");
+    page
+}
+
+fn html(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> v1::StatusReply {
+        let sweep = v1::SweepStatus {
+            name: "a \"b\" <c>".into(),
+            waiting: 1,
+            running: 2,
+            succeeded: 3,
+            cells: 4,
+            complete_cells: 1,
+            ..Default::default()
+        };
+        let worker = v1::WorkerStatus {
+            worker: "node-1-2".into(),
+            presence: "present".into(),
+            slots: 2,
+            busy_slots: 1,
+            reason: "<script>".into(),
+            ..Default::default()
+        };
+        v1::StatusReply { sweeps: vec![sweep], workers: vec![worker], journal_bytes: 5, ..Default::default() }
+    }
+
+    #[test]
+    fn metrics_are_in_the_text_format() {
+        let text = as_metrics(&status());
+        assert!(text.contains("\norchestrator_trials{sweep=\"a \\\"b\\\" <c>\",phase=\"succeeded\"} 3\n"), "{text}");
+        assert!(text.contains("\norchestrator_slots{worker=\"node-1-2\",presence=\"present\",use=\"free\"} 1\n"));
+        assert!(text.contains("\norchestrator_journal_bytes 5\n"));
+    }
+
+    #[test]
+    fn what_peers_named_cannot_become_markup() {
+        let page = as_html(&status());
+        assert!(page.contains("a &quot;b&quot; &lt;c&gt;") && page.contains("&lt;script&gt;"));
+        assert!(!page.contains("<script>"));
+    }
+}
