@@ -4,7 +4,9 @@
 // A `Tensor*` is the pointer that tch holds; it stays the caller's.
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 #include <c10/core/AutogradState.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/headeronly/version.h>
 
@@ -78,6 +80,28 @@ char* shim_sum_over_replicas(Tensor* x, Reduce reduce, void* context, Tensor** r
 
 char* shim_set_autograd_threads(bool enabled) {
   return guarded([&] { c10::AutogradState::get_tls_state().set_multithreading_enabled(enabled); });
+}
+
+char* shim_set_cuda_determinism(bool deterministic) {
+  return guarded([&] {
+    at::Context& context = at::globalContext();
+    context.setBenchmarkCuDNN(!deterministic);
+    context.setDeterministicCuDNN(deterministic);
+    context.setDeterministicAlgorithms(deterministic, /*warn_only=*/true);
+    context.setAllowTF32CuDNN(true);
+    context.setAllowTF32CuBLAS(true);
+  });
+}
+
+char* shim_reset_peak_cuda_memory(int8_t index) {
+  return guarded([&] { c10::getDeviceAllocator(c10::DeviceType::CUDA)->resetPeakStats(index); });
+}
+
+char* shim_peak_cuda_memory(int8_t index, int64_t* bytes) {
+  return guarded([&] {
+    auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)->getDeviceStats(index);
+    *bytes = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+  });
 }
 
 char* shim_channels_last(Tensor* x, Tensor** result) {

@@ -4,10 +4,10 @@
 //! replica (libtorch's errors are such) ends the attempt, not the process. Next: train.rs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use data::{Dataset, Pipeline, Prefetch, PrefetchOptions};
@@ -28,6 +28,7 @@ use crate::fault::Fault;
 use crate::leader::{Duties, Leader};
 use crate::nn::Format;
 use crate::replica::{Blueprint, Replica};
+use crate::shim::{self, ShimError};
 use crate::train::{Course, Ending, train};
 use crate::weights::Weights;
 use crate::writer::CheckpointWriter;
@@ -38,7 +39,7 @@ pub struct Surroundings<'a> {
     pub devices: &'a DeviceSet,
     pub dataset: Arc<Dataset>,
     pub requested_at: Instant,
-    pub stop: &'a AtomicBool,
+    pub stop: &'a Arc<AtomicBool>,
     pub fault: Option<Fault>,
     /// See `leader::Duties`.
     pub checkpoint_interval: Duration,
@@ -54,14 +55,15 @@ pub enum Outcome {
     Stopped,
 }
 
-/// What all replicas are given.
-struct Shared<'a> {
-    course: Course<'a>,
-    blueprint: Blueprint<'a>,
-    pipeline: &'a Pipeline,
+/// What all replicas are given. Owned, because a replica that hangs may outlive the attempt.
+struct Shared {
+    course: Course,
+    pipeline: Arc<Pipeline>,
+    embeddings: Option<Vec<f32>>,
+    format: Format,
     image: ImageShape,
-    weights: Option<std::path::PathBuf>,
-    resumed: Option<&'a Checkpoint>,
+    weights: Option<PathBuf>,
+    resumed: Option<Checkpoint>,
     position: Position,
     num_threads: usize,
 }
@@ -95,31 +97,29 @@ pub fn run(
         num_threads: around.data_threads,
         depth: 2 * around.data_threads.max(1),
     };
+    let header = match &resumed {
+        Some(checkpoint) => checkpoint.header.clone(),
+        None => fresh_header(request, format),
+    };
     let num_replicas = settings.replicas as usize;
     let steps_per_epoch = pipeline.steps_per_epoch();
     let first = u64::from(position.epoch) * steps_per_epoch + position.step;
     let prefetch = Prefetch::start(pipeline.clone(), prefetch);
     let shared = Shared {
         course: Course {
-            spec,
+            spec: spec.clone(),
             attempt: request.attempt,
             steps_per_epoch,
             images_per_epoch: images_per_epoch(&pipeline),
-            batches: Batches::new(prefetch, first, num_replicas, image, around.stop),
+            batches: Batches::new(prefetch, first, num_replicas, image, around.stop.clone()),
             fault: around.fault,
         },
-        blueprint: Blueprint {
-            settings,
-            seed: spec.seed,
-            channels: pipeline.channels(),
-            num_classes: pipeline.num_classes(),
-            embeddings: embeddings.as_deref(),
-            format,
-        },
-        pipeline: &pipeline,
+        pipeline: pipeline.clone(),
+        embeddings,
+        format,
         image,
         weights: settings.weights.as_ref().filter(|_| !spec.smoke).map(|path| request.data_dir.join(path)),
-        resumed: resumed.as_ref(),
+        resumed,
         position,
         num_threads: around.devices.threads_per_replica(num_replicas),
     };
@@ -132,18 +132,16 @@ pub fn run(
         num_epochs: spec.num_epochs(),
         steps_per_epoch,
     };
-    let header = match &resumed {
-        Some(checkpoint) => checkpoint.header.clone(),
-        None => fresh_header(request, format),
-    };
     let mut leader = Leader::new(duties, header);
     let group = around.devices.group(num_replicas, around.collective_deadline)?;
-    let (ending, num_parameters) = run_replicas(&shared, group, &mut leader)?;
+    let (ending, num_parameters) = run_replicas(&Arc::new(shared), group, &mut leader)?;
     match ending {
         Ending::Stopped => Ok(Outcome::Stopped),
         Ending::Finished => {
             let provenance = provenance(&pipeline, around.devices, format, num_replicas, num_parameters);
-            leader.result(provenance).map(|result| Outcome::Finished(Box::new(result)))
+            leader
+                .result(provenance, around.devices.peak_memory_mib())
+                .map(|result| Outcome::Finished(Box::new(result)))
         }
     }
 }
@@ -209,28 +207,41 @@ fn fresh_header(request: &RunRequest, format: Format) -> Header {
 
 type Group = Vec<(Box<dyn Collective>, Device)>;
 
-/// Runs rank 0 on this thread, which stays warm from trial to trial, and every other replica on one of its own.
-fn run_replicas(shared: &Shared, group: Group, leader: &mut Leader) -> Result<(Ending, u64), TrialError> {
-    let mut members: Vec<(Arc<dyn Collective>, Device)> =
-        group.into_iter().map(|(collective, device)| (Arc::from(collective), device)).collect();
-    let first = members.remove(0);
-    thread::scope(|scope| {
-        let start = |(collective, device): (Arc<dyn Collective>, Device)| {
-            let name = format!("replica-{}", collective.rank());
-            let body = move || caught(|| run_replica(shared, collective, device, None));
-            thread::Builder::new().name(name).spawn_scoped(scope, body).expect("the system can start a thread")
-        };
-        let others: Vec<_> = members.into_iter().map(start).collect();
-        let mine = caught(|| run_replica(shared, first.0, first.1, Some(leader)));
-        let join = |thread: thread::ScopedJoinHandle<Result<(Ending, u64), TrialError>>| {
-            thread.join().unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload)))
-        };
-        let mut results = vec![mine];
-        results.extend(others.into_iter().map(join));
-        // the replica that failed first knows why; the others only know that it did
-        let primary = results.iter().position(|result| result.as_ref().is_err_and(|error| !error.is_secondary()));
-        results.swap_remove(primary.unwrap_or(0))
-    })
+/// How long replicas are waited for after one has failed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+type ReplicaResult = Result<(Ending, u64), TrialError>;
+
+/// Runs rank 0 on this thread, which stays warm from trial to trial, and every other replica on one of its own. A
+/// replica that hangs cannot be joined: it is left behind, and the worker ends the process after the failure.
+fn run_replicas(shared: &Arc<Shared>, group: Group, leader: &mut Leader) -> ReplicaResult {
+    let mut members = group.into_iter().map(|(collective, device)| (Arc::from(collective), device));
+    let first: (Arc<dyn Collective>, Device) = members.next().expect("a group has at least one replica");
+    let start = |(collective, device): (Arc<dyn Collective>, Device)| {
+        let name = format!("replica-{}", collective.rank());
+        let shared = shared.clone();
+        let body = move || caught(|| run_replica(&shared, collective, device, None));
+        thread::Builder::new().name(name).spawn(body).expect("the system can start a thread")
+    };
+    let others: Vec<JoinHandle<ReplicaResult>> = members.map(start).collect();
+    let mine = caught(|| run_replica(shared, first.0, first.1, Some(leader)));
+    let until = mine.is_err().then(|| Instant::now() + PATIENCE);
+    let mut results = vec![mine];
+    results.extend(others.into_iter().filter_map(|thread| join(thread, until)));
+    // the replica that failed first knows why; the others only know that it did
+    let primary = results.iter().position(|result| result.as_ref().is_err_and(|error| !error.is_secondary()));
+    results.swap_remove(primary.unwrap_or(0))
+}
+
+/// `None`: it still runs at the given time.
+fn join(thread: JoinHandle<ReplicaResult>, until: Option<Instant>) -> Option<ReplicaResult> {
+    while until.is_some_and(|until| Instant::now() < until) && !thread.is_finished() {
+        thread::sleep(Duration::from_millis(10));
+    }
+    if until.is_some() && !thread.is_finished() {
+        return None;
+    }
+    Some(thread.join().unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload))))
 }
 
 fn caught<T>(body: impl FnOnce() -> Result<T, TrialError>) -> Result<T, TrialError> {
@@ -246,20 +257,34 @@ fn run_replica(
     // also covers building: replicas that are ready wait for this one's first sum
     let guard = AbortOnDrop::new(&*collective);
     tch::set_num_threads(shared.num_threads as i32);
-    let mut replica = Replica::new(&shared.blueprint, collective.clone(), device)?;
+    if device.is_cuda() {
+        let crashed = |error: ShimError| TrialError::Crashed(error.to_string());
+        shim::set_autograd_threads(false).map_err(crashed)?;
+        shim::set_cuda_determinism(shared.course.spec.settings.deterministic).map_err(crashed)?;
+    }
+    let TrialSpec { settings, seed, .. } = &shared.course.spec;
+    let blueprint = Blueprint {
+        settings,
+        seed: *seed,
+        channels: shared.pipeline.channels(),
+        num_classes: shared.pipeline.num_classes(),
+        embeddings: shared.embeddings.as_deref(),
+        format: shared.format,
+    };
+    let mut replica = Replica::new(&blueprint, collective.clone(), device)?;
     if let Some(path) = &shared.weights {
-        let layers = [models::classifier_name(shared.blueprint.settings.model), head::CLS_HEAD];
+        let layers = [models::classifier_name(settings.model), head::CLS_HEAD];
         let weights = Weights::read(path, &replica.inventory, &layers)
             .map_err(|error| TrialError::BadInput(with_causes(&error)))?;
         weights.load_into(&replica.inventory, &mut replica.storage);
     }
     let layout = replica.storage.layout.digest(&replica.inventory);
-    if let Some(checkpoint) = shared.resumed {
+    if let Some(checkpoint) = &shared.resumed {
         restore(&mut replica, checkpoint, &layout)?;
     }
     replica.collective.broadcast(&replica.storage.weights)?;
     replica.storage.refresh_working_copy();
-    let mut evaluator = Evaluator::new(shared.pipeline, shared.image);
+    let mut evaluator = Evaluator::new(&shared.pipeline, shared.image);
     if let Some(leader) = &mut leader {
         leader.begin(layout);
     }

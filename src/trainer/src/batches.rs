@@ -23,11 +23,11 @@ pub enum Turn {
 }
 
 /// Shared by the replicas of one attempt.
-pub struct Batches<'a> {
+pub struct Batches {
     state: Mutex<State>,
     num_replicas: usize,
     image: ImageShape,
-    stop: &'a AtomicBool,
+    stop: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,9 +48,9 @@ struct State {
     next: u64,
 }
 
-impl<'a> Batches<'a> {
+impl Batches {
     /// `prefetch` begins at step `first`, counted over all epochs.
-    pub fn new(prefetch: Prefetch, first: u64, num_replicas: usize, image: ImageShape, stop: &'a AtomicBool) -> Self {
+    pub fn new(prefetch: Prefetch, first: u64, num_replicas: usize, image: ImageShape, stop: Arc<AtomicBool>) -> Self {
         let state = State { prefetch, open: VecDeque::new(), stopped_at: None, next: first };
         Self { state: Mutex::new(state), num_replicas, image, stop }
     }

@@ -6,7 +6,6 @@
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -116,8 +115,7 @@ fn steps(network: &Network) -> anyhow::Result<()> {
         num_threads: data_threads,
         depth: 2 * data_threads.max(1),
     };
-    let stop = AtomicBool::new(false);
-    let batches = Batches::new(Prefetch::start(pipeline.clone(), options), 0, 1, image, &stop);
+    let batches = Batches::new(Prefetch::start(pipeline.clone(), options), 0, 1, image, Arc::default());
     let mut replica = network.replica(&settings, format, NUM_CLASSES as usize)?;
     let mut number = 0;
     let mut make_steps = |count: usize| -> anyhow::Result<usize> {

@@ -9,7 +9,7 @@ use tch::{Cuda, Device};
 
 use crate::collective::{Collective, Solo, nccl, shared_memory};
 use crate::error::TrialError;
-use crate::{nvml, process};
+use crate::{nvml, process, shim};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum DeviceSet {
@@ -119,6 +119,26 @@ impl DeviceSet {
             Self::Cpu { .. } | Self::Cuda { .. } => shared_memory(num_replicas, deadline),
         };
         Ok(ends.into_iter().enumerate().map(|(rank, end)| (end, device(rank))).collect())
+    }
+
+    /// Starts a new measurement of `peak_memory_mib`.
+    pub fn reset_peak_memory(&self) {
+        process::reset_peak_memory();
+        if let Self::Cuda { indices } = self {
+            // before its first use a device has no peak to forget
+            indices.iter().for_each(|&index| drop(shim::reset_peak_cuda_memory(index)));
+        }
+    }
+
+    /// Most memory since the last reset: of the process on the CPU, of the fullest GPU else.
+    pub fn peak_memory_mib(&self) -> f64 {
+        match self {
+            Self::Cpu { .. } => process::peak_memory_mib(),
+            Self::Cuda { indices } => {
+                let peak = indices.iter().filter_map(|&index| shim::peak_cuda_memory(index).ok()).max();
+                peak.unwrap_or(0) as f64 / f64::from(1 << 20)
+            }
+        }
     }
 
     /// For a trial's record: the devices that its replicas ran on.

@@ -10,6 +10,8 @@ use std::time::Duration;
 use sweep::AttemptNo;
 use tch::{Device, Kind, Tensor};
 
+use crate::process;
+
 pub const VARIABLE: &str = "ORCHESTRATOR_FAULT";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +91,7 @@ impl Fault {
         }
         tracing::warn!(?self, "fault on order");
         match self.kind {
-            FaultKind::Exit(code) => std::process::exit(code),
+            FaultKind::Exit(code) => process::end_now(code),
             FaultKind::Abort => std::process::abort(),
             FaultKind::Panic => panic!("fault on order"),
             FaultKind::Stall => loop {

@@ -199,11 +199,11 @@ impl<'a> Leader<'a> {
     }
 
     /// The result of a finished trial. Waits for the last checkpoint, so that nothing is written after the answer.
-    pub fn result(self, provenance: Provenance) -> Result<TrialResult, TrialError> {
+    pub fn result(self, provenance: Provenance, peak_memory_mib: f64) -> Result<TrialResult, TrialError> {
         self.duties.writer.finish()?;
         let Header { epochs, mut timing, images, last_balanced_accuracy, eval_loss, .. } = self.header;
         timing.images_per_s = if timing.train_s > 0.0 { images as f64 / timing.train_s } else { 0.0 };
-        timing.peak_memory_mib = process::peak_memory_mib();
+        timing.peak_memory_mib = peak_memory_mib;
         let evaluated = || epochs.iter().enumerate().filter_map(|(epoch, record)| Some((epoch, record.accuracy?)));
         let (_, last_accuracy) = evaluated().next_back().expect("the last epoch is evaluated");
         // the first of equal ones

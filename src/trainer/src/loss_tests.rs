@@ -144,7 +144,7 @@ fn gradients_of_every_head_match_finite_differences() {
         settings(Loss::CosXentDirect),
     ];
     for settings in variants {
-        let options = Options { init: settings.init, batch_norm_eps: 1e-3, batch_norm_momentum: 0.01 };
+        let options = Options { init: settings.init, batch_norm_eps: 1e-3 };
         let builder = Builder::new(options);
         let head = Head::new(&settings, &builder, "fc", num_features, num_classes);
         let inventory = builder.inventory();

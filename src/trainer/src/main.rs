@@ -16,7 +16,7 @@ use trainer::rehearse::Rehearsal;
 use trainer::run::{RunOptions, run_file};
 use trainer::serve::{Runner, serve};
 use trainer::session::{Session, SessionOptions};
-use trainer::{process, shim};
+use trainer::{nvml, process, shim};
 
 /// The hand-off promises progress once a second.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -92,6 +92,7 @@ struct RunArgs {
 
 fn main() -> ExitCode {
     process::keep_freed_memory();
+    process::fix_cublas_workspace();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
@@ -166,6 +167,6 @@ impl SlotArgs {
 fn print_devices() -> anyhow::Result<ExitCode> {
     println!("libtorch {}", shim::libtorch_version());
     println!("cpu: {}, {} threads", process::cpu_name(), process::num_cores());
-    (0..device::num_gpus()).for_each(|index| println!("cuda:{index}"));
+    (0..device::num_gpus()).for_each(|index| println!("{}", nvml::describe(index)));
     Ok(ExitCode::SUCCESS)
 }

@@ -30,7 +30,7 @@ struct Fixture {
 
 impl Fixture {
     fn new(settings: &Settings) -> Self {
-        let options = Options { init: settings.init, batch_norm_eps: 1e-3, batch_norm_momentum: 0.01 };
+        let options = Options { init: settings.init, batch_norm_eps: 1e-3 };
         let builder = Builder::new(options);
         for (name, role) in NAMES {
             builder.parameter(name, &[1, 1], role, Fill::Ones);

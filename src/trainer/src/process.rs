@@ -19,6 +19,12 @@ pub fn keep_freed_memory() {
     }
 }
 
+/// cuBLAS gives the same bits in every run only with a workspace of fixed size, chosen before its first use.
+pub fn fix_cublas_workspace() {
+    // SAFETY: changes the environment; called before any other thread exists.
+    unsafe { std::env::set_var("CUBLAS_WORKSPACE_CONFIG", ":4096:8") };
+}
+
 /// Takes stdout away for frames: whatever else prints there (libtorch, a library) goes to stderr from now on.
 pub fn private_stdout() -> io::Result<File> {
     let stdout = io::stdout().as_raw_fd();
@@ -36,10 +42,24 @@ pub fn private_stdout() -> io::Result<File> {
     Ok(File::from(owned))
 }
 
+/// Ends the process without running destructors: another thread may be in the middle of a step, and libtorch's globals
+/// must not disappear under it.
+pub fn end_now(code: i32) -> ! {
+    // SAFETY: _exit has no requirements; stderr is not buffered, and stdout's frames are flushed one by one.
+    unsafe { libc::_exit(code) }
+}
+
 /// The bytes of some floats, in the machine's order (little-endian on all that libtorch's wheels run on).
 pub fn bytes_of(values: &[f32]) -> &[u8] {
     // SAFETY: any f32 is four initialised bytes, and u8 has no alignment.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), std::mem::size_of_val(values)) }
+}
+
+/// Names of the processor's instruction sets, as the kernel lists them.
+pub fn cpu_flags() -> Vec<String> {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags")?.split_once(':'));
+    flags.map_or_else(Vec::new, |(_, flags)| flags.split_whitespace().map(str::to_owned).collect())
 }
 
 /// Forgets the peak so far, so that the next reading is the next trial's. A kernel that refuses leaves the older peak.

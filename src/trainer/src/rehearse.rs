@@ -3,6 +3,7 @@
 //! `serve --rehearse` answers every run with a made-up result whose numbers depend on the trial's id alone, epoch by
 //! epoch, taking a given time for each. It leaves no checkpoint: a stopped rehearsal begins anew. Next: serve.rs.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ impl Runner for Rehearsal {
     fn run(
         &mut self,
         request: &RunRequest,
-        stop: &AtomicBool,
+        stop: &Arc<AtomicBool>,
         report: &mut dyn FnMut(Progress),
     ) -> Result<Outcome, TrialError> {
         let spec = &request.spec;

@@ -70,11 +70,7 @@ pub struct Replica {
 impl Replica {
     pub fn new(blueprint: &Blueprint, collective: Arc<dyn Collective>, device: Device) -> Result<Self, TrialError> {
         let settings = blueprint.settings;
-        let builder = Builder::new(Options {
-            init: settings.init,
-            batch_norm_eps: settings.batch_norm_eps,
-            batch_norm_momentum: settings.batch_norm_momentum,
-        });
+        let builder = Builder::new(Options { init: settings.init, batch_norm_eps: settings.batch_norm_eps });
         let network = models::build(settings.model, &builder, blueprint.channels as i64);
         let classifier = models::classifier_name(settings.model);
         let num_classes = blueprint.num_classes as i64;

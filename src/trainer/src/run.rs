@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
@@ -46,7 +47,7 @@ pub fn run_file(options: &RunOptions, session: SessionOptions) -> anyhow::Result
             eprintln!("{}", line(&progress));
         }
     };
-    match Session::new(session).run(&request, &AtomicBool::new(false), &mut report) {
+    match Session::new(session).run(&request, &Arc::new(AtomicBool::new(false)), &mut report) {
         Ok(Outcome::Finished(result)) => {
             println!("{}", serde_json::to_string_pretty(&result)?);
             Ok(ExitCode::SUCCESS)

@@ -14,13 +14,14 @@ use sweep::handoff::{Progress, Ready, Reply, Request, RunRequest, read_frame, wr
 
 use crate::attempt::Outcome;
 use crate::error::TrialError;
+use crate::process;
 
 /// What carries out requests.
 pub trait Runner {
     fn run(
         &mut self,
         request: &RunRequest,
-        stop: &AtomicBool,
+        stop: &Arc<AtomicBool>,
         report: &mut dyn FnMut(Progress),
     ) -> Result<Outcome, TrialError>;
 }
@@ -76,10 +77,10 @@ fn listen() -> Inbox {
                 Ok(Some(Request::Stop)) => {
                     current.lock().expect("nothing panics while it holds the lock").store(true, Ordering::Relaxed);
                 }
-                Ok(None) => std::process::exit(0),
+                Ok(None) => process::end_now(0),
                 Err(error) => {
                     tracing::error!(%error, "the worker sent something that is no request");
-                    std::process::exit(2);
+                    process::end_now(2);
                 }
             }
         }

@@ -15,7 +15,6 @@ use crate::attempt::{self, Outcome, Surroundings};
 use crate::device::DeviceSet;
 use crate::error::TrialError;
 use crate::fault::Fault;
-use crate::process;
 use crate::serve::Runner;
 
 /// What does not change from trial to trial.
@@ -56,11 +55,11 @@ impl Runner for Session {
     fn run(
         &mut self,
         request: &RunRequest,
-        stop: &AtomicBool,
+        stop: &Arc<AtomicBool>,
         report: &mut dyn FnMut(Progress),
     ) -> Result<Outcome, TrialError> {
         let requested_at = Instant::now();
-        process::reset_peak_memory();
+        self.options.devices.reset_peak_memory();
         let dataset = self.dataset(request)?;
         let around = Surroundings {
             devices: &self.options.devices,

@@ -19,6 +19,9 @@ unsafe extern "C" {
     fn shim_sum_over_replicas(x: *mut Raw, reduce: Reduce, context: *mut c_void, result: *mut *mut Raw) -> *mut c_char;
     fn shim_set_autograd_threads(enabled: bool) -> *mut c_char;
     fn shim_libtorch_version() -> *const c_char;
+    fn shim_set_cuda_determinism(deterministic: bool) -> *mut c_char;
+    fn shim_reset_peak_cuda_memory(index: i8) -> *mut c_char;
+    fn shim_peak_cuda_memory(index: i8, bytes: *mut i64) -> *mut c_char;
     fn shim_channels_last(x: *mut Raw, result: *mut *mut Raw) -> *mut c_char;
 }
 
@@ -78,6 +81,27 @@ pub unsafe fn sum_over_replicas(x: &Tensor, reduce: Reduce, context: *mut c_void
 pub fn set_autograd_threads(enabled: bool) -> Result<(), ShimError> {
     // SAFETY: sets a thread-local flag.
     check(unsafe { shim_set_autograd_threads(enabled) })
+}
+
+/// Whether cuDNN and the other libraries may choose kernels whose results vary from run to run; if so, the fastest is
+/// searched for per shape. TF32 is allowed either way. For the whole process.
+pub fn set_cuda_determinism(deterministic: bool) -> Result<(), ShimError> {
+    // SAFETY: sets process-wide flags.
+    check(unsafe { shim_set_cuda_determinism(deterministic) })
+}
+
+/// Forgets the peak so far of libtorch's allocator on a GPU.
+pub fn reset_peak_cuda_memory(index: usize) -> Result<(), ShimError> {
+    // SAFETY: takes a number; an index without a device is an exception, which is caught.
+    check(unsafe { shim_reset_peak_cuda_memory(index as i8) })
+}
+
+/// Most bytes that libtorch's tensors took on a GPU since the last reset.
+pub fn peak_cuda_memory(index: usize) -> Result<u64, ShimError> {
+    let mut bytes = 0;
+    // SAFETY: writes one number, on success only.
+    check(unsafe { shim_peak_cuda_memory(index as i8, &mut bytes) })?;
+    Ok(bytes.max(0) as u64)
 }
 
 /// The same values with channels innermost in memory; the shape stays [batch, channels, height, width].

@@ -20,13 +20,13 @@ use crate::leader::Leader;
 use crate::replica::{Replica, StepOptions};
 
 /// What the replicas of an attempt share.
-pub struct Course<'a> {
-    pub spec: &'a TrialSpec,
+pub struct Course {
+    pub spec: TrialSpec,
     pub attempt: AttemptNo,
     pub steps_per_epoch: u64,
     /// Images per epoch, repeats included.
     pub images_per_epoch: u64,
-    pub batches: Batches<'a>,
+    pub batches: Batches,
     pub fault: Option<Fault>,
 }
 
@@ -112,7 +112,7 @@ fn loss_sums(replica: &Replica) -> Result<Vec<f64>, CollectiveError> {
     Ok(sums)
 }
 
-impl Course<'_> {
+impl Course {
     /// Steps made before this position, over all epochs.
     fn number(&self, position: Position) -> u64 {
         u64::from(position.epoch) * self.steps_per_epoch + position.step

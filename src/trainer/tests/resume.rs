@@ -4,6 +4,7 @@
 //! the hash chain over weights, momentum and moving statistics, and through every number of the record.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -59,7 +60,7 @@ fn request(spec: &TrialSpec, attempt: u32, folder: &Path) -> RunRequest {
 
 fn undisturbed(spec: &TrialSpec) -> TrialResult {
     let folder = tempfile::tempdir().unwrap();
-    let stop = AtomicBool::new(false);
+    let stop = Arc::new(AtomicBool::new(false));
     match session(None).run(&request(spec, 1, folder.path()), &stop, &mut |_| ()).unwrap() {
         Outcome::Finished(result) => *result,
         Outcome::Stopped => panic!("nobody asked for a stop"),
@@ -84,7 +85,7 @@ fn stop_after_every_step(replicas: u32) {
     let folder = tempfile::tempdir().unwrap();
     let mut session = session(None);
     for attempt in 1.. {
-        let stop = AtomicBool::new(false);
+        let stop = Arc::new(AtomicBool::new(false));
         // the first report comes before the first step
         let mut report = |progress: Progress| stop.store(progress.step > 0, Ordering::Relaxed);
         match session.run(&request(&spec, attempt, folder.path()), &stop, &mut report).unwrap() {
@@ -115,7 +116,7 @@ fn died_in_every_epoch() {
     let spec = spec(1);
     let expected = undisturbed(&spec);
     let folder = tempfile::tempdir().unwrap();
-    let stop = AtomicBool::new(false);
+    let stop = Arc::new(AtomicBool::new(false));
     for epoch in 0..NUM_EPOCHS {
         let attempt = epoch + 1;
         let mut session = session(Some(&format!("panic epoch={epoch} attempt={attempt}")));
@@ -140,7 +141,7 @@ fn died_in_every_epoch() {
 #[test]
 fn a_dead_or_spoiled_replica_ends_the_attempt_with_its_reason() {
     let spec = spec(2);
-    let stop = AtomicBool::new(false);
+    let stop = Arc::new(AtomicBool::new(false));
     let faults = [
         ("panic epoch=1 replica=1", FailureClass::Crashed, "fault on order"),
         ("non_finite epoch=1 replica=0", FailureClass::NonFinite, "epoch 1"),
@@ -160,13 +161,13 @@ fn a_stuck_replica_ends_the_attempt_at_the_deadline() {
     let folder = tempfile::tempdir().unwrap();
     let options = SessionOptions {
         devices: DeviceSet::Cpu { num_threads: 1 },
-        fault: Some(Fault::parse("slow=400 epoch=1 replica=1").unwrap()),
+        fault: Some(Fault::parse("stall epoch=1 replica=1").unwrap()),
         checkpoint_interval: Duration::ZERO,
         report_interval: Duration::ZERO,
         collective_deadline: Duration::from_millis(100),
         data_threads: 0,
     };
-    let stop = AtomicBool::new(false);
+    let stop = Arc::new(AtomicBool::new(false));
     let error = Session::new(options).run(&request(&spec, 1, folder.path()), &stop, &mut |_| ()).err().unwrap();
     assert_eq!(error.class(), FailureClass::Stalled, "{error}");
 }

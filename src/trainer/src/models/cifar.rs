@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn wide_variant_with_narrow_channels_has_the_published_counts() {
         for (blocks_per_stage, expected) in [(18, 1_737_860), (5, 471_140)] {
-            let options = Options { init: Init::Keras, batch_norm_eps: 1e-3, batch_norm_momentum: 0.01 };
+            let options = Options { init: Init::Keras, batch_norm_eps: 1e-3 };
             let builder = Builder::new(options);
             let backbone = network(Variant::Wide, [16, 32, 64], blocks_per_stage, 3, &builder);
             Linear::new(&(&builder / "fc"), backbone.num_features, 100, true);

@@ -2,7 +2,8 @@
 //!
 //! Of torchvision's network the random parts are left out on purpose: dropout (0.2) before the classifier and
 //! stochastic depth (up to 0.2). Their draws would have to depend on (seed, epoch, sample) alone, and no published
-//! setting of this project's sweeps needs them. Next: golden_tests.rs, which compares with torchvision.
+//! setting of this project's sweeps needs them. The classifier starts as every other (torchvision: uniform within
+//! 1 / sqrt(classes)). Next: golden_tests.rs, which compares with torchvision.
 
 use tch::Tensor;
 

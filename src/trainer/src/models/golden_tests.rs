@@ -15,7 +15,8 @@ use crate::nn::{Builder, Inventory, Linear, Mode, Network, Options, Pass};
 
 #[derive(Deserialize)]
 struct Goldens {
-    num_parameters: BTreeMap<Model, u64>,
+    /// Parameter count and hash of all names and shapes.
+    networks: BTreeMap<Model, (u64, u32)>,
     cases: Vec<Case>,
 }
 
@@ -104,7 +105,7 @@ impl Filled {
 }
 
 fn declared(model: Model, channels: i64, outputs: i64, batch_norm_eps: f64) -> (Builder, Network, Linear) {
-    let builder = Builder::new(Options { init: Init::Torchvision, batch_norm_eps, batch_norm_momentum: 0.1 });
+    let builder = Builder::new(Options { init: Init::Torchvision, batch_norm_eps });
     let backbone = build(model, &builder, channels);
     let classifier = Linear::new(&(&builder / classifier_name(model)), backbone.num_features, outputs, true);
     (builder, backbone, classifier)
@@ -192,11 +193,12 @@ fn small_networks_agree_with_pytorch_in_float32() {
     }
 }
 
+/// Every name and shape: a weights file of torchvision's fits, and one of ours fits torchvision's networks.
 #[test]
-fn parameter_counts_are_those_of_pytorch() {
-    let expected = goldens().num_parameters;
-    assert_eq!(expected.len(), 12, "every model is counted");
-    for (model, count) in expected {
+fn state_dicts_are_those_of_pytorch() {
+    let expected = goldens().networks;
+    assert_eq!(expected.len(), 12, "every model is described");
+    for (model, (num_parameters, hash)) in expected {
         let cifar = matches!(
             model,
             Model::Resnet8
@@ -206,8 +208,14 @@ fn parameter_counts_are_those_of_pytorch() {
                 | Model::Resnet110
                 | Model::Resnet110Wfc
         );
-        let (builder, ..) = declared(model, 3, if cifar { 100 } else { 1000 }, 1e-5);
-        assert_eq!(builder.inventory().num_parameters(), count, "{model:?}");
+        let inventory = declared(model, 3, if cifar { 100 } else { 1000 }, 1e-5).0.inventory();
+        assert_eq!(inventory.num_parameters(), num_parameters, "{model:?}");
+        let parameters = inventory.parameters.iter().map(|note| (&note.name, &note.shape));
+        let mut entries: Vec<_> =
+            parameters.chain(inventory.buffers.iter().map(|note| (&note.name, &note.shape))).collect();
+        entries.sort();
+        let lines: String = entries.into_iter().map(|(name, shape)| format!("{name} {shape:?}\n")).collect();
+        assert_eq!(fnv1a(&lines), hash, "{model:?}");
     }
 }
 
@@ -234,7 +242,7 @@ fn parameter_counts_are_the_published_ones() {
 /// Sizes no golden has: one channel, odd sides and the smallest images.
 #[test]
 fn any_image_size_is_accepted() {
-    for model in goldens().num_parameters.into_keys() {
+    for model in goldens().networks.into_keys() {
         for (channels, side) in [(1, 8), (3, 13)] {
             let (builder, backbone, _) = declared(model, channels, 2, 1e-5);
             let inventory = builder.inventory();

@@ -132,8 +132,6 @@ impl Inventory {
 pub struct Options {
     pub init: Init,
     pub batch_norm_eps: f64,
-    /// Weight of the new batch in the moving statistics.
-    pub batch_norm_momentum: f64,
 }
 
 /// A place in the tree of names; `&builder / "layer1"` is the place below it. Cheap to clone.

@@ -35,7 +35,7 @@ fn damaged_files_do_not_panic() {
 
 /// The network of make_weight_files.py.
 fn tiny(channels: i64, classes: i64) -> Inventory {
-    let builder = Builder::new(Options { init: Init::Torchvision, batch_norm_eps: 1e-5, batch_norm_momentum: 0.1 });
+    let builder = Builder::new(Options { init: Init::Torchvision, batch_norm_eps: 1e-5 });
     let fill = Fill::KaimingNormalFanOut;
     let options = ConvOptions { stride: 1, padding: Padding::Symmetric(0), groups: 1, bias: false, fill };
     Conv2d::new(&(&builder / "conv1"), channels, 2, 3, options);
@@ -125,7 +125,7 @@ fn misfits_are_named_in_one_error() {
 
 #[test]
 fn long_lists_are_cut() {
-    let builder = Builder::new(Options { init: Init::Torchvision, batch_norm_eps: 1e-5, batch_norm_momentum: 0.1 });
+    let builder = Builder::new(Options { init: Init::Torchvision, batch_norm_eps: 1e-5 });
     crate::models::build(Model::Resnet20, &builder, 3);
     let text = misfit(&file("state_dict.pth"), &builder.inventory());
     assert!(text.contains(" more") && text.len() < 2000, "{text}");
@@ -172,7 +172,7 @@ fn a_network_survives_a_round_trip() {
 }
 
 fn round_trip(path: &Path) {
-    let builder = Builder::new(Options { init: Init::Keras, batch_norm_eps: 1e-3, batch_norm_momentum: 0.01 });
+    let builder = Builder::new(Options { init: Init::Keras, batch_norm_eps: 1e-3 });
     let backbone = crate::models::build(Model::Resnet8, &builder, 1);
     Linear::new(&(&builder / "fc"), backbone.num_features, 10, true);
     let inventory = builder.inventory();
