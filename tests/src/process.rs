@@ -1,7 +1,6 @@
 //! One child process: its output in files, killed when the test lets go of it, and never waited for without a deadline.
 
 use std::fs::File;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -18,12 +17,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it in a process group of its own, with stdout and stderr in `NAME.stdout` and `NAME.stderr` under `logs`.
+    /// Starts it with stdout and stderr in `NAME.stdout` and `NAME.stderr` under `logs`. It stays in the test's process
+    /// group, so that Ctrl-C on a terminal ends it too.
     pub fn start(name: &str, mut command: Command, logs: &std::path::Path) -> Self {
         let file = |kind: &str| logs.join(format!("{name}.{kind}"));
         let (stdout, stderr) = (file("stdout"), file("stderr"));
         let open = |path: &PathBuf| File::create(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        command.stdin(Stdio::null()).stdout(open(&stdout)).stderr(open(&stderr)).process_group(0);
+        command.stdin(Stdio::null()).stdout(open(&stdout)).stderr(open(&stderr));
         let child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         Self { name: name.to_owned(), child, stdout, stderr }
     }

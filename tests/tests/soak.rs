@@ -16,6 +16,11 @@ use tests::{Process, System};
 
 const LEASE: Duration = Duration::from_millis(2_000);
 const NUM_WORKERS: usize = 3;
+/// Then the round is left alone until its sweep is complete: on a slow machine trainers that are killed faster than they
+/// start would never get anywhere.
+const KILLS_PER_ROUND: usize = 25;
+/// Of those: a trial whose trainer is killed four times is given up, as its budget says.
+const TRAINER_KILLS_PER_ROUND: usize = 10;
 
 const SWEEP: &str = "
 name: soak
@@ -90,10 +95,9 @@ impl Round {
     fn until_complete(mut self, chance: &mut Chance, figures: &mut Figures, expected: &BTreeMap<String, Vec<u8>>) {
         let mut kills = Vec::new();
         loop {
-            std::thread::sleep(Duration::from_millis(chance.between(100, 1_500)));
+            std::thread::sleep(Duration::from_millis(chance.between(100, 2_500)));
             if let Some(status) = self.run.has_ended() {
-                // A trial whose trainer was killed more often than its budget allows is given up, rightly. The soak
-                // asks for it again, as a user would.
+                // Chance may still have killed one trial's trainers too often. The soak asks for it again, as a user would.
                 if status.code() != Some(3) {
                     break;
                 }
@@ -101,7 +105,9 @@ impl Round {
                 self.system.ask(&["retry", "soak", "--failed"]);
                 self.run = self.follow();
             }
-            self.disturb(chance, &mut kills, figures);
+            if kills.len() < KILLS_PER_ROUND {
+                self.disturb(chance, &mut kills, figures);
+            }
         }
         self.run.expect_exit(0);
         let folder = self.system.results("soak");
@@ -132,7 +138,8 @@ impl Round {
             }
             55..90 => {
                 let trainers = self.system.trainers();
-                if trainers.is_empty() {
+                let killed = kills.iter().filter(|(victim, _)| *victim == Victim::Trainer).count();
+                if trainers.is_empty() || killed == TRAINER_KILLS_PER_ROUND {
                     return;
                 }
                 let pid = trainers[chance.between(0, trainers.len() as u64) as usize];
