@@ -3,11 +3,10 @@
 //! Alpha is dropped and CMYK converted, as Pillow's `convert("RGB")` does; EXIF orientation is ignored, as it was by the
 //! authors' loader. An error is a reason without the file's name.
 
-use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use image::{ImageFormat, ImageReader, Limits};
+use image::ImageFormat;
 
 use crate::dataset::Image;
 use crate::resize::{CropResizer, shorter_side};
@@ -20,7 +19,6 @@ pub(crate) struct Decoded {
 }
 
 const MAX_SIDE: u32 = 30_000;
-const MAX_DECODED_BYTES: u64 = 1 << 30;
 
 pub(crate) fn file(path: &Path, resize: Option<u32>, resizer: &mut CropResizer) -> Result<Decoded, String> {
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
@@ -39,20 +37,18 @@ pub(crate) fn file(path: &Path, resize: Option<u32>, resizer: &mut CropResizer) 
 }
 
 fn rgb(bytes: &[u8]) -> Result<image::RgbImage, String> {
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
-    let Some(format) = reader.format() else { return Err("it is no image of a known format".to_owned()) };
+    let format = image::guess_format(bytes).map_err(|_| "it is no image of a known format".to_owned())?;
     if format == ImageFormat::Jpeg && jpeg_is_truncated(bytes) {
         return Err("it is a truncated JPEG".to_owned());
     }
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_DECODED_BYTES);
-    reader.limits(limits);
-    // A decoder that panics on a damaged file must cost this file only.
-    match catch_unwind(AssertUnwindSafe(|| reader.decode())) {
-        Ok(Ok(image)) if image.width() > 0 && image.height() > 0 => Ok(image.into_rgb8()),
-        Ok(Ok(_)) => Err("it has no pixels".to_owned()),
+    // This call alone is not generic: it keeps five decoders from being compiled into this crate. The library bounds
+    // its own allocations (512 MiB). A decoder that panics on a damaged file must cost this file only.
+    match catch_unwind(AssertUnwindSafe(|| image::load_from_memory_with_format(bytes, format))) {
+        Ok(Ok(image)) if image.width() == 0 || image.height() == 0 => Err("it has no pixels".to_owned()),
+        Ok(Ok(image)) if image.width().max(image.height()) > MAX_SIDE => {
+            Err(format!("it has {} x {} pixels, a side above {MAX_SIDE}", image.height(), image.width()))
+        }
+        Ok(Ok(image)) => Ok(image.into_rgb8()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("its decoder panicked".to_owned()),
     }
