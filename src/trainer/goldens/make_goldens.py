@@ -273,13 +273,13 @@ def thinned(case):
     return case
 
 
-def counts():
-    """Trainable parameters for 3 channels, with 1000 classes in the ImageNet forms and 100 in the CIFAR forms."""
+def describe(name):
+    """Trainable parameters and a hash of all names and shapes, for 3 channels and 1000 classes (CIFAR forms: 100)."""
     imagenet = ("resnet-18", "resnet-34", "resnet-50", "resnet-50-keras", "resnet-50-fconv", "efficientnet-b0")
-    return {
-        name: sum(parameter.numel() for parameter in build(3, 1000 if name in imagenet else 100).parameters())
-        for name, build in NETWORKS.items()
-    }
+    net = NETWORKS[name](3, 1000 if name in imagenet else 100)
+    state = {name: tensor for name, tensor in net.state_dict().items() if not name.endswith("num_batches_tracked")}
+    lines = "".join(f"{name} {list(tensor.shape)}\n" for name, tensor in sorted(state.items()))
+    return [sum(parameter.numel() for parameter in net.parameters()), fnv1a(lines)]
 
 
 def numbers(value):
@@ -298,11 +298,11 @@ def main():
     torch.manual_seed(0)
     made = {
         "made_with": f"torch {torch.__version__.split('+')[0]}, torchvision {torchvision.__version__.split('+')[0]}",
-        "num_parameters": counts(),
+        "networks": {name: describe(name) for name in NETWORKS},
         "cases": [thinned(run(*case)) for case in CASES],
     }
     lines = [json.dumps(case) for case in made["cases"]]
-    head = json.dumps({key: made[key] for key in ("made_with", "num_parameters")})
+    head = json.dumps({key: made[key] for key in ("made_with", "networks")})
     text = head[:-1] + ', "cases": [\n' + ",\n".join(lines) + "\n]}\n"
     path = pathlib.Path(__file__).with_name("models.json")
     if arguments.check:
