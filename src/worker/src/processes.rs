@@ -14,12 +14,12 @@ use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 
 /// Set in the environment of every trainer to `WORKER/SLOT/SERIAL`.
-pub const MARK: &str = "ORCHESTRATOR_TRAINER";
+pub const MARK: &str = "ORCHESTRATOR_TRAINER_MARK";
 
 #[derive(Clone, Debug)]
 pub struct Family {
     group: Option<Pid>,
-    /// `ORCHESTRATOR_TRAINER=...`: the whole variable, or a beginning of it.
+    /// `ORCHESTRATOR_TRAINER_MARK=...`: the whole variable, or a beginning of it.
     mark: Vec<u8>,
     whole: bool,
 }

@@ -10,7 +10,8 @@ use schedule::state::{SlotIndex, WorkerId, WorkerInfo};
 use sweep::TrialSpec;
 use sweep::record::{Failure, FailureClass};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::attempts::{Attempts, Start};
 use crate::link::{LinkEvent, Outgoing};
@@ -53,6 +54,8 @@ pub struct Session {
     connections: u64,
     heartbeats: u64,
     checkpoint_bytes: Arc<std::sync::atomic::AtomicU64>,
+    /// Checkpoints of acknowledged results.
+    removals: JoinSet<()>,
     leaving: Option<String>,
     draining: Option<String>,
     /// A leaving worker waits until then for acknowledgements.
@@ -62,6 +65,14 @@ pub struct Session {
 impl Loop {
     /// Until the user or the coordinator ends it. The slots still hold their trainers then.
     pub async fn run(mut self) -> Result<Ended, Error> {
+        let ended = self.serve().await;
+        // what is not removed now stays for ever; a file system that hangs must not hold up the end
+        let removed = async { while self.state.removals.join_next().await.is_some() {} };
+        let _ = timeout(Duration::from_secs(10), removed).await;
+        ended
+    }
+
+    async fn serve(&mut self) -> Result<Ended, Error> {
         let mut beat = interval(Duration::from_secs(1));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -204,7 +215,8 @@ impl Loop {
     fn acknowledged(&mut self, key: AttemptKey) {
         if let Some(Outcome::Finished(_)) = self.state.attempts.acknowledge(key) {
             let work_dir = self.around.work_dir.clone();
-            tokio::task::spawn_blocking(move || {
+            while self.state.removals.try_join_next().is_some() {}
+            self.state.removals.spawn_blocking(move || {
                 if let Err(error) = work_dir.remove_checkpoints(key.0, key.1) {
                     tracing::warn!(trial = %key.0, %error, "cannot remove the checkpoints of a finished trial");
                 }

@@ -20,6 +20,10 @@ async fn two_workers_run_a_sweep() {
     let summary = rig.complete().await;
     assert_eq!((summary.succeeded, summary.failed, summary.cells), (12, 0, 6));
     assert_eq!(summary.complete_cells, 6);
+    for worker in 0..2 {
+        rig.handle(worker).leave("the sweep is complete");
+        assert_eq!(patient(rig.handle(worker).wait()).await.unwrap(), Ended::Left);
+    }
     assert_eq!(rig.checkpoints(), 0, "acknowledged results leave no checkpoints");
     rig.end().await;
 }
@@ -46,7 +50,7 @@ async fn attempts_that_crash_are_tried_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_costs_time_and_nothing_else() {
-    let mut rig = Rig::new("epoch-ms=20");
+    let mut rig = Rig::new("epoch-ms=20").with_short_lease();
     rig.coordinator().await;
     let doomed = rig.worker(2).await;
     rig.submit().await;
@@ -127,7 +131,7 @@ async fn cancelling_stops_what_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_attempt_cannot_write() {
-    let mut rig = Rig::new("epoch-ms=1");
+    let mut rig = Rig::new("epoch-ms=1").with_short_lease();
     rig.coordinator().await;
     rig.submit().await;
     let mut stale = rig.peer("stale-1-1").await;
@@ -281,5 +285,24 @@ async fn a_worker_waits_for_its_coordinator() {
     assert_eq!(rig.complete().await.succeeded, 12);
     rig.handle(early).stop_now();
     assert_eq!(patient(rig.handle(early).wait()).await.unwrap(), Ended::Stopped);
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_page_wants_a_token_away_from_loopback() {
+    let mut rig = Rig::new("");
+    rig.coordinator().await;
+    rig.submit().await;
+    let page = rig.page("127.0.0.1:0", None).await.unwrap();
+    let answer = rig::get(page.address().port(), "/metrics", None).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("orchestrator_trials"), "{answer}");
+    assert!(rig::get(page.address().port(), "/status", None).await.contains("\"waiting\":12"));
+    let error = rig.page("0.0.0.0:0", None).await.err().unwrap();
+    assert!(matches!(error, coordinator::Error::NeedsToken { .. }), "{error}");
+    let guarded = rig.page("0.0.0.0:0", rig.token()).await.unwrap();
+    let port = guarded.address().port();
+    assert!(rig::get(port, "/", None).await.starts_with("HTTP/1.1 401"));
+    assert!(rig::get(port, "/", Some("Bearer wrong")).await.starts_with("HTTP/1.1 401"));
+    drop((page, guarded));
     rig.end().await;
 }

@@ -25,6 +25,18 @@ pub async fn patient<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), future).await.expect("it hangs")
 }
 
+/// The whole answer, head and body.
+pub async fn get(port: u16, path: &str, authorization: Option<&str>) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let authorization = authorization.map_or_else(String::new, |value| format!("authorization: {value}\r\n"));
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{authorization}\r\n");
+    let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    patient(connection.read_to_string(&mut answer)).await.unwrap();
+    answer
+}
+
 const SWEEP: &str = "name: small\nrecipe: quick\n\
     set: {dataset: digits, schedule: {constant: {epochs: 5}}}\n\
     axes: {loss: [xent, cos, mse], samples_per_class: [5, 10]}\nseeds: 2\n\
@@ -35,6 +47,7 @@ pub struct Rig {
     trainer: PathBuf,
     token: Token,
     port: u16,
+    lease_ms: u64,
     coordinator: Option<coordinator::Handle>,
     workers: Vec<Handle>,
 }
@@ -57,7 +70,13 @@ impl Rig {
         let dir = tempfile::tempdir().unwrap();
         let trainer = script(dir.path(), "trainer.sh", behaviour);
         let token = Token::random().unwrap();
-        Self { dir, trainer, token, port: 0, coordinator: None, workers: Vec::new() }
+        Self { dir, trainer, token, port: 0, lease_ms: 60_000, coordinator: None, workers: Vec::new() }
+    }
+
+    /// Where a lease is to run out. Elsewhere it is so long that no loaded machine reaches it.
+    pub fn with_short_lease(mut self) -> Self {
+        self.lease_ms = 500;
+        self
     }
 
     pub fn token(&self) -> Option<Token> {
@@ -78,13 +97,17 @@ impl Rig {
 
     pub async fn start_coordinator(&self, port: u16) -> Result<coordinator::Handle, coordinator::Error> {
         let mut config = Config::new("test");
-        (config.heartbeat_ms, config.lease_ms) = (50, 1_000);
+        (config.heartbeat_ms, config.lease_ms) = (50, self.lease_ms);
         for budget in [&mut config.budgets.crashed, &mut config.budgets.unreachable, &mut config.budgets.preempted] {
             (budget.first_ms, budget.then_ms, budget.most_ms) = (0, 0, 0);
         }
         let listen = coordinator::Listen::Address(([127, 0, 0, 1], port).into());
         let state_dir = self.dir.path().join("state");
         Coordinator::start(coordinator::Options { listen, state_dir, token: self.token(), config }).await
+    }
+
+    pub async fn page(&self, address: &str, token: Option<Token>) -> Result<coordinator::Page, coordinator::Error> {
+        self.coordinator.as_ref().unwrap().serve_http(address.parse().unwrap(), token).await
     }
 
     /// Without ceremony: nothing is said to anybody.
@@ -217,7 +240,10 @@ impl Rig {
     async fn report_file(&self, name: &str) -> String {
         let token = protocol::token::attach(self.token());
         let mut client = ControlClient::with_interceptor(self.channel().await, token);
-        let reply = patient(client.get_report(v1::ReportRequest { sweep: "small".into() })).await.unwrap().into_inner();
+        let reply = patient(client.get_report(v1::ReportRequest { sweep: "small".into(), ..Default::default() }))
+            .await
+            .unwrap()
+            .into_inner();
         let file = reply.files.into_iter().find(|file| file.name == name).unwrap();
         String::from_utf8(file.content).unwrap()
     }
@@ -230,7 +256,7 @@ impl Rig {
         state.trials.values().map(|trial| trial.attempts.len()).max().unwrap()
     }
 
-    /// Files of checkpoints, once removals under way are done.
+    /// Files of checkpoints.
     pub fn checkpoints(&self) -> usize {
         let dirs = fs::read_dir(self.dir.path().join("work/checkpoints")).unwrap();
         dirs.map(|dir| fs::read_dir(dir.unwrap().path()).map_or(0, |files| files.count())).sum()
@@ -252,10 +278,8 @@ impl Rig {
             worker.stop_now();
         }
         for mut worker in self.workers.drain(..) {
-            // one that has ended already was asked for its end then
-            if !worker.has_ended() {
-                patient(worker.wait()).await.unwrap();
-            }
+            // some have ended already, and were asked why
+            let _ = patient(worker.wait()).await;
         }
         if let Some(coordinator) = self.coordinator.take() {
             patient(coordinator.shutdown()).await.unwrap();
