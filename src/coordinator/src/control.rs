@@ -40,6 +40,7 @@ impl Control for ControlService {
             shared: done.shared,
             dropped: done.dropped,
             explanation: done.explanation,
+            failed: done.failed,
         }))
     }
 
@@ -59,8 +60,8 @@ impl Control for ControlService {
     }
 
     async fn get_report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportReply>, Status> {
-        let sweep = request.into_inner().sweep;
-        let report = self.ask(|reply| Message::Read(Read::Report { sweep, reply })).await?;
+        let v1::ReportRequest { sweep, width } = request.into_inner();
+        let report = self.ask(|reply| Message::Read(Read::Report { sweep, width, reply })).await?;
         let file = |(name, content): (String, Vec<u8>)| v1::ReportFile { name, content };
         Ok(Response::new(v1::ReportReply {
             files: report.files.into_iter().map(file).collect(),

@@ -51,11 +51,29 @@ pub enum Change {
 }
 
 pub enum Read {
-    Status { sweep: String, reply: Reply<v1::StatusReply> },
-    Tail { sweep: String, messages: ToTail },
-    Report { sweep: String, reply: Reply<report::Report> },
-    Explain { trial: String, reply: Reply<v1::ExplainReply> },
-    Why { sweep: String, cell: String, reply: Reply<report::Why> },
+    Status {
+        sweep: String,
+        reply: Reply<v1::StatusReply>,
+    },
+    Tail {
+        sweep: String,
+        messages: ToTail,
+    },
+    /// Its text at most `width` columns wide; 0: as wide as the report chooses.
+    Report {
+        sweep: String,
+        width: u32,
+        reply: Reply<report::Report>,
+    },
+    Explain {
+        trial: String,
+        reply: Reply<v1::ExplainReply>,
+    },
+    Why {
+        sweep: String,
+        cell: String,
+        reply: Reply<report::Why>,
+    },
 }
 
 impl Change {

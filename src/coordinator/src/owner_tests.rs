@@ -226,7 +226,7 @@ async fn while_the_journal_fails_nothing_is_acknowledged_and_then_everything_is(
     assert!(first.try_recv().is_err(), "it is not in the journal");
     let second = submit(&messages).await.unwrap().unwrap_err();
     assert_eq!(second.code(), Code::Unavailable);
-    let report = ask(&messages, |reply| Message::Read(Read::Report { sweep: "small".into(), reply })).await;
+    let report = ask(&messages, |reply| Message::Read(Read::Report { sweep: "small".into(), width: 0, reply })).await;
     assert_eq!(report.unwrap().unwrap_err().code(), Code::Unavailable);
     let (stream, mut incoming) = stream();
     let worker = WorkerId("worker-1-1".into());

@@ -20,10 +20,11 @@ impl Owner {
                 let now = self.clock.now();
                 self.tails.open(sweep, messages, &self.state, &self.config, now);
             }
-            Read::Report { sweep, reply } => {
+            Read::Report { sweep, width, reply } => {
+                let width = if width == 0 { report::TERMINAL_WIDTH } else { width as usize };
                 let report = self
                     .journalled()
-                    .and_then(|()| report::report(&self.state, &sweep).ok_or_else(|| unknown_sweep(&sweep)));
+                    .and_then(|()| report::report_at(&self.state, &sweep, width).ok_or_else(|| unknown_sweep(&sweep)));
                 let _ = reply.send(report);
             }
             Read::Why { sweep, cell, reply } => {

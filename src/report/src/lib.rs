@@ -37,11 +37,16 @@ pub struct Report {
 
 /// Columns of `NAME.txt`.
 const FILE_WIDTH: usize = 120;
-/// Columns of `Report::text`: fits a terminal that nobody has widened, give or take.
-const TERMINAL_WIDTH: usize = 100;
+/// Columns of `Report::text` for those who do not say.
+pub const TERMINAL_WIDTH: usize = 100;
 
 /// The report of one sweep; `None` when no sweep has that name.
 pub fn report(state: &State, sweep: &str) -> Option<Report> {
+    report_at(state, sweep, TERMINAL_WIDTH)
+}
+
+/// The same with `Report::text` laid out for a terminal of that many columns.
+pub fn report_at(state: &State, sweep: &str, width: usize) -> Option<Report> {
     let results = results::Results::of(state, sweep)?;
     let mut files: Vec<(String, Vec<u8>)> = vec![
         ("results.csv".to_owned(), files::results_csv(&results).into_bytes()),
@@ -55,10 +60,10 @@ pub fn report(state: &State, sweep: &str) -> Option<Report> {
             text.push('\n');
         }
         match output {
-            Output::Table(table) => text.push_str(&table_files(&results, table, &mut files)),
+            Output::Table(table) => text.push_str(&table_files(&results, table, width, &mut files)),
             Output::Figure(figure) => {
                 let table = figure::as_table(figure);
-                text.push_str(&table_files(&results, &table, &mut files));
+                text.push_str(&table_files(&results, &table, width, &mut files));
                 let layout = grid::Layout::of(&results, &table);
                 let plot = figure::plot(&results, figure, &layout);
                 files.push((format!("{}.svg", figure.name), svg::svg(&plot).into_bytes()));
@@ -70,22 +75,8 @@ pub fn report(state: &State, sweep: &str) -> Option<Report> {
     Some(Report { files, text, complete: results.complete(), failed_trials: results.failed_trials() })
 }
 
-/// The outputs of a sweep as text, laid out for a width in columns; `None` when no sweep has that name.
-pub fn text_at(state: &State, sweep: &str, width: usize) -> Option<String> {
-    let results = results::Results::of(state, sweep)?;
-    let tables = results.sweep.outputs.iter().map(|output| match output {
-        Output::Table(table) => table.clone(),
-        Output::Figure(figure) => figure::as_table(figure),
-    });
-    let draw = |table: Table| {
-        let layout = grid::Layout::of(&results, &table);
-        text::text(&grid::grid(&results, &table, &layout), width)
-    };
-    Some(tables.map(draw).collect::<Vec<_>>().join("\n"))
-}
-
 /// Adds the table's files and returns its text for a terminal.
-fn table_files(results: &results::Results, table: &Table, files: &mut Vec<(String, Vec<u8>)>) -> String {
+fn table_files(results: &results::Results, table: &Table, width: usize, files: &mut Vec<(String, Vec<u8>)>) -> String {
     let layout = grid::Layout::of(results, table);
     let grid = grid::grid(results, table, &layout);
     let mut add =
@@ -94,5 +85,5 @@ fn table_files(results: &results::Results, table: &Table, files: &mut Vec<(Strin
     add("md", markup::markdown(&grid));
     add("tex", markup::latex(&grid));
     add("csv", files::cells_csv(results, table, &layout));
-    text::text(&grid, TERMINAL_WIDTH)
+    text::text(&grid, width)
 }

@@ -48,7 +48,7 @@ pub fn warnings(results: &Results) -> Vec<String> {
     let mut warnings = Vec::new();
     if results.sweep.smoke {
         warnings.push(
-            "REHEARSAL (--smoke): generated stand-in images, two steps per epoch. These numbers mean nothing."
+            "REHEARSAL (--smoke): tiny generated images, two epochs of one step each. These numbers mean nothing."
                 .to_owned(),
         );
     }

@@ -26,7 +26,7 @@ fn file(state: &State, sweep: &str, name: &str) -> String {
 fn every_status_at_80_and_120_columns() {
     let state = fixture::every_status();
     for width in [80, 120] {
-        let text = report::text_at(&state, "statuses", width).unwrap();
+        let text = report::report_at(&state, "statuses", width).unwrap().text;
         assert!(text.lines().all(|line| line.chars().count() <= width), "wider than {width}:\n{text}");
         check(&format!("statuses.{width}.txt"), &text);
     }
@@ -43,8 +43,8 @@ fn every_status_in_markup_and_data() {
 #[test]
 fn two_axes_on_each_side() {
     let state = fixture::nested();
-    check("nested.80.txt", &report::text_at(&state, "nested", 80).unwrap());
-    check("nested.120.txt", &report::text_at(&state, "nested", 120).unwrap());
+    check("nested.80.txt", &report::report_at(&state, "nested", 80).unwrap().text);
+    check("nested.120.txt", &report::report_at(&state, "nested", 120).unwrap().text);
     check("nested.md", &file(&state, "nested", "nested.md"));
     check("nested.tex", &file(&state, "nested", "nested.tex"));
 }
@@ -52,7 +52,7 @@ fn two_axes_on_each_side() {
 #[test]
 fn the_papers_protocol_is_labelled() {
     let state = fixture::searched();
-    check("searched.80.txt", &report::text_at(&state, "searched", 80).unwrap());
+    check("searched.80.txt", &report::report_at(&state, "searched", 80).unwrap().text);
     let why = report::why(&state, "searched", "xent").unwrap();
     assert_eq!(why.json["cell"]["best"]["candidate"]["learning_rate"], 0.5);
     check("searched.why.txt", &why.text);
