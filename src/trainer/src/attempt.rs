@@ -21,7 +21,7 @@ use tch::{Device, Tensor};
 use crate::batches::{Batches, ImageShape};
 use crate::checkpoint::{Checkpoint, Folder, Header, Position};
 use crate::collective::{AbortOnDrop, Collective};
-use crate::device::DeviceSet;
+use crate::device::{DeviceSet, Member};
 use crate::error::TrialError;
 use crate::evaluate::Evaluator;
 use crate::fault::Fault;
@@ -30,7 +30,7 @@ use crate::nn::Format;
 use crate::replica::{Blueprint, Replica};
 use crate::shim::{self, ShimError};
 use crate::train::{Course, Ending, train};
-use crate::weights::Weights;
+use crate::weights::{self, Weights};
 use crate::writer::CheckpointWriter;
 use crate::{head, models, precision, process};
 
@@ -48,6 +48,8 @@ pub struct Surroundings<'a> {
     pub collective_deadline: Duration,
     /// Threads that prepare batches; 0: the step does it.
     pub data_threads: usize,
+    /// Where the weights of a finished trial go.
+    pub weights_out: Option<PathBuf>,
 }
 
 pub enum Outcome {
@@ -63,6 +65,7 @@ struct Shared {
     format: Format,
     image: ImageShape,
     weights: Option<PathBuf>,
+    weights_out: Option<PathBuf>,
     resumed: Option<Checkpoint>,
     position: Position,
     num_threads: usize,
@@ -119,6 +122,7 @@ pub fn run(
         format,
         image,
         weights: settings.weights.as_ref().filter(|_| !spec.smoke).map(|path| request.data_dir.join(path)),
+        weights_out: around.weights_out.clone(),
         resumed,
         position,
         num_threads: around.devices.threads_per_replica(num_replicas),
@@ -205,8 +209,6 @@ fn fresh_header(request: &RunRequest, format: Format) -> Header {
     }
 }
 
-type Group = Vec<(Box<dyn Collective>, Device)>;
-
 /// How long replicas are waited for after one has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -214,7 +216,7 @@ type ReplicaResult = Result<(Ending, u64), TrialError>;
 
 /// Runs rank 0 on this thread, which stays warm from trial to trial, and every other replica on one of its own. A
 /// replica that hangs cannot be joined: it is left behind, and the worker ends the process after the failure.
-fn run_replicas(shared: &Arc<Shared>, group: Group, leader: &mut Leader) -> ReplicaResult {
+fn run_replicas(shared: &Arc<Shared>, group: Vec<Member>, leader: &mut Leader) -> ReplicaResult {
     let mut members = group.into_iter().map(|(collective, device)| (Arc::from(collective), device));
     let first: (Arc<dyn Collective>, Device) = members.next().expect("a group has at least one replica");
     let start = |(collective, device): (Arc<dyn Collective>, Device)| {
@@ -289,6 +291,10 @@ fn run_replica(
         leader.begin(layout);
     }
     let ending = train(&shared.course, &mut replica, &mut evaluator, shared.position, leader)?;
+    if let (Ending::Finished, Some(path), 0) = (&ending, &shared.weights_out, collective.rank()) {
+        weights::export(path, &replica.inventory, &replica.storage)
+            .map_err(|error| TrialError::BadInput(with_causes(&error)))?;
+    }
     guard.finished();
     Ok((ending, replica.inventory.num_parameters()))
 }

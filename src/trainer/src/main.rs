@@ -88,6 +88,9 @@ struct RunArgs {
     /// Keep checkpoints here and resume from them (default: none are kept)
     #[arg(long)]
     checkpoint_dir: Option<PathBuf>,
+    /// Write the trained weights here, under torchvision's names: a state dict (`.pth`, `.pt`), else safetensors
+    #[arg(long)]
+    weights_out: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -111,7 +114,7 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(bench) => trainer::bench::run(&bench).map(|()| ExitCode::SUCCESS),
         Command::Devices => print_devices(),
         Command::Run { slot, run } => {
-            let options = slot.session()?;
+            let options = SessionOptions { weights_out: run.weights_out, ..slot.session()? };
             let run = RunOptions {
                 cache_dir: run.cache_dir.unwrap_or_else(|| run.data_dir.join("cache")),
                 data_dir: run.data_dir,
@@ -160,6 +163,7 @@ impl SlotArgs {
             checkpoint_interval: Duration::from_secs_f64(self.checkpoint_interval),
             report_interval: REPORT_INTERVAL,
             collective_deadline: Duration::from_secs(self.collective_deadline),
+            weights_out: None,
         })
     }
 }

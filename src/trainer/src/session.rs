@@ -27,6 +27,8 @@ pub struct SessionOptions {
     pub report_interval: Duration,
     pub collective_deadline: Duration,
     pub data_threads: usize,
+    /// Where the weights of a finished trial go.
+    pub weights_out: Option<PathBuf>,
 }
 
 pub struct Session {
@@ -71,6 +73,7 @@ impl Runner for Session {
             report_interval: self.options.report_interval,
             collective_deadline: self.options.collective_deadline,
             data_threads: self.options.data_threads,
+            weights_out: self.options.weights_out.clone(),
         };
         attempt::run(request, &around, report)
     }

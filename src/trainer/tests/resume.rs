@@ -44,6 +44,7 @@ fn session(fault: Option<&str>) -> Session {
         report_interval: Duration::ZERO,
         collective_deadline: Duration::from_secs(300),
         data_threads: 0,
+        weights_out: None,
     })
 }
 
@@ -166,6 +167,7 @@ fn a_stuck_replica_ends_the_attempt_at_the_deadline() {
         report_interval: Duration::ZERO,
         collective_deadline: Duration::from_millis(100),
         data_threads: 0,
+        weights_out: None,
     };
     let stop = Arc::new(AtomicBool::new(false));
     let error = Session::new(options).run(&request(&spec, 1, folder.path()), &stop, &mut |_| ()).err().unwrap();

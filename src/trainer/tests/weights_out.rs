@@ -1,0 +1,71 @@
+//! A trained trial's weights leave in a file, and another trial starts from it.
+//!
+//! The second trial cannot learn (its rates are zero and its moving statistics stand still), so that it must evaluate to
+//! what the first one ended with.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use sweep::handoff::RunRequest;
+use sweep::record::TrialResult;
+use sweep::settings::{Loss, SamplesPerClass, Schedule, Settings};
+use sweep::{AttemptNo, TrialSpec};
+use trainer::attempt::Outcome;
+use trainer::device::DeviceSet;
+use trainer::serve::Runner;
+use trainer::session::{Session, SessionOptions};
+
+fn run(settings: Settings, folder: &Path, weights_out: Option<PathBuf>) -> TrialResult {
+    let spec = TrialSpec { settings, seed: 3, smoke: false };
+    let request = RunRequest {
+        trial: spec.id(),
+        attempt: AttemptNo(1),
+        data_dir: folder.join("data"),
+        cache_dir: folder.join("cache"),
+        checkpoint_dir: folder.join("checkpoints").join(spec.id().to_string()),
+        spec,
+    };
+    let options = SessionOptions {
+        devices: DeviceSet::Cpu { num_threads: 1 },
+        fault: None,
+        checkpoint_interval: Duration::from_secs(1000),
+        report_interval: Duration::from_secs(1),
+        collective_deadline: Duration::from_secs(300),
+        data_threads: 0,
+        weights_out,
+    };
+    match Session::new(options).run(&request, &Arc::new(AtomicBool::new(false)), &mut |_| ()).unwrap() {
+        Outcome::Finished(result) => *result,
+        Outcome::Stopped => panic!("nobody asked for a stop"),
+    }
+}
+
+#[test]
+fn a_trial_starts_where_another_one_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Settings {
+        samples_per_class: SamplesPerClass::Count(8),
+        loss: Loss::CosXent,
+        schedule: Schedule::Cosine { epochs: 6 },
+        ..sweep::recipe::settings("quick", "digits").expect("a recipe")
+    };
+    for name in ["weights.safetensors", "weights.pth"] {
+        let path = folder.path().join(name);
+        let trained = run(first.clone(), folder.path(), Some(path.clone()));
+        let second = Settings {
+            weights: Some(path.display().to_string()),
+            finetune_epochs: 1,
+            finetune_learning_rate: 0.0,
+            learning_rate: 0.0,
+            batch_norm_momentum: 0.0,
+            schedule: Schedule::Constant { epochs: 1 },
+            ..first.clone()
+        };
+        let repeated = run(second, folder.path(), None);
+        assert!(trained.last_accuracy > 0.3, "the first trial learns: {}", trained.last_accuracy);
+        assert_eq!(repeated.last_accuracy, trained.last_accuracy, "{name}");
+        assert_eq!(repeated.eval_loss, trained.eval_loss, "{name}");
+    }
+}
