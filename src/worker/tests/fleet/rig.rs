@@ -240,7 +240,7 @@ impl Rig {
     async fn report_file(&self, name: &str) -> String {
         let token = protocol::token::attach(self.token());
         let mut client = ControlClient::with_interceptor(self.channel().await, token);
-        let reply = patient(client.get_report(v1::ReportRequest { sweep: "small".into(), ..Default::default() }))
+        let reply = patient(client.get_report(v1::ReportRequest { sweep: "small".into(), width: 0 }))
             .await
             .unwrap()
             .into_inner();
