@@ -5,9 +5,11 @@ mod affine;
 mod augment;
 mod cache;
 pub mod catalog;
+mod check;
 mod dataset;
 mod decode;
 mod error;
+mod fetch;
 mod idx;
 mod mat5;
 mod open;
@@ -18,21 +20,28 @@ mod rand_augment;
 mod random;
 mod readers;
 mod resize;
+mod sheet;
 pub mod stand_in;
 pub mod stand_in_files;
 mod statistics;
 pub mod subset;
+mod unpack;
 
+#[cfg(test)]
+mod tests_fetch;
 #[cfg(test)]
 mod tests_pipeline;
 #[cfg(test)]
 mod tests_readers;
 
 pub use augment::Layout;
+pub use check::{Check, Listing, State, check, list};
 pub use dataset::{Dataset, Image, Split};
 pub use error::Error;
+pub use fetch::{FetchProgress, FetchRequest, Fetched, FetchedFile, fetch};
 pub use open::{OpenRequest, Preflight, open, preflight};
 pub use pipeline::Pipeline;
 pub use plan::{Erase, Mix, SamplePlan, StepPlan, Window};
 pub use prefetch::{Batch, Broken, Prefetch, PrefetchOptions};
+pub use sheet::contact_sheet;
 pub use statistics::Statistics;

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::plan::{self, Chooser, Mix, SamplePlan, StepPlan};
 use crate::random::{Purpose, Stream};
 use crate::stand_in;
+use crate::statistics::Statistics;
 use crate::subset;
 
 /// Immutable but for a memo of the last permutations; share it by `Arc`.
@@ -26,6 +27,7 @@ pub struct Pipeline {
     chooser: Chooser,
     cutmix: Option<sweep::settings::CutMix>,
     renderer: Renderer,
+    statistics: Statistics,
     subset: Subset,
     /// Training images by index into the training split.
     indices: Vec<u32>,
@@ -92,6 +94,7 @@ impl Pipeline {
             chooser,
             cutmix: settings.cutmix.clone(),
             renderer,
+            statistics,
             subset,
             indices,
             held_out,
@@ -264,6 +267,11 @@ impl Pipeline {
             let index = held_out.map_or(position, |held_out| held_out[position] as usize);
             self.renderer.evaluate(split.image(index), layout, out);
         }
+    }
+
+    /// What pixels are standardised with.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
     }
 
     /// Passes over the subset that make one epoch.

@@ -254,6 +254,41 @@ mod tests {
     }
 
     #[test]
+    fn pixels_are_those_of_pillow() {
+        // Pillow 13.0's ImageOps, ImageEnhance, rotate and transform of a picture made by a formula: the sum of the
+        // bytes, and their sum weighted by position.
+        let golden = [
+            (Operation::AutoContrast, 747120, 2200433963),
+            (Operation::Equalize, 811490, 2390021280),
+            (Operation::Color(0.46), 749976, 2209103837),
+            (Operation::Color(1.72), 751850, 2214225356),
+            (Operation::Contrast(0.46), 750052, 2207755702),
+            (Operation::Contrast(1.72), 750006, 2209941902),
+            (Operation::Brightness(1.72), 1064078, 3132892511),
+            (Operation::Sharpness(0.46), 751674, 2214590369),
+            (Operation::Sharpness(1.72), 748737, 2204131368),
+            (Operation::Rotate(17.0), 672672, 1983890358),
+            (Operation::Rotate(-23.5), 654823, 1927025358),
+            (Operation::ShearX(0.21), 703695, 2027138750),
+            (Operation::ShearY(-0.27), 626040, 2104292717),
+            (Operation::TranslateX(0.33), 547559, 1601658058),
+            (Operation::TranslateY(-0.4), 493692, 1902010057),
+        ];
+        let value = |index: usize| ((index * index * 31 + index * 17 + 5) % 256) as u8;
+        let original = Picture { height: 37, width: 53, channels: 3, pixels: (0..37 * 53 * 3).map(value).collect() };
+        for (operation, sum, weighted) in golden {
+            let mut picture = original.clone();
+            run(operation, &mut picture, &[10, 20, 30]);
+            let values = picture.pixels.iter().map(|&value| u32::from(value));
+            let found = values
+                .clone()
+                .zip(1..)
+                .fold(0u32, |sum, (value, position)| sum.wrapping_add(value.wrapping_mul(position)));
+            assert_eq!((values.sum::<u32>(), found), (sum, weighted), "{operation:?}");
+        }
+    }
+
+    #[test]
     fn equalizing_spreads_values() {
         let many: Vec<u8> = (0..1020).map(|index| 100 + (index / 255) as u8).collect();
         let equal = ran(Operation::Equalize, &many);

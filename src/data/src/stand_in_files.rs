@@ -27,7 +27,7 @@ struct Item {
     number: usize,
 }
 
-/// Writes a data set below `data_dir/NAME` as its archive would unpack there. Returns the folder.
+/// Writes a data set below `data_dir/NAME` as `fetch`, or a person after its instructions, would put it there. Returns the folder.
 pub fn write(name: &str, data_dir: &Path, amount: Amount) -> Result<PathBuf, Error> {
     let root = data_dir.join(name);
     let files = Files::new(amount);
@@ -35,7 +35,7 @@ pub fn write(name: &str, data_dir: &Path, amount: Amount) -> Result<PathBuf, Err
         "fashion-mnist" => files.fashion_mnist(&root)?,
         "cifar100" => files.cifar100(&root)?,
         "cub" => files.birds(&root.join("CUB_200_2011"), false)?,
-        "nabirds" => files.birds(&root.join("nabirds"), true)?,
+        "nabirds" => files.birds(&root, true)?,
         "cars" => files.cars(&root)?,
         "flowers" => files.flowers(&root)?,
         "mit67" => files.mit67(&root)?,
@@ -76,11 +76,12 @@ impl Files {
     fn jpeg(&self, path: &Path, item: &Item) -> Result<(), Error> {
         let Amount { height, width, .. } = self.amount;
         let pixels = stand_in::image(item.class as u32, item.number as u32, height, width, 3);
-        let mut bytes = Vec::new();
-        image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 90)
-            .encode(&pixels, width as u32, height as u32, image::ExtendedColorType::Rgb8)
-            .expect("a small RGB image can be a JPEG");
-        put(path, &bytes)
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        }
+        let (colour, format) = (image::ExtendedColorType::Rgb8, image::ImageFormat::Jpeg);
+        image::save_buffer_with_format(path, &pixels, width as u32, height as u32, colour, format)
+            .map_err(|error| Error::io("write", path)(std::io::Error::other(error)))
     }
 
     fn split(&self, is_train: bool) -> impl Iterator<Item = &Item> {

@@ -302,3 +302,63 @@ fn settings_that_do_not_fit_are_named() {
     refuse(Settings { crop_size: Some(4), samples_per_class: SamplesPerClass::Count(2), ..base.clone() }, "`only`");
     refuse(Settings { crop: Crop::RandomResized, ..base }, "crop_size");
 }
+
+#[test]
+fn random_resized_crops_and_rand_augment_fill_the_side() {
+    let settings = Settings {
+        samples_per_class: SamplesPerClass::All,
+        crop: Crop::RandomResized,
+        crop_size: Some(16),
+        flip: true,
+        erase: true,
+        rand_augment: Some(RandAugment { operations: 2, magnitude: 9.0, magnitude_std: 0.5, probability: 0.5 }),
+        ..settings("x")
+    };
+    let pipeline = pipeline(single(40, 50, 3), &settings, 1);
+    let epochs: Vec<Vec<f32>> = (0..20).map(|epoch| fill(&pipeline, epoch, 0, Layout::Nchw)).collect();
+    assert!(epochs.iter().flatten().all(|value| value.is_finite()));
+    assert!(epochs.iter().enumerate().all(|(index, pixels)| !epochs[..index].contains(pixels)));
+    let windows: Vec<_> = (0..20).map(|epoch| pipeline.train_step(epoch, 0).samples[0].window).collect();
+    for window in windows {
+        let crate::Window::Resized { top, left, height, width } = window else { panic!("{window:?}") };
+        assert!(top + height <= 40 && left + width <= 50 && height > 0 && width > 0);
+    }
+}
+
+#[test]
+fn cutmix_pastes_the_box_of_the_partner_and_counts_its_area() {
+    let mixed = Settings { cutmix: Some(CutMix { alpha: 1.0, probability: 1.0 }), ..settings("digits") };
+    let (plain, mixed) = (pipeline(digits(), &settings("digits"), 6), pipeline(digits(), &mixed, 6));
+    for step in 0..7 {
+        let plan = mixed.train_step(0, step);
+        let mix = plan.mix.clone().unwrap();
+        assert_eq!(plan.samples, plain.train_step(0, step).samples);
+        let (before, after) = (fill(&plain, 0, step, Layout::Nchw), fill(&mixed, 0, step, Layout::Nchw));
+        for (position, &partner) in mix.partners.iter().enumerate() {
+            assert_eq!(mix.labels[position], plan.labels[partner as usize]);
+            let mut own = 0;
+            for pixel in 0..64u32 {
+                let (row, column) = (pixel / 8, pixel % 8);
+                let boxed = (mix.rows.0..mix.rows.1).contains(&row) && (mix.columns.0..mix.columns.1).contains(&column);
+                let source = if boxed { partner as usize } else { position };
+                own += u32::from(!boxed);
+                assert_eq!(after[position * 64 + pixel as usize], before[source * 64 + pixel as usize]);
+            }
+            assert!((mix.lambda - own as f32 / 64.0).abs() < 1e-6);
+        }
+    }
+}
+
+#[test]
+fn a_contact_sheet_is_a_picture_of_the_batches() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("sheet.png");
+    let pipeline = pipeline(digits(), &settings("digits"), 6);
+    assert_eq!(crate::contact_sheet(&pipeline, 0, 10, 4, &path).unwrap(), 10);
+    let sheet = image::open(&path).unwrap().into_rgb8();
+    assert_eq!(sheet.dimensions(), (4 * 10 + 2, 3 * 10 + 2));
+    let first = pipeline.train_step(0, 0).samples[0].index as usize;
+    let pixels = pipeline.dataset().train.image(first).pixels;
+    assert!((0..64).all(|index| sheet.get_pixel(2 + index % 8, 2 + index / 8).0 == [pixels[index as usize]; 3]));
+    assert!(crate::contact_sheet(&pipeline, 0, 1, 1, &place.path().join("no/sheet.png")).is_err());
+}
