@@ -98,7 +98,7 @@ pub enum Command {
 /// Which coordinator is asked.
 #[derive(Clone, Debug, Args)]
 pub struct Target {
-    /// The coordinator, as http://HOST:PORT; absent: the one that runs on the state directory, else its journal is read
+    /// The coordinator, as http://HOST:PORT; by default the one on this machine's state directory
     #[arg(long, value_name = "URL", env = "ORCHESTRATOR_COORDINATOR")]
     pub coordinator: Option<String>,
     /// File with the token shared by coordinator, workers and commands, mode 0600
@@ -142,8 +142,8 @@ pub struct DataArgs {
   orchestrator run sweeps/table2.yaml --smoke
   orchestrator run sweeps/table2.yaml --coordinator http://login1:7400 --token-file token --detach
 
-Without --coordinator, a coordinator and a worker run inside this process. Ctrl-C once writes checkpoints
-and keeps everything; twice stops at once. The same command continues where it stopped.")]
+Without --coordinator, a coordinator and a worker run inside this process. Ctrl-C once writes
+checkpoints and keeps everything; twice stops at once. The same command goes on where it stopped.")]
 pub struct RunArgs {
     /// The sweep file
     #[arg(value_name = "FILE")]
@@ -156,7 +156,7 @@ pub struct RunArgs {
     /// Folder for results; those of the sweep go into a folder of its name below it
     #[arg(long, value_name = "DIR", default_value = "results")]
     pub results: PathBuf,
-    /// Rehearse: every cell on generated stand-in images, two steps each. Marked, and never mixed with real results
+    /// Rehearse: every cell on tiny generated images, two steps each. Marked, never mixed with real results
     #[arg(long)]
     pub smoke: bool,
     /// Leave out cells whose data set, weights or hierarchy is not there, and mark them
@@ -171,10 +171,10 @@ pub struct RunArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   orchestrator coordinator --state-dir state
-  orchestrator coordinator --listen 0.0.0.0:7400 --state-dir state --token-file token
+  orchestrator coordinator --listen 0.0.0.0:7400 --token-file token --http 127.0.0.1:7480
 
-Listening on anything but loopback needs a token file. SIGTERM ends it; started again on the same state
-directory it goes on.")]
+Listening on anything but loopback needs a token file. SIGTERM ends it; started
+again on the same state directory it goes on.")]
 pub struct CoordinatorArgs {
     /// Where workers and commands connect to
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
@@ -185,6 +185,9 @@ pub struct CoordinatorArgs {
     /// File with the token shared by coordinator, workers and commands, mode 0600
     #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// Also serve a read-only status page and metrics here; anywhere but on loopback they want the token
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
     /// How often workers report, in milliseconds
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub heartbeat_ms: Option<u64>,
@@ -199,9 +202,10 @@ pub struct CoordinatorArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   orchestrator worker --coordinator http://127.0.0.1:7400
-  orchestrator worker --coordinator http://login1:7400 --token-file token --devices cuda:0-3 --data-dir /data
+  orchestrator worker --coordinator http://login1:7400 --token-file token --devices cuda:0-3
 
-SIGTERM, SIGINT and Slurm's SIGUSR1 make it write checkpoints and leave; a second one stops it at once.")]
+SIGTERM, SIGINT and Slurm's SIGUSR1 make it write checkpoints and leave; a second one stops it at
+once.")]
 pub struct WorkerArgs {
     /// The coordinator, as http://HOST:PORT
     #[arg(long, value_name = "URL", env = "ORCHESTRATOR_COORDINATOR")]
@@ -327,8 +331,12 @@ pub struct UndrainArgs {
 pub enum DataCommand {
     /// Every data set with its origin, licence, size, and whether it is there
     List(DataListArgs),
+    /// Download a data set (or `hierarchies`), verify and unpack it; goes on where it was cut
+    Fetch(FetchArgs),
     /// Read a data set's lists and compare them with the published counts
     Check(DataNameArgs),
+    /// Write a contact sheet of augmented training images, as a PNG
+    Sheet(SheetArgs),
 }
 
 #[derive(Debug, Args)]
@@ -338,27 +346,62 @@ pub struct DataListArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct DataNameArgs {
-    /// The data set's name
+pub struct FetchArgs {
+    /// The data set's name, or `hierarchies`
     #[arg(value_name = "NAME")]
     pub name: String,
+    /// Fetch the same file names from below this address: a mirror inside a cluster
+    #[arg(long, value_name = "URL")]
+    pub origin: Option<String>,
     #[command(flatten)]
     pub data: DataArgs,
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "The file holds `embeddings` (classes x classes, f32, unit rows), with the class ids in the order of the rows
-in its metadata, and with --similarity also `similarity`."
-)]
+pub struct DataNameArgs {
+    /// The data set's name, or folder:PATH
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Also list the images that the decoded cache of this size leaves out as corrupt
+    #[arg(long, value_name = "PIXELS")]
+    pub resize: Option<u32>,
+    #[command(flatten)]
+    pub data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SheetArgs {
+    /// The data set's name, or folder:PATH
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Where the PNG goes
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Whose augmentation
+    #[arg(long, value_name = "NAME", default_value = "paper")]
+    pub recipe: String,
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub epoch: u32,
+    /// Images on the sheet
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub images: u32,
+    #[command(flatten)]
+    pub data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "The file holds `embeddings` (classes x classes, f32, rows of length 1), with --similarity also
+`similarity`, and in its metadata the class ids in the order of the rows.")]
 pub struct EmbedArgs {
-    /// File of \"parent child\" lines
+    /// File of "parent child" lines
     #[arg(value_name = "HIERARCHY")]
     pub hierarchy: PathBuf,
     /// Where the embeddings go
     #[arg(long, value_name = "FILE.safetensors")]
     pub out: PathBuf,
-    /// Lines read \"child parent\" (NABirds' hierarchy.txt)
+    /// Lines read "child parent" (NABirds' hierarchy.txt)
     #[arg(long)]
     pub child_parent: bool,
     /// Also write the matrix of class similarities

@@ -11,6 +11,7 @@ use tonic::{Code, Request, Status, Streaming};
 use v1::control_client::ControlClient;
 
 use crate::exit::{ExpectedError, chain};
+use crate::output;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A coordinator that vanished without closing its connection is noticed after these.
@@ -76,7 +77,8 @@ impl Client {
     }
 
     pub async fn report(&mut self, sweep: &str) -> Result<v1::ReportReply, ExpectedError> {
-        let reply = self.control.get_report(self.request(v1::ReportRequest { sweep: sweep.to_owned() })).await;
+        let message = v1::ReportRequest { sweep: sweep.to_owned(), width: output::width() as u32 };
+        let reply = self.control.get_report(self.request(message)).await;
         self.answer("asking for the report", reply)
     }
 

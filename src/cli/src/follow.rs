@@ -84,7 +84,10 @@ impl View {
         if let Self::Bars(bars) = self {
             for bar in bars.trials.values().chain([&bars.sweep]).chain(&bars.table) {
                 bar.finish_and_clear();
+                talk::bars().remove(bar);
             }
+            // Best effort: a terminal that is gone needs no clearing.
+            let _ = talk::bars().clear();
         }
     }
 }
@@ -97,6 +100,7 @@ impl Bars {
             let keep = running.contains_key(trial.as_str());
             if !keep {
                 bar.finish_and_clear();
+                talk::bars().remove(bar);
             }
             keep
         });

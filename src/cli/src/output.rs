@@ -10,6 +10,9 @@ use crate::exit::ExpectedError;
 /// Version of every JSON document that the program prints.
 pub const SCHEMA: u32 = 1;
 
+/// Wider than any table is useful.
+const MAX_WIDTH: usize = 500;
+
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
     format: OutputFormat,
@@ -44,6 +47,13 @@ impl Output {
 /// Tables for a terminal have their best cells in bold.
 pub fn table(text: &str) -> String {
     if colour() { report::embolden(text) } else { text.to_owned() }
+}
+
+/// Columns that text on stdout may take.
+pub fn width() -> usize {
+    let asked = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let found = || terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
+    asked.or_else(found).filter(|width| *width > 0).unwrap_or(report::TERMINAL_WIDTH).min(MAX_WIDTH)
 }
 
 /// Whether stdout is a terminal that wants colour.

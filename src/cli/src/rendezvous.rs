@@ -3,8 +3,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +15,8 @@ use crate::output::SCHEMA;
 
 const FILE: &str = "coordinator.json";
 const TOKEN_FILE: &str = "token";
+/// A process on this machine answers at once.
+const PROBE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rendezvous {
@@ -53,8 +57,19 @@ pub fn find(state_dir: &Path) -> Option<Rendezvous> {
     }
     let pid = nix::unistd::Pid::from_raw(found.pid.try_into().ok()?);
     // On another host, through a shared file system, nothing can be said about the process.
-    let gone = found.host == host() && nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH);
-    (!gone).then_some(found)
+    if found.host == host() {
+        let gone = nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH);
+        // The number may have been given to another process since.
+        if gone || !answers(&found.address) {
+            return None;
+        }
+    }
+    Some(found)
+}
+
+fn answers(address: &str) -> bool {
+    let address: Option<SocketAddr> = address.strip_prefix("http://").and_then(|address| address.parse().ok());
+    address.is_some_and(|address| TcpStream::connect_timeout(&address, PROBE).is_ok())
 }
 
 /// 256 bits from the kernel, as text.
@@ -110,14 +125,18 @@ mod tests {
         assert_eq!(find(dir.path()), None);
         let token = write_token(dir.path(), &random_token().unwrap()).unwrap();
         protocol::Token::from_file(&token).unwrap();
-        let announced = announce(dir.path(), "http://127.0.0.1:1".to_owned(), Some(&token)).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let announced = announce(dir.path(), address.clone(), Some(&token)).unwrap();
         let found = find(dir.path()).unwrap();
-        assert_eq!((found.address.as_str(), found.pid), ("http://127.0.0.1:1", std::process::id()));
+        assert_eq!((found.address, found.pid), (address, std::process::id()));
         assert_eq!(found.token_file.unwrap(), token);
         let mode = std::fs::metadata(dir.path().join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        drop(listener);
+        assert_eq!(find(dir.path()), None, "another process has the number");
         drop(announced);
-        assert_eq!(find(dir.path()), None);
+        assert!(!dir.path().join(FILE).exists());
     }
 
     #[test]

@@ -1,42 +1,54 @@
-//! `orchestrator data`: what data sets there are, and whether they are what they should be.
+//! `orchestrator data`: what data sets there are, how to get them, and whether they are what they should be.
 
-use data::catalog::{ENTRIES, Row};
-use data::{OpenRequest, Preflight};
+use std::sync::Arc;
+
+use data::catalog::{Entry, Origin, Row};
+use data::{FetchProgress, FetchRequest, Listing, Pipeline, State};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::args::{DataListArgs, DataNameArgs};
+use crate::args::{DataListArgs, DataNameArgs, FetchArgs, SheetArgs};
 use crate::exit::{ExpectedError, Outcome, chain};
 use crate::output::{Output, SCHEMA};
 use crate::preflight::Places;
+use crate::talk;
+
+/// Images in a row of a contact sheet.
+const SHEET_COLUMNS: usize = 8;
 
 pub fn list(arguments: &DataListArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let places = Places::of(&arguments.data)?;
-    let found: Vec<(&data::catalog::Entry, Result<Preflight, data::Error>)> =
-        ENTRIES.iter().map(|entry| (entry, data::preflight(&places.request(entry.name, None)))).collect();
+    let listings = data::list(&places.data_dir);
+    let document = || {
+        let entries: Vec<Value> = listings.iter().map(listing_json).collect();
+        json!({ "schema": SCHEMA, "data_dir": places.data_dir, "datasets": entries })
+    };
+    output.print(|| listings.iter().map(listing_text).collect(), document)?;
+    Ok(Outcome::Complete)
+}
+
+pub fn fetch(arguments: &FetchArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let places = Places::of(&arguments.data)?;
+    let request =
+        FetchRequest { name: &arguments.name, data_dir: &places.data_dir, origin: arguments.origin.as_deref() };
+    let mut progress = Progress::default();
+    let fetched = data::fetch(&request, &mut |step| progress.at(step));
+    progress.finish();
+    let fetched = fetched.map_err(failure)?;
     let text = || {
-        let lines = found.iter().map(|(entry, found)| {
-            let state = match found {
-                Ok(found) => {
-                    found.root.as_ref().map_or_else(|| "built in".to_owned(), |root| root.display().to_string())
-                }
-                Err(error) => chain(error),
-            };
-            format!("{:14}  {:24}  {state}\n", entry.name, entry.title)
-        });
-        lines.collect::<String>()
+        let mut text = String::new();
+        for file in &fetched.files {
+            let verified = if file.verified { "checksum verified" } else { "no checksum was ever published" };
+            text.push_str(&format!("{}  sha256 {}  {verified}\n", file.name, file.sha256));
+        }
+        text.push_str(&format!("{} is in {}\n", arguments.name, fetched.root.display()));
+        text
     };
     let document = || {
-        let entries = found.iter().map(|(entry, found)| {
-            json!({
-                "name": entry.name,
-                "title": entry.title,
-                "there": found.is_ok(),
-                "root": found.as_ref().ok().and_then(|found| found.root.clone()),
-                "reason": found.as_ref().err().map(|error| chain(error)),
-                "published": row_json(&entry.published),
-            })
-        });
-        json!({ "schema": SCHEMA, "data_dir": places.data_dir, "datasets": entries.collect::<Vec<Value>>() })
+        let file =
+            |file: &data::FetchedFile| json!({ "name": file.name, "sha256": file.sha256, "verified": file.verified });
+        let files: Vec<Value> = fetched.files.iter().map(file).collect();
+        json!({ "schema": SCHEMA, "name": arguments.name, "root": fetched.root, "files": files })
     };
     output.print(text, document)?;
     Ok(Outcome::Complete)
@@ -44,54 +56,178 @@ pub fn list(arguments: &DataListArgs, output: Output) -> Result<Outcome, Expecte
 
 pub fn check(arguments: &DataNameArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let places = Places::of(&arguments.data)?;
-    let request: OpenRequest = places.request(&arguments.name, None);
-    let found = data::preflight(&request).map_err(|error| ExpectedError::BadInput(chain(&error)))?;
-    let row = found_row(&found);
-    let published = data::catalog::find(&arguments.name).map(|entry| entry.published);
-    let equal = published.is_none_or(|published| published == row);
+    let check = data::check(&places.request(&arguments.name, arguments.resize)).map_err(failure)?;
+    let agrees = check.agrees();
     let text = || {
-        let line = |name: &str, row: &Row| {
-            let (low, high, median) = row.per_class;
-            format!(
-                "{name:10}  {:>7}  {:>8}  {:>7}  {low}-{high} (median {median})\n",
-                row.num_classes, row.num_train, row.num_test
-            )
-        };
-        let mut text = format!("{:10}  {:>7}  {:>8}  {:>7}  per class\n", arguments.name, "classes", "train", "test");
-        text.push_str(&line("found", &row));
-        if let Some(published) = &published {
-            text.push_str(&line("published", published));
-            text.push_str(if equal { "equal\n" } else { "NOT EQUAL\n" });
+        let mut text = format!("{:10}  {:>7}  {:>8}  {:>7}  per class\n", check.name, "classes", "train", "test");
+        text.push_str(&row_text("found", &check.found));
+        if let Some(published) = &check.published {
+            text.push_str(&row_text("published", published));
         }
+        for class in &check.empty_classes {
+            text.push_str(&format!("class `{class}` has no training images\n"));
+        }
+        for reason in check.corrupt.iter().flatten() {
+            text.push_str(&format!("corrupt: {reason}\n"));
+        }
+        text.push_str(match (agrees, &check.published) {
+            (true, Some(_)) => "as published\n",
+            (true, None) => "readable\n",
+            (false, _) => "NOT as published\n",
+        });
         text
     };
     let document = || {
         json!({
             "schema": SCHEMA,
-            "name": arguments.name,
-            "root": found.root,
-            "found": row_json(&row),
-            "published": published.as_ref().map(row_json),
-            "equal": equal,
+            "name": check.name,
+            "root": check.root,
+            "found": row_json(&check.found),
+            "published": check.published.as_ref().map(row_json),
+            "empty_classes": check.empty_classes,
+            "corrupt": check.corrupt,
+            "agrees": agrees,
         })
     };
     output.print(text, document)?;
-    match equal {
+    match agrees {
         true => Ok(Outcome::Complete),
-        false => Err(ExpectedError::BadInput(format!("data set `{}` is not the published one", arguments.name))),
+        false => Err(ExpectedError::BadInput(format!("data set `{}` is not as published", arguments.name))),
     }
 }
 
-fn found_row(found: &Preflight) -> Row {
-    let mut counts = found.train_counts.clone();
-    counts.sort_unstable();
-    let median = counts.get(counts.len() / 2).copied().unwrap_or(0);
-    Row {
-        num_classes: found.class_names.len(),
-        num_train: found.num_train(),
-        num_test: found.num_test(),
-        per_class: (counts.first().copied().unwrap_or(0), counts.last().copied().unwrap_or(0), median),
+pub fn sheet(arguments: &SheetArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let places = Places::of(&arguments.data)?;
+    let settings = sweep::recipe::settings(&arguments.recipe, &arguments.name).ok_or_else(|| {
+        let known: Vec<&str> = sweep::recipe::names().collect();
+        ExpectedError::BadInput(format!("there is no recipe `{}`; known are {}", arguments.recipe, known.join(", ")))
+    })?;
+    let bar = bar("decoding");
+    let progress = |decoded: u64, total: u64| {
+        bar.set_length(total);
+        bar.set_position(decoded);
+    };
+    let dataset = data::open(&places.request(&arguments.name, settings.resize), &progress);
+    bar.finish_and_clear();
+    let pipeline = Pipeline::new(Arc::new(dataset.map_err(failure)?), &settings, arguments.seed, false);
+    let pipeline = pipeline.map_err(failure)?;
+    let (epoch, count) = (arguments.epoch, arguments.images as usize);
+    let images = data::contact_sheet(&pipeline, epoch, count, SHEET_COLUMNS, &arguments.out).map_err(failure)?;
+    output.print(
+        || format!("{images} images of epoch {epoch}: {}\n", arguments.out.display()),
+        || json!({ "schema": SCHEMA, "images": images, "epoch": epoch, "file": arguments.out }),
+    )?;
+    Ok(Outcome::Complete)
+}
+
+/// What cannot be used is the user's to mend; what a disk or a network does is not.
+fn failure(error: data::Error) -> ExpectedError {
+    match error {
+        data::Error::Io { .. } | data::Error::Download { .. } | data::Error::Checksum { .. } => {
+            ExpectedError::Infrastructure { what: "the data set", reason: chain(&error) }
+        }
+        error => ExpectedError::BadInput(chain(&error)),
     }
+}
+
+/// One bar, for the file that is under way.
+#[derive(Default)]
+struct Progress {
+    bar: Option<(String, ProgressBar)>,
+}
+
+impl Progress {
+    fn at(&mut self, step: FetchProgress) {
+        if self.bar.as_ref().is_none_or(|(file, _)| file != step.file) {
+            self.finish();
+            if !talk::interactive() {
+                talk::say(&format!("fetching {}", step.file));
+            }
+            self.bar = Some((step.file.to_owned(), bytes_bar(step.file)));
+        }
+        if let Some((_, bar)) = &self.bar {
+            bar.set_length(step.total.unwrap_or(step.bytes));
+            bar.set_position(step.bytes);
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some((_, bar)) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar(what: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} [{wide_bar}] {pos}/{len}").expect("the template is well-formed");
+    shown(ProgressBar::new(0).with_style(style.progress_chars("=> ")).with_message(what))
+}
+
+fn bytes_bar(file: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    let style = style.expect("the template is well-formed").progress_chars("=> ");
+    shown(ProgressBar::new(0).with_style(style).with_message(file.to_owned()))
+}
+
+fn shown(bar: ProgressBar) -> ProgressBar {
+    if talk::quiet() || !talk::interactive() { ProgressBar::hidden() } else { talk::bars().add(bar) }
+}
+
+fn listing_text(listing: &Listing) -> String {
+    let Entry { name, title, published, licence, origin, .. } = listing.entry;
+    let state = match &listing.state {
+        State::Ready(Some(root)) => format!("there: {}", root.display()),
+        State::Ready(None) => "built in".to_owned(),
+        State::Absent => "absent".to_owned(),
+        State::Broken(error) => format!("UNUSABLE: {}", chain(error)),
+    };
+    let Row { num_classes, num_train, num_test, .. } = published;
+    let origin = match origin {
+        Origin::BuiltIn => "part of the program".to_owned(),
+        Origin::Download(files) => {
+            let bytes: u64 = files.iter().map(|file| file.max_bytes).sum();
+            let first = files.first().map_or("", |file| file.url);
+            format!("orchestrator data fetch {name}  ({first}, at most {})", HumanBytes(bytes))
+        }
+        Origin::ByHand(instructions) => format!("by hand: {instructions}"),
+    };
+    format!(
+        "{name}  {state}\n    {title}: {num_classes} classes, {num_train} training and {num_test} test images\n    \
+         licence: {licence}\n    from: {origin}\n"
+    )
+}
+
+fn listing_json(listing: &Listing) -> Value {
+    let Entry { name, title, published, licence, origin, .. } = listing.entry;
+    let (state, root, reason) = match &listing.state {
+        State::Ready(root) => ("ready", root.clone(), None),
+        State::Absent => ("absent", None, None),
+        State::Broken(error) => ("broken", None, Some(chain(error))),
+    };
+    let (urls, instructions) = match origin {
+        Origin::BuiltIn => (Vec::new(), None),
+        Origin::Download(files) => (files.iter().map(|file| file.url).collect(), None),
+        Origin::ByHand(instructions) => (Vec::new(), Some(*instructions)),
+    };
+    json!({
+        "name": name,
+        "title": title,
+        "licence": licence,
+        "state": state,
+        "root": root,
+        "reason": reason,
+        "urls": urls,
+        "instructions": instructions,
+        "published": row_json(published),
+    })
+}
+
+fn row_text(name: &str, row: &Row) -> String {
+    let (low, high, median) = row.per_class;
+    format!(
+        "{name:10}  {:>7}  {:>8}  {:>7}  {low}-{high} (median {median})\n",
+        row.num_classes, row.num_train, row.num_test
+    )
 }
 
 fn row_json(row: &Row) -> Value {

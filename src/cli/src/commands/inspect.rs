@@ -9,6 +9,7 @@ use protocol::v1::{
 use schedule::Config;
 use schedule::state::State;
 use serde_json::{Value, json};
+use sweep::TrialId;
 use tokio::time::Instant;
 
 use crate::args::{ExplainArgs, StatusArgs, SweepArgs, TableArgs, WhyArgs};
@@ -80,8 +81,11 @@ pub async fn explain(arguments: &ExplainArgs, output: Output) -> Result<Outcome,
             (reply.text, serde_json::from_slice(&reply.json).unwrap_or_default())
         }
         Source::Journal(state) => {
-            drop(state);
-            return Err(offline::nothing_there(&arguments.target));
+            let trial = find_trial(&state, &arguments.trial)?;
+            let config = Config::new(sweep::build());
+            let explanation =
+                schedule::explain(&state, &config, trial, now_ms()).ok_or_else(|| no_trial(&arguments.trial))?;
+            (explanation.to_string(), json!(explanation))
         }
     };
     output.print(|| with_newline(text), || json)?;
@@ -144,7 +148,8 @@ async fn report(target: &crate::args::Target, sweep: &str) -> Result<ReportReply
     match offline::source(target).await? {
         Source::Live(mut client) => client.report(sweep).await,
         Source::Journal(state) => {
-            let report = report::report(&state, sweep).ok_or_else(|| unknown_sweep(&state, sweep))?;
+            let report =
+                report::report_at(&state, sweep, output::width()).ok_or_else(|| unknown_sweep(&state, sweep))?;
             let file = |(name, content): (String, Vec<u8>)| ReportFile { name, content };
             Ok(ReportReply {
                 files: report.files.into_iter().map(file).collect(),
@@ -172,6 +177,23 @@ fn unknown_sweep(state: &State, name: &str) -> ExpectedError {
     let known: Vec<&str> = state.sweeps.keys().map(|name| &**name).collect();
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     ExpectedError::BadInput(format!("no sweep is named `{name}`; known: {known}"))
+}
+
+/// An id, or a unique beginning of one.
+fn find_trial(state: &State, text: &str) -> Result<TrialId, ExpectedError> {
+    let begins = |id: &&TrialId| !text.is_empty() && id.to_string().starts_with(&text.to_ascii_lowercase());
+    let mut found = state.trials.keys().filter(begins);
+    match (found.next(), found.next()) {
+        (Some(id), None) => Ok(*id),
+        (Some(id), Some(other)) => {
+            Err(ExpectedError::BadInput(format!("`{text}` begins several trial ids: {id}, {other}, ...")))
+        }
+        (None, _) => Err(no_trial(text)),
+    }
+}
+
+fn no_trial(text: &str) -> ExpectedError {
+    ExpectedError::BadInput(format!("no trial's id begins with `{text}`"))
 }
 
 fn now_ms() -> u64 {

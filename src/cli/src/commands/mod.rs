@@ -32,6 +32,8 @@ pub fn run(cli: Cli) -> Result<Outcome, ExpectedError> {
         Command::Drain(arguments) => block_on(change::drain(&arguments, output)),
         Command::Undrain(arguments) => block_on(change::undrain(&arguments, output)),
         Command::Data(DataCommand::List(arguments)) => data::list(&arguments, output),
+        Command::Data(DataCommand::Fetch(arguments)) => data::fetch(&arguments, output),
+        Command::Data(DataCommand::Sheet(arguments)) => data::sheet(&arguments, output),
         Command::Data(DataCommand::Check(arguments)) => data::check(&arguments, output),
         Command::Embed(arguments) => embed::embed(&arguments, output),
         Command::Journal(JournalCommand::Export(arguments)) => journal::export(&arguments),

@@ -43,7 +43,7 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
     if elsewhere {
         let address = arguments.target.coordinator.clone().unwrap_or_default();
         let token = arguments.target.token_file.clone();
-        return super::block_on(run.elsewhere(address, token));
+        return super::block_on(run.elsewhere(address, token, true));
     }
     if let Some(found) = rendezvous::find(&arguments.target.state_dir) {
         talk::say(&format!(
@@ -51,7 +51,7 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
             found.pid,
             arguments.target.state_dir.display()
         ));
-        return super::block_on(run.elsewhere(found.address, found.token_file));
+        return super::block_on(run.elsewhere(found.address, found.token_file, false));
     }
     let mut devices = arguments.devices.clone();
     let needed = run.sweep.resources.devices_per_trial;
@@ -82,10 +82,12 @@ enum Followed {
 }
 
 impl Run<'_> {
+    /// `lasts`: the coordinator is a service that comes back, not part of somebody's `orchestrator run`.
     async fn elsewhere(
         &self,
         address: String,
         token_file: Option<std::path::PathBuf>,
+        lasts: bool,
     ) -> Result<Outcome, ExpectedError> {
         let mut signals = Signals::listen()?;
         let token = client::token(token_file.as_deref())?;
@@ -101,7 +103,7 @@ impl Run<'_> {
             )?;
             return Ok(Outcome::Complete);
         }
-        let mut follower = Follower::new(client, token, &reply.sweep, true);
+        let mut follower = Follower::new(client, token, &reply.sweep, lasts);
         let mut writer = Writer::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let mut view = View::new();
         let followed = tokio::select! {
@@ -166,17 +168,7 @@ impl Run<'_> {
     }
 
     fn say_submitted(&self, reply: &SubmitReply) {
-        let mut parts = vec![format!("{} trials", reply.trials)];
-        for (count, what) in [
-            (reply.reused, "finished before"),
-            (reply.shared, "under way already"),
-            (reply.dropped, "no longer wanted"),
-        ] {
-            if count > 0 {
-                parts.push(format!("{count} {what}"));
-            }
-        }
-        talk::say(&format!("{} (revision {}): {}", reply.sweep, reply.revision, parts.join(", ")));
+        talk::say(&format!("{} (revision {}): {} trials", reply.sweep, reply.revision, reply.trials));
         for line in &reply.explanation {
             talk::say(&format!("  {line}"));
         }

@@ -37,13 +37,20 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
     let options = coordinator::Options {
         listen: Listen::Address(arguments.listen),
         state_dir: arguments.state_dir.clone(),
-        token,
+        token: token.clone(),
         config,
     };
     let mut handle = Coordinator::start(options).await.map_err(coordinator_error)?;
+    let page = match arguments.http {
+        Some(http) => Some(handle.serve_http(http, token).await.map_err(coordinator_error)?),
+        None => None,
+    };
     let address = format!("http://{}", handle.address());
     let announced = rendezvous::announce(&arguments.state_dir, address.clone(), arguments.token_file.as_deref())?;
     talk::say(&format!("coordinator listening on {address}, state in {}", arguments.state_dir.display()));
+    if let Some(page) = &page {
+        talk::say(&format!("status page on http://{}", page.address()));
+    }
     tokio::select! {
         error = handle.wait() => return Err(coordinator_error(error)),
         signal = signals.next() => talk::say(&format!("{signal}: ending; started again it goes on")),

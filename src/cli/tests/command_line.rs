@@ -1,0 +1,215 @@
+//! The command as users and scripts meet it: what it prints where, and how it ends. Nothing here trains.
+//!
+//! `UPDATE_GOLDENS=1 cargo test --release -p cli` writes the goldens anew; read the difference as prose.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const SWEEP: &str = "
+name: tiny
+description: Two losses on digits
+recipe: quick
+set: {dataset: digits, model: resnet-8}
+axes:
+  loss: [xent, cos]
+  samples_per_class: [5, 10]
+seeds: 3
+outputs:
+  - table: {rows: loss, columns: samples_per_class}
+";
+
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: TempDir::new().expect("a folder for temporary files") }
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).expect("the folder can be written");
+        path
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
+        command.args(arguments).current_dir(self.folder.path());
+        for variable in ["ORCHESTRATOR_COORDINATOR", "ORCHESTRATOR_TOKEN_FILE", "ORCHESTRATOR_DATA_DIR", "RUST_LOG"] {
+            command.env_remove(variable);
+        }
+        command.env("COLUMNS", "100").output().expect("the command starts")
+    }
+
+    /// stderr of a command that must end with this code and print no data.
+    fn refused(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8(output.stderr).expect("messages are UTF-8");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{arguments:?} printed {}", String::from_utf8_lossy(&output.stdout));
+        stderr
+    }
+
+    /// stdout of a command that must succeed.
+    fn printed(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("output is UTF-8")
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+fn golden(name: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
+    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+        std::fs::write(&path, found).expect("the golden file can be written");
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == expected, "{} differs:\n--- expected\n{expected}\n--- found\n{found}", path.display());
+}
+
+#[test]
+fn help_names_every_command_and_exit_code() {
+    let place = Place::new();
+    golden("help.txt", &place.printed(&["--help"]));
+    golden("help-run.txt", &place.printed(&["run", "--help"]));
+    golden("help-coordinator.txt", &place.printed(&["coordinator", "--help"]));
+    golden("help-worker.txt", &place.printed(&["worker", "--help"]));
+}
+
+#[test]
+fn a_plan_says_what_would_be_trained() {
+    let place = Place::new();
+    place.file("tiny.yaml", SWEEP);
+    golden("plan.txt", &place.printed(&["plan", "tiny.yaml", "--cells"]));
+    let plan: serde_json::Value =
+        serde_json::from_str(&place.printed(&["plan", "tiny.yaml", "--output", "json"])).unwrap();
+    assert_eq!((&plan["schema"], &plan["sweep"]), (&1.into(), &"tiny".into()));
+    assert_eq!(plan["summary"]["result_trials"], 12);
+    assert_eq!(plan["cells"].as_array().unwrap().len(), 4);
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "a plan leaves nothing behind");
+}
+
+#[test]
+fn usage_errors_are_bad_input() {
+    let place = Place::new();
+    assert!(place.refused(1, &["frobnicate"]).contains("unrecognized subcommand 'frobnicate'"));
+    assert!(place.refused(1, &["run"]).contains("<FILE>"));
+    assert!(place.refused(1, &["run", "x.yaml", "--detach"]).contains("--coordinator"));
+    assert!(place.refused(1, &["run", "x.yaml", "--devices", "gpu"]).contains("`gpu` names no devices"));
+    assert!(place.refused(1, &["run", "x.yaml", "--slots", "0"]).contains("0 is not in 1..="));
+    assert!(place.refused(1, &["retry", "tiny"]).contains("--failed"));
+}
+
+#[test]
+fn a_sweep_file_is_refused_with_its_place_and_nothing_starts() {
+    let place = Place::new();
+    place.file("bad.yaml", &SWEEP.replace("seeds: 3", "seedz: 3").replace("cos]", "coz]"));
+    let message = place.refused(1, &["run", "bad.yaml"]);
+    for part in ["bad.yaml", "seedz", "seeds", "coz", "2 problems"] {
+        assert!(message.contains(part), "no `{part}` in {message}");
+    }
+    assert!(place.refused(1, &["run", "absent.yaml"]).contains("absent.yaml"));
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "something was started");
+}
+
+#[test]
+fn everything_missing_is_listed_at_once() {
+    let place = Place::new();
+    let sweep = SWEEP
+        .replace("set: {dataset: digits, model: resnet-8}", "set: {weights: none.pth}")
+        .replace("  loss: [xent, cos]\n  samples_per_class: [5, 10]", "  dataset: [cub, flowers]\n  loss: [xent]")
+        .replace("rows: loss, columns: samples_per_class", "rows: loss, columns: dataset")
+        .replace("recipe: quick", "recipe: paper-finegrained");
+    place.file("missing.yaml", &sweep);
+    let message = place.refused(1, &["run", "missing.yaml", "--data-dir", "data"]);
+    for part in ["3 things are missing", "`cub`", "`flowers`", "none.pth"] {
+        assert!(message.contains(part), "no `{part}` in {message}");
+    }
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "something was started");
+}
+
+#[test]
+fn too_few_images_are_refused_with_the_class() {
+    let place = Place::new();
+    place.file("many.yaml", &SWEEP.replace("[5, 10]", "[5, 500]"));
+    let message = place.refused(1, &["run", "many.yaml"]);
+    assert!(message.contains("class `0` of `digits` has") && message.contains("500 were asked for"), "{message}");
+}
+
+#[test]
+fn a_trainer_that_is_not_there_is_infrastructure() {
+    let place = Place::new();
+    place.file("tiny.yaml", SWEEP);
+    let message = place.refused(2, &["run", "tiny.yaml", "--devices", "cpu", "--trainer", "nowhere"]);
+    assert!(message.contains("nowhere` does not exist") && message.contains("ORCHESTRATOR_TRAINER"), "{message}");
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "something was started");
+}
+
+#[test]
+fn without_a_coordinator_or_a_journal_there_is_nothing_to_ask() {
+    let place = Place::new();
+    for arguments in [&["status"][..], &["table", "x"], &["why", "x", "y"], &["tail", "x"], &["cancel", "x"]] {
+        let message = place.refused(1, arguments);
+        assert!(message.contains("orchestrator-state") && message.contains("--coordinator"), "{message}");
+    }
+    let message = place.refused(2, &["status", "--coordinator", "http://127.0.0.1:1"]);
+    assert!(message.contains("http://127.0.0.1:1 cannot be reached"), "{message}");
+    let message = place.refused(1, &["status", "--coordinator", "https://127.0.0.1:1"]);
+    assert!(message.contains("only http is spoken"), "{message}");
+    assert!(place.refused(1, &["journal", "verify"]).contains("there is no journal at"));
+}
+
+#[test]
+fn a_coordinator_refuses_what_cannot_work() {
+    let place = Place::new();
+    let message = place.refused(1, &["coordinator", "--listen", "0.0.0.0:0"]);
+    assert!(message.contains("--token-file"), "{message}");
+    let message = place.refused(1, &["coordinator", "--lease-ms", "100", "--heartbeat-ms", "100"]);
+    assert!(message.contains("at least twice --heartbeat-ms"), "{message}");
+}
+
+#[test]
+fn embeddings_are_written_in_the_order_of_the_leaves() {
+    let place = Place::new();
+    place.file("tree.txt", "9 8\n9 3\n8 1\n8 2\n");
+    let text = place.printed(&["embed", "tree.txt", "--out", "e.safetensors", "--similarity", "--output", "json"]);
+    let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(document["classes"], serde_json::json!(["1", "2", "3"]));
+    let bytes = std::fs::read(place.path().join("e.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let values = |name: &str| -> Vec<f32> {
+        let tensor = tensors.tensor(name).unwrap();
+        assert_eq!(tensor.shape(), [3, 3]);
+        tensor.data().chunks(4).map(|value| f32::from_le_bytes(value.try_into().unwrap())).collect()
+    };
+    assert_eq!(values("similarity"), [1.0, 0.5, 0.0, 0.5, 1.0, 0.0, 0.0, 0.0, 1.0]);
+    let embeddings = values("embeddings");
+    assert!((embeddings[3] - 0.5).abs() < 1e-6 && (embeddings[4] - 0.75_f32.sqrt()).abs() < 1e-6, "{embeddings:?}");
+    let message = place.refused(1, &["embed", "absent.txt", "--out", "x"]);
+    assert!(message.contains("absent.txt"), "{message}");
+}
+
+#[test]
+fn digits_are_what_table_1_says() {
+    let place = Place::new();
+    assert!(place.printed(&["data", "check", "digits"]).ends_with("equal\n"));
+    let list: serde_json::Value = serde_json::from_str(&place.printed(&["data", "list", "--output", "json"])).unwrap();
+    let digits = list["datasets"].as_array().unwrap().iter().find(|entry| entry["name"] == "digits").unwrap();
+    assert_eq!(digits["there"], true);
+    assert!(place.refused(1, &["data", "check", "imagenet"]).contains("no data set `imagenet`"));
+}
+
+#[test]
+fn completions_are_there_for_every_shell() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(place.printed(&["completions", shell]).contains("coordinator"), "{shell}");
+    }
+}
