@@ -37,7 +37,15 @@ pub struct Pipeline {
     batch_size: usize,
     repeats: u32,
     steps_per_epoch: u64,
-    orders: Mutex<Vec<((u32, u32), Arc<[u32]>)>>,
+    orders: Mutex<Vec<Order>>,
+}
+
+/// The images of one pass, in the order of that pass.
+#[derive(Debug)]
+struct Order {
+    epoch: u32,
+    repeat: u32,
+    images: Arc<[u32]>,
 }
 
 /// Steps run one after the other, prefetched by a few threads: the current repeat and the next are all that is needed.
@@ -183,19 +191,18 @@ impl Pipeline {
 
     /// The images of one pass in the order of that pass: a full shuffle per (epoch, repeat).
     fn order(&self, epoch: u32, repeat: u32) -> Arc<[u32]> {
-        let key = (epoch, repeat);
         let mut orders = self.orders.lock().expect("shuffling does not panic");
-        if let Some((_, order)) = orders.iter().find(|(known, _)| *known == key) {
-            return order.clone();
+        if let Some(order) = orders.iter().find(|order| (order.epoch, order.repeat) == (epoch, repeat)) {
+            return order.images.clone();
         }
-        let mut order = self.indices.clone();
-        Stream::new(self.chooser.seed, Purpose::Shuffle, epoch, repeat, 0).shuffle(&mut order);
-        let order: Arc<[u32]> = order.into();
+        let mut images = self.indices.clone();
+        Stream::new(self.chooser.seed, Purpose::Shuffle, epoch, repeat, 0).shuffle(&mut images);
+        let images: Arc<[u32]> = images.into();
         if orders.len() == REMEMBERED_ORDERS {
             orders.remove(0);
         }
-        orders.push((key, order.clone()));
-        order
+        orders.push(Order { epoch, repeat, images: images.clone() });
+        images
     }
 
     /// Fills standardised pixels of some samples of a batch, e.g. one replica's shard; `out` holds exactly

@@ -137,7 +137,9 @@ mod tests {
     }
 
     /// Sum, sum weighted by position (modulo 2^32), and the first bytes.
-    fn digest(pixels: &[u8]) -> (u32, u32, [u8; 6]) {
+    type Digest = (u32, u32, [u8; 6]);
+
+    fn digest(pixels: &[u8]) -> Digest {
         let sum = pixels.iter().map(|&value| u32::from(value)).sum();
         let weighted = pixels
             .iter()
@@ -160,13 +162,13 @@ mod tests {
     }
 
     // Pillow 13.0's `Image.resize((width, height), Image.Resampling.BILINEAR)` of the picture above, and of its crop.
-    const PILLOW: [((usize, usize), (u32, u32, [u8; 6])); 4] = [
+    const PILLOW: [((usize, usize), Digest); 4] = [
         ((20, 29), (222568, 193869647, [137, 98, 139, 168, 153, 112])),
         ((74, 100), (2843811, 1534749748, [5, 53, 163, 27, 54, 144])),
         ((16, 16), (98229, 37795985, [156, 130, 119, 115, 134, 139])),
         ((37, 11), (156227, 95589392, [100, 103, 112, 116, 117, 144])),
     ];
-    const PILLOW_CROP: (u32, u32, [u8; 6]) = (97925, 37549812, [86, 137, 108, 107, 171, 135]);
+    const PILLOW_CROP: Digest = (97925, 37549812, [86, 137, 108, 107, 171, 135]);
 
     #[test]
     fn the_longer_side_is_rounded_half_to_even() {

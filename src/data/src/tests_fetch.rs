@@ -1,5 +1,6 @@
 //! Downloads against a server of a few lines: cut connections, wrong checksums, hostile archives.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -31,10 +32,10 @@ fn serve(body: Vec<u8>, answers: &[Answer]) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let ranges = Arc::new(Mutex::new(Vec::new()));
-    let (seen, mut answers) = (ranges.clone(), answers.to_vec().into_iter());
+    let (seen, mut answers) = (ranges.clone(), answers.iter().copied().collect::<VecDeque<_>>());
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            answer(stream.unwrap(), &body, answers.next(), &seen);
+            answer(stream.unwrap(), &body, answers.pop_front(), &seen);
         }
     });
     Server { address, ranges }
