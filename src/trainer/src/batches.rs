@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use data::{Batch, Prefetch};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::error::TrialError;
 use crate::replica::Shard;
@@ -108,7 +108,7 @@ impl ImageShape {
     pub fn tensor(self, pixels: &[f32], device: Device) -> Tensor {
         let (channels, side) = (self.channels as i64, self.side as i64);
         let count = pixels.len() as i64 / (channels * side * side);
-        let flat = Tensor::from_slice(pixels).to_device(device);
+        let flat = upload(Tensor::from_slice(pixels), device);
         if self.channels_last {
             let images = flat.view([count, side, side, channels]).permute([0, 3, 1, 2]);
             // with one channel both formats have the same strides, and libtorch takes the other one
@@ -119,7 +119,15 @@ impl ImageShape {
     }
 }
 
+/// To a GPU by way of page-locked memory, without waiting: libtorch keeps that memory until the copy is done.
+fn upload(values: Tensor, device: Device) -> Tensor {
+    if !device.is_cuda() {
+        return values;
+    }
+    values.pin_memory(device).to_device_(device, values.kind(), true, false)
+}
+
 pub fn labels_tensor(labels: &[u32], device: Device) -> Tensor {
     let labels: Vec<i64> = labels.iter().map(|&label| i64::from(label)).collect();
-    Tensor::from_slice(&labels).to_kind(Kind::Int64).to_device(device)
+    upload(Tensor::from_slice(&labels), device)
 }

@@ -17,6 +17,9 @@ pub enum DeviceSet {
     Cuda { indices: Vec<usize> },
 }
 
+/// One replica's end of its group, and its device.
+pub type Member = (Box<dyn Collective>, Device);
+
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     #[error("`--devices {0}` names no devices: `cpu`, `cuda:0`, `cuda:0-3` or `cuda:0,2` were expected")]
@@ -104,11 +107,7 @@ impl DeviceSet {
     }
 
     /// The replicas of a trial with their devices, in rank order.
-    pub fn group(
-        &self,
-        num_replicas: usize,
-        deadline: Duration,
-    ) -> Result<Vec<(Box<dyn Collective>, Device)>, TrialError> {
+    pub fn group(&self, num_replicas: usize, deadline: Duration) -> Result<Vec<Member>, TrialError> {
         let device = |rank: usize| match self {
             Self::Cpu { .. } => Device::Cpu,
             Self::Cuda { indices } => Device::Cuda(indices[rank % indices.len()]),

@@ -1,7 +1,7 @@
 //! Faults on order, for tests of everything around the trainer. Inert unless ORCHESTRATOR_FAULT is set.
 //!
-//! ORCHESTRATOR_FAULT="KIND epoch=E [attempt=A] [replica=R]": in the first step of epoch E (from 0) of attempt A (default
-//! 1) replica R (default 0) does this: `exit=CODE` ends the process; `abort` dies by SIGABRT; `panic` panics; `stall`
+//! ORCHESTRATOR_FAULT="KIND epoch=E [attempt=A] [replica=R]": replica R (default 0) does this in the first step of epoch E
+//! (from 0) of attempt A (default 1): `exit=CODE` ends the process; `abort` dies by SIGABRT; `panic` panics; `stall`
 //! sleeps for ever while the process lives on (with replica=1 the others wait for it in an all-reduce); `non_finite`
 //! spoils the weights; `out_of_memory` asks for 2^60 bytes; `slow=MS` sleeps in every step from there on.
 

@@ -159,7 +159,7 @@ fn gradients_of_every_head_match_finite_differences() {
         let step = 1e-2;
         for index in 0..storage.weights.numel() as i64 {
             let gradient = storage.gradients.double_value(&[index]);
-            let mut shifted = |by: f64| {
+            let shifted = |by: f64| {
                 let _guard = tch::no_grad_guard();
                 let _ = storage.weights.get(index).g_add_scalar_(by);
                 let loss = head_loss(&head, &criterion, &storage, &features, &labels).double_value(&[]);

@@ -193,10 +193,12 @@ impl<N: Display> Div<N> for Builder {
     }
 }
 
+type Forward = dyn Fn(&Tensor, &Pass) -> Tensor;
+
 /// A backbone: images [batch, channels, height, width] to features [batch, num_features] after global average pooling.
 pub struct Network {
     pub num_features: i64,
-    forward: Box<dyn Fn(&Tensor, &Pass) -> Tensor>,
+    forward: Box<Forward>,
 }
 
 impl Network {
