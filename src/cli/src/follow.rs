@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use protocol::v1::{RunningTrial, SweepStatus, TrialEnded, trial_ended};
 
+use crate::output::counted;
 use crate::talk;
 
 /// Bars of running trials that fit a terminal; the sweep's own bar counts the others.
@@ -129,7 +130,7 @@ impl Lines {
         let first = self.total == 0;
         self.total = total(status);
         if first {
-            talk::say(&format!("{}: {} trials, {} done", status.name, total(status), done(status)));
+            talk::say(&format!("{}: {}, {} done", status.name, counted(total(status), "trial"), done(status)));
         }
         let under_way: Vec<&RunningTrial> = status.running_trials.iter().filter(|trial| trial.epoch > 0).collect();
         if under_way.is_empty() || self.last.is_some_and(|last| last.elapsed() < LINE_EVERY) {

@@ -44,6 +44,11 @@ impl Output {
     }
 }
 
+/// `1 trial`, `2 trials`
+pub fn counted(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 /// Tables for a terminal have their best cells in bold.
 pub fn table(text: &str) -> String {
     if colour() { report::embolden(text) } else { text.to_owned() }

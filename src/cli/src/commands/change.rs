@@ -8,7 +8,7 @@ use crate::client::Client;
 use crate::commands::serve::Embedded;
 use crate::exit::{ExpectedError, Outcome};
 use crate::offline;
-use crate::output::{Output, SCHEMA};
+use crate::output::{Output, SCHEMA, counted};
 
 pub async fn cancel(arguments: &SweepArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let sweep = &arguments.sweep;
@@ -17,7 +17,7 @@ pub async fn cancel(arguments: &SweepArgs, output: Output) -> Result<Outcome, Ex
     asked.end().await?;
     let cancelled = cancelled?;
     output.print(
-        || format!("{sweep}: {cancelled} trials cancelled; finished ones keep their results\n"),
+        || format!("{sweep}: {} cancelled; finished ones keep their results\n", counted(cancelled, "trial")),
         || json!({ "schema": SCHEMA, "sweep": sweep, "cancelled": cancelled }),
     )?;
     Ok(Outcome::Complete)
@@ -30,9 +30,9 @@ pub async fn retry(arguments: &RetryArgs, output: Output) -> Result<Outcome, Exp
     let running = asked.momentary.is_none();
     asked.end().await?;
     let retried = retried?;
-    let then = if running { "" } else { "; `orchestrator run` goes on with them" };
+    let then = if running || retried == 0 { "" } else { "; `orchestrator run` goes on" };
     output.print(
-        || format!("{sweep}: {retried} trials wait again{then}\n"),
+        || format!("{sweep}: failed before and to be trained again: {}{then}\n", counted(retried, "trial")),
         || json!({ "schema": SCHEMA, "sweep": sweep, "retried": retried }),
     )?;
     Ok(Outcome::Complete)

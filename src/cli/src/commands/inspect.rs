@@ -231,6 +231,7 @@ fn status_text(reply: &StatusReply) -> String {
 
 fn sweep_text(sweep: &SweepStatus) -> String {
     let state = match (sweep.complete, sweep.cancelled_reason.is_empty(), sweep.failed + sweep.cancelled) {
+        (_, false, _) if sweep.cancelled_reason.starts_with("cancelled") => sweep.cancelled_reason.clone(),
         (_, false, _) => format!("cancelled: {}", sweep.cancelled_reason),
         (true, true, 0) => "complete".to_owned(),
         (true, true, _) => "finished, with trials that have no result".to_owned(),

@@ -17,7 +17,7 @@ use crate::commands::follow_sweep::{Follower, Step, Writer, submit};
 use crate::commands::serve::{Embedded, slots};
 use crate::exit::{ExpectedError, Outcome};
 use crate::follow::View;
-use crate::output::{self, Output, SCHEMA};
+use crate::output::{self, Output, SCHEMA, counted};
 use crate::preflight::{self, Places};
 use crate::results_folder::ResultsFolder;
 use crate::signals::Signals;
@@ -168,7 +168,8 @@ impl Run<'_> {
     }
 
     fn say_submitted(&self, reply: &SubmitReply) {
-        talk::say(&format!("{} (revision {}): {} trials", reply.sweep, reply.revision, reply.trials));
+        let trials = counted(reply.trials, "trial");
+        talk::say(&format!("{} (revision {}): {trials}", reply.sweep, reply.revision));
         for line in &reply.explanation {
             talk::say(&format!("  {line}"));
         }
@@ -210,8 +211,9 @@ impl Run<'_> {
         match outcome {
             Outcome::Complete => {}
             Outcome::FailedCells => talk::say(&format!(
-                "{} trials have no result; after mending the cause: orchestrator retry --failed {}",
-                report.failed_trials, self.sweep.name
+                "without a result: {}; after mending the cause: orchestrator retry --failed {}",
+                counted(report.failed_trials, "trial"),
+                self.sweep.name
             )),
             Outcome::Interrupted => talk::say("interrupted; everything done is kept, and the same command continues"),
         }
