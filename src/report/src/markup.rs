@@ -182,7 +182,7 @@ fn shown_mark(note: &Note) -> Option<&str> {
 /// Text in which every character that LaTeX acts on is escaped; what stands between backticks is set as code.
 pub fn latex_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut backticks = text.matches('`').count() / 2 * 2;
+    let mut backticks: usize = text.matches('`').count() / 2 * 2;
     for character in text.chars() {
         match character {
             '&' | '%' | '$' | '#' | '_' | '{' | '}' => out.extend(['\\', character]),
@@ -197,7 +197,7 @@ pub fn latex_text(text: &str) -> String {
             '≈' => out.push_str("$\\approx$"),
             '`' if backticks == 0 => out.push_str("\\textasciigrave{}"),
             '`' => {
-                out.push_str(if backticks % 2 == 0 { "\\texttt{" } else { "}" });
+                out.push_str(if backticks.is_multiple_of(2) { "\\texttt{" } else { "}" });
                 backticks -= 1;
             }
             '—' => out.push_str("---"),
