@@ -131,7 +131,7 @@ fn explain_numbers(submission: &mut Submission, elsewhere: BTreeMap<&str, u64>) 
     say(submission.shared, "waiting or running already: shared, not trained twice");
     say(
         submission.failed,
-        &format!("failed before and are not tried again: `orchestrator retry --failed {}` does", submission.sweep),
+        &format!("failed before: not tried again, unless `orchestrator retry --failed {}` says so", submission.sweep),
     );
     say(submission.dropped, "of the revision before that no sweep wants now: dropped");
 }

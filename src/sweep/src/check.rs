@@ -13,6 +13,7 @@ use crate::draft::{HIGHEST_MAX_TRIALS, check_name};
 use crate::expand::trials_per_cell;
 use crate::field;
 use crate::load::MAX_FILE_BYTES;
+use crate::output::RESERVED_NAMES;
 use crate::recipe;
 use crate::settings::Settings;
 use crate::variant::SMOKE_SUFFIX;
@@ -127,6 +128,8 @@ impl Sweep {
         for output in &self.outputs {
             check_name(output.name()).map_err(|reason| bad("an output's name", reason))?;
             ensure(names.insert(output.name()), "outputs", "hold two of the same name")?;
+            let reserved = RESERVED_NAMES.contains(&output.name());
+            ensure(!reserved, "outputs", "have the name of a file that every report has")?;
             let caption = match output {
                 Output::Table(table) => &table.caption,
                 Output::Figure(figure) => &figure.caption,

@@ -12,6 +12,9 @@ use crate::yaml::{Data, Node};
 const MEASURES: &[(&str, &[Measure])] =
     &[("last", &[Measure::Last]), ("best", &[Measure::Best]), ("both", &[Measure::Last, Measure::Best])];
 
+/// Files of a report that are not an output's.
+pub(crate) const RESERVED_NAMES: [&str; 4] = ["results", "timing", "manifest", "sweep"];
+
 pub(crate) fn read(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Output> {
     let Some(items) = reader.list(node, "`outputs`") else { return Vec::new() };
     if items.is_empty() {
@@ -30,6 +33,11 @@ pub(crate) fn read(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<
             let read =
                 if key.text == "table" { read_table(reader, body, axes) } else { read_figure(reader, body, axes) };
             for output in read {
+                if RESERVED_NAMES.contains(&output.name()) {
+                    let message = format!("an output cannot be called `{}`", output.name());
+                    let problem = reader.problem(&key.at, message, "");
+                    reader.report(problem.help("every report has files of that name already: choose another `name`"));
+                }
                 if !names.insert(output.name().to_owned()) {
                     let message = format!("two outputs are called `{}`", output.name());
                     let problem = reader.problem(&key.at, message, "");
@@ -57,6 +65,7 @@ pub(crate) fn default_outputs(axes: &[Axis], name: &str, caption: &str) -> Vec<O
         rows.extend(axes.first().map(|axis| axis.name.clone()));
     }
     let columns = column.map(str::to_owned).into_iter().collect();
+    let name = if RESERVED_NAMES.contains(&name) { "table" } else { name };
     let table = Table { name: name.to_owned(), caption: caption.to_owned(), rows, columns, value: Measure::Last };
     vec![Output::Table(table)]
 }

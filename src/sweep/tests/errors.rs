@@ -185,6 +185,12 @@ fn wrong_outputs() {
     check(&out("table: {rows: loss, columns: [samples_per_class, loss]}"), (7, 54), "used twice", "");
     check(&out("table: {rows: los, columns: samples_per_class}"), (7, 19), "no axis is called `los`", "`loss`");
     check(&out("table: {rows: loss, columns: samples_per_class, value: mean}"), (7, 60), "`mean`", "last");
+    check(
+        &out("table: {name: results, rows: loss, columns: samples_per_class}"),
+        (7, 5),
+        "cannot be called `results`",
+        "",
+    );
     check(&out("tabel: {rows: loss}"), (7, 5), "no key `tabel`", "`table`");
     check(&out("figure: {series: [loss, samples_per_class]}"), (7, 14), "`x` of a figure is one axis", "");
     check(&out("figure: {x: [samples_per_class, loss]}"), (7, 17), "`x` of a figure is one axis", "");
