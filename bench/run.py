@@ -28,6 +28,8 @@ REFERENCE = HERE / "reference" / "train.py"
 # model, image side, batch size
 STEP_CASES = [("resnet-20", 32, 128), ("resnet-18", 64, 32), ("resnet-18", 224, 8), ("resnet-50", 224, 8)]
 GATE_TOLERANCE = {"f32-nchw": 1e-5, "bf16-nhwc": 1e-2}
+# At larger ones the last bits, which differ because the optimisers round in another order, grow tenfold every few steps.
+GATE_LEARNING_RATE = 3e-4
 # One switch at a time, each against the line before it.
 ABLATION = ["f32-nchw", "f32-nhwc", "bf16-nhwc"]
 SECONDS_PER_BLOCK = 3.0
@@ -133,7 +135,7 @@ def case_gate(options):
     for model, side, batch in STEP_CASES:
         for precision, tolerance in GATE_TOLERANCE.items():
             with tempfile.TemporaryDirectory() as folder:
-                common = ["--model", model, "--precision", precision, "--classes", "10", "--learning-rate", "0.01",
+                common = ["--model", model, "--precision", precision, "--classes", "10", "--learning-rate", str(GATE_LEARNING_RATE),
                           "--weights", f"{folder}/weights.safetensors", "--batches", f"{folder}/batches.safetensors",
                           "--threads", str(options.threads)]
                 make = ["--steps", "30" if side < 224 else "10", "--side", str(side), "--batch", str(min(batch, 32))]
