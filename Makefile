@@ -43,8 +43,9 @@ lint: setup
 	@$(CARGO) clippy --release --workspace --all-targets --locked --quiet -- -D warnings
 
 # Unit tests first: they are quick, and what they find explains a failure of the whole system. All three calls choose
-# the whole workspace, so that cargo builds every dependency once.
+# the whole workspace, so that cargo builds every dependency once. Examples: some are processes that tests start.
 test: build lint
+	@$(CARGO) build --release --workspace --locked --examples
 	@$(CARGO) test --release --workspace --locked --lib --bins
 	@$(CARGO) test --release --workspace --locked --test '*'
 
