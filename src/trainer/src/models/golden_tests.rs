@@ -239,19 +239,18 @@ fn parameter_counts_are_the_published_ones() {
     assert_eq!(moving, 53_120);
 }
 
-/// Sizes no golden has: one channel, odd sides and the smallest images.
+/// A size no golden has: odd, small, and of one channel.
 #[test]
 fn any_image_size_is_accepted() {
+    tch::set_num_threads(1);
     for model in goldens().networks.into_keys() {
-        for (channels, side) in [(1, 8), (3, 13)] {
-            let (builder, backbone, _) = declared(model, channels, 2, 1e-5);
-            let inventory = builder.inventory();
-            let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
-            let parameters: Vec<Tensor> = inventory.parameters.iter().map(|note| zeros(&note.shape)).collect();
-            let buffers: Vec<Tensor> = inventory.buffers.iter().map(|note| zeros(&note.shape)).collect();
-            let pass = Pass { parameters: &parameters, buffers: &buffers, mode: Mode::Evaluate, synchronised: None };
-            let features = backbone.forward(&zeros(&[2, channels, side, side]), &pass);
-            assert_eq!(features.size(), [2, backbone.num_features], "{model:?} at side {side}");
-        }
+        let (builder, backbone, _) = declared(model, 1, 2, 1e-5);
+        let inventory = builder.inventory();
+        let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+        let parameters: Vec<Tensor> = inventory.parameters.iter().map(|note| zeros(&note.shape)).collect();
+        let buffers: Vec<Tensor> = inventory.buffers.iter().map(|note| zeros(&note.shape)).collect();
+        let pass = Pass { parameters: &parameters, buffers: &buffers, mode: Mode::Evaluate, synchronised: None };
+        let features = tch::no_grad(|| backbone.forward(&zeros(&[2, 1, 9, 9]), &pass));
+        assert_eq!(features.size(), [2, backbone.num_features], "{model:?}");
     }
 }
