@@ -180,6 +180,7 @@ impl Renderer {
                 }
             }
             (Layout::Nchw, 3) => self.gather_planes(source, width, rows, columns, out),
+            (Layout::Nhwc, 3) => self.gather_pixels(source, width, rows, columns, out),
             _ => self.gather_any(source, width, rows, columns, layout, out),
         }
     }
@@ -205,6 +206,27 @@ impl Renderer {
                 *red = (pixel[0].into() - mean[0]) * scale[0];
                 *green = (pixel[1].into() - mean[1]) * scale[1];
                 *blue = (pixel[2].into() - mean[2]) * scale[2];
+            }
+        }
+    }
+
+    /// Three channels side by side.
+    fn gather_pixels<T: Copy + Into<f32>>(
+        &self,
+        source: &[T],
+        width: usize,
+        rows: &[usize],
+        columns: &[usize],
+        out: &mut [f32],
+    ) {
+        let (mean, scale) = (&self.mean[..3], &self.inverse_std[..3]);
+        for (out, &row) in out.chunks_exact_mut(3 * self.side).zip(rows) {
+            let line = &source[3 * row * width..][..3 * width];
+            for (out, &column) in out.chunks_exact_mut(3).zip(columns) {
+                let pixel = &line[3 * column..3 * column + 3];
+                out[0] = (pixel[0].into() - mean[0]) * scale[0];
+                out[1] = (pixel[1].into() - mean[1]) * scale[1];
+                out[2] = (pixel[2].into() - mean[2]) * scale[2];
             }
         }
     }

@@ -386,3 +386,27 @@ fn a_folder_without_splits_is_split_by_name() {
     std::fs::create_dir_all(root.join("train")).unwrap();
     assert!(place.preflight("folder:flat").unwrap_err().to_string().contains("neither test/ nor val/"));
 }
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
+
+#[test]
+fn compressed_mat_files_of_other_programs_are_read() {
+    let place = Place::new();
+    let root = place.data().join("cars");
+    std::fs::create_dir_all(root.join("car_ims")).unwrap();
+    std::fs::copy(Path::new(FIXTURES).join("cars_annos.mat"), root.join("cars_annos.mat")).unwrap();
+    (1..=4).for_each(|number| std::fs::write(root.join(format!("car_ims/{number:06}.jpg")), "an image").unwrap());
+    let found = place.preflight("cars").unwrap();
+    assert_eq!(found.class_names, ["AM General Hummer SUV 2000", "Acura RL Sedan 2012"]);
+    assert_eq!((found.train_counts, found.test_counts), (vec![1, 1], vec![1, 1]));
+}
+
+#[test]
+fn cmyk_is_converted_as_pillow_does() {
+    let mut resizer = crate::resize::CropResizer::default();
+    let image = crate::decode::file(&Path::new(FIXTURES).join("cmyk.jpg"), None, &mut resizer).unwrap();
+    assert_eq!((image.height, image.width), (8, 16));
+    // Pillow's conversion gives (53, 216, 187) everywhere; decoders may differ by rounding.
+    let close = |(value, expected): (&u8, u8)| value.abs_diff(expected) <= 3;
+    assert!(image.pixels.iter().zip([53, 216, 187].into_iter().cycle()).all(close), "{:?}", &image.pixels[..3]);
+}
