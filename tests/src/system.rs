@@ -65,7 +65,9 @@ impl System {
 
     /// Any program, in this system's folder and with its mark.
     pub fn marked(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(program);
+        // A test run in the background of a script ignores SIGINT, and so would what it starts.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=INT").arg(program);
         command.current_dir(self.folder.path()).env(MARK, &self.mark).env("NO_COLOR", "1");
         command
     }

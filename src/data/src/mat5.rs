@@ -1,7 +1,7 @@
 //! A reader of MATLAB's level 5 .mat files, as far as data sets use them: numbers, text, cells and structures.
 //!
-//! Written here because the registry's maintained reader stops at numeric arrays and the one that reads structures
-//! panics on damaged files. Little-endian files only. Lengths are checked against the bytes that are there before
+//! Written here because the registry's maintained reader stops at numeric arrays, and the one that reads structures was
+//! not shown to survive damaged files. Little-endian files only. Lengths are checked against the bytes that are there before
 //! anything is allocated, compressed parts are bounded, and nesting is limited.
 
 use std::io::Read;
