@@ -151,3 +151,15 @@ fn bf16_and_channels_last_follow_the_loss_curve_of_f32() {
         assert!((half / reference - 1.0).abs() < 1e-2, "{half} {reference}");
     }
 }
+
+/// The last batch of an epoch may hold a single image, whose normalisation in the head has no unbiased variance.
+#[test]
+fn a_batch_of_one_image_leaves_finite_statistics() {
+    for batch_norm in [BatchNorm::PerReplica, BatchNorm::Synchronised] {
+        let trained = train(&settings(batch_norm), F32, Arc::new(Solo::default()), &[4, 1, 4]);
+        assert!(trained.weights.iter().chain(&trained.statistics).all(|value| value.is_finite()));
+        for replica in train_group(&settings(batch_norm), 2, &[4, 1, 4]) {
+            assert!(replica.weights.iter().chain(&replica.statistics).all(|value| value.is_finite()));
+        }
+    }
+}

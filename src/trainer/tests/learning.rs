@@ -1,0 +1,62 @@
+//! Training learns: every loss gets most of the digits right after a short cycle on ten images per class.
+//!
+//! Not a benchmark: the bound is far below what the losses reach, and far above chance (0.1).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sweep::handoff::RunRequest;
+use sweep::settings::{Loss, Precision, SamplesPerClass, Schedule, Settings};
+use sweep::{AttemptNo, TrialSpec};
+use trainer::attempt::Outcome;
+use trainer::device::DeviceSet;
+use trainer::serve::Runner;
+use trainer::session::{Session, SessionOptions};
+
+#[test]
+fn every_loss_learns_digits() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut session = Session::new(SessionOptions {
+        devices: DeviceSet::Cpu { num_threads: 1 },
+        fault: None,
+        checkpoint_interval: Duration::from_secs(3600),
+        report_interval: Duration::from_secs(3600),
+        collective_deadline: Duration::from_secs(300),
+        data_threads: 1,
+        weights_out: None,
+    });
+    let cases = [
+        (Loss::Xent, Precision::F32),
+        (Loss::Mse, Precision::F32),
+        (Loss::Cos, Precision::F32),
+        (Loss::Cos, Precision::Bf16),
+        (Loss::CosXent, Precision::F32),
+        (Loss::CosXentDirect, Precision::F32),
+    ];
+    for (loss, precision) in cases {
+        let settings = Settings {
+            samples_per_class: SamplesPerClass::Count(10),
+            schedule: Schedule::Sgdr { base_cycle: 16, multiplier: 2, cycles: 1, learning_rate_min: 1e-6 },
+            evaluate_every: 16,
+            loss,
+            precision,
+            ..sweep::recipe::settings("quick", "digits").expect("a recipe")
+        };
+        let spec = TrialSpec { settings, seed: 1, smoke: false };
+        let request = RunRequest {
+            trial: spec.id(),
+            attempt: AttemptNo(1),
+            data_dir: folder.path().join("data"),
+            cache_dir: folder.path().join("cache"),
+            checkpoint_dir: folder.path().join(spec.id().to_string()),
+            spec,
+        };
+        let Outcome::Finished(result) = session.run(&request, &Arc::default(), &mut |_| ()).unwrap() else {
+            panic!("nobody asked for a stop");
+        };
+        assert!(result.last_accuracy > 0.4, "{loss:?} {precision:?}: {}", result.last_accuracy);
+        assert!(result.train_loss < result.epochs[0].train_loss);
+        assert_eq!(result.epochs.iter().filter(|record| record.accuracy.is_some()).count(), 1);
+        assert!(result.provenance.precision.starts_with(if precision == Precision::Bf16 { "bf16" } else { "f32" }));
+    }
+}
