@@ -92,29 +92,19 @@ pub fn run(
     let position = resumed.as_ref().map_or(Position::default(), |checkpoint| checkpoint.header.position);
     let image =
         ImageShape { channels: pipeline.channels(), side: pipeline.side(), channels_last: format.channels_last };
-    let prefetch = PrefetchOptions {
-        epoch: position.epoch,
-        step: position.step,
-        num_epochs: spec.num_epochs(),
-        layout: image.layout(),
-        num_threads: around.data_threads,
-        depth: 2 * around.data_threads.max(1),
-    };
     let header = match &resumed {
         Some(checkpoint) => checkpoint.header.clone(),
         None => fresh_header(request, format),
     };
     let num_replicas = settings.replicas as usize;
     let steps_per_epoch = pipeline.steps_per_epoch();
-    let first = u64::from(position.epoch) * steps_per_epoch + position.step;
-    let prefetch = Prefetch::start(pipeline.clone(), prefetch);
     let shared = Shared {
         course: Course {
             spec: spec.clone(),
             attempt: request.attempt,
             steps_per_epoch,
             images_per_epoch: images_per_epoch(&pipeline),
-            batches: Batches::new(prefetch, first, num_replicas, image, around.stop.clone()),
+            batches: batches(&pipeline, spec, position, image, around),
             fault: around.fault,
         },
         pipeline: pipeline.clone(),
@@ -148,6 +138,27 @@ pub fn run(
                 .map(|result| Outcome::Finished(Box::new(result)))
         }
     }
+}
+
+/// The batches from `position` on.
+fn batches(
+    pipeline: &Arc<Pipeline>,
+    spec: &TrialSpec,
+    position: Position,
+    image: ImageShape,
+    around: &Surroundings,
+) -> Batches {
+    let options = PrefetchOptions {
+        epoch: position.epoch,
+        step: position.step,
+        num_epochs: spec.num_epochs(),
+        layout: image.layout(),
+        num_threads: around.data_threads,
+        depth: 2 * around.data_threads.max(1),
+    };
+    let first = u64::from(position.epoch) * pipeline.steps_per_epoch() + position.step;
+    let prefetch = Prefetch::start(pipeline.clone(), options);
+    Batches::new(prefetch, first, spec.settings.replicas as usize, image, around.stop.clone())
 }
 
 /// Settings that contradict each other or the slot.

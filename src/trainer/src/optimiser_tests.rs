@@ -1,4 +1,6 @@
 //! The update rules against hand-computed steps, and the grouping of parameters.
+//!
+//! Five parameters of one element each stand for a network, so that every expected weight fits a line. Next: optimiser.rs.
 
 use sweep::Settings;
 use sweep::settings::{MomentumForm, WeightDecayOn};

@@ -1,4 +1,7 @@
 //! Data-parallel training gives the numbers of the whole batch, whatever the number of replicas.
+//!
+//! Replicas are threads over shared memory; tolerances are relative to the largest value and stated with each check.
+//! Next: replica.rs.
 
 use std::sync::Arc;
 use std::thread;

@@ -1,4 +1,7 @@
 //! The trainer as its worker sees it: a real process, frames over its stdin and stdout.
+//!
+//! Waits for replies, never for a time. Trials are tiny but real; faults are ordered through the environment. Next:
+//! src/serve.rs.
 
 use std::io::Write;
 use std::path::Path;
