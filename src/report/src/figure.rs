@@ -1,4 +1,5 @@
-//! A figure before it is drawn: panels, series, points, scales. `svg.rs` draws it.
+//! A figure before it is drawn: panels, series, points, scales. `svg.rs` draws it, `sketch.rs` for a
+//! terminal.
 //!
 //! The x axis is a scale of numbers when every value of its axis is one (logarithmic when they span a factor of 20 or
 //! more), else a row of names.
@@ -24,6 +25,31 @@ pub struct Plot {
     pub series: Vec<String>,
     /// Smallest and largest per cent shown.
     pub y_range: (f64, f64),
+}
+
+impl Plot {
+    /// Where a value stands between the first tick (0) and the last (1); the middle when there is only one.
+    pub fn x_fraction(&self, value: f64) -> f64 {
+        let place = |x: f64| if self.scale == Scale::Logarithmic { x.ln() } else { x };
+        let ticks = || self.ticks.iter().map(|tick| place(tick.x));
+        let (low, high) = (ticks().fold(f64::INFINITY, f64::min), ticks().fold(f64::NEG_INFINITY, f64::max));
+        if high > low { (place(value) - low) / (high - low) } else { 0.5 }
+    }
+
+    /// Where a per cent stands between the lower edge (0) and the upper one (1).
+    pub fn y_fraction(&self, value: f64) -> f64 {
+        let (low, high) = self.y_range;
+        ((value - low) / (high - low)).clamp(0.0, 1.0)
+    }
+
+    /// Round numbers within the range, about six of them.
+    pub fn y_ticks(&self) -> Vec<f64> {
+        let (low, high) = self.y_range;
+        let step = [1.0, 2.0, 5.0, 10.0, 20.0].into_iter().find(|step| (high - low) / step <= 7.0).unwrap_or(20.0);
+        let first = (low / step).ceil() as i64;
+        let last = (high / step).floor() as i64;
+        (first..=last).map(|tick| tick as f64 * step).collect()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

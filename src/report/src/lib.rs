@@ -1,8 +1,8 @@
 //! From the coordinator's state to results, tables and figures. Pure: no clock, no randomness, no IO, so that
 //! replaying a journal gives the same report, byte for byte.
 //!
-//! `results.rs` folds the state into trials and cells; `grid.rs` and `figure.rs` lay them out; `text.rs`, `markup.rs`
-//! and `svg.rs` draw; `files.rs` writes what programs read; `why.rs` tells where a cell came from.
+//! `results.rs` folds the state into trials and cells; `grid.rs` and `figure.rs` lay them out; `text.rs`, `markup.rs`,
+//! `sketch.rs` and `svg.rs` draw; `files.rs` writes what programs read; `why.rs` tells where a cell came from.
 
 mod figure;
 mod files;
@@ -10,6 +10,7 @@ mod grid;
 mod markup;
 mod notes;
 mod results;
+mod sketch;
 mod statistics;
 mod svg;
 mod text;
@@ -60,12 +61,13 @@ pub fn report_at(state: &State, sweep: &str, width: usize) -> Option<Report> {
             text.push('\n');
         }
         match output {
-            Output::Table(table) => text.push_str(&table_files(&results, table, width, &mut files)),
+            Output::Table(table) => text.push_str(&table_files(&results, table, width, &mut files, |_| String::new())),
             Output::Figure(figure) => {
                 let table = figure::as_table(figure);
-                text.push_str(&table_files(&results, &table, width, &mut files));
                 let layout = grid::Layout::of(&results, &table);
                 let plot = figure::plot(&results, figure, &layout);
+                let drawn = |width| sketch::sketch(&plot, width);
+                text.push_str(&table_files(&results, &table, width, &mut files, drawn));
                 files.push((format!("{}.svg", figure.name), svg::svg(&plot).into_bytes()));
             }
         }
@@ -75,15 +77,25 @@ pub fn report_at(state: &State, sweep: &str, width: usize) -> Option<Report> {
     Some(Report { files, text, complete: results.complete(), failed_trials: results.failed_trials() })
 }
 
-/// Adds the table's files and returns its text for a terminal.
-fn table_files(results: &results::Results, table: &Table, width: usize, files: &mut Vec<(String, Vec<u8>)>) -> String {
+/// Adds the table's files and returns its text for a terminal, with what is drawn below it at that width.
+fn table_files(
+    results: &results::Results,
+    table: &Table,
+    width: usize,
+    files: &mut Vec<(String, Vec<u8>)>,
+    drawn: impl Fn(usize) -> String,
+) -> String {
     let layout = grid::Layout::of(results, table);
     let grid = grid::grid(results, table, &layout);
     let mut add =
         |suffix: &str, content: String| files.push((format!("{}.{suffix}", table.name), content.into_bytes()));
-    add("txt", text::text(&grid, FILE_WIDTH));
+    let text = |width| match (text::text(&grid, width), drawn(width)) {
+        (text, drawing) if drawing.is_empty() => text,
+        (text, drawing) => format!("{text}\n{drawing}"),
+    };
+    add("txt", text(FILE_WIDTH));
     add("md", markup::markdown(&grid));
     add("tex", markup::latex(&grid));
     add("csv", files::cells_csv(results, table, &layout));
-    text::text(&grid, width)
+    text(width)
 }

@@ -7,7 +7,7 @@
 
 use unicode_width::UnicodeWidthStr;
 
-use crate::figure::{Line, Panel, Plot, Point, Scale};
+use crate::figure::{Line, Panel, Plot, Point};
 
 const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31"];
 
@@ -69,17 +69,11 @@ struct Frame<'a> {
 
 impl Frame<'_> {
     fn x(&self, value: f64) -> f64 {
-        let place = |x: f64| if self.plot.scale == Scale::Logarithmic { x.ln() } else { x };
-        let ticks = || self.plot.ticks.iter().map(|tick| place(tick.x));
-        let (low, high) = (ticks().fold(f64::INFINITY, f64::min), ticks().fold(f64::NEG_INFINITY, f64::max));
-        let fraction = if high > low { (place(value) - low) / (high - low) } else { 0.5 };
-        self.left + INSET + fraction * (PANEL_WIDTH - 2.0 * INSET)
+        self.left + INSET + self.plot.x_fraction(value) * (PANEL_WIDTH - 2.0 * INSET)
     }
 
     fn y(&self, value: f64) -> f64 {
-        let (low, high) = self.plot.y_range;
-        let fraction = ((value - low) / (high - low)).clamp(0.0, 1.0);
-        self.top + PANEL_HEIGHT - fraction * PANEL_HEIGHT
+        self.top + PANEL_HEIGHT - self.plot.y_fraction(value) * PANEL_HEIGHT
     }
 }
 
@@ -89,7 +83,7 @@ fn draw_panel(out: &mut String, plot: &Plot, panel: &Panel, frame: &Frame, first
     if !panel.title.is_empty() {
         out.push_str(&text(left + PANEL_WIDTH / 2.0, top - 8.0, "panel", "middle", &panel.title));
     }
-    for value in y_ticks(plot.y_range) {
+    for value in plot.y_ticks() {
         let y = frame.y(value);
         out.push_str(&format!("<path d=\"M{left:.1} {y:.1}H{right:.1}\" stroke=\"#e3e3e3\"/>\n"));
         if first {
@@ -226,14 +220,6 @@ fn legend(out: &mut String, plot: &Plot, top: f64, width: f64) -> f64 {
 
 fn colour(series: usize) -> &'static str {
     COLOURS[series % COLOURS.len()]
-}
-
-/// Round numbers, about six of them.
-fn y_ticks((low, high): (f64, f64)) -> Vec<f64> {
-    let step = [1.0, 2.0, 5.0, 10.0, 20.0].into_iter().find(|step| (high - low) / step <= 7.0).unwrap_or(20.0);
-    let first = (low / step).ceil() as i64;
-    let last = (high / step).floor() as i64;
-    (first..=last).map(|tick| tick as f64 * step).collect()
 }
 
 fn text(x: f64, y: f64, class: &str, anchor: &str, content: &str) -> String {

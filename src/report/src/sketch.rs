@@ -1,0 +1,115 @@
+//! Draws a plot with characters, for a terminal: one letter per series, a dotted line between its points.
+//!
+//! Precise to one line of text, so the table with the numbers stands beside it; `svg.rs` draws the figure itself.
+//! Published numbers and spreads are left out: there is no room for them.
+
+use unicode_width::UnicodeWidthStr;
+
+use crate::figure::{Line, Panel, Plot};
+
+/// Lines of a panel.
+const HEIGHT: usize = 14;
+/// Wider gains nothing.
+const MAX_WIDTH: usize = 72;
+/// Room for the numbers of the y axis and the axis itself.
+const MARGIN: usize = 6;
+/// Where letters of several series meet.
+const SEVERAL: char = '&';
+const BETWEEN: char = '·';
+
+/// Every panel and the legend, lines ended with `\n`. Empty while there is nothing that a line could join: no panel
+/// with results at two places of the x axis.
+pub fn sketch(plot: &Plot, width: usize) -> String {
+    let joins = |panel: &&Panel| panel.lines.iter().any(|line| line.points.len() > 1);
+    let panels: Vec<&Panel> = plot.panels.iter().filter(joins).collect();
+    let columns = width.saturating_sub(MARGIN).min(MAX_WIDTH);
+    // In a place too narrow for a picture the table alone says more.
+    if panels.is_empty() || columns < plot.ticks.len() * 2 {
+        return String::new();
+    }
+    let mut out = String::new();
+    for panel in panels {
+        if !panel.title.is_empty() {
+            push(&mut out, &format!("{:MARGIN$}{}", "", panel.title));
+        }
+        draw(&mut out, plot, panel, columns);
+    }
+    for (series, label) in plot.series.iter().enumerate() {
+        push(&mut out, &format!("{:MARGIN$}{}  {label}", "", letter(series)));
+    }
+    out
+}
+
+fn draw(out: &mut String, plot: &Plot, panel: &Panel, columns: usize) {
+    let mut canvas = vec![vec![' '; columns]; HEIGHT];
+    for line in &panel.lines {
+        dots(&mut canvas, plot, line);
+    }
+    for line in &panel.lines {
+        for point in &line.points {
+            let (column, row) = (place(plot.x_fraction(point.x), columns), row(plot, point.mean));
+            let here = &mut canvas[row][column];
+            *here = if here.is_ascii_alphabetic() || *here == SEVERAL { SEVERAL } else { letter(line.series) };
+        }
+    }
+    let mut labels = vec![String::new(); HEIGHT];
+    for tick in plot.y_ticks() {
+        labels[row(plot, tick)] = format!("{tick}");
+    }
+    for (label, cells) in labels.iter().zip(&canvas) {
+        let axis = if label.is_empty() { '│' } else { '┤' };
+        push(out, &format!("{label:>4} {axis}{}", cells.iter().collect::<String>()));
+    }
+    let mut axis = vec!['─'; columns];
+    for tick in &plot.ticks {
+        axis[place(plot.x_fraction(tick.x), columns)] = '┬';
+    }
+    push(out, &format!("   % └{}", axis.iter().collect::<String>()));
+    push(out, &format!("{:MARGIN$}{}", "", tick_labels(plot, columns)));
+    push(out, &format!("{:MARGIN$}{:^columns$}", "", plot.x_label));
+}
+
+/// Straight from point to point, under everything else.
+fn dots(canvas: &mut [Vec<char>], plot: &Plot, line: &Line) {
+    let columns = canvas[0].len();
+    for pair in line.points.windows(2) {
+        let (from, to) = (place(plot.x_fraction(pair[0].x), columns), place(plot.x_fraction(pair[1].x), columns));
+        for column in from..to {
+            let part = (column - from) as f64 / (to - from) as f64;
+            let value = pair[0].mean + part * (pair[1].mean - pair[0].mean);
+            canvas[row(plot, value)][column] = BETWEEN;
+        }
+    }
+}
+
+/// Centred under their ticks; one that would touch the one before is left out.
+fn tick_labels(plot: &Plot, columns: usize) -> String {
+    let mut text = String::new();
+    for tick in &plot.ticks {
+        let start = place(plot.x_fraction(tick.x), columns).saturating_sub(tick.label.width() / 2);
+        let used = text.width();
+        if used == 0 || start > used {
+            text.extend(std::iter::repeat_n(' ', start - used.min(start)));
+            text.push_str(&tick.label);
+        }
+    }
+    text
+}
+
+fn place(fraction: f64, places: usize) -> usize {
+    (fraction * (places - 1) as f64).round() as usize
+}
+
+fn row(plot: &Plot, value: f64) -> usize {
+    HEIGHT - 1 - place(plot.y_fraction(value), HEIGHT)
+}
+
+/// A, B, C, and from the start again after Z.
+fn letter(series: usize) -> char {
+    char::from(b'A' + (series % 26) as u8)
+}
+
+fn push(out: &mut String, line: &str) {
+    out.push_str(line.trim_end());
+    out.push('\n');
+}
