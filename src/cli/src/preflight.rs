@@ -127,7 +127,7 @@ impl Looked {
         let path = places.data_dir.join(&file.path);
         let mut lacks = None;
         if !path.is_file() {
-            lacks = Some(format!("hierarchy {}: no such file; put the \"parent child\" file there", path.display()));
+            lacks = Some(format!("hierarchy {}: no such file; {}", path.display(), how_to_get(settings, file)));
         } else if let Some(Ok(found)) = self.data.get(&settings.dataset) {
             let classes = hierarchy::class_embeddings(&path, file.child_parent, &found.class_ids, &found.class_names);
             if let Err(error) = classes {
@@ -159,6 +159,18 @@ impl Looked {
 
 fn hierarchy_key(settings: &Settings, file: &HierarchyFile) -> (PathBuf, String) {
     (PathBuf::from(&file.path), settings.dataset.clone())
+}
+
+fn how_to_get(settings: &Settings, file: &HierarchyFile) -> String {
+    let path = Path::new(&file.path);
+    let order = if file.child_parent { "child parent" } else { "parent child" };
+    if let Some(name) = data::catalog::fetched_with(path) {
+        format!("get it with: orchestrator data fetch {name}")
+    } else if path.starts_with(&settings.dataset) {
+        format!("it comes with the data set `{}`", settings.dataset)
+    } else {
+        format!("put a file of lines \"{order}\" there")
+    }
 }
 
 /// Something that a person can put in place, as opposed to something that must be mended.

@@ -134,6 +134,16 @@ fn everything_missing_is_listed_at_once() {
     for part in ["3 things are missing", "`cub`", "`flowers`", "none.pth"] {
         assert!(message.contains(part), "no `{part}` in {message}");
     }
+    for (path, how) in [
+        ("hierarchies/cub_balanced.parent-child.txt", "orchestrator data fetch hierarchies"),
+        ("hierarchies/mine.txt", "put a file of lines \"parent child\" there"),
+        ("cub/classes.txt", "it comes with the data set `cub`"),
+    ] {
+        let hierarchy = format!("set: {{embedding: {{hierarchy: {path}}}}}");
+        place.file("missing.yaml", &sweep.replace("set: {weights: none.pth}", &hierarchy).replace("xent", "cos"));
+        let message = place.refused(1, &["run", "missing.yaml", "--data-dir", "data"]);
+        assert!(message.contains(path) && message.contains(how), "no `{how}` in {message}");
+    }
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "something was started");
 }
 

@@ -3,6 +3,8 @@
 //! Checksums and their certainty are those of paper.md section 6. Read `fetch.rs` for the download itself and
 //! `check.rs` for the comparison with what is on disk.
 
+use std::path::Path;
+
 /// A data set by name.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
@@ -253,6 +255,12 @@ pub fn find(name: &str) -> Option<&'static Entry> {
     ENTRIES.iter().find(|entry| entry.name == name)
 }
 
+/// What `data fetch` brings the file at this path below the data directory with: `hierarchies`, or nothing.
+pub fn fetched_with(path: &Path) -> Option<&'static str> {
+    let name = path.strip_prefix(HIERARCHIES).ok()?;
+    HIERARCHY_FILES.iter().any(|file| Path::new(file.file_name()) == name).then_some(HIERARCHIES)
+}
+
 impl Download {
     /// The last part of the address.
     pub fn file_name(&self) -> &'static str {
@@ -281,5 +289,13 @@ mod tests {
     fn file_names_are_the_ends_of_addresses() {
         assert_eq!(CUB[0].file_name(), "CUB_200_2011.tgz");
         assert_eq!(HIERARCHY_FILES[2].file_name(), "cub_balanced.parent-child.txt");
+    }
+
+    #[test]
+    fn only_files_that_a_download_brings_are_promised() {
+        assert_eq!(fetched_with(Path::new("hierarchies/cifar.parent-child.txt")), Some(HIERARCHIES));
+        for other in ["hierarchies/mine.txt", "cifar.parent-child.txt", "nabirds/hierarchy.txt"] {
+            assert_eq!(fetched_with(Path::new(other)), None, "{other}");
+        }
     }
 }
