@@ -18,6 +18,7 @@ pub mod plan;
 mod published;
 pub mod recipe;
 pub mod record;
+mod remarks;
 pub mod settings;
 mod tree;
 pub mod trial;

@@ -414,6 +414,10 @@ impl Settings {
             let message = format!("`learning_rate` {} is below the schedule's minimum", self.learning_rate);
             return found(&["learning_rate", "schedule"], message);
         }
+        if self.loss == Loss::CosXentDirect && self.embedding != Embedding::OneHot {
+            let message = "`loss: cos_xent_direct` takes the embedding as logits and needs `embedding: one_hot`";
+            return found(&["loss", "embedding"], message.to_owned());
+        }
         let epochs = self.schedule.num_epochs().saturating_add(self.finetune_epochs);
         if epochs > MAX_EPOCHS {
             let message = format!("`schedule` has {epochs} epochs, more than {MAX_EPOCHS}");

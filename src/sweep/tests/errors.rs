@@ -86,6 +86,8 @@ fn wrong_values() {
     check("recipe: quick\nset: {dataset: digit}\n", (2, 16), "does not exist", "did you mean `digits`?");
     check("recipe: quick\nset: {dataset: 'folder:'}\n", (2, 16), "names no folder", "one directory per class");
     check(&set("crop_size: 9\n  resize: 8"), (4, 3), "larger than `resize`", "");
+    let semantic = set("loss: cos_xent_direct\n  embedding: {hierarchy: tree.txt}");
+    check(&semantic, (4, 3), "needs `embedding: one_hot`", "");
     check(&set("replicas: 64"), (4, 3), "cannot share", "");
     check(&set("samples_per_class: some"), (4, 22), "wrong type", "all");
 }

@@ -226,3 +226,33 @@ fn evaluations_come_as_often_as_asked_and_at_the_end() {
     let evaluated: Vec<u32> = (0..12).filter(|&epoch| spec.evaluates_after(epoch)).collect();
     assert_eq!(evaluated, [4, 9, 11]);
 }
+
+#[test]
+fn what_has_no_effect_is_remarked_on_with_the_cells() {
+    let sweep = |rest: &str| format!("name: a\nrecipe: quick\naxes: {{loss: [xent, cos]}}\n{rest}");
+    let remarks = |rest: &str| parse(&sweep(rest)).remarks();
+    assert_eq!(remarks("set: {dataset: digits, label_smoothing: 0}"), Vec::<String>::new());
+    let smoothing = "`label_smoothing` has no effect: the loss has no cross-entropy (cell cos)";
+    assert_eq!(remarks("set: {dataset: digits, label_smoothing: 0.1}"), [smoothing]);
+    let head = remarks("set: {dataset: digits, cls_head: plain_fc}");
+    assert_eq!(head, ["`cls_head` has no effect: the loss is not `cos_xent` (every cell)"]);
+    for (set, expected) in [
+        ("finetune_epochs: 3", "no `weights`"),
+        ("finetune_learning_rate: 0.2", "no phase"),
+        ("weight_decay_on: all", "`weight_decay` is 0"),
+        ("batch_norm: synchronised", "one replica"),
+        ("nesterov: true, momentum: 0", "`momentum` is 0"),
+        ("embedding: {hierarchy: tree.txt}", "(cell xent)"),
+        ("cls_weight: 0.5", "one part only (every cell)"),
+    ] {
+        let found = remarks(&format!("set: {{dataset: digits, {set}}}"));
+        assert!(found.len() == 1 && found[0].contains(expected), "{set}: {found:?}");
+    }
+    let devices = |devices, replicas| {
+        remarks(&format!("set: {{dataset: digits}}\nresources: {{devices_per_trial: {devices}, replicas: {replicas}}}"))
+    };
+    assert_eq!(devices(1, 4), Vec::<String>::new());
+    assert_eq!(devices(4, 4), Vec::<String>::new());
+    assert!(devices(2, 4)[0].starts_with("4 `replicas` on 2 `devices_per_trial` do not fit"));
+    assert!(devices(4, 1)[0].starts_with("3 of 4 `devices_per_trial` stand idle"));
+}

@@ -32,6 +32,7 @@ fn every_shipped_sweep_compiles_and_passes_its_own_check() {
         if path.extension().is_some_and(|extension| extension == "yaml") {
             let sweep = sweep::load(&path).unwrap_or_else(|errors| panic!("{errors}"));
             assert_eq!(sweep.check(), Ok(()), "{}", path.display());
+            assert_eq!(sweep.remarks(), Vec::<String>::new(), "{}", path.display());
             assert_eq!(Some(sweep.name.as_str()), path.file_stem().unwrap().to_str());
             count += 1;
         }

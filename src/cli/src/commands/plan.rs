@@ -75,6 +75,9 @@ fn text(sweep: &Sweep, missing: &[String], cells: bool) -> String {
             }
         }
     }
+    for remark in sweep.remarks() {
+        line("note", remark);
+    }
     for lacks in missing {
         line("missing", lacks.clone());
     }
@@ -117,6 +120,7 @@ fn document(sweep: &Sweep, missing: &[String]) -> Value {
         "outputs": sweep.outputs,
         "devices_per_trial": sweep.resources.devices_per_trial,
         "summary": sweep.summary(),
+        "remarks": sweep.remarks(),
         "missing": missing,
         "cells": cells.collect::<Vec<Value>>(),
     })

@@ -39,6 +39,9 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
             talk::say(&format!("left out: {lacks}"));
         }
     }
+    for remark in sweep.remarks() {
+        talk::say(&format!("note: {remark}"));
+    }
     let run = Run { arguments, sweep, places, output };
     if elsewhere {
         let address = arguments.target.coordinator.clone().unwrap_or_default();
