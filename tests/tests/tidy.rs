@@ -175,6 +175,29 @@ fn tests_that_documents_cite_exist() {
     assert!(cited >= 9, "docs/ARCHITECTURE.md names the test of each promise, P1 to P9; only {cited} citations found");
 }
 
+/// Documents link to each other and to the source with paths that lead somewhere.
+#[test]
+fn links_in_documents_lead_somewhere() {
+    let mut dead = Vec::new();
+    let mut count = 0;
+    let documents = text_files(&root()).into_iter();
+    for document in documents.filter(|file| file.extension().is_some_and(|extension| extension == "md")) {
+        let folder = document.parent().expect("files lie in folders");
+        let text = read(&document);
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target) {
+            let path = target.split('#').next().unwrap_or_default();
+            if !path.is_empty() && !target.contains("://") && !target.starts_with("mailto:") {
+                count += 1;
+                if !folder.join(path).exists() {
+                    dead.push(format!("{}: {target}", shown(&document)));
+                }
+            }
+        }
+    }
+    assert!(dead.is_empty(), "links that lead nowhere: {dead:#?}");
+    assert!(count >= 10, "only {count} links found: is the search still right?");
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()
 }

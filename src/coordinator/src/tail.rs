@@ -102,7 +102,7 @@ impl Tails {
                     let first_line = failure.message.lines().next().unwrap_or_default();
                     let class = failure.class;
                     self.note_trial(*trial, state, |name| {
-                        format!("{name}: attempt {attempt} ended ({class:?}): {first_line}; another follows")
+                        format!("{name}: attempt {attempt} ended ({class}): {first_line}; another follows")
                     });
                 }
                 Then::Unwanted => {}

@@ -8,7 +8,6 @@ use serde_json::{Map, Value, json};
 use sweep::definition::{Measure, Role, Table};
 
 use crate::grid::{Layout, Mark, published_value};
-use crate::notes::class_name;
 use crate::results::{CellStatus, CellSummary, Results, TrialRow, TrialStatus};
 
 /// Version of every JSON document of this crate.
@@ -49,7 +48,7 @@ pub fn results_csv(results: &Results) -> String {
         }
         match row.status {
             TrialStatus::Failed(failure) => {
-                fields.push(class_name(failure));
+                fields.push(failure.class.to_string());
                 fields.push(failure.message.lines().next().unwrap_or_default().to_owned());
             }
             _ => fields.extend([String::new(), String::new()]),

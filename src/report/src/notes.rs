@@ -101,7 +101,7 @@ pub fn below(results: &Results) -> Vec<String> {
             _ => String::new(),
         };
         let reason = failure.message.lines().next().unwrap_or_default();
-        let what = format!("{cell}{candidate}: {}: {reason}", class_name(failure));
+        let what = format!("{cell}{candidate}: {}: {reason}", failure.class);
         let trial = format!("seed {} (trial {})", row.trial.seed, row.trial.id);
         match failures.last_mut() {
             Some((last, trials)) if *last == what => trials.push(trial),
@@ -116,14 +116,6 @@ pub fn below(results: &Results) -> Vec<String> {
         notes.push(format!("Failed: {more} more lines like these; results.csv lists every trial"));
     }
     notes
-}
-
-/// As in the journal: `out_of_memory`.
-pub fn class_name(failure: &sweep::record::Failure) -> String {
-    match serde_json::to_value(failure.class) {
-        Ok(serde_json::Value::String(name)) => name,
-        _ => unreachable!("a failure class is written as a word"),
-    }
 }
 
 /// Devices without what differs between equal ones: `NVIDIA H200`, `cpu (AMD EPYC, 1 thread)`.

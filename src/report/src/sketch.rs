@@ -74,10 +74,10 @@ fn dots(canvas: &mut [Vec<char>], plot: &Plot, line: &Line) {
     let columns = canvas[0].len();
     for pair in line.points.windows(2) {
         let (from, to) = (place(plot.x_fraction(pair[0].x), columns), place(plot.x_fraction(pair[1].x), columns));
-        for column in from..to {
-            let part = (column - from) as f64 / (to - from) as f64;
-            let value = pair[0].mean + part * (pair[1].mean - pair[0].mean);
-            canvas[row(plot, value)][column] = BETWEEN;
+        let steps = to.saturating_sub(from);
+        for step in 0..steps {
+            let value = pair[0].mean + step as f64 / steps as f64 * (pair[1].mean - pair[0].mean);
+            canvas[row(plot, value)][from + step] = BETWEEN;
         }
     }
 }

@@ -10,7 +10,6 @@ use sweep::definition::{Measure, Select};
 
 use crate::files::{SCHEMA, candidate, cell_json, role_name, trial_json};
 use crate::grid::number;
-use crate::notes::{self, class_name};
 use crate::results::{CellSummary, Results, TrialRow, TrialStatus};
 
 /// The history of a cell, as text and as JSON (`"schema": 1`).
@@ -212,7 +211,7 @@ fn trial_text(out: &mut String, results: &Results, row: &TrialRow) {
         }
         TrialStatus::Failed(failure) => {
             let reason = failure.message.lines().next().unwrap_or_default();
-            out.push_str(&format!("\n    {}: {reason}\n", class_name(failure)));
+            out.push_str(&format!("\n    {}: {reason}\n", failure.class));
         }
         TrialStatus::Waiting | TrialStatus::Running | TrialStatus::Cancelled => out.push('\n'),
     }
@@ -230,7 +229,7 @@ fn attempt_text(attempt: &Attempt) -> String {
         None => format!("{started}, ended after {seconds:.1} s"),
         Some(failure) => {
             let reason = failure.message.lines().next().unwrap_or_default();
-            format!("{started}, {} after {seconds:.1} s: {reason}", notes::class_name(failure))
+            format!("{started}, {} after {seconds:.1} s: {reason}", failure.class)
         }
     }
 }

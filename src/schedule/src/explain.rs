@@ -164,7 +164,7 @@ fn again(state: &State, trial: &TrialState) -> Option<String> {
     let failure = last.ended.as_ref()?.failure.as_ref()?;
     let host = &state.workers[&last.worker].info.host;
     let line = failure.message.lines().next().unwrap_or_default();
-    Some(format!("the attempt before ended as {} on {host}: {line}", class_name(failure.class)))
+    Some(format!("the attempt before ended as {} on {host}: {line}", failure.class))
 }
 
 fn running(state: &State, config: &Config, (id, attempt): (TrialId, AttemptNo), now: Millis) -> Vec<String> {
@@ -205,11 +205,8 @@ fn failed(state: &State, config: &Config, id: TrialId, attempt: AttemptNo) -> Ve
     let line = failure.message.lines().next().unwrap_or_default();
     let sweep = trial.wanted_by.first().map_or("SWEEP", |(name, _)| name);
     vec![
-        format!("attempt {attempt} ended as {}: {line}", class_name(failure.class)),
-        format!(
-            "{} {budget}; `orchestrator retry --failed {sweep}` tries it with fresh budgets",
-            class_name(failure.class)
-        ),
+        format!("attempt {attempt} ended as {}: {line}", failure.class),
+        format!("{} {budget}; `orchestrator retry --failed {sweep}` tries it with fresh budgets", failure.class),
     ]
 }
 
@@ -219,7 +216,7 @@ fn tried(state: &State, trial: &TrialState, (no, attempt): (AttemptNo, &Attempt)
     let decided = matches!(trial.phase, Phase::Succeeded { attempt, .. } if attempt == no);
     let outcome = match (end, failure) {
         (None, _) => "running".to_owned(),
-        (Some(_), Some(failure)) => class_name(failure.class).to_owned(),
+        (Some(_), Some(failure)) => failure.class.to_string(),
         (Some(_), None) if decided => "succeeded".to_owned(),
         (Some(_), None) => "stopped".to_owned(),
     };
@@ -232,20 +229,6 @@ fn tried(state: &State, trial: &TrialState, (no, attempt): (AttemptNo, &Attempt)
         lasted_ms: end.map_or(now, |end| end.at).saturating_sub(attempt.started_at),
         outcome,
         message: failure.map(|failure| failure.message.clone()).unwrap_or_default(),
-    }
-}
-
-/// As in the journal and in `--output json`.
-pub fn class_name(class: FailureClass) -> &'static str {
-    match class {
-        FailureClass::BadInput => "bad_input",
-        FailureClass::NonFinite => "non_finite",
-        FailureClass::OutOfMemory => "out_of_memory",
-        FailureClass::Crashed => "crashed",
-        FailureClass::Stalled => "stalled",
-        FailureClass::Unreachable => "unreachable",
-        FailureClass::Preempted => "preempted",
-        FailureClass::BadDevice => "bad_device",
     }
 }
 
@@ -297,9 +280,9 @@ impl fmt::Display for Explanation {
             let failures = plural(u64::from(spent.failures), "failure");
             match spent.retries {
                 Some(retries) => {
-                    writeln!(out, "  {}: {failures}, at most {retries} tried again", class_name(spent.class))?;
+                    writeln!(out, "  {}: {failures}, at most {retries} tried again", spent.class)?;
                 }
-                None => writeln!(out, "  {}: {failures}, each tried again", class_name(spent.class))?,
+                None => writeln!(out, "  {}: {failures}, each tried again", spent.class)?,
             }
         }
         Ok(())

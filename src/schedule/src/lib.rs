@@ -25,7 +25,7 @@ pub use check::{INVARIANTS, Violation, check};
 pub use config::{BadNode, Budget, Budgets, Config};
 pub use decide::decide;
 pub use effects::{effects, replies};
-pub use explain::{Explanation, Spent, Tried, Wanted, class_name, explain};
+pub use explain::{Explanation, Spent, Tried, Wanted, explain};
 pub use live::{next_deadline, observe, restart};
 pub use plan::{Plan, WaitReason, plan};
 pub use search::candidate_means;

@@ -85,7 +85,8 @@ pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Optio
     let top = reader.mapping(root, "the sweep", KEYS)?;
     let name = read_name(reader, &top, stem);
     let description = top.get("description").and_then(|node| reader.text(node, "`description`")).unwrap_or_default();
-    let (recipe, mut set) = read_recipe(reader, &top)?;
+    // Without one nothing can be expanded; everything else is looked at all the same.
+    let (recipe, mut set) = read_recipe(reader, &top).unwrap_or_default();
     let resources = read_resources(reader, &top, &mut set);
     if let Some(node) = top.get("set") {
         let assignments = reader.assignments(node, "`set`");

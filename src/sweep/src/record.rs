@@ -131,3 +131,19 @@ pub enum FailureClass {
     /// A device failed (Xid, ECC, gone from the bus): its slot is not used again.
     BadDevice,
 }
+
+/// As in the journal and in tables: `out_of_memory`.
+impl std::fmt::Display for FailureClass {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::BadInput => "bad_input",
+            Self::NonFinite => "non_finite",
+            Self::OutOfMemory => "out_of_memory",
+            Self::Crashed => "crashed",
+            Self::Stalled => "stalled",
+            Self::Unreachable => "unreachable",
+            Self::Preempted => "preempted",
+            Self::BadDevice => "bad_device",
+        })
+    }
+}

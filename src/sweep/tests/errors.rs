@@ -62,6 +62,8 @@ fn wrong_keys() {
     check("recipe: {base: quick, learning_rat: 1}\n", (1, 23), "no field is called `learning_rat`", "`learning_rate`");
     check("set: {dataset: digits}\n", (1, 1), "no `recipe`", "quick");
     check("recipe: qick\nset: {dataset: digits}\n", (1, 9), "no recipe is called", "did you mean `quick`?");
+    let several = "recipe: qick\nset: {dataset: digit, batch_size: 0}\nseedz: 3\n";
+    assert_eq!(parse(several).unwrap_err().problems().len(), 4, "an unknown recipe hides nothing");
     check("recipe: {learning_rate: 1}\n", (1, 9), "which recipe", "base");
     check("recipe: quick\n", (1, 1), "which data set", "dataset");
 }

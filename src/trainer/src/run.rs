@@ -55,7 +55,7 @@ pub fn run_file(options: &RunOptions, session: SessionOptions) -> anyhow::Result
         Ok(Outcome::Stopped) => unreachable!("nobody asks for a stop"),
         Err(error) => {
             let failure = error.failure();
-            eprintln!("error: {:?}: {}", failure.class, failure.message);
+            eprintln!("error: {}: {}", failure.class, failure.message);
             Ok(ExitCode::from(TRIAL_FAILED))
         }
     }

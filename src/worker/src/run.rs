@@ -234,7 +234,7 @@ impl Loop {
                         tracing::info!(trial = %key.0, attempt = %key.1, "checkpointed");
                     }
                     Outcome::Failed(failure) => {
-                        tracing::warn!(trial = %key.0, attempt = %key.1, class = ?failure.class, failure.message, "failed");
+                        tracing::warn!(trial = %key.0, attempt = %key.1, class = %failure.class, failure.message, "failed");
                     }
                     Outcome::Stopped => tracing::info!(trial = %key.0, attempt = %key.1, "stopped"),
                 }
