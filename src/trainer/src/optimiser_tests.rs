@@ -50,7 +50,9 @@ impl Fixture {
         for index in 0..NAMES.len() {
             let _ = self.storage.gradient(&self.inventory, index).fill_(gradient);
         }
-        Sgd::new(settings, Device::Cpu).step(&mut self.storage, learning_rate, head_only);
+        let mut optimiser = Sgd::new(settings, Device::Cpu);
+        optimiser.set_learning_rate(learning_rate);
+        optimiser.step(&mut self.storage, head_only);
         (0..NAMES.len()).map(|index| self.storage.master(&self.inventory, index).double_value(&[0, 0])).collect()
     }
 }

@@ -101,7 +101,15 @@ pub struct Storage<G> {
     /// Leaves of the graph, in the order of the inventory.
     pub parameters: Vec<Tensor>,
     pub buffers: Vec<Tensor>,
+    /// Empty until `set_batch_statistics_apart`.
+    pub batch_statistics: BatchBuffers,
     working: Option<WorkingCopy>,
+}
+
+/// Statistics of one batch, laid out like the moving ones.
+pub struct BatchBuffers {
+    flat: Tensor,
+    pub buffers: Vec<Tensor>,
 }
 
 /// bf16 copy of the convolutions' part, and the gradients that meet it.
@@ -135,7 +143,9 @@ impl<G> Storage<G> {
         }
         let (statistics, buffers) = buffers(inventory, seed, device);
         let momentum = weights.zeros_like();
-        let mut storage = Self { layout, weights, gradients, momentum, statistics, parameters, buffers, working };
+        let batch_statistics = BatchBuffers { flat: statistics.narrow(0, 0, 0), buffers: Vec::new() };
+        let mut storage =
+            Self { layout, weights, gradients, momentum, statistics, parameters, buffers, batch_statistics, working };
         storage.refresh_working_copy();
         Ok(storage)
     }
@@ -145,6 +155,21 @@ impl<G> Storage<G> {
         if let Some(copy) = &mut self.working {
             let masters = self.weights.narrow(0, 0, copy.weights.size()[0]);
             tch::no_grad(|| copy.weights.copy_(&masters));
+        }
+    }
+
+    /// Makes a place for the statistics of one batch, apart from the moving ones.
+    pub fn set_batch_statistics_apart(&mut self, inventory: &Inventory) {
+        let _guard = tch::no_grad_guard();
+        // the seed is for buffers that are drawn, and statistics are not
+        let (flat, buffers) = buffers(inventory, 0, self.statistics.device());
+        self.batch_statistics = BatchBuffers { flat, buffers };
+    }
+
+    /// moving += momentum * (batch - moving); `momentum` is on the device.
+    pub fn take_in_batch_statistics(&self, momentum: &Tensor) {
+        if self.statistics.numel() > 0 {
+            tch::no_grad(|| self.statistics.shallow_clone().lerp_tensor_(&self.batch_statistics.flat, momentum));
         }
     }
 
