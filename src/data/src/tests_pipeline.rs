@@ -8,7 +8,7 @@ use sweep::record::Subset;
 use sweep::settings::*;
 
 use crate::dataset::{Dataset, Split};
-use crate::{Layout, OpenRequest, Pipeline, Prefetch, PrefetchOptions};
+use crate::{Form, Layout, OpenRequest, Pipeline, Prefetch, PrefetchOptions};
 
 pub(crate) fn settings(dataset: &str) -> Settings {
     serde_json::from_value(serde_json::json!({

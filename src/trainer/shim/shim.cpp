@@ -7,6 +7,7 @@
 #include <ATen/Context.h>
 #include <c10/core/AutogradState.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/Event.h>
 #include <c10/core/Stream.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -16,6 +17,7 @@
 #include <cstring>
 #include <exception>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 
@@ -124,6 +126,24 @@ char* shim_current_stream(int8_t index, void** stream) {
     c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
     *stream = cuda.getStreamNativeHandle(cuda.getStream(c10::Device(c10::DeviceType::CUDA, index)));
   });
+}
+
+// Marks the end of what this thread has queued on a GPU.
+char* shim_event_record(int8_t index, c10::Event** result) {
+  return guarded([&] {
+    c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
+    auto event = std::make_unique<c10::Event>(c10::DeviceType::CUDA);
+    event->record(cuda.getStream(c10::Device(c10::DeviceType::CUDA, index)));
+    *result = event.release();
+  });
+}
+
+char* shim_event_query(const c10::Event* event, bool* passed) {
+  return guarded([&] { *passed = event->query(); });
+}
+
+void shim_event_free(c10::Event* event) {
+  free(guarded([&] { delete event; }));
 }
 
 char* shim_free_cached_cuda_memory() {

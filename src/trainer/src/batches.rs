@@ -121,6 +121,7 @@ impl ImageShape {
             // with one channel both formats have the same strides, and libtorch takes the other one
             (true, 1) => shim::channels_last(images).unwrap_or_else(|_| images.shallow_clone()),
             (true, _) => images.shallow_clone(),
+            (false, 1) => images.reshape(-1).view(images.size().as_slice()),
             (false, _) => images.contiguous(),
         }
     }

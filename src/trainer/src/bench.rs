@@ -134,7 +134,7 @@ fn steps(network: &Network) -> anyhow::Result<()> {
     let images_of = Images::new(form, &resident, &pipeline, image, device);
     let mut replica = network.replica(&settings, format, NUM_CLASSES as usize, device)?;
     let mut number = 0;
-    let mut make_steps = |count: usize| -> anyhow::Result<usize> {
+    let mut make_steps = |replica: &mut Replica, count: usize| -> anyhow::Result<usize> {
         let mut images = 0;
         for _ in 0..count {
             let Turn::Step(batch) = batches.take(number)? else { anyhow::bail!("nobody asked for a stop") };
@@ -147,7 +147,7 @@ fn steps(network: &Network) -> anyhow::Result<()> {
         anyhow::ensure!(replica.loss_sum()?.is_finite(), "the loss is not finite");
         Ok(images)
     };
-    make_steps(WARM_UP)?;
+    make_steps(&mut replica, WARM_UP)?;
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{}", json!({ "ready": true, "precision": precision::name(format) }))?;
     for line in std::io::stdin().lock().lines() {
@@ -155,7 +155,7 @@ fn steps(network: &Network) -> anyhow::Result<()> {
         let count = line.strip_prefix("go ").and_then(|count| count.parse().ok());
         let count = count.with_context(|| format!("`{line}` is not `go N`"))?;
         let start = Instant::now();
-        let images = make_steps(count)?;
+        let images = make_steps(&mut replica, count)?;
         let seconds = start.elapsed().as_secs_f64();
         let peak_mib = network.devices()?.peak_memory_mib();
         let execution = replica.execution();

@@ -13,6 +13,7 @@ use sweep::settings::{BatchNorm, Init};
 use tch::{Device, Kind, Tensor};
 
 use crate::collective::{BatchStatistics, Collective, CollectiveError};
+use crate::cuda::RunAhead;
 use crate::error::TrialError;
 use crate::head::Head;
 use crate::loss::{Criterion, Outputs};
@@ -20,6 +21,7 @@ use crate::models;
 use crate::nn::{Builder, Format, Inventory, Layout, Mode, Network, Options, Pass, StatisticsReduction, Storage};
 use crate::optimiser::{Group, Sgd};
 use crate::recorded::{Policy, Recorder, Steps};
+use crate::shim::Event;
 
 /// What every replica of a trial is built from.
 pub struct Blueprint<'a> {
@@ -79,6 +81,7 @@ pub struct Replica {
     momentum_on_device: Option<(f64, Tensor)>,
     /// Present where steps can be recorded.
     steps: Option<Steps>,
+    run_ahead: RunAhead<Event>,
     /// Sum of this replica's losses over the samples of the epoch so far, f64, on the device.
     loss_sum: Tensor,
 }
@@ -110,6 +113,7 @@ impl Replica {
             batch_norm: MovingAverage::of(settings),
             momentum_on_device: None,
             steps: None,
+            run_ahead: RunAhead::default(),
             loss_sum: Tensor::zeros([], (Kind::Double, device)),
         };
         Ok(if device.is_cuda() { replica.with_momentum_on_device() } else { replica })
@@ -146,10 +150,18 @@ impl Replica {
 
     /// One step on this replica's part of the batch.
     pub fn train_step(&mut self, shard: &Shard, options: StepOptions) -> Result<(), TrialError> {
-        let Some(mut steps) = self.steps.take() else { return self.queue_step(shard, options) };
-        let made = steps.step(self, shard, options);
-        self.steps = Some(steps);
-        made
+        let made = match self.steps.take() {
+            None => self.queue_step(shard, options),
+            Some(mut steps) => {
+                let made = steps.step(self, shard, options);
+                self.steps = Some(steps);
+                made
+            }
+        };
+        made?;
+        let Device::Cuda(index) = self.device else { return Ok(()) };
+        let kept_close = Event::record(index).and_then(|mark| self.run_ahead.queued(mark));
+        kept_close.map_err(|error| TrialError::from_panic(&error.to_string()))
     }
 
     /// A step, one operation after the other.

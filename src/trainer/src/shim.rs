@@ -22,6 +22,9 @@ unsafe extern "C" {
     fn shim_choose_cuda_kernels(deterministic: bool, num_candidates: i32) -> *mut c_char;
     fn shim_use_stream(index: i8) -> *mut c_char;
     fn shim_current_stream(index: i8, stream: *mut *mut c_void) -> *mut c_char;
+    fn shim_event_record(index: i8, event: *mut *mut c_void) -> *mut c_char;
+    fn shim_event_query(event: *const c_void, passed: *mut bool) -> *mut c_char;
+    fn shim_event_free(event: *mut c_void);
     fn shim_free_cached_cuda_memory() -> *mut c_char;
     fn shim_cuda_memory(index: i8, free: *mut i64, total: *mut i64, allocated: *mut i64) -> *mut c_char;
     fn shim_reset_peak_cuda_memory(index: i8) -> *mut c_char;
@@ -107,6 +110,36 @@ pub fn current_stream(index: usize) -> Result<*mut c_void, ShimError> {
     // SAFETY: writes one pointer, on success only.
     check(unsafe { shim_current_stream(index as i8, &mut stream) })?;
     Ok(stream)
+}
+
+/// The end of what a thread had queued on a GPU.
+pub struct Event(*mut c_void);
+
+// SAFETY: CUDA's events may be used from any thread.
+unsafe impl Send for Event {}
+
+impl Event {
+    pub fn record(index: usize) -> Result<Self, ShimError> {
+        let mut event = std::ptr::null_mut();
+        // SAFETY: writes one pointer, on success only.
+        check(unsafe { shim_event_record(index as i8, &mut event) })?;
+        Ok(Self(event))
+    }
+
+    /// Whether the GPU has come there.
+    pub fn query(&self) -> Result<bool, ShimError> {
+        let mut passed = false;
+        // SAFETY: the event is live; writes one flag, on success only.
+        check(unsafe { shim_event_query(self.0, &mut passed) })?;
+        Ok(passed)
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: made by `record`, freed once.
+        unsafe { shim_event_free(self.0) };
+    }
 }
 
 /// Gives back to the driver what libtorch's allocator keeps for later.

@@ -169,7 +169,8 @@ impl<G> Storage<G> {
     /// moving += momentum * (batch - moving); `momentum` is on the device.
     pub fn take_in_batch_statistics(&self, momentum: &Tensor) {
         if self.statistics.numel() > 0 {
-            tch::no_grad(|| self.statistics.shallow_clone().lerp_tensor_(&self.batch_statistics.flat, momentum));
+            let _guard = tch::no_grad_guard();
+            let _ = self.statistics.shallow_clone().lerp_tensor_(&self.batch_statistics.flat, momentum);
         }
     }
 
