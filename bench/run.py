@@ -27,12 +27,22 @@ REFERENCE = HERE / "reference" / "train.py"
 
 # model, image side, batch size
 STEP_CASES = [("resnet-20", 32, 128), ("resnet-18", 64, 32), ("resnet-18", 224, 8), ("resnet-50", 224, 8)]
+# Largest relative difference of one step from equal weights: of the loss, of the gradients, of what it went on with.
 GATE_TOLERANCE = {"f32-nchw": 1e-5, "bf16-nhwc": 1e-2}
-# At larger ones the last bits, which differ because the optimisers round in another order, grow tenfold every few steps.
-GATE_LEARNING_RATE = 3e-4
-# One switch at a time, each against the line before it.
-ABLATION = ["f32-nchw", "f32-nhwc", "bf16-nhwc"]
-SECONDS_PER_BLOCK = 3.0
+# A free-running curve must stay as near to PyTorch's as PyTorch's in another layout does, within this factor: the last
+# bits, which differ with the order of additions, grow tenfold every few steps.
+GATE_SPREADS = 3
+GATE_LEARNING_RATE = 0.01
+# Formats, each against the one before; and what the trainer can do without, each against the whole.
+FORMATS = ["f32-nchw", "f32-nhwc", "bf16-nhwc"]
+LEVERS = ["kept-memory", "one-pass", "prefetch"]
+# What `precision: auto` is made from: model, image side, batch size.
+PRECISION_CASES = [("resnet-8", 8, 50), ("resnet-20", 28, 128), ("resnet-20", 32, 128), ("resnet-18", 32, 64),
+                   ("resnet-18", 64, 32), ("resnet-18", 224, 8), ("resnet-50", 64, 16), ("resnet-50", 224, 8)]
+# glibc's allocator told from outside what the trainer tells it from inside.
+KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20)}
+NUM_IDLE_TRIALS = 5000
+SECONDS_PER_BLOCK = 2.0
 
 
 def fail(message):
@@ -72,10 +82,13 @@ class Driver:
             fail(f"ended with {self.process.wait()}: {' '.join(map(str, self.command))}")
         return json.loads(line)
 
-    def images_per_s(self, num_steps):
-        self.process.stdin.write(f"go {num_steps}\n")
+    def ask(self, line):
+        self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
-        block = self.read()
+        return self.read()
+
+    def images_per_s(self, num_steps):
+        block = self.ask(f"go {num_steps}")
         return block["images"] / block["seconds"]
 
     def steps_for(self, seconds, batch):
@@ -101,65 +114,141 @@ def interleave(ours, theirs, batch, pairs):
     return statistics.median(rates[ours]), statistics.median(rates[theirs]), ratios
 
 
-def trainer_steps(options, model, side, batch, precision="auto"):
-    return Driver([options.trainer, "bench", "steps", "--model", model, "--side", str(side), "--batch", str(batch),
-                   "--threads", str(options.threads), "--precision", precision])
+def trainer_steps(options, model, side, batch, precision="auto", *without):
+    command = [options.trainer, "bench", "steps", "--model", model, "--side", str(side), "--batch", str(batch),
+               "--threads", str(options.threads), "--precision", precision]
+    return Driver(command + [word for lever in without for word in ("--without", lever)])
 
 
-def reference_steps(options, variant, model, side, batch):
+def reference_steps(options, variant, model, side, batch, precision="auto", threads=None, env=None):
     return Driver([options.python, REFERENCE, "steps", "--variant", variant, "--model", model, "--side", str(side),
-                   "--batch", str(batch), "--threads", str(options.threads), "--workers", str(options.threads)])
+                   "--batch", str(batch), "--precision", precision, "--threads", str(threads or options.threads),
+                   "--workers", str(options.threads)], env)
+
+
+def fastest_precision(options, model, side, batch, threads):
+    """What R1 finds fastest on this machine, in a process of its own that nobody times."""
+    driver = reference_steps(options, "r1", model, side, batch, threads=threads)
+    driver.close()
+    return driver.ready["precision"]
 
 
 def case_steps(options):
+    """R1 twice: as it is, and started with the allocator settings that the trainer gives itself."""
     rows = []
     for model, side, batch in STEP_CASES:
         ours = trainer_steps(options, model, side, batch)
         row = [f"{model}, {side} px, batch {batch}", ours.ready["precision"]]
-        for variant in ("r0", "r1"):
-            theirs = reference_steps(options, variant, model, side, batch)
+        precision = "auto"
+        for variant, env in (("r0", None), ("r1", None), ("r1", KEPT_MEMORY)):
+            theirs = reference_steps(options, variant, model, side, batch, precision, env=env)
             mine, other, ratios = interleave(ours, theirs, batch, options.pairs)
-            chosen = f", {theirs.ready['precision']}" if variant == "r1" else ""
+            chosen = ""
+            if variant == "r1":
+                precision = theirs.ready["precision"]
+                chosen = f", {precision}"
             row += [spread(ratios), f"{mine:.0f} / {other:.0f}{chosen}"]
             theirs.close()
         ours.close()
         print(" | ".join(row), file=sys.stderr)
         rows.append(row)
     return table(["training step", "precision", "against R0", "images/s, this / R0", "against R1",
-                  "images/s, this / R1"], rows)
+                  "images/s, this / R1", "against R1 with MALLOC_*", "images/s"], rows)
+
+
+def gate(options, model, side, batch, precision, folder):
+    """The largest differences over the steps of one case, and between free-running curves."""
+    common = ["--model", model, "--precision", precision, "--classes", "10", "--learning-rate", str(GATE_LEARNING_RATE),
+              "--weights", f"{folder}/weights.safetensors", "--batches", f"{folder}/batches.safetensors",
+              "--threads", str(options.threads)]
+    state = ["--state", f"{folder}/state.safetensors"]
+    num_steps = 30 if side < 224 else 10
+    ours = Driver([options.trainer, "bench", "gate", *common, *state, "--steps", str(num_steps), "--side", str(side),
+                   "--batch", str(min(batch, 32))])
+    theirs = Driver([options.python, REFERENCE, "gate", *common, *state])
+    losses, worst = [], {}
+    for _ in range(num_steps):
+        losses.append(ours.ask("step")["loss"])
+        step = theirs.ask("step")
+        step["loss"] = abs(losses[-1] - step["loss"]) / abs(step["loss"])
+        # what is not a number must not pass for a small one
+        worst = {name: worst[name] if value <= worst.get(name, -1.0) else value for name, value in step.items()}
+    ours.close()
+    theirs.close()
+    command = [options.python, REFERENCE, "curve", *common]
+    curve = run_json(command)["losses"]
+    other = precision.replace("nchw", "nhwc") if precision.endswith("nchw") else precision.replace("nhwc", "nchw")
+    twin = run_json([*command, "--precision", other])["losses"]
+    apart = lambda found: max(abs(a - b) / abs(b) for a, b in zip(found, curve, strict=True))
+    return {**worst, "curve": apart(losses), "own_curve": apart(twin)}
+
+
+def passes(found, tolerance):
+    single = all(found[name] <= tolerance for name in ("loss", "gradient", "state"))
+    return single and found["curve"] <= max(tolerance, GATE_SPREADS * found["own_curve"])
 
 
 def case_gate(options):
-    """Equal work: the same weights and batches must give the same losses, or no timing of that case counts."""
+    """Equal work: the same weights and batches must give the same steps, or no timing of that case counts."""
     rows = []
     for model, side, batch in STEP_CASES:
         for precision, tolerance in GATE_TOLERANCE.items():
             with tempfile.TemporaryDirectory() as folder:
-                common = ["--model", model, "--precision", precision, "--classes", "10", "--learning-rate", str(GATE_LEARNING_RATE),
-                          "--weights", f"{folder}/weights.safetensors", "--batches", f"{folder}/batches.safetensors",
-                          "--threads", str(options.threads)]
-                make = ["--steps", "30" if side < 224 else "10", "--side", str(side), "--batch", str(min(batch, 32))]
-                ours = run_json([options.trainer, "bench", "gate", *common, *make])["losses"]
-                theirs = run_json([options.python, REFERENCE, "gate", *common])["losses"]
-            worst = max(abs(a - b) / abs(b) for a, b in zip(ours, theirs))
-            verdict = "pass" if worst <= tolerance and len(ours) == len(theirs) else "FAIL: its timing is void"
-            rows.append([f"{model}, {side} px", precision, str(len(ours)), f"{worst:.1e}", f"{tolerance:.0e}", verdict])
+                found = gate(options, model, side, batch, precision, folder)
+            pair = lambda name: f"{found[name]:.0e} / {found[f'own_{name}']:.0e}"
+            verdict = "pass" if passes(found, tolerance) else "FAIL: its timing is void"
+            rows.append([f"{model}, {side} px", precision, f"{tolerance:.0e}", pair("loss"), pair("gradient"),
+                         f"{found['state']:.0e}", pair("curve"), verdict])
             print(" | ".join(rows[-1]), file=sys.stderr)
-    return table(["equal-work gate", "precision", "steps", "largest relative difference", "allowed", "verdict"], rows)
+    return table(["equal-work gate: largest relative difference", "precision", "allowed", "loss of a step / PyTorch's own",
+                  "gradient / own", "weights and statistics after a step", "free-running curve / own", "verdict"], rows)
 
 
 def case_ablation(options):
     rows = []
-    for model, side, batch in STEP_CASES[:3]:
-        drivers = [trainer_steps(options, model, side, batch, precision) for precision in ABLATION]
-        for before, after in zip(drivers, drivers[1:]):
-            mine, other, ratios = interleave(after, before, batch, options.pairs)
-            rows.append([f"{model}, {side} px", f"{before.ready['precision']} -> {after.ready['precision']}",
-                         spread(ratios), f"{other:.0f} -> {mine:.0f}"])
-            print(" | ".join(rows[-1]), file=sys.stderr)
+
+    def compare(case, lever, after, before):
+        mine, other, ratios = interleave(after, before, case[2], options.pairs)
+        rows.append([f"{case[0]}, {case[1]} px", lever, spread(ratios), f"{other:.0f} -> {mine:.0f}"])
+        print(" | ".join(rows[-1]), file=sys.stderr)
+        before.close()
+
+    for case in STEP_CASES[:3]:
+        before = trainer_steps(options, *case, FORMATS[0])
+        for precision in FORMATS[1:]:
+            after = trainer_steps(options, *case, precision)
+            compare(case, f"{before.ready['precision']} -> {after.ready['precision']}", after, before)
+            before = after
+        before.close()
+        whole = trainer_steps(options, *case)
+        for lever in LEVERS:
+            compare(case, f"without -> with {lever}", whole, trainer_steps(options, *case, "auto", lever))
+        whole.close()
+    return table(["step", "lever", "gain", "images/s"], rows)
+
+
+def case_precision(options):
+    """What the table in src/trainer/src/precision.rs is made from."""
+    rows = []
+    for model, side, batch in PRECISION_CASES:
+        drivers = [trainer_steps(options, model, side, batch, precision) for precision in FORMATS]
+        steps = [driver.steps_for(SECONDS_PER_BLOCK / 2, batch) for driver in drivers]
+        rates = [[] for _ in drivers]
+        for turn in range(options.pairs):
+            order = range(len(drivers)) if turn % 2 == 0 else reversed(range(len(drivers)))
+            for number in order:
+                rates[number].append(drivers[number].images_per_s(steps[number]))
         for driver in drivers:
             driver.close()
-    return table(["step", "lever", "gain", "images/s"], rows)
+        medians = [statistics.median(rate) for rate in rates]
+        ratios = [spread([mine / first for mine, first in zip(rate, rates[0])]) for rate in rates[1:]]
+        auto = trainer_steps(options, model, side, batch)
+        auto.close()
+        rows.append([f"{model}, {side} px, batch {batch}", f"{medians[0]:.0f}", *ratios,
+                     drivers[medians.index(max(medians))].ready["precision"], auto.ready["precision"]])
+        print(" | ".join(rows[-1]), file=sys.stderr)
+    return table(["network", "f32, images/s", "f32 channels last, times", "bf16 channels last, times", "fastest",
+                  "`precision: auto`"], rows)
 
 
 def run_json(command):
@@ -198,20 +287,31 @@ def case_fashion(options):
     if not options.data:
         return "Not measured: `--data` did not name a folder with Fashion-MNIST's four IDX files.\n"
     rows = []
-    for variant in ("r0", "r1"):
-        theirs = [options.python, REFERENCE, "e2e", "--variant", variant, "--data", options.data, "--precision",
-                  "f32-nchw", "--threads", str(options.threads), "--workers", str(options.threads)]
-        mine, other, ratios = compare_wall(
-            options, lambda: shutil.rmtree(run_sweep(options, "fashion.yaml", "--data-dir", options.data, "--slots", "1")),
-            lambda: run_json(theirs), options.pairs)
-        rows.append(["resnet-20, 10 epochs of 10,000 images", variant.upper(), spread(ratios),
-                     f"{statistics.median(mine):.1f} / {statistics.median(other):.1f}"])
-        print(" | ".join(rows[-1]), file=sys.stderr)
+    precision = fastest_precision(options, "resnet-20", 28, 128, options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        (pathlib.Path(folder) / "fashion-mnist").symlink_to(options.data)
+        sides = {"this": lambda: shutil.rmtree(
+            run_sweep(options, "fashion.yaml", "--data-dir", folder, "--slots", "1"))}
+        for variant in ("r0", "r1"):
+            command = [options.python, REFERENCE, "e2e", "--variant", variant, "--data", options.data, "--precision",
+                       precision, "--threads", str(options.threads), "--workers", str(options.threads)]
+            sides[variant] = lambda command=command: run_json(command)
+        seconds = {name: [] for name in sides}
+        for turn in range(options.pairs):
+            for name in list(sides) if turn % 2 == 0 else list(reversed(sides)):
+                seconds[name].append(seconds_of(sides[name]))
+                print(f"{name}: {seconds[name][-1]:.1f} s", file=sys.stderr)
+    for variant, name in (("r0", "R0"), ("r1", f"R1, {precision}")):
+        ratios = [other / mine for mine, other in zip(seconds["this"], seconds[variant])]
+        rows.append(["resnet-20, 10 epochs of 10,000 images", name, spread(ratios),
+                     f"{statistics.median(seconds['this']):.1f} / {statistics.median(seconds[variant]):.1f}"])
     return table(["Fashion-MNIST, end to end", "against", "times as fast", "seconds, this / reference"], rows)
 
 
 def case_sweep(options):
     """24 small trials; the other side is one Python process per trial, two at a time."""
+    precision = fastest_precision(options, "resnet-8", 8, 50, 1)
+
     def theirs():
         waiting, running = list(range(24)), []
         while waiting or running:
@@ -219,7 +319,7 @@ def case_sweep(options):
                 seed = waiting.pop()
                 running.append(subprocess.Popen(
                     [str(options.python), str(REFERENCE), "digits", "--seed", str(seed), "--threads", "1",
-                     "--data", str(ROOT / "src" / "data" / "digits")],
+                     "--precision", precision, "--data", str(ROOT / "src" / "data" / "digits")],
                     stdout=subprocess.DEVNULL))
             running[0].wait()
             if any(process.poll() for process in running):
@@ -228,24 +328,49 @@ def case_sweep(options):
 
     mine, other, ratios = compare_wall(
         options, lambda: shutil.rmtree(run_sweep(options, "small.yaml")), theirs, options.pairs)
-    row = ["resnet-8 on digits, 24 trials", spread(ratios), f"{statistics.median(mine):.1f} / {statistics.median(other):.1f}"]
-    return table(["a sweep of small trials", "times as fast", "seconds, this / Python"], [row])
+    row = ["resnet-8 on digits, 24 trials of 20 epochs", precision, spread(ratios),
+           f"{statistics.median(mine):.1f} / {statistics.median(other):.1f}"]
+    return table(["a sweep of small trials", "the reference's precision", "times as fast", "seconds, this / Python"], [row])
 
 
 def case_start(options):
-    """From the request to the first step: the first trial of each trainer is cold, those after it warm."""
+    """From the request to the first step, and from the last step of a trial to the first one of the next."""
     folder = run_sweep(options, "small.yaml", "--slots", "1")
     results = json.loads(next(folder.glob("results/*/results.json")).read_text())
-    starts = sorted((trial["attempts"][0]["started_at_ms"], trial["timing"]["start_s"]) for trial in results["trials"])
     shutil.rmtree(folder)
-    warm = [seconds * 1e3 for _, seconds in starts[1:]]
-    rows = [["cold: the first trial of a trainer", f"{starts[0][1] * 1e3:.0f}", "1"],
-            ["warm: the trials after it", f"{statistics.median(warm):.0f} ({min(warm):.0f} - {max(warm):.0f})", str(len(warm))]]
-    return table(["start to first step", "ms", "n"], rows)
+    trials = sorted(((trial["attempts"][0]["started_at_ms"], trial["timing"]) for trial in results["trials"]),
+                    key=lambda trial: trial[0])
+    starts = [timing["start_s"] * 1e3 for _, timing in trials]
+    # what of the time from one start to the next is neither training nor evaluation
+    gaps = [after - before - 1e3 * (timing["train_s"] + timing["evaluate_s"])
+            for (before, timing), (after, _) in zip(trials, trials[1:])]
+    span = lambda values: f"{statistics.median(values):.0f} ({min(values):.0f} - {max(values):.0f})"
+    return table(["resnet-8 on digits, one slot", "ms", "n"], [
+        ["request to first step, cold: the first trial of a trainer", f"{starts[0]:.0f}", "1"],
+        ["request to first step, warm: the trials after it", span(starts[1:]), str(len(starts) - 1)],
+        ["between the last evaluation of a trial and the first step of the next", span(gaps), str(len(gaps))]])
 
 
-CASES = {"gate": case_gate, "steps": case_steps, "ablation": case_ablation, "fashion": case_fashion,
-         "sweep": case_sweep, "start": case_start}
+def case_overhead(options):
+    """Trials that train nothing, journal on disk, submission and report included."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pathlib.Path(folder) / "trainer"
+        trainer.write_text(f'#!/bin/sh\nexec "{options.trainer}" "$@" --rehearse\n')
+        trainer.chmod(0o755)
+        sweep = pathlib.Path(folder) / "idle.yaml"
+        small = (HERE / "sweeps" / "small.yaml").read_text()
+        sweep.write_text(small.replace("seeds: 24", f"seeds: {NUM_IDLE_TRIALS}").replace("epochs: 20", "epochs: 1"))
+        each = []
+        for _ in range(options.pairs):
+            run = lambda: shutil.rmtree(run_sweep(options, sweep, "--trainer", str(trainer)))
+            each.append(seconds_of(run) * 1e3 / NUM_IDLE_TRIALS)
+            print(f"{each[-1]:.2f} ms", file=sys.stderr)
+    row = [f"{NUM_IDLE_TRIALS} trials on {options.threads} slots", spread(each), str(len(each))]
+    return table(["a trial that trains nothing", "ms each", "n"], [row])
+
+
+CASES = {"gate": case_gate, "steps": case_steps, "ablation": case_ablation, "precision": case_precision,
+         "fashion": case_fashion, "sweep": case_sweep, "start": case_start, "overhead": case_overhead}
 
 
 def table(head, rows):
@@ -284,7 +409,7 @@ def main():
     parser.add_argument("--pairs", type=int, default=5, help="measurements of each side")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of one training; and trials at a time")
     parser.add_argument("--data", default=next(iter(
-        str(path) for path in [pathlib.Path("/usr/share/dataset-fashion-mnist")] if path.is_dir()), None),
+        str(path) for path in [pathlib.Path("/usr/share/datasets/fashion-mnist")] if path.is_dir()), None),
         help="folder with Fashion-MNIST's four IDX files")
     parser.add_argument("--python", type=pathlib.Path, help="an interpreter with requirements.txt installed")
     parser.add_argument("--write", type=pathlib.Path, help="document whose marked sections are replaced")

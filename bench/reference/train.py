@@ -5,7 +5,8 @@ at every step. R1, a tuned one: data resident as uint8, batched augmentation, bf
 faster here, fused SGD, no synchronisation per step.
 
   train.py steps   speaks a line protocol for interleaved timing: `go N` on stdin, {"images":, "seconds":} on stdout
-  train.py gate    the loss curve on given weights and batches, before any timing counts
+  train.py gate    single steps from the other side's weights, before any timing counts
+  train.py curve   the loss curve from given weights on given batches
   train.py e2e     one whole Fashion-MNIST training, start-up and evaluation included
   train.py digits  one small trial, tuned: what a sweep script would start once per seed
 """
@@ -118,14 +119,10 @@ def steps(arguments):
         print(json.dumps({"images": num_steps * arguments.batch, "seconds": seconds}), flush=True)
 
 
-def gate(arguments):
-    """Losses of the steps in a file: `images` f32 [steps, batch, C, H, W], `labels` i64 [steps, batch]."""
-    from safetensors.torch import load_file
-
-    bf16, channels_last = precision_of(arguments.precision)
-    batches = load_file(arguments.batches)
+def gate_model(arguments, batches, state, precision):
+    """The network of a gate on given weights, with its optimiser and its step."""
+    bf16, channels_last = precision_of(precision)
     model = models.set_statistics(models.build(arguments.model, arguments.classes, batches["images"].shape[2]), 0.1)
-    state = load_file(arguments.weights)
     missing, unexpected = model.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unexpected:
@@ -133,9 +130,55 @@ def gate(arguments):
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), arguments.learning_rate, momentum=0.9, fused=True)
-    step = step_of(model.train(), optimizer, bf16)
-    losses = [float(step(*batch)) for batch in zip(batches["images"], batches["labels"])]
-    print(json.dumps({"losses": losses}))
+    return model, step_of(model.train(), optimizer, bf16)
+
+
+def other_layout(precision):
+    """The same arithmetic in another order: how far apart PyTorch and PyTorch are."""
+    return precision.replace("nchw", "nhwc") if precision.endswith("nchw") else precision.replace("nhwc", "nchw")
+
+
+def curve(arguments):
+    """Losses of the steps in a file: `images` f32 [steps, batch, C, H, W], `labels` i64 [steps, batch]."""
+    from safetensors.torch import load_file
+
+    batches = load_file(arguments.batches)
+    _, step = gate_model(arguments, batches, load_file(arguments.weights), arguments.precision)
+    print(json.dumps({"losses": [float(step(*batch)) for batch in zip(batches["images"], batches["labels"])]}))
+
+
+def distance(found, expected):
+    """Length of the difference over length of what is expected, over all tensors."""
+    squares = sum(float((found[name] - expected[name]).double().square().sum()) for name in expected)
+    return (squares / sum(float(tensor.double().square().sum()) for tensor in expected.values())) ** 0.5
+
+
+def gate(arguments):
+    """One step for each line on stdin, each from the weights that the other side began it with.
+
+    Says the loss, how far the other side's gradients are from these, how far the weights and moving statistics that it
+    went on with are from those that the step before led to here; and how far PyTorch is from itself in another layout.
+    """
+    from safetensors.torch import load_file
+
+    batches = load_file(arguments.batches)
+    start = load_file(arguments.weights)
+    model, step = gate_model(arguments, batches, start, arguments.precision)
+    twin, twin_step = gate_model(arguments, batches, start, other_layout(arguments.precision))
+    print(json.dumps({"ready": True}), flush=True)
+    for number, _ in enumerate(sys.stdin):
+        contents = load_file(arguments.state)
+        gradients = {name[9:]: tensor for name, tensor in contents.items() if name.startswith("gradient/")}
+        state = {name: tensor for name, tensor in contents.items() if not name.startswith("gradient/")}
+        went_on = distance(state, {name: tensor for name, tensor in model.state_dict().items() if name in state})
+        for network in (model, twin):
+            network.load_state_dict(state, strict=False)
+        batch = batches["images"][number], batches["labels"][number]
+        loss, twin_loss = float(step(*batch)), float(twin_step(*batch))
+        own = {name: parameter.grad for name, parameter in model.named_parameters()}
+        twins = {name: parameter.grad for name, parameter in twin.named_parameters()}
+        print(json.dumps({"loss": loss, "gradient": distance(gradients, own), "state": went_on,
+                          "own_loss": abs(twin_loss - loss) / abs(loss), "own_gradient": distance(twins, own)}), flush=True)
 
 
 def evaluate(model, batches, bf16):
@@ -200,24 +243,27 @@ def digits(arguments):
     torch.manual_seed(arguments.seed)
     model = models.build("resnet-8", 10, 1).train()
     mean, std = (float(images.mean()) / 255,), (float(images.std()) / 255,)
-    train = data.ResidentBatches(images[chosen], labels[chosen], 8, 50, mean, std, False, pad=1)
+    bf16, channels_last = precision_of(arguments.precision)
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    train = data.ResidentBatches(images[chosen], labels[chosen], 8, 50, mean, std, channels_last, pad=1)
     pixels = torch.from_numpy(test_images.copy()).unsqueeze(1).float() / (255 * std[0]) - mean[0] / std[0]
     test = [(pixels, torch.from_numpy(test_labels))]
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
-    step = step_of(model, optimizer, False)
+    step = step_of(model, optimizer, bf16)
     accuracy = 0.0
     for _ in range(20):
         for batch in train:
             step(*batch)
         schedule.step()
-        accuracy = evaluate(model, test, False)
+        accuracy = evaluate(model, test, bf16)
     print(json.dumps({"accuracy": accuracy}))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["steps", "gate", "e2e", "digits"])
+    parser.add_argument("what", choices=["steps", "gate", "curve", "e2e", "digits"])
     parser.add_argument("--variant", choices=["r0", "r1"], default="r1")
     parser.add_argument("--model", default="resnet-20")
     parser.add_argument("--side", type=int, default=32)
@@ -228,6 +274,7 @@ def main():
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument("--weights")
+    parser.add_argument("--state")
     parser.add_argument("--batches")
     parser.add_argument("--data")
     parser.add_argument("--per-class", type=int, default=1000)
@@ -235,7 +282,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    {"steps": steps, "gate": gate, "e2e": end_to_end, "digits": digits}[arguments.what](arguments)
+    {"steps": steps, "gate": gate, "curve": curve, "e2e": end_to_end, "digits": digits}[arguments.what](arguments)
 
 
 if __name__ == "__main__":

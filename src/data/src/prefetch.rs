@@ -11,8 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::augment::Layout;
-use crate::lookup::Origin;
-use crate::pipeline::{Pipeline, StepLookup};
+use crate::pipeline::Pipeline;
 use crate::plan::StepPlan;
 
 /// Where to begin, and how to work.
@@ -23,19 +22,11 @@ pub struct PrefetchOptions {
     pub step: u64,
     /// The last batch is the last one of epoch `num_epochs - 1`.
     pub num_epochs: u32,
-    pub form: Form,
+    pub layout: Layout,
     /// 0: no thread, batches are filled in `next`.
     pub num_threads: usize,
     /// Batches that may be ready or in the making; at least 1.
     pub depth: usize,
-}
-
-/// What a batch consists of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    Pixels(Layout),
-    /// For a device that gathers pixels itself.
-    Lookup(Origin),
 }
 
 pub struct Prefetch {
@@ -48,15 +39,7 @@ pub struct Prefetch {
 pub struct Batch {
     pub plan: StepPlan,
     pixels: Vec<f32>,
-    lookup: Option<StepLookup>,
     shared: Arc<Shared>,
-}
-
-/// A batch without the place its buffer returns to.
-struct Filled {
-    plan: StepPlan,
-    pixels: Vec<f32>,
-    lookup: Option<StepLookup>,
 }
 
 /// A background thread panicked: a defect of this program, told by its message on stderr.
@@ -69,7 +52,7 @@ pub struct Broken {
 
 struct Shared {
     pipeline: Arc<Pipeline>,
-    form: Form,
+    layout: Layout,
     depth: u64,
     /// Batches are numbered over all epochs; `state.taken..end` is what is left.
     end: u64,
@@ -83,7 +66,7 @@ struct State {
     begun: u64,
     /// Number of the next batch that `next` will hand out.
     taken: u64,
-    ready: BTreeMap<u64, Filled>,
+    ready: BTreeMap<u64, (StepPlan, Vec<f32>)>,
     free: Vec<Vec<f32>>,
     broken: Option<u64>,
     stop: bool,
@@ -99,18 +82,12 @@ impl Shared {
         ((number / steps) as u32, number % steps)
     }
 
-    fn fill(&self, number: u64, mut pixels: Vec<f32>) -> Filled {
+    fn fill(&self, number: u64, mut pixels: Vec<f32>) -> (StepPlan, Vec<f32>) {
         let (epoch, step) = self.position(number);
         let plan = self.pipeline.train_step(epoch, step);
-        let lookup = match self.form {
-            Form::Lookup(origin) => Some(self.pipeline.look_up_train(&plan, origin)),
-            Form::Pixels(layout) => {
-                pixels.resize(plan.len() * self.pipeline.image_len(), 0.0);
-                self.pipeline.fill_train(&plan, 0..plan.len(), layout, &mut pixels);
-                None
-            }
-        };
-        Filled { plan, pixels, lookup }
+        pixels.resize(plan.len() * self.pipeline.image_len(), 0.0);
+        self.pipeline.fill_train(&plan, 0..plan.len(), self.layout, &mut pixels);
+        (plan, pixels)
     }
 
     fn work(&self) {
@@ -144,7 +121,7 @@ impl Prefetch {
         let first = u64::from(options.epoch) * steps + options.step;
         let shared = Arc::new(Shared {
             end: u64::from(options.num_epochs) * steps,
-            form: options.form,
+            layout: options.layout,
             depth: options.depth.max(1) as u64,
             state: Mutex::new(State { begun: first, taken: first, ..State::default() }),
             changed: Condvar::new(),
@@ -169,7 +146,7 @@ impl Prefetch {
         if number >= shared.end {
             return Ok(None);
         }
-        let Filled { plan, pixels, lookup } = if self.threads.is_empty() {
+        let (plan, pixels) = if self.threads.is_empty() {
             state.taken += 1;
             let buffer = state.free.pop().unwrap_or_default();
             drop(state);
@@ -189,7 +166,7 @@ impl Prefetch {
             }
         };
         self.waited += began.elapsed();
-        Ok(Some(Batch { plan, pixels, lookup, shared: self.shared.clone() }))
+        Ok(Some(Batch { plan, pixels, shared: self.shared.clone() }))
     }
 
     /// Time spent in `next` so far: how long the step waited for data.
@@ -210,14 +187,9 @@ impl Drop for Prefetch {
 }
 
 impl Batch {
-    /// `Form::Pixels`: `plan.len() * image_len` values in the layout asked for; shards are ranges of whole images.
+    /// `plan.len() * image_len` values in the layout asked for; shards are ranges of whole images.
     pub fn pixels(&self) -> &[f32] {
         &self.pixels
-    }
-
-    /// `Form::Lookup`: the tables.
-    pub fn lookup(&self) -> Option<&StepLookup> {
-        self.lookup.as_ref()
     }
 }
 

@@ -117,7 +117,8 @@ impl Stream {
     }
 }
 
-fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+/// 128 random bits of a 128-bit counter under a key.
+pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let product_0 = u64::from(counter[0]) * 0xD251_1F53;
         let product_1 = u64::from(counter[2]) * 0xCD9E_8D57;

@@ -1,7 +1,7 @@
 //! Training steps timed from outside, for bench/run.py: the same data path, replica and optimiser as a trial's.
 //!
 //! `steps` makes as many steps as it is told on stdin and says how long they took; `gate` writes weights and batches to
-//! files and prints its losses on them, for the reference to repeat. Nothing here is used by `serve` or `run`.
+//! files, trains on them and lays each step open, for the reference to repeat. Nothing here is used by `serve` or `run`.
 
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
@@ -18,22 +18,19 @@ use sweep::settings::{
 };
 use tch::{Device, Kind, Tensor};
 
-use crate::attempt;
 use crate::batches::{Batches, ImageShape, Turn};
 use crate::collective::Solo;
-use crate::device::{self, DeviceSet};
-use crate::images::{Images, ResidentSets};
+use crate::device::DeviceSet;
 use crate::nn::Format;
-use crate::precision;
-use crate::recorded::Policy;
+use crate::optimiser::Way;
 use crate::replica::{Blueprint, Replica, Shard, StepOptions};
-use crate::weights;
+use crate::{precision, process, weights};
 
 #[derive(Subcommand)]
 pub enum Bench {
     /// Make steps on order: lines `go N` on stdin, `{"images":, "seconds":}` on stdout
     Steps(StepsArgs),
-    /// Write weights and batches, train on them, print the losses
+    /// Write weights and batches, then train on them: a step for each line on stdin, answered by `{"loss":}`
     Gate(GateArgs),
 }
 
@@ -50,21 +47,25 @@ pub struct Network {
     threads: usize,
     #[arg(long, value_enum, default_value_t = Choice::Auto)]
     precision: Choice,
-    /// `cpu` or `cuda:0`
-    #[arg(long, default_value = "cpu")]
-    device: String,
-    /// On a GPU, record steps as CUDA graphs: `auto`, `always`, `never`
-    #[arg(long, default_value = "auto")]
-    graphs: Policy,
-    /// On a GPU, how many kernels cuDNN times per shape
-    #[arg(long, default_value_t = device::CUDNN_CANDIDATES)]
-    cudnn_candidates: u32,
 }
 
 #[derive(Args)]
 pub struct StepsArgs {
     #[command(flatten)]
     network: Network,
+    /// What a trial has and these steps do without, to see what it gains
+    #[arg(long, value_enum)]
+    without: Vec<Lever>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Lever {
+    /// See `process::keep_freed_memory`
+    KeptMemory,
+    /// See `optimiser::Way`
+    OnePass,
+    /// Threads that prepare batches
+    Prefetch,
 }
 
 #[derive(Args)]
@@ -83,6 +84,9 @@ pub struct GateArgs {
     /// Written: a safetensors file with `images` and `labels` of every step
     #[arg(long)]
     batches: PathBuf,
+    /// Written with each step: the weights before it, and its gradients under names that begin with `gradient/`
+    #[arg(long)]
+    state: PathBuf,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -104,41 +108,46 @@ const WARM_UP: usize = 3;
 
 pub fn run(bench: &Bench) -> anyhow::Result<()> {
     match bench {
-        Bench::Steps(arguments) => steps(&arguments.network),
+        Bench::Steps(arguments) => steps(&arguments.network, &arguments.without),
         Bench::Gate(arguments) => gate(arguments),
     }
 }
 
-fn steps(network: &Network) -> anyhow::Result<()> {
+fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
+    if without.contains(&Lever::KeptMemory) {
+        process::give_freed_memory_back();
+    }
     let settings = network.settings(0.01)?;
-    let device = network.prepare()?;
-    let format = network.format(&settings, device);
+    let format = network.format(&settings);
     // cut out of images an eighth larger, as 224 out of 256
     let stored = network.side + network.side / 8;
     let num_images = (network.batch * 8).max(256);
     let dataset = data::stand_in::uniform(NUM_CLASSES, num_images.div_ceil(NUM_CLASSES) as usize, stored as usize);
     let pipeline = Arc::new(Pipeline::new(Arc::new(dataset), &settings, SEED, false)?);
     let image = ImageShape { channels: 3, side: network.side as usize, channels_last: format.channels_last };
-    let data_threads = network.devices()?.default_data_threads();
-    let resident = ResidentSets::new(1.0);
-    let form = resident.form(&network.devices()?.gpus_of(1), &pipeline, image);
+    let data_threads = match without.contains(&Lever::Prefetch) {
+        true => 0,
+        false => DeviceSet::parse("cpu", network.threads)?.default_data_threads(),
+    };
     let options = PrefetchOptions {
         epoch: 0,
         step: 0,
         num_epochs: settings.num_epochs(),
-        form,
+        layout: image.layout(),
         num_threads: data_threads,
         depth: 2 * data_threads.max(1),
     };
-    let batches = Batches::new(Prefetch::start(pipeline.clone(), options), 0, 1, Arc::default());
-    let images_of = Images::new(form, &resident, &pipeline, image, device);
-    let mut replica = network.replica(&settings, format, NUM_CLASSES as usize, device)?;
+    let batches = Batches::new(Prefetch::start(pipeline.clone(), options), 0, 1, image, Arc::default());
+    let mut replica = network.replica(&settings, format, NUM_CLASSES as usize)?;
+    if without.contains(&Lever::OnePass) {
+        replica.update_by(Way::Operations);
+    }
     let mut number = 0;
-    let mut make_steps = |replica: &mut Replica, count: usize| -> anyhow::Result<usize> {
+    let mut make_steps = |count: usize| -> anyhow::Result<usize> {
         let mut images = 0;
         for _ in 0..count {
             let Turn::Step(batch) = batches.take(number)? else { anyhow::bail!("nobody asked for a stop") };
-            let shard = batches.shard(&batch, 0..batch.len(), &images_of);
+            let shard = batches.shard(&batch, 0..batch.len(), Device::Cpu);
             replica.train_step(&shard, step_options(0.01, number))?;
             images += batch.len();
             number += 1;
@@ -147,7 +156,7 @@ fn steps(network: &Network) -> anyhow::Result<()> {
         anyhow::ensure!(replica.loss_sum()?.is_finite(), "the loss is not finite");
         Ok(images)
     };
-    make_steps(&mut replica, WARM_UP)?;
+    make_steps(WARM_UP)?;
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{}", json!({ "ready": true, "precision": precision::name(format) }))?;
     for line in std::io::stdin().lock().lines() {
@@ -155,12 +164,8 @@ fn steps(network: &Network) -> anyhow::Result<()> {
         let count = line.strip_prefix("go ").and_then(|count| count.parse().ok());
         let count = count.with_context(|| format!("`{line}` is not `go N`"))?;
         let start = Instant::now();
-        let images = make_steps(&mut replica, count)?;
-        let seconds = start.elapsed().as_secs_f64();
-        let peak_mib = network.devices()?.peak_memory_mib();
-        let execution = replica.execution();
-        let block = json!({ "images": images, "seconds": seconds, "peak_mib": peak_mib, "execution": execution });
-        writeln!(stdout, "{block}")?;
+        let images = make_steps(count)?;
+        writeln!(stdout, "{}", json!({ "images": images, "seconds": start.elapsed().as_secs_f64() }))?;
         stdout.flush()?;
     }
     Ok(())
@@ -169,27 +174,35 @@ fn steps(network: &Network) -> anyhow::Result<()> {
 fn gate(arguments: &GateArgs) -> anyhow::Result<()> {
     let network = &arguments.network;
     let settings = network.settings(arguments.learning_rate)?;
-    let device = network.prepare()?;
-    let format = network.format(&settings, device);
-    let mut replica = network.replica(&settings, format, arguments.classes, device)?;
+    let format = network.format(&settings);
+    let mut replica = network.replica(&settings, format, arguments.classes)?;
     weights::export(&arguments.weights, &replica.inventory, &replica.storage)?;
     tch::manual_seed(1);
     let (steps, batch, side) = (arguments.steps as i64, i64::from(network.batch), i64::from(network.side));
     let images = Tensor::randn([steps, batch, 3, side, side], (Kind::Float, Device::Cpu));
     let labels = Tensor::randint(arguments.classes as i64, [steps, batch], (Kind::Int64, Device::Cpu));
     Tensor::write_safetensors(&[("images", &images), ("labels", &labels)], &arguments.batches)?;
-    let mut losses = Vec::new();
-    for step in 0..steps {
-        let images = images.select(0, step).to_device(device);
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{}", json!({ "ready": true }))?;
+    for (step, line) in (0..steps).zip(std::io::stdin().lock().lines()) {
+        line?;
+        let images = images.select(0, step);
         let images =
             if format.channels_last { images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]) } else { images };
-        let shard =
-            Shard { images, labels: labels.select(0, step).to_device(device), mixed: None, batch_len: batch as usize };
+        let shard = Shard { images, labels: labels.select(0, step), mixed: None, batch_len: batch as usize };
+        let named = weights::named(&replica.inventory, &replica.storage).into_iter();
+        let mut state: Vec<(String, Tensor)> = named.map(|(name, tensor)| (name, tensor.copy())).collect();
         replica.set_loss_sum(0.0);
         replica.train_step(&shard, step_options(arguments.learning_rate, step as u64))?;
-        losses.push(replica.loss_sum()? / batch as f64);
+        // cross-entropy without decay or clipping leaves the gradients as they were
+        let gradients = replica.inventory.parameters.iter().enumerate().map(|(index, note)| {
+            (format!("gradient/{}", note.name), replica.storage.gradient(&replica.inventory, index))
+        });
+        state.extend(gradients);
+        weights::write(&arguments.state, state)?;
+        writeln!(stdout, "{}", json!({ "loss": replica.loss_sum()? / batch as f64 }))?;
+        stdout.flush()?;
     }
-    println!("{}", json!({ "losses": losses }));
     Ok(())
 }
 
@@ -229,36 +242,18 @@ impl Network {
         })
     }
 
-    fn devices(&self) -> anyhow::Result<DeviceSet> {
-        Ok(DeviceSet::parse(&self.device, self.threads)?)
-    }
-
-    /// Makes this thread ready for the device.
-    fn prepare(&self) -> anyhow::Result<Device> {
-        let devices = self.devices()?;
-        devices.check_present()?;
-        tch::set_num_threads(self.threads as i32);
-        device::prepare_thread(devices.kind(), false, self.cudnn_candidates)?;
-        Ok(devices.kind())
-    }
-
-    fn format(&self, settings: &Settings, device: Device) -> Format {
+    fn format(&self, settings: &Settings) -> Format {
         match self.precision {
-            Choice::Auto => precision::choose(settings, self.side as usize, device),
+            Choice::Auto => precision::choose(settings, self.side as usize, Device::Cpu),
             Choice::F32Nchw => Format { bf16: false, channels_last: false },
             Choice::F32Nhwc => Format { bf16: false, channels_last: true },
             Choice::Bf16Nhwc => Format { bf16: true, channels_last: true },
         }
     }
 
-    fn replica(
-        &self,
-        settings: &Settings,
-        format: Format,
-        num_classes: usize,
-        device: Device,
-    ) -> anyhow::Result<Replica> {
+    fn replica(&self, settings: &Settings, format: Format, num_classes: usize) -> anyhow::Result<Replica> {
+        tch::set_num_threads(self.threads as i32);
         let blueprint = Blueprint { settings, seed: SEED, channels: 3, num_classes, embeddings: None, format };
-        Ok(attempt::recordable(Replica::new(&blueprint, Arc::new(Solo::default()), device)?, self.graphs))
+        Ok(Replica::new(&blueprint, Arc::new(Solo::default()), Device::Cpu)?)
     }
 }

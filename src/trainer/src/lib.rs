@@ -8,21 +8,16 @@ pub mod batches;
 pub mod bench;
 pub mod checkpoint;
 pub mod collective;
-pub mod cuda;
 pub mod device;
 pub mod dynamic;
 pub mod error;
 pub mod evaluate;
 pub mod fault;
 pub mod head;
-pub mod images;
-#[cfg(test)]
-mod images_tests;
 pub mod leader;
 pub mod loss;
 #[cfg(test)]
 mod loss_tests;
-pub mod memory;
 pub mod models;
 pub mod nn;
 pub mod nvml;
@@ -31,9 +26,6 @@ pub mod optimiser;
 mod optimiser_tests;
 pub mod precision;
 pub mod process;
-pub mod recorded;
-#[cfg(test)]
-mod recorded_tests;
 pub mod rehearse;
 pub mod replica;
 #[cfg(test)]
@@ -43,5 +35,6 @@ pub mod serve;
 pub mod session;
 pub mod shim;
 pub mod train;
+pub mod update;
 pub mod weights;
 pub mod writer;

@@ -1,16 +1,16 @@
-//! SGD with momentum on the flat buffers: weight decay, clipping and update in a handful of operations.
+//! SGD with momentum on the flat buffers: weight decay, clipping and update in a handful of operations, or in one pass.
 //!
 //! The order is the authors': L2 gradients are added, then the global norm is clipped, then momentum. Gradients must
-//! be those of the whole batch: this runs after the all-reduce. No value is read back by the host. The learning rate, a
-//! function of the epoch (`sweep::settings::Schedule`), lies on the device, so that an update can be recorded and
-//! repeated at another rate. Next: replica.rs.
+//! be those of the whole batch: this runs after the all-reduce. No value is read back by the host. The learning rate is
+//! a function of the epoch (`sweep::settings::Schedule`). Next: replica.rs.
 
 use sweep::Settings;
 use sweep::settings::{MomentumForm, WeightDecayOn};
 use tch::{Device, Kind, Tensor};
 
 use crate::head::CLS_HEAD;
-use crate::nn::{ParameterNote, Storage};
+use crate::nn::{ParameterNote, Segment, Storage};
+use crate::update::Rule;
 
 /// How a parameter is treated; parameters of one group lie together in the flat buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,17 +55,33 @@ pub struct Sgd {
     form: MomentumForm,
     nesterov: bool,
     clip_norm: Option<f64>,
+    weight_decay: Option<Coefficient>,
+    cls_head_decay: Option<Coefficient>,
+    /// One pass is for the CPU only.
+    pub way: Way,
+}
+
+#[derive(Debug)]
+struct Coefficient {
+    value: f64,
     /// On the device: `addcmul_` takes tensors only, and uploading one per step would wait for it.
-    weight_decay: Option<Tensor>,
-    cls_head_decay: Option<Tensor>,
-    learning_rate: f64,
-    /// What gradients or momentum are multiplied by: -`learning_rate` in Keras' form, `learning_rate` in PyTorch's.
-    step_size: Tensor,
+    tensor: Tensor,
+}
+
+/// How the same bits are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// libtorch's operations, one pass over memory each: on a GPU.
+    Operations,
+    /// update.rs: on the CPU.
+    OnePass,
 }
 
 impl Sgd {
     pub fn new(settings: &Settings, device: Device) -> Self {
-        let coefficient = |value: f64| (value != 0.0).then(|| Tensor::full([], value, (Kind::Float, device)));
+        let coefficient = |value: f64| {
+            (value != 0.0).then(|| Coefficient { value, tensor: Tensor::full([], value, (Kind::Float, device)) })
+        };
         Self {
             momentum: settings.momentum,
             form: settings.momentum_form,
@@ -73,23 +89,23 @@ impl Sgd {
             clip_norm: settings.clip_norm,
             weight_decay: coefficient(settings.weight_decay),
             cls_head_decay: coefficient(settings.cls_head_decay),
-            learning_rate: 0.0,
-            step_size: Tensor::zeros([], (Kind::Float, device)),
+            way: if device.is_cuda() { Way::Operations } else { Way::OnePass },
         }
     }
 
-    /// For the updates from here on.
-    pub fn set_learning_rate(&mut self, learning_rate: f64) {
-        if learning_rate != self.learning_rate {
-            self.learning_rate = learning_rate;
-            let sign = if self.form == MomentumForm::Keras { -1.0 } else { 1.0 };
-            let _ = self.step_size.fill_(sign * learning_rate);
+    fn decay(&self, decay: Decay) -> Option<&Coefficient> {
+        match decay {
+            Decay::Weights => self.weight_decay.as_ref(),
+            Decay::ClsHead => self.cls_head_decay.as_ref(),
+            Decay::None => None,
         }
     }
 
     /// One update of the weights, or of the head's alone. `storage.gradients` is used up.
-    pub fn step(&self, storage: &mut Storage<Group>, head_only: bool) {
+    pub fn step(&self, storage: &mut Storage<Group>, learning_rate: f64, head_only: bool) {
         let _guard = tch::no_grad_guard();
+        // the norm that is clipped is that of gradients and decay together
+        let decays_first = self.way == Way::Operations || self.clip_norm.is_some();
         for segment in &storage.layout.segments {
             let (start, length) = (segment.range.start as i64, segment.range.len() as i64);
             let mut gradients = storage.gradients.narrow(0, start, length);
@@ -97,29 +113,45 @@ impl Sgd {
                 let _ = gradients.zero_();
                 continue;
             }
-            let decay = match segment.group.decay {
-                Decay::Weights => &self.weight_decay,
-                Decay::ClsHead => &self.cls_head_decay,
-                Decay::None => &None,
-            };
-            if let Some(decay) = decay {
-                let _ = gradients.addcmul_(&storage.weights.narrow(0, start, length), decay);
+            if let Some(decay) = self.decay(segment.group.decay).filter(|_| decays_first) {
+                let _ = gradients.addcmul_(&storage.weights.narrow(0, start, length), &decay.tensor);
             }
         }
         if let Some(limit) = self.clip_norm {
             clip(&mut storage.gradients, limit);
         }
-        self.update(storage);
-        storage.refresh_working_copy();
+        match self.way {
+            Way::OnePass => self.update_in_one_pass(storage, learning_rate, head_only, !decays_first),
+            Way::Operations => {
+                self.update(storage, learning_rate);
+                storage.refresh_working_copy();
+            }
+        }
     }
 
-    fn update(&self, storage: &mut Storage<Group>) {
+    fn update_in_one_pass(&self, storage: &mut Storage<Group>, learning_rate: f64, head_only: bool, decays: bool) {
+        for Segment { range, group } in storage.layout.segments.clone() {
+            let frozen = head_only && group.part == Part::Backbone;
+            let decay = self.decay(group.decay).filter(|_| decays && !frozen);
+            let rule = Rule {
+                learning_rate: learning_rate as f32,
+                momentum: self.momentum as f32,
+                decay: decay.map_or(0.0, |decay| decay.value as f32),
+                keras: self.form == MomentumForm::Keras,
+                nesterov: self.nesterov,
+                decays: decay.is_some(),
+            };
+            storage.update(range, rule);
+        }
+    }
+
+    fn update(&self, storage: &mut Storage<Group>, learning_rate: f64) {
         let Storage { weights, gradients, momentum, .. } = storage;
         let _ = momentum.g_mul_scalar_(self.momentum);
         match self.form {
             // v = m v - lr g; w += v, or with Nesterov w += m v - lr g
             MomentumForm::Keras => {
-                let _ = gradients.g_mul_(&self.step_size);
+                let _ = gradients.g_mul_scalar_(-learning_rate);
                 let _ = momentum.g_add_(gradients);
                 if self.nesterov {
                     let _ = weights.g_add_(gradients);
@@ -133,9 +165,9 @@ impl Sgd {
                 let _ = momentum.g_add_(gradients);
                 if self.nesterov {
                     let _ = gradients.g_add_(&(&*momentum * self.momentum));
-                    let _ = weights.g_sub_(&(&*gradients * &self.step_size));
+                    let _ = weights.g_sub_(&(&*gradients * learning_rate));
                 } else {
-                    let _ = weights.g_sub_(&(&*momentum * &self.step_size));
+                    let _ = weights.g_sub_(&(&*momentum * learning_rate));
                 }
             }
         }

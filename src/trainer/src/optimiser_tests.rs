@@ -4,10 +4,10 @@
 
 use sweep::Settings;
 use sweep::settings::{MomentumForm, WeightDecayOn};
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 use crate::nn::{Builder, Fill, Format, Layout, Options, Role, Storage};
-use crate::optimiser::{Group, Sgd};
+use crate::optimiser::{Group, Sgd, Way};
 
 fn settings() -> Settings {
     let mut settings = sweep::recipe::settings("quick", "digits").expect("a recipe");
@@ -50,9 +50,7 @@ impl Fixture {
         for index in 0..NAMES.len() {
             let _ = self.storage.gradient(&self.inventory, index).fill_(gradient);
         }
-        let mut optimiser = Sgd::new(settings, Device::Cpu);
-        optimiser.set_learning_rate(learning_rate);
-        optimiser.step(&mut self.storage, head_only);
+        Sgd::new(settings, Device::Cpu).step(&mut self.storage, learning_rate, head_only);
         (0..NAMES.len()).map(|index| self.storage.master(&self.inventory, index).double_value(&[0, 0])).collect()
     }
 }
@@ -119,4 +117,51 @@ fn the_first_phase_of_fine_tuning_moves_the_head_alone() {
     assert_close(&after[..2], &[1.0, 1.0]);
     assert!(after[2..].iter().all(|&weight| weight < 1.0));
     assert_eq!(fixture.storage.momentum.sum(Kind::Double).double_value(&[]).signum(), -1.0);
+}
+
+/// Weights, momentum and bf16 copy after three steps on gradients of all sizes.
+fn trained(settings: &Settings, way: Way, head_only: bool) -> Vec<Vec<f32>> {
+    let builder = Builder::new(Options { init: settings.init, batch_norm_eps: 1e-3 });
+    // longer than a block of the one pass, and than what one thread gets; odd, so that vectors have remainders
+    for ((name, role), length) in NAMES.into_iter().zip([30_011, 63, 9_001, 7, 129]) {
+        builder.parameter(name, &[length, 1], role, Fill::Normal { std: 0.5 });
+    }
+    let inventory = builder.inventory();
+    let layout =
+        Layout::new(&inventory, Format { bf16: true, channels_last: false }, |note| Group::of(note, settings, "fc"));
+    let mut storage = Storage::new(&inventory, layout, 3, Device::Cpu).unwrap();
+    let mut optimiser = Sgd::new(settings, Device::Cpu);
+    optimiser.way = way;
+    for step in 1..4 {
+        storage.clear_gradients();
+        for (index, note) in inventory.parameters.iter().enumerate() {
+            let numbers = Tensor::arange(note.shape[0], (Kind::Float, Device::Cpu)) * 0.37 * f64::from(step);
+            let gradient = (&numbers.sin() * (&numbers * 0.01).cos().exp2() * 3.0).view(note.shape.as_slice());
+            storage.gradient(&inventory, index).copy_(&gradient);
+        }
+        optimiser.step(&mut storage, 0.1 / f64::from(step), head_only);
+    }
+    let working = storage.parameters[0].to_kind(Kind::Float).view([-1]).detach();
+    [&storage.weights, &storage.momentum, &working].map(|values| Vec::try_from(values).unwrap()).to_vec()
+}
+
+#[test]
+fn one_pass_makes_the_bits_of_the_operations() {
+    for number in 0..32 {
+        let on = |bit: usize| number >> bit & 1 == 1;
+        let settings = Settings {
+            momentum_form: if on(0) { MomentumForm::Keras } else { MomentumForm::Torch },
+            nesterov: on(1),
+            weight_decay: if on(2) { 5e-3 } else { 0.0 },
+            cls_head_decay: 1e-2,
+            clip_norm: on(3).then_some(1.0),
+            ..settings()
+        };
+        let of = |way: Way| trained(&settings, way, on(4));
+        let (one_pass, operations) = (of(Way::OnePass), of(Way::Operations));
+        for (name, (found, expected)) in ["weights", "momentum", "copy"].iter().zip(one_pass.iter().zip(&operations)) {
+            let same = found.iter().zip(expected).all(|(found, expected)| found.to_bits() == expected.to_bits());
+            assert!(same && found.len() == expected.len(), "{name} with {settings:?}");
+        }
+    }
 }

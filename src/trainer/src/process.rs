@@ -19,6 +19,18 @@ pub fn keep_freed_memory() {
     }
 }
 
+/// What glibc's settings come to by themselves in a process that frees large blocks: for comparison only.
+pub fn give_freed_memory_back() {
+    const LARGEST_OWN_BLOCK: i32 = 32 << 20;
+    // SAFETY: mallopt only sets parameters of glibc's allocator.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 65536);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST_OWN_BLOCK);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * LARGEST_OWN_BLOCK);
+        libc::mallopt(libc::M_TOP_PAD, 0);
+    }
+}
+
 /// cuBLAS gives the same bits in every run only with a workspace of fixed size, chosen before its first use.
 pub fn fix_cublas_workspace() {
     // SAFETY: changes the environment; called before any other thread exists.

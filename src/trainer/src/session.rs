@@ -15,8 +15,6 @@ use crate::attempt::{self, Outcome, Surroundings};
 use crate::device::DeviceSet;
 use crate::error::TrialError;
 use crate::fault::Fault;
-use crate::images::ResidentSets;
-use crate::recorded::Policy;
 use crate::serve::Runner;
 
 /// What does not change from trial to trial.
@@ -29,10 +27,6 @@ pub struct SessionOptions {
     pub report_interval: Duration,
     pub collective_deadline: Duration,
     pub data_threads: usize,
-    /// Whether steps are recorded, on a GPU.
-    pub recording: Policy,
-    /// Most of a GPU's memory to take, as a share of all of it.
-    pub memory_share: f64,
     /// Where the weights of a finished trial go.
     pub weights_out: Option<PathBuf>,
 }
@@ -40,7 +34,6 @@ pub struct SessionOptions {
 pub struct Session {
     options: SessionOptions,
     kept: Option<(DatasetKey, Arc<Dataset>)>,
-    resident: Arc<ResidentSets>,
 }
 
 /// What decides a data set's pixels.
@@ -55,8 +48,7 @@ struct DatasetKey {
 
 impl Session {
     pub fn new(options: SessionOptions) -> Self {
-        let resident = Arc::new(ResidentSets::new(options.memory_share));
-        Self { options, kept: None, resident }
+        Self { options, kept: None }
     }
 }
 
@@ -74,7 +66,6 @@ impl Runner for Session {
         let around = Surroundings {
             devices: &self.options.devices,
             dataset,
-            resident: &self.resident,
             requested_at,
             stop,
             fault: self.options.fault,
@@ -82,7 +73,6 @@ impl Runner for Session {
             report_interval: self.options.report_interval,
             collective_deadline: self.options.collective_deadline,
             data_threads: self.options.data_threads,
-            recording: self.options.recording,
             weights_out: self.options.weights_out.clone(),
         };
         attempt::run(request, &around, report)

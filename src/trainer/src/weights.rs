@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 
 use crate::nn::{Inventory, Storage};
+pub use files::write;
 use plan::{Plan, plan};
 
 #[derive(Debug, thiserror::Error)]
@@ -99,11 +100,15 @@ impl Weights {
 /// (`load_state_dict(torch.load(path))`): a state dict under `.pth` or `.pt`, else safetensors. The file appears
 /// complete or not at all.
 pub fn export<G>(path: &Path, inventory: &Inventory, storage: &Storage<G>) -> Result<(), WeightsError> {
+    write(path, named(inventory, storage))
+}
+
+/// Weights and moving statistics in f32, under torchvision's names. They share the storage's memory.
+pub fn named<G>(inventory: &Inventory, storage: &Storage<G>) -> Vec<(String, Tensor)> {
     let _guard = tch::no_grad_guard();
     let parameters = inventory.parameters.iter().enumerate();
     let parameters = parameters.map(|(index, note)| (note.name.clone(), storage.master(inventory, index)));
     let buffers = inventory.buffers.iter().zip(&storage.buffers);
     let buffers = buffers.map(|(note, tensor)| (note.name.clone(), tensor.shallow_clone()));
-    let tensors = parameters.chain(buffers).map(|(name, tensor)| (name, tensor.to_kind(Kind::Float))).collect();
-    files::write(path, tensors)
+    parameters.chain(buffers).map(|(name, tensor)| (name, tensor.to_kind(Kind::Float))).collect()
 }

@@ -1,4 +1,4 @@
-//! Replicas on several GPUs over NCCL: one thread each, of one process or of several.
+//! Replicas on several GPUs of one process, one thread each, over NCCL.
 //!
 //! Never run on hardware so far: this code was written and tested on machines without a GPU, its logic against a fake
 //! library (nccl/fake.rs) and its bindings against the real one as far as that goes without a device. How NCCL hangs
@@ -9,8 +9,6 @@
 mod backend;
 mod cuda;
 mod device;
-#[cfg(test)]
-mod drills;
 #[cfg(test)]
 pub(super) mod fake;
 mod library;
@@ -27,10 +25,9 @@ use tch::Tensor;
 
 use super::meeting::Meeting;
 use super::{Collective, CollectiveError};
-use backend::{Backend, Operation, Part, State};
+use backend::{Backend, Operation, State};
 use device::Gpus;
 
-pub use backend::GroupId;
 pub use cuda::pci_bus_id;
 
 /// Collectives that a replica may have queued on its device before it waits for the oldest: a replica that races
@@ -42,30 +39,12 @@ const PAUSES: [Duration; 2] = [Duration::from_micros(10), Duration::from_millis(
 /// The ends of a group on these GPUs, in rank order. Communicators are made once for a set of devices and used again
 /// by later trials, unless a group on them failed.
 pub fn nccl(devices: &[usize], deadline: Duration) -> Result<Vec<Box<dyn Collective>>, CollectiveError> {
-    pool()?.group(devices, deadline)
-}
-
-/// One replica's end of a group of as many processes; all of them are given the same `id`.
-pub fn nccl_among_processes(
-    id: GroupId,
-    (rank, size): (usize, usize),
-    device: usize,
-    deadline: Duration,
-) -> Result<Box<dyn Collective>, CollectiveError> {
-    let part = Part { devices: vec![device], first_rank: rank, size, id: Some(id) };
-    let communicators = Communicators::make(pool()?.backend.clone(), part, deadline)?;
-    Ok(ends(&Arc::new(communicators), deadline).remove(0))
-}
-
-/// A new name for a group of several processes.
-pub fn nccl_group_id() -> Result<GroupId, CollectiveError> {
-    pool()?.backend.group_id().map_err(|reason| CollectiveError::Failed { operation: "naming a group", reason })
-}
-
-fn pool() -> Result<&'static Pool<Gpus>, CollectiveError> {
     static POOL: OnceLock<Result<Pool<Gpus>, String>> = OnceLock::new();
     let pool = POOL.get_or_init(|| Gpus::open().map(Pool::new).map_err(|error| error.to_string()));
-    pool.as_ref().map_err(|reason| CollectiveError::Failed { operation: "opening NCCL", reason: reason.clone() })
+    match pool {
+        Ok(pool) => pool.group(devices, deadline),
+        Err(reason) => Err(CollectiveError::Failed { operation: "opening NCCL", reason: reason.clone() }),
+    }
 }
 
 /// Communicators by set of devices.
@@ -85,56 +64,50 @@ impl<B: Backend> Pool<B> {
             idle.retain(|communicators| communicators.is_whole());
             let found = idle
                 .iter()
-                .find(|communicators| communicators.part.devices == devices && Arc::strong_count(communicators) == 1);
+                .find(|communicators| communicators.devices == devices && Arc::strong_count(communicators) == 1);
             match found {
                 Some(communicators) => communicators.clone(),
                 None => {
-                    let made = Arc::new(Communicators::make(self.backend.clone(), Part::whole(devices), deadline)?);
+                    let made = Arc::new(Communicators::make(self.backend.clone(), devices, deadline)?);
                     idle.push(made.clone());
                     made
                 }
             }
         };
-        Ok(ends(&communicators, deadline))
+        let meeting = Arc::new(Meeting::new(devices.len(), deadline, ()));
+        let end = |rank| Nccl {
+            communicators: communicators.clone(),
+            meeting: meeting.clone(),
+            rank,
+            in_flight: Mutex::default(),
+            num_completed: AtomicU64::new(0),
+        };
+        Ok((0..devices.len()).map(|rank| Box::new(end(rank)) as Box<dyn Collective>).collect())
     }
-}
-
-/// One end for each replica of this process.
-fn ends<B: Backend>(communicators: &Arc<Communicators<B>>, deadline: Duration) -> Vec<Box<dyn Collective>> {
-    let count = communicators.part.devices.len();
-    let meeting = Arc::new(Meeting::new(count, deadline, ()));
-    let end = |place| Nccl {
-        communicators: communicators.clone(),
-        meeting: meeting.clone(),
-        place,
-        in_flight: Mutex::default(),
-        num_completed: AtomicU64::new(0),
-    };
-    (0..count).map(|place| Box::new(end(place)) as Box<dyn Collective>).collect()
 }
 
 /// One communicator for each device, in rank order; `None` after an abort.
 struct Communicators<B: Backend> {
     backend: Arc<B>,
-    part: Part,
+    devices: Vec<usize>,
     ends: Vec<Mutex<Option<B::Communicator>>>,
 }
 
 impl<B: Backend> Communicators<B> {
-    fn make(backend: Arc<B>, part: Part, deadline: Duration) -> Result<Self, CollectiveError> {
+    fn make(backend: Arc<B>, devices: &[usize], deadline: Duration) -> Result<Self, CollectiveError> {
         const OPERATION: &str = "making communicators";
         let failed = |reason| CollectiveError::Failed { operation: OPERATION, reason };
-        let ends = backend.start(&part).map_err(failed)?.into_iter().map(|end| Mutex::new(Some(end))).collect();
+        let ends = backend.start(devices).map_err(failed)?.into_iter().map(|end| Mutex::new(Some(end))).collect();
         // dropping an unfinished set aborts it
-        let made = Self { backend, part, ends };
+        let made = Self { backend, devices: devices.to_owned(), ends };
         let until = Instant::now() + deadline;
         let mut pause = PAUSES[0];
         loop {
             let mut missing = Vec::new();
-            for place in 0..made.ends.len() {
-                match made.state(place) {
+            for rank in 0..devices.len() {
+                match made.state(rank) {
                     State::Ready => {}
-                    State::InProgress => missing.push(made.part.first_rank + place),
+                    State::InProgress => missing.push(rank),
                     State::Failed(reason) => {
                         made.abort_all();
                         return Err(failed(reason));
@@ -147,29 +120,28 @@ impl<B: Backend> Communicators<B> {
             if Instant::now() >= until {
                 made.abort_all();
                 let seconds = deadline.as_secs();
-                let rank = made.part.first_rank;
-                return Err(CollectiveError::TimedOut { rank, operation: OPERATION, seconds, missing });
+                return Err(CollectiveError::TimedOut { rank: 0, operation: OPERATION, seconds, missing });
             }
             pause = rest(pause);
         }
     }
 
-    fn state(&self, place: usize) -> State {
-        match &*lock(&self.ends[place]) {
+    fn state(&self, rank: usize) -> State {
+        match &*lock(&self.ends[rank]) {
             Some(end) => self.backend.state(end),
             None => State::Failed("its communicator was aborted".to_owned()),
         }
     }
 
     /// Frees a replica's communicator and stops its kernels; nothing if that happened before.
-    fn abort(&self, place: usize) {
-        if let Some(end) = lock(&self.ends[place]).take() {
+    fn abort(&self, rank: usize) {
+        if let Some(end) = lock(&self.ends[rank]).take() {
             self.backend.abort(end);
         }
     }
 
     fn abort_all(&self) {
-        (0..self.ends.len()).for_each(|place| self.abort(place));
+        (0..self.ends.len()).for_each(|rank| self.abort(rank));
     }
 
     fn is_whole(&self) -> bool {
@@ -180,7 +152,7 @@ impl<B: Backend> Communicators<B> {
 impl<B: Backend> Drop for Communicators<B> {
     fn drop(&mut self) {
         let ends: Vec<B::Communicator> = self.ends.iter().filter_map(|end| lock(end).take()).collect();
-        if ends.len() == self.part.devices.len() {
+        if ends.len() == self.devices.len() {
             self.backend.close(ends);
         } else {
             // the others of a broken set would wait for the one that is gone
@@ -200,10 +172,8 @@ impl<B: Backend> Drop for Communicators<B> {
 /// - queued kernels that never end: on any failure every replica aborts its own communicator, which stops them.
 struct Nccl<B: Backend> {
     communicators: Arc<Communicators<B>>,
-    /// Of the replicas of this process.
     meeting: Arc<Meeting<()>>,
-    /// Among the replicas of this process.
-    place: usize,
+    rank: usize,
     in_flight: Mutex<VecDeque<InFlight<B::Event>>>,
     num_completed: AtomicU64,
 }
@@ -217,7 +187,7 @@ struct InFlight<E> {
 
 impl<B: Backend> Nccl<B> {
     fn device(&self) -> usize {
-        self.communicators.part.devices[self.place]
+        self.communicators.devices[self.rank]
     }
 
     fn run(&self, operation: Operation, tensor: &Tensor) -> Result<(), CollectiveError> {
@@ -233,20 +203,20 @@ impl<B: Backend> Nccl<B> {
             return Err(failed("the tensor is not contiguous".to_owned()));
         }
         self.wait_until_in_flight(MAX_IN_FLIGHT - 1, name)?;
-        self.meeting.meet(self.place, name, |()| (), |()| ())?;
+        self.meeting.meet(self.rank, name, |()| (), |()| ())?;
         let backend = &self.communicators.backend;
-        match &*lock(&self.communicators.ends[self.place]) {
+        match &*lock(&self.communicators.ends[self.rank]) {
             Some(end) => backend.enqueue(end, self.device(), operation, tensor).map_err(failed)?,
             None => return Err(failed("its communicator was aborted".to_owned())),
         }
-        self.poll(name, || match self.communicators.state(self.place) {
+        self.poll(name, || match self.communicators.state(self.rank) {
             State::Ready => Ok(true),
             State::InProgress => Ok(false),
             State::Failed(reason) => Err(reason),
         })?;
         let done = backend.mark(self.device()).map_err(failed)?;
         lock(&self.in_flight).push_back(InFlight { done, _tensor: tensor.shallow_clone() });
-        self.meeting.meet(self.place, name, |()| (), |()| ())
+        self.meeting.meet(self.rank, name, |()| (), |()| ())
     }
 
     /// Waits until at most `count` collectives are left on the device.
@@ -255,7 +225,7 @@ impl<B: Backend> Nccl<B> {
         while in_flight.len() > count {
             let oldest = in_flight.front().expect("longer than count");
             self.poll(operation, || {
-                if let State::Failed(reason) = self.communicators.state(self.place) {
+                if let State::Failed(reason) = self.communicators.state(self.rank) {
                     return Err(reason);
                 }
                 self.communicators.backend.is_done(self.device(), &oldest.done)
@@ -283,7 +253,7 @@ impl<B: Backend> Nccl<B> {
             }
             if Instant::now() >= until {
                 let seconds = self.meeting.deadline.as_secs();
-                return Err(CollectiveError::TimedOut { rank: self.rank(), operation, seconds, missing: Vec::new() });
+                return Err(CollectiveError::TimedOut { rank: self.rank, operation, seconds, missing: Vec::new() });
             }
             pause = rest(pause);
         }
@@ -293,7 +263,7 @@ impl<B: Backend> Nccl<B> {
     fn ending_all(&self, result: Result<(), CollectiveError>) -> Result<(), CollectiveError> {
         result.map_err(|failure| {
             let first = self.meeting.fail(failure);
-            self.communicators.abort(self.place);
+            self.communicators.abort(self.rank);
             first
         })
     }
@@ -301,11 +271,11 @@ impl<B: Backend> Nccl<B> {
 
 impl<B: Backend> Collective for Nccl<B> {
     fn rank(&self) -> usize {
-        self.communicators.part.first_rank + self.place
+        self.rank
     }
 
     fn size(&self) -> usize {
-        self.communicators.part.size
+        self.communicators.devices.len()
     }
 
     fn all_reduce(&self, tensor: &Tensor) -> Result<(), CollectiveError> {
@@ -332,15 +302,15 @@ impl<B: Backend> Collective for Nccl<B> {
     }
 
     fn abort(&self, reason: &str) {
-        self.meeting.fail(CollectiveError::Aborted { rank: self.rank(), reason: reason.to_owned() });
-        self.communicators.abort(self.place);
+        self.meeting.fail(CollectiveError::Aborted { rank: self.rank, reason: reason.to_owned() });
+        self.communicators.abort(self.rank);
     }
 }
 
 impl<B: Backend> Drop for Nccl<B> {
     fn drop(&mut self) {
         if self.meeting.failure().is_some() {
-            self.communicators.abort(self.place);
+            self.communicators.abort(self.rank);
         }
     }
 }

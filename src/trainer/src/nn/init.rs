@@ -61,20 +61,7 @@ impl Philox {
 
     /// 128 random bits of a 128-bit counter.
     fn block(self, index: u64, round: u32) -> [u32; 4] {
-        let mut counter = [index as u32, (index >> 32) as u32, round, 0];
-        let mut key = self.key;
-        for _ in 0..10 {
-            let left = u64::from(counter[0]) * 0xD251_1F53;
-            let right = u64::from(counter[2]) * 0xCD9E_8D57;
-            counter = [
-                (right >> 32) as u32 ^ counter[1] ^ key[0],
-                right as u32,
-                (left >> 32) as u32 ^ counter[3] ^ key[1],
-                left as u32,
-            ];
-            key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
-        }
-        counter
+        data::philox([index as u32, (index >> 32) as u32, round, 0], self.key)
     }
 
     /// In the open interval (0, 1), with 53 bits.

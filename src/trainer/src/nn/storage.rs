@@ -11,6 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::builder::{Inventory, ParameterNote};
 use super::init::draw;
 use crate::shim::{self, ShimError};
+use crate::update::{self, Rule};
 
 /// Every view starts on a multiple of this many elements: vector units and cuDNN want aligned pointers.
 const ALIGNMENT: usize = 64;
@@ -101,21 +102,16 @@ pub struct Storage<G> {
     /// Leaves of the graph, in the order of the inventory.
     pub parameters: Vec<Tensor>,
     pub buffers: Vec<Tensor>,
-    /// Empty until `set_batch_statistics_apart`.
-    pub batch_statistics: BatchBuffers,
     working: Option<WorkingCopy>,
+    /// On the CPU backward passes leave each gradient in a tensor of its own, and these are the views of `gradients`
+    /// that they are collected into. On a GPU, whose recorded steps need fixed places, they write into the views.
+    collected: Option<Vec<Tensor>>,
 }
 
-/// Statistics of one batch, laid out like the moving ones.
-pub struct BatchBuffers {
-    flat: Tensor,
-    pub buffers: Vec<Tensor>,
-}
-
-/// bf16 copy of the convolutions' part, and the gradients that meet it.
+/// bf16 copy of the convolutions' part, and the gradients that meet it, where they have fixed places.
 struct WorkingCopy {
     weights: Tensor,
-    gradients: Tensor,
+    gradients: Option<Tensor>,
 }
 
 impl<G> Storage<G> {
@@ -127,25 +123,29 @@ impl<G> Storage<G> {
         let gradients = flat(layout.length, Kind::Float);
         let working = layout.format.bf16.then(|| WorkingCopy {
             weights: flat(layout.convolutions, Kind::BFloat16),
-            gradients: flat(layout.convolutions, Kind::BFloat16),
+            gradients: device.is_cuda().then(|| flat(layout.convolutions, Kind::BFloat16)),
         });
+        let mut collected = (!device.is_cuda()).then(Vec::new);
         let mut parameters = Vec::with_capacity(inventory.parameters.len());
         for (index, note) in inventory.parameters.iter().enumerate() {
             let values = Tensor::from_slice(&draw(seed, &note.name, &note.shape, note.fill));
             view(&weights, note, &layout, index).copy_(&values.view(note.shape.as_slice()));
-            let (values, gradient) = match &working {
-                Some(copy) if note.role.is_convolution() => (&copy.weights, &copy.gradients),
-                _ => (&weights, &gradients),
-            };
+            let copy = working.as_ref().filter(|_| note.role.is_convolution());
+            let values = copy.map_or(&weights, |copy| &copy.weights);
             let leaf = view(values, note, &layout, index).detach().set_requires_grad(true);
-            shim::set_grad(&leaf, &view(gradient, note, &layout, index))?;
+            match &mut collected {
+                Some(views) => views.push(view(&gradients, note, &layout, index)),
+                None => {
+                    let flat = copy.and_then(|copy| copy.gradients.as_ref()).unwrap_or(&gradients);
+                    shim::set_grad(&leaf, &view(flat, note, &layout, index))?;
+                }
+            }
             parameters.push(leaf);
         }
         let (statistics, buffers) = buffers(inventory, seed, device);
         let momentum = weights.zeros_like();
-        let batch_statistics = BatchBuffers { flat: statistics.narrow(0, 0, 0), buffers: Vec::new() };
         let mut storage =
-            Self { layout, weights, gradients, momentum, statistics, parameters, buffers, batch_statistics, working };
+            Self { layout, weights, gradients, momentum, statistics, parameters, buffers, working, collected };
         storage.refresh_working_copy();
         Ok(storage)
     }
@@ -158,35 +158,33 @@ impl<G> Storage<G> {
         }
     }
 
-    /// Makes a place for the statistics of one batch, apart from the moving ones.
-    pub fn set_batch_statistics_apart(&mut self, inventory: &Inventory) {
-        let _guard = tch::no_grad_guard();
-        // the seed is for buffers that are drawn, and statistics are not
-        let (flat, buffers) = buffers(inventory, 0, self.statistics.device());
-        self.batch_statistics = BatchBuffers { flat, buffers };
-    }
-
-    /// moving += momentum * (batch - moving); `momentum` is on the device.
-    pub fn take_in_batch_statistics(&self, momentum: &Tensor) {
-        if self.statistics.numel() > 0 {
-            let _guard = tch::no_grad_guard();
-            let _ = self.statistics.shallow_clone().lerp_tensor_(&self.batch_statistics.flat, momentum);
-        }
-    }
-
     /// To be called before a backward pass.
     pub fn clear_gradients(&mut self) {
+        if self.collected.is_some() {
+            // collecting writes every one of them
+            return;
+        }
         let _ = self.gradients.zero_();
-        if let Some(copy) = &mut self.working {
-            let _ = copy.gradients.zero_();
+        if let Some(gradients) = self.working.as_mut().and_then(|copy| copy.gradients.as_mut()) {
+            let _ = gradients.zero_();
         }
     }
 
     /// To be called after a backward pass: afterwards `gradients` holds everything in f32.
-    pub fn collect_gradients(&mut self) {
-        if let Some(copy) = &self.working {
-            self.gradients.narrow(0, 0, copy.gradients.size()[0]).copy_(&copy.gradients);
+    pub fn collect_gradients(&mut self) -> Result<(), ShimError> {
+        if let Some(views) = &self.collected {
+            return update::collect_gradients(&self.parameters, views);
         }
+        if let Some(gradients) = self.working.as_ref().and_then(|copy| copy.gradients.as_ref()) {
+            self.gradients.narrow(0, 0, gradients.size()[0]).copy_(gradients);
+        }
+        Ok(())
+    }
+
+    /// Updates a range of `weights` and `momentum` from `gradients`, and the working copy, in one pass. On the CPU.
+    pub fn update(&mut self, range: Range<usize>, rule: Rule) {
+        let working = self.working.as_mut().map(|copy| &mut copy.weights);
+        update::update((&mut self.weights, &mut self.momentum), &self.gradients, working, range, rule);
     }
 
     /// f32 view of a parameter under its declared shape, by index into the inventory.
