@@ -30,7 +30,8 @@ pub(crate) enum Value {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Variables(Vec<(String, Value)>);
 
-const MAX_UNPACKED: u64 = 256 << 20;
+/// Fifty times the largest annotation file; a byte may become eight as a number.
+const MAX_UNPACKED: u64 = 64 << 20;
 const MAX_DEPTH: usize = 8;
 
 mod kind {
@@ -121,7 +122,7 @@ fn parse(bytes: &[u8]) -> Result<Variables, String> {
             let mut unpacked = Vec::new();
             let read = ZlibDecoder::new(body).take(budget + 1).read_to_end(&mut unpacked);
             read.map_err(|error| format!("a compressed variable is corrupt: {error}"))?;
-            budget = budget.checked_sub(unpacked.len() as u64).ok_or("it unpacks to more than 256 MiB")?;
+            budget = budget.checked_sub(unpacked.len() as u64).ok_or("it unpacks to more than 64 MiB")?;
             let (tag, body, _) = element(&unpacked)?;
             push(tag, body, &mut variables)?;
         } else {
@@ -308,5 +309,69 @@ pub(crate) mod write {
             Value::Other => {}
         }
         element(super::kind::MATRIX, &body, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn header() -> Vec<u8> {
+        write::file(&[])
+    }
+
+    fn refused(bytes: &[u8]) -> String {
+        parse(bytes).expect_err("it is hostile")
+    }
+
+    fn tag(kind: u32, length: u32) -> Vec<u8> {
+        [kind.to_le_bytes(), length.to_le_bytes()].concat()
+    }
+
+    /// A few hundred kilobytes that unpack to more than any machine has, were they all unpacked.
+    #[test]
+    fn a_bomb_is_not_unpacked() {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&tag(kind::MATRIX, u32::MAX)).unwrap();
+        let zeros = vec![0; 1 << 20];
+        (0..65).for_each(|_| encoder.write_all(&zeros).unwrap());
+        let packed = encoder.finish().unwrap();
+        assert!(packed.len() < 1 << 20, "{} bytes", packed.len());
+        let mut bytes = header();
+        for _ in 0..100 {
+            bytes.extend(tag(kind::COMPRESSED, packed.len() as u32));
+            bytes.extend(&packed);
+        }
+        assert!(refused(&bytes).contains("more than 64 MiB"), "{}", refused(&bytes));
+    }
+
+    #[test]
+    fn cells_in_cells_end_at_a_depth() {
+        let mut value = Value::Numbers(vec![1.0]);
+        for _ in 0..MAX_DEPTH {
+            value = Value::Cell(vec![value]);
+        }
+        parse(&write::file(&[("deep", &value)])).unwrap();
+        let deeper = Value::Cell(vec![value]);
+        assert!(refused(&write::file(&[("deeper", &deeper)])).contains("nested"));
+    }
+
+    #[test]
+    fn announced_lengths_are_not_believed() {
+        for class in [1u8, 2, 6] {
+            let mut body = tag(6, 8);
+            body.extend([class, 0, 0, 0, 0, 0, 0, 0]);
+            body.extend(tag(5, 8));
+            body.extend([1i32.to_le_bytes(), (1i32 << 30).to_le_bytes()].concat());
+            body.extend(tag(1, 0));
+            body.extend([5, 0, 4, 0, 32, 0, 0, 0]);
+            body.extend(tag(9, u32::MAX));
+            let mut bytes = header();
+            bytes.extend(tag(kind::MATRIX, body.len() as u32));
+            bytes.extend(body);
+            assert!(!refused(&bytes).is_empty());
+        }
     }
 }

@@ -191,6 +191,11 @@ fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// `FUZZ_ROUNDS=20000 cargo test --release -p data damaged` looks for longer.
+fn fuzz_rounds() -> u32 {
+    std::env::var("FUZZ_ROUNDS").map_or(60, |rounds| rounds.parse().expect("a number"))
+}
+
 /// Truncates and flips bytes of every annotation file: the answer is an error or other data, never a panic.
 fn damage(place: &Place, name: &str) {
     let mut files = Vec::new();
@@ -200,7 +205,7 @@ fn damage(place: &Place, name: &str) {
     for path in files {
         let whole = std::fs::read(&path).unwrap();
         let mut refused = 0;
-        for round in 0..60 {
+        for round in 0..fuzz_rounds() {
             let mut bytes = whole.clone();
             if round % 3 == 0 {
                 bytes.truncate(stream.below(whole.len() as u32) as usize);
@@ -254,7 +259,7 @@ fn damaged_images_are_left_out_or_refused_and_never_panic() {
         assert!(error.to_string().contains("image_1.jpg"), "{error}");
     }
     let mut stream = Stream::new(2, Purpose::StandIn, 0, 0, 0);
-    for _ in 0..100 {
+    for _ in 0..fuzz_rounds().max(100) {
         let mut bytes = whole.clone();
         bytes[stream.below(whole.len() as u32) as usize] = stream.next_u32() as u8;
         std::fs::write(&victim, &bytes).unwrap();
@@ -334,7 +339,7 @@ fn damaged_caches_never_panic() {
     let cache = place.cache().join("cub-native.images");
     let whole = std::fs::read(&cache).unwrap();
     let mut stream = Stream::new(3, Purpose::StandIn, 0, 0, 0);
-    for _ in 0..30 {
+    for _ in 0..fuzz_rounds() / 2 {
         let mut bytes = whole.clone();
         let last = whole.len() - 1 - stream.below(1200) as usize;
         bytes[last] ^= 1 << stream.below(8);

@@ -4,29 +4,32 @@
 //! with attributes is beyond it. Calls of anything but tensor constructors become `Value::Other`: they are only an
 //! error when someone asks for them as a tensor. Opcodes: CPython's Lib/pickletools.py. Next: state_dict.rs.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead, Read};
 use std::rc::Rc;
 
 /// Of a module or class name.
 const MAX_NAME_BYTES: u64 = 1000;
+/// libtorch has no tensors of more.
+const MAX_DIMENSIONS: usize = 64;
 
+/// Containers stand in a list and are named by their place, so that a value is small, whatever a hostile pickle does:
+/// it may nest a million deep, hold itself, or hold one container a thousand times.
 #[derive(Clone, Debug)]
 pub enum Value {
     Int(i64),
-    Text(String),
-    Tuple(Vec<Value>),
-    /// Shared, because pickles fill containers after they remembered them.
-    List(Rc<RefCell<Vec<Value>>>),
-    Dict(Rc<RefCell<Vec<(Value, Value)>>>),
+    Text(Rc<str>),
+    Tuple(usize),
+    List(usize),
+    /// Keys and values in turn.
+    Dict(usize),
     /// `module.name`.
-    Global(String),
+    Global(Rc<str>),
     /// What a persistent id of torch.save names.
-    Storage(Storage),
-    Tensor(StoredTensor),
+    Storage(Rc<Storage>),
+    Tensor(Rc<StoredTensor>),
     /// Anything else, by what it is: no tensor is made from it. Among others the results of calls that are not made.
-    Other(String),
+    Other(Rc<str>),
     Mark,
 }
 
@@ -39,20 +42,48 @@ pub struct Storage {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredTensor {
-    pub storage: Storage,
+    pub storage: Rc<Storage>,
     /// In elements.
     pub offset: i64,
     pub size: Vec<i64>,
     pub stride: Vec<i64>,
 }
 
+/// What one pickle holds.
+#[derive(Debug)]
+pub struct Pickle {
+    pub top: Value,
+    /// Element class of each storage that the pickle names, by key.
+    pub storage_classes: BTreeMap<String, String>,
+    containers: Vec<Vec<Value>>,
+}
+
+impl Pickle {
+    /// The items of a list.
+    pub fn list(&self, value: &Value) -> Option<&[Value]> {
+        match value {
+            Value::List(place) => Some(&self.containers[*place]),
+            _ => None,
+        }
+    }
+
+    /// The entries of a dict.
+    pub fn dict(&self, value: &Value) -> Option<impl Iterator<Item = (&Value, &Value)>> {
+        match value {
+            Value::Dict(place) => Some(self.containers[*place].chunks_exact(2).map(|entry| (&entry[0], &entry[1]))),
+            _ => None,
+        }
+    }
+}
+
 /// Reads one pickle and leaves the reader behind its last byte.
-pub fn read(reader: &mut impl BufRead) -> Result<Value, String> {
+pub fn read(reader: &mut impl BufRead) -> Result<Pickle, String> {
     let mut machine = Machine::default();
     loop {
         let opcode = byte(reader)?;
         if opcode == b'.' {
-            return machine.pop();
+            let top = machine.pop()?;
+            return Ok(Pickle { top, storage_classes: machine.storage_classes, containers: machine.containers });
         }
         machine.step(opcode, reader)?;
     }
@@ -62,6 +93,8 @@ pub fn read(reader: &mut impl BufRead) -> Result<Value, String> {
 struct Machine {
     stack: Vec<Value>,
     memo: HashMap<u32, Value>,
+    containers: Vec<Vec<Value>>,
+    storage_classes: BTreeMap<String, String>,
 }
 
 impl Machine {
@@ -81,16 +114,21 @@ impl Machine {
         self.stack.last().ok_or_else(|| "the pickle takes more than it holds".to_owned())
     }
 
+    fn container(&mut self, items: Vec<Value>) -> usize {
+        self.containers.push(items);
+        self.containers.len() - 1
+    }
+
     fn step(&mut self, opcode: u8, reader: &mut impl BufRead) -> Result<(), String> {
         let value = match opcode {
             b'(' => Value::Mark,
-            b'N' => Value::Other("None".to_owned()),
-            0x88 | 0x89 => Value::Other("truth value".to_owned()),
+            b'N' => Value::Other("None".into()),
+            0x88 | 0x89 => Value::Other("truth value".into()),
             b'J' => Value::Int(i64::from(i32::from_le_bytes(bytes(reader)?))),
             b'K' => Value::Int(i64::from(byte(reader)?)),
             b'M' => Value::Int(i64::from(u16::from_le_bytes(bytes(reader)?))),
             0x8a => long(reader)?,
-            b'G' => Value::Other(f64::from_be_bytes(bytes(reader)?).to_string()),
+            b'G' => Value::Other(f64::from_be_bytes(bytes(reader)?).to_string().into()),
             b'X' => {
                 let length = u32::from_le_bytes(bytes(reader)?);
                 text(reader, length)?
@@ -99,24 +137,32 @@ impl Machine {
                 let length = u32::from(byte(reader)?);
                 text(reader, length)?
             }
-            b'c' => Value::Global(format!("{}.{}", line(reader)?, line(reader)?)),
-            b']' => Value::List(Rc::default()),
-            b'}' => Value::Dict(Rc::default()),
-            b')' => Value::Tuple(Vec::new()),
-            b't' => Value::Tuple(self.pop_to_mark()?),
+            b'c' => Value::Global(format!("{}.{}", line(reader)?, line(reader)?).into()),
+            b']' => Value::List(self.container(Vec::new())),
+            b'}' => Value::Dict(self.container(Vec::new())),
+            b')' => Value::Tuple(self.container(Vec::new())),
+            b't' => {
+                let items = self.pop_to_mark()?;
+                Value::Tuple(self.container(items))
+            }
             0x85..=0x87 => {
                 let from = self.stack.len().checked_sub(usize::from(opcode - 0x84));
-                Value::Tuple(self.stack.split_off(from.ok_or("the pickle takes more than it holds")?))
+                let items = self.stack.split_off(from.ok_or("the pickle takes more than it holds")?);
+                Value::Tuple(self.container(items))
             }
             b'h' => {
                 let key = u32::from(byte(reader)?);
                 self.recall(key)?
             }
             b'j' => self.recall(u32::from_le_bytes(bytes(reader)?))?,
-            b'Q' => persistent(self.pop()?)?,
+            b'Q' => {
+                let id = self.pop()?;
+                self.persistent(&id)?
+            }
             b'R' | 0x81 => {
                 let arguments = self.pop()?;
-                call(self.pop()?, arguments)?
+                let function = self.pop()?;
+                self.call(&function, &arguments)?
             }
             _ => return self.step_without_push(opcode, reader),
         };
@@ -172,60 +218,57 @@ impl Machine {
     }
 
     fn extend_list(&mut self, items: Vec<Value>) -> Result<(), String> {
-        match self.top()? {
-            Value::List(list) => list.borrow_mut().extend(items),
+        match *self.top()? {
+            Value::List(place) => self.containers[place].extend(items),
             Value::Other(_) => {}
-            other => return Err(format!("the pickle appends to {other:?}")),
+            ref other => return Err(format!("the pickle appends to {other:?}")),
         }
         Ok(())
     }
 
-    fn extend_dict(&mut self, items: Vec<Value>) -> Result<(), String> {
-        match self.top()? {
-            Value::Dict(dict) => {
-                let mut items = items.into_iter();
-                while let (Some(key), Some(value)) = (items.next(), items.next()) {
-                    dict.borrow_mut().push((key, value));
-                }
-            }
+    fn extend_dict(&mut self, mut items: Vec<Value>) -> Result<(), String> {
+        // a key without a value
+        items.truncate(items.len() / 2 * 2);
+        match *self.top()? {
+            Value::Dict(place) => self.containers[place].extend(items),
             Value::Other(_) => {}
-            other => return Err(format!("the pickle sets items of {other:?}")),
+            ref other => return Err(format!("the pickle sets items of {other:?}")),
         }
         Ok(())
     }
-}
 
-/// What `torch.save` writes for a storage: ("storage", class, key, place, number of elements, ...).
-fn persistent(id: Value) -> Result<Value, String> {
-    match id {
-        Value::Tuple(parts) => match parts.as_slice() {
-            [Value::Text(kind), Value::Global(class), Value::Text(key), ..] if kind == "storage" => {
+    /// What `torch.save` writes for a storage: ("storage", class, key, place, number of elements, ...).
+    fn persistent(&mut self, id: &Value) -> Result<Value, String> {
+        let unknown = || "the pickle refers to an unknown outside object".to_owned();
+        let Value::Tuple(place) = id else { return Err(unknown()) };
+        match self.containers[*place].as_slice() {
+            [Value::Text(kind), Value::Global(class), Value::Text(key), ..] if &**kind == "storage" => {
                 let class = class.rsplit('.').next().unwrap_or_default().to_owned();
-                Ok(Value::Storage(Storage { class, key: key.clone() }))
+                self.storage_classes.insert(key.to_string(), class.clone());
+                Ok(Value::Storage(Rc::new(Storage { class, key: key.to_string() })))
             }
-            parts => Err(format!("the pickle refers to an unknown outside object: {parts:?}")),
-        },
-        other => Err(format!("the pickle refers to an unknown outside object: {other:?}")),
+            _ => Err(unknown()),
+        }
     }
-}
 
-fn call(function: Value, arguments: Value) -> Result<Value, String> {
-    let (Value::Global(name), Value::Tuple(arguments)) = (&function, &arguments) else {
-        return Ok(Value::Other("the result of a call".to_owned()));
-    };
-    match (name.as_str(), arguments.as_slice()) {
-        ("collections.OrderedDict", []) => Ok(Value::Dict(Rc::default())),
-        (
-            "torch._utils._rebuild_tensor_v2",
-            [Value::Storage(storage), Value::Int(offset), Value::Tuple(size), Value::Tuple(stride), ..],
-        ) => Ok(Value::Tensor(StoredTensor {
-            storage: storage.clone(),
-            offset: *offset,
-            size: whole_numbers(size)?,
-            stride: whole_numbers(stride)?,
-        })),
-        ("torch._utils._rebuild_parameter", [tensor @ Value::Tensor(_), ..]) => Ok(tensor.clone()),
-        _ => Ok(Value::Other(name.clone())),
+    fn call(&mut self, function: &Value, arguments: &Value) -> Result<Value, String> {
+        let (Value::Global(name), Value::Tuple(place)) = (function, arguments) else {
+            return Ok(Value::Other("the result of a call".into()));
+        };
+        match (&**name, self.containers[*place].as_slice()) {
+            ("collections.OrderedDict", []) => Ok(Value::Dict(self.container(Vec::new()))),
+            (
+                "torch._utils._rebuild_tensor_v2",
+                [Value::Storage(storage), Value::Int(offset), Value::Tuple(size), Value::Tuple(stride), ..],
+            ) => Ok(Value::Tensor(Rc::new(StoredTensor {
+                storage: storage.clone(),
+                offset: *offset,
+                size: whole_numbers(&self.containers[*size])?,
+                stride: whole_numbers(&self.containers[*stride])?,
+            }))),
+            ("torch._utils._rebuild_parameter", [tensor @ Value::Tensor(_), ..]) => Ok(tensor.clone()),
+            _ => Ok(Value::Other(name.clone())),
+        }
     }
 }
 
@@ -234,6 +277,9 @@ fn whole_numbers(values: &[Value]) -> Result<Vec<i64>, String> {
         Value::Int(number) => Ok(*number),
         other => Err(format!("a tensor's shape has {other:?} in it")),
     };
+    if values.len() > MAX_DIMENSIONS {
+        return Err(format!("a tensor has {} dimensions", values.len()));
+    }
     values.iter().map(number).collect()
 }
 
@@ -258,7 +304,9 @@ fn text(reader: &mut impl BufRead, length: u32) -> Result<Value, String> {
     if bytes.len() != length as usize {
         return Err("the pickle ends inside a text".to_owned());
     }
-    String::from_utf8(bytes).map(Value::Text).map_err(|_| "the pickle has a text that is not UTF-8".to_owned())
+    String::from_utf8(bytes)
+        .map(|text| Value::Text(text.into()))
+        .map_err(|_| "the pickle has a text that is not UTF-8".to_owned())
 }
 
 fn line(reader: &mut impl BufRead) -> Result<String, String> {

@@ -13,7 +13,7 @@ use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-use super::pickle::{self, StoredTensor, Value};
+use super::pickle::{self, Pickle, StoredTensor, Value};
 
 /// Raw bytes and element type by storage key.
 type Storages = BTreeMap<String, Vec<u8>>;
@@ -31,9 +31,12 @@ pub fn read_archive(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
     }
     let top = pickle::read(&mut entry(&mut archive, &format!("{root}data.pkl"))?.as_slice())?;
     let mut storages = Storages::new();
+    let mut left = bytes.len();
     for name in &names {
         if let Some(key) = name.strip_prefix(&format!("{root}data/")) {
-            storages.insert(key.to_owned(), entry(&mut archive, name)?);
+            let storage = entry(&mut archive, name)?;
+            left = left.checked_sub(storage.len()).ok_or("the archive's entries overlap")?;
+            storages.insert(key.to_owned(), storage);
         }
     }
     tensors(&top, &storages)
@@ -54,25 +57,23 @@ fn entry(archive: &mut ZipArchive<impl Read + Seek>, name: &str) -> Result<Vec<u
 pub fn read_stream(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
     let mut reader = BufReader::new(bytes);
     pickle::read(&mut reader)?;
-    match pickle::read(&mut reader)? {
+    match pickle::read(&mut reader)?.top {
         Value::Int(1001) => {}
         other => return Err(format!("it has the unknown protocol version {other:?}")),
     }
     pickle::read(&mut reader)?;
     let top = pickle::read(&mut reader)?;
-    let Value::List(keys) = pickle::read(&mut reader)? else {
-        return Err("it lacks the list of its storages".to_owned());
-    };
-    let classes = storage_classes(&top);
+    let keys = pickle::read(&mut reader)?;
+    let keys = keys.list(&keys.top).ok_or("it lacks the list of its storages")?;
     let mut storages = Storages::new();
-    for key in keys.borrow().iter() {
+    for key in keys {
         let Value::Text(key) = key else {
             return Err(format!("it names a storage {key:?}"));
         };
         let mut length = [0; 8];
         reader.read_exact(&mut length).map_err(|_| "it ends before its last storage".to_owned())?;
-        // a storage that no tensor uses has no known class; its bytes could not be skipped
-        let kind = classes.get(key).ok_or_else(|| format!("nothing refers to its storage {key}"));
+        // without its class its bytes could not be skipped
+        let kind = top.storage_classes.get(&**key).ok_or_else(|| format!("nothing refers to its storage {key}"));
         let element = kind_of(kind?)?.elt_size_in_bytes() as u64;
         let expected = u64::from_le_bytes(length).saturating_mul(element);
         let mut storage = Vec::new();
@@ -80,37 +81,18 @@ pub fn read_stream(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
         if storage.len() as u64 != expected {
             return Err("it ends inside a storage".to_owned());
         }
-        storages.insert(key.clone(), storage);
+        storages.insert(key.to_string(), storage);
     }
     tensors(&top, &storages)
 }
 
-/// Element class of each storage that a tensor anywhere in the object uses.
-fn storage_classes(top: &Value) -> BTreeMap<String, String> {
-    let mut classes = BTreeMap::new();
-    let mut open = vec![top.clone()];
-    while let Some(value) = open.pop() {
-        match value {
-            Value::Tensor(tensor) => drop(classes.insert(tensor.storage.key, tensor.storage.class)),
-            Value::Dict(dict) => open.extend(dict.borrow().iter().map(|(_, value)| value.clone())),
-            Value::List(list) => open.extend(list.borrow().iter().cloned()),
-            Value::Tuple(values) => open.extend(values),
-            _ => {}
-        }
-    }
-    classes
-}
-
-fn tensors(top: &Value, storages: &Storages) -> Result<BTreeMap<String, Tensor>, String> {
-    let Value::Dict(dict) = top else {
-        return Err("it holds no state dict; save model.state_dict()".to_owned());
-    };
-    let inner = dict.borrow().iter().find_map(|(key, value)| match (key, value) {
-        (Value::Text(key), Value::Dict(inner)) if key == "state_dict" => Some(inner.clone()),
-        _ => None,
-    });
+fn tensors(pickle: &Pickle, storages: &Storages) -> Result<BTreeMap<String, Tensor>, String> {
+    let no_dict = "it holds no state dict; save model.state_dict()";
+    let is_inner = |key: &Value| matches!(key, Value::Text(key) if &**key == "state_dict");
+    let inner = pickle.dict(&pickle.top).ok_or(no_dict)?.find(|(key, _)| is_inner(key)).map(|(_, value)| value);
+    let dict = inner.filter(|value| matches!(value, Value::Dict(_))).unwrap_or(&pickle.top);
     let mut tensors = BTreeMap::new();
-    for (key, value) in inner.as_ref().unwrap_or(dict).borrow().iter() {
+    for (key, value) in pickle.dict(dict).ok_or(no_dict)? {
         let Value::Text(name) = key else {
             return Err(format!("it has an entry named {key:?}; save model.state_dict() and nothing else"));
         };
@@ -122,7 +104,7 @@ fn tensors(top: &Value, storages: &Storages) -> Result<BTreeMap<String, Tensor>,
             _ => return Err(format!("its entry {name} is no tensor; save model.state_dict() and nothing else")),
         };
         let tensor = materialise(tensor, storages).map_err(|error| format!("{name}: {error}"))?;
-        tensors.insert(name.clone(), tensor);
+        tensors.insert(name.to_string(), tensor);
     }
     const PARALLEL: &str = "module.";
     if tensors.keys().all(|name| name.starts_with(PARALLEL)) {
@@ -138,6 +120,11 @@ fn materialise(tensor: &StoredTensor, storages: &Storages) -> Result<Tensor, Str
     let length = bytes.len() / kind.elt_size_in_bytes();
     let used = &bytes[..length * kind.elt_size_in_bytes()];
     let first_line = |error: tch::TchError| error.to_string().lines().next().unwrap_or_default().to_owned();
+    // with a stride of 0 a small storage could become any amount of memory
+    let elements = size.iter().try_fold(1i64, |count, &side| count.checked_mul(side));
+    if elements.is_none_or(|elements| elements > length as i64) {
+        return Err(format!("its shape {size:?} has more elements than its storage, which has {length}"));
+    }
     let flat = Tensor::f_from_data_size(used, &[length as i64], kind).map_err(first_line)?;
     // refuses what lies outside of the storage
     let view = flat.f_as_strided(size.as_slice(), stride.as_slice(), *offset).map_err(first_line)?;

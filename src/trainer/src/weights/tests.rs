@@ -33,6 +33,54 @@ fn damaged_files_do_not_panic() {
     std::fs::remove_file(path).unwrap();
 }
 
+/// An archive as PyTorch writes it, around any pickle and storages.
+fn archive(pickle: &[u8], storages: &[&[u8]]) -> Vec<u8> {
+    use std::io::Write;
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    let names = (0..storages.len()).map(|index| format!("w/data/{index}"));
+    for (name, bytes) in names.zip(storages).chain([("w/data.pkl".to_owned(), &pickle)]) {
+        archive.start_file(name, stored).unwrap();
+        archive.write_all(bytes).unwrap();
+    }
+    archive.finish().unwrap().into_inner()
+}
+
+/// Pickles that nest deeper than any stack, that hold themselves, and whose every level doubles the one before.
+#[test]
+fn hostile_pickles_are_refused_without_a_crash() {
+    const DEEP: usize = 2_000_000;
+    let nested_lists = [b"\x80\x02".as_slice(), &b"]".repeat(DEEP), &b"a".repeat(DEEP - 1), b"."].concat();
+    let nested_tuples = [b"\x80\x02N".as_slice(), &b"\x85".repeat(DEEP), b"."].concat();
+    let nested_dicts = [b"\x80\x02".as_slice(), &b"}K\x01".repeat(DEEP), b"N", &b"s".repeat(DEEP), b"."].concat();
+    let holds_itself = b"\x80\x02}q\x00U\x01ah\x00s.".to_vec();
+    let list_in_itself = b"\x80\x02]q\x00h\x00a.".to_vec();
+    let doubling = [b"\x80\x02Nq\x00".as_slice(), &b"h\x00h\x00\x86q\x00".repeat(64), b"."].concat();
+    let appended_to_itself = b"\x80\x02N]q\x00a.".to_vec();
+    let path = scratch("hostile");
+    for pickle in
+        [nested_lists, nested_tuples, nested_dicts, holds_itself, list_in_itself, doubling, appended_to_itself]
+    {
+        for bytes in [archive(&pickle, &[]), pickle] {
+            std::fs::write(&path, bytes).unwrap();
+            Weights::read(&path, &tiny(1, 3), HEAD).unwrap_err();
+        }
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+/// A tensor that repeats a storage of four bytes a million million times.
+#[test]
+fn a_tensor_larger_than_its_storage_is_refused() {
+    let mut pickle = b"\x80\x02}U\x01xctorch._utils\n_rebuild_tensor_v2\n((U\x07storagectorch\nFloatStorage\n".to_vec();
+    pickle.extend(b"U\x010U\x03cpuK\x01tQK\x00(J\x40\x42\x0f\x00J\x40\x42\x0f\x00t(K\x00K\x00t\x89)tRs.");
+    let path = scratch("stretched");
+    std::fs::write(&path, archive(&pickle, &[&[0; 4]])).unwrap();
+    let error = Weights::read(&path, &tiny(1, 3), HEAD).unwrap_err().to_string();
+    assert!(error.contains("more elements than its storage"), "{error}");
+    std::fs::remove_file(path).unwrap();
+}
+
 /// The network of make_weight_files.py.
 fn tiny(channels: i64, classes: i64) -> Inventory {
     let builder = Builder::new(Options { init: Init::Torchvision, batch_norm_eps: 1e-5 });
