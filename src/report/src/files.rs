@@ -61,14 +61,14 @@ pub fn results_csv(results: &Results) -> String {
 /// One row per trial: where it ran, how long it took, how often it was tried.
 pub fn timing_csv(results: &Results) -> String {
     let head = "trial,cell,seed,attempts,host,devices,train_s,evaluate_s,checkpoint_s,data_wait_s,start_s,images_per_s,\
-                peak_memory_mib,resumed_from_epoch\n";
+                peak_memory_mib,resumed_from_epoch,departed_at_epoch\n";
     let mut out = head.to_owned();
     for row in &results.trials {
         let cell = results.sweep.cell_name(&results.sweep.cells[row.cell()]);
         let mut fields =
             vec![row.trial.id.to_string(), cell, row.trial.seed.to_string(), row.attempts.len().to_string()];
         match row.result() {
-            None => fields.extend(std::iter::repeat_n(String::new(), 10)),
+            None => fields.extend(std::iter::repeat_n(String::new(), 11)),
             Some(result) => {
                 let timing = &result.timing;
                 fields.extend([result.provenance.host.clone(), result.provenance.devices.join(" + ")]);
@@ -77,6 +77,7 @@ pub fn timing_csv(results: &Results) -> String {
                 fields.extend(seconds.map(|number| number.to_string()));
                 fields.extend([timing.images_per_s, timing.peak_memory_mib].map(|number| number.to_string()));
                 fields.push(timing.resumed_from_epoch.to_string());
+                fields.push(timing.departed_at_epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
             }
         }
         out.push_str(&csv_line(fields));

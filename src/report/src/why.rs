@@ -208,6 +208,12 @@ fn trial_text(out: &mut String, results: &Results, row: &TrialRow) {
             let timing = &result.timing;
             let seconds = timing.train_s + timing.evaluate_s + timing.checkpoint_s;
             out.push_str(&format!("    {seconds:.1} s, {:.0} images/s\n", timing.images_per_s));
+            if let Some(epoch) = timing.departed_at_epoch {
+                out.push_str(&format!(
+                    "    !! epoch {} differs in its bits from an earlier attempt's: not resumed exactly\n",
+                    epoch + 1
+                ));
+            }
         }
         TrialStatus::Failed(failure) => {
             let reason = failure.message.lines().next().unwrap_or_default();

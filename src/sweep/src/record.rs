@@ -100,6 +100,10 @@ pub struct Timing {
     pub peak_memory_mib: f64,
     /// Epoch this attempt resumed from, 0 for a fresh start.
     pub resumed_from_epoch: u32,
+    /// First epoch (from 0) that this or an earlier attempt found to differ, in the bits of its state, from an attempt
+    /// before: the trial was not resumed exactly (other hardware, other threads, kernels that are not deterministic).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub departed_at_epoch: Option<u32>,
 }
 
 /// Why an attempt ended without a result.

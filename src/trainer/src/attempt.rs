@@ -25,6 +25,7 @@ use crate::device::{DeviceSet, Member};
 use crate::error::TrialError;
 use crate::evaluate::Evaluator;
 use crate::fault::Fault;
+use crate::history::History;
 use crate::leader::{Duties, Leader};
 use crate::nn::Format;
 use crate::replica::{Blueprint, Replica};
@@ -119,6 +120,7 @@ pub fn run(
     };
     let duties = Duties {
         writer: CheckpointWriter::start(folder),
+        history: History::open(&request.checkpoint_dir, request.attempt),
         checkpoint_interval: around.checkpoint_interval,
         report,
         report_interval: around.report_interval,

@@ -47,10 +47,35 @@ pub struct Header {
     /// Full hash that the next epoch's is chained with; hexadecimal.
     pub chain: String,
     pub last_balanced_accuracy: f64,
+    /// May be infinite or not a number, which JSON has no word for: `any_number`.
+    #[serde(with = "any_number")]
     pub eval_loss: f64,
     /// Training images seen over all attempts.
     pub images: u64,
     pub timing: Timing,
+}
+
+/// A finite number as such, any other one as text (`NaN`, `inf`, `-inf`): serde_json would write null and not read it.
+mod any_number {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(f64),
+        Text(String),
+    }
+
+    pub fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        if number.is_finite() { serializer.serialize_f64(*number) } else { serializer.collect_str(number) }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        match Written::deserialize(deserializer)? {
+            Written::Number(number) => Ok(number),
+            Written::Text(text) => text.parse().map_err(D::Error::custom),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -281,6 +306,25 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_are_not_finite_come_back() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = folder(place.path(), 1);
+        for loss in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let mut spoilt = checkpoint(1);
+            spoilt.header.eval_loss = loss;
+            spoilt.weights[0] = loss as f32;
+            spoilt.loss_sums[1] = loss;
+            folder.write(&spoilt).unwrap();
+            let found = folder.newest().unwrap().expect("it can be read");
+            let bits = |checkpoint: &Checkpoint| {
+                let [weight, sum] = [f64::from(checkpoint.weights[0]), checkpoint.loss_sums[1]];
+                [checkpoint.header.eval_loss, weight, sum].map(f64::to_bits)
+            };
+            assert_eq!(bits(&found), bits(&spoilt));
+        }
+    }
+
+    #[test]
     fn a_damaged_one_falls_back_to_the_one_before() {
         let place = tempfile::tempdir().unwrap();
         let folder = folder(place.path(), 1);
@@ -298,6 +342,46 @@ mod tests {
             fs::write(&newest, &flipped).unwrap();
             let found = folder.newest().unwrap().unwrap();
             assert!(found == checkpoint(1), "a flipped bit in byte {position} goes unnoticed");
+        }
+    }
+
+    /// `FUZZ_ROUNDS=1000000 cargo test --release -p trainer --lib checkpoint` looks for longer.
+    #[test]
+    fn no_damage_goes_unnoticed_and_none_is_believed() {
+        let rounds = std::env::var("FUZZ_ROUNDS").map_or(5_000, |rounds| rounds.parse().expect("a number"));
+        let sound = checkpoint(2);
+        let whole = sound.encode();
+        let mut state = 7u64;
+        let mut below = |limit: usize| {
+            // xorshift64
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as usize % limit
+        };
+        for round in 0..rounds {
+            let mut bytes = whole.clone();
+            if round % 4 == 0 {
+                bytes.truncate(below(whole.len()));
+            }
+            for _ in 0..=below(4) {
+                // the first eight bytes are a length, then comes JSON
+                let reach = if round % 4 == 1 { 16.min(bytes.len()) } else { bytes.len() };
+                if reach > 0 {
+                    bytes[below(reach)] = below(256) as u8;
+                }
+            }
+            match Checkpoint::decode(&bytes) {
+                Ok(read) => assert_eq!(read, sound, "round {round}: damage went unnoticed"),
+                Err(reason) => assert!(!reason.is_empty()),
+            }
+            // a header that was written like this, with a checksum that fits
+            let mut header = serde_json::to_string(&sound.header).unwrap().into_bytes();
+            for _ in 0..=below(3) {
+                let place = below(header.len());
+                header[place] = b"0123456789{}[]\",:-.e"[below(21)];
+            }
+            let _ = serde_json::from_slice::<Header>(&header);
         }
     }
 

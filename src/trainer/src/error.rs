@@ -14,8 +14,9 @@ pub enum TrialError {
     /// Missing or corrupt data, settings that cannot be: the user's to mend.
     #[error("{0}")]
     BadInput(String),
-    #[error("the training loss became {value} in epoch {epoch}; a lower `learning_rate` or `clip_norm` may help")]
-    NonFinite { epoch: u32, value: f64 },
+    /// `loss`: `training` or `evaluation`.
+    #[error("the {loss} loss became {value} in epoch {epoch}; a lower `learning_rate` or `clip_norm` may help")]
+    NonFinite { loss: &'static str, epoch: u32, value: f64 },
     #[error("out of memory: {0}; a lower `batch_size` or `crop_size`, or `precision: bf16`, needs less")]
     OutOfMemory(String),
     #[error("a device failed: {0}")]

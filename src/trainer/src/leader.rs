@@ -12,6 +12,7 @@ use tch::{Device, Tensor};
 use crate::checkpoint::{Checkpoint, Header, Position};
 use crate::error::TrialError;
 use crate::evaluate::Evaluation;
+use crate::history::History;
 use crate::process;
 use crate::replica::Replica;
 use crate::writer::CheckpointWriter;
@@ -19,6 +20,7 @@ use crate::writer::CheckpointWriter;
 /// What the leader is made from.
 pub struct Duties<'a> {
     pub writer: CheckpointWriter,
+    pub history: History,
     /// A checkpoint follows an epoch unless the one before is younger than this: what a crash can cost in any case.
     pub checkpoint_interval: Duration,
     pub report: &'a mut dyn FnMut(Progress),
@@ -109,6 +111,7 @@ impl<'a> Leader<'a> {
         let now = Instant::now();
         self.header.timing.start_s = now.duration_since(self.duties.requested_at).as_secs_f64();
         (self.rate_since, self.saved_at, self.has_begun) = (now, now, true);
+        tracing::info!(trial = %self.header.trial, epoch = self.header.position.epoch, "training");
         self.report(now);
     }
 
@@ -152,7 +155,13 @@ impl<'a> Leader<'a> {
         let header = &mut self.header;
         header.chain = snapshot.chain(&header.chain);
         let accuracy = evaluation.map(|evaluation| evaluation.accuracy);
-        header.epochs.push(EpochRecord { train_loss, accuracy, state_hash: header.chain[..16].to_owned() });
+        let state_hash = header.chain[..16].to_owned();
+        let epoch = position.epoch - 1;
+        if !self.duties.history.note(epoch, &state_hash) && header.timing.departed_at_epoch.is_none() {
+            tracing::warn!(trial = %header.trial, epoch, "departs from the attempt before: not resumed bit for bit");
+            header.timing.departed_at_epoch = Some(epoch);
+        }
+        header.epochs.push(EpochRecord { train_loss, accuracy, state_hash });
         if let Some(evaluation) = evaluation {
             header.last_balanced_accuracy = evaluation.balanced_accuracy;
             header.eval_loss = evaluation.loss;
@@ -172,6 +181,7 @@ impl<'a> Leader<'a> {
             self.save(snapshot, loss_sums)?;
         }
         self.header.timing.checkpoint_s += began.elapsed().as_secs_f64();
+        tracing::info!(trial = %self.header.trial, epoch = position.epoch, "epoch done");
         self.report(Instant::now());
         Ok(())
     }
@@ -206,6 +216,11 @@ impl<'a> Leader<'a> {
         timing.peak_memory_mib = peak_memory_mib;
         let evaluated = || epochs.iter().enumerate().filter_map(|(epoch, record)| Some((epoch, record.accuracy?)));
         let (_, last_accuracy) = evaluated().next_back().expect("the last epoch is evaluated");
+        // on the way training may recover from it; a result must not have it
+        if !eval_loss.is_finite() {
+            let epoch = epochs.len() as u32 - 1;
+            return Err(TrialError::NonFinite { loss: "evaluation", epoch, value: eval_loss });
+        }
         // the first of equal ones
         let best = evaluated().reduce(|best, other| if other.1 > best.1 { other } else { best });
         let (best_epoch, best_accuracy) = best.expect("the last epoch is evaluated");

@@ -14,6 +14,7 @@ pub mod error;
 pub mod evaluate;
 pub mod fault;
 pub mod head;
+pub mod history;
 pub mod leader;
 pub mod loss;
 #[cfg(test)]

@@ -124,6 +124,7 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
             run_file(&run, options)
         }
         Command::Serve { slot, rehearse, rehearse_epoch_ms } => {
+            process::die_with_worker()?;
             let stdout = process::private_stdout()?;
             let options = slot.session()?;
             let ready = Ready {

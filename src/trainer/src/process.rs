@@ -54,6 +54,32 @@ pub fn private_stdout() -> io::Result<File> {
     Ok(File::from(owned))
 }
 
+/// Asks the kernel for SIGKILL when the worker dies, so that even a trainer that is stopped or hangs goes at once. The end
+/// of stdin, which ends the process by its own hand, stays the way on other systems. A worker starts trainers from one
+/// thread that lives as long as itself, because what the kernel waits for is the death of that thread.
+///
+/// The signal comes only for a death after the call, so ends the process where the worker is gone already: its pipe to
+/// stdin has no writer then.
+pub fn die_with_worker() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: only sets an attribute of this process.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    let mut stdin = libc::pollfd { fd: io::stdin().as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one descriptor, which outlives the call; it does not wait.
+    let polled = unsafe { libc::poll(&mut stdin, 1, 0) };
+    if polled < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if stdin.revents & libc::POLLHUP != 0 {
+        end_now(0);
+    }
+    Ok(())
+}
+
 /// Ends the process without running destructors: another thread may be in the middle of a step, and libtorch's globals
 /// must not disappear under it.
 pub fn end_now(code: i32) -> ! {

@@ -66,7 +66,7 @@ pub fn train(
         let epoch = position.epoch;
         let loss = loss_sums(replica)?.iter().sum::<f64>() / course.images_per_epoch as f64;
         if !loss.is_finite() {
-            return Err(TrialError::NonFinite { epoch, value: loss });
+            return Err(TrialError::NonFinite { loss: "training", epoch, value: loss });
         }
         let trained = began.elapsed();
         let evaluates = course.spec.evaluates_after(epoch);

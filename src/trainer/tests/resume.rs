@@ -139,6 +139,33 @@ fn died_in_every_epoch() {
     }
 }
 
+/// Other threads, another order of summation: a resumed attempt that trains an epoch again finds other bits.
+#[test]
+fn an_attempt_that_departs_from_the_one_before_is_flagged() {
+    let spec = spec(1);
+    let stop = Arc::new(AtomicBool::new(false));
+    let attempts = |forge: bool| {
+        let folder = tempfile::tempdir().unwrap();
+        let died = session(Some("panic epoch=2")).run(&request(&spec, 1, folder.path()), &stop, &mut |_| ());
+        assert_eq!(died.err().unwrap().class(), FailureClass::Crashed);
+        // as if the last checkpoint had not been written
+        let checkpoints = folder.path().join("checkpoints");
+        std::fs::remove_file(checkpoints.join("epoch-00002.attempt-1.safetensors")).unwrap();
+        if forge {
+            let chain = checkpoints.join("chain.attempt-1");
+            let noted = std::fs::read_to_string(&chain).unwrap();
+            let (_, hash) = noted.lines().find_map(|line| line.split_once("1 ")).unwrap();
+            std::fs::write(&chain, noted.replace(hash, "0123456789abcdef")).unwrap();
+        }
+        match session(None).run(&request(&spec, 2, folder.path()), &stop, &mut |_| ()).unwrap() {
+            Outcome::Finished(result) => (result.timing.resumed_from_epoch, result.timing.departed_at_epoch),
+            Outcome::Stopped => panic!("nobody asked for a stop"),
+        }
+    };
+    assert_eq!(attempts(false), (1, None));
+    assert_eq!(attempts(true), (1, Some(1)));
+}
+
 #[test]
 fn a_dead_or_spoiled_replica_ends_the_attempt_with_its_reason() {
     let spec = spec(2);
@@ -154,6 +181,51 @@ fn a_dead_or_spoiled_replica_ends_the_attempt_with_its_reason() {
         let failure = error.failure();
         assert!(failure.class == class && failure.message.contains(words), "{fault}: {failure:?}");
     }
+}
+
+/// One step whose size leaves no number finite, and that only the evaluation after it sees.
+fn diverging(epochs: u32) -> TrialSpec {
+    let spec = spec(1);
+    let settings = Settings {
+        learning_rate: 1e38,
+        batch_size: 40,
+        schedule: Schedule::Constant { epochs },
+        loss: Loss::Xent,
+        ..spec.settings
+    };
+    TrialSpec { settings, ..spec }
+}
+
+#[test]
+fn a_checkpoint_with_numbers_that_are_not_finite_is_resumed_from() {
+    let spec = diverging(NUM_EPOCHS);
+    let stop = Arc::new(AtomicBool::new(false));
+    let expected = {
+        let folder = tempfile::tempdir().unwrap();
+        session(None).run(&request(&spec, 1, folder.path()), &stop, &mut |_| ()).err().unwrap().failure()
+    };
+    assert_eq!(expected.class, FailureClass::NonFinite, "{expected:?}");
+    assert!(expected.message.contains("training loss") && expected.message.contains("epoch 1"), "{expected:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let died = session(Some("panic epoch=1")).run(&request(&spec, 1, folder.path()), &stop, &mut |_| ());
+    assert_eq!(died.err().unwrap().class(), FailureClass::Crashed);
+    let mut first = None;
+    let mut report = |progress: Progress| {
+        first.get_or_insert(progress.epoch);
+    };
+    let failure = session(None).run(&request(&spec, 2, folder.path()), &stop, &mut report).err().unwrap().failure();
+    assert_eq!(first, Some(1), "the checkpoint of the first epoch was not used");
+    assert_eq!(failure, expected);
+}
+
+#[test]
+fn a_result_has_finite_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let failure =
+        session(None).run(&request(&diverging(1), 1, folder.path()), &stop, &mut |_| ()).err().unwrap().failure();
+    assert_eq!(failure.class, FailureClass::NonFinite, "{failure:?}");
+    assert!(failure.message.contains("evaluation loss") && failure.message.contains("epoch 0"), "{failure:?}");
 }
 
 #[test]
