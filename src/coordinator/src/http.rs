@@ -110,6 +110,7 @@ fn as_json(status: &v1::StatusReply) -> Value {
         json!({
             "worker": worker.worker, "host": worker.host, "presence": worker.presence, "reason": worker.reason,
             "slots": worker.slots, "busy_slots": worker.busy_slots, "silent_ms": worker.silent_ms,
+            "work_dir_bytes": worker.work_dir_bytes,
         })
     };
     json!({
@@ -165,6 +166,10 @@ fn as_metrics(status: &v1::StatusReply) -> String {
         slots.push((labels("free"), u64::from(worker.slots.saturating_sub(worker.busy_slots))));
     }
     gauge("slots", "Slots of a worker.", &slots);
+    let present = status.workers.iter().filter(|worker| worker.presence != "gone");
+    let work_dirs: Vec<_> =
+        present.map(|worker| (format!("{{worker=\"{}\"}}", escaped(&worker.worker)), worker.work_dir_bytes)).collect();
+    gauge("work_dir_bytes", "Disk that checkpoints and logs in a worker's work directory occupy.", &work_dirs);
     text
 }
 

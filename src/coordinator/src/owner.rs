@@ -11,6 +11,7 @@ use protocol::FromCoordinator;
 use schedule::event::{Effect, Input, Recorded, Rejected};
 use schedule::state::{Millis, State, WorkerId};
 use schedule::{Answer, Config, Turn};
+use sweep::TrialId;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
@@ -173,14 +174,25 @@ impl Owner {
                 self.streams.disconnect(&worker, "Hello was said twice on one stream");
                 None
             }
-            FromWorker::Heartbeat { running, checkpoint_bytes } => {
-                self.streams.note_checkpoint_bytes(&worker, checkpoint_bytes);
+            FromWorker::Heartbeat { running, disk } => {
+                self.answer_seen(&worker, &disk.seen);
+                self.streams.note_disk(&worker, disk);
                 self.tails.touch();
                 Some((Input::Heartbeat { worker, running }, After::Nobody))
             }
             FromWorker::Ended(ended) => Some((Input::Ended { worker, ended }, After::Nobody)),
             FromWorker::Leaving { reason } => {
                 Some((Input::Leaving { worker: worker.clone(), reason }, After::Leaving(worker)))
+            }
+        }
+    }
+
+    /// Not while the state holds what is not journalled yet: files that are removed do not come back.
+    fn answer_seen(&mut self, worker: &WorkerId, seen: &[TrialId]) {
+        if self.fault.is_none() {
+            let leftovers = schedule::leftovers(&self.state, seen, self.clock.now());
+            if !leftovers.is_empty() {
+                self.streams.send(worker, FromCoordinator::Remove(leftovers));
             }
         }
     }

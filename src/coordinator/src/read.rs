@@ -56,7 +56,10 @@ impl Owner {
         workers.sort_by_key(|(_, worker)| (worker.is_gone(), std::cmp::Reverse(worker.joined_at)));
         let num_present = workers.iter().filter(|worker| !is_gone(worker)).count();
         workers.truncate(num_present + GONE_SHOWN);
-        let describe = |(id, _): (_, _)| status::worker(&self.state, &self.config, id, now);
+        let describe = |(id, _): (_, _)| {
+            let worker = status::worker(&self.state, &self.config, id, now)?;
+            Some(v1::WorkerStatus { work_dir_bytes: self.streams.work_dir_bytes(id), ..worker })
+        };
         Ok(v1::StatusReply {
             sweeps,
             workers: workers.into_iter().filter_map(describe).collect(),

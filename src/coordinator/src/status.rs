@@ -63,6 +63,8 @@ pub fn worker(state: &State, config: &Config, id: &WorkerId, now: Millis) -> Opt
         busy_slots: entry.slots.iter().flatten().count() as u32,
         slot_descriptions: slot_descriptions(entry),
         silent_ms,
+        // the streams know it
+        work_dir_bytes: 0,
     })
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::FromCoordinator;
+use protocol::{DiskUse, FromCoordinator};
 use schedule::event::Input;
 use schedule::state::WorkerId;
 use tonic::Status;
@@ -20,13 +20,13 @@ pub struct Streams {
 struct Open {
     connection: u64,
     stream: Stream,
-    checkpoint_bytes: u64,
+    disk: DiskUse,
 }
 
 impl Streams {
     /// An older stream of the same worker ends.
     pub fn insert(&mut self, worker: WorkerId, connection: u64, stream: Stream) {
-        self.open.insert(worker, Open { connection, stream, checkpoint_bytes: 0 });
+        self.open.insert(worker, Open { connection, stream, disk: DiskUse::default() });
     }
 
     /// Whether what was said on this stream still counts.
@@ -65,13 +65,18 @@ impl Streams {
         !self.cut.is_empty()
     }
 
-    pub fn note_checkpoint_bytes(&mut self, worker: &WorkerId, bytes: u64) {
+    pub fn note_disk(&mut self, worker: &WorkerId, disk: DiskUse) {
         if let Some(open) = self.open.get_mut(worker) {
-            open.checkpoint_bytes = bytes;
+            open.disk = DiskUse { seen: Vec::new(), ..disk };
         }
     }
 
     pub fn checkpoint_bytes(&self) -> u64 {
-        self.open.values().map(|open| open.checkpoint_bytes).sum()
+        self.open.values().map(|open| open.disk.checkpoint_bytes).sum()
+    }
+
+    /// 0: it is not connected, or has not said.
+    pub fn work_dir_bytes(&self, worker: &WorkerId) -> u64 {
+        self.open.get(worker).map_or(0, |open| open.disk.work_dir_bytes)
     }
 }

@@ -1,5 +1,6 @@
 //! The conversation of `fleet.proto` in domain words: what a worker may say and what it may be told.
 
+use schedule::Leftovers;
 use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::{Slot, SlotIndex, WorkerId, WorkerInfo};
 use sweep::handoff::Progress;
@@ -7,7 +8,9 @@ use sweep::record::{Failure, FailureClass, TrialResult};
 use sweep::{AttemptNo, TrialId, TrialSpec};
 
 use crate::invalid::{Invalid, at_most, attempt_ref, document, name, plain, present, shortened, text, to_attempt_ref};
-use crate::limits::{MAX_DEVICES_PER_SLOT, MAX_DOCUMENT_BYTES, MAX_ENDED, MAX_NAME_BYTES, MAX_SLOTS, MAX_TEXT_BYTES};
+use crate::limits::{
+    MAX_DEVICES_PER_SLOT, MAX_DOCUMENT_BYTES, MAX_ENDED, MAX_NAME_BYTES, MAX_SEEN, MAX_SLOTS, MAX_TEXT_BYTES,
+};
 use crate::v1;
 use v1::attempt_ended::Outcome as WireOutcome;
 use v1::coordinator_message::Message as ToWorker;
@@ -16,9 +19,20 @@ use v1::worker_message::Message as ToCoordinator;
 #[derive(Clone, Debug, PartialEq)]
 pub enum FromWorker {
     Hello(Hello),
-    Heartbeat { running: Vec<RunningAttempt>, checkpoint_bytes: u64 },
+    Heartbeat { running: Vec<RunningAttempt>, disk: DiskUse },
     Ended(EndedAttempt),
     Leaving { reason: String },
+}
+
+/// What a worker's attempts have on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// Checkpoints of what runs now.
+    pub checkpoint_bytes: u64,
+    /// Everything in the work directory, which workers may share.
+    pub work_dir_bytes: u64,
+    /// Trials that do not run here and have files there: may they go?
+    pub seen: Vec<TrialId>,
 }
 
 /// First on every stream: the worker's whole knowledge.
@@ -40,6 +54,7 @@ pub enum FromCoordinator {
     Stop { trial: TrialId, attempt: AttemptNo, reason: String },
     Acknowledged { trial: TrialId, attempt: AttemptNo },
     Drain { reason: String },
+    Remove(Leftovers),
 }
 
 impl TryFrom<v1::WorkerMessage> for FromWorker {
@@ -50,7 +65,11 @@ impl TryFrom<v1::WorkerMessage> for FromWorker {
             ToCoordinator::Hello(hello) => Self::Hello(hello.try_into()?),
             ToCoordinator::Heartbeat(heartbeat) => Self::Heartbeat {
                 running: list("heartbeat.running", heartbeat.running, MAX_SLOTS, running)?,
-                checkpoint_bytes: heartbeat.checkpoint_bytes,
+                disk: DiskUse {
+                    checkpoint_bytes: heartbeat.checkpoint_bytes,
+                    work_dir_bytes: heartbeat.work_dir_bytes,
+                    seen: list("heartbeat.seen", heartbeat.seen, MAX_SEEN, trial_id)?,
+                },
             },
             ToCoordinator::Ended(attempt) => Self::Ended(ended("ended", attempt)?),
             ToCoordinator::Leaving(leaving) => Self::Leaving { reason: text("leaving.reason", leaving.reason)? },
@@ -62,9 +81,11 @@ impl From<FromWorker> for v1::WorkerMessage {
     fn from(message: FromWorker) -> Self {
         let message = match message {
             FromWorker::Hello(hello) => ToCoordinator::Hello(hello.into()),
-            FromWorker::Heartbeat { running, checkpoint_bytes } => ToCoordinator::Heartbeat(v1::Heartbeat {
+            FromWorker::Heartbeat { running, disk } => ToCoordinator::Heartbeat(v1::Heartbeat {
                 running: running.into_iter().map(to_running).collect(),
-                checkpoint_bytes,
+                checkpoint_bytes: disk.checkpoint_bytes,
+                work_dir_bytes: disk.work_dir_bytes,
+                seen: disk.seen.into_iter().map(|trial| trial.to_string()).collect(),
             }),
             FromWorker::Ended(attempt) => ToCoordinator::Ended(to_ended(attempt)),
             FromWorker::Leaving { reason } => ToCoordinator::Leaving(v1::Leaving { reason: to_text(reason) }),
@@ -137,6 +158,10 @@ impl TryFrom<v1::CoordinatorMessage> for FromCoordinator {
                 Self::Acknowledged { trial, attempt }
             }
             ToWorker::Drain(drain) => Self::Drain { reason: text("drain.reason", drain.reason)? },
+            ToWorker::Remove(remove) => Self::Remove(Leftovers {
+                checkpoints: attempts("remove.checkpoints", remove.checkpoints)?,
+                logs: attempts("remove.logs", remove.logs)?,
+            }),
         })
     }
 }
@@ -159,9 +184,23 @@ impl From<FromCoordinator> for v1::CoordinatorMessage {
                 ToWorker::Acknowledged(v1::Acknowledged { r#ref: to_attempt_ref(trial, attempt) })
             }
             FromCoordinator::Drain { reason } => ToWorker::Drain(v1::Drain { reason: to_text(reason) }),
+            FromCoordinator::Remove(leftovers) => {
+                let refs = |attempts: Vec<(TrialId, AttemptNo)>| {
+                    attempts.into_iter().filter_map(|(trial, attempt)| to_attempt_ref(trial, attempt)).collect()
+                };
+                ToWorker::Remove(v1::Remove { checkpoints: refs(leftovers.checkpoints), logs: refs(leftovers.logs) })
+            }
         };
         Self { message: Some(message) }
     }
+}
+
+fn trial_id(field: &str, trial: String) -> Result<TrialId, Invalid> {
+    trial.parse().map_err(|error| Invalid::new(field, error))
+}
+
+fn attempts(field: &str, refs: Vec<v1::AttemptRef>) -> Result<Vec<(TrialId, AttemptNo)>, Invalid> {
+    list(field, refs, MAX_SEEN, |field, reference| attempt_ref(field, Some(reference)))
 }
 
 fn list<Wire, Domain>(

@@ -14,6 +14,6 @@ pub mod v1 {
     tonic::include_proto!("orchestrator.v1");
 }
 
-pub use fleet::{FromCoordinator, FromWorker, Hello};
+pub use fleet::{DiskUse, FromCoordinator, FromWorker, Hello};
 pub use invalid::Invalid;
 pub use token::{Token, TokenError};

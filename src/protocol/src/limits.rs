@@ -9,6 +9,8 @@ pub const MAX_HELLO_RESULT_BYTES: usize = 32 << 20;
 pub const MAX_SLOTS: usize = 1024;
 /// CPU threads count as devices here.
 pub const MAX_DEVICES_PER_SLOT: usize = 1024;
+/// Trials with files in a work directory, in one heartbeat; the next one that asks begins after them.
+pub const MAX_SEEN: usize = 4_096;
 /// Unacknowledged outcomes in one `Hello`.
 pub const MAX_ENDED: usize = 65_536;
 /// Names of workers, hosts, builds, devices.

@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 use prost::Message;
-use protocol::{FromCoordinator, FromWorker, Hello, Invalid, v1};
+use protocol::{DiskUse, FromCoordinator, FromWorker, Hello, Invalid, v1};
+use schedule::Leftovers;
 use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::{Slot, WorkerId, WorkerInfo};
 use sweep::handoff::Progress;
@@ -90,14 +91,23 @@ prop_compose! {
     }
 }
 
+fn disk_use() -> impl Strategy<Value = DiskUse> {
+    (any::<u64>(), any::<u64>(), proptest::collection::vec(trial(), 0..4))
+        .prop_map(|(checkpoint_bytes, work_dir_bytes, seen)| DiskUse { checkpoint_bytes, work_dir_bytes, seen })
+}
+
 fn from_worker() -> impl Strategy<Value = FromWorker> {
     prop_oneof![
         hello().prop_map(FromWorker::Hello),
-        (proptest::collection::vec(running(), 0..4), any::<u64>())
-            .prop_map(|(running, checkpoint_bytes)| FromWorker::Heartbeat { running, checkpoint_bytes }),
+        (proptest::collection::vec(running(), 0..4), disk_use())
+            .prop_map(|(running, disk)| FromWorker::Heartbeat { running, disk }),
         ended().prop_map(FromWorker::Ended),
         name().prop_map(|reason| FromWorker::Leaving { reason }),
     ]
+}
+
+fn attempts() -> impl Strategy<Value = Vec<(TrialId, AttemptNo)>> {
+    proptest::collection::vec((trial(), attempt()), 0..4)
 }
 
 fn from_coordinator() -> impl Strategy<Value = FromCoordinator> {
@@ -112,6 +122,8 @@ fn from_coordinator() -> impl Strategy<Value = FromCoordinator> {
         }),
         (trial(), attempt()).prop_map(|(trial, attempt)| FromCoordinator::Acknowledged { trial, attempt }),
         name().prop_map(|reason| FromCoordinator::Drain { reason }),
+        (attempts(), attempts())
+            .prop_map(|(checkpoints, logs)| FromCoordinator::Remove(Leftovers { checkpoints, logs })),
     ]
 }
 
@@ -294,7 +306,7 @@ fn progress_that_is_not_a_number_is_left_out() {
     let progress = Progress { train_loss: Some(f64::NAN), images_per_s: f64::INFINITY, ..Progress::default() };
     let trial = "0123456789abcdef".parse().unwrap();
     let running = vec![RunningAttempt { trial, attempt: AttemptNo(1), slot: 0, progress }];
-    let said = v1::WorkerMessage::from(FromWorker::Heartbeat { running, checkpoint_bytes: 0 });
+    let said = v1::WorkerMessage::from(FromWorker::Heartbeat { running, disk: DiskUse::default() });
     let Ok(FromWorker::Heartbeat { running, .. }) = FromWorker::try_from(said) else { panic!() };
     assert_eq!(running[0].progress, Progress::default());
 }

@@ -9,7 +9,7 @@ use coordinator::{Coordinator, Listen, Options};
 use protocol::limits::MAX_MESSAGE_BYTES;
 use protocol::v1::control_client::ControlClient;
 use protocol::v1::fleet_client::FleetClient;
-use protocol::{FromCoordinator, FromWorker, Hello, v1};
+use protocol::{DiskUse, FromCoordinator, FromWorker, Hello, v1};
 use schedule::event::{EndedAttempt, Outcome};
 use schedule::state::{Slot, WorkerId, WorkerInfo};
 use sweep::record::{EpochRecord, Provenance, Timing, TrialResult};
@@ -102,7 +102,7 @@ async fn worker(channel: Channel, index: usize, slots: usize) -> Vec<Duration> {
         let message = tokio::select! {
             message = incoming.message() => message,
             _ = beat.tick() => {
-                let heartbeat = FromWorker::Heartbeat { running: Vec::new(), checkpoint_bytes: 0 };
+                let heartbeat = FromWorker::Heartbeat { running: Vec::new(), disk: DiskUse::default() };
                 let _ = outgoing.try_send(heartbeat.into());
                 continue;
             }

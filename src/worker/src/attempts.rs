@@ -1,11 +1,12 @@
 //! What this worker holds: attempts that run, and outcomes that nobody has acknowledged. It is the whole of what a worker
 //! knows, and what it tells the coordinator after every reconnection. Pure: it sends nothing and starts nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::limits::{MAX_ENDED, MAX_HELLO_RESULT_BYTES};
 use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::SlotIndex;
+use sweep::TrialId;
 use sweep::handoff::Progress;
 
 use crate::slot::AttemptKey;
@@ -61,6 +62,11 @@ impl Attempts {
 
     pub fn keys(&self) -> Vec<AttemptKey> {
         self.running.keys().copied().collect()
+    }
+
+    /// Trials that run, or whose outcome is still to be acknowledged.
+    pub fn trials(&self) -> BTreeSet<TrialId> {
+        self.running.keys().chain(self.ended.keys()).map(|(trial, _)| *trial).collect()
     }
 
     /// Nothing runs and everything is acknowledged.

@@ -1,10 +1,11 @@
 //! The worker's loop: hears the coordinator, the slots and the user, and keeps `Attempts` true. It starts what it is told
 //! to start, says what has ended until that is acknowledged, and decides nothing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use protocol::{FromCoordinator, FromWorker, Hello};
+use protocol::{DiskUse, FromCoordinator, FromWorker, Hello};
+use schedule::Leftovers;
 use schedule::event::Outcome;
 use schedule::state::{SlotIndex, WorkerId, WorkerInfo};
 use sweep::TrialSpec;
@@ -20,7 +21,7 @@ use crate::slot::{AttemptKey, Command, Said, Surroundings, Why};
 
 /// Outcomes that were not acknowledged are said again this often, in heartbeats.
 const SAY_AGAIN: u64 = 5;
-/// How often checkpoints are measured, in heartbeats.
+/// How often the work directory is measured, and what it holds of other trials is asked about, in heartbeats.
 const MEASURE: u64 = 15;
 
 /// What the user wants, through the handle.
@@ -53,8 +54,8 @@ pub struct Session {
     /// Streams opened so far.
     connections: u64,
     heartbeats: u64,
-    checkpoint_bytes: Arc<std::sync::atomic::AtomicU64>,
-    /// Checkpoints of acknowledged results.
+    disk: Arc<Mutex<DiskUse>>,
+    /// Files that are not needed any more.
     removals: JoinSet<()>,
     leaving: Option<String>,
     draining: Option<String>,
@@ -169,6 +170,7 @@ impl Loop {
                 tracing::info!(reason, "told to take no new work and to end");
                 self.state.draining.get_or_insert(reason);
             }
+            FromCoordinator::Remove(leftovers) => self.remove(leftovers),
             // handled by the caller and by the link
             FromCoordinator::Welcome { .. } | FromCoordinator::Refused { .. } => {}
         }
@@ -214,14 +216,23 @@ impl Loop {
 
     fn acknowledged(&mut self, key: AttemptKey) {
         if let Some(Outcome::Finished(_)) = self.state.attempts.acknowledge(key) {
-            let work_dir = self.around.work_dir.clone();
-            while self.state.removals.try_join_next().is_some() {}
-            self.state.removals.spawn_blocking(move || {
-                if let Err(error) = work_dir.remove_checkpoints(key.0, key.1) {
-                    tracing::warn!(trial = %key.0, %error, "cannot remove the checkpoints of a finished trial");
-                }
-            });
+            self.remove(Leftovers { checkpoints: vec![key], logs: Vec::new() });
         }
+    }
+
+    fn remove(&mut self, leftovers: Leftovers) {
+        let work_dir = self.around.work_dir.clone();
+        while self.state.removals.try_join_next().is_some() {}
+        self.state.removals.spawn_blocking(move || {
+            let checkpoints = leftovers.checkpoints.into_iter().map(|key| (key, work_dir.remove_checkpoints(key)));
+            for ((trial, _), removed) in
+                checkpoints.chain(leftovers.logs.into_iter().map(|key| (key, work_dir.remove_logs(key))))
+            {
+                if let Err(error) = removed {
+                    tracing::warn!(%trial, %error, "cannot remove files that are not needed any more");
+                }
+            }
+        });
     }
 
     fn note(&mut self, said: Said) {
@@ -248,17 +259,23 @@ impl Loop {
         let session = &mut self.state;
         session.heartbeats += 1;
         if session.heartbeats % MEASURE == 1 {
-            let trials: Vec<_> = session.attempts.keys().into_iter().map(|(trial, _)| trial).collect();
-            let (work_dir, bytes) = (self.around.work_dir.clone(), session.checkpoint_bytes.clone());
+            let held = session.attempts.trials();
+            let (work_dir, disk) = (self.around.work_dir.clone(), session.disk.clone());
+            let round = session.heartbeats / MEASURE;
             tokio::task::spawn_blocking(move || {
-                bytes.store(work_dir.checkpoint_bytes(&trials), std::sync::atomic::Ordering::Relaxed);
+                let found = work_dir.survey(&held, round);
+                *disk.lock().unwrap_or_else(PoisonError::into_inner) = found;
             });
         }
         if !session.welcome {
             return;
         }
-        let checkpoint_bytes = session.checkpoint_bytes.load(std::sync::atomic::Ordering::Relaxed);
-        session.say(FromWorker::Heartbeat { running: session.attempts.running(), checkpoint_bytes });
+        let disk = {
+            let mut found = session.disk.lock().unwrap_or_else(PoisonError::into_inner);
+            // asked about once per survey
+            DiskUse { seen: std::mem::take(&mut found.seen), ..*found }
+        };
+        session.say(FromWorker::Heartbeat { running: session.attempts.running(), disk });
         if session.heartbeats.is_multiple_of(SAY_AGAIN) {
             session.say_outcomes();
         }

@@ -4,12 +4,15 @@
 //! with its worker, for the checkpoint of its last epoch gives the same result again in the time of one evaluation, and
 //! a file of results would only be a second, weaker journal.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use protocol::DiskUse;
+use protocol::limits::MAX_SEEN;
 use sweep::{AttemptNo, TrialId};
 
 use crate::processes::Family;
@@ -78,35 +81,81 @@ impl WorkDir {
         Ok(())
     }
 
-    /// Removes the checkpoints of an attempt whose result is acknowledged, and of those before it. A later attempt,
-    /// if there is one because this result came too late, keeps its own.
-    pub fn remove_checkpoints(&self, trial: TrialId, attempt: AttemptNo) -> io::Result<()> {
-        let dir = self.checkpoint_dir(trial);
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        for entry in entries {
-            let entry = entry?;
-            let of_later = entry.file_name().to_str().and_then(attempt_of).is_some_and(|number| number > attempt.0);
-            if !of_later {
-                remove_if_there(&entry.path())?;
-            }
-        }
-        match fs::remove_dir(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
-            _ => Ok(()),
-        }
+    /// Removes the checkpoints of an attempt and of those before it. A later attempt, if there is one because this word
+    /// came too late, keeps its own.
+    pub fn remove_checkpoints(&self, (trial, attempt): (TrialId, AttemptNo)) -> io::Result<()> {
+        remove_up_to(&self.checkpoint_dir(trial), attempt)
     }
 
-    /// Disk that the checkpoints of these trials occupy.
-    pub fn checkpoint_bytes(&self, trials: &[TrialId]) -> u64 {
-        let size = |path: &Path| -> u64 {
-            let Ok(entries) = fs::read_dir(path) else { return 0 };
-            entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
-        };
-        trials.iter().map(|trial| size(&self.checkpoint_dir(*trial))).sum()
+    /// The same of what its trainers wrote to stderr.
+    pub fn remove_logs(&self, (trial, attempt): (TrialId, AttemptNo)) -> io::Result<()> {
+        remove_up_to(&self.0.join("logs").join(trial.to_string()), attempt)
+    }
+
+    /// What all trials have on disk, what those that run here have, and which others have something: of a long list
+    /// another part each round. Removes what nobody has touched for long: its coordinator may not exist any more.
+    pub fn survey(&self, held: &BTreeSet<TrialId>, round: u64) -> DiskUse {
+        let mut disk = DiskUse::default();
+        let mut seen = BTreeSet::new();
+        for part in ["checkpoints", "logs"] {
+            let Ok(entries) = fs::read_dir(self.0.join(part)) else { continue };
+            for entry in entries.flatten() {
+                let Some(trial) = entry.file_name().to_str().and_then(|name| name.parse::<TrialId>().ok()) else {
+                    continue;
+                };
+                let (bytes, touched) = size_and_age(&entry.path());
+                if !held.contains(&trial) && touched.is_some_and(|age| age > ABANDONED) {
+                    tracing::info!(%trial, part, "removing what nobody has touched for 30 days");
+                    let _ = fs::remove_dir_all(entry.path());
+                    continue;
+                }
+                disk.work_dir_bytes += bytes;
+                if !held.contains(&trial) {
+                    seen.insert(trial);
+                } else if part == "checkpoints" {
+                    disk.checkpoint_bytes += bytes;
+                }
+            }
+        }
+        let parts = seen.len().div_ceil(MAX_SEEN).max(1);
+        disk.seen = seen.into_iter().skip(round as usize % parts * MAX_SEEN).take(MAX_SEEN).collect();
+        disk
+    }
+}
+
+/// A trial that its coordinator knows is tidied up on its word long before.
+const ABANDONED: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Bytes in a folder, and how long ago it or something in it was changed.
+fn size_and_age(folder: &Path) -> (u64, Option<Duration>) {
+    let of_folder = fs::metadata(folder).ok();
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let files: Vec<_> = entries.filter_map(|entry| entry.metadata().ok()).collect();
+    let bytes = files.iter().map(fs::Metadata::len).sum();
+    let changed = files.iter().chain(&of_folder).filter_map(|metadata| metadata.modified().ok()).max();
+    // an error: it was changed in the future, by a machine with another clock
+    (bytes, changed.and_then(|changed| changed.elapsed().ok()))
+}
+
+fn remove_up_to(dir: &Path, attempt: AttemptNo) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let of_later = entry.file_name().to_str().and_then(attempt_of).is_some_and(|number| number > attempt.0);
+        if !of_later {
+            remove_if_there(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(dir) {
+        // another worker that shares the directory was faster, or a later attempt has begun
+        Err(error) if ![io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::NotFound].contains(&error.kind()) => {
+            Err(error)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -116,9 +165,9 @@ fn host_of(worker: &str) -> Option<&str> {
     Some(rest.rsplit_once('-')?.0)
 }
 
-/// The number in `epoch-00012.attempt-3.EXTENSION` (see the hand-off).
+/// The number in `epoch-00012.attempt-3.EXTENSION` (see the hand-off) and in `attempt-3.stderr`.
 fn attempt_of(name: &str) -> Option<u32> {
-    let (_, rest) = name.split_once(".attempt-")?;
+    let (_, rest) = name.split_once("attempt-")?;
     let digits = rest.split(|character: char| !character.is_ascii_digit()).next()?;
     digits.parse().ok()
 }
@@ -133,6 +182,8 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
@@ -146,13 +197,66 @@ mod tests {
         {
             fs::write(checkpoints.join(name), "12345").unwrap();
         }
-        assert_eq!(work_dir.checkpoint_bytes(&[trial]), 20);
-        work_dir.remove_checkpoints(trial, AttemptNo(2)).unwrap();
+        work_dir.remove_checkpoints((trial, AttemptNo(2))).unwrap();
         let left: Vec<_> = fs::read_dir(&checkpoints).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["epoch-00002.attempt-10.ckpt"]);
-        work_dir.remove_checkpoints(trial, AttemptNo(10)).unwrap();
+        work_dir.remove_checkpoints((trial, AttemptNo(10))).unwrap();
         assert!(!checkpoints.exists());
-        work_dir.remove_checkpoints(trial, AttemptNo(10)).unwrap();
+        work_dir.remove_checkpoints((trial, AttemptNo(10))).unwrap();
+    }
+
+    #[test]
+    fn a_survey_counts_everything_and_asks_about_what_does_not_run_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let work_dir = WorkDir::open(dir.path()).unwrap();
+        let id = |number: u64| -> TrialId { format!("{number:016x}").parse().unwrap() };
+        let write = |path: PathBuf, bytes: usize| {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, vec![0; bytes]).unwrap();
+        };
+        for number in 1..=3 {
+            write(work_dir.checkpoint_dir(id(number)).join("epoch-00001.attempt-1.safetensors"), 100);
+        }
+        for attempt in 1..=2 {
+            write(work_dir.log_file((id(4), AttemptNo(attempt))), 10);
+        }
+        let disk = work_dir.survey(&BTreeSet::from([id(1)]), 0);
+        assert_eq!(disk, DiskUse { checkpoint_bytes: 100, work_dir_bytes: 320, seen: vec![id(2), id(3), id(4)] });
+        work_dir.remove_logs((id(4), AttemptNo(1))).unwrap();
+        assert!(work_dir.log_file((id(4), AttemptNo(2))).exists(), "a later attempt keeps its log");
+        work_dir.remove_logs((id(4), AttemptNo(2))).unwrap();
+        assert_eq!(work_dir.survey(&BTreeSet::new(), 0).seen, [id(1), id(2), id(3)]);
+    }
+
+    #[test]
+    fn what_nobody_touches_for_long_is_removed_unless_it_runs_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let work_dir = WorkDir::open(dir.path()).unwrap();
+        let ids: Vec<TrialId> = (1..=3).map(|number| format!("{number:016x}").parse().unwrap()).collect();
+        let long_ago = SystemTime::now() - ABANDONED - Duration::from_secs(60);
+        for (index, trial) in ids.iter().enumerate() {
+            let folder = work_dir.checkpoint_dir(*trial);
+            fs::create_dir(&folder).unwrap();
+            let file = File::create(folder.join("epoch-00001.attempt-1.safetensors")).unwrap();
+            // of the last one the file is old and the folder new: something was removed from it lately
+            file.set_modified(long_ago).unwrap();
+            if index < 2 {
+                File::open(&folder).unwrap().set_modified(long_ago).unwrap();
+            }
+        }
+        assert_eq!(work_dir.survey(&BTreeSet::from([ids[0]]), 0).seen, [ids[2]]);
+        assert_eq!(ids.iter().map(|id| work_dir.checkpoint_dir(*id).exists()).collect::<Vec<_>>(), [true, false, true]);
+    }
+
+    #[test]
+    fn a_long_list_is_asked_about_in_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let work_dir = WorkDir::open(dir.path()).unwrap();
+        for number in 0..MAX_SEEN + 1 {
+            fs::create_dir(dir.path().join("logs").join(format!("{number:016x}"))).unwrap();
+        }
+        let asked = |round| work_dir.survey(&BTreeSet::new(), round).seen.len();
+        assert_eq!([asked(0), asked(1), asked(2)], [MAX_SEEN, 1, MAX_SEEN]);
     }
 
     #[test]

@@ -222,7 +222,7 @@ fn status_text(reply: &StatusReply) -> String {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let (journal, checkpoints) = (mib(reply.journal_bytes), mib(reply.checkpoint_bytes));
         text.push_str(&format!(
-            "\njournal {journal:.1} MiB, checkpoints {checkpoints:.1} MiB, build {}\n",
+            "\njournal {journal:.1} MiB, checkpoints of running trials {checkpoints:.1} MiB, build {}\n",
             reply.build
         ));
     }
@@ -265,7 +265,11 @@ fn worker_text(worker: &WorkerStatus) -> String {
         "unreachable" => format!(", silent for {}", duration(worker.silent_ms)),
         _ => String::new(),
     };
-    let mut text = format!("  {id}  {presence}{reason}{silent}  {busy_slots} of {slots} slots busy\n");
+    let disk = match worker.work_dir_bytes {
+        0 => String::new(),
+        bytes => format!(", {:.1} MiB in its work directory", bytes as f64 / f64::from(1 << 20)),
+    };
+    let mut text = format!("  {id}  {presence}{reason}{silent}  {busy_slots} of {slots} slots busy{disk}\n");
     let mut counted: Vec<(&str, usize)> = Vec::new();
     for description in &worker.slot_descriptions {
         match counted.last_mut() {
@@ -338,6 +342,7 @@ fn worker_json(worker: &WorkerStatus) -> Value {
         "busy_slots": worker.busy_slots,
         "slot_descriptions": worker.slot_descriptions,
         "silent_ms": worker.silent_ms,
+        "work_dir_bytes": worker.work_dir_bytes,
     })
 }
 

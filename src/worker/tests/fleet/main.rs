@@ -28,6 +28,28 @@ async fn two_workers_run_a_sweep() {
     rig.end().await;
 }
 
+/// A worker that was killed cannot tidy up; the next one asks, and leaves alone what the coordinator does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_left_of_finished_trials_is_removed() {
+    let mut rig = Rig::new("");
+    rig.coordinator().await;
+    rig.worker(1).await;
+    rig.submit().await;
+    rig.complete().await;
+    let results = rig.results().await;
+    let finished = results.lines().nth(1).and_then(|line| line.split(',').next()).unwrap();
+    rig.leave_checkpoint(finished, 1000);
+    rig.leave_checkpoint("00000000000000ff", 10);
+    patient(async {
+        while rig.status().await.workers[0].work_dir_bytes != 10 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(rig.checkpoints(), 1);
+    rig.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_that_crash_are_tried_again() {
     let undisturbed = Rig::results_of_undisturbed_run().await;

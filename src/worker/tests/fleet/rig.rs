@@ -256,6 +256,13 @@ impl Rig {
         state.trials.values().map(|trial| trial.attempts.len()).max().unwrap()
     }
 
+    /// As if another worker had made it.
+    pub fn leave_checkpoint(&self, trial: &str, bytes: usize) {
+        let dir = self.dir.path().join("work/checkpoints").join(trial);
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("epoch-00001.attempt-1.safetensors"), vec![0; bytes]).unwrap();
+    }
+
     /// Files of checkpoints.
     pub fn checkpoints(&self) -> usize {
         let dirs = fs::read_dir(self.dir.path().join("work/checkpoints")).unwrap();

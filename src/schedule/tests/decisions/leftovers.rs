@@ -1,0 +1,86 @@
+//! Which files of attempts may go, and when.
+
+use schedule::event::{Input, Outcome};
+use schedule::{KEEP_MS, Leftovers, leftovers};
+use sweep::record::FailureClass;
+use sweep::{AttemptNo, TrialId};
+
+use crate::sweeps::grid;
+use crate::world::{Started, World};
+
+/// What may go now: checkpoints, logs.
+fn may_go(world: &World, trial: TrialId) -> (bool, bool) {
+    let Leftovers { checkpoints, logs } = leftovers(&world.state, &[trial], world.now);
+    let last = (trial, AttemptNo(world.trial(trial).attempts.len() as u32));
+    assert!(checkpoints.iter().chain(&logs).all(|found| *found == last), "{checkpoints:?} {logs:?}");
+    (!checkpoints.is_empty(), !logs.is_empty())
+}
+
+fn a_day_later(world: &mut World) {
+    world.now += KEEP_MS - 1;
+}
+
+fn begun() -> (World, Started) {
+    let mut world = World::new();
+    world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let started = world.started().remove(0);
+    (world, started)
+}
+
+#[test]
+fn checkpoints_go_with_the_result_and_logs_a_day_later() {
+    let (mut world, started) = begun();
+    assert_eq!(may_go(&world, started.2), (false, false), "it runs");
+    world.finish(&started).expect("it is current");
+    assert_eq!(may_go(&world, started.2), (true, false));
+    a_day_later(&mut world);
+    assert_eq!(may_go(&world, started.2), (true, false));
+    world.now += 1;
+    assert_eq!(may_go(&world, started.2), (true, true));
+}
+
+#[test]
+fn what_waits_keeps_everything_for_as_long_as_it_waits() {
+    let (mut world, started) = begun();
+    world.fail(&started, FailureClass::Crashed).expect("it is current");
+    assert!(world.is_waiting(started.2));
+    world.now += 100 * KEEP_MS;
+    assert_eq!(may_go(&world, started.2), (false, false));
+}
+
+#[test]
+fn a_failure_keeps_its_stderr_for_as_long_as_it_is_shown() {
+    let (mut world, started) = begun();
+    world.fail(&started, FailureClass::NonFinite).expect("it is current");
+    assert!(world.is_failed(started.2));
+    assert_eq!(may_go(&world, started.2), (false, false), "asked for again it goes on from its checkpoint");
+    a_day_later(&mut world);
+    world.now += 1;
+    assert_eq!(may_go(&world, started.2), (true, false));
+    world.give(Input::RetryFailed { sweep: "a".to_owned() }).expect("it may be asked for again");
+    assert_eq!(may_go(&world, started.2), (false, false));
+}
+
+#[test]
+fn what_was_cancelled_keeps_everything_for_a_day() {
+    let (mut world, started) = begun();
+    let cancel = Input::Cancel { sweep: "a".to_owned(), reason: "for a test".to_owned() };
+    world.give(cancel).expect("it may be cancelled");
+    assert_eq!(may_go(&world, started.2), (false, false), "it is still being stopped");
+    world.end(&started, Outcome::Stopped).expect("it is current");
+    assert_eq!(may_go(&world, started.2), (false, false));
+    a_day_later(&mut world);
+    world.now += 1;
+    assert_eq!(may_go(&world, started.2), (true, true));
+}
+
+#[test]
+fn nothing_is_said_of_what_this_coordinator_did_not_start() {
+    let mut world = World::new();
+    world.submit(grid("a", 1, 1, ""));
+    let never_begun = *world.state.trials.keys().next().expect("a trial");
+    world.give(Input::Cancel { sweep: "a".to_owned(), reason: String::new() }).expect("it may be cancelled");
+    let foreign: TrialId = "00000000000000ff".parse().expect("an id");
+    assert!(leftovers(&world.state, &[never_begun, foreign], world.now + 100 * KEEP_MS).is_empty());
+}
