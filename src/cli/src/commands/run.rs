@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use protocol::v1::{ReportReply, SubmitReply};
+use protocol::v1::{ReportReply, StatusReply, SubmitReply};
 use schedule::state::Slot;
 use serde_json::json;
 use sweep::Sweep;
@@ -135,8 +135,9 @@ impl Run<'_> {
         let state_dir = &self.arguments.target.state_dir;
         let mut embedded = Embedded::start(state_dir, slots, trainer, &self.places).await?;
         let token = embedded.token.clone();
-        let (client, reply) = submit(&embedded.address, Some(&token), &self.sweep, PATIENCE).await?;
+        let (mut client, reply) = submit(&embedded.address, Some(&token), &self.sweep, PATIENCE).await?;
         self.say_submitted(&reply);
+        self.say_unfinished(&client.status(None).await?, &reply.sweep);
         let mut follower = Follower::new(client, Some(token), &reply.sweep, false);
         let mut writer = Writer::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let mut view = View::new();
@@ -175,6 +176,21 @@ impl Run<'_> {
         talk::say(&format!("{} (revision {}): {trials}", reply.sweep, reply.revision));
         for line in &reply.explanation {
             talk::say(&format!("  {line}"));
+        }
+    }
+
+    /// Older sweeps of the same state directory that were interrupted go on as well, and first: not a thing to find out
+    /// from a machine that is busy with something else.
+    fn say_unfinished(&self, status: &StatusReply, own: &str) {
+        let submitted = status.sweeps.iter().find(|sweep| sweep.name == own).map_or(0, |sweep| sweep.submitted_at_ms);
+        for sweep in status.sweeps.iter().filter(|sweep| sweep.name != own && !sweep.complete) {
+            let name = &sweep.name;
+            let left = counted(sweep.waiting + sweep.running, "trial");
+            let when = if sweep.submitted_at_ms <= submitted { "before these" } else { "in slots that are free" };
+            let place = self.arguments.target.state_dir.display();
+            talk::say(&format!(
+                "unfinished sweep `{name}` of {place} goes on as well: {left} {when}; not wanted? orchestrator cancel {name} --state-dir {place}"
+            ));
         }
     }
 
