@@ -48,7 +48,14 @@ impl Process {
 
     /// SIGKILL, and gone when this returns.
     pub fn kill(mut self) {
-        self.end();
+        self.kill_now();
+    }
+
+    /// The same, where its place is kept.
+    pub fn kill_now(&mut self) {
+        // both fail only when it has ended already
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
@@ -74,17 +81,11 @@ impl Process {
             self.stderr()
         );
     }
-
-    fn end(&mut self) {
-        // both fail only when it has ended already
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.end();
+        self.kill_now();
     }
 }
 

@@ -22,17 +22,29 @@ pub fn undisturbed_files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 
 /// Attempts over all trials of a results folder, from timing.csv.
 pub fn attempts(folder: &Path) -> Vec<u32> {
+    let fields = column(folder, "attempts");
+    let number = |field: &String| field.parse().unwrap_or_else(|error| panic!("attempts `{field}`: {error}"));
+    fields.iter().map(number).collect()
+}
+
+/// Whether any trial found an epoch, when it was trained again, to differ from an earlier attempt's.
+pub fn any_departed(folder: &Path) -> bool {
+    column(folder, "departed_at_epoch").iter().any(|epoch| !epoch.is_empty())
+}
+
+fn column(folder: &Path, name: &str) -> Vec<String> {
     let path = folder.join("timing.csv");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut lines = text.lines();
     let head: Vec<_> = lines.next().unwrap_or_default().split(',').collect();
-    let column = head.iter().position(|name| *name == "attempts").expect("timing.csv has a column `attempts`");
-    lines
-        .map(|line| {
-            let field = line.split(',').nth(column).unwrap_or_default();
-            field.parse().unwrap_or_else(|error| panic!("attempts in `{line}`: {error}"))
-        })
-        .collect()
+    let column = head.iter().position(|field| *field == name);
+    let column = column.unwrap_or_else(|| panic!("timing.csv has no column `{name}`"));
+    // names of devices, in the middle of the line, may hold commas
+    let field = |line: &str| match name {
+        "attempts" => line.split(',').nth(column).unwrap_or_default().to_owned(),
+        _ => line.rsplit(',').nth(head.len() - 1 - column).unwrap_or_default().to_owned(),
+    };
+    lines.map(field).collect()
 }
 
 /// Panics with the first difference in words that help.

@@ -100,14 +100,15 @@ impl System {
 
     /// Starts a worker with slots of one thread. All workers share the work directory, as on a cluster.
     pub fn worker(&self, name: &str, num_slots: u32) -> Process {
-        self.start(name, self.worker_command(name, num_slots))
+        self.start(name, self.worker_command(name, num_slots, 1))
     }
 
-    pub fn worker_command(&self, name: &str, num_slots: u32) -> Command {
-        let (url, slots) = (self.url(), num_slots.to_string());
+    /// Results depend on the threads of a slot (another order of summation), so they are never left to the machine.
+    pub fn worker_command(&self, name: &str, num_slots: u32, threads: u32) -> Command {
+        let (url, slots, threads) = (self.url(), num_slots.to_string(), threads.to_string());
         let arguments = ["worker", "--coordinator", &url, "--devices", "cpu", "--slots", &slots, "--work-dir", "work"];
         let mut command = self.orchestrator(&arguments);
-        command.args(["--data-dir", "data", "--cache-dir", "cache", "--name", name]);
+        command.args(["--devices-per-slot", &threads, "--data-dir", "data", "--cache-dir", "cache", "--name", name]);
         command
     }
 
@@ -144,6 +145,20 @@ impl System {
 
     pub fn results(&self, sweep: &str) -> PathBuf {
         self.path("results").join(sweep)
+    }
+
+    /// Files `PREFIX` + `PID.log` of this system's folder, by process id.
+    pub fn logs_of(&self, prefix: &str) -> Vec<(u32, String)> {
+        let entries = fs::read_dir(self.folder.path()).expect("the test's folder can be read");
+        let mut logs = Vec::new();
+        for path in entries.map(|entry| entry.expect("a readable folder").path()) {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let pid = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(".log"));
+            if let Some(pid) = pid.and_then(|pid| pid.parse().ok()) {
+                logs.push((pid, String::from_utf8_lossy(&fs::read(&path).expect("a readable file")).into_owned()));
+            }
+        }
+        logs
     }
 
     /// Process ids of this system's trainers.

@@ -1,10 +1,13 @@
 //! The control plane with trainers that obey without training (`orchestrator-trainer serve --rehearse`): what needs no
 //! training to be shown, and what it costs. Faults of real trainers: faults.rs.
 
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::sys::signal::Signal;
+use serde_json::Value;
 use tests::binaries::binary;
-use tests::{Process, System};
+use tests::{Process, System, wait_for};
 
 fn sweep(seeds: u32) -> String {
     format!(
@@ -40,6 +43,32 @@ fn finished_trials_are_reused_and_the_reuse_is_explained() {
     assert!(run.stderr().contains("reused"), "{}", run.stderr());
 }
 
+/// A run inside one process also finishes what an older one left, and says so before it does.
+#[test]
+fn an_older_unfinished_sweep_is_announced() {
+    let system = System::new();
+    let slow = rehearsing_trainer(&system, "--rehearse-epoch-ms 60000");
+    system.file("older.yaml", &sweep(3).replace("name: idle", "name: older").replace("class: 5", "class: 6"));
+    let embedded = |file: &str, trainer: &std::path::Path| {
+        let mut command = system.orchestrator(&["run", file, "--devices", "cpu", "--slots", "1", "--trainer"]);
+        command.arg(trainer);
+        system.start("run", command)
+    };
+    let mut older = embedded("older.yaml", &slow);
+    wait_for("a trial of the older sweep runs", || (!system.trainers().is_empty()).then_some(()));
+    older.signal(Signal::SIGINT);
+    older.signal(Signal::SIGINT);
+    older.wait();
+    system.file("idle.yaml", &sweep(1));
+    let mut run = embedded("idle.yaml", &rehearsing_trainer(&system, "--rehearse-epoch-ms 2"));
+    run.expect_exit(0);
+    let said = run.stderr();
+    for part in ["unfinished sweep `older`", " before these", "orchestrator cancel older --state-dir"] {
+        assert!(said.contains(part), "it does not say `{part}`: {said}");
+    }
+    assert!(!said.contains("unfinished sweep `idle`"), "{said}");
+}
+
 /// Not a test of speed: prints what issue and README quote. `make soak` runs it.
 #[test]
 #[ignore = "a measurement: make soak"]
@@ -62,10 +91,102 @@ fn what_a_trial_costs_without_training() {
     println!("idle: the coordinator's peak memory: {peak}");
 }
 
+/// Not a test of speed: prints what the documents quote, with the default lease of 10 s. `make soak` runs it, and the
+/// soak prints the same of real training under a shorter lease.
+#[test]
+#[ignore = "a measurement: make soak"]
+fn what_recovery_takes() {
+    let mut system = System::new();
+    let mut coordinator = system.coordinator();
+    // trials of about a second
+    let trainer = rehearsing_trainer(&system, "--rehearse-epoch-ms 12");
+    let worker = |system: &System, name: &str| {
+        let mut command = system.worker_command(name, 2, 1);
+        command.arg("--trainer").arg(&trainer);
+        system.start("worker", command)
+    };
+    let _steady = worker(&system, "steady");
+    let mut victim = worker(&system, "victim");
+    let run = submit(&system, 500);
+    let mut kills: Vec<(&str, u64)> = Vec::new();
+    let pause = || std::thread::sleep(Duration::from_millis(1_700));
+    for _ in 0..20 {
+        pause();
+        kills.push(("coordinator", now_ms()));
+        coordinator.kill_now();
+        coordinator = system.coordinator();
+    }
+    for _ in 0..20 {
+        pause();
+        let trainer = system.trainers()[0];
+        kills.push(("crashed", now_ms()));
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(trainer.try_into().expect("a process id")), Signal::SIGKILL)
+            .expect("a trainer waits for work when it has none");
+    }
+    for _ in 0..3 {
+        pause();
+        kills.push(("unreachable", now_ms()));
+        victim.kill_now();
+        victim = worker(&system, "victim");
+        std::thread::sleep(Duration::from_secs(11));
+    }
+    run.kill();
+    let journal = system.journal();
+    for kind in ["coordinator", "crashed", "unreachable"] {
+        let mut times: Vec<u64> =
+            kills.iter().filter(|(of, _)| *of == kind).flat_map(|(_, at)| recovered(&journal, kind, *at)).collect();
+        times.sort_unstable();
+        println!(
+            "idle: from the kill of a {} to the next dispatch{}: median {} ms, most {} ms, n = {}",
+            match kind {
+                "coordinator" => kind,
+                "crashed" => "trainer",
+                _ => "worker",
+            },
+            if kind == "coordinator" { "" } else { " of its trials" },
+            times[times.len() / 2],
+            times[times.len() - 1],
+            times.len()
+        );
+    }
+}
+
+/// Milliseconds from a kill to the dispatch that follows it: the first one, or for each trial whose attempt ended in
+/// this class, before anything else was killed, its next.
+fn recovered(journal: &[Value], kind: &str, kill: u64) -> Vec<u64> {
+    let at = |entry: &Value| entry["at"].as_u64().expect("a time");
+    let after = || journal.iter().filter(|entry| at(entry) >= kill);
+    let dispatch = |trial: Option<&Value>, from: u64| {
+        let mut dispatches = after().filter(|entry| at(entry) >= from).filter_map(|entry| {
+            let dispatched = entry["event"].get("trial_dispatched")?;
+            trial.is_none_or(|trial| dispatched["trial"] == *trial).then(|| at(entry))
+        });
+        dispatches.next()
+    };
+    if kind == "coordinator" {
+        return dispatch(None, kill).into_iter().map(|next| next - kill).collect();
+    }
+    let most = if kind == "crashed" { 1_500 } else { 12_000 };
+    let lost = after().take_while(|entry| at(entry) < kill + most).filter_map(|entry| {
+        let failed = entry["event"].get("attempt_failed")?;
+        (failed["failure"]["class"] == kind).then(|| (&failed["trial"], at(entry)))
+    });
+    lost.filter_map(|(trial, ended)| dispatch(Some(trial), ended)).map(|next| next - kill).collect()
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+    since.as_millis().try_into().expect("milliseconds fit")
+}
+
+fn rehearsing_trainer(system: &System, more: &str) -> PathBuf {
+    let trainer = binary("orchestrator-trainer");
+    system.script("trainer", &format!("exec {} \"$@\" --rehearse {more}", trainer.display()))
+}
+
 fn rehearsing_worker(system: &System) -> Process {
-    let trainer =
-        system.script("trainer", &format!("exec {} \"$@\" --rehearse", binary("orchestrator-trainer").display()));
-    let mut command = system.worker_command("rehearsing", 2);
+    let trainer = rehearsing_trainer(system, "");
+    let mut command = system.worker_command("rehearsing", 2, 1);
     command.arg("--trainer").arg(trainer);
     system.start("worker", command)
 }

@@ -66,8 +66,8 @@ fn a_loss_that_is_not_finite_is_final() {
 }
 
 fn worker(system: &System, fault: &str, threads: u32) -> Process {
-    let mut command = system.worker_command("faulty", 1);
-    command.args(["--devices-per-slot", &threads.to_string()]).env("ORCHESTRATOR_FAULT", fault);
+    let mut command = system.worker_command("faulty", 1, threads);
+    command.env("ORCHESTRATOR_FAULT", fault);
     system.start("worker", command)
 }
 

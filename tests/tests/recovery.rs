@@ -82,6 +82,20 @@ fn a_killed_trainer_changes_no_result_and_leaves_nothing() {
     assert_eq!(system.processes(), Vec::<u32>::new());
 }
 
+/// P5: the end of stdin says nothing to a trainer that is stopped; the kernel's signal at its worker's death does.
+#[test]
+fn a_stopped_trainer_goes_with_its_killed_worker() {
+    let mut system = System::new();
+    let _coordinator = system.coordinator();
+    let worker = system.worker("only", 1);
+    wait_for("the worker has proved its trainer", || worker.stderr().contains("1 slots").then_some(()));
+    let trainers = system.trainers();
+    let trainer = nix::unistd::Pid::from_raw(trainers[0].try_into().expect("a process id"));
+    nix::sys::signal::kill(trainer, Signal::SIGSTOP).expect("the trainer runs");
+    worker.kill();
+    wait_for("the trainer is gone", || system.trainers().is_empty().then_some(()));
+}
+
 #[test]
 fn an_interrupted_run_goes_on_where_it_stopped() {
     let system = System::new();

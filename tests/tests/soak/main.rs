@@ -1,18 +1,23 @@
 //! Kill anything, lose nothing: coordinator, workers and trainers killed at seeded random moments during real training,
 //! workers frozen for longer than their lease among them, until enough has been killed. The results must be those of
-//! an undisturbed run, byte for byte.
+//! an undisturbed run, byte for byte, and no process may be left.
 //!
-//! `make soak` runs it and prints the figures. ORCHESTRATOR_SOAK_SEED repeats a run's choices (what the scheduler of
-//! the machine makes of them differs), ORCHESTRATOR_SOAK_KILLS changes how many kills are enough.
+//! `make soak` runs it and prints the figures (figures.rs). ORCHESTRATOR_SOAK_SEED repeats a run's choices (what the
+//! scheduler of the machine makes of them differs), ORCHESTRATOR_SOAK_KILLS changes how many kills are enough.
+
+mod figures;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
-use tests::results::{assert_same, attempts, undisturbed_files};
-use tests::{Process, System};
+use tests::binaries::binary;
+use tests::results::{any_departed, assert_same, undisturbed_files};
+use tests::{Process, System, wait_for};
+
+use figures::Figures;
 
 const LEASE: Duration = Duration::from_millis(2_000);
 const NUM_WORKERS: usize = 3;
@@ -22,6 +27,7 @@ const KILLS_PER_ROUND: usize = 25;
 /// Of those: a trial whose trainer is killed four times is given up, as its budget says.
 const TRAINER_KILLS_PER_ROUND: usize = 10;
 
+/// 24 trials of 24 epochs, each epoch with a checkpoint.
 const SWEEP: &str = "
 name: soak
 recipe: quick
@@ -41,7 +47,7 @@ outputs:
 #[ignore = "minutes of killing: make soak"]
 fn results_are_those_of_an_undisturbed_run() {
     let seed = number_from("ORCHESTRATOR_SOAK_SEED").unwrap_or_else(|| now_ms() % 1_000_000);
-    let enough = number_from("ORCHESTRATOR_SOAK_KILLS").unwrap_or(100);
+    let enough = number_from("ORCHESTRATOR_SOAK_KILLS").unwrap_or(100) as usize;
     println!("soak: seed {seed}, {NUM_WORKERS} workers of one slot, lease {} ms", LEASE.as_millis());
     let undisturbed = Instant::now();
     let expected = undisturbed_run();
@@ -49,10 +55,15 @@ fn results_are_those_of_an_undisturbed_run() {
     let mut chance = Chance(seed);
     let mut figures = Figures::default();
     let start = Instant::now();
-    while figures.kills.len() < enough as usize {
-        figures.rounds += 1;
-        Round::start().until_complete(&mut chance, &mut figures, &expected);
-        println!("soak: round {}, {} kills so far, results identical", figures.rounds, figures.kills.len());
+    while figures.num_kills() < enough {
+        let kills = (enough - figures.num_kills()).min(KILLS_PER_ROUND);
+        Round::start(kills).until_complete(&mut chance, &mut figures, &expected);
+        println!(
+            "soak: round {} after {:.0} s, {} kills so far, results identical",
+            figures.rounds,
+            start.elapsed().as_secs_f64(),
+            figures.num_kills()
+        );
     }
     figures.print(start.elapsed());
 }
@@ -67,35 +78,61 @@ fn undisturbed_run() -> BTreeMap<String, Vec<u8>> {
 /// One sweep in a fresh state directory, disturbed until it is complete.
 struct Round {
     system: System,
-    coordinator: Option<Process>,
-    workers: Vec<Option<Process>>,
+    trainer: PathBuf,
+    coordinator: Process,
+    workers: Vec<Worker>,
     run: Process,
+    kills_left: usize,
+    kills: Vec<Kill>,
+}
+
+struct Worker {
+    process: Process,
+    /// Stopped until then.
+    frozen: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Victim {
+pub enum Victim {
     Coordinator,
     Worker,
     Trainer,
 }
 
+pub struct Kill {
+    pub victim: Victim,
+    pub pid: u32,
+    /// Milliseconds since the epoch.
+    pub at: u64,
+}
+
 impl Round {
-    fn start() -> Self {
+    fn start(kills: usize) -> Self {
         let mut system = System::new();
         let lease = LEASE.as_millis().to_string();
         system.coordinator_flags = vec!["--lease-ms".to_owned(), lease, "--heartbeat-ms".to_owned(), "400".to_owned()];
         system.file("soak.yaml", SWEEP);
-        let coordinator = Some(system.coordinator());
-        let workers = (0..NUM_WORKERS).map(|index| Some(system.worker(&format!("host-{index}"), 1))).collect();
-        let url = system.url();
-        let run = system.start("run", system.orchestrator(&["run", "soak.yaml", "--coordinator", &url]));
-        Self { system, coordinator, workers, run }
+        // What a trainer says goes straight to a file: through a worker's pipe it would die with the worker.
+        let log = system.path("trainer");
+        let trainer = system.script(
+            "trainer.sh",
+            &format!(
+                "exec {} \"$@\" --checkpoint-interval 0 2>>{}-$$.log",
+                binary("orchestrator-trainer").display(),
+                log.display()
+            ),
+        );
+        let coordinator = system.coordinator();
+        let start = |index| Worker { process: worker(&system, &trainer, index), frozen: None };
+        let workers = (0..NUM_WORKERS).map(start).collect();
+        let run = follow(&system);
+        Self { system, trainer, coordinator, workers, run, kills_left: kills, kills: Vec::new() }
     }
 
     fn until_complete(mut self, chance: &mut Chance, figures: &mut Figures, expected: &BTreeMap<String, Vec<u8>>) {
-        let mut kills = Vec::new();
         loop {
-            std::thread::sleep(Duration::from_millis(chance.between(100, 2_500)));
+            std::thread::sleep(Duration::from_millis(chance.between(50, 2_000)));
+            self.thaw();
             if let Some(status) = self.run.has_ended() {
                 // Chance may still have killed one trial's trainers too often. The soak asks for it again, as a user would.
                 if status.code() != Some(3) {
@@ -103,138 +140,99 @@ impl Round {
                 }
                 figures.given_up += 1;
                 self.system.ask(&["retry", "soak", "--failed"]);
-                self.run = self.follow();
+                self.run = follow(&self.system);
             }
-            if kills.len() < KILLS_PER_ROUND {
-                self.disturb(chance, &mut kills, figures);
+            if self.kills_left > 0 {
+                self.disturb(chance, figures);
             }
         }
         self.run.expect_exit(0);
-        let folder = self.system.results("soak");
-        assert_same(expected, &undisturbed_files(&folder));
-        figures.trials += attempts(&folder).len() as u64;
-        figures.attempts += attempts(&folder).iter().map(|attempts| u64::from(*attempts)).sum::<u64>();
-        figures.learn(&self.system, &kills);
-        figures.kills.extend(kills);
+        assert_same(expected, &undisturbed_files(&self.system.results("soak")));
+        assert!(!any_departed(&self.system.results("soak")), "an epoch trained again came out with other bits");
+        let mut verify = self.system.orchestrator(&["journal", "verify", "--state-dir", "state"]);
+        assert!(verify.status().expect("the command starts").success(), "the journal is not sound");
+        self.end_workers();
+        figures.learn(&self.system, self.kills);
     }
 
-    fn follow(&self) -> Process {
-        let url = self.system.url();
-        self.system.start("run", self.system.orchestrator(&["run", "soak.yaml", "--coordinator", &url]))
-    }
-
-    fn disturb(&mut self, chance: &mut Chance, kills: &mut Vec<(Victim, u64)>, figures: &mut Figures) {
+    fn disturb(&mut self, chance: &mut Chance, figures: &mut Figures) {
         match chance.between(0, 100) {
-            0..25 => {
-                kills.push((Victim::Coordinator, now_ms()));
-                self.coordinator.take().expect("one is always running").kill();
-                self.coordinator = Some(self.system.coordinator());
-            }
-            25..55 => {
-                let index = chance.between(0, NUM_WORKERS as u64) as usize;
-                kills.push((Victim::Worker, now_ms()));
-                self.workers[index].take().expect("all are running").kill();
-                self.workers[index] = Some(self.system.worker(&format!("host-{index}"), 1));
-            }
+            0..25 => self.kill_coordinator(),
+            25..55 => self.kill_worker(chance.between(0, NUM_WORKERS as u64) as usize),
             55..90 => {
                 let trainers = self.system.trainers();
-                let killed = kills.iter().filter(|(victim, _)| *victim == Victim::Trainer).count();
-                if trainers.is_empty() || killed == TRAINER_KILLS_PER_ROUND {
-                    return;
-                }
-                let pid = trainers[chance.between(0, trainers.len() as u64) as usize];
-                // It may have ended by itself since it was listed.
-                if kill(Pid::from_raw(pid.try_into().expect("a process id")), Signal::SIGKILL).is_ok() {
-                    kills.push((Victim::Trainer, now_ms()));
+                let killed = self.kills.iter().filter(|kill| kill.victim == Victim::Trainer).count();
+                if !trainers.is_empty() && killed < TRAINER_KILLS_PER_ROUND {
+                    self.kill_trainer(trainers[chance.between(0, trainers.len() as u64) as usize]);
                 }
             }
             _ => {
-                let index = chance.between(0, NUM_WORKERS as u64) as usize;
-                let worker = self.workers[index].as_ref().expect("all are running");
-                worker.signal(Signal::SIGSTOP);
-                std::thread::sleep(LEASE + Duration::from_millis(chance.between(200, 1_500)));
-                worker.signal(Signal::SIGCONT);
-                figures.freezes += 1;
+                let worker = &mut self.workers[chance.between(0, NUM_WORKERS as u64) as usize];
+                if worker.frozen.is_none() {
+                    worker.process.signal(Signal::SIGSTOP);
+                    worker.frozen = Some(Instant::now() + LEASE + Duration::from_millis(chance.between(200, 3_000)));
+                    figures.freezes += 1;
+                }
             }
         }
+    }
+
+    fn note(&mut self, victim: Victim, pid: u32) {
+        self.kills.push(Kill { victim, pid, at: now_ms() });
+        self.kills_left -= 1;
+    }
+
+    fn kill_coordinator(&mut self) {
+        self.note(Victim::Coordinator, self.coordinator.pid());
+        self.coordinator.kill_now();
+        self.coordinator = self.system.coordinator();
+    }
+
+    /// Frozen or not: SIGKILL needs no consent.
+    fn kill_worker(&mut self, index: usize) {
+        self.note(Victim::Worker, self.workers[index].process.pid());
+        self.workers[index].process.kill_now();
+        self.workers[index] = Worker { process: worker(&self.system, &self.trainer, index), frozen: None };
+    }
+
+    fn kill_trainer(&mut self, pid: u32) {
+        // It may have ended by itself since it was listed.
+        if kill(Pid::from_raw(pid.try_into().expect("a process id")), Signal::SIGKILL).is_ok() {
+            self.note(Victim::Trainer, pid);
+        }
+    }
+
+    fn thaw(&mut self) {
+        for worker in &mut self.workers {
+            if worker.frozen.is_some_and(|until| until <= Instant::now()) {
+                worker.process.signal(Signal::SIGCONT);
+                worker.frozen = None;
+            }
+        }
+    }
+
+    /// P5: what was told to end leaves nothing behind, whatever was killed before.
+    fn end_workers(&mut self) {
+        for worker in &mut self.workers {
+            worker.process.signal(Signal::SIGCONT);
+            worker.process.signal(Signal::SIGTERM);
+        }
+        for worker in &mut self.workers {
+            worker.process.wait();
+        }
+        wait_for("no trainer is left", || self.system.trainers().is_empty().then_some(()));
     }
 }
 
-#[derive(Default)]
-struct Figures {
-    rounds: u32,
-    /// What and when, in milliseconds since the epoch.
-    kills: Vec<(Victim, u64)>,
-    freezes: u32,
-    trials: u64,
-    attempts: u64,
-    given_up: u32,
-    /// From each kill to the coordinator's next dispatch, in milliseconds.
-    to_next_dispatch: BTreeMap<Victim, Vec<u64>>,
-    /// Training that was thrown away: from an attempt's last checkpoint to its end is not known, so this is the time
-    /// of all attempts that did not succeed.
-    lost_ms: u64,
-    useful_ms: u64,
+fn worker(system: &System, trainer: &std::path::Path, index: usize) -> Process {
+    let mut command = system.worker_command(&format!("host-{index}"), 1, 1);
+    command.arg("--trainer").arg(trainer).env("RUST_LOG", "warn,trainer=info");
+    system.start("worker", command)
 }
 
-impl Figures {
-    /// Reads the journal of a finished round.
-    fn learn(&mut self, system: &System, kills: &[(Victim, u64)]) {
-        let events = system.journal();
-        let dispatches: Vec<u64> = events
-            .iter()
-            .filter_map(|event| event["event"].get("trial_dispatched").map(|_| event["at"].as_u64().expect("a time")))
-            .collect();
-        for (victim, at) in kills {
-            if let Some(next) = dispatches.iter().find(|dispatch| *dispatch >= at) {
-                self.to_next_dispatch.entry(*victim).or_default().push(next - at);
-            }
-        }
-        let results = std::fs::read(system.results("soak").join("results.json")).expect("the report is there");
-        let results: Value = serde_json::from_slice(&results).expect("results.json is JSON");
-        for trial in results["trials"].as_array().expect("a list of trials") {
-            for attempt in trial["attempts"].as_array().expect("a list of attempts") {
-                let (Some(start), Some(end)) = (attempt["started_at_ms"].as_u64(), attempt["ended_at_ms"].as_u64())
-                else {
-                    continue;
-                };
-                let lasted = end.saturating_sub(start);
-                if attempt["failure"].is_null() { self.useful_ms += lasted } else { self.lost_ms += lasted }
-            }
-        }
-    }
-
-    fn print(&mut self, took: Duration) {
-        let count = |victim| self.kills.iter().filter(|(killed, _)| *killed == victim).count();
-        println!("soak: {} rounds in {:.0} s, every one with identical results", self.rounds, took.as_secs_f64());
-        println!(
-            "soak: {} kills: {} of the coordinator, {} of workers, {} of trainers; {} workers frozen beyond their lease",
-            self.kills.len(),
-            count(Victim::Coordinator),
-            count(Victim::Worker),
-            count(Victim::Trainer),
-            self.freezes
-        );
-        println!(
-            "soak: {} trials took {} attempts; {} times a trial was given up and asked for again",
-            self.trials, self.attempts, self.given_up
-        );
-        println!(
-            "soak: attempts that were cut short lasted {:.0} s in all, those that succeeded {:.0} s (a cut attempt's \
-             checkpoints are not lost)",
-            self.lost_ms as f64 / 1e3,
-            self.useful_ms as f64 / 1e3
-        );
-        for (victim, times) in &mut self.to_next_dispatch {
-            times.sort_unstable();
-            println!(
-                "soak: from a kill of {victim:?} to the next dispatch: median {} ms, most {} ms, n = {}",
-                times[times.len() / 2],
-                times[times.len() - 1],
-                times.len()
-            );
-        }
-    }
+fn follow(system: &System) -> Process {
+    let url = system.url();
+    system.start("run", system.orchestrator(&["run", "soak.yaml", "--coordinator", &url]))
 }
 
 /// Seeded choices (SplitMix64).
