@@ -310,3 +310,27 @@ fn parse(path: &Path, number: u64, at: u64, text: &str) -> Result<Recorded, Erro
         serde_json::from_str(text).map_err(|source| Error::Event { path: path.to_path_buf(), number, source })?;
     Ok(Recorded { at, event })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No test can cut the power: that a commit waits for the disk is read from the connection, also after a fault.
+    #[test]
+    fn every_connection_syncs_before_it_answers() {
+        const FULL: i32 = 2;
+        for (mode, name) in [(Mode::WriteAheadLog, "wal"), (Mode::RollbackJournal, "truncate")] {
+            let place = tempfile::tempdir().unwrap();
+            let mut journal = Journal::open_as(place.path(), mode).unwrap();
+            for _ in 0..2 {
+                let connection = journal.connection.as_ref().unwrap();
+                let synchronous: i32 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+                let journal_mode: String =
+                    connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+                assert_eq!((synchronous, journal_mode.as_str()), (FULL, name));
+                journal.connection = None;
+                journal.reopen().unwrap();
+            }
+        }
+    }
+}

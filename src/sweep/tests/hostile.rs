@@ -105,8 +105,13 @@ fn apply(text: &str, damage: &Damage) -> String {
     }
 }
 
+/// `PROPTEST_CASES=100000 cargo test --release -p sweep --test hostile` looks for longer.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").map_or(400, |cases| cases.parse().expect("a number"))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn damaged_sweeps_compile_or_explain_themselves(
