@@ -169,7 +169,9 @@ fn recovered(journal: &[Value], kind: &str, kill: u64) -> Vec<u64> {
     let most = if kind == "crashed" { 1_500 } else { 12_000 };
     let lost = after().take_while(|entry| at(entry) < kill + most).filter_map(|entry| {
         let failed = entry["event"].get("attempt_failed")?;
-        (failed["failure"]["class"] == kind).then(|| (&failed["trial"], at(entry)))
+        // a second crash of the same trial waits for longer, by its budget
+        let counts = kind != "crashed" || failed["attempt"] == 1;
+        (failed["failure"]["class"] == kind && counts).then(|| (&failed["trial"], at(entry)))
     });
     lost.filter_map(|(trial, ended)| dispatch(Some(trial), ended)).map(|next| next - kill).collect()
 }

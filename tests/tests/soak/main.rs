@@ -58,14 +58,8 @@ fn results_are_those_of_an_undisturbed_run() {
     while figures.num_kills() < enough {
         let kills = (enough - figures.num_kills()).min(KILLS_PER_ROUND);
         Round::start(kills).until_complete(&mut chance, &mut figures, &expected);
-        println!(
-            "soak: round {} after {:.0} s, {} kills so far, results identical",
-            figures.rounds,
-            start.elapsed().as_secs_f64(),
-            figures.num_kills()
-        );
+        figures.print(start.elapsed());
     }
-    figures.print(start.elapsed());
 }
 
 fn undisturbed_run() -> BTreeMap<String, Vec<u8>> {
