@@ -183,8 +183,12 @@ def gate(options, model, side, batch, precision, folder):
     return {**worst, "curve": apart(losses), "own_curve": apart(twin)}
 
 
-def passes(found, tolerance):
-    single = all(found[name] <= tolerance for name in ("loss", "gradient", "state"))
+def passes(found, precision):
+    """In bf16 PyTorch's own gradients differ by a tenth and more between layouts, which bounds those as well."""
+    tolerance = GATE_TOLERANCE[precision]
+    own_gradient = found["own_gradient"] if precision.startswith("bf16") else 0.0
+    single = all(found[name] <= tolerance for name in ("loss", "state"))
+    single = single and found["gradient"] <= max(tolerance, own_gradient)
     return single and found["curve"] <= max(tolerance, GATE_SPREADS * found["own_curve"])
 
 
@@ -196,7 +200,7 @@ def case_gate(options):
             with tempfile.TemporaryDirectory() as folder:
                 found = gate(options, model, side, batch, precision, folder)
             pair = lambda name: f"{found[name]:.0e} / {found[f'own_{name}']:.0e}"
-            verdict = "pass" if passes(found, tolerance) else "FAIL: its timing is void"
+            verdict = "pass" if passes(found, precision) else "FAIL: its timing is void"
             rows.append([f"{model}, {side} px", precision, f"{tolerance:.0e}", pair("loss"), pair("gradient"),
                          f"{found['state']:.0e}", pair("curve"), verdict])
             print(" | ".join(rows[-1]), file=sys.stderr)
@@ -422,7 +426,8 @@ def main():
     options.python = options.python or environment(ROOT / ".bench" / "python")
     for name in options.cases or CASES:
         print(f"== {name}", file=sys.stderr)
-        command = f"make bench ARGS=\"{name} --pairs {options.pairs}\""
+        threads = "" if options.threads == os.cpu_count() else f" --threads {options.threads}"
+        command = f"make bench ARGS=\"{name} --pairs {options.pairs}{threads}\""
         when = datetime.date.today().isoformat()
         text = CASES[name](options) + f"\n{machine()}; commit {commit()}; {when}; `{command}`\n"
         print(text)
