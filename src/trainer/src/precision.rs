@@ -1,8 +1,9 @@
 //! Which number format and memory layout the convolutions use: what `precision:` asks for, and what `auto` becomes.
 //!
-//! `auto` is a rule over model, image side and instruction sets, made from measurements, not a measurement at run time:
-//! a trial repeated on the same kind of machine must give the same bits. The choice is recorded in the result and kept
-//! in the checkpoints. Heads, losses, batch normalisation and the optimiser are f32 always. Next: nn/storage.rs.
+//! `auto` is a table over model, image side and instruction sets, not a measurement at run time: a trial repeated on the
+//! same kind of machine must give the same bits. `make bench ARGS=precision` shows what it should say on a machine. The
+//! choice is recorded in the result and kept in the checkpoints. Heads, losses, batch normalisation and the optimiser
+//! are f32 always. Next: nn/storage.rs.
 
 use sweep::Settings;
 use sweep::settings::{Model, Precision};
@@ -16,12 +17,35 @@ use crate::process;
 enum Hardware {
     /// No bf16 instructions.
     Plain,
-    /// Vector instructions (`avx512_bf16`): on an AMD EPYC bf16 gained 1.5 to 1.9 times from 28 pixels on, nothing at 8.
+    /// Vector instructions: `avx512_bf16`.
     VectorBf16,
-    /// Matrix tiles (`amx_bf16`): on an Intel Xeon bf16 lost at 32 pixels, where reordering costs more than the tiles
-    /// save, and gained 1.5 times at 64.
+    /// Matrix tiles: `amx_bf16`.
     TileBf16,
     Gpu,
+}
+
+/// The smallest image sides from which something is faster.
+struct Sides {
+    bf16: usize,
+    /// Channels innermost in memory, for f32; bf16 always has it.
+    channels_last: usize,
+}
+
+/// Changing a number changes the bits of trials: raise `sweep::trial::TRAINING_VERSION` with it.
+fn fastest_from(hardware: Hardware, narrow: bool) -> Sides {
+    const NEVER: usize = usize::MAX;
+    match (hardware, narrow) {
+        // not measured: layouts as beside bf16 instructions
+        (Hardware::Plain, true) => Sides { bf16: NEVER, channels_last: 16 },
+        (Hardware::Plain, false) => Sides { bf16: NEVER, channels_last: 128 },
+        // with PyTorch on an AMD EPYC under load; in docs/performance.md a tuned PyTorch script chose alike from 32 pixels on
+        (Hardware::VectorBf16, true) => Sides { bf16: 28, channels_last: 16 },
+        (Hardware::VectorBf16, false) => Sides { bf16: 28, channels_last: 128 },
+        // with PyTorch on an Intel Xeon: at 32 pixels reordering cost more than tiles saved, at 64 bf16 gained 1.5 times
+        (Hardware::TileBf16, true) => Sides { bf16: 64, channels_last: 16 },
+        (Hardware::TileBf16, false) => Sides { bf16: 64, channels_last: 128 },
+        (Hardware::Gpu, _) => Sides { bf16: 0, channels_last: 0 },
+    }
 }
 
 impl Hardware {
@@ -37,16 +61,6 @@ impl Hardware {
             (false, false) => Self::Plain,
         }
     }
-
-    /// Image side from which bf16 is faster.
-    fn smallest_bf16_side(self) -> usize {
-        match self {
-            Self::Plain => usize::MAX,
-            Self::VectorBf16 => 28,
-            Self::TileBf16 => 64,
-            Self::Gpu => 0,
-        }
-    }
 }
 
 pub fn choose(settings: &Settings, side: usize, device: Device) -> Format {
@@ -54,15 +68,13 @@ pub fn choose(settings: &Settings, side: usize, device: Device) -> Format {
 }
 
 fn rule(precision: Precision, model: Model, side: usize, hardware: Hardware) -> Format {
+    let from = fastest_from(hardware, is_narrow(model));
     let bf16 = match precision {
         Precision::F32 => false,
         Precision::Bf16 => true,
-        Precision::Auto => side >= hardware.smallest_bf16_side(),
+        Precision::Auto => side >= from.bf16,
     };
-    // in f32 on the CPU, channels-last gained with few channels and with large images, and lost with neither
-    let smallest_side = if is_narrow(model) { 16 } else { 128 };
-    let channels_last = bf16 || hardware == Hardware::Gpu || side >= smallest_side;
-    Format { bf16, channels_last }
+    Format { bf16, channels_last: bf16 || side >= from.channels_last }
 }
 
 /// The networks for small images: 16 to 128 channels.
