@@ -1,6 +1,8 @@
-//! Tells the linker where libtorch is and builds the C++ shim against its headers.
+//! Tells the linker where libtorch is and builds both halves of the C++ shim against its headers.
 //!
-//! Downloads nothing: `make` puts libtorch in place. Read shim/shim.cpp next.
+//! Downloads nothing: `make` puts libtorch in place. Read shim/shim.cpp next, then shim/cuda_half.cpp.
+
+use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
@@ -11,7 +13,13 @@ fn main() {
     for directory in [packed, format!("{libtorch}/site/torch/lib"), format!("{libtorch}/lib")] {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{directory}");
     }
-    cc::Build::new()
+    compiler(&libtorch).file("shim/shim.cpp").compile("orchestrator_shim");
+    cuda_half(&libtorch);
+}
+
+fn compiler(libtorch: &str) -> cc::Build {
+    let mut build = cc::Build::new();
+    build
         .cpp(true)
         .pic(true)
         .std("c++17")
@@ -22,8 +30,35 @@ fn main() {
         .include(format!("{libtorch}/include/torch/csrc/api/include"))
         // at::parallel_for, on libtorch's own threads, and products that are rounded before they are added to
         .flag("-fopenmp")
-        .flag("-ffp-contract=off")
-        .file("shim/shim.cpp")
-        .file("shim/update.cpp")
-        .compile("orchestrator_shim");
+        .flag("-ffp-contract=off");
+    build
+}
+
+/// A shared object that src/cuda/half.rs carries as bytes. Linked against nothing, because its libraries exist only
+/// where a GPU does. Empty where CUDA's headers are absent: such a trainer uses GPUs without recording steps.
+fn cuda_half(libtorch: &str) {
+    let output = PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets it")).join("cuda_half.so");
+    let Some(headers) = cuda_headers(libtorch) else {
+        println!("cargo:warning=no CUDA headers beside {libtorch} (nvidia-cuda-crt): built without CUDA graphs");
+        return std::fs::write(&output, []).expect("OUT_DIR can be written to");
+    };
+    let compiler = compiler(libtorch).include(headers).get_compiler();
+    let status = compiler
+        .to_command()
+        .args(["-shared", "-o"])
+        .arg(&output)
+        .arg("shim/cuda_half.cpp")
+        .status()
+        .expect("g++ runs");
+    assert!(status.success(), "shim/cuda_half.cpp does not compile (see above)");
+}
+
+/// In an installation of scripts/libtorch.sh, or in a Python environment beside its `torch`.
+fn cuda_headers(libtorch: &str) -> Option<PathBuf> {
+    let folders = ["site/nvidia/cu13/include", "../nvidia/cu13/include"];
+    let candidates = folders.iter().map(|folder| Path::new(libtorch).join(folder));
+    let is_complete = |folder: &PathBuf| {
+        ["cuda_runtime_api.h", "crt/host_defines.h"].iter().all(|header| folder.join(header).exists())
+    };
+    candidates.into_iter().find(is_complete)
 }

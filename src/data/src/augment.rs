@@ -25,8 +25,8 @@ pub enum Layout {
 pub(crate) struct Renderer {
     pub(crate) side: usize,
     pub(crate) channels: usize,
-    mean: Vec<f32>,
-    inverse_std: Vec<f32>,
+    pub(crate) mean: Vec<f32>,
+    pub(crate) inverse_std: Vec<f32>,
     pub(crate) rand_augment: Option<crate::rand_augment::RandAugment>,
 }
 
@@ -88,7 +88,8 @@ impl Renderer {
                     // The box lies in the flipped image; the look-up table holds positions before the flip.
                     scratch.columns.iter_mut().for_each(|column| *column = width - 1 - *column);
                 }
-                self.erase(erase, &noise, &scratch.rows, &scratch.columns, layout, out);
+                let put = |y, x, channel, value| out[self.position(layout, y, x, channel)] = value;
+                self.erase(erase, &noise, &scratch.rows, &scratch.columns, put);
             }
             scratch.bytes = bytes;
         });
@@ -141,7 +142,7 @@ impl Renderer {
     }
 
     /// For each row and column of the output, that of the image it shows.
-    fn look_up(
+    pub(crate) fn look_up(
         &self,
         window: Window,
         (height, width): (usize, usize),
@@ -260,8 +261,17 @@ impl Renderer {
         }
     }
 
-    /// Uniform noise in 0..255 where the output shows the box, standardised like the image.
-    fn erase(&self, erase: Erase, noise: &Stream, rows: &[usize], columns: &[usize], layout: Layout, out: &mut [f32]) {
+    /// Uniform noise in 0..255 where the output shows the box, standardised like the image. `columns` are those of the
+    /// flipped image, in which the box lies. `put` gets row, column and channel of the output, all channels of a pixel
+    /// one after the other.
+    pub(crate) fn erase(
+        &self,
+        erase: Erase,
+        noise: &Stream,
+        rows: &[usize],
+        columns: &[usize],
+        mut put: impl FnMut(usize, usize, usize, f32),
+    ) {
         let (top, left) = (erase.top as usize, erase.left as usize);
         let (height, width) = (erase.height as usize, erase.width as usize);
         let mut block = (u32::MAX, [0; 4]);
@@ -274,8 +284,7 @@ impl Renderer {
                     }
                     let word = block.1[number as usize % 4];
                     let value = (f64::from(word) / (1u64 << 32) as f64 * 255.0) as f32;
-                    out[self.position(layout, y, x, channel)] =
-                        (value - self.mean[channel]) * self.inverse_std[channel];
+                    put(y, x, channel, (value - self.mean[channel]) * self.inverse_std[channel]);
                 }
             }
         }
@@ -316,7 +325,7 @@ fn shift_into(image: &Image, (rows, columns): (f32, f32), shifted: &mut Vec<f32>
 }
 
 /// For each position the two it lies between after the shift, and the weight of the second.
-fn taps(shift: f32, length: usize) -> Vec<(usize, usize, f32)> {
+pub(crate) fn taps(shift: f32, length: usize) -> Vec<(usize, usize, f32)> {
     let whole = shift.floor();
     let weight = shift - whole;
     let clamp = |position: isize| position.clamp(0, length as isize - 1) as usize;

@@ -31,6 +31,8 @@ pub struct Dataset {
 pub struct Split {
     labels: Arc<[u32]>,
     images: Arc<[Extent]>,
+    /// The first byte of any image.
+    start: u64,
     channels: usize,
     pixels: Pixels,
 }
@@ -41,6 +43,12 @@ pub(crate) struct Extent {
     pub(crate) offset: u64,
     pub(crate) height: u32,
     pub(crate) width: u32,
+}
+
+impl Extent {
+    fn end(&self, channels: usize) -> u64 {
+        self.offset + u64::from(self.height) * u64::from(self.width) * channels as u64
+    }
 }
 
 #[derive(Clone)]
@@ -93,7 +101,8 @@ impl Split {
                 return Err("an image lies outside of the pixels");
             }
         }
-        Ok(Self { labels: labels.into(), images: images.into(), channels, pixels })
+        let start = images.iter().map(|image| image.offset).min().unwrap_or(0);
+        Ok(Self { labels: labels.into(), images: images.into(), start, channels, pixels })
     }
 
     /// Images of one size, one after the other.
@@ -120,6 +129,17 @@ impl Split {
         let (height, width) = (height as usize, width as usize);
         let pixels = &self.pixels.bytes()[offset as usize..][..height * width * self.channels];
         Image { height, width, channels: self.channels, pixels }
+    }
+
+    /// The bytes of all images in one piece, for a device that takes the whole split.
+    pub fn pixels(&self) -> &[u8] {
+        let ends = self.images.iter().map(|image| image.end(self.channels));
+        &self.pixels.bytes()[self.start as usize..ends.max().unwrap_or(0) as usize]
+    }
+
+    /// Where an image begins in `pixels`.
+    pub(crate) fn offset_in_pixels(&self, index: usize) -> usize {
+        (self.images[index].offset - self.start) as usize
     }
 
     /// Height and width where all images have the same.

@@ -14,6 +14,7 @@ use sweep::settings::{Crop, SamplesPerClass};
 use crate::augment::{Layout, Renderer};
 use crate::dataset::{Dataset, Split};
 use crate::error::Error;
+use crate::lookup::{Lookup, Origin, Tables};
 use crate::plan::{self, Chooser, Mix, SamplePlan, StepPlan};
 use crate::random::{Purpose, Stream};
 use crate::stand_in;
@@ -38,6 +39,14 @@ pub struct Pipeline {
     repeats: u32,
     steps_per_epoch: u64,
     orders: Mutex<Vec<Order>>,
+}
+
+/// The tables of one step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepLookup {
+    pub own: Lookup,
+    /// With CutMix: of each sample's partner.
+    pub partners: Option<Lookup>,
 }
 
 /// The images of one pass, in the order of that pass.
@@ -266,14 +275,62 @@ impl Pipeline {
     /// Fills standardised centre crops of some evaluation images; `out` holds exactly `range.len() * image_len()`.
     pub fn fill_eval(&self, range: Range<usize>, layout: Layout, out: &mut [f32]) {
         assert_eq!(out.len(), range.len() * self.image_len(), "the buffer does not fit the range");
-        let (split, held_out): (&Split, _) = match &self.held_out {
-            Some(held_out) => (&self.dataset.train, Some(held_out)),
-            None => (&self.dataset.test, None),
-        };
+        let (split, held_out) = self.eval_split();
         for (position, out) in range.zip(out.chunks_exact_mut(self.image_len())) {
             let index = held_out.map_or(position, |held_out| held_out[position] as usize);
             self.renderer.evaluate(split.image(index), layout, out);
         }
+    }
+
+    /// Whether what is done to training images can be said as tables, see lookup.rs.
+    pub fn can_look_up(&self) -> bool {
+        let makes_bytes = self.renderer.rand_augment.is_some() || self.chooser.crop == Crop::RandomResized;
+        let train = &self.dataset.train;
+        !makes_bytes && (0..train.len()).all(|index| train.offset_in_pixels(index).is_multiple_of(self.channels()))
+    }
+
+    /// Tables of a step: of its samples and, with CutMix, of their partners. Only where `can_look_up`.
+    pub fn look_up_train(&self, plan: &StepPlan, origin: Origin) -> StepLookup {
+        let mut tables = Tables::new(&self.renderer, &self.dataset.train, origin);
+        let mut of = |positions: &mut dyn Iterator<Item = usize>| {
+            let mut lookup = tables.empty(self.chooser.shift > 0.0);
+            positions.for_each(|position| {
+                tables.push(&mut lookup, &plan.samples[position], self.chooser.seed, plan.epoch);
+            });
+            lookup
+        };
+        let own = of(&mut (0..plan.len()));
+        let mix = plan.mix.as_ref().filter(|mix| mix.lambda < 1.0);
+        let partners = mix.map(|mix| of(&mut mix.partners.iter().map(|&partner| partner as usize)));
+        StepLookup { own, partners }
+    }
+
+    /// Tables of the centre crops of some evaluation images.
+    pub fn look_up_eval(&self, range: Range<usize>, origin: Origin) -> Lookup {
+        let (split, held_out) = self.eval_split();
+        let mut tables = Tables::new(&self.renderer, split, origin);
+        let mut lookup = tables.empty(false);
+        for position in range {
+            tables.push_centre(&mut lookup, held_out.map_or(position, |held_out| held_out[position] as usize));
+        }
+        lookup
+    }
+
+    /// Whether evaluation images come out of the training split.
+    pub fn evaluates_on_train(&self) -> bool {
+        self.held_out.is_some()
+    }
+
+    fn eval_split(&self) -> (&Split, Option<&Vec<u32>>) {
+        match &self.held_out {
+            Some(held_out) => (&self.dataset.train, Some(held_out)),
+            None => (&self.dataset.test, None),
+        }
+    }
+
+    /// What pixels are standardised with: subtracted, and multiplied by, per channel.
+    pub fn standardisation(&self) -> (&[f32], &[f32]) {
+        (&self.renderer.mean, &self.renderer.inverse_std)
     }
 
     /// What pixels are standardised with.

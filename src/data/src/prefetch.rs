@@ -11,7 +11,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::augment::Layout;
-use crate::pipeline::Pipeline;
+use crate::lookup::Origin;
+use crate::pipeline::{Pipeline, StepLookup};
 use crate::plan::StepPlan;
 
 /// Where to begin, and how to work.
@@ -22,11 +23,19 @@ pub struct PrefetchOptions {
     pub step: u64,
     /// The last batch is the last one of epoch `num_epochs - 1`.
     pub num_epochs: u32,
-    pub layout: Layout,
+    pub form: Form,
     /// 0: no thread, batches are filled in `next`.
     pub num_threads: usize,
     /// Batches that may be ready or in the making; at least 1.
     pub depth: usize,
+}
+
+/// What a batch consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Pixels(Layout),
+    /// For a device that gathers pixels itself.
+    Lookup(Origin),
 }
 
 pub struct Prefetch {
@@ -39,7 +48,15 @@ pub struct Prefetch {
 pub struct Batch {
     pub plan: StepPlan,
     pixels: Vec<f32>,
+    lookup: Option<StepLookup>,
     shared: Arc<Shared>,
+}
+
+/// A batch without the place its buffer returns to.
+struct Filled {
+    plan: StepPlan,
+    pixels: Vec<f32>,
+    lookup: Option<StepLookup>,
 }
 
 /// A background thread panicked: a defect of this program, told by its message on stderr.
@@ -52,7 +69,7 @@ pub struct Broken {
 
 struct Shared {
     pipeline: Arc<Pipeline>,
-    layout: Layout,
+    form: Form,
     depth: u64,
     /// Batches are numbered over all epochs; `state.taken..end` is what is left.
     end: u64,
@@ -66,7 +83,7 @@ struct State {
     begun: u64,
     /// Number of the next batch that `next` will hand out.
     taken: u64,
-    ready: BTreeMap<u64, (StepPlan, Vec<f32>)>,
+    ready: BTreeMap<u64, Filled>,
     free: Vec<Vec<f32>>,
     broken: Option<u64>,
     stop: bool,
@@ -82,12 +99,18 @@ impl Shared {
         ((number / steps) as u32, number % steps)
     }
 
-    fn fill(&self, number: u64, mut pixels: Vec<f32>) -> (StepPlan, Vec<f32>) {
+    fn fill(&self, number: u64, mut pixels: Vec<f32>) -> Filled {
         let (epoch, step) = self.position(number);
         let plan = self.pipeline.train_step(epoch, step);
-        pixels.resize(plan.len() * self.pipeline.image_len(), 0.0);
-        self.pipeline.fill_train(&plan, 0..plan.len(), self.layout, &mut pixels);
-        (plan, pixels)
+        let lookup = match self.form {
+            Form::Lookup(origin) => Some(self.pipeline.look_up_train(&plan, origin)),
+            Form::Pixels(layout) => {
+                pixels.resize(plan.len() * self.pipeline.image_len(), 0.0);
+                self.pipeline.fill_train(&plan, 0..plan.len(), layout, &mut pixels);
+                None
+            }
+        };
+        Filled { plan, pixels, lookup }
     }
 
     fn work(&self) {
@@ -121,7 +144,7 @@ impl Prefetch {
         let first = u64::from(options.epoch) * steps + options.step;
         let shared = Arc::new(Shared {
             end: u64::from(options.num_epochs) * steps,
-            layout: options.layout,
+            form: options.form,
             depth: options.depth.max(1) as u64,
             state: Mutex::new(State { begun: first, taken: first, ..State::default() }),
             changed: Condvar::new(),
@@ -146,7 +169,7 @@ impl Prefetch {
         if number >= shared.end {
             return Ok(None);
         }
-        let (plan, pixels) = if self.threads.is_empty() {
+        let Filled { plan, pixels, lookup } = if self.threads.is_empty() {
             state.taken += 1;
             let buffer = state.free.pop().unwrap_or_default();
             drop(state);
@@ -166,7 +189,7 @@ impl Prefetch {
             }
         };
         self.waited += began.elapsed();
-        Ok(Some(Batch { plan, pixels, shared: self.shared.clone() }))
+        Ok(Some(Batch { plan, pixels, lookup, shared: self.shared.clone() }))
     }
 
     /// Time spent in `next` so far: how long the step waited for data.
@@ -187,9 +210,14 @@ impl Drop for Prefetch {
 }
 
 impl Batch {
-    /// `plan.len() * image_len` values in the layout asked for; shards are ranges of whole images.
+    /// `Form::Pixels`: `plan.len() * image_len` values in the layout asked for; shards are ranges of whole images.
     pub fn pixels(&self) -> &[f32] {
         &self.pixels
+    }
+
+    /// `Form::Lookup`: the tables.
+    pub fn lookup(&self) -> Option<&StepLookup> {
+        self.lookup.as_ref()
     }
 }
 

@@ -8,7 +8,7 @@ use sweep::record::Subset;
 use sweep::settings::*;
 
 use crate::dataset::{Dataset, Split};
-use crate::{Layout, OpenRequest, Pipeline, Prefetch, PrefetchOptions};
+use crate::{Form, Layout, OpenRequest, Pipeline, Prefetch, PrefetchOptions};
 
 pub(crate) fn settings(dataset: &str) -> Settings {
     serde_json::from_value(serde_json::json!({
@@ -225,7 +225,14 @@ fn pixels_follow_the_stated_order_of_augmentations() {
 fn prefetched_batches_are_those_of_the_pipeline() {
     let pipeline = Arc::new(pipeline(digits(), &busy("digits"), 2));
     for num_threads in [0, 1, 3] {
-        let options = PrefetchOptions { epoch: 1, step: 5, num_epochs: 3, layout: Layout::Nhwc, num_threads, depth: 2 };
+        let options = PrefetchOptions {
+            epoch: 1,
+            step: 5,
+            num_epochs: 3,
+            form: Form::Pixels(Layout::Nhwc),
+            num_threads,
+            depth: 2,
+        };
         let mut prefetch = Prefetch::start(pipeline.clone(), options);
         let mut position = (1, 5);
         while let Some(batch) = prefetch.next().unwrap() {
@@ -245,8 +252,14 @@ fn prefetched_batches_are_those_of_the_pipeline() {
 #[test]
 fn dropping_a_prefetch_in_the_middle_ends_its_threads() {
     let pipeline = Arc::new(pipeline(digits(), &busy("digits"), 2));
-    let options =
-        PrefetchOptions { epoch: 0, step: 0, num_epochs: 1000, layout: Layout::Nchw, num_threads: 2, depth: 3 };
+    let options = PrefetchOptions {
+        epoch: 0,
+        step: 0,
+        num_epochs: 1000,
+        form: Form::Pixels(Layout::Nchw),
+        num_threads: 2,
+        depth: 3,
+    };
     let mut prefetch = Prefetch::start(pipeline.clone(), options);
     let batch = prefetch.next().unwrap();
     drop(prefetch);

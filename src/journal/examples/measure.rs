@@ -171,6 +171,7 @@ fn end(trial: TrialId, attempt: AttemptNo) -> EndedAttempt {
         devices: vec!["cpu (1 thread)".to_owned()],
         host: "host-1".to_owned(),
         precision: "f32".to_owned(),
+        execution: "queued".to_owned(),
         data_fingerprint: "0123456789abcdef".to_owned(),
         subset: Subset::Indices((0..100).map(|index| index * 17).collect()),
         num_parameters: 78_042,

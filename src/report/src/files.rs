@@ -146,6 +146,7 @@ pub fn trial_json(results: &Results, row: &TrialRow) -> Value {
         timing = json!(summary.timing);
         timing["host"] = json!(summary.provenance.host);
         timing["devices"] = json!(summary.provenance.devices);
+        timing["execution"] = json!(summary.provenance.execution);
         provenance = json!({
             "trainer": summary.provenance.trainer,
             "libtorch": summary.provenance.libtorch,

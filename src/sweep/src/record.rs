@@ -45,6 +45,9 @@ pub struct Provenance {
     pub host: String,
     /// `f32` or `bf16`: what `precision: auto` became.
     pub precision: String,
+    /// How steps reached the device: `queued`, with the reason where there was a choice, or `recorded` (CUDA graphs).
+    #[serde(default)]
+    pub execution: String,
     /// Hash of the decoded data set.
     pub data_fingerprint: String,
     /// The chosen training images, by index into the data set's training split.

@@ -7,12 +7,18 @@
 #include <ATen/Context.h>
 #include <c10/core/AutogradState.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/Event.h>
+#include <c10/core/Stream.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/headeronly/version.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <stdexcept>
 
 using at::Tensor;
@@ -24,6 +30,8 @@ char* guarded(Body body) noexcept {
   try {
     body();
     return nullptr;
+  } catch (const c10::Error& error) {
+    return strdup(error.what_without_backtrace());
   } catch (const std::exception& error) {
     return strdup(error.what());
   } catch (...) {
@@ -82,14 +90,75 @@ char* shim_set_autograd_threads(bool enabled) {
   return guarded([&] { c10::AutogradState::get_tls_state().set_multithreading_enabled(enabled); });
 }
 
-char* shim_set_cuda_determinism(bool deterministic) {
+char* shim_choose_cuda_kernels(bool deterministic, int32_t num_candidates) {
   return guarded([&] {
     at::Context& context = at::globalContext();
     context.setBenchmarkCuDNN(!deterministic);
+    context.setBenchmarkLimitCuDNN(num_candidates);
     context.setDeterministicCuDNN(deterministic);
     context.setDeterministicAlgorithms(deterministic, /*warn_only=*/true);
     context.setAllowTF32CuDNN(true);
     context.setAllowTF32CuBLAS(true);
+  });
+}
+
+// One stream for each GPU and process. All threads share it, so that what one frees another may use, and what one queues
+// is done before what another queues later. The stream is never given back.
+char* shim_use_stream(int8_t index) {
+  return guarded([&] {
+    static std::mutex mutex;
+    static std::map<int8_t, c10::Stream> streams;
+    c10::Device device(c10::DeviceType::CUDA, index);
+    at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);
+    c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
+    cuda.setDevice(device);
+    std::lock_guard<std::mutex> lock(mutex);
+    auto found = streams.find(index);
+    if (found == streams.end()) {
+      found = streams.emplace(index, cuda.getStreamFromGlobalPool(device)).first;
+    }
+    cuda.exchangeStream(found->second);
+  });
+}
+
+char* shim_current_stream(int8_t index, void** stream) {
+  return guarded([&] {
+    c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
+    *stream = cuda.getStreamNativeHandle(cuda.getStream(c10::Device(c10::DeviceType::CUDA, index)));
+  });
+}
+
+// Marks the end of what this thread has queued on a GPU.
+char* shim_event_record(int8_t index, c10::Event** result) {
+  return guarded([&] {
+    c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
+    auto event = std::make_unique<c10::Event>(c10::DeviceType::CUDA);
+    event->record(cuda.getStream(c10::Device(c10::DeviceType::CUDA, index)));
+    *result = event.release();
+  });
+}
+
+char* shim_event_query(const c10::Event* event, bool* passed) {
+  return guarded([&] { *passed = event->query(); });
+}
+
+void shim_event_free(c10::Event* event) {
+  free(guarded([&] { delete event; }));
+}
+
+char* shim_free_cached_cuda_memory() {
+  return guarded([&] { c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache(); });
+}
+
+char* shim_cuda_memory(int8_t index, int64_t* free, int64_t* total, int64_t* allocated) {
+  return guarded([&] {
+    at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);
+    c10::DeviceAllocator* allocator = c10::getDeviceAllocator(c10::DeviceType::CUDA);
+    auto info = allocator->getMemoryInfo(index);
+    *free = static_cast<int64_t>(info.first);
+    *total = static_cast<int64_t>(info.second);
+    auto stats = allocator->getDeviceStats(index);
+    *allocated = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].current;
   });
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use data::{Dataset, Pipeline, Prefetch, PrefetchOptions};
+use data::{Dataset, Form, Pipeline, Prefetch, PrefetchOptions};
 use sweep::handoff::{Progress, RunRequest};
 use sweep::record::{Provenance, Timing, TrialResult};
 use sweep::settings::Embedding;
@@ -21,24 +21,27 @@ use tch::{Device, Tensor};
 use crate::batches::{Batches, ImageShape};
 use crate::checkpoint::{Checkpoint, Folder, Header, Position};
 use crate::collective::{AbortOnDrop, Collective};
-use crate::device::{DeviceSet, Member};
+use crate::cuda::CudaGraphs;
+use crate::device::{self, DeviceSet, Member};
 use crate::error::TrialError;
 use crate::evaluate::Evaluator;
 use crate::fault::Fault;
 use crate::history::History;
+use crate::images::{Images, ResidentSets};
 use crate::leader::{Duties, Leader};
 use crate::nn::Format;
+use crate::recorded::Policy;
 use crate::replica::{Blueprint, Replica};
-use crate::shim::{self, ShimError};
 use crate::train::{Course, Ending, train};
 use crate::weights::{self, Weights};
 use crate::writer::CheckpointWriter;
-use crate::{head, models, precision, process};
+use crate::{head, memory, models, precision, process, shim};
 
 /// What an attempt needs besides the request.
 pub struct Surroundings<'a> {
     pub devices: &'a DeviceSet,
     pub dataset: Arc<Dataset>,
+    pub resident: &'a Arc<ResidentSets>,
     pub requested_at: Instant,
     pub stop: &'a Arc<AtomicBool>,
     pub fault: Option<Fault>,
@@ -49,6 +52,8 @@ pub struct Surroundings<'a> {
     pub collective_deadline: Duration,
     /// Threads that prepare batches; 0: the step does it.
     pub data_threads: usize,
+    /// Whether steps are recorded, on a GPU.
+    pub recording: Policy,
     /// Where the weights of a finished trial go.
     pub weights_out: Option<PathBuf>,
 }
@@ -65,11 +70,22 @@ struct Shared {
     embeddings: Option<Vec<f32>>,
     format: Format,
     image: ImageShape,
+    form: Form,
+    resident: Arc<ResidentSets>,
     weights: Option<PathBuf>,
     weights_out: Option<PathBuf>,
     resumed: Option<Checkpoint>,
     position: Position,
     num_threads: usize,
+    /// `Never` where replicas share a device: a recording would take in the others' work.
+    recording: Policy,
+}
+
+/// What a replica that came to an end tells.
+struct Ran {
+    ending: Ending,
+    num_parameters: u64,
+    execution: String,
 }
 
 pub fn run(
@@ -98,6 +114,7 @@ pub fn run(
         None => fresh_header(request, format),
     };
     let num_replicas = settings.replicas as usize;
+    let form = around.resident.form(&around.devices.gpus_of(num_replicas), &pipeline, image);
     let steps_per_epoch = pipeline.steps_per_epoch();
     let shared = Shared {
         course: Course {
@@ -105,18 +122,21 @@ pub fn run(
             attempt: request.attempt,
             steps_per_epoch,
             images_per_epoch: images_per_epoch(&pipeline),
-            batches: batches(&pipeline, spec, position, image, around),
+            batches: batches(&pipeline, spec, position, form, around),
             fault: around.fault,
         },
         pipeline: pipeline.clone(),
         embeddings,
         format,
         image,
+        form,
+        resident: around.resident.clone(),
         weights: settings.weights.as_ref().filter(|_| !spec.smoke).map(|path| request.data_dir.join(path)),
         weights_out: around.weights_out.clone(),
         resumed,
         position,
         num_threads: around.devices.threads_per_replica(num_replicas),
+        recording: if around.devices.are_shared_by(num_replicas) { Policy::Never } else { around.recording },
     };
     let duties = Duties {
         writer: CheckpointWriter::start(folder),
@@ -130,11 +150,12 @@ pub fn run(
     };
     let mut leader = Leader::new(duties, header);
     let group = around.devices.group(num_replicas, around.collective_deadline)?;
-    let (ending, num_parameters) = run_replicas(&Arc::new(shared), group, &mut leader)?;
-    match ending {
+    let ran = run_replicas(&Arc::new(shared), group, &mut leader)
+        .map_err(|error| error.diagnosed(|| around.devices.ailment()))?;
+    match ran.ending {
         Ending::Stopped => Ok(Outcome::Stopped),
         Ending::Finished => {
-            let provenance = provenance(&pipeline, around.devices, format, num_replicas, num_parameters);
+            let provenance = provenance(&pipeline, around.devices, format, num_replicas, ran);
             leader
                 .result(provenance, around.devices.peak_memory_mib())
                 .map(|result| Outcome::Finished(Box::new(result)))
@@ -147,20 +168,20 @@ fn batches(
     pipeline: &Arc<Pipeline>,
     spec: &TrialSpec,
     position: Position,
-    image: ImageShape,
+    form: Form,
     around: &Surroundings,
 ) -> Batches {
     let options = PrefetchOptions {
         epoch: position.epoch,
         step: position.step,
         num_epochs: spec.num_epochs(),
-        layout: image.layout(),
+        form,
         num_threads: around.data_threads,
         depth: 2 * around.data_threads.max(1),
     };
     let first = u64::from(position.epoch) * pipeline.steps_per_epoch() + position.step;
     let prefetch = Prefetch::start(pipeline.clone(), options);
-    Batches::new(prefetch, first, spec.settings.replicas as usize, image, around.stop.clone())
+    Batches::new(prefetch, first, spec.settings.replicas as usize, around.stop.clone())
 }
 
 /// Settings that contradict each other or the slot.
@@ -225,7 +246,7 @@ fn fresh_header(request: &RunRequest, format: Format) -> Header {
 /// How long replicas are waited for after one has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-type ReplicaResult = Result<(Ending, u64), TrialError>;
+type ReplicaResult = Result<Ran, TrialError>;
 
 /// Runs rank 0 on this thread, which stays warm from trial to trial, and every other replica on one of its own. A
 /// replica that hangs cannot be joined: it is left behind, and the worker ends the process after the failure.
@@ -268,16 +289,13 @@ fn run_replica(
     collective: Arc<dyn Collective>,
     device: Device,
     mut leader: Option<&mut Leader>,
-) -> Result<(Ending, u64), TrialError> {
+) -> ReplicaResult {
     // also covers building: replicas that are ready wait for this one's first sum
     let guard = AbortOnDrop::new(&*collective);
     tch::set_num_threads(shared.num_threads as i32);
-    if device.is_cuda() {
-        let crashed = |error: ShimError| TrialError::Crashed(error.to_string());
-        shim::set_autograd_threads(false).map_err(crashed)?;
-        shim::set_cuda_determinism(shared.course.spec.settings.deterministic).map_err(crashed)?;
-    }
     let TrialSpec { settings, seed, .. } = &shared.course.spec;
+    device::prepare_thread(device, settings.deterministic, device::CUDNN_CANDIDATES)
+        .map_err(|error| TrialError::Crashed(error.to_string()))?;
     let blueprint = Blueprint {
         settings,
         seed: *seed,
@@ -286,7 +304,7 @@ fn run_replica(
         embeddings: shared.embeddings.as_deref(),
         format: shared.format,
     };
-    let mut replica = Replica::new(&blueprint, collective.clone(), device)?;
+    let mut replica = recordable(Replica::new(&blueprint, collective.clone(), device)?, shared.recording);
     if let Some(path) = &shared.weights {
         let layers = [models::classifier_name(settings.model), head::CLS_HEAD];
         let weights = Weights::read(path, &replica.inventory, &layers)
@@ -299,17 +317,51 @@ fn run_replica(
     }
     replica.collective.broadcast(&replica.storage.weights)?;
     replica.storage.refresh_working_copy();
-    let mut evaluator = Evaluator::new(&shared.pipeline, shared.image);
+    let images = Images::new(shared.form, &shared.resident, &shared.pipeline, shared.image, device);
+    let mut evaluator = Evaluator::new(&shared.pipeline, &images);
     if let Some(leader) = &mut leader {
         leader.begin(layout);
     }
-    let ending = train(&shared.course, &mut replica, &mut evaluator, shared.position, leader)?;
+    let ending = caught(|| train(&shared.course, &mut replica, &images, &mut evaluator, shared.position, leader))
+        .map_err(|error| measured(error, &mut replica, shared))?;
     if let (Ending::Finished, Some(path), 0) = (&ending, &shared.weights_out, collective.rank()) {
         weights::export(path, &replica.inventory, &replica.storage)
             .map_err(|error| TrialError::BadInput(with_causes(&error)))?;
     }
     guard.finished();
-    Ok((ending, replica.inventory.num_parameters()))
+    Ok(Ran { ending, num_parameters: replica.inventory.num_parameters(), execution: replica.execution() })
+}
+
+/// Out of memory on a GPU: says which batch would have fitted.
+fn measured(error: TrialError, replica: &mut Replica, shared: &Shared) -> TrialError {
+    let (TrialError::OutOfMemory { what, .. }, Device::Cuda(index)) = (&error, replica.device) else { return error };
+    // the leader's answer is enough, and the others' failures are not waited for so long
+    if replica.collective.rank() != 0 {
+        return error;
+    }
+    let ImageShape { channels, side, .. } = shared.image;
+    let too_many = replica.shard(shared.pipeline.batch_size()).len();
+    let Ok(memory) = shim::free_cached_cuda_memory().and_then(|()| shim::cuda_memory(index)) else { return error };
+    let peak_of = |images: usize| {
+        shim::free_cached_cuda_memory().and_then(|()| shim::reset_peak_cuda_memory(index)).ok()?;
+        caught(|| replica.rehearse_passes(images, channels, side)).ok()?;
+        shim::peak_cuda_memory(index).ok()
+    };
+    let fits = memory::largest_fitting(too_many, memory.free + memory.allocated, peak_of);
+    let num_replicas = shared.course.spec.settings.replicas as usize;
+    TrialError::OutOfMemory { what: what.clone(), fits: fits.map(|images| images * num_replicas) }
+}
+
+/// On a GPU: lets steps be recorded.
+pub fn recordable(replica: Replica, policy: Policy) -> Replica {
+    let Device::Cuda(index) = replica.device else { return replica };
+    match CudaGraphs::open(index) {
+        Ok(graphs) => replica.with_recorder(Box::new(graphs), policy),
+        Err(error) => {
+            tracing::warn!(%error, "steps cannot be recorded");
+            replica
+        }
+    }
 }
 
 /// Puts a checkpoint's state into a replica, bit for bit.
@@ -332,21 +384,16 @@ fn restore(replica: &mut Replica, checkpoint: &Checkpoint, layout: &str) -> Resu
     Ok(())
 }
 
-fn provenance(
-    pipeline: &Pipeline,
-    devices: &DeviceSet,
-    format: Format,
-    num_replicas: usize,
-    num_parameters: u64,
-) -> Provenance {
+fn provenance(pipeline: &Pipeline, devices: &DeviceSet, format: Format, num_replicas: usize, ran: Ran) -> Provenance {
     Provenance {
         trainer: sweep::build(),
         libtorch: crate::device::libtorch_version(),
         devices: devices.describe(num_replicas),
         host: process::host_name(),
         precision: precision::name(format),
+        execution: ran.execution,
         data_fingerprint: pipeline.fingerprint().to_owned(),
         subset: pipeline.subset().clone(),
-        num_parameters,
+        num_parameters: ran.num_parameters,
     }
 }

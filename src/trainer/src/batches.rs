@@ -1,7 +1,7 @@
 //! Where replicas meet the data: every replica asks for the same step and gets the same batch, or the same order to stop.
 //!
 //! The first to ask draws the batch from the prefetch, or decides to stop; the others get what was decided. So all
-//! replicas leave a trial at the same step without exchanging a word. Turns pixels into tensors. Next: train.rs.
+//! replicas leave a trial at the same step without exchanging a word. Next: images.rs, train.rs.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,6 +13,7 @@ use data::{Batch, Prefetch};
 use tch::{Device, Tensor};
 
 use crate::error::TrialError;
+use crate::images::Images;
 use crate::replica::Shard;
 use crate::shim;
 
@@ -26,7 +27,6 @@ pub enum Turn {
 pub struct Batches {
     state: Mutex<State>,
     num_replicas: usize,
-    image: ImageShape,
     stop: Arc<AtomicBool>,
 }
 
@@ -50,9 +50,9 @@ struct State {
 
 impl Batches {
     /// `prefetch` begins at step `first`, counted over all epochs.
-    pub fn new(prefetch: Prefetch, first: u64, num_replicas: usize, image: ImageShape, stop: Arc<AtomicBool>) -> Self {
+    pub fn new(prefetch: Prefetch, first: u64, num_replicas: usize, stop: Arc<AtomicBool>) -> Self {
         let state = State { prefetch, open: VecDeque::new(), stopped_at: None, next: first };
-        Self { state: Mutex::new(state), num_replicas, image, stop }
+        Self { state: Mutex::new(state), num_replicas, stop }
     }
 
     /// The batch of a step, counted over all epochs. Every replica asks for every step, in order.
@@ -80,13 +80,12 @@ impl Batches {
     }
 
     /// One replica's part of a batch as tensors.
-    pub fn shard(&self, batch: &Batch, shard: Range<usize>, device: Device) -> Shard {
-        let image_len = self.image.channels * self.image.side * self.image.side;
-        let images = &batch.pixels()[shard.start * image_len..shard.end * image_len];
+    pub fn shard(&self, batch: &Batch, shard: Range<usize>, images: &Images) -> Shard {
+        let device = images.device;
         let mixed =
             batch.mix.as_ref().map(|mix| (labels_tensor(&mix.labels[shard.clone()], device), f64::from(mix.lambda)));
         Shard {
-            images: self.image.tensor(images, device),
+            images: images.train(batch, shard.clone()),
             labels: labels_tensor(&batch.labels[shard], device),
             mixed,
             batch_len: batch.len(),
@@ -110,17 +109,26 @@ impl ImageShape {
         let count = pixels.len() as i64 / (channels * side * side);
         let flat = upload(Tensor::from_slice(pixels), device);
         if self.channels_last {
-            let images = flat.view([count, side, side, channels]).permute([0, 3, 1, 2]);
-            // with one channel both formats have the same strides, and libtorch takes the other one
-            if channels == 1 { shim::channels_last(&images).unwrap_or(images) } else { images }
+            self.arrange(&flat.view([count, side, side, channels]).permute([0, 3, 1, 2]))
         } else {
             flat.view([count, channels, side, side])
+        }
+    }
+
+    /// [batch, channels, side, side] in the memory format that the network wants.
+    pub fn arrange(self, images: &Tensor) -> Tensor {
+        match (self.channels_last, self.channels) {
+            // with one channel both formats have the same strides, and libtorch takes the other one
+            (true, 1) => shim::channels_last(images).unwrap_or_else(|_| images.shallow_clone()),
+            (true, _) => images.shallow_clone(),
+            (false, 1) => images.reshape(-1).view(images.size().as_slice()),
+            (false, _) => images.contiguous(),
         }
     }
 }
 
 /// To a GPU by way of page-locked memory, without waiting: libtorch keeps that memory until the copy is done.
-fn upload(values: Tensor, device: Device) -> Tensor {
+pub fn upload(values: Tensor, device: Device) -> Tensor {
     if !device.is_cuda() {
         return values;
     }

@@ -18,11 +18,14 @@ use sweep::settings::{
 };
 use tch::{Device, Kind, Tensor};
 
+use crate::attempt;
 use crate::batches::{Batches, ImageShape, Turn};
 use crate::collective::Solo;
-use crate::device::DeviceSet;
+use crate::device::{self, DeviceSet};
+use crate::images::{Images, ResidentSets};
 use crate::nn::Format;
 use crate::optimiser::Way;
+use crate::recorded::Policy;
 use crate::replica::{Blueprint, Replica, Shard, StepOptions};
 use crate::{precision, process, weights};
 
@@ -47,6 +50,15 @@ pub struct Network {
     threads: usize,
     #[arg(long, value_enum, default_value_t = Choice::Auto)]
     precision: Choice,
+    /// `cpu` or `cuda:0`
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// On a GPU, record steps as CUDA graphs: `auto`, `always`, `never`
+    #[arg(long, default_value = "auto")]
+    graphs: Policy,
+    /// On a GPU, how many kernels cuDNN times per shape
+    #[arg(long, default_value_t = device::CUDNN_CANDIDATES)]
+    cudnn_candidates: u32,
 }
 
 #[derive(Args)]
@@ -118,7 +130,8 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
         process::give_freed_memory_back();
     }
     let settings = network.settings(0.01)?;
-    let format = network.format(&settings);
+    let device = network.prepare()?;
+    let format = network.format(&settings, device);
     // cut out of images an eighth larger, as 224 out of 256
     let stored = network.side + network.side / 8;
     let num_images = (network.batch * 8).max(256);
@@ -127,27 +140,30 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
     let image = ImageShape { channels: 3, side: network.side as usize, channels_last: format.channels_last };
     let data_threads = match without.contains(&Lever::Prefetch) {
         true => 0,
-        false => DeviceSet::parse("cpu", network.threads)?.default_data_threads(),
+        false => network.devices()?.default_data_threads(),
     };
+    let resident = ResidentSets::new(1.0);
+    let form = resident.form(&network.devices()?.gpus_of(1), &pipeline, image);
     let options = PrefetchOptions {
         epoch: 0,
         step: 0,
         num_epochs: settings.num_epochs(),
-        layout: image.layout(),
+        form,
         num_threads: data_threads,
         depth: 2 * data_threads.max(1),
     };
-    let batches = Batches::new(Prefetch::start(pipeline.clone(), options), 0, 1, image, Arc::default());
-    let mut replica = network.replica(&settings, format, NUM_CLASSES as usize)?;
+    let batches = Batches::new(Prefetch::start(pipeline.clone(), options), 0, 1, Arc::default());
+    let images_of = Images::new(form, &resident, &pipeline, image, device);
+    let mut replica = network.replica(&settings, format, NUM_CLASSES as usize, device)?;
     if without.contains(&Lever::OnePass) {
         replica.update_by(Way::Operations);
     }
     let mut number = 0;
-    let mut make_steps = |count: usize| -> anyhow::Result<usize> {
+    let mut make_steps = |replica: &mut Replica, count: usize| -> anyhow::Result<usize> {
         let mut images = 0;
         for _ in 0..count {
             let Turn::Step(batch) = batches.take(number)? else { anyhow::bail!("nobody asked for a stop") };
-            let shard = batches.shard(&batch, 0..batch.len(), Device::Cpu);
+            let shard = batches.shard(&batch, 0..batch.len(), &images_of);
             replica.train_step(&shard, step_options(0.01, number))?;
             images += batch.len();
             number += 1;
@@ -156,16 +172,24 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
         anyhow::ensure!(replica.loss_sum()?.is_finite(), "the loss is not finite");
         Ok(images)
     };
-    make_steps(WARM_UP)?;
+    make_steps(&mut replica, WARM_UP)?;
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{}", json!({ "ready": true, "precision": precision::name(format) }))?;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let count = line.strip_prefix("go ").and_then(|count| count.parse().ok());
         let count = count.with_context(|| format!("`{line}` is not `go N`"))?;
-        let start = Instant::now();
-        let images = make_steps(count)?;
-        writeln!(stdout, "{}", json!({ "images": images, "seconds": start.elapsed().as_secs_f64() }))?;
+        let (start, computed) = (Instant::now(), process::thread_cpu_seconds());
+        let images = make_steps(&mut replica, count)?;
+        let cpu_seconds = process::thread_cpu_seconds() - computed;
+        let seconds = start.elapsed().as_secs_f64();
+        let peak_mib = network.devices()?.peak_memory_mib();
+        let execution = replica.execution();
+        let block = json!({
+            "images": images, "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak_mib,
+            "execution": execution,
+        });
+        writeln!(stdout, "{block}")?;
         stdout.flush()?;
     }
     Ok(())
@@ -174,8 +198,9 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
 fn gate(arguments: &GateArgs) -> anyhow::Result<()> {
     let network = &arguments.network;
     let settings = network.settings(arguments.learning_rate)?;
-    let format = network.format(&settings);
-    let mut replica = network.replica(&settings, format, arguments.classes)?;
+    let device = network.prepare()?;
+    let format = network.format(&settings, device);
+    let mut replica = network.replica(&settings, format, arguments.classes, device)?;
     weights::export(&arguments.weights, &replica.inventory, &replica.storage)?;
     tch::manual_seed(1);
     let (steps, batch, side) = (arguments.steps as i64, i64::from(network.batch), i64::from(network.side));
@@ -186,10 +211,11 @@ fn gate(arguments: &GateArgs) -> anyhow::Result<()> {
     writeln!(stdout, "{}", json!({ "ready": true }))?;
     for (step, line) in (0..steps).zip(std::io::stdin().lock().lines()) {
         line?;
-        let images = images.select(0, step);
+        let images = images.select(0, step).to_device(device);
         let images =
             if format.channels_last { images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]) } else { images };
-        let shard = Shard { images, labels: labels.select(0, step), mixed: None, batch_len: batch as usize };
+        let labels = labels.select(0, step).to_device(device);
+        let shard = Shard { images, labels, mixed: None, batch_len: batch as usize };
         let named = weights::named(&replica.inventory, &replica.storage).into_iter();
         let mut state: Vec<(String, Tensor)> = named.map(|(name, tensor)| (name, tensor.copy())).collect();
         replica.set_loss_sum(0.0);
@@ -242,18 +268,36 @@ impl Network {
         })
     }
 
-    fn format(&self, settings: &Settings) -> Format {
+    fn devices(&self) -> anyhow::Result<DeviceSet> {
+        Ok(DeviceSet::parse(&self.device, self.threads)?)
+    }
+
+    /// Makes this thread ready for the device.
+    fn prepare(&self) -> anyhow::Result<Device> {
+        let devices = self.devices()?;
+        devices.check_present()?;
+        tch::set_num_threads(self.threads as i32);
+        device::prepare_thread(devices.kind(), false, self.cudnn_candidates)?;
+        Ok(devices.kind())
+    }
+
+    fn format(&self, settings: &Settings, device: Device) -> Format {
         match self.precision {
-            Choice::Auto => precision::choose(settings, self.side as usize, Device::Cpu),
+            Choice::Auto => precision::choose(settings, self.side as usize, device),
             Choice::F32Nchw => Format { bf16: false, channels_last: false },
             Choice::F32Nhwc => Format { bf16: false, channels_last: true },
             Choice::Bf16Nhwc => Format { bf16: true, channels_last: true },
         }
     }
 
-    fn replica(&self, settings: &Settings, format: Format, num_classes: usize) -> anyhow::Result<Replica> {
-        tch::set_num_threads(self.threads as i32);
+    fn replica(
+        &self,
+        settings: &Settings,
+        format: Format,
+        num_classes: usize,
+        device: Device,
+    ) -> anyhow::Result<Replica> {
         let blueprint = Blueprint { settings, seed: SEED, channels: 3, num_classes, embeddings: None, format };
-        Ok(Replica::new(&blueprint, Arc::new(Solo::default()), Device::Cpu)?)
+        Ok(attempt::recordable(Replica::new(&blueprint, Arc::new(Solo::default()), device)?, self.graphs))
     }
 }

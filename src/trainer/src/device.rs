@@ -9,13 +9,17 @@ use tch::{Cuda, Device};
 
 use crate::collective::{Collective, Solo, nccl, shared_memory};
 use crate::error::TrialError;
-use crate::{nvml, process, shim};
+use crate::shim::{self, ShimError};
+use crate::{cuda, nvml, process};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum DeviceSet {
     Cpu { num_threads: usize },
     Cuda { indices: Vec<usize> },
 }
+
+/// In the environment: a GPU's only replica speaks with itself over NCCL, for trying the whole path on one GPU.
+const NCCL_ALONE: &str = "ORCHESTRATOR_NCCL_ALONE";
 
 /// One replica's end of its group, and its device.
 pub type Member = (Box<dyn Collective>, Device);
@@ -59,7 +63,7 @@ impl DeviceSet {
         let Self::Cuda { indices } = self else { return Ok(()) };
         let count = num_gpus();
         let present = match count {
-            0 => "libtorch sees no GPU here".to_owned(),
+            0 => why_no_gpus(),
             1 => "there is only cuda:0".to_owned(),
             _ => format!("there are cuda:0 to cuda:{}", count - 1),
         };
@@ -78,6 +82,22 @@ impl DeviceSet {
                 )))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Whether more than one replica would be on a device.
+    pub fn are_shared_by(&self, num_replicas: usize) -> bool {
+        match self {
+            Self::Cpu { .. } => num_replicas > 1,
+            Self::Cuda { indices } => num_replicas > indices.len(),
+        }
+    }
+
+    /// The GPUs that so many replicas are on.
+    pub fn gpus_of(&self, num_replicas: usize) -> Vec<usize> {
+        match self {
+            Self::Cpu { .. } => Vec::new(),
+            Self::Cuda { indices } => indices.iter().copied().take(num_replicas).collect(),
         }
     }
 
@@ -112,12 +132,24 @@ impl DeviceSet {
             Self::Cpu { .. } => Device::Cpu,
             Self::Cuda { indices } => Device::Cuda(indices[rank % indices.len()]),
         };
+        let alone = num_replicas == 1;
         let ends: Vec<Box<dyn Collective>> = match self {
-            _ if num_replicas == 1 => vec![Box::new(Solo::default())],
+            Self::Cuda { indices } if alone && std::env::var_os(NCCL_ALONE).is_some() => nccl(&indices[..1], deadline)?,
+            _ if alone => vec![Box::new(Solo::default())],
             Self::Cuda { indices } if indices.len() > 1 => nccl(&indices[..num_replicas], deadline)?,
             Self::Cpu { .. } | Self::Cuda { .. } => shared_memory(num_replicas, deadline),
         };
         Ok(ends.into_iter().enumerate().map(|(rank, end)| (end, device(rank))).collect())
+    }
+
+    /// Keeps this process within a share of its GPUs' memory.
+    pub fn limit_memory(&self, share: f64) -> anyhow::Result<()> {
+        anyhow::ensure!(share > 0.0 && share <= 1.0, "`--memory-share {share}` is not in 0..1");
+        let Self::Cuda { indices } = self else { return Ok(()) };
+        for &index in indices.iter().filter(|_| share < 1.0) {
+            cuda::set_memory_share(index, share)?;
+        }
+        Ok(())
     }
 
     /// Starts a new measurement of `peak_memory_mib`.
@@ -140,6 +172,12 @@ impl DeviceSet {
         }
     }
 
+    /// The first of the devices that is not well, and why; asked after an error.
+    pub fn ailment(&self) -> Option<String> {
+        let Self::Cuda { indices } = self else { return None };
+        indices.iter().find_map(|&index| nvml::ailment(index))
+    }
+
     /// For a trial's record: the devices that its replicas ran on.
     pub fn describe(&self, num_replicas: usize) -> Vec<String> {
         match self {
@@ -154,7 +192,36 @@ impl DeviceSet {
 
 /// GPUs that libtorch can use.
 pub fn num_gpus() -> usize {
-    if Cuda::is_available() { Cuda::device_count().max(0) as usize } else { 0 }
+    // libtorch knows no CUDA before its library is opened, and remembers what it said when it was first asked
+    if cuda::libtorch().is_ok() && Cuda::is_available() { Cuda::device_count().max(0) as usize } else { 0 }
+}
+
+/// The first reason that applies: no CUDA in this libtorch, no driver, no device.
+fn why_no_gpus() -> String {
+    if let Err(error) = cuda::libtorch() {
+        return error.to_string();
+    }
+    match nvml::Inventory::read() {
+        Err(error) => error.to_string(),
+        Ok(inventory) if inventory.gpus.is_empty() => format!("driver {} has no GPU", inventory.driver),
+        Ok(inventory) => format!(
+            "libtorch sees none of the {} GPUs of driver {}: is it older than CUDA 13 needs, or does \
+             CUDA_VISIBLE_DEVICES hide them?",
+            inventory.gpus.len(),
+            inventory.driver
+        ),
+    }
+}
+
+/// Candidates that cuDNN times per shape of a convolution.
+pub const CUDNN_CANDIDATES: u32 = 10;
+
+/// To be called by the thread of a replica before it makes its first tensor on the device.
+pub fn prepare_thread(device: Device, deterministic: bool, cudnn_candidates: u32) -> Result<(), ShimError> {
+    let Device::Cuda(index) = device else { return Ok(()) };
+    shim::use_stream(index)?;
+    shim::set_autograd_threads(false)?;
+    shim::choose_cuda_kernels(deterministic, cudnn_candidates)
 }
 
 /// The version that this program was built against and runs with.
@@ -176,6 +243,19 @@ mod tests {
         for text in ["", "gpu", "cuda", "cuda:", "cuda:0,0", "cuda:x", "cuda:2-1", "cpu,cuda:0"] {
             assert_eq!(DeviceSet::parse(text, 1), Err(DeviceError::Malformed(text.to_owned())), "{text}");
         }
+    }
+
+    /// On a machine without a GPU, whichever libtorch it has.
+    #[test]
+    fn an_absent_gpu_is_named_with_the_reason() {
+        if num_gpus() > 0 {
+            eprintln!("skipped: this machine has a GPU");
+            return;
+        }
+        let error = DeviceSet::Cuda { indices: vec![0] }.check_present().unwrap_err().to_string();
+        assert!(error.starts_with("`--devices` names cuda:0, but "), "{error}");
+        let reasons = ["libtorch_cuda.so", "no NVIDIA driver here", "GPU"];
+        assert!(reasons.iter().any(|reason| error.contains(reason)), "{error}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! The copy beside libtorch is preferred: two copies of one library in a process do not know of each other. All
 //! symbols are looked up when a library is opened, so that a wrong version is refused then and not in the middle of a
-//! training. Refuses to search anywhere else. Used by collective/nccl.rs.
+//! training. Refuses to search anywhere else. Used by cuda/ and collective/nccl.rs.
 
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,7 @@ pub fn open(name: &'static str, folders: &[&str]) -> Result<Opened, DynamicError
 }
 
 /// The directory with `torch/lib/libtorch_cpu.so` and the `nvidia` folders, from where this process has it mapped.
-fn site_of_libtorch() -> Option<PathBuf> {
+pub fn site_of_libtorch() -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let line = maps.lines().find(|line| line.ends_with("/libtorch_cpu.so"))?;
     let library = Path::new(&line[line.find('/')?..]);
@@ -53,15 +53,15 @@ fn site_of_libtorch() -> Option<PathBuf> {
 
 /// A struct of C functions, each with its symbol; `load` finds all of them or names all that are missing.
 macro_rules! functions {
-    ($(#[$meta:meta])* struct $name:ident { $($field:ident = $symbol:literal: fn($($argument:ty),*) -> $result:ty;)* }) => {
+    ($(#[$meta:meta])* $visibility:vis struct $name:ident { $($field:ident = $symbol:literal: fn($($argument:ty),*) -> $result:ty;)* }) => {
         $(#[$meta])*
         #[derive(Clone, Copy)]
-        struct $name {
-            $($field: unsafe extern "C" fn($($argument),*) -> $result,)*
+        $visibility struct $name {
+            $($visibility $field: unsafe extern "C" fn($($argument),*) -> $result,)*
         }
 
         impl $name {
-            fn load(opened: &$crate::dynamic::Opened) -> Result<Self, $crate::dynamic::DynamicError> {
+            $visibility fn load(opened: &$crate::dynamic::Opened) -> Result<Self, $crate::dynamic::DynamicError> {
                 let mut missing: Vec<&str> = Vec::new();
                 $(
                     // SAFETY: the signature is that of the library's header for this symbol.

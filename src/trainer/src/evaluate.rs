@@ -6,8 +6,9 @@
 use data::Pipeline;
 use tch::{Device, Kind, Tensor};
 
-use crate::batches::{ImageShape, labels_tensor};
+use crate::batches::labels_tensor;
 use crate::error::TrialError;
+use crate::images::Images;
 use crate::replica::Replica;
 
 /// f32 values per batch of images: bounds memory at large sides and keeps small images in the caches.
@@ -28,13 +29,13 @@ pub struct Evaluation {
 
 pub struct Evaluator<'a> {
     pipeline: &'a Pipeline,
-    image: ImageShape,
+    images: &'a Images,
     kept: Vec<(Tensor, Tensor)>,
 }
 
 impl<'a> Evaluator<'a> {
-    pub fn new(pipeline: &'a Pipeline, image: ImageShape) -> Self {
-        Self { pipeline, image, kept: Vec::new() }
+    pub fn new(pipeline: &'a Pipeline, images: &'a Images) -> Self {
+        Self { pipeline, images, kept: Vec::new() }
     }
 
     /// To be called by all replicas; each gets the result.
@@ -77,9 +78,7 @@ impl<'a> Evaluator<'a> {
         if let Some((images, labels)) = self.kept.get(number) {
             return (images.shallow_clone(), labels.shallow_clone());
         }
-        let mut pixels = vec![0.0; range.len() * self.pipeline.image_len()];
-        self.pipeline.fill_eval(range.clone(), self.image.layout(), &mut pixels);
-        let images = self.image.tensor(&pixels, device);
+        let images = self.images.evaluate(self.pipeline, range.clone());
         let labels = labels_tensor(&self.pipeline.eval_labels()[range], device);
         if self.pipeline.num_eval() * self.pipeline.image_len() <= KEPT_VALUES {
             self.kept.push((images.shallow_clone(), labels.shallow_clone()));

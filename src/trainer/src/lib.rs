@@ -8,17 +8,24 @@ pub mod batches;
 pub mod bench;
 pub mod checkpoint;
 pub mod collective;
+pub mod cuda;
 pub mod device;
 pub mod dynamic;
 pub mod error;
 pub mod evaluate;
 pub mod fault;
+#[cfg(test)]
+mod gpu_tests;
 pub mod head;
 pub mod history;
+pub mod images;
+#[cfg(test)]
+mod images_tests;
 pub mod leader;
 pub mod loss;
 #[cfg(test)]
 mod loss_tests;
+pub mod memory;
 pub mod models;
 pub mod nn;
 pub mod nvml;
@@ -27,6 +34,9 @@ pub mod optimiser;
 mod optimiser_tests;
 pub mod precision;
 pub mod process;
+pub mod recorded;
+#[cfg(test)]
+mod recorded_tests;
 pub mod rehearse;
 pub mod replica;
 #[cfg(test)]

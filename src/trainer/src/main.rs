@@ -12,6 +12,7 @@ use sweep::handoff::Ready;
 use trainer::bench::Bench;
 use trainer::device::{self, DeviceSet};
 use trainer::fault::Fault;
+use trainer::recorded::Policy;
 use trainer::rehearse::Rehearsal;
 use trainer::run::{RunOptions, run_file};
 use trainer::serve::{Runner, serve};
@@ -68,6 +69,12 @@ struct SlotArgs {
     /// CPU threads that prepare batches; 0: between steps
     #[arg(long)]
     data_threads: Option<usize>,
+    /// On a GPU, record steps as CUDA graphs: `auto`, `always`, `never`
+    #[arg(long, default_value = "auto")]
+    graphs: Policy,
+    /// On a GPU, most of its memory to take, as a share of all of it: for slots that share it
+    #[arg(long, default_value_t = 1.0)]
+    memory_share: f64,
     /// Seconds between checkpoints, at least; 0: after every epoch
     #[arg(long, default_value_t = 1.0)]
     checkpoint_interval: f64,
@@ -157,6 +164,7 @@ impl SlotArgs {
             "`--checkpoint-interval {}` is not a number of seconds",
             self.checkpoint_interval
         );
+        devices.limit_memory(self.memory_share)?;
         Ok(SessionOptions {
             data_threads: self.data_threads.unwrap_or_else(|| devices.default_data_threads()),
             devices,
@@ -164,6 +172,8 @@ impl SlotArgs {
             checkpoint_interval: Duration::from_secs_f64(self.checkpoint_interval),
             report_interval: REPORT_INTERVAL,
             collective_deadline: Duration::from_secs(self.collective_deadline),
+            recording: self.graphs,
+            memory_share: self.memory_share,
             weights_out: None,
         })
     }

@@ -6,6 +6,7 @@
 //! finished attempt holds nothing.
 
 use nvml_wrapper::Nvml;
+use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError};
 use nvml_wrapper::error::NvmlError as Reason;
 
 use crate::collective::pci_bus_id;
@@ -44,10 +45,7 @@ pub struct Gpu {
 
 impl Inventory {
     pub fn read() -> Result<Self, NvmlError> {
-        let nvml = Nvml::builder().lib_path(LIBRARY.as_ref()).init().map_err(|source| match source {
-            Reason::LibloadingError(_) | Reason::LibraryNotFound => NvmlError::Absent { source },
-            source => refused("starting it")(source),
-        })?;
+        let nvml = open()?;
         let driver = nvml.sys_driver_version().map_err(refused("its version"))?;
         let count = nvml.device_count().map_err(refused("counting GPUs"))?;
         let gpus = (0..count).map(|index| gpu(&nvml, index)).collect::<Result<_, _>>()?;
@@ -75,6 +73,31 @@ pub fn describe(index: usize) -> String {
             format!("cuda:{index}")
         }
     }
+}
+
+/// Why a GPU, in CUDA's counting, cannot be trusted any more; `None` as far as the driver knows of nothing.
+pub fn ailment(index: usize) -> Option<String> {
+    // a device that CUDA has lost has no place any more
+    let place = match pci_bus_id(index) {
+        Ok(place) => place,
+        Err(reason) => return Some(format!("cuda:{index} does not answer ({reason})")),
+    };
+    let nvml = open().ok()?;
+    match nvml.device_by_pci_bus_id(place.as_str()).and_then(|device| {
+        device.memory_info()?;
+        device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile)
+    }) {
+        Ok(0) | Err(Reason::NotSupported) => None,
+        Ok(errors) => Some(format!("cuda:{index} at {place} has {errors} uncorrectable memory errors since its start")),
+        Err(reason) => Some(format!("cuda:{index} at {place} does not answer ({reason})")),
+    }
+}
+
+fn open() -> Result<Nvml, NvmlError> {
+    Nvml::builder().lib_path(LIBRARY.as_ref()).init().map_err(|source| match source {
+        Reason::LibloadingError(_) | Reason::LibraryNotFound => NvmlError::Absent { source },
+        source => refused("starting it")(source),
+    })
 }
 
 fn gpu(nvml: &Nvml, index: u32) -> Result<Gpu, NvmlError> {

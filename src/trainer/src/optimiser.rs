@@ -1,8 +1,9 @@
 //! SGD with momentum on the flat buffers: weight decay, clipping and update in a handful of operations, or in one pass.
 //!
 //! The order is the authors': L2 gradients are added, then the global norm is clipped, then momentum. Gradients must
-//! be those of the whole batch: this runs after the all-reduce. No value is read back by the host. The learning rate is
-//! a function of the epoch (`sweep::settings::Schedule`). Next: replica.rs.
+//! be those of the whole batch: this runs after the all-reduce. No value is read back by the host. The learning rate, a
+//! function of the epoch (`sweep::settings::Schedule`), lies on the device, so that an update can be recorded and
+//! repeated at another rate. Next: replica.rs.
 
 use sweep::Settings;
 use sweep::settings::{MomentumForm, WeightDecayOn};
@@ -59,6 +60,9 @@ pub struct Sgd {
     cls_head_decay: Option<Coefficient>,
     /// One pass is for the CPU only.
     pub way: Way,
+    learning_rate: f64,
+    /// What gradients or momentum are multiplied by: -`learning_rate` in Keras' form, `learning_rate` in PyTorch's.
+    step_size: Tensor,
 }
 
 #[derive(Debug)]
@@ -90,6 +94,17 @@ impl Sgd {
             weight_decay: coefficient(settings.weight_decay),
             cls_head_decay: coefficient(settings.cls_head_decay),
             way: if device.is_cuda() { Way::Operations } else { Way::OnePass },
+            learning_rate: 0.0,
+            step_size: Tensor::zeros([], (Kind::Float, device)),
+        }
+    }
+
+    /// For the updates from here on.
+    pub fn set_learning_rate(&mut self, learning_rate: f64) {
+        if learning_rate != self.learning_rate {
+            self.learning_rate = learning_rate;
+            let sign = if self.form == MomentumForm::Keras { -1.0 } else { 1.0 };
+            let _ = self.step_size.fill_(sign * learning_rate);
         }
     }
 
@@ -102,7 +117,7 @@ impl Sgd {
     }
 
     /// One update of the weights, or of the head's alone. `storage.gradients` is used up.
-    pub fn step(&self, storage: &mut Storage<Group>, learning_rate: f64, head_only: bool) {
+    pub fn step(&self, storage: &mut Storage<Group>, head_only: bool) {
         let _guard = tch::no_grad_guard();
         // the norm that is clipped is that of gradients and decay together
         let decays_first = self.way == Way::Operations || self.clip_norm.is_some();
@@ -121,20 +136,20 @@ impl Sgd {
             clip(&mut storage.gradients, limit);
         }
         match self.way {
-            Way::OnePass => self.update_in_one_pass(storage, learning_rate, head_only, !decays_first),
+            Way::OnePass => self.update_in_one_pass(storage, head_only, !decays_first),
             Way::Operations => {
-                self.update(storage, learning_rate);
+                self.update(storage);
                 storage.refresh_working_copy();
             }
         }
     }
 
-    fn update_in_one_pass(&self, storage: &mut Storage<Group>, learning_rate: f64, head_only: bool, decays: bool) {
+    fn update_in_one_pass(&self, storage: &mut Storage<Group>, head_only: bool, decays: bool) {
         for Segment { range, group } in storage.layout.segments.clone() {
             let frozen = head_only && group.part == Part::Backbone;
             let decay = self.decay(group.decay).filter(|_| decays && !frozen);
             let rule = Rule {
-                learning_rate: learning_rate as f32,
+                learning_rate: self.learning_rate as f32,
                 momentum: self.momentum as f32,
                 decay: decay.map_or(0.0, |decay| decay.value as f32),
                 keras: self.form == MomentumForm::Keras,
@@ -145,13 +160,13 @@ impl Sgd {
         }
     }
 
-    fn update(&self, storage: &mut Storage<Group>, learning_rate: f64) {
+    fn update(&self, storage: &mut Storage<Group>) {
         let Storage { weights, gradients, momentum, .. } = storage;
         let _ = momentum.g_mul_scalar_(self.momentum);
         match self.form {
             // v = m v - lr g; w += v, or with Nesterov w += m v - lr g
             MomentumForm::Keras => {
-                let _ = gradients.g_mul_scalar_(-learning_rate);
+                let _ = gradients.g_mul_(&self.step_size);
                 let _ = momentum.g_add_(gradients);
                 if self.nesterov {
                     let _ = weights.g_add_(gradients);
@@ -165,9 +180,9 @@ impl Sgd {
                 let _ = momentum.g_add_(gradients);
                 if self.nesterov {
                     let _ = gradients.g_add_(&(&*momentum * self.momentum));
-                    let _ = weights.g_sub_(&(&*gradients * learning_rate));
+                    let _ = weights.g_sub_(&(&*gradients * &self.step_size));
                 } else {
-                    let _ = weights.g_sub_(&(&*momentum * learning_rate));
+                    let _ = weights.g_sub_(&(&*momentum * &self.step_size));
                 }
             }
         }

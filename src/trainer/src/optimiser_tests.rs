@@ -50,7 +50,9 @@ impl Fixture {
         for index in 0..NAMES.len() {
             let _ = self.storage.gradient(&self.inventory, index).fill_(gradient);
         }
-        Sgd::new(settings, Device::Cpu).step(&mut self.storage, learning_rate, head_only);
+        let mut optimiser = Sgd::new(settings, Device::Cpu);
+        optimiser.set_learning_rate(learning_rate);
+        optimiser.step(&mut self.storage, head_only);
         (0..NAMES.len()).map(|index| self.storage.master(&self.inventory, index).double_value(&[0, 0])).collect()
     }
 }
@@ -139,7 +141,8 @@ fn trained(settings: &Settings, way: Way, head_only: bool) -> Vec<Vec<f32>> {
             let gradient = (&numbers.sin() * (&numbers * 0.01).cos().exp2() * 3.0).view(note.shape.as_slice());
             storage.gradient(&inventory, index).copy_(&gradient);
         }
-        optimiser.step(&mut storage, 0.1 / f64::from(step), head_only);
+        optimiser.set_learning_rate(0.1 / f64::from(step));
+        optimiser.step(&mut storage, head_only);
     }
     let working = storage.parameters[0].to_kind(Kind::Float).view([-1]).detach();
     [&storage.weights, &storage.momentum, &working].map(|values| Vec::try_from(values).unwrap()).to_vec()

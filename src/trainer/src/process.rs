@@ -124,6 +124,14 @@ pub fn host_name() -> String {
     name.trim().to_owned()
 }
 
+/// Seconds that the calling thread has computed.
+pub fn thread_cpu_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one record; this clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 /// Cores this process may use.
 pub fn num_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

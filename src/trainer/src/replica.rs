@@ -2,7 +2,8 @@
 //!
 //! A step is: forward, loss, backward, sum of gradients over replicas, update. The host reads nothing back within it;
 //! the loss is summed up on the device and looked at once an epoch. Each loss is divided by the size of the whole
-//! batch, so that the sum of the replicas' gradients is the whole batch's, however uneven the shards. Next: train.rs.
+//! batch, so that the sum of the replicas' gradients is the whole batch's, however uneven the shards. On a GPU what
+//! changes from step to step lies on the device, so that steps can be recorded. Next: recorded.rs, train.rs.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,12 +13,15 @@ use sweep::settings::{BatchNorm, Init};
 use tch::{Device, Kind, Tensor};
 
 use crate::collective::{BatchStatistics, Collective, CollectiveError};
+use crate::cuda::RunAhead;
 use crate::error::TrialError;
 use crate::head::Head;
 use crate::loss::{Criterion, Outputs};
 use crate::models;
 use crate::nn::{Builder, Format, Inventory, Layout, Mode, Network, Options, Pass, StatisticsReduction, Storage};
 use crate::optimiser::{Group, Sgd, Way};
+use crate::recorded::{Policy, Recorder, Steps};
+use crate::shim::Event;
 
 /// What every replica of a trial is built from.
 pub struct Blueprint<'a> {
@@ -42,6 +46,16 @@ pub struct Shard {
     pub batch_len: usize,
 }
 
+impl Shard {
+    pub fn len(&self) -> usize {
+        self.labels.size()[0] as usize
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// What the step before the update depends on besides the images.
 #[derive(Clone, Copy, Debug)]
 pub struct StepOptions {
@@ -63,6 +77,11 @@ pub struct Replica {
     optimiser: Sgd,
     synchronised: Option<BatchStatistics>,
     batch_norm: MovingAverage,
+    /// Weight of the batch in the moving statistics, where that lies on the device.
+    momentum_on_device: Option<(f64, Tensor)>,
+    /// Present where steps can be recorded.
+    steps: Option<Steps>,
+    run_ahead: RunAhead<Event>,
     /// Sum of this replica's losses over the samples of the epoch so far, f64, on the device.
     loss_sum: Tensor,
 }
@@ -81,7 +100,7 @@ impl Replica {
         let storage = Storage::new(&inventory, layout, blueprint.seed, device)
             .map_err(|error| TrialError::Crashed(error.to_string()))?;
         let shared = collective.size() > 1 && settings.batch_norm == BatchNorm::Synchronised;
-        Ok(Self {
+        let replica = Self {
             synchronised: shared.then(|| BatchStatistics::new(collective.clone())),
             collective,
             device,
@@ -92,8 +111,36 @@ impl Replica {
             criterion,
             optimiser: Sgd::new(settings, device),
             batch_norm: MovingAverage::of(settings),
+            momentum_on_device: None,
+            steps: None,
+            run_ahead: RunAhead::default(),
             loss_sum: Tensor::zeros([], (Kind::Double, device)),
-        })
+        };
+        Ok(if device.is_cuda() { replica.with_momentum_on_device() } else { replica })
+    }
+
+    /// Moving statistics take in batches by an operation of their own, whose weight is a tensor. It rounds otherwise than
+    /// libtorch's batch normalisation does, so a trial must not change between the two: on a GPU it is always so.
+    fn with_momentum_on_device(mut self) -> Self {
+        if self.synchronised.is_none() && self.momentum_on_device.is_none() {
+            self.storage.set_batch_statistics_apart(&self.inventory);
+            self.momentum_on_device = Some((0.0, Tensor::zeros([], (Kind::Float, self.device))));
+        }
+        self
+    }
+
+    /// Lets steps be recorded where that is faster.
+    pub fn with_recorder(self, recorder: Box<dyn Recorder>, policy: Policy) -> Self {
+        // synchronised statistics are summed in the middle of the forward pass, and that cannot be recorded
+        if self.synchronised.is_some() {
+            return self;
+        }
+        Self { steps: Some(Steps::new(recorder, policy)), ..self.with_momentum_on_device() }
+    }
+
+    /// How steps were made, for the trial's record.
+    pub fn execution(&self) -> String {
+        self.steps.as_ref().map_or_else(|| "queued".to_owned(), Steps::describe)
     }
 
     /// Makes updates in another way, with the same bits: to see what the usual one gains.
@@ -108,10 +155,44 @@ impl Replica {
 
     /// One step on this replica's part of the batch.
     pub fn train_step(&mut self, shard: &Shard, options: StepOptions) -> Result<(), TrialError> {
+        let made = match self.steps.take() {
+            None => self.queue_step(shard, options),
+            Some(mut steps) => {
+                let made = steps.step(self, shard, options);
+                self.steps = Some(steps);
+                made
+            }
+        };
+        made?;
+        let Device::Cuda(index) = self.device else { return Ok(()) };
+        let kept_close = Event::record(index).and_then(|mark| self.run_ahead.queued(mark));
+        kept_close.map_err(|error| TrialError::from_panic(&error.to_string()))
+    }
+
+    /// A step, one operation after the other.
+    pub fn queue_step(&mut self, shard: &Shard, options: StepOptions) -> Result<(), TrialError> {
+        self.prepare(options);
+        self.passes(shard, options)?;
+        self.sum_over_replicas(shard)?;
+        self.optimiser.step(&mut self.storage, options.head_only);
+        Ok(())
+    }
+
+    /// Brings to the device what changes from step to step.
+    pub fn prepare(&mut self, options: StepOptions) {
+        self.optimiser.set_learning_rate(options.learning_rate);
+        let momentum = self.batch_norm.momentum(options.steps_made);
+        if let Some((known, tensor)) = self.momentum_on_device.as_mut().filter(|(known, _)| *known != momentum) {
+            *known = momentum;
+            let _ = tensor.fill_(momentum);
+        }
+    }
+
+    /// Forward and backward pass; afterwards `storage.gradients` holds this replica's part.
+    pub fn passes(&mut self, shard: &Shard, options: StepOptions) -> Result<(), TrialError> {
         self.storage.clear_gradients();
-        let shard_len = shard.labels.size()[0] as usize;
         // An empty shard has nothing to add, but with synchronised statistics the others wait for its sums of nothing.
-        if shard_len > 0 || self.synchronised.is_some() {
+        if !shard.is_empty() || self.synchronised.is_some() {
             if let Some(statistics) = &mut self.synchronised {
                 statistics.set_batch_len(shard.batch_len);
             }
@@ -122,18 +203,38 @@ impl Replica {
             let _ = self.loss_sum.g_add_(&total.detach());
         }
         self.storage.collect_gradients().map_err(|error| TrialError::Crashed(error.to_string()))?;
-        self.sum_over_replicas(shard_len as f64 / shard.batch_len as f64)?;
-        self.optimiser.step(&mut self.storage, options.learning_rate, options.head_only);
         Ok(())
     }
 
+    /// Forward and backward pass on so many images of nothing, for the memory that they take. What the replica has
+    /// learnt is spoilt by it.
+    pub fn rehearse_passes(&mut self, images: usize, channels: usize, side: usize) -> Result<(), TrialError> {
+        // recordings keep memory of their own
+        self.steps = None;
+        let size = [images as i64, side as i64, side as i64, channels as i64];
+        let shard = Shard {
+            images: Tensor::zeros(size, (Kind::Float, self.device)).permute([0, 3, 1, 2]),
+            labels: Tensor::zeros([images as i64], (Kind::Int64, self.device)),
+            mixed: None,
+            batch_len: images,
+        };
+        self.passes(&shard, StepOptions { learning_rate: 0.0, steps_made: 0, head_only: false })?;
+        self.loss_sum().map(drop).map_err(TrialError::from)
+    }
+
+    /// The update of a step whose gradients are summed.
+    pub fn update(&mut self) {
+        self.optimiser.step(&mut self.storage, false);
+    }
+
     /// Gradients and moving statistics of the whole batch, from those of the shards.
-    fn sum_over_replicas(&mut self, share: f64) -> Result<(), CollectiveError> {
+    pub fn sum_over_replicas(&mut self, shard: &Shard) -> Result<(), CollectiveError> {
         if self.collective.size() == 1 {
             return self.collective.all_reduce(&self.storage.gradients);
         }
         self.collective.all_reduce(&self.storage.gradients)?;
         if self.synchronised.is_none() && self.storage.statistics.numel() > 0 {
+            let share = shard.len() as f64 / shard.batch_len as f64;
             let _ = self.storage.statistics.g_mul_scalar_(share);
             self.collective.all_reduce(&self.storage.statistics)?;
         }
@@ -149,7 +250,20 @@ impl Replica {
             let features = tch::no_grad(|| self.network.forward(&shard.images, &frozen));
             self.head.forward(&features, &self.pass(Mode::Train { batch_norm_momentum: momentum }))
         } else {
-            self.outputs(&shard.images, &self.pass(Mode::Train { batch_norm_momentum: momentum }))
+            match &self.momentum_on_device {
+                // a single image may have no statistics to take in
+                Some((_, momentum)) if shard.len() > 1 => {
+                    // the statistics of this batch alone, and then their part in the moving ones
+                    let pass = Pass {
+                        buffers: &self.storage.batch_statistics.buffers,
+                        ..self.pass(Mode::Train { batch_norm_momentum: 1.0 })
+                    };
+                    let outputs = self.outputs(&shard.images, &pass);
+                    self.storage.take_in_batch_statistics(momentum);
+                    outputs
+                }
+                _ => self.outputs(&shard.images, &self.pass(Mode::Train { batch_norm_momentum: momentum })),
+            }
         };
         let losses = self.criterion.per_sample(&outputs, &shard.labels);
         match &shard.mixed {

@@ -15,6 +15,8 @@ use crate::attempt::{self, Outcome, Surroundings};
 use crate::device::DeviceSet;
 use crate::error::TrialError;
 use crate::fault::Fault;
+use crate::images::ResidentSets;
+use crate::recorded::Policy;
 use crate::serve::Runner;
 
 /// What does not change from trial to trial.
@@ -27,6 +29,10 @@ pub struct SessionOptions {
     pub report_interval: Duration,
     pub collective_deadline: Duration,
     pub data_threads: usize,
+    /// Whether steps are recorded, on a GPU.
+    pub recording: Policy,
+    /// Most of a GPU's memory to take, as a share of all of it.
+    pub memory_share: f64,
     /// Where the weights of a finished trial go.
     pub weights_out: Option<PathBuf>,
 }
@@ -34,6 +40,7 @@ pub struct SessionOptions {
 pub struct Session {
     options: SessionOptions,
     kept: Option<(DatasetKey, Arc<Dataset>)>,
+    resident: Arc<ResidentSets>,
 }
 
 /// What decides a data set's pixels.
@@ -48,7 +55,8 @@ struct DatasetKey {
 
 impl Session {
     pub fn new(options: SessionOptions) -> Self {
-        Self { options, kept: None }
+        let resident = Arc::new(ResidentSets::new(options.memory_share));
+        Self { options, kept: None, resident }
     }
 }
 
@@ -66,6 +74,7 @@ impl Runner for Session {
         let around = Surroundings {
             devices: &self.options.devices,
             dataset,
+            resident: &self.resident,
             requested_at,
             stop,
             fault: self.options.fault,
@@ -73,6 +82,7 @@ impl Runner for Session {
             report_interval: self.options.report_interval,
             collective_deadline: self.options.collective_deadline,
             data_threads: self.options.data_threads,
+            recording: self.options.recording,
             weights_out: self.options.weights_out.clone(),
         };
         attempt::run(request, &around, report)

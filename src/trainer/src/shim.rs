@@ -19,7 +19,14 @@ unsafe extern "C" {
     fn shim_sum_over_replicas(x: *mut Raw, reduce: Reduce, context: *mut c_void, result: *mut *mut Raw) -> *mut c_char;
     fn shim_set_autograd_threads(enabled: bool) -> *mut c_char;
     fn shim_libtorch_version() -> *const c_char;
-    fn shim_set_cuda_determinism(deterministic: bool) -> *mut c_char;
+    fn shim_choose_cuda_kernels(deterministic: bool, num_candidates: i32) -> *mut c_char;
+    fn shim_use_stream(index: i8) -> *mut c_char;
+    fn shim_current_stream(index: i8, stream: *mut *mut c_void) -> *mut c_char;
+    fn shim_event_record(index: i8, event: *mut *mut c_void) -> *mut c_char;
+    fn shim_event_query(event: *const c_void, passed: *mut bool) -> *mut c_char;
+    fn shim_event_free(event: *mut c_void);
+    fn shim_free_cached_cuda_memory() -> *mut c_char;
+    fn shim_cuda_memory(index: i8, free: *mut i64, total: *mut i64, allocated: *mut i64) -> *mut c_char;
     fn shim_reset_peak_cuda_memory(index: i8) -> *mut c_char;
     fn shim_peak_cuda_memory(index: i8, bytes: *mut i64) -> *mut c_char;
     fn shim_channels_last(x: *mut Raw, result: *mut *mut Raw) -> *mut c_char;
@@ -83,11 +90,80 @@ pub fn set_autograd_threads(enabled: bool) -> Result<(), ShimError> {
     check(unsafe { shim_set_autograd_threads(enabled) })
 }
 
-/// Whether cuDNN and the other libraries may choose kernels whose results vary from run to run; if so, the fastest is
-/// searched for per shape. TF32 is allowed either way. For the whole process.
-pub fn set_cuda_determinism(deterministic: bool) -> Result<(), ShimError> {
+/// How cuDNN and the other libraries choose kernels, for the whole process: by a search for the fastest among so many
+/// candidates per shape, or only such as give the same bits in every run. TF32 is allowed either way.
+pub fn choose_cuda_kernels(deterministic: bool, num_candidates: u32) -> Result<(), ShimError> {
     // SAFETY: sets process-wide flags.
-    check(unsafe { shim_set_cuda_determinism(deterministic) })
+    check(unsafe { shim_choose_cuda_kernels(deterministic, num_candidates as i32) })
+}
+
+/// Makes a GPU this thread's current one, and its current stream the one that all threads of this process use there: not
+/// the null stream, because that one cannot be recorded.
+pub fn use_stream(index: usize) -> Result<(), ShimError> {
+    // SAFETY: takes a number; an index without a device is an exception, which is caught.
+    check(unsafe { shim_use_stream(index as i8) })
+}
+
+/// The `cudaStream_t` that this thread's work on a GPU is queued on.
+pub fn current_stream(index: usize) -> Result<*mut c_void, ShimError> {
+    let mut stream = std::ptr::null_mut();
+    // SAFETY: writes one pointer, on success only.
+    check(unsafe { shim_current_stream(index as i8, &mut stream) })?;
+    Ok(stream)
+}
+
+/// The end of what a thread had queued on a GPU.
+pub struct Event(*mut c_void);
+
+// SAFETY: CUDA's events may be used from any thread.
+unsafe impl Send for Event {}
+
+impl Event {
+    pub fn record(index: usize) -> Result<Self, ShimError> {
+        let mut event = std::ptr::null_mut();
+        // SAFETY: writes one pointer, on success only.
+        check(unsafe { shim_event_record(index as i8, &mut event) })?;
+        Ok(Self(event))
+    }
+
+    /// Whether the GPU has come there.
+    pub fn query(&self) -> Result<bool, ShimError> {
+        let mut passed = false;
+        // SAFETY: the event is live; writes one flag, on success only.
+        check(unsafe { shim_event_query(self.0, &mut passed) })?;
+        Ok(passed)
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: made by `record`, freed once.
+        unsafe { shim_event_free(self.0) };
+    }
+}
+
+/// Gives back to the driver what libtorch's allocator keeps for later.
+pub fn free_cached_cuda_memory() -> Result<(), ShimError> {
+    // SAFETY: no argument; blocks in use are not touched.
+    check(unsafe { shim_free_cached_cuda_memory() })
+}
+
+/// Of a GPU, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CudaMemory {
+    /// That no process has.
+    pub free: u64,
+    pub total: u64,
+    /// In tensors of this process.
+    pub allocated: u64,
+}
+
+pub fn cuda_memory(index: usize) -> Result<CudaMemory, ShimError> {
+    let (mut free, mut total, mut allocated) = (0, 0, 0);
+    // SAFETY: writes three numbers, on success only.
+    check(unsafe { shim_cuda_memory(index as i8, &mut free, &mut total, &mut allocated) })?;
+    let bytes = |value: i64| value.max(0) as u64;
+    Ok(CudaMemory { free: bytes(free), total: bytes(total), allocated: bytes(allocated) })
 }
 
 /// Forgets the peak so far of libtorch's allocator on a GPU.

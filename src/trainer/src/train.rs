@@ -16,6 +16,7 @@ use crate::collective::{AbortOnDrop, CollectiveError};
 use crate::error::TrialError;
 use crate::evaluate::Evaluator;
 use crate::fault::Fault;
+use crate::images::Images;
 use crate::leader::Leader;
 use crate::replica::{Replica, StepOptions};
 
@@ -41,6 +42,7 @@ pub enum Ending {
 pub fn train(
     course: &Course,
     replica: &mut Replica,
+    images: &Images,
     evaluator: &mut Evaluator,
     mut position: Position,
     mut leader: Option<&mut Leader>,
@@ -56,7 +58,7 @@ pub fn train(
                 return Ok(Ending::Stopped);
             };
             course.strike(position, replica);
-            let shard = course.batches.shard(&batch, replica.shard(batch.len()), replica.device);
+            let shard = course.batches.shard(&batch, replica.shard(batch.len()), images);
             replica.train_step(&shard, course.step_options(position))?;
             position.step += 1;
             if let Some(leader) = &mut leader {

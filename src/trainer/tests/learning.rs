@@ -10,6 +10,7 @@ use sweep::settings::{Loss, Precision, SamplesPerClass, Schedule, Settings};
 use sweep::{AttemptNo, TrialSpec};
 use trainer::attempt::Outcome;
 use trainer::device::DeviceSet;
+use trainer::recorded::Policy;
 use trainer::serve::Runner;
 use trainer::session::{Session, SessionOptions};
 
@@ -23,6 +24,8 @@ fn every_loss_learns_digits() {
         report_interval: Duration::from_secs(3600),
         collective_deadline: Duration::from_secs(300),
         data_threads: 1,
+        recording: Policy::Auto,
+        memory_share: 1.0,
         weights_out: None,
     });
     let cases = [

@@ -15,6 +15,7 @@ use sweep::{AttemptNo, TrialSpec};
 use trainer::attempt::Outcome;
 use trainer::device::DeviceSet;
 use trainer::fault::Fault;
+use trainer::recorded::Policy;
 use trainer::serve::Runner;
 use trainer::session::{Session, SessionOptions};
 
@@ -44,6 +45,8 @@ fn session(fault: Option<&str>) -> Session {
         report_interval: Duration::ZERO,
         collective_deadline: Duration::from_secs(300),
         data_threads: 0,
+        recording: Policy::Auto,
+        memory_share: 1.0,
         weights_out: None,
     })
 }
@@ -239,6 +242,8 @@ fn a_stuck_replica_ends_the_attempt_at_the_deadline() {
         report_interval: Duration::ZERO,
         collective_deadline: Duration::from_millis(100),
         data_threads: 0,
+        recording: Policy::Auto,
+        memory_share: 1.0,
         weights_out: None,
     };
     let stop = Arc::new(AtomicBool::new(false));

@@ -14,6 +14,7 @@ use sweep::settings::{Loss, SamplesPerClass, Schedule, Settings};
 use sweep::{AttemptNo, TrialSpec};
 use trainer::attempt::Outcome;
 use trainer::device::DeviceSet;
+use trainer::recorded::Policy;
 use trainer::serve::Runner;
 use trainer::session::{Session, SessionOptions};
 
@@ -34,6 +35,8 @@ fn run(settings: Settings, folder: &Path, weights_out: Option<PathBuf>) -> Trial
         report_interval: Duration::from_secs(1),
         collective_deadline: Duration::from_secs(300),
         data_threads: 0,
+        recording: Policy::Auto,
+        memory_share: 1.0,
         weights_out,
     };
     match Session::new(options).run(&request, &Arc::new(AtomicBool::new(false)), &mut |_| ()).unwrap() {

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use schedule::state::Slot;
 
+use crate::residue::Unknown;
+
 /// What `--devices` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -99,11 +101,11 @@ impl Inventory {
     /// Takes up to 20 seconds where a driver is in trouble.
     pub fn detect() -> Self {
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-        let (gpus, no_gpus) = match ask_nvidia_smi().map(|answer| visible_gpus(parse_gpus(&answer), visible.as_deref()))
-        {
+        let answer = ask_nvidia_smi(GPU_FIELDS);
+        let (gpus, no_gpus) = match answer.map(|answer| visible_gpus(parse_gpus(&answer), visible.as_deref())) {
             Ok(gpus) if gpus.is_empty() => (gpus, "nvidia-smi lists none that CUDA_VISIBLE_DEVICES shows".to_owned()),
             Ok(gpus) => (gpus, String::new()),
-            Err(reason) => (Vec::new(), reason),
+            Err(Unknown::NoTool(reason) | Unknown::Silent(reason)) => (Vec::new(), reason),
         };
         let cpu_threads = std::thread::available_parallelism().map_or(1, usize::from);
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -149,6 +151,18 @@ pub fn threads(slot: &Slot, num_slots: usize) -> usize {
     }
     let all = std::thread::available_parallelism().map_or(1, usize::from);
     (all / num_slots.max(1)).max(1)
+}
+
+/// Of a GPU's memory, what each trainer may take whose slot shares it; all where none does.
+pub fn memory_share(slot: &Slot, slots: &[Slot]) -> f64 {
+    // what a context takes lies outside of libtorch's share
+    const CONTEXTS: f64 = 0.03;
+    let sharing = |device: &String| slots.iter().filter(|other| other.devices.contains(device)).count();
+    let gpus = slot.devices.iter().filter(|device| *device != "cpu");
+    match gpus.map(sharing).max() {
+        Some(count) if count > 1 => (1.0 - CONTEXTS * count as f64).max(0.5) / count as f64,
+        _ => 1.0,
+    }
 }
 
 fn cpu_slots(count: Option<usize>, per_slot: Option<usize>, inventory: &Inventory) -> Result<Vec<Slot>, DeviceError> {
@@ -210,29 +224,31 @@ fn gpu_slots(
     Ok(groups.into_iter().cycle().take(count).map(slot).collect())
 }
 
-/// Its answer, one line for each GPU; the reason when there is none.
-fn ask_nvidia_smi() -> Result<String, String> {
-    let query = "--query-gpu=index,uuid,memory.total,driver_version,name";
+const GPU_FIELDS: &str = "--query-gpu=index,uuid,memory.total,driver_version,name";
+
+/// Its answer to a query, one line for each thing asked about; the reason when there is none.
+pub(crate) fn ask_nvidia_smi(query: &str) -> Result<String, Unknown> {
+    let silent = |error: std::io::Error| Unknown::Silent(error.to_string());
     let mut child = Command::new("nvidia-smi")
         .args([query, "--format=csv,noheader,nounits"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|error| format!("nvidia-smi does not run: {error}"))?;
+        .map_err(|error| Unknown::NoTool(format!("nvidia-smi does not run: {error}")))?;
     let deadline = Instant::now() + Duration::from_secs(20);
     // its answer is far smaller than a pipe's buffer, so it can end before it is read
-    while child.try_wait().map_err(|error| error.to_string())?.is_none() {
+    while child.try_wait().map_err(silent)?.is_none() {
         if Instant::now() > deadline {
             let _ = child.kill();
             let _ = child.wait();
-            return Err("nvidia-smi did not answer within 20 s".to_owned());
+            return Err(Unknown::Silent("nvidia-smi did not answer within 20 s".to_owned()));
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    let output = child.wait_with_output().map_err(silent)?;
     if !output.status.success() {
-        return Err(format!("nvidia-smi failed with {}", output.status));
+        return Err(Unknown::Silent(format!("nvidia-smi failed with {}", output.status)));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -301,6 +317,18 @@ mod tests {
         assert_eq!(devices("cuda:2,0", None, Some(2)).unwrap(), ["cuda:2+cuda:0"]);
         assert_eq!(devices("cuda:0-1", Some(4), None).unwrap(), ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]);
         assert_eq!(devices("cuda", Some(2), None).unwrap(), ["cuda:0", "cuda:1"]);
+    }
+
+    #[test]
+    fn slots_that_share_a_gpu_share_its_memory() {
+        let share = |choice: &str, count| {
+            let slots = slots(&choice.parse().unwrap(), count, None, &machine(3)).unwrap();
+            memory_share(&slots[0], &slots)
+        };
+        assert_eq!(share("cuda", None), 1.0);
+        assert_eq!(share("cpu", Some(4)), 1.0);
+        assert!((share("cuda:0", Some(2)) - 0.47).abs() < 1e-9);
+        assert!((share("cuda:0-1", Some(8)) - 0.22).abs() < 1e-9);
     }
 
     #[test]

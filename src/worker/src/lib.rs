@@ -8,6 +8,7 @@ mod link;
 mod options;
 mod out_of_memory;
 mod processes;
+mod residue;
 mod run;
 mod slot;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::devices;
 use crate::link::{self, Link};
+use crate::residue::NvidiaSmi;
 use crate::run::{Intent, Loop, Session};
 use crate::slot::{Command, Slot, Surroundings};
 use crate::trainer::{Launch, Spawner};
@@ -149,7 +150,9 @@ impl Worker {
                 program: options.trainer.clone(),
                 devices: slot.devices.clone(),
                 threads: devices::threads(slot, count),
+                memory_share: devices::memory_share(slot, &options.slots),
                 mark: format!("{worker}/{index}"),
+                gpu_processes: Arc::new(NvidiaSmi),
             };
             commands.push(sender);
             slots.push(Slot::new(index as u32, launch, around.clone(), receiver, events.clone()));

@@ -189,7 +189,7 @@ impl Slot {
                 format!("the trainer `{path}` was not ready after {seconds} s")
             }
         };
-        crashed(self.ended_with_tail(trainer, problem).await)
+        Started::Failed(self.ended(trainer, Failure { class: FailureClass::Crashed, message: problem }).await)
     }
 
     async fn attempt(&mut self, key: AttemptKey, spec: Box<TrialSpec>) -> Result<Outcome, Killed> {
@@ -220,10 +220,7 @@ impl Slot {
                 self.trainer = Some(trainer);
                 outcome
             }
-            End::Failed(failure) => {
-                let message = self.ended_with_tail(trainer, failure.message).await;
-                Outcome::Failed(Failure { message, ..failure })
-            }
+            End::Failed(failure) => Outcome::Failed(self.ended(trainer, failure).await),
             End::Broken(broken) => {
                 let mut failure = self.post_mortem(trainer, broken, "while it trained").await;
                 if oom.has_grown() {
@@ -325,15 +322,28 @@ impl Slot {
         };
         let (exit, tail) = end_and_read(trainer, alone, timing.terminate).await;
         let message = match broken {
-            Broken::Closed => format!("the trainer ended {when} with {}{}", exit.describe(), hint(exit)),
+            Broken::Closed => format!("the trainer ended {when} with {}{}", exit.describe(), hint(&exit)),
             Broken::Garbage(_) | Broken::Unreachable(_) => format!("{broken}, {when}"),
         };
-        Failure { class: FailureClass::Crashed, message: with_tail(message, &tail) }
+        told(Failure { class: FailureClass::Crashed, message }, exit, &tail)
     }
 
-    async fn ended_with_tail(&self, trainer: Trainer, message: String) -> String {
-        let (_, tail) = end_and_read(trainer, Duration::ZERO, self.around.timing.terminate).await;
-        with_tail(message, &tail)
+    /// Ends a trainer that has failed.
+    async fn ended(&self, trainer: Trainer, failure: Failure) -> Failure {
+        let (exit, tail) = end_and_read(trainer, Duration::ZERO, self.around.timing.terminate).await;
+        told(failure, exit, &tail)
+    }
+}
+
+/// A failure with what became of the process: one that leaves something on a GPU has spoilt its slot.
+fn told(failure: Failure, exit: Exit, tail: &str) -> Failure {
+    let Failure { class, message } = failure;
+    match exit.residue {
+        None => Failure { class, message: with_tail(message, tail) },
+        Some(residue) => Failure {
+            class: FailureClass::BadDevice,
+            message: with_tail(format!("{residue}; the attempt itself: {message}"), tail),
+        },
     }
 }
 
@@ -347,7 +357,7 @@ fn with_tail(message: String, tail: &str) -> String {
     if tail.is_empty() { message } else { format!("{message}\nstderr:\n{tail}") }
 }
 
-fn hint(exit: Exit) -> &'static str {
+fn hint(exit: &Exit) -> &'static str {
     if exit.was_killed() { " (sent from outside, or by the kernel for want of memory)" } else { "" }
 }
 

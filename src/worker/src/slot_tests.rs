@@ -50,7 +50,9 @@ impl Bench {
             program: fake_trainer(dir.path(), behaviour),
             devices: vec!["cpu".into()],
             threads: 1,
+            memory_share: 1.0,
             mark: format!("{mark}/0"),
+            gpu_processes: Arc::new(crate::residue::NvidiaSmi),
         };
         let around = Surroundings {
             spawner: Spawner::start().unwrap(),

@@ -17,16 +17,23 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::processes::{Family, MARK};
+use crate::residue::{self, GpuProcesses};
 use crate::stderr::StderrLog;
 
+/// How long the driver may take to clean up after a process.
+const DRIVER_PATIENCE: Duration = Duration::from_secs(20);
+
 /// How to start the trainer of one slot.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Launch {
     pub program: PathBuf,
     pub devices: Vec<String>,
     pub threads: usize,
+    /// Of its GPUs' memory.
+    pub memory_share: f64,
     /// `WORKER/SLOT`
     pub mark: String,
+    pub gpu_processes: Arc<dyn GpuProcesses>,
 }
 
 /// Starts every trainer from one thread that lives as long as the worker: trainers ask the kernel for SIGKILL at the
@@ -69,6 +76,8 @@ pub struct Trainer {
     stdin: Option<ChildStdin>,
     replies: mpsc::Receiver<Result<Reply, Broken>>,
     pub stderr: StderrLog,
+    /// Asked at its end, where it has GPUs.
+    gpu_processes: Option<Arc<dyn GpuProcesses>>,
 }
 
 /// Why nothing more can be heard of a trainer.
@@ -83,9 +92,11 @@ pub enum Broken {
 }
 
 /// What became of the process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Exit {
     pub status: Option<ExitStatus>,
+    /// Why its GPUs cannot be used again.
+    pub residue: Option<String>,
 }
 
 impl Trainer {
@@ -95,12 +106,16 @@ impl Trainer {
         let mut command = Command::new(&launch.program);
         command.arg("serve").arg("--threads").arg(launch.threads.to_string());
         command.arg("--devices").arg(device_list(&launch.devices));
+        if launch.memory_share < 1.0 {
+            command.arg("--memory-share").arg(launch.memory_share.to_string());
+        }
         command.env(MARK, &mark).process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = spawner.spawn(command).await?;
         let group = Pid::from_raw(child.id() as i32);
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (sender, replies) = mpsc::channel(16);
+        let has_gpus = launch.devices.iter().any(|device| device != "cpu");
         // from here on dropping it kills it
         let mut trainer = Self {
             child: Some(child),
@@ -109,6 +124,7 @@ impl Trainer {
             stdin: None,
             replies,
             stderr: StderrLog::start(stderr.ok_or_else(no_pipe)?)?,
+            gpu_processes: has_gpus.then(|| launch.gpu_processes.clone()),
         };
         trainer.stdin = Some(ChildStdin::from_std(stdin.ok_or_else(no_pipe)?)?);
         let stdout = ChildStdout::from_std(stdout.ok_or_else(no_pipe)?)?;
@@ -152,9 +168,13 @@ impl Trainer {
         self.stdin = None;
         let _ = timeout(alone, self.gone_by_itself()).await;
         self.family.end(grace).await;
+        let residue = match &self.gpu_processes {
+            Some(processes) => residue::gone(processes, self.group.as_raw() as u32, DRIVER_PATIENCE).await.err(),
+            None => None,
+        };
         let status = self.child.take().and_then(|mut child| child.wait().ok());
         self.stderr.finished().await;
-        Exit { status }
+        Exit { status, residue }
     }
 
     async fn gone_by_itself(&self) {

@@ -1,4 +1,4 @@
-//! Replicas on several GPUs of one process, one thread each, over NCCL.
+//! Replicas on several GPUs over NCCL: one thread each, of one process or of several.
 //!
 //! Never run on hardware so far: this code was written and tested on machines without a GPU, its logic against a fake
 //! library (nccl/fake.rs) and its bindings against the real one as far as that goes without a device. How NCCL hangs
@@ -9,6 +9,8 @@
 mod backend;
 mod cuda;
 mod device;
+#[cfg(test)]
+mod drills;
 #[cfg(test)]
 pub(super) mod fake;
 mod library;
@@ -25,9 +27,10 @@ use tch::Tensor;
 
 use super::meeting::Meeting;
 use super::{Collective, CollectiveError};
-use backend::{Backend, Operation, State};
+use backend::{Backend, Operation, Part, State};
 use device::Gpus;
 
+pub use backend::GroupId;
 pub use cuda::pci_bus_id;
 
 /// Collectives that a replica may have queued on its device before it waits for the oldest: a replica that races
@@ -39,12 +42,30 @@ const PAUSES: [Duration; 2] = [Duration::from_micros(10), Duration::from_millis(
 /// The ends of a group on these GPUs, in rank order. Communicators are made once for a set of devices and used again
 /// by later trials, unless a group on them failed.
 pub fn nccl(devices: &[usize], deadline: Duration) -> Result<Vec<Box<dyn Collective>>, CollectiveError> {
+    pool()?.group(devices, deadline)
+}
+
+/// One replica's end of a group of as many processes; all of them are given the same `id`.
+pub fn nccl_among_processes(
+    id: GroupId,
+    (rank, size): (usize, usize),
+    device: usize,
+    deadline: Duration,
+) -> Result<Box<dyn Collective>, CollectiveError> {
+    let part = Part { devices: vec![device], first_rank: rank, size, id: Some(id) };
+    let communicators = Communicators::make(pool()?.backend.clone(), part, deadline)?;
+    Ok(ends(&Arc::new(communicators), deadline).remove(0))
+}
+
+/// A new name for a group of several processes.
+pub fn nccl_group_id() -> Result<GroupId, CollectiveError> {
+    pool()?.backend.group_id().map_err(|reason| CollectiveError::Failed { operation: "naming a group", reason })
+}
+
+fn pool() -> Result<&'static Pool<Gpus>, CollectiveError> {
     static POOL: OnceLock<Result<Pool<Gpus>, String>> = OnceLock::new();
     let pool = POOL.get_or_init(|| Gpus::open().map(Pool::new).map_err(|error| error.to_string()));
-    match pool {
-        Ok(pool) => pool.group(devices, deadline),
-        Err(reason) => Err(CollectiveError::Failed { operation: "opening NCCL", reason: reason.clone() }),
-    }
+    pool.as_ref().map_err(|reason| CollectiveError::Failed { operation: "opening NCCL", reason: reason.clone() })
 }
 
 /// Communicators by set of devices.
@@ -64,50 +85,56 @@ impl<B: Backend> Pool<B> {
             idle.retain(|communicators| communicators.is_whole());
             let found = idle
                 .iter()
-                .find(|communicators| communicators.devices == devices && Arc::strong_count(communicators) == 1);
+                .find(|communicators| communicators.part.devices == devices && Arc::strong_count(communicators) == 1);
             match found {
                 Some(communicators) => communicators.clone(),
                 None => {
-                    let made = Arc::new(Communicators::make(self.backend.clone(), devices, deadline)?);
+                    let made = Arc::new(Communicators::make(self.backend.clone(), Part::whole(devices), deadline)?);
                     idle.push(made.clone());
                     made
                 }
             }
         };
-        let meeting = Arc::new(Meeting::new(devices.len(), deadline, ()));
-        let end = |rank| Nccl {
-            communicators: communicators.clone(),
-            meeting: meeting.clone(),
-            rank,
-            in_flight: Mutex::default(),
-            num_completed: AtomicU64::new(0),
-        };
-        Ok((0..devices.len()).map(|rank| Box::new(end(rank)) as Box<dyn Collective>).collect())
+        Ok(ends(&communicators, deadline))
     }
+}
+
+/// One end for each replica of this process.
+fn ends<B: Backend>(communicators: &Arc<Communicators<B>>, deadline: Duration) -> Vec<Box<dyn Collective>> {
+    let count = communicators.part.devices.len();
+    let meeting = Arc::new(Meeting::new(count, deadline, ()));
+    let end = |place| Nccl {
+        communicators: communicators.clone(),
+        meeting: meeting.clone(),
+        place,
+        in_flight: Mutex::default(),
+        num_completed: AtomicU64::new(0),
+    };
+    (0..count).map(|place| Box::new(end(place)) as Box<dyn Collective>).collect()
 }
 
 /// One communicator for each device, in rank order; `None` after an abort.
 struct Communicators<B: Backend> {
     backend: Arc<B>,
-    devices: Vec<usize>,
+    part: Part,
     ends: Vec<Mutex<Option<B::Communicator>>>,
 }
 
 impl<B: Backend> Communicators<B> {
-    fn make(backend: Arc<B>, devices: &[usize], deadline: Duration) -> Result<Self, CollectiveError> {
+    fn make(backend: Arc<B>, part: Part, deadline: Duration) -> Result<Self, CollectiveError> {
         const OPERATION: &str = "making communicators";
         let failed = |reason| CollectiveError::Failed { operation: OPERATION, reason };
-        let ends = backend.start(devices).map_err(failed)?.into_iter().map(|end| Mutex::new(Some(end))).collect();
+        let ends = backend.start(&part).map_err(failed)?.into_iter().map(|end| Mutex::new(Some(end))).collect();
         // dropping an unfinished set aborts it
-        let made = Self { backend, devices: devices.to_owned(), ends };
+        let made = Self { backend, part, ends };
         let until = Instant::now() + deadline;
         let mut pause = PAUSES[0];
         loop {
             let mut missing = Vec::new();
-            for rank in 0..devices.len() {
-                match made.state(rank) {
+            for place in 0..made.ends.len() {
+                match made.state(place) {
                     State::Ready => {}
-                    State::InProgress => missing.push(rank),
+                    State::InProgress => missing.push(made.part.first_rank + place),
                     State::Failed(reason) => {
                         made.abort_all();
                         return Err(failed(reason));
@@ -120,28 +147,29 @@ impl<B: Backend> Communicators<B> {
             if Instant::now() >= until {
                 made.abort_all();
                 let seconds = deadline.as_secs();
-                return Err(CollectiveError::TimedOut { rank: 0, operation: OPERATION, seconds, missing });
+                let rank = made.part.first_rank;
+                return Err(CollectiveError::TimedOut { rank, operation: OPERATION, seconds, missing });
             }
             pause = rest(pause);
         }
     }
 
-    fn state(&self, rank: usize) -> State {
-        match &*lock(&self.ends[rank]) {
+    fn state(&self, place: usize) -> State {
+        match &*lock(&self.ends[place]) {
             Some(end) => self.backend.state(end),
             None => State::Failed("its communicator was aborted".to_owned()),
         }
     }
 
     /// Frees a replica's communicator and stops its kernels; nothing if that happened before.
-    fn abort(&self, rank: usize) {
-        if let Some(end) = lock(&self.ends[rank]).take() {
+    fn abort(&self, place: usize) {
+        if let Some(end) = lock(&self.ends[place]).take() {
             self.backend.abort(end);
         }
     }
 
     fn abort_all(&self) {
-        (0..self.ends.len()).for_each(|rank| self.abort(rank));
+        (0..self.ends.len()).for_each(|place| self.abort(place));
     }
 
     fn is_whole(&self) -> bool {
@@ -152,7 +180,7 @@ impl<B: Backend> Communicators<B> {
 impl<B: Backend> Drop for Communicators<B> {
     fn drop(&mut self) {
         let ends: Vec<B::Communicator> = self.ends.iter().filter_map(|end| lock(end).take()).collect();
-        if ends.len() == self.devices.len() {
+        if ends.len() == self.part.devices.len() {
             self.backend.close(ends);
         } else {
             // the others of a broken set would wait for the one that is gone
@@ -172,8 +200,10 @@ impl<B: Backend> Drop for Communicators<B> {
 /// - queued kernels that never end: on any failure every replica aborts its own communicator, which stops them.
 struct Nccl<B: Backend> {
     communicators: Arc<Communicators<B>>,
+    /// Of the replicas of this process.
     meeting: Arc<Meeting<()>>,
-    rank: usize,
+    /// Among the replicas of this process.
+    place: usize,
     in_flight: Mutex<VecDeque<InFlight<B::Event>>>,
     num_completed: AtomicU64,
 }
@@ -187,7 +217,7 @@ struct InFlight<E> {
 
 impl<B: Backend> Nccl<B> {
     fn device(&self) -> usize {
-        self.communicators.devices[self.rank]
+        self.communicators.part.devices[self.place]
     }
 
     fn run(&self, operation: Operation, tensor: &Tensor) -> Result<(), CollectiveError> {
@@ -203,20 +233,20 @@ impl<B: Backend> Nccl<B> {
             return Err(failed("the tensor is not contiguous".to_owned()));
         }
         self.wait_until_in_flight(MAX_IN_FLIGHT - 1, name)?;
-        self.meeting.meet(self.rank, name, |()| (), |()| ())?;
+        self.meeting.meet(self.place, name, |()| (), |()| ())?;
         let backend = &self.communicators.backend;
-        match &*lock(&self.communicators.ends[self.rank]) {
+        match &*lock(&self.communicators.ends[self.place]) {
             Some(end) => backend.enqueue(end, self.device(), operation, tensor).map_err(failed)?,
             None => return Err(failed("its communicator was aborted".to_owned())),
         }
-        self.poll(name, || match self.communicators.state(self.rank) {
+        self.poll(name, || match self.communicators.state(self.place) {
             State::Ready => Ok(true),
             State::InProgress => Ok(false),
             State::Failed(reason) => Err(reason),
         })?;
         let done = backend.mark(self.device()).map_err(failed)?;
         lock(&self.in_flight).push_back(InFlight { done, _tensor: tensor.shallow_clone() });
-        self.meeting.meet(self.rank, name, |()| (), |()| ())
+        self.meeting.meet(self.place, name, |()| (), |()| ())
     }
 
     /// Waits until at most `count` collectives are left on the device.
@@ -225,7 +255,7 @@ impl<B: Backend> Nccl<B> {
         while in_flight.len() > count {
             let oldest = in_flight.front().expect("longer than count");
             self.poll(operation, || {
-                if let State::Failed(reason) = self.communicators.state(self.rank) {
+                if let State::Failed(reason) = self.communicators.state(self.place) {
                     return Err(reason);
                 }
                 self.communicators.backend.is_done(self.device(), &oldest.done)
@@ -253,7 +283,7 @@ impl<B: Backend> Nccl<B> {
             }
             if Instant::now() >= until {
                 let seconds = self.meeting.deadline.as_secs();
-                return Err(CollectiveError::TimedOut { rank: self.rank, operation, seconds, missing: Vec::new() });
+                return Err(CollectiveError::TimedOut { rank: self.rank(), operation, seconds, missing: Vec::new() });
             }
             pause = rest(pause);
         }
@@ -263,7 +293,7 @@ impl<B: Backend> Nccl<B> {
     fn ending_all(&self, result: Result<(), CollectiveError>) -> Result<(), CollectiveError> {
         result.map_err(|failure| {
             let first = self.meeting.fail(failure);
-            self.communicators.abort(self.rank);
+            self.communicators.abort(self.place);
             first
         })
     }
@@ -271,11 +301,11 @@ impl<B: Backend> Nccl<B> {
 
 impl<B: Backend> Collective for Nccl<B> {
     fn rank(&self) -> usize {
-        self.rank
+        self.communicators.part.first_rank + self.place
     }
 
     fn size(&self) -> usize {
-        self.communicators.devices.len()
+        self.communicators.part.size
     }
 
     fn all_reduce(&self, tensor: &Tensor) -> Result<(), CollectiveError> {
@@ -302,15 +332,15 @@ impl<B: Backend> Collective for Nccl<B> {
     }
 
     fn abort(&self, reason: &str) {
-        self.meeting.fail(CollectiveError::Aborted { rank: self.rank, reason: reason.to_owned() });
-        self.communicators.abort(self.rank);
+        self.meeting.fail(CollectiveError::Aborted { rank: self.rank(), reason: reason.to_owned() });
+        self.communicators.abort(self.place);
     }
 }
 
 impl<B: Backend> Drop for Nccl<B> {
     fn drop(&mut self) {
         if self.meeting.failure().is_some() {
-            self.communicators.abort(self.rank);
+            self.communicators.abort(self.place);
         }
     }
 }

@@ -102,10 +102,18 @@ pub struct Storage<G> {
     /// Leaves of the graph, in the order of the inventory.
     pub parameters: Vec<Tensor>,
     pub buffers: Vec<Tensor>,
+    /// Empty until `set_batch_statistics_apart`.
+    pub batch_statistics: BatchBuffers,
     working: Option<WorkingCopy>,
     /// On the CPU backward passes leave each gradient in a tensor of its own, and these are the views of `gradients`
     /// that they are collected into. On a GPU, whose recorded steps need fixed places, they write into the views.
     collected: Option<Vec<Tensor>>,
+}
+
+/// Statistics of one batch, laid out like the moving ones.
+pub struct BatchBuffers {
+    flat: Tensor,
+    pub buffers: Vec<Tensor>,
 }
 
 /// bf16 copy of the convolutions' part, and the gradients that meet it, where they have fixed places.
@@ -144,8 +152,19 @@ impl<G> Storage<G> {
         }
         let (statistics, buffers) = buffers(inventory, seed, device);
         let momentum = weights.zeros_like();
-        let mut storage =
-            Self { layout, weights, gradients, momentum, statistics, parameters, buffers, working, collected };
+        let batch_statistics = BatchBuffers { flat: statistics.narrow(0, 0, 0), buffers: Vec::new() };
+        let mut storage = Self {
+            layout,
+            weights,
+            gradients,
+            momentum,
+            statistics,
+            parameters,
+            buffers,
+            batch_statistics,
+            working,
+            collected,
+        };
         storage.refresh_working_copy();
         Ok(storage)
     }
@@ -155,6 +174,22 @@ impl<G> Storage<G> {
         if let Some(copy) = &mut self.working {
             let masters = self.weights.narrow(0, 0, copy.weights.size()[0]);
             tch::no_grad(|| copy.weights.copy_(&masters));
+        }
+    }
+
+    /// Makes a place for the statistics of one batch, apart from the moving ones.
+    pub fn set_batch_statistics_apart(&mut self, inventory: &Inventory) {
+        let _guard = tch::no_grad_guard();
+        // the seed is for buffers that are drawn, and statistics are not
+        let (flat, buffers) = buffers(inventory, 0, self.statistics.device());
+        self.batch_statistics = BatchBuffers { flat, buffers };
+    }
+
+    /// moving += momentum * (batch - moving); `momentum` is on the device.
+    pub fn take_in_batch_statistics(&self, momentum: &Tensor) {
+        if self.statistics.numel() > 0 {
+            let _guard = tch::no_grad_guard();
+            let _ = self.statistics.shallow_clone().lerp_tensor_(&self.batch_statistics.flat, momentum);
         }
     }
 

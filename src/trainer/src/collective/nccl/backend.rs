@@ -21,6 +21,36 @@ impl Operation {
     }
 }
 
+/// What the replicas of one process are in their group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// One for each replica of this process, in rank order.
+    pub devices: Vec<usize>,
+    pub first_rank: usize,
+    /// Replicas of the group, in all processes.
+    pub size: usize,
+    /// What the processes of a group have in common; absent where this process is all of it.
+    pub id: Option<GroupId>,
+}
+
+impl Part {
+    pub fn whole(devices: &[usize]) -> Self {
+        Self { devices: devices.to_owned(), first_rank: 0, size: devices.len(), id: None }
+    }
+}
+
+/// NCCL's name of a group: made by one process, given to the others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct GroupId(pub [u8; GROUP_ID_BYTES]);
+
+pub const GROUP_ID_BYTES: usize = 128;
+
+impl std::fmt::Debug for GroupId {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "GroupId({:02x?}..)", &self.0[..8])
+    }
+}
+
 /// Of a communicator: whether what was begun on it has been handed to its device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
@@ -36,7 +66,7 @@ pub trait Backend: Send + Sync + 'static {
     type Event: Send;
 
     /// Begins to make one communicator for each device; they are usable once their state is `Ready`.
-    fn start(&self, devices: &[usize]) -> Result<Vec<Self::Communicator>, String>;
+    fn start(&self, part: &Part) -> Result<Vec<Self::Communicator>, String>;
 
     fn state(&self, communicator: &Self::Communicator) -> State;
 

@@ -1,7 +1,7 @@
 //! The seven functions of CUDA's runtime that waiting without blocking needs, and which tch does not have.
 //!
-//! Events are recorded on the null stream of a device, the one that torch queues on. The library is the one that
-//! libtorch has loaded. Never run on hardware so far. Next: device.rs.
+//! Events are recorded on the stream that torch queues this thread's work on. The library is the one that libtorch has
+//! loaded. Never run on hardware so far. Next: device.rs.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
@@ -96,14 +96,14 @@ pub struct Event {
 unsafe impl Send for Event {}
 
 impl Event {
-    /// On the null stream of the current device.
-    pub fn record(runtime: &Arc<Runtime>) -> Result<Self, String> {
+    /// On a stream of the current device.
+    pub fn record(runtime: &Arc<Runtime>, stream: *mut c_void) -> Result<Self, String> {
         let mut raw = ptr::null_mut();
         // SAFETY: writes one handle.
         runtime.check(unsafe { (runtime.functions.event_create)(&mut raw, DISABLE_TIMING) })?;
         let event = Self { runtime: runtime.clone(), raw };
-        // SAFETY: the event was made just now; null is the default stream.
-        runtime.check(unsafe { (runtime.functions.event_record)(raw, ptr::null_mut()) })?;
+        // SAFETY: the event was made just now; the stream is libtorch's and lives as long as the process.
+        runtime.check(unsafe { (runtime.functions.event_record)(raw, stream) })?;
         Ok(event)
     }
 

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Tensor};
 
-use super::backend::{Backend, Operation, State};
+use super::backend::{Backend, GroupId, Operation, Part, State};
 use super::cuda::{Event, Runtime};
 use super::library::{Library, LibraryError, Raw};
 use crate::dynamic::DynamicError;
+use crate::shim;
 
 /// For freeing an idle set of communicators; afterwards it is aborted.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -40,14 +41,18 @@ impl Gpus {
         tracing::info!(version = %nccl.version, path = nccl.path, "NCCL was opened");
         Ok(Self { nccl, cuda: Runtime::shared()? })
     }
+
+    pub fn group_id(&self) -> Result<GroupId, String> {
+        self.nccl.unique_id()
+    }
 }
 
 impl Backend for Gpus {
     type Communicator = Communicator;
     type Event = Event;
 
-    fn start(&self, devices: &[usize]) -> Result<Vec<Communicator>, String> {
-        let raw = self.nccl.start(devices.len(), |rank| self.cuda.select(devices[rank]))?;
+    fn start(&self, part: &Part) -> Result<Vec<Communicator>, String> {
+        let raw = self.nccl.start(part, |place| self.cuda.select(part.devices[place]))?;
         Ok(raw.into_iter().map(Communicator).collect())
     }
 
@@ -66,19 +71,21 @@ impl Backend for Gpus {
             return Err(format!("the tensor is on {:?}, the communicator on cuda:{device}", tensor.device()));
         }
         self.cuda.select(device)?;
+        let stream = shim::current_stream(device).map_err(|error| error.to_string())?;
         let (data, count) = (tensor.data_ptr(), tensor.numel());
         // SAFETY: the caller holds the tensor until the device is done (`InFlight`), and checked that it is contiguous.
         unsafe {
             match operation {
-                Operation::AllReduce => self.nccl.all_reduce(communicator.0, data, count, tensor.kind()),
-                Operation::Broadcast => self.nccl.broadcast(communicator.0, data, count, tensor.kind()),
+                Operation::AllReduce => self.nccl.all_reduce(communicator.0, data, count, tensor.kind(), stream),
+                Operation::Broadcast => self.nccl.broadcast(communicator.0, data, count, tensor.kind(), stream),
             }
         }
     }
 
     fn mark(&self, device: usize) -> Result<Event, String> {
         self.cuda.select(device)?;
-        Event::record(&self.cuda)
+        let stream = shim::current_stream(device).map_err(|error| error.to_string())?;
+        Event::record(&self.cuda, stream)
     }
 
     fn is_done(&self, _device: usize, event: &Event) -> Result<bool, String> {

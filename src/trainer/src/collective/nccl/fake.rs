@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tch::Tensor;
 
-use super::backend::{Backend, Operation, State};
+use super::backend::{Backend, Operation, Part, State};
 use super::{Collective, CollectiveError, Pool};
 
 /// What goes wrong, and for which rank.
@@ -95,7 +95,8 @@ impl Backend for Fake {
     /// Rank, and how many collectives it had begun.
     type Event = (usize, usize);
 
-    fn start(&self, devices: &[usize]) -> Result<Vec<FakeCommunicator>, String> {
+    fn start(&self, part: &Part) -> Result<Vec<FakeCommunicator>, String> {
+        let devices = &part.devices;
         if self.fault == Fault::StartFails {
             return Err("NCCL: unhandled cuda error".to_owned());
         }

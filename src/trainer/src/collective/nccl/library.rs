@@ -8,7 +8,7 @@ use std::ptr;
 
 use tch::Kind;
 
-use super::backend::State;
+use super::backend::{GROUP_ID_BYTES, GroupId, Part, State};
 use crate::dynamic::{DynamicError, functions, open};
 
 const NAME: &str = "libnccl.so.2";
@@ -19,14 +19,16 @@ const OLDEST: Version = Version { major: 2, minor: 14, patch: 0 };
 const SUCCESS: c_int = 0;
 const IN_PROGRESS: c_int = 7;
 const SUM: c_int = 0;
-pub const UNIQUE_ID_BYTES: usize = 128;
 
 /// An `ncclComm_t`.
 pub type Raw = *mut c_void;
 
+/// A `cudaStream_t`.
+pub type Stream = *mut c_void;
+
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct UniqueId([c_char; UNIQUE_ID_BYTES]);
+pub struct UniqueId([c_char; GROUP_ID_BYTES]);
 
 /// `ncclConfig_t` as 2.14 had it. The library copies `size` bytes and takes its defaults for what `version` did not
 /// have, so that this short form is good for every later version.
@@ -142,28 +144,29 @@ impl Library {
         if last.is_empty() { format!("NCCL: {name}") } else { format!("NCCL: {name}: {last}") }
     }
 
-    pub fn unique_id(&self) -> Result<UniqueId, String> {
-        let mut id = UniqueId([0; UNIQUE_ID_BYTES]);
+    pub fn unique_id(&self) -> Result<GroupId, String> {
+        let mut id = UniqueId([0; GROUP_ID_BYTES]);
         // SAFETY: writes 128 bytes.
         let result = unsafe { (self.functions.get_unique_id)(&mut id) };
-        self.check(result, ptr::null_mut()).map(|()| id)
+        self.check(result, ptr::null_mut()).map(|()| GroupId(id.0.map(|byte| byte as u8)))
     }
 
-    /// Begins to make the communicators of ranks 0.. in this process; `select` makes a rank's device the current one.
-    pub fn start(&self, size: usize, select: impl Fn(usize) -> Result<(), String>) -> Result<Vec<Raw>, String> {
-        let id = self.unique_id()?;
-        let ranks = c_int::try_from(size).map_err(|_| format!("{size} replicas are too many"))?;
-        let mut communicators = vec![ptr::null_mut(); size];
+    /// Begins to make the communicators of this process's ranks; `select` makes the device of the n-th current.
+    pub fn start(&self, part: &Part, select: impl Fn(usize) -> Result<(), String>) -> Result<Vec<Raw>, String> {
+        let id = part.id.map_or_else(|| self.unique_id(), Ok)?;
+        let id = UniqueId(id.0.map(|byte| byte as c_char));
+        let ranks = c_int::try_from(part.size).map_err(|_| format!("{} replicas are too many", part.size))?;
+        let mut communicators = vec![ptr::null_mut(); part.devices.len()];
         // SAFETY: no argument. The group lets one thread begin all ranks, which otherwise wait for each other.
         self.check(unsafe { (self.functions.group_start)() }, ptr::null_mut())?;
         let mut begun = Ok(());
-        for (rank, communicator) in communicators.iter_mut().enumerate() {
-            begun = begun.and_then(|()| select(rank)).and_then(|()| {
+        for (place, communicator) in communicators.iter_mut().enumerate() {
+            begun = begun.and_then(|()| select(place)).and_then(|()| {
+                let rank = (part.first_rank + place) as c_int;
                 let mut config = CONFIG;
                 let config = ptr::from_mut(&mut config);
                 // SAFETY: NCCL reads the config within the call; the handle's place lives until the group's end below.
-                let result =
-                    unsafe { (self.functions.comm_init_rank_config)(communicator, ranks, id, rank as c_int, config) };
+                let result = unsafe { (self.functions.comm_init_rank_config)(communicator, ranks, id, rank, config) };
                 self.check(result, ptr::null_mut())
             });
         }
@@ -188,11 +191,19 @@ impl Library {
     }
 
     /// # Safety
-    /// `data` is `count` elements of `kind` on the communicator's device and stays so until the device is done.
-    pub unsafe fn all_reduce(&self, raw: Raw, data: *mut c_void, count: usize, kind: Kind) -> Result<(), String> {
+    /// `data` is `count` elements of `kind` on the communicator's device and stays so until the device is done; `stream`
+    /// is one of that device.
+    pub unsafe fn all_reduce(
+        &self,
+        raw: Raw,
+        data: *mut c_void,
+        count: usize,
+        kind: Kind,
+        stream: Stream,
+    ) -> Result<(), String> {
         let kind = data_type(kind)?;
-        // SAFETY: the caller's; the null stream is the one torch queues on.
-        let result = unsafe { (self.functions.all_reduce)(data, data, count, kind, SUM, raw, ptr::null_mut()) };
+        // SAFETY: the caller's.
+        let result = unsafe { (self.functions.all_reduce)(data, data, count, kind, SUM, raw, stream) };
         self.check(result, raw)
     }
 
@@ -200,10 +211,17 @@ impl Library {
     ///
     /// # Safety
     /// As `all_reduce`.
-    pub unsafe fn broadcast(&self, raw: Raw, data: *mut c_void, count: usize, kind: Kind) -> Result<(), String> {
+    pub unsafe fn broadcast(
+        &self,
+        raw: Raw,
+        data: *mut c_void,
+        count: usize,
+        kind: Kind,
+        stream: Stream,
+    ) -> Result<(), String> {
         let kind = data_type(kind)?;
-        // SAFETY: the caller's; the null stream is the one torch queues on.
-        let result = unsafe { (self.functions.broadcast)(data, data, count, kind, 0, raw, ptr::null_mut()) };
+        // SAFETY: the caller's.
+        let result = unsafe { (self.functions.broadcast)(data, data, count, kind, 0, raw, stream) };
         self.check(result, raw)
     }
 

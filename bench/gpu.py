@@ -1,0 +1,283 @@
+"""Times this program against PyTorch on one GPU; README.md beside this file says in which order to run it.
+
+    gpu.py --trainer orchestrator-trainer [CASE ...] [--pairs N] [--write docs/performance.md]
+
+As run.py: both sides on one libtorch in one run, A B B A A B ...; a line is the median of ratios of neighbouring
+measurements, with the smallest and the largest. A pair during which the GPU's clock changed by more than 3 % is void.
+"""
+
+import argparse
+import datetime
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import run
+
+REFERENCE = run.HERE / "reference" / "gpu.py"
+
+# model, image side, batch size
+STEP_CASES = [("resnet-18", 32, 128), ("resnet-18", 32, 512), ("resnet-50", 224, 32), ("resnet-50", 448, 16),
+              ("resnet-50", 448, 64)]
+# Losses of both sides, relative: bf16 has 8 bits, TF32 has 11.
+GATE_TOLERANCE = {"f32-nhwc": 2e-3, "bf16-nhwc": 1e-2}
+CLOCK_TOLERANCE = 0.03
+# What cuDNN's search costs and gains, by how many kernels it times.
+CANDIDATES = [4, 10]
+PACKED = [1, 2, 3, 4]
+# Beginnings of what drills print.
+SAID = ("communicator", "and again", "rank ", "the other", "on [", "out of memory", "a batch of")
+
+
+def clock():
+    """The GPU's clock in MHz."""
+    query = ["nvidia-smi", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(query, capture_output=True, text=True)
+    return float(answer.stdout.splitlines()[0]) if answer.returncode == 0 else None
+
+
+def interleave(ours, theirs, batch, pairs):
+    """As run.interleave, without the pairs between whose halves the clock changed; and how many those were."""
+    steps = {driver: max(100, driver.steps_for(run.SECONDS_PER_BLOCK, batch)) for driver in (ours, theirs)}
+    rates, ratios, void = {ours: [], theirs: []}, [], 0
+    for pair in range(pairs):
+        measured, clocks = {}, []
+        for driver in (ours, theirs) if pair % 2 == 0 else (theirs, ours):
+            measured[driver] = driver.images_per_s(steps[driver])
+            clocks.append(clock())
+        if None not in clocks and abs(clocks[0] / clocks[1] - 1) > CLOCK_TOLERANCE:
+            void += 1
+            continue
+        for driver, rate in measured.items():
+            rates[driver].append(rate)
+        ratios.append(measured[ours] / measured[theirs])
+    if not ratios:
+        run.fail("the GPU's clock changed in every pair: nothing was measured")
+    return statistics.median(rates[ours]), statistics.median(rates[theirs]), ratios, void
+
+
+def trainer_steps(options, model, side, batch, *more, env=None):
+    command = [options.trainer, "bench", "steps", "--device", options.device, "--model", model, "--side", side,
+               "--batch", batch, *more]
+    return run.Driver([str(part) for part in command], env)
+
+
+def reference_steps(options, variant, model, side, batch):
+    command = [options.python, REFERENCE, "steps", "--variant", variant, "--model", model, "--side", side, "--batch",
+               batch, "--workers", os.cpu_count()]
+    return run.Driver([str(part) for part in command])
+
+
+def case_checks(options):
+    """What must be known before anything is timed: that it runs at all, and what the libraries do."""
+    rows = []
+
+    def say(what, found):
+        rows.append([what, found])
+        print(" | ".join(rows[-1]), file=sys.stderr)
+
+    start = time.perf_counter()
+    devices = subprocess.run([str(options.trainer), "devices"], capture_output=True, text=True)
+    say("libtorch and CUDA, cold start", f"{time.perf_counter() - start:.1f} s, exit {devices.returncode}")
+    start = time.perf_counter()
+    subprocess.run([str(options.trainer), "devices"], capture_output=True)
+    say("the same, warm", f"{time.perf_counter() - start:.1f} s")
+    say("devices", "; ".join(devices.stdout.splitlines()))
+    for candidates in CANDIDATES:
+        start = time.perf_counter()
+        driver = trainer_steps(options, "resnet-50", 224, 32, "--cudnn-candidates", candidates, "--graphs", "never")
+        seconds = time.perf_counter() - start
+        rate = driver.images_per_s(100)
+        driver.close()
+        say(f"ResNet-50, 224 px, batch 32, {candidates} cuDNN candidates",
+            f"{seconds:.1f} s to the first block, {rate:.0f} images/s")
+    for model, side, batch in STEP_CASES:
+        driver = trainer_steps(options, model, side, batch)
+        driver.images_per_s(20)
+        block = driver.ask("go 100")
+        driver.close()
+        say(f"{model}, {side} px, batch {batch}",
+            f"steps {block['execution']}; {10 * block['seconds']:.2f} ms a step, {10 * block['cpu_seconds']:.2f} ms of "
+            f"them on the host; peak {block['peak_mib']:.0f} MiB")
+    mps = subprocess.run(["sh", "-c", "command -v nvidia-cuda-mps-control"], capture_output=True, text=True)
+    say("nvidia-cuda-mps-control", mps.stdout.strip() or "is not there")
+    return run.table(["check", "found"], rows)
+
+
+def case_drills(options):
+    """The tests that need a GPU, from the test binary: pixels, recorded steps, NCCL alone and among two processes."""
+    if not options.tests:
+        return "Not run: `--tests` did not name the trainer's test binary.\n"
+    names = ["images_tests::on_a_gpu_pixels_are_the_same_bits",
+             "recorded_tests::on_a_gpu_recorded_steps_are_the_queued_ones",
+             "gpu_tests::a_trial_gives_the_same_bits_recorded_queued_and_interrupted",
+             "gpu_tests::running_out_of_memory_names_a_batch_that_fits",
+             "collective::nccl::drills::a_group_of_one_goes_through_the_whole_path",
+             "collective::nccl::drills::two_processes_sum_over_the_wire",
+             "collective::nccl::drills::a_killed_process_ends_the_other_within_its_deadline"]
+    rows = []
+    for name in names:
+        command = [str(options.tests), "--ignored", "--exact", "--nocapture", name]
+        start = time.perf_counter()
+        try:
+            process = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            passed = "pass" if process.returncode == 0 and "1 passed" in process.stdout else "FAIL"
+            output = process.stdout + process.stderr
+        except subprocess.TimeoutExpired as expired:
+            passed, output = "FAIL: no end after 120 s", str(expired.stdout)
+        if passed != "pass":
+            print(output, file=sys.stderr)
+        said = "; ".join(line for line in output.splitlines() if line.startswith(SAID))
+        rows.append([name.rsplit("::", 1)[1].replace("_", " "), passed, f"{time.perf_counter() - start:.1f}", said])
+        print(" | ".join(rows[-1]), file=sys.stderr)
+    return run.table(["drill", "verdict", "seconds", "said"], rows)
+
+
+def case_gate(options):
+    """Equal work: single steps from equal weights on equal batches must have equal losses."""
+    num_steps, rows = 30, []
+    for model, side, batch in STEP_CASES[:1] + STEP_CASES[2:3]:
+        for precision, tolerance in GATE_TOLERANCE.items():
+            with tempfile.TemporaryDirectory() as folder:
+                common = ["--model", model, "--precision", precision, "--classes", "10", "--learning-rate",
+                          str(run.GATE_LEARNING_RATE), "--weights", f"{folder}/weights.safetensors", "--batches",
+                          f"{folder}/batches.safetensors", "--state", f"{folder}/state.safetensors"]
+                make = ["--steps", str(num_steps), "--side", str(side), "--batch", str(min(batch, 32)), "--device",
+                        options.device]
+                ours = run.Driver([str(options.trainer), "bench", "gate", *common, *make])
+                theirs = run.Driver([str(options.python), str(REFERENCE), "gate", *common])
+                pairs = [(ours.ask("step")["loss"], theirs.ask("step")["loss"]) for _ in range(num_steps)]
+                ours.close()
+                theirs.close()
+            apart = [abs(mine - other) / abs(other) for mine, other in pairs]
+            verdict = "pass" if all(value <= tolerance for value in apart) else "FAIL: its timing is void"
+            rows.append([f"{model}, {side} px", precision, str(num_steps), f"{max(apart):.1e}", f"{tolerance:.0e}", verdict])
+            print(" | ".join(rows[-1]), file=sys.stderr)
+    return run.table(["equal-work gate on the GPU", "precision", "steps", "largest relative difference of a loss",
+                      "allowed", "verdict"], rows)
+
+
+def case_steps(options):
+    rows = []
+    for model, side, batch in STEP_CASES:
+        ours = trainer_steps(options, model, side, batch)
+        ours.images_per_s(20)
+        for variant in options.against:
+            theirs = reference_steps(options, variant, model, side, batch)
+            mine, other, ratios, void = interleave(ours, theirs, batch, options.pairs)
+            theirs.close()
+            rows.append([f"{model}, {side} px, batch {batch}", variant.upper(), run.spread(ratios),
+                         f"{mine:.0f} / {other:.0f}", str(void)])
+            print(" | ".join(rows[-1]), file=sys.stderr)
+        ours.close()
+    return run.table(["training step on the GPU", "against", "times as fast", "images/s, this / other",
+                      "void pairs"], rows)
+
+
+def case_ablation(options):
+    """One lever at a time, each against the line before it."""
+    ladder = [("f32, channels first", ["--precision", "f32-nchw", "--graphs", "never"]),
+              ("f32 (TF32), channels last", ["--precision", "f32-nhwc", "--graphs", "never"]),
+              ("bf16, channels last", ["--precision", "bf16-nhwc", "--graphs", "never"]),
+              ("recorded steps", ["--precision", "bf16-nhwc", "--graphs", "always"])]
+    rows = []
+    for model, side, batch in STEP_CASES:
+        drivers = [(name, trainer_steps(options, model, side, batch, *arguments)) for name, arguments in ladder]
+        for (_, before), (name, after) in zip(drivers, drivers[1:]):
+            after.images_per_s(20)
+            mine, other, ratios, void = interleave(after, before, batch, options.pairs)
+            rows.append([f"{model}, {side} px, batch {batch}", name, run.spread(ratios), f"{other:.0f} -> {mine:.0f}",
+                         str(void)])
+            print(" | ".join(rows[-1]), file=sys.stderr)
+        for _, driver in drivers:
+            driver.close()
+    return run.table(["step on the GPU", "lever", "gain", "images/s", "void pairs"], rows)
+
+
+def case_packing(options):
+    """K trainers on one GPU at once, each a process with a stream of its own: images per second of all together."""
+    rows = []
+    for model, side, batch in STEP_CASES:
+        alone = None
+        for count in PACKED:
+            drivers = [trainer_steps(options, model, side, batch) for _ in range(count)]
+            steps = max(100, drivers[0].steps_for(run.SECONDS_PER_BLOCK, batch))
+            start = time.perf_counter()
+            for driver in drivers:
+                driver.process.stdin.write(f"go {steps}\n")
+                driver.process.stdin.flush()
+            images = sum(driver.read()["images"] for driver in drivers)
+            rate = images / (time.perf_counter() - start)
+            for driver in drivers:
+                driver.close()
+            alone = alone or rate
+            rows.append([f"{model}, {side} px, batch {batch}", str(count), f"{rate:.0f}", f"{rate / alone:.2f}"])
+            print(" | ".join(rows[-1]), file=sys.stderr)
+    return run.table(["trainers on one GPU", "how many", "images/s, all", "times one"], rows)
+
+
+def case_sweep(options):
+    """24 mixed small trials through coordinator, worker and trainers; the other side runs one script after another."""
+    if not options.data or not options.orchestrator:
+        return "Not measured: `--data` (Fashion-MNIST's four IDX files) or `--orchestrator` was not given.\n"
+    trials = [(model, batch, seed) for model in ("resnet-8", "resnet-20", "resnet-32", "resnet-56")
+              for batch in (64, 128) for seed in range(3)]
+
+    def theirs():
+        for model, batch, seed in trials:
+            run.run_json([options.python, REFERENCE, "e2e", "--model", model, "--batch", batch, "--seed", seed,
+                          "--data", options.data])
+
+    python_seconds = run.seconds_of(theirs)
+    rows = []
+    for slots in PACKED:
+        arguments = ["--data-dir", options.data, "--devices", options.device, "--slots", str(slots), "--trainer",
+                     str(options.trainer.resolve())]
+        seconds = run.seconds_of(lambda: shutil.rmtree(run.run_sweep(options, "gpu-mixed.yaml", *arguments)))
+        per_hour = len(trials) / seconds * 3600
+        rows.append([str(slots), f"{seconds:.0f}", f"{per_hour:.0f}", f"{python_seconds:.0f}",
+                     f"{python_seconds / seconds:.2f}"])
+        print(" | ".join(rows[-1]), file=sys.stderr)
+    return run.table(["24 mixed small trials, slots on the GPU", "seconds", "trials per hour",
+                      "seconds of R1, one after another", "times as fast"], rows)
+
+
+CASES = {"drills": case_drills, "checks": case_checks, "gate": case_gate, "steps": case_steps,
+         "ablation": case_ablation, "packing": case_packing, "sweep": case_sweep}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; without any: all")
+    parser.add_argument("--trainer", type=pathlib.Path, required=True)
+    parser.add_argument("--tests", type=pathlib.Path, help="the trainer's test binary, for `drills`")
+    parser.add_argument("--orchestrator", type=pathlib.Path, help="for `sweep`")
+    parser.add_argument("--data", help="folder with Fashion-MNIST's four IDX files, for `sweep`")
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--pairs", type=int, default=7, help="measurements of each side")
+    parser.add_argument("--against", nargs="+", choices=["r0", "r1", "r2"], default=["r1", "r2"])
+    parser.add_argument("--python", type=pathlib.Path, default=pathlib.Path(sys.executable), help="one with torch 2.11.0")
+    parser.add_argument("--write", type=pathlib.Path, help="document whose marked sections are replaced")
+    options = parser.parse_args()
+    unknown = [case for case in options.cases if case not in CASES]
+    if unknown:
+        parser.error(f"no case `{unknown[0]}`; there are {', '.join(CASES)}")
+    for name in options.cases or CASES:
+        print(f"== {name}", file=sys.stderr)
+        card = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
+                              capture_output=True, text=True).stdout.strip()
+        command = f"bench/gpu.py {name} --pairs {options.pairs}"
+        when = datetime.date.today().isoformat()
+        text = CASES[name](options) + f"\n{card}; {run.machine()}; commit {run.commit()}; {when}; `{command}`\n"
+        print(text)
+        if options.write:
+            run.write(options.write, f"gpu-{name}", text)
+
+
+if __name__ == "__main__":
+    main()

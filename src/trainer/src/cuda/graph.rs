@@ -1,0 +1,79 @@
+//! CUDA graphs as the recorder of steps: what a thread queues on its GPU's stream, recorded once and queued as a whole.
+//!
+//! Recording is of the thread that records alone (thread-local capture mode), so that other replicas may allocate and
+//! launch meanwhile; two recordings of one process wait for each other, because libtorch supports one at a time. NCCL is
+//! never recorded. Never run on hardware so far. Next: recorded.rs, which decides when.
+
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
+
+use super::half::{Functions, OpenError, RawGraph, half};
+use crate::error::TrialError;
+use crate::recorded::{Body, Frozen, Recorder, Recording};
+use crate::shim::{self, ShimError};
+
+/// Of one GPU.
+pub struct CudaGraphs {
+    functions: Functions,
+    index: usize,
+}
+
+impl CudaGraphs {
+    pub fn open(index: usize) -> Result<Self, OpenError> {
+        Ok(Self { functions: half()?, index })
+    }
+
+    fn begin(&self, with: Option<&dyn Recording>) -> Result<Graph, ShimError> {
+        let other = with.map_or(std::ptr::null_mut(), |recording| recording.raw());
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: `other` is null or a live graph of this trait's only implementation with a pointer; writes one pointer.
+        shim::check(unsafe { (self.functions.graph_begin)(other.cast(), self.index as i8, &mut raw) })?;
+        Ok(Graph { functions: self.functions, raw })
+    }
+}
+
+impl Recorder for CudaGraphs {
+    fn record(
+        &self,
+        with: Option<&dyn Recording>,
+        frozen: Frozen,
+        body: Body,
+    ) -> Result<Box<dyn Recording>, TrialError> {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = |error: ShimError| TrialError::Crashed(error.to_string());
+        let graph = self.begin(with).map_err(failed)?;
+        // a recording must be ended, whatever happens within it
+        let queued = catch_unwind(AssertUnwindSafe(|| body(frozen)));
+        // SAFETY: the graph was begun on this thread just now.
+        let ended = shim::check(unsafe { (self.functions.graph_end)(graph.raw) });
+        queued.unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload)))?;
+        ended.map_err(failed)?;
+        Ok(Box::new(graph))
+    }
+}
+
+struct Graph {
+    functions: Functions,
+    raw: *mut RawGraph,
+}
+
+impl Recording for Graph {
+    fn replay(&mut self, _body: Body) -> Result<(), TrialError> {
+        // SAFETY: the graph is live and its recording ended without an error.
+        let queued = shim::check(unsafe { (self.functions.graph_replay)(self.raw) });
+        queued.map_err(|error| TrialError::from_panic(&error.to_string()))
+    }
+
+    fn raw(&self) -> *mut c_void {
+        self.raw
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: made by `begin`, freed once.
+        unsafe { (self.functions.graph_free)(self.raw) };
+    }
+}

@@ -1,0 +1,74 @@
+//! Which batch would have fitted, after one that did not: from the measured peaks of two smaller ones.
+//!
+//! Memory of a step is a fixed part (weights, momentum, workspaces) and a part per image, so two peaks give both. The
+//! answer goes into the failure's message; nothing is tried again with it, because another batch size is another trial.
+//! Next: attempt.rs, which measures.
+
+/// Left free, as a share: an allocator that has been used a while does not fill its last gaps.
+const MARGIN: f64 = 0.05;
+
+/// The largest number of images that fit into `limit` bytes, less than `too_many`. `peak_of` makes a step of so many
+/// images and tells the most bytes it took, or `None` where that was too much. `None`: not even one image fits.
+pub fn largest_fitting(too_many: usize, limit: u64, mut peak_of: impl FnMut(usize) -> Option<u64>) -> Option<usize> {
+    let mut images = too_many / 2;
+    let large = loop {
+        if images == 0 {
+            return None;
+        }
+        if let Some(peak) = peak_of(images) {
+            break (images, peak);
+        }
+        images /= 2;
+    };
+    // what was measured to fit does fit, whatever the line through two points says
+    let small = large.0.div_ceil(2);
+    let peak = if small < large.0 { peak_of(small) } else { None };
+    let Some(peak) = peak else { return Some(large.0) };
+    let per_image = large.1.saturating_sub(peak) as f64 / (large.0 - small) as f64;
+    if per_image <= 0.0 {
+        return Some(large.0);
+    }
+    let room = limit as f64 * (1.0 - MARGIN) - large.1 as f64;
+    let fitting = large.0 + (room / per_image).max(0.0) as usize;
+    Some(fitting.min(too_many - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device on which `fixed + images * each` bytes are needed; also tells what was asked.
+    fn measure(too_many: usize, limit: u64, fixed: u64, each: u64) -> (Option<usize>, Vec<usize>) {
+        let mut asked = Vec::new();
+        let fits = largest_fitting(too_many, limit, |images| {
+            asked.push(images);
+            let peak = fixed + images as u64 * each;
+            (peak <= limit).then_some(peak)
+        });
+        (fits, asked)
+    }
+
+    #[test]
+    fn two_peaks_give_the_batch_that_fits() {
+        // 95 % of 1000, less 100 for the weights, at 10 an image
+        assert_eq!(measure(128, 1000, 100, 10), (Some(85), vec![64, 32]));
+        // halved until it fits
+        assert_eq!(measure(1024, 1000, 100, 10), (Some(85), vec![512, 256, 128, 64, 32]));
+    }
+
+    #[test]
+    fn it_is_never_the_batch_that_did_not_fit() {
+        assert_eq!(measure(88, 1000, 100, 10).0, Some(85));
+        // the margin says 85; it was something else than the images that took the rest
+        assert_eq!(measure(80, 1000, 100, 10).0, Some(79));
+        assert_eq!(measure(2, 1000, 995, 4).0, Some(1));
+        assert_eq!(measure(128, 1000, 1001, 4), (None, vec![64, 32, 16, 8, 4, 2, 1]));
+    }
+
+    #[test]
+    fn what_was_measured_to_fit_is_enough() {
+        // 94 fit, and the margin would have said 85
+        assert_eq!(measure(180, 1000, 100, 10).0, Some(90));
+        assert_eq!(measure(64, 1000, 500, 0).0, Some(32), "memory that does not grow says nothing");
+    }
+}
