@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{WeightsError, state_dict};
 
@@ -61,7 +61,8 @@ pub fn write(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<(), WeightsE
         .into_iter()
         .map(|(name, tensor)| {
             let shape = tensor.size().into_iter().map(|length| length as usize).collect();
-            let values = Vec::<f32>::try_from(tensor.contiguous().view(-1)).expect("an f32 tensor");
+            let values =
+                Vec::<f32>::try_from(tensor.to_device(Device::Cpu).contiguous().view(-1)).expect("an f32 tensor");
             (name, shape, values.into_iter().flat_map(f32::to_le_bytes).collect())
         })
         .collect();
