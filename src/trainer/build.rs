@@ -13,7 +13,13 @@ fn main() {
     for directory in [packed, format!("{libtorch}/site/torch/lib"), format!("{libtorch}/lib")] {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{directory}");
     }
-    compiler(&libtorch).file("shim/shim.cpp").compile("orchestrator_shim");
+    compiler(&libtorch)
+        // at::parallel_for, on libtorch's own threads, and products that are rounded before they are added to
+        .flag("-fopenmp")
+        .flag("-ffp-contract=off")
+        .file("shim/shim.cpp")
+        .file("shim/update.cpp")
+        .compile("orchestrator_shim");
     cuda_half(&libtorch);
 }
 
@@ -27,10 +33,7 @@ fn compiler(libtorch: &str) -> cc::Build {
         .warnings(false)
         .flag("-D_GLIBCXX_USE_CXX11_ABI=1")
         .include(format!("{libtorch}/include"))
-        .include(format!("{libtorch}/include/torch/csrc/api/include"))
-        // at::parallel_for, on libtorch's own threads, and products that are rounded before they are added to
-        .flag("-fopenmp")
-        .flag("-ffp-contract=off");
+        .include(format!("{libtorch}/include/torch/csrc/api/include"));
     build
 }
 
