@@ -12,6 +12,7 @@ use tch::{Device, Kind, Tensor};
 use crate::collective::{Collective, Solo};
 use crate::error::TrialError;
 use crate::nn::Format;
+use crate::optimiser::Way;
 use crate::recorded::{Body, Frozen, Policy, Recorder, Recording};
 use crate::replica::{Blueprint, Replica, Shard, StepOptions};
 
@@ -81,6 +82,8 @@ fn train(device: Device, recorder: Box<dyn Recorder>, policy: Policy) -> Trained
     let collective = Arc::new(Solo::default());
     let replica = Replica::new(&blueprint, collective.clone(), device).unwrap();
     let mut replica = replica.with_recorder(recorder, policy);
+    // the update that a GPU makes; the CPU's own reads the learning rate from the host
+    replica.update_by(Way::Operations);
     for step in 0..12 {
         let learning_rate = 0.1 / (step + 1) as f64;
         let options = StepOptions { learning_rate, steps_made: step as u64, head_only: step == 0 };
