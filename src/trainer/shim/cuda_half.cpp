@@ -8,28 +8,15 @@
 #include <ATen/Context.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
-#include <c10/util/Exception.h>
 
 #include <cstdlib>
-#include <cstring>
-#include <exception>
 #include <memory>
 
-namespace {
+#include "guarded.h"
 
-template <typename Body>
-char* guarded(Body body) noexcept {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("an exception of unknown type");
-  }
-}
+using orchestrator::guarded;
+
+namespace {
 
 struct Graph {
   at::cuda::CUDAGraph graph;

@@ -14,30 +14,17 @@
 #include <torch/headeronly/version.h>
 
 #include <cstdlib>
-#include <cstring>
-#include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
 
+#include "guarded.h"
+
 using at::Tensor;
+using orchestrator::guarded;
 
 namespace {
-
-template <typename Body>
-char* guarded(Body body) noexcept {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("an exception of unknown type");
-  }
-}
 
 // Sums a tensor in place over all replicas; zero for success.
 using Reduce = int32_t (*)(void* context, Tensor* tensor);

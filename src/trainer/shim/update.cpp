@@ -10,7 +10,8 @@
 
 #include <cstdint>
 #include <cstring>
-#include <exception>
+
+#include "guarded.h"
 
 namespace {
 
@@ -91,7 +92,7 @@ constexpr int64_t BLOCK = 8192;
 extern "C" {
 
 char* shim_collect_gradients(at::Tensor** leaves, at::Tensor** places, int64_t count) {
-  try {
+  return orchestrator::guarded([&] {
     c10::AutoGradMode guard(false);
     for (int64_t i = 0; i < count; ++i) {
       at::Tensor& gradient = leaves[i]->mutable_grad();
@@ -102,12 +103,7 @@ char* shim_collect_gradients(at::Tensor** leaves, at::Tensor** places, int64_t c
         places[i]->zero_();
       }
     }
-    return nullptr;
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("an exception of unknown type");
-  }
+  });
 }
 
 void shim_update_weights(const Buffers* buffers, const Rule* rule, int64_t begin, int64_t end) {
