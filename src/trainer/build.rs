@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+const SHIM: [&str; 5] = ["shim", "update", "convolution", "norm", "norm_cpu"];
+
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-changed=shim");
@@ -17,8 +19,8 @@ fn main() {
         // at::parallel_for, on libtorch's own threads, and products that are rounded before they are added to
         .flag("-fopenmp")
         .flag("-ffp-contract=off")
-        .file("shim/shim.cpp")
-        .file("shim/update.cpp")
+        .flag("-Wno-psabi")
+        .files(SHIM.map(|name| format!("shim/{name}.cpp")))
         .compile("orchestrator_shim");
     cuda_half(&libtorch);
 }

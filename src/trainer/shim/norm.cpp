@@ -5,6 +5,8 @@
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <optional>
+
 #include "guarded.h"
 
 namespace orchestrator {
@@ -16,6 +18,9 @@ namespace {
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
+
+// What a node may be called without must not be an undefined tensor.
+using Maybe = std::optional<Tensor>;
 
 const NormKernels& kernels(const Tensor& x) {
   if (x.device().is_cpu()) return norm_on_cpu;
@@ -30,13 +35,14 @@ Tensor channels_innermost(const Tensor& x) {
 
 struct Norm : torch::autograd::Function<Norm> {
   static Tensor forward(AutogradContext* ctx, const Tensor& images, const Tensor& weight, const Tensor& bias,
-                        const Tensor& running_mean, const Tensor& running_var, const Tensor& shortcut, double momentum,
+                        const Maybe& moving_mean, const Maybe& moving_var, const Maybe& shortcut, double momentum,
                         double eps, bool relu) {
     Tensor x = channels_innermost(images);
-    Tensor residual = shortcut.defined() ? channels_innermost(shortcut) : shortcut;
+    Tensor residual = shortcut ? channels_innermost(*shortcut) : Tensor();
     Tensor saved = at::empty({4, x.size(1)}, weight.options());
     Tensor y = at::empty_like(x);
-    kernels(x).statistics(x, weight, bias, running_mean, running_var, momentum, eps, saved);
+    kernels(x).statistics(x, weight, bias, moving_mean.value_or(Tensor()), moving_var.value_or(Tensor()), momentum, eps,
+                          saved);
     kernels(x).apply(x, saved, residual, relu, y);
     // the sign of y follows from x alone where nothing was added
     ctx->save_for_backward({x, saved, residual.defined() ? y : Tensor()});
@@ -58,19 +64,19 @@ struct Norm : torch::autograd::Function<Norm> {
 };
 
 // With the moving statistics, outside of autograd.
-Tensor evaluate(const Tensor& images, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
-                const Tensor& running_var, const Tensor& shortcut, double eps, bool relu) {
+Tensor evaluate(const Tensor& images, const Tensor& weight, const Tensor& bias, const Tensor& moving_mean,
+                const Tensor& moving_var, const Maybe& shortcut, double eps, bool relu) {
   Tensor x = channels_innermost(images);
-  Tensor residual = shortcut.defined() ? channels_innermost(shortcut) : shortcut;
-  Tensor inverse_std = (running_var + eps).rsqrt();
+  Tensor residual = shortcut ? channels_innermost(*shortcut) : Tensor();
+  Tensor inverse_std = (moving_var + eps).rsqrt();
   Tensor scale = weight * inverse_std;
-  Tensor saved = at::stack({running_mean, inverse_std, scale, bias - running_mean * scale});
+  Tensor saved = at::stack({moving_mean, inverse_std, scale, bias - moving_mean * scale});
   Tensor y = at::empty_like(x);
   kernels(x).apply(x, saved, residual, relu, y);
   return y;
 }
 
-Tensor or_undefined(const Tensor* tensor) { return tensor ? *tensor : Tensor(); }
+Maybe maybe(const Tensor* tensor) { return tensor ? Maybe(*tensor) : std::nullopt; }
 
 }  // namespace
 }  // namespace orchestrator
@@ -82,8 +88,8 @@ char* shim_norm_train(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, at::T
                       at::Tensor* residual, double momentum, double eps, bool relu, at::Tensor** result) {
   using namespace orchestrator;
   return guarded([&] {
-    *result = new at::Tensor(Norm::apply(*x, *weight, *bias, or_undefined(moving_mean), or_undefined(moving_var),
-                                         or_undefined(residual), momentum, eps, relu));
+    *result = new at::Tensor(Norm::apply(*x, *weight, *bias, maybe(moving_mean), maybe(moving_var),
+                                         maybe(residual), momentum, eps, relu));
   });
 }
 
@@ -93,7 +99,7 @@ char* shim_norm_evaluate(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, at
   return guarded([&] {
     c10::AutoGradMode guard(false);
     *result = new at::Tensor(
-        evaluate(*x, *weight, *bias, *moving_mean, *moving_var, or_undefined(residual), eps, relu));
+        evaluate(*x, *weight, *bias, *moving_mean, *moving_var, maybe(residual), eps, relu));
   });
 }
 

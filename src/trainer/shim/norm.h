@@ -18,8 +18,8 @@ struct NormKernels {
   // Fills `saved` from the statistics of x: biased variance, INVERSE_STD = 1 / sqrt(variance + eps). Where the moving
   // statistics are defined, they become (1 - momentum) * themselves + momentum * the batch's, the variance unbiased
   // (times rows / (rows - 1)); rows > 1 then.
-  void (*statistics)(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& running_mean,
-                     const at::Tensor& running_var, double momentum, double eps, at::Tensor& saved);
+  void (*statistics)(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& moving_mean,
+                     const at::Tensor& moving_var, double momentum, double eps, at::Tensor& saved);
   // y = x * SCALE + SHIFT, plus `residual` where it is defined, then ReLU if `relu`; what is not a number stays so.
   void (*apply)(const at::Tensor& x, const at::Tensor& saved, const at::Tensor& residual, bool relu, at::Tensor& y);
   // With g = gradient where y > 0 (everywhere without `relu`), xhat = (x - MEAN) * INVERSE_STD and n = rows:

@@ -163,4 +163,8 @@ char* shim_peak_cuda_memory(int8_t index, int64_t* bytes) {
 char* shim_channels_last(Tensor* x, Tensor** result) {
   return guarded([&] { *result = new Tensor(x->contiguous(at::MemoryFormat::ChannelsLast)); });
 }
+
+bool shim_has_channels_innermost(const Tensor* x) {
+  return x->dim() == 4 && x->is_contiguous(at::MemoryFormat::ChannelsLast);
+}
 }

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "guarded.h"
+#include "lanes.h"
 
 namespace {
 
@@ -33,9 +34,6 @@ struct Buffers {
   uint16_t* working;
   int64_t num_working;
 };
-
-#define ONE_PASS __attribute__((always_inline)) inline
-#define EACH_MACHINE __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 
 template <bool keras, bool nesterov, bool decays>
 ONE_PASS void pass(const Buffers& buffers, const Rule& rule, int64_t begin, int64_t end) {

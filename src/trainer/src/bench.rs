@@ -23,7 +23,7 @@ use crate::batches::{Batches, ImageShape, Turn};
 use crate::collective::Solo;
 use crate::device::{self, DeviceSet};
 use crate::images::{Images, ResidentSets};
-use crate::nn::Format;
+use crate::nn::{Format, OwnOperations};
 use crate::optimiser::Way;
 use crate::recorded::Policy;
 use crate::replica::{Blueprint, Replica, Shard, StepOptions};
@@ -78,6 +78,10 @@ enum Lever {
     OnePass,
     /// Threads that prepare batches
     Prefetch,
+    /// See `nn::OwnOperations`
+    FusedNorm,
+    /// See `nn::OwnOperations`
+    Products,
 }
 
 #[derive(Args)]
@@ -158,6 +162,10 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
     if without.contains(&Lever::OnePass) {
         replica.update_by(Way::Operations);
     }
+    replica.use_own_operations(OwnOperations {
+        fused_norm: !without.contains(&Lever::FusedNorm),
+        products: !without.contains(&Lever::Products),
+    });
     let mut number = 0;
     let mut make_steps = |replica: &mut Replica, count: usize| -> anyhow::Result<usize> {
         let mut images = 0;

@@ -16,6 +16,7 @@ pub mod evaluate;
 pub mod fault;
 #[cfg(test)]
 mod gpu_tests;
+pub mod hardware;
 pub mod head;
 pub mod history;
 pub mod images;

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::head::{Head, normalise};
 use crate::loss::{Criterion, Outputs};
-use crate::nn::{Builder, Format, Layout, Mode, Options, Pass, Storage};
+use crate::nn::{Builder, Format, Layout, Mode, Options, OwnOperations, Pass, Storage};
 
 fn settings(loss: Loss) -> Settings {
     let mut settings = sweep::recipe::settings("quick", "digits").expect("a recipe");
@@ -128,6 +128,7 @@ fn head_loss(head: &Head, criterion: &Criterion, storage: &Storage<u8>, features
         buffers: &storage.buffers,
         mode: Mode::Train { batch_norm_momentum: 0.0 },
         synchronised: None,
+        own_operations: OwnOperations::default(),
     };
     criterion.per_sample(&head.forward(features, &pass), labels).to_kind(Kind::Double).sum(Kind::Double)
 }

@@ -9,20 +9,8 @@ use sweep::Settings;
 use sweep::settings::{Model, Precision};
 use tch::Device;
 
+use crate::hardware::Hardware;
 use crate::nn::Format;
-use crate::process;
-
-/// What the device multiplies natively.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hardware {
-    /// No bf16 instructions.
-    Plain,
-    /// Vector instructions: `avx512_bf16`.
-    VectorBf16,
-    /// Matrix tiles: `amx_bf16`.
-    TileBf16,
-    Gpu,
-}
 
 /// The smallest image sides from which something is faster.
 struct Sides {
@@ -45,21 +33,6 @@ fn fastest_from(hardware: Hardware, narrow: bool) -> Sides {
         (Hardware::TileBf16, true) => Sides { bf16: 64, channels_last: 16 },
         (Hardware::TileBf16, false) => Sides { bf16: 64, channels_last: 128 },
         (Hardware::Gpu, _) => Sides { bf16: 0, channels_last: 0 },
-    }
-}
-
-impl Hardware {
-    fn of(device: Device) -> Self {
-        if device.is_cuda() {
-            return Self::Gpu;
-        }
-        let flags = process::cpu_flags();
-        let has = |name: &str| flags.iter().any(|flag| flag == name);
-        match (has("amx_bf16"), has("avx512_bf16")) {
-            (true, _) => Self::TileBf16,
-            (false, true) => Self::VectorBf16,
-            (false, false) => Self::Plain,
-        }
     }
 }
 

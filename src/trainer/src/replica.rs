@@ -18,7 +18,9 @@ use crate::error::TrialError;
 use crate::head::Head;
 use crate::loss::{Criterion, Outputs};
 use crate::models;
-use crate::nn::{Builder, Format, Inventory, Layout, Mode, Network, Options, Pass, StatisticsReduction, Storage};
+use crate::nn::{
+    Builder, Format, Inventory, Layout, Mode, Network, Options, OwnOperations, Pass, StatisticsReduction, Storage,
+};
 use crate::optimiser::{Group, Sgd, Way};
 use crate::recorded::{Policy, Recorder, Steps};
 use crate::shim::Event;
@@ -79,6 +81,7 @@ pub struct Replica {
     batch_norm: MovingAverage,
     /// Weight of the batch in the moving statistics, where that lies on the device.
     momentum_on_device: Option<(f64, Tensor)>,
+    own_operations: OwnOperations,
     /// Present where steps can be recorded.
     steps: Option<Steps>,
     run_ahead: RunAhead<Event>,
@@ -112,6 +115,7 @@ impl Replica {
             optimiser: Sgd::new(settings, device),
             batch_norm: MovingAverage::of(settings),
             momentum_on_device: None,
+            own_operations: OwnOperations::default(),
             steps: None,
             run_ahead: RunAhead::default(),
             loss_sum: Tensor::zeros([], (Kind::Double, device)),
@@ -141,6 +145,11 @@ impl Replica {
     /// How steps were made, for the trial's record.
     pub fn execution(&self) -> String {
         self.steps.as_ref().map_or_else(|| "queued".to_owned(), Steps::describe)
+    }
+
+    /// Leaves some operations to libtorch: to see what the own ones gain.
+    pub fn use_own_operations(&mut self, own_operations: OwnOperations) {
+        self.own_operations = own_operations;
     }
 
     /// Makes updates in another way, with the same bits: to see what the usual one gains.
@@ -289,6 +298,7 @@ impl Replica {
             buffers: &self.storage.buffers,
             mode,
             synchronised: self.synchronised.as_ref().map(|statistics| statistics as &dyn StatisticsReduction),
+            own_operations: self.own_operations,
         }
     }
 

@@ -30,6 +30,7 @@ unsafe extern "C" {
     fn shim_reset_peak_cuda_memory(index: i8) -> *mut c_char;
     fn shim_peak_cuda_memory(index: i8, bytes: *mut i64) -> *mut c_char;
     fn shim_channels_last(x: *mut Raw, result: *mut *mut Raw) -> *mut c_char;
+    fn shim_has_channels_innermost(x: *const Raw) -> bool;
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +55,7 @@ fn raw(tensor: &Tensor) -> *mut Raw {
 }
 
 /// Takes over a tensor that the shim made with `new`.
-fn owned(tensor: *mut Raw) -> Tensor {
+pub(crate) fn owned(tensor: *mut Raw) -> Tensor {
     // SAFETY: the shim wrote a pointer from `new Tensor`, which is what tch's C_tensor is, and keeps no copy of it.
     unsafe { Tensor::from_ptr(tensor.cast()) }
 }
@@ -186,6 +187,12 @@ pub fn channels_last(x: &Tensor) -> Result<Tensor, ShimError> {
     // SAFETY: `x` is live; `result` is written on success only.
     check(unsafe { shim_channels_last(raw(x), &mut result) })?;
     Ok(owned(result))
+}
+
+/// Whether [batch, channels, height, width] is dense with channels innermost in memory.
+pub fn has_channels_innermost(x: &Tensor) -> bool {
+    // SAFETY: `x` is live; looks at its strides.
+    unsafe { shim_has_channels_innermost(raw(x)) }
 }
 
 /// Borrows the tensor that a `Reduce` was given.

@@ -7,8 +7,7 @@
 
 use tch::Tensor;
 
-use crate::nn::{BatchNorm, Builder, Conv2d, ConvOptions, Fill, Form, Network, Padding, Pass};
-use crate::nn::{global_avg_pool, residual_relu};
+use crate::nn::{BatchNorm, Builder, Conv2d, ConvOptions, Fill, Form, Network, Padding, Pass, global_avg_pool};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Variant {
@@ -81,16 +80,17 @@ impl Block {
 
     fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let out = self.norm1.forward_relu(&self.conv1.forward(x, pass), pass);
-        let out = self.norm2.forward(&self.conv2.forward(&out, pass), pass);
+        let out = self.conv2.forward(&out, pass);
         if self.stride == 1 {
-            return residual_relu(out, x);
+            return self.norm2.forward_add_relu(&out, x, pass);
         }
         let reduced = match self.variant {
             Variant::Original => x.slice(2, None, None, self.stride).slice(3, None, None, self.stride),
             // equal to the authors' pooling on even sides; on odd ones theirs would not fit the convolution's size
             Variant::Wide => x.avg_pool2d([2, 2], [2, 2], [0, 0], true, false, None::<i64>),
         };
-        residual_relu(out, &reduced.constant_pad_nd([0, 0, 0, 0, self.extra, self.extra]))
+        let shortcut = reduced.constant_pad_nd([0, 0, 0, 0, self.extra, self.extra]);
+        self.norm2.forward_add_relu(&out, &shortcut, pass)
     }
 }
 

@@ -8,7 +8,7 @@
 use tch::Tensor;
 
 use crate::nn::{BatchNorm, Builder, Conv2d, ConvOptions, Fill, Form, Network, Padding, Pass};
-use crate::nn::{global_avg_pool, max_pool, pad_zero, residual_relu};
+use crate::nn::{global_avg_pool, max_pool, pad_zero};
 
 const WIDTHS: [i64; 4] = [64, 128, 256, 512];
 const BOTTLENECK_EXPANSION: i64 = 4;
@@ -149,8 +149,8 @@ impl Block for BasicBlock {
 
     fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let out = self.norm1.forward_relu(&self.conv1.forward(x, pass), pass);
-        let out = self.norm2.forward(&self.conv2.forward(&out, pass), pass);
-        residual_relu(out, &self.shortcut.forward(x, pass))
+        let out = self.conv2.forward(&out, pass);
+        self.norm2.forward_add_relu(&out, &self.shortcut.forward(x, pass), pass)
     }
 }
 
@@ -194,7 +194,7 @@ impl Block for Bottleneck {
     fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let out = self.norm1.forward_relu(&self.conv1.forward(x, pass), pass);
         let out = self.norm2.forward_relu(&self.conv2.forward(&out, pass), pass);
-        let out = self.norm3.forward(&self.conv3.forward(&out, pass), pass);
-        residual_relu(out, &self.shortcut.forward(x, pass))
+        let out = self.conv3.forward(&out, pass);
+        self.norm3.forward_add_relu(&out, &self.shortcut.forward(x, pass), pass)
     }
 }

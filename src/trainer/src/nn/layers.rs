@@ -7,6 +7,8 @@
 use tch::{Kind, Tensor};
 
 use super::builder::{Buffer, Builder, Fill, Parameter, Role};
+use super::convolution::{Window, convolve};
+use super::norm::{By, Norm, Then};
 use super::pass::{Mode, Pass};
 use super::pool::{pad_zero, same_padding};
 
@@ -50,22 +52,19 @@ impl Conv2d {
         let x = if x.kind() == weight.kind() { x.shallow_clone() } else { x.to_kind(weight.kind()) };
         let (x, padding) = self.pad(x);
         let ConvOptions { stride, groups, .. } = self.options;
-        x.conv2d(weight, bias, [stride; 2], padding, [1, 1], groups)
+        let window = Window { kernel: self.kernel, stride, padding, groups };
+        convolve(&x, weight, bias, window, pass.own_operations.products)
     }
 
     /// Asymmetric padding is made here; symmetric padding is left to the convolution, which has it for free.
-    fn pad(&self, x: Tensor) -> (Tensor, [i64; 2]) {
+    fn pad(&self, x: Tensor) -> (Tensor, i64) {
         match self.options.padding {
-            Padding::Symmetric(padding) => (x, [padding; 2]),
+            Padding::Symmetric(padding) => (x, padding),
             Padding::Same => {
                 let (_, _, height, width) = x.size4().expect("images have four axes");
                 let (top, bottom) = same_padding(height, self.kernel, self.options.stride);
                 let (left, right) = same_padding(width, self.kernel, self.options.stride);
-                if top == bottom && left == right {
-                    (x, [top, left])
-                } else {
-                    (pad_zero(&x, [left, right, top, bottom]), [0, 0])
-                }
+                if [bottom, left, right] == [top; 3] { (x, top) } else { (pad_zero(&x, [left, right, top, bottom]), 0) }
             }
         }
     }
@@ -119,34 +118,36 @@ impl BatchNorm {
     }
 
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        let (weight, bias) = (pass.parameter(self.weight), pass.parameter(self.bias));
-        let (mean, var) = (pass.buffer(self.running_mean), pass.buffer(self.running_var));
-        // a single value has no unbiased variance, and libtorch would store NaN
-        let alone = x.numel() as i64 == x.size()[1];
-        match (pass.mode, pass.synchronised) {
-            (Mode::Train { batch_norm_momentum }, Some(_)) => self.forward_synchronised(x, pass, batch_norm_momentum),
-            (Mode::Train { .. }, None) if alone => {
-                x.batch_norm(Some(weight), Some(bias), None, None, true, 0.0, self.eps, false)
-            }
-            (Mode::Train { batch_norm_momentum }, None) => x.batch_norm(
-                Some(weight),
-                Some(bias),
-                Some(mean),
-                Some(var),
-                true,
-                batch_norm_momentum,
-                self.eps,
-                false,
-            ),
-            (Mode::Evaluate, _) => {
-                x.batch_norm(Some(weight), Some(bias), Some(mean), Some(var), false, 0.0, self.eps, false)
-            }
-        }
+        self.forward_then(x, Then::Nothing, pass)
     }
 
-    /// Followed by ReLU, in place where autograd allows it: the gradient of neither needs the normalised values.
     pub fn forward_relu(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        self.forward(x, pass).relu_()
+        self.forward_then(x, Then::Relu, pass)
+    }
+
+    /// The end of a residual block: ReLU of the sum with its shortcut.
+    pub fn forward_add_relu(&self, x: &Tensor, shortcut: &Tensor, pass: &Pass) -> Tensor {
+        self.forward_then(x, Then::AddRelu(shortcut), pass)
+    }
+
+    fn forward_then(&self, x: &Tensor, then: Then, pass: &Pass) -> Tensor {
+        let norm = Norm {
+            weight: pass.parameter(self.weight),
+            bias: pass.parameter(self.bias),
+            moving_mean: pass.buffer(self.running_mean),
+            moving_var: pass.buffer(self.running_var),
+            eps: self.eps,
+            fused: pass.own_operations.fused_norm,
+        };
+        match (pass.mode, pass.synchronised) {
+            (Mode::Train { batch_norm_momentum }, Some(_)) => {
+                then.apply(&mut self.forward_synchronised(x, pass, batch_norm_momentum))
+            }
+            (Mode::Train { batch_norm_momentum }, None) => {
+                norm.forward(x, By::Batch { momentum: batch_norm_momentum }, then)
+            }
+            (Mode::Evaluate, _) => norm.forward(x, By::Moving, then),
+        }
     }
 
     /// Statistics of the whole batch: two sums over all replicas, mean first, because the variance as a difference of
@@ -174,10 +175,4 @@ impl BatchNorm {
         });
         normalised.to_kind(x.kind())
     }
-}
-
-/// ReLU of the sum of a block's last normalisation and its shortcut; reuses the memory of the first.
-pub fn residual_relu(mut normalised: Tensor, shortcut: &Tensor) -> Tensor {
-    let mut sum = normalised.g_add_(shortcut);
-    sum.relu_()
 }

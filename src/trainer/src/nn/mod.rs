@@ -5,8 +5,14 @@
 //! here knows losses, optimisers or devices. Read builder.rs, then layers.rs, then storage.rs.
 
 mod builder;
+mod convolution;
+#[cfg(test)]
+mod convolution_tests;
 mod init;
 mod layers;
+mod norm;
+#[cfg(test)]
+mod norm_tests;
 mod pass;
 mod pool;
 mod storage;
@@ -15,7 +21,7 @@ pub use builder::{
     Buffer, BufferNote, Builder, Fill, Form, Inventory, Network, Options, Parameter, ParameterNote, Role,
 };
 pub use init::{draw, fan_in_out};
-pub use layers::{BatchNorm, Conv2d, ConvOptions, Linear, Padding, residual_relu};
-pub use pass::{Mode, Pass, StatisticsReduction};
+pub use layers::{BatchNorm, Conv2d, ConvOptions, Linear, Padding};
+pub use pass::{Mode, OwnOperations, Pass, StatisticsReduction};
 pub use pool::{avg_pool, global_avg_pool, max_pool, pad_zero, same_padding};
 pub use storage::{Format, Layout, Segment, Storage};

@@ -23,12 +23,28 @@ pub trait StatisticsReduction {
     fn batch_len(&self) -> usize;
 }
 
+/// Operations that the shim has and libtorch has not. Both ways give the same values up to rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnOperations {
+    /// See norm.rs.
+    pub fused_norm: bool,
+    /// See convolution.rs.
+    pub products: bool,
+}
+
+impl Default for OwnOperations {
+    fn default() -> Self {
+        Self { fused_norm: true, products: true }
+    }
+}
+
 pub struct Pass<'a> {
     pub parameters: &'a [Tensor],
     pub buffers: &'a [Tensor],
     pub mode: Mode,
     /// Present: batch normalisation uses the statistics of the whole batch.
     pub synchronised: Option<&'a dyn StatisticsReduction>,
+    pub own_operations: OwnOperations,
 }
 
 impl Pass<'_> {

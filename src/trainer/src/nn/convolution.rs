@@ -1,0 +1,96 @@
+//! Convolution: libtorch's, or on the CPU a product of matrices made by the shim, whichever is faster for its shape.
+//!
+//! oneDNN orders kernels anew for each pass, which costs more than the arithmetic where images are small and channels
+//! many, and its bf16 gradient of kernels reaches a third of the speed of its forward pass where no matrix tiles are
+//! (docs/performance.md). The choice is a function of shapes, number format and instruction set, so that a trial repeated
+//! on the same kind of machine gives the same bits; changing it changes them: raise `sweep::trial::TRAINING_VERSION`.
+//! The arithmetic is in shim/convolution.cpp. Next: layers.rs, the user.
+
+use std::ffi::{c_char, c_void};
+
+use tch::{Kind, Tensor};
+
+use crate::hardware::Hardware;
+use crate::shim;
+
+/// Which passes are products of matrices. As in shim/convolution.cpp.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ways {
+    pub forward: bool,
+    /// The gradient of the images.
+    pub images: bool,
+    /// The gradient of the kernels.
+    pub kernels: bool,
+}
+
+unsafe extern "C" {
+    fn shim_convolution(
+        x: *mut c_void,
+        weight: *mut c_void,
+        bias: *mut c_void,
+        stride: i64,
+        padding: i64,
+        ways: Ways,
+        result: *mut *mut c_void,
+    ) -> *mut c_char;
+}
+
+/// A square kernel with as many zeros on all sides of the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub kernel: i64,
+    pub stride: i64,
+    pub padding: i64,
+    pub groups: i64,
+}
+
+/// x [batch, inputs, height, width] and weight [outputs, inputs / groups, kernel, kernel] of one dtype. Panics where
+/// libtorch refuses, as its own operation does. `products`: where they are faster.
+pub fn convolve(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, window: Window, products: bool) -> Tensor {
+    let ways = if products { ways(x, weight, window) } else { Ways::default() };
+    if ways == Ways::default() {
+        let Window { stride, padding, groups, .. } = window;
+        return x.conv2d(weight, bias, [stride; 2], [padding; 2], [1, 1], groups);
+    }
+    by_ways(x, weight, bias, window, ways)
+}
+
+/// The same, whatever is faster. Both tensors have channels innermost and are f32 or bf16 on the CPU.
+pub(super) fn by_ways(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, window: Window, ways: Ways) -> Tensor {
+    let raw = |tensor: &Tensor| tensor.as_ptr() as *mut c_void;
+    let bias = bias.map_or(std::ptr::null_mut(), raw);
+    let mut result = std::ptr::null_mut();
+    // SAFETY: tensors that live through the call and are as the C++ side expects (`ways` has checked layouts, kinds and
+    // device); `result` is written on success only.
+    let message =
+        unsafe { shim_convolution(raw(x), raw(weight), bias, window.stride, window.padding, ways, &mut result) };
+    shim::check(message).unwrap_or_else(|error| panic!("convolution: {error}"));
+    shim::owned(result)
+}
+
+fn ways(x: &Tensor, weight: &Tensor, window: Window) -> Ways {
+    let ours = !x.device().is_cuda()
+        && x.kind() == weight.kind()
+        && window.groups == 1
+        && shim::has_channels_innermost(x)
+        && shim::has_channels_innermost(weight);
+    let (Ok((batch, _, height, width)), true) = (x.size4(), ours) else { return Ways::default() };
+    let length = |side: i64| (side + 2 * window.padding - window.kernel) / window.stride + 1;
+    faster(batch * length(height) * length(width), window, x.kind(), Hardware::of_cpu())
+}
+
+/// Measured with 2 threads of an AMD EPYC with `avx512_bf16` alone: docs/performance.md. `places`: outputs per channel.
+pub(super) fn faster(places: i64, window: Window, kind: Kind, hardware: Hardware) -> Ways {
+    if kind != Kind::BFloat16 || hardware != Hardware::VectorBf16 {
+        return Ways::default();
+    }
+    // ordering the kernels costs oneDNN as much as it does for any number of places
+    let few = places <= 400;
+    let most_for_kernels = match (window.kernel, window.stride) {
+        (1, _) => 8192,
+        (_, 1) => 1024,
+        _ => 2048,
+    };
+    Ways { forward: few, images: few, kernels: places <= most_for_kernels }
+}

@@ -1,0 +1,99 @@
+//! Convolutions as products against libtorch's: values and all gradients, and which shapes are made how.
+
+use tch::{Kind, Tensor};
+
+use super::builder::Fill;
+use super::convolution::{Ways, Window, by_ways, faster};
+use super::init;
+use crate::hardware::Hardware;
+use crate::shim;
+
+const ALL: Ways = Ways { forward: true, images: true, kernels: true };
+
+/// Of unit variance; libtorch's generator is shared with the tests beside this one.
+fn noise(name: &str, shape: &[i64]) -> Tensor {
+    Tensor::from_slice(&init::draw(0, name, shape, Fill::Normal { std: 1.0 })).view(shape)
+}
+
+/// Output, and gradients of images, kernels and bias.
+fn run(shape: [i64; 4], outputs: i64, window: Window, kind: Kind, ways: Option<Ways>) -> Vec<(&'static str, Tensor)> {
+    let innermost = |name: &str, shape: &[i64]| {
+        let values = noise(name, shape).to_kind(kind);
+        shim::channels_last(&values).unwrap().set_requires_grad(true)
+    };
+    let x = innermost("x", &shape);
+    let weight = innermost("weight", &[outputs, shape[1], window.kernel, window.kernel]);
+    let bias = noise("bias", &[outputs]).to_kind(kind).set_requires_grad(true);
+    let output = match ways {
+        Some(ways) => by_ways(&x, &weight, Some(&bias), window, ways),
+        None => {
+            let Window { stride, padding, groups, .. } = window;
+            x.conv2d(&weight, Some(&bias), [stride; 2], [padding; 2], [1, 1], groups)
+        }
+    };
+    let cotangent = noise("cotangent", &output.size());
+    (output.to_kind(Kind::Float) * cotangent).sum(Kind::Float).backward();
+    vec![("output", output.detach()), ("images", x.grad()), ("kernels", weight.grad()), ("bias", bias.grad())]
+}
+
+#[test]
+fn products_are_convolutions() {
+    tch::set_num_threads(1);
+    let window = |kernel, stride, padding| Window { kernel, stride, padding, groups: 1 };
+    let cases = [
+        ([2, 20, 5, 7], 6, window(3, 1, 1)),
+        ([3, 16, 8, 8], 33, window(3, 2, 1)),
+        ([2, 17, 7, 7], 8, window(1, 2, 0)),
+        ([4, 32, 4, 4], 48, window(1, 1, 0)),
+        ([2, 64, 1, 1], 16, window(3, 1, 1)),
+        ([2, 3, 9, 6], 5, window(7, 2, 3)),
+        // as full convolution pads: more zeros than half a kernel, round a single pixel too
+        ([2, 18, 1, 2], 4, window(3, 1, 2)),
+        ([1, 5, 6, 6], 7, window(1, 1, 1)),
+    ];
+    for (shape, outputs, window) in cases {
+        for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
+            let expected = run(shape, outputs, window, kind, None);
+            let some = [Ways { forward: false, ..ALL }, Ways { images: false, ..ALL }, Ways { kernels: false, ..ALL }];
+            for ways in some.into_iter().chain([ALL]) {
+                let found = run(shape, outputs, window, kind, Some(ways));
+                for ((name, found), (_, expected)) in found.iter().zip(&expected) {
+                    assert_eq!(found.size(), expected.size(), "{shape:?} {window:?} {name}");
+                    let scale = expected.abs().max().double_value(&[]);
+                    let apart = (found - expected).abs().max().double_value(&[]);
+                    assert!(
+                        apart <= tolerance * scale,
+                        "{shape:?} {window:?} {kind:?} {ways:?} {name}: {apart:e} of {scale:e}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// An image that needs no gradient has none, as at a network's first layer.
+#[test]
+fn the_first_layer_has_a_gradient_of_its_kernels_alone() {
+    let window = Window { kernel: 3, stride: 1, padding: 1, groups: 1 };
+    let innermost = |name: &str, shape: [i64; 4]| shim::channels_last(&noise(name, &shape)).unwrap();
+    let (x, weight) = (innermost("x", [2, 3, 4, 4]), innermost("weight", [5, 3, 3, 3]).set_requires_grad(true));
+    for ways in [ALL, Ways { images: false, ..ALL }, Ways { kernels: false, ..ALL }] {
+        by_ways(&x, &weight, None, window, ways).sum(Kind::Float).backward();
+    }
+    assert!(!x.grad().defined() && weight.grad().defined());
+}
+
+#[test]
+fn products_are_for_bf16_without_tiles_and_few_places() {
+    let window = |kernel, stride| Window { kernel, stride, padding: kernel / 2, groups: 1 };
+    let chosen = |places, window, hardware| faster(places, window, Kind::BFloat16, hardware);
+    let kernels_alone = Ways { kernels: true, ..Ways::default() };
+    assert_eq!(chosen(128, window(3, 1), Hardware::VectorBf16), ALL);
+    assert_eq!(chosen(512, window(3, 1), Hardware::VectorBf16), kernels_alone);
+    assert_eq!(chosen(6272, window(1, 1), Hardware::VectorBf16), kernels_alone);
+    assert_eq!(chosen(100_000, window(1, 1), Hardware::VectorBf16), Ways::default());
+    for hardware in [Hardware::Plain, Hardware::TileBf16, Hardware::Gpu] {
+        assert_eq!(chosen(128, window(3, 1), hardware), Ways::default());
+    }
+    assert_eq!(faster(128, window(3, 1), Kind::Float, Hardware::VectorBf16), Ways::default());
+}
