@@ -90,6 +90,7 @@ fn products_are_for_bf16_without_tiles_and_few_places() {
     let kernels_alone = Ways { kernels: true, ..Ways::default() };
     assert_eq!(chosen(128, window(3, 1), Hardware::VectorBf16), ALL);
     assert_eq!(chosen(512, window(3, 1), Hardware::VectorBf16), kernels_alone);
+    assert_eq!(chosen(6272, window(1, 2), Hardware::VectorBf16), ALL);
     assert_eq!(chosen(6272, window(1, 1), Hardware::VectorBf16), kernels_alone);
     assert_eq!(chosen(100_000, window(1, 1), Hardware::VectorBf16), Ways::default());
     for hardware in [Hardware::Plain, Hardware::TileBf16, Hardware::Gpu] {

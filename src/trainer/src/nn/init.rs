@@ -10,25 +10,52 @@ use super::builder::Fill;
 /// Standard deviation of a unit normal cut at +-2; Keras divides by it so that the cut variance is the wanted one.
 const STD_OF_UNIT_NORMAL_CUT_AT_TWO: f64 = 0.879_625_661_034_239_8;
 
-/// Values of one parameter in row-major order of its shape.
+/// Numbers that are worth a thread.
+const SHARE: usize = 1 << 16;
+
+/// Values of one parameter in row-major order of its shape, drawn by as many threads as libtorch uses here.
 pub fn draw(seed: u64, name: &str, shape: &[i64], fill: Fill) -> Vec<f32> {
     let count = shape.iter().product::<i64>() as usize;
     let (fan_in, fan_out) = fan_in_out(shape);
     let generator = Philox::keyed(seed, name);
-    let uniform = |bound: f64| (0..count).map(move |i| ((generator.uniform(i as u64) * 2.0 - 1.0) * bound) as f32);
-    let normal = |std: f64| (0..count).map(move |i| (generator.normal(i as u64, 0) * std) as f32);
+    let uniform = |bound: f64| each(count, |i| (generator.uniform(i) * 2.0 - 1.0) * bound);
+    let normal = |std: f64| each(count, |i| generator.normal(i, 0) * std);
     match fill {
         Fill::Zeros => vec![0.0; count],
         Fill::Ones => vec![1.0; count],
         Fill::HeNormalTruncated => {
             let std = (2.0 / fan_in).sqrt() / STD_OF_UNIT_NORMAL_CUT_AT_TWO;
-            (0..count).map(|i| (generator.normal_cut_at_two(i as u64) * std) as f32).collect()
+            each(count, |i| generator.normal_cut_at_two(i) * std)
         }
-        Fill::GlorotUniform => uniform((6.0 / (fan_in + fan_out)).sqrt()).collect(),
-        Fill::KaimingNormalFanOut => normal((2.0 / fan_out).sqrt()).collect(),
-        Fill::Uniform { bound } => uniform(bound).collect(),
-        Fill::Normal { std } => normal(std).collect(),
+        Fill::GlorotUniform => uniform((6.0 / (fan_in + fan_out)).sqrt()),
+        Fill::KaimingNormalFanOut => normal((2.0 / fan_out).sqrt()),
+        Fill::Uniform { bound } => uniform(bound),
+        Fill::Normal { std } => normal(std),
     }
+}
+
+/// `value` of each index.
+fn each(count: usize, value: impl Fn(u64) -> f64 + Sync) -> Vec<f32> {
+    let mut values = vec![0.0; count];
+    let threads = tch::get_num_threads().max(1) as usize;
+    let share = count.div_ceil(threads).max(SHARE);
+    let fill = |first: usize, values: &mut [f32]| {
+        for (at, slot) in values.iter_mut().enumerate() {
+            *slot = value((first + at) as u64) as f32;
+        }
+    };
+    std::thread::scope(|scope| {
+        let mut shares = values.chunks_mut(share).enumerate();
+        let own = shares.next();
+        for (number, values) in shares {
+            let fill = &fill;
+            scope.spawn(move || fill(number * share, values));
+        }
+        if let Some((_, values)) = own {
+            fill(0, values);
+        }
+    });
+    values
 }
 
 /// Fans of [out, in], [out, in, height, width] as PyTorch and Keras count them; of anything else, its length.
@@ -122,6 +149,19 @@ mod tests {
         let limit = 2.0 * (2.0f32 / 288.0).sqrt() / STD_OF_UNIT_NORMAL_CUT_AT_TWO as f32;
         let cut = draw(7, "conv.weight", &shape, Fill::HeNormalTruncated);
         assert!(cut.iter().all(|value| value.abs() <= limit * 1.000_001));
+    }
+
+    /// Enough for several threads, and one alone.
+    #[test]
+    fn the_number_of_threads_changes_no_draw() {
+        let shape = [3 * SHARE as i64 + 5];
+        let drawn = [1, 3].map(|threads| {
+            tch::set_num_threads(threads);
+            draw(5, "w", &shape, Fill::Normal { std: 1.0 })
+        });
+        assert_eq!(drawn[0], drawn[1]);
+        let generator = Philox::keyed(5, "w");
+        assert!((0..shape[0] as u64).all(|i| drawn[1][i as usize] == generator.normal(i, 0) as f32));
     }
 
     #[test]
