@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use schedule::event::Outcome;
 use sweep::record::{Failure, FailureClass};
 use sweep::{AttemptNo, TrialSpec};
@@ -233,13 +234,13 @@ async fn an_idle_trainer_that_ends_is_replaced_without_a_failure() {
     bench.outcome(key(1, 1)).await;
     let trainer = Family::of_worker(&bench.mark).members().unwrap()[0];
     nix::sys::signal::kill(trainer, nix::sys::signal::Signal::SIGKILL).unwrap();
-    // a process loses its environment, by which it is known as the worker's, some time before its pipes
-    let ended = || std::fs::read_to_string(format!("/proc/{trainer}/stat")).map_or(true, |stat| stat.contains(") Z "));
-    while !ended() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    // Until the last of its threads has ended. It loses its environment, by which it is known as the worker's, before its
+    // pipes; and it stays for the slot to wait for.
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    tokio::task::spawn_blocking(move || waitid(Id::Pid(trainer), flags)).await.unwrap().unwrap();
     bench.run(key(2, 1)).await;
-    assert!(matches!(bench.outcome(key(2, 1)).await, Outcome::Finished(_)));
+    let outcome = bench.outcome(key(2, 1)).await;
+    assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?}");
     bench.end().await;
 }
 

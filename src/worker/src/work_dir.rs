@@ -272,7 +272,9 @@ mod tests {
         use crate::processes::tests::Sleeper;
         let dir = tempfile::tempdir().unwrap();
         let work_dir = WorkDir::open(dir.path()).unwrap();
-        let (dead, live) = ("orphan-host-1-dead", "orphan-host-2-live");
+        // processes are looked for on the whole machine: names that no other run of this test has
+        let host = format!("orphans-of-{}", std::process::id());
+        let (dead, live) = (&format!("{host}-1-dead"), &format!("{host}-2-live"));
         drop(fs::File::create(dir.path().join("workers").join(dead)).unwrap());
         let registration = work_dir.register(live).unwrap();
         let mut orphan = Sleeper::start(&format!("{dead}/0/1"));
@@ -283,7 +285,7 @@ mod tests {
                 std::thread::yield_now();
             }
         }
-        work_dir.end_orphans("orphan-host").await.unwrap();
+        work_dir.end_orphans(&host).await.unwrap();
         assert!(orphan.0.wait().unwrap().code().is_none(), "it was ended by a signal");
         assert!(child.0.try_wait().unwrap().is_none(), "the live worker's trainer goes on");
         assert!(!dir.path().join("workers").join(dead).exists());
