@@ -4,12 +4,11 @@ R1, tuned eager: uint8 images resident on the GPU, crop, flip and standardise a 
 channels-last, cuDNN search, TF32, fused SGD, gradients set to none, no synchronisation per step. R2: the same under
 torch.compile(mode="max-autotune"). R0, the usual script with a DataLoader, is there for orientation.
 
-  gpu.py steps   `go N` on stdin, {"images":, "seconds":} on stdout, as reference/train.py
+  gpu.py steps   `go N` on stdin, {"images":, "seconds":} on stdout, as reference/train.py; `profile N FILE` writes a trace
   gpu.py gate    losses of single steps on given weights and batches, before any timing counts
   gpu.py e2e     one whole Fashion-MNIST training, start-up and evaluation included
 """
 
-import argparse
 import json
 import sys
 import time
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import command_line
 import data
 import models
 
@@ -111,12 +111,19 @@ def steps(arguments):
     torch.cuda.reset_peak_memory_stats()
     print(json.dumps({"ready": True, "precision": "bf16-nhwc"}), flush=True)
     for line in sys.stdin:
-        num_steps = int(line.split()[1])
-        start = time.perf_counter()
-        run(num_steps)
-        seconds = time.perf_counter() - start
+        order, num_steps, *file = line.split(maxsplit=2)
+        # of the whole process: the backward pass has a thread of its own
+        start, computed = time.perf_counter(), time.process_time()
+        if order == "profile":
+            with torch.profiler.profile() as profile:
+                run(int(num_steps))
+            profile.export_chrome_trace(file[0].strip())
+        else:
+            run(int(num_steps))
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - computed
         peak_mib = torch.cuda.max_memory_allocated() / 2**20
-        print(json.dumps({"images": num_steps * arguments.batch, "seconds": seconds, "peak_mib": peak_mib}), flush=True)
+        print(json.dumps({"images": int(num_steps) * arguments.batch, "seconds": seconds, "cpu_seconds": cpu_seconds,
+                          "peak_mib": peak_mib}), flush=True)
 
 
 def gate(arguments):
@@ -165,31 +172,14 @@ def end_to_end(arguments):
     print(json.dumps({"accuracy": float(correct) / len(test_labels)}))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["steps", "gate", "e2e"])
-    parser.add_argument("--variant", choices=["r0", "r1", "r2"], default="r1")
-    parser.add_argument("--model", default="resnet-18")
-    parser.add_argument("--side", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--warm-up", type=int, default=20)
-    parser.add_argument("--precision", default="bf16-nhwc", help="f32-nhwc, bf16-nhwc")
-    parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--learning-rate", type=float, default=0.01)
-    parser.add_argument("--weights")
-    parser.add_argument("--state")
-    parser.add_argument("--batches")
-    parser.add_argument("--data")
-    parser.add_argument("--per-class", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+def choose_fast_kernels(_):
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cuda.matmul.allow_tf32 = True
-    {"steps": steps, "gate": gate, "e2e": end_to_end}[arguments.what](arguments)
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(
+        __doc__, {"steps": steps, "gate": gate, "e2e": end_to_end}, ["r0", "r1", "r2"],
+        # precision: f32-nhwc, bf16-nhwc
+        {"model": "resnet-18", "workers": 8, "warm-up": 20, "precision": "bf16-nhwc"}, choose_fast_kernels)

@@ -11,7 +11,6 @@ faster here, fused SGD, no synchronisation per step.
   train.py digits  one small trial, tuned: what a sweep script would start once per seed
 """
 
-import argparse
 import json
 import sys
 import time
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import command_line
 import data
 import models
 
@@ -261,29 +261,9 @@ def digits(arguments):
     print(json.dumps({"accuracy": accuracy}))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["steps", "gate", "curve", "e2e", "digits"])
-    parser.add_argument("--variant", choices=["r0", "r1"], default="r1")
-    parser.add_argument("--model", default="resnet-20")
-    parser.add_argument("--side", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--precision", default="auto", help="auto, f32-nchw, f32-nhwc, bf16-nhwc")
-    parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--learning-rate", type=float, default=0.01)
-    parser.add_argument("--weights")
-    parser.add_argument("--state")
-    parser.add_argument("--batches")
-    parser.add_argument("--data")
-    parser.add_argument("--per-class", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    {"steps": steps, "gate": gate, "curve": curve, "e2e": end_to_end, "digits": digits}[arguments.what](arguments)
-
-
 if __name__ == "__main__":
-    main()
+    command_line.run(
+        __doc__, {"steps": steps, "gate": gate, "curve": curve, "e2e": end_to_end, "digits": digits}, ["r0", "r1"],
+        # precision: auto, f32-nchw, f32-nhwc, bf16-nhwc
+        {"model": "resnet-20", "threads": 2, "workers": 2, "precision": "auto"},
+        lambda arguments: torch.set_num_threads(arguments.threads))
