@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 const SHIM: [&str; 5] = ["shim", "update", "convolution", "norm", "norm_cpu"];
+const CUDA_HALF: [&str; 2] = ["cuda_half", "norm_cuda"];
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
@@ -40,22 +41,19 @@ fn compiler(libtorch: &str) -> cc::Build {
 }
 
 /// A shared object that src/cuda/half.rs carries as bytes. Linked against nothing, because its libraries exist only
-/// where a GPU does. Empty where CUDA's headers are absent: such a trainer uses GPUs without recording steps.
+/// where a GPU does. Empty where CUDA's headers are absent: such a trainer uses GPUs without recording steps, and without
+/// kernels of its own.
 fn cuda_half(libtorch: &str) {
     let output = PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets it")).join("cuda_half.so");
     let Some(headers) = cuda_headers(libtorch) else {
-        println!("cargo:warning=no CUDA headers beside {libtorch} (nvidia-cuda-crt): built without CUDA graphs");
+        let without = "built without CUDA graphs and without kernels of its own";
+        println!("cargo:warning=no CUDA headers beside {libtorch} (nvidia-cuda-crt): {without}");
         return std::fs::write(&output, []).expect("OUT_DIR can be written to");
     };
     let compiler = compiler(libtorch).include(headers).get_compiler();
-    let status = compiler
-        .to_command()
-        .args(["-shared", "-o"])
-        .arg(&output)
-        .arg("shim/cuda_half.cpp")
-        .status()
-        .expect("g++ runs");
-    assert!(status.success(), "shim/cuda_half.cpp does not compile (see above)");
+    let sources = CUDA_HALF.map(|name| format!("shim/{name}.cpp"));
+    let status = compiler.to_command().args(["-shared", "-o"]).arg(&output).args(sources).status().expect("g++ runs");
+    assert!(status.success(), "the CUDA half does not compile (see above)");
 }
 
 /// In an installation of scripts/libtorch.sh, or in a Python environment beside its `torch`.

@@ -46,6 +46,9 @@ functions! {
         graph_replay = "cuda_half_graph_replay": fn(*mut RawGraph) -> *mut c_char;
         graph_free = "cuda_half_graph_free": fn(*mut RawGraph) -> ();
         set_memory_fraction = "cuda_half_set_memory_fraction": fn(i8, f64) -> *mut c_char;
+        architecture = "cuda_half_architecture": fn(i8, *mut i32) -> *mut c_char;
+        load_norm = "cuda_half_load_norm": fn(i8, *const c_void) -> *mut c_char;
+        norm_kernels = "cuda_half_norm_kernels": fn() -> *const c_void;
     }
 }
 
