@@ -8,6 +8,7 @@ measurements, with the smallest and the largest. A pair during which the GPU's c
 
 import argparse
 import datetime
+import json
 import os
 import pathlib
 import shutil
@@ -30,8 +31,16 @@ CLOCK_TOLERANCE = 0.03
 # What cuDNN's search costs and gains, by how many kernels it times.
 CANDIDATES = [4, 10]
 PACKED = [1, 2, 3, 4]
+PROFILED = [("resnet-18", 32, 128), ("resnet-50", 448, 16)]
+STEPS_PROFILED = 10
+# What kernels do, by parts of their names in lower case; the first that fits. Transposes are between memory layouts.
+KERNELS = [("transpose", ("nchwtonhwc", "nhwctonchw")),
+           ("batch normalisation", ("norm_", "batch_norm", "batchnorm", "bn_fw", "bn_bw")),
+           ("convolution and product", ("conv", "gemm", "xmma", "cutlass", "wgrad", "dgrad", "fprop")),
+           ("copy", ("copy", "memcpy", "memset")),
+           ("elementwise and reduction", ("elementwise", "reduce", "triton", "pool"))]
 # Beginnings of what drills print.
-SAID = ("communicator", "and again", "rank ", "the other", "on [", "out of memory", "a batch of")
+SAID = ("communicator", "and again", "rank ", "the other", "on [", "out of memory", "a batch of", "the kernels")
 
 
 def clock():
@@ -115,6 +124,8 @@ def case_drills(options):
         return "Not run: `--tests` did not name the trainer's test binary.\n"
     names = ["images_tests::on_a_gpu_pixels_are_the_same_bits",
              "recorded_tests::on_a_gpu_recorded_steps_are_the_queued_ones",
+             "cuda::norm_drills::on_a_gpu_the_fused_operation_is_libtorchs_three",
+             "cuda::norm_drills::on_a_gpu_a_recording_gives_the_same_bits",
              "gpu_tests::a_trial_gives_the_same_bits_recorded_queued_and_interrupted",
              "gpu_tests::running_out_of_memory_names_a_batch_that_fits",
              "collective::nccl::drills::a_group_of_one_goes_through_the_whole_path",
@@ -184,7 +195,10 @@ def case_ablation(options):
     ladder = [("f32, channels first", ["--precision", "f32-nchw", "--graphs", "never"]),
               ("f32 (TF32), channels last", ["--precision", "f32-nhwc", "--graphs", "never"]),
               ("bf16, channels last", ["--precision", "bf16-nhwc", "--graphs", "never"]),
+              ("fused normalisation", ["--precision", "bf16-nhwc", "--graphs", "never"]),
               ("recorded steps", ["--precision", "bf16-nhwc", "--graphs", "always"])]
+    for _, arguments in ladder[:3]:
+        arguments += ["--without", "fused-norm"]
     rows = []
     for model, side, batch in STEP_CASES:
         drivers = [(name, trainer_steps(options, model, side, batch, *arguments)) for name, arguments in ladder]
@@ -197,6 +211,56 @@ def case_ablation(options):
         for _, driver in drivers:
             driver.close()
     return run.table(["step on the GPU", "lever", "gain", "images/s", "void pairs"], rows)
+
+
+def kinds_of(trace):
+    """Of a trace: per step, launches from the host, and by kind how many kernels and microseconds; names by kind."""
+    events = json.loads(trace.read_text())["traceEvents"]
+    launches = sum(event.get("cat") in ("cuda_runtime", "cuda_driver") and "aunch" in event["name"] for event in events)
+    kinds = {}
+    for event in events:
+        if event.get("cat") not in ("kernel", "gpu_memcpy", "gpu_memset"):
+            continue
+        name = event["name"].lower()
+        kind = next((kind for kind, parts in KERNELS if any(part in name for part in parts)), "other")
+        count, microseconds, names = kinds.get(kind, (0, 0.0, {}))
+        names[event["name"]] = names.get(event["name"], 0.0) + event.get("dur", 0.0)
+        kinds[kind] = count + 1, microseconds + event.get("dur", 0.0), names
+    return launches / STEPS_PROFILED, kinds
+
+
+def profile(driver, who, rows):
+    """One side's kernels; the host's time is that of steps that nobody profiles."""
+    driver.images_per_s(20)
+    block = driver.ask("go 100")
+    with tempfile.TemporaryDirectory() as folder:
+        trace = pathlib.Path(folder) / "trace.json"
+        driver.ask(f"profile {STEPS_PROFILED} {trace}")
+        launches, kinds = kinds_of(trace)
+    driver.close()
+    host = f"{launches:.0f} launches and {10 * block['cpu_seconds']:.2f} ms of the host a step"
+    rows.append([*who, "all", f"{sum(count for count, _, _ in kinds.values()) / STEPS_PROFILED:.0f}",
+                 f"{sum(microseconds for _, microseconds, _ in kinds.values()) / STEPS_PROFILED / 1000:.2f}", host])
+    for kind in [kind for kind, _ in KERNELS] + ["other"]:
+        count, microseconds, names = kinds.get(kind, (0, 0.0, {}))
+        slowest = sorted(names, key=names.get, reverse=True)[:3]
+        rows.append([*who, kind, f"{count / STEPS_PROFILED:.0f}", f"{microseconds / STEPS_PROFILED / 1000:.2f}",
+                     "; ".join(name[:60].replace("|", " ") for name in slowest)])
+    for row in rows[-2 - len(KERNELS):]:
+        print(" | ".join(row), file=sys.stderr)
+
+
+def case_profile(options):
+    """What a step consists of, by libtorch's profiler on both sides: transposes, batch normalisation, launches."""
+    rows = []
+    for model, side, batch in PROFILED:
+        shape = f"{model}, {side} px, batch {batch}"
+        for name, more in [("this", ["--graphs", "never"]),
+                           ("this, libtorch's normalisation", ["--graphs", "never", "--without", "fused-norm"]),
+                           ("this, recorded", ["--graphs", "always"])]:
+            profile(trainer_steps(options, model, side, batch, *more), [shape, name], rows)
+        profile(reference_steps(options, "r1", model, side, batch), [shape, "R1"], rows)
+    return run.table(["step on the GPU", "side", "kernels", "per step", "ms per step", "the three that take longest"], rows)
 
 
 def case_packing(options):
@@ -248,7 +312,7 @@ def case_sweep(options):
 
 
 CASES = {"drills": case_drills, "checks": case_checks, "gate": case_gate, "steps": case_steps,
-         "ablation": case_ablation, "packing": case_packing, "sweep": case_sweep}
+         "profile": case_profile, "ablation": case_ablation, "packing": case_packing, "sweep": case_sweep}
 
 
 def main():

@@ -4,7 +4,7 @@
 //! files, trains on them and lays each step open, for the reference to repeat. Nothing here is used by `serve` or `run`.
 
 use std::io::{BufRead, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,11 +27,11 @@ use crate::nn::{Format, OwnOperations};
 use crate::optimiser::Way;
 use crate::recorded::Policy;
 use crate::replica::{Blueprint, Replica, Shard, StepOptions};
-use crate::{precision, process, weights};
+use crate::{precision, process, profile, weights};
 
 #[derive(Subcommand)]
 pub enum Bench {
-    /// Make steps on order: lines `go N` on stdin, `{"images":, "seconds":}` on stdout
+    /// Make steps on order: lines `go N` or `profile N FILE` on stdin, `{"images":, "seconds":}` on stdout
     Steps(StepsArgs),
     /// Write weights and batches, then train on them: a step for each line on stdin, answered by `{"loss":}`
     Gate(GateArgs),
@@ -185,10 +185,12 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
     writeln!(stdout, "{}", json!({ "ready": true, "precision": precision::name(format) }))?;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
-        let count = line.strip_prefix("go ").and_then(|count| count.parse().ok());
-        let count = count.with_context(|| format!("`{line}` is not `go N`"))?;
+        let order = Order::parse(&line).with_context(|| format!("`{line}` is neither `go N` nor `profile N FILE`"))?;
         let (start, computed) = (Instant::now(), process::thread_cpu_seconds());
-        let images = make_steps(&mut replica, count)?;
+        let images = match order {
+            Order::Go(count) => make_steps(&mut replica, count)?,
+            Order::Profile(count, file) => profile::trace(device, file, || make_steps(&mut replica, count))?,
+        };
         let cpu_seconds = process::thread_cpu_seconds() - computed;
         let seconds = start.elapsed().as_secs_f64();
         let peak_mib = network.devices()?.peak_memory_mib();
@@ -201,6 +203,22 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
         stdout.flush()?;
     }
     Ok(())
+}
+
+/// A line on stdin.
+enum Order<'a> {
+    Go(usize),
+    Profile(usize, &'a Path),
+}
+
+impl<'a> Order<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        if let Some(count) = line.strip_prefix("go ") {
+            return Some(Self::Go(count.parse().ok()?));
+        }
+        let (count, file) = line.strip_prefix("profile ")?.split_once(' ')?;
+        Some(Self::Profile(count.parse().ok()?, Path::new(file)))
+    }
 }
 
 fn gate(arguments: &GateArgs) -> anyhow::Result<()> {

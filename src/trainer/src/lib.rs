@@ -35,6 +35,7 @@ pub mod optimiser;
 mod optimiser_tests;
 pub mod precision;
 pub mod process;
+pub mod profile;
 pub mod recorded;
 #[cfg(test)]
 mod recorded_tests;
