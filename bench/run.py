@@ -35,7 +35,7 @@ GATE_SPREADS = 3
 GATE_LEARNING_RATE = 0.01
 # Formats, each against the one before; and what the trainer can do without, each against the whole.
 FORMATS = ["f32-nchw", "f32-nhwc", "bf16-nhwc"]
-LEVERS = ["kept-memory", "one-pass", "prefetch"]
+LEVERS = ["products", "fused-norm", "kept-memory", "one-pass", "prefetch"]
 # What `precision: auto` is made from: model, image side, batch size.
 PRECISION_CASES = [("resnet-8", 8, 50), ("resnet-20", 28, 128), ("resnet-20", 32, 128), ("resnet-18", 32, 64),
                    ("resnet-18", 64, 32), ("resnet-18", 224, 8), ("resnet-50", 64, 16), ("resnet-50", 224, 8)]
