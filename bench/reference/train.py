@@ -157,7 +157,8 @@ def gate(arguments):
     """One step for each line on stdin, each from the weights that the other side began it with.
 
     Says the loss, how far the other side's gradients are from these, how far the weights and moving statistics that it
-    went on with are from those that the step before led to here; and how far PyTorch is from itself in another layout.
+    went on with are from those that the step before led to here; and how far PyTorch is from itself in another layout. In
+    bf16 also how far the gradients of either side are from those in f32.
     """
     from safetensors.torch import load_file
 
@@ -165,20 +166,27 @@ def gate(arguments):
     start = load_file(arguments.weights)
     model, step = gate_model(arguments, batches, start, arguments.precision)
     twin, twin_step = gate_model(arguments, batches, start, other_layout(arguments.precision))
+    bf16, _ = precision_of(arguments.precision)
+    exact, exact_step = gate_model(arguments, batches, start, "f32-nchw") if bf16 else (None, None)
     print(json.dumps({"ready": True}), flush=True)
     for number, _ in enumerate(sys.stdin):
         contents = load_file(arguments.state)
         gradients = {name[9:]: tensor for name, tensor in contents.items() if name.startswith("gradient/")}
         state = {name: tensor for name, tensor in contents.items() if not name.startswith("gradient/")}
         went_on = distance(state, {name: tensor for name, tensor in model.state_dict().items() if name in state})
-        for network in (model, twin):
+        for network in (model, twin, exact) if bf16 else (model, twin):
             network.load_state_dict(state, strict=False)
         batch = batches["images"][number], batches["labels"][number]
         loss, twin_loss = float(step(*batch)), float(twin_step(*batch))
         own = {name: parameter.grad for name, parameter in model.named_parameters()}
         twins = {name: parameter.grad for name, parameter in twin.named_parameters()}
-        print(json.dumps({"loss": loss, "gradient": distance(gradients, own), "state": went_on,
-                          "own_loss": abs(twin_loss - loss) / abs(loss), "own_gradient": distance(twins, own)}), flush=True)
+        found = {"loss": loss, "gradient": distance(gradients, own), "state": went_on,
+                 "own_loss": abs(twin_loss - loss) / abs(loss), "own_gradient": distance(twins, own)}
+        if bf16:
+            exact_step(*batch)
+            truth = {name: parameter.grad for name, parameter in exact.named_parameters()}
+            found |= {"error": distance(gradients, truth), "own_error": distance(own, truth)}
+        print(json.dumps(found), flush=True)
 
 
 def evaluate(model, batches, bf16):
