@@ -26,8 +26,17 @@ pub(crate) fn prepare(directory: &Path) -> Result<(), Error> {
     result.map_err(|source| Error::Directory { path: directory.to_path_buf(), source })
 }
 
-/// Held for as long as the file is open; the system lets go of it when the process ends, however it ends.
-pub(crate) fn lock(directory: &Path) -> Result<File, Error> {
+/// Keeps every other coordinator out until it is dropped; the system lets go of it when the process ends, however it ends.
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing the file is not enough: a child that another thread is starting shares it until it runs its own program.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
+pub(crate) fn lock(directory: &Path) -> Result<Lock, Error> {
     let path = directory.join(LOCK);
     let fail = |source| Error::Directory { path: directory.to_path_buf(), source };
     let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
@@ -47,7 +56,7 @@ pub(crate) fn lock(directory: &Path) -> Result<File, Error> {
         .and_then(|()| file.rewind())
         .and_then(|()| writeln!(file, "process {} on host {host}", std::process::id()))
         .and_then(|()| file.flush());
-    Ok(file)
+    Ok(Lock(file))
 }
 
 fn describe(holder: &str) -> String {
@@ -105,6 +114,17 @@ pub(crate) fn bytes(directory: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lock_ends_with_its_holder_though_a_child_being_started_still_shares_the_file() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let held = lock(directory.path()).expect("it is free");
+        let shared = held.0.try_clone().expect("a descriptor is free");
+        assert!(matches!(lock(directory.path()), Err(Error::Locked { .. })));
+        drop(held);
+        assert!(lock(directory.path()).is_ok());
+        drop(shared);
+    }
 
     #[test]
     fn network_file_systems_get_the_rollback_journal() {

@@ -4,7 +4,6 @@
 //! sync failed will be found after a crash; so after any fault the file is opened again before it is used, and a
 //! repeated append of the same events finds out by the hash whether they are there already.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -39,7 +38,8 @@ pub struct Journal {
     /// `None` after a fault, until it could be opened again.
     connection: Option<Connection>,
     head: Head,
-    _lock: File,
+    /// After the connection, so that it is the last to go.
+    _lock: place::Lock,
 }
 
 impl Journal {
