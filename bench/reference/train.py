@@ -157,8 +157,8 @@ def gate(arguments):
     """One step for each line on stdin, each from the weights that the other side began it with.
 
     Says the loss, how far the other side's gradients are from these, how far the weights and moving statistics that it
-    went on with are from those that the step before led to here; and how far PyTorch is from itself in another layout. In
-    bf16 also how far the gradients of either side are from those in f32.
+    went on with are from those that the step before led to here; and, as `own_`, how far PyTorch in another layout is from
+    these. In bf16 also how far the gradients of either side are from those in f32.
     """
     from safetensors.torch import load_file
 
@@ -173,15 +173,17 @@ def gate(arguments):
         contents = load_file(arguments.state)
         gradients = {name[9:]: tensor for name, tensor in contents.items() if name.startswith("gradient/")}
         state = {name: tensor for name, tensor in contents.items() if not name.startswith("gradient/")}
-        went_on = distance(state, {name: tensor for name, tensor in model.state_dict().items() if name in state})
+        led_to, twin_led_to = ({name: tensor for name, tensor in network.state_dict().items() if name in state}
+                               for network in (model, twin))
+        found = {"state": distance(state, led_to), "own_state": distance(twin_led_to, led_to)}
         for network in (model, twin, exact) if bf16 else (model, twin):
             network.load_state_dict(state, strict=False)
         batch = batches["images"][number], batches["labels"][number]
         loss, twin_loss = float(step(*batch)), float(twin_step(*batch))
         own = {name: parameter.grad for name, parameter in model.named_parameters()}
         twins = {name: parameter.grad for name, parameter in twin.named_parameters()}
-        found = {"loss": loss, "gradient": distance(gradients, own), "state": went_on,
-                 "own_loss": abs(twin_loss - loss) / abs(loss), "own_gradient": distance(twins, own)}
+        found |= {"loss": loss, "own_loss": abs(twin_loss - loss) / abs(loss),
+                  "gradient": distance(gradients, own), "own_gradient": distance(twins, own)}
         if bf16:
             exact_step(*batch)
             truth = {name: parameter.grad for name, parameter in exact.named_parameters()}
