@@ -161,7 +161,7 @@ fn join(number: u64) -> Input {
 fn end(trial: TrialId, attempt: AttemptNo) -> EndedAttempt {
     if attempt.0 <= LOST_ATTEMPTS {
         let message = "worker `host-1-1-abcdef` was silent for 10 s, longer than its lease".to_owned();
-        let outcome = Outcome::Failed(Failure { class: FailureClass::Unreachable, message });
+        let outcome = Outcome::Failed(Failure::new(FailureClass::Unreachable, message));
         return EndedAttempt { trial, attempt, outcome };
     }
     let epoch = EpochRecord { train_loss: 0.123456789, accuracy: Some(0.987654321), state_hash: trial.to_string() };

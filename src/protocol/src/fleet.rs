@@ -283,7 +283,8 @@ fn ended(field: &str, ended: v1::AttemptEnded) -> Result<EndedAttempt, Invalid> 
         }
         WireOutcome::FailureJson(json) => {
             let failure: Failure = document(&format!("{field}.failure_json"), &json)?;
-            Outcome::Failed(Failure { message: plain(failure.message), ..failure })
+            let devices = failure.devices.into_iter().map(plain).collect();
+            Outcome::Failed(Failure { message: plain(failure.message), devices, ..failure })
         }
         WireOutcome::Stopped(v1::Stopped {}) => Outcome::Stopped,
     };
@@ -305,10 +306,9 @@ fn result_or_failure(result: &TrialResult) -> WireOutcome {
     let checked = at_most("result", "bytes", json.len(), MAX_DOCUMENT_BYTES);
     match checked.and_then(|()| check_result("result", result)) {
         Ok(()) => WireOutcome::ResultJson(json),
-        Err(invalid) => to_failure(Failure {
-            class: FailureClass::Crashed,
-            message: format!("the trainer's result cannot be used: {invalid}"),
-        }),
+        Err(invalid) => {
+            to_failure(Failure::new(FailureClass::Crashed, format!("the trainer's result cannot be used: {invalid}")))
+        }
     }
 }
 

@@ -69,7 +69,7 @@ prop_compose! {
 fn outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
         result().prop_map(|result| Outcome::Finished(Box::new(result))),
-        "[ -~\n]{0,200}".prop_map(|message| Outcome::Failed(Failure { class: FailureClass::Crashed, message })),
+        "[ -~\n]{0,200}".prop_map(|message| Outcome::Failed(Failure::new(FailureClass::Crashed, message))),
         Just(Outcome::Stopped),
     ]
 }
@@ -313,7 +313,7 @@ fn progress_that_is_not_a_number_is_left_out() {
 
 #[test]
 fn long_failures_are_cut_to_what_is_accepted() {
-    let failure = Failure { class: FailureClass::Crashed, message: "é\x07".repeat(1 << 20) };
+    let failure = Failure::new(FailureClass::Crashed, "é\x07".repeat(1 << 20));
     let trial = "0123456789abcdef".parse().unwrap();
     let ended = EndedAttempt { trial, attempt: AttemptNo(1), outcome: Outcome::Failed(failure) };
     let back = FromWorker::try_from(v1::WorkerMessage::from(FromWorker::Ended(ended))).unwrap();

@@ -248,7 +248,7 @@ impl TrialRow<'_> {
 }
 
 /// A journal that says a trial failed but not why would be damaged; the report still shows that it failed.
-static UNKNOWN_FAILURE: Failure = Failure { class: FailureClass::Crashed, message: String::new() };
+static UNKNOWN_FAILURE: Failure = Failure::new(FailureClass::Crashed, String::new());
 
 fn trial_row<'a>(state: &'a State, trial: &'a SweepTrial) -> TrialRow<'a> {
     let Some(known) = state.trials.get(&trial.id) else {

@@ -189,8 +189,7 @@ fn running(state: &State, id: TrialId, attempt: AttemptNo) -> Result<(WorkerId, 
 
 fn end_attempt(state: &mut State, id: TrialId, attempt: AttemptNo, failure: Option<&Failure>, context: Context) {
     let trial = state.trials.get_mut(&id).expect("checked by `running`");
-    let failure = failure
-        .map(|failure| Failure { class: failure.class, message: shorten(&failure.message, MAX_MESSAGE_IN_MEMORY) });
+    let failure = failure.map(|failure| Failure::new(failure.class, shorten(&failure.message, MAX_MESSAGE_IN_MEMORY)));
     let end = AttemptEnd { at: context.at, event: context.number, failure };
     trial.attempts[attempt.0 as usize - 1].ended = Some(end);
 }

@@ -47,7 +47,7 @@ pub(crate) fn connected(
             continue;
         } else {
             let message = format!("worker `{worker}` does not know of it: its start was lost with a connection");
-            let failure = Failure { class: FailureClass::Unreachable, message };
+            let failure = Failure::new(FailureClass::Unreachable, message);
             events.push(failed(state, config, (trial, attempt), failure, SlotAfter::Free, now));
         }
         slots[slot as usize] = None;
@@ -127,7 +127,7 @@ pub(crate) fn heartbeat(
                 still / 1000,
                 config.stall_ms / 1000
             );
-            let failure = Failure { class: FailureClass::Stalled, message };
+            let failure = Failure::new(FailureClass::Stalled, message);
             events.push(failed(state, config, (trial, attempt), failure, SlotAfter::Occupied, now));
         }
     }
@@ -177,8 +177,7 @@ pub(crate) fn expired_leases(state: &State, config: &Config, now: Millis) -> Vec
         }
         let reason = format!("silent for {} s, longer than its lease", config.lease_ms / 1000);
         for (_, trial, attempt) in state.current_attempts(worker) {
-            let failure =
-                Failure { class: FailureClass::Unreachable, message: format!("worker `{worker}` was {reason}") };
+            let failure = Failure::new(FailureClass::Unreachable, format!("worker `{worker}` was {reason}"));
             events.push(failed(state, config, (trial, attempt), failure, SlotAfter::Occupied, now));
         }
         events.push(Event::WorkerGone { worker: worker.clone(), reason });
@@ -200,19 +199,17 @@ fn outcome(
         Outcome::Finished(result) => match not_finite(result) {
             None => return vec![Event::AttemptSucceeded { trial, attempt, result: result.clone() }],
             // JSON has no such number: journalled, it could not be read back
-            Some(field) => Failure {
-                class: FailureClass::NonFinite,
-                message: format!("the trainer finished with `{field}` not a finite number"),
-            },
+            Some(field) => Failure::new(
+                FailureClass::NonFinite,
+                format!("the trainer finished with `{field}` not a finite number"),
+            ),
         },
         Outcome::Failed(failure) => failure.clone(),
         Outcome::Stopped if !state.is_wanted(&state.trials[&trial]) => {
             return vec![Event::AttemptStopped { trial, attempt }];
         }
         // wanted again since it was told to stop, or its worker was stopped by a person
-        Outcome::Stopped => {
-            Failure { class: FailureClass::Preempted, message: format!("worker `{worker}` stopped it") }
-        }
+        Outcome::Stopped => Failure::new(FailureClass::Preempted, format!("worker `{worker}` stopped it")),
     };
     let broken = (failure.class == FailureClass::BadDevice).then(|| Event::SlotBroken {
         worker: worker.clone(),

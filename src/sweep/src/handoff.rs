@@ -4,7 +4,8 @@
 //! `Reply`. End of stdin means that the worker is gone: the trainer ends. The trainer answers `Ready` once at start,
 //! then for each `Run` any number of `Progress`, and exactly one of `Finished`, `Failed`, `Stopped`. After `Failed` the
 //! worker ends the trainer: TERM to its process group, a few seconds, KILL. A `Stop` that crosses the end of a run is
-//! ignored. stderr is kept per attempt for people.
+//! ignored. stderr is kept per attempt for people. A trainer that lacks one of its devices ends with `EXIT_DEVICE_ABSENT`
+//! before it is ready.
 //!
 //! Checkpoints: the directory belongs to the trial, and two attempts may have it open at once when a worker was cut off
 //! and its trial was given to another. So a trainer writes only files whose names carry its attempt
@@ -21,6 +22,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::{Failure, TrialResult};
 use crate::trial::{AttemptNo, TrialId, TrialSpec};
+
+/// Exit code of a trainer that does not find a device which `--devices` names: the device's fault, not the trial's.
+pub const EXIT_DEVICE_ABSENT: u8 = 4;
 
 /// Frames above this are refused: a result with its epochs and subset stays far below.
 pub const MAX_FRAME_BYTES: u32 = 64 << 20;

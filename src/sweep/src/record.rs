@@ -115,6 +115,17 @@ pub struct Failure {
     pub class: FailureClass,
     /// One line, then details such as the tail of stderr.
     pub message: String,
+    /// The devices at fault, as the trainer's `--devices` names them (`cuda:1`); none: nobody knows which, so all of the
+    /// slot's are suspected.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
+}
+
+impl Failure {
+    /// Of no device in particular.
+    pub const fn new(class: FailureClass, message: String) -> Self {
+        Self { class, message, devices: Vec::new() }
+    }
 }
 
 /// Each class has a budget of its own (see the schedule crate): they say different things about trial and node.

@@ -256,9 +256,10 @@ impl Read for Dripping<'_> {
 
 #[test]
 fn frames_come_back_as_they_were_sent() {
-    let failure = Failure { class: FailureClass::OutOfMemory, message: "line one\nline two \u{1f980}".into() };
+    let failure = Failure::new(FailureClass::OutOfMemory, "line one\nline two \u{1f980}".into());
     let progress = Progress { epoch: 3, step: u64::MAX, train_loss: Some(0.1), ..Progress::default() };
-    let sent = [Reply::Progress(progress), Reply::Failed(failure), Reply::Stopped];
+    let located = Failure { devices: vec!["cuda:1".into()], ..failure.clone() };
+    let sent = [Reply::Progress(progress), Reply::Failed(failure), Reply::Failed(located), Reply::Stopped];
     let mut bytes = Vec::new();
     for reply in &sent {
         handoff::write_frame(&mut bytes, reply).unwrap();
@@ -268,6 +269,15 @@ fn frames_come_back_as_they_were_sent() {
         assert_eq!(handoff::read_frame::<Reply>(&mut stream).unwrap().as_ref(), Some(reply));
     }
     assert!(handoff::read_frame::<Reply>(&mut stream).unwrap().is_none(), "a clean end");
+}
+
+/// Journals written before devices were named are read, and failures of none are written as they were.
+#[test]
+fn a_failure_of_no_device_is_written_as_before() {
+    let before = r#"{"class":"bad_device","message":"gone"}"#;
+    let failure: Failure = serde_json::from_str(before).unwrap();
+    assert_eq!(failure, Failure::new(FailureClass::BadDevice, "gone".into()));
+    assert_eq!(serde_json::to_string(&failure).unwrap(), before);
 }
 
 #[test]

@@ -120,7 +120,7 @@ impl TrialError {
             message = format!("{message}: {cause}");
             source = cause.source();
         }
-        Failure { class: self.class(), message }
+        Failure::new(self.class(), message)
     }
 }
 

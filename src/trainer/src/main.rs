@@ -1,16 +1,16 @@
 //! The command line of the trainer: `serve` for workers, `run` for people who debug one trial, `devices` for both.
 //!
 //! Only reads arguments and starts things; see serve.rs, run.rs and session.rs. Exit codes: 0 done, 1 bad input, 2 the
-//! conversation broke, 3 the trial failed.
+//! conversation broke, 3 the trial failed, 4 a device is not there.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use sweep::handoff::Ready;
+use sweep::handoff::{EXIT_DEVICE_ABSENT, Ready};
 use trainer::bench::Bench;
-use trainer::device::{self, DeviceSet};
+use trainer::device::{self, DeviceError, DeviceSet};
 use trainer::fault::Fault;
 use trainer::recorded::Policy;
 use trainer::rehearse::Rehearsal;
@@ -111,7 +111,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::from(1)
+            let absent = matches!(error.downcast_ref(), Some(DeviceError::Absent { .. }));
+            ExitCode::from(if absent { EXIT_DEVICE_ABSENT } else { 1 })
         }
     }
 }

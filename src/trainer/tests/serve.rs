@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use sweep::handoff::{Ready, Reply, Request, RunRequest, read_frame, write_frame};
+use sweep::handoff::{EXIT_DEVICE_ABSENT, Ready, Reply, Request, RunRequest, read_frame, write_frame};
 use sweep::record::FailureClass;
 use sweep::settings::{SamplesPerClass, Schedule, Settings};
 use sweep::{AttemptNo, TrialSpec};
@@ -179,4 +179,18 @@ fn rehearses_without_training() {
     trainer.send(&Request::Stop);
     assert_eq!(trainer.answer(), Reply::Stopped);
     assert_eq!(trainer.end(), Some(0));
+}
+
+/// The worker tells it from other failures by the exit code.
+#[test]
+fn a_device_that_is_not_there_has_an_exit_code_of_its_own() {
+    let end = |devices: &str| {
+        let arguments = ["serve", "--devices", devices];
+        let output = Command::new(env!("CARGO_BIN_EXE_orchestrator-trainer")).args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, message) = end("cuda:4000");
+    assert_eq!(code, Some(i32::from(EXIT_DEVICE_ABSENT)), "{message}");
+    assert!(message.contains("`--devices` names cuda:4000, but "), "{message}");
+    assert_eq!(end("cuda:").0, Some(1), "a mistake of the command line is none of a device");
 }

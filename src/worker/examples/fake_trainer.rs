@@ -110,7 +110,7 @@ fn misbehave(mode: &str) {
         }
         "hang" => wait_for_ever(),
         "ignore-term" => {
-            say(&Reply::Failed(Failure { class: FailureClass::NonFinite, message: "and it will not go".into() }));
+            say(&Reply::Failed(Failure::new(FailureClass::NonFinite, "and it will not go".into())));
             wait_for_ever()
         }
         "grandchild" => {
@@ -122,7 +122,7 @@ fn misbehave(mode: &str) {
         }
         "failed" => {
             eprintln!("why it failed, in detail");
-            say(&Reply::Failed(Failure { class: FailureClass::NonFinite, message: "the loss is NaN".into() }));
+            say(&Reply::Failed(Failure::new(FailureClass::NonFinite, "the loss is NaN".into())));
             wait_for_ever()
         }
         "stop" => {

@@ -135,7 +135,7 @@ mod tests {
     }
 
     fn failure(length: usize) -> Outcome {
-        Outcome::Failed(Failure { class: FailureClass::Crashed, message: "x".repeat(length) })
+        Outcome::Failed(Failure::new(FailureClass::Crashed, "x".repeat(length)))
     }
 
     #[test]

@@ -183,12 +183,10 @@ impl Loop {
             Start::New => {}
         }
         let refusal = match (&self.state.leaving, self.slots.get(slot as usize)) {
-            (Some(reason), _) => {
-                Failure { class: FailureClass::Preempted, message: format!("the worker leaves: {reason}") }
-            }
+            (Some(reason), _) => Failure::new(FailureClass::Preempted, format!("the worker leaves: {reason}")),
             (None, None) => {
                 let message = format!("this worker has {} slots, no slot {slot}", self.slots.len());
-                Failure { class: FailureClass::Crashed, message }
+                Failure::new(FailureClass::Crashed, message)
             }
             (None, Some(commands)) => {
                 tracing::info!(trial = %key.0, attempt = %key.1, slot, "starting");
@@ -196,7 +194,7 @@ impl Loop {
                 if commands.try_send(Command::Run { key, spec }).is_ok() {
                     return;
                 }
-                Failure { class: FailureClass::Crashed, message: format!("slot {slot} takes no more commands") }
+                Failure::new(FailureClass::Crashed, format!("slot {slot} takes no more commands"))
             }
         };
         self.note(Said::Ended { key, outcome: Outcome::Failed(refusal) });

@@ -106,7 +106,7 @@ impl Slot {
             Started::Ready => Ok(()),
             Started::Failed(failure) => Err(failure),
             Started::Stopped(_) | Started::Killed => {
-                Err(Failure { class: FailureClass::Crashed, message: "stopped while the trainer started".to_owned() })
+                Err(Failure::new(FailureClass::Crashed, "stopped while the trainer started".to_owned()))
             }
         }
     }
@@ -147,7 +147,7 @@ impl Slot {
     async fn start_trainer(&mut self, current: Option<AttemptKey>) -> Started {
         self.serial += 1;
         let path = self.launch.program.display().to_string();
-        let crashed = |message: String| Started::Failed(Failure { class: FailureClass::Crashed, message });
+        let crashed = |message: String| Started::Failed(Failure::new(FailureClass::Crashed, message));
         let started = Trainer::start(&self.around.spawner, &self.launch, self.serial).await;
         let mut trainer = match started {
             Ok(trainer) => trainer,
@@ -189,7 +189,7 @@ impl Slot {
                 format!("the trainer `{path}` was not ready after {seconds} s")
             }
         };
-        Started::Failed(self.ended(trainer, Failure { class: FailureClass::Crashed, message: problem }).await)
+        Started::Failed(self.ended(trainer, Failure::new(FailureClass::Crashed, problem)).await)
     }
 
     async fn attempt(&mut self, key: AttemptKey, spec: Box<TrialSpec>) -> Result<Outcome, Killed> {
@@ -325,7 +325,7 @@ impl Slot {
             Broken::Closed => format!("the trainer ended {when} with {}{}", exit.describe(), hint(&exit)),
             Broken::Garbage(_) | Broken::Unreachable(_) => format!("{broken}, {when}"),
         };
-        told(Failure { class: FailureClass::Crashed, message }, exit, &tail)
+        told(Failure::new(FailureClass::Crashed, message), exit, &tail)
     }
 
     /// Ends a trainer that has failed.
@@ -337,13 +337,12 @@ impl Slot {
 
 /// A failure with what became of the process: one that leaves something on a GPU has spoilt its slot.
 fn told(failure: Failure, exit: Exit, tail: &str) -> Failure {
-    let Failure { class, message } = failure;
+    let Failure { class, message, devices } = failure;
     match exit.residue {
-        None => Failure { class, message: with_tail(message, tail) },
-        Some(residue) => Failure {
-            class: FailureClass::BadDevice,
-            message: with_tail(format!("{residue}; the attempt itself: {message}"), tail),
-        },
+        None => Failure { class, message: with_tail(message, tail), devices },
+        Some(residue) => {
+            Failure::new(FailureClass::BadDevice, with_tail(format!("{residue}; the attempt itself: {message}"), tail))
+        }
     }
 }
 
@@ -380,10 +379,9 @@ impl Why {
     fn outcome(self) -> Outcome {
         match self {
             Self::Unwanted => Outcome::Stopped,
-            Self::Preempted(reason) => Outcome::Failed(Failure {
-                class: FailureClass::Preempted,
-                message: format!("the worker leaves: {reason}"),
-            }),
+            Self::Preempted(reason) => {
+                Outcome::Failed(Failure::new(FailureClass::Preempted, format!("the worker leaves: {reason}")))
+            }
         }
     }
 }

@@ -163,7 +163,7 @@ fn a_long_message_keeps_its_first_line_and_its_end() {
     world.submit(grid("a", 1, 1, ""));
     let started = world.started();
     let message = format!("the trainer crashed\n{}\nthe last line é", "stderr é\n".repeat(100_000));
-    let failure = sweep::record::Failure { class: FailureClass::BadInput, message };
+    let failure = sweep::record::Failure::new(FailureClass::BadInput, message);
     world.end(&started[0], Outcome::Failed(failure)).expect("it is current");
     let kept = &world.trial(started[0].2).failure().expect("it failed").message;
     assert!(kept.starts_with("the trainer crashed\n") && kept.ends_with("the last line é") && kept.len() < 1_000);

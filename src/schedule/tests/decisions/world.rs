@@ -86,7 +86,7 @@ impl World {
     }
 
     pub fn fail(&mut self, started: &Started, class: FailureClass) -> Result<Answer, Rejected> {
-        self.end(started, Outcome::Failed(Failure { class, message: format!("{class:?} for a test") }))
+        self.end(started, Outcome::Failed(Failure::new(class, format!("{class:?} for a test"))))
     }
 
     pub fn end(&mut self, (worker, _, trial, attempt): &Started, outcome: Outcome) -> Result<Answer, Rejected> {

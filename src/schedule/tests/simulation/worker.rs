@@ -185,5 +185,5 @@ impl Training {
 }
 
 fn failure(class: FailureClass) -> Failure {
-    Failure { class, message: format!("{class:?} in the simulation") }
+    Failure::new(class, format!("{class:?} in the simulation"))
 }
