@@ -3,7 +3,6 @@
 //! Everything that can be wrong with settings, data or weights is found here, before the first step. A panic in a
 //! replica (libtorch's errors are such) ends the attempt, not the process. Next: train.rs.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -32,6 +31,7 @@ use crate::leader::{Duties, Leader};
 use crate::nn::Format;
 use crate::recorded::Policy;
 use crate::replica::{Blueprint, Replica};
+use crate::threads::{Measuring, caught, clearest, join};
 use crate::train::{Course, Ending, train};
 use crate::weights::{self, Weights};
 use crate::writer::CheckpointWriter;
@@ -54,6 +54,8 @@ pub struct Surroundings<'a> {
     pub data_threads: usize,
     /// Whether steps are recorded, on a GPU.
     pub recording: Policy,
+    /// Most of a GPU's memory to take, as a share of all of it.
+    pub memory_share: f64,
     /// Where the weights of a finished trial go.
     pub weights_out: Option<PathBuf>,
 }
@@ -77,7 +79,14 @@ struct Shared {
     resumed: Option<Checkpoint>,
     position: Position,
     num_threads: usize,
-    /// `Never` where replicas share a device: a recording would take in the others' work.
+    /// How long a replica waits for the others, and for its device.
+    deadline: Duration,
+    /// Most of a GPU's memory to take, as a share of all of it.
+    memory_share: f64,
+    /// See `measured`.
+    measuring: Measuring,
+    /// Whether several replicas are on a device.
+    shares_devices: bool,
     recording: Policy,
 }
 
@@ -116,6 +125,7 @@ pub fn run(
     let num_replicas = settings.replicas as usize;
     let form = around.resident.form(&around.devices.gpus_of(num_replicas), &pipeline, image);
     let steps_per_epoch = pipeline.steps_per_epoch();
+    let shares_devices = around.devices.are_shared_by(num_replicas);
     let shared = Shared {
         course: Course {
             spec: spec.clone(),
@@ -136,7 +146,12 @@ pub fn run(
         resumed,
         position,
         num_threads: around.devices.threads_per_replica(num_replicas),
-        recording: if around.devices.are_shared_by(num_replicas) { Policy::Never } else { around.recording },
+        deadline: around.collective_deadline,
+        memory_share: around.memory_share,
+        measuring: Measuring::default(),
+        shares_devices,
+        // a recording would take in the others' work
+        recording: if shares_devices { Policy::Never } else { around.recording },
     };
     let duties = Duties {
         writer: CheckpointWriter::start(folder),
@@ -151,7 +166,7 @@ pub fn run(
     let mut leader = Leader::new(duties, header);
     let group = around.devices.group(num_replicas, around.collective_deadline)?;
     let ran = run_replicas(&Arc::new(shared), group, &mut leader)
-        .map_err(|error| error.diagnosed(|| around.devices.ailment()))?;
+        .map_err(|error| error.diagnosed(|| around.devices.ailments()))?;
     match ran.ending {
         Ending::Stopped => Ok(Outcome::Stopped),
         Ending::Finished => {
@@ -243,9 +258,6 @@ fn fresh_header(request: &RunRequest, format: Format) -> Header {
     }
 }
 
-/// How long replicas are waited for after one has failed.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 type ReplicaResult = Result<Ran, TrialError>;
 
 /// Runs rank 0 on this thread, which stays warm from trial to trial, and every other replica on one of its own. A
@@ -256,32 +268,16 @@ fn run_replicas(shared: &Arc<Shared>, group: Vec<Member>, leader: &mut Leader) -
     let start = |(collective, device): (Arc<dyn Collective>, Device)| {
         let name = format!("replica-{}", collective.rank());
         let shared = shared.clone();
-        let body = move || caught(|| run_replica(&shared, collective, device, None));
+        let body = move || caught(|| run_replica(&shared, collective, device, None)).map_err(|error| error.on(device));
         thread::Builder::new().name(name).spawn(body).expect("the system can start a thread")
     };
     let others: Vec<JoinHandle<ReplicaResult>> = members.map(start).collect();
-    let mine = caught(|| run_replica(shared, first.0, first.1, Some(leader)));
-    let until = mine.is_err().then(|| Instant::now() + PATIENCE);
+    let (collective, device) = first;
+    let mine = caught(|| run_replica(shared, collective, device, Some(leader))).map_err(|error| error.on(device));
+    let failed_at = mine.is_err().then(Instant::now);
     let mut results = vec![mine];
-    results.extend(others.into_iter().filter_map(|thread| join(thread, until)));
-    // the replica that failed first knows why; the others only know that it did
-    let primary = results.iter().position(|result| result.as_ref().is_err_and(|error| !error.is_secondary()));
-    results.swap_remove(primary.unwrap_or(0))
-}
-
-/// `None`: it still runs at the given time.
-fn join(thread: JoinHandle<ReplicaResult>, until: Option<Instant>) -> Option<ReplicaResult> {
-    while until.is_some_and(|until| Instant::now() < until) && !thread.is_finished() {
-        thread::sleep(Duration::from_millis(10));
-    }
-    if until.is_some() && !thread.is_finished() {
-        return None;
-    }
-    Some(thread.join().unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload))))
-}
-
-fn caught<T>(body: impl FnOnce() -> Result<T, TrialError>) -> Result<T, TrialError> {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload)))
+    results.extend(others.into_iter().filter_map(|thread| join(thread, failed_at, &shared.measuring)));
+    clearest(results)
 }
 
 fn run_replica(
@@ -303,6 +299,7 @@ fn run_replica(
         num_classes: shared.pipeline.num_classes(),
         embeddings: shared.embeddings.as_deref(),
         format: shared.format,
+        deadline: shared.deadline,
     };
     let mut replica = recordable(Replica::new(&blueprint, collective.clone(), device)?, shared.recording);
     if let Some(path) = &shared.weights {
@@ -335,20 +332,22 @@ fn run_replica(
 /// Out of memory on a GPU: says which batch would have fitted.
 fn measured(error: TrialError, replica: &mut Replica, shared: &Shared) -> TrialError {
     let (TrialError::OutOfMemory { what, .. }, Device::Cuda(index)) = (&error, replica.device) else { return error };
-    // the leader's answer is enough, and the others' failures are not waited for so long
-    if replica.collective.rank() != 0 {
+    let num_replicas = shared.course.spec.settings.replicas as usize;
+    // of replicas that share a device none can measure what all of them take
+    if shared.shares_devices || !shared.measuring.take() {
         return error;
     }
     let ImageShape { channels, side, .. } = shared.image;
     let too_many = replica.shard(shared.pipeline.batch_size()).len();
-    let Ok(memory) = shim::free_cached_cuda_memory().and_then(|()| shim::cuda_memory(index)) else { return error };
     let peak_of = |images: usize| {
         shim::free_cached_cuda_memory().and_then(|()| shim::reset_peak_cuda_memory(index)).ok()?;
         caught(|| replica.rehearse_passes(images, channels, side)).ok()?;
         shim::peak_cuda_memory(index).ok()
     };
-    let fits = memory::largest_fitting(too_many, memory.free + memory.allocated, peak_of);
-    let num_replicas = shared.course.spec.settings.replicas as usize;
+    let memory = shim::free_cached_cuda_memory().and_then(|()| shim::cuda_memory(index)).ok();
+    let fits = memory
+        .and_then(|memory| memory::largest_fitting(too_many, memory::limit(memory, shared.memory_share), peak_of));
+    shared.measuring.done();
     TrialError::OutOfMemory { what: what.clone(), fits: fits.map(|images| images * num_replicas) }
 }
 

@@ -6,7 +6,7 @@
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
@@ -121,6 +121,7 @@ const SEED: u64 = 0;
 const NUM_CLASSES: u32 = 100;
 /// Before the first measured step: primitives are built and the allocator has seen every size.
 const WARM_UP: usize = 3;
+const DEADLINE: Duration = Duration::from_secs(120);
 
 pub fn run(bench: &Bench) -> anyhow::Result<()> {
     match bench {
@@ -323,7 +324,8 @@ impl Network {
         num_classes: usize,
         device: Device,
     ) -> anyhow::Result<Replica> {
-        let blueprint = Blueprint { settings, seed: SEED, channels: 3, num_classes, embeddings: None, format };
+        let blueprint =
+            Blueprint { settings, seed: SEED, channels: 3, num_classes, embeddings: None, format, deadline: DEADLINE };
         Ok(attempt::recordable(Replica::new(&blueprint, Arc::new(Solo::default()), device)?, self.graphs))
     }
 }

@@ -24,6 +24,19 @@ const NCCL_ALONE: &str = "ORCHESTRATOR_NCCL_ALONE";
 /// One replica's end of its group, and its device.
 pub type Member = (Box<dyn Collective>, Device);
 
+/// A device that cannot be trusted any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ailment {
+    /// As `--devices` names it.
+    pub device: String,
+    pub reason: String,
+}
+
+/// A GPU as `--devices` and failures name it.
+pub fn cuda_name(index: usize) -> String {
+    format!("cuda:{index}")
+}
+
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     #[error("`--devices {0}` names no devices: `cpu`, `cuda:0`, `cuda:0-3` or `cuda:0,2` were expected")]
@@ -172,10 +185,11 @@ impl DeviceSet {
         }
     }
 
-    /// The first of the devices that is not well, and why; asked after an error.
-    pub fn ailment(&self) -> Option<String> {
-        let Self::Cuda { indices } = self else { return None };
-        indices.iter().find_map(|&index| nvml::ailment(index))
+    /// Those of the devices that are not well, and why; asked after an error.
+    pub fn ailments(&self) -> Vec<Ailment> {
+        let Self::Cuda { indices } = self else { return Vec::new() };
+        let ailment = |&index| nvml::ailment(index).map(|reason| Ailment { device: cuda_name(index), reason });
+        indices.iter().filter_map(ailment).collect()
     }
 
     /// For a trial's record: the devices that its replicas ran on.

@@ -7,7 +7,10 @@ use std::any::Any;
 
 use sweep::record::{Failure, FailureClass};
 
+use tch::Device;
+
 use crate::collective::CollectiveError;
+use crate::device::{Ailment, cuda_name};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
@@ -20,8 +23,9 @@ pub enum TrialError {
     /// `fits`: largest `batch_size` that would, where that could be measured.
     #[error("out of memory: {what}; {}", less_memory(*.fits))]
     OutOfMemory { what: String, fits: Option<usize> },
-    #[error("a device failed: {0}")]
-    BadDevice(String),
+    /// `devices`: as `--devices` names them, where they are known.
+    #[error("a device failed: {what}")]
+    BadDevice { what: String, devices: Vec<String> },
     /// Another replica's failure as this one saw it.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
@@ -31,8 +35,9 @@ pub enum TrialError {
     Io { action: &'static str, path: std::path::PathBuf, source: std::io::Error },
 }
 
-const OUT_OF_MEMORY: [&str; 4] =
-    ["can't allocate memory", "out of memory", "DefaultCPUAllocator", "CUDA_ERROR_OUT_OF_MEMORY"];
+/// The last is what is left of CUBLAS_STATUS_ALLOC_FAILED and its like of the other libraries.
+const OUT_OF_MEMORY: [&str; 5] =
+    ["can't allocate memory", "out of memory", "DefaultCPUAllocator", "CUDA_ERROR_OUT_OF_MEMORY", "ALLOC_FAILED"];
 
 /// What CUDA says when the hardware is at fault. Illegal addresses and failed assertions are not among it: those are
 /// mistakes of a program, which would take every device out of use, one after the other.
@@ -77,28 +82,54 @@ impl TrialError {
         if names(&OUT_OF_MEMORY) {
             Self::OutOfMemory { what: line(text), fits: None }
         } else if names(&BAD_DEVICE) {
-            Self::BadDevice(line(text))
+            Self::BadDevice { what: line(text), devices: Vec::new() }
         } else {
             Self::Crashed(format!("the trainer panicked: {text}"))
         }
     }
 
-    /// After an error of CUDA or NCCL: a device that is not well by its own account is at fault, whatever the error said.
-    pub fn diagnosed(self, ailment: impl FnOnce() -> Option<String>) -> Self {
-        let message = self.to_string();
-        let is_of_gpu = message.contains("CUDA") || message.contains("NCCL") || message.contains("cuDNN");
-        match self {
-            Self::Crashed(_) | Self::Collective(_) if is_of_gpu => match ailment() {
-                Some(ailment) => Self::BadDevice(format!("{ailment}, found after: {message}")),
-                None => self,
-            },
-            _ => self,
+    /// Of a replica on this device: a device that failed is its own, unless another one is named.
+    pub fn on(self, device: Device) -> Self {
+        match (self, device) {
+            (Self::BadDevice { what, devices }, Device::Cuda(index)) if devices.is_empty() => {
+                Self::BadDevice { what, devices: vec![cuda_name(index)] }
+            }
+            (error, _) => error,
         }
     }
 
-    /// Whether this only tells of another replica's failure.
-    pub fn is_secondary(&self) -> bool {
-        matches!(self, Self::Collective(CollectiveError::Aborted { .. }))
+    /// After an error of CUDA, or one between replicas (a deadline that passed may be a GPU that hangs): devices that are
+    /// not well by their own account are at fault, whatever the error said.
+    pub fn diagnosed(self, ailments: impl FnOnce() -> Vec<Ailment>) -> Self {
+        let message = self.to_string();
+        let is_of_gpu = message.contains("CUDA") || message.contains("NCCL") || message.contains("cuDNN");
+        let is_suspect = match &self {
+            Self::Collective(_) => true,
+            Self::Crashed(_) => is_of_gpu,
+            _ => false,
+        };
+        let ailments = if is_suspect { ailments() } else { Vec::new() };
+        if ailments.is_empty() {
+            return self;
+        }
+        let reasons: Vec<String> = ailments.iter().map(|ailment| ailment.reason.clone()).collect();
+        Self::BadDevice {
+            what: format!("{}, found after: {message}", reasons.join("; ")),
+            devices: ailments.into_iter().map(|ailment| ailment.device).collect(),
+        }
+    }
+
+    /// How little this tells of the cause, among the failures of one group's replicas: a device that fails or has no memory
+    /// left makes NCCL fail as well, and a replica that gave up only knows of another's failure.
+    pub fn obscurity(&self) -> u8 {
+        match self {
+            Self::BadDevice { .. } => 0,
+            Self::OutOfMemory { fits: Some(_), .. } => 1,
+            Self::OutOfMemory { fits: None, .. } => 2,
+            Self::BadInput(_) | Self::NonFinite { .. } | Self::Crashed(_) | Self::Io { .. } => 3,
+            Self::Collective(CollectiveError::Aborted { .. }) => 5,
+            Self::Collective(_) => 4,
+        }
     }
 
     pub fn class(&self) -> FailureClass {
@@ -106,8 +137,8 @@ impl TrialError {
             Self::BadInput(_) => FailureClass::BadInput,
             Self::NonFinite { .. } => FailureClass::NonFinite,
             Self::OutOfMemory { .. } => FailureClass::OutOfMemory,
-            Self::BadDevice(_) => FailureClass::BadDevice,
-            Self::Collective(CollectiveError::TimedOut { .. }) => FailureClass::Stalled,
+            Self::BadDevice { .. } => FailureClass::BadDevice,
+            Self::Collective(CollectiveError::TimedOut { .. } | CollectiveError::Stuck { .. }) => FailureClass::Stalled,
             Self::Collective(_) | Self::Crashed(_) | Self::Io { .. } => FailureClass::Crashed,
         }
     }
@@ -120,7 +151,11 @@ impl TrialError {
             message = format!("{message}: {cause}");
             source = cause.source();
         }
-        Failure::new(self.class(), message)
+        let devices = match self {
+            Self::BadDevice { devices, .. } => devices.clone(),
+            _ => Vec::new(),
+        };
+        Failure { class: self.class(), message, devices }
     }
 }
 
@@ -153,6 +188,11 @@ mod tests {
     fn libtorchs_messages_are_told_apart() {
         assert_eq!(class("CUDA out of memory. Tried to allocate 2.00 GiB."), FailureClass::OutOfMemory);
         assert_eq!(class("[enforce fail] DefaultCPUAllocator: can't allocate memory"), FailureClass::OutOfMemory);
+        assert_eq!(
+            class("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+            FailureClass::OutOfMemory
+        );
+        assert_eq!(class("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), FailureClass::OutOfMemory);
         assert_eq!(class("CUDA error: uncorrectable ECC error encountered"), FailureClass::BadDevice);
         assert_eq!(class("CUDA error: no CUDA-capable device is detected"), FailureClass::BadDevice);
         for mistake in ["device-side assert triggered", "an illegal memory access was encountered"] {
@@ -162,15 +202,41 @@ mod tests {
 
     #[test]
     fn a_device_that_is_unwell_is_at_fault_for_errors_of_the_gpu_alone() {
-        let unwell = || Some("cuda:0 is gone".to_owned());
+        let ailment = |index: usize| Ailment { device: cuda_name(index), reason: format!("cuda:{index} is gone") };
+        let unwell = || vec![ailment(0), ailment(2)];
         let crash = |text: &str| TrialError::from_panic(&text.to_owned());
         let found = crash("CUDA error: misaligned address").diagnosed(unwell);
         assert_eq!(found.class(), FailureClass::BadDevice);
-        assert!(found.to_string().contains("cuda:0 is gone, found after: "), "{found}");
-        assert_eq!(crash("CUDA error: misaligned address").diagnosed(|| None).class(), FailureClass::Crashed);
+        assert!(found.to_string().contains("cuda:0 is gone; cuda:2 is gone, found after: "), "{found}");
+        assert_eq!(found.failure().devices, ["cuda:0", "cuda:2"]);
+        assert_eq!(crash("CUDA error: misaligned address").diagnosed(Vec::new).class(), FailureClass::Crashed);
         assert_eq!(crash("index out of range").diagnosed(unwell).class(), FailureClass::Crashed);
         let memory = crash("CUDA out of memory").diagnosed(unwell);
         assert_eq!(memory.class(), FailureClass::OutOfMemory);
+    }
+
+    /// No text of these has a name of CUDA's in it.
+    #[test]
+    fn a_device_that_hangs_is_found_behind_the_deadline_that_passed() {
+        let unwell = || vec![Ailment { device: cuda_name(1), reason: "cuda:1 does not answer".to_owned() }];
+        let missing = vec![1];
+        let late = CollectiveError::TimedOut { rank: 0, operation: "all-reduce", seconds: 120, missing };
+        let stuck = CollectiveError::Stuck { rank: 0, operation: "training", seconds: 120 };
+        for error in [late, stuck] {
+            assert_eq!(TrialError::from(error.clone()).diagnosed(Vec::new).class(), FailureClass::Stalled);
+            let failure = TrialError::from(error).diagnosed(unwell).failure();
+            assert_eq!((failure.class, failure.devices), (FailureClass::BadDevice, vec!["cuda:1".to_owned()]));
+        }
+    }
+
+    #[test]
+    fn a_device_that_fails_under_a_replica_is_that_replicas() {
+        let error = || TrialError::from_panic(&"CUDA error: uncorrectable ECC error encountered".to_owned());
+        assert_eq!(error().on(Device::Cuda(3)).failure().devices, ["cuda:3"]);
+        assert_eq!(error().on(Device::Cuda(3)).on(Device::Cuda(0)).failure().devices, ["cuda:3"], "the first knows");
+        assert!(error().on(Device::Cpu).failure().devices.is_empty());
+        let crash = TrialError::Crashed("index out of range".to_owned()).on(Device::Cuda(3));
+        assert!(crash.failure().devices.is_empty());
     }
 
     #[test]

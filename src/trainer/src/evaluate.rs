@@ -59,7 +59,7 @@ impl<'a> Evaluator<'a> {
             (start, number) = (end, number + 1);
         }
         replica.collective.all_reduce(&totals)?;
-        replica.collective.wait()?;
+        replica.wait()?;
         let totals = Vec::<f64>::try_from(&totals.to_device(Device::Cpu)).expect("a vector of f64");
         Ok(summarise(&totals, num_classes as usize))
     }

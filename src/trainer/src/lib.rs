@@ -47,6 +47,7 @@ pub mod run;
 pub mod serve;
 pub mod session;
 pub mod shim;
+pub mod threads;
 pub mod train;
 pub mod update;
 pub mod weights;

@@ -4,8 +4,15 @@
 //! answer goes into the failure's message; nothing is tried again with it, because another batch size is another trial.
 //! Next: attempt.rs, which measures.
 
+use crate::shim::CudaMemory;
+
 /// Left free, as a share: an allocator that has been used a while does not fill its last gaps.
 const MARGIN: f64 = 0.05;
+
+/// Bytes that this process may take of a GPU, of which it may take a share of all.
+pub fn limit(memory: CudaMemory, share: f64) -> u64 {
+    (memory.free + memory.allocated).min((memory.total as f64 * share) as u64)
+}
 
 /// The largest number of images that fit into `limit` bytes, less than `too_many`. `peak_of` makes a step of so many
 /// images and tells the most bytes it took, or `None` where that was too much. `None`: not even one image fits.
@@ -46,6 +53,13 @@ mod tests {
             (peak <= limit).then_some(peak)
         });
         (fits, asked)
+    }
+
+    #[test]
+    fn neighbours_and_the_share_limit_what_may_be_taken() {
+        let memory = CudaMemory { free: 60, total: 140, allocated: 20 };
+        assert_eq!(limit(memory, 1.0), 80, "60 are another process's");
+        assert_eq!(limit(memory, 0.25), 35);
     }
 
     #[test]

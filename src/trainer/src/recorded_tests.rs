@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sweep::Settings;
 use sweep::settings::{BatchNorm, Init, Loss, Model};
@@ -15,6 +16,8 @@ use crate::nn::Format;
 use crate::optimiser::Way;
 use crate::recorded::{Body, Frozen, Policy, Recorder, Recording};
 use crate::replica::{Blueprint, Replica, Shard, StepOptions};
+
+const DEADLINE: Duration = Duration::from_secs(60);
 
 type Log = Rc<RefCell<Vec<&'static str>>>;
 
@@ -78,7 +81,15 @@ fn train(device: Device, recorder: Box<dyn Recorder>, policy: Policy) -> Trained
     tch::set_num_threads(1);
     let settings = settings();
     let format = Format { bf16: true, channels_last: true };
-    let blueprint = Blueprint { settings: &settings, seed: 5, channels: 3, num_classes: 4, embeddings: None, format };
+    let blueprint = Blueprint {
+        settings: &settings,
+        seed: 5,
+        channels: 3,
+        num_classes: 4,
+        embeddings: None,
+        format,
+        deadline: DEADLINE,
+    };
     let collective = Arc::new(Solo::default());
     let replica = Replica::new(&blueprint, collective.clone(), device).unwrap();
     let mut replica = replica.with_recorder(recorder, policy);

@@ -7,13 +7,14 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sweep::Settings;
 use sweep::settings::{BatchNorm, Init};
 use tch::{Device, Kind, Tensor};
 
-use crate::collective::{BatchStatistics, Collective, CollectiveError};
-use crate::cuda::RunAhead;
+use crate::collective::{BatchStatistics, Collective, CollectiveError, Solo};
+use crate::cuda::{self, RunAhead};
 use crate::error::TrialError;
 use crate::head::Head;
 use crate::loss::{Criterion, Outputs};
@@ -25,6 +26,9 @@ use crate::optimiser::{Group, Sgd, Way};
 use crate::recorded::{Policy, Recorder, Steps};
 use crate::shim::Event;
 
+/// Longer than a step that is worth recording takes, which is what is timed by such waits (recorded.rs).
+const AWAKE: Duration = Duration::from_millis(5);
+
 /// What every replica of a trial is built from.
 pub struct Blueprint<'a> {
     pub settings: &'a Settings,
@@ -34,6 +38,8 @@ pub struct Blueprint<'a> {
     /// Row-major [classes, classes], for hierarchies.
     pub embeddings: Option<&'a [f32]>,
     pub format: Format,
+    /// How long its device may take for what is queued on it before it counts as stuck.
+    pub deadline: Duration,
 }
 
 /// One replica's part of a batch, on its device.
@@ -85,6 +91,8 @@ pub struct Replica {
     /// Present where steps can be recorded.
     steps: Option<Steps>,
     run_ahead: RunAhead<Event>,
+    /// See `Blueprint`.
+    deadline: Duration,
     /// Sum of this replica's losses over the samples of the epoch so far, f64, on the device.
     loss_sum: Tensor,
 }
@@ -118,6 +126,7 @@ impl Replica {
             own_operations: OwnOperations::default(),
             steps: None,
             run_ahead: RunAhead::default(),
+            deadline: blueprint.deadline,
             loss_sum: Tensor::zeros([], (Kind::Double, device)),
         };
         Ok(if device.is_cuda() { replica.with_momentum_on_device() } else { replica })
@@ -174,8 +183,8 @@ impl Replica {
         };
         made?;
         let Device::Cuda(index) = self.device else { return Ok(()) };
-        let kept_close = Event::record(index).and_then(|mark| self.run_ahead.queued(mark));
-        kept_close.map_err(|error| TrialError::from_panic(&error.to_string()))
+        let mark = Event::record(index).map_err(|error| TrialError::from_panic(&error.to_string()))?;
+        self.run_ahead.queued(mark, &*self.collective, self.deadline)
     }
 
     /// A step, one operation after the other.
@@ -216,8 +225,13 @@ impl Replica {
     }
 
     /// Forward and backward pass on so many images of nothing, for the memory that they take. What the replica has
-    /// learnt is spoilt by it.
+    /// learnt is spoilt by it, and it is no member of its group any more: that one has failed.
     pub fn rehearse_passes(&mut self, images: usize, channels: usize, side: usize) -> Result<(), TrialError> {
+        self.collective = Arc::new(Solo::default());
+        if self.synchronised.is_some() {
+            // the same operations, which take other memory than those of statistics per replica
+            self.synchronised = Some(BatchStatistics::new(self.collective.clone()));
+        }
         // recordings keep memory of their own
         self.steps = None;
         let size = [images as i64, side as i64, side as i64, channels as i64];
@@ -228,7 +242,7 @@ impl Replica {
             batch_len: images,
         };
         self.passes(&shard, StepOptions { learning_rate: 0.0, steps_made: 0, head_only: false })?;
-        self.loss_sum().map(drop).map_err(TrialError::from)
+        self.loss_sum().map(drop)
     }
 
     /// The update of a step whose gradients are summed.
@@ -310,9 +324,18 @@ impl Replica {
         })
     }
 
-    /// This replica's loss sum of the epoch so far. Waits for the device.
-    pub fn loss_sum(&self) -> Result<f64, CollectiveError> {
+    /// Blocks until the device has done what is queued on it, or its deadline passes, or the group fails. To be called
+    /// before the host reads a value: the read itself would wait for ever.
+    pub fn wait(&self) -> Result<(), TrialError> {
         self.collective.wait()?;
+        let Device::Cuda(index) = self.device else { return Ok(()) };
+        let mark = Event::record(index).map_err(|error| TrialError::from_panic(&error.to_string()))?;
+        cuda::wait_for(&mark, "the end of what was queued", &*self.collective, self.deadline, AWAKE)
+    }
+
+    /// This replica's loss sum of the epoch so far. Waits for the device.
+    pub fn loss_sum(&self) -> Result<f64, TrialError> {
+        self.wait()?;
         Ok(self.loss_sum.double_value(&[]))
     }
 

@@ -17,6 +17,7 @@ use crate::replica::{Blueprint, Replica, Shard, StepOptions};
 
 const NUM_CLASSES: usize = 4;
 const SIDE: i64 = 8;
+const DEADLINE: Duration = Duration::from_secs(60);
 const F32: Format = Format { bf16: false, channels_last: false };
 
 fn settings(batch_norm: BatchNorm) -> Settings {
@@ -25,7 +26,7 @@ fn settings(batch_norm: BatchNorm) -> Settings {
 }
 
 fn blueprint(settings: &Settings, format: Format) -> Blueprint<'_> {
-    Blueprint { settings, seed: 5, channels: 3, num_classes: NUM_CLASSES, embeddings: None, format }
+    Blueprint { settings, seed: 5, channels: 3, num_classes: NUM_CLASSES, embeddings: None, format, deadline: DEADLINE }
 }
 
 /// A deterministic batch; shards are slices of it.
@@ -164,6 +165,23 @@ fn a_batch_of_one_image_leaves_finite_statistics() {
         assert!(trained.weights.iter().chain(&trained.statistics).all(|value| value.is_finite()));
         for replica in train_group(&settings(batch_norm), 2, &[4, 1, 4]) {
             assert!(replica.weights.iter().chain(&replica.statistics).all(|value| value.is_finite()));
+        }
+    }
+}
+
+/// What names the batch that would have fitted: by the time it is measured, the failure has ended the group.
+#[test]
+fn passes_are_rehearsed_after_the_group_has_failed() {
+    for batch_norm in [BatchNorm::PerReplica, BatchNorm::Synchronised] {
+        let settings = settings(batch_norm);
+        let group = shared_memory(2, Duration::from_millis(200)).into_iter().take(1);
+        for end in group.chain([Box::new(Solo::default()) as Box<dyn Collective>]) {
+            let mut replica = Replica::new(&blueprint(&settings, F32), Arc::from(end), Device::Cpu).unwrap();
+            replica.collective.abort("it ended early");
+            assert!(replica.loss_sum().is_err());
+            for images in [6, 3, 1] {
+                replica.rehearse_passes(images, 3, SIDE as usize).unwrap();
+            }
         }
     }
 }

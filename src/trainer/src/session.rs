@@ -83,6 +83,7 @@ impl Runner for Session {
             collective_deadline: self.options.collective_deadline,
             data_threads: self.options.data_threads,
             recording: self.options.recording,
+            memory_share: self.options.memory_share,
             weights_out: self.options.weights_out.clone(),
         };
         attempt::run(request, &around, report)

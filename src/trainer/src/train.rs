@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 
 use crate::batches::{Batches, Turn};
 use crate::checkpoint::Position;
-use crate::collective::{AbortOnDrop, CollectiveError};
+use crate::collective::AbortOnDrop;
 use crate::error::TrialError;
 use crate::evaluate::Evaluator;
 use crate::fault::Fault;
@@ -101,14 +101,14 @@ fn stop(
 
 /// The loss sum of every replica, on every replica. Kept apart, because adding up in another order after a resume
 /// could change the last bit.
-fn loss_sums(replica: &Replica) -> Result<Vec<f64>, CollectiveError> {
+fn loss_sums(replica: &Replica) -> Result<Vec<f64>, TrialError> {
     let size = replica.collective.size();
     let mut sums = vec![0.0; size];
     sums[replica.collective.rank()] = replica.loss_sum()?;
     if size > 1 {
         let tensor = Tensor::from_slice(&sums).to_kind(Kind::Double).to_device(replica.device);
         replica.collective.all_reduce(&tensor)?;
-        replica.collective.wait()?;
+        replica.wait()?;
         sums = Vec::try_from(&tensor.to_device(tch::Device::Cpu)).expect("a vector of f64");
     }
     Ok(sums)

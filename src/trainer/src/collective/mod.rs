@@ -38,6 +38,9 @@ pub trait Collective: Send + Sync {
     /// To be called before the host reads a value that a collective had a part in.
     fn wait(&self) -> Result<(), CollectiveError>;
 
+    /// Whether the group has failed so far, without waiting for anything: for loops that wait for something else.
+    fn check(&self) -> Result<(), CollectiveError>;
+
     /// Collectives completed by this replica since the group was made.
     fn num_completed(&self) -> u64;
 
@@ -54,6 +57,9 @@ pub enum CollectiveError {
     TimedOut { rank: usize, operation: &'static str, seconds: u64, missing: Vec<usize> },
     #[error("{operation} failed: {reason}")]
     Failed { operation: &'static str, reason: String },
+    /// Of this replica's own device.
+    #[error("replica {rank} waited {seconds} s for its device in {operation}")]
+    Stuck { rank: usize, operation: &'static str, seconds: u64 },
 }
 
 /// Aborts the group when a replica leaves before it says `finished`: by an error or by a panic.

@@ -327,6 +327,15 @@ impl<B: Backend> Collective for Nccl<B> {
         self.ending_all(all)
     }
 
+    fn check(&self) -> Result<(), CollectiveError> {
+        let failure = match (self.meeting.failure(), self.communicators.state(self.place)) {
+            (Some(failure), _) => Err(failure),
+            (None, State::Failed(reason)) => Err(CollectiveError::Failed { operation: "asking NCCL", reason }),
+            (None, State::Ready | State::InProgress) => Ok(()),
+        };
+        self.ending_all(failure)
+    }
+
     fn num_completed(&self) -> u64 {
         self.num_completed.load(Ordering::Relaxed)
     }

@@ -41,7 +41,7 @@ struct Shared {
 }
 
 impl SharedMemory {
-    fn check(tensor: &Tensor, operation: &'static str) -> Result<(), CollectiveError> {
+    fn is_usable(tensor: &Tensor, operation: &'static str) -> Result<(), CollectiveError> {
         if tensor.is_contiguous() {
             return Ok(());
         }
@@ -80,7 +80,7 @@ impl Collective for SharedMemory {
 
     fn all_reduce(&self, tensor: &Tensor) -> Result<(), CollectiveError> {
         let _guard = tch::no_grad_guard();
-        Self::check(tensor, "all-reduce")?;
+        Self::is_usable(tensor, "all-reduce")?;
         let mine = tensor.detach();
         let deposit = |shared: &mut Shared| shared.inputs[self.rank] = Some(mine.shallow_clone());
         let make_sum = |shared: &mut Shared| {
@@ -103,7 +103,7 @@ impl Collective for SharedMemory {
 
     fn broadcast(&self, tensor: &Tensor) -> Result<(), CollectiveError> {
         let _guard = tch::no_grad_guard();
-        Self::check(tensor, "broadcast")?;
+        Self::is_usable(tensor, "broadcast")?;
         let mut mine = tensor.detach();
         let deposit = |shared: &mut Shared| shared.inputs[self.rank] = Some(mine.shallow_clone());
         self.meeting.meet(self.rank, "broadcast", deposit, |_| ())?;
@@ -117,6 +117,10 @@ impl Collective for SharedMemory {
     }
 
     fn wait(&self) -> Result<(), CollectiveError> {
+        self.check()
+    }
+
+    fn check(&self) -> Result<(), CollectiveError> {
         self.meeting.failure().map_or(Ok(()), Err)
     }
 

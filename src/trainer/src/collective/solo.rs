@@ -41,6 +41,10 @@ impl Collective for Solo {
     }
 
     fn wait(&self) -> Result<(), CollectiveError> {
+        self.check()
+    }
+
+    fn check(&self) -> Result<(), CollectiveError> {
         let abort = |reason: &String| CollectiveError::Aborted { rank: 0, reason: reason.clone() };
         self.aborted.get().map(abort).map_or(Ok(()), Err)
     }

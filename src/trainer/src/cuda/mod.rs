@@ -15,4 +15,4 @@ mod run_ahead;
 pub use graph::CudaGraphs;
 pub use half::{MemoryShareError, OpenError, libtorch, set_memory_share};
 pub use norm::fused_norm_available;
-pub use run_ahead::RunAhead;
+pub use run_ahead::{RunAhead, wait_for};

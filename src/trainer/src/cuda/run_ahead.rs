@@ -1,13 +1,16 @@
-//! Keeps the host at most a few steps ahead of its GPU.
+//! Keeps the host at most a few steps ahead of its GPU, and never waits for it for ever.
 //!
 //! Unbounded, a step that is one recorded graph would be queued a thousand times over: progress would tell of steps that
 //! nobody has made, a stop would wait for all of them, and each holds page-locked memory of its batch. Two steps ahead
-//! suffice to keep a GPU busy. Used by replica.rs.
+//! suffice to keep a GPU busy. A GPU that hangs answers no blocking call, so every wait asks, has a deadline, and ends
+//! when the group has failed. Used by replica.rs.
 
 use std::collections::VecDeque;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::collective::{Collective, CollectiveError};
+use crate::error::TrialError;
 use crate::shim::{self, ShimError};
 
 const STEPS_AHEAD: usize = 2;
@@ -16,6 +19,27 @@ const PAUSE: Duration = Duration::from_micros(50);
 /// A point in a device's queue.
 pub trait Mark {
     fn is_passed(&self) -> Result<bool, ShimError>;
+}
+
+/// Waits until a device has come to a mark; `operation` is what it was doing. For as long as `awake` it asks without a
+/// pause, for waits that are timed.
+pub fn wait_for(
+    mark: &impl Mark,
+    operation: &'static str,
+    group: &dyn Collective,
+    deadline: Duration,
+    awake: Duration,
+) -> Result<(), TrialError> {
+    let began = Instant::now();
+    while !mark.is_passed().map_err(|error| TrialError::from_panic(&error.to_string()))? {
+        group.check()?;
+        let waited = began.elapsed();
+        if waited >= deadline {
+            return Err(CollectiveError::Stuck { rank: group.rank(), operation, seconds: deadline.as_secs() }.into());
+        }
+        if waited < awake { thread::yield_now() } else { thread::sleep(PAUSE) }
+    }
+    Ok(())
 }
 
 /// Of one replica.
@@ -30,13 +54,11 @@ impl<M> Default for RunAhead<M> {
 }
 
 impl<M: Mark> RunAhead<M> {
-    /// After a step was queued, with the mark behind it: waits until few enough are left.
-    pub fn queued(&mut self, mark: M) -> Result<(), ShimError> {
+    /// After a step was queued, with the mark behind it: waits until few enough are left, for at most the deadline each.
+    pub fn queued(&mut self, mark: M, group: &dyn Collective, deadline: Duration) -> Result<(), TrialError> {
         self.marks.push_back(mark);
         while self.marks.len() > STEPS_AHEAD {
-            while !self.marks[0].is_passed()? {
-                thread::sleep(PAUSE);
-            }
+            wait_for(&self.marks[0], "training", group, deadline, Duration::ZERO)?;
             self.marks.pop_front();
         }
         Ok(())
@@ -55,6 +77,9 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
+    use crate::collective::{Solo, shared_memory};
+
+    const PATIENT: Duration = Duration::from_secs(60);
 
     /// A device that makes one step each time it is asked about.
     struct Fake {
@@ -70,13 +95,45 @@ mod tests {
         }
     }
 
+    /// A device that never comes anywhere.
+    struct Hung;
+
+    impl Mark for Hung {
+        fn is_passed(&self) -> Result<bool, ShimError> {
+            Ok(false)
+        }
+    }
+
     #[test]
     fn the_host_is_never_more_than_two_steps_ahead() {
         let made = Rc::new(Cell::new(0));
         let mut run_ahead = RunAhead::default();
         for number in 1..=9 {
-            run_ahead.queued(Fake { number, made: made.clone() }).unwrap();
+            run_ahead.queued(Fake { number, made: made.clone() }, &Solo::default(), PATIENT).unwrap();
             assert_eq!(made.get(), number.saturating_sub(2));
         }
+    }
+
+    #[test]
+    fn a_device_that_hangs_ends_the_wait_at_the_deadline() {
+        let mut run_ahead = RunAhead::default();
+        let mut queue = || run_ahead.queued(Hung, &Solo::default(), Duration::from_millis(20));
+        assert!(queue().is_ok() && queue().is_ok(), "two steps are queued without a wait");
+        let error = queue().unwrap_err();
+        let TrialError::Collective(CollectiveError::Stuck { rank: 0, operation: "training", .. }) = error else {
+            panic!("{error}");
+        };
+    }
+
+    /// The deadline is a minute: it is the other replica that ends the wait.
+    #[test]
+    fn a_group_that_fails_ends_the_wait_for_a_device_that_hangs() {
+        let group = shared_memory(2, PATIENT);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| wait_for(&Hung, "training", &*group[0], PATIENT, Duration::ZERO));
+            group[1].abort("its device failed");
+            let error = waiting.join().unwrap().unwrap_err();
+            assert!(matches!(error, TrialError::Collective(CollectiveError::Aborted { rank: 1, .. })), "{error}");
+        });
     }
 }
