@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value, json};
 use sweep::definition::{Measure, Role, Table};
+use sweep::record::Provenance;
 
 use crate::grid::{Layout, Mark, published_value};
 use crate::results::{CellStatus, CellSummary, Results, TrialRow, TrialStatus};
@@ -61,14 +62,14 @@ pub fn results_csv(results: &Results) -> String {
 /// One row per trial: where it ran, how long it took, how often it was tried.
 pub fn timing_csv(results: &Results) -> String {
     let head = "trial,cell,seed,attempts,host,devices,train_s,evaluate_s,checkpoint_s,data_wait_s,start_s,images_per_s,\
-                peak_memory_mib,resumed_from_epoch,departed_at_epoch\n";
+                peak_memory_mib,resumed_from_epoch,departed_at_epoch,execution,kernels,images,libraries,gpu_busy\n";
     let mut out = head.to_owned();
     for row in &results.trials {
         let cell = results.sweep.cell_name(&results.sweep.cells[row.cell()]);
         let mut fields =
             vec![row.trial.id.to_string(), cell, row.trial.seed.to_string(), row.attempts.len().to_string()];
         match row.result() {
-            None => fields.extend(std::iter::repeat_n(String::new(), 11)),
+            None => fields.extend(std::iter::repeat_n(String::new(), 16)),
             Some(result) => {
                 let timing = &result.timing;
                 fields.extend([result.provenance.host.clone(), result.provenance.devices.join(" + ")]);
@@ -78,6 +79,9 @@ pub fn timing_csv(results: &Results) -> String {
                 fields.extend([timing.images_per_s, timing.peak_memory_mib].map(|number| number.to_string()));
                 fields.push(timing.resumed_from_epoch.to_string());
                 fields.push(timing.departed_at_epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
+                let Provenance { execution, kernels, images, libraries, .. } = &*result.provenance;
+                fields.extend([execution.clone(), kernels.clone(), images.clone(), libraries.join(" + ")]);
+                fields.push(timing.gpu_busy.map(|share| share.to_string()).unwrap_or_default());
             }
         }
         out.push_str(&csv_line(fields));
@@ -147,6 +151,9 @@ pub fn trial_json(results: &Results, row: &TrialRow) -> Value {
         timing["host"] = json!(summary.provenance.host);
         timing["devices"] = json!(summary.provenance.devices);
         timing["execution"] = json!(summary.provenance.execution);
+        timing["kernels"] = json!(summary.provenance.kernels);
+        timing["images"] = json!(summary.provenance.images);
+        timing["libraries"] = json!(summary.provenance.libraries);
         provenance = json!({
             "trainer": summary.provenance.trainer,
             "libtorch": summary.provenance.libtorch,

@@ -56,6 +56,7 @@ pub fn warnings(results: &Results) -> Vec<String> {
     let mut libraries = BTreeSet::new();
     let mut precisions = BTreeSet::new();
     let mut devices = BTreeSet::new();
+    let mut kernels = BTreeSet::new();
     let mut fingerprints: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for row in &results.trials {
         let Some(result) = row.result() else { continue };
@@ -64,6 +65,7 @@ pub fn warnings(results: &Results) -> Vec<String> {
         libraries.insert(provenance.libtorch.clone());
         precisions.insert(provenance.precision.clone());
         devices.insert(device_kind(&provenance.devices));
+        kernels.insert(provenance.kernels.clone());
         let cell = &results.sweep.cells[row.cell()];
         // A decoded data set depends on these and on nothing else in the settings.
         let decoded = format!("dataset {}, resize {}", results.field(cell, "dataset"), results.field(cell, "resize"));
@@ -74,6 +76,7 @@ pub fn warnings(results: &Results) -> Vec<String> {
         ("versions of libtorch", libraries),
         ("precisions", precisions),
         ("kinds of device", devices),
+        ("kinds of kernels", kernels),
     ] {
         if values.len() > 1 {
             warnings.push(format!("MIXED: results of several {what}: {}", list(&values)));

@@ -181,8 +181,16 @@ fn provenance_text(out: &mut String, rows: &[TrialRow]) {
     say("trainer", all(&|result| result.provenance.trainer.clone()));
     say("libtorch", all(&|result| result.provenance.libtorch.clone()));
     say("precision", all(&|result| result.provenance.precision.clone()));
+    say("kernels", all(&|result| result.provenance.kernels.clone()));
     say("parameters", all(&|result| result.provenance.num_parameters.to_string()));
     say("devices", all(&|result| result.provenance.devices.join(" + ")));
+    // a CPU has none beside libtorch
+    let libraries: BTreeSet<String> = all(&|result| result.provenance.libraries.join(" + "));
+    if libraries.iter().any(|names| !names.is_empty()) {
+        say("libraries", libraries);
+    }
+    say("execution", all(&|result| result.provenance.execution.clone()));
+    say("images", all(&|result| result.provenance.images.clone()));
     say("hosts", all(&|result| result.provenance.host.clone()));
 }
 

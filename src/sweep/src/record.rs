@@ -48,6 +48,16 @@ pub struct Provenance {
     /// How steps reached the device: `queued`, with the reason where there was a choice, or `recorded` (CUDA graphs).
     #[serde(default)]
     pub execution: String,
+    /// Which operations were the trainer's own, which round otherwise than libtorch's: `fused-norm`, `fused-norm+products`,
+    /// or `libtorch` for none.
+    #[serde(default)]
+    pub kernels: String,
+    /// Where pixels were made: of bytes `resident` on the device, of bytes `staged` there batch by batch, or on the `host`.
+    #[serde(default)]
+    pub images: String,
+    /// On a GPU, the libraries that have its kernels: `CUDA 13.0`, `cuDNN 9.19.0`, and `NCCL 2.28.9` where it was used.
+    #[serde(default)]
+    pub libraries: Vec<String>,
     /// Hash of the decoded data set.
     pub data_fingerprint: String,
     /// The chosen training images, by index into the data set's training split.
@@ -101,6 +111,13 @@ pub struct Timing {
     pub start_s: f64,
     pub images_per_s: f64,
     pub peak_memory_mib: f64,
+    /// Where it was measured whether recorded steps would be faster: milliseconds to queue a step, and until the device was
+    /// done with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watched_step_ms: Option<(f64, f64)>,
+    /// Share of the time in which the GPUs of this attempt had a kernel to run, as the driver counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_busy: Option<f64>,
     /// Epoch this attempt resumed from, 0 for a fresh start.
     pub resumed_from_epoch: u32,
     /// First epoch (from 0) that this or an earlier attempt found to differ, in the bits of its state, from an attempt

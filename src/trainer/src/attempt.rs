@@ -29,13 +29,14 @@ use crate::history::History;
 use crate::images::{Images, ResidentSets};
 use crate::leader::{Duties, Leader};
 use crate::nn::Format;
+use crate::nvml::Meter;
 use crate::recorded::Policy;
 use crate::replica::{Blueprint, Replica};
 use crate::threads::{Measuring, caught, clearest, join};
 use crate::train::{Course, Ending, train};
 use crate::weights::{self, Weights};
 use crate::writer::CheckpointWriter;
-use crate::{head, memory, models, precision, process, shim};
+use crate::{head, images, memory, models, precision, process, shim};
 
 /// What an attempt needs besides the request.
 pub struct Surroundings<'a> {
@@ -95,6 +96,8 @@ struct Ran {
     ending: Ending,
     num_parameters: u64,
     execution: String,
+    kernels: String,
+    watched_step_ms: Option<(f64, f64)>,
 }
 
 pub fn run(
@@ -153,27 +156,34 @@ pub fn run(
         // a recording would take in the others' work
         recording: if shares_devices { Policy::Never } else { around.recording },
     };
+    let mut meter = Meter::open(&around.devices.gpus_of(num_replicas));
+    let mut report = |progress| {
+        meter.sample();
+        report(progress);
+    };
     let duties = Duties {
         writer: CheckpointWriter::start(folder),
         history: History::open(&request.checkpoint_dir, request.attempt),
         checkpoint_interval: around.checkpoint_interval,
-        report,
+        report: &mut report,
         report_interval: around.report_interval,
         requested_at: around.requested_at,
         num_epochs: spec.num_epochs(),
         steps_per_epoch,
     };
     let mut leader = Leader::new(duties, header);
-    let group = around.devices.group(num_replicas, around.collective_deadline)?;
-    let ran = run_replicas(&Arc::new(shared), group, &mut leader)
-        .map_err(|error| error.diagnosed(|| around.devices.ailments()))?;
+    let group = around.devices.group(num_replicas, around.collective_deadline);
+    let ran = group.and_then(|group| run_replicas(&Arc::new(shared), group, &mut leader));
+    let ran = ran.map_err(|error| error.diagnosed(|| around.devices.ailments()))?;
     match ran.ending {
         Ending::Stopped => Ok(Outcome::Stopped),
         Ending::Finished => {
-            let provenance = provenance(&pipeline, around.devices, format, num_replicas, ran);
-            leader
-                .result(provenance, around.devices.peak_memory_mib())
-                .map(|result| Outcome::Finished(Box::new(result)))
+            let watched_step_ms = ran.watched_step_ms;
+            let provenance = provenance(&pipeline, around.devices, (format, form), settings.replicas, ran);
+            let mut result = leader.result(provenance, around.devices.peak_memory_mib())?;
+            result.timing.watched_step_ms = watched_step_ms;
+            result.timing.gpu_busy = meter.mean();
+            Ok(Outcome::Finished(Box::new(result)))
         }
     }
 }
@@ -326,7 +336,13 @@ fn run_replica(
             .map_err(|error| TrialError::BadInput(with_causes(&error)))?;
     }
     guard.finished();
-    Ok(Ran { ending, num_parameters: replica.inventory.num_parameters(), execution: replica.execution() })
+    Ok(Ran {
+        ending,
+        num_parameters: replica.inventory.num_parameters(),
+        execution: replica.execution(),
+        kernels: replica.kernels(),
+        watched_step_ms: replica.watched_step_ms(),
+    })
 }
 
 /// Out of memory on a GPU: says which batch would have fitted.
@@ -383,7 +399,14 @@ fn restore(replica: &mut Replica, checkpoint: &Checkpoint, layout: &str) -> Resu
     Ok(())
 }
 
-fn provenance(pipeline: &Pipeline, devices: &DeviceSet, format: Format, num_replicas: usize, ran: Ran) -> Provenance {
+fn provenance(
+    pipeline: &Pipeline,
+    devices: &DeviceSet,
+    formats: (Format, Form),
+    replicas: u32,
+    ran: Ran,
+) -> Provenance {
+    let ((format, form), num_replicas) = (formats, replicas as usize);
     Provenance {
         trainer: sweep::build(),
         libtorch: crate::device::libtorch_version(),
@@ -391,6 +414,9 @@ fn provenance(pipeline: &Pipeline, devices: &DeviceSet, format: Format, num_repl
         host: process::host_name(),
         precision: precision::name(format),
         execution: ran.execution,
+        kernels: ran.kernels,
+        images: images::site_of(form).to_owned(),
+        libraries: devices.libraries(num_replicas),
         data_fingerprint: pipeline.fingerprint().to_owned(),
         subset: pipeline.subset().clone(),
         num_parameters: ran.num_parameters,

@@ -10,7 +10,7 @@ use tch::{Cuda, Device};
 use crate::collective::{Collective, Solo, nccl, shared_memory};
 use crate::error::TrialError;
 use crate::shim::{self, ShimError};
-use crate::{cuda, nvml, process};
+use crate::{cuda, libraries, nvml, process};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum DeviceSet {
@@ -139,18 +139,34 @@ impl DeviceSet {
         }
     }
 
+    /// The GPUs of a group over NCCL, where so many replicas are one.
+    fn nccl_devices(&self, num_replicas: usize) -> Option<&[usize]> {
+        let Self::Cuda { indices } = self else { return None };
+        let is_group = match num_replicas {
+            1 => std::env::var_os(NCCL_ALONE).is_some(),
+            _ => indices.len() > 1,
+        };
+        is_group.then(|| &indices[..num_replicas])
+    }
+
+    /// For a trial's record: versions of what has the kernels of so many replicas, beside libtorch.
+    pub fn libraries(&self, num_replicas: usize) -> Vec<String> {
+        match self {
+            Self::Cpu { .. } => Vec::new(),
+            Self::Cuda { .. } => libraries::of_gpus(self.nccl_devices(num_replicas).is_some()),
+        }
+    }
+
     /// The replicas of a trial with their devices, in rank order.
     pub fn group(&self, num_replicas: usize, deadline: Duration) -> Result<Vec<Member>, TrialError> {
         let device = |rank: usize| match self {
             Self::Cpu { .. } => Device::Cpu,
             Self::Cuda { indices } => Device::Cuda(indices[rank % indices.len()]),
         };
-        let alone = num_replicas == 1;
-        let ends: Vec<Box<dyn Collective>> = match self {
-            Self::Cuda { indices } if alone && std::env::var_os(NCCL_ALONE).is_some() => nccl(&indices[..1], deadline)?,
-            _ if alone => vec![Box::new(Solo::default())],
-            Self::Cuda { indices } if indices.len() > 1 => nccl(&indices[..num_replicas], deadline)?,
-            Self::Cpu { .. } | Self::Cuda { .. } => shared_memory(num_replicas, deadline),
+        let ends: Vec<Box<dyn Collective>> = match self.nccl_devices(num_replicas) {
+            Some(devices) => nccl(devices, deadline)?,
+            None if num_replicas == 1 => vec![Box::new(Solo::default())],
+            None => shared_memory(num_replicas, deadline),
         };
         Ok(ends.into_iter().enumerate().map(|(rank, end)| (end, device(rank))).collect())
     }
@@ -217,12 +233,11 @@ fn why_no_gpus() -> String {
     }
     match nvml::Inventory::read() {
         Err(error) => error.to_string(),
-        Ok(inventory) if inventory.gpus.is_empty() => format!("driver {} has no GPU", inventory.driver),
+        Ok(inventory) if inventory.num_gpus == 0 => format!("driver {} has no GPU", inventory.driver),
         Ok(inventory) => format!(
             "libtorch sees none of the {} GPUs of driver {}: is it older than CUDA 13 needs, or does \
              CUDA_VISIBLE_DEVICES hide them?",
-            inventory.gpus.len(),
-            inventory.driver
+            inventory.num_gpus, inventory.driver
         ),
     }
 }
@@ -270,6 +285,15 @@ mod tests {
         assert!(error.starts_with("`--devices` names cuda:0, but "), "{error}");
         let reasons = ["libtorch_cuda.so", "no NVIDIA driver here", "GPU"];
         assert!(reasons.iter().any(|reason| error.contains(reason)), "{error}");
+    }
+
+    #[test]
+    fn one_gpu_is_no_group_and_several_are_as_many_as_there_are_replicas() {
+        let set = DeviceSet::Cuda { indices: vec![2, 0, 3] };
+        assert_eq!(set.nccl_devices(2), Some(&[2, 0][..]));
+        assert_eq!(set.nccl_devices(1), None);
+        assert_eq!(DeviceSet::Cuda { indices: vec![3] }.nccl_devices(4), None, "they share its memory");
+        assert_eq!(DeviceSet::Cpu { num_threads: 2 }.nccl_devices(2), None);
     }
 
     #[test]

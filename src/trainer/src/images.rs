@@ -15,6 +15,15 @@ use tch::{Device, Kind, Tensor};
 use crate::batches::{ImageShape, upload};
 use crate::shim::{self, CudaMemory};
 
+/// Where pixels are made, for the trial's record.
+pub fn site_of(form: Form) -> &'static str {
+    match form {
+        Form::Pixels(_) => "host",
+        Form::Lookup(Origin::Batch) => "staged",
+        Form::Lookup(Origin::Split) => "resident",
+    }
+}
+
 /// The decoded bytes of data sets, on the devices of this process; kept from trial to trial.
 pub struct ResidentSets {
     /// Of a GPU's memory, what this process may take.

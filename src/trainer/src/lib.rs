@@ -23,6 +23,7 @@ pub mod images;
 #[cfg(test)]
 mod images_tests;
 pub mod leader;
+pub mod libraries;
 pub mod loss;
 #[cfg(test)]
 mod loss_tests;

@@ -1,9 +1,12 @@
-//! What NVIDIA's driver knows of the GPUs: names, memory, and which processes are on them.
+//! What NVIDIA's driver knows of the GPUs: names, memory, how busy they are, and whether they are well.
 //!
 //! The library comes with the driver and is opened when it is asked; a machine without it has no devices, and
 //! `NvmlError` says so. Read only: nothing here changes a device's settings. Never run on hardware so far. The worker
-//! makes its slots from `nvidia-smi`, see its devices.rs; this is for a trial's record and for the proof that a
-//! finished attempt holds nothing.
+//! makes its slots from `nvidia-smi`, see its devices.rs, and proves by it that a finished attempt holds nothing
+//! (residue.rs); this is for a trial's record, and for whether a device can be trusted after an error.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError};
@@ -26,52 +29,81 @@ pub enum NvmlError {
 pub struct Inventory {
     /// `580.65.06`
     pub driver: String,
-    /// In the order of the driver, which CUDA_VISIBLE_DEVICES does not change.
-    pub gpus: Vec<Gpu>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gpu {
-    pub name: String,
-    /// Stays the same over reboots: `GPU-...`
-    pub uuid: String,
-    /// `00000000:17:00.0`
-    pub pci_bus_id: String,
-    pub memory_bytes: u64,
-    pub memory_used_bytes: u64,
-    /// Ids of the processes that hold a CUDA context on it.
-    pub processes: Vec<u32>,
+    /// Whatever CUDA_VISIBLE_DEVICES says.
+    pub num_gpus: u32,
 }
 
 impl Inventory {
     pub fn read() -> Result<Self, NvmlError> {
         let nvml = open()?;
         let driver = nvml.sys_driver_version().map_err(refused("its version"))?;
-        let count = nvml.device_count().map_err(refused("counting GPUs"))?;
-        let gpus = (0..count).map(|index| gpu(&nvml, index)).collect::<Result<_, _>>()?;
-        Ok(Self { driver, gpus })
-    }
-
-    /// The GPU at a place on the bus, in the form of NVML or of CUDA (which writes a shorter domain).
-    pub fn at(&self, pci_bus_id: &str) -> Option<&Gpu> {
-        self.gpus.iter().find(|gpu| same_place(&gpu.pci_bus_id, pci_bus_id))
+        let num_gpus = nvml.device_count().map_err(refused("counting GPUs"))?;
+        Ok(Self { driver, num_gpus })
     }
 }
 
 /// A GPU in CUDA's counting, for a trial's record: `cuda:0 (NVIDIA H200, 143771 MiB, driver 580.65.06)`; the index alone
-/// where the driver does not tell more.
+/// where the driver does not tell more. Asked once: it does not change while a process has the GPU.
 pub fn describe(index: usize) -> String {
-    let found = pci_bus_id(index).and_then(|place| {
-        let inventory = Inventory::read().map_err(|error| error.to_string())?;
-        let gpu = inventory.at(&place).ok_or_else(|| format!("the driver has no GPU at {place}"))?;
-        Ok(format!("{}, {} MiB, driver {}", gpu.name, gpu.memory_bytes >> 20, inventory.driver))
-    });
-    match found {
-        Ok(text) => format!("cuda:{index} ({text})"),
+    static KNOWN: Mutex<BTreeMap<usize, String>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(text) = known.get(&index) {
+        return text.clone();
+    }
+    match describe_anew(index) {
+        Ok(text) => known.entry(index).or_insert(format!("cuda:{index} ({text})")).clone(),
         Err(reason) => {
             tracing::warn!(reason, "cuda:{index} cannot be described");
             format!("cuda:{index}")
         }
+    }
+}
+
+fn describe_anew(index: usize) -> Result<String, String> {
+    let place = pci_bus_id(index)?;
+    let nvml = open().map_err(|error| error.to_string())?;
+    let read = || {
+        let device = nvml.device_by_pci_bus_id(place.as_str())?;
+        let (name, memory) = (device.name()?, device.memory_info()?);
+        Ok(format!("{name}, {} MiB, driver {}", memory.total >> 20, nvml.sys_driver_version()?))
+    };
+    read().map_err(|reason: Reason| format!("the driver does not describe the GPU at {place}: {reason}"))
+}
+
+/// How busy the GPUs of an attempt are: a mean over samples, each of the driver's own last period (up to a second).
+pub struct Meter {
+    gauges: Vec<Box<dyn FnMut() -> Option<f64>>>,
+    sum: f64,
+    num_samples: u32,
+}
+
+impl Meter {
+    /// Of GPUs in CUDA's counting; one that cannot be asked is left out.
+    pub fn open(indices: &[usize]) -> Self {
+        static NVML: OnceLock<Option<Nvml>> = OnceLock::new();
+        let nvml = if indices.is_empty() { None } else { NVML.get_or_init(|| open().ok()).as_ref() };
+        let gauge = |index: usize| {
+            let device = nvml?.device_by_pci_bus_id(pci_bus_id(index).ok()?).ok()?;
+            let ask = move || device.utilization_rates().ok().map(|rates| f64::from(rates.gpu) / 100.0);
+            Some(Box::new(ask) as Box<dyn FnMut() -> Option<f64>>)
+        };
+        Self::of(indices.iter().copied().filter_map(gauge).collect())
+    }
+
+    fn of(gauges: Vec<Box<dyn FnMut() -> Option<f64>>>) -> Self {
+        Self { gauges, sum: 0.0, num_samples: 0 }
+    }
+
+    pub fn sample(&mut self) {
+        for share in self.gauges.iter_mut().filter_map(|gauge| gauge()) {
+            self.sum += share;
+            self.num_samples += 1;
+        }
+    }
+
+    /// Over all GPUs and samples; none where nobody told.
+    pub fn mean(&self) -> Option<f64> {
+        (self.num_samples > 0).then(|| self.sum / f64::from(self.num_samples))
     }
 }
 
@@ -100,29 +132,9 @@ fn open() -> Result<Nvml, NvmlError> {
     })
 }
 
-fn gpu(nvml: &Nvml, index: u32) -> Result<Gpu, NvmlError> {
-    let device = nvml.device_by_index(index).map_err(refused(&format!("GPU {index}")))?;
-    let memory = device.memory_info().map_err(refused(&format!("memory of GPU {index}")))?;
-    let processes = device.running_compute_processes().map_err(refused(&format!("processes on GPU {index}")))?;
-    Ok(Gpu {
-        name: device.name().map_err(refused(&format!("name of GPU {index}")))?,
-        uuid: device.uuid().map_err(refused(&format!("id of GPU {index}")))?,
-        pci_bus_id: device.pci_info().map_err(refused(&format!("place of GPU {index}")))?.bus_id,
-        memory_bytes: memory.total,
-        memory_used_bytes: memory.used,
-        processes: processes.into_iter().map(|process| process.pid).collect(),
-    })
-}
-
 fn refused(action: &str) -> impl FnOnce(Reason) -> NvmlError {
     let action = action.to_owned();
     move |source| NvmlError::Refused { action, source }
-}
-
-/// Domains have four digits in CUDA's form and eight in NVML's; letters may be of either case.
-fn same_place(one: &str, other: &str) -> bool {
-    let normal = |text: &str| text.trim_start_matches('0').to_ascii_lowercase();
-    normal(one) == normal(other)
 }
 
 #[cfg(test)]
@@ -136,15 +148,27 @@ mod tests {
                 assert_eq!(error.to_string(), "no NVIDIA driver here: libnvidia-ml.so.1 cannot be opened");
             }
             Err(error) => panic!("{error}"),
-            Ok(inventory) => eprintln!("skipped: driver {} with {} GPUs", inventory.driver, inventory.gpus.len()),
+            Ok(inventory) => eprintln!("skipped: driver {} with {} GPUs", inventory.driver, inventory.num_gpus),
         }
     }
 
     #[test]
-    fn places_are_compared_across_forms() {
-        assert!(same_place("00000000:17:00.0", "0000:17:00.0"));
-        assert!(same_place("00000000:B3:00.0", "0000:b3:00.0"));
-        assert!(!same_place("00000000:17:00.0", "0000:18:00.0"));
-        assert!(same_place("00000001:17:00.0", "0001:17:00.0"));
+    fn busy_is_the_mean_of_those_that_tell() {
+        let rising = |first: f64| {
+            let mut next = first;
+            move || {
+                next += 0.25;
+                Some(next - 0.25)
+            }
+        };
+        let mut meter = Meter::of(vec![Box::new(rising(0.0)), Box::new(rising(0.5)), Box::new(|| None)]);
+        assert_eq!(meter.mean(), None, "nobody was asked");
+        meter.sample();
+        assert_eq!(meter.mean(), Some(0.25));
+        meter.sample();
+        assert_eq!(meter.mean(), Some(0.375));
+        let mut blind = Meter::open(&[]);
+        blind.sample();
+        assert_eq!(blind.mean(), None);
     }
 }

@@ -155,9 +155,8 @@ impl Decision {
         } else if watched == 0 || self.is_host_slower() {
             Next::Record
         } else {
-            let ms = |time: Duration| time.as_secs_f64() * 1e3 / f64::from(WATCHED);
-            let reason = format!("{:.2} ms to queue a step that takes {:.2} ms", ms(self.queueing), ms(self.total));
-            self.verdict = Some(Verdict::Queued(reason));
+            // without the times, which differ from trial to trial: they are in the record's timing
+            self.verdict = Some(Verdict::Queued("the device is the slower side".to_owned()));
             Next::Queue
         }
     }
@@ -166,6 +165,13 @@ impl Decision {
     fn watched(&mut self, queueing: Duration, total: Duration) {
         self.queueing += queueing;
         self.total += total;
+    }
+
+    /// Milliseconds, per step, to queue it and until the device was done; none while it is not settled.
+    fn watched_step_ms(&self) -> Option<(f64, f64)> {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3 / f64::from(WATCHED);
+        let settled = self.verdict.is_some() && !self.total.is_zero();
+        settled.then(|| (ms(self.queueing), ms(self.total)))
     }
 
     fn is_host_slower(&self) -> bool {
@@ -200,6 +206,11 @@ impl Steps {
             Some(Verdict::Queued(reason)) => format!("queued: {reason}"),
             None => "queued: too few steps to tell".to_owned(),
         }
+    }
+
+    /// See `Timing::watched_step_ms`.
+    pub fn watched_step_ms(&self) -> Option<(f64, f64)> {
+        self.decision.watched_step_ms()
     }
 
     pub fn step(&mut self, replica: &mut Replica, shard: &Shard, options: StepOptions) -> Result<(), TrialError> {
@@ -297,8 +308,11 @@ mod tests {
         assert_eq!(verdict(4, 6), (7, Next::Queue));
         let mut slow_device = Decision::new(Policy::Auto);
         decide(&mut slow_device, FULL, ms(3), ms(38));
-        let expected = Verdict::Queued("3.00 ms to queue a step that takes 38.00 ms".to_owned());
+        // trials of a kind share one provenance, so it has no times
+        let expected = Verdict::Queued("the device is the slower side".to_owned());
         assert_eq!(slow_device.verdict, Some(expected));
+        assert_eq!(slow_device.watched_step_ms(), Some((3.0, 38.0)));
+        assert_eq!(Decision::new(Policy::Never).watched_step_ms(), None);
     }
 
     #[test]

@@ -16,11 +16,13 @@ use tch::{Device, Kind, Tensor};
 use crate::collective::{BatchStatistics, Collective, CollectiveError, Solo};
 use crate::cuda::{self, RunAhead};
 use crate::error::TrialError;
+use crate::hardware::Hardware;
 use crate::head::Head;
 use crate::loss::{Criterion, Outputs};
 use crate::models;
 use crate::nn::{
     Builder, Format, Inventory, Layout, Mode, Network, Options, OwnOperations, Pass, StatisticsReduction, Storage,
+    has_products,
 };
 use crate::optimiser::{Group, Sgd, Way};
 use crate::recorded::{Policy, Recorder, Steps};
@@ -88,6 +90,7 @@ pub struct Replica {
     /// Weight of the batch in the moving statistics, where that lies on the device.
     momentum_on_device: Option<(f64, Tensor)>,
     own_operations: OwnOperations,
+    format: Format,
     /// Present where steps can be recorded.
     steps: Option<Steps>,
     run_ahead: RunAhead<Event>,
@@ -124,6 +127,7 @@ impl Replica {
             batch_norm: MovingAverage::of(settings),
             momentum_on_device: None,
             own_operations: OwnOperations::default(),
+            format: blueprint.format,
             steps: None,
             run_ahead: RunAhead::default(),
             deadline: blueprint.deadline,
@@ -154,6 +158,24 @@ impl Replica {
     /// How steps were made, for the trial's record.
     pub fn execution(&self) -> String {
         self.steps.as_ref().map_or_else(|| "queued".to_owned(), Steps::describe)
+    }
+
+    /// See `Timing::watched_step_ms`.
+    pub fn watched_step_ms(&self) -> Option<(f64, f64)> {
+        self.steps.as_ref().and_then(Steps::watched_step_ms)
+    }
+
+    /// Which operations are not libtorch's, for the trial's record.
+    pub fn kernels(&self) -> String {
+        let Format { bf16, channels_last } = self.format;
+        let fused_norm = self.own_operations.fused_norm
+            && channels_last
+            && self.synchronised.is_none()
+            && cuda::fused_norm_available(self.device);
+        let products = self.own_operations.products && channels_last && has_products(bf16, Hardware::of(self.device));
+        let own = [(fused_norm, "fused-norm"), (products, "products")];
+        let own: Vec<&str> = own.into_iter().filter_map(|(is_used, name)| is_used.then_some(name)).collect();
+        if own.is_empty() { "libtorch".to_owned() } else { own.join("+") }
     }
 
     /// Leaves some operations to libtorch: to see what the own ones gain.

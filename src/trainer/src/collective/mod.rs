@@ -15,7 +15,7 @@ mod statistics;
 
 use tch::Tensor;
 
-pub use nccl::{GroupId, nccl, nccl_among_processes, nccl_group_id, pci_bus_id};
+pub use nccl::{GroupId, cuda_version, nccl, nccl_among_processes, nccl_group_id, nccl_version, pci_bus_id};
 pub use shared_memory::shared_memory;
 pub use solo::Solo;
 pub use statistics::BatchStatistics;

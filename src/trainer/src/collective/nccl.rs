@@ -31,7 +31,7 @@ use backend::{Backend, Operation, Part, State};
 use device::Gpus;
 
 pub use backend::GroupId;
-pub use cuda::pci_bus_id;
+pub use cuda::{cuda_version, pci_bus_id};
 
 /// Collectives that a replica may have queued on its device before it waits for the oldest: a replica that races
 /// ahead would fill the launch queue that all devices of a process share.
@@ -60,6 +60,11 @@ pub fn nccl_among_processes(
 /// A new name for a group of several processes.
 pub fn nccl_group_id() -> Result<GroupId, CollectiveError> {
     pool()?.backend.group_id().map_err(|reason| CollectiveError::Failed { operation: "naming a group", reason })
+}
+
+/// Of the library that groups on GPUs use; opens it when first asked.
+pub fn nccl_version() -> Result<String, CollectiveError> {
+    pool().map(|pool| pool.backend.version())
 }
 
 fn pool() -> Result<&'static Pool<Gpus>, CollectiveError> {

@@ -80,9 +80,14 @@ fn ways(x: &Tensor, weight: &Tensor, window: Window) -> Ways {
     faster(batch * length(height) * length(width), window, x.kind(), Hardware::of_cpu())
 }
 
+/// Whether there are shapes at all whose convolutions are products.
+pub fn has_products(bf16: bool, hardware: Hardware) -> bool {
+    bf16 && hardware == Hardware::VectorBf16
+}
+
 /// Measured with 2 threads of an AMD EPYC with `avx512_bf16` alone: docs/performance.md. `places`: outputs per channel.
 pub(super) fn faster(places: i64, window: Window, kind: Kind, hardware: Hardware) -> Ways {
-    if kind != Kind::BFloat16 || hardware != Hardware::VectorBf16 {
+    if !has_products(kind == Kind::BFloat16, hardware) {
         return Ways::default();
     }
     // Ordering the kernels costs oneDNN as much for few places as for many; a strided 1x1 kernel leaves three pixels of four

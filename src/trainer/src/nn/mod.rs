@@ -20,6 +20,7 @@ mod storage;
 pub use builder::{
     Buffer, BufferNote, Builder, Fill, Form, Inventory, Network, Options, Parameter, ParameterNote, Role,
 };
+pub use convolution::has_products;
 pub use init::{draw, fan_in_out};
 pub use layers::{BatchNorm, Conv2d, ConvOptions, Linear, Padding};
 pub use pass::{Mode, OwnOperations, Pass, StatisticsReduction};

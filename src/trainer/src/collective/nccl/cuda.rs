@@ -1,4 +1,4 @@
-//! The seven functions of CUDA's runtime that waiting without blocking needs, and which tch does not have.
+//! The functions of CUDA's runtime that waiting without blocking and a trial's record need, and which tch does not have.
 //!
 //! Events are recorded on the stream that torch queues this thread's work on. The library is the one that libtorch has
 //! loaded. Never run on hardware so far. Next: device.rs.
@@ -28,6 +28,7 @@ functions! {
         event_record = "cudaEventRecord": fn(*mut c_void, *mut c_void) -> c_int;
         event_query = "cudaEventQuery": fn(*mut c_void) -> c_int;
         event_destroy = "cudaEventDestroy": fn(*mut c_void) -> c_int;
+        runtime_get_version = "cudaRuntimeGetVersion": fn(*mut c_int) -> c_int;
         get_error_string = "cudaGetErrorString": fn(c_int) -> *const c_char;
     }
 }
@@ -86,6 +87,15 @@ pub fn pci_bus_id(device: usize) -> Result<String, String> {
     Runtime::shared().map_err(|error| error.to_string())?.pci_bus_id(device)
 }
 
+/// `13.0`: of the runtime, whether there is a GPU or not.
+pub fn cuda_version() -> Result<String, String> {
+    let runtime = Runtime::shared().map_err(|error| error.to_string())?;
+    let mut code = 0;
+    // SAFETY: writes one int.
+    runtime.check(unsafe { (runtime.functions.runtime_get_version)(&mut code) })?;
+    Ok(format!("{}.{}", code / 1000, code % 1000 / 10))
+}
+
 /// A point in a device's queue.
 pub struct Event {
     runtime: Arc<Runtime>,
@@ -135,6 +145,8 @@ mod tests {
             Ok(runtime) => {
                 let error = runtime.check(101).unwrap_err();
                 assert_eq!(error, "CUDA: invalid device ordinal (error 101)");
+                let version = cuda_version().unwrap();
+                assert!(version.starts_with("13.") || version.starts_with("12."), "{version}");
             }
             Err(DynamicError::Absent { .. }) => eprintln!("skipped: CUDA's runtime is not installed here"),
             Err(error) => panic!("{error}"),

@@ -42,6 +42,10 @@ impl Gpus {
         Ok(Self { nccl, cuda: Runtime::shared()? })
     }
 
+    pub fn version(&self) -> String {
+        self.nccl.version.to_string()
+    }
+
     pub fn group_id(&self) -> Result<GroupId, String> {
         self.nccl.unique_id()
     }

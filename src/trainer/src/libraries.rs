@@ -1,0 +1,78 @@
+//! The versions of the libraries that have a GPU's kernels, for a trial's record: they decide bits and speed.
+//!
+//! They are asked of the libraries themselves, once; one that does not tell is left out, and the log says why. libtorch's
+//! own version stands beside them in the record. Used by attempt.rs.
+
+use std::sync::OnceLock;
+
+use crate::collective::{cuda_version, nccl_version};
+use crate::dynamic::{self, DynamicError, functions};
+
+const CUDNN: &str = "libcudnn.so.9";
+const CUDNN_FOLDERS: [&str; 1] = ["nvidia/cudnn/lib"];
+
+functions! {
+    struct Cudnn {
+        get_version = "cudnnGetVersion": fn() -> usize;
+    }
+}
+
+/// Of a trial on GPUs.
+pub fn of_gpus(uses_nccl: bool) -> Vec<String> {
+    static OF_ALL: OnceLock<Vec<String>> = OnceLock::new();
+    static NCCL: OnceLock<Option<String>> = OnceLock::new();
+    let cudnn = || cudnn_version().map_err(|error| error.to_string());
+    let of_all =
+        OF_ALL.get_or_init(|| [("CUDA", cuda_version()), ("cuDNN", cudnn())].into_iter().filter_map(named).collect());
+    let nccl = || named(("NCCL", nccl_version().map_err(|error| error.to_string())));
+    let nccl = if uses_nccl { NCCL.get_or_init(nccl).clone() } else { None };
+    of_all.iter().cloned().chain(nccl).collect()
+}
+
+fn named((name, version): (&str, Result<String, String>)) -> Option<String> {
+    match version {
+        Ok(version) => Some(format!("{name} {version}")),
+        Err(reason) => {
+            tracing::warn!(reason, "{name} does not tell its version");
+            None
+        }
+    }
+}
+
+fn cudnn_version() -> Result<String, DynamicError> {
+    let functions = Cudnn::load(&dynamic::open(CUDNN, &CUDNN_FOLDERS)?)?;
+    // SAFETY: takes nothing, gives a number.
+    Ok(of_cudnn_code(unsafe { (functions.get_version)() }))
+}
+
+/// CUDNN_VERSION of cudnn_version.h since version 9.
+fn of_cudnn_code(code: usize) -> String {
+    format!("{}.{}.{}", code / 10_000, code % 10_000 / 100, code % 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On any machine that has the library, GPU or not.
+    #[test]
+    fn the_real_library_tells_its_version() {
+        assert_eq!(of_cudnn_code(91_002), "9.10.2");
+        match cudnn_version() {
+            Ok(version) => assert!(version.starts_with("9."), "{version}"),
+            Err(DynamicError::Absent { .. }) => eprintln!("skipped: {CUDNN} is not installed here"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn a_library_that_does_not_tell_is_left_out() {
+        assert_eq!(named(("NCCL", Ok("2.28.9".to_owned()))).as_deref(), Some("NCCL 2.28.9"));
+        assert_eq!(named(("NCCL", Err("it is not there".to_owned()))), None);
+        let names = |uses_nccl| -> Vec<String> {
+            of_gpus(uses_nccl).iter().filter_map(|text| Some(text.split_once(' ')?.0.to_owned())).collect()
+        };
+        assert!(!names(false).contains(&"NCCL".to_owned()), "a trial without it does not name it");
+        assert_eq!(names(true).contains(&"NCCL".to_owned()), nccl_version().is_ok());
+    }
+}
