@@ -104,6 +104,33 @@ fn mixed_provenance_and_rehearsals_are_said_loudly() {
     let text = file(&nested(), "nested", "nested.txt");
     assert!(text.contains("!! REHEARSAL (--smoke)"), "{text}");
     assert!(text.contains("!! MIXED: results of several builds of the trainer: 0.1.0+abc, 0.1.0+def"), "{text}");
+    assert!(text.contains("!! MIXED: results of several kinds of kernels: fused-norm, libtorch"), "{text}");
+}
+
+/// What decides bits and speed on a GPU is in the record, and a person finds it.
+#[test]
+fn a_gpu_trial_says_what_it_ran_on() {
+    let mut state = every_status();
+    for trial in state.trials.values_mut() {
+        let Phase::Succeeded { result, .. } = &mut trial.phase else { continue };
+        let result = Arc::make_mut(result);
+        result.timing.gpu_busy = Some(0.875);
+        let provenance = Arc::make_mut(&mut result.provenance);
+        (provenance.execution, provenance.images) = ("recorded".to_owned(), "resident".to_owned());
+        provenance.libraries = vec!["CUDA 13.0".to_owned(), "NCCL 2.28.9".to_owned()];
+    }
+    let timing = file(&state, "statuses", "timing.csv");
+    assert!(timing.contains(",recorded,fused-norm,resident,CUDA 13.0 + NCCL 2.28.9,0.875\n"), "{timing}");
+    let why = report::why(&state, "statuses", "10/cos").unwrap().text;
+    for line in
+        ["libraries         CUDA 13.0 + NCCL 2.28.9", "execution         recorded", "images            resident"]
+    {
+        assert!(why.contains(line), "{why}");
+    }
+    let document: serde_json::Value =
+        serde_json::from_str(&file(&state, "statuses", "results.json")).expect("results.json is JSON");
+    let timing = &document["trials"][0]["timing"];
+    assert_eq!((timing["images"].as_str(), timing["gpu_busy"].as_f64()), (Some("resident"), Some(0.875)));
 }
 
 #[test]

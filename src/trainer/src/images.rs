@@ -7,7 +7,7 @@
 //! as a test on the CPU holds. Next: batches.rs.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use data::{Batch, Between, Dataset, Form, Lookup, Origin, Pipeline};
 use tch::{Device, Kind, Tensor};
@@ -49,26 +49,43 @@ impl ResidentSets {
         if devices.is_empty() || !pipeline.can_look_up() {
             return Form::Pixels(shape.layout());
         }
-        let dataset = pipeline.dataset();
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_room = |&index: &usize| {
-            find(&kept, Device::Cuda(index), dataset).is_some()
-                || shim::cuda_memory(index).is_ok_and(|memory| fits(num_bytes(dataset), memory, self.share))
+        let devices: Vec<Device> = devices.iter().map(|&index| Device::Cuda(index)).collect();
+        Form::Lookup(self.origin(&devices, pipeline.dataset(), |device| match device {
+            Device::Cuda(index) => shim::cuda_memory(index).ok(),
+            _ => None,
+        }))
+    }
+
+    /// What the trial before has left is given up before memory is asked for, or the answer would depend on that trial.
+    fn origin(
+        &self,
+        devices: &[Device],
+        dataset: &Dataset,
+        memory_of: impl Fn(Device) -> Option<CudaMemory>,
+    ) -> Origin {
+        let absent: Vec<Device> = {
+            let mut kept = self.lock();
+            let is_absent = |device: &&Device| find(&kept, **device, dataset).is_none();
+            let absent: Vec<Device> = devices.iter().filter(is_absent).copied().collect();
+            absent.iter().for_each(|&device| give_up_others(&mut kept, dataset, device));
+            absent
         };
-        Form::Lookup(if devices.iter().all(has_room) { Origin::Split } else { Origin::Batch })
+        let has_room =
+            |&device: &Device| memory_of(device).is_some_and(|memory| fits(num_bytes(dataset), memory, self.share));
+        if absent.iter().all(has_room) { Origin::Split } else { Origin::Batch }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Resident>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A data set's bytes on a device: training and test images.
     pub fn get(&self, device: Device, dataset: &Dataset) -> (Tensor, Tensor) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.lock();
         if let Some(found) = find(&kept, device, dataset) {
             return found;
         }
-        // two data sets need not be there at once
-        kept.retain(|set| set.fingerprint == dataset.fingerprint);
-        if device.is_cuda() {
-            let _ = shim::free_cached_cuda_memory();
-        }
+        give_up_others(&mut kept, dataset, device);
         let put = |bytes: &[u8]| as_pixels(Tensor::from_slice(bytes).to_device(device), dataset.channels);
         let (train, test) = (put(dataset.train.pixels()), put(dataset.test.pixels()));
         let fingerprint = dataset.fingerprint.clone();
@@ -80,6 +97,14 @@ impl ResidentSets {
 fn find(kept: &[Resident], device: Device, dataset: &Dataset) -> Option<(Tensor, Tensor)> {
     let found = kept.iter().find(|set| set.device == device && set.fingerprint == dataset.fingerprint)?;
     Some((found.train.shallow_clone(), found.test.shallow_clone()))
+}
+
+/// Two data sets need not be there at once; on a GPU, what their tensors were in goes back to the driver.
+fn give_up_others(kept: &mut Vec<Resident>, dataset: &Dataset, device: Device) {
+    kept.retain(|set| set.fingerprint == dataset.fingerprint);
+    if device.is_cuda() {
+        let _ = shim::free_cached_cuda_memory();
+    }
 }
 
 fn num_bytes(dataset: &Dataset) -> u64 {
@@ -218,5 +243,22 @@ mod tests {
         // a quarter of the GPU: 35 of 140 GiB
         assert!(fits(17 << 30, memory, 0.25) && !fits(18 << 30, memory, 0.25));
         assert!(!fits(1 << 30, CudaMemory { free: 1 << 30, ..memory }, 1.0));
+    }
+    /// A device whose memory another set fills: that one must be gone by the time the driver is asked.
+    #[test]
+    fn whether_a_set_is_resident_does_not_depend_on_the_trial_before() {
+        let dataset = |name| data::stand_in::dataset(name).unwrap();
+        let (digits, photographs) = (dataset("digits"), dataset("folder:photographs"));
+        let sets = ResidentSets::new(1.0);
+        let memory = |_| {
+            let held: i64 = sets.lock().iter().map(|set| set.train.numel() as i64 + set.test.numel() as i64).sum();
+            let total = 2 * num_bytes(&photographs).max(num_bytes(&digits));
+            Some(CudaMemory { free: total - held as u64, total, allocated: held as u64 })
+        };
+        for dataset in [&digits, &photographs, &digits, &digits] {
+            assert_eq!(sets.origin(&[Device::Cpu], dataset, memory), Origin::Split);
+            drop(sets.get(Device::Cpu, dataset));
+        }
+        assert_eq!(sets.origin(&[Device::Cpu], &photographs, |_| None), Origin::Batch, "nobody tells of room");
     }
 }

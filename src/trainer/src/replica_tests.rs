@@ -11,7 +11,7 @@ use sweep::Settings;
 use sweep::settings::{BatchNorm, Loss, Model};
 use tch::{Device, Kind, Tensor};
 
-use crate::collective::{Collective, Solo, shared_memory};
+use crate::collective::{Collective, Solo, fake_nccl, shared_memory};
 use crate::nn::Format;
 use crate::replica::{Blueprint, Replica, Shard, StepOptions};
 
@@ -82,7 +82,10 @@ fn train(settings: &Settings, format: Format, collective: Arc<dyn Collective>, b
 }
 
 fn train_group(settings: &Settings, size: usize, batch_lens: &[i64]) -> Vec<Trained> {
-    let ends = shared_memory(size, Duration::from_secs(60));
+    train_over(shared_memory(size, DEADLINE), settings, batch_lens)
+}
+
+fn train_over(ends: Vec<Box<dyn Collective>>, settings: &Settings, batch_lens: &[i64]) -> Vec<Trained> {
     thread::scope(|scope| {
         let run = |end| scope.spawn(move || train(settings, F32, Arc::from(end), batch_lens));
         let threads: Vec<_> = ends.into_iter().map(run).collect();
@@ -181,6 +184,22 @@ fn passes_are_rehearsed_after_the_group_has_failed() {
             assert!(replica.loss_sum().is_err());
             for images in [6, 3, 1] {
                 replica.rehearse_passes(images, 3, SIDE as usize).unwrap();
+            }
+        }
+    }
+}
+
+/// The library is a fake, whose sums are in rank order as those of shared memory; what is round it is not.
+#[test]
+fn nccl_and_shared_memory_agree() {
+    for batch_norm in [BatchNorm::PerReplica, BatchNorm::Synchronised] {
+        let settings = settings(batch_norm);
+        for size in [2, 3] {
+            let shared = train_group(&settings, size, &[10, 7]);
+            let nccl = train_over(fake_nccl(size, DEADLINE), &settings, &[10, 7]);
+            for (nccl, shared) in nccl.iter().zip(&shared) {
+                assert_eq!(nccl.weights, shared.weights, "{size} replicas, {batch_norm:?}");
+                assert_eq!((&nccl.statistics, nccl.loss_sum), (&shared.statistics, shared.loss_sum));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What every `Collective` promises, as one suite that each implementation runs.
+//! What every `Collective` promises, as one suite that each implementation runs, on the CPU or on a GPU (nccl/drills.rs).
 //!
 //! The fakes that hang, panic or die are replicas of a real group that misbehave: the group has to end for the others.
 
@@ -6,34 +6,50 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{AbortOnDrop, Collective, CollectiveError, Solo, shared_memory};
+use crate::device::prepare_thread;
 
 type Group = Vec<Box<dyn Collective>>;
 
+/// Longer than any of this takes.
+const PATIENT: Duration = Duration::from_secs(60);
+
 /// Runs one closure per replica, each on its own thread, and returns their results in rank order.
-fn on_all<T: Send>(group: &Group, body: impl Fn(&dyn Collective) -> T + Sync) -> Vec<thread::Result<T>> {
+fn on_all<T: Send>(
+    group: &Group,
+    device: Device,
+    body: impl Fn(&dyn Collective) -> T + Sync,
+) -> Vec<thread::Result<T>> {
     thread::scope(|scope| {
         let body = &body;
-        let threads: Vec<_> = group.iter().map(|end| scope.spawn(move || body(&**end))).collect();
+        let run = |end: &dyn Collective| {
+            prepare_thread(device, true, 1).unwrap();
+            body(end)
+        };
+        let threads: Vec<_> = group.iter().map(|end| scope.spawn(move || run(&**end))).collect();
         threads.into_iter().map(|thread| thread.join()).collect()
     })
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
-    Vec::try_from(&tensor.to_kind(Kind::Float).view(-1)).expect("a small tensor")
+    Vec::try_from(&tensor.to_kind(Kind::Float).view(-1).to_device(Device::Cpu)).expect("a small tensor")
 }
 
 /// Input of a replica: not representable exactly, so that the order of additions shows in the bits.
 fn input(rank: usize, length: i64) -> Tensor {
-    (Tensor::arange(length, (Kind::Float, tch::Device::Cpu)) + 1.0) * (0.1 + 1e-3 * rank as f64).powi(1 + rank as i32)
+    (Tensor::arange(length, (Kind::Float, Device::Cpu)) + 1.0) * (0.1 + 1e-3 * rank as f64).powi(1 + rank as i32)
 }
 
-fn sums_and_broadcasts(group: &Group) {
+fn zeros(device: Device) -> Tensor {
+    Tensor::zeros([8], (Kind::Float, device))
+}
+
+fn sums_and_broadcasts(group: &Group, device: Device) {
     for length in [1, 3, 1000] {
-        let reduced = on_all(group, |end| {
-            let tensor = input(end.rank(), length);
+        let reduced = on_all(group, device, |end| {
+            let tensor = input(end.rank(), length).to_device(device);
             end.all_reduce(&tensor).unwrap();
             end.wait().unwrap();
             values(&tensor)
@@ -43,8 +59,8 @@ fn sums_and_broadcasts(group: &Group) {
         for result in reduced {
             assert_eq!(result.unwrap(), values(&expected), "length {length}: every replica has the sum in rank order");
         }
-        for result in on_all(group, |end| {
-            let tensor = input(end.rank(), length);
+        for result in on_all(group, device, |end| {
+            let tensor = input(end.rank(), length).to_device(device);
             end.broadcast(&tensor).unwrap();
             end.wait().unwrap();
             values(&tensor)
@@ -55,14 +71,15 @@ fn sums_and_broadcasts(group: &Group) {
     for end in group {
         assert_eq!(end.num_completed(), 6);
         assert_eq!(end.size(), group.len());
+        assert_eq!(end.check(), Ok(()));
     }
 }
 
 /// Many rounds of changing size back to back: nobody may overtake anybody.
-fn survives_many_rounds(group: &Group) {
-    for result in on_all(group, |end| {
+fn survives_many_rounds(group: &Group, device: Device) {
+    for result in on_all(group, device, |end| {
         (0..200i64).for_each(|round| {
-            let tensor = Tensor::full([1 + round % 7], round as f64, (Kind::Double, tch::Device::Cpu));
+            let tensor = Tensor::full([1 + round % 7], round as f64, (Kind::Double, device));
             end.all_reduce(&tensor).unwrap();
             assert_eq!(tensor.double_value(&[0]), (round * end.size() as i64) as f64);
         });
@@ -71,11 +88,11 @@ fn survives_many_rounds(group: &Group) {
     }
 }
 
-fn fails_for_all_when_one_panics(group: &Group) {
+fn fails_for_all_when_one_panics(group: &Group, device: Device) {
     let last = group.len() - 1;
-    let results = on_all(group, |end| {
+    let results = on_all(group, device, |end| {
         let guard = AbortOnDrop::new(end);
-        let tensor = Tensor::zeros([8], (Kind::Float, tch::Device::Cpu));
+        let tensor = zeros(device);
         end.all_reduce(&tensor).unwrap();
         assert!(end.rank() != last, "this replica dies here");
         let error = end.all_reduce(&tensor).unwrap_err();
@@ -90,24 +107,49 @@ fn fails_for_all_when_one_panics(group: &Group) {
             }
         }
     }
-    assert!(group[0].wait().is_err(), "a group that failed once stays failed");
+    for end in group {
+        assert!(end.check().is_err() && end.wait().is_err(), "a group that failed once stays failed");
+    }
 }
 
-fn contract(make: impl Fn() -> Group) {
-    sums_and_broadcasts(&make());
-    survives_many_rounds(&make());
-    fails_for_all_when_one_panics(&make());
+/// A replica that hangs never arrives; the deadline, not the test, ends the wait.
+fn ends_at_the_deadline_when_one_is_stuck(group: &Group, device: Device) {
+    let stuck = group.len() / 2;
+    let results = on_all(group, device, |end| match end.rank() {
+        rank if rank == stuck => Ok(()),
+        _ => end.all_reduce(&zeros(device)),
+    });
+    for (rank, result) in results.into_iter().enumerate().filter(|(rank, _)| *rank != stuck) {
+        let failure = result.unwrap().unwrap_err();
+        assert!(
+            matches!(&failure, CollectiveError::TimedOut { missing, .. } if *missing == [stuck]),
+            "replica {rank}: {failure}"
+        );
+    }
+    assert!(group[stuck].check().is_err(), "the one that was stuck hears of it");
+}
+
+/// `make`: a new group, whose waits have this deadline.
+pub(super) fn contract(make: impl Fn(Duration) -> Group, device: Device) {
+    let group = make(PATIENT);
+    sums_and_broadcasts(&group, device);
+    survives_many_rounds(&make(PATIENT), device);
+    fails_for_all_when_one_panics(&make(PATIENT), device);
+    // alone, nobody is waited for
+    if group.len() > 1 {
+        ends_at_the_deadline_when_one_is_stuck(&make(Duration::from_millis(50)), device);
+    }
 }
 
 #[test]
 fn solo_keeps_the_contract() {
-    contract(|| vec![Box::new(Solo::default())]);
+    contract(|_| vec![Box::new(Solo::default())], Device::Cpu);
 }
 
 #[test]
 fn shared_memory_keeps_the_contract() {
     for size in [1, 2, 4] {
-        contract(|| shared_memory(size, Duration::from_secs(60)));
+        contract(|deadline| shared_memory(size, deadline), Device::Cpu);
     }
 }
 
@@ -115,21 +157,7 @@ fn shared_memory_keeps_the_contract() {
 #[test]
 fn nccl_keeps_the_contract() {
     for size in [1, 2, 4] {
-        contract(|| super::nccl::fake::group(size, Duration::from_secs(60)));
-    }
-}
-
-/// A replica that hangs never arrives; the deadline, not the test, ends the wait.
-#[test]
-fn a_stuck_replica_ends_the_group_at_the_deadline() {
-    let group = shared_memory(3, Duration::from_millis(50));
-    let results = on_all(&group, |end| match end.rank() {
-        1 => Ok(()),
-        _ => end.all_reduce(&Tensor::zeros([8], (Kind::Float, tch::Device::Cpu))),
-    });
-    for rank in [0, 2] {
-        let failure = results[rank].as_ref().unwrap().clone().unwrap_err();
-        assert!(matches!(failure, CollectiveError::TimedOut { missing, .. } if missing == [1]));
+        contract(|deadline| super::nccl::fake::group(size, deadline), Device::Cpu);
     }
 }
 

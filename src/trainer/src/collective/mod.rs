@@ -15,6 +15,8 @@ mod statistics;
 
 use tch::Tensor;
 
+#[cfg(test)]
+pub(crate) use nccl::fake::group as fake_nccl;
 pub use nccl::{GroupId, cuda_version, nccl, nccl_among_processes, nccl_group_id, nccl_version, pci_bus_id};
 pub use shared_memory::shared_memory;
 pub use solo::Solo;

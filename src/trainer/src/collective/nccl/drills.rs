@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
+use super::super::contract::contract;
 use super::super::{Collective, CollectiveError};
 use super::{GroupId, nccl, nccl_among_processes, nccl_group_id};
 use crate::device;
@@ -50,6 +51,14 @@ fn a_group_of_one_goes_through_the_whole_path() {
     println!("and again: {:.6} s", began.elapsed().as_secs_f64());
     again.all_reduce(&Tensor::ones([8], (Kind::Float, GPU))).unwrap();
     again.wait().unwrap();
+}
+
+/// The same suite as every other `Collective`, as far as a group of one goes.
+#[test]
+#[ignore = "needs a GPU"]
+fn a_group_of_one_keeps_the_contract() {
+    prepare();
+    contract(|deadline| nccl(&[0], deadline).unwrap(), GPU);
 }
 
 #[test]
