@@ -129,6 +129,7 @@ def case_drills(options):
              "gpu_tests::a_trial_gives_the_same_bits_recorded_queued_and_interrupted",
              "gpu_tests::running_out_of_memory_names_a_batch_that_fits",
              "collective::nccl::drills::a_group_of_one_goes_through_the_whole_path",
+             "collective::nccl::drills::a_group_of_one_keeps_the_contract",
              "collective::nccl::drills::two_processes_sum_over_the_wire",
              "collective::nccl::drills::a_killed_process_ends_the_other_within_its_deadline"]
     rows = []

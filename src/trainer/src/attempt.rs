@@ -300,8 +300,7 @@ fn run_replica(
     let guard = AbortOnDrop::new(&*collective);
     tch::set_num_threads(shared.num_threads as i32);
     let TrialSpec { settings, seed, .. } = &shared.course.spec;
-    device::prepare_thread(device, settings.deterministic, device::CUDNN_CANDIDATES)
-        .map_err(|error| TrialError::Crashed(error.to_string()))?;
+    device::prepare_thread(device, settings.deterministic, device::CUDNN_CANDIDATES)?;
     let blueprint = Blueprint {
         settings,
         seed: *seed,
@@ -329,8 +328,17 @@ fn run_replica(
     if let Some(leader) = &mut leader {
         leader.begin(layout);
     }
-    let ending = caught(|| train(&shared.course, &mut replica, &images, &mut evaluator, shared.position, leader))
-        .map_err(|error| measured(error, &mut replica, shared))?;
+    let ending = caught(|| train(&shared.course, &mut replica, &images, &mut evaluator, shared.position, leader));
+    let ending = match ending.map_err(|error| measured(error, &mut replica, shared)) {
+        Ok(ending) => ending,
+        Err(error) => {
+            // to let go of what a device that hangs has may wait for it; the worker ends the process after the failure
+            if device.is_cuda() && matches!(error, TrialError::Collective(_) | TrialError::BadDevice { .. }) {
+                std::mem::forget(replica);
+            }
+            return Err(error);
+        }
+    };
     if let (Ending::Finished, Some(path), 0) = (&ending, &shared.weights_out, collective.rank()) {
         weights::export(path, &replica.inventory, &replica.storage)
             .map_err(|error| TrialError::BadInput(with_causes(&error)))?;
@@ -355,6 +363,7 @@ fn measured(error: TrialError, replica: &mut Replica, shared: &Shared) -> TrialE
     }
     let ImageShape { channels, side, .. } = shared.image;
     let too_many = replica.shard(shared.pipeline.batch_size()).len();
+    replica.retire();
     let peak_of = |images: usize| {
         shim::free_cached_cuda_memory().and_then(|()| shim::reset_peak_cuda_memory(index)).ok()?;
         caught(|| replica.rehearse_passes(images, channels, side)).ok()?;

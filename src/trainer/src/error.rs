@@ -11,6 +11,7 @@ use tch::Device;
 
 use crate::collective::CollectiveError;
 use crate::device::{Ailment, cuda_name};
+use crate::shim::ShimError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
@@ -77,14 +78,19 @@ impl TrialError {
     pub fn from_panic(payload: &(dyn Any + Send)) -> Self {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
-        let line = |text: &str| text.lines().next().unwrap_or_default().to_owned();
+        Self::recognised(text).unwrap_or_else(|| Self::Crashed(format!("the trainer panicked: {text}")))
+    }
+
+    /// What libtorch's messages have names for.
+    fn recognised(text: &str) -> Option<Self> {
+        let line = || text.lines().next().unwrap_or_default().to_owned();
         let names = |patterns: &[&str]| patterns.iter().any(|pattern| text.contains(pattern));
         if names(&OUT_OF_MEMORY) {
-            Self::OutOfMemory { what: line(text), fits: None }
+            Some(Self::OutOfMemory { what: line(), fits: None })
         } else if names(&BAD_DEVICE) {
-            Self::BadDevice { what: line(text), devices: Vec::new() }
+            Some(Self::BadDevice { what: line(), devices: Vec::new() })
         } else {
-            Self::Crashed(format!("the trainer panicked: {text}"))
+            None
         }
     }
 
@@ -159,6 +165,14 @@ impl TrialError {
     }
 }
 
+/// Of calls into libtorch that give a result.
+impl From<ShimError> for TrialError {
+    fn from(error: ShimError) -> Self {
+        let text = error.to_string();
+        Self::recognised(&text).unwrap_or(Self::Crashed(text))
+    }
+}
+
 /// Of the data crate. What it found on disk or in the settings is the user's; a file it could not read may be the
 /// node's, and is worth another try elsewhere.
 impl From<data::Error> for TrialError {
@@ -181,7 +195,9 @@ mod tests {
     use super::*;
 
     fn class(text: &str) -> FailureClass {
-        TrialError::from_panic(&text.to_owned()).class()
+        let class = TrialError::from_panic(&text.to_owned()).class();
+        assert_eq!(TrialError::from(ShimError(text.to_owned())).class(), class, "{text}");
+        class
     }
 
     #[test]
@@ -221,7 +237,7 @@ mod tests {
         let unwell = || vec![Ailment { device: cuda_name(1), reason: "cuda:1 does not answer".to_owned() }];
         let missing = vec![1];
         let late = CollectiveError::TimedOut { rank: 0, operation: "all-reduce", seconds: 120, missing };
-        let stuck = CollectiveError::Stuck { rank: 0, operation: "training", seconds: 120 };
+        let stuck = CollectiveError::Stuck { rank: 0, operation: "a step", seconds: 120 };
         for error in [late, stuck] {
             assert_eq!(TrialError::from(error.clone()).diagnosed(Vec::new).class(), FailureClass::Stalled);
             let failure = TrialError::from(error).diagnosed(unwell).failure();

@@ -7,6 +7,7 @@ use data::Pipeline;
 use tch::{Device, Kind, Tensor};
 
 use crate::batches::labels_tensor;
+use crate::cuda::RunAhead;
 use crate::error::TrialError;
 use crate::images::Images;
 use crate::replica::Replica;
@@ -47,6 +48,7 @@ impl<'a> Evaluator<'a> {
         let share = self.share(replica);
         let mut start = share.start;
         let mut number = 0;
+        let mut run_ahead = RunAhead::default();
         while start < share.end {
             let end = (start + self.batch_len()).min(share.end);
             let (images, labels) = self.batch(number, start..end, replica.device);
@@ -57,6 +59,7 @@ impl<'a> Evaluator<'a> {
             let _ = totals.narrow(0, num_classes, num_classes).index_add_(0, &labels, &ones);
             let _ = totals.narrow(0, 2 * num_classes, 1).g_add_(&losses.sum(Kind::Double));
             (start, number) = (end, number + 1);
+            replica.keep_close(&mut run_ahead)?;
         }
         replica.collective.all_reduce(&totals)?;
         replica.wait()?;

@@ -111,8 +111,7 @@ impl Replica {
         let criterion = Criterion::new(settings, blueprint.embeddings, num_classes, device)?;
         let inventory = builder.inventory();
         let layout = Layout::new(&inventory, blueprint.format, |note| Group::of(note, settings, classifier));
-        let storage = Storage::new(&inventory, layout, blueprint.seed, device)
-            .map_err(|error| TrialError::Crashed(error.to_string()))?;
+        let storage = Storage::new(&inventory, layout, blueprint.seed, device)?;
         let shared = collective.size() > 1 && settings.batch_norm == BatchNorm::Synchronised;
         let replica = Self {
             synchronised: shared.then(|| BatchStatistics::new(collective.clone())),
@@ -204,9 +203,17 @@ impl Replica {
             }
         };
         made?;
+        let mut run_ahead = std::mem::take(&mut self.run_ahead);
+        let kept_close = self.keep_close(&mut run_ahead);
+        self.run_ahead = run_ahead;
+        kept_close
+    }
+
+    /// After a piece of work was queued: waits until the device is not far behind.
+    pub fn keep_close(&self, run_ahead: &mut RunAhead<Event>) -> Result<(), TrialError> {
         let Device::Cuda(index) = self.device else { return Ok(()) };
-        let mark = Event::record(index).map_err(|error| TrialError::from_panic(&error.to_string()))?;
-        self.run_ahead.queued(mark, &*self.collective, self.deadline)
+        let mark = Event::record(index)?;
+        run_ahead.queued(mark, &*self.collective, self.deadline)
     }
 
     /// A step, one operation after the other.
@@ -242,20 +249,23 @@ impl Replica {
             self.check(backward)?;
             let _ = self.loss_sum.g_add_(&total.detach());
         }
-        self.storage.collect_gradients().map_err(|error| TrialError::Crashed(error.to_string()))?;
+        self.storage.collect_gradients()?;
         Ok(())
     }
 
-    /// Forward and backward pass on so many images of nothing, for the memory that they take. What the replica has
-    /// learnt is spoilt by it, and it is no member of its group any more: that one has failed.
-    pub fn rehearse_passes(&mut self, images: usize, channels: usize, side: usize) -> Result<(), TrialError> {
+    /// Leaves the group, which has failed, and gives up recordings, which keep memory of their own. For `rehearse_passes`.
+    pub fn retire(&mut self) {
         self.collective = Arc::new(Solo::default());
         if self.synchronised.is_some() {
             // the same operations, which take other memory than those of statistics per replica
             self.synchronised = Some(BatchStatistics::new(self.collective.clone()));
         }
-        // recordings keep memory of their own
         self.steps = None;
+    }
+
+    /// Forward and backward pass on so many images of nothing, for the memory that they take. What the replica has
+    /// learnt is spoilt by it.
+    pub fn rehearse_passes(&mut self, images: usize, channels: usize, side: usize) -> Result<(), TrialError> {
         let size = [images as i64, side as i64, side as i64, channels as i64];
         let shard = Shard {
             images: Tensor::zeros(size, (Kind::Float, self.device)).permute([0, 3, 1, 2]),
@@ -351,7 +361,7 @@ impl Replica {
     pub fn wait(&self) -> Result<(), TrialError> {
         self.collective.wait()?;
         let Device::Cuda(index) = self.device else { return Ok(()) };
-        let mark = Event::record(index).map_err(|error| TrialError::from_panic(&error.to_string()))?;
+        let mark = Event::record(index)?;
         cuda::wait_for(&mark, "the end of what was queued", &*self.collective, self.deadline, AWAKE)
     }
 

@@ -182,6 +182,7 @@ fn passes_are_rehearsed_after_the_group_has_failed() {
             let mut replica = Replica::new(&blueprint(&settings, F32), Arc::from(end), Device::Cpu).unwrap();
             replica.collective.abort("it ended early");
             assert!(replica.loss_sum().is_err());
+            replica.retire();
             for images in [6, 3, 1] {
                 replica.rehearse_passes(images, 3, SIDE as usize).unwrap();
             }

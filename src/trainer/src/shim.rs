@@ -35,7 +35,7 @@ unsafe extern "C" {
 
 #[derive(Debug, thiserror::Error)]
 #[error("libtorch: {0}")]
-pub struct ShimError(String);
+pub struct ShimError(pub(crate) String);
 
 pub(crate) fn check(message: *mut c_char) -> Result<(), ShimError> {
     if message.is_null() {

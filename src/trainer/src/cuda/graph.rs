@@ -42,14 +42,13 @@ impl Recorder for CudaGraphs {
     ) -> Result<Box<dyn Recording>, TrialError> {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = |error: ShimError| TrialError::Crashed(error.to_string());
-        let graph = self.begin(with).map_err(failed)?;
+        let graph = self.begin(with)?;
         // a recording must be ended, whatever happens within it
         let queued = catch_unwind(AssertUnwindSafe(|| body(frozen)));
         // SAFETY: the graph was begun on this thread just now.
         let ended = shim::check(unsafe { (self.functions.graph_end)(graph.raw) });
         queued.unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload)))?;
-        ended.map_err(failed)?;
+        ended?;
         Ok(Box::new(graph))
     }
 }
@@ -62,8 +61,7 @@ struct Graph {
 impl Recording for Graph {
     fn replay(&mut self, _body: Body) -> Result<(), TrialError> {
         // SAFETY: the graph is live and its recording ended without an error.
-        let queued = shim::check(unsafe { (self.functions.graph_replay)(self.raw) });
-        queued.map_err(|error| TrialError::from_panic(&error.to_string()))
+        Ok(shim::check(unsafe { (self.functions.graph_replay)(self.raw) })?)
     }
 
     fn raw(&self) -> *mut c_void {

@@ -31,7 +31,7 @@ pub fn wait_for(
     awake: Duration,
 ) -> Result<(), TrialError> {
     let began = Instant::now();
-    while !mark.is_passed().map_err(|error| TrialError::from_panic(&error.to_string()))? {
+    while !mark.is_passed()? {
         group.check()?;
         let waited = began.elapsed();
         if waited >= deadline {
@@ -42,7 +42,7 @@ pub fn wait_for(
     Ok(())
 }
 
-/// Of one replica.
+/// Of one replica: steps of training, or batches of an evaluation.
 pub struct RunAhead<M> {
     marks: VecDeque<M>,
 }
@@ -58,7 +58,7 @@ impl<M: Mark> RunAhead<M> {
     pub fn queued(&mut self, mark: M, group: &dyn Collective, deadline: Duration) -> Result<(), TrialError> {
         self.marks.push_back(mark);
         while self.marks.len() > STEPS_AHEAD {
-            wait_for(&self.marks[0], "training", group, deadline, Duration::ZERO)?;
+            wait_for(&self.marks[0], "a step", group, deadline, Duration::ZERO)?;
             self.marks.pop_front();
         }
         Ok(())
@@ -120,7 +120,7 @@ mod tests {
         let mut queue = || run_ahead.queued(Hung, &Solo::default(), Duration::from_millis(20));
         assert!(queue().is_ok() && queue().is_ok(), "two steps are queued without a wait");
         let error = queue().unwrap_err();
-        let TrialError::Collective(CollectiveError::Stuck { rank: 0, operation: "training", .. }) = error else {
+        let TrialError::Collective(CollectiveError::Stuck { rank: 0, operation: "a step", .. }) = error else {
             panic!("{error}");
         };
     }
@@ -130,7 +130,7 @@ mod tests {
     fn a_group_that_fails_ends_the_wait_for_a_device_that_hangs() {
         let group = shared_memory(2, PATIENT);
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| wait_for(&Hung, "training", &*group[0], PATIENT, Duration::ZERO));
+            let waiting = scope.spawn(|| wait_for(&Hung, "a step", &*group[0], PATIENT, Duration::ZERO));
             group[1].abort("its device failed");
             let error = waiting.join().unwrap().unwrap_err();
             assert!(matches!(error, TrialError::Collective(CollectiveError::Aborted { rank: 1, .. })), "{error}");
