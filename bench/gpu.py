@@ -7,6 +7,7 @@ measurements, with the smallest and the largest. A pair during which the GPU's c
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -27,10 +28,14 @@ STEP_CASES = [("resnet-18", 32, 128), ("resnet-18", 32, 512), ("resnet-50", 224,
               ("resnet-50", 448, 64)]
 # Losses of both sides, relative: bf16 has 8 bits, TF32 has 11.
 GATE_TOLERANCE = {"f32-nhwc": 2e-3, "bf16-nhwc": 1e-2}
+# Images per second that an H200 allows eager PyTorch (computed, not measured), and the share of it to reach.
+FLOORS, FLOOR_AIM = {("resnet-50", 448, 64): 2086}, 0.75
 CLOCK_TOLERANCE = 0.03
 # What cuDNN's search costs and gains, by how many kernels it times.
 CANDIDATES = [4, 10]
 PACKED = [1, 2, 3, 4]
+# In the environment of a trainer: a group of one speaks NCCL all the same.
+NCCL_ALONE = {"ORCHESTRATOR_NCCL_ALONE": "1"}
 PROFILED = [("resnet-18", 32, 128), ("resnet-50", 448, 16)]
 STEPS_PROFILED = 10
 # What kernels do, by parts of their names in lower case; the first that fits. Transposes are between memory layouts.
@@ -183,12 +188,14 @@ def case_steps(options):
             theirs = reference_steps(options, variant, model, side, batch)
             mine, other, ratios, void = interleave(ours, theirs, batch, options.pairs)
             theirs.close()
+            floor = FLOORS.get((model, side, batch))
+            share = f"{mine / floor:.0%} of {floor} images/s (aim {FLOOR_AIM:.0%})" if floor else ""
             rows.append([f"{model}, {side} px, batch {batch}", variant.upper(), run.spread(ratios),
-                         f"{mine:.0f} / {other:.0f}", str(void)])
+                         f"{mine:.0f} / {other:.0f}", share, str(void)])
             print(" | ".join(rows[-1]), file=sys.stderr)
         ours.close()
     return run.table(["training step on the GPU", "against", "times as fast", "images/s, this / other",
-                      "void pairs"], rows)
+                      "of an H200's eager floor", "void pairs"], rows)
 
 
 def case_ablation(options):
@@ -197,9 +204,11 @@ def case_ablation(options):
               ("f32 (TF32), channels last", ["--precision", "f32-nhwc", "--graphs", "never"]),
               ("bf16, channels last", ["--precision", "bf16-nhwc", "--graphs", "never"]),
               ("fused normalisation", ["--precision", "bf16-nhwc", "--graphs", "never"]),
+              ("data set resident on the GPU", ["--precision", "bf16-nhwc", "--graphs", "never"]),
               ("recorded steps", ["--precision", "bf16-nhwc", "--graphs", "always"])]
-    for _, arguments in ladder[:3]:
-        arguments += ["--without", "fused-norm"]
+    for without, lines in (("fused-norm", ladder[:3]), ("residency", ladder[:4])):
+        for _, arguments in lines:
+            arguments += ["--without", without]
     rows = []
     for model, side, batch in STEP_CASES:
         drivers = [(name, trainer_steps(options, model, side, batch, *arguments)) for name, arguments in ladder]
@@ -301,9 +310,9 @@ def case_sweep(options):
     python_seconds = run.seconds_of(theirs)
     rows = []
     for slots in PACKED:
-        arguments = ["--data-dir", options.data, "--devices", options.device, "--slots", str(slots), "--trainer",
-                     str(options.trainer.resolve())]
-        seconds = run.seconds_of(lambda: shutil.rmtree(run.run_sweep(options, "gpu-mixed.yaml", *arguments)))
+        with data_folder(options) as folder:
+            seconds = run.seconds_of(lambda: shutil.rmtree(
+                run.run_sweep(options, "gpu-mixed.yaml", *on_the_gpu(options, slots), "--data-dir", folder)))
         per_hour = len(trials) / seconds * 3600
         rows.append([str(slots), f"{seconds:.0f}", f"{per_hour:.0f}", f"{python_seconds:.0f}",
                      f"{python_seconds / seconds:.2f}"])
@@ -312,21 +321,77 @@ def case_sweep(options):
                       "seconds of R1, one after another", "times as fast"], rows)
 
 
+def on_the_gpu(options, slots):
+    return ["--devices", options.device, "--slots", str(slots), "--trainer", str(options.trainer)]
+
+
+@contextlib.contextmanager
+def data_folder(options):
+    """A folder that has the data set under its name, as `--data-dir` wants it."""
+    with tempfile.TemporaryDirectory() as folder:
+        (pathlib.Path(folder) / "fashion-mnist").symlink_to(options.data)
+        yield folder
+
+
+def case_start(options):
+    """From the request to the first step on the GPU: a warm one is to take less than a second."""
+    if not options.orchestrator:
+        return "Not measured: `--orchestrator` was not given.\n"
+    return run.case_start(options, *on_the_gpu(options, 1))
+
+
+def case_losses(options):
+    """A whole sweep on real data, two losses and two seeds; again through NCCL, which must give weights of the same bits."""
+    if not options.data or not options.orchestrator:
+        return "Not measured: `--data` (Fashion-MNIST's four IDX files) or `--orchestrator` was not given.\n"
+    rows, weights = [], []
+    for way, environment in (("alone", None), ("a group of one over NCCL", NCCL_ALONE)):
+        with data_folder(options) as data:
+            start = time.perf_counter()
+            folder = run.run_sweep(options, "gpu-losses.yaml", *on_the_gpu(options, 1), "--data-dir", data,
+                                   env=environment)
+            seconds = time.perf_counter() - start
+        trials = json.loads(next(folder.glob("results/*/results.json")).read_text())["trials"]
+        shutil.rmtree(folder)
+        weights.append([trial["provenance"]["state_hash"] for trial in trials])
+        for trial in trials:
+            timing = trial["timing"]
+            rows.append([way, f"{trial['cell']}, seed {trial['seed']}", f"{trial['result']['last_accuracy']:.1%}",
+                         f"{timing['start_s']:.2f}", f"{timing['images_per_s']:.0f}", timing["execution"],
+                         f"{seconds:.0f}"])
+            print(" | ".join(rows[-1]), file=sys.stderr)
+    same = sum(alone == group for alone, group in zip(*weights, strict=True))
+    table = run.table(["a sweep on Fashion-MNIST", "trial", "accuracy", "request to first step, s", "images/s", "steps",
+                       "seconds, the whole sweep"], rows)
+    return table + f"\nWeights of the same bits both ways: {same} of {len(weights[0])} trials.\n"
+
+
 CASES = {"drills": case_drills, "checks": case_checks, "gate": case_gate, "steps": case_steps,
-         "profile": case_profile, "ablation": case_ablation, "packing": case_packing, "sweep": case_sweep}
+         "profile": case_profile, "ablation": case_ablation, "packing": case_packing, "start": case_start,
+         "losses": case_losses, "sweep": case_sweep}
+
+
+def existing(text):
+    """By its whole path, since sweeps run in folders of their own, and a bare name would be looked for on PATH."""
+    # not resolved: Python knows a virtual environment by the path under which it is called
+    path = pathlib.Path(text).absolute()
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"there is no `{text}`")
+    return path
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; without any: all")
-    parser.add_argument("--trainer", type=pathlib.Path, required=True)
-    parser.add_argument("--tests", type=pathlib.Path, help="the trainer's test binary, for `drills`")
-    parser.add_argument("--orchestrator", type=pathlib.Path, help="for `sweep`")
-    parser.add_argument("--data", help="folder with Fashion-MNIST's four IDX files, for `sweep`")
+    parser.add_argument("--trainer", type=existing, required=True)
+    parser.add_argument("--tests", type=existing, help="the trainer's test binary, for `drills`")
+    parser.add_argument("--orchestrator", type=existing, help="for `start`, `losses` and `sweep`")
+    parser.add_argument("--data", type=existing,
+                        help="folder with Fashion-MNIST's four IDX files, for `losses` and `sweep`")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--pairs", type=int, default=7, help="measurements of each side")
     parser.add_argument("--against", nargs="+", choices=["r0", "r1", "r2"], default=["r1", "r2"])
-    parser.add_argument("--python", type=pathlib.Path, default=pathlib.Path(sys.executable), help="one with torch 2.11.0")
+    parser.add_argument("--python", type=existing, default=sys.executable, help="one with torch 2.11.0")
     parser.add_argument("--write", type=pathlib.Path, help="document whose marked sections are replaced")
     options = parser.parse_args()
     unknown = [case for case in options.cases if case not in CASES]

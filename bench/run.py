@@ -273,11 +273,11 @@ def seconds_of(action):
     return time.perf_counter() - start
 
 
-def run_sweep(options, sweep, *arguments):
+def run_sweep(options, sweep, *arguments, env=None):
     """A whole `orchestrator run` in a fresh folder, which is returned."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="orchestrator-bench-"))
     command = [str(options.orchestrator), "run", str(HERE / "sweeps" / sweep), *arguments]
-    process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, **(env or {})})
     if process.returncode:
         fail(f"ended with {process.returncode}: {' '.join(command)}\n{process.stderr}")
     return folder
@@ -342,9 +342,9 @@ def case_sweep(options):
     return table(["a sweep of small trials", "the reference's precision", "times as fast", "seconds, this / Python"], [row])
 
 
-def case_start(options):
+def case_start(options, *arguments):
     """From the request to the first step, and from the last step of a trial to the first one of the next."""
-    folder = run_sweep(options, "small.yaml", "--slots", "1")
+    folder = run_sweep(options, "small.yaml", *(arguments or ["--slots", "1"]))
     results = json.loads(next(folder.glob("results/*/results.json")).read_text())
     shutil.rmtree(folder)
     trials = sorted(((trial["attempts"][0]["started_at_ms"], trial["timing"]) for trial in results["trials"]),

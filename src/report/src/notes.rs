@@ -121,10 +121,20 @@ pub fn below(results: &Results) -> Vec<String> {
     notes
 }
 
-/// Devices without what differs between equal ones: `NVIDIA H200`, `cpu (AMD EPYC, 1 thread)`.
+/// Devices without what differs between equal ones: `NVIDIA H200, 143771 MiB, driver 580.65.06`, and `cpu (AMD EPYC, 1
+/// thread)` as it is, since other threads sum in another order.
 fn device_kind(devices: &[String]) -> String {
-    let kinds: BTreeSet<&str> = devices.iter().map(String::as_str).collect();
+    let kinds: BTreeSet<&str> = devices.iter().map(|device| without_index(device)).collect();
     kinds.into_iter().collect::<Vec<_>>().join(" + ")
+}
+
+/// `NVIDIA H200` of `cuda:3 (NVIDIA H200)`; `cuda` where the driver told no more than `cuda:3`.
+fn without_index(device: &str) -> &str {
+    let Some(rest) = device.strip_prefix("cuda:") else { return device };
+    match rest.trim_start_matches(|digit: char| digit.is_ascii_digit()) {
+        "" => "cuda",
+        kind => kind.strip_prefix(" (").and_then(|kind| kind.strip_suffix(')')).unwrap_or(device),
+    }
 }
 
 fn list(values: &BTreeSet<String>) -> String {

@@ -133,6 +133,27 @@ fn a_gpu_trial_says_what_it_ran_on() {
     assert_eq!((timing["images"].as_str(), timing["gpu_busy"].as_f64()), (Some("resident"), Some(0.875)));
 }
 
+/// Two GPUs of a kind are no mixture, wherever they are plugged in; another kind is.
+#[test]
+fn gpus_are_mixed_by_kind_and_not_by_place() {
+    let warned = |places: [&str; 2]| {
+        let mut state = every_status();
+        let mut place = places.into_iter().cycle();
+        for trial in state.trials.values_mut() {
+            if let Phase::Succeeded { result, .. } = &mut trial.phase {
+                let provenance = Arc::make_mut(&mut Arc::make_mut(result).provenance);
+                provenance.devices = vec![place.next().unwrap().to_owned()];
+            }
+        }
+        file(&state, "statuses", "main.txt").contains("MIXED: results of several kinds of device")
+    };
+    let here = "cuda:0 (NVIDIA H200, 143771 MiB, driver 580.65.06)";
+    assert!(!warned([here, "cuda:11 (NVIDIA H200, 143771 MiB, driver 580.65.06)"]));
+    assert!(!warned(["cuda:0", "cuda:1"]));
+    assert!(warned([here, "cuda:1 (NVIDIA H100, 81559 MiB, driver 580.65.06)"]));
+    assert!(warned([here, "cpu (AMD EPYC, 1 thread)"]));
+}
+
 #[test]
 fn cells_are_found_by_name_by_part_and_not_by_guess() {
     let state = every_status();

@@ -82,6 +82,8 @@ enum Lever {
     FusedNorm,
     /// See `nn::OwnOperations`
     Products,
+    /// The data set in a GPU's memory; see `images::ResidentSets`
+    Residency,
 }
 
 #[derive(Args)]
@@ -147,7 +149,7 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
         true => 0,
         false => network.devices()?.default_data_threads(),
     };
-    let resident = ResidentSets::new(1.0);
+    let resident = ResidentSets::new(if without.contains(&Lever::Residency) { 0.0 } else { 1.0 });
     let form = resident.form(&network.devices()?.gpus_of(1), &pipeline, image);
     let options = PrefetchOptions {
         epoch: 0,
