@@ -124,7 +124,7 @@ fn stream() -> (Stream, mpsc::Receiver<Result<v1::CoordinatorMessage, Status>>) 
 }
 
 fn hello(worker: &WorkerId, connection: u64, ended: Vec<EndedAttempt>) -> Box<Hello> {
-    let slot = Slot { devices: vec!["cpu".into()], description: String::new() };
+    let slot = Slot { devices: vec!["cpu".into()], uuids: Vec::new(), description: String::new() };
     let info = WorkerInfo { host: "host".into(), build: "test".into(), slots: vec![slot; 2] };
     Box::new(Hello { worker: worker.clone(), connection, info, running: Vec::new(), ended })
 }

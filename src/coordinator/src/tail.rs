@@ -116,7 +116,7 @@ impl Tails {
             }
             Event::HostDrained { host, reason } => self.note(&format!("host {host} gets no more work: {reason}")),
             Event::HostUndrained { host } => self.note(&format!("host {host} gets work again")),
-            Event::SlotBroken { worker, slot, reason } => {
+            Event::SlotBroken { worker, slot, reason, .. } => {
                 self.note(&format!("slot {slot} of worker {worker} is not used again: {reason}"));
             }
             Event::SweepCancelled { sweep, reason } => self.note_sweep(sweep, &format!("cancelled: {reason}")),

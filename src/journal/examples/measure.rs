@@ -152,7 +152,7 @@ fn grid(trials: u32) -> Result<sweep::Sweep, Box<dyn Error>> {
 }
 
 fn join(number: u64) -> Input {
-    let slot = Slot { devices: vec!["cpu".to_owned()], description: "1 thread".to_owned() };
+    let slot = Slot { devices: vec!["cpu".to_owned()], uuids: Vec::new(), description: "1 thread".to_owned() };
     let info = WorkerInfo { host: format!("host-{number}"), build: "measure".to_owned(), slots: vec![slot; SLOTS] };
     let worker = WorkerId(format!("host-{number}-1-abcdef").into());
     Input::Connected { worker, connection: 1, info, running: Vec::new(), ended: Vec::new() }

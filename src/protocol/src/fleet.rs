@@ -117,7 +117,8 @@ impl TryFrom<v1::Hello> for Hello {
 
 impl From<Hello> for v1::Hello {
     fn from(hello: Hello) -> Self {
-        let slot = |slot: Slot| v1::Slot { devices: slot.devices, description: to_text(slot.description) };
+        let slot =
+            |Slot { devices, uuids, description }: Slot| v1::Slot { devices, uuids, description: to_text(description) };
         Self {
             worker: hello.worker.to_string(),
             connection: hello.connection,
@@ -219,7 +220,12 @@ fn slot(field: &str, slot: v1::Slot) -> Result<Slot, Invalid> {
         return Err(Invalid::new(devices_field, "is empty; a slot has at least one device"));
     }
     let devices = list(&devices_field, slot.devices, MAX_DEVICES_PER_SLOT, name)?;
-    Ok(Slot { devices, description: text(&format!("{field}.description"), slot.description)? })
+    let uuids_field = format!("{field}.uuids");
+    let uuids = list(&uuids_field, slot.uuids, MAX_DEVICES_PER_SLOT, name)?;
+    if !uuids.is_empty() && uuids.len() != devices.len() {
+        return Err(Invalid::new(uuids_field, format!("has {} entries for {} devices", uuids.len(), devices.len())));
+    }
+    Ok(Slot { devices, uuids, description: text(&format!("{field}.description"), slot.description)? })
 }
 
 fn running(field: &str, running: v1::Running) -> Result<RunningAttempt, Invalid> {

@@ -83,10 +83,14 @@ prop_compose! {
 prop_compose! {
     fn hello()(
         worker in name(), connection in 1..=u64::MAX, host in name(), build in name(),
-        slots in proptest::collection::vec((proptest::collection::vec(name(), 1..3), name()), 1..4),
+        slots in proptest::collection::vec((proptest::collection::vec((name(), name()), 1..3), any::<bool>(), name()), 1..4),
         running in proptest::collection::vec(running(), 0..4), ended in proptest::collection::vec(ended(), 0..4),
     ) -> Hello {
-        let slots = slots.into_iter().map(|(devices, description)| Slot { devices, description }).collect();
+        let slot = |(devices, have_uuids, description): (Vec<(String, String)>, bool, String)| {
+            let (devices, uuids): (Vec<_>, Vec<_>) = devices.into_iter().unzip();
+            Slot { devices, uuids: if have_uuids { uuids } else { Vec::new() }, description }
+        };
+        let slots = slots.into_iter().map(slot).collect();
         Hello { worker: WorkerId(worker.into()), connection, info: WorkerInfo { host, build, slots }, running, ended }
     }
 }
@@ -146,7 +150,7 @@ fn lying_worker() -> impl Strategy<Value = v1::WorkerMessage> {
     prop_oneof![
         (".{0,9}", 0..2u64, ".{0,9}", slots, proptest::collection::vec(running, 0..3)).prop_map(
             |(worker, connection, host, devices, running)| {
-                let slots = vec![v1::Slot { devices, description: host.clone() }];
+                let slots = vec![v1::Slot { devices, uuids: vec![worker.clone()], description: host.clone() }];
                 let build = worker.clone();
                 let hello = v1::Hello { worker, connection, build, host, slots, running, ended: Vec::new() };
                 v1::worker_message::Message::Hello(hello)
@@ -203,6 +207,8 @@ proptest! {
             Ok(FromWorker::Hello(hello)) => {
                 prop_assert!(!hello.worker.0.is_empty() && hello.connection > 0);
                 prop_assert!(hello.info.slots.iter().all(|slot| !slot.devices.is_empty()));
+                let whole = |slot: &Slot| slot.uuids.is_empty() || slot.uuids.len() == slot.devices.len();
+                prop_assert!(hello.info.slots.iter().all(whole));
                 prop_assert!(hello.running.iter().all(|running| running.attempt.0 > 0));
             }
             Ok(FromWorker::Ended(ended)) => prop_assert!(ended.attempt.0 > 0),
@@ -222,7 +228,7 @@ fn good_hello() -> v1::Hello {
         connection: 1,
         build: "b".into(),
         host: "node".into(),
-        slots: vec![v1::Slot { devices: vec!["cpu".into()], description: String::new() }],
+        slots: vec![v1::Slot { devices: vec!["cpu".into()], ..v1::Slot::default() }],
         running: Vec::new(),
         ended: Vec::new(),
     }
@@ -237,7 +243,7 @@ fn an_empty_message_is_refused() {
 #[test]
 fn lies_in_a_hello_are_named() {
     type Lie = fn(&mut v1::Hello);
-    let lies: [(&str, Lie); 8] = [
+    let lies: [(&str, Lie); 9] = [
         ("hello.worker", |hello| hello.worker.clear()),
         ("hello.worker", |hello| hello.worker = "x".repeat(257)),
         ("hello.host", |hello| hello.host = "a\x1b[2Jb".into()),
@@ -245,6 +251,7 @@ fn lies_in_a_hello_are_named() {
         ("hello.slots", |hello| hello.slots.clear()),
         ("hello.slots", |hello| hello.slots = vec![hello.slots[0].clone(); 1025]),
         ("hello.slots[0].devices", |hello| hello.slots[0].devices.clear()),
+        ("hello.slots[0].uuids", |hello| hello.slots[0].uuids = vec!["GPU-1".into(), "GPU-2".into()]),
         ("hello.running[0].ref.trial", |hello| {
             let r#ref = Some(v1::AttemptRef { trial: "0123456789abcdeg".into(), attempt: 1 });
             hello.running.push(v1::Running { r#ref, slot: 0, progress: None });

@@ -60,7 +60,7 @@ pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
         Event::HostDrained { host, reason } => host_drained(state, host, reason),
         Event::HostUndrained { host } => host_undrained(state, host),
         Event::SlotFreed { worker, slot } => slot_freed(state, worker, *slot),
-        Event::SlotBroken { worker, slot, reason } => slot_broken(state, worker, *slot, reason),
+        Event::SlotBroken { worker, slot, devices, reason } => slot_broken(state, worker, *slot, devices, reason),
         Event::TrialDispatched { trial, attempt, worker, slot } => {
             trial_dispatched(state, (*trial, *attempt), worker, *slot, context)
         }
@@ -285,7 +285,7 @@ fn worker_joined(
     if let Some((_, trial, _)) = lost {
         return Err(format!("worker `{worker}` joins without trial {trial}, which runs there"));
     }
-    let broken_devices = &state.hosts.entry(info.host.clone()).or_default().broken_devices;
+    let host = state.hosts.entry(info.host.clone()).or_default();
     let mut entry = WorkerState {
         info: info.clone(),
         joined_at: context.at,
@@ -295,7 +295,7 @@ fn worker_joined(
         broken_slots: Default::default(),
     };
     for (index, slot) in info.slots.iter().enumerate() {
-        if let Some(reason) = slot.devices.iter().find_map(|device| broken_devices.get(device)) {
+        if let Some(reason) = host.breakage(slot) {
             entry.broken_slots.insert(index as SlotIndex, reason.clone());
         }
     }
@@ -340,23 +340,26 @@ fn slot_freed(state: &mut State, worker: &WorkerId, slot: SlotIndex) -> Applied 
     Ok(())
 }
 
-fn slot_broken(state: &mut State, worker: &WorkerId, slot: SlotIndex, reason: &str) -> Applied {
+fn slot_broken(state: &mut State, worker: &WorkerId, slot: SlotIndex, devices: &[String], reason: &str) -> Applied {
     let entry = worker_mut(state, worker)?;
     let Some(broken) = entry.info.slots.get(slot as usize) else {
         return Err(format!("worker `{worker}` has no slot {slot}"));
     };
-    let host = entry.info.host.clone();
-    // CPU threads have no identity: only the slot itself is given up
-    let devices: Vec<String> = broken.devices.iter().filter(|device| *device != "cpu").cloned().collect();
+    let name = entry.info.host.clone();
+    // none named, or none that the slot has: nobody knows which it was
+    let all = !broken.devices.iter().any(|device| devices.contains(device));
+    let suspected = broken.identities().filter(|(device, _)| all || devices.iter().any(|named| named == device));
+    let identities: Vec<String> = suspected.map(|(_, identity)| identity.to_owned()).collect();
+    // whichever device it was: a trainer that lost one of its GPUs cannot use the others
     entry.broken_slots.insert(slot, reason.to_owned());
-    for other in state.workers.values_mut().filter(|other| other.info.host == host) {
+    let host = state.hosts.entry(name.clone()).or_default();
+    host.broken_devices.extend(identities.into_iter().map(|identity| (identity, reason.to_owned())));
+    for other in state.workers.values_mut().filter(|other| other.info.host == name) {
         for (index, slot) in other.info.slots.iter().enumerate() {
-            if slot.devices.iter().any(|device| devices.contains(device)) {
-                other.broken_slots.entry(index as SlotIndex).or_insert_with(|| reason.to_owned());
+            if let Some(reason) = host.breakage(slot) {
+                other.broken_slots.entry(index as SlotIndex).or_insert_with(|| reason.clone());
             }
         }
     }
-    let entry = state.hosts.entry(host).or_default();
-    entry.broken_devices.extend(devices.into_iter().map(|device| (device, reason.to_owned())));
     Ok(())
 }

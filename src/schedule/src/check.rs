@@ -198,8 +198,7 @@ fn hosts(state: &State, found: &mut Found) {
             continue;
         };
         for (index, slot) in entry.info.slots.iter().enumerate() {
-            let bad = slot.devices.iter().any(|device| host.broken_devices.contains_key(device));
-            let holds = !bad || entry.broken_slots.contains_key(&(index as u32));
+            let holds = host.breakage(slot).is_none() || entry.broken_slots.contains_key(&(index as u32));
             found.unless(holds, "S11", || format!("slot {index} of `{worker}` holds a broken device"));
         }
     }

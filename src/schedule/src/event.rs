@@ -157,9 +157,13 @@ pub enum Event {
         worker: WorkerId,
         slot: SlotIndex,
     },
+    /// The slot is not used again, nor is any that shares one of these devices.
     SlotBroken {
         worker: WorkerId,
         slot: SlotIndex,
+        /// Those of the slot that are at fault (`cuda:3`); none: all of them are suspected.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        devices: Vec<String>,
         reason: String,
     },
     /// A search is over: this candidate's trials make the cell.

@@ -67,6 +67,8 @@ pub(crate) fn connected(
     if known.is_none_or(|entry| entry.info != *lists.info || held(&slots) != occupied) {
         events.push(Event::WorkerJoined { worker: worker.clone(), info: lists.info.clone(), occupied });
     }
+    let late = lists.ended.iter().filter(|ended| !state.is_current(ended.trial, ended.attempt, worker));
+    events.extend(late.filter_map(|ended| late_breakage(state, worker, lists.info.slots.len(), ended)));
     Ok(events)
 }
 
@@ -147,10 +149,40 @@ pub(crate) fn ended(
         Some(slot) if state.is_current(ended.trial, ended.attempt, worker) => {
             Ok(outcome(state, config, worker, slot, ended, now))
         }
-        // too late to count, but the slot is free now
-        Some(slot) => Ok(vec![Event::SlotFreed { worker: worker.clone(), slot }]),
-        None => Err(stale(state, ended.trial, ended.attempt)),
+        // too late to count, but the slot is free now, or known to be broken
+        Some(slot) => {
+            let freed = Event::SlotFreed { worker: worker.clone(), slot };
+            Ok(std::iter::once(freed).chain(breakage(worker, slot, &ended.outcome)).collect())
+        }
+        None => match late_breakage(state, worker, entry.info.slots.len(), ended) {
+            Some(broken) => Ok(vec![broken]),
+            None => Err(stale(state, ended.trial, ended.attempt)),
+        },
     }
+}
+
+/// What an outcome says of its slot's devices, whether it counts for its trial or not: a GPU that hangs is seen as
+/// stalled or unreachable first, and its failure comes when its trainer could not be ended.
+fn breakage(worker: &WorkerId, slot: SlotIndex, outcome: &Outcome) -> Option<Event> {
+    match outcome {
+        Outcome::Failed(failure) if failure.class == FailureClass::BadDevice => Some(Event::SlotBroken {
+            worker: worker.clone(),
+            slot,
+            devices: failure.devices.clone(),
+            reason: failure.message.lines().next().unwrap_or_default().to_owned(),
+        }),
+        Outcome::Failed(_) | Outcome::Finished(_) | Outcome::Stopped => None,
+    }
+}
+
+/// Of an attempt that ended for us before, and no longer occupies its slot as far as we know. Once: what is said again
+/// after `undrain` must not undo it.
+fn late_breakage(state: &State, worker: &WorkerId, num_slots: usize, ended: &EndedAttempt) -> Option<Event> {
+    let attempt = state.trials.get(&ended.trial)?.attempt(ended.attempt)?;
+    let told = attempt.ended.as_ref()?.failure.as_ref().is_some_and(|said| said.class == FailureClass::BadDevice);
+    let is_here = attempt.worker == *worker && (attempt.slot as usize) < num_slots;
+    let known = state.workers.get(worker)?.broken_slots.contains_key(&attempt.slot);
+    if told || known || !is_here { None } else { breakage(worker, attempt.slot, &ended.outcome) }
 }
 
 fn stale(state: &State, trial: TrialId, attempt: AttemptNo) -> Rejected {
@@ -211,11 +243,7 @@ fn outcome(
         // wanted again since it was told to stop, or its worker was stopped by a person
         Outcome::Stopped => Failure::new(FailureClass::Preempted, format!("worker `{worker}` stopped it")),
     };
-    let broken = (failure.class == FailureClass::BadDevice).then(|| Event::SlotBroken {
-        worker: worker.clone(),
-        slot,
-        reason: failure.message.lines().next().unwrap_or_default().to_owned(),
-    });
+    let broken = breakage(worker, slot, &ended.outcome);
     let failed = failed(state, config, (trial, attempt), failure, SlotAfter::Free, now);
     std::iter::once(failed).chain(broken).collect()
 }

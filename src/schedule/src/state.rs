@@ -218,6 +218,10 @@ pub struct WorkerInfo {
 pub struct Slot {
     /// `cuda:0`, ... or `cpu` once per thread.
     pub devices: Vec<String>,
+    /// Of the devices, in their order: what a GPU keeps when others are lost and the rest is counted anew. None on the
+    /// CPU, and in journals from before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uuids: Vec<String>,
     /// For people: `NVIDIA H200, 141 GiB, driver 580.65`.
     pub description: String,
 }
@@ -231,7 +235,8 @@ pub struct HostState {
     pub succeeded_elsewhere: u32,
     /// Trials that succeeded here.
     pub succeeded_here: u32,
-    /// Devices (`cuda:3`) that failed, with the reason: slots that hold one are not used, whichever worker offers them.
+    /// Devices that failed, by their UUIDs (by name, `cuda:3`, where a worker did not say them), with the reason: slots
+    /// that hold one are not used, whichever worker offers them.
     pub broken_devices: BTreeMap<String, String>,
     /// Set by the bad-node rule; lifted, with all of the above, by `orchestrator undrain`.
     pub drained: Option<String>,
@@ -377,6 +382,23 @@ impl ResultSummary {
             subset_fingerprint: result.provenance.subset.fingerprint(),
             event,
         }
+    }
+}
+
+impl Slot {
+    /// Name and identity of each device that has one: CPU threads have none.
+    pub fn identities(&self) -> impl Iterator<Item = (&str, &str)> {
+        let devices = self.devices.iter().enumerate().filter(|(_, name)| *name != "cpu");
+        devices.map(|(index, name)| (name.as_str(), self.uuids.get(index).unwrap_or(name).as_str()))
+    }
+}
+
+impl HostState {
+    /// Why a slot must not be used, if a device of it failed here.
+    pub fn breakage(&self, slot: &Slot) -> Option<&String> {
+        // by name as well: a journal from before knows no other identity
+        slot.identities()
+            .find_map(|(name, identity)| self.broken_devices.get(identity).or_else(|| self.broken_devices.get(name)))
     }
 }
 

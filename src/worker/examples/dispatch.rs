@@ -88,7 +88,7 @@ fn sweep(trials: usize) -> sweep::Sweep {
 /// Ends every attempt at once; returns the time from each end to the next start of any slot.
 async fn worker(channel: Channel, index: usize, slots: usize) -> Vec<Duration> {
     let (outgoing, messages) = mpsc::channel::<v1::WorkerMessage>(1024);
-    let slot = Slot { devices: vec!["cpu".into()], description: String::new() };
+    let slot = Slot { devices: vec!["cpu".into()], uuids: Vec::new(), description: String::new() };
     let info = WorkerInfo { host: format!("host-{index}"), build: "measured".into(), slots: vec![slot; slots] };
     let worker = WorkerId(format!("host-{index}-1-1").into());
     let hello = Hello { worker, connection: 1, info, running: Vec::new(), ended: Vec::new() };

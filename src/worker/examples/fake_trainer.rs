@@ -1,8 +1,9 @@
 //! A trainer that trains nothing: speaks the hand-off and can be told to misbehave. For tests.
 //!
-//! `FAKE_TRAINER` holds words: `start=hang|exit|garbage|other-build` at start; `first=MODE` in the first attempt of every
-//! trial and `always=MODE` in each, where MODE is `crash`, `exit`, `garbage`, `huge`, `hang`, `ignore-term`, `grandchild`,
-//! `failed`, `stop`; `epoch-ms=N` is the time that an epoch takes. The result depends on the trial alone.
+//! `FAKE_TRAINER` holds words: `start=hang|exit|garbage|other-build` at start, and `absent=UUID` where a GPU of that
+//! UUID is not there; `first=MODE` in the first attempt of every trial and `always=MODE` in each, where MODE is `crash`,
+//! `exit`, `garbage`, `huge`, `hang`, `ignore-term`, `grandchild`, `failed`, `gpu`, `stop`; `epoch-ms=N` is the time that
+//! an epoch takes. The result depends on the trial alone.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use sweep::TrialId;
-use sweep::handoff::{Progress, Ready, Reply, Request, RunRequest, read_frame, write_frame};
+use sweep::handoff::{EXIT_DEVICE_ABSENT, Progress, Ready, Reply, Request, RunRequest, read_frame, write_frame};
 use sweep::record::{EpochRecord, Failure, FailureClass, Provenance, Timing, TrialResult};
 
 fn main() {
@@ -23,6 +24,11 @@ fn main() {
     if stubborn {
         // before there is a second thread, which inherits it
         SigSet::from(Signal::SIGTERM).thread_block().unwrap();
+    }
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+    if let Some(place) = words.get("absent").and_then(|absent| visible.split(',').position(|uuid| uuid == *absent)) {
+        eprintln!("error: `--devices` names cuda:{place}, but there are fewer");
+        std::process::exit(EXIT_DEVICE_ABSENT.into())
     }
     let build = match words.get("start").copied() {
         Some("hang") => wait_for_ever(),
@@ -125,6 +131,12 @@ fn misbehave(mode: &str) {
             say(&Reply::Failed(Failure::new(FailureClass::NonFinite, "the loss is NaN".into())));
             wait_for_ever()
         }
+        "gpu" => {
+            eprintln!("what cuda:1 said at last");
+            let failure = Failure::new(FailureClass::BadDevice, "cuda:1 has an Xid".into());
+            say(&Reply::Failed(Failure { devices: vec!["cuda:1".into()], ..failure }));
+            wait_for_ever()
+        }
         "stop" => {
             say(&Reply::Stopped);
             wait_for_ever()
@@ -143,6 +155,13 @@ fn say(reply: &Reply) {
     write_frame(std::io::stdout().lock(), reply).unwrap();
 }
 
+/// As trainers do: by its own counting.
+fn devices() -> Vec<String> {
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+    let gpus = visible.split(',').filter(|uuid| uuid.starts_with("GPU-")).enumerate();
+    gpus.map(|(index, uuid)| format!("cuda:{index} ({uuid})")).collect()
+}
+
 /// Any function of the trial.
 fn result(trial: TrialId, num_epochs: u32) -> TrialResult {
     let digits = u64::from_str_radix(&trial.to_string(), 16).unwrap();
@@ -156,7 +175,7 @@ fn result(trial: TrialId, num_epochs: u32) -> TrialResult {
         train_loss: 0.5,
         eval_loss: 0.5,
         epochs: vec![epoch; num_epochs as usize],
-        provenance: Provenance::default(),
+        provenance: Provenance { devices: devices(), ..Provenance::default() },
         timing: Timing::default(),
     }
 }

@@ -3,13 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use schedule::state::Slot;
-
-use crate::residue::Unknown;
 
 /// What `--devices` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +29,26 @@ pub enum DeviceError {
     #[error("there is no `cuda:{index}`: this machine has {present}")]
     NoSuchGpu { index: u32, present: String },
     #[error("no GPU was found: {0}")]
-    NoGpus(String),
+    NoGpus(Unknown),
+    #[error("`auto` cannot tell whether there are GPUs: {0}; mend the driver, or say `--devices cpu`")]
+    SilentDriver(Unknown),
     #[error("{devices} devices cannot be divided into {what}")]
     Indivisible { devices: usize, what: String },
     #[error("`{option}` must be at least 1")]
     Zero { option: &'static str },
+}
+
+/// Why the driver's tool, nvidia-smi, gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unknown {
+    #[error("{0}")]
+    NoTool(String),
+    /// It says that there is no GPU, or no driver.
+    #[error("{0}")]
+    NoGpu(String),
+    /// The driver is in trouble.
+    #[error("{0}")]
+    Silent(String),
 }
 
 /// What the machine has.
@@ -43,10 +57,10 @@ pub struct Inventory {
     /// Threads that this process may use: cgroup quota and affinity are respected.
     pub cpu_threads: usize,
     pub cpu_name: String,
-    /// In the order in which CUDA counts them here.
+    /// In the order of their places on the bus, as nvidia-smi counts; in that of CUDA_VISIBLE_DEVICES where it is set.
     pub gpus: Vec<Gpu>,
-    /// Why `gpus` is empty.
-    pub no_gpus: String,
+    /// Why `gpus` is empty, where it is.
+    pub no_gpus: Unknown,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,10 +116,10 @@ impl Inventory {
     pub fn detect() -> Self {
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
         let answer = ask_nvidia_smi(GPU_FIELDS);
+        let hidden = "nvidia-smi lists none that CUDA_VISIBLE_DEVICES shows".to_owned();
         let (gpus, no_gpus) = match answer.map(|answer| visible_gpus(parse_gpus(&answer), visible.as_deref())) {
-            Ok(gpus) if gpus.is_empty() => (gpus, "nvidia-smi lists none that CUDA_VISIBLE_DEVICES shows".to_owned()),
-            Ok(gpus) => (gpus, String::new()),
-            Err(Unknown::NoTool(reason) | Unknown::Silent(reason)) => (Vec::new(), reason),
+            Ok(gpus) => (gpus, Unknown::NoGpu(hidden)),
+            Err(unknown) => (Vec::new(), unknown),
         };
         let cpu_threads = std::thread::available_parallelism().map_or(1, usize::from);
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -132,7 +146,11 @@ pub fn slots(
     let (count, per_slot) = (count.map(|count| count as usize), per_slot.map(|per_slot| per_slot as usize));
     match choice {
         DeviceChoice::Cpu => cpu_slots(count, per_slot, inventory),
-        DeviceChoice::Auto if inventory.gpus.is_empty() => cpu_slots(count, per_slot, inventory),
+        DeviceChoice::Auto if inventory.gpus.is_empty() => match &inventory.no_gpus {
+            // a node with GPUs must not quietly become one without
+            Unknown::Silent(_) => Err(DeviceError::SilentDriver(inventory.no_gpus.clone())),
+            Unknown::NoTool(_) | Unknown::NoGpu(_) => cpu_slots(count, per_slot, inventory),
+        },
         DeviceChoice::Auto | DeviceChoice::AllGpus => {
             if inventory.gpus.is_empty() {
                 return Err(DeviceError::NoGpus(inventory.no_gpus.clone()));
@@ -185,7 +203,7 @@ fn cpu_slots(count: Option<usize>, per_slot: Option<usize>, inventory: &Inventor
         );
     }
     let description = format!("{}, {per_slot} thread{}", inventory.cpu_name, if per_slot == 1 { "" } else { "s" });
-    Ok(vec![Slot { devices: vec!["cpu".to_owned(); per_slot], description }; count])
+    Ok(vec![Slot { devices: vec!["cpu".to_owned(); per_slot], uuids: Vec::new(), description }; count])
 }
 
 fn gpu_slots(
@@ -197,7 +215,7 @@ fn gpu_slots(
     for &index in gpus {
         if index as usize >= inventory.gpus.len() {
             let present = match inventory.gpus.len() {
-                0 => inventory.no_gpus.clone(),
+                0 => inventory.no_gpus.to_string(),
                 1 => "cuda:0 alone".to_owned(),
                 count => format!("cuda:0-{}", count - 1),
             };
@@ -219,7 +237,8 @@ fn gpu_slots(
         let devices = group.iter().map(|index| format!("cuda:{index}")).collect();
         let first = &inventory.gpus[group[0] as usize];
         let times = if group.len() > 1 { format!("{} x ", group.len()) } else { String::new() };
-        Slot { devices, description: format!("{times}{first}") }
+        let uuids = group.iter().map(|index| inventory.gpus[*index as usize].uuid.clone()).collect();
+        Slot { devices, uuids, description: format!("{times}{first}") }
     };
     Ok(groups.into_iter().cycle().take(count).map(slot).collect())
 }
@@ -248,9 +267,20 @@ pub(crate) fn ask_nvidia_smi(query: &str) -> Result<String, Unknown> {
     }
     let output = child.wait_with_output().map_err(silent)?;
     if !output.status.success() {
-        return Err(Unknown::Silent(format!("nvidia-smi failed with {}", output.status)));
+        let loaded = Path::new("/proc/driver/nvidia/version").exists();
+        return Err(refusal(output.status, loaded));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What it means that nvidia-smi failed. Its manual: 6 is a query that found nothing, 9 a driver that is not loaded, 12 a
+/// driver's library that is not there.
+fn refusal(status: ExitStatus, driver_is_loaded: bool) -> Unknown {
+    let reason = format!("nvidia-smi failed with {status}");
+    match status.code() {
+        Some(6 | 9 | 12) if !driver_is_loaded => Unknown::NoGpu(reason),
+        _ => Unknown::Silent(reason),
+    }
 }
 
 /// Index and description; lines that say something else are left out.
@@ -293,7 +323,7 @@ mod tests {
 
     fn machine(num_gpus: usize) -> Inventory {
         let gpus = visible_gpus(parse_gpus(ANSWER), None).into_iter().take(num_gpus).collect();
-        Inventory { cpu_threads: 8, cpu_name: "Some CPU".to_owned(), gpus, no_gpus: "none".to_owned() }
+        Inventory { cpu_threads: 8, cpu_name: "Some CPU".to_owned(), gpus, no_gpus: Unknown::NoTool("none".to_owned()) }
     }
 
     fn devices(text: &str, count: Option<u32>, per_slot: Option<u32>) -> Result<Vec<String>, DeviceError> {
@@ -348,7 +378,26 @@ mod tests {
             let error = devices(text, count, per_slot).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
-        assert_eq!(slots(&DeviceChoice::AllGpus, None, None, &machine(0)), Err(DeviceError::NoGpus("none".to_owned())));
+        let error = slots(&DeviceChoice::AllGpus, None, None, &machine(0)).unwrap_err();
+        assert_eq!(error.to_string(), "no GPU was found: none");
+    }
+
+    #[test]
+    fn a_driver_in_trouble_does_not_make_a_machine_one_without_gpus() {
+        use std::os::unix::process::ExitStatusExt;
+        let auto = |no_gpus| slots(&DeviceChoice::Auto, None, None, &Inventory { no_gpus, ..machine(0) });
+        let failed = |code: i32, loaded| refusal(ExitStatus::from_raw(code << 8), loaded);
+        let error = auto(failed(15, true)).unwrap_err().to_string();
+        assert!(error.contains("failed with exit status: 15; mend the driver, or say `--devices cpu`"), "{error}");
+        assert!(auto(failed(9, true)).is_err() && auto(failed(255, false)).is_err());
+        assert_eq!(auto(failed(9, false)).unwrap().len(), 8);
+    }
+
+    #[test]
+    fn slots_say_the_uuids_of_their_gpus() {
+        let slots = slots(&"cuda:2,0".parse().unwrap(), None, Some(2), &machine(3)).unwrap();
+        assert_eq!(slots[0].uuids, ["GPU-cccc", "GPU-aaaa"]);
+        assert!(cpu_slots(None, None, &machine(0)).unwrap()[0].uuids.is_empty());
     }
 
     #[test]

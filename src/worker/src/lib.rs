@@ -4,6 +4,7 @@
 
 mod attempts;
 pub mod devices;
+mod launch;
 mod link;
 mod options;
 mod out_of_memory;

@@ -9,15 +9,17 @@ use std::time::Duration;
 use protocol::Token;
 use protocol::limits::MAX_SLOTS;
 use schedule::state::{self, WorkerId, WorkerInfo};
+use sweep::record::{Failure, FailureClass};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::devices;
+use crate::launch::Launch;
 use crate::link::{self, Link};
 use crate::residue::NvidiaSmi;
 use crate::run::{Intent, Loop, Session};
 use crate::slot::{Command, Slot, Surroundings};
-use crate::trainer::{Launch, Spawner};
+use crate::trainer::Spawner;
 use crate::work_dir::WorkDir;
 
 pub struct Options {
@@ -148,16 +150,16 @@ impl Worker {
             let (sender, receiver) = mpsc::channel(64);
             let launch = Launch {
                 program: options.trainer.clone(),
-                devices: slot.devices.clone(),
+                slot: slot.clone(),
                 threads: devices::threads(slot, count),
                 memory_share: devices::memory_share(slot, &options.slots),
                 mark: format!("{worker}/{index}"),
-                gpu_processes: Arc::new(NvidiaSmi),
+                driver: Arc::new(NvidiaSmi),
             };
             commands.push(sender);
             slots.push(Slot::new(index as u32, launch, around.clone(), receiver, events.clone()));
         }
-        slots[0].prove_trainer().await.map_err(|failure| Error::Trainer { reason: failure.message })?;
+        prove_trainer(&mut slots).await.map_err(|failure| Error::Trainer { reason: failure.message })?;
         let (link_events, link) = mpsc::channel(256);
         let link_task = tokio::spawn(Link { endpoint, token: options.token, events: link_events }.run());
         let mut slot_tasks = JoinSet::new();
@@ -178,6 +180,21 @@ impl Worker {
         });
         Ok(Handle { worker, intent, task: Some(task) })
     }
+}
+
+/// One trainer that starts shows that trainers do. A GPU that is gone is the affair of its slot, whose first attempt says so.
+async fn prove_trainer(slots: &mut [Slot]) -> Result<(), Failure> {
+    let mut proved = Ok(());
+    for slot in slots {
+        proved = slot.prove_trainer().await;
+        match &proved {
+            Err(failure) if failure.class == FailureClass::BadDevice => {
+                tracing::warn!(failure.message, "a slot's device cannot be used; trying the next slot");
+            }
+            Ok(()) | Err(_) => break,
+        }
+    }
+    proved
 }
 
 /// After KILL everything goes, but for processes that the kernel itself cannot end.

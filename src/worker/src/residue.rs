@@ -9,51 +9,80 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::devices::ask_nvidia_smi;
+use crate::devices::{Unknown, ask_nvidia_smi};
 
-/// Ids of the processes that hold a context on some GPU.
-pub trait GpuProcesses: Send + Sync {
-    /// Blocks. `Silent` where the driver is asked in vain.
-    fn list(&self) -> Result<Vec<u32>, Unknown>;
+/// What the driver knows of GPUs and of who is on them. Both block.
+pub trait GpuDriver: Send + Sync {
+    /// Processes that hold a context on some GPU, with the GPU's UUID.
+    fn processes(&self) -> Result<Vec<(u32, String)>, Unknown>;
+    /// UUIDs of the GPUs that are there.
+    fn gpus(&self) -> Result<Vec<String>, Unknown>;
 }
 
+/// Why the devices of an ended trainer cannot be trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unknown {
-    /// There is nobody to ask.
-    NoTool(String),
-    /// The driver is in trouble.
-    Silent(String),
+pub struct Residue {
+    pub reason: String,
+    /// Of the GPUs that it is still on; none where the driver did not tell.
+    pub uuids: Vec<String>,
 }
 
 pub struct NvidiaSmi;
 
-impl GpuProcesses for NvidiaSmi {
-    fn list(&self) -> Result<Vec<u32>, Unknown> {
-        let answer = ask_nvidia_smi("--query-compute-apps=pid")?;
-        Ok(answer.lines().filter_map(|line| line.trim().parse().ok()).collect())
+impl GpuDriver for NvidiaSmi {
+    fn processes(&self) -> Result<Vec<(u32, String)>, Unknown> {
+        Ok(parse_processes(&ask_nvidia_smi("--query-compute-apps=pid,gpu_uuid")?))
+    }
+
+    fn gpus(&self) -> Result<Vec<String>, Unknown> {
+        Ok(ask_nvidia_smi("--query-gpu=uuid")?.lines().map(|line| line.trim().to_owned()).collect())
     }
 }
 
-/// Waits until the driver does not list the ended process; after `patience`, or without an answer, the reason why its
-/// devices cannot be trusted.
-pub async fn gone(processes: &Arc<dyn GpuProcesses>, pid: u32, patience: Duration) -> Result<(), String> {
+fn parse_processes(answer: &str) -> Vec<(u32, String)> {
+    let parse = |line: &str| {
+        let (pid, uuid) = line.split_once(',')?;
+        Some((pid.trim().parse().ok()?, uuid.trim().to_owned()))
+    };
+    answer.lines().filter_map(parse).collect()
+}
+
+/// Those of a slot's GPUs that the driver does not have any more; none where it does not say.
+pub async fn absent(driver: &Arc<dyn GpuDriver>, uuids: &[String]) -> Vec<String> {
+    let asked = driver.clone();
+    match tokio::task::spawn_blocking(move || asked.gpus()).await {
+        Ok(Ok(there)) => uuids.iter().filter(|uuid| !there.contains(uuid)).cloned().collect(),
+        Ok(Err(unknown)) => {
+            tracing::warn!(%unknown, "nobody tells which GPU is gone");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Waits until the driver does not list the ended process; after `patience`, or without an answer, what is left.
+pub async fn gone(driver: &Arc<dyn GpuDriver>, pid: u32, patience: Duration) -> Result<(), Residue> {
+    let unknown = |reason: String| Residue { reason, uuids: Vec::new() };
     let until = Instant::now() + patience;
     let mut pause = Duration::from_millis(50);
     loop {
-        let asked = processes.clone();
-        match tokio::task::spawn_blocking(move || asked.list()).await {
-            Ok(Ok(listed)) if !listed.contains(&pid) => return Ok(()),
-            Ok(Ok(_)) if Instant::now() >= until => {
+        let asked = driver.clone();
+        match tokio::task::spawn_blocking(move || asked.processes()).await {
+            Ok(Ok(listed)) if listed.iter().all(|(other, _)| *other != pid) => return Ok(()),
+            Ok(Ok(listed)) if Instant::now() >= until => {
                 let seconds = patience.as_secs_f64();
-                return Err(format!("{seconds} s after process {pid} ended, the driver still lists it on a GPU"));
+                let reason = format!("{seconds} s after process {pid} ended, the driver still lists it on a GPU");
+                let mine = listed.into_iter().filter(|(other, _)| *other == pid);
+                return Err(Residue { reason, uuids: mine.map(|(_, uuid)| uuid).collect() });
             }
             Ok(Ok(_)) => {}
-            Ok(Err(Unknown::Silent(reason))) => return Err(reason),
+            // it had GPUs: that there is none now, or no driver, is no proof of anything
+            Ok(Err(Unknown::Silent(reason) | Unknown::NoGpu(reason))) => return Err(unknown(reason)),
             Ok(Err(Unknown::NoTool(reason))) => {
                 tracing::warn!(reason, "nobody tells whether an ended trainer still holds memory of a GPU");
                 return Ok(());
             }
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(unknown(error.to_string())),
         }
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(1));
@@ -66,36 +95,65 @@ mod tests {
 
     use super::*;
 
-    /// Gives one answer after the other, the last one again and again.
-    struct Fake(Mutex<Vec<Result<Vec<u32>, Unknown>>>);
+    type Answer = Result<Vec<(u32, &'static str)>, Unknown>;
 
-    impl GpuProcesses for Fake {
-        fn list(&self) -> Result<Vec<u32>, Unknown> {
+    /// Gives one answer after the other, the last one again and again.
+    struct Fake(Mutex<Vec<Answer>>);
+
+    impl GpuDriver for Fake {
+        fn processes(&self) -> Result<Vec<(u32, String)>, Unknown> {
             let mut answers = self.0.lock().unwrap();
-            if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() }
+            let answer = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
+            Ok(answer?.into_iter().map(|(pid, uuid)| (pid, uuid.to_owned())).collect())
+        }
+
+        fn gpus(&self) -> Result<Vec<String>, Unknown> {
+            self.processes().map(|listed| listed.into_iter().map(|(_, uuid)| uuid).collect())
         }
     }
 
-    fn ask(answers: Vec<Result<Vec<u32>, Unknown>>) -> (Result<(), String>, usize) {
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    fn ask(answers: Vec<Answer>) -> (Result<(), Residue>, usize) {
         let fake = Arc::new(Fake(Mutex::new(answers)));
-        let list: Arc<dyn GpuProcesses> = fake.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let result = runtime.block_on(gone(&list, 7, Duration::from_millis(120)));
+        let driver: Arc<dyn GpuDriver> = fake.clone();
+        let result = block_on(gone(&driver, 7, Duration::from_millis(120)));
         let left = fake.0.lock().unwrap().len();
         (result, left)
     }
 
     #[test]
     fn a_process_is_waited_for_until_the_driver_forgets_it() {
-        assert_eq!(ask(vec![Ok(vec![3, 7]), Ok(vec![7]), Ok(vec![3])]), (Ok(()), 1));
-        let (result, _) = ask(vec![Ok(vec![3, 7])]);
-        assert_eq!(result, Err("0.12 s after process 7 ended, the driver still lists it on a GPU".to_owned()));
+        assert_eq!(ask(vec![Ok(vec![(3, "a"), (7, "a")]), Ok(vec![(7, "a")]), Ok(vec![(3, "a")])]), (Ok(()), 1));
+        let residue = ask(vec![Ok(vec![(3, "a"), (7, "b"), (7, "c")])]).0.unwrap_err();
+        assert_eq!(residue.reason, "0.12 s after process 7 ended, the driver still lists it on a GPU");
+        assert_eq!(residue.uuids, ["b", "c"]);
     }
 
     #[test]
     fn a_silent_driver_is_a_reason_and_a_missing_tool_is_none() {
-        let silent = Unknown::Silent("nvidia-smi did not answer within 20 s".to_owned());
-        assert_eq!(ask(vec![Err(silent)]).0, Err("nvidia-smi did not answer within 20 s".to_owned()));
+        for trouble in [Unknown::Silent("no answer".to_owned()), Unknown::NoGpu("no answer".to_owned())] {
+            let residue = Residue { reason: "no answer".to_owned(), uuids: Vec::new() };
+            assert_eq!(ask(vec![Err(trouble)]).0, Err(residue));
+        }
         assert_eq!(ask(vec![Err(Unknown::NoTool("it does not run".to_owned()))]).0, Ok(()));
+    }
+
+    #[test]
+    fn gpus_that_are_gone_are_named_where_the_driver_answers() {
+        let absent = |answer: Answer| {
+            let driver: Arc<dyn GpuDriver> = Arc::new(Fake(Mutex::new(vec![answer])));
+            block_on(super::absent(&driver, &["a".to_owned(), "b".to_owned()]))
+        };
+        assert_eq!(absent(Ok(vec![(1, "a"), (2, "c")])), ["b"]);
+        assert!(absent(Err(Unknown::Silent("no answer".to_owned()))).is_empty());
+    }
+
+    #[test]
+    fn processes_are_read_with_their_gpu() {
+        let answer = "4711, GPU-aaaa\n 4712 , GPU-bbbb\nno running processes found\n[N/A], GPU-cccc\n";
+        assert_eq!(parse_processes(answer), [(4711, "GPU-aaaa".to_owned()), (4712, "GPU-bbbb".to_owned())]);
     }
 }

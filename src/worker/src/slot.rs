@@ -14,9 +14,11 @@ use sweep::{AttemptNo, TrialId, TrialSpec};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use crate::launch::Launch;
 use crate::options::Timing;
 use crate::out_of_memory::OomCounter;
-use crate::trainer::{Broken, Exit, Launch, Spawner, Trainer};
+use crate::residue::{self, Residue};
+use crate::trainer::{Broken, Exit, Spawner, Trainer};
 use crate::work_dir::WorkDir;
 
 pub type AttemptKey = (TrialId, AttemptNo);
@@ -161,11 +163,11 @@ impl Slot {
                 command = self.commands.recv() => match command.map(|command| self.note(command, current)) {
                     Some(Noted::Nothing) => {}
                     Some(Noted::Stop(why)) => {
-                        trainer.end(Duration::ZERO, self.around.timing.terminate).await;
-                        return Started::Stopped(why);
+                        let failure = self.put_away(trainer, "it was told to stop while its trainer started").await;
+                        return failure.map_or(Started::Stopped(why), Started::Failed);
                     }
                     Some(Noted::Kill) | None => {
-                        trainer.end(Duration::ZERO, Duration::ZERO).await;
+                        self.kill(trainer).await;
                         return Started::Killed;
                     }
                 },
@@ -214,7 +216,6 @@ impl Slot {
             Ok(()) => self.converse(&mut trainer, key).await,
             Err(broken) => End::Broken(broken),
         };
-        let terminate = self.around.timing.terminate;
         Ok(match end {
             End::Finished(outcome) => {
                 self.trainer = Some(trainer);
@@ -230,11 +231,11 @@ impl Slot {
                 Outcome::Failed(failure)
             }
             End::TooSlowToStop(why) => {
-                trainer.end(Duration::ZERO, terminate).await;
-                why.outcome()
+                let failure = self.put_away(trainer, "it was told to stop and did not").await;
+                failure.map_or_else(|| why.outcome(), Outcome::Failed)
             }
             End::Killed => {
-                trainer.end(Duration::ZERO, Duration::ZERO).await;
+                self.kill(trainer).await;
                 return Err(Killed);
             }
         })
@@ -248,7 +249,9 @@ impl Slot {
                 return Started::Ready;
             }
             tracing::warn!(slot = self.index, "the idle trainer ended by itself; starting another");
-            idle.end(Duration::ZERO, self.around.timing.terminate).await;
+            if let Some(failure) = self.put_away(idle, "it had not begun; the idle trainer ended by itself").await {
+                return Started::Failed(failure);
+            }
         }
         self.start_trainer(Some(key)).await
     }
@@ -265,8 +268,16 @@ impl Slot {
                             return End::Killed;
                         }
                     }
-                    Ok(Reply::Finished(result)) => return End::Finished(Outcome::Finished(result)),
-                    Ok(Reply::Failed(failure)) => return End::Failed(failure),
+                    Ok(Reply::Finished(mut result)) => {
+                        let devices = &mut result.provenance.devices;
+                        devices.iter_mut().for_each(|device| *device = self.launch.named(device));
+                        return End::Finished(Outcome::Finished(result));
+                    }
+                    Ok(Reply::Failed(mut failure)) => {
+                        failure.message = self.launch.named(&failure.message);
+                        failure.devices.iter_mut().for_each(|device| *device = self.launch.named(device));
+                        return End::Failed(failure);
+                    }
                     Ok(Reply::Stopped) => match stopping {
                         Some((why, _)) => return End::Finished(why.outcome()),
                         None => return End::Broken(Broken::Garbage("it stopped without being told to".into())),
@@ -320,36 +331,71 @@ impl Slot {
             Broken::Closed | Broken::Unreachable(_) => timing.terminate,
             Broken::Garbage(_) => Duration::ZERO,
         };
-        let (exit, tail) = end_and_read(trainer, alone, timing.terminate).await;
-        let message = match broken {
-            Broken::Closed => format!("the trainer ended {when} with {}{}", exit.describe(), hint(&exit)),
-            Broken::Garbage(_) | Broken::Unreachable(_) => format!("{broken}, {when}"),
+        let (exit, tail) = self.end_and_read(trainer, alone, timing.terminate).await;
+        let failure = match broken {
+            Broken::Closed if exit.lacks_a_device() => self.absent_device().await,
+            Broken::Closed => {
+                let how = format!("{}{}", exit.describe(), hint(&exit));
+                Failure::new(FailureClass::Crashed, format!("the trainer ended {when} with {how}"))
+            }
+            Broken::Garbage(_) | Broken::Unreachable(_) => {
+                Failure::new(FailureClass::Crashed, format!("{broken}, {when}"))
+            }
         };
-        told(Failure::new(FailureClass::Crashed, message), exit, &tail)
+        self.told(failure, exit, &tail)
+    }
+
+    /// Which one, is the driver's to say: a trainer sees the GPUs up to the first that is gone, or none.
+    async fn absent_device(&self) -> Failure {
+        let devices = self.launch.names_of(&residue::absent(&self.launch.driver, &self.launch.slot.uuids).await);
+        let which = match devices.is_empty() {
+            true => {
+                format!("the trainer does not find the devices of its slot ({})", self.launch.slot.devices.join(", "))
+            }
+            false => format!("{}: not there any more", devices.join(", ")),
+        };
+        Failure { devices, ..Failure::new(FailureClass::BadDevice, which) }
     }
 
     /// Ends a trainer that has failed.
     async fn ended(&self, trainer: Trainer, failure: Failure) -> Failure {
-        let (exit, tail) = end_and_read(trainer, Duration::ZERO, self.around.timing.terminate).await;
-        told(failure, exit, &tail)
+        let (exit, tail) = self.end_and_read(trainer, Duration::ZERO, self.around.timing.terminate).await;
+        self.told(failure, exit, &tail)
     }
-}
 
-/// A failure with what became of the process: one that leaves something on a GPU has spoilt its slot.
-fn told(failure: Failure, exit: Exit, tail: &str) -> Failure {
-    let Failure { class, message, devices } = failure;
-    match exit.residue {
-        None => Failure { class, message: with_tail(message, tail), devices },
-        Some(residue) => {
-            Failure::new(FailureClass::BadDevice, with_tail(format!("{residue}; the attempt itself: {message}"), tail))
+    /// Ends a trainer that is not at fault, unless it leaves something behind; `why` for people then.
+    async fn put_away(&self, trainer: Trainer, why: &str) -> Option<Failure> {
+        let (exit, tail) = self.end_and_read(trainer, Duration::ZERO, self.around.timing.terminate).await;
+        let failure = Failure::new(FailureClass::Crashed, why.to_owned());
+        exit.residue.is_some().then(|| self.told(failure, exit, &tail))
+    }
+
+    /// The worker ends with it: nobody is left to be told of a residue.
+    async fn kill(&self, trainer: Trainer) {
+        if let Some(Residue { reason, .. }) = trainer.end(Duration::ZERO, Duration::ZERO).await.residue {
+            tracing::warn!(slot = self.index, reason, "the killed trainer may have left something on its GPUs");
         }
     }
-}
 
-async fn end_and_read(trainer: Trainer, alone: Duration, grace: Duration) -> (Exit, String) {
-    let tail = trainer.stderr.tail();
-    let exit = trainer.end(alone, grace).await;
-    (exit, tail.text())
+    async fn end_and_read(&self, trainer: Trainer, alone: Duration, grace: Duration) -> (Exit, String) {
+        let tail = trainer.stderr.tail();
+        let exit = trainer.end(alone, grace).await;
+        (exit, self.launch.named(&tail.text()))
+    }
+
+    /// A failure with what became of the process: one that leaves something on a GPU has spoilt its slot.
+    fn told(&self, failure: Failure, exit: Exit, tail: &str) -> Failure {
+        let Some(Residue { reason, uuids }) = exit.residue else {
+            return Failure { message: with_tail(failure.message, tail), ..failure };
+        };
+        let mut devices = self.launch.names_of(&uuids);
+        // where it is not known on which GPUs something is left, none is above suspicion
+        if !devices.is_empty() {
+            devices.extend(failure.devices);
+        }
+        let message = with_tail(format!("{reason}; the attempt itself: {}", failure.message), tail);
+        Failure { devices, ..Failure::new(FailureClass::BadDevice, message) }
+    }
 }
 
 fn with_tail(message: String, tail: &str) -> String {

@@ -8,14 +8,18 @@ use std::time::Duration;
 
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use schedule::event::Outcome;
+use schedule::state;
 use sweep::record::{Failure, FailureClass};
 use sweep::{AttemptNo, TrialSpec};
 use tokio::sync::mpsc;
 
+use crate::devices::Unknown;
+use crate::launch::Launch;
 use crate::options::Timing;
 use crate::processes::Family;
+use crate::residue::{GpuDriver, NvidiaSmi};
 use crate::slot::{AttemptKey, Command, Said, Slot, Surroundings, Why};
-use crate::trainer::{Launch, Spawner};
+use crate::trainer::Spawner;
 use crate::work_dir::WorkDir;
 
 struct Bench {
@@ -43,17 +47,47 @@ fn spec() -> Box<TrialSpec> {
     Box::new(sweep.cell_trials(0, None).remove(0).spec)
 }
 
+/// A driver of GPUs that are there, and that tells who is on them, or does not answer.
+struct Driver {
+    there: Vec<String>,
+    answers: bool,
+}
+
+impl GpuDriver for Driver {
+    fn processes(&self) -> Result<Vec<(u32, String)>, Unknown> {
+        if self.answers { Ok(Vec::new()) } else { Err(Unknown::Silent("nvidia-smi did not answer".into())) }
+    }
+
+    fn gpus(&self) -> Result<Vec<String>, Unknown> {
+        Ok(self.there.clone())
+    }
+}
+
 impl Bench {
     fn new(behaviour: &str) -> Self {
+        Self::on(behaviour, &["cpu"], &[], Arc::new(NvidiaSmi))
+    }
+
+    /// On the machine's third and first GPU; of its three the driver has `there`.
+    fn on_gpus(behaviour: &str, there: &[&str], answers: bool) -> Self {
+        let there = there.iter().map(|uuid| (*uuid).to_owned()).collect();
+        Self::on(behaviour, &["cuda:2", "cuda:0"], &["GPU-c", "GPU-a"], Arc::new(Driver { there, answers }))
+    }
+
+    fn on(behaviour: &str, devices: &[&str], uuids: &[&str], driver: Arc<dyn GpuDriver>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mark = dir.path().file_name().unwrap().to_str().unwrap().to_owned();
         let launch = Launch {
             program: fake_trainer(dir.path(), behaviour),
-            devices: vec!["cpu".into()],
+            slot: state::Slot {
+                devices: devices.iter().map(|name| (*name).to_owned()).collect(),
+                uuids: uuids.iter().map(|uuid| (*uuid).to_owned()).collect(),
+                description: String::new(),
+            },
             threads: 1,
             memory_share: 1.0,
             mark: format!("{mark}/0"),
-            gpu_processes: Arc::new(crate::residue::NvidiaSmi),
+            driver,
         };
         let around = Surroundings {
             spawner: Spawner::start().unwrap(),
@@ -76,6 +110,14 @@ impl Bench {
 
     async fn run(&self, key: AttemptKey) {
         self.commands.send(Command::Run { key, spec: spec() }).await.unwrap();
+    }
+
+    /// The trainer has written to stderr, as it does at the beginning of an attempt.
+    async fn begun(&self, (trial, attempt): AttemptKey) {
+        let log = self.dir.path().join(format!("work/logs/{trial}/attempt-{attempt}.stderr"));
+        while fs::read_to_string(&log).unwrap_or_default().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     async fn progress(&mut self) {
@@ -227,17 +269,21 @@ async fn runs_wait_for_their_turn_and_can_be_stopped_before_it() {
     bench.end().await;
 }
 
-#[tokio::test]
-async fn an_idle_trainer_that_ends_is_replaced_without_a_failure() {
-    let mut bench = Bench::new("");
-    bench.run(key(1, 1)).await;
-    bench.outcome(key(1, 1)).await;
+async fn end_idle_trainer(bench: &Bench) {
     let trainer = Family::of_worker(&bench.mark).members().unwrap()[0];
     nix::sys::signal::kill(trainer, nix::sys::signal::Signal::SIGKILL).unwrap();
     // Until the last of its threads has ended. It loses its environment, by which it is known as the worker's, before its
     // pipes; and it stays for the slot to wait for.
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
     tokio::task::spawn_blocking(move || waitid(Id::Pid(trainer), flags)).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_trainer_that_ends_is_replaced_without_a_failure() {
+    let mut bench = Bench::new("");
+    bench.run(key(1, 1)).await;
+    bench.outcome(key(1, 1)).await;
+    end_idle_trainer(&bench).await;
     bench.run(key(2, 1)).await;
     let outcome = bench.outcome(key(2, 1)).await;
     assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?}");
@@ -254,4 +300,77 @@ async fn kill_ends_everything_without_a_report() {
     hanging.end().await;
     bench.failure(key(1, 1)).await;
     bench.end().await;
+}
+
+const ALL: [&str; 3] = ["GPU-a", "GPU-b", "GPU-c"];
+
+#[tokio::test]
+async fn what_a_trainer_says_of_its_gpus_is_said_in_the_machines_names() {
+    let mut bench = Bench::on_gpus("first=gpu", &ALL, true);
+    bench.run(key(1, 1)).await;
+    let failure = bench.failure(key(1, 1)).await;
+    assert_eq!((failure.class, failure.devices), (FailureClass::BadDevice, vec!["cuda:0".to_owned()]));
+    assert_eq!(failure.message, "cuda:0 has an Xid\nstderr:\nattempt 1 of 0000000000000001\nwhat cuda:0 said at last");
+    bench.run(key(1, 2)).await;
+    let Outcome::Finished(result) = bench.outcome(key(1, 2)).await else { panic!() };
+    assert_eq!(result.provenance.devices, ["cuda:2 (GPU-c)", "cuda:0 (GPU-a)"]);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_gpu_that_is_gone_when_a_trainer_starts_is_a_bad_device() {
+    for (there, named, part) in [
+        (&["GPU-a", "GPU-b"][..], vec!["cuda:2".to_owned()], "cuda:2: not there any more\nstderr:\nerror: "),
+        // the driver has both and CUDA has not: nobody knows which it is
+        (&ALL, vec![], "does not find the devices of its slot (cuda:2, cuda:0)\n"),
+    ] {
+        let mut bench = Bench::on_gpus("absent=GPU-c", there, true);
+        bench.run(key(1, 1)).await;
+        let failure = bench.failure(key(1, 1)).await;
+        assert_eq!((failure.class, failure.devices), (FailureClass::BadDevice, named));
+        assert!(failure.message.contains(part), "{}", failure.message);
+        assert!(failure.message.contains("names cuda:2, but there are fewer"), "{}", failure.message);
+        bench.end().await;
+    }
+}
+
+/// Whatever ended the trainer: a driver that does not answer afterwards has a device that is not to be used again.
+#[tokio::test]
+async fn a_trainer_that_leaves_something_on_a_gpu_has_spoilt_its_slot() {
+    let residue = |failure: Failure, attempt: &str| {
+        assert_eq!((failure.class, failure.devices), (FailureClass::BadDevice, vec![]));
+        let expected = format!("nvidia-smi did not answer; the attempt itself: {attempt}");
+        assert!(failure.message.starts_with(&expected), "{}", failure.message);
+    };
+    let mut failing = Bench::on_gpus("always=failed", &ALL, false);
+    failing.run(key(1, 1)).await;
+    residue(failing.failure(key(1, 1)).await, "the loss is NaN\nstderr:\n");
+    failing.end().await;
+
+    // a device at fault by the trainer's word is not the only one under suspicion then
+    let mut broken = Bench::on_gpus("always=gpu", &ALL, false);
+    broken.run(key(1, 1)).await;
+    residue(broken.failure(key(1, 1)).await, "cuda:0 has an Xid\n");
+    broken.end().await;
+
+    let mut stubborn = Bench::on_gpus("always=hang", &ALL, false);
+    stubborn.run(key(1, 1)).await;
+    stubborn.begun(key(1, 1)).await;
+    stubborn.commands.send(Command::Stop { key: key(1, 1), why: Why::Unwanted }).await.unwrap();
+    residue(stubborn.failure(key(1, 1)).await, "it was told to stop and did not\n");
+    stubborn.end().await;
+
+    let mut starting = Bench::on_gpus("start=hang", &ALL, false);
+    starting.run(key(1, 1)).await;
+    starting.commands.send(Command::Stop { key: key(1, 1), why: Why::Unwanted }).await.unwrap();
+    residue(starting.failure(key(1, 1)).await, "it was told to stop while its trainer started");
+    starting.end().await;
+
+    let mut idle = Bench::on_gpus("", &ALL, false);
+    idle.run(key(1, 1)).await;
+    assert!(matches!(idle.outcome(key(1, 1)).await, Outcome::Finished(_)));
+    end_idle_trainer(&idle).await;
+    idle.run(key(2, 1)).await;
+    residue(idle.failure(key(2, 1)).await, "it had not begun; the idle trainer ended by itself");
+    idle.end().await;
 }

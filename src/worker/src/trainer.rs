@@ -3,38 +3,25 @@
 
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, mpsc as blocking};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use sweep::handoff::{self, Ready, Reply, Request};
+use sweep::handoff::{self, EXIT_DEVICE_ABSENT, Ready, Reply, Request};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::launch::Launch;
 use crate::processes::{Family, MARK};
-use crate::residue::{self, GpuProcesses};
+use crate::residue::{self, GpuDriver, Residue};
 use crate::stderr::StderrLog;
 
 /// How long the driver may take to clean up after a process.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(20);
-
-/// How to start the trainer of one slot.
-#[derive(Clone)]
-pub struct Launch {
-    pub program: PathBuf,
-    pub devices: Vec<String>,
-    pub threads: usize,
-    /// Of its GPUs' memory.
-    pub memory_share: f64,
-    /// `WORKER/SLOT`
-    pub mark: String,
-    pub gpu_processes: Arc<dyn GpuProcesses>,
-}
 
 /// Starts every trainer from one thread that lives as long as the worker: trainers ask the kernel for SIGKILL at the
 /// death of the *thread* that started them.
@@ -77,7 +64,7 @@ pub struct Trainer {
     replies: mpsc::Receiver<Result<Reply, Broken>>,
     pub stderr: StderrLog,
     /// Asked at its end, where it has GPUs.
-    gpu_processes: Option<Arc<dyn GpuProcesses>>,
+    driver: Option<Arc<dyn GpuDriver>>,
 }
 
 /// Why nothing more can be heard of a trainer.
@@ -93,29 +80,24 @@ pub enum Broken {
 
 /// What became of the process.
 #[derive(Clone, Debug)]
+#[must_use = "a trainer that leaves something on a GPU has spoilt its slot"]
 pub struct Exit {
     pub status: Option<ExitStatus>,
     /// Why its GPUs cannot be used again.
-    pub residue: Option<String>,
+    pub residue: Option<Residue>,
 }
 
 impl Trainer {
     /// Starts the process; it has not said anything yet.
     pub async fn start(spawner: &Spawner, launch: &Launch, serial: u64) -> io::Result<Self> {
         let mark = format!("{}/{serial}", launch.mark);
-        let mut command = Command::new(&launch.program);
-        command.arg("serve").arg("--threads").arg(launch.threads.to_string());
-        command.arg("--devices").arg(device_list(&launch.devices));
-        if launch.memory_share < 1.0 {
-            command.arg("--memory-share").arg(launch.memory_share.to_string());
-        }
+        let mut command = launch.command();
         command.env(MARK, &mark).process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = spawner.spawn(command).await?;
         let group = Pid::from_raw(child.id() as i32);
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (sender, replies) = mpsc::channel(16);
-        let has_gpus = launch.devices.iter().any(|device| device != "cpu");
         // from here on dropping it kills it
         let mut trainer = Self {
             child: Some(child),
@@ -124,7 +106,7 @@ impl Trainer {
             stdin: None,
             replies,
             stderr: StderrLog::start(stderr.ok_or_else(no_pipe)?)?,
-            gpu_processes: has_gpus.then(|| launch.gpu_processes.clone()),
+            driver: launch.has_gpus().then(|| launch.driver.clone()),
         };
         trainer.stdin = Some(ChildStdin::from_std(stdin.ok_or_else(no_pipe)?)?);
         let stdout = ChildStdout::from_std(stdout.ok_or_else(no_pipe)?)?;
@@ -168,8 +150,8 @@ impl Trainer {
         self.stdin = None;
         let _ = timeout(alone, self.gone_by_itself()).await;
         self.family.end(grace).await;
-        let residue = match &self.gpu_processes {
-            Some(processes) => residue::gone(processes, self.group.as_raw() as u32, DRIVER_PATIENCE).await.err(),
+        let residue = match &self.driver {
+            Some(driver) => residue::gone(driver, self.group.as_raw() as u32, DRIVER_PATIENCE).await.err(),
             None => None,
         };
         let status = self.child.take().and_then(|mut child| child.wait().ok());
@@ -198,12 +180,6 @@ impl Drop for Trainer {
 
 fn no_pipe() -> io::Error {
     io::Error::other("the trainer has no pipe")
-}
-
-/// As the trainer's `--devices` wants it: `cpu`, however many threads the slot has; `cuda:0,2`.
-fn device_list(devices: &[String]) -> String {
-    let indices: Vec<&str> = devices.iter().filter_map(|device| device.strip_prefix("cuda:")).collect();
-    if indices.is_empty() { "cpu".to_owned() } else { format!("cuda:{}", indices.join(",")) }
 }
 
 async fn read_replies(mut stdout: ChildStdout, replies: mpsc::Sender<Result<Reply, Broken>>) {
@@ -242,6 +218,11 @@ impl Exit {
         }
     }
 
+    /// It said by its exit code that a device of its slot is not there.
+    pub fn lacks_a_device(&self) -> bool {
+        self.status.and_then(|status| status.code()) == Some(i32::from(EXIT_DEVICE_ABSENT))
+    }
+
     pub fn was_killed(&self) -> bool {
         use std::os::unix::process::ExitStatusExt;
         self.status.is_some_and(|status| status.signal() == Some(Signal::SIGKILL as i32))
@@ -259,13 +240,6 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let reply = runtime.block_on(read_reply(&mut bytes));
         (reply, bytes.len())
-    }
-
-    #[test]
-    fn a_slot_is_named_as_the_trainer_wants_it() {
-        let names = |devices: &[&str]| device_list(&devices.iter().map(|name| name.to_string()).collect::<Vec<_>>());
-        assert_eq!(names(&["cpu", "cpu"]), "cpu");
-        assert_eq!(names(&["cuda:0", "cuda:2"]), "cuda:0,2");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Failure classes, their budgets and backoff, and what they say about a host.
 
-use schedule::event::{Input, Outcome};
-use schedule::state::{Phase, WorkerId};
-use sweep::record::FailureClass;
+use schedule::event::{EndedAttempt, Input, Outcome, Recorded};
+use schedule::state::{Phase, Slot, WorkerId, WorkerInfo};
+use sweep::record::{Failure, FailureClass};
 
 use crate::sweeps::grid;
 use crate::world::{Started, World, info, result};
@@ -107,6 +107,138 @@ fn a_broken_device_takes_its_slot_out_of_use_on_this_and_later_workers() {
     assert!(world.started().iter().all(|(_, slot, ..)| *slot != bad.1));
     world.give(Input::Undrain { host: "node".into() }).expect("the host is known");
     assert!(!world.started().is_empty());
+}
+
+/// A worker with these devices in its slots; UUIDs are the names in capitals, as if the driver had never counted anew.
+fn gpus(slots: &[&[&str]]) -> WorkerInfo {
+    let slots = slots.iter().map(|devices| Slot {
+        devices: devices.iter().map(|name| (*name).to_owned()).collect(),
+        uuids: devices.iter().map(|name| name.to_uppercase()).collect(),
+        description: String::new(),
+    });
+    WorkerInfo { host: "node".to_owned(), build: "build 1".to_owned(), slots: slots.collect() }
+}
+
+fn bad_device(devices: &[&str]) -> Outcome {
+    let devices = devices.iter().map(|name| (*name).to_owned()).collect();
+    Outcome::Failed(Failure { devices, ..Failure::new(FailureClass::BadDevice, "an Xid".to_owned()) })
+}
+
+fn broken_slots(world: &World, worker: &str) -> Vec<u32> {
+    world.state.workers[&WorkerId(worker.into())].broken_slots.keys().copied().collect()
+}
+
+#[test]
+fn slots_that_share_a_broken_device_are_broken_together() {
+    let mut world = World::new();
+    world.connect(&WorkerId("w".into()), gpus(&[&["cuda:0"], &["cuda:1"], &["cuda:0"]]), &[], &[]).expect("it joins");
+    world.submit(grid("a", 5, 1, ""));
+    let started = world.started();
+    assert_eq!(started.iter().map(|(_, slot, ..)| *slot).collect::<Vec<_>>(), [0, 1, 2]);
+    world.end(&started[0], bad_device(&["cuda:0"])).expect("it is current");
+    assert_eq!(broken_slots(&world, "w"), [0, 2]);
+    assert_eq!(world.started(), []);
+    // what trains there already goes on, and nothing comes after it
+    world.finish(&started[2]).expect("it is current");
+    assert_eq!(world.started(), []);
+    world.finish(&started[1]).expect("it is current");
+    assert_eq!(world.started()[0].1, 1);
+}
+
+#[test]
+fn of_a_slot_of_several_devices_only_those_named_are_broken_elsewhere() {
+    let slots: &[&[&str]] = &[&["cuda:0", "cuda:1"], &["cuda:0"], &["cuda:1"]];
+    // nobody knows which, or one that the slot does not have
+    for (named, broken) in [(&["cuda:1"][..], vec![0, 2]), (&[], vec![0, 1, 2]), (&["cuda:7"], vec![0, 1, 2])] {
+        let mut world = World::new();
+        world.connect(&WorkerId("w".into()), gpus(slots), &[], &[]).expect("it joins");
+        world.submit(grid("a", 1, 1, "resources: {devices_per_trial: 2}\n"));
+        let started = world.started();
+        world.end(&started[0], bad_device(named)).expect("it is current");
+        assert_eq!(broken_slots(&world, "w"), broken, "{named:?}");
+        world.restart();
+        assert_eq!(broken_slots(&world, "w"), broken, "{named:?}");
+    }
+}
+
+/// After a reboot without the lost GPU the driver gives its number to another one, which is well.
+#[test]
+fn a_broken_device_is_known_by_its_uuid() {
+    let mut world = World::new();
+    world.connect(&WorkerId("first".into()), gpus(&[&["cuda:0"], &["cuda:1"]]), &[], &[]).expect("it joins");
+    world.submit(grid("a", 2, 1, ""));
+    let started = world.started();
+    world.end(&started[0], bad_device(&["cuda:0"])).expect("it is current");
+    let mut counted_anew = gpus(&[&["cuda:0"], &["cuda:1"]]);
+    counted_anew.slots[0].uuids = vec!["CUDA:1".to_owned()];
+    counted_anew.slots[1].uuids = vec!["CUDA:0".to_owned()];
+    world.connect(&WorkerId("second".into()), counted_anew, &[], &[]).expect("it joins");
+    assert_eq!((broken_slots(&world, "first"), broken_slots(&world, "second")), (vec![0], vec![1]));
+}
+
+/// Journals of before named neither UUIDs nor devices at fault: then a device is its name, and all of the slot are bad.
+#[test]
+fn broken_slots_of_older_journals_stay_broken() {
+    let lines = [
+        r#"{"worker_joined":{"worker":"old","info":{"host":"node","build":"0","slots":[
+            {"devices":["cuda:0","cuda:1"],"description":""},{"devices":["cuda:2"],"description":""}]}}}"#,
+        r#"{"slot_broken":{"worker":"old","slot":0,"reason":"an Xid"}}"#,
+    ];
+    let mut world = World::new();
+    for line in lines {
+        let event = serde_json::from_str(line).expect("older events are read");
+        world.force(&Recorded { at: 0, event }).expect("they can be replayed");
+    }
+    let slots: &[&[&str]] = &[&["cuda:0"], &["cuda:1"], &["cuda:2"]];
+    world.connect(&WorkerId("new".into()), gpus(slots), &[], &[]).expect("it joins");
+    assert_eq!((broken_slots(&world, "old"), broken_slots(&world, "new")), (vec![0], vec![0, 1]));
+}
+
+/// A GPU that hangs is seen as a stall first; that it is broken is known when its trainer could not be ended.
+#[test]
+fn a_device_that_fails_after_its_attempt_was_given_up_is_not_used_again() {
+    let mut world = World::new();
+    let worker = WorkerId("w".into());
+    world.connect(&worker, gpus(&[&["cuda:0"]]), &[], &[]).expect("it joins");
+    world.submit(grid("a", 2, 1, ""));
+    let started = world.started();
+    world.beat(&worker, &started, 0).expect("it is present");
+    world.now += world.config.stall_ms;
+    world.beat(&worker, &started, 0).expect("it is present");
+    assert!(world.is_waiting(started[0].2) && world.stopped().contains(&started[0].2));
+    world.end(&started[0], bad_device(&[])).expect("it occupied its slot");
+    assert!(world.acknowledged(&started[0]) && world.started().is_empty());
+    assert_eq!((broken_slots(&world, "w"), &world.state.workers[&worker].slots[0]), (vec![0], &None));
+    // said again, it changes nothing
+    assert!(world.end(&started[0], bad_device(&[])).is_err());
+    world.restart();
+    assert_eq!(broken_slots(&world, "w"), [0]);
+}
+
+#[test]
+fn a_device_that_fails_while_its_worker_is_cut_off_is_not_used_again() {
+    let mut world = World::new();
+    let (worker, info) = (WorkerId("w".into()), gpus(&[&["cuda:0"], &["cuda:1"]]));
+    world.connect(&worker, info.clone(), &[], &[]).expect("it joins");
+    world.submit(grid("a", 2, 1, ""));
+    let started = world.started();
+    world.wait(world.config.lease_ms);
+    let ended =
+        |(_, _, trial, attempt): &Started| EndedAttempt { trial: *trial, attempt: *attempt, outcome: bad_device(&[]) };
+    let lists = [ended(&started[1])];
+    world.connect(&worker, info.clone(), &[], &lists).expect("it may come back");
+    assert_eq!(broken_slots(&world, "w"), [1]);
+    assert!(world.started().iter().all(|(_, slot, ..)| *slot == 0));
+    // and in a message of its own, when nothing of it was in the lists
+    let mut world = World::new();
+    world.connect(&worker, info.clone(), &[], &[]).expect("it joins");
+    world.submit(grid("a", 2, 1, ""));
+    let started = world.started();
+    world.wait(world.config.lease_ms);
+    world.connect(&worker, info, &[], &[]).expect("it may come back");
+    world.end(&started[1], bad_device(&[])).expect("it is news");
+    assert_eq!(broken_slots(&world, "w"), [1]);
+    assert!(world.end(&started[1], bad_device(&[])).is_err(), "it is known");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What must be true at the end of every simulation, however it went: the promises P1, P2 and P4, judged from the
 //! journal and from the truth about each trial, with nothing of the state machine's own reasoning.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schedule::event::{Event, Recorded};
 use schedule::replay;
@@ -25,6 +25,7 @@ pub fn judge(world: &World) -> Verdict {
         }
     }
     one_result_under_its_own_attempt(&world.journal)?;
+    nothing_starts_on_a_broken_device(&world.journal)?;
     for (name, sweep) in &state.sweeps {
         if sweep.cancelled.is_none() {
             results_are_those_of_an_undisturbed_run(name, state, sweep)?;
@@ -58,6 +59,39 @@ fn one_result_under_its_own_attempt(journal: &[Recorded]) -> Verdict {
                 if succeeded.insert(*trial, *attempt).is_some() {
                     return Err(format!("P1: trial {trial} has two results"));
                 }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// By name: in the simulation a GPU keeps its place.
+fn nothing_starts_on_a_broken_device(journal: &[Recorded]) -> Verdict {
+    let mut workers = BTreeMap::new();
+    let mut broken: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for recorded in journal {
+        match &recorded.event {
+            Event::WorkerJoined { worker, info, .. } => {
+                workers.insert(worker, info);
+            }
+            Event::TrialDispatched { trial, worker, slot, .. } => {
+                let devices = &workers[worker].slots[*slot as usize].devices;
+                let bad = broken.get(workers[worker].host.as_str());
+                if bad.is_some_and(|bad| devices.iter().any(|device| bad.contains(device.as_str()))) {
+                    return Err(format!(
+                        "trial {trial} was given to slot {slot} of {worker}, which has a broken device"
+                    ));
+                }
+            }
+            Event::SlotBroken { worker, slot, devices, .. } => {
+                let held = &workers[worker].slots[*slot as usize].devices;
+                let named: Vec<&str> = held.iter().filter(|one| devices.contains(one)).map(String::as_str).collect();
+                let all = held.iter().map(String::as_str).filter(|_| named.is_empty());
+                broken.entry(&workers[worker].host).or_default().extend(all.chain(named.iter().copied()));
+            }
+            Event::HostUndrained { host } => {
+                broken.remove(host.as_str());
             }
             _ => {}
         }

@@ -9,6 +9,7 @@ use sweep::handoff::Progress;
 use sweep::record::{Failure, FailureClass};
 use sweep::{AttemptNo, TrialId};
 
+use crate::script::NUM_HOSTS;
 use crate::truth;
 
 /// Longer than any lease or delay of the simulation.
@@ -17,6 +18,7 @@ pub const STALL_MS: u64 = 30_000;
 pub struct Worker {
     pub id: WorkerId,
     pub host: usize,
+    run: u64,
     pub slots: Vec<Option<Training>>,
     /// Not yet acknowledged.
     pub ended: Vec<EndedAttempt>,
@@ -47,18 +49,26 @@ pub enum Told {
 }
 
 impl Worker {
-    /// Two slots; on odd hosts one of two devices and one of one.
+    /// Two slots; on odd hosts one of two devices and one of one, on the last but one two that share a device.
     pub fn new(host: usize, run: u64) -> Self {
         let id = WorkerId(format!("host{host}-{run}").into());
         let slots = (0..2).map(|_| None).collect();
-        Self { id, host, slots, ended: Vec::new(), connection: 0, is_open: false, leaving: false, draining: false }
+        Self { id, host, run, slots, ended: Vec::new(), connection: 0, is_open: false, leaving: false, draining: false }
+    }
+
+    fn shares_a_device(&self) -> bool {
+        self.host + 2 == NUM_HOSTS
     }
 
     fn info(&self) -> WorkerInfo {
         let device = |number: usize| format!("cuda:{number}");
         let first = if self.host % 2 == 1 { vec![device(0), device(1)] } else { vec![device(0)] };
-        let slots = [first, vec![device(2)]];
-        let slots = slots.map(|devices| Slot { devices, description: String::new() }).to_vec();
+        let second = if self.shares_a_device() { first.clone() } else { vec![device(2)] };
+        // the first process of a host knows GPUs by name alone, as those of an older version did
+        let uuid = |name: &String| format!("GPU-{}-{name}", self.host);
+        let uuids = |devices: &[String]| if self.run > 1 { devices.iter().map(uuid).collect() } else { Vec::new() };
+        let slots = [first, second].map(|devices| Slot { uuids: uuids(&devices), devices, description: String::new() });
+        let slots = slots.to_vec();
         WorkerInfo { host: format!("host{}", self.host), build: "1".to_owned(), slots }
     }
 
@@ -125,7 +135,10 @@ impl Worker {
             Told::Stop { trial, attempt } => {
                 for held in self.slots.iter_mut().flatten() {
                     if (held.trial, held.attempt) == (trial, attempt) && held.stop.is_none() {
-                        held.stop = Some((2, Outcome::Stopped));
+                        // half of what stalls does so because of its device, which shows when it cannot be ended
+                        let hangs = held.fate == Some(FailureClass::Stalled) && attempt.0 % 2 == 1;
+                        let broken = Outcome::Failed(failure(FailureClass::BadDevice));
+                        held.stop = Some((2, if hangs { broken } else { Outcome::Stopped }));
                     }
                 }
             }
@@ -184,6 +197,8 @@ impl Training {
     }
 }
 
+/// A broken device is named: of a slot of two it is the first one, where the slot has it.
 fn failure(class: FailureClass) -> Failure {
-    Failure::new(class, format!("{class:?} in the simulation"))
+    let devices = if class == FailureClass::BadDevice { vec!["cuda:0".to_owned()] } else { Vec::new() };
+    Failure { devices, ..Failure::new(class, format!("{class:?} in the simulation")) }
 }

@@ -234,6 +234,33 @@ async fn workers_that_do_not_belong_are_refused() {
     rig.end().await;
 }
 
+/// The other slots of the machine go on, and those that share the device are not used either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gpu_that_is_gone_takes_its_slots_out_of_use() {
+    let mut rig = Rig::new("absent=GPU-a");
+    rig.coordinator().await;
+    let mut options = rig.worker_options(3);
+    for (slot, (name, uuid)) in
+        options.slots.iter_mut().zip([("cuda:0", "GPU-a"), ("cuda:1", "GPU-b"), ("cuda:0", "GPU-a")])
+    {
+        (slot.devices, slot.uuids) = (vec![name.into()], vec![uuid.into()]);
+    }
+    let mut worker = patient(worker::Worker::start(options)).await.unwrap();
+    rig.submit().await;
+    assert_eq!(rig.complete().await.succeeded, 12);
+    let described = rig.status().await.workers.remove(0).slot_descriptions;
+    let broken: Vec<bool> = described.iter().map(|slot| slot.contains("broken")).collect();
+    assert_eq!(broken, [true, false, true], "{described:?}");
+    worker.stop_now();
+    patient(worker.wait()).await.unwrap();
+
+    let mut options = rig.worker_options(1);
+    (options.slots[0].devices, options.slots[0].uuids) = (vec!["cuda:0".into()], vec!["GPU-a".into()]);
+    let error = worker::Worker::start(options).await.err().unwrap().to_string();
+    assert!(error.contains("does not find the devices of its slot (cuda:0)"), "{error}");
+    rig.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_of_another_build_or_without_token_are_refused() {
     let mut rig = Rig::new("");

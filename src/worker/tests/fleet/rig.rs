@@ -120,7 +120,7 @@ impl Rig {
     }
 
     pub fn worker_options(&self, slots: usize) -> Options {
-        let slot = Slot { devices: vec!["cpu".into()], description: "a test".into() };
+        let slot = Slot { devices: vec!["cpu".into()], uuids: Vec::new(), description: "a test".into() };
         Options {
             coordinator: format!("http://127.0.0.1:{}", self.port),
             token: self.token(),

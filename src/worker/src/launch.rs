@@ -1,0 +1,131 @@
+//! How the trainer of one slot is started, and whose devices it means.
+//!
+//! A trainer sees the GPUs of its slot alone, by their UUIDs, and counts them from 0: were it told `cuda:1`, a GPU that
+//! is lost would give its number to another one, and CUDA counts otherwise than the driver's tools. What a trainer says
+//! of `cuda:0` is put into the machine's names here, before anybody else reads it. Next: trainer.rs.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use schedule::state::Slot;
+
+use crate::residue::GpuDriver;
+
+#[derive(Clone)]
+pub struct Launch {
+    pub program: PathBuf,
+    pub slot: Slot,
+    pub threads: usize,
+    /// Of its GPUs' memory.
+    pub memory_share: f64,
+    /// `WORKER/SLOT`
+    pub mark: String,
+    pub driver: Arc<dyn GpuDriver>,
+}
+
+impl Launch {
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("serve").arg("--threads").arg(self.threads.to_string());
+        command.arg("--devices").arg(self.device_list());
+        if self.memory_share < 1.0 {
+            command.arg("--memory-share").arg(self.memory_share.to_string());
+        }
+        if !self.slot.uuids.is_empty() {
+            command.env("CUDA_VISIBLE_DEVICES", self.slot.uuids.join(","));
+        }
+        // where it counts all the same: as nvidia-smi does
+        command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+        command
+    }
+
+    pub fn has_gpus(&self) -> bool {
+        self.slot.devices.iter().any(|device| device != "cpu")
+    }
+
+    /// As the trainer's `--devices` wants it: `cpu`, however many threads the slot has; `cuda:0,1`, of those that it sees.
+    fn device_list(&self) -> String {
+        let named = self.slot.devices.iter().filter_map(|device| device.strip_prefix("cuda:").map(str::to_owned));
+        let indices: Vec<String> = match self.slot.uuids.len() {
+            0 => named.collect(),
+            count => (0..count).map(|index| index.to_string()).collect(),
+        };
+        if indices.is_empty() { "cpu".to_owned() } else { format!("cuda:{}", indices.join(",")) }
+    }
+
+    /// What a trainer said, with each `cuda:N` of its own counting as the machine's name of that GPU.
+    pub fn named(&self, text: &str) -> String {
+        const GPU: &str = "cuda:";
+        if self.slot.uuids.is_empty() {
+            return text.to_owned();
+        }
+        let mut named = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(at) = rest.find(GPU) {
+            let (before, after) = rest.split_at(at + GPU.len());
+            let digits = after.len() - after.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
+            let device = after[..digits].parse().ok().and_then(|index: usize| self.slot.devices.get(index));
+            match device {
+                Some(device) => named.extend([&before[..at], device]),
+                None => named.extend([before, &after[..digits]]),
+            }
+            rest = &after[digits..];
+        }
+        named + rest
+    }
+
+    /// The slot's names of GPUs that the driver names by their UUIDs.
+    pub fn names_of(&self, uuids: &[String]) -> Vec<String> {
+        let pairs = self.slot.uuids.iter().zip(&self.slot.devices);
+        pairs.filter(|(uuid, _)| uuids.contains(uuid)).map(|(_, name)| name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::residue::NvidiaSmi;
+
+    fn launch(devices: &[&str], uuids: &[&str]) -> Launch {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Launch {
+            program: "trainer".into(),
+            slot: Slot { devices: owned(devices), uuids: owned(uuids), description: String::new() },
+            threads: 1,
+            memory_share: 1.0,
+            mark: "worker/0".into(),
+            driver: Arc::new(NvidiaSmi),
+        }
+    }
+
+    fn visible(launch: &Launch) -> Option<String> {
+        let command = launch.command();
+        let mut variables = command.get_envs();
+        let (_, value) = variables.find(|(name, _)| *name == "CUDA_VISIBLE_DEVICES")?;
+        value.map(|value| value.to_string_lossy().into_owned())
+    }
+
+    #[test]
+    fn a_trainer_sees_the_gpus_of_its_slot_and_counts_them_from_0() {
+        let pair = launch(&["cuda:2", "cuda:0"], &["GPU-c", "GPU-a"]);
+        assert_eq!((pair.device_list(), visible(&pair)), ("cuda:0,1".to_owned(), Some("GPU-c,GPU-a".to_owned())));
+        let nameless = launch(&["cuda:0", "cuda:2"], &[]);
+        assert_eq!((nameless.device_list(), visible(&nameless)), ("cuda:0,2".to_owned(), None));
+        let cpu = launch(&["cpu", "cpu"], &[]);
+        assert_eq!((cpu.device_list(), visible(&cpu), cpu.has_gpus()), ("cpu".to_owned(), None, false));
+    }
+
+    #[test]
+    fn what_it_says_of_them_is_said_in_the_machines_names() {
+        let pair = launch(&["cuda:5", "cuda:0"], &["GPU-f", "GPU-a"]);
+        assert_eq!(pair.named("cuda:0 (NVIDIA H200)"), "cuda:5 (NVIDIA H200)");
+        assert_eq!(
+            pair.named("é cuda:1, cuda:0, cuda:7 and cuda:x: cuda:"),
+            "é cuda:0, cuda:5, cuda:7 and cuda:x: cuda:"
+        );
+        assert_eq!(pair.named("cuda:10 CUDA error"), "cuda:10 CUDA error");
+        assert_eq!(launch(&["cuda:5"], &[]).named("cuda:0"), "cuda:0");
+        assert_eq!(pair.names_of(&["GPU-a".to_owned(), "GPU-z".to_owned()]), ["cuda:0"]);
+    }
+}
