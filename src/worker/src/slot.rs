@@ -347,14 +347,16 @@ impl Slot {
 
     /// Which one, is the driver's to say: a trainer sees the GPUs up to the first that is gone, or none.
     async fn absent_device(&self) -> Failure {
-        let devices = self.launch.names_of(&residue::absent(&self.launch.driver, &self.launch.slot.uuids).await);
-        let which = match devices.is_empty() {
-            true => {
-                format!("the trainer does not find the devices of its slot ({})", self.launch.slot.devices.join(", "))
-            }
-            false => format!("{}: not there any more", devices.join(", ")),
+        let slot = &self.launch.slot;
+        let absent = residue::absent(&self.launch.driver, &slot.uuids).await;
+        let devices = self.launch.names_of(&absent);
+        // the name may be another GPU's by now
+        let known: Vec<String> = devices.iter().zip(&absent).map(|(name, uuid)| format!("{name} ({uuid})")).collect();
+        let message = match known.is_empty() {
+            true => format!("the trainer does not find the devices of its slot ({})", slot.devices.join(", ")),
+            false => format!("{}: not there any more", known.join(", ")),
         };
-        Failure { devices, ..Failure::new(FailureClass::BadDevice, which) }
+        Failure { devices, ..Failure::new(FailureClass::BadDevice, message) }
     }
 
     /// Ends a trainer that has failed.

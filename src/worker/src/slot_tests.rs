@@ -320,7 +320,7 @@ async fn what_a_trainer_says_of_its_gpus_is_said_in_the_machines_names() {
 #[tokio::test]
 async fn a_gpu_that_is_gone_when_a_trainer_starts_is_a_bad_device() {
     for (there, named, part) in [
-        (&["GPU-a", "GPU-b"][..], vec!["cuda:2".to_owned()], "cuda:2: not there any more\nstderr:\nerror: "),
+        (&["GPU-a", "GPU-b"][..], vec!["cuda:2".to_owned()], "cuda:2 (GPU-c): not there any more\nstderr:\nerror: "),
         // the driver has both and CUDA has not: nobody knows which it is
         (&ALL, vec![], "does not find the devices of its slot (cuda:2, cuda:0)\n"),
     ] {
