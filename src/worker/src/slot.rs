@@ -128,7 +128,7 @@ impl Slot {
             }
         }
         if let Some(trainer) = self.trainer.take() {
-            trainer.end(Duration::ZERO, self.around.timing.terminate).await;
+            self.end_unheard(trainer, self.around.timing.terminate).await;
         }
     }
 
@@ -167,7 +167,7 @@ impl Slot {
                         return failure.map_or(Started::Stopped(why), Started::Failed);
                     }
                     Some(Noted::Kill) | None => {
-                        self.kill(trainer).await;
+                        self.end_unheard(trainer, Duration::ZERO).await;
                         return Started::Killed;
                     }
                 },
@@ -235,7 +235,7 @@ impl Slot {
                 failure.map_or_else(|| why.outcome(), Outcome::Failed)
             }
             End::Killed => {
-                self.kill(trainer).await;
+                self.end_unheard(trainer, Duration::ZERO).await;
                 return Err(Killed);
             }
         })
@@ -372,10 +372,10 @@ impl Slot {
         exit.residue.is_some().then(|| self.told(failure, exit, &tail))
     }
 
-    /// The worker ends with it: nobody is left to be told of a residue.
-    async fn kill(&self, trainer: Trainer) {
-        if let Some(Residue { reason, .. }) = trainer.end(Duration::ZERO, Duration::ZERO).await.residue {
-            tracing::warn!(slot = self.index, reason, "the killed trainer may have left something on its GPUs");
+    /// The slot ends with it: nobody is left to be told of a residue.
+    async fn end_unheard(&self, trainer: Trainer, grace: Duration) {
+        if let Some(Residue { reason, .. }) = trainer.end(Duration::ZERO, grace).await.residue {
+            tracing::warn!(slot = self.index, reason, "the trainer may have left something on its GPUs");
         }
     }
 
