@@ -117,6 +117,24 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
     assert_eq!(timing, std::fs::read(system.results("small").join("timing.csv")).expect("the report is there"));
 }
 
+/// The second of two commands on one state directory goes on by itself when the first, whose coordinator it used, ends.
+#[test]
+fn a_second_run_takes_over_when_the_first_is_interrupted() {
+    let system = System::new();
+    system.file("small.yaml", SWEEP);
+    let mut first = embedded_run(&system);
+    wait_for("a trial trains", || first.stderr().contains("epoch").then_some(()));
+    let mut second = embedded_run(&system);
+    let said = || second.stderr().contains("submitting to it") && second.stderr().contains("(revision ");
+    wait_for("the second follows the first", || said().then_some(()));
+    first.signal(Signal::SIGINT);
+    first.expect_exit(130);
+    second.expect_exit(0);
+    assert!(second.stderr().contains(&format!("process {} has ended", first.pid())), "{}", second.stderr());
+    assert_same(undisturbed(), &undisturbed_files(&system.results("small")));
+    assert_eq!(system.processes(), Vec::<u32>::new());
+}
+
 fn submit(system: &System) -> Process {
     system.file("small.yaml", SWEEP);
     let url = system.url();

@@ -43,6 +43,9 @@ pub enum ExpectedError {
     },
     #[error("no trainer was found: {0}")]
     NoTrainer(String),
+    /// The state directory is another coordinator's.
+    #[error("the coordinator: {0}")]
+    Taken(String),
     #[error("{what}: {reason}")]
     Infrastructure { what: &'static str, reason: String },
     #[error("cannot write to stdout")]
@@ -82,6 +85,7 @@ impl ExpectedError {
             | Self::Coordinator { .. }
             | Self::File { .. }
             | Self::NoTrainer(_)
+            | Self::Taken(_)
             | Self::Infrastructure { .. }
             | Self::Stdout(_) => 2,
         }

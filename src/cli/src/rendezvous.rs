@@ -26,6 +26,9 @@ pub struct Rendezvous {
     pub pid: u32,
     pub host: String,
     pub token_file: Option<PathBuf>,
+    /// It is a service that comes back, not part of somebody's `orchestrator run`.
+    #[serde(default)]
+    pub lasts: bool,
 }
 
 /// Removes the file when its coordinator ends in good order.
@@ -36,16 +39,28 @@ pub struct Announced {
 }
 
 /// Tells other commands where the coordinator of this state directory listens.
-pub fn announce(state_dir: &Path, address: String, token_file: Option<&Path>) -> Result<Announced, ExpectedError> {
+pub fn announce(
+    state_dir: &Path,
+    address: String,
+    token_file: Option<&Path>,
+    lasts: bool,
+) -> Result<Announced, ExpectedError> {
     let token_file = match token_file {
         Some(path) => Some(std::path::absolute(path).map_err(ExpectedError::file("find", path))?),
         None => None,
     };
-    let found = Rendezvous { schema: SCHEMA, address, pid: std::process::id(), host: host(), token_file };
+    let found = Rendezvous { schema: SCHEMA, address, pid: std::process::id(), host: host(), token_file, lasts };
     let content = serde_json::to_vec_pretty(&found).expect("a record of text can be written");
     let path = state_dir.join(FILE);
     write_private(&path, &content)?;
     Ok(Announced { path, content })
+}
+
+impl Rendezvous {
+    /// On this machine, where the end of its process can be seen.
+    pub fn is_here(&self) -> bool {
+        self.host == host()
+    }
 }
 
 /// The coordinator that runs on this state directory, as far as can be told without asking it.
@@ -57,7 +72,7 @@ pub fn find(state_dir: &Path) -> Option<Rendezvous> {
     }
     let pid = nix::unistd::Pid::from_raw(found.pid.try_into().ok()?);
     // On another host, through a shared file system, nothing can be said about the process.
-    if found.host == host() {
+    if found.is_here() {
         let gone = nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH);
         // The number may have been given to another process since.
         if gone || !answers(&found.address) {
@@ -127,7 +142,7 @@ mod tests {
         protocol::Token::from_file(&token).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let announced = announce(dir.path(), address.clone(), Some(&token)).unwrap();
+        let announced = announce(dir.path(), address.clone(), Some(&token), false).unwrap();
         let found = find(dir.path()).unwrap();
         assert_eq!((found.address, found.pid), (address, std::process::id()));
         assert_eq!(found.token_file.unwrap(), token);
@@ -145,7 +160,8 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = child.id();
         child.wait().unwrap();
-        let stale = Rendezvous { schema: SCHEMA, address: String::new(), pid, host: host(), token_file: None };
+        let stale =
+            Rendezvous { schema: SCHEMA, address: String::new(), pid, host: host(), token_file: None, lasts: false };
         std::fs::write(dir.path().join(FILE), serde_json::to_vec(&stale).unwrap()).unwrap();
         assert_eq!(find(dir.path()), None);
         std::fs::write(dir.path().join(FILE), "{ not JSON").unwrap();

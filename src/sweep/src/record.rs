@@ -132,8 +132,8 @@ pub struct Failure {
     pub class: FailureClass,
     /// One line, then details such as the tail of stderr.
     pub message: String,
-    /// The devices at fault, as the trainer's `--devices` names them (`cuda:1`); none: nobody knows which, so all of the
-    /// slot's are suspected.
+    /// The devices at fault, as the slot names them (`cuda:1`; the trainer counts its own, and the worker puts the slot's
+    /// names there); none: nobody knows which, so all of the slot's are suspected.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<String>,
 }

@@ -4,10 +4,9 @@
 //! worker, `follow_sweep.rs` for what happens while the sweep runs.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::v1::{ReportReply, StatusReply, SubmitReply};
-use schedule::state::Slot;
 use serde_json::json;
 use sweep::Sweep;
 
@@ -25,6 +24,8 @@ use crate::{rendezvous, talk, trainer};
 
 /// How long a coordinator elsewhere may be away when a sweep is submitted.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at a state directory whose coordinator is ending.
+const AGAIN: Duration = Duration::from_millis(200);
 
 pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let mut sweep = load(&arguments.file)?;
@@ -46,22 +47,9 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
     if elsewhere {
         let address = arguments.target.coordinator.clone().unwrap_or_default();
         let token = arguments.target.token_file.clone();
-        return super::block_on(run.elsewhere(address, token, true));
+        return super::block_on(async { run.elsewhere(address, token, true, &mut Signals::listen()?).await });
     }
-    if let Some(found) = rendezvous::find(&arguments.target.state_dir) {
-        talk::say(&format!(
-            "a coordinator (process {}) runs on {} already: submitting to it",
-            found.pid,
-            arguments.target.state_dir.display()
-        ));
-        return super::block_on(run.elsewhere(found.address, found.token_file, false));
-    }
-    let mut devices = arguments.devices.clone();
-    let needed = run.sweep.resources.devices_per_trial;
-    devices.devices_per_slot = devices.devices_per_slot.or((needed > 1).then_some(needed));
-    let slots = slots(&devices)?;
-    let trainer = trainer::find(devices.trainer.as_deref())?;
-    super::block_on(run.embedded(slots, trainer))
+    super::block_on(run.here())
 }
 
 /// Reads a sweep file; its errors are drawn for the terminal.
@@ -85,14 +73,58 @@ enum Followed {
 }
 
 impl Run<'_> {
+    /// At the coordinator of the state directory, which may be part of another `orchestrator run`: when that one ends
+    /// before this sweep, this one takes over.
+    async fn here(&self) -> Result<Outcome, ExpectedError> {
+        let mut signals = Signals::listen()?;
+        let state_dir = &self.arguments.target.state_dir;
+        let mut taking_over: Option<Instant> = None;
+        loop {
+            let Some(found) = rendezvous::find(state_dir) else {
+                match self.embedded(&mut signals).await {
+                    // its process has not quite ended, or another command was faster
+                    Err(ExpectedError::Taken(_)) if taking_over.is_some_and(|since| since.elapsed() < PATIENCE) => {
+                        tokio::time::sleep(AGAIN).await;
+                        continue;
+                    }
+                    ended => return ended,
+                }
+            };
+            let (pid, place) = (found.pid, state_dir.display());
+            talk::say(&format!("a coordinator (process {pid}) runs on {place} already: submitting to it"));
+            let borrowed = !found.lasts && found.is_here();
+            match self.elsewhere(found.address, found.token_file, found.lasts, &mut signals).await {
+                Err(ExpectedError::Unreachable { .. } | ExpectedError::Coordinator { .. })
+                    if borrowed && self.has_gone(pid).await =>
+                {
+                    talk::say(&format!("process {pid} has ended, and its coordinator with it: going on here"));
+                    taking_over = Some(Instant::now());
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// The coordinator of this process answers no longer.
+    async fn has_gone(&self, pid: u32) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        while rendezvous::find(&self.arguments.target.state_dir).is_some_and(|found| found.pid == pid) {
+            if Instant::now() > deadline {
+                return false;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        true
+    }
+
     /// `lasts`: the coordinator is a service that comes back, not part of somebody's `orchestrator run`.
     async fn elsewhere(
         &self,
         address: String,
         token_file: Option<std::path::PathBuf>,
         lasts: bool,
+        signals: &mut Signals,
     ) -> Result<Outcome, ExpectedError> {
-        let mut signals = Signals::listen()?;
         let token = client::token(token_file.as_deref())?;
         let (client, reply) = submit(&address, token.as_ref(), &self.sweep, PATIENCE).await?;
         self.say_submitted(&reply);
@@ -130,8 +162,12 @@ impl Run<'_> {
         }
     }
 
-    async fn embedded(&self, slots: Vec<Slot>, trainer: std::path::PathBuf) -> Result<Outcome, ExpectedError> {
-        let mut signals = Signals::listen()?;
+    async fn embedded(&self, signals: &mut Signals) -> Result<Outcome, ExpectedError> {
+        let mut devices = self.arguments.devices.clone();
+        let needed = self.sweep.resources.devices_per_trial;
+        devices.devices_per_slot = devices.devices_per_slot.or((needed > 1).then_some(needed));
+        let slots = slots(&devices)?;
+        let trainer = trainer::find(devices.trainer.as_deref())?;
         let state_dir = &self.arguments.target.state_dir;
         let mut embedded = Embedded::start(state_dir, slots, trainer, &self.places).await?;
         let token = embedded.token.clone();

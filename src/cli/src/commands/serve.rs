@@ -46,7 +46,7 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
         None => None,
     };
     let address = format!("http://{}", handle.address());
-    let announced = rendezvous::announce(&arguments.state_dir, address.clone(), arguments.token_file.as_deref())?;
+    let announced = rendezvous::announce(&arguments.state_dir, address.clone(), arguments.token_file.as_deref(), true)?;
     talk::say(&format!("coordinator listening on {address}, state in {}", arguments.state_dir.display()));
     if let Some(page) = &page {
         talk::say(&format!("status page on http://{}", page.address()));
@@ -171,7 +171,7 @@ impl Embedded {
         let address = format!("http://{}", coordinator.address());
         // Only now is the state directory known to be ours.
         let token_file = rendezvous::write_token(state_dir, &token_text)?;
-        let announced = rendezvous::announce(state_dir, address.clone(), Some(&token_file))?;
+        let announced = rendezvous::announce(state_dir, address.clone(), Some(&token_file), false)?;
         Ok(Self { address, token, coordinator, worker: None, _announced: announced })
     }
 
@@ -225,6 +225,7 @@ impl Embedded {
 fn coordinator_error(error: coordinator::Error) -> ExpectedError {
     match error {
         coordinator::Error::NeedsToken { .. } => ExpectedError::BadInput(error.to_string()),
+        coordinator::Error::Journal(journal::Error::Locked { .. }) => ExpectedError::Taken(chain(&error)),
         error => ExpectedError::Infrastructure { what: "the coordinator", reason: chain(&error) },
     }
 }
