@@ -135,7 +135,7 @@ impl DeviceSet {
     pub fn default_data_threads(&self) -> usize {
         match self {
             Self::Cpu { num_threads } => usize::from(*num_threads > 1),
-            Self::Cuda { .. } => (process::num_cores() / num_gpus().max(1)).clamp(1, 4),
+            Self::Cuda { .. } => data_threads_beside_gpus(process::num_cores(), num_gpus_of_machine()),
         }
     }
 
@@ -226,6 +226,15 @@ pub fn num_gpus() -> usize {
     if cuda::libtorch().is_ok() && Cuda::is_available() { Cuda::device_count().max(0) as usize } else { 0 }
 }
 
+/// Those of other slots too, which CUDA_VISIBLE_DEVICES hides from this process; they want the same cores.
+fn num_gpus_of_machine() -> usize {
+    nvml::Inventory::read().map_or(0, |inventory| inventory.num_gpus as usize).max(num_gpus())
+}
+
+fn data_threads_beside_gpus(num_cores: usize, num_gpus: usize) -> usize {
+    (num_cores / num_gpus.max(1)).clamp(1, 4)
+}
+
 /// The first reason that applies: no CUDA in this libtorch, no driver, no device.
 fn why_no_gpus() -> String {
     if let Err(error) = cuda::libtorch() {
@@ -285,6 +294,12 @@ mod tests {
         assert!(error.starts_with("`--devices` names cuda:0, but "), "{error}");
         let reasons = ["libtorch_cuda.so", "no NVIDIA driver here", "GPU"];
         assert!(reasons.iter().any(|reason| error.contains(reason)), "{error}");
+    }
+
+    #[test]
+    fn the_gpus_of_a_machine_share_its_cores() {
+        let threads = data_threads_beside_gpus;
+        assert_eq!((threads(16, 8), threads(16, 1), threads(4, 8), threads(16, 0)), (2, 4, 1, 4));
     }
 
     #[test]

@@ -12,7 +12,8 @@ use sweep::settings::{BatchNorm, Loss, Model};
 use tch::{Device, Kind, Tensor};
 
 use crate::collective::{Collective, Solo, fake_nccl, shared_memory};
-use crate::nn::Format;
+use crate::hardware::Hardware;
+use crate::nn::{Format, OwnOperations};
 use crate::replica::{Blueprint, Replica, Shard, StepOptions};
 
 const NUM_CLASSES: usize = 4;
@@ -204,4 +205,27 @@ fn nccl_and_shared_memory_agree() {
             }
         }
     }
+}
+
+/// They round otherwise than libtorch's, so the record names them.
+#[test]
+fn the_record_names_the_operations_that_are_not_libtorchs() {
+    let kernels = |batch_norm, format, replicas: usize, fused_norm| {
+        let settings = settings(batch_norm);
+        let end = match replicas {
+            1 => Box::new(Solo::default()) as Box<dyn Collective>,
+            _ => shared_memory(replicas, DEADLINE).remove(0),
+        };
+        let mut replica = Replica::new(&blueprint(&settings, format), Arc::from(end), Device::Cpu).unwrap();
+        replica.use_own_operations(OwnOperations { fused_norm, ..OwnOperations::default() });
+        replica.kernels()
+    };
+    let innermost = Format { bf16: false, channels_last: true };
+    assert_eq!(kernels(BatchNorm::PerReplica, innermost, 1, true), "fused-norm");
+    assert_eq!(kernels(BatchNorm::PerReplica, innermost, 2, true), "fused-norm");
+    assert_eq!(kernels(BatchNorm::PerReplica, innermost, 1, false), "libtorch");
+    assert_eq!(kernels(BatchNorm::PerReplica, F32, 1, true), "libtorch");
+    assert_eq!(kernels(BatchNorm::Synchronised, innermost, 2, true), "libtorch");
+    let expected = if Hardware::of_cpu() == Hardware::VectorBf16 { "fused-norm+products" } else { "fused-norm" };
+    assert_eq!(kernels(BatchNorm::PerReplica, Format { bf16: true, ..innermost }, 1, true), expected);
 }

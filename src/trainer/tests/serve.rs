@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use sweep::handoff::{EXIT_DEVICE_ABSENT, Ready, Reply, Request, RunRequest, read_frame, write_frame};
-use sweep::record::FailureClass;
+use sweep::record::{FailureClass, Provenance};
 use sweep::settings::{SamplesPerClass, Schedule, Settings};
 use sweep::{AttemptNo, TrialSpec};
 
@@ -106,6 +106,10 @@ fn trains_trial_after_trial_and_ends_with_its_stdin() {
         let Reply::Finished(result) = trainer.answer() else { panic!("it finishes") };
         assert_eq!(result.epochs.len(), 2);
         assert_eq!(result.provenance.subset.num_images(), Some(20));
+        let Provenance { execution, kernels, images, libraries, .. } = &result.provenance;
+        assert_eq!((execution.as_str(), images.as_str()), ("queued", "host"));
+        assert!(["libtorch", "fused-norm", "fused-norm+products"].contains(&kernels.as_str()), "{kernels}");
+        assert!(libraries.is_empty() && result.timing.gpu_busy.is_none(), "these are a GPU's");
         hashes.push(result.epochs[1].state_hash.clone());
     }
     assert!(hashes[0] == hashes[2] && hashes[0] != hashes[1], "what ran before leaves no trace: {hashes:?}");
