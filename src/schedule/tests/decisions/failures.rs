@@ -161,6 +161,17 @@ fn of_a_slot_of_several_devices_only_those_named_are_broken_elsewhere() {
     }
 }
 
+/// CPU threads have no identity: the slot that said so is given up, and no other.
+#[test]
+fn a_slot_without_gpus_can_be_broken_too() {
+    let mut world = World::new();
+    world.join("w", 2);
+    world.submit(grid("a", 3, 1, ""));
+    let started = world.started();
+    world.end(&started[1], bad_device(&[])).expect("it is current");
+    assert_eq!((broken_slots(&world, "w"), world.started()), (vec![1], vec![]));
+}
+
 /// After a reboot without the lost GPU the driver gives its number to another one, which is well.
 #[test]
 fn a_broken_device_is_known_by_its_uuid() {
