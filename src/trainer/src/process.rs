@@ -31,6 +31,23 @@ pub fn give_freed_memory_back() {
     }
 }
 
+const HUGE_PAGES: &str = "THP_MEM_ALLOC_ENABLE";
+
+/// Has libtorch ask the kernel for huge pages under its large blocks, unless the environment says otherwise: large
+/// networks reach so much memory in a step that finding its pages took 4 per cent of it (docs/performance.md).
+pub fn ask_for_huge_pages() {
+    if std::env::var_os(HUGE_PAGES).is_none() {
+        // SAFETY: changes the environment; called before any other thread exists.
+        unsafe { std::env::set_var(HUGE_PAGES, "1") };
+    }
+}
+
+/// For comparison only. libtorch reads it at its first allocation.
+pub fn use_small_pages() {
+    // SAFETY: changes the environment; called before any other thread exists.
+    unsafe { std::env::set_var(HUGE_PAGES, "0") };
+}
+
 /// cuBLAS gives the same bits in every run only with a workspace of fixed size, chosen before its first use.
 pub fn fix_cublas_workspace() {
     // SAFETY: changes the environment; called before any other thread exists.
