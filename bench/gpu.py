@@ -56,7 +56,8 @@ def clock():
 
 
 def interleave(ours, theirs, batch, pairs):
-    """As run.interleave, without the pairs between whose halves the clock changed; and how many those were."""
+    """Images per second of both, measured A B B A A B ..., and the ratio of each pair, without the pairs between whose halves
+    the clock changed; and how many those were."""
     steps = {driver: max(100, driver.steps_for(run.SECONDS_PER_BLOCK, batch)) for driver in (ours, theirs)}
     rates, ratios, void = {ours: [], theirs: []}, [], 0
     for pair in range(pairs):

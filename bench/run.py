@@ -3,7 +3,7 @@
     run.py --binaries target/release [CASE ...] [--pairs N] [--write docs/performance.md]
 
 Ratios are this program's images per second over the reference's (or the reference's seconds over this program's):
-above 1 this program is faster. Every line is the median of ratios of neighbouring measurements, with the smallest and
+above 1 this program is faster. Every line is the median of ratios of measurements side by side, with the smallest and
 the largest of them; absolute numbers stand beside it for orientation only.
 """
 
@@ -37,13 +37,12 @@ GATE_ERRORS = 1.25
 GATE_LEARNING_RATE = 0.01
 # Formats, each against the one before; and what the trainer can do without, each against the whole.
 FORMATS = ["f32-nchw", "f32-nhwc", "bf16-nhwc"]
-LEVERS = ["products", "fused-norm", "kept-memory", "huge-pages", "one-pass", "prefetch"]
+LEVERS = ["products", "fused-norm", "kept-memory", "one-pass", "prefetch"]
 # What `precision: auto` is made from: model, image side, batch size.
 PRECISION_CASES = [("resnet-8", 8, 50), ("resnet-20", 28, 128), ("resnet-20", 32, 128), ("resnet-18", 32, 64),
                    ("resnet-18", 64, 32), ("resnet-18", 224, 8), ("resnet-50", 64, 16), ("resnet-50", 224, 8)]
-# glibc's and libtorch's allocators told from outside what the trainer tells them from inside.
-KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20),
-               "THP_MEM_ALLOC_ENABLE": "1"}
+# glibc's allocator told from outside what the trainer tells them from inside.
+KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20)}
 NUM_IDLE_TRIALS = 5000
 SECONDS_PER_BLOCK = 2.0
 
@@ -106,15 +105,26 @@ def spread(ratios):
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
 
 
-def interleave(ours, theirs, batch, pairs):
-    """Images per second of both, measured A B B A A B ...; and the ratio of each pair."""
-    steps = {driver: driver.steps_for(SECONDS_PER_BLOCK, batch) for driver in (ours, theirs)}
-    rates = {ours: [], theirs: []}
+def interleave(start_ours, start_theirs, batch, pairs):
+    """Images per second of both and the ratio of each pair. A pair is two processes of its own, because two of the same kind
+    differ by some per cent for as long as they live; each is measured twice, A B B A in one pair, B A A B in the next."""
+    ours_of, theirs_of, chosen = [], [], set()
     for pair in range(pairs):
-        for driver in (ours, theirs) if pair % 2 == 0 else (theirs, ours):
-            rates[driver].append(driver.images_per_s(steps[driver]))
-    ratios = [mine / other for mine, other in zip(rates[ours], rates[theirs])]
-    return statistics.median(rates[ours]), statistics.median(rates[theirs]), ratios
+        ours, theirs = start_ours(), start_theirs()
+        chosen.add((ours.ready["precision"], theirs.ready["precision"]))
+        steps = {driver: driver.steps_for(SECONDS_PER_BLOCK, batch) for driver in (ours, theirs)}
+        seconds = {ours: 0.0, theirs: 0.0}
+        first, second = (ours, theirs) if pair % 2 == 0 else (theirs, ours)
+        for driver in (first, second, second, first):
+            seconds[driver] += 1 / driver.images_per_s(steps[driver])
+        ours_of.append(2 / seconds[ours])
+        theirs_of.append(2 / seconds[theirs])
+        ours.close()
+        theirs.close()
+    if len(chosen) > 1:
+        fail(f"precisions differ from pair to pair: {sorted(chosen)}")
+    ratios = [mine / other for mine, other in zip(ours_of, theirs_of)]
+    return statistics.median(ours_of), statistics.median(theirs_of), ratios, *chosen
 
 
 def trainer_steps(options, model, side, batch, precision="auto", *without):
@@ -140,23 +150,18 @@ def case_steps(options):
     """R1 twice: as it is, and started with the allocator settings that the trainer gives itself."""
     rows = []
     for model, side, batch in STEP_CASES:
-        ours = trainer_steps(options, model, side, batch)
-        row = [f"{model}, {side} px, batch {batch}", ours.ready["precision"]]
-        precision = "auto"
-        for variant, env in (("r0", None), ("r1", None), ("r1", KEPT_MEMORY)):
-            theirs = reference_steps(options, variant, model, side, batch, precision, env=env)
-            mine, other, ratios = interleave(ours, theirs, batch, options.pairs)
-            chosen = ""
-            if variant == "r1":
-                precision = theirs.ready["precision"]
-                chosen = f", {precision}"
-            row += [spread(ratios), f"{mine:.0f} / {other:.0f}{chosen}"]
-            theirs.close()
-        ours.close()
+        fastest = fastest_precision(options, model, side, batch, options.threads)
+        row = [f"{model}, {side} px, batch {batch}"]
+        for variant, precision, env in (("r0", "auto", None), ("r1", fastest, None), ("r1", fastest, KEPT_MEMORY)):
+            mine, other, ratios, (own, _) = interleave(
+                lambda: trainer_steps(options, model, side, batch),
+                lambda: reference_steps(options, variant, model, side, batch, precision, env=env), batch, options.pairs)
+            row += [spread(ratios), f"{mine:.0f} / {other:.0f}{f', {fastest}' if variant == 'r1' else ''}"]
+        row.insert(1, own)
         print(" | ".join(row), file=sys.stderr)
         rows.append(row)
     return table(["training step", "precision", "against R0", "images/s, this / R0", "against R1",
-                  "images/s, this / R1", "against R1 with kept memory and huge pages", "images/s"], rows)
+                  "images/s, this / R1", "against R1 with kept memory", "images/s"], rows)
 
 
 def gate(options, model, side, batch, precision, folder):
@@ -216,25 +221,15 @@ def case_gate(options):
 
 def case_ablation(options):
     rows = []
-
-    def compare(case, lever, after, before):
-        mine, other, ratios = interleave(after, before, case[2], options.pairs)
-        rows.append([f"{case[0]}, {case[1]} px", lever, spread(ratios), f"{other:.0f} -> {mine:.0f}"])
-        print(" | ".join(rows[-1]), file=sys.stderr)
-        before.close()
-
-    for case in STEP_CASES:
-        before = trainer_steps(options, *case, FORMATS[0])
-        for precision in FORMATS[1:]:
-            after = trainer_steps(options, *case, precision)
-            compare(case, f"{before.ready['precision']} -> {after.ready['precision']}", after, before)
-            before = after
-        before.close()
-        for lever in LEVERS:
-            # anew each time: two processes of the same kind differ by some per cent
-            whole = trainer_steps(options, *case)
-            compare(case, f"without -> with {lever}", whole, trainer_steps(options, *case, "auto", lever))
-            whole.close()
+    for model, side, batch in STEP_CASES:
+        start = lambda *arguments: lambda: trainer_steps(options, model, side, batch, *arguments)
+        steps = [(None, start(after), start(before)) for before, after in zip(FORMATS, FORMATS[1:])]
+        steps += [(lever, start(), start("auto", lever)) for lever in LEVERS]
+        for lever, after, before in steps:
+            mine, other, ratios, (with_it, without) = interleave(after, before, batch, options.pairs)
+            name = f"without -> with {lever}" if lever else f"{without} -> {with_it}"
+            rows.append([f"{model}, {side} px", name, spread(ratios), f"{other:.0f} -> {mine:.0f}"])
+            print(" | ".join(rows[-1]), file=sys.stderr)
     return table(["step", "lever", "gain", "images/s"], rows)
 
 

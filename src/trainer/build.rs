@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-const SHIM: [&str; 6] = ["shim", "update", "convolution", "norm", "norm_cpu", "profile"];
+const SHIM: [&str; 7] = ["shim", "update", "convolution", "kernel_gradient", "norm", "norm_cpu", "profile"];
 const CUDA_HALF: [&str; 2] = ["cuda_half", "norm_cuda"];
 
 fn main() {

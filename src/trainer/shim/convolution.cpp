@@ -14,6 +14,7 @@
 #include <optional>
 #include <vector>
 
+#include "convolution.h"
 #include "guarded.h"
 #include "lanes.h"
 
@@ -29,22 +30,6 @@ namespace {
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-struct Geometry {
-  int64_t batch, inputs, height, width;
-  int64_t outputs, kernel, stride, padding;
-  int64_t out_height, out_width;
-
-  Geometry(const Tensor& x, const Tensor& weight, int64_t stride, int64_t padding)
-      : batch(x.size(0)), inputs(x.size(1)), height(x.size(2)), width(x.size(3)), outputs(weight.size(0)),
-        kernel(weight.size(2)), stride(stride), padding(padding),
-        out_height((height + 2 * padding - kernel) / stride + 1), out_width((width + 2 * padding - kernel) / stride + 1) {}
-
-  int64_t places() const { return batch * out_height * out_width; }
-  int64_t seen() const { return kernel * kernel * inputs; }
-  // Every pixel is one place: the image itself is the columns.
-  bool is_pointwise() const { return kernel == 1 && stride == 1 && padding == 0; }
-};
 
 // Numbers that make a piece worth a thread.
 constexpr int64_t PIECE = 32768;
@@ -180,7 +165,9 @@ struct Convolution : torch::autograd::Function<Convolution> {
     Tensor of_images, of_kernels, of_bias;
     if (images && images_by_product) of_images = folded(at::mm(matrix, kernels_as_matrix(weight)), on);
     if (kernels && kernels_by_product) {
-      of_kernels = as_images(at::mm(matrix.t(), columns_of(x, on)), on.outputs, on.kernel, on.kernel);
+      of_kernels = has_kernel_gradient(x, on)
+                       ? kernel_gradient(gradient, x, on)
+                       : as_images(at::mm(matrix.t(), columns_of(x, on)), on.outputs, on.kernel, on.kernel);
     }
     if (ctx->saved_data["bias"].toBool()) of_bias = matrix.sum(0);
     const std::array<bool, 3> left{images && !images_by_product, kernels && !kernels_by_product, false};

@@ -74,8 +74,6 @@ pub struct StepsArgs {
 enum Lever {
     /// See `process::keep_freed_memory`
     KeptMemory,
-    /// See `process::ask_for_huge_pages`
-    HugePages,
     /// See `optimiser::Way`
     OnePass,
     /// Threads that prepare batches
@@ -137,9 +135,6 @@ pub fn run(bench: &Bench) -> anyhow::Result<()> {
 fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
     if without.contains(&Lever::KeptMemory) {
         process::give_freed_memory_back();
-    }
-    if without.contains(&Lever::HugePages) {
-        process::use_small_pages();
     }
     let settings = network.settings(0.01)?;
     let device = network.prepare()?;

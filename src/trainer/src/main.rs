@@ -102,7 +102,6 @@ struct RunArgs {
 
 fn main() -> ExitCode {
     process::keep_freed_memory();
-    process::ask_for_huge_pages();
     process::fix_cublas_workspace();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

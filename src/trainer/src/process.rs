@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// Keeps freed memory in the process: activations of a step are the next step's, and giving them back to the kernel
-/// and faulting them in again took 15 to 28 per cent of a step's time (docs/performance.md). libtorch allocates with
+/// Keeps freed memory in the process: activations of a step are the next step's, so that giving them back to the kernel
+/// and faulting them in again is work for nothing (how much: docs/performance.md, ablation). libtorch allocates with
 /// C++'s new and malloc, so this is where it can be told; a Rust allocator would not reach it.
 pub fn keep_freed_memory() {
     const TOP_PAD_BYTES: i32 = 64 << 20;
@@ -29,23 +29,6 @@ pub fn give_freed_memory_back() {
         libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * LARGEST_OWN_BLOCK);
         libc::mallopt(libc::M_TOP_PAD, 0);
     }
-}
-
-const HUGE_PAGES: &str = "THP_MEM_ALLOC_ENABLE";
-
-/// Has libtorch ask the kernel for huge pages under its large blocks, unless the environment says otherwise: large
-/// networks reach so much memory in a step that finding its pages took 4 per cent of it (docs/performance.md).
-pub fn ask_for_huge_pages() {
-    if std::env::var_os(HUGE_PAGES).is_none() {
-        // SAFETY: changes the environment; called before any other thread exists.
-        unsafe { std::env::set_var(HUGE_PAGES, "1") };
-    }
-}
-
-/// For comparison only. libtorch reads it at its first allocation.
-pub fn use_small_pages() {
-    // SAFETY: changes the environment; called before any other thread exists.
-    unsafe { std::env::set_var(HUGE_PAGES, "0") };
 }
 
 /// cuBLAS gives the same bits in every run only with a workspace of fixed size, chosen before its first use.

@@ -1,10 +1,10 @@
 //! Convolution: libtorch's, or on the CPU a product of matrices made by the shim, whichever is faster for its shape.
 //!
 //! oneDNN orders kernels anew for each pass, which costs more than the arithmetic where images are small and channels
-//! many, and its bf16 gradient of kernels reaches a third of the speed of its forward pass where no matrix tiles are
-//! (docs/performance.md). The choice is a function of shapes, number format and instruction set, so that a trial repeated
+//! many, and its bf16 gradient of kernels is slower than its forward pass where no matrix tiles are: a little for large
+//! images, several times for small ones (docs/performance.md). The choice is a function of shapes, number format and instruction set, so that a trial repeated
 //! on the same kind of machine gives the same bits; changing it changes them: raise `sweep::trial::TRAINING_VERSION`.
-//! The arithmetic is in shim/convolution.cpp. Next: layers.rs, the user.
+//! The arithmetic is in shim/convolution.cpp and shim/kernel_gradient.cpp. Next: layers.rs, the user.
 
 use std::ffi::{c_char, c_void};
 
@@ -75,9 +75,10 @@ fn ways(x: &Tensor, weight: &Tensor, window: Window) -> Ways {
         && window.groups == 1
         && shim::has_channels_innermost(x)
         && shim::has_channels_innermost(weight);
-    let (Ok((batch, _, height, width)), true) = (x.size4(), ours) else { return Ways::default() };
+    let (Ok((batch, inputs, height, width)), true) = (x.size4(), ours) else { return Ways::default() };
     let length = |side: i64| (side + 2 * window.padding - window.kernel) / window.stride + 1;
-    faster(batch * length(height) * length(width), window, x.kind(), Hardware::of_cpu())
+    let size = Size { places: batch * length(height) * length(width), inputs, outputs: weight.size()[0] };
+    faster(size, window, x.kind(), Hardware::of_cpu())
 }
 
 /// Whether there are shapes at all whose convolutions are products.
@@ -85,8 +86,18 @@ pub fn has_products(bf16: bool, hardware: Hardware) -> bool {
     bf16 && hardware == Hardware::VectorBf16
 }
 
-/// Measured with 2 threads of an AMD EPYC with `avx512_bf16` alone: docs/performance.md. `places`: outputs per channel.
-pub(super) fn faster(places: i64, window: Window, kind: Kind, hardware: Hardware) -> Ways {
+pub(super) struct Size {
+    /// Outputs per channel.
+    pub places: i64,
+    pub inputs: i64,
+    pub outputs: i64,
+}
+
+/// Channels that shim/kernel_gradient.cpp takes at a time.
+const BLOCK: i64 = 32;
+
+/// Measured with 2 threads of an AMD EPYC with `avx512_bf16` alone: docs/performance.md.
+pub(super) fn faster(Size { places, inputs, outputs }: Size, window: Window, kind: Kind, hardware: Hardware) -> Ways {
     if !has_products(kind == Kind::BFloat16, hardware) {
         return Ways::default();
     }
@@ -98,5 +109,6 @@ pub(super) fn faster(places: i64, window: Window, kind: Kind, hardware: Hardware
         (_, 1) => (400, 1024),
         _ => (400, 2048),
     };
-    Ways { forward: places <= most, images: places <= most, kernels: places <= most_for_kernels }
+    let in_blocks = inputs % BLOCK == 0 && outputs % BLOCK == 0;
+    Ways { forward: places <= most, images: places <= most, kernels: in_blocks || places <= most_for_kernels }
 }

@@ -3,9 +3,10 @@
 use tch::{Kind, Tensor};
 
 use super::builder::Fill;
-use super::convolution::{Ways, Window, by_ways, faster};
+use super::convolution::{Size, Ways, Window, by_ways, faster};
 use super::init;
 use crate::hardware::Hardware;
+use crate::process;
 use crate::shim;
 
 const ALL: Ways = Ways { forward: true, images: true, kernels: true };
@@ -50,6 +51,17 @@ fn products_are_convolutions() {
         // as full convolution pads: more zeros than half a kernel, round a single pixel too
         ([2, 18, 1, 2], 4, window(3, 1, 2)),
         ([1, 5, 6, 6], 7, window(1, 1, 1)),
+        // channels in blocks: one chunk of rows, many chunks, rows of odd length, strides that leave rows unseen, zeros
+        // all round, rows so long that one is a chunk
+        ([2, 64, 5, 7], 32, window(3, 1, 1)),
+        ([3, 32, 29, 31], 96, window(3, 1, 1)),
+        ([2, 96, 23, 30], 64, window(3, 2, 1)),
+        ([5, 32, 17, 19], 32, window(1, 2, 0)),
+        ([2, 32, 20, 13], 32, window(1, 4, 0)),
+        ([2, 32, 20, 40], 32, window(3, 5, 2)),
+        ([3, 64, 1, 1], 64, window(3, 1, 1)),
+        ([1, 32, 2, 520], 32, window(3, 1, 1)),
+        ([4, 32, 12, 12], 32, window(5, 1, 2)),
     ];
     for (shape, outputs, window) in cases {
         for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
@@ -71,6 +83,26 @@ fn products_are_convolutions() {
     }
 }
 
+/// How the shim's own arithmetic is split changes nothing. Processors without its instructions have libtorch's products.
+#[test]
+fn kernel_gradients_have_the_same_bits_with_any_number_of_threads() {
+    if !process::cpu_flags().iter().any(|flag| flag == "avx512_bf16") {
+        return eprintln!("nothing to compare: no avx512_bf16 here");
+    }
+    let window = Window { kernel: 3, stride: 1, padding: 1, groups: 1 };
+    let kernels_alone = Some(Ways { kernels: true, ..Ways::default() });
+    let of_threads = |threads| {
+        tch::set_num_threads(threads);
+        let outcome = run([3, 96, 20, 17], 64, window, Kind::BFloat16, kernels_alone);
+        tch::set_num_threads(1);
+        outcome.into_iter().find(|(name, _)| *name == "kernels").unwrap().1
+    };
+    let expected = of_threads(1);
+    for threads in [2, 3, 5, 8] {
+        assert_eq!(of_threads(threads), expected, "{threads} threads");
+    }
+}
+
 /// An image that needs no gradient has none, as at a network's first layer.
 #[test]
 fn the_first_layer_has_a_gradient_of_its_kernels_alone() {
@@ -86,7 +118,8 @@ fn the_first_layer_has_a_gradient_of_its_kernels_alone() {
 #[test]
 fn products_are_for_bf16_without_tiles_and_few_places() {
     let window = |kernel, stride| Window { kernel, stride, padding: kernel / 2, groups: 1 };
-    let chosen = |places, window, hardware| faster(places, window, Kind::BFloat16, hardware);
+    let few = |places| Size { places, inputs: 48, outputs: 48 };
+    let chosen = |places, window, hardware| faster(few(places), window, Kind::BFloat16, hardware);
     let kernels_alone = Ways { kernels: true, ..Ways::default() };
     assert_eq!(chosen(128, window(3, 1), Hardware::VectorBf16), ALL);
     assert_eq!(chosen(512, window(3, 1), Hardware::VectorBf16), kernels_alone);
@@ -96,5 +129,10 @@ fn products_are_for_bf16_without_tiles_and_few_places() {
     for hardware in [Hardware::Plain, Hardware::TileBf16, Hardware::Gpu] {
         assert_eq!(chosen(128, window(3, 1), hardware), Ways::default());
     }
-    assert_eq!(faster(128, window(3, 1), Kind::Float, Hardware::VectorBf16), Ways::default());
+    let in_blocks = |inputs, outputs| Size { places: 100_000, inputs, outputs };
+    let of_many = |size| faster(size, window(3, 1), Kind::BFloat16, Hardware::VectorBf16);
+    assert_eq!(of_many(in_blocks(64, 96)), kernels_alone);
+    assert_eq!(of_many(in_blocks(64, 48)), Ways::default());
+    assert_eq!(of_many(in_blocks(3, 64)), Ways::default());
+    assert_eq!(faster(few(128), window(3, 1), Kind::Float, Hardware::VectorBf16), Ways::default());
 }

@@ -1,0 +1,249 @@
+// The gradient of a convolution's kernels in bf16, with vector instructions that multiply pairs (`avx512_bf16`).
+//
+//   gradient_of_kernels[o, dy, dx, i] = sum over places (n, y, x) of gradient[n, y, x, o] * image[n, y * stride + dy - padding,
+//   x * stride + dx - padding, i]
+//
+// The instruction adds products of two neighbours in memory, so neighbours must be neighbours in the sum: two places of
+// one row. Rows are therefore repacked, 32 channels at a time, into panels [pair of places][channel][2]; the image once
+// for each dx, because an offset of one place changes who is a pair. A tile of 8 outputs by 32 inputs stays in registers while it
+// goes over the pairs of a chunk of rows that stays in the nearest caches. oneDNN comes to 80 per cent of this where images are
+// large, to a third where they are small (docs/performance.md).
+
+#include "convolution.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <new>
+#include <utility>
+#include <vector>
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#define PAIR_MACHINE __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+
+namespace orchestrator {
+namespace {
+
+constexpr int64_t BLOCK = 32;       // channels of a panel: two registers of 16 pairs
+constexpr int64_t TILE = 8;         // outputs of a tile: with 2 x 8 sums, enough to hide an instruction's latency
+constexpr int64_t PAIR = 2 * BLOCK; // numbers of a panel's pair of places
+constexpr int64_t CHUNK = 112;      // pairs: a panel of 14 KiB, two of which fit the nearest cache
+constexpr int64_t WHOLE = 256;      // so many pairs are one chunk, which needs no sums in memory
+
+using Number = uint16_t;  // the bits of a bf16
+
+alignas(64) const Number ZEROS[BLOCK] = {};
+
+struct Free {
+  void operator()(Number* numbers) const { std::free(numbers); }
+};
+using Panels = std::unique_ptr<Number, Free>;
+
+Panels panels(int64_t pairs) {
+  void* numbers = std::aligned_alloc(64, sizeof(Number) * PAIR * pairs);
+  if (!numbers) throw std::bad_alloc();
+  return Panels(static_cast<Number*>(numbers));
+}
+
+// Pairs of places of an output row; the last one of an odd row has zeros for its second place.
+int64_t pairs_of_row(const Geometry& on) { return (on.out_width + 1) / 2; }
+
+int64_t rows_of_chunk(const Geometry& on) {
+  const int64_t rows = on.batch * on.out_height, pairs = pairs_of_row(on);
+  return rows * pairs <= WHOLE ? rows : std::max<int64_t>(1, CHUNK / pairs);
+}
+
+// One block of channels of a row of `width` pixels, at the pixels first, first + stride ... that `count` places see;
+// beyond the row, and beyond the last place, there are zeros.
+PAIR_MACHINE void pack(const Number* row, int64_t channels, int64_t width, int64_t first, int64_t stride, int64_t count, Number* to) {
+  alignas(64) static constexpr Number LOW[BLOCK] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                    8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const __m512i low = _mm512_load_si512(LOW), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+  const auto at_place = [&](int64_t place) {
+    const int64_t x = first + place * stride;
+    return place < count && x >= 0 && x < width ? row + x * channels : ZEROS;
+  };
+  for (int64_t place = 0; place < count; place += 2, to += PAIR) {
+    const __m512i one = _mm512_loadu_si512(at_place(place)), other = _mm512_loadu_si512(at_place(place + 1));
+    _mm512_store_si512(to, _mm512_permutex2var_epi16(one, low, other));
+    _mm512_store_si512(to + BLOCK, _mm512_permutex2var_epi16(one, high, other));
+  }
+}
+
+// An output row of a chunk and the image row it sees, as offsets into their panels.
+struct Seen {
+  int64_t gradient, image;
+};
+
+// Where a tile's sums are: in f32 between chunks, in bf16 after the last one. Outputs are `apart` numbers apart.
+struct Target {
+  float* sums;
+  Number* rounded;
+  int64_t apart;
+  bool is_first, is_last;
+};
+
+PAIR_MACHINE void add_tile(const std::vector<Seen>& rows, int64_t pairs, const Number* gradients, const Number* images, Target to) {
+  __m512 tile[TILE][2];
+#pragma GCC unroll 8
+  for (int o = 0; o < TILE; ++o) {
+    tile[o][0] = tile[o][1] = _mm512_setzero_ps();
+    if (to.is_first) continue;
+    _mm_prefetch(to.sums + o * to.apart, _MM_HINT_T0);
+    _mm_prefetch(to.sums + o * to.apart + 16, _MM_HINT_T0);
+  }
+  for (const Seen& row : rows) {
+    const Number *gradient = gradients + row.gradient, *image = images + row.image;
+    for (int64_t pair = 0; pair < pairs; ++pair, gradient += PAIR, image += PAIR) {
+      const __m512bh low = (__m512bh)_mm512_load_si512(image), high = (__m512bh)_mm512_load_si512(image + BLOCK);
+#pragma GCC unroll 8
+      for (int o = 0; o < TILE; ++o) {
+        int32_t both;
+        memcpy(&both, gradient + 2 * o, sizeof both);
+        const __m512bh everywhere = (__m512bh)_mm512_set1_epi32(both);
+        tile[o][0] = _mm512_dpbf16_ps(tile[o][0], low, everywhere);
+        tile[o][1] = _mm512_dpbf16_ps(tile[o][1], high, everywhere);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int o = 0; o < TILE; ++o) {
+    for (int half = 0; half < 2; ++half) {
+      float* sums = to.sums + o * to.apart + 16 * half;
+      const __m512 sum = to.is_first ? tile[o][half] : _mm512_add_ps(tile[o][half], _mm512_loadu_ps(sums));
+      if (to.is_last) {
+        const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(sum);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.rounded + o * to.apart + 16 * half), rounded);
+      } else {
+        _mm512_storeu_ps(sums, sum);
+      }
+    }
+  }
+}
+
+// Units are blocks of inputs at one dx, tiles groups of outputs. What one thread computes.
+struct Part {
+  int64_t first_unit, units;
+  int64_t first_tile, tiles;
+};
+
+struct Arrays {
+  const Number *gradient, *image;
+  float* sums;
+  Number* rounded;
+};
+
+void compute(const Geometry& on, const Arrays& arrays, const Part& part) {
+  const int64_t blocks = on.inputs / BLOCK, rows = on.batch * on.out_height, chunk = rows_of_chunk(on);
+  const int64_t pairs = pairs_of_row(on), length = pairs * PAIR, seen = on.seen();
+  const int64_t first_block = part.first_tile * TILE / BLOCK;
+  const int64_t end_block = ((part.first_tile + part.tiles) * TILE + BLOCK - 1) / BLOCK;
+  const int64_t most_rows = chunk * on.stride + on.kernel * (chunk / on.out_height + 2);
+  const Panels gradients = panels((end_block - first_block) * chunk * pairs), images = panels(most_rows * pairs);
+  std::vector<std::vector<Seen>> seen_by(static_cast<size_t>(on.kernel));
+  for (int64_t begin = 0; begin < rows; begin += chunk) {
+    const int64_t end = std::min(rows, begin + chunk);
+    const auto gradients_of = [&](int64_t block) { return gradients.get() + (block - first_block) * chunk * length; };
+    for (int64_t block = first_block; block < end_block; ++block) {
+      for (int64_t row = begin; row < end; ++row) {
+        pack(arrays.gradient + row * on.out_width * on.outputs + block * BLOCK, on.outputs, on.out_width, 0, 1, on.out_width,
+             gradients_of(block) + (row - begin) * length);
+      }
+    }
+    for (int64_t unit = part.first_unit; unit < part.first_unit + part.units; ++unit) {
+      const int64_t dx = unit / blocks, block = unit % blocks;
+      for (auto& list : seen_by) list.clear();
+      // Image rows that several output rows see follow each other, so that the last one packed tells which are there.
+      int64_t packed = 0, last = -1;
+      for (int64_t row = begin; row < end; ++row) {
+        for (int64_t dy = 0; dy < on.kernel; ++dy) {
+          const int64_t y = row % on.out_height * on.stride + dy - on.padding;
+          if (y < 0 || y >= on.height) continue;
+          const int64_t image_row = row / on.out_height * on.height + y;
+          if (image_row > last) {
+            last = image_row;
+            pack(arrays.image + image_row * on.width * on.inputs + block * BLOCK, on.inputs, on.width, dx - on.padding,
+                 on.stride, on.out_width, images.get() + packed++ * length);
+          }
+          seen_by[dy].push_back({(row - begin) * length, (packed - 1 - (last - image_row)) * length});
+        }
+      }
+      for (int64_t tile = part.first_tile; tile < part.first_tile + part.tiles; ++tile) {
+        const int64_t output = tile * TILE;
+        for (int64_t dy = 0; dy < on.kernel; ++dy) {
+          const int64_t at = output * seen + (dy * on.kernel + dx) * on.inputs + block * BLOCK;
+          add_tile(seen_by[dy], pairs, gradients_of(output / BLOCK) + 2 * (output % BLOCK), images.get(),
+                   {arrays.sums + at, arrays.rounded + at, seen, begin == 0, end == rows});
+        }
+      }
+    }
+  }
+}
+
+// Into how many parts units and tiles are split, so that `threads` have least to do: by cycles per pair of places.
+std::pair<int64_t, int64_t> split(int64_t units, int64_t tiles, int64_t kernel, int64_t threads) {
+  const int64_t MULTIPLY = 16, PACK_UNIT = 12, PACK_TILE = 2;
+  std::pair<int64_t, int64_t> best{1, 1};
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (int64_t of_units = 1; of_units <= std::min(threads, units); ++of_units) {
+    const int64_t of_tiles = std::min(threads / of_units, tiles);
+    const int64_t most_units = (units + of_units - 1) / of_units, most_tiles = (tiles + of_tiles - 1) / of_tiles;
+    const int64_t cycles = most_units * most_tiles * kernel * MULTIPLY + most_units * PACK_UNIT + most_tiles * PACK_TILE;
+    if (cycles < least) {
+      least = cycles;
+      best = {of_units, of_tiles};
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+bool has_kernel_gradient(const at::Tensor& x, const Geometry& on) {
+  static const bool has_pairs = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  return has_pairs && x.scalar_type() == at::kBFloat16 && on.inputs % BLOCK == 0 && on.outputs % BLOCK == 0;
+}
+
+at::Tensor kernel_gradient(const at::Tensor& gradient, const at::Tensor& x, const Geometry& on) {
+  const std::vector<int64_t> shape{on.outputs, on.kernel, on.kernel, on.inputs};
+  at::Tensor rounded = at::empty(shape, x.options()), sums;
+  Arrays arrays{static_cast<const Number*>(gradient.data_ptr()), static_cast<const Number*>(x.data_ptr()), nullptr,
+                static_cast<Number*>(rounded.data_ptr())};
+  if (rows_of_chunk(on) < on.batch * on.out_height) {
+    sums = at::empty(shape, x.options().dtype(at::kFloat));
+    arrays.sums = sums.data_ptr<float>();
+  }
+  const int64_t units = on.kernel * (on.inputs / BLOCK), tiles = on.outputs / TILE;
+  const auto [of_units, of_tiles] = split(units, tiles, on.kernel, at::get_num_threads());
+  at::parallel_for(0, of_units * of_tiles, 1, [&, of_units = of_units, of_tiles = of_tiles](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      const int64_t across = part / of_tiles, down = part % of_tiles;
+      const int64_t unit = units * across / of_units, tile = tiles * down / of_tiles;
+      compute(on, arrays, {unit, units * (across + 1) / of_units - unit, tile, tiles * (down + 1) / of_tiles - tile});
+    }
+  });
+  return rounded.permute({0, 3, 1, 2});
+}
+
+}  // namespace orchestrator
+
+#else
+
+namespace orchestrator {
+
+bool has_kernel_gradient(const at::Tensor&, const Geometry&) { return false; }
+
+at::Tensor kernel_gradient(const at::Tensor&, const at::Tensor&, const Geometry&) {
+  TORCH_CHECK(false, "kernel_gradient is for processors with avx512_bf16");
+}
+
+}  // namespace orchestrator
+
+#endif
