@@ -159,8 +159,9 @@ fn unsafe_code_stays_in_the_trainer_and_says_why_it_is_sound() {
 #[test]
 fn tests_that_documents_cite_exist() {
     let mut cited = 0;
-    for document in ["docs/ARCHITECTURE.md", "docs/operations.md", "README.md"] {
-        let Ok(text) = std::fs::read_to_string(root().join(document)) else { panic!("{document} is missing") };
+    let documents = text_files(&root().join("docs")).into_iter().chain([root().join("README.md")]);
+    for document in documents.filter(|file| file.extension().is_some_and(|extension| extension == "md")) {
+        let (text, document) = (read(&document), shown(&document));
         for citation in text.split('`').filter(|word| word.contains(".rs::")) {
             let (path, name) = citation.split_once("::").expect("just looked for it");
             let source = std::fs::read_to_string(root().join(path))
