@@ -1,5 +1,5 @@
 # Everything here does the set-up it needs (libtorch from pinned wheels, a release build) and no work twice.
-# The Rust tool chain is the one on PATH; one profile serves build, clippy and tests, so that they share what they compile.
+# The Rust tool chain is the one on PATH (scripts/rust.sh checks its version); one profile serves build, clippy and tests, so that they share what they compile.
 #
 #   make run [SWEEP=sweeps/quickstart.yaml] [ARGS=...]   train a sweep on this machine and print its table
 #   make test     formatting, clippy, every test         make build    both binaries
@@ -31,7 +31,7 @@ run: build
 	@"$(BINARIES)/orchestrator" run "$(SWEEP)" $(ARGS)
 
 setup:
-	@command -v $(CARGO) >/dev/null || { echo "error: cargo is not installed: see https://rustup.rs" >&2; exit 1; }
+	@CARGO="$(CARGO)" scripts/rust.sh
 	@command -v $(or $(CXX),g++) >/dev/null || { echo "error: g++ is not installed (on Debian: apt install g++)" >&2; exit 1; }
 	@$(LIBTORCH_SETUP)
 

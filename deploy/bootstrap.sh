@@ -28,7 +28,7 @@ python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
 if $from_source; then
   command -v g++ >/dev/null || missing+=(g++)
   command -v make >/dev/null || missing+=(make)
-  command -v cargo >/dev/null || fail "cargo is not installed: install Rust as https://rustup.rs says (needs no root)"
+  scripts/rust.sh
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then

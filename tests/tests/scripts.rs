@@ -3,6 +3,7 @@
 //! Nothing here touches the network: pip is told that there is none.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -15,8 +16,8 @@ fn root() -> &'static Path {
 
 #[test]
 fn scripts_parse() {
-    let scripts = ["scripts/libtorch.sh", "scripts/dist.sh", "deploy/bootstrap.sh", "deploy/slurm.sbatch", ".ci/run"];
-    for script in scripts {
+    let scripts = ["scripts/libtorch.sh", "scripts/rust.sh", "scripts/dist.sh", "deploy/bootstrap.sh"];
+    for script in scripts.into_iter().chain(["deploy/slurm.sbatch", ".ci/run"]) {
         let output = Command::new("bash").arg("-n").arg(root().join(script)).output().expect("bash runs");
         assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -30,13 +31,14 @@ fn documented_flags_exist() {
         let entries = fs::read_dir(root().join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
         files.extend(entries.map(|entry| entry.expect("a readable folder").path()).filter(|path| path.is_file()));
     }
+    let commands = commands();
     let mut unknown = Vec::new();
     let mut checked = 0;
     for file in files {
         let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        for (command, flag) in used_flags(&text) {
+        for (command, flag) in used_flags(&text, &commands) {
             checked += 1;
-            if !help(&command).contains(&flag) {
+            if !has_flag(&help(&command), &flag) {
                 unknown.push(format!("{}: orchestrator {command} {flag}", file.display()));
             }
         }
@@ -50,37 +52,43 @@ fn documented_flags_exist() {
 fn flags_are_found_in_scripts_units_and_manifests() {
     let script = "srun \"$orchestrator\" coordinator --listen \"0:1\" \\\n  --state-dir \"$state\" &\nother --flag";
     let manifest = "args:\n            - worker\n            - --slots=2\n          resources:\n            --none";
-    let prose = "`orchestrator worker --devices cpu` but --not-this; `orchestrator journal verify --state-dir D`";
+    let prose = "`orchestrator worker --devices cpu` but --not-this; `orchestrator journal verify --state-dir D`; \
+                 `orchestrator drain W --reason TEXT`";
     assert_eq!(
-        used_flags(&format!("{script}\n{manifest}\n{prose}")),
+        used_flags(&format!("{script}\n{manifest}\n{prose}"), &commands()),
         [
             ("coordinator", "--listen"),
             ("coordinator", "--state-dir"),
             ("worker", "--slots"),
             ("worker", "--devices"),
-            ("journal verify", "--state-dir")
+            ("journal verify", "--state-dir"),
+            ("drain", "--reason")
         ]
         .map(|(command, flag)| (command.to_owned(), flag.to_owned()))
     );
 }
 
-fn used_flags(text: &str) -> Vec<(String, String)> {
-    const COMMANDS: [&str; 14] = [
-        "run",
-        "coordinator",
-        "worker",
-        "plan",
-        "status",
-        "tail",
-        "table",
-        "cancel",
-        "retry",
-        "explain",
-        "why",
-        "data",
-        "journal",
-        "embed",
-    ];
+#[test]
+fn the_beginning_of_a_flag_is_no_flag() {
+    let help = "  --slots <N>  Trials at a time; see --devices-per-slot\n  -v, --verbose...";
+    assert!(["--slots", "--devices-per-slot", "--verbose"].iter().all(|flag| has_flag(help, flag)));
+    assert!(!["--slot", "--devices", "--devices-per", "--verbose-"].iter().any(|flag| has_flag(help, flag)));
+}
+
+fn has_flag(help: &str, flag: &str) -> bool {
+    help.split(|character: char| !character.is_ascii_alphanumeric() && character != '-').any(|word| word == flag)
+}
+
+/// Those that `orchestrator --help` lists.
+fn commands() -> Vec<String> {
+    let help = help("");
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<_> = listed.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
+    assert!(commands.len() > 10, "only {commands:?} found: is the list of commands still right?");
+    commands
+}
+
+fn used_flags(text: &str, commands: &[String]) -> Vec<(String, String)> {
     const GROUPS: [&str; 2] = ["data", "journal"];
     let joined = text.replace("\\\n", " ").replace("args:\n            - ", "args: ").replace("\n            - ", " ");
     let mut found = Vec::new();
@@ -90,7 +98,7 @@ fn used_flags(text: &str) -> Vec<(String, String)> {
         // a shell line ends at `&`, `|`, `;` or `#`; prose in a document ends the command with a backquote
         for word in line.split_inclusive([' ', ',', '[', '"', '=', '`']) {
             let token = word.trim_end_matches([' ', ',', '[', '"', '=', '`']);
-            if COMMANDS.contains(&token) && (before.ends_with("orchestrator") || before == "args:") {
+            if commands.iter().any(|command| command == token) && (before.ends_with("orchestrator") || before == "args:") {
                 command = Some(token.to_owned());
             } else if let Some(group) =
                 command.as_mut().filter(|group| GROUPS.contains(&group.as_str()) && before == **group)
@@ -112,12 +120,38 @@ fn used_flags(text: &str) -> Vec<(String, String)> {
 
 fn help(command: &str) -> String {
     let output = Command::new(binary("orchestrator"))
-        .args(command.split(' '))
+        .args(command.split_whitespace())
         .arg("--help")
         .output()
         .expect("the binary starts");
     assert!(output.status.success(), "orchestrator {command} --help ended with {}", output.status);
     String::from_utf8(output.stdout).expect("help is UTF-8")
+}
+
+#[test]
+fn a_tool_chain_that_is_too_old_is_named_with_its_version() {
+    let folder = TempDir::new().expect("a folder for temporary files");
+    let tool = |name: &str, version: &str| {
+        let path = folder.path().join(format!("{name}-{version}"));
+        fs::write(&path, format!("#!/bin/sh\necho '{name} {version} (0123456 2026-01-01)'\n")).expect("can be written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+        path
+    };
+    let check = |cargo: &Path, rustc: &Path| {
+        let mut command = Command::new(root().join("scripts/rust.sh"));
+        command.envs([("CARGO", cargo), ("RUSTC", rustc)]).output().expect("bash runs")
+    };
+    let (old, new) = ("1.9.1", "1.1000.0-nightly");
+    let output = check(&tool("cargo", new), &tool("rustc", new));
+    assert!(output.status.success(), "{}", message(&output));
+    for (cargo, rustc) in [(old, new), (new, old)] {
+        let output = check(&tool("cargo", cargo), &tool("rustc", rustc));
+        assert!(!output.status.success());
+        assert!(message(&output).contains("is version 1.9.1, needed is Rust 1."), "{}", message(&output));
+    }
+    let output = check(&folder.path().join("none"), &tool("rustc", new));
+    assert!(!output.status.success());
+    assert!(message(&output).contains("none is not installed"), "{}", message(&output));
 }
 
 #[test]
