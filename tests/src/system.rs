@@ -93,6 +93,15 @@ impl System {
         process
     }
 
+    /// Makes the note that a coordinator left in its state directory that of another host.
+    pub fn announced_by(&self, state_dir: &str, host: &str) {
+        let path = self.path(state_dir).join("coordinator.json");
+        let text = wait_for("the coordinator announces itself", || fs::read(&path).ok());
+        let mut note: Value = serde_json::from_slice(&text).expect("a note in JSON");
+        note["host"] = host.into();
+        fs::write(&path, note.to_string()).expect("the test's folder can be written");
+    }
+
     /// `http://127.0.0.1:PORT`
     pub fn url(&self) -> String {
         format!("http://{}", self.address.as_ref().expect("a coordinator was started"))

@@ -117,6 +117,20 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
     assert_eq!(timing, std::fs::read(system.results("small").join("timing.csv")).expect("the report is there"));
 }
 
+/// A node died, and the same command is given on another one that shares the folder, or in a new container.
+#[test]
+fn a_run_killed_on_another_host_goes_on_here() {
+    let system = System::new();
+    system.file("small.yaml", SWEEP);
+    let first = embedded_run(&system);
+    wait_for("a trial trains", || first.stderr().contains("epoch").then_some(()));
+    first.kill();
+    system.announced_by("orchestrator-state", "elsewhere");
+    let mut second = embedded_run(&system);
+    second.expect_exit(0);
+    assert_same(undisturbed(), &undisturbed_files(&system.results("small")));
+}
+
 /// The second of two commands on one state directory goes on by itself when the first, whose coordinator it used, ends.
 #[test]
 fn a_second_run_takes_over_when_the_first_is_interrupted() {

@@ -43,6 +43,22 @@ fn a_second_coordinator_on_the_same_state_directory_is_refused() {
     assert!(first.has_ended().is_none(), "the first one must not notice");
 }
 
+/// As on a folder that hosts share: the other host's loopback is not tried, the journal's lock decides.
+#[test]
+fn a_state_directory_that_another_host_uses_is_refused_with_file_and_host() {
+    let mut system = System::new();
+    let _coordinator = system.coordinator();
+    system.announced_by("state", "elsewhere");
+    system.file("tiny.yaml", SWEEP);
+    let output =
+        system.orchestrator(&["run", "tiny.yaml", "--state-dir", "state"]).output().expect("the client starts");
+    let message = refused(&output, INFRASTRUCTURE);
+    for part in ["another coordinator uses state", "state/coordinator.json", "host elsewhere", &system.url()] {
+        assert!(message.contains(part), "the message does not say `{part}`: {message}");
+    }
+    assert!(!message.contains("submitting to it"), "{message}");
+}
+
 #[test]
 fn a_coordinator_for_other_machines_needs_a_token() {
     let system = System::new();

@@ -20,7 +20,11 @@ pub async fn source(target: &Target) -> Result<Source, ExpectedError> {
     }
     match journal::read(&target.state_dir) {
         Ok(state) => {
-            talk::say(&format!("no coordinator runs on {}: read from its journal", target.state_dir.display()));
+            let place = target.state_dir.display();
+            talk::say(&match rendezvous::left_elsewhere(&target.state_dir) {
+                None => format!("no coordinator runs on {place}: read from its journal"),
+                Some(left) => format!("{left}: read from the journal of {place}"),
+            });
             Ok(Source::Journal(Box::new(state)))
         }
         Err(journal::Error::Missing { .. }) => Err(nothing_there(target)),

@@ -71,20 +71,24 @@ pub fn find(state_dir: &Path) -> Option<Rendezvous> {
         return None;
     }
     let pid = nix::unistd::Pid::from_raw(found.pid.try_into().ok()?);
-    // On another host, through a shared file system, nothing can be said about the process.
-    if found.is_here() {
-        let gone = nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH);
-        // The number may have been given to another process since.
-        if gone || !answers(&found.address) {
-            return None;
-        }
-    }
-    Some(found)
+    let address: SocketAddr = found.address.strip_prefix("http://")?.parse().ok()?;
+    // Of a process on another host, which shares the folder, nothing can be said; its loopback is not ours.
+    let wrong = match found.is_here() {
+        true => nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH),
+        false => address.ip().is_loopback() || address.ip().is_unspecified(),
+    };
+    // Its number or its port may have been given to another process since.
+    (!wrong && TcpStream::connect_timeout(&address, PROBE).is_ok()).then_some(found)
 }
 
-fn answers(address: &str) -> bool {
-    let address: Option<SocketAddr> = address.strip_prefix("http://").and_then(|address| address.parse().ok());
-    address.is_some_and(|address| TcpStream::connect_timeout(&address, PROBE).is_ok())
+/// What a coordinator on another host left here, for whoever finds the directory taken or cannot reach it.
+pub fn left_elsewhere(state_dir: &Path) -> Option<String> {
+    let path = state_dir.join(FILE);
+    let left: Rendezvous = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+    let Rendezvous { pid, host, address, .. } = &left;
+    (!left.is_here()).then(|| {
+        format!("{} names process {pid} on host {host}, at {address}, which is not reached from here", path.display())
+    })
 }
 
 /// 256 bits from the kernel, as text.
@@ -152,6 +156,24 @@ mod tests {
         assert_eq!(find(dir.path()), None, "another process has the number");
         drop(announced);
         assert!(!dir.path().join(FILE).exists());
+    }
+
+    /// Something may even answer there: another program on the same port of this host.
+    #[test]
+    fn the_loopback_of_another_host_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for address in [format!("http://127.0.0.1:{port}"), format!("http://0.0.0.0:{port}")] {
+            let announced = announce(dir.path(), address.clone(), None, true).unwrap();
+            assert_eq!(left_elsewhere(dir.path()), None, "it is here");
+            let text = String::from_utf8(announced.content.clone()).unwrap();
+            let theirs = Rendezvous { host: "elsewhere".into(), ..serde_json::from_str(&text).unwrap() };
+            std::fs::write(dir.path().join(FILE), serde_json::to_vec(&theirs).unwrap()).unwrap();
+            assert_eq!(find(dir.path()), None);
+            let said = left_elsewhere(dir.path()).unwrap();
+            assert!(said.contains("coordinator.json") && said.contains("host elsewhere") && said.contains(&address));
+        }
     }
 
     #[test]

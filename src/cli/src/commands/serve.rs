@@ -167,7 +167,7 @@ impl Embedded {
             token: Some(token.clone()),
             config: Config::new(sweep::build()),
         };
-        let coordinator = Coordinator::start(options).await.map_err(coordinator_error)?;
+        let coordinator = Coordinator::start(options).await.map_err(|error| taken(state_dir, error))?;
         let address = format!("http://{}", coordinator.address());
         // Only now is the state directory known to be ours.
         let token_file = rendezvous::write_token(state_dir, &token_text)?;
@@ -219,6 +219,14 @@ impl Embedded {
 
     pub async fn shutdown(self) -> Result<(), ExpectedError> {
         self.coordinator.shutdown().await.map_err(coordinator_error)
+    }
+}
+
+/// The journal's lock decides whose the directory is; when it is held, the holder may be on another host.
+fn taken(state_dir: &Path, error: coordinator::Error) -> ExpectedError {
+    match (coordinator_error(error), rendezvous::left_elsewhere(state_dir)) {
+        (ExpectedError::Taken(reason), Some(left)) => ExpectedError::Taken(format!("{reason}; {left}")),
+        (error, _) => error,
     }
 }
 
