@@ -9,7 +9,7 @@ use sweep::definition::{Axis, Cell};
 use sweep::{Sweep, TrialId};
 
 use crate::event::{Event, Rejected};
-use crate::state::{Phase, State, SweepTrial};
+use crate::state::{Phase, State, SweepState, SweepTrial};
 
 /// What submitting a sweep means, said before it happens.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -44,7 +44,17 @@ pub(crate) fn submitted(state: &State, sweep: &Sweep) -> Result<(Submission, Vec
 
 fn is_same(state: &State, sweep: &Sweep) -> bool {
     let known = state.sweeps.get(sweep.name.as_str());
-    known.is_some_and(|known| known.cancelled.is_none() && *known.sweep == *sweep)
+    known.is_some_and(|known| known.cancelled.is_none() && *known.sweep == *sweep && of_another_version(known) == 0)
+}
+
+/// Trials whose ids are not those that this program gives to their settings: an older version submitted them, and what
+/// training means has changed since.
+fn of_another_version(known: &SweepState) -> usize {
+    let id = |trial: &SweepTrial| {
+        let candidate = trial.candidate.map(|candidate| candidate as usize);
+        known.sweep.trial_spec(trial.cell as usize, candidate, trial.role, trial.seed).id()
+    };
+    known.trials.iter().filter(|trial| id(trial) != trial.id).count()
 }
 
 /// A sweep that came over the wire need not have been compiled by us.
@@ -110,7 +120,16 @@ fn describe(state: &State, sweep: &Sweep, trials: &[SweepTrial]) -> Submission {
         };
         let old: BTreeSet<TrialId> = known.trials.iter().map(|trial| trial.id).collect();
         submission.dropped = old.difference(&new).filter(|id| alone(id)).count() as u64;
-        submission.explanation.extend(changes(&known.sweep, sweep));
+        if *known.sweep != *sweep {
+            submission.explanation.extend(changes(&known.sweep, sweep));
+        }
+        let other = of_another_version(known);
+        if other > 0 {
+            submission.explanation.push(format!(
+                "revision {revision} was submitted by a version that trains differently: {other} of its trials count \
+                 as others, and their results are not used"
+            ));
+        }
         if known.cancelled.is_some() {
             submission.explanation.push("it was cancelled and goes on".to_owned());
         }

@@ -10,6 +10,7 @@ use schedule::event::Outcome;
 use schedule::state::{SlotIndex, WorkerId, WorkerInfo};
 use sweep::TrialSpec;
 use sweep::record::{Failure, FailureClass};
+use sweep::trial::TRAINING_VERSION;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -183,6 +184,7 @@ impl Loop {
             Start::New => {}
         }
         let refusal = match (&self.state.leaving, self.slots.get(slot as usize)) {
+            _ if spec.id() != key.0 => Failure::new(FailureClass::BadInput, other_training(&spec)),
             (Some(reason), _) => Failure::new(FailureClass::Preempted, format!("the worker leaves: {reason}")),
             (None, None) => {
                 let message = format!("this worker has {} slots, no slot {slot}", self.slots.len());
@@ -290,6 +292,15 @@ impl Loop {
             self.stop(key, Why::Preempted(reason.clone()));
         }
     }
+}
+
+/// Trained under the old id, results of two versions would share a cell unnoticed.
+fn other_training(spec: &TrialSpec) -> String {
+    let id = spec.id();
+    format!(
+        "an older version, which trains differently, submitted this trial: with version {TRAINING_VERSION} of training \
+         its settings are trial {id}; submit the sweep's file again (`orchestrator run FILE`)"
+    )
 }
 
 impl Session {

@@ -1,8 +1,9 @@
 //! Submitting, editing, cancelling, trying again.
 
-use schedule::Answer;
-use schedule::event::{Input, Outcome, Rejected};
+use schedule::event::{Event, Input, Outcome, Rejected};
 use schedule::state::{Phase, WorkerId};
+use schedule::{Answer, replay};
+use sweep::TrialId;
 use sweep::record::FailureClass;
 
 use crate::sweeps::grid;
@@ -24,6 +25,31 @@ fn the_same_file_twice_does_nothing_twice() {
     let again = world.submit(grid("a", 2, 2, ""));
     assert_eq!((again.revision, again.shared), (1, 4));
     assert_eq!(world.journal.len(), journal);
+}
+
+/// `TRAINING_VERSION` was raised since: replay keeps the old ids, and the same file means other trials.
+#[test]
+fn the_same_file_under_another_version_of_training_is_a_new_revision() {
+    let mut world = World::new();
+    world.submit(grid("a", 2, 2, ""));
+    let Event::SweepSubmitted { trials, .. } = &mut world.journal[0].event else { panic!("it was submitted") };
+    let old: Vec<TrialId> = (0..4).map(|number| format!("{number:016x}").parse().expect("an id")).collect();
+    trials.iter_mut().zip(&old).for_each(|(trial, old)| trial.id = *old);
+    world.state = replay(&world.journal).expect("an older version's journal");
+    world.restart();
+    world.join("w", 4);
+    for started in world.started() {
+        assert!(old.contains(&started.2));
+        world.finish(&started).expect("it is current");
+    }
+    let again = world.submit(grid("a", 2, 2, ""));
+    assert_eq!((again.revision, again.trials, again.reused), (2, 4, 0));
+    assert!(again.explanation.iter().any(|line| line.contains("4 of its trials count as others")), "{again:?}");
+    assert!(!again.explanation.iter().any(|line| line.contains("nothing that decides")), "{again:?}");
+    assert_eq!(world.started().iter().filter(|started| old.contains(&started.2)).count(), 0);
+    assert_eq!(world.started().len(), 4);
+    world.restart();
+    assert_eq!(world.submit(grid("a", 2, 2, "")).revision, 2);
 }
 
 #[test]

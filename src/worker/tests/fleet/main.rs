@@ -28,6 +28,23 @@ async fn two_workers_run_a_sweep() {
     rig.end().await;
 }
 
+/// Their results would share cells with those of today's training.
+#[tokio::test(flavor = "multi_thread")]
+async fn trials_of_an_older_training_are_refused_until_the_file_is_submitted_again() {
+    let mut rig = Rig::new("");
+    rig.submitted_by_an_older_version();
+    rig.coordinator().await;
+    rig.worker(2).await;
+    let summary = rig.until(|status| status.waiting + status.running == 0).await;
+    assert_eq!((summary.succeeded, summary.failed), (0, 12));
+    assert_eq!(rig.most_attempts().await, 1, "bad input is not tried again");
+    assert_eq!(rig.submit().await.revision, 2);
+    let summary = rig.complete().await;
+    assert_eq!((summary.succeeded, summary.failed), (12, 0));
+    assert_eq!(rig.results().await, Rig::results_of_undisturbed_run().await);
+    rig.end().await;
+}
+
 /// A worker that was killed cannot tidy up; the next one asks, and leaves alone what the coordinator does not know.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_left_of_finished_trials_is_removed() {

@@ -11,7 +11,8 @@ use protocol::limits::MAX_MESSAGE_BYTES;
 use protocol::v1::control_client::ControlClient;
 use protocol::{Token, v1};
 use schedule::Config;
-use schedule::state::Slot;
+use schedule::event::{Event, Recorded};
+use schedule::state::{Slot, SweepTrial};
 use sweep::Sweep;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -254,6 +255,24 @@ impl Rig {
         let state = journal::Journal::open(&self.dir.path().join("state")).unwrap().replay().unwrap();
         self.coordinator().await;
         state.trials.values().map(|trial| trial.attempts.len()).max().unwrap()
+    }
+
+    /// While no coordinator runs: the sweep as a version whose training has other ids submitted it.
+    pub fn submitted_by_an_older_version(&self) {
+        let sweep = Box::new(sweep());
+        let planned = (0..sweep.cells.len())
+            .flat_map(|cell| sweep.cell_trials(cell, None).into_iter().map(move |planned| (cell as u32, planned)));
+        let trials = (0_u64..).zip(planned).map(|(number, (cell, planned))| SweepTrial {
+            id: format!("{number:016x}").parse().unwrap(),
+            cell,
+            candidate: None,
+            role: planned.role,
+            seed: planned.spec.seed,
+            cost: 1.0,
+        });
+        let event = Event::SweepSubmitted { trials: trials.collect(), sweep: sweep.clone() };
+        let mut journal = journal::Journal::open(&self.dir.path().join("state")).unwrap();
+        journal.append(&[Recorded { at: 1, event }]).unwrap();
     }
 
     /// As if another worker had made it.
