@@ -15,7 +15,7 @@ for tool in "${CARGO:-cargo}" "${RUSTC:-rustc}"; do
   command -v "$tool" >/dev/null || fail "$tool is not installed; needed is Rust $needed or newer"
   said=$("$tool" --version) || fail "$tool --version does not run (see above); needed is Rust $needed or newer"
   # `cargo 1.95.0 (...)`, `rustc 1.96.0-nightly (...)`
-  found=$(cut -d' ' -f2 <<<"$said")
+  found=$(cut -d' ' -f2 <<<"${said%%$'\n'*}")
   [ "$(printf '%s\n' "$needed" "${found%%-*}" | sort -V | head -n 1)" = "$needed" ] ||
     fail "$tool is version $found, needed is Rust $needed or newer"
 done

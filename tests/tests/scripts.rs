@@ -98,7 +98,9 @@ fn used_flags(text: &str, commands: &[String]) -> Vec<(String, String)> {
         // a shell line ends at `&`, `|`, `;` or `#`; prose in a document ends the command with a backquote
         for word in line.split_inclusive([' ', ',', '[', '"', '=', '`']) {
             let token = word.trim_end_matches([' ', ',', '[', '"', '=', '`']);
-            if commands.iter().any(|command| command == token) && (before.ends_with("orchestrator") || before == "args:") {
+            if commands.iter().any(|command| command == token)
+                && (before.ends_with("orchestrator") || before == "args:")
+            {
                 command = Some(token.to_owned());
             } else if let Some(group) =
                 command.as_mut().filter(|group| GROUPS.contains(&group.as_str()) && before == **group)

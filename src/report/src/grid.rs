@@ -1,4 +1,4 @@
-//! A table before it is drawn: headings, cells, marks and notes. `text.rs`, `markdown.rs` and `latex.rs` draw it.
+//! A table before it is drawn: headings, cells, marks and notes. `text.rs` and `markup.rs` draw it.
 //!
 //! What is bold is decided here: the highest mean among complete cells that solve the same problem (data set, sample
 //! count, pre-training), column by column unless the problem changes from row to row.

@@ -1,7 +1,7 @@
 //! Why a trial ended without a result, as the classes that the rest of the program acts on.
 //!
 //! libtorch reports by exception, which tch turns into a panic; `from_panic` reads those messages once, here, so that
-//! running out of memory is not mistaken for a crash. Nothing here decides about retries. Next: trial.rs.
+//! running out of memory is not mistaken for a crash. Nothing here decides about retries. Next: attempt.rs.
 
 use std::any::Any;
 

@@ -38,7 +38,7 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Decoded data sets; shared by the trainers of a machine.
     pub cache_dir: PathBuf,
-    /// Checkpoints, logs of trainers, results that are not acknowledged yet. Several workers may share it, on one
+    /// Checkpoints and the stderr of trainers; no results (see `work_dir.rs`). Several workers may share it, on one
     /// machine or on a network file system; then a killed worker's trials resume elsewhere from their checkpoints.
     pub work_dir: PathBuf,
     pub timing: Timing,
