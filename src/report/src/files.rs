@@ -61,21 +61,22 @@ pub fn results_csv(results: &Results) -> String {
 
 /// One row per trial: where it ran, how long it took, how often it was tried.
 pub fn timing_csv(results: &Results) -> String {
-    let head = "trial,cell,seed,attempts,host,devices,train_s,evaluate_s,checkpoint_s,data_wait_s,start_s,images_per_s,\
-                peak_memory_mib,resumed_from_epoch,departed_at_epoch,execution,kernels,images,libraries,gpu_busy\n";
+    let head = "trial,cell,seed,attempts,host,devices,train_s,evaluate_s,checkpoint_s,start_s,idle_s,data_wait_s,data_wait_share,\
+                images_per_s,peak_memory_mib,resumed_from_epoch,departed_at_epoch,execution,kernels,images,libraries,gpu_busy\n";
     let mut out = head.to_owned();
     for row in &results.trials {
         let cell = results.sweep.cell_name(&results.sweep.cells[row.cell()]);
         let mut fields =
             vec![row.trial.id.to_string(), cell, row.trial.seed.to_string(), row.attempts.len().to_string()];
         match row.result() {
-            None => fields.extend(std::iter::repeat_n(String::new(), 16)),
+            None => fields.extend(std::iter::repeat_n(String::new(), 18)),
             Some(result) => {
                 let timing = &result.timing;
                 fields.extend([result.provenance.host.clone(), result.provenance.devices.join(" + ")]);
-                let seconds =
-                    [timing.train_s, timing.evaluate_s, timing.checkpoint_s, timing.data_wait_s, timing.start_s];
-                fields.extend(seconds.map(|number| number.to_string()));
+                let split = [timing.train_s, timing.evaluate_s, timing.checkpoint_s, timing.start_s];
+                fields.extend(split.map(|number| number.to_string()));
+                fields.push(row.idle_s().map_or_else(String::new, |seconds| format!("{seconds:.3}")));
+                fields.extend([timing.data_wait_s, timing.data_wait_share()].map(|number| number.to_string()));
                 fields.extend([timing.images_per_s, timing.peak_memory_mib].map(|number| number.to_string()));
                 fields.push(timing.resumed_from_epoch.to_string());
                 fields.push(timing.departed_at_epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
@@ -148,6 +149,8 @@ pub fn trial_json(results: &Results, row: &TrialRow) -> Value {
     let mut timing = Value::Null;
     if let Some(summary) = row.result() {
         timing = json!(summary.timing);
+        timing["data_wait_share"] = json!(summary.timing.data_wait_share());
+        timing["idle_s"] = json!(row.idle_s());
         timing["host"] = json!(summary.provenance.host);
         timing["devices"] = json!(summary.provenance.devices);
         timing["execution"] = json!(summary.provenance.execution);

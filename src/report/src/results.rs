@@ -245,6 +245,16 @@ impl TrialRow<'_> {
             _ => None,
         }
     }
+
+    /// Seconds of its attempts, from dispatch to end by the coordinator's clock, in which it neither got ready, trained,
+    /// evaluated nor wrote checkpoints: dispatch, the start of a trainer, and what was lost with attempts that failed.
+    pub fn idle_s(&self) -> Option<f64> {
+        let timing = &self.result()?.timing;
+        let length = |attempt: &Attempt| Some(attempt.ended.as_ref()?.at.saturating_sub(attempt.started_at));
+        let total_ms: u64 = self.attempts.iter().map(length).sum::<Option<u64>>()?;
+        let busy = timing.start_s + timing.train_s + timing.evaluate_s + timing.checkpoint_s;
+        Some((total_ms as f64 / 1000.0 - busy).max(0.0))
+    }
 }
 
 /// A journal that says a trial failed but not why would be damaged; the report still shows that it failed.

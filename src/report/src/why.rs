@@ -214,8 +214,17 @@ fn trial_text(out: &mut String, results: &Results, row: &TrialRow) {
                 result.state_hash
             ));
             let timing = &result.timing;
-            let seconds = timing.train_s + timing.evaluate_s + timing.checkpoint_s;
-            out.push_str(&format!("    {seconds:.1} s, {:.0} images/s\n", timing.images_per_s));
+            let idle = row.idle_s().map_or_else(String::new, |seconds| format!(", idle {seconds:.1} s"));
+            out.push_str(&format!(
+                "    train {:.1} s ({:.0} % of it waiting for data), evaluate {:.1} s, checkpoint {:.1} s{idle}; \
+                 {:.0} images/s, {:.0} MiB\n",
+                timing.train_s,
+                100.0 * timing.data_wait_share(),
+                timing.evaluate_s,
+                timing.checkpoint_s,
+                timing.images_per_s,
+                timing.peak_memory_mib
+            ));
             if let Some(epoch) = timing.departed_at_epoch {
                 out.push_str(&format!(
                     "    !! epoch {} differs in its bits from an earlier attempt's: not resumed exactly\n",

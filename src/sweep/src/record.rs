@@ -126,6 +126,13 @@ pub struct Timing {
     pub departed_at_epoch: Option<u32>,
 }
 
+impl Timing {
+    /// Share of the training time in which a step waited for its batch.
+    pub fn data_wait_share(&self) -> f64 {
+        if self.train_s > 0.0 { self.data_wait_s / self.train_s } else { 0.0 }
+    }
+}
+
 /// Why an attempt ended without a result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

@@ -6,8 +6,7 @@
 // The instruction adds products of two neighbours in memory, so neighbours must be neighbours in the sum: two places of
 // one row. Rows are therefore repacked, 32 channels at a time, into panels [pair of places][channel][2]; the image once
 // for each dx, because an offset of one place changes who is a pair. A tile of 8 outputs by 32 inputs stays in registers while it
-// goes over the pairs of a chunk of rows that stays in the nearest caches. oneDNN comes to 80 per cent of this where images are
-// large, to a third where they are small (docs/performance.md).
+// goes over the pairs of a chunk of rows that stays in the nearest caches. The instruction takes denormal numbers for zero.
 
 #include "convolution.h"
 
@@ -34,7 +33,7 @@ namespace {
 constexpr int64_t BLOCK = 32;       // channels of a panel: two registers of 16 pairs
 constexpr int64_t TILE = 8;         // outputs of a tile: with 2 x 8 sums, enough to hide an instruction's latency
 constexpr int64_t PAIR = 2 * BLOCK; // numbers of a panel's pair of places
-constexpr int64_t CHUNK = 112;      // pairs: a panel of 14 KiB, two of which fit the nearest cache
+constexpr int64_t CHUNK = 112;      // pairs: a panel of 14 KiB, 21 with the rows that a 3x3 kernel sees beyond
 constexpr int64_t WHOLE = 256;      // so many pairs are one chunk, which needs no sums in memory
 
 using Number = uint16_t;  // the bits of a bf16
@@ -212,6 +211,7 @@ bool has_kernel_gradient(const at::Tensor& x, const Geometry& on) {
 }
 
 at::Tensor kernel_gradient(const at::Tensor& gradient, const at::Tensor& x, const Geometry& on) {
+  TORCH_CHECK(on.places() > 0, "kernel_gradient: no places");
   const std::vector<int64_t> shape{on.outputs, on.kernel, on.kernel, on.inputs};
   at::Tensor rounded = at::empty(shape, x.options()), sums;
   Arrays arrays{static_cast<const Number*>(gradient.data_ptr()), static_cast<const Number*>(x.data_ptr()), nullptr,

@@ -100,7 +100,14 @@ pub fn cpu_flags() -> Vec<String> {
     flags.map_or_else(Vec::new, |(_, flags)| flags.split_whitespace().map(str::to_owned).collect())
 }
 
-/// Forgets the peak so far, so that the next reading is the next trial's. A kernel that refuses leaves the older peak.
+/// Gives freed memory back after all, between trials of different size: what one kept is not the next one's peak.
+pub fn give_back_freed_memory() {
+    // SAFETY: takes glibc's own locks; blocks in use are left alone.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Forgets the peak so far: the next reading is of what is resident now or comes. A kernel that refuses leaves the older
+/// peak.
 pub fn reset_peak_memory() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

@@ -87,8 +87,12 @@ fn train_group(settings: &Settings, size: usize, batch_lens: &[i64]) -> Vec<Trai
 }
 
 fn train_over(ends: Vec<Box<dyn Collective>>, settings: &Settings, batch_lens: &[i64]) -> Vec<Trained> {
+    train_in(F32, ends, settings, batch_lens)
+}
+
+fn train_in(format: Format, ends: Vec<Box<dyn Collective>>, settings: &Settings, batch_lens: &[i64]) -> Vec<Trained> {
     thread::scope(|scope| {
-        let run = |end| scope.spawn(move || train(settings, F32, Arc::from(end), batch_lens));
+        let run = |end| scope.spawn(move || train(settings, format, Arc::from(end), batch_lens));
         let threads: Vec<_> = ends.into_iter().map(run).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
@@ -117,6 +121,21 @@ fn synchronised_replicas_train_as_one_on_the_whole_batch() {
             assert_eq!(replica.weights, group[0].weights, "replicas stay equal to the bit");
             assert_eq!(replica.statistics, group[0].statistics);
         }
+    }
+}
+
+/// The last shards are empty: operations of the shim's own and libtorch's in bf16 take them as well.
+#[test]
+fn synchronised_replicas_take_empty_shards_in_bf16() {
+    let settings = settings(BatchNorm::Synchronised);
+    let format = Format { bf16: true, channels_last: true };
+    let ends = shared_memory(4, DEADLINE);
+    let group = train_in(format, ends, &settings, &[10, 2, 3]);
+    let alone = train(&settings, format, Arc::new(Solo::default()), &[10, 2, 3]);
+    let loss: f64 = group.iter().map(|replica| replica.loss_sum).sum();
+    assert!((loss - alone.loss_sum).abs() < 2e-2 * alone.loss_sum, "{loss} {}", alone.loss_sum);
+    for replica in &group {
+        assert_eq!(replica.weights, group[0].weights, "replicas stay equal to the bit");
     }
 }
 

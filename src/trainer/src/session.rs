@@ -9,13 +9,16 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use data::{Dataset, OpenRequest};
+use sweep::Settings;
 use sweep::handoff::{Progress, RunRequest};
+use sweep::settings::Model;
 
 use crate::attempt::{self, Outcome, Surroundings};
 use crate::device::DeviceSet;
 use crate::error::TrialError;
 use crate::fault::Fault;
 use crate::images::ResidentSets;
+use crate::process;
 use crate::recorded::Policy;
 use crate::serve::Runner;
 
@@ -40,7 +43,17 @@ pub struct SessionOptions {
 pub struct Session {
     options: SessionOptions,
     kept: Option<(DatasetKey, Arc<Dataset>)>,
+    /// Of the trial before.
+    size: Option<Size>,
     resident: Arc<ResidentSets>,
+}
+
+/// What decides how much memory a trial takes, its data set apart.
+#[derive(Clone, Debug, PartialEq)]
+struct Size {
+    model: Model,
+    batch_size: u32,
+    crop_size: Option<u32>,
 }
 
 /// What decides a data set's pixels.
@@ -56,7 +69,7 @@ struct DatasetKey {
 impl Session {
     pub fn new(options: SessionOptions) -> Self {
         let resident = Arc::new(ResidentSets::new(options.memory_share));
-        Self { options, kept: None, resident }
+        Self { options, kept: None, size: None, resident }
     }
 }
 
@@ -69,7 +82,7 @@ impl Runner for Session {
         report: &mut dyn FnMut(Progress),
     ) -> Result<Outcome, TrialError> {
         let requested_at = Instant::now();
-        self.options.devices.reset_peak_memory();
+        self.forget_memory_of_other_trials(&request.spec.settings);
         let dataset = self.dataset(request)?;
         let around = Surroundings {
             devices: &self.options.devices,
@@ -91,6 +104,15 @@ impl Runner for Session {
 }
 
 impl Session {
+    /// Peak memory is told per trial: one of another size starts without what the one before has kept for the next.
+    fn forget_memory_of_other_trials(&mut self, settings: &Settings) {
+        let size = Size { model: settings.model, batch_size: settings.batch_size, crop_size: settings.crop_size };
+        if self.size.replace(size.clone()).is_some_and(|before| before != size) {
+            process::give_back_freed_memory();
+        }
+        self.options.devices.reset_peak_memory();
+    }
+
     fn dataset(&mut self, request: &RunRequest) -> Result<Arc<Dataset>, TrialError> {
         let settings = &request.spec.settings;
         let key = DatasetKey {

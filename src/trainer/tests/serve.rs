@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use sweep::handoff::{EXIT_DEVICE_ABSENT, Ready, Reply, Request, RunRequest, read_frame, write_frame};
 use sweep::record::{FailureClass, Provenance};
-use sweep::settings::{SamplesPerClass, Schedule, Settings};
+use sweep::settings::{Model, SamplesPerClass, Schedule, Settings};
 use sweep::{AttemptNo, TrialSpec};
 
 struct Trainer {
@@ -118,6 +118,25 @@ fn trains_trial_after_trial_and_ends_with_its_stdin() {
     trainer.run(&spec(1, 1));
     assert!(matches!(trainer.answer(), Reply::Finished(_)));
     assert_eq!(trainer.end(), Some(0));
+}
+
+/// The allocator keeps what a trial frees, for the next of its kind; one that needs less is not told the other's peak.
+#[test]
+fn peak_memory_is_the_trials_own() {
+    let mut trainer = Trainer::start(&[], "");
+    let mut peak_of = |batch_size| {
+        let mut spec = spec(1, 1);
+        spec.settings.samples_per_class = SamplesPerClass::Count(100);
+        spec.settings.model = Model::Resnet20;
+        spec.settings.batch_size = batch_size;
+        trainer.run(&spec);
+        let Reply::Finished(result) = trainer.answer() else { panic!("it finishes") };
+        result.timing.peak_memory_mib
+    };
+    let (small, large, small_again) = (peak_of(10), peak_of(1000), peak_of(10));
+    let added = large - small;
+    assert!(added > 20.0, "{small} {large}: the test needs a difference");
+    assert!(small_again < small + added / 2.0, "{small} {large} {small_again} MiB");
 }
 
 #[test]

@@ -133,6 +133,7 @@ fn products_are_for_bf16_without_tiles_and_few_places() {
     let of_many = |size| faster(size, window(3, 1), Kind::BFloat16, Hardware::VectorBf16);
     assert_eq!(of_many(in_blocks(64, 96)), kernels_alone);
     assert_eq!(of_many(in_blocks(64, 48)), Ways::default());
+    assert_eq!(of_many(Size { places: 0, inputs: 64, outputs: 64 }), Ways::default());
     assert_eq!(of_many(in_blocks(3, 64)), Ways::default());
     assert_eq!(faster(few(128), window(3, 1), Kind::Float, Hardware::VectorBf16), Ways::default());
 }
