@@ -338,7 +338,7 @@ def case_start(options):
     """From the request to the first step on the GPU: a warm one is to take less than a second."""
     if not options.orchestrator:
         return "Not measured: `--orchestrator` was not given.\n"
-    return run.case_start(options, *on_the_gpu(options, 1))
+    return run.table(run.START_HEAD, run.start_rows(options, *on_the_gpu(options, 1)))
 
 
 def case_losses(options):

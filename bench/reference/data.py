@@ -64,9 +64,9 @@ class PilImages(torch.utils.data.Dataset):
 
 
 class ResidentBatches:
-    """The tuned script's data: uint8 in memory, crop and flip and standardise a batch at a time, buffers reused."""
+    """The tuned script's data: uint8 in memory; crop, flip and standardise a batch at a time."""
 
-    def __init__(self, images, labels, side, batch, mean, std, channels_last, pad=0):
+    def __init__(self, images, labels, side, batch, mean, std, channels_last, pad=0, augment=True):
         if images.ndim == 3:
             images = images[..., None]
         pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
@@ -76,7 +76,10 @@ class ResidentBatches:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.pixels = pixels.contiguous(memory_format=layout)
         self.labels = torch.from_numpy(np.asarray(labels)).long()
-        self.side, self.batch, self.layout = side, batch, layout
+        self.side, self.batch, self.layout, self.augment = side, batch, layout, augment
+        # every window of every image, without copying: [count, top, left] and then the image in its order in memory
+        windows = self.pixels.unfold(2, side, 1).unfold(3, side, 1)
+        self.windows = windows.permute(0, 2, 3, 4, 5, 1) if channels_last else windows.permute(0, 2, 3, 1, 4, 5)
         scale = torch.tensor(std).view(1, -1, 1, 1) * 255
         self.scale = 1 / scale
         self.shift = -torch.tensor(mean).view(1, -1, 1, 1) * 255 / scale
@@ -87,12 +90,13 @@ class ResidentBatches:
         room = self.pixels.shape[-1] - self.side + 1
         for indices in order.split(self.batch):
             count = len(indices)
-            top, left = torch.randint(0, room, (2, count), generator=self.generator).tolist()
-            flips = torch.rand(count, generator=self.generator) < 0.5
-            cut = torch.empty((count, self.pixels.shape[1], self.side, self.side), dtype=torch.uint8,
-                              memory_format=self.layout)
-            for row, index in enumerate(indices.tolist()):
-                y, x = top[row], left[row]
-                cut[row] = self.pixels[index, :, y : y + self.side, x : x + self.side]
-            cut[flips] = cut[flips].flip(3)
+            if self.augment:
+                top, left = torch.randint(0, room, (2, count), generator=self.generator)
+                cut = self.windows[indices, top, left]
+                if self.layout == torch.channels_last:
+                    cut = cut.permute(0, 3, 1, 2)
+                flips = torch.rand(count, generator=self.generator) < 0.5
+                cut[flips] = cut[flips].flip(3)
+            else:
+                cut = self.pixels[indices]
             yield torch.addcmul(self.shift, cut.float(), self.scale), self.labels[indices]

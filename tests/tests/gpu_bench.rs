@@ -23,7 +23,7 @@ elif name == "orchestrator":
         assert (pathlib.Path(after("--data-dir")) / "fashion-mnist" / "images").exists(), words
     assert pathlib.Path(after("--trainer")).is_absolute(), words
     assert after("--devices") == "cuda:0", words
-    timing = {"start_s": 0.5, "train_s": 1, "evaluate_s": 1, "images_per_s": 10, "execution": "recorded"}
+    timing = {"start_s": 0.5, "train_s": 1, "evaluate_s": 1, "checkpoint_s": 0, "images_per_s": 10, "execution": "recorded"}
     trials = [{"cell": "xent", "seed": seed, "timing": timing, "attempts": [{"started_at_ms": 9000 * seed}],
                "provenance": {"state_hash": str(seed)}, "result": {"last_accuracy": 0.5}} for seed in range(4)]
     results = pathlib.Path("results/x")
