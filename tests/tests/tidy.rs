@@ -176,6 +176,22 @@ fn tests_that_documents_cite_exist() {
     assert!(cited >= 9, "docs/ARCHITECTURE.md names the test of each promise, P1 to P9; only {cited} citations found");
 }
 
+/// The columns of the files that a sweep leaves behind, as the goldens of src/report have them.
+#[test]
+fn every_column_of_the_results_is_described() {
+    let document = read(&root().join("docs/results-folder.md"));
+    let axes = ["loss", "samples_per_class"];
+    let mut missing = Vec::new();
+    for file in ["results", "timing", "main"] {
+        let golden = read(&root().join(format!("src/report/tests/goldens/statuses.{file}.csv")));
+        let columns: Vec<_> = golden.lines().next().expect("a heading").split(',').collect();
+        assert!(columns.len() > 10, "{file}: {columns:?}");
+        let described = |column: &str| document.contains(&format!("`{column}`")) || axes.contains(&column);
+        missing.extend(columns.iter().filter(|column| !described(column)).map(|column| format!("{file}: {column}")));
+    }
+    assert!(missing.is_empty(), "docs/results-folder.md does not describe {missing:#?}");
+}
+
 /// Documents link to each other and to the source with paths that lead somewhere.
 #[test]
 fn links_in_documents_lead_somewhere() {

@@ -29,7 +29,7 @@ pub struct Cli {
 
 #[derive(Clone, Debug, Args)]
 pub struct Global {
-    /// Say more on stderr; twice for everything. RUST_LOG, where set, decides instead
+    /// Say more on stderr; thrice for everything. RUST_LOG, where set, decides instead
     #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "quiet")]
     pub verbose: u8,
     /// Say nothing on stderr but errors
@@ -128,7 +128,7 @@ pub struct DeviceArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct DataArgs {
-    /// Where data sets, weights and hierarchies lie
+    /// Where data sets, weights and hierarchies lie [default: data]
     #[arg(long, value_name = "DIR", env = "ORCHESTRATOR_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// Where decoded data sets are kept [default: ~/.cache/orchestrator]
@@ -188,13 +188,13 @@ pub struct CoordinatorArgs {
     /// Also serve a read-only status page and metrics here; anywhere but on loopback they want the token
     #[arg(long, value_name = "ADDR")]
     pub http: Option<SocketAddr>,
-    /// How often workers report, in milliseconds
+    /// How often workers report, in milliseconds [default: 1000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub heartbeat_ms: Option<u64>,
-    /// How long a worker may be silent before its trials are given to others, in milliseconds
+    /// How long a worker may be silent before its trials are given to others, in milliseconds [default: 10000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=86_400_000))]
     pub lease_ms: Option<u64>,
-    /// How long a trial may make no progress before it is stopped and tried again, in milliseconds
+    /// How long a trial may make no progress before it is stopped and tried again, in milliseconds [default: 900000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=86_400_000))]
     pub stall_ms: Option<u64>,
 }
@@ -204,8 +204,8 @@ pub struct CoordinatorArgs {
   orchestrator worker --coordinator http://127.0.0.1:7400
   orchestrator worker --coordinator http://login1:7400 --token-file token --devices cuda:0-3
 
-SIGTERM, SIGINT and Slurm's SIGUSR1 make it write checkpoints and leave; a second one stops it at
-once.")]
+SIGTERM, SIGINT, SIGHUP and Slurm's SIGUSR1 make it write checkpoints and leave; a second one stops
+it at once.")]
 pub struct WorkerArgs {
     /// The coordinator, as http://HOST:PORT
     #[arg(long, value_name = "URL", env = "ORCHESTRATOR_COORDINATOR")]
