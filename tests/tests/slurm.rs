@@ -40,6 +40,7 @@ fn a_job_near_its_time_limit_requeues_itself_and_goes_on() {
     first.wait();
     assert!(system.path("requeued").exists(), "{}", first.stderr());
     assert_eq!(system.processes(), Vec::<u32>::new(), "the job leaves no process");
+    assert!(!first.stderr().contains("stopping at once"), "no time to checkpoint: {}", first.stderr());
     let mut second = submit(&system);
     second.expect_exit(0);
 }
