@@ -43,6 +43,39 @@ fn finished_trials_are_reused_and_the_reuse_is_explained() {
     assert!(run.stderr().contains("reused"), "{}", run.stderr());
 }
 
+/// `run`, `tail` and `status` say why nothing starts: once, while it stays the same.
+#[test]
+fn a_sweep_that_no_slot_can_take_says_so() {
+    let mut system = System::new();
+    let _coordinator = system.coordinator();
+    system.file("wide.yaml", &sweep(2).replace("seeds: 2", "seeds: 2\nresources: {devices_per_trial: 4}"));
+    let url = system.url();
+    let run = system.start("run", system.orchestrator(&["run", "wide.yaml", "--coordinator", &url]));
+    let no_worker = "idle waits: no worker has joined: start one with `orchestrator worker --coordinator URL`";
+    wait_for("the run says what it waits for", || run.stderr().contains(no_worker).then_some(()));
+    let _worker = rehearsing_worker(&system);
+    let too_small = "waits: it needs a slot of 4 devices, and the largest offered has 1: start a worker with \
+                     --devices-per-slot 4, or change `resources.devices_per_trial`";
+    wait_for("the run says that the slots are too small", || run.stderr().contains(too_small).then_some(()));
+    let tail = system.start("tail", system.orchestrator(&["tail", "idle", "--coordinator", &url]));
+    wait_for("tail says so too", || tail.stderr().contains(too_small).then_some(()));
+    assert!(system.ask(&["status"]).contains(too_small), "{}", system.ask(&["status"]));
+    let status = system.status().expect("the coordinator runs");
+    assert_eq!(status["sweeps"][0]["waits"], "no_slot_large_enough");
+    // another worker joins and changes nothing
+    let _other = system.worker("other", 1);
+    wait_for("the other joins", || run.stderr().contains("worker other").then_some(()));
+    assert_eq!(run.stderr().matches(too_small).count(), 1, "{}", run.stderr());
+
+    // nobody else can join the coordinator inside this one
+    let trainer = rehearsing_trainer(&system, "--rehearse-epoch-ms 2");
+    let mut own = system.orchestrator(&["run", "wide.yaml", "--devices", "cpu", "--slots", "1", "--trainer"]);
+    own.arg(trainer).args(["--devices-per-slot", "1"]);
+    let mut own = system.start("own", own);
+    own.expect_exit(2);
+    assert!(own.stderr().contains("the sweep cannot go on: it needs a slot of 4 devices"), "{}", own.stderr());
+}
+
 /// A run inside one process also finishes what an older one left, and says so before it does.
 #[test]
 fn an_older_unfinished_sweep_is_announced() {

@@ -2,6 +2,7 @@
 //! told from the others, costs what it should, and leaves nothing behind.
 
 use serde_json::Value;
+use tests::binaries::binary;
 use tests::results::attempts;
 use tests::{Process, System};
 
@@ -41,14 +42,52 @@ fn a_stuck_replica_costs_one_attempt() {
 #[test]
 fn a_crashed_trainer_is_tried_again_and_its_last_words_are_kept() {
     let mut system = System::new();
-    let _coordinator = system.coordinator();
+    let coordinator = system.coordinator();
     let _worker = worker(&system, "panic epoch=2", 1);
     submit(&system, 1).expect_exit(0);
     assert_eq!(attempts(&system.results("faulty")), [2]);
     assert_eq!(failures(&system), ["crashed"]);
     let failed = system.journal().iter().find_map(|entry| entry["event"].get("attempt_failed").cloned());
-    let message = failed.expect("just counted")["failure"]["message"].as_str().unwrap_or_default().to_owned();
+    let failed = failed.expect("just counted");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (message, trial) = (text(&failed["failure"]["message"]), text(&failed["trial"]));
     assert!(message.contains("fault on order"), "{message}");
+    // more than the coordinator keeps in memory: the backtrace
+    assert!(message.len() > 2000, "{message}");
+    let live = system.ask(&["explain", &trial]);
+    coordinator.kill();
+    let output = system.orchestrator(&["explain", &trial, "--state-dir", "state"]).output().expect("it starts");
+    for explained in [live, String::from_utf8(output.stdout).expect("stdout is UTF-8")] {
+        let log = format!("logs/{trial}/attempt-1.stderr");
+        for line in message.lines().chain([format!("WORK_DIR/{log}").as_str()]) {
+            assert!(explained.contains(line), "no `{line}` in {explained}");
+        }
+        assert!(system.path("work").join(&log).exists());
+    }
+}
+
+/// Its first trainer crashes, and none starts again: the only slot's device is gone. Nobody else can take the trial.
+#[test]
+fn a_run_whose_every_slot_is_broken_ends_and_says_what_to_do() {
+    let system = System::new();
+    system.file("faulty.yaml", &sweep(1));
+    let real = binary("orchestrator-trainer");
+    let breaks = format!("if mkdir started 2>/dev/null; then exec {} \"$@\"; else exit 4; fi", real.display());
+    let breaks = system.script("breaks", &breaks);
+    let run = |name: &str| {
+        let mut command = system.orchestrator(&["run", "faulty.yaml", "--devices", "cpu", "--slots", "1"]);
+        command.args(["--devices-per-slot", "1", "--trainer"]).arg(if name == "broken" { &breaks } else { &real });
+        command.env("ORCHESTRATOR_FAULT", "panic epoch=1");
+        system.start(name, command)
+    };
+    let mut broken = run("broken");
+    broken.expect_exit(2);
+    for part in ["the sweep cannot go on: every slot of 1 device is broken", "`orchestrator undrain "] {
+        assert!(broken.stderr().contains(part), "it does not say `{part}`: {}", broken.stderr());
+    }
+    assert_eq!(system.processes(), Vec::<u32>::new(), "the run leaves no process");
+    // threads of a CPU have no identity by which they would be remembered
+    run("mended").expect_exit(0);
 }
 
 /// The same seed would give the same: not tried again, and said so by the exit code and the table.
@@ -67,7 +106,7 @@ fn a_loss_that_is_not_finite_is_final() {
 
 fn worker(system: &System, fault: &str, threads: u32) -> Process {
     let mut command = system.worker_command("faulty", 1, threads);
-    command.env("ORCHESTRATOR_FAULT", fault);
+    command.env("ORCHESTRATOR_FAULT", fault).env("RUST_BACKTRACE", "full");
     system.start("worker", command)
 }
 

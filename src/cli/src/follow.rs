@@ -25,12 +25,30 @@ pub struct Bars {
     /// The table as it stands, below the bars.
     table: Option<ProgressBar>,
     trials: BTreeMap<String, ProgressBar>,
+    waits: Waits,
 }
 
 #[derive(Default)]
 pub struct Lines {
     last: Option<Instant>,
     total: u64,
+    waits: Waits,
+}
+
+/// Why the sweep does not get on, said when it changes.
+#[derive(Default)]
+struct Waits {
+    said: String,
+}
+
+impl Waits {
+    fn status(&mut self, status: &SweepStatus) {
+        let because = &status.waits_because;
+        if !because.is_empty() && *because != self.said {
+            talk::say(&format!("{} waits: {because}", status.name));
+            self.said.clone_from(because);
+        }
+    }
 }
 
 impl View {
@@ -44,7 +62,7 @@ impl View {
         }
         let sweep = talk::bars().add(ProgressBar::new(0));
         sweep.set_style(style("{prefix:.bold} [{wide_bar}] {pos}/{len} trials {msg}"));
-        Self::Bars(Bars { sweep, table: None, trials: BTreeMap::new() })
+        Self::Bars(Bars { sweep, table: None, trials: BTreeMap::new(), waits: Waits::default() })
     }
 
     pub fn status(&mut self, status: &SweepStatus) {
@@ -95,6 +113,7 @@ impl View {
 
 impl Bars {
     fn status(&mut self, status: &SweepStatus) {
+        self.waits.status(status);
         let running: BTreeMap<&str, &RunningTrial> =
             status.running_trials.iter().take(MAX_BARS).map(|trial| (trial.trial.as_str(), trial)).collect();
         self.trials.retain(|trial, bar| {
@@ -132,6 +151,7 @@ impl Lines {
         if first {
             talk::say(&format!("{}: {}, {} done", status.name, counted(total(status), "trial"), done(status)));
         }
+        self.waits.status(status);
         let under_way: Vec<&RunningTrial> = status.running_trials.iter().filter(|trial| trial.epoch > 0).collect();
         if under_way.is_empty() || self.last.is_some_and(|last| last.elapsed() < LINE_EVERY) {
             return;

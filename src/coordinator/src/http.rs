@@ -11,11 +11,12 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use protocol::{Token, v1};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::document;
 use crate::message::{Message, Read};
 use crate::options::Error;
 
@@ -85,7 +86,7 @@ async fn ask(owner: &Owner) -> Result<v1::StatusReply, Response> {
 }
 
 async fn status(State(owner): State<Owner>) -> Result<Json<Value>, Response> {
-    Ok(Json(as_json(&ask(&owner).await?)))
+    Ok(Json(document::status(&ask(&owner).await?)))
 }
 
 async fn metrics(State(owner): State<Owner>) -> Result<impl IntoResponse, Response> {
@@ -95,33 +96,6 @@ async fn metrics(State(owner): State<Owner>) -> Result<impl IntoResponse, Respon
 
 async fn page(State(owner): State<Owner>) -> Result<Html<String>, Response> {
     Ok(Html(as_html(&ask(&owner).await?)))
-}
-
-fn as_json(status: &v1::StatusReply) -> Value {
-    let sweep = |sweep: &v1::SweepStatus| {
-        json!({
-            "name": sweep.name, "revision": sweep.revision, "waiting": sweep.waiting, "running": sweep.running,
-            "succeeded": sweep.succeeded, "failed": sweep.failed, "cancelled": sweep.cancelled,
-            "complete_cells": sweep.complete_cells, "cells": sweep.cells, "remaining_ms": sweep.remaining_ms,
-            "complete": sweep.complete,
-        })
-    };
-    let worker = |worker: &v1::WorkerStatus| {
-        json!({
-            "worker": worker.worker, "host": worker.host, "presence": worker.presence, "reason": worker.reason,
-            "slots": worker.slots, "busy_slots": worker.busy_slots, "silent_ms": worker.silent_ms,
-            "work_dir_bytes": worker.work_dir_bytes,
-        })
-    };
-    json!({
-        "schema": 1,
-        "build": status.build,
-        "storage_fault": status.storage_fault,
-        "journal_bytes": status.journal_bytes,
-        "checkpoint_bytes": status.checkpoint_bytes,
-        "sweeps": status.sweeps.iter().map(sweep).collect::<Vec<_>>(),
-        "workers": status.workers.iter().map(worker).collect::<Vec<_>>(),
-    })
 }
 
 /// The text format of Prometheus.

@@ -3,6 +3,7 @@
 
 mod clock;
 mod control;
+pub mod document;
 mod fleet;
 mod http;
 mod message;

@@ -222,7 +222,7 @@ impl Owner {
     fn turn(&mut self, inputs: Vec<(Input, After)>) {
         let (inputs, afters): (Vec<Input>, Vec<After>) = inputs.into_iter().unzip();
         let now = self.clock.now();
-        let Turn { recorded, answers, effects, .. } = schedule::turn(&mut self.state, &self.config, &inputs, now);
+        let Turn { recorded, answers, effects } = schedule::turn(&mut self.state, &self.config, &inputs, now);
         debug_assert_eq!(schedule::check(&self.state), [], "an invariant of the state does not hold");
         let rest = Rest { answers: afters.into_iter().zip(answers).collect(), effects };
         if recorded.is_empty() {

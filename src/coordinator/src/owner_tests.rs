@@ -54,6 +54,10 @@ impl Storage for Disk {
         }
     }
 
+    fn event(&mut self, number: u64) -> Option<Recorded> {
+        self.0.lock().unwrap().stored.get(number as usize - 1).cloned()
+    }
+
     fn bytes(&self) -> u64 {
         self.0.lock().unwrap().stored.len() as u64
     }

@@ -70,10 +70,15 @@ impl Owner {
         })
     }
 
-    fn explain(&self, text: &str) -> Result<v1::ExplainReply, Status> {
+    fn explain(&mut self, text: &str) -> Result<v1::ExplainReply, Status> {
         let trial = self.find_trial(text)?;
         let explanation = schedule::explain(&self.state, &self.config, trial, self.clock.now());
-        let explanation = explanation.ok_or_else(|| Status::internal("a trial that was found is not there"))?;
+        let mut explanation = explanation.ok_or_else(|| Status::internal("a trial that was found is not there"))?;
+        if let Some(number) = explanation.last_failure()
+            && let Some(recorded) = self.storage.event(number)
+        {
+            explanation.read(number, &recorded);
+        }
         let json = serde_json::to_vec(&explanation).map_err(|error| Status::internal(error.to_string()))?;
         Ok(v1::ExplainReply { text: explanation.to_string(), json })
     }

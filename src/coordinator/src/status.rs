@@ -22,6 +22,8 @@ pub fn sweep(state: &State, config: &Config, name: &str, now: Millis) -> Option<
     }
     let (complete_cells, cells) = cells(state, entry);
     let counts = entry.counts;
+    let waits = schedule::sweep_waits(state, name, now);
+    let waits_because = waits.as_ref().map(|waits| waits.because.clone()).unwrap_or_default();
     Some(v1::SweepStatus {
         name: name.to_owned(),
         revision: entry.revision,
@@ -37,6 +39,8 @@ pub fn sweep(state: &State, config: &Config, name: &str, now: Millis) -> Option<
         remaining_ms: remaining_ms(state, entry),
         running_trials,
         complete: state.is_complete(name),
+        waits: waits.map(|waits| waits.reason.name().to_owned()).unwrap_or_default(),
+        waits_because,
     })
 }
 

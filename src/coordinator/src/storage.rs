@@ -10,6 +10,9 @@ pub trait Storage: Send {
     /// All of it or nothing, and durable when it returns. May be called again with the same entries after a failure.
     fn append(&mut self, entries: &[Recorded]) -> Result<(), StorageFault>;
 
+    /// One that was stored, by its number from 1.
+    fn event(&mut self, number: u64) -> Option<Recorded>;
+
     /// On disk.
     fn bytes(&self) -> u64;
 }
@@ -26,6 +29,13 @@ impl Storage for Journal {
     fn append(&mut self, entries: &[Recorded]) -> Result<(), StorageFault> {
         Journal::append(self, entries)
             .map_err(|error| StorageFault { is_passing: error.is_passing(), reason: chain(&error) })
+    }
+
+    fn event(&mut self, number: u64) -> Option<Recorded> {
+        Journal::event(self, number)
+            .inspect_err(|error| tracing::warn!(number, reason = chain(error), "an event cannot be read"))
+            .ok()
+            .flatten()
     }
 
     fn bytes(&self) -> u64 {

@@ -12,6 +12,6 @@ mod place;
 mod store;
 
 pub use error::Error;
-pub use offline::{Verified, export, read, verify};
+pub use offline::{Verified, event, export, read, verify};
 pub use place::Mode;
 pub use store::Journal;

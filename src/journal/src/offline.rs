@@ -4,12 +4,13 @@ use std::io::Write;
 use std::path::Path;
 
 use rusqlite::Connection;
+use schedule::event::Recorded;
 use schedule::state::State;
 
 use crate::chain::Head;
 use crate::error::Error;
 use crate::place;
-use crate::store::{connect_to_read, read_all, read_rows};
+use crate::store::{connect_to_read, read_all, read_event, read_rows};
 
 /// What was found in a sound journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,12 @@ pub fn read(directory: &Path) -> Result<State, Error> {
     let path = directory.join(place::FILE);
     let connection = connect_to_read(&path)?;
     replay(&path, &connection).map(|(state, _)| state)
+}
+
+/// One event by its number, from 1.
+pub fn event(directory: &Path, number: u64) -> Result<Option<Recorded>, Error> {
+    let path = directory.join(place::FILE);
+    read_event(&path, &connect_to_read(&path)?, number)
 }
 
 fn replay(path: &Path, connection: &Connection) -> Result<(State, Head), Error> {

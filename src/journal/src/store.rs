@@ -79,11 +79,6 @@ impl Journal {
         self.head.number
     }
 
-    /// Time of the newest event, in milliseconds since the Unix epoch; 0: none. Time in the journal never goes back.
-    pub fn last_at(&mut self) -> Result<u64, Error> {
-        Ok(self.event(self.head.number)?.map_or(0, |recorded| recorded.at))
-    }
-
     /// Disk that the journal occupies.
     pub fn bytes(&self) -> u64 {
         place::bytes(&self.directory)
@@ -155,12 +150,7 @@ impl Journal {
         if self.connection.is_none() {
             self.reopen()?;
         }
-        let connection = self.connection.as_ref().expect("opened above");
-        let found = connection
-            .prepare_cached("SELECT at, event FROM events WHERE number = ?1")
-            .and_then(|mut query| query.query_row([number], |row| Ok((row.get(0)?, row.get(1)?))).optional());
-        let found: Option<(u64, String)> = found.map_err(|error| Error::of(&self.path, error))?;
-        found.map(|(at, text)| parse(&self.path, number, at, &text)).transpose()
+        read_event(&self.path, self.connection.as_ref().expect("opened above"), number)
     }
 
     fn reopen(&mut self) -> Result<Head, Error> {
@@ -303,6 +293,14 @@ pub(crate) fn read_rows(
         return Err(damaged(format!("it ends at event {}, and {} were written", head.number, noted.number)));
     }
     Ok(head)
+}
+
+pub(crate) fn read_event(path: &Path, connection: &Connection, number: u64) -> Result<Option<Recorded>, Error> {
+    let found = connection
+        .prepare_cached("SELECT at, event FROM events WHERE number = ?1")
+        .and_then(|mut query| query.query_row([number], |row| Ok((row.get(0)?, row.get(1)?))).optional());
+    let found: Option<(u64, String)> = found.map_err(|error| Error::of(path, error))?;
+    found.map(|(at, text)| parse(path, number, at, &text)).transpose()
 }
 
 fn parse(path: &Path, number: u64, at: u64, text: &str) -> Result<Recorded, Error> {

@@ -9,9 +9,10 @@ use sweep::record::FailureClass;
 use sweep::{AttemptNo, TrialId};
 
 use crate::config::Config;
+use crate::event::{Event, Recorded};
 use crate::live::{lease_end, still_since};
-use crate::plan::{WaitReason, failed_hosts, offers, wait_reason};
 use crate::state::{Attempt, Millis, Phase, State, TrialState};
+use crate::waits::{WaitReason, because, wait_reason};
 
 /// Everything that is known about one trial's way.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -53,7 +54,26 @@ pub struct Tried {
     pub lasted_ms: Millis,
     /// `running`, `succeeded`, `stopped`, or the failure class.
     pub outcome: String,
+    /// Of a failure. Long ones are shortened, until `Explanation::read` was given the event.
     pub message: String,
+    /// Number of the journal's event that ended it.
+    pub event: Option<u64>,
+    /// What its trainer wrote to stderr, if it wrote anything: below the worker's work directory.
+    pub log: String,
+}
+
+impl Explanation {
+    /// Number of the event that has the whole message of the last failure.
+    pub fn last_failure(&self) -> Option<u64> {
+        self.attempts.iter().rfind(|tried| !tried.message.is_empty())?.event
+    }
+
+    pub fn read(&mut self, number: u64, recorded: &Recorded) {
+        let tried = self.attempts.iter_mut().find(|tried| tried.event == Some(number));
+        if let (Some(tried), Event::AttemptFailed { failure, .. }) = (tried, &recorded.event) {
+            tried.message.clone_from(&failure.message);
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -78,7 +98,7 @@ pub fn explain(state: &State, config: &Config, id: TrialId, now: Millis) -> Opti
         Phase::Failed { attempt } => ("failed", failed(state, config, id, *attempt)),
         Phase::Cancelled => ("cancelled", vec!["no sweep wants it any more".to_owned()]),
     };
-    let attempts = (1..).zip(&trial.attempts).map(|(no, attempt)| tried(state, trial, (AttemptNo(no), attempt), now));
+    let attempts = (1..).zip(&trial.attempts).map(|(no, attempt)| tried(state, id, (AttemptNo(no), attempt), now));
     let spent = trial.spent.iter().map(|(class, failures)| Spent {
         class: *class,
         failures: *failures,
@@ -115,47 +135,22 @@ fn wanted_by(state: &State, trial: &TrialState) -> Vec<Wanted> {
 
 fn waiting(state: &State, id: TrialId, waits: Option<WaitReason>, not_before: Millis, now: Millis) -> Vec<String> {
     let trial = &state.trials[&id];
-    let devices = plural(u64::from(trial.devices), "device");
-    let offers = offers(state);
-    let largest = offers.values().copied().max().unwrap_or(0);
-    let mut because = vec![match waits {
+    let mut lines = vec![match waits {
         None => "it is placed next".to_owned(),
-        Some(WaitReason::NoWorkers) => no_workers(state),
-        Some(WaitReason::NoSlotLargeEnough) => format!(
-            "it needs a slot of {devices}, and the largest offered has {largest}: start a worker with larger slots, or \
-             change `devices_per_trial`"
-        ),
         Some(WaitReason::SlotsBusy) => {
             let before = trial.place.map_or(0, |place| {
                 state.queue.by_devices.values().map(|places| places.range(..place).count() as u64).sum()
             });
             let are = if before == 1 { "is" } else { "are" };
-            format!("every slot of {devices} is occupied; {} {are} before it", plural(before, "trial"))
+            format!("{}; {} {are} before it", because(state, trial, WaitReason::SlotsBusy), plural(before, "trial"))
         }
         Some(WaitReason::Backoff) => {
             format!("it failed and is tried again in {}", seconds(not_before.saturating_sub(now)))
         }
-        Some(WaitReason::AnotherHost) => {
-            let failed: Vec<&str> = failed_hosts(state, trial).into_iter().collect();
-            format!("it failed on {} and waits for a slot on another host", failed.join(", "))
-        }
+        Some(reason) => because(state, trial, reason),
     }];
-    because.extend(again(state, trial));
-    because
-}
-
-fn no_workers(state: &State) -> String {
-    let present: Vec<_> = state.workers.iter().filter(|(_, entry)| !entry.is_gone()).collect();
-    let drained = state.hosts.iter().find_map(|(name, host)| Some((name, host.drained.as_ref()?)));
-    let draining = present.iter().find_map(|(worker, entry)| Some((worker, entry.draining.as_ref()?)));
-    match (present.is_empty(), drained, draining) {
-        (false, Some((host, reason)), _) => {
-            format!("host `{host}` is drained ({reason}): `orchestrator undrain {host}` lets it work again")
-        }
-        (false, None, Some((worker, reason))) => format!("worker `{worker}` takes no new work: {reason}"),
-        (false, None, None) => "no worker is connected at the moment".to_owned(),
-        (true, ..) => "no worker has joined: start one with `orchestrator worker --coordinator URL`".to_owned(),
-    }
+    lines.extend(again(state, trial));
+    lines
 }
 
 /// Why another attempt follows.
@@ -210,7 +205,8 @@ fn failed(state: &State, config: &Config, id: TrialId, attempt: AttemptNo) -> Ve
     ]
 }
 
-fn tried(state: &State, trial: &TrialState, (no, attempt): (AttemptNo, &Attempt), now: Millis) -> Tried {
+fn tried(state: &State, id: TrialId, (no, attempt): (AttemptNo, &Attempt), now: Millis) -> Tried {
+    let trial = &state.trials[&id];
     let end = attempt.ended.as_ref();
     let failure = end.and_then(|end| end.failure.as_ref());
     let decided = matches!(trial.phase, Phase::Succeeded { attempt, .. } if attempt == no);
@@ -229,6 +225,8 @@ fn tried(state: &State, trial: &TrialState, (no, attempt): (AttemptNo, &Attempt)
         lasted_ms: end.map_or(now, |end| end.at).saturating_sub(attempt.started_at),
         outcome,
         message: failure.map(|failure| failure.message.clone()).unwrap_or_default(),
+        event: end.map(|end| end.event),
+        log: format!("logs/{id}/attempt-{no}.stderr"),
     }
 }
 
@@ -273,8 +271,13 @@ impl fmt::Display for Explanation {
             let line = tried.message.lines().next().unwrap_or_default();
             let message = if line.is_empty() { String::new() } else { format!(": {line}") };
             let lasted = seconds(tried.lasted_ms);
+            let is_last = tried.event.is_some() && tried.event == self.last_failure();
             let (attempt, host, slot) = (tried.attempt, &tried.host, tried.slot);
             writeln!(out, "  attempt {attempt} on {host}, slot {slot}, {lasted}: {}{message}", tried.outcome)?;
+            if is_last {
+                tried.message.lines().skip(1).try_for_each(|line| writeln!(out, "      {line}"))?;
+                writeln!(out, "      its log, if it wrote one: WORK_DIR/{} (the worker's --work-dir)", tried.log)?;
+            }
         }
         for spent in &self.spent {
             let failures = plural(u64::from(spent.failures), "failure");

@@ -20,6 +20,7 @@ mod search;
 pub mod state;
 mod submission;
 mod turn;
+mod waits;
 
 pub use apply::{Impossible, apply, replay};
 pub use check::{INVARIANTS, Violation, check};
@@ -29,7 +30,8 @@ pub use effects::{effects, replies};
 pub use explain::{Explanation, Spent, Tried, Wanted, explain};
 pub use leftovers::{KEEP_MS, Leftovers, leftovers};
 pub use live::{next_deadline, observe, restart};
-pub use plan::{Plan, WaitReason, plan};
+pub use plan::plan;
 pub use search::candidate_means;
 pub use submission::Submission;
 pub use turn::{Answer, Turn, turn};
+pub use waits::{SweepWaits, WaitReason, sweep_waits};

@@ -1,5 +1,5 @@
-//! What follows from the state alone: searches that choose, sweeps and hosts that stop, trials that start; and why the
-//! rest waits. Sweeps first come first served, the longest trial first inside a sweep, whole trials over slots.
+//! What follows from the state alone: searches that choose, sweeps and hosts that stop, trials that start (`waits.rs`
+//! says why the rest waits). Sweeps first come first served, the longest trial first inside a sweep, whole trials over slots.
 //!
 //! It never places two attempts of one trial or two trials in one slot, and nothing on a worker that is not connected:
 //! `apply` would refuse the first two. The message to the worker leaves no choice to it.
@@ -8,7 +8,6 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 
-use serde::Serialize;
 use sweep::TrialId;
 use sweep::definition::OnFailure;
 
@@ -19,44 +18,18 @@ use crate::search::best_candidate;
 use crate::state::{Millis, Phase, Place, SlotIndex, State, TrialState, WorkerId, WorkerState};
 use crate::submission::sweep_trials;
 
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Plan {
-    /// To be journalled and applied; planning again then may give more (a search chose, its trials can start).
-    pub events: Vec<Event>,
-    /// How many waiting trials were not placed, by reason.
-    pub waiting: BTreeMap<WaitReason, u64>,
-}
-
-/// Why a waiting trial was not placed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WaitReason {
-    /// No worker is connected that takes work.
-    NoWorkers,
-    /// No connected worker has a slot of so many devices.
-    NoSlotLargeEnough,
-    /// Every slot that fits is occupied; others are before it.
-    SlotsBusy,
-    /// It failed, and its time has not come.
-    Backoff,
-    /// It failed on the hosts that have a free slot; another host can run it and is busy.
-    AnotherHost,
-}
-
-pub fn plan(state: &State, config: &Config, now: Millis) -> Plan {
+/// What follows: to be journalled and applied. Planning again then may give more (a search chose, its trials can start).
+pub fn plan(state: &State, config: &Config, now: Millis) -> Vec<Event> {
     let mut events = chosen_candidates(state);
     events.extend(stopped_sweeps(state));
     events.extend(bad_hosts(state, config));
-    if !events.is_empty() {
-        // they change what is to be placed, and where
-        return Plan { events, waiting: BTreeMap::new() };
-    }
-    if state.queue.by_devices.is_empty() {
-        return Plan::default();
+    // they change what is to be placed, and where
+    if !events.is_empty() || state.queue.by_devices.is_empty() {
+        return events;
     }
     let mut placing = Placing::new(state);
     placing.run(now);
-    Plan { events: placing.events, waiting: placing.waiting }
+    placing.events
 }
 
 fn chosen_candidates(state: &State) -> Vec<Event> {
@@ -119,7 +92,7 @@ fn bad_hosts(state: &State, config: &Config) -> Vec<Event> {
 }
 
 /// Takes new work, if it has a free slot.
-fn is_usable(state: &State, worker: &WorkerId, entry: &WorkerState) -> bool {
+pub(crate) fn is_usable(state: &State, worker: &WorkerId, entry: &WorkerState) -> bool {
     !entry.is_gone()
         && entry.draining.is_none()
         && state.live.connected.contains_key(worker)
@@ -149,26 +122,6 @@ pub(crate) fn failed_hosts<'a>(state: &'a State, trial: &TrialState) -> BTreeSet
     ended.map(|attempt| state.workers[&attempt.worker].info.host.as_str()).collect()
 }
 
-/// Why a trial that waits cannot be placed whatever the slots hold.
-pub(crate) fn obstacle(offers: &BTreeMap<&str, u32>, trial: &TrialState, now: Millis) -> Option<WaitReason> {
-    match trial.phase {
-        Phase::Waiting { not_before } if not_before > now => Some(WaitReason::Backoff),
-        _ if offers.is_empty() => Some(WaitReason::NoWorkers),
-        _ if offers.values().all(|devices| *devices < trial.devices) => Some(WaitReason::NoSlotLargeEnough),
-        _ => None,
-    }
-}
-
-/// Why this trial waits now; `None`: it does not wait, or is placed next.
-pub(crate) fn wait_reason(state: &State, id: TrialId, now: Millis) -> Option<WaitReason> {
-    let trial = state.trials.get(&id)?;
-    if !matches!(trial.phase, Phase::Waiting { .. }) {
-        return None;
-    }
-    let placing = Placing::new(state);
-    obstacle(&placing.offers, trial, now).or_else(|| placing.best_slot(id, trial).err())
-}
-
 struct FreeSlot<'a> {
     devices: u32,
     worker: &'a WorkerId,
@@ -176,18 +129,17 @@ struct FreeSlot<'a> {
     host: &'a str,
 }
 
-struct Placing<'a> {
-    state: &'a State,
-    offers: BTreeMap<&'a str, u32>,
+pub(crate) struct Placing<'a> {
+    pub state: &'a State,
+    pub offers: BTreeMap<&'a str, u32>,
     free: Vec<FreeSlot<'a>>,
     /// Free slots per worker: the emptiest gets the next trial.
     free_slots: BTreeMap<&'a WorkerId, usize>,
     events: Vec<Event>,
-    waiting: BTreeMap<WaitReason, u64>,
 }
 
 impl<'a> Placing<'a> {
-    fn new(state: &'a State) -> Self {
+    pub fn new(state: &'a State) -> Self {
         let mut free = Vec::new();
         let mut free_slots = BTreeMap::new();
         for (worker, entry) in state.workers.iter().filter(|(worker, entry)| is_usable(state, worker, entry)) {
@@ -200,67 +152,59 @@ impl<'a> Placing<'a> {
             }
         }
         let offers = offers(state);
-        Self { state, offers, free, free_slots, events: Vec::new(), waiting: BTreeMap::new() }
+        Self { state, offers, free, free_slots, events: Vec::new() }
     }
 
     /// Merges the queues of all slot sizes that a free slot fits, in the order of places.
     fn run(&mut self, now: Millis) {
         let queues = self.state.queue.by_devices.iter();
-        let mut heads: Vec<(u32, u64, Peekable<_>)> =
-            queues.map(|(devices, places)| (*devices, places.len() as u64, places.iter().peekable())).collect();
+        let mut heads: Vec<(u32, Peekable<_>)> =
+            queues.map(|(devices, places)| (*devices, places.iter().peekable())).collect();
         while let Some(largest) = self.free.iter().map(|free| free.devices).max() {
-            let fitting = heads.iter_mut().filter(|(devices, ..)| *devices <= largest);
-            let next = fitting.filter_map(|(_, left, places)| Some((*places.peek()?, left, places)));
-            let Some((place, left, places)) = next.min_by_key(|(place, ..)| **place) else { break };
+            let fitting = heads.iter_mut().filter(|(devices, _)| *devices <= largest);
+            let next = fitting.filter_map(|(_, places)| Some((*places.peek()?, places)));
+            let Some((place, places)) = next.min_by_key(|(place, _)| **place) else { break };
             places.next();
-            *left -= 1;
             self.place(place, now);
-        }
-        for (devices, left, _) in heads.into_iter().filter(|(_, left, _)| *left > 0) {
-            let large_enough = self.offers.values().any(|largest| *largest >= devices);
-            let reason = match (self.offers.is_empty(), large_enough) {
-                (true, _) => WaitReason::NoWorkers,
-                (false, false) => WaitReason::NoSlotLargeEnough,
-                (false, true) => WaitReason::SlotsBusy,
-            };
-            *self.waiting.entry(reason).or_default() += left;
         }
     }
 
     fn place(&mut self, place: &Place, now: Millis) {
         let id = place.trial;
         let trial = &self.state.trials[&id];
-        let placed = match obstacle(&self.offers, trial, now) {
-            Some(reason) => Err(reason),
-            None => self.best_slot(id, trial),
-        };
-        match placed {
-            Ok(index) => {
-                let FreeSlot { worker, slot, .. } = self.free.swap_remove(index);
-                *self.free_slots.get_mut(worker).expect("it offered the slot") -= 1;
-                let (worker, attempt) = (worker.clone(), trial.next_attempt());
-                self.events.push(Event::TrialDispatched { trial: id, attempt, worker, slot });
-            }
-            Err(reason) => *self.waiting.entry(reason).or_default() += 1,
+        if matches!(trial.phase, Phase::Waiting { not_before } if not_before > now) {
+            return;
+        }
+        if let Some(index) = self.best_slot(id, trial) {
+            let FreeSlot { worker, slot, .. } = self.free.swap_remove(index);
+            *self.free_slots.get_mut(worker).expect("it offered the slot") -= 1;
+            let (worker, attempt) = (worker.clone(), trial.next_attempt());
+            self.events.push(Event::TrialDispatched { trial: id, attempt, worker, slot });
         }
     }
 
+    /// Some host on which the trial has not failed can run it, if not now.
+    pub fn elsewhere(&self, trial: &TrialState) -> bool {
+        let failed = failed_hosts(self.state, trial);
+        self.offers.iter().any(|(host, devices)| *devices >= trial.devices && !failed.contains(host))
+    }
+
     /// The smallest slot that fits, on the emptiest worker, away from hosts on which the trial failed.
-    fn best_slot(&self, id: TrialId, trial: &TrialState) -> Result<usize, WaitReason> {
+    fn best_slot(&self, id: TrialId, trial: &TrialState) -> Option<usize> {
         let failed = failed_hosts(self.state, trial);
         // as long as some other host can run it, even a busy one: a node that fails everything at once must not eat
         // the budgets of all trials while the good ones are occupied
-        let elsewhere = self.offers.iter().any(|(host, devices)| *devices >= trial.devices && !failed.contains(host));
+        let elsewhere = self.elsewhere(trial);
         let fitting = self.free.iter().enumerate().filter(|(_, free)| {
             free.devices >= trial.devices && !(elsewhere && failed.contains(free.host)) && !self.holds(free.worker, id)
         });
         let best = fitting
             .min_by_key(|(_, free)| (free.devices, Reverse(self.free_slots[free.worker]), free.worker, free.slot));
-        match best {
-            Some((index, _)) => Ok(index),
-            None if elsewhere && !failed.is_empty() => Err(WaitReason::AnotherHost),
-            None => Err(WaitReason::SlotsBusy),
-        }
+        best.map(|(index, _)| index)
+    }
+
+    pub fn is_placed_next(&self, id: TrialId, trial: &TrialState) -> bool {
+        self.best_slot(id, trial).is_some()
     }
 
     /// An attempt that ended for us may go on there until its worker has stopped it; two would share a directory.

@@ -11,15 +11,13 @@
 //! | after the append, before an effect | the whole turn | `Connected`: lists are compared, lost starts become the next attempt |
 //! | between two effects | the whole turn | the same; outcomes said again are stale and acknowledged |
 
-use std::collections::BTreeMap;
-
 use crate::apply::apply;
 use crate::config::Config;
 use crate::decide::decide;
 use crate::effects::{effects, replies};
 use crate::event::{Effect, Event, Input, Recorded, Rejected};
 use crate::live::observe;
-use crate::plan::{WaitReason, plan};
+use crate::plan::plan;
 use crate::state::{Counts, Millis, State};
 use crate::submission::{Submission, submitted};
 
@@ -30,8 +28,6 @@ pub struct Turn {
     pub answers: Vec<Result<Answer, Rejected>>,
     /// To be done in this order once the events are durable.
     pub effects: Vec<Effect>,
-    /// How many trials wait, and why.
-    pub waiting: BTreeMap<WaitReason, u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,19 +43,19 @@ pub enum Answer {
 pub fn turn(state: &mut State, config: &Config, inputs: &[Input], now: Millis) -> Turn {
     let mut recorded: Vec<Recorded> = Vec::new();
     let answers: Vec<_> = inputs.iter().map(|input| take(state, config, input, now, &mut recorded)).collect();
-    let waiting = loop {
-        let plan = plan(state, config, now);
+    loop {
+        let events = plan(state, config, now);
         // placing is the last thing that can follow: it leaves nothing to place
-        let placed = plan.events.iter().all(|event| matches!(event, Event::TrialDispatched { .. }));
-        if record(state, plan.events, now, &mut recorded).is_err() || placed {
-            break plan.waiting;
+        let placed = events.iter().all(|event| matches!(event, Event::TrialDispatched { .. }));
+        if record(state, events, now, &mut recorded).is_err() || placed {
+            break;
         }
-    };
+    }
     let mut effects = effects(state, &recorded);
     for (input, answer) in inputs.iter().zip(&answers) {
         effects.extend(replies(state, input, answer.as_ref().map(|_| ())));
     }
-    Turn { recorded, answers, effects, waiting }
+    Turn { recorded, answers, effects }
 }
 
 fn take(

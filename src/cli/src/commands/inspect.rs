@@ -40,7 +40,7 @@ pub async fn status(arguments: &StatusArgs, output: Output) -> Result<Outcome, E
             reply.storage_fault
         ));
     }
-    output.print(|| status_text(&reply), || status_json(&reply))?;
+    output.print(|| status_text(&reply), || coordinator::document::status(&reply))?;
     Ok(Outcome::Complete)
 }
 
@@ -83,8 +83,13 @@ pub async fn explain(arguments: &ExplainArgs, output: Output) -> Result<Outcome,
         Source::Journal(state) => {
             let trial = find_trial(&state, &arguments.trial)?;
             let config = Config::new(sweep::build());
-            let explanation =
+            let mut explanation =
                 schedule::explain(&state, &config, trial, now_ms()).ok_or_else(|| no_trial(&arguments.trial))?;
+            if let Some(number) = explanation.last_failure()
+                && let Ok(Some(recorded)) = journal::event(&arguments.target.state_dir, number)
+            {
+                explanation.read(number, &recorded);
+            }
             (explanation.to_string(), json!(explanation))
         }
     };
@@ -251,6 +256,9 @@ fn sweep_text(sweep: &SweepStatus) -> String {
         let progress = follow::trial_text(trial);
         text.push_str(&format!("  {id}  {cell} seed {seed}  {progress}  on {worker} slot {slot}\n"));
     }
+    if !sweep.waits_because.is_empty() {
+        text.push_str(&format!("  waits: {}\n", sweep.waits_because));
+    }
     let more = sweep.running_trials.len().saturating_sub(MAX_RUNNING);
     if more > 0 {
         text.push_str(&format!("  and {more} more\n"));
@@ -282,68 +290,6 @@ fn worker_text(worker: &WorkerStatus) -> String {
         text.push_str(&format!("    {times}{description}\n"));
     }
     text
-}
-
-fn status_json(reply: &StatusReply) -> Value {
-    json!({
-        "schema": SCHEMA,
-        "build": reply.build,
-        "journal_bytes": reply.journal_bytes,
-        "checkpoint_bytes": reply.checkpoint_bytes,
-        "storage_fault": reply.storage_fault,
-        "sweeps": reply.sweeps.iter().map(sweep_json).collect::<Vec<_>>(),
-        "workers": reply.workers.iter().map(worker_json).collect::<Vec<_>>(),
-    })
-}
-
-fn sweep_json(sweep: &SweepStatus) -> Value {
-    json!({
-        "name": sweep.name,
-        "revision": sweep.revision,
-        "submitted_at_ms": sweep.submitted_at_ms,
-        "waiting": sweep.waiting,
-        "running": sweep.running,
-        "succeeded": sweep.succeeded,
-        "failed": sweep.failed,
-        "cancelled": sweep.cancelled,
-        "complete_cells": sweep.complete_cells,
-        "cells": sweep.cells,
-        "cancelled_reason": sweep.cancelled_reason,
-        "remaining_ms": sweep.remaining_ms,
-        "complete": sweep.complete,
-        "running_trials": sweep.running_trials.iter().map(running_json).collect::<Vec<_>>(),
-    })
-}
-
-fn running_json(trial: &RunningTrial) -> Value {
-    json!({
-        "trial": trial.trial,
-        "attempt": trial.attempt,
-        "cell": trial.cell,
-        "seed": trial.seed,
-        "worker": trial.worker,
-        "slot": trial.slot,
-        "epoch": trial.epoch,
-        "num_epochs": trial.num_epochs,
-        "images_per_s": trial.images_per_s,
-        "train_loss": trial.train_loss,
-        "accuracy": trial.accuracy,
-        "condition": trial.condition,
-    })
-}
-
-fn worker_json(worker: &WorkerStatus) -> Value {
-    json!({
-        "worker": worker.worker,
-        "host": worker.host,
-        "presence": worker.presence,
-        "reason": worker.reason,
-        "slots": worker.slots,
-        "busy_slots": worker.busy_slots,
-        "slot_descriptions": worker.slot_descriptions,
-        "silent_ms": worker.silent_ms,
-        "work_dir_bytes": worker.work_dir_bytes,
-    })
 }
 
 fn ended_json(ended: &TrialEnded) -> Value {

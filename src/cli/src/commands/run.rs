@@ -6,7 +6,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use protocol::v1::{ReportReply, StatusReply, SubmitReply};
+use protocol::v1::{ReportReply, StatusReply, SubmitReply, SweepStatus};
+use schedule::WaitReason;
 use serde_json::json;
 use sweep::Sweep;
 
@@ -68,6 +69,8 @@ struct Run<'a> {
 /// How following ended.
 enum Followed {
     Complete,
+    /// No slot of this process can take the sweep's trials, and nobody else can.
+    Stuck(String),
     /// By this signal.
     Interrupted(&'static str),
 }
@@ -142,12 +145,12 @@ impl Run<'_> {
         let mut writer = Writer::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let mut view = View::new();
         let followed = tokio::select! {
-            followed = follow(&mut follower, &reply.sweep, &mut writer, &mut view) => followed.map(|()| Followed::Complete),
+            followed = follow(&mut follower, &reply.sweep, &mut writer, &mut view, Workers::Any) => followed,
             signal = signals.next() => Ok(Followed::Interrupted(signal)),
         };
         view.finish();
         match followed? {
-            Followed::Complete => {
+            Followed::Complete | Followed::Stuck(_) => {
                 let report = follower.report().await?;
                 self.conclude(&mut writer, &report, None)
             }
@@ -178,20 +181,21 @@ impl Run<'_> {
         let mut writer = Writer::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let mut view = View::new();
         let followed = tokio::select! {
-            followed = follow(&mut follower, &reply.sweep, &mut writer, &mut view) => followed.map(|()| Followed::Complete),
+            followed = follow(&mut follower, &reply.sweep, &mut writer, &mut view, Workers::Own) => followed,
             error = embedded.failed() => Err(error),
             signal = signals.next() => Ok(Followed::Interrupted(signal)),
         };
         view.finish();
-        let interrupted = match followed? {
-            Followed::Complete => None,
-            Followed::Interrupted(signal) => Some(signal),
+        let (interrupted, stuck) = match followed? {
+            Followed::Complete => (None, None),
+            Followed::Stuck(because) => (None, Some(because)),
+            Followed::Interrupted(signal) => (Some(signal), None),
         };
         if let Some(signal) = interrupted {
             talk::say(&format!("{signal}: writing checkpoints; once more stops at once"));
             embedded.leave(&format!("{signal} to `orchestrator run`"));
         } else {
-            embedded.leave("the sweep is complete");
+            embedded.leave("the sweep ends here");
         }
         tokio::select! {
             ended = embedded.worker_ended() => ended?,
@@ -202,7 +206,12 @@ impl Run<'_> {
             }
         }
         let report = follower.report().await?;
-        let outcome = self.conclude(&mut writer, &report, interrupted);
+        let outcome = match stuck {
+            None => self.conclude(&mut writer, &report, interrupted),
+            Some(reason) => {
+                writer.write(&report).and(Err(ExpectedError::Infrastructure { what: "the sweep cannot go on", reason }))
+            }
+        };
         embedded.shutdown().await?;
         outcome
     }
@@ -276,16 +285,32 @@ impl Run<'_> {
     }
 }
 
-/// Until the sweep is complete.
+/// Who can train the sweep.
+#[derive(Clone, Copy, PartialEq)]
+enum Workers {
+    /// The one in this process.
+    Own,
+    Any,
+}
+
+/// Until the sweep is complete, or nobody can go on with it.
 async fn follow(
     follower: &mut Follower,
     sweep: &str,
     writer: &mut Writer,
     view: &mut View,
-) -> Result<(), ExpectedError> {
+    workers: Workers,
+) -> Result<Followed, ExpectedError> {
     loop {
         tokio::select! {
             step = follower.next() => match step? {
+                // it is about to connect
+                Step::Status(status) if workers == Workers::Own && status.waits == WaitReason::NoWorkers.name() => {
+                    view.status(&SweepStatus { waits_because: String::new(), ..*status });
+                }
+                Step::Status(status) if workers == Workers::Own && is_stuck(&status) => {
+                    return Ok(Followed::Stuck(status.waits_because));
+                }
                 Step::Status(status) => view.status(&status),
                 Step::Ended(ended) => {
                     view.ended(&ended);
@@ -294,7 +319,7 @@ async fn follow(
                 Step::Note(note) => view.note(&note),
                 Step::Complete(status) => {
                     view.status(&status);
-                    return Ok(());
+                    return Ok(Followed::Complete);
                 }
             },
             () = writer.due() => {
@@ -302,4 +327,10 @@ async fn follow(
             }
         }
     }
+}
+
+/// What runs cannot help: slots stay broken until a person says otherwise, and none is made larger.
+fn is_stuck(status: &SweepStatus) -> bool {
+    let lasting = [WaitReason::SlotsBroken, WaitReason::NoSlotLargeEnough].map(WaitReason::name);
+    status.running == 0 && lasting.contains(&status.waits.as_str())
 }

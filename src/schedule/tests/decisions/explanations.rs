@@ -1,7 +1,7 @@
 //! What people are told about a trial, in every state it can be in.
 
 use schedule::event::{Input, Outcome};
-use schedule::explain;
+use schedule::{WaitReason, explain};
 use sweep::TrialId;
 use sweep::record::FailureClass;
 
@@ -35,6 +35,51 @@ fn a_waiting_trial_says_for_what() {
     assert!(text(&world, id).contains("worker `w` takes no new work: maintenance"));
 }
 
+fn sweep_waits(world: &World, sweep: &str) -> Option<(WaitReason, String)> {
+    schedule::sweep_waits(&world.state, sweep, world.now).map(|waits| (waits.reason, waits.because))
+}
+
+#[test]
+fn broken_slots_are_named_with_what_lets_them_work_again() {
+    let mut world = World::new();
+    world.join("w", 2);
+    world.submit(grid("a", 4, 1, ""));
+    assert_eq!(sweep_waits(&world, "a"), None, "its own trials run");
+    let started = world.started();
+    world.fail(&started[0], FailureClass::BadDevice).expect("it is current");
+    assert_eq!(sweep_waits(&world, "a"), None, "its own trial runs");
+    world.fail(&started[1], FailureClass::BadDevice).expect("it is current");
+    let because = "every slot of 1 device is broken: slot 0 of worker `w`: BadDevice for a test (1 more: \
+                   `orchestrator status`); mend it, then `orchestrator undrain w`";
+    assert_eq!(sweep_waits(&world, "a"), Some((WaitReason::SlotsBroken, because.to_owned())));
+    for id in world.state.trials.keys() {
+        assert!(text(&world, *id).contains(because), "{}", text(&world, *id));
+    }
+    world.give(Input::Undrain { host: "w".into() }).expect("it is known");
+    assert!(sweep_waits(&world, "a").is_none_or(|(reason, _)| !reason.is_lasting()));
+}
+
+#[test]
+fn a_sweep_that_does_not_get_on_says_why() {
+    let mut world = World::new();
+    world.submit(grid("wide", 2, 1, "resources: {devices_per_trial: 2}\n"));
+    assert_eq!(sweep_waits(&world, "wide").expect("it waits").0, WaitReason::NoWorkers);
+    world.join("w", 1);
+    let (reason, because) = sweep_waits(&world, "wide").expect("it waits");
+    assert_eq!(reason, WaitReason::NoSlotLargeEnough);
+    assert!(because.contains("--devices-per-slot 2") && because.contains("`resources.devices_per_trial`"), "{because}");
+    world.submit(grid("first", 1, 1, "overrides: [{when: {learning_rate: 0.01}, set: {repeats: 2}}]\n"));
+    let started = world.started();
+    world.submit(grid("second", 1, 1, ""));
+    let busy = "other sweeps occupy every slot of 1 device".to_owned();
+    assert_eq!(sweep_waits(&world, "second"), Some((WaitReason::SlotsBusy, busy)));
+    world.finish(&started[0]).expect("it is current");
+    let started = world.started();
+    assert_eq!(sweep_waits(&world, "second"), None);
+    world.fail(&started[0], FailureClass::Crashed).expect("it is current");
+    assert_eq!(sweep_waits(&world, "second").expect("it waits").0, WaitReason::Backoff);
+}
+
 #[test]
 fn a_trial_in_the_queue_says_how_many_are_before_it() {
     let mut world = World::new();
@@ -59,7 +104,8 @@ fn a_trial_that_runs_again_says_why() {
          it failed and is tried again in 1.0 s\n  \
          the attempt before ended as crashed on w: Crashed for a test\n  \
          sweep a: 0.01, seed 0\n  \
-         attempt 1 on w, slot 0, 5.0 s: crashed: Crashed for a test\n  \
+         attempt 1 on w, slot 0, 5.0 s: crashed: Crashed for a test\n      \
+         its log, if it wrote one: WORK_DIR/logs/ID/attempt-1.stderr (the worker's --work-dir)\n  \
          crashed: 1 failure, at most 3 tried again\n"
     );
     world.wait(1_000);
@@ -71,7 +117,8 @@ fn a_trial_that_runs_again_says_why() {
          the attempt before ended as crashed on w: Crashed for a test\n  \
          its worker is silent for 5.0 s; its lease ends in 5.0 s\n  \
          sweep a: 0.01, seed 0\n  \
-         attempt 1 on w, slot 0, 5.0 s: crashed: Crashed for a test\n  \
+         attempt 1 on w, slot 0, 5.0 s: crashed: Crashed for a test\n      \
+         its log, if it wrote one: WORK_DIR/logs/ID/attempt-1.stderr (the worker's --work-dir)\n  \
          attempt 2 on w, slot 0, 4.0 s: running\n  \
          crashed: 1 failure, at most 3 tried again\n"
     );

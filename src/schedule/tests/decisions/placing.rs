@@ -1,8 +1,8 @@
 //! Where and in which order waiting trials are placed.
 
+use schedule::WaitReason;
 use schedule::event::Input;
 use schedule::state::WorkerId;
-use schedule::{WaitReason, plan};
 use sweep::record::FailureClass;
 
 use crate::sweeps::grid;
@@ -31,10 +31,10 @@ fn sweeps_are_served_first_come_first_served_and_the_longest_trial_first() {
 fn every_slot_gets_one_trial_and_the_rest_says_why_it_waits() {
     let mut world = World::new();
     world.submit(grid("a", 5, 1, ""));
-    assert_eq!(plan(&world.state, &world.config, world.now).waiting[&WaitReason::NoWorkers], 5);
+    assert_eq!(world.waits(), [WaitReason::NoWorkers; 5]);
     world.join("w", 2);
     assert_eq!(world.started().len(), 2);
-    assert_eq!(plan(&world.state, &world.config, world.now).waiting[&WaitReason::SlotsBusy], 3);
+    assert_eq!(world.waits(), [WaitReason::SlotsBusy; 3]);
 }
 
 #[test]
@@ -43,8 +43,7 @@ fn a_trial_gets_the_smallest_slot_that_has_enough_devices() {
     world.submit(grid("a", 1, 1, "resources: {devices_per_trial: 2}\n"));
     world.join("small", 1);
     assert_eq!(world.started(), []);
-    let waiting = plan(&world.state, &world.config, world.now).waiting;
-    assert_eq!(waiting[&WaitReason::NoSlotLargeEnough], 1);
+    assert_eq!(world.waits(), [WaitReason::NoSlotLargeEnough]);
     let mut large = info("large", 2, 4);
     large.slots[1].devices.truncate(2);
     world.connect(&WorkerId("large".into()), large, &[], &[]).expect("it may join");
@@ -83,8 +82,7 @@ fn a_retry_goes_to_another_host_even_if_it_must_wait_for_it() {
     world.fail(&first, FailureClass::Crashed).expect("it is current");
     world.wait(2_000);
     assert_eq!(world.started(), [], "the only free slot is on the host that it failed on");
-    let waiting = plan(&world.state, &world.config, world.now).waiting;
-    assert_eq!(waiting[&WaitReason::AnotherHost], 1);
+    assert_eq!(world.waits(), [WaitReason::AnotherHost]);
     world.finish(&second).expect("it is current");
     assert_eq!(world.started()[0].0, second.0);
 }

@@ -117,6 +117,12 @@ impl World {
         matches!(self.trial(id).phase, Phase::Failed { .. })
     }
 
+    /// Why each waiting trial waits, by its explanation.
+    pub fn waits(&self) -> Vec<schedule::WaitReason> {
+        let explained = |id| schedule::explain(&self.state, &self.config, id, self.now).expect("it exists").waits;
+        self.state.trials.keys().filter_map(|id| explained(*id)).collect()
+    }
+
     /// What the workers were told to stop in the last step.
     pub fn stopped(&self) -> Vec<TrialId> {
         let stops = self.effects.iter().filter_map(|effect| match effect {

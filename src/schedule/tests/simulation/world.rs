@@ -388,7 +388,7 @@ impl World {
             self.while_in_fault(inputs);
             return Ok(());
         }
-        let Turn { recorded, answers, effects, .. } = turn(&mut coordinator.state, &self.config, &inputs, self.now);
+        let Turn { recorded, answers, effects } = turn(&mut coordinator.state, &self.config, &inputs, self.now);
         self.answers.turns += 1;
         if let Some(violation) = check(&coordinator.state).first() {
             return Err(format!("invariant {} after {inputs:?}: {}", violation.invariant, violation.detail));

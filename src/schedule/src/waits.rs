@@ -1,0 +1,206 @@
+//! Why trials wait: the reason as data, and in words for people. It looks at what `plan` looks at, and changes nothing.
+
+use serde::Serialize;
+use sweep::TrialId;
+
+use crate::plan::{Placing, failed_hosts, is_usable};
+use crate::state::{Millis, Phase, State, TrialState, WorkerId, WorkerState};
+
+/// Why a waiting trial was not placed; the worst for its sweep first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitReason {
+    /// Every connected worker's slots that are large enough are broken: a person has to mend them.
+    SlotsBroken,
+    /// No connected worker has a slot of so many devices.
+    NoSlotLargeEnough,
+    /// No worker is connected that takes work.
+    NoWorkers,
+    /// Every slot that fits is occupied; others are before it.
+    SlotsBusy,
+    /// It failed on the hosts that have a free slot; another host can run it and is busy.
+    AnotherHost,
+    /// It failed, and its time has not come.
+    Backoff,
+}
+
+impl WaitReason {
+    /// As in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SlotsBroken => "slots_broken",
+            Self::NoSlotLargeEnough => "no_slot_large_enough",
+            Self::NoWorkers => "no_workers",
+            Self::SlotsBusy => "slots_busy",
+            Self::AnotherHost => "another_host",
+            Self::Backoff => "backoff",
+        }
+    }
+
+    /// Nothing that runs now ends it.
+    pub fn is_lasting(self) -> bool {
+        match self {
+            Self::SlotsBroken | Self::NoSlotLargeEnough | Self::NoWorkers => true,
+            Self::SlotsBusy | Self::AnotherHost | Self::Backoff => false,
+        }
+    }
+}
+
+/// Why a sweep does not get on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SweepWaits {
+    pub reason: WaitReason,
+    /// Without counts and times, so that it stays the same while the reason does.
+    pub because: String,
+}
+
+/// `None`: it waits for nothing, or for trials of its own.
+pub fn sweep_waits(state: &State, sweep: &str, now: Millis) -> Option<SweepWaits> {
+    let entry = state.sweeps.get(sweep)?;
+    if entry.counts.waiting == 0 {
+        return None;
+    }
+    let looking = Looking::new(state);
+    let mut worst: Option<(WaitReason, TrialId)> = None;
+    for wanted in &entry.trials {
+        let trial = &state.trials[&wanted.id];
+        let Phase::Waiting { .. } = trial.phase else { continue };
+        let reason = match looking.shortage(trial.devices) {
+            Some(reason) => reason,
+            // its own trials have the slots
+            None if entry.counts.running > 0 => continue,
+            None => looking.reason(wanted.id, trial, now)?,
+        };
+        if worst.is_none_or(|(known, _)| reason < known) {
+            worst = Some((reason, wanted.id));
+        }
+    }
+    let (reason, id) = worst?;
+    let trial = &state.trials[&id];
+    let because = match reason {
+        WaitReason::SlotsBusy => format!("other sweeps occupy every slot of {}", plural(trial.devices, "device")),
+        WaitReason::Backoff => "its trials failed, and are tried again after a pause".to_owned(),
+        WaitReason::SlotsBroken | WaitReason::NoSlotLargeEnough | WaitReason::NoWorkers | WaitReason::AnotherHost => {
+            because(state, trial, reason)
+        }
+    };
+    Some(SweepWaits { reason, because })
+}
+
+/// Why this trial waits now; `None`: it does not wait, or is placed next.
+pub(crate) fn wait_reason(state: &State, id: TrialId, now: Millis) -> Option<WaitReason> {
+    let trial = state.trials.get(&id)?;
+    match trial.phase {
+        Phase::Waiting { .. } => Looking::new(state).reason(id, trial, now),
+        _ => None,
+    }
+}
+
+struct Looking<'a> {
+    placing: Placing<'a>,
+    /// Devices of the largest slot that takes work, and of the largest that would if it were not broken.
+    whole: u32,
+    broken: u32,
+}
+
+impl<'a> Looking<'a> {
+    fn new(state: &'a State) -> Self {
+        let placing = Placing::new(state);
+        let whole = placing.offers.values().copied().max().unwrap_or(0);
+        let broken = broken_slots(state).map(|(_, _, slot, _)| slot.devices.len() as u32).max().unwrap_or(0);
+        Self { placing, whole, broken }
+    }
+
+    /// What keeps every trial of so many devices from starting, whatever the slots hold.
+    fn shortage(&self, devices: u32) -> Option<WaitReason> {
+        if self.whole >= devices {
+            None
+        } else if self.broken >= devices {
+            Some(WaitReason::SlotsBroken)
+        } else if self.whole > 0 || self.broken > 0 {
+            Some(WaitReason::NoSlotLargeEnough)
+        } else {
+            Some(WaitReason::NoWorkers)
+        }
+    }
+
+    fn reason(&self, id: TrialId, trial: &TrialState, now: Millis) -> Option<WaitReason> {
+        if let Some(shortage) = self.shortage(trial.devices) {
+            return Some(shortage);
+        }
+        if matches!(trial.phase, Phase::Waiting { not_before } if not_before > now) {
+            return Some(WaitReason::Backoff);
+        }
+        if self.placing.is_placed_next(id, trial) {
+            return None;
+        }
+        let failed = trial.attempts.iter().any(|attempt| attempt.ended.is_some());
+        let elsewhere = failed && !failed_hosts(self.placing.state, trial).is_empty() && self.placing.elsewhere(trial);
+        Some(if elsewhere { WaitReason::AnotherHost } else { WaitReason::SlotsBusy })
+    }
+}
+
+/// Slots that would take work, with what broke them.
+fn broken_slots(state: &State) -> impl Iterator<Item = (&WorkerId, &WorkerState, &crate::state::Slot, (u32, &str))> {
+    let usable = state.workers.iter().filter(|(worker, entry)| is_usable(state, worker, entry));
+    usable.flat_map(|(worker, entry)| {
+        let slots = entry.broken_slots.iter();
+        slots.filter_map(move |(index, why)| {
+            Some((worker, entry, entry.info.slots.get(*index as usize)?, (*index, why.as_str())))
+        })
+    })
+}
+
+/// In words, for one trial; what concerns its place in the queue and its times is for the caller.
+pub(crate) fn because(state: &State, trial: &TrialState, reason: WaitReason) -> String {
+    let devices = plural(trial.devices, "device");
+    match reason {
+        WaitReason::SlotsBroken => slots_broken(state, trial.devices),
+        WaitReason::NoSlotLargeEnough => {
+            let largest = Looking::new(state).whole;
+            format!(
+                "it needs a slot of {devices}, and the largest offered has {largest}: start a worker with \
+                 --devices-per-slot {}, or change `resources.devices_per_trial` in the sweep file",
+                trial.devices
+            )
+        }
+        WaitReason::NoWorkers => no_workers(state),
+        WaitReason::SlotsBusy => format!("every slot of {devices} is occupied"),
+        WaitReason::AnotherHost => {
+            let failed: Vec<&str> = failed_hosts(state, trial).into_iter().collect();
+            format!("it failed on {} and waits for a slot on another host", failed.join(", "))
+        }
+        WaitReason::Backoff => "it failed and is tried again after a pause".to_owned(),
+    }
+}
+
+fn slots_broken(state: &State, devices: u32) -> String {
+    let fitting: Vec<_> = broken_slots(state).filter(|(_, _, slot, _)| slot.devices.len() as u32 >= devices).collect();
+    let Some((worker, entry, _, (index, why))) = fitting.first() else { return no_workers(state) };
+    let more = fitting.len() - 1;
+    let more = if more > 0 { format!(" ({more} more: `orchestrator status`)") } else { String::new() };
+    format!(
+        "every slot of {} is broken: slot {index} of worker `{worker}`: {why}{more}; mend it, then `orchestrator \
+         undrain {}`",
+        plural(devices, "device"),
+        entry.info.host
+    )
+}
+
+fn no_workers(state: &State) -> String {
+    let present: Vec<_> = state.workers.iter().filter(|(_, entry)| !entry.is_gone()).collect();
+    let drained = state.hosts.iter().find_map(|(name, host)| Some((name, host.drained.as_ref()?)));
+    let draining = present.iter().find_map(|(worker, entry)| Some((worker, entry.draining.as_ref()?)));
+    match (present.is_empty(), drained, draining) {
+        (false, Some((host, reason)), _) => {
+            format!("host `{host}` is drained ({reason}): `orchestrator undrain {host}` lets it work again")
+        }
+        (false, None, Some((worker, reason))) => format!("worker `{worker}` takes no new work: {reason}"),
+        (false, None, None) => "no worker is connected at the moment".to_owned(),
+        (true, ..) => "no worker has joined: start one with `orchestrator worker --coordinator URL`".to_owned(),
+    }
+}
+
+fn plural(count: u32, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
