@@ -7,15 +7,8 @@ use std::path::Path;
 /// long, results.json holds the attempts, and the manifest names the machine.
 pub fn undisturbed_files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let depends_on_the_run = ["timing.csv", "results.json", "manifest.json"];
-    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let mut files = BTreeMap::new();
-    for entry in entries {
-        let entry = entry.expect("a readable folder");
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !depends_on_the_run.contains(&name.as_str()) && entry.path().is_file() {
-            files.insert(name, std::fs::read(entry.path()).expect("a readable file"));
-        }
-    }
+    let mut files = all_files(folder);
+    files.retain(|name, _| !depends_on_the_run.contains(&name.as_str()));
     assert!(files.contains_key("results.csv"), "{} holds {:?}", folder.display(), files.keys());
     files
 }
@@ -25,6 +18,20 @@ pub fn attempts(folder: &Path) -> Vec<u32> {
     let fields = column(folder, "attempts");
     let number = |field: &String| field.parse().unwrap_or_else(|error| panic!("attempts `{field}`: {error}"));
     fields.iter().map(number).collect()
+}
+
+/// The epoch at which each trial's last attempt went on; 0: at the beginning.
+pub fn resumed_from(folder: &Path) -> Vec<u32> {
+    let fields = column(folder, "resumed_from_epoch");
+    fields.iter().map(|field| field.parse().unwrap_or(0)).collect()
+}
+
+/// Every file of a results folder, whatever it depends on.
+pub fn all_files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let files = entries.map(|entry| entry.expect("a readable folder").path()).filter(|path| path.is_file());
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    files.map(|path| (name(&path), std::fs::read(&path).expect("a readable file"))).collect()
 }
 
 /// Whether any trial found an epoch, when it was trained again, to differ from an earlier attempt's.

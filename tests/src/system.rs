@@ -130,6 +130,18 @@ impl System {
         text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
     }
 
+    /// The command that begins so in what was said to a person, run by a shell in this system's folder.
+    pub fn as_printed(&self, said: &str, beginning: &str) -> Command {
+        let start = said.find(beginning).unwrap_or_else(|| panic!("no `{beginning}` in {said}"));
+        let end = said[start..].find(['`', ';', '\n']).map_or(said.len(), |length| start + length);
+        let binaries = binary("orchestrator");
+        let binaries = binaries.parent().expect("a file has a folder").display();
+        let mut command = self.marked("sh");
+        command.arg("-c").arg(format!("exec {}", &said[start..end]));
+        command.env("PATH", format!("{binaries}:{}", std::env::var("PATH").unwrap_or_default()));
+        command
+    }
+
     /// Runs a command of the client to its end.
     pub fn client(&self, arguments: &[&str]) -> Output {
         let url = self.url();

@@ -102,6 +102,28 @@ fn an_older_unfinished_sweep_is_announced() {
     assert!(!said.contains("unfinished sweep `idle`"), "{said}");
 }
 
+/// The coordinator of another command has a token of its own: the state directory leads to both.
+#[test]
+fn what_a_run_at_a_borrowed_coordinator_says_to_do_works() {
+    let system = System::new();
+    let trainer = rehearsing_trainer(&system, "--rehearse-epoch-ms 60000");
+    system.file("idle.yaml", &sweep(1));
+    let run = |name: &str| {
+        let mut command = system.orchestrator(&["run", "idle.yaml", "--devices", "cpu", "--slots", "1", "--trainer"]);
+        command.arg(&trainer).args(["--state-dir", "my state"]);
+        system.start(name, command)
+    };
+    let first = run("first");
+    wait_for("the first runs a trial", || first.stderr().contains("idle: ").then_some(()));
+    let mut second = run("second");
+    wait_for("the second follows it", || second.stderr().contains("idle: ").then_some(()));
+    assert!(second.stderr().contains("submitting to it"), "{}", second.stderr());
+    second.signal(Signal::SIGINT);
+    second.expect_exit(130);
+    let tail = system.start("tail", system.as_printed(&second.stderr(), "orchestrator tail idle"));
+    wait_for("the command that was shown follows the sweep", || tail.stderr().contains("idle: ").then_some(()));
+}
+
 /// Not a test of speed: prints what issue and README quote. `make soak` runs it.
 #[test]
 #[ignore = "a measurement: make soak"]

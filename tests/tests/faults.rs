@@ -1,6 +1,8 @@
 //! Trainers that go wrong on order (ORCHESTRATOR_FAULT, src/trainer/src/fault.rs) in real training: each failure class is
 //! told from the others, costs what it should, and leaves nothing behind.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::Value;
 use tests::binaries::binary;
 use tests::results::attempts;
@@ -94,14 +96,30 @@ fn a_run_whose_every_slot_is_broken_ends_and_says_what_to_do() {
 #[test]
 fn a_loss_that_is_not_finite_is_final() {
     let mut system = System::new();
+    let token = system.file("token", "between-you-and-me-0123456789abcdef");
+    std::fs::set_permissions(&token, PermissionsExt::from_mode(0o600)).expect("the test owns its files");
+    system.coordinator_flags = vec!["--token-file".to_owned(), "token".to_owned()];
     let _coordinator = system.coordinator();
-    let _worker = worker(&system, "non_finite epoch=1", 1);
-    let mut run = submit(&system, 1);
+    let mut worker = system.worker_command("faulty", 1, 1);
+    worker.args(["--token-file", "token"]).env("ORCHESTRATOR_FAULT", "non_finite epoch=1");
+    let _worker = system.start("worker", worker);
+    system.file("faulty.yaml", &sweep(1));
+    let url = system.url();
+    let run = ["run", "faulty.yaml", "--coordinator", &url, "--token-file", "token"];
+    let mut run = system.start("run", system.orchestrator(&run));
     run.expect_exit(3);
     assert_eq!(attempts(&system.results("faulty")), [1]);
     assert_eq!(failures(&system), ["non_finite"]);
     let results = std::fs::read_to_string(system.results("faulty").join("results.csv")).expect("the report is there");
     assert!(results.contains("non_finite"), "{results}");
+    // what it says to do works as it stands there, at this coordinator
+    for (command, says) in
+        [("orchestrator explain ", "non_finite is never tried again"), ("orchestrator retry ", "1 trial")]
+    {
+        let output = system.as_printed(&run.stderr(), command).output().expect("a shell starts");
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && stdout.contains(says), "{command}: {stdout}{stderr}");
+    }
 }
 
 fn worker(system: &System, fault: &str, threads: u32) -> Process {

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tests::results::{assert_same, attempts, undisturbed_files};
+use tests::results::{all_files, assert_same, attempts, resumed_from, undisturbed_files};
 use tests::{Process, System, wait_for};
 
 /// Two losses x two sample counts x two seeds of real training, a few seconds each.
@@ -53,12 +53,20 @@ fn a_killed_coordinator_changes_no_result() {
     wait_for("a trial trains", || (!epochs_under_way(&system).is_empty()).then_some(()));
     coordinator.kill();
     assert!(run.has_ended().is_none(), "the client gave up with its coordinator: {}", run.stderr());
-    let _coordinator = system.coordinator();
+    let coordinator = system.coordinator();
     run.expect_exit(0);
     let folder = system.results("small");
     assert_same(undisturbed(), &undisturbed_files(&folder));
     // Workers kept training while it was away: nothing was done twice.
     assert!(attempts(&folder).iter().all(|attempts| *attempts == 1), "{:?}", attempts(&folder));
+    // P4: the replayed journal gives the report of the live coordinator, byte for byte.
+    let live = system.ask(&["table", "small", "--results", "live"]);
+    coordinator.kill();
+    let table = ["table", "small", "--results", "replayed", "--state-dir", "state"];
+    let replayed = system.orchestrator(&table).output().expect("the command starts");
+    assert!(String::from_utf8_lossy(&replayed.stderr).contains("read from its journal"));
+    assert_eq!(live, String::from_utf8_lossy(&replayed.stdout));
+    assert_same(&all_files(&system.path("live/small")), &all_files(&system.path("replayed/small")));
 }
 
 #[test]
@@ -111,6 +119,8 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
     let mut second = embedded_run(&system);
     second.expect_exit(0);
     assert_same(undisturbed(), &undisturbed_files(&system.results("small")));
+    let resumed = resumed_from(&system.results("small"));
+    assert!(resumed.iter().any(|epoch| *epoch > 0), "no trial went on from its checkpoint: {resumed:?}");
     // P9: once more does nothing twice.
     let timing = std::fs::read(system.results("small").join("timing.csv")).expect("the report is there");
     embedded_run(&system).expect_exit(0);

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::Signal;
 use tests::binaries::binary;
+use tests::results::resumed_from;
 use tests::{Process, System, wait_for};
 
 const SWEEP: &str = "
@@ -35,7 +36,7 @@ fn a_job_trains_a_sweep_and_prints_its_table() {
 fn a_job_near_its_time_limit_requeues_itself_and_goes_on() {
     let system = job();
     let mut first = submit(&system);
-    wait_for("a trainer has started", || (!system.trainers().is_empty()).then_some(()));
+    wait_for("an epoch has been trained", || first.stderr().contains("epoch ").then_some(()));
     first.signal(Signal::SIGUSR1);
     first.wait();
     assert!(system.path("requeued").exists(), "{}", first.stderr());
@@ -43,6 +44,8 @@ fn a_job_near_its_time_limit_requeues_itself_and_goes_on() {
     assert!(!first.stderr().contains("stopping at once"), "no time to checkpoint: {}", first.stderr());
     let mut second = submit(&system);
     second.expect_exit(0);
+    let resumed = resumed_from(&system.results("job"));
+    assert!(resumed.iter().any(|epoch| *epoch > 0), "no trial went on from its checkpoint: {resumed:?}");
 }
 
 /// A folder as the tarball leaves it, with stand-ins for Slurm's commands.

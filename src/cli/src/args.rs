@@ -109,6 +109,22 @@ pub struct Target {
     pub state_dir: PathBuf,
 }
 
+impl Target {
+    /// ` --coordinator URL --token-file FILE`, or ` --state-dir DIR`, where address and token are found: what a command
+    /// that is shown to a person needs in order to ask the same coordinator.
+    pub fn flags(&self) -> String {
+        let quoted = |text: &str| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@+,=".contains(&byte);
+            if text.bytes().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+        };
+        let Some(url) = &self.coordinator else {
+            return format!(" --state-dir {}", quoted(&self.state_dir.to_string_lossy()));
+        };
+        let token = self.token_file.as_ref().map(|file| format!(" --token-file {}", quoted(&file.to_string_lossy())));
+        format!(" --coordinator {}{}", quoted(url), token.unwrap_or_default())
+    }
+}
+
 /// What a worker trains on, and where it keeps things.
 #[derive(Clone, Debug, Args)]
 pub struct DeviceArgs {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use protocol::v1::{RunningTrial, SweepStatus, TrialEnded, trial_ended};
 
+use crate::args::Target;
 use crate::output::counted;
 use crate::talk;
 
@@ -74,8 +75,8 @@ impl View {
     }
 
     /// A result or a failure that has just landed.
-    pub fn ended(&mut self, ended: &TrialEnded) {
-        talk::say(&ended_line(ended));
+    pub fn ended(&mut self, ended: &TrialEnded, target: &Target) {
+        talk::say(&ended_line(ended, target));
     }
 
     pub fn note(&mut self, note: &str) {
@@ -174,7 +175,7 @@ impl Lines {
 }
 
 /// `cos/10 seed 3: 95.2 % (best 95.8 %), 3.2 s`
-pub fn ended_line(ended: &TrialEnded) -> String {
+pub fn ended_line(ended: &TrialEnded, target: &Target) -> String {
     let kind = if ended.search { " (search)" } else { "" };
     let attempts = match ended.attempts {
         0 | 1 => String::new(),
@@ -188,7 +189,7 @@ pub fn ended_line(ended: &TrialEnded) -> String {
         }
         Some(trial_ended::Outcome::Failure(failure)) => {
             let reason = failure.lines().next().unwrap_or_default();
-            format!("{name}: failed{attempts}: {reason}; see `orchestrator explain {}`", ended.trial)
+            format!("{name}: failed{attempts}: {reason}; see `orchestrator explain {}{}`", ended.trial, target.flags())
         }
         None => format!("{name}: ended{attempts}"),
     }
@@ -272,13 +273,14 @@ mod tests {
             seconds: 3.21,
             search: false,
         };
-        assert_eq!(ended_line(&ended), "cos/10 seed 3: 95.2 % (best 95.8 %), 3.2 s, attempt 2");
+        let target = Target { coordinator: None, token_file: None, state_dir: "my state".into() };
+        assert_eq!(ended_line(&ended, &target), "cos/10 seed 3: 95.2 % (best 95.8 %), 3.2 s, attempt 2");
         ended.search = true;
         ended.attempts = 1;
         ended.outcome = Some(trial_ended::Outcome::Failure("the loss became NaN\nmore".into()));
         assert_eq!(
-            ended_line(&ended),
-            "cos/10 seed 3 (search): failed: the loss became NaN; see `orchestrator explain 0123456789abcdef`"
+            ended_line(&ended, &target),
+            "cos/10 seed 3 (search): failed: the loss became NaN; see `orchestrator explain 0123456789abcdef --state-dir 'my state'`"
         );
     }
 }

@@ -121,7 +121,10 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
             Step::Status(status) => view.status(&status),
             Step::Note(note) => view.note(&note),
             Step::Ended(ended) => {
-                output.print_line(|| format!("{}\n", follow::ended_line(&ended)), || ended_json(&ended))?;
+                output.print_line(
+                    || format!("{}\n", follow::ended_line(&ended, &arguments.target)),
+                    || ended_json(&ended),
+                )?;
                 let due = Instant::now() >= next_table || view.is_terminal();
                 if due && !output.is_json() {
                     next_table = Instant::now() + TABLE_EVERY;

@@ -133,7 +133,8 @@ impl Run<'_> {
         self.say_submitted(&reply);
         if self.arguments.detach {
             let name = &reply.sweep;
-            talk::say(&format!("follow it with: orchestrator tail {name} --coordinator {address}"));
+            let flags = self.arguments.target.flags();
+            talk::say(&format!("follow it with: orchestrator tail {name}{flags}"));
             let text = || format!("{name}\n");
             self.output.print(
                 text,
@@ -145,7 +146,7 @@ impl Run<'_> {
         let mut writer = Writer::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let mut view = View::new();
         let followed = tokio::select! {
-            followed = follow(&mut follower, &reply.sweep, &mut writer, &mut view, Workers::Any) => followed,
+            followed = self.follow(&mut follower, &mut writer, &mut view, Workers::Any) => followed,
             signal = signals.next() => Ok(Followed::Interrupted(signal)),
         };
         view.finish();
@@ -157,9 +158,8 @@ impl Run<'_> {
             Followed::Interrupted(signal) => {
                 let name = &reply.sweep;
                 talk::say(&format!("{signal}: no longer following; the sweep goes on at {address}"));
-                talk::say(&format!(
-                    "follow it again with the same command, or: orchestrator tail {name} --coordinator {address}"
-                ));
+                let flags = self.arguments.target.flags();
+                talk::say(&format!("follow it again with the same command, or: orchestrator tail {name}{flags}"));
                 Ok(Outcome::Interrupted)
             }
         }
@@ -181,14 +181,17 @@ impl Run<'_> {
         let mut writer = Writer::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let mut view = View::new();
         let followed = tokio::select! {
-            followed = follow(&mut follower, &reply.sweep, &mut writer, &mut view, Workers::Own) => followed,
+            followed = self.follow(&mut follower, &mut writer, &mut view, Workers::Own) => followed,
             error = embedded.failed() => Err(error),
             signal = signals.next() => Ok(Followed::Interrupted(signal)),
         };
         view.finish();
         let (interrupted, stuck) = match followed? {
             Followed::Complete => (None, None),
-            Followed::Stuck(because) => (None, Some(because)),
+            Followed::Stuck(because) => {
+                let undrain = format!("`orchestrator undrain{} ", self.arguments.target.flags());
+                (None, Some(because.replace("`orchestrator undrain ", &undrain)))
+            }
             Followed::Interrupted(signal) => (Some(signal), None),
         };
         if let Some(signal) = interrupted {
@@ -216,6 +219,42 @@ impl Run<'_> {
         outcome
     }
 
+    /// Until the sweep is complete, or nobody can go on with it.
+    async fn follow(
+        &self,
+        follower: &mut Follower,
+        writer: &mut Writer,
+        view: &mut View,
+        workers: Workers,
+    ) -> Result<Followed, ExpectedError> {
+        loop {
+            tokio::select! {
+                step = follower.next() => match step? {
+                    // it is about to connect
+                    Step::Status(status) if workers == Workers::Own && status.waits == WaitReason::NoWorkers.name() => {
+                        view.status(&SweepStatus { waits_because: String::new(), ..*status });
+                    }
+                    Step::Status(status) if workers == Workers::Own && is_stuck(&status) => {
+                        return Ok(Followed::Stuck(status.waits_because));
+                    }
+                    Step::Status(status) => view.status(&status),
+                    Step::Ended(ended) => {
+                        view.ended(&ended, &self.arguments.target);
+                        writer.result_landed();
+                    }
+                    Step::Note(note) => view.note(&note),
+                    Step::Complete(status) => {
+                        view.status(&status);
+                        return Ok(Followed::Complete);
+                    }
+                },
+                () = writer.due() => {
+                    writer.refresh(&mut follower.client, &self.sweep.name).await?;
+                }
+            }
+        }
+    }
+
     fn say_submitted(&self, reply: &SubmitReply) {
         let trials = counted(reply.trials, "trial");
         talk::say(&format!("{} (revision {}): {trials}", reply.sweep, reply.revision));
@@ -232,9 +271,9 @@ impl Run<'_> {
             let name = &sweep.name;
             let left = counted(sweep.waiting + sweep.running, "trial");
             let when = if sweep.submitted_at_ms <= submitted { "before these" } else { "in slots that are free" };
-            let place = self.arguments.target.state_dir.display();
+            let (place, flags) = (self.arguments.target.state_dir.display(), self.arguments.target.flags());
             talk::say(&format!(
-                "unfinished sweep `{name}` of {place} goes on as well: {left} {when}; not wanted? orchestrator cancel {name} --state-dir {place}"
+                "unfinished sweep `{name}` of {place} goes on as well: {left} {when}; not wanted? orchestrator cancel {name}{flags}"
             ));
         }
     }
@@ -275,9 +314,10 @@ impl Run<'_> {
         match outcome {
             Outcome::Complete => {}
             Outcome::FailedCells => talk::say(&format!(
-                "without a result: {}; after mending the cause: orchestrator retry --failed {}",
+                "without a result: {}; after mending the cause: orchestrator retry --failed {}{}",
                 counted(report.failed_trials, "trial"),
-                self.sweep.name
+                self.sweep.name,
+                self.arguments.target.flags()
             )),
             Outcome::Interrupted => talk::say("interrupted; everything done is kept, and the same command continues"),
         }
@@ -291,42 +331,6 @@ enum Workers {
     /// The one in this process.
     Own,
     Any,
-}
-
-/// Until the sweep is complete, or nobody can go on with it.
-async fn follow(
-    follower: &mut Follower,
-    sweep: &str,
-    writer: &mut Writer,
-    view: &mut View,
-    workers: Workers,
-) -> Result<Followed, ExpectedError> {
-    loop {
-        tokio::select! {
-            step = follower.next() => match step? {
-                // it is about to connect
-                Step::Status(status) if workers == Workers::Own && status.waits == WaitReason::NoWorkers.name() => {
-                    view.status(&SweepStatus { waits_because: String::new(), ..*status });
-                }
-                Step::Status(status) if workers == Workers::Own && is_stuck(&status) => {
-                    return Ok(Followed::Stuck(status.waits_because));
-                }
-                Step::Status(status) => view.status(&status),
-                Step::Ended(ended) => {
-                    view.ended(&ended);
-                    writer.result_landed();
-                }
-                Step::Note(note) => view.note(&note),
-                Step::Complete(status) => {
-                    view.status(&status);
-                    return Ok(Followed::Complete);
-                }
-            },
-            () = writer.due() => {
-                writer.refresh(&mut follower.client, sweep).await?;
-            }
-        }
-    }
 }
 
 /// What runs cannot help: slots stay broken until a person says otherwise, and none is made larger.
