@@ -50,6 +50,8 @@ struct Snapshot {
     weights: Vec<f32>,
     momentum: Vec<f32>,
     statistics: Vec<f32>,
+    /// Beside a GPU the machine's cores are free while it waits; a slot of CPU threads has no others.
+    has_free_cores: bool,
 }
 
 impl Snapshot {
@@ -59,6 +61,7 @@ impl Snapshot {
             weights: values(&storage.weights),
             momentum: values(&storage.momentum),
             statistics: values(&storage.statistics),
+            has_free_cores: storage.weights.device().is_cuda(),
         }
     }
 
@@ -66,7 +69,12 @@ impl Snapshot {
         let mut hasher = blake3::Hasher::new();
         hasher.update(before.as_bytes());
         for values in [&self.weights, &self.momentum, &self.statistics] {
-            hasher.update(process::bytes_of(values));
+            let bytes = process::bytes_of(values);
+            if self.has_free_cores {
+                hasher.update_rayon(bytes)
+            } else {
+                hasher.update(bytes)
+            };
         }
         hasher.finalize().to_hex().to_string()
     }
@@ -203,7 +211,7 @@ impl<'a> Leader<'a> {
     }
 
     fn save(&mut self, snapshot: Snapshot, loss_sums: Vec<f64>) -> Result<(), TrialError> {
-        let Snapshot { weights, momentum, statistics } = snapshot;
+        let Snapshot { weights, momentum, statistics, has_free_cores: _ } = snapshot;
         let checkpoint = Checkpoint { header: self.header.clone(), weights, momentum, statistics, loss_sums };
         self.duties.writer.write(checkpoint)
     }
@@ -235,5 +243,21 @@ impl<'a> Leader<'a> {
             provenance,
             timing,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Snapshot;
+
+    /// A trial that moves between a GPU and a CPU is not told to depart for that alone.
+    #[test]
+    fn free_cores_do_not_change_the_hash() {
+        let numbers = |len: usize| (0..len).map(|number| number as f32).collect::<Vec<_>>();
+        let chain = |has_free_cores| {
+            let (weights, momentum, statistics) = (numbers(300_000), numbers(300_000), numbers(10));
+            Snapshot { weights, momentum, statistics, has_free_cores }.chain("before")
+        };
+        assert_eq!(chain(true), chain(false));
     }
 }
