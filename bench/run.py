@@ -175,6 +175,19 @@ def case_steps(options):
                   "images/s, this / R1", "against R1 with kept memory", "images/s"], rows)
 
 
+def case_compiled(options):
+    """R1 under torch.compile, whose compilation, minutes in a first process, is not in these figures."""
+    rows = []
+    for model, side, batch in STEP_CASES:
+        fastest = fastest_precision(options, model, side, batch, options.threads)
+        mine, other, ratios, (own, _) = interleave(
+            lambda: trainer_steps(options, model, side, batch),
+            lambda: reference_steps(options, "r2", model, side, batch, fastest), batch, options.pairs)
+        rows.append([f"{model}, {side} px, batch {batch}", own, spread(ratios), f"{mine:.0f} / {other:.0f}, {fastest}"])
+        print(" | ".join(rows[-1]), file=sys.stderr)
+    return table(["training step", "precision", "against R1 under torch.compile", "images/s, this / R2"], rows)
+
+
 def precision_in_short(text):
     """`bf16, channels last` as the references call it."""
     dtype, _, layout = text.partition(", ")
@@ -450,7 +463,7 @@ def case_overhead(options):
     return table(["a trial that trains nothing", "ms each", "n"], [row])
 
 
-CASES = {"gate": case_gate, "steps": case_steps, "ablation": case_ablation, "precision": case_precision,
+CASES = {"gate": case_gate, "steps": case_steps, "compiled": case_compiled, "ablation": case_ablation, "precision": case_precision,
          "fashion": case_fashion, "sweep": case_sweep, "start": case_start, "overhead": case_overhead}
 
 
