@@ -4,7 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-const SHIM: [&str; 7] = ["shim", "update", "convolution", "kernel_gradient", "norm", "norm_cpu", "profile"];
+const SHIM: [&str; 8] =
+    ["shim", "update", "convolution", "kernel_gradient", "kernel_gradient_tiles", "norm", "norm_cpu", "profile"];
 const CUDA_HALF: [&str; 2] = ["cuda_half", "norm_cuda"];
 
 fn main() {

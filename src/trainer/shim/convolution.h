@@ -23,7 +23,8 @@ struct Geometry {
   bool is_pointwise() const { return kernel == 1 && stride == 1 && padding == 0; }
 };
 
-// Whether `kernel_gradient` can be called: bf16, channels in blocks of 32, and a processor with `avx512_bf16`.
+// Whether `kernel_gradient` can be called, and is not slower than a product of matrices: bf16, channels in blocks of 32, and a
+// processor with `avx512_bf16`; where it has `amx_bf16`, images of a few pixels are left out.
 bool has_kernel_gradient(const at::Tensor& x, const Geometry& on);
 
 // gradient [batch, outputs, out_height, out_width] and x [batch, inputs, height, width], bf16 with channels innermost.

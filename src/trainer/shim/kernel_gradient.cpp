@@ -8,72 +8,23 @@
 // for each dx, because an offset of one place changes who is a pair. A tile of 8 outputs by 32 inputs stays in registers while it
 // goes over the pairs of a chunk of rows that stays in the nearest caches. The instruction takes denormal numbers for zero.
 
-#include "convolution.h"
+#include "panels.h"
 
-#include <ATen/Parallel.h>
-
-#include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <limits>
-#include <memory>
-#include <new>
-#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
-#define PAIR_MACHINE __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
-
 namespace orchestrator {
 namespace {
 
-constexpr int64_t BLOCK = 32;       // channels of a panel: two registers of 16 pairs
 constexpr int64_t TILE = 8;         // outputs of a tile: with 2 x 8 sums, enough to hide an instruction's latency
-constexpr int64_t PAIR = 2 * BLOCK; // numbers of a panel's pair of places
 constexpr int64_t CHUNK = 112;      // pairs: a panel of 14 KiB, 21 with the rows that a 3x3 kernel sees beyond
 constexpr int64_t WHOLE = 256;      // so many pairs are one chunk, which needs no sums in memory
-
-using Number = uint16_t;  // the bits of a bf16
-
-alignas(64) const Number ZEROS[BLOCK] = {};
-
-struct Free {
-  void operator()(Number* numbers) const { std::free(numbers); }
-};
-using Panels = std::unique_ptr<Number, Free>;
-
-Panels panels(int64_t pairs) {
-  void* numbers = std::aligned_alloc(64, sizeof(Number) * PAIR * pairs);
-  if (!numbers) throw std::bad_alloc();
-  return Panels(static_cast<Number*>(numbers));
-}
-
-// Pairs of places of an output row; the last one of an odd row has zeros for its second place.
-int64_t pairs_of_row(const Geometry& on) { return (on.out_width + 1) / 2; }
 
 int64_t rows_of_chunk(const Geometry& on) {
   const int64_t rows = on.batch * on.out_height, pairs = pairs_of_row(on);
   return rows * pairs <= WHOLE ? rows : std::max<int64_t>(1, CHUNK / pairs);
-}
-
-// One block of channels of a row of `width` pixels, at the pixels first, first + stride ... that `count` places see;
-// beyond the row, and beyond the last place, there are zeros.
-PAIR_MACHINE void pack(const Number* row, int64_t channels, int64_t width, int64_t first, int64_t stride, int64_t count, Number* to) {
-  alignas(64) static constexpr Number LOW[BLOCK] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                                    8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
-  const __m512i low = _mm512_load_si512(LOW), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-  const auto at_place = [&](int64_t place) {
-    const int64_t x = first + place * stride;
-    return place < count && x >= 0 && x < width ? row + x * channels : ZEROS;
-  };
-  for (int64_t place = 0; place < count; place += 2, to += PAIR) {
-    const __m512i one = _mm512_loadu_si512(at_place(place)), other = _mm512_loadu_si512(at_place(place + 1));
-    _mm512_store_si512(to, _mm512_permutex2var_epi16(one, low, other));
-    _mm512_store_si512(to + BLOCK, _mm512_permutex2var_epi16(one, high, other));
-  }
 }
 
 // An output row of a chunk and the image row it sees, as offsets into their panels.
@@ -127,18 +78,6 @@ PAIR_MACHINE void add_tile(const std::vector<Seen>& rows, int64_t pairs, const N
   }
 }
 
-// Units are blocks of inputs at one dx, tiles groups of outputs. What one thread computes.
-struct Part {
-  int64_t first_unit, units;
-  int64_t first_tile, tiles;
-};
-
-struct Arrays {
-  const Number *gradient, *image;
-  float* sums;
-  Number* rounded;
-};
-
 void compute(const Geometry& on, const Arrays& arrays, const Part& part) {
   const int64_t blocks = on.inputs / BLOCK, rows = on.batch * on.out_height, chunk = rows_of_chunk(on);
   const int64_t pairs = pairs_of_row(on), length = pairs * PAIR, seen = on.seen();
@@ -186,28 +125,12 @@ void compute(const Geometry& on, const Arrays& arrays, const Part& part) {
   }
 }
 
-// Into how many parts units and tiles are split, so that `threads` have least to do: by cycles per pair of places.
-std::pair<int64_t, int64_t> split(int64_t units, int64_t tiles, int64_t kernel, int64_t threads) {
-  const int64_t MULTIPLY = 16, PACK_UNIT = 12, PACK_TILE = 2;
-  std::pair<int64_t, int64_t> best{1, 1};
-  int64_t least = std::numeric_limits<int64_t>::max();
-  for (int64_t of_units = 1; of_units <= std::min(threads, units); ++of_units) {
-    const int64_t of_tiles = std::min(threads / of_units, tiles);
-    const int64_t most_units = (units + of_units - 1) / of_units, most_tiles = (tiles + of_tiles - 1) / of_tiles;
-    const int64_t cycles = most_units * most_tiles * kernel * MULTIPLY + most_units * PACK_UNIT + most_tiles * PACK_TILE;
-    if (cycles < least) {
-      least = cycles;
-      best = {of_units, of_tiles};
-    }
-  }
-  return best;
-}
-
 }  // namespace
 
 bool has_kernel_gradient(const at::Tensor& x, const Geometry& on) {
   static const bool has_pairs = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  return has_pairs && x.scalar_type() == at::kBFloat16 && on.inputs % BLOCK == 0 && on.outputs % BLOCK == 0;
+  if (!has_pairs || x.scalar_type() != at::kBFloat16 || on.inputs % BLOCK != 0 || on.outputs % BLOCK != 0) return false;
+  return !has_tiles() || tiles_are_filled(on);
 }
 
 at::Tensor kernel_gradient(const at::Tensor& gradient, const at::Tensor& x, const Geometry& on) {
@@ -216,19 +139,17 @@ at::Tensor kernel_gradient(const at::Tensor& gradient, const at::Tensor& x, cons
   at::Tensor rounded = at::empty(shape, x.options()), sums;
   Arrays arrays{static_cast<const Number*>(gradient.data_ptr()), static_cast<const Number*>(x.data_ptr()), nullptr,
                 static_cast<Number*>(rounded.data_ptr())};
-  if (rows_of_chunk(on) < on.batch * on.out_height) {
+  const bool one_chunk = has_tiles() ? tiles_have_one_chunk(on) : rows_of_chunk(on) == on.batch * on.out_height;
+  if (!one_chunk) {
     sums = at::empty(shape, x.options().dtype(at::kFloat));
     arrays.sums = sums.data_ptr<float>();
   }
-  const int64_t units = on.kernel * (on.inputs / BLOCK), tiles = on.outputs / TILE;
-  const auto [of_units, of_tiles] = split(units, tiles, on.kernel, at::get_num_threads());
-  at::parallel_for(0, of_units * of_tiles, 1, [&, of_units = of_units, of_tiles = of_tiles](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      const int64_t across = part / of_tiles, down = part % of_tiles;
-      const int64_t unit = units * across / of_units, tile = tiles * down / of_tiles;
-      compute(on, arrays, {unit, units * (across + 1) / of_units - unit, tile, tiles * (down + 1) / of_tiles - tile});
-    }
-  });
+  if (has_tiles()) {
+    compute_by_tiles(on, arrays);
+  } else {
+    for_each_part(on.kernel * (on.inputs / BLOCK), on.outputs / TILE, on.kernel, {16, 12, 2},
+                  [&](const Part& part) { compute(on, arrays, part); });
+  }
   return rounded.permute({0, 3, 1, 2});
 }
 

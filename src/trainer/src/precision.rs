@@ -26,13 +26,12 @@ fn fastest_from(hardware: Hardware, narrow: bool) -> Sides {
         // not measured: layouts as beside bf16 instructions
         (Hardware::Plain, true) => Sides { bf16: NEVER, channels_last: 0 },
         (Hardware::Plain, false) => Sides { bf16: NEVER, channels_last: 128 },
-        // by that command on an AMD EPYC, its table is in docs/performance.md: at 8 pixels bf16 gains nothing over f32 in the
-        // same layout
+        // by that command on an AMD EPYC: at 8 pixels bf16 gains nothing over f32 in the same layout
         (Hardware::VectorBf16, true) => Sides { bf16: 28, channels_last: 0 },
         (Hardware::VectorBf16, false) => Sides { bf16: 28, channels_last: 128 },
-        // with PyTorch on an Intel Xeon: at 32 pixels reordering cost more than tiles saved, at 64 bf16 gained 1.5 times
-        (Hardware::TileBf16, true) => Sides { bf16: 64, channels_last: 16 },
-        (Hardware::TileBf16, false) => Sides { bf16: 64, channels_last: 128 },
+        // by that command on an Intel Xeon: bf16 gains at every side there is
+        (Hardware::TileBf16, true) => Sides { bf16: 8, channels_last: 0 },
+        (Hardware::TileBf16, false) => Sides { bf16: 28, channels_last: 128 },
         (Hardware::Gpu, _) => Sides { bf16: 0, channels_last: 0 },
     }
 }
@@ -99,9 +98,9 @@ mod tests {
     fn auto_follows_the_hardware_and_an_order_is_an_order() {
         let auto = |model, side, hardware| name(rule(Precision::Auto, model, side, hardware));
         assert_eq!(auto(Model::Resnet8, 8, Hardware::VectorBf16), "f32, channels last");
-        assert_eq!(auto(Model::Resnet8, 8, Hardware::TileBf16), "f32");
+        assert_eq!(auto(Model::Resnet8, 8, Hardware::TileBf16), "bf16, channels last");
         assert_eq!(auto(Model::Resnet20, 32, Hardware::VectorBf16), "bf16, channels last");
-        assert_eq!(auto(Model::Resnet20, 32, Hardware::TileBf16), "f32, channels last");
+        assert_eq!(auto(Model::Resnet20, 32, Hardware::TileBf16), "bf16, channels last");
         assert_eq!(auto(Model::Resnet18, 64, Hardware::TileBf16), "bf16, channels last");
         assert_eq!(auto(Model::Resnet18, 64, Hardware::Plain), "f32");
         assert_eq!(auto(Model::Resnet50, 224, Hardware::Plain), "f32, channels last");

@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::collective::{Collective, Solo, fake_nccl, shared_memory};
 use crate::hardware::Hardware;
-use crate::nn::{Format, OwnOperations};
+use crate::nn::{Format, OwnOperations, has_products};
 use crate::replica::{Blueprint, Replica, Shard, StepOptions};
 
 const NUM_CLASSES: usize = 4;
@@ -245,6 +245,6 @@ fn the_record_names_the_operations_that_are_not_libtorchs() {
     assert_eq!(kernels(BatchNorm::PerReplica, innermost, 1, false), "libtorch");
     assert_eq!(kernels(BatchNorm::PerReplica, F32, 1, true), "libtorch");
     assert_eq!(kernels(BatchNorm::Synchronised, innermost, 2, true), "libtorch");
-    let expected = if Hardware::of_cpu() == Hardware::VectorBf16 { "fused-norm+products" } else { "fused-norm" };
+    let expected = if has_products(true, Hardware::of_cpu()) { "fused-norm+products" } else { "fused-norm" };
     assert_eq!(kernels(BatchNorm::PerReplica, Format { bf16: true, ..innermost }, 1, true), expected);
 }

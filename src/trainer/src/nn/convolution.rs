@@ -1,10 +1,10 @@
 //! Convolution: libtorch's, or on the CPU a product of matrices made by the shim, whichever is faster for its shape.
 //!
 //! oneDNN orders kernels anew for each pass, which costs more than the arithmetic where images are small and channels
-//! many, and its bf16 gradient of kernels is slower than its forward pass where no matrix tiles are: a little for large
-//! images, several times for small ones (docs/performance.md). The choice is a function of shapes, number format and instruction set, so that a trial repeated
+//! many, and its bf16 gradient of kernels is slower than its forward pass, with matrix tiles and without: a little for
+//! large images, several times for small ones (docs/performance.md). The choice is a function of shapes, number format and instruction set, so that a trial repeated
 //! on the same kind of machine gives the same bits; changing it changes them: raise `sweep::trial::TRAINING_VERSION`.
-//! The arithmetic is in shim/convolution.cpp and shim/kernel_gradient.cpp. Next: layers.rs, the user.
+//! The arithmetic is in shim/convolution.cpp, shim/kernel_gradient.cpp and shim/kernel_gradient_tiles.cpp. Next: layers.rs, the user.
 
 use std::ffi::{c_char, c_void};
 
@@ -83,7 +83,7 @@ fn ways(x: &Tensor, weight: &Tensor, window: Window) -> Ways {
 
 /// Whether there are shapes at all whose convolutions are products.
 pub fn has_products(bf16: bool, hardware: Hardware) -> bool {
-    bf16 && hardware == Hardware::VectorBf16
+    bf16 && matches!(hardware, Hardware::VectorBf16 | Hardware::TileBf16)
 }
 
 pub(super) struct Size {
@@ -93,23 +93,45 @@ pub(super) struct Size {
     pub outputs: i64,
 }
 
-/// Channels that shim/kernel_gradient.cpp takes at a time.
+/// Channels that shim/kernel_gradient.cpp and shim/kernel_gradient_tiles.cpp take at a time.
 const BLOCK: i64 = 32;
 
-/// Measured with 2 threads of an AMD EPYC with `avx512_bf16` alone: docs/performance.md.
+/// The most places for which a product is faster than libtorch's pass.
+struct Most {
+    forward: i64,
+    images: i64,
+    /// Of channels that are not in blocks.
+    kernels: i64,
+}
+
+/// Measured with 2 threads: of an AMD EPYC with `avx512_bf16` alone, and of an Intel Xeon with `amx_bf16`
+/// (docs/performance.md). Ordering the kernels costs oneDNN as much for few places as for many; a strided 1x1 kernel leaves three
+/// pixels of four unseen, which a product does not visit.
+fn most(window: Window, hardware: Hardware) -> Most {
+    let (forward, images, kernels) = match (hardware, window.kernel, window.stride) {
+        (Hardware::VectorBf16, 1, 1) => (400, 400, 8192),
+        (Hardware::VectorBf16, 1, _) => (8192, 8192, 8192),
+        (Hardware::VectorBf16, _, 1) => (400, 400, 1024),
+        (Hardware::VectorBf16, _, _) => (400, 400, 2048),
+        (Hardware::TileBf16, 1, 1) => (512, 512, 2048),
+        (Hardware::TileBf16, 1, _) => (512, 8192, 2048),
+        (Hardware::TileBf16, _, 1) => (512, 512, 2048),
+        (Hardware::TileBf16, _, _) => (512, 2048, 2048),
+        (Hardware::Plain | Hardware::Gpu, _, _) => (0, 0, 0),
+    };
+    Most { forward, images, kernels }
+}
+
 pub(super) fn faster(Size { places, inputs, outputs }: Size, window: Window, kind: Kind, hardware: Hardware) -> Ways {
     // a replica without images, whose group waits for its sums of nothing: libtorch knows what that is
     if places == 0 || !has_products(kind == Kind::BFloat16, hardware) {
         return Ways::default();
     }
-    // Ordering the kernels costs oneDNN as much for few places as for many; a strided 1x1 kernel leaves three pixels of four
-    // unseen, which a product does not visit.
-    let (most, most_for_kernels) = match (window.kernel, window.stride) {
-        (1, 1) => (400, 8192),
-        (1, _) => (8192, 8192),
-        (_, 1) => (400, 1024),
-        _ => (400, 2048),
-    };
+    let most = most(window, hardware);
     let in_blocks = inputs % BLOCK == 0 && outputs % BLOCK == 0;
-    Ways { forward: places <= most, images: places <= most, kernels: in_blocks || places <= most_for_kernels }
+    Ways {
+        forward: places <= most.forward,
+        images: places <= most.images,
+        kernels: in_blocks || places <= most.kernels,
+    }
 }

@@ -116,7 +116,7 @@ fn the_first_layer_has_a_gradient_of_its_kernels_alone() {
 }
 
 #[test]
-fn products_are_for_bf16_without_tiles_and_few_places() {
+fn products_are_for_bf16_and_few_places_or_channels_in_blocks() {
     let window = |kernel, stride| Window { kernel, stride, padding: kernel / 2, groups: 1 };
     let few = |places| Size { places, inputs: 48, outputs: 48 };
     let chosen = |places, window, hardware| faster(few(places), window, Kind::BFloat16, hardware);
@@ -126,12 +126,17 @@ fn products_are_for_bf16_without_tiles_and_few_places() {
     assert_eq!(chosen(6272, window(1, 2), Hardware::VectorBf16), ALL);
     assert_eq!(chosen(6272, window(1, 1), Hardware::VectorBf16), kernels_alone);
     assert_eq!(chosen(100_000, window(1, 1), Hardware::VectorBf16), Ways::default());
-    for hardware in [Hardware::Plain, Hardware::TileBf16, Hardware::Gpu] {
+    assert_eq!(chosen(128, window(3, 1), Hardware::TileBf16), ALL);
+    assert_eq!(chosen(1024, window(3, 2), Hardware::TileBf16), Ways { forward: false, ..ALL });
+    assert_eq!(chosen(1024, window(3, 1), Hardware::TileBf16), kernels_alone);
+    assert_eq!(chosen(100_000, window(1, 1), Hardware::TileBf16), Ways::default());
+    for hardware in [Hardware::Plain, Hardware::Gpu] {
         assert_eq!(chosen(128, window(3, 1), hardware), Ways::default());
     }
     let in_blocks = |inputs, outputs| Size { places: 100_000, inputs, outputs };
     let of_many = |size| faster(size, window(3, 1), Kind::BFloat16, Hardware::VectorBf16);
     assert_eq!(of_many(in_blocks(64, 96)), kernels_alone);
+    assert_eq!(faster(in_blocks(64, 96), window(3, 1), Kind::BFloat16, Hardware::TileBf16), kernels_alone);
     assert_eq!(of_many(in_blocks(64, 48)), Ways::default());
     assert_eq!(of_many(Size { places: 0, inputs: 64, outputs: 64 }), Ways::default());
     assert_eq!(of_many(in_blocks(3, 64)), Ways::default());
