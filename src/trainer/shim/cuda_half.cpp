@@ -6,6 +6,7 @@
 // As in shim.cpp: each function returns null, or a message that the caller frees with shim_free. No exception leaves.
 
 #include <ATen/Context.h>
+#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 
@@ -21,7 +22,27 @@ namespace {
 struct Graph {
   at::cuda::CUDAGraph graph;
   c10::DeviceIndex device = -1;
+  c10::MempoolId_t pool{0, 0};
 };
+
+// A capture that failed leaves both allocators, of the GPU's and of page-locked memory, believing that it goes on. What a
+// successful end has done already is refused, and nothing is given back twice.
+void abandon(const Graph& graph) noexcept {
+  const auto succeeds = [](auto body) {
+    try {
+      body();
+      return true;
+    } catch (...) {
+      return false;
+    }
+  };
+  namespace allocator = c10::cuda::CUDACachingAllocator;
+  if (succeeds([&] { allocator::endAllocateToPool(graph.device, graph.pool); })) {
+    succeeds([&] { allocator::releasePool(graph.device, graph.pool); });
+  }
+  auto* host = at::getHostAllocator(at::kCUDA);
+  if (succeeds([&] { host->end_allocate_to_pool(graph.pool); })) succeeds([&] { host->release_pool(graph.pool); });
+}
 
 }  // namespace
 
@@ -33,8 +54,16 @@ char* cuda_half_graph_begin(Graph* other, int8_t index, Graph** result) {
   return guarded([&] {
     auto made = std::make_unique<Graph>();
     made->device = index;
-    // of this thread only: other replicas allocate and launch meanwhile
-    made->graph.capture_begin(other ? other->graph.pool() : c10::MempoolId_t{0, 0}, cudaStreamCaptureModeThreadLocal);
+    made->pool = other ? other->pool : at::cuda::graph_pool_handle();
+    // During a capture nothing that is cached can be freed, and the graph's pool takes as much again.
+    if (!other) c10::cuda::CUDACachingAllocator::emptyCache();
+    try {
+      // of this thread only: other replicas allocate and launch meanwhile
+      made->graph.capture_begin(made->pool, cudaStreamCaptureModeThreadLocal);
+    } catch (...) {
+      abandon(*made);
+      throw;
+    }
     *result = made.release();
   });
 }
@@ -45,11 +74,7 @@ char* cuda_half_graph_end(Graph* graph) {
     try {
       graph->graph.capture_end();
     } catch (...) {
-      // an invalid capture leaves the allocator believing that it goes on
-      try {
-        c10::cuda::CUDACachingAllocator::endAllocateToPool(graph->device, graph->graph.pool());
-      } catch (...) {
-      }
+      abandon(*graph);
       throw;
     }
   });

@@ -42,6 +42,7 @@ class Launcher {
     dim3 blocks(static_cast<unsigned>(grid.columns), static_cast<unsigned>(grid.rows));
     cudaError_t error = cudaLaunchKernel(reinterpret_cast<const void*>((*loaded_)[kernel]), blocks,
                                          dim3(static_cast<unsigned>(grid.threads)), arguments, 0, stream_.stream());
+    if (error != cudaSuccess) static_cast<void>(cudaGetLastError());  // as in `check`
     TORCH_CHECK(error == cudaSuccess, "cannot launch ", KERNEL_NAMES[kernel], " with ", grid.columns, " x ", grid.rows,
                 " blocks of ", grid.threads, " threads: ", cudaGetErrorString(error));
   }
@@ -130,6 +131,8 @@ void backward(const Tensor& gradient, const Tensor& x, const Tensor& y, const Te
 constexpr NormKernels kernels{statistics, apply, backward};
 
 void check(cudaError_t error, const char* what, const char* name) {
+  // kept by the runtime, it would be reported by libtorch's next launch, which it has nothing to do with
+  if (error != cudaSuccess) static_cast<void>(cudaGetLastError());
   TORCH_CHECK(error == cudaSuccess, what, name, ": ", cudaGetErrorString(error));
 }
 

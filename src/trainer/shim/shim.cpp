@@ -84,6 +84,8 @@ char* shim_choose_cuda_kernels(bool deterministic, int32_t num_candidates) {
     context.setBenchmarkLimitCuDNN(num_candidates);
     context.setDeterministicCuDNN(deterministic);
     context.setDeterministicAlgorithms(deterministic, /*warn_only=*/true);
+    // else every new tensor is filled with NaN first, and here each is written before it is read
+    context.setDeterministicFillUninitializedMemory(false);
     context.setAllowTF32CuDNN(true);
     context.setAllowTF32CuBLAS(true);
   });
@@ -157,6 +159,15 @@ char* shim_peak_cuda_memory(int8_t index, int64_t* bytes) {
   return guarded([&] {
     auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)->getDeviceStats(index);
     *bytes = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+  });
+}
+
+// To a GPU by way of page-locked memory, without waiting: libtorch keeps that memory until the copy is done. tch's own
+// `pin_memory` names the device, which torch 2.11 answers with two lines on stderr each time.
+char* shim_upload(const Tensor* host, int8_t index, Tensor** result) {
+  return guarded([&] {
+    *result = new Tensor(host->pin_memory().to(c10::Device(c10::DeviceType::CUDA, index), host->scalar_type(),
+                                               /*non_blocking=*/true, /*copy=*/false));
   });
 }
 

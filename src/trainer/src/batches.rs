@@ -127,12 +127,10 @@ impl ImageShape {
     }
 }
 
-/// To a GPU by way of page-locked memory, without waiting: libtorch keeps that memory until the copy is done.
+/// To a GPU without waiting. Panics where libtorch fails, as its own operations do.
 pub fn upload(values: Tensor, device: Device) -> Tensor {
-    if !device.is_cuda() {
-        return values;
-    }
-    values.pin_memory(device).to_device_(device, values.kind(), true, false)
+    let Device::Cuda(index) = device else { return values };
+    shim::upload(&values, index).unwrap_or_else(|error| panic!("to {device:?}: {error}"))
 }
 
 pub fn labels_tensor(labels: &[u32], device: Device) -> Tensor {

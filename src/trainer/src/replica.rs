@@ -348,10 +348,11 @@ impl Replica {
         }
     }
 
-    /// A failed pass is the group's failure where the group has one, else libtorch's.
+    /// A failed pass is the group's failure where the group has one, else libtorch's. Without waiting for the device, which
+    /// a step that is being recorded must not do.
     fn check<T>(&self, result: Result<T, tch::TchError>) -> Result<T, TrialError> {
         result.or_else(|error| {
-            self.collective.wait()?;
+            self.collective.check()?;
             Err(TrialError::from_panic(&error.to_string()))
         })
     }

@@ -29,6 +29,7 @@ unsafe extern "C" {
     fn shim_cuda_memory(index: i8, free: *mut i64, total: *mut i64, allocated: *mut i64) -> *mut c_char;
     fn shim_reset_peak_cuda_memory(index: i8) -> *mut c_char;
     fn shim_peak_cuda_memory(index: i8, bytes: *mut i64) -> *mut c_char;
+    fn shim_upload(host: *const Raw, index: i8, result: *mut *mut Raw) -> *mut c_char;
     fn shim_channels_last(x: *mut Raw, result: *mut *mut Raw) -> *mut c_char;
     fn shim_has_channels_innermost(x: *const Raw) -> bool;
 }
@@ -179,6 +180,14 @@ pub fn peak_cuda_memory(index: usize) -> Result<u64, ShimError> {
     // SAFETY: writes one number, on success only.
     check(unsafe { shim_peak_cuda_memory(index as i8, &mut bytes) })?;
     Ok(bytes.max(0) as u64)
+}
+
+/// Copies to a GPU by way of page-locked memory, queued on this thread's stream; the host may go on, and drop `host`.
+pub fn upload(host: &Tensor, index: usize) -> Result<Tensor, ShimError> {
+    let mut result = std::ptr::null_mut();
+    // SAFETY: `host` is live; `result` is written on success only.
+    check(unsafe { shim_upload(raw(host), index as i8, &mut result) })?;
+    Ok(owned(result))
 }
 
 /// The same values with channels innermost in memory; the shape stays [batch, channels, height, width].
