@@ -196,7 +196,7 @@ impl<B: Backend> Drop for Communicators<B> {
 
 /// One replica's end.
 ///
-/// What is known to hang a process with one thread per GPU (performance.md section 4), and what is done here:
+/// What is known to hang a process with one thread per GPU (docs/trainer.md), and what is done here:
 /// - a replica that is dead, panicked or stuck: nobody launches before all replicas have come, within the deadline;
 /// - a call that holds a lock of the driver until its device is idle (memory allocation, the first launch of a lazily
 ///   loaded kernel), while its device waits for a kernel that another thread cannot launch without that lock: nobody

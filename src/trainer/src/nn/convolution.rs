@@ -2,8 +2,9 @@
 //!
 //! oneDNN orders kernels anew for each pass, which costs more than the arithmetic where images are small and channels
 //! many, and its bf16 gradient of kernels is slower than its forward pass, with matrix tiles and without: a little for
-//! large images, several times for small ones (docs/performance.md). The choice is a function of shapes, number format and instruction set, so that a trial repeated
-//! on the same kind of machine gives the same bits; changing it changes them: raise `sweep::trial::TRAINING_VERSION`.
+//! large images, several times for small ones (docs/performance.md, docs/performance-tiles.md). The choice is a function of shapes, number
+//! format and instruction set, so that a trial repeated on the same kind of machine gives the same bits; changing it
+//! changes them: raise `sweep::trial::TRAINING_VERSION`.
 //! The arithmetic is in shim/convolution.cpp, shim/kernel_gradient.cpp and shim/kernel_gradient_tiles.cpp. Next: layers.rs, the user.
 
 use std::ffi::{c_char, c_void};
@@ -105,7 +106,7 @@ struct Most {
 }
 
 /// Measured with 2 threads: of an AMD EPYC with `avx512_bf16` alone, and of an Intel Xeon with `amx_bf16`
-/// (docs/performance.md). Ordering the kernels costs oneDNN as much for few places as for many; a strided 1x1 kernel leaves three
+/// (docs/performance-tiles.md). Ordering the kernels costs oneDNN as much for few places as for many; a strided 1x1 kernel leaves three
 /// pixels of four unseen, which a product does not visit.
 fn most(window: Window, hardware: Hardware) -> Most {
     let (forward, images, kernels) = match (hardware, window.kernel, window.stride) {
