@@ -6,7 +6,7 @@
 
 use sweep::Settings;
 use sweep::settings::{Embedding, Loss, Softmax};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Reduction, Tensor};
 
 use crate::error::TrialError;
 
@@ -118,7 +118,7 @@ impl Criterion {
         let similarity = if self.semantic {
             (embedding * self.target(labels)).sum_dim_intlist([1i64].as_slice(), false, Kind::Float)
         } else {
-            embedding.gather(1, &labels.unsqueeze(1), false).squeeze_dim(1)
+            of_label(embedding, labels)
         };
         1.0 - similarity
     }
@@ -129,7 +129,7 @@ impl Criterion {
             Softmax::LogSoftmax => logits.log_softmax(1, Kind::Float),
             Softmax::KerasClip => logits.softmax(1, Kind::Float).clamp(KERAS_EPSILON, 1.0 - KERAS_EPSILON).log(),
         };
-        let of_label = log_probabilities.gather(1, &labels.unsqueeze(1), false).squeeze_dim(1);
+        let of_label = of_label(&log_probabilities, labels);
         if self.label_smoothing == 0.0 {
             return -of_label;
         }
@@ -138,6 +138,13 @@ impl Criterion {
         let all = log_probabilities.sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
         -(of_label * (1.0 - self.label_smoothing - other) + all * other)
     }
+}
+
+/// values[b, labels[b]], float [batch]. By way of the likelihood, whose gradient writes one element per row; that of
+/// `gather` adds to them, which CUDA's deterministic form does by sorting.
+fn of_label(values: &Tensor, labels: &Tensor) -> Tensor {
+    const IGNORED: i64 = -100; // no label
+    -values.g_nll_loss(labels, None::<Tensor>, Reduction::None, IGNORED)
 }
 
 impl Outputs {

@@ -60,7 +60,7 @@ pub fn describe(index: usize) -> String {
 }
 
 fn describe_anew(index: usize) -> Result<String, String> {
-    let place = pci_bus_id(index)?;
+    let place = place(index)?;
     let nvml = open().map_err(|error| error.to_string())?;
     let read = || {
         let device = nvml.device_by_pci_bus_id(place.as_str())?;
@@ -83,7 +83,7 @@ impl Meter {
         static NVML: OnceLock<Option<Nvml>> = OnceLock::new();
         let nvml = if indices.is_empty() { None } else { NVML.get_or_init(|| open().ok()).as_ref() };
         let gauge = |index: usize| {
-            let device = nvml?.device_by_pci_bus_id(pci_bus_id(index).ok()?).ok()?;
+            let device = nvml?.device_by_pci_bus_id(place(index).ok()?).ok()?;
             let ask = move || device.utilization_rates().ok().map(|rates| f64::from(rates.gpu) / 100.0);
             Some(Box::new(ask) as Box<dyn FnMut() -> Option<f64>>)
         };
@@ -109,8 +109,7 @@ impl Meter {
 
 /// Why a GPU, in CUDA's counting, cannot be trusted any more; `None` as far as the driver knows of nothing.
 pub fn ailment(index: usize) -> Option<String> {
-    // a device that CUDA has lost has no place any more
-    let place = match pci_bus_id(index) {
+    let place = match place(index) {
         Ok(place) => place,
         Err(reason) => return Some(format!("cuda:{index} does not answer ({reason})")),
     };
@@ -123,6 +122,18 @@ pub fn ailment(index: usize) -> Option<String> {
         Ok(errors) => Some(format!("cuda:{index} at {place} has {errors} uncorrectable memory errors since its start")),
         Err(reason) => Some(format!("cuda:{index} at {place} does not answer ({reason})")),
     }
+}
+
+/// The PCI address of a GPU in CUDA's counting, by which the driver knows it. CUDA is asked once, while all is well: after
+/// an error it answers every call with that error, and a fault of a program would pass for one of the device.
+fn place(index: usize) -> Result<String, String> {
+    static KNOWN: Mutex<BTreeMap<usize, String>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(place) = known.get(&index) {
+        return Ok(place.clone());
+    }
+    let place = pci_bus_id(index)?;
+    Ok(known.entry(index).or_insert(place).clone())
 }
 
 fn open() -> Result<Nvml, NvmlError> {
