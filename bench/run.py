@@ -48,6 +48,8 @@ PRECISION_CASES = [("resnet-8", 8, 50), ("resnet-20", 28, 128), ("resnet-20", 32
                    ("resnet-18", 64, 32), ("resnet-18", 224, 8), ("resnet-50", 64, 16), ("resnet-50", 224, 8)]
 # glibc's allocator told from outside what the trainer tells them from inside.
 KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20)}
+# By these oneDNN, libtorch and MKL take a processor for an older one, on both sides alike.
+INSTRUCTION_SETS = ["ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS"]
 NUM_IDLE_TRIALS = 5000
 SECONDS_PER_BLOCK = 2.0
 
@@ -269,21 +271,48 @@ def case_ablation(options):
     return table(["step", "lever", "gain", "images/s"], rows)
 
 
+def rates_in_turn(drivers, batch, turns):
+    """Images per second of each in every turn; they are closed."""
+    steps = [driver.steps_for(SECONDS_PER_BLOCK / 2, batch) for driver in drivers]
+    rates = [[] for _ in drivers]
+    for turn in range(turns):
+        order = range(len(drivers)) if turn % 2 == 0 else reversed(range(len(drivers)))
+        for number in order:
+            rates[number].append(drivers[number].images_per_s(steps[number]))
+    for driver in drivers:
+        driver.close()
+    return rates
+
+
+def times(rates, others):
+    return spread([mine / other for mine, other in zip(rates, others)])
+
+
+def case_f32(options):
+    """What a processor without bf16 has: both layouts, products of our own, and R1 in the layout that is faster there."""
+    rows = []
+    for model, side, batch in PRECISION_CASES:
+        ours = [trainer_steps(options, model, side, batch, "f32-nchw"),
+                trainer_steps(options, model, side, batch, "f32-nhwc", "products"),
+                trainer_steps(options, model, side, batch, "f32-nhwc")]
+        theirs = [reference_steps(options, "r1", model, side, batch, precision) for precision in ("f32-nchw", "f32-nhwc")]
+        nchw, without, whole, *r1 = rates_in_turn(ours + theirs, batch, options.pairs)
+        fastest = max(r1, key=statistics.median)
+        rows.append([f"{model}, {side} px, batch {batch}", f"{statistics.median(whole):.0f}", times(whole, nchw),
+                     times(whole, without), times(whole, fastest)])
+        print(" | ".join(rows[-1]), file=sys.stderr)
+    return table(["network", "f32 channels last, images/s", "over f32", "over itself without products", "over R1, f32 in the faster layout"],
+                 rows)
+
+
 def case_precision(options):
     """What the table in src/trainer/src/precision.rs is made from."""
     rows = []
     for model, side, batch in PRECISION_CASES:
         drivers = [trainer_steps(options, model, side, batch, precision) for precision in FORMATS]
-        steps = [driver.steps_for(SECONDS_PER_BLOCK / 2, batch) for driver in drivers]
-        rates = [[] for _ in drivers]
-        for turn in range(options.pairs):
-            order = range(len(drivers)) if turn % 2 == 0 else reversed(range(len(drivers)))
-            for number in order:
-                rates[number].append(drivers[number].images_per_s(steps[number]))
-        for driver in drivers:
-            driver.close()
+        rates = rates_in_turn(drivers, batch, options.pairs)
         medians = [statistics.median(rate) for rate in rates]
-        ratios = [spread([mine / first for mine, first in zip(rate, rates[0])]) for rate in rates[1:]]
+        ratios = [times(rate, rates[0]) for rate in rates[1:]]
         auto = trainer_steps(options, model, side, batch)
         auto.close()
         rows.append([f"{model}, {side} px, batch {batch}", f"{medians[0]:.0f}", *ratios,
@@ -464,6 +493,7 @@ def case_overhead(options):
 
 
 CASES = {"gate": case_gate, "steps": case_steps, "compiled": case_compiled, "ablation": case_ablation, "precision": case_precision,
+         "f32": case_f32,
          "fashion": case_fashion, "sweep": case_sweep, "start": case_start, "overhead": case_overhead}
 
 
@@ -521,7 +551,8 @@ def main():
         print(f"== {name}", file=sys.stderr)
         built_from = commit()
         threads = "" if options.threads == os.cpu_count() else f" --threads {options.threads}"
-        command = f"make bench ARGS=\"{name} --pairs {options.pairs}{threads}\""
+        limits = "".join(f"{name}={os.environ[name]} " for name in INSTRUCTION_SETS if name in os.environ)
+        command = f"{limits}make bench ARGS=\"{name} --pairs {options.pairs}{threads}\""
         when = datetime.date.today().isoformat()
         text = CASES[name](options) + f"\n{machine()}; commit {built_from}; {when}; `{command}`\n"
         print(text)

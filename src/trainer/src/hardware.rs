@@ -26,13 +26,38 @@ impl Hardware {
     pub fn of_cpu() -> Self {
         static FOUND: OnceLock<Hardware> = OnceLock::new();
         *FOUND.get_or_init(|| {
-            let flags = process::cpu_flags();
-            let has = |name: &str| flags.iter().any(|flag| flag == name);
-            match (has("amx_bf16"), has("avx512_bf16")) {
-                (true, _) => Self::TileBf16,
-                (false, true) => Self::VectorBf16,
-                (false, false) => Self::Plain,
-            }
+            let limit = std::env::var("ONEDNN_MAX_CPU_ISA").unwrap_or_default();
+            of_flags(&process::cpu_flags(), &limit)
         })
+    }
+}
+
+/// `limit`: the variable by which oneDNN treats a processor as an older one, which its bf16 then is not made for.
+fn of_flags(flags: &[String], limit: &str) -> Hardware {
+    const WITHOUT_BF16: [&str; 7] =
+        ["SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"];
+    let has = |name: &str| flags.iter().any(|flag| flag == name);
+    if WITHOUT_BF16.contains(&limit.to_ascii_uppercase().as_str()) {
+        return Hardware::Plain;
+    }
+    match (has("amx_bf16"), has("avx512_bf16")) {
+        (true, _) => Hardware::TileBf16,
+        (false, true) => Hardware::VectorBf16,
+        (false, false) => Hardware::Plain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_and_onednns_limit_say_what_there_is() {
+        let found = |flags: &str, limit| of_flags(&flags.split(' ').map(str::to_owned).collect::<Vec<_>>(), limit);
+        assert_eq!(found("fma avx2", ""), Hardware::Plain);
+        assert_eq!(found("avx2 avx512_bf16", ""), Hardware::VectorBf16);
+        assert_eq!(found("avx512_bf16 amx_bf16", "default"), Hardware::TileBf16);
+        assert_eq!(found("avx512_bf16 amx_bf16", "AVX512_CORE_AMX"), Hardware::TileBf16);
+        assert_eq!(found("avx512_bf16 amx_bf16", "avx2"), Hardware::Plain);
     }
 }

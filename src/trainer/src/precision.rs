@@ -12,27 +12,17 @@ use tch::Device;
 use crate::hardware::Hardware;
 use crate::nn::Format;
 
-/// The smallest image sides from which something is faster.
-struct Sides {
-    bf16: usize,
-    /// Channels innermost in memory, for f32; bf16 always has it.
-    channels_last: usize,
-}
-
-/// Changing a number changes the bits of trials: raise `sweep::trial::TRAINING_VERSION` with it.
-fn fastest_from(hardware: Hardware, narrow: bool) -> Sides {
-    const NEVER: usize = usize::MAX;
+/// The smallest image side from which bf16 is faster than f32. Changing a number changes the bits of trials: raise
+/// `sweep::trial::TRAINING_VERSION` with it.
+fn bf16_from(hardware: Hardware, narrow: bool) -> usize {
     match (hardware, narrow) {
-        // not measured: layouts as beside bf16 instructions
-        (Hardware::Plain, true) => Sides { bf16: NEVER, channels_last: 0 },
-        (Hardware::Plain, false) => Sides { bf16: NEVER, channels_last: 128 },
+        (Hardware::Plain, _) => usize::MAX,
         // by that command on an AMD EPYC: at 8 pixels bf16 gains nothing over f32 in the same layout
-        (Hardware::VectorBf16, true) => Sides { bf16: 28, channels_last: 0 },
-        (Hardware::VectorBf16, false) => Sides { bf16: 28, channels_last: 128 },
+        (Hardware::VectorBf16, _) => 28,
         // by that command on an Intel Xeon: bf16 gains at every side there is
-        (Hardware::TileBf16, true) => Sides { bf16: 8, channels_last: 0 },
-        (Hardware::TileBf16, false) => Sides { bf16: 28, channels_last: 128 },
-        (Hardware::Gpu, _) => Sides { bf16: 0, channels_last: 0 },
+        (Hardware::TileBf16, true) => 8,
+        (Hardware::TileBf16, false) => 28,
+        (Hardware::Gpu, _) => 0,
     }
 }
 
@@ -41,13 +31,13 @@ pub fn choose(settings: &Settings, side: usize, device: Device) -> Format {
 }
 
 fn rule(precision: Precision, model: Model, side: usize, hardware: Hardware) -> Format {
-    let from = fastest_from(hardware, is_narrow(model));
     let bf16 = match precision {
         Precision::F32 => false,
         Precision::Bf16 => true,
-        Precision::Auto => side >= from.bf16,
+        Precision::Auto => side >= bf16_from(hardware, is_narrow(model)),
     };
-    Format { bf16, channels_last: bf16 || side >= from.channels_last }
+    // fused normalisation and products of our own need it, and with them it is the faster layout everywhere
+    Format { bf16, channels_last: true }
 }
 
 /// The networks for small images: 16 to 128 channels.
@@ -102,7 +92,7 @@ mod tests {
         assert_eq!(auto(Model::Resnet20, 32, Hardware::VectorBf16), "bf16, channels last");
         assert_eq!(auto(Model::Resnet20, 32, Hardware::TileBf16), "bf16, channels last");
         assert_eq!(auto(Model::Resnet18, 64, Hardware::TileBf16), "bf16, channels last");
-        assert_eq!(auto(Model::Resnet18, 64, Hardware::Plain), "f32");
+        assert_eq!(auto(Model::Resnet18, 64, Hardware::Plain), "f32, channels last");
         assert_eq!(auto(Model::Resnet50, 224, Hardware::Plain), "f32, channels last");
         assert_eq!(auto(Model::Resnet8, 8, Hardware::Gpu), "bf16, channels last");
         assert_eq!(name(rule(Precision::F32, Model::Resnet50, 224, Hardware::TileBf16)), "f32, channels last");

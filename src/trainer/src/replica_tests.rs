@@ -240,11 +240,11 @@ fn the_record_names_the_operations_that_are_not_libtorchs() {
         replica.kernels()
     };
     let innermost = Format { bf16: false, channels_last: true };
-    assert_eq!(kernels(BatchNorm::PerReplica, innermost, 1, true), "fused-norm");
-    assert_eq!(kernels(BatchNorm::PerReplica, innermost, 2, true), "fused-norm");
-    assert_eq!(kernels(BatchNorm::PerReplica, innermost, 1, false), "libtorch");
+    assert_eq!(kernels(BatchNorm::PerReplica, innermost, 1, true), "fused-norm+products");
+    assert_eq!(kernels(BatchNorm::PerReplica, innermost, 2, true), "fused-norm+products");
+    assert_eq!(kernels(BatchNorm::PerReplica, innermost, 1, false), "products");
     assert_eq!(kernels(BatchNorm::PerReplica, F32, 1, true), "libtorch");
-    assert_eq!(kernels(BatchNorm::Synchronised, innermost, 2, true), "libtorch");
+    assert_eq!(kernels(BatchNorm::Synchronised, innermost, 2, true), "products");
     let expected = if has_products(true, Hardware::of_cpu()) { "fused-norm+products" } else { "fused-norm" };
     assert_eq!(kernels(BatchNorm::PerReplica, Format { bf16: true, ..innermost }, 1, true), expected);
 }

@@ -1,10 +1,10 @@
 //! Convolution: libtorch's, or on the CPU a product of matrices made by the shim, whichever is faster for its shape.
 //!
 //! oneDNN orders kernels anew for each pass, which costs more than the arithmetic where images are small and channels
-//! many, and its bf16 gradient of kernels is slower than its forward pass, with matrix tiles and without: a little for
-//! large images, several times for small ones (docs/performance.md, docs/performance-tiles.md). The choice is a function of shapes, number
-//! format and instruction set, so that a trial repeated on the same kind of machine gives the same bits; changing it
-//! changes them: raise `sweep::trial::TRAINING_VERSION`.
+//! many, in f32 as in bf16; and its bf16 gradient of kernels is slower than its forward pass, with matrix tiles and without: a
+//! little for large images, several times for small ones (docs/performance.md, docs/performance-tiles.md,
+//! docs/performance-plain.md). The choice is a function of shapes, number format and instruction set, so that a trial repeated on
+//! the same kind of machine gives the same bits; changing it changes them: raise `sweep::trial::TRAINING_VERSION`.
 //! The arithmetic is in shim/convolution.cpp, shim/kernel_gradient.cpp and shim/kernel_gradient_tiles.cpp. Next: layers.rs, the user.
 
 use std::ffi::{c_char, c_void};
@@ -78,18 +78,25 @@ fn ways(x: &Tensor, weight: &Tensor, window: Window) -> Ways {
         && shim::has_channels_innermost(weight);
     let (Ok((batch, inputs, height, width)), true) = (x.size4(), ours) else { return Ways::default() };
     let length = |side: i64| (side + 2 * window.padding - window.kernel) / window.stride + 1;
-    let size = Size { places: batch * length(height) * length(width), inputs, outputs: weight.size()[0] };
+    let places = batch * length(height) * length(width);
+    let size = Size { places, pixels: height * width, inputs, outputs: weight.size()[0] };
     faster(size, window, x.kind(), Hardware::of_cpu())
 }
 
 /// Whether there are shapes at all whose convolutions are products.
 pub fn has_products(bf16: bool, hardware: Hardware) -> bool {
-    bf16 && matches!(hardware, Hardware::VectorBf16 | Hardware::TileBf16)
+    match hardware {
+        Hardware::VectorBf16 | Hardware::TileBf16 => true,
+        Hardware::Plain => !bf16,
+        Hardware::Gpu => false,
+    }
 }
 
 pub(super) struct Size {
     /// Outputs per channel.
     pub places: i64,
+    /// Of an image, per channel.
+    pub pixels: i64,
     pub inputs: i64,
     pub outputs: i64,
 }
@@ -105,34 +112,46 @@ struct Most {
     kernels: i64,
 }
 
-/// Measured with 2 threads: of an AMD EPYC with `avx512_bf16` alone, and of an Intel Xeon with `amx_bf16`
-/// (docs/performance-tiles.md). Ordering the kernels costs oneDNN as much for few places as for many; a strided 1x1 kernel leaves three
-/// pixels of four unseen, which a product does not visit.
-fn most(window: Window, hardware: Hardware) -> Most {
-    let (forward, images, kernels) = match (hardware, window.kernel, window.stride) {
-        (Hardware::VectorBf16, 1, 1) => (400, 400, 8192),
-        (Hardware::VectorBf16, 1, _) => (8192, 8192, 8192),
-        (Hardware::VectorBf16, _, 1) => (400, 400, 1024),
-        (Hardware::VectorBf16, _, _) => (400, 400, 2048),
-        (Hardware::TileBf16, 1, 1) => (512, 512, 2048),
-        (Hardware::TileBf16, 1, _) => (512, 8192, 2048),
-        (Hardware::TileBf16, _, 1) => (512, 512, 2048),
-        (Hardware::TileBf16, _, _) => (512, 2048, 2048),
-        (Hardware::Plain | Hardware::Gpu, _, _) => (0, 0, 0),
+/// Measured with 2 threads: bf16 on an AMD EPYC with `avx512_bf16` alone and on an Intel Xeon with `amx_bf16`, f32 on that Xeon,
+/// kept to AVX-512 and to AVX2. Ordering the kernels costs oneDNN as much for few places as for many; a strided 1x1 kernel
+/// leaves three pixels of four unseen, which a product does not visit.
+fn most(window: Window, bf16: bool, hardware: Hardware) -> Most {
+    let (forward, images, kernels) = match (bf16, hardware, window.kernel, window.stride) {
+        (false, _, 1, 1) => (1024, 1024, 4096),
+        (false, _, 1, _) => (1024, 4096, 1600),
+        (false, _, _, 1) => (400, 400, 1024),
+        (false, _, _, _) => (400, 1024, 2048),
+        (true, Hardware::VectorBf16, 1, 1) => (400, 400, 8192),
+        (true, Hardware::VectorBf16, 1, _) => (8192, 8192, 8192),
+        (true, Hardware::VectorBf16, _, 1) => (400, 400, 1024),
+        (true, Hardware::VectorBf16, _, _) => (400, 400, 2048),
+        (true, Hardware::TileBf16, 1, 1) => (512, 512, 2048),
+        (true, Hardware::TileBf16, 1, _) => (512, 8192, 2048),
+        (true, Hardware::TileBf16, _, 1) => (512, 512, 2048),
+        (true, Hardware::TileBf16, _, _) => (512, 2048, 2048),
+        (true, Hardware::Plain | Hardware::Gpu, _, _) => (0, 0, 0),
     };
     Most { forward, images, kernels }
 }
 
-pub(super) fn faster(Size { places, inputs, outputs }: Size, window: Window, kind: Kind, hardware: Hardware) -> Ways {
+pub(super) fn faster(size: Size, window: Window, kind: Kind, hardware: Hardware) -> Ways {
+    let Size { places, pixels, inputs, outputs } = size;
+    let bf16 = match kind {
+        Kind::BFloat16 => true,
+        Kind::Float => false,
+        _ => return Ways::default(),
+    };
     // a replica without images, whose group waits for its sums of nothing: libtorch knows what that is
-    if places == 0 || !has_products(kind == Kind::BFloat16, hardware) {
+    if places == 0 || !has_products(bf16, hardware) {
         return Ways::default();
     }
-    let most = most(window, hardware);
-    let in_blocks = inputs % BLOCK == 0 && outputs % BLOCK == 0;
+    let most = most(window, bf16, hardware);
+    let in_blocks = bf16 && inputs % BLOCK == 0 && outputs % BLOCK == 0;
+    // oneDNN leaves out what a kernel sees beyond a single pixel; a product multiplies those zeros
+    let sees_zeros = !bf16 && pixels == 1 && window.kernel > 1;
     Ways {
-        forward: places <= most.forward,
-        images: places <= most.images,
+        forward: places <= most.forward && !sees_zeros,
+        images: places <= most.images && !sees_zeros,
         kernels: in_blocks || places <= most.kernels,
     }
 }

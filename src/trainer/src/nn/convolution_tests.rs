@@ -116,9 +116,9 @@ fn the_first_layer_has_a_gradient_of_its_kernels_alone() {
 }
 
 #[test]
-fn products_are_for_bf16_and_few_places_or_channels_in_blocks() {
+fn products_are_for_few_places_and_in_bf16_for_channels_in_blocks() {
     let window = |kernel, stride| Window { kernel, stride, padding: kernel / 2, groups: 1 };
-    let few = |places| Size { places, inputs: 48, outputs: 48 };
+    let few = |places| Size { places, pixels: 16, inputs: 48, outputs: 48 };
     let chosen = |places, window, hardware| faster(few(places), window, Kind::BFloat16, hardware);
     let kernels_alone = Ways { kernels: true, ..Ways::default() };
     assert_eq!(chosen(128, window(3, 1), Hardware::VectorBf16), ALL);
@@ -133,12 +133,22 @@ fn products_are_for_bf16_and_few_places_or_channels_in_blocks() {
     for hardware in [Hardware::Plain, Hardware::Gpu] {
         assert_eq!(chosen(128, window(3, 1), hardware), Ways::default());
     }
-    let in_blocks = |inputs, outputs| Size { places: 100_000, inputs, outputs };
+    let in_blocks = |inputs, outputs| Size { places: 100_000, pixels: 3136, inputs, outputs };
     let of_many = |size| faster(size, window(3, 1), Kind::BFloat16, Hardware::VectorBf16);
     assert_eq!(of_many(in_blocks(64, 96)), kernels_alone);
     assert_eq!(faster(in_blocks(64, 96), window(3, 1), Kind::BFloat16, Hardware::TileBf16), kernels_alone);
     assert_eq!(of_many(in_blocks(64, 48)), Ways::default());
-    assert_eq!(of_many(Size { places: 0, inputs: 64, outputs: 64 }), Ways::default());
+    assert_eq!(of_many(Size { places: 0, pixels: 16, inputs: 64, outputs: 64 }), Ways::default());
     assert_eq!(of_many(in_blocks(3, 64)), Ways::default());
-    assert_eq!(faster(few(128), window(3, 1), Kind::Float, Hardware::VectorBf16), Ways::default());
+    assert_eq!(faster(few(128), window(3, 1), Kind::Double, Hardware::Plain), Ways::default());
+    let in_f32 = |size, window, hardware| faster(size, window, Kind::Float, hardware);
+    for hardware in [Hardware::Plain, Hardware::VectorBf16, Hardware::TileBf16] {
+        assert_eq!(in_f32(few(128), window(3, 1), hardware), ALL);
+        assert_eq!(in_f32(few(1024), window(3, 2), hardware), Ways { forward: false, ..ALL });
+        assert_eq!(in_f32(few(1024), window(3, 1), hardware), kernels_alone);
+        assert_eq!(in_f32(in_blocks(64, 96), window(3, 1), hardware), Ways::default());
+        assert_eq!(in_f32(Size { pixels: 1, ..few(64) }, window(3, 1), hardware), kernels_alone);
+        assert_eq!(in_f32(Size { pixels: 1, ..few(64) }, window(1, 1), hardware), ALL);
+    }
+    assert_eq!(in_f32(few(128), window(3, 1), Hardware::Gpu), Ways::default());
 }
