@@ -252,6 +252,10 @@ pub struct PlanArgs {
     /// List every cell with the settings that it changes
     #[arg(long)]
     pub cells: bool,
+    /// Print one trial's specification and nothing else, as `orchestrator-trainer run` takes it; an id of
+    /// `--output json`, or the beginning of one
+    #[arg(long, value_name = "ID", conflicts_with = "cells")]
+    pub trial: Option<String>,
     #[command(flatten)]
     pub data: DataArgs,
 }

@@ -95,6 +95,14 @@ fn a_plan_says_what_would_be_trained() {
     assert_eq!((&plan["schema"], &plan["sweep"]), (&1.into(), &"tiny".into()));
     assert_eq!(plan["summary"]["result_trials"], 12);
     assert_eq!(plan["cells"].as_array().unwrap().len(), 4);
+    let id = plan["cells"][3]["trials"][0].as_str().unwrap();
+    for format in ["text", "json"] {
+        let printed = place.printed(&["plan", "tiny.yaml", "--trial", &id[..10], "--output", format]);
+        let spec: sweep::TrialSpec = serde_json::from_str(&printed).unwrap();
+        assert_eq!(spec.id().to_string(), id, "{format}");
+    }
+    let absent = place.refused(1, &["plan", "tiny.yaml", "--trial", "xyz"]);
+    assert!(absent.contains("no trial's id begins with `xyz`"), "{absent}");
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "a plan leaves nothing behind");
 }
 

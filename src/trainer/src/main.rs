@@ -85,7 +85,7 @@ struct SlotArgs {
 
 #[derive(Args)]
 struct RunArgs {
-    /// A trial specification in JSON, as `orchestrator plan --output json` prints it
+    /// A trial specification in JSON, as `orchestrator plan FILE --trial ID` prints it
     file: PathBuf,
     #[arg(long, default_value = "data")]
     data_dir: PathBuf,

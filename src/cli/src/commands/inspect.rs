@@ -9,12 +9,12 @@ use protocol::v1::{
 use schedule::Config;
 use schedule::state::State;
 use serde_json::{Value, json};
-use sweep::TrialId;
 use tokio::time::Instant;
 
 use crate::args::{ExplainArgs, StatusArgs, SweepArgs, TableArgs, WhyArgs};
 use crate::client;
 use crate::commands::follow_sweep::{Follower, Step};
+use crate::commands::{find_trial, no_trial};
 use crate::exit::{ExpectedError, Outcome};
 use crate::follow::{self, View, duration};
 use crate::offline::{self, Source};
@@ -81,7 +81,7 @@ pub async fn explain(arguments: &ExplainArgs, output: Output) -> Result<Outcome,
             (reply.text, serde_json::from_slice(&reply.json).unwrap_or_default())
         }
         Source::Journal(state) => {
-            let trial = find_trial(&state, &arguments.trial)?;
+            let trial = find_trial(state.trials.keys().copied(), &arguments.trial)?;
             let config = Config::new(sweep::build());
             let mut explanation =
                 schedule::explain(&state, &config, trial, now_ms()).ok_or_else(|| no_trial(&arguments.trial))?;
@@ -185,23 +185,6 @@ fn unknown_sweep(state: &State, name: &str) -> ExpectedError {
     let known: Vec<&str> = state.sweeps.keys().map(|name| &**name).collect();
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     ExpectedError::BadInput(format!("no sweep is named `{name}`; known: {known}"))
-}
-
-/// An id, or a unique beginning of one.
-fn find_trial(state: &State, text: &str) -> Result<TrialId, ExpectedError> {
-    let begins = |id: &&TrialId| !text.is_empty() && id.to_string().starts_with(&text.to_ascii_lowercase());
-    let mut found = state.trials.keys().filter(begins);
-    match (found.next(), found.next()) {
-        (Some(id), None) => Ok(*id),
-        (Some(id), Some(other)) => {
-            Err(ExpectedError::BadInput(format!("`{text}` begins several trial ids: {id}, {other}, ...")))
-        }
-        (None, _) => Err(no_trial(text)),
-    }
-}
-
-fn no_trial(text: &str) -> ExpectedError {
-    ExpectedError::BadInput(format!("no trial's id begins with `{text}`"))
 }
 
 fn now_ms() -> u64 {

@@ -1,4 +1,4 @@
-//! One file per group of commands; this one only chooses.
+//! One file per group of commands; this one only chooses, and finds the trial that several of them are told.
 
 mod change;
 mod data;
@@ -9,6 +9,8 @@ mod journal;
 mod plan;
 mod run;
 mod serve;
+
+use sweep::TrialId;
 
 use crate::args::{Cli, Command, DataCommand, JournalCommand};
 use crate::exit::{ExpectedError, Outcome};
@@ -58,4 +60,21 @@ pub fn block_on(command: impl Future<Output = Result<Outcome, ExpectedError>>) -
     let outcome = runtime.block_on(command);
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     outcome
+}
+
+/// An id, or a unique beginning of one.
+fn find_trial(ids: impl IntoIterator<Item = TrialId>, text: &str) -> Result<TrialId, ExpectedError> {
+    let begins = |id: &TrialId| !text.is_empty() && id.to_string().starts_with(&text.to_ascii_lowercase());
+    let mut found = ids.into_iter().filter(begins);
+    match (found.next(), found.next()) {
+        (Some(id), None) => Ok(id),
+        (Some(id), Some(other)) => {
+            Err(ExpectedError::BadInput(format!("`{text}` begins several trial ids: {id}, {other}, ...")))
+        }
+        (None, _) => Err(no_trial(text)),
+    }
+}
+
+fn no_trial(text: &str) -> ExpectedError {
+    ExpectedError::BadInput(format!("no trial's id begins with `{text}`"))
 }

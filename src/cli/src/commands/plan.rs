@@ -1,12 +1,13 @@
 //! `orchestrator plan`: what a sweep file means, without starting anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use sweep::Sweep;
 use sweep::definition::{Output as SweepOutput, Select};
+use sweep::{Sweep, TrialId, TrialSpec};
 
 use crate::args::PlanArgs;
+use crate::commands::find_trial;
 use crate::commands::run::load;
 use crate::exit::{ExpectedError, Outcome};
 use crate::output::{Output, SCHEMA};
@@ -17,6 +18,11 @@ pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedErr
     if arguments.smoke {
         sweep = sweep.into_smoke();
     }
+    if let Some(id) = &arguments.trial {
+        let specification = specification(&sweep, id)?;
+        output.print(|| format!("{specification:#}\n"), || specification.clone())?;
+        return Ok(Outcome::Complete);
+    }
     let places = Places::of(&arguments.data)?;
     // A plan is not refused for missing data: it says what a run would refuse.
     let missing = match preflight::check(&mut sweep.clone(), &places, false) {
@@ -26,6 +32,17 @@ pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedErr
     };
     output.print(|| text(&sweep, &missing, arguments.cells), || document(&sweep, &missing))?;
     Ok(Outcome::Complete)
+}
+
+/// One trial of all that a run could start: a search's results depend on what it finds.
+fn specification(sweep: &Sweep, id: &str) -> Result<Value, ExpectedError> {
+    let candidates = sweep.search.as_ref().map_or(0, |search| search.candidates.len());
+    let chosen = || [None].into_iter().chain((0..candidates).map(Some));
+    let cells = 0..sweep.cells.len();
+    let trials = cells.flat_map(|index| chosen().flat_map(move |chosen| sweep.cell_trials(index, chosen)));
+    let specs: BTreeMap<TrialId, TrialSpec> = trials.map(|trial| (trial.id, trial.spec)).collect();
+    let id = find_trial(specs.keys().copied(), id)?;
+    Ok(serde_json::to_value(&specs[&id]).expect("settings are JSON"))
 }
 
 fn text(sweep: &Sweep, missing: &[String], cells: bool) -> String {
