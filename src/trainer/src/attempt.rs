@@ -153,8 +153,7 @@ pub fn run(
         memory_share: around.memory_share,
         measuring: Measuring::default(),
         shares_devices,
-        // a recording would take in the others' work
-        recording: if shares_devices { Policy::Never } else { around.recording },
+        recording: if shares_devices { Policy::Shared } else { around.recording },
     };
     let mut meter = Meter::open(&around.devices.gpus_of(num_replicas));
     let mut report = |progress| {

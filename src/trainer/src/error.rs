@@ -65,6 +65,17 @@ fn less_memory(fits: Option<usize>) -> String {
     }
 }
 
+/// What a panic of tch or a message of libtorch says, without the debug form around it and the frames of C++ behind it,
+/// which are in the trainer's log; other texts as they are.
+fn said_by_libtorch(text: &str) -> String {
+    let escaped = text.strip_prefix("called `Result::unwrap()` on an `Err` value: Torch(\"");
+    let message = match escaped {
+        Some(rest) => rest.trim_end_matches("\")").replace("\\n", "\n").replace("\\\"", "\"").replace("\\\\", "\\"),
+        None => text.to_owned(),
+    };
+    message.split("\nException raised from ").next().unwrap_or_default().trim_end().to_owned()
+}
+
 impl TrialError {
     pub fn bad_input(message: impl Into<String>) -> Self {
         Self::BadInput(message.into())
@@ -78,7 +89,8 @@ impl TrialError {
     pub fn from_panic(payload: &(dyn Any + Send)) -> Self {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
-        Self::recognised(text).unwrap_or_else(|| Self::Crashed(format!("the trainer panicked: {text}")))
+        let text = said_by_libtorch(text);
+        Self::recognised(&text).unwrap_or_else(|| Self::Crashed(format!("the trainer panicked: {text}")))
     }
 
     /// What libtorch's messages have names for.
@@ -214,6 +226,29 @@ mod tests {
         for mistake in ["device-side assert triggered", "an illegal memory access was encountered"] {
             assert_eq!(class(&format!("CUDA error: {mistake}")), FailureClass::Crashed, "{mistake}");
         }
+    }
+
+    #[test]
+    fn a_message_of_libtorch_is_told_without_its_frames() {
+        let panic = |message: &str| {
+            let text =
+                format!("{message}\nException raised from malloc at x.cpp:1 (most recent call first):\nframe #0: f");
+            let text = format!("called `Result::unwrap()` on an `Err` value: {:?}", tch::TchError::Torch(text));
+            TrialError::from_panic(&text).to_string()
+        };
+        let memory = panic("CUDA out of memory. Tried to allocate 2.00 GiB.");
+        assert!(
+            memory.starts_with("out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.; a lower"),
+            "{memory}"
+        );
+        let quoted = panic("expected \"a\\b\"\nbut got c");
+        assert_eq!(quoted, "the trainer panicked: expected \"a\\b\"\nbut got c");
+        // as tch panics in truth
+        let vector = |length: i64| tch::Tensor::zeros([length], (tch::Kind::Float, Device::Cpu));
+        let payload = std::panic::catch_unwind(|| vector(2) + vector(3)).unwrap_err();
+        let mismatch = TrialError::from_panic(&*payload).to_string();
+        let expected = "the trainer panicked: The size of tensor a (2) must match the size of tensor b (3)";
+        assert!(mismatch.starts_with(expected) && mismatch.lines().count() == 1, "{mismatch}");
     }
 
     #[test]

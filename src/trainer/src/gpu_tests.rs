@@ -18,11 +18,12 @@ use crate::error::TrialError;
 use crate::recorded::Policy;
 use crate::serve::Runner;
 use crate::session::{Session, SessionOptions};
+use crate::shim;
 
 const NUM_EPOCHS: u32 = 4;
 
-fn session(recording: Policy) -> Session {
-    let devices = DeviceSet::Cuda { indices: vec![0] };
+fn session(indices: &[usize], recording: Policy) -> Session {
+    let devices = DeviceSet::Cuda { indices: indices.to_vec() };
     devices.check_present().unwrap();
     crate::process::fix_cublas_workspace();
     Session::new(SessionOptions {
@@ -84,8 +85,8 @@ fn chain(result: &TrialResult) -> Vec<&EpochRecord> {
 #[ignore = "needs a GPU"]
 fn a_trial_gives_the_same_bits_recorded_queued_and_interrupted() {
     let spec = spec(digits());
-    let queued = run(&mut session(Policy::Never), &spec).unwrap();
-    let recorded = run(&mut session(Policy::Always), &spec).unwrap();
+    let queued = run(&mut session(&[0], Policy::Never), &spec).unwrap();
+    let recorded = run(&mut session(&[0], Policy::Always), &spec).unwrap();
     println!("on {:?}: accuracy {:.3}", recorded.provenance.devices, recorded.last_accuracy);
     assert_eq!(chain(&queued), chain(&recorded));
     assert_eq!(
@@ -95,7 +96,7 @@ fn a_trial_gives_the_same_bits_recorded_queued_and_interrupted() {
     assert!(recorded.provenance.devices[0].starts_with("cuda:0 ("), "{:?}", recorded.provenance.devices);
     assert!(recorded.last_accuracy > 0.5, "{}", recorded.last_accuracy);
     let folder = tempfile::tempdir().unwrap();
-    let mut interrupted = session(Policy::Always);
+    let mut interrupted = session(&[0], Policy::Always);
     for attempt in 1.. {
         let stop = Arc::new(AtomicBool::new(false));
         let mut report = |progress: Progress| stop.store(progress.step >= 7, Ordering::Relaxed);
@@ -109,20 +110,35 @@ fn a_trial_gives_the_same_bits_recorded_queued_and_interrupted() {
     }
 }
 
-/// The batch that the failure's message names does fit, and the session goes on after the failure.
+/// Over NCCL, and in one GPU's memory: sums of two are the same bits in either order.
+#[test]
+#[ignore = "needs two GPUs"]
+fn two_gpus_give_the_bits_of_two_replicas_on_one() {
+    let spec = spec(Settings { replicas: 2, ..digits() });
+    let apart = run(&mut session(&[0, 1], Policy::Always), &spec).unwrap();
+    let together = run(&mut session(&[0], Policy::Always), &spec).unwrap();
+    assert_eq!(chain(&apart), chain(&together));
+    let executions = [&apart, &together].map(|result| result.provenance.execution.as_str());
+    assert_eq!(executions, ["recorded", "queued: replicas share a device"]);
+    assert_eq!((apart.provenance.devices.len(), together.provenance.devices.len()), (2, 1));
+}
+
+/// A batch that needs nearly twice the GPU's memory, at some 180 MiB an image: the batch that the failure's message names
+/// does fit, and the session goes on after the failure.
 #[test]
 #[ignore = "needs a GPU"]
 fn running_out_of_memory_names_a_batch_that_fits() {
+    let mut session = session(&[0], Policy::Auto);
+    let memory = shim::cuda_memory(0).unwrap();
     let settings = Settings {
         samples_per_class: SamplesPerClass::All,
         model: Model::Resnet50,
         init: Init::Torchvision,
         crop_size: Some(448),
-        batch_size: 1500,
+        batch_size: (memory.total >> 20) as u32 / 96,
         schedule: Schedule::Constant { epochs: 1 },
         ..digits()
     };
-    let mut session = session(Policy::Auto);
     let error = run(&mut session, &spec(settings.clone())).unwrap_err();
     println!("{error}");
     let TrialError::OutOfMemory { fits: Some(fits), .. } = error else { panic!("{error}") };

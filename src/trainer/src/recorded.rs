@@ -63,6 +63,8 @@ pub enum Policy {
     /// After the warm-up, without looking.
     Always,
     Never,
+    /// Never: a recording would take in the work of other replicas on the same device.
+    Shared,
 }
 
 impl std::str::FromStr for Policy {
@@ -128,7 +130,12 @@ enum Verdict {
 
 impl Decision {
     fn new(policy: Policy) -> Self {
-        let verdict = (policy == Policy::Never).then(|| Verdict::Queued("on request".to_owned()));
+        let reason = match policy {
+            Policy::Auto | Policy::Always => None,
+            Policy::Never => Some("on request"),
+            Policy::Shared => Some("replicas share a device"),
+        };
+        let verdict = reason.map(|reason| Verdict::Queued(reason.to_owned()));
         Self { policy, shape: None, made: 0, queueing: Duration::ZERO, total: Duration::ZERO, verdict }
     }
 

@@ -284,16 +284,12 @@ impl Replica {
 
     /// Gradients and moving statistics of the whole batch, from those of the shards.
     pub fn sum_over_replicas(&mut self, shard: &Shard) -> Result<(), CollectiveError> {
-        if self.collective.size() == 1 {
+        if self.collective.size() == 1 || self.synchronised.is_some() {
             return self.collective.all_reduce(&self.storage.gradients);
         }
-        self.collective.all_reduce(&self.storage.gradients)?;
-        if self.synchronised.is_none() && self.storage.statistics.numel() > 0 {
-            let share = shard.len() as f64 / shard.batch_len as f64;
-            let _ = self.storage.statistics.g_mul_scalar_(share);
-            self.collective.all_reduce(&self.storage.statistics)?;
-        }
-        Ok(())
+        let share = shard.len() as f64 / shard.batch_len as f64;
+        let _ = self.storage.statistics.g_mul_scalar_(share);
+        self.collective.all_reduce(&self.storage.exchanged)
     }
 
     /// Loss of each sample of the shard.

@@ -39,7 +39,8 @@ pub fn run_file(options: &RunOptions, session: SessionOptions) -> anyhow::Result
         cache_dir: options.cache_dir.clone(),
         checkpoint_dir: options.checkpoint_dir.clone().unwrap_or_else(|| temporary.path().join("checkpoints")),
     };
-    eprintln!("trial {}: {} epochs on {:?}", request.trial, request.spec.num_epochs(), session.devices);
+    let devices = session.devices.describe(request.spec.settings.replicas as usize).join(", ");
+    eprintln!("trial {}: {} epochs on {devices}", request.trial, request.spec.num_epochs());
     let mut printed = u32::MAX;
     let mut report = |progress: Progress| {
         if progress.epoch != printed {

@@ -19,14 +19,15 @@ const PATIENT: Duration = Duration::from_secs(60);
 /// Runs one closure per replica, each on its own thread, and returns their results in rank order.
 fn on_all<T: Send>(
     group: &Group,
-    device: Device,
-    body: impl Fn(&dyn Collective) -> T + Sync,
+    devices: &[Device],
+    body: impl Fn(&dyn Collective, Device) -> T + Sync,
 ) -> Vec<thread::Result<T>> {
     thread::scope(|scope| {
         let body = &body;
         let run = |end: &dyn Collective| {
+            let device = devices[end.rank() % devices.len()];
             prepare_thread(device, true, 1).unwrap();
-            body(end)
+            body(end, device)
         };
         let threads: Vec<_> = group.iter().map(|end| scope.spawn(move || run(&**end))).collect();
         threads.into_iter().map(|thread| thread.join()).collect()
@@ -46,9 +47,9 @@ fn zeros(device: Device) -> Tensor {
     Tensor::zeros([8], (Kind::Float, device))
 }
 
-fn sums_and_broadcasts(group: &Group, device: Device) {
+fn sums_and_broadcasts(group: &Group, devices: &[Device]) {
     for length in [1, 3, 1000] {
-        let reduced = on_all(group, device, |end| {
+        let reduced = on_all(group, devices, |end, device| {
             let tensor = input(end.rank(), length).to_device(device);
             end.all_reduce(&tensor).unwrap();
             end.wait().unwrap();
@@ -59,7 +60,7 @@ fn sums_and_broadcasts(group: &Group, device: Device) {
         for result in reduced {
             assert_eq!(result.unwrap(), values(&expected), "length {length}: every replica has the sum in rank order");
         }
-        for result in on_all(group, device, |end| {
+        for result in on_all(group, devices, |end, device| {
             let tensor = input(end.rank(), length).to_device(device);
             end.broadcast(&tensor).unwrap();
             end.wait().unwrap();
@@ -76,8 +77,8 @@ fn sums_and_broadcasts(group: &Group, device: Device) {
 }
 
 /// Many rounds of changing size back to back: nobody may overtake anybody.
-fn survives_many_rounds(group: &Group, device: Device) {
-    for result in on_all(group, device, |end| {
+fn survives_many_rounds(group: &Group, devices: &[Device]) {
+    for result in on_all(group, devices, |end, device| {
         (0..200i64).for_each(|round| {
             let tensor = Tensor::full([1 + round % 7], round as f64, (Kind::Double, device));
             end.all_reduce(&tensor).unwrap();
@@ -88,9 +89,9 @@ fn survives_many_rounds(group: &Group, device: Device) {
     }
 }
 
-fn fails_for_all_when_one_panics(group: &Group, device: Device) {
+fn fails_for_all_when_one_panics(group: &Group, devices: &[Device]) {
     let last = group.len() - 1;
-    let results = on_all(group, device, |end| {
+    let results = on_all(group, devices, |end, device| {
         let guard = AbortOnDrop::new(end);
         let tensor = zeros(device);
         end.all_reduce(&tensor).unwrap();
@@ -113,9 +114,9 @@ fn fails_for_all_when_one_panics(group: &Group, device: Device) {
 }
 
 /// A replica that hangs never arrives; the deadline, not the test, ends the wait.
-fn ends_at_the_deadline_when_one_is_stuck(group: &Group, device: Device) {
+fn ends_at_the_deadline_when_one_is_stuck(group: &Group, devices: &[Device]) {
     let stuck = group.len() / 2;
-    let results = on_all(group, device, |end| match end.rank() {
+    let results = on_all(group, devices, |end, device| match end.rank() {
         rank if rank == stuck => Ok(()),
         _ => end.all_reduce(&zeros(device)),
     });
@@ -129,27 +130,27 @@ fn ends_at_the_deadline_when_one_is_stuck(group: &Group, device: Device) {
     assert!(group[stuck].check().is_err(), "the one that was stuck hears of it");
 }
 
-/// `make`: a new group, whose waits have this deadline.
-pub(super) fn contract(make: impl Fn(Duration) -> Group, device: Device) {
+/// `make`: a new group, whose waits have this deadline, on these devices in turn.
+pub(super) fn contract(make: impl Fn(Duration) -> Group, devices: &[Device]) {
     let group = make(PATIENT);
-    sums_and_broadcasts(&group, device);
-    survives_many_rounds(&make(PATIENT), device);
-    fails_for_all_when_one_panics(&make(PATIENT), device);
+    sums_and_broadcasts(&group, devices);
+    survives_many_rounds(&make(PATIENT), devices);
+    fails_for_all_when_one_panics(&make(PATIENT), devices);
     // alone, nobody is waited for
     if group.len() > 1 {
-        ends_at_the_deadline_when_one_is_stuck(&make(Duration::from_millis(50)), device);
+        ends_at_the_deadline_when_one_is_stuck(&make(Duration::from_millis(50)), devices);
     }
 }
 
 #[test]
 fn solo_keeps_the_contract() {
-    contract(|_| vec![Box::new(Solo::default())], Device::Cpu);
+    contract(|_| vec![Box::new(Solo::default())], &[Device::Cpu]);
 }
 
 #[test]
 fn shared_memory_keeps_the_contract() {
     for size in [1, 2, 4] {
-        contract(|deadline| shared_memory(size, deadline), Device::Cpu);
+        contract(|deadline| shared_memory(size, deadline), &[Device::Cpu]);
     }
 }
 
@@ -157,7 +158,7 @@ fn shared_memory_keeps_the_contract() {
 #[test]
 fn nccl_keeps_the_contract() {
     for size in [1, 2, 4] {
-        contract(|deadline| super::nccl::fake::group(size, deadline), Device::Cpu);
+        contract(|deadline| super::nccl::fake::group(size, deadline), &[Device::Cpu]);
     }
 }
 

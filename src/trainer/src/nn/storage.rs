@@ -1,4 +1,4 @@
-//! One flat buffer each for weights, gradients, momentum and moving statistics; parameters are views into them.
+//! One flat buffer each for weights, momentum, and gradients with moving statistics; parameters are views into them.
 //!
 //! All-reduce, clipping, the optimiser, hashing and checkpoints are then operations on one tensor each. Convolutions
 //! come first, so that a bf16 run keeps one contiguous bf16 copy of that part (`precision`); within a part, parameters
@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
-use super::builder::{Inventory, ParameterNote};
+use super::builder::{BufferNote, Inventory, ParameterNote};
 use super::init::draw;
 use crate::shim::{self, ShimError};
 use crate::update::{self, Rule};
@@ -99,6 +99,8 @@ pub struct Storage<G> {
     pub momentum: Tensor,
     /// Moving statistics, f32.
     pub statistics: Tensor,
+    /// Gradients and moving statistics, which are its two parts: what replicas exchange at every step, in one operation.
+    pub exchanged: Tensor,
     /// Leaves of the graph, in the order of the inventory.
     pub parameters: Vec<Tensor>,
     pub buffers: Vec<Tensor>,
@@ -128,7 +130,9 @@ impl<G> Storage<G> {
         let _guard = tch::no_grad_guard();
         let flat = |length: usize, kind: Kind| Tensor::zeros([length as i64], (kind, device));
         let weights = flat(layout.length, Kind::Float);
-        let gradients = flat(layout.length, Kind::Float);
+        let exchanged = flat(layout.length + statistics_length(inventory), Kind::Float);
+        let gradients = exchanged.narrow(0, 0, layout.length as i64);
+        let statistics = exchanged.narrow(0, layout.length as i64, statistics_length(inventory) as i64);
         let working = layout.format.bf16.then(|| WorkingCopy {
             weights: flat(layout.convolutions, Kind::BFloat16),
             gradients: device.is_cuda().then(|| flat(layout.convolutions, Kind::BFloat16)),
@@ -150,7 +154,7 @@ impl<G> Storage<G> {
             }
             parameters.push(leaf);
         }
-        let (statistics, buffers) = buffers(inventory, seed, device);
+        let buffers = buffers(inventory, seed, &statistics);
         let momentum = weights.zeros_like();
         let batch_statistics = BatchBuffers { flat: statistics.narrow(0, 0, 0), buffers: Vec::new() };
         let mut storage = Self {
@@ -159,6 +163,7 @@ impl<G> Storage<G> {
             gradients,
             momentum,
             statistics,
+            exchanged,
             parameters,
             buffers,
             batch_statistics,
@@ -180,8 +185,9 @@ impl<G> Storage<G> {
     /// Makes a place for the statistics of one batch, apart from the moving ones.
     pub fn set_batch_statistics_apart(&mut self, inventory: &Inventory) {
         let _guard = tch::no_grad_guard();
+        let flat = self.statistics.zeros_like();
         // the seed is for buffers that are drawn, and statistics are not
-        let (flat, buffers) = buffers(inventory, 0, self.statistics.device());
+        let buffers = buffers(inventory, 0, &flat);
         self.batch_statistics = BatchBuffers { flat, buffers };
     }
 
@@ -239,17 +245,23 @@ fn view<G>(flat: &Tensor, note: &ParameterNote, layout: &Layout<G>, index: usize
     flat.as_strided(note.shape.as_slice(), layout.strides[index].as_slice(), layout.offsets[index] as i64)
 }
 
-fn buffers(inventory: &Inventory, seed: u64, device: Device) -> (Tensor, Vec<Tensor>) {
-    let lengths = inventory.buffers.iter().map(|note| note.shape.iter().product::<i64>());
-    let padded: Vec<i64> = lengths.map(|length| (length as usize).next_multiple_of(ALIGNMENT) as i64).collect();
-    let flat = Tensor::zeros([padded.iter().sum::<i64>()], (Kind::Float, device));
+fn padded_length(note: &BufferNote) -> usize {
+    (note.shape.iter().product::<i64>() as usize).next_multiple_of(ALIGNMENT)
+}
+
+fn statistics_length(inventory: &Inventory) -> usize {
+    inventory.buffers.iter().map(padded_length).sum()
+}
+
+/// Fills a flat tensor with the initial values of all buffers and returns the views of each.
+fn buffers(inventory: &Inventory, seed: u64, flat: &Tensor) -> Vec<Tensor> {
     let mut offset = 0;
-    let mut views = Vec::with_capacity(padded.len());
-    for (note, length) in inventory.buffers.iter().zip(padded) {
-        let mut view = flat.as_strided(note.shape.as_slice(), strides(&note.shape, false).as_slice(), offset);
+    let view = |note: &BufferNote| {
+        let length = note.shape.iter().product::<i64>();
+        let mut view = flat.narrow(0, offset, length).view(note.shape.as_slice());
         view.copy_(&Tensor::from_slice(&draw(seed, &note.name, &note.shape, note.fill)).view(note.shape.as_slice()));
-        views.push(view);
-        offset += length;
-    }
-    (flat, views)
+        offset += padded_length(note) as i64;
+        view
+    };
+    inventory.buffers.iter().map(view).collect()
 }

@@ -58,7 +58,15 @@ fn a_group_of_one_goes_through_the_whole_path() {
 #[ignore = "needs a GPU"]
 fn a_group_of_one_keeps_the_contract() {
     prepare();
-    contract(|deadline| nccl(&[0], deadline).unwrap(), GPU);
+    contract(|deadline| nccl(&[0], deadline).unwrap(), &[GPU]);
+}
+
+/// Of two, because the order in which NCCL adds more than two is its own.
+#[test]
+#[ignore = "needs two GPUs"]
+fn a_group_of_two_gpus_keeps_the_contract() {
+    assert!(device::num_gpus() > 1, "this machine has not two GPUs");
+    contract(|deadline| nccl(&[0, 1], deadline).unwrap(), &[Device::Cuda(0), Device::Cuda(1)]);
 }
 
 #[test]
