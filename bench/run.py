@@ -198,18 +198,25 @@ def precision_in_short(text):
 
 def gate(options, model, side, batch, precision, num_steps):
     """The largest differences over the steps of one case, and between free-running curves."""
+    threads = ["--threads", options.threads]
+    return gate_between([options.trainer, "bench", "gate", *threads], [options.python, REFERENCE], threads, model, side,
+                        batch, precision, num_steps)
+
+
+def gate_between(ours, reference, theirs, model, side, batch, precision, num_steps):
+    """As `gate`, between two command lines; `theirs`: what follows the name of the reference's command."""
     with tempfile.TemporaryDirectory() as folder:
-        return gate_in(folder, options, model, side, batch, precision, num_steps)
+        common = ["--model", model, "--precision", precision, "--classes", 10, "--learning-rate", GATE_LEARNING_RATE,
+                  "--weights", f"{folder}/weights.safetensors", "--batches", f"{folder}/batches.safetensors"]
+        state = ["--state", f"{folder}/state.safetensors"]
+        return gate_of([*ours, *common, *state, "--steps", num_steps, "--side", side, "--batch", batch],
+                       [*reference, "gate", *theirs, *common, *state], [*reference, "curve", *theirs, *common],
+                       precision, num_steps)
 
 
-def gate_in(folder, options, model, side, batch, precision, num_steps):
-    common = ["--model", model, "--precision", precision, "--classes", "10", "--learning-rate", str(GATE_LEARNING_RATE),
-              "--weights", f"{folder}/weights.safetensors", "--batches", f"{folder}/batches.safetensors",
-              "--threads", str(options.threads)]
-    state = ["--state", f"{folder}/state.safetensors"]
-    ours = Driver([options.trainer, "bench", "gate", *common, *state, "--steps", str(num_steps), "--side", str(side),
-                   "--batch", str(batch)])
-    theirs = Driver([options.python, REFERENCE, "gate", *common, *state])
+def gate_of(ours, theirs, curve, precision, num_steps):
+    ours, theirs, curve = ([str(word) for word in command] for command in (ours, theirs, curve))
+    ours, theirs = Driver(ours), Driver(theirs)
     losses, worst = [], {}
     for _ in range(num_steps):
         losses.append(ours.ask("step")["loss"])
@@ -219,20 +226,22 @@ def gate_in(folder, options, model, side, batch, precision, num_steps):
         worst = {name: worst[name] if value <= worst.get(name, -1.0) else value for name, value in step.items()}
     ours.close()
     theirs.close()
-    command = [options.python, REFERENCE, "curve", *common]
-    curve = run_json(command)["losses"]
+    expected = run_json(curve)["losses"]
     other = precision.replace("nchw", "nhwc") if precision.endswith("nchw") else precision.replace("nhwc", "nchw")
-    twin = run_json([*command, "--precision", other])["losses"]
-    apart = lambda found: max(abs(a - b) / abs(b) for a, b in zip(found, curve, strict=True))
+    twin = run_json([*curve, "--precision", other])["losses"]
+    apart = lambda found: max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))
     return {**worst, "curve": apart(losses), "own_curve": apart(twin)}
 
 
-def passes(found, precision):
+def passes(found, precision, tolerances=GATE_TOLERANCE):
     """In bf16 PyTorch's own gradients differ by a tenth and more between layouts: there the gradient in f32 is the measure."""
-    tolerance = GATE_TOLERANCE[precision]
+    tolerance = tolerances[precision]
     near = lambda name: found[name] <= max(tolerance, GATE_SPREADS * found[f"own_{name}"])
-    single = found["loss"] <= tolerance and near("state")
-    if precision.startswith("bf16"):
+    bf16 = precision.startswith("bf16")
+    # PyTorch's own losses in bf16 were seen 1.1e-2 apart
+    loss = max(tolerance, GATE_ERRORS * found["own_loss"]) if bf16 else tolerance
+    single = found["loss"] <= loss and near("state")
+    if bf16:
         single = single and found["error"] <= max(tolerance, GATE_ERRORS * found["own_error"])
     elif precision == "f32-nchw":
         single = single and found["gradient"] <= tolerance
@@ -242,19 +251,25 @@ def passes(found, precision):
     return single and near("curve")
 
 
-def case_gate(options):
-    """Equal work: the same weights and batches must give the same steps, or no timing of that case counts."""
+def gate_rows(cases, tolerances, found_in):
+    """`found_in(model, side, batch, precision)`: what `gate` gives."""
     rows = []
-    for model, side, batch in STEP_CASES:
-        for precision, tolerance in GATE_TOLERANCE.items():
-            found = gate(options, model, side, batch, precision, GATE_STEPS)
+    for model, side, batch in cases:
+        for precision, tolerance in tolerances.items():
+            found = found_in(model, side, batch, precision)
             pair = lambda name: f"{found[name]:.1e} / {found[f'own_{name}']:.1e}"
-            verdict = "pass" if passes(found, precision) else "FAIL: its timing is void"
+            verdict = "pass" if passes(found, precision, tolerances) else "FAIL: its timing is void"
             rows.append([f"{model}, {side} px, batch {batch}", precision, f"{tolerance:.0e}", pair("loss"), pair("gradient"),
                          pair("error") if "error" in found else "-", pair("state"), pair("curve"), verdict])
             print(" | ".join(rows[-1]), file=sys.stderr)
     return table(["equal-work gate: largest relative difference", "precision", "allowed", "loss of a step / PyTorch's own",
-                  "gradient / own", "from the gradient in f32 / PyTorch's", "weights and statistics after a step / own", "free-running curve / own", "verdict"], rows)
+                  "gradient / own", "from the gradient in f32 / PyTorch's", "weights and statistics after a step / own",
+                  "free-running curve / own", "verdict"], rows)
+
+
+def case_gate(options):
+    """Equal work: the same weights and batches must give the same steps, or no timing of that case counts."""
+    return gate_rows(STEP_CASES, GATE_TOLERANCE, lambda *case: gate(options, *case, GATE_STEPS))
 
 
 def case_ablation(options):

@@ -5,7 +5,8 @@ channels-last, cuDNN search, TF32, fused SGD, gradients set to none, no synchron
 torch.compile(mode="max-autotune"). R0, the usual script with a DataLoader, is there for orientation.
 
   gpu.py steps   `go N` on stdin, {"images":, "seconds":} on stdout, as reference/train.py; `profile N FILE` writes a trace
-  gpu.py gate    losses of single steps on given weights and batches, before any timing counts
+  gpu.py gate    single steps from the other side's weights, before any timing counts
+  gpu.py curve   the loss curve from given weights on given batches
   gpu.py e2e     one whole Fashion-MNIST training, start-up and evaluation included
 """
 
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 
 import command_line
 import data
+import gate
 import models
 
 DEVICE = "cuda:0"
@@ -84,6 +86,9 @@ def step_of(model, optimizer, bf16):
     return step
 
 
+SIDE = gate.Side(DEVICE, step_of)
+
+
 def steps(arguments):
     count = max(arguments.batch * 8, 256)
     images, labels = data.synthetic(arguments.side, count, 100)
@@ -126,27 +131,6 @@ def steps(arguments):
                           "peak_mib": peak_mib}), flush=True)
 
 
-def gate(arguments):
-    """One step for each line on stdin, from the weights that the other side began it with; says the loss."""
-    from safetensors.torch import load_file
-
-    batches = load_file(arguments.batches, DEVICE)
-    model = models.build(arguments.model, arguments.classes, batches["images"].shape[2])
-    model = models.set_statistics(model, 0.1).to(DEVICE, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), arguments.learning_rate, momentum=0.9, fused=True)
-    step = step_of(model, optimizer, arguments.precision.startswith("bf16"))
-    print(json.dumps({"ready": True}), flush=True)
-    for number, _ in enumerate(sys.stdin):
-        contents = load_file(arguments.state)
-        state = {name: tensor for name, tensor in contents.items() if not name.startswith("gradient/")}
-        missing, unexpected = model.load_state_dict(state, strict=False)
-        missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-        if missing or unexpected:
-            sys.exit(f"weights do not fit: missing {missing}, unexpected {unexpected}")
-        images = batches["images"][number].contiguous(memory_format=torch.channels_last)
-        print(json.dumps({"loss": float(step(images, batches["labels"][number]))}), flush=True)
-
-
 def end_to_end(arguments):
     """`per_class` training images, padded random crops and flips, the whole test set after each epoch."""
     images, labels = data.fashion_mnist(arguments.data, "train")
@@ -180,6 +164,7 @@ def choose_fast_kernels(_):
 
 if __name__ == "__main__":
     command_line.run(
-        __doc__, {"steps": steps, "gate": gate, "e2e": end_to_end}, ["r0", "r1", "r2"],
+        __doc__, {"steps": steps, "gate": lambda arguments: gate.steps(arguments, SIDE),
+                  "curve": lambda arguments: gate.curve(arguments, SIDE), "e2e": end_to_end}, ["r0", "r1", "r2"],
         # precision: f32-nhwc, bf16-nhwc
         {"model": "resnet-18", "workers": 8, "warm-up": 20, "precision": "bf16-nhwc"}, choose_fast_kernels)

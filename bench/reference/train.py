@@ -21,13 +21,9 @@ from torch import nn
 
 import command_line
 import data
+import gate
 import models
-
-
-def precision_of(text):
-    """`bf16-nhwc` -> (autocast, channels_last)."""
-    dtype, layout = text.split("-")
-    return dtype == "bf16", layout == "nhwc"
+from gate import precision_of
 
 
 def step_of(model, optimizer, bf16, smoothing=0.0):
@@ -40,6 +36,9 @@ def step_of(model, optimizer, bf16, smoothing=0.0):
         return loss.detach()
 
     return step
+
+
+SIDE = gate.Side("cpu", step_of)
 
 
 def forever(batches):
@@ -117,78 +116,6 @@ def steps(arguments):
         num_steps = int(line.split()[1])
         seconds = timed(run, num_steps)
         print(json.dumps({"images": num_steps * arguments.batch, "seconds": seconds}), flush=True)
-
-
-def gate_model(arguments, batches, state, precision):
-    """The network of a gate on given weights, with its optimiser and its step."""
-    bf16, channels_last = precision_of(precision)
-    model = models.set_statistics(models.build(arguments.model, arguments.classes, batches["images"].shape[2]), 0.1)
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if missing or unexpected:
-        sys.exit(f"weights do not fit: missing {missing}, unexpected {unexpected}")
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), arguments.learning_rate, momentum=0.9, fused=True)
-    return model, step_of(model.train(), optimizer, bf16)
-
-
-def other_layout(precision):
-    """The same arithmetic in another order: how far apart PyTorch and PyTorch are."""
-    return precision.replace("nchw", "nhwc") if precision.endswith("nchw") else precision.replace("nhwc", "nchw")
-
-
-def curve(arguments):
-    """Losses of the steps in a file: `images` f32 [steps, batch, C, H, W], `labels` i64 [steps, batch]."""
-    from safetensors.torch import load_file
-
-    batches = load_file(arguments.batches)
-    _, step = gate_model(arguments, batches, load_file(arguments.weights), arguments.precision)
-    print(json.dumps({"losses": [float(step(*batch)) for batch in zip(batches["images"], batches["labels"])]}))
-
-
-def distance(found, expected):
-    """Length of the difference over length of what is expected, over all tensors."""
-    squares = sum(float((found[name] - expected[name]).double().square().sum()) for name in expected)
-    return (squares / sum(float(tensor.double().square().sum()) for tensor in expected.values())) ** 0.5
-
-
-def gate(arguments):
-    """One step for each line on stdin, each from the weights that the other side began it with.
-
-    Says the loss, how far the other side's gradients are from these, how far the weights and moving statistics that it
-    went on with are from those that the step before led to here; and, as `own_`, how far PyTorch in another layout is from
-    these. In bf16 also how far the gradients of either side are from those in f32.
-    """
-    from safetensors.torch import load_file
-
-    batches = load_file(arguments.batches)
-    start = load_file(arguments.weights)
-    model, step = gate_model(arguments, batches, start, arguments.precision)
-    twin, twin_step = gate_model(arguments, batches, start, other_layout(arguments.precision))
-    bf16, _ = precision_of(arguments.precision)
-    exact, exact_step = gate_model(arguments, batches, start, "f32-nchw") if bf16 else (None, None)
-    print(json.dumps({"ready": True}), flush=True)
-    for number, _ in enumerate(sys.stdin):
-        contents = load_file(arguments.state)
-        gradients = {name[9:]: tensor for name, tensor in contents.items() if name.startswith("gradient/")}
-        state = {name: tensor for name, tensor in contents.items() if not name.startswith("gradient/")}
-        led_to, twin_led_to = ({name: tensor for name, tensor in network.state_dict().items() if name in state}
-                               for network in (model, twin))
-        found = {"state": distance(state, led_to), "own_state": distance(twin_led_to, led_to)}
-        for network in (model, twin, exact) if bf16 else (model, twin):
-            network.load_state_dict(state, strict=False)
-        batch = batches["images"][number], batches["labels"][number]
-        loss, twin_loss = float(step(*batch)), float(twin_step(*batch))
-        own = {name: parameter.grad for name, parameter in model.named_parameters()}
-        twins = {name: parameter.grad for name, parameter in twin.named_parameters()}
-        found |= {"loss": loss, "own_loss": abs(twin_loss - loss) / abs(loss),
-                  "gradient": distance(gradients, own), "own_gradient": distance(twins, own)}
-        if bf16:
-            exact_step(*batch)
-            truth = {name: parameter.grad for name, parameter in exact.named_parameters()}
-            found |= {"error": distance(gradients, truth), "own_error": distance(own, truth)}
-        print(json.dumps(found), flush=True)
 
 
 def evaluate(model, batches, bf16):
@@ -274,7 +201,8 @@ def digits(arguments):
 
 if __name__ == "__main__":
     command_line.run(
-        __doc__, {"steps": steps, "gate": gate, "curve": curve, "e2e": end_to_end, "digits": digits}, ["r0", "r1", "r2"],
+        __doc__, {"steps": steps, "gate": lambda arguments: gate.steps(arguments, SIDE),
+                  "curve": lambda arguments: gate.curve(arguments, SIDE), "e2e": end_to_end, "digits": digits}, ["r0", "r1", "r2"],
         # precision: auto, f32-nchw, f32-nhwc, bf16-nhwc
         {"model": "resnet-20", "threads": 2, "workers": 2, "precision": "auto"},
         lambda arguments: torch.set_num_threads(arguments.threads))
