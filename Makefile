@@ -5,6 +5,7 @@
 #   make test     formatting, clippy, every test         make build    both binaries
 #   make bench    against PyTorch (bench/README.md)      make soak     kill everything, many times
 #   make dist     a tarball for a cluster                make clean    remove what cargo built
+#   make stand-in-gpu   what needs a GPU, on one that is none (tests/stand_in_gpu/README.md)
 
 SWEEP ?= sweeps/quickstart.yaml
 ARGS ?=
@@ -25,7 +26,7 @@ export ORCHESTRATOR_COMMIT := $(or $(ORCHESTRATOR_COMMIT),$(shell git describe -
 # Another way of naming a libtorch, which would win over LIBTORCH in tch's build script.
 unexport LIBTORCH_USE_PYTORCH
 
-.PHONY: run build test lint bench soak dist clean setup
+.PHONY: run build test lint bench soak stand-in-gpu dist clean setup
 
 run: build
 	@"$(BINARIES)/orchestrator" run "$(SWEEP)" $(ARGS)
@@ -51,6 +52,18 @@ test: build lint
 
 soak: build
 	@$(CARGO) test --release --workspace --locked --test soak --test control_plane -- --ignored --nocapture
+
+# Drills that start processes of their own need NCCL's wire, and `member` is one of those processes.
+STAND_IN := $(CURDIR)/.stand-in-gpu
+stand-in-gpu: build
+	@ORCHESTRATOR_CUDA=1 scripts/libtorch.sh "$(CURDIR)/.libtorch-cuda"
+	@tests/stand_in_gpu/build.sh "$(CURDIR)/.libtorch-cuda" "$(STAND_IN)"
+	@$(CARGO) test --release --workspace --locked --lib --no-run
+	@LD_LIBRARY_PATH="$(STAND_IN)/site/torch/lib" STAND_IN_GPUS=2 STAND_IN_GPU_MIB=1024 \
+	  $(CARGO) test --release --workspace --locked --lib -- --ignored --test-threads 1 \
+	  --skip two_processes --skip a_killed_process --skip drills::member
+	@ORCHESTRATOR_STAND_IN_GPU="$(STAND_IN)" \
+	  $(CARGO) test --release --workspace --locked --test stand_in_gpu -- --ignored --test-threads 1
 
 bench: build
 	@python3 bench/run.py --binaries "$(BINARIES)" $(ARGS)

@@ -1,0 +1,30 @@
+// What libtorch's libraries name of NCCL and the trainer does not call.
+
+#define NOT_HERE(name) \
+  extern "C" int name() { return 5; }  // ncclInvalidUsage
+
+NOT_HERE(ncclAllGather)
+NOT_HERE(ncclAlltoAll)
+NOT_HERE(ncclBcast)
+NOT_HERE(ncclCommCount)
+NOT_HERE(ncclCommDeregister)
+NOT_HERE(ncclCommInitAll)
+NOT_HERE(ncclCommInitRank)
+NOT_HERE(ncclCommInitRankScalable)
+NOT_HERE(ncclCommRegister)
+NOT_HERE(ncclCommShrink)
+NOT_HERE(ncclCommSplit)
+NOT_HERE(ncclCommUserRank)
+NOT_HERE(ncclCommWindowDeregister)
+NOT_HERE(ncclCommWindowRegister)
+NOT_HERE(ncclDevCommCreate)
+NOT_HERE(ncclDevCommDestroy)
+NOT_HERE(ncclGroupSimulateEnd)
+NOT_HERE(ncclMemAlloc)
+NOT_HERE(ncclMemFree)
+NOT_HERE(ncclRecv)
+NOT_HERE(ncclRedOpCreatePreMulSum)
+NOT_HERE(ncclRedOpDestroy)
+NOT_HERE(ncclReduce)
+NOT_HERE(ncclReduceScatter)
+NOT_HERE(ncclSend)
