@@ -138,6 +138,10 @@ def case_drills(options):
              "collective::nccl::drills::a_group_of_one_keeps_the_contract",
              "collective::nccl::drills::two_processes_sum_over_the_wire",
              "collective::nccl::drills::a_killed_process_ends_the_other_within_its_deadline"]
+    devices = subprocess.run([str(options.trainer), "devices"], capture_output=True, text=True).stdout
+    if "\ncuda:1 " in devices:
+        names += ["collective::nccl::drills::a_group_of_two_gpus_keeps_the_contract",
+                  "gpu_tests::two_gpus_give_the_bits_of_two_replicas_on_one"]
     rows = []
     for name in names:
         command = [str(options.tests), "--ignored", "--exact", "--nocapture", name]

@@ -206,17 +206,15 @@ def gate(options, model, side, batch, precision, num_steps):
 def gate_between(ours, reference, theirs, model, side, batch, precision, num_steps):
     """As `gate`, between two command lines; `theirs`: what follows the name of the reference's command."""
     with tempfile.TemporaryDirectory() as folder:
-        common = ["--model", model, "--precision", precision, "--classes", 10, "--learning-rate", GATE_LEARNING_RATE,
-                  "--weights", f"{folder}/weights.safetensors", "--batches", f"{folder}/batches.safetensors"]
-        state = ["--state", f"{folder}/state.safetensors"]
-        return gate_of([*ours, *common, *state, "--steps", num_steps, "--side", side, "--batch", batch],
-                       [*reference, "gate", *theirs, *common, *state], [*reference, "curve", *theirs, *common],
-                       precision, num_steps)
+        common = ["--model", model, "--precision", precision, "--classes", 10, "--learning-rate", GATE_LEARNING_RATE]
+        files = ["--weights", f"{folder}/weights.safetensors", "--batches", f"{folder}/batches.safetensors", "--state",
+                 f"{folder}/state.safetensors"]
+        return gate_of([*ours, *common, *files, "--steps", num_steps, "--side", side, "--batch", batch],
+                       [*reference, "gate", *theirs, *common, *files], num_steps)
 
 
-def gate_of(ours, theirs, curve, precision, num_steps):
-    ours, theirs, curve = ([str(word) for word in command] for command in (ours, theirs, curve))
-    ours, theirs = Driver(ours), Driver(theirs)
+def gate_of(ours, theirs, num_steps):
+    ours, theirs = (Driver([str(word) for word in command]) for command in (ours, theirs))
     losses, worst = [], {}
     for _ in range(num_steps):
         losses.append(ours.ask("step")["loss"])
@@ -225,12 +223,10 @@ def gate_of(ours, theirs, curve, precision, num_steps):
         # what is not a number must not pass for a small one
         worst = {name: worst[name] if value <= worst.get(name, -1.0) else value for name, value in step.items()}
     ours.close()
+    curves = theirs.ask("curve")
     theirs.close()
-    expected = run_json(curve)["losses"]
-    other = precision.replace("nchw", "nhwc") if precision.endswith("nchw") else precision.replace("nhwc", "nchw")
-    twin = run_json([*curve, "--precision", other])["losses"]
-    apart = lambda found: max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))
-    return {**worst, "curve": apart(losses), "own_curve": apart(twin)}
+    apart = lambda found: max(abs(a - b) / abs(b) for a, b in zip(found, curves["curve"], strict=True))
+    return {**worst, "curve": apart(losses), "own_curve": apart(curves["own_curve"])}
 
 
 def passes(found, precision, tolerances=GATE_TOLERANCE):

@@ -60,11 +60,10 @@ def other_layout(precision):
     return precision.replace("nchw", "nhwc") if precision.endswith("nchw") else precision.replace("nhwc", "nchw")
 
 
-def curve(arguments, side):
-    """Losses of the steps in a file: `images` f32 [steps, batch, C, H, W], `labels` i64 [steps, batch]."""
-    batches = load(arguments.batches, side)
-    _, step = network_of(arguments, side, batches, load(arguments.weights, side), arguments.precision)
-    print(json.dumps({"losses": [float(step(*batch)) for batch in zip(batches["images"], batches["labels"])]}))
+def curve(arguments, side, batches, start, precision):
+    """Losses of all steps, each from where the one before led to."""
+    _, step = network_of(arguments, side, batches, start, precision)
+    return [float(step(*batch)) for batch in zip(batches["images"], batches["labels"])]
 
 
 def distance(found, expected):
@@ -74,11 +73,12 @@ def distance(found, expected):
 
 
 def steps(arguments, side):
-    """One step for each line on stdin, each from the weights that the other side began it with.
+    """One step for each line `step` on stdin, each from the weights that the other side began it with.
 
     Says the loss, how far the other side's gradients are from these, how far the weights and moving statistics that it
     went on with are from those that the step before led to here; and, as `own_`, how far PyTorch in another layout is from
-    these. In bf16 also how far the gradients of either side are from those in f32.
+    these. In bf16 also how far the gradients of either side are from those in f32. `curve`: the losses of free-running
+    training, here and in another layout.
     """
     batches = load(arguments.batches, side)
     start = load(arguments.weights, side)
@@ -87,7 +87,12 @@ def steps(arguments, side):
     bf16, _ = precision_of(arguments.precision)
     exact, exact_step = network_of(arguments, side, batches, start, "f32-nchw") if bf16 else (None, None)
     print(json.dumps({"ready": True}), flush=True)
-    for number, _ in enumerate(sys.stdin):
+    for number, line in enumerate(sys.stdin):
+        if line.startswith("curve"):
+            curves = {name: curve(arguments, side, batches, start, precision) for name, precision in (
+                ("curve", arguments.precision), ("own_curve", other_layout(arguments.precision)))}
+            print(json.dumps(curves), flush=True)
+            break
         contents = load(arguments.state, side)
         gradients = {name[9:]: tensor for name, tensor in contents.items() if name.startswith("gradient/")}
         state = {name: tensor for name, tensor in contents.items() if not name.startswith("gradient/")}

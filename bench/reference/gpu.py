@@ -6,7 +6,6 @@ torch.compile(mode="max-autotune"). R0, the usual script with a DataLoader, is t
 
   gpu.py steps   `go N` on stdin, {"images":, "seconds":} on stdout, as reference/train.py; `profile N FILE` writes a trace
   gpu.py gate    single steps from the other side's weights, before any timing counts
-  gpu.py curve   the loss curve from given weights on given batches
   gpu.py e2e     one whole Fashion-MNIST training, start-up and evaluation included
 """
 
@@ -164,7 +163,6 @@ def choose_fast_kernels(_):
 
 if __name__ == "__main__":
     command_line.run(
-        __doc__, {"steps": steps, "gate": lambda arguments: gate.steps(arguments, SIDE),
-                  "curve": lambda arguments: gate.curve(arguments, SIDE), "e2e": end_to_end}, ["r0", "r1", "r2"],
+        __doc__, {"steps": steps, "gate": lambda arguments: gate.steps(arguments, SIDE), "e2e": end_to_end}, ["r0", "r1", "r2"],
         # precision: f32-nhwc, bf16-nhwc
         {"model": "resnet-18", "workers": 8, "warm-up": 20, "precision": "bf16-nhwc"}, choose_fast_kernels)

@@ -6,7 +6,6 @@ faster here, fused SGD, no synchronisation per step. R2, the same under `torch.c
 
   train.py steps   speaks a line protocol for interleaved timing: `go N` on stdin, {"images":, "seconds":} on stdout
   train.py gate    single steps from the other side's weights, before any timing counts
-  train.py curve   the loss curve from given weights on given batches
   train.py e2e     one whole Fashion-MNIST training, start-up and evaluation included
   train.py digits  one small trial, tuned: what a sweep script would start once per seed
 """
@@ -201,8 +200,8 @@ def digits(arguments):
 
 if __name__ == "__main__":
     command_line.run(
-        __doc__, {"steps": steps, "gate": lambda arguments: gate.steps(arguments, SIDE),
-                  "curve": lambda arguments: gate.curve(arguments, SIDE), "e2e": end_to_end, "digits": digits}, ["r0", "r1", "r2"],
+        __doc__, {"steps": steps, "gate": lambda arguments: gate.steps(arguments, SIDE), "e2e": end_to_end,
+                  "digits": digits}, ["r0", "r1", "r2"],
         # precision: auto, f32-nchw, f32-nhwc, bf16-nhwc
         {"model": "resnet-20", "threads": 2, "workers": 2, "precision": "auto"},
         lambda arguments: torch.set_num_threads(arguments.threads))

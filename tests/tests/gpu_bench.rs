@@ -33,8 +33,12 @@ elif words[0] == "devices":
     print("cuda:0 (A GPU)")
 elif "e2e" in words:
     print(json.dumps({"accuracy": 0.5}))
-elif "curve" in words:
-    print(json.dumps({"losses": [1.0] * 30}))
+elif name == "python" and "gate" in words:
+    step = {f"{own}{what}": 1e-3 for own in ("", "own_") for what in ("gradient", "error", "state", "loss")}
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        curves = {what: [1.0] * 30 for what in ("curve", "own_curve")}
+        print(json.dumps(curves if line == "curve\n" else {**step, "loss": 1.0}), flush=True)
 else:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
@@ -43,9 +47,8 @@ else:
             pathlib.Path(file[0].strip()).write_text(json.dumps({"traceEvents": [
                 {"cat": "kernel", "name": "bn_fw", "dur": 3}, {"cat": "cuda_runtime", "name": "cudaLaunchKernel"}]}))
         count = int(count) if count.isdigit() else 1
-        apart = {f"{own}{name}": 1e-3 for own in ("", "own_") for name in ("gradient", "error", "state")}
         print(json.dumps({"images": 32 * count, "seconds": count / 10, "cpu_seconds": 0.1, "peak_mib": 1,
-                          "execution": "queued", "loss": 1.0, "own_loss": 0.0, **apart}), flush=True)
+                          "execution": "queued", "loss": 1.0}), flush=True)
 "##;
 
 /// A folder with the stand-ins and the document that is written; the command is called in it, with relative paths.

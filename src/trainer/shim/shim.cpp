@@ -10,6 +10,7 @@
 #include <c10/core/Event.h>
 #include <c10/core/Stream.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/Exception.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/headeronly/version.h>
 
@@ -17,7 +18,9 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <stdexcept>
+#include <string>
 
 #include "guarded.h"
 
@@ -54,6 +57,20 @@ struct SumOverReplicas : torch::autograd::Function<SumOverReplicas> {
   }
 };
 
+// libtorch warns of some operators at every call: of max pooling's backward pass where kernels are to be deterministic.
+class OncePerText : public c10::WarningHandler {
+  void process(const c10::Warning& warning) override {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!told_.insert(warning.msg()).second) return;
+    }
+    c10::WarningHandler::process(warning);
+  }
+
+  std::mutex mutex_;
+  std::set<std::string> told_;
+};
+
 }  // namespace
 
 extern "C" {
@@ -61,10 +78,6 @@ extern "C" {
 void shim_free(char* message) { free(message); }
 
 const char* shim_libtorch_version() { return TORCH_VERSION; }
-
-char* shim_set_grad(Tensor* leaf, Tensor* grad) {
-  return guarded([&] { leaf->mutable_grad() = *grad; });
-}
 
 char* shim_sum_over_replicas(Tensor* x, Reduce reduce, void* context, Tensor** result) {
   return guarded([&] {
@@ -79,6 +92,8 @@ char* shim_set_autograd_threads(bool enabled) {
 
 char* shim_choose_cuda_kernels(bool deterministic, int32_t num_candidates) {
   return guarded([&] {
+    static OncePerText once;
+    c10::WarningUtils::set_warning_handler(&once);
     at::Context& context = at::globalContext();
     context.setBenchmarkCuDNN(!deterministic);
     context.setBenchmarkLimitCuDNN(num_candidates);

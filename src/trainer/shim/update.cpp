@@ -1,6 +1,6 @@
-// Gradients and weights on the CPU, with as few passes over memory as there can be. Declared in src/update.rs.
+// Gradients, and weights on the CPU, with as few passes over memory as there can be. Declared in src/update.rs.
 //
-// libtorch's own operations (optimiser.rs) need six passes for an update. Each operation here rounds like its
+// libtorch's own operations (optimiser.rs) need six passes for an update. Each operation of it here rounds like its
 // counterpart there: the bits are the same, and a test holds that. Therefore this file is built without contraction of
 // a * b + c, and says `fma` where libtorch has one.
 
@@ -8,8 +8,11 @@
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 
+#include <array>
 #include <cstdint>
 #include <cstring>
+#include <map>
+#include <vector>
 
 #include "guarded.h"
 #include "lanes.h"
@@ -92,15 +95,28 @@ extern "C" {
 char* shim_collect_gradients(at::Tensor** leaves, at::Tensor** places, int64_t count) {
   return orchestrator::guarded([&] {
     c10::AutoGradMode guard(false);
+    // by number format, because only lists of one are a few kernels on a GPU
+    std::map<at::ScalarType, std::array<std::vector<at::Tensor>, 2>> moves;
+    std::vector<at::Tensor> without;
     for (int64_t i = 0; i < count; ++i) {
       at::Tensor& gradient = leaves[i]->mutable_grad();
       if (gradient.defined()) {
-        places[i]->copy_(gradient);
+        auto& [to, from] = moves[gradient.scalar_type()];
+        to.push_back(*places[i]);
+        from.push_back(std::move(gradient));
         gradient = at::Tensor();
       } else {
-        places[i]->zero_();
+        without.push_back(*places[i]);
       }
     }
+    for (auto& [format, move] : moves) at::_foreach_copy_(move[0], move[1]);
+    if (!without.empty()) at::_foreach_zero_(without);
+  });
+}
+
+char* shim_forget_gradients(at::Tensor** leaves, int64_t count) {
+  return orchestrator::guarded([&] {
+    for (int64_t i = 0; i < count; ++i) leaves[i]->mutable_grad() = at::Tensor();
   });
 }
 

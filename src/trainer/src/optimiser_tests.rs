@@ -46,7 +46,7 @@ impl Fixture {
 
     /// One step with the same gradient everywhere; the weights afterwards.
     fn step(&mut self, settings: &Settings, gradient: f64, learning_rate: f64, head_only: bool) -> Vec<f64> {
-        self.storage.clear_gradients();
+        let _ = self.storage.gradients.zero_();
         for index in 0..NAMES.len() {
             let _ = self.storage.gradient(&self.inventory, index).fill_(gradient);
         }
@@ -135,7 +135,7 @@ fn trained(settings: &Settings, way: Way, head_only: bool) -> Vec<Vec<f32>> {
     let mut optimiser = Sgd::new(settings, Device::Cpu);
     optimiser.way = way;
     for step in 1..4 {
-        storage.clear_gradients();
+        let _ = storage.gradients.zero_();
         for (index, note) in inventory.parameters.iter().enumerate() {
             let numbers = Tensor::arange(note.shape[0], (Kind::Float, Device::Cpu)) * 0.37 * f64::from(step);
             let gradient = (&numbers.sin() * (&numbers * 0.01).cos().exp2() * 3.0).view(note.shape.as_slice());

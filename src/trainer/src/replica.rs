@@ -237,7 +237,7 @@ impl Replica {
 
     /// Forward and backward pass; afterwards `storage.gradients` holds this replica's part.
     pub fn passes(&mut self, shard: &Shard, options: StepOptions) -> Result<(), TrialError> {
-        self.storage.clear_gradients();
+        self.storage.forget_gradients()?;
         // An empty shard has nothing to add, but with synchronised statistics the others wait for its sums of nothing.
         if !shard.is_empty() || self.synchronised.is_some() {
             if let Some(statistics) = &mut self.synchronised {

@@ -15,7 +15,6 @@ pub type Reduce = extern "C" fn(context: *mut c_void, tensor: *mut Raw) -> i32;
 
 unsafe extern "C" {
     fn shim_free(message: *mut c_char);
-    fn shim_set_grad(leaf: *mut Raw, grad: *mut Raw) -> *mut c_char;
     fn shim_sum_over_replicas(x: *mut Raw, reduce: Reduce, context: *mut c_void, result: *mut *mut Raw) -> *mut c_char;
     fn shim_set_autograd_threads(enabled: bool) -> *mut c_char;
     fn shim_libtorch_version() -> *const c_char;
@@ -67,12 +66,6 @@ pub fn libtorch_version() -> &'static str {
     unsafe { CStr::from_ptr(shim_libtorch_version()) }.to_str().unwrap_or("unknown")
 }
 
-/// Makes `grad` the tensor that backward passes accumulate into; tch can only read `.grad`.
-pub fn set_grad(leaf: &Tensor, grad: &Tensor) -> Result<(), ShimError> {
-    // SAFETY: both pointers are live tensors for the duration of the call; the C++ side takes its own reference.
-    check(unsafe { shim_set_grad(raw(leaf), raw(grad)) })
-}
-
 /// The sum of `x` over all replicas, as an autograd node whose backward pass sums the gradient over all replicas.
 ///
 /// # Safety
@@ -93,7 +86,8 @@ pub fn set_autograd_threads(enabled: bool) -> Result<(), ShimError> {
 }
 
 /// How cuDNN and the other libraries choose kernels, for the whole process: by a search for the fastest among so many
-/// candidates per shape, or only such as give the same bits in every run. TF32 is allowed either way.
+/// candidates per shape, or only such as give the same bits in every run. TF32 is allowed either way. On this thread each of
+/// libtorch's warnings is then said once.
 pub fn choose_cuda_kernels(deterministic: bool, num_candidates: u32) -> Result<(), ShimError> {
     // SAFETY: sets process-wide flags.
     check(unsafe { shim_choose_cuda_kernels(deterministic, num_candidates as i32) })

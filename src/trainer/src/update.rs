@@ -1,8 +1,8 @@
-//! Gradients and weights on the CPU, with as few passes over memory as there can be.
+//! Gradients, and weights on the CPU, with as few passes over memory as there can be.
 //!
 //! With millions of weights and a batch of a few images, memory is what an update costs. The arithmetic is in
 //! shim/update.cpp and rounds like libtorch's operations, of which optimiser.rs needs six: a trial's bits do not depend
-//! on which of the two made them. On a GPU, whose steps are recorded, optimiser.rs does it with libtorch's.
+//! on which of the two made them. On a GPU, whose steps are recorded, optimiser.rs updates weights with libtorch's.
 
 use std::ffi::{c_char, c_void};
 use std::ops::Range;
@@ -36,6 +36,7 @@ struct Buffers {
 
 unsafe extern "C" {
     fn shim_collect_gradients(leaves: *const *mut c_void, places: *const *mut c_void, count: i64) -> *mut c_char;
+    fn shim_forget_gradients(leaves: *const *mut c_void, count: i64) -> *mut c_char;
     fn shim_update_weights(buffers: *const Buffers, rule: *const Rule, begin: i64, end: i64);
 }
 
@@ -43,10 +44,20 @@ unsafe extern "C" {
 /// hands its own tensors over, instead of adding them to zeros that had to be written before.
 pub fn collect_gradients(leaves: &[Tensor], places: &[Tensor]) -> Result<(), ShimError> {
     assert_eq!(leaves.len(), places.len(), "a place for each gradient");
-    let pointers = |tensors: &[Tensor]| tensors.iter().map(|tensor| tensor.as_ptr() as *mut c_void).collect::<Vec<_>>();
     let (from, to) = (pointers(leaves), pointers(places));
     // SAFETY: both arrays hold as many pointers to tensors, which live as long as the slices do.
     shim::check(unsafe { shim_collect_gradients(from.as_ptr(), to.as_ptr(), from.len() as i64) })
+}
+
+/// Drops the gradients of `leaves`.
+pub fn forget_gradients(leaves: &[Tensor]) -> Result<(), ShimError> {
+    let from = pointers(leaves);
+    // SAFETY: as many pointers to tensors as are said, which live as long as the slice does.
+    shim::check(unsafe { shim_forget_gradients(from.as_ptr(), from.len() as i64) })
+}
+
+fn pointers(tensors: &[Tensor]) -> Vec<*mut c_void> {
+    tensors.iter().map(|tensor| tensor.as_ptr() as *mut c_void).collect()
 }
 
 /// Updates `weights` and `momentum` from `gradients`, and rounds the weights to `working`, the bf16 copy of the first of

@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::builder::{BufferNote, Inventory, ParameterNote};
 use super::init::draw;
-use crate::shim::{self, ShimError};
+use crate::shim::ShimError;
 use crate::update::{self, Rule};
 
 /// Every view starts on a multiple of this many elements: vector units and cuDNN want aligned pointers.
@@ -106,22 +106,16 @@ pub struct Storage<G> {
     pub buffers: Vec<Tensor>,
     /// Empty until `set_batch_statistics_apart`.
     pub batch_statistics: BatchBuffers,
-    working: Option<WorkingCopy>,
-    /// On the CPU backward passes leave each gradient in a tensor of its own, and these are the views of `gradients`
-    /// that they are collected into. On a GPU, whose recorded steps need fixed places, they write into the views.
-    collected: Option<Vec<Tensor>>,
+    /// bf16 copy of the convolutions' part.
+    working: Option<Tensor>,
+    /// Views of `gradients`, which a backward pass's own tensors are collected into.
+    places: Vec<Tensor>,
 }
 
 /// Statistics of one batch, laid out like the moving ones.
 pub struct BatchBuffers {
     flat: Tensor,
     pub buffers: Vec<Tensor>,
-}
-
-/// bf16 copy of the convolutions' part, and the gradients that meet it, where they have fixed places.
-struct WorkingCopy {
-    weights: Tensor,
-    gradients: Option<Tensor>,
 }
 
 impl<G> Storage<G> {
@@ -133,26 +127,15 @@ impl<G> Storage<G> {
         let exchanged = flat(layout.length + statistics_length(inventory), Kind::Float);
         let gradients = exchanged.narrow(0, 0, layout.length as i64);
         let statistics = exchanged.narrow(0, layout.length as i64, statistics_length(inventory) as i64);
-        let working = layout.format.bf16.then(|| WorkingCopy {
-            weights: flat(layout.convolutions, Kind::BFloat16),
-            gradients: device.is_cuda().then(|| flat(layout.convolutions, Kind::BFloat16)),
-        });
-        let mut collected = (!device.is_cuda()).then(Vec::new);
+        let working = layout.format.bf16.then(|| flat(layout.convolutions, Kind::BFloat16));
+        let mut places = Vec::with_capacity(inventory.parameters.len());
         let mut parameters = Vec::with_capacity(inventory.parameters.len());
         for (index, note) in inventory.parameters.iter().enumerate() {
             let values = Tensor::from_slice(&draw(seed, &note.name, &note.shape, note.fill));
             view(&weights, note, &layout, index).copy_(&values.view(note.shape.as_slice()));
-            let copy = working.as_ref().filter(|_| note.role.is_convolution());
-            let values = copy.map_or(&weights, |copy| &copy.weights);
-            let leaf = view(values, note, &layout, index).detach().set_requires_grad(true);
-            match &mut collected {
-                Some(views) => views.push(view(&gradients, note, &layout, index)),
-                None => {
-                    let flat = copy.and_then(|copy| copy.gradients.as_ref()).unwrap_or(&gradients);
-                    shim::set_grad(&leaf, &view(flat, note, &layout, index))?;
-                }
-            }
-            parameters.push(leaf);
+            let values = working.as_ref().filter(|_| note.role.is_convolution()).unwrap_or(&weights);
+            parameters.push(view(values, note, &layout, index).detach().set_requires_grad(true));
+            places.push(view(&gradients, note, &layout, index));
         }
         let buffers = buffers(inventory, seed, &statistics);
         let momentum = weights.zeros_like();
@@ -168,7 +151,7 @@ impl<G> Storage<G> {
             buffers,
             batch_statistics,
             working,
-            collected,
+            places,
         };
         storage.refresh_working_copy();
         Ok(storage)
@@ -177,8 +160,8 @@ impl<G> Storage<G> {
     /// To be called after `weights` changed: rounds the working copy anew.
     pub fn refresh_working_copy(&mut self) {
         if let Some(copy) = &mut self.working {
-            let masters = self.weights.narrow(0, 0, copy.weights.size()[0]);
-            tch::no_grad(|| copy.weights.copy_(&masters));
+            let masters = self.weights.narrow(0, 0, copy.size()[0]);
+            tch::no_grad(|| copy.copy_(&masters));
         }
     }
 
@@ -199,32 +182,19 @@ impl<G> Storage<G> {
         }
     }
 
-    /// To be called before a backward pass.
-    pub fn clear_gradients(&mut self) {
-        if self.collected.is_some() {
-            // collecting writes every one of them
-            return;
-        }
-        let _ = self.gradients.zero_();
-        if let Some(gradients) = self.working.as_mut().and_then(|copy| copy.gradients.as_mut()) {
-            let _ = gradients.zero_();
-        }
+    /// To be called before a backward pass: what one that failed has left is not added to.
+    pub fn forget_gradients(&self) -> Result<(), ShimError> {
+        update::forget_gradients(&self.parameters)
     }
 
     /// To be called after a backward pass: afterwards `gradients` holds everything in f32.
-    pub fn collect_gradients(&mut self) -> Result<(), ShimError> {
-        if let Some(views) = &self.collected {
-            return update::collect_gradients(&self.parameters, views);
-        }
-        if let Some(gradients) = self.working.as_ref().and_then(|copy| copy.gradients.as_ref()) {
-            self.gradients.narrow(0, 0, gradients.size()[0]).copy_(gradients);
-        }
-        Ok(())
+    pub fn collect_gradients(&self) -> Result<(), ShimError> {
+        update::collect_gradients(&self.parameters, &self.places)
     }
 
     /// Updates a range of `weights` and `momentum` from `gradients`, and the working copy, in one pass. On the CPU.
     pub fn update(&mut self, range: Range<usize>, rule: Rule) {
-        let working = self.working.as_mut().map(|copy| &mut copy.weights);
+        let working = self.working.as_mut();
         update::update((&mut self.weights, &mut self.momentum), &self.gradients, working, range, rule);
     }
 
