@@ -110,7 +110,7 @@ fn a_gpu_that_hangs_costs_attempts_and_no_result() {
 #[test]
 #[ignore = "needs the stand-in: make stand-in-gpu"]
 fn a_replica_that_is_lost_in_nccl_costs_attempts_and_no_result() {
-    hanging(2, ("STAND_IN_NCCL_FAULT", "stuck@250"));
+    hanging(2, ("STAND_IN_NCCL_FAULT", "stuck@100"));
 }
 
 fn hanging(replicas: u32, fault: (&str, &str)) {
