@@ -6,7 +6,6 @@
 #include <map>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -19,7 +18,6 @@ constexpr size_t POISONED_BYTES = size_t{64} << 20;
 struct Graph {
   std::vector<std::function<void()>> nodes;
   cudaStreamCaptureMode mode;
-  std::thread::id thread;
   bool invalid = false;
   unsigned long long id;
   // what memory held before

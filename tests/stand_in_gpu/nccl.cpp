@@ -43,7 +43,6 @@ struct Group {
 struct Communicator {
   std::shared_ptr<Group> group;
   int rank;
-  int device;
   uint64_t num_begun = 0;
   std::vector<stand_in::Flag> waiting;
 };
@@ -123,7 +122,7 @@ ncclResult_t begin(bool sums, const void* from, void* to, size_t count, ncclData
   Communicator* communicator = of(raw);
   auto done = std::make_shared<std::atomic<bool>>(false);
   // what is before it in the stream is done, because work is done when it is queued
-  if (cudaError_t error = stand_in::submit(stream, [] {})) return error ? ncclUnhandledCudaError : ncclSuccess;
+  if (stand_in::submit(stream, [] {}) != cudaSuccess) return ncclUnhandledCudaError;
   stand_in::block(stream, done);
   communicator->waiting.push_back(done);
   if (is_lost(communicator->rank)) return ncclSuccess;
@@ -167,7 +166,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* result, int size, ncclUniqueId i
     known = group;
   }
   ++group->num_joined;
-  *result = reinterpret_cast<ncclComm_t>(new Communicator{group, rank, stand_in::current_device()});
+  *result = reinterpret_cast<ncclComm_t>(new Communicator{group, rank});
   return ncclInProgress;
 }
 
@@ -213,7 +212,9 @@ ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataTyp
 
 ncclResult_t ncclGroupStart() { return ncclSuccess; }
 ncclResult_t ncclGroupEnd() { return ncclSuccess; }
-const char* ncclGetErrorString(ncclResult_t result) { return result == ncclInProgress ? "NCCL operation in progress" : "an error of the stand-in NCCL"; }
+const char* ncclGetErrorString(ncclResult_t result) {
+  return result == ncclInProgress ? "NCCL operation in progress" : "an error of the stand-in NCCL";
+}
 const char* ncclGetLastError(ncclComm_t) { return ""; }
 
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <thread>
 
 #include "machine.h"
 
@@ -76,7 +77,8 @@ cudaError_t submit(cudaStream_t raw, std::function<void()> work) {
     work();
     return cudaSuccess;
   }
-  bool may_fail = machine().faulty_device < 0 || machine().faulty_device == visible_devices()[static_cast<size_t>(stream->device)];
+  int faulty = machine().faulty_device;
+  bool may_fail = faulty < 0 || faulty == visible_devices()[static_cast<size_t>(stream->device)];
   if (may_fail && machine().work_left.load() > 0 && machine().work_left.fetch_sub(1) == 1) {
     if (!machine().hangs) {
       machine().broken = cudaErrorECCUncorrectable;
@@ -226,7 +228,6 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t raw, cudaStreamCaptureMode mode)
   drain_before_work(stream);
   auto graph = std::make_shared<Graph>();
   graph->mode = mode;
-  graph->thread = std::this_thread::get_id();
   {
     std::lock_guard<std::recursive_mutex> lock(machine().mutex);
     graph->id = ++machine().num_graphs;
