@@ -16,7 +16,6 @@ import time
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 import command_line
 import data

@@ -1,6 +1,6 @@
 // libcudart.so.13 of the stand-in GPU, devices and memory. The environment says how many devices there are
 // (STAND_IN_GPUS, 1) and how much memory each has (STAND_IN_GPU_MIB, 4096); CUDA_VISIBLE_DEVICES is obeyed. New memory is
-// full of NaN. Next: streams.cpp.
+// full of NaN, the first 64 MiB of a block. Next: streams.cpp.
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -85,7 +85,7 @@ int num_devices() { return static_cast<int>(visible_devices().size()); }
 
 void take_over_operators() {
   static std::once_flag once;
-  if (!dlsym(RTLD_DEFAULT, "_ZN3c104cuda20getCurrentCUDAStreamEa") && !dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD)) return;
+  if (!dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD)) return;
   std::call_once(once, [] {
     Dl_info here;
     dladdr(reinterpret_cast<void*>(&take_over_operators), &here);
