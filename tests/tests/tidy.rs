@@ -215,6 +215,50 @@ fn links_in_documents_lead_somewhere() {
     assert!(count >= 10, "only {count} links found: is the search still right?");
 }
 
+/// Comments cite the facts of the paper as `docs/paper.md, section 2.1` (`sections 4 and 8`); each section must exist.
+#[test]
+fn sections_of_the_paper_that_comments_cite_exist() {
+    let document = read(&root().join("docs/paper.md"));
+    let headings: BTreeSet<&str> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("### ").or_else(|| line.strip_prefix("#### ")))
+        .filter_map(|heading| heading.split_whitespace().next())
+        .map(|number| number.trim_end_matches('.'))
+        .collect();
+    let mut cited = 0;
+    for file in rust_files().into_iter().filter(|file| shown(file) != "tests/tests/tidy.rs") {
+        let unwrapped = read(&file).lines().map(|line| line.trim_start().trim_start_matches('/')).collect::<String>();
+        let unwrapped = unwrapped.replace('!', " ");
+        for (position, _) in unwrapped.match_indices("paper.md") {
+            let before = &unwrapped[..position];
+            let mut words = unwrapped[position..].split_whitespace().skip(1);
+            let kind = words.next().unwrap_or_default();
+            let numbers: Vec<&str> = match kind {
+                "section" => words.take(1).collect(),
+                "sections" => words.step_by(2).take(2).collect(),
+                _ => Vec::new(),
+            };
+            let place = format!("{}: paper.md {kind} {numbers:?}", shown(&file));
+            assert!(before.ends_with("docs/") && !numbers.is_empty(), "{place}: cite `docs/paper.md, section N`");
+            for number in numbers {
+                let number = number.trim_end_matches(|last: char| !last.is_ascii_digit());
+                let number = number.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default();
+                assert!(headings.contains(number), "{place}: docs/paper.md has no section {number}");
+                cited += 1;
+            }
+        }
+    }
+    assert!(cited >= 15, "only {cited} citations found: is the search still right?");
+}
+
+/// What a clone does not have, a test must not look for.
+#[test]
+fn nothing_is_read_from_outside_the_repository() {
+    let outside = concat!("../sha", "red");
+    let found: Vec<_> = rust_files().into_iter().filter(|file| read(file).contains(outside)).map(|f| shown(&f)).collect();
+    assert!(found.is_empty(), "{found:#?}");
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()
 }

@@ -1,6 +1,6 @@
 //! Carries out what `plan.rs` decided: one image from bytes to standardised f32, in one pass where nothing is resampled.
 //!
-//! The order is that of paper.md section 3: shift, flip, erase, crop. The crop is taken last but costs nothing: output
+//! The order is that of docs/paper.md, section 3: shift, flip, erase, crop. The crop is taken last but costs nothing: output
 //! pixels look up where they come from, so only what the network sees is ever computed. With RandomResizedCrop the
 //! order is timm's: resized crop, flip, RandAugment, erase. Refuses to draw anything but the noise of erasing, whose
 //! stream is a function of the position.

@@ -1,6 +1,6 @@
 //! The data sets that have a reader: what Table 1 of the paper says about them, and where they come from.
 //!
-//! Checksums and their certainty are those of paper.md section 6. Read `fetch.rs` for the download itself and
+//! Checksums and their certainty are those of docs/paper.md, section 6. Read `fetch.rs` for the download itself and
 //! `check.rs` for the comparison with what is on disk.
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Channel statistics that images are standardised with: the published ones of paper.md section 3.1, or computed ones.
+//! Channel statistics that images are standardised with: the published ones of docs/paper.md, section 3.1, or computed ones.
 //!
 //! Definition of the computed ones (the authors'): the mean is the mean over images of per-image channel means, the
 //! standard deviation is sqrt(sum over images of the per-image mean squared deviation from that mean / (N - 1)).

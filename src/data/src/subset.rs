@@ -2,7 +2,7 @@
 //!
 //! Each class has one permutation of its images, drawn from (seed, class); a subset of n per class is the first n of
 //! every permutation, so that 10 samples contain the 5 of the same seed. Held-out images are the last of the chosen
-//! ones in the same permutation. How the authors drew theirs is not known (paper.md section 7).
+//! ones in the same permutation. How the authors drew theirs is not known (docs/paper.md, section 7).
 
 use sweep::record::Subset;
 use sweep::settings::SamplesPerClass;

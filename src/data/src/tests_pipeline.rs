@@ -150,7 +150,7 @@ fn without_augmentation_pixels_are_standardised_and_cropped_at_the_centre() {
     }
 }
 
-/// A slow rendering of one image by the words of paper.md: shift, flip, erase, then crop with reflected borders.
+/// A slow rendering of one image by the words of docs/paper.md, section 3.1: shift, flip, erase, then crop with reflected borders.
 fn reference(pipeline: &Pipeline, data: &Dataset, epoch: u32) -> (Vec<f32>, Vec<bool>) {
     let plan = &pipeline.train_step(epoch, 0).samples[0];
     let image = data.train.image(0);

@@ -1,4 +1,4 @@
-//! Exact unit-sphere embeddings: the Cholesky factor L of the similarity matrix S = L L^T (paper.md section 5).
+//! Exact unit-sphere embeddings: the Cholesky factor L of the similarity matrix S = L L^T (docs/paper.md, section 5).
 //!
 //! Row i is the embedding of class i: non-zero in its first i + 1 values, the last of them positive, of length 1. The
 //! order of classes rotates the vectors and changes nothing else.

@@ -1,4 +1,4 @@
-//! The authors' hierarchies against golden values; skipped, and said so, where the shared folder is absent.
+//! The authors' hierarchies against golden values (tests/fixtures/paper).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ struct Oracle {
     row_1: Option<[f64; 2]>,
 }
 
-// paper.md section 5 and oracles.json.
+// docs/paper.md, section 5, and tests/fixtures/paper/oracles.json.
 const ORACLES: [Oracle; 4] = [
     Oracle {
         file: "cub_flat",
@@ -63,18 +63,13 @@ const ORACLES: [Oracle; 4] = [
     },
 ];
 
-fn folder() -> Option<PathBuf> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/paper/hierarchies");
-    if !root.is_dir() {
-        eprintln!("skipped: the authors' hierarchies are not beside this checkout");
-        return None;
-    }
-    Some(root)
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/paper/hierarchies")
 }
 
 #[test]
 fn the_authors_hierarchies_give_the_golden_values() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     for oracle in ORACLES {
         let path = folder.join(format!("{}.parent-child.txt", oracle.file));
         let tree = Hierarchy::load(&path, Order::ParentChild).unwrap();
@@ -112,7 +107,7 @@ fn the_authors_hierarchies_give_the_golden_values() {
 
 #[test]
 fn single_rows_and_diagonals_match_the_oracles() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     let embed = |name: &str| {
         let tree = Hierarchy::load(&folder.join(format!("{name}.parent-child.txt")), Order::ParentChild).unwrap();
         let similarity = tree.similarity(&tree.leaves()).unwrap();

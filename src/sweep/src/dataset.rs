@@ -16,7 +16,7 @@ pub struct Known {
     pub side: u32,
 }
 
-/// Sizes as published (paper.md, Table 1); `digits` as split by this project.
+/// Sizes as published (docs/paper.md, section 6); `digits` as split by this project.
 pub const KNOWN: &[Known] = &[
     known("digits", "Digits", 10, 1_297, 500, 8),
     known("fashion-mnist", "Fashion-MNIST", 10, 60_000, 10_000, 28),

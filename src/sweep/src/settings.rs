@@ -15,7 +15,7 @@ pub struct Settings {
     pub dataset: String,
     /// Training images kept per class: a nested, seeded, class-stratified subset.
     pub samples_per_class: SamplesPerClass,
-    /// Passes over the subset that make one epoch (the authors repeat small subsets, paper.md section 7).
+    /// Passes over the subset that make one epoch (the authors repeat small subsets, docs/paper.md, section 7).
     pub repeats: u32,
     /// Shorter side after decoding, in pixels; absent: images keep their size and must all be equal.
     pub resize: Option<u32>,
@@ -288,7 +288,7 @@ pub struct HierarchyFile {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Schedule {
-    /// Warm restarts: cycles of `base_cycle`, `base_cycle * multiplier`, ... epochs (paper.md section 2.2).
+    /// Warm restarts: cycles of `base_cycle`, `base_cycle * multiplier`, ... epochs (docs/paper.md, section 2.2).
     Sgdr {
         base_cycle: u32,
         multiplier: u32,

@@ -1,6 +1,6 @@
 //! From pooled features to what a loss needs: the last fully connected layer, and what `cos_xent` puts behind it.
 //!
-//! d = C for every loss (paper.md section 1): features -> Dense(C) = z, then psi = z / ||z|| for the cosine losses, then
+//! d = C for every loss (docs/paper.md, section 1): features -> Dense(C) = z, then psi = z / ||z|| for the cosine losses, then
 //! optionally ReLU -> BatchNorm -> Dense(C) on psi. The layer keeps torchvision's name (`fc`), so that weights can be
 //! exchanged. Next: loss.rs.
 

@@ -1,4 +1,4 @@
-//! The losses of paper.md section 1 as functions of a head's outputs, per sample, with their decision rules.
+//! The losses of docs/paper.md, section 1 as functions of a head's outputs, per sample, with their decision rules.
 //!
 //! Sums run over classes, never means; the batch mean is the caller's, because shards of a batch are weighted. Knows
 //! no parameters and draws nothing. Formulas: Barz & Denzler, WACV 2020, in the form of the authors' code. Next:

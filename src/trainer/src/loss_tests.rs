@@ -1,4 +1,4 @@
-//! Golden values of paper.md section 1, decision rules, and gradients against finite differences.
+//! Golden values of docs/paper.md, section 1, decision rules, and gradients against finite differences.
 //!
 //! Expected numbers are the paper's or worked out by hand in the comment beside them; nothing here trains. Next: loss.rs.
 

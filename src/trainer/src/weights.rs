@@ -72,7 +72,7 @@ impl Weights {
         Err(WeightsError::NotFinite { path: path.to_owned(), names: names.join(", ") })
     }
 
-    /// The parameters that the file does not have: the new layers, which fine-tuning trains first (paper.md 2.5).
+    /// The parameters that the file does not have: the new layers, which fine-tuning trains first (docs/paper.md, section 2.5).
     /// Indices into the inventory; empty when the head fits too.
     pub fn new_parameters(&self) -> Vec<usize> {
         let indices = self.parameters.iter().enumerate();

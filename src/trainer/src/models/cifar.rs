@@ -2,7 +2,7 @@
 //!
 //! `original` is He et al. (CVPR 2016) section 4.2 with 16/32/64 channels and its option A: shortcuts have no
 //! parameters; where a stage begins they take every second row and column and pad channels with zeros, half before
-//! and half after (the paper leaves the side open). `wide` is the cosine-loss authors' resnet-110-wfc (paper.md
+//! and half after (the paper leaves the side open). `wide` is the cosine-loss authors' resnet-110-wfc (docs/paper.md,
 //! section 4): 32/64/128 channels, biases, TensorFlow's 'same' padding, and 2x2 average pooling in the shortcut.
 
 use tch::Tensor;
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use crate::nn::{Linear, Options};
 
-    /// The authors' narrower networks, counted in paper.md section 4 for 100 classes.
+    /// The authors' narrower networks, counted in docs/paper.md, section 4 for 100 classes.
     #[test]
     fn wide_variant_with_narrow_channels_has_the_published_counts() {
         for (blocks_per_stage, expected) in [(18, 1_737_860), (5, 471_140)] {

@@ -3,7 +3,7 @@
 //! `basic` and `Variant::Torchvision` are torchvision's resnet18/34/50. `Variant::Keras` is the network of the
 //! cosine-loss authors: stride on the first 1x1 and biases in all convolutions. `Variant::FullConvolution` pads every
 //! k x k convolution by k - 1, so that each place of the image is seen by each weight (Kayhan & van Gemert, CVPR
-//! 2020); shortcuts then need a border of zeros too. Facts: paper.md sections 4 and 8. Next: golden_tests.rs.
+//! 2020); shortcuts then need a border of zeros too. Facts: docs/paper.md, sections 4 and 8. Next: golden_tests.rs.
 
 use tch::Tensor;
 

@@ -61,7 +61,7 @@ pub enum Fill {
     },
 }
 
-/// The two families whose convolutions Keras-style recipes start differently (paper.md section 2.1).
+/// The two families whose convolutions Keras-style recipes start differently (docs/paper.md, section 2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Cifar,
