@@ -1,6 +1,6 @@
 """Times this program against PyTorch on one GPU; README.md beside this file says in which order to run it.
 
-    gpu.py --trainer orchestrator-trainer [CASE ...] [--pairs N] [--write docs/performance.md]
+    gpu.py --trainer orchestrator-trainer [CASE ...] [--pairs N] [--write bench/results/gpu.md]
 
 As run.py: both sides on one libtorch in one run, A B B A A B ...; a line is the median of ratios of neighbouring
 measurements, with the smallest and the largest. A pair during which the GPU's clock changed by more than 3 % is void.

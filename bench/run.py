@@ -1,6 +1,6 @@
 """Times this program against PyTorch on the same libtorch, interleaved in one run; see README.md beside this file.
 
-    run.py --binaries target/release [CASE ...] [--pairs N] [--write docs/performance.md]
+    run.py --binaries target/release [CASE ...] [--pairs N] [--write bench/results/epyc.md]
 
 Ratios are this program's images per second over the reference's (or the reference's seconds over this program's):
 above 1 this program is faster. Every line is the median of ratios of measurements side by side, with the smallest and
@@ -526,7 +526,7 @@ def commit():
     """`-dirty` where something else than documents, which this program writes, differs from it."""
     git = lambda *words: subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
     process = git("rev-parse", "--short=10", "HEAD")
-    changed = git("diff", "--quiet", "HEAD", "--", ".", ":!docs").returncode
+    changed = git("diff", "--quiet", "HEAD", "--", ".", ":!docs", ":!bench/results").returncode
     return (process.stdout.strip() + ("-dirty" if changed else "")) or "no git checkout"
 
 

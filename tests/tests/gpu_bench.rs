@@ -62,7 +62,7 @@ fn bench(arguments: &[&str]) -> (Output, TempDir) {
     }
     fs::create_dir(folder.path().join("data")).unwrap();
     fs::write(folder.path().join("data/images"), "").unwrap();
-    fs::copy(root.join("docs/performance.md"), folder.path().join("performance.md")).unwrap();
+    fs::copy(root.join("bench/results/gpu.md"), folder.path().join("gpu.md")).unwrap();
     let path = format!("{}:{}", folder.path().display(), env::var("PATH").unwrap_or_default());
     let mut command = Command::new("python3");
     command.arg("-B").arg(root.join("bench/gpu.py")).args(arguments).current_dir(folder.path()).env("PATH", path);
@@ -72,11 +72,11 @@ fn bench(arguments: &[&str]) -> (Output, TempDir) {
 #[test]
 fn every_case_runs_from_relative_paths_and_has_its_place_in_the_document() {
     let files = ["--trainer", "./trainer", "--tests", "tests", "--orchestrator", "./orchestrator", "--data", "data"];
-    let more = ["--python", "./python", "--pairs", "2", "--write", "performance.md"];
+    let more = ["--python", "./python", "--pairs", "2", "--write", "gpu.md"];
     let (output, folder) = bench(&[&files[..], &more].concat());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    let document = fs::read_to_string(folder.path().join("performance.md")).unwrap();
+    let document = fs::read_to_string(folder.path().join("gpu.md")).unwrap();
     let cases: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("== ")).collect();
     assert!(cases.len() >= 10, "{cases:?}");
     for case in cases {

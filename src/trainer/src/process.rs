@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Keeps freed memory in the process: activations of a step are the next step's, so that giving them back to the kernel
-/// and faulting them in again is work for nothing (how much: docs/performance.md, ablation). libtorch allocates with
+/// and faulting them in again is work for nothing (how much: bench/results/epyc.md, ablation). libtorch allocates with
 /// C++'s new and malloc, so this is where it can be told; a Rust allocator would not reach it.
 pub fn keep_freed_memory() {
     const TOP_PAD_BYTES: i32 = 64 << 20;

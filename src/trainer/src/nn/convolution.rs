@@ -2,8 +2,8 @@
 //!
 //! oneDNN orders kernels anew for each pass, which costs more than the arithmetic where images are small and channels
 //! many, in f32 as in bf16; and its bf16 gradient of kernels is slower than its forward pass, with matrix tiles and without: a
-//! little for large images, several times for small ones (docs/performance.md, docs/performance-tiles.md,
-//! docs/performance-plain.md). The choice is a function of shapes, number format and instruction set, so that a trial repeated on
+//! little for large images, several times for small ones (bench/results/epyc.md,
+//! avx2.md beside it). The choice is a function of shapes, number format and instruction set, so that a trial repeated on
 //! the same kind of machine gives the same bits; changing it changes them: raise `sweep::trial::TRAINING_VERSION`.
 //! The arithmetic is in shim/convolution.cpp, shim/kernel_gradient.cpp and shim/kernel_gradient_tiles.cpp. Next: layers.rs, the user.
 
