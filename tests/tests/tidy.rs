@@ -255,7 +255,8 @@ fn sections_of_the_paper_that_comments_cite_exist() {
 #[test]
 fn nothing_is_read_from_outside_the_repository() {
     let outside = concat!("../sha", "red");
-    let found: Vec<_> = rust_files().into_iter().filter(|file| read(file).contains(outside)).map(|f| shown(&f)).collect();
+    let found: Vec<_> =
+        rust_files().into_iter().filter(|file| read(file).contains(outside)).map(|f| shown(&f)).collect();
     assert!(found.is_empty(), "{found:#?}");
 }
 
