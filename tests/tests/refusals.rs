@@ -1,8 +1,9 @@
 //! What is refused before anything starts, and how: one message on stderr, nothing on stdout, a documented exit code.
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::Output;
+use std::process::{Command, Output};
 
+use tests::binaries::binary;
 use tests::{System, wait_for};
 
 const BAD_INPUT: i32 = 1;
@@ -114,6 +115,66 @@ fn a_cancelled_sweep_stops_training() {
     wait_for("nothing runs any more", || running(false));
     // Finished, with cells that lack results.
     run.expect_exit(3);
+}
+
+/// A sweep is somebody else's text: a worker reads for it what lies in its data directory, or where its operator allows, and
+/// nothing of a file that was not meant comes back.
+#[test]
+fn a_sweep_reads_no_other_files_of_a_worker() {
+    let mut system = System::new();
+    let _coordinator = system.coordinator();
+    std::fs::create_dir_all(system.path("data")).expect("the test's folder can be written");
+    for secret in ["secret", "data/notes"] {
+        system.file(secret, "password hunter2\nlogin hunter3\n");
+    }
+    assert!(Command::new("mkfifo").arg(system.path("data/pipe")).status().expect("it starts").success());
+    std::os::unix::fs::symlink(system.path("secret"), system.path("data/link")).expect("a folder of the test");
+    let outside = system.path("secret").display().to_string();
+    let cells = [
+        ("hierarchy", format!("embedding: {{hierarchy: {outside}}}"), "--allow-path"),
+        ("weights", format!("weights: {outside}"), "--allow-path"),
+        ("folder", "dataset: \"folder:/etc\"".to_owned(), "--allow-path"),
+        ("link", "embedding: {hierarchy: link}".to_owned(), "--allow-path"),
+        ("notes", "embedding: {hierarchy: notes}".to_owned(), "2 roots"),
+        ("weights-notes", "weights: notes".to_owned(), "neither safetensors nor"),
+        ("pipe", "embedding: {hierarchy: pipe}".to_owned(), "is a pipe"),
+        ("weights-pipe", "weights: pipe".to_owned(), "is a pipe"),
+        ("device", "embedding: {hierarchy: /dev/zero}".to_owned(), "is a device"),
+    ];
+    let values: String =
+        cells.iter().map(|(name, set, _)| format!("    - {{name: {name}, set: {{{set}}}}}\n")).collect();
+    system.file(
+        "nosy.yaml",
+        &format!(
+            "recipe: quick\nset: {{dataset: digits, model: resnet-8, loss: cos, schedule: {{constant: {{epochs: 1}}}}}}\n\
+             axes:\n  reads:\n{values}"
+        ),
+    );
+    let mut worker = system.worker_command("only", 1, 1);
+    worker.args(["--allow-path", "/dev", "--trainer"]);
+    let trainer = binary("orchestrator-trainer");
+    worker.arg(system.script("trainer", &format!("env > environment; exec {} \"$@\"", trainer.display())));
+    worker.env("AWS_SECRET_ACCESS_KEY", "hunter4").env("ORCHESTRATOR_CACHE_TOKEN", "hunter5").env("NCCL_DEBUG", "WARN");
+    let _worker = system.start("worker", worker);
+    let url = system.url();
+    let mut run = system.start("run", system.orchestrator(&["run", "nosy.yaml", "--coordinator", &url]));
+    run.expect_exit(3);
+    let failures: Vec<(String, String)> = system
+        .journal()
+        .iter()
+        .filter_map(|entry| entry["event"].get("attempt_failed").map(|failed| failed["failure"].clone()))
+        .map(|failure| (failure["class"].to_string(), failure["message"].to_string()))
+        .collect();
+    assert_eq!(failures.len(), cells.len(), "each is tried once: {failures:?}");
+    for (name, _, says) in &cells {
+        assert!(failures.iter().any(|(_, message)| message.contains(says)), "{name}: no `{says}` in {failures:?}");
+    }
+    assert!(failures.iter().all(|(class, _)| class == "\"bad_input\""), "{failures:?}");
+    assert_eq!(failures.iter().filter(|(_, message)| message.contains("--allow-path")).count(), 4, "{failures:?}");
+    assert!(!format!("{failures:?} {} {}", run.stdout(), run.stderr()).contains("hunter"), "{failures:?}");
+    let environment = std::fs::read_to_string(system.path("environment")).expect("the trainer wrote it");
+    assert!(environment.contains("NCCL_DEBUG=WARN") && environment.contains("PATH="), "{environment}");
+    assert!(!environment.contains("hunter"), "{environment}");
 }
 
 /// The message of a command that must fail with this exit code and print nothing.

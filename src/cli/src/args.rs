@@ -235,6 +235,10 @@ pub struct WorkerArgs {
     /// Checkpoints and logs. Workers that share it take over each other's checkpoints
     #[arg(long, value_name = "DIR", default_value = "orchestrator-work")]
     pub work_dir: PathBuf,
+    /// Sweeps may name data sets, weights and hierarchies below this folder too, not only in the data directory.
+    /// Repeatable; in the variable, folders are separated by `:`
+    #[arg(long = "allow-path", value_name = "DIR", env = "ORCHESTRATOR_ALLOW_PATH", value_delimiter = ':')]
+    pub allowed_paths: Vec<PathBuf>,
     #[command(flatten)]
     pub devices: DeviceArgs,
     #[command(flatten)]

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use data::files::Reach;
 use data::{OpenRequest, Preflight};
 use sweep::settings::{Embedding, HierarchyFile, SamplesPerClass};
 use sweep::{Settings, Sweep};
@@ -27,7 +28,13 @@ impl Places {
     }
 
     pub fn request<'a>(&'a self, dataset: &'a str, resize: Option<u32>) -> OpenRequest<'a> {
-        OpenRequest { dataset, resize, data_dir: &self.data_dir, cache_dir: &self.cache_dir, smoke: false }
+        OpenRequest {
+            dataset,
+            resize,
+            reach: Reach::anywhere(&self.data_dir),
+            cache_dir: &self.cache_dir,
+            smoke: false,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::catalog::{self, ENTRIES, Entry, Row};
 use crate::error::Error;
+use crate::files::Reach;
 use crate::open::{OpenRequest, Preflight, preflight};
 use crate::{cache, readers};
 
@@ -48,8 +49,13 @@ impl Check {
 /// The state of every data set of the catalogue. Small ones are read whole, of photographs only the lists.
 pub fn list(data_dir: &Path) -> Vec<Listing> {
     let state = |entry: &Entry| {
-        let request =
-            OpenRequest { dataset: entry.name, resize: None, data_dir, cache_dir: Path::new(""), smoke: false };
+        let request = OpenRequest {
+            dataset: entry.name,
+            resize: None,
+            reach: Reach::anywhere(data_dir),
+            cache_dir: Path::new(""),
+            smoke: false,
+        };
         match preflight(&request) {
             Ok(found) => State::Ready(found.root),
             Err(Error::NotFound { .. }) => State::Absent,
@@ -65,7 +71,7 @@ pub fn check(request: &OpenRequest) -> Result<Check, Error> {
     let corrupt = if request.smoke {
         None
     } else {
-        let files = readers::find(request.dataset, request.data_dir)?;
+        let files = readers::find(request.dataset, &request.reach)?;
         cache::corrupt(request.dataset, request.resize, &files, request.cache_dir)
     };
     let classes = found.class_names.iter().zip(&found.train_counts);
@@ -96,7 +102,7 @@ mod tests {
     use super::*;
 
     fn request<'a>(dataset: &'a str, data_dir: &'a Path) -> OpenRequest<'a> {
-        OpenRequest { dataset, resize: None, data_dir, cache_dir: data_dir, smoke: false }
+        OpenRequest { dataset, resize: None, reach: Reach::anywhere(data_dir), cache_dir: data_dir, smoke: false }
     }
 
     #[test]

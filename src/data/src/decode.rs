@@ -9,6 +9,7 @@ use std::path::Path;
 use image::ImageFormat;
 
 use crate::dataset::Image;
+use crate::files;
 use crate::resize::{CropResizer, shorter_side};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +22,7 @@ pub(crate) struct Decoded {
 const MAX_SIDE: u32 = 30_000;
 
 pub(crate) fn file(path: &Path, resize: Option<u32>, resizer: &mut CropResizer) -> Result<Decoded, String> {
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    let bytes = files::read(path, files::MAX_IMAGE_BYTES).map_err(|error| error.to_string())?;
     let rgb = rgb(&bytes)?;
     let (width, height) = rgb.dimensions();
     let pixels = rgb.into_raw();

@@ -9,6 +9,16 @@ pub enum Error {
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{path} is malformed: {reason}", path = path.display())]
     Malformed { path: PathBuf, reason: String },
+    #[error("{path} is {what}; only regular files are read", path = path.display())]
+    NotAFile { path: PathBuf, what: &'static str },
+    #[error("{path} is larger than {limit} bytes, the most that is read of such a file", path = path.display())]
+    TooLarge { path: PathBuf, limit: u64 },
+    #[error(
+        "`{field}` names {named}, which lies outside of this worker's data directory {data_dir}; move it there, or let \
+         whoever runs the worker allow its folder with --allow-path DIR",
+        data_dir = data_dir.display()
+    )]
+    OutOfReach { field: &'static str, named: String, data_dir: PathBuf },
     /// Nothing of the data set was found in any of the places it may lie.
     #[error("data set `{dataset}` was not found: {looked_for}; {remedy}")]
     NotFound { dataset: String, looked_for: String, remedy: String },

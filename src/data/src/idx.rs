@@ -3,13 +3,13 @@
 //! Sizes come from the header but memory is only taken as bytes arrive, so a forged header cannot ask for more than
 //! the file holds.
 
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
 use flate2::read::GzDecoder;
 
 use crate::error::Error;
+use crate::files;
 
 /// An array of bytes and its shape.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +23,7 @@ const MAX_BYTES: usize = 4 << 30;
 
 /// Reads a whole file of the given rank.
 pub(crate) fn read(path: &Path, rank: usize) -> Result<Idx, Error> {
-    let file = BufReader::new(File::open(path).map_err(Error::io("open", path))?);
+    let file = BufReader::new(files::open(path)?);
     let reader: Box<dyn Read> = if path.extension().is_some_and(|extension| extension == "gz") {
         Box::new(GzDecoder::new(file))
     } else {

@@ -10,6 +10,7 @@ mod dataset;
 mod decode;
 mod error;
 mod fetch;
+pub mod files;
 mod idx;
 mod lookup;
 mod mat5;

@@ -10,6 +10,7 @@ use std::path::Path;
 use flate2::read::ZlibDecoder;
 
 use crate::error::Error;
+use crate::files;
 
 /// A variable. Arrays are in MATLAB's column-major order.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +42,7 @@ mod kind {
 }
 
 pub(crate) fn read(path: &Path) -> Result<Variables, Error> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::read(path, files::MAX_LIST_BYTES)?;
     parse(&bytes).map_err(|reason| Error::malformed(path, reason))
 }
 

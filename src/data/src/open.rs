@@ -8,6 +8,7 @@ use sweep::settings::SamplesPerClass;
 
 use crate::dataset::{self, Dataset, Split};
 use crate::error::Error;
+use crate::files::Reach;
 use crate::readers::{self, Arrays, Content, Found};
 use crate::{cache, stand_in, subset};
 
@@ -18,7 +19,8 @@ pub struct OpenRequest<'a> {
     pub dataset: &'a str,
     /// Shorter side after decoding; absent: images keep their size.
     pub resize: Option<u32>,
-    pub data_dir: &'a Path,
+    /// Where it lies, and where a `folder:` may lead.
+    pub reach: Reach<'a>,
     /// Decoded data sets, shared by the trainers of a machine.
     pub cache_dir: &'a Path,
     /// Stand-in images instead of the real ones; no file is read.
@@ -113,7 +115,7 @@ pub fn open(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> R
 }
 
 fn find(request: &OpenRequest) -> Result<Found, Error> {
-    let found = readers::find(request.dataset, request.data_dir)?;
+    let found = readers::find(request.dataset, &request.reach)?;
     let refuse = |value: u32, reason: &str| {
         Err(Error::Setting { field: "resize", value: value.to_string(), reason: reason.to_owned() })
     };

@@ -8,6 +8,7 @@ use sweep::record::Subset;
 use sweep::settings::*;
 
 use crate::dataset::{Dataset, Split};
+use crate::files::Reach;
 use crate::{Form, Layout, OpenRequest, Pipeline, Prefetch, PrefetchOptions};
 
 pub(crate) fn settings(dataset: &str) -> Settings {
@@ -27,7 +28,13 @@ pub(crate) fn settings(dataset: &str) -> Settings {
 
 fn digits() -> Arc<Dataset> {
     let nowhere = Path::new("/nonexistent");
-    let request = OpenRequest { dataset: "digits", resize: None, data_dir: nowhere, cache_dir: nowhere, smoke: false };
+    let request = OpenRequest {
+        dataset: "digits",
+        resize: None,
+        reach: Reach::anywhere(nowhere),
+        cache_dir: nowhere,
+        smoke: false,
+    };
     Arc::new(crate::open(&request, &|_, _| ()).unwrap())
 }
 
@@ -284,8 +291,13 @@ fn held_out_images_are_evaluated_on_and_not_trained_on() {
 fn a_rehearsal_is_tiny_and_needs_no_files() {
     let nowhere = Path::new("/nonexistent");
     for entry in crate::catalog::ENTRIES {
-        let request =
-            OpenRequest { dataset: entry.name, resize: Some(512), data_dir: nowhere, cache_dir: nowhere, smoke: true };
+        let request = OpenRequest {
+            dataset: entry.name,
+            resize: Some(512),
+            reach: Reach::anywhere(nowhere),
+            cache_dir: nowhere,
+            smoke: true,
+        };
         let data = Arc::new(crate::open(&request, &|_, _| ()).unwrap());
         assert_eq!(data.num_classes(), entry.published.num_classes);
         let settings = Settings {

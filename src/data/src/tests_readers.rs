@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::files::Reach;
 use crate::random::{Purpose, Stream};
 use crate::stand_in_files::{Amount, write, write_other_layout};
 use crate::{Dataset, Error, OpenRequest, Preflight, open, preflight};
@@ -29,7 +30,7 @@ impl Place {
     }
 
     fn request<'a>(&self, dataset: &'a str, resize: Option<u32>, paths: &'a (PathBuf, PathBuf)) -> OpenRequest<'a> {
-        OpenRequest { dataset, resize, data_dir: &paths.0, cache_dir: &paths.1, smoke: false }
+        OpenRequest { dataset, resize, reach: Reach::anywhere(&paths.0), cache_dir: &paths.1, smoke: false }
     }
 
     fn preflight(&self, dataset: &str) -> Result<Preflight, Error> {

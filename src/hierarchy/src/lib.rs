@@ -2,7 +2,8 @@
 //! "Hierarchy-based Image Embeddings for Semantic Image Retrieval", WACV 2019).
 //!
 //! Pure but for `Hierarchy::load` and `class_embeddings`, which read one file. Trees only: a node with several parents
-//! is refused. Read `tree.rs` for files and heights, `embedding.rs` for the vectors.
+//! is refused. Errors point at lines and never quote them: a sweep may name a file that is none of its business. Read
+//! `tree.rs` for files and heights, `embedding.rs` for the vectors.
 
 mod embedding;
 mod tree;
@@ -15,31 +16,27 @@ use std::path::PathBuf;
 /// Lines are counted from 1.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot read the hierarchy {path}", path = path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("cannot read the hierarchy")]
+    File(#[source] data::Error),
     /// Wraps any of the others with the file they were found in.
     #[error("hierarchy {path}", path = path.display())]
     InFile { path: PathBuf, source: Box<Error> },
-    #[error("it is larger than {limit} bytes")]
-    TooLarge { limit: u64 },
-    #[error("it is not UTF-8 text")]
-    NotText,
-    #[error("line {line}: two ids were expected, `{text}` has {found}")]
-    BadLine { line: usize, text: String, found: usize },
+    #[error("line {line}: two ids were expected, it has {found}")]
+    BadLine { line: usize, found: usize },
     #[error("it holds no edges")]
     Empty,
+    #[error("line {line}: its child has another parent in line {first} already; only trees are supported")]
+    SeveralParents { line: usize, first: usize },
+    #[error("line {line}: the same edge is in line {first} already")]
+    RepeatedEdge { line: usize, first: usize },
+    /// The edges in the order in which they lead to each other.
+    #[error("its nodes form a cycle: lines {lines}")]
+    Cycle { lines: String },
     #[error(
-        "line {line}: `{child}` is given the parent `{second}`, but has `{first}` already; only trees are supported"
+        "it has {count} roots (first named in lines {lines}); a single one is needed (is the order of the columns right? \
+         see `child_parent`, or --child-parent of `orchestrator embed`)"
     )]
-    SeveralParents { line: usize, child: String, first: String, second: String },
-    #[error("line {line}: the edge from `{parent}` to `{child}` is there twice")]
-    RepeatedEdge { line: usize, parent: String, child: String },
-    #[error("its nodes form a cycle: {nodes}")]
-    Cycle { nodes: String },
-    #[error(
-        "it has {count} roots ({roots}); a single one is needed (is the order of the columns right? see --child-parent)"
-    )]
-    SeveralRoots { count: usize, roots: String },
+    SeveralRoots { count: usize, lines: String },
     #[error("`{name}` is not in it")]
     UnknownClass { name: String },
     #[error("{count} of the data set's {total} classes are not in it, by id or by name; the first is `{id}` ({name})")]

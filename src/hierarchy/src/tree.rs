@@ -25,30 +25,23 @@ pub struct Hierarchy {
     root: usize,
 }
 
-const MAX_FILE_BYTES: u64 = 256 << 20;
-
 impl Hierarchy {
-    /// Reads and parses a file; every error is wrapped with its path.
+    /// Reads and parses a file; every error names it.
     pub fn load(path: &Path, order: Order) -> Result<Self, Error> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let in_file = |error| Error::InFile { path: path.to_owned(), source: Box::new(error) };
-        if std::fs::metadata(path).map_err(io)?.len() > MAX_FILE_BYTES {
-            return Err(in_file(Error::TooLarge { limit: MAX_FILE_BYTES }));
-        }
-        let bytes = std::fs::read(path).map_err(io)?;
-        let text = String::from_utf8(bytes).map_err(|_| in_file(Error::NotText))?;
-        Self::parse(&text, order).map_err(in_file)
+        let text = data::files::text(path).map_err(Error::File)?;
+        Self::parse(&text, order).map_err(|error| Error::InFile { path: path.to_owned(), source: Box::new(error) })
     }
 
     /// Parses lines of two ids, separated by white space; empty lines are skipped.
     pub fn parse(text: &str, order: Order) -> Result<Self, Error> {
         let (mut ids, mut by_id, mut parents) = (Vec::new(), HashMap::new(), Vec::new());
+        // The line that first names a node, and the one that gives it its parent.
+        let (mut named_in, mut edges) = (Vec::new(), Vec::new());
         for (number, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
             let line = number + 1;
             let fields: Vec<&str> = text.split_whitespace().collect();
             let &[first, second] = fields.as_slice() else {
-                let text = text.chars().take(80).collect();
-                return Err(Error::BadLine { line, text, found: fields.len() });
+                return Err(Error::BadLine { line, found: fields.len() });
             };
             let (parent, child) = match order {
                 Order::ParentChild => (first, second),
@@ -58,33 +51,40 @@ impl Hierarchy {
                 *by_id.entry(id.to_owned()).or_insert_with(|| {
                     ids.push(id.to_owned());
                     parents.push(None);
+                    named_in.push(line);
+                    edges.push(0);
                     ids.len() - 1
                 })
             };
             let (parent_node, child_node) = (node(parent), node(child));
             match parents[child_node] {
-                None => parents[child_node] = Some(parent_node),
+                None => {
+                    parents[child_node] = Some(parent_node);
+                    edges[child_node] = line;
+                }
                 Some(known) if known == parent_node => {
-                    return Err(Error::RepeatedEdge { line, parent: parent.to_owned(), child: child.to_owned() });
+                    return Err(Error::RepeatedEdge { line, first: edges[child_node] });
                 }
-                Some(known) => {
-                    let (child, second, first) = (child.to_owned(), parent.to_owned(), ids[known].clone());
-                    return Err(Error::SeveralParents { line, child, first, second });
-                }
+                Some(_) => return Err(Error::SeveralParents { line, first: edges[child_node] }),
             }
         }
-        Self::build(ids, by_id, parents)
+        Self::build(ids, by_id, parents, &Lines { named_in, edges })
     }
 
-    fn build(ids: Vec<String>, by_id: HashMap<String, usize>, parents: Vec<Option<usize>>) -> Result<Self, Error> {
+    fn build(
+        ids: Vec<String>,
+        by_id: HashMap<String, usize>,
+        parents: Vec<Option<usize>>,
+        lines: &Lines,
+    ) -> Result<Self, Error> {
         if ids.is_empty() {
             return Err(Error::Empty);
         }
         let roots: Vec<usize> = (0..ids.len()).filter(|&node| parents[node].is_none()).collect();
         if roots.len() > 1 {
-            let shown: Vec<String> = roots.iter().take(5).map(|&root| format!("`{}`", ids[root])).collect();
+            let shown: Vec<String> = roots.iter().take(5).map(|&root| lines.named_in[root].to_string()).collect();
             let more = if roots.len() > 5 { ", ..." } else { "" };
-            return Err(Error::SeveralRoots { count: roots.len(), roots: shown.join(", ") + more });
+            return Err(Error::SeveralRoots { count: roots.len(), lines: shown.join(", ") + more });
         }
         let mut children = vec![Vec::new(); ids.len()];
         for (child, parent) in parents.iter().enumerate() {
@@ -102,7 +102,7 @@ impl Hierarchy {
             next += 1;
         }
         if reached.len() < ids.len() {
-            return Err(Error::Cycle { nodes: cycle(&ids, &parents, &reached) });
+            return Err(Error::Cycle { lines: cycle(&lines.edges, &parents, &reached) });
         }
         let mut heights = vec![0; ids.len()];
         for &node in reached.iter().rev() {
@@ -192,13 +192,20 @@ impl Hierarchy {
     }
 }
 
-/// One cycle among the nodes that the root does not reach, as text.
-fn cycle(ids: &[String], parents: &[Option<usize>], reached: &[usize]) -> String {
-    let mut outside = vec![true; ids.len()];
+/// Where a file says things about its nodes, by node.
+struct Lines {
+    named_in: Vec<usize>,
+    /// The edge from its parent.
+    edges: Vec<usize>,
+}
+
+/// The lines of one cycle among the nodes that the root does not reach.
+fn cycle(edges: &[usize], parents: &[Option<usize>], reached: &[usize]) -> String {
+    let mut outside = vec![true; edges.len()];
     reached.iter().for_each(|&node| outside[node] = false);
     let mut node = outside.iter().position(|&outside| outside).expect("called when a node is not reached");
     // Every node outside has a parent outside: after as many steps as there are nodes the walk is inside a cycle.
-    for _ in 0..ids.len() {
+    for _ in 0..edges.len() {
         node = parents[node].expect("only the root has none");
     }
     let mut members = vec![node];
@@ -207,6 +214,6 @@ fn cycle(ids: &[String], parents: &[Option<usize>], reached: &[usize]) -> String
         members.push(next);
         next = parents[next].expect("only the root has none");
     }
-    let shown: Vec<String> = members.iter().map(|&member| format!("`{}`", ids[member])).collect();
+    let shown: Vec<String> = members.iter().map(|&member| edges[member].to_string()).collect();
     format!("{}{}", shown.join(" -> "), if next == node { "" } else { " -> ..." })
 }

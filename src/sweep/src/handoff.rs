@@ -43,6 +43,9 @@ pub struct RunRequest {
     pub attempt: AttemptNo,
     pub spec: TrialSpec,
     pub data_dir: PathBuf,
+    /// Folders beside the data directory that paths in the settings may lead into; absent: anywhere.
+    #[serde(default)]
+    pub allowed_paths: Option<Vec<PathBuf>>,
     /// Decoded data sets; shared by the trainers of a machine.
     pub cache_dir: PathBuf,
     /// Of this trial alone, shared by its attempts (see above); may not exist yet.

@@ -3,12 +3,13 @@
 //! Everything that can be wrong with settings, data or weights is found here, before the first step. A panic in a
 //! replica (libtorch's errors are such) ends the attempt, not the process. Next: train.rs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use data::files::Reach;
 use data::{Dataset, Form, Pipeline, Prefetch, PrefetchOptions};
 use sweep::handoff::{Progress, RunRequest};
 use sweep::record::{Provenance, Timing, TrialResult};
@@ -109,7 +110,10 @@ pub fn run(
     let settings = &spec.settings;
     check(settings, around.devices)?;
     let pipeline = Arc::new(Pipeline::new(around.dataset.clone(), settings, spec.seed, spec.smoke)?);
-    let embeddings = embeddings(spec, &around.dataset, &request.data_dir)?;
+    let reach = Reach { data_dir: &request.data_dir, allowed: request.allowed_paths.as_deref() };
+    let embeddings = embeddings(spec, &around.dataset, reach)?;
+    let weights = settings.weights.as_ref().filter(|_| !spec.smoke);
+    let weights = weights.map(|named| reach.resolve("weights", named)).transpose()?;
     let folder = Folder::new(&request.checkpoint_dir, request.trial, request.attempt);
     let resumed = folder.newest()?;
     let device = around.devices.kind();
@@ -144,7 +148,7 @@ pub fn run(
         image,
         form,
         resident: around.resident.clone(),
-        weights: settings.weights.as_ref().filter(|_| !spec.smoke).map(|path| request.data_dir.join(path)),
+        weights,
         weights_out: around.weights_out.clone(),
         resumed,
         position,
@@ -223,12 +227,12 @@ fn check(settings: &Settings, devices: &DeviceSet) -> Result<(), TrialError> {
 }
 
 /// Target vectors of the classes, where the settings name a hierarchy.
-fn embeddings(spec: &TrialSpec, dataset: &Dataset, data_dir: &Path) -> Result<Option<Vec<f32>>, TrialError> {
+fn embeddings(spec: &TrialSpec, dataset: &Dataset, reach: Reach) -> Result<Option<Vec<f32>>, TrialError> {
     let Embedding::Hierarchy(file) = &spec.settings.embedding else { return Ok(None) };
     if spec.smoke {
         return Ok(Some(hierarchy::stand_in_embeddings(dataset.num_classes())));
     }
-    let path = data_dir.join(&file.path);
+    let path = reach.resolve("embedding", &file.path)?;
     let rows = hierarchy::class_embeddings(&path, file.child_parent, &dataset.class_ids, &dataset.class_names);
     rows.map(Some).map_err(|error| TrialError::BadInput(with_causes(&error)))
 }

@@ -36,6 +36,7 @@ pub fn run_file(options: &RunOptions, session: SessionOptions) -> anyhow::Result
         attempt: AttemptNo(1),
         spec,
         data_dir: options.data_dir.clone(),
+        allowed_paths: None,
         cache_dir: options.cache_dir.clone(),
         checkpoint_dir: options.checkpoint_dir.clone().unwrap_or_else(|| temporary.path().join("checkpoints")),
     };

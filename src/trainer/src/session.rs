@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use data::files::Reach;
 use data::{Dataset, OpenRequest};
 use sweep::Settings;
 use sweep::handoff::{Progress, RunRequest};
@@ -62,6 +63,7 @@ struct DatasetKey {
     dataset: String,
     resize: Option<u32>,
     data_dir: PathBuf,
+    allowed_paths: Option<Vec<PathBuf>>,
     cache_dir: PathBuf,
     smoke: bool,
 }
@@ -119,6 +121,7 @@ impl Session {
             dataset: settings.dataset.clone(),
             resize: settings.resize,
             data_dir: request.data_dir.clone(),
+            allowed_paths: request.allowed_paths.clone(),
             cache_dir: request.cache_dir.clone(),
             smoke: request.spec.smoke,
         };
@@ -132,7 +135,7 @@ impl Session {
         let open = OpenRequest {
             dataset: &key.dataset,
             resize: key.resize,
-            data_dir: &key.data_dir,
+            reach: Reach { data_dir: &key.data_dir, allowed: key.allowed_paths.as_deref() },
             cache_dir: &key.cache_dir,
             smoke: key.smoke,
         };

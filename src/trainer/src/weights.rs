@@ -21,6 +21,8 @@ use plan::{Plan, plan};
 
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
+    #[error("cannot read the weights")]
+    File(#[source] data::Error),
     #[error("cannot {action} the weights file {path}", path = path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{path} is not a weights file that can be read: {reason}", path = path.display())]

@@ -50,6 +50,7 @@ fn every_loss_learns_digits() {
             trial: spec.id(),
             attempt: AttemptNo(1),
             data_dir: folder.path().join("data"),
+            allowed_paths: None,
             cache_dir: folder.path().join("cache"),
             checkpoint_dir: folder.path().join(spec.id().to_string()),
             spec,

@@ -57,6 +57,7 @@ fn request(spec: &TrialSpec, attempt: u32, folder: &Path) -> RunRequest {
         attempt: AttemptNo(attempt),
         spec: spec.clone(),
         data_dir: folder.join("data"),
+        allowed_paths: None,
         cache_dir: folder.join("cache"),
         checkpoint_dir: folder.join("checkpoints"),
     }

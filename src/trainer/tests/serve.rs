@@ -78,6 +78,7 @@ fn request(spec: &TrialSpec, folder: &Path) -> RunRequest {
         attempt: AttemptNo(1),
         spec: spec.clone(),
         data_dir: folder.join("data"),
+        allowed_paths: None,
         cache_dir: folder.join("cache"),
         checkpoint_dir: folder.join(spec.id().to_string()),
     }

@@ -24,6 +24,7 @@ fn run(settings: Settings, folder: &Path, weights_out: Option<PathBuf>) -> Trial
         trial: spec.id(),
         attempt: AttemptNo(1),
         data_dir: folder.join("data"),
+        allowed_paths: None,
         cache_dir: folder.join("cache"),
         checkpoint_dir: folder.join("checkpoints").join(spec.id().to_string()),
         spec,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use schedule::state::Slot;
 
+use crate::environment;
 use crate::residue::GpuDriver;
 
 #[derive(Clone)]
@@ -27,6 +28,7 @@ pub struct Launch {
 impl Launch {
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
+        command.env_clear().envs(environment::for_trainers());
         command.arg("serve").arg("--threads").arg(self.threads.to_string());
         command.arg("--devices").arg(self.device_list());
         if self.memory_share < 1.0 {

@@ -4,6 +4,7 @@
 
 mod attempts;
 pub mod devices;
+mod environment;
 mod launch;
 mod link;
 mod options;

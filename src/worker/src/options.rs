@@ -34,8 +34,10 @@ pub struct Options {
     pub slots: Vec<state::Slot>,
     /// The trainer's executable.
     pub trainer: PathBuf,
-    /// The data sets.
+    /// The data sets, and the other files that sweeps name.
     pub data_dir: PathBuf,
+    /// Folders beside the data directory that sweeps may name files in; absent: anywhere, where sweeps are the user's own.
+    pub allowed_paths: Option<Vec<PathBuf>>,
     /// Decoded data sets; shared by the trainers of a machine.
     pub cache_dir: PathBuf,
     /// Checkpoints and the stderr of trainers; no results (see `work_dir.rs`). Several workers may share it, on one
@@ -138,6 +140,7 @@ impl Worker {
             spawner: Spawner::start().map_err(Error::System)?,
             build: options.build.clone(),
             data_dir: options.data_dir,
+            allowed_paths: options.allowed_paths,
             cache_dir: options.cache_dir,
             work_dir,
             timing: options.timing,

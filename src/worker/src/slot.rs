@@ -56,6 +56,8 @@ pub struct Surroundings {
     pub spawner: Spawner,
     pub build: String,
     pub data_dir: PathBuf,
+    /// See `Options::allowed_paths`.
+    pub allowed_paths: Option<Vec<PathBuf>>,
     pub cache_dir: PathBuf,
     pub work_dir: WorkDir,
     pub timing: Timing,
@@ -209,6 +211,7 @@ impl Slot {
             attempt: key.1,
             spec: *spec,
             data_dir: self.around.data_dir.clone(),
+            allowed_paths: self.around.allowed_paths.clone(),
             cache_dir: self.around.cache_dir.clone(),
             checkpoint_dir: self.around.work_dir.checkpoint_dir(key.0),
         }));

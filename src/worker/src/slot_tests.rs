@@ -93,6 +93,7 @@ impl Bench {
             spawner: Spawner::start().unwrap(),
             build: "test".into(),
             data_dir: dir.path().into(),
+            allowed_paths: None,
             cache_dir: dir.path().into(),
             work_dir: WorkDir::open(&dir.path().join("work")).unwrap(),
             timing: Timing {

@@ -75,6 +75,7 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
         slots: slots(&arguments.devices)?,
         trainer: trainer::find(arguments.devices.trainer.as_deref())?,
         data_dir: places.data_dir,
+        allowed_paths: Some(arguments.allowed_paths.clone()),
         cache_dir: places.cache_dir,
         work_dir: std::path::absolute(work_dir).map_err(ExpectedError::file("find", work_dir))?,
         timing: Timing::default(),
@@ -144,6 +145,8 @@ impl Embedded {
             slots,
             trainer,
             data_dir: places.data_dir.clone(),
+            // Its sweeps are those of the user whose process this is.
+            allowed_paths: None,
             cache_dir: places.cache_dir.clone(),
             work_dir: std::path::absolute(&work_dir).map_err(ExpectedError::file("find", &work_dir))?,
             timing: Timing::default(),

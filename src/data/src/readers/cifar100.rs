@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Arrays, Content, Found, Labelled, all_there, locate, numbers, widen};
 use crate::error::Error;
+use crate::files;
 
 const NUM_CLASSES: usize = 100;
 const PLANE: usize = 32 * 32;
@@ -27,7 +28,7 @@ fn binary(root: PathBuf) -> Result<Found, Error> {
     let names = root.join("fine_label_names.txt");
     let files = vec![train.clone(), test.clone(), names.clone()];
     all_there("cifar100", files.iter())?;
-    let text = std::fs::read_to_string(&names).map_err(Error::io("read", &names))?;
+    let text = files::text(&names)?;
     let class_names: Vec<String> =
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
     check_names(&names, &class_names)?;
@@ -50,7 +51,7 @@ pub(super) fn check_names(path: &Path, names: &[String]) -> Result<(), Error> {
 }
 
 fn records(path: &Path) -> Result<Labelled, Error> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::read(path, files::MAX_ARRAY_BYTES)?;
     if bytes.is_empty() || bytes.len() % RECORD != 0 {
         let reason =
             format!("its {} bytes are not whole records of {RECORD}: it is truncated or something else", bytes.len());

@@ -8,6 +8,7 @@ use serde_pickle::{DeOptions, HashableValue, Value};
 use super::cifar100::{check_names, interleave};
 use super::{Arrays, Content, Found, Labelled, all_there, numbers, widen};
 use crate::error::Error;
+use crate::files;
 
 const IMAGE: usize = 3 * 32 * 32;
 
@@ -31,7 +32,7 @@ pub(super) fn find(root: PathBuf) -> Result<Found, Error> {
 type Dictionary = BTreeMap<HashableValue, Value>;
 
 fn dictionary(path: &Path) -> Result<Dictionary, Error> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::read(path, files::MAX_ARRAY_BYTES)?;
     // numpy's reconstruction calls are kept as plain values; nothing of a pickle is ever run.
     let options = DeOptions::new().replace_unresolved_globals();
     match super::pickle::value(path, &bytes, options)? {

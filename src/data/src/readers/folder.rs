@@ -10,15 +10,15 @@ use std::path::{Path, PathBuf};
 use super::{Found, ImageFile, found};
 use crate::catalog::FOLDER_PREFIX;
 use crate::error::Error;
+use crate::files::Reach;
 use crate::random::{Purpose, Stream};
 
 const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "gif", "bmp", "webp"];
 /// One image in so many is a test image where there is no split.
 const TEST_SHARE: usize = 5;
 
-pub(super) fn find(name: &str, data_dir: &Path) -> Result<Found, Error> {
-    // An absolute path replaces the data directory.
-    let root = data_dir.join(name.strip_prefix(FOLDER_PREFIX).unwrap_or(name));
+pub(super) fn find(name: &str, reach: &Reach) -> Result<Found, Error> {
+    let root = reach.resolve("dataset", name.strip_prefix(FOLDER_PREFIX).unwrap_or(name))?;
     if !root.is_dir() {
         return Err(Error::NotFound {
             dataset: name.to_owned(),

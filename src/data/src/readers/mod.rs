@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use crate::catalog::{ENTRIES, FOLDER_PREFIX};
 use crate::error::Error;
+use crate::files::Reach;
 
 /// A data set that was found on disk, its images not yet decoded.
 pub(crate) struct Found {
@@ -60,7 +61,8 @@ pub(crate) struct ImageFile {
 }
 
 /// Finds a data set by its name, checks its lists and that every image file exists.
-pub(crate) fn find(name: &str, data_dir: &Path) -> Result<Found, Error> {
+pub(crate) fn find(name: &str, reach: &Reach) -> Result<Found, Error> {
+    let data_dir = reach.data_dir;
     match name {
         "digits" => Ok(digits::find()),
         "fashion-mnist" => fashion_mnist::find(data_dir),
@@ -70,7 +72,7 @@ pub(crate) fn find(name: &str, data_dir: &Path) -> Result<Found, Error> {
         "flowers" => flowers::find(data_dir),
         "mit67" => mit67::find(data_dir),
         "vipriors" => vipriors::find(data_dir),
-        _ if name.starts_with(FOLDER_PREFIX) => folder::find(name, data_dir),
+        _ if name.starts_with(FOLDER_PREFIX) => folder::find(name, reach),
         _ => Err(unknown(name)),
     }
 }

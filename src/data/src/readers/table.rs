@@ -4,15 +4,11 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use crate::error::Error;
-
-pub(super) fn text(path: &Path) -> Result<String, Error> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    String::from_utf8(bytes).map_err(|_| Error::malformed(path, "it is not UTF-8 text"))
-}
+use crate::files;
 
 /// Lines `id value` in file order; the value may hold spaces.
 pub(super) fn pairs(path: &Path) -> Result<Vec<(String, String)>, Error> {
-    let text = text(path)?;
+    let text = files::text(path)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let pairs = lines.map(|(number, line)| match line.trim().split_once(char::is_whitespace) {
         Some((id, value)) => Ok((id.to_owned(), value.trim().to_owned())),
@@ -40,7 +36,7 @@ pub(super) fn by_id(path: &Path) -> Result<HashMap<String, String>, Error> {
 /// Not empty lines, trimmed.
 pub(super) fn lines(path: &Path) -> Result<Vec<String>, Error> {
     let lines: Vec<String> =
-        text(path)?.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        files::text(path)?.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
     if lines.is_empty() {
         return Err(Error::malformed(path, "it is empty"));
     }

@@ -10,6 +10,7 @@ use serde_pickle::{DeOptions, Value};
 
 use super::{Found, ImageFile, all_there, folder, found, locate};
 use crate::error::Error;
+use crate::files;
 
 /// Where ILSVRC2012's training images may lie, relative to the lists.
 const IMAGE_FOLDERS: [&str; 4] = ["images", "ILSVRC2012/train", "ILSVRC/Data/CLS-LOC/train", "ILSVRC2012_img_train"];
@@ -55,7 +56,7 @@ fn lists(root: PathBuf) -> Result<Found, Error> {
 
 /// A pickled list of [class, file] pairs.
 fn entries(path: &Path) -> Result<Vec<(String, String)>, Error> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::read(path, files::MAX_LIST_BYTES)?;
     let value = super::pickle::value(path, &bytes, DeOptions::new())?;
     let text = |value: &Value| match value {
         Value::String(text) => Some(text.clone()),

@@ -1,7 +1,8 @@
 //! Named tensors in files: safetensors and PyTorch's state dicts, read and written.
 //!
 //! When reading, the format is told by content; when writing, by the name's ending (`.pth` and `.pt`: state dict).
-//! Tensors come back as f32 on the CPU. Refuses to run any code that a file brings. Next: state_dict.rs.
+//! Tensors come back as f32 on the CPU. Refuses to run any code that a file brings, and to quote one that is no weights
+//! file: a sweep may name any. Next: state_dict.rs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -19,7 +20,7 @@ const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 const PICKLE_MAGIC: &[u8] = b"\x80\x02";
 
 pub fn read(path: &Path) -> Result<Named, WeightsError> {
-    let bytes = fs::read(path).map_err(|source| WeightsError::Io { action: "read", path: path.to_owned(), source })?;
+    let bytes = data::files::read(path, data::files::MAX_WEIGHTS_BYTES).map_err(WeightsError::File)?;
     let format = |reason: String| WeightsError::Format { path: path.to_owned(), reason };
     let named = if bytes.starts_with(ZIP_MAGIC) {
         state_dict::read_archive(&bytes)
@@ -38,7 +39,8 @@ pub fn read(path: &Path) -> Result<Named, WeightsError> {
 }
 
 fn read_safetensors(bytes: &[u8]) -> Result<Named, String> {
-    let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+    // The library's own words may quote the header.
+    let file = SafeTensors::deserialize(bytes).map_err(|_| "its header is damaged, or it was cut".to_owned())?;
     let read = |(name, view): (&str, TensorView<'_>)| {
         let kind = match view.dtype() {
             Dtype::F64 => Kind::Double,
@@ -46,7 +48,7 @@ fn read_safetensors(bytes: &[u8]) -> Result<Named, String> {
             Dtype::F16 => Kind::Half,
             Dtype::BF16 => Kind::BFloat16,
             Dtype::I64 => Kind::Int64,
-            other => return Err(format!("{name} has the type {other:?}; weights are floating-point numbers")),
+            other => return Err(format!("a tensor has the type {other:?}; weights are floating-point numbers")),
         };
         let shape: Vec<i64> = view.shape().iter().map(|&length| length as i64).collect();
         let tensor = Tensor::f_from_data_size(view.data(), &shape, kind).map_err(|error| error.to_string())?;

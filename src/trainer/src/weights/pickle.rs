@@ -28,9 +28,25 @@ pub enum Value {
     /// What a persistent id of torch.save names.
     Storage(Rc<Storage>),
     Tensor(Rc<StoredTensor>),
-    /// Anything else, by what it is: no tensor is made from it. Among others the results of calls that are not made.
-    Other(Rc<str>),
+    /// Anything else: no tensor is made from it. Among others the results of calls that are not made.
+    Other,
     Mark,
+}
+
+impl Value {
+    /// For messages, which never hold what stands in a file.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Int(_) => "a number",
+            Self::Text(_) => "a text",
+            Self::Tuple(_) => "a tuple",
+            Self::List(_) => "a list",
+            Self::Dict(_) => "a dictionary",
+            Self::Global(_) => "a name of Python",
+            Self::Storage(_) | Self::Tensor(_) => "a tensor",
+            Self::Other | Self::Mark => "something else",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,13 +138,15 @@ impl Machine {
     fn step(&mut self, opcode: u8, reader: &mut impl BufRead) -> Result<(), String> {
         let value = match opcode {
             b'(' => Value::Mark,
-            b'N' => Value::Other("None".into()),
-            0x88 | 0x89 => Value::Other("truth value".into()),
+            b'N' | 0x88 | 0x89 => Value::Other,
             b'J' => Value::Int(i64::from(i32::from_le_bytes(bytes(reader)?))),
             b'K' => Value::Int(i64::from(byte(reader)?)),
             b'M' => Value::Int(i64::from(u16::from_le_bytes(bytes(reader)?))),
             0x8a => long(reader)?,
-            b'G' => Value::Other(f64::from_be_bytes(bytes(reader)?).to_string().into()),
+            b'G' => {
+                bytes::<8>(reader)?;
+                Value::Other
+            }
             b'X' => {
                 let length = u32::from_le_bytes(bytes(reader)?);
                 text(reader, length)?
@@ -220,8 +238,8 @@ impl Machine {
     fn extend_list(&mut self, items: Vec<Value>) -> Result<(), String> {
         match *self.top()? {
             Value::List(place) => self.containers[place].extend(items),
-            Value::Other(_) => {}
-            ref other => return Err(format!("the pickle appends to {other:?}")),
+            Value::Other => {}
+            ref other => return Err(format!("the pickle appends to {}", other.kind())),
         }
         Ok(())
     }
@@ -231,8 +249,8 @@ impl Machine {
         items.truncate(items.len() / 2 * 2);
         match *self.top()? {
             Value::Dict(place) => self.containers[place].extend(items),
-            Value::Other(_) => {}
-            ref other => return Err(format!("the pickle sets items of {other:?}")),
+            Value::Other => {}
+            ref other => return Err(format!("the pickle sets items of {}", other.kind())),
         }
         Ok(())
     }
@@ -253,7 +271,7 @@ impl Machine {
 
     fn call(&mut self, function: &Value, arguments: &Value) -> Result<Value, String> {
         let (Value::Global(name), Value::Tuple(place)) = (function, arguments) else {
-            return Ok(Value::Other("the result of a call".into()));
+            return Ok(Value::Other);
         };
         match (&**name, self.containers[*place].as_slice()) {
             ("collections.OrderedDict", []) => Ok(Value::Dict(self.container(Vec::new()))),
@@ -267,7 +285,7 @@ impl Machine {
                 stride: whole_numbers(&self.containers[*stride])?,
             }))),
             ("torch._utils._rebuild_parameter", [tensor @ Value::Tensor(_), ..]) => Ok(tensor.clone()),
-            _ => Ok(Value::Other(name.clone())),
+            _ => Ok(Value::Other),
         }
     }
 }
@@ -275,7 +293,7 @@ impl Machine {
 fn whole_numbers(values: &[Value]) -> Result<Vec<i64>, String> {
     let number = |value: &Value| match value {
         Value::Int(number) => Ok(*number),
-        other => Err(format!("a tensor's shape has {other:?} in it")),
+        other => Err(format!("a tensor's shape has {} in it", other.kind())),
     };
     if values.len() > MAX_DIMENSIONS {
         return Err(format!("a tensor has {} dimensions", values.len()));

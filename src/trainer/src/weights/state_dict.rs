@@ -43,10 +43,10 @@ pub fn read_archive(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
 }
 
 fn entry(archive: &mut ZipArchive<impl Read + Seek>, name: &str) -> Result<Vec<u8>, String> {
-    let damaged = |error: &dyn std::fmt::Display| format!("the archive's entry {name} is damaged: {error}");
+    let damaged = |error: &dyn std::fmt::Display| format!("an entry of the archive is damaged: {error}");
     let mut file = archive.by_name(name).map_err(|error| damaged(&error))?;
     if file.compression() != CompressionMethod::Stored {
-        return Err(format!("the archive's entry {name} is compressed, which PyTorch never does"));
+        return Err("an entry of the archive is compressed, which PyTorch never does".to_owned());
     }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(|error| damaged(&error))?;
@@ -59,7 +59,7 @@ pub fn read_stream(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
     pickle::read(&mut reader)?;
     match pickle::read(&mut reader)?.top {
         Value::Int(1001) => {}
-        other => return Err(format!("it has the unknown protocol version {other:?}")),
+        _ => return Err("it has an unknown protocol version".to_owned()),
     }
     pickle::read(&mut reader)?;
     let top = pickle::read(&mut reader)?;
@@ -68,12 +68,12 @@ pub fn read_stream(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
     let mut storages = Storages::new();
     for key in keys {
         let Value::Text(key) = key else {
-            return Err(format!("it names a storage {key:?}"));
+            return Err(format!("{} names one of its storages", key.kind()));
         };
         let mut length = [0; 8];
         reader.read_exact(&mut length).map_err(|_| "it ends before its last storage".to_owned())?;
         // without its class its bytes could not be skipped
-        let kind = top.storage_classes.get(&**key).ok_or_else(|| format!("nothing refers to its storage {key}"));
+        let kind = top.storage_classes.get(&**key).ok_or("nothing refers to one of its storages");
         let element = kind_of(kind?)?.elt_size_in_bytes() as u64;
         let expected = u64::from_le_bytes(length).saturating_mul(element);
         let mut storage = Vec::new();
@@ -94,16 +94,13 @@ fn tensors(pickle: &Pickle, storages: &Storages) -> Result<BTreeMap<String, Tens
     let mut tensors = BTreeMap::new();
     for (key, value) in pickle.dict(dict).ok_or(no_dict)? {
         let Value::Text(name) = key else {
-            return Err(format!("it has an entry named {key:?}; save model.state_dict() and nothing else"));
+            return Err(format!("{} names one of its entries; save model.state_dict() and nothing else", key.kind()));
         };
         let tensor = match value {
             Value::Tensor(tensor) => tensor,
-            Value::Other(what) => {
-                return Err(format!("its entry {name} is {what}; save model.state_dict() and nothing else"));
-            }
-            _ => return Err(format!("its entry {name} is no tensor; save model.state_dict() and nothing else")),
+            _ => return Err("it holds more than tensors; save model.state_dict() and nothing else".to_owned()),
         };
-        let tensor = materialise(tensor, storages).map_err(|error| format!("{name}: {error}"))?;
+        let tensor = materialise(tensor, storages).map_err(|error| format!("tensor {}: {error}", tensors.len() + 1))?;
         tensors.insert(name.to_string(), tensor);
     }
     const PARALLEL: &str = "module.";
@@ -116,7 +113,7 @@ fn tensors(pickle: &Pickle, storages: &Storages) -> Result<BTreeMap<String, Tens
 fn materialise(tensor: &StoredTensor, storages: &Storages) -> Result<Tensor, String> {
     let StoredTensor { storage, offset, size, stride } = tensor;
     let kind = kind_of(&storage.class)?;
-    let bytes = storages.get(&storage.key).ok_or_else(|| format!("the storage {} is missing", storage.key))?;
+    let bytes = storages.get(&storage.key).ok_or("its storage is missing")?;
     let length = bytes.len() / kind.elt_size_in_bytes();
     let used = &bytes[..length * kind.elt_size_in_bytes()];
     let first_line = |error: tch::TchError| error.to_string().lines().next().unwrap_or_default().to_owned();
@@ -138,7 +135,7 @@ fn kind_of(class: &str) -> Result<Kind, String> {
         "HalfStorage" => Ok(Kind::Half),
         "BFloat16Storage" => Ok(Kind::BFloat16),
         "LongStorage" => Ok(Kind::Int64),
-        other => Err(format!("its numbers are of the class {other}; weights are floating-point numbers")),
+        _ => Err("its numbers are of an unknown class; weights are floating-point numbers".to_owned()),
     }
 }
 

@@ -130,6 +130,7 @@ impl Rig {
             slots: vec![slot; slots],
             trainer: self.trainer.clone(),
             data_dir: self.dir.path().into(),
+            allowed_paths: None,
             cache_dir: self.dir.path().into(),
             work_dir: self.dir.path().join("work"),
             timing: Timing { terminate: Duration::from_millis(200), ..Timing::default() },
