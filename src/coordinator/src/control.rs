@@ -1,5 +1,6 @@
 //! Service Control: turns each call into a question to the owner and its answer into a reply.
 
+use protocol::invalid::{line, name, optional_name};
 use protocol::v1;
 use protocol::v1::control_server::Control;
 use tokio::sync::{mpsc, oneshot};
@@ -45,7 +46,7 @@ impl Control for ControlService {
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
-        let sweep = request.into_inner().sweep;
+        let sweep = optional_name("sweep", request.into_inner().sweep)?;
         self.ask(|reply| Message::Read(Read::Status { sweep, reply })).await.map(Response::new)
     }
 
@@ -53,7 +54,8 @@ impl Control for ControlService {
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
         let (messages, stream) = mpsc::channel(TAIL);
-        let read = Read::Tail { sweep: request.into_inner().sweep, messages };
+        let sweep = name("sweep", request.into_inner().sweep)?;
+        let read = Read::Tail { sweep, messages };
         let sent = self.owner.send(Message::Read(read)).await;
         sent.map_err(|_| Status::unavailable("the coordinator is ending"))?;
         Ok(Response::new(ReceiverStream::new(stream)))
@@ -61,6 +63,7 @@ impl Control for ControlService {
 
     async fn get_report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportReply>, Status> {
         let v1::ReportRequest { sweep, width } = request.into_inner();
+        let sweep = name("sweep", sweep)?;
         let report = self.ask(|reply| Message::Read(Read::Report { sweep, width, reply })).await?;
         let file = |(name, content): (String, Vec<u8>)| v1::ReportFile { name, content };
         Ok(Response::new(v1::ReportReply {
@@ -72,7 +75,7 @@ impl Control for ControlService {
     }
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelReply>, Status> {
-        let sweep = request.into_inner().sweep;
+        let sweep = name("sweep", request.into_inner().sweep)?;
         let cancelled = self.ask(|reply| Message::Change(Change::Cancel { sweep, reply })).await?;
         Ok(Response::new(v1::CancelReply { cancelled }))
     }
@@ -81,31 +84,33 @@ impl Control for ControlService {
         &self,
         request: Request<v1::RetryFailedRequest>,
     ) -> Result<Response<v1::RetryFailedReply>, Status> {
-        let sweep = request.into_inner().sweep;
+        let sweep = name("sweep", request.into_inner().sweep)?;
         let retried = self.ask(|reply| Message::Change(Change::RetryFailed { sweep, reply })).await?;
         Ok(Response::new(v1::RetryFailedReply { retried }))
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainReply>, Status> {
-        let trial = request.into_inner().trial;
+        let trial = name("trial", request.into_inner().trial)?;
         self.ask(|reply| Message::Read(Read::Explain { trial, reply })).await.map(Response::new)
     }
 
     async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyReply>, Status> {
         let v1::WhyRequest { sweep, cell } = request.into_inner();
+        let (sweep, cell) = (name("sweep", sweep)?, String::from(line("cell", &cell)?));
         let why = self.ask(|reply| Message::Read(Read::Why { sweep, cell, reply })).await?;
         Ok(Response::new(v1::WhyReply { text: why.text, json: why.json.to_string().into_bytes() }))
     }
 
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainReply>, Status> {
         let v1::DrainRequest { worker, reason } = request.into_inner();
-        let reason = if reason.is_empty() { "drained by a user".to_owned() } else { reason };
+        let worker = name("worker", worker)?;
+        let reason = if reason.is_empty() { "drained by a user".into() } else { line("reason", &reason)? };
         self.ask(|reply| Message::Change(Change::Drain { worker, reason, reply })).await?;
         Ok(Response::new(v1::DrainReply {}))
     }
 
     async fn undrain(&self, request: Request<v1::UndrainRequest>) -> Result<Response<v1::UndrainReply>, Status> {
-        let host = request.into_inner().host;
+        let host = name("host", request.into_inner().host)?;
         self.ask(|reply| Message::Change(Change::Undrain { host, reply })).await?;
         Ok(Response::new(v1::UndrainReply {}))
     }

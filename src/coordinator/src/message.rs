@@ -4,6 +4,7 @@ use protocol::{FromWorker, Hello, v1};
 use schedule::Submission;
 use schedule::state::WorkerId;
 use sweep::Sweep;
+use sweep::text::Line;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
@@ -46,7 +47,7 @@ pub enum Change {
     Submit { sweep: Box<Sweep>, build: String, reply: Reply<Submission> },
     Cancel { sweep: String, reply: Reply<u64> },
     RetryFailed { sweep: String, reply: Reply<u64> },
-    Drain { worker: String, reason: String, reply: Reply<()> },
+    Drain { worker: String, reason: Line, reply: Reply<()> },
     Undrain { host: String, reply: Reply<()> },
 }
 

@@ -208,7 +208,7 @@ impl Owner {
             }
             Change::Submit { sweep, reply, .. } => (Input::Submit { sweep }, After::Change(Asked::Submit(reply))),
             Change::Cancel { sweep, reply } => {
-                let reason = "cancelled by a user".to_owned();
+                let reason = "cancelled by a user".into();
                 (Input::Cancel { sweep, reason }, After::Change(Asked::Count(reply)))
             }
             Change::RetryFailed { sweep, reply } => (Input::RetryFailed { sweep }, After::Change(Asked::Count(reply))),

@@ -85,7 +85,7 @@ impl Disk {
 }
 
 fn sweep() -> Box<Sweep> {
-    let text = "name: small\nrecipe: quick\nset: {dataset: digits}\naxes: {loss: [xent, cos]}\nseeds: 2\n\
+    let text = "name: small\nrecipe: quick\nset: {dataset: digits, schedule: {constant: {epochs: 1}}}\naxes: {loss: [xent, cos]}\nseeds: 2\n\
                 outputs: [{table: {name: table, rows: loss, columns: []}}]\n";
     Box::new(sweep::parse("small.yaml", text, &|_| Err(std::io::Error::other("none"))).unwrap())
 }

@@ -142,7 +142,7 @@ fn grid(trials: u32) -> Result<sweep::Sweep, Box<dyn Error>> {
     let rates: Vec<String> = (1..=100.min(cells)).map(|value| format!("{}", f64::from(value) / 1000.0)).collect();
     let kept: Vec<String> = (1..=(cells / rates.len() as u32).max(1)).map(|count| count.to_string()).collect();
     let text = format!(
-        "name: large\nrecipe: quick\nset: {{dataset: digits}}\nseeds: {seeds}\nlimits: {{trials: {trials}}}\naxes:\n  \
+        "name: large\nrecipe: quick\nset: {{dataset: digits, schedule: {{constant: {{epochs: 12}}}}}}\nseeds: {seeds}\nlimits: {{trials: {trials}}}\naxes:\n  \
          learning_rate: [{}]\n  samples_per_class: [{}]\n",
         rates.join(", "),
         kept.join(", ")

@@ -95,10 +95,7 @@ fn a_newer_version_and_another_program_s_file_are_refused() {
 fn a_full_disk_stores_nothing_and_the_journal_goes_on_when_there_is_room() {
     let (directory, mut journal) = filled(3);
     journal.pragma("max_page_count", &3).expect("it can be set");
-    let large = Recorded {
-        at: 9,
-        event: Event::WorkerGone { worker: WorkerId("worker-1".into()), reason: "x".repeat(100_000) },
-    };
+    let large = Recorded { at: 9, event: Event::HostUndrained { host: "x".repeat(100_000) } };
     let batch = [joined(4), large];
     let fault = journal.append(&batch).expect_err("there is no room");
     assert!(matches!(fault, Error::Full { .. }) && fault.is_passing(), "{fault}");
@@ -194,7 +191,7 @@ fn a_damaged_byte_anywhere_in_the_events_is_found() {
 fn an_impossible_history_is_refused() {
     let (directory, mut journal) = filled(1);
     let reason = "twice".to_owned();
-    let unknown = Event::HostDrained { host: "nowhere".to_owned(), reason };
+    let unknown = Event::HostDrained { host: "nowhere".to_owned(), reason: reason.into() };
     journal.append(&[Recorded { at: 1, event: unknown }]).expect("the journal does not judge");
     assert!(matches!(journal.replay(), Err(Error::Impossible { .. })));
     assert!(matches!(verify(directory.path()), Err(Error::Impossible { .. })));

@@ -5,11 +5,12 @@ use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::{Slot, SlotIndex, WorkerId, WorkerInfo};
 use sweep::handoff::Progress;
 use sweep::record::{Failure, FailureClass, TrialResult};
+use sweep::text::{self, Line};
 use sweep::{AttemptNo, TrialId, TrialSpec};
 
-use crate::invalid::{Invalid, at_most, attempt_ref, document, name, plain, present, shortened, text, to_attempt_ref};
+use crate::invalid::{Invalid, at_most, attempt_ref, document, line, name, present, to_attempt_ref};
 use crate::limits::{
-    MAX_DEVICES_PER_SLOT, MAX_DOCUMENT_BYTES, MAX_ENDED, MAX_NAME_BYTES, MAX_SEEN, MAX_SLOTS, MAX_TEXT_BYTES,
+    MAX_DEVICES, MAX_DEVICES_PER_SLOT, MAX_DOCUMENT_BYTES, MAX_ENDED, MAX_NAME_BYTES, MAX_SEEN, MAX_SLOTS,
 };
 use crate::v1;
 use v1::attempt_ended::Outcome as WireOutcome;
@@ -21,7 +22,7 @@ pub enum FromWorker {
     Hello(Hello),
     Heartbeat { running: Vec<RunningAttempt>, disk: DiskUse },
     Ended(EndedAttempt),
-    Leaving { reason: String },
+    Leaving { reason: Line },
 }
 
 /// What a worker's attempts have on disk.
@@ -72,7 +73,7 @@ impl TryFrom<v1::WorkerMessage> for FromWorker {
                 },
             },
             ToCoordinator::Ended(attempt) => Self::Ended(ended("ended", attempt)?),
-            ToCoordinator::Leaving(leaving) => Self::Leaving { reason: text("leaving.reason", leaving.reason)? },
+            ToCoordinator::Leaving(leaving) => Self::Leaving { reason: line("leaving.reason", &leaving.reason)? },
         })
     }
 }
@@ -88,7 +89,7 @@ impl From<FromWorker> for v1::WorkerMessage {
                 seen: disk.seen.into_iter().map(|trial| trial.to_string()).collect(),
             }),
             FromWorker::Ended(attempt) => ToCoordinator::Ended(to_ended(attempt)),
-            FromWorker::Leaving { reason } => ToCoordinator::Leaving(v1::Leaving { reason: to_text(reason) }),
+            FromWorker::Leaving { reason } => ToCoordinator::Leaving(v1::Leaving { reason: reason.into() }),
         };
         Self { message: Some(message) }
     }
@@ -108,6 +109,8 @@ impl TryFrom<v1::Hello> for Hello {
             return Err(Invalid::new("hello.slots", "is empty; a worker has at least one"));
         }
         let slots = list("hello.slots", hello.slots, MAX_SLOTS, slot)?;
+        let num_devices = slots.iter().map(|slot| slot.devices.len()).sum();
+        at_most("hello.slots", "devices", num_devices, MAX_DEVICES)?;
         let running = list("hello.running", hello.running, MAX_SLOTS, running)?;
         let ended = list("hello.ended", hello.ended, MAX_ENDED, ended)?;
         let connection = hello.connection;
@@ -118,7 +121,7 @@ impl TryFrom<v1::Hello> for Hello {
 impl From<Hello> for v1::Hello {
     fn from(hello: Hello) -> Self {
         let slot =
-            |Slot { devices, uuids, description }: Slot| v1::Slot { devices, uuids, description: to_text(description) };
+            |Slot { devices, uuids, description }: Slot| v1::Slot { devices, uuids, description: to_line(description) };
         Self {
             worker: hello.worker.to_string(),
             connection: hello.connection,
@@ -144,7 +147,7 @@ impl TryFrom<v1::CoordinatorMessage> for FromCoordinator {
                 }
                 Self::Welcome { heartbeat_ms: welcome.heartbeat_ms, lease_ms: welcome.lease_ms }
             }
-            ToWorker::Refused(refused) => Self::Refused { reason: text("refused.reason", refused.reason)? },
+            ToWorker::Refused(refused) => Self::Refused { reason: line("refused.reason", &refused.reason)?.into() },
             ToWorker::Start(start) => {
                 let (trial, attempt) = attempt_ref("start.ref", start.r#ref)?;
                 let spec = document("start.spec_json", &start.spec_json)?;
@@ -152,13 +155,13 @@ impl TryFrom<v1::CoordinatorMessage> for FromCoordinator {
             }
             ToWorker::Stop(stop) => {
                 let (trial, attempt) = attempt_ref("stop.ref", stop.r#ref)?;
-                Self::Stop { trial, attempt, reason: text("stop.reason", stop.reason)? }
+                Self::Stop { trial, attempt, reason: line("stop.reason", &stop.reason)?.into() }
             }
             ToWorker::Acknowledged(acknowledged) => {
                 let (trial, attempt) = attempt_ref("acknowledged.ref", acknowledged.r#ref)?;
                 Self::Acknowledged { trial, attempt }
             }
-            ToWorker::Drain(drain) => Self::Drain { reason: text("drain.reason", drain.reason)? },
+            ToWorker::Drain(drain) => Self::Drain { reason: line("drain.reason", &drain.reason)?.into() },
             ToWorker::Remove(remove) => Self::Remove(Leftovers {
                 checkpoints: attempts("remove.checkpoints", remove.checkpoints)?,
                 logs: attempts("remove.logs", remove.logs)?,
@@ -173,18 +176,18 @@ impl From<FromCoordinator> for v1::CoordinatorMessage {
             FromCoordinator::Welcome { heartbeat_ms, lease_ms } => {
                 ToWorker::Welcome(v1::Welcome { heartbeat_ms, lease_ms })
             }
-            FromCoordinator::Refused { reason } => ToWorker::Refused(v1::Refused { reason: to_text(reason) }),
+            FromCoordinator::Refused { reason } => ToWorker::Refused(v1::Refused { reason: to_line(reason) }),
             FromCoordinator::Start { trial, attempt, slot, spec } => {
                 let spec_json = serde_json::to_vec(&spec).expect("settings are plain data");
                 ToWorker::Start(v1::Start { r#ref: to_attempt_ref(trial, attempt), slot, spec_json })
             }
             FromCoordinator::Stop { trial, attempt, reason } => {
-                ToWorker::Stop(v1::Stop { r#ref: to_attempt_ref(trial, attempt), reason: to_text(reason) })
+                ToWorker::Stop(v1::Stop { r#ref: to_attempt_ref(trial, attempt), reason: to_line(reason) })
             }
             FromCoordinator::Acknowledged { trial, attempt } => {
                 ToWorker::Acknowledged(v1::Acknowledged { r#ref: to_attempt_ref(trial, attempt) })
             }
-            FromCoordinator::Drain { reason } => ToWorker::Drain(v1::Drain { reason: to_text(reason) }),
+            FromCoordinator::Drain { reason } => ToWorker::Drain(v1::Drain { reason: to_line(reason) }),
             FromCoordinator::Remove(leftovers) => {
                 let refs = |attempts: Vec<(TrialId, AttemptNo)>| {
                     attempts.into_iter().filter_map(|(trial, attempt)| to_attempt_ref(trial, attempt)).collect()
@@ -225,7 +228,7 @@ fn slot(field: &str, slot: v1::Slot) -> Result<Slot, Invalid> {
     if !uuids.is_empty() && uuids.len() != devices.len() {
         return Err(Invalid::new(uuids_field, format!("has {} entries for {} devices", uuids.len(), devices.len())));
     }
-    Ok(Slot { devices, uuids, description: text(&format!("{field}.description"), slot.description)? })
+    Ok(Slot { devices, uuids, description: line(&format!("{field}.description"), &slot.description)?.into() })
 }
 
 fn running(field: &str, running: v1::Running) -> Result<RunningAttempt, Invalid> {
@@ -247,8 +250,9 @@ fn progress(field: &str, progress: v1::Progress) -> Result<Progress, Invalid> {
     };
     let train_loss = finite("train_loss", progress.train_loss)?;
     let accuracy = finite("accuracy", progress.accuracy)?;
-    if let Some(accuracy) = accuracy {
-        fraction(&format!("{field}.accuracy"), accuracy)?;
+    if let Some(accuracy) = accuracy.filter(|accuracy| !(0.0..=1.0).contains(accuracy)) {
+        let problem = format!("is {accuracy}; a fraction in 0..=1 was expected");
+        return Err(Invalid::new(format!("{field}.accuracy"), problem));
     }
     let images_per_s = finite("images_per_s", Some(progress.images_per_s))?.unwrap_or(0.0);
     Ok(Progress {
@@ -281,17 +285,9 @@ fn to_progress(progress: Progress) -> v1::Progress {
 fn ended(field: &str, ended: v1::AttemptEnded) -> Result<EndedAttempt, Invalid> {
     let (trial, attempt) = attempt_ref(&format!("{field}.ref"), ended.r#ref)?;
     let outcome = match present(&format!("{field}.outcome"), ended.outcome)? {
-        WireOutcome::ResultJson(json) => {
-            let field = format!("{field}.result_json");
-            let result: Box<TrialResult> = document(&field, &json)?;
-            check_result(&field, &result)?;
-            Outcome::Finished(result)
-        }
-        WireOutcome::FailureJson(json) => {
-            let failure: Failure = document(&format!("{field}.failure_json"), &json)?;
-            let devices = failure.devices.into_iter().map(plain).collect();
-            Outcome::Failed(Failure { message: plain(failure.message), devices, ..failure })
-        }
+        // whether it is a result of this trial is judged where the trial is known
+        WireOutcome::ResultJson(json) => Outcome::Finished(document(&format!("{field}.result_json"), &json)?),
+        WireOutcome::FailureJson(json) => Outcome::Failed(document(&format!("{field}.failure_json"), &json)?),
         WireOutcome::Stopped(v1::Stopped {}) => Outcome::Stopped,
     };
     Ok(EndedAttempt { trial, attempt, outcome })
@@ -306,59 +302,32 @@ fn to_ended(ended: EndedAttempt) -> v1::AttemptEnded {
     v1::AttemptEnded { r#ref: to_attempt_ref(ended.trial, ended.attempt), outcome: Some(outcome) }
 }
 
-/// A result that the other side would refuse must not be sent for ever: it becomes a failure that says why.
+/// A result that the other side would refuse becomes a failure that gives the reason.
 fn result_or_failure(result: &TrialResult) -> WireOutcome {
     let json = serde_json::to_vec(result).expect("results are plain data");
-    let checked = at_most("result", "bytes", json.len(), MAX_DOCUMENT_BYTES);
-    match checked.and_then(|()| check_result("result", result)) {
+    let unusable = |class, reason| Failure::new(class, format!("the trainer's result cannot be used: {reason}"));
+    if let Err(bad) = result.check() {
+        return to_failure(unusable(bad.class, bad.to_string()));
+    }
+    match at_most("result", "bytes", json.len(), MAX_DOCUMENT_BYTES) {
         Ok(()) => WireOutcome::ResultJson(json),
-        Err(invalid) => {
-            to_failure(Failure::new(FailureClass::Crashed, format!("the trainer's result cannot be used: {invalid}")))
-        }
+        Err(invalid) => to_failure(unusable(FailureClass::Crashed, invalid.to_string())),
     }
 }
 
 fn to_failure(failure: Failure) -> WireOutcome {
-    let failure = Failure { message: to_text(failure.message), ..failure };
+    let failure = Failure { message: text::Lines::from(failure.message).into(), ..failure };
     WireOutcome::FailureJson(serde_json::to_vec(&failure).expect("failures are plain data"))
 }
 
-/// Numbers that enter tables. JSON cannot carry an infinity, but a result made in this process may hold one.
-fn check_result(field: &str, result: &TrialResult) -> Result<(), Invalid> {
-    fraction(&format!("{field}.last_accuracy"), result.last_accuracy)?;
-    fraction(&format!("{field}.best_accuracy"), result.best_accuracy)?;
-    fraction(&format!("{field}.last_balanced_accuracy"), result.last_balanced_accuracy)?;
-    let losses = [("train_loss", result.train_loss), ("eval_loss", result.eval_loss)];
-    if let Some((name, loss)) = losses.into_iter().find(|(_, loss)| !loss.is_finite()) {
-        return Err(Invalid::new(format!("{field}.{name}"), format!("is {loss}")));
-    }
-    for (index, epoch) in result.epochs.iter().enumerate() {
-        if let Some(accuracy) = epoch.accuracy {
-            fraction(&format!("{field}.epochs[{index}].accuracy"), accuracy)?;
-        }
-        if !epoch.train_loss.is_finite() {
-            let field = format!("{field}.epochs[{index}].train_loss");
-            return Err(Invalid::new(field, format!("is {}", epoch.train_loss)));
-        }
-    }
-    Ok(())
-}
-
-fn fraction(field: &str, value: f64) -> Result<(), Invalid> {
-    if (0.0..=1.0).contains(&value) {
-        return Ok(());
-    }
-    Err(Invalid::new(field, format!("is {value}; a fraction in 0..=1 was expected")))
-}
-
 /// Cut to what the other side accepts.
-fn to_text(value: String) -> String {
-    plain(shortened(value, MAX_TEXT_BYTES / 3))
+fn to_line(value: String) -> String {
+    Line::from(value).into()
 }
 
 /// A name of this machine in the form that `Hello` accepts.
 pub fn to_name(value: &str) -> String {
-    let clean: String = value.chars().filter(|character| !character.is_control()).collect();
-    let clean = shortened(clean, MAX_NAME_BYTES);
+    let clean: String = Line::from(value).replace(char::REPLACEMENT_CHARACTER, "");
+    let clean = text::cut(clean.trim(), MAX_NAME_BYTES);
     if clean.is_empty() { "unnamed".to_owned() } else { clean }
 }

@@ -1,9 +1,10 @@
 //! The one error of conversion, and the checks that several messages share.
 
 use serde::de::DeserializeOwned;
+use sweep::text::Line;
 use sweep::{AttemptNo, TrialId};
 
-use crate::limits::{MAX_DOCUMENT_BYTES, MAX_NAME_BYTES, MAX_TEXT_BYTES};
+use crate::limits::{MAX_DOCUMENT_BYTES, MAX_NAME_BYTES};
 use crate::v1;
 
 /// What is wrong with a message, and where.
@@ -39,37 +40,27 @@ pub(crate) fn at_most(field: &str, what: &str, count: usize, limit: usize) -> Re
     Ok(())
 }
 
-/// A name: not empty, short, without control characters (it ends up in logs and on terminals).
-pub(crate) fn name(field: &str, value: String) -> Result<String, Invalid> {
+/// A name: not empty, short, without characters that steer a terminal (it ends up in logs and on terminals).
+pub fn name(field: &str, value: String) -> Result<String, Invalid> {
     if value.is_empty() {
         return Err(Invalid::new(field, "is empty"));
     }
     at_most(field, "bytes", value.len(), MAX_NAME_BYTES)?;
-    match value.chars().find(|character| character.is_control()) {
-        Some(character) => Err(Invalid::new(field, format!("holds the control character {character:?}"))),
-        None => Ok(value),
+    let shown = Line::from(value.as_str());
+    if *shown != *value {
+        return Err(Invalid::new(field, format!("holds control characters: {}", value.escape_debug())));
     }
+    Ok(value)
 }
 
-/// Free text for people; control characters are replaced, for it is shown on terminals.
-pub(crate) fn text(field: &str, value: String) -> Result<String, Invalid> {
-    at_most(field, "bytes", value.len(), MAX_TEXT_BYTES)?;
-    Ok(plain(value))
+/// A name, or nothing where every name is meant.
+pub fn optional_name(field: &str, value: String) -> Result<String, Invalid> {
+    if value.is_empty() { Ok(value) } else { name(field, value) }
 }
 
-/// Keeps newlines and tabs.
-pub(crate) fn plain(value: String) -> String {
-    let harmful = |character: char| character.is_control() && character != '\n' && character != '\t';
-    if value.contains(harmful) { value.replace(harmful, "\u{fffd}") } else { value }
-}
-
-/// The longest beginning of `value` that is at most `limit` bytes.
-pub(crate) fn shortened(mut value: String, limit: usize) -> String {
-    if value.len() > limit {
-        let end = (0..=limit).rev().find(|&end| value.is_char_boundary(end)).unwrap_or(0);
-        value.truncate(end);
-    }
-    value
+/// A reason or a description, for people.
+pub fn line(field: &str, value: &str) -> Result<Line, Invalid> {
+    Line::checked(value).map_err(|too_long| Invalid::new(field, too_long))
 }
 
 /// The error is serde's, with line and column.

@@ -13,7 +13,7 @@ pub const MAX_DEVICES_PER_SLOT: usize = 1024;
 pub const MAX_SEEN: usize = 4_096;
 /// Unacknowledged outcomes in one `Hello`.
 pub const MAX_ENDED: usize = 65_536;
-/// Names of workers, hosts, builds, devices.
+/// Devices of all slots of one worker together.
+pub const MAX_DEVICES: usize = 4_096;
+/// Names of workers, hosts, builds, devices. Reasons and descriptions are bounded by `sweep::text`.
 pub const MAX_NAME_BYTES: usize = 256;
-/// Reasons and descriptions.
-pub const MAX_TEXT_BYTES: usize = 64 << 10;

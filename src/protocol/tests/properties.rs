@@ -54,10 +54,11 @@ prop_compose! {
 
 prop_compose! {
     fn result()(
-        last_accuracy in fraction(), best_accuracy in fraction(), best_epoch in any::<u32>(),
+        last_accuracy in fraction(), best_accuracy in fraction(), best in any::<prop::sample::Index>(),
         last_balanced_accuracy in fraction(), train_loss in finite(), eval_loss in finite(),
-        epochs in proptest::collection::vec(epoch(), 0..4), host in name(), train_s in finite(),
+        epochs in proptest::collection::vec(epoch(), 1..4), host in name(), train_s in finite(),
     ) -> TrialResult {
+        let best_epoch = best.index(epochs.len()) as u32;
         TrialResult {
             last_accuracy, best_accuracy, best_epoch, last_balanced_accuracy, train_loss, eval_loss, epochs,
             provenance: Provenance { host, ..Provenance::default() },
@@ -106,7 +107,7 @@ fn from_worker() -> impl Strategy<Value = FromWorker> {
         (proptest::collection::vec(running(), 0..4), disk_use())
             .prop_map(|(running, disk)| FromWorker::Heartbeat { running, disk }),
         ended().prop_map(FromWorker::Ended),
-        name().prop_map(|reason| FromWorker::Leaving { reason }),
+        name().prop_map(|reason| FromWorker::Leaving { reason: reason.into() }),
     ]
 }
 
@@ -234,6 +235,52 @@ fn good_hello() -> v1::Hello {
     }
 }
 
+fn slot_of(num_devices: usize) -> v1::Slot {
+    v1::Slot { devices: vec!["cpu".into(); num_devices], ..v1::Slot::default() }
+}
+
+#[test]
+fn reasons_of_any_length_are_refused_and_escape_sequences_are_dropped() {
+    use v1::worker_message::Message::Leaving;
+    let leaving = |reason: String| v1::WorkerMessage { message: Some(Leaving(v1::Leaving { reason })) };
+    let invalid = FromWorker::try_from(leaving("x".repeat(40 << 20))).unwrap_err();
+    assert_eq!(invalid.field, "leaving.reason");
+    assert!(invalid.problem.contains("at most 1024"), "{invalid}");
+    let said = FromWorker::try_from(leaving("\u{1b}[2Jthe node\nis needed".into())).unwrap();
+    assert_eq!(said, FromWorker::Leaving { reason: "the node is needed".into() });
+}
+
+#[test]
+fn escape_sequences_do_not_pass_in_documents() {
+    let dirty = "\u{1b}]0;title\u{7}v1";
+    let epoch = EpochRecord { train_loss: 0.5, accuracy: None, state_hash: "00".into() };
+    let provenance = Provenance {
+        trainer: dirty.into(),
+        host: dirty.into(),
+        devices: vec![dirty.into()],
+        libraries: vec![dirty.into()],
+        ..Provenance::default()
+    };
+    let result = TrialResult {
+        last_accuracy: 0.5,
+        best_accuracy: 0.5,
+        best_epoch: 0,
+        last_balanced_accuracy: 0.5,
+        train_loss: 0.5,
+        eval_loss: 0.5,
+        epochs: vec![epoch],
+        provenance,
+        timing: Timing::default(),
+    };
+    let trial = "0123456789abcdef".parse().unwrap();
+    let ended = EndedAttempt { trial, attempt: AttemptNo(1), outcome: Outcome::Finished(Box::new(result)) };
+    let back = FromWorker::try_from(v1::WorkerMessage::from(FromWorker::Ended(ended))).unwrap();
+    let FromWorker::Ended(EndedAttempt { outcome: Outcome::Finished(result), .. }) = back else { panic!("{back:?}") };
+    let Provenance { trainer, host, devices, libraries, .. } = result.provenance;
+    assert_eq!((trainer.as_str(), host.as_str()), ("v1", "v1"));
+    assert_eq!((devices, libraries), (vec!["v1".to_owned()], vec!["v1".to_owned()]));
+}
+
 #[test]
 fn an_empty_message_is_refused() {
     let invalid = FromWorker::try_from(v1::WorkerMessage { message: None }).unwrap_err();
@@ -243,13 +290,16 @@ fn an_empty_message_is_refused() {
 #[test]
 fn lies_in_a_hello_are_named() {
     type Lie = fn(&mut v1::Hello);
-    let lies: [(&str, Lie); 9] = [
+    let lies: [(&str, Lie); 12] = [
         ("hello.worker", |hello| hello.worker.clear()),
         ("hello.worker", |hello| hello.worker = "x".repeat(257)),
         ("hello.host", |hello| hello.host = "a\x1b[2Jb".into()),
         ("hello.connection", |hello| hello.connection = 0),
         ("hello.slots", |hello| hello.slots.clear()),
         ("hello.slots", |hello| hello.slots = vec![hello.slots[0].clone(); 1025]),
+        ("hello.slots", |hello| hello.slots = vec![slot_of(1024); 5]),
+        ("hello.slots[0].description", |hello| hello.slots[0].description = "x".repeat(1025)),
+        ("hello.build", |hello| hello.build = "a\u{202e}b".into()),
         ("hello.slots[0].devices", |hello| hello.slots[0].devices.clear()),
         ("hello.slots[0].uuids", |hello| hello.slots[0].uuids = vec!["GPU-1".into(), "GPU-2".into()]),
         ("hello.running[0].ref.trial", |hello| {
@@ -295,7 +345,7 @@ fn a_result_that_nobody_would_take_is_sent_as_a_failure() {
         last_balanced_accuracy: 1.0,
         train_loss: 0.5,
         eval_loss: 0.5,
-        epochs: Vec::new(),
+        epochs: vec![EpochRecord { train_loss: 0.5, accuracy: Some(0.5), state_hash: "00".into() }],
         provenance: Provenance::default(),
         timing: Timing::default(),
     };
@@ -325,5 +375,5 @@ fn long_failures_are_cut_to_what_is_accepted() {
     let ended = EndedAttempt { trial, attempt: AttemptNo(1), outcome: Outcome::Failed(failure) };
     let back = FromWorker::try_from(v1::WorkerMessage::from(FromWorker::Ended(ended))).unwrap();
     let FromWorker::Ended(EndedAttempt { outcome: Outcome::Failed(failure), .. }) = back else { panic!() };
-    assert!(failure.message.starts_with("é\u{fffd}é") && failure.message.len() <= protocol::limits::MAX_TEXT_BYTES);
+    assert!(failure.message.starts_with("é\u{fffd}é") && failure.message.len() <= sweep::text::MAX_LINES_BYTES);
 }

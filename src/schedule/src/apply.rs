@@ -16,7 +16,7 @@
 use std::sync::Arc;
 
 use sweep::record::{Failure, FailureClass, Provenance, TrialResult};
-use sweep::{AttemptNo, TrialId};
+use sweep::{AttemptNo, TrialId, text};
 
 use crate::event::{Event, Recorded, Then};
 use crate::members::{self, set_phase};
@@ -189,7 +189,8 @@ fn running(state: &State, id: TrialId, attempt: AttemptNo) -> Result<(WorkerId, 
 
 fn end_attempt(state: &mut State, id: TrialId, attempt: AttemptNo, failure: Option<&Failure>, context: Context) {
     let trial = state.trials.get_mut(&id).expect("checked by `running`");
-    let failure = failure.map(|failure| Failure::new(failure.class, shorten(&failure.message, MAX_MESSAGE_IN_MEMORY)));
+    let failure =
+        failure.map(|failure| Failure::new(failure.class, text::shortened(&failure.message, MAX_MESSAGE_IN_MEMORY)));
     let end = AttemptEnd { at: context.at, event: context.number, failure };
     trial.attempts[attempt.0 as usize - 1].ended = Some(end);
 }
@@ -201,17 +202,6 @@ fn free(state: &mut State, worker: &WorkerId, slot: SlotIndex) {
 
 /// What a failed attempt keeps of its message in memory, in bytes: the first line and the end. The journal has all.
 const MAX_MESSAGE_IN_MEMORY: usize = 800;
-
-/// The first line and the end of a long message.
-pub(crate) fn shorten(message: &str, limit: usize) -> String {
-    if message.len() <= limit {
-        return message.to_owned();
-    }
-    let first = message.lines().next().unwrap_or_default();
-    let first = &first[..first.floor_char_boundary(limit / 2)];
-    let tail = &message[message.ceil_char_boundary(message.len() - (limit - first.len()))..];
-    format!("{first}\n[...]\n{tail}")
-}
 
 /// One allocation for all results of one origin. The list is short: hosts x models x data sets.
 fn intern(state: &mut State, provenance: Arc<Provenance>) -> Arc<Provenance> {

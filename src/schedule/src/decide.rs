@@ -34,7 +34,7 @@ fn cancel(state: &State, sweep: &str, reason: &str) -> Result<Vec<Event>, Reject
     if entry.cancelled.is_some() || state.is_complete(sweep) {
         return Ok(Vec::new());
     }
-    Ok(vec![Event::SweepCancelled { sweep: sweep.to_owned(), reason: reason.to_owned() }])
+    Ok(vec![Event::SweepCancelled { sweep: sweep.to_owned(), reason: reason.into() }])
 }
 
 fn retry_failed(state: &State, sweep: &str) -> Result<Vec<Event>, Rejected> {
@@ -51,7 +51,7 @@ fn drain(state: &State, worker: &WorkerId, reason: &str) -> Result<Vec<Event>, R
     if entry.draining.is_some() {
         return Ok(Vec::new());
     }
-    Ok(vec![Event::WorkerDraining { worker: worker.clone(), reason: reason.to_owned() }])
+    Ok(vec![Event::WorkerDraining { worker: worker.clone(), reason: reason.into() }])
 }
 
 fn undrain(state: &State, host: &str) -> Result<Vec<Event>, Rejected> {

@@ -25,7 +25,7 @@ pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
                 effects.extend(here.map(|worker| Effect::Stop { worker, trial: *trial, attempt: *attempt, reason }));
             }
             Event::WorkerGone { worker, reason } => {
-                effects.push(Effect::Disconnect { worker: worker.clone(), reason: reason.clone() });
+                effects.push(Effect::Disconnect { worker: worker.clone(), reason: reason.to_string() });
             }
             Event::SweepSubmitted { .. } | Event::SweepCancelled { .. } => wants_changed = true,
             Event::FailedTrialsRetried { .. }

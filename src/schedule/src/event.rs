@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sweep::handoff::Progress;
 use sweep::record::{Failure, TrialResult};
+use sweep::text::{self, Line};
 use sweep::{AttemptNo, Sweep, TrialId};
 
 use crate::state::{Millis, SlotIndex, SweepTrial, WorkerId, WorkerInfo};
@@ -17,7 +18,7 @@ pub enum Input {
     },
     Cancel {
         sweep: String,
-        reason: String,
+        reason: Line,
     },
     /// Failed trials of a sweep wait again, with fresh budgets. A cancelled sweep goes on.
     RetryFailed {
@@ -25,7 +26,7 @@ pub enum Input {
     },
     Drain {
         worker: WorkerId,
-        reason: String,
+        reason: Line,
     },
     Undrain {
         host: String,
@@ -56,7 +57,7 @@ pub enum Input {
     /// SIGTERM with notice, Slurm's USR1: no new work; running attempts checkpoint and end as preempted.
     Leaving {
         worker: WorkerId,
-        reason: String,
+        reason: Line,
     },
     /// A deadline passed (see `next_deadline`), or nothing else happened for a while.
     Tick,
@@ -99,7 +100,7 @@ pub enum Event {
     },
     SweepCancelled {
         sweep: String,
-        reason: String,
+        reason: Line,
     },
     FailedTrialsRetried {
         sweep: String,
@@ -114,15 +115,15 @@ pub enum Event {
     },
     WorkerDraining {
         worker: WorkerId,
-        reason: String,
+        reason: Line,
     },
     WorkerGone {
         worker: WorkerId,
-        reason: String,
+        reason: Line,
     },
     HostDrained {
         host: String,
-        reason: String,
+        reason: Line,
     },
     HostUndrained {
         host: String,
@@ -162,9 +163,9 @@ pub enum Event {
         worker: WorkerId,
         slot: SlotIndex,
         /// Those of the slot that are at fault (`cuda:3`); none: all of them are suspected.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[serde(default, deserialize_with = "text::line_list", skip_serializing_if = "Vec::is_empty")]
         devices: Vec<String>,
-        reason: String,
+        reason: Line,
     },
     /// A search is over: this candidate's trials make the cell.
     CandidateChosen {

@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use sweep::record::{Failure, FailureClass, TrialResult};
+use sweep::record::{BadResult, Failure, FailureClass, TrialResult};
+use sweep::text::Lines;
 use sweep::{AttemptNo, TrialId};
 
-use crate::apply::shorten;
 use crate::config::Config;
 use crate::decide::present;
 use crate::event::{EndedAttempt, Event, Outcome, Rejected, RunningAttempt, Then};
@@ -102,7 +102,7 @@ pub(crate) fn disconnected(state: &State, worker: &WorkerId, connection: u64) ->
     let newest = state.live.connected.get(worker) == Some(&connection);
     match &entry.draining {
         Some(reason) if newest && entry.slots.iter().all(Option::is_none) => {
-            vec![Event::WorkerGone { worker: worker.clone(), reason: reason.clone() }]
+            vec![Event::WorkerGone { worker: worker.clone(), reason: reason.as_str().into() }]
         }
         _ => Vec::new(),
     }
@@ -169,7 +169,7 @@ fn breakage(worker: &WorkerId, slot: SlotIndex, outcome: &Outcome) -> Option<Eve
             worker: worker.clone(),
             slot,
             devices: failure.devices.clone(),
-            reason: failure.message.lines().next().unwrap_or_default().to_owned(),
+            reason: failure.message.lines().next().unwrap_or_default().into(),
         }),
         Outcome::Failed(_) | Outcome::Finished(_) | Outcome::Stopped => None,
     }
@@ -212,7 +212,7 @@ pub(crate) fn expired_leases(state: &State, config: &Config, now: Millis) -> Vec
             let failure = Failure::new(FailureClass::Unreachable, format!("worker `{worker}` was {reason}"));
             events.push(failed(state, config, (trial, attempt), failure, SlotAfter::Occupied, now));
         }
-        events.push(Event::WorkerGone { worker: worker.clone(), reason });
+        events.push(Event::WorkerGone { worker: worker.clone(), reason: reason.into() });
     }
     events
 }
@@ -228,13 +228,9 @@ fn outcome(
 ) -> Vec<Event> {
     let (trial, attempt) = (ended.trial, ended.attempt);
     let failure = match &ended.outcome {
-        Outcome::Finished(result) => match not_finite(result) {
-            None => return vec![Event::AttemptSucceeded { trial, attempt, result: result.clone() }],
-            // JSON has no such number: journalled, it could not be read back
-            Some(field) => Failure::new(
-                FailureClass::NonFinite,
-                format!("the trainer finished with `{field}` not a finite number"),
-            ),
+        Outcome::Finished(result) => match check_result(state, trial, result) {
+            Ok(()) => return vec![Event::AttemptSucceeded { trial, attempt, result: result.clone() }],
+            Err(bad) => Failure::new(bad.class, format!("the trainer's result cannot be used: {bad}")),
         },
         Outcome::Failed(failure) => failure.clone(),
         Outcome::Stopped if !state.is_wanted(&state.trials[&trial]) => {
@@ -248,25 +244,13 @@ fn outcome(
     std::iter::once(failed).chain(broken).collect()
 }
 
-fn not_finite(result: &TrialResult) -> Option<&'static str> {
-    let numbers = [
-        ("last_accuracy", result.last_accuracy),
-        ("best_accuracy", result.best_accuracy),
-        ("last_balanced_accuracy", result.last_balanced_accuracy),
-        ("train_loss", result.train_loss),
-        ("eval_loss", result.eval_loss),
-        ("timing.train_s", result.timing.train_s),
-        ("timing.evaluate_s", result.timing.evaluate_s),
-        ("timing.checkpoint_s", result.timing.checkpoint_s),
-        ("timing.data_wait_s", result.timing.data_wait_s),
-        ("timing.start_s", result.timing.start_s),
-        ("timing.images_per_s", result.timing.images_per_s),
-        ("timing.peak_memory_mib", result.timing.peak_memory_mib),
-    ];
-    let epochs = result.epochs.iter().flat_map(|epoch| {
-        [("epochs.train_loss", epoch.train_loss), ("epochs.accuracy", epoch.accuracy.unwrap_or_default())]
-    });
-    numbers.into_iter().chain(epochs).find(|(_, number)| !number.is_finite()).map(|(field, _)| field)
+/// A result is journalled for ever and enters tables: it must be one of the trial that was asked for.
+fn check_result(state: &State, trial: TrialId, result: &TrialResult) -> Result<(), BadResult> {
+    match state.spec_of(trial) {
+        Some(spec) => result.check_against(&spec),
+        // nobody wants it any more
+        None => result.check(),
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -275,9 +259,6 @@ enum SlotAfter {
     /// Until the worker says otherwise.
     Occupied,
 }
-
-/// Messages above this many bytes are shortened in the middle before they are journalled.
-const MAX_MESSAGE_BYTES: usize = 16 << 10;
 
 fn failed(
     state: &State,
@@ -288,7 +269,7 @@ fn failed(
     now: Millis,
 ) -> Event {
     let then = after_failure(state, config, trial, attempt, failure.class, now);
-    let failure = Failure { message: shorten(&failure.message, MAX_MESSAGE_BYTES), ..failure };
+    let failure = Failure { message: Lines::from(failure.message).into(), ..failure };
     Event::AttemptFailed { trial, attempt, failure, then, slot_free: slot == SlotAfter::Free }
 }
 

@@ -57,7 +57,7 @@ fn stopped_sweeps(state: &State) -> Vec<Event> {
         let trial = failed.map(|trial| format!("trial {} failed", trial.id)).unwrap_or_default();
         Event::SweepCancelled {
             sweep: name.to_string(),
-            reason: format!("{trial} and the sweep says `on_failure: stop`"),
+            reason: format!("{trial} and the sweep says `on_failure: stop`").into(),
         }
     });
     events.collect()
@@ -86,7 +86,7 @@ fn bad_hosts(state: &State, config: &Config) -> Vec<Event> {
             "{} trials failed here and succeeded on other hosts; {} succeeded here",
             host.succeeded_elsewhere, host.succeeded_here
         );
-        events.push(Event::HostDrained { host: name.clone(), reason });
+        events.push(Event::HostDrained { host: name.clone(), reason: reason.into() });
     }
     events
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sweep::definition::Role;
 use sweep::handoff::Progress;
 use sweep::record::{Failure, FailureClass, Provenance, Timing, TrialResult};
-use sweep::{AttemptNo, Sweep, TrialId, TrialSpec};
+use sweep::{AttemptNo, Sweep, TrialId, TrialSpec, text};
 
 /// Milliseconds since the Unix epoch. Pure code is given the time; it never asks for it.
 pub type Millis = u64;
@@ -223,6 +223,7 @@ pub struct Slot {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub uuids: Vec<String>,
     /// For people: `NVIDIA H200, 141 GiB, driver 580.65`.
+    #[serde(deserialize_with = "text::line")]
     pub description: String,
 }
 

@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::settings::Settings;
+use crate::text;
 use crate::trial::{TrialId, TrialSpec};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sweep {
     /// Unique per coordinator: submitting another file under the same name replaces the sweep and keeps its results.
     pub name: String,
+    #[serde(deserialize_with = "text::lines")]
     pub description: String,
     /// The recipe's name, for captions.
     pub recipe: String,
@@ -26,6 +28,7 @@ pub struct Sweep {
     pub search: Option<Search>,
     pub outputs: Vec<Output>,
     pub published: Vec<PublishedValue>,
+    #[serde(deserialize_with = "text::lines_list")]
     pub footnotes: Vec<String>,
     pub on_failure: OnFailure,
     pub resources: Resources,
@@ -48,6 +51,7 @@ pub struct AxisValue {
     /// What users type, and what `when:` and `published:` refer to: `cub`, `10`, `cos_semantic`.
     pub name: String,
     /// What tables print.
+    #[serde(deserialize_with = "text::line")]
     pub label: String,
     /// The fields it sets.
     pub set: BTreeMap<String, Value>,
@@ -61,6 +65,7 @@ pub struct Cell {
     /// Differences from `Sweep::base`: axis values and overrides, resolved.
     pub set: BTreeMap<String, Value>,
     /// Named reason when the cell is left out of the run (missing data under `--skip-missing`).
+    #[serde(default, deserialize_with = "text::optional_line")]
     pub skipped: Option<String>,
 }
 
@@ -95,6 +100,7 @@ pub enum Output {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Table {
     pub name: String,
+    #[serde(deserialize_with = "text::lines")]
     pub caption: String,
     /// Axes whose combinations are the rows (columns), outermost first. Together they hold every axis with several values.
     pub rows: Vec<String>,
@@ -105,6 +111,7 @@ pub struct Table {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     pub name: String,
+    #[serde(deserialize_with = "text::lines")]
     pub caption: String,
     pub x: String,
     pub series: Vec<String>,

@@ -20,6 +20,7 @@ pub mod recipe;
 pub mod record;
 mod remarks;
 pub mod settings;
+pub mod text;
 mod tree;
 pub mod trial;
 pub mod variant;

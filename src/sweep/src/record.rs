@@ -3,6 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::text;
+use crate::trial::TrialSpec;
+
 /// The result of one trial. Accuracies are fractions in 0..=1 of the evaluation set (the test set, or the held-out
 /// split of a search).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +27,86 @@ pub struct TrialResult {
     pub timing: Timing,
 }
 
+/// What makes a result unusable, whoever sent it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("field `{field}`: {problem}")]
+pub struct BadResult {
+    /// Path within the result: `epochs[3].accuracy`.
+    pub field: String,
+    pub problem: String,
+    /// What the attempt that gave it has failed of.
+    pub class: FailureClass,
+}
+
+impl BadResult {
+    fn new(field: impl Into<String>, problem: String) -> Self {
+        Self { field: field.into(), problem, class: FailureClass::Crashed }
+    }
+}
+
+/// Letters and digits of a `state_hash` at most.
+const MAX_HASH_BYTES: usize = 64;
+
+impl TrialResult {
+    /// Refuses numbers that no training has: fractions outside 0..=1, numbers that are not finite, epochs that were not
+    /// trained.
+    pub fn check(&self) -> Result<(), BadResult> {
+        let bad = |field: &str, problem: String| Err(BadResult::new(field, problem));
+        let num_epochs = self.epochs.len();
+        if num_epochs == 0 {
+            return bad("epochs", "is empty".to_owned());
+        }
+        if self.best_epoch as usize >= num_epochs {
+            return bad("best_epoch", format!("is {} of {num_epochs} epochs, counted from 0", self.best_epoch));
+        }
+        for (index, epoch) in self.epochs.iter().enumerate() {
+            if let Some(accuracy) = epoch.accuracy {
+                fraction(&format!("epochs[{index}].accuracy"), accuracy)?;
+            }
+            finite(&format!("epochs[{index}].train_loss"), epoch.train_loss)?;
+            let is_hash =
+                |text: &str| text.len() <= MAX_HASH_BYTES && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            if !is_hash(&epoch.state_hash) {
+                let field = format!("epochs[{index}].state_hash");
+                return bad(&field, format!("is no hash of at most {MAX_HASH_BYTES} letters and digits"));
+            }
+        }
+        fraction("last_accuracy", self.last_accuracy)?;
+        fraction("best_accuracy", self.best_accuracy)?;
+        fraction("last_balanced_accuracy", self.last_balanced_accuracy)?;
+        finite("train_loss", self.train_loss)?;
+        finite("eval_loss", self.eval_loss)?;
+        self.timing.check(num_epochs)
+    }
+
+    /// Refuses also what another trial than this one would leave behind.
+    pub fn check_against(&self, spec: &TrialSpec) -> Result<(), BadResult> {
+        self.check()?;
+        let (given, asked) = (self.epochs.len(), spec.num_epochs());
+        if given != asked as usize {
+            let problem = format!("holds {given} epochs, and {asked} were asked for");
+            return Err(BadResult::new("epochs", problem));
+        }
+        Ok(())
+    }
+}
+
+fn fraction(field: &str, value: f64) -> Result<(), BadResult> {
+    finite(field, value)?;
+    if (0.0..=1.0).contains(&value) {
+        return Ok(());
+    }
+    Err(BadResult::new(field, format!("is {value}; a fraction in 0..=1 was expected")))
+}
+
+fn finite(field: &str, value: f64) -> Result<(), BadResult> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    let bad = BadResult::new(field, format!("is {value}; a finite number was expected"));
+    Err(BadResult { class: FailureClass::NonFinite, ..bad })
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     pub train_loss: f64,
@@ -31,6 +114,7 @@ pub struct EpochRecord {
     pub accuracy: Option<f64>,
     /// First 64 bits of the hash of parameters, momentum and batch-norm statistics chained with the epoch before:
     /// equal chains mean bit-equal training. 16 hexadecimal digits.
+    #[serde(deserialize_with = "text::line")]
     pub state_hash: String,
 }
 
@@ -38,27 +122,33 @@ pub struct EpochRecord {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
     /// Version and build of the trainer.
+    #[serde(deserialize_with = "text::line")]
     pub trainer: String,
+    #[serde(deserialize_with = "text::line")]
     pub libtorch: String,
     /// `cpu (AMD EPYC, 1 thread)`, `NVIDIA H200`, ...
+    #[serde(deserialize_with = "text::line_list")]
     pub devices: Vec<String>,
+    #[serde(deserialize_with = "text::line")]
     pub host: String,
     /// `f32` or `bf16`: what `precision: auto` became.
+    #[serde(deserialize_with = "text::line")]
     pub precision: String,
     /// How steps reached the device: `queued`, with the reason where there was a choice, or `recorded` (CUDA graphs).
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text::line")]
     pub execution: String,
     /// Which operations were the trainer's own, which round otherwise than libtorch's: `fused-norm`, `fused-norm+products`,
     /// or `libtorch` for none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text::line")]
     pub kernels: String,
     /// Where pixels were made: of bytes `resident` on the device, of bytes `staged` there batch by batch, or on the `host`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text::line")]
     pub images: String,
     /// On a GPU, the libraries that have its kernels: `CUDA 13.0`, `cuDNN 9.19.0`, and `NCCL 2.28.9` where it was used.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text::line_list")]
     pub libraries: Vec<String>,
     /// Hash of the decoded data set.
+    #[serde(deserialize_with = "text::line")]
     pub data_fingerprint: String,
     /// The chosen training images, by index into the data set's training split.
     pub subset: Subset,
@@ -127,6 +217,33 @@ pub struct Timing {
 }
 
 impl Timing {
+    fn check(&self, num_epochs: usize) -> Result<(), BadResult> {
+        let (queued_ms, done_ms) = self.watched_step_ms.unwrap_or_default();
+        let durations = [
+            ("train_s", self.train_s),
+            ("evaluate_s", self.evaluate_s),
+            ("checkpoint_s", self.checkpoint_s),
+            ("data_wait_s", self.data_wait_s),
+            ("start_s", self.start_s),
+            ("images_per_s", self.images_per_s),
+            ("peak_memory_mib", self.peak_memory_mib),
+            ("watched_step_ms", queued_ms),
+            ("watched_step_ms", done_ms),
+            ("gpu_busy", self.gpu_busy.unwrap_or_default()),
+        ];
+        for (name, value) in durations {
+            finite(&format!("timing.{name}"), value)?;
+        }
+        let epochs =
+            [("resumed_from_epoch", Some(self.resumed_from_epoch)), ("departed_at_epoch", self.departed_at_epoch)];
+        for (name, epoch) in epochs {
+            if let Some(epoch) = epoch.filter(|epoch| *epoch as usize > num_epochs) {
+                return Err(BadResult::new(format!("timing.{name}"), format!("is {epoch} of {num_epochs} epochs")));
+            }
+        }
+        Ok(())
+    }
+
     /// Share of the training time in which a step waited for its batch.
     pub fn data_wait_share(&self) -> f64 {
         if self.train_s > 0.0 { self.data_wait_s / self.train_s } else { 0.0 }
@@ -138,10 +255,11 @@ impl Timing {
 pub struct Failure {
     pub class: FailureClass,
     /// One line, then details such as the tail of stderr.
+    #[serde(deserialize_with = "text::lines")]
     pub message: String,
     /// The devices at fault, as the slot names them (`cuda:1`; the trainer counts its own, and the worker puts the slot's
     /// names there); none: nobody knows which, so all of the slot's are suspected.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "text::line_list", skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<String>,
 }
 

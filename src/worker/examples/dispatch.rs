@@ -74,7 +74,7 @@ fn print(
 fn sweep(trials: usize) -> sweep::Sweep {
     let seeds = trials.div_ceil(4);
     let text = format!(
-        "name: measured\nrecipe: quick\nlimits: {{trials: {}}}\nset: {{dataset: digits}}\n\
+        "name: measured\nrecipe: quick\nlimits: {{trials: {}}}\nset: {{dataset: digits, schedule: {{constant: {{epochs: 30}}}}}}\n\
          axes: {{loss: [xent, cos], samples_per_class: [5, 10]}}\nseeds: {seeds}\n\
          outputs: [{{table: {{name: table, rows: loss, columns: samples_per_class}}}}]\n",
         seeds * 4

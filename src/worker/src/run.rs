@@ -154,7 +154,7 @@ impl Loop {
     fn welcomed(&mut self) {
         self.state.welcome = true;
         if let Some(reason) = self.state.leaving.clone() {
-            self.state.say(FromWorker::Leaving { reason });
+            self.state.say(FromWorker::Leaving { reason: reason.into() });
         }
         self.state.say_outcomes();
     }
@@ -287,7 +287,7 @@ impl Loop {
         }
         tracing::info!(reason, "leaving: attempts checkpoint and stop");
         self.state.leaving = Some(reason.clone());
-        self.state.say(FromWorker::Leaving { reason: reason.clone() });
+        self.state.say(FromWorker::Leaving { reason: reason.as_str().into() });
         for key in self.state.attempts.keys() {
             self.stop(key, Why::Preempted(reason.clone()));
         }

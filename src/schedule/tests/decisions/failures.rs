@@ -2,7 +2,7 @@
 
 use schedule::event::{EndedAttempt, Input, Outcome, Recorded};
 use schedule::state::{Phase, Slot, WorkerId, WorkerInfo};
-use sweep::record::{Failure, FailureClass};
+use sweep::record::{Failure, FailureClass, TrialResult};
 
 use crate::sweeps::grid;
 use crate::world::{Started, World, info, result};
@@ -290,6 +290,38 @@ fn a_host_that_fails_what_succeeds_elsewhere_is_drained_and_can_come_back() {
 }
 
 #[test]
+fn a_result_of_no_such_training_is_a_failure_of_the_attempt() {
+    type Lie = fn(&mut TrialResult);
+    let lies: [(&str, Lie); 8] = [
+        ("`best_epoch`: is 4294967295 of 1 epochs", |result| result.best_epoch = u32::MAX),
+        ("`epochs`: is empty", |result| result.epochs.clear()),
+        ("`epochs`: holds 2 epochs, and 1 were asked for", |result| result.epochs.push(result.epochs[0].clone())),
+        ("`last_accuracy`: is 91", |result| result.last_accuracy = 91.0),
+        ("`best_accuracy`: is -1", |result| result.best_accuracy = -1.0),
+        ("`timing.departed_at_epoch`: is 7 of 1 epochs", |result| result.timing.departed_at_epoch = Some(7)),
+        ("`timing.resumed_from_epoch`: is 4294967295", |result| result.timing.resumed_from_epoch = u32::MAX),
+        ("`epochs[0].state_hash`: is no hash", |result| result.epochs[0].state_hash = "\u{1b}[2J".to_owned()),
+    ];
+    for (expected, lie) in lies {
+        let mut world = World::new();
+        world.join("w", 1);
+        world.submit(grid("a", 1, 1, ""));
+        let started = world.started().remove(0);
+        let mut lied = result(0.5);
+        lie(&mut lied);
+        world.end(&started, Outcome::Finished(Box::new(lied))).expect("it is current");
+        assert!(world.acknowledged(&started), "it is not to be sent again: {expected}");
+        let attempt = world.trial(started.2).attempts[0].clone();
+        let failure = attempt.ended.expect("it has ended").failure.expect("not a result");
+        assert!(failure.message.contains(expected), "{expected}: {}", failure.message);
+        world.wait(1_000);
+        let again = world.started().remove(0);
+        world.finish(&again).expect("it is current");
+        assert!(matches!(world.trial(started.2).phase, Phase::Succeeded { .. }), "{expected}");
+    }
+}
+
+#[test]
 fn numbers_that_cannot_be_journalled_are_a_failure_of_the_attempt() {
     let mut world = World::new();
     world.join("w", 1);
@@ -298,7 +330,7 @@ fn numbers_that_cannot_be_journalled_are_a_failure_of_the_attempt() {
     world.end(&started[0], Outcome::Finished(Box::new(result(f64::NAN)))).expect("it is current");
     let failure = world.trial(started[0].2).failure().expect("not a result");
     assert_eq!(failure.class, FailureClass::NonFinite);
-    assert!(failure.message.contains("last_accuracy"));
+    assert!(failure.message.contains("field `epochs[0].accuracy`: is NaN"), "{}", failure.message);
 }
 
 #[test]

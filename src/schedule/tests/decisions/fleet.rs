@@ -255,11 +255,11 @@ fn an_impossible_history_is_an_error_value_and_changes_nothing() {
     let at = world.now;
     let impossible = [
         Event::TrialDispatched { trial: first.2, attempt: first.3, worker: worker.clone(), slot: 0 },
-        Event::WorkerGone { worker: worker.clone(), reason: String::new() },
+        Event::WorkerGone { worker: worker.clone(), reason: Default::default() },
         Event::SlotFreed { worker: worker.clone(), slot: 0 },
         Event::SlotFreed { worker, slot: 9 },
         Event::AttemptStopped { trial: first.2, attempt: first.3 },
-        Event::SweepCancelled { sweep: "no".into(), reason: String::new() },
+        Event::SweepCancelled { sweep: "no".into(), reason: Default::default() },
     ];
     for event in impossible {
         let error = world.force(&Recorded { at, event }).expect_err("it cannot follow");

@@ -65,7 +65,7 @@ fn a_failure_keeps_its_stderr_for_as_long_as_it_is_shown() {
 #[test]
 fn what_was_cancelled_keeps_everything_for_a_day() {
     let (mut world, started) = begun();
-    let cancel = Input::Cancel { sweep: "a".to_owned(), reason: "for a test".to_owned() };
+    let cancel = Input::Cancel { sweep: "a".to_owned(), reason: "for a test".into() };
     world.give(cancel).expect("it may be cancelled");
     assert_eq!(may_go(&world, started.2), (false, false), "it is still being stopped");
     world.end(&started, Outcome::Stopped).expect("it is current");
@@ -80,7 +80,7 @@ fn nothing_is_said_of_what_this_coordinator_did_not_start() {
     let mut world = World::new();
     world.submit(grid("a", 1, 1, ""));
     let never_begun = *world.state.trials.keys().next().expect("a trial");
-    world.give(Input::Cancel { sweep: "a".to_owned(), reason: String::new() }).expect("it may be cancelled");
+    world.give(Input::Cancel { sweep: "a".to_owned(), reason: Default::default() }).expect("it may be cancelled");
     let foreign: TrialId = "00000000000000ff".parse().expect("an id");
     assert!(leftovers(&world.state, &[never_begun, foreign], world.now + 100 * KEEP_MS).is_empty());
 }

@@ -7,6 +7,7 @@ mod sweeps;
 mod explanations;
 mod failures;
 mod fleet;
+mod journals;
 mod leftovers;
 mod placing;
 mod searches;

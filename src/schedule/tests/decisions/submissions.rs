@@ -10,7 +10,7 @@ use crate::sweeps::grid;
 use crate::world::World;
 
 fn cancel(world: &mut World, sweep: &str) -> Result<Answer, Rejected> {
-    world.give(Input::Cancel { sweep: sweep.to_owned(), reason: "for a test".to_owned() })
+    world.give(Input::Cancel { sweep: sweep.to_owned(), reason: "for a test".into() })
 }
 
 fn retry(world: &mut World, sweep: &str) -> Result<Answer, Rejected> {
@@ -161,7 +161,7 @@ fn what_does_not_exist_is_refused_by_name() {
     assert_eq!(cancel(&mut world, "no"), Err(Rejected::UnknownSweep("no".to_owned())));
     assert_eq!(retry(&mut world, "no"), Err(Rejected::UnknownSweep("no".to_owned())));
     let worker = WorkerId("no".into());
-    let drain = Input::Drain { worker: worker.clone(), reason: String::new() };
+    let drain = Input::Drain { worker: worker.clone(), reason: Default::default() };
     assert_eq!(world.give(drain), Err(Rejected::UnknownWorker(worker)));
     assert_eq!(world.give(Input::Undrain { host: "no".into() }), Err(Rejected::UnknownHost("no".to_owned())));
     assert!(world.journal.is_empty());

@@ -2,7 +2,7 @@
 //! An undisturbed run and a disturbed one must both arrive at this.
 
 use sweep::TrialId;
-use sweep::record::{FailureClass, Provenance, TrialResult};
+use sweep::record::{EpochRecord, FailureClass, Provenance, TrialResult};
 
 use crate::random::mix;
 
@@ -31,6 +31,7 @@ pub fn doom(trial: TrialId) -> Option<FailureClass> {
 /// Signed by who made it, so that a result accepted under another attempt would show.
 pub fn result(trial: TrialId, signature: String) -> TrialResult {
     let accuracy = accuracy(trial);
+    let epoch = EpochRecord { train_loss: 0.1, accuracy: Some(accuracy), state_hash: trial.to_string() };
     TrialResult {
         last_accuracy: accuracy,
         best_accuracy: accuracy,
@@ -38,7 +39,7 @@ pub fn result(trial: TrialId, signature: String) -> TrialResult {
         last_balanced_accuracy: accuracy,
         train_loss: 0.1,
         eval_loss: 0.2,
-        epochs: Vec::new(),
+        epochs: vec![epoch],
         provenance: Provenance { trainer: signature, ..Provenance::default() },
         timing: Default::default(),
     }

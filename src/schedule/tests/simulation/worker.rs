@@ -100,7 +100,7 @@ impl Worker {
         let worker = &self.id;
         let mut inputs = vec![Input::Heartbeat { worker: worker.clone(), running: self.running() }];
         if self.leaving {
-            inputs.push(Input::Leaving { worker: worker.clone(), reason: "SIGTERM".to_owned() });
+            inputs.push(Input::Leaving { worker: worker.clone(), reason: "SIGTERM".into() });
         }
         inputs.extend(self.ended.iter().map(|ended| Input::Ended { worker: worker.clone(), ended: ended.clone() }));
         inputs

@@ -235,7 +235,7 @@ impl World {
         match action {
             Action::Submit(submit) => return self.ask(Input::Submit { sweep: Box::new(submit.sweep()) }, action),
             Action::Cancel(sweep) => {
-                return self.ask(Input::Cancel { sweep: sweep.to_owned(), reason: "the script".to_owned() }, action);
+                return self.ask(Input::Cancel { sweep: sweep.to_owned(), reason: "the script".into() }, action);
             }
             Action::Retry(sweep) => return self.ask(Input::RetryFailed { sweep: sweep.to_owned() }, action),
             Action::Drain { host } => {
@@ -243,7 +243,7 @@ impl World {
                     return Ok(());
                 };
                 self.hosts[host].down_ms = 3_000;
-                return self.ask(Input::Drain { worker, reason: "the script".to_owned() }, action);
+                return self.ask(Input::Drain { worker, reason: "the script".into() }, action);
             }
             Action::Undrain { host } => return self.ask(Input::Undrain { host: format!("host{host}") }, action),
             Action::KillWorker { host, down_ms } => self.kill_worker(host, down_ms),

@@ -6,7 +6,9 @@ use sweep::Sweep;
 pub fn grid(name: &str, values: u32, seeds: u64, more: &str) -> Sweep {
     let rates: Vec<String> = (1..=values).map(|value| format!("{}", f64::from(value) / 100.0)).collect();
     let axis = format!("axes:\n  learning_rate: [{}]\n", rates.join(", "));
-    yaml(&format!("name: {name}\nrecipe: quick\nset: {{dataset: digits}}\nseeds: {seeds}\n{axis}{more}"))
+    yaml(&format!(
+        "name: {name}\nrecipe: quick\nset: {{dataset: digits, schedule: {{constant: {{epochs: 1}}}}}}\nseeds: {seeds}\n{axis}{more}"
+    ))
 }
 
 /// A search over `candidates` learning rates for each of `cells` numbers of images per class.
@@ -14,7 +16,7 @@ pub fn search(name: &str, cells: u32, candidates: u32, seeds: u64) -> Sweep {
     let rates: Vec<String> = (1..=candidates).map(|value| format!("{}", f64::from(value) / 100.0)).collect();
     let kept: Vec<String> = (1..=cells).map(|cell| (cell * 10).to_string()).collect();
     yaml(&format!(
-        "name: {name}\nrecipe: quick\nset: {{dataset: digits}}\nseeds: {seeds}\naxes:\n  samples_per_class: [{}]\n\
+        "name: {name}\nrecipe: quick\nset: {{dataset: digits, schedule: {{constant: {{epochs: 1}}}}}}\nseeds: {seeds}\naxes:\n  samples_per_class: [{}]\n\
          search:\n  field: learning_rate\n  candidates: [{}]\n  select: validation\n  holdout: 0.2\n  seeds: 2\n",
         kept.join(", "),
         rates.join(", ")

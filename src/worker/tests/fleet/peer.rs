@@ -5,7 +5,7 @@ use protocol::{FromCoordinator, FromWorker, Hello, Token, v1};
 use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::{Slot, WorkerId, WorkerInfo};
 use sweep::handoff::Progress;
-use sweep::record::{Provenance, Timing, TrialResult};
+use sweep::record::{EpochRecord, Provenance, Timing, TrialResult};
 use sweep::{AttemptNo, TrialId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,6 +21,7 @@ pub struct Peer {
 }
 
 pub fn result(accuracy: f64) -> TrialResult {
+    let epoch = EpochRecord { train_loss: 0.5, accuracy: Some(accuracy), state_hash: "0123456789abcdef".into() };
     TrialResult {
         last_accuracy: accuracy,
         best_accuracy: accuracy,
@@ -28,7 +29,7 @@ pub fn result(accuracy: f64) -> TrialResult {
         last_balanced_accuracy: accuracy,
         train_loss: 0.5,
         eval_loss: 0.5,
-        epochs: Vec::new(),
+        epochs: vec![epoch],
         provenance: Provenance::default(),
         timing: Timing::default(),
     }

@@ -1,0 +1,82 @@
+//! Journals that hold what would be refused now: they open, and what is shown of them is bounded and clean.
+
+use schedule::event::{Input, Recorded};
+use schedule::state::{Phase, Presence, State, WorkerId};
+use schedule::{explain, replay};
+use serde_json::Value;
+use sweep::text::MAX_LINE_BYTES;
+
+use crate::sweeps::grid;
+use crate::world::World;
+
+/// A sweep of one trial with its result, on a worker that was drained and ended, with each event changed on the way.
+fn replayed(change: impl Fn(&mut Value)) -> State {
+    let mut world = World::new();
+    let worker = world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let started = world.started().remove(0);
+    world.finish(&started).expect("it is current");
+    world.give(Input::Drain { worker: worker.clone(), reason: "REASON".into() }).expect("it joined");
+    let connection = world.state.live.connected[&worker];
+    world.give(Input::Disconnected { worker, connection }).expect("it hangs up");
+    let events = world.journal.iter().map(|recorded| {
+        let mut value = serde_json::to_value(recorded).expect("plain data");
+        change(&mut value);
+        serde_json::from_value::<Recorded>(value).expect("it can still be read")
+    });
+    replay(&events.collect::<Vec<_>>()).expect("it can still be replayed")
+}
+
+#[test]
+fn texts_without_bounds_are_cut_and_cleaned() {
+    let dirty = || Value::from(format!("\u{1b}[2J{}", "x".repeat(4 << 20)));
+    let state = replayed(|recorded| {
+        let event = &mut recorded["event"];
+        for kind in ["worker_draining", "worker_gone"] {
+            if !event[kind].is_null() {
+                event[kind]["reason"] = dirty();
+            }
+        }
+        if !event["sweep_submitted"].is_null() {
+            let sweep = &mut event["sweep_submitted"]["sweep"];
+            sweep["description"] = dirty();
+            sweep["footnotes"] = vec![dirty()].into();
+            sweep["outputs"][0]["table"]["caption"] = dirty();
+            sweep["axes"][0]["values"][0]["label"] = dirty();
+            sweep["cells"][0]["skipped"] = dirty();
+        }
+        if !event["attempt_succeeded"].is_null() {
+            event["attempt_succeeded"]["result"]["provenance"]["host"] = dirty();
+            event["attempt_succeeded"]["result"]["epochs"][0]["state_hash"] = dirty();
+        }
+    });
+    let worker = &state.workers[&WorkerId("w".into())];
+    let Presence::Gone { reason } = &worker.presence else { panic!("{worker:?}") };
+    let entry = &state.sweeps["a"];
+    let Phase::Succeeded { result, .. } = &state.trials.values().next().expect("one trial").phase else { panic!() };
+    let lines = [reason, worker.draining.as_ref().expect("it was drained"), &entry.sweep.axes[0].values[0].label]
+        .into_iter()
+        .chain(&entry.sweep.cells[0].skipped)
+        .chain([&result.provenance.host, &result.state_hash]);
+    for line in lines {
+        assert!(line.starts_with("xxx") && line.len() <= MAX_LINE_BYTES, "{} bytes", line.len());
+    }
+    let description = &entry.sweep.description;
+    assert!(description.starts_with("xxx") && description.len() <= sweep::text::MAX_LINES_BYTES);
+    assert!(entry.sweep.footnotes[0].starts_with("xxx"));
+}
+
+#[test]
+fn numbers_without_bounds_are_explained_without_a_panic() {
+    let state = replayed(|recorded| {
+        if let Some(succeeded) = recorded["event"].get_mut("attempt_succeeded") {
+            succeeded["result"]["best_epoch"] = u32::MAX.into();
+            succeeded["result"]["epochs"] = Value::Array(Vec::new());
+            succeeded["result"]["last_accuracy"] = f64::MAX.into();
+            succeeded["result"]["timing"]["departed_at_epoch"] = u32::MAX.into();
+        }
+    });
+    let id = *state.trials.keys().next().expect("one trial");
+    let config = schedule::Config::new("build 1");
+    assert!(explain(&state, &config, id, u64::MAX).expect("it exists").to_string().contains("succeeded"));
+}
