@@ -38,9 +38,15 @@ Tensor as_matrix(const Tensor& images) {
   return images.permute({0, 2, 3, 1}).reshape({-1, images.size(1)});
 }
 
-Tensor as_images(const Tensor& matrix, int64_t batch, int64_t height, int64_t width) {
-  return matrix.view({batch, height, width, -1}).permute({0, 3, 1, 2});
+// Images, or kernels, to be written. What an operation returns must not be a view: autograd would let nobody change it in
+// place.
+Tensor empty_images(int64_t batch, int64_t channels, int64_t height, int64_t width, const at::TensorOptions& options) {
+  return at::empty({batch, channels, height, width}, options, at::MemoryFormat::ChannelsLast);
 }
+
+// Views of those, to write products to: a row for each pixel, and a row for each image or kernel.
+Tensor rows_of_pixels(const Tensor& images) { return images.permute({0, 2, 3, 1}).view({-1, images.size(1)}); }
+Tensor rows_of_kernels(const Tensor& weight) { return weight.permute({0, 2, 3, 1}).view({weight.size(0), -1}); }
 
 Tensor kernels_as_matrix(const Tensor& weight) {
   return weight.permute({0, 2, 3, 1}).reshape({weight.size(0), -1});
@@ -119,10 +125,15 @@ EACH_MACHINE void fold_bf16(const Bf16* columns, Bf16* gradient, float* sum, con
   fold_pixels(columns, gradient, sum, on, begin, end);
 }
 
-// The gradient of the images from that of the columns.
-Tensor folded(const Tensor& columns, const Geometry& on) {
-  if (on.is_pointwise()) return as_images(columns, on.batch, on.height, on.width);
-  Tensor gradient = at::empty({on.batch, on.height, on.width, on.inputs}, columns.options());
+// The gradient of the images: that of the columns, folded back.
+Tensor gradient_of_images(const Tensor& gradient_matrix, const Tensor& weight, const Geometry& on) {
+  Tensor gradient = empty_images(on.batch, on.inputs, on.height, on.width, gradient_matrix.options());
+  if (on.is_pointwise()) {
+    Tensor rows = rows_of_pixels(gradient);
+    at::mm_out(rows, gradient_matrix, kernels_as_matrix(weight));
+    return gradient;
+  }
+  const Tensor columns = at::mm(gradient_matrix, kernels_as_matrix(weight));
   const int64_t pixels = on.batch * on.height * on.width;
   at::parallel_for(0, pixels, std::max<int64_t>(1, PIECE / on.seen()), [&](int64_t begin, int64_t end) {
     std::vector<float> sum(static_cast<size_t>(on.inputs));
@@ -133,7 +144,14 @@ Tensor folded(const Tensor& columns, const Geometry& on) {
       fold_f32(columns.const_data_ptr<float>(), gradient.data_ptr<float>(), sum.data(), on, begin, end);
     }
   });
-  return gradient.permute({0, 3, 1, 2});
+  return gradient;
+}
+
+Tensor gradient_of_kernels(const Tensor& gradient_matrix, const Tensor& x, const Geometry& on) {
+  Tensor gradient = empty_images(on.outputs, on.inputs, on.kernel, on.kernel, x.options());
+  Tensor rows = rows_of_kernels(gradient);
+  at::mm_out(rows, gradient_matrix.t(), columns_of(x, on));
+  return gradient;
 }
 
 struct Convolution : torch::autograd::Function<Convolution> {
@@ -148,8 +166,14 @@ struct Convolution : torch::autograd::Function<Convolution> {
     if (!by_product) return at::conv2d(x, weight, bias, stride, padding);
     const Geometry on(x, weight, stride, padding);
     const Tensor columns = columns_of(x, on), kernels = kernels_as_matrix(weight).t();
-    const Tensor output = bias ? at::addmm(*bias, columns, kernels) : at::mm(columns, kernels);
-    return as_images(output, on.batch, on.out_height, on.out_width);
+    Tensor output = empty_images(on.batch, on.outputs, on.out_height, on.out_width, x.options());
+    Tensor rows = rows_of_pixels(output);
+    if (bias) {
+      at::addmm_out(rows, *bias, columns, kernels);
+    } else {
+      at::mm_out(rows, columns, kernels);
+    }
+    return output;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
@@ -163,11 +187,9 @@ struct Convolution : torch::autograd::Function<Convolution> {
     const Tensor matrix = as_matrix(gradient);
     const bool images = ctx->needs_input_grad(0), kernels = ctx->needs_input_grad(1);
     Tensor of_images, of_kernels, of_bias;
-    if (images && images_by_product) of_images = folded(at::mm(matrix, kernels_as_matrix(weight)), on);
+    if (images && images_by_product) of_images = gradient_of_images(matrix, weight, on);
     if (kernels && kernels_by_product) {
-      of_kernels = has_kernel_gradient(x, on)
-                       ? kernel_gradient(gradient, x, on)
-                       : as_images(at::mm(matrix.t(), columns_of(x, on)), on.outputs, on.kernel, on.kernel);
+      of_kernels = has_kernel_gradient(x, on) ? kernel_gradient(gradient, x, on) : gradient_of_kernels(matrix, x, on);
     }
     if (ctx->saved_data["bias"].toBool()) of_bias = matrix.sum(0);
     const std::array<bool, 3> left{images && !images_by_product, kernels && !kernels_by_product, false};

@@ -135,8 +135,8 @@ bool has_kernel_gradient(const at::Tensor& x, const Geometry& on) {
 
 at::Tensor kernel_gradient(const at::Tensor& gradient, const at::Tensor& x, const Geometry& on) {
   TORCH_CHECK(on.places() > 0, "kernel_gradient: no places");
-  const std::vector<int64_t> shape{on.outputs, on.kernel, on.kernel, on.inputs};
-  at::Tensor rounded = at::empty(shape, x.options()), sums;
+  const std::vector<int64_t> shape{on.outputs, on.inputs, on.kernel, on.kernel};
+  at::Tensor rounded = at::empty(shape, x.options(), at::MemoryFormat::ChannelsLast), sums;
   Arrays arrays{static_cast<const Number*>(gradient.data_ptr()), static_cast<const Number*>(x.data_ptr()), nullptr,
                 static_cast<Number*>(rounded.data_ptr())};
   const bool one_chunk = has_tiles() ? tiles_have_one_chunk(on) : rows_of_chunk(on) == on.batch * on.out_height;
@@ -150,7 +150,7 @@ at::Tensor kernel_gradient(const at::Tensor& gradient, const at::Tensor& x, cons
     for_each_part(on.kernel * (on.inputs / BLOCK), on.outputs / TILE, on.kernel, {16, 12, 2},
                   [&](const Part& part) { compute(on, arrays, part); });
   }
-  return rounded.permute({0, 3, 1, 2});
+  return rounded;
 }
 
 }  // namespace orchestrator

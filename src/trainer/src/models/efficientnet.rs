@@ -92,7 +92,7 @@ impl Gate {
 
     fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let means = x.mean_dim([2i64, 3].as_slice(), true, x.kind());
-        let gate = self.excite.forward(&self.squeeze.forward(&means, pass).silu(), pass).sigmoid_();
+        let gate = self.excite.forward(&self.squeeze.forward(&means, pass).silu(), pass).sigmoid();
         x * gate
     }
 }

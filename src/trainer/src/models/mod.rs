@@ -9,6 +9,8 @@ mod efficientnet;
 #[cfg(test)]
 mod golden_tests;
 mod imagenet;
+#[cfg(test)]
+mod step_tests;
 
 use sweep::settings::Model;
 

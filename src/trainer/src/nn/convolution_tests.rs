@@ -83,6 +83,28 @@ fn products_are_convolutions() {
     }
 }
 
+/// Autograd lets nobody change in place a view that an operation of the shim returned.
+#[test]
+fn a_product_may_be_changed_in_place() {
+    for (kernel, stride) in [(1, 1), (3, 2)] {
+        let window = Window { kernel, stride, padding: kernel / 2, groups: 1 };
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let leaf = |name: &str, shape: &[i64]| {
+                let values = noise(name, shape).to_kind(kind);
+                shim::channels_last(&values).unwrap().set_requires_grad(true)
+            };
+            let (x, weight) = (leaf("x", &[2, 32, 5, 5]), leaf("weight", &[32, 32, kernel, kernel]));
+            let gradients = |output: Tensor| {
+                let gradients = Tensor::run_backward(&[output.sum(Kind::Float)], &[&x, &weight], false, false);
+                gradients.into_iter().map(|gradient| gradient.to_kind(Kind::Float)).collect::<Vec<_>>()
+            };
+            let in_place = gradients(by_ways(&x, &weight, None, window, ALL).sigmoid_());
+            let apart = gradients(by_ways(&x, &weight, None, window, ALL).sigmoid());
+            assert_eq!(in_place, apart, "{kernel} x {kernel} in {kind:?}");
+        }
+    }
+}
+
 /// How the shim's own arithmetic is split changes nothing. Processors without its instructions have libtorch's products.
 #[test]
 fn kernel_gradients_have_the_same_bits_with_any_number_of_threads() {

@@ -163,3 +163,35 @@ fn evaluation_uses_the_moving_statistics_and_leaves_them() {
     }
     assert!(mean.equal(&mean_before) && var.equal(&var_before));
 }
+
+/// As a residual network does to a block's end without ReLU. (After `AddRelu` the output is kept for the backward pass.)
+#[test]
+fn a_fused_output_may_be_changed_in_place() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let x = shim::channels_last(&noise("x", &[4, 8, 3, 3]).to_kind(kind)).unwrap().set_requires_grad(true);
+        let (ones, zeros) =
+            (Tensor::ones([8], (Kind::Float, Device::Cpu)), Tensor::zeros([8], (Kind::Float, Device::Cpu)));
+        let norm = Norm {
+            weight: &ones,
+            bias: &zeros,
+            moving_mean: &zeros.copy(),
+            moving_var: &ones.copy(),
+            eps: 1e-3,
+            fused: true,
+        };
+        for then in [Then::Nothing, Then::Relu] {
+            let mut output = norm.forward(&x, By::Batch { momentum: 0.1 }, then);
+            let gradient = |output: &Tensor| {
+                Tensor::run_backward(
+                    &[(output * noise("cotangent", &[4, 8, 3, 3])).sum(Kind::Float)],
+                    &[&x],
+                    true,
+                    false,
+                )
+            };
+            let before = gradient(&output);
+            let _ = output.g_add_scalar_(1.0);
+            assert_eq!(gradient(&output), before, "{kind:?}");
+        }
+    }
+}
