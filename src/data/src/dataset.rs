@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use sweep::settings::Normalise;
 
-use crate::error::Error;
 use crate::statistics::{self, Statistics};
 
 /// Decoded images with labels, in two splits.
@@ -163,8 +162,11 @@ impl Dataset {
     }
 
     /// Per channel, in units of 0..=255. `Dataset` takes the published statistics where there are any, else those of
-    /// the training images by the definition in `statistics.rs`. An error where three channels are needed and absent.
-    pub fn statistics(&self, normalise: Normalise) -> Result<Statistics, Error> {
+    /// the training images by the definition in `statistics.rs`.
+    ///
+    /// # Panics
+    /// For statistics of three colours and grey images, which `Settings::check` refuses.
+    pub fn statistics(&self, normalise: Normalise) -> Statistics {
         statistics::of(self, normalise)
     }
 }

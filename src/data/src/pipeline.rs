@@ -61,12 +61,11 @@ struct Order {
 const REMEMBERED_ORDERS: usize = 4;
 
 impl Pipeline {
-    /// Chooses the subset and checks that the settings fit the data set. `smoke` makes tiny batches of small crops, two
+    /// Chooses the subset. Settings have no contradiction (`Settings::check`); here they must fit what was found on disk. `smoke` makes tiny batches of small crops, two
     /// steps per epoch, and takes as many samples per class as the stand-in images have.
     pub fn new(dataset: Arc<Dataset>, settings: &Settings, seed: u64, smoke: bool) -> Result<Self, Error> {
-        check(settings)?;
         let side = side(&dataset, settings, smoke)?;
-        let statistics = dataset.statistics(settings.normalise)?;
+        let statistics = dataset.statistics(settings.normalise);
         let mut renderer = Renderer::new(side, &statistics);
         renderer.rand_augment = settings.rand_augment.clone().map(|settings| crate::rand_augment::RandAugment {
             settings,
@@ -344,40 +343,6 @@ impl Pipeline {
     }
 }
 
-/// Settings that make no sense for any data set.
-fn check(settings: &Settings) -> Result<(), Error> {
-    let refuse = |field, value: String, reason: &str| Err(Error::Setting { field, value, reason: reason.to_owned() });
-    if settings.batch_size == 0 {
-        return refuse("batch_size", "0".to_owned(), "it must be at least 1");
-    }
-    if !(1..1 << 24).contains(&settings.repeats) {
-        return refuse("repeats", settings.repeats.to_string(), "it must be at least 1 and below 2^24");
-    }
-    if !(0.0..1.0).contains(&settings.shift) {
-        return refuse("shift", settings.shift.to_string(), "it is a fraction of the image: 0 <= shift < 1");
-    }
-    if settings.crop == Crop::RandomResized && settings.crop_size.is_none() {
-        return refuse("crop", "random_resized".to_owned(), "it needs `crop_size`");
-    }
-    if settings.crop == Crop::RandomResized && settings.shift > 0.0 {
-        return refuse("shift", settings.shift.to_string(), "it cannot be combined with `crop: random_resized`");
-    }
-    if let Some(mix) = &settings.cutmix
-        && !(mix.alpha > 0.0 && mix.alpha.is_finite() && (0.0..=1.0).contains(&mix.probability))
-    {
-        return refuse("cutmix", format!("{mix:?}"), "alpha must be above 0 and the probability in 0..=1");
-    }
-    if let Some(rand) = &settings.rand_augment
-        && !((0.0..=10.0).contains(&rand.magnitude)
-            && rand.magnitude_std >= 0.0
-            && (0.0..=1.0).contains(&rand.probability))
-    {
-        let reason = "magnitude must be in 0..=10, its deviation at least 0, the probability in 0..=1";
-        return refuse("rand_augment", format!("{rand:?}"), reason);
-    }
-    Ok(())
-}
-
 /// Side of the square the network sees.
 fn side(dataset: &Dataset, settings: &Settings, smoke: bool) -> Result<usize, Error> {
     let refuse = |reason: String| Error::Setting { field: "crop_size", value: "absent".to_owned(), reason };
@@ -386,10 +351,6 @@ fn side(dataset: &Dataset, settings: &Settings, smoke: bool) -> Result<usize, Er
         return Err(Error::Setting { field: "dataset", value: dataset.name.clone(), reason });
     }
     match settings.crop_size {
-        Some(0) => {
-            let reason = "it must be at least 1".to_owned();
-            Err(Error::Setting { field: "crop_size", value: "0".to_owned(), reason })
-        }
         Some(side) if smoke => Ok((side as usize).min(stand_in::SIDE)),
         Some(side) => Ok(side as usize),
         None => match (dataset.train.uniform_size(), dataset.test.uniform_size()) {

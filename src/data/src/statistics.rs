@@ -7,7 +7,6 @@ use rayon::prelude::*;
 use sweep::settings::Normalise;
 
 use crate::dataset::{Dataset, Image};
-use crate::error::Error;
 
 /// One value per channel, in units of 0..=255. `std` is never zero.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +37,7 @@ fn published(name: &str) -> Option<(Rgb, Rgb)> {
     })
 }
 
-pub(crate) fn of(dataset: &Dataset, normalise: Normalise) -> Result<Statistics, Error> {
+pub(crate) fn of(dataset: &Dataset, normalise: Normalise) -> Statistics {
     let fixed = match normalise {
         Normalise::Dataset => published(&dataset.name),
         Normalise::Computed => None,
@@ -46,16 +45,11 @@ pub(crate) fn of(dataset: &Dataset, normalise: Normalise) -> Result<Statistics, 
         Normalise::Torchvision => Some(TORCHVISION),
     };
     match fixed {
-        None => Ok(compute(dataset)),
-        Some((mean, std)) if dataset.channels == 3 => Ok(finish(&mean, &std)),
-        Some(_) => Err(Error::Setting {
-            field: "normalise",
-            value: format!("{normalise:?}").to_lowercase(),
-            reason: format!(
-                "it has three channels, the images of `{}` have {}; use `dataset` or `computed`",
-                dataset.name, dataset.channels
-            ),
-        }),
+        None => compute(dataset),
+        Some((mean, std)) => {
+            assert_eq!(dataset.channels, 3, "`normalise: {normalise:?}` for the images of `{}`", dataset.name);
+            finish(&mean, &std)
+        }
     }
 }
 
@@ -123,7 +117,7 @@ mod tests {
     #[test]
     fn computed_statistics_follow_the_stated_definition() {
         // Image means 1 and 7, global mean 4; mean squared deviations ((4^2 + 2^2) / 2, (2^2 + 4^2) / 2) = (10, 10).
-        let statistics = dataset("folder:x", 1, vec![0, 2, 6, 8]).statistics(Normalise::Dataset).unwrap();
+        let statistics = dataset("folder:x", 1, vec![0, 2, 6, 8]).statistics(Normalise::Dataset);
         assert!((statistics.mean[0] - 4.0).abs() < 1e-6);
         assert!((statistics.std[0] - 20f32.sqrt()).abs() < 1e-5);
     }
@@ -131,15 +125,9 @@ mod tests {
     #[test]
     fn published_statistics_are_used_for_their_data_sets_only() {
         let cub = dataset("cub", 3, vec![9; 12]);
-        assert_eq!(cub.statistics(Normalise::Dataset).unwrap().mean[1], 127.351_168_05_f64 as f32);
-        assert_eq!(cub.statistics(Normalise::Computed).unwrap().mean[1], 9.0);
-        assert!(cub.statistics(Normalise::Computed).unwrap().std[0] > 0.0);
-        assert_eq!(cub.statistics(Normalise::Torchvision).unwrap().std[0], 58.395);
-    }
-
-    #[test]
-    fn three_channel_statistics_are_refused_for_grey_images() {
-        let error = dataset("digits", 1, vec![1; 4]).statistics(Normalise::Ilsvrc).unwrap_err();
-        assert!(error.to_string().contains("`normalise` = ilsvrc"), "{error}");
+        assert_eq!(cub.statistics(Normalise::Dataset).mean[1], 127.351_168_05_f64 as f32);
+        assert_eq!(cub.statistics(Normalise::Computed).mean[1], 9.0);
+        assert!(cub.statistics(Normalise::Computed).std[0] > 0.0);
+        assert_eq!(cub.statistics(Normalise::Torchvision).std[0], 58.395);
     }
 }

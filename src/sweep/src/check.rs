@@ -98,10 +98,8 @@ impl Sweep {
     fn check_settings(&self, place: &str, set: &BTreeMap<String, Value>) -> Result<(), BadSweep> {
         let fine = |base: &Settings, set: &BTreeMap<String, Value>| {
             let settings = with_fields(base, set).map_err(|error| bad(place, error.to_string()))?;
-            match settings.contradiction() {
-                Some((_, reason)) => Err(bad(place, reason)),
-                None => Ok(settings),
-            }
+            settings.check().map_err(|contradiction| bad(place, contradiction.to_string()))?;
+            Ok(settings)
         };
         let Some(search) = &self.search else { return fine(&self.base, set).map(|_| ()) };
         for candidate in &search.candidates {

@@ -8,7 +8,16 @@ use crate::settings::{Model, SamplesPerClass, Settings};
 use crate::trial::TrialSpec;
 
 /// What is taken for the size of a data set that has not been looked at.
-const UNKNOWN: Known = Known { name: "", label: "", num_classes: 50, num_train: 5_000, num_test: 5_000, side: 0 };
+const UNKNOWN: Known = Known {
+    name: "",
+    label: "",
+    num_classes: 50,
+    num_train: 5_000,
+    num_test: 5_000,
+    smallest_class: 0,
+    side: 0,
+    channels: 3,
+};
 /// Side of photographs that are not resized, in pixels.
 const UNKNOWN_SIDE: u32 = 224;
 

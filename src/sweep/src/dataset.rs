@@ -12,35 +12,38 @@ pub struct Known {
     pub num_classes: u32,
     pub num_train: u32,
     pub num_test: u32,
+    /// Training images of the smallest class.
+    pub smallest_class: u32,
     /// Images of one fixed size, in pixels; 0: photographs of any size.
     pub side: u32,
+    /// Colours of a pixel.
+    pub channels: u32,
 }
 
 /// Sizes as published (docs/paper.md, section 6); `digits` as split by this project.
 pub const KNOWN: &[Known] = &[
-    known("digits", "Digits", 10, 1_297, 500, 8),
-    known("fashion-mnist", "Fashion-MNIST", 10, 60_000, 10_000, 28),
-    known("cifar100", "CIFAR-100", 100, 50_000, 10_000, 32),
-    known("cub", "CUB", 200, 5_994, 5_794, 0),
-    known("nabirds", "NAB", 555, 23_929, 24_633, 0),
-    known("cars", "Cars", 196, 8_144, 8_041, 0),
-    known("flowers", "Flowers-102", 102, 2_040, 6_149, 0),
-    known("mit67", "MIT Indoor", 67, 5_360, 1_340, 0),
-    known("vipriors", "VIPriors", 1_000, 50_000, 50_000, 0),
+    small_images("digits", "Digits", [10, 1_297, 500, 124], 8, 1),
+    small_images("fashion-mnist", "Fashion-MNIST", [10, 60_000, 10_000, 6_000], 28, 1),
+    small_images("cifar100", "CIFAR-100", [100, 50_000, 10_000, 500], 32, 3),
+    photographs("cub", "CUB", [200, 5_994, 5_794, 29]),
+    photographs("nabirds", "NAB", [555, 23_929, 24_633, 4]),
+    photographs("cars", "Cars", [196, 8_144, 8_041, 24]),
+    photographs("flowers", "Flowers-102", [102, 2_040, 6_149, 20]),
+    photographs("mit67", "MIT Indoor", [67, 5_360, 1_340, 77]),
+    photographs("vipriors", "VIPriors", [1_000, 50_000, 50_000, 50]),
 ];
 
 /// Before the path of a user's own data: one directory per class.
 pub const FOLDER_PREFIX: &str = "folder:";
 
-const fn known(
-    name: &'static str,
-    label: &'static str,
-    num_classes: u32,
-    num_train: u32,
-    num_test: u32,
-    side: u32,
-) -> Known {
-    Known { name, label, num_classes, num_train, num_test, side }
+/// Sizes are classes, training images, test images, and training images of the smallest class.
+const fn small_images(name: &'static str, label: &'static str, sizes: [u32; 4], side: u32, channels: u32) -> Known {
+    let [num_classes, num_train, num_test, smallest_class] = sizes;
+    Known { name, label, num_classes, num_train, num_test, smallest_class, side, channels }
+}
+
+const fn photographs(name: &'static str, label: &'static str, sizes: [u32; 4]) -> Known {
+    small_images(name, label, sizes, 0, 3)
 }
 
 pub fn find(name: &str) -> Option<&'static Known> {

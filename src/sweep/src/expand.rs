@@ -5,11 +5,13 @@
 //! unless `priority` says which override wins.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
 use serde_json::Value;
 
+use crate::contradiction::Contradiction;
 use crate::definition::{Cell, Search, Select};
-use crate::draft::{Condition, Draft};
+use crate::draft::{Condition, Draft, DraftSearch};
 use crate::field;
 use crate::recipe;
 use crate::settings::Settings;
@@ -55,12 +57,13 @@ pub(crate) fn expand(reader: &mut Reader, draft: &Draft<'_>) -> Option<Expanded>
         if excluded {
             continue;
         }
+        let before = point.clone();
         let fields = grid.with_overrides(reader, &coordinates, point, &mut override_used);
         let (_, base_fields) = base.get_or_insert_with(|| {
             let fields = grid.common(&fields);
             (from_fields(&fields), fields)
         });
-        grid.check_settings(reader, &coordinates, &fields);
+        grid.check_settings(reader, &coordinates, &before, &fields);
         if let Some(first) = seen.insert(digest(&fields), coordinates.clone()) {
             grid.report_twin(reader, &first, &coordinates);
         }
@@ -132,6 +135,16 @@ fn to_fields(settings: &Settings) -> Fields {
 fn from_fields(fields: &Fields) -> Settings {
     let value = Value::Object(fields.clone().into_iter().collect());
     serde_json::from_value(value).expect("every field was checked")
+}
+
+/// The fields of a trial that tries out a candidate.
+fn with_candidate(fields: &Fields, search: &DraftSearch, value: &Value) -> Fields {
+    let mut fields = fields.clone();
+    fields.insert(search.search.field.clone(), value.clone());
+    if search.search.select == Select::Validation {
+        fields.insert("holdout".to_owned(), Value::from(search.search.holdout));
+    }
+    fields
 }
 
 struct Grid<'d, 'n> {
@@ -266,7 +279,8 @@ impl Grid<'_, '_> {
         }
     }
 
-    fn check_settings(&mut self, reader: &mut Reader, coordinates: &[u32], fields: &Fields) {
+    /// `before`: the fields before any override, which is what overrides are matched with.
+    fn check_settings(&mut self, reader: &mut Reader, coordinates: &[u32], before: &Fields, fields: &Fields) {
         let search = self.draft.search.as_ref();
         if let Some(search) = search.filter(|search| search.search.select == Select::Validation)
             && !fields["holdout"].is_null()
@@ -279,30 +293,51 @@ impl Grid<'_, '_> {
         let variants = match search {
             None => vec![fields.clone()],
             Some(search) => {
-                let candidate = |value: &Value| {
-                    let mut fields = fields.clone();
-                    fields.insert(search.search.field.clone(), value.clone());
-                    fields
-                };
-                search.search.candidates.iter().map(candidate).collect()
+                search.search.candidates.iter().map(|value| with_candidate(fields, search, value)).collect()
             }
         };
         for fields in variants {
-            let settings = from_fields(&fields);
-            let Some((names, message)) = settings.contradiction() else { continue };
-            if !self.reported.insert(message.clone()) {
-                continue;
+            for contradiction in from_fields(&fields).contradictions() {
+                if self.reported.insert(contradiction.message.clone()) {
+                    self.report_impossible(reader, coordinates, before, contradiction);
+                }
             }
-            let writes = |set: &&Assignment| names.contains(&set.field.name);
-            let of_axes =
-                self.draft.axes.iter().zip(coordinates).flat_map(|(axis, &value)| &axis.values[value as usize].set);
-            let of_overrides = self.draft.overrides.iter().flat_map(|over| &over.set);
-            let place = of_overrides.chain(of_axes).chain(&self.draft.set).find(writes);
-            let at = place.or(None).map_or(0..0, |set| set.at.clone());
-            let at = if place.is_none() { search.map_or(at.clone(), |search| search.at.clone()) } else { at };
-            let problem = reader.problem(&at, format!("{message} (cell {})", self.cell_name(coordinates)), "");
-            reader.report(problem.help(format!("change one of {}", names.join(", "))));
         }
+    }
+
+    /// Points at each of the contradicting fields that the file sets, the weakest last: a recipe's are in no file.
+    fn report_impossible(
+        &self,
+        reader: &mut Reader,
+        coordinates: &[u32],
+        before: &Fields,
+        contradiction: Contradiction,
+    ) {
+        let Contradiction { fields, message, help } = contradiction;
+        let mut places = fields.iter().filter_map(|name| self.place_of(coordinates, before, name));
+        let first = places.next().unwrap_or(0..0);
+        let message = format!("{message} (cell {})", self.cell_name(coordinates));
+        let mut problem = reader.problem(&first, message, "");
+        for place in places {
+            problem = problem.also(place, "and this");
+        }
+        reader.report(problem.help(help));
+    }
+
+    /// Where a field of a cell got its value: from an override, an axis, the search, or `set` and `recipe`.
+    fn place_of(&self, coordinates: &[u32], before: &Fields, name: &str) -> Option<Range<usize>> {
+        let draft = self.draft;
+        let sets = |set: &&Assignment| set.field.name == name;
+        let matching = draft.overrides.iter().filter(|over| matches(&over.when, coordinates, before));
+        let overrides = matching.filter_map(|over| Some((over.priority, over.set.iter().find(sets)?)));
+        let override_ = overrides.max_by_key(|(priority, _)| *priority).map(|(_, set)| set);
+        let on_axes = draft.axes.iter().zip(coordinates).flat_map(|(axis, &value)| &axis.values[value as usize].set);
+        let searched = draft.search.as_ref().filter(|search| {
+            search.search.field == name || name == "holdout" && search.search.select == Select::Validation
+        });
+        let assigned = override_.or_else(|| on_axes.into_iter().find(sets)).map(|set| set.at.clone());
+        let searched = || searched.map(|search| search.at.clone());
+        assigned.or_else(searched).or_else(|| draft.set.iter().find(sets).map(|set| set.at.clone()))
     }
 
     fn report_twin(&mut self, reader: &mut Reader, first: &[u32], second: &[u32]) {

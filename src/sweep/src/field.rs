@@ -2,7 +2,7 @@
 //! compiled sweeps that a peer sent.
 //!
 //! It works on JSON values, knows no places in files (its complaints carry a path into the value instead), and does not
-//! judge how fields go together: see `Settings::contradiction`.
+//! judge how fields go together: see `contradiction.rs`.
 
 use serde_json::{Map, Value};
 
@@ -84,7 +84,7 @@ pub const FIELDS: &[Field] = &[
     optional("resize", Kind::Count(1, 4096)),
     optional("crop_size", Kind::Count(1, 4096)),
     field("crop", Kind::Choice(&["centre", "random", "random_resized"])),
-    field("shift", range(0.0, 1.0)),
+    field("shift", below(0.0, 1.0)),
     field("flip", Kind::Flag),
     field("erase", Kind::Flag),
     optional(

@@ -4,6 +4,7 @@
 mod axis;
 mod check;
 mod compile;
+mod contradiction;
 mod cost;
 pub mod dataset;
 pub mod definition;
@@ -28,6 +29,7 @@ mod version;
 mod yaml;
 
 pub use check::BadSweep;
+pub use contradiction::Contradiction;
 pub use cost::cost;
 pub use definition::Sweep;
 pub use diagnostic::{Errors, Style};

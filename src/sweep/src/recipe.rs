@@ -94,26 +94,43 @@ fn paper(dataset: &str) -> Settings {
     }
 }
 
+/// Side of a data set's images where all have one small size.
+fn small_side(dataset: &str) -> Option<u32> {
+    dataset::find(dataset).map(|known| known.side).filter(|&side| side > 0)
+}
+
 /// CUB, NABirds, Stanford Cars, Flowers-102 at 448 pixels, MIT Indoor 67 at 224.
 fn fine_grained(paper: Settings) -> Settings {
     // The paper's image size for MIT Indoor 67 is not verified: 224 is the default of the authors' code.
-    let small = matches!(paper.dataset.as_str(), "mit67" | "vipriors");
+    let low_resolution = matches!(paper.dataset.as_str(), "mit67" | "vipriors");
+    let sized = match small_side(&paper.dataset) {
+        // Images of a fixed small size are used as they are.
+        Some(_) => paper,
+        None => Settings {
+            resize: Some(if low_resolution { 256 } else { 512 }),
+            crop_size: Some(if low_resolution { 224 } else { 448 }),
+            crop: Crop::Random,
+            ..paper
+        },
+    };
     Settings {
-        resize: Some(if small { 256 } else { 512 }),
-        crop_size: Some(if small { 224 } else { 448 }),
-        crop: Crop::Random,
         flip: true,
         erase: true,
         model: Model::Resnet50Keras,
         // 24 images on each of 4 GPUs, batch normalisation on each for itself.
         batch_size: 96,
         replicas: 4,
-        ..paper
+        ..sized
     }
 }
 
 fn cifar(paper: Settings) -> Settings {
+    // Photographs are brought to CIFAR's size. What is in a user's folder is not known: it may be small images.
+    let photographs = dataset::find(&paper.dataset).is_some_and(|known| known.side == 0);
+    let side = photographs.then_some(32);
     Settings {
+        resize: side,
+        crop_size: side,
         shift: 0.15,
         flip: true,
         model: Model::Resnet110Wfc,
@@ -160,13 +177,13 @@ fn quick(dataset: &str) -> Settings {
 
 /// The challenge's base code: PyTorch's ImageNet example.
 fn vipriors(dataset: &str) -> Settings {
-    let small = dataset::find(dataset).is_some_and(|known| known.side > 0);
+    let small = small_side(dataset);
     Settings {
-        resize: Some(256),
-        crop_size: Some(224),
+        resize: if small.is_some() { None } else { Some(256) },
+        crop_size: Some(small.unwrap_or(224)),
         crop: Crop::RandomResized,
         flip: true,
-        normalise: if small { Normalise::Dataset } else { Normalise::Torchvision },
+        normalise: if small.is_some() { Normalise::Dataset } else { Normalise::Torchvision },
         model: Model::Resnet50,
         init: Init::Torchvision,
         batch_norm_eps: 1e-5,

@@ -382,47 +382,10 @@ impl Schedule {
     }
 }
 
-/// Longer schedules are taken for a slip of the pen.
-const MAX_EPOCHS: u32 = 100_000;
-
 impl Settings {
     /// Epochs a trial runs, fine-tuning's first phase included.
     pub fn num_epochs(&self) -> u32 {
         let first_phase = if self.weights.is_some() { self.finetune_epochs } else { 0 };
         self.schedule.num_epochs().saturating_add(first_phase)
-    }
-
-    /// Fields that are fine each by itself and cannot go together, with what is wrong about them.
-    pub fn contradiction(&self) -> Option<(Vec<&'static str>, String)> {
-        let found = |names: &[&'static str], message: String| Some((names.to_vec(), message));
-        if let (Some(resize), Some(crop)) = (self.resize, self.crop_size)
-            && crop > resize
-        {
-            let message = format!("`crop_size` {crop} is larger than `resize` {resize}");
-            return found(&["crop_size", "resize"], message);
-        }
-        if self.crop != Crop::Centre && self.crop_size.is_none() {
-            return found(&["crop", "crop_size"], "`crop` needs a `crop_size`".to_owned());
-        }
-        if self.replicas > self.batch_size {
-            let message = format!("{} `replicas` cannot share a `batch_size` of {}", self.replicas, self.batch_size);
-            return found(&["replicas", "batch_size"], message);
-        }
-        if let Schedule::Sgdr { learning_rate_min, .. } = self.schedule
-            && learning_rate_min > self.learning_rate
-        {
-            let message = format!("`learning_rate` {} is below the schedule's minimum", self.learning_rate);
-            return found(&["learning_rate", "schedule"], message);
-        }
-        if self.loss == Loss::CosXentDirect && self.embedding != Embedding::OneHot {
-            let message = "`loss: cos_xent_direct` takes the embedding as logits and needs `embedding: one_hot`";
-            return found(&["loss", "embedding"], message.to_owned());
-        }
-        let epochs = self.schedule.num_epochs().saturating_add(self.finetune_epochs);
-        if epochs > MAX_EPOCHS {
-            let message = format!("`schedule` has {epochs} epochs, more than {MAX_EPOCHS}");
-            return found(&["schedule", "finetune_epochs"], message);
-        }
-        None
     }
 }

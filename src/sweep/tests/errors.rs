@@ -91,7 +91,48 @@ fn wrong_values() {
     let semantic = set("loss: cos_xent_direct\n  embedding: {hierarchy: tree.txt}");
     check(&semantic, (4, 3), "needs `embedding: one_hot`", "");
     check(&set("replicas: 64"), (4, 3), "cannot share", "");
+    check(&set("shift: 1.0"), (4, 10), "out of range", "below 1");
     check(&set("samples_per_class: some"), (4, 22), "wrong type", "all");
+}
+
+/// Each of these was accepted once, and every trial refused it.
+#[test]
+fn settings_that_no_trial_could_train_with_are_refused() {
+    let set = |fields: &str| format!("recipe: quick\nset:\n  {}\n", fields.replace(", ", "\n  "));
+    let crop = set("dataset: cub, crop: random_resized, shift: 0.1");
+    check(&crop, (5, 3), "`shift` 0.1 cannot join it", "`shift: 0`");
+    let crop = set("dataset: digits, crop: random");
+    check(&crop, (4, 3), "`crop` needs a `crop_size`", "`crop: centre`");
+    check(&set("dataset: digits, resize: 12"), (4, 3), "used as they are: 8 x 8 pixels", "`resize: null`");
+    check(&set("crop_size: null, dataset: cub"), (3, 3), "photographs of `cub` differ in size", "`crop_size`");
+    check(&set("dataset: digits, normalise: ilsvrc"), (4, 3), "three colours", "`normalise: computed`");
+    check(&set("dataset: cub, samples_per_class: 30"), (4, 3), "has 29 training images", "at most 29");
+    check(&set("dataset: cub, holdout: 0.5, samples_per_class: 1"), (5, 3), "one training image", "raise");
+    let small = set("dataset: digits, model: resnet-110-wfc, crop_size: 3");
+    check(&small, (4, 3), "a side of 3 is too small", "at least 4");
+    let searched = "recipe: quick\nset: {dataset: digits, samples_per_class: 1}\n\
+                    search: {field: learning_rate, candidates: [1, 2]}\n";
+    check(searched, (2, 24), "one training image", "raise");
+}
+
+/// The override that wins is pointed at, not one for other cells; and so is every other field concerned.
+#[test]
+fn contradictions_point_at_all_their_fields() {
+    let text = "\
+recipe: quick
+axes: {dataset: [digits, cub]}
+overrides:
+  - {when: {dataset: digits}, set: {shift: 0.1}}
+  - {when: {dataset: cub}, set: {shift: 0.2}}
+  - {when: {dataset: cub}, set: {crop: random_resized}}
+";
+    let errors = parse(text).unwrap_err();
+    assert_eq!(errors.problems().len(), 1, "{errors}");
+    check(text, (5, 34), "`shift` 0.2 cannot join it (cell cub)", "");
+    let drawn = errors.render(Style::default());
+    assert!(drawn.contains("set: {crop: random_resized}") && drawn.contains("and this"), "{drawn}");
+    let two = "recipe: quick\nset: {dataset: digits, resize: 9, normalise: ilsvrc, crop: random}\n";
+    assert_eq!(parse(two).unwrap_err().problems().len(), 3);
 }
 
 #[test]

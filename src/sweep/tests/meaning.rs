@@ -90,7 +90,7 @@ fn the_table_of_fields_is_that_of_settings() {
     for (recipe, _) in recipe::RECIPES {
         for dataset in sweep::dataset::KNOWN.iter().map(|known| known.name).chain(["folder:/x"]) {
             let settings = recipe::settings(recipe, dataset).unwrap();
-            assert_eq!(settings.contradiction(), None, "{recipe} on {dataset}");
+            assert_eq!(settings.check(), Ok(()), "{recipe} on {dataset}");
             let Value::Object(fields) = serde_json::to_value(&settings).unwrap() else { panic!("a record") };
             for field in FIELDS {
                 assert_eq!(

@@ -1,6 +1,7 @@
 //! One attempt at a trial, from the request to its result: opens what it needs, starts a thread per replica, joins them.
 //!
-//! Everything that can be wrong with settings, data or weights is found here, before the first step. A panic in a
+//! Everything that can be wrong with data, weights or the slot is found here, before the first step; settings were checked when
+//! their sweep was compiled, and are once more where they arrive. A panic in a
 //! replica (libtorch's errors are such) ends the attempt, not the process. Next: train.rs.
 
 use std::path::PathBuf;
@@ -11,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use data::files::Reach;
 use data::{Dataset, Form, Pipeline, Prefetch, PrefetchOptions};
+use sweep::TrialSpec;
 use sweep::handoff::{Progress, RunRequest};
 use sweep::record::{Provenance, Timing, TrialResult};
 use sweep::settings::Embedding;
 use sweep::trial::TRAINING_VERSION;
-use sweep::{Settings, TrialSpec};
 use tch::{Device, Tensor};
 
 use crate::batches::{Batches, ImageShape};
@@ -108,7 +109,8 @@ pub fn run(
 ) -> Result<Outcome, TrialError> {
     let RunRequest { spec, .. } = request;
     let settings = &spec.settings;
-    check(settings, around.devices)?;
+    settings.check().map_err(|contradiction| TrialError::BadInput(contradiction.to_string()))?;
+    around.devices.check_replicas(settings.replicas as usize)?;
     let pipeline = Arc::new(Pipeline::new(around.dataset.clone(), settings, spec.seed, spec.smoke)?);
     let reach = Reach { data_dir: &request.data_dir, allowed: request.allowed_paths.as_deref() };
     let embeddings = embeddings(spec, &around.dataset, reach)?;
@@ -210,20 +212,6 @@ fn batches(
     let first = u64::from(position.epoch) * pipeline.steps_per_epoch() + position.step;
     let prefetch = Prefetch::start(pipeline.clone(), options);
     Batches::new(prefetch, first, spec.settings.replicas as usize, around.stop.clone())
-}
-
-/// Settings that contradict each other or the slot.
-fn check(settings: &Settings, devices: &DeviceSet) -> Result<(), TrialError> {
-    let replicas = settings.replicas;
-    if replicas == 0 || replicas > settings.batch_size {
-        let message =
-            format!("`replicas` = {replicas}: it must be in 1..=batch_size, which is {}", settings.batch_size);
-        return Err(TrialError::bad_input(message));
-    }
-    if settings.num_epochs() == 0 {
-        return Err(TrialError::bad_input("`schedule` has no epochs"));
-    }
-    devices.check_replicas(replicas as usize)
 }
 
 /// Target vectors of the classes, where the settings name a hierarchy.

@@ -5,10 +5,8 @@
 //! head.rs, which computes the outputs.
 
 use sweep::Settings;
-use sweep::settings::{Embedding, Loss, Softmax};
+use sweep::settings::{Loss, Softmax};
 use tch::{Device, Kind, Reduction, Tensor};
-
-use crate::error::TrialError;
 
 /// Keras' clip of probabilities: below it a sample's gradient is zero.
 const KERAS_EPSILON: f64 = 1e-7;
@@ -39,21 +37,7 @@ pub struct Criterion {
 
 impl Criterion {
     /// `embeddings`: row-major [classes, classes], used for `embedding: hierarchy`.
-    pub fn new(
-        settings: &Settings,
-        embeddings: Option<&[f32]>,
-        num_classes: i64,
-        device: Device,
-    ) -> Result<Self, TrialError> {
-        if settings.loss == Loss::CosXentDirect && settings.embedding != Embedding::OneHot {
-            return Err(TrialError::bad_input(
-                "`loss: cos_xent_direct` uses the embedding as logits and needs `embedding: one_hot`",
-            ));
-        }
-        if !(0.0..1.0).contains(&settings.label_smoothing) {
-            let message = format!("`label_smoothing` = {}: it must be in 0..1", settings.label_smoothing);
-            return Err(TrialError::bad_input(message));
-        }
+    pub fn new(settings: &Settings, embeddings: Option<&[f32]>, num_classes: i64, device: Device) -> Self {
         let targets = match embeddings {
             None => Tensor::eye(num_classes, (Kind::Float, device)),
             Some(rows) => {
@@ -62,7 +46,7 @@ impl Criterion {
             }
         };
         let half_squares = targets.square().sum_dim_intlist([1i64].as_slice(), false, Kind::Float) / 2.0;
-        Ok(Self {
+        Self {
             loss: settings.loss,
             softmax: settings.softmax,
             label_smoothing: settings.label_smoothing,
@@ -70,7 +54,7 @@ impl Criterion {
             semantic: embeddings.is_some(),
             targets,
             half_squares,
-        })
+        }
     }
 
     /// Loss of each sample, [batch]. `labels`: int64 [batch].

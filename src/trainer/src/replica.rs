@@ -108,7 +108,7 @@ impl Replica {
         let classifier = models::classifier_name(settings.model);
         let num_classes = blueprint.num_classes as i64;
         let head = Head::new(settings, &builder, classifier, network.num_features, num_classes);
-        let criterion = Criterion::new(settings, blueprint.embeddings, num_classes, device)?;
+        let criterion = Criterion::new(settings, blueprint.embeddings, num_classes, device);
         let inventory = builder.inventory();
         let layout = Layout::new(&inventory, blueprint.format, |note| Group::of(note, settings, classifier));
         let storage = Storage::new(&inventory, layout, blueprint.seed, device)?;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use sweep::Settings;
 use sweep::settings::{Init, Model};
 use tch::{Device, Kind, Tensor};
 
@@ -271,7 +272,7 @@ fn parameter_counts_are_the_published_ones() {
     assert_eq!(moving, 53_120);
 }
 
-/// A size no golden has: odd, small, and of one channel.
+/// Sizes no golden has: an odd one, and the smallest that `Settings::check` lets through; of one channel.
 #[test]
 fn any_image_size_is_accepted() {
     tch::set_num_threads(1);
@@ -288,7 +289,13 @@ fn any_image_size_is_accepted() {
             synchronised: None,
             own_operations: OwnOperations::default(),
         };
-        let features = tch::no_grad(|| backbone.forward(&zeros(&[2, 1, 9, 9]), &pass));
-        assert_eq!(features.size(), [2, backbone.num_features], "{model:?}");
+        let digits = sweep::recipe::settings("quick", "digits").expect("a recipe");
+        let accepted = |side| Settings { model, crop_size: Some(side), ..digits.clone() }.check().is_ok();
+        let smallest = (1..9).find(|&side| accepted(side)).expect("small images are accepted");
+        for side in [smallest.into(), 9] {
+            let features = tch::no_grad(|| backbone.forward(&zeros(&[2, 1, side, side]), &pass));
+            assert_eq!(features.size(), [2, backbone.num_features], "{model:?} with a side of {side}");
+            assert!(features.isfinite().all().double_value(&[]) == 1.0, "{model:?} with a side of {side}");
+        }
     }
 }

@@ -1,0 +1,146 @@
+//! Fields that are possible each by itself and cannot go together, whatever the data: found when a sweep is compiled, each
+//! with the fields concerned and what to do.
+//!
+//! The trainer and the data crate take it for granted that settings have no contradiction. What only the data can tell (a
+//! folder's image sizes, classes with too few images) is found by looking at them, before the start.
+
+use crate::dataset;
+use crate::settings::{Crop, Embedding, Loss, Model, Normalise, SamplesPerClass, Schedule, Settings};
+
+/// Why no trial with these settings could train.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}; {help}")]
+pub struct Contradiction {
+    /// Those that do not go together.
+    pub fields: Vec<&'static str>,
+    pub message: String,
+    /// What to do about it.
+    pub help: String,
+}
+
+/// Longer schedules are taken for a slip of the pen.
+const MAX_EPOCHS: u32 = 100_000;
+
+/// The smallest side that the CIFAR form of the authors' wide network can halve twice.
+const SMALLEST_SIDE_OF_WFC: u32 = 4;
+
+/// Contradictions found so far.
+#[derive(Default)]
+struct Found(Vec<Contradiction>);
+
+impl Found {
+    fn push(&mut self, fields: &[&'static str], message: impl Into<String>, help: impl Into<String>) {
+        self.0.push(Contradiction { fields: fields.to_vec(), message: message.into(), help: help.into() });
+    }
+}
+
+impl Settings {
+    /// The first contradiction as an error.
+    pub fn check(&self) -> Result<(), Contradiction> {
+        self.contradictions().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// All of them.
+    pub fn contradictions(&self) -> Vec<Contradiction> {
+        let mut found = Found::default();
+        self.check_sizes(&mut found);
+        self.check_augmentation(&mut found);
+        self.check_subset(&mut found);
+        self.check_course(&mut found);
+        found.0
+    }
+
+    fn check_sizes(&self, found: &mut Found) {
+        let resizes: Vec<(&str, u32)> =
+            [("resize", self.resize)].into_iter().filter_map(|(field, resize)| Some((field, resize?))).collect();
+        for &(field, resize) in &resizes {
+            if let Some(crop) = self.crop_size.filter(|&crop| crop > resize) {
+                let message = format!("`crop_size` {crop} is larger than `{field}` {resize}");
+                found.push(&["crop_size", field], message, format!("raise `{field}`, or lower `crop_size`"));
+            }
+        }
+        let known = dataset::find(&self.dataset);
+        if let Some(known) = known.filter(|known| known.side > 0) {
+            for (field, resize) in resizes {
+                let message = format!(
+                    "`{field}` {resize}, but the images of `{name}` are used as they are: {side} x {side} pixels",
+                    name = self.dataset,
+                    side = known.side
+                );
+                found.push(&[field, "dataset"], message, format!("write `{field}: null`"));
+            }
+        }
+        if known.is_some_and(|known| known.side == 0) && self.crop_size.is_none() {
+            let message = format!("the photographs of `{}` differ in size, and there is no `crop_size`", self.dataset);
+            found.push(&["crop_size", "dataset"], message, "set `crop_size` to the side that the network shall see");
+        }
+        let side = self.crop_size.or(known.map(|known| known.side).filter(|&side| side > 0));
+        if let Some(side) = side.filter(|&side| self.model == Model::Resnet110Wfc && side < SMALLEST_SIDE_OF_WFC) {
+            let message = format!("`model: resnet-110-wfc` halves its images twice: a side of {side} is too small");
+            found.push(
+                &["model", "crop_size"],
+                message,
+                format!("use another model, or a `crop_size` of at least {SMALLEST_SIDE_OF_WFC}"),
+            );
+        }
+    }
+
+    fn check_augmentation(&self, found: &mut Found) {
+        if self.crop != Crop::Centre && self.crop_size.is_none() {
+            let help = "set `crop_size`, or write `crop: centre`";
+            found.push(&["crop", "crop_size"], "`crop` needs a `crop_size`", help);
+        }
+        if self.crop == Crop::RandomResized && self.shift > 0.0 {
+            let message = format!(
+                "`crop: random_resized` places its crops at random itself: `shift` {} cannot join it",
+                self.shift
+            );
+            found.push(&["shift", "crop"], message, "write `shift: 0`, or `crop: random`");
+        }
+        let of_colours = matches!(self.normalise, Normalise::Ilsvrc | Normalise::Torchvision);
+        if of_colours && dataset::find(&self.dataset).is_some_and(|known| known.channels != 3) {
+            let message =
+                format!("`normalise` has statistics of three colours, and the images of `{}` are grey", self.dataset);
+            found.push(&["normalise", "dataset"], message, "write `normalise: dataset` or `normalise: computed`");
+        }
+    }
+
+    fn check_subset(&self, found: &mut Found) {
+        let SamplesPerClass::Count(samples) = self.samples_per_class else { return };
+        if let Some(known) = dataset::find(&self.dataset).filter(|known| samples > known.smallest_class) {
+            let smallest = known.smallest_class;
+            let message = format!(
+                "`samples_per_class` {samples}, but the smallest class of `{}` has {smallest} training images",
+                self.dataset
+            );
+            found.push(&["samples_per_class", "dataset"], message, format!("write at most {smallest}, or `all`"));
+        }
+        if samples == 1 && self.holdout.is_some() {
+            let message = "nothing can be held out of one training image per class";
+            found.push(&["samples_per_class", "holdout"], message, "raise `samples_per_class`, or hold nothing out");
+        }
+    }
+
+    fn check_course(&self, found: &mut Found) {
+        if self.replicas > self.batch_size {
+            let message = format!("{} `replicas` cannot share a `batch_size` of {}", self.replicas, self.batch_size);
+            found.push(&["replicas", "batch_size"], message, "lower `replicas`, or raise `batch_size`");
+        }
+        if let Schedule::Sgdr { learning_rate_min, .. } = self.schedule
+            && learning_rate_min > self.learning_rate
+        {
+            let rate = self.learning_rate;
+            let message = format!("`learning_rate` {rate} is below the schedule's minimum, {learning_rate_min}");
+            found.push(&["learning_rate", "schedule"], message, "raise `learning_rate`, or lower `learning_rate_min`");
+        }
+        if self.loss == Loss::CosXentDirect && self.embedding != Embedding::OneHot {
+            let message = "`loss: cos_xent_direct` takes the embedding as logits and needs `embedding: one_hot`";
+            found.push(&["loss", "embedding"], message, "write `embedding: one_hot`, or `loss: cos_xent`");
+        }
+        let epochs = self.schedule.num_epochs().saturating_add(self.finetune_epochs);
+        if epochs > MAX_EPOCHS {
+            let message = format!("`schedule` has {epochs} epochs, more than {MAX_EPOCHS}");
+            found.push(&["schedule", "finetune_epochs"], message, format!("make it at most {MAX_EPOCHS} epochs long"));
+        }
+    }
+}
