@@ -51,8 +51,9 @@ fn a_sweep_that_no_slot_can_take_says_so() {
     system.file("wide.yaml", &sweep(2).replace("seeds: 2", "seeds: 2\nresources: {devices_per_trial: 4}"));
     let url = system.url();
     let run = system.start("run", system.orchestrator(&["run", "wide.yaml", "--coordinator", &url]));
-    let no_worker = "idle waits: no worker has joined: start one with `orchestrator worker --coordinator URL`";
-    wait_for("the run says what it waits for", || run.stderr().contains(no_worker).then_some(()));
+    let no_worker =
+        format!("idle waits: no worker has joined: start one with `orchestrator worker --coordinator {url}`");
+    wait_for("the run says what it waits for", || run.stderr().contains(&no_worker).then_some(()));
     let _worker = rehearsing_worker(&system);
     let too_small = "waits: it needs a slot of 4 devices, and the largest offered has 1: start a worker with \
                      --devices-per-slot 4, or change `resources.devices_per_trial`";
@@ -90,6 +91,9 @@ fn an_older_unfinished_sweep_is_announced() {
     let mut older = embedded("older.yaml", &slow);
     wait_for("a trial of the older sweep runs", || (!system.trainers().is_empty()).then_some(()));
     older.signal(Signal::SIGINT);
+    wait_for("it writes checkpoints", || older.stderr().contains("writing checkpoints").then_some(()));
+    // within a second it would be the same request
+    std::thread::sleep(Duration::from_millis(1_100));
     older.signal(Signal::SIGINT);
     older.wait();
     system.file("idle.yaml", &sweep(1));

@@ -1,6 +1,5 @@
 //! What the command line accepts. Every flag is documented here and nowhere else; `commands/` says what they do.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -8,6 +7,7 @@ use clap_complete::Shell;
 use worker::devices::DeviceChoice;
 
 use crate::exit::EXIT_CODES;
+use crate::host_port::HostPort;
 
 /// Trains sweeps of small-data experiments on every device there is, survives anything being killed, and fills in the
 /// table.
@@ -113,15 +113,21 @@ impl Target {
     /// ` --coordinator URL --token-file FILE`, or ` --state-dir DIR`, where address and token are found: what a command
     /// that is shown to a person needs in order to ask the same coordinator.
     pub fn flags(&self) -> String {
-        let quoted = |text: &str| {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@+,=".contains(&byte);
-            if text.bytes().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
-        };
         let Some(url) = &self.coordinator else {
             return format!(" --state-dir {}", quoted(&self.state_dir.to_string_lossy()));
         };
         let token = self.token_file.as_ref().map(|file| format!(" --token-file {}", quoted(&file.to_string_lossy())));
         format!(" --coordinator {}{}", quoted(url), token.unwrap_or_default())
+    }
+}
+
+/// A word of a command line as a shell reads it.
+pub fn quoted(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@+,=".contains(&byte);
+    if text.bytes().all(plain) && !text.is_empty() {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
     }
 }
 
@@ -158,8 +164,9 @@ pub struct DataArgs {
   orchestrator run sweeps/table2.yaml --smoke
   orchestrator run sweeps/table2.yaml --coordinator http://login1:7400 --token-file token --detach
 
-Without --coordinator, a coordinator and a worker run inside this process. Ctrl-C once writes
-checkpoints and keeps everything; twice stops at once. The same command goes on where it stopped.")]
+Without --coordinator, a coordinator and a worker run inside this process. Ctrl-C writes
+checkpoints and keeps everything; again, a second later or more, it stops at once. The same
+command continues.")]
 pub struct RunArgs {
     /// The sweep file
     #[arg(value_name = "FILE")]
@@ -192,9 +199,9 @@ pub struct RunArgs {
 Listening on anything but loopback needs a token file. SIGTERM ends it; started
 again on the same state directory it goes on.")]
 pub struct CoordinatorArgs {
-    /// Where workers and commands connect to
+    /// Where workers and commands connect to, as HOST:PORT; 0.0.0.0:PORT is every network of this machine
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
-    pub listen: SocketAddr,
+    pub listen: HostPort,
     /// Holds the journal; made when it is missing
     #[arg(long, value_name = "DIR", default_value = "orchestrator-state")]
     pub state_dir: PathBuf,
@@ -203,7 +210,7 @@ pub struct CoordinatorArgs {
     pub token_file: Option<PathBuf>,
     /// Also serve a read-only status page and metrics here; anywhere but on loopback they want the token
     #[arg(long, value_name = "ADDR")]
-    pub http: Option<SocketAddr>,
+    pub http: Option<HostPort>,
     /// How often workers report, in milliseconds [default: 1000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub heartbeat_ms: Option<u64>,
@@ -220,8 +227,8 @@ pub struct CoordinatorArgs {
   orchestrator worker --coordinator http://127.0.0.1:7400
   orchestrator worker --coordinator http://login1:7400 --token-file token --devices cuda:0-3
 
-SIGTERM, SIGINT, SIGHUP and Slurm's SIGUSR1 make it write checkpoints and leave; a second one stops
-it at once.")]
+SIGTERM, SIGINT, SIGHUP and Slurm's SIGUSR1 make it write checkpoints and leave; another one,
+a second later or more, stops it at once.")]
 pub struct WorkerArgs {
     /// The coordinator, as http://HOST:PORT
     #[arg(long, value_name = "URL", env = "ORCHESTRATOR_COORDINATOR")]

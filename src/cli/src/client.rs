@@ -1,6 +1,6 @@
 //! The coordinator as seen from a command: one method per question, and what each gRPC code means to a person.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::{Token, v1};
@@ -10,6 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use v1::control_client::ControlClient;
 
+use crate::args::quoted;
 use crate::exit::{ExpectedError, chain};
 use crate::output;
 
@@ -23,6 +24,8 @@ pub struct Client {
     /// Carries the token.
     metadata: MetadataMap,
     pub address: String,
+    /// The file that the token came from, for commands that are shown to people.
+    pub token_file: Option<PathBuf>,
 }
 
 /// The file's token; `None` without a file.
@@ -30,18 +33,26 @@ pub fn token(file: Option<&Path>) -> Result<Option<Token>, ExpectedError> {
     file.map(Token::from_file).transpose().map_err(ExpectedError::Token)
 }
 
+/// HOST:PORT is a coordinator's address as well.
+pub fn with_scheme(address: &str) -> String {
+    if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
+}
+
 impl Client {
     pub async fn connect(address: &str, token: Option<Token>) -> Result<Self, ExpectedError> {
-        let address = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+        let address = with_scheme(address);
         let bad = |reason: String| {
             ExpectedError::BadInput(format!(
                 "`{address}` is not a coordinator's address ({reason}): http://HOST:PORT was expected"
             ))
         };
         if !address.starts_with("http://") {
-            return Err(bad("only http is spoken".to_owned()));
+            return Err(bad("only http is supported".to_owned()));
         }
         let endpoint = Endpoint::from_shared(address.clone()).map_err(|error| bad(chain(&error)))?;
+        if endpoint.uri().port_u16().is_none() {
+            return Err(bad("it names no port".to_owned()));
+        }
         let channel = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE)
@@ -55,7 +66,20 @@ impl Client {
         };
         let limit = protocol::limits::MAX_MESSAGE_BYTES;
         let control = ControlClient::new(channel).max_decoding_message_size(limit).max_encoding_message_size(limit);
-        Ok(Self { control, metadata, address })
+        Ok(Self { control, metadata, address, token_file: None })
+    }
+
+    /// A new connection to the same coordinator.
+    pub async fn reconnect(&mut self, token: Option<Token>) -> Result<(), ExpectedError> {
+        let token_file = self.token_file.clone();
+        *self = Self { token_file, ..Self::connect(&self.address, token).await? };
+        Ok(())
+    }
+
+    /// What reaches this coordinator from a command line: `--coordinator URL --token-file FILE`.
+    pub fn flags(&self) -> String {
+        let token = self.token_file.as_ref().map(|file| format!(" --token-file {}", quoted(&file.to_string_lossy())));
+        format!("--coordinator {}{}", quoted(&self.address), token.unwrap_or_default())
     }
 
     pub async fn submit(&mut self, sweep: &Sweep) -> Result<v1::SubmitReply, ExpectedError> {

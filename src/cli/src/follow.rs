@@ -1,19 +1,22 @@
-//! What a person sees of a running sweep on stderr: progress bars on a terminal, plain lines in a pipe.
+//! What a person sees of a running sweep on stderr: a footer with bars on a terminal, plain lines in a pipe.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use protocol::v1::{RunningTrial, SweepStatus, TrialEnded, trial_ended};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use crate::args::Target;
+use crate::footer::{Content, Row};
 use crate::output::counted;
 use crate::talk;
 
-/// Bars of running trials that fit a terminal; the sweep's own bar counts the others.
-const MAX_BARS: usize = 16;
-/// Between two plain lines about what runs.
+/// Between two plain lines about what runs, at first; a long run writes fewer.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+/// A plain line comes no more often than this share of the time that the run has taken.
+const LINE_SHARE: u32 = 60;
+/// Characters of a failure's first line.
+const MAX_REASON: usize = 200;
 
 pub enum View {
     Bars(Bars),
@@ -21,22 +24,21 @@ pub enum View {
     Silent,
 }
 
+/// The footer on a terminal.
 pub struct Bars {
-    sweep: ProgressBar,
-    /// The table as it stands, below the bars.
-    table: Option<ProgressBar>,
-    trials: BTreeMap<String, ProgressBar>,
+    content: Content,
     waits: Waits,
+    watch: JoinHandle<()>,
 }
 
-#[derive(Default)]
 pub struct Lines {
+    began: Instant,
     last: Option<Instant>,
     total: u64,
     waits: Waits,
 }
 
-/// Why the sweep does not get on, said when it changes.
+/// Why the sweep does not get on, printed when it changes.
 #[derive(Default)]
 struct Waits {
     said: String,
@@ -47,23 +49,23 @@ impl Waits {
         let because = &status.waits_because;
         if !because.is_empty() && *because != self.said {
             talk::say(&format!("{} waits: {because}", status.name));
-            self.said.clone_from(because);
         }
+        self.said.clone_from(because);
     }
 }
 
 impl View {
-    /// As stderr and `--quiet` ask for.
+    /// What stderr and `--quiet` ask for. Needs a runtime: a footer follows the size of its terminal.
     pub fn new() -> Self {
         if talk::quiet() {
             return Self::Silent;
         }
         if !talk::interactive() {
-            return Self::Lines(Lines::default());
+            let waits = Waits::default();
+            return Self::Lines(Lines { began: Instant::now(), last: None, total: 0, waits });
         }
-        let sweep = talk::bars().add(ProgressBar::new(0));
-        sweep.set_style(style("{prefix:.bold} [{wide_bar}] {pos}/{len} trials {msg}"));
-        Self::Bars(Bars { sweep, table: None, trials: BTreeMap::new(), waits: Waits::default() })
+        let watch = tokio::spawn(watch_terminal());
+        Self::Bars(Bars { content: Content::default(), waits: Waits::default(), watch })
     }
 
     pub fn status(&mut self, status: &SweepStatus) {
@@ -80,7 +82,7 @@ impl View {
     }
 
     pub fn note(&mut self, note: &str) {
-        talk::say(note);
+        talk::say(&shortened(note));
     }
 
     pub fn is_terminal(&self) -> bool {
@@ -90,24 +92,36 @@ impl View {
     /// Shows the table below the bars; false where there are none.
     pub fn table(&mut self, text: &str) -> bool {
         let Self::Bars(bars) = self else { return false };
-        let table = bars.table.get_or_insert_with(|| {
-            let table = talk::bars().add(ProgressBar::new_spinner());
-            table.set_style(style("{msg}"));
-            table
-        });
-        table.set_message(text.trim_end().to_owned());
+        bars.content.table = text.trim_end().lines().map(str::to_owned).collect();
+        talk::show(Some(bars.content.clone()));
         true
     }
 
-    /// Takes the bars off the screen.
+    /// Takes the footer off the screen.
     pub fn finish(&mut self) {
         if let Self::Bars(bars) = self {
-            for bar in bars.trials.values().chain([&bars.sweep]).chain(&bars.table) {
-                bar.finish_and_clear();
-                talk::bars().remove(bar);
-            }
-            // Best effort: a terminal that is gone needs no clearing.
-            let _ = talk::bars().clear();
+            bars.watch.abort();
+            talk::show(None);
+        }
+    }
+}
+
+impl Drop for View {
+    /// An error that ends the command leaves no bars on the screen either.
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// Draws the footer anew when the terminal changes its size, and when the program goes on after Ctrl-Z.
+async fn watch_terminal() {
+    // SIGCONT has no name in tokio
+    let continued = SignalKind::from_raw(nix::sys::signal::Signal::SIGCONT as i32);
+    let (Ok(mut resized), Ok(mut continued)) = (signal(SignalKind::window_change()), signal(continued)) else { return };
+    loop {
+        tokio::select! {
+            _ = resized.recv() => talk::resized(),
+            _ = continued.recv() => talk::continued(),
         }
     }
 }
@@ -115,33 +129,17 @@ impl View {
 impl Bars {
     fn status(&mut self, status: &SweepStatus) {
         self.waits.status(status);
-        let running: BTreeMap<&str, &RunningTrial> =
-            status.running_trials.iter().take(MAX_BARS).map(|trial| (trial.trial.as_str(), trial)).collect();
-        self.trials.retain(|trial, bar| {
-            let keep = running.contains_key(trial.as_str());
-            if !keep {
-                bar.finish_and_clear();
-                talk::bars().remove(bar);
-            }
-            keep
-        });
-        for (id, trial) in running {
-            let bar = self.trials.entry(id.to_owned()).or_insert_with(|| {
-                let bar = talk::bars().insert_before(&self.sweep, ProgressBar::new(0));
-                bar.set_style(style("  {prefix:30!} [{bar:24}] {msg}"));
-                bar
-            });
-            bar.set_prefix(format!("{} seed {}", trial.cell, trial.seed));
-            bar.set_length(u64::from(trial.num_epochs));
-            bar.set_position(u64::from(trial.epoch));
-            bar.set_message(trial_text(trial));
-        }
-        self.sweep.set_prefix(status.name.clone());
-        self.sweep.set_length(total(status));
-        self.sweep.set_position(done(status));
-        let hidden = status.running_trials.len().saturating_sub(MAX_BARS);
-        let more = if hidden > 0 { format!(" ({hidden} not shown)") } else { String::new() };
-        self.sweep.set_message(format!("{}{more}", counts(status)));
+        let row = |trial: &RunningTrial| {
+            let share = f64::from(trial.epoch) / f64::from(trial.num_epochs.max(1));
+            Row { name: trial_name(trial), share, details: details(trial) }
+        };
+        self.content.trials = status.running_trials.iter().map(row).collect();
+        let mut details = vec![format!("{}/{} trials", done(status), total(status))];
+        details.extend(remaining(status));
+        details.extend(numbers(status));
+        let share = done(status) as f64 / total(status).max(1) as f64;
+        self.content.sweep = Row { name: status.name.clone(), share, details };
+        talk::show(Some(self.content.clone()));
     }
 }
 
@@ -154,12 +152,12 @@ impl Lines {
         }
         self.waits.status(status);
         let under_way: Vec<&RunningTrial> = status.running_trials.iter().filter(|trial| trial.epoch > 0).collect();
-        if under_way.is_empty() || self.last.is_some_and(|last| last.elapsed() < LINE_EVERY) {
+        let pause = LINE_EVERY.max(self.began.elapsed() / LINE_SHARE);
+        if under_way.is_empty() || self.last.is_some_and(|last| last.elapsed() < pause) {
             return;
         }
         self.last = Some(Instant::now());
-        let shown =
-            under_way.iter().take(4).map(|trial| format!("{} seed {} {}", trial.cell, trial.seed, trial_text(trial)));
+        let shown = under_way.iter().take(4).map(|trial| format!("{} {}", trial_name(trial), trial_text(trial)));
         let shown: Vec<String> = shown.collect();
         let more = under_way.len().saturating_sub(shown.len());
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };
@@ -172,6 +170,10 @@ impl Lines {
             shown.join("; ")
         ));
     }
+}
+
+fn trial_name(trial: &RunningTrial) -> String {
+    format!("{} seed {}", trial.cell, trial.seed)
 }
 
 /// `cos/10 seed 3: 95.2 % (best 95.8 %), 3.2 s`
@@ -188,29 +190,48 @@ pub fn ended_line(ended: &TrialEnded, target: &Target) -> String {
             format!("{name}: {last:.1} % (best {best:.1} %), {:.1} s{attempts}", ended.seconds)
         }
         Some(trial_ended::Outcome::Failure(failure)) => {
-            let reason = failure.lines().next().unwrap_or_default();
+            let reason = shortened(failure);
             format!("{name}: failed{attempts}: {reason}; see `orchestrator explain {}{}`", ended.trial, target.flags())
         }
         None => format!("{name}: ended{attempts}"),
     }
 }
 
+/// The first line of what a peer reported, without colours, of bounded length.
+fn shortened(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    let line = anstream::adapter::strip_str(line).to_string();
+    match line.char_indices().nth(MAX_REASON) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
+    }
+}
+
 /// `epoch 12/42  93.1 %  2100 images/s`
 pub fn trial_text(trial: &RunningTrial) -> String {
-    let mut text = format!("epoch {}/{}", trial.epoch, trial.num_epochs);
+    details(trial).join("  ")
+}
+
+/// The most important first.
+fn details(trial: &RunningTrial) -> Vec<String> {
+    // a trial that opens its data set has not said how many epochs it has
+    let mut details = match trial.num_epochs {
+        0 => vec!["starting".to_owned()],
+        epochs => vec![format!("epoch {}/{epochs}", trial.epoch)],
+    };
+    if !matches!(trial.condition.as_str(), "" | "running") {
+        details.push(trial.condition.clone());
+    }
     if let Some(accuracy) = trial.accuracy {
-        text.push_str(&format!("  {:.1} %", 100.0 * accuracy));
+        details.push(format!("{:.1} %", 100.0 * accuracy));
     }
     if trial.images_per_s > 0.0 {
-        text.push_str(&format!("  {:.0} images/s", trial.images_per_s));
+        details.push(format!("{:.0} images/s", trial.images_per_s));
     }
     if trial.attempt > 1 {
-        text.push_str(&format!("  attempt {}", trial.attempt));
+        details.push(format!("attempt {}", trial.attempt));
     }
-    if !matches!(trial.condition.as_str(), "" | "running") {
-        text.push_str(&format!("  {}", trial.condition));
-    }
-    text
+    details
 }
 
 pub fn total(status: &SweepStatus) -> u64 {
@@ -223,6 +244,12 @@ pub fn done(status: &SweepStatus) -> u64 {
 
 /// `2 running, 1 failed, about 1m20s left`
 pub fn counts(status: &SweepStatus) -> String {
+    let mut parts = numbers(status);
+    parts.extend(remaining(status));
+    parts.join(", ")
+}
+
+fn numbers(status: &SweepStatus) -> Vec<String> {
     let mut parts = vec![format!("{} running", status.running)];
     if status.failed > 0 {
         parts.push(format!("{} failed", status.failed));
@@ -230,10 +257,14 @@ pub fn counts(status: &SweepStatus) -> String {
     if status.cancelled > 0 {
         parts.push(format!("{} cancelled", status.cancelled));
     }
-    if status.remaining_ms > 0 && !status.complete {
-        parts.push(format!("about {} left", duration(status.remaining_ms)));
-    }
-    parts.join(", ")
+    parts
+}
+
+/// `about 1m20s left`, or `about 1m20s left, at least` while searches may still add trials that nobody can foresee.
+fn remaining(status: &SweepStatus) -> Option<String> {
+    let least = if status.remaining_at_least { ", at least" } else { "" };
+    (status.remaining_ms > 0 && !status.complete)
+        .then(|| format!("about {} left{least}", duration(status.remaining_ms)))
 }
 
 /// `45s`, `1m20s`, `2h05m`, `3d04h`
@@ -245,10 +276,6 @@ pub fn duration(ms: u64) -> String {
         3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
         _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
     }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("the template is well-formed").progress_chars("=> ")
 }
 
 #[cfg(test)]
@@ -282,5 +309,32 @@ mod tests {
             ended_line(&ended, &target),
             "cos/10 seed 3 (search): failed: the loss became NaN; see `orchestrator explain 0123456789abcdef --state-dir 'my state'`"
         );
+    }
+
+    #[test]
+    fn a_long_or_coloured_reason_is_one_short_plain_line() {
+        assert_eq!(shortened("\x1b[31mboom\x1b[0m\nTraceback"), "boom");
+        let long = shortened(&"ä".repeat(1000));
+        assert_eq!((long.chars().count(), long.ends_with("ä...")), (MAX_REASON + 3, true));
+    }
+
+    #[test]
+    fn a_trial_that_has_not_begun_has_no_epochs() {
+        let mut trial = RunningTrial { condition: "running".into(), ..RunningTrial::default() };
+        assert_eq!(trial_text(&trial), "starting");
+        trial = RunningTrial { epoch: 0, num_epochs: 42, attempt: 2, condition: "stalled".into(), ..trial };
+        assert_eq!(trial_text(&trial), "epoch 0/42  stalled  attempt 2");
+        trial = RunningTrial { epoch: 3, accuracy: Some(0.931), images_per_s: 2100.4, attempt: 1, ..trial };
+        assert_eq!(trial_text(&trial), "epoch 3/42  stalled  93.1 %  2100 images/s");
+    }
+
+    #[test]
+    fn what_is_left_says_when_it_is_a_lower_bound() {
+        let mut status = SweepStatus { running: 2, failed: 1, remaining_ms: 80_000, ..SweepStatus::default() };
+        assert_eq!(counts(&status), "2 running, 1 failed, about 1m20s left");
+        status.remaining_at_least = true;
+        assert_eq!(counts(&status), "2 running, 1 failed, about 1m20s left, at least");
+        status.complete = true;
+        assert_eq!(counts(&status), "2 running, 1 failed");
     }
 }

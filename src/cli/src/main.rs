@@ -3,11 +3,14 @@
 //! stdout is data, stderr is talk. Read `args.rs` for what it accepts, `exit.rs` for how it ends, `commands/` for what
 //! each command does.
 
+mod advice;
 mod args;
 mod client;
 mod commands;
 mod exit;
 mod follow;
+mod footer;
+mod host_port;
 mod offline;
 mod output;
 mod preflight;
@@ -33,7 +36,7 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    talk::start(&cli.global);
+    talk::start(&cli.global, &cli.command);
     match commands::run(cli) {
         Ok(outcome) => ExitCode::from(outcome.exit_code()),
         Err(error) => {

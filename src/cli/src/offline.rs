@@ -36,12 +36,17 @@ pub async fn source(target: &Target) -> Result<Source, ExpectedError> {
 pub async fn live(target: &Target) -> Result<Option<Client>, ExpectedError> {
     if let Some(address) = &target.coordinator {
         let token = client::token(target.token_file.as_deref())?;
-        return Client::connect(address, token).await.map(Some);
+        let mut client = Client::connect(address, token).await?;
+        client.token_file.clone_from(&target.token_file);
+        return Ok(Some(client));
     }
     let Some(found) = rendezvous::find(&target.state_dir) else { return Ok(None) };
     let token_file = target.token_file.clone().or(found.token_file);
     match Client::connect(&found.address, client::token(token_file.as_deref())?).await {
-        Ok(client) => Ok(Some(client)),
+        Ok(mut client) => {
+            client.token_file = token_file;
+            Ok(Some(client))
+        }
         // A stale file whose process number was given to another process.
         Err(ExpectedError::Unreachable { .. }) => Ok(None),
         Err(error) => Err(error),

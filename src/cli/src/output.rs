@@ -13,6 +13,15 @@ pub const SCHEMA: u32 = 1;
 /// Wider than any table is useful.
 const MAX_WIDTH: usize = 500;
 
+/// Whoever reads stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Reader {
+    Reads,
+    /// `orchestrator table x | head`, which is no error of ours: a stream of lines may end.
+    Gone,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
     format: OutputFormat,
@@ -30,16 +39,21 @@ impl Output {
     /// One of both, as asked for. The text ends with a newline or is empty.
     pub fn print(self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<(), ExpectedError> {
         match self.format {
-            OutputFormat::Text => write(&text()),
-            OutputFormat::Json => write(&format!("{:#}\n", json())),
+            OutputFormat::Text => write(text().as_bytes()),
+            OutputFormat::Json => write(format!("{:#}\n", json()).as_bytes()),
         }
+        .map(|_| ())
     }
 
     /// One JSON document per line, for a stream of them.
-    pub fn print_line(self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<(), ExpectedError> {
+    pub fn print_line(
+        self,
+        text: impl FnOnce() -> String,
+        json: impl FnOnce() -> Value,
+    ) -> Result<Reader, ExpectedError> {
         match self.format {
-            OutputFormat::Text => write(&text()),
-            OutputFormat::Json => write(&format!("{}\n", json())),
+            OutputFormat::Text => write(text().as_bytes()),
+            OutputFormat::Json => write(format!("{}\n", json()).as_bytes()),
         }
     }
 }
@@ -67,14 +81,14 @@ pub fn colour() -> bool {
     wanted && std::io::stdout().is_terminal() && std::env::var("TERM").map_or(true, |term| term != "dumb")
 }
 
-fn write(text: &str) -> Result<(), ExpectedError> {
+pub fn write(bytes: &[u8]) -> Result<Reader, ExpectedError> {
     let write = || {
         let mut stdout = std::io::stdout().lock();
-        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+        stdout.write_all(bytes).and_then(|()| stdout.flush())
     };
     match crate::talk::without_bars(write) {
-        // `orchestrator table x | head` is no error of ours.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(ExpectedError::Stdout),
+        Ok(()) => Ok(Reader::Reads),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(ExpectedError::Stdout(error)),
     }
 }

@@ -1,17 +1,24 @@
 //! A sweep's results folder on disk: every file is replaced in one step, unchanged ones are left alone, and files that
-//! an earlier report made and this one does not are removed.
+//! an earlier report made and this one does not are removed. Several processes may write the same folder at once.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
+use std::fs::{self, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use protocol::v1::ReportReply;
 use serde_json::Value;
 
 use crate::exit::ExpectedError;
 
 /// Written last: what it lists is there.
 const MANIFEST: &str = "manifest.json";
+/// The end of the name of a file that is still being written.
+const PARTIAL: &str = ".partial";
+/// A partial file this much older than one written now was left by a process that was killed.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 pub struct ResultsFolder {
     path: PathBuf,
@@ -26,8 +33,27 @@ impl ResultsFolder {
         &self.path
     }
 
+    /// Makes the folder and proves that files can be written into it, before anything depends on it.
+    pub fn prepare(&self) -> Result<(), ExpectedError> {
+        let refused = |source: io::Error| {
+            ExpectedError::BadInput(format!(
+                "results cannot be written into {} ({source}): nothing was started; name another folder with --results",
+                self.path.display()
+            ))
+        };
+        fs::create_dir_all(&self.path).map_err(refused)?;
+        let mut probe = self.partial("probe").map_err(refused)?;
+        probe.write_all(b"results can be written here\n").map_err(refused)?;
+        self.remove_abandoned(probe.as_file());
+        probe.close().map_err(refused)
+    }
+
+    pub fn write_report(&self, report: &ReportReply) -> Result<(), ExpectedError> {
+        self.write(report.files.iter().map(|file| (file.name.as_str(), file.content.as_slice())))
+    }
+
     /// Files by name; the names come from a coordinator and must be plain.
-    pub fn write<'a>(&self, files: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<(), ExpectedError> {
+    fn write<'a>(&self, files: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<(), ExpectedError> {
         fs::create_dir_all(&self.path).map_err(ExpectedError::file("make the folder", &self.path))?;
         let before = self.listed();
         let mut names = BTreeSet::new();
@@ -64,16 +90,38 @@ impl ResultsFolder {
         if fs::read(&path).is_ok_and(|there| there == content) {
             return Ok(());
         }
-        let partial = self.path.join(format!(".{name}.partial"));
         let written = || -> io::Result<()> {
-            fs::write(&partial, content)?;
-            fs::File::open(&partial)?.sync_all()?;
-            fs::rename(&partial, &path)
+            let mut partial = self.partial(name)?;
+            partial.write_all(content)?;
+            partial.as_file().sync_all()?;
+            partial.persist(&path)?;
+            Ok(())
         };
-        written().map_err(|error| {
-            let _ = fs::remove_file(&partial);
-            ExpectedError::file("write", path)(error)
-        })
+        written().map_err(ExpectedError::file("write", path))
+    }
+
+    /// A new file of a name that no other process uses, removed again unless it is persisted.
+    fn partial(&self, name: &str) -> io::Result<tempfile::NamedTempFile> {
+        let mut builder = tempfile::Builder::new();
+        // as any other program would make it: the umask takes away what the user does not want
+        let prefix = format!(".{name}.");
+        builder.permissions(Permissions::from_mode(0o666)).prefix(&prefix).suffix(PARTIAL);
+        builder.tempfile_in(&self.path)
+    }
+
+    /// Removes what killed processes left. Ages are compared with a file written now: the file system has a clock of its
+    /// own. Best effort: what stays does no harm.
+    fn remove_abandoned(&self, written_now: &fs::File) {
+        let modified = |metadata: io::Result<fs::Metadata>| metadata.and_then(|metadata| metadata.modified());
+        let (Ok(entries), Ok(now)) = (fs::read_dir(&self.path), modified(written_now.metadata())) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let age = modified(entry.metadata()).ok().and_then(|written| now.duration_since(written).ok());
+            if name.starts_with('.') && name.ends_with(PARTIAL) && age.is_some_and(|age| age > ABANDONED) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// What the manifest of the report before lists.
@@ -137,5 +185,62 @@ mod tests {
         }
         assert_eq!(names(dir.path()), ["sweep"]);
         assert!(names(folder.path()).is_empty());
+    }
+
+    /// As when two runs of one sweep share a results folder.
+    #[test]
+    fn writers_of_one_folder_do_not_disturb_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let names: Vec<String> = (0..8).map(|number| format!("{number}.txt")).collect();
+        let listed: Vec<&str> = names.iter().map(String::as_str).collect();
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let (path, names, manifest) = (dir.path(), &names, manifest(&listed));
+                scope.spawn(move || {
+                    let folder = ResultsFolder::new(path, "sweep");
+                    for round in 0..25 {
+                        let content = format!("{writer} {round}\n").repeat(100);
+                        let files = names.iter().map(|name| (name.as_str(), content.as_bytes()));
+                        folder.write(files.chain([(MANIFEST, manifest.as_slice())])).unwrap();
+                    }
+                });
+            }
+        });
+        let folder = dir.path().join("sweep");
+        let mut expected = names.clone();
+        expected.push(MANIFEST.to_owned());
+        assert_eq!(self::names(&folder), expected, "nothing is left, nothing is missing");
+        for name in names {
+            let text = fs::read_to_string(folder.join(name)).unwrap();
+            let first = text.lines().next().unwrap();
+            assert_eq!(text, format!("{first}\n").repeat(100), "a file is one writer's alone");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_refused_before_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "mine").unwrap();
+        let error = ResultsFolder::new(&dir.path().join("file"), "sweep").prepare().unwrap_err().to_string();
+        assert!(error.contains("file/sweep") && error.contains("--results"), "{error}");
+        let folder = ResultsFolder::new(dir.path(), "sweep");
+        folder.prepare().unwrap();
+        assert!(names(folder.path()).is_empty(), "the probe is gone");
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_removed_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = ResultsFolder::new(dir.path(), "sweep");
+        folder.prepare().unwrap();
+        let left = |name: &str, age: Duration| {
+            let file = fs::File::create(folder.path().join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - age).unwrap();
+        };
+        left(".a.txt.x1.partial", 2 * ABANDONED);
+        left(".b.txt.x2.partial", Duration::ZERO);
+        left("notes.partial", 2 * ABANDONED);
+        folder.prepare().unwrap();
+        assert_eq!(names(folder.path()), [".b.txt.x2.partial", "notes.partial"]);
     }
 }

@@ -2,23 +2,29 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use indicatif::MultiProgress;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::args::{Global, LogFormat};
+use crate::args::{Command, Global, LogFormat};
 use crate::exit::ExpectedError;
+use crate::footer::{Content, Footer, Size};
 
 static QUIET: AtomicBool = AtomicBool::new(false);
-/// Progress bars own the bottom of the terminal; lines are printed above them.
-static BARS: std::sync::OnceLock<MultiProgress> = std::sync::OnceLock::new();
+/// Progress bars of downloads; lines are printed above them.
+static BARS: OnceLock<MultiProgress> = OnceLock::new();
+/// The last lines of the terminal while a sweep is followed; everything else is printed above them.
+static FOOTER: OnceLock<Mutex<Footer>> = OnceLock::new();
 
 /// Sets up log lines; once, at the start.
-pub fn start(global: &Global) {
+pub fn start(global: &Global, command: &Command) {
     QUIET.store(global.quiet, Ordering::Relaxed);
     let level = match (global.quiet, global.verbose) {
         (true, _) => "error",
+        // `run` reports the failed attempts of its own worker itself
+        (_, 0) if matches!(command, Command::Run(_)) => "warn,attempt=error",
         (_, 0) => "warn",
         (_, 1) => "info,h2=warn,hyper=warn,tower=warn",
         (_, 2) => "debug,h2=info,hyper=info,tower=info",
@@ -50,7 +56,7 @@ pub fn error(error: &ExpectedError) {
         (true, Some(rest)) => format!("\x1b[1;31merror:\x1b[0m{rest}"),
         _ => text,
     };
-    let _ = write_stderr(text.as_bytes());
+    write_stderr(text.as_bytes());
 }
 
 /// Whether stderr is a terminal that wants colour.
@@ -68,19 +74,66 @@ pub fn quiet() -> bool {
 }
 
 fn line_out(line: &str) {
-    let _ = write_stderr(format!("{line}\n").as_bytes());
+    write_stderr(format!("{line}\n").as_bytes());
 }
 
-/// Hides the bars while something is written, so that lines and bars do not mix.
-pub fn without_bars<T>(write: impl FnOnce() -> T) -> T {
-    match BARS.get() {
-        Some(bars) => bars.suspend(write),
-        None => write(),
+/// Shows these lines at the bottom of the terminal from now on; `None` removes them.
+pub fn show(content: Option<Content>) {
+    let mut footer = footer();
+    footer.set(content);
+    redraw(&mut footer);
+}
+
+/// Draws the footer anew after the terminal changed its size.
+pub fn resized() {
+    redraw(&mut footer());
+}
+
+/// Draws the footer below what other programs wrote while this one was stopped.
+pub fn continued() {
+    let mut footer = footer();
+    footer.forget();
+    redraw(&mut footer);
+}
+
+fn footer() -> MutexGuard<'static, Footer> {
+    FOOTER.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn redraw(footer: &mut Footer) {
+    let size = size();
+    if footer.is_stale(size) {
+        let text = footer.erase(size) + &footer.draw(size);
+        // A terminal that is gone shows nothing.
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
 }
 
-fn write_stderr(bytes: &[u8]) -> std::io::Result<()> {
-    without_bars(|| std::io::stderr().lock().write_all(bytes))
+fn size() -> Size {
+    let found = terminal_size::terminal_size_of(std::io::stderr());
+    let (columns, rows) = found.map_or((80, 24), |(columns, rows)| (usize::from(columns.0), usize::from(rows.0)));
+    // some pseudo-terminals say 0
+    Size { columns: if columns == 0 { 80 } else { columns }, rows: if rows == 0 { 24 } else { rows } }
+}
+
+/// Takes bars and footer off the screen while something is written, so that they do not mix.
+pub fn without_bars<T>(write: impl FnOnce() -> T) -> T {
+    if let Some(bars) = BARS.get() {
+        return bars.suspend(write);
+    }
+    let mut footer = footer();
+    let size = size();
+    let erased = footer.erase(size);
+    let mut stderr = std::io::stderr();
+    let _ = stderr.write_all(erased.as_bytes());
+    let written = write();
+    let _ = stderr.write_all(footer.draw(size).as_bytes());
+    written
+}
+
+/// Writes a whole line or several. stderr that nobody reads any more is no reason to stop.
+fn write_stderr(bytes: &[u8]) {
+    let _ = without_bars(|| std::io::stderr().lock().write_all(bytes));
 }
 
 /// Log lines take the same way.
@@ -96,11 +149,11 @@ impl<'a> MakeWriter<'a> for Stderr {
 
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        write_stderr(bytes)?;
+        write_stderr(bytes);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        std::io::stderr().flush()
+        Ok(())
     }
 }

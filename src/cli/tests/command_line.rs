@@ -3,7 +3,7 @@
 //! `UPDATE_GOLDENS=1 cargo test --release -p cli` writes the goldens anew; read the difference as prose.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -36,6 +36,10 @@ impl Place {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the command starts")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
         command.args(arguments).current_dir(self.folder.path());
         for (variable, _) in std::env::vars_os() {
@@ -43,7 +47,8 @@ impl Place {
                 command.env_remove(variable);
             }
         }
-        command.env("COLUMNS", "100").output().expect("the command starts")
+        command.env("COLUMNS", "100");
+        command
     }
 
     /// stderr of a command that must end with this code and print no data.
@@ -182,7 +187,7 @@ fn without_a_coordinator_or_a_journal_there_is_nothing_to_ask() {
     let message = place.refused(2, &["status", "--coordinator", "http://127.0.0.1:1"]);
     assert!(message.contains("http://127.0.0.1:1 cannot be reached"), "{message}");
     let message = place.refused(1, &["status", "--coordinator", "https://127.0.0.1:1"]);
-    assert!(message.contains("only http is spoken"), "{message}");
+    assert!(message.contains("only http is supported"), "{message}");
     assert!(place.refused(1, &["journal", "verify"]).contains("there is no journal at"));
 }
 
@@ -191,6 +196,14 @@ fn a_coordinator_refuses_what_cannot_work() {
     let place = Place::new();
     let message = place.refused(1, &["coordinator", "--listen", "0.0.0.0:0"]);
     assert!(message.contains("--token-file"), "{message}");
+    for (listen, reason) in [("localhost", "names no port"), ("7400", "names no port"), ("a/b:1", "a host's name")] {
+        let message = place.refused(1, &["coordinator", "--listen", listen]);
+        assert!(message.contains(reason) && message.contains("localhost:7400"), "{message}");
+    }
+    let message = place.refused(1, &["coordinator", "--listen", "no-such-host.invalid:7400"]);
+    assert!(message.contains("cannot be looked up"), "{message}");
+    let message = place.refused(1, &["status", "--coordinator", "http://127.0.0.1"]);
+    assert!(message.contains("names no port"), "{message}");
     let message = place.refused(1, &["coordinator", "--lease-ms", "100", "--heartbeat-ms", "100"]);
     assert!(message.contains("at least twice --heartbeat-ms"), "{message}");
 }
@@ -227,6 +240,39 @@ fn digits_are_what_table_1_says() {
     assert!(std::fs::read(place.path().join("sheet.png")).unwrap().starts_with(b"\x89PNG"));
     assert!(place.refused(1, &["data", "fetch", "cub2"]).contains("no data set `cub2`"));
     assert!(place.refused(1, &["data", "check", "imagenet"]).contains("no data set `imagenet`"));
+}
+
+/// As `| head -1` does: the reader is gone before the first byte.
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let place = Place::new();
+    place.file("tiny.yaml", SWEEP);
+    for arguments in [&["completions", "bash"][..], &["--help"], &["plan", "tiny.yaml", "--cells"], &["data", "list"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = place.command(arguments);
+        let output = command.stdout(writer).stderr(Stdio::piped()).spawn().expect("the command starts");
+        let output = output.wait_with_output().expect("it ends");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), stderr.as_ref()), (Some(0), ""), "{arguments:?}");
+    }
+    // stderr too may have no reader
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = place.command(&["plan", "absent.yaml", "-vvv"]).stderr(writer).status().expect("the command starts");
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
+fn results_that_cannot_be_written_are_refused_before_the_start() {
+    let place = Place::new();
+    place.file("tiny.yaml", SWEEP);
+    place.file("taken", "a file where the folder should be");
+    let program = env!("CARGO_BIN_EXE_orchestrator");
+    let arguments = ["run", "tiny.yaml", "--devices", "cpu", "--trainer", program, "--results", "taken"];
+    let message = place.refused(1, &arguments);
+    assert!(message.contains("taken/tiny") && message.contains("nothing was started"), "{message}");
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 2, "something was started");
 }
 
 #[test]

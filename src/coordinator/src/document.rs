@@ -34,6 +34,7 @@ fn sweep(sweep: &SweepStatus) -> Value {
         "cells": sweep.cells,
         "cancelled_reason": sweep.cancelled_reason,
         "remaining_ms": sweep.remaining_ms,
+        "remaining_at_least": sweep.remaining_at_least,
         "complete": sweep.complete,
         "waits": sweep.waits,
         "waits_because": sweep.waits_because,

@@ -177,10 +177,8 @@ fn as_html(status: &v1::StatusReply) -> String {
         let accuracy = trial.accuracy.map_or_else(String::new, |accuracy| format!("{:.1} %", 100.0 * accuracy));
         let v1::RunningTrial { seed, epoch, num_epochs, images_per_s, condition, .. } = trial;
         let cell = html(&trial.cell);
-        let _ = write!(
-            page,
-            "<tr><td>{cell}<td>{seed}<td>{epoch}/{num_epochs}<td>{images_per_s:.0}<td>{accuracy}<td>{condition}"
-        );
+        let epoch = if *num_epochs == 0 { "starting".to_owned() } else { format!("{epoch}/{num_epochs}") };
+        let _ = write!(page, "<tr><td>{cell}<td>{seed}<td>{epoch}<td>{images_per_s:.0}<td>{accuracy}<td>{condition}");
     }
     page.push_str("</table><h2>Workers</h2><table><tr><th>worker<th>slots busy<th>presence<th>reason");
     for worker in &status.workers {

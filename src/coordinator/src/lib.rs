@@ -12,6 +12,7 @@ mod owner;
 #[cfg(test)]
 mod owner_tests;
 mod read;
+mod remaining;
 pub mod status;
 mod storage;
 mod streams;

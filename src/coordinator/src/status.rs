@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use protocol::v1;
 use schedule::Config;
-use schedule::state::{
-    Attempt, Millis, Phase, Presence, State, SweepState, SweepTrial, TrialState, WorkerId, WorkerState,
-};
+use schedule::state::{Millis, Phase, Presence, State, SweepState, SweepTrial, WorkerId, WorkerState};
 use sweep::definition::Role;
+
+use crate::remaining::remaining;
 
 /// A trial that runs is called stalled in `status` after this share of the limit that ends it.
 const STALL_SHOWN: f64 = 0.5;
@@ -23,6 +23,7 @@ pub fn sweep(state: &State, config: &Config, name: &str, now: Millis) -> Option<
     let (complete_cells, cells) = cells(state, entry);
     let counts = entry.counts;
     let waits = schedule::sweep_waits(state, name, now);
+    let remaining = remaining(state, entry, now);
     let waits_because = waits.as_ref().map(|waits| waits.because.clone()).unwrap_or_default();
     Some(v1::SweepStatus {
         name: name.to_owned(),
@@ -36,7 +37,8 @@ pub fn sweep(state: &State, config: &Config, name: &str, now: Millis) -> Option<
         complete_cells,
         cells,
         cancelled_reason: entry.cancelled.clone().unwrap_or_default(),
-        remaining_ms: remaining_ms(state, entry),
+        remaining_ms: remaining.ms,
+        remaining_at_least: remaining.at_least,
         running_trials,
         complete: state.is_complete(name),
         waits: waits.map(|waits| waits.reason.name().to_owned()).unwrap_or_default(),
@@ -144,49 +146,4 @@ fn cells(state: &State, entry: &SweepState) -> (u64, u64) {
     }
     let cells = entry.sweep.cells.iter().filter(|cell| cell.skipped.is_none()).count() as u64;
     (complete.values().filter(|&&complete| complete).count() as u64, cells)
-}
-
-/// What finished trials took per unit of predicted work, times what is left, over the slots that can work on it.
-fn remaining_ms(state: &State, entry: &SweepState) -> u64 {
-    let (mut spent_ms, mut spent_cost, mut left_cost, mut left_trials) = (0.0, 0.0, 0.0, 0u64);
-    for wanted in &entry.trials {
-        let Some(trial) = state.trials.get(&wanted.id) else { continue };
-        match &trial.phase {
-            Phase::Succeeded { attempt, .. } => {
-                spent_ms += trial.attempt(*attempt).map_or(0.0, duration_ms);
-                spent_cost += trial.cost;
-            }
-            Phase::Waiting { .. } | Phase::Running { .. } => {
-                left_cost += trial.cost * (1.0 - share_done(state, wanted, trial));
-                left_trials += 1;
-            }
-            Phase::Failed { .. } | Phase::Cancelled => {}
-        }
-    }
-    let present = state.workers.values().filter(|worker| worker.presence == Presence::Present);
-    let slots: u64 =
-        present.map(|worker| (worker.slots.len() - worker.broken_slots.len().min(worker.slots.len())) as u64).sum();
-    let parallel = slots.min(left_trials);
-    if spent_cost <= 0.0 || parallel == 0 {
-        return 0;
-    }
-    // a cast from a float saturates
-    (left_cost * spent_ms / spent_cost / parallel as f64) as u64
-}
-
-fn duration_ms(attempt: &Attempt) -> f64 {
-    attempt.ended.as_ref().map_or(0.0, |ended| ended.at.saturating_sub(attempt.started_at) as f64)
-}
-
-fn share_done(state: &State, wanted: &SweepTrial, trial: &TrialState) -> f64 {
-    let Phase::Running { attempt } = trial.phase else { return 0.0 };
-    let live = state.live.progress.get(&wanted.id).filter(|live| live.attempt == attempt);
-    live.map_or(0.0, |live| {
-        let progress = &live.progress;
-        if progress.num_epochs == 0 {
-            0.0
-        } else {
-            (f64::from(progress.epoch) / f64::from(progress.num_epochs)).min(1.0)
-        }
-    })
 }

@@ -14,6 +14,8 @@ use crate::live::{lease_end, still_since};
 use crate::state::{Attempt, Millis, Phase, State, TrialState};
 use crate::waits::{WaitReason, because, wait_reason};
 
+const ATTEMPT_BEFORE: &str = "the attempt before";
+
 /// Everything that is known about one trial's way.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {
@@ -66,6 +68,23 @@ impl Explanation {
     /// Number of the event that has the whole message of the last failure.
     pub fn last_failure(&self) -> Option<u64> {
         self.attempts.iter().rfind(|tried| !tried.message.is_empty())?.event
+    }
+
+    /// While no coordinator runs, a trial waits for one and for nothing else, and what ran is not heard of. `because` says
+    /// what to do.
+    pub fn at_rest(&mut self, because: &str) {
+        let running = self.attempts.last().filter(|_| self.phase == "running");
+        let line = match (self.phase, running) {
+            ("waiting", _) => because.to_owned(),
+            (_, Some(tried)) => {
+                format!("attempt {} ran on {} when the coordinator ended; {because}", tried.attempt, tried.host)
+            }
+            _ => return,
+        };
+        self.waits = None;
+        // what ended the attempt before is still true
+        self.because.retain(|known| known.starts_with(ATTEMPT_BEFORE));
+        self.because.insert(0, line);
     }
 
     pub fn read(&mut self, number: u64, recorded: &Recorded) {
@@ -159,7 +178,7 @@ fn again(state: &State, trial: &TrialState) -> Option<String> {
     let failure = last.ended.as_ref()?.failure.as_ref()?;
     let host = &state.workers[&last.worker].info.host;
     let line = failure.message.lines().next().unwrap_or_default();
-    Some(format!("the attempt before ended as {} on {host}: {line}", failure.class))
+    Some(format!("{ATTEMPT_BEFORE} ended as {} on {host}: {line}", failure.class))
 }
 
 fn running(state: &State, config: &Config, (id, attempt): (TrialId, AttemptNo), now: Millis) -> Vec<String> {

@@ -14,6 +14,7 @@ use crate::error::TrialError;
 use crate::evaluate::Evaluation;
 use crate::history::History;
 use crate::process;
+use crate::rate::Rate;
 use crate::replica::Replica;
 use crate::writer::CheckpointWriter;
 
@@ -37,9 +38,7 @@ pub struct Leader<'a> {
     progress: Progress,
     reported_at: Instant,
     saved_at: Instant,
-    /// Images of this attempt since `rate_since`: for progress only.
-    images: u64,
-    rate_since: Instant,
+    rate: Rate,
     /// Data wait of the attempts before this one.
     waited_before: f64,
     has_begun: bool,
@@ -106,8 +105,7 @@ impl<'a> Leader<'a> {
             progress,
             reported_at: now,
             saved_at: now,
-            images: 0,
-            rate_since: now,
+            rate: Rate::new(now),
             waited_before,
             has_begun: false,
         }
@@ -118,30 +116,26 @@ impl<'a> Leader<'a> {
         self.header.layout = layout;
         let now = Instant::now();
         self.header.timing.start_s = now.duration_since(self.duties.requested_at).as_secs_f64();
-        (self.rate_since, self.saved_at, self.has_begun) = (now, now, true);
+        (self.rate, self.saved_at, self.has_begun) = (Rate::new(now), now, true);
         tracing::info!(trial = %self.header.trial, epoch = self.header.position.epoch, "training");
         self.report(now);
     }
 
     pub fn step_made(&mut self, position: Position, images: usize, collectives: u64) {
         debug_assert!(self.has_begun, "begin comes first");
-        self.images += images as u64;
         self.header.images += images as u64;
         self.progress.epoch = position.epoch;
         self.progress.step += 1;
         self.progress.collectives = collectives;
         let now = Instant::now();
+        self.rate.step_made(images, now);
         if now.duration_since(self.reported_at) >= self.duties.report_interval {
             self.report(now);
         }
     }
 
     fn report(&mut self, now: Instant) {
-        let elapsed = now.duration_since(self.rate_since).as_secs_f64();
-        if elapsed > 0.2 {
-            self.progress.images_per_s = self.images as f64 / elapsed;
-            (self.images, self.rate_since) = (0, now);
-        }
+        self.progress.images_per_s = self.rate.per_s();
         self.reported_at = now;
         (self.duties.report)(self.progress.clone());
     }
@@ -159,6 +153,7 @@ impl<'a> Leader<'a> {
         evaluated: Duration,
     ) -> Result<(), TrialError> {
         let began = Instant::now();
+        self.rate.epoch_ended(began.checked_sub(evaluated).unwrap_or(began));
         let snapshot = Snapshot::of(replica);
         let header = &mut self.header;
         header.chain = snapshot.chain(&header.chain);
@@ -191,6 +186,7 @@ impl<'a> Leader<'a> {
         self.header.timing.checkpoint_s += began.elapsed().as_secs_f64();
         tracing::info!(trial = %self.header.trial, epoch = position.epoch, "epoch done");
         self.report(Instant::now());
+        self.rate.epoch_began(Instant::now());
         Ok(())
     }
 

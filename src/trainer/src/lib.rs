@@ -37,6 +37,7 @@ mod optimiser_tests;
 pub mod precision;
 pub mod process;
 pub mod profile;
+mod rate;
 pub mod recorded;
 #[cfg(test)]
 mod recorded_tests;

@@ -3,6 +3,7 @@
 //! Only reads arguments and starts things; see serve.rs, run.rs and session.rs. Exit codes: 0 done, 1 bad input, 2 the
 //! conversation broke, 3 the trial failed, 4 a device is not there.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -105,6 +106,8 @@ fn main() -> ExitCode {
     process::fix_cublas_workspace();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // a worker keeps stderr in a log
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .init();
     match carry_out(Cli::parse().command) {

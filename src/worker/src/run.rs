@@ -245,7 +245,9 @@ impl Loop {
                         tracing::info!(trial = %key.0, attempt = %key.1, "checkpointed");
                     }
                     Outcome::Failed(failure) => {
-                        tracing::warn!(trial = %key.0, attempt = %key.1, class = %failure.class, failure.message, "failed");
+                        // a target of its own: `orchestrator run` reports failures itself. All of it is in `explain`
+                        let reason = failure.message.lines().next().unwrap_or_default();
+                        tracing::warn!(target: "attempt", trial = %key.0, attempt = %key.1, class = %failure.class, "failed: {reason}");
                     }
                     Outcome::Stopped => tracing::info!(trial = %key.0, attempt = %key.1, "stopped"),
                 }

@@ -30,7 +30,7 @@ pub async fn retry(arguments: &RetryArgs, output: Output) -> Result<Outcome, Exp
     let running = asked.momentary.is_none();
     asked.end().await?;
     let retried = retried?;
-    let then = if running || retried == 0 { "" } else { "; `orchestrator run` goes on" };
+    let then = if running || retried == 0 { "" } else { "; `orchestrator run FILE` with the sweep's file trains them" };
     output.print(
         || format!("{sweep}: failed before and to be trained again: {}{then}\n", counted(retried, "trial")),
         || json!({ "schema": SCHEMA, "sweep": sweep, "retried": retried }),

@@ -20,6 +20,10 @@ const AGAIN_AT_MOST: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// A report of a large sweep takes its time: at most this share of the coordinator's.
 const REPORT_SHARE: u32 = 10;
+/// Between two attempts to write results while that fails: a full disk stays full for a while.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// Attempts to write the last report.
+const LAST_TRIES: u32 = 3;
 
 #[derive(Debug)]
 pub enum Step {
@@ -70,7 +74,7 @@ impl Follower {
     async fn try_next(&mut self) -> Result<Option<Step>, ExpectedError> {
         if self.stream.is_none() {
             if self.away {
-                self.client = Client::connect(&self.client.address, self.token.clone()).await?;
+                self.client.reconnect(self.token.clone()).await?;
             }
             self.stream = Some(self.client.tail(&self.sweep).await?);
             if std::mem::take(&mut self.away) {
@@ -103,9 +107,8 @@ impl Follower {
             match self.client.report(&self.sweep).await {
                 Err(ExpectedError::Unreachable { .. }) if self.reconnects => {
                     tokio::time::sleep(AGAIN).await;
-                    if let Ok(client) = Client::connect(&self.client.address, self.token.clone()).await {
-                        self.client = client;
-                    }
+                    // the next question finds out whether it is back
+                    let _ = self.client.reconnect(self.token.clone()).await;
                 }
                 answer => return answer,
             }
@@ -140,16 +143,19 @@ pub async fn submit(
     }
 }
 
-/// Writes the results folder, not more often than makes sense.
+/// Keeps the results folder up to date, no more often than makes sense. Training never depends on it: what cannot be
+/// written now is written later.
 pub struct Writer {
     folder: ResultsFolder,
     dirty: bool,
     next: Instant,
+    /// The pause after the last failure; zero: the last report was written.
+    pause: Duration,
 }
 
 impl Writer {
     pub fn new(folder: ResultsFolder) -> Self {
-        Self { folder, dirty: false, next: Instant::now() }
+        Self { folder, dirty: false, next: Instant::now(), pause: Duration::ZERO }
     }
 
     pub fn folder(&self) -> &ResultsFolder {
@@ -160,7 +166,7 @@ impl Writer {
         self.dirty = true;
     }
 
-    /// When the folder is to be written; never, while nothing has changed.
+    /// Returns when the folder should be written; never, while nothing has changed.
     pub async fn due(&self) {
         if self.dirty {
             tokio::time::sleep_until(self.next).await;
@@ -169,24 +175,45 @@ impl Writer {
         }
     }
 
-    /// In the middle of a sweep: a coordinator that is away is asked later.
-    pub async fn refresh(&mut self, client: &mut Client, sweep: &str) -> Result<Option<ReportReply>, ExpectedError> {
+    /// Brings the folder up to date in the middle of a sweep. A failure is reported once and retried later.
+    pub async fn refresh(&mut self, client: &mut Client, sweep: &str) {
         let started = Instant::now();
-        let report = match client.report(sweep).await {
-            Ok(report) => report,
-            Err(ExpectedError::Unreachable { .. }) => {
-                self.next = Instant::now() + REPORT_EVERY;
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
+        let written = match client.report(sweep).await {
+            Ok(report) => self.folder.write_report(&report),
+            Err(error) => Err(error),
         };
-        self.write(&report)?;
-        self.next = Instant::now() + REPORT_EVERY.max(started.elapsed() * REPORT_SHARE);
-        Ok(Some(report))
+        match written {
+            Ok(()) => {
+                if std::mem::take(&mut self.pause) > Duration::ZERO {
+                    talk::say(&format!("results are written again, into {}", self.folder.path().display()));
+                }
+                self.dirty = false;
+                self.next = Instant::now() + REPORT_EVERY.max(started.elapsed() * REPORT_SHARE);
+            }
+            // the follower reports a coordinator that is away
+            Err(ExpectedError::Unreachable { .. }) => self.next = Instant::now() + REPORT_EVERY,
+            Err(error) => {
+                if self.pause.is_zero() {
+                    let reason = error.render().trim_end().to_owned();
+                    talk::say(&format!("results are not written for now ({reason}); training continues, trying again"));
+                }
+                self.pause = (self.pause * 2).clamp(REPORT_EVERY, LONGEST_PAUSE);
+                self.next = Instant::now() + self.pause;
+            }
+        }
     }
 
-    pub fn write(&mut self, report: &ReportReply) -> Result<(), ExpectedError> {
-        self.dirty = false;
-        self.folder.write(report.files.iter().map(|file| (file.name.as_str(), file.content.as_slice())))
+    /// The last report of a command: worth a few attempts.
+    pub async fn finish(&mut self, report: &ReportReply) -> Result<(), ExpectedError> {
+        let mut tries = 1;
+        loop {
+            match self.folder.write_report(report) {
+                Err(_) if tries < LAST_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(AGAIN).await;
+                }
+                written => return written,
+            }
+        }
     }
 }

@@ -18,22 +18,28 @@ use crate::commands::{find_trial, no_trial};
 use crate::exit::{ExpectedError, Outcome};
 use crate::follow::{self, View, duration};
 use crate::offline::{self, Source};
-use crate::output::{self, Output, SCHEMA};
+use crate::output::{self, Output, Reader, SCHEMA, counted};
 use crate::results_folder::ResultsFolder;
 use crate::signals::Signals;
-use crate::talk;
+use crate::{advice, talk};
 
 /// Between two prints of a table that fills, in a pipe.
 const TABLE_EVERY: Duration = Duration::from_secs(60);
 /// Running trials listed by `status`; the JSON has them all.
 const MAX_RUNNING: usize = 20;
+/// Workers that are gone, listed by `status`.
+const MAX_GONE: usize = 3;
+const NO_COORDINATOR: &str = "no coordinator runs on this state directory: `orchestrator run FILE` with the sweep's file continues it, and so does `orchestrator coordinator` with its workers";
 
 pub async fn status(arguments: &StatusArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let sweep = arguments.sweep.as_deref();
-    let reply = match offline::source(&arguments.target).await? {
-        Source::Live(mut client) => client.status(sweep).await?,
-        Source::Journal(state) => offline_status(&state, sweep)?,
+    let (mut reply, reach) = match offline::source(&arguments.target).await? {
+        Source::Live(mut client) => (client.status(sweep).await?, Some(client.flags())),
+        Source::Journal(state) => (offline_status(&state, sweep)?, None),
     };
+    for sweep in &mut reply.sweeps {
+        sweep.waits_because = advice::complete(&sweep.waits_because, &arguments.target, reach.as_deref());
+    }
     if !reply.storage_fault.is_empty() {
         talk::say(&format!(
             "the coordinator cannot write its journal, nothing new is accepted: {}",
@@ -48,7 +54,7 @@ pub async fn table(arguments: &TableArgs, output: Output) -> Result<Outcome, Exp
     let report = report(&arguments.target, &arguments.sweep).await?;
     if let Some(results) = &arguments.results {
         let folder = ResultsFolder::new(results, &arguments.sweep);
-        folder.write(report.files.iter().map(|file| (file.name.as_str(), file.content.as_slice())))?;
+        folder.write_report(&report)?;
         talk::say(&format!("results are in {}", folder.path().display()));
     }
     let results = || {
@@ -75,10 +81,10 @@ pub async fn why(arguments: &WhyArgs, output: Output) -> Result<Outcome, Expecte
 }
 
 pub async fn explain(arguments: &ExplainArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let (text, json) = match offline::source(&arguments.target).await? {
+    let (text, json, reach) = match offline::source(&arguments.target).await? {
         Source::Live(mut client) => {
             let reply = client.explain(&arguments.trial).await?;
-            (reply.text, serde_json::from_slice(&reply.json).unwrap_or_default())
+            (reply.text, serde_json::from_slice(&reply.json).unwrap_or_default(), Some(client.flags()))
         }
         Source::Journal(state) => {
             let trial = find_trial(state.trials.keys().copied(), &arguments.trial)?;
@@ -90,9 +96,13 @@ pub async fn explain(arguments: &ExplainArgs, output: Output) -> Result<Outcome,
             {
                 explanation.read(number, &recorded);
             }
-            (explanation.to_string(), json!(explanation))
+            explanation.at_rest(NO_COORDINATOR);
+            (explanation.to_string(), json!(explanation), None)
         }
     };
+    // a journal of an older version may hold what a trainer printed in colour
+    let text = anstream::adapter::strip_str(&text).to_string();
+    let text = advice::complete(&text, &arguments.target, reach.as_deref());
     output.print(|| with_newline(text), || json)?;
     Ok(Outcome::Complete)
 }
@@ -118,18 +128,25 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
             }
         };
         match step {
-            Step::Status(status) => view.status(&status),
+            Step::Status(mut status) => {
+                let reach = follower.client.flags();
+                status.waits_because = advice::complete(&status.waits_because, &arguments.target, Some(&reach));
+                view.status(&status);
+            }
             Step::Note(note) => view.note(&note),
             Step::Ended(ended) => {
-                output.print_line(
+                let reader = output.print_line(
                     || format!("{}\n", follow::ended_line(&ended, &arguments.target)),
                     || ended_json(&ended),
                 )?;
+                if reader == Reader::Gone {
+                    return Ok(Outcome::Complete);
+                }
                 let due = Instant::now() >= next_table || view.is_terminal();
                 if due && !output.is_json() {
                     next_table = Instant::now() + TABLE_EVERY;
                     let report = follower.report().await?;
-                    if !view.table(&output::table(&report.text)) {
+                    if !view.table(&report.text) {
                         output.print(|| format!("\n{}\n", report.text), || Value::Null)?;
                     }
                 }
@@ -148,7 +165,8 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
 fn last_words(report: &ReportReply, output: Output) -> Result<Outcome, ExpectedError> {
     let end =
         || json!({ "schema": SCHEMA, "end": { "complete": report.complete, "failed_trials": report.failed_trials } });
-    output.print_line(|| format!("\n{}", output::table(&report.text)), end)?;
+    // the outcome is the sweep's, whether somebody reads it or not
+    let _ = output.print_line(|| format!("\n{}", output::table(&report.text)), end)?;
     Ok(if report.complete && report.failed_trials > 0 { Outcome::FailedCells } else { Outcome::Complete })
 }
 
@@ -177,8 +195,22 @@ fn offline_status(state: &State, sweep: Option<&str>) -> Result<StatusReply, Exp
         Some(name) => vec![name],
         None => state.sweeps.keys().map(|name| &**name).collect(),
     };
-    let sweeps = names.into_iter().filter_map(|name| describe::sweep(state, &config, name, now)).collect();
+    let sweeps = names.into_iter().filter_map(|name| describe::sweep(state, &config, name, now)).map(at_rest).collect();
     Ok(StatusReply { sweeps, build: config.build, ..StatusReply::default() })
+}
+
+/// While no coordinator runs, nothing runs and no worker is missing: what a sweep waits for is the coordinator.
+fn at_rest(mut sweep: SweepStatus) -> SweepStatus {
+    let ended = sweep.complete || !sweep.cancelled_reason.is_empty();
+    (sweep.waits, sweep.waits_because) = match ended {
+        true => (String::new(), String::new()),
+        false => ("no_coordinator".to_owned(), NO_COORDINATOR.to_owned()),
+    };
+    sweep.remaining_ms = 0;
+    for trial in &mut sweep.running_trials {
+        trial.condition = "no coordinator".to_owned();
+    }
+    sweep
 }
 
 fn unknown_sweep(state: &State, name: &str) -> ExpectedError {
@@ -206,8 +238,15 @@ fn status_text(reply: &StatusReply) -> String {
     if !reply.workers.is_empty() {
         text.push_str("\nworkers\n");
     }
-    for worker in &reply.workers {
-        text.push_str(&worker_text(worker));
+    let (gone, here): (Vec<_>, Vec<_>) = reply.workers.iter().partition(|worker| worker.presence == "gone");
+    here.into_iter().for_each(|worker| text.push_str(&worker_text(worker)));
+    for worker in gone.iter().take(MAX_GONE) {
+        let WorkerStatus { worker: id, reason, silent_ms, .. } = worker;
+        text.push_str(&format!("  {id}  gone {} ago: {reason}\n", duration(*silent_ms)));
+    }
+    let more = gone.len().saturating_sub(MAX_GONE);
+    if more > 0 {
+        text.push_str(&format!("  and {more} more that are gone\n"));
     }
     if reply.journal_bytes > 0 {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
@@ -237,17 +276,24 @@ fn sweep_text(sweep: &SweepStatus) -> String {
         sweep.complete_cells,
         sweep.cells
     );
+    if !sweep.cancelled_reason.is_empty() {
+        // they are not wanted any more: how far they are does not matter
+        if sweep.running > 0 {
+            text.push_str(&format!("  {} told to stop\n", counted(sweep.running, "attempt")));
+        }
+        return text;
+    }
     for trial in sweep.running_trials.iter().take(MAX_RUNNING) {
         let RunningTrial { trial: id, cell, seed, worker, slot, .. } = trial;
         let progress = follow::trial_text(trial);
         text.push_str(&format!("  {id}  {cell} seed {seed}  {progress}  on {worker} slot {slot}\n"));
     }
-    if !sweep.waits_because.is_empty() {
-        text.push_str(&format!("  waits: {}\n", sweep.waits_because));
-    }
     let more = sweep.running_trials.len().saturating_sub(MAX_RUNNING);
     if more > 0 {
         text.push_str(&format!("  and {more} more\n"));
+    }
+    if !sweep.waits_because.is_empty() {
+        text.push_str(&format!("  waits: {}\n", sweep.waits_because));
     }
     text
 }

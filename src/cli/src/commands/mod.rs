@@ -14,7 +14,7 @@ use sweep::TrialId;
 
 use crate::args::{Cli, Command, DataCommand, JournalCommand};
 use crate::exit::{ExpectedError, Outcome};
-use crate::output::Output;
+use crate::output::{self, Output};
 
 /// Runs one command to its end.
 pub fn run(cli: Cli) -> Result<Outcome, ExpectedError> {
@@ -46,8 +46,10 @@ pub fn run(cli: Cli) -> Result<Outcome, ExpectedError> {
 
 fn completions(shell: clap_complete::Shell) -> Result<Outcome, ExpectedError> {
     use clap::CommandFactory;
-    clap_complete::generate(shell, &mut Cli::command(), "orchestrator", &mut std::io::stdout());
-    Ok(Outcome::Complete)
+    // in memory first: the generator panics where nobody reads all of it
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "orchestrator", &mut script);
+    output::write(&script).map(|_| Outcome::Complete)
 }
 
 /// Runs a command that waits for the network, signals and timers.

@@ -11,7 +11,7 @@ use schedule::WaitReason;
 use serde_json::json;
 use sweep::Sweep;
 
-use crate::args::RunArgs;
+use crate::args::{RunArgs, quoted};
 use crate::client;
 use crate::commands::follow_sweep::{Follower, Step, Writer, submit};
 use crate::commands::serve::{Embedded, slots};
@@ -21,11 +21,14 @@ use crate::output::{self, Output, SCHEMA, counted};
 use crate::preflight::{self, Places};
 use crate::results_folder::ResultsFolder;
 use crate::signals::Signals;
-use crate::{rendezvous, talk, trainer};
+use crate::{advice, rendezvous, talk, trainer};
 
 /// How long a coordinator elsewhere may be away when a sweep is submitted.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks at a state directory whose coordinator is ending.
+/// How long another command that has taken the state directory may need until its coordinator answers: it replays the
+/// journal first.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at a state directory whose coordinator is starting or ending.
 const AGAIN: Duration = Duration::from_millis(200);
 
 pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError> {
@@ -81,27 +84,46 @@ impl Run<'_> {
     async fn here(&self) -> Result<Outcome, ExpectedError> {
         let mut signals = Signals::listen()?;
         let state_dir = &self.arguments.target.state_dir;
-        let mut taking_over: Option<Instant> = None;
+        let mut taken_since: Option<Instant> = None;
         loop {
             let Some(found) = rendezvous::find(state_dir) else {
                 match self.embedded(&mut signals).await {
-                    // its process has not quite ended, or another command was faster
-                    Err(ExpectedError::Taken(_)) if taking_over.is_some_and(|since| since.elapsed() < PATIENCE) => {
-                        tokio::time::sleep(AGAIN).await;
-                        continue;
+                    // another command was faster and does not answer yet, or has not quite ended
+                    Err(ExpectedError::Taken(_))
+                        if rendezvous::left_elsewhere(state_dir).is_none()
+                            && taken_since.is_none_or(|since| since.elapsed() < START_PATIENCE) =>
+                    {
+                        if taken_since.is_none() {
+                            let place = state_dir.display();
+                            talk::say(&format!(
+                                "another command starts or ends on {place} at this moment: waiting for it"
+                            ));
+                            taken_since = Some(Instant::now());
+                        }
+                        tokio::select! {
+                            () = tokio::time::sleep(AGAIN) => continue,
+                            signal = signals.next() => {
+                                talk::say(&format!("{signal}: nothing was submitted"));
+                                return Ok(Outcome::Interrupted);
+                            }
+                        }
                     }
                     ended => return ended,
                 }
             };
+            taken_since = None;
             let (pid, place) = (found.pid, state_dir.display());
             talk::say(&format!("a coordinator (process {pid}) runs on {place} already: submitting to it"));
             let borrowed = !found.lasts && found.is_here();
             match self.elsewhere(found.address, found.token_file, found.lasts, &mut signals).await {
-                Err(ExpectedError::Unreachable { .. } | ExpectedError::Coordinator { .. })
-                    if borrowed && self.has_gone(pid).await =>
-                {
-                    talk::say(&format!("process {pid} has ended, and its coordinator with it: going on here"));
-                    taking_over = Some(Instant::now());
+                // its token went with it
+                Err(
+                    ExpectedError::Unreachable { .. }
+                    | ExpectedError::Coordinator { .. }
+                    | ExpectedError::Refused { .. }
+                    | ExpectedError::Token(_),
+                ) if borrowed && self.has_gone(pid).await => {
+                    talk::say(&format!("process {pid} has ended, and its coordinator with it: continuing here"));
                 }
                 ended => return ended,
             }
@@ -129,7 +151,11 @@ impl Run<'_> {
         signals: &mut Signals,
     ) -> Result<Outcome, ExpectedError> {
         let token = client::token(token_file.as_deref())?;
-        let (client, reply) = submit(&address, token.as_ref(), &self.sweep, PATIENCE).await?;
+        if !self.arguments.detach {
+            ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
+        }
+        let (mut client, reply) = submit(&address, token.as_ref(), &self.sweep, PATIENCE).await?;
+        client.token_file = token_file;
         self.say_submitted(&reply);
         if self.arguments.detach {
             let name = &reply.sweep;
@@ -145,15 +171,20 @@ impl Run<'_> {
         let mut follower = Follower::new(client, token, &reply.sweep, lasts);
         let mut writer = Writer::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let mut view = View::new();
+        let workers = if lasts { Workers::Any } else { Workers::Borrowed };
         let followed = tokio::select! {
-            followed = self.follow(&mut follower, &mut writer, &mut view, Workers::Any) => followed,
+            followed = self.follow(&mut follower, &mut writer, &mut view, workers) => followed,
             signal = signals.next() => Ok(Followed::Interrupted(signal)),
         };
         view.finish();
         match followed? {
             Followed::Complete | Followed::Stuck(_) => {
-                let report = follower.report().await?;
-                self.conclude(&mut writer, &report, None)
+                let report = match follower.report().await {
+                    // `here` takes over
+                    Err(error @ ExpectedError::Unreachable { .. }) if !lasts => return Err(error),
+                    report => report,
+                };
+                self.conclude(&mut writer, report, None).await
             }
             Followed::Interrupted(signal) => {
                 let name = &reply.sweep;
@@ -171,6 +202,7 @@ impl Run<'_> {
         devices.devices_per_slot = devices.devices_per_slot.or((needed > 1).then_some(needed));
         let slots = slots(&devices)?;
         let trainer = trainer::find(devices.trainer.as_deref())?;
+        ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
         let state_dir = &self.arguments.target.state_dir;
         let mut embedded = Embedded::start(state_dir, slots, trainer, &self.places).await?;
         let token = embedded.token.clone();
@@ -186,37 +218,44 @@ impl Run<'_> {
             signal = signals.next() => Ok(Followed::Interrupted(signal)),
         };
         view.finish();
-        let (interrupted, stuck) = match followed? {
-            Followed::Complete => (None, None),
-            Followed::Stuck(because) => {
-                let undrain = format!("`orchestrator undrain{} ", self.arguments.target.flags());
-                (None, Some(because.replace("`orchestrator undrain ", &undrain)))
+        let reason = match &followed {
+            Ok(Followed::Interrupted(signal)) => {
+                talk::say(&format!(
+                    "{signal}: writing checkpoints; another one, a second later or more, stops at once"
+                ));
+                format!("its run received {signal}")
             }
-            Followed::Interrupted(signal) => (Some(signal), None),
+            Ok(Followed::Complete | Followed::Stuck(_)) => "the sweep ends here".to_owned(),
+            Err(_) => "its run has failed".to_owned(),
         };
-        if let Some(signal) = interrupted {
-            talk::say(&format!("{signal}: writing checkpoints; once more stops at once"));
-            embedded.leave(&format!("{signal} to `orchestrator run`"));
-        } else {
-            embedded.leave("the sweep ends here");
-        }
-        tokio::select! {
-            ended = embedded.worker_ended() => ended?,
+        embedded.leave(&reason);
+        let left = tokio::select! {
+            ended = embedded.worker_ended() => ended,
             _ = signals.next() => {
                 talk::say("stopping at once");
                 embedded.stop_now();
-                embedded.worker_ended().await?;
-            }
-        }
-        let report = follower.report().await?;
-        let outcome = match stuck {
-            None => self.conclude(&mut writer, &report, interrupted),
-            Some(reason) => {
-                writer.write(&report).and(Err(ExpectedError::Infrastructure { what: "the sweep cannot go on", reason }))
+                embedded.worker_ended().await
             }
         };
-        embedded.shutdown().await?;
-        outcome
+        let outcome = match (followed, left) {
+            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+            (Ok(Followed::Complete), Ok(())) => self.conclude(&mut writer, follower.report().await, None).await,
+            (Ok(Followed::Interrupted(signal)), Ok(())) => {
+                self.conclude(&mut writer, follower.report().await, Some(signal)).await
+            }
+            (Ok(Followed::Stuck(because)), Ok(())) => {
+                // the reason comes first; results that cannot be written are in the journal all the same
+                if let Ok(report) = follower.report().await {
+                    let _ = writer.finish(&report).await;
+                }
+                // nobody else can start a worker for this coordinator
+                let because = because.replace("start a worker with --devices-per-slot", "give --devices-per-slot");
+                let reason = advice::complete(&because, &self.arguments.target, None);
+                Err(ExpectedError::Infrastructure { what: "the sweep cannot go on", reason })
+            }
+        };
+        let ended = embedded.shutdown().await;
+        outcome.and_then(|outcome| ended.map(|()| outcome))
     }
 
     /// Until the sweep is complete, or nobody can go on with it.
@@ -230,14 +269,14 @@ impl Run<'_> {
         loop {
             tokio::select! {
                 step = follower.next() => match step? {
-                    // it is about to connect
-                    Step::Status(status) if workers == Workers::Own && status.waits == WaitReason::NoWorkers.name() => {
+                    // it is about to connect, or leaves with its process
+                    Step::Status(status) if workers != Workers::Any && status.waits == WaitReason::NoWorkers.name() => {
                         view.status(&SweepStatus { waits_because: String::new(), ..*status });
                     }
                     Step::Status(status) if workers == Workers::Own && is_stuck(&status) => {
                         return Ok(Followed::Stuck(status.waits_because));
                     }
-                    Step::Status(status) => view.status(&status),
+                    Step::Status(status) => view.status(&self.advised(*status, follower)),
                     Step::Ended(ended) => {
                         view.ended(&ended, &self.arguments.target);
                         writer.result_landed();
@@ -248,11 +287,16 @@ impl Run<'_> {
                         return Ok(Followed::Complete);
                     }
                 },
-                () = writer.due() => {
-                    writer.refresh(&mut follower.client, &self.sweep.name).await?;
-                }
+                () = writer.due() => writer.refresh(&mut follower.client, &self.sweep.name).await,
             }
         }
+    }
+
+    /// The commands that the coordinator advises, complete with what they need to reach it.
+    fn advised(&self, status: SweepStatus, follower: &Follower) -> SweepStatus {
+        let reach = follower.client.flags();
+        let waits_because = advice::complete(&status.waits_because, &self.arguments.target, Some(&reach));
+        SweepStatus { waits_because, ..status }
     }
 
     fn say_submitted(&self, reply: &SubmitReply) {
@@ -267,7 +311,9 @@ impl Run<'_> {
     /// from a machine that is busy with something else.
     fn say_unfinished(&self, status: &StatusReply, own: &str) {
         let submitted = status.sweeps.iter().find(|sweep| sweep.name == own).map_or(0, |sweep| sweep.submitted_at_ms);
-        for sweep in status.sweeps.iter().filter(|sweep| sweep.name != own && !sweep.complete) {
+        // attempts of a cancelled sweep may still be ending: nothing is left to cancel
+        let goes_on = |sweep: &&SweepStatus| !sweep.complete && sweep.cancelled_reason.is_empty();
+        for sweep in status.sweeps.iter().filter(|sweep| sweep.name != own).filter(goes_on) {
             let name = &sweep.name;
             let left = counted(sweep.waiting + sweep.running, "trial");
             let when = if sweep.submitted_at_ms <= submitted { "before these" } else { "in slots that are free" };
@@ -278,14 +324,16 @@ impl Run<'_> {
         }
     }
 
-    /// Writes the results, prints the tables, and says how it ended.
-    fn conclude(
+    /// Writes the results, prints the tables, and reports how it ended. Results that cannot be written are an error, but
+    /// the table is printed all the same.
+    async fn conclude(
         &self,
         writer: &mut Writer,
-        report: &ReportReply,
+        report: Result<ReportReply, ExpectedError>,
         interrupted: Option<&'static str>,
     ) -> Result<Outcome, ExpectedError> {
-        writer.write(report)?;
+        let report = report.map_err(|error| self.not_written(writer, &error))?;
+        let written = writer.finish(&report).await;
         let outcome = match (interrupted, report.complete && report.failed_trials == 0) {
             (_, true) => Outcome::Complete,
             (Some(_), false) => Outcome::Interrupted,
@@ -310,18 +358,36 @@ impl Run<'_> {
                 })
             },
         )?;
-        talk::say(&format!("results are in {}", folder.display()));
+        match &written {
+            Ok(()) => talk::say(&format!("results are in {}", folder.display())),
+            Err(_) => talk::say("the table above is complete, its files are not written"),
+        }
         match outcome {
             Outcome::Complete => {}
             Outcome::FailedCells => talk::say(&format!(
-                "without a result: {}; after mending the cause: orchestrator retry --failed {}{}",
+                "without a result: {}; after fixing the cause: orchestrator retry --failed {}{}",
                 counted(report.failed_trials, "trial"),
                 self.sweep.name,
                 self.arguments.target.flags()
             )),
             Outcome::Interrupted => talk::say("interrupted; everything done is kept, and the same command continues"),
         }
-        Ok(outcome)
+        written.map_err(|error| self.not_written(writer, &error)).map(|()| outcome)
+    }
+
+    /// The journal has every result: what is missing are the files.
+    fn not_written(&self, writer: &Writer, error: &ExpectedError) -> ExpectedError {
+        let (name, flags) = (&self.sweep.name, self.arguments.target.flags());
+        let (folder, results) = (writer.folder().path().display(), &self.arguments.results);
+        let reason = error.render();
+        let reason = reason.trim_end().trim_start_matches("error: ");
+        ExpectedError::Infrastructure {
+            what: "results were not written",
+            reason: format!(
+                "{folder}: {reason}; no result is lost, write them with: orchestrator table {name} --results {}{flags}",
+                quoted(&results.to_string_lossy())
+            ),
+        }
     }
 }
 
@@ -330,6 +396,8 @@ impl Run<'_> {
 enum Workers {
     /// The one in this process.
     Own,
+    /// The one in the process of another `orchestrator run`.
+    Borrowed,
     Any,
 }
 

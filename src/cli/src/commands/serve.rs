@@ -11,7 +11,7 @@ use worker::devices::{self, Inventory};
 use worker::{Ended, Timing, Worker};
 
 use crate::args::{CoordinatorArgs, DeviceArgs, WorkerArgs};
-use crate::client;
+use crate::client::{self, with_scheme};
 use crate::exit::{ExpectedError, Outcome, chain};
 use crate::preflight::Places;
 use crate::rendezvous::{self, Announced};
@@ -34,14 +34,15 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
         )));
     }
     let token = client::token(arguments.token_file.as_deref())?;
+    let http = arguments.http.as_ref().map(|http| http.resolve("--http")).transpose()?;
     let options = coordinator::Options {
-        listen: Listen::Address(arguments.listen),
+        listen: Listen::Address(arguments.listen.resolve("--listen")?),
         state_dir: arguments.state_dir.clone(),
         token: token.clone(),
         config,
     };
     let mut handle = Coordinator::start(options).await.map_err(coordinator_error)?;
-    let page = match arguments.http {
+    let page = match http {
         Some(http) => Some(handle.serve_http(http, token).await.map_err(coordinator_error)?),
         None => None,
     };
@@ -68,7 +69,7 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
     let places = Places::of(&arguments.data)?;
     let work_dir = &arguments.work_dir;
     let options = worker::Options {
-        coordinator: arguments.coordinator.clone(),
+        coordinator: with_scheme(&arguments.coordinator),
         token: client::token(arguments.token_file.as_deref())?,
         build: sweep::build(),
         name: arguments.name.clone(),
@@ -104,7 +105,7 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
                     talk::say(&format!("{signal}: stopping at once"));
                     handle.stop_now();
                 } else {
-                    talk::say(&format!("{signal}: writing checkpoints and leaving; once more stops at once"));
+                    talk::say(&format!("{signal}: writing checkpoints and leaving; another one, a second later or more, stops at once"));
                     handle.leave(signal);
                 }
                 asked = true;

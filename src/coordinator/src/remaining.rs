@@ -1,0 +1,106 @@
+//! How long a sweep will still take: what its trials took so far per unit of predicted work, times the work that is
+//! left, over the slots that can do it. Trials that a search has not chosen yet count with what their search trials cost.
+
+use std::sync::Arc;
+
+use schedule::state::{Attempt, Millis, Phase, State, SweepState, SweepTrial, TrialState};
+
+/// An estimate for people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remaining {
+    /// 0: unknown.
+    pub ms: Millis,
+    /// A search has not ended: nobody knows yet which trials follow from it.
+    pub at_least: bool,
+}
+
+/// Work and the time that it took.
+#[derive(Clone, Copy, Default)]
+struct Pace {
+    ms: f64,
+    cost: f64,
+}
+
+pub fn remaining(state: &State, entry: &SweepState, now: Millis) -> Remaining {
+    let (mut finished, mut under_way) = (Pace::default(), Pace::default());
+    let (mut left_cost, mut longest, mut left_trials, mut devices) = (0.0, 0.0_f64, 0u64, 1);
+    for wanted in &entry.trials {
+        let Some(trial) = state.trials.get(&wanted.id) else { continue };
+        match &trial.phase {
+            Phase::Succeeded { attempt, .. } => {
+                finished.ms += trial.attempt(*attempt).map_or(0.0, duration_ms);
+                finished.cost += trial.cost;
+            }
+            Phase::Waiting { .. } | Phase::Running { .. } => {
+                let share = share_done(state, wanted, trial);
+                // a resumed attempt began with work that it did not do
+                if let [only] = trial.attempts.as_slice()
+                    && share > 0.0
+                {
+                    under_way.ms += now.saturating_sub(only.started_at) as f64;
+                    under_way.cost += trial.cost * share;
+                }
+                let left = trial.cost * (1.0 - share);
+                left_cost += left;
+                longest = longest.max(left);
+                left_trials += 1;
+                devices = devices.max(trial.devices);
+            }
+            Phase::Failed { .. } | Phase::Cancelled => {}
+        }
+    }
+    let (coming_cost, coming_trials) = to_be_chosen(state, entry);
+    let pace = if finished.cost > 0.0 { finished } else { under_way };
+    let parallel = usable_slots(state, devices).min(left_trials.max(coming_trials));
+    if pace.cost <= 0.0 || parallel == 0 {
+        return Remaining::default();
+    }
+    let work = ((left_cost + coming_cost) / parallel as f64).max(longest);
+    // a cast from a float saturates
+    Remaining { ms: (work * pace.ms / pace.cost) as Millis, at_least: coming_trials > 0 }
+}
+
+/// Predicted work and number of the result trials of cells whose search has not chosen yet.
+fn to_be_chosen(state: &State, entry: &SweepState) -> (f64, u64) {
+    let Some(search) = entry.sweep.search.as_ref().filter(|_| entry.cancelled.is_none()) else { return (0.0, 0) };
+    let seeds = entry.sweep.seeds.len();
+    let name: Arc<str> = entry.sweep.name.as_str().into();
+    let (mut cost, mut trials) = (0.0, 0u64);
+    for (cell, searching) in &entry.searching {
+        let chooses = searching.unfinished > 0 || state.to_choose.contains(&(name.clone(), *cell));
+        let first = searching.first as usize;
+        let Some(known) = entry.trials.get(first..first.saturating_add(searching.count as usize)) else { continue };
+        if entry.chosen.contains_key(cell) || !chooses || known.is_empty() {
+            continue;
+        }
+        let mean = known.iter().map(|trial| trial.cost).sum::<f64>() / known.len() as f64;
+        // a search trial trains without what is held out
+        cost += mean / (1.0 - search.holdout).max(0.01) * seeds as f64;
+        trials = trials.saturating_add(seeds as u64);
+    }
+    (cost, trials)
+}
+
+/// Slots that are large enough and take work.
+fn usable_slots(state: &State, devices: u32) -> u64 {
+    let working = state.workers.iter().filter(|(id, worker)| {
+        !worker.is_gone() && worker.draining.is_none() && state.live.connected.contains_key(*id)
+    });
+    let slots = working.flat_map(|(_, worker)| {
+        (0..).zip(&worker.info.slots).filter(|(index, slot)| {
+            slot.devices.len() as u64 >= u64::from(devices) && !worker.broken_slots.contains_key(index)
+        })
+    });
+    slots.count() as u64
+}
+
+fn duration_ms(attempt: &Attempt) -> f64 {
+    attempt.ended.as_ref().map_or(0.0, |ended| ended.at.saturating_sub(attempt.started_at) as f64)
+}
+
+fn share_done(state: &State, wanted: &SweepTrial, trial: &TrialState) -> f64 {
+    let Phase::Running { attempt } = trial.phase else { return 0.0 };
+    let live = state.live.progress.get(&wanted.id).filter(|live| live.attempt == attempt);
+    live.filter(|live| live.progress.num_epochs > 0)
+        .map_or(0.0, |live| (f64::from(live.progress.epoch) / f64::from(live.progress.num_epochs)).min(1.0))
+}
