@@ -11,6 +11,8 @@ use crate::tree::{Assignment, Reader};
 use crate::yaml::{Data, Key, Node};
 
 const MAX_AXES: usize = 16;
+/// Characters of a label.
+const MAX_LABEL: usize = 200;
 
 pub(crate) struct DraftAxis {
     pub name: String,
@@ -107,7 +109,7 @@ fn read_values(reader: &mut Reader, key: &Key, node: &Node) -> Option<Vec<DraftV
     let only_bundles = items.iter().all(|item| matches!(item.data, Data::Map(_)));
     if field.is_none() && !only_bundles {
         let problem = reader.problem(&key.at, format!("no field is called `{name}`"), "");
-        let help = did_you_mean(name, field::names()).unwrap_or_else(|| {
+        let help = field::help_for(name).unwrap_or_else(|| {
             "an axis with a name of its own needs values of the form {name: ..., set: {field: value}}".to_owned()
         });
         reader.report(problem.help(help));
@@ -145,7 +147,9 @@ fn same_scalar(item: &Node, one: &DraftValue, other: &DraftValue) -> bool {
 
 fn read_scalar(reader: &mut Reader, axis: &str, field: Option<&'static Field>, node: &Node) -> Option<DraftValue> {
     let field = field?;
-    let Some(name) = reader.scalar_name(node) else {
+    // what switches a field off is a value like any other
+    let off = (node.data == Data::Null && field.optional).then(|| "null".to_owned());
+    let Some(name) = off.or_else(|| reader.scalar_name(node)) else {
         let problem = reader.problem(&node.at, format!("a value of axis `{axis}` is {}", node.kind()), "");
         reader.report(problem.help("give it a name: {name: ..., set: {field: value}}"));
         return None;
@@ -191,16 +195,29 @@ fn read_bundle(reader: &mut Reader, axis: &str, field: Option<&'static Field>, n
         }
     }
     let known = dataset::find(&name).filter(|_| axis == "dataset").map(|known| known.label.to_owned());
-    let label = mapping.get("label").and_then(|node| match reader.scalar_name(node) {
-        Some(label) if !label.contains(char::is_control) && label.chars().count() <= 200 => Some(label),
-        _ => {
-            let problem = reader.problem(&node.at, "`label` is not one line of text", "");
-            reader.report(problem);
-            None
-        }
-    });
+    let label = mapping.get("label").and_then(|node| read_label(reader, node));
     let label = label.or(known).unwrap_or_else(|| name.clone());
     Some(DraftValue { name, label, set, at: name_node.at.clone() })
+}
+
+fn read_label(reader: &mut Reader, node: &Node) -> Option<String> {
+    let Some(label) = reader.scalar_name(node) else {
+        let problem = reader.problem(&node.at, format!("`label` is {}, not text", node.kind()), "");
+        reader.report(problem.help("put it into quotes if text is meant"));
+        return None;
+    };
+    let characters = label.chars().count();
+    let (message, help) = if label.contains(char::is_control) {
+        ("`label` has a line break or another control character".to_owned(), "write one line of text".to_owned())
+    } else if characters > MAX_LABEL {
+        let message = format!("`label` has {characters} characters, at most {MAX_LABEL} are possible");
+        (message, "it is the head of a row or column: explain it in the caption".to_owned())
+    } else {
+        return Some(label);
+    };
+    let problem = reader.problem(&node.at, message, "");
+    reader.report(problem.help(help));
+    None
 }
 
 fn usable_name(reader: &mut Reader, axis: &str, name: String, at: &Range<usize>) -> Option<String> {

@@ -42,9 +42,13 @@ pub(crate) fn compile(name: &str, text: &str, read_file: ReadFile<'_>) -> Result
 /// Looks at everything that can be looked at, even where an earlier part was wrong.
 fn assemble(reader: &mut Reader, draft: &Draft<'_>, text: &str, read_file: ReadFile<'_>) -> Option<Sweep> {
     let outputs = draft.outputs.map(|node| output::read(reader, node, &draft.axes));
-    // Overrides that lack the part that was wrong would seem to match nothing.
-    let sound = reader.problems.is_empty();
-    let expanded = if sound { expand::expand(reader, draft) } else { None };
+    let expanded = match reader.problems.is_empty() {
+        true => expand::expand(reader, draft),
+        false => {
+            expand::report_conflicts(reader, draft);
+            None
+        }
+    };
     let cells = expanded.as_ref().map(|expanded| expanded.cells.as_slice());
     let published = draft.published.map(|node| published::read(reader, node, &draft.axes, cells, read_file));
     let Published { values, footnotes } = published.unwrap_or_default();

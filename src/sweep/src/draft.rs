@@ -61,6 +61,8 @@ pub(crate) struct Override {
     pub when: Vec<Condition>,
     pub set: Vec<Assignment>,
     pub priority: i64,
+    /// Whether all of it could be read: half a condition would match cells that it was not written for.
+    pub sound: bool,
 }
 
 pub(crate) struct Exclusion {
@@ -231,6 +233,7 @@ fn read_overrides(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<O
     let Some(items) = reader.list(node, "`overrides`") else { return Vec::new() };
     let mut overrides = Vec::new();
     for item in items {
+        let before = reader.problems.len();
         let Some(mapping) = reader.mapping(item, "an override", &["when", "set", "priority"]) else { continue };
         let at = mapping.0.first().map_or(item.at.clone(), |(key, _)| key.at.clone());
         let (Some(when), Some(set)) = (mapping.get("when"), mapping.get("set")) else {
@@ -254,7 +257,7 @@ fn read_overrides(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<O
                 0
             }
         };
-        overrides.push(Override { at, when, set, priority });
+        overrides.push(Override { at, when, set, priority, sound: reader.problems.len() == before });
     }
     overrides
 }
@@ -298,7 +301,7 @@ fn read_when(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Condit
             let problem = reader.problem(&key.at, format!("no axis or field is called `{}`", key.text), "");
             let names = axes.iter().map(|axis| axis.name.as_str()).chain(field::names().map(|name| -> &str { name }));
             let axes = axes.iter().map(|axis| axis.name.as_str()).collect::<Vec<_>>().join(", ");
-            let help = did_you_mean(&key.text, names);
+            let help = did_you_mean(&key.text, names).or_else(|| field::help_for(&key.text));
             reader.report(problem.help(help.unwrap_or_else(|| format!("axes of this sweep: {axes}"))));
         }
     }
@@ -317,7 +320,7 @@ fn read_search(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Option<D
     let name = reader.text(field_node, "`search.field`")?;
     let Some(field) = field::find(&name) else {
         let problem = reader.problem(&field_node.at, format!("no field is called `{name}`"), "");
-        reader.report(problem.maybe_help(did_you_mean(&name, field::names())));
+        reader.report(problem.maybe_help(field::help_for(&name)));
         return None;
     };
     let on_axis = axes.iter().any(|axis| axis.name == name || axis.sets(field));

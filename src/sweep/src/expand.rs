@@ -74,10 +74,32 @@ pub(crate) fn expand(reader: &mut Reader, draft: &Draft<'_>) -> Option<Expanded>
     base.map(|(base, _)| Expanded { base, cells })
 }
 
-fn check_size(reader: &mut Reader, draft: &Draft<'_>) -> Option<()> {
-    let cells = draft.axes.iter().try_fold(1u64, |product, axis| product.checked_mul(axis.values.len() as u64));
+/// Contradictions between the parts of a file that has other problems: values that meet in one cell. Nothing is said
+/// about what may follow from a part that could not be read.
+pub(crate) fn report_conflicts(reader: &mut Reader, draft: &Draft<'_>) {
+    let has_recipe = recipe::names().any(|known| known == draft.recipe);
+    let mut grid = Grid { draft, recipes: BTreeMap::new(), reported: BTreeSet::new() };
+    if !has_recipe || grid.dataset_place().is_none() || num_trials(draft).is_none_or(|trials| trials > draft.max_trials)
+    {
+        return;
+    }
+    let mut used = vec![false; draft.overrides.len()];
+    for coordinates in every_coordinate(draft) {
+        let point = grid.before_overrides(reader, &coordinates);
+        if !draft.exclude.iter().any(|exclusion| matches(&exclusion.when, &coordinates, &point)) {
+            grid.with_overrides(reader, &coordinates, point, &mut used);
+        }
+    }
+}
+
+fn num_trials(draft: &Draft<'_>) -> Option<u64> {
+    let cells = draft.axes.iter().try_fold(1u64, |product, axis| product.checked_mul(axis.values.len() as u64))?;
     let search = draft.search.as_ref().map(|search| &search.search);
-    let trials = cells.and_then(|cells| cells.checked_mul(trials_per_cell(draft.seeds.len(), search)));
+    cells.checked_mul(trials_per_cell(draft.seeds.len(), search))
+}
+
+fn check_size(reader: &mut Reader, draft: &Draft<'_>) -> Option<()> {
+    let trials = num_trials(draft);
     if trials.is_some_and(|trials| trials <= draft.max_trials) {
         return Some(());
     }
@@ -157,14 +179,19 @@ struct Grid<'d, 'n> {
 
 impl Grid<'_, '_> {
     fn check_dataset(&self, reader: &mut Reader) -> Option<()> {
-        let sets = |set: &Assignment| set.field.name == "dataset";
-        let on_axis = self.draft.axes.iter().any(|axis| axis.values.iter().all(|value| value.set.iter().any(sets)));
-        if on_axis || self.draft.set.iter().any(sets) {
-            return Some(());
+        if let Some(found) = self.dataset_place() {
+            return Some(found);
         }
         let problem = reader.problem(&(0..0), "the sweep does not say which data set it trains on", "");
         reader.report(problem.help("add `dataset: [digits]` to `axes`, or `dataset: digits` to `set`"));
         None
+    }
+
+    /// Something says for every cell which data set it trains on.
+    fn dataset_place(&self) -> Option<()> {
+        let sets = |set: &Assignment| set.field.name == "dataset";
+        let on_axis = self.draft.axes.iter().any(|axis| axis.values.iter().all(|value| value.set.iter().any(sets)));
+        (on_axis || self.draft.set.iter().any(sets)).then_some(())
     }
 
     /// Recipe and `set` for the data set of the given fields.
@@ -221,7 +248,7 @@ impl Grid<'_, '_> {
         let draft = self.draft;
         let mut rivals: BTreeMap<&str, Vec<(usize, &Assignment)>> = BTreeMap::new();
         for (index, over) in draft.overrides.iter().enumerate() {
-            if matches(&over.when, coordinates, &before) {
+            if over.sound && matches(&over.when, coordinates, &before) {
                 used[index] = true;
                 over.set.iter().for_each(|set| rivals.entry(set.field.name).or_default().push((index, set)));
             }

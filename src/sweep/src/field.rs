@@ -384,6 +384,11 @@ pub fn show(value: &Value) -> String {
     }
 }
 
+/// What to write in the place of a name that is no field's.
+pub(crate) fn help_for(name: &str) -> Option<String> {
+    crate::foreign_names::meant(name).map(str::to_owned).or_else(|| did_you_mean(name, names()))
+}
+
 /// ``did you mean `cos`?`` for the closest of the names, if one is close.
 pub fn did_you_mean<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
     let flat = |name: &str| name.to_lowercase().replace([' ', '-'], "_");

@@ -12,6 +12,7 @@ pub mod diagnostic;
 mod draft;
 mod expand;
 pub mod field;
+mod foreign_names;
 pub mod handoff;
 mod load;
 mod output;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::diagnostic::{Problem, Source};
 use crate::field::{self, Complaint, Field, did_you_mean};
+use crate::foreign_names;
 use crate::yaml::{Data, Key, Node};
 
 /// One file being read, and what is wrong with it so far.
@@ -69,7 +70,7 @@ impl Reader {
                 seen.push((key, value));
             } else {
                 let problem = self.problem(&key.at, format!("{what} has no key `{}`", key.text), "unknown key");
-                let help = did_you_mean(&key.text, known.iter().copied());
+                let help = unknown_key_help(&key.text, known);
                 self.report(problem.help(help.unwrap_or_else(|| format!("possible: {}", known.join(", ")))));
             }
         }
@@ -171,7 +172,7 @@ impl Reader {
     pub(crate) fn assignment(&mut self, key: &Key, node: &Node) -> Option<Assignment> {
         let Some(field) = field::find(&key.text) else {
             let problem = self.problem(&key.at, format!("no field is called `{}`", key.text), "unknown field");
-            let help = did_you_mean(&key.text, field::names());
+            let help = field::help_for(&key.text);
             self.report(problem.help(help.unwrap_or_else(|| "docs/sweep-file.md lists every field".to_owned())));
             return None;
         };
@@ -218,6 +219,17 @@ impl Reader {
         };
         self.problem(at, message, "").maybe_help(complaint.help.clone())
     }
+}
+
+/// What to write in the place of a key that a mapping does not have.
+fn unknown_key_help(key: &str, known: &[&str]) -> Option<String> {
+    if let Some(field) = field::find(key) {
+        return Some(format!("`{}` is a field: write it into `set`", field.name));
+    }
+    // `seed` where `seeds` is known is a slip, not another tool's word
+    let is_slip = known.iter().any(|name| name.starts_with(key) || key.starts_with(name));
+    let foreign = foreign_names::meant(key).filter(|_| !is_slip).map(str::to_owned);
+    foreign.or_else(|| did_you_mean(key, known.iter().copied()))
 }
 
 fn repeated_key(node: &Node) -> Option<(&Key, &Key)> {

@@ -168,6 +168,12 @@ fn wrong_axes() {
     check(&axis("loss: [{name: ls, set: {label_smoothing: 0.1}}]"), (4, 17), "no value of `loss`", "add `loss: VALUE`");
     check(&axis("dataset: ['folder:/a/b']"), (4, 13), "cannot be the name", "{name: SHORT");
     check(&axis("samples_per_class: [0]"), (4, 23), "out of range", "");
+    check(&axis("loss: [null]"), (4, 10), "is nothing", "");
+    let label = |label: &str| axis(&format!("loss: [{{name: cos, label: {label}}}]"));
+    check(&label(&"x".repeat(201)), (4, 29), "has 201 characters, at most 200", "caption");
+    check(&label("\"a\\nb\""), (4, 29), "a line break", "one line");
+    check(&label("[a]"), (4, 29), "is a list, not text", "");
+    assert!(parse(&label(&"x".repeat(200))).is_ok());
     let both = axis("method: [{name: a, set: {loss: cos}}, {name: b, set: {loss: mse}}]\n  loss: [cos, mse]");
     check(&both, (5, 15), "both set `loss`", "one axis");
     let twins = axis("method: [{name: a, set: {loss: cos}}, {name: b, set: {loss: cos}}]");
@@ -277,6 +283,57 @@ outputs:
     let places: Vec<_> = errors.problems().iter().map(|problem| problem.position()).collect();
     assert_eq!(places, [(2, 1), (3, 30), (3, 33), (5, 15), (7, 38), (7, 65), (9, 19)], "{errors}");
     assert!(errors.render(Style::default()).contains("7 problems"));
+}
+
+#[test]
+fn overrides_that_conflict_are_reported_beside_other_problems() {
+    let text = "\
+recipe: quick
+sedes: 3
+set: {dataset: digits, lr: 0.1}
+axes:
+  loss: [xent, cos]
+overrides:
+  - {when: {loss: cos}, set: {learning_rate: 0.5}}
+  - {when: {loss: [cos, xent]}, set: {learning_rate: 0.1}}
+  - {when: {loss: mse}, set: {learning_rate: 0.2}}
+  - {when: {model: resnet-20}, set: {momentum: 0.5}}
+";
+    let errors = parse(text).unwrap_err();
+    let places: Vec<_> = errors.problems().iter().map(|problem| problem.position()).collect();
+    // nothing about what may match or not once the rest is right
+    assert_eq!(places, [(2, 1), (3, 24), (8, 39), (9, 19)], "{errors}");
+    assert!(errors.problems()[2].message().contains("two overrides set `learning_rate` of the cell cos"), "{errors}");
+    let axes = "\
+recipe: quick
+sedes: 3
+set: {dataset: digits}
+axes:
+  loss: [xent, cos]
+  method: [{name: a, set: {loss: mse}}]
+";
+    assert!(parse(axes).unwrap_err().to_string().contains("axes `loss` and `method` both set `loss`"));
+}
+
+#[test]
+fn names_of_other_tools_are_answered_with_the_name_here() {
+    let set = |field: &str| format!("recipe: quick\nset: {{dataset: digits, {field}: 1}}\n");
+    for (name, advice) in [
+        ("lr", "`learning_rate`"),
+        ("epochs", "`schedule: {cosine: {epochs: 60}}`"),
+        ("optimizer", "SGD"),
+        ("bs", "`batch_size`"),
+        ("wd", "`weight_decay`"),
+        ("arch", "`model`"),
+        ("num-workers", "--slots"),
+    ] {
+        check(&set(name), (2, 24), &format!("no field is called `{name}`"), advice);
+        check(&format!("{GOOD}{name}: 1\n"), (6, 1), &format!("no key `{name}`"), advice);
+        let axis = format!("recipe: quick\nset: {{dataset: digits}}\naxes: {{{name}: [1]}}\n");
+        check(&axis, (3, 8), &format!("no field is called `{name}`"), advice);
+    }
+    check(&format!("{GOOD}learning_rate: 1\n"), (6, 1), "no key `learning_rate`", "write it into `set`");
+    check(&format!("{GOOD}search: {{field: lr, candidates: [1, 2]}}\n"), (6, 17), "no field", "`learning_rate`");
 }
 
 #[test]

@@ -175,6 +175,17 @@ fn overrides_can_ask_for_fields_that_bundles_set() {
 }
 
 #[test]
+fn an_axis_can_switch_a_field_off() {
+    let sweep = parse(
+        "recipe: quick\nset: {dataset: digits}\naxes:\n  clip_norm: [null, 10]\n\
+         overrides:\n  - {when: {clip_norm: null}, set: {momentum: 0.5}}\n",
+    );
+    let cells = sweep.cells.iter().map(|cell| (sweep.cell_name(cell), sweep.cell_settings(cell)));
+    let found: Vec<_> = cells.map(|(name, settings)| (name, settings.clip_norm, settings.momentum)).collect();
+    assert_eq!(found, [("null".to_owned(), None, 0.5), ("10".to_owned(), Some(10.0), 0.9)]);
+}
+
+#[test]
 fn a_search_makes_its_trials() {
     let text = "recipe: quick\nset: {dataset: digits}\naxes: {loss: [cos, mse]}\nseeds: 3\n";
     let validated =
