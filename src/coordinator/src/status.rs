@@ -67,22 +67,27 @@ pub fn worker(state: &State, config: &Config, id: &WorkerId, now: Millis) -> Opt
         reason,
         slots: entry.slots.len() as u32,
         busy_slots: entry.slots.iter().flatten().count() as u32,
-        slot_descriptions: slot_descriptions(entry),
+        slot_descriptions: slot_descriptions(entry, now),
         silent_ms,
         // the streams know it
         work_dir_bytes: 0,
     })
 }
 
-fn slot_descriptions(entry: &WorkerState) -> Vec<String> {
+fn slot_descriptions(entry: &WorkerState, now: Millis) -> Vec<String> {
     let describe = |(index, slot): (usize, &schedule::state::Slot)| {
         let devices = match slot.devices.iter().all(|device| *device == slot.devices[0]) && slot.devices.len() > 1 {
             true => format!("{} x {}", slot.devices.len(), slot.devices[0]),
             false => slot.devices.join(","),
         };
-        match entry.broken_slots.get(&(index as u32)) {
-            Some(reason) => format!("{devices}: {} (broken: {reason})", slot.description),
-            None => format!("{devices}: {}", slot.description),
+        let (broken, pause) = (entry.broken_slots.get(&(index as u32)), entry.pause_of(index as u32, now));
+        match (broken, pause) {
+            (Some(reason), _) => format!("{devices}: {} (broken: {reason})", slot.description),
+            (None, Some(pause)) => {
+                let seconds = (pause.until - now).div_ceil(1000);
+                format!("{devices}: {} (pauses, tried again in {seconds} s: {})", slot.description, pause.reason)
+            }
+            (None, None) => format!("{devices}: {}", slot.description),
         }
     };
     entry.info.slots.iter().enumerate().map(describe).collect()

@@ -8,6 +8,7 @@ use schedule::event::{Event, Recorded, Then};
 use schedule::state::{Millis, Phase, State, SweepState, SweepTrial};
 use sweep::TrialId;
 use sweep::definition::Role;
+use sweep::record::FailureClass;
 use tonic::Status;
 use v1::tail_message::Message;
 
@@ -98,6 +99,8 @@ impl Tails {
             Event::AttemptSucceeded { trial, .. } => self.ended(*trial, state),
             Event::AttemptFailed { trial, attempt, failure, then, .. } => match then {
                 Then::GiveUp => self.ended(*trial, state),
+                // the pause of its slot is the news
+                Then::Retry { .. } if failure.class == FailureClass::Node => {}
                 Then::Retry { .. } => {
                     let first_line = failure.message.lines().next().unwrap_or_default();
                     let class = failure.class;
@@ -118,6 +121,9 @@ impl Tails {
             Event::HostUndrained { host } => self.note(&format!("host {host} gets work again")),
             Event::SlotBroken { worker, slot, reason, .. } => {
                 self.note(&format!("slot {slot} of worker {worker} is not used again: {reason}"));
+            }
+            Event::SlotPaused { worker, slot, reason, .. } => {
+                self.note(&format!("slot {slot} of worker {worker} pauses, its node could not run a trial: {reason}"));
             }
             Event::SweepCancelled { sweep, reason } => self.note_sweep(sweep, &format!("cancelled: {reason}")),
             Event::FailedTrialsRetried { sweep } => self.note_sweep(sweep, "failed trials are tried again"),

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::{Dataset, Extent, Fingerprint, Pixels, Split};
 use crate::decode;
 use crate::error::Error;
+use crate::lock;
 use crate::readers::{Content, Found, ImageFile, Labelled};
 use crate::resize::CropResizer;
 
@@ -76,12 +77,12 @@ pub(crate) fn open(
     if let Some(dataset) = reopen(&path, &key) {
         return Ok(dataset);
     }
-    std::fs::create_dir_all(cache_dir).map_err(Error::io("create", cache_dir))?;
+    std::fs::create_dir_all(cache_dir).map_err(Error::cache("create", cache_dir))?;
     let lock_path = path.with_extension("lock");
-    let lock = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
+    let lock = lock::open(&lock_path).map_err(Error::cache("open", &lock_path))?;
     if lock.try_lock().is_err() {
         tracing::info!(dataset = name, "waiting for another process that decodes this data set");
-        lock.lock().map_err(Error::io("lock", &lock_path))?;
+        lock.lock().map_err(Error::cache("lock", &lock_path))?;
     }
     // Somebody else may have built it while this process waited.
     if let Some(dataset) = reopen(&path, &key) {
@@ -89,7 +90,8 @@ pub(crate) fn open(
     }
     let partial = path.with_extension("partial");
     let built = build(&partial, key.clone(), found, on_progress);
-    if let Err(error) = built.and_then(|()| std::fs::rename(&partial, &path).map_err(Error::io("rename", &partial))) {
+    if let Err(error) = built.and_then(|()| std::fs::rename(&partial, &path).map_err(Error::cache("rename", &partial)))
+    {
         // Half a cache is of no use to anybody; the first error is the one that counts.
         let _ = std::fs::remove_file(&partial);
         return Err(error);
@@ -223,18 +225,18 @@ impl Writer<'_> {
         table.heights.push(height);
         table.widths.push(width);
         self.fingerprint.image(label, height, width, pixels);
-        self.file.write_all(pixels).map_err(Error::io("write", self.path))
+        self.file.write_all(pixels).map_err(Error::cache("write", self.path))
     }
 }
 
 fn build(path: &Path, key: Key, found: &Found, on_progress: &(dyn Fn(u64, u64) + Sync)) -> Result<(), Error> {
-    let file = File::create(path).map_err(Error::io("create", path))?;
+    let file = create_new(path).map_err(Error::cache("create", path))?;
     let mut writer =
         Writer { file: BufWriter::with_capacity(1 << 20, file), path, fingerprint: Fingerprint::default() };
     let mut start = [0; START as usize];
     start[..8].copy_from_slice(&MAGIC);
     start[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    writer.file.write_all(&start).map_err(Error::io("write", path))?;
+    writer.file.write_all(&start).map_err(Error::cache("write", path))?;
     let (mut train, mut test, mut corrupt) = (Table::default(), Table::default(), Vec::new());
     match &found.content {
         Content::Arrays(read) => {
@@ -266,9 +268,17 @@ fn build(path: &Path, key: Key, found: &Found, on_progress: &(dyn Fn(u64, u64) +
     let footer = serde_json::to_vec(&footer).expect("a footer is plain data");
     let length = (footer.len() as u64).to_le_bytes();
     let end = [&footer[..], &length, blake3::hash(&footer).as_bytes(), &MAGIC].concat();
-    writer.file.write_all(&end).map_err(Error::io("write", path))?;
-    let file = writer.file.into_inner().map_err(|error| Error::io("write", path)(error.into_error()))?;
-    file.sync_all().map_err(Error::io("sync", path))
+    writer.file.write_all(&end).map_err(Error::cache("write", path))?;
+    let file = writer.file.into_inner().map_err(|error| Error::cache("write", path)(error.into_error()))?;
+    file.sync_all().map_err(Error::cache("sync", path))
+}
+
+/// Under the lock nobody else writes it: what is there was left by a process that was killed, perhaps another user's.
+fn create_new(path: &Path) -> std::io::Result<File> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => File::create_new(path),
+    }
 }
 
 fn write_array(

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 pub enum Error {
     #[error("cannot {action} {path}", path = path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    /// Of the folder of decoded data sets, which is there for this program to write in.
+    #[error("cannot {action} {path}: decoded data sets are kept there, --cache-dir chooses another folder", path = path.display())]
+    Cache { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{path} is malformed: {reason}", path = path.display())]
     Malformed { path: PathBuf, reason: String },
     #[error("{path} is {what}; only regular files are read", path = path.display())]
@@ -51,6 +54,11 @@ impl Error {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
+    }
+
+    pub(crate) fn cache(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Cache { action, path, source }
     }
 
     pub(crate) fn malformed(path: &Path, reason: impl Into<String>) -> Self {

@@ -15,7 +15,7 @@ use ureq::http::StatusCode;
 
 use crate::catalog::{self, Checksum, Download, HIERARCHIES, HIERARCHY_FILES, Origin};
 use crate::error::Error;
-use crate::{readers, unpack};
+use crate::{lock, readers, unpack};
 
 #[derive(Clone, Copy, Debug)]
 pub struct FetchRequest<'a> {
@@ -81,7 +81,7 @@ pub(crate) fn fetch_all(
     let workplace = root.join(".download");
     std::fs::create_dir_all(&workplace).map_err(Error::io("create", &workplace))?;
     let lock_path = root.join(".download.lock");
-    let lock = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
+    let lock = lock::open(&lock_path).map_err(Error::io("open", &lock_path))?;
     if lock.try_lock().is_err() {
         let reason = format!("another process is fetching it into {}", root.display());
         return Err(Error::Download { url: request.name.to_owned(), reason });

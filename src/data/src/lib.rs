@@ -12,6 +12,7 @@ mod error;
 mod fetch;
 pub mod files;
 mod idx;
+mod lock;
 mod lookup;
 mod mat5;
 mod open;

@@ -21,8 +21,8 @@ use sweep::{AttemptNo, TrialId, text};
 use crate::event::{Event, Recorded, Then};
 use crate::members::{self, set_phase};
 use crate::state::{
-    Attempt, AttemptEnd, HostState, Millis, Phase, Presence, ResultSummary, SlotIndex, State, WorkerId, WorkerInfo,
-    WorkerState,
+    Attempt, AttemptEnd, HostState, Millis, Phase, Presence, ResultSummary, SlotIndex, SlotPause, State, WorkerId,
+    WorkerInfo, WorkerState,
 };
 
 /// A history that cannot have happened: a damaged journal, or one of another program.
@@ -61,6 +61,7 @@ pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
         Event::HostUndrained { host } => host_undrained(state, host),
         Event::SlotFreed { worker, slot } => slot_freed(state, worker, *slot),
         Event::SlotBroken { worker, slot, devices, reason } => slot_broken(state, worker, *slot, devices, reason),
+        Event::SlotPaused { worker, slot, until, reason } => slot_paused(state, worker, *slot, *until, reason),
         Event::TrialDispatched { trial, attempt, worker, slot } => {
             trial_dispatched(state, (*trial, *attempt), worker, *slot, context)
         }
@@ -108,6 +109,9 @@ fn trial_dispatched(
     if entry.is_gone() || entry.draining.is_some() || entry.broken_slots.contains_key(&slot) {
         return Err(format!("worker `{worker}` takes no work in slot {slot}"));
     }
+    if let Some(pause) = entry.pause_of(slot, context.at) {
+        return Err(format!("slot {slot} of `{worker}` pauses until {}", pause.until));
+    }
     let entry = state.workers.get_mut(&worker).expect("just found");
     match entry.slots.get_mut(slot as usize) {
         Some(held @ None) => *held = Some((id, attempt)),
@@ -128,6 +132,7 @@ fn attempt_succeeded(
     let (worker, slot) = running(state, id, attempt)?;
     end_attempt(state, id, attempt, None, context);
     free(state, &worker, slot);
+    end_pauses(state, &worker, slot);
     let mut summary = ResultSummary::new(result, context.number);
     summary.provenance = intern(state, summary.provenance);
     set_phase(state, id, Phase::Succeeded { attempt, result: Arc::new(summary) });
@@ -152,8 +157,11 @@ fn attempt_failed(
     if slot_free {
         free(state, &worker, slot);
     }
-    let trial = state.trials.get_mut(&id).expect("it runs");
-    *trial.spent.entry(failure.class).or_default() += 1;
+    if failure.class != FailureClass::Node {
+        end_pauses(state, &worker, slot);
+        let trial = state.trials.get_mut(&id).expect("it runs");
+        *trial.spent.entry(failure.class).or_default() += 1;
+    }
     if blames_host(failure.class) {
         let host = state.workers[&worker].info.host.clone();
         state.hosts.entry(host).or_default().failed_here.insert(id);
@@ -174,6 +182,7 @@ fn attempt_stopped(state: &mut State, (id, attempt): (TrialId, AttemptNo), conte
     }
     end_attempt(state, id, attempt, None, context);
     free(state, &worker, slot);
+    end_pauses(state, &worker, slot);
     set_phase(state, id, Phase::Cancelled);
     Ok(())
 }
@@ -200,6 +209,12 @@ fn free(state: &mut State, worker: &WorkerId, slot: SlotIndex) {
     entry.slots[slot as usize] = None;
 }
 
+/// The node ran an attempt in this slot: the next fault of the node is the first of its row.
+fn end_pauses(state: &mut State, worker: &WorkerId, slot: SlotIndex) {
+    let entry = state.workers.get_mut(worker).expect("attempts run on workers that have joined");
+    entry.pauses.remove(&slot);
+}
+
 /// What a failed attempt keeps of its message in memory, in bytes: the first line and the end. The journal has all.
 const MAX_MESSAGE_IN_MEMORY: usize = 800;
 
@@ -217,7 +232,8 @@ fn intern(state: &mut State, provenance: Arc<Provenance>) -> Arc<Provenance> {
 
 // -- hosts
 
-/// Failures that another host might not have had. A lost connection, a preemption and bad input say nothing about it.
+/// Failures that another host might not have had and that count against this one. A lost connection, a preemption and bad
+/// input say nothing about it; a fault of the node pauses its slots instead.
 pub(crate) fn blames_host(class: FailureClass) -> bool {
     match class {
         FailureClass::NonFinite
@@ -225,7 +241,7 @@ pub(crate) fn blames_host(class: FailureClass) -> bool {
         | FailureClass::Crashed
         | FailureClass::Stalled
         | FailureClass::BadDevice => true,
-        FailureClass::BadInput | FailureClass::Unreachable | FailureClass::Preempted => false,
+        FailureClass::BadInput | FailureClass::Unreachable | FailureClass::Preempted | FailureClass::Node => false,
     }
 }
 
@@ -253,6 +269,7 @@ fn host_undrained(state: &mut State, host: &str) -> Applied {
     *entry = HostState::default();
     for worker in state.workers.values_mut().filter(|worker| worker.info.host == host) {
         worker.broken_slots.clear();
+        worker.pauses.clear();
     }
     Ok(())
 }
@@ -283,6 +300,7 @@ fn worker_joined(
         draining: None,
         slots: (0..info.slots.len() as SlotIndex).map(|slot| occupied.get(&slot).copied()).collect(),
         broken_slots: Default::default(),
+        pauses: Default::default(),
     };
     for (index, slot) in info.slots.iter().enumerate() {
         if let Some(reason) = host.breakage(slot) {
@@ -294,6 +312,8 @@ fn worker_joined(
         entry.draining = before.draining.clone();
         let kept = before.broken_slots.iter().filter(|(slot, _)| (**slot as usize) < info.slots.len());
         entry.broken_slots.extend(kept.map(|(slot, reason)| (*slot, reason.clone())));
+        let kept = before.pauses.iter().filter(|(slot, _)| (**slot as usize) < info.slots.len());
+        entry.pauses.extend(kept.map(|(slot, pause)| (*slot, pause.clone())));
     }
     state.workers.insert(worker.clone(), entry);
     Ok(())
@@ -351,5 +371,18 @@ fn slot_broken(state: &mut State, worker: &WorkerId, slot: SlotIndex, devices: &
             }
         }
     }
+    Ok(())
+}
+
+fn slot_paused(state: &mut State, worker: &WorkerId, slot: SlotIndex, until: Millis, reason: &str) -> Applied {
+    if state.current_attempts(worker).any(|(held, ..)| held == slot) {
+        return Err(format!("slot {slot} of `{worker}` pauses while its attempt is current"));
+    }
+    let entry = worker_mut(state, worker)?;
+    if slot as usize >= entry.info.slots.len() {
+        return Err(format!("worker `{worker}` has no slot {slot}"));
+    }
+    let count = entry.pauses.get(&slot).map_or(0, |pause| pause.count).saturating_add(1);
+    entry.pauses.insert(slot, SlotPause { until, count, reason: reason.to_owned() });
     Ok(())
 }

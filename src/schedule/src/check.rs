@@ -31,6 +31,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("S11", "broken slots of a host's devices are broken on each of its workers"),
     ("S12", "only trials that failed on a host, and succeeded nowhere yet, are held against it"),
     ("S13", "only workers that are present are connected, and each was heard since this coordinator started"),
+    ("S14", "only slots that their worker has are paused, and no attempt started in one before its pause was over"),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +123,14 @@ fn slots(state: &State, found: &mut Found) {
                 let holds = given == Some(slot) && current.insert((trial, attempt));
                 found.unless(holds, "S3", || format!("slot {slot} of `{worker}`: attempt {attempt} of trial {trial}"));
             }
+        }
+        for (slot, pause) in &entry.pauses {
+            let mut current = state.current_attempts(worker).filter(|(held, ..)| held == slot);
+            let started =
+                |(_, trial, no): (u32, TrialId, AttemptNo)| state.trials[&trial].attempt(no).map(|a| a.started_at);
+            let holds = (*slot as usize) < entry.slots.len()
+                && current.all(|held| started(held).is_none_or(|started_at| started_at >= pause.until));
+            found.unless(holds, "S14", || format!("slot {slot} of `{worker}`, paused until {}", pause.until));
         }
     }
 }

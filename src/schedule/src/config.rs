@@ -77,6 +77,8 @@ pub struct Budgets {
     pub unreachable: Budget,
     pub preempted: Budget,
     pub bad_device: Budget,
+    /// Without limit; its waits are those of the slot, counted in a row, and not of the trial.
+    pub node: Budget,
 }
 
 impl Default for Budgets {
@@ -94,6 +96,8 @@ impl Default for Budgets {
             unreachable: always,
             preempted: always,
             bad_device: Budget { retries: Some(5), first_ms: 0, then_ms: 1_000, most_ms: 60_000 },
+            // a disk that is full for a minute is soon tried again, one that stays full does not fill the journal
+            node: Budget { retries: None, first_ms: 5_000, then_ms: 10_000, most_ms: 300_000 },
         }
     }
 }
@@ -109,6 +113,7 @@ impl Budgets {
             FailureClass::Unreachable => self.unreachable,
             FailureClass::Preempted => self.preempted,
             FailureClass::BadDevice => self.bad_device,
+            FailureClass::Node => self.node,
         }
     }
 }

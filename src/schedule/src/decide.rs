@@ -56,8 +56,9 @@ fn drain(state: &State, worker: &WorkerId, reason: &str) -> Result<Vec<Event>, R
 
 fn undrain(state: &State, host: &str) -> Result<Vec<Event>, Rejected> {
     let entry = state.hosts.get(host).ok_or_else(|| Rejected::UnknownHost(host.to_owned()))?;
-    let broken = state.workers.values().any(|worker| worker.info.host == host && !worker.broken_slots.is_empty());
-    if entry.drained.is_none() && entry.broken_devices.is_empty() && !broken {
+    let mut workers = state.workers.values().filter(|worker| worker.info.host == host);
+    let holds_back = workers.any(|worker| !worker.broken_slots.is_empty() || !worker.pauses.is_empty());
+    if entry.drained.is_none() && entry.broken_devices.is_empty() && !holds_back {
         return Ok(Vec::new());
     }
     Ok(vec![Event::HostUndrained { host: host.to_owned() }])

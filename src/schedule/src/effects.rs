@@ -38,6 +38,7 @@ pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
             | Event::AttemptStopped { .. }
             | Event::SlotFreed { .. }
             | Event::SlotBroken { .. }
+            | Event::SlotPaused { .. }
             | Event::CandidateChosen { .. } => {}
         }
     }

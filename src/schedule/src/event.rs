@@ -167,6 +167,13 @@ pub enum Event {
         devices: Vec<String>,
         reason: Line,
     },
+    /// The node could not run the slot's last attempt: no other one starts there before `until`.
+    SlotPaused {
+        worker: WorkerId,
+        slot: SlotIndex,
+        until: Millis,
+        reason: Line,
+    },
     /// A search is over: this candidate's trials make the cell.
     CandidateChosen {
         sweep: String,

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::event::{Event, Recorded};
 use crate::live::{lease_end, still_since};
 use crate::state::{Attempt, Millis, Phase, State, TrialState};
-use crate::waits::{WaitReason, because, wait_reason};
+use crate::waits::{WaitReason, because, paused_slots, wait_reason};
 
 const ATTEMPT_BEFORE: &str = "the attempt before";
 
@@ -161,12 +161,18 @@ fn waiting(state: &State, id: TrialId, waits: Option<WaitReason>, not_before: Mi
                 state.queue.by_devices.values().map(|places| places.range(..place).count() as u64).sum()
             });
             let are = if before == 1 { "is" } else { "are" };
-            format!("{}; {} {are} before it", because(state, trial, WaitReason::SlotsBusy), plural(before, "trial"))
+            let busy = because(state, trial, WaitReason::SlotsBusy, now);
+            format!("{busy}; {} {are} before it", plural(before, "trial"))
         }
         Some(WaitReason::Backoff) => {
             format!("it failed and is tried again in {}", seconds(not_before.saturating_sub(now)))
         }
-        Some(reason) => because(state, trial, reason),
+        Some(WaitReason::SlotsPaused) => {
+            let paused = because(state, trial, WaitReason::SlotsPaused, now);
+            let next = paused_slots(state, now).filter_map(|held| held.until).min().unwrap_or(now);
+            format!("{paused}; the next try is in {}", seconds(next.saturating_sub(now)))
+        }
+        Some(reason) => because(state, trial, reason, now),
     }];
     lines.extend(again(state, trial));
     lines

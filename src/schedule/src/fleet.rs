@@ -152,7 +152,9 @@ pub(crate) fn ended(
         // too late to count, but the slot is free now, or known to be broken
         Some(slot) => {
             let freed = Event::SlotFreed { worker: worker.clone(), slot };
-            Ok(std::iter::once(freed).chain(breakage(worker, slot, &ended.outcome)).collect())
+            let broken = breakage(worker, slot, &ended.outcome);
+            let paused = pause(state, config, worker, slot, &ended.outcome, now);
+            Ok(std::iter::once(freed).chain(broken).chain(paused).collect())
         }
         None => match late_breakage(state, worker, entry.info.slots.len(), ended) {
             Some(broken) => Ok(vec![broken]),
@@ -173,6 +175,25 @@ fn breakage(worker: &WorkerId, slot: SlotIndex, outcome: &Outcome) -> Option<Eve
         }),
         Outcome::Failed(_) | Outcome::Finished(_) | Outcome::Stopped => None,
     }
+}
+
+/// A fault of the node pauses the slot, the longer the more of them came in a row.
+fn pause(
+    state: &State,
+    config: &Config,
+    worker: &WorkerId,
+    slot: SlotIndex,
+    outcome: &Outcome,
+    now: Millis,
+) -> Option<Event> {
+    let Outcome::Failed(failure) = outcome else { return None };
+    if failure.class != FailureClass::Node {
+        return None;
+    }
+    let before = state.workers.get(worker)?.pauses.get(&slot).map_or(0, |pause| pause.count);
+    let wait = config.budgets.node.backoff(before.saturating_add(1))?;
+    let reason = failure.message.lines().next().unwrap_or_default().into();
+    Some(Event::SlotPaused { worker: worker.clone(), slot, until: now.saturating_add(wait), reason })
 }
 
 /// Of an attempt that ended for us before, and no longer occupies its slot as far as we know. Once: what is said again
@@ -240,8 +261,9 @@ fn outcome(
         Outcome::Stopped => Failure::new(FailureClass::Preempted, format!("worker `{worker}` stopped it")),
     };
     let broken = breakage(worker, slot, &ended.outcome);
+    let paused = pause(state, config, worker, slot, &ended.outcome, now);
     let failed = failed(state, config, (trial, attempt), failure, SlotAfter::Free, now);
-    std::iter::once(failed).chain(broken).collect()
+    std::iter::once(failed).chain(broken).chain(paused).collect()
 }
 
 /// A result is journalled for ever and enters tables: it must be one of the trial that was asked for.
@@ -285,8 +307,12 @@ fn after_failure(
     if !state.is_wanted(trial) {
         return Then::Unwanted;
     }
+    // the slot waits, not the trial: another node may take it at once
+    if class == FailureClass::Node {
+        return Then::Retry { not_before: now };
+    }
     // the same host would most likely run out again
-    if class == FailureClass::OutOfMemory && !another_host(state, id, attempt) {
+    if class == FailureClass::OutOfMemory && !another_host(state, id, attempt, now) {
         return Then::GiveUp;
     }
     let spent = trial.spent.get(&class).copied().unwrap_or(0) + 1;
@@ -297,9 +323,9 @@ fn after_failure(
 }
 
 /// Some other host than the one of this attempt offers a slot that is large enough.
-fn another_host(state: &State, id: TrialId, attempt: AttemptNo) -> bool {
+fn another_host(state: &State, id: TrialId, attempt: AttemptNo, now: Millis) -> bool {
     let trial = &state.trials[&id];
     let Some(entry) = trial.attempt(attempt) else { return false };
     let here = &state.workers[&entry.worker].info.host;
-    crate::plan::offers(state).into_iter().any(|(host, devices)| host != here && devices >= trial.devices)
+    crate::plan::offers(state, now).into_iter().any(|(host, devices)| host != here && devices >= trial.devices)
 }

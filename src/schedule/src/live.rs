@@ -48,13 +48,16 @@ pub fn observe(state: &mut State, input: &Input, now: Millis) {
     }
 }
 
-/// When `Input::Tick` must come at the latest: a lease runs out or a backoff is over. `None`: nothing is waited for.
+/// When `Input::Tick` must come at the latest: a lease runs out, or a backoff or the pause of a slot is over. `None`:
+/// nothing is waited for.
 pub fn next_deadline(state: &State, config: &Config, now: Millis) -> Option<Millis> {
-    let present = state.workers.iter().filter(|(_, entry)| !entry.is_gone());
-    let lease = present.map(|(worker, _)| lease_end(state, config, worker)).min();
+    let present = || state.workers.iter().filter(|(_, entry)| !entry.is_gone());
+    let lease = present().map(|(worker, _)| lease_end(state, config, worker)).min();
+    let pauses = present().flat_map(|(_, entry)| entry.pauses.values().map(|pause| pause.until));
+    let pause = pauses.filter(|until| *until > now).min();
     // those whose time has come wait for a slot, not for the clock
     let backoff = state.queue.delayed.range((now + 1, TrialId::MIN)..).next().map(|(time, _)| *time);
-    lease.into_iter().chain(backoff).min()
+    lease.into_iter().chain(backoff).chain(pause).min()
 }
 
 pub(crate) fn lease_end(state: &State, config: &Config, worker: &WorkerId) -> Millis {

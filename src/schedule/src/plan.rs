@@ -22,12 +22,12 @@ use crate::submission::sweep_trials;
 pub fn plan(state: &State, config: &Config, now: Millis) -> Vec<Event> {
     let mut events = chosen_candidates(state);
     events.extend(stopped_sweeps(state));
-    events.extend(bad_hosts(state, config));
+    events.extend(bad_hosts(state, config, now));
     // they change what is to be placed, and where
     if !events.is_empty() || state.queue.by_devices.is_empty() {
         return events;
     }
-    let mut placing = Placing::new(state);
+    let mut placing = Placing::new(state, now);
     placing.run(now);
     placing.events
 }
@@ -64,7 +64,7 @@ fn stopped_sweeps(state: &State) -> Vec<Event> {
 }
 
 /// A host that fails what succeeds elsewhere takes no more work, as long as another one can.
-fn bad_hosts(state: &State, config: &Config) -> Vec<Event> {
+fn bad_hosts(state: &State, config: &Config, now: Millis) -> Vec<Event> {
     let bad = state.hosts.iter().filter(|(_, host)| {
         let elsewhere = host.succeeded_elsewhere;
         let share = f64::from(elsewhere) / f64::from((elsewhere + host.succeeded_here).max(1));
@@ -75,7 +75,7 @@ fn bad_hosts(state: &State, config: &Config) -> Vec<Event> {
         // the usual case: looking at every worker's slots would be for nothing
         return Vec::new();
     }
-    let mut left: BTreeSet<&str> = offers(state).into_keys().collect();
+    let mut left: BTreeSet<&str> = offers(state, now).into_keys().collect();
     let mut events = Vec::new();
     for (name, host) in bad {
         if !left.iter().any(|other| other != name) {
@@ -99,18 +99,24 @@ pub(crate) fn is_usable(state: &State, worker: &WorkerId, entry: &WorkerState) -
         && state.hosts.get(&entry.info.host).is_none_or(|host| host.drained.is_none())
 }
 
-/// Hosts that take work, with the number of devices of their largest slot, occupied or not.
-pub(crate) fn offers(state: &State) -> BTreeMap<&str, u32> {
+/// Hosts that take work, with the number of devices of their largest slot, occupied or not. A slot that is broken or
+/// pauses is not offered.
+pub(crate) fn offers(state: &State, now: Millis) -> BTreeMap<&str, u32> {
     let mut offers = BTreeMap::new();
     for (_, entry) in state.workers.iter().filter(|(worker, entry)| is_usable(state, worker, entry)) {
         let slots = (0..).zip(&entry.info.slots);
-        let whole = slots.filter(|(index, _)| !entry.broken_slots.contains_key(index));
+        let whole = slots.filter(|(index, _)| is_whole(entry, *index, now));
         if let Some(largest) = whole.map(|(_, slot)| slot.devices.len() as u32).max() {
             let known = offers.entry(entry.info.host.as_str()).or_insert(0);
             *known = largest.max(*known);
         }
     }
     offers
+}
+
+/// Neither broken nor pausing.
+fn is_whole(entry: &WorkerState, slot: SlotIndex, now: Millis) -> bool {
+    !entry.broken_slots.contains_key(&slot) && entry.pause_of(slot, now).is_none()
 }
 
 /// Hosts on which this trial failed in a way that another host might not.
@@ -139,19 +145,19 @@ pub(crate) struct Placing<'a> {
 }
 
 impl<'a> Placing<'a> {
-    pub fn new(state: &'a State) -> Self {
+    pub fn new(state: &'a State, now: Millis) -> Self {
         let mut free = Vec::new();
         let mut free_slots = BTreeMap::new();
         for (worker, entry) in state.workers.iter().filter(|(worker, entry)| is_usable(state, worker, entry)) {
             for (slot, (held, offered)) in (0..).zip(entry.slots.iter().zip(&entry.info.slots)) {
-                if held.is_none() && !entry.broken_slots.contains_key(&slot) {
+                if held.is_none() && is_whole(entry, slot, now) {
                     let devices = offered.devices.len() as u32;
                     free.push(FreeSlot { devices, worker, slot, host: &entry.info.host });
                     *free_slots.entry(worker).or_insert(0) += 1;
                 }
             }
         }
-        let offers = offers(state);
+        let offers = offers(state, now);
         Self { state, offers, free, free_slots, events: Vec::new() }
     }
 

@@ -194,6 +194,19 @@ pub struct WorkerState {
     pub slots: Vec<Option<(TrialId, AttemptNo)>>,
     /// Slots never used again, with the reason (bad device).
     pub broken_slots: BTreeMap<SlotIndex, String>,
+    /// Slots whose last attempt ended through a fault of the node. An attempt that ends otherwise takes its slot out.
+    pub pauses: BTreeMap<SlotIndex, SlotPause>,
+}
+
+/// A slot gets no trial for a while, because its node could not run the last one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotPause {
+    /// When the slot is tried again.
+    pub until: Millis,
+    /// Pauses in a row, this one included: each is longer than the one before.
+    pub count: u32,
+    /// The first line of the failure.
+    pub reason: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,7 +252,8 @@ pub struct HostState {
     /// Devices that failed, by their UUIDs (by name, `cuda:3`, where a worker did not say them), with the reason: slots
     /// that hold one are not used, whichever worker offers them.
     pub broken_devices: BTreeMap<String, String>,
-    /// Set by the bad-node rule; lifted, with all of the above, by `orchestrator undrain`.
+    /// Set by the bad-node rule; lifted, with all of the above and the pauses of the host's slots, by `orchestrator
+    /// undrain`.
     pub drained: Option<String>,
 }
 
@@ -406,6 +420,11 @@ impl HostState {
 impl WorkerState {
     pub fn is_gone(&self) -> bool {
         matches!(self.presence, Presence::Gone { .. })
+    }
+
+    /// The pause of a slot, unless it is over.
+    pub fn pause_of(&self, slot: SlotIndex, now: Millis) -> Option<&SlotPause> {
+        self.pauses.get(&slot).filter(|pause| pause.until > now)
     }
 
     /// Index of the slot that this attempt occupies.

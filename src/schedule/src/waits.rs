@@ -4,7 +4,7 @@ use serde::Serialize;
 use sweep::TrialId;
 
 use crate::plan::{Placing, failed_hosts, is_usable};
-use crate::state::{Millis, Phase, State, TrialState, WorkerId, WorkerState};
+use crate::state::{Millis, Phase, SlotIndex, State, TrialState, WorkerId, WorkerState};
 
 /// Why a waiting trial was not placed; the worst for its sweep first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -16,6 +16,8 @@ pub enum WaitReason {
     NoSlotLargeEnough,
     /// No worker is connected that takes work.
     NoWorkers,
+    /// Every connected worker's slots that are large enough pause: their nodes could not run the last trial.
+    SlotsPaused,
     /// Every slot that fits is occupied; others are before it.
     SlotsBusy,
     /// It failed on the hosts that have a free slot; another host can run it and is busy.
@@ -31,6 +33,7 @@ impl WaitReason {
             Self::SlotsBroken => "slots_broken",
             Self::NoSlotLargeEnough => "no_slot_large_enough",
             Self::NoWorkers => "no_workers",
+            Self::SlotsPaused => "slots_paused",
             Self::SlotsBusy => "slots_busy",
             Self::AnotherHost => "another_host",
             Self::Backoff => "backoff",
@@ -41,7 +44,7 @@ impl WaitReason {
     pub fn is_lasting(self) -> bool {
         match self {
             Self::SlotsBroken | Self::NoSlotLargeEnough | Self::NoWorkers => true,
-            Self::SlotsBusy | Self::AnotherHost | Self::Backoff => false,
+            Self::SlotsPaused | Self::SlotsBusy | Self::AnotherHost | Self::Backoff => false,
         }
     }
 }
@@ -60,7 +63,7 @@ pub fn sweep_waits(state: &State, sweep: &str, now: Millis) -> Option<SweepWaits
     if entry.counts.waiting == 0 {
         return None;
     }
-    let looking = Looking::new(state);
+    let looking = Looking::new(state, now);
     let mut worst: Option<(WaitReason, TrialId)> = None;
     for wanted in &entry.trials {
         let trial = &state.trials[&wanted.id];
@@ -80,9 +83,11 @@ pub fn sweep_waits(state: &State, sweep: &str, now: Millis) -> Option<SweepWaits
     let because = match reason {
         WaitReason::SlotsBusy => format!("other sweeps occupy every slot of {}", plural(trial.devices, "device")),
         WaitReason::Backoff => "its trials failed, and are tried again after a pause".to_owned(),
-        WaitReason::SlotsBroken | WaitReason::NoSlotLargeEnough | WaitReason::NoWorkers | WaitReason::AnotherHost => {
-            because(state, trial, reason)
-        }
+        WaitReason::SlotsBroken
+        | WaitReason::NoSlotLargeEnough
+        | WaitReason::NoWorkers
+        | WaitReason::SlotsPaused
+        | WaitReason::AnotherHost => because(state, trial, reason, now),
     };
     Some(SweepWaits { reason, because })
 }
@@ -91,33 +96,38 @@ pub fn sweep_waits(state: &State, sweep: &str, now: Millis) -> Option<SweepWaits
 pub(crate) fn wait_reason(state: &State, id: TrialId, now: Millis) -> Option<WaitReason> {
     let trial = state.trials.get(&id)?;
     match trial.phase {
-        Phase::Waiting { .. } => Looking::new(state).reason(id, trial, now),
+        Phase::Waiting { .. } => Looking::new(state, now).reason(id, trial, now),
         _ => None,
     }
 }
 
 struct Looking<'a> {
     placing: Placing<'a>,
-    /// Devices of the largest slot that takes work, and of the largest that would if it were not broken.
+    /// Devices of the largest slot that takes work, of the largest that will after its pause, and of the largest that
+    /// would if it were not broken.
     whole: u32,
+    paused: u32,
     broken: u32,
 }
 
 impl<'a> Looking<'a> {
-    fn new(state: &'a State) -> Self {
-        let placing = Placing::new(state);
+    fn new(state: &'a State, now: Millis) -> Self {
+        let placing = Placing::new(state, now);
         let whole = placing.offers.values().copied().max().unwrap_or(0);
-        let broken = broken_slots(state).map(|(_, _, slot, _)| slot.devices.len() as u32).max().unwrap_or(0);
-        Self { placing, whole, broken }
+        let paused = paused_slots(state, now).map(|held| held.num_devices).max().unwrap_or(0);
+        let broken = broken_slots(state).map(|held| held.num_devices).max().unwrap_or(0);
+        Self { placing, whole, paused, broken }
     }
 
     /// What keeps every trial of so many devices from starting, whatever the slots hold.
     fn shortage(&self, devices: u32) -> Option<WaitReason> {
         if self.whole >= devices {
             None
+        } else if self.paused >= devices {
+            Some(WaitReason::SlotsPaused)
         } else if self.broken >= devices {
             Some(WaitReason::SlotsBroken)
-        } else if self.whole > 0 || self.broken > 0 {
+        } else if self.whole > 0 || self.paused > 0 || self.broken > 0 {
             Some(WaitReason::NoSlotLargeEnough)
         } else {
             Some(WaitReason::NoWorkers)
@@ -140,24 +150,52 @@ impl<'a> Looking<'a> {
     }
 }
 
-/// Slots that would take work, with what broke them.
-fn broken_slots(state: &State) -> impl Iterator<Item = (&WorkerId, &WorkerState, &crate::state::Slot, (u32, &str))> {
+/// A slot that would take work if nothing held it back.
+pub(crate) struct HeldBack<'a> {
+    worker: &'a WorkerId,
+    host: &'a str,
+    slot: SlotIndex,
+    num_devices: u32,
+    why: &'a str,
+    /// When a pause ends.
+    pub until: Option<Millis>,
+}
+
+fn broken_slots(state: &State) -> impl Iterator<Item = HeldBack<'_>> {
     let usable = state.workers.iter().filter(|(worker, entry)| is_usable(state, worker, entry));
     usable.flat_map(|(worker, entry)| {
-        let slots = entry.broken_slots.iter();
-        slots.filter_map(move |(index, why)| {
-            Some((worker, entry, entry.info.slots.get(*index as usize)?, (*index, why.as_str())))
-        })
+        entry.broken_slots.iter().filter_map(|(slot, why)| held_back(worker, entry, *slot, why, None))
     })
 }
 
+pub(crate) fn paused_slots(state: &State, now: Millis) -> impl Iterator<Item = HeldBack<'_>> {
+    let usable = state.workers.iter().filter(|(worker, entry)| is_usable(state, worker, entry));
+    usable.flat_map(move |(worker, entry)| {
+        let pauses = entry.pauses.iter().filter(move |(_, pause)| pause.until > now);
+        let whole = pauses.filter(|(slot, _)| !entry.broken_slots.contains_key(slot));
+        whole.filter_map(|(slot, pause)| held_back(worker, entry, *slot, &pause.reason, Some(pause.until)))
+    })
+}
+
+fn held_back<'a>(
+    worker: &'a WorkerId,
+    entry: &'a WorkerState,
+    slot: SlotIndex,
+    why: &'a str,
+    until: Option<Millis>,
+) -> Option<HeldBack<'a>> {
+    let num_devices = entry.info.slots.get(slot as usize)?.devices.len() as u32;
+    Some(HeldBack { worker, host: &entry.info.host, slot, num_devices, why, until })
+}
+
 /// In words, for one trial; what concerns its place in the queue and its times is for the caller.
-pub(crate) fn because(state: &State, trial: &TrialState, reason: WaitReason) -> String {
+pub(crate) fn because(state: &State, trial: &TrialState, reason: WaitReason, now: Millis) -> String {
     let devices = plural(trial.devices, "device");
     match reason {
         WaitReason::SlotsBroken => slots_broken(state, trial.devices),
         WaitReason::NoSlotLargeEnough => {
-            let largest = Looking::new(state).whole;
+            let looking = Looking::new(state, now);
+            let largest = looking.whole.max(looking.paused);
             format!(
                 "it needs a slot of {devices}, and the largest offered has {largest}: start a worker with \
                  --devices-per-slot {}, or change `resources.devices_per_trial` in the sweep file",
@@ -165,6 +203,7 @@ pub(crate) fn because(state: &State, trial: &TrialState, reason: WaitReason) -> 
             )
         }
         WaitReason::NoWorkers => no_workers(state),
+        WaitReason::SlotsPaused => slots_paused(state, trial.devices, now),
         WaitReason::SlotsBusy => format!("every slot of {devices} is occupied"),
         WaitReason::AnotherHost => {
             let failed: Vec<&str> = failed_hosts(state, trial).into_iter().collect();
@@ -175,16 +214,33 @@ pub(crate) fn because(state: &State, trial: &TrialState, reason: WaitReason) -> 
 }
 
 fn slots_broken(state: &State, devices: u32) -> String {
-    let fitting: Vec<_> = broken_slots(state).filter(|(_, _, slot, _)| slot.devices.len() as u32 >= devices).collect();
-    let Some((worker, entry, _, (index, why))) = fitting.first() else { return no_workers(state) };
-    let more = fitting.len() - 1;
+    match first_of(broken_slots(state), devices) {
+        Some((first, host)) => format!(
+            "every slot of {} is broken: {first}; mend it, then `orchestrator undrain {host}`",
+            plural(devices, "device")
+        ),
+        None => no_workers(state),
+    }
+}
+
+fn slots_paused(state: &State, devices: u32, now: Millis) -> String {
+    match first_of(paused_slots(state, now), devices) {
+        Some((first, host)) => format!(
+            "every slot of {} pauses, because its node could not run a trial: {first}; it is tried again by itself, or \
+             at once after `orchestrator undrain {host}`",
+            plural(devices, "device")
+        ),
+        None => no_workers(state),
+    }
+}
+
+/// The first slot of at least so many devices with what holds it back, how many more there are, and its host.
+fn first_of<'a>(slots: impl Iterator<Item = HeldBack<'a>>, devices: u32) -> Option<(String, &'a str)> {
+    let mut fitting = slots.filter(|held| held.num_devices >= devices);
+    let HeldBack { worker, host, slot, why, .. } = fitting.next()?;
+    let more = fitting.count();
     let more = if more > 0 { format!(" ({more} more: `orchestrator status`)") } else { String::new() };
-    format!(
-        "every slot of {} is broken: slot {index} of worker `{worker}`: {why}{more}; mend it, then `orchestrator \
-         undrain {}`",
-        plural(devices, "device"),
-        entry.info.host
-    )
+    Some((format!("slot {slot} of worker `{worker}`: {why}{more}"), host))
 }
 
 fn no_workers(state: &State) -> String {

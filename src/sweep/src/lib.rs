@@ -15,6 +15,7 @@ pub mod field;
 mod foreign_names;
 pub mod handoff;
 mod load;
+pub mod node_fault;
 mod output;
 pub mod plan;
 mod published;

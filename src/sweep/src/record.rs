@@ -290,6 +290,9 @@ pub enum FailureClass {
     Preempted,
     /// A device failed (Xid, ECC, gone from the bus): its slot is not used again.
     BadDevice,
+    /// The node could not run it (a full disk, no descriptors or memory left, a trainer that does not start): its slot
+    /// pauses, and the trial is charged nothing. See `node_fault`.
+    Node,
 }
 
 /// As in the journal and in tables: `out_of_memory`.
@@ -304,6 +307,7 @@ impl std::fmt::Display for FailureClass {
             Self::Unreachable => "unreachable",
             Self::Preempted => "preempted",
             Self::BadDevice => "bad_device",
+            Self::Node => "node",
         })
     }
 }

@@ -117,6 +117,7 @@ pub fn run(
     let weights = settings.weights.as_ref().filter(|_| !spec.smoke);
     let weights = weights.map(|named| reach.resolve("weights", named)).transpose()?;
     let folder = Folder::new(&request.checkpoint_dir, request.trial, request.attempt);
+    folder.remove_unfinished();
     let resumed = folder.newest()?;
     let device = around.devices.kind();
     let format = match &resumed {
@@ -222,17 +223,7 @@ fn embeddings(spec: &TrialSpec, dataset: &Dataset, reach: Reach) -> Result<Optio
     }
     let path = reach.resolve("embedding", &file.path)?;
     let rows = hierarchy::class_embeddings(&path, file.child_parent, &dataset.class_ids, &dataset.class_names);
-    rows.map(Some).map_err(|error| TrialError::BadInput(with_causes(&error)))
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-    message
+    rows.map(Some).map_err(|error| TrialError::of_input(&error))
 }
 
 /// Batches are full but for the last of each repeat.
@@ -304,8 +295,7 @@ fn run_replica(
     let mut replica = recordable(Replica::new(&blueprint, collective.clone(), device)?, shared.recording);
     if let Some(path) = &shared.weights {
         let layers = [models::classifier_name(settings.model), head::CLS_HEAD];
-        let weights = Weights::read(path, &replica.inventory, &layers)
-            .map_err(|error| TrialError::BadInput(with_causes(&error)))?;
+        let weights = Weights::read(path, &replica.inventory, &layers).map_err(|error| TrialError::of_input(&error))?;
         weights.load_into(&replica.inventory, &mut replica.storage);
     }
     let layout = replica.storage.layout.digest(&replica.inventory);
@@ -331,8 +321,7 @@ fn run_replica(
         }
     };
     if let (Ending::Finished, Some(path), 0) = (&ending, &shared.weights_out, collective.rank()) {
-        weights::export(path, &replica.inventory, &replica.storage)
-            .map_err(|error| TrialError::BadInput(with_causes(&error)))?;
+        weights::export(path, &replica.inventory, &replica.storage).map_err(|error| TrialError::of_input(&error))?;
     }
     guard.finished();
     Ok(Ran {

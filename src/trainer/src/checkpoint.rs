@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde::{Deserialize, Serialize};
+use sweep::node_fault;
 use sweep::record::{EpochRecord, Timing};
 use sweep::trial::TRAINING_VERSION;
 use sweep::{AttemptNo, TrialId};
@@ -22,6 +23,8 @@ use crate::error::TrialError;
 pub const NUM_KEPT: usize = 2;
 
 const EXTENSION: &str = "safetensors";
+/// Of a checkpoint that is being written.
+const PARTIAL: &str = "partial";
 const TENSORS: [&str; 4] = ["weights", "momentum", "statistics", "loss_sums"];
 
 /// Where training goes on.
@@ -172,10 +175,15 @@ impl Folder {
     /// The newest sound checkpoint of this trial; unsound and foreign ones are passed over with a warning.
     pub fn newest(&self) -> Result<Option<Checkpoint>, TrialError> {
         for entry in self.entries()?.iter().rev() {
-            let decoded = fs::read(&entry.path)
-                .map_err(|error| error.to_string())
-                .and_then(|bytes| Checkpoint::decode(&bytes))
-                .and_then(|checkpoint| self.fitting(checkpoint));
+            let read = match fs::read(&entry.path) {
+                // it says nothing about the file, which is there for a later attempt
+                Err(error) if node_fault::is_exhaustion(&error) => {
+                    return Err(TrialError::work_dir("read", &entry.path)(error));
+                }
+                read => read.map_err(|error| error.to_string()),
+            };
+            let decoded =
+                read.and_then(|bytes| Checkpoint::decode(&bytes)).and_then(|checkpoint| self.fitting(checkpoint));
             match decoded {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
                 Err(reason) => tracing::warn!(path = %entry.path.display(), reason, "checkpoint passed over"),
@@ -198,11 +206,11 @@ impl Folder {
     /// Writes a checkpoint so that after a crash at any moment either it or the one before is there, then removes what
     /// is no longer needed.
     pub fn write(&self, checkpoint: &Checkpoint) -> Result<(), TrialError> {
-        fs::create_dir_all(&self.path).map_err(TrialError::io("create", &self.path))?;
+        fs::create_dir_all(&self.path).map_err(TrialError::work_dir("create", &self.path))?;
         let entries = self.entries()?;
         let stem = format!("epoch-{:05}.attempt-{}", checkpoint.header.position.epoch, self.attempt);
         let path = self.path.join(format!("{stem}.{EXTENSION}"));
-        let partial = self.path.join(format!("{stem}.partial"));
+        let partial = self.path.join(format!("{stem}.{PARTIAL}"));
         let write = || -> io::Result<()> {
             let mut file = File::create(&partial)?;
             file.write_all(&checkpoint.encode())?;
@@ -210,7 +218,11 @@ impl Folder {
             fs::rename(&partial, &path)?;
             File::open(&self.path)?.sync_all()
         };
-        write().map_err(TrialError::io("write", &path))?;
+        if let Err(error) = write() {
+            // a disk that is full is not made fuller; the first error is the one to report
+            let _ = fs::remove_file(&partial);
+            return Err(TrialError::work_dir("write", &path)(error));
+        }
         let mut old: Vec<&Entry> = entries.iter().filter(|entry| entry.path != path).collect();
         old.truncate(old.len().saturating_sub(NUM_KEPT - 1));
         for entry in old {
@@ -220,18 +232,33 @@ impl Folder {
         Ok(())
     }
 
+    /// Removes the checkpoints that attempts up to this one began to write when they were killed.
+    pub fn remove_unfinished(&self) {
+        let Ok(listing) = fs::read_dir(&self.path) else { return };
+        for path in listing.flatten().map(|file| file.path()) {
+            let of = path.file_name().and_then(|name| parse_name(name.to_str()?, PARTIAL));
+            if of.is_some_and(|(_, attempt)| attempt <= self.attempt)
+                && let Err(error) = fs::remove_file(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "an unfinished checkpoint stays");
+            }
+        }
+    }
+
     /// Checkpoints of this and earlier attempts, from old to new. One of a later attempt means that this attempt was
     /// replaced: it must not go on.
     fn entries(&self) -> Result<Vec<Entry>, TrialError> {
         let listing = match fs::read_dir(&self.path) {
             Ok(listing) => listing,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(TrialError::io("read", &self.path)(error)),
+            Err(error) => return Err(TrialError::work_dir("read", &self.path)(error)),
         };
         let mut entries = Vec::new();
         for file in listing {
-            let path = file.map_err(TrialError::io("read", &self.path))?.path();
-            let Some((epoch, attempt)) = path.file_name().and_then(|name| parse_name(name.to_str()?)) else { continue };
+            let path = file.map_err(TrialError::work_dir("read", &self.path))?.path();
+            let Some((epoch, attempt)) = path.file_name().and_then(|name| parse_name(name.to_str()?, EXTENSION)) else {
+                continue;
+            };
             if attempt > self.attempt {
                 return Err(TrialError::Crashed(format!(
                     "attempt {} of trial {} was replaced: {} is of attempt {attempt}",
@@ -247,9 +274,9 @@ impl Folder {
     }
 }
 
-/// `epoch-00012.attempt-3.safetensors` to (12, 3).
-fn parse_name(name: &str) -> Option<(u32, AttemptNo)> {
-    let (epoch, attempt) = name.strip_prefix("epoch-")?.strip_suffix(EXTENSION)?.strip_suffix('.')?.split_once('.')?;
+/// `epoch-00012.attempt-3.EXTENSION` to (12, 3).
+fn parse_name(name: &str, extension: &str) -> Option<(u32, AttemptNo)> {
+    let (epoch, attempt) = name.strip_prefix("epoch-")?.strip_suffix(extension)?.strip_suffix('.')?.split_once('.')?;
     Some((epoch.parse().ok()?, AttemptNo(attempt.strip_prefix("attempt-")?.parse().ok()?)))
 }
 
@@ -290,6 +317,26 @@ mod tests {
             fs::read_dir(path).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn a_checkpoint_that_cannot_be_written_is_the_nodes_fault_and_leaves_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        // the name is taken by a folder, which no user may replace
+        fs::create_dir_all(place.path().join("epoch-00001.attempt-1.safetensors/x")).unwrap();
+        let error = folder(place.path(), 1).write(&checkpoint(1)).unwrap_err();
+        assert_eq!(error.class(), sweep::record::FailureClass::Node);
+        assert_eq!(names(place.path()), ["epoch-00001.attempt-1.safetensors"]);
+    }
+
+    #[test]
+    fn what_a_killed_attempt_began_to_write_is_removed_by_the_next() {
+        let place = tempfile::tempdir().unwrap();
+        for attempt in 1..=3 {
+            fs::write(place.path().join(format!("epoch-00001.attempt-{attempt}.partial")), "half").unwrap();
+        }
+        folder(place.path(), 2).remove_unfinished();
+        assert_eq!(names(place.path()), ["epoch-00001.attempt-3.partial"], "a later attempt keeps its own");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::any::Any;
 
+use sweep::node_fault;
 use sweep::record::{Failure, FailureClass};
 
 use tch::Device;
@@ -32,8 +33,9 @@ pub enum TrialError {
     Collective(#[from] CollectiveError),
     #[error("{0}")]
     Crashed(String),
-    #[error("cannot {action} {path}", path = path.display())]
-    Io { action: &'static str, path: std::path::PathBuf, source: std::io::Error },
+    /// The node could not run it: see `sweep::node_fault`.
+    #[error("{0}")]
+    Node(String),
 }
 
 /// The last is what is left of CUBLAS_STATUS_ALLOC_FAILED and its like of the other libraries.
@@ -81,8 +83,15 @@ impl TrialError {
         Self::BadInput(message.into())
     }
 
-    pub fn io(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io { action, path: path.to_owned(), source }
+    /// Of the work directory, which is there for trainers to write in: whatever the reason, it is not the trial's.
+    pub fn work_dir(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |error| Self::Node(format!("cannot {action} {} (below the worker's --work-dir): {error}", path.display()))
+    }
+
+    /// What was found wrong with something the user gave, unless a fault of the node is behind it.
+    pub fn of_input(error: &(dyn std::error::Error + 'static)) -> Self {
+        let message = with_causes(error);
+        if node_fault::is_cause_of(error) { Self::Node(message) } else { Self::BadInput(message) }
     }
 
     /// Of a caught panic: libtorch's errors arrive as such.
@@ -101,6 +110,8 @@ impl TrialError {
             Some(Self::OutOfMemory { what: line(), fits: None })
         } else if names(&BAD_DEVICE) {
             Some(Self::BadDevice { what: line(), devices: Vec::new() })
+        } else if node_fault::is_named_in(text) {
+            Some(Self::Node(line()))
         } else {
             None
         }
@@ -144,7 +155,8 @@ impl TrialError {
             Self::BadDevice { .. } => 0,
             Self::OutOfMemory { fits: Some(_), .. } => 1,
             Self::OutOfMemory { fits: None, .. } => 2,
-            Self::BadInput(_) | Self::NonFinite { .. } | Self::Crashed(_) | Self::Io { .. } => 3,
+            Self::Node(_) => 2,
+            Self::BadInput(_) | Self::NonFinite { .. } | Self::Crashed(_) => 3,
             Self::Collective(CollectiveError::Aborted { .. }) => 5,
             Self::Collective(_) => 4,
         }
@@ -157,23 +169,18 @@ impl TrialError {
             Self::OutOfMemory { .. } => FailureClass::OutOfMemory,
             Self::BadDevice { .. } => FailureClass::BadDevice,
             Self::Collective(CollectiveError::TimedOut { .. } | CollectiveError::Stuck { .. }) => FailureClass::Stalled,
-            Self::Collective(_) | Self::Crashed(_) | Self::Io { .. } => FailureClass::Crashed,
+            Self::Collective(_) | Self::Crashed(_) => FailureClass::Crashed,
+            Self::Node(_) => FailureClass::Node,
         }
     }
 
     /// The message with its causes, one line.
     pub fn failure(&self) -> Failure {
-        let mut message = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            message = format!("{message}: {cause}");
-            source = cause.source();
-        }
         let devices = match self {
             Self::BadDevice { devices, .. } => devices.clone(),
             _ => Vec::new(),
         };
-        Failure { class: self.class(), message, devices }
+        Failure { class: self.class(), message: with_causes(self), devices }
     }
 }
 
@@ -185,21 +192,26 @@ impl From<ShimError> for TrialError {
     }
 }
 
-/// Of the data crate. What it found on disk or in the settings is the user's; a file it could not read may be the
+/// Of the data crate. What it found on disk or in the settings is the user's; a file that could not be read may be the
 /// node's, and is worth another try elsewhere.
 impl From<data::Error> for TrialError {
     fn from(error: data::Error) -> Self {
-        let mut message = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            message = format!("{message}: {cause}");
-            source = cause.source();
-        }
-        match error {
-            data::Error::Io { .. } => Self::Crashed(message),
-            _ => Self::BadInput(message),
+        match (Self::of_input(&error), &error) {
+            (Self::BadInput(message), data::Error::Cache { .. }) => Self::Node(message),
+            (Self::BadInput(message), data::Error::Io { .. }) => Self::Crashed(message),
+            (judged, _) => judged,
         }
     }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    message
 }
 
 #[cfg(test)]
@@ -226,6 +238,35 @@ mod tests {
         for mistake in ["device-side assert triggered", "an illegal memory access was encountered"] {
             assert_eq!(class(&format!("CUDA error: {mistake}")), FailureClass::Crashed, "{mistake}");
         }
+    }
+
+    #[test]
+    fn what_the_node_lacks_is_not_the_trials_fault() {
+        use std::io::Error;
+        let full = Error::from_raw_os_error(28);
+        assert_eq!(
+            class(&format!("the system can start a thread: {:?}", Error::from_raw_os_error(11))),
+            FailureClass::Node
+        );
+        assert_eq!(class("unable to write to file </torch_1>: No space left on device (28)"), FailureClass::Node);
+        let path = std::path::Path::new("work/checkpoints/x");
+        // whatever the reason: a folder that others own as well as a full disk
+        for error in [full, Error::from_raw_os_error(13)] {
+            let failure = TrialError::work_dir("write", path)(error).failure();
+            assert_eq!(failure.class, FailureClass::Node);
+            assert!(failure.message.contains("work/checkpoints/x") && failure.message.contains("--work-dir"));
+        }
+        let unread = |number| data::Error::Io {
+            action: "read",
+            path: path.to_owned(),
+            source: Error::from_raw_os_error(number),
+        };
+        assert_eq!(TrialError::from(unread(24)).class(), FailureClass::Node, "no descriptors left");
+        assert_eq!(TrialError::from(unread(13)).class(), FailureClass::Crashed, "not readable here");
+        let cache =
+            data::Error::Cache { action: "create", path: path.to_owned(), source: Error::from_raw_os_error(13) };
+        let failure = TrialError::from(cache).failure();
+        assert!(failure.class == FailureClass::Node && failure.message.contains("--cache-dir"), "{}", failure.message);
     }
 
     #[test]

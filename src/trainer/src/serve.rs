@@ -15,6 +15,7 @@ use sweep::handoff::{Progress, Ready, Reply, Request, RunRequest, read_frame, wr
 use crate::attempt::Outcome;
 use crate::error::TrialError;
 use crate::process;
+use crate::threads::caught;
 
 /// What carries out requests.
 pub trait Runner {
@@ -45,7 +46,8 @@ pub fn serve(ready: Ready, runner: &mut dyn Runner, stdout: File) -> io::Result<
                 lost = Some(error);
             }
         };
-        let reply = match runner.run(&request, &stop, &mut report) {
+        // also what goes wrong outside of replicas is a failure with a reason
+        let reply = match caught(|| runner.run(&request, &stop, &mut report)) {
             Ok(Outcome::Finished(result)) => Reply::Finished(result),
             Ok(Outcome::Stopped) => Reply::Stopped,
             Err(error) => Reply::Failed(error.failure()),

@@ -151,11 +151,11 @@ impl Slot {
     async fn start_trainer(&mut self, current: Option<AttemptKey>) -> Started {
         self.serial += 1;
         let path = self.launch.program.display().to_string();
-        let crashed = |message: String| Started::Failed(Failure::new(FailureClass::Crashed, message));
+        let oom = OomCounter::read();
         let started = Trainer::start(&self.around.spawner, &self.launch, self.serial).await;
         let mut trainer = match started {
             Ok(trainer) => trainer,
-            Err(error) => return crashed(format!("cannot start the trainer `{path}`: {error}")),
+            Err(error) => return not_started(format!("cannot start the trainer `{path}`: {error}")),
         };
         let deadline = Instant::now() + self.around.timing.trainer_start;
         let greeting = loop {
@@ -186,18 +186,18 @@ impl Slot {
                 ready.build, self.around.build
             ),
             Some(Err(broken)) => {
-                return Started::Failed(self.post_mortem(trainer, broken, "before it was ready").await);
+                let failure = self.post_mortem(trainer, broken, "before it was ready").await;
+                return Started::Failed(before_any_trial(oom.explain(failure)));
             }
             None => {
                 let seconds = self.around.timing.trainer_start.as_secs_f64();
                 format!("the trainer `{path}` was not ready after {seconds} s")
             }
         };
-        Started::Failed(self.ended(trainer, Failure::new(FailureClass::Crashed, problem)).await)
+        Started::Failed(self.ended(trainer, Failure::new(FailureClass::Node, problem)).await)
     }
 
     async fn attempt(&mut self, key: AttemptKey, spec: Box<TrialSpec>) -> Result<Outcome, Killed> {
-        let oom = OomCounter::read();
         match self.have_trainer(key).await {
             Started::Ready => {}
             Started::Failed(failure) => return Ok(Outcome::Failed(failure)),
@@ -205,6 +205,7 @@ impl Slot {
             Started::Killed => return Err(Killed),
         }
         let Some(mut trainer) = self.trainer.take() else { return Err(Killed) };
+        let oom = OomCounter::read();
         trainer.stderr.attempt(self.around.work_dir.log_file(key));
         let run = Request::Run(Box::new(RunRequest {
             trial: key.0,
@@ -226,12 +227,7 @@ impl Slot {
             }
             End::Failed(failure) => Outcome::Failed(self.ended(trainer, failure).await),
             End::Broken(broken) => {
-                let mut failure = self.post_mortem(trainer, broken, "while it trained").await;
-                if oom.has_grown() {
-                    failure.class = FailureClass::OutOfMemory;
-                    failure.message.insert_str(0, "the kernel killed a process of this machine for want of memory; ");
-                }
-                Outcome::Failed(failure)
+                Outcome::Failed(oom.explain(self.post_mortem(trainer, broken, "while it trained").await))
             }
             End::TooSlowToStop(why) => {
                 let failure = self.put_away(trainer, "it was told to stop and did not").await;
@@ -401,6 +397,16 @@ impl Slot {
         let message = with_tail(format!("{reason}; the attempt itself: {}", failure.message), tail);
         Failure { devices, ..Failure::new(FailureClass::BadDevice, message) }
     }
+}
+
+fn not_started(message: String) -> Started {
+    Started::Failed(Failure::new(FailureClass::Node, message))
+}
+
+/// No trial was under way, so none is at fault; a device that is missing or spoilt stays one.
+fn before_any_trial(failure: Failure) -> Failure {
+    let class = if failure.class == FailureClass::BadDevice { failure.class } else { FailureClass::Node };
+    Failure { class, ..failure }
 }
 
 fn with_tail(message: String, tail: &str) -> String {

@@ -184,7 +184,7 @@ const MISBEHAVIOUR: [(&str, FailureClass, &[&str]); 9] = [
     ("first=stop", FailureClass::Crashed, &["stopped without being told to"]),
     ("first=ignore-term", FailureClass::NonFinite, &["and it will not go"]),
     ("first=grandchild", FailureClass::Crashed, &["exit code 9"]),
-    ("start=exit", FailureClass::Crashed, &["before it was ready", "exit code 3", "a reason that people must see"]),
+    ("start=exit", FailureClass::Node, &["before it was ready", "exit code 3", "a reason that people must see"]),
 ];
 
 #[tokio::test]
@@ -217,7 +217,7 @@ async fn a_trainer_that_is_not_one_is_refused() {
         bench.run(key(1, 1)).await;
         let failure = bench.failure(key(1, 1)).await;
         assert!(failure.message.contains(part), "{behaviour}: {}", failure.message);
-        assert_eq!(bench.processes(), 0);
+        assert_eq!((failure.class, bench.processes()), (FailureClass::Node, 0), "no trial was under way");
         bench.end().await;
     }
 }
@@ -229,6 +229,7 @@ async fn a_missing_trainer_is_named() {
     bench.run(key(1, 1)).await;
     let failure = bench.failure(key(1, 1)).await;
     assert!(failure.message.contains("cannot start the trainer") && failure.message.contains("trainer.sh"));
+    assert_eq!(failure.class, FailureClass::Node);
     bench.end().await;
 }
 

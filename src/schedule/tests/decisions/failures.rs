@@ -23,7 +23,8 @@ fn attempts_until_failed(class: FailureClass, hosts: u32) -> usize {
         }
         assert!(world.is_waiting(trial) || !world.started().is_empty());
         started = world.started();
-        for _ in 0..100 {
+        // longer than any backoff and any pause
+        for _ in 0..400 {
             if started.is_empty() {
                 // the workers must be heard meanwhile
                 world.now += 1_000;
@@ -50,6 +51,7 @@ fn each_class_has_its_own_budget() {
         (FailureClass::Unreachable, 50),
         (FailureClass::Preempted, 50),
         (FailureClass::BadDevice, 6),
+        (FailureClass::Node, 50),
     ];
     for (class, attempts) in cases {
         // more hosts than attempts: a broken device takes its host's only slot
@@ -359,4 +361,104 @@ fn a_preempted_trial_runs_elsewhere_at_once() {
     assert_eq!(world.trial(started[0].2).phase, Phase::Running { attempt: started[0].3 });
     world.fail(&started[0], FailureClass::Preempted).expect("it is current");
     assert_eq!(&*world.started()[0].0.0, "other");
+}
+
+/// Fails the attempt through the fault of its node, and waits until the trial is given out again.
+fn starve(world: &mut World, worker: &WorkerId, started: &Started) -> (u64, Started) {
+    world.fail(started, FailureClass::Node).expect("it is current");
+    let failed_at = world.now;
+    while world.started().is_empty() {
+        world.now += 1_000;
+        world.beat(worker, &[], 0).expect("it is present");
+    }
+    (world.now - failed_at, world.started()[0].clone())
+}
+
+#[test]
+fn a_fault_of_the_node_pauses_the_slot_longer_each_time_and_costs_the_trial_nothing() {
+    let mut world = World::new();
+    let worker = world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let mut started = world.started()[0].clone();
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        let (waited, next) = starve(&mut world, &worker, &started);
+        waits.push(waited);
+        started = next;
+    }
+    assert_eq!(waits, [5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000]);
+    assert!(world.trial(started.2).spent.is_empty());
+    // replay knows the row, and an attempt that ends otherwise begins it anew
+    world.restart();
+    world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&started), &[]).expect("it may return");
+    world.fail(&started, FailureClass::Crashed).expect("it is current");
+    while world.started().is_empty() {
+        world.now += 1_000;
+        world.beat(&worker, &[], 0).expect("it is present");
+    }
+    let started = world.started()[0].clone();
+    assert_eq!(starve(&mut world, &worker, &started).0, 5_000);
+}
+
+#[test]
+fn other_hosts_get_the_trial_while_a_slot_pauses() {
+    let mut world = World::new();
+    world.join("full", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let first = world.started()[0].clone();
+    world.join("good", 1);
+    world.fail(&first, FailureClass::Node).expect("it is current");
+    let second = world.started()[0].clone();
+    assert_eq!((&*second.0.0, second.2, second.3.0), ("good", first.2, 2));
+    world.finish(&second).expect("it is current");
+    assert!(world.state.hosts["full"].failed_here.is_empty(), "it is not held against the host");
+}
+
+#[test]
+fn a_paused_slot_says_why_and_undrain_ends_the_pause() {
+    let mut world = World::new();
+    let worker = world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let started = world.started()[0].clone();
+    let failure = Failure::new(FailureClass::Node, "cannot write work/x: No space left on device\nmore".to_owned());
+    world.end(&started, Outcome::Failed(failure)).expect("it is current");
+    assert_eq!(world.waits(), [schedule::WaitReason::SlotsPaused]);
+    assert_eq!(schedule::next_deadline(&world.state, &world.config, world.now), Some(world.now + 5_000));
+    let because = "every slot of 1 device pauses, because its node could not run a trial: slot 0 of worker `w`: cannot \
+                   write work/x: No space left on device; it is tried again by itself, or at once after `orchestrator \
+                   undrain w`";
+    let waits = schedule::sweep_waits(&world.state, "a", world.now).expect("it waits");
+    assert_eq!((waits.because.as_str(), waits.reason.is_lasting()), (because, false));
+    let explained = schedule::explain(&world.state, &world.config, started.2, world.now).expect("it exists");
+    assert_eq!(explained.because[0], format!("{because}; the next try is in 5.0 s"));
+    assert!(explained.because[1].starts_with("the attempt before ended as node on w: cannot write"));
+    world.give(Input::Undrain { host: "w".into() }).expect("the host is known");
+    assert_eq!(world.started()[0].0, worker);
+    world.restart();
+    assert!(world.state.workers[&worker].pauses.is_empty());
+}
+
+/// What was cut off and comes back with it in its lists, and what ended for the coordinator before.
+#[test]
+fn a_fault_of_the_node_that_is_reported_late_pauses_its_slot_too() {
+    let ended = |(_, _, trial, attempt): &Started| EndedAttempt {
+        trial: *trial,
+        attempt: *attempt,
+        outcome: Outcome::Failed(Failure::new(FailureClass::Node, "a full disk".to_owned())),
+    };
+    let mut world = World::new();
+    let worker = world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let first = world.started()[0].clone();
+    world.connect(&worker, info("w", 1, 1), &[], &[ended(&first)]).expect("it may return");
+    assert_eq!((world.started(), world.waits()), (vec![], vec![schedule::WaitReason::SlotsPaused]));
+
+    let mut world = World::new();
+    let worker = world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let first = world.started()[0].clone();
+    world.wait(world.config.lease_ms);
+    world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[]).expect("it may return");
+    world.end(&first, ended(&first).outcome).expect("it frees the slot");
+    assert_eq!((world.started(), world.waits()), (vec![], vec![schedule::WaitReason::SlotsPaused]));
 }

@@ -58,6 +58,11 @@ pub enum Action {
         host: usize,
         class: FailureClass,
     },
+    /// The host's disk is full for a while: every attempt that starts on it ends through the node's fault.
+    Starve {
+        host: usize,
+        ms: u64,
+    },
     /// Every attempt that starts on the host crashes, until it is said again.
     Bad {
         host: usize,
@@ -145,7 +150,7 @@ fn fault(random: &mut Random) -> Action {
     let host = random.below(NUM_HOSTS as u64) as usize;
     // below, about and above a lease of ten seconds
     let ms = [500, 5_000, 9_500, 12_000, 40_000][random.below(5) as usize] + random.below(2_000);
-    match random.below(16) {
+    match random.below(17) {
         0..=2 => Action::KillWorker { host, down_ms: ms },
         3 => Action::Leave { host, down_ms: ms },
         4..=5 => Action::Freeze { host, ms },
@@ -157,6 +162,7 @@ fn fault(random: &mut Random) -> Action {
             let moments = [Moment::Idle, Moment::BeforeCommit, Moment::AfterCommit];
             Action::KillCoordinator { at: moments[random.below(3) as usize], down_ms: ms }
         }
+        15 => Action::Starve { host, ms },
         _ => Action::DiskFull { ms },
     }
 }

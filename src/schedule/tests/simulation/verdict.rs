@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schedule::event::{Event, Recorded};
+use schedule::event::{Event, Recorded, Then};
 use schedule::replay;
 use schedule::state::{Phase, State, SweepState};
 use sweep::definition::Role;
@@ -26,6 +26,7 @@ pub fn judge(world: &World) -> Verdict {
     }
     one_result_under_its_own_attempt(&world.journal)?;
     nothing_starts_on_a_broken_device(&world.journal)?;
+    faults_of_nodes_cost_no_trial_and_pause_slots(&world.journal)?;
     for (name, sweep) in &state.sweeps {
         if sweep.cancelled.is_none() {
             results_are_those_of_an_undisturbed_run(name, state, sweep)?;
@@ -92,6 +93,32 @@ fn nothing_starts_on_a_broken_device(journal: &[Recorded]) -> Verdict {
             }
             Event::HostUndrained { host } => {
                 broken.remove(host.as_str());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn faults_of_nodes_cost_no_trial_and_pause_slots(journal: &[Recorded]) -> Verdict {
+    let mut hosts = BTreeMap::new();
+    let mut paused = BTreeMap::new();
+    for recorded in journal {
+        match &recorded.event {
+            Event::WorkerJoined { worker, info, .. } => {
+                hosts.insert(worker, info.host.as_str());
+            }
+            Event::AttemptFailed { trial, failure, then: Then::GiveUp, .. } if failure.class == FailureClass::Node => {
+                return Err(format!("trial {trial} failed through the fault of a node"));
+            }
+            Event::SlotPaused { worker, slot, until, .. } => {
+                paused.insert((worker, *slot), *until);
+            }
+            Event::HostUndrained { host } => paused.retain(|(worker, _), _| hosts[*worker] != host),
+            Event::TrialDispatched { trial, worker, slot, .. }
+                if paused.get(&(worker, *slot)).is_some_and(|until| recorded.at < *until) =>
+            {
+                return Err(format!("trial {trial} was given to slot {slot} of {worker}, which pauses"));
             }
             _ => {}
         }

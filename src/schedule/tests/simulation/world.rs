@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use schedule::event::{Effect, Input, Recorded, Rejected};
+use schedule::event::{Effect, Event, Input, Recorded, Rejected};
 use schedule::state::{Millis, Phase, State};
 use schedule::{Answer, Config, Turn, check, next_deadline, observe, replay, restart, turn};
 use sweep::TrialId;
@@ -58,6 +58,7 @@ pub struct Host {
     frozen_until: Millis,
     pub partitioned_until: Millis,
     fail_next: Option<FailureClass>,
+    starved_until: Millis,
     bad: bool,
     down_ms: u64,
 }
@@ -100,19 +101,29 @@ pub struct Answers {
     pub coordinator_kills: u64,
     pub worker_kills: u64,
     pub cuts: u64,
+    pub pauses: u64,
 }
 
 impl Answers {
-    pub fn counts(self) -> [u64; 7] {
-        let Self { turns, stale_attempts, stale_connections, unknown_workers, coordinator_kills, worker_kills, cuts } =
-            self;
-        [turns, stale_attempts, stale_connections, unknown_workers, coordinator_kills, worker_kills, cuts]
+    pub fn counts(self) -> [u64; 8] {
+        let Self { turns, stale_attempts, stale_connections, unknown_workers, .. } = self;
+        let Self { coordinator_kills, worker_kills, cuts, pauses, .. } = self;
+        [turns, stale_attempts, stale_connections, unknown_workers, coordinator_kills, worker_kills, cuts, pauses]
     }
 
     pub fn plus(self, other: Self) -> Self {
-        let [turns, stale_attempts, stale_connections, unknown_workers, coordinator_kills, worker_kills, cuts] =
+        let [turns, stale_attempts, stale_connections, unknown_workers, coordinator_kills, worker_kills, cuts, pauses] =
             std::array::from_fn(|index| self.counts()[index] + other.counts()[index]);
-        Self { turns, stale_attempts, stale_connections, unknown_workers, coordinator_kills, worker_kills, cuts }
+        Self {
+            turns,
+            stale_attempts,
+            stale_connections,
+            unknown_workers,
+            coordinator_kills,
+            worker_kills,
+            cuts,
+            pauses,
+        }
     }
 }
 
@@ -262,6 +273,7 @@ impl World {
                 }
             }
             Action::FailNext { host, class } => self.hosts[host].fail_next = Some(class),
+            Action::Starve { host, ms } => self.hosts[host].starved_until = self.now + ms,
             Action::Bad { host } => self.hosts[host].bad = !self.hosts[host].bad,
             Action::KillCoordinator { at: Moment::Idle, down_ms } => return self.kill_coordinator(down_ms, true),
             Action::KillCoordinator { at, down_ms } => self.kill_at = Some((at, down_ms)),
@@ -343,9 +355,13 @@ impl World {
             Told::Stop { .. } | Told::Acknowledged { .. } | Told::Drain => 0,
         };
         let searches = self.coordinator.as_ref().is_some_and(|coordinator| is_searching(&coordinator.state, &told));
+        let is_starved = self.now < place.starved_until;
         let wanted = if place.bad { Some(FailureClass::Crashed) } else { place.fail_next };
         let (injected, fail_next) = (&mut self.injected, &mut place.fail_next);
         let fate = |trial: TrialId| {
+            if is_starved {
+                return Some(FailureClass::Node);
+            }
             let class = wanted?;
             let spent = injected.entry((trial, class)).or_insert(0);
             // a failed search trial would rightly change what is chosen
@@ -394,6 +410,8 @@ impl World {
             return Err(format!("invariant {} after {inputs:?}: {}", violation.invariant, violation.detail));
         }
         self.judge(&inputs, &answers)?;
+        let pauses = recorded.iter().filter(|entry| matches!(entry.event, Event::SlotPaused { .. }));
+        self.answers.pauses += pauses.count() as u64;
         self.commits += u64::from(!recorded.is_empty());
         if let Some((commit, moment)) = self.kill_at_commit
             && commit == self.commits
@@ -533,7 +551,8 @@ impl World {
         self.disk_free()?;
         self.kill_at = None;
         for host in &mut self.hosts {
-            (host.frozen_until, host.partitioned_until, host.fail_next, host.bad) = (0, 0, None, false);
+            (host.frozen_until, host.partitioned_until, host.starved_until) = (0, 0, 0);
+            (host.fail_next, host.bad) = (None, false);
         }
         while let Some(input) = self.coordinator.as_ref().and_then(|coordinator| self.to_mend(&coordinator.state)) {
             self.input(vec![input])?;
