@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use protocol::v1::{RunningTrial, SweepStatus, TrialEnded, trial_ended};
+use sweep::Share;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
@@ -186,8 +187,8 @@ pub fn ended_line(ended: &TrialEnded, target: &Target) -> String {
     let name = format!("{} seed {}{kind}", ended.cell, ended.seed);
     match &ended.outcome {
         Some(trial_ended::Outcome::Accuracy(accuracy)) => {
-            let (last, best) = (100.0 * accuracy, 100.0 * ended.best_accuracy);
-            format!("{name}: {last:.1} % (best {best:.1} %), {:.1} s{attempts}", ended.seconds)
+            let (last, best) = (Share::new(*accuracy, 0), Share::new(ended.best_accuracy, 0));
+            format!("{name}: {last} % (best {best} %), {:.1} s{attempts}", ended.seconds)
         }
         Some(trial_ended::Outcome::Failure(failure)) => {
             let reason = shortened(failure);
@@ -223,7 +224,7 @@ fn details(trial: &RunningTrial) -> Vec<String> {
         details.push(trial.condition.clone());
     }
     if let Some(accuracy) = trial.accuracy {
-        details.push(format!("{:.1} %", 100.0 * accuracy));
+        details.push(format!("{} %", Share::new(accuracy, 0)));
     }
     if trial.images_per_s > 0.0 {
         details.push(format!("{:.0} images/s", trial.images_per_s));

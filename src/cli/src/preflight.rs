@@ -59,6 +59,7 @@ pub fn check(sweep: &mut Sweep, places: &Places, skip_missing: bool) -> Result<V
     if !looked.wrong.is_empty() {
         return Err(ExpectedError::BadInput(looked.wrong.join("\n       ")));
     }
+    sweep.count_held_out(|settings, fraction| looked.held_out(settings, fraction));
     let missing: Vec<String> = looked.missing().cloned().collect();
     if missing.is_empty() {
         return Ok(missing);
@@ -142,6 +143,12 @@ impl Looked {
             }
         }
         self.hierarchies.insert(key, lacks);
+    }
+
+    /// Images that a search with these settings holds out.
+    fn held_out(&self, settings: &Settings, fraction: f64) -> Option<u32> {
+        let found = self.data.get(&settings.dataset)?.as_ref().ok()?;
+        Some(found.held_out(settings.samples_per_class, fraction))
     }
 
     fn missing(&self) -> impl Iterator<Item = &String> {

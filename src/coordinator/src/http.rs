@@ -174,7 +174,8 @@ fn as_html(status: &v1::StatusReply) -> String {
     }
     page.push_str("</table><h2>Running</h2><table><tr><th>trial<th>seed<th>epoch<th>images/s<th>accuracy<th>condition");
     for trial in status.sweeps.iter().flat_map(|sweep| &sweep.running_trials) {
-        let accuracy = trial.accuracy.map_or_else(String::new, |accuracy| format!("{:.1} %", 100.0 * accuracy));
+        let accuracy =
+            trial.accuracy.map_or_else(String::new, |accuracy| format!("{} %", sweep::Share::new(accuracy, 0)));
         let v1::RunningTrial { seed, epoch, num_epochs, images_per_s, condition, .. } = trial;
         let cell = html(&trial.cell);
         let epoch = if *num_epochs == 0 { "starting".to_owned() } else { format!("{epoch}/{num_epochs}") };

@@ -133,7 +133,9 @@ impl Tails {
                     let search = entry.sweep.search.as_ref()?;
                     let name = entry.sweep.cell_name(entry.sweep.cells.get(*cell as usize)?);
                     let value = search.candidates.get(*candidate as usize)?;
-                    Some(format!("{name}: the search chose {}={value}", search.field))
+                    let remark = schedule::choice_of(state, entry, *cell).and_then(|choice| choice.remark(search));
+                    let remark = remark.map_or_else(String::new, |remark| format!(" ({remark})"));
+                    Some(format!("{name}: the search chose {}={value}{remark}", search.field))
                 });
                 if let Some(note) = chosen {
                     self.note_sweep(sweep, &note);

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use sweep::held_out::of_class;
 use sweep::settings::SamplesPerClass;
 
 use crate::dataset::{self, Dataset, Split};
@@ -48,6 +49,15 @@ impl Preflight {
 
     pub fn num_test(&self) -> usize {
         self.test_counts.iter().sum()
+    }
+
+    /// Training images that `holdout: fraction` holds out.
+    pub fn held_out(&self, samples_per_class: SamplesPerClass, fraction: f64) -> u32 {
+        let chosen = |count: usize| match samples_per_class {
+            SamplesPerClass::All => count as u32,
+            SamplesPerClass::Count(most) => most.min(count as u32),
+        };
+        self.train_counts.iter().map(|&count| of_class(chosen(count), fraction)).sum()
     }
 
     /// An error that names the first class with fewer training images than asked for.

@@ -4,6 +4,7 @@
 //! every permutation, so that 10 samples contain the 5 of the same seed. Held-out images are the last of the chosen
 //! ones in the same permutation. How the authors drew theirs is not known (docs/paper.md, section 7).
 
+use sweep::held_out::of_class;
 use sweep::record::Subset;
 use sweep::settings::SamplesPerClass;
 
@@ -80,7 +81,7 @@ pub fn hold_out(
             let class = class_names[class].clone();
             return Err(Error::HoldoutTooSmall { class, available: members.len(), fraction });
         }
-        let count = ((members.len() as f64 * fraction).round() as usize).clamp(1, members.len() - 1);
+        let count = of_class(members.len() as u32, fraction) as usize;
         held_out.extend_from_slice(&members[members.len() - count..]);
         kept.extend_from_slice(&members[..members.len() - count]);
     }

@@ -128,7 +128,7 @@ pub fn plot(results: &Results, figure: &Figure, layout: &Layout) -> Plot {
         if let Some(numbers) = summary.summary {
             let deviation = numbers.deviation.map(|deviation| 100.0 * deviation);
             let complete = summary.status == CellStatus::Complete;
-            line.points.push(Point { x, mean: 100.0 * numbers.mean, deviation, complete });
+            line.points.push(Point { x, mean: numbers.mean.percent(), deviation, complete });
         }
         if let Some(value) = published_value(results, cell) {
             line.published.push((x, value.value));
@@ -151,6 +151,10 @@ pub fn plot(results: &Results, figure: &Figure, layout: &Layout) -> Plot {
         .map(|(value, (&x, _))| Tick { x, label: x_axis.map_or_else(String::new, |axis| label(axis, value as u32)) });
     let mut subtitle = notes::warnings(results);
     subtitle.push(notes::protocol(results, figure.value));
+    if panels.iter().flat_map(|panel| &panel.lines).any(|line| !line.published.is_empty()) {
+        subtitle.extend(notes::published(results));
+    }
+    subtitle.extend(notes::searches(results, &layout.summaries));
     Plot {
         name: figure.name.clone(),
         caption: figure.caption.clone(),

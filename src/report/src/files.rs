@@ -4,35 +4,76 @@
 //! are byte-identical for a disturbed and an undisturbed run. What does depend stands in timing.csv, and in
 //! results.json under `timing` and `attempts`.
 
+use schedule::Choice;
 use serde_json::{Map, Value, json};
-use sweep::definition::{Measure, Role, Table};
+use sweep::definition::{Measure, Role, Search, Table};
 use sweep::record::Provenance;
 
-use crate::grid::{Layout, Mark, published_value};
+use crate::csv;
+use crate::grid::{Layout, Mark, footnotes_of, published_value};
 use crate::results::{CellStatus, CellSummary, Results, TrialRow, TrialStatus};
 
 /// Version of every JSON document of this crate.
 pub const SCHEMA: u32 = 1;
 
+/// Columns of results.csv before and after those of the axes.
+const BEFORE_AXES: [&str; 2] = ["trial", "cell"];
+const AFTER_AXES: [&str; 22] = [
+    "seed",
+    "role",
+    "candidate",
+    "status",
+    "last_accuracy",
+    "best_accuracy",
+    "best_epoch",
+    "last_balanced_accuracy",
+    "train_loss",
+    "eval_loss",
+    "num_eval_images",
+    "num_epochs",
+    "num_parameters",
+    "precision",
+    "data_fingerprint",
+    "num_subset_images",
+    "subset_fingerprint",
+    "state_hash",
+    "trainer",
+    "libtorch",
+    "failure_class",
+    "failure",
+];
+/// Columns of a table's CSV after those of the axes.
+const CELL_COLUMNS: [&str; 12] = [
+    "measure",
+    "status",
+    "n",
+    "total",
+    "mean_percent",
+    "deviation_percent",
+    "mark",
+    "candidate",
+    "choice",
+    "published_percent",
+    "footnote",
+    "skipped",
+];
+
 /// One row per trial: identity, axes, what it came to.
 pub fn results_csv(results: &Results) -> String {
-    let mut head = vec!["trial", "cell"];
-    head.extend(results.sweep.axes.iter().map(|axis| axis.name.as_str()));
-    head.extend(["seed", "role", "candidate", "status"]);
-    head.extend(["last_accuracy", "best_accuracy", "best_epoch", "last_balanced_accuracy", "train_loss", "eval_loss"]);
-    head.extend(["num_epochs", "num_parameters", "precision", "data_fingerprint", "num_subset_images"]);
-    head.extend(["subset_fingerprint", "state_hash", "trainer", "libtorch", "failure_class", "failure"]);
-    let mut out = csv_line(head.into_iter().map(str::to_owned));
+    let axes = results.sweep.axes.iter().map(|axis| axis.name.as_str());
+    let axes = csv::axis_columns(axes, &[&BEFORE_AXES[..], &AFTER_AXES[..]].concat());
+    let fixed = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let mut out = csv::line([fixed(&BEFORE_AXES), axes, fixed(&AFTER_AXES)].concat());
     for row in &results.trials {
         let cell = &results.sweep.cells[row.cell()];
-        let mut fields = vec![row.trial.id.to_string(), results.sweep.cell_name(cell)];
-        fields.extend(results.sweep.value_names(cell).into_iter().map(str::to_owned));
+        let mut fields = vec![row.trial.id.to_string(), csv::text(results.sweep.cell_name(cell))];
+        fields.extend(results.sweep.value_names(cell).into_iter().map(csv::text));
         fields.push(row.trial.seed.to_string());
         fields.push(role_name(row.trial.role).to_owned());
-        fields.push(candidate(results, row).map_or_else(String::new, |value| value.to_string()));
+        fields.push(candidate(results, row).map_or_else(String::new, |value| csv::text(value.to_string())));
         fields.push(row.status.name().to_owned());
         match row.result() {
-            None => fields.extend(std::iter::repeat_n(String::new(), 15)),
+            None => fields.extend(std::iter::repeat_n(String::new(), 16)),
             Some(result) => {
                 let provenance = &result.provenance;
                 let numbers = [result.last_accuracy, result.best_accuracy];
@@ -40,21 +81,23 @@ pub fn results_csv(results: &Results) -> String {
                 fields.push(result.best_epoch.to_string());
                 let numbers = [result.last_balanced_accuracy, result.train_loss, result.eval_loss];
                 fields.extend(numbers.map(|number| number.to_string()));
+                let images = provenance.num_eval_images;
+                fields.push(if images > 0 { images.to_string() } else { String::new() });
                 fields.extend([result.num_epochs.to_string(), provenance.num_parameters.to_string()]);
-                fields.extend([provenance.precision.clone(), provenance.data_fingerprint.clone()]);
+                fields.extend([&provenance.precision, &provenance.data_fingerprint].map(csv::text));
                 fields.push(result.num_subset_images.map_or_else(String::new, |count| count.to_string()));
-                fields.extend([result.subset_fingerprint.clone(), result.state_hash.clone()]);
-                fields.extend([provenance.trainer.clone(), provenance.libtorch.clone()]);
+                fields.extend([&result.subset_fingerprint, &result.state_hash].map(csv::text));
+                fields.extend([&provenance.trainer, &provenance.libtorch].map(csv::text));
             }
         }
         match row.status {
             TrialStatus::Failed(failure) => {
                 fields.push(failure.class.to_string());
-                fields.push(failure.message.lines().next().unwrap_or_default().to_owned());
+                fields.push(csv::text(failure.message.lines().next().unwrap_or_default()));
             }
             _ => fields.extend([String::new(), String::new()]),
         }
-        out.push_str(&csv_line(fields));
+        out.push_str(&csv::line(fields));
     }
     out
 }
@@ -65,14 +108,14 @@ pub fn timing_csv(results: &Results) -> String {
                 images_per_s,peak_memory_mib,resumed_from_epoch,departed_at_epoch,execution,kernels,images,libraries,gpu_busy\n";
     let mut out = head.to_owned();
     for row in &results.trials {
-        let cell = results.sweep.cell_name(&results.sweep.cells[row.cell()]);
+        let cell = csv::text(results.sweep.cell_name(&results.sweep.cells[row.cell()]));
         let mut fields =
             vec![row.trial.id.to_string(), cell, row.trial.seed.to_string(), row.attempts.len().to_string()];
         match row.result() {
             None => fields.extend(std::iter::repeat_n(String::new(), 18)),
             Some(result) => {
                 let timing = &result.timing;
-                fields.extend([result.provenance.host.clone(), result.provenance.devices.join(" + ")]);
+                fields.extend([&result.provenance.host, &result.provenance.devices.join(" + ")].map(csv::text));
                 let split = [timing.train_s, timing.evaluate_s, timing.checkpoint_s, timing.start_s];
                 fields.extend(split.map(|number| number.to_string()));
                 fields.push(row.idle_s().map_or_else(String::new, |seconds| format!("{seconds:.3}")));
@@ -81,11 +124,11 @@ pub fn timing_csv(results: &Results) -> String {
                 fields.push(timing.resumed_from_epoch.to_string());
                 fields.push(timing.departed_at_epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
                 let Provenance { execution, kernels, images, libraries, .. } = &*result.provenance;
-                fields.extend([execution.clone(), kernels.clone(), images.clone(), libraries.join(" + ")]);
+                fields.extend([execution, kernels, images, &libraries.join(" + ")].map(csv::text));
                 fields.push(timing.gpu_busy.map(|share| share.to_string()).unwrap_or_default());
             }
         }
-        out.push_str(&csv_line(fields));
+        out.push_str(&csv::line(fields));
     }
     out
 }
@@ -119,6 +162,7 @@ pub fn cell_json(results: &Results, index: usize) -> Value {
         "status": last.status.name(),
         "skipped": cell.skipped,
         "published_percent": published_value(results, cell).map(|value| value.value),
+        "published_footnotes": published_value(results, cell).map(|value| footnotes_of(results, value)),
         "last": summary_json(results, &last),
         "best": summary_json(results, &results.cell(index, Measure::Best)),
     })
@@ -130,10 +174,18 @@ fn summary_json(results: &Results, cell: &CellSummary) -> Value {
         "done": cell.done,
         "total": cell.total,
         "n": cell.summary.map_or(0, |summary| summary.n),
-        "mean": cell.summary.map(|summary| summary.mean),
+        "mean": cell.summary.map(|summary| summary.mean.fraction()),
         "deviation": cell.summary.and_then(|summary| summary.deviation),
         "candidate": chosen.map(|(search, number)| json!({ &search.field: search.candidates[number] })),
+        "choice": results.sweep.search.as_ref().zip(cell.choice.as_ref()).map(choice_json),
     })
+}
+
+fn choice_json((search, choice): (&Search, &Choice)) -> Value {
+    let values = |indices: &[u32]| -> Vec<&Value> {
+        indices.iter().filter_map(|index| search.candidates.get(*index as usize)).collect()
+    };
+    json!({ "decided_by": choice.decided_by, "tied": values(&choice.tied), "close": values(&choice.close) })
 }
 
 fn axes_json(results: &Results, cell: usize) -> Map<String, Value> {
@@ -161,6 +213,7 @@ pub fn trial_json(results: &Results, row: &TrialRow) -> Value {
             "trainer": summary.provenance.trainer,
             "libtorch": summary.provenance.libtorch,
             "precision": summary.provenance.precision,
+            "num_eval_images": summary.provenance.num_eval_images,
             "num_parameters": summary.provenance.num_parameters,
             "data_fingerprint": summary.provenance.data_fingerprint,
             "num_subset_images": summary.num_subset_images,
@@ -210,17 +263,16 @@ fn attempt_json((attempt, number): (&schedule::state::Attempt, u32)) -> Value {
 
 /// The cells behind a table or a figure: one row per cell, numbers in per cent.
 pub fn cells_csv(results: &Results, table: &Table, layout: &Layout) -> String {
-    let mut head: Vec<String> = results.sweep.axes.iter().map(|axis| axis.name.clone()).collect();
+    let axes = results.sweep.axes.iter().map(|axis| axis.name.as_str());
     let measured = if table.value == Measure::Best { "best" } else { "last" };
-    head.extend(["measure", "status", "n", "total", "mean_percent", "deviation_percent", "mark"].map(str::to_owned));
-    head.extend(["candidate", "published_percent", "footnote", "skipped"].map(str::to_owned));
-    let mut out = csv_line(head);
+    let fixed = CELL_COLUMNS.map(str::to_owned).to_vec();
+    let mut out = csv::line([csv::axis_columns(axes, &CELL_COLUMNS), fixed].concat());
     for (index, cell) in results.sweep.cells.iter().enumerate() {
         let summary = &layout.summaries[index];
-        let mut fields: Vec<String> = results.sweep.value_names(cell).into_iter().map(str::to_owned).collect();
+        let mut fields: Vec<String> = results.sweep.value_names(cell).into_iter().map(csv::text).collect();
         fields.extend([measured.to_owned(), summary.status.name().to_owned()]);
         fields.extend([summary.summary.map_or(0, |summary| summary.n).to_string(), summary.total.to_string()]);
-        fields.push(summary.summary.map_or_else(String::new, |summary| (100.0 * summary.mean).to_string()));
+        fields.push(summary.summary.map_or_else(String::new, |summary| summary.mean.percent().to_string()));
         let deviation = summary.summary.and_then(|summary| summary.deviation);
         fields.push(deviation.map_or_else(String::new, |deviation| (100.0 * deviation).to_string()));
         let mark = match layout.marks[index] {
@@ -230,16 +282,22 @@ pub fn cells_csv(results: &Results, table: &Table, layout: &Layout) -> String {
         };
         fields.push(mark.to_owned());
         let chosen = results.sweep.search.as_ref().zip(summary.candidate);
-        fields.push(chosen.map_or_else(String::new, |(search, number)| search.candidates[number].to_string()));
+        fields
+            .push(chosen.map_or_else(String::new, |(search, number)| csv::text(search.candidates[number].to_string())));
+        let choice = summary.choice.as_ref().map(|choice| match (choice.tied.is_empty(), choice.close.is_empty()) {
+            (false, _) => "tied",
+            (true, false) => "close",
+            (true, true) => "clear",
+        });
+        fields.push(choice.unwrap_or_default().to_owned());
         let published = published_value(results, cell);
         fields.push(published.map_or_else(String::new, |value| value.value.to_string()));
-        let footnote = published.and_then(|value| results.sweep.footnotes.get(value.footnote? as usize));
-        fields.push(footnote.cloned().unwrap_or_default());
+        fields.push(published.map_or_else(String::new, |value| csv::text(footnotes_of(results, value).join("; "))));
         fields.push(match &summary.status {
-            CellStatus::Skipped(reason) => reason.clone(),
+            CellStatus::Skipped(reason) => csv::text(reason),
             _ => String::new(),
         });
-        out.push_str(&csv_line(fields));
+        out.push_str(&csv::line(fields));
     }
     out
 }
@@ -277,23 +335,4 @@ pub fn role_name(role: Role) -> &'static str {
 
 pub fn pretty(document: &Value) -> String {
     serde_json::to_string_pretty(document).expect("a JSON value can be written") + "\n"
-}
-
-/// One record, quoted where RFC 4180 asks for it.
-fn csv_line(fields: impl IntoIterator<Item = String>) -> String {
-    let mut line = String::new();
-    for (position, field) in fields.into_iter().enumerate() {
-        if position > 0 {
-            line.push(',');
-        }
-        if field.contains([',', '"', '\n', '\r']) {
-            line.push('"');
-            line.push_str(&field.replace('"', "\"\""));
-            line.push('"');
-        } else {
-            line.push_str(&field);
-        }
-    }
-    line.push('\n');
-    line
 }

@@ -3,8 +3,9 @@
 //! What is bold is decided here: the highest mean among complete cells that solve the same problem (data set, sample
 //! count, pre-training), column by column unless the problem changes from row to row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use sweep::Share;
 use sweep::definition::{Cell, PublishedValue, Table};
 
 use crate::notes;
@@ -43,8 +44,8 @@ pub enum GridCell {
     /// No such cell in the sweep.
     Absent,
     Value {
+        mean: Share,
         /// In per cent.
-        mean: f64,
         deviation: Option<f64>,
         /// Results so far and results wanted, while they differ.
         incomplete: Option<(usize, usize)>,
@@ -56,7 +57,7 @@ pub enum GridCell {
         note: Option<String>,
     },
     Published {
-        value: f64,
+        value: Share,
         note: Option<String>,
     },
     /// In a column of reference numbers: there is none.
@@ -133,7 +134,8 @@ pub fn grid(results: &Results, table: &Table, layout: &Layout) -> Grid {
                 line.push(match cell.and_then(|cell| published[cell]) {
                     None => GridCell::Blank,
                     Some(value) => {
-                        GridCell::Published { value: value.value, note: footnotes.published(results, value) }
+                        let note = footnotes.published(results, value);
+                        GridCell::Published { value: Share::of_percent(value.value), note }
                     }
                 });
             }
@@ -157,7 +159,7 @@ pub fn grid(results: &Results, table: &Table, layout: &Layout) -> Grid {
         column_headings: table.columns.iter().map(|name| heading(name)).collect(),
         rows: layout.row_keys.iter().map(|key| labels(results, &layout.rows, key)).collect(),
         columns,
-        notes: all_notes(results, &cells, footnotes),
+        notes: all_notes(results, layout, &cells, footnotes),
         cells,
     }
 }
@@ -179,6 +181,20 @@ pub fn published_value<'a>(results: &Results<'a>, cell: &Cell) -> Option<&'a Pub
     best
 }
 
+/// The footnotes that no number refers to: they are about all published numbers.
+pub fn general_footnotes<'a>(results: &Results<'a>) -> Vec<&'a str> {
+    let sweep = results.sweep;
+    let used: BTreeSet<u32> = sweep.published.iter().filter_map(|value| value.footnote).collect();
+    let general = (0..).zip(&sweep.footnotes).filter(|(index, _)| !used.contains(index));
+    general.map(|(_, text)| text.as_str()).collect()
+}
+
+/// What is to be known about one published number: its own footnote first.
+pub fn footnotes_of<'a>(results: &Results<'a>, value: &PublishedValue) -> Vec<&'a str> {
+    let own = value.footnote.and_then(|index| results.sweep.footnotes.get(index as usize));
+    own.map(String::as_str).into_iter().chain(general_footnotes(results)).collect()
+}
+
 /// `samples_per_class` as people read it.
 pub fn heading(axis: &str) -> String {
     axis.replace('_', " ")
@@ -191,7 +207,7 @@ impl Grid {
             GridCell::Absent => "—".to_owned(),
             GridCell::Blank => String::new(),
             GridCell::Status { text, note } => with_note(text.clone(), note),
-            GridCell::Published { value, note } => with_note(format!("{value:.1}"), note),
+            GridCell::Published { value, note } => with_note(value.to_string(), note),
             GridCell::Value { mean, deviation, incomplete, .. } => {
                 let mut text = number(*mean, *deviation);
                 if let Some((done, total)) = incomplete {
@@ -219,10 +235,10 @@ impl Grid {
 }
 
 /// `71.2 ± 0.4`, or `71.2` where one seed gives no spread.
-pub fn number(mean: f64, deviation: Option<f64>) -> String {
+pub fn number(mean: Share, deviation: Option<f64>) -> String {
     match deviation {
-        Some(deviation) => format!("{mean:.1} ± {deviation:.1}"),
-        None => format!("{mean:.1}"),
+        Some(deviation) => format!("{mean} ± {deviation:.1}"),
+        None => mean.to_string(),
     }
 }
 
@@ -258,12 +274,7 @@ fn labels(results: &Results, axes: &[usize], key: &[u32]) -> Vec<String> {
 fn ours(summary: &CellSummary, mark: Mark, footnotes: &mut Footnotes) -> GridCell {
     if let Some(Summary { mean, deviation, .. }) = summary.summary {
         let incomplete = (summary.status != CellStatus::Complete).then_some((summary.done, summary.total));
-        return GridCell::Value {
-            mean: 100.0 * mean,
-            deviation: deviation.map(|deviation| 100.0 * deviation),
-            incomplete,
-            mark,
-        };
+        return GridCell::Value { mean, deviation: deviation.map(|deviation| 100.0 * deviation), incomplete, mark };
     }
     match &summary.status {
         CellStatus::Skipped(reason) if reason.chars().count() <= SHORT_REASON => {
@@ -304,8 +315,8 @@ fn marks(results: &Results, positions: &[Vec<Option<usize>>], summaries: &[CellS
 
 fn mark_group(group: &[usize], summaries: &[CellSummary], marks: &mut [Mark]) {
     let summary = |cell: usize| summaries[cell].summary.expect("a complete cell has results");
-    let highest = group.iter().map(|&cell| summary(cell).mean).fold(f64::NEG_INFINITY, f64::max);
-    let (best, others): (Vec<usize>, Vec<usize>) = group.iter().partition(|&&cell| summary(cell).mean == highest);
+    let highest = group.iter().map(|&cell| summary(cell).mean).max();
+    let (best, others): (Vec<usize>, Vec<usize>) = group.iter().partition(|&&cell| Some(summary(cell).mean) == highest);
     for &cell in &best {
         marks[cell] = Mark::Best;
     }
@@ -362,7 +373,7 @@ fn letters(position: usize) -> String {
     }
 }
 
-fn all_notes(results: &Results, cells: &[Vec<GridCell>], footnotes: Footnotes) -> Vec<Note> {
+fn all_notes(results: &Results, layout: &Layout, cells: &[Vec<GridCell>], footnotes: Footnotes) -> Vec<Note> {
     let mut all = Vec::new();
     let has = |wanted: Mark| {
         cells.iter().flatten().any(|cell| matches!(cell, GridCell::Value { mark, .. } if *mark == wanted))
@@ -387,6 +398,11 @@ fn all_notes(results: &Results, cells: &[Vec<GridCell>], footnotes: Footnotes) -
         let text = results.sweep.footnotes[index as usize].clone();
         all.push(Note { mark: Some(letters(position)), text });
     }
-    all.extend(notes::below(results).into_iter().map(|text| Note { mark: None, text }));
+    let about_all = |text: String| Note { mark: None, text };
+    if cells.iter().flatten().any(|cell| matches!(cell, GridCell::Published { .. })) {
+        all.extend(notes::published(results).into_iter().map(about_all));
+    }
+    all.extend(notes::searches(results, &layout.summaries).into_iter().map(about_all));
+    all.extend(notes::below(results).into_iter().map(about_all));
     all
 }

@@ -2,8 +2,9 @@
 //! replaying a journal gives the same report, byte for byte.
 //!
 //! `results.rs` folds the state into trials and cells; `grid.rs` and `figure.rs` lay them out; `text.rs`, `markup.rs`,
-//! `sketch.rs` and `svg.rs` draw; `files.rs` writes what programs read; `why.rs` tells where a cell came from.
+//! `sketch.rs` and `svg.rs` draw; `files.rs` (with `csv.rs`) writes what programs read; `why.rs` tells where a cell came from.
 
+mod csv;
 mod figure;
 mod files;
 mod grid;

@@ -54,7 +54,7 @@ fn markdown_cell(cell: &GridCell) -> String {
         GridCell::Value { mark: Mark::Tied, .. } => format!("{} ≈", Grid::plain(cell)),
         GridCell::Value { .. } | GridCell::Absent | GridCell::Blank => Grid::plain(cell),
         GridCell::Status { text, note } => raised(&format!("*{}*", markdown_text(text)), note),
-        GridCell::Published { value, note } => raised(&format!("{value:.1}"), note),
+        GridCell::Published { value, note } => raised(&value.to_string(), note),
     }
 }
 
@@ -163,7 +163,7 @@ fn latex_cell(cell: &GridCell) -> String {
         GridCell::Absent => "---".to_owned(),
         GridCell::Blank => String::new(),
         GridCell::Status { text, note } => raised(format!("\\emph{{{}}}", latex_text(text)), note),
-        GridCell::Published { value, note } => raised(format!("{value:.1}"), note),
+        GridCell::Published { value, note } => raised(value.to_string(), note),
         GridCell::Value { mark, .. } => {
             let text = Grid::plain(cell).replace('±', "$\\pm$");
             match mark {

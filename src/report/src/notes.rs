@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schedule::Choice;
 use sweep::definition::{Measure, Select};
 
-use crate::results::{Results, TrialStatus};
+use crate::grid::general_footnotes;
+use crate::results::{CellSummary, Results, TrialStatus};
 
 /// Failures listed below a table; the rest is in results.csv.
 const MAX_FAILURES: usize = 8;
+/// Cells whose search chose by a hair, listed below a table; the rest is in the table's CSV.
+const MAX_CELLS: usize = 8;
 
 /// What the numbers are: measure, spread and n, recipe, search.
 pub fn protocol(results: &Results, measure: Measure) -> String {
@@ -86,6 +90,34 @@ pub fn warnings(results: &Results) -> Vec<String> {
         warnings.push(format!("MIXED: {decoded}: was not the same data everywhere: fingerprints {}", list(&values)));
     }
     warnings
+}
+
+/// What holds for all published numbers.
+pub fn published(results: &Results) -> Vec<String> {
+    general_footnotes(results).into_iter().map(|text| format!("Published numbers: {text}")).collect()
+}
+
+/// Choices of a search that could as well have been others.
+pub fn searches(results: &Results, summaries: &[CellSummary]) -> Vec<String> {
+    let chosen =
+        || summaries.iter().zip(&results.sweep.cells).filter_map(|(cell, at)| Some((cell.choice.as_ref()?, at)));
+    let line = |what: &str, holds: &dyn Fn(&Choice) -> bool| {
+        let names = chosen().filter(|(choice, _)| holds(choice)).map(|(_, cell)| results.sweep.cell_name(cell));
+        let names: Vec<String> = names.collect();
+        let more = names.len().saturating_sub(MAX_CELLS);
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        let listed = names.iter().take(MAX_CELLS).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let count = (names.len(), chosen().count());
+        (!names.is_empty()).then(|| format!("Search: {} of {} choices {what}: {listed}{more}", count.0, count.1))
+    };
+    let tied = line(
+        "fell between values that were right equally often (the lower loss, then the middle value, decided)",
+        &|choice| !choice.tied.is_empty(),
+    );
+    let close = line("are within one binomial standard error of another value", &|choice| {
+        choice.tied.is_empty() && !choice.close.is_empty()
+    });
+    tied.into_iter().chain(close).collect()
 }
 
 /// Below the table: what failed, and why the sweep ended early.

@@ -5,10 +5,11 @@
 use std::sync::Arc;
 
 use schedule::state::{Attempt, Phase, ResultSummary, State, SweepState, SweepTrial};
+use schedule::{Choice, Score};
 use serde_json::Value;
-use sweep::Sweep;
-use sweep::definition::{Cell, Measure, Role, Select};
+use sweep::definition::{Cell, Measure, Role, Search, Select};
 use sweep::record::{Failure, FailureClass};
+use sweep::{Share, Sweep};
 
 use crate::statistics::Summary;
 
@@ -72,6 +73,8 @@ pub struct CellSummary {
     pub total: usize,
     /// Index into `Search::candidates` of the one that counts.
     pub candidate: Option<usize>,
+    /// Why that one, once a search has chosen.
+    pub choice: Option<Choice>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,22 +150,38 @@ impl<'a> Results<'a> {
     }
 
     pub fn cell(&self, cell: usize, measure: Measure) -> CellSummary {
-        let blank = |status| CellSummary { status, summary: None, done: 0, total: 0, candidate: None };
+        let blank = |status| CellSummary { status, summary: None, done: 0, total: 0, candidate: None, choice: None };
         if let Some(reason) = &self.sweep.cells[cell].skipped {
             return blank(CellStatus::Skipped(reason.clone()));
         }
-        match self.sweep.search.as_ref().map(|search| search.select) {
-            None => self.seeds_of(cell, None, measure),
-            Some(Select::Validation) => match self.state.chosen.get(&(cell as u32)) {
-                Some(&chosen) => self.seeds_of(cell, Some(chosen as usize), measure),
-                None => blank(self.search_status(cell)),
-            },
-            Some(Select::BestOnTest) => self.best_candidate(cell, measure),
+        let Some(search) = &self.sweep.search else { return self.seeds_of(cell, None, measure) };
+        match (search.select, self.state.chosen.get(&(cell as u32))) {
+            (Select::BestOnTest, _) => self.best_candidate(search, cell, measure),
+            (Select::Validation, None) => blank(self.search_status(cell)),
+            (Select::Validation, Some(&chosen)) => {
+                let choice = schedule::explain_choice(search, &self.scores(search, cell, measure), chosen);
+                CellSummary { choice, ..self.seeds_of(cell, Some(chosen as usize), measure) }
+            }
         }
     }
 
+    /// By candidate, what a search compares: accuracy on what was held out, or on the test set by the table's measure.
+    /// `None` for a candidate with a trial that has no result.
+    pub fn scores(&self, search: &Search, cell: usize, measure: Measure) -> Vec<Option<Score>> {
+        let (role, measure) = match search.select {
+            Select::Validation => (Role::Search, Measure::Last),
+            Select::BestOnTest => (Role::Result, measure),
+        };
+        let of = |candidate| {
+            let own = |row: &&TrialRow| row.trial.role == role && row.candidate() == Some(candidate);
+            let results = self.cell_trials(cell).iter().filter(own).map(TrialRow::result);
+            Score::of(results, |result| accuracy(result, measure))
+        };
+        (0..search.candidates.len()).map(of).collect()
+    }
+
     /// The accuracies that count for a cell, with their seeds.
-    pub fn values(&self, cell: usize, candidate: Option<usize>, measure: Measure) -> Vec<f64> {
+    pub fn values(&self, cell: usize, candidate: Option<usize>, measure: Measure) -> Vec<Share> {
         self.result_trials(cell, candidate).filter_map(|row| row.accuracy(measure)).collect()
     }
 
@@ -181,30 +200,29 @@ impl<'a> Results<'a> {
         } else {
             CellStatus::Partial
         };
-        CellSummary { status, summary: Summary::of(&values), done: values.len(), total, candidate }
+        CellSummary { status, summary: Summary::of(&values), done: values.len(), total, candidate, choice: None }
     }
 
     /// The paper's protocol: the candidate with the highest mean on the test set. Candidates whose training failed for
     /// some seed count only when none is whole.
-    fn best_candidate(&self, cell: usize, measure: Measure) -> CellSummary {
-        let num_candidates = self.sweep.search.as_ref().map_or(0, |search| search.candidates.len());
-        let candidates = (0..num_candidates).map(|candidate| self.seeds_of(cell, Some(candidate), measure));
-        let best = candidates.reduce(|best, other| {
-            let rank = |cell: &CellSummary| {
-                (cell.status == CellStatus::Complete, cell.summary.map_or(f64::NEG_INFINITY, |summary| summary.mean))
-            };
-            let ((best_whole, best_mean), (whole, mean)) = (rank(&best), rank(&other));
-            let better = (whole && !best_whole) || (whole == best_whole && mean > best_mean);
-            if better { other } else { best }
-        });
+    fn best_candidate(&self, search: &Search, cell: usize, measure: Measure) -> CellSummary {
         let trials = self.cell_trials(cell);
-        let Some(best) = best else { return self.seeds_of(cell, None, measure) };
-        if trials.iter().all(|row| row.status.has_ended()) && best.status == CellStatus::Complete {
-            return best;
+        let choice = schedule::choose(search, &self.scores(search, cell, measure));
+        let best = match &choice {
+            Some(choice) => self.seeds_of(cell, Some(choice.candidate as usize), measure),
+            None => {
+                let candidates = (0..search.candidates.len()).map(|number| self.seeds_of(cell, Some(number), measure));
+                let mean = |cell: &CellSummary| cell.summary.map(|summary| summary.mean);
+                let best = candidates.reduce(|best, other| if mean(&other) > mean(&best) { other } else { best });
+                best.unwrap_or_else(|| self.seeds_of(cell, None, measure))
+            }
+        };
+        if choice.is_some() && trials.iter().all(|row| row.status.has_ended()) {
+            return CellSummary { choice, ..best };
         }
         let done = trials.iter().filter(|row| matches!(row.status, TrialStatus::Succeeded(_))).count();
         let status = if done > 0 { CellStatus::Partial } else { progress_status(trials.iter()) };
-        CellSummary { status, done, total: num_candidates * self.sweep.seeds.len(), ..best }
+        CellSummary { status, done, total: search.candidates.len() * self.sweep.seeds.len(), ..best }
     }
 
     fn search_status(&self, cell: usize) -> CellStatus {
@@ -228,15 +246,10 @@ impl TrialRow<'_> {
         self.trial.candidate.map(|candidate| candidate as usize)
     }
 
-    /// Fraction of the evaluation set; `None` without a result.
-    pub fn accuracy(&self, measure: Measure) -> Option<f64> {
-        match self.status {
-            TrialStatus::Succeeded(result) => Some(match measure {
-                Measure::Last => result.last_accuracy,
-                Measure::Best => result.best_accuracy,
-            }),
-            _ => None,
-        }
+    /// Right answers of the evaluation set; `None` without a result.
+    pub fn accuracy(&self, measure: Measure) -> Option<Share> {
+        let result = self.result()?;
+        Some(Share::new(accuracy(result, measure), result.provenance.num_eval_images))
     }
 
     pub fn result(&self) -> Option<&ResultSummary> {
@@ -254,6 +267,13 @@ impl TrialRow<'_> {
         let total_ms: u64 = self.attempts.iter().map(length).sum::<Option<u64>>()?;
         let busy = timing.start_s + timing.train_s + timing.evaluate_s + timing.checkpoint_s;
         Some((total_ms as f64 / 1000.0 - busy).max(0.0))
+    }
+}
+
+fn accuracy(result: &ResultSummary, measure: Measure) -> f64 {
+    match measure {
+        Measure::Last => result.last_accuracy,
+        Measure::Best => result.best_accuracy,
     }
 }
 

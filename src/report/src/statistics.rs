@@ -3,12 +3,14 @@
 //! The test is Welch's t-test, two-sided, at 5 %, with Holm's correction for the number of cells compared with the
 //! best: a cell counts as worse only when the seeds at hand can show it. A cell with one seed shows nothing.
 
-/// Of one cell, over its seeds.
+use sweep::Share;
+
+/// The accuracy of one cell over its seeds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
     pub n: usize,
-    pub mean: f64,
-    /// Sample standard deviation (n - 1); absent below two values.
+    pub mean: Share,
+    /// Sample standard deviation (n - 1) as a fraction; absent below two values.
     pub deviation: Option<f64>,
 }
 
@@ -17,15 +19,8 @@ pub const SIGNIFICANCE: f64 = 0.05;
 
 impl Summary {
     /// `None` for no values.
-    pub fn of(values: &[f64]) -> Option<Self> {
-        let n = values.len();
-        if n == 0 {
-            return None;
-        }
-        let mean = values.iter().sum::<f64>() / n as f64;
-        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        let deviation = (n > 1).then(|| (squares / (n - 1) as f64).sqrt());
-        Some(Self { n, mean, deviation })
+    pub fn of(values: &[Share]) -> Option<Self> {
+        Some(Self { n: values.len(), mean: Share::mean(values)?, deviation: Share::deviation(values) })
     }
 }
 
@@ -36,7 +31,7 @@ impl Summary {
 pub fn welch_p(a: &Summary, b: &Summary) -> Option<f64> {
     let (variance_a, variance_b) = (a.deviation?.powi(2) / a.n as f64, b.deviation?.powi(2) / b.n as f64);
     let variance = variance_a + variance_b;
-    let difference = (a.mean - b.mean).abs();
+    let difference = (a.mean.fraction() - b.mean.fraction()).abs();
     if variance == 0.0 {
         // No spread at all: equal means are equal, others differ.
         return Some(if difference == 0.0 { 1.0 } else { 0.0 });
@@ -134,13 +129,18 @@ mod tests {
         assert!((a - b).abs() < tolerance, "{a} is not {b}");
     }
 
+    fn share(fraction: f64) -> Share {
+        Share::new(fraction, 0)
+    }
+
     #[test]
     fn mean_and_sample_deviation() {
-        let summary = Summary::of(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]).unwrap();
-        close(summary.mean, 5.0, 1e-12);
-        close(summary.deviation.unwrap(), 2.138_089_935_299_395, 1e-12);
+        let values = [2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0].map(|tenths| share(tenths / 10.0));
+        let summary = Summary::of(&values).unwrap();
+        close(summary.mean.fraction(), 0.5, 1e-12);
+        close(summary.deviation.unwrap(), 0.213_808_993_529_939_5, 1e-12);
         assert_eq!(Summary::of(&[]), None);
-        assert_eq!(Summary::of(&[3.0]).unwrap().deviation, None);
+        assert_eq!(Summary::of(&values[..1]).unwrap().deviation, None);
     }
 
     /// Student's t has closed forms for one and two degrees of freedom: p = 1 - 2 atan(t) / pi, p = 1 - t / sqrt(2 + t^2).
@@ -158,32 +158,32 @@ mod tests {
     /// For equal n and equal spread Welch's test is Student's with 2n - 2 degrees of freedom.
     #[test]
     fn welch_of_equal_groups_is_student() {
-        let a = Summary { n: 3, mean: 1.0, deviation: Some(1.0) };
+        let a = Summary { n: 3, mean: share(0.1), deviation: Some(0.1) };
         // t = difference / sqrt(2 / 3); the two-sided 5 % point at 4 degrees of freedom is 2.776445.
-        let b = Summary { n: 3, mean: 1.0 + 2.776_445 * (2.0_f64 / 3.0).sqrt(), deviation: Some(1.0) };
+        let b = Summary { n: 3, mean: share(0.1 + 0.277_644_5 * (2.0_f64 / 3.0).sqrt()), deviation: Some(0.1) };
         close(welch_p(&a, &b).unwrap(), 0.05, 1e-6);
     }
 
     #[test]
     fn one_seed_or_no_spread() {
-        let one = Summary { n: 1, mean: 0.5, deviation: None };
-        let three = Summary { n: 3, mean: 0.9, deviation: Some(0.001) };
-        let same = Summary { n: 3, mean: 0.9, deviation: Some(0.0) };
+        let one = Summary { n: 1, mean: share(0.5), deviation: None };
+        let three = Summary { n: 3, mean: share(0.9), deviation: Some(0.001) };
+        let same = Summary { n: 3, mean: share(0.9), deviation: Some(0.0) };
         assert_eq!(welch_p(&one, &three), None);
         assert_eq!(indistinguishable(&three, &[one]), [true]);
         assert_eq!(welch_p(&same, &same), Some(1.0));
-        assert_eq!(welch_p(&same, &Summary { mean: 0.8, ..same }), Some(0.0));
+        assert_eq!(welch_p(&same, &Summary { mean: share(0.8), ..same }), Some(0.0));
     }
 
     /// Two cells each just significant alone: corrected for two comparisons neither is.
     #[test]
     fn many_comparisons_are_corrected() {
-        let best = Summary { n: 3, mean: 0.9, deviation: Some(0.01) };
-        let near = Summary { mean: 0.9 - 0.0235, ..best };
+        let best = Summary { n: 3, mean: share(0.9), deviation: Some(0.01) };
+        let near = Summary { mean: share(0.9 - 0.0235), ..best };
         assert!(welch_p(&best, &near).unwrap() < SIGNIFICANCE);
         assert_eq!(indistinguishable(&best, &[near]), [false]);
         assert_eq!(indistinguishable(&best, &[near, near]), [true, true]);
-        let far = Summary { mean: 0.5, ..best };
+        let far = Summary { mean: share(0.5), ..best };
         assert_eq!(indistinguishable(&best, &[far, near]), [false, false]);
     }
 }

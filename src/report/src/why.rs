@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use schedule::state::{Attempt, Millis, State};
 use serde_json::{Value, json};
+use sweep::Share;
 use sweep::definition::{Measure, Select};
 
 use crate::files::{SCHEMA, candidate, cell_json, role_name, trial_json};
@@ -100,12 +101,14 @@ fn why_text(results: &Results, index: usize, changed: &[(String, Value)]) -> Str
     out.push_str(&format!("last epoch   {}\n", summary_text(&last)));
     out.push_str(&format!("best epoch   {}  (on the test set: optimistic)\n", summary_text(&best)));
     if let Some(value) = crate::grid::published_value(results, cell) {
-        out.push_str(&format!("published    {:.1}\n", value.value));
+        let footnotes = crate::grid::footnotes_of(results, value).join("; ");
+        let footnotes = if footnotes.is_empty() { footnotes } else { format!("  ({footnotes})") };
+        out.push_str(&format!("published    {}{footnotes}\n", Share::of_percent(value.value)));
     }
     if let Some(reason) = &cell.skipped {
         out.push_str(&format!("skipped      {reason}\n"));
     }
-    search_text(&mut out, results, &last);
+    search_text(&mut out, results, index, (&last, &best));
     out.push_str(&format!("\nsettings that differ from recipe `{}`\n", sweep.recipe));
     if changed.is_empty() {
         out.push_str("  none\n");
@@ -131,35 +134,43 @@ fn summary_text(cell: &CellSummary) -> String {
     match cell.summary {
         Some(summary) => {
             let deviation = summary.deviation.map(|deviation| 100.0 * deviation);
-            format!(
-                "{}  n = {} ({} of {} trials)",
-                number(100.0 * summary.mean, deviation),
-                summary.n,
-                cell.done,
-                cell.total
-            )
+            format!("{}  n = {} ({} of {} trials)", number(summary.mean, deviation), summary.n, cell.done, cell.total)
         }
         None => cell.status.name().to_owned(),
     }
 }
 
-fn search_text(out: &mut String, results: &Results, cell: &CellSummary) {
+fn search_text(out: &mut String, results: &Results, index: usize, (last, best): (&CellSummary, &CellSummary)) {
     let Some(search) = &results.sweep.search else { return };
-    let how = match search.select {
-        Select::BestOnTest => "by accuracy on the test set (the paper's protocol: optimistic)",
-        Select::Validation => "by accuracy on training images held out",
+    let (how, one_choice) = match search.select {
+        Select::BestOnTest => ("by accuracy on the test set (the paper's protocol: optimistic)", false),
+        Select::Validation => ("by accuracy on training images held out", true),
     };
-    let list: Vec<String> = search.candidates.iter().map(Value::to_string).collect();
-    match cell.candidate {
-        Some(number) => out.push_str(&format!(
-            "search       {} = {}, chosen {how} among {}\n",
-            search.field,
-            search.candidates[number],
-            list.join(", ")
-        )),
-        None => {
-            out.push_str(&format!("search       {} among {}, {how}: not chosen yet\n", search.field, list.join(", ")))
+    let mut choice = |after: &str, cell: &CellSummary, measure: Measure| {
+        let Some(number) = cell.candidate else {
+            out.push_str(&format!("search       {} {how}{after}: not chosen yet\n", search.field));
+            return;
+        };
+        out.push_str(&format!("search       {} = {}, chosen {how}{after}\n", search.field, search.candidates[number]));
+        if let Some(remark) = cell.choice.as_ref().and_then(|choice| choice.remark(search)) {
+            out.push_str(&format!("             {remark}\n"));
         }
+        for (value, score) in search.candidates.iter().zip(results.scores(search, index, measure)) {
+            let came_to = score.map_or_else(
+                || "not every trial has a result".to_owned(),
+                |score| match score.num_images {
+                    0 => format!("{} %, loss {:.4}", score.accuracy, score.loss),
+                    images => format!("{} % of {images}, loss {:.4}", score.accuracy, score.loss),
+                },
+            );
+            out.push_str(&format!("  {value:>9}  {came_to}\n", value = value.to_string()));
+        }
+    };
+    if one_choice {
+        choice("", last, Measure::Last);
+    } else {
+        choice(", last epoch", last, Measure::Last);
+        choice(", best epoch", best, Measure::Best);
     }
 }
 

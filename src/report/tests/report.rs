@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use fixture::{FAILED, RUNNING, WAITING, axis, every_status, nested, searched, state, succeeded, sweep, table};
 use schedule::state::{Phase, State};
-use sweep::definition::{Measure, Output};
+use serde_json::json;
+use sweep::definition::{Measure, Output, Search, Select};
 
 fn file(state: &State, sweep: &str, name: &str) -> String {
     let report = report::report(state, sweep).expect("the sweep exists");
@@ -200,4 +201,144 @@ fn text_from_users_is_escaped_everywhere() {
 fn bold_is_for_the_best_of_each_line_on_a_terminal() {
     let text = report::embolden("cosine   95.2 ± 0.4 *  90.1 ± 0.3 *  80.0\n* best\n");
     assert_eq!(text, "cosine   \x1b[1m95.2 ± 0.4 *\x1b[0m  \x1b[1m90.1 ± 0.3 *\x1b[0m  80.0\n* best\n");
+}
+
+/// A footnote that no number refers to is about all of them, and stands wherever they do.
+#[test]
+fn general_footnotes_of_published_numbers_are_in_every_format() {
+    let mut state = every_status();
+    let entry = state.sweeps.get_mut("statuses").unwrap();
+    let changed = Arc::make_mut(&mut entry.sweep);
+    changed.footnotes.push("single runs, best epoch on the test set".to_owned());
+    let text = "single runs, best epoch on the test set";
+    for name in ["main.txt", "main.md", "main.tex", "curves.txt", "curves.md", "curves.tex", "curves.svg"] {
+        let found = file(&state, "statuses", name);
+        assert_eq!(found.matches(&format!("Published numbers: {text}")).count(), 1, "{name}:\n{found}");
+    }
+    let csv = file(&state, "statuses", "main.csv");
+    assert!(csv.contains(&format!(",51.9,\"{text}\",")), "{csv}");
+    assert!(csv.contains(&format!(",59.6,\"59.9 in Table 3; {text}\",")), "{csv}");
+    let document: serde_json::Value = serde_json::from_str(&file(&state, "statuses", "results.json")).unwrap();
+    let cell = document["cells"].as_array().unwrap().iter().find(|cell| cell["cell"] == "cos/10").unwrap();
+    assert_eq!(cell["published_footnotes"], serde_json::json!(["59.9 in Table 3", text]));
+    let why = report::why(&state, "statuses", "xent/10").unwrap().text;
+    assert!(why.contains(&format!("published    51.9  ({text})")), "{why}");
+    // where no published number is shown, there is nothing to remark on
+    Arc::make_mut(&mut state.sweeps.get_mut("statuses").unwrap().sweep).published.clear();
+    assert!(!file(&state, "statuses", "main.txt").contains(text));
+}
+
+/// 1927 right answers of 2000 are 96.35 %, whichever seeds gave them: one number in print, and both cells bold.
+#[test]
+fn equal_counts_print_equally_and_are_bold_together() {
+    let axes = vec![axis("loss", &[("xent", "xent"), ("cos", "cos"), ("mse", "mse")])];
+    let mut sweep = sweep("counts", axes, &[1, 2, 3, 4], |_| true);
+    sweep.outputs = vec![Output::Table(table("main", "", &["loss"], &[], Measure::Last))];
+    let right = |cell: &str, seed: u64| match cell {
+        "xent" => [480, 481, 482, 484][seed as usize - 1],
+        "cos" => [482, 484, 481, 480][seed as usize - 1],
+        _ => [482, 484, 481, 479][seed as usize - 1],
+    };
+    let state = state(sweep, |cell, _, seed| {
+        let mut result = fixture::result(f64::from(right(cell, seed)) / 500.0);
+        Arc::make_mut(&mut result.provenance).num_eval_images = 500;
+        Phase::Succeeded { attempt: sweep::AttemptNo(1), result: Arc::new(result) }
+    });
+    let text = file(&state, "counts", "main.txt");
+    let line =
+        |label: &str| text.lines().find(|line| line.starts_with(label)).unwrap()[label.len()..].trim().to_owned();
+    assert_eq!(
+        (line("xent"), line("cos"), line("mse")),
+        ("96.4 ± 0.3 *".into(), "96.4 ± 0.3 *".into(), "96.3 ± 0.4 ≈".into())
+    );
+    let csv = file(&state, "counts", "main.csv");
+    assert!(
+        csv.contains("xent,last,complete,4,4,96.35,0.341565025531986")
+            && csv.contains("cos,last,complete,4,4,96.35,0.341565025531986"),
+        "{csv}"
+    );
+}
+
+/// Every column of a CSV file has a name of its own, whatever the axes are called, and no field is a formula.
+#[test]
+fn csv_columns_are_unique_and_text_is_no_formula() {
+    let axes = vec![
+        axis("status", &[("=1+1", "=1+1"), ("-0.5", "-0.5")]),
+        axis("precision", &[("@x", "@x")]),
+        axis("mean_percent", &[("a b", "a b")]),
+    ];
+    let mut sweep = sweep("columns", axes, &[1], |_| true);
+    for cell in &mut sweep.cells {
+        cell.set.clear();
+    }
+    let names = ["status", "precision", "mean_percent"];
+    sweep.outputs = vec![Output::Table(table("main", "", &names, &[], Measure::Last))];
+    let state = state(sweep, |_, _, _| succeeded(0.5));
+    for (name, axes) in [
+        ("results.csv", ["axis_status", "axis_precision", "mean_percent"]),
+        ("main.csv", ["axis_status", "precision", "axis_mean_percent"]),
+        ("timing.csv", ["trial", "cell", "seed"]),
+    ] {
+        let csv = file(&state, "columns", name);
+        let head: Vec<&str> = csv.lines().next().unwrap().split(',').collect();
+        let unique: std::collections::BTreeSet<&&str> = head.iter().collect();
+        assert_eq!(unique.len(), head.len(), "{name}: {head:?}");
+        assert!(axes.iter().all(|axis| head.contains(axis)), "{name}: {head:?}");
+        let fields = csv.lines().skip(1).flat_map(|line| line.split(','));
+        assert!(fields.clone().all(|field| !field.starts_with(['=', '@', '+'])), "{csv}");
+        if name != "timing.csv" {
+            assert!(csv.contains(",'=1+1,'@x,a b,") || csv.contains("'=1+1,'@x,a b,"), "{csv}");
+            assert!(csv.contains("-0.5,'@x,a b,"), "a number stays one: {csv}");
+        }
+    }
+}
+
+/// Choices that could as well have been others are told below the table, by the cell and in its history.
+#[test]
+fn ties_and_near_ties_of_a_search_are_told() {
+    let axes = vec![axis("loss", &[("xent", "xent"), ("cos", "cos"), ("mse", "mse")])];
+    let mut sweep = sweep("chosen", axes, &[1], |_| true);
+    sweep.outputs = vec![Output::Table(table("main", "", &["loss"], &[], Measure::Last))];
+    sweep.search = Some(Search {
+        field: "learning_rate".to_owned(),
+        candidates: vec![json!(1.0), json!(0.1), json!(0.01)],
+        select: Select::BestOnTest,
+        holdout: 0.2,
+        seeds: vec![1],
+        automatic: false,
+    });
+    let state = state(sweep, |cell, candidate, _| {
+        let right = match (cell, candidate) {
+            ("xent", Some(0 | 1)) => 80,
+            ("xent", _) => 78,
+            ("cos", Some(1)) => 80,
+            ("cos", _) => 76,
+            (_, Some(1)) => 80,
+            _ => 20,
+        };
+        let mut result = fixture::result(f64::from(right) / 100.0);
+        result.eval_loss = if candidate == Some(1) { 0.4 } else { 0.5 };
+        Arc::make_mut(&mut result.provenance).num_eval_images = 100;
+        Phase::Succeeded { attempt: sweep::AttemptNo(1), result: Arc::new(result) }
+    });
+    let tex = file(&state, "chosen", "main.tex");
+    for line in [
+        "Search: 1 of 3 choices fell between values that were right equally often (the lower loss, then the middle value, decided): xent",
+        "Search: 1 of 3 choices are within one binomial standard error of another value: cos",
+    ] {
+        assert!(tex.contains(line), "{tex}");
+    }
+    let csv = file(&state, "chosen", "main.csv");
+    for (loss, choice) in [("xent", "tied"), ("cos", "close"), ("mse", "clear")] {
+        let line = csv.lines().find(|line| line.starts_with(loss)).unwrap();
+        assert!(line.contains(&format!(",0.1,{choice},")), "{csv}");
+    }
+    let why = report::why(&state, "chosen", "xent").unwrap();
+    assert!(
+        why.text.contains("equally often right: 1.0 (the lower loss decided); within one standard error: 0.01"),
+        "{}",
+        why.text
+    );
+    assert!(why.text.contains("        0.1  80.0 % of 100, loss 0.4000"), "{}", why.text);
+    assert_eq!(why.json["cell"]["last"]["choice"], json!({"decided_by": "loss", "tied": [1.0], "close": [0.01]}));
 }

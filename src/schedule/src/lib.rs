@@ -31,7 +31,7 @@ pub use explain::{Explanation, Spent, Tried, Wanted, explain};
 pub use leftovers::{KEEP_MS, Leftovers, leftovers};
 pub use live::{next_deadline, observe, restart};
 pub use plan::plan;
-pub use search::candidate_means;
+pub use search::{Choice, DecidedBy, Score, choice_of, choose, explain_choice};
 pub use submission::Submission;
 pub use turn::{Answer, Turn, turn};
 pub use waits::{SweepWaits, WaitReason, sweep_waits};

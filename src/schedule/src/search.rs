@@ -1,35 +1,289 @@
-//! Which candidate of a search wins a cell: the best mean held-out accuracy after the last epoch, over candidates all
-//! of whose search trials succeeded; the earlier one of equals. Pure functions of the state; `plan.rs` asks.
+//! Which candidate of a search makes a cell, and how sure that is. Pure functions; `plan.rs` journals the choice, the
+//! report repeats the reasoning behind it.
+//!
+//! The highest mean accuracy wins, over candidates all of whose trials succeeded. Equal ones are told apart by the mean
+//! loss on the same images, and where that says nothing the one in the middle of them is taken: of learning rates that
+//! do equally well, those at the edge are the likeliest to fail elsewhere.
 
-use crate::state::{Phase, State, SweepState};
+use std::fmt::Write;
 
-/// `None`: no candidate is eligible.
-pub(crate) fn best_candidate(state: &State, sweep: &SweepState, cell: u32) -> Option<u32> {
-    let mut best: Option<(u32, f64)> = None;
-    for (candidate, mean) in candidate_means(state, sweep, cell) {
-        if let Some(mean) = mean
-            && best.is_none_or(|(_, highest)| mean > highest)
-        {
-            best = Some((candidate, mean));
-        }
-    }
-    best.map(|(candidate, _)| candidate)
+use serde_json::Value;
+use sweep::Share;
+use sweep::definition::Search;
+
+use crate::state::{Phase, ResultSummary, State, SweepState};
+
+/// What a candidate's trials came to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Score {
+    pub accuracy: Share,
+    /// Images that were classified, over all its trials; 0: a journal from before they were counted.
+    pub num_images: u64,
+    /// Mean over its trials.
+    pub loss: f64,
 }
 
-/// Mean held-out accuracy of each candidate of a cell, in the order of the candidates; `None` for one with a search
-/// trial that has no result.
-pub fn candidate_means(state: &State, sweep: &SweepState, cell: u32) -> Vec<(u32, Option<f64>)> {
-    let Some(searching) = sweep.searching.get(&cell) else { return Vec::new() };
+/// The candidate that makes a cell, and what else could have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    pub candidate: u32,
+    pub decided_by: DecidedBy,
+    /// The others with exactly its accuracy.
+    pub tied: Vec<u32>,
+    /// The others whose accuracy differs by less than one standard error of the difference.
+    pub close: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecidedBy {
+    Accuracy,
+    /// The lower loss, between equal accuracies.
+    Loss,
+    /// The middle value, between equal accuracies and losses.
+    Middle,
+    /// The choice stands in the journal, and what is known now would lead to another: an older program took the first of
+    /// equal ones, or candidates got results afterwards.
+    Earlier,
+}
+
+/// Fields that change what a loss measures: between their values losses are not compared.
+const LOSS_FIELDS: [&str; 7] =
+    ["loss", "label_smoothing", "cls_weight", "cls_head", "cls_head_decay", "softmax", "embedding"];
+
+impl Score {
+    /// `None` unless every trial has a result.
+    pub fn of<'a>(
+        results: impl IntoIterator<Item = Option<&'a ResultSummary>>,
+        accuracy: impl Fn(&ResultSummary) -> f64,
+    ) -> Option<Self> {
+        let results: Vec<&ResultSummary> = results.into_iter().collect::<Option<_>>()?;
+        let images = |result: &ResultSummary| result.provenance.num_eval_images;
+        let shares: Vec<Share> = results.iter().map(|result| Share::new(accuracy(result), images(result))).collect();
+        let counted = results.iter().all(|result| images(result) > 0);
+        Some(Self {
+            accuracy: Share::mean(&shares)?,
+            num_images: if counted { results.iter().map(|result| u64::from(images(result))).sum() } else { 0 },
+            loss: results.iter().map(|result| result.eval_loss).sum::<f64>() / results.len() as f64,
+        })
+    }
+
+    /// Variance of the accuracy as that of a binomial share. One right and one wrong answer are added to what was seen:
+    /// six right answers of six are no certainty.
+    fn variance(&self) -> f64 {
+        let n = self.num_images as f64;
+        let rate = (self.accuracy.fraction() * n + 1.0) / (n + 2.0);
+        rate * (1.0 - rate) / n
+    }
+
+    /// The accuracies differ by less than one standard error of their difference. False where images were not counted.
+    fn is_close_to(&self, other: &Self) -> bool {
+        let counted = self.num_images > 0 && other.num_images > 0;
+        let difference = (self.accuracy.fraction() - other.accuracy.fraction()).abs();
+        counted && difference < (self.variance() + other.variance()).sqrt()
+    }
+}
+
+/// The candidate to take; `None`: none is eligible.
+pub fn choose(search: &Search, scores: &[Option<Score>]) -> Option<Choice> {
+    let eligible = || scores.iter().enumerate().filter_map(|(index, score)| Some((index as u32, score.as_ref()?)));
+    let highest = eligible().map(|(_, score)| score.accuracy).max()?;
+    let mut equal: Vec<(u32, &Score)> = eligible().filter(|(_, score)| score.accuracy == highest).collect();
+    let mut decided_by = DecidedBy::Accuracy;
+    if equal.len() > 1 && !LOSS_FIELDS.contains(&search.field.as_str()) {
+        let lowest = equal.iter().map(|(_, score)| score.loss).fold(f64::INFINITY, f64::min);
+        equal.retain(|(_, score)| score.loss <= lowest);
+        decided_by = DecidedBy::Loss;
+    }
+    if equal.len() > 1 {
+        decided_by = DecidedBy::Middle;
+    }
+    let equal: Vec<u32> = equal.into_iter().map(|(index, _)| index).collect();
+    beside(scores, middle(search, &equal)?, decided_by)
+}
+
+/// The reasoning behind a choice that the journal holds; `None` while its candidate has no score.
+pub fn explain_choice(search: &Search, scores: &[Option<Score>], candidate: u32) -> Option<Choice> {
+    let now = choose(search, scores).filter(|choice| choice.candidate == candidate);
+    now.or_else(|| beside(scores, candidate, DecidedBy::Earlier))
+}
+
+/// A candidate with those that did as well or nearly so.
+fn beside(scores: &[Option<Score>], candidate: u32, decided_by: DecidedBy) -> Option<Choice> {
+    let own = (*scores.get(candidate as usize)?)?;
+    let mut choice = Choice { candidate, decided_by, tied: Vec::new(), close: Vec::new() };
+    for (index, score) in (0..).zip(scores) {
+        let Some(score) = score.as_ref().filter(|_| index != candidate) else { continue };
+        if score.accuracy == own.accuracy {
+            choice.tied.push(index);
+        } else if score.is_close_to(&own) {
+            choice.close.push(index);
+        }
+    }
+    Some(choice)
+}
+
+/// The middle one by value where all values are numbers, else by their place in the file; of two, the former.
+fn middle(search: &Search, equal: &[u32]) -> Option<u32> {
+    let value = |index: &u32| search.candidates.get(*index as usize).and_then(Value::as_f64);
+    let mut ordered = equal.to_vec();
+    if equal.iter().all(|index| value(index).is_some()) {
+        ordered.sort_by(|one, other| value(one).unwrap_or(0.0).total_cmp(&value(other).unwrap_or(0.0)));
+    }
+    ordered.get(ordered.len().checked_sub(1)? / 2).copied()
+}
+
+impl Choice {
+    /// What makes the choice less than certain, for people; `None` where nothing does.
+    pub fn remark(&self, search: &Search) -> Option<String> {
+        let values = |indices: &[u32]| {
+            let values = indices.iter().filter_map(|index| search.candidates.get(*index as usize));
+            values.map(Value::to_string).collect::<Vec<_>>().join(", ")
+        };
+        let mut text = String::new();
+        if !self.tied.is_empty() {
+            let _ = write!(text, "equally often right: {} ({})", values(&self.tied), self.decided_by.reason());
+        }
+        if !self.close.is_empty() {
+            let separator = if text.is_empty() { "" } else { "; " };
+            let _ = write!(text, "{separator}within one standard error: {}", values(&self.close));
+        }
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+impl DecidedBy {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Accuracy | Self::Loss => "the lower loss decided",
+            Self::Middle => "the value in the middle was taken",
+            Self::Earlier => "chosen by an older version, or before all of them had results",
+        }
+    }
+}
+
+/// The candidate to choose for a cell all of whose search trials have ended.
+pub(crate) fn best_candidate(state: &State, sweep: &SweepState, cell: u32) -> Option<u32> {
+    let search = sweep.sweep.search.as_ref()?;
+    choose(search, &scores(state, sweep, cell)).map(|choice| choice.candidate)
+}
+
+/// The reasoning behind the choice made for a cell; `None` where none was made yet.
+pub fn choice_of(state: &State, sweep: &SweepState, cell: u32) -> Option<Choice> {
+    let candidate = *sweep.chosen.get(&cell)?;
+    explain_choice(sweep.sweep.search.as_ref()?, &scores(state, sweep, cell), candidate)
+}
+
+/// By candidate: what its search trials came to.
+fn scores(state: &State, sweep: &SweepState, cell: u32) -> Vec<Option<Score>> {
+    let num_candidates = sweep.sweep.search.as_ref().map_or(0, |search| search.candidates.len());
+    let mut scores = vec![None; num_candidates];
+    let Some(searching) = sweep.searching.get(&cell) else { return scores };
     let trials = &sweep.trials[searching.first as usize..(searching.first + searching.count) as usize];
-    let mut means = Vec::new();
-    // the trials of one candidate stand together, in the order of the candidates
+    // the trials of one candidate stand together
     for group in trials.chunk_by(|left, right| left.candidate == right.candidate) {
-        let accuracies = group.iter().map(|trial| match &state.trials[&trial.id].phase {
-            Phase::Succeeded { result, .. } => Some(result.last_accuracy),
+        let results = group.iter().map(|trial| match &state.trials[&trial.id].phase {
+            Phase::Succeeded { result, .. } => Some(&**result),
             Phase::Waiting { .. } | Phase::Running { .. } | Phase::Failed { .. } | Phase::Cancelled => None,
         });
-        let sum: Option<f64> = accuracies.sum();
-        means.push((group[0].candidate.unwrap_or_default(), sum.map(|sum| sum / group.len() as f64)));
+        if let Some(score) = group[0].candidate.and_then(|candidate| scores.get_mut(candidate as usize)) {
+            *score = Score::of(results, |result| result.last_accuracy);
+        }
     }
-    means
+    scores
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use sweep::definition::Select;
+
+    use super::*;
+
+    fn search(field: &str, candidates: &[Value]) -> Search {
+        Search {
+            field: field.to_owned(),
+            candidates: candidates.to_vec(),
+            select: Select::Validation,
+            holdout: 0.2,
+            seeds: vec![0],
+            automatic: false,
+        }
+    }
+
+    fn rates() -> Search {
+        search("learning_rate", &[json!(1.0), json!(0.3), json!(0.1), json!(0.03), json!(0.01)])
+    }
+
+    fn score(right: u32, of: u32, loss: f64) -> Option<Score> {
+        Some(Score { accuracy: Share::new(f64::from(right) / f64::from(of), of), num_images: u64::from(of), loss })
+    }
+
+    fn chosen(search: &Search, scores: &[Option<Score>]) -> (u32, DecidedBy) {
+        let choice = choose(search, scores).expect("some candidate is eligible");
+        (choice.candidate, choice.decided_by)
+    }
+
+    /// Fashion-MNIST's cosine loss: 1.0 and 0.3 were right 157 times of 200, and 1.0 won for being written first.
+    #[test]
+    fn the_lower_loss_decides_between_equal_accuracies() {
+        let scores = [157, 157, 156, 154, 156].map(|right| score(right, 200, f64::from(right)));
+        let mut scores = scores.to_vec();
+        scores[0] = score(157, 200, 0.31);
+        scores[1] = score(157, 200, 0.29);
+        assert_eq!(chosen(&rates(), &scores), (1, DecidedBy::Loss));
+    }
+
+    #[test]
+    fn the_middle_value_decides_between_equal_losses() {
+        let equal = score(80, 100, 0.5);
+        assert_eq!(chosen(&rates(), &[equal; 5]), (2, DecidedBy::Middle));
+        // of 0.3, 0.1, 0.03 and 0.01 in order of value: 0.03, the smaller of the two in the middle
+        assert_eq!(chosen(&rates(), &[score(79, 100, 0.1), equal, equal, equal, equal]), (3, DecidedBy::Middle));
+        // words have an order in the file only
+        let words = search("init", &[json!("keras"), json!("torchvision"), json!("other")]);
+        assert_eq!(chosen(&words, &[equal; 3]), (1, DecidedBy::Middle));
+    }
+
+    #[test]
+    fn losses_of_another_kind_are_not_compared() {
+        let smoothing = search("label_smoothing", &[json!(0.0), json!(0.1), json!(0.2)]);
+        let scores = [score(80, 100, 0.1), score(80, 100, 0.5), score(80, 100, 0.9)];
+        assert_eq!(chosen(&smoothing, &scores), (1, DecidedBy::Middle));
+    }
+
+    #[test]
+    fn accuracy_comes_first_and_failed_candidates_do_not_count() {
+        let scores = [None, score(81, 100, 0.9), score(80, 100, 0.1), None, None];
+        assert_eq!(chosen(&rates(), &scores), (1, DecidedBy::Accuracy));
+        assert_eq!(choose(&rates(), &[None; 5]), None);
+        assert_eq!(choose(&rates(), &[]), None);
+    }
+
+    /// The standard error of the difference between two shares near 80 % of 100 images is 5.7 points.
+    #[test]
+    fn what_is_within_noise_is_noted() {
+        let scores = [score(75, 100, 1.0), score(80, 100, 1.0), score(80, 100, 2.0), score(74, 100, 1.0), None];
+        let choice = choose(&rates(), &scores).unwrap();
+        assert_eq!((choice.candidate, choice.tied.as_slice(), choice.close.as_slice()), (1, &[2][..], &[0][..]));
+        let remark = choice.remark(&rates()).unwrap();
+        assert_eq!(remark, "equally often right: 0.1 (the lower loss decided); within one standard error: 1.0");
+        // six images of six are no certainty
+        let few = [score(6, 6, 1.0), score(5, 6, 1.0), score(1, 6, 1.0)];
+        assert_eq!(choose(&rates(), &few).unwrap().close, [1]);
+        // images that were not counted say nothing about noise
+        let unknown = |accuracy| Some(Score { accuracy: Share::new(accuracy, 0), num_images: 0, loss: 1.0 });
+        assert_eq!(choose(&rates(), &[unknown(0.8), unknown(0.799)]).unwrap().remark(&rates()), None);
+    }
+
+    /// A journal of an older program may hold another choice than this one would make.
+    #[test]
+    fn an_older_choice_is_explained_as_such() {
+        let scores = [score(80, 100, 0.9), score(80, 100, 0.5), score(60, 100, 0.5), None, None];
+        assert_eq!(explain_choice(&rates(), &scores, 1).unwrap().decided_by, DecidedBy::Loss);
+        let older = explain_choice(&rates(), &scores, 0).unwrap();
+        assert_eq!((older.decided_by, older.tied.as_slice()), (DecidedBy::Earlier, &[1][..]));
+        assert!(older.remark(&rates()).unwrap().contains("an older version"));
+        assert_eq!(explain_choice(&rates(), &scores, 4), None);
+    }
 }

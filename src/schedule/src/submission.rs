@@ -183,6 +183,12 @@ fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
     lines.extend(difference("seed", &seeds(before), &seeds(after)));
     if before.search != after.search {
         lines.push("the search is another one".to_owned());
+    } else if let Some(search) = &after.search {
+        let seeds =
+            |sweep: &Sweep| -> Vec<usize> { sweep.cells.iter().map(|cell| search.seeds_for(cell).len()).collect() };
+        if before.cells.len() == after.cells.len() && seeds(before) != seeds(after) {
+            lines.push("the search takes another number of seeds: other numbers of images are held out".to_owned());
+        }
     }
     if before.smoke != after.smoke {
         lines.push(if after.smoke { "it is a rehearsal now" } else { "it is no rehearsal any more" }.to_owned());

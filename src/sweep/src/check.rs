@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::axis::check_value_name;
 use crate::definition::{Axis, Output, Sweep, with_fields};
 use crate::draft::{HIGHEST_MAX_TRIALS, check_name};
-use crate::expand::trials_per_cell;
+use crate::expand::num_trials;
 use crate::field;
 use crate::load::MAX_FILE_BYTES;
 use crate::output::RESERVED_NAMES;
@@ -75,9 +75,8 @@ impl Sweep {
 
     fn check_cells(&self) -> Result<(), BadSweep> {
         ensure(!self.cells.is_empty(), "cells", "are none")?;
-        let per_cell = trials_per_cell(self.seeds.len(), self.search.as_ref());
-        let trials = per_cell.checked_mul(self.cells.len() as u64);
-        ensure(trials.is_some_and(|trials| trials <= HIGHEST_MAX_TRIALS), "cells", "make too many trials")?;
+        let trials = num_trials(&self.cells, self.seeds.len(), self.search.as_ref());
+        ensure(trials <= HIGHEST_MAX_TRIALS, "cells", "make too many trials")?;
         let mut seen = BTreeSet::new();
         for (index, cell) in self.cells.iter().enumerate() {
             let place = format!("cells[{index}]");

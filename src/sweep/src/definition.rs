@@ -67,6 +67,9 @@ pub struct Cell {
     /// Named reason when the cell is left out of the run (missing data under `--skip-missing`).
     #[serde(default, deserialize_with = "text::optional_line")]
     pub skipped: Option<String>,
+    /// Images that one search trial is judged on, where that is known: see [`Sweep::search_seeds`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<u32>,
 }
 
 /// Choose one field per cell before the cell's trials count.
@@ -79,6 +82,9 @@ pub struct Search {
     pub holdout: f64,
     /// Seeds of each candidate's search trials, with `Select::Validation`.
     pub seeds: Vec<u64>,
+    /// The sweep file leaves their number to the program: each cell takes as many of them as its held-out images need.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub automatic: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,7 +207,8 @@ impl Sweep {
             let candidate = with_fields(&settings, &set).expect("a compiled search holds valid candidates");
             if search.select == Select::Validation {
                 let held_out = Settings { holdout: Some(search.holdout), ..candidate.clone() };
-                trials.extend(search.seeds.iter().map(|&seed| trial(&held_out, seed, Some(number), Role::Search)));
+                let seeds = search.seeds_for(cell).iter();
+                trials.extend(seeds.map(|&seed| trial(&held_out, seed, Some(number), Role::Search)));
             }
             if search.select == Select::BestOnTest || chosen == Some(number) {
                 trials.extend(self.seeds.iter().map(|&seed| trial(&candidate, seed, Some(number), Role::Result)));

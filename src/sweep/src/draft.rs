@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::axis::{self, DraftAxis};
 use crate::definition::{OnFailure, Resources, Search, Select};
 use crate::field::{self, Field, did_you_mean};
+use crate::held_out;
 use crate::recipe;
 use crate::tree::{Assignment, Mapping, Reader};
 use crate::yaml::{Data, Node};
@@ -353,7 +354,9 @@ fn read_search(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Option<D
         reader.report(problem.help("it is the fraction of every class that candidates are compared on: 0.2"));
         None
     });
-    let seeds = mapping.get("seeds").map_or_else(|| vec![0], |node| read_seeds(reader, node, "`search.seeds`"));
+    let written = mapping.get("seeds").map(|node| read_seeds(reader, node, "`search.seeds`"));
+    let automatic = written.is_none() && select == Select::Validation;
+    let seeds = written.unwrap_or_else(|| if automatic { (0..held_out::MAX_SEEDS).collect() } else { vec![0] });
     if select == Select::BestOnTest
         && let Some((key, _)) = mapping.0.iter().find(|(key, _)| key.text == "holdout" || key.text == "seeds")
     {
@@ -362,6 +365,6 @@ fn read_search(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Option<D
             problem.help("remove it: that protocol trains every candidate on everything, with the sweep's seeds"),
         );
     }
-    let search = Search { field: name, candidates: values, select, holdout: holdout.unwrap_or(0.2), seeds };
+    let search = Search { field: name, candidates: values, select, holdout: holdout.unwrap_or(0.2), seeds, automatic };
     Some(DraftSearch { search, at })
 }

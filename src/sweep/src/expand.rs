@@ -13,6 +13,7 @@ use crate::contradiction::Contradiction;
 use crate::definition::{Cell, Search, Select};
 use crate::draft::{Condition, Draft, DraftSearch};
 use crate::field;
+use crate::held_out;
 use crate::recipe;
 use crate::settings::Settings;
 use crate::tree::{Assignment, Reader};
@@ -25,19 +26,26 @@ pub(crate) struct Expanded {
     pub cells: Vec<Cell>,
 }
 
-/// Trials of one cell, searching included.
-pub(crate) fn trials_per_cell(seeds: usize, search: Option<&Search>) -> u64 {
+/// Trials of one cell, searching with `search_seeds` seeds included.
+pub(crate) fn trials_per_cell(seeds: usize, search: Option<&Search>, search_seeds: usize) -> u64 {
     let seeds = seeds as u64;
     match search {
         None => seeds,
         Some(search) if search.select == Select::BestOnTest => search.candidates.len() as u64 * seeds,
-        Some(search) => search.candidates.len() as u64 * search.seeds.len() as u64 + seeds,
+        Some(search) => search.candidates.len() as u64 * search_seeds as u64 + seeds,
     }
+}
+
+/// Trials of these cells.
+pub(crate) fn num_trials(cells: &[Cell], seeds: usize, search: Option<&Search>) -> u64 {
+    let of = |cell: &Cell| trials_per_cell(seeds, search, search.map_or(0, |search| search.seeds_for(cell).len()));
+    cells.iter().map(of).fold(0, u64::saturating_add)
 }
 
 /// `None` when there are no cells to speak of; the reader then has problems.
 pub(crate) fn expand(reader: &mut Reader, draft: &Draft<'_>) -> Option<Expanded> {
-    check_size(reader, draft)?;
+    let search = draft.search.as_ref().map(|search| &search.search);
+    check_size(reader, draft, fewest_trials(draft))?;
     let mut grid = Grid { draft, recipes: BTreeMap::new(), reported: BTreeSet::new() };
     grid.check_dataset(reader)?;
     let mut override_used = vec![false; draft.overrides.len()];
@@ -67,9 +75,12 @@ pub(crate) fn expand(reader: &mut Reader, draft: &Draft<'_>) -> Option<Expanded>
         if let Some(first) = seen.insert(digest(&fields), coordinates.clone()) {
             grid.report_twin(reader, &first, &coordinates);
         }
+        let held_out = search.filter(|search| search.select == Select::Validation);
+        let held_out = held_out.and_then(|search| held_out::published(&from_fields(&fields), search.holdout));
         let set = fields.into_iter().filter(|(name, value)| base_fields.get(name) != Some(value)).collect();
-        cells.push(Cell { coordinates, set, skipped: None });
+        cells.push(Cell { coordinates, set, skipped: None, held_out });
     }
+    check_size(reader, draft, Some(num_trials(&cells, draft.seeds.len(), search)))?;
     check_used(reader, draft, &override_used, &exclusion_used, cells.is_empty());
     base.map(|(base, _)| Expanded { base, cells })
 }
@@ -79,7 +90,9 @@ pub(crate) fn expand(reader: &mut Reader, draft: &Draft<'_>) -> Option<Expanded>
 pub(crate) fn report_conflicts(reader: &mut Reader, draft: &Draft<'_>) {
     let has_recipe = recipe::names().any(|known| known == draft.recipe);
     let mut grid = Grid { draft, recipes: BTreeMap::new(), reported: BTreeSet::new() };
-    if !has_recipe || grid.dataset_place().is_none() || num_trials(draft).is_none_or(|trials| trials > draft.max_trials)
+    if !has_recipe
+        || grid.dataset_place().is_none()
+        || fewest_trials(draft).is_none_or(|trials| trials > draft.max_trials)
     {
         return;
     }
@@ -92,14 +105,17 @@ pub(crate) fn report_conflicts(reader: &mut Reader, draft: &Draft<'_>) {
     }
 }
 
-fn num_trials(draft: &Draft<'_>) -> Option<u64> {
+/// Trials of the whole grid; absent where there are more than can be counted. A search whose number of seeds is the
+/// program's to choose counts with one: how many it takes is known once the cells are.
+fn fewest_trials(draft: &Draft<'_>) -> Option<u64> {
     let cells = draft.axes.iter().try_fold(1u64, |product, axis| product.checked_mul(axis.values.len() as u64))?;
     let search = draft.search.as_ref().map(|search| &search.search);
-    cells.checked_mul(trials_per_cell(draft.seeds.len(), search))
+    let seeds = search.map_or(0, |search| if search.automatic { 1 } else { search.seeds.len() });
+    cells.checked_mul(trials_per_cell(draft.seeds.len(), search, seeds))
 }
 
-fn check_size(reader: &mut Reader, draft: &Draft<'_>) -> Option<()> {
-    let trials = num_trials(draft);
+/// `trials`: absent where there are more than can be counted.
+fn check_size(reader: &mut Reader, draft: &Draft<'_>, trials: Option<u64>) -> Option<()> {
     if trials.is_some_and(|trials| trials <= draft.max_trials) {
         return Some(());
     }
@@ -316,6 +332,14 @@ impl Grid<'_, '_> {
             let message = format!("`holdout` of the cell {} and a search that holds out", self.cell_name(coordinates));
             let problem = reader.problem(&search.at, message, "");
             reader.report(problem.help("leave `holdout` to `search.holdout`: results come from the test set"));
+        }
+        if let Some(search) = search.filter(|search| search.search.select == Select::Validation)
+            && fields["samples_per_class"] == 1
+            && self.reported.insert("one image".to_owned())
+        {
+            let message = format!("the cell {} has one training image per class", self.cell_name(coordinates));
+            let problem = reader.problem(&search.at, message, "and the search holds some out");
+            reader.report(problem.help("exclude it, give it two or more, or use `select: best_on_test`"));
         }
         let variants = match search {
             None => vec![fields.clone()],

@@ -152,6 +152,9 @@ pub struct Provenance {
     pub data_fingerprint: String,
     /// The chosen training images, by index into the data set's training split.
     pub subset: Subset,
+    /// Images that accuracies are fractions of; 0: a journal from before it was recorded.
+    #[serde(default)]
+    pub num_eval_images: u32,
     pub num_parameters: u64,
 }
 

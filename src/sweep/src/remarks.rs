@@ -1,4 +1,5 @@
-//! What is allowed in a sweep and most likely not meant: settings without effect, devices that stand idle.
+//! What is allowed in a sweep and most likely not meant: settings without effect, devices that stand idle, searches
+//! that choose by chance.
 //!
 //! Not errors: an axis of losses crossed with one of label smoothing is easily written, and trains the same network
 //! under two names for the losses without a softmax. Only what differs from the recipe is remarked on.
@@ -6,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::definition::{Cell, Sweep};
+use crate::held_out;
 use crate::recipe;
 use crate::settings::{BatchNorm, Embedding, Loss, Settings};
 
@@ -18,7 +20,7 @@ impl Sweep {
             let Some(recipe) = recipe::settings(&self.recipe, &settings.dataset) else { continue };
             let idle = without_effect(&settings, &recipe);
             let idle = idle.into_iter().map(|(field, why)| format!("`{field}` has no effect: {why}"));
-            for remark in idle.chain(self.devices(&settings)) {
+            for remark in idle.chain(self.devices(&settings)).chain(self.few_images(cell)) {
                 cells.entry(remark).or_default().push(cell);
             }
         }
@@ -31,6 +33,14 @@ impl Sweep {
             }
         };
         cells.into_iter().map(line).collect()
+    }
+
+    fn few_images(&self, cell: &Cell) -> Option<String> {
+        let images = self.search_images(cell).filter(|images| *images < u64::from(held_out::WANTED_IMAGES))?;
+        let points = held_out::distinguishable(images);
+        Some(format!(
+            "the search compares candidates on {images} held-out images: differences below {points:.0} points are noise"
+        ))
     }
 
     fn devices(&self, settings: &Settings) -> Option<String> {

@@ -408,6 +408,7 @@ fn provenance(
         libraries: devices.libraries(num_replicas),
         data_fingerprint: pipeline.fingerprint().to_owned(),
         subset: pipeline.subset().clone(),
+        num_eval_images: pipeline.num_eval() as u32,
         num_parameters: ran.num_parameters,
     }
 }

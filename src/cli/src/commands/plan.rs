@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use sweep::definition::{Output as SweepOutput, Select};
-use sweep::{Sweep, TrialId, TrialSpec};
+use sweep::definition::{Output as SweepOutput, Search, Select};
+use sweep::{Sweep, TrialId, TrialSpec, held_out};
 
 use crate::args::PlanArgs;
 use crate::commands::find_trial;
@@ -25,7 +25,7 @@ pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedErr
     }
     let places = Places::of(&arguments.data)?;
     // A plan is not refused for missing data: it says what a run would refuse.
-    let missing = match preflight::check(&mut sweep.clone(), &places, false) {
+    let missing = match preflight::check(&mut sweep, &places, false) {
         Ok(missing) => missing,
         Err(ExpectedError::Missing(missing)) => missing,
         Err(error) => return Err(error),
@@ -63,6 +63,9 @@ fn text(sweep: &Sweep, missing: &[String], cells: bool) -> String {
         };
         let candidates: Vec<String> = search.candidates.iter().map(Value::to_string).collect();
         line("search", format!("{} among {}, {how}", search.field, candidates.join(", ")));
+        if search.select == Select::Validation {
+            line("", judged_on(sweep, search));
+        }
     }
     line("cells", summary.cells.to_string());
     for (reason, count) in &summary.skipped {
@@ -107,6 +110,24 @@ fn text(sweep: &Sweep, missing: &[String], cells: bool) -> String {
         }
     }
     text
+}
+
+/// What a search with a held-out split can tell apart.
+fn judged_on(sweep: &Sweep, search: &Search) -> String {
+    let cells = || sweep.cells.iter().filter(|cell| cell.skipped.is_none());
+    let range = |low: u64, high: u64| if low == high { low.to_string() } else { format!("{low} to {high}") };
+    let seeds = || cells().map(|cell| search.seeds_for(cell).len() as u64);
+    let seeds = range(seeds().min().unwrap_or(0), seeds().max().unwrap_or(0));
+    let images: Vec<u64> = cells().filter_map(|cell| sweep.search_images(cell)).collect();
+    let (Some(&low), Some(&high)) = (images.iter().min(), images.iter().max()) else {
+        return format!("seeds per candidate: {seeds}; how many images are held out is not known here");
+    };
+    let points = held_out::distinguishable(low);
+    let smallest = if low == high { "" } else { "in the smallest cells " };
+    format!(
+        "held-out images per candidate: {} (seeds: {seeds}); {smallest}differences below {points:.1} points are noise",
+        range(low, high)
+    )
 }
 
 fn names(axes: &[String]) -> String {

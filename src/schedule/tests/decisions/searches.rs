@@ -1,8 +1,10 @@
 //! Searches: which candidate wins a cell, and the trials that follow.
 
-use schedule::event::{Event, Input, Outcome};
+use schedule::event::{Event, Input, Outcome, Recorded};
+use schedule::state::SweepTrial;
+use schedule::{DecidedBy, choice_of};
 use sweep::definition::Role;
-use sweep::record::FailureClass;
+use sweep::record::{FailureClass, TrialResult};
 
 use crate::sweeps::search;
 use crate::world::{Started, World, result};
@@ -51,16 +53,65 @@ fn the_best_candidate_on_the_held_out_split_makes_the_cell() {
     world.restart();
 }
 
+/// Candidates that are right equally often: the lower loss decides, then the value in the middle.
 #[test]
-fn ties_go_to_the_earlier_candidate_and_failed_candidates_do_not_count() {
+fn ties_go_to_the_lower_loss_then_to_the_middle_and_failed_candidates_do_not_count() {
     let mut world = World::new();
     world.join("w", 3);
-    world.submit(search("s", 2, 3, 1));
-    train(&mut world, |world, started| match place(world, started) {
-        (0, Some(0), Role::Search) => None,
-        _ => Some(0.5),
-    });
-    assert_eq!(chosen(&world), [(0, 1), (1, 0)]);
+    world.submit(search("s", 3, 4, 1));
+    let mut running = world.started();
+    while let Some(started) = running.pop() {
+        let place = place(&world, &started);
+        let ended = match place {
+            // all equal: 0.02 is the smaller of the two in the middle
+            (0, ..) => world.end(&started, Outcome::Finished(Box::new(result(0.5)))),
+            (1, Some(3), Role::Search) => {
+                let better = TrialResult { eval_loss: 0.19, ..result(0.5) };
+                world.end(&started, Outcome::Finished(Box::new(better)))
+            }
+            (1, ..) => world.end(&started, Outcome::Finished(Box::new(result(0.5)))),
+            (_, Some(0), Role::Search) => world.fail(&started, FailureClass::NonFinite),
+            _ => world.end(&started, Outcome::Finished(Box::new(result(0.5)))),
+        };
+        ended.expect("it is current");
+        running.extend(world.started());
+    }
+    assert_eq!(chosen(&world), [(0, 1), (1, 3), (2, 2)]);
+    let entry = &world.state.sweeps["s"];
+    let choice = |cell| choice_of(&world.state, entry, cell).expect("it was made");
+    assert_eq!([0, 1, 2].map(|cell| choice(cell).decided_by), [DecidedBy::Middle, DecidedBy::Loss, DecidedBy::Middle]);
+    assert_eq!((choice(0).tied, choice(2).tied), (vec![0, 2, 3], vec![1, 3]));
+}
+
+/// A journal of an older program holds the first of equal candidates: it stands, and is explained as what it is.
+#[test]
+fn a_choice_in_the_journal_stands_whatever_would_be_chosen_now() {
+    let mut world = World::new();
+    world.join("w", 3);
+    world.submit(search("s", 1, 3, 1));
+    train(&mut world, |_, _| Some(0.5));
+    assert_eq!(chosen(&world), [(0, 1)]);
+    let mut older = Vec::new();
+    for recorded in &world.journal {
+        let Event::CandidateChosen { sweep, cell, .. } = &recorded.event else {
+            older.push(recorded.clone());
+            continue;
+        };
+        let candidate = 0;
+        let planned = world.state.sweeps["s"].sweep.cell_trials(*cell as usize, Some(candidate));
+        let result = planned.into_iter().find(|trial| trial.role == Role::Result).expect("one seed");
+        let (cell, candidate) = (*cell, candidate as u32);
+        let trial =
+            SweepTrial { id: result.id, cell, candidate: Some(candidate), role: Role::Result, seed: 0, cost: 1.0 };
+        let event = Event::CandidateChosen { sweep: sweep.clone(), cell, candidate, trials: vec![trial] };
+        older.push(Recorded { at: recorded.at, event });
+        break;
+    }
+    let state = schedule::replay(&older).expect("it could have happened");
+    let entry = &state.sweeps["s"];
+    assert_eq!(entry.chosen.get(&0), Some(&0));
+    let choice = choice_of(&state, entry, 0).expect("it was made");
+    assert_eq!((choice.candidate, choice.decided_by), (0, DecidedBy::Earlier));
 }
 
 #[test]
