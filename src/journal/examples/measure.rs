@@ -177,6 +177,7 @@ fn end(trial: TrialId, attempt: AttemptNo) -> EndedAttempt {
         libraries: Vec::new(),
         data_fingerprint: "0123456789abcdef".to_owned(),
         subset: Subset::Indices((0..100).map(|index| index * 17).collect()),
+        num_eval_images: 10_000,
         num_parameters: 78_042,
     };
     let result = TrialResult {

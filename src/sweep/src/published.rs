@@ -7,6 +7,7 @@ use crate::definition::{Cell, PublishedValue};
 use crate::diagnostic::Source;
 use crate::field::did_you_mean;
 use crate::load::{MAX_FILE_BYTES, ReadFile};
+use crate::share::Share;
 use crate::tree::Reader;
 use crate::yaml::{self, Data, Node};
 
@@ -157,6 +158,27 @@ impl Block<'_, '_> {
         }
     }
 
+    /// A number above 1, or any number with a per cent sign: `0.91` alone is more likely a fraction than less than one
+    /// right answer in a hundred.
+    fn read_percent(&mut self, node: &Node) -> Option<f64> {
+        if let Data::Text(text) = &node.data
+            && let Some(percent) = text.trim_end().strip_suffix('%').and_then(|text| text.trim().parse().ok())
+        {
+            return Some(percent);
+        }
+        let value = self.reader.number(node, "a published value")?;
+        if value > 0.0 && value <= 1.0 {
+            let problem = self.reader.problem(&node.at, format!("a published value of {value}: in per cent?"), "");
+            let help = format!(
+                "write {} if it is a fraction, and `{value} %` if it is per cent",
+                Share::of_percent(100.0 * value)
+            );
+            self.reader.report(problem.help(help));
+            return None;
+        }
+        Some(value)
+    }
+
     fn read_value(
         &mut self,
         node: &Node,
@@ -180,7 +202,7 @@ impl Block<'_, '_> {
             }
             _ => (node, None),
         };
-        let Some(value) = self.reader.number(number, "a published value") else { return };
+        let Some(value) = self.read_percent(number) else { return };
         if !(0.0..=100.0).contains(&value) {
             let problem = self.reader.problem(&number.at, format!("a published value of {value} per cent"), "");
             self.reader.report(problem.help("write accuracies in per cent, from 0 to 100"));

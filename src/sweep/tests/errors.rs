@@ -220,6 +220,8 @@ fn wrong_searches() {
     let held = search("field: learning_rate, candidates: [1, 2]")
         .replace("{dataset: digits}", "{dataset: digits, holdout: 0.5}");
     check(&held, (6, 10), "a search that holds out", "search.holdout");
+    let single = search("field: learning_rate, candidates: [1, 2]").replace("[5, 10]", "[1, 10]");
+    check(&single, (6, 10), "xent/1 has one training image per class", "best_on_test");
     let useless = "field: learning_rate, candidates: [1, 2], select: best_on_test, holdout: 0.1";
     check(&search(useless), (6, 74), "no use", "");
     let set = format!(
@@ -256,12 +258,16 @@ fn wrong_published_numbers() {
     check(&published("axes: [loss, model], values: {}"), (6, 26), "no axis", "");
     check(&published("axes: loss, values: {mse: 1}"), (6, 34), "no value `mse`", "");
     check(&published("axes: loss, values: {cos: 101}"), (6, 39), "101 per cent", "");
-    check(&published("axes: loss, values: {cos: {value: 1, footnote: a}}"), (6, 60), "no footnote", "");
+    check(&published("axes: loss, values: {cos: {value: 2, footnote: a}}"), (6, 60), "no footnote", "");
+    check(&published("axes: loss, values: {cos: 0.91}"), (6, 39), "0.91: in per cent?", "write 91.0");
+    check(&published("axes: loss, values: {xent: 51.9, cos: {value: 1}}"), (6, 59), "1: in per cent?", "`1 %`");
+    check(&published("axes: loss, values: {cos: 101 %}"), (6, 39), "101 per cent", "");
+    check(&published("axes: loss, values: {cos: high %}"), (6, 39), "not a number", "");
     check(&published("axes: loss, values: {cos: high}"), (6, 39), "not a number", "");
     let excluded = format!("{}exclude: [{{when: {{loss: cos}}}}]\n", published("axes: loss, values: {cos: 50}"));
     check(&excluded, (6, 39), "does not have", "exclusion");
     let in_file =
-        sweep::parse("test.yaml", &published("file: other.yaml"), &|_| Ok("axes: loss\nvalues:\n  mse: 1\n".into()));
+        sweep::parse("test.yaml", &published("file: other.yaml"), &|_| Ok("axes: loss\nvalues:\n  mse: 2\n".into()));
     let errors = in_file.unwrap_err();
     assert_eq!((errors.problems()[0].file(), errors.problems()[0].position()), ("other.yaml", (3, 3)));
 }

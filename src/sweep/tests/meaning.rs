@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
+use sweep::definition::Role;
 use sweep::field::{FIELDS, Kind};
-use sweep::settings::{Crop, Schedule, Settings};
-use sweep::{TrialSpec, recipe};
+use sweep::settings::{Crop, SamplesPerClass, Schedule, Settings};
+use sweep::{Sweep, TrialSpec, recipe};
 
 fn parse(text: &str) -> sweep::Sweep {
     let no_files = |_: &str| Err(std::io::ErrorKind::NotFound.into());
@@ -199,6 +200,57 @@ fn a_search_makes_its_trials() {
         parse(&format!("{text}search: {{field: learning_rate, candidates: [1, 0.1], select: best_on_test}}\n"));
     assert_eq!(on_test.cell_trials(1, None).len(), 2 * 3);
     assert_eq!((validated.check(), on_test.check()), (Ok(()), Ok(())));
+}
+
+/// Without `search.seeds` each cell takes as many as 100 held-out images per candidate need, and at most ten.
+#[test]
+fn a_search_takes_as_many_seeds_as_its_images_need() {
+    let text = |set: &str, counts: &str, seeds: &str| {
+        format!(
+            "recipe: quick\nset: {{{set}}}\naxes: {{samples_per_class: {counts}}}\n\
+             search: {{field: learning_rate, candidates: [1, 0.1]{seeds}}}\n"
+        )
+    };
+    let searches = |sweep: &Sweep| -> Vec<usize> {
+        let role = |trial: &sweep::definition::PlannedTrial| trial.role == Role::Search;
+        (0..sweep.cells.len()).map(|cell| sweep.cell_trials(cell, Some(0)).into_iter().filter(role).count()).collect()
+    };
+    // of 10 classes: 10, 20, 40, 100 and 259 images
+    let digits = parse(&text("dataset: digits", "[5, 10, 20, 50, all]", ""));
+    assert_eq!(searches(&digits), [2 * 10, 2 * 5, 2 * 3, 2, 2]);
+    assert_eq!((digits.check(), digits.remarks()), (Ok(()), Vec::new()));
+    assert_eq!(digits.search_images(&digits.cells[0]), Some(100));
+    let written = parse(&text("dataset: digits", "[5, 50]", ", seeds: 2"));
+    assert_eq!(searches(&written), [4, 4]);
+    assert_eq!(
+        written.remarks(),
+        ["the search compares candidates on 20 held-out images: differences below 16 points are noise (cell 5)"]
+    );
+    // of two classes on disk there are two or four images; of a folder that nobody has looked at nothing is known
+    let mut folder = parse(&text("dataset: \"folder:t\"", "[5, 10]", ""));
+    assert_eq!((searches(&folder), folder.search_images(&folder.cells[0])), (vec![10, 10], None));
+    folder.count_held_out(|settings, fraction| match settings.samples_per_class {
+        SamplesPerClass::Count(count) => Some(2 * sweep::held_out::of_class(count, fraction)),
+        SamplesPerClass::All => None,
+    });
+    assert_eq!(searches(&folder), [20, 20]);
+    let remark = "the search compares candidates on 20 held-out images: differences below 16 points are noise (cell 5)";
+    assert!(folder.remarks().contains(&remark.to_owned()), "{:?}", folder.remarks());
+    assert_eq!(folder.check(), Ok(()));
+}
+
+#[test]
+fn images_held_out_of_a_class_are_at_least_one_and_leave_one() {
+    let found = [(1, 0.5), (2, 0.01), (2, 0.99), (10, 0.2), (10, 0.25), (10, 0.999)];
+    assert_eq!(found.map(|(images, fraction)| sweep::held_out::of_class(images, fraction)), [0, 1, 1, 2, 3, 9]);
+}
+
+#[test]
+fn published_values_below_one_per_cent_carry_the_sign() {
+    let text = "recipe: quick\nset: {dataset: digits}\naxes: {loss: [cos, mse]}\n\
+                published: {axes: loss, values: {cos: 0.5 %, mse: 67.25}}\n";
+    let values: Vec<f64> = parse(text).published.iter().map(|value| value.value).collect();
+    assert_eq!(values, [0.5, 67.25]);
 }
 
 #[test]
