@@ -364,7 +364,7 @@ pub enum DataCommand {
     List(DataListArgs),
     /// Download a data set (or `hierarchies`), verify and unpack it; goes on where it was cut
     Fetch(FetchArgs),
-    /// Read a data set's lists and compare them with the published counts
+    /// Decode every image of a data set, and compare its lists with the published counts
     Check(DataNameArgs),
     /// Write a contact sheet of augmented training images, as a PNG
     Sheet(SheetArgs),
@@ -393,7 +393,7 @@ pub struct DataNameArgs {
     /// The data set's name, or folder:PATH
     #[arg(value_name = "NAME")]
     pub name: String,
-    /// Also list the images that the decoded cache of this size leaves out as corrupt
+    /// Resize each image to this shorter side as well, as the decoded cache does
     #[arg(long, value_name = "PIXELS")]
     pub resize: Option<u32>,
     #[command(flatten)]

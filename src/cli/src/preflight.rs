@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use data::files::Reach;
 use data::{OpenRequest, Preflight};
-use sweep::settings::{Embedding, HierarchyFile, SamplesPerClass};
+use sweep::settings::{Corrupt, Embedding, HierarchyFile, SamplesPerClass};
 use sweep::{Settings, Sweep};
 
 use crate::args::DataArgs;
@@ -33,6 +33,7 @@ impl Places {
             resize,
             reach: Reach::anywhere(&self.data_dir),
             cache_dir: &self.cache_dir,
+            corrupt: Corrupt::Refuse,
             smoke: false,
         }
     }
@@ -44,34 +45,43 @@ fn default_cache_dir() -> PathBuf {
     base.unwrap_or_else(std::env::temp_dir).join("orchestrator")
 }
 
-/// Checks everything that the sweep's cells need. With `skip_missing`, cells that lack something are marked instead,
-/// and what they lack is returned.
-pub fn check(sweep: &mut Sweep, places: &Places, skip_missing: bool) -> Result<Vec<String>, ExpectedError> {
-    if sweep.smoke {
-        return Ok(Vec::new());
+/// What is found of a sweep's data sets, weights and hierarchies, a line each.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// What some cells lack.
+    pub missing: Vec<String>,
+    /// What lies in the data sets and is not read.
+    pub notes: Vec<String>,
+}
+
+/// Looks for everything that the sweep's cells need. What can never work is an error; what is missing is not.
+pub fn survey(sweep: &mut Sweep, places: &Places) -> Result<Checked, ExpectedError> {
+    look(sweep, places).map(|looked| looked.checked())
+}
+
+/// The same before a run, where what is missing is an error; with `skip_missing`, the cells concerned are marked instead.
+pub fn check(sweep: &mut Sweep, places: &Places, skip_missing: bool) -> Result<Checked, ExpectedError> {
+    let looked = look(sweep, places)?;
+    let checked = looked.checked();
+    if checked.missing.is_empty() {
+        return Ok(checked);
     }
+    if !skip_missing || sweep.skip_cells(|settings| looked.lacks(settings)) == sweep.cells.len() {
+        return Err(ExpectedError::Missing(checked.missing));
+    }
+    Ok(checked)
+}
+
+fn look(sweep: &mut Sweep, places: &Places) -> Result<Looked, ExpectedError> {
     let mut looked = Looked::default();
-    for cell in &sweep.cells {
-        if cell.skipped.is_none() {
-            looked.at(&sweep.cell_settings(cell), places);
-        }
+    for cell in sweep.cells.iter().filter(|cell| cell.skipped.is_none() && !sweep.smoke) {
+        looked.at(&sweep.cell_settings(cell), places);
     }
     if !looked.wrong.is_empty() {
         return Err(ExpectedError::BadInput(looked.wrong.join("\n       ")));
     }
     sweep.count_held_out(|settings, fraction| looked.held_out(settings, fraction));
-    let missing: Vec<String> = looked.missing().cloned().collect();
-    if missing.is_empty() {
-        return Ok(missing);
-    }
-    if !skip_missing {
-        return Err(ExpectedError::Missing(missing));
-    }
-    let skipped = sweep.skip_cells(|settings| looked.lacks(settings));
-    if skipped == sweep.cells.len() {
-        return Err(ExpectedError::Missing(missing));
-    }
-    Ok(missing)
+    Ok(looked)
 }
 
 /// What was found out about each thing, once.
@@ -149,6 +159,12 @@ impl Looked {
     fn held_out(&self, settings: &Settings, fraction: f64) -> Option<u32> {
         let found = self.data.get(&settings.dataset)?.as_ref().ok()?;
         Some(found.held_out(settings.samples_per_class, fraction))
+    }
+
+    fn checked(&self) -> Checked {
+        let found = self.data.iter().filter_map(|(name, found)| Some((name, found.as_ref().ok()?)));
+        let notes = found.flat_map(|(name, found)| found.notes.iter().map(move |note| format!("`{name}`: {note}")));
+        Checked { missing: self.missing().cloned().collect(), notes: notes.collect() }
     }
 
     fn missing(&self) -> impl Iterator<Item = &String> {

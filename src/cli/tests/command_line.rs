@@ -310,3 +310,38 @@ fn completions_are_there_for_every_shell() {
         assert!(place.printed(&["completions", shell]).contains("coordinator"), "{shell}");
     }
 }
+
+/// It says "readable" of nothing that it did not decode.
+#[test]
+fn data_check_decodes_every_image_and_lists_every_fault() {
+    let place = Place::new();
+    let amount =
+        data::stand_in_files::Amount { num_classes: 2, train_per_class: 3, test_per_class: 2, height: 20, width: 30 };
+    let root = data::stand_in_files::write("folder:pets", &place.path().join("data"), amount).expect("it is written");
+    let sound = place.printed(&["data", "check", "folder:pets"]);
+    for part in ["every image can be decoded", "class n00000001        3 train        2 test", "height 20 to 20"] {
+        assert!(sound.contains(part), "no `{part}` in {sound}");
+    }
+    std::fs::create_dir(root.join("train/@eaDir")).expect("the test's folder can be written");
+    for image in ["train/n00000000/n00000000_1.JPEG", "test/n00000001/n00000001_9.JPEG"] {
+        std::fs::write(root.join(image), "<html>404</html>").expect("the test's folder can be written");
+    }
+    for more in [&[][..], &["--resize", "16"]] {
+        let output = place.run(&[&["data", "check", "folder:pets"], more].concat());
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(1), "{stdout}{stderr}");
+        assert!(stderr.contains("2 of 10 images of `folder:pets` cannot be decoded"), "{stderr}");
+        assert_eq!(stdout.lines().filter(|line| line.starts_with("corrupt: ")).count(), 2, "{stdout}");
+        assert!(stdout.contains("not taken for classes: @eaDir") && !stdout.contains("readable\n"), "{stdout}");
+    }
+    let document = place.run(&["data", "check", "folder:pets", "--output", "json"]);
+    let document: serde_json::Value = serde_json::from_slice(&document.stdout).expect("JSON");
+    assert_eq!(document["classes"][1], serde_json::json!({"name": "n00000001", "train": 3, "test": 2}));
+    assert_eq!(document["pixels"]["shorter_side"]["median"], 20);
+    assert_eq!(document["corrupt"].as_array().map(Vec::len), Some(2));
+    place.file("pets.yaml", "recipe: quick\nset: {dataset: \"folder:pets\"}\n");
+    let plan = place.printed(&["plan", "pets.yaml"]);
+    assert!(plan.contains("not taken for classes: @eaDir"), "{plan}");
+    let fetched = place.refused(1, &["data", "fetch", "digits"]);
+    assert!(fetched.contains("there is nothing to fetch"), "{fetched}");
+}

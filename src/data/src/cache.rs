@@ -13,17 +13,19 @@ use std::time::UNIX_EPOCH;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use sweep::settings::Corrupt;
 
 use crate::dataset::{Dataset, Extent, Fingerprint, Pixels, Split};
 use crate::decode;
 use crate::error::Error;
 use crate::lock;
+use crate::open::OpenRequest;
 use crate::readers::{Content, Found, ImageFile, Labelled};
 use crate::resize::CropResizer;
 
 const MAGIC: [u8; 8] = *b"ORCHDATA";
 /// Raise it when decoding or the layout changes: every cache is then built again.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const START: u64 = 16;
 /// Footer length, footer hash, magic.
 const TRAILER: u64 = 8 + 32 + 8;
@@ -31,8 +33,8 @@ const TRAILER: u64 = 8 + 32 + 8;
 /// Images decoded at a time, per thread: what bounds memory while a cache is built. Measured: 23 MiB resident at most
 /// with 2 threads, photographs of 1024 x 768 and a shorter side of 512; a file list comes on top.
 const IMAGES_PER_THREAD: usize = 4;
-/// One image in so many may be corrupt.
-const TOLERATED_SHARE: usize = 1_000;
+/// Files that an error names.
+const MAX_LISTED: usize = 20;
 
 /// What a cache was made from. Two different keys never share pixels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,16 +68,26 @@ struct Table {
 
 /// Opens the cache of a data set, building it first where there is none that fits.
 pub(crate) fn open(
-    name: &str,
-    resize: Option<u32>,
+    request: &OpenRequest,
     found: &Found,
-    cache_dir: &Path,
     on_progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Dataset, Error> {
+    let (dataset, corrupt) = decoded(request, found, on_progress)?;
+    judge(&dataset, &corrupt, request.corrupt)?;
+    Ok(dataset)
+}
+
+/// All images that can be decoded, and the reasons why others cannot.
+fn decoded(
+    request: &OpenRequest,
+    found: &Found,
+    on_progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<(Dataset, Vec<String>), Error> {
+    let &OpenRequest { dataset: name, resize, cache_dir, .. } = request;
     let key = key(name, resize, found)?;
     let path = cache_dir.join(file_name(name, resize));
-    if let Some(dataset) = reopen(&path, &key) {
-        return Ok(dataset);
+    if let Some(decoded) = reopen(&path, &key) {
+        return Ok(decoded);
     }
     std::fs::create_dir_all(cache_dir).map_err(Error::cache("create", cache_dir))?;
     let lock_path = path.with_extension("lock");
@@ -85,8 +97,8 @@ pub(crate) fn open(
         lock.lock().map_err(Error::cache("lock", &lock_path))?;
     }
     // Somebody else may have built it while this process waited.
-    if let Some(dataset) = reopen(&path, &key) {
-        return Ok(dataset);
+    if let Some(decoded) = reopen(&path, &key) {
+        return Ok(decoded);
     }
     let partial = path.with_extension("partial");
     let built = build(&partial, key.clone(), found, on_progress);
@@ -97,13 +109,6 @@ pub(crate) fn open(
         return Err(error);
     }
     load(&path, &key).map_err(|reason| Error::malformed(&path, reason))
-}
-
-/// The images that a cache leaves out, with reasons; `None` where there is no cache that fits.
-pub(crate) fn corrupt(name: &str, resize: Option<u32>, found: &Found, cache_dir: &Path) -> Option<Vec<String>> {
-    let key = key(name, resize, found).ok()?;
-    let (footer, _) = footer(&mut File::open(cache_dir.join(file_name(name, resize))).ok()?).ok()?;
-    (footer.key == key).then_some(footer.corrupt)
 }
 
 fn file_name(name: &str, resize: Option<u32>) -> PathBuf {
@@ -140,12 +145,12 @@ fn key(name: &str, resize: Option<u32>, found: &Found) -> Result<Key, Error> {
     Ok(Key { version: VERSION, dataset: name.to_owned(), resize, source })
 }
 
-fn reopen(path: &Path, key: &Key) -> Option<Dataset> {
+fn reopen(path: &Path, key: &Key) -> Option<(Dataset, Vec<String>)> {
     if !path.exists() {
         return None;
     }
     match load(path, key) {
-        Ok(dataset) => Some(dataset),
+        Ok(decoded) => Some(decoded),
         Err(reason) => {
             tracing::info!(path = %path.display(), reason, "decoding again");
             None
@@ -176,7 +181,7 @@ fn footer(file: &mut File) -> Result<(Footer, u64), String> {
     Ok((footer, end_of_pixels))
 }
 
-fn load(path: &Path, key: &Key) -> Result<Dataset, String> {
+fn load(path: &Path, key: &Key) -> Result<(Dataset, Vec<String>), String> {
     let mut file = File::open(path).map_err(|error| error.to_string())?;
     let (footer, end_of_pixels) = footer(&mut file)?;
     if footer.key != *key {
@@ -201,15 +206,17 @@ fn load(path: &Path, key: &Key) -> Result<Dataset, String> {
     if offset != end_of_pixels {
         return Err("it has not the size that its images need".to_owned());
     }
-    Ok(Dataset {
+    let dataset = Dataset {
         name: key.dataset.clone(),
         class_names: footer.class_names,
         class_ids: footer.class_ids,
         channels: footer.channels,
         train,
         test,
+        skipped: footer.corrupt.len(),
         fingerprint: footer.fingerprint,
-    })
+    };
+    Ok((dataset, footer.corrupt))
 }
 
 /// Writes images one after the other and remembers what the footer needs.
@@ -259,7 +266,6 @@ fn build(path: &Path, key: Key, found: &Found, on_progress: &(dyn Fn(u64, u64) +
                 write_files(&mut writer, table, files, key.resize, &mut corrupt, &mut on_images)?;
                 writer.fingerprint.end_of_split();
             }
-            judge(&key.dataset, &corrupt, total as usize)?;
         }
     }
     let fingerprint = writer.fingerprint.finish(&found.class_names);
@@ -311,10 +317,10 @@ fn write_files(
             .map_init(CropResizer::default, |resizer, file| decode::file(&file.path, resize, resizer))
             .collect();
         for (file, decoded) in files.iter().zip(decoded) {
-            match decoded {
+            match decoded? {
                 Ok(image) => writer.image(table, file.label, image.height, image.width, &image.pixels)?,
                 Err(reason) => {
-                    tracing::warn!(path = %file.path.display(), reason, "image left out");
+                    tracing::warn!(path = %file.path.display(), reason, "an image cannot be decoded");
                     corrupt.push(format!("{}: {reason}", file.path.display()));
                 }
             }
@@ -324,12 +330,31 @@ fn write_files(
     Ok(())
 }
 
-fn judge(dataset: &str, corrupt: &[String], total: usize) -> Result<(), Error> {
-    let tolerance = total / TOLERATED_SHARE;
-    if corrupt.len() <= tolerance {
+/// Decides by the user's policy about images that cannot be decoded.
+fn judge(dataset: &Dataset, corrupt: &[String], policy: Corrupt) -> Result<(), Error> {
+    if corrupt.is_empty() {
         return Ok(());
     }
-    let more = if corrupt.len() > 5 { "; ..." } else { "" };
-    let examples = corrupt[..corrupt.len().min(5)].join("; ") + more;
-    Err(Error::TooManyCorrupt { dataset: dataset.to_owned(), count: corrupt.len(), total, tolerance, examples })
+    let name = &dataset.name;
+    if policy == Corrupt::Refuse {
+        let more = match corrupt.len().saturating_sub(MAX_LISTED) {
+            0 => String::new(),
+            more => format!("; and {more} more, which `orchestrator data check {name}` lists"),
+        };
+        let files = corrupt[..corrupt.len().min(MAX_LISTED)].join("; ") + &more;
+        let total = dataset.train.len() + dataset.test.len() + corrupt.len();
+        return Err(Error::Corrupt { dataset: name.clone(), count: corrupt.len(), total, files });
+    }
+    let counts = dataset.train.class_counts(dataset.num_classes());
+    let count = counts.iter().filter(|&&count| count == 0).count();
+    match counts.iter().position(|&count| count == 0) {
+        None if dataset.test.is_empty() => Err(Error::Malformed {
+            path: PathBuf::from(name),
+            reason: "none of its test images can be decoded".to_owned(),
+        }),
+        None => Ok(()),
+        Some(class) => {
+            Err(Error::EmptyClass { dataset: name.clone(), class: dataset.class_names[class].clone(), count })
+        }
+    }
 }

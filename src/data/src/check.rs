@@ -1,12 +1,18 @@
 //! What is on disk beside what was published: the rows behind `orchestrator data list` and `check`.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::prelude::*;
+use sweep::settings::Corrupt;
 
 use crate::catalog::{self, ENTRIES, Entry, Row};
 use crate::error::Error;
 use crate::files::Reach;
 use crate::open::{OpenRequest, Preflight, preflight};
-use crate::{cache, readers};
+use crate::readers::{Content, ImageFile};
+use crate::resize::CropResizer;
+use crate::{decode, readers};
 
 /// A line of `data list`.
 #[derive(Debug)]
@@ -32,17 +38,35 @@ pub struct Check {
     pub found: Row,
     /// Absent for a user's own folder.
     pub published: Option<Row>,
-    /// Classes without training images, by name.
-    pub empty_classes: Vec<String>,
-    /// Images that the decoded cache at this size leaves out, with reasons; `None` where it was not decoded yet.
-    pub corrupt: Option<Vec<String>>,
+    /// In label order.
+    pub classes: Vec<ClassCounts>,
+    /// Sizes of the images that can be decoded; absent where all have the size of the format.
+    pub sizes: Option<Sizes>,
+    /// See `Preflight::notes`.
+    pub notes: Vec<String>,
+    /// Every file that cannot be decoded, with the reason.
+    pub corrupt: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassCounts {
+    pub name: String,
+    pub train: usize,
+    pub test: usize,
+}
+
+/// In pixels: least, median and largest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    pub heights: [u32; 3],
+    pub widths: [u32; 3],
+    pub shorter_sides: [u32; 3],
 }
 
 impl Check {
     /// Whether what was found is what was published.
     pub fn agrees(&self) -> bool {
         self.published.is_none_or(|published| published == self.found)
-            && self.corrupt.as_ref().is_none_or(Vec::is_empty)
     }
 }
 
@@ -54,6 +78,7 @@ pub fn list(data_dir: &Path) -> Vec<Listing> {
             resize: None,
             reach: Reach::anywhere(data_dir),
             cache_dir: Path::new(""),
+            corrupt: Corrupt::Refuse,
             smoke: false,
         };
         match preflight(&request) {
@@ -65,24 +90,58 @@ pub fn list(data_dir: &Path) -> Vec<Listing> {
     ENTRIES.iter().map(|entry| Listing { entry, state: state(entry) }).collect()
 }
 
-/// Counts what is there, and tells which images the cache for `request.resize` left out.
-pub fn check(request: &OpenRequest) -> Result<Check, Error> {
+/// Counts what is there and decodes every image file, to `request.resize` where that is given. `on_progress` gets (files
+/// decoded, files in all) from several threads.
+pub fn check(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Check, Error> {
     let found = preflight(request)?;
-    let corrupt = if request.smoke {
-        None
-    } else {
-        let files = readers::find(request.dataset, &request.reach)?;
-        cache::corrupt(request.dataset, request.resize, &files, request.cache_dir)
-    };
-    let classes = found.class_names.iter().zip(&found.train_counts);
+    let (mut sizes, mut corrupt) = (None, Vec::new());
+    if !request.smoke
+        && let Content::Files { train, test } = readers::find(request.dataset, &request.reach)?.content
+    {
+        let files: Vec<&ImageFile> = train.iter().chain(&test).collect();
+        let done = AtomicU64::new(0);
+        let decode = |resizer: &mut CropResizer, file: &&ImageFile| {
+            let decoded = match decode::file(&file.path, request.resize, resizer) {
+                Ok(decoded) => decoded.map(|image| image.original),
+                Err(Error::Io { source, .. }) => Err(source.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            on_progress(done.fetch_add(1, Ordering::Relaxed) + 1, files.len() as u64);
+            decoded.map_err(|reason| format!("{}: {reason}", file.path.display()))
+        };
+        let decoded: Vec<_> = files.par_iter().map_init(CropResizer::default, decode).collect();
+        let (sound, damaged): (Vec<_>, Vec<_>) = decoded.into_iter().partition(Result::is_ok);
+        sizes = Sizes::of(&sound.into_iter().flatten().collect::<Vec<_>>());
+        corrupt = damaged.into_iter().filter_map(Result::err).collect();
+    }
+    let counts = found.train_counts.iter().zip(&found.test_counts);
+    let classes = found.class_names.iter().zip(counts);
     Ok(Check {
         found: row(&found),
         published: catalog::find(request.dataset).map(|entry| entry.published),
-        empty_classes: classes.filter(|(_, count)| **count == 0).map(|(name, _)| name.clone()).collect(),
+        classes: classes.map(|(name, (&train, &test))| ClassCounts { name: name.clone(), train, test }).collect(),
+        sizes,
+        notes: found.notes,
         corrupt,
         name: found.name,
         root: found.root,
     })
+}
+
+impl Sizes {
+    /// Of (height, width) pairs.
+    fn of(sizes: &[(u32, u32)]) -> Option<Self> {
+        let spread = |side: &dyn Fn(&(u32, u32)) -> u32| {
+            let mut sides: Vec<u32> = sizes.iter().map(side).collect();
+            sides.sort_unstable();
+            Some([*sides.first()?, sides[sides.len() / 2], *sides.last()?])
+        };
+        Some(Self {
+            heights: spread(&|size| size.0)?,
+            widths: spread(&|size| size.1)?,
+            shorter_sides: spread(&|size| size.0.min(size.1))?,
+        })
+    }
 }
 
 fn row(found: &Preflight) -> Row {
@@ -102,36 +161,54 @@ mod tests {
     use super::*;
 
     fn request<'a>(dataset: &'a str, data_dir: &'a Path) -> OpenRequest<'a> {
-        OpenRequest { dataset, resize: None, reach: Reach::anywhere(data_dir), cache_dir: data_dir, smoke: false }
+        OpenRequest {
+            dataset,
+            resize: None,
+            reach: Reach::anywhere(data_dir),
+            cache_dir: data_dir,
+            corrupt: Corrupt::Refuse,
+            smoke: false,
+        }
     }
 
     #[test]
     fn the_digits_agree_with_their_row() {
-        let check = check(&request("digits", Path::new("/nonexistent"))).unwrap();
+        let check = check(&request("digits", Path::new("/nonexistent")), &|_, _| ()).unwrap();
         assert!(check.agrees(), "{check:?}");
         assert_eq!(check.found.per_class, (124, 133, 131));
     }
 
     #[test]
-    fn differences_and_corrupt_images_are_told() {
+    fn every_image_is_decoded_and_every_fault_listed() {
         let place = tempfile::tempdir().unwrap();
         let amount = crate::stand_in_files::Amount {
             num_classes: 2,
-            train_per_class: 600,
-            test_per_class: 1,
-            height: 3,
+            train_per_class: 6,
+            test_per_class: 3,
+            height: 4,
             width: 3,
         };
         let root = crate::stand_in_files::write("mit67", place.path(), amount).unwrap();
-        std::fs::write(root.join("Images/class_00/image_1.jpg"), "no image").unwrap();
-        let before = check(&request("mit67", place.path())).unwrap();
-        assert!(!before.agrees() && before.corrupt.is_none());
-        assert_eq!(before.found, Row { num_classes: 2, num_train: 1200, num_test: 2, per_class: (600, 600, 600) });
-        // One corrupt image of more than a thousand is within the tolerance.
-        let dataset = crate::open(&request("mit67", place.path()), &|_, _| ()).unwrap();
-        assert_eq!((dataset.train.len(), dataset.test.len()), (1199, 2));
-        let after = check(&request("mit67", place.path())).unwrap();
-        assert!(after.corrupt.unwrap()[0].contains("image_1.jpg: it is no image"));
+        let image = |class: usize, number: usize| root.join(format!("Images/class_{class:02}/image_{number}.jpg"));
+        std::fs::write(image(0, 1), "<html>404 Not Found</html>").unwrap();
+        let whole = std::fs::read(image(1, 10)).unwrap();
+        std::fs::write(image(1, 10), &whole[..whole.len() / 2]).unwrap();
+        image::RgbImage::from_pixel(50, 40, image::Rgb([9; 3])).save(image(1, 18)).unwrap();
+        let decoded = AtomicU64::new(0);
+        let count = |_, total| {
+            assert_eq!(total, 18);
+            decoded.fetch_add(1, Ordering::Relaxed);
+        };
+        let check = super::check(&request("mit67", place.path()), &count).unwrap();
+        assert_eq!(decoded.into_inner(), 18);
+        assert!(!check.agrees(), "{check:?}");
+        assert_eq!(check.found, Row { num_classes: 2, num_train: 12, num_test: 6, per_class: (6, 6, 6) });
+        assert_eq!(check.classes[1], ClassCounts { name: "class_01".to_owned(), train: 6, test: 3 });
+        let sizes = check.sizes.unwrap();
+        assert_eq!((sizes.heights, sizes.widths, sizes.shorter_sides), ([4, 4, 40], [3, 3, 50], [3, 3, 40]));
+        let [html, cut] = check.corrupt.as_slice() else { panic!("{:?}", check.corrupt) };
+        assert!(html.contains("class_00/image_1.jpg: it is no image"), "{html}");
+        assert!(cut.contains("class_01/image_10.jpg: it is a truncated JPEG"), "{cut}");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Dataset {
     pub channels: usize,
     pub train: Split,
     pub test: Split,
+    /// Images that are not in the splits because they cannot be decoded.
+    pub skipped: usize,
     /// Hash of labels and decoded pixels: 32 hexadecimal digits.
     pub fingerprint: String,
 }

@@ -33,18 +33,25 @@ pub enum Error {
         "class `{class}` of `{dataset}` has {available} training images, {requested} were asked for; lower samples_per_class"
     )]
     TooFewSamples { dataset: String, class: String, available: usize, requested: usize },
+    #[error("class `{class}` of `{dataset}` has no training images ({count} of its classes have none)")]
+    EmptyClass { dataset: String, class: String, count: usize },
     #[error("class `{class}` has {available} images in the training subset: too few to hold out {fraction} of them")]
     HoldoutTooSmall { class: String, available: usize, fraction: f64 },
     #[error("setting `{field}` = {value}: {reason}")]
     Setting { field: &'static str, value: String, reason: String },
-    #[error("{count} of {total} images of `{dataset}` cannot be decoded (at most {tolerance} may): {examples}")]
-    TooManyCorrupt { dataset: String, count: usize, total: usize, tolerance: usize, examples: String },
+    #[error(
+        "{count} of {total} images of `{dataset}` cannot be decoded; mend or remove them, or leave them out with \
+         `corrupt: skip`: {files}"
+    )]
+    Corrupt { dataset: String, count: usize, total: usize, files: String },
     #[error("{url}: {reason}")]
     Download { url: String, reason: String },
     #[error("{path} has checksum {found}, expected {expected}; it was removed: fetch it again", path = path.display())]
     Checksum { path: PathBuf, found: String, expected: String },
     #[error("{archive}: entry `{entry}` is refused: {reason}", archive = archive.display())]
     HostileArchive { archive: PathBuf, entry: String, reason: String },
+    #[error("`{dataset}` is part of the program: there is nothing to fetch")]
+    BuiltIn { dataset: String },
     /// The data set cannot be downloaded by a program.
     #[error("`{dataset}` has to be obtained by hand: {instructions}")]
     ByHand { dataset: String, instructions: String },

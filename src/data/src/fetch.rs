@@ -63,8 +63,7 @@ pub fn fetch(request: &FetchRequest, on_progress: &mut dyn FnMut(FetchProgress))
             return Err(Error::ByHand { dataset: name.to_owned(), instructions: instructions.to_owned() });
         }
         (Some(Origin::BuiltIn), name) => {
-            let instructions = "nothing, it is part of the program".to_owned();
-            return Err(Error::ByHand { dataset: name.to_owned(), instructions });
+            return Err(Error::BuiltIn { dataset: name.to_owned() });
         }
         (None, HIERARCHIES) => &HIERARCHY_FILES,
         (None, name) => return Err(readers::unknown(name)),

@@ -15,6 +15,7 @@ mod idx;
 mod lock;
 mod lookup;
 mod mat5;
+mod metadata;
 mod open;
 mod pipeline;
 mod plan;
@@ -33,12 +34,14 @@ mod unpack;
 #[cfg(test)]
 mod tests_fetch;
 #[cfg(test)]
+mod tests_images;
+#[cfg(test)]
 mod tests_pipeline;
 #[cfg(test)]
 mod tests_readers;
 
 pub use augment::Layout;
-pub use check::{Check, Listing, State, check, list};
+pub use check::{Check, ClassCounts, Listing, Sizes, State, check, list};
 pub use dataset::{Dataset, Image, Split};
 pub use error::Error;
 pub use fetch::{FetchProgress, FetchRequest, Fetched, FetchedFile, fetch};

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use sweep::held_out::of_class;
-use sweep::settings::SamplesPerClass;
+use sweep::settings::{Corrupt, SamplesPerClass};
 
 use crate::dataset::{self, Dataset, Split};
 use crate::error::Error;
@@ -24,6 +24,8 @@ pub struct OpenRequest<'a> {
     pub reach: Reach<'a>,
     /// Decoded data sets, shared by the trainers of a machine.
     pub cache_dir: &'a Path,
+    /// What becomes of images that cannot be decoded.
+    pub corrupt: Corrupt,
     /// Stand-in images instead of the real ones; no file is read.
     pub smoke: bool,
 }
@@ -40,6 +42,8 @@ pub struct Preflight {
     /// Images per class.
     pub train_counts: Vec<usize>,
     pub test_counts: Vec<usize>,
+    /// What lies there and is not read, and classes that lack images, a line each.
+    pub notes: Vec<String>,
 }
 
 impl Preflight {
@@ -76,6 +80,7 @@ pub fn preflight(request: &OpenRequest) -> Result<Preflight, Error> {
             test_counts: dataset.test.class_counts(dataset.num_classes()),
             name: dataset.name,
             root: None,
+            notes: Vec::new(),
             channels: dataset.channels,
             class_names: dataset.class_names,
             class_ids: dataset.class_ids,
@@ -96,12 +101,19 @@ pub fn preflight(request: &OpenRequest) -> Result<Preflight, Error> {
         labels.iter().for_each(|&label| counts[label as usize] += 1);
         counts
     };
+    let (train_counts, test_counts) = (count(&train), count(&test));
+    let mut notes = found.notes;
+    let untrained = train_counts.iter().filter(|&&count| count == 0).count();
+    if untrained > 0 {
+        notes.push(format!("{untrained} of {} classes have no training images", train_counts.len()));
+    }
     Ok(Preflight {
         name: request.dataset.to_owned(),
         root: found.root,
         channels: found.channels,
-        train_counts: count(&train),
-        test_counts: count(&test),
+        train_counts,
+        test_counts,
+        notes,
         class_names: found.class_names,
         class_ids: found.class_ids,
     })
@@ -120,7 +132,7 @@ pub fn open(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> R
             let arrays = read()?;
             Ok(in_memory(request.dataset, found, arrays))
         }
-        _ => cache::open(request.dataset, request.resize, &found, request.cache_dir, on_progress),
+        _ => cache::open(request, &found, on_progress),
     }
 }
 
@@ -150,5 +162,6 @@ fn in_memory(name: &str, found: Found, arrays: Arrays) -> Dataset {
         channels: found.channels,
         train,
         test,
+        skipped: 0,
     }
 }

@@ -57,6 +57,7 @@ pub fn dataset(name: &str) -> Result<Dataset, Error> {
         channels,
         train,
         test,
+        skipped: 0,
     })
 }
 
@@ -79,6 +80,7 @@ pub fn uniform(num_classes: u32, train_per_class: usize, side: usize) -> Dataset
         channels: CHANNELS,
         train,
         test,
+        skipped: 0,
     }
 }
 

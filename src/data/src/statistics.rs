@@ -110,6 +110,7 @@ mod tests {
             channels,
             test: train.clone(),
             train,
+            skipped: 0,
             fingerprint: String::new(),
         }
     }

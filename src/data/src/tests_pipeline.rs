@@ -33,6 +33,7 @@ fn digits() -> Arc<Dataset> {
         resize: None,
         reach: Reach::anywhere(nowhere),
         cache_dir: nowhere,
+        corrupt: Corrupt::Refuse,
         smoke: false,
     };
     Arc::new(crate::open(&request, &|_, _| ()).unwrap())
@@ -51,6 +52,7 @@ fn single(height: u32, width: u32, channels: usize) -> Arc<Dataset> {
         channels,
         train: split.clone(),
         test: split,
+        skipped: 0,
         fingerprint: String::new(),
     })
 }
@@ -296,6 +298,7 @@ fn a_rehearsal_is_tiny_and_needs_no_files() {
             resize: Some(512),
             reach: Reach::anywhere(nowhere),
             cache_dir: nowhere,
+            corrupt: Corrupt::Refuse,
             smoke: true,
         };
         let data = Arc::new(crate::open(&request, &|_, _| ()).unwrap());

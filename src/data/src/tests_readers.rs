@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sweep::settings::Corrupt;
+
 use crate::files::Reach;
 use crate::random::{Purpose, Stream};
 use crate::stand_in_files::{Amount, write, write_other_layout};
@@ -12,37 +14,49 @@ use crate::{Dataset, Error, OpenRequest, Preflight, open, preflight};
 
 const AMOUNT: Amount = Amount { num_classes: 3, train_per_class: 4, test_per_class: 2, height: 20, width: 30 };
 
-struct Place {
+pub(crate) struct Place {
     folder: tempfile::TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    fn cache(&self) -> PathBuf {
+    pub(crate) fn cache(&self) -> PathBuf {
         self.folder.path().join("cache")
     }
 
-    fn request<'a>(&self, dataset: &'a str, resize: Option<u32>, paths: &'a (PathBuf, PathBuf)) -> OpenRequest<'a> {
-        OpenRequest { dataset, resize, reach: Reach::anywhere(&paths.0), cache_dir: &paths.1, smoke: false }
+    pub(crate) fn request<'a>(
+        &self,
+        dataset: &'a str,
+        resize: Option<u32>,
+        paths: &'a (PathBuf, PathBuf),
+    ) -> OpenRequest<'a> {
+        OpenRequest {
+            dataset,
+            resize,
+            reach: Reach::anywhere(&paths.0),
+            cache_dir: &paths.1,
+            corrupt: Corrupt::Refuse,
+            smoke: false,
+        }
     }
 
-    fn preflight(&self, dataset: &str) -> Result<Preflight, Error> {
+    pub(crate) fn preflight(&self, dataset: &str) -> Result<Preflight, Error> {
         preflight(&self.request(dataset, None, &(self.data(), self.cache())))
     }
 
-    fn open(&self, dataset: &str, resize: Option<u32>) -> Result<Dataset, Error> {
+    pub(crate) fn open(&self, dataset: &str, resize: Option<u32>) -> Result<Dataset, Error> {
         open(&self.request(dataset, resize, &(self.data(), self.cache())), &|_, _| ())
     }
 }
 
-fn written(name: &str) -> (Place, PathBuf) {
+pub(crate) fn written(name: &str) -> (Place, PathBuf) {
     let place = Place::new();
     let root = write(name, &place.data(), AMOUNT).unwrap();
     (place, root)
@@ -163,7 +177,11 @@ fn missing_data_sets_say_where_they_were_looked_for() {
         }
         let error = place.preflight(entry.name).unwrap_err();
         assert!(matches!(error, Error::NotFound { .. }), "{error}");
-        assert!(error.to_string().contains(&format!("orchestrator data fetch {}", entry.name)), "{error}");
+        // Only what can be fetched is said to be.
+        let can_be_fetched = matches!(entry.origin, crate::catalog::Origin::Download(_));
+        let command = format!("`orchestrator data fetch {}`", entry.name);
+        assert_eq!(error.to_string().contains(&command), can_be_fetched, "{error}");
+        assert_eq!(error.to_string().contains("`orchestrator data list`"), !can_be_fetched, "{error}");
     }
     assert!(matches!(place.preflight("folder:nowhere"), Err(Error::NotFound { .. })));
     assert!(matches!(place.preflight("cubs"), Err(Error::UnknownDataset { .. })));
@@ -249,14 +267,14 @@ fn damaged_arrays_are_errors() {
 }
 
 #[test]
-fn damaged_images_are_left_out_or_refused_and_never_panic() {
+fn damaged_images_are_refused_and_never_panic() {
     let (place, root) = written("cub");
     let victim = root.join("CUB_200_2011/images/0001.Class_0/image_1.jpg");
     let whole = std::fs::read(&victim).unwrap();
     for length in (1..whole.len()).step_by(7) {
         std::fs::write(&victim, &whole[..length]).unwrap();
         let error = place.open("cub", None).unwrap_err();
-        assert!(matches!(error, Error::TooManyCorrupt { count: 1, total: 18, .. }), "{length} bytes: {error}");
+        assert!(matches!(error, Error::Corrupt { count: 1, total: 18, .. }), "{length} bytes: {error}");
         assert!(error.to_string().contains("image_1.jpg"), "{error}");
     }
     let mut stream = Stream::new(2, Purpose::StandIn, 0, 0, 0);
@@ -265,7 +283,7 @@ fn damaged_images_are_left_out_or_refused_and_never_panic() {
         bytes[stream.below(whole.len() as u32) as usize] = stream.next_u32() as u8;
         std::fs::write(&victim, &bytes).unwrap();
         let mut resizer = crate::resize::CropResizer::default();
-        if let Ok(image) = crate::decode::file(&victim, Some(16), &mut resizer) {
+        if let Ok(image) = crate::decode::file(&victim, Some(16), &mut resizer).unwrap() {
             assert_eq!(image.pixels.len(), (image.height * image.width * 3) as usize);
         }
     }
@@ -410,7 +428,7 @@ fn compressed_mat_files_of_other_programs_are_read() {
 #[test]
 fn cmyk_is_converted_as_pillow_does() {
     let mut resizer = crate::resize::CropResizer::default();
-    let image = crate::decode::file(&Path::new(FIXTURES).join("cmyk.jpg"), None, &mut resizer).unwrap();
+    let image = crate::decode::file(&Path::new(FIXTURES).join("cmyk.jpg"), None, &mut resizer).unwrap().unwrap();
     assert_eq!((image.height, image.width), (8, 16));
     // Pillow's conversion gives (53, 216, 187) everywhere; decoders may differ by rounding.
     let close = |(value, expected): (&u8, u8)| value.abs_diff(expected) <= 3;

@@ -126,6 +126,7 @@ pub fn below(results: &Results) -> Vec<String> {
     if let Some(reason) = &results.state.cancelled {
         notes.push(format!("Cancelled: {reason}"));
     }
+    notes.extend(skipped_images(results));
     // Trials of one cell that failed alike are one line.
     let mut failures: Vec<(String, Vec<String>)> = Vec::new();
     for row in &results.trials {
@@ -151,6 +152,26 @@ pub fn below(results: &Results) -> Vec<String> {
         notes.push(format!("Failed: {more} more lines like these; results.csv lists every trial"));
     }
     notes
+}
+
+/// With `corrupt: skip`: how many images of each data set the trainings went without.
+fn skipped_images(results: &Results) -> impl Iterator<Item = String> {
+    let mut counts: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+    for row in &results.trials {
+        let skipped = row.result().map_or(0, |result| result.provenance.skipped_images);
+        if skipped > 0 {
+            let dataset = results.field(&results.sweep.cells[row.cell()], "dataset");
+            let name = dataset.as_str().map_or_else(|| dataset.to_string(), str::to_owned);
+            counts.entry(name).or_default().insert(skipped);
+        }
+    }
+    counts.into_iter().map(|(dataset, counts)| {
+        let counts: Vec<String> = counts.iter().map(u64::to_string).collect();
+        format!(
+            "Left out of `{dataset}` (corrupt: skip), because they cannot be decoded: {} images",
+            counts.join(" or ")
+        )
+    })
 }
 
 /// Devices without what differs between equal ones: `NVIDIA H200, 143771 MiB, driver 580.65.06`, and `cpu (AMD EPYC, 1

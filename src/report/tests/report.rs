@@ -108,6 +108,27 @@ fn mixed_provenance_and_rehearsals_are_said_loudly() {
     assert!(text.contains("!! MIXED: results of several kinds of kernels: fused-norm, libtorch"), "{text}");
 }
 
+#[test]
+fn images_that_were_left_out_are_a_footnote() {
+    let skipping = |count: u64| {
+        let mut phase = succeeded(0.5);
+        if let Phase::Succeeded { result, .. } = &mut phase {
+            Arc::make_mut(&mut Arc::make_mut(result).provenance).skipped_images = count;
+        }
+        phase
+    };
+    let told = "Left out of `digits` (corrupt: skip), because they cannot be decoded: 3 images";
+    for (count, expected) in [(3, true), (0, false)] {
+        let mut sweep = sweep("one", vec![axis("loss", &[("xent", "xent"), ("cos", "cos")])], &[1], |_| true);
+        sweep.outputs = vec![Output::Table(table("main", "", &["loss"], &[], Measure::Last))];
+        let state = state(sweep, |_, _, _| skipping(count));
+        for name in ["main.txt", "main.md", "main.tex"] {
+            assert_eq!(file(&state, "one", name).contains("Left out of"), expected, "{name}");
+        }
+        assert_eq!(file(&state, "one", "main.txt").contains(told), expected);
+    }
+}
+
 /// What decides bits and speed on a GPU is in the record, and a person finds it.
 #[test]
 fn a_gpu_trial_says_what_it_ran_on() {

@@ -98,6 +98,7 @@ pub const FIELDS: &[Field] = &[
     ),
     optional("cutmix", Kind::Record(&[part("alpha", above(0.0, 1000.0)), part("probability", range(0.0, 1.0))])),
     field("normalise", Kind::Choice(&["dataset", "computed", "ilsvrc", "torchvision"])),
+    field("corrupt", Kind::Choice(&["refuse", "skip"])),
     field(
         "model",
         Kind::Choice(&[

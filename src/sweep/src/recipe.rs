@@ -6,8 +6,8 @@
 
 use crate::dataset;
 use crate::settings::{
-    BatchNorm, ClsHead, Crop, Embedding, Init, Loss, Model, MomentumForm, Normalise, Precision, SamplesPerClass,
-    Schedule, Settings, Softmax, WeightDecayOn,
+    BatchNorm, ClsHead, Corrupt, Crop, Embedding, Init, Loss, Model, MomentumForm, Normalise, Precision,
+    SamplesPerClass, Schedule, Settings, Softmax, WeightDecayOn,
 };
 
 /// Every recipe with what it is for.
@@ -57,6 +57,7 @@ fn paper(dataset: &str) -> Settings {
         rand_augment: None,
         cutmix: None,
         normalise: Normalise::Dataset,
+        corrupt: Corrupt::Refuse,
         model: Model::Resnet8,
         init: Init::Keras,
         batch_norm_eps: 1e-3,

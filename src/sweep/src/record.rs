@@ -150,6 +150,9 @@ pub struct Provenance {
     /// Hash of the decoded data set.
     #[serde(deserialize_with = "text::line")]
     pub data_fingerprint: String,
+    /// Images of the data set that were left out because they cannot be decoded (`corrupt: skip`).
+    #[serde(default)]
+    pub skipped_images: u64,
     /// The chosen training images, by index into the data set's training split.
     pub subset: Subset,
     /// Images that accuracies are fractions of; 0: a journal from before it was recorded.

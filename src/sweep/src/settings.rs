@@ -33,6 +33,9 @@ pub struct Settings {
     pub cutmix: Option<CutMix>,
     /// Channel statistics that images are standardised with.
     pub normalise: Normalise,
+    /// What becomes of images that cannot be decoded.
+    #[serde(default)]
+    pub corrupt: Corrupt,
     // -- network
     pub model: Model,
     /// How weights are drawn before training.
@@ -187,6 +190,16 @@ pub enum Normalise {
     Ilsvrc,
     /// torchvision's .485 .456 .406 / .229 .224 .225.
     Torchvision,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Corrupt {
+    /// The trial fails and names them.
+    #[default]
+    Refuse,
+    /// They are left out of both splits, and tables say how many were.
+    Skip,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

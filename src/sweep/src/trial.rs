@@ -9,7 +9,7 @@ use crate::settings::Settings;
 
 /// Version of what training means. It enters every trial's id: raise it when a change to the trainer or the data path
 /// changes results for equal settings, so that old and new results never share a cell unnoticed.
-pub const TRAINING_VERSION: u32 = 5;
+pub const TRAINING_VERSION: u32 = 6;
 
 /// Everything that decides the result of one training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

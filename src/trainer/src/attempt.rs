@@ -406,6 +406,7 @@ fn provenance(
         kernels: ran.kernels,
         images: images::site_of(form).to_owned(),
         libraries: devices.libraries(num_replicas),
+        skipped_images: pipeline.dataset().skipped as u64,
         data_fingerprint: pipeline.fingerprint().to_owned(),
         subset: pipeline.subset().clone(),
         num_eval_images: pipeline.num_eval() as u32,

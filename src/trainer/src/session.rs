@@ -12,7 +12,7 @@ use data::files::Reach;
 use data::{Dataset, OpenRequest};
 use sweep::Settings;
 use sweep::handoff::{Progress, RunRequest};
-use sweep::settings::Model;
+use sweep::settings::{Corrupt, Model};
 
 use crate::attempt::{self, Outcome, Surroundings};
 use crate::device::DeviceSet;
@@ -65,6 +65,7 @@ struct DatasetKey {
     data_dir: PathBuf,
     allowed_paths: Option<Vec<PathBuf>>,
     cache_dir: PathBuf,
+    corrupt: Corrupt,
     smoke: bool,
 }
 
@@ -123,6 +124,7 @@ impl Session {
             data_dir: request.data_dir.clone(),
             allowed_paths: request.allowed_paths.clone(),
             cache_dir: request.cache_dir.clone(),
+            corrupt: settings.corrupt,
             smoke: request.spec.smoke,
         };
         if let Some((known, dataset)) = &self.kept
@@ -137,6 +139,7 @@ impl Session {
             resize: key.resize,
             reach: Reach { data_dir: &key.data_dir, allowed: key.allowed_paths.as_deref() },
             cache_dir: &key.cache_dir,
+            corrupt: key.corrupt,
             smoke: key.smoke,
         };
         let dataset = Arc::new(data::open(&open, &|_, _| ())?);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use data::catalog::{Entry, Origin, Row};
-use data::{FetchProgress, FetchRequest, Listing, Pipeline, State};
+use data::{Check, ClassCounts, FetchProgress, FetchRequest, Listing, Pipeline, Sizes, State};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -15,6 +15,8 @@ use crate::talk;
 
 /// Images in a row of a contact sheet.
 const SHEET_COLUMNS: usize = 8;
+/// Classes that `data check` lists as text.
+const LISTED_CLASSES: usize = 50;
 
 pub fn list(arguments: &DataListArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let places = Places::of(&arguments.data)?;
@@ -56,44 +58,82 @@ pub fn fetch(arguments: &FetchArgs, output: Output) -> Result<Outcome, ExpectedE
 
 pub fn check(arguments: &DataNameArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let places = Places::of(&arguments.data)?;
-    let check = data::check(&places.request(&arguments.name, arguments.resize)).map_err(failure)?;
-    let agrees = check.agrees();
-    let text = || {
-        let mut text = format!("{:10}  {:>7}  {:>8}  {:>7}  per class\n", check.name, "classes", "train", "test");
-        text.push_str(&row_text("found", &check.found));
-        if let Some(published) = &check.published {
-            text.push_str(&row_text("published", published));
-        }
-        for class in &check.empty_classes {
-            text.push_str(&format!("class `{class}` has no training images\n"));
-        }
-        for reason in check.corrupt.iter().flatten() {
-            text.push_str(&format!("corrupt: {reason}\n"));
-        }
-        text.push_str(match (agrees, &check.published) {
-            (true, Some(_)) => "as published\n",
-            (true, None) => "readable\n",
-            (false, _) => "NOT as published\n",
-        });
-        text
+    let bar = bar("decoding");
+    let progress = |decoded: u64, total: u64| {
+        bar.set_length(total);
+        bar.set_position(decoded);
     };
-    let document = || {
+    let check = data::check(&places.request(&arguments.name, arguments.resize), &progress);
+    bar.finish_and_clear();
+    let check = check.map_err(failure)?;
+    output.print(|| check_text(&check), || check_json(&check))?;
+    let name = &arguments.name;
+    match (check.corrupt.len(), check.agrees()) {
+        (0, true) => Ok(Outcome::Complete),
+        (0, false) => Err(ExpectedError::BadInput(format!("data set `{name}` is not as published"))),
+        (count, _) => {
+            let total = check.found.num_train + check.found.num_test;
+            Err(ExpectedError::BadInput(format!("{count} of {total} images of `{name}` cannot be decoded")))
+        }
+    }
+}
+
+fn check_text(check: &Check) -> String {
+    let mut text = format!("{:10}  {:>7}  {:>8}  {:>7}  per class\n", check.name, "classes", "train", "test");
+    text.push_str(&row_text("found", &check.found));
+    if let Some(published) = &check.published {
+        text.push_str(&row_text("published", published));
+    }
+    if check.classes.len() <= LISTED_CLASSES {
+        let width = check.classes.iter().map(|class| class.name.chars().count()).max().unwrap_or_default();
+        for ClassCounts { name, train, test } in &check.classes {
+            text.push_str(&format!("  class {name:width$}  {train:>7} train  {test:>7} test\n"));
+        }
+    } else {
+        text.push_str("  (--output json lists every class)\n");
+    }
+    if let Some(Sizes { heights, widths, shorter_sides }) = check.sizes {
+        let spread = |[least, median, largest]: [u32; 3]| format!("{least} to {largest} (median {median})");
+        text.push_str(&format!(
+            "pixels: height {}, width {}, shorter side {}\n",
+            spread(heights),
+            spread(widths),
+            spread(shorter_sides)
+        ));
+    }
+    check.notes.iter().for_each(|note| text.push_str(&format!("note: {note}\n")));
+    check.corrupt.iter().for_each(|reason| text.push_str(&format!("corrupt: {reason}\n")));
+    text.push_str(match (check.corrupt.is_empty(), check.agrees(), &check.published) {
+        (false, ..) => "NOT readable as a whole\n",
+        (true, true, Some(_)) => "as published, and every image can be decoded\n",
+        (true, true, None) => "every image can be decoded\n",
+        (true, false, _) => "NOT as published\n",
+    });
+    text
+}
+
+fn check_json(check: &Check) -> Value {
+    let class = |class: &ClassCounts| json!({ "name": class.name, "train": class.train, "test": class.test });
+    let spread = |[least, median, largest]: [u32; 3]| json!({ "min": least, "median": median, "max": largest });
+    let sizes = |sizes: &Sizes| {
         json!({
-            "schema": SCHEMA,
-            "name": check.name,
-            "root": check.root,
-            "found": row_json(&check.found),
-            "published": check.published.as_ref().map(row_json),
-            "empty_classes": check.empty_classes,
-            "corrupt": check.corrupt,
-            "agrees": agrees,
+            "height": spread(sizes.heights),
+            "width": spread(sizes.widths),
+            "shorter_side": spread(sizes.shorter_sides),
         })
     };
-    output.print(text, document)?;
-    match agrees {
-        true => Ok(Outcome::Complete),
-        false => Err(ExpectedError::BadInput(format!("data set `{}` is not as published", arguments.name))),
-    }
+    json!({
+        "schema": SCHEMA,
+        "name": check.name,
+        "root": check.root,
+        "found": row_json(&check.found),
+        "published": check.published.as_ref().map(row_json),
+        "classes": check.classes.iter().map(class).collect::<Vec<Value>>(),
+        "pixels": check.sizes.as_ref().map(sizes),
+        "notes": check.notes,
+        "corrupt": check.corrupt,
+        "agrees": check.agrees(),
+    })
 }
 
 pub fn sheet(arguments: &SheetArgs, output: Output) -> Result<Outcome, ExpectedError> {

@@ -11,7 +11,7 @@ use crate::commands::find_trial;
 use crate::commands::run::load;
 use crate::exit::{ExpectedError, Outcome};
 use crate::output::{Output, SCHEMA};
-use crate::preflight::{self, Places};
+use crate::preflight::{self, Checked, Places};
 
 pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let mut sweep = load(&arguments.file)?;
@@ -25,12 +25,8 @@ pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedErr
     }
     let places = Places::of(&arguments.data)?;
     // A plan is not refused for missing data: it says what a run would refuse.
-    let missing = match preflight::check(&mut sweep, &places, false) {
-        Ok(missing) => missing,
-        Err(ExpectedError::Missing(missing)) => missing,
-        Err(error) => return Err(error),
-    };
-    output.print(|| text(&sweep, &missing, arguments.cells), || document(&sweep, &missing))?;
+    let checked = preflight::survey(&mut sweep, &places)?;
+    output.print(|| text(&sweep, &checked, arguments.cells), || document(&sweep, &checked))?;
     Ok(Outcome::Complete)
 }
 
@@ -45,7 +41,7 @@ fn specification(sweep: &Sweep, id: &str) -> Result<Value, ExpectedError> {
     Ok(serde_json::to_value(&specs[&id]).expect("settings are JSON"))
 }
 
-fn text(sweep: &Sweep, missing: &[String], cells: bool) -> String {
+fn text(sweep: &Sweep, checked: &Checked, cells: bool) -> String {
     let summary = sweep.summary();
     let mut text = format!("{}: {}\n", sweep.name, sweep.description.trim());
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:12}{value}\n"));
@@ -98,7 +94,10 @@ fn text(sweep: &Sweep, missing: &[String], cells: bool) -> String {
     for remark in sweep.remarks() {
         line("note", remark);
     }
-    for lacks in missing {
+    for note in &checked.notes {
+        line("data", note.clone());
+    }
+    for lacks in &checked.missing {
         line("missing", lacks.clone());
     }
     if cells {
@@ -134,7 +133,7 @@ fn names(axes: &[String]) -> String {
     if axes.is_empty() { "nothing".to_owned() } else { axes.join(", ") }
 }
 
-fn document(sweep: &Sweep, missing: &[String]) -> Value {
+fn document(sweep: &Sweep, checked: &Checked) -> Value {
     let ids = |index: usize| -> BTreeSet<String> {
         sweep.cell_trials(index, None).iter().map(|trial| trial.id.to_string()).collect()
     };
@@ -159,7 +158,8 @@ fn document(sweep: &Sweep, missing: &[String]) -> Value {
         "devices_per_trial": sweep.resources.devices_per_trial,
         "summary": sweep.summary(),
         "remarks": sweep.remarks(),
-        "missing": missing,
+        "missing": checked.missing,
+        "data_notes": checked.notes,
         "cells": cells.collect::<Vec<Value>>(),
     })
 }

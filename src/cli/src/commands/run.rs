@@ -40,8 +40,12 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
     let elsewhere = arguments.target.coordinator.is_some();
     // A login node need not have the data: then its workers say what is missing.
     if !elsewhere || arguments.data.data_dir.is_some() {
-        for lacks in preflight::check(&mut sweep, &places, arguments.skip_missing)? {
+        let checked = preflight::check(&mut sweep, &places, arguments.skip_missing)?;
+        for lacks in checked.missing {
             talk::say(&format!("left out: {lacks}"));
+        }
+        for note in checked.notes {
+            talk::say(&format!("data set {note}"));
         }
     }
     for remark in sweep.remarks() {

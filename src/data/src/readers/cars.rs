@@ -1,20 +1,17 @@
 //! Stanford Cars in both of its layouts: `car_ims/` with one merged `cars_annos.mat`, or `cars_train/` and `cars_test/`
-//! with the development kit. File names of the two do not correspond.
+//! with the development kit. File names of the two do not correspond. Where both are, the merged one is read if all of
+//! its images are there, else the development kit's.
 
 use std::path::{Path, PathBuf};
 
-use super::{Found, ImageFile, all_there, found, locate};
+use super::{Found, ImageFile, all_there, first_complete, found, locate};
 use crate::error::Error;
 use crate::mat5::{self, Value, Variables};
 
 pub(super) fn find(data_dir: &Path) -> Result<Found, Error> {
-    match locate("cars", data_dir, "stanford_cars", "cars_annos.mat", &[]) {
-        Ok(root) => merged(root),
-        Err(error) => match locate("cars", data_dir, "stanford_cars", "devkit/cars_meta.mat", &[]) {
-            Ok(root) => devkit(root),
-            Err(_) => Err(error),
-        },
-    }
+    first_complete(&[&|| merged(locate("cars", data_dir, "stanford_cars", "cars_annos.mat", &[])?), &|| {
+        devkit(locate("cars", data_dir, "stanford_cars", "devkit/cars_meta.mat", &[])?)
+    }])
 }
 
 fn merged(root: PathBuf) -> Result<Found, Error> {

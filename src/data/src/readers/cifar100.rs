@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Arrays, Content, Found, Labelled, all_there, locate, numbers, widen};
+use super::{Arrays, Content, Found, Labelled, all_there, first_complete, locate, numbers, widen};
 use crate::error::Error;
 use crate::files;
 
@@ -14,13 +14,9 @@ const PLANE: usize = 32 * 32;
 const RECORD: usize = 2 + 3 * PLANE;
 
 pub(super) fn find(data_dir: &Path) -> Result<Found, Error> {
-    match locate("cifar100", data_dir, "cifar-100-binary", "train.bin", &[]) {
-        Ok(root) => binary(root),
-        Err(error) => match locate("cifar100", data_dir, "cifar-100-python", "train", &[]) {
-            Ok(root) => super::cifar100_python::find(root),
-            Err(_) => Err(error),
-        },
-    }
+    first_complete(&[&|| binary(locate("cifar100", data_dir, "cifar-100-binary", "train.bin", &[])?), &|| {
+        super::cifar100_python::find(locate("cifar100", data_dir, "cifar-100-python", "train", &[])?)
+    }])
 }
 
 fn binary(root: PathBuf) -> Result<Found, Error> {
@@ -40,6 +36,7 @@ fn binary(root: PathBuf) -> Result<Found, Error> {
         class_ids: numbers(NUM_CLASSES),
         files,
         content: Content::Arrays(Box::new(read)),
+        notes: Vec::new(),
     })
 }
 

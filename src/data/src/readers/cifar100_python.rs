@@ -26,6 +26,7 @@ pub(super) fn find(root: PathBuf) -> Result<Found, Error> {
         class_names,
         files,
         content: Content::Arrays(Box::new(read)),
+        notes: Vec::new(),
     })
 }
 

@@ -12,6 +12,7 @@ pub(super) fn find() -> Found {
         class_ids: numbers(10),
         files: Vec::new(),
         content: Content::Arrays(Box::new(|| Ok(read()))),
+        notes: Vec::new(),
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) fn find(data_dir: &Path) -> Result<Found, Error> {
         class_ids: numbers(CLASSES.len()),
         files,
         content: Content::Arrays(Box::new(read)),
+        notes: Vec::new(),
     })
 }
 

@@ -2,20 +2,22 @@
 //!
 //! With `train/` and `test/` (or `val/`) below PATH these are the splits, and both list the same classes. Otherwise
 //! PATH holds the classes themselves, and one fifth of each class (rounded, at least one image), drawn once and for all
-//! from the sorted file names, is the test split.
+//! from the sorted file names, is the test split. Whatever is passed over is noted: see `class_folders.rs`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::class_folders::{self, ClassFolders, list, subfolders};
 use super::{Found, ImageFile, found};
 use crate::catalog::FOLDER_PREFIX;
 use crate::error::Error;
 use crate::files::Reach;
 use crate::random::{Purpose, Stream};
 
-const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "gif", "bmp", "webp"];
 /// One image in so many is a test image where there is no split.
 const TEST_SHARE: usize = 5;
+/// Names that people give to splits.
+const SPLIT_NAMES: [&str; 7] = ["train", "training", "test", "testing", "val", "valid", "validation"];
 
 pub(super) fn find(name: &str, reach: &Reach) -> Result<Found, Error> {
     let root = reach.resolve("dataset", name.strip_prefix(FOLDER_PREFIX).unwrap_or(name))?;
@@ -27,39 +29,54 @@ pub(super) fn find(name: &str, reach: &Reach) -> Result<Found, Error> {
         });
     }
     let train = root.join("train");
-    if !train.is_dir() {
-        return one_folder(name, root);
+    if train.is_dir() {
+        let test = ["test", "val"].map(|split| root.join(split)).into_iter().find(|split| split.is_dir());
+        let test = test.ok_or_else(|| Error::malformed(&root, "it has train/ but neither test/ nor val/"))?;
+        return splits(name, root, &train, &test);
     }
-    let test = ["test", "val"].map(|split| root.join(split)).into_iter().find(|split| split.is_dir());
-    let test = test.ok_or_else(|| Error::malformed(&root, "it has train/ but neither test/ nor val/"))?;
-    splits(name, root, &train, &test)
+    let is_split = |name: &&String| SPLIT_NAMES.contains(&name.to_lowercase().as_str());
+    if let Some(split) = subfolders(&root)?.iter().find(is_split) {
+        let reason =
+            format!("it has {split}/ but no train/; the folders of splits are called train/ and test/, or val/");
+        return Err(Error::malformed(&root, reason));
+    }
+    one_folder(name, root)
 }
 
-/// Two folders of class folders. Classes are the names in the first, sorted.
+/// Two folders of class folders. Classes are those of the first, sorted.
 pub(super) fn splits(name: &str, root: PathBuf, train: &Path, test: &Path) -> Result<Found, Error> {
-    let names = directories(train)?;
+    let (train_classes, test_classes) = (class_folders::read(train)?, class_folders::read(test)?);
+    let names: Vec<String> = train_classes.images.keys().cloned().collect();
     let labels: HashMap<&str, u32> = names.iter().enumerate().map(|(label, name)| (&**name, label as u32)).collect();
-    let read = |split: &Path| {
-        let mut files = Vec::new();
-        for class in directories(split)? {
-            let label = labels.get(&*class);
-            let label = *label.ok_or_else(|| {
-                Error::malformed(&split.join(&class), format!("{} has no such class", train.display()))
-            })?;
-            files.extend(images(&split.join(class))?.into_iter().map(|path| ImageFile { path, label }));
+    let label = |(class, images): (&String, &Vec<PathBuf>)| match labels.get(class.as_str()) {
+        Some(&label) => Ok(images.iter().map(|path| ImageFile { path: path.clone(), label }).collect::<Vec<_>>()),
+        None => {
+            let reason = format!(
+                "it has {} test images, and {} no training images of that class: add some, or move it away",
+                images.len(),
+                train.display()
+            );
+            Err(Error::malformed(&test.join(class), reason))
         }
-        Ok(files)
     };
-    let (train, test) = (read(train)?, read(test)?);
-    found(name, root, names.clone(), names, Vec::new(), train, test)
+    let files = |classes: &ClassFolders| classes.images.iter().map(label).collect::<Result<Vec<_>, _>>();
+    let (train_files, test_files) = (files(&train_classes)?.concat(), files(&test_classes)?.concat());
+    let mut notes = train_classes.notes;
+    notes.extend(test_classes.notes);
+    let is_unread = |name: &String| ![train, test].contains(&root.join(name).as_path());
+    let unread: Vec<String> = subfolders(&root)?.into_iter().filter(is_unread).collect();
+    if !unread.is_empty() {
+        notes.push(format!("{}: folders beside the splits are not read: {}", root.display(), list(&unread)));
+    }
+    found(name, root, names.clone(), names, Vec::new(), train_files, test_files).map(|found| found.with_notes(notes))
 }
 
 fn one_folder(name: &str, root: PathBuf) -> Result<Found, Error> {
-    let names = directories(&root)?;
+    let classes = class_folders::read(&root)?;
+    let names: Vec<String> = classes.images.keys().cloned().collect();
     let (mut train, mut test) = (Vec::new(), Vec::new());
-    for (label, class) in names.iter().enumerate() {
+    for (label, (class, mut paths)) in classes.images.into_iter().enumerate() {
         let label = label as u32;
-        let mut paths = images(&root.join(class))?;
         if paths.len() < 2 {
             let reason = "it needs at least two images, one to train on and one to test".to_owned();
             return Err(Error::malformed(&root.join(class), reason));
@@ -72,44 +89,5 @@ fn one_folder(name: &str, root: PathBuf) -> Result<Found, Error> {
         test.extend(paths.into_iter().map(|path| ImageFile { path, label }));
         train.extend(kept.into_iter().map(|path| ImageFile { path, label }));
     }
-    found(name, root, names.clone(), names, Vec::new(), train, test)
-}
-
-/// Names of the directories below one, sorted; at least one.
-pub(super) fn directories(root: &Path) -> Result<Vec<String>, Error> {
-    let mut names = Vec::new();
-    for entry in entries(root)? {
-        if entry.path().is_dir() {
-            match entry.file_name().into_string() {
-                Ok(name) if !name.starts_with('.') => names.push(name),
-                Ok(_) => {}
-                Err(_) => return Err(Error::malformed(&entry.path(), "its name is not UTF-8")),
-            }
-        }
-    }
-    if names.is_empty() {
-        return Err(Error::malformed(root, "it holds no class folders"));
-    }
-    names.sort_unstable();
-    Ok(names)
-}
-
-/// Image files of one folder, sorted by name. Others (notes, thumbnails databases) are passed over.
-fn images(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut paths = Vec::new();
-    for entry in entries(folder)? {
-        let path = entry.path();
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        if !hidden && EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) {
-            paths.push(path);
-        }
-    }
-    paths.sort_unstable();
-    Ok(paths)
-}
-
-fn entries(folder: &Path) -> Result<Vec<std::fs::DirEntry>, Error> {
-    let read = std::fs::read_dir(folder).map_err(Error::io("list", folder))?;
-    read.collect::<Result<_, _>>().map_err(Error::io("list", folder))
+    found(name, root, names.clone(), names, Vec::new(), train, test).map(|found| found.with_notes(classes.notes))
 }

@@ -5,6 +5,7 @@ mod birds;
 mod cars;
 mod cifar100;
 mod cifar100_python;
+mod class_folders;
 mod digits;
 mod fashion_mnist;
 mod flowers;
@@ -16,7 +17,7 @@ mod vipriors;
 
 use std::path::{Path, PathBuf};
 
-use crate::catalog::{ENTRIES, FOLDER_PREFIX};
+use crate::catalog::{self, ENTRIES, FOLDER_PREFIX, Origin};
 use crate::error::Error;
 use crate::files::Reach;
 
@@ -30,6 +31,16 @@ pub(crate) struct Found {
     /// Files that decide the content, images included: the cache is rebuilt when one of them changes.
     pub(crate) files: Vec<PathBuf>,
     pub(crate) content: Content,
+    /// What lies there and is not read, a line each.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Found {
+    /// Notes of its reader, before those that hold for any data set.
+    fn with_notes(mut self, mut notes: Vec<String>) -> Self {
+        notes.append(&mut self.notes);
+        Self { notes, ..self }
+    }
 }
 
 pub(crate) enum Content {
@@ -99,13 +110,33 @@ fn locate(name: &str, data_dir: &Path, folder: &str, marker: &str, others: &[&st
 }
 
 fn remedy(name: &str) -> String {
-    if name.starts_with(FOLDER_PREFIX) {
-        return "look at the folder".to_owned();
+    let elsewhere = "or point --data-dir at the folder that holds it";
+    match catalog::find(name).map(|entry| entry.origin) {
+        Some(Origin::Download(_)) => format!("run `orchestrator data fetch {name}`, {elsewhere}"),
+        Some(_) => format!("`orchestrator data list` says where to get it and what to put where, {elsewhere}"),
+        None => "look at the folder".to_owned(),
     }
-    format!("run `orchestrator data fetch {name}`, or point --data-dir at the folder that holds it")
 }
 
-/// A data set of one file per image, all of which exist.
+/// The first of several layouts that is complete. Where none is, the error of the one that is there in part.
+fn first_complete(layouts: &[&dyn Fn() -> Result<Found, Error>]) -> Result<Found, Error> {
+    let mut first_error = None;
+    for layout in layouts {
+        match layout() {
+            Ok(found) => return Ok(found),
+            Err(error) if matches!(first_error, None | Some(Error::NotFound { .. })) => {
+                first_error = Some(match (first_error, error) {
+                    (Some(earlier), Error::NotFound { .. }) => earlier,
+                    (_, error) => error,
+                });
+            }
+            Err(_) => {}
+        }
+    }
+    Err(first_error.expect("there is at least one layout"))
+}
+
+/// A data set of one file per image, all of which exist, with training images of every class.
 fn found(
     name: &str,
     root: PathBuf,
@@ -121,8 +152,37 @@ fn found(
             return Err(Error::malformed(&root, format!("it has no {split} images")));
         }
     }
+    let without = |files: &[ImageFile]| {
+        let mut is_empty = vec![true; class_names.len()];
+        files.iter().for_each(|file| is_empty[file.label as usize] = false);
+        let names = class_names.iter().zip(is_empty).filter(|(_, is_empty)| *is_empty).map(|(name, _)| name.clone());
+        names.collect::<Vec<String>>()
+    };
+    let untrained = without(&train);
+    if let Some(class) = untrained.first() {
+        return Err(Error::EmptyClass { dataset: name.to_owned(), class: class.clone(), count: untrained.len() });
+    }
+    let untested = without(&test);
+    let notes = match untested.len() {
+        0 => Vec::new(),
+        count => {
+            vec![format!(
+                "{count} of {} classes have no test images: {}",
+                class_names.len(),
+                class_folders::list(&untested)
+            )]
+        }
+    };
     let files = lists.into_iter().chain(train.iter().chain(&test).map(|file| file.path.clone())).collect();
-    Ok(Found { root: Some(root), channels: 3, class_names, class_ids, files, content: Content::Files { train, test } })
+    Ok(Found {
+        root: Some(root),
+        channels: 3,
+        class_names,
+        class_ids,
+        files,
+        content: Content::Files { train, test },
+        notes,
+    })
 }
 
 fn strings(names: &[&str]) -> Vec<String> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_pickle::{DeOptions, Value};
 
-use super::{Found, ImageFile, all_there, folder, found, locate};
+use super::{Found, ImageFile, all_there, first_complete, folder, found, locate};
 use crate::error::Error;
 use crate::files;
 
@@ -16,19 +16,17 @@ use crate::files;
 const IMAGE_FOLDERS: [&str; 4] = ["images", "ILSVRC2012/train", "ILSVRC/Data/CLS-LOC/train", "ILSVRC2012_img_train"];
 
 pub(super) fn find(data_dir: &Path) -> Result<Found, Error> {
-    match locate("vipriors", data_dir, "imagenet_50", "train/", &[]) {
-        Ok(root) => {
-            let (train, val) = (root.join("train"), root.join("val"));
-            if !val.is_dir() {
-                return Err(Error::malformed(&root, "it has train/ but no val/"));
-            }
-            folder::splits("vipriors", root, &train, &val)
-        }
-        Err(error) => match locate("vipriors", data_dir, "imagenet_50", "train.pickle", &[]) {
-            Ok(root) => lists(root),
-            Err(_) => Err(error),
-        },
+    first_complete(&[&|| folders(locate("vipriors", data_dir, "imagenet_50", "train/", &[])?), &|| {
+        lists(locate("vipriors", data_dir, "imagenet_50", "train.pickle", &[])?)
+    }])
+}
+
+fn folders(root: PathBuf) -> Result<Found, Error> {
+    let (train, val) = (root.join("train"), root.join("val"));
+    if !val.is_dir() {
+        return Err(Error::malformed(&root, "it has train/ but no val/"));
     }
+    folder::splits("vipriors", root, &train, &val)
 }
 
 fn lists(root: PathBuf) -> Result<Found, Error> {

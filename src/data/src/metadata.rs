@@ -1,0 +1,127 @@
+//! What the frame of an image file says beside its pixels: where a JPEG ends, and how the camera was held (Exif).
+//!
+//! The image library would find the orientation too, through an interface that compiles five decoders into this crate.
+//! Damaged frames say nothing: whether a file is sound, its decoder decides.
+
+use image::ImageFormat;
+use image::metadata::Orientation;
+
+/// The part of a file that is one image, and what has to be done to it to stand upright.
+pub(crate) struct Frame<'a> {
+    /// Without what follows the end of a JPEG: phones append films, and other programs notes of their own.
+    pub(crate) image: &'a [u8],
+    pub(crate) orientation: Orientation,
+}
+
+/// Reads the frame of a file. `None`: it is a JPEG without an end.
+pub(crate) fn frame(bytes: &[u8], format: ImageFormat) -> Option<Frame<'_>> {
+    let (image, exif) = match format {
+        ImageFormat::Jpeg => jpeg(bytes).map(|(length, exif)| (&bytes[..length], exif))?,
+        ImageFormat::Png => (bytes, png_exif(bytes)),
+        ImageFormat::WebP => (bytes, webp_exif(bytes)),
+        _ => (bytes, None),
+    };
+    let orientation = exif.and_then(|exif| Orientation::from_exif_chunk(exif.strip_prefix(EXIF).unwrap_or(exif)));
+    Some(Frame { image, orientation: orientation.unwrap_or(Orientation::NoTransforms) })
+}
+
+const EXIF: &[u8] = b"Exif\0\0";
+
+/// The length of a JPEG up to its end-of-image marker, and its Exif segment. Decoders fill what is missing with grey, which
+/// no training should see; so the markers are followed from the first to the last one. Between segments, and inside of a
+/// scan, everything is skipped that is no marker.
+fn jpeg(bytes: &[u8]) -> Option<(usize, Option<&[u8]>)> {
+    const END: u8 = 0xd9;
+    const SCAN: u8 = 0xda;
+    let (mut at, mut exif, mut has_scan) = (2, None, false);
+    loop {
+        let rest = bytes.get(at..)?;
+        let found = rest.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xff))?;
+        let marker = rest[found + 1];
+        at += found + 2;
+        match marker {
+            END => return has_scan.then_some((at, exif)),
+            // Restarts and the like have no length.
+            0x01 | 0xd0..=0xd8 => {}
+            _ => {
+                let length = usize::from(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
+                let segment = bytes.get(at + 2..at + length)?;
+                if marker == 0xe1 && segment.starts_with(EXIF) {
+                    exif = exif.or(Some(segment));
+                }
+                has_scan |= marker == SCAN;
+                at += length;
+            }
+        }
+    }
+}
+
+fn png_exif(bytes: &[u8]) -> Option<&[u8]> {
+    let mut rest = bytes.get(8..)?;
+    loop {
+        let (length, kind) = (number(rest.get(..4)?, true), rest.get(4..8)?);
+        let data = rest.get(8..8usize.checked_add(length)?)?;
+        if kind == b"eXIf" {
+            return Some(data);
+        }
+        rest = rest.get(8 + length + 4..)?;
+    }
+}
+
+fn webp_exif(bytes: &[u8]) -> Option<&[u8]> {
+    let mut rest = bytes.get(12..)?;
+    loop {
+        let (kind, length) = (rest.get(..4)?, number(rest.get(4..8)?, false));
+        let data = rest.get(8..8usize.checked_add(length)?)?;
+        if kind == b"EXIF" {
+            return Some(data);
+        }
+        rest = rest.get(8 + length + length % 2..)?;
+    }
+}
+
+fn number(bytes: &[u8], big_endian: bool) -> usize {
+    let bytes = [bytes[0], bytes[1], bytes[2], bytes[3]];
+    (if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }) as usize
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Exif with nothing but this orientation, 1..=8.
+    pub(crate) fn exif(orientation: u8) -> Vec<u8> {
+        [b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".as_slice(), &[orientation], b"\0\0\0\0\0\0"].concat()
+    }
+
+    /// A JPEG with an Exif segment put behind its first marker.
+    pub(crate) fn turned(jpeg: &[u8], orientation: u8) -> Vec<u8> {
+        let exif = [EXIF, &exif(orientation)].concat();
+        let length = (exif.len() as u16 + 2).to_be_bytes();
+        [&jpeg[..2], &[0xff, 0xe1], &length, &exif, &jpeg[2..]].concat()
+    }
+
+    #[test]
+    fn damaged_frames_end() {
+        let ends = [
+            b"\xff\xd8".to_vec(),
+            b"\xff\xd8\xff\xd9".to_vec(),
+            b"\xff\xd8\xff\xe1\0\0\xff\xda\0\x02\xff\xd9".to_vec(),
+            b"\xff\xd8\xff\xe1\xff\xff".to_vec(),
+            b"\xff\xd8\xff\xda\0\x02 scan \xff\0 \xff\xd0 more".to_vec(),
+        ];
+        for bytes in &ends {
+            assert!(frame(bytes, ImageFormat::Jpeg).is_none(), "{bytes:?}");
+        }
+        let whole = b"\xff\xd8\xff\xda\0\x02 scan \xff\0 \xff\xd0 more\xff\xd9".to_vec();
+        for trailer in [&b"\xff\xda"[..], b"\xff\xd8\xff\xe1", b"ftypmp42 a film", b"\0\0\0"] {
+            let long = [&whole, trailer].concat();
+            assert_eq!(frame(&long, ImageFormat::Jpeg).expect("it has an end").image, whole);
+        }
+        for format in [ImageFormat::Png, ImageFormat::WebP] {
+            for length in 0..40 {
+                assert!(frame(&vec![0xff; length], format).is_some());
+            }
+        }
+    }
+}
