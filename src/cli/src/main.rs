@@ -7,6 +7,7 @@ mod advice;
 mod args;
 mod client;
 mod commands;
+mod estimate;
 mod exit;
 mod follow;
 mod footer;

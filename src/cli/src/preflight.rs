@@ -52,6 +52,8 @@ pub struct Checked {
     pub missing: Vec<String>,
     /// What lies in the data sets and is not read.
     pub notes: Vec<String>,
+    /// How many images the data sets have, by name.
+    pub sizes: BTreeMap<String, sweep::Size>,
 }
 
 /// Looks for everything that the sweep's cells need. What can never work is an error; what is missing is not.
@@ -162,9 +164,15 @@ impl Looked {
     }
 
     fn checked(&self) -> Checked {
-        let found = self.data.iter().filter_map(|(name, found)| Some((name, found.as_ref().ok()?)));
-        let notes = found.flat_map(|(name, found)| found.notes.iter().map(move |note| format!("`{name}`: {note}")));
-        Checked { missing: self.missing().cloned().collect(), notes: notes.collect() }
+        let found = || self.data.iter().filter_map(|(name, found)| Some((name, found.as_ref().ok()?)));
+        let size = |found: &Preflight| sweep::Size {
+            num_classes: found.class_names.len() as u32,
+            num_train: found.num_train() as u32,
+            num_test: found.num_test() as u32,
+        };
+        let sizes = found().map(|(name, found)| (name.clone(), size(found))).collect();
+        let notes = found().flat_map(|(name, found)| found.notes.iter().map(move |note| format!("`{name}`: {note}")));
+        Checked { missing: self.missing().cloned().collect(), notes: notes.collect(), sizes }
     }
 
     fn missing(&self) -> impl Iterator<Item = &String> {

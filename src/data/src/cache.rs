@@ -339,7 +339,7 @@ fn judge(dataset: &Dataset, corrupt: &[String], policy: Corrupt) -> Result<(), E
     if policy == Corrupt::Refuse {
         let more = match corrupt.len().saturating_sub(MAX_LISTED) {
             0 => String::new(),
-            more => format!("; and {more} more, which `orchestrator data check {name}` lists"),
+            more => format!("; and {more} more, which `orchestrator data check '{name}'` lists"),
         };
         let files = corrupt[..corrupt.len().min(MAX_LISTED)].join("; ") + &more;
         let total = dataset.train.len() + dataset.test.len() + corrupt.len();

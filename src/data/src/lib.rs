@@ -46,7 +46,7 @@ pub use dataset::{Dataset, Image, Split};
 pub use error::Error;
 pub use fetch::{FetchProgress, FetchRequest, Fetched, FetchedFile, fetch};
 pub use lookup::{Between, Lookup, Origin};
-pub use open::{OpenRequest, Preflight, open, preflight};
+pub use open::{OpenRequest, Preflight, open, preflight, typical_side};
 pub use pipeline::{Pipeline, StepLookup};
 pub use plan::{Erase, Mix, SamplePlan, StepPlan, Window};
 pub use prefetch::{Batch, Broken, Form, Prefetch, PrefetchOptions};

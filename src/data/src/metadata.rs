@@ -80,6 +80,46 @@ fn webp_exif(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// The shorter side of an image, in pixels, as the head of its file has it.
+pub(crate) fn shorter_side(bytes: &[u8]) -> Option<u32> {
+    let short = |at: usize| Some(u32::from(u16::from_le_bytes([*bytes.get(at)?, *bytes.get(at + 1)?])));
+    let long = |at: usize, big_endian: bool| Some(number(bytes.get(at..at + 4)?, big_endian) as u32);
+    let (width, height) = match image::guess_format(bytes).ok()? {
+        ImageFormat::Jpeg => jpeg_size(bytes)?,
+        ImageFormat::Png => (long(16, true)?, long(20, true)?),
+        ImageFormat::Gif => (short(6)?, short(8)?),
+        // Negative heights are of images whose first row is the uppermost.
+        ImageFormat::Bmp => (long(18, false)?, (long(22, false)? as i32).unsigned_abs()),
+        ImageFormat::WebP => match bytes.get(12..16)? {
+            b"VP8X" => ((long(24, false)? & 0xff_ffff) + 1, (long(26, false)? >> 8) + 1),
+            b"VP8L" => {
+                let packed = long(21, false)?;
+                ((packed & 0x3fff) + 1, (packed >> 14 & 0x3fff) + 1)
+            }
+            _ => (short(26)? & 0x3fff, short(28)? & 0x3fff),
+        },
+        _ => return None,
+    };
+    Some(width.min(height)).filter(|&side| side > 0)
+}
+
+/// Width and height from the first segment that begins a frame.
+fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
+    let mut at = 2;
+    loop {
+        let rest = bytes.get(at..)?;
+        at += rest.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xff))? + 2;
+        let big = |at: usize| Some(u32::from(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?])));
+        match bytes[at - 1] {
+            0xc4 | 0xc8 | 0xcc => at += big(at)? as usize,
+            0xc0..=0xcf => return Some((big(at + 5)?, big(at + 3)?)),
+            0x01 | 0xd0..=0xd8 => {}
+            0xd9 | 0xda => return None,
+            _ => at += big(at)? as usize,
+        }
+    }
+}
+
 fn number(bytes: &[u8], big_endian: bool) -> usize {
     let bytes = [bytes[0], bytes[1], bytes[2], bytes[3]];
     (if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }) as usize

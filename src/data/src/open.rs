@@ -2,15 +2,19 @@
 //!
 //! Neither downloads anything. Read `readers/` for the layouts on disk and `cache.rs` for what decoding leaves behind.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
 
 use sweep::held_out::of_class;
 use sweep::settings::{Corrupt, SamplesPerClass};
 
 use crate::dataset::{self, Dataset, Split};
 use crate::error::Error;
-use crate::files::Reach;
-use crate::readers::{self, Arrays, Content, Found};
+use crate::files::{self, Reach};
+use crate::metadata;
+use crate::readers::{self, Arrays, Content, Found, ImageFile};
 use crate::{cache, stand_in, subset};
 
 /// Which data set, in which form, and where things lie.
@@ -117,6 +121,28 @@ pub fn preflight(request: &OpenRequest) -> Result<Preflight, Error> {
         class_names: found.class_names,
         class_ids: found.class_ids,
     })
+}
+
+/// Files that are looked at for the size of images, and bytes of each.
+const SAMPLED_FILES: usize = 400;
+const HEAD_BYTES: u64 = 1 << 20;
+
+/// The shorter side that the training images of a data set typically have, in pixels: the median over files taken evenly
+/// from all of them, by their heads alone. `None` for data sets whose images have one fixed size.
+pub fn typical_side(request: &OpenRequest) -> Result<Option<u32>, Error> {
+    let Content::Files { train, .. } = find(request)?.content else { return Ok(None) };
+    let count = train.len().min(SAMPLED_FILES);
+    let sampled: Vec<&ImageFile> = (0..count).map(|index| &train[index * train.len() / count]).collect();
+    let side = |file: &&ImageFile| {
+        let mut head = Vec::new();
+        let read = files::open(&file.path)?.take(HEAD_BYTES).read_to_end(&mut head);
+        read.map_err(Error::io("read", &file.path))?;
+        Ok(metadata::shorter_side(&head))
+    };
+    let sides = sampled.par_iter().map(side).collect::<Result<Vec<_>, Error>>()?;
+    let mut sides: Vec<u32> = sides.into_iter().flatten().collect();
+    sides.sort_unstable();
+    Ok(sides.get(sides.len() / 2).copied())
 }
 
 /// Opens a data set, decoding it into the cache first where that has not been done. `on_progress` is told (images

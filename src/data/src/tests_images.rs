@@ -237,3 +237,26 @@ fn alpha_is_dropped() {
     image.write_to(&mut bytes, ImageFormat::Png).unwrap();
     assert_eq!(decoded(&bytes.into_inner()).pixels, [10, 20, 30].repeat(6));
 }
+
+#[test]
+fn the_typical_side_is_the_median_over_heads_of_files() {
+    let (place, root) = pets();
+    let side = |place: &Place| {
+        let paths = (place.data(), place.cache());
+        crate::typical_side(&place.request("folder:pets", None, &paths)).unwrap()
+    };
+    assert_eq!(side(&place), Some(4));
+    // Every format, width above height and the other way round, and a file whose head says nothing.
+    let formats = [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::WebP];
+    for (number, format) in formats.into_iter().enumerate() {
+        for (class, (width, height)) in [("cat", (70, 48)), ("dog", (48, 70))] {
+            let path = root.join(format!("train/{class}/{}.png", 10 + number));
+            let mut bytes = std::io::Cursor::new(Vec::new());
+            RgbImage::from_pixel(width, height, Rgb([7; 3])).write_to(&mut bytes, format).unwrap();
+            assert_eq!(crate::metadata::shorter_side(bytes.get_ref()), Some(48), "{format:?} {width} x {height}");
+            std::fs::write(path, bytes.into_inner()).unwrap();
+        }
+    }
+    file(&root.join("train/cat/nothing.png"));
+    assert_eq!(side(&place), Some(48));
+}

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 /// Lines are counted from 1.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot read the hierarchy")]
+    #[error("cannot read the hierarchy's file")]
     File(#[source] data::Error),
     /// Wraps any of the others with the file they were found in.
     #[error("hierarchy {path}", path = path.display())]
@@ -34,7 +34,7 @@ pub enum Error {
     Cycle { lines: String },
     #[error(
         "it has {count} roots (first named in lines {lines}); a single one is needed (is the order of the columns right? \
-         see `child_parent`, or --child-parent of `orchestrator embed`)"
+         see `child_parent`, or --child-parent)"
     )]
     SeveralRoots { count: usize, lines: String },
     #[error("`{name}` is not in it")]

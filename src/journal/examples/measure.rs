@@ -176,6 +176,7 @@ fn end(trial: TrialId, attempt: AttemptNo) -> EndedAttempt {
         images: "host".to_owned(),
         libraries: Vec::new(),
         data_fingerprint: "0123456789abcdef".to_owned(),
+        skipped_images: 0,
         subset: Subset::Indices((0..100).map(|index| index * 17).collect()),
         num_eval_images: 10_000,
         num_parameters: 78_042,

@@ -167,10 +167,9 @@ fn skipped_images(results: &Results) -> impl Iterator<Item = String> {
     }
     counts.into_iter().map(|(dataset, counts)| {
         let counts: Vec<String> = counts.iter().map(u64::to_string).collect();
-        format!(
-            "Left out of `{dataset}` (corrupt: skip), because they cannot be decoded: {} images",
-            counts.join(" or ")
-        )
+        let what = if counts == ["1"] { "image" } else { "images" };
+        let counts = counts.join(" or ");
+        format!("Left out of `{dataset}` (corrupt: skip), because they cannot be decoded: {counts} {what}")
     })
 }
 

@@ -6,13 +6,18 @@ use crate::definition::Sweep;
 use crate::diagnostic::{Errors, Source};
 use crate::draft::{self, Draft};
 use crate::expand::{self, Expanded};
-use crate::load::{MAX_FILE_BYTES, ReadFile};
+use crate::load::{FindSide, MAX_FILE_BYTES, ReadFile};
 use crate::output;
 use crate::published::{self, Published};
 use crate::tree::Reader;
 use crate::yaml;
 
-pub(crate) fn compile(name: &str, text: &str, read_file: ReadFile<'_>) -> Result<Sweep, Errors> {
+pub(crate) fn compile(
+    name: &str,
+    text: &str,
+    read_file: ReadFile<'_>,
+    find_side: FindSide<'_>,
+) -> Result<Sweep, Errors> {
     if text.len() as u64 > MAX_FILE_BYTES {
         let reader = Reader::new(Source::new(miette::NamedSource::new(name, String::new())));
         let message = format!("the file is larger than {} MiB", MAX_FILE_BYTES >> 20);
@@ -31,7 +36,7 @@ pub(crate) fn compile(name: &str, text: &str, read_file: ReadFile<'_>) -> Result
     };
     let stem = Path::new(name).file_stem().map_or_else(|| "sweep".into(), |stem| stem.to_string_lossy());
     let draft = draft::read(&mut reader, &root, &stem);
-    let sweep = draft.and_then(|draft| assemble(&mut reader, &draft, text, read_file));
+    let sweep = draft.and_then(|draft| assemble(&mut reader, &draft, text, read_file, find_side));
     match (Errors::of(reader.problems), sweep) {
         (Some(errors), _) => Err(errors),
         (None, Some(sweep)) => Ok(sweep),
@@ -40,10 +45,16 @@ pub(crate) fn compile(name: &str, text: &str, read_file: ReadFile<'_>) -> Result
 }
 
 /// Looks at everything that can be looked at, even where an earlier part was wrong.
-fn assemble(reader: &mut Reader, draft: &Draft<'_>, text: &str, read_file: ReadFile<'_>) -> Option<Sweep> {
+fn assemble(
+    reader: &mut Reader,
+    draft: &Draft<'_>,
+    text: &str,
+    read_file: ReadFile<'_>,
+    find_side: FindSide<'_>,
+) -> Option<Sweep> {
     let outputs = draft.outputs.map(|node| output::read(reader, node, &draft.axes));
     let expanded = match reader.problems.is_empty() {
-        true => expand::expand(reader, draft),
+        true => expand::expand(reader, draft, find_side),
         false => {
             expand::report_conflicts(reader, draft);
             None

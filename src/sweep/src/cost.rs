@@ -21,10 +21,26 @@ const UNKNOWN: Known = Known {
 /// Side of photographs that are not resized, in pixels.
 const UNKNOWN_SIDE: u32 = 224;
 
+/// How many images a data set has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub num_classes: u32,
+    pub num_train: u32,
+    pub num_test: u32,
+}
+
 /// Predicted work of a trial, in 10^12 multiply-adds, backward passes and evaluation included.
 pub fn cost(spec: &TrialSpec) -> f64 {
+    cost_on(spec, None)
+}
+
+/// The same on a data set of this size, where it was looked at.
+pub(crate) fn cost_on(spec: &TrialSpec, size: Option<Size>) -> f64 {
     let settings = &spec.settings;
-    let known = dataset::find(&settings.dataset).unwrap_or(&UNKNOWN);
+    let mut known = *dataset::find(&settings.dataset).unwrap_or(&UNKNOWN);
+    if let Some(Size { num_classes, num_train, num_test }) = size {
+        known = Known { num_classes, num_train, num_test, ..known };
+    }
     let epochs = f64::from(spec.num_epochs());
     if spec.smoke {
         // One step per epoch of tiny images.
@@ -43,7 +59,7 @@ pub fn cost(spec: &TrialSpec) -> f64 {
     let evaluations = (epochs / f64::from(settings.evaluate_every.max(1))).ceil();
     // A backward pass costs two forward ones. What every step costs beside arithmetic matters for tiny images.
     let steps = epochs * f64::from(settings.repeats) * (train / f64::from(settings.batch_size)).ceil();
-    let per_image = model_cost(settings.model, side(settings, known));
+    let per_image = model_cost(settings.model, side(settings, &known));
     let passes = epochs * f64::from(settings.repeats) * train * 3.0 + evaluations * test;
     const STEP_OVERHEAD: f64 = 5e7;
     (passes * per_image + steps * STEP_OVERHEAD) / 1e12

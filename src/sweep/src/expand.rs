@@ -10,10 +10,12 @@ use std::ops::Range;
 use serde_json::Value;
 
 use crate::contradiction::Contradiction;
+use crate::dataset::FOLDER_PREFIX;
 use crate::definition::{Cell, Search, Select};
 use crate::draft::{Condition, Draft, DraftSearch};
 use crate::field;
 use crate::held_out;
+use crate::load::FindSide;
 use crate::recipe;
 use crate::settings::Settings;
 use crate::tree::{Assignment, Reader};
@@ -43,10 +45,10 @@ pub(crate) fn num_trials(cells: &[Cell], seeds: usize, search: Option<&Search>) 
 }
 
 /// `None` when there are no cells to speak of; the reader then has problems.
-pub(crate) fn expand(reader: &mut Reader, draft: &Draft<'_>) -> Option<Expanded> {
+pub(crate) fn expand(reader: &mut Reader, draft: &Draft<'_>, find_side: FindSide<'_>) -> Option<Expanded> {
     let search = draft.search.as_ref().map(|search| &search.search);
     check_size(reader, draft, fewest_trials(draft))?;
-    let mut grid = Grid { draft, recipes: BTreeMap::new(), reported: BTreeSet::new() };
+    let mut grid = Grid { draft, find_side, recipes: BTreeMap::new(), reported: BTreeSet::new() };
     grid.check_dataset(reader)?;
     let mut override_used = vec![false; draft.overrides.len()];
     let mut exclusion_used = vec![false; draft.exclude.len()];
@@ -89,7 +91,8 @@ pub(crate) fn expand(reader: &mut Reader, draft: &Draft<'_>) -> Option<Expanded>
 /// about what may follow from a part that could not be read.
 pub(crate) fn report_conflicts(reader: &mut Reader, draft: &Draft<'_>) {
     let has_recipe = recipe::names().any(|known| known == draft.recipe);
-    let mut grid = Grid { draft, recipes: BTreeMap::new(), reported: BTreeSet::new() };
+    // Sizes of images decide no conflict.
+    let mut grid = Grid { draft, find_side: &|_| None, recipes: BTreeMap::new(), reported: BTreeSet::new() };
     if !has_recipe
         || grid.dataset_place().is_none()
         || fewest_trials(draft).is_none_or(|trials| trials > draft.max_trials)
@@ -187,6 +190,7 @@ fn with_candidate(fields: &Fields, search: &DraftSearch, value: &Value) -> Field
 
 struct Grid<'d, 'n> {
     draft: &'d Draft<'n>,
+    find_side: FindSide<'d>,
     /// The recipe's fields with `set` applied, per data set.
     recipes: BTreeMap<String, Fields>,
     /// What was complained about already: once for a pair, not for each cell.
@@ -217,9 +221,10 @@ impl Grid<'_, '_> {
     }
 
     fn recipe(&mut self, dataset: &str) -> &Fields {
-        let draft = self.draft;
+        let (draft, find_side) = (self.draft, self.find_side);
         self.recipes.entry(dataset.to_owned()).or_insert_with(|| {
-            let settings = recipe::settings(&draft.recipe, dataset).expect("the recipe's name was checked");
+            let side = dataset.starts_with(FOLDER_PREFIX).then(|| find_side(dataset)).flatten();
+            let settings = recipe::fitted(&draft.recipe, dataset, side).expect("the recipe's name was checked");
             let mut fields = to_fields(&settings);
             for set in draft.set.iter().filter(|set| set.field.name != "dataset") {
                 fields.insert(set.field.name.to_owned(), set.value.clone());

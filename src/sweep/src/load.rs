@@ -15,24 +15,33 @@ pub const MAX_FILE_BYTES: u64 = 4 << 20;
 /// Reads the text of a file that a sweep names (`published: {file: ...}`), by its path as written there.
 pub type ReadFile<'a> = &'a dyn Fn(&str) -> io::Result<String>;
 
-/// Reads and compiles a sweep file, with the files it names beside it.
+/// Finds the shorter side, in pixels, that images of a `folder:` data set typically have; `None`: it was not looked at.
+pub type FindSide<'a> = &'a dyn Fn(&str) -> Option<u32>;
+
+/// Reads and compiles a sweep file, with the files it names beside it, without a look at data sets.
 pub fn load(path: &Path) -> Result<Sweep, Errors> {
+    load_with(path, &|_| None)
+}
+
+/// The same where recipes can fit image sizes to the images of `folder:` data sets.
+pub fn load_with(path: &Path, find_side: FindSide<'_>) -> Result<Sweep, Errors> {
     let name = path.display().to_string();
     let text = read_bounded(path).map_err(|error| unreadable(&name, &error))?;
     let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
-    parse(&name, &text, &|named| {
+    let read_file = |named: &str| {
         let relative = Path::new(named);
         if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
             return Err(io::Error::other("only files in the sweep's own folder or below can be named"));
         }
         read_bounded(&folder.join(relative))
-    })
+    };
+    crate::compile::compile(&name, &text, &read_file, find_side)
 }
 
 /// Compiles the text of a sweep file. `name` is what messages call it, and its stem is the sweep's name where the file
 /// gives none. Every problem that can be found is in the error, not only the first.
 pub fn parse(name: &str, text: &str, read_file: ReadFile<'_>) -> Result<Sweep, Errors> {
-    crate::compile::compile(name, text, read_file)
+    crate::compile::compile(name, text, read_file, &|_| None)
 }
 
 fn read_bounded(path: &Path) -> io::Result<String> {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cost::cost;
+use crate::cost::{Size, cost_on};
 use crate::definition::{Cell, PlannedTrial, Role, Select, Sweep};
 use crate::field::show;
 use crate::trial::TrialId;
@@ -32,6 +32,11 @@ pub struct Summary {
 
 impl Sweep {
     pub fn summary(&self) -> Summary {
+        self.summary_with(&|_| None)
+    }
+
+    /// The same with the sizes of data sets that were looked at.
+    pub fn summary_with(&self, size: &dyn Fn(&str) -> Option<Size>) -> Summary {
         let mut uses: BTreeMap<TrialId, usize> = BTreeMap::new();
         let mut summary = Summary {
             cells: self.cells.len(),
@@ -51,7 +56,7 @@ impl Sweep {
                 let uses = uses.entry(trial.id).or_default();
                 *uses += 1;
                 match *uses {
-                    1 => count(&mut summary, &trial),
+                    1 => count(&mut summary, &trial, size(&trial.spec.settings.dataset)),
                     2 => summary.shared_trials += 1,
                     _ => {}
                 }
@@ -67,12 +72,12 @@ impl Sweep {
     }
 }
 
-fn count(summary: &mut Summary, trial: &PlannedTrial) {
+fn count(summary: &mut Summary, trial: &PlannedTrial, size: Option<Size>) {
     match trial.role {
         Role::Result => summary.result_trials += 1,
         Role::Search => summary.search_trials += 1,
     }
-    let work = cost(&trial.spec);
+    let work = cost_on(&trial.spec, size);
     summary.epochs += u64::from(trial.spec.num_epochs());
     summary.cost += work;
     summary.longest = summary.longest.max(work);

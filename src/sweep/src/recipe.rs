@@ -42,6 +42,34 @@ pub fn settings(recipe: &str, dataset: &str) -> Option<Settings> {
     Some(settings)
 }
 
+/// Up to this side, in pixels, images are like CIFAR's: networks for photographs would halve them to nothing.
+const SMALL_SIDE: u32 = 64;
+
+/// The settings of a recipe on a user's own images, whose shorter side is typically `side` pixels: no image is enlarged to
+/// the size of the paper's photographs. Where the images were not looked at, the recipe's own.
+pub fn fitted(recipe: &str, dataset: &str, side: Option<u32>) -> Option<Settings> {
+    let settings = settings(recipe, dataset)?;
+    if let ("paper-cifar", Some(side)) = (recipe, side) {
+        // Photographs are brought to CIFAR's size.
+        let side = Some(if side <= SMALL_SIDE { side } else { 32 });
+        return Some(Settings { resize: side, crop_size: side, ..settings });
+    }
+    let (Some(side), Some(resize), Some(crop_size)) = (side, settings.resize, settings.crop_size) else {
+        return Some(settings);
+    };
+    if side >= resize {
+        return Some(settings);
+    }
+    if side <= SMALL_SIDE && matches!(recipe, "paper" | "quick") {
+        let small = self::settings(recipe, "cifar100")?;
+        return Some(Settings { dataset: dataset.to_owned(), resize: Some(side), crop_size: Some(side), ..small });
+    }
+    // In steps, so that a few more images seldom change what is trained.
+    let resize_to = if side > SMALL_SIDE { side / 16 * 16 } else { side };
+    let crop_to = (resize_to * crop_size / resize).max(1);
+    Some(Settings { resize: Some(resize_to), crop_size: Some(crop_to), ..settings })
+}
+
 /// What the paper's trainings have in common: optimiser, schedule, clipping, loss numerics.
 fn paper(dataset: &str) -> Settings {
     Settings {

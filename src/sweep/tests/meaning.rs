@@ -74,7 +74,7 @@ fn the_other_schedules_run_their_length() {
 #[test]
 fn ids_do_not_change_by_accident() {
     let spec = TrialSpec { settings: paper("cub"), seed: 7, smoke: false };
-    assert_eq!(spec.id().to_string(), "bb3277f74fd0a8bf");
+    assert_eq!(spec.id().to_string(), "3d8e81e1e656e32e");
     assert_eq!(spec.id().to_string().parse(), Ok(spec.id()));
     assert_ne!(TrialSpec { seed: 8, ..spec.clone() }.id(), spec.id());
     assert_ne!(TrialSpec { smoke: true, ..spec.clone() }.id(), spec.id());
@@ -315,4 +315,57 @@ fn what_has_no_effect_is_remarked_on_with_the_cells() {
     assert_eq!(devices(4, 4), Vec::<String>::new());
     assert!(devices(2, 4)[0].starts_with("4 `replicas` on 2 `devices_per_trial` do not fit"));
     assert!(devices(4, 1)[0].starts_with("3 of 4 `devices_per_trial` stand idle"));
+}
+
+/// Nobody's small images are enlarged to the size of photographs, and large ones are treated as before.
+#[test]
+fn sizes_follow_the_images_of_a_folder() {
+    use sweep::settings::Model;
+    let sized = |recipe: &str, side: Option<u32>| {
+        let settings = recipe::fitted(recipe, "folder:mine", side).unwrap();
+        assert!(settings.contradictions().is_empty(), "{recipe} {side:?}");
+        (settings.resize.unwrap(), settings.crop_size.unwrap(), settings.model)
+    };
+    for (recipe, side, expected) in [
+        ("quick", None, (144, 128, Model::Resnet18)),
+        ("quick", Some(500), (144, 128, Model::Resnet18)),
+        ("quick", Some(100), (96, 85, Model::Resnet18)),
+        ("quick", Some(48), (48, 48, Model::Resnet20)),
+        ("quick", Some(2), (2, 2, Model::Resnet20)),
+        ("paper", Some(1000), (512, 448, Model::Resnet50Keras)),
+        ("paper", Some(333), (320, 280, Model::Resnet50Keras)),
+        ("paper", Some(64), (64, 64, Model::Resnet110Wfc)),
+        ("paper-cifar", Some(500), (32, 32, Model::Resnet110Wfc)),
+        ("paper-cifar", Some(40), (40, 40, Model::Resnet110Wfc)),
+        ("paper-finegrained", Some(64), (64, 56, Model::Resnet50Keras)),
+        ("paper-finegrained", Some(1), (1, 1, Model::Resnet50Keras)),
+    ] {
+        assert_eq!(sized(recipe, side), expected, "{recipe} {side:?}");
+    }
+    let small = recipe::fitted("quick", "folder:mine", Some(48)).unwrap();
+    assert_eq!(small.dataset, "folder:mine");
+    assert_eq!((small.shift, small.flip, small.erase), (0.15, true, false));
+}
+
+#[test]
+fn a_sweep_asks_for_the_sides_of_folders_only_and_what_the_file_sets_wins() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sides.yaml");
+    let text = "recipe: quick\nset: {crop_size: 30}\naxes: {dataset: [cub, \"folder:small\", \"folder:large\"]}\n";
+    std::fs::write(&path, text).unwrap();
+    let asked = std::cell::RefCell::new(Vec::new());
+    let side = |dataset: &str| {
+        asked.borrow_mut().push(dataset.to_owned());
+        (dataset == "folder:small").then_some(40)
+    };
+    let sweep = sweep::load_with(&path, &side).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(asked.into_inner(), ["folder:small", "folder:large"]);
+    let sizes: Vec<_> = sweep.cells.iter().map(|cell| sweep.cell_settings(cell)).collect();
+    let sizes: Vec<_> = sizes.iter().map(|settings| (settings.resize, settings.crop_size)).collect();
+    assert_eq!(sizes, [(Some(144), Some(30)), (Some(40), Some(30)), (Some(144), Some(30))]);
+    let in_force = sweep.settings_in_force().join("; ");
+    for part in ["resize 144 (cub, folder:large), 40 (folder:small)", "crop_size 30", "precision auto", "off: "] {
+        assert!(in_force.contains(part), "no `{part}` in {in_force}");
+    }
+    assert!(!in_force.starts_with("dataset"), "an axis lists it: {in_force}");
 }

@@ -21,7 +21,7 @@ use plan::{Plan, plan};
 
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    #[error("cannot read the weights")]
+    #[error("cannot read the weights file")]
     File(#[source] data::Error),
     #[error("cannot {action} the weights file {path}", path = path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use sweep::Settings;
 use sweep::field::{FIELDS, Field, Kind, Part};
-use sweep::settings::Embedding;
+use sweep::settings::{Corrupt, Embedding};
 use tch::Device;
 use trainer::loss::Criterion;
 
@@ -93,6 +93,7 @@ fn dataset(name: &str) -> Arc<Dataset> {
         resize: None,
         reach: Reach::anywhere(nowhere),
         cache_dir: nowhere,
+        corrupt: Corrupt::Refuse,
         smoke: name != "digits",
     };
     Arc::new(data::open(&request, &|_, _| ()).unwrap())

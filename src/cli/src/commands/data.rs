@@ -105,7 +105,7 @@ fn check_text(check: &Check) -> String {
     check.corrupt.iter().for_each(|reason| text.push_str(&format!("corrupt: {reason}\n")));
     text.push_str(match (check.corrupt.is_empty(), check.agrees(), &check.published) {
         (false, ..) => "NOT readable as a whole\n",
-        (true, true, Some(_)) => "as published, and every image can be decoded\n",
+        (true, true, Some(_)) => "as published\n",
         (true, true, None) => "every image can be decoded\n",
         (true, false, _) => "NOT as published\n",
     });
@@ -138,7 +138,9 @@ fn check_json(check: &Check) -> Value {
 
 pub fn sheet(arguments: &SheetArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let places = Places::of(&arguments.data)?;
-    let settings = sweep::recipe::settings(&arguments.recipe, &arguments.name).ok_or_else(|| {
+    let side = data::typical_side(&places.request(&arguments.name, None)).map_err(failure)?;
+    let side = side.filter(|_| arguments.name.starts_with(data::catalog::FOLDER_PREFIX));
+    let settings = sweep::recipe::fitted(&arguments.recipe, &arguments.name, side).ok_or_else(|| {
         let known: Vec<&str> = sweep::recipe::names().collect();
         ExpectedError::BadInput(format!("there is no recipe `{}`; known are {}", arguments.recipe, known.join(", ")))
     })?;

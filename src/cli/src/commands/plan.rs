@@ -9,12 +9,14 @@ use sweep::{Sweep, TrialId, TrialSpec, held_out};
 use crate::args::PlanArgs;
 use crate::commands::find_trial;
 use crate::commands::run::load;
+use crate::estimate;
 use crate::exit::{ExpectedError, Outcome};
 use crate::output::{Output, SCHEMA};
 use crate::preflight::{self, Checked, Places};
 
 pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let mut sweep = load(&arguments.file)?;
+    let places = Places::of(&arguments.data)?;
+    let mut sweep = load(&arguments.file, Some(&places))?;
     if arguments.smoke {
         sweep = sweep.into_smoke();
     }
@@ -23,7 +25,6 @@ pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedErr
         output.print(|| format!("{specification:#}\n"), || specification.clone())?;
         return Ok(Outcome::Complete);
     }
-    let places = Places::of(&arguments.data)?;
     // A plan is not refused for missing data: it says what a run would refuse.
     let checked = preflight::survey(&mut sweep, &places)?;
     output.print(|| text(&sweep, &checked, arguments.cells), || document(&sweep, &checked))?;
@@ -42,7 +43,7 @@ fn specification(sweep: &Sweep, id: &str) -> Result<Value, ExpectedError> {
 }
 
 fn text(sweep: &Sweep, checked: &Checked, cells: bool) -> String {
-    let summary = sweep.summary();
+    let summary = sweep.summary_with(&|dataset| checked.sizes.get(dataset).copied());
     let mut text = format!("{}: {}\n", sweep.name, sweep.description.trim());
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:12}{value}\n"));
     line("recipe", sweep.recipe.clone());
@@ -78,9 +79,17 @@ fn text(sweep: &Sweep, checked: &Checked, cells: bool) -> String {
     line("epochs", summary.epochs.to_string());
     line(
         "work",
-        format!("{:.3e} multiply-adds, the longest trial {:.3e}", 1e12 * summary.cost, 1e12 * summary.longest),
+        format!(
+            "{:.3e} multiply-adds, the longest trial {:.3e}; on one CPU core about {}",
+            1e12 * summary.cost,
+            1e12 * summary.longest,
+            estimate::text(estimate::on_cpu(summary.cost, 1))
+        ),
     );
     line("devices", format!("{} per trial", sweep.resources.devices_per_trial));
+    for settings in wrapped(&sweep.settings_in_force()) {
+        line("settings", settings);
+    }
     for output in &sweep.outputs {
         match output {
             SweepOutput::Table(table) => {
@@ -129,6 +138,22 @@ fn judged_on(sweep: &Sweep, search: &Search) -> String {
     )
 }
 
+/// Entries joined with commas, in lines that fit a terminal.
+fn wrapped(entries: &[String]) -> Vec<String> {
+    const WIDTH: usize = 100;
+    let mut lines: Vec<String> = Vec::new();
+    for entry in entries {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + entry.chars().count() + 2 <= WIDTH => {
+                line.push_str(", ");
+                line.push_str(entry);
+            }
+            _ => lines.push(entry.clone()),
+        }
+    }
+    lines
+}
+
 fn names(axes: &[String]) -> String {
     if axes.is_empty() { "nothing".to_owned() } else { axes.join(", ") }
 }
@@ -154,9 +179,10 @@ fn document(sweep: &Sweep, checked: &Checked) -> Value {
         "seeds": sweep.seeds,
         "axes": sweep.axes,
         "search": sweep.search,
+        "base": sweep.base,
         "outputs": sweep.outputs,
         "devices_per_trial": sweep.resources.devices_per_trial,
-        "summary": sweep.summary(),
+        "summary": sweep.summary_with(&|dataset| checked.sizes.get(dataset).copied()),
         "remarks": sweep.remarks(),
         "missing": checked.missing,
         "data_notes": checked.notes,

@@ -3,11 +3,13 @@
 //! Everything that can be refused is refused before anything starts. Read `serve.rs` for the embedded coordinator and
 //! worker, `follow_sweep.rs` for what happens while the sweep runs.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use protocol::v1::{ReportReply, StatusReply, SubmitReply, SweepStatus};
 use schedule::WaitReason;
+use schedule::state::Slot;
 use serde_json::json;
 use sweep::Sweep;
 
@@ -21,7 +23,7 @@ use crate::output::{self, Output, SCHEMA, counted};
 use crate::preflight::{self, Places};
 use crate::results_folder::ResultsFolder;
 use crate::signals::Signals;
-use crate::{advice, rendezvous, talk, trainer};
+use crate::{advice, estimate, rendezvous, talk, trainer};
 
 /// How long a coordinator elsewhere may be away when a sweep is submitted.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,14 +34,22 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(200);
 
 pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let mut sweep = load(&arguments.file)?;
-    if arguments.smoke {
-        sweep = sweep.into_smoke();
-    }
     let places = Places::of(&arguments.data)?;
     let elsewhere = arguments.target.coordinator.is_some();
     // A login node need not have the data: then its workers say what is missing.
-    if !elsewhere || arguments.data.data_dir.is_some() {
+    let looks = !elsewhere || arguments.data.data_dir.is_some();
+    let mut sweep = load(&arguments.file, looks.then_some(&places))?;
+    if arguments.smoke {
+        sweep = sweep.into_smoke();
+    }
+    if !looks && sweep.cells.iter().any(|cell| is_folder(&sweep.cell_settings(cell).dataset)) {
+        talk::say(
+            "note: images of `folder:` data sets are not looked at from here, so their sizes are the recipe's; with --data-dir \
+             they follow the images",
+        );
+    }
+    let mut sizes = BTreeMap::new();
+    if looks {
         let checked = preflight::check(&mut sweep, &places, arguments.skip_missing)?;
         for lacks in checked.missing {
             talk::say(&format!("left out: {lacks}"));
@@ -47,11 +57,12 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
         for note in checked.notes {
             talk::say(&format!("data set {note}"));
         }
+        sizes = checked.sizes;
     }
     for remark in sweep.remarks() {
         talk::say(&format!("note: {remark}"));
     }
-    let run = Run { arguments, sweep, places, output };
+    let run = Run { arguments, sweep, places, sizes, output };
     if elsewhere {
         let address = arguments.target.coordinator.clone().unwrap_or_default();
         let token = arguments.target.token_file.clone();
@@ -60,16 +71,25 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
     super::block_on(run.here())
 }
 
-/// Reads a sweep file; its errors are drawn for the terminal.
-pub fn load(file: &Path) -> Result<Sweep, ExpectedError> {
+/// Reads a sweep file; its errors are drawn for the terminal. Sizes follow the images of `folder:` data sets in `places`;
+/// without, the recipes' own are taken.
+pub fn load(file: &Path, places: Option<&Places>) -> Result<Sweep, ExpectedError> {
     let style = sweep::Style { colour: talk::colour(), ..sweep::Style::default() };
-    sweep::load(file).map_err(|errors| ExpectedError::SweepFile(errors.render(style)))
+    // What is wrong with a data set is reported when all of them are looked for.
+    let side = |dataset: &str| data::typical_side(&places?.request(dataset, None)).ok().flatten();
+    sweep::load_with(file, &side).map_err(|errors| ExpectedError::SweepFile(errors.render(style)))
+}
+
+fn is_folder(dataset: &str) -> bool {
+    dataset.starts_with(data::catalog::FOLDER_PREFIX)
 }
 
 struct Run<'a> {
     arguments: &'a RunArgs,
     sweep: Sweep,
     places: Places,
+    /// How many images the data sets have that were looked at.
+    sizes: BTreeMap<String, sweep::Size>,
     output: Output,
 }
 
@@ -205,6 +225,7 @@ impl Run<'_> {
         let needed = self.sweep.resources.devices_per_trial;
         devices.devices_per_slot = devices.devices_per_slot.or((needed > 1).then_some(needed));
         let slots = slots(&devices)?;
+        self.say_how_long(&slots);
         let trainer = trainer::find(devices.trainer.as_deref())?;
         ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
         let state_dir = &self.arguments.target.state_dir;
@@ -301,6 +322,22 @@ impl Run<'_> {
         let reach = follower.client.flags();
         let waits_because = advice::complete(&status.waits_because, &self.arguments.target, Some(&reach));
         SweepStatus { waits_because, ..status }
+    }
+
+    /// On a CPU, where the sweep takes hours.
+    fn say_how_long(&self, slots: &[Slot]) {
+        let devices: Vec<&String> = slots.iter().flat_map(|slot| &slot.devices).collect();
+        let threads = devices.iter().filter(|device| **device == "cpu").count();
+        let work = self.sweep.summary_with(&|dataset| self.sizes.get(dataset).copied()).cost;
+        let time = estimate::on_cpu(work, threads);
+        if threads == devices.len() && time >= estimate::LONG {
+            talk::say(&format!(
+                "note: from its start the sweep takes about {} on {}; what decides it: `orchestrator plan {}`",
+                estimate::text(time),
+                counted(threads as u64, "CPU thread"),
+                self.arguments.file.display()
+            ));
+        }
     }
 
     fn say_submitted(&self, reply: &SubmitReply) {

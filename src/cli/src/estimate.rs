@@ -1,0 +1,42 @@
+//! How long a sweep takes on a CPU, roughly: to be warned before hours pass.
+
+use std::time::Duration;
+
+/// Multiply-adds of training that a core makes in a second. The networks and machines of bench/results lie between 3e10
+/// (f32) and 1e11 (bf16 with matrix tiles).
+const PER_CORE: f64 = 5e10;
+
+/// From which on a run says beforehand how long it takes.
+pub const LONG: Duration = Duration::from_secs(3600);
+
+/// `cost` in 10^12 multiply-adds, as `sweep::cost` has it.
+pub fn on_cpu(cost: f64, threads: usize) -> Duration {
+    let seconds = cost * 1e12 / (PER_CORE * threads.max(1) as f64);
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
+/// In the unit that fits.
+pub fn text(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    match seconds {
+        ..120.0 => format!("{seconds:.0} s"),
+        ..7_200.0 => format!("{:.0} min", seconds / 60.0),
+        ..172_800.0 => format!("{:.0} h", seconds / 3_600.0),
+        _ => format!("{:.0} days", seconds / 86_400.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_the_unit_that_fits() {
+        let told = |cost: f64, threads: usize| text(on_cpu(cost, threads));
+        assert_eq!(told(1.0, 1), "20 s");
+        assert_eq!(told(1_000.0, 2), "3 h");
+        assert_eq!(told(1_000.0, 1), "6 h");
+        assert_eq!(told(1e6, 1), "231 days");
+        assert_eq!(told(f64::INFINITY, 0), text(Duration::MAX));
+    }
+}
