@@ -26,6 +26,8 @@ pub struct System {
     /// Chosen by the first coordinator, kept by those after it.
     address: Option<String>,
     num_started: AtomicU32,
+    /// See `install_trainer`.
+    installed: Option<PathBuf>,
     /// Flags of every coordinator, such as a short lease.
     pub coordinator_flags: Vec<String>,
 }
@@ -35,7 +37,14 @@ impl System {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let folder = TempDir::with_prefix("orchestrator-test-").expect("a folder for temporary files");
         let mark = format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-        Self { folder, mark, address: None, num_started: AtomicU32::new(0), coordinator_flags: Vec::new() }
+        Self {
+            folder,
+            mark,
+            address: None,
+            num_started: AtomicU32::new(0),
+            installed: None,
+            coordinator_flags: Vec::new(),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -56,9 +65,23 @@ impl System {
         path
     }
 
+    /// Makes a shell script the built-in trainer of this system: a faulty or a fast one, whose trials have the ids of ours.
+    /// What is named by --trainer would be another program with trials of its own.
+    pub fn install_trainer(&mut self, commands: &str) {
+        let folder = self.path("installed");
+        fs::create_dir_all(&folder).expect("the test's folder can be written");
+        let program = folder.join("orchestrator");
+        if !program.exists() {
+            fs::copy(binary("orchestrator"), &program).expect("there is room for a copy");
+        }
+        self.script("installed/orchestrator-trainer", commands);
+        self.installed = Some(program);
+    }
+
     /// The command line, in this system's folder.
     pub fn orchestrator(&self, arguments: &[&str]) -> Command {
-        let mut command = self.marked(binary("orchestrator"));
+        let program = self.installed.clone().unwrap_or_else(|| binary("orchestrator"));
+        let mut command = self.marked(program);
         command.args(arguments);
         command
     }

@@ -1,7 +1,6 @@
 //! The control plane with trainers that obey without training (`orchestrator-trainer serve --rehearse`): what needs no
 //! training to be shown, and what it costs. Faults of real trainers: faults.rs.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
@@ -29,7 +28,7 @@ outputs:
 fn finished_trials_are_reused_and_the_reuse_is_explained() {
     let mut system = System::new();
     let _coordinator = system.coordinator();
-    let _worker = rehearsing_worker(&system);
+    let _worker = rehearsing_worker(&mut system);
     submit(&system, 4).expect_exit(0);
     let dispatched = num_dispatches(&system);
     assert_eq!(dispatched, 8);
@@ -54,7 +53,7 @@ fn a_sweep_that_no_slot_can_take_says_so() {
     let no_worker =
         format!("idle waits: no worker has joined: start one with `orchestrator worker --coordinator {url}`");
     wait_for("the run says what it waits for", || run.stderr().contains(&no_worker).then_some(()));
-    let _worker = rehearsing_worker(&system);
+    let _worker = rehearsing_worker(&mut system);
     let too_small = "waits: it needs a slot of 4 devices, and the largest offered has 1: start a worker with \
                      --devices-per-slot 4, or change `resources.devices_per_trial`";
     wait_for("the run says that the slots are too small", || run.stderr().contains(too_small).then_some(()));
@@ -69,9 +68,9 @@ fn a_sweep_that_no_slot_can_take_says_so() {
     assert_eq!(run.stderr().matches(too_small).count(), 1, "{}", run.stderr());
 
     // nobody else can join the coordinator inside this one
-    let trainer = rehearsing_trainer(&system, "--rehearse-epoch-ms 2");
-    let mut own = system.orchestrator(&["run", "wide.yaml", "--devices", "cpu", "--slots", "1", "--trainer"]);
-    own.arg(trainer).args(["--devices-per-slot", "1"]);
+    rehearse(&mut system, "--rehearse-epoch-ms 2");
+    let mut own = system.orchestrator(&["run", "wide.yaml", "--devices", "cpu", "--slots", "1"]);
+    own.args(["--devices-per-slot", "1"]);
     let mut own = system.start("own", own);
     own.expect_exit(2);
     assert!(own.stderr().contains("the sweep cannot go on: it needs a slot of 4 devices"), "{}", own.stderr());
@@ -80,15 +79,13 @@ fn a_sweep_that_no_slot_can_take_says_so() {
 /// A run inside one process also finishes what an older one left, and says so before it does.
 #[test]
 fn an_older_unfinished_sweep_is_announced() {
-    let system = System::new();
-    let slow = rehearsing_trainer(&system, "--rehearse-epoch-ms 60000");
+    let mut system = System::new();
+    rehearse(&mut system, "--rehearse-epoch-ms 60000");
     system.file("older.yaml", &sweep(3).replace("name: idle", "name: older").replace("class: 5", "class: 6"));
-    let embedded = |file: &str, trainer: &std::path::Path| {
-        let mut command = system.orchestrator(&["run", file, "--devices", "cpu", "--slots", "1", "--trainer"]);
-        command.arg(trainer);
-        system.start("run", command)
+    let embedded = |system: &System, file: &str| {
+        system.start("run", system.orchestrator(&["run", file, "--devices", "cpu", "--slots", "1"]))
     };
-    let mut older = embedded("older.yaml", &slow);
+    let mut older = embedded(&system, "older.yaml");
     wait_for("a trial of the older sweep runs", || (!system.trainers().is_empty()).then_some(()));
     older.signal(Signal::SIGINT);
     wait_for("it writes checkpoints", || older.stderr().contains("writing checkpoints").then_some(()));
@@ -97,7 +94,8 @@ fn an_older_unfinished_sweep_is_announced() {
     older.signal(Signal::SIGINT);
     older.wait();
     system.file("idle.yaml", &sweep(1));
-    let mut run = embedded("idle.yaml", &rehearsing_trainer(&system, "--rehearse-epoch-ms 2"));
+    rehearse(&mut system, "--rehearse-epoch-ms 2");
+    let mut run = embedded(&system, "idle.yaml");
     run.expect_exit(0);
     let said = run.stderr();
     for part in ["unfinished sweep `older`", " before these", "orchestrator cancel older --state-dir"] {
@@ -109,12 +107,12 @@ fn an_older_unfinished_sweep_is_announced() {
 /// The coordinator of another command has a token of its own: the state directory leads to both.
 #[test]
 fn what_a_run_at_a_borrowed_coordinator_says_to_do_works() {
-    let system = System::new();
-    let trainer = rehearsing_trainer(&system, "--rehearse-epoch-ms 60000");
+    let mut system = System::new();
+    rehearse(&mut system, "--rehearse-epoch-ms 60000");
     system.file("idle.yaml", &sweep(1));
     let run = |name: &str| {
-        let mut command = system.orchestrator(&["run", "idle.yaml", "--devices", "cpu", "--slots", "1", "--trainer"]);
-        command.arg(&trainer).args(["--state-dir", "my state"]);
+        let mut command = system.orchestrator(&["run", "idle.yaml", "--devices", "cpu", "--slots", "1"]);
+        command.args(["--state-dir", "my state"]);
         system.start(name, command)
     };
     let first = run("first");
@@ -135,7 +133,7 @@ fn what_a_trial_costs_without_training() {
     const SEEDS: u32 = 5_000;
     let mut system = System::new();
     let coordinator = system.coordinator();
-    let _worker = rehearsing_worker(&system);
+    let _worker = rehearsing_worker(&mut system);
     let start = Instant::now();
     submit(&system, SEEDS).expect_exit(0);
     let seconds = start.elapsed().as_secs_f64();
@@ -158,12 +156,8 @@ fn what_recovery_takes() {
     let mut system = System::new();
     let mut coordinator = system.coordinator();
     // trials of about a second
-    let trainer = rehearsing_trainer(&system, "--rehearse-epoch-ms 12");
-    let worker = |system: &System, name: &str| {
-        let mut command = system.worker_command(name, 2, 1);
-        command.arg("--trainer").arg(&trainer);
-        system.start("worker", command)
-    };
+    rehearse(&mut system, "--rehearse-epoch-ms 12");
+    let worker = |system: &System, name: &str| system.worker(name, 2);
     let _steady = worker(&system, "steady");
     let mut victim = worker(&system, "victim");
     let run = submit(&system, 500);
@@ -240,16 +234,15 @@ fn now_ms() -> u64 {
     since.as_millis().try_into().expect("milliseconds fit")
 }
 
-fn rehearsing_trainer(system: &System, more: &str) -> PathBuf {
+/// Trains nothing, in the time that is asked for.
+fn rehearse(system: &mut System, more: &str) {
     let trainer = binary("orchestrator-trainer");
-    system.script("trainer", &format!("exec {} \"$@\" --rehearse {more}", trainer.display()))
+    system.install_trainer(&format!("exec {} \"$@\" --rehearse {more}", trainer.display()));
 }
 
-fn rehearsing_worker(system: &System) -> Process {
-    let trainer = rehearsing_trainer(system, "");
-    let mut command = system.worker_command("rehearsing", 2, 1);
-    command.arg("--trainer").arg(trainer);
-    system.start("worker", command)
+fn rehearsing_worker(system: &mut System) -> Process {
+    rehearse(system, "");
+    system.worker("rehearsing", 2)
 }
 
 fn submit(system: &System, seeds: u32) -> Process {

@@ -71,25 +71,28 @@ fn a_crashed_trainer_is_tried_again_and_its_last_words_are_kept() {
 /// Its first trainer crashes, and none starts again: the only slot's device is gone. Nobody else can take the trial.
 #[test]
 fn a_run_whose_every_slot_is_broken_ends_and_says_what_to_do() {
-    let system = System::new();
+    let mut system = System::new();
     system.file("faulty.yaml", &sweep(1));
     let real = binary("orchestrator-trainer");
-    let breaks = format!("if mkdir started 2>/dev/null; then exec {} \"$@\"; else exit 4; fi", real.display());
-    let breaks = system.script("breaks", &breaks);
-    let run = |name: &str| {
+    system.install_trainer(&format!(
+        "if mkdir started 2>/dev/null; then exec {0} \"$@\"; else exit 4; fi",
+        real.display()
+    ));
+    let run = |system: &System, name: &str| {
         let mut command = system.orchestrator(&["run", "faulty.yaml", "--devices", "cpu", "--slots", "1"]);
-        command.args(["--devices-per-slot", "1", "--trainer"]).arg(if name == "broken" { &breaks } else { &real });
+        command.args(["--devices-per-slot", "1"]);
         command.env("ORCHESTRATOR_FAULT", "panic epoch=1");
         system.start(name, command)
     };
-    let mut broken = run("broken");
+    let mut broken = run(&system, "broken");
     broken.expect_exit(2);
     for part in ["the sweep cannot go on: every slot of 1 device is broken", "`orchestrator undrain "] {
         assert!(broken.stderr().contains(part), "it does not say `{part}`: {}", broken.stderr());
     }
     assert_eq!(system.processes(), Vec::<u32>::new(), "the run leaves no process");
     // threads of a CPU have no identity by which they would be remembered
-    run("mended").expect_exit(0);
+    system.install_trainer(&format!("exec {} \"$@\"", real.display()));
+    run(&system, "mended").expect_exit(0);
 }
 
 /// The same seed would give the same: not tried again, and said so by the exit code and the table.

@@ -150,10 +150,10 @@ fn a_sweep_reads_no_other_files_of_a_worker() {
              axes:\n  reads:\n{values}"
         ),
     );
-    let mut worker = system.worker_command("only", 1, 1);
-    worker.args(["--allow-path", "/dev", "--trainer"]);
     let trainer = binary("orchestrator-trainer");
-    worker.arg(system.script("trainer", &format!("env > environment; exec {} \"$@\"", trainer.display())));
+    system.install_trainer(&format!("env > environment; exec {} \"$@\"", trainer.display()));
+    let mut worker = system.worker_command("only", 1, 1);
+    worker.args(["--allow-path", "/dev"]);
     worker.env("AWS_SECRET_ACCESS_KEY", "hunter4").env("ORCHESTRATOR_CACHE_TOKEN", "hunter5").env("NCCL_DEBUG", "WARN");
     let _worker = system.start("worker", worker);
     let url = system.url();

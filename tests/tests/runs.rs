@@ -92,10 +92,9 @@ fn signals_of_one_request_to_end_count_once() {
 fn a_second_request_to_end_stops_at_once() {
     let mut system = System::new();
     let _coordinator = system.coordinator();
-    let trainer = trainer(&system, 600_000);
-    let mut command = system.worker_command("deaf", 1, 1);
-    command.arg("--trainer").arg(trainer);
-    let mut worker = system.start("worker", command);
+    let trainer = binary("orchestrator-trainer");
+    system.install_trainer(&format!("exec {} \"$@\" --rehearse --rehearse-epoch-ms 600000", trainer.display()));
+    let mut worker = system.worker("deaf", 1);
     system.file("idle.yaml", SWEEP);
     let url = system.url();
     system.start("run", system.orchestrator(&["run", "idle.yaml", "--coordinator", &url, "--detach"])).expect_exit(0);

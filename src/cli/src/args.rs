@@ -77,7 +77,7 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Stop a sweep; finished trials keep their results
     Cancel(SweepArgs),
-    /// Let the failed trials of a sweep wait again, with fresh budgets
+    /// Try the failed trials of a sweep again, or train finished ones again on purpose
     Retry(RetryArgs),
     /// Give a worker no new work; what runs there finishes
     Drain(DrainArgs),
@@ -143,7 +143,8 @@ pub struct DeviceArgs {
     /// Devices of one slot: GPUs, or CPU threads
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub devices_per_slot: Option<u32>,
-    /// The trainer's executable; by default the `orchestrator-trainer` beside this program
+    /// The trainer's executable; by default the `orchestrator-trainer` beside this program. Results of another program are
+    /// kept apart
     #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TRAINER")]
     pub trainer: Option<PathBuf>,
 }
@@ -185,6 +186,9 @@ pub struct RunArgs {
     /// Leave out cells whose data set, weights or hierarchy is not there, and mark them
     #[arg(long)]
     pub skip_missing: bool,
+    /// Train everything again from the start: results that the sweep's trials have do not count any more
+    #[arg(long)]
+    pub fresh: bool,
     #[command(flatten)]
     pub devices: DeviceArgs,
     #[command(flatten)]
@@ -267,6 +271,12 @@ pub struct PlanArgs {
     /// `--output json`, or the beginning of one
     #[arg(long, value_name = "ID", conflicts_with = "cells")]
     pub trial: Option<String>,
+    /// As it would be for `run --trainer`: the program is part of the trials' ids
+    #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TRAINER")]
+    pub trainer: Option<PathBuf>,
+    /// Where earlier submissions are looked up: what would be trained anew, and why
+    #[arg(long, value_name = "DIR", default_value = "orchestrator-state")]
+    pub state_dir: PathBuf,
     #[command(flatten)]
     pub data: DataArgs,
 }
@@ -330,8 +340,15 @@ pub struct RetryArgs {
     /// The sweep's name
     #[arg(value_name = "SWEEP")]
     pub sweep: String,
-    /// Those that failed: the only ones there are to retry
-    #[arg(long, required = true)]
+    /// Train these cells again from the start, their finished trials too, named as for `orchestrator why`; by default only
+    /// trials that failed are tried again
+    #[arg(value_name = "CELL", conflicts_with_all = ["all", "failed"])]
+    pub cells: Vec<String>,
+    /// Train every trial again from the start, finished ones too: their results do not count any more
+    #[arg(long, conflicts_with = "failed")]
+    pub all: bool,
+    /// Those that failed, which go on from their checkpoints: the default
+    #[arg(long)]
     pub failed: bool,
     #[command(flatten)]
     pub target: Target,

@@ -111,10 +111,11 @@ impl Client {
         self.answer("cancelling the sweep", reply).map(|reply| reply.cancelled)
     }
 
-    pub async fn retry_failed(&mut self, sweep: &str) -> Result<u64, ExpectedError> {
-        let message = v1::RetryFailedRequest { sweep: sweep.to_owned() };
-        let reply = self.control.retry_failed(self.request(message)).await;
-        self.answer("retrying failed trials", reply).map(|reply| reply.retried)
+    /// Those that failed, unless all are asked for or cells are named.
+    pub async fn retry(&mut self, sweep: &str, all: bool, cells: &[String]) -> Result<u64, ExpectedError> {
+        let message = v1::RetryRequest { sweep: sweep.to_owned(), all, cells: cells.to_vec() };
+        let reply = self.control.retry(self.request(message)).await;
+        self.answer("retrying trials", reply).map(|reply| reply.retried)
     }
 
     pub async fn explain(&mut self, trial: &str) -> Result<v1::ExplainReply, ExpectedError> {

@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn lines_about_trials_that_ended() {
         let mut ended = TrialEnded {
-            trial: "0123456789abcdef".into(),
+            trial: "t0123456789abcdef".into(),
             cell: "cos/10".into(),
             seed: 3,
             attempts: 2,
@@ -308,7 +308,7 @@ mod tests {
         ended.outcome = Some(trial_ended::Outcome::Failure("the loss became NaN\nmore".into()));
         assert_eq!(
             ended_line(&ended, &target),
-            "cos/10 seed 3 (search): failed: the loss became NaN; see `orchestrator explain 0123456789abcdef --state-dir 'my state'`"
+            "cos/10 seed 3 (search): failed: the loss became NaN; see `orchestrator explain t0123456789abcdef --state-dir 'my state'`"
         );
     }
 

@@ -1,16 +1,20 @@
 //! Before anything starts: are the data sets, weights and hierarchies of a sweep there, and have the classes enough
-//! images? Everything missing is listed at once, with what gets it.
+//! images? Everything missing is listed at once, with what gets it. What is there is read once, so that its content is
+//! part of the trials' ids.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use data::files::Reach;
 use data::{OpenRequest, Preflight};
 use sweep::settings::{Corrupt, Embedding, HierarchyFile, SamplesPerClass};
-use sweep::{Settings, Sweep};
+use sweep::{Input, Inputs, Settings, Sweep};
 
 use crate::args::DataArgs;
 use crate::exit::{ExpectedError, chain};
+use crate::talk;
 
 /// Where things lie on this machine.
 #[derive(Clone, Debug)]
@@ -56,21 +60,24 @@ pub struct Checked {
     pub sizes: BTreeMap<String, sweep::Size>,
 }
 
-/// Looks for everything that the sweep's cells need. What can never work is an error; what is missing is not.
+/// Looks for everything that the sweep's cells need, and notes the content of what is there in the sweep. What can never work is an error; what is missing is not.
 pub fn survey(sweep: &mut Sweep, places: &Places) -> Result<Checked, ExpectedError> {
-    look(sweep, places).map(|looked| looked.checked())
+    let looked = look(sweep, places)?;
+    sweep.inputs = looked.contents(places)?;
+    Ok(looked.checked())
 }
 
 /// The same before a run, where what is missing is an error; with `skip_missing`, the cells concerned are marked instead.
 pub fn check(sweep: &mut Sweep, places: &Places, skip_missing: bool) -> Result<Checked, ExpectedError> {
     let looked = look(sweep, places)?;
     let checked = looked.checked();
-    if checked.missing.is_empty() {
-        return Ok(checked);
+    if !checked.missing.is_empty() {
+        let skipped = if skip_missing { sweep.skip_cells(|settings| looked.lacks(settings)) } else { 0 };
+        if !skip_missing || skipped == sweep.cells.len() {
+            return Err(ExpectedError::Missing(checked.missing));
+        }
     }
-    if !skip_missing || sweep.skip_cells(|settings| looked.lacks(settings)) == sweep.cells.len() {
-        return Err(ExpectedError::Missing(checked.missing));
-    }
+    sweep.inputs = looked.contents(places)?;
     Ok(checked)
 }
 
@@ -95,10 +102,24 @@ struct Looked {
     hierarchies: BTreeMap<(PathBuf, String), Option<String>>,
     /// Not missing but impossible; said once each.
     wrong: Vec<String>,
+    /// Everything that is read, by its name.
+    inputs: BTreeMap<String, Source>,
+}
+
+/// Where the content of an input is.
+enum Source {
+    Dataset(String),
+    File(PathBuf),
 }
 
 impl Looked {
     fn at(&mut self, settings: &Settings, places: &Places) {
+        for input in settings.inputs() {
+            self.inputs.entry(input.to_string()).or_insert_with(|| match input {
+                Input::Dataset(name) => Source::Dataset(name.to_owned()),
+                Input::Weights(path) | Input::Hierarchy(path) => Source::File(places.data_dir.join(path)),
+            });
+        }
         self.at_data(settings, places);
         if let Some(weights) = &settings.weights {
             let path = places.data_dir.join(weights);
@@ -175,6 +196,24 @@ impl Looked {
         Checked { missing: self.missing().cloned().collect(), notes: notes.collect(), sizes }
     }
 
+    /// The content of everything that is there.
+    fn contents(&self, places: &Places) -> Result<Inputs, ExpectedError> {
+        let mut contents = Inputs::new();
+        for (name, source) in &self.inputs {
+            let reading = Reading::new(name);
+            let on_read = |done, total| reading.progress(done, total);
+            let content = match source {
+                Source::Dataset(dataset) if self.data.get(dataset).is_none_or(Result::is_err) => continue,
+                Source::Dataset(dataset) => data::content(&places.request(dataset, None), &on_read),
+                Source::File(path) if !path.is_file() => continue,
+                Source::File(path) => data::file_content(path, &places.cache_dir, &on_read).map(Some),
+            };
+            let content = content.map_err(|error| ExpectedError::BadInput(format!("{name}: {}", chain(&error))))?;
+            contents.extend(content.map(|content| (name.clone(), Arc::new(content))));
+        }
+        Ok(contents)
+    }
+
     fn missing(&self) -> impl Iterator<Item = &String> {
         let data = self.data.values().filter_map(|found| found.as_ref().err());
         data.chain(self.files.values().flatten()).chain(self.hierarchies.values().flatten())
@@ -192,6 +231,37 @@ impl Looked {
             Embedding::Hierarchy(file) => self.hierarchies.get(&hierarchy_key(settings, file)).and_then(Option::as_ref),
         };
         data.or(weights).or(hierarchy).cloned()
+    }
+}
+
+/// Says how far the reading of a large input is.
+struct Reading<'a> {
+    name: &'a str,
+    next: Mutex<Instant>,
+}
+
+/// Before the first line: most inputs are read, or remembered, sooner.
+const FIRST_LINE: Duration = Duration::from_secs(2);
+const NEXT_LINE: Duration = Duration::from_secs(10);
+
+impl<'a> Reading<'a> {
+    fn new(name: &'a str) -> Self {
+        Self { name, next: Mutex::new(Instant::now() + FIRST_LINE) }
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        let now = Instant::now();
+        let mut next = self.next.lock().expect("nothing panics while it holds the lock");
+        if now >= *next {
+            *next = now + NEXT_LINE;
+            let gb = |bytes: u64| bytes as f64 / 1e9;
+            talk::say(&format!(
+                "reading {} to tell whether it changed: {:.1} of {:.1} GB; next time only changed files are read",
+                self.name,
+                gb(done),
+                gb(total)
+            ));
+        }
     }
 }
 

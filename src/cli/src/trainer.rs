@@ -6,8 +6,27 @@ use crate::exit::ExpectedError;
 
 const NAME: &str = "orchestrator-trainer";
 
+/// A trainer's executable, and whose program it is.
+#[derive(Debug)]
+pub struct Found {
+    pub path: PathBuf,
+    pub program: sweep::Trainer,
+}
+
 /// What was named, else what lies beside this program.
-pub fn find(named: Option<&Path>) -> Result<PathBuf, ExpectedError> {
+pub fn find(named: Option<&Path>) -> Result<Found, ExpectedError> {
+    let path = locate(named)?;
+    let program = match named {
+        Some(_) => {
+            let own = std::env::current_exe().ok().map(|program| program.with_file_name(NAME));
+            worker::executable::identify(&path, own.as_deref()).map_err(ExpectedError::file("read", &path))?
+        }
+        None => sweep::Trainer::BuiltIn,
+    };
+    Ok(Found { path, program })
+}
+
+fn locate(named: Option<&Path>) -> Result<PathBuf, ExpectedError> {
     match named {
         Some(path) => {
             let path = std::path::absolute(path).map_err(ExpectedError::file("find", path))?;

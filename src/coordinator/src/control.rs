@@ -3,6 +3,7 @@
 use protocol::invalid::{line, name, optional_name};
 use protocol::v1;
 use protocol::v1::control_server::Control;
+use schedule::event::Retry;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -80,13 +81,18 @@ impl Control for ControlService {
         Ok(Response::new(v1::CancelReply { cancelled }))
     }
 
-    async fn retry_failed(
-        &self,
-        request: Request<v1::RetryFailedRequest>,
-    ) -> Result<Response<v1::RetryFailedReply>, Status> {
-        let sweep = name("sweep", request.into_inner().sweep)?;
-        let retried = self.ask(|reply| Message::Change(Change::RetryFailed { sweep, reply })).await?;
-        Ok(Response::new(v1::RetryFailedReply { retried }))
+    async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryReply>, Status> {
+        let v1::RetryRequest { sweep, all, cells } = request.into_inner();
+        let sweep = name("sweep", sweep)?;
+        let cells = cells.iter().map(|cell| line("cells", cell).map(String::from)).collect::<Result<Vec<_>, _>>()?;
+        let which = match (all, cells.is_empty()) {
+            (false, true) => Retry::Failed,
+            (true, true) => Retry::All,
+            (false, false) => Retry::Cells(cells),
+            (true, false) => return Err(Status::invalid_argument("`all` and `cells` exclude each other")),
+        };
+        let retried = self.ask(|reply| Message::Change(Change::Retry { sweep, which, reply })).await?;
+        Ok(Response::new(v1::RetryReply { retried }))
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainReply>, Status> {

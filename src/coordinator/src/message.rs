@@ -2,6 +2,7 @@
 
 use protocol::{FromWorker, Hello, v1};
 use schedule::Submission;
+use schedule::event::Retry;
 use schedule::state::WorkerId;
 use sweep::Sweep;
 use sweep::text::Line;
@@ -46,7 +47,7 @@ pub struct Stream {
 pub enum Change {
     Submit { sweep: Box<Sweep>, build: String, reply: Reply<Submission> },
     Cancel { sweep: String, reply: Reply<u64> },
-    RetryFailed { sweep: String, reply: Reply<u64> },
+    Retry { sweep: String, which: Retry, reply: Reply<u64> },
     Drain { worker: String, reason: Line, reply: Reply<()> },
     Undrain { host: String, reply: Reply<()> },
 }
@@ -81,7 +82,7 @@ impl Change {
     pub fn refuse(self, status: Status) {
         match self {
             Self::Submit { reply, .. } => drop(reply.send(Err(status))),
-            Self::Cancel { reply, .. } | Self::RetryFailed { reply, .. } => drop(reply.send(Err(status))),
+            Self::Cancel { reply, .. } | Self::Retry { reply, .. } => drop(reply.send(Err(status))),
             Self::Drain { reply, .. } | Self::Undrain { reply, .. } => drop(reply.send(Err(status))),
         }
     }

@@ -211,7 +211,9 @@ impl Owner {
                 let reason = "cancelled by a user".into();
                 (Input::Cancel { sweep, reason }, After::Change(Asked::Count(reply)))
             }
-            Change::RetryFailed { sweep, reply } => (Input::RetryFailed { sweep }, After::Change(Asked::Count(reply))),
+            Change::Retry { sweep, which, reply } => {
+                (Input::Retry { sweep, which }, After::Change(Asked::Count(reply)))
+            }
             Change::Drain { worker, reason, reply } => {
                 (Input::Drain { worker: WorkerId(worker.into()), reason }, After::Change(Asked::Done(reply)))
             }
@@ -281,7 +283,8 @@ impl Owner {
         match effect {
             Effect::Start { worker, slot, trial, attempt } => match self.state.spec_of(trial) {
                 Some(spec) => {
-                    let start = FromCoordinator::Start { trial, attempt, slot, spec: Box::new(spec) };
+                    let since = self.state.trials.get(&trial).map_or(attempt, |trial| trial.since);
+                    let start = FromCoordinator::Start { trial, attempt, slot, since, spec: Box::new(spec) };
                     self.streams.send(&worker, start);
                 }
                 None => tracing::error!(%trial, "a trial was dispatched that no sweep lists"),

@@ -91,7 +91,7 @@ fn sweep() -> Box<Sweep> {
 }
 
 fn result(trial: TrialId) -> TrialResult {
-    let accuracy = (u64::from_str_radix(&trial.to_string(), 16).unwrap() % 1000) as f64 / 1000.0;
+    let accuracy = (trial.bits() % 1000) as f64 / 1000.0;
     TrialResult {
         last_accuracy: accuracy,
         best_accuracy: accuracy,
@@ -129,7 +129,8 @@ fn stream() -> (Stream, mpsc::Receiver<Result<v1::CoordinatorMessage, Status>>) 
 
 fn hello(worker: &WorkerId, connection: u64, ended: Vec<EndedAttempt>) -> Box<Hello> {
     let slot = Slot { devices: vec!["cpu".into()], uuids: Vec::new(), description: String::new() };
-    let info = WorkerInfo { host: "host".into(), build: "test".into(), slots: vec![slot; 2] };
+    let info =
+        WorkerInfo { host: "host".into(), build: "test".into(), trainer: Default::default(), slots: vec![slot; 2] };
     Box::new(Hello { worker: worker.clone(), connection, info, running: Vec::new(), ended })
 }
 

@@ -2,7 +2,7 @@
 
 use protocol::v1;
 use schedule::state::WorkerState;
-use sweep::TrialId;
+use sweep::{NotATrial, TrialId, TrialPrefix};
 use tonic::Status;
 
 use crate::message::Read;
@@ -85,22 +85,14 @@ impl Owner {
 
     /// An id, or a unique beginning of one.
     fn find_trial(&self, text: &str) -> Result<TrialId, Status> {
-        if text.is_empty() || text.len() > 16 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            let reason = format!("`{text}` is no trial id: up to 16 hexadecimal digits were expected");
-            return Err(Status::invalid_argument(reason));
-        }
-        let text = text.to_ascii_lowercase();
+        let status = |bad: NotATrial| match bad {
+            NotATrial::Unknown(_) => Status::not_found(bad.to_string()),
+            NotATrial::Malformed(_) | NotATrial::Ambiguous { .. } => Status::invalid_argument(bad.to_string()),
+        };
+        let prefix: TrialPrefix = text.parse().map_err(status)?;
         // ids are ordered as their digits are
-        let first: TrialId = format!("{text:0<16}").parse().map_err(|_| Status::internal("padding a trial id"))?;
-        let mut found =
-            self.state.trials.range(first..).map(|(id, _)| *id).take_while(|id| id.to_string().starts_with(&text));
-        match (found.next(), found.next()) {
-            (Some(id), None) => Ok(id),
-            (Some(id), Some(other)) => {
-                Err(Status::invalid_argument(format!("`{text}` begins several trial ids: {id}, {other}, ...")))
-            }
-            (None, _) => Err(Status::not_found(format!("no trial's id begins with `{text}`"))),
-        }
+        let from = self.state.trials.range(prefix.lowest()..).map(|(id, _)| *id);
+        prefix.find(from.take_while(|id| prefix.begins(*id))).map_err(status)
     }
 }
 

@@ -127,6 +127,9 @@ impl Tails {
             }
             Event::SweepCancelled { sweep, reason } => self.note_sweep(sweep, &format!("cancelled: {reason}")),
             Event::FailedTrialsRetried { sweep } => self.note_sweep(sweep, "failed trials are tried again"),
+            Event::TrialsRetried { sweep, trials } => {
+                self.note_sweep(sweep, &format!("{} of its trials are trained again from the start", trials.len()));
+            }
             Event::SweepSubmitted { sweep, .. } => self.note_sweep(&sweep.name, "submitted"),
             Event::CandidateChosen { sweep, cell, candidate, .. } => {
                 let chosen = state.sweeps.get(sweep.as_str()).and_then(|entry| {

@@ -3,18 +3,18 @@
 //! Layout: magic and version, the pixels of all images one after the other, a footer (JSON: key, labels, sizes), and a
 //! trailer with the footer's length and hash. A cache is built under a lock in a `.partial` file and renamed when it
 //! is complete, so readers see all of it or nothing, and nothing ever writes into a file that is mapped. It is built
-//! again when the key differs: format version, recipe, or the list, sizes and times of the source files.
+//! again when the key differs: format version, recipe, or the content of the source files.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sweep::settings::Corrupt;
 
+use crate::content::Manifest;
 use crate::dataset::{Dataset, Extent, Fingerprint, Pixels, Split};
 use crate::decode;
 use crate::error::Error;
@@ -42,7 +42,7 @@ struct Key {
     version: u32,
     dataset: String,
     resize: Option<u32>,
-    /// Hash of class names, labels, and path, size and modification time of every source file.
+    /// `sweep::Content::hash` of the source files.
     source: String,
 }
 
@@ -70,9 +70,10 @@ struct Table {
 pub(crate) fn open(
     request: &OpenRequest,
     found: &Found,
+    manifest: &Manifest,
     on_progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Dataset, Error> {
-    let (dataset, corrupt) = decoded(request, found, on_progress)?;
+    let (dataset, corrupt) = decoded(request, found, manifest, on_progress)?;
     judge(&dataset, &corrupt, request.corrupt)?;
     Ok(dataset)
 }
@@ -81,12 +82,13 @@ pub(crate) fn open(
 fn decoded(
     request: &OpenRequest,
     found: &Found,
+    manifest: &Manifest,
     on_progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<(Dataset, Vec<String>), Error> {
     let &OpenRequest { dataset: name, resize, cache_dir, .. } = request;
-    let key = key(name, resize, found)?;
+    let key = key(name, resize, &manifest.content);
     let path = cache_dir.join(file_name(name, resize));
-    if let Some(decoded) = reopen(&path, &key) {
+    if let Some(decoded) = reopen(&path, &key, &manifest.content) {
         return Ok(decoded);
     }
     std::fs::create_dir_all(cache_dir).map_err(Error::cache("create", cache_dir))?;
@@ -97,18 +99,19 @@ fn decoded(
         lock.lock().map_err(Error::cache("lock", &lock_path))?;
     }
     // Somebody else may have built it while this process waited.
-    if let Some(decoded) = reopen(&path, &key) {
+    if let Some(decoded) = reopen(&path, &key, &manifest.content) {
         return Ok(decoded);
     }
     let partial = path.with_extension("partial");
-    let built = build(&partial, key.clone(), found, on_progress);
+    // What was decoded must be what was hashed.
+    let built = build(&partial, key.clone(), found, on_progress).and_then(|()| manifest.still_holds());
     if let Err(error) = built.and_then(|()| std::fs::rename(&partial, &path).map_err(Error::cache("rename", &partial)))
     {
         // Half a cache is of no use to anybody; the first error is the one that counts.
         let _ = std::fs::remove_file(&partial);
         return Err(error);
     }
-    load(&path, &key).map_err(|reason| Error::malformed(&path, reason))
+    load(&path, &key, &manifest.content).map_err(|reason| Error::malformed(&path, reason))
 }
 
 fn file_name(name: &str, resize: Option<u32>) -> PathBuf {
@@ -121,35 +124,15 @@ fn file_name(name: &str, resize: Option<u32>) -> PathBuf {
     PathBuf::from(format!("{name}-{size}.images"))
 }
 
-fn key(name: &str, resize: Option<u32>, found: &Found) -> Result<Key, Error> {
-    let mut hasher = blake3::Hasher::new();
-    let mut text = |text: &str| {
-        hasher.update(text.as_bytes()).update(&[0]);
-    };
-    found.class_names.iter().for_each(|name| text(name));
-    if let Content::Files { train, test } = &found.content {
-        for split in [train, test] {
-            split.iter().for_each(|file| text(&format!("{} {}", file.label, file.path.display())));
-            text("end of split");
-        }
-    }
-    let stamp = |path: &PathBuf| {
-        let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
-        let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        Ok(format!("{} {} {:?}", path.display(), metadata.len(), modified))
-    };
-    // In parallel, because tens of thousands of stats take long on a network file system.
-    let stamps: Vec<String> = found.files.par_iter().map(stamp).collect::<Result<_, Error>>()?;
-    stamps.iter().for_each(|stamp| text(stamp));
-    let source = hasher.finalize().to_hex()[..32].to_owned();
-    Ok(Key { version: VERSION, dataset: name.to_owned(), resize, source })
+fn key(name: &str, resize: Option<u32>, content: &sweep::Content) -> Key {
+    Key { version: VERSION, dataset: name.to_owned(), resize, source: content.hash.clone() }
 }
 
-fn reopen(path: &Path, key: &Key) -> Option<(Dataset, Vec<String>)> {
+fn reopen(path: &Path, key: &Key, content: &sweep::Content) -> Option<(Dataset, Vec<String>)> {
     if !path.exists() {
         return None;
     }
-    match load(path, key) {
+    match load(path, key, content) {
         Ok(decoded) => Some(decoded),
         Err(reason) => {
             tracing::info!(path = %path.display(), reason, "decoding again");
@@ -181,7 +164,7 @@ fn footer(file: &mut File) -> Result<(Footer, u64), String> {
     Ok((footer, end_of_pixels))
 }
 
-fn load(path: &Path, key: &Key) -> Result<(Dataset, Vec<String>), String> {
+fn load(path: &Path, key: &Key, content: &sweep::Content) -> Result<(Dataset, Vec<String>), String> {
     let mut file = File::open(path).map_err(|error| error.to_string())?;
     let (footer, end_of_pixels) = footer(&mut file)?;
     if footer.key != *key {
@@ -215,6 +198,7 @@ fn load(path: &Path, key: &Key) -> Result<(Dataset, Vec<String>), String> {
         test,
         skipped: footer.corrupt.len(),
         fingerprint: footer.fingerprint,
+        content: Some(content.clone()),
     };
     Ok((dataset, footer.corrupt))
 }

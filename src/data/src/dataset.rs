@@ -25,6 +25,8 @@ pub struct Dataset {
     pub skipped: usize,
     /// Hash of labels and decoded pixels: 32 hexadecimal digits.
     pub fingerprint: String,
+    /// Of the files that it was decoded from; absent for what is part of the program.
+    pub content: Option<sweep::Content>,
 }
 
 /// The images of one split. Cheap to clone.

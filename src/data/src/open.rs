@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use sweep::held_out::of_class;
 use sweep::settings::{Corrupt, SamplesPerClass};
 
+use crate::content::Manifest;
 use crate::dataset::{self, Dataset, Split};
 use crate::error::Error;
 use crate::files::{self, Reach};
@@ -152,14 +153,13 @@ pub fn open(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> R
         return stand_in::dataset(request.dataset);
     }
     let found = find(request)?;
-    match (&found.content, &found.root) {
+    let Some(manifest) = Manifest::of(&found, request.cache_dir, &|_, _| ())? else {
         // Built into the program and tiny: nothing to keep.
-        (Content::Arrays(read), None) => {
-            let arrays = read()?;
-            Ok(in_memory(request.dataset, found, arrays))
-        }
-        _ => cache::open(request, &found, on_progress),
-    }
+        let Content::Arrays(read) = &found.content else { unreachable!("what is built in is no list of files") };
+        let arrays = read()?;
+        return Ok(in_memory(request.dataset, found, arrays));
+    };
+    cache::open(request, &found, &manifest, on_progress)
 }
 
 fn find(request: &OpenRequest) -> Result<Found, Error> {
@@ -189,5 +189,6 @@ fn in_memory(name: &str, found: Found, arrays: Arrays) -> Dataset {
         train,
         test,
         skipped: 0,
+        content: None,
     }
 }

@@ -58,6 +58,7 @@ pub fn dataset(name: &str) -> Result<Dataset, Error> {
         train,
         test,
         skipped: 0,
+        content: None,
     })
 }
 
@@ -81,6 +82,7 @@ pub fn uniform(num_classes: u32, train_per_class: usize, side: usize) -> Dataset
         train,
         test,
         skipped: 0,
+        content: None,
     }
 }
 

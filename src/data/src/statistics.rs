@@ -112,6 +112,7 @@ mod tests {
             train,
             skipped: 0,
             fingerprint: String::new(),
+            content: None,
         }
     }
 

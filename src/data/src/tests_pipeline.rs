@@ -54,6 +54,7 @@ fn single(height: u32, width: u32, channels: usize) -> Arc<Dataset> {
         test: split,
         skipped: 0,
         fingerprint: String::new(),
+        content: None,
     })
 }
 

@@ -153,7 +153,12 @@ fn grid(trials: u32) -> Result<sweep::Sweep, Box<dyn Error>> {
 
 fn join(number: u64) -> Input {
     let slot = Slot { devices: vec!["cpu".to_owned()], uuids: Vec::new(), description: "1 thread".to_owned() };
-    let info = WorkerInfo { host: format!("host-{number}"), build: "measure".to_owned(), slots: vec![slot; SLOTS] };
+    let info = WorkerInfo {
+        host: format!("host-{number}"),
+        build: "measure".to_owned(),
+        trainer: Default::default(),
+        slots: vec![slot; SLOTS],
+    };
     let worker = WorkerId(format!("host-{number}-1-abcdef").into());
     Input::Connected { worker, connection: 1, info, running: Vec::new(), ended: Vec::new() }
 }
@@ -177,6 +182,7 @@ fn end(trial: TrialId, attempt: AttemptNo) -> EndedAttempt {
         libraries: Vec::new(),
         data_fingerprint: "0123456789abcdef".to_owned(),
         skipped_images: 0,
+        inputs: Default::default(),
         subset: Subset::Indices((0..100).map(|index| index * 17).collect()),
         num_eval_images: 10_000,
         num_parameters: 78_042,

@@ -12,7 +12,12 @@ use tempfile::TempDir;
 
 fn joined(number: u64) -> Recorded {
     let slot = Slot { devices: vec!["cpu".to_owned()], uuids: Vec::new(), description: "1 thread".to_owned() };
-    let info = WorkerInfo { host: format!("host-{number}"), build: "1".to_owned(), slots: vec![slot] };
+    let info = WorkerInfo {
+        host: format!("host-{number}"),
+        build: "1".to_owned(),
+        trainer: Default::default(),
+        slots: vec![slot],
+    };
     let worker = WorkerId(format!("worker-{number}").into());
     Recorded { at: 1_000 + number, event: Event::WorkerJoined { worker, info, occupied: Default::default() } }
 }

@@ -6,7 +6,7 @@ use schedule::state::{Slot, SlotIndex, WorkerId, WorkerInfo};
 use sweep::handoff::Progress;
 use sweep::record::{Failure, FailureClass, TrialResult};
 use sweep::text::{self, Line};
-use sweep::{AttemptNo, TrialId, TrialSpec};
+use sweep::{AttemptNo, Program, Trainer, TrialId, TrialSpec};
 
 use crate::invalid::{Invalid, at_most, attempt_ref, document, line, name, present, to_attempt_ref};
 use crate::limits::{
@@ -49,12 +49,33 @@ pub struct Hello {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum FromCoordinator {
-    Welcome { heartbeat_ms: u64, lease_ms: u64 },
-    Refused { reason: String },
-    Start { trial: TrialId, attempt: AttemptNo, slot: SlotIndex, spec: Box<TrialSpec> },
-    Stop { trial: TrialId, attempt: AttemptNo, reason: String },
-    Acknowledged { trial: TrialId, attempt: AttemptNo },
-    Drain { reason: String },
+    Welcome {
+        heartbeat_ms: u64,
+        lease_ms: u64,
+    },
+    Refused {
+        reason: String,
+    },
+    Start {
+        trial: TrialId,
+        attempt: AttemptNo,
+        slot: SlotIndex,
+        /// The first attempt of the present training.
+        since: AttemptNo,
+        spec: Box<TrialSpec>,
+    },
+    Stop {
+        trial: TrialId,
+        attempt: AttemptNo,
+        reason: String,
+    },
+    Acknowledged {
+        trial: TrialId,
+        attempt: AttemptNo,
+    },
+    Drain {
+        reason: String,
+    },
     Remove(Leftovers),
 }
 
@@ -114,7 +135,8 @@ impl TryFrom<v1::Hello> for Hello {
         let running = list("hello.running", hello.running, MAX_SLOTS, running)?;
         let ended = list("hello.ended", hello.ended, MAX_ENDED, ended)?;
         let connection = hello.connection;
-        Ok(Self { worker, connection, info: WorkerInfo { host, build, slots }, running, ended })
+        let trainer = hello.trainer.map_or(Ok(Trainer::BuiltIn), |program| foreign("hello.trainer", program))?;
+        Ok(Self { worker, connection, info: WorkerInfo { host, build, trainer, slots }, running, ended })
     }
 }
 
@@ -127,6 +149,12 @@ impl From<Hello> for v1::Hello {
             connection: hello.connection,
             build: hello.info.build,
             host: hello.info.host,
+            trainer: match hello.info.trainer {
+                Trainer::BuiltIn => None,
+                Trainer::Foreign(program) => {
+                    Some(v1::Program { name: to_name(&program.name), hash: program.hash.clone() })
+                }
+            },
             slots: hello.info.slots.into_iter().map(slot).collect(),
             running: hello.running.into_iter().map(to_running).collect(),
             ended: hello.ended.into_iter().map(to_ended).collect(),
@@ -151,7 +179,11 @@ impl TryFrom<v1::CoordinatorMessage> for FromCoordinator {
             ToWorker::Start(start) => {
                 let (trial, attempt) = attempt_ref("start.ref", start.r#ref)?;
                 let spec = document("start.spec_json", &start.spec_json)?;
-                Self::Start { trial, attempt, slot: start.slot, spec }
+                if start.since == 0 || start.since > attempt.0 {
+                    let problem = format!("is {}; an attempt in 1..={attempt} was expected", start.since);
+                    return Err(Invalid::new("start.since", problem));
+                }
+                Self::Start { trial, attempt, slot: start.slot, since: AttemptNo(start.since), spec }
             }
             ToWorker::Stop(stop) => {
                 let (trial, attempt) = attempt_ref("stop.ref", stop.r#ref)?;
@@ -177,9 +209,9 @@ impl From<FromCoordinator> for v1::CoordinatorMessage {
                 ToWorker::Welcome(v1::Welcome { heartbeat_ms, lease_ms })
             }
             FromCoordinator::Refused { reason } => ToWorker::Refused(v1::Refused { reason: to_line(reason) }),
-            FromCoordinator::Start { trial, attempt, slot, spec } => {
+            FromCoordinator::Start { trial, attempt, slot, since, spec } => {
                 let spec_json = serde_json::to_vec(&spec).expect("settings are plain data");
-                ToWorker::Start(v1::Start { r#ref: to_attempt_ref(trial, attempt), slot, spec_json })
+                ToWorker::Start(v1::Start { r#ref: to_attempt_ref(trial, attempt), slot, spec_json, since: since.0 })
             }
             FromCoordinator::Stop { trial, attempt, reason } => {
                 ToWorker::Stop(v1::Stop { r#ref: to_attempt_ref(trial, attempt), reason: to_line(reason) })
@@ -215,6 +247,14 @@ fn list<Wire, Domain>(
 ) -> Result<Vec<Domain>, Invalid> {
     at_most(field, "entries", values.len(), limit)?;
     values.into_iter().enumerate().map(|(index, value)| convert(&format!("{field}[{index}]"), value)).collect()
+}
+
+fn foreign(field: &str, program: v1::Program) -> Result<Trainer, Invalid> {
+    let hash = name(&format!("{field}.hash"), program.hash)?;
+    if !hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(Invalid::new(format!("{field}.hash"), "holds something that is no hexadecimal digit"));
+    }
+    Ok(Trainer::Foreign(Program { name: name(&format!("{field}.name"), program.name)?, hash }.into()))
 }
 
 fn slot(field: &str, slot: v1::Slot) -> Result<Slot, Invalid> {

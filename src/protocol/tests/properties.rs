@@ -8,7 +8,7 @@ use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::{Slot, WorkerId, WorkerInfo};
 use sweep::handoff::Progress;
 use sweep::record::{EpochRecord, Failure, FailureClass, Provenance, Timing, TrialResult};
-use sweep::{AttemptNo, TrialId};
+use sweep::{AttemptNo, Program, Trainer, TrialId};
 
 fn trial() -> impl Strategy<Value = TrialId> {
     "[0-9a-f]{16}".prop_map(|digits| digits.parse().unwrap())
@@ -83,7 +83,7 @@ prop_compose! {
 
 prop_compose! {
     fn hello()(
-        worker in name(), connection in 1..=u64::MAX, host in name(), build in name(),
+        worker in name(), connection in 1..=u64::MAX, host in name(), build in name(), program in name(), own in any::<bool>(),
         slots in proptest::collection::vec((proptest::collection::vec((name(), name()), 1..3), any::<bool>(), name()), 1..4),
         running in proptest::collection::vec(running(), 0..4), ended in proptest::collection::vec(ended(), 0..4),
     ) -> Hello {
@@ -92,7 +92,9 @@ prop_compose! {
             Slot { devices, uuids: if have_uuids { uuids } else { Vec::new() }, description }
         };
         let slots = slots.into_iter().map(slot).collect();
-        Hello { worker: WorkerId(worker.into()), connection, info: WorkerInfo { host, build, slots }, running, ended }
+        let foreign = Program { name: program, hash: "0123456789abcdef".to_owned() };
+        let trainer = if own { Trainer::BuiltIn } else { Trainer::Foreign(foreign.into()) };
+        Hello { worker: WorkerId(worker.into()), connection, info: WorkerInfo { host, build, trainer, slots }, running, ended }
     }
 }
 
@@ -153,7 +155,7 @@ fn lying_worker() -> impl Strategy<Value = v1::WorkerMessage> {
             |(worker, connection, host, devices, running)| {
                 let slots = vec![v1::Slot { devices, uuids: vec![worker.clone()], description: host.clone() }];
                 let build = worker.clone();
-                let hello = v1::Hello { worker, connection, build, host, slots, running, ended: Vec::new() };
+                let hello = v1::Hello { worker, connection, build, host, slots, running, ..v1::Hello::default() };
                 v1::worker_message::Message::Hello(hello)
             }
         ),
@@ -230,8 +232,7 @@ fn good_hello() -> v1::Hello {
         build: "b".into(),
         host: "node".into(),
         slots: vec![v1::Slot { devices: vec!["cpu".into()], ..v1::Slot::default() }],
-        running: Vec::new(),
-        ended: Vec::new(),
+        ..v1::Hello::default()
     }
 }
 
@@ -317,7 +318,7 @@ fn lies_in_a_hello_are_named() {
 
 #[test]
 fn lies_in_an_outcome_are_named() {
-    let reference = || Some(v1::AttemptRef { trial: "0123456789abcdef".into(), attempt: 1 });
+    let reference = || Some(v1::AttemptRef { trial: "t0123456789abcdef".into(), attempt: 1 });
     let cases = [
         (None, None, "ended.ref"),
         (Some(v1::AttemptRef { attempt: 0, ..reference().unwrap() }), None, "ended.ref.attempt"),

@@ -216,6 +216,7 @@ pub fn trial_json(results: &Results, row: &TrialRow) -> Value {
             "num_eval_images": summary.provenance.num_eval_images,
             "num_parameters": summary.provenance.num_parameters,
             "data_fingerprint": summary.provenance.data_fingerprint,
+            "inputs": summary.provenance.inputs,
             "num_subset_images": summary.num_subset_images,
             "subset_fingerprint": summary.subset_fingerprint,
             "state_hash": summary.state_hash,

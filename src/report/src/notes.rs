@@ -28,6 +28,9 @@ pub fn protocol(results: &Results, measure: Measure) -> String {
         n => format!("mean ± sample standard deviation over seeds (n = {n})"),
     };
     let mut text = format!("{measured}; {spread}; recipe `{}`.", sweep.recipe);
+    if !sweep.trainer.is_built_in() {
+        text.push_str(&format!(" Trained by {}.", sweep.trainer));
+    }
     if let Some(search) = &sweep.search {
         let choice = match search.select {
             Select::BestOnTest => {
@@ -62,6 +65,7 @@ pub fn warnings(results: &Results) -> Vec<String> {
     let mut devices = BTreeSet::new();
     let mut kernels = BTreeSet::new();
     let mut fingerprints: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut inputs: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for row in &results.trials {
         let Some(result) = row.result() else { continue };
         let provenance = &result.provenance;
@@ -74,6 +78,9 @@ pub fn warnings(results: &Results) -> Vec<String> {
         // A decoded data set depends on these and on nothing else in the settings.
         let decoded = format!("dataset {}, resize {}", results.field(cell, "dataset"), results.field(cell, "resize"));
         fingerprints.entry(decoded).or_default().insert(provenance.data_fingerprint.clone());
+        for (name, hash) in &provenance.inputs {
+            inputs.entry(name).or_default().insert(hash.clone());
+        }
     }
     for (what, values) in [
         ("builds of the trainer", builds),
@@ -88,6 +95,9 @@ pub fn warnings(results: &Results) -> Vec<String> {
     }
     for (decoded, values) in fingerprints.into_iter().filter(|(_, values)| values.len() > 1) {
         warnings.push(format!("MIXED: {decoded}: was not the same data everywhere: fingerprints {}", list(&values)));
+    }
+    for (name, values) in inputs.into_iter().filter(|(_, values)| values.len() > 1) {
+        warnings.push(format!("MIXED: {name} had not the same content everywhere: {}", list(&values)));
     }
     warnings
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use schedule::state::{Attempt, Millis, State};
 use serde_json::{Value, json};
 use sweep::Share;
+use sweep::cell_name::listed;
 use sweep::definition::{Measure, Select};
 
 use crate::files::{SCHEMA, candidate, cell_json, role_name, trial_json};
@@ -20,17 +21,14 @@ pub struct Why {
     pub json: Value,
 }
 
-/// Names listed in an error; the rest is counted.
-const MAX_NAMES: usize = 12;
-
 /// The history of one cell, named as in `cub/cos`: every axis in order, or any part of the names that fits only one
 /// cell. The error says which sweep or cell does not exist and what does.
 pub fn why(state: &State, sweep: &str, cell: &str) -> Result<Why, String> {
     let results = Results::of(state, sweep).ok_or_else(|| {
         let known: Vec<&str> = state.sweeps.keys().map(|name| &**name).collect();
-        format!("no sweep is named `{sweep}`; known: {}", listed(known.into_iter()))
+        format!("no sweep is named `{sweep}`; known: {}", listed(&known))
     })?;
-    let index = find_cell(&results, cell)?;
+    let index = results.sweep.find_cell(cell)?;
     let changed = changed_settings(&results, index);
     let json = json!({
         "schema": SCHEMA,
@@ -42,39 +40,27 @@ pub fn why(state: &State, sweep: &str, cell: &str) -> Result<Why, String> {
         "settings": results.sweep.cell_settings(&results.sweep.cells[index]),
         "differs_from_recipe": changed.iter().cloned().collect::<serde_json::Map<String, Value>>(),
         "search": results.sweep.search,
+        "inputs": cell_inputs(&results, index),
         "trials": results.cell_trials(index).iter().map(|row| trial_json(&results, row)).collect::<Vec<_>>(),
     });
     Ok(Why { text: why_text(&results, index, &changed), json })
 }
 
-fn find_cell(results: &Results, wanted: &str) -> Result<usize, String> {
-    let sweep = results.sweep;
-    if let Some(index) = sweep.cells.iter().position(|cell| sweep.cell_name(cell) == wanted) {
-        return Ok(index);
-    }
-    // Value names may themselves hold a `/` (`folder:PATH`); a name in full was tried above.
-    let parts: Vec<&str> = wanted.split('/').filter(|part| !part.is_empty()).collect();
-    let fits = |index: &usize| {
-        let mut names = sweep.value_names(&sweep.cells[*index]);
-        !parts.is_empty()
-            && parts.iter().all(|part| {
-                let place = names.iter().position(|name| name == part);
-                place.map(|place| names.swap_remove(place)).is_some()
-            })
-    };
-    let fitting: Vec<usize> = (0..sweep.cells.len()).filter(fits).collect();
-    let names = |cells: &[usize]| {
-        let names: Vec<String> = cells.iter().map(|&index| sweep.cell_name(&sweep.cells[index])).collect();
-        listed(names.iter().map(String::as_str))
-    };
-    match fitting.as_slice() {
-        [only] => Ok(*only),
-        [] => {
-            let all: Vec<usize> = (0..sweep.cells.len()).collect();
-            Err(format!("sweep `{}` has no cell `{wanted}`; it has: {}", sweep.name, names(&all)))
-        }
-        several => Err(format!("`{wanted}` fits several cells of sweep `{}`: {}", sweep.name, names(several))),
-    }
+/// By name: the content that the cell's trials were submitted with, `null` where it was not known, and what changed.
+fn cell_inputs(results: &Results, index: usize) -> Value {
+    let settings = results.sweep.cell_settings(&results.sweep.cells[index]);
+    let inputs = settings.inputs().into_iter().map(|input| {
+        let name = input.to_string();
+        let content = results.sweep.inputs.get(&name);
+        let entry = json!({
+            "hash": content.map(|content| &content.hash),
+            "files": content.map(|content| content.files),
+            "bytes": content.map(|content| content.bytes),
+            "changed": results.state.changed_inputs.get(&name),
+        });
+        (name, entry)
+    });
+    Value::Object(inputs.collect())
 }
 
 /// Fields in which a cell differs from its recipe on its data set, with its value.
@@ -121,6 +107,7 @@ fn why_text(results: &Results, index: usize, changed: &[(String, Value)]) -> Str
     if !searched && !changed.iter().any(|(field, _)| field == "learning_rate") {
         out.push_str(&format!("  learning_rate is the recipe's {}\n", results.field(cell, "learning_rate")));
     }
+    inputs_text(&mut out, results, index);
     let rows = results.cell_trials(index);
     provenance_text(&mut out, rows);
     out.push_str("\ntrials\n");
@@ -174,6 +161,27 @@ fn search_text(out: &mut String, results: &Results, index: usize, (last, best): 
     }
 }
 
+/// What the cell's trials read, and what changed about it with this revision of the sweep.
+fn inputs_text(out: &mut String, results: &Results, index: usize) {
+    let settings = results.sweep.cell_settings(&results.sweep.cells[index]);
+    let inputs = settings.inputs();
+    if inputs.is_empty() || results.sweep.smoke {
+        return;
+    }
+    out.push_str("\nread from outside\n");
+    for input in inputs {
+        let name = input.to_string();
+        match results.sweep.inputs.get(&name) {
+            Some(content) => out.push_str(&format!("  {name}: {content}, content {}\n", content.hash)),
+            None => out.push_str(&format!("  {name}: content not known where the sweep was submitted\n")),
+        }
+        if let Some(sentence) = results.state.changed_inputs.get(&name) {
+            let revision = results.state.revision;
+            out.push_str(&format!("    with revision {revision} {sentence}: its trials were trained anew\n"));
+        }
+    }
+}
+
 /// What the results of a cell have in common is said once; what differs is listed.
 fn provenance_text(out: &mut String, rows: &[TrialRow]) {
     let results: Vec<_> = rows.iter().filter_map(TrialRow::result).collect();
@@ -188,6 +196,10 @@ fn provenance_text(out: &mut String, rows: &[TrialRow]) {
     };
     let all =
         |get: &dyn Fn(&schedule::state::ResultSummary) -> String| results.iter().map(|result| get(result)).collect();
+    let names: BTreeSet<&String> = results.iter().flat_map(|result| result.provenance.inputs.keys()).collect();
+    for name in names {
+        say(name, all(&|result| result.provenance.inputs.get(name).cloned().unwrap_or_default()));
+    }
     say("data fingerprint", all(&|result| result.provenance.data_fingerprint.clone()));
     say("trainer", all(&|result| result.provenance.trainer.clone()));
     say("libtorch", all(&|result| result.provenance.libtorch.clone()));
@@ -283,15 +295,6 @@ fn utc(at: Millis) -> String {
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
-}
-
-fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<&str> = names.collect();
-    match names.len() {
-        0 => "none".to_owned(),
-        count if count <= MAX_NAMES => names.join(", "),
-        count => format!("{}, and {} more", names[..MAX_NAMES].join(", "), count - MAX_NAMES),
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //!               +--|-------------------+  |
 //!                  +--not wanted--> Cancelled <--stopped, or failed when not wanted
 //!                                      +--wanted again--> Waiting
+//!   Succeeded, Failed, Cancelled --trained again on a person's word--> Waiting
 //! ```
 //!
 //! It refuses, with an error value and without changing anything, what cannot follow from the history so far. It
@@ -51,6 +52,7 @@ pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
         Event::SweepSubmitted { sweep, trials } => members::sweep_submitted(state, sweep, trials, context),
         Event::SweepCancelled { sweep, reason } => members::sweep_cancelled(state, sweep, reason, context),
         Event::FailedTrialsRetried { sweep } => members::failed_trials_retried(state, sweep, context),
+        Event::TrialsRetried { sweep, trials } => members::trials_retried(state, sweep, trials, context),
         Event::CandidateChosen { sweep, cell, candidate, trials } => {
             members::candidate_chosen(state, sweep, (*cell, *candidate), trials, context)
         }
@@ -131,6 +133,8 @@ fn attempt_succeeded(
 ) -> Applied {
     let (worker, slot) = running(state, id, attempt)?;
     end_attempt(state, id, attempt, None, context);
+    let trial = state.trials.get_mut(&id).expect("it runs");
+    trial.attempts[attempt.0 as usize - 1].ended.as_mut().expect("it has just ended").succeeded = true;
     free(state, &worker, slot);
     end_pauses(state, &worker, slot);
     let mut summary = ResultSummary::new(result, context.number);
@@ -200,7 +204,7 @@ fn end_attempt(state: &mut State, id: TrialId, attempt: AttemptNo, failure: Opti
     let trial = state.trials.get_mut(&id).expect("checked by `running`");
     let failure =
         failure.map(|failure| Failure::new(failure.class, text::shortened(&failure.message, MAX_MESSAGE_IN_MEMORY)));
-    let end = AttemptEnd { at: context.at, event: context.number, failure };
+    let end = AttemptEnd { at: context.at, event: context.number, succeeded: false, failure };
     trial.attempts[attempt.0 as usize - 1].ended = Some(end);
 }
 

@@ -21,7 +21,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("S4", "a worker that is gone holds nothing"),
     (
         "S5",
-        "a trial has a result exactly when its last attempt ended without failure and succeeded: one, never replaced",
+        "a trial has a result exactly when its last attempt succeeded and no person asked for another training since",
     ),
     ("S6", "the queue holds every waiting trial once, at its place, and nothing else"),
     ("S7", "a trial waits only while a sweep wants it, and is cancelled only while none does"),
@@ -82,8 +82,9 @@ fn trials(state: &State, found: &mut Found) {
                 found.unless(holds, "S1", || format!("attempt {attempt} of trial {id}: its slot holds {held:?}"));
             }
             Phase::Succeeded { attempt, result } => {
-                let holds =
-                    *attempt == last && end.is_some_and(|end| end.failure.is_none() && end.event == result.event);
+                let accepted =
+                    end.is_some_and(|end| end.succeeded && end.failure.is_none() && end.event == result.event);
+                let holds = *attempt == last && accepted && trial.since <= last;
                 found.unless(holds, "S5", || format!("trial {id} succeeded in attempt {attempt}, which ended {end:?}"));
             }
             Phase::Failed { attempt } => {
@@ -93,6 +94,8 @@ fn trials(state: &State, found: &mut Found) {
             Phase::Waiting { .. } | Phase::Cancelled => {
                 let holds = trial.attempts.is_empty() || end.is_some();
                 found.unless(holds, "S2", || format!("trial {id} does not run, but its last attempt has not ended"));
+                let superseded = end.is_none_or(|end| !end.succeeded) || trial.since > last;
+                found.unless(superseded, "S5", || format!("trial {id} lost the result of its attempt {last}"));
             }
         }
         let wanted = state.is_wanted(trial);
@@ -141,7 +144,7 @@ fn queue(state: &State, found: &mut Found) {
         let place = place_of(state, *id);
         found.unless(trial.place == place.map(|(place, _)| place), "S6", || format!("trial {id} notes another place"));
         if let Some((place, not_before)) = place {
-            expected.by_devices.entry(trial.devices).or_default().insert(place);
+            expected.by_needs.entry((trial.devices, trial.trainer.clone())).or_default().insert(place);
             expected.delayed.insert((not_before, *id));
         }
     }

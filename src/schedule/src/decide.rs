@@ -4,17 +4,21 @@
 //! that must not count is refused with a value. What follows from the state alone (placing trials, ending a search,
 //! the bad-node rule) is `plan.rs`.
 
+use std::collections::BTreeSet;
+
+use sweep::TrialId;
+
 use crate::config::Config;
-use crate::event::{Event, Input, Rejected};
+use crate::event::{Event, Input, Rejected, Retry};
 use crate::fleet;
-use crate::state::{Millis, Phase, State, WorkerId, WorkerState};
+use crate::state::{Millis, Phase, State, SweepState, WorkerId, WorkerState};
 use crate::submission;
 
 pub fn decide(state: &State, config: &Config, input: &Input, now: Millis) -> Result<Vec<Event>, Rejected> {
     match input {
         Input::Submit { sweep } => submission::submitted(state, sweep).map(|(_, events)| events),
         Input::Cancel { sweep, reason } => cancel(state, sweep, reason),
-        Input::RetryFailed { sweep } => retry_failed(state, sweep),
+        Input::Retry { sweep, which } => retry(state, sweep, which),
         Input::Drain { worker, reason } => drain(state, worker, reason),
         Input::Undrain { host } => undrain(state, host),
         Input::Connected { worker, connection, info, running, ended } => {
@@ -37,13 +41,32 @@ fn cancel(state: &State, sweep: &str, reason: &str) -> Result<Vec<Event>, Reject
     Ok(vec![Event::SweepCancelled { sweep: sweep.to_owned(), reason: reason.into() }])
 }
 
-fn retry_failed(state: &State, sweep: &str) -> Result<Vec<Event>, Rejected> {
+fn retry(state: &State, sweep: &str, which: &Retry) -> Result<Vec<Event>, Rejected> {
     let entry = state.sweeps.get(sweep).ok_or_else(|| Rejected::UnknownSweep(sweep.to_owned()))?;
-    let failed = |id| matches!(state.trials[&id].phase, Phase::Failed { .. });
-    if entry.cancelled.is_none() && !entry.trials.iter().any(|trial| failed(trial.id)) {
+    let cells: Option<BTreeSet<u32>> = match which {
+        Retry::Failed => return Ok(retry_failed(state, sweep, entry)),
+        Retry::All => None,
+        Retry::Cells(names) => {
+            let found = names.iter().map(|name| entry.sweep.find_cell(name).map(|cell| cell as u32));
+            Some(found.collect::<Result<_, _>>().map_err(Rejected::Invalid)?)
+        }
+    };
+    let asked = entry.trials.iter().filter(|trial| cells.as_ref().is_none_or(|cells| cells.contains(&trial.cell)));
+    // what waits or runs is being trained already
+    let ended: BTreeSet<TrialId> =
+        asked.map(|trial| trial.id).filter(|id| state.trials[id].phase.is_terminal()).collect();
+    if ended.is_empty() && entry.cancelled.is_none() {
         return Ok(Vec::new());
     }
-    Ok(vec![Event::FailedTrialsRetried { sweep: sweep.to_owned() }])
+    Ok(vec![Event::TrialsRetried { sweep: sweep.to_owned(), trials: ended.into_iter().collect() }])
+}
+
+fn retry_failed(state: &State, sweep: &str, entry: &SweepState) -> Vec<Event> {
+    let failed = |id| matches!(state.trials[&id].phase, Phase::Failed { .. });
+    if entry.cancelled.is_none() && !entry.trials.iter().any(|trial| failed(trial.id)) {
+        return Vec::new();
+    }
+    vec![Event::FailedTrialsRetried { sweep: sweep.to_owned() }]
 }
 
 fn drain(state: &State, worker: &WorkerId, reason: &str) -> Result<Vec<Event>, Rejected> {

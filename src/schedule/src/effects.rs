@@ -27,7 +27,9 @@ pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
             Event::WorkerGone { worker, reason } => {
                 effects.push(Effect::Disconnect { worker: worker.clone(), reason: reason.to_string() });
             }
-            Event::SweepSubmitted { .. } | Event::SweepCancelled { .. } => wants_changed = true,
+            Event::SweepSubmitted { .. } | Event::SweepCancelled { .. } | Event::TrialsRetried { .. } => {
+                wants_changed = true;
+            }
             Event::FailedTrialsRetried { .. }
             | Event::WorkerJoined { .. }
             | Event::WorkerDraining { .. }
@@ -78,7 +80,7 @@ pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> 
         (
             Input::Submit { .. }
             | Input::Cancel { .. }
-            | Input::RetryFailed { .. }
+            | Input::Retry { .. }
             | Input::Drain { .. }
             | Input::Undrain { .. }
             | Input::Connected { .. }

@@ -20,9 +20,10 @@ pub enum Input {
         sweep: String,
         reason: Line,
     },
-    /// Failed trials of a sweep wait again, with fresh budgets. A cancelled sweep goes on.
-    RetryFailed {
+    /// Trials of a sweep wait again, with fresh budgets. A cancelled sweep goes on.
+    Retry {
         sweep: String,
+        which: Retry,
     },
     Drain {
         worker: WorkerId,
@@ -61,6 +62,17 @@ pub enum Input {
     },
     /// A deadline passed (see `next_deadline`), or nothing else happened for a while.
     Tick,
+}
+
+/// Which trials are tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Those that failed. They go on from their checkpoints.
+    Failed,
+    /// All that have ended, those with a result too. They start from the beginning.
+    All,
+    /// The same of these cells, named as people name them.
+    Cells(Vec<String>),
 }
 
 /// What occupies a slot, whether its outcome still counts or not.
@@ -104,6 +116,12 @@ pub enum Event {
     },
     FailedTrialsRetried {
         sweep: String,
+    },
+    /// A person wants these trials trained again from the start: results that they had do not count any more. A search
+    /// that one of them belongs to is decided anew.
+    TrialsRetried {
+        sweep: String,
+        trials: Vec<TrialId>,
     },
     /// First, after it was gone, or because its slots hold something else than was thought.
     WorkerJoined {

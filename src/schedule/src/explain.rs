@@ -158,7 +158,7 @@ fn waiting(state: &State, id: TrialId, waits: Option<WaitReason>, not_before: Mi
         None => "it is placed next".to_owned(),
         Some(WaitReason::SlotsBusy) => {
             let before = trial.place.map_or(0, |place| {
-                state.queue.by_devices.values().map(|places| places.range(..place).count() as u64).sum()
+                state.queue.by_needs.values().map(|places| places.range(..place).count() as u64).sum()
             });
             let are = if before == 1 { "is" } else { "are" };
             let busy = because(state, trial, WaitReason::SlotsBusy, now);
@@ -226,7 +226,7 @@ fn failed(state: &State, config: &Config, id: TrialId, attempt: AttemptNo) -> Ve
     let sweep = trial.wanted_by.first().map_or("SWEEP", |(name, _)| name);
     vec![
         format!("attempt {attempt} ended as {}: {line}", failure.class),
-        format!("{} {budget}; `orchestrator retry --failed {sweep}` tries it with fresh budgets", failure.class),
+        format!("{} {budget}; `orchestrator retry {sweep}` tries it with fresh budgets", failure.class),
     ]
 }
 
@@ -239,6 +239,7 @@ fn tried(state: &State, id: TrialId, (no, attempt): (AttemptNo, &Attempt), now: 
         (None, _) => "running".to_owned(),
         (Some(_), Some(failure)) => failure.class.to_string(),
         (Some(_), None) if decided => "succeeded".to_owned(),
+        (Some(end), None) if end.succeeded => "succeeded, and trained again since".to_owned(),
         (Some(_), None) => "stopped".to_owned(),
     };
     Tried {

@@ -327,5 +327,7 @@ fn another_host(state: &State, id: TrialId, attempt: AttemptNo, now: Millis) -> 
     let trial = &state.trials[&id];
     let Some(entry) = trial.attempt(attempt) else { return false };
     let here = &state.workers[&entry.worker].info.host;
-    crate::plan::offers(state, now).into_iter().any(|(host, devices)| host != here && devices >= trial.devices)
+    crate::plan::offers(state, now)
+        .into_iter()
+        .any(|((host, trainer), devices)| host != here && *trainer == trial.trainer && devices >= trial.devices)
 }

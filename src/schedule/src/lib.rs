@@ -32,6 +32,6 @@ pub use leftovers::{KEEP_MS, Leftovers, leftovers};
 pub use live::{next_deadline, observe, restart};
 pub use plan::plan;
 pub use search::{Choice, DecidedBy, Score, choice_of, choose, explain_choice};
-pub use submission::Submission;
+pub use submission::{Submission, preview};
 pub use turn::{Answer, Turn, turn};
 pub use waits::{SweepWaits, WaitReason, sweep_waits};

@@ -4,10 +4,11 @@
 //! Every change of a phase goes through `set_phase`, so that nothing derived can lag behind. Called by `apply.rs` only.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sweep::definition::Role;
-use sweep::{Sweep, TrialId};
+use sweep::{AttemptNo, Sweep, TrialId};
 
 use crate::apply::Context;
 use crate::search::best_candidate;
@@ -23,6 +24,7 @@ pub(crate) fn sweep_submitted(state: &mut State, sweep: &Sweep, trials: &[SweepT
         None => sweep.name.as_str().into(),
     };
     let before = state.sweeps.remove(&name);
+    let changed_inputs = before.as_ref().map_or_else(Default::default, |before| sweep.changed_inputs(&before.sweep));
     let entry = SweepState {
         sweep: Arc::new(sweep.clone()),
         revision: before.as_ref().map_or(0, |before| before.revision) + 1,
@@ -32,6 +34,7 @@ pub(crate) fn sweep_submitted(state: &mut State, sweep: &Sweep, trials: &[SweepT
         trials: Vec::with_capacity(trials.len()),
         chosen: Default::default(),
         searching,
+        changed_inputs,
         counts: Counts::default(),
     };
     let dropped: Vec<TrialId> =
@@ -40,15 +43,20 @@ pub(crate) fn sweep_submitted(state: &mut State, sweep: &Sweep, trials: &[SweepT
         let trial = state.trials.get_mut(id).expect("sweeps list trials that exist");
         trial.wanted_by.retain(|(other, _)| *other != name);
     }
-    state.to_choose.retain(|(other, _)| *other != name);
     state.sweeps.insert(name.clone(), entry);
-    want(state, &name, trials, context);
-    for id in dropped {
-        settle(state, id, context);
-    }
-    let cells: Vec<u32> = state.sweeps[&name].searching.keys().copied().collect();
-    cells.into_iter().for_each(|cell| settle_search(state, &name, cell));
+    list(state, &name, &dropped, trials, context);
     Ok(())
+}
+
+/// Gives a sweep that lists nothing its trials, and lets go of those that it listed before.
+fn list(state: &mut State, name: &Arc<str>, before: &[TrialId], trials: &[SweepTrial], context: Context) {
+    state.to_choose.retain(|(other, _)| other != name);
+    want(state, name, trials, context);
+    for id in before {
+        settle(state, *id, context);
+    }
+    let cells: Vec<u32> = state.sweeps[name].searching.keys().copied().collect();
+    cells.into_iter().for_each(|cell| settle_search(state, name, cell));
 }
 
 pub(crate) fn sweep_cancelled(state: &mut State, sweep: &str, reason: &str, context: Context) -> Applied {
@@ -69,6 +77,52 @@ pub(crate) fn failed_trials_retried(state: &mut State, sweep: &str, context: Con
         }
     }
     settle_all(state, sweep, context);
+    Ok(())
+}
+
+pub(crate) fn trials_retried(state: &mut State, sweep: &str, trials: &[TrialId], context: Context) -> Applied {
+    let (name, entry) = state.sweeps.get_key_value(sweep).ok_or_else(|| format!("no sweep `{sweep}`"))?;
+    let name = name.clone();
+    let again: BTreeSet<TrialId> = trials.iter().copied().collect();
+    let listed: BTreeSet<TrialId> = entry.trials.iter().map(|trial| trial.id).collect();
+    if let Some(foreign) = again.iter().find(|id| !listed.contains(id)) {
+        return Err(format!("trial {foreign} is trained again for sweep `{sweep}`, which does not want it"));
+    }
+    if let Some(open) = again.iter().find(|id| !state.trials[id].phase.is_terminal()) {
+        return Err(format!("trial {open} is trained again, but has not ended"));
+    }
+    let is_searched = |trial: &&SweepTrial| trial.role == Role::Search && again.contains(&trial.id);
+    let searched: BTreeSet<u32> = entry.trials.iter().filter(is_searched).map(|trial| trial.cell).collect();
+    state.sweeps.get_mut(&name).expect("just found").cancelled = None;
+    if !searched.is_empty() {
+        search_again(state, &name, &searched, context)?;
+    }
+    for id in again {
+        let trial = state.trials.get_mut(&id).expect("sweeps list trials that exist");
+        trial.spent.clear();
+        trial.since = trial.next_attempt();
+        let wanted = state.is_wanted(&state.trials[&id]);
+        let phase = if wanted { Phase::Waiting { not_before: context.at } } else { Phase::Cancelled };
+        set_phase(state, id, phase);
+    }
+    settle_all(state, sweep, context);
+    Ok(())
+}
+
+/// Takes back what was chosen in these cells, with the trials that it led to.
+fn search_again(state: &mut State, name: &Arc<str>, cells: &BTreeSet<u32>, context: Context) -> Applied {
+    let entry = state.sweeps.get_mut(name).expect("the caller found it");
+    let chosen = |trial: &SweepTrial| trial.role == Role::Result && cells.contains(&trial.cell);
+    let kept: Vec<SweepTrial> = entry.trials.iter().filter(|trial| !chosen(trial)).cloned().collect();
+    entry.searching = searches(&kept)?;
+    entry.chosen.retain(|cell, _| !cells.contains(cell));
+    entry.counts = Counts::default();
+    let before: Vec<TrialId> = std::mem::take(&mut entry.trials).iter().map(|trial| trial.id).collect();
+    for id in &before {
+        let trial = state.trials.get_mut(id).expect("sweeps list trials that exist");
+        trial.wanted_by.retain(|(other, _)| other != name);
+    }
+    list(state, name, &before, &kept, context);
     Ok(())
 }
 
@@ -128,6 +182,7 @@ fn want(state: &mut State, name: &Arc<str>, trials: &[SweepTrial], context: Cont
     for trial in trials {
         let entry = state.sweeps.get_mut(name).expect("the caller found it");
         let devices = entry.sweep.resources.devices_per_trial;
+        let trainer = &entry.sweep.trainer;
         let index = entry.trials.len() as u32;
         entry.trials.push(trial.clone());
         let known = state.trials.entry(trial.id).or_insert_with(|| TrialState {
@@ -135,8 +190,10 @@ fn want(state: &mut State, name: &Arc<str>, trials: &[SweepTrial], context: Cont
             wanted_by: Vec::with_capacity(1),
             attempts: Vec::new(),
             spent: Default::default(),
+            since: AttemptNo(1),
             cost: trial.cost,
             devices,
+            trainer: trainer.clone(),
             place: None,
         });
         known.wanted_by.push((name.clone(), index));
@@ -213,11 +270,11 @@ fn settle_search(state: &mut State, name: &Arc<str>, cell: u32) {
 fn dequeue(state: &mut State, id: TrialId) {
     let trial = state.trials.get_mut(&id).expect("the caller found it");
     let Some(place) = trial.place.take() else { return };
-    let devices = place.devices;
-    if let Some(places) = state.queue.by_devices.get_mut(&devices) {
+    let needs = (place.devices, trial.trainer.clone());
+    if let Some(places) = state.queue.by_needs.get_mut(&needs) {
         places.remove(&place);
         if places.is_empty() {
-            state.queue.by_devices.remove(&devices);
+            state.queue.by_needs.remove(&needs);
         }
     }
     if let Phase::Waiting { not_before } = trial.phase {
@@ -228,8 +285,9 @@ fn dequeue(state: &mut State, id: TrialId) {
 fn enqueue(state: &mut State, id: TrialId) {
     dequeue(state, id);
     let Some((place, not_before)) = place_of(state, id) else { return };
-    state.trials.get_mut(&id).expect("the caller found it").place = Some(place);
-    state.queue.by_devices.entry(place.devices).or_default().insert(place);
+    let trial = state.trials.get_mut(&id).expect("the caller found it");
+    trial.place = Some(place);
+    state.queue.by_needs.entry((place.devices, trial.trainer.clone())).or_default().insert(place);
     state.queue.delayed.insert((not_before, id));
 }
 

@@ -8,14 +8,14 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 
-use sweep::TrialId;
 use sweep::definition::OnFailure;
+use sweep::{Trainer, TrialId};
 
 use crate::apply::blames_host;
 use crate::config::Config;
 use crate::event::Event;
 use crate::search::best_candidate;
-use crate::state::{Millis, Phase, Place, SlotIndex, State, TrialState, WorkerId, WorkerState};
+use crate::state::{Millis, Needs, Phase, Place, SlotIndex, State, TrialState, WorkerId, WorkerState};
 use crate::submission::sweep_trials;
 
 /// What follows: to be journalled and applied. Planning again then may give more (a search chose, its trials can start).
@@ -24,7 +24,7 @@ pub fn plan(state: &State, config: &Config, now: Millis) -> Vec<Event> {
     events.extend(stopped_sweeps(state));
     events.extend(bad_hosts(state, config, now));
     // they change what is to be placed, and where
-    if !events.is_empty() || state.queue.by_devices.is_empty() {
+    if !events.is_empty() || state.queue.by_needs.is_empty() {
         return events;
     }
     let mut placing = Placing::new(state, now);
@@ -75,7 +75,7 @@ fn bad_hosts(state: &State, config: &Config, now: Millis) -> Vec<Event> {
         // the usual case: looking at every worker's slots would be for nothing
         return Vec::new();
     }
-    let mut left: BTreeSet<&str> = offers(state, now).into_keys().collect();
+    let mut left: BTreeSet<&str> = offers(state, now).into_keys().map(|(host, _)| host).collect();
     let mut events = Vec::new();
     for (name, host) in bad {
         if !left.iter().any(|other| other != name) {
@@ -99,15 +99,15 @@ pub(crate) fn is_usable(state: &State, worker: &WorkerId, entry: &WorkerState) -
         && state.hosts.get(&entry.info.host).is_none_or(|host| host.drained.is_none())
 }
 
-/// Hosts that take work, with the number of devices of their largest slot, occupied or not. A slot that is broken or
-/// pauses is not offered.
-pub(crate) fn offers(state: &State, now: Millis) -> BTreeMap<&str, u32> {
+/// Hosts that take work and their trainers, with the number of devices of their largest slot, occupied or not. A slot
+/// that is broken or pauses is not offered.
+pub(crate) fn offers(state: &State, now: Millis) -> BTreeMap<(&str, &Trainer), u32> {
     let mut offers = BTreeMap::new();
     for (_, entry) in state.workers.iter().filter(|(worker, entry)| is_usable(state, worker, entry)) {
         let slots = (0..).zip(&entry.info.slots);
         let whole = slots.filter(|(index, _)| is_whole(entry, *index, now));
         if let Some(largest) = whole.map(|(_, slot)| slot.devices.len() as u32).max() {
-            let known = offers.entry(entry.info.host.as_str()).or_insert(0);
+            let known = offers.entry((entry.info.host.as_str(), &entry.info.trainer)).or_insert(0);
             *known = largest.max(*known);
         }
     }
@@ -133,11 +133,18 @@ struct FreeSlot<'a> {
     worker: &'a WorkerId,
     slot: SlotIndex,
     host: &'a str,
+    trainer: &'a Trainer,
+}
+
+impl FreeSlot<'_> {
+    fn fits(&self, devices: u32, trainer: &Trainer) -> bool {
+        self.devices >= devices && self.trainer == trainer
+    }
 }
 
 pub(crate) struct Placing<'a> {
     pub state: &'a State,
-    pub offers: BTreeMap<&'a str, u32>,
+    pub offers: BTreeMap<(&'a str, &'a Trainer), u32>,
     free: Vec<FreeSlot<'a>>,
     /// Free slots per worker: the emptiest gets the next trial.
     free_slots: BTreeMap<&'a WorkerId, usize>,
@@ -152,7 +159,7 @@ impl<'a> Placing<'a> {
             for (slot, (held, offered)) in (0..).zip(entry.slots.iter().zip(&entry.info.slots)) {
                 if held.is_none() && is_whole(entry, slot, now) {
                     let devices = offered.devices.len() as u32;
-                    free.push(FreeSlot { devices, worker, slot, host: &entry.info.host });
+                    free.push(FreeSlot { devices, worker, slot, host: &entry.info.host, trainer: &entry.info.trainer });
                     *free_slots.entry(worker).or_insert(0) += 1;
                 }
             }
@@ -161,13 +168,14 @@ impl<'a> Placing<'a> {
         Self { state, offers, free, free_slots, events: Vec::new() }
     }
 
-    /// Merges the queues of all slot sizes that a free slot fits, in the order of places.
+    /// Merges the queues of all needs that a free slot meets, in the order of places.
     fn run(&mut self, now: Millis) {
-        let queues = self.state.queue.by_devices.iter();
-        let mut heads: Vec<(u32, Peekable<_>)> =
-            queues.map(|(devices, places)| (*devices, places.iter().peekable())).collect();
-        while let Some(largest) = self.free.iter().map(|free| free.devices).max() {
-            let fitting = heads.iter_mut().filter(|(devices, _)| *devices <= largest);
+        let queues = self.state.queue.by_needs.iter();
+        let mut heads: Vec<(&Needs, Peekable<_>)> =
+            queues.map(|(needs, places)| (needs, places.iter().peekable())).collect();
+        while !self.free.is_empty() {
+            let fits = |(devices, trainer): &Needs| self.free.iter().any(|free| free.fits(*devices, trainer));
+            let fitting = heads.iter_mut().filter(|(needs, _)| fits(needs));
             let next = fitting.filter_map(|(_, places)| Some((*places.peek()?, places)));
             let Some((place, places)) = next.min_by_key(|(place, _)| **place) else { break };
             places.next();
@@ -192,7 +200,9 @@ impl<'a> Placing<'a> {
     /// Some host on which the trial has not failed can run it, if not now.
     pub fn elsewhere(&self, trial: &TrialState) -> bool {
         let failed = failed_hosts(self.state, trial);
-        self.offers.iter().any(|(host, devices)| *devices >= trial.devices && !failed.contains(host))
+        self.offers.iter().any(|((host, trainer), devices)| {
+            *devices >= trial.devices && **trainer == trial.trainer && !failed.contains(host)
+        })
     }
 
     /// The smallest slot that fits, on the emptiest worker, away from hosts on which the trial failed.
@@ -202,7 +212,9 @@ impl<'a> Placing<'a> {
         // the budgets of all trials while the good ones are occupied
         let elsewhere = self.elsewhere(trial);
         let fitting = self.free.iter().enumerate().filter(|(_, free)| {
-            free.devices >= trial.devices && !(elsewhere && failed.contains(free.host)) && !self.holds(free.worker, id)
+            free.fits(trial.devices, &trial.trainer)
+                && !(elsewhere && failed.contains(free.host))
+                && !self.holds(free.worker, id)
         });
         let best = fitting
             .min_by_key(|(_, free)| (free.devices, Reverse(self.free_slots[free.worker]), free.worker, free.slot));

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sweep::definition::Role;
 use sweep::handoff::Progress;
 use sweep::record::{Failure, FailureClass, Provenance, Timing, TrialResult};
-use sweep::{AttemptNo, Sweep, TrialId, TrialSpec, text};
+use sweep::{AttemptNo, Sweep, Trainer, TrialId, TrialSpec, text};
 
 /// Milliseconds since the Unix epoch. Pure code is given the time; it never asks for it.
 pub type Millis = u64;
@@ -67,6 +67,8 @@ pub struct SweepState {
     pub chosen: BTreeMap<u32, u32>,
     /// The search trials of each cell, for a search with a validation split.
     pub searching: BTreeMap<u32, Searching>,
+    /// Inputs whose content is another one than for the revision before, with a sentence about it.
+    pub changed_inputs: BTreeMap<String, String>,
     pub counts: Counts,
 }
 
@@ -114,10 +116,14 @@ pub struct TrialState {
     pub attempts: Vec<Attempt>,
     /// Attempts that ended in each failure class since the last `retry`, against the class budgets.
     pub spent: BTreeMap<FailureClass, u32>,
+    /// The first attempt of the present training: nothing is resumed from those before it, which `retry` has superseded.
+    pub since: AttemptNo,
     /// Predicted work, in arbitrary units: longest first.
     pub cost: f64,
     /// Devices of the slot it needs.
     pub devices: u32,
+    /// The program that the slot's worker must have.
+    pub trainer: Trainer,
     /// Its place in `State::queue` while it waits.
     pub place: Option<Place>,
 }
@@ -178,6 +184,8 @@ pub struct AttemptEnd {
     pub at: Millis,
     /// Number of the journal's event that ended it.
     pub event: u64,
+    /// Its result was accepted. It counts no more once `TrialState::since` is a later attempt.
+    pub succeeded: bool,
     /// Absent: it succeeded, or was stopped because nobody wanted it any more. Long messages are shortened in the
     /// middle; the event has all of it.
     pub failure: Option<Failure>,
@@ -223,6 +231,9 @@ pub struct WorkerInfo {
     pub host: String,
     /// Version and build of worker and trainer; must equal the coordinator's.
     pub build: String,
+    /// The program that trains in its slots: it gets the trials of no other.
+    #[serde(default, skip_serializing_if = "Trainer::is_built_in")]
+    pub trainer: Trainer,
     pub slots: Vec<Slot>,
 }
 
@@ -266,15 +277,18 @@ pub struct Place {
     pub cost: Reverse<u64>,
     pub index: u32,
     pub trial: TrialId,
-    /// The set of the queue that it stands in.
+    /// With the trial's trainer, the set of the queue that it stands in.
     pub devices: u32,
 }
+
+/// The number of devices of a slot, and its worker's trainer.
+pub type Needs = (u32, Trainer);
 
 /// An index over the waiting trials; follows from `State::trials` alone (invariant S6).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Queue {
-    /// By the number of devices they need.
-    pub by_devices: BTreeMap<u32, BTreeSet<Place>>,
+    /// By what they need of a slot.
+    pub by_needs: BTreeMap<Needs, BTreeSet<Place>>,
     /// By the time before which they are not tried.
     pub delayed: BTreeSet<(Millis, TrialId)>,
 }

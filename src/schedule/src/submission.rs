@@ -30,6 +30,11 @@ pub struct Submission {
     pub explanation: Vec<String>,
 }
 
+/// What a submission would mean, without submitting.
+pub fn preview(state: &State, sweep: &Sweep) -> Result<Submission, Rejected> {
+    submitted(state, sweep).map(|(submission, _)| submission)
+}
+
 /// What a submission means, and its events: none when nothing would change.
 pub(crate) fn submitted(state: &State, sweep: &Sweep) -> Result<(Submission, Vec<Event>), Rejected> {
     if is_same(state, sweep) {
@@ -123,6 +128,7 @@ fn describe(state: &State, sweep: &Sweep, trials: &[SweepTrial]) -> Submission {
         if *known.sweep != *sweep {
             submission.explanation.extend(changes(&known.sweep, sweep));
         }
+        submission.explanation.extend(trained_anew(state, known, sweep, trials));
         let other = of_another_version(known);
         if other > 0 {
             submission.explanation.push(format!(
@@ -150,9 +156,40 @@ fn explain_numbers(submission: &mut Submission, elsewhere: BTreeMap<&str, u64>) 
     say(submission.shared, "waiting or running already: shared, not trained twice");
     say(
         submission.failed,
-        &format!("failed before: not tried again, unless `orchestrator retry --failed {}` says so", submission.sweep),
+        &format!("failed before: not tried again, unless `orchestrator retry {}` says so", submission.sweep),
     );
     say(submission.dropped, "of the revision before that no sweep wants now: dropped");
+}
+
+/// How many trials differ from trials of the revision before in nothing but the data or the trainer, and in what.
+fn trained_anew(state: &State, known: &SweepState, sweep: &Sweep, trials: &[SweepTrial]) -> Vec<String> {
+    let changed = sweep.changed_inputs(&known.sweep);
+    let other_trainer = known.sweep.trainer != sweep.trainer;
+    if changed.is_empty() && !other_trainer {
+        return Vec::new();
+    }
+    let old: BTreeSet<TrialId> = known.trials.iter().map(|trial| trial.id).collect();
+    let has_result =
+        |id: &TrialId| state.trials.get(id).is_some_and(|trial| matches!(trial.phase, Phase::Succeeded { .. }));
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    for trial in trials.iter().filter(|trial| !has_result(&trial.id) && !old.contains(&trial.id)) {
+        let candidate = trial.candidate.map(|candidate| candidate as usize);
+        let spec = sweep.trial_spec(trial.cell as usize, candidate, trial.role, trial.seed);
+        let names = spec.settings.inputs().into_iter().map(|input| input.to_string());
+        let mut causes: Vec<String> = names.filter_map(|name| changed.get(&name).cloned()).collect();
+        if other_trainer {
+            causes.push(format!("{} trains, and not {} any more", sweep.trainer, known.sweep.trainer));
+        }
+        let before = known.sweep.spec(spec.settings, spec.seed);
+        if old.contains(&before.id()) {
+            *counts.entry(causes.join(", and ")).or_default() += 1;
+        }
+    }
+    let line = |(cause, count): (String, u64)| {
+        let trials = if count == 1 { "1 trial is".to_owned() } else { format!("{count} trials are") };
+        format!("{trials} trained anew: {cause}")
+    };
+    counts.into_iter().map(line).collect()
 }
 
 /// What differs between two revisions, one line each.
@@ -197,10 +234,31 @@ fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
     if overridden > 0 {
         lines.push(format!("overrides change {overridden} cells that both revisions have"));
     }
+    for (name, sentence) in after.changed_inputs(before) {
+        let parts = match (before.inputs.get(&name), after.inputs.get(&name)) {
+            (Some(then), Some(now)) => now.differences(then),
+            _ => Vec::new(),
+        };
+        lines.push(format!("{sentence}{}", examples(&parts)));
+    }
+    if before.trainer != after.trainer {
+        lines.push(format!("{} trains, and not {} any more", after.trainer, before.trainer));
+    }
     if lines.is_empty() {
         lines.push("nothing that decides a result changed; outputs, texts or resources did".to_owned());
     }
     lines
+}
+
+/// The first of a list, behind a colon.
+fn examples(all: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let shown = all.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match all.len() {
+        0 => String::new(),
+        count if count <= SHOWN => format!(": {shown}"),
+        count => format!(": {shown}, and {} more", count - SHOWN),
+    }
 }
 
 fn axis_names(sweep: &Sweep) -> Vec<String> {

@@ -73,20 +73,26 @@ fn take(
         }
         _ => (None, decide(state, config, input, now)?),
     };
+    let retried = events.iter().find_map(|event| match event {
+        Event::TrialsRetried { trials, .. } => Some(trials.len() as u64),
+        _ => None,
+    });
     record(state, events, now, recorded)?;
     observe(state, input, now);
     let after = counts(state, input);
     Ok(match (input, submission) {
         (_, Some(submission)) => Answer::Submitted(submission),
         (Input::Cancel { .. }, _) => Answer::Cancelled(after.cancelled - before.cancelled + after.running),
-        (Input::RetryFailed { .. }, _) => Answer::Retried(after.waiting - before.waiting),
+        (Input::Retry { .. }, _) => {
+            Answer::Retried(retried.unwrap_or_else(|| after.waiting.saturating_sub(before.waiting)))
+        }
         _ => Answer::Done,
     })
 }
 
 fn counts(state: &State, input: &Input) -> Counts {
     match input {
-        Input::Cancel { sweep, .. } | Input::RetryFailed { sweep } => {
+        Input::Cancel { sweep, .. } | Input::Retry { sweep, .. } => {
             state.sweeps.get(sweep.as_str()).map_or(Counts::default(), |entry| entry.counts)
         }
         _ => Counts::default(),

@@ -1,7 +1,9 @@
 //! Why trials wait: the reason as data, and in words for people. It looks at what `plan` looks at, and changes nothing.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
-use sweep::TrialId;
+use sweep::{Trainer, TrialId};
 
 use crate::plan::{Placing, failed_hosts, is_usable};
 use crate::state::{Millis, Phase, SlotIndex, State, TrialState, WorkerId, WorkerState};
@@ -14,6 +16,8 @@ pub enum WaitReason {
     SlotsBroken,
     /// No connected worker has a slot of so many devices.
     NoSlotLargeEnough,
+    /// No connected worker has its trainer.
+    NoTrainer,
     /// No worker is connected that takes work.
     NoWorkers,
     /// Every connected worker's slots that are large enough pause: their nodes could not run the last trial.
@@ -32,6 +36,7 @@ impl WaitReason {
         match self {
             Self::SlotsBroken => "slots_broken",
             Self::NoSlotLargeEnough => "no_slot_large_enough",
+            Self::NoTrainer => "no_trainer",
             Self::NoWorkers => "no_workers",
             Self::SlotsPaused => "slots_paused",
             Self::SlotsBusy => "slots_busy",
@@ -43,7 +48,7 @@ impl WaitReason {
     /// Nothing that runs now ends it.
     pub fn is_lasting(self) -> bool {
         match self {
-            Self::SlotsBroken | Self::NoSlotLargeEnough | Self::NoWorkers => true,
+            Self::SlotsBroken | Self::NoSlotLargeEnough | Self::NoTrainer | Self::NoWorkers => true,
             Self::SlotsPaused | Self::SlotsBusy | Self::AnotherHost | Self::Backoff => false,
         }
     }
@@ -68,7 +73,7 @@ pub fn sweep_waits(state: &State, sweep: &str, now: Millis) -> Option<SweepWaits
     for wanted in &entry.trials {
         let trial = &state.trials[&wanted.id];
         let Phase::Waiting { .. } = trial.phase else { continue };
-        let reason = match looking.shortage(trial.devices) {
+        let reason = match looking.shortage(trial) {
             Some(reason) => reason,
             // its own trials have the slots
             None if entry.counts.running > 0 => continue,
@@ -85,6 +90,7 @@ pub fn sweep_waits(state: &State, sweep: &str, now: Millis) -> Option<SweepWaits
         WaitReason::Backoff => "its trials failed, and are tried again after a pause".to_owned(),
         WaitReason::SlotsBroken
         | WaitReason::NoSlotLargeEnough
+        | WaitReason::NoTrainer
         | WaitReason::NoWorkers
         | WaitReason::SlotsPaused
         | WaitReason::AnotherHost => because(state, trial, reason, now),
@@ -103,39 +109,54 @@ pub(crate) fn wait_reason(state: &State, id: TrialId, now: Millis) -> Option<Wai
 
 struct Looking<'a> {
     placing: Placing<'a>,
-    /// Devices of the largest slot that takes work, of the largest that will after its pause, and of the largest that
-    /// would if it were not broken.
-    whole: u32,
-    paused: u32,
-    broken: u32,
+    /// For each trainer, devices of the largest slot that takes work, of the largest that will after its pause, and of the
+    /// largest that would if it were not broken.
+    whole: Largest<'a>,
+    paused: Largest<'a>,
+    broken: Largest<'a>,
+}
+
+type Largest<'a> = BTreeMap<&'a Trainer, u32>;
+
+fn largest<'a>(slots: impl Iterator<Item = (&'a Trainer, u32)>) -> Largest<'a> {
+    let mut largest = BTreeMap::new();
+    for (trainer, devices) in slots {
+        let known = largest.entry(trainer).or_insert(0);
+        *known = devices.max(*known);
+    }
+    largest
 }
 
 impl<'a> Looking<'a> {
     fn new(state: &'a State, now: Millis) -> Self {
         let placing = Placing::new(state, now);
-        let whole = placing.offers.values().copied().max().unwrap_or(0);
-        let paused = paused_slots(state, now).map(|held| held.num_devices).max().unwrap_or(0);
-        let broken = broken_slots(state).map(|held| held.num_devices).max().unwrap_or(0);
+        let whole = largest(placing.offers.iter().map(|((_, trainer), devices)| (*trainer, *devices)));
+        let paused = largest(paused_slots(state, now).map(|held| (held.trainer, held.num_devices)));
+        let broken = largest(broken_slots(state).map(|held| (held.trainer, held.num_devices)));
         Self { placing, whole, paused, broken }
     }
 
-    /// What keeps every trial of so many devices from starting, whatever the slots hold.
-    fn shortage(&self, devices: u32) -> Option<WaitReason> {
-        if self.whole >= devices {
+    /// What keeps every trial of such needs from starting, whatever the slots hold.
+    fn shortage(&self, trial: &TrialState) -> Option<WaitReason> {
+        let of = |largest: &Largest| largest.get(&trial.trainer).copied().unwrap_or(0);
+        let (whole, paused, broken) = (of(&self.whole), of(&self.paused), of(&self.broken));
+        if whole >= trial.devices {
             None
-        } else if self.paused >= devices {
+        } else if paused >= trial.devices {
             Some(WaitReason::SlotsPaused)
-        } else if self.broken >= devices {
+        } else if broken >= trial.devices {
             Some(WaitReason::SlotsBroken)
-        } else if self.whole > 0 || self.paused > 0 || self.broken > 0 {
+        } else if whole > 0 || paused > 0 || broken > 0 {
             Some(WaitReason::NoSlotLargeEnough)
+        } else if !(self.whole.is_empty() && self.paused.is_empty() && self.broken.is_empty()) {
+            Some(WaitReason::NoTrainer)
         } else {
             Some(WaitReason::NoWorkers)
         }
     }
 
     fn reason(&self, id: TrialId, trial: &TrialState, now: Millis) -> Option<WaitReason> {
-        if let Some(shortage) = self.shortage(trial.devices) {
+        if let Some(shortage) = self.shortage(trial) {
             return Some(shortage);
         }
         if matches!(trial.phase, Phase::Waiting { not_before } if not_before > now) {
@@ -154,6 +175,7 @@ impl<'a> Looking<'a> {
 pub(crate) struct HeldBack<'a> {
     worker: &'a WorkerId,
     host: &'a str,
+    trainer: &'a Trainer,
     slot: SlotIndex,
     num_devices: u32,
     why: &'a str,
@@ -185,25 +207,34 @@ fn held_back<'a>(
     until: Option<Millis>,
 ) -> Option<HeldBack<'a>> {
     let num_devices = entry.info.slots.get(slot as usize)?.devices.len() as u32;
-    Some(HeldBack { worker, host: &entry.info.host, slot, num_devices, why, until })
+    let (host, trainer) = (entry.info.host.as_str(), &entry.info.trainer);
+    Some(HeldBack { worker, host, trainer, slot, num_devices, why, until })
 }
 
 /// In words, for one trial; what concerns its place in the queue and its times is for the caller.
 pub(crate) fn because(state: &State, trial: &TrialState, reason: WaitReason, now: Millis) -> String {
     let devices = plural(trial.devices, "device");
     match reason {
-        WaitReason::SlotsBroken => slots_broken(state, trial.devices),
+        WaitReason::SlotsBroken => slots_broken(state, trial),
         WaitReason::NoSlotLargeEnough => {
             let looking = Looking::new(state, now);
-            let largest = looking.whole.max(looking.paused);
+            let of = |largest: &Largest| largest.get(&trial.trainer).copied().unwrap_or(0);
+            let largest = of(&looking.whole).max(of(&looking.paused));
             format!(
                 "it needs a slot of {devices}, and the largest offered has {largest}: start a worker with \
                  --devices-per-slot {}, or change `resources.devices_per_trial` in the sweep file",
                 trial.devices
             )
         }
+        WaitReason::NoTrainer => {
+            let start = match trial.trainer {
+                Trainer::BuiltIn => "without --trainer",
+                Trainer::Foreign(_) => "with --trainer and the path of this program",
+            };
+            format!("no connected worker has {}: start one {start}", trial.trainer)
+        }
         WaitReason::NoWorkers => no_workers(state),
-        WaitReason::SlotsPaused => slots_paused(state, trial.devices, now),
+        WaitReason::SlotsPaused => slots_paused(state, trial, now),
         WaitReason::SlotsBusy => format!("every slot of {devices} is occupied"),
         WaitReason::AnotherHost => {
             let failed: Vec<&str> = failed_hosts(state, trial).into_iter().collect();
@@ -213,30 +244,30 @@ pub(crate) fn because(state: &State, trial: &TrialState, reason: WaitReason, now
     }
 }
 
-fn slots_broken(state: &State, devices: u32) -> String {
-    match first_of(broken_slots(state), devices) {
+fn slots_broken(state: &State, trial: &TrialState) -> String {
+    match first_of(broken_slots(state), trial) {
         Some((first, host)) => format!(
             "every slot of {} is broken: {first}; mend it, then `orchestrator undrain {host}`",
-            plural(devices, "device")
+            plural(trial.devices, "device")
         ),
         None => no_workers(state),
     }
 }
 
-fn slots_paused(state: &State, devices: u32, now: Millis) -> String {
-    match first_of(paused_slots(state, now), devices) {
+fn slots_paused(state: &State, trial: &TrialState, now: Millis) -> String {
+    match first_of(paused_slots(state, now), trial) {
         Some((first, host)) => format!(
             "every slot of {} pauses, because its node could not run a trial: {first}; it is tried again by itself, or \
              at once after `orchestrator undrain {host}`",
-            plural(devices, "device")
+            plural(trial.devices, "device")
         ),
         None => no_workers(state),
     }
 }
 
-/// The first slot of at least so many devices with what holds it back, how many more there are, and its host.
-fn first_of<'a>(slots: impl Iterator<Item = HeldBack<'a>>, devices: u32) -> Option<(String, &'a str)> {
-    let mut fitting = slots.filter(|held| held.num_devices >= devices);
+/// The first slot that meets the trial's needs with what holds it back, how many more there are, and its host.
+fn first_of<'a>(slots: impl Iterator<Item = HeldBack<'a>>, trial: &TrialState) -> Option<(String, &'a str)> {
+    let mut fitting = slots.filter(|held| held.num_devices >= trial.devices && *held.trainer == trial.trainer);
     let HeldBack { worker, host, slot, why, .. } = fitting.next()?;
     let more = fitting.count();
     let more = if more > 0 { format!(" ({more} more: `orchestrator status`)") } else { String::new() };

@@ -12,10 +12,12 @@ use crate::definition::{Axis, Output, Sweep, with_fields};
 use crate::draft::{HIGHEST_MAX_TRIALS, check_name};
 use crate::expand::num_trials;
 use crate::field;
+use crate::inputs::Content;
 use crate::load::MAX_FILE_BYTES;
 use crate::output::RESERVED_NAMES;
 use crate::recipe;
 use crate::settings::Settings;
+use crate::trainer::Trainer;
 use crate::variant::SMOKE_SUFFIX;
 
 /// What a sweep must not be.
@@ -52,7 +54,27 @@ impl Sweep {
         self.check_cells()?;
         self.check_search()?;
         self.check_outputs()?;
-        self.check_published()
+        self.check_published()?;
+        self.check_identity()
+    }
+
+    /// What is known of inputs and of the trainer: names of one line, and hashes.
+    fn check_identity(&self) -> Result<(), BadSweep> {
+        let line = |text: &str| !text.is_empty() && text.len() <= MAX_TEXT + 64 && !text.contains(char::is_control);
+        let hash = |text: &str| (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        ensure(self.inputs.len() as u64 <= HIGHEST_MAX_TRIALS, "inputs", "are too many")?;
+        for (name, content) in &self.inputs {
+            ensure(line(name), "inputs", "hold a name that is not one line of text")?;
+            ensure(hash(&content.hash), name, "has no hash of its content")?;
+            ensure(content.parts.len() <= Content::MAX_PARTS, name, "has too many parts")?;
+            let parts = content.parts.iter().all(|(part, digest)| line(part) && hash(digest));
+            ensure(parts, name, "has a part without a name or a hash")?;
+        }
+        if let Trainer::Foreign(program) = &self.trainer {
+            ensure(line(&program.name) && program.name.len() <= 256, "trainer", "has no name of one short line")?;
+            ensure(hash(&program.hash), "trainer", "has no hash")?;
+        }
+        Ok(())
     }
 
     fn check_words(&self) -> Result<(), BadSweep> {

@@ -6,9 +6,11 @@ use crate::definition::Sweep;
 use crate::diagnostic::{Errors, Source};
 use crate::draft::{self, Draft};
 use crate::expand::{self, Expanded};
+use crate::inputs::Inputs;
 use crate::load::{FindSide, MAX_FILE_BYTES, ReadFile};
 use crate::output;
 use crate::published::{self, Published};
+use crate::trainer::Trainer;
 use crate::tree::Reader;
 use crate::yaml;
 
@@ -81,6 +83,8 @@ fn assemble(
         on_failure: draft.on_failure,
         resources: draft.resources.clone(),
         smoke: false,
+        inputs: Inputs::new(),
+        trainer: Trainer::BuiltIn,
         source: text.to_owned(),
     })
 }

@@ -46,6 +46,11 @@ const fn photographs(name: &'static str, label: &'static str, sizes: [u32; 4]) -
     small_images(name, label, sizes, 0, 3)
 }
 
+/// Whether a data set is part of the program: it then changes with `TRAINING_VERSION` only.
+pub fn is_built_in(name: &str) -> bool {
+    name == "digits"
+}
+
 pub fn find(name: &str) -> Option<&'static Known> {
     KNOWN.iter().find(|known| known.name == name)
 }

@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::inputs::{self, Inputs};
 use crate::settings::Settings;
 use crate::text;
+use crate::trainer::Trainer;
 use crate::trial::{TrialId, TrialSpec};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +36,13 @@ pub struct Sweep {
     pub resources: Resources,
     /// Rehearsal on stand-in images.
     pub smoke: bool,
+    /// The content of the data sets, weights and hierarchies that the cells read, where it was submitted. Those that are
+    /// absent were not known there: their changes are not noticed.
+    #[serde(default, skip_serializing_if = "Inputs::is_empty")]
+    pub inputs: Inputs,
+    /// The program that trains it.
+    #[serde(default, skip_serializing_if = "Trainer::is_built_in")]
+    pub trainer: Trainer,
     /// The YAML as submitted.
     pub source: String,
 }
@@ -195,7 +204,7 @@ impl Sweep {
         }
         let settings = self.cell_settings(cell);
         let trial = |settings: &Settings, seed: u64, candidate: Option<usize>, role: Role| {
-            let spec = TrialSpec { settings: settings.clone(), seed, smoke: self.smoke };
+            let spec = self.spec(settings.clone(), seed);
             PlannedTrial { id: spec.id(), cell: index, candidate, role, spec }
         };
         let Some(search) = &self.search else {
@@ -230,7 +239,13 @@ impl Sweep {
                 settings.holdout = Some(search.holdout);
             }
         }
-        TrialSpec { settings, seed, smoke: self.smoke }
+        self.spec(settings, seed)
+    }
+
+    /// A training with these settings, on the inputs and by the trainer of this sweep.
+    pub fn spec(&self, settings: Settings, seed: u64) -> TrialSpec {
+        let inputs = if self.smoke { Inputs::new() } else { inputs::of_settings(&self.inputs, &settings) };
+        TrialSpec { settings, seed, smoke: self.smoke, inputs, trainer: self.trainer.clone() }
     }
 
     /// Names of a cell's axis values, in the order of the axes.

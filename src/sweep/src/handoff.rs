@@ -10,7 +10,7 @@
 //! Checkpoints: the directory belongs to the trial, and two attempts may have it open at once when a worker was cut off
 //! and its trial was given to another. So a trainer writes only files whose names carry its attempt
 //! (`epoch-00012.attempt-3.EXTENSION`, by way of a temporary file whose name starts the same way), resumes from the newest
-//! sound one of any attempt that is not later than its own, removes only those of its own and of earlier attempts, and
+//! sound one of any attempt from `RunRequest::since` to its own, removes only those of its own and of earlier attempts, and
 //! ends with `Failed(Crashed)` when it finds one of a later attempt. The worker removes those of an attempt and of earlier
 //! ones when its result is acknowledged.
 
@@ -41,6 +41,10 @@ pub enum Request {
 pub struct RunRequest {
     pub trial: TrialId,
     pub attempt: AttemptNo,
+    /// The first attempt of the present training: a person asked for the trial to be trained again from the start, and
+    /// checkpoints of attempts before this one are not gone on from.
+    #[serde(default = "AttemptNo::first")]
+    pub since: AttemptNo,
     pub spec: TrialSpec,
     pub data_dir: PathBuf,
     /// Folders beside the data directory that paths in the settings may lead into; absent: anywhere.

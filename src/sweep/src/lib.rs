@@ -2,6 +2,7 @@
 //! hand-off to the trainer. Pure: no clock, no randomness; files are read only by `load`.
 
 mod axis;
+pub mod cell_name;
 mod check;
 mod compile;
 mod contradiction;
@@ -16,6 +17,7 @@ mod foreign_names;
 pub mod handoff;
 pub mod held_out;
 mod in_force;
+pub mod inputs;
 mod load;
 pub mod node_fault;
 mod output;
@@ -27,6 +29,7 @@ mod remarks;
 pub mod settings;
 mod share;
 pub mod text;
+pub mod trainer;
 mod tree;
 pub mod trial;
 pub mod variant;
@@ -38,8 +41,10 @@ pub use contradiction::Contradiction;
 pub use cost::{Size, cost};
 pub use definition::Sweep;
 pub use diagnostic::{Errors, Style};
+pub use inputs::{Content, Input, Inputs};
 pub use load::{MAX_FILE_BYTES, load, load_with, parse};
 pub use settings::Settings;
 pub use share::Share;
-pub use trial::{AttemptNo, TrialId, TrialSpec};
+pub use trainer::{Program, Trainer};
+pub use trial::{AttemptNo, NotATrial, TrialId, TrialPrefix, TrialSpec};
 pub use version::build;

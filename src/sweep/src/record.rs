@@ -1,6 +1,8 @@
 //! What a finished trial leaves behind. It crosses from trainer to worker to coordinator, is journalled, and is all
 //! that reports are made from.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::text;
@@ -153,6 +155,9 @@ pub struct Provenance {
     /// Images of the data set that were left out because they cannot be decoded (`corrupt: skip`).
     #[serde(default)]
     pub skipped_images: u64,
+    /// `sweep::Content::hash` of everything that was read, by the names of `sweep::Input`.
+    #[serde(default, deserialize_with = "text::line_map", skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, String>,
     /// The chosen training images, by index into the data set's training split.
     pub subset: Subset,
     /// Images that accuracies are fractions of; 0: a journal from before it was recorded.

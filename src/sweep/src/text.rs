@@ -5,6 +5,7 @@
 //! (`#[serde(deserialize_with = "text::line")]`), so that a document from the wire and one from an old journal are
 //! cleaned alike. What may be too long is refused where a peer can be told so (`checked`), and cut everywhere else.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
 
@@ -136,6 +137,12 @@ pub fn optional_line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
 pub fn line_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let lines = Vec::<Line>::deserialize(deserializer)?;
     Ok(lines.into_iter().take(MAX_LIST).map(String::from).collect())
+}
+
+/// Reads a map of strings as [`Line`]s, the first [`MAX_LIST`] of them.
+pub fn line_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let lines = BTreeMap::<Line, Line>::deserialize(deserializer)?;
+    Ok(lines.into_iter().take(MAX_LIST).map(|(name, value)| (name.into(), value.into())).collect())
 }
 
 /// Reads a list of strings as [`Lines`].

@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::inputs::{Inputs, hashes};
 use crate::settings::Settings;
+use crate::trainer::Trainer;
 
 /// Version of what training means. It enters every trial's id: raise it when a change to the trainer or the data path
 /// changes results for equal settings, so that old and new results never share a cell unnoticed.
@@ -19,12 +21,24 @@ pub struct TrialSpec {
     /// A rehearsal whose results never mix with real ones: `SMOKE_EPOCHS` epochs of one step each, on generated tiny
     /// stand-in images, with drawn weights and a made-up hierarchy where the settings name files.
     pub smoke: bool,
+    /// The content of what the settings name outside of the sweep, where the sweep was submitted; what is absent was not
+    /// known there. A rehearsal has none.
+    #[serde(default, skip_serializing_if = "Inputs::is_empty")]
+    pub inputs: Inputs,
+    /// The program that must train it.
+    #[serde(default, skip_serializing_if = "Trainer::is_built_in")]
+    pub trainer: Trainer,
 }
 
 /// Two, so that a rehearsal passes a learning rate change, a checkpoint and an epoch border.
 pub const SMOKE_EPOCHS: u32 = 2;
 
 impl TrialSpec {
+    /// A training by the built-in trainer on data of unknown content.
+    pub fn new(settings: Settings, seed: u64) -> Self {
+        Self { settings, seed, smoke: false, inputs: Inputs::new(), trainer: Trainer::BuiltIn }
+    }
+
     /// Epochs this trial runs.
     pub fn num_epochs(&self) -> u32 {
         let epochs = self.settings.num_epochs();
@@ -38,7 +52,10 @@ impl TrialSpec {
 
     /// The hash of everything that decides the result.
     pub fn id(&self) -> TrialId {
-        let canonical = serde_json::to_vec(&(TRAINING_VERSION, self)).expect("settings are plain data");
+        // taken apart by name, so that a new field cannot be forgotten here
+        let Self { settings, seed, smoke, inputs, trainer } = self;
+        let decides = (TRAINING_VERSION, settings, seed, smoke, hashes(inputs), trainer);
+        let canonical = serde_json::to_vec(&decides).expect("a specification is plain data");
         let hash = blake3::hash(&canonical);
         let mut bytes = [0; TrialId::LENGTH];
         bytes.copy_from_slice(&hash.as_bytes()[..TrialId::LENGTH]);
@@ -46,20 +63,26 @@ impl TrialSpec {
     }
 }
 
-/// Shown as 16 hexadecimal digits.
+/// Shown as a `t` and 16 hexadecimal digits, so that no program takes it for a number (`884182218182e510` is one).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TrialId([u8; TrialId::LENGTH]);
 
 impl TrialId {
     const LENGTH: usize = 8;
+    const DIGITS: usize = 2 * Self::LENGTH;
 
     /// Before every other id in order: where ranges begin.
     pub const MIN: Self = Self([0; Self::LENGTH]);
+
+    /// The 64 bits of the hash.
+    pub const fn bits(self) -> u64 {
+        u64::from_be_bytes(self.0)
+    }
 }
 
 impl fmt::Display for TrialId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        write!(formatter, "t{:0digits$x}", self.bits(), digits = Self::DIGITS)
     }
 }
 
@@ -70,23 +93,18 @@ impl fmt::Debug for TrialId {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a trial id: 16 hexadecimal digits were expected")]
+#[error("`{0}` is not a trial id: `t` and 16 hexadecimal digits were expected")]
 pub struct BadTrialId(pub String);
 
+/// With or without the `t`: journals of older versions lack it.
 impl FromStr for TrialId {
     type Err = BadTrialId;
 
     fn from_str(text: &str) -> Result<Self, BadTrialId> {
-        let bad = || BadTrialId(text.to_owned());
-        if text.len() != 2 * Self::LENGTH || !text.is_ascii() {
-            return Err(bad());
-        }
-        let mut bytes = [0; Self::LENGTH];
-        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| bad())?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| bad())?;
-        }
-        Ok(Self(bytes))
+        let digits = text.strip_prefix('t').unwrap_or(text);
+        let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let bits = u64::from_str_radix(digits, 16).ok().filter(|_| is_hex && digits.len() == Self::DIGITS);
+        bits.map(|bits| Self(bits.to_be_bytes())).ok_or_else(|| BadTrialId(text.to_owned()))
     }
 }
 
@@ -102,13 +120,111 @@ impl<'de> Deserialize<'de> for TrialId {
     }
 }
 
+/// The beginning of an id as a person types it: with or without the `t`, in either case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrialPrefix {
+    text: String,
+    digits: String,
+}
+
+/// Why the beginning of an id names no trial.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotATrial {
+    #[error("`{0}` is no trial id: `t` and up to 16 hexadecimal digits were expected")]
+    Malformed(String),
+    #[error("no trial's id begins with `{0}`")]
+    Unknown(String),
+    #[error("`{text}` begins several trial ids: {first}, {second}, ...")]
+    Ambiguous { text: String, first: TrialId, second: TrialId },
+}
+
+impl FromStr for TrialPrefix {
+    type Err = NotATrial;
+
+    fn from_str(text: &str) -> Result<Self, NotATrial> {
+        let digits = text.strip_prefix(['t', 'T']).unwrap_or(text).to_ascii_lowercase();
+        let fits = (1..=TrialId::DIGITS).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !fits {
+            return Err(NotATrial::Malformed(text.escape_debug().take(80).collect()));
+        }
+        Ok(Self { text: text.to_owned(), digits })
+    }
+}
+
+impl TrialPrefix {
+    /// The lowest id that begins like this.
+    pub fn lowest(&self) -> TrialId {
+        let digits = format!("{:0<width$}", self.digits, width = TrialId::DIGITS);
+        digits.parse().expect("sixteen hexadecimal digits")
+    }
+
+    pub fn begins(&self, id: TrialId) -> bool {
+        id.to_string()[1..].starts_with(&self.digits)
+    }
+
+    /// The only one of these that begins like this.
+    pub fn find(&self, ids: impl IntoIterator<Item = TrialId>) -> Result<TrialId, NotATrial> {
+        let mut found = ids.into_iter().filter(|id| self.begins(*id));
+        let text = self.text.clone();
+        match (found.next(), found.next()) {
+            (Some(id), None) => Ok(id),
+            (Some(first), Some(second)) => Err(NotATrial::Ambiguous { text, first, second }),
+            (None, _) => Err(NotATrial::Unknown(text)),
+        }
+    }
+}
+
 /// The n-th try at a trial, from 1: the fencing token of every message about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct AttemptNo(pub u32);
 
+impl AttemptNo {
+    pub const fn first() -> Self {
+        Self(1)
+    }
+}
+
 impl fmt::Display for AttemptNo {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> TrialId {
+        text.parse().expect("an id")
+    }
+
+    #[test]
+    fn an_id_begins_with_a_letter_and_is_read_with_and_without_it() {
+        let one = id("884182218182e510");
+        assert_eq!(one.to_string(), "t884182218182e510");
+        assert_eq!(id("t884182218182e510"), one);
+        assert_eq!(serde_json::to_string(&one).unwrap(), "\"t884182218182e510\"");
+        assert_eq!(serde_json::from_str::<TrialId>("\"884182218182e510\"").unwrap(), one);
+        for bad in
+            ["", "t", "t88418221", "+84182218182e510", "t+84182218182e510", "tt84182218182e510", "884182218182e5100"]
+        {
+            assert_eq!(bad.parse::<TrialId>(), Err(BadTrialId(bad.to_owned())));
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_an_id_finds_it() {
+        let ids = [id("0012000000000000"), id("0013000000000000"), id("ab00000000000000")];
+        let find = |text: &str| text.parse::<TrialPrefix>().and_then(|prefix| prefix.find(ids));
+        assert_eq!((find("t0012"), find("0012"), find("T0012")), (Ok(ids[0]), Ok(ids[0]), Ok(ids[0])));
+        assert_eq!((find("AB"), find("tab00000000000000")), (Ok(ids[2]), Ok(ids[2])));
+        let ambiguous = find("t001").unwrap_err().to_string();
+        assert_eq!(ambiguous, "`t001` begins several trial ids: t0012000000000000, t0013000000000000, ...");
+        assert_eq!(find("t5").unwrap_err().to_string(), "no trial's id begins with `t5`");
+        for bad in ["", "t", "xyz", "t00120000000000001"] {
+            assert!(matches!(find(bad), Err(NotATrial::Malformed(_))), "{bad}");
+        }
+        assert_eq!("t0013".parse::<TrialPrefix>().unwrap().lowest(), ids[1]);
     }
 }

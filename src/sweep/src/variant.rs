@@ -20,6 +20,7 @@ impl Sweep {
         if let Some(search) = &mut self.search {
             search.seeds.truncate(1);
         }
+        self.inputs.clear();
         self.published.clear();
         self.footnotes.clear();
         self

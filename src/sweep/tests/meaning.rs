@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sweep::definition::Role;
 use sweep::field::{FIELDS, Kind};
 use sweep::settings::{Crop, SamplesPerClass, Schedule, Settings};
-use sweep::{Sweep, TrialSpec, recipe};
+use sweep::{Content, Input, Inputs, Program, Sweep, Trainer, TrialSpec, recipe};
 
 fn parse(text: &str) -> sweep::Sweep {
     let no_files = |_: &str| Err(std::io::ErrorKind::NotFound.into());
@@ -69,17 +69,75 @@ fn the_other_schedules_run_their_length() {
     assert_eq!(Schedule::Constant { epochs: 3 }.learning_rate(0.3, 2), 0.3);
 }
 
-/// Ids are what finished work is found by. If this fails, every user's results are trained anew: change settings in a way
-/// that leaves old ids alone, or raise `TRAINING_VERSION` on purpose.
+/// Which ids the shipped sweeps have: `shipped.rs`.
 #[test]
-fn ids_do_not_change_by_accident() {
-    let spec = TrialSpec { settings: paper("cub"), seed: 7, smoke: false };
-    assert_eq!(spec.id().to_string(), "3d8e81e1e656e32e");
+fn settings_seed_and_rehearsal_are_part_of_an_id() {
+    let spec = TrialSpec::new(paper("cub"), 7);
     assert_eq!(spec.id().to_string().parse(), Ok(spec.id()));
     assert_ne!(TrialSpec { seed: 8, ..spec.clone() }.id(), spec.id());
     assert_ne!(TrialSpec { smoke: true, ..spec.clone() }.id(), spec.id());
     let other = Settings { learning_rate: 0.05, ..spec.settings.clone() };
     assert_ne!(TrialSpec { settings: other, ..spec.clone() }.id(), spec.id());
+}
+
+fn content(hash: &str) -> Content {
+    Content { hash: hash.to_owned(), files: 1, bytes: 1, ..Content::default() }
+}
+
+#[test]
+fn the_content_of_what_settings_name_and_the_trainer_are_part_of_an_id() {
+    let spec = TrialSpec::new(paper("cub"), 7);
+    let on = |hash: &str| {
+        let inputs = Inputs::from([(Input::Dataset("cub").to_string(), content(hash).into())]);
+        TrialSpec { inputs, ..spec.clone() }
+    };
+    assert_ne!(on("aa").id(), spec.id());
+    assert_ne!(on("aa").id(), on("bb").id());
+    // how its parts are grouped is no matter of the content
+    let mut grouped = on("aa");
+    let parts = [("images".to_owned(), "cc".to_owned())].into();
+    grouped.inputs.insert("data set cub".to_owned(), Content { parts, ..content("aa") }.into());
+    assert_eq!(grouped.id(), on("aa").id());
+    let foreign = |name: &str, hash: &str| {
+        let program = Program { name: name.to_owned(), hash: hash.to_owned() };
+        TrialSpec { trainer: Trainer::Foreign(program.into()), ..spec.clone() }.id()
+    };
+    let ids = [spec.id(), foreign("a", "11"), foreign("a", "22"), foreign("b", "11")];
+    assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+}
+
+#[test]
+fn trials_know_the_inputs_that_their_settings_read() {
+    let text = "name: t\nrecipe: quick\nset: {dataset: folder:t}\nseeds: 1\naxes:\n  start:\n    - {name: drawn, set: {weights: null}}\n    - {name: tuned, set: {weights: w.safetensors}}\n";
+    let mut sweep = parse(text);
+    for (name, hash) in [("data set folder:t", "aa"), ("weights w.safetensors", "bb"), ("hierarchy h.txt", "cc")] {
+        sweep.inputs.insert(name.to_owned(), content(hash).into());
+    }
+    assert_eq!(sweep.check(), Ok(()));
+    let names = |cell: usize| -> Vec<String> { sweep.cell_trials(cell, None)[0].spec.inputs.keys().cloned().collect() };
+    assert_eq!(names(0), ["data set folder:t"]);
+    assert_eq!(names(1), ["data set folder:t", "weights w.safetensors"]);
+    let smoke = sweep.clone().into_smoke();
+    assert!(smoke.cell_trials(1, None)[0].spec.inputs.is_empty(), "a rehearsal reads nothing");
+    assert!(Settings { dataset: "digits".to_owned(), ..paper("cub") }.inputs().is_empty(), "digits are built in");
+}
+
+#[test]
+fn differences_of_content_are_named_by_part() {
+    let of = |parts: &[(&str, &str)]| Content {
+        parts: parts.iter().map(|(part, hash)| ((*part).to_owned(), (*hash).to_owned())).collect(),
+        ..content("aa")
+    };
+    let (here, wanted) = (of(&[("a", "1"), ("b", "2"), ("d", "4")]), of(&[("a", "1"), ("b", "3"), ("c", "5")]));
+    assert_eq!(here.differences(&wanted), ["b differs", "c is missing", "d is additional"]);
+    assert!(of(&[("x", "1")]).differences(&of(&[("y", "1")])).is_empty(), "grouped otherwise: nothing can be named");
+    let inputs = Inputs::from([("data set cub".to_owned(), wanted.clone().into())]);
+    let spec = TrialSpec { inputs, ..TrialSpec::new(paper("cub"), 7) };
+    let other = Content { hash: "bb".to_owned(), ..here };
+    let refused = spec.accept("data set cub", &other).unwrap_err();
+    assert!(refused.starts_with("data set cub is not what the sweep was submitted with: b differs, c is"), "{refused}");
+    assert_eq!(spec.accept("data set cub", &wanted), Ok(()));
+    assert_eq!(spec.accept("weights w", &other), Ok(()), "unknown where it was submitted: nothing to compare with");
 }
 
 #[test]
@@ -282,7 +340,7 @@ fn an_edited_sweep_says_what_changed() {
 #[test]
 fn evaluations_come_as_often_as_asked_and_at_the_end() {
     let settings = Settings { evaluate_every: 5, schedule: Schedule::Constant { epochs: 12 }, ..paper("digits") };
-    let spec = TrialSpec { settings, seed: 0, smoke: false };
+    let spec = TrialSpec::new(settings, 0);
     let evaluated: Vec<u32> = (0..12).filter(|&epoch| spec.evaluates_after(epoch)).collect();
     assert_eq!(evaluated, [4, 9, 11]);
 }

@@ -40,6 +40,36 @@ fn every_shipped_sweep_compiles_and_passes_its_own_check() {
     assert!(count >= 6, "only {count} sweeps found");
 }
 
+/// Every id of every shipped sweep, its inputs unknown and the trainer the built-in one. A difference means that users'
+/// results are trained anew: it must be meant. `UPDATE_GOLDENS=1 cargo test -p sweep --test shipped` writes it anew.
+#[test]
+fn the_ids_of_all_shipped_sweeps_are_known() {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(sweeps()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    paths.sort();
+    let mut found = String::new();
+    for path in paths {
+        let sweep = sweep::load(&path).unwrap_or_else(|errors| panic!("{errors}"));
+        let candidates = sweep.search.as_ref().map_or(0, |search| search.candidates.len());
+        let chosen = || [None].into_iter().chain((0..candidates).map(Some));
+        let cells = 0..sweep.cells.len();
+        let all =
+            cells.flat_map(|cell| chosen().flat_map(|chosen| sweep.cell_trials(cell, chosen)).collect::<Vec<_>>());
+        let ids: BTreeSet<TrialId> = all.map(|trial| trial.id).collect();
+        let mut hasher = blake3::Hasher::new();
+        for id in &ids {
+            hasher.update(id.to_string().as_bytes());
+        }
+        let (first, all) = (ids.first().unwrap(), &hasher.finalize().to_hex()[..16]);
+        found.push_str(&format!("{}: {} trials, the first {first}, all {all}\n", sweep.name, ids.len()));
+    }
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/ids.txt");
+    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+        std::fs::write(&golden, &found).expect("the golden file can be written");
+    }
+    assert_eq!(found, std::fs::read_to_string(&golden).unwrap_or_default(), "{}", golden.display());
+}
+
 #[test]
 fn cells_trials_and_published_numbers_are_as_many_as_planned() {
     for (name, cells, num_trials, published) in [

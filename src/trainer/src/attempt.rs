@@ -4,6 +4,7 @@
 //! their sweep was compiled, and are once more where they arrive. A panic in a
 //! replica (libtorch's errors are such) ends the attempt, not the process. Next: train.rs.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -44,6 +45,8 @@ use crate::{head, images, memory, models, precision, process, shim};
 pub struct Surroundings<'a> {
     pub devices: &'a DeviceSet,
     pub dataset: Arc<Dataset>,
+    /// Hashes of everything that was read, by name.
+    pub inputs: BTreeMap<String, String>,
     pub resident: &'a Arc<ResidentSets>,
     pub requested_at: Instant,
     pub stop: &'a Arc<AtomicBool>,
@@ -116,7 +119,7 @@ pub fn run(
     let embeddings = embeddings(spec, &around.dataset, reach)?;
     let weights = settings.weights.as_ref().filter(|_| !spec.smoke);
     let weights = weights.map(|named| reach.resolve("weights", named)).transpose()?;
-    let folder = Folder::new(&request.checkpoint_dir, request.trial, request.attempt);
+    let folder = Folder::new(&request.checkpoint_dir, request.trial, request.attempt, request.since);
     folder.remove_unfinished();
     let resumed = folder.newest()?;
     let device = around.devices.kind();
@@ -169,7 +172,7 @@ pub fn run(
     };
     let duties = Duties {
         writer: CheckpointWriter::start(folder),
-        history: History::open(&request.checkpoint_dir, request.attempt),
+        history: History::open(&request.checkpoint_dir, request.since..request.attempt),
         checkpoint_interval: around.checkpoint_interval,
         report: &mut report,
         report_interval: around.report_interval,
@@ -185,7 +188,10 @@ pub fn run(
         Ending::Stopped => Ok(Outcome::Stopped),
         Ending::Finished => {
             let watched_step_ms = ran.watched_step_ms;
-            let provenance = provenance(&pipeline, around.devices, (format, form), settings.replicas, ran);
+            let provenance = Provenance {
+                inputs: around.inputs.clone(),
+                ..provenance(&pipeline, around.devices, (format, form), settings.replicas, ran)
+            };
             let mut result = leader.result(provenance, around.devices.peak_memory_mib())?;
             result.timing.watched_step_ms = watched_step_ms;
             result.timing.gpu_busy = meter.mean();
@@ -408,6 +414,7 @@ fn provenance(
         libraries: devices.libraries(num_replicas),
         skipped_images: pipeline.dataset().skipped as u64,
         data_fingerprint: pipeline.fingerprint().to_owned(),
+        inputs: BTreeMap::new(),
         subset: pipeline.subset().clone(),
         num_eval_images: pipeline.num_eval() as u32,
         num_parameters: ran.num_parameters,

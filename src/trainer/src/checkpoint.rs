@@ -157,6 +157,8 @@ pub struct Folder {
     path: PathBuf,
     trial: TrialId,
     attempt: AttemptNo,
+    /// Checkpoints of attempts before this one are of an earlier training of the same trial.
+    since: AttemptNo,
 }
 
 /// A checkpoint's file by name: sorts from old to new.
@@ -168,13 +170,13 @@ struct Entry {
 }
 
 impl Folder {
-    pub fn new(path: &Path, trial: TrialId, attempt: AttemptNo) -> Self {
-        Self { path: path.to_owned(), trial, attempt }
+    pub fn new(path: &Path, trial: TrialId, attempt: AttemptNo, since: AttemptNo) -> Self {
+        Self { path: path.to_owned(), trial, attempt, since }
     }
 
     /// The newest sound checkpoint of this trial; unsound and foreign ones are passed over with a warning.
     pub fn newest(&self) -> Result<Option<Checkpoint>, TrialError> {
-        for entry in self.entries()?.iter().rev() {
+        for entry in self.entries()?.iter().rev().filter(|entry| entry.attempt >= self.since) {
             let read = match fs::read(&entry.path) {
                 // it says nothing about the file, which is there for a later attempt
                 Err(error) if node_fault::is_exhaustion(&error) => {
@@ -223,9 +225,10 @@ impl Folder {
             let _ = fs::remove_file(&partial);
             return Err(TrialError::work_dir("write", &path)(error));
         }
-        let mut old: Vec<&Entry> = entries.iter().filter(|entry| entry.path != path).collect();
+        let others = entries.iter().filter(|entry| entry.path != path);
+        let (mut old, superseded): (Vec<&Entry>, Vec<&Entry>) = others.partition(|entry| entry.attempt >= self.since);
         old.truncate(old.len().saturating_sub(NUM_KEPT - 1));
-        for entry in old {
+        for entry in old.into_iter().chain(superseded) {
             // already gone: another attempt's writer was faster
             let _ = fs::remove_file(&entry.path);
         }
@@ -309,7 +312,7 @@ mod tests {
     }
 
     fn folder(path: &Path, attempt: u32) -> Folder {
-        Folder::new(path, "0123456789abcdef".parse().unwrap(), AttemptNo(attempt))
+        Folder::new(path, "0123456789abcdef".parse().unwrap(), AttemptNo(attempt), AttemptNo::first())
     }
 
     fn names(path: &Path) -> Vec<String> {

@@ -40,7 +40,7 @@ fn session(indices: &[usize], recording: Policy) -> Session {
 }
 
 fn spec(settings: Settings) -> TrialSpec {
-    TrialSpec { settings, seed: 3, smoke: false }
+    TrialSpec::new(settings, 3)
 }
 
 /// Everything that a device does to images, and kernels that give the same bits in every run.
@@ -61,6 +61,7 @@ fn request(spec: &TrialSpec, attempt: u32, folder: &Path) -> RunRequest {
     RunRequest {
         trial: spec.id(),
         attempt: AttemptNo(attempt),
+        since: AttemptNo::first(),
         spec: spec.clone(),
         data_dir: folder.join("data"),
         allowed_paths: None,

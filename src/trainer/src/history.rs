@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use sweep::AttemptNo;
@@ -21,11 +22,12 @@ pub struct History {
 }
 
 impl History {
-    /// What earlier attempts noted in the folder of a trial's checkpoints.
-    pub fn open(folder: &Path, attempt: AttemptNo) -> Self {
-        let opened = fs::create_dir_all(folder).and_then(|()| {
-            Ok((read_earlier(folder, attempt)?, File::create(folder.join(format!("{STEM}{attempt}")))?))
-        });
+    /// What earlier attempts at the same training noted in the folder of a trial's checkpoints. `attempts` begins with the
+    /// first of them and ends before the present one.
+    pub fn open(folder: &Path, attempts: Range<AttemptNo>) -> Self {
+        let own = folder.join(format!("{STEM}{}", attempts.end));
+        let opened =
+            fs::create_dir_all(folder).and_then(|()| Ok((read_earlier(folder, attempts)?, File::create(own)?)));
         match opened {
             Ok((earlier, file)) => Self { earlier, file: Some(file) },
             Err(error) => {
@@ -48,13 +50,13 @@ impl History {
 }
 
 /// Of attempts that differ among themselves the newest one counts: it is the one that is gone on from.
-fn read_earlier(folder: &Path, attempt: AttemptNo) -> io::Result<BTreeMap<u32, String>> {
+fn read_earlier(folder: &Path, earlier: Range<AttemptNo>) -> io::Result<BTreeMap<u32, String>> {
     let mut attempts = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if let Some(number) = name.strip_prefix(STEM).and_then(|number| number.parse::<u32>().ok())
-            && number < attempt.0
+            && earlier.contains(&AttemptNo(number))
         {
             attempts.push((number, path));
         }
@@ -86,16 +88,16 @@ mod tests {
     fn an_epoch_that_comes_out_otherwise_is_noticed() {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("trial");
-        let mut first = History::open(&folder, AttemptNo(1));
+        let mut first = History::open(&folder, AttemptNo(1)..AttemptNo(1));
         assert!([(0, A), (1, B), (2, A)].iter().all(|(epoch, hash)| first.note(*epoch, hash)));
-        let mut second = History::open(&folder, AttemptNo(2));
+        let mut second = History::open(&folder, AttemptNo(1)..AttemptNo(2));
         assert!(second.note(1, B));
         assert!(!second.note(2, B));
         assert!(second.note(3, A));
         // what the second attempt made of epoch 2 counts now; its own and later attempts' files do not
-        let mut third = History::open(&folder, AttemptNo(3));
+        let mut third = History::open(&folder, AttemptNo(1)..AttemptNo(3));
         assert!(third.note(2, B) && third.note(0, A));
-        assert!(History::open(&folder, AttemptNo(1)).note(0, B));
+        assert!(History::open(&folder, AttemptNo(1)..AttemptNo(1)).note(0, B));
     }
 
     #[test]
@@ -103,9 +105,9 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join("chain.attempt-1"), format!("0 {A}\n\u{fffd} x\n9999999999 {A}\n1 bbbb")).unwrap();
         fs::write(place.path().join("chain.attempt-x"), "0 cccccccccccccccc\n").unwrap();
-        let mut history = History::open(place.path(), AttemptNo(2));
+        let mut history = History::open(place.path(), AttemptNo(1)..AttemptNo(2));
         assert!(history.note(0, A) && history.note(1, B));
         fs::write(place.path().join("file"), "").unwrap();
-        assert!(History::open(&place.path().join("file"), AttemptNo(1)).note(0, A));
+        assert!(History::open(&place.path().join("file"), AttemptNo(1)..AttemptNo(1)).note(0, A));
     }
 }

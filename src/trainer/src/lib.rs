@@ -22,6 +22,7 @@ pub mod history;
 pub mod images;
 #[cfg(test)]
 mod images_tests;
+pub mod inputs;
 pub mod leader;
 pub mod libraries;
 pub mod loss;

@@ -34,6 +34,7 @@ pub fn run_file(options: &RunOptions, session: SessionOptions) -> anyhow::Result
     let request = RunRequest {
         trial: spec.id(),
         attempt: AttemptNo(1),
+        since: AttemptNo::first(),
         spec,
         data_dir: options.data_dir.clone(),
         allowed_paths: None,

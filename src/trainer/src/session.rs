@@ -19,6 +19,7 @@ use crate::device::DeviceSet;
 use crate::error::TrialError;
 use crate::fault::Fault;
 use crate::images::ResidentSets;
+use crate::inputs;
 use crate::process;
 use crate::recorded::Policy;
 use crate::serve::Runner;
@@ -87,9 +88,11 @@ impl Runner for Session {
         let requested_at = Instant::now();
         self.forget_memory_of_other_trials(&request.spec.settings);
         let dataset = self.dataset(request)?;
+        let inputs = inputs::check(request, &dataset)?;
         let around = Surroundings {
             devices: &self.options.devices,
             dataset,
+            inputs,
             resident: &self.resident,
             requested_at,
             stop,
@@ -129,6 +132,7 @@ impl Session {
         };
         if let Some((known, dataset)) = &self.kept
             && *known == key
+            && inputs::is_wanted(request, dataset)
         {
             return Ok(dataset.clone());
         }

@@ -45,10 +45,11 @@ fn every_loss_learns_digits() {
             precision,
             ..sweep::recipe::settings("quick", "digits").expect("a recipe")
         };
-        let spec = TrialSpec { settings, seed: 1, smoke: false };
+        let spec = TrialSpec::new(settings, 1);
         let request = RunRequest {
             trial: spec.id(),
             attempt: AttemptNo(1),
+            since: AttemptNo::first(),
             data_dir: folder.path().join("data"),
             allowed_paths: None,
             cache_dir: folder.path().join("cache"),

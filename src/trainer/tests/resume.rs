@@ -34,7 +34,7 @@ fn spec(replicas: u32) -> TrialSpec {
         replicas,
         ..settings
     };
-    TrialSpec { settings, seed: 3, smoke: false }
+    TrialSpec::new(settings, 3)
 }
 
 fn session(fault: Option<&str>) -> Session {
@@ -55,6 +55,7 @@ fn request(spec: &TrialSpec, attempt: u32, folder: &Path) -> RunRequest {
     RunRequest {
         trial: spec.id(),
         attempt: AttemptNo(attempt),
+        since: AttemptNo::first(),
         spec: spec.clone(),
         data_dir: folder.join("data"),
         allowed_paths: None,

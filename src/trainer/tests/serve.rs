@@ -76,6 +76,7 @@ fn request(spec: &TrialSpec, folder: &Path) -> RunRequest {
     RunRequest {
         trial: spec.id(),
         attempt: AttemptNo(1),
+        since: AttemptNo::first(),
         spec: spec.clone(),
         data_dir: folder.join("data"),
         allowed_paths: None,
@@ -91,7 +92,7 @@ fn spec(num_epochs: u32, seed: u64) -> TrialSpec {
         evaluate_every: num_epochs,
         ..sweep::recipe::settings("quick", "digits").expect("a recipe")
     };
-    TrialSpec { settings, seed, smoke: false }
+    TrialSpec::new(settings, seed)
 }
 
 const ENDLESS: u32 = 1_000_000;

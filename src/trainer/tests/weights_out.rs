@@ -19,10 +19,11 @@ use trainer::serve::Runner;
 use trainer::session::{Session, SessionOptions};
 
 fn run(settings: Settings, folder: &Path, weights_out: Option<PathBuf>) -> TrialResult {
-    let spec = TrialSpec { settings, seed: 3, smoke: false };
+    let spec = TrialSpec::new(settings, 3);
     let request = RunRequest {
         trial: spec.id(),
         attempt: AttemptNo(1),
+        since: AttemptNo::first(),
         data_dir: folder.join("data"),
         allowed_paths: None,
         cache_dir: folder.join("cache"),

@@ -89,7 +89,12 @@ fn sweep(trials: usize) -> sweep::Sweep {
 async fn worker(channel: Channel, index: usize, slots: usize) -> Vec<Duration> {
     let (outgoing, messages) = mpsc::channel::<v1::WorkerMessage>(1024);
     let slot = Slot { devices: vec!["cpu".into()], uuids: Vec::new(), description: String::new() };
-    let info = WorkerInfo { host: format!("host-{index}"), build: "measured".into(), slots: vec![slot; slots] };
+    let info = WorkerInfo {
+        host: format!("host-{index}"),
+        build: "measured".into(),
+        trainer: Default::default(),
+        slots: vec![slot; slots],
+    };
     let worker = WorkerId(format!("host-{index}-1-1").into());
     let hello = Hello { worker, connection: 1, info, running: Vec::new(), ended: Vec::new() };
     outgoing.send(FromWorker::Hello(hello).into()).await.unwrap();

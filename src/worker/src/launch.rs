@@ -16,6 +16,8 @@ use crate::residue::GpuDriver;
 #[derive(Clone)]
 pub struct Launch {
     pub program: PathBuf,
+    /// Whose program that is.
+    pub trainer: sweep::Trainer,
     pub slot: Slot,
     pub threads: usize,
     /// Of its GPUs' memory.
@@ -93,6 +95,7 @@ mod tests {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         Launch {
             program: "trainer".into(),
+            trainer: sweep::Trainer::BuiltIn,
             slot: Slot { devices: owned(devices), uuids: owned(uuids), description: String::new() },
             threads: 1,
             memory_share: 1.0,

@@ -5,6 +5,7 @@
 mod attempts;
 pub mod devices;
 mod environment;
+pub mod executable;
 mod launch;
 mod link;
 mod options;

@@ -34,6 +34,8 @@ pub struct Options {
     pub slots: Vec<state::Slot>,
     /// The trainer's executable.
     pub trainer: PathBuf,
+    /// Whose program that is: see `executable::identify`.
+    pub program: sweep::Trainer,
     /// The data sets, and the other files that sweeps name.
     pub data_dir: PathBuf,
     /// Folders beside the data directory that sweeps may name files in; absent: anywhere, where sweeps are the user's own.
@@ -153,6 +155,7 @@ impl Worker {
             let (sender, receiver) = mpsc::channel(64);
             let launch = Launch {
                 program: options.trainer.clone(),
+                trainer: options.program.clone(),
                 slot: slot.clone(),
                 threads: devices::threads(slot, count),
                 memory_share: devices::memory_share(slot, &options.slots),
@@ -170,7 +173,7 @@ impl Worker {
             slot_tasks.spawn(slot.run());
         }
         let (intent, wanted) = watch::channel(Intent::Work);
-        let info = WorkerInfo { host, build: options.build, slots: options.slots };
+        let info = WorkerInfo { host, build: options.build, trainer: options.program, slots: options.slots };
         let slots = commands.clone();
         let state = Session::default();
         let running = Loop { worker: worker.clone(), info, around, slots, said, link, intent: wanted, state };

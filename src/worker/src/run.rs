@@ -8,9 +8,9 @@ use protocol::{DiskUse, FromCoordinator, FromWorker, Hello};
 use schedule::Leftovers;
 use schedule::event::Outcome;
 use schedule::state::{SlotIndex, WorkerId, WorkerInfo};
-use sweep::TrialSpec;
 use sweep::record::{Failure, FailureClass};
 use sweep::trial::TRAINING_VERSION;
+use sweep::{AttemptNo, TrialSpec};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -161,7 +161,9 @@ impl Loop {
 
     fn hear(&mut self, message: FromCoordinator) {
         match message {
-            FromCoordinator::Start { trial, attempt, slot, spec } => self.start((trial, attempt), slot, spec),
+            FromCoordinator::Start { trial, attempt, slot, since, spec } => {
+                self.start((trial, attempt), slot, since, spec);
+            }
             FromCoordinator::Stop { trial, attempt, reason } => {
                 tracing::info!(%trial, %attempt, reason, "told to stop");
                 self.stop((trial, attempt), Why::Unwanted);
@@ -177,13 +179,17 @@ impl Loop {
         }
     }
 
-    fn start(&mut self, key: AttemptKey, slot: SlotIndex, spec: Box<TrialSpec>) {
+    fn start(&mut self, key: AttemptKey, slot: SlotIndex, since: AttemptNo, spec: Box<TrialSpec>) {
         match self.state.attempts.start(key, slot) {
             Start::Runs => return,
             Start::HasEnded => return self.state.say_outcome(key),
             Start::New => {}
         }
         let refusal = match (&self.state.leaving, self.slots.get(slot as usize)) {
+            _ if spec.trainer != self.info.trainer => {
+                let message = format!("this worker has {}, the trial asks for {}", self.info.trainer, spec.trainer);
+                Failure::new(FailureClass::BadInput, message)
+            }
             _ if spec.id() != key.0 => Failure::new(FailureClass::BadInput, other_training(&spec)),
             (Some(reason), _) => Failure::new(FailureClass::Preempted, format!("the worker leaves: {reason}")),
             (None, None) => {
@@ -193,7 +199,7 @@ impl Loop {
             (None, Some(commands)) => {
                 tracing::info!(trial = %key.0, attempt = %key.1, slot, "starting");
                 // never waits: a slot that ends a stubborn trainer must not hold up heartbeats
-                if commands.try_send(Command::Run { key, spec }).is_ok() {
+                if commands.try_send(Command::Run { key, since, spec }).is_ok() {
                     return;
                 }
                 Failure::new(FailureClass::Crashed, format!("slot {slot} takes no more commands"))

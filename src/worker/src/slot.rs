@@ -14,6 +14,7 @@ use sweep::{AttemptNo, TrialId, TrialSpec};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use crate::executable;
 use crate::launch::Launch;
 use crate::options::Timing;
 use crate::out_of_memory::OomCounter;
@@ -27,6 +28,8 @@ pub type AttemptKey = (TrialId, AttemptNo);
 pub enum Command {
     Run {
         key: AttemptKey,
+        /// The first attempt of the present training.
+        since: AttemptNo,
         spec: Box<TrialSpec>,
     },
     Stop {
@@ -78,6 +81,7 @@ pub struct Slot {
 
 struct Queued {
     key: AttemptKey,
+    since: AttemptNo,
     spec: Box<TrialSpec>,
     /// Its turn has not come and need not come any more.
     stopped: Option<Why>,
@@ -120,7 +124,7 @@ impl Slot {
         while let Some(run) = self.next_run().await {
             let outcome = match run.stopped {
                 Some(why) => why.outcome(),
-                None => match self.attempt(run.key, run.spec).await {
+                None => match self.attempt(run.key, run.since, run.spec).await {
                     Ok(outcome) => outcome,
                     Err(Killed) => break,
                 },
@@ -140,7 +144,7 @@ impl Slot {
         }
         loop {
             match self.commands.recv().await? {
-                Command::Run { key, spec } => return Some(Queued { key, spec, stopped: None }),
+                Command::Run { key, since, spec } => return Some(Queued { key, since, spec, stopped: None }),
                 // it crossed the end of the attempt
                 Command::Stop { .. } => {}
                 Command::Kill => return None,
@@ -151,6 +155,9 @@ impl Slot {
     async fn start_trainer(&mut self, current: Option<AttemptKey>) -> Started {
         self.serial += 1;
         let path = self.launch.program.display().to_string();
+        if let Err(reason) = executable::check(&self.launch.program, &self.launch.trainer) {
+            return Started::Failed(Failure::new(FailureClass::Node, reason));
+        }
         let oom = OomCounter::read();
         let started = Trainer::start(&self.around.spawner, &self.launch, self.serial).await;
         let mut trainer = match started {
@@ -197,7 +204,7 @@ impl Slot {
         Started::Failed(self.ended(trainer, Failure::new(FailureClass::Node, problem)).await)
     }
 
-    async fn attempt(&mut self, key: AttemptKey, spec: Box<TrialSpec>) -> Result<Outcome, Killed> {
+    async fn attempt(&mut self, key: AttemptKey, since: AttemptNo, spec: Box<TrialSpec>) -> Result<Outcome, Killed> {
         match self.have_trainer(key).await {
             Started::Ready => {}
             Started::Failed(failure) => return Ok(Outcome::Failed(failure)),
@@ -210,6 +217,7 @@ impl Slot {
         let run = Request::Run(Box::new(RunRequest {
             trial: key.0,
             attempt: key.1,
+            since,
             spec: *spec,
             data_dir: self.around.data_dir.clone(),
             allowed_paths: self.around.allowed_paths.clone(),
@@ -307,8 +315,8 @@ impl Slot {
     /// What a command means while the attempt `current` runs.
     fn note(&mut self, command: Command, current: Option<AttemptKey>) -> Noted {
         match command {
-            Command::Run { key, spec } => {
-                self.queued.push_back(Queued { key, spec, stopped: None });
+            Command::Run { key, since, spec } => {
+                self.queued.push_back(Queued { key, since, spec, stopped: None });
                 Noted::Nothing
             }
             Command::Stop { key, why } if Some(key) == current => Noted::Stop(why),

@@ -79,6 +79,7 @@ impl Bench {
         let mark = dir.path().file_name().unwrap().to_str().unwrap().to_owned();
         let launch = Launch {
             program: fake_trainer(dir.path(), behaviour),
+            trainer: sweep::Trainer::BuiltIn,
             slot: state::Slot {
                 devices: devices.iter().map(|name| (*name).to_owned()).collect(),
                 uuids: uuids.iter().map(|uuid| (*uuid).to_owned()).collect(),
@@ -110,7 +111,7 @@ impl Bench {
     }
 
     async fn run(&self, key: AttemptKey) {
-        self.commands.send(Command::Run { key, spec: spec() }).await.unwrap();
+        self.commands.send(Command::Run { key, since: AttemptNo(1), spec: spec() }).await.unwrap();
     }
 
     /// The trainer has written to stderr, as it does at the beginning of an attempt.
@@ -169,8 +170,8 @@ async fn one_trainer_serves_trial_after_trial() {
         assert_eq!(result.epochs.len(), 5);
         assert_eq!(bench.processes(), 1);
     }
-    let log = fs::read_to_string(bench.dir.path().join("work/logs/0000000000000003/attempt-1.stderr")).unwrap();
-    assert_eq!(log, "attempt 1 of 0000000000000003\n");
+    let log = fs::read_to_string(bench.dir.path().join("work/logs/t0000000000000003/attempt-1.stderr")).unwrap();
+    assert_eq!(log, "attempt 1 of t0000000000000003\n");
     bench.end().await;
 }
 
@@ -241,7 +242,7 @@ async fn stop_leaves_a_checkpoint_and_the_trainer() {
     bench.commands.send(Command::Stop { key: key(1, 1), why: Why::Unwanted }).await.unwrap();
     assert_eq!(bench.outcome(key(1, 1)).await, Outcome::Stopped);
     assert_eq!(bench.processes(), 1);
-    assert!(bench.dir.path().join("work/checkpoints/0000000000000001/epoch-00001.attempt-1.fake").exists());
+    assert!(bench.dir.path().join("work/checkpoints/t0000000000000001/epoch-00001.attempt-1.fake").exists());
     bench.end().await;
 }
 
@@ -312,7 +313,7 @@ async fn what_a_trainer_says_of_its_gpus_is_said_in_the_machines_names() {
     bench.run(key(1, 1)).await;
     let failure = bench.failure(key(1, 1)).await;
     assert_eq!((failure.class, failure.devices), (FailureClass::BadDevice, vec!["cuda:0".to_owned()]));
-    assert_eq!(failure.message, "cuda:0 has an Xid\nstderr:\nattempt 1 of 0000000000000001\nwhat cuda:0 said at last");
+    assert_eq!(failure.message, "cuda:0 has an Xid\nstderr:\nattempt 1 of t0000000000000001\nwhat cuda:0 said at last");
     bench.run(key(1, 2)).await;
     let Outcome::Finished(result) = bench.outcome(key(1, 2)).await else { panic!() };
     assert_eq!(result.provenance.devices, ["cuda:2 (GPU-c)", "cuda:0 (GPU-a)"]);

@@ -8,7 +8,6 @@
 mod figures;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
@@ -72,7 +71,6 @@ fn undisturbed_run() -> BTreeMap<String, Vec<u8>> {
 /// One sweep in a fresh state directory, disturbed until it is complete.
 struct Round {
     system: System,
-    trainer: PathBuf,
     coordinator: Process,
     workers: Vec<Worker>,
     run: Process,
@@ -108,19 +106,16 @@ impl Round {
         system.file("soak.yaml", SWEEP);
         // What a trainer says goes straight to a file: through a worker's pipe it would die with the worker.
         let log = system.path("trainer");
-        let trainer = system.script(
-            "trainer.sh",
-            &format!(
-                "exec {} \"$@\" --checkpoint-interval 0 2>>{}-$$.log",
-                binary("orchestrator-trainer").display(),
-                log.display()
-            ),
-        );
+        system.install_trainer(&format!(
+            "exec {} \"$@\" --checkpoint-interval 0 2>>{}-$$.log",
+            binary("orchestrator-trainer").display(),
+            log.display()
+        ));
         let coordinator = system.coordinator();
-        let start = |index| Worker { process: worker(&system, &trainer, index), frozen: None };
+        let start = |index| Worker { process: worker(&system, index), frozen: None };
         let workers = (0..NUM_WORKERS).map(start).collect();
         let run = follow(&system);
-        Self { system, trainer, coordinator, workers, run, kills_left: kills, kills: Vec::new() }
+        Self { system, coordinator, workers, run, kills_left: kills, kills: Vec::new() }
     }
 
     fn until_complete(mut self, chance: &mut Chance, figures: &mut Figures, expected: &BTreeMap<String, Vec<u8>>) {
@@ -186,7 +181,7 @@ impl Round {
     fn kill_worker(&mut self, index: usize) {
         self.note(Victim::Worker, self.workers[index].process.pid());
         self.workers[index].process.kill_now();
-        self.workers[index] = Worker { process: worker(&self.system, &self.trainer, index), frozen: None };
+        self.workers[index] = Worker { process: worker(&self.system, index), frozen: None };
     }
 
     fn kill_trainer(&mut self, pid: u32) {
@@ -218,9 +213,9 @@ impl Round {
     }
 }
 
-fn worker(system: &System, trainer: &std::path::Path, index: usize) -> Process {
+fn worker(system: &System, index: usize) -> Process {
     let mut command = system.worker_command(&format!("host-{index}"), 1, 1);
-    command.arg("--trainer").arg(trainer).env("RUST_LOG", "warn,trainer=info");
+    command.env("RUST_LOG", "warn,trainer=info");
     system.start("worker", command)
 }
 

@@ -26,14 +26,21 @@ pub async fn cancel(arguments: &SweepArgs, output: Output) -> Result<Outcome, Ex
 pub async fn retry(arguments: &RetryArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let sweep = &arguments.sweep;
     let mut asked = Asked::of(&arguments.target).await?;
-    let retried = asked.client.retry_failed(sweep).await;
+    let (all, cells) = (arguments.all, &arguments.cells);
+    let retried = asked.client.retry(sweep, all, cells).await;
     let running = asked.momentary.is_none();
     asked.end().await?;
     let retried = retried?;
     let then = if running || retried == 0 { "" } else { "; `orchestrator run FILE` with the sweep's file trains them" };
     output.print(
-        || format!("{sweep}: failed before and to be trained again: {}{then}\n", counted(retried, "trial")),
-        || json!({ "schema": SCHEMA, "sweep": sweep, "retried": retried }),
+        || {
+            let trials = counted(retried, "trial");
+            match all || !cells.is_empty() {
+                true => format!("{sweep}: to be trained again from the start: {trials}{then}\n"),
+                false => format!("{sweep}: failed before and to be trained again: {trials}{then}\n"),
+            }
+        },
+        || json!({ "schema": SCHEMA, "sweep": sweep, "all": all, "cells": cells, "retried": retried }),
     )?;
     Ok(Outcome::Complete)
 }

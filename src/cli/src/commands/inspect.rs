@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use crate::args::{ExplainArgs, StatusArgs, SweepArgs, TableArgs, WhyArgs};
 use crate::client;
+use crate::commands::find_trial;
 use crate::commands::follow_sweep::{Follower, Step};
-use crate::commands::{find_trial, no_trial};
 use crate::exit::{ExpectedError, Outcome};
 use crate::follow::{self, View, duration};
 use crate::offline::{self, Source};
@@ -90,7 +90,7 @@ pub async fn explain(arguments: &ExplainArgs, output: Output) -> Result<Outcome,
             let trial = find_trial(state.trials.keys().copied(), &arguments.trial)?;
             let config = Config::new(sweep::build());
             let mut explanation =
-                schedule::explain(&state, &config, trial, now_ms()).ok_or_else(|| no_trial(&arguments.trial))?;
+                schedule::explain(&state, &config, trial, now_ms()).expect("the trial was just found");
             if let Some(number) = explanation.last_failure()
                 && let Ok(Some(recorded)) = journal::event(&arguments.target.state_dir, number)
             {

@@ -10,7 +10,7 @@ mod plan;
 mod run;
 mod serve;
 
-use sweep::TrialId;
+use sweep::{TrialId, TrialPrefix};
 
 use crate::args::{Cli, Command, DataCommand, JournalCommand};
 use crate::exit::{ExpectedError, Outcome};
@@ -66,17 +66,6 @@ pub fn block_on(command: impl Future<Output = Result<Outcome, ExpectedError>>) -
 
 /// An id, or a unique beginning of one.
 fn find_trial(ids: impl IntoIterator<Item = TrialId>, text: &str) -> Result<TrialId, ExpectedError> {
-    let begins = |id: &TrialId| !text.is_empty() && id.to_string().starts_with(&text.to_ascii_lowercase());
-    let mut found = ids.into_iter().filter(begins);
-    match (found.next(), found.next()) {
-        (Some(id), None) => Ok(id),
-        (Some(id), Some(other)) => {
-            Err(ExpectedError::BadInput(format!("`{text}` begins several trial ids: {id}, {other}, ...")))
-        }
-        (None, _) => Err(no_trial(text)),
-    }
-}
-
-fn no_trial(text: &str) -> ExpectedError {
-    ExpectedError::BadInput(format!("no trial's id begins with `{text}`"))
+    let found = text.parse::<TrialPrefix>().and_then(|prefix| prefix.find(ids));
+    found.map_err(|bad| ExpectedError::BadInput(bad.to_string()))
 }

@@ -1,7 +1,9 @@
 //! `orchestrator plan`: what a sweep file means, without starting anything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
+use schedule::Submission;
 use serde_json::{Value, json};
 use sweep::definition::{Output as SweepOutput, Search, Select};
 use sweep::{Sweep, TrialId, TrialSpec, held_out};
@@ -10,9 +12,10 @@ use crate::args::PlanArgs;
 use crate::commands::find_trial;
 use crate::commands::run::load;
 use crate::estimate;
-use crate::exit::{ExpectedError, Outcome};
+use crate::exit::{ExpectedError, Outcome, chain};
 use crate::output::{Output, SCHEMA};
 use crate::preflight::{self, Checked, Places};
+use crate::trainer;
 
 pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let places = Places::of(&arguments.data)?;
@@ -20,15 +23,34 @@ pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedErr
     if arguments.smoke {
         sweep = sweep.into_smoke();
     }
+    if arguments.trainer.is_some() {
+        sweep.trainer = trainer::find(arguments.trainer.as_deref())?.program;
+    }
+    // A plan is not refused for missing data: it says what a run would refuse.
+    let checked = preflight::survey(&mut sweep, &places)?;
     if let Some(id) = &arguments.trial {
         let specification = specification(&sweep, id)?;
         output.print(|| format!("{specification:#}\n"), || specification.clone())?;
         return Ok(Outcome::Complete);
     }
-    // A plan is not refused for missing data: it says what a run would refuse.
-    let checked = preflight::survey(&mut sweep, &places)?;
-    output.print(|| text(&sweep, &checked, arguments.cells), || document(&sweep, &checked))?;
+    let submission = preview(&arguments.state_dir, &sweep)?;
+    output.print(
+        || text(&sweep, &checked, submission.as_ref(), arguments.cells),
+        || document(&sweep, &checked, submission.as_ref()),
+    )?;
     Ok(Outcome::Complete)
+}
+
+/// What submitting it to the coordinator of this state directory would mean; `None` where nothing was ever submitted.
+fn preview(state_dir: &Path, sweep: &Sweep) -> Result<Option<Submission>, ExpectedError> {
+    match journal::read(state_dir) {
+        Ok(state) => {
+            let submission = schedule::preview(&state, sweep);
+            submission.map(Some).map_err(|rejected| ExpectedError::BadInput(rejected.to_string()))
+        }
+        Err(journal::Error::Missing { .. }) => Ok(None),
+        Err(error) => Err(ExpectedError::Infrastructure { what: "the journal", reason: chain(&error) }),
+    }
 }
 
 /// One trial of all that a run could start: a search's results depend on what it finds.
@@ -42,7 +64,7 @@ fn specification(sweep: &Sweep, id: &str) -> Result<Value, ExpectedError> {
     Ok(serde_json::to_value(&specs[&id]).expect("settings are JSON"))
 }
 
-fn text(sweep: &Sweep, checked: &Checked, cells: bool) -> String {
+fn text(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>, cells: bool) -> String {
     let summary = sweep.summary_with(&|dataset| checked.sizes.get(dataset).copied());
     let mut text = format!("{}: {}\n", sweep.name, sweep.description.trim());
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:12}{value}\n"));
@@ -106,8 +128,22 @@ fn text(sweep: &Sweep, checked: &Checked, cells: bool) -> String {
     for note in &checked.notes {
         line("data", note.clone());
     }
+    if !sweep.trainer.is_built_in() {
+        line("trainer", sweep.trainer.to_string());
+    }
+    for (name, content) in &sweep.inputs {
+        line("reads", format!("{name}: {content}"));
+    }
     for lacks in &checked.missing {
         line("missing", lacks.clone());
+    }
+    if let Some(submission) = submission {
+        if submission.reused > 0 {
+            line("finished", format!("{} of these trials: their results are reused", submission.reused));
+        }
+        for explanation in &submission.explanation {
+            line("submitted", explanation.clone());
+        }
     }
     if cells {
         text.push_str("cells\n");
@@ -158,7 +194,7 @@ fn names(axes: &[String]) -> String {
     if axes.is_empty() { "nothing".to_owned() } else { axes.join(", ") }
 }
 
-fn document(sweep: &Sweep, checked: &Checked) -> Value {
+fn document(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>) -> Value {
     let ids = |index: usize| -> BTreeSet<String> {
         sweep.cell_trials(index, None).iter().map(|trial| trial.id.to_string()).collect()
     };
@@ -186,6 +222,9 @@ fn document(sweep: &Sweep, checked: &Checked) -> Value {
         "remarks": sweep.remarks(),
         "missing": checked.missing,
         "data_notes": checked.notes,
+        "inputs": sweep.inputs,
+        "trainer": sweep.trainer,
+        "submission": submission,
         "cells": cells.collect::<Vec<Value>>(),
     })
 }

@@ -14,7 +14,7 @@ use serde_json::json;
 use sweep::Sweep;
 
 use crate::args::{RunArgs, quoted};
-use crate::client;
+use crate::client::{self, Client};
 use crate::commands::follow_sweep::{Follower, Step, Writer, submit};
 use crate::commands::serve::{Embedded, slots};
 use crate::exit::{ExpectedError, Outcome};
@@ -59,8 +59,21 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
         }
         sizes = checked.sizes;
     }
+    let unknown: Vec<String> = sweep.unknown_inputs().into_iter().collect();
+    if !unknown.is_empty() {
+        talk::say(&format!(
+            "note: the content of {} is not known here, so nobody will notice when it changes; --data-dir names it",
+            unknown.join(", ")
+        ));
+    }
     for remark in sweep.remarks() {
         talk::say(&format!("note: {remark}"));
+    }
+    if arguments.devices.trainer.is_some() {
+        sweep.trainer = trainer::find(arguments.devices.trainer.as_deref())?.program;
+    }
+    if !sweep.trainer.is_built_in() {
+        talk::say(&format!("note: {} trains; its results are kept apart from those of others", sweep.trainer));
     }
     let run = Run { arguments, sweep, places, sizes, output };
     if elsewhere {
@@ -181,6 +194,7 @@ impl Run<'_> {
         let (mut client, reply) = submit(&address, token.as_ref(), &self.sweep, PATIENCE).await?;
         client.token_file = token_file;
         self.say_submitted(&reply);
+        self.start_anew(&mut client, &reply.sweep).await?;
         if self.arguments.detach {
             let name = &reply.sweep;
             let flags = self.arguments.target.flags();
@@ -233,6 +247,7 @@ impl Run<'_> {
         let token = embedded.token.clone();
         let (mut client, reply) = submit(&embedded.address, Some(&token), &self.sweep, PATIENCE).await?;
         self.say_submitted(&reply);
+        self.start_anew(&mut client, &reply.sweep).await?;
         self.say_unfinished(&client.status(None).await?, &reply.sweep);
         let mut follower = Follower::new(client, Some(token), &reply.sweep, false);
         let mut writer = Writer::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
@@ -281,6 +296,15 @@ impl Run<'_> {
         };
         let ended = embedded.shutdown().await;
         outcome.and_then(|outcome| ended.map(|()| outcome))
+    }
+
+    /// With `--fresh`: what the sweep's trials came to before does not count any more.
+    async fn start_anew(&self, client: &mut Client, sweep: &str) -> Result<(), ExpectedError> {
+        if self.arguments.fresh {
+            let again = counted(client.retry(sweep, true, &[]).await?, "trial");
+            talk::say(&format!("  to be trained again from the start, as --fresh asks for: {again}"));
+        }
+        Ok(())
     }
 
     /// Until the sweep is complete, or nobody can go on with it.
@@ -406,11 +430,14 @@ impl Run<'_> {
         match outcome {
             Outcome::Complete => {}
             Outcome::FailedCells => talk::say(&format!(
-                "without a result: {}; after fixing the cause: orchestrator retry --failed {}{}",
+                "without a result: {}; after fixing the cause: orchestrator retry {}{}",
                 counted(report.failed_trials, "trial"),
                 self.sweep.name,
                 self.arguments.target.flags()
             )),
+            Outcome::Interrupted if self.arguments.fresh => {
+                talk::say("interrupted; everything done is kept, and the same command without --fresh continues");
+            }
             Outcome::Interrupted => talk::say("interrupted; everything done is kept, and the same command continues"),
         }
         written.map_err(|error| self.not_written(writer, &error)).map(|()| outcome)
@@ -444,6 +471,6 @@ enum Workers {
 
 /// What runs cannot help: slots stay broken until a person says otherwise, and none is made larger.
 fn is_stuck(status: &SweepStatus) -> bool {
-    let lasting = [WaitReason::SlotsBroken, WaitReason::NoSlotLargeEnough].map(WaitReason::name);
+    let lasting = [WaitReason::SlotsBroken, WaitReason::NoSlotLargeEnough, WaitReason::NoTrainer].map(WaitReason::name);
     status.running == 0 && lasting.contains(&status.waits.as_str())
 }

@@ -1,7 +1,7 @@
 //! The long-running processes: `orchestrator coordinator`, `orchestrator worker`, and both inside `orchestrator run`.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use coordinator::{Coordinator, Listen};
 use protocol::Token;
@@ -68,13 +68,18 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
     let mut signals = Signals::listen()?;
     let places = Places::of(&arguments.data)?;
     let work_dir = &arguments.work_dir;
+    let trainer = trainer::find(arguments.devices.trainer.as_deref())?;
+    if !trainer.program.is_built_in() {
+        talk::say(&format!("note: {} trains here, and only the trials of sweeps that ask for it", trainer.program));
+    }
     let options = worker::Options {
         coordinator: with_scheme(&arguments.coordinator),
         token: client::token(arguments.token_file.as_deref())?,
         build: sweep::build(),
         name: arguments.name.clone(),
         slots: slots(&arguments.devices)?,
-        trainer: trainer::find(arguments.devices.trainer.as_deref())?,
+        trainer: trainer.path,
+        program: trainer.program,
         data_dir: places.data_dir,
         allowed_paths: Some(arguments.allowed_paths.clone()),
         cache_dir: places.cache_dir,
@@ -133,7 +138,7 @@ impl Embedded {
     pub async fn start(
         state_dir: &Path,
         slots: Vec<Slot>,
-        trainer: PathBuf,
+        trainer: trainer::Found,
         places: &Places,
     ) -> Result<Self, ExpectedError> {
         let mut embedded = Self::without_worker(state_dir).await?;
@@ -144,7 +149,8 @@ impl Embedded {
             build: sweep::build(),
             name: None,
             slots,
-            trainer,
+            trainer: trainer.path,
+            program: trainer.program,
             data_dir: places.data_dir.clone(),
             // Its sweeps are those of the user whose process this is.
             allowed_paths: None,

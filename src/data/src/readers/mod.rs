@@ -43,6 +43,17 @@ impl Found {
     }
 }
 
+impl Found {
+    /// Images that are files of their own, with the name of their split.
+    pub(crate) fn images(&self) -> impl Iterator<Item = (&'static str, &ImageFile)> {
+        let splits = match &self.content {
+            Content::Arrays(_) => [("train", &[][..]), ("test", &[][..])],
+            Content::Files { train, test } => [("train", &train[..]), ("test", &test[..])],
+        };
+        splits.into_iter().flat_map(|(split, files)| files.iter().map(move |file| (split, file)))
+    }
+}
+
 pub(crate) enum Content {
     /// Images of one small size, read whole.
     Arrays(Box<dyn Fn() -> Result<Arrays, Error>>),

@@ -85,7 +85,7 @@ fn a_trial_in_the_queue_says_how_many_are_before_it() {
     let mut world = World::new();
     world.submit(grid("a", 3, 1, ""));
     world.join("w", 1);
-    let last = world.state.queue.by_devices[&1].last().expect("two wait").trial;
+    let last = world.state.queue.by_needs[&(1, sweep::Trainer::BuiltIn)].last().expect("two wait").trial;
     assert!(text(&world, last).contains("every slot of 1 device is occupied; 1 trial is before it"));
 }
 

@@ -120,7 +120,12 @@ fn gpus(slots: &[&[&str]]) -> WorkerInfo {
         uuids: devices.iter().map(|name| name.to_uppercase()).collect(),
         description: String::new(),
     });
-    WorkerInfo { host: "node".to_owned(), build: "build 1".to_owned(), slots: slots.collect() }
+    WorkerInfo {
+        host: "node".to_owned(),
+        build: "build 1".to_owned(),
+        trainer: Default::default(),
+        slots: slots.collect(),
+    }
 }
 
 fn bad_device(devices: &[&str]) -> Outcome {

@@ -1,6 +1,6 @@
 //! Which files of attempts may go, and when.
 
-use schedule::event::{Input, Outcome};
+use schedule::event::{Input, Outcome, Retry};
 use schedule::{KEEP_MS, Leftovers, leftovers};
 use sweep::record::FailureClass;
 use sweep::{AttemptNo, TrialId};
@@ -58,7 +58,7 @@ fn a_failure_keeps_its_stderr_for_as_long_as_it_is_shown() {
     a_day_later(&mut world);
     world.now += 1;
     assert_eq!(may_go(&world, started.2), (true, false));
-    world.give(Input::RetryFailed { sweep: "a".to_owned() }).expect("it may be asked for again");
+    world.give(Input::Retry { sweep: "a".to_owned(), which: Retry::Failed }).expect("it may be asked for again");
     assert_eq!(may_go(&world, started.2), (false, false));
 }
 

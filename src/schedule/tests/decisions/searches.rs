@@ -1,6 +1,6 @@
 //! Searches: which candidate wins a cell, and the trials that follow.
 
-use schedule::event::{Event, Input, Outcome, Recorded};
+use schedule::event::{Event, Input, Outcome, Recorded, Retry};
 use schedule::state::SweepTrial;
 use schedule::{DecidedBy, choice_of};
 use sweep::definition::Role;
@@ -10,7 +10,7 @@ use crate::sweeps::search;
 use crate::world::{Started, World, result};
 
 /// Ends everything that starts, with an accuracy (or none) by candidate, until nothing starts.
-fn train(world: &mut World, accuracy: impl Fn(&World, &Started) -> Option<f64>) {
+pub fn train(world: &mut World, accuracy: impl Fn(&World, &Started) -> Option<f64>) {
     let mut running = world.started();
     while let Some(started) = running.pop() {
         match accuracy(world, &started) {
@@ -22,7 +22,7 @@ fn train(world: &mut World, accuracy: impl Fn(&World, &Started) -> Option<f64>) 
     }
 }
 
-fn place(world: &World, started: &Started) -> (u32, Option<u32>, Role) {
+pub fn place(world: &World, started: &Started) -> (u32, Option<u32>, Role) {
     let (name, index) = &world.trial(started.2).wanted_by[0];
     let wanted = &world.state.sweeps[name].trials[*index as usize];
     (wanted.cell, wanted.candidate, wanted.role)
@@ -122,7 +122,7 @@ fn a_cell_all_of_whose_candidates_failed_ends_without_a_choice_until_retried() {
     train(&mut world, |_, _| None);
     assert_eq!(chosen(&world), []);
     assert!(world.state.is_complete("s"));
-    world.give(Input::RetryFailed { sweep: "s".into() }).expect("it exists");
+    world.give(Input::Retry { sweep: "s".into(), which: Retry::Failed }).expect("it exists");
     assert!(!world.state.is_complete("s"));
     train(&mut world, |_, _| Some(0.5));
     assert_eq!(chosen(&world), [(0, 0)]);

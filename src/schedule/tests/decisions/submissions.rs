@@ -1,6 +1,6 @@
 //! Submitting, editing, cancelling, trying again.
 
-use schedule::event::{Event, Input, Outcome, Rejected};
+use schedule::event::{Event, Input, Outcome, Rejected, Retry};
 use schedule::state::{Phase, WorkerId};
 use schedule::{Answer, replay};
 use sweep::TrialId;
@@ -14,7 +14,7 @@ fn cancel(world: &mut World, sweep: &str) -> Result<Answer, Rejected> {
 }
 
 fn retry(world: &mut World, sweep: &str) -> Result<Answer, Rejected> {
-    world.give(Input::RetryFailed { sweep: sweep.to_owned() })
+    world.give(Input::Retry { sweep: sweep.to_owned(), which: Retry::Failed })
 }
 
 #[test]

@@ -145,7 +145,12 @@ impl World {
 
 pub fn info(host: &str, slots: u32, devices: usize) -> WorkerInfo {
     let slot = Slot { devices: vec!["cpu".to_owned(); devices], uuids: Vec::new(), description: "1 thread".to_owned() };
-    WorkerInfo { host: host.to_owned(), build: "build 1".to_owned(), slots: vec![slot; slots as usize] }
+    WorkerInfo {
+        host: host.to_owned(),
+        build: "build 1".to_owned(),
+        trainer: Default::default(),
+        slots: vec![slot; slots as usize],
+    }
 }
 
 pub fn says(started: &Started, step: u64) -> RunningAttempt {

@@ -23,6 +23,11 @@ pub enum Action {
     Submit(Submit),
     Cancel(&'static str),
     Retry(&'static str),
+    /// Finished trials too, from the start: of the whole sweep, or of its first cell.
+    TrainAgain {
+        sweep: &'static str,
+        whole: bool,
+    },
     Drain {
         host: usize,
     },
@@ -112,11 +117,12 @@ impl Script {
         let mut faults = Random::new(seed, "faults");
         let mut actions = vec![(1_000, Action::Submit(submission(&mut people)))];
         for _ in 0..people.below(6) {
-            let action = match people.below(8) {
+            let action = match people.below(9) {
                 0..=3 => Action::Submit(submission(&mut people)),
                 4 => Action::Cancel(name(&mut people)),
                 5 => Action::Retry(name(&mut people)),
-                6 => Action::Drain { host: people.below(NUM_HOSTS as u64) as usize },
+                6 => Action::TrainAgain { sweep: name(&mut people), whole: people.one_in(2) },
+                7 => Action::Drain { host: people.below(NUM_HOSTS as u64) as usize },
                 _ => Action::Undrain { host: people.below(NUM_HOSTS as u64) as usize },
             };
             actions.push((people.below(QUIET_FROM), action));

@@ -7,7 +7,7 @@ use sweep::record::{EpochRecord, FailureClass, Provenance, TrialResult};
 use crate::random::mix;
 
 fn hash(trial: TrialId) -> u64 {
-    mix(u64::from_str_radix(&trial.to_string(), 16).expect("an id is 16 hexadecimal digits"))
+    mix(trial.bits())
 }
 
 /// Seconds of training.

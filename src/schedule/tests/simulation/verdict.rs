@@ -49,6 +49,10 @@ fn one_result_under_its_own_attempt(journal: &[Recorded]) -> Verdict {
                     return Err(format!("P1: trial {trial} is dispatched after its result"));
                 }
             }
+            // a person asked for another training: the result before it counts no more
+            Event::TrialsRetried { trials, .. } => trials.iter().for_each(|trial| {
+                succeeded.remove(trial);
+            }),
             Event::AttemptSucceeded { trial, attempt, result } => {
                 let newest = &dispatched[trial];
                 if newest.0 != attempt.0 || newest.1 != result.provenance.trainer {

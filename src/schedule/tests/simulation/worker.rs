@@ -33,6 +33,7 @@ pub struct Worker {
 pub struct Training {
     pub trial: TrialId,
     pub attempt: AttemptNo,
+    since: AttemptNo,
     done: u64,
     steps: u64,
     /// Ends like this instead of how it should.
@@ -42,7 +43,7 @@ pub struct Training {
 }
 
 pub enum Told {
-    Start { trial: TrialId, attempt: AttemptNo, slot: u32, devices: u32 },
+    Start { trial: TrialId, attempt: AttemptNo, slot: u32, since: AttemptNo, devices: u32 },
     Stop { trial: TrialId, attempt: AttemptNo },
     Acknowledged { trial: TrialId, attempt: AttemptNo },
     Drain,
@@ -69,7 +70,7 @@ impl Worker {
         let uuids = |devices: &[String]| if self.run > 1 { devices.iter().map(uuid).collect() } else { Vec::new() };
         let slots = [first, second].map(|devices| Slot { uuids: uuids(&devices), devices, description: String::new() });
         let slots = slots.to_vec();
-        WorkerInfo { host: format!("host{}", self.host), build: "1".to_owned(), slots }
+        WorkerInfo { host: format!("host{}", self.host), build: "1".to_owned(), trainer: Default::default(), slots }
     }
 
     fn running(&self) -> Vec<RunningAttempt> {
@@ -118,7 +119,7 @@ impl Worker {
         done: u64,
     ) -> Result<(), String> {
         match told {
-            Told::Start { trial, attempt, slot, devices } => {
+            Told::Start { trial, attempt, slot, since, devices } => {
                 let offered = self.info().slots[slot as usize].devices.len();
                 if self.slots[slot as usize].is_some() {
                     return Err(format!("slot {slot} of {} was given to trial {trial} while occupied", self.id));
@@ -130,7 +131,7 @@ impl Worker {
                     return Err(format!("trial {trial} needs {devices} devices, slot {slot} has {offered}"));
                 }
                 let fate = fate(trial);
-                self.slots[slot as usize] = Some(Training { trial, attempt, done, steps: 0, fate, stop: None });
+                self.slots[slot as usize] = Some(Training { trial, attempt, since, done, steps: 0, fate, stop: None });
             }
             Told::Stop { trial, attempt } => {
                 for held in self.slots.iter_mut().flatten() {
@@ -158,7 +159,7 @@ impl Worker {
     }
 
     /// One second of training in every slot; `checkpoints` outlive everything.
-    pub fn train(&mut self, checkpoints: &mut BTreeMap<TrialId, u64>) {
+    pub fn train(&mut self, checkpoints: &mut BTreeMap<(TrialId, AttemptNo), u64>) {
         for (slot, place) in self.slots.iter_mut().enumerate() {
             let Some(held) = place else { continue };
             if let Some(outcome) = held.second(&self.id, slot, checkpoints) {
@@ -170,7 +171,12 @@ impl Worker {
 }
 
 impl Training {
-    fn second(&mut self, worker: &WorkerId, slot: usize, checkpoints: &mut BTreeMap<TrialId, u64>) -> Option<Outcome> {
+    fn second(
+        &mut self,
+        worker: &WorkerId,
+        slot: usize,
+        checkpoints: &mut BTreeMap<(TrialId, AttemptNo), u64>,
+    ) -> Option<Outcome> {
         if let Some((left, outcome)) = &mut self.stop {
             *left -= 1;
             return (*left == 0).then(|| outcome.clone());
@@ -188,7 +194,7 @@ impl Training {
         {
             return Some(Outcome::Failed(failure(class)));
         }
-        let saved = checkpoints.entry(self.trial).or_insert(0);
+        let saved = checkpoints.entry((self.trial, self.since)).or_insert(0);
         *saved = (*saved).max(self.done.saturating_sub(1));
         (self.done >= work).then(|| {
             let signature = format!("{worker}/{slot}/{}", self.attempt);

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use schedule::event::{Effect, Event, Input, Recorded, Rejected};
+use schedule::event::{Effect, Event, Input, Recorded, Rejected, Retry};
 use schedule::state::{Millis, Phase, State};
 use schedule::{Answer, Config, Turn, check, next_deadline, observe, replay, restart, turn};
-use sweep::TrialId;
 use sweep::definition::Role;
 use sweep::record::FailureClass;
+use sweep::{AttemptNo, TrialId};
 
 use crate::network::{Network, StreamNo};
 use crate::random::Random;
@@ -77,7 +77,8 @@ pub struct World {
     pub journal: Vec<Recorded>,
     pub hosts: Vec<Host>,
     pub network: Network,
-    checkpoints: BTreeMap<TrialId, u64>,
+    /// Of the trainings that began with this attempt.
+    checkpoints: BTreeMap<(TrialId, AttemptNo), u64>,
     /// Failures that were not the trial's own, which must stay within the budgets.
     injected: BTreeMap<(TrialId, FailureClass), u32>,
     kill_at: Option<(Moment, u64)>,
@@ -248,7 +249,15 @@ impl World {
             Action::Cancel(sweep) => {
                 return self.ask(Input::Cancel { sweep: sweep.to_owned(), reason: "the script".into() }, action);
             }
-            Action::Retry(sweep) => return self.ask(Input::RetryFailed { sweep: sweep.to_owned() }, action),
+            Action::Retry(sweep) => {
+                return self.ask(Input::Retry { sweep: sweep.to_owned(), which: Retry::Failed }, action);
+            }
+            Action::TrainAgain { sweep, whole } => {
+                let known = self.coordinator.as_ref().and_then(|coordinator| coordinator.state.sweeps.get(sweep));
+                let first = known.map(|known| known.sweep.cell_name(&known.sweep.cells[0]));
+                let which = if whole { Retry::All } else { Retry::Cells(first.into_iter().collect()) };
+                return self.ask(Input::Retry { sweep: sweep.to_owned(), which }, action);
+            }
             Action::Drain { host } => {
                 let Some(worker) = self.hosts[host].worker.as_ref().map(|worker| worker.id.clone()) else {
                     return Ok(());
@@ -351,7 +360,7 @@ impl World {
         }
         let Some(worker) = &mut place.worker else { return Ok(()) };
         let done = match &told {
-            Told::Start { trial, .. } => self.checkpoints.get(trial).copied().unwrap_or(0),
+            Told::Start { trial, since, .. } => self.checkpoints.get(&(*trial, *since)).copied().unwrap_or(0),
             Told::Stop { .. } | Told::Acknowledged { .. } | Told::Drain => 0,
         };
         let searches = self.coordinator.as_ref().is_some_and(|coordinator| is_searching(&coordinator.state, &told));
@@ -479,7 +488,8 @@ impl World {
             Effect::Start { worker, slot, trial, attempt } => {
                 let devices = state.trials[&trial].devices;
                 assert_eq!(state.spec_of(trial).map(|spec| spec.id()), Some(trial));
-                (worker, Told::Start { trial, attempt, slot, devices })
+                let since = state.trials[&trial].since;
+                (worker, Told::Start { trial, attempt, slot, since, devices })
             }
             Effect::Stop { worker, trial, attempt, .. } => (worker, Told::Stop { trial, attempt }),
             Effect::Acknowledge { worker, trial, attempt } => (worker, Told::Acknowledged { trial, attempt }),
@@ -571,7 +581,7 @@ impl World {
             .sweeps
             .iter()
             .find(|(_, sweep)| !by_script(&sweep.cancelled) && sweep.trials.iter().any(|wanted| mended(wanted.id)));
-        sweep.map(|(name, _)| Input::RetryFailed { sweep: name.to_string() })
+        sweep.map(|(name, _)| Input::Retry { sweep: name.to_string(), which: Retry::Failed })
     }
 }
 

@@ -56,7 +56,7 @@ async fn what_others_left_of_finished_trials_is_removed() {
     let results = rig.results().await;
     let finished = results.lines().nth(1).and_then(|line| line.split(',').next()).unwrap();
     rig.leave_checkpoint(finished, 1000);
-    rig.leave_checkpoint("00000000000000ff", 10);
+    rig.leave_checkpoint("t00000000000000ff", 10);
     patient(async {
         while rig.checkpoints() > 1 || rig.status().await.workers[0].work_dir_bytes == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -59,7 +59,8 @@ impl Peer {
 
     pub async fn hello_with(&self, connection: u64, running: Vec<(TrialId, AttemptNo)>) {
         let slot = Slot { devices: vec!["cpu".into()], uuids: Vec::new(), description: String::new() };
-        let info = WorkerInfo { host: "by-hand".into(), build: "test".into(), slots: vec![slot] };
+        let info =
+            WorkerInfo { host: "by-hand".into(), build: "test".into(), trainer: Default::default(), slots: vec![slot] };
         let running = running.into_iter().map(|(trial, attempt)| RunningAttempt {
             trial,
             attempt,

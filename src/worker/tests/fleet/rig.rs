@@ -129,6 +129,7 @@ impl Rig {
             name: None,
             slots: vec![slot; slots],
             trainer: self.trainer.clone(),
+            program: sweep::Trainer::BuiltIn,
             data_dir: self.dir.path().into(),
             allowed_paths: None,
             cache_dir: self.dir.path().into(),
