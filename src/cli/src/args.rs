@@ -88,7 +88,7 @@ pub enum Command {
     Data(DataCommand),
     /// Write the class embeddings of a hierarchy
     Embed(EmbedArgs),
-    /// The journal: export its events, or verify it
+    /// The journal: export its events, verify it, or repair it after damage
     #[command(subcommand)]
     Journal(JournalCommand),
     /// Print a completion script for a shell
@@ -215,6 +215,9 @@ pub struct CoordinatorArgs {
     /// Also serve a read-only status page and metrics here; anywhere but on loopback they want the token
     #[arg(long, value_name = "ADDR")]
     pub http: Option<HostPort>,
+    /// A further name that the status page answers to, besides that of --http and, on loopback, `localhost`
+    #[arg(long, value_name = "NAME", requires = "http")]
+    pub http_host: Vec<String>,
     /// How often workers report, in milliseconds [default: 1000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub heartbeat_ms: Option<u64>,
@@ -463,6 +466,22 @@ pub enum JournalCommand {
     Export(JournalArgs),
     /// Replay the journal and check every invariant
     Verify(JournalArgs),
+    /// Recover a damaged journal; the damaged files are kept
+    Repair(RepairArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Every event that is still what was written is kept, in order from the first. If all are, the journal
+is repaired. If not, the command shows what would be lost and changes nothing, until --accept-loss
+is given. The damaged files are moved into a folder of the state directory. No coordinator may run on it."
+)]
+pub struct RepairArgs {
+    #[command(flatten)]
+    pub journal: JournalArgs,
+    /// Go on without the events that cannot be recovered
+    #[arg(long)]
+    pub accept_loss: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,8 @@
 //! The hash of a row: of its number, time and text, chained with the row before. Sixteen bytes of BLAKE3.
 
+use std::fmt;
+use std::str::FromStr;
+
 /// Hash of the newest row, or of nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Link(pub [u8; Link::LENGTH]);
@@ -16,10 +19,31 @@ impl Link {
     }
 }
 
+impl fmt::Display for Link {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+impl FromStr for Link {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text.len() != 2 * Self::LENGTH || !text.is_ascii() {
+            return Err(());
+        }
+        let mut link = [0; Self::LENGTH];
+        for (index, byte) in link.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).map_err(|_| ())?;
+        }
+        Ok(Self(link))
+    }
+}
+
 /// Where the journal ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Head {
-    /// Of the newest event; 0: none.
+    /// Number of the newest event; 0: none.
     pub number: u64,
     pub link: Link,
 }

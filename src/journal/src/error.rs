@@ -22,8 +22,32 @@ pub enum Error {
     Newer { path: PathBuf, found: i32, known: i32 },
     #[error("{} is a SQLite file, but not a journal of this program; name another state directory", path.display())]
     NotAJournal { path: PathBuf },
-    #[error("{} is damaged: {reason}; restore it from a copy, or keep it and start with another state directory", path.display())]
+    #[error("{} is damaged: {reason}; {}", path.display(), way_on(path))]
     Damaged { path: PathBuf, reason: String },
+    #[error(
+        "{} ends at event {found}, but {noted} events were acknowledged: {} at its end, because the file or its write-ahead \
+         log was damaged, or an older copy was put in its place; nothing was changed. {}",
+        path.display(), missing(*noted - *found), way_on(path)
+    )]
+    Shortened { path: PathBuf, found: u64, noted: u64 },
+    #[error("{} {reason}; no new journal is begun in its place. {}", path.display(), way_on(path))]
+    Gone { path: PathBuf, reason: String },
+    #[error(
+        "{} does not hold the events that journal.head beside it notes: it is another journal, was continued otherwise, or is \
+         damaged; {}",
+        path.display(), way_on(path)
+    )]
+    Exchanged { path: PathBuf },
+    #[error("{} is damaged, so nobody can tell whether events are missing at the journal's end; {}", path.display(), way_on(path))]
+    HeadDamaged { path: PathBuf },
+    #[error("cannot read or write {}", path.display())]
+    HeadFile { path: PathBuf, source: io::Error },
+    #[error(
+        "{what} while this coordinator used it: nothing more is acknowledged. {acknowledged} events were acknowledged; {saved}"
+    )]
+    Removed { what: String, acknowledged: u64, saved: String },
+    #[error("cannot repair the journal in {}", path.display())]
+    Repair { path: PathBuf, source: io::Error },
     #[error("event {number} of {} cannot be read: was it written by another version of this program?", path.display())]
     Event { path: PathBuf, number: u64, source: serde_json::Error },
     #[error("event {number} cannot be written as JSON and read back")]
@@ -38,6 +62,22 @@ pub enum Error {
     Export { source: io::Error },
     #[error("cannot read or write {}: nothing was stored", path.display())]
     Storage { path: PathBuf, source: rusqlite::Error },
+}
+
+/// The advice for a person whose journal is not what it was.
+fn way_on(file: &Path) -> String {
+    let directory = file.parent().unwrap_or(file).display();
+    format!(
+        "put a copy of the state directory back, or let `orchestrator journal repair --state-dir {directory}` show what \
+         can be recovered"
+    )
+}
+
+fn missing(events: u64) -> String {
+    match events {
+        1 => "1 event is missing".to_owned(),
+        _ => format!("{events} events are missing"),
+    }
 }
 
 impl Error {
@@ -56,12 +96,18 @@ impl Error {
     /// The fault lies with the disk and may go away: the same journal can be used again then.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Full { .. } | Self::ReadOnly { .. } | Self::Storage { .. } => true,
+            Self::Full { .. } | Self::ReadOnly { .. } | Self::Storage { .. } | Self::HeadFile { .. } => true,
             Self::Directory { .. }
             | Self::Locked { .. }
             | Self::Newer { .. }
             | Self::NotAJournal { .. }
             | Self::Damaged { .. }
+            | Self::Shortened { .. }
+            | Self::Gone { .. }
+            | Self::Exchanged { .. }
+            | Self::HeadDamaged { .. }
+            | Self::Removed { .. }
+            | Self::Repair { .. }
             | Self::Event { .. }
             | Self::Unwritable { .. }
             | Self::Impossible { .. }

@@ -1,17 +1,24 @@
 //! The truth: an append-only list of events in one SQLite file of the coordinator's state directory.
 //!
 //! What `append` returned `Ok` for survives `kill -9` and power loss (P3). A row carries a hash chained with the row
-//! before, so that a damaged, missing or exchanged row is found when the journal is read. One process writes at a
+//! before, so that a damaged, missing or exchanged row is found when the journal is read; a file beside the journal has the
+//! number and hash of the newest event, so that missing rows at the end are found as well. One process writes at a
 //! time; others may export and verify meanwhile. It knows nothing of what the events mean, but for `replay`.
-//! Read `store.rs`, then `place.rs` for locks and file systems, `offline.rs` for export and verify.
+//! Read `store.rs`, then `head_file.rs` for how missing events are found, `place.rs` for locks and file systems, `offline.rs`
+//! for export and verify, `repair.rs` for what can be done about damage.
 
 mod chain;
 mod error;
+mod head_file;
+mod log;
 mod offline;
 mod place;
+mod removed;
+mod repair;
 mod store;
 
 pub use error::Error;
 pub use offline::{Verified, event, export, read, verify};
 pub use place::Mode;
+pub use repair::{Lost, Repaired, repair};
 pub use store::Journal;

@@ -1,13 +1,17 @@
 //! Where a journal lives: its files, the lock that keeps a second coordinator out, and the file system under it.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
+use crate::head_file::Noted;
 
 pub(crate) const FILE: &str = "journal.sqlite";
-const LOCK: &str = "journal.lock";
+pub(crate) const LOCK: &str = "journal.lock";
+/// Ends of the names of SQLite's side files: its write-ahead log, the index of that, and its rollback journal.
+pub(crate) const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// How SQLite keeps its transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,12 +22,47 @@ pub enum Mode {
     RollbackJournal,
 }
 
-/// Makes the directory if it is missing.
+/// Makes the directory if it is missing, for its owner alone.
 pub(crate) fn prepare(directory: &Path) -> Result<(), Error> {
-    let result = fs::create_dir_all(directory).and_then(|()| {
+    let result = DirBuilder::new().recursive(true).mode(0o700).create(directory).and_then(|()| {
         if fs::metadata(directory)?.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
     });
     result.map_err(|source| Error::Directory { path: directory.to_path_buf(), source })
+}
+
+/// One of SQLite's side files.
+pub(crate) fn side(directory: &Path, end: &str) -> PathBuf {
+    directory.join(format!("{FILE}{end}"))
+}
+
+/// True: a journal may begin here, because its file is missing or empty and nothing shows that it ever held an event.
+pub(crate) fn is_fresh(directory: &Path, noted: Option<Noted>) -> Result<bool, Error> {
+    let length = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
+    let path = directory.join(FILE);
+    if length(&path) > 0 {
+        return Ok(false);
+    }
+    let state = if path.exists() { "is empty" } else { "is missing" };
+    let evidence = match noted {
+        Some(noted) if noted.head.number > 0 => Some(format!("{} events were stored in it", noted.head.number)),
+        // nothing was ever acknowledged
+        Some(_) => None,
+        None => SIDES
+            .iter()
+            .map(|end| side(directory, end))
+            .find(|side| length(side) > 0)
+            .map(|side| format!("{} bytes of events or of their undoing lie in {}", length(&side), side.display())),
+    };
+    match evidence {
+        Some(evidence) => Err(Error::Gone { path, reason: format!("{state}, but {evidence}") }),
+        None => Ok(true),
+    }
+}
+
+/// Makes the journal's file, for its owner alone; SQLite gives its side files the same mode.
+pub(crate) fn begin(directory: &Path) -> Result<(), Error> {
+    let made = File::options().write(true).create(true).truncate(false).mode(0o600).open(directory.join(FILE));
+    made.map(drop).map_err(|source| Error::Directory { path: directory.to_path_buf(), source })
 }
 
 /// Keeps every other coordinator out until it is dropped; the system lets go of it when the process ends, however it ends.
@@ -39,7 +78,9 @@ impl Drop for Lock {
 pub(crate) fn lock(directory: &Path) -> Result<Lock, Error> {
     let path = directory.join(LOCK);
     let fail = |source| Error::Directory { path: directory.to_path_buf(), source };
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(&path).map_err(fail)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -105,9 +146,7 @@ fn mode_of(magic: u64) -> Mode {
 
 /// Bytes on disk, SQLite's own side files included.
 pub(crate) fn bytes(directory: &Path) -> u64 {
-    let file = directory.join(FILE);
-    let side = |end: &str| PathBuf::from(format!("{}{end}", file.display()));
-    let files = [file.clone(), side("-wal"), side("-journal")];
+    let files = [directory.join(FILE), side(directory, "-wal"), side(directory, "-journal")];
     files.iter().filter_map(|file| fs::metadata(file).ok()).map(|found| found.len()).sum()
 }
 

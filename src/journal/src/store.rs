@@ -1,22 +1,27 @@
 //! The open journal: append in one transaction, read back in order.
 //!
-//! An append that fails has stored nothing that anybody was told of. SQLite cannot always say whether a commit whose
+//! An append that fails has stored nothing that was acknowledged. SQLite cannot always tell whether a commit whose
 //! sync failed will be found after a crash; so after any fault the file is opened again before it is used, and a
-//! repeated append of the same events finds out by the hash whether they are there already.
+//! repeated append of the same events finds out by the hash whether they are there already. After the commit the head
+//! file is written (`head_file.rs`), and the files must still be where they were opened (`removed.rs`).
 
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use schedule::event::Recorded;
 use schedule::state::State;
 
 use crate::chain::{Head, Link};
 use crate::error::Error;
+use crate::head_file::{self, HeadFile, Noted};
+use crate::log;
 use crate::place::{self, Mode};
+use crate::removed::{self, OpenFiles};
 
 /// "orch", in SQLite's header: tells a journal from any other SQLite file.
 pub(crate) const APPLICATION_ID: i32 = 0x6f72_6368;
-/// Of the tables below and of the meaning of a row. A program reads versions up to its own.
+/// Version of the tables below and of the meaning of a row. A program reads versions up to its own.
 pub(crate) const VERSION: i32 = 1;
 
 const SCHEMA: &str = "
@@ -37,6 +42,12 @@ pub struct Journal {
     mode: Mode,
     /// `None` after a fault, until it could be opened again.
     connection: Option<Connection>,
+    files: OpenFiles,
+    head_file: HeadFile,
+    /// What the head file holds.
+    noted: Noted,
+    /// Hash of event 1; zero while there is none.
+    first: Link,
     head: Head,
     /// After the connection, so that it is the last to go.
     _lock: place::Lock,
@@ -47,12 +58,13 @@ impl Journal {
     /// until it is dropped.
     ///
     /// # Errors
-    /// A directory that cannot be used, a second coordinator, a newer version, another kind of file, a damaged file.
+    /// A directory that cannot be used, a second coordinator, a newer version, another kind of file, a damaged file, a
+    /// journal that ends before what was acknowledged.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         Self::open_as(directory, place::mode_for(directory))
     }
 
-    /// As `open`, whatever the file system is.
+    /// The same in a given mode, whatever the file system is.
     pub fn open_as(directory: &Path, mode: Mode) -> Result<Self, Error> {
         place::prepare(directory)?;
         let lock = place::lock(directory)?;
@@ -64,10 +76,28 @@ impl Journal {
                  its safety depends on that file system's locks and syncs; a local directory is better"
             );
         }
-        let connection = connect(&path, mode)?;
+        let noted = head_file::read(directory)?.map(|found| found.noted);
+        let is_fresh = place::is_fresh(directory, noted)?;
+        if noted.is_none() && !is_fresh {
+            adopt(directory)?;
+        }
+        // before the journal itself: a journal without this file is one of an earlier version, which holds events
+        let head_file = HeadFile::replace(directory, noted.unwrap_or_default())?;
+        let noted = noted.unwrap_or_default();
+        place::begin(directory)?;
+        let connection = connect(&path, mode, noted)?;
+        if mode == Mode::WriteAheadLog {
+            // what the last coordinator left in the log; a reader may keep it there, which does no harm
+            let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+            tracing::debug!(?emptied, "the write-ahead log is emptied");
+        }
         place::sync_directory(directory)?;
         let head = read_head(&path, &connection)?;
-        Ok(Self { directory: directory.to_path_buf(), path, mode, connection: Some(connection), head, _lock: lock })
+        let first = link_of(&path, &connection, 1)?.unwrap_or_default();
+        let files = OpenFiles::of(directory, mode)?;
+        let directory = directory.to_path_buf();
+        let connection = Some(connection);
+        Ok(Self { directory, path, mode, connection, files, head_file, noted, first, head, _lock: lock })
     }
 
     pub fn mode(&self) -> Mode {
@@ -100,12 +130,14 @@ impl Journal {
             head = head.next(recorded.at, text.as_bytes());
             rows.push((head, recorded.at, text));
         }
+        self.still_there()?;
+        let first = if self.head.number == 0 { rows[0].0.link } else { self.first };
+        let noted = Noted { first, head };
         if self.connection.is_none() {
             let found = self.reopen()?;
             if found == head {
                 // the commit before the fault had reached the disk after all
-                self.head = head;
-                return Ok(());
+                return self.note(noted);
             }
             if found != self.head {
                 self.connection = None;
@@ -114,15 +146,33 @@ impl Journal {
         }
         let connection = self.connection.as_mut().expect("opened above");
         match store(connection, &rows) {
-            Ok(()) => {
-                self.head = head;
-                Ok(())
-            }
+            Ok(()) => self.note(noted),
             Err(error) => {
+                self.still_there()?;
                 self.connection = None;
                 Err(Error::of(&self.path, error))
             }
         }
+    }
+
+    /// Ends an append: events that are committed count once the head file has them and the files are still in place.
+    fn note(&mut self, noted: Noted) -> Result<(), Error> {
+        if self.noted != noted
+            && let Err(error) = self.head_file.write(noted)
+        {
+            self.connection = None;
+            return Err(error);
+        }
+        self.still_there()?;
+        (self.noted, self.first, self.head) = (noted, noted.first, noted.head);
+        Ok(())
+    }
+
+    /// Refuses to go on with files that nobody would find again.
+    fn still_there(&self) -> Result<(), Error> {
+        let Some(what) = self.files.lost(self.connection.is_some()) else { return Ok(()) };
+        let saved = removed::save(&self.directory, self.connection.as_ref(), self.noted);
+        Err(Error::Removed { what, acknowledged: self.head.number, saved })
     }
 
     /// The state after every event, and the journal ready to append to it. Checks the chain of hashes on the way.
@@ -141,8 +191,9 @@ impl Journal {
             self.reopen()?;
         }
         let connection = self.connection.as_ref().expect("opened above");
-        self.head = read_all(&self.path, connection, each)?;
-        Ok(())
+        let head = read_all(&self.path, connection, each)?;
+        let first = link_of(&self.path, connection, 1)?.unwrap_or_default();
+        self.note(Noted { first, head })
     }
 
     /// One event by its number, from 1.
@@ -154,8 +205,10 @@ impl Journal {
     }
 
     fn reopen(&mut self) -> Result<Head, Error> {
-        let connection = connect(&self.path, self.mode)?;
+        self.still_there()?;
+        let connection = connect(&self.path, self.mode, self.noted)?;
         let head = read_head(&self.path, &connection)?;
+        self.files = OpenFiles::of(&self.directory, self.mode)?;
         self.connection = Some(connection);
         Ok(head)
     }
@@ -169,7 +222,7 @@ impl Journal {
     }
 }
 
-fn store(connection: &mut Connection, rows: &[(Head, u64, String)]) -> rusqlite::Result<()> {
+pub(crate) fn store(connection: &mut Connection, rows: &[(Head, u64, String)]) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     {
         let mut insert =
@@ -185,12 +238,30 @@ fn store(connection: &mut Connection, rows: &[(Head, u64, String)]) -> rusqlite:
     transaction.commit()
 }
 
-fn connect(path: &Path, mode: Mode) -> Result<Connection, Error> {
+/// Refuses a journal without a head file, as an earlier version left it, if it is known to lack events.
+fn adopt(directory: &Path) -> Result<(), Error> {
+    let path = directory.join(place::FILE);
+    let found = log::damage(&place::side(directory, "-wal"), &place::side(directory, "-shm"));
+    if let Some(reason) = found.map_err(|source| Error::Directory { path: directory.to_path_buf(), source })? {
+        return Err(Error::Damaged { path, reason });
+    }
+    let connection = connect_to_look(&path)?;
+    if !has_tables(&path, &connection)? {
+        let reason = "holds no events: was its write-ahead log, journal.sqlite-wal, removed?".to_owned();
+        return Err(Error::Gone { path, reason });
+    }
+    Ok(())
+}
+
+pub(crate) fn connect(path: &Path, mode: Mode, noted: Noted) -> Result<Connection, Error> {
     let fail = |error| Error::of(path, error);
     let mut connection = Connection::open(path).map_err(fail)?;
+    // until it is known that nothing is missing: closing would remove the log, of which the rest may be recovered
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(fail)?;
     // readers hold locks only for moments, but a backup program may hold one for seconds
     connection.busy_timeout(std::time::Duration::from_secs(10)).map_err(fail)?;
     check_identity(path, &connection)?;
+    check_end(path, &connection, noted)?;
     let journal_mode = match mode {
         Mode::WriteAheadLog => "WAL",
         Mode::RollbackJournal => "TRUNCATE",
@@ -207,22 +278,62 @@ fn connect(path: &Path, mode: Mode) -> Result<Connection, Error> {
         transaction.pragma_update(None, "user_version", VERSION).map_err(fail)?;
     }
     transaction.commit().map_err(fail)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(fail)?;
     Ok(connection)
 }
 
-/// For those who only look.
-pub(crate) fn connect_to_read(path: &Path) -> Result<Connection, Error> {
-    if !path.exists() {
-        return Err(Error::Missing { path: path.to_path_buf() });
+/// For readers: the journal of a state directory, if it reaches as far as its head file tells.
+pub(crate) fn connect_to_read(directory: &Path) -> Result<(PathBuf, Connection), Error> {
+    let path = directory.join(place::FILE);
+    // before the journal, which may grow meanwhile and never shrinks
+    let noted = head_file::read(directory)?.map(|found| found.noted);
+    if place::is_fresh(directory, noted)? {
+        return Err(Error::Missing { path });
     }
+    let connection = connect_to_look(&path)?;
+    check_identity(&path, &connection)?;
+    check_end(&path, &connection, noted.unwrap_or_default())?;
+    Ok((path, connection))
+}
+
+fn connect_to_look(path: &Path) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(|error| Error::of(path, error))?;
-    check_identity(path, &connection)?;
+    let kept = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+    kept.map_err(|error| Error::of(path, error))?;
     Ok(connection)
+}
+
+/// Compares the journal's end with what the head file has.
+pub(crate) fn check_end(path: &Path, connection: &Connection, noted: Noted) -> Result<(), Error> {
+    if noted.head.number == 0 {
+        return Ok(());
+    }
+    let found = if has_tables(path, connection)? { read_head(path, connection)?.number } else { 0 };
+    if found < noted.head.number {
+        return Err(Error::Shortened { path: path.to_path_buf(), found, noted: noted.head.number });
+    }
+    for (number, noted) in [(1, noted.first), (noted.head.number, noted.head.link)] {
+        match link_of(path, connection, number)? {
+            Some(link) if link == noted => {}
+            Some(_) => return Err(Error::Exchanged { path: path.to_path_buf() }),
+            None => {
+                let reason = format!("event {number} is missing");
+                return Err(Error::Damaged { path: path.to_path_buf(), reason });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn link_of(path: &Path, connection: &Connection, number: u64) -> Result<Option<Link>, Error> {
+    let query = connection.query_row("SELECT link FROM events WHERE number = ?1", [number], |row| row.get(0));
+    let link: Option<Vec<u8>> = query.optional().map_err(|error| Error::of(path, error))?;
+    Ok(link.and_then(|link| Some(Link(link.try_into().ok()?))))
 }
 
 /// An empty file is a journal that has not begun.
-fn check_identity(path: &Path, connection: &Connection) -> Result<(), Error> {
+pub(crate) fn check_identity(path: &Path, connection: &Connection) -> Result<(), Error> {
     let pragma = |name: &str| -> Result<i32, Error> {
         connection.pragma_query_value(None, name, |row| row.get(0)).map_err(|error| Error::of(path, error))
     };
@@ -237,7 +348,7 @@ fn check_identity(path: &Path, connection: &Connection) -> Result<(), Error> {
     Ok(())
 }
 
-fn has_tables(path: &Path, connection: &Connection) -> Result<bool, Error> {
+pub(crate) fn has_tables(path: &Path, connection: &Connection) -> Result<bool, Error> {
     let count = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
     count.map(|count| count > 0).map_err(|error| Error::of(path, error))
 }
@@ -303,7 +414,7 @@ pub(crate) fn read_event(path: &Path, connection: &Connection, number: u64) -> R
     found.map(|(at, text)| parse(path, number, at, &text)).transpose()
 }
 
-fn parse(path: &Path, number: u64, at: u64, text: &str) -> Result<Recorded, Error> {
+pub(crate) fn parse(path: &Path, number: u64, at: u64, text: &str) -> Result<Recorded, Error> {
     let event =
         serde_json::from_str(text).map_err(|source| Error::Event { path: path.to_path_buf(), number, source })?;
     Ok(Recorded { at, event })

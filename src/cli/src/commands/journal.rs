@@ -1,12 +1,14 @@
-//! `orchestrator journal`: export and verify. Both only read, and may run beside a coordinator.
+//! `orchestrator journal`: export and verify, which only read and may run beside a coordinator, and repair.
 
 use std::io::{self, BufWriter};
 
+use journal::{Lost, Repaired};
 use serde_json::json;
 
-use crate::args::JournalArgs;
+use crate::args::{JournalArgs, RepairArgs};
 use crate::exit::{ExpectedError, Outcome, chain};
-use crate::output::{Output, SCHEMA};
+use crate::output::{Output, SCHEMA, counted};
+use crate::talk;
 
 pub fn export(arguments: &JournalArgs) -> Result<Outcome, ExpectedError> {
     match journal::export(&arguments.state_dir, BufWriter::new(io::stdout().lock())) {
@@ -20,7 +22,8 @@ pub fn export(arguments: &JournalArgs) -> Result<Outcome, ExpectedError> {
 
 pub fn verify(arguments: &JournalArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let found = journal::verify(&arguments.state_dir).map_err(failure)?;
-    let journal::Verified { events, bytes, sweeps, trials, hash } = &found;
+    let journal::Verified { events, bytes, sweeps, trials, hash, remarks } = &found;
+    remarks.iter().for_each(|remark| talk::say(&format!("note: {remark}")));
     output.print(
         || format!("sound: {events} events, {bytes} bytes, {sweeps} sweeps, {trials} trials, hash {hash}\n"),
         || {
@@ -31,10 +34,53 @@ pub fn verify(arguments: &JournalArgs, output: Output) -> Result<Outcome, Expect
                 "sweeps": sweeps,
                 "trials": trials,
                 "hash": hash,
+                "remarks": remarks,
             })
         },
     )?;
     Ok(Outcome::Complete)
+}
+
+pub fn repair(arguments: &RepairArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let directory = &arguments.journal.state_dir;
+    match journal::repair(directory, arguments.accept_loss).map_err(failure)? {
+        Repaired::Sound { events } => output.print(
+            || format!("sound: {}; nothing was changed\n", counted(events, "event")),
+            || json!({ "schema": SCHEMA, "outcome": "sound", "events": events, "lost": 0 }),
+        )?,
+        Repaired::Done { kept, lost, aside } => {
+            let number = lost.as_ref().map_or(Some(0), |lost| lost.events);
+            let without = lost.as_ref().map_or_else(String::new, |lost| format!(", without {}", lost_events(lost)));
+            output.print(
+                || {
+                    let (kept, aside) = (counted(kept, "event"), aside.display());
+                    format!("repaired: {kept}{without}; the damaged files are kept in {aside}\n")
+                },
+                || json!({ "schema": SCHEMA, "outcome": "repaired", "events": kept, "lost": number, "aside": aside }),
+            )?;
+        }
+        Repaired::WouldLose { kept, lost } => {
+            return Err(ExpectedError::Infrastructure {
+                what: "the journal cannot be recovered as a whole",
+                reason: format!(
+                    "{} can be kept, and {} cannot ({}); nothing was changed. Put a copy of the state directory back, or \
+                     go on without them: orchestrator journal repair --accept-loss --state-dir {}",
+                    counted(kept, "event"),
+                    lost_events(&lost),
+                    lost.reason,
+                    directory.display()
+                ),
+            });
+        }
+    }
+    Ok(Outcome::Complete)
+}
+
+fn lost_events(lost: &Lost) -> String {
+    match lost.events {
+        Some(number) => counted(number, "event"),
+        None => "an unknown number of events".to_owned(),
+    }
 }
 
 fn failure(error: journal::Error) -> ExpectedError {

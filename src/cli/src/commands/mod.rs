@@ -40,6 +40,7 @@ pub fn run(cli: Cli) -> Result<Outcome, ExpectedError> {
         Command::Embed(arguments) => embed::embed(&arguments, output),
         Command::Journal(JournalCommand::Export(arguments)) => journal::export(&arguments),
         Command::Journal(JournalCommand::Verify(arguments)) => journal::verify(&arguments, output),
+        Command::Journal(JournalCommand::Repair(arguments)) => journal::repair(&arguments, output),
         Command::Completions(arguments) => completions(arguments.shell),
     }
 }

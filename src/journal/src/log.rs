@@ -1,0 +1,158 @@
+//! SQLite's write-ahead log, read without SQLite: which of its frames are what was written.
+//!
+//! SQLite itself takes the first frame with a wrong checksum for the end of the log and says nothing. The format is that
+//! of <https://www.sqlite.org/walformat.html>: a header of 32 bytes, then frames, each a header of 24 bytes and a page.
+//! Checksums run on from frame to frame. `journal.sqlite-shm` is the index that a running coordinator keeps of the log,
+//! and that a killed one leaves behind.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const HEADER: usize = 32;
+const FRAME_HEADER: usize = 24;
+/// SQLite's page, where the log's header does not tell.
+const USUAL_PAGE: usize = 4096;
+
+/// The log's header, sound or not.
+struct Header {
+    page_bytes: usize,
+    salts: [u8; 8],
+    big_endian: bool,
+    sums: (u32, u32),
+    is_sound: bool,
+}
+
+impl Header {
+    fn parse(bytes: &[u8; HEADER]) -> Self {
+        let big_endian = bytes[3] & 1 == 1;
+        let sums = add(bytes, (0, 0), 0..24, big_endian);
+        let is_sound = number(bytes, 0) & !1 == 0x377f_0682 && sums == (number(bytes, 24), number(bytes, 28));
+        let page_bytes = number(bytes, 8) as usize;
+        let salts = salts_of(bytes, 16);
+        Self { page_bytes, salts, big_endian, sums, is_sound }
+    }
+
+    /// A size that SQLite allows; bounds what is read at a time.
+    fn has_page_size(&self) -> bool {
+        self.page_bytes.is_power_of_two() && (512..=65536).contains(&self.page_bytes)
+    }
+}
+
+/// A changed frame or header of the log that SQLite reads, or has read, as part of the journal. `None`: each of them is
+/// what was written, as far as the index tells how many there are.
+pub(crate) fn damage(log: &Path, index: &Path) -> io::Result<Option<String>> {
+    let Some(mut file) = open(log)? else { return Ok(None) };
+    let indexed = Index::read(index)?;
+    let mut bytes = [0; HEADER];
+    if file.read_exact(&mut bytes).is_err() {
+        return Ok(None);
+    }
+    let header = Header::parse(&bytes);
+    let Some(indexed) = indexed.filter(|index| index.num_frames > 0) else { return Ok(None) };
+    if !header.is_sound || !header.has_page_size() {
+        return Ok(Some("the header of its write-ahead log was changed after it was written".to_owned()));
+    }
+    if indexed.salts != header.salts {
+        // the index of an earlier log, which SQLite will replace
+        return Ok(None);
+    }
+    let mut sums = header.sums;
+    let mut frame = vec![0; FRAME_HEADER + header.page_bytes];
+    for place in 1..=indexed.num_frames {
+        let whole = file.read_exact(&mut frame).is_ok();
+        sums = add(&frame, sums, 0..8, header.big_endian);
+        sums = add(&frame, sums, FRAME_HEADER..frame.len(), header.big_endian);
+        if !whole || frame[8..16] != header.salts || sums != (number(&frame, 16), number(&frame, 20)) {
+            let count = indexed.num_frames;
+            return Ok(Some(format!("frame {place} of the {count} of its write-ahead log is not what was written")));
+        }
+    }
+    Ok(None)
+}
+
+/// Writes the pages of the log into a copy of the database, up to the last frame that ends a transaction, with no regard
+/// to checksums: a changed page is often written again by a later frame, and the hashes of the events tell what is right.
+pub(crate) fn apply(log: &Path, database: &File) -> io::Result<()> {
+    let Some(mut file) = open(log)? else { return Ok(()) };
+    let mut bytes = [0; HEADER];
+    if file.read_exact(&mut bytes).is_err() {
+        return Ok(());
+    }
+    let header = Header::parse(&bytes);
+    let page_bytes = if header.has_page_size() { header.page_bytes } else { USUAL_PAGE };
+    let mut frame = vec![0; FRAME_HEADER + page_bytes];
+    let most_pages = (database.metadata()?.len() + file.get_ref().metadata()?.len()) / page_bytes as u64 + 1;
+    // a header that was changed may have lost the salts: those of the first frame are the same
+    let mut salts = header.is_sound.then_some(header.salts);
+    let mut transaction: Vec<(u64, Vec<u8>)> = Vec::new();
+    while file.read_exact(&mut frame).is_ok() {
+        let own = salts_of(&frame, 8);
+        let equal = salts.get_or_insert(own).iter().zip(&own).filter(|(one, other)| one == other).count();
+        // one changed byte is forgiven; frames that an earlier log left behind differ in five
+        if equal + 1 < own.len() {
+            continue;
+        }
+        transaction.push((u64::from(number(&frame, 0)), frame[FRAME_HEADER..].to_vec()));
+        let ends_transaction = number(&frame, 4) != 0;
+        if ends_transaction {
+            for (page, content) in transaction.drain(..).filter(|(page, _)| (1..=most_pages).contains(page)) {
+                database.write_all_at(&content, (page - 1) * page_bytes as u64)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the index says of the log.
+struct Index {
+    num_frames: u32,
+    salts: [u8; 8],
+}
+
+impl Index {
+    /// `None`: there is none, or it was cut off while it was written.
+    fn read(path: &Path) -> io::Result<Option<Self>> {
+        let Some(mut file) = open(path)? else { return Ok(None) };
+        let mut bytes = [0; 96];
+        if file.read_exact(&mut bytes).is_err() {
+            return Ok(None);
+        }
+        let (one, other) = bytes.split_at(48);
+        let native = cfg!(target_endian = "big");
+        let field = |at: usize| u32::from_ne_bytes(one[at..at + 4].try_into().expect("four bytes"));
+        let sums = add(one, (0, 0), 0..40, native);
+        let is_sound = one == other && one[12] == 1 && sums == (field(40), field(44));
+        Ok(is_sound.then(|| Self { num_frames: field(16), salts: salts_of(one, 32) }))
+    }
+}
+
+fn open(path: &Path) -> io::Result<Option<BufReader<File>>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(BufReader::with_capacity(1 << 20, file))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// SQLite's checksum of these bytes, continued from the one before.
+fn add(bytes: &[u8], (mut one, mut two): (u32, u32), range: std::ops::Range<usize>, big_endian: bool) -> (u32, u32) {
+    let word = |bytes: &[u8]| {
+        let bytes = bytes.try_into().expect("four bytes");
+        if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
+    };
+    for pair in bytes[range].chunks_exact(8) {
+        one = one.wrapping_add(word(&pair[..4])).wrapping_add(two);
+        two = two.wrapping_add(word(&pair[4..])).wrapping_add(one);
+    }
+    (one, two)
+}
+
+fn salts_of(bytes: &[u8], at: usize) -> [u8; 8] {
+    bytes[at..at + 8].try_into().expect("eight bytes")
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}

@@ -1,0 +1,288 @@
+//! What is done about a damaged journal: every event that is still what was written is kept, in order from the first.
+//!
+//! The events are looked for twice, in copies of the files: as SQLite reads them, and with all pages of the write-ahead
+//! log whatever their checksums are, because a damaged page is often written again later in the log. The hashes of the
+//! events decide what is sound. The damaged files are kept in a folder of their own.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rusqlite::Connection;
+use schedule::state::State;
+
+use crate::chain::{Head, Link};
+use crate::error::Error;
+use crate::head_file::{self, HeadFile, Noted};
+use crate::log;
+use crate::offline::log_damage;
+use crate::place::{self, Mode};
+use crate::store::{check_identity, connect, has_tables, parse, read_rows, store};
+
+/// Where the copies lie, and the new journal until it is complete.
+const WORKPLACE: &str = "journal.repair";
+/// Events of one transaction of the new journal.
+const BATCH: usize = 10_000;
+
+/// What a repair found and did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Repaired {
+    /// Nothing is damaged or missing; nothing was changed.
+    Sound { events: u64 },
+    /// Events cannot be recovered, and their loss was not accepted: nothing was changed.
+    WouldLose { kept: u64, lost: Lost },
+    /// The journal holds `kept` events; the damaged files lie in `aside`.
+    Done { kept: u64, lost: Option<Lost>, aside: PathBuf },
+}
+
+/// Events that cannot be recovered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// `None`: unknown, because nothing tells how many there were.
+    pub events: Option<u64>,
+    pub reason: String,
+}
+
+/// Makes a damaged journal usable again. Events that cannot be recovered are given up only if `accept_loss`.
+///
+/// # Errors
+/// A coordinator that runs, no journal, another kind of file, a disk without room for a copy.
+pub fn repair(directory: &Path, accept_loss: bool) -> Result<Repaired, Error> {
+    let noted = head_file::read(directory).map(|found| found.map(|found| found.noted));
+    let nothing_there = matches!(place::is_fresh(directory, noted.as_ref().ok().copied().flatten()), Ok(true));
+    if nothing_there && noted.is_ok() {
+        return Err(Error::Missing { path: directory.join(place::FILE) });
+    }
+    let _lock = place::lock(directory)?;
+    let workplace = directory.join(WORKPLACE);
+    let outcome = repair_in(directory, &workplace, noted, accept_loss);
+    let cleared = clear(&workplace).map_err(|source| Error::Repair { path: directory.to_path_buf(), source });
+    outcome.and_then(|outcome| cleared.map(|()| outcome))
+}
+
+fn repair_in(
+    directory: &Path,
+    workplace: &Path,
+    noted: Result<Option<Noted>, Error>,
+    accept_loss: bool,
+) -> Result<Repaired, Error> {
+    let fail = |source| Error::Repair { path: directory.to_path_buf(), source };
+    clear(workplace).map_err(fail)?;
+    DirBuilder::new().mode(0o700).create(workplace).map_err(fail)?;
+    let known = noted.as_ref().ok().copied().flatten();
+    let as_read = copy(directory, &workplace.join("as-read"), false)?;
+    let as_read = look(as_read, known)?;
+    let whole_log = copy(directory, &workplace.join("whole-log"), true)?;
+    let whole_log = look(whole_log, known)?;
+    let log_is_sound = log_damage(directory)?.is_none();
+    let (best, is_as_read) =
+        if whole_log.head.number > as_read.head.number { (whole_log, false) } else { (as_read, true) };
+    let (kept, lost) = (best.head.number, best.lost(&noted));
+    if lost.is_none() && is_as_read && log_is_sound && best.end.is_ok() {
+        return Ok(Repaired::Sound { events: kept });
+    }
+    match lost {
+        Some(lost) if !accept_loss => Ok(Repaired::WouldLose { kept, lost }),
+        lost => {
+            let new = write_new(directory, &workplace.join("new"), &best)?;
+            let noted = Noted { first: best.first, head: best.head };
+            let aside = exchange(directory, &new, noted).map_err(fail)??;
+            Ok(Repaired::Done { kept, lost, aside })
+        }
+    }
+}
+
+/// The sound beginning of a journal.
+struct Beginning {
+    database: PathBuf,
+    first: Link,
+    head: Head,
+    /// Hash of the event that the head file names, if the beginning reaches that far.
+    at_noted: Option<Link>,
+    /// The number of events that the journal itself tells; 0: unknown.
+    own_number: u64,
+    /// Why it ends where it does; `Ok`: this is all that was ever written to it.
+    end: Result<(), String>,
+}
+
+impl Beginning {
+    fn lost(&self, noted: &Result<Option<Noted>, Error>) -> Option<Lost> {
+        let reason = |otherwise: &str| self.end.clone().err().unwrap_or_else(|| otherwise.to_owned());
+        match noted {
+            Ok(Some(noted)) if self.head.number < noted.head.number => Some(Lost {
+                events: Some(noted.head.number - self.head.number),
+                reason: reason("they are missing at the journal's end"),
+            }),
+            Ok(Some(noted)) if noted.head.number > 0 => {
+                let is_same = self.first == noted.first && self.at_noted == Some(noted.head.link);
+                let reason = "journal.head was written for another journal, or for another continuation of this one";
+                (!is_same).then(|| Lost { events: None, reason: reason.to_owned() })
+            }
+            Err(error) => Some(Lost { events: None, reason: reason(&error.to_string()) }),
+            Ok(_) if self.end.is_ok() => None,
+            Ok(_) => {
+                let events = self.own_number.checked_sub(self.head.number).filter(|events| *events > 0);
+                Some(Lost { events, reason: reason("") })
+            }
+        }
+    }
+}
+
+/// A copy of the journal to look at: with SQLite's side files, or with the pages of its log written into it.
+fn copy(directory: &Path, target: &Path, whole_log: bool) -> Result<PathBuf, Error> {
+    let fail = |source| Error::Repair { path: directory.to_path_buf(), source };
+    DirBuilder::new().mode(0o700).create(target).map_err(fail)?;
+    let database = target.join(place::FILE);
+    copy_if_there(&directory.join(place::FILE), &database).map_err(fail)?;
+    if whole_log {
+        if fs::metadata(&database).map_or(0, |found| found.len()) == 0 {
+            // the tables of a new journal lie in the same pages as those of the lost one
+            place::begin(target)?;
+            connect(&database, Mode::RollbackJournal, Noted::default())?;
+        }
+        let file = File::options().read(true).write(true).open(&database).map_err(fail)?;
+        log::apply(&place::side(directory, "-wal"), &file).and_then(|()| file.sync_all()).map_err(fail)?;
+    } else {
+        for end in ["-wal", "-journal"] {
+            copy_if_there(&place::side(directory, end), &place::side(target, end)).map_err(fail)?;
+        }
+    }
+    Ok(database)
+}
+
+fn copy_if_there(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::copy(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        copied => copied.map(drop),
+    }
+}
+
+fn look(database: PathBuf, noted: Option<Noted>) -> Result<Beginning, Error> {
+    let mut beginning = Beginning {
+        database,
+        first: Link::default(),
+        head: Head::default(),
+        at_noted: None,
+        own_number: 0,
+        end: Ok(()),
+    };
+    beginning.end = match read_beginning(&mut beginning, noted) {
+        Ok(()) => Ok(()),
+        Err(error @ (Error::Newer { .. } | Error::NotAJournal { .. })) => return Err(error),
+        Err(Error::Damaged { reason, .. }) => Err(reason),
+        Err(error) => Err(error.to_string()),
+    };
+    Ok(beginning)
+}
+
+fn read_beginning(beginning: &mut Beginning, noted: Option<Noted>) -> Result<(), Error> {
+    let path = beginning.database.clone();
+    let connection = Connection::open(&path).map_err(|error| Error::of(&path, error))?;
+    match check_identity(&path, &connection) {
+        // there is a head file, so it was one
+        Err(Error::NotAJournal { .. }) if noted.is_some() => {}
+        checked => checked?,
+    }
+    if !has_tables(&path, &connection)? {
+        return Err(Error::Damaged { path, reason: "it holds no events".to_owned() });
+    }
+    beginning.own_number =
+        connection.query_row("SELECT number FROM head", [], |row| row.get(0)).unwrap_or(beginning.own_number);
+    let mut state = State::default();
+    read_rows(&path, &connection, |number, at, text| {
+        let recorded = parse(&path, number, at, text)?;
+        schedule::apply(&mut state, &recorded).map_err(|source| Error::Impossible { path: path.clone(), source })?;
+        beginning.head = beginning.head.next(at, text.as_bytes());
+        if number == 1 {
+            beginning.first = beginning.head.link;
+        }
+        if noted.is_some_and(|noted| noted.head.number == number) {
+            beginning.at_noted = Some(beginning.head.link);
+        }
+        Ok(())
+    })
+    .map(drop)
+}
+
+/// A journal of its own with the events of the beginning.
+fn write_new(directory: &Path, target: &Path, best: &Beginning) -> Result<PathBuf, Error> {
+    place::prepare(target)?;
+    place::begin(target)?;
+    let path = target.join(place::FILE);
+    let mut connection = connect(&path, place::mode_for(directory), Noted::default())?;
+    let source = Connection::open(&best.database).map_err(|error| Error::of(&best.database, error))?;
+    let mut head = Head::default();
+    let mut rows = Vec::new();
+    let read = read_rows(&best.database, &source, |_, at, text| {
+        if head.number < best.head.number {
+            head = head.next(at, text.as_bytes());
+            rows.push((head, at, text.to_owned()));
+        }
+        if rows.len() >= BATCH {
+            store(&mut connection, &rows).map_err(|error| Error::of(&path, error))?;
+            rows.clear();
+        }
+        Ok(())
+    });
+    store(&mut connection, &rows).map_err(|error| Error::of(&path, error))?;
+    if head != best.head {
+        // it was read a moment ago
+        let again =
+            || Error::Damaged { path: best.database.clone(), reason: "it changed while it was read".to_owned() };
+        return Err(read.err().unwrap_or_else(again));
+    }
+    connection.close().map_err(|(_, error)| Error::of(&path, error))?;
+    Ok(path)
+}
+
+/// Puts the new journal in place of the old one, of which all files are kept in a folder beside it. If this is cut off,
+/// the head file does not fit the journal, and it is not opened.
+fn exchange(directory: &Path, new: &Path, noted: Noted) -> io::Result<Result<PathBuf, Error>> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let aside = directory.join(format!("damaged-{now}-{}", std::process::id()));
+    DirBuilder::new().mode(0o700).create(&aside)?;
+    let own = [directory.join(place::FILE), directory.join(head_file::FILE)];
+    let sides = place::SIDES.map(|end| place::side(directory, end));
+    for path in own.iter().chain(&sides) {
+        let name = path.file_name().expect("each has a name");
+        copy_if_there(path, &aside.join(name))?;
+    }
+    sync(&aside)?;
+    if !directory.join(head_file::FILE).exists()
+        && let Err(error) = HeadFile::replace(directory, noted)
+    {
+        return Ok(Err(error));
+    }
+    for side in &sides {
+        remove_if_there(side)?;
+    }
+    fs::rename(new, directory.join(place::FILE))?;
+    sync(directory)?;
+    Ok(HeadFile::replace(directory, noted).map(|_| aside))
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(directory)?.sync_all()
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+fn clear(workplace: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(workplace) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
