@@ -1,10 +1,9 @@
 //! How commands on the same machine find the coordinator of a state directory: a file in it, mode 0600, with address,
 //! process and token file. It is a hint and may be stale; what it says is checked before it is believed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -117,15 +116,16 @@ impl Drop for Announced {
     }
 }
 
-/// Replaces the file in one step; nobody else can ever read it.
+/// Replaces the file in one step; nobody else can ever read it, or guess the name that it has before.
 fn write_private(path: &Path, content: &[u8]) -> Result<(), ExpectedError> {
-    let partial = path.with_extension(format!("partial.{}", std::process::id()));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let written = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-        file.write_all(content)?;
-        std::fs::rename(&partial, path)
+        // made with mode 0600, and only if there is no file of this random name
+        let mut partial = tempfile::Builder::new().prefix(".partial-").tempfile_in(folder)?;
+        partial.write_all(content)?;
+        partial.persist(path).map_err(|error| error.error)
     };
-    written().map_err(ExpectedError::file("write", path))
+    written().map(drop).map_err(ExpectedError::file("write", path))
 }
 
 fn host() -> String {
@@ -156,6 +156,22 @@ mod tests {
         assert_eq!(find(dir.path()), None, "another process has the number");
         drop(announced);
         assert!(!dir.path().join(FILE).exists());
+    }
+
+    /// A link that somebody else put under a name that could be guessed would be followed and its target overwritten.
+    #[test]
+    fn a_private_file_is_written_through_no_name_that_can_be_guessed() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        std::fs::write(&target, "theirs").unwrap();
+        for name in [format!("token.partial.{}", std::process::id()), "token".to_owned()] {
+            std::os::unix::fs::symlink(&target, dir.path().join(name)).unwrap();
+        }
+        let token = write_token(dir.path(), &random_token().unwrap()).unwrap();
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "theirs");
+        let found = std::fs::symlink_metadata(&token).unwrap();
+        assert!(found.is_file() && found.permissions().mode() & 0o777 == 0o600, "{found:?}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "nothing else is left");
     }
 
     /// Something may even answer there: another program on the same port of this host.

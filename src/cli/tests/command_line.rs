@@ -219,6 +219,28 @@ fn without_a_coordinator_or_a_journal_there_is_nothing_to_ask() {
     assert!(place.refused(1, &["journal", "verify"]).contains("there is no journal at"));
 }
 
+/// The messages name commands that work as they are printed.
+#[test]
+fn a_damaged_journal_is_refused_shown_and_repaired() {
+    let place = Place::new();
+    let state = place.path().join("state");
+    drop(::journal::Journal::open(&state).unwrap());
+    let sound = place.printed(&["journal", "verify", "--state-dir", "state"]);
+    assert!(sound.starts_with("sound: 0 events"), "{sound}");
+    let note = std::fs::read_to_string(state.join("journal.head")).unwrap();
+    assert_eq!(place.printed(&["journal", "repair", "--state-dir", "state"]), "sound: 0 events; nothing was changed\n");
+    std::fs::write(state.join("journal.head"), note.replace("journal head", "journal HEAD")).unwrap();
+    let message = place.refused(2, &["journal", "verify", "--state-dir", "state"]);
+    assert!(message.contains("orchestrator journal repair --state-dir state"), "{message}");
+    let message = place.refused(2, &["journal", "repair", "--state-dir", "state"]);
+    assert!(message.contains("orchestrator journal repair --accept-loss --state-dir state"), "{message}");
+    let message = place.refused(2, &["coordinator", "--listen", "127.0.0.1:0", "--state-dir", "state"]);
+    assert!(message.contains("state/journal.head is damaged"), "{message}");
+    let repaired = place.printed(&["journal", "repair", "--accept-loss", "--state-dir", "state"]);
+    assert!(repaired.starts_with("repaired: 0 events, without an unknown number of events; "), "{repaired}");
+    assert!(place.printed(&["journal", "verify", "--state-dir", "state"]).starts_with("sound: 0 events"));
+}
+
 #[test]
 fn a_coordinator_refuses_what_cannot_work() {
     let place = Place::new();
@@ -232,6 +254,8 @@ fn a_coordinator_refuses_what_cannot_work() {
     assert!(message.contains("cannot be looked up"), "{message}");
     let message = place.refused(1, &["status", "--coordinator", "http://127.0.0.1"]);
     assert!(message.contains("names no port"), "{message}");
+    let message = place.refused(1, &["coordinator", "--listen", "127.0.0.1:0", "--http", "0.0.0.0:0"]);
+    assert!(message.contains("--token-file"), "{message}");
     let message = place.refused(1, &["coordinator", "--lease-ms", "100", "--heartbeat-ms", "100"]);
     assert!(message.contains("at least twice --heartbeat-ms"), "{message}");
 }

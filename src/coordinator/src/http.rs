@@ -1,21 +1,24 @@
 //! The read-only page for people and for Prometheus: `/` (HTML), `/status` (JSON), `/metrics`. It asks the owner what
-//! `orchestrator status` asks, and can change nothing.
+//! `orchestrator status` asks, and can change nothing. It answers only requests that name its own address, so that no
+//! other site in a browser can read it by a name that leads here.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
-use protocol::{Token, v1};
+use protocol::{AcceptedTokens, v1};
 use serde_json::Value;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::connections::{Gate, Guard, Limits};
 use crate::document;
 use crate::message::{Message, Read};
 use crate::options::Error;
@@ -34,24 +37,34 @@ impl Page {
     }
 
     /// Away from loopback every request must carry `authorization: Bearer TOKEN`.
-    pub(crate) async fn start(address: SocketAddr, token: Option<Token>, owner: Owner) -> Result<Self, Error> {
+    pub(crate) async fn start(
+        address: SocketAddr,
+        names: Vec<String>,
+        tokens: Option<AcceptedTokens>,
+        owner: Owner,
+    ) -> Result<Self, Error> {
         let is_local = address.ip().is_loopback();
-        if !is_local && token.is_none() {
+        if !is_local && tokens.is_none() {
             return Err(Error::NeedsToken { address });
         }
         let failed = |source| Error::Listen { address: address.to_string(), source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let listener = tokio::net::TcpListener::bind(address).await.and_then(tokio::net::TcpListener::into_std);
+        let listener = listener.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        let gate = Gate::new(listener, Limits::of_process()).map_err(failed)?;
         let mut router = Router::new()
             .route("/", get(page))
             .route("/status", get(status))
             .route("/metrics", get(metrics))
-            .with_state(owner);
-        if let Some(token) = token.filter(|_| !is_local) {
-            router = router.layer(from_fn_with_state(token, check));
+            .with_state(owner)
+            .layer(from_fn(hold));
+        if let Some(tokens) = tokens.filter(|_| !is_local) {
+            router = router.layer(from_fn_with_state(tokens, check));
         }
+        let router = router.layer(from_fn_with_state(Hosts::new(address.ip(), names), check_host));
         let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
+            let service = router.into_make_service_with_connect_info::<Guard>();
+            if let Err(error) = axum::serve(gate, service).await {
                 tracing::warn!(%error, "the status page has ended");
             }
         });
@@ -65,9 +78,67 @@ impl Drop for Page {
     }
 }
 
-async fn check(State(token): State<Token>, request: Request, next: Next) -> Response {
+/// Keeps the connection while a request on it is answered. Afterwards it has to read the answer and ask again in time.
+async fn hold(ConnectInfo(guard): ConnectInfo<Guard>, request: Request, next: Next) -> Response {
+    guard.begin_request();
+    let response = next.run(request).await;
+    guard.end_request();
+    response
+}
+
+/// The hosts that a request may name.
+#[derive(Clone)]
+struct Hosts {
+    bound: IpAddr,
+    names: Arc<[String]>,
+}
+
+impl Hosts {
+    fn new(bound: IpAddr, names: Vec<String>) -> Self {
+        Self { bound, names: names.into_iter().map(|name| bare(&name)).collect() }
+    }
+
+    /// An address that is typed is that of this machine, and no name of another site.
+    fn include(&self, host: &str) -> bool {
+        let host = bare(host);
+        let is_everywhere = self.bound.is_unspecified();
+        let by_address = match host.parse::<IpAddr>() {
+            Ok(address) => address == self.bound || is_everywhere || self.bound.is_loopback() && address.is_loopback(),
+            Err(_) => host == "localhost" && (self.bound.is_loopback() || is_everywhere),
+        };
+        by_address || self.names.contains(&host)
+    }
+}
+
+/// A host without its port, in lower case.
+fn bare(host: &str) -> String {
+    let host = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => match host.split_once(':') {
+            Some((name, port)) if !port.contains(':') => name,
+            _ => host,
+        },
+    };
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+async fn check_host(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
+    let named = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or_default());
+    let named: Vec<&str> = named.chain(request.uri().authority().map(|authority| authority.as_str())).collect();
+    if !named.is_empty() && named.iter().all(|host| hosts.include(host)) {
+        return next.run(request).await;
+    }
+    let asked: String = named.join(", ").chars().take(200).collect();
+    let text = format!(
+        "This is the status page of an orchestrator. It answers to its own address, and was asked for as `{asked}`.\n\
+         If that name is right, start the coordinator with `--http-host NAME`.\n"
+    );
+    (StatusCode::MISDIRECTED_REQUEST, [(header::X_CONTENT_TYPE_OPTIONS, "nosniff")], text).into_response()
+}
+
+async fn check(State(tokens): State<AcceptedTokens>, request: Request, next: Next) -> Response {
     let carried = request.headers().get(header::AUTHORIZATION);
-    if carried.is_some_and(|value| token.is_carried_by(value.as_bytes())) {
+    if carried.is_some_and(|value| tokens.are_carried_by(value.as_bytes(), Instant::now())) {
         next.run(request).await
     } else {
         (StatusCode::UNAUTHORIZED, "authorization: Bearer TOKEN is wanted\n").into_response()
@@ -218,6 +289,26 @@ mod tests {
             ..Default::default()
         };
         v1::StatusReply { sweeps: vec![sweep], workers: vec![worker], journal_bytes: 5, ..Default::default() }
+    }
+
+    #[test]
+    fn only_hosts_that_lead_here_are_answered() {
+        let hosts = |bound: &str, names: &[&str]| {
+            Hosts::new(bound.parse().unwrap(), names.iter().map(|name| (*name).to_owned()).collect())
+        };
+        let (local, everywhere) = (hosts("127.0.0.1", &["Login1.example:80"]), hosts("0.0.0.0", &[]));
+        for host in ["127.0.0.1:7480", "localhost", "LOCALHOST:1", "[::1]:7480", "127.0.0.2", "login1.example:7480"] {
+            assert!(local.include(host), "{host}");
+        }
+        for host in ["evil.example:7480", "", "10.0.0.1", "localhost.evil.example", "127.0.0.1.evil.example", "[x]"] {
+            assert!(!local.include(host), "{host}");
+        }
+        assert!(
+            everywhere.include("10.1.2.3:7480") && everywhere.include("[fe80::1]") && everywhere.include("localhost")
+        );
+        assert!(!everywhere.include("login1.example"));
+        let one = hosts("10.1.2.3", &[]);
+        assert!(one.include("10.1.2.3") && !one.include("10.1.2.4") && !one.include("localhost"));
     }
 
     #[test]

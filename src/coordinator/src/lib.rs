@@ -2,6 +2,7 @@
 //! It decides nothing itself. Read `options.rs` for how it is started, `owner.rs` for the loop that owns the state.
 
 mod clock;
+mod connections;
 mod control;
 pub mod document;
 mod fleet;
@@ -17,6 +18,7 @@ pub mod status;
 mod storage;
 mod streams;
 mod tail;
+mod token_file;
 
 pub use http::Page;
 pub use options::{Coordinator, Error, Handle, Listen, Options};

@@ -5,25 +5,28 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use protocol::Token;
 use protocol::limits::MAX_MESSAGE_BYTES;
 use protocol::v1::control_server::ControlServer;
 use protocol::v1::fleet_server::FleetServer;
+use protocol::{AcceptedTokens, Token};
 use schedule::Config;
 use schedule::state::{Millis, State};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Status};
 
 use crate::clock::Clock;
+use crate::connections::{Gate, Guard, Limits};
 use crate::control::ControlService;
 use crate::fleet::FleetService;
 use crate::http::Page;
 use crate::message::Message;
 use crate::owner::Owner;
 use crate::storage::{self, Storage, StorageFault};
+use crate::token_file;
 
 /// Messages that wait for the owner; whoever has more to say waits.
 const INBOX: usize = 4096;
@@ -43,6 +46,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// Needed to listen on anything but loopback.
     pub token: Option<Token>,
+    /// Where the token was read: it is read again when it changes.
+    pub token_file: Option<PathBuf>,
     /// Leases, limits and budgets, and the build that workers and submitters must have.
     pub config: Config,
 }
@@ -77,6 +82,8 @@ pub struct Coordinator;
 pub struct Handle {
     address: SocketAddr,
     messages: mpsc::Sender<Message>,
+    tokens: Option<AcceptedTokens>,
+    token_watch: Option<JoinHandle<()>>,
     stop_server: Option<oneshot::Sender<()>>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     server_ended: bool,
@@ -87,10 +94,14 @@ impl Coordinator {
     /// Opens the journal, replays it, binds, and serves on tasks of the current runtime.
     pub async fn start(options: Options) -> Result<Handle, Error> {
         let (listener, address) = bind(options.listen, options.token.is_some())?;
+        let tokens = options.token.map(AcceptedTokens::new);
         let path = options.state_dir;
         let opened = tokio::task::spawn_blocking(move || storage::open(&path));
         let opened = opened.await.map_err(|_| Error::OwnerEnded)??;
-        serve(listener, address, options.token, options.config, opened)
+        let mut handle = serve(listener, address, tokens.clone(), options.config, opened)?;
+        handle.token_watch =
+            options.token_file.zip(tokens).map(|(path, tokens)| tokio::spawn(token_file::watch(path, tokens)));
+        Ok(handle)
     }
 }
 
@@ -99,7 +110,7 @@ type Opened = (State, Millis, Box<dyn Storage>);
 fn serve(
     listener: TcpListener,
     address: SocketAddr,
-    token: Option<Token>,
+    tokens: Option<AcceptedTokens>,
     config: Config,
     (mut state, last, storage): Opened,
 ) -> Result<Handle, Error> {
@@ -114,8 +125,8 @@ fn serve(
     let control = ControlServer::new(ControlService { owner: messages.clone() })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let check = protocol::token::require(token);
-    let incoming = tokio::net::TcpListener::from_std(listener).map_err(cannot_listen)?;
+    let check = admit(tokens.clone());
+    let gate = Gate::new(listener, Limits::of_process()).map_err(cannot_listen)?;
     let (stop_server, stopped) = oneshot::channel();
     // a worker whose machine vanished closes nothing: only unanswered pings show it
     let server = Server::builder()
@@ -123,7 +134,7 @@ fn serve(
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(InterceptedService::new(fleet, check.clone()))
         .add_service(InterceptedService::new(control, check))
-        .serve_with_incoming_shutdown(TcpIncoming::from(incoming).with_nodelay(Some(true)), async {
+        .serve_with_incoming_shutdown(ReceiverStream::new(gate.into_stream()), async {
             let _ = stopped.await;
         });
     let server = tokio::spawn(server);
@@ -131,11 +142,25 @@ fn serve(
     Ok(Handle {
         address,
         messages,
+        tokens,
+        token_watch: None,
         stop_server: Some(stop_server),
         server,
         server_ended: false,
         owner_ended: Some(owner_ended),
     })
+}
+
+/// Checks the token of a call; a connection with a call that passes is no longer closed for its silence.
+fn admit(tokens: Option<AcceptedTokens>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+    let mut check = protocol::token::require(tokens);
+    move |request| {
+        let request = check(request)?;
+        if let Some(guard) = request.extensions().get::<Guard>() {
+            guard.begin_request();
+        }
+        Ok(request)
+    }
 }
 
 /// Journalling blocks, so the owner has a thread, and a runtime of its own for its timers.
@@ -178,9 +203,9 @@ impl Handle {
     }
 
     /// Serves the read-only status page and metrics, until the page is dropped. Like the coordinator itself it wants a
-    /// token to listen on anything but loopback, and then on every request.
-    pub async fn serve_http(&self, address: SocketAddr, token: Option<Token>) -> Result<Page, Error> {
-        Page::start(address, token, self.messages.clone()).await
+    /// token to listen on anything but loopback, and then on every request. It answers to its own address and to `names`.
+    pub async fn serve_http(&self, address: SocketAddr, names: Vec<String>) -> Result<Page, Error> {
+        Page::start(address, names, self.tokens.clone(), self.messages.clone()).await
     }
 
     /// Until it ends by itself, which only an error makes it do.
@@ -230,5 +255,8 @@ impl Drop for Handle {
     fn drop(&mut self) {
         let _ = self.messages.try_send(Message::Stop);
         self.server.abort();
+        if let Some(watch) = &self.token_watch {
+            watch.abort();
+        }
     }
 }

@@ -233,7 +233,12 @@ impl Owner {
         match self.storage.append(&recorded) {
             Ok(()) => self.finish(&recorded, rest),
             Err(cause) => {
-                tracing::error!(cause.reason, "the journal cannot be written; nothing is acknowledged until it can");
+                if cause.is_passing {
+                    tracing::error!(
+                        cause.reason,
+                        "the journal cannot be written; nothing is acknowledged until it can"
+                    );
+                }
                 let retry_at = Instant::now() + FIRST_PAUSE;
                 self.fault = Some(Fault { cause, recorded, rest, retry_at, pause: FIRST_PAUSE });
             }

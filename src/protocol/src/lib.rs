@@ -16,4 +16,4 @@ pub mod v1 {
 
 pub use fleet::{DiskUse, FromCoordinator, FromWorker, Hello};
 pub use invalid::Invalid;
-pub use token::{Token, TokenError};
+pub use token::{AcceptedTokens, Token, TokenError};

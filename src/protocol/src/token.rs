@@ -6,7 +6,8 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use subtle::ConstantTimeEq;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -105,14 +106,49 @@ pub fn attach(token: Option<Token>) -> impl FnMut(Request<()>) -> Result<Request
     }
 }
 
-/// Server interceptor: refuses calls that do not carry the token, if there is one.
-pub fn require(token: Option<Token>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+/// The tokens that a coordinator accepts: the newest, and for some time after an exchange the one before.
+#[derive(Clone, Debug)]
+pub struct AcceptedTokens(Arc<RwLock<Accepted>>);
+
+#[derive(Debug)]
+struct Accepted {
+    newest: Token,
+    before: Option<(Token, Instant)>,
+}
+
+impl AcceptedTokens {
+    pub fn new(token: Token) -> Self {
+        Self(Arc::new(RwLock::new(Accepted { newest: token, before: None })))
+    }
+
+    /// Accepts another token from now on, and the one before until the given time. False: it is the same token.
+    pub fn exchange(&self, token: Token, until: Instant) -> bool {
+        let mut accepted = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let is_another = !accepted.newest.is_carried_by(token.header().as_encoded_bytes());
+        if is_another {
+            let before = std::mem::replace(&mut accepted.newest, token);
+            accepted.before = Some((before, until));
+        }
+        is_another
+    }
+
+    /// Whether the value of an `authorization` header carries one of them; takes as long for every wrong one.
+    pub fn are_carried_by(&self, header: &[u8], now: Instant) -> bool {
+        let accepted = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let before = accepted.before.as_ref().filter(|(_, until)| now < *until);
+        let is_before = before.is_some_and(|(token, _)| token.is_carried_by(header));
+        accepted.newest.is_carried_by(header) | is_before
+    }
+}
+
+/// Server interceptor: refuses calls that do not carry an accepted token, if one is wanted.
+pub fn require(tokens: Option<AcceptedTokens>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     move |request: Request<()>| {
-        let Some(token) = &token else { return Ok(request) };
+        let Some(tokens) = &tokens else { return Ok(request) };
         let Some(given) = request.metadata().get(HEADER) else {
             return Err(Status::unauthenticated("this coordinator wants a token: give --token-file"));
         };
-        if token.is_carried_by(given.as_encoded_bytes()) {
+        if tokens.are_carried_by(given.as_encoded_bytes(), Instant::now()) {
             Ok(request)
         } else {
             Err(Status::unauthenticated("the token is not the coordinator's: check --token-file"))
@@ -163,7 +199,7 @@ mod tests {
     #[test]
     fn only_the_same_token_passes() {
         let token = Token::random().unwrap();
-        let mut check = require(Some(token.clone()));
+        let mut check = require(Some(AcceptedTokens::new(token.clone())));
         assert!(check(attach(Some(token.clone()))(Request::new(())).unwrap()).is_ok());
         for other in [None, Some(Token::random().unwrap())] {
             let refused = check(attach(other)(Request::new(())).unwrap()).unwrap_err();
@@ -171,5 +207,24 @@ mod tests {
         }
         assert!(require(None)(Request::new(())).is_ok());
         assert!(!format!("{token:?}").contains(&*token.0));
+    }
+
+    #[test]
+    fn after_an_exchange_the_token_before_is_accepted_for_a_while() {
+        let [first, second, third] = [(); 3].map(|()| Token::random().unwrap());
+        let tokens = AcceptedTokens::new(first.clone());
+        let now = Instant::now();
+        let until = now + std::time::Duration::from_secs(600);
+        let accepts = |token: &Token, at| tokens.are_carried_by(token.header().as_encoded_bytes(), at);
+        assert!(
+            !tokens.exchange(first.clone(), until) && accepts(&first, until),
+            "the same token again changes nothing"
+        );
+        assert!(tokens.exchange(second.clone(), until));
+        assert!(accepts(&first, now) && accepts(&second, now) && !accepts(&third, now));
+        assert!(!accepts(&first, until) && accepts(&second, until));
+        assert!(tokens.exchange(third.clone(), until));
+        assert!(!accepts(&first, now) && accepts(&second, now) && accepts(&third, now));
+        assert!(!format!("{tokens:?}").contains(&*third.0));
     }
 }

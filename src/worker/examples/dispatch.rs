@@ -26,7 +26,8 @@ async fn main() {
     let state_dir = arguments.get(3).map_or_else(|| temporary.path().to_owned(), Into::into);
     let listen = Listen::Address("127.0.0.1:0".parse().unwrap());
     let config = schedule::Config::new("measured");
-    let handle = Coordinator::start(Options { listen, state_dir, token: None, config }).await.unwrap();
+    let handle =
+        Coordinator::start(Options { listen, state_dir, token: None, token_file: None, config }).await.unwrap();
     let endpoint = Endpoint::from_shared(format!("http://{}", handle.address())).unwrap().tcp_nodelay(true);
     let mut peers = Vec::new();
     for index in 0..workers {

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ChildStderr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -97,7 +98,8 @@ impl Shared {
         }
         if self.file.is_none() {
             fs::create_dir_all(path.parent().unwrap_or(path))?;
-            self.file = Some(File::create(path)?);
+            let mut private = File::options();
+            self.file = Some(private.write(true).create(true).truncate(true).mode(0o600).open(path)?);
         }
         let Some(file) = &mut self.file else { return Ok(()) };
         file.write_all(bytes)?;

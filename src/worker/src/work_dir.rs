@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,8 +38,11 @@ impl WorkDir {
     pub fn open(path: &Path) -> io::Result<Self> {
         // trainers are told about it and may have another working directory
         let path = std::path::absolute(path)?;
+        // settings and logs of trials are for the owner alone
+        let mut private = fs::DirBuilder::new();
+        private.recursive(true).mode(0o700);
         for part in ["checkpoints", "logs", "workers"] {
-            fs::create_dir_all(path.join(part))?;
+            private.create(path.join(part))?;
         }
         Ok(Self(path))
     }

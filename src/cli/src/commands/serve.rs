@@ -33,17 +33,18 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
             config.lease_ms, config.heartbeat_ms
         )));
     }
-    let token = client::token(arguments.token_file.as_deref())?;
     let http = arguments.http.as_ref().map(|http| http.resolve("--http")).transpose()?;
     let options = coordinator::Options {
         listen: Listen::Address(arguments.listen.resolve("--listen")?),
         state_dir: arguments.state_dir.clone(),
-        token: token.clone(),
+        token: client::token(arguments.token_file.as_deref())?,
+        token_file: arguments.token_file.clone(),
         config,
     };
     let mut handle = Coordinator::start(options).await.map_err(coordinator_error)?;
+    let names = arguments.http_host.iter().cloned().chain(arguments.http.as_ref().map(ToString::to_string)).collect();
     let page = match http {
-        Some(http) => Some(handle.serve_http(http, token).await.map_err(coordinator_error)?),
+        Some(http) => Some(handle.serve_http(http, names).await.map_err(coordinator_error)?),
         None => None,
     };
     let address = format!("http://{}", handle.address());
@@ -168,13 +169,13 @@ impl Embedded {
             what: "cannot listen on loopback",
             reason: error.to_string(),
         })?;
-        std::fs::create_dir_all(state_dir).map_err(ExpectedError::file("make the folder", state_dir))?;
         let token_text = rendezvous::random_token()?;
         let token = Token::new(&token_text).expect("64 hexadecimal digits are a token");
         let options = coordinator::Options {
             listen: Listen::Bound(listener),
             state_dir: state_dir.to_owned(),
             token: Some(token.clone()),
+            token_file: None,
             config: Config::new(sweep::build()),
         };
         let coordinator = Coordinator::start(options).await.map_err(|error| taken(state_dir, error))?;

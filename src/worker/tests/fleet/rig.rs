@@ -30,7 +30,7 @@ pub async fn patient<T>(future: impl Future<Output = T>) -> T {
 pub async fn get(port: u16, path: &str, authorization: Option<&str>) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let authorization = authorization.map_or_else(String::new, |value| format!("authorization: {value}\r\n"));
-    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{authorization}\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n{authorization}\r\n");
     let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     connection.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -104,11 +104,12 @@ impl Rig {
         }
         let listen = coordinator::Listen::Address(([127, 0, 0, 1], port).into());
         let state_dir = self.dir.path().join("state");
-        Coordinator::start(coordinator::Options { listen, state_dir, token: self.token(), config }).await
+        Coordinator::start(coordinator::Options { listen, state_dir, token: self.token(), token_file: None, config })
+            .await
     }
 
-    pub async fn page(&self, address: &str, token: Option<Token>) -> Result<coordinator::Page, coordinator::Error> {
-        self.coordinator.as_ref().unwrap().serve_http(address.parse().unwrap(), token).await
+    pub async fn page(&self, address: &str) -> Result<coordinator::Page, coordinator::Error> {
+        self.coordinator.as_ref().unwrap().serve_http(address.parse().unwrap(), Vec::new()).await
     }
 
     /// Without ceremony: nothing is said to anybody.

@@ -1,0 +1,422 @@
+//! Which connections are kept open. One on which nobody has asked anything yet, with the token where there is one, is
+//! closed after a while, and there are at most so many of them: per address, and together. Workers and commands ask
+//! at once, and are never closed here.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Interval, interval};
+
+/// Open files that are not connections: the journal, the runtime, what children are started with.
+const RESERVED_FILES: usize = 64;
+/// Between two looks at the connections that wait for a request.
+const LOOK: Duration = Duration::from_secs(1);
+/// After an accept that failed: there is no connection to wait for.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Between two complaints of a kind.
+const COMPLAINT: Duration = Duration::from_secs(60);
+
+/// What a peer may hold open.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From the accept, or the last answer on a page, to a request.
+    pub silence: Duration,
+    /// Connections without a request from one address.
+    pub silent_per_address: usize,
+    /// Connections without a request together.
+    pub silent: usize,
+    pub open: usize,
+}
+
+impl Limits {
+    /// Those that fit the number of files that this process may open, which is raised to what the system allows.
+    pub fn of_process() -> Self {
+        let files = raise_file_limit();
+        let silent = (files / 4).clamp(16, 1024);
+        let open = files.saturating_sub(RESERVED_FILES).max(silent);
+        Self { silence: Duration::from_secs(10), silent_per_address: silent / 2, silent, open }
+    }
+}
+
+fn raise_file_limit() -> usize {
+    const USUAL: u64 = 1024;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((USUAL, USUAL));
+    let raised = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    usize::try_from(raised).unwrap_or(usize::MAX)
+}
+
+/// Accepts connections within the limits.
+pub struct Gate {
+    listener: TcpListener,
+    connections: Arc<Connections>,
+    look: Interval,
+    accept_complaint: Complaint,
+    limit_complaint: Complaint,
+}
+
+impl Gate {
+    pub fn new(listener: std::net::TcpListener, limits: Limits) -> io::Result<Self> {
+        let listener = TcpListener::from_std(listener)?;
+        let connections = Arc::new(Connections { limits, num_open: AtomicUsize::new(0), silent: Mutex::default() });
+        let (accept_complaint, limit_complaint) = (Complaint::default(), Complaint::default());
+        Ok(Self { listener, connections, look: interval(LOOK), accept_complaint, limit_complaint })
+    }
+
+    async fn next(&mut self) -> Connection {
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, address)) => match self.admit(stream, address) {
+                        Some(connection) => return connection,
+                        None => continue,
+                    },
+                    Err(error) => self.accept_failed(&error).await,
+                },
+                _ = self.look.tick() => self.connections.close_overdue(Instant::now()),
+            }
+        }
+    }
+
+    /// `None`: too many connections are in use.
+    fn admit(&mut self, stream: TcpStream, address: SocketAddr) -> Option<Connection> {
+        let (limits, peer) = (self.connections.limits, address.ip());
+        let closed = self.connections.make_room(peer);
+        if closed.is_err() || closed == Ok(true) {
+            self.limit_complaint.log(|| {
+                let Limits { silent, silent_per_address, open, .. } = limits;
+                tracing::warn!(
+                    %peer, silent_per_address, silent, open,
+                    "too many connections without a request, or in all: the oldest without one are closed"
+                );
+            });
+        }
+        closed.ok()?;
+        let _ = stream.set_nodelay(true);
+        let (cut, is_cut) = oneshot::channel();
+        let guard = Guard(Arc::new(Entry { peer, cut: Mutex::new(Some(cut)), connections: self.connections.clone() }));
+        self.connections.num_open.fetch_add(1, Ordering::Relaxed);
+        guard.end_request();
+        Some(Connection { stream, is_cut, was_cut: false, guard })
+    }
+
+    async fn accept_failed(&mut self, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+        if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+            return;
+        }
+        let (num_open, silent) = (self.connections.num_open.load(Ordering::Relaxed), self.connections.silent().len());
+        self.accept_complaint.log(|| tracing::error!(%error, num_open, silent, "connections cannot be accepted"));
+        self.connections.close_oldest();
+        tokio::time::sleep(PAUSE).await;
+    }
+
+    /// The connections as a stream, for the server of gRPC; ends with its receiver.
+    pub fn into_stream(mut self) -> mpsc::Receiver<io::Result<Connection>> {
+        let (connections, accepted) = mpsc::channel(1);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    connection = self.next() => if connections.send(Ok(connection)).await.is_err() { return },
+                    () = connections.closed() => return,
+                }
+            }
+        });
+        accepted
+    }
+}
+
+impl axum::serve::Listener for Gate {
+    type Io = Connection;
+    type Addr = Guard;
+
+    async fn accept(&mut self) -> (Connection, Guard) {
+        let connection = self.next().await;
+        let guard = connection.guard.clone();
+        (connection, guard)
+    }
+
+    fn local_addr(&self) -> io::Result<Guard> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// At most one of a kind in a minute.
+#[derive(Default)]
+struct Complaint(Option<Instant>);
+
+impl Complaint {
+    fn log(&mut self, log: impl FnOnce()) {
+        let now = Instant::now();
+        if self.0.is_none_or(|last| now >= last + COMPLAINT) {
+            self.0 = Some(now);
+            log();
+        }
+    }
+}
+
+struct Connections {
+    limits: Limits,
+    num_open: AtomicUsize,
+    silent: Mutex<Silent>,
+}
+
+/// Connections without a request, oldest first.
+#[derive(Default)]
+struct Silent {
+    next: u64,
+    by_age: BTreeMap<u64, (Instant, Guard)>,
+}
+
+impl Silent {
+    fn len(&self) -> usize {
+        self.by_age.len()
+    }
+
+    fn close(&mut self, number: Option<u64>) -> bool {
+        let found = number.and_then(|number| self.by_age.remove(&number));
+        let cut = found.and_then(|(_, guard)| guard.0.cut.lock().unwrap_or_else(PoisonError::into_inner).take());
+        cut.is_some_and(|cut| cut.send(()).is_ok())
+    }
+}
+
+impl Connections {
+    fn silent(&self) -> MutexGuard<'_, Silent> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close_overdue(&self, now: Instant) {
+        let mut silent = self.silent();
+        while let Some((number, (since, _))) = silent.by_age.first_key_value()
+            && now >= *since + self.limits.silence
+        {
+            let number = *number;
+            silent.close(Some(number));
+        }
+    }
+
+    fn close_oldest(&self) -> bool {
+        let mut silent = self.silent();
+        let oldest = silent.by_age.first_key_value().map(|(number, _)| *number);
+        silent.close(oldest)
+    }
+
+    /// For one more connection of this peer. True: another one was closed for it; an error: none could be.
+    fn make_room(&self, peer: IpAddr) -> Result<bool, ()> {
+        let (mut silent, limits) = (self.silent(), self.limits);
+        let mut of_peer =
+            silent.by_age.iter().filter(|(_, (_, guard))| guard.0.peer == peer).map(|(number, _)| *number);
+        let oldest_of_peer = of_peer.next();
+        let num_of_peer = oldest_of_peer.map_or(0, |_| 1 + of_peer.count());
+        let oldest = silent.by_age.first_key_value().map(|(number, _)| *number);
+        if num_of_peer >= limits.silent_per_address {
+            return Ok(silent.close(oldest_of_peer));
+        }
+        let is_full = self.num_open.load(Ordering::Relaxed) >= limits.open;
+        if silent.len() >= limits.silent || is_full {
+            let closed = silent.close(oldest);
+            return if closed || !is_full { Ok(closed) } else { Err(()) };
+        }
+        Ok(false)
+    }
+}
+
+struct Entry {
+    peer: IpAddr,
+    /// Closes the connection.
+    cut: Mutex<Option<oneshot::Sender<()>>>,
+    connections: Arc<Connections>,
+}
+
+/// A connection as the requests on it see it.
+#[derive(Clone)]
+pub struct Guard(Arc<Entry>);
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}", self.0.peer)
+    }
+}
+
+impl Guard {
+    /// A request has come that may be answered: the connection is no longer closed for its silence.
+    pub fn begin_request(&self) {
+        let mut silent = self.0.connections.silent();
+        silent.by_age.retain(|_, (_, guard)| !Arc::ptr_eq(&guard.0, &self.0));
+    }
+
+    /// From now on it is again, if nothing more is asked.
+    pub fn end_request(&self) {
+        let mut silent = self.0.connections.silent();
+        let number = silent.next;
+        silent.next += 1;
+        silent.by_age.insert(number, (Instant::now(), self.clone()));
+    }
+}
+
+/// A connection that can be closed from outside.
+pub struct Connection {
+    stream: TcpStream,
+    is_cut: oneshot::Receiver<()>,
+    was_cut: bool,
+    guard: Guard,
+}
+
+impl Connection {
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        self.was_cut = self.was_cut || Pin::new(&mut self.is_cut).poll(context).is_ready();
+        if self.was_cut {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "no request came on this connection"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.guard.begin_request();
+        self.guard.0.connections.num_open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl tonic::transport::server::Connected for Connection {
+    type ConnectInfo = Guard;
+
+    fn connect_info(&self) -> Guard {
+        self.guard.clone()
+    }
+}
+
+impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Gate>> for Guard {
+    fn connect_info(stream: axum::serve::IncomingStream<'_, Gate>) -> Self {
+        stream.remote_addr().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const NEVER: Duration = Duration::from_secs(3600);
+
+    fn gate(limits: Limits) -> (Gate, SocketAddr) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        (Gate::new(listener, limits).unwrap(), address)
+    }
+
+    async fn connected(gate: &mut Gate, address: SocketAddr) -> (TcpStream, Connection) {
+        let (peer, connection) = tokio::join!(TcpStream::connect(address), gate.next());
+        (peer.unwrap(), connection)
+    }
+
+    async fn is_open(peer: &mut TcpStream, connection: &mut Connection) -> bool {
+        peer.write_all(b"x").await.unwrap();
+        connection.read_u8().await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_connection_without_a_request_is_closed_and_one_with_a_request_is_not() {
+        let silence = Duration::from_secs(10);
+        let (mut gate, address) = gate(Limits { silence, silent_per_address: 9, silent: 9, open: 9 });
+        let (mut silent_peer, mut silent) = connected(&mut gate, address).await;
+        let (mut asking_peer, mut asking) = connected(&mut gate, address).await;
+        asking.guard.begin_request();
+        gate.connections.close_overdue(Instant::now() + silence - Duration::from_millis(1));
+        assert!(is_open(&mut silent_peer, &mut silent).await);
+        gate.connections.close_overdue(Instant::now() + 2 * silence);
+        assert!(!is_open(&mut silent_peer, &mut silent).await);
+        assert!(is_open(&mut asking_peer, &mut asking).await);
+        asking.guard.end_request();
+        gate.connections.close_overdue(Instant::now() + 2 * silence);
+        assert!(!is_open(&mut asking_peer, &mut asking).await, "the page's deadline begins again after an answer");
+    }
+
+    #[tokio::test]
+    async fn the_oldest_silent_connection_makes_room_and_none_in_use_does() {
+        let (mut gate, address) = gate(Limits { silence: NEVER, silent_per_address: 2, silent: 9, open: 4 });
+        let mut asking = connected(&mut gate, address).await;
+        asking.1.guard.begin_request();
+        let mut silent = Vec::new();
+        for _ in 0..4 {
+            silent.push(connected(&mut gate, address).await);
+        }
+        for (index, (peer, connection)) in silent.iter_mut().enumerate() {
+            assert_eq!(is_open(peer, connection).await, index >= 2, "{index}");
+        }
+        assert!(is_open(&mut asking.0, &mut asking.1).await);
+        drop(silent);
+        assert_eq!(gate.connections.silent().len(), 0);
+        assert_eq!(gate.connections.num_open.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn nobody_is_closed_for_a_connection_that_finds_no_room() {
+        let (mut gate, address) = gate(Limits { silence: NEVER, silent_per_address: 2, silent: 2, open: 2 });
+        let mut asking = Vec::new();
+        for _ in 0..2 {
+            let (peer, connection) = connected(&mut gate, address).await;
+            connection.guard.begin_request();
+            asking.push((peer, connection));
+        }
+        let accepting = tokio::spawn(async move { drop(gate.next().await) });
+        let mut refused = TcpStream::connect(address).await.unwrap();
+        assert_eq!(refused.read(&mut [0; 8]).await.unwrap_or(0), 0, "it is closed");
+        accepting.abort();
+        for (peer, connection) in &mut asking {
+            assert!(is_open(peer, connection).await);
+        }
+    }
+}
