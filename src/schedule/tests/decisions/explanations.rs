@@ -140,7 +140,7 @@ fn a_failed_trial_says_whether_it_is_ever_tried_again() {
     world.fail(&started, FailureClass::BadInput).expect("it is current");
     let explanation = text(&world, started.2);
     assert!(explanation.contains("attempt 1 ended as bad_input: BadInput for a test"), "{explanation}");
-    assert!(explanation.contains("bad_input is never tried again by itself; `orchestrator retry --failed a`"));
+    assert!(explanation.contains("bad_input is never tried again by itself; `orchestrator retry a`"));
 }
 
 #[test]
