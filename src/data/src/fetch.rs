@@ -130,6 +130,13 @@ fn get(url: &str, path: &Path, max_bytes: u64, on_progress: &mut dyn FnMut(Fetch
     if path.exists() {
         return Ok(());
     }
+    if let Some(variable) = socks_proxy(url, &|name| std::env::var(name).ok()) {
+        let reason = format!(
+            "{variable} names a SOCKS proxy, which is not supported: unset it, or set HTTPS_PROXY to an HTTP proxy \
+             (http://HOST:PORT)"
+        );
+        return Err(Error::Download { url: url.to_owned(), reason });
+    }
     let part = path.with_file_name(format!("{}.part", path.file_name().unwrap_or_default().to_string_lossy()));
     let config = ureq::Agent::config_builder()
         .timeout_connect(Some(CONNECT_TIMEOUT))
@@ -155,6 +162,23 @@ fn get(url: &str, path: &Path, max_bytes: u64, on_progress: &mut dyn FnMut(Fetch
         }
     }
     std::fs::rename(&part, path).map_err(Error::io("move", path))
+}
+
+/// The variable that names a SOCKS proxy, where the download would ask for one: the first that is set decides, and hosts in
+/// NO_PROXY are reached directly.
+fn socks_proxy(url: &str, variable: &dyn Fn(&str) -> Option<String>) -> Option<&'static str> {
+    const VARIABLES: [&str; 6] = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
+    let set = VARIABLES.into_iter().find_map(|name| Some((name, variable(name).filter(|value| !value.is_empty())?)));
+    let (name, _) = set.filter(|(_, value)| value.to_ascii_lowercase().starts_with("socks"))?;
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = rest.split(['/', ':']).next().unwrap_or_default();
+    let direct = ["NO_PROXY", "no_proxy"].into_iter().find_map(variable).unwrap_or_default();
+    let is_direct = |entry: &str| {
+        let suffix = entry.trim_start_matches('*');
+        entry == "*" || host == suffix.trim_start_matches('.') || (suffix.starts_with('.') && host.ends_with(suffix))
+    };
+    let excepted = direct.split(',').map(str::trim).filter(|entry| !entry.is_empty()).any(is_direct);
+    (!excepted).then_some(name)
 }
 
 enum Attempt {
@@ -278,4 +302,28 @@ fn install_archive(archive: &Path, workplace: &Path, root: &Path, max_bytes: u64
     std::fs::remove_dir_all(&staging).map_err(Error::io("remove", &staging))?;
     std::fs::remove_file(archive).map_err(Error::io("remove", archive))?;
     Ok(installed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socks_proxy_is_named_by_its_variable() {
+        let found = |set: &[(&str, &str)]| {
+            let variable =
+                |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+            socks_proxy("https://data.example.org:443/a.tar", &variable)
+        };
+        assert_eq!(found(&[]), None);
+        assert_eq!(found(&[("HTTPS_PROXY", "http://proxy:3128")]), None);
+        assert_eq!(found(&[("ALL_PROXY", "socks5h://user:secret@proxy:1080")]), Some("ALL_PROXY"));
+        assert_eq!(found(&[("https_proxy", "SOCKS4://proxy:1080"), ("ALL_PROXY", "")]), Some("https_proxy"));
+        assert_eq!(found(&[("ALL_PROXY", "http://proxy"), ("HTTPS_PROXY", "socks5://proxy")]), None);
+        for direct in ["*", "data.example.org", ".example.org", "*.example.org", "x, data.example.org"] {
+            assert_eq!(found(&[("ALL_PROXY", "socks5://proxy"), ("NO_PROXY", direct)]), None, "{direct}");
+        }
+        let other = [("ALL_PROXY", "socks5://proxy"), ("no_proxy", "example.com")];
+        assert_eq!(found(&other), Some("ALL_PROXY"));
+    }
 }

@@ -1,5 +1,5 @@
-//! What a trainer writes to stderr: kept in a file per attempt, for people, and its tail in memory, for failures. It is
-//! read on a thread of its own, because a file system that hangs must not hold up heartbeats.
+//! What a trainer writes to stderr, without colours: kept in a file per attempt, for people, and its tail in memory, for
+//! failures. It is read on a thread of its own, because a file system that hangs must not hold up heartbeats.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::ChildStderr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anstream::adapter::StripBytes;
 use tokio::sync::oneshot;
 
 /// Of a failure's message.
@@ -31,6 +32,8 @@ struct Shared {
     path: Option<PathBuf>,
     file: Option<File>,
     written: u64,
+    /// Removes escape sequences, also those that two reads share.
+    colours: StripBytes,
 }
 
 impl StderrLog {
@@ -56,6 +59,7 @@ impl StderrLog {
         shared.file = None;
         shared.written = 0;
         shared.tail.clear();
+        shared.colours = StripBytes::new();
     }
 
     /// Waits until the last writer has closed it; to be called when no process of the trainer is left.
@@ -81,10 +85,11 @@ impl Tail {
 
 impl Shared {
     fn take(&mut self, bytes: &[u8]) {
-        self.tail.extend(bytes);
+        let plain: Vec<u8> = self.colours.strip_next(bytes).flatten().copied().collect();
+        self.tail.extend(&plain);
         let excess = self.tail.len().saturating_sub(TAIL_BYTES);
         self.tail.drain(..excess);
-        if let Err(error) = self.write(bytes) {
+        if let Err(error) = self.write(&plain) {
             tracing::warn!(%error, path = ?self.path, "cannot keep a trainer's stderr");
             self.path = None;
             self.file = None;
@@ -108,5 +113,26 @@ impl Shared {
             file.write_all(b"\n(cut here: the limit of a log file is reached)\n")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_removed_from_log_and_tail() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logs/attempt-1.stderr");
+        let mut shared = Shared { path: Some(path.clone()), ..Shared::default() };
+        let text = "\x1b[2m12:00\x1b[0m \x1b[33m WARN\x1b[0m größer\n\ttwo\n";
+        // as reads may cut it anywhere
+        for byte in text.bytes() {
+            shared.take(&[byte]);
+        }
+        let plain = "12:00  WARN größer\n\ttwo\n";
+        assert_eq!(fs::read_to_string(&path).unwrap(), plain);
+        let tail: Vec<u8> = shared.tail.iter().copied().collect();
+        assert_eq!(String::from_utf8(tail).unwrap(), plain);
     }
 }
