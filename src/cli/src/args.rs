@@ -79,9 +79,9 @@ pub enum Command {
     Cancel(SweepArgs),
     /// Try the failed trials of a sweep again, or train finished ones again on purpose
     Retry(RetryArgs),
-    /// Give a worker no new work; what runs there finishes
+    /// Give a worker or a host no new work; what runs there finishes, then its workers leave
     Drain(DrainArgs),
-    /// Trust a drained host again
+    /// Give a drained worker or host work again; a worker that has not left stays
     Undrain(UndrainArgs),
     /// Data sets: where they come from, whether they are there, what is in them
     #[command(subcommand)]
@@ -359,9 +359,9 @@ pub struct RetryArgs {
 
 #[derive(Debug, Args)]
 pub struct DrainArgs {
-    /// The worker, as `orchestrator status` shows it
-    #[arg(value_name = "WORKER")]
-    pub worker: String,
+    /// A worker or a host, as `orchestrator status` shows them
+    #[arg(value_name = "NAME")]
+    pub name: String,
     /// Shown to everyone who asks why
     #[arg(long, value_name = "TEXT", default_value = "drained by a user")]
     pub reason: String,
@@ -371,9 +371,9 @@ pub struct DrainArgs {
 
 #[derive(Debug, Args)]
 pub struct UndrainArgs {
-    /// The host, as `orchestrator status` shows it
-    #[arg(value_name = "HOST")]
-    pub host: String,
+    /// A worker or a host, as `orchestrator status` shows them
+    #[arg(value_name = "NAME")]
+    pub name: String,
     #[command(flatten)]
     pub target: Target,
 }

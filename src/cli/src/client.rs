@@ -129,15 +129,15 @@ impl Client {
         self.answer("asking about the cell", reply)
     }
 
-    pub async fn drain(&mut self, worker: &str, reason: &str) -> Result<(), ExpectedError> {
-        let message = v1::DrainRequest { worker: worker.to_owned(), reason: reason.to_owned() };
+    pub async fn drain(&mut self, name: &str, reason: &str) -> Result<(), ExpectedError> {
+        let message = v1::DrainRequest { worker: name.to_owned(), reason: reason.to_owned() };
         let reply = self.control.drain(self.request(message)).await;
-        self.answer("draining the worker", reply).map(|_| ())
+        self.answer("draining", reply).map(|_| ())
     }
 
-    pub async fn undrain(&mut self, host: &str) -> Result<(), ExpectedError> {
-        let reply = self.control.undrain(self.request(v1::UndrainRequest { host: host.to_owned() })).await;
-        self.answer("undraining the host", reply).map(|_| ())
+    pub async fn undrain(&mut self, name: &str) -> Result<(), ExpectedError> {
+        let reply = self.control.undrain(self.request(v1::UndrainRequest { host: name.to_owned() })).await;
+        self.answer("undraining", reply).map(|_| ())
     }
 
     /// What an error in the middle of a stream means.

@@ -215,9 +215,9 @@ impl Owner {
                 (Input::Retry { sweep, which }, After::Change(Asked::Count(reply)))
             }
             Change::Drain { worker, reason, reply } => {
-                (Input::Drain { worker: WorkerId(worker.into()), reason }, After::Change(Asked::Done(reply)))
+                (Input::Drain { name: worker, reason }, After::Change(Asked::Done(reply)))
             }
-            Change::Undrain { host, reply } => (Input::Undrain { host }, After::Change(Asked::Done(reply))),
+            Change::Undrain { host, reply } => (Input::Undrain { name: host }, After::Change(Asked::Done(reply))),
         })
     }
 
@@ -409,7 +409,10 @@ impl Asked {
 fn status_of(rejected: &Rejected) -> Status {
     let text = rejected.to_string();
     match rejected {
-        Rejected::UnknownSweep(_) | Rejected::UnknownWorker(_) | Rejected::UnknownHost(_) => Status::not_found(text),
+        Rejected::UnknownSweep(_)
+        | Rejected::UnknownWorker(_)
+        | Rejected::UnknownPlace(_)
+        | Rejected::HasLeft { .. } => Status::not_found(text),
         Rejected::OtherBuild { .. } | Rejected::StaleConnection { .. } | Rejected::StaleAttempt { .. } => {
             Status::failed_precondition(text)
         }

@@ -1,7 +1,7 @@
 //! Questions that change nothing, answered between two turns.
 
 use protocol::v1;
-use schedule::state::WorkerState;
+use schedule::state::{Presence, WorkerState};
 use sweep::{NotATrial, TrialId, TrialPrefix};
 use tonic::Status;
 
@@ -9,8 +9,9 @@ use crate::message::Read;
 use crate::owner::Owner;
 use crate::status;
 
-/// Workers that are gone stay in the state for ever; `status` shows the latest of them.
+/// Workers that are gone stay in the state for ever; `status` shows the latest of them, for a day.
 const GONE_SHOWN: usize = 20;
+const GONE_SHOWN_MS: u64 = 24 * 3600 * 1000;
 
 impl Owner {
     pub(crate) fn read(&mut self, read: Read) {
@@ -53,7 +54,14 @@ impl Owner {
         let sweeps = wanted.filter_map(|name| status::sweep(&self.state, &self.config, name, now)).collect();
         let mut workers: Vec<_> = self.state.workers.iter().collect();
         let is_gone = |(_, worker): &(_, &WorkerState)| worker.is_gone();
-        workers.sort_by_key(|(_, worker)| (worker.is_gone(), std::cmp::Reverse(worker.joined_at)));
+        let gone_at = |worker: &WorkerState| match worker.presence {
+            Presence::Gone { at, .. } => Some(at),
+            Presence::Present => None,
+        };
+        workers.retain(|(_, worker)| gone_at(worker).is_none_or(|at| now.saturating_sub(at) < GONE_SHOWN_MS));
+        workers.sort_by_key(|(_, worker)| {
+            (worker.is_gone(), std::cmp::Reverse(gone_at(worker).unwrap_or(worker.joined_at)))
+        });
         let num_present = workers.iter().filter(|worker| !is_gone(worker)).count();
         workers.truncate(num_present + GONE_SHOWN);
         let describe = |(id, _): (_, _)| {

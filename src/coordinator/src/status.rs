@@ -53,7 +53,7 @@ pub fn worker(state: &State, config: &Config, id: &WorkerId, now: Millis) -> Opt
     let connected = state.live.connected.contains_key(id);
     let host_drained = state.hosts.get(&entry.info.host).and_then(|host| host.drained.clone());
     let (presence, reason) = match (&entry.presence, entry.draining.clone().or(host_drained)) {
-        (Presence::Gone { reason }, _) => ("gone", reason.clone()),
+        (Presence::Gone { reason, .. }, _) => ("gone", reason.clone()),
         (Presence::Present, _) if !connected || silent_ms > 3 * config.heartbeat_ms => {
             ("unreachable", format!("silent; its lease is {} s", config.lease_ms / 1000))
         }
@@ -68,7 +68,10 @@ pub fn worker(state: &State, config: &Config, id: &WorkerId, now: Millis) -> Opt
         slots: entry.slots.len() as u32,
         busy_slots: entry.slots.iter().flatten().count() as u32,
         slot_descriptions: slot_descriptions(entry, now),
-        silent_ms,
+        silent_ms: match entry.presence {
+            Presence::Gone { at, .. } => now.saturating_sub(at),
+            Presence::Present => silent_ms,
+        },
         // the streams know it
         work_dir_bytes: 0,
     })

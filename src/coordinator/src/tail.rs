@@ -117,6 +117,7 @@ impl Tails {
             Event::WorkerDraining { worker, reason } => {
                 self.note(&format!("worker {worker} takes no new work: {reason}"));
             }
+            Event::WorkerUndrained { worker } => self.note(&format!("worker {worker} gets work again")),
             Event::HostDrained { host, reason } => self.note(&format!("host {host} gets no more work: {reason}")),
             Event::HostUndrained { host } => self.note(&format!("host {host} gets work again")),
             Event::SlotBroken { worker, slot, reason, .. } => {

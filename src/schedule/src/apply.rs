@@ -58,7 +58,8 @@ pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
         }
         Event::WorkerJoined { worker, info, occupied } => worker_joined(state, worker, info, occupied, context),
         Event::WorkerDraining { worker, reason } => worker_draining(state, worker, reason),
-        Event::WorkerGone { worker, reason } => worker_gone(state, worker, reason),
+        Event::WorkerUndrained { worker } => worker_undrained(state, worker),
+        Event::WorkerGone { worker, reason } => worker_gone(state, worker, reason, context),
         Event::HostDrained { host, reason } => host_drained(state, host, reason),
         Event::HostUndrained { host } => host_undrained(state, host),
         Event::SlotFreed { worker, slot } => slot_freed(state, worker, *slot),
@@ -332,12 +333,20 @@ fn worker_draining(state: &mut State, worker: &WorkerId, reason: &str) -> Applie
     Ok(())
 }
 
-fn worker_gone(state: &mut State, worker: &WorkerId, reason: &str) -> Applied {
+fn worker_undrained(state: &mut State, worker: &WorkerId) -> Applied {
+    let entry = worker_mut(state, worker)?;
+    if entry.draining.take().is_none() {
+        return Err(format!("worker `{worker}` is undrained, but does not drain"));
+    }
+    Ok(())
+}
+
+fn worker_gone(state: &mut State, worker: &WorkerId, reason: &str, context: Context) -> Applied {
     if let Some((_, trial, _)) = state.current_attempts(worker).next() {
         return Err(format!("worker `{worker}` is gone, but trial {trial} runs there"));
     }
     let entry = worker_mut(state, worker)?;
-    entry.presence = Presence::Gone { reason: reason.to_owned() };
+    entry.presence = Presence::Gone { reason: reason.to_owned(), at: context.at };
     // what it still holds it will say itself, should it come back
     entry.slots.fill(None);
     Ok(())

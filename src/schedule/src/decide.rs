@@ -1,6 +1,6 @@
 //! What each input means, as events. Pure: they are facts only once they are journalled and applied.
 //!
-//! What worker's say is judged in `fleet.rs`; what people say, here. An input that means nothing gives no events; one
+//! What workers report is judged in `fleet.rs`; what people ask for, here. An input that means nothing gives no events; one
 //! that must not count is refused with a value. What follows from the state alone (placing trials, ending a search,
 //! the bad-node rule) is `plan.rs`.
 
@@ -11,7 +11,7 @@ use sweep::TrialId;
 use crate::config::Config;
 use crate::event::{Event, Input, Rejected, Retry};
 use crate::fleet;
-use crate::state::{Millis, Phase, State, SweepState, WorkerId, WorkerState};
+use crate::state::{Millis, Phase, Presence, State, SweepState, WorkerId, WorkerState};
 use crate::submission;
 
 pub fn decide(state: &State, config: &Config, input: &Input, now: Millis) -> Result<Vec<Event>, Rejected> {
@@ -19,8 +19,8 @@ pub fn decide(state: &State, config: &Config, input: &Input, now: Millis) -> Res
         Input::Submit { sweep } => submission::submitted(state, sweep).map(|(_, events)| events),
         Input::Cancel { sweep, reason } => cancel(state, sweep, reason),
         Input::Retry { sweep, which } => retry(state, sweep, which),
-        Input::Drain { worker, reason } => drain(state, worker, reason),
-        Input::Undrain { host } => undrain(state, host),
+        Input::Drain { name, reason } => drain(state, name, reason),
+        Input::Undrain { name } => undrain(state, name),
         Input::Connected { worker, connection, info, running, ended } => {
             let lists = fleet::Lists { info, running, ended };
             fleet::connected(state, config, worker, *connection, lists, now)
@@ -28,7 +28,7 @@ pub fn decide(state: &State, config: &Config, input: &Input, now: Millis) -> Res
         Input::Disconnected { worker, connection } => Ok(fleet::disconnected(state, worker, *connection)),
         Input::Heartbeat { worker, running } => fleet::heartbeat(state, config, worker, running, now),
         Input::Ended { worker, ended } => fleet::ended(state, config, worker, ended, now),
-        Input::Leaving { worker, reason } => drain(state, worker, reason),
+        Input::Leaving { worker, reason } => leaving(state, worker, reason),
         Input::Tick => Ok(fleet::expired_leases(state, config, now)),
     }
 }
@@ -69,22 +69,58 @@ fn retry_failed(state: &State, sweep: &str, entry: &SweepState) -> Vec<Event> {
     vec![Event::FailedTrialsRetried { sweep: sweep.to_owned() }]
 }
 
-fn drain(state: &State, worker: &WorkerId, reason: &str) -> Result<Vec<Event>, Rejected> {
-    let entry = present(state, worker)?;
-    if entry.draining.is_some() {
-        return Ok(Vec::new());
+fn drain(state: &State, name: &str, reason: &str) -> Result<Vec<Event>, Rejected> {
+    let present: Vec<_> = named(state, name).filter(|(_, entry)| !entry.is_gone()).collect();
+    let mut events = Vec::new();
+    match (state.hosts.get(name), named(state, name).next()) {
+        (Some(host), _) if host.drained.is_none() => {
+            events.push(Event::HostDrained { host: name.to_owned(), reason: reason.into() });
+        }
+        (Some(_), _) => {}
+        (None, None) => return Err(Rejected::UnknownPlace(name.to_owned())),
+        (None, Some((worker, entry))) => {
+            if let Presence::Gone { reason, .. } = &entry.presence {
+                return Err(Rejected::HasLeft { worker: worker.clone(), reason: reason.clone() });
+            }
+        }
     }
-    Ok(vec![Event::WorkerDraining { worker: worker.clone(), reason: reason.into() }])
+    let working = present.into_iter().filter(|(_, entry)| entry.draining.is_none());
+    events.extend(working.map(|(worker, _)| draining(worker, reason)));
+    Ok(events)
 }
 
-fn undrain(state: &State, host: &str) -> Result<Vec<Event>, Rejected> {
-    let entry = state.hosts.get(host).ok_or_else(|| Rejected::UnknownHost(host.to_owned()))?;
-    let mut workers = state.workers.values().filter(|worker| worker.info.host == host);
+/// A worker that leaves by itself takes no more work.
+fn leaving(state: &State, worker: &WorkerId, reason: &str) -> Result<Vec<Event>, Rejected> {
+    let entry = present(state, worker)?;
+    Ok(if entry.draining.is_some() { Vec::new() } else { vec![draining(worker, reason)] })
+}
+
+fn draining(worker: &WorkerId, reason: &str) -> Event {
+    Event::WorkerDraining { worker: worker.clone(), reason: reason.into() }
+}
+
+/// A worker by its id, or all that ever joined from a host.
+pub(crate) fn named<'a>(state: &'a State, name: &'a str) -> impl Iterator<Item = (&'a WorkerId, &'a WorkerState)> {
+    state.workers.iter().filter(move |(worker, entry)| *worker.0 == *name || entry.info.host == name)
+}
+
+fn undrain(state: &State, name: &str) -> Result<Vec<Event>, Rejected> {
+    let host_of_worker = named(state, name).next().map(|(_, entry)| entry.info.host.as_str());
+    let known = state.hosts.get_key_value(name).map(|(host, _)| host.as_str());
+    let Some(host) = known.or(host_of_worker) else { return Err(Rejected::UnknownPlace(name.to_owned())) };
+    let mut events = Vec::new();
+    let distrusted =
+        state.hosts.get(host).is_some_and(|entry| entry.drained.is_some() || !entry.broken_devices.is_empty());
+    let mut workers = named(state, host).map(|(_, worker)| worker);
     let holds_back = workers.any(|worker| !worker.broken_slots.is_empty() || !worker.pauses.is_empty());
-    if entry.drained.is_none() && entry.broken_devices.is_empty() && !holds_back {
-        return Ok(Vec::new());
+    if distrusted || holds_back {
+        events.push(Event::HostUndrained { host: host.to_owned() });
     }
-    Ok(vec![Event::HostUndrained { host: host.to_owned() }])
+    // a worker that has said that it leaves would refuse what it is given
+    let stays = |worker: &WorkerId, entry: &WorkerState| !entry.is_gone() && !state.live.leaving.contains(worker);
+    let drained = named(state, name).filter(|(worker, entry)| entry.draining.is_some() && stays(worker, entry));
+    events.extend(drained.map(|(worker, _)| Event::WorkerUndrained { worker: worker.clone() }));
+    Ok(events)
 }
 
 /// A worker whose word counts: one that is gone must connect again first, with its lists.

@@ -6,6 +6,7 @@
 
 use sweep::{AttemptNo, TrialId};
 
+use crate::decide::named;
 use crate::event::{Effect, Event, Input, Recorded, Rejected};
 use crate::state::{State, WorkerId};
 
@@ -33,6 +34,7 @@ pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
             Event::FailedTrialsRetried { .. }
             | Event::WorkerJoined { .. }
             | Event::WorkerDraining { .. }
+            | Event::WorkerUndrained { .. }
             | Event::HostDrained { .. }
             | Event::HostUndrained { .. }
             | Event::AttemptSucceeded { .. }
@@ -66,17 +68,22 @@ pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> 
             let reason = "its lease ran out, or it never joined: connect again".to_owned();
             vec![Effect::Disconnect { worker: worker.clone(), reason }]
         }
-        // durable now, or too late to matter: nobody needs to hear it again
-        (Input::Ended { worker, ended }, _) => vec![acknowledge(worker, ended.trial, ended.attempt)],
+        // durable now, or too late to matter: nobody needs to report it again
+        (Input::Ended { worker, ended }, _) => {
+            std::iter::once(acknowledge(worker, ended.trial, ended.attempt)).chain(drain(state, worker)).collect()
+        }
         (Input::Heartbeat { worker, running }, Ok(())) => {
-            running.iter().filter_map(|said| stop(state, worker, said.trial, said.attempt)).collect()
+            let stopped = running.iter().filter_map(|said| stop(state, worker, said.trial, said.attempt));
+            stopped.chain(drain(state, worker)).collect()
         }
         (Input::Connected { worker, running, ended, .. }, Ok(())) => {
             let acknowledged = ended.iter().map(|ended| acknowledge(worker, ended.trial, ended.attempt));
             let stopped = running.iter().filter_map(|said| stop(state, worker, said.trial, said.attempt));
             acknowledged.chain(stopped).chain(drain(state, worker)).collect()
         }
-        (Input::Drain { worker, .. }, Ok(())) => drain(state, worker).into_iter().collect(),
+        (Input::Drain { name, .. }, Ok(())) => {
+            named(state, name).filter_map(|(worker, _)| drain(state, worker)).collect()
+        }
         (
             Input::Submit { .. }
             | Input::Cancel { .. }
@@ -105,7 +112,11 @@ fn stop(state: &State, worker: &WorkerId, trial: TrialId, attempt: AttemptNo) ->
     Some(Effect::Stop { worker: worker.clone(), trial, attempt, reason: reason.to_owned() })
 }
 
+/// The order to end, for a draining worker that holds nothing any more. Until then it is not told, so that `undrain` can
+/// change its mind.
 fn drain(state: &State, worker: &WorkerId) -> Option<Effect> {
-    let reason = state.workers.get(worker)?.draining.clone()?;
+    let entry =
+        state.workers.get(worker).filter(|entry| !entry.is_gone() && entry.slots.iter().all(Option::is_none))?;
+    let reason = entry.draining.clone()?;
     Some(Effect::Drain { worker: worker.clone(), reason })
 }

@@ -25,12 +25,14 @@ pub enum Input {
         sweep: String,
         which: Retry,
     },
+    /// `name`: a worker, or a host with all its workers.
     Drain {
-        worker: WorkerId,
+        name: String,
         reason: Line,
     },
+    /// Undoes `Drain`, and what the bad-node rule and broken devices did. `name`: a worker or a host.
     Undrain {
-        host: String,
+        name: String,
     },
     /// A stream was opened. `running` and `ended` are the worker's whole knowledge: what the coordinator believes
     /// beyond `running` is lost, what is in `ended` and still current is accepted.
@@ -134,6 +136,10 @@ pub enum Event {
     WorkerDraining {
         worker: WorkerId,
         reason: Line,
+    },
+    /// It takes work again. One that was told to leave, or leaves by itself, leaves all the same.
+    WorkerUndrained {
+        worker: WorkerId,
     },
     WorkerGone {
         worker: WorkerId,
@@ -244,8 +250,10 @@ pub enum Rejected {
     UnknownSweep(String),
     #[error("no worker `{0}` has joined")]
     UnknownWorker(WorkerId),
-    #[error("no host `{0}` is known")]
-    UnknownHost(String),
+    #[error("no worker and no host is named `{0}`: `orchestrator status` lists them")]
+    UnknownPlace(String),
+    #[error("worker `{worker}` has left ({reason}): nothing is left to drain")]
+    HasLeft { worker: WorkerId, reason: String },
     #[error(
         "worker `{worker}` is of build `{worker_build}`, the coordinator of `{coordinator_build}`: start it from the same build"
     )]

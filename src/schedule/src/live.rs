@@ -18,6 +18,8 @@ pub fn observe(state: &mut State, input: &Input, now: Millis) {
         Input::Connected { worker, connection, running, .. } => {
             state.live.connected.insert(worker.clone(), *connection);
             state.live.newest_connection.insert(worker.clone(), *connection);
+            // one that leaves says so again
+            state.live.leaving.remove(worker);
             heard(state, worker, now);
             progressed(state, running, now);
         }
@@ -38,7 +40,10 @@ pub fn observe(state: &mut State, input: &Input, now: Millis) {
                 state.live.progress.remove(&ended.trial);
             }
         }
-        Input::Leaving { worker, .. } => heard(state, worker, now),
+        Input::Leaving { worker, .. } => {
+            state.live.leaving.insert(worker.clone());
+            heard(state, worker, now);
+        }
         Input::Tick => forget_the_gone(state),
         Input::Submit { .. }
         | Input::Cancel { .. }
@@ -116,6 +121,7 @@ fn forget_the_gone(state: &mut State) {
     let present = |worker: &WorkerId| workers.get(worker).is_some_and(|entry| !entry.is_gone());
     live.connected.retain(|worker, _| present(worker));
     live.last_heard.retain(|worker, _| present(worker));
+    live.leaving.retain(|worker| present(worker));
     live.progress.retain(|id, known| {
         let attempt = trials.get(id).and_then(|trial| trial.attempt(known.attempt));
         attempt.is_some_and(|attempt| attempt.ended.is_none())

@@ -222,7 +222,7 @@ pub enum Presence {
     /// Its lease runs; see `Live` for how long.
     Present,
     /// Its lease ran out or it said goodbye. It may come back, with `Connected`.
-    Gone { reason: String },
+    Gone { reason: String, at: Millis },
 }
 
 /// What a worker announces when it connects.
@@ -303,6 +303,8 @@ pub struct Live {
     /// The newest stream number seen of each worker.
     pub newest_connection: BTreeMap<WorkerId, u64>,
     pub last_heard: BTreeMap<WorkerId, Millis>,
+    /// Workers that have said on their open stream that they leave.
+    pub leaving: BTreeSet<WorkerId>,
     pub progress: BTreeMap<TrialId, LiveProgress>,
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sweep::{Trainer, TrialId};
 
 use crate::plan::{Placing, failed_hosts, is_usable};
-use crate::state::{Millis, Phase, SlotIndex, State, TrialState, WorkerId, WorkerState};
+use crate::state::{Millis, Phase, Presence, SlotIndex, State, TrialState, WorkerId, WorkerState};
 
 /// Why a waiting trial was not placed; the worst for its sweep first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -247,7 +247,7 @@ pub(crate) fn because(state: &State, trial: &TrialState, reason: WaitReason, now
 fn slots_broken(state: &State, trial: &TrialState) -> String {
     match first_of(broken_slots(state), trial) {
         Some((first, host)) => format!(
-            "every slot of {} is broken: {first}; mend it, then `orchestrator undrain {host}`",
+            "every slot of {} is broken: {first}; fix it, then `orchestrator undrain {host}`",
             plural(trial.devices, "device")
         ),
         None => no_workers(state),
@@ -282,9 +282,23 @@ fn no_workers(state: &State) -> String {
         (false, Some((host, reason)), _) => {
             format!("host `{host}` is drained ({reason}): `orchestrator undrain {host}` lets it work again")
         }
-        (false, None, Some((worker, reason))) => format!("worker `{worker}` takes no new work: {reason}"),
+        (false, None, Some((worker, reason))) => {
+            format!(
+                "worker `{worker}` takes no new work ({reason}): `orchestrator undrain {worker}` lets it work again"
+            )
+        }
         (false, None, None) => "no worker is connected at the moment".to_owned(),
-        (true, ..) => "no worker has joined: start one with `orchestrator worker --coordinator URL`".to_owned(),
+        (true, ..) => {
+            let last = state.workers.values().filter_map(|entry| match &entry.presence {
+                Presence::Gone { reason, at } => Some((at, &entry.info.host, reason)),
+                Presence::Present => None,
+            });
+            let which = match last.max() {
+                None => "no worker has joined".to_owned(),
+                Some((_, host, reason)) => format!("every worker has left, the last one from {host} ({reason})"),
+            };
+            format!("{which}: start one with `orchestrator worker --coordinator URL`")
+        }
     }
 }
 

@@ -1,14 +1,22 @@
 //! Commands that change what a coordinator does: cancel, retry, drain, undrain. Where no coordinator runs on the state
 //! directory, one is started for the moment, so that the change is in the journal for the next.
 
+use std::time::Duration;
+
+use protocol::v1::WorkerStatus;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::args::{DrainArgs, RetryArgs, SweepArgs, Target, UndrainArgs};
 use crate::client::Client;
 use crate::commands::serve::Embedded;
 use crate::exit::{ExpectedError, Outcome};
-use crate::offline;
 use crate::output::{Output, SCHEMA, counted};
+use crate::{offline, rendezvous};
+
+/// How long another command that has taken the state directory may need until its coordinator answers, or is gone.
+const PATIENCE: Duration = Duration::from_secs(20);
+const AGAIN: Duration = Duration::from_millis(100);
 
 pub async fn cancel(arguments: &SweepArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let sweep = &arguments.sweep;
@@ -46,26 +54,48 @@ pub async fn retry(arguments: &RetryArgs, output: Output) -> Result<Outcome, Exp
 }
 
 pub async fn drain(arguments: &DrainArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let worker = &arguments.worker;
+    let name = &arguments.name;
     let mut asked = Asked::of(&arguments.target).await?;
-    let drained = asked.client.drain(worker, &arguments.reason).await;
+    let drained = asked.client.drain(name, &arguments.reason).await;
+    let workers = asked.workers(name).await;
     asked.end().await?;
     drained?;
+    let leaves = |worker: &WorkerStatus| match worker.busy_slots {
+        0 => format!("{}: leaves now\n", worker.worker),
+        busy => format!("{}: leaves when {} finished\n", worker.worker, have(busy)),
+    };
     output.print(
-        || format!("{worker} gets no new work\n"),
-        || json!({ "schema": SCHEMA, "worker": worker, "reason": arguments.reason }),
+        || format!("{name} gets no new work\n") + &workers.iter().map(leaves).collect::<String>(),
+        || json!({ "schema": SCHEMA, "name": name, "reason": arguments.reason, "workers": names(&workers) }),
     )?;
     Ok(Outcome::Complete)
 }
 
 pub async fn undrain(arguments: &UndrainArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let host = &arguments.host;
+    let name = &arguments.name;
     let mut asked = Asked::of(&arguments.target).await?;
-    let undrained = asked.client.undrain(host).await;
+    let undrained = asked.client.undrain(name).await;
+    let workers = asked.workers(name).await;
     asked.end().await?;
     undrained?;
-    output.print(|| format!("{host} is trusted again\n"), || json!({ "schema": SCHEMA, "host": host }))?;
+    let works = |worker: &WorkerStatus| match worker.presence.as_str() {
+        "draining" => format!("{}: leaves all the same ({})\n", worker.worker, worker.reason),
+        _ => format!("{}: gets work again\n", worker.worker),
+    };
+    output.print(
+        || format!("{name} is trusted again\n") + &workers.iter().map(works).collect::<String>(),
+        || json!({ "schema": SCHEMA, "name": name, "workers": names(&workers) }),
+    )?;
     Ok(Outcome::Complete)
+}
+
+/// `1 trial has`, `2 trials have`
+fn have(count: u32) -> String {
+    format!("{} {}", counted(u64::from(count), "trial"), if count == 1 { "has" } else { "have" })
+}
+
+fn names(workers: &[WorkerStatus]) -> Vec<&str> {
+    workers.iter().map(|worker| worker.worker.as_str()).collect()
 }
 
 /// Whoever takes the command.
@@ -76,15 +106,35 @@ struct Asked {
 
 impl Asked {
     async fn of(target: &Target) -> Result<Self, ExpectedError> {
-        if let Some(client) = offline::live(target).await? {
-            return Ok(Self { client, momentary: None });
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(client) = offline::live(target).await? {
+                return Ok(Self { client, momentary: None });
+            }
+            if let Err(journal::Error::Missing { .. }) = journal::read(&target.state_dir) {
+                return Err(offline::nothing_there(target));
+            }
+            match Embedded::without_worker(&target.state_dir).await {
+                // another command starts or ends there: its coordinator answers soon, or is gone
+                Err(ExpectedError::Taken(_))
+                    if Instant::now() < deadline && rendezvous::left_elsewhere(&target.state_dir).is_none() =>
+                {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Err(error) => return Err(error),
+                Ok(embedded) => {
+                    let client = Client::connect(&embedded.address, Some(embedded.token.clone())).await?;
+                    return Ok(Self { client, momentary: Some(embedded) });
+                }
+            }
         }
-        if let Err(journal::Error::Missing { .. }) = journal::read(&target.state_dir) {
-            return Err(offline::nothing_there(target));
-        }
-        let embedded = Embedded::without_worker(&target.state_dir).await?;
-        let client = Client::connect(&embedded.address, Some(embedded.token.clone())).await?;
-        Ok(Self { client, momentary: Some(embedded) })
+    }
+
+    /// The workers of this name or host that are there. Only to be shown: an answer that does not come is no error.
+    async fn workers(&mut self, name: &str) -> Vec<WorkerStatus> {
+        let workers = self.client.status(None).await.map(|reply| reply.workers).unwrap_or_default();
+        let meant = |worker: &WorkerStatus| worker.presence != "gone" && (worker.worker == name || worker.host == name);
+        workers.into_iter().filter(meant).collect()
     }
 
     async fn end(self) -> Result<(), ExpectedError> {

@@ -31,8 +31,8 @@ fn a_waiting_trial_says_for_what() {
     );
     let worker = world.join("w", 1);
     assert!(text(&world, id).contains("needs a slot of 2 devices, and the largest offered has 1"));
-    world.give(Input::Drain { worker, reason: "maintenance".into() }).expect("it joined");
-    assert!(text(&world, id).contains("worker `w` takes no new work: maintenance"));
+    world.give(Input::Drain { name: worker.to_string(), reason: "maintenance".into() }).expect("it joined");
+    assert!(text(&world, id).contains("host `w` is drained (maintenance)"));
 }
 
 fn sweep_waits(world: &World, sweep: &str) -> Option<(WaitReason, String)> {
@@ -50,12 +50,12 @@ fn broken_slots_are_named_with_what_lets_them_work_again() {
     assert_eq!(sweep_waits(&world, "a"), None, "its own trial runs");
     world.fail(&started[1], FailureClass::BadDevice).expect("it is current");
     let because = "every slot of 1 device is broken: slot 0 of worker `w`: BadDevice for a test (1 more: \
-                   `orchestrator status`); mend it, then `orchestrator undrain w`";
+                   `orchestrator status`); fix it, then `orchestrator undrain w`";
     assert_eq!(sweep_waits(&world, "a"), Some((WaitReason::SlotsBroken, because.to_owned())));
     for id in world.state.trials.keys() {
         assert!(text(&world, *id).contains(because), "{}", text(&world, *id));
     }
-    world.give(Input::Undrain { host: "w".into() }).expect("it is known");
+    world.give(Input::Undrain { name: "w".into() }).expect("it is known");
     assert!(sweep_waits(&world, "a").is_none_or(|(reason, _)| !reason.is_lasting()));
 }
 

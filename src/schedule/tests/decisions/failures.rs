@@ -109,7 +109,7 @@ fn a_broken_device_takes_its_slot_out_of_use_on_this_and_later_workers() {
     // another process on the same node has the same broken device
     world.connect(&WorkerId("second".into()), gpus, &[], &[]).expect("it may join");
     assert!(world.started().iter().all(|(_, slot, ..)| *slot != bad.1));
-    world.give(Input::Undrain { host: "node".into() }).expect("the host is known");
+    world.give(Input::Undrain { name: "node".into() }).expect("the host is known");
     assert!(!world.started().is_empty());
 }
 
@@ -292,7 +292,7 @@ fn a_host_that_fails_what_succeeds_elsewhere_is_drained_and_can_come_back() {
     }
     world.restart();
     assert!(world.state.hosts["bad"].drained.is_some());
-    world.give(Input::Undrain { host: "bad".into() }).expect("the host is known");
+    world.give(Input::Undrain { name: "bad".into() }).expect("the host is known");
     assert!(world.state.hosts["bad"].drained.is_none());
 }
 

@@ -1,7 +1,7 @@
 //! Leases, streams, reconciliation, fencing, stalls.
 
 use schedule::event::{Effect, EndedAttempt, Event, Input, Outcome, Recorded, Rejected};
-use schedule::state::{Phase, Presence, WorkerId};
+use schedule::state::{Phase, Presence, WorkerId, WorkerInfo};
 use schedule::{next_deadline, turn};
 use sweep::record::FailureClass;
 
@@ -221,14 +221,90 @@ fn an_outcome_from_a_worker_that_was_not_given_the_attempt_is_refused() {
 fn a_drained_worker_that_hangs_up_empty_is_gone_at_once_and_drains_on_if_it_returns() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
-    world.give(Input::Drain { worker: worker.clone(), reason: "maintenance".into() }).expect("it joined");
+    drain(&mut world, &worker.0);
     let told = Effect::Drain { worker: worker.clone(), reason: "maintenance".into() };
-    assert!(world.effects.contains(&told));
+    assert!(!world.effects.contains(&told), "it finishes what runs, and may be undrained until then");
     world.finish(&first).expect("it is current");
+    assert!(world.effects.contains(&told));
     world.give(Input::Disconnected { worker: worker.clone(), connection: 1 }).expect("always");
     assert!(world.state.workers[&worker].is_gone());
     world.connect(&worker, info("w", 1, 1), &[], &[]).expect("it may return");
     assert!(world.effects.contains(&told));
+}
+
+fn drain(world: &mut World, name: &str) {
+    world.give(Input::Drain { name: name.to_owned(), reason: "maintenance".into() }).expect("it is known");
+}
+
+fn undrain(world: &mut World, name: &str) {
+    world.give(Input::Undrain { name: name.to_owned() }).expect("it is known");
+}
+
+fn on_host(world: &mut World, name: &str) -> WorkerId {
+    let worker = WorkerId(name.into());
+    let info = WorkerInfo { host: "host".into(), ..info(name, 1, 1) };
+    world.connect(&worker, info, &[], &[]).expect("it joins");
+    worker
+}
+
+/// By the worker's name or its host's, in any combination.
+#[test]
+fn an_undrained_worker_that_has_not_left_stays_and_works_on() {
+    for (drained, undrained) in [("w", "w"), ("w", "host"), ("host", "w"), ("host", "host")] {
+        let mut world = World::new();
+        on_host(&mut world, "w");
+        world.submit(grid("a", 2, 1, ""));
+        let first = world.started()[0].clone();
+        drain(&mut world, drained);
+        undrain(&mut world, undrained);
+        world.finish(&first).expect("it is current");
+        assert_eq!(world.started().len(), 1, "{drained}, {undrained}: the next trial follows");
+        let told = world.effects.iter().any(|effect| matches!(effect, Effect::Drain { .. }));
+        assert!(!told, "{drained}, {undrained}: it was told to leave");
+    }
+}
+
+#[test]
+fn a_drained_host_gives_no_work_to_its_later_workers_either() {
+    let mut world = World::new();
+    let early = ["one", "two"].map(|name| on_host(&mut world, name));
+    drain(&mut world, "host");
+    for worker in early {
+        let told = Effect::Drain { worker, reason: "maintenance".into() };
+        assert!(world.effects.contains(&told), "an idle one leaves at once: {told:?}");
+    }
+    on_host(&mut world, "three");
+    world.submit(grid("a", 1, 1, ""));
+    assert_eq!(world.started(), []);
+    undrain(&mut world, "three");
+    assert_eq!(world.started().len(), 1, "{:?}", world.state.hosts);
+}
+
+#[test]
+fn a_worker_that_leaves_by_itself_is_not_kept_by_undrain() {
+    let mut world = World::new();
+    let (worker, _) = one_running(&mut world);
+    world.give(Input::Leaving { worker: worker.clone(), reason: "SIGTERM".into() }).expect("it joined");
+    undrain(&mut world, &worker.0);
+    assert!(world.state.workers[&worker].draining.is_some());
+    // after a restart its next word tells the same
+    world.restart();
+    world.connect(&worker, info("w", 1, 1), &[], &[]).expect("it may return");
+    world.give(Input::Leaving { worker: worker.clone(), reason: "SIGTERM".into() }).expect("it joined");
+    undrain(&mut world, &worker.0);
+    assert!(world.state.workers[&worker].draining.is_some());
+}
+
+#[test]
+fn a_worker_that_has_left_cannot_be_drained() {
+    let mut world = World::new();
+    let worker = on_host(&mut world, "w");
+    let connection = world.state.live.connected[&worker];
+    world.give(Input::Leaving { worker: worker.clone(), reason: "SIGTERM".into() }).expect("it joined");
+    world.give(Input::Disconnected { worker: worker.clone(), connection }).expect("always");
+    assert!(world.state.workers[&worker].is_gone());
+    let answer = world.give(Input::Drain { name: "w".into(), reason: "maintenance".into() });
+    assert!(matches!(&answer, Err(rejected @ Rejected::HasLeft { .. }) if rejected.to_string().contains("SIGTERM")));
 }
 
 #[test]

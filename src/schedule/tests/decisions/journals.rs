@@ -16,7 +16,7 @@ fn replayed(change: impl Fn(&mut Value)) -> State {
     world.submit(grid("a", 1, 1, ""));
     let started = world.started().remove(0);
     world.finish(&started).expect("it is current");
-    world.give(Input::Drain { worker: worker.clone(), reason: "REASON".into() }).expect("it joined");
+    world.give(Input::Drain { name: worker.to_string(), reason: "REASON".into() }).expect("it joined");
     let connection = world.state.live.connected[&worker];
     world.give(Input::Disconnected { worker, connection }).expect("it hangs up");
     let events = world.journal.iter().map(|recorded| {
@@ -51,7 +51,7 @@ fn texts_without_bounds_are_cut_and_cleaned() {
         }
     });
     let worker = &state.workers[&WorkerId("w".into())];
-    let Presence::Gone { reason } = &worker.presence else { panic!("{worker:?}") };
+    let Presence::Gone { reason, .. } = &worker.presence else { panic!("{worker:?}") };
     let entry = &state.sweeps["a"];
     let Phase::Succeeded { result, .. } = &state.trials.values().next().expect("one trial").phase else { panic!() };
     let lines = [reason, worker.draining.as_ref().expect("it was drained"), &entry.sweep.axes[0].values[0].label]

@@ -105,7 +105,7 @@ fn nothing_is_placed_on_workers_that_drain_leave_or_are_cut_off() {
     let draining = world.join("draining", 1);
     let leaving = world.join("leaving", 1);
     let cut = world.join("cut", 1);
-    world.give(Input::Drain { worker: draining, reason: "a test".into() }).expect("it joined");
+    world.give(Input::Drain { name: draining.to_string(), reason: "a test".into() }).expect("it joined");
     world.give(Input::Leaving { worker: leaving, reason: "SIGTERM".into() }).expect("it joined");
     world.give(Input::Disconnected { worker: cut.clone(), connection: 3 }).expect("always");
     world.submit(grid("a", 3, 1, ""));

@@ -1,7 +1,7 @@
 //! Submitting, editing, cancelling, trying again.
 
 use schedule::event::{Event, Input, Outcome, Rejected, Retry};
-use schedule::state::{Phase, WorkerId};
+use schedule::state::Phase;
 use schedule::{Answer, replay};
 use sweep::TrialId;
 use sweep::record::FailureClass;
@@ -160,10 +160,9 @@ fn what_does_not_exist_is_refused_by_name() {
     let mut world = World::new();
     assert_eq!(cancel(&mut world, "no"), Err(Rejected::UnknownSweep("no".to_owned())));
     assert_eq!(retry(&mut world, "no"), Err(Rejected::UnknownSweep("no".to_owned())));
-    let worker = WorkerId("no".into());
-    let drain = Input::Drain { worker: worker.clone(), reason: Default::default() };
-    assert_eq!(world.give(drain), Err(Rejected::UnknownWorker(worker)));
-    assert_eq!(world.give(Input::Undrain { host: "no".into() }), Err(Rejected::UnknownHost("no".to_owned())));
+    let drain = Input::Drain { name: "no".to_owned(), reason: Default::default() };
+    assert_eq!(world.give(drain), Err(Rejected::UnknownPlace("no".to_owned())));
+    assert_eq!(world.give(Input::Undrain { name: "no".into() }), Err(Rejected::UnknownPlace("no".to_owned())));
     assert!(world.journal.is_empty());
 }
 

@@ -263,9 +263,9 @@ impl World {
                     return Ok(());
                 };
                 self.hosts[host].down_ms = 3_000;
-                return self.ask(Input::Drain { worker, reason: "the script".into() }, action);
+                return self.ask(Input::Drain { name: worker.to_string(), reason: "the script".into() }, action);
             }
-            Action::Undrain { host } => return self.ask(Input::Undrain { host: format!("host{host}") }, action),
+            Action::Undrain { host } => return self.ask(Input::Undrain { name: format!("host{host}") }, action),
             Action::KillWorker { host, down_ms } => self.kill_worker(host, down_ms),
             Action::Leave { host, down_ms } => {
                 self.hosts[host].down_ms = down_ms;
@@ -470,7 +470,7 @@ impl World {
             match answer {
                 Err(Rejected::StaleAttempt { .. }) => self.answers.stale_attempts += 1,
                 Err(Rejected::UnknownWorker(_)) => self.answers.unknown_workers += 1,
-                Err(Rejected::UnknownSweep(_) | Rejected::UnknownHost(_)) => {}
+                Err(Rejected::UnknownSweep(_) | Rejected::UnknownPlace(_) | Rejected::HasLeft { .. }) => {}
                 Err(Rejected::StaleConnection { .. }) => self.answers.stale_connections += 1,
                 Err(rejected @ (Rejected::Internal(_) | Rejected::Invalid(_) | Rejected::OtherBuild { .. })) => {
                     return Err(format!("{input:?} was answered: {rejected}"));
@@ -573,7 +573,7 @@ impl World {
     fn to_mend(&self, state: &State) -> Option<Input> {
         let drained = |host: &schedule::state::HostState| host.drained.is_some() || !host.broken_devices.is_empty();
         if let Some((name, _)) = state.hosts.iter().find(|(_, host)| drained(host)) {
-            return Some(Input::Undrain { host: name.clone() });
+            return Some(Input::Undrain { name: name.clone() });
         }
         let by_script = |reason: &Option<String>| reason.as_ref().is_some_and(|reason| reason == "the script");
         let mended = |id: TrialId| matches!(state.trials[&id].phase, Phase::Failed { .. }) && truth::doom(id).is_none();
