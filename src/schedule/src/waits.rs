@@ -282,6 +282,10 @@ fn no_workers(state: &State) -> String {
         (false, Some((host, reason)), _) => {
             format!("host `{host}` is drained ({reason}): `orchestrator undrain {host}` lets it work again")
         }
+        // nothing keeps one that leaves by itself
+        (false, None, Some((worker, reason))) if state.live.leaving.contains(*worker) => {
+            format!("worker `{worker}` leaves ({reason})")
+        }
         (false, None, Some((worker, reason))) => {
             format!(
                 "worker `{worker}` takes no new work ({reason}): `orchestrator undrain {worker}` lets it work again"

@@ -437,7 +437,7 @@ fn a_paused_slot_says_why_and_undrain_ends_the_pause() {
     let explained = schedule::explain(&world.state, &world.config, started.2, world.now).expect("it exists");
     assert_eq!(explained.because[0], format!("{because}; the next try is in 5.0 s"));
     assert!(explained.because[1].starts_with("the attempt before ended as node on w: cannot write"));
-    world.give(Input::Undrain { host: "w".into() }).expect("the host is known");
+    world.give(Input::Undrain { name: "w".into() }).expect("the host is known");
     assert_eq!(world.started()[0].0, worker);
     world.restart();
     assert!(world.state.workers[&worker].pauses.is_empty());
