@@ -184,8 +184,11 @@ impl SlotArgs {
 }
 
 fn print_devices() -> anyhow::Result<ExitCode> {
-    println!("libtorch {}", shim::libtorch_version());
-    println!("cpu: {}, {} threads", process::cpu_name(), process::num_cores());
-    (0..device::num_gpus()).for_each(|index| println!("{}", nvml::describe(index)));
+    let mut lines = vec![
+        format!("libtorch {}", shim::libtorch_version()),
+        format!("cpu: {}, {} threads", process::cpu_name(), process::num_cores()),
+    ];
+    lines.extend((0..device::num_gpus()).map(nvml::describe));
+    process::print(&lines.join("\n"))?;
     Ok(ExitCode::SUCCESS)
 }

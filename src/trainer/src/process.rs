@@ -3,8 +3,16 @@
 //! Everything here is done once, at start, by main.rs, or reads /proc. Refuses to know trials. Next: serve.rs.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// Prints a text for people or programs. A reader that has gone (`| head`) is no error.
+pub fn print(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
+}
 
 /// Keeps freed memory in the process: activations of a step are the next step's, so that giving them back to the kernel
 /// and faulting them in again is work for nothing (how much: bench/results/epyc.md, ablation). libtorch allocates with

@@ -12,6 +12,7 @@ use sweep::handoff::{Progress, RunRequest};
 use sweep::{AttemptNo, TrialSpec};
 
 use crate::attempt::Outcome;
+use crate::process;
 use crate::serve::Runner;
 use crate::session::{Session, SessionOptions};
 
@@ -52,7 +53,7 @@ pub fn run_file(options: &RunOptions, session: SessionOptions) -> anyhow::Result
     };
     match Session::new(session).run(&request, &Arc::new(AtomicBool::new(false)), &mut report) {
         Ok(Outcome::Finished(result)) => {
-            println!("{}", serde_json::to_string_pretty(&result)?);
+            process::print(&serde_json::to_string_pretty(&result)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Ok(Outcome::Stopped) => unreachable!("nobody asks for a stop"),
