@@ -155,25 +155,25 @@ mod tests {
     fn paths_lead_into_the_data_directory_or_where_the_operator_allows() {
         let place = tempfile::tempdir().unwrap();
         let root = place.path().canonicalize().unwrap();
-        let (data, outside, shared) = (root.join("data"), root.join("outside"), root.join("shared"));
-        for folder in [&data, &outside, &shared] {
+        let (data, outside, lent) = (root.join("data"), root.join("outside"), root.join("lent"));
+        for folder in [&data, &outside, &lent] {
             std::fs::create_dir(folder).unwrap();
             std::fs::write(folder.join("file"), "text").unwrap();
         }
         std::os::unix::fs::symlink(&outside, data.join("out")).unwrap();
         std::os::unix::fs::symlink(data.join("file"), data.join("in")).unwrap();
         std::os::unix::fs::symlink(&data, root.join("alias")).unwrap();
-        let allowed = [shared.clone()];
+        let allowed = [lent.clone()];
         let resolve = |data_dir: &Path, named: &str| {
             Reach { data_dir, allowed: Some(&allowed) }.resolve("weights", named).map_err(|error| error.to_string())
         };
-        let shared_file = shared.join("file").display().to_string();
+        let lent_file = lent.join("file").display().to_string();
         for (named, leads_to) in [
             ("file", data.join("file")),
             ("in", data.join("file")),
             ("x/../file", data.join("x/../file")),
-            (&shared_file, shared.join("file")),
-            ("../shared/file", shared.join("file")),
+            (&lent_file, lent.join("file")),
+            ("../lent/file", lent.join("file")),
             ("missing", data.join("missing")),
         ] {
             assert_eq!(resolve(&data, named), Ok(leads_to), "{named}");
