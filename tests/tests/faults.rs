@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::Value;
 use tests::binaries::binary;
 use tests::results::attempts;
-use tests::{Process, System};
+use tests::{Process, System, wait_for};
 
 fn sweep(replicas: u32) -> String {
     format!(
@@ -66,6 +66,58 @@ fn a_crashed_trainer_is_tried_again_and_its_last_words_are_kept() {
         }
         assert!(system.path("work").join(&log).exists());
     }
+}
+
+/// The work directory is full while the first attempt trains: nothing of the trial's budgets is spent, and it goes on from
+/// its last checkpoint when there is room again.
+#[test]
+fn a_full_work_directory_pauses_the_slot_and_costs_the_trial_nothing() {
+    let mut system = System::new();
+    let _coordinator = system.coordinator();
+    let worker = worker(&system, "slow=300 epoch=0", 1);
+    system.file("faulty.yaml", &sweep(1));
+    let url = system.url();
+    let mut run = system.start("run", system.orchestrator(&["run", "faulty.yaml", "--coordinator", &url]));
+    let checkpoints = wait_for("the first checkpoint is written", || {
+        let folder = std::fs::read_dir(system.path("work/checkpoints")).ok()?.flatten().next()?.path();
+        let mut files = std::fs::read_dir(&folder).ok()?.flatten().map(|file| file.path());
+        files.any(|file| file.extension().is_some_and(|extension| extension == "safetensors")).then_some(folder)
+    });
+    // what is written to it finds no space left
+    for epoch in 2..=4 {
+        let unfinished = checkpoints.join(format!("epoch-{epoch:05}.attempt-1.partial"));
+        std::os::unix::fs::symlink("/dev/full", unfinished).expect("the first attempt has not come so far");
+    }
+    let trial = checkpoints.file_name().and_then(|name| name.to_str()).expect("a trial's id").to_owned();
+    let paused = "its node could not run a trial";
+    wait_for("the slot pauses", || run.stderr().contains(paused).then_some(()));
+    for part in [paused, "No space left on device", "--work-dir", "the next try is in"] {
+        let explained = system.ask(&["explain", &trial]);
+        assert!(explained.contains(part), "no `{part}` in {explained}");
+    }
+    assert!(system.ask(&["status"]).contains("pauses, tried again in"), "{}", system.ask(&["status"]));
+    run.expect_exit(0);
+    assert_eq!((attempts(&system.results("faulty")), failures(&system)), (vec![2], vec!["node".to_owned()]));
+    assert_ne!(tests::results::resumed_from(&system.results("faulty")), [0], "it goes on from its checkpoint");
+    assert!(!system.ask(&["explain", &trial]).contains("node: 1 failure"), "no budget is touched");
+    wait_for("nothing is left of a finished trial", || {
+        (!tests::system::contains_folder(&system.path("work/checkpoints"), &trial)).then_some(())
+    });
+    drop(worker);
+}
+
+/// A person finds it at the command line, before any trial does.
+#[test]
+fn a_cache_directory_that_cannot_be_written_is_refused_at_the_start() {
+    let system = System::new();
+    system.file("faulty.yaml", &sweep(1));
+    system.file("in-the-way", "");
+    let mut run = system.start("run", system.orchestrator(&["run", "faulty.yaml", "--cache-dir", "in-the-way/cache"]));
+    run.expect_exit(2);
+    for part in ["cannot use the cache directory", "in-the-way/cache", "--cache-dir chooses another"] {
+        assert!(run.stderr().contains(part), "no `{part}` in {}", run.stderr());
+    }
+    assert_eq!(system.processes(), Vec::<u32>::new());
 }
 
 /// Its first trainer crashes, and none starts again: the only slot's device is gone. Nobody else can take the trial.

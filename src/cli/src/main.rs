@@ -5,6 +5,7 @@
 
 mod advice;
 mod args;
+mod cache_dir;
 mod client;
 mod commands;
 mod estimate;

@@ -13,6 +13,7 @@ use sweep::settings::{Corrupt, Embedding, HierarchyFile, SamplesPerClass};
 use sweep::{Input, Inputs, Settings, Sweep};
 
 use crate::args::DataArgs;
+use crate::cache_dir;
 use crate::exit::{ExpectedError, chain};
 use crate::talk;
 
@@ -27,7 +28,10 @@ impl Places {
     pub fn of(arguments: &DataArgs) -> Result<Self, ExpectedError> {
         let absolute = |path: &Path| std::path::absolute(path).map_err(ExpectedError::file("find", path));
         let data_dir = arguments.data_dir.clone().unwrap_or_else(|| PathBuf::from("data"));
-        let cache_dir = arguments.cache_dir.clone().unwrap_or_else(default_cache_dir);
+        let cache_dir = match &arguments.cache_dir {
+            Some(cache_dir) => cache_dir.clone(),
+            None => cache_dir::default()?,
+        };
         Ok(Self { data_dir: absolute(&data_dir)?, cache_dir: absolute(&cache_dir)? })
     }
 
@@ -41,12 +45,6 @@ impl Places {
             smoke: false,
         }
     }
-}
-
-fn default_cache_dir() -> PathBuf {
-    let from = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = from("XDG_CACHE_HOME").or_else(|| from("HOME").map(|home| home.join(".cache")));
-    base.unwrap_or_else(std::env::temp_dir).join("orchestrator")
 }
 
 /// What is found of a sweep's data sets, weights and hierarchies, a line each.

@@ -42,13 +42,17 @@ async fn serve(mut incoming: Streaming<v1::WorkerMessage>, outgoing: ToWorker, o
     };
     let (worker, connection) = (hello.worker.clone(), hello.connection);
     let (cut, mut is_cut) = oneshot::channel();
-    let stream = Stream { outgoing: outgoing.clone(), cut };
+    let (accepted, is_accepted) = oneshot::channel();
+    let stream = Stream { outgoing: outgoing.clone(), cut, accepted: Some(accepted) };
     if owner.send(Message::Connected { hello: Box::new(hello), stream }).await.is_err() {
         return;
     }
     // the owner holds the sending half now; when it lets go the worker must see the end of the stream
     let last_word = outgoing.downgrade();
     drop(outgoing);
+    if is_accepted.await.is_err() {
+        return;
+    }
     loop {
         let message = tokio::select! {
             message = hear(&mut incoming) => message,

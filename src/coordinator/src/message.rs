@@ -41,6 +41,18 @@ pub struct Stream {
     /// Never sent on: its end tells the reading half that the stream is over.
     #[expect(dead_code, reason = "only its being dropped means something")]
     pub cut: oneshot::Sender<()>,
+    /// Lets the reading half go on: nothing is heard of a stream before its Hello was accepted, for the worker and the
+    /// number that it claims may be another's.
+    pub accepted: Option<oneshot::Sender<()>>,
+}
+
+impl Stream {
+    pub fn accept(&mut self) {
+        if let Some(accepted) = self.accepted.take() {
+            // the reading half is gone when the stream has broken already
+            let _ = accepted.send(());
+        }
+    }
 }
 
 /// Answered when it is durable.

@@ -121,7 +121,7 @@ impl Owner {
                 Message::Read(read) => reads.push(read),
                 Message::Stop => stop = true,
                 Message::Change(change) => inputs.extend(self.change(change)),
-                message => inputs.extend(self.hear(message, &inputs)),
+                message => inputs.extend(self.hear(message)),
             }
         }
         inputs.extend(self.streams.take_cut().into_iter().map(|input| (input, After::Nobody)));
@@ -140,30 +140,24 @@ impl Owner {
         stop
     }
 
-    /// The input that a message means; nothing for what is said on a stream that was replaced.
-    fn hear(&mut self, message: Message, before: &[(Input, After)]) -> Option<(Input, After)> {
-        let current = |owner: &Self, worker: &WorkerId, connection: u64| {
-            let opened_now = |(_, after): &(Input, After)| {
-                matches!(after, After::Stream { worker: of, connection: number, .. }
-                    if of == worker && *number == connection)
-            };
-            owner.streams.is_current(worker, connection) || before.iter().any(opened_now)
-        };
+    /// The input that a message means; nothing for what comes on a stream that was replaced.
+    fn hear(&mut self, message: Message) -> Option<(Input, After)> {
         match message {
             Message::Connected { hello, stream } => {
                 let worker = hello.worker.clone();
                 let connection = hello.connection;
                 let after = After::Stream { worker: worker.clone(), connection, stream };
-                let protocol::Hello { info, running, ended, .. } = *hello;
-                Some((Input::Connected { worker, connection, info, running, ended }, after))
+                let protocol::Hello { secret, info, running, ended, .. } = *hello;
+                Some((Input::Connected { worker, connection, secret: secret.hash(), info, running, ended }, after))
             }
             Message::Closed { worker, connection } => {
                 self.streams.remove(&worker, connection);
                 Some((Input::Disconnected { worker, connection }, After::Nobody))
             }
-            Message::Said { worker, connection, .. } if !current(self, &worker, connection) => None,
-            Message::Said { worker, message, .. } => self.said(worker, message),
-            Message::Change(_) | Message::Read(_) | Message::Stop => None,
+            Message::Said { worker, connection, message } if self.streams.is_current(&worker, connection) => {
+                self.said(worker, message)
+            }
+            Message::Said { .. } | Message::Change(_) | Message::Read(_) | Message::Stop => None,
         }
     }
 
@@ -260,7 +254,8 @@ impl Owner {
         match (after, answer) {
             (After::Nobody, Ok(_)) => {}
             (After::Nobody, Err(rejected)) => tracing::debug!(%rejected, "nothing changes"),
-            (After::Stream { worker, connection, stream }, Ok(_)) => {
+            (After::Stream { worker, connection, mut stream }, Ok(_)) => {
+                stream.accept();
                 let (heartbeat_ms, lease_ms) = (self.config.heartbeat_ms, self.config.lease_ms);
                 tracing::info!(%worker, connection, "worker connected");
                 self.streams.insert(worker.clone(), connection, stream);
@@ -377,7 +372,7 @@ impl Owner {
                 message @ (Message::Said { .. } | Message::Closed { .. }) => {
                     // what is live is never journalled
                     if let Some((input @ (Input::Heartbeat { .. } | Input::Disconnected { .. }), _)) =
-                        self.hear(message, &[])
+                        self.hear(message)
                     {
                         schedule::observe(&mut self.state, &input, self.clock.now());
                     }
@@ -416,6 +411,7 @@ fn status_of(rejected: &Rejected) -> Status {
         Rejected::OtherBuild { .. } | Rejected::StaleConnection { .. } | Rejected::StaleAttempt { .. } => {
             Status::failed_precondition(text)
         }
+        Rejected::Impostor(_) => Status::permission_denied(text),
         Rejected::Invalid(_) => Status::invalid_argument(text),
         Rejected::Internal(_) => Status::internal(text),
     }

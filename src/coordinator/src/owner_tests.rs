@@ -124,14 +124,15 @@ async fn status(messages: &mpsc::Sender<Message>) -> Option<v1::StatusReply> {
 
 fn stream() -> (Stream, mpsc::Receiver<Result<v1::CoordinatorMessage, Status>>) {
     let (outgoing, incoming) = mpsc::channel(64);
-    (Stream { outgoing, cut: oneshot::channel().0 }, incoming)
+    (Stream { outgoing, cut: oneshot::channel().0, accepted: None }, incoming)
 }
 
 fn hello(worker: &WorkerId, connection: u64, ended: Vec<EndedAttempt>) -> Box<Hello> {
     let slot = Slot { devices: vec!["cpu".into()], uuids: Vec::new(), description: String::new() };
     let info =
         WorkerInfo { host: "host".into(), build: "test".into(), trainer: Default::default(), slots: vec![slot; 2] };
-    Box::new(Hello { worker: worker.clone(), connection, info, running: Vec::new(), ended })
+    let secret = protocol::WorkerSecret::try_from(&[7; 32][..]).unwrap();
+    Box::new(Hello { worker: worker.clone(), connection, secret, info, running: Vec::new(), ended })
 }
 
 /// A worker that finishes everything at once and outlives coordinators.
@@ -254,7 +255,7 @@ async fn a_worker_that_does_not_read_is_cut_off() {
     // room for Welcome alone: the first Start finds none
     let (outgoing, mut incoming) = mpsc::channel(1);
     let (cut, is_cut) = oneshot::channel();
-    let stream = Stream { outgoing, cut };
+    let stream = Stream { outgoing, cut, accepted: None };
     messages.send(Message::Connected { hello: hello(&worker, 1, Vec::new()), stream }).await.unwrap();
     submit(&messages).await.unwrap().unwrap();
     is_cut.await.unwrap_err();

@@ -160,7 +160,8 @@ fn join(number: u64) -> Input {
         slots: vec![slot; SLOTS],
     };
     let worker = WorkerId(format!("host-{number}-1-abcdef").into());
-    Input::Connected { worker, connection: 1, info, running: Vec::new(), ended: Vec::new() }
+    let secret = schedule::state::SecretHash::new([0; 32]);
+    Input::Connected { worker, connection: 1, secret, info, running: Vec::new(), ended: Vec::new() }
 }
 
 fn end(trial: TrialId, attempt: AttemptNo) -> EndedAttempt {

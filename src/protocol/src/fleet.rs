@@ -10,8 +10,10 @@ use sweep::{AttemptNo, Program, Trainer, TrialId, TrialSpec};
 
 use crate::invalid::{Invalid, at_most, attempt_ref, document, line, name, present, to_attempt_ref};
 use crate::limits::{
-    MAX_DEVICES, MAX_DEVICES_PER_SLOT, MAX_DOCUMENT_BYTES, MAX_ENDED, MAX_NAME_BYTES, MAX_SEEN, MAX_SLOTS,
+    MAX_CONNECTIONS, MAX_DEVICES, MAX_DEVICES_PER_SLOT, MAX_DOCUMENT_BYTES, MAX_ENDED, MAX_NAME_BYTES, MAX_SEEN,
+    MAX_SLOTS,
 };
+use crate::secret::WorkerSecret;
 use crate::v1;
 use v1::attempt_ended::Outcome as WireOutcome;
 use v1::coordinator_message::Message as ToWorker;
@@ -42,6 +44,7 @@ pub struct Hello {
     pub worker: WorkerId,
     /// The worker counts its streams from 1.
     pub connection: u64,
+    pub secret: WorkerSecret,
     pub info: WorkerInfo,
     pub running: Vec<RunningAttempt>,
     pub ended: Vec<EndedAttempt>,
@@ -123,9 +126,12 @@ impl TryFrom<v1::Hello> for Hello {
         let worker = WorkerId(name("hello.worker", hello.worker)?.into());
         let host = name("hello.host", hello.host)?;
         let build = name("hello.build", hello.build)?;
-        if hello.connection == 0 {
-            return Err(Invalid::new("hello.connection", "is 0; streams are counted from 1"));
+        if !(1..=MAX_CONNECTIONS).contains(&hello.connection) {
+            let problem = format!("is {}; streams are counted from 1 to {MAX_CONNECTIONS}", hello.connection);
+            return Err(Invalid::new("hello.connection", problem));
         }
+        let secret = WorkerSecret::try_from(hello.secret.as_slice())
+            .map_err(|_| Invalid::new("hello.secret", format!("has {} bytes; 32 are needed", hello.secret.len())))?;
         if hello.slots.is_empty() {
             return Err(Invalid::new("hello.slots", "is empty; a worker has at least one"));
         }
@@ -136,7 +142,7 @@ impl TryFrom<v1::Hello> for Hello {
         let ended = list("hello.ended", hello.ended, MAX_ENDED, ended)?;
         let connection = hello.connection;
         let trainer = hello.trainer.map_or(Ok(Trainer::BuiltIn), |program| foreign("hello.trainer", program))?;
-        Ok(Self { worker, connection, info: WorkerInfo { host, build, trainer, slots }, running, ended })
+        Ok(Self { worker, connection, secret, info: WorkerInfo { host, build, trainer, slots }, running, ended })
     }
 }
 
@@ -147,6 +153,7 @@ impl From<Hello> for v1::Hello {
         Self {
             worker: hello.worker.to_string(),
             connection: hello.connection,
+            secret: hello.secret.as_bytes().to_vec(),
             build: hello.info.build,
             host: hello.info.host,
             trainer: match hello.info.trainer {
@@ -197,6 +204,8 @@ impl TryFrom<v1::CoordinatorMessage> for FromCoordinator {
             ToWorker::Remove(remove) => Self::Remove(Leftovers {
                 checkpoints: attempts("remove.checkpoints", remove.checkpoints)?,
                 logs: attempts("remove.logs", remove.logs)?,
+                unknown: list("remove.unknown", remove.unknown, MAX_SEEN, trial_id)?,
+                now: remove.now_ms,
             }),
         })
     }
@@ -224,7 +233,12 @@ impl From<FromCoordinator> for v1::CoordinatorMessage {
                 let refs = |attempts: Vec<(TrialId, AttemptNo)>| {
                     attempts.into_iter().filter_map(|(trial, attempt)| to_attempt_ref(trial, attempt)).collect()
                 };
-                ToWorker::Remove(v1::Remove { checkpoints: refs(leftovers.checkpoints), logs: refs(leftovers.logs) })
+                ToWorker::Remove(v1::Remove {
+                    checkpoints: refs(leftovers.checkpoints),
+                    logs: refs(leftovers.logs),
+                    unknown: leftovers.unknown.into_iter().map(|trial| trial.to_string()).collect(),
+                    now_ms: leftovers.now,
+                })
             }
         };
         Self { message: Some(message) }

@@ -5,6 +5,7 @@
 pub mod fleet;
 pub mod invalid;
 pub mod limits;
+mod secret;
 pub mod submit;
 pub mod token;
 
@@ -16,4 +17,5 @@ pub mod v1 {
 
 pub use fleet::{DiskUse, FromCoordinator, FromWorker, Hello};
 pub use invalid::Invalid;
+pub use secret::WorkerSecret;
 pub use token::{AcceptedTokens, Token, TokenError};

@@ -15,5 +15,7 @@ pub const MAX_SEEN: usize = 4_096;
 pub const MAX_ENDED: usize = 65_536;
 /// Devices of all slots of one worker together.
 pub const MAX_DEVICES: usize = 4_096;
+/// Streams of one worker process: more than it opens in ten years, one every tenth of a second.
+pub const MAX_CONNECTIONS: u64 = u32::MAX as u64;
 /// Names of workers, hosts, builds, devices. Reasons and descriptions are bounded by `sweep::text`.
 pub const MAX_NAME_BYTES: usize = 256;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use prost::Message;
-use protocol::{DiskUse, FromCoordinator, FromWorker, Hello, Invalid, v1};
+use protocol::{DiskUse, FromCoordinator, FromWorker, Hello, Invalid, WorkerSecret, v1};
 use schedule::Leftovers;
 use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::{Slot, WorkerId, WorkerInfo};
@@ -83,7 +83,7 @@ prop_compose! {
 
 prop_compose! {
     fn hello()(
-        worker in name(), connection in 1..=u64::MAX, host in name(), build in name(), program in name(), own in any::<bool>(),
+        worker in name(), connection in 1..=protocol::limits::MAX_CONNECTIONS, host in name(), build in name(), program in name(), own in any::<bool>(),
         slots in proptest::collection::vec((proptest::collection::vec((name(), name()), 1..3), any::<bool>(), name()), 1..4),
         running in proptest::collection::vec(running(), 0..4), ended in proptest::collection::vec(ended(), 0..4),
     ) -> Hello {
@@ -94,7 +94,9 @@ prop_compose! {
         let slots = slots.into_iter().map(slot).collect();
         let foreign = Program { name: program, hash: "0123456789abcdef".to_owned() };
         let trainer = if own { Trainer::BuiltIn } else { Trainer::Foreign(foreign.into()) };
-        Hello { worker: WorkerId(worker.into()), connection, info: WorkerInfo { host, build, trainer, slots }, running, ended }
+        let secret = WorkerSecret::try_from(&[9; 32][..]).unwrap();
+        let info = WorkerInfo { host, build, trainer, slots };
+        Hello { worker: WorkerId(worker.into()), connection, secret, info, running, ended }
     }
 }
 
@@ -129,8 +131,10 @@ fn from_coordinator() -> impl Strategy<Value = FromCoordinator> {
         }),
         (trial(), attempt()).prop_map(|(trial, attempt)| FromCoordinator::Acknowledged { trial, attempt }),
         name().prop_map(|reason| FromCoordinator::Drain { reason }),
-        (attempts(), attempts())
-            .prop_map(|(checkpoints, logs)| FromCoordinator::Remove(Leftovers { checkpoints, logs })),
+        (attempts(), attempts()).prop_map(|(checkpoints, logs)| {
+            let unknown = checkpoints.iter().map(|(trial, _)| *trial).collect();
+            FromCoordinator::Remove(Leftovers { checkpoints, logs, unknown, now: 7 })
+        }),
     ]
 }
 
@@ -155,7 +159,8 @@ fn lying_worker() -> impl Strategy<Value = v1::WorkerMessage> {
             |(worker, connection, host, devices, running)| {
                 let slots = vec![v1::Slot { devices, uuids: vec![worker.clone()], description: host.clone() }];
                 let build = worker.clone();
-                let hello = v1::Hello { worker, connection, build, host, slots, running, ..v1::Hello::default() };
+                let secret = vec![1; 31 + connection as usize];
+                let hello = v1::Hello { worker, connection, secret, build, host, slots, running, ..v1::Hello::default() };
                 v1::worker_message::Message::Hello(hello)
             }
         ),
@@ -229,6 +234,7 @@ fn good_hello() -> v1::Hello {
     v1::Hello {
         worker: "node-1-2".into(),
         connection: 1,
+        secret: vec![1; 32],
         build: "b".into(),
         host: "node".into(),
         slots: vec![v1::Slot { devices: vec!["cpu".into()], ..v1::Slot::default() }],
@@ -291,11 +297,13 @@ fn an_empty_message_is_refused() {
 #[test]
 fn lies_in_a_hello_are_named() {
     type Lie = fn(&mut v1::Hello);
-    let lies: [(&str, Lie); 12] = [
+    let lies: [(&str, Lie); 14] = [
         ("hello.worker", |hello| hello.worker.clear()),
         ("hello.worker", |hello| hello.worker = "x".repeat(257)),
         ("hello.host", |hello| hello.host = "a\x1b[2Jb".into()),
         ("hello.connection", |hello| hello.connection = 0),
+        ("hello.connection", |hello| hello.connection = u64::MAX),
+        ("hello.secret", |hello| hello.secret.clear()),
         ("hello.slots", |hello| hello.slots.clear()),
         ("hello.slots", |hello| hello.slots = vec![hello.slots[0].clone(); 1025]),
         ("hello.slots", |hello| hello.slots = vec![slot_of(1024); 5]),

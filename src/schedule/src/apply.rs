@@ -14,6 +14,7 @@
 //! knows no budgets, leases or times of its own: whatever they decided is in the event. Read `members.rs` for the
 //! sweeps' side of a trial, `decide.rs` for where events come from.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sweep::record::{Failure, FailureClass, Provenance, TrialResult};
@@ -22,8 +23,8 @@ use sweep::{AttemptNo, TrialId, text};
 use crate::event::{Event, Recorded, Then};
 use crate::members::{self, set_phase};
 use crate::state::{
-    Attempt, AttemptEnd, HostState, Millis, Phase, Presence, ResultSummary, SlotIndex, SlotPause, State, WorkerId,
-    WorkerInfo, WorkerState,
+    Attempt, AttemptEnd, HostState, Millis, Phase, Presence, ResultSummary, SecretHash, SlotIndex, SlotPause, State,
+    WorkerId, WorkerInfo, WorkerState,
 };
 
 /// A history that cannot have happened: a damaged journal, or one of another program.
@@ -56,7 +57,9 @@ pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
         Event::CandidateChosen { sweep, cell, candidate, trials } => {
             members::candidate_chosen(state, sweep, (*cell, *candidate), trials, context)
         }
-        Event::WorkerJoined { worker, info, occupied } => worker_joined(state, worker, info, occupied, context),
+        Event::WorkerJoined { worker, info, secret, occupied } => {
+            worker_joined(state, worker, info, (secret.as_ref(), occupied), context)
+        }
         Event::WorkerDraining { worker, reason } => worker_draining(state, worker, reason),
         Event::WorkerUndrained { worker } => worker_undrained(state, worker),
         Event::WorkerGone { worker, reason } => worker_gone(state, worker, reason, context),
@@ -285,7 +288,7 @@ fn worker_joined(
     state: &mut State,
     worker: &WorkerId,
     info: &WorkerInfo,
-    occupied: &std::collections::BTreeMap<SlotIndex, (TrialId, AttemptNo)>,
+    (secret, occupied): (Option<&SecretHash>, &BTreeMap<SlotIndex, (TrialId, AttemptNo)>),
     context: Context,
 ) -> Applied {
     if let Some((&slot, _)) = occupied.last_key_value()
@@ -300,6 +303,7 @@ fn worker_joined(
     let host = state.hosts.entry(info.host.clone()).or_default();
     let mut entry = WorkerState {
         info: info.clone(),
+        secret: secret.cloned(),
         joined_at: context.at,
         presence: Presence::Present,
         draining: None,
@@ -314,6 +318,7 @@ fn worker_joined(
     }
     if let Some(before) = state.workers.get(worker) {
         entry.joined_at = before.joined_at;
+        entry.secret = entry.secret.or_else(|| before.secret.clone());
         entry.draining = before.draining.clone();
         let kept = before.broken_slots.iter().filter(|(slot, _)| (**slot as usize) < info.slots.len());
         entry.broken_slots.extend(kept.map(|(slot, reason)| (*slot, reason.clone())));

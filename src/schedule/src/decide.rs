@@ -21,8 +21,9 @@ pub fn decide(state: &State, config: &Config, input: &Input, now: Millis) -> Res
         Input::Retry { sweep, which } => retry(state, sweep, which),
         Input::Drain { name, reason } => drain(state, name, reason),
         Input::Undrain { name } => undrain(state, name),
-        Input::Connected { worker, connection, info, running, ended } => {
-            let lists = fleet::Lists { info, running, ended };
+        Input::Connected { worker, connection, secret, info, running, ended } => {
+            fleet::check_secret(state, worker, secret)?;
+            let lists = fleet::Lists { secret, info, running, ended };
             fleet::connected(state, config, worker, *connection, lists, now)
         }
         Input::Disconnected { worker, connection } => Ok(fleet::disconnected(state, worker, *connection)),

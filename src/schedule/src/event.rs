@@ -8,7 +8,7 @@ use sweep::record::{Failure, TrialResult};
 use sweep::text::{self, Line};
 use sweep::{AttemptNo, Sweep, TrialId};
 
-use crate::state::{Millis, SlotIndex, SweepTrial, WorkerId, WorkerInfo};
+use crate::state::{Millis, SecretHash, SlotIndex, SweepTrial, WorkerId, WorkerInfo};
 
 /// Everything that can happen to the coordinator.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +40,8 @@ pub enum Input {
         worker: WorkerId,
         /// The worker counts its streams from 1, so that what an older one said last cannot undo a newer one.
         connection: u64,
+        /// Proves that it is the process that connected as this worker first.
+        secret: SecretHash,
         info: WorkerInfo,
         running: Vec<RunningAttempt>,
         ended: Vec<EndedAttempt>,
@@ -129,6 +131,8 @@ pub enum Event {
     WorkerJoined {
         worker: WorkerId,
         info: WorkerInfo,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        secret: Option<SecretHash>,
         /// What occupies its slots now, by its own word.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         occupied: BTreeMap<SlotIndex, (TrialId, AttemptNo)>,
@@ -260,6 +264,8 @@ pub enum Rejected {
     OtherBuild { worker: WorkerId, worker_build: String, coordinator_build: String },
     #[error("stream {connection} of worker `{worker}` is older than its newest, {newest}")]
     StaleConnection { worker: WorkerId, connection: u64, newest: u64 },
+    #[error("worker `{0}` is another process: only the one that connected first under this id may use it")]
+    Impostor(WorkerId),
     #[error("attempt {attempt} of trial {trial} is not current: {reason}")]
     StaleAttempt { trial: TrialId, attempt: AttemptNo, reason: String },
     #[error("{0}")]

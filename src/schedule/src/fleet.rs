@@ -14,10 +14,11 @@ use crate::config::Config;
 use crate::decide::present;
 use crate::event::{EndedAttempt, Event, Outcome, Rejected, RunningAttempt, Then};
 use crate::live;
-use crate::state::{Millis, SlotIndex, State, WorkerId, WorkerInfo};
+use crate::state::{Millis, SecretHash, SlotIndex, State, WorkerId, WorkerInfo, WorkerState};
 
 /// What a worker knows when it connects.
 pub(crate) struct Lists<'a> {
+    pub secret: &'a SecretHash,
     pub info: &'a WorkerInfo,
     pub running: &'a [RunningAttempt],
     pub ended: &'a [EndedAttempt],
@@ -64,12 +65,23 @@ pub(crate) fn connected(
         held.collect::<BTreeMap<_, _>>()
     };
     // a stream that was opened again and changed nothing leaves no trace in the journal
-    if known.is_none_or(|entry| entry.info != *lists.info || held(&slots) != occupied) {
-        events.push(Event::WorkerJoined { worker: worker.clone(), info: lists.info.clone(), occupied });
+    let is_unchanged = |entry: &WorkerState| entry.info == *lists.info && entry.secret.is_some();
+    if !known.is_some_and(is_unchanged) || held(&slots) != occupied {
+        let (info, secret) = (lists.info.clone(), Some(lists.secret.clone()));
+        events.push(Event::WorkerJoined { worker: worker.clone(), info, secret, occupied });
     }
     let late = lists.ended.iter().filter(|ended| !state.is_current(ended.trial, ended.attempt, worker));
     events.extend(late.filter_map(|ended| late_breakage(state, worker, lists.info.slots.len(), ended)));
     Ok(events)
+}
+
+/// A worker's id is no secret. Whoever uses it must know what its process sent when it connected first.
+pub(crate) fn check_secret(state: &State, worker: &WorkerId, secret: &SecretHash) -> Result<(), Rejected> {
+    let known = state.workers.get(worker).and_then(|entry| entry.secret.as_ref());
+    match known.is_none_or(|known| known.is_same(secret)) {
+        true => Ok(()),
+        false => Err(Rejected::Impostor(worker.clone())),
+    }
 }
 
 fn check_lists(config: &Config, worker: &WorkerId, lists: &Lists<'_>) -> Result<(), Rejected> {

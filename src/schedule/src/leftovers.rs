@@ -21,20 +21,27 @@ pub const KEEP_MS: Millis = 24 * 3600 * 1000;
 pub struct Leftovers {
     pub checkpoints: Vec<(TrialId, AttemptNo)>,
     pub logs: Vec<(TrialId, AttemptNo)>,
+    /// Trials that are not in the journal.
+    pub unknown: Vec<TrialId>,
+    /// The coordinator's time, for those.
+    pub now: Millis,
 }
 
 impl Leftovers {
     pub fn is_empty(&self) -> bool {
-        self.checkpoints.is_empty() && self.logs.is_empty()
+        self.checkpoints.is_empty() && self.logs.is_empty() && self.unknown.is_empty()
     }
 }
 
 /// Of the trials whose files a worker sees. A trial of which this coordinator started no attempt may be another
-/// coordinator's: nothing is said of it.
+/// coordinator's: nothing is said of it, and one that is not even known is left to the worker's patience.
 pub fn leftovers(state: &State, seen: &[TrialId], now: Millis) -> Leftovers {
-    let mut leftovers = Leftovers::default();
+    let mut leftovers = Leftovers { now, ..Leftovers::default() };
     for id in seen {
-        let Some(trial) = state.trials.get(id) else { continue };
+        let Some(trial) = state.trials.get(id) else {
+            leftovers.unknown.push(*id);
+            continue;
+        };
         let last = AttemptNo(trial.attempts.len() as u32);
         let Some(ended) = trial.attempts.iter().filter_map(|attempt| attempt.ended.as_ref()).map(|end| end.at).max()
         else {

@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
 use sweep::definition::Role;
 use sweep::handoff::Progress;
 use sweep::record::{Failure, FailureClass, Provenance, Timing, TrialResult};
@@ -26,6 +27,44 @@ pub struct WorkerId(pub Arc<str>);
 impl fmt::Display for WorkerId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)
+    }
+}
+
+/// The hash of what one worker process alone knows (`protocol::WorkerSecret`). 64 hexadecimal digits in the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SecretHash([u8; 32]);
+
+impl SecretHash {
+    pub fn new(hash: [u8; 32]) -> Self {
+        Self(hash)
+    }
+
+    /// Compares in constant time.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl TryFrom<String> for SecretHash {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        const FORM: &str = "the hash of a secret has 64 hexadecimal digits";
+        if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(FORM);
+        }
+        let mut hash = [0; 32];
+        for (index, byte) in hash.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * index..][..2], 16).map_err(|_| FORM)?;
+        }
+        Ok(Self(hash))
+    }
+}
+
+impl From<SecretHash> for String {
+    fn from(hash: SecretHash) -> Self {
+        hash.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -194,6 +233,8 @@ pub struct AttemptEnd {
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerState {
     pub info: WorkerInfo,
+    /// Who may connect as this worker. None in journals from before, until it connects.
+    pub secret: Option<SecretHash>,
     pub joined_at: Millis,
     pub presence: Presence,
     /// Takes no new work: told to by a user, or because its node is being taken away. Survives `Gone`.

@@ -97,7 +97,8 @@ async fn worker(channel: Channel, index: usize, slots: usize) -> Vec<Duration> {
         slots: vec![slot; slots],
     };
     let worker = WorkerId(format!("host-{index}-1-1").into());
-    let hello = Hello { worker, connection: 1, info, running: Vec::new(), ended: Vec::new() };
+    let secret = protocol::WorkerSecret::random().unwrap();
+    let hello = Hello { worker, connection: 1, secret, info, running: Vec::new(), ended: Vec::new() };
     outgoing.send(FromWorker::Hello(hello).into()).await.unwrap();
     let mut client = FleetClient::new(channel);
     let mut incoming = client.connect(ReceiverStream::new(messages)).await.unwrap().into_inner();

@@ -1,7 +1,8 @@
 //! The stream to the coordinator: opened, and opened again for as long as the worker lives. It knows nothing of what is
-//! said on it, except that a refusal is final.
+//! said on it, except what a refusal means.
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use protocol::limits::MAX_MESSAGE_BYTES;
 use protocol::v1::fleet_client::FleetClient;
@@ -26,14 +27,26 @@ pub enum LinkEvent {
     Up(Outgoing),
     Message(FromCoordinator),
     Down,
-    /// Trying again would not help.
+    /// The last event: trying again would not help.
     Final(Error),
 }
 
 pub struct Link {
     pub endpoint: Endpoint,
     pub token: Option<Token>,
+    /// Read again when the token is refused: it may have been replaced.
+    pub token_file: Option<PathBuf>,
+    /// How long refusals are taken for a passing trouble by a worker that was welcomed before.
+    pub patience: Duration,
     pub events: mpsc::Sender<LinkEvent>,
+}
+
+/// Why a stream ended, or none was opened.
+enum Problem {
+    Broken(String),
+    Refused(Error),
+    /// Nobody listens to the events any more.
+    Unheard,
 }
 
 /// Checks the address before anything is started.
@@ -54,30 +67,42 @@ pub fn endpoint(coordinator: &str) -> Result<Endpoint, Error> {
 }
 
 impl Link {
-    /// Until nobody listens to its events any more, or a final answer.
-    pub async fn run(self) {
+    /// Runs until nobody listens to its events any more, or a final answer. A refusal is final before the first Welcome: the
+    /// address, the token or the build is wrong. Afterwards something stands in for the coordinator for a moment (a proxy
+    /// that answers 403 or 404, another program on its port), or the token was replaced: then it is asked again.
+    pub async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
         let mut complained = false;
+        let mut was_welcomed = false;
+        let mut refused_since: Option<Instant> = None;
         loop {
             let mut was_up = false;
             let problem = match self.endpoint.connect().await {
                 Ok(channel) => self.converse(channel, &mut was_up).await,
-                Err(error) => Ok(chain(&error)),
-            };
-            let problem = match problem {
-                Ok(problem) => problem,
-                Err(error) => {
-                    let _ = self.events.send(LinkEvent::Final(error)).await;
-                    return;
-                }
+                Err(error) => Problem::Broken(chain(&error)),
             };
             if self.events.send(LinkEvent::Down).await.is_err() {
                 return;
             }
             if was_up {
-                pause = FIRST_PAUSE;
-                complained = false;
+                (pause, complained, was_welcomed, refused_since) = (FIRST_PAUSE, false, true, None);
             }
+            let problem = match problem {
+                Problem::Unheard => return,
+                Problem::Broken(problem) => problem,
+                Problem::Refused(_) if self.has_new_token() => {
+                    (pause, refused_since) = (FIRST_PAUSE, None);
+                    "its token was replaced; the token file has another one now".to_owned()
+                }
+                Problem::Refused(error) => {
+                    let since = *refused_since.get_or_insert_with(Instant::now);
+                    if !was_welcomed || since.elapsed() >= self.patience {
+                        let _ = self.events.send(LinkEvent::Final(error)).await;
+                        return;
+                    }
+                    format!("{error}; that is final if it stays so for {} s", self.patience.as_secs())
+                }
+            };
             if !complained {
                 tracing::warn!(coordinator = %self.endpoint.uri(), problem, "no connection; training goes on, trying again");
                 complained = true;
@@ -90,11 +115,27 @@ impl Link {
         }
     }
 
-    /// One stream, until it breaks: then why.
-    async fn converse(&self, channel: Channel, was_up: &mut bool) -> Result<String, Error> {
+    /// Takes over the token of the file, if that is another one.
+    fn has_new_token(&mut self) -> bool {
+        let Some(file) = &self.token_file else { return false };
+        match Token::from_file(file) {
+            Ok(token) if self.token.as_ref().is_none_or(|known| !known.is_same(&token)) => {
+                self.token = Some(token);
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                tracing::warn!(reason = chain(&error), "the token file cannot be read again");
+                false
+            }
+        }
+    }
+
+    /// One stream, until it ends.
+    async fn converse(&self, channel: Channel, was_up: &mut bool) -> Problem {
         let (outgoing, messages) = mpsc::channel(OUTGOING);
         if self.events.send(LinkEvent::Up(outgoing)).await.is_err() {
-            return Ok("the worker ends".to_owned());
+            return Problem::Unheard;
         }
         let mut client = FleetClient::with_interceptor(channel, protocol::token::attach(self.token.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -106,28 +147,32 @@ impl Link {
         loop {
             let message = match incoming.message().await {
                 Ok(Some(message)) => FromCoordinator::try_from(message),
-                Ok(None) => return Ok("the coordinator closed the stream".to_owned()),
+                Ok(None) => return Problem::Broken("the coordinator closed the stream".to_owned()),
                 Err(status) => return self.judge(status),
             };
             match message {
-                Ok(FromCoordinator::Refused { reason }) => return Err(Error::Refused { reason }),
+                Ok(FromCoordinator::Refused { reason }) => return Problem::Refused(Error::Refused { reason }),
                 Ok(message) => {
                     *was_up = true;
                     if self.events.send(LinkEvent::Message(message)).await.is_err() {
-                        return Ok("the worker ends".to_owned());
+                        return Problem::Unheard;
                     }
                 }
-                Err(invalid) => return Ok(format!("the coordinator said something impossible: {invalid}")),
+                Err(invalid) => {
+                    return Problem::Broken(format!("the coordinator sent something impossible: {invalid}"));
+                }
             }
         }
     }
 
-    fn judge(&self, status: tonic::Status) -> Result<String, Error> {
+    fn judge(&self, status: tonic::Status) -> Problem {
         let reason = status.message().to_owned();
         match status.code() {
-            Code::Unauthenticated | Code::PermissionDenied => Err(Error::Refused { reason }),
-            Code::Unimplemented => Err(Error::NotACoordinator { address: self.endpoint.uri().to_string() }),
-            code => Ok(format!("{code:?}: {reason}")),
+            Code::Unauthenticated | Code::PermissionDenied => Problem::Refused(Error::Refused { reason }),
+            Code::Unimplemented => {
+                Problem::Refused(Error::NotACoordinator { address: self.endpoint.uri().to_string() })
+            }
+            code => Problem::Broken(format!("{code:?}: {reason}")),
         }
     }
 }

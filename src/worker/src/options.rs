@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::Token;
 use protocol::limits::MAX_SLOTS;
+use protocol::{Token, WorkerSecret};
 use schedule::state::{self, WorkerId, WorkerInfo};
 use sweep::record::{Failure, FailureClass};
 use tokio::sync::{mpsc, watch};
@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::devices;
 use crate::launch::Launch;
 use crate::link::{self, Link};
+use crate::places;
 use crate::residue::NvidiaSmi;
 use crate::run::{Intent, Loop, Session};
 use crate::slot::{Command, Slot, Surroundings};
@@ -26,6 +27,8 @@ pub struct Options {
     /// `http://HOST:PORT`
     pub coordinator: String,
     pub token: Option<Token>,
+    /// Where the token was read: read again when the coordinator refuses it.
+    pub token_file: Option<PathBuf>,
     /// Version and build: must equal the coordinator's and the trainer's.
     pub build: String,
     /// Stands for the machine's host name where that says nothing (containers).
@@ -59,6 +62,8 @@ pub struct Timing {
     pub terminate: Duration,
     /// How long a leaving worker waits for the last acknowledgements.
     pub goodbye: Duration,
+    /// How long a worker that was welcomed once goes on although it is refused. Then it leaves with checkpoints.
+    pub refused: Duration,
 }
 
 impl Default for Timing {
@@ -68,6 +73,7 @@ impl Default for Timing {
             checkpoint: Duration::from_secs(30),
             terminate: Duration::from_secs(5),
             goodbye: Duration::from_secs(15),
+            refused: Duration::from_secs(5 * 60),
         }
     }
 }
@@ -89,6 +95,14 @@ pub enum Error {
     BadAddress { address: String, reason: String },
     #[error("a worker needs at least one slot and at most {MAX_SLOTS}, not {count}")]
     BadSlots { count: usize },
+    #[error("cannot use the {name} `{path}`; {flag} chooses another")]
+    Directory {
+        name: &'static str,
+        flag: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot use the work directory `{path}`")]
     WorkDir {
         path: PathBuf,
@@ -134,10 +148,13 @@ impl Worker {
         };
         let host = file_name(&host);
         let worker = worker_id(&host)?;
+        let secret = WorkerSecret::random().map_err(Error::System)?;
+        places::check(&options.work_dir, &options.cache_dir, &options.data_dir)?;
         let in_work_dir = |source| Error::WorkDir { path: options.work_dir.clone(), source };
         let work_dir = WorkDir::open(&options.work_dir).map_err(in_work_dir)?;
         work_dir.end_orphans(&host).await.map_err(in_work_dir)?;
         let registration = work_dir.register(&worker.0).map_err(in_work_dir)?;
+        let patience = options.timing.refused;
         let around = Arc::new(Surroundings {
             spawner: Spawner::start().map_err(Error::System)?,
             build: options.build.clone(),
@@ -167,7 +184,8 @@ impl Worker {
         }
         prove_trainer(&mut slots).await.map_err(|failure| Error::Trainer { reason: failure.message })?;
         let (link_events, link) = mpsc::channel(256);
-        let link_task = tokio::spawn(Link { endpoint, token: options.token, events: link_events }.run());
+        let (token, token_file) = (options.token, options.token_file);
+        let link_task = tokio::spawn(Link { endpoint, token, token_file, patience, events: link_events }.run());
         let mut slot_tasks = JoinSet::new();
         for slot in slots {
             slot_tasks.spawn(slot.run());
@@ -176,7 +194,7 @@ impl Worker {
         let info = WorkerInfo { host, build: options.build, trainer: options.program, slots: options.slots };
         let slots = commands.clone();
         let state = Session::default();
-        let running = Loop { worker: worker.clone(), info, around, slots, said, link, intent: wanted, state };
+        let running = Loop { worker: worker.clone(), secret, info, around, slots, said, link, intent: wanted, state };
         let task = tokio::spawn(async move {
             let ended = running.run().await;
             link_task.abort();

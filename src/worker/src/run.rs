@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use protocol::{DiskUse, FromCoordinator, FromWorker, Hello};
+use protocol::{DiskUse, FromCoordinator, FromWorker, Hello, WorkerSecret};
 use schedule::Leftovers;
 use schedule::event::Outcome;
 use schedule::state::{SlotIndex, WorkerId, WorkerInfo};
@@ -35,6 +35,7 @@ pub enum Intent {
 
 pub struct Loop {
     pub worker: WorkerId,
+    pub secret: WorkerSecret,
     pub info: WorkerInfo,
     pub around: Arc<Surroundings>,
     /// One for each slot.
@@ -60,6 +61,8 @@ pub struct Session {
     removals: JoinSet<()>,
     leaving: Option<String>,
     draining: Option<String>,
+    /// The coordinator does not want this worker: it leaves, and nobody is there to acknowledge anything.
+    refused: Option<Error>,
     /// A leaving worker waits until then for acknowledgements.
     goodbye: Option<Instant>,
 }
@@ -80,7 +83,7 @@ impl Loop {
         loop {
             let goodbye = self.state.goodbye;
             tokio::select! {
-                event = self.link.recv() => match event {
+                event = self.link.recv(), if self.state.refused.is_none() => match event {
                     Some(LinkEvent::Message(FromCoordinator::Welcome { heartbeat_ms, lease_ms })) => {
                         tracing::info!(worker = %self.worker, heartbeat_ms, lease_ms, "connected");
                         beat = interval(Duration::from_millis(heartbeat_ms));
@@ -90,7 +93,10 @@ impl Loop {
                     Some(LinkEvent::Message(message)) => self.hear(message),
                     Some(LinkEvent::Up(outgoing)) => self.greet(outgoing),
                     Some(LinkEvent::Down) => self.state.forget_stream(),
-                    Some(LinkEvent::Final(error)) => return Err(error),
+                    Some(LinkEvent::Final(error)) => {
+                        self.leave(error.to_string());
+                        self.state.refused = Some(error);
+                    }
                     None => return Ok(Ended::Stopped),
                 },
                 said = self.said.recv() => match said {
@@ -112,13 +118,16 @@ impl Loop {
                 }
             }
             if let Some(ended) = self.finished() {
-                return Ok(ended);
+                return ended;
             }
         }
     }
 
-    fn finished(&mut self) -> Option<Ended> {
+    fn finished(&mut self) -> Option<Result<Ended, Error>> {
         let session = &mut self.state;
+        if session.refused.is_some() {
+            return if session.attempts.none_runs() { session.refused.take().map(Err) } else { None };
+        }
         if session.leaving.is_some() && session.attempts.none_runs() && session.goodbye.is_none() {
             session.goodbye = Some(Instant::now() + self.around.timing.goodbye);
         }
@@ -128,8 +137,8 @@ impl Loop {
         match (&session.leaving, &session.draining) {
             // `Drain` answers `Leaving`: until then the coordinator may not have heard it
             (Some(_), None) if session.outgoing.is_some() => None,
-            (Some(_), _) => Some(Ended::Left),
-            (None, Some(reason)) => Some(Ended::Drained { reason: reason.clone() }),
+            (Some(_), _) => Some(Ok(Ended::Left)),
+            (None, Some(reason)) => Some(Ok(Ended::Drained { reason: reason.clone() })),
             (None, None) => None,
         }
     }
@@ -144,6 +153,7 @@ impl Loop {
         let hello = Hello {
             worker: self.worker.clone(),
             connection: session.connections,
+            secret: self.secret.clone(),
             info: self.info.clone(),
             running,
             ended,
@@ -222,7 +232,7 @@ impl Loop {
 
     fn acknowledged(&mut self, key: AttemptKey) {
         if let Some(Outcome::Finished(_)) = self.state.attempts.acknowledge(key) {
-            self.remove(Leftovers { checkpoints: vec![key], logs: Vec::new() });
+            self.remove(Leftovers { checkpoints: vec![key], ..Leftovers::default() });
         }
     }
 
@@ -230,6 +240,7 @@ impl Loop {
         let work_dir = self.around.work_dir.clone();
         while self.state.removals.try_join_next().is_some() {}
         self.state.removals.spawn_blocking(move || {
+            work_dir.remove_abandoned(&leftovers.unknown, leftovers.now);
             let checkpoints = leftovers.checkpoints.into_iter().map(|key| (key, work_dir.remove_checkpoints(key)));
             for ((trial, _), removed) in
                 checkpoints.chain(leftovers.logs.into_iter().map(|key| (key, work_dir.remove_logs(key))))

@@ -102,6 +102,7 @@ impl Bench {
                 checkpoint: Duration::from_secs(1),
                 terminate: Duration::from_millis(300),
                 goodbye: Duration::ZERO,
+                refused: Duration::ZERO,
             },
         };
         let (commands, receiver) = mpsc::channel(16);

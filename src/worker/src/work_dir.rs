@@ -5,17 +5,19 @@
 //! a file of results would only be a second, weaker journal.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use protocol::DiskUse;
 use protocol::limits::MAX_SEEN;
+use schedule::state::Millis;
 use sweep::{AttemptNo, TrialId};
 
+use crate::origin::Origin;
 use crate::processes::Family;
 
 #[derive(Clone, Debug)]
@@ -55,16 +57,20 @@ impl WorkDir {
         self.0.join("logs").join(trial.to_string()).join(format!("attempt-{attempt}.stderr"))
     }
 
-    /// Says that this worker lives, so that a later one can tell that it does not any more.
+    /// Says that this worker lives, so that a later one can tell that it does not any more. The file is locked before it
+    /// has its name: nobody finds it unlocked.
     pub fn register(&self, worker: &str) -> io::Result<Registration> {
-        let path = self.0.join("workers").join(worker);
-        let file = File::create(&path)?;
+        let (path, unnamed) = (self.0.join("workers").join(worker), self.0.join("workers").join(format!(".{worker}")));
+        let file = File::create_new(&unnamed)?;
+        serde_json::to_writer(&file, &Origin::of_this_process(&file)?)?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| io::Error::from(error))?;
+        fs::rename(&unnamed, &path)?;
         Ok(Registration { path, _lock: lock })
     }
 
     /// Ends what dead workers of this host have left running. A worker that dies takes its trainers with it, but one
-    /// that was killed cannot prove it.
+    /// that was killed cannot prove it. Where the file is a copy of another work directory's, or from before the last
+    /// boot, it says nothing about processes, and only the file goes.
     pub async fn end_orphans(&self, host: &str) -> io::Result<()> {
         for entry in fs::read_dir(self.0.join("workers"))? {
             let entry = entry?;
@@ -72,10 +78,15 @@ impl WorkDir {
             if host_of(&worker) != Some(host) {
                 continue;
             }
-            let Ok(file) = File::open(entry.path()) else { continue };
-            let Ok(_dead) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { continue };
+            let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(entry.path());
+            let Ok(file) = opened else { continue };
+            let Ok(mut dead) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { continue };
+            let is_its_own = match Origin::read(&mut dead) {
+                Some(origin) if origin.is_running() => continue,
+                origin => origin.is_some_and(|origin| origin.is_of(&dead)),
+            };
             let family = Family::of_worker(&worker);
-            let orphans = family.members()?;
+            let orphans = if is_its_own { family.members()? } else { Vec::new() };
             if !orphans.is_empty() {
                 tracing::warn!(worker, ?orphans, "ending what a dead worker left running");
                 family.end(Duration::from_secs(2)).await;
@@ -97,7 +108,7 @@ impl WorkDir {
     }
 
     /// What all trials have on disk, what those that run here have, and which others have something: of a long list
-    /// another part each round. Removes what nobody has touched for long: its coordinator may not exist any more.
+    /// another part each round. Removes nothing.
     pub fn survey(&self, held: &BTreeSet<TrialId>, round: u64) -> DiskUse {
         let mut disk = DiskUse::default();
         let mut seen = BTreeSet::new();
@@ -107,12 +118,7 @@ impl WorkDir {
                 let Some(trial) = entry.file_name().to_str().and_then(|name| name.parse::<TrialId>().ok()) else {
                     continue;
                 };
-                let (bytes, touched) = size_and_age(&entry.path());
-                if !held.contains(&trial) && touched.is_some_and(|age| age > ABANDONED) {
-                    tracing::info!(%trial, part, "removing what nobody has touched for 30 days");
-                    let _ = fs::remove_dir_all(entry.path());
-                    continue;
-                }
+                let (bytes, _) = size_and_time(&entry.path());
                 disk.work_dir_bytes += bytes;
                 if !held.contains(&trial) {
                     seen.insert(trial);
@@ -125,20 +131,58 @@ impl WorkDir {
         disk.seen = seen.into_iter().skip(round as usize % parts * MAX_SEEN).take(MAX_SEEN).collect();
         disk
     }
+
+    /// Removes what trials left that the coordinator does not know, once nobody has touched it for long: theirs may not
+    /// exist any more. Ages are told by the file system's own clock, which also made the times of the files; where that
+    /// is not about the coordinator's time, one of the clocks is wrong and nothing is removed.
+    pub fn remove_abandoned(&self, unknown: &[TrialId], coordinator_ms: Millis) {
+        if unknown.is_empty() {
+            return;
+        }
+        let now = match self.file_system_time() {
+            Ok(now) => now,
+            Err(error) => return tracing::warn!(%error, "the age of files is not known; nothing is removed"),
+        };
+        let coordinator = UNIX_EPOCH + Duration::from_millis(coordinator_ms);
+        let apart = now.duration_since(coordinator).unwrap_or_else(|error| error.duration());
+        if apart > CLOCKS_AGREE {
+            let hours = apart.as_secs() / 3600;
+            tracing::warn!(hours, "the work directory's clock differs from the coordinator's; nothing is removed");
+            return;
+        }
+        for (trial, part) in unknown.iter().flat_map(|trial| ["checkpoints", "logs"].map(|part| (trial, part))) {
+            let folder = self.0.join(part).join(trial.to_string());
+            let age = size_and_time(&folder).1.and_then(|changed| now.duration_since(changed).ok());
+            if age.is_some_and(|age| age > ABANDONED) {
+                tracing::info!(%trial, part, "removing what nobody has touched for 30 days");
+                let _ = fs::remove_dir_all(folder);
+            }
+        }
+    }
+
+    /// What time it is for the file system: on a network that is the server's.
+    fn file_system_time(&self) -> io::Result<SystemTime> {
+        let path = self.0.join(format!(".clock-{}-{:?}", std::process::id(), std::thread::current().id()));
+        let mut file = File::create_new(&path)?;
+        let time = file.write_all(b"now").and_then(|()| file.sync_all()).and_then(|()| file.metadata()?.modified());
+        fs::remove_file(&path)?;
+        time
+    }
 }
 
 /// A trial that its coordinator knows is tidied up on its word long before.
 const ABANDONED: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Clocks that differ by more are not believed.
+const CLOCKS_AGREE: Duration = Duration::from_secs(24 * 3600);
 
-/// Bytes in a folder, and how long ago it or something in it was changed.
-fn size_and_age(folder: &Path) -> (u64, Option<Duration>) {
+/// Bytes in a folder, and when it or something in it was changed last.
+fn size_and_time(folder: &Path) -> (u64, Option<SystemTime>) {
     let of_folder = fs::metadata(folder).ok();
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let files: Vec<_> = entries.filter_map(|entry| entry.metadata().ok()).collect();
     let bytes = files.iter().map(fs::Metadata::len).sum();
     let changed = files.iter().chain(&of_folder).filter_map(|metadata| metadata.modified().ok()).max();
-    // an error: it was changed in the future, by a machine with another clock
-    (bytes, changed.and_then(|changed| changed.elapsed().ok()))
+    (bytes, changed)
 }
 
 fn remove_up_to(dir: &Path, attempt: AttemptNo) -> io::Result<()> {
@@ -186,8 +230,6 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
 
     #[test]
@@ -232,8 +274,12 @@ mod tests {
         assert_eq!(work_dir.survey(&BTreeSet::new(), 0).seen, [id(1), id(2), id(3)]);
     }
 
+    fn millis(time: SystemTime) -> Millis {
+        time.duration_since(UNIX_EPOCH).unwrap().as_millis() as Millis
+    }
+
     #[test]
-    fn what_nobody_touches_for_long_is_removed_unless_it_runs_here() {
+    fn only_what_no_coordinator_knows_and_nobody_touches_for_long_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let work_dir = WorkDir::open(dir.path()).unwrap();
         let ids: Vec<TrialId> = (1..=3).map(|number| format!("{number:016x}").parse().unwrap()).collect();
@@ -248,8 +294,21 @@ mod tests {
                 File::open(&folder).unwrap().set_modified(long_ago).unwrap();
             }
         }
-        assert_eq!(work_dir.survey(&BTreeSet::from([ids[0]]), 0).seen, [ids[2]]);
-        assert_eq!(ids.iter().map(|id| work_dir.checkpoint_dir(*id).exists()).collect::<Vec<_>>(), [true, false, true]);
+        let exist = || ids.iter().map(|id| work_dir.checkpoint_dir(*id).exists()).collect::<Vec<_>>();
+        assert_eq!(work_dir.survey(&BTreeSet::new(), 0).seen, ids);
+        // the machine's clock is 30 days ahead: every file looks old
+        work_dir.remove_abandoned(&ids, millis(long_ago));
+        assert_eq!(exist(), [true, true, true]);
+        // the first is another worker's, which the coordinator knows
+        work_dir.remove_abandoned(&ids[1..], millis(SystemTime::now()));
+        assert_eq!(exist(), [true, false, true]);
+        assert!(
+            fs::read_dir(dir.path()).unwrap().all(|entry| !entry
+                .unwrap()
+                .file_name()
+                .to_string_lossy()
+                .contains("clock"))
+        );
     }
 
     #[test]
@@ -279,7 +338,9 @@ mod tests {
         // processes are looked for on the whole machine: names that no other run of this test has
         let host = format!("orphans-of-{}", std::process::id());
         let (dead, live) = (&format!("{host}-1-dead"), &format!("{host}-2-live"));
-        drop(fs::File::create(dir.path().join("workers").join(dead)).unwrap());
+        let file = fs::File::create(dir.path().join("workers").join(dead)).unwrap();
+        serde_json::to_writer(&file, &Origin::of_dead_process(&file)).unwrap();
+        drop(file);
         let registration = work_dir.register(live).unwrap();
         let mut orphan = Sleeper::start(&format!("{dead}/0/1"));
         let mut child = Sleeper::start(&format!("{live}/0/1"));
@@ -295,5 +356,37 @@ mod tests {
         assert!(!dir.path().join("workers").join(dead).exists());
         drop(registration);
         assert!(!dir.path().join("workers").join(live).exists());
+    }
+
+    /// Copied while its workers run: their files are there, and nobody has locked them.
+    #[tokio::test]
+    async fn a_copied_work_directory_does_not_end_the_trainers_of_the_original() {
+        use crate::processes::tests::Sleeper;
+        let (original, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let host = format!("copied-from-{}", std::process::id());
+        let (live, dead) = (&format!("{host}-1-live"), &format!("{host}-2-dead"));
+        let registration = WorkDir::open(original.path()).unwrap().register(live).unwrap();
+        let of_dead = original.path().join("workers").join(dead);
+        let file = fs::File::create(&of_dead).unwrap();
+        serde_json::to_writer(&file, &Origin::of_dead_process(&file)).unwrap();
+        let copied = WorkDir::open(copy.path()).unwrap();
+        let place = |worker: &str| copy.path().join("workers").join(worker);
+        fs::copy(original.path().join("workers").join(live), place(live)).unwrap();
+        fs::copy(&of_dead, place(dead)).unwrap();
+        // as versions from before registered workers
+        let older = &format!("{host}-3-older");
+        fs::write(place(older), "").unwrap();
+        let mut trainers = [live, dead, older].map(|worker| Sleeper::start(&format!("{worker}/0/1")));
+        for worker in [live, dead, older] {
+            while Family::of_worker(worker).members().unwrap().is_empty() {
+                std::thread::yield_now();
+            }
+        }
+        copied.end_orphans(&host).await.unwrap();
+        for trainer in &mut trainers {
+            assert!(trainer.0.try_wait().unwrap().is_none(), "it is not the copy's to end");
+        }
+        assert!(!place(dead).exists() && !place(older).exists());
+        drop(registration);
     }
 }

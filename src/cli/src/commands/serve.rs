@@ -76,6 +76,7 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
     let options = worker::Options {
         coordinator: with_scheme(&arguments.coordinator),
         token: client::token(arguments.token_file.as_deref())?,
+        token_file: arguments.token_file.clone(),
         build: sweep::build(),
         name: arguments.name.clone(),
         slots: slots(&arguments.devices)?,
@@ -147,6 +148,7 @@ impl Embedded {
         let options = worker::Options {
             coordinator: embedded.address.clone(),
             token: Some(embedded.token.clone()),
+            token_file: None,
             build: sweep::build(),
             name: None,
             slots,

@@ -6,7 +6,7 @@ use schedule::{next_deadline, turn};
 use sweep::record::FailureClass;
 
 use crate::sweeps::grid;
-use crate::world::{Started, World, finished, info, says};
+use crate::world::{Started, World, finished, info, says, secret};
 
 fn one_running(world: &mut World) -> (WorkerId, Started) {
     let worker = world.join("w", 1);
@@ -100,6 +100,7 @@ fn lists_of_an_older_stream_cannot_undo_newer_ones() {
     let late = Input::Connected {
         worker: worker.clone(),
         connection: 1,
+        secret: secret(1),
         info: info("w", 1, 1),
         running: Vec::new(),
         ended: Vec::new(),
@@ -109,6 +110,47 @@ fn lists_of_an_older_stream_cannot_undo_newer_ones() {
     // nor can the end of the older stream be taken for the end of the newer
     world.give(Input::Disconnected { worker: worker.clone(), connection: 1 }).expect("always");
     assert!(world.state.live.connected.contains_key(&worker));
+}
+
+#[test]
+fn only_the_process_that_joined_can_connect_as_its_worker() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    let as_process = |process: u8, connection: u64| Input::Connected {
+        worker: worker.clone(),
+        connection,
+        secret: secret(process),
+        info: info("w", 1, 1),
+        running: vec![says(&first, 0)],
+        ended: Vec::new(),
+    };
+    for restarted in [false, true] {
+        if restarted {
+            world.restart();
+        }
+        let newest = world.state.live.newest_connection.clone();
+        assert_eq!(world.give(as_process(2, u64::MAX)), Err(Rejected::Impostor(worker.clone())));
+        assert_eq!(world.state.live.newest_connection, newest, "it does not shut the worker out");
+        world.give(as_process(1, 2 + u64::from(restarted))).expect("it may return");
+    }
+    world.finish(&first).expect("it is current");
+}
+
+/// What joined before secrets were journalled is whoever connects first.
+#[test]
+fn a_worker_of_an_older_journal_gets_its_secret_when_it_connects() {
+    let mut world = World::new();
+    let line = r#"{"worker_joined":{"worker":"w","info":{"host":"w","build":"build 1","slots":[
+        {"devices":["cpu"],"description":"1 thread"}]}}}"#;
+    let event = serde_json::from_str(line).expect("older events are read");
+    let recorded = Recorded { at: 0, event };
+    world.force(&recorded).expect("it can be replayed");
+    world.journal.push(recorded);
+    let worker = WorkerId("w".into());
+    world.connect(&worker, info("w", 1, 1), &[], &[]).expect("it may join");
+    assert!(world.state.workers[&worker].secret.as_ref().is_some_and(|known| known.is_same(&secret(1))));
+    world.restart();
+    assert!(world.state.workers[&worker].secret.is_some());
 }
 
 #[test]

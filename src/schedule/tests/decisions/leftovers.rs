@@ -10,7 +10,7 @@ use crate::world::{Started, World};
 
 /// What may go now: checkpoints, logs.
 fn may_go(world: &World, trial: TrialId) -> (bool, bool) {
-    let Leftovers { checkpoints, logs } = leftovers(&world.state, &[trial], world.now);
+    let Leftovers { checkpoints, logs, .. } = leftovers(&world.state, &[trial], world.now);
     let last = (trial, AttemptNo(world.trial(trial).attempts.len() as u32));
     assert!(checkpoints.iter().chain(&logs).all(|found| *found == last), "{checkpoints:?} {logs:?}");
     (!checkpoints.is_empty(), !logs.is_empty())
@@ -76,11 +76,13 @@ fn what_was_cancelled_keeps_everything_for_a_day() {
 }
 
 #[test]
-fn nothing_is_said_of_what_this_coordinator_did_not_start() {
+fn what_this_coordinator_did_not_start_stays_and_what_it_does_not_know_is_named() {
     let mut world = World::new();
     world.submit(grid("a", 1, 1, ""));
     let never_begun = *world.state.trials.keys().next().expect("a trial");
     world.give(Input::Cancel { sweep: "a".to_owned(), reason: Default::default() }).expect("it may be cancelled");
     let foreign: TrialId = "00000000000000ff".parse().expect("an id");
-    assert!(leftovers(&world.state, &[never_begun, foreign], world.now + 100 * KEEP_MS).is_empty());
+    let found = leftovers(&world.state, &[never_begun, foreign], world.now + 100 * KEEP_MS);
+    assert!(found.checkpoints.is_empty() && found.logs.is_empty());
+    assert_eq!((found.unknown, found.now), (vec![foreign], world.now + 100 * KEEP_MS));
 }

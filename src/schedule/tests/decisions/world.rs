@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use schedule::event::{Effect, EndedAttempt, Input, Outcome, Recorded, Rejected, RunningAttempt};
-use schedule::state::{Phase, Slot, State, TrialState, WorkerId, WorkerInfo};
+use schedule::state::{Phase, SecretHash, Slot, State, TrialState, WorkerId, WorkerInfo};
 use schedule::{Answer, Config, Submission, apply, check, replay, restart, turn};
 use sweep::handoff::Progress;
 use sweep::record::{EpochRecord, Failure, FailureClass, TrialResult};
@@ -69,8 +69,8 @@ impl World {
         self.connections += 1;
         let connection = self.connections;
         let running = running.iter().map(|started| says(started, 0)).collect();
-        let worker = worker.clone();
-        self.give(Input::Connected { worker, connection, info, running, ended: ended.to_vec() })
+        let (worker, secret) = (worker.clone(), secret(1));
+        self.give(Input::Connected { worker, connection, secret, info, running, ended: ended.to_vec() })
     }
 
     pub fn started(&self) -> Vec<Started> {
@@ -141,6 +141,11 @@ impl World {
     pub fn force(&mut self, recorded: &Recorded) -> Result<(), schedule::Impossible> {
         apply(&mut self.state, recorded)
     }
+}
+
+/// That of a process of this number.
+pub fn secret(process: u8) -> SecretHash {
+    SecretHash::new([process; 32])
 }
 
 pub fn info(host: &str, slots: u32, devices: usize) -> WorkerInfo {

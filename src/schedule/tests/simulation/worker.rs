@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use schedule::event::{EndedAttempt, Input, Outcome, RunningAttempt};
-use schedule::state::{Slot, WorkerId, WorkerInfo};
+use schedule::state::{SecretHash, Slot, WorkerId, WorkerInfo};
 use sweep::handoff::Progress;
 use sweep::record::{Failure, FailureClass};
 use sweep::{AttemptNo, TrialId};
@@ -90,6 +90,7 @@ impl Worker {
         Input::Connected {
             worker: self.id.clone(),
             connection: self.connection,
+            secret: SecretHash::new([self.run as u8; 32]),
             info: self.info(),
             running: self.running(),
             ended: self.ended.clone(),

@@ -472,7 +472,12 @@ impl World {
                 Err(Rejected::UnknownWorker(_)) => self.answers.unknown_workers += 1,
                 Err(Rejected::UnknownSweep(_) | Rejected::UnknownPlace(_) | Rejected::HasLeft { .. }) => {}
                 Err(Rejected::StaleConnection { .. }) => self.answers.stale_connections += 1,
-                Err(rejected @ (Rejected::Internal(_) | Rejected::Invalid(_) | Rejected::OtherBuild { .. })) => {
+                Err(
+                    rejected @ (Rejected::Internal(_)
+                    | Rejected::Invalid(_)
+                    | Rejected::Impostor(_)
+                    | Rejected::OtherBuild { .. }),
+                ) => {
                     return Err(format!("{input:?} was answered: {rejected}"));
                 }
                 Ok(_) => {}

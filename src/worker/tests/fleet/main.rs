@@ -1,6 +1,7 @@
 //! Coordinator and workers in one process, over loopback, with a fake trainer: whole sweeps, disturbed and not.
 
 mod peer;
+mod refusals;
 mod rig;
 
 use std::time::Duration;
@@ -208,6 +209,37 @@ async fn a_second_stream_replaces_the_first() {
     late.is_closed().await;
     rig.submit().await;
     second.start().await;
+    rig.end().await;
+}
+
+/// It reports an outcome under the number of the true worker's stream, before its Hello was judged.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_alone_cannot_take_a_workers_place_or_shut_it_out() {
+    let mut rig = Rig::new("");
+    rig.coordinator().await;
+    rig.submit().await;
+    let mut worker = rig.peer("victim-1-1").await;
+    worker.hello(1).await;
+    let (trial, attempt) = worker.start().await;
+    for connection in [1, 2, u64::from(u32::MAX)] {
+        let mut impostor = rig.peer("victim-1-1").await.with_another_secret();
+        impostor.hello_with(connection, vec![(trial, attempt)]).await;
+        impostor.ended(trial, attempt, Outcome::Finished(Box::new(peer::result(0.123456)))).await;
+        assert!(impostor.refused().await.contains("is another process"));
+        impostor.is_closed().await;
+    }
+    // also after a restart, which has forgotten every stream
+    rig.drop_coordinator().await;
+    rig.coordinator().await;
+    let mut impostor = rig.peer("victim-1-1").await.with_another_secret();
+    impostor.hello(u64::from(u32::MAX)).await;
+    assert!(impostor.refused().await.contains("is another process"));
+    let mut worker = rig.peer("victim-1-1").await;
+    worker.hello_with(2, vec![(trial, attempt)]).await;
+    worker.welcome().await;
+    worker.ended(trial, attempt, Outcome::Stopped).await;
+    worker.acknowledged(trial, attempt).await;
+    assert_eq!(rig.sweep_status().await.succeeded, 0, "the impostor's result does not count");
     rig.end().await;
 }
 

@@ -1,7 +1,7 @@
 //! A worker by hand: says what a test wants, whether it is true or not.
 
 use protocol::v1::fleet_client::FleetClient;
-use protocol::{FromCoordinator, FromWorker, Hello, Token, v1};
+use protocol::{FromCoordinator, FromWorker, Hello, Token, WorkerSecret, v1};
 use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::{Slot, WorkerId, WorkerInfo};
 use sweep::handoff::Progress;
@@ -16,6 +16,7 @@ use crate::rig::patient;
 
 pub struct Peer {
     worker: WorkerId,
+    secret: WorkerSecret,
     outgoing: mpsc::Sender<v1::WorkerMessage>,
     incoming: Streaming<v1::CoordinatorMessage>,
 }
@@ -40,7 +41,15 @@ impl Peer {
         let (outgoing, messages) = mpsc::channel(16);
         let mut client = FleetClient::with_interceptor(channel, protocol::token::attach(Some(token)));
         let incoming = patient(client.connect(ReceiverStream::new(messages))).await.unwrap().into_inner();
-        Self { worker: WorkerId(worker.into()), outgoing, incoming }
+        // one that streams of the same process share
+        let secret = WorkerSecret::try_from(&[1; 32][..]).unwrap();
+        Self { worker: WorkerId(worker.into()), secret, outgoing, incoming }
+    }
+
+    /// Another process, which knows the worker's id and no more.
+    pub fn with_another_secret(mut self) -> Self {
+        self.secret = WorkerSecret::random().unwrap();
+        self
     }
 
     async fn say(&self, message: FromWorker) {
@@ -67,8 +76,8 @@ impl Peer {
             slot: 0,
             progress: Progress::default(),
         });
-        let (worker, running) = (self.worker.clone(), running.collect());
-        self.say(FromWorker::Hello(Hello { worker, connection, info, running, ended: Vec::new() })).await;
+        let (worker, secret, running) = (self.worker.clone(), self.secret.clone(), running.collect());
+        self.say(FromWorker::Hello(Hello { worker, connection, secret, info, running, ended: Vec::new() })).await;
     }
 
     pub async fn ended(&self, trial: TrialId, attempt: AttemptNo, outcome: Outcome) {
@@ -110,6 +119,14 @@ impl Peer {
 
     pub async fn acknowledged(&mut self, trial: TrialId, attempt: AttemptNo) {
         self.hear(|message| (message == FromCoordinator::Acknowledged { trial, attempt }).then_some(())).await;
+    }
+
+    pub async fn refused(&mut self) -> String {
+        self.hear(|message| match message {
+            FromCoordinator::Refused { reason } => Some(reason.to_string()),
+            _ => None,
+        })
+        .await
     }
 
     /// The status it ended with, if that was an error.

@@ -49,6 +49,7 @@ pub struct Rig {
     token: Token,
     port: u16,
     lease_ms: u64,
+    refused: Duration,
     coordinator: Option<coordinator::Handle>,
     workers: Vec<Handle>,
 }
@@ -71,7 +72,8 @@ impl Rig {
         let dir = tempfile::tempdir().unwrap();
         let trainer = script(dir.path(), "trainer.sh", behaviour);
         let token = Token::random().unwrap();
-        Self { dir, trainer, token, port: 0, lease_ms: 60_000, coordinator: None, workers: Vec::new() }
+        let refused = Timing::default().refused;
+        Self { dir, trainer, token, port: 0, lease_ms: 60_000, refused, coordinator: None, workers: Vec::new() }
     }
 
     /// Where a lease is to run out. Elsewhere it is so long that no loaded machine reaches it.
@@ -80,8 +82,34 @@ impl Rig {
         self
     }
 
+    pub fn refused_after(&mut self, patience: Duration) {
+        self.refused = patience;
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn token(&self) -> Option<Token> {
         Some(self.token.clone())
+    }
+
+    /// Workers read it again when they are refused.
+    pub fn token_file(&self) -> PathBuf {
+        self.dir.path().join("token")
+    }
+
+    /// The coordinator's next start wants another token; workers find it with `publish_token`.
+    pub fn rotate_token(&mut self) -> String {
+        let text = "another-token-of-32-characters-1";
+        self.token = Token::new(text).unwrap();
+        text.to_owned()
+    }
+
+    pub fn publish_token(&self, text: &str) {
+        let file = self.token_file();
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     /// Before there is a coordinator.
@@ -126,6 +154,7 @@ impl Rig {
         Options {
             coordinator: format!("http://127.0.0.1:{}", self.port),
             token: self.token(),
+            token_file: Some(self.token_file()),
             build: "test".into(),
             name: None,
             slots: vec![slot; slots],
@@ -135,7 +164,7 @@ impl Rig {
             allowed_paths: None,
             cache_dir: self.dir.path().into(),
             work_dir: self.dir.path().join("work"),
-            timing: Timing { terminate: Duration::from_millis(200), ..Timing::default() },
+            timing: Timing { terminate: Duration::from_millis(200), refused: self.refused, ..Timing::default() },
         }
     }
 

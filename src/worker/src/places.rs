@@ -1,0 +1,82 @@
+//! The directories of a worker, looked at before anything starts: what cannot be written is found by a person at the
+//! command line, not by trials.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::options::Error;
+
+/// What is written to see whether there is room: less than this is of no use to a trainer.
+const PROBE_BYTES: usize = 1 << 20;
+
+const WORK: (&str, &str) = ("work directory", "--work-dir (`orchestrator run` keeps it in --state-dir)");
+const CACHE: (&str, &str) = ("cache directory", "--cache-dir");
+const DATA: (&str, &str) = ("data directory", "--data-dir");
+
+pub fn check(work_dir: &Path, cache_dir: &Path, data_dir: &Path) -> Result<(), Error> {
+    probe(work_dir).map_err(unusable(WORK, work_dir))?;
+    match probe(cache_dir) {
+        // data sets that are decoded already can be used all the same, and others say so when they are asked for
+        Err(error) if holds_caches(cache_dir) => {
+            let path = cache_dir.display();
+            tracing::warn!(%path, %error, "the cache directory cannot be written: only data sets decoded there are usable");
+        }
+        probed => probed.map_err(unusable(CACHE, cache_dir))?,
+    }
+    match fs::read_dir(data_dir) {
+        // some data sets are built in
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(DATA, data_dir)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn unusable((name, flag): (&'static str, &'static str), path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Directory { name, flag, path, source }
+}
+
+/// Makes the directory where it is missing, and writes a file there.
+fn probe(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let path = dir.join(format!(".probe-{}-{:?}", std::process::id(), std::thread::current().id()));
+    // never through a link that somebody has put there
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+    let written = write(&mut file);
+    fs::remove_file(&path)?;
+    written
+}
+
+fn write(file: &mut File) -> io::Result<()> {
+    file.write_all(&vec![0; PROBE_BYTES])?;
+    // quotas and network file systems may tell only now
+    file.sync_all()
+}
+
+fn holds_caches(dir: &Path) -> bool {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| path.extension().is_some_and(|extension| extension == "images"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_is_named_with_the_flag_that_chooses_another() {
+        let place = tempfile::tempdir().unwrap();
+        let (good, file) = (place.path().join("good"), place.path().join("file"));
+        fs::write(&file, "in the way").unwrap();
+        assert!(check(&good, &good, &place.path().join("no data")).is_ok());
+        assert_eq!(fs::read_dir(&good).unwrap().count(), 0, "nothing is left of the look");
+        let below = file.join("below");
+        for (work, cache, data, flag) in [
+            (&below, &good, &good, "--work-dir"),
+            (&good, &below, &good, "--cache-dir"),
+            (&good, &good, &file, "--data-dir"),
+        ] {
+            let error = check(work, cache, data).unwrap_err().to_string();
+            assert!(error.contains(flag) && error.contains("file"), "{error}");
+        }
+    }
+}
