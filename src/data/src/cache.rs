@@ -111,7 +111,8 @@ fn decoded(
         let _ = std::fs::remove_file(&partial);
         return Err(error);
     }
-    load(&path, &key, &manifest.content).map_err(|reason| Error::malformed(&path, reason))
+    // just built and not to be read: the disk's fault, or no descriptors are left
+    load(&path, &key, &manifest.content).map_err(|reason| Error::cache("read", &path)(std::io::Error::other(reason)))
 }
 
 fn file_name(name: &str, resize: Option<u32>) -> PathBuf {
@@ -340,5 +341,47 @@ fn judge(dataset: &Dataset, corrupt: &[String], policy: Corrupt) -> Result<(), E
         Some(class) => {
             Err(Error::EmptyClass { dataset: name.clone(), class: dataset.class_names[class].clone(), count })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::files::Reach;
+
+    /// Anybody can put links into a folder for temporary files.
+    #[test]
+    fn what_others_planted_in_the_cache_leads_nowhere() {
+        let place = tempfile::tempdir().unwrap();
+        let (data_dir, cache_dir) = (place.path().join("data"), place.path().join("cache"));
+        for class in ["set/train/a", "set/test/a"] {
+            fs::create_dir_all(data_dir.join(class)).unwrap();
+            image::RgbImage::new(4, 4).save(data_dir.join(class).join("image.png")).unwrap();
+        }
+        let request = OpenRequest {
+            dataset: "folder:set",
+            resize: None,
+            reach: Reach::anywhere(&data_dir),
+            cache_dir: &cache_dir,
+            corrupt: Corrupt::Refuse,
+            smoke: false,
+        };
+        let open = || crate::open(&request, &|_, _| ());
+        assert_eq!(open().unwrap().train.len(), 1);
+        let cache = cache_dir.join(file_name("folder:set", None));
+        let (victim, partial, lock) =
+            (place.path().join("victim"), cache.with_extension("partial"), cache.with_extension("lock"));
+        fs::write(&victim, "precious").unwrap();
+        fs::remove_file(&cache).unwrap();
+        std::os::unix::fs::symlink(&victim, &partial).unwrap();
+        assert_eq!(open().unwrap().train.len(), 1, "the link is replaced");
+        fs::remove_file(&cache).unwrap();
+        fs::remove_file(&lock).unwrap();
+        std::os::unix::fs::symlink(&victim, &lock).unwrap();
+        let error = open().err().expect("the link is not followed").to_string();
+        assert!(error.contains(".lock") && error.contains("--cache-dir"), "{error}");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
     }
 }

@@ -160,7 +160,8 @@ fn lying_worker() -> impl Strategy<Value = v1::WorkerMessage> {
                 let slots = vec![v1::Slot { devices, uuids: vec![worker.clone()], description: host.clone() }];
                 let build = worker.clone();
                 let secret = vec![1; 31 + connection as usize];
-                let hello = v1::Hello { worker, connection, secret, build, host, slots, running, ..v1::Hello::default() };
+                let hello =
+                    v1::Hello { worker, connection, secret, build, host, slots, running, ..v1::Hello::default() };
                 v1::worker_message::Message::Hello(hello)
             }
         ),
