@@ -380,7 +380,8 @@ mod tests {
         fs::remove_file(&cache).unwrap();
         fs::remove_file(&lock).unwrap();
         std::os::unix::fs::symlink(&victim, &lock).unwrap();
-        let error = open().err().expect("the link is not followed").to_string();
+        let Err(error) = open() else { panic!("the link is followed") };
+        let error = error.to_string();
         assert!(error.contains(".lock") && error.contains("--cache-dir"), "{error}");
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
     }
