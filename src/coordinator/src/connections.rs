@@ -116,7 +116,7 @@ impl Gate {
         }
         let (num_open, silent) = (self.connections.num_open.load(Ordering::Relaxed), self.connections.silent().len());
         self.accept_complaint.log(|| tracing::error!(%error, num_open, silent, "connections cannot be accepted"));
-        self.connections.close_oldest();
+        self.connections.close_oldest_quarter();
         tokio::time::sleep(PAUSE).await;
     }
 
@@ -204,10 +204,13 @@ impl Connections {
         }
     }
 
-    fn close_oldest(&self) -> bool {
+    /// At least one, where there is one: makes room at once for those that wait to be accepted.
+    fn close_oldest_quarter(&self) {
         let mut silent = self.silent();
-        let oldest = silent.by_age.first_key_value().map(|(number, _)| *number);
-        silent.close(oldest)
+        for _ in 0..silent.len().div_ceil(4) {
+            let oldest = silent.by_age.first_key_value().map(|(number, _)| *number);
+            silent.close(oldest);
+        }
     }
 
     /// For one more connection of this peer. True: another one was closed for it; an error: none could be.

@@ -91,7 +91,9 @@ fn write_safetensors(contents: &[(String, Vec<usize>, Vec<u8>)]) -> Result<Vec<u
 /// A reader sees the old file or the new one, never half of one.
 fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let unfinished = path.with_extension(format!("{}.unfinished", std::process::id()));
-    let written = File::create(&unfinished).and_then(|mut file| {
+    // what a process of this number left, or a link that somebody put there to have its target overwritten
+    let _ = fs::remove_file(&unfinished);
+    let written = File::create_new(&unfinished).and_then(|mut file| {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&unfinished, path)
