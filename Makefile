@@ -26,7 +26,7 @@ export ORCHESTRATOR_COMMIT := $(or $(ORCHESTRATOR_COMMIT),$(shell git describe -
 # Another way of naming a libtorch, which would win over LIBTORCH in tch's build script.
 unexport LIBTORCH_USE_PYTORCH
 
-.PHONY: run build test lint bench soak stand-in-gpu dist clean setup
+.PHONY: run build test test-latex lint bench soak stand-in-gpu dist clean setup
 
 run: build
 	@"$(BINARIES)/orchestrator" run "$(SWEEP)" $(ARGS)
@@ -49,6 +49,10 @@ test: build lint
 	@$(CARGO) build --release --workspace --locked --examples
 	@$(CARGO) test --release --workspace --locked --lib --bins
 	@$(CARGO) test --release --workspace --locked --test '*'
+
+# Needs pdflatex with booktabs, and pdftotext (on Debian: texlive-latex-recommended, poppler-utils).
+test-latex: setup
+	@$(CARGO) test --release --workspace --locked --test report latex -- --ignored
 
 soak: build
 	@$(CARGO) test --release --workspace --locked --test soak --test control_plane -- --ignored --nocapture

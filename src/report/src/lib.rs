@@ -2,9 +2,10 @@
 //! replaying a journal gives the same report, byte for byte.
 //!
 //! `results.rs` folds the state into trials and cells; `grid.rs` and `figure.rs` lay them out; `text.rs`, `markup.rs`,
-//! `sketch.rs` and `svg.rs` draw; `files.rs` (with `csv.rs`) writes what programs read; `why.rs` tells where a cell came from.
+//! `sketch.rs` and `svg.rs` draw (`escape.rs` keeps text from being markup); `files.rs` (with `csv.rs`) writes what programs read; `why.rs` tells where a cell came from.
 
 mod csv;
+mod escape;
 mod figure;
 mod files;
 mod grid;

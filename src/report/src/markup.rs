@@ -1,23 +1,24 @@
 //! Draws a grid as Markdown and as LaTeX (booktabs). Best cells are bold; cells that are not distinguishable from the
 //! best carry `≈`.
 
+use crate::escape::{latex_literal, latex_prose, markdown_literal, markdown_prose};
 use crate::grid::{Grid, GridCell, Mark, Note};
 
 /// A Markdown table with caption and notes.
 pub fn markdown(grid: &Grid) -> String {
     let mut out = String::new();
-    let title = if grid.caption.is_empty() { String::new() } else { format!(" {}", markdown_text(&grid.caption)) };
-    out.push_str(&format!("**{}.**{title}\n\n", markdown_text(&grid.name)));
+    let title = if grid.caption.is_empty() { String::new() } else { format!(" {}", markdown_prose(&grid.caption)) };
+    out.push_str(&format!("**{}.**{title}\n\n", markdown_literal(&grid.name)));
     for warning in &grid.warnings {
-        out.push_str(&format!("> **{}**\n\n", markdown_text(warning)));
+        out.push_str(&format!("> **{}**\n\n", markdown_prose(warning)));
     }
-    out.push_str(&format!("{}\n\n", grid.protocol));
-    let mut head: Vec<String> = grid.row_headings.iter().map(|heading| markdown_text(heading)).collect();
+    out.push_str(&format!("{}\n\n", markdown_prose(&grid.protocol)));
+    let mut head: Vec<String> = grid.row_headings.iter().map(|heading| markdown_literal(heading)).collect();
     if let (Some(last), false) = (head.last_mut(), grid.column_headings.is_empty()) {
-        last.push_str(&format!(" ↓ {} →", markdown_text(&grid.column_headings.join(" / "))));
+        last.push_str(&format!(" ↓ {} →", markdown_literal(&grid.column_headings.join(" / "))));
     }
     head.extend(grid.columns.iter().map(|column| {
-        let label = column.labels.iter().map(|label| markdown_text(label)).collect::<Vec<_>>().join("<br>");
+        let label = column.labels.iter().map(|label| markdown_literal(label)).collect::<Vec<_>>().join("<br>");
         match (column.published, label.is_empty()) {
             (true, true) => "published".to_owned(),
             (true, false) => format!("{label}<br>published"),
@@ -30,7 +31,7 @@ pub fn markdown(grid: &Grid) -> String {
         (0..head.len()).map(|column| if column < grid.row_headings.len() { "---" } else { "---:" }).collect();
     out.push_str(&format!("| {} |\n", rule.join(" | ")));
     for (row, cells) in grid.cells.iter().enumerate() {
-        let mut fields: Vec<String> = grid.rows[row].iter().map(|label| markdown_text(label)).collect();
+        let mut fields: Vec<String> = grid.rows[row].iter().map(|label| markdown_literal(label)).collect();
         fields.extend(cells.iter().map(markdown_cell));
         out.push_str(&format!("| {} |\n", fields.join(" | ")));
     }
@@ -39,10 +40,10 @@ pub fn markdown(grid: &Grid) -> String {
     }
     for note in &grid.notes {
         out.push_str(&match shown_mark(note) {
-            None => format!("- {}\n", markdown_text(&note.text)),
-            Some("*") => format!("- **bold**: {}\n", markdown_text(&note.text)),
-            Some("≈") => format!("- ≈: {}\n", markdown_text(&note.text)),
-            Some(mark) => format!("- <sup>{mark}</sup> {}\n", markdown_text(&note.text)),
+            None => format!("- {}\n", markdown_prose(&note.text)),
+            Some("*") => format!("- **bold**: {}\n", markdown_prose(&note.text)),
+            Some("≈") => format!("- ≈: {}\n", markdown_prose(&note.text)),
+            Some(mark) => format!("- <sup>{mark}</sup> {}\n", markdown_prose(&note.text)),
         });
     }
     out
@@ -53,7 +54,7 @@ fn markdown_cell(cell: &GridCell) -> String {
         GridCell::Value { mark: Mark::Best, .. } => format!("**{}**", Grid::plain(cell)),
         GridCell::Value { mark: Mark::Tied, .. } => format!("{} ≈", Grid::plain(cell)),
         GridCell::Value { .. } | GridCell::Absent | GridCell::Blank => Grid::plain(cell),
-        GridCell::Status { text, note } => raised(&format!("*{}*", markdown_text(text)), note),
+        GridCell::Status { text, note } => raised(&format!("*{}*", markdown_literal(text)), note),
         GridCell::Published { value, note } => raised(&value.to_string(), note),
     }
 }
@@ -62,32 +63,17 @@ fn raised(text: &str, note: &Option<String>) -> String {
     note.as_ref().map_or_else(|| text.to_owned(), |note| format!("{text}<sup>{note}</sup>"))
 }
 
-/// Nothing a user wrote may open a column, a tag or emphasis.
-fn markdown_text(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\n' | '\r' => out.push(' '),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '|' | '*' | '_' | '\\' | '[' | ']' => out.extend(['\\', character]),
-            _ => out.push(character),
-        }
-    }
-    out
-}
-
 /// A `table` environment; needs the package booktabs.
 pub fn latex(grid: &Grid) -> String {
     let mut out = String::from("% Needs \\usepackage{booktabs} and UTF-8 input.\n\\begin{table}\n  \\centering\n");
-    let mut caption = latex_text(&grid.caption);
+    let mut caption = latex_prose(&grid.caption);
     if !caption.is_empty() && !caption.ends_with('.') {
         caption.push('.');
     }
     let warnings: Vec<String> =
-        grid.warnings.iter().map(|warning| format!("\\textbf{{{}}}", latex_text(warning))).collect();
+        grid.warnings.iter().map(|warning| format!("\\textbf{{{}}}", latex_prose(warning))).collect();
     let sentences: Vec<String> =
-        warnings.into_iter().chain([caption, latex_text(&grid.protocol)]).filter(|text| !text.is_empty()).collect();
+        warnings.into_iter().chain([caption, latex_prose(&grid.protocol)]).filter(|text| !text.is_empty()).collect();
     out.push_str(&format!("  \\caption{{{}}}\n", sentences.join(" ")));
     out.push_str(&format!("  \\label{{tab:{}}}\n", label(&grid.name)));
     let columns = "l".repeat(grid.row_headings.len()) + &"c".repeat(grid.columns.len());
@@ -98,13 +84,13 @@ pub fn latex(grid: &Grid) -> String {
         if grid.starts_group(row) {
             out.push_str("    \\addlinespace\n");
         }
-        let labels = grid.row_labels(row).into_iter().map(latex_text);
+        let labels = grid.row_labels(row).into_iter().map(latex_literal);
         let fields: Vec<String> = labels.chain(cells.iter().map(latex_cell)).collect();
         out.push_str(&format!("    {} \\\\\n", fields.join(" & ")));
     }
     out.push_str("    \\bottomrule\n  \\end{tabular}\n");
     for note in &grid.notes {
-        let text = latex_text(&note.text);
+        let text = latex_prose(&note.text);
         let line = match shown_mark(note) {
             None => text,
             Some("*") => format!("\\textbf{{bold}}: {text}"),
@@ -122,7 +108,7 @@ fn latex_heading(out: &mut String, grid: &Grid) {
     let blank = vec![String::new(); grid.row_headings.len()];
     let mut lines: Vec<Vec<String>> = Vec::new();
     if !grid.column_headings.is_empty() {
-        let (count, names) = (grid.columns.len(), latex_text(&grid.column_headings.join(" / ")));
+        let (count, names) = (grid.columns.len(), latex_literal(&grid.column_headings.join(" / ")));
         lines.push(blank.iter().cloned().chain([format!("\\multicolumn{{{count}}}{{c}}{{{names}}}")]).collect());
     }
     for level in 0..grid.column_headings.len() {
@@ -132,7 +118,7 @@ fn latex_heading(out: &mut String, grid: &Grid) {
             let here = &grid.columns[column];
             let same = |other: &&crate::grid::Column| other.labels[..=level] == here.labels[..=level];
             let span = grid.columns[column..].iter().take_while(same).count();
-            let text = latex_text(&here.labels[level]);
+            let text = latex_literal(&here.labels[level]);
             fields.push(if span == 1 { text } else { format!("\\multicolumn{{{span}}}{{c}}{{{text}}}") });
             column += span;
         }
@@ -146,7 +132,7 @@ fn latex_heading(out: &mut String, grid: &Grid) {
     }
     if let Some(bottom) = lines.last_mut() {
         for (field, heading) in bottom.iter_mut().zip(&grid.row_headings) {
-            *field = latex_text(heading);
+            *field = latex_literal(heading);
         }
     }
     for fields in lines {
@@ -162,7 +148,7 @@ fn latex_cell(cell: &GridCell) -> String {
     match cell {
         GridCell::Absent => "---".to_owned(),
         GridCell::Blank => String::new(),
-        GridCell::Status { text, note } => raised(format!("\\emph{{{}}}", latex_text(text)), note),
+        GridCell::Status { text, note } => raised(format!("\\emph{{{}}}", latex_literal(text)), note),
         GridCell::Published { value, note } => raised(value.to_string(), note),
         GridCell::Value { mark, .. } => {
             let text = Grid::plain(cell).replace('±', "$\\pm$");
@@ -177,35 +163,6 @@ fn latex_cell(cell: &GridCell) -> String {
 
 fn shown_mark(note: &Note) -> Option<&str> {
     note.mark.as_deref()
-}
-
-/// Text in which every character that LaTeX acts on is escaped; what stands between backticks is set as code.
-pub fn latex_text(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut backticks: usize = text.matches('`').count() / 2 * 2;
-    for character in text.chars() {
-        match character {
-            '&' | '%' | '$' | '#' | '_' | '{' | '}' => out.extend(['\\', character]),
-            '~' => out.push_str("\\textasciitilde{}"),
-            '^' => out.push_str("\\textasciicircum{}"),
-            '\\' => out.push_str("\\textbackslash{}"),
-            '<' => out.push_str("\\textless{}"),
-            '>' => out.push_str("\\textgreater{}"),
-            '|' => out.push_str("\\textbar{}"),
-            '"' => out.push_str("\\textquotedbl{}"),
-            '±' => out.push_str("$\\pm$"),
-            '≈' => out.push_str("$\\approx$"),
-            '`' if backticks == 0 => out.push_str("\\textasciigrave{}"),
-            '`' => {
-                out.push_str(if backticks.is_multiple_of(2) { "\\texttt{" } else { "}" });
-                backticks -= 1;
-            }
-            '—' => out.push_str("---"),
-            '\n' | '\r' => out.push(' '),
-            _ => out.push(character),
-        }
-    }
-    out
 }
 
 /// What is left of a name in a `\label`.

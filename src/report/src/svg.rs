@@ -7,6 +7,7 @@
 
 use unicode_width::UnicodeWidthStr;
 
+use crate::escape::xml;
 use crate::figure::{Line, Panel, Plot, Point};
 
 const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31"];
@@ -53,7 +54,7 @@ pub fn svg(plot: &Plot) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width:.0}\" height=\"{bottom:.0}\" viewBox=\"0 0 {width:.0} {bottom:.0}\" role=\"img\">\n\
          <title>{}</title>\n<style>{STYLE}</style>\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n{body}</svg>\n",
-        escaped(title)
+        xml(title)
     )
 }
 
@@ -223,27 +224,11 @@ fn colour(series: usize) -> &'static str {
 }
 
 fn text(x: f64, y: f64, class: &str, anchor: &str, content: &str) -> String {
-    format!("<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>\n", escaped(content))
+    format!("<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>\n", xml(content))
 }
 
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut out = String::new();
     crate::text::wrap(&mut out, text, width, "");
     out.lines().map(str::to_owned).collect()
-}
-
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            // Control characters have no place in XML.
-            control if control.is_control() => out.push(' '),
-            _ => out.push(character),
-        }
-    }
-    out
 }

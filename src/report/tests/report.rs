@@ -1,6 +1,7 @@
 //! What a report promises, whatever it looks like.
 
 mod fixture;
+mod latex;
 
 use std::sync::Arc;
 
@@ -213,7 +214,7 @@ fn text_from_users_is_escaped_everywhere() {
     let escaped =
         "a\\&b\\_\\{c\\}\\$\\%\\#\\textasciitilde{}\\textasciicircum{}\\textbackslash{}\\textless{}\\textbar{}";
     assert!(tex.contains(escaped), "{tex}");
-    assert!(file(&state, "evil", "main.md").contains("a&b\\_{c}$%#~^\\\\&lt;\\|"));
+    assert!(file(&state, "evil", "main.md").contains("a&amp;b\\_{c}\\$%#\\~^\\\\&lt;\\|"));
     let svg = file(&state, "evil", "figure.svg");
     assert!(svg.contains("a&amp;b_{c}$%#~^\\&lt;|&quot;") && !svg.contains("<|"), "{svg}");
 }

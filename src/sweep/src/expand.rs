@@ -338,14 +338,6 @@ impl Grid<'_, '_> {
             let problem = reader.problem(&search.at, message, "");
             reader.report(problem.help("leave `holdout` to `search.holdout`: results come from the test set"));
         }
-        if let Some(search) = search.filter(|search| search.search.select == Select::Validation)
-            && fields["samples_per_class"] == 1
-            && self.reported.insert("one image".to_owned())
-        {
-            let message = format!("the cell {} has one training image per class", self.cell_name(coordinates));
-            let problem = reader.problem(&search.at, message, "and the search holds some out");
-            reader.report(problem.help("exclude it, give it two or more, or use `select: best_on_test`"));
-        }
         let variants = match search {
             None => vec![fields.clone()],
             Some(search) => {

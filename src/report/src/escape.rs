@@ -1,0 +1,268 @@
+//! Text that somebody wrote, in each markup: every character is seen as it was written, and none is acted on.
+//!
+//! `literal` functions are for names and labels. `prose` functions are for sentences, in which what stands between
+//! backticks is code.
+
+/// XML text: also a file that a browser opens, so characters that XML does not know become spaces.
+pub fn xml(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\u{fffe}' | '\u{ffff}' => out.push(' '),
+            control if control.is_control() => out.push(' '),
+            _ => out.push(character),
+        }
+    }
+    out
+}
+
+pub fn markdown_literal(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '|' | '*' | '_' | '\\' | '[' | ']' | '`' | '~' | '$' => out.extend(['\\', character]),
+            control if control.is_control() => out.push(' '),
+            _ => out.push(character),
+        }
+    }
+    out
+}
+
+pub fn markdown_prose(text: &str) -> String {
+    prose(text, markdown_literal, |code| format!("`{}`", code.replace(char::is_control, " ")))
+}
+
+pub fn latex_prose(text: &str) -> String {
+    prose(text, latex_literal, |code| format!("\\texttt{{{}}}", latex_literal(code)))
+}
+
+/// Text outside and inside of backticks; one without a partner is a character like others.
+fn prose(text: &str, outside: fn(&str) -> String, inside: impl Fn(&str) -> String) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, code)) = rest.split_once('`') {
+        let Some((code, after)) = code.split_once('`') else { break };
+        out.push_str(&outside(before));
+        out.push_str(&if code.is_empty() { outside("``") } else { inside(code) });
+        rest = after;
+    }
+    out + &outside(rest)
+}
+
+/// For pdfLaTeX in its default encoding, LuaLaTeX and XeLaTeX, wherever in a table it stands: a row that begins with `[`
+/// or `*` would else be an argument of the line end before it.
+pub fn latex_literal(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut before = ' ';
+    for character in text.chars() {
+        // `--`, `''` and `,,` are set as one character
+        if character == before && matches!(character, '-' | '\'' | ',') {
+            out.push_str("{}");
+        }
+        before = character;
+        match character {
+            '&' | '%' | '$' | '#' | '_' | '{' | '}' => out.extend(['\\', character]),
+            '[' | ']' | '*' => out.extend(['{', character, '}']),
+            '~' => out.push_str("\\textasciitilde{}"),
+            '^' => out.push_str("\\textasciicircum{}"),
+            '\\' => out.push_str("\\textbackslash{}"),
+            '<' => out.push_str("\\textless{}"),
+            '>' => out.push_str("\\textgreater{}"),
+            '|' => out.push_str("\\textbar{}"),
+            // the default encoding has this character in its typewriter font only
+            '"' => out.push_str("{\\ttfamily\\char34}"),
+            '`' => out.push_str("\\textasciigrave{}"),
+            control if control.is_control() => out.push(' '),
+            '−' => out.push_str("$-$"),
+            ascii if ascii.is_ascii() => out.push(ascii),
+            other => match maths(other) {
+                Some(name) => out.push_str(&format!("$\\{name}$")),
+                None if LATEX_KNOWS.contains(other) => out.push(other),
+                // with a glyph where the engine reads Unicode, by its number elsewhere
+                None => out.push_str(&format!(
+                    "{{\\ifdefined\\Uchar {other}\\else\\texttt{{U+{:04X}}}\\fi}}",
+                    u32::from(other)
+                )),
+            },
+        }
+    }
+    out
+}
+
+/// What pdfLaTeX of 2022 sets in its default encoding without packages; found by trying.
+const LATEX_KNOWS: &str = "\u{a0}¡¢£¤¥¦§¨©ª¬®¯°±²³´µ¶·¸¹º¼½¾¿ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖ×ØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõö÷øùúûüýÿ\
+    ĀāĂăĆćĈĉĊċČčĎďĒēĔĕĖėĚěĜĝĞğĠġĢģĤĥĨĩĪīĬĭİıĲĳĴĵĶķĹĺĻļĽľŁłŃńŅņŇňŌōŎŏŐőŒœŔŕŖŗŘřŚśŜŝŞşŠšŢţŤťŨũŪūŬŭŮůŰűŴŵŶŷŸŹźŻżŽž\
+    ‐–—―‘’“”†‡•…‰€№™←↑→↓";
+
+/// Letters and signs that mathematics has names for.
+fn maths(character: char) -> Option<&'static str> {
+    Some(match character {
+        '±' => "pm",
+        '×' => "times",
+        '≈' => "approx",
+        '≠' => "neq",
+        '≤' => "leq",
+        '≥' => "geq",
+        '≪' => "ll",
+        '≫' => "gg",
+        '∞' => "infty",
+        '∈' => "in",
+        '∼' => "sim",
+        '√' => "surd",
+        '∑' => "sum",
+        '∏' => "prod",
+        '∂' => "partial",
+        '∇' => "nabla",
+        '⋅' => "cdot",
+        '↔' => "leftrightarrow",
+        '⇒' => "Rightarrow",
+        'Γ' => "Gamma",
+        'Δ' | '∆' => "Delta",
+        'Θ' => "Theta",
+        'Λ' => "Lambda",
+        'Ξ' => "Xi",
+        'Π' => "Pi",
+        'Σ' => "Sigma",
+        'Φ' => "Phi",
+        'Ψ' => "Psi",
+        'Ω' => "Omega",
+        'α' => "alpha",
+        'β' => "beta",
+        'γ' => "gamma",
+        'δ' => "delta",
+        'ε' => "varepsilon",
+        'ζ' => "zeta",
+        'η' => "eta",
+        'θ' => "theta",
+        'ι' => "iota",
+        'κ' => "kappa",
+        'λ' => "lambda",
+        'μ' => "mu",
+        'ν' => "nu",
+        'ξ' => "xi",
+        'π' => "pi",
+        'ρ' => "rho",
+        'σ' => "sigma",
+        'τ' => "tau",
+        'υ' => "upsilon",
+        'φ' => "varphi",
+        'χ' => "chi",
+        'ψ' => "psi",
+        'ω' => "omega",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Commands that `latex_literal` may write.
+    const COMMANDS: [&str; 12] = [
+        "textasciitilde",
+        "textasciicircum",
+        "textbackslash",
+        "textless",
+        "textgreater",
+        "textbar",
+        "textasciigrave",
+        "ttfamily",
+        "char",
+        "texttt",
+        "fi",
+        "else",
+    ];
+
+    /// Nothing is left that LaTeX acts on: commands are known ones, groups are closed, ligatures are broken, and what is not
+    /// ASCII is known to be set.
+    fn is_safe(tex: &str) -> bool {
+        let mut depth = 0;
+        let mut characters = tex.chars().peekable();
+        let mut before = ' ';
+        while let Some(character) = characters.next() {
+            match character {
+                '\\' => {
+                    let mut name = String::new();
+                    while let Some(letter) = characters.next_if(char::is_ascii_alphabetic) {
+                        name.push(letter);
+                    }
+                    match name.as_str() {
+                        "" if characters.next().is_some_and(|escaped| "&%$#_{}".contains(escaped)) => {}
+                        "ifdefined" => {
+                            // skipped by every engine that does not know the character
+                            while characters.next_if(|character| *character != ' ').is_some() {}
+                            characters.nth(1);
+                        }
+                        known if COMMANDS.contains(&known) => {}
+                        _ => return false,
+                    }
+                }
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                '&' | '%' | '#' | '_' | '~' | '^' | '<' | '>' | '|' | '"' | '`' => return false,
+                '[' | ']' | '*' if before != '{' || characters.peek() != Some(&'}') => return false,
+                '-' | '\'' | ',' if before == character => return false,
+                '$' => {
+                    let name: String = characters.by_ref().take_while(|character| *character != '$').collect();
+                    if !name.starts_with('\\') && name != "-" {
+                        return false;
+                    }
+                }
+                other if !other.is_ascii() && !LATEX_KNOWS.contains(other) => return false,
+                control if control.is_control() => return false,
+                _ => {}
+            }
+            before = character;
+        }
+        depth == 0
+    }
+
+    #[test]
+    fn no_character_is_acted_on_by_latex_wherever_it_stands() {
+        let printable =
+            (' '..='~').chain('\u{a0}'..='\u{24f}').chain('\u{370}'..='\u{3ff}').chain('\u{2000}'..='\u{23ff}');
+        for character in printable.chain("中😀\u{301}\u{200b}\u{fffd}".chars()) {
+            for text in
+                [format!("{character}"), format!("{character}{character}x"), format!("a {character}b{character}")]
+            {
+                let tex = latex_literal(&text);
+                assert!(is_safe(&tex), "{text:?} became {tex:?}");
+                assert!(is_safe(&latex_prose(&text)), "{text:?} became {:?}", latex_prose(&text));
+            }
+        }
+        for dangerous in ["\\input{x}", "a & b", "[2pt]", "--", "%", "\\\\"] {
+            assert!(!is_safe(dangerous), "the check lets {dangerous} pass");
+        }
+    }
+
+    #[test]
+    fn what_latex_is_given() {
+        for (text, tex) in [
+            ("[x]", "{[}x{]}"),
+            ("* a", "{*} a"),
+            ("--smoke", "-{}-smoke"),
+            ("50 %", "50 \\%"),
+            ("λ = 0.1", "$\\lambda$ = 0.1"),
+            ("naïve", "naïve"),
+            ("中", "{\\ifdefined\\Uchar 中\\else\\texttt{U+4E2D}\\fi}"),
+            ("`a_b`", "\\textasciigrave{}a\\_b\\textasciigrave{}"),
+        ] {
+            assert_eq!(latex_literal(text), tex);
+        }
+        assert_eq!(latex_prose("recipe `a_b` and ` alone"), "recipe \\texttt{a\\_b} and \\textasciigrave{} alone");
+    }
+
+    #[test]
+    fn what_markdown_and_xml_are_given() {
+        assert_eq!(markdown_literal("a|b <i> &lt; `c` ~d~ $e$"), "a\\|b &lt;i&gt; &amp;lt; \\`c\\` \\~d\\~ \\$e\\$");
+        assert_eq!(markdown_prose("see `a_b|c` and d_e"), "see `a_b|c` and d\\_e");
+        assert_eq!(xml("a<b> & \"c\"\u{b}\u{ffff}"), "a&lt;b&gt; &amp; &quot;c&quot;  ");
+    }
+}
