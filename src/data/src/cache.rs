@@ -25,7 +25,7 @@ use crate::resize::CropResizer;
 
 const MAGIC: [u8; 8] = *b"ORCHDATA";
 /// Raise it when decoding or the layout changes: every cache is then built again.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const START: u64 = 16;
 /// Footer length, footer hash, magic.
 const TRAILER: u64 = 8 + 32 + 8;
@@ -53,6 +53,8 @@ struct Footer {
     class_names: Vec<String>,
     class_ids: Vec<String>,
     train: Table,
+    /// `Dataset::num_validation`.
+    num_validation: usize,
     test: Table,
     /// Left out, with the reason.
     corrupt: Vec<String>,
@@ -186,6 +188,9 @@ fn load(path: &Path, key: &Key, content: &sweep::Content) -> Result<(Dataset, Ve
         }
         Split::new(table.labels, images, footer.channels, pixels.clone())
     };
+    if footer.num_validation > footer.train.labels.len() {
+        return Err("it has more validation images than images".to_owned());
+    }
     let (train, test) = (split(footer.train)?, split(footer.test)?);
     if offset != end_of_pixels {
         return Err("it has not the size that its images need".to_owned());
@@ -196,6 +201,7 @@ fn load(path: &Path, key: &Key, content: &sweep::Content) -> Result<(Dataset, Ve
         class_ids: footer.class_ids,
         channels: footer.channels,
         train,
+        num_validation: footer.num_validation,
         test,
         skipped: footer.corrupt.len(),
         fingerprint: footer.fingerprint,
@@ -230,6 +236,7 @@ fn build(path: &Path, key: Key, found: &Found, on_progress: &(dyn Fn(u64, u64) +
     start[8..12].copy_from_slice(&VERSION.to_le_bytes());
     writer.file.write_all(&start).map_err(Error::cache("write", path))?;
     let (mut train, mut test, mut corrupt) = (Table::default(), Table::default(), Vec::new());
+    let mut num_validation = 0;
     match &found.content {
         Content::Arrays(read) => {
             let arrays = read()?;
@@ -240,22 +247,29 @@ fn build(path: &Path, key: Key, found: &Found, on_progress: &(dyn Fn(u64, u64) +
             let total = (train.labels.len() + test.labels.len()) as u64;
             on_progress(total, total);
         }
-        Content::Files { train: train_files, test: test_files } => {
-            let total = (train_files.len() + test_files.len()) as u64;
+        Content::Files { train: train_files, validation, test: test_files } => {
+            let total = (train_files.len() + validation.len() + test_files.len()) as u64;
             let mut done = 0;
-            for (table, files) in [(&mut train, train_files), (&mut test, test_files)] {
-                let mut on_images = |count| {
-                    done += count as u64;
-                    on_progress(done, total);
-                };
-                write_files(&mut writer, table, files, key.resize, &mut corrupt, &mut on_images)?;
-                writer.fingerprint.end_of_split();
-            }
+            let mut on_images = |count| {
+                done += count as u64;
+                on_progress(done, total);
+            };
+            let mut write = |table: &mut Table, files: &[ImageFile], writer: &mut Writer| {
+                write_files(writer, table, files, key.resize, &mut corrupt, &mut on_images)
+            };
+            write(&mut train, train_files, &mut writer)?;
+            let num_train = train.labels.len();
+            write(&mut train, validation, &mut writer)?;
+            num_validation = train.labels.len() - num_train;
+            writer.fingerprint.end_of_split();
+            write(&mut test, test_files, &mut writer)?;
+            writer.fingerprint.end_of_split();
         }
     }
     let fingerprint = writer.fingerprint.finish(&found.class_names);
     let (class_names, class_ids) = (found.class_names.clone(), found.class_ids.clone());
-    let footer = Footer { key, channels: found.channels, class_names, class_ids, train, test, corrupt, fingerprint };
+    let channels = found.channels;
+    let footer = Footer { key, channels, class_names, class_ids, train, num_validation, test, corrupt, fingerprint };
     let footer = serde_json::to_vec(&footer).expect("a footer is plain data");
     let length = (footer.len() as u64).to_le_bytes();
     let end = [&footer[..], &length, blake3::hash(&footer).as_bytes(), &MAGIC].concat();
@@ -330,7 +344,7 @@ fn judge(dataset: &Dataset, corrupt: &[String], policy: Corrupt) -> Result<(), E
         let total = dataset.train.len() + dataset.test.len() + corrupt.len();
         return Err(Error::Corrupt { dataset: name.clone(), count: corrupt.len(), total, files });
     }
-    let counts = dataset.train.class_counts(dataset.num_classes());
+    let counts = dataset.train_counts();
     let count = counts.iter().filter(|&&count| count == 0).count();
     match counts.iter().position(|&count| count == 0) {
         None if dataset.test.is_empty() => Err(Error::Malformed {

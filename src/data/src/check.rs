@@ -96,9 +96,9 @@ pub fn check(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> 
     let found = preflight(request)?;
     let (mut sizes, mut corrupt) = (None, Vec::new());
     if !request.smoke
-        && let Content::Files { train, test } = readers::find(request.dataset, &request.reach)?.content
+        && let Content::Files { train, validation, test } = readers::find(request.dataset, &request.reach)?.content
     {
-        let files: Vec<&ImageFile> = train.iter().chain(&test).collect();
+        let files: Vec<&ImageFile> = train.iter().chain(&validation).chain(&test).collect();
         let done = AtomicU64::new(0);
         let decode = |resizer: &mut CropResizer, file: &&ImageFile| {
             let decoded = match decode::file(&file.path, request.resize, resizer) {

@@ -20,6 +20,9 @@ pub struct Dataset {
     pub class_ids: Vec<String>,
     pub channels: usize,
     pub train: Split,
+    /// The last so many images of `train` are the set's own validation split: evaluated on where a trial holds out, and never
+    /// trained on.
+    pub num_validation: usize,
     pub test: Split,
     /// Images that are not in the splits because they cannot be decoded.
     pub skipped: usize,
@@ -163,6 +166,19 @@ impl Split {
 impl Dataset {
     pub fn num_classes(&self) -> usize {
         self.class_names.len()
+    }
+
+    /// Labels of the images that can be trained on.
+    pub fn train_labels(&self) -> &[u32] {
+        let labels = self.train.labels();
+        &labels[..labels.len() - self.num_validation]
+    }
+
+    /// Training images per class.
+    pub fn train_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.num_classes()];
+        self.train_labels().iter().for_each(|&label| counts[label as usize] += 1);
+        counts
     }
 
     /// Per channel, in units of 0..=255. `Dataset` takes the published statistics where there are any, else those of

@@ -46,6 +46,8 @@ pub struct Preflight {
     pub class_ids: Vec<String>,
     /// Images per class.
     pub train_counts: Vec<usize>,
+    /// Images of a validation split that the data set comes with.
+    pub num_validation: usize,
     pub test_counts: Vec<usize>,
     /// What lies there and is not read, and classes that lack images, a line each.
     pub notes: Vec<String>,
@@ -60,8 +62,11 @@ impl Preflight {
         self.test_counts.iter().sum()
     }
 
-    /// Training images that `holdout: fraction` holds out.
+    /// Images that a trial with `holdout: fraction` is evaluated on: those of the validation split, or held out of training.
     pub fn held_out(&self, samples_per_class: SamplesPerClass, fraction: f64) -> u32 {
+        if self.num_validation > 0 {
+            return self.num_validation as u32;
+        }
         let chosen = |count: usize| match samples_per_class {
             SamplesPerClass::All => count as u32,
             SamplesPerClass::Count(most) => most.min(count as u32),
@@ -81,7 +86,8 @@ pub fn preflight(request: &OpenRequest) -> Result<Preflight, Error> {
     if request.smoke {
         let dataset = stand_in::dataset(request.dataset)?;
         return Ok(Preflight {
-            train_counts: dataset.train.class_counts(dataset.num_classes()),
+            train_counts: dataset.train_counts(),
+            num_validation: dataset.num_validation,
             test_counts: dataset.test.class_counts(dataset.num_classes()),
             name: dataset.name,
             root: None,
@@ -97,10 +103,11 @@ pub fn preflight(request: &OpenRequest) -> Result<Preflight, Error> {
             let Arrays { train, test, .. } = read()?;
             (train.labels, test.labels)
         }
-        Content::Files { train, test } => {
+        Content::Files { train, test, .. } => {
             (train.iter().map(|file| file.label).collect(), test.iter().map(|file| file.label).collect())
         }
     };
+    let num_validation = found.images().filter(|(split, _)| *split == "val").count();
     let count = |labels: &[u32]| {
         let mut counts = vec![0; found.class_names.len()];
         labels.iter().for_each(|&label| counts[label as usize] += 1);
@@ -117,6 +124,7 @@ pub fn preflight(request: &OpenRequest) -> Result<Preflight, Error> {
         root: found.root,
         channels: found.channels,
         train_counts,
+        num_validation,
         test_counts,
         notes,
         class_names: found.class_names,
@@ -187,6 +195,7 @@ fn in_memory(name: &str, found: Found, arrays: Arrays) -> Dataset {
         class_ids: found.class_ids,
         channels: found.channels,
         train,
+        num_validation: 0,
         test,
         skipped: 0,
         content: None,

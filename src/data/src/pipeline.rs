@@ -32,7 +32,8 @@ pub struct Pipeline {
     subset: Subset,
     /// Training images by index into the training split.
     indices: Vec<u32>,
-    /// Held-out images, by index into the training split; absent: the test split is evaluated on.
+    /// Held-out images, or the data set's own validation images, by index into the training split; absent: the test split
+    /// is evaluated on.
     held_out: Option<Vec<u32>>,
     eval_labels: Vec<u32>,
     batch_size: usize,
@@ -73,13 +74,16 @@ impl Pipeline {
         });
         let wanted = if smoke { SamplesPerClass::All } else { settings.samples_per_class };
         let labels = dataset.train.labels();
-        let mut subset = subset::choose(&dataset.name, labels, &dataset.class_names, wanted, seed)?;
+        let choosable = dataset.train_labels();
+        let mut subset = subset::choose(&dataset.name, choosable, &dataset.class_names, wanted, seed)?;
         let mut indices = match &subset {
-            Subset::All => (0..labels.len() as u32).collect(),
+            Subset::All => (0..choosable.len() as u32).collect(),
             Subset::Indices(indices) => indices.clone(),
         };
         let mut held_out = None;
-        if let Some(fraction) = settings.holdout {
+        if settings.holdout.is_some() && dataset.num_validation > 0 {
+            held_out = Some((choosable.len() as u32..labels.len() as u32).collect());
+        } else if let Some(fraction) = settings.holdout {
             let (kept, out) = subset::hold_out(&indices, labels, &dataset.class_names, fraction, seed)?;
             subset = Subset::Indices(kept.clone());
             (indices, held_out) = (kept, Some(out));

@@ -63,7 +63,8 @@ fn finish(mean: &[f64], std: &[f64]) -> Statistics {
 /// Sums are taken per image in integers and added up in image order: the same bits whatever the number of threads.
 fn compute(dataset: &Dataset) -> Statistics {
     let split = &dataset.train;
-    let per_image: Vec<Vec<(f64, f64)>> = (0..split.len()).into_par_iter().map(|i| moments(&split.image(i))).collect();
+    let images = 0..dataset.train_labels().len();
+    let per_image: Vec<Vec<(f64, f64)>> = images.into_par_iter().map(|i| moments(&split.image(i))).collect();
     let count = per_image.len() as f64;
     let mut mean = vec![0.0; dataset.channels];
     for image in &per_image {
@@ -110,6 +111,7 @@ mod tests {
             channels,
             test: train.clone(),
             train,
+            num_validation: 0,
             skipped: 0,
             fingerprint: String::new(),
             content: None,

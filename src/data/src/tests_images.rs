@@ -2,15 +2,16 @@
 //! read, reported or refused, and nothing is passed over silently.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use image::{ImageFormat, Rgb, RgbImage};
-use sweep::settings::Corrupt;
+use sweep::settings::{Corrupt, SamplesPerClass};
 
 use crate::metadata::tests::{exif, turned};
 use crate::resize::CropResizer;
 use crate::stand_in_files::write_other_layout;
 use crate::tests_readers::{Place, written};
-use crate::{Dataset, Error, OpenRequest, Preflight, open};
+use crate::{Dataset, Error, OpenRequest, Pipeline, Preflight, open};
 
 fn image(path: &Path) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -136,6 +137,52 @@ fn stanford_cars_are_read_where_both_layouts_lie() {
         matches!(&error, Error::FilesMissing { first, .. } if first.to_string_lossy().contains("car_ims")),
         "{error}"
     );
+}
+
+/// With `train/`, `val/` and `test/` the middle one is what a trial that holds out is evaluated on: nothing is taken from
+/// training, neither is trained on it, and the test images stay what they are.
+#[test]
+fn a_validation_split_is_used_for_searches() {
+    let (place, root) = pets();
+    for class in ["cat", "dog"] {
+        (0..5).for_each(|number| image(&root.join(format!("val/{class}/{number}.png"))));
+    }
+    let found = found(&place);
+    assert_eq!((found.train_counts.as_slice(), found.test_counts.as_slice()), (&[3, 3][..], &[2, 2][..]));
+    assert_eq!((found.num_validation, found.held_out(SamplesPerClass::All, 0.5)), (10, 10));
+    let note = format!("{}: 10 images for searches to be judged on", root.join("val").display());
+    assert_eq!(found.notes, [note]);
+    let dataset = Arc::new(opened(&place, Corrupt::Refuse).unwrap());
+    assert_eq!((dataset.train.len(), dataset.num_validation, dataset.test.len()), (16, 10, 4));
+    let settings = |holdout, samples_per_class| {
+        let settings = sweep::recipe::settings("quick", "digits").unwrap();
+        let dataset = "folder:pets".to_owned();
+        sweep::Settings { dataset, holdout, samples_per_class, crop_size: Some(1), ..settings }
+    };
+    for samples in [SamplesPerClass::All, SamplesPerClass::Count(2)] {
+        let pipeline = |holdout| Pipeline::new(dataset.clone(), &settings(holdout, samples), 1, false).unwrap();
+        let (searching, final_one) = (pipeline(Some(0.5)), pipeline(None));
+        assert_eq!((searching.num_eval(), final_one.num_eval()), (10, 4));
+        assert_eq!(searching.num_train(), final_one.num_train());
+        assert_eq!(searching.subset(), final_one.subset());
+        let trained: Vec<u32> = (0..searching.steps_per_epoch())
+            .flat_map(|step| searching.train_step(0, step).samples)
+            .map(|sample| sample.index)
+            .collect();
+        assert!(trained.iter().all(|index| *index < 6), "{trained:?}");
+    }
+    // without test/ it is the test split, as before
+    std::fs::remove_dir_all(root.join("test")).unwrap();
+    let without = self::found(&place);
+    assert_eq!((without.num_validation, without.test_counts), (0, vec![5, 5]));
+}
+
+#[test]
+fn a_class_of_the_validation_split_must_be_trained_on() {
+    let (place, root) = pets();
+    image(&root.join("val/horse/0.png"));
+    let error = refused(&place);
+    assert!(error.contains("val/horse") && error.contains("no training images of that class"), "{error}");
 }
 
 fn opened(place: &Place, corrupt: Corrupt) -> Result<Dataset, Error> {

@@ -51,6 +51,7 @@ fn single(height: u32, width: u32, channels: usize) -> Arc<Dataset> {
         class_ids: names,
         channels,
         train: split.clone(),
+        num_validation: 0,
         test: split,
         skipped: 0,
         fingerprint: String::new(),

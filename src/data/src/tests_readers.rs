@@ -70,7 +70,7 @@ fn check(place: &Place, name: &str, ids: [&str; 3]) -> Dataset {
     let dataset = place.open(name, None).unwrap();
     assert_eq!((dataset.class_names.clone(), dataset.channels), (found.class_names, found.channels));
     assert_eq!((dataset.train.len(), dataset.test.len()), (12, 6));
-    assert_eq!(dataset.train.class_counts(dataset.num_classes()), found.train_counts);
+    assert_eq!(dataset.train_counts(), found.train_counts);
     dataset
 }
 

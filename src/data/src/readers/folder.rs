@@ -1,6 +1,7 @@
 //! A user's own images: `folder:PATH` with one directory per class.
 //!
-//! With `train/` and `test/` (or `val/`) below PATH these are the splits, and both list the same classes. Otherwise
+//! With `train/` and `test/` (or `val/`) below PATH these are the splits, and both list the same classes. With all three,
+//! `val/` is what searches are judged on. Otherwise
 //! PATH holds the classes themselves, and one fifth of each class (rounded, at least one image), drawn once and for all
 //! from the sorted file names, is the test split. Whatever is passed over is noted: see `class_folders.rs`.
 
@@ -32,6 +33,10 @@ pub(super) fn find(name: &str, reach: &Reach) -> Result<Found, Error> {
     if train.is_dir() {
         let test = ["test", "val"].map(|split| root.join(split)).into_iter().find(|split| split.is_dir());
         let test = test.ok_or_else(|| Error::malformed(&root, "it has train/ but neither test/ nor val/"))?;
+        let validation = root.join("val");
+        if validation != test && validation.is_dir() {
+            return with_validation(name, root, [&train, &validation, &test]);
+        }
         return splits(name, root, &train, &test);
     }
     let is_split = |name: &&String| SPLIT_NAMES.contains(&name.to_lowercase().as_str());
@@ -48,27 +53,56 @@ pub(super) fn splits(name: &str, root: PathBuf, train: &Path, test: &Path) -> Re
     let (train_classes, test_classes) = (class_folders::read(train)?, class_folders::read(test)?);
     let names: Vec<String> = train_classes.images.keys().cloned().collect();
     let labels: HashMap<&str, u32> = names.iter().enumerate().map(|(label, name)| (&**name, label as u32)).collect();
+    let files = |folder: &Path, classes: &ClassFolders| labelled(train, &labels, folder, classes);
+    let (train_files, test_files) = (files(train, &train_classes)?, files(test, &test_classes)?);
+    let mut notes = train_classes.notes;
+    notes.extend(test_classes.notes);
+    notes.extend(unread(&root, &[train, test])?);
+    found(name, root, names.clone(), names, Vec::new(), train_files, test_files).map(|found| found.with_notes(notes))
+}
+
+/// Three folders of class folders: the second is what searches are judged on.
+fn with_validation(name: &str, root: PathBuf, [train, validation, test]: [&Path; 3]) -> Result<Found, Error> {
+    let mut found = splits(name, root.clone(), train, test)?;
+    let labels = (0..).zip(&found.class_names).map(|(label, name)| (name.as_str(), label)).collect();
+    let classes = class_folders::read(validation)?;
+    let files = labelled(train, &labels, validation, &classes)?;
+    // what `splits` did not know to be read
+    let beside = unread(&root, &[train, test])?;
+    found.notes.retain(|note| Some(note) != beside.as_ref());
+    let mut notes = classes.notes;
+    notes.extend(unread(&root, &[train, validation, test])?);
+    notes.push(format!("{}: {} images for searches to be judged on", validation.display(), files.len()));
+    Ok(found.with_validation(files).with_notes(notes))
+}
+
+/// The images of one split with the labels of the training split's classes.
+fn labelled(
+    train: &Path,
+    labels: &HashMap<&str, u32>,
+    folder: &Path,
+    classes: &ClassFolders,
+) -> Result<Vec<ImageFile>, Error> {
     let label = |(class, images): (&String, &Vec<PathBuf>)| match labels.get(class.as_str()) {
         Some(&label) => Ok(images.iter().map(|path| ImageFile { path: path.clone(), label }).collect::<Vec<_>>()),
         None => {
             let reason = format!(
-                "it has {} test images, and {} no training images of that class: add some, or move it away",
+                "it has {} images, and {} no training images of that class: add some, or move it away",
                 images.len(),
                 train.display()
             );
-            Err(Error::malformed(&test.join(class), reason))
+            Err(Error::malformed(&folder.join(class), reason))
         }
     };
-    let files = |classes: &ClassFolders| classes.images.iter().map(label).collect::<Result<Vec<_>, _>>();
-    let (train_files, test_files) = (files(&train_classes)?.concat(), files(&test_classes)?.concat());
-    let mut notes = train_classes.notes;
-    notes.extend(test_classes.notes);
-    let is_unread = |name: &String| ![train, test].contains(&root.join(name).as_path());
-    let unread: Vec<String> = subfolders(&root)?.into_iter().filter(is_unread).collect();
-    if !unread.is_empty() {
-        notes.push(format!("{}: folders beside the splits are not read: {}", root.display(), list(&unread)));
-    }
-    found(name, root, names.clone(), names, Vec::new(), train_files, test_files).map(|found| found.with_notes(notes))
+    Ok(classes.images.iter().map(label).collect::<Result<Vec<_>, _>>()?.concat())
+}
+
+/// A note about folders beside the splits.
+fn unread(root: &Path, splits: &[&Path]) -> Result<Option<String>, Error> {
+    let is_unread = |name: &String| !splits.contains(&root.join(name).as_path());
+    let unread: Vec<String> = subfolders(root)?.into_iter().filter(is_unread).collect();
+    let note = || format!("{}: folders beside the splits are not read: {}", root.display(), list(&unread));
+    Ok((!unread.is_empty()).then(note))
 }
 
 fn one_folder(name: &str, root: PathBuf) -> Result<Found, Error> {

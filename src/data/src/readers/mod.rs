@@ -41,14 +41,25 @@ impl Found {
         notes.append(&mut self.notes);
         Self { notes, ..self }
     }
+
+    /// With images that searches are judged on, in place of training images held out.
+    fn with_validation(mut self, files: Vec<ImageFile>) -> Self {
+        self.files.extend(files.iter().map(|file| file.path.clone()));
+        if let Content::Files { validation, .. } = &mut self.content {
+            *validation = files;
+        }
+        self
+    }
 }
 
 impl Found {
     /// Images that are files of their own, with the name of their split.
     pub(crate) fn images(&self) -> impl Iterator<Item = (&'static str, &ImageFile)> {
         let splits = match &self.content {
-            Content::Arrays(_) => [("train", &[][..]), ("test", &[][..])],
-            Content::Files { train, test } => [("train", &train[..]), ("test", &test[..])],
+            Content::Arrays(_) => [("train", &[][..]), ("val", &[][..]), ("test", &[][..])],
+            Content::Files { train, validation, test } => {
+                [("train", &train[..]), ("val", &validation[..]), ("test", &test[..])]
+            }
         };
         splits.into_iter().flat_map(|(split, files)| files.iter().map(move |file| (split, file)))
     }
@@ -58,7 +69,8 @@ pub(crate) enum Content {
     /// Images of one small size, read whole.
     Arrays(Box<dyn Fn() -> Result<Arrays, Error>>),
     /// One file per image.
-    Files { train: Vec<ImageFile>, test: Vec<ImageFile> },
+    /// `validation` is empty for data sets that come without one.
+    Files { train: Vec<ImageFile>, validation: Vec<ImageFile>, test: Vec<ImageFile> },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -191,7 +203,7 @@ fn found(
         class_names,
         class_ids,
         files,
-        content: Content::Files { train, test },
+        content: Content::Files { train, validation: Vec::new(), test },
         notes,
     })
 }
