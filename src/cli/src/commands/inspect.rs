@@ -23,8 +23,11 @@ use crate::results_folder::ResultsFolder;
 use crate::signals::Signals;
 use crate::{advice, talk};
 
-/// Between two prints of a table that fills, in a pipe.
+/// Between two prints of a table that fills, in a pipe, and on a terminal, where it is replaced.
 const TABLE_EVERY: Duration = Duration::from_secs(60);
+const TERMINAL_TABLE_EVERY: Duration = Duration::from_secs(2);
+/// A table of a large sweep takes its time: at most this share of the coordinator's.
+const TABLE_SHARE: u32 = 10;
 /// Running trials listed by `status`; the JSON has them all.
 const MAX_RUNNING: usize = 20;
 /// Workers that are gone, listed by `status`.
@@ -118,7 +121,7 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
     let reconnects = arguments.target.coordinator.is_some();
     let mut follower = Follower::new(client, token, &arguments.sweep, reconnects);
     let mut view = View::new();
-    let mut next_table = Instant::now() + TABLE_EVERY;
+    let mut next_table = Instant::now() + if view.is_terminal() { Duration::ZERO } else { TABLE_EVERY };
     loop {
         let step = tokio::select! {
             step = follower.next() => step?,
@@ -142,13 +145,20 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
                 if reader == Reader::Gone {
                     return Ok(Outcome::Complete);
                 }
-                let due = Instant::now() >= next_table || view.is_terminal();
-                if due && !output.is_json() {
-                    next_table = Instant::now() + TABLE_EVERY;
-                    let report = follower.report().await?;
-                    if !view.table(&report.text) {
-                        output.print(|| format!("\n{}\n", report.text), || Value::Null)?;
-                    }
+                if Instant::now() >= next_table && !output.is_json() {
+                    let asked = Instant::now();
+                    let shown = match follower.report().await {
+                        Ok(report) if view.table(&report.text) => Ok(()),
+                        Ok(report) => output.print(|| format!("\n{}\n", report.text), || Value::Null),
+                        // results go on landing, and the next table may come
+                        Err(error) => {
+                            talk::say(&format!("no table for now: {}", error.render().trim_end()));
+                            Ok(())
+                        }
+                    };
+                    shown?;
+                    let pause = if view.is_terminal() { TERMINAL_TABLE_EVERY } else { TABLE_EVERY };
+                    next_table = Instant::now() + pause.max(asked.elapsed() * TABLE_SHARE);
                 }
             }
             Step::Complete(status) => {
