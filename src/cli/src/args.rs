@@ -79,7 +79,7 @@ pub enum Command {
     Cancel(SweepArgs),
     /// Try the failed trials of a sweep again, or train finished ones again on purpose
     Retry(RetryArgs),
-    /// Give a worker or a host no new work; what runs there finishes, then its workers leave
+    /// Give a worker or a host no new work; it leaves when what runs there has finished
     Drain(DrainArgs),
     /// Give a drained worker or host work again; a worker that has not left stays
     Undrain(UndrainArgs),
