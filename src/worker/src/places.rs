@@ -1,9 +1,10 @@
 //! The directories of a worker, looked at before anything starts: what cannot be written is found by a person at the
 //! command line, not by trials.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::options::Error;
 
@@ -39,12 +40,18 @@ fn unusable((name, flag): (&'static str, &'static str), path: &Path) -> impl FnO
 /// Makes the directory where it is missing, and writes a file there.
 fn probe(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
-    let path = dir.join(format!(".probe-{}-{:?}", std::process::id(), std::thread::current().id()));
-    // never through a link that somebody has put there
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+    let (path, mut file) = create_temporary(dir)?;
     let written = write(&mut file);
     fs::remove_file(&path)?;
     written
+}
+
+/// A new file of a name that no other process, on whatever host, has chosen; never through a link that somebody has put
+/// there.
+pub fn create_temporary(dir: &Path) -> io::Result<(PathBuf, File)> {
+    let path = dir.join(format!(".probe-{:016x}", RandomState::new().build_hasher().finish()));
+    let file = File::create_new(&path)?;
+    Ok((path, file))
 }
 
 fn write(file: &mut File) -> io::Result<()> {

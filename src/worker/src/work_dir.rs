@@ -18,6 +18,7 @@ use schedule::state::Millis;
 use sweep::{AttemptNo, TrialId};
 
 use crate::origin::Origin;
+use crate::places::create_temporary;
 use crate::processes::Family;
 
 #[derive(Clone, Debug)]
@@ -162,8 +163,7 @@ impl WorkDir {
 
     /// What time it is for the file system: on a network that is the server's.
     fn file_system_time(&self) -> io::Result<SystemTime> {
-        let path = self.0.join(format!(".clock-{}-{:?}", std::process::id(), std::thread::current().id()));
-        let mut file = File::create_new(&path)?;
+        let (path, mut file) = create_temporary(&self.0)?;
         let time = file.write_all(b"now").and_then(|()| file.sync_all()).and_then(|()| file.metadata()?.modified());
         fs::remove_file(&path)?;
         time
@@ -302,13 +302,7 @@ mod tests {
         // the first is another worker's, which the coordinator knows
         work_dir.remove_abandoned(&ids[1..], millis(SystemTime::now()));
         assert_eq!(exist(), [true, false, true]);
-        assert!(
-            fs::read_dir(dir.path()).unwrap().all(|entry| !entry
-                .unwrap()
-                .file_name()
-                .to_string_lossy()
-                .contains("clock"))
-        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "nothing is left of the look at the clock");
     }
 
     #[test]
