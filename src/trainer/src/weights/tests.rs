@@ -200,6 +200,23 @@ fn other_files_are_refused_with_advice() {
     std::fs::remove_file(cut).unwrap();
 }
 
+/// A sweep may name any file that its worker can read: what comes back must not be what stands in it.
+#[test]
+fn a_file_that_is_no_weights_file_is_never_quoted() {
+    let header = br#"{"hunter2": "hunter3", "hunter4": {"dtype": "hunter5", "shape": ["hunter6"]}}"#;
+    let safetensors = [&(header.len() as u64).to_le_bytes()[..], header].concat();
+    let dictionary = b"\x80\x02}U\x07hunter2U\x07hunter3s.";
+    let stream = [&dictionary[..], b"\x80\x02U\x07hunter2."].concat();
+    for (number, content) in [&safetensors[..], dictionary, &stream, b"hunter2 hunter3"].into_iter().enumerate() {
+        let path = scratch(&format!("secret-{number}"));
+        std::fs::write(&path, content).unwrap();
+        let error = Weights::read(&path, &tiny(1, 3), HEAD).unwrap_err().to_string();
+        assert!(!error.contains("hunter") && error.contains("is not a weights file that can be read"), "{error}");
+        std::fs::remove_file(path).unwrap();
+    }
+    assert!(Weights::read(Path::new("/dev/zero"), &tiny(1, 3), HEAD).is_err(), "a device has no end");
+}
+
 #[test]
 fn weights_that_are_not_finite_are_named() {
     let path = scratch("nan.safetensors");
