@@ -121,7 +121,7 @@ pub fn run(
     let weights = weights.map(|named| reach.resolve("weights", named)).transpose()?;
     let folder = Folder::new(&request.checkpoint_dir, request.trial, request.attempt, request.since);
     folder.remove_unfinished();
-    let resumed = folder.newest()?;
+    let resumed = folder.newest(pipeline.fingerprint())?;
     let device = around.devices.kind();
     let format = match &resumed {
         Some(checkpoint) => precision::parse(&checkpoint.header.precision)
@@ -133,7 +133,7 @@ pub fn run(
         ImageShape { channels: pipeline.channels(), side: pipeline.side(), channels_last: format.channels_last };
     let header = match &resumed {
         Some(checkpoint) => checkpoint.header.clone(),
-        None => fresh_header(request, format),
+        None => fresh_header(request, format, pipeline.fingerprint()),
     };
     let num_replicas = settings.replicas as usize;
     let form = around.resident.form(&around.devices.gpus_of(num_replicas), &pipeline, image);
@@ -239,10 +239,11 @@ fn images_per_epoch(pipeline: &Pipeline) -> u64 {
     (0..pipeline.steps_per_epoch()).map(|step| batch.min(count - step % steps_per_repeat * batch)).sum()
 }
 
-fn fresh_header(request: &RunRequest, format: Format) -> Header {
+fn fresh_header(request: &RunRequest, format: Format, data_fingerprint: &str) -> Header {
     Header {
         trial: request.trial,
         training_version: TRAINING_VERSION,
+        data_fingerprint: data_fingerprint.to_owned(),
         position: Position::default(),
         num_replicas: request.spec.settings.replicas as usize,
         layout: String::new(),

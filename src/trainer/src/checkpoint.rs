@@ -40,6 +40,9 @@ pub struct Position {
 pub struct Header {
     pub trial: TrialId,
     pub training_version: u32,
+    /// Hash of the decoded data set that it was trained on: where a sweep was submitted without knowing its data, the trial's
+    /// id does not tell.
+    pub data_fingerprint: String,
     pub position: Position,
     pub num_replicas: usize,
     /// Of the flat buffers: parameters, order, strides, precision.
@@ -175,7 +178,7 @@ impl Folder {
     }
 
     /// The newest sound checkpoint of this trial; unsound and foreign ones are passed over with a warning.
-    pub fn newest(&self) -> Result<Option<Checkpoint>, TrialError> {
+    pub fn newest(&self, data_fingerprint: &str) -> Result<Option<Checkpoint>, TrialError> {
         for entry in self.entries()?.iter().rev().filter(|entry| entry.attempt >= self.since) {
             let read = match fs::read(&entry.path) {
                 // it says nothing about the file, which is there for a later attempt
@@ -184,8 +187,9 @@ impl Folder {
                 }
                 read => read.map_err(|error| error.to_string()),
             };
-            let decoded =
-                read.and_then(|bytes| Checkpoint::decode(&bytes)).and_then(|checkpoint| self.fitting(checkpoint));
+            let decoded = read
+                .and_then(|bytes| Checkpoint::decode(&bytes))
+                .and_then(|checkpoint| self.fitting(checkpoint, data_fingerprint));
             match decoded {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
                 Err(reason) => tracing::warn!(path = %entry.path.display(), reason, "checkpoint passed over"),
@@ -194,13 +198,16 @@ impl Folder {
         Ok(None)
     }
 
-    fn fitting(&self, checkpoint: Checkpoint) -> Result<Checkpoint, String> {
+    fn fitting(&self, checkpoint: Checkpoint, data_fingerprint: &str) -> Result<Checkpoint, String> {
         let header = &checkpoint.header;
         if header.trial != self.trial {
             return Err(format!("it belongs to trial {}", header.trial));
         }
         if header.training_version != TRAINING_VERSION {
             return Err(format!("it is of training version {}, this is {TRAINING_VERSION}", header.training_version));
+        }
+        if header.data_fingerprint != data_fingerprint {
+            return Err("it was trained on other data".to_owned());
         }
         Ok(checkpoint)
     }
@@ -293,6 +300,7 @@ mod tests {
             header: Header {
                 trial: "0123456789abcdef".parse().unwrap(),
                 training_version: TRAINING_VERSION,
+                data_fingerprint: "data".to_owned(),
                 position: Position { epoch, step: 3 },
                 num_replicas: 2,
                 layout: "layout".to_owned(),
@@ -322,6 +330,21 @@ mod tests {
         names
     }
 
+    /// `retry CELL` asks for another training, and changed data are another training whatever the id says.
+    #[test]
+    fn a_checkpoint_of_other_data_or_of_a_superseded_training_is_passed_over() {
+        let place = tempfile::tempdir().unwrap();
+        folder(place.path(), 1).write(&checkpoint(7)).unwrap();
+        assert_eq!(folder(place.path(), 2).newest("data").unwrap(), Some(checkpoint(7)));
+        assert_eq!(folder(place.path(), 2).newest("other data").unwrap(), None);
+        let anew = Folder { since: AttemptNo(2), ..folder(place.path(), 2) };
+        assert_eq!(anew.newest("data").unwrap(), None);
+        anew.write(&checkpoint(1)).unwrap();
+        assert_eq!(names(place.path()), ["epoch-00001.attempt-2.safetensors"], "what it supersedes goes");
+        let next = Folder { since: AttemptNo(2), ..folder(place.path(), 3) };
+        assert_eq!(next.newest("data").unwrap(), Some(checkpoint(1)));
+    }
+
     #[test]
     fn a_checkpoint_that_cannot_be_written_is_the_nodes_fault_and_leaves_nothing() {
         let place = tempfile::tempdir().unwrap();
@@ -346,9 +369,9 @@ mod tests {
     fn comes_back_bit_for_bit_and_only_two_are_kept() {
         let place = tempfile::tempdir().unwrap();
         let folder = folder(&place.path().join("trial"), 1);
-        assert_eq!(folder.newest().unwrap(), None);
+        assert_eq!(folder.newest("data").unwrap(), None);
         (1..=4).for_each(|epoch| folder.write(&checkpoint(epoch)).unwrap());
-        assert_eq!(folder.newest().unwrap(), Some(checkpoint(4)));
+        assert_eq!(folder.newest("data").unwrap(), Some(checkpoint(4)));
         assert_eq!(
             names(&place.path().join("trial")),
             ["epoch-00003.attempt-1.safetensors", "epoch-00004.attempt-1.safetensors"]
@@ -365,7 +388,7 @@ mod tests {
             spoilt.weights[0] = loss as f32;
             spoilt.loss_sums[1] = loss;
             folder.write(&spoilt).unwrap();
-            let found = folder.newest().unwrap().expect("it can be read");
+            let found = folder.newest("data").unwrap().expect("it can be read");
             let bits = |checkpoint: &Checkpoint| {
                 let [weight, sum] = [f64::from(checkpoint.weights[0]), checkpoint.loss_sums[1]];
                 [checkpoint.header.eval_loss, weight, sum].map(f64::to_bits)
@@ -384,13 +407,13 @@ mod tests {
         let sound = fs::read(&newest).unwrap();
         for length in [0, 5, sound.len() / 2, sound.len() - 1] {
             fs::write(&newest, &sound[..length]).unwrap();
-            assert_eq!(folder.newest().unwrap(), Some(checkpoint(1)), "torn at byte {length}");
+            assert_eq!(folder.newest("data").unwrap(), Some(checkpoint(1)), "torn at byte {length}");
         }
         for position in (0..sound.len()).step_by(7) {
             let mut flipped = sound.clone();
             flipped[position] ^= 0x10;
             fs::write(&newest, &flipped).unwrap();
-            let found = folder.newest().unwrap().unwrap();
+            let found = folder.newest("data").unwrap().unwrap();
             assert!(found == checkpoint(1), "a flipped bit in byte {position} goes unnoticed");
         }
     }
@@ -440,8 +463,8 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         folder(place.path(), 1).write(&checkpoint(1)).unwrap();
         folder(place.path(), 3).write(&checkpoint(2)).unwrap();
-        assert_eq!(folder(place.path(), 4).newest().unwrap(), Some(checkpoint(2)));
-        let replaced = folder(place.path(), 2).newest().unwrap_err();
+        assert_eq!(folder(place.path(), 4).newest("data").unwrap(), Some(checkpoint(2)));
+        let replaced = folder(place.path(), 2).newest("data").unwrap_err();
         assert!(replaced.to_string().contains("is of attempt 3"), "{replaced}");
         assert!(folder(place.path(), 2).write(&checkpoint(9)).is_err());
         assert_eq!(names(place.path()).len(), 2);
@@ -456,6 +479,6 @@ mod tests {
         let mut old = checkpoint(2);
         old.header.training_version += 1;
         folder(place.path(), 1).write(&old).unwrap();
-        assert_eq!(folder(place.path(), 1).newest().unwrap(), None);
+        assert_eq!(folder(place.path(), 1).newest("data").unwrap(), None);
     }
 }

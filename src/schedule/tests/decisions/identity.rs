@@ -114,3 +114,22 @@ fn another_trainer_trains_anew_and_says_so() {
     assert!(says(&other.explanation, line), "{other:?}");
     assert_eq!(world.submit(by(&Trainer::BuiltIn)).reused, 2);
 }
+
+/// Ids had no letter, and nothing was known of inputs and trainers.
+#[test]
+fn a_journal_of_an_older_version_replays() {
+    let mut world = World::new();
+    world.join("w", 1);
+    world.submit(grid("a", 2, 2, ""));
+    let first = world.started().remove(0);
+    world.finish(&first).expect("it is current");
+    let mut text = serde_json::to_string(&world.journal).expect("events are JSON");
+    for id in world.state.trials.keys() {
+        let id = id.to_string();
+        text = text.replace(&id, &id[1..]);
+    }
+    assert!(!text.contains("inputs") && !text.contains("trainer\":\"built_in"), "{text}");
+    let old: Vec<schedule::event::Recorded> = serde_json::from_str(&text).expect("it can be read");
+    let replayed = schedule::replay(&old).expect("it is a possible history");
+    assert!(replayed.same_history(&world.state));
+}
