@@ -262,7 +262,7 @@ fn gate(arguments: &GateArgs) -> anyhow::Result<()> {
 }
 
 fn step_options(learning_rate: f64, steps_made: u64) -> StepOptions {
-    StepOptions { learning_rate, steps_made, head_only: false }
+    StepOptions { learning_rate, steps_made, new_layers_only: false }
 }
 
 impl Network {

@@ -10,7 +10,7 @@ use sweep::settings::{MomentumForm, WeightDecayOn};
 use tch::{Device, Kind, Tensor};
 
 use crate::head::CLS_HEAD;
-use crate::nn::{ParameterNote, Segment, Storage};
+use crate::nn::{ParameterNote, Role, Segment, Storage};
 use crate::update::Rule;
 
 /// How a parameter is treated; parameters of one group lie together in the flat buffers.
@@ -20,11 +20,12 @@ pub struct Group {
     pub decay: Decay,
 }
 
-/// Fine-tuning trains the head alone at first.
+/// Fine-tuning trains the new fully connected layers alone at first. The batch normalisation in the head is new as well and
+/// waits with the backbone, as in the authors' code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    Backbone,
-    Head,
+    Frozen,
+    New,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +41,9 @@ impl Group {
     /// `classifier`: name of the model's last layer.
     pub fn of(note: &ParameterNote, settings: &Settings, classifier: &str) -> Self {
         let under = |place: &str| note.name.strip_prefix(place).is_some_and(|rest| rest.starts_with('.'));
-        let part = if under(classifier) || under(CLS_HEAD) { Part::Head } else { Part::Backbone };
+        let is_norm = matches!(note.role, Role::NormWeight | Role::NormBias);
+        let is_new = (under(classifier) || under(CLS_HEAD)) && !is_norm;
+        let part = if is_new { Part::New } else { Part::Frozen };
         let decay = match settings.weight_decay_on {
             _ if under(CLS_HEAD) && note.role.is_kernel() => Decay::ClsHead,
             WeightDecayOn::Kernels if !note.role.is_kernel() => Decay::None,
@@ -116,15 +119,15 @@ impl Sgd {
         }
     }
 
-    /// One update of the weights, or of the head's alone. `storage.gradients` is used up.
-    pub fn step(&self, storage: &mut Storage<Group>, head_only: bool) {
+    /// One update of the weights, or of the new layers' alone. `storage.gradients` is used up.
+    pub fn step(&self, storage: &mut Storage<Group>, new_layers_only: bool) {
         let _guard = tch::no_grad_guard();
         // the norm that is clipped is that of gradients and decay together
         let decays_first = self.way == Way::Operations || self.clip_norm.is_some();
         for segment in &storage.layout.segments {
             let (start, length) = (segment.range.start as i64, segment.range.len() as i64);
             let mut gradients = storage.gradients.narrow(0, start, length);
-            if head_only && segment.group.part == Part::Backbone {
+            if new_layers_only && segment.group.part == Part::Frozen {
                 let _ = gradients.zero_();
                 continue;
             }
@@ -136,7 +139,7 @@ impl Sgd {
             clip(&mut storage.gradients, limit);
         }
         match self.way {
-            Way::OnePass => self.update_in_one_pass(storage, head_only, !decays_first),
+            Way::OnePass => self.update_in_one_pass(storage, new_layers_only, !decays_first),
             Way::Operations => {
                 self.update(storage);
                 storage.refresh_working_copy();
@@ -144,9 +147,9 @@ impl Sgd {
         }
     }
 
-    fn update_in_one_pass(&self, storage: &mut Storage<Group>, head_only: bool, decays: bool) {
+    fn update_in_one_pass(&self, storage: &mut Storage<Group>, new_layers_only: bool, decays: bool) {
         for Segment { range, group } in storage.layout.segments.clone() {
-            let frozen = head_only && group.part == Part::Backbone;
+            let frozen = new_layers_only && group.part == Part::Frozen;
             let decay = self.decay(group.decay).filter(|_| decays && !frozen);
             let rule = Rule {
                 learning_rate: self.learning_rate as f32,

@@ -1,6 +1,6 @@
 //! The update rules against hand-computed steps, and the grouping of parameters.
 //!
-//! Five parameters of one element each stand for a network, so that every expected weight fits a line. Next: optimiser.rs.
+//! Six parameters of one element each stand for a network, so that every expected weight fits a line. Next: optimiser.rs.
 
 use sweep::Settings;
 use sweep::settings::{MomentumForm, WeightDecayOn};
@@ -16,13 +16,14 @@ fn settings() -> Settings {
     settings
 }
 
-/// One element each: backbone kernel, batch-norm weight, last layer's kernel and bias, kernel of the head on top.
-const NAMES: [(&str, Role); 5] = [
+/// One element each: backbone kernel, batch-norm weight, last layer's kernel and bias, kernel and batch-norm weight of the head on top.
+const NAMES: [(&str, Role); 6] = [
     ("conv1.weight", Role::ConvKernel),
     ("bn1.weight", Role::NormWeight),
     ("fc.weight", Role::LinearKernel),
     ("fc.bias", Role::LinearBias),
     ("cls_head.fc.weight", Role::LinearKernel),
+    ("cls_head.norm.weight", Role::NormWeight),
 ];
 
 struct Fixture {
@@ -45,14 +46,14 @@ impl Fixture {
     }
 
     /// One step with the same gradient everywhere; the weights afterwards.
-    fn step(&mut self, settings: &Settings, gradient: f64, learning_rate: f64, head_only: bool) -> Vec<f64> {
+    fn step(&mut self, settings: &Settings, gradient: f64, learning_rate: f64, new_layers_only: bool) -> Vec<f64> {
         let _ = self.storage.gradients.zero_();
         for index in 0..NAMES.len() {
             let _ = self.storage.gradient(&self.inventory, index).fill_(gradient);
         }
         let mut optimiser = Sgd::new(settings, Device::Cpu);
         optimiser.set_learning_rate(learning_rate);
-        optimiser.step(&mut self.storage, head_only);
+        optimiser.step(&mut self.storage, new_layers_only);
         (0..NAMES.len()).map(|index| self.storage.master(&self.inventory, index).double_value(&[0, 0])).collect()
     }
 }
@@ -90,8 +91,8 @@ fn decay_is_in_gradient_form_and_goes_where_it_should() {
     let settings = Settings { weight_decay: 0.1, cls_head_decay: 0.5, ..settings() };
     let kernels = Settings { weight_decay_on: WeightDecayOn::Kernels, ..settings.clone() };
     let all = Settings { weight_decay_on: WeightDecayOn::All, ..settings };
-    assert_close(&Fixture::new(&kernels).step(&kernels, 0.0, 1.0, false), &[0.9, 1.0, 0.9, 1.0, 0.5]);
-    assert_close(&Fixture::new(&all).step(&all, 0.0, 1.0, false), &[0.9, 0.9, 0.9, 0.9, 0.5]);
+    assert_close(&Fixture::new(&kernels).step(&kernels, 0.0, 1.0, false), &[0.9, 1.0, 0.9, 1.0, 0.5, 1.0]);
+    assert_close(&Fixture::new(&all).step(&all, 0.0, 1.0, false), &[0.9, 0.9, 0.9, 0.9, 0.5, 0.9]);
 }
 
 #[test]
@@ -100,32 +101,32 @@ fn the_global_norm_is_clipped_after_decay() {
         weight_decay: 1.0,
         cls_head_decay: 1.0,
         weight_decay_on: WeightDecayOn::All,
-        clip_norm: Some(5f64.sqrt()),
+        clip_norm: Some(6f64.sqrt()),
         ..settings()
     };
-    // gradient 3 + 1 * 1 = 4 in each of five elements: norm 4 sqrt 5, scaled down to one each
-    assert_close(&Fixture::new(&settings).step(&settings, 3.0, 0.1, false), &[0.9; 5]);
+    // gradient 3 + 1 * 1 = 4 in each of six elements: norm 4 sqrt 6, scaled down to one each
+    assert_close(&Fixture::new(&settings).step(&settings, 3.0, 0.1, false), &[0.9; 6]);
     // below the limit nothing changes; a zero gradient stays zero
     let loose = Settings { clip_norm: Some(100.0), weight_decay: 0.0, cls_head_decay: 0.0, ..settings };
-    assert_close(&Fixture::new(&loose).step(&loose, 3.0, 0.1, false), &[0.7; 5]);
-    assert_close(&Fixture::new(&loose).step(&loose, 0.0, 0.1, false), &[1.0; 5]);
+    assert_close(&Fixture::new(&loose).step(&loose, 3.0, 0.1, false), &[0.7; 6]);
+    assert_close(&Fixture::new(&loose).step(&loose, 0.0, 0.1, false), &[1.0; 6]);
 }
 
 #[test]
-fn the_first_phase_of_fine_tuning_moves_the_head_alone() {
+fn the_first_phase_of_fine_tuning_moves_new_fully_connected_layers_alone() {
     let settings = Settings { weight_decay: 0.1, ..settings() };
     let mut fixture = Fixture::new(&settings);
     let after = fixture.step(&settings, 1.0, 0.1, true);
-    assert_close(&after[..2], &[1.0, 1.0]);
-    assert!(after[2..].iter().all(|&weight| weight < 1.0));
+    assert_close(&[after[0], after[1], after[5]], &[1.0; 3]);
+    assert!(after[2..5].iter().all(|&weight| weight < 1.0));
     assert_eq!(fixture.storage.momentum.sum(Kind::Double).double_value(&[]).signum(), -1.0);
 }
 
 /// Weights, momentum and bf16 copy after three steps on gradients of all sizes.
-fn trained(settings: &Settings, way: Way, head_only: bool) -> Vec<Vec<f32>> {
+fn trained(settings: &Settings, way: Way, new_layers_only: bool) -> Vec<Vec<f32>> {
     let builder = Builder::new(Options { init: settings.init, batch_norm_eps: 1e-3 });
     // longer than a block of the one pass, and than what one thread gets; odd, so that vectors have remainders
-    for ((name, role), length) in NAMES.into_iter().zip([30_011, 63, 9_001, 7, 129]) {
+    for ((name, role), length) in NAMES.into_iter().zip([30_011, 63, 9_001, 7, 129, 65]) {
         builder.parameter(name, &[length, 1], role, Fill::Normal { std: 0.5 });
     }
     let inventory = builder.inventory();
@@ -142,7 +143,7 @@ fn trained(settings: &Settings, way: Way, head_only: bool) -> Vec<Vec<f32>> {
             storage.gradient(&inventory, index).copy_(&gradient);
         }
         optimiser.set_learning_rate(0.1 / f64::from(step));
-        optimiser.step(&mut storage, head_only);
+        optimiser.step(&mut storage, new_layers_only);
     }
     let working = storage.parameters[0].to_kind(Kind::Float).view([-1]).detach();
     [&storage.weights, &storage.momentum, &working].map(|values| Vec::try_from(values).unwrap()).to_vec()

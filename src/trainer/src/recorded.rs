@@ -92,7 +92,7 @@ impl Shape {
     /// fine-tuning is short, and a single image may have no statistics.
     fn of(shard: &Shard, options: StepOptions) -> Option<Self> {
         let shard_len = shard.len();
-        let recordable = shard.mixed.is_none() && !options.head_only && shard_len > 1;
+        let recordable = shard.mixed.is_none() && !options.new_layers_only && shard_len > 1;
         recordable.then_some(Self { shard_len, batch_len: shard.batch_len })
     }
 }

@@ -97,7 +97,7 @@ fn train(device: Device, recorder: Box<dyn Recorder>, policy: Policy) -> Trained
     replica.update_by(Way::Operations);
     for step in 0..12 {
         let learning_rate = 0.1 / (step + 1) as f64;
-        let options = StepOptions { learning_rate, steps_made: step as u64, head_only: step == 0 };
+        let options = StepOptions { learning_rate, steps_made: step as u64, new_layers_only: step == 0 };
         // every fifth batch is short, the last is a single image
         let len = match step {
             11 => 1,

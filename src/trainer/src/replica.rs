@@ -70,10 +70,10 @@ impl Shard {
 #[derive(Clone, Copy, Debug)]
 pub struct StepOptions {
     pub learning_rate: f64,
-    /// Steps made since the trial began, over all epochs and attempts.
+    /// Batches that the moving statistics took in before, over all epochs and attempts.
     pub steps_made: u64,
-    /// The first phase of fine-tuning: the backbone stays as it is.
-    pub head_only: bool,
+    /// The first phase of fine-tuning: new fully connected layers learn, everything else stays as it is.
+    pub new_layers_only: bool,
 }
 
 pub struct Replica {
@@ -220,8 +220,13 @@ impl Replica {
     pub fn queue_step(&mut self, shard: &Shard, options: StepOptions) -> Result<(), TrialError> {
         self.prepare(options);
         self.passes(shard, options)?;
-        self.sum_over_replicas(shard)?;
-        self.optimiser.step(&mut self.storage, options.head_only);
+        if options.new_layers_only {
+            // moving statistics stand still, to the bit
+            self.collective.all_reduce(&self.storage.gradients)?;
+        } else {
+            self.sum_over_replicas(shard)?;
+        }
+        self.optimiser.step(&mut self.storage, options.new_layers_only);
         Ok(())
     }
 
@@ -273,8 +278,13 @@ impl Replica {
             mixed: None,
             batch_len: images,
         };
-        self.passes(&shard, StepOptions { learning_rate: 0.0, steps_made: 0, head_only: false })?;
+        self.passes(&shard, StepOptions { learning_rate: 0.0, steps_made: 0, new_layers_only: false })?;
         self.loss_sum().map(drop)
+    }
+
+    /// Lets the next update be the first that its momentum knows.
+    pub fn forget_momentum(&mut self) {
+        let _ = self.storage.momentum.zero_();
     }
 
     /// The update of a step whose gradients are summed.
@@ -295,11 +305,11 @@ impl Replica {
     /// Loss of each sample of the shard.
     fn losses(&self, shard: &Shard, options: StepOptions) -> Tensor {
         let momentum = self.batch_norm.momentum(options.steps_made);
-        let outputs = if options.head_only {
-            // frozen layers normalise with batch statistics, but neither learn nor remember
+        let outputs = if options.new_layers_only {
+            // as layers that Keras (2.2) is told not to train: normalised with batch statistics, which nothing remembers
             let frozen = self.pass(Mode::Train { batch_norm_momentum: 0.0 });
             let features = tch::no_grad(|| self.network.forward(&shard.images, &frozen));
-            self.head.forward(&features, &self.pass(Mode::Train { batch_norm_momentum: momentum }))
+            self.head.forward(&features, &frozen)
         } else {
             match &self.momentum_on_device {
                 // a single image may have no statistics to take in
@@ -385,15 +395,13 @@ pub fn shard(batch_len: usize, rank: usize, size: usize) -> Range<usize> {
 struct MovingAverage {
     momentum: f64,
     /// Keras removes the bias of a moving average that starts at nothing: after t batches the weight of the newest is
-    /// m / (1 - (1 - m)^t), so that the first batch counts fully and the start value not at all.
+    /// m / (1 - (1 - m)^t), so that the first batch counts fully and the start value not at all, weights from a file included.
     debiased: bool,
 }
 
 impl MovingAverage {
     fn of(settings: &Settings) -> Self {
-        // statistics that come with weights are worth something
-        let debiased = settings.init == Init::Keras && settings.weights.is_none();
-        Self { momentum: settings.batch_norm_momentum, debiased }
+        Self { momentum: settings.batch_norm_momentum, debiased: settings.init == Init::Keras }
     }
 
     fn momentum(self, steps_made: u64) -> f64 {

@@ -66,7 +66,7 @@ fn train(settings: &Settings, format: Format, collective: Arc<dyn Collective>, b
             mixed: None,
             batch_len: len as usize,
         };
-        let options = StepOptions { learning_rate: 0.05, steps_made: step as u64, head_only: false };
+        let options = StepOptions { learning_rate: 0.05, steps_made: step as u64, new_layers_only: false };
         replica.train_step(&shard, options).unwrap();
         if step == 0 {
             // Keras-form momentum after one step is -lr * gradient
@@ -156,13 +156,51 @@ fn per_replica_normalisation_averages_the_gradients_of_its_shards() {
             mixed: None,
             batch_len: 10,
         };
-        replica.train_step(&shard, StepOptions { learning_rate: 1.0, steps_made: 0, head_only: false }).unwrap();
+        replica.train_step(&shard, StepOptions { learning_rate: 1.0, steps_made: 0, new_layers_only: false }).unwrap();
         let gradient = values(&replica.storage.momentum);
         expected.iter_mut().zip(gradient).for_each(|(sum, value)| *sum -= value);
     }
     assert!(distance(&expected, &group[0].gradient_of_first_step) < 2e-5);
     assert_eq!(group[0].weights, group[1].weights);
     assert_eq!(group[0].statistics, group[1].statistics);
+}
+
+/// Nothing is frozen nearly: the weights of replicas are sums, and a third of a number three times is not that number.
+#[test]
+fn the_first_phase_of_fine_tuning_leaves_everything_else_to_the_bit() {
+    let settings = settings(BatchNorm::PerReplica);
+    for size in [1, 3] {
+        let train = |end: Box<dyn Collective>| {
+            tch::set_num_threads(1);
+            let mut replica = Replica::new(&blueprint(&settings, F32), Arc::from(end), Device::Cpu).unwrap();
+            let masters = |replica: &Replica| {
+                let master = |index| values(&replica.storage.master(&replica.inventory, index).contiguous().view([-1]));
+                (0..replica.inventory.parameters.len()).map(master).collect::<Vec<_>>()
+            };
+            let (before, statistics) = (masters(&replica), values(&replica.storage.statistics));
+            let (images, labels) = batch(10, 0);
+            let range = replica.shard(10);
+            let (start, length) = (range.start as i64, range.len() as i64);
+            let (images, labels) = (images.narrow(0, start, length), labels.narrow(0, start, length));
+            let shard = Shard { images, labels, mixed: None, batch_len: 10 };
+            let options = StepOptions { learning_rate: 0.1, steps_made: 0, new_layers_only: true };
+            replica.train_step(&shard, options).unwrap();
+            assert_eq!(values(&replica.storage.statistics), statistics, "{size} replicas");
+            let after = masters(&replica);
+            let notes = replica.inventory.parameters.iter();
+            let changed = notes.zip(before.iter().zip(&after)).filter(|(_, (before, after))| before != after);
+            changed.map(|(note, _)| note.name.clone()).collect::<Vec<_>>()
+        };
+        let ends: Vec<Box<dyn Collective>> =
+            if size == 1 { vec![Box::new(Solo::default())] } else { shared_memory(size, DEADLINE) };
+        let changed: Vec<Vec<String>> = thread::scope(|scope| {
+            let threads: Vec<_> = ends.into_iter().map(|end| scope.spawn(|| train(end))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for names in changed {
+            assert_eq!(names, ["cls_head.fc.weight", "cls_head.fc.bias", "fc.weight", "fc.bias"]);
+        }
+    }
 }
 
 /// bf16 keeps eight bits: the loss curve must follow that of f32 closely, not exactly. (Libtorch's operations alone: 0.7 and

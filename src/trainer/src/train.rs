@@ -58,6 +58,9 @@ pub fn train(
                 return Ok(Ending::Stopped);
             };
             course.strike(position, replica);
+            if course.begins_second_phase(position) {
+                replica.forget_momentum();
+            }
             let shard = course.batches.shard(&batch, replica.shard(batch.len()), images);
             replica.train_step(&shard, course.step_options(position))?;
             position.step += 1;
@@ -121,8 +124,16 @@ impl Course {
     }
 
     fn step_options(&self, position: Position) -> StepOptions {
-        let (learning_rate, head_only) = learning_rate(&self.spec.settings, position.epoch);
-        StepOptions { learning_rate, steps_made: self.number(position), head_only }
+        let (learning_rate, new_layers_only) = learning_rate(&self.spec.settings, position.epoch);
+        let first_phase = u64::from(first_phase(&self.spec.settings)) * self.steps_per_epoch;
+        let steps_made = self.number(position).saturating_sub(first_phase);
+        StepOptions { learning_rate, steps_made, new_layers_only }
+    }
+
+    /// Whether the schedule starts here, after a first phase: the authors' code compiles its optimiser anew there.
+    fn begins_second_phase(&self, position: Position) -> bool {
+        let first_phase = first_phase(&self.spec.settings);
+        first_phase > 0 && position == Position { epoch: first_phase, step: 0 }
     }
 
     fn strike(&self, position: Position, replica: &Replica) {
@@ -133,9 +144,14 @@ impl Course {
     }
 }
 
-/// Learning rate of an epoch, and whether only the head learns: fine-tuning trains the new layers first.
+/// Epochs of fine-tuning's first phase.
+fn first_phase(settings: &Settings) -> u32 {
+    if settings.weights.is_some() { settings.finetune_epochs } else { 0 }
+}
+
+/// Learning rate of an epoch, and whether only the new layers learn: fine-tuning trains those first.
 pub fn learning_rate(settings: &Settings, epoch: u32) -> (f64, bool) {
-    let first_phase = if settings.weights.is_some() { settings.finetune_epochs } else { 0 };
+    let first_phase = first_phase(settings);
     if epoch < first_phase {
         return (settings.finetune_learning_rate, true);
     }

@@ -38,7 +38,11 @@ fn spec(replicas: u32) -> TrialSpec {
 }
 
 fn session(fault: Option<&str>) -> Session {
-    Session::new(SessionOptions {
+    Session::new(options(fault))
+}
+
+fn options(fault: Option<&str>) -> SessionOptions {
+    SessionOptions {
         devices: DeviceSet::Cpu { num_threads: 1 },
         fault: fault.map(|text| Fault::parse(text).unwrap()),
         checkpoint_interval: Duration::ZERO,
@@ -48,7 +52,7 @@ fn session(fault: Option<&str>) -> Session {
         recording: Policy::Auto,
         memory_share: 1.0,
         weights_out: None,
-    })
+    }
 }
 
 fn request(spec: &TrialSpec, attempt: u32, folder: &Path) -> RunRequest {
@@ -85,16 +89,16 @@ fn numbers(result: &TrialResult) -> (Vec<EpochRecord>, [u64; 5], u32) {
     (result.epochs.clone(), values.map(f64::to_bits), result.best_epoch)
 }
 
-fn stop_after_every_step(replicas: u32) {
-    let spec = spec(replicas);
-    let expected = undisturbed(&spec);
+fn stop_after_every_step(spec: &TrialSpec) {
+    let replicas = spec.settings.replicas;
+    let expected = undisturbed(spec);
     let folder = tempfile::tempdir().unwrap();
     let mut session = session(None);
     for attempt in 1.. {
         let stop = Arc::new(AtomicBool::new(false));
         // the first report comes before the first step
         let mut report = |progress: Progress| stop.store(progress.step > 0, Ordering::Relaxed);
-        match session.run(&request(&spec, attempt, folder.path()), &stop, &mut report).unwrap() {
+        match session.run(&request(spec, attempt, folder.path()), &stop, &mut report).unwrap() {
             Outcome::Stopped => assert!(attempt <= NUM_EPOCHS * STEPS_PER_EPOCH, "every attempt makes a step"),
             Outcome::Finished(result) => {
                 // a second replica may begin the next step before the first one's report is heard
@@ -109,12 +113,26 @@ fn stop_after_every_step(replicas: u32) {
 
 #[test]
 fn stopped_after_every_step() {
-    stop_after_every_step(1);
+    stop_after_every_step(&spec(1));
 }
 
 #[test]
 fn stopped_after_every_step_with_two_replicas() {
-    stop_after_every_step(2);
+    stop_after_every_step(&spec(2));
+}
+
+/// Momentum is forgotten, and moving statistics begin to take in batches, where the second phase begins.
+#[test]
+fn stopped_after_every_step_of_a_fine_tuning() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().join("weights.safetensors");
+    let options = SessionOptions { weights_out: Some(weights.clone()), ..options(None) };
+    let stop = Arc::new(AtomicBool::new(false));
+    Session::new(options).run(&request(&spec(1), 1, folder.path()), &stop, &mut |_| ()).unwrap();
+    let TrialSpec { settings, seed, smoke } = spec(1);
+    let schedule = Schedule::Cosine { epochs: NUM_EPOCHS - 1 };
+    let settings = Settings { weights: Some(weights.display().to_string()), finetune_epochs: 1, schedule, ..settings };
+    stop_after_every_step(&TrialSpec { settings, seed, smoke });
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A trained trial's weights leave in a file, and another trial starts from it.
 //!
-//! The second trial cannot learn (its rates are zero and its moving statistics stand still), so that it must evaluate to
-//! what the first one ended with.
+//! A second trial that cannot learn (its rates are zero and its moving statistics stand still) must evaluate to what the first
+//! one ended with; one that can shows what passes from fine-tuning's first phase to the second.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sweep::handoff::RunRequest;
 use sweep::record::TrialResult;
-use sweep::settings::{Loss, SamplesPerClass, Schedule, Settings};
+use sweep::settings::{Init, Loss, MomentumForm, SamplesPerClass, Schedule, Settings};
 use sweep::{AttemptNo, TrialSpec};
 use trainer::attempt::Outcome;
 use trainer::device::DeviceSet;
@@ -64,6 +64,8 @@ fn a_trial_starts_where_another_one_ended() {
             finetune_epochs: 1,
             finetune_learning_rate: 0.0,
             learning_rate: 0.0,
+            // moving statistics without Keras' first batch, which would replace those of the file
+            init: Init::Torchvision,
             batch_norm_momentum: 0.0,
             schedule: Schedule::Constant { epochs: 1 },
             ..first.clone()
@@ -72,5 +74,32 @@ fn a_trial_starts_where_another_one_ended() {
         assert!(trained.last_accuracy > 0.3, "the first trial learns: {}", trained.last_accuracy);
         assert_eq!(repeated.last_accuracy, trained.last_accuracy, "{name}");
         assert_eq!(repeated.eval_loss, trained.eval_loss, "{name}");
+    }
+}
+
+/// PyTorch's momentum is a sum of gradients whatever the rate, so a first phase of a rate near nothing would leave one behind.
+#[test]
+fn the_second_phase_of_fine_tuning_starts_without_momentum() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Settings {
+        samples_per_class: SamplesPerClass::Count(8),
+        loss: Loss::CosXent,
+        momentum_form: MomentumForm::Torch,
+        // one batch an epoch, whose order matters to the last bits alone
+        batch_size: 80,
+        schedule: Schedule::Constant { epochs: 3 },
+        ..sweep::recipe::settings("quick", "digits").expect("a recipe")
+    };
+    let path = folder.path().join("weights.safetensors");
+    run(first.clone(), folder.path(), Some(path.clone()));
+    let tuned = |finetune_epochs| {
+        let weights = Some(path.display().to_string());
+        let settings = Settings { weights, finetune_epochs, finetune_learning_rate: 1e-30, ..first.clone() };
+        run(settings, folder.path(), None).epochs.iter().map(|epoch| epoch.train_loss).collect::<Vec<_>>()
+    };
+    let (at_once, after_a_phase) = (tuned(0), tuned(2));
+    assert_eq!((at_once.len(), after_a_phase.len()), (3, 5));
+    for (expected, found) in at_once.iter().zip(&after_a_phase[2..]) {
+        assert!((found / expected - 1.0).abs() < 1e-3, "{after_a_phase:?}, not {at_once:?}");
     }
 }

@@ -150,7 +150,7 @@ fn on_a_gpu_a_recording_gives_the_same_bits() {
     for kind in [Kind::Float, Kind::BFloat16] {
         let queued = Layer::new([16, 64, 28, 28], kind, kind, device).results(Then::AddRelu, true);
         let layer = Layer::new([16, 64, 28, 28], kind, kind, device);
-        let options = StepOptions { learning_rate: 0.0, steps_made: 0, head_only: false };
+        let options = StepOptions { learning_rate: 0.0, steps_made: 0, new_layers_only: false };
         let mut outputs = Vec::new();
         let mut recording = CudaGraphs::open(0)
             .unwrap()

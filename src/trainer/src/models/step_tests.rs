@@ -93,7 +93,7 @@ fn step(replica: &mut Replica, side: i64, own: bool) -> Vec<Tensor> {
     let (images, labels) = batch(side);
     let shard = Shard { images, labels, mixed: None, batch_len: BATCH as usize };
     let before = replica.storage.weights.copy();
-    replica.train_step(&shard, StepOptions { learning_rate: 0.0, steps_made: 0, head_only: false }).unwrap();
+    replica.train_step(&shard, StepOptions { learning_rate: 0.0, steps_made: 0, new_layers_only: false }).unwrap();
     assert_eq!(replica.storage.weights, before);
     assert_eq!(replica.storage.momentum, replica.storage.gradients);
     let gradient = |index| replica.storage.gradient(&replica.inventory, index).to_kind(Kind::Double);
