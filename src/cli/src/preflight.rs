@@ -39,6 +39,7 @@ impl Places {
         OpenRequest {
             dataset,
             resize,
+            test_resize: None,
             reach: Reach::anywhere(&self.data_dir),
             cache_dir: &self.cache_dir,
             corrupt: Corrupt::Refuse,

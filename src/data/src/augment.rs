@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use crate::dataset::Image;
 use crate::plan::{Erase, SamplePlan, Window};
 use crate::random::{Purpose, Stream};
-use crate::resize::CropResizer;
+use crate::resize::{CropResizer, shorter_side};
 use crate::statistics::Statistics;
 
 /// Order of a batch's values; the batch comes first in both.
@@ -28,6 +28,8 @@ pub(crate) struct Renderer {
     pub(crate) mean: Vec<f32>,
     pub(crate) inverse_std: Vec<f32>,
     pub(crate) rand_augment: Option<crate::rand_augment::RandAugment>,
+    /// Shorter side that evaluated images are brought to first: held-out ones have the size of training images.
+    pub(crate) resize_evaluated: Option<u32>,
 }
 
 /// Buffers that live as long as their thread.
@@ -52,6 +54,7 @@ impl Renderer {
             mean: statistics.mean.clone(),
             inverse_std: statistics.std.iter().map(|std| 1.0 / std).collect(),
             rand_augment: None,
+            resize_evaluated: None,
         }
     }
 
@@ -97,10 +100,20 @@ impl Renderer {
 
     /// The centre crop, standardised.
     pub(crate) fn evaluate(&self, image: Image, layout: Layout, out: &mut [f32]) {
-        let window = crate::plan::centre(self.side as u32, image.height as u32, image.width as u32);
         SCRATCH.with_borrow_mut(|scratch| {
-            self.look_up(window, (image.height, image.width), false, &mut scratch.rows, &mut scratch.columns);
-            self.gather(image.pixels, image.width, &scratch.rows, &scratch.columns, layout, out);
+            let Scratch { resizer, bytes, rows, columns, .. } = scratch;
+            let image = match self.resize_evaluated {
+                None => image,
+                Some(shorter) => {
+                    let (height, width) = shorter_side(image.height as u32, image.width as u32, shorter);
+                    let (height, width) = (height as usize, width as usize);
+                    resizer.whole(&image, (height, width), bytes);
+                    Image { height, width, channels: image.channels, pixels: bytes }
+                }
+            };
+            let window = crate::plan::centre(self.side as u32, image.height as u32, image.width as u32);
+            self.look_up(window, (image.height, image.width), false, rows, columns);
+            self.gather(image.pixels, image.width, rows, columns, layout, out);
         });
     }
 

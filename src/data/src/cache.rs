@@ -19,7 +19,7 @@ use crate::dataset::{Dataset, Extent, Fingerprint, Pixels, Split};
 use crate::decode;
 use crate::error::Error;
 use crate::lock;
-use crate::open::OpenRequest;
+use crate::open::{OpenRequest, Resizes};
 use crate::readers::{Content, Found, ImageFile, Labelled};
 use crate::resize::CropResizer;
 
@@ -42,6 +42,9 @@ struct Key {
     version: u32,
     dataset: String,
     resize: Option<u32>,
+    /// Of test images, where it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    test_resize: Option<u32>,
     /// `sweep::Content::hash` of the source files.
     source: String,
 }
@@ -81,15 +84,16 @@ pub(crate) fn open(
 }
 
 /// All images that can be decoded, and the reasons why others cannot.
-fn decoded(
+pub(crate) fn decoded(
     request: &OpenRequest,
     found: &Found,
     manifest: &Manifest,
     on_progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<(Dataset, Vec<String>), Error> {
-    let &OpenRequest { dataset: name, resize, cache_dir, .. } = request;
-    let key = key(name, resize, &manifest.content);
-    let path = cache_dir.join(file_name(name, resize));
+    let &OpenRequest { dataset: name, cache_dir, .. } = request;
+    let resizes = Resizes::of(request);
+    let key = key(name, resizes, &manifest.content);
+    let path = cache_dir.join(file_name(name, resizes));
     if let Some(decoded) = reopen(&path, &key, &manifest.content) {
         return Ok(decoded);
     }
@@ -117,18 +121,22 @@ fn decoded(
     load(&path, &key, &manifest.content).map_err(|reason| Error::cache("read", &path)(std::io::Error::other(reason)))
 }
 
-fn file_name(name: &str, resize: Option<u32>) -> PathBuf {
+fn file_name(name: &str, resizes: Resizes) -> PathBuf {
     // A folder's path is no file name.
     let name = match name.strip_prefix(crate::catalog::FOLDER_PREFIX) {
         Some(path) => format!("folder-{}", &blake3::hash(path.as_bytes()).to_hex()[..16]),
         None => name.to_owned(),
     };
-    let size = resize.map_or("native".to_owned(), |side| side.to_string());
-    PathBuf::from(format!("{name}-{size}.images"))
+    let size = |side: Option<u32>| side.map_or("native".to_owned(), |side| side.to_string());
+    match resizes.test == resizes.train {
+        true => PathBuf::from(format!("{name}-{}.images", size(resizes.train))),
+        false => PathBuf::from(format!("{name}-{}-test-{}.images", size(resizes.train), size(resizes.test))),
+    }
 }
 
-fn key(name: &str, resize: Option<u32>, content: &sweep::Content) -> Key {
-    Key { version: VERSION, dataset: name.to_owned(), resize, source: content.hash.clone() }
+fn key(name: &str, resizes: Resizes, content: &sweep::Content) -> Key {
+    let test_resize = resizes.test.filter(|_| resizes.test != resizes.train);
+    Key { version: VERSION, dataset: name.to_owned(), resize: resizes.train, test_resize, source: content.hash.clone() }
 }
 
 fn reopen(path: &Path, key: &Key, content: &sweep::Content) -> Option<(Dataset, Vec<String>)> {
@@ -254,15 +262,15 @@ fn build(path: &Path, key: Key, found: &Found, on_progress: &(dyn Fn(u64, u64) +
                 done += count as u64;
                 on_progress(done, total);
             };
-            let mut write = |table: &mut Table, files: &[ImageFile], writer: &mut Writer| {
-                write_files(writer, table, files, key.resize, &mut corrupt, &mut on_images)
+            let mut write = |table: &mut Table, files: &[ImageFile], resize: Option<u32>, writer: &mut Writer| {
+                write_files(writer, table, files, resize, &mut corrupt, &mut on_images)
             };
-            write(&mut train, train_files, &mut writer)?;
+            write(&mut train, train_files, key.resize, &mut writer)?;
             let num_train = train.labels.len();
-            write(&mut train, validation, &mut writer)?;
+            write(&mut train, validation, key.resize, &mut writer)?;
             num_validation = train.labels.len() - num_train;
             writer.fingerprint.end_of_split();
-            write(&mut test, test_files, &mut writer)?;
+            write(&mut test, test_files, key.test_resize.or(key.resize), &mut writer)?;
             writer.fingerprint.end_of_split();
         }
     }
@@ -330,7 +338,7 @@ fn write_files(
 }
 
 /// Decides by the user's policy about images that cannot be decoded.
-fn judge(dataset: &Dataset, corrupt: &[String], policy: Corrupt) -> Result<(), Error> {
+pub(crate) fn judge(dataset: &Dataset, corrupt: &[String], policy: Corrupt) -> Result<(), Error> {
     if corrupt.is_empty() {
         return Ok(());
     }
@@ -377,6 +385,7 @@ mod tests {
         let request = OpenRequest {
             dataset: "folder:set",
             resize: None,
+            test_resize: None,
             reach: Reach::anywhere(&data_dir),
             cache_dir: &cache_dir,
             corrupt: Corrupt::Refuse,
@@ -384,7 +393,7 @@ mod tests {
         };
         let open = || crate::open(&request, &|_, _| ());
         assert_eq!(open().unwrap().train.len(), 1);
-        let cache = cache_dir.join(file_name("folder:set", None));
+        let cache = cache_dir.join(file_name("folder:set", Resizes::of(&request)));
         let (victim, partial, lock) =
             (place.path().join("victim"), cache.with_extension("partial"), cache.with_extension("lock"));
         fs::write(&victim, "precious").unwrap();

@@ -251,8 +251,9 @@ pub const ENTRIES: [Entry; 9] = [
 /// Before the path of a user's own data: one directory per class.
 pub const FOLDER_PREFIX: &str = sweep::dataset::FOLDER_PREFIX;
 
+/// Of a subset of CUB, the entry of the whole.
 pub fn find(name: &str) -> Option<&'static Entry> {
-    ENTRIES.iter().find(|entry| entry.name == name)
+    ENTRIES.iter().find(|entry| entry.name == sweep::dataset::base(name))
 }
 
 /// What `data fetch` brings the file at this path below the data directory with: `hierarchies`, or nothing.
@@ -275,12 +276,12 @@ mod tests {
     #[test]
     fn the_sweep_language_knows_the_same_data_sets() {
         let known = sweep::dataset::KNOWN.iter().map(|known| {
-            let sizes = (known.num_classes as usize, known.num_train as usize, known.num_test as usize);
-            (known.name, sizes, known.side)
+            let sizes = [known.num_classes, known.num_train, known.num_test, known.smallest_class];
+            (known.name, sizes.map(|size| size as usize), known.side, known.channels as usize)
         });
         let here = ENTRIES.iter().map(|entry| {
-            let sizes = (entry.published.num_classes, entry.published.num_train, entry.published.num_test);
-            (entry.name, sizes, entry.side.unwrap_or(0))
+            let Row { num_classes, num_train, num_test, per_class } = entry.published;
+            (entry.name, [num_classes, num_train, num_test, per_class.0], entry.side.unwrap_or(0), entry.channels)
         });
         assert_eq!(known.collect::<Vec<_>>(), here.collect::<Vec<_>>());
     }

@@ -36,7 +36,7 @@ pub struct Check {
     pub name: String,
     pub root: Option<PathBuf>,
     pub found: Row,
-    /// Absent for a user's own folder.
+    /// Absent for a user's own folder, and for a subset.
     pub published: Option<Row>,
     /// In label order.
     pub classes: Vec<ClassCounts>,
@@ -76,6 +76,7 @@ pub fn list(data_dir: &Path) -> Vec<Listing> {
         let request = OpenRequest {
             dataset: entry.name,
             resize: None,
+            test_resize: None,
             reach: Reach::anywhere(data_dir),
             cache_dir: Path::new(""),
             corrupt: Corrupt::Refuse,
@@ -118,7 +119,9 @@ pub fn check(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> 
     let classes = found.class_names.iter().zip(counts);
     Ok(Check {
         found: row(&found),
-        published: catalog::find(request.dataset).map(|entry| entry.published),
+        published: catalog::find(request.dataset)
+            .filter(|entry| entry.name == request.dataset)
+            .map(|entry| entry.published),
         classes: classes.map(|(name, (&train, &test))| ClassCounts { name: name.clone(), train, test }).collect(),
         sizes,
         notes: found.notes,
@@ -164,6 +167,7 @@ mod tests {
         OpenRequest {
             dataset,
             resize: None,
+            test_resize: None,
             reach: Reach::anywhere(data_dir),
             cache_dir: data_dir,
             corrupt: Corrupt::Refuse,

@@ -234,6 +234,7 @@ mod tests {
             let request = OpenRequest {
                 dataset,
                 resize: None,
+                test_resize: None,
                 reach,
                 cache_dir: &cache_dir,
                 corrupt: Corrupt::Refuse,

@@ -118,6 +118,13 @@ impl Split {
         Self::new(labels, images, channels, Pixels::Owned(pixels.into())).expect("as many images as labels")
     }
 
+    /// Some of the images, by index; they must be in range.
+    pub(crate) fn select(&self, indices: &[usize]) -> Self {
+        let labels: Vec<u32> = indices.iter().map(|&index| self.labels[index]).collect();
+        let images: Vec<Extent> = indices.iter().map(|&index| self.images[index]).collect();
+        Self::new(labels, images, self.channels, self.pixels.clone()).expect("extents that were checked before")
+    }
+
     pub fn len(&self) -> usize {
         self.labels.len()
     }

@@ -57,6 +57,10 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Downloads, verifies and unpacks a data set into `DATA_DIR/NAME`. What is there already is not fetched again.
 pub fn fetch(request: &FetchRequest, on_progress: &mut dyn FnMut(FetchProgress)) -> Result<Fetched, Error> {
+    if sweep::dataset::cub_subset(request.name).is_some() {
+        let instructions = format!("fetch `cub`; {}", readers::remedy(request.name));
+        return Err(Error::ByHand { dataset: request.name.to_owned(), instructions });
+    }
     let downloads: &[Download] = match (catalog::find(request.name).map(|entry| entry.origin), request.name) {
         (Some(Origin::Download(downloads)), _) => downloads,
         (Some(Origin::ByHand(instructions)), name) => {

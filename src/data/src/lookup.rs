@@ -2,7 +2,7 @@
 //! itself.
 //!
 //! The choices and the arithmetic are those of augment.rs, so that both give the same numbers; only who does the work
-//! differs. What makes new bytes (resized crops, RandAugment) cannot be said as a table: `Pipeline::can_look_up` says
+//! differs. What makes new bytes (resized crops, held-out images of another size, RandAugment) cannot be said as a table: `Pipeline::can_look_up` says
 //! so. CutMix is left to the device, which gets the partners' tables too.
 
 use std::ops::Range;

@@ -2,6 +2,7 @@
 //!
 //! Neither downloads anything. Read `readers/` for the layouts on disk and `cache.rs` for what decoding leaves behind.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -23,8 +24,10 @@ use crate::{cache, stand_in, subset};
 pub struct OpenRequest<'a> {
     /// A name of the catalogue, or `folder:PATH`.
     pub dataset: &'a str,
-    /// Shorter side after decoding; absent: images keep their size.
+    /// Shorter side of training images after decoding; absent: images keep their size.
     pub resize: Option<u32>,
+    /// Shorter side of test images; absent: as `resize`.
+    pub test_resize: Option<u32>,
     /// Where it lies, and where a `folder:` may lead.
     pub reach: Reach<'a>,
     /// Decoded data sets, shared by the trainers of a machine.
@@ -33,6 +36,19 @@ pub struct OpenRequest<'a> {
     pub corrupt: Corrupt,
     /// Stand-in images instead of the real ones; no file is read.
     pub smoke: bool,
+}
+
+/// Shorter sides after decoding; absent: images keep their size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Resizes {
+    pub(crate) train: Option<u32>,
+    pub(crate) test: Option<u32>,
+}
+
+impl Resizes {
+    pub(crate) fn of(request: &OpenRequest) -> Self {
+        Self { train: request.resize, test: request.test_resize.or(request.resize) }
+    }
 }
 
 /// What is known of a data set without decoding it.
@@ -161,6 +177,10 @@ pub fn open(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> R
         return stand_in::dataset(request.dataset);
     }
     let found = find(request)?;
+    let whole = OpenRequest { dataset: sweep::dataset::base(request.dataset), ..*request };
+    if whole.dataset != request.dataset {
+        return open_part(request.dataset, &found, &whole, on_progress);
+    }
     let Some(manifest) = Manifest::of(&found, request.cache_dir, &|_, _| ())? else {
         // Built into the program and tiny: nothing to keep.
         let Content::Arrays(read) = &found.content else { unreachable!("what is built in is no list of files") };
@@ -175,13 +195,70 @@ fn find(request: &OpenRequest) -> Result<Found, Error> {
     let refuse = |value: u32, reason: &str| {
         Err(Error::Setting { field: "resize", value: value.to_string(), reason: reason.to_owned() })
     };
-    match (request.resize, &found.content) {
+    match (request.resize.or(request.test_resize), &found.content) {
         (Some(0), _) => refuse(0, "it must be at least 1"),
         (Some(side), Content::Arrays(_)) => {
             refuse(side, &format!("the small images of `{}` are used as they are; leave it out", request.dataset))
         }
         _ => Ok(found),
     }
+}
+
+/// A subset shares the cache of the whole, test images included.
+fn open_part(
+    name: &str,
+    part: &Found,
+    whole: &OpenRequest,
+    on_progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Dataset, Error> {
+    let all = find(whole)?;
+    let manifest = |found| Manifest::of(found, whole.cache_dir, &|_, _| ());
+    let (Some(of_part), Some(of_all)) = (manifest(part)?, manifest(&all)?) else {
+        unreachable!("subsets are files");
+    };
+    let (dataset, corrupt) = cache::decoded(whole, &all, &of_all, on_progress)?;
+    let (Content::Files { train, test, .. }, Content::Files { train: some_train, test: some_test, .. }) =
+        (&all.content, &part.content)
+    else {
+        unreachable!("subsets are of photographs");
+    };
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(dataset.fingerprint.as_bytes());
+    let mut missed = Vec::new();
+    let mut select = |split: &Split, files: &[ImageFile], wanted: &[ImageFile]| {
+        let wanted: HashSet<&Path> = wanted.iter().map(|file| file.path.as_path()).collect();
+        let (mut chosen, mut index) = (Vec::new(), 0_usize);
+        for file in files {
+            let is_wanted = wanted.contains(file.path.as_path());
+            let place = format!("{}: ", file.path.display());
+            match corrupt.iter().find(|line| line.starts_with(&place)) {
+                Some(line) if is_wanted => missed.push(line.clone()),
+                Some(_) => {}
+                None => {
+                    if is_wanted {
+                        hasher.update(&index.to_le_bytes());
+                        chosen.push(index);
+                    }
+                    index += 1;
+                }
+            }
+        }
+        hasher.update(&[0]);
+        split.select(&chosen)
+    };
+    let (train, test) = (select(&dataset.train, train, some_train), select(&dataset.test, test, some_test));
+    let fingerprint = hasher.finalize().to_hex()[..32].to_owned();
+    let dataset = Dataset {
+        name: name.to_owned(),
+        train,
+        test,
+        skipped: missed.len(),
+        fingerprint,
+        content: Some(of_part.content),
+        ..dataset
+    };
+    cache::judge(&dataset, &missed, whole.corrupt)?;
+    Ok(dataset)
 }
 
 fn in_memory(name: &str, found: Found, arrays: Arrays) -> Dataset {

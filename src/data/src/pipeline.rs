@@ -88,6 +88,10 @@ impl Pipeline {
             subset = Subset::Indices(kept.clone());
             (indices, held_out) = (kept, Some(out));
         }
+        if held_out.is_some() && !smoke {
+            let evaluated = settings.evaluated_resize();
+            renderer.resize_evaluated = evaluated.filter(|_| evaluated != settings.resize);
+        }
         let mut eval_labels: Vec<u32> = match &held_out {
             Some(held_out) => held_out.iter().map(|&index| labels[index as usize]).collect(),
             None => dataset.test.labels().to_vec(),
@@ -287,7 +291,9 @@ impl Pipeline {
 
     /// Whether what is done to training images can be said as tables, see lookup.rs.
     pub fn can_look_up(&self) -> bool {
-        let makes_bytes = self.renderer.rand_augment.is_some() || self.chooser.crop == Crop::RandomResized;
+        let makes_bytes = self.renderer.rand_augment.is_some()
+            || self.renderer.resize_evaluated.is_some()
+            || self.chooser.crop == Crop::RandomResized;
         let train = &self.dataset.train;
         !makes_bytes && (0..train.len()).all(|index| train.offset_in_pixels(index).is_multiple_of(self.channels()))
     }

@@ -31,6 +31,7 @@ fn digits() -> Arc<Dataset> {
     let request = OpenRequest {
         dataset: "digits",
         resize: None,
+        test_resize: None,
         reach: Reach::anywhere(nowhere),
         cache_dir: nowhere,
         corrupt: Corrupt::Refuse,
@@ -291,6 +292,60 @@ fn held_out_images_are_evaluated_on_and_not_trained_on() {
     assert_eq!((whole.num_eval(), whole.num_train()), (500, 100));
 }
 
+/// Held-out images come out of the training split, and are evaluated at the size of test images all the same.
+#[test]
+fn held_out_images_have_the_size_of_test_images() {
+    let (height, width, per_class) = (24u32, 36u32, 4usize);
+    let count = height as usize * width as usize * 3;
+    let pixels: Vec<u8> = (0..2 * per_class * count).map(|index| (index / 7 * 31 % 251) as u8).collect();
+    let labels: Vec<u32> = (0..2).flat_map(|class| std::iter::repeat_n(class, per_class)).collect();
+    let train = Split::uniform(labels, pixels, height, width, 3);
+    let names: Vec<String> = ["one", "two"].map(str::to_owned).to_vec();
+    let data = |train: &Split| {
+        Arc::new(Dataset {
+            name: "folder:test".to_owned(),
+            class_names: names.clone(),
+            class_ids: names.clone(),
+            channels: 3,
+            train: train.clone(),
+            test: train.clone(),
+            num_validation: 0,
+            skipped: 0,
+            fingerprint: String::new(),
+            content: None,
+        })
+    };
+    // the same images resized beforehand, as test images are
+    let mut resizer = crate::resize::CropResizer::default();
+    let mut bytes = Vec::new();
+    let smaller: Vec<u8> = (0..train.len())
+        .flat_map(|index| {
+            resizer.whole(&train.image(index), (12, 18), &mut bytes);
+            bytes.clone()
+        })
+        .collect();
+    let smaller = Split::uniform(train.labels().to_vec(), smaller, 12, 18, 3);
+    let of_originals = Settings {
+        samples_per_class: SamplesPerClass::All,
+        holdout: Some(0.5),
+        test_resize: Some(12),
+        crop_size: Some(8),
+        crop: Crop::RandomResized,
+        normalise: Normalise::Torchvision,
+        ..settings("folder:test")
+    };
+    let of_smaller = Settings { resize: Some(12), test_resize: None, crop: Crop::Centre, ..of_originals.clone() };
+    let (originals, smaller) = (pipeline(data(&train), &of_originals, 4), pipeline(data(&smaller), &of_smaller, 4));
+    let evaluated = |pipeline: &Pipeline| {
+        let mut out = vec![f32::NAN; 4 * pipeline.image_len()];
+        pipeline.fill_eval(0..4, Layout::Nhwc, &mut out);
+        out
+    };
+    assert_eq!(evaluated(&originals), evaluated(&smaller));
+    let flat = pipeline(data(&train), &Settings { crop: Crop::Random, ..of_originals }, 4);
+    assert!(!flat.can_look_up(), "no table resizes an image");
+}
+
 #[test]
 fn a_rehearsal_is_tiny_and_needs_no_files() {
     let nowhere = Path::new("/nonexistent");
@@ -298,6 +353,7 @@ fn a_rehearsal_is_tiny_and_needs_no_files() {
         let request = OpenRequest {
             dataset: entry.name,
             resize: Some(512),
+            test_resize: None,
             reach: Reach::anywhere(nowhere),
             cache_dir: nowhere,
             corrupt: Corrupt::Refuse,

@@ -40,6 +40,7 @@ impl Place {
         OpenRequest {
             dataset,
             resize,
+            test_resize: None,
             reach: Reach::anywhere(&paths.0),
             cache_dir: &paths.1,
             corrupt: Corrupt::Refuse,
@@ -101,6 +102,77 @@ fn photographs_are_read_in_every_layout() {
         assert!(red.values().all(|means| means.iter().all(|mean| (mean - means[0]).abs() < 3.0)), "{name}: {red:?}");
         assert!((red[&0][0] - red[&1][0]).abs() > 3.0, "{name}: {red:?}");
     }
+}
+
+/// The authors' lists name the chosen training images and all test images; what they leave out is not used.
+#[test]
+fn the_authors_subsets_of_cub_are_read() {
+    let place = Place::new();
+    let amount = Amount { num_classes: 2, train_per_class: 600, test_per_class: 2, height: 3, width: 4 };
+    let root = write("cub", &place.data(), amount).unwrap().join("CUB_200_2011");
+    let error = place.preflight("cub-sub3").unwrap_err().to_string();
+    assert!(error.contains("train_test_split_3.txt") && error.contains("cub-subsampled-splits.zip"), "{error}");
+    let whole = std::fs::read_to_string(root.join("train_test_split.txt")).unwrap();
+    let (train, test): (Vec<&str>, Vec<&str>) = whole.lines().partition(|line| line.ends_with(" 1"));
+    // the last three of each class
+    let chosen: Vec<&str> = [train[597..600].to_vec(), train[1197..1200].to_vec()].concat();
+    let list: String = [chosen, test].concat().iter().map(|line| format!("{line}\n")).collect();
+    std::fs::write(root.join("train_test_split_3.txt"), list).unwrap();
+    // an image that cannot be decoded moves those behind it in the cache
+    let paths = std::fs::read_to_string(root.join("images.txt")).unwrap();
+    let path = |line: &str| {
+        let id = line.split(' ').next().unwrap();
+        let found = paths.lines().find_map(|line| line.strip_prefix(&format!("{id} "))).unwrap();
+        root.join("images").join(found)
+    };
+    std::fs::write(path(train[5]), "no image").unwrap();
+    let found = place.preflight("cub-sub3").unwrap();
+    assert_eq!((found.train_counts, found.test_counts), (vec![3, 3], vec![2, 2]));
+    // one that the list does not name does no harm
+    let subset = place.open("cub-sub3", None).unwrap();
+    let paths = (place.data(), place.cache());
+    let request = OpenRequest { corrupt: Corrupt::Skip, ..place.request("cub", None, &paths) };
+    let all = open(&request, &|_, _| ()).unwrap();
+    assert_eq!((subset.name.as_str(), subset.train.len(), subset.test.len()), ("cub-sub3", 6, 4));
+    assert_eq!((all.train.len(), all.test.len()), (1199, 4));
+    for (index, of_all) in [(0, 596), (2, 598), (3, 1196), (5, 1198)] {
+        assert_eq!(subset.train.image(index).pixels, all.train.image(of_all).pixels, "{index}");
+    }
+    assert_ne!(subset.fingerprint, all.fingerprint);
+    assert_eq!((subset.skipped, all.skipped), (0, 1));
+    assert_eq!(std::fs::read_dir(place.cache()).unwrap().filter(|entry| is_cache(entry.as_ref().unwrap())).count(), 1);
+    // what is in no list of the whole is a damaged list
+    std::fs::write(root.join("train_test_split.txt"), "1 1\n").unwrap();
+    assert!(place.preflight("cub").unwrap_err().to_string().contains("is not in it"));
+}
+
+fn is_cache(entry: &std::fs::DirEntry) -> bool {
+    entry.path().extension().is_some_and(|extension| extension == "images")
+}
+
+#[test]
+fn training_and_test_images_may_have_sizes_of_their_own() {
+    let (place, _) = written("folder:mine");
+    let paths = (place.data(), place.cache());
+    let open = |resize, test_resize| {
+        let request = OpenRequest { test_resize, ..place.request("folder:mine", resize, &paths) };
+        crate::open(&request, &|_, _| ()).unwrap()
+    };
+    let size = |split: &crate::dataset::Split| split.uniform_size().unwrap();
+    let (originals, resized) = (open(None, Some(10)), open(Some(10), None));
+    assert_eq!((size(&originals.train), size(&originals.test)), ((20, 30), (10, 15)));
+    assert_eq!((size(&resized.train), size(&resized.test)), ((10, 15), (10, 15)));
+    assert_eq!(originals.test.image(3).pixels, resized.test.image(3).pixels);
+    assert_eq!(open(Some(10), Some(10)).fingerprint, resized.fingerprint);
+    let mut names: Vec<String> = std::fs::read_dir(place.cache())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(is_cache)
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names.len(), 2, "equal sizes are one cache: {names:?}");
+    assert!(names[0].ends_with("-10.images") && names[1].ends_with("-native-test-10.images"), "{names:?}");
 }
 
 #[test]

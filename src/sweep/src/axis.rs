@@ -156,7 +156,7 @@ fn read_scalar(reader: &mut Reader, axis: &str, field: Option<&'static Field>, n
     };
     let value = reader.value(field, node)?;
     let label = match &value {
-        Value::String(text) if field.name == "dataset" => dataset::find(text).map(|known| known.label.to_owned()),
+        Value::String(text) if field.name == "dataset" => dataset::label(text),
         _ => None,
     };
     let name = usable_name(reader, axis, name, &node.at)?;
@@ -194,7 +194,7 @@ fn read_bundle(reader: &mut Reader, axis: &str, field: Option<&'static Field>, n
             }
         }
     }
-    let known = dataset::find(&name).filter(|_| axis == "dataset").map(|known| known.label.to_owned());
+    let known = dataset::label(&name).filter(|_| axis == "dataset");
     let label = mapping.get("label").and_then(|node| read_label(reader, node));
     let label = label.or(known).unwrap_or_else(|| name.clone());
     Some(DraftValue { name, label, set, at: name_node.at.clone() })

@@ -51,8 +51,9 @@ impl Settings {
     }
 
     fn check_sizes(&self, found: &mut Found) {
+        let resizes = [("resize", self.resize), ("test_resize", self.test_resize)];
         let resizes: Vec<(&str, u32)> =
-            [("resize", self.resize)].into_iter().filter_map(|(field, resize)| Some((field, resize?))).collect();
+            resizes.into_iter().filter_map(|(field, resize)| Some((field, resize?))).collect();
         for &(field, resize) in &resizes {
             if let Some(crop) = self.crop_size.filter(|&crop| crop > resize) {
                 let message = format!("`crop_size` {crop} is larger than `{field}` {resize}");
@@ -117,7 +118,8 @@ impl Settings {
         }
         if samples == 1 && self.holdout.is_some() {
             let message = "nothing can be held out of one training image per class";
-            found.push(&["samples_per_class", "holdout"], message, "raise `samples_per_class`, or hold nothing out");
+            let help = "raise `samples_per_class`, or hold nothing out; a search can use `select: best_on_test`";
+            found.push(&["samples_per_class", "holdout"], message, help);
         }
     }
 

@@ -37,7 +37,7 @@ pub fn cost(spec: &TrialSpec) -> f64 {
 /// The same on a data set of this size, where it was looked at.
 pub(crate) fn cost_on(spec: &TrialSpec, size: Option<Size>) -> f64 {
     let settings = &spec.settings;
-    let mut known = *dataset::find(&settings.dataset).unwrap_or(&UNKNOWN);
+    let mut known = dataset::find(&settings.dataset).unwrap_or(UNKNOWN);
     if let Some(Size { num_classes, num_train, num_test }) = size {
         known = Known { num_classes, num_train, num_test, ..known };
     }
@@ -67,7 +67,7 @@ pub(crate) fn cost_on(spec: &TrialSpec, size: Option<Size>) -> f64 {
 
 fn side(settings: &Settings, known: &Known) -> u32 {
     let own = if known.side > 0 { known.side } else { UNKNOWN_SIDE };
-    settings.crop_size.or(settings.resize).unwrap_or(own)
+    settings.crop_size.or(settings.evaluated_resize()).unwrap_or(own)
 }
 
 /// Multiply-adds of one forward pass of one image. The published figures at their usual side, scaled by area.

@@ -36,6 +36,11 @@ pub const KNOWN: &[Known] = &[
 /// Before the path of a user's own data: one directory per class.
 pub const FOLDER_PREFIX: &str = "folder:";
 
+/// Before the number of training images per class that one of the authors' lists of CUB has: `cub-sub5`.
+const CUB_SUBSET_PREFIX: &str = "cub-sub";
+/// The number of images of CUB's largest class.
+const MOST_OF_CUB: u32 = 30;
+
 /// Sizes are classes, training images, test images, and training images of the smallest class.
 const fn small_images(name: &'static str, label: &'static str, sizes: [u32; 4], side: u32, channels: u32) -> Known {
     let [num_classes, num_train, num_test, smallest_class] = sizes;
@@ -51,8 +56,34 @@ pub fn is_built_in(name: &str) -> bool {
     name == "digits"
 }
 
-pub fn find(name: &str) -> Option<&'static Known> {
-    KNOWN.iter().find(|known| known.name == name)
+/// A data set of the table, or one of the authors' subsets of CUB.
+pub fn find(name: &str) -> Option<Known> {
+    let known = KNOWN.iter().find(|known| known.name == base(name)).copied()?;
+    Some(match cub_subset(name) {
+        Some(count) => Known { num_train: count * known.num_classes, smallest_class: count, ..known },
+        None => known,
+    })
+}
+
+/// Training images per class of one of the authors' subsets of CUB: 5 for `cub-sub5`.
+pub fn cub_subset(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix(CUB_SUBSET_PREFIX)?;
+    let count = digits.parse().ok().filter(|count| (1..=MOST_OF_CUB).contains(count))?;
+    (digits == count.to_string()).then_some(count)
+}
+
+/// The data set whose images these are: a subset's are those of the whole.
+pub fn base(name: &str) -> &str {
+    if cub_subset(name).is_some() { "cub" } else { name }
+}
+
+/// What tables call a data set that is not a user's own.
+pub fn label(name: &str) -> Option<String> {
+    let known = find(name)?;
+    Some(match cub_subset(name) {
+        Some(count) => format!("{} ({count} per class, the authors' list)", known.label),
+        None => known.label.to_owned(),
+    })
 }
 
 /// What is wrong with a data set's name, and what to do about it.
@@ -71,7 +102,25 @@ pub fn check_name(name: &str) -> Result<(), (String, String)> {
     }
     let names = || KNOWN.iter().map(|known| known.name);
     let help = did_you_mean(name, names()).unwrap_or_else(|| {
-        format!("possible: {}, or folder:PATH for images of your own", names().collect::<Vec<_>>().join(", "))
+        let names = names().collect::<Vec<_>>().join(", ");
+        format!("possible: {names}, cub-sub1 to cub-sub{MOST_OF_CUB}, or folder:PATH for images of your own")
     });
     Err((format!("is `{}`, which does not exist", name.escape_debug()), help))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subsets_of_cub_are_named_by_their_size() {
+        assert_eq!([1, 5, 30].map(|count| cub_subset(&format!("cub-sub{count}"))), [Some(1), Some(5), Some(30)]);
+        for other in ["cub", "cub-sub", "cub-sub0", "cub-sub31", "cub-sub05", "cub-sub+5", "nabirds-sub5"] {
+            assert_eq!(cub_subset(other), None, "{other}");
+            assert_eq!(check_name(other).is_ok(), other == "cub", "{other}");
+        }
+        let subset = find("cub-sub5").unwrap();
+        assert_eq!((subset.num_train, subset.num_test, subset.smallest_class), (1_000, 5_794, 5));
+        assert_eq!(base("cub-sub5"), "cub");
+    }
 }

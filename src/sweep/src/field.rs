@@ -82,6 +82,7 @@ pub const FIELDS: &[Field] = &[
     field("samples_per_class", Kind::SamplesPerClass),
     field("repeats", Kind::Count(1, 10_000)),
     optional("resize", Kind::Count(1, 4096)),
+    optional("test_resize", Kind::Count(1, 4096)),
     optional("crop_size", Kind::Count(1, 4096)),
     field("crop", Kind::Choice(&["centre", "random", "random_resized"])),
     field("shift", below(0.0, 1.0)),

@@ -54,7 +54,7 @@ pub fn fitted(recipe: &str, dataset: &str, side: Option<u32>) -> Option<Settings
         let side = Some(if side <= SMALL_SIDE { side } else { 32 });
         return Some(Settings { resize: side, crop_size: side, ..settings });
     }
-    let (Some(side), Some(resize), Some(crop_size)) = (side, settings.resize, settings.crop_size) else {
+    let (Some(side), Some(resize), Some(crop_size)) = (side, settings.evaluated_resize(), settings.crop_size) else {
         return Some(settings);
     };
     if side >= resize {
@@ -67,7 +67,9 @@ pub fn fitted(recipe: &str, dataset: &str, side: Option<u32>) -> Option<Settings
     // In steps, so that a few more images seldom change what is trained.
     let resize_to = if side > SMALL_SIDE { side / 16 * 16 } else { side };
     let crop_to = (resize_to * crop_size / resize).max(1);
-    Some(Settings { resize: Some(resize_to), crop_size: Some(crop_to), ..settings })
+    let resized = |field: Option<u32>| field.map(|_| resize_to);
+    let (resize, test_resize) = (resized(settings.resize), resized(settings.test_resize));
+    Some(Settings { resize, test_resize, crop_size: Some(crop_to), ..settings })
 }
 
 /// What the paper's trainings have in common: optimiser, schedule, clipping, loss numerics.
@@ -75,8 +77,10 @@ fn paper(dataset: &str) -> Settings {
     Settings {
         dataset: dataset.to_owned(),
         samples_per_class: SamplesPerClass::All,
-        repeats: 1,
+        // An epoch of a subset of CUB repeats it, so that it has about as many steps as one of the whole.
+        repeats: dataset::cub_subset(dataset).map_or(1, |count| 30 / count),
         resize: None,
+        test_resize: None,
         crop_size: None,
         crop: Crop::Centre,
         shift: 0.0,
@@ -204,11 +208,11 @@ fn quick(dataset: &str) -> Settings {
     }
 }
 
-/// The challenge's base code: PyTorch's ImageNet example.
+/// The challenge's base code: PyTorch's ImageNet example. Training crops are cut from the originals.
 fn vipriors(dataset: &str) -> Settings {
     let small = small_side(dataset);
     Settings {
-        resize: if small.is_some() { None } else { Some(256) },
+        test_resize: if small.is_some() { None } else { Some(256) },
         crop_size: Some(small.unwrap_or(224)),
         crop: Crop::RandomResized,
         flip: true,

@@ -17,8 +17,12 @@ pub struct Settings {
     pub samples_per_class: SamplesPerClass,
     /// Passes over the subset that make one epoch (the authors repeat small subsets, docs/paper.md, section 7).
     pub repeats: u32,
-    /// Shorter side after decoding, in pixels; absent: images keep their size and must all be equal.
+    /// Shorter side of training images after decoding, in pixels; absent: they keep their size, and without a `crop_size` all
+    /// must have the same.
     pub resize: Option<u32>,
+    /// Shorter side of test and held-out images; absent: as `resize`.
+    #[serde(default)]
+    pub test_resize: Option<u32>,
     /// Side of the square the network sees; absent: the image's own size.
     pub crop_size: Option<u32>,
     /// Where training crops are taken. Test images are always centre-cropped.
@@ -396,6 +400,11 @@ impl Schedule {
 }
 
 impl Settings {
+    /// Shorter side of evaluated images; absent: they keep their size.
+    pub fn evaluated_resize(&self) -> Option<u32> {
+        self.test_resize.or(self.resize)
+    }
+
     /// Epochs a trial runs, fine-tuning's first phase included.
     pub fn num_epochs(&self) -> u32 {
         let first_phase = if self.weights.is_some() { self.finetune_epochs } else { 0 };

@@ -221,7 +221,7 @@ fn wrong_searches() {
         .replace("{dataset: digits}", "{dataset: digits, holdout: 0.5}");
     check(&held, (6, 10), "a search that holds out", "search.holdout");
     let single = search("field: learning_rate, candidates: [1, 2]").replace("[5, 10]", "[1, 10]");
-    check(&single, (6, 10), "xent/1 has one training image per class", "best_on_test");
+    check(&single, (5, 23), "one training image per class (cell xent/1)", "best_on_test");
     let useless = "field: learning_rate, candidates: [1, 2], select: best_on_test, holdout: 0.1";
     check(&search(useless), (6, 74), "no use", "");
     let set = format!(

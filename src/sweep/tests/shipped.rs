@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use sweep::definition::{Measure, Output, Role};
-use sweep::settings::{Embedding, Loss, Model, SamplesPerClass, Settings};
+use sweep::settings::{Crop, Embedding, Loss, Model, SamplesPerClass, Schedule, Settings};
 use sweep::{Sweep, TrialId};
 
 fn sweeps() -> PathBuf {
@@ -79,7 +79,7 @@ fn cells_trials_and_published_numbers_are_as_many_as_planned() {
         ("table3", 8, 24, 8),
         // 17 points x 6 methods on CUB, 8 x 5 on CIFAR-100.
         ("figure2", 142, 426, 142),
-        ("vipriors", 11, 11, 11),
+        ("vipriors", 19, 19, 11),
         ("fashion-mnist", 20, 100, 0),
     ] {
         let sweep = load(name);
@@ -154,6 +154,24 @@ fn figure_2_repeats_small_subsets_of_cub_as_the_authors_do() {
     }
     assert_eq!(settings(&sweep, "cub/cos/30").samples_per_class, SamplesPerClass::All);
     assert_eq!(settings(&sweep, "cifar100/cos/10").repeats, 1);
+}
+
+/// The challenge's code crops originals and steps every 30 epochs; the other reading is a row of its own.
+#[test]
+fn vipriors_follows_the_base_code_and_keeps_the_other_reading() {
+    let sweep = load("vipriors");
+    let of = |cell: &str| {
+        let settings = settings(&sweep, cell);
+        let Schedule::Step { epochs, every, .. } = settings.schedule else { panic!("steps") };
+        ((settings.resize, settings.evaluated_resize(), settings.crop_size), (epochs, every), settings.crop)
+    };
+    let originals = (None, Some(256), Some(224));
+    for (cell, epochs) in [("resnet-50/xent/90", 90), ("resnet-50/cutmix/180", 180), ("resnet-50/cutmix/270", 270)] {
+        assert_eq!(of(cell), (originals, (epochs, 30), Crop::RandomResized), "{cell}");
+    }
+    let resized = (Some(256), Some(256), Some(224));
+    assert_eq!(of("resnet-50-thirds/cutmix/270"), (resized, (270, 90), Crop::RandomResized));
+    assert_eq!(of("resnet-50-thirds/xent/90"), (resized, (90, 30), Crop::RandomResized));
 }
 
 #[test]

@@ -63,6 +63,7 @@ struct Size {
 struct DatasetKey {
     dataset: String,
     resize: Option<u32>,
+    test_resize: Option<u32>,
     data_dir: PathBuf,
     allowed_paths: Option<Vec<PathBuf>>,
     cache_dir: PathBuf,
@@ -124,6 +125,7 @@ impl Session {
         let key = DatasetKey {
             dataset: settings.dataset.clone(),
             resize: settings.resize,
+            test_resize: settings.test_resize,
             data_dir: request.data_dir.clone(),
             allowed_paths: request.allowed_paths.clone(),
             cache_dir: request.cache_dir.clone(),
@@ -141,6 +143,7 @@ impl Session {
         let open = OpenRequest {
             dataset: &key.dataset,
             resize: key.resize,
+            test_resize: key.test_resize,
             reach: Reach { data_dir: &key.data_dir, allowed: key.allowed_paths.as_deref() },
             cache_dir: &key.cache_dir,
             corrupt: key.corrupt,

@@ -36,7 +36,7 @@ impl Choices {
     fn value(&mut self, field: &Field) -> Value {
         match (field.name, &field.kind) {
             _ if field.optional && self.below(3) == 0 => Value::Null,
-            ("crop_size" | "resize", _) => json!(self.of(&SIDES)),
+            ("crop_size" | "resize" | "test_resize", _) => json!(self.of(&SIDES)),
             // The stand-ins have two images of each class.
             ("samples_per_class", _) => json!([json!("all"), json!(2), json!(1)][self.below(3)]),
             (_, kind) => self.kind(kind),
@@ -91,6 +91,7 @@ fn dataset(name: &str) -> Arc<Dataset> {
     let request = OpenRequest {
         dataset: name,
         resize: None,
+        test_resize: None,
         reach: Reach::anywhere(nowhere),
         cache_dir: nowhere,
         corrupt: Corrupt::Refuse,

@@ -129,10 +129,15 @@ fn stopped_after_every_step_of_a_fine_tuning() {
     let options = SessionOptions { weights_out: Some(weights.clone()), ..options(None) };
     let stop = Arc::new(AtomicBool::new(false));
     Session::new(options).run(&request(&spec(1), 1, folder.path()), &stop, &mut |_| ()).unwrap();
-    let TrialSpec { settings, seed, smoke } = spec(1);
+    let base = spec(1);
     let schedule = Schedule::Cosine { epochs: NUM_EPOCHS - 1 };
-    let settings = Settings { weights: Some(weights.display().to_string()), finetune_epochs: 1, schedule, ..settings };
-    stop_after_every_step(&TrialSpec { settings, seed, smoke });
+    let settings = Settings {
+        weights: Some(weights.display().to_string()),
+        finetune_epochs: 1,
+        schedule,
+        ..base.settings.clone()
+    };
+    stop_after_every_step(&TrialSpec { settings, ..base });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use data::catalog::{Entry, Origin, Row};
-use data::{Check, ClassCounts, FetchProgress, FetchRequest, Listing, Pipeline, Sizes, State};
+use data::{Check, ClassCounts, FetchProgress, FetchRequest, Listing, OpenRequest, Pipeline, Sizes, State};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -149,7 +149,8 @@ pub fn sheet(arguments: &SheetArgs, output: Output) -> Result<Outcome, ExpectedE
         bar.set_length(total);
         bar.set_position(decoded);
     };
-    let dataset = data::open(&places.request(&arguments.name, settings.resize), &progress);
+    let request = OpenRequest { test_resize: settings.test_resize, ..places.request(&arguments.name, settings.resize) };
+    let dataset = data::open(&request, &progress);
     bar.finish_and_clear();
     let pipeline = Pipeline::new(Arc::new(dataset.map_err(failure)?), &settings, arguments.seed, false);
     let pipeline = pipeline.map_err(failure)?;

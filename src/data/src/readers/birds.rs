@@ -2,6 +2,9 @@
 //!
 //! Classes are those that images refer to, ascending by number; CUB's are 1..=200, NABirds' the leaves among 1,011
 //! nodes of a hierarchy, with gaps.
+//!
+//! The authors' subsets of CUB (`cub-sub5`) have a list of their own in place of `train_test_split.txt`, which names the images
+//! that are used: the chosen training images, and all test images.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -10,12 +13,15 @@ use super::{Found, ImageFile, found, locate, table};
 use crate::error::Error;
 
 pub(super) fn find(name: &str, data_dir: &Path) -> Result<Found, Error> {
-    let folder = if name == "cub" { "CUB_200_2011" } else { "nabirds" };
-    let root = locate(name, data_dir, folder, "image_class_labels.txt", &[])?;
+    let (base, subset) = (sweep::dataset::base(name), sweep::dataset::cub_subset(name));
+    let folder = if base == "cub" { "CUB_200_2011" } else { "nabirds" };
+    let root = locate(base, data_dir, folder, "image_class_labels.txt", &[])?;
+    let split_list = subset.map_or("train_test_split.txt".to_owned(), |count| format!("train_test_split_{count}.txt"));
     let list = |file: &str| root.join(file);
-    let lists = ["images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt"].map(list);
-    super::all_there(name, lists.iter())?;
-    let [images, labels, splits, classes] = &lists;
+    let lists = ["images.txt", "image_class_labels.txt", "classes.txt", &split_list].map(list);
+    super::all_there(base, lists[..3].iter())?;
+    super::all_there(name, lists[3..].iter())?;
+    let [images, labels, classes, splits] = &lists;
     let class_of = table::by_id(labels)?;
     let is_train = table::by_id(splits)?;
     let names: HashMap<String, String> = table::by_id(classes)?;
@@ -41,6 +47,7 @@ pub(super) fn find(name: &str, data_dir: &Path) -> Result<Found, Error> {
             Some(other) => {
                 return Err(Error::malformed(splits, format!("image `{id}` has `{other}`, neither 0 nor 1")));
             }
+            None if subset.is_some() => {}
             None => return Err(Error::malformed(splits, format!("image `{id}` is not in it"))),
         }
     }

@@ -102,6 +102,7 @@ pub(crate) fn find(name: &str, reach: &Reach) -> Result<Found, Error> {
         "fashion-mnist" => fashion_mnist::find(data_dir),
         "cifar100" => cifar100::find(data_dir),
         "cub" | "nabirds" => birds::find(name, data_dir),
+        _ if sweep::dataset::cub_subset(name).is_some() => birds::find(name, data_dir),
         "cars" => cars::find(data_dir),
         "flowers" => flowers::find(data_dir),
         "mit67" => mit67::find(data_dir),
@@ -132,7 +133,13 @@ fn locate(name: &str, data_dir: &Path, folder: &str, marker: &str, others: &[&st
     })
 }
 
-fn remedy(name: &str) -> String {
+/// What to do about a data set that is not there.
+pub(crate) fn remedy(name: &str) -> String {
+    if sweep::dataset::cub_subset(name).is_some() {
+        return "the lists are in cub-subsampled-splits.zip of release v1.2.0 of github.com/cvjena/semantic-embeddings: \
+                put them beside images.txt"
+            .to_owned();
+    }
     let elsewhere = "or point --data-dir at the folder that holds it";
     match catalog::find(name).map(|entry| entry.origin) {
         Some(Origin::Download(_)) => format!("run `orchestrator data fetch {name}`, {elsewhere}"),
