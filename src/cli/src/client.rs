@@ -4,15 +4,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::{Token, v1};
+use report::FileSink;
 use sweep::Sweep;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use v1::control_client::ControlClient;
+use v1::report_chunk::Chunk;
 
 use crate::args::quoted;
 use crate::exit::{ExpectedError, chain};
 use crate::output;
+use crate::reports::{Report, not_taken};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A coordinator that vanished without closing its connection is noticed after these.
@@ -100,10 +103,34 @@ impl Client {
         self.answer("following the sweep", reply)
     }
 
-    pub async fn report(&mut self, sweep: &str) -> Result<v1::ReportReply, ExpectedError> {
-        let message = v1::ReportRequest { sweep: sweep.to_owned(), width: output::width() as u32 };
+    /// The report as it stands; the files that are asked for go to the sink while they arrive.
+    pub async fn report(
+        &mut self,
+        sweep: &str,
+        files: v1::ReportFiles,
+        sink: &mut dyn FileSink,
+    ) -> Result<Report, ExpectedError> {
+        const ACTION: &str = "asking for the report";
+        let width = output::width() as u32;
+        let message = v1::ReportRequest { sweep: sweep.to_owned(), width, files: files.into() };
         let reply = self.control.get_report(self.request(message)).await;
-        self.answer("asking for the report", reply)
+        let mut chunks = self.answer(ACTION, reply)?;
+        let mut report = Report::default();
+        while let Some(chunk) = chunks.message().await.map_err(|status| self.failure(ACTION, &status))? {
+            match chunk.chunk {
+                Some(Chunk::Head(v1::ReportHead { complete, failed_trials })) => {
+                    (report.complete, report.failed_trials) = (complete, failed_trials);
+                }
+                Some(Chunk::Text(piece)) => report.text.push_str(&piece),
+                Some(Chunk::File(name)) => sink.begin(&name).map_err(not_taken)?,
+                Some(Chunk::Content(piece)) => sink.write(&piece).map_err(not_taken)?,
+                Some(Chunk::End(v1::ReportEnd {})) => return Ok(report),
+                // of a newer coordinator
+                None => {}
+            }
+        }
+        let reason = "it sent only a part of the report".to_owned();
+        Err(ExpectedError::Unreachable { address: self.address.clone(), reason })
     }
 
     pub async fn cancel(&mut self, sweep: &str) -> Result<u64, ExpectedError> {

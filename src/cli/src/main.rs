@@ -17,6 +17,7 @@ mod offline;
 mod output;
 mod preflight;
 mod rendezvous;
+mod reports;
 mod results_folder;
 mod signals;
 mod talk;

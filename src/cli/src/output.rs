@@ -1,6 +1,7 @@
 //! What goes to stdout: text for people or one JSON document. Nothing else of the program writes there.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -79,6 +80,15 @@ pub fn width() -> usize {
 pub fn colour() -> bool {
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     wanted && std::io::stdout().is_terminal() && std::env::var("TERM").map_or(true, |term| term != "dumb")
+}
+
+/// A document that stands in a file already.
+pub fn copy_file(path: &Path) -> Result<(), ExpectedError> {
+    let mut file = std::fs::File::open(path).map_err(ExpectedError::file("read", path))?;
+    match std::io::copy(&mut file, &mut std::io::stdout().lock()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(ExpectedError::Stdout(error)),
+        _ => Ok(()),
+    }
 }
 
 pub fn write(bytes: &[u8]) -> Result<Reader, ExpectedError> {

@@ -8,12 +8,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use protocol::v1::ReportReply;
+use report::FileSink;
 use serde_json::Value;
 
 use crate::exit::ExpectedError;
 
-/// Written last: what it lists is there.
+/// Sent and written last: what it lists is there.
 const MANIFEST: &str = "manifest.json";
 /// The end of the name of a file that is still being written.
 const PARTIAL: &str = ".partial";
@@ -48,56 +48,10 @@ impl ResultsFolder {
         probe.close().map_err(refused)
     }
 
-    pub fn write_report(&self, report: &ReportReply) -> Result<(), ExpectedError> {
-        self.write(report.files.iter().map(|file| (file.name.as_str(), file.content.as_slice())))
-    }
-
-    /// Files by name; the names come from a coordinator and must be plain.
-    fn write<'a>(&self, files: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<(), ExpectedError> {
+    /// Begins to replace the report, each file when it is whole. The folder is made when it is missing.
+    pub fn update(&self) -> Result<Update<'_>, ExpectedError> {
         fs::create_dir_all(&self.path).map_err(ExpectedError::file("make the folder", &self.path))?;
-        let before = self.listed();
-        let mut names = BTreeSet::new();
-        let mut manifest = None;
-        for (name, content) in files {
-            if !is_plain(name) {
-                let reason = format!("the coordinator named a file `{name}`");
-                return Err(ExpectedError::Infrastructure { what: "the report was not written", reason });
-            }
-            names.insert(name.to_owned());
-            if name == MANIFEST {
-                manifest = Some(content);
-            } else {
-                self.replace(name, content)?;
-            }
-        }
-        if let Some(content) = manifest {
-            self.replace(MANIFEST, content)?;
-        }
-        for stale in before.difference(&names).filter(|name| is_plain(name)) {
-            let path = self.path.join(stale);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(ExpectedError::file("remove", path)(error));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn replace(&self, name: &str, content: &[u8]) -> Result<(), ExpectedError> {
-        let path = self.path.join(name);
-        if fs::read(&path).is_ok_and(|there| there == content) {
-            return Ok(());
-        }
-        let written = || -> io::Result<()> {
-            let mut partial = self.partial(name)?;
-            partial.write_all(content)?;
-            partial.as_file().sync_all()?;
-            partial.persist(&path)?;
-            Ok(())
-        };
-        written().map_err(ExpectedError::file("write", path))
+        Ok(Update { folder: self, before: self.listed(), names: BTreeSet::new(), open: None })
     }
 
     /// A new file of a name that no other process uses, removed again unless it is persisted.
@@ -133,6 +87,103 @@ impl ResultsFolder {
     }
 }
 
+/// A report on its way into its folder. Dropped before `finish`, it leaves the files that were whole.
+pub struct Update<'a> {
+    folder: &'a ResultsFolder,
+    /// What the report before had made.
+    before: BTreeSet<String>,
+    names: BTreeSet<String>,
+    open: Option<Open>,
+}
+
+/// The file that is being written: in memory while it is small, so that an unchanged one costs no write.
+struct Open {
+    name: String,
+    content: Vec<u8>,
+    spilled: Option<tempfile::NamedTempFile>,
+}
+
+/// A file above this is written while it arrives.
+const MAX_IN_MEMORY: usize = 1 << 20;
+
+impl Update<'_> {
+    /// After the last file: removes those of the report before that this one does not have.
+    pub fn finish(mut self) -> Result<(), ExpectedError> {
+        self.close()?;
+        for stale in self.before.difference(&self.names).filter(|name| is_plain(name)) {
+            let path = self.folder.path.join(stale);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(ExpectedError::file("remove", path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Names come from a coordinator and must be plain.
+    fn start(&mut self, name: &str) -> Result<(), ExpectedError> {
+        self.close()?;
+        if !is_plain(name) {
+            let reason = format!("the coordinator named a file `{}`", name.escape_debug());
+            return Err(ExpectedError::Infrastructure { what: "the report was not written", reason });
+        }
+        self.names.insert(name.to_owned());
+        self.open = Some(Open { name: name.to_owned(), content: Vec::new(), spilled: None });
+        Ok(())
+    }
+
+    fn add(&mut self, piece: &[u8]) -> Result<(), ExpectedError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        open.content.extend_from_slice(piece);
+        if open.content.len() <= MAX_IN_MEMORY {
+            return Ok(());
+        }
+        open.spill(self.folder).map_err(ExpectedError::file("write", self.folder.path.join(&open.name)))
+    }
+
+    fn close(&mut self) -> Result<(), ExpectedError> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let path = self.folder.path.join(&open.name);
+        open.replace(self.folder, &path).map_err(ExpectedError::file("write", path))
+    }
+}
+
+impl FileSink for Update<'_> {
+    fn begin(&mut self, name: &str) -> io::Result<()> {
+        self.start(name).map_err(io::Error::other)
+    }
+
+    fn write(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.add(piece).map_err(io::Error::other)
+    }
+}
+
+impl Open {
+    fn spill(&mut self, folder: &ResultsFolder) -> io::Result<()> {
+        let file = match &mut self.spilled {
+            Some(file) => file,
+            spilled @ None => spilled.insert(folder.partial(&self.name)?),
+        };
+        file.write_all(&self.content)?;
+        self.content.clear();
+        Ok(())
+    }
+
+    fn replace(mut self, folder: &ResultsFolder, path: &Path) -> io::Result<()> {
+        if self.spilled.is_none() && fs::read(path).is_ok_and(|there| there == self.content) {
+            return Ok(());
+        }
+        self.spill(folder)?;
+        if let Some(partial) = self.spilled {
+            partial.as_file().sync_all()?;
+            partial.persist(path)?;
+        }
+        Ok(())
+    }
+}
+
 fn is_plain(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0'])
 }
@@ -153,15 +204,39 @@ mod tests {
         names
     }
 
+    fn write(folder: &ResultsFolder, files: &[(&str, &[u8])]) -> Result<(), ExpectedError> {
+        let mut update = folder.update()?;
+        for (name, content) in files {
+            update.start(name)?;
+            content.chunks(700_000).try_for_each(|piece| update.add(piece))?;
+        }
+        update.finish()
+    }
+
+    #[test]
+    fn a_large_file_is_replaced_when_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = ResultsFolder::new(dir.path(), "sweep");
+        let large = vec![b'x'; 3 << 20];
+        write(&folder, &[("a.txt", &large), ("b.txt", b"1")]).unwrap();
+        assert_eq!(fs::read(folder.path().join("a.txt")).unwrap(), large);
+        let mut update = folder.update().unwrap();
+        update.start("a.txt").unwrap();
+        update.add(&vec![b'y'; 2 << 20]).unwrap();
+        drop(update);
+        assert_eq!(fs::read(folder.path().join("a.txt")).unwrap(), large, "the report broke off");
+        assert_eq!(names(folder.path()), ["a.txt", "b.txt"]);
+    }
+
     #[test]
     fn a_new_report_replaces_its_own_files_and_no_others() {
         let dir = tempfile::tempdir().unwrap();
         let folder = ResultsFolder::new(dir.path(), "sweep");
         let first = manifest(&["a.txt", "b.txt"]);
-        folder.write([("manifest.json", first.as_slice()), ("a.txt", b"1"), ("b.txt", b"1")].into_iter()).unwrap();
+        write(&folder, &[("a.txt", b"1"), ("b.txt", b"1"), ("manifest.json", &first)]).unwrap();
         fs::write(folder.path().join("notes.txt"), "mine").unwrap();
         let second = manifest(&["a.txt"]);
-        folder.write([("a.txt", b"2".as_slice()), ("manifest.json", &second)].into_iter()).unwrap();
+        write(&folder, &[("a.txt", b"2"), ("manifest.json", &second)]).unwrap();
         assert_eq!(names(folder.path()), ["a.txt", "manifest.json", "notes.txt"]);
         assert_eq!(fs::read(folder.path().join("a.txt")).unwrap(), b"2");
     }
@@ -170,9 +245,9 @@ mod tests {
     fn an_unchanged_file_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let folder = ResultsFolder::new(dir.path(), "sweep");
-        folder.write([("a.txt", b"1".as_slice())].into_iter()).unwrap();
+        write(&folder, &[("a.txt", b"1")]).unwrap();
         let before = fs::metadata(folder.path().join("a.txt")).unwrap().modified().unwrap();
-        folder.write([("a.txt", b"1".as_slice())].into_iter()).unwrap();
+        write(&folder, &[("a.txt", b"1")]).unwrap();
         assert_eq!(fs::metadata(folder.path().join("a.txt")).unwrap().modified().unwrap(), before);
     }
 
@@ -181,7 +256,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = ResultsFolder::new(dir.path(), "sweep");
         for name in ["../a", "/a", ".hidden", "", "a/b"] {
-            assert!(folder.write([(name, b"1".as_slice())].into_iter()).is_err(), "{name}");
+            assert!(write(&folder, &[(name, b"1")]).is_err(), "{name}");
         }
         assert_eq!(names(dir.path()), ["sweep"]);
         assert!(names(folder.path()).is_empty());
@@ -201,7 +276,8 @@ mod tests {
                     for round in 0..25 {
                         let content = format!("{writer} {round}\n").repeat(100);
                         let files = names.iter().map(|name| (name.as_str(), content.as_bytes()));
-                        folder.write(files.chain([(MANIFEST, manifest.as_slice())])).unwrap();
+                        let files: Vec<_> = files.chain([(MANIFEST, manifest.as_slice())]).collect();
+                        write(&folder, &files).unwrap();
                     }
                 });
             }

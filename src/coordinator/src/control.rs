@@ -4,25 +4,31 @@ use protocol::invalid::{line, name, optional_name};
 use protocol::v1;
 use protocol::v1::control_server::Control;
 use schedule::event::Retry;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::message::{Change, Message, Read, Reply};
+use crate::message::{self, Change, Message, Read, Reply};
+use crate::outbox::{Taken, outbox};
+use crate::reports::Reports;
 
-/// Messages under way to one `tail`; one that falls further behind is cut off.
-const TAIL: usize = 4096;
+/// Bytes under way to one `tail`; one that falls further behind is cut off.
+const TAIL_BYTES: u32 = 1 << 20;
+/// Wider than any table is useful.
+const MAX_WIDTH: u32 = 10_000;
 
 pub struct ControlService {
-    pub owner: mpsc::Sender<Message>,
+    owner: mpsc::Sender<Message>,
+    reports: Reports,
 }
 
 impl ControlService {
-    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Status> {
-        let ends = || Status::unavailable("the coordinator is ending");
-        let (reply, answer) = oneshot::channel();
-        self.owner.send(message(reply)).await.map_err(|_| ends())?;
-        answer.await.map_err(|_| ends())?
+    pub fn new(owner: mpsc::Sender<Message>) -> Self {
+        Self { reports: Reports::new(owner.clone()), owner }
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(Reply<T>) -> Message) -> Result<T, Status> {
+        message::ask(&self.owner, question).await
     }
 }
 
@@ -51,28 +57,25 @@ impl Control for ControlService {
         self.ask(|reply| Message::Read(Read::Status { sweep, reply })).await.map(Response::new)
     }
 
-    type TailStream = ReceiverStream<Result<v1::TailMessage, Status>>;
+    type TailStream = Taken<v1::TailMessage>;
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
-        let (messages, stream) = mpsc::channel(TAIL);
+        let (messages, taken) = outbox(TAIL_BYTES);
         let sweep = name("sweep", request.into_inner().sweep)?;
-        let read = Read::Tail { sweep, messages };
-        let sent = self.owner.send(Message::Read(read)).await;
+        let sent = self.owner.send(Message::Read(Read::Tail { sweep, messages })).await;
         sent.map_err(|_| Status::unavailable("the coordinator is ending"))?;
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(taken))
     }
 
-    async fn get_report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportReply>, Status> {
-        let v1::ReportRequest { sweep, width } = request.into_inner();
-        let sweep = name("sweep", sweep)?;
-        let report = self.ask(|reply| Message::Read(Read::Report { sweep, width, reply })).await?;
-        let file = |(name, content): (String, Vec<u8>)| v1::ReportFile { name, content };
-        Ok(Response::new(v1::ReportReply {
-            files: report.files.into_iter().map(file).collect(),
-            text: report.text,
-            complete: report.complete,
-            failed_trials: report.failed_trials,
-        }))
+    type GetReportStream = ReceiverStream<Result<v1::ReportChunk, Status>>;
+
+    async fn get_report(&self, request: Request<v1::ReportRequest>) -> Result<Response<Self::GetReportStream>, Status> {
+        let request = request.into_inner();
+        let files = request.files();
+        let sweep = name("sweep", request.sweep)?;
+        let width = if request.width == 0 { report::TERMINAL_WIDTH } else { request.width.min(MAX_WIDTH) as usize };
+        let chunks = self.reports.open(sweep, width, files).await?;
+        Ok(Response::new(ReceiverStream::new(chunks)))
     }
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelReply>, Status> {
@@ -103,7 +106,7 @@ impl Control for ControlService {
     async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyReply>, Status> {
         let v1::WhyRequest { sweep, cell } = request.into_inner();
         let (sweep, cell) = (name("sweep", sweep)?, String::from(line("cell", &cell)?));
-        let why = self.ask(|reply| Message::Read(Read::Why { sweep, cell, reply })).await?;
+        let why = self.reports.why(sweep, cell).await?;
         Ok(Response::new(v1::WhyReply { text: why.text, json: why.json.to_string().into_bytes() }))
     }
 

@@ -6,15 +6,15 @@ use std::time::Duration;
 use protocol::v1::fleet_server::Fleet;
 use protocol::{FromWorker, Hello, v1};
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::message::{Message, Stream, ToWorker};
+use crate::outbox::{Taken, outbox};
 
 /// A peer that connects and says nothing is cut off.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
-/// Messages under way to one worker: its slots can all be filled at once.
-const OUTGOING: usize = 4096;
+/// Bytes under way to one worker: its slots can all be filled at once.
+const OUTGOING_BYTES: u32 = 16 << 20;
 
 pub struct FleetService {
     pub owner: mpsc::Sender<Message>,
@@ -22,34 +22,33 @@ pub struct FleetService {
 
 #[tonic::async_trait]
 impl Fleet for FleetService {
-    type ConnectStream = ReceiverStream<Result<v1::CoordinatorMessage, Status>>;
+    type ConnectStream = Taken<v1::CoordinatorMessage>;
 
     async fn connect(
         &self,
         request: Request<Streaming<v1::WorkerMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        let (outgoing, messages) = mpsc::channel(OUTGOING);
+        let (outgoing, messages) = outbox(OUTGOING_BYTES);
         tokio::spawn(serve(request.into_inner(), outgoing, self.owner.clone()));
-        Ok(Response::new(ReceiverStream::new(messages)))
+        Ok(Response::new(messages))
     }
 }
 
 async fn serve(mut incoming: Streaming<v1::WorkerMessage>, outgoing: ToWorker, owner: mpsc::Sender<Message>) {
     let hello = match tokio::time::timeout(HELLO_DEADLINE, hear_hello(&mut incoming)).await {
         Ok(Ok(hello)) => hello,
-        Ok(Err(status)) => return drop(outgoing.try_send(Err(status))),
-        Err(_) => return drop(outgoing.try_send(Err(Status::deadline_exceeded("no Hello was said")))),
+        Ok(Err(status)) => return outgoing.end(status),
+        Err(_) => return outgoing.end(Status::deadline_exceeded("no Hello was sent")),
     };
     let (worker, connection) = (hello.worker.clone(), hello.connection);
     let (cut, mut is_cut) = oneshot::channel();
     let (accepted, is_accepted) = oneshot::channel();
-    let stream = Stream { outgoing: outgoing.clone(), cut, accepted: Some(accepted) };
+    let last_word = outgoing.last_word();
+    // the owner holds the sending half now; when it lets go the worker must see the end of the stream
+    let stream = Stream { outgoing, cut, accepted: Some(accepted) };
     if owner.send(Message::Connected { hello: Box::new(hello), stream }).await.is_err() {
         return;
     }
-    // the owner holds the sending half now; when it lets go the worker must see the end of the stream
-    let last_word = outgoing.downgrade();
-    drop(outgoing);
     if is_accepted.await.is_err() {
         return;
     }
@@ -62,9 +61,7 @@ async fn serve(mut incoming: Streaming<v1::WorkerMessage>, outgoing: ToWorker, o
             Ok(Some(message)) => message,
             Ok(None) => break,
             Err(status) => {
-                if let Some(outgoing) = last_word.upgrade() {
-                    let _ = outgoing.try_send(Err(status));
-                }
+                last_word.end(status);
                 break;
             }
         };

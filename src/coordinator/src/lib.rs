@@ -9,11 +9,13 @@ mod fleet;
 mod http;
 mod message;
 mod options;
+mod outbox;
 mod owner;
 #[cfg(test)]
 mod owner_tests;
 mod read;
 mod remaining;
+mod reports;
 pub mod status;
 mod storage;
 mod streams;

@@ -1,18 +1,22 @@
 //! What the services ask of the owner, and how it answers.
 
+use std::sync::Arc;
+
 use protocol::{FromWorker, Hello, v1};
 use schedule::Submission;
 use schedule::event::Retry;
-use schedule::state::WorkerId;
+use schedule::state::{State, WorkerId};
 use sweep::Sweep;
 use sweep::text::Line;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
-/// To one worker. An error is the last thing on its stream.
-pub type ToWorker = mpsc::Sender<Result<v1::CoordinatorMessage, Status>>;
+use crate::outbox::Outbox;
+
+/// To one worker.
+pub type ToWorker = Outbox<v1::CoordinatorMessage>;
 /// To one `tail`.
-pub type ToTail = mpsc::Sender<Result<v1::TailMessage, Status>>;
+pub type ToTail = Outbox<v1::TailMessage>;
 pub type Reply<T> = oneshot::Sender<Result<T, Status>>;
 
 pub enum Message {
@@ -73,21 +77,24 @@ pub enum Read {
         sweep: String,
         messages: ToTail,
     },
-    /// Its text at most `width` columns wide; 0: as wide as the report chooses.
-    Report {
+    /// What a report of the sweep is made from; nothing while it has not changed since `known` (`SweepState::changed`).
+    Snapshot {
         sweep: String,
-        width: u32,
-        reply: Reply<report::Report>,
+        known: Option<u64>,
+        reply: Reply<Option<Arc<State>>>,
     },
     Explain {
         trial: String,
         reply: Reply<v1::ExplainReply>,
     },
-    Why {
-        sweep: String,
-        cell: String,
-        reply: Reply<report::Why>,
-    },
+}
+
+/// Sends a question and waits for its answer.
+pub async fn ask<T>(owner: &mpsc::Sender<Message>, question: impl FnOnce(Reply<T>) -> Message) -> Result<T, Status> {
+    let ends = || Status::unavailable("the coordinator is ending");
+    let (reply, answer) = oneshot::channel();
+    owner.send(question(reply)).await.map_err(|_| ends())?;
+    answer.await.map_err(|_| ends())?
 }
 
 impl Change {

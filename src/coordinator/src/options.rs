@@ -122,7 +122,7 @@ fn serve(
     let fleet = FleetServer::new(FleetService { owner: messages.clone() })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let control = ControlServer::new(ControlService { owner: messages.clone() })
+    let control = ControlServer::new(ControlService::new(messages.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let check = admit(tokens.clone());

@@ -5,6 +5,7 @@
 //! everything that would change something is refused with the reason, and workers go on training. The state may
 //! then be ahead of the journal, but nobody is told what is not in it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use protocol::FromCoordinator;
@@ -26,8 +27,8 @@ use crate::tail::Tails;
 const MAX_BATCH: usize = 1024;
 /// Deadlines are looked at when nothing waits to be heard, or after this time.
 const TICK_OVERDUE_MS: Millis = 5_000;
-/// A loop that slept longer than it wanted was itself stopped, and cannot hold silence against workers.
-const OVERSLEPT_MS: Millis = 1_000;
+/// When nobody is connected and nothing is due.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -49,6 +50,13 @@ pub(crate) struct Fault {
     rest: Rest,
     retry_at: Instant,
     pause: Duration,
+}
+
+/// What those who watch are shown.
+struct Looking<'a> {
+    state: &'a State,
+    config: &'a Config,
+    now: Millis,
 }
 
 /// What is done once a turn is durable.
@@ -81,7 +89,7 @@ impl Owner {
     /// Until it is told to stop, nobody is left who could tell it anything, or the journal is beyond repair.
     pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Result<(), StorageFault> {
         // a coordinator that has just started may have something to place
-        self.turn(vec![(Input::Tick, After::Nobody)]);
+        self.turn(vec![(Input::Tick, After::Nobody)], self.clock.now());
         loop {
             let before = self.clock.now();
             let wait = self.wait(before);
@@ -92,7 +100,8 @@ impl Owner {
                 },
                 () = sleep(wait) => None,
             };
-            self.forgive_own_sleep(before, wait);
+            let woken = self.clock.now();
+            self.forgive(woken.saturating_sub(before.saturating_add(wait.as_millis() as Millis)));
             let mut batch: Vec<Message> = first.into_iter().collect();
             while batch.len() < MAX_BATCH
                 && let Ok(message) = messages.try_recv()
@@ -100,6 +109,7 @@ impl Owner {
                 batch.push(message);
             }
             let stop = self.take(batch, messages.is_empty());
+            self.forgive(self.clock.now().saturating_sub(woken));
             match &self.fault {
                 Some(fault) if !fault.cause.is_passing => return Err(fault.cause.clone()),
                 _ if stop => return Ok(()),
@@ -131,9 +141,9 @@ impl Owner {
             inputs.push((Input::Tick, After::Nobody));
         }
         if !inputs.is_empty() {
-            self.turn(inputs);
+            self.turn(inputs, now);
         }
-        self.tails.flush(&self.state, &self.config, self.clock.now());
+        self.tell_tails(|tails, owner| tails.flush(owner.state, owner.config, owner.now));
         for read in reads {
             self.read(read);
         }
@@ -215,9 +225,9 @@ impl Owner {
         })
     }
 
-    fn turn(&mut self, inputs: Vec<(Input, After)>) {
+    /// `now` is when it was found due: a process that is stopped in between must not judge by a later time.
+    fn turn(&mut self, inputs: Vec<(Input, After)>, now: Millis) {
         let (inputs, afters): (Vec<Input>, Vec<After>) = inputs.into_iter().unzip();
-        let now = self.clock.now();
         let Turn { recorded, answers, effects } = schedule::turn(&mut self.state, &self.config, &inputs, now);
         debug_assert_eq!(schedule::check(&self.state), [], "an invariant of the state does not hold");
         let rest = Rest { answers: afters.into_iter().zip(answers).collect(), effects };
@@ -247,7 +257,15 @@ impl Owner {
         for effect in rest.effects {
             self.perform(effect);
         }
-        self.tails.events(recorded, &self.state, &self.config, self.clock.now());
+        self.tell_tails(|tails, owner| tails.events(recorded, owner.state, owner.config, owner.now));
+    }
+
+    /// A panic there ends the open calls and nothing else.
+    fn tell_tails(&mut self, tell: impl FnOnce(&mut Tails, Looking<'_>)) {
+        let looking = Looking { state: &self.state, config: &self.config, now: self.clock.now() };
+        if catch_unwind(AssertUnwindSafe(|| tell(&mut self.tails, looking))).is_err() {
+            self.tails = Tails::default();
+        }
     }
 
     fn answer(&mut self, after: After, answer: Result<Answer, Rejected>) {
@@ -263,12 +281,12 @@ impl Owner {
             }
             (After::Stream { worker, stream, .. }, Err(rejected @ Rejected::StaleConnection { .. })) => {
                 tracing::debug!(%worker, %rejected, "closing an old stream");
-                let _ = stream.outgoing.try_send(Err(Status::aborted(rejected.to_string())));
+                stream.outgoing.end(Status::aborted(rejected.to_string()));
             }
             (After::Stream { worker, stream, .. }, Err(rejected)) => {
                 tracing::warn!(%worker, %rejected, "refusing a worker");
                 let refused = FromCoordinator::Refused { reason: rejected.to_string() };
-                let _ = stream.outgoing.try_send(Ok(refused.into()));
+                stream.outgoing.send(refused.into());
             }
             // so that it knows that it was heard and may end
             (After::Leaving(worker), Ok(_)) => {
@@ -314,25 +332,16 @@ impl Owner {
         let deadline = schedule::next_deadline(&self.state, &self.config, now);
         let next = deadline.into_iter().chain(self.tails.due()).min();
         // a deadline that has passed and changes nothing must not make the loop spin
-        next.map_or(Duration::from_secs(3600), |next| Duration::from_millis(next.saturating_sub(now).max(5)))
+        let wait = next.map_or(LONGEST_WAIT, |next| Duration::from_millis(next.saturating_sub(now).max(5)));
+        let noticed = schedule::longest_wait(&self.state, &self.config).map(Duration::from_millis);
+        noticed.map_or(wait, |noticed| wait.min(noticed))
     }
 
-    /// After a SIGSTOP or a suspended machine every worker looks silent, though nobody was listening.
-    fn forgive_own_sleep(&mut self, before: Millis, wait: Duration) {
-        let now = self.clock.now();
-        let late = now.saturating_sub(before + wait.as_millis() as Millis);
-        if late > OVERSLEPT_MS {
-            tracing::warn!(late_ms = late, "the coordinator itself was held up; leases are longer by as much");
-            self.extend_leases(late);
+    /// After a SIGSTOP, on a suspended machine or behind a slow disk every worker looks silent, though nobody listened.
+    fn forgive(&mut self, gap: Millis) {
+        if schedule::held_up(&mut self.state, &self.config, gap, self.clock.now()) {
+            tracing::warn!(gap_ms = gap, "the coordinator itself was held up; nobody's silence in that time counts");
         }
-    }
-
-    pub(crate) fn extend_leases(&mut self, by: Millis) {
-        let now = self.clock.now();
-        let live = &mut self.state.live;
-        live.since = (live.since + by).min(now);
-        live.last_heard.values_mut().for_each(|heard| *heard = (*heard + by).min(now));
-        live.progress.values_mut().for_each(|progress| progress.advanced_at = (progress.advanced_at + by).min(now));
     }
 
     /// Whether the journal works, after trying again what could not be written.
@@ -343,7 +352,7 @@ impl Owner {
                 Ok(()) => {
                     tracing::info!("the journal can be written again");
                     // whoever could not be heard meanwhile was not silent
-                    self.extend_leases(self.config.lease_ms);
+                    self.forgive(self.config.lease_ms);
                     self.finish(&fault.recorded, fault.rest);
                     return true;
                 }
@@ -365,7 +374,7 @@ impl Owner {
         let mut stop = false;
         for message in batch {
             match message {
-                Message::Connected { stream, .. } => drop(stream.outgoing.try_send(Err(refusal()))),
+                Message::Connected { stream, .. } => stream.outgoing.end(refusal()),
                 Message::Change(change) => change.refuse(refusal()),
                 Message::Read(read) => self.read(read),
                 Message::Stop => stop = true,
@@ -379,7 +388,7 @@ impl Owner {
                 }
             }
         }
-        self.tails.flush(&self.state, &self.config, self.clock.now());
+        self.tell_tails(|tails, owner| tails.flush(owner.state, owner.config, owner.now));
         stop
     }
 }

@@ -3,19 +3,23 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use protocol::{FromCoordinator, FromWorker, Hello, v1};
+use protocol::{DiskUse, FromCoordinator, FromWorker, Hello, v1};
 use schedule::Config;
 use schedule::event::{EndedAttempt, Outcome, Recorded};
 use schedule::state::{Slot, State, WorkerId, WorkerInfo};
-use sweep::record::{EpochRecord, Provenance, Timing, TrialResult};
+use sweep::record::{EpochRecord, Failure, FailureClass, Provenance, Timing, TrialResult};
 use sweep::{AttemptNo, Sweep, TrialId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio_stream::StreamExt;
 use tonic::{Code, Status};
+use v1::report_chunk::Chunk;
 
 use crate::clock::Clock;
 use crate::message::{Change, Message, Read, Reply, Stream};
+use crate::outbox::{Taken, outbox};
 use crate::owner::Owner;
+use crate::reports::Reports;
 use crate::storage::{Storage, StorageFault};
 
 /// What a process that dies leaves behind.
@@ -27,6 +31,8 @@ struct Content {
     stored: Vec<Recorded>,
     appends: usize,
     full: bool,
+    /// Reading an event panics: a fault of the program.
+    faulty: bool,
     /// The process dies at this append, counted from 0, before or after the commit.
     crash: Option<(usize, Moment)>,
 }
@@ -55,7 +61,12 @@ impl Storage for Disk {
     }
 
     fn event(&mut self, number: u64) -> Option<Recorded> {
-        self.0.lock().unwrap().stored.get(number as usize - 1).cloned()
+        let content = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let entry = content.stored.get(number as usize - 1).cloned();
+        let faulty = content.faulty;
+        drop(content);
+        assert!(!faulty, "a fault that a test wants");
+        entry
     }
 
     fn bytes(&self) -> u64 {
@@ -122,8 +133,8 @@ async fn status(messages: &mpsc::Sender<Message>) -> Option<v1::StatusReply> {
     ask(messages, |reply| Message::Read(Read::Status { sweep: String::new(), reply })).await.map(Result::unwrap)
 }
 
-fn stream() -> (Stream, mpsc::Receiver<Result<v1::CoordinatorMessage, Status>>) {
-    let (outgoing, incoming) = mpsc::channel(64);
+fn stream() -> (Stream, Taken<v1::CoordinatorMessage>) {
+    let (outgoing, incoming) = outbox(1 << 20);
     (Stream { outgoing, cut: oneshot::channel().0, accepted: None }, incoming)
 }
 
@@ -156,7 +167,7 @@ impl TaskWorker {
         if messages.send(Message::Connected { hello, stream }).await.is_err() {
             return;
         }
-        while let Some(Ok(message)) = incoming.recv().await {
+        while let Some(Ok(message)) = incoming.next().await {
             match FromCoordinator::try_from(message).unwrap() {
                 FromCoordinator::Start { trial, attempt, .. } => {
                     let outcome = Outcome::Finished(Box::new(result(trial)));
@@ -232,12 +243,13 @@ async fn while_the_journal_fails_nothing_is_acknowledged_and_then_everything_is(
     assert!(first.try_recv().is_err(), "it is not in the journal");
     let second = submit(&messages).await.unwrap().unwrap_err();
     assert_eq!(second.code(), Code::Unavailable);
-    let report = ask(&messages, |reply| Message::Read(Read::Report { sweep: "small".into(), width: 0, reply })).await;
+    let snapshot = |reply| Message::Read(Read::Snapshot { sweep: "small".into(), known: None, reply });
+    let report = ask(&messages, snapshot).await;
     assert_eq!(report.unwrap().unwrap_err().code(), Code::Unavailable);
     let (stream, mut incoming) = stream();
     let worker = WorkerId("worker-1-1".into());
     messages.send(Message::Connected { hello: hello(&worker, 1, Vec::new()), stream }).await.unwrap();
-    assert_eq!(incoming.recv().await.unwrap().unwrap_err().code(), Code::Unavailable);
+    assert_eq!(incoming.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
     assert!(disk.0.lock().unwrap().stored.is_empty());
     disk.0.lock().unwrap().full = false;
     assert_eq!(first.await.unwrap().unwrap().trials, 4);
@@ -253,14 +265,15 @@ async fn a_worker_that_does_not_read_is_cut_off() {
     let (messages, owner) = disk.start();
     let worker = WorkerId("worker-1-1".into());
     // room for Welcome alone: the first Start finds none
-    let (outgoing, mut incoming) = mpsc::channel(1);
+    let (outgoing, mut incoming) = outbox(1);
     let (cut, is_cut) = oneshot::channel();
     let stream = Stream { outgoing, cut, accepted: None };
     messages.send(Message::Connected { hello: hello(&worker, 1, Vec::new()), stream }).await.unwrap();
     submit(&messages).await.unwrap().unwrap();
     is_cut.await.unwrap_err();
-    incoming.recv().await.unwrap().unwrap();
-    assert!(incoming.recv().await.is_none());
+    incoming.next().await.unwrap().unwrap();
+    assert_eq!(incoming.next().await.unwrap().unwrap_err().code(), Code::Aborted);
+    assert!(incoming.next().await.is_none());
     // its attempts were never started; when it is back with its lists they are given out again
     let mut returned = TaskWorker { id: worker, connections: 1, ended: BTreeMap::new() };
     let complete = async {
@@ -294,4 +307,106 @@ async fn trials_are_found_by_a_unique_beginning() {
     assert_eq!(explain("").await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(explain("xyz").await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(explain("0000000000000000").await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_panic_while_answering_answers_that_question_and_nothing_else() {
+    let disk = Disk::default();
+    let (messages, owner) = disk.start();
+    submit(&messages).await.unwrap().unwrap();
+    let worker = WorkerId("worker-1-1".into());
+    let (stream, mut incoming) = stream();
+    messages.send(Message::Connected { hello: hello(&worker, 1, Vec::new()), stream }).await.unwrap();
+    let (trial, attempt) = loop {
+        match FromCoordinator::try_from(incoming.next().await.unwrap().unwrap()).unwrap() {
+            FromCoordinator::Start { trial, attempt, .. } => break (trial, attempt),
+            _ => continue,
+        }
+    };
+    let outcome = Outcome::Failed(Failure::new(FailureClass::BadInput, "no data".to_owned()));
+    let message = FromWorker::Ended(EndedAttempt { trial, attempt, outcome });
+    messages.send(Message::Said { worker, connection: 1, message }).await.unwrap();
+    let explain = async || {
+        let trial = trial.to_string();
+        ask(&messages, |reply| Message::Read(Read::Explain { trial, reply })).await.unwrap()
+    };
+    disk.0.lock().unwrap().faulty = true;
+    let refused = explain().await.unwrap_err();
+    assert_eq!(refused.code(), Code::Internal);
+    assert!(refused.message().contains("its log says more"), "{refused}");
+    assert_eq!(status(&messages).await.unwrap().sweeps[0].failed, 1, "others are answered");
+    disk.0.lock().unwrap().faulty = false;
+    assert!(explain().await.unwrap().text.contains("no data"));
+    messages.send(Message::Stop).await.unwrap();
+    owner.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn numbers_of_a_lying_worker_do_not_end_the_coordinator() {
+    let disk = Disk::default();
+    let (messages, owner) = disk.start();
+    let mut open = Vec::new();
+    for name in ["worker-1-1", "worker-2-1"] {
+        let worker = WorkerId(name.into());
+        let (stream, mut incoming) = stream();
+        messages.send(Message::Connected { hello: hello(&worker, 1, Vec::new()), stream }).await.unwrap();
+        incoming.next().await.expect("it is welcome").unwrap();
+        open.push(incoming);
+        let disk = DiskUse { checkpoint_bytes: u64::MAX, work_dir_bytes: u64::MAX, seen: Vec::new() };
+        let message = FromWorker::Heartbeat { running: Vec::new(), disk };
+        messages.send(Message::Said { worker, connection: 1, message }).await.unwrap();
+    }
+    assert_eq!(status(&messages).await.unwrap().checkpoint_bytes, u64::MAX);
+    messages.send(Message::Stop).await.unwrap();
+    owner.await.unwrap().unwrap();
+}
+
+/// What `Reports` sends, in one piece, and how many chunks it took.
+async fn report_of(reports: &Reports, files: v1::ReportFiles) -> (v1::ReportHead, String, BTreeMap<String, Vec<u8>>) {
+    let mut chunks = reports.open("small".to_owned(), 100, files).await.unwrap();
+    let (mut head, mut text, mut found) = (None, String::new(), BTreeMap::<String, Vec<u8>>::new());
+    let mut current = String::new();
+    loop {
+        match chunks.recv().await.expect("it ends with a last chunk").unwrap().chunk.unwrap() {
+            Chunk::Head(of) => head = Some(of),
+            Chunk::Text(piece) => text.push_str(&piece),
+            Chunk::File(name) => current = name,
+            Chunk::Content(piece) => found.entry(current.clone()).or_default().extend(piece),
+            Chunk::End(_) => return (head.unwrap(), text, found),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_report_in_pieces_is_that_of_the_journal() {
+    let disk = Disk::default();
+    let (messages, owner) = disk.start();
+    submit(&messages).await.unwrap().unwrap();
+    let reports = Reports::new(messages.clone());
+    let mut worker = TaskWorker::new("worker-1-1");
+    let complete = async {
+        while !report_of(&reports, v1::ReportFiles::None).await.0.complete {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        () = worker.serve(&messages) => panic!("its stream stays open"),
+        () = complete => {}
+    }
+    let expected = report::report_at(&disk.replay(), "small", 100).unwrap();
+    // made, kept, and made again for another width in between
+    for _ in 0..2 {
+        let (head, text, files) = report_of(&reports, v1::ReportFiles::All).await;
+        assert_eq!((head.complete, head.failed_trials), (expected.complete, expected.failed_trials));
+        assert_eq!(text, expected.text);
+        assert!(files.into_iter().eq(expected.files.iter().cloned().collect::<BTreeMap<_, _>>()));
+        let (_, _, files) = report_of(&reports, v1::ReportFiles::Json).await;
+        assert_eq!(files.into_keys().collect::<Vec<_>>(), [report::RESULTS_JSON]);
+        let narrow = reports.open("small".to_owned(), 40, v1::ReportFiles::None).await;
+        drop(narrow.unwrap());
+    }
+    let unknown = reports.open("no".to_owned(), 100, v1::ReportFiles::None).await.unwrap_err();
+    assert_eq!(unknown.message(), "no sweep is named `no`; known: small");
+    messages.send(Message::Stop).await.unwrap();
+    owner.await.unwrap().unwrap();
 }

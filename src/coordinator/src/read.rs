@@ -1,40 +1,47 @@
 //! Questions that change nothing, answered between two turns.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
 use protocol::v1;
-use schedule::state::{Presence, WorkerState};
+use schedule::state::{Presence, State, WorkerState};
 use sweep::{NotATrial, TrialId, TrialPrefix};
 use tonic::Status;
 
 use crate::message::Read;
 use crate::owner::Owner;
 use crate::status;
+use crate::tail::Tails;
 
 /// Workers that are gone stay in the state for ever; `status` shows the latest of them, for a day.
 const GONE_SHOWN: usize = 20;
 const GONE_SHOWN_MS: u64 = 24 * 3600 * 1000;
+/// Sweeps named to who asks for one that does not exist.
+const MAX_NAMED: usize = 12;
 
 impl Owner {
     pub(crate) fn read(&mut self, read: Read) {
         match read {
-            Read::Status { sweep, reply } => drop(reply.send(self.status(&sweep))),
+            Read::Status { sweep, reply } => drop(reply.send(guarded(|| self.status(&sweep)))),
             Read::Tail { sweep, messages } => {
                 let now = self.clock.now();
-                self.tails.open(sweep, messages, &self.state, &self.config, now);
+                let (state, config) = (&self.state, &self.config);
+                if guarded(|| Ok(self.tails.open(sweep, messages, state, config, now))).is_err() {
+                    self.tails = Tails::default();
+                }
             }
-            Read::Report { sweep, width, reply } => {
-                let width = if width == 0 { report::TERMINAL_WIDTH } else { width as usize };
-                let report = self
-                    .journalled()
-                    .and_then(|()| report::report_at(&self.state, &sweep, width).ok_or_else(|| unknown_sweep(&sweep)));
-                let _ = reply.send(report);
-            }
-            Read::Why { sweep, cell, reply } => {
-                let why =
-                    self.journalled().and_then(|()| report::why(&self.state, &sweep, &cell).map_err(Status::not_found));
-                let _ = reply.send(why);
-            }
-            Read::Explain { trial, reply } => drop(reply.send(self.explain(&trial))),
+            Read::Snapshot { sweep, known, reply } => drop(reply.send(guarded(|| self.snapshot(&sweep, known)))),
+            Read::Explain { trial, reply } => drop(reply.send(guarded(|| self.explain(&trial)))),
         }
+    }
+
+    fn snapshot(&self, sweep: &str, known: Option<u64>) -> Result<Option<Arc<State>>, Status> {
+        self.journalled()?;
+        let entry = self.state.sweeps.get(sweep).ok_or_else(|| self.unknown_sweep(sweep))?;
+        if known == Some(entry.changed) {
+            return Ok(None);
+        }
+        Ok(self.state.snapshot(sweep).map(Arc::new))
     }
 
     /// A report is a fold over the journal: while the state is ahead of it, there is none.
@@ -48,7 +55,7 @@ impl Owner {
     fn status(&self, sweep: &str) -> Result<v1::StatusReply, Status> {
         let now = self.clock.now();
         if !sweep.is_empty() && !self.state.sweeps.contains_key(sweep) {
-            return Err(unknown_sweep(sweep));
+            return Err(self.unknown_sweep(sweep));
         }
         let wanted = self.state.sweeps.keys().filter(|name| sweep.is_empty() || &***name == sweep);
         let sweeps = wanted.filter_map(|name| status::sweep(&self.state, &self.config, name, now)).collect();
@@ -99,11 +106,24 @@ impl Owner {
         };
         let prefix: TrialPrefix = text.parse().map_err(status)?;
         // ids are ordered as their digits are
-        let from = self.state.trials.range(prefix.lowest()..).map(|(id, _)| *id);
+        let from = self.state.trials.ids_from(prefix.lowest());
         prefix.find(from.take_while(|id| prefix.begins(*id))).map_err(status)
+    }
+
+    fn unknown_sweep(&self, name: &str) -> Status {
+        let known: Vec<&str> = self.state.sweeps.keys().map(|name| &**name).take(MAX_NAMED).collect();
+        let more = self.state.sweeps.len().saturating_sub(MAX_NAMED);
+        let known = match (known.is_empty(), more) {
+            (true, _) => "none".to_owned(),
+            (false, 0) => known.join(", "),
+            (false, more) => format!("{} and {more} more", known.join(", ")),
+        };
+        Status::not_found(format!("no sweep is named `{name}`; known: {known}"))
     }
 }
 
-fn unknown_sweep(name: &str) -> Status {
-    Status::not_found(format!("no sweep is named `{name}`"))
+/// A panic while answering answers that question, and nothing else: the state is only looked at.
+pub(crate) fn guarded<T>(answer: impl FnOnce() -> Result<T, Status>) -> Result<T, Status> {
+    let fault = |_| Err(Status::internal("the coordinator has a fault and cannot answer this: its log says more"));
+    catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(fault)
 }

@@ -1,9 +1,12 @@
 //! How long a sweep will still take: what its trials took so far per unit of predicted work, times the work that is
 //! left, over the slots that can do it. Trials that a search has not chosen yet count with what their search trials cost.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
-use schedule::state::{Attempt, Millis, Phase, State, SweepState, SweepTrial, TrialState};
+use schedule::state::{Millis, Phase, Place, State, SweepState, SweepTrial, TrialState};
+use schedule::tally::cost_of;
+use sweep::TrialId;
 
 /// An estimate for people.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,36 +25,29 @@ struct Pace {
 }
 
 pub fn remaining(state: &State, entry: &SweepState, now: Millis) -> Remaining {
-    let (mut finished, mut under_way) = (Pace::default(), Pace::default());
-    let (mut left_cost, mut longest, mut left_trials, mut devices) = (0.0, 0.0_f64, 0u64, 1);
-    for wanted in &entry.trials {
+    let tally = &entry.tally;
+    let finished = Pace { ms: tally.done_ms as f64, cost: cost_of(tally.done_work) };
+    let mut under_way = Pace::default();
+    let (mut left_cost, mut longest) = (cost_of(tally.waiting_work), longest_waiting(state, entry));
+    for index in &tally.running {
+        let Some(wanted) = entry.trials.get(*index as usize) else { continue };
         let Some(trial) = state.trials.get(&wanted.id) else { continue };
-        match &trial.phase {
-            Phase::Succeeded { attempt, .. } => {
-                finished.ms += trial.attempt(*attempt).map_or(0.0, duration_ms);
-                finished.cost += trial.cost;
-            }
-            Phase::Waiting { .. } | Phase::Running { .. } => {
-                let share = share_done(state, wanted, trial);
-                // a resumed attempt began with work that it did not do
-                if let [only] = trial.attempts.as_slice()
-                    && share > 0.0
-                {
-                    under_way.ms += now.saturating_sub(only.started_at) as f64;
-                    under_way.cost += trial.cost * share;
-                }
-                let left = trial.cost * (1.0 - share);
-                left_cost += left;
-                longest = longest.max(left);
-                left_trials += 1;
-                devices = devices.max(trial.devices);
-            }
-            Phase::Failed { .. } | Phase::Cancelled => {}
+        let share = share_done(state, wanted, trial);
+        // a resumed attempt began with work that it did not do
+        if let [only] = trial.attempts.as_slice()
+            && share > 0.0
+        {
+            under_way.ms += now.saturating_sub(only.started_at) as f64;
+            under_way.cost += wanted.cost * share;
         }
+        let left = wanted.cost * (1.0 - share);
+        left_cost += left;
+        longest = longest.max(left);
     }
+    let left_trials = entry.counts.waiting.saturating_add(entry.counts.running);
     let (coming_cost, coming_trials) = to_be_chosen(state, entry);
     let pace = if finished.cost > 0.0 { finished } else { under_way };
-    let parallel = usable_slots(state, devices).min(left_trials.max(coming_trials));
+    let parallel = usable_slots(state, entry.sweep.resources.devices_per_trial).min(left_trials.max(coming_trials));
     if pace.cost <= 0.0 || parallel == 0 {
         return Remaining::default();
     }
@@ -60,9 +56,19 @@ pub fn remaining(state: &State, entry: &SweepState, now: Millis) -> Remaining {
     Remaining { ms: (work * pace.ms / pace.cost) as Millis, at_least: coming_trials > 0 }
 }
 
+/// Predicted work of the longest trial that waits: the first of its sweep in the queue.
+fn longest_waiting(state: &State, entry: &SweepState) -> f64 {
+    let before_all = Place { order: entry.order, cost: Reverse(u64::MAX), index: 0, trial: TrialId::MIN, devices: 0 };
+    let firsts = state.queue.by_needs.values().filter_map(|places| places.range(before_all..).next());
+    firsts.filter(|place| place.order == entry.order).map(|place| f64::from_bits(place.cost.0)).fold(0.0, f64::max)
+}
+
 /// Predicted work and number of the result trials of cells whose search has not chosen yet.
 fn to_be_chosen(state: &State, entry: &SweepState) -> (f64, u64) {
     let Some(search) = entry.sweep.search.as_ref().filter(|_| entry.cancelled.is_none()) else { return (0.0, 0) };
+    if entry.chosen.len() == entry.searching.len() {
+        return (0.0, 0);
+    }
     let seeds = entry.sweep.seeds.len();
     let name: Arc<str> = entry.sweep.name.as_str().into();
     let (mut cost, mut trials) = (0.0, 0u64);
@@ -92,10 +98,6 @@ fn usable_slots(state: &State, devices: u32) -> u64 {
         })
     });
     slots.count() as u64
-}
-
-fn duration_ms(attempt: &Attempt) -> f64 {
-    attempt.ended.as_ref().map_or(0.0, |ended| ended.at.saturating_sub(attempt.started_at) as f64)
 }
 
 fn share_done(state: &State, wanted: &SweepTrial, trial: &TrialState) -> f64 {

@@ -1,26 +1,22 @@
 //! What `status` and `tail` show, from the state. Only describes; what is slow to derive is derived once per call.
 
-use std::collections::BTreeMap;
-
 use protocol::v1;
 use schedule::Config;
 use schedule::state::{Millis, Phase, Presence, State, SweepState, SweepTrial, WorkerId, WorkerState};
-use sweep::definition::Role;
 
 use crate::remaining::remaining;
 
+/// Running trials of a sweep that are listed; `SweepStatus::running` counts them all.
+const MAX_RUNNING: usize = 1_000;
 /// A trial that runs is called stalled in `status` after this share of the limit that ends it.
 const STALL_SHOWN: f64 = 0.5;
 
 pub fn sweep(state: &State, config: &Config, name: &str, now: Millis) -> Option<v1::SweepStatus> {
     let entry = state.sweeps.get(name)?;
-    let mut running_trials = Vec::new();
-    for trial in &entry.trials {
-        if let Some(running) = running_trial(state, config, entry, trial, now) {
-            running_trials.push(running);
-        }
-    }
-    let (complete_cells, cells) = cells(state, entry);
+    let running = entry.tally.running.iter().filter_map(|index| entry.trials.get(*index as usize));
+    let running_trials =
+        running.filter_map(|trial| running_trial(state, config, entry, trial, now)).take(MAX_RUNNING).collect();
+    let cells = entry.sweep.cells.iter().filter(|cell| cell.skipped.is_none()).count() as u64;
     let counts = entry.counts;
     let waits = schedule::sweep_waits(state, name, now);
     let remaining = remaining(state, entry, now);
@@ -34,7 +30,7 @@ pub fn sweep(state: &State, config: &Config, name: &str, now: Millis) -> Option<
         succeeded: counts.succeeded,
         failed: counts.failed,
         cancelled: counts.cancelled,
-        complete_cells,
+        complete_cells: entry.tally.complete_cells,
         cells,
         cancelled_reason: entry.cancelled.clone().unwrap_or_default(),
         remaining_ms: remaining.ms,
@@ -54,7 +50,7 @@ pub fn worker(state: &State, config: &Config, id: &WorkerId, now: Millis) -> Opt
     let host_drained = state.hosts.get(&entry.info.host).and_then(|host| host.drained.clone());
     let (presence, reason) = match (&entry.presence, entry.draining.clone().or(host_drained)) {
         (Presence::Gone { reason, .. }, _) => ("gone", reason.clone()),
-        (Presence::Present, _) if !connected || silent_ms > 3 * config.heartbeat_ms => {
+        (Presence::Present, _) if !connected || silent_ms > config.heartbeat_ms.saturating_mul(3) => {
             ("unreachable", format!("silent; its lease is {} s", config.lease_ms / 1000))
         }
         (Presence::Present, Some(reason)) => ("draining", reason),
@@ -110,13 +106,14 @@ fn running_trial(
     let progress = live.map(|live| live.progress.clone()).unwrap_or_default();
     let still = live.map_or(0, |live| now.saturating_sub(live.advanced_at));
     let silent = now.saturating_sub(state.live.last_heard.get(&attempt.worker).copied().unwrap_or(state.live.since));
-    let condition = if silent > 3 * config.heartbeat_ms || !state.live.connected.contains_key(&attempt.worker) {
-        "unreachable"
-    } else if still as f64 > config.stall_ms as f64 * STALL_SHOWN {
-        "stalled"
-    } else {
-        "running"
-    };
+    let condition =
+        if silent > config.heartbeat_ms.saturating_mul(3) || !state.live.connected.contains_key(&attempt.worker) {
+            "unreachable"
+        } else if still as f64 > config.stall_ms as f64 * STALL_SHOWN {
+            "stalled"
+        } else {
+            "running"
+        };
     Some(v1::RunningTrial {
         trial: wanted.id.to_string(),
         attempt: number.0,
@@ -142,16 +139,4 @@ pub fn cell_name(entry: &SweepState, trial: &SweepTrial) -> String {
         Some((field, value)) => format!("{name} {field}={value}"),
         None => name,
     }
-}
-
-/// Cells whose every trial has a result, and all cells that are not left out.
-fn cells(state: &State, entry: &SweepState) -> (u64, u64) {
-    let mut complete: BTreeMap<u32, bool> = BTreeMap::new();
-    for trial in entry.trials.iter().filter(|trial| trial.role == Role::Result) {
-        let phase = state.trials.get(&trial.id).map(|trial| &trial.phase);
-        let succeeded = matches!(phase, Some(Phase::Succeeded { .. }));
-        *complete.entry(trial.cell).or_insert(true) &= succeeded;
-    }
-    let cells = entry.sweep.cells.iter().filter(|cell| cell.skipped.is_none()).count() as u64;
-    (complete.values().filter(|&&complete| complete).count() as u64, cells)
 }

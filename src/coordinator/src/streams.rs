@@ -42,7 +42,7 @@ impl Streams {
 
     pub fn send(&mut self, worker: &WorkerId, message: FromCoordinator) {
         let Some(open) = self.open.get(worker) else { return };
-        if open.stream.outgoing.try_send(Ok(message.into())).is_err() {
+        if !open.stream.outgoing.send(message.into()) {
             self.disconnect(worker, "it does not read what it is sent");
         }
     }
@@ -50,7 +50,7 @@ impl Streams {
     pub fn disconnect(&mut self, worker: &WorkerId, reason: &str) {
         if let Some(open) = self.open.remove(worker) {
             tracing::info!(%worker, reason, "closing a worker's stream");
-            let _ = open.stream.outgoing.try_send(Err(Status::aborted(reason)));
+            open.stream.outgoing.end(Status::aborted(reason));
             self.cut.push((worker.clone(), open.connection));
         }
     }
@@ -72,7 +72,8 @@ impl Streams {
     }
 
     pub fn checkpoint_bytes(&self) -> u64 {
-        self.open.values().map(|open| open.disk.checkpoint_bytes).sum()
+        // workers send any number
+        self.open.values().fold(0, |sum, open| sum.saturating_add(open.disk.checkpoint_bytes))
     }
 
     /// 0: it is not connected, or has not said.

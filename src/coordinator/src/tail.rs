@@ -16,6 +16,8 @@ use crate::message::ToTail;
 use crate::status;
 
 pub const STATUS_EVERY_MS: Millis = 500;
+/// Open calls at most: each may hold as many bytes as its outbox.
+const MAX_OPEN: usize = 256;
 
 #[derive(Default)]
 pub struct Tails {
@@ -33,9 +35,12 @@ struct Tail {
 
 impl Tails {
     pub fn open(&mut self, sweep: String, messages: ToTail, state: &State, config: &Config, now: Millis) {
+        self.open.retain(|tail| !tail.messages.is_closed());
+        if self.open.len() >= MAX_OPEN {
+            return messages.end(Status::resource_exhausted(format!("{MAX_OPEN} commands follow sweeps already")));
+        }
         let Some(status) = status::sweep(state, config, &sweep, now) else {
-            let _ = messages.try_send(Err(Status::not_found(format!("no sweep is named `{sweep}`"))));
-            return;
+            return messages.end(Status::not_found(format!("no sweep is named `{sweep}`")));
         };
         let complete = status.complete;
         if !send(&messages, Message::Status(status.clone())) {
@@ -84,7 +89,10 @@ impl Tails {
                 .entry(tail.sweep.clone())
                 .or_insert_with(|| status::sweep(state, config, &tail.sweep, now))
                 .clone();
-            if status != tail.said
+            if !tail.messages.is_empty() {
+                // it reads slowly: what it has not taken yet is not added to, and it is told later
+                self.changed = true;
+            } else if status != tail.said
                 && let Some(status) = status
             {
                 tail.said = Some(status.clone());
@@ -188,7 +196,7 @@ impl Tails {
 
 /// False: nobody reads it, or not fast enough, and the call is over.
 fn send(messages: &ToTail, message: Message) -> bool {
-    messages.try_send(Ok(v1::TailMessage { message: Some(message) })).is_ok()
+    messages.send(v1::TailMessage { message: Some(message) })
 }
 
 /// The places where sweeps want this trial; a sweep may do so in several cells.

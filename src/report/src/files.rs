@@ -4,7 +4,10 @@
 //! are byte-identical for a disturbed and an undisturbed run. What does depend stands in timing.csv, and in
 //! results.json under `timing` and `attempts`.
 
+use std::io::{self, Write};
+
 use schedule::Choice;
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 use sweep::definition::{Measure, Role, Search, Table};
 use sweep::record::Provenance;
@@ -12,6 +15,7 @@ use sweep::record::Provenance;
 use crate::csv;
 use crate::grid::{Layout, Mark, footnotes_of, published_value};
 use crate::results::{CellStatus, CellSummary, Results, TrialRow, TrialStatus};
+use crate::sink::Written;
 
 /// Version of every JSON document of this crate.
 pub const SCHEMA: u32 = 1;
@@ -59,11 +63,11 @@ const CELL_COLUMNS: [&str; 12] = [
 ];
 
 /// One row per trial: identity, axes, what it came to.
-pub fn results_csv(results: &Results) -> String {
+pub fn results_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
     let axes = results.sweep.axes.iter().map(|axis| axis.name.as_str());
     let axes = csv::axis_columns(axes, &[&BEFORE_AXES[..], &AFTER_AXES[..]].concat());
     let fixed = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-    let mut out = csv::line([fixed(&BEFORE_AXES), axes, fixed(&AFTER_AXES)].concat());
+    out.write_all(csv::line([fixed(&BEFORE_AXES), axes, fixed(&AFTER_AXES)].concat()).as_bytes())?;
     for row in &results.trials {
         let cell = &results.sweep.cells[row.cell()];
         let mut fields = vec![row.trial.id.to_string(), csv::text(results.sweep.cell_name(cell))];
@@ -97,16 +101,16 @@ pub fn results_csv(results: &Results) -> String {
             }
             _ => fields.extend([String::new(), String::new()]),
         }
-        out.push_str(&csv::line(fields));
+        out.write_all(csv::line(fields).as_bytes())?;
     }
-    out
+    Ok(())
 }
 
 /// One row per trial: where it ran, how long it took, how often it was tried.
-pub fn timing_csv(results: &Results) -> String {
+pub fn timing_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
     let head = "trial,cell,seed,attempts,host,devices,train_s,evaluate_s,checkpoint_s,start_s,idle_s,data_wait_s,data_wait_share,\
                 images_per_s,peak_memory_mib,resumed_from_epoch,departed_at_epoch,execution,kernels,images,libraries,gpu_busy\n";
-    let mut out = head.to_owned();
+    out.write_all(head.as_bytes())?;
     for row in &results.trials {
         let cell = csv::text(results.sweep.cell_name(&results.sweep.cells[row.cell()]));
         let mut fields =
@@ -128,29 +132,47 @@ pub fn timing_csv(results: &Results) -> String {
                 fields.push(timing.gpu_busy.map(|share| share.to_string()).unwrap_or_default());
             }
         }
-        out.push_str(&csv::line(fields));
+        out.write_all(csv::line(fields).as_bytes())?;
     }
-    out
+    Ok(())
 }
 
 /// Everything about trials and cells, for programs.
-pub fn results_json(results: &Results) -> String {
-    let cells: Vec<Value> = (0..results.sweep.cells.len()).map(|cell| cell_json(results, cell)).collect();
-    let trials: Vec<Value> = results.trials.iter().map(|row| trial_json(results, row)).collect();
-    let document = json!({
-        "schema": SCHEMA,
-        "sweep": results.sweep.name,
-        "smoke": results.sweep.smoke,
-        "complete": results.complete(),
-        "cancelled": results.state.cancelled,
-        "recipe": results.sweep.recipe,
-        "axes": results.sweep.axes.iter().map(|axis| &axis.name).collect::<Vec<_>>(),
-        "seeds": results.sweep.seeds,
-        "search": results.sweep.search,
-        "cells": cells,
-        "trials": trials,
-    });
-    pretty(&document)
+pub fn results_json(results: &Results, out: &mut dyn Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, &Document(results))?;
+    out.write_all(b"\n")
+}
+
+/// results.json, whose cells and trials are made one at a time. The fields are in the order of their names.
+struct Document<'a>(&'a Results<'a>);
+
+impl Serialize for Document<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(results) = self;
+        let sweep = results.sweep;
+        let mut document = serializer.serialize_map(None)?;
+        document.serialize_entry("axes", &sweep.axes.iter().map(|axis| &axis.name).collect::<Vec<_>>())?;
+        document.serialize_entry("cancelled", &results.state.cancelled)?;
+        document.serialize_entry("cells", &Each(|| (0..sweep.cells.len()).map(|cell| cell_json(results, cell))))?;
+        document.serialize_entry("complete", &results.complete())?;
+        document.serialize_entry("recipe", &sweep.recipe)?;
+        document.serialize_entry("schema", &SCHEMA)?;
+        document.serialize_entry("search", &json!(sweep.search))?;
+        document.serialize_entry("seeds", &sweep.seeds)?;
+        document.serialize_entry("smoke", &sweep.smoke)?;
+        document.serialize_entry("sweep", &sweep.name)?;
+        document.serialize_entry("trials", &Each(|| results.trials.iter().map(|row| trial_json(results, row))))?;
+        document.end()
+    }
+}
+
+/// A list that is made while it is written.
+struct Each<F>(F);
+
+impl<F: Fn() -> I, I: Iterator<Item = Value>> Serialize for Each<F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq((self.0)())
+    }
 }
 
 pub fn cell_json(results: &Results, index: usize) -> Value {
@@ -263,11 +285,11 @@ fn attempt_json((attempt, number): (&schedule::state::Attempt, u32)) -> Value {
 }
 
 /// The cells behind a table or a figure: one row per cell, numbers in per cent.
-pub fn cells_csv(results: &Results, table: &Table, layout: &Layout) -> String {
+pub fn cells_csv(results: &Results, table: &Table, layout: &Layout, out: &mut dyn Write) -> io::Result<()> {
     let axes = results.sweep.axes.iter().map(|axis| axis.name.as_str());
     let measured = if table.value == Measure::Best { "best" } else { "last" };
     let fixed = CELL_COLUMNS.map(str::to_owned).to_vec();
-    let mut out = csv::line([csv::axis_columns(axes, &CELL_COLUMNS), fixed].concat());
+    out.write_all(csv::line([csv::axis_columns(axes, &CELL_COLUMNS), fixed].concat()).as_bytes())?;
     for (index, cell) in results.sweep.cells.iter().enumerate() {
         let summary = &layout.summaries[index];
         let mut fields: Vec<String> = results.sweep.value_names(cell).into_iter().map(csv::text).collect();
@@ -298,18 +320,16 @@ pub fn cells_csv(results: &Results, table: &Table, layout: &Layout) -> String {
             CellStatus::Skipped(reason) => csv::text(reason),
             _ => String::new(),
         });
-        out.push_str(&csv::line(fields));
+        out.write_all(csv::line(fields).as_bytes())?;
     }
-    out
+    Ok(())
 }
 
 /// Names, sizes and hashes of the other files, and how far the sweep is.
-pub fn manifest(results: &Results, files: &[(String, Vec<u8>)]) -> String {
+pub fn manifest(results: &Results, files: &[Written]) -> String {
     let list: Vec<Value> = files
         .iter()
-        .map(|(name, content)| {
-            json!({ "name": name, "bytes": content.len(), "blake3": blake3::hash(content).to_hex().as_str() })
-        })
+        .map(|Written { name, bytes, blake3 }| json!({ "name": name, "bytes": bytes, "blake3": blake3 }))
         .collect();
     pretty(&json!({
         "schema": SCHEMA,

@@ -167,6 +167,9 @@ pub fn grid(results: &Results, table: &Table, layout: &Layout) -> Grid {
 /// The reference number of a cell: the entry that names the most axes wins.
 pub fn published_value<'a>(results: &Results<'a>, cell: &Cell) -> Option<&'a PublishedValue> {
     let sweep = results.sweep;
+    if sweep.published.is_empty() {
+        return None;
+    }
     let names: BTreeMap<&str, &str> =
         sweep.axes.iter().map(|axis| axis.name.as_str()).zip(sweep.value_names(cell)).collect();
     let matches = |value: &&PublishedValue| {

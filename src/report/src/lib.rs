@@ -2,7 +2,8 @@
 //! replaying a journal gives the same report, byte for byte.
 //!
 //! `results.rs` folds the state into trials and cells; `grid.rs` and `figure.rs` lay them out; `text.rs`, `markup.rs`,
-//! `sketch.rs` and `svg.rs` draw (`escape.rs` keeps text from being markup); `files.rs` (with `csv.rs`) writes what programs read; `why.rs` tells where a cell came from.
+//! `sketch.rs` and `svg.rs` draw (`escape.rs` keeps text from being markup); `files.rs` (with `csv.rs`) writes what programs
+//! read, to a `sink.rs`; `why.rs` tells where a cell came from.
 
 mod csv;
 mod escape;
@@ -12,20 +13,29 @@ mod grid;
 mod markup;
 mod notes;
 mod results;
+mod sink;
 mod sketch;
 mod statistics;
 mod svg;
 mod text;
 mod why;
 
+use std::io;
+
 use schedule::state::State;
 use sweep::definition::{Output, Table};
 
+use crate::figure::Plot;
+use crate::grid::{Grid, Layout};
+use crate::results::Results;
+use crate::sink::Files;
+
+pub use sink::{FileSink, MAX_PIECE};
 pub use statistics::{SIGNIFICANCE, Summary, indistinguishable, welch_p};
 pub use text::embolden;
 pub use why::{Why, why};
 
-/// Everything a sweep's results folder holds.
+/// Everything a sweep's results folder holds, in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// File name and content.
@@ -38,6 +48,8 @@ pub struct Report {
     pub failed_trials: u64,
 }
 
+/// Trials and cells for programs.
+pub const RESULTS_JSON: &str = "results.json";
 /// Columns of `NAME.txt`.
 const FILE_WIDTH: usize = 120;
 /// Columns of `Report::text` for those who do not say.
@@ -50,54 +62,101 @@ pub fn report(state: &State, sweep: &str) -> Option<Report> {
 
 /// The same with `Report::text` laid out for a terminal of that many columns.
 pub fn report_at(state: &State, sweep: &str, width: usize) -> Option<Report> {
-    let results = results::Results::of(state, sweep)?;
-    let mut files: Vec<(String, Vec<u8>)> = vec![
-        ("results.csv".to_owned(), files::results_csv(&results).into_bytes()),
-        ("timing.csv".to_owned(), files::timing_csv(&results).into_bytes()),
-        ("results.json".to_owned(), files::results_json(&results).into_bytes()),
-        ("sweep.yaml".to_owned(), results.sweep.source.clone().into_bytes()),
-    ];
-    let mut text = String::new();
-    for output in &results.sweep.outputs {
-        if !text.is_empty() {
-            text.push('\n');
-        }
-        match output {
-            Output::Table(table) => text.push_str(&table_files(&results, table, width, &mut files, |_| String::new())),
-            Output::Figure(figure) => {
-                let table = figure::as_table(figure);
-                let layout = grid::Layout::of(&results, &table);
-                let plot = figure::plot(&results, figure, &layout);
-                let drawn = |width| sketch::sketch(&plot, width);
-                text.push_str(&table_files(&results, &table, width, &mut files, drawn));
-                files.push((format!("{}.svg", figure.name), svg::svg(&plot).into_bytes()));
-            }
-        }
-    }
-    let manifest = files::manifest(&results, &files).into_bytes();
-    files.push(("manifest.json".to_owned(), manifest));
-    Some(Report { files, text, complete: results.complete(), failed_trials: results.failed_trials() })
+    let reporter = Reporter::of(state, sweep)?;
+    let mut files = Vec::new();
+    reporter.write_files(&mut files).expect("memory takes every file");
+    let (complete, failed_trials) = (reporter.complete(), reporter.failed_trials());
+    Some(Report { files, text: reporter.text(width), complete, failed_trials })
 }
 
-/// Adds the table's files and returns its text for a terminal, with what is drawn below it at that width.
-fn table_files(
-    results: &results::Results,
-    table: &Table,
-    width: usize,
-    files: &mut Vec<(String, Vec<u8>)>,
-    drawn: impl Fn(usize) -> String,
-) -> String {
-    let layout = grid::Layout::of(results, table);
-    let grid = grid::grid(results, table, &layout);
-    let mut add =
-        |suffix: &str, content: String| files.push((format!("{}.{suffix}", table.name), content.into_bytes()));
-    let text = |width| match (text::text(&grid, width), drawn(width)) {
-        (text, drawing) if drawing.is_empty() => text,
-        (text, drawing) => format!("{text}\n{drawing}"),
-    };
-    add("txt", text(FILE_WIDTH));
-    add("md", markup::markdown(&grid));
-    add("tex", markup::latex(&grid));
-    add("csv", files::cells_csv(results, table, &layout));
-    text(width)
+/// The report of one sweep in parts, each made when it is asked for.
+pub struct Reporter<'a> {
+    results: Results<'a>,
+}
+
+impl<'a> Reporter<'a> {
+    /// `None` when no sweep has that name.
+    pub fn of(state: &'a State, sweep: &str) -> Option<Self> {
+        Some(Self { results: Results::of(state, sweep)? })
+    }
+
+    /// Every trial has ended, one way or the other.
+    pub fn complete(&self) -> bool {
+        self.results.complete()
+    }
+
+    /// Trials that ended without a result and leave a cell short of its seeds.
+    pub fn failed_trials(&self) -> u64 {
+        self.results.failed_trials()
+    }
+
+    /// The tables as text for a terminal of that many columns, without colour (see [`embolden`]).
+    pub fn text(&self, width: usize) -> String {
+        let tables: Vec<String> =
+            self.results.sweep.outputs.iter().map(|output| self.drawn(output).text(width)).collect();
+        tables.join("\n")
+    }
+
+    /// Everything that the results folder holds, manifest.json last.
+    pub fn write_files(&self, sink: &mut dyn FileSink) -> io::Result<()> {
+        let results = &self.results;
+        let mut files = Files::to(sink);
+        files.write("results.csv".to_owned(), |out| files::results_csv(results, out))?;
+        files.write("timing.csv".to_owned(), |out| files::timing_csv(results, out))?;
+        files.write(RESULTS_JSON.to_owned(), |out| files::results_json(results, out))?;
+        files.add("sweep.yaml".to_owned(), &results.sweep.source)?;
+        for output in &results.sweep.outputs {
+            self.drawn(output).write(results, &mut files)?;
+        }
+        let manifest = files::manifest(results, &files.written);
+        files.add("manifest.json".to_owned(), &manifest)
+    }
+
+    /// results.json alone, for programs.
+    pub fn write_json(&self, sink: &mut dyn FileSink) -> io::Result<()> {
+        Files::to(sink).write(RESULTS_JSON.to_owned(), |out| files::results_json(&self.results, out))
+    }
+
+    fn drawn(&self, output: &Output) -> Drawn {
+        let table = match output {
+            Output::Table(table) => table.clone(),
+            Output::Figure(figure) => figure::as_table(figure),
+        };
+        let layout = Layout::of(&self.results, &table);
+        let plot = match output {
+            Output::Table(_) => None,
+            Output::Figure(figure) => Some(figure::plot(&self.results, figure, &layout)),
+        };
+        Drawn { grid: grid::grid(&self.results, &table, &layout), table, layout, plot }
+    }
+}
+
+/// A table, or a figure with the table of its numbers.
+struct Drawn {
+    table: Table,
+    layout: Layout,
+    grid: Grid,
+    plot: Option<Plot>,
+}
+
+impl Drawn {
+    fn text(&self, width: usize) -> String {
+        let text = text::text(&self.grid, width);
+        match self.plot.as_ref().map(|plot| sketch::sketch(plot, width)) {
+            Some(drawing) if !drawing.is_empty() => format!("{text}\n{drawing}"),
+            _ => text,
+        }
+    }
+
+    fn write(&self, results: &Results, files: &mut Files<'_>) -> io::Result<()> {
+        let name = |suffix: &str| format!("{}.{suffix}", self.table.name);
+        files.add(name("txt"), &self.text(FILE_WIDTH))?;
+        files.add(name("md"), &markup::markdown(&self.grid))?;
+        files.add(name("tex"), &markup::latex(&self.grid))?;
+        files.write(name("csv"), |out| files::cells_csv(results, &self.table, &self.layout, out))?;
+        match &self.plot {
+            Some(plot) => files.add(name("svg"), &svg::svg(plot)),
+            None => Ok(()),
+        }
+    }
 }

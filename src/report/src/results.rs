@@ -264,7 +264,8 @@ impl TrialRow<'_> {
     pub fn idle_s(&self) -> Option<f64> {
         let timing = &self.result()?.timing;
         let length = |attempt: &Attempt| Some(attempt.ended.as_ref()?.at.saturating_sub(attempt.started_at));
-        let total_ms: u64 = self.attempts.iter().map(length).sum::<Option<u64>>()?;
+        let total_ms =
+            self.attempts.iter().try_fold(0u64, |sum, attempt| Some(sum.saturating_add(length(attempt)?)))?;
         let busy = timing.start_s + timing.train_s + timing.evaluate_s + timing.checkpoint_s;
         Some((total_ms as f64 / 1000.0 - busy).max(0.0))
     }

@@ -232,7 +232,7 @@ fn trial_text(out: &mut String, results: &Results, row: &TrialRow) {
             };
             out.push_str(&format!(
                 "\n    last {last:.2}  best {best:.2} (epoch {} of {})  trained on {subset}  state {}\n",
-                result.best_epoch + 1,
+                u64::from(result.best_epoch) + 1,
                 result.num_epochs,
                 result.state_hash
             ));
@@ -251,7 +251,7 @@ fn trial_text(out: &mut String, results: &Results, row: &TrialRow) {
             if let Some(epoch) = timing.departed_at_epoch {
                 out.push_str(&format!(
                     "    !! epoch {} differs in its bits from an earlier attempt's: not resumed exactly\n",
-                    epoch + 1
+                    u64::from(epoch) + 1
                 ));
             }
         }

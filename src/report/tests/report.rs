@@ -60,7 +60,7 @@ fn a_disturbed_run_differs_in_timing_and_attempts_only() {
 #[test]
 fn the_order_of_trials_in_the_state_does_not_matter() {
     let (ordered, mut shuffled) = (searched(), searched());
-    shuffled.sweeps.get_mut("searched").unwrap().trials.reverse();
+    Arc::make_mut(&mut shuffled.sweeps.get_mut("searched").unwrap().trials).reverse();
     assert_eq!(report::report(&ordered, "searched"), report::report(&shuffled, "searched"));
 }
 

@@ -12,6 +12,7 @@ use crate::apply::blames_host;
 use crate::members::place_of;
 use crate::search::best_candidate;
 use crate::state::{Counts, Phase, Queue, State, SweepState, WorkerId};
+use crate::tally::Tally;
 
 /// Name and meaning of every invariant.
 pub const INVARIANTS: &[(&str, &str)] = &[
@@ -25,7 +26,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ),
     ("S6", "the queue holds every waiting trial once, at its place, and nothing else"),
     ("S7", "a trial waits only while a sweep wants it, and is cancelled only while none does"),
-    ("S8", "sweeps and trials agree on who wants whom, and the counts equal a recount"),
+    ("S8", "sweeps and trials agree on who wants whom, and the counts and the tally equal a recount"),
     ("S9", "a search chooses once per cell, and only after all its search trials; what is ready to choose is noted"),
     ("S10", "a failed trial's last attempt says why; no more failures of a class are counted than happened"),
     ("S11", "broken slots of a host's devices are broken on each of its workers"),
@@ -65,7 +66,7 @@ impl Found {
 }
 
 fn trials(state: &State, found: &mut Found) {
-    for (id, trial) in &state.trials {
+    for (id, trial) in state.trials.iter() {
         let last = AttemptNo(trial.attempts.len() as u32);
         let end = trial.attempts.last().and_then(|attempt| attempt.ended.as_ref());
         let earlier = trial.attempts.iter().rev().skip(1);
@@ -140,7 +141,7 @@ fn slots(state: &State, found: &mut Found) {
 
 fn queue(state: &State, found: &mut Found) {
     let mut expected = Queue::default();
-    for (id, trial) in &state.trials {
+    for (id, trial) in state.trials.iter() {
         let place = place_of(state, *id);
         found.unless(trial.place == place.map(|(place, _)| place), "S6", || format!("trial {id} notes another place"));
         if let Some((place, not_before)) = place {
@@ -155,18 +156,21 @@ fn sweeps(state: &State, found: &mut Found) {
     let mut listed = 0;
     for (name, entry) in &state.sweeps {
         let mut counts = Counts::default();
+        let mut tally = Tally::of_cells(entry.sweep.cells.len());
         for (index, wanted) in entry.trials.iter().enumerate() {
             let trial = state.trials.get(&wanted.id);
             let known = trial.is_some_and(|trial| trial.wanted_by.contains(&(name.clone(), index as u32)));
             found.unless(known, "S8", || format!("sweep `{name}` lists trial {}, which does not know it", wanted.id));
             if let Some(trial) = trial {
                 *counts.of(&trial.phase) += 1;
+                tally.enter(index as u32, wanted, trial);
             }
         }
         listed += entry.trials.len();
         found.unless(counts == entry.counts, "S8", || {
             format!("sweep `{name}` counts {:?}, not {counts:?}", entry.counts)
         });
+        found.unless(tally == entry.tally, "S8", || format!("sweep `{name}` tallies {:?}, not {tally:?}", entry.tally));
         searches(state, name, entry, found);
     }
     let wanted: usize = state.trials.values().map(|trial| trial.wanted_by.len()).sum();
@@ -176,7 +180,7 @@ fn sweeps(state: &State, found: &mut Found) {
 fn searches(state: &State, name: &std::sync::Arc<str>, entry: &SweepState, found: &mut Found) {
     let mut unfinished: BTreeMap<u32, u32> = BTreeMap::new();
     let mut has_results = BTreeSet::new();
-    for wanted in &entry.trials {
+    for wanted in entry.trials.iter() {
         match wanted.role {
             Role::Search => {
                 let open = !state.trials[&wanted.id].phase.is_terminal();

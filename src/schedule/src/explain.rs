@@ -103,6 +103,9 @@ pub struct Spent {
     pub retries: Option<u32>,
 }
 
+/// Trials ahead in the queue that are counted.
+const MAX_COUNTED: usize = 10_000;
+
 /// `None`: there is no such trial.
 pub fn explain(state: &State, config: &Config, id: TrialId, now: Millis) -> Option<Explanation> {
     let trial = state.trials.get(&id)?;
@@ -158,11 +161,15 @@ fn waiting(state: &State, id: TrialId, waits: Option<WaitReason>, not_before: Mi
         None => "it is placed next".to_owned(),
         Some(WaitReason::SlotsBusy) => {
             let before = trial.place.map_or(0, |place| {
-                state.queue.by_needs.values().map(|places| places.range(..place).count() as u64).sum()
+                let ahead = state.queue.by_needs.values().flat_map(|places| places.range(..place));
+                ahead.take(MAX_COUNTED + 1).count()
             });
-            let are = if before == 1 { "is" } else { "are" };
             let busy = because(state, trial, WaitReason::SlotsBusy, now);
-            format!("{busy}; {} {are} before it", plural(before, "trial"))
+            match before {
+                1 => format!("{busy}; 1 trial is before it"),
+                0..=MAX_COUNTED => format!("{busy}; {before} trials are before it"),
+                _ => format!("{busy}; more than {MAX_COUNTED} trials are before it"),
+            }
         }
         Some(WaitReason::Backoff) => {
             format!("it failed and is tried again in {}", seconds(not_before.saturating_sub(now)))
@@ -201,7 +208,7 @@ fn running(state: &State, config: &Config, (id, attempt): (TrialId, AttemptNo), 
     }
     let heard = state.live.last_heard.get(&entry.worker).copied().unwrap_or(state.live.since);
     let silent = now.saturating_sub(heard);
-    if silent > 3 * config.heartbeat_ms {
+    if silent > config.heartbeat_ms.saturating_mul(3) {
         let left = seconds(lease_end(state, config, &entry.worker).saturating_sub(now));
         because.push(format!("its worker is silent for {}; its lease ends in {left}", seconds(silent)));
     }

@@ -329,7 +329,7 @@ fn after_failure(
     }
     let spent = trial.spent.get(&class).copied().unwrap_or(0) + 1;
     match config.budgets.of(class).backoff(spent) {
-        Some(wait) => Then::Retry { not_before: now + wait },
+        Some(wait) => Then::Retry { not_before: now.saturating_add(wait) },
         None => Then::GiveUp,
     }
 }

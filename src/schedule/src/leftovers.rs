@@ -47,7 +47,7 @@ pub fn leftovers(state: &State, seen: &[TrialId], now: Millis) -> Leftovers {
         else {
             continue;
         };
-        let (checkpoints, logs) = not_needed(&trial.phase, now >= ended + KEEP_MS);
+        let (checkpoints, logs) = not_needed(&trial.phase, now >= ended.saturating_add(KEEP_MS));
         if checkpoints {
             leftovers.checkpoints.push((*id, last));
         }

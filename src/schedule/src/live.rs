@@ -61,13 +61,42 @@ pub fn next_deadline(state: &State, config: &Config, now: Millis) -> Option<Mill
     let pauses = present().flat_map(|(_, entry)| entry.pauses.values().map(|pause| pause.until));
     let pause = pauses.filter(|until| *until > now).min();
     // those whose time has come wait for a slot, not for the clock
-    let backoff = state.queue.delayed.range((now + 1, TrialId::MIN)..).next().map(|(time, _)| *time);
+    let backoff = state.queue.delayed.range((now.saturating_add(1), TrialId::MIN)..).next().map(|(time, _)| *time);
     lease.into_iter().chain(backoff).chain(pause).min()
 }
 
+/// How long the coordinator may wait at once while workers are present: a longer gap means that it was held up itself.
+pub fn longest_wait(state: &State, config: &Config) -> Option<Millis> {
+    let present = state.workers.values().any(|entry| !entry.is_gone());
+    present.then(|| config.lease_ms / 4).map(|wait| wait.clamp(10, 1_000))
+}
+
+/// The coordinator did not run for `gap` although it wanted to: it was stopped, its machine was suspended, a disk kept
+/// it waiting. Nobody's silence in that time counts. After a gap that a lease would hardly survive every worker has a
+/// whole lease again: what it sent meanwhile is heard before anything is held against it. True: leases are longer now.
+pub fn held_up(state: &mut State, config: &Config, gap: Millis, now: Millis) -> bool {
+    let allowed = (config.lease_ms / 4).min(HARDLY_HELD_UP_MS);
+    if gap <= allowed {
+        return false;
+    }
+    let whole = gap >= config.lease_ms / 2;
+    let later = |time: Millis| if whole { now } else { time.saturating_add(gap).min(now) };
+    let live = &mut state.live;
+    live.since = later(live.since);
+    live.last_heard.values_mut().for_each(|heard| *heard = later(*heard));
+    // a stall lasts minutes: it is only not counted while nobody listened
+    for progress in live.progress.values_mut() {
+        progress.advanced_at = progress.advanced_at.saturating_add(gap).min(now);
+    }
+    true
+}
+
+/// A busy machine is late by this much now and then.
+const HARDLY_HELD_UP_MS: Millis = 1_000;
+
 pub(crate) fn lease_end(state: &State, config: &Config, worker: &WorkerId) -> Millis {
     let heard = state.live.last_heard.get(worker).copied().unwrap_or(state.live.since);
-    heard + config.lease_ms
+    heard.saturating_add(config.lease_ms)
 }
 
 /// Since when an attempt has made no progress, given what this heartbeat says of it.

@@ -13,6 +13,7 @@ use sweep::{AttemptNo, Sweep, TrialId};
 use crate::apply::Context;
 use crate::search::best_candidate;
 use crate::state::{Counts, Phase, Place, Searching, State, SweepState, SweepTrial, TrialState};
+use crate::tally::Tally;
 
 type Applied = Result<(), String>;
 
@@ -31,11 +32,13 @@ pub(crate) fn sweep_submitted(state: &mut State, sweep: &Sweep, trials: &[SweepT
         submitted_at: context.at,
         order: context.number,
         cancelled: None,
-        trials: Vec::with_capacity(trials.len()),
+        trials: Arc::new(Vec::with_capacity(trials.len())),
         chosen: Default::default(),
         searching,
         changed_inputs,
         counts: Counts::default(),
+        tally: Tally::of_cells(sweep.cells.len()),
+        changed: context.number,
     };
     let dropped: Vec<TrialId> =
         before.map_or(Vec::new(), |before| before.trials.iter().map(|trial| trial.id).collect());
@@ -62,6 +65,7 @@ fn list(state: &mut State, name: &Arc<str>, before: &[TrialId], trials: &[SweepT
 pub(crate) fn sweep_cancelled(state: &mut State, sweep: &str, reason: &str, context: Context) -> Applied {
     let entry = state.sweeps.get_mut(sweep).ok_or_else(|| format!("no sweep `{sweep}`"))?;
     entry.cancelled = Some(reason.to_owned());
+    entry.changed = context.number;
     settle_all(state, sweep, context);
     Ok(())
 }
@@ -69,6 +73,7 @@ pub(crate) fn sweep_cancelled(state: &mut State, sweep: &str, reason: &str, cont
 pub(crate) fn failed_trials_retried(state: &mut State, sweep: &str, context: Context) -> Applied {
     let entry = state.sweeps.get_mut(sweep).ok_or_else(|| format!("no sweep `{sweep}`"))?;
     entry.cancelled = None;
+    entry.changed = context.number;
     for id in entry.trials.iter().map(|trial| trial.id).collect::<Vec<_>>() {
         let trial = state.trials.get_mut(&id).expect("sweeps list trials that exist");
         if matches!(trial.phase, Phase::Failed { .. }) {
@@ -93,7 +98,9 @@ pub(crate) fn trials_retried(state: &mut State, sweep: &str, trials: &[TrialId],
     }
     let is_searched = |trial: &&SweepTrial| trial.role == Role::Search && again.contains(&trial.id);
     let searched: BTreeSet<u32> = entry.trials.iter().filter(is_searched).map(|trial| trial.cell).collect();
-    state.sweeps.get_mut(&name).expect("just found").cancelled = None;
+    let entry = state.sweeps.get_mut(&name).expect("just found");
+    entry.cancelled = None;
+    entry.changed = context.number;
     if !searched.is_empty() {
         search_again(state, &name, &searched, context)?;
     }
@@ -117,6 +124,7 @@ fn search_again(state: &mut State, name: &Arc<str>, cells: &BTreeSet<u32>, conte
     entry.searching = searches(&kept)?;
     entry.chosen.retain(|cell, _| !cells.contains(cell));
     entry.counts = Counts::default();
+    entry.tally = Tally::of_cells(entry.sweep.cells.len());
     let before: Vec<TrialId> = std::mem::take(&mut entry.trials).iter().map(|trial| trial.id).collect();
     for id in &before {
         let trial = state.trials.get_mut(id).expect("sweeps list trials that exist");
@@ -145,7 +153,9 @@ pub(crate) fn candidate_chosen(
     if !trials.iter().all(belongs) {
         return Err(format!("cell {cell} of `{sweep}` gets trials of another cell or candidate"));
     }
-    state.sweeps.get_mut(&name).expect("just found").chosen.insert(cell, candidate);
+    let entry = state.sweeps.get_mut(&name).expect("just found");
+    entry.chosen.insert(cell, candidate);
+    entry.changed = context.number;
     state.to_choose.remove(&(name.clone(), cell));
     want(state, &name, trials, context);
     Ok(())
@@ -184,8 +194,8 @@ fn want(state: &mut State, name: &Arc<str>, trials: &[SweepTrial], context: Cont
         let devices = entry.sweep.resources.devices_per_trial;
         let trainer = &entry.sweep.trainer;
         let index = entry.trials.len() as u32;
-        entry.trials.push(trial.clone());
-        let known = state.trials.entry(trial.id).or_insert_with(|| TrialState {
+        Arc::make_mut(&mut entry.trials).push(trial.clone());
+        let known = state.trials.get_or_insert_with(trial.id, || TrialState {
             phase: Phase::Cancelled,
             wanted_by: Vec::with_capacity(1),
             attempts: Vec::new(),
@@ -201,6 +211,7 @@ fn want(state: &mut State, name: &Arc<str>, trials: &[SweepTrial], context: Cont
         known.devices = devices;
         known.cost = trial.cost;
         *entry.counts.of(&known.phase) += 1;
+        entry.tally.enter(index, trial, known);
         if trial.role == Role::Search
             && !known.phase.is_terminal()
             && let Some(searching) = entry.searching.get_mut(&trial.cell)
@@ -231,14 +242,21 @@ fn settle(state: &mut State, id: TrialId, context: Context) {
 /// Changes the phase of a trial and everything that follows from it.
 pub(crate) fn set_phase(state: &mut State, id: TrialId, phase: Phase) {
     dequeue(state, id);
+    let number = state.applied + 1;
     let trial = state.trials.get_mut(&id).expect("the caller found it");
+    for (name, index) in &trial.wanted_by {
+        let entry = state.sweeps.get_mut(name).expect("trials are wanted by sweeps that exist");
+        *entry.counts.of(&trial.phase) -= 1;
+        entry.tally.leave(*index, &entry.trials[*index as usize], trial);
+    }
     let before = std::mem::replace(&mut trial.phase, phase);
     let mut searched = Vec::new();
     for (name, index) in &trial.wanted_by {
         let entry = state.sweeps.get_mut(name).expect("trials are wanted by sweeps that exist");
-        *entry.counts.of(&before) -= 1;
         *entry.counts.of(&trial.phase) += 1;
+        entry.changed = number;
         let wanted = &entry.trials[*index as usize];
+        entry.tally.enter(*index, wanted, trial);
         if wanted.role == Role::Search
             && let Some(searching) = entry.searching.get_mut(&wanted.cell)
         {

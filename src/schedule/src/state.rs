@@ -16,6 +16,9 @@ use sweep::handoff::Progress;
 use sweep::record::{Failure, FailureClass, Provenance, Timing, TrialResult};
 use sweep::{AttemptNo, Sweep, Trainer, TrialId, TrialSpec, text};
 
+use crate::tally::Tally;
+use crate::trials::Trials;
+
 /// Milliseconds since the Unix epoch. Pure code is given the time; it never asks for it.
 pub type Millis = u64;
 
@@ -76,7 +79,7 @@ pub struct State {
     /// Events applied so far: the number of the last one in the journal, which counts from 1.
     pub applied: u64,
     pub sweeps: BTreeMap<Arc<str>, SweepState>,
-    pub trials: BTreeMap<TrialId, TrialState>,
+    pub trials: Trials,
     pub workers: BTreeMap<WorkerId, WorkerState>,
     /// For the bad-node rule.
     pub hosts: BTreeMap<String, HostState>,
@@ -100,8 +103,8 @@ pub struct SweepState {
     /// Set by `cancel`, and by the first failure under `on_failure: stop`.
     pub cancelled: Option<String>,
     /// Every trial the current revision wants so far; grows when a search chooses. The same trial may stand here
-    /// more than once, for cells whose settings are equal.
-    pub trials: Vec<SweepTrial>,
+    /// more than once, for cells whose settings are equal. Shared with snapshots.
+    pub trials: Arc<Vec<SweepTrial>>,
     /// Cell index to candidate index.
     pub chosen: BTreeMap<u32, u32>,
     /// The search trials of each cell, for a search with a validation split.
@@ -109,6 +112,9 @@ pub struct SweepState {
     /// Inputs whose content is another one than for the revision before, with a sentence about it.
     pub changed_inputs: BTreeMap<String, String>,
     pub counts: Counts,
+    pub tally: Tally,
+    /// Number of the last event that changed anything that a report of this sweep shows.
+    pub changed: u64,
 }
 
 /// The search trials of one cell stand together in `SweepState::trials`.
@@ -361,7 +367,8 @@ impl State {
     /// Every trial of the sweep has ended one way or the other, and no search will add more.
     pub fn is_complete(&self, sweep: &str) -> bool {
         let Some(entry) = self.sweeps.get(sweep) else { return false };
-        let chooses = self.to_choose.iter().any(|(name, _)| &**name == sweep);
+        let name: Arc<str> = sweep.into();
+        let chooses = self.to_choose.range((name.clone(), 0)..=(name, u32::MAX)).next().is_some();
         entry.counts.waiting + entry.counts.running == 0 && (entry.cancelled.is_some() || !chooses)
     }
 
@@ -395,6 +402,37 @@ impl State {
         let wanted = entry.trials.get(*index as usize)?;
         let candidate = wanted.candidate.map(|candidate| candidate as usize);
         Some(entry.sweep.trial_spec(wanted.cell as usize, candidate, wanted.role, wanted.seed))
+    }
+
+    /// What a report of one sweep is made from. It shares memory with this state, so it is cheap, and nothing that happens
+    /// afterwards changes it.
+    pub fn snapshot(&self, sweep: &str) -> Option<Self> {
+        let (name, entry) = self.sweeps.get_key_value(sweep)?;
+        // taken apart by name, so that a new field is thought of here
+        let SweepState { sweep, revision, submitted_at, order, cancelled, .. } = entry;
+        let SweepState { trials, chosen, searching, counts, tally: _, changed, .. } = entry;
+        let copy = SweepState {
+            sweep: sweep.clone(),
+            revision: *revision,
+            submitted_at: *submitted_at,
+            order: *order,
+            cancelled: cancelled.clone(),
+            trials: trials.clone(),
+            chosen: chosen.clone(),
+            searching: searching.clone(),
+            counts: *counts,
+            // `status` needs it, a report does not
+            tally: Tally::default(),
+            changed: *changed,
+        };
+        let to_choose = self.to_choose.range((name.clone(), 0)..=(name.clone(), u32::MAX)).cloned().collect();
+        Some(Self {
+            applied: self.applied,
+            sweeps: BTreeMap::from([(name.clone(), copy)]),
+            trials: self.trials.clone(),
+            to_choose,
+            ..Self::default()
+        })
     }
 
     /// The durable part of both is equal: what replay must reproduce.

@@ -54,6 +54,9 @@ impl WaitReason {
     }
 }
 
+/// Waiting trials of a sweep that are looked at: there are few reasons, and a million trials share them.
+const LOOKED_AT: usize = 1_000;
+
 /// Why a sweep does not get on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SweepWaits {
@@ -70,9 +73,9 @@ pub fn sweep_waits(state: &State, sweep: &str, now: Millis) -> Option<SweepWaits
     }
     let looking = Looking::new(state, now);
     let mut worst: Option<(WaitReason, TrialId)> = None;
-    for wanted in &entry.trials {
+    for index in entry.tally.waiting.iter().take(LOOKED_AT) {
+        let wanted = &entry.trials[*index as usize];
         let trial = &state.trials[&wanted.id];
-        let Phase::Waiting { .. } = trial.phase else { continue };
         let reason = match looking.shortage(trial) {
             Some(reason) => reason,
             // its own trials have the slots

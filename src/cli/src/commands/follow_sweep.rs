@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use protocol::v1::{ReportReply, SweepStatus, TailMessage, TrialEnded, tail_message::Message};
+use protocol::v1::{ReportFiles, SweepStatus, TailMessage, TrialEnded, tail_message::Message};
 use protocol::{Token, v1};
 use tokio::time::Instant;
 use tonic::Streaming;
 
 use crate::client::Client;
 use crate::exit::ExpectedError;
+use crate::reports::{Nowhere, Report};
 use crate::results_folder::ResultsFolder;
 use crate::talk;
 
@@ -101,19 +102,37 @@ impl Follower {
         }
     }
 
-    /// The report, waiting for a coordinator that is away.
-    pub async fn report(&mut self) -> Result<ReportReply, ExpectedError> {
+    /// The report's text, waiting for a coordinator that is away.
+    pub async fn report(&mut self) -> Result<Report, ExpectedError> {
         loop {
-            match self.client.report(&self.sweep).await {
-                Err(ExpectedError::Unreachable { .. }) if self.reconnects => {
-                    tokio::time::sleep(AGAIN).await;
-                    // the next question finds out whether it is back
-                    let _ = self.client.reconnect(self.token.clone()).await;
-                }
+            match self.client.report(&self.sweep, ReportFiles::None, &mut Nowhere).await {
+                Err(ExpectedError::Unreachable { .. }) if self.reconnects => self.connect_again().await,
                 answer => return answer,
             }
         }
     }
+
+    /// Writes the report's files into their folder, waiting for a coordinator that is away.
+    async fn write_report(&mut self, folder: &ResultsFolder) -> Result<(), ExpectedError> {
+        loop {
+            match write_report(&mut self.client, &self.sweep, folder).await {
+                Err(ExpectedError::Unreachable { .. }) if self.reconnects => self.connect_again().await,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn connect_again(&mut self) {
+        tokio::time::sleep(AGAIN).await;
+        // the next question finds out whether it is back
+        let _ = self.client.reconnect(self.token.clone()).await;
+    }
+}
+
+async fn write_report(client: &mut Client, sweep: &str, folder: &ResultsFolder) -> Result<(), ExpectedError> {
+    let mut update = folder.update()?;
+    client.report(sweep, ReportFiles::All, &mut update).await?;
+    update.finish()
 }
 
 /// Submits, waiting for a coordinator that is not there yet or restarts at this moment.
@@ -178,11 +197,7 @@ impl Writer {
     /// Brings the folder up to date in the middle of a sweep. A failure is reported once and retried later.
     pub async fn refresh(&mut self, client: &mut Client, sweep: &str) {
         let started = Instant::now();
-        let written = match client.report(sweep).await {
-            Ok(report) => self.folder.write_report(&report),
-            Err(error) => Err(error),
-        };
-        match written {
+        match write_report(client, sweep, &self.folder).await {
             Ok(()) => {
                 if std::mem::take(&mut self.pause) > Duration::ZERO {
                     talk::say(&format!("results are written again, into {}", self.folder.path().display()));
@@ -204,10 +219,10 @@ impl Writer {
     }
 
     /// The last report of a command: worth a few attempts.
-    pub async fn finish(&mut self, report: &ReportReply) -> Result<(), ExpectedError> {
+    pub async fn finish(&mut self, follower: &mut Follower) -> Result<(), ExpectedError> {
         let mut tries = 1;
         loop {
-            match self.folder.write_report(report) {
+            match follower.write_report(&self.folder).await {
                 Err(_) if tries < LAST_TRIES => {
                     tries += 1;
                     tokio::time::sleep(AGAIN).await;

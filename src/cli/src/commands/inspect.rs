@@ -3,9 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use coordinator::status as describe;
-use protocol::v1::{
-    ReportFile, ReportReply, RunningTrial, StatusReply, SweepStatus, TrialEnded, WorkerStatus, trial_ended,
-};
+use protocol::v1::{ReportFiles, RunningTrial, StatusReply, SweepStatus, TrialEnded, WorkerStatus, trial_ended};
+use report::FileSink;
 use schedule::Config;
 use schedule::state::State;
 use serde_json::{Value, json};
@@ -19,6 +18,7 @@ use crate::exit::{ExpectedError, Outcome};
 use crate::follow::{self, View, duration};
 use crate::offline::{self, Source};
 use crate::output::{self, Output, Reader, SCHEMA, counted};
+use crate::reports::{self, Nowhere, Report, ToStdout};
 use crate::results_folder::ResultsFolder;
 use crate::signals::Signals;
 use crate::{advice, talk};
@@ -28,7 +28,7 @@ const TABLE_EVERY: Duration = Duration::from_secs(60);
 const TERMINAL_TABLE_EVERY: Duration = Duration::from_secs(2);
 /// A table of a large sweep takes its time: at most this share of the coordinator's.
 const TABLE_SHARE: u32 = 10;
-/// Running trials listed by `status`; the JSON has them all.
+/// Running trials listed by `status`; the JSON has up to 1,000.
 const MAX_RUNNING: usize = 20;
 /// Workers that are gone, listed by `status`.
 const MAX_GONE: usize = 3;
@@ -54,17 +54,25 @@ pub async fn status(arguments: &StatusArgs, output: Output) -> Result<Outcome, E
 }
 
 pub async fn table(arguments: &TableArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let report = report(&arguments.target, &arguments.sweep).await?;
-    if let Some(results) = &arguments.results {
-        let folder = ResultsFolder::new(results, &arguments.sweep);
-        folder.write_report(&report)?;
-        talk::say(&format!("results are in {}", folder.path().display()));
-    }
-    let results = || {
-        let file = report.files.iter().find(|file| file.name == "results.json");
-        file.and_then(|file| serde_json::from_slice::<Value>(&file.content).ok()).unwrap_or_default()
+    let (target, sweep) = (&arguments.target, &arguments.sweep);
+    let report = match &arguments.results {
+        Some(results) => {
+            let folder = ResultsFolder::new(results, sweep);
+            let mut update = folder.update()?;
+            let report = report(target, sweep, ReportFiles::All, &mut update).await?;
+            update.finish()?;
+            talk::say(&format!("results are in {}", folder.path().display()));
+            if output.is_json() {
+                output::copy_file(&folder.path().join(report::RESULTS_JSON))?;
+            }
+            report
+        }
+        None if output.is_json() => report(target, sweep, ReportFiles::Json, &mut ToStdout).await?,
+        None => report(target, sweep, ReportFiles::None, &mut Nowhere).await?,
     };
-    output.print(|| output::table(&report.text), results)?;
+    if !output.is_json() {
+        output.print(|| output::table(&report.text), || Value::Null)?;
+    }
     Ok(if report.complete && report.failed_trials > 0 { Outcome::FailedCells } else { Outcome::Complete })
 }
 
@@ -113,7 +121,7 @@ pub async fn explain(arguments: &ExplainArgs, output: Output) -> Result<Outcome,
 pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let Some(client) = offline::live(&arguments.target).await? else {
         talk::say("no coordinator runs: nothing will change; this is how it stands");
-        let report = report(&arguments.target, &arguments.sweep).await?;
+        let report = report(&arguments.target, &arguments.sweep, ReportFiles::None, &mut Nowhere).await?;
         return last_words(&report, output);
     };
     let mut signals = Signals::listen()?;
@@ -172,7 +180,7 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
 }
 
 /// The table at the end, and how the sweep ended.
-fn last_words(report: &ReportReply, output: Output) -> Result<Outcome, ExpectedError> {
+fn last_words(report: &Report, output: Output) -> Result<Outcome, ExpectedError> {
     let end =
         || json!({ "schema": SCHEMA, "end": { "complete": report.complete, "failed_trials": report.failed_trials } });
     // the outcome is the sweep's, whether somebody reads it or not
@@ -180,19 +188,17 @@ fn last_words(report: &ReportReply, output: Output) -> Result<Outcome, ExpectedE
     Ok(if report.complete && report.failed_trials > 0 { Outcome::FailedCells } else { Outcome::Complete })
 }
 
-async fn report(target: &crate::args::Target, sweep: &str) -> Result<ReportReply, ExpectedError> {
+async fn report(
+    target: &crate::args::Target,
+    sweep: &str,
+    files: ReportFiles,
+    sink: &mut dyn FileSink,
+) -> Result<Report, ExpectedError> {
     match offline::source(target).await? {
-        Source::Live(mut client) => client.report(sweep).await,
+        Source::Live(mut client) => client.report(sweep, files, sink).await,
         Source::Journal(state) => {
-            let report =
-                report::report_at(&state, sweep, output::width()).ok_or_else(|| unknown_sweep(&state, sweep))?;
-            let file = |(name, content): (String, Vec<u8>)| ReportFile { name, content };
-            Ok(ReportReply {
-                files: report.files.into_iter().map(file).collect(),
-                text: report.text,
-                complete: report.complete,
-                failed_trials: report.failed_trials,
-            })
+            let report = reports::from_state(&state, sweep, files, sink)?;
+            report.ok_or_else(|| unknown_sweep(&state, sweep))
         }
     }
 }
@@ -298,7 +304,7 @@ fn sweep_text(sweep: &SweepStatus) -> String {
         let progress = follow::trial_text(trial);
         text.push_str(&format!("  {id}  {cell} seed {seed}  {progress}  on {worker} slot {slot}\n"));
     }
-    let more = sweep.running_trials.len().saturating_sub(MAX_RUNNING);
+    let more = sweep.running.saturating_sub(MAX_RUNNING as u64);
     if more > 0 {
         text.push_str(&format!("  and {more} more\n"));
     }

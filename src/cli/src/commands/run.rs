@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use protocol::v1::{ReportReply, StatusReply, SubmitReply, SweepStatus};
+use protocol::v1::{StatusReply, SubmitReply, SweepStatus};
 use schedule::WaitReason;
 use schedule::state::Slot;
 use serde_json::json;
@@ -21,6 +21,7 @@ use crate::exit::{ExpectedError, Outcome};
 use crate::follow::View;
 use crate::output::{self, Output, SCHEMA, counted};
 use crate::preflight::{self, Places};
+use crate::reports::Report;
 use crate::results_folder::ResultsFolder;
 use crate::signals::Signals;
 use crate::{advice, estimate, rendezvous, talk, trainer};
@@ -222,7 +223,7 @@ impl Run<'_> {
                     Err(error @ ExpectedError::Unreachable { .. }) if !lasts => return Err(error),
                     report => report,
                 };
-                self.conclude(&mut writer, report, None).await
+                self.conclude(&mut follower, &mut writer, report, None).await
             }
             Followed::Interrupted(signal) => {
                 let name = &reply.sweep;
@@ -279,15 +280,17 @@ impl Run<'_> {
         };
         let outcome = match (followed, left) {
             (Err(error), _) | (Ok(_), Err(error)) => Err(error),
-            (Ok(Followed::Complete), Ok(())) => self.conclude(&mut writer, follower.report().await, None).await,
+            (Ok(Followed::Complete), Ok(())) => {
+                let report = follower.report().await;
+                self.conclude(&mut follower, &mut writer, report, None).await
+            }
             (Ok(Followed::Interrupted(signal)), Ok(())) => {
-                self.conclude(&mut writer, follower.report().await, Some(signal)).await
+                let report = follower.report().await;
+                self.conclude(&mut follower, &mut writer, report, Some(signal)).await
             }
             (Ok(Followed::Stuck(because)), Ok(())) => {
                 // the reason comes first; results that cannot be written are in the journal all the same
-                if let Ok(report) = follower.report().await {
-                    let _ = writer.finish(&report).await;
-                }
+                let _ = writer.finish(&mut follower).await;
                 // nobody else can start a worker for this coordinator
                 let because = because.replace("start a worker with --devices-per-slot", "give --devices-per-slot");
                 let reason = advice::complete(&because, &self.arguments.target, None);
@@ -393,12 +396,13 @@ impl Run<'_> {
     /// the table is printed all the same.
     async fn conclude(
         &self,
+        follower: &mut Follower,
         writer: &mut Writer,
-        report: Result<ReportReply, ExpectedError>,
+        report: Result<Report, ExpectedError>,
         interrupted: Option<&'static str>,
     ) -> Result<Outcome, ExpectedError> {
         let report = report.map_err(|error| self.not_written(writer, &error))?;
-        let written = writer.finish(&report).await;
+        let written = writer.finish(follower).await;
         let outcome = match (interrupted, report.complete && report.failed_trials == 0) {
             (_, true) => Outcome::Complete,
             (Some(_), false) => Outcome::Interrupted,

@@ -2,7 +2,7 @@
 
 use schedule::event::{Effect, EndedAttempt, Event, Input, Outcome, Recorded, Rejected};
 use schedule::state::{Phase, Presence, WorkerId, WorkerInfo};
-use schedule::{next_deadline, turn};
+use schedule::{held_up, longest_wait, next_deadline, turn};
 use sweep::record::FailureClass;
 
 use crate::sweeps::grid;
@@ -12,6 +12,60 @@ fn one_running(world: &mut World) -> (WorkerId, Started) {
     let worker = world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));
     (worker, world.started()[0].clone())
+}
+
+/// The coordinator was stopped (SIGSTOP, a suspended machine) for twice the lease: nobody was silent.
+#[test]
+fn a_coordinator_that_was_stopped_gives_everybody_a_whole_lease() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    let lease = world.config.lease_ms;
+    world.now += 2 * lease;
+    assert!(held_up(&mut world.state, &world.config, 2 * lease, world.now));
+    world.wait(lease - 1);
+    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+    // it has missed the lease that it was given anew
+    world.wait(1);
+    assert!(matches!(world.state.workers[&worker].presence, Presence::Gone { .. }));
+}
+
+#[test]
+fn a_short_stop_of_the_coordinator_counts_against_nobody() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    let lease = world.config.lease_ms;
+    assert!(!held_up(&mut world.state, &world.config, 1_000, world.now), "busy machines are late by as much");
+    world.wait(lease / 2);
+    let gap = lease / 2 - 1;
+    world.now += gap;
+    assert!(held_up(&mut world.state, &world.config, gap, world.now));
+    world.wait(lease / 2 - 1);
+    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+    // a dead worker is found although the coordinator is slow again and again
+    world.wait(1);
+    assert!(matches!(world.state.workers[&worker].presence, Presence::Gone { .. }));
+}
+
+#[test]
+fn a_stop_of_the_coordinator_is_no_stall_of_an_attempt() {
+    let mut world = World::new();
+    let (worker, first) = one_running(&mut world);
+    world.beat(&worker, std::slice::from_ref(&first), 1).expect("it joined");
+    let stall = world.config.stall_ms;
+    world.now += stall;
+    assert!(held_up(&mut world.state, &world.config, stall, world.now));
+    world.beat(&worker, std::slice::from_ref(&first), 1).expect("it joined");
+    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+}
+
+#[test]
+fn a_coordinator_with_workers_never_waits_so_long_that_a_stop_goes_unnoticed() {
+    let mut world = World::new();
+    assert_eq!(longest_wait(&world.state, &world.config), None);
+    one_running(&mut world);
+    assert_eq!(longest_wait(&world.state, &world.config), Some(1_000));
+    world.config.lease_ms = 400;
+    assert_eq!(longest_wait(&world.state, &world.config), Some(100));
 }
 
 #[test]

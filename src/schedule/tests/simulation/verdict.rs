@@ -19,7 +19,7 @@ pub fn judge(world: &World) -> Verdict {
     if !replayed.same_history(state) {
         return Err("P4: replay differs from live at the end".to_owned());
     }
-    for (id, trial) in &state.trials {
+    for (id, trial) in state.trials.iter() {
         if !trial.phase.is_terminal() {
             return Err(format!("P1: trial {id} ends as {:?}", trial.phase));
         }

@@ -16,6 +16,7 @@ use schedule::state::{Slot, SweepTrial};
 use sweep::Sweep;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use v1::report_chunk::Chunk;
 use v1::tail_message::Message;
 use worker::{Handle, Options, Timing, Worker};
 
@@ -273,12 +274,19 @@ impl Rig {
     async fn report_file(&self, name: &str) -> String {
         let token = protocol::token::attach(self.token());
         let mut client = ControlClient::with_interceptor(self.channel().await, token);
-        let reply = patient(client.get_report(v1::ReportRequest { sweep: "small".into(), width: 0 }))
-            .await
-            .unwrap()
-            .into_inner();
-        let file = reply.files.into_iter().find(|file| file.name == name).unwrap();
-        String::from_utf8(file.content).unwrap()
+        let request = v1::ReportRequest { sweep: "small".into(), width: 0, files: v1::ReportFiles::All.into() };
+        let mut chunks = patient(client.get_report(request)).await.unwrap().into_inner();
+        let (mut content, mut is_it, mut ended) = (Vec::new(), false, false);
+        while let Some(chunk) = patient(chunks.message()).await.unwrap() {
+            match chunk.chunk.unwrap() {
+                Chunk::File(file) => is_it = file == name,
+                Chunk::Content(piece) if is_it => content.extend(piece),
+                Chunk::End(_) => ended = true,
+                Chunk::Head(_) | Chunk::Text(_) | Chunk::Content(_) => {}
+            }
+        }
+        assert!(ended, "the report was cut off");
+        String::from_utf8(content).unwrap()
     }
 
     /// Of any trial, by the journal.

@@ -1,0 +1,261 @@
+//! Reports: made from snapshots, outside the task that owns the state, and sent in pieces, so that neither the owner nor
+//! the network has to hold one. What was made last is kept until its sweep changes: whoever asks meanwhile shares it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use protocol::v1;
+use report::{FileSink, MAX_PIECE, Reporter};
+use schedule::state::State;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::spawn_blocking;
+use tonic::Status;
+use v1::report_chunk::Chunk;
+
+use crate::message::{self, Message, Read};
+
+/// Reports with files of large sweeps that are made at a time; who comes later waits.
+const LARGE_AT_A_TIME: usize = 2;
+/// Trials up to which a report is made in memory, and kept.
+const SMALL: usize = 2_000;
+/// Sweeps whose reports are kept, each at a few widths.
+const KEPT_SWEEPS: usize = 16;
+const KEPT_WIDTHS: usize = 4;
+/// A reader that takes no piece for so long is cut off: it holds a snapshot.
+const SEND_PATIENCE: Duration = Duration::from_secs(30);
+/// Pieces under way to one reader.
+const PIECES: usize = 4;
+
+type ToReader = mpsc::Sender<Result<v1::ReportChunk, Status>>;
+type Files = Vec<(String, Vec<u8>)>;
+
+#[derive(Clone)]
+pub struct Reports {
+    owner: mpsc::Sender<Message>,
+    made_last: Arc<Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Kept>>>>>,
+    large: Arc<Semaphore>,
+}
+
+/// The report of one sweep as it was made last.
+#[derive(Default)]
+struct Kept {
+    /// Before its snapshot was taken: it answers whoever asked before.
+    asked: Option<Instant>,
+    /// `SweepState::changed`.
+    changed: Option<u64>,
+    head: v1::ReportHead,
+    /// By width.
+    texts: BTreeMap<usize, Arc<str>>,
+    /// Of a small sweep, once somebody wanted them.
+    files: Option<Arc<Files>>,
+}
+
+/// A report that is whole in memory.
+struct Whole {
+    head: v1::ReportHead,
+    text: Arc<str>,
+    files: Option<Arc<Files>>,
+}
+
+impl Reports {
+    pub fn new(owner: mpsc::Sender<Message>) -> Self {
+        Self { owner, made_last: Arc::default(), large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)) }
+    }
+
+    /// The chunks of a report. A sweep that does not exist is refused before the first.
+    pub async fn open(
+        &self,
+        sweep: String,
+        width: usize,
+        files: v1::ReportFiles,
+    ) -> Result<mpsc::Receiver<Result<v1::ReportChunk, Status>>, Status> {
+        let first = self.snapshot(&sweep, None).await?.ok_or_else(|| Status::internal("no snapshot was taken"))?;
+        let num_trials = first.sweeps.values().map(|entry| entry.trials.len()).sum::<usize>();
+        drop(first);
+        let (sender, receiver) = mpsc::channel(PIECES);
+        let reports = self.clone();
+        tokio::spawn(async move {
+            let sent = if num_trials <= SMALL || files == v1::ReportFiles::None {
+                reports.send_kept(sweep, width, files, &sender).await
+            } else {
+                reports.send_large(sweep, width, files, &sender).await
+            };
+            if let Err(status) = sent {
+                tracing::warn!(%status, "a report was not sent to its end");
+                let _ = tokio::time::timeout(SEND_PATIENCE, sender.send(Err(status))).await;
+            }
+        });
+        Ok(receiver)
+    }
+
+    pub async fn why(&self, sweep: String, cell: String) -> Result<report::Why, Status> {
+        let state = self.snapshot(&sweep, None).await?.ok_or_else(|| Status::internal("no snapshot was taken"))?;
+        off_thread(move || report::why(&state, &sweep, &cell)).await?.map_err(Status::not_found)
+    }
+
+    /// `None`: the sweep has not changed since `known`.
+    async fn snapshot(&self, sweep: &str, known: Option<u64>) -> Result<Option<Arc<State>>, Status> {
+        let sweep = sweep.to_owned();
+        message::ask(&self.owner, |reply| Message::Read(Read::Snapshot { sweep, known, reply })).await
+    }
+
+    async fn send_kept(
+        &self,
+        sweep: String,
+        width: usize,
+        files: v1::ReportFiles,
+        to: &ToReader,
+    ) -> Result<(), Status> {
+        let Whole { head, text, files: made } = self.kept(&sweep, width, files != v1::ReportFiles::None).await?;
+        send(to, Chunk::Head(head)).await?;
+        for piece in pieces(&text) {
+            send(to, Chunk::Text(piece.to_owned())).await?;
+        }
+        let made = made.unwrap_or_default();
+        let wanted = |name: &str| files == v1::ReportFiles::All || name == report::RESULTS_JSON;
+        for (name, content) in made.iter().filter(|(name, _)| wanted(name)) {
+            send(to, Chunk::File(name.clone())).await?;
+            for piece in content.chunks(MAX_PIECE) {
+                send(to, Chunk::Content(piece.to_vec())).await?;
+            }
+        }
+        send(to, Chunk::End(v1::ReportEnd {})).await
+    }
+
+    /// Made now, or before by somebody who asked later than this call: those who poll share what they wait for.
+    async fn kept(&self, sweep: &str, width: usize, with_files: bool) -> Result<Whole, Status> {
+        let asked = Instant::now();
+        let place = self.place_of(sweep);
+        let mut kept = place.lock().await;
+        let has = kept.texts.contains_key(&width) && (!with_files || kept.files.is_some());
+        if !has || kept.asked.is_none_or(|taken| taken < asked) {
+            let taken = Instant::now();
+            if let Some(state) = self.snapshot(sweep, kept.changed.filter(|_| has)).await? {
+                let changed = state.sweeps.get(sweep).map(|entry| entry.changed);
+                let (head, text, files) = made(state, sweep.to_owned(), width, with_files).await?;
+                if kept.changed != changed || kept.texts.len() >= KEPT_WIDTHS {
+                    *kept = Kept::default();
+                }
+                (kept.changed, kept.head) = (changed, head);
+                kept.texts.insert(width, text);
+                kept.files = files.or_else(|| kept.files.take());
+            }
+            kept.asked = Some(taken);
+        }
+        let text = kept.texts.get(&width).cloned().unwrap_or_default();
+        Ok(Whole { head: kept.head, text, files: kept.files.clone().filter(|_| with_files) })
+    }
+
+    fn place_of(&self, sweep: &str) -> Arc<tokio::sync::Mutex<Kept>> {
+        let mut places = self.made_last.lock().unwrap_or_else(PoisonError::into_inner);
+        if places.len() >= KEPT_SWEEPS && !places.contains_key(sweep) {
+            // those that somebody waits for stay
+            places.retain(|_, place| Arc::strong_count(place) > 1);
+        }
+        places.entry(sweep.to_owned()).or_default().clone()
+    }
+
+    /// Written while it is sent, from one snapshot.
+    async fn send_large(
+        &self,
+        sweep: String,
+        width: usize,
+        files: v1::ReportFiles,
+        to: &ToReader,
+    ) -> Result<(), Status> {
+        let _turn = self.large.acquire().await.map_err(|_| Status::unavailable("the coordinator is ending"))?;
+        let state = self.snapshot(&sweep, None).await?.ok_or_else(|| Status::internal("no snapshot was taken"))?;
+        let mut reader = Reader { to: to.clone(), runtime: Handle::current() };
+        let written = move || -> io::Result<()> {
+            let Some(reporter) = Reporter::of(&state, &sweep) else { return Err(io::ErrorKind::NotFound.into()) };
+            reader.send(Chunk::Head(head_of(&reporter)))?;
+            for piece in pieces(&reporter.text(width)) {
+                reader.send(Chunk::Text(piece.to_owned()))?;
+            }
+            match files {
+                v1::ReportFiles::None => {}
+                v1::ReportFiles::Json => reporter.write_json(&mut reader)?,
+                v1::ReportFiles::All => reporter.write_files(&mut reader)?,
+            }
+            reader.send(Chunk::End(v1::ReportEnd {}))
+        };
+        off_thread(written).await?.map_err(|error| Status::aborted(error.to_string()))
+    }
+}
+
+/// Head and text of a report, and its files.
+async fn made(
+    state: Arc<State>,
+    sweep: String,
+    width: usize,
+    with_files: bool,
+) -> Result<(v1::ReportHead, Arc<str>, Option<Arc<Files>>), Status> {
+    let made = move || {
+        let reporter = Reporter::of(&state, &sweep)?;
+        let mut files = Files::new();
+        if with_files {
+            reporter.write_files(&mut files).ok()?;
+        }
+        Some((head_of(&reporter), reporter.text(width).into(), with_files.then(|| Arc::new(files))))
+    };
+    off_thread(made).await?.ok_or_else(|| Status::internal("a snapshot without its sweep"))
+}
+
+fn head_of(reporter: &Reporter<'_>) -> v1::ReportHead {
+    v1::ReportHead { complete: reporter.complete(), failed_trials: reporter.failed_trials() }
+}
+
+/// A panic answers this question and no other.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "a question cannot be answered");
+        Status::internal("the coordinator has a fault and cannot answer this: its log says more")
+    })
+}
+
+async fn send(to: &ToReader, chunk: Chunk) -> Result<(), Status> {
+    let chunk = v1::ReportChunk { chunk: Some(chunk) };
+    match tokio::time::timeout(SEND_PATIENCE, to.send(Ok(chunk))).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Status::cancelled("the reader of a report hung up")),
+        Err(_) => Err(Status::aborted("the report was not read")),
+    }
+}
+
+/// The sending half for code that may block.
+struct Reader {
+    to: ToReader,
+    runtime: Handle,
+}
+
+impl Reader {
+    fn send(&self, chunk: Chunk) -> io::Result<()> {
+        self.runtime.block_on(send(&self.to, chunk)).map_err(|status| io::Error::other(status.message().to_owned()))
+    }
+}
+
+impl FileSink for Reader {
+    fn begin(&mut self, name: &str) -> io::Result<()> {
+        self.send(Chunk::File(name.to_owned()))
+    }
+
+    fn write(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.send(Chunk::Content(piece.to_vec()))
+    }
+}
+
+/// A text in pieces that a chunk may hold.
+fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (piece, after) = rest.split_at(rest.floor_char_boundary(MAX_PIECE));
+        rest = after;
+        Some(piece)
+    })
+}

@@ -1,0 +1,115 @@
+//! What `status` shows of a sweep, kept up to date with every change of a phase instead of counted anew over all its
+//! trials: which of them wait and run, how many cells are complete, how much work is done and left.
+//!
+//! It follows from the trials alone (invariant S8).
+
+use std::collections::BTreeSet;
+
+use sweep::definition::Role;
+
+use crate::state::{Phase, SweepTrial, TrialState};
+
+/// All of it in whole numbers, so that what was added can be taken away again exactly.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Indices into `SweepState::trials`.
+    pub waiting: BTreeSet<u32>,
+    pub running: BTreeSet<u32>,
+    /// Cells with result trials all of which have a result.
+    pub complete_cells: u64,
+    /// Predicted work of the trials with a result, of those that wait and of those that run, in `WORK_UNITS`.
+    pub done_work: u128,
+    pub waiting_work: u128,
+    pub running_work: u128,
+    /// What the attempts that gave results took.
+    pub done_ms: u64,
+    /// By cell: result trials, and those of them that have a result.
+    cells: Vec<(u32, u32)>,
+}
+
+/// In one unit of `SweepTrial::cost`.
+const WORK_UNITS: f64 = 1e9;
+
+/// Predicted work as a whole number; a cast from a float saturates.
+fn work(cost: f64) -> u128 {
+    (cost * WORK_UNITS) as u128
+}
+
+/// The predicted work that a whole number stands for, as `SweepTrial::cost` counts it.
+pub fn cost_of(work: u128) -> f64 {
+    work as f64 / WORK_UNITS
+}
+
+impl Tally {
+    pub(crate) fn of_cells(num_cells: usize) -> Self {
+        Self { cells: vec![(0, 0); num_cells], ..Self::default() }
+    }
+
+    /// Adds a trial in the phase that it has.
+    pub(crate) fn enter(&mut self, index: u32, wanted: &SweepTrial, trial: &TrialState) {
+        match &trial.phase {
+            Phase::Waiting { .. } => {
+                self.waiting.insert(index);
+                self.waiting_work += work(wanted.cost);
+            }
+            Phase::Running { .. } => {
+                self.running.insert(index);
+                self.running_work += work(wanted.cost);
+            }
+            Phase::Succeeded { .. } => {
+                self.done_work += work(wanted.cost);
+                self.done_ms = self.done_ms.saturating_add(duration_ms(trial));
+            }
+            Phase::Failed { .. } | Phase::Cancelled => {}
+        }
+        self.change_cell(wanted, |(trials, succeeded)| {
+            *trials += 1;
+            *succeeded += u32::from(has_result(trial));
+        });
+    }
+
+    /// Takes a trial away again, in the phase that it still has.
+    pub(crate) fn leave(&mut self, index: u32, wanted: &SweepTrial, trial: &TrialState) {
+        match &trial.phase {
+            Phase::Waiting { .. } => {
+                self.waiting.remove(&index);
+                self.waiting_work -= work(wanted.cost);
+            }
+            Phase::Running { .. } => {
+                self.running.remove(&index);
+                self.running_work -= work(wanted.cost);
+            }
+            Phase::Succeeded { .. } => {
+                self.done_work -= work(wanted.cost);
+                self.done_ms = self.done_ms.saturating_sub(duration_ms(trial));
+            }
+            Phase::Failed { .. } | Phase::Cancelled => {}
+        }
+        self.change_cell(wanted, |(trials, succeeded)| {
+            *trials -= 1;
+            *succeeded -= u32::from(has_result(trial));
+        });
+    }
+
+    fn change_cell(&mut self, wanted: &SweepTrial, change: impl FnOnce(&mut (u32, u32))) {
+        if wanted.role != Role::Result {
+            return;
+        }
+        let Some(cell) = self.cells.get_mut(wanted.cell as usize) else { return };
+        let is_complete = |(trials, succeeded): (u32, u32)| trials > 0 && trials == succeeded;
+        let before = u64::from(is_complete(*cell));
+        change(cell);
+        self.complete_cells = self.complete_cells + u64::from(is_complete(*cell)) - before;
+    }
+}
+
+fn has_result(trial: &TrialState) -> bool {
+    matches!(trial.phase, Phase::Succeeded { .. })
+}
+
+/// Of the attempt that gave the result.
+fn duration_ms(trial: &TrialState) -> u64 {
+    let Phase::Succeeded { attempt, .. } = trial.phase else { return 0 };
+    let Some(attempt) = trial.attempt(attempt) else { return 0 };
+    attempt.ended.as_ref().map_or(0, |ended| ended.at.saturating_sub(attempt.started_at))
+}
