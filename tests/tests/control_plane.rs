@@ -126,6 +126,31 @@ fn what_a_run_at_a_borrowed_coordinator_says_to_do_works() {
     wait_for("the command that was shown follows the sweep", || tail.stderr().contains("idle: ").then_some(()));
 }
 
+/// SIGSTOP for longer than the lease: nobody was silent, so nobody loses anything.
+#[test]
+fn a_stopped_coordinator_costs_no_attempt() {
+    let mut system = System::new();
+    system.coordinator_flags = ["--heartbeat-ms", "500", "--lease-ms", "3000"].map(str::to_owned).to_vec();
+    let coordinator = system.coordinator();
+    rehearse(&mut system, "--rehearse-epoch-ms 150");
+    let _worker = system.worker("rehearsing", 2);
+    let mut run = submit(&system, 1);
+    wait_for("both trials run", || {
+        let running = system.status()?["sweeps"][0]["running"].as_u64()?;
+        (running == 2).then_some(())
+    });
+    coordinator.signal(Signal::SIGSTOP);
+    std::thread::sleep(Duration::from_secs(7));
+    coordinator.signal(Signal::SIGCONT);
+    run.expect_exit(0);
+    let journal = system.journal();
+    let lost: Vec<_> = journal.iter().filter(|entry| entry["event"].get("attempt_failed").is_some()).collect();
+    assert!(lost.is_empty(), "the stop cost an attempt: {lost:?}");
+    assert_eq!(num_dispatches(&system), 2);
+    let noticed = coordinator.stderr() + &coordinator.stdout();
+    assert!(noticed.contains("was held up"), "the stop was shorter than the lease, or went unnoticed: {noticed}");
+}
+
 /// Not a test of speed: prints what issue and README quote. `make soak` runs it.
 #[test]
 #[ignore = "a measurement: make soak"]

@@ -53,10 +53,10 @@ pub(crate) struct Fault {
 }
 
 /// What those who watch are shown.
-struct Looking<'a> {
-    state: &'a State,
-    config: &'a Config,
-    now: Millis,
+pub(crate) struct Looking<'a> {
+    pub state: &'a State,
+    pub config: &'a Config,
+    pub now: Millis,
 }
 
 /// What is done once a turn is durable.
@@ -261,7 +261,7 @@ impl Owner {
     }
 
     /// A panic there ends the open calls and nothing else.
-    fn tell_tails(&mut self, tell: impl FnOnce(&mut Tails, Looking<'_>)) {
+    pub(crate) fn tell_tails(&mut self, tell: impl FnOnce(&mut Tails, Looking<'_>)) {
         let looking = Looking { state: &self.state, config: &self.config, now: self.clock.now() };
         if catch_unwind(AssertUnwindSafe(|| tell(&mut self.tails, looking))).is_err() {
             self.tails = Tails::default();

@@ -11,7 +11,6 @@ use tonic::Status;
 use crate::message::Read;
 use crate::owner::Owner;
 use crate::status;
-use crate::tail::Tails;
 
 /// Workers that are gone stay in the state for ever; `status` shows the latest of them, for a day.
 const GONE_SHOWN: usize = 20;
@@ -24,11 +23,7 @@ impl Owner {
         match read {
             Read::Status { sweep, reply } => drop(reply.send(guarded(|| self.status(&sweep)))),
             Read::Tail { sweep, messages } => {
-                let now = self.clock.now();
-                let (state, config) = (&self.state, &self.config);
-                if guarded(|| Ok(self.tails.open(sweep, messages, state, config, now))).is_err() {
-                    self.tails = Tails::default();
-                }
+                self.tell_tails(|tails, owner| tails.open(sweep, messages, owner.state, owner.config, owner.now));
             }
             Read::Snapshot { sweep, known, reply } => drop(reply.send(guarded(|| self.snapshot(&sweep, known)))),
             Read::Explain { trial, reply } => drop(reply.send(guarded(|| self.explain(&trial)))),

@@ -135,7 +135,7 @@ impl Reports {
             let taken = Instant::now();
             if let Some(state) = self.snapshot(sweep, kept.changed.filter(|_| has)).await? {
                 let changed = state.sweeps.get(sweep).map(|entry| entry.changed);
-                let (head, text, files) = made(state, sweep.to_owned(), width, with_files).await?;
+                let Whole { head, text, files } = made(state, sweep.to_owned(), width, with_files).await?;
                 if kept.changed != changed || kept.texts.len() >= KEPT_WIDTHS {
                     *kept = Kept::default();
                 }
@@ -186,20 +186,15 @@ impl Reports {
     }
 }
 
-/// Head and text of a report, and its files.
-async fn made(
-    state: Arc<State>,
-    sweep: String,
-    width: usize,
-    with_files: bool,
-) -> Result<(v1::ReportHead, Arc<str>, Option<Arc<Files>>), Status> {
+async fn made(state: Arc<State>, sweep: String, width: usize, with_files: bool) -> Result<Whole, Status> {
     let made = move || {
         let reporter = Reporter::of(&state, &sweep)?;
         let mut files = Files::new();
         if with_files {
             reporter.write_files(&mut files).ok()?;
         }
-        Some((head_of(&reporter), reporter.text(width).into(), with_files.then(|| Arc::new(files))))
+        let (head, text) = (head_of(&reporter), reporter.text(width).into());
+        Some(Whole { head, text, files: with_files.then(|| Arc::new(files)) })
     };
     off_thread(made).await?.ok_or_else(|| Status::internal("a snapshot without its sweep"))
 }

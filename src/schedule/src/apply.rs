@@ -354,7 +354,32 @@ fn worker_gone(state: &mut State, worker: &WorkerId, reason: &str, context: Cont
     entry.presence = Presence::Gone { reason: reason.to_owned(), at: context.at };
     // what it still holds it will say itself, should it come back
     entry.slots.fill(None);
+    forget_the_longest_gone(state);
     Ok(())
+}
+
+/// Workers that are gone and are remembered whole.
+pub const KEPT_GONE: usize = 100;
+
+/// Attempts refer to workers for ever, and each run of a worker is a new one: of those that have been gone the longest
+/// only the host and the build stay.
+fn forget_the_longest_gone(state: &mut State) {
+    let whole = |(worker, entry): (&WorkerId, &WorkerState)| match entry.presence {
+        Presence::Gone { at, .. } if !entry.info.slots.is_empty() => Some((at, worker.clone())),
+        _ => None,
+    };
+    let mut gone: Vec<(Millis, WorkerId)> = state.workers.iter().filter_map(whole).collect();
+    let Some(too_many) = gone.len().checked_sub(KEPT_GONE) else { return };
+    gone.sort_unstable();
+    for (at, worker) in gone.into_iter().take(too_many) {
+        let Some(entry) = state.workers.get_mut(&worker) else { continue };
+        entry.presence = Presence::Gone { reason: String::new(), at };
+        entry.info.slots = Vec::new();
+        entry.slots = Vec::new();
+        entry.draining = None;
+        entry.broken_slots.clear();
+        entry.pauses.clear();
+    }
 }
 
 fn slot_freed(state: &mut State, worker: &WorkerId, slot: SlotIndex) -> Applied {

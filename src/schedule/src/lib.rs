@@ -17,6 +17,7 @@ mod live;
 mod members;
 mod plan;
 mod search;
+mod snapshot;
 pub mod state;
 mod submission;
 pub mod tally;
@@ -24,7 +25,7 @@ mod trials;
 mod turn;
 mod waits;
 
-pub use apply::{Impossible, apply, replay};
+pub use apply::{Impossible, KEPT_GONE, apply, replay};
 pub use check::{INVARIANTS, Violation, check};
 pub use config::{BadNode, Budget, Budgets, Config};
 pub use decide::decide;

@@ -68,7 +68,7 @@ pub fn next_deadline(state: &State, config: &Config, now: Millis) -> Option<Mill
 /// How long the coordinator may wait at once while workers are present: a longer gap means that it was held up itself.
 pub fn longest_wait(state: &State, config: &Config) -> Option<Millis> {
     let present = state.workers.values().any(|entry| !entry.is_gone());
-    present.then(|| config.lease_ms / 4).map(|wait| wait.clamp(10, 1_000))
+    present.then_some((config.lease_ms / 4).clamp(10, 1_000))
 }
 
 /// The coordinator did not run for `gap` although it wanted to: it was stopped, its machine was suspended, a disk kept

@@ -404,37 +404,6 @@ impl State {
         Some(entry.sweep.trial_spec(wanted.cell as usize, candidate, wanted.role, wanted.seed))
     }
 
-    /// What a report of one sweep is made from. It shares memory with this state, so it is cheap, and nothing that happens
-    /// afterwards changes it.
-    pub fn snapshot(&self, sweep: &str) -> Option<Self> {
-        let (name, entry) = self.sweeps.get_key_value(sweep)?;
-        // taken apart by name, so that a new field is thought of here
-        let SweepState { sweep, revision, submitted_at, order, cancelled, .. } = entry;
-        let SweepState { trials, chosen, searching, counts, tally: _, changed, .. } = entry;
-        let copy = SweepState {
-            sweep: sweep.clone(),
-            revision: *revision,
-            submitted_at: *submitted_at,
-            order: *order,
-            cancelled: cancelled.clone(),
-            trials: trials.clone(),
-            chosen: chosen.clone(),
-            searching: searching.clone(),
-            counts: *counts,
-            // `status` needs it, a report does not
-            tally: Tally::default(),
-            changed: *changed,
-        };
-        let to_choose = self.to_choose.range((name.clone(), 0)..=(name.clone(), u32::MAX)).cloned().collect();
-        Some(Self {
-            applied: self.applied,
-            sweeps: BTreeMap::from([(name.clone(), copy)]),
-            trials: self.trials.clone(),
-            to_choose,
-            ..Self::default()
-        })
-    }
-
     /// The durable part of both is equal: what replay must reproduce.
     pub fn same_history(&self, other: &Self) -> bool {
         // taken apart by name, so that a new field cannot be forgotten here

@@ -38,6 +38,8 @@ fn ensure(holds: bool, place: &str, reason: &str) -> Result<(), BadSweep> {
 }
 
 const MAX_TEXT: usize = 4096;
+/// As in sweep files.
+const MAX_SEED: u64 = u32::MAX as u64;
 
 impl Sweep {
     /// The first thing found that nobody could work with.
@@ -89,10 +91,15 @@ impl Sweep {
 
     fn check_seeds(&self) -> Result<(), BadSweep> {
         let distinct = |seeds: &[u64]| seeds.iter().collect::<BTreeSet<_>>().len() == seeds.len();
-        let fine = |seeds: &[u64]| !seeds.is_empty() && seeds.len() <= 10_000 && distinct(seeds);
-        ensure(fine(&self.seeds), "seeds", "are none, too many, or not distinct")?;
+        let in_range = |seeds: &[u64]| seeds.iter().all(|seed| *seed <= MAX_SEED);
+        let fine = |seeds: &[u64]| !seeds.is_empty() && seeds.len() <= 10_000 && distinct(seeds) && in_range(seeds);
+        ensure(fine(&self.seeds), "seeds", "are none, too many, too large, or not distinct")?;
         let search = self.search.as_ref();
-        ensure(search.is_none_or(|search| fine(&search.seeds)), "search.seeds", "are none, too many, or not distinct")
+        ensure(
+            search.is_none_or(|search| fine(&search.seeds)),
+            "search.seeds",
+            "are none, too many, too large, or not distinct",
+        )
     }
 
     fn check_cells(&self) -> Result<(), BadSweep> {

@@ -214,6 +214,7 @@ fn check_names_what_a_peer_lied_about() {
     has(lie(&|sweep| sweep.cells[4] = sweep.cells[3].clone()), "cells[4] is there twice");
     has(lie(&|sweep| sweep.cells.clear()), "cells are none");
     has(lie(&|sweep| sweep.seeds = (0..10_001).collect()), "seeds are none, too many");
+    has(lie(&|sweep| sweep.seeds = vec![1 << 32]), "seeds are none, too many, too large");
     has(lie(&|sweep| sweep.base.learning_rate = f64::NAN), "learning_rate");
     has(lie(&|sweep| sweep.base.batch_size = 0), "batch_size");
     has(lie(&|sweep| drop(sweep.cells[0].set.insert("momentum".into(), json!(1)))), "cells[0].set.momentum");

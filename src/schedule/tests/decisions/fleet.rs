@@ -2,7 +2,7 @@
 
 use schedule::event::{Effect, EndedAttempt, Event, Input, Outcome, Recorded, Rejected};
 use schedule::state::{Phase, Presence, WorkerId, WorkerInfo};
-use schedule::{held_up, longest_wait, next_deadline, turn};
+use schedule::{KEPT_GONE, held_up, longest_wait, next_deadline, turn};
 use sweep::record::FailureClass;
 
 use crate::sweeps::grid;
@@ -12,6 +12,31 @@ fn one_running(world: &mut World) -> (WorkerId, Started) {
     let worker = world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));
     (worker, world.started()[0].clone())
+}
+
+/// Workers of a large cluster come and go for years: what they said about themselves goes with them.
+#[test]
+fn workers_that_have_been_gone_for_long_leave_their_host_and_nothing_else() {
+    let mut world = World::new();
+    for number in 0..KEPT_GONE + 3 {
+        let worker = world.join(&format!("w{number:04}"), 1);
+        world.give(Input::Drain { name: worker.to_string(), reason: "for a test".into() }).expect("it joined");
+        let connection = world.state.live.connected[&worker];
+        world.now += 1;
+        world.give(Input::Disconnected { worker, connection }).expect("it hangs up");
+    }
+    let (forgotten, whole): (Vec<_>, Vec<_>) =
+        world.state.workers.values().partition(|entry| entry.info.slots.is_empty());
+    assert_eq!((forgotten.len(), whole.len()), (3, KEPT_GONE));
+    for (number, entry) in forgotten.iter().enumerate() {
+        assert_eq!(entry.info.host, format!("w{number:04}"));
+        assert!(entry.draining.is_none());
+        assert!(matches!(&entry.presence, Presence::Gone { reason, .. } if reason.is_empty()));
+    }
+    world.restart();
+    // one of them may come back
+    world.join("w0000", 1);
+    assert!(!world.state.workers[&WorkerId("w0000".into())].is_gone());
 }
 
 /// The coordinator was stopped (SIGSTOP, a suspended machine) for twice the lease: nobody was silent.

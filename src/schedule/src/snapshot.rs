@@ -1,0 +1,40 @@
+//! A sweep's share of the state, for whoever looks at it while the state goes on changing.
+
+use std::collections::BTreeMap;
+
+use crate::state::{State, SweepState};
+use crate::tally::Tally;
+
+impl State {
+    /// What a report of one sweep is made from. It shares memory with this state, so it is cheap, and nothing that happens
+    /// afterwards changes it.
+    pub fn snapshot(&self, sweep: &str) -> Option<Self> {
+        let (name, entry) = self.sweeps.get_key_value(sweep)?;
+        // taken apart by name, so that a new field is thought of here
+        let SweepState { sweep, revision, submitted_at, order, cancelled, .. } = entry;
+        let SweepState { trials, chosen, searching, changed_inputs, counts, tally: _, changed, .. } = entry;
+        let copy = SweepState {
+            sweep: sweep.clone(),
+            revision: *revision,
+            submitted_at: *submitted_at,
+            order: *order,
+            cancelled: cancelled.clone(),
+            trials: trials.clone(),
+            chosen: chosen.clone(),
+            searching: searching.clone(),
+            changed_inputs: changed_inputs.clone(),
+            counts: *counts,
+            // `status` needs it, a report does not
+            tally: Tally::default(),
+            changed: *changed,
+        };
+        let to_choose = self.to_choose.range((name.clone(), 0)..=(name.clone(), u32::MAX)).cloned().collect();
+        Some(Self {
+            applied: self.applied,
+            sweeps: BTreeMap::from([(name.clone(), copy)]),
+            trials: self.trials.clone(),
+            to_choose,
+            ..Self::default()
+        })
+    }
+}
