@@ -5,6 +5,7 @@
 #   make test     formatting, clippy, every test         make build    both binaries
 #   make bench    against PyTorch (bench/README.md)      make soak     kill everything, many times
 #   make dist     a tarball for a cluster                make clean    remove what cargo built
+#   make test-latex   tables through a real LaTeX (pdflatex with booktabs, pdftotext)
 #   make stand-in-gpu   what needs a GPU, on one that is none (tests/stand_in_gpu/README.md)
 
 SWEEP ?= sweeps/quickstart.yaml
