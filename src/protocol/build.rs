@@ -1,4 +1,4 @@
-//! Generates the gRPC code from `proto/`. protox stands in for protoc, which fresh machines do not have.
+//! Generates the gRPC code from `proto/`, with protox instead of protoc, which fresh machines lack.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed={}", root.display());
     let files = ["orchestrator/v1/fleet.proto", "orchestrator/v1/control.proto"];
     let descriptors = protox::compile(files, [&root])?;
-    // the client's generated constructor would be named `connect`, as the call of service Fleet is
+    // the client's generated constructor would be named `connect`, like the call of service Fleet
     tonic_prost_build::configure().build_transport(false).compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,16 +1,16 @@
 //! Exact unit-sphere embeddings: the Cholesky factor L of the similarity matrix S = L L^T (docs/paper.md, section 5).
 //!
-//! Row i is the embedding of class i: non-zero in its first i + 1 values, the last of them positive, of length 1. The
-//! order of classes rotates the vectors and changes nothing else.
+//! Row i is the embedding of class i: non-zero in its first i + 1 values, the last of which is positive, and of length
+//! 1. The order of the classes only rotates the vectors.
 
 use std::path::Path;
 
 use crate::{Error, Hierarchy, Order};
 
-/// Below this the square root of what is left of a unit vector is rounding noise.
+/// Smallest remainder of a unit vector whose square root is more than rounding noise.
 const SMALLEST_REMAINDER: f64 = 1e-9;
 
-/// Embeddings from similarities, both row-major `n x n`. The error holds the first row that has none.
+/// Computes embeddings from similarities, both row-major `n x n`. The error holds the first row without an embedding.
 pub fn unit_sphere(similarity: &[f64], num_classes: usize) -> Result<Vec<f64>, usize> {
     assert_eq!(similarity.len(), num_classes * num_classes, "the matrix is square");
     let mut factor = vec![0.0; num_classes * num_classes];
@@ -32,9 +32,9 @@ pub fn unit_sphere(similarity: &[f64], num_classes: usize) -> Result<Vec<f64>, u
     Ok(factor)
 }
 
-/// Embeddings of a data set's classes, row-major `n x n`, one row per class in the order given. A class is looked up by
-/// its id; where the hierarchy does not know all of the ids, by its name. Further leaves of the hierarchy only count
-/// for its height.
+/// Returns the embeddings of a data set's classes, row-major `n x n`, one row per class in the given order. Classes are
+/// looked up by id, or by name if the hierarchy lacks some of the ids. Other leaves of the hierarchy only affect its
+/// height.
 pub fn class_embeddings(
     path: &Path,
     child_parent: bool,
@@ -64,7 +64,8 @@ fn look_up<'a>(hierarchy: &Hierarchy, ids: &'a [String], names: &'a [String]) ->
     Err(Error::MissingClasses { count: missing.len(), total: ids.len(), id: ids[class].clone(), name })
 }
 
-/// Embeddings of a binary tree over `num_classes` classes, as even as it can be: for rehearsals without any file.
+/// Returns the embeddings of a binary tree over `num_classes` classes, as balanced as possible: for rehearsals without
+/// files.
 pub fn stand_in_embeddings(num_classes: usize) -> Vec<f32> {
     if num_classes < 2 {
         return vec![1.0; num_classes];

@@ -1,9 +1,9 @@
 //! Class hierarchies, and the unit vectors whose inner products are the similarities of classes (Barz and Denzler,
 //! "Hierarchy-based Image Embeddings for Semantic Image Retrieval", WACV 2019).
 //!
-//! Pure but for `Hierarchy::load` and `class_embeddings`, which read one file. Trees only: a node with several parents
-//! is refused. Errors point at lines and never quote them: a sweep may name a file that is none of its business. Read
-//! `tree.rs` for files and heights, `embedding.rs` for the vectors.
+//! Pure except for `Hierarchy::load` and `class_embeddings`, which read one file. Trees only: a node with several
+//! parents is refused. Errors name lines and never quote them, because a sweep may name a file that it must not read.
+//! See `tree.rs` for files and heights, `embedding.rs` for the vectors.
 
 mod embedding;
 mod tree;
@@ -13,12 +13,12 @@ pub use tree::{Hierarchy, Order};
 
 use std::path::PathBuf;
 
-/// Lines are counted from 1.
+/// A problem with a hierarchy or its file. Lines are counted from 1.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot read the hierarchy's file")]
     File(#[source] data::Error),
-    /// Wraps any of the others with the file they were found in.
+    /// Another error, with the file in which it was found.
     #[error("hierarchy {path}", path = path.display())]
     InFile { path: PathBuf, source: Box<Error> },
     #[error("line {line}: two ids were expected, it has {found}")]
@@ -29,7 +29,7 @@ pub enum Error {
     SeveralParents { line: usize, first: usize },
     #[error("line {line}: the same edge is in line {first} already")]
     RepeatedEdge { line: usize, first: usize },
-    /// The edges in the order in which they lead to each other.
+    /// The lines of the edges, each leading to the next.
     #[error("its nodes form a cycle: lines {lines}")]
     Cycle { lines: String },
     #[error(
@@ -43,7 +43,7 @@ pub enum Error {
     MissingClasses { count: usize, total: usize, id: String, name: String },
     #[error("class `{name}` is there twice")]
     RepeatedClass { name: String },
-    /// Happens only when a class is an inner node of the tree.
+    /// Occurs only if a class is an inner node of the tree.
     #[error(
         "the similarities of class `{name}` to the classes before it cannot be inner products: is it an inner node?"
     )]

@@ -5,15 +5,15 @@ use std::path::Path;
 
 use crate::Error;
 
-/// Which id of a line comes first.
+/// Order of the two ids on a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     ParentChild,
-    /// As in the file of NABirds.
+    /// The order in the file of NABirds.
     ChildParent,
 }
 
-/// A rooted tree whose nodes have ids of text; integers are text too (`7` and `07` differ).
+/// A rooted tree whose node ids are text; integers are text too (`7` and `07` differ).
 #[derive(Clone, Debug)]
 pub struct Hierarchy {
     ids: Vec<String>,
@@ -26,13 +26,13 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// Reads and parses a file; every error names it.
+    /// Reads and parses a file; every error names the file.
     pub fn load(path: &Path, order: Order) -> Result<Self, Error> {
         let text = data::files::text(path).map_err(Error::File)?;
         Self::parse(&text, order).map_err(|error| Error::InFile { path: path.to_owned(), source: Box::new(error) })
     }
 
-    /// Parses lines of two ids, separated by white space; empty lines are skipped.
+    /// Parses lines of two ids separated by white space; empty lines are skipped.
     pub fn parse(text: &str, order: Order) -> Result<Self, Error> {
         let (mut ids, mut by_id, mut parents) = (Vec::new(), HashMap::new(), Vec::new());
         // The line that first names a node, and the one that gives it its parent.
@@ -122,22 +122,22 @@ impl Hierarchy {
         &self.ids[self.root]
     }
 
-    /// Edges on the longest way down from a node; a leaf has 0.
+    /// Returns the number of edges on the longest path down from a node; 0 for a leaf.
     pub fn height(&self, id: &str) -> Result<u32, Error> {
         Ok(self.heights[self.node(id)?])
     }
 
-    /// Edges between the root and a node.
+    /// Returns the number of edges between the root and a node.
     pub fn depth(&self, id: &str) -> Result<u32, Error> {
         Ok(self.depths[self.node(id)?])
     }
 
-    /// Height of the root.
+    /// Returns the height of the root.
     pub fn max_height(&self) -> u32 {
         self.heights[self.root]
     }
 
-    /// Ids of the leaves in ascending order: as numbers where all of them are numbers, else as text.
+    /// Returns the ids of the leaves in ascending order: as numbers if all of them are numbers, otherwise as text.
     pub fn leaves(&self) -> Vec<&str> {
         let mut leaves: Vec<&str> = (0..self.ids.len()).filter(|&n| self.is_leaf[n]).map(|n| &*self.ids[n]).collect();
         let numbers: Option<Vec<u64>> = leaves.iter().map(|id| id.parse().ok()).collect();
@@ -156,7 +156,7 @@ impl Hierarchy {
         self.by_id.get(id).copied().ok_or_else(|| Error::UnknownClass { name: id.to_owned() })
     }
 
-    /// The deepest node above both (a node is above itself).
+    /// Returns the deepest node above both (a node is above itself).
     pub fn lowest_common_ancestor(&self, first: &str, second: &str) -> Result<&str, Error> {
         let node = self.common(self.node(first)?, self.node(second)?);
         Ok(&self.ids[node])
@@ -170,8 +170,8 @@ impl Hierarchy {
         first
     }
 
-    /// Row-major `n x n` similarities of the given classes: 1 - height(lowest common ancestor) / height(root), and 1 of
-    /// a class to itself. Values lie in 0..=1.
+    /// Returns the row-major `n x n` similarities of the given classes: 1 - height(lowest common ancestor) /
+    /// height(root), and 1 between a class and itself. Values lie in 0..=1.
     pub fn similarity(&self, classes: &[&str]) -> Result<Vec<f64>, Error> {
         let nodes: Vec<usize> = classes.iter().map(|id| self.node(id)).collect::<Result<_, _>>()?;
         let mut seen = std::collections::HashSet::new();
@@ -192,19 +192,20 @@ impl Hierarchy {
     }
 }
 
-/// Where a file says things about its nodes, by node.
+/// Line numbers in a file, by node.
 struct Lines {
     named_in: Vec<usize>,
-    /// The edge from its parent.
+    /// The line of the edge from its parent.
     edges: Vec<usize>,
 }
 
-/// The lines of one cycle among the nodes that the root does not reach.
+/// Returns the lines of one cycle among the nodes that the root does not reach.
 fn cycle(edges: &[usize], parents: &[Option<usize>], reached: &[usize]) -> String {
     let mut outside = vec![true; edges.len()];
     reached.iter().for_each(|&node| outside[node] = false);
     let mut node = outside.iter().position(|&outside| outside).expect("called when a node is not reached");
-    // Every node outside has a parent outside: after as many steps as there are nodes the walk is inside a cycle.
+    // Every unreached node has an unreached parent, so after as many steps as there are nodes the walk is inside a
+    // cycle.
     for _ in 0..edges.len() {
         node = parents[node].expect("only the root has none");
     }

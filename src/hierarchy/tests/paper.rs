@@ -9,12 +9,12 @@ struct Oracle {
     file: &'static str,
     num_nodes: usize,
     num_leaves: usize,
-    /// The leaves are numbered from here.
+    /// Number of the first leaf.
     first_leaf: usize,
     root: &'static str,
     /// Pairs of leaves by the height of their lowest common ancestor, from 1.
     pairs: &'static [usize],
-    /// Sum of all embeddings' values, and the first two of row 1.
+    /// Sum of all values of the embeddings, and the first two of row 1.
     sum: Option<f64>,
     row_1: Option<[f64; 2]>,
 }

@@ -1,4 +1,4 @@
-//! A tree small enough to work out by hand, and every way in which a file can be wrong.
+//! A tree small enough to compute by hand, and every kind of error in a file.
 
 use hierarchy::{Error, Hierarchy, Order, class_embeddings, stand_in_embeddings, unit_sphere};
 
@@ -89,7 +89,7 @@ fn class_embeddings_look_up_ids_then_names() {
 
 #[test]
 fn an_inner_node_beside_its_only_leaf_has_an_embedding_or_an_error() {
-    // The similarity of `bird` to both of its leaves is 0.5, as theirs to each other: still inner products.
+    // `bird` has similarity 0.5 to both of its leaves, as they have to each other: still inner products.
     let similarity = tree().similarity(&["owl", "hawk", "bird"]).unwrap();
     assert!(unit_sphere(&similarity, 3).is_ok());
     assert_eq!(unit_sphere(&[1.0, 1.0, 1.0, 1.0], 2), Err(1));
@@ -109,7 +109,7 @@ fn stand_in_embeddings_are_unit_vectors_of_a_tree() {
     assert_eq!(three[..6], [1.0, 0.0, 0.0, 0.5, 0.75f32.sqrt(), 0.0]);
 }
 
-/// A sweep may name any file that its worker can read: what comes back must not be what stands in it.
+/// A sweep may name any file that its worker can read, so errors must not reveal the file's content.
 #[test]
 fn errors_never_quote_the_file() {
     for text in [

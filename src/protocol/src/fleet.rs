@@ -1,4 +1,4 @@
-//! The conversation of `fleet.proto` in domain words: what a worker may say and what it may be told.
+//! The conversation of `fleet.proto` in domain types: the messages that workers and coordinator may send.
 
 use schedule::Leftovers;
 use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
@@ -27,22 +27,22 @@ pub enum FromWorker {
     Leaving { reason: Line },
 }
 
-/// What a worker's attempts have on disk.
+/// Disk use of a worker's attempts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiskUse {
-    /// Checkpoints of what runs now.
+    /// Checkpoints of the running attempts.
     pub checkpoint_bytes: u64,
-    /// Everything in the work directory, which workers may share.
+    /// Everything in the work directory, which several workers may share.
     pub work_dir_bytes: u64,
-    /// Trials that do not run here and have files there: may they go?
+    /// Trials that have files here but do not run here: the coordinator decides if the files may be removed.
     pub seen: Vec<TrialId>,
 }
 
-/// First on every stream: the worker's whole knowledge.
+/// The first message on every stream: everything that the worker knows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hello {
     pub worker: WorkerId,
-    /// The worker counts its streams from 1.
+    /// Number of the stream; the worker counts from 1.
     pub connection: u64,
     pub secret: WorkerSecret,
     pub info: WorkerInfo,
@@ -63,7 +63,7 @@ pub enum FromCoordinator {
         trial: TrialId,
         attempt: AttemptNo,
         slot: SlotIndex,
-        /// The first attempt of the present training.
+        /// The first attempt of the current training.
         since: AttemptNo,
         spec: Box<TrialSpec>,
     },
@@ -321,7 +321,7 @@ fn progress(field: &str, progress: v1::Progress) -> Result<Progress, Invalid> {
     })
 }
 
-/// What a trainer measured may be infinite or not a number; such a value is left out rather than the stream cut.
+/// Converts progress for sending. Infinite and NaN measurements are left out, since they would end the stream.
 fn to_progress(progress: Progress) -> v1::Progress {
     let rate = progress.images_per_s;
     v1::Progress {
@@ -339,7 +339,7 @@ fn to_progress(progress: Progress) -> v1::Progress {
 fn ended(field: &str, ended: v1::AttemptEnded) -> Result<EndedAttempt, Invalid> {
     let (trial, attempt) = attempt_ref(&format!("{field}.ref"), ended.r#ref)?;
     let outcome = match present(&format!("{field}.outcome"), ended.outcome)? {
-        // whether it is a result of this trial is judged where the trial is known
+        // whether it is a result of this trial is checked where the trial is known
         WireOutcome::ResultJson(json) => Outcome::Finished(document(&format!("{field}.result_json"), &json)?),
         WireOutcome::FailureJson(json) => Outcome::Failed(document(&format!("{field}.failure_json"), &json)?),
         WireOutcome::Stopped(v1::Stopped {}) => Outcome::Stopped,
@@ -356,7 +356,7 @@ fn to_ended(ended: EndedAttempt) -> v1::AttemptEnded {
     v1::AttemptEnded { r#ref: to_attempt_ref(ended.trial, ended.attempt), outcome: Some(outcome) }
 }
 
-/// A result that the other side would refuse becomes a failure that gives the reason.
+/// Replaces a result that the receiver would refuse with a failure that gives the reason.
 fn result_or_failure(result: &TrialResult) -> WireOutcome {
     let json = serde_json::to_vec(result).expect("results are plain data");
     let unusable = |class, reason| Failure::new(class, format!("the trainer's result cannot be used: {reason}"));
@@ -374,12 +374,12 @@ fn to_failure(failure: Failure) -> WireOutcome {
     WireOutcome::FailureJson(serde_json::to_vec(&failure).expect("failures are plain data"))
 }
 
-/// Cut to what the other side accepts.
+/// Cuts text to the length that the receiver accepts.
 fn to_line(value: String) -> String {
     Line::from(value).into()
 }
 
-/// A name of this machine in the form that `Hello` accepts.
+/// Converts a name of this machine to the form that `Hello` accepts.
 pub fn to_name(value: &str) -> String {
     let clean: String = Line::from(value).replace(char::REPLACEMENT_CHARACTER, "");
     let clean = text::cut(clean.trim(), MAX_NAME_BYTES);

@@ -1,4 +1,4 @@
-//! The one error of conversion, and the checks that several messages share.
+//! The error type of conversion, and the checks that several messages share.
 
 use serde::de::DeserializeOwned;
 use sweep::text::Line;
@@ -7,7 +7,7 @@ use sweep::{AttemptNo, TrialId};
 use crate::limits::{MAX_DOCUMENT_BYTES, MAX_NAME_BYTES};
 use crate::v1;
 
-/// What is wrong with a message, and where.
+/// A problem with a message, and the field that has it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("field `{field}`: {problem}")]
 pub struct Invalid {
@@ -28,7 +28,7 @@ impl From<Invalid> for tonic::Status {
     }
 }
 
-/// A message field that must be there.
+/// Returns a message field that must be present.
 pub(crate) fn present<T>(field: &str, value: Option<T>) -> Result<T, Invalid> {
     value.ok_or_else(|| Invalid::new(field, "is missing"))
 }
@@ -40,7 +40,7 @@ pub(crate) fn at_most(field: &str, what: &str, count: usize, limit: usize) -> Re
     Ok(())
 }
 
-/// A name: not empty, short, without characters that steer a terminal (it ends up in logs and on terminals).
+/// Checks a name: not empty, short, without control characters (names end up in logs and on terminals).
 pub fn name(field: &str, value: String) -> Result<String, Invalid> {
     if value.is_empty() {
         return Err(Invalid::new(field, "is empty"));
@@ -53,17 +53,17 @@ pub fn name(field: &str, value: String) -> Result<String, Invalid> {
     Ok(value)
 }
 
-/// A name, or nothing where every name is meant.
+/// Checks a name that may be empty, which means every name.
 pub fn optional_name(field: &str, value: String) -> Result<String, Invalid> {
     if value.is_empty() { Ok(value) } else { name(field, value) }
 }
 
-/// A reason or a description, for people.
+/// Checks a reason or a description, for people.
 pub fn line(field: &str, value: &str) -> Result<Line, Invalid> {
     Line::checked(value).map_err(|too_long| Invalid::new(field, too_long))
 }
 
-/// The error is serde's, with line and column.
+/// Parses a JSON document. The error is serde's, with line and column.
 pub(crate) fn document<T: DeserializeOwned>(field: &str, json: &[u8]) -> Result<T, Invalid> {
     at_most(field, "bytes", json.len(), MAX_DOCUMENT_BYTES)?;
     serde_json::from_slice(json).map_err(|error| Invalid::new(field, error))

@@ -1,6 +1,7 @@
-//! What crosses the network: the gRPC code generated from `proto/`, conversion to and from the words of the other crates,
-//! and the shared token. A peer may lie, so every conversion checks and names the field; nothing here panics on
-//! what it is given, and nothing here decides anything. The comments in `proto/` are the specification.
+//! The messages on the network: the gRPC code generated from `proto/`, conversion to and from the types of the other
+//! crates, and the shared token. A peer may send anything, so every conversion checks its input and names the field at
+//! fault. Nothing here panics on input, and nothing here makes decisions. The comments in `proto/` are the
+//! specification.
 
 pub mod fleet;
 pub mod invalid;
@@ -9,7 +10,7 @@ mod secret;
 pub mod submit;
 pub mod token;
 
-/// As generated from `proto/orchestrator/v1/`.
+/// The code generated from `proto/orchestrator/v1/`.
 pub mod v1 {
     #![allow(clippy::large_enum_variant)]
     tonic::include_proto!("orchestrator.v1");

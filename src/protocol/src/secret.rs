@@ -1,5 +1,5 @@
-//! The secret of one worker process. A worker's id stands in logs and in `status`, so it is no proof of anything: the
-//! process proves itself with what it sent when it connected first. Coordinators keep a hash.
+//! The secret of one worker process. A worker's id is in logs and in `status`, so it proves nothing: the process proves
+//! its identity with the secret that it sent when it first connected. Coordinators keep a hash.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,7 +10,7 @@ use schedule::state::SecretHash;
 pub struct WorkerSecret([u8; 32]);
 
 impl WorkerSecret {
-    /// From the kernel's random numbers.
+    /// Draws a secret from the kernel's random numbers.
     pub fn random() -> io::Result<Self> {
         let mut bytes = [0; 32];
         File::open("/dev/urandom")?.read_exact(&mut bytes)?;

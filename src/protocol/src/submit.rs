@@ -6,7 +6,7 @@ use crate::invalid::{Invalid, at_most, name};
 use crate::limits::MAX_MESSAGE_BYTES;
 use crate::v1;
 
-/// Room that the rest of the message may take.
+/// Space reserved for the rest of the message.
 const ENVELOPE_BYTES: usize = 4096;
 /// Largest sweep as JSON.
 pub const MAX_SWEEP_BYTES: usize = MAX_MESSAGE_BYTES - ENVELOPE_BYTES;
@@ -18,7 +18,7 @@ impl v1::SubmitRequest {
         Ok(Self { sweep_json, build: build.to_owned() })
     }
 
-    /// The sweep and the build of the program that compiled it.
+    /// Returns the sweep and the build of the program that compiled it.
     pub fn into_sweep(self) -> Result<(Box<Sweep>, String), Invalid> {
         at_most("sweep_json", "bytes", self.sweep_json.len(), MAX_SWEEP_BYTES)?;
         let build = name("build", self.build)?;

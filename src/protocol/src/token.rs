@@ -1,6 +1,6 @@
-//! The shared token: read from a file that only its owner can read, sent as `authorization: Bearer TOKEN`, compared in
-//! constant time. It refuses files that others may read and never prints a token. Encryption of the connection is not
-//! its business.
+//! The shared token: read from a file that only its owner can read, sent as `authorization: Bearer TOKEN`, and compared
+//! in constant time. Files that others may read are refused, and a token is never printed. This module does not encrypt
+//! the connection.
 
 use std::fs::File;
 use std::io::Read;
@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Request, Status};
 
-/// Shorter tokens are guessed too easily.
+/// Shorter tokens are too easy to guess.
 pub const MIN_TOKEN_BYTES: usize = 16;
 pub const MAX_TOKEN_BYTES: usize = 4096;
 
@@ -58,7 +58,7 @@ impl Token {
         Self::new(text.trim_end_matches(['\n', '\r'])).map_err(unusable)
     }
 
-    /// The reason is a fragment for people.
+    /// Checks and wraps a token. The error is a fragment for people.
     pub fn new(text: &str) -> Result<Self, String> {
         if text.len() < MIN_TOKEN_BYTES {
             return Err(format!("it has {} characters, at least {MIN_TOKEN_BYTES} are needed", text.len()));
@@ -69,7 +69,7 @@ impl Token {
         Ok(Self(text.into()))
     }
 
-    /// 256 bits from the kernel, for an embedded coordinator that only its own process may talk to.
+    /// Draws 256 bits from the kernel, for an embedded coordinator that only its own process may call.
     pub fn random() -> Result<Self, TokenError> {
         let mut bytes = [0; 32];
         File::open("/dev/urandom")
@@ -79,12 +79,13 @@ impl Token {
         Ok(Self(text.into()))
     }
 
-    /// Whether this is the value of an `authorization` header that carries the token; takes as long for every wrong one.
+    /// Returns true if this is the value of an `authorization` header with the token. Takes equally long for every
+    /// wrong value.
     pub fn is_carried_by(&self, header: &[u8]) -> bool {
         header.ct_eq(self.header().as_encoded_bytes()).into()
     }
 
-    /// Whether both are one token; takes as long for every other one.
+    /// Returns true if the tokens are equal. Takes equally long for every different token.
     pub fn is_same(&self, other: &Self) -> bool {
         self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
     }
@@ -100,7 +101,7 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// Client interceptor: adds the token, if there is one, to every call.
+/// Returns a client interceptor that adds the token, if there is one, to every call.
 pub fn attach(token: Option<Token>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     let header = token.map(|token| token.header());
     move |mut request: Request<()>| {
@@ -111,7 +112,7 @@ pub fn attach(token: Option<Token>) -> impl FnMut(Request<()>) -> Result<Request
     }
 }
 
-/// The tokens that a coordinator accepts: the newest, and for some time after an exchange the one before.
+/// The tokens that a coordinator accepts: the newest one and, for some time after an exchange, the previous one.
 #[derive(Clone, Debug)]
 pub struct AcceptedTokens(Arc<RwLock<Accepted>>);
 
@@ -126,7 +127,8 @@ impl AcceptedTokens {
         Self(Arc::new(RwLock::new(Accepted { newest: token, before: None })))
     }
 
-    /// Accepts another token from now on, and the one before until the given time. False: it is the same token.
+    /// Accepts a new token from now on, and the previous one until the given time. Returns false if the token is the
+    /// same.
     pub fn exchange(&self, token: Token, until: Instant) -> bool {
         let mut accepted = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let is_another = !accepted.newest.is_carried_by(token.header().as_encoded_bytes());
@@ -137,7 +139,7 @@ impl AcceptedTokens {
         is_another
     }
 
-    /// Whether the value of an `authorization` header carries one of them; takes as long for every wrong one.
+    /// Returns true if an `authorization` header has an accepted token. Takes equally long for every wrong value.
     pub fn are_carried_by(&self, header: &[u8], now: Instant) -> bool {
         let accepted = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let before = accepted.before.as_ref().filter(|(_, until)| now < *until);
@@ -146,7 +148,7 @@ impl AcceptedTokens {
     }
 }
 
-/// Server interceptor: refuses calls that do not carry an accepted token, if one is wanted.
+/// Returns a server interceptor that refuses calls without an accepted token, if tokens are required.
 pub fn require(tokens: Option<AcceptedTokens>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     move |request: Request<()>| {
         let Some(tokens) = &tokens else { return Ok(request) };

@@ -1,4 +1,4 @@
-//! What a peer may send: round trips keep every value, lies are named by field, and no bytes make a conversion panic.
+//! Messages that a peer may send: round trips keep every value, wrong fields are named, and no bytes cause a panic.
 
 use proptest::prelude::*;
 use prost::Message;
@@ -138,7 +138,7 @@ fn from_coordinator() -> impl Strategy<Value = FromCoordinator> {
     ]
 }
 
-/// Generated structures whose strings, numbers and documents are anything at all.
+/// Generates messages with arbitrary strings, numbers and documents.
 fn lying_worker() -> impl Strategy<Value = v1::WorkerMessage> {
     let reference =
         || proptest::option::of((".{0,20}", 0..3u32).prop_map(|(trial, attempt)| v1::AttemptRef { trial, attempt }));
