@@ -1,6 +1,6 @@
-//! Comma-separated values that read back as what they are: columns with names of their own, text that stays text.
+//! Comma-separated values that can be read back exactly: every column has a unique name, and text stays text.
 
-/// One record, quoted where RFC 4180 asks for it, and where a reader might trim.
+/// Formats one record. Quotes a field where RFC 4180 requires it, and where a reader might trim.
 pub fn line(fields: impl IntoIterator<Item = String>) -> String {
     let mut line = String::new();
     for (position, field) in fields.into_iter().enumerate() {
@@ -19,15 +19,15 @@ pub fn line(fields: impl IntoIterator<Item = String>) -> String {
     line
 }
 
-/// Text that somebody wrote, as a field. A spreadsheet takes what begins with one of these characters for a formula,
-/// which can run programs; an apostrophe in front makes it text. Numbers stay numbers.
+/// Formats text from a user as a field. A spreadsheet treats a field that begins with one of these characters as a
+/// formula, which can run programs; a leading apostrophe makes it text. Numbers stay numbers.
 pub fn text(text: impl Into<String>) -> String {
     const FORMULA: [char; 10] = ['=', '+', '-', '@', '\t', '\r', '＝', '＋', '－', '＠'];
     let text = text.into();
     if text.starts_with(FORMULA) && text.parse::<f64>().is_err() { format!("'{text}") } else { text }
 }
 
-/// The axes' names as columns beside others: `axis_status` where `status` is taken.
+/// Returns the axes' names as column names: `axis_status` if `status` is taken by another column.
 pub fn axis_columns<'a>(axes: impl Iterator<Item = &'a str> + Clone, others: &[&str]) -> Vec<String> {
     let own: Vec<&str> = axes.clone().collect();
     let mut columns: Vec<String> = Vec::with_capacity(own.len());

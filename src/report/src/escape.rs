@@ -1,9 +1,9 @@
-//! Text that somebody wrote, in each markup: every character is seen as it was written, and none is acted on.
+//! Escapes text from users for each markup: every character is shown as written, and none is interpreted.
 //!
-//! `literal` functions are for names and labels. `prose` functions are for sentences, in which what stands between
-//! backticks is code.
+//! `literal` functions are for names and labels. `prose` functions are for sentences, in which text between backticks
+//! is code.
 
-/// XML text: also a file that a browser opens, so characters that XML does not know become spaces.
+/// Escapes text for XML. A browser may open the file, so characters that are invalid in XML become spaces.
 pub fn xml(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -43,7 +43,7 @@ pub fn latex_prose(text: &str) -> String {
     prose(text, latex_literal, |code| format!("\\texttt{{{}}}", latex_literal(code)))
 }
 
-/// Text outside and inside of backticks; one without a partner is a character like others.
+/// Formats text outside and inside backticks; a backtick without a partner is an ordinary character.
 fn prose(text: &str, outside: fn(&str) -> String, inside: impl Fn(&str) -> String) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -56,13 +56,13 @@ fn prose(text: &str, outside: fn(&str) -> String, inside: impl Fn(&str) -> Strin
     out + &outside(rest)
 }
 
-/// For pdfLaTeX in its default encoding, LuaLaTeX and XeLaTeX, wherever in a table it stands: a row that begins with `[`
-/// or `*` would else be an argument of the line end before it.
+/// Escapes text for pdfLaTeX in its default encoding, LuaLaTeX and XeLaTeX, for any place in a table: without this, a
+/// row that begins with `[` or `*` would be an argument of the line end before it.
 pub fn latex_literal(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut before = ' ';
     for character in text.chars() {
-        // `--`, `''` and `,,` are set as one character
+        // `--`, `''` and `,,` are typeset as one character
         if character == before && matches!(character, '-' | '\'' | ',') {
             out.push_str("{}");
         }
@@ -76,7 +76,7 @@ pub fn latex_literal(text: &str) -> String {
             '<' => out.push_str("\\textless{}"),
             '>' => out.push_str("\\textgreater{}"),
             '|' => out.push_str("\\textbar{}"),
-            // the default encoding has this character in its typewriter font only
+            // the default encoding has this character only in its typewriter font
             '"' => out.push_str("{\\ttfamily\\char34}"),
             '`' => out.push_str("\\textasciigrave{}"),
             control if control.is_control() => out.push(' '),
@@ -85,7 +85,7 @@ pub fn latex_literal(text: &str) -> String {
             other => match maths(other) {
                 Some(name) => out.push_str(&format!("$\\{name}$")),
                 None if LATEX_KNOWS.contains(other) => out.push(other),
-                // with a glyph where the engine reads Unicode, by its number elsewhere
+                // a glyph where the engine reads Unicode, the character's number elsewhere
                 None => out.push_str(&format!(
                     "{{\\ifdefined\\Uchar {other}\\else\\texttt{{U+{:04X}}}\\fi}}",
                     u32::from(other)
@@ -96,12 +96,12 @@ pub fn latex_literal(text: &str) -> String {
     out
 }
 
-/// What pdfLaTeX of 2022 sets in its default encoding without packages; found by trying.
+/// Characters that pdfLaTeX of 2022 typesets in its default encoding without packages; found by testing.
 const LATEX_KNOWS: &str = "\u{a0}¡¢£¤¥¦§¨©ª¬®¯°±²³´µ¶·¸¹º¼½¾¿ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖ×ØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõö÷øùúûüýÿ\
     ĀāĂăĆćĈĉĊċČčĎďĒēĔĕĖėĚěĜĝĞğĠġĢģĤĥĨĩĪīĬĭİıĲĳĴĵĶķĹĺĻļĽľŁłŃńŅņŇňŌōŎŏŐőŒœŔŕŖŗŘřŚśŜŝŞşŠšŢţŤťŨũŪūŬŭŮůŰűŴŵŶŷŸŹźŻżŽž\
     ‐–—―‘’“”†‡•…‰€№™←↑→↓";
 
-/// Letters and signs that mathematics has names for.
+/// Returns the mathematical command for a letter or sign, if there is one.
 fn maths(character: char) -> Option<&'static str> {
     Some(match character {
         '±' => "pm",
@@ -164,7 +164,7 @@ fn maths(character: char) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    /// Commands that `latex_literal` may write.
+    /// Commands that `latex_literal` may emit.
     const COMMANDS: [&str; 12] = [
         "textasciitilde",
         "textasciicircum",
@@ -180,8 +180,8 @@ mod tests {
         "else",
     ];
 
-    /// Nothing is left that LaTeX acts on: commands are known ones, groups are closed, ligatures are broken, and what is not
-    /// ASCII is known to be set.
+    /// Returns true if LaTeX interprets nothing: all commands are known, groups are closed, ligatures are broken, and
+    /// all other characters outside ASCII are known to be typeset.
     fn is_safe(tex: &str) -> bool {
         let mut depth = 0;
         let mut characters = tex.chars().peekable();
@@ -196,7 +196,7 @@ mod tests {
                     match name.as_str() {
                         "" if characters.next().is_some_and(|escaped| "&%$#_{}".contains(escaped)) => {}
                         "ifdefined" => {
-                            // skipped by every engine that does not know the character
+                            // skipped by every engine that does not support the character
                             while characters.next_if(|character| *character != ' ').is_some() {}
                             characters.nth(1);
                         }

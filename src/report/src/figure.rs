@@ -1,8 +1,7 @@
-//! A figure before it is drawn: panels, series, points, scales. `svg.rs` draws it, `sketch.rs` for a
-//! terminal.
+//! A figure before it is drawn: panels, series, points, scales. `svg.rs` draws it as SVG, `sketch.rs` for a terminal.
 //!
-//! The x axis is a scale of numbers when every value of its axis is one (logarithmic when they span a factor of 20 or
-//! more), else a row of names.
+//! The x axis is numeric if every value of its axis is a number (logarithmic if they span a factor of 20 or more).
+//! Otherwise it is a row of names.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +14,7 @@ use crate::results::{CellStatus, Results};
 pub struct Plot {
     pub name: String,
     pub caption: String,
-    /// What the numbers are, and warnings.
+    /// Description of the numbers, and warnings.
     pub subtitle: Vec<String>,
     pub x_label: String,
     pub scale: Scale,
@@ -23,12 +22,12 @@ pub struct Plot {
     pub panels: Vec<Panel>,
     /// Labels of the series, in order; panels refer to them by index.
     pub series: Vec<String>,
-    /// Smallest and largest per cent shown.
+    /// Smallest and largest percentage shown.
     pub y_range: (f64, f64),
 }
 
 impl Plot {
-    /// Where a value stands between the first tick (0) and the last (1); the middle when there is only one.
+    /// Returns the position of a value from the first tick (0) to the last (1); the middle if there is only one tick.
     pub fn x_fraction(&self, value: f64) -> f64 {
         let place = |x: f64| if self.scale == Scale::Logarithmic { x.ln() } else { x };
         let ticks = || self.ticks.iter().map(|tick| place(tick.x));
@@ -36,13 +35,13 @@ impl Plot {
         if high > low { (place(value) - low) / (high - low) } else { 0.5 }
     }
 
-    /// Where a per cent stands between the lower edge (0) and the upper one (1).
+    /// Returns the position of a percentage from the lower edge (0) to the upper edge (1).
     pub fn y_fraction(&self, value: f64) -> f64 {
         let (low, high) = self.y_range;
         ((value - low) / (high - low)).clamp(0.0, 1.0)
     }
 
-    /// Round numbers within the range, about six of them.
+    /// Returns about six round numbers within the range.
     pub fn y_ticks(&self) -> Vec<f64> {
         let (low, high) = self.y_range;
         let step = [1.0, 2.0, 5.0, 10.0, 20.0].into_iter().find(|step| (high - low) / step <= 7.0).unwrap_or(20.0);
@@ -56,7 +55,7 @@ impl Plot {
 pub enum Scale {
     Linear,
     Logarithmic,
-    /// One place per value, in order.
+    /// One position per value, in order.
     Names,
 }
 
@@ -75,23 +74,23 @@ pub struct Line {
     /// Index into `Plot::series`.
     pub series: usize,
     pub points: Vec<Point>,
-    /// Reference numbers: x and per cent.
+    /// Published numbers: x and percentage.
     pub published: Vec<(f64, f64)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
     pub x: f64,
-    /// In per cent.
+    /// Mean in per cent.
     pub mean: f64,
     pub deviation: Option<f64>,
     pub complete: bool,
 }
 
-/// Values of an axis that spans this factor are better seen on a logarithmic scale.
+/// Axes whose values span this factor are logarithmic.
 const LOGARITHMIC_FROM: f64 = 20.0;
 
-/// The table with the same numbers: its text and data go with the figure.
+/// Returns the table with the same numbers; its text and data are published with the figure.
 pub fn as_table(figure: &Figure) -> Table {
     Table {
         name: figure.name.clone(),
@@ -174,7 +173,7 @@ fn sorted(mut line: Line) -> Line {
     line
 }
 
-/// Where each value of the axis stands.
+/// Returns the scale, and the position of each axis value.
 fn scale(results: &Results, axis: Option<usize>) -> (Scale, Vec<f64>) {
     let Some(axis) = axis else { return (Scale::Names, vec![0.0]) };
     let values = &results.sweep.axes[axis].values;
@@ -187,7 +186,7 @@ fn scale(results: &Results, axis: Option<usize>) -> (Scale, Vec<f64>) {
     (if logarithmic { Scale::Logarithmic } else { Scale::Linear }, numbers)
 }
 
-/// From ten to ten per cent, round everything that is drawn.
+/// Returns the range, in multiples of ten per cent, that contains everything drawn.
 fn y_range(panels: &[Panel]) -> (f64, f64) {
     let lines = || panels.iter().flat_map(|panel| &panel.lines);
     let bands = lines().flat_map(|line| &line.points).flat_map(|point| {

@@ -1,8 +1,8 @@
 //! The data files of a report: results.csv, timing.csv, results.json, the cells behind each table, manifest.json.
 //!
-//! results.csv and the tables hold nothing that depends on when or where a trial ran or how often it was tried: they
-//! are byte-identical for a disturbed and an undisturbed run. What does depend stands in timing.csv, and in
-//! results.json under `timing` and `attempts`.
+//! results.csv and the tables hold nothing that depends on when or where a trial ran or on its number of attempts: they
+//! are byte-identical for a disturbed and an undisturbed run. The rest is in timing.csv, and in results.json under
+//! `timing` and `attempts`.
 
 use std::io::{self, Write};
 
@@ -20,7 +20,7 @@ use crate::sink::Written;
 /// Version of every JSON document of this crate.
 pub const SCHEMA: u32 = 1;
 
-/// Columns of results.csv before and after those of the axes.
+/// Columns of results.csv before those of the axes (`BEFORE_AXES`) and after them (`AFTER_AXES`).
 const BEFORE_AXES: [&str; 2] = ["trial", "cell"];
 const AFTER_AXES: [&str; 22] = [
     "seed",
@@ -62,7 +62,7 @@ const CELL_COLUMNS: [&str; 12] = [
     "skipped",
 ];
 
-/// One row per trial: identity, axes, what it came to.
+/// Writes one row per trial: identity, axes, outcome.
 pub fn results_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
     let axes = results.sweep.axes.iter().map(|axis| axis.name.as_str());
     let axes = csv::axis_columns(axes, &[&BEFORE_AXES[..], &AFTER_AXES[..]].concat());
@@ -106,7 +106,7 @@ pub fn results_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// One row per trial: where it ran, how long it took, how often it was tried.
+/// Writes one row per trial: the machine, the duration, the number of attempts.
 pub fn timing_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
     let head = "trial,cell,seed,attempts,host,devices,train_s,evaluate_s,checkpoint_s,start_s,idle_s,data_wait_s,data_wait_share,\
                 images_per_s,peak_memory_mib,resumed_from_epoch,departed_at_epoch,execution,kernels,images,libraries,gpu_busy\n";
@@ -137,13 +137,13 @@ pub fn timing_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Everything about trials and cells, for programs.
+/// Writes everything about trials and cells, for programs.
 pub fn results_json(results: &Results, out: &mut dyn Write) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, &Document(results))?;
     out.write_all(b"\n")
 }
 
-/// results.json, whose cells and trials are made one at a time. The fields are in the order of their names.
+/// results.json, whose cells and trials are built one at a time. The fields are ordered by name.
 struct Document<'a>(&'a Results<'a>);
 
 impl Serialize for Document<'_> {
@@ -166,7 +166,7 @@ impl Serialize for Document<'_> {
     }
 }
 
-/// A list that is made while it is written.
+/// A list whose items are built while it is written.
 struct Each<F>(F);
 
 impl<F: Fn() -> I, I: Iterator<Item = Value>> Serialize for Each<F> {
@@ -216,7 +216,7 @@ fn axes_json(results: &Results, cell: usize) -> Map<String, Value> {
     axes.map(|(axis, value)| (axis.name.clone(), Value::from(value))).collect()
 }
 
-/// One trial with its result, timing and attempts.
+/// Returns one trial with its result, timing and attempts.
 pub fn trial_json(results: &Results, row: &TrialRow) -> Value {
     let mut provenance = Value::Null;
     let mut result = Value::Null;
@@ -284,7 +284,7 @@ fn attempt_json((attempt, number): (&schedule::state::Attempt, u32)) -> Value {
     })
 }
 
-/// The cells behind a table or a figure: one row per cell, numbers in per cent.
+/// Writes the cells behind a table or a figure: one row per cell, numbers in per cent.
 pub fn cells_csv(results: &Results, table: &Table, layout: &Layout, out: &mut dyn Write) -> io::Result<()> {
     let axes = results.sweep.axes.iter().map(|axis| axis.name.as_str());
     let measured = if table.value == Measure::Best { "best" } else { "last" };
@@ -325,7 +325,7 @@ pub fn cells_csv(results: &Results, table: &Table, layout: &Layout, out: &mut dy
     Ok(())
 }
 
-/// Names, sizes and hashes of the other files, and how far the sweep is.
+/// Returns names, sizes and hashes of the other files, and the progress of the sweep.
 pub fn manifest(results: &Results, files: &[Written]) -> String {
     let list: Vec<Value> = files
         .iter()
@@ -342,7 +342,7 @@ pub fn manifest(results: &Results, files: &[Written]) -> String {
     }))
 }
 
-/// The candidate value of a search that the trial was trained with.
+/// Returns the candidate value of a search that the trial was trained with.
 pub fn candidate<'a>(results: &Results<'a>, row: &TrialRow) -> Option<&'a Value> {
     results.sweep.search.as_ref()?.candidates.get(row.candidate()?)
 }

@@ -1,7 +1,7 @@
 //! A table before it is drawn: headings, cells, marks and notes. `text.rs` and `markup.rs` draw it.
 //!
-//! What is bold is decided here: the highest mean among complete cells that solve the same problem (data set, sample
-//! count, pre-training), column by column unless the problem changes from row to row.
+//! This module decides which cells are bold: the highest mean among complete cells that solve the same problem (data
+//! set, sample count, pre-training), column by column unless the problem changes from row to row.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,11 +14,11 @@ use crate::statistics::{Summary, indistinguishable};
 
 pub struct Grid {
     pub name: String,
-    /// The author's words.
+    /// The author's caption.
     pub caption: String,
-    /// What the numbers are: measure, spread, n, protocol.
+    /// Description of the numbers: measure, spread, n, protocol.
     pub protocol: String,
-    /// Things nobody may overlook, above the table.
+    /// Warnings above the table that every reader must see.
     pub warnings: Vec<String>,
     /// One heading per row axis.
     pub row_headings: Vec<String>,
@@ -26,7 +26,7 @@ pub struct Grid {
     /// One label per row axis.
     pub rows: Vec<Vec<String>>,
     pub columns: Vec<Column>,
-    /// By row, then column.
+    /// Cells, indexed by row, then column.
     pub cells: Vec<Vec<GridCell>>,
     pub notes: Vec<Note>,
 }
@@ -35,7 +35,7 @@ pub struct Grid {
 pub struct Column {
     /// One label per column axis.
     pub labels: Vec<String>,
-    /// Reference numbers, beside the column of ours.
+    /// True for a column of published numbers, next to our column.
     pub published: bool,
 }
 
@@ -45,9 +45,9 @@ pub enum GridCell {
     Absent,
     Value {
         mean: Share,
-        /// In per cent.
+        /// Deviation in per cent.
         deviation: Option<f64>,
-        /// Results so far and results wanted, while they differ.
+        /// Results so far and results wanted, if they differ.
         incomplete: Option<(usize, usize)>,
         mark: Mark,
     },
@@ -60,7 +60,7 @@ pub enum GridCell {
         value: Share,
         note: Option<String>,
     },
-    /// In a column of reference numbers: there is none.
+    /// No published number, in a column of them.
     Blank,
 }
 
@@ -74,7 +74,7 @@ pub enum Mark {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Note {
-    /// A letter for footnotes of published numbers, a number for ours; absent: about the whole table.
+    /// A letter for footnotes of published numbers, a number for ours; absent for notes about the whole table.
     pub mark: Option<String>,
     pub text: String,
 }
@@ -82,7 +82,7 @@ pub struct Note {
 /// Longest reason shown inside a cell; longer ones become notes.
 const SHORT_REASON: usize = 20;
 
-/// Which cell stands where, and which are best: shared by the drawn table and its CSV.
+/// Positions of the cells and the best ones among them: shared by the drawn table and its CSV.
 pub struct Layout {
     rows: Vec<usize>,
     columns: Vec<usize>,
@@ -90,7 +90,7 @@ pub struct Layout {
     column_keys: Vec<Vec<u32>>,
     /// Cell index by row, then column.
     positions: Vec<Vec<Option<usize>>>,
-    /// By cell index.
+    /// Summaries, indexed by cell.
     pub summaries: Vec<CellSummary>,
     pub marks: Vec<Mark>,
 }
@@ -164,7 +164,7 @@ pub fn grid(results: &Results, table: &Table, layout: &Layout) -> Grid {
     }
 }
 
-/// The reference number of a cell: the entry that names the most axes wins.
+/// Returns the published number of a cell: the entry that names the most axes wins.
 pub fn published_value<'a>(results: &Results<'a>, cell: &Cell) -> Option<&'a PublishedValue> {
     let sweep = results.sweep;
     if sweep.published.is_empty() {
@@ -184,7 +184,7 @@ pub fn published_value<'a>(results: &Results<'a>, cell: &Cell) -> Option<&'a Pub
     best
 }
 
-/// The footnotes that no number refers to: they are about all published numbers.
+/// Returns the footnotes that no number refers to: they apply to all published numbers.
 pub fn general_footnotes<'a>(results: &Results<'a>) -> Vec<&'a str> {
     let sweep = results.sweep;
     let used: BTreeSet<u32> = sweep.published.iter().filter_map(|value| value.footnote).collect();
@@ -192,19 +192,19 @@ pub fn general_footnotes<'a>(results: &Results<'a>) -> Vec<&'a str> {
     general.map(|(_, text)| text.as_str()).collect()
 }
 
-/// What is to be known about one published number: its own footnote first.
+/// Returns the footnotes of one published number: its own first.
 pub fn footnotes_of<'a>(results: &Results<'a>, value: &PublishedValue) -> Vec<&'a str> {
     let own = value.footnote.and_then(|index| results.sweep.footnotes.get(index as usize));
     own.map(String::as_str).into_iter().chain(general_footnotes(results)).collect()
 }
 
-/// `samples_per_class` as people read it.
+/// Returns the heading of an axis: `samples per class` for `samples_per_class`.
 pub fn heading(axis: &str) -> String {
     axis.replace('_', " ")
 }
 
 impl Grid {
-    /// Text of a cell without emphasis: `71.2 ± 0.4 (2/3)`, `—`, `failed`.
+    /// Formats a cell without emphasis: `71.2 ± 0.4 (2/3)`, `—`, `failed`.
     pub fn plain(cell: &GridCell) -> String {
         match cell {
             GridCell::Absent => "—".to_owned(),
@@ -221,12 +221,12 @@ impl Grid {
         }
     }
 
-    /// Where a row starts a new group of its outermost row axis.
+    /// Returns true if a row starts a new group of its outermost row axis.
     pub fn starts_group(&self, row: usize) -> bool {
         self.row_headings.len() > 1 && row > 0 && self.rows[row][0] != self.rows[row - 1][0]
     }
 
-    /// Labels of a row, outer ones blank where they repeat those of the row above.
+    /// Returns the labels of a row; outer labels that repeat those of the row above are blank.
     pub fn row_labels(&self, row: usize) -> Vec<&str> {
         let labels = &self.rows[row];
         let repeated = match row {
@@ -237,7 +237,7 @@ impl Grid {
     }
 }
 
-/// `71.2 ± 0.4`, or `71.2` where one seed gives no spread.
+/// Formats `71.2 ± 0.4`, or `71.2` if there is one seed and therefore no spread.
 pub fn number(mean: Share, deviation: Option<f64>) -> String {
     match deviation {
         Some(deviation) => format!("{mean} ± {deviation:.1}"),
@@ -261,7 +261,7 @@ fn coordinates(cell: &Cell, axes: &[usize]) -> Vec<u32> {
     axes.iter().map(|&axis| cell.coordinates[axis]).collect()
 }
 
-/// The combinations that occur, in the order of the axis values.
+/// Returns the combinations that occur, in the order of the axis values.
 fn keys_in_order(cells: &[Cell], axes: &[usize]) -> Vec<Vec<u32>> {
     let mut keys: Vec<Vec<u32>> = cells.iter().map(|cell| coordinates(cell, axes)).collect();
     keys.sort();
@@ -323,7 +323,7 @@ fn mark_group(group: &[usize], summaries: &[CellSummary], marks: &mut [Mark]) {
     for &cell in &best {
         marks[cell] = Mark::Best;
     }
-    // With one seed nothing is tested; the table says so once instead of marking every cell.
+    // With one seed nothing is tested; the table has one note about that instead of a mark in every cell.
     if summary(best[0]).n < 2 {
         return;
     }
@@ -335,7 +335,7 @@ fn mark_group(group: &[usize], summaries: &[CellSummary], marks: &mut [Mark]) {
     }
 }
 
-/// What makes two cells comparable: the same images to learn from, and the same kind of start.
+/// Returns a key that two cells must share to be comparable: the same training images and the same kind of start.
 fn problem(results: &Results, cell: &Cell) -> String {
     let field = |name| results.field(cell, name);
     format!("{} {} {}", field("dataset"), field("samples_per_class"), !field("weights").is_null())
@@ -367,7 +367,7 @@ impl Footnotes {
     }
 }
 
-/// a, b, ..., z, aa, ab, ...
+/// Returns a, b, ..., z, aa, ab, ...
 fn letters(position: usize) -> String {
     let last = char::from(b'a' + (position % 26) as u8);
     match position / 26 {

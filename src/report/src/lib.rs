@@ -1,9 +1,9 @@
-//! From the coordinator's state to results, tables and figures. Pure: no clock, no randomness, no IO, so that
-//! replaying a journal gives the same report, byte for byte.
+//! Results, tables and figures from the coordinator's state. Pure: no clock, no randomness, no IO, so that replaying a
+//! journal gives the same report, byte for byte.
 //!
 //! `results.rs` folds the state into trials and cells; `grid.rs` and `figure.rs` lay them out; `text.rs`, `markup.rs`,
-//! `sketch.rs` and `svg.rs` draw (`escape.rs` keeps text from being markup); `files.rs` (with `csv.rs`) writes what programs
-//! read, to a `sink.rs`; `why.rs` tells where a cell came from.
+//! `sketch.rs` and `svg.rs` draw (`escape.rs` keeps text from being markup); `files.rs` (with `csv.rs`) writes files
+//! for programs, to a `sink.rs`; `why.rs` traces a cell back to its trials.
 
 mod csv;
 mod escape;
@@ -35,32 +35,32 @@ pub use statistics::{SIGNIFICANCE, Summary, indistinguishable, welch_p};
 pub use text::embolden;
 pub use why::{Why, why};
 
-/// Everything a sweep's results folder holds, in memory.
+/// The whole results folder of a sweep, in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// File name and content.
     pub files: Vec<(String, Vec<u8>)>,
     /// The tables as text for a terminal, without colour (see [`embolden`]).
     pub text: String,
-    /// Every trial has ended, one way or the other.
+    /// True if every trial has ended, with or without a result.
     pub complete: bool,
-    /// Trials that ended without a result and leave a cell short of its seeds.
+    /// Trials that ended without a result and whose cell therefore lacks seeds.
     pub failed_trials: u64,
 }
 
-/// Trials and cells for programs.
+/// Name of the file with trials and cells for programs.
 pub const RESULTS_JSON: &str = "results.json";
-/// Columns of `NAME.txt`.
+/// Width of `NAME.txt`, in columns.
 const FILE_WIDTH: usize = 120;
-/// Columns of `Report::text` for those who do not say.
+/// Default width of `Report::text`, in columns.
 pub const TERMINAL_WIDTH: usize = 100;
 
-/// The report of one sweep; `None` when no sweep has that name.
+/// Returns the report of one sweep; `None` if no sweep has that name.
 pub fn report(state: &State, sweep: &str) -> Option<Report> {
     report_at(state, sweep, TERMINAL_WIDTH)
 }
 
-/// The same with `Report::text` laid out for a terminal of that many columns.
+/// Returns the same report with `Report::text` laid out for a terminal of that many columns.
 pub fn report_at(state: &State, sweep: &str, width: usize) -> Option<Report> {
     let reporter = Reporter::of(state, sweep)?;
     let mut files = Vec::new();
@@ -69,35 +69,35 @@ pub fn report_at(state: &State, sweep: &str, width: usize) -> Option<Report> {
     Some(Report { files, text: reporter.text(width), complete, failed_trials })
 }
 
-/// The report of one sweep in parts, each made when it is asked for.
+/// The report of one sweep in parts, each built on request.
 pub struct Reporter<'a> {
     results: Results<'a>,
 }
 
 impl<'a> Reporter<'a> {
-    /// `None` when no sweep has that name.
+    /// Returns `None` if no sweep has that name.
     pub fn of(state: &'a State, sweep: &str) -> Option<Self> {
         Some(Self { results: Results::of(state, sweep)? })
     }
 
-    /// Every trial has ended, one way or the other.
+    /// Returns true if every trial has ended, with or without a result.
     pub fn complete(&self) -> bool {
         self.results.complete()
     }
 
-    /// Trials that ended without a result and leave a cell short of its seeds.
+    /// Returns the number of trials that ended without a result and whose cell therefore lacks seeds.
     pub fn failed_trials(&self) -> u64 {
         self.results.failed_trials()
     }
 
-    /// The tables as text for a terminal of that many columns, without colour (see [`embolden`]).
+    /// Returns the tables as text for a terminal of that many columns, without colour (see [`embolden`]).
     pub fn text(&self, width: usize) -> String {
         let tables: Vec<String> =
             self.results.sweep.outputs.iter().map(|output| self.drawn(output).text(width)).collect();
         tables.join("\n")
     }
 
-    /// Everything that the results folder holds, manifest.json last.
+    /// Writes the whole results folder, manifest.json last.
     pub fn write_files(&self, sink: &mut dyn FileSink) -> io::Result<()> {
         let results = &self.results;
         let mut files = Files::to(sink);
@@ -112,7 +112,7 @@ impl<'a> Reporter<'a> {
         files.add("manifest.json".to_owned(), &manifest)
     }
 
-    /// results.json alone, for programs.
+    /// Writes results.json alone, for programs.
     pub fn write_json(&self, sink: &mut dyn FileSink) -> io::Result<()> {
         Files::to(sink).write(RESULTS_JSON.to_owned(), |out| files::results_json(&self.results, out))
     }

@@ -1,10 +1,10 @@
 //! Draws a grid as Markdown and as LaTeX (booktabs). Best cells are bold; cells that are not distinguishable from the
-//! best carry `≈`.
+//! best have a `≈`.
 
 use crate::escape::{latex_literal, latex_prose, markdown_literal, markdown_prose};
 use crate::grid::{Grid, GridCell, Mark, Note};
 
-/// A Markdown table with caption and notes.
+/// Draws a Markdown table with caption and notes.
 pub fn markdown(grid: &Grid) -> String {
     let mut out = String::new();
     let title = if grid.caption.is_empty() { String::new() } else { format!(" {}", markdown_prose(&grid.caption)) };
@@ -63,7 +63,7 @@ fn raised(text: &str, note: &Option<String>) -> String {
     note.as_ref().map_or_else(|| text.to_owned(), |note| format!("{text}<sup>{note}</sup>"))
 }
 
-/// A `table` environment; needs the package booktabs.
+/// Draws a `table` environment; needs the package booktabs.
 pub fn latex(grid: &Grid) -> String {
     let mut out = String::from("% Needs \\usepackage{booktabs} and UTF-8 input.\n\\begin{table}\n  \\centering\n");
     let mut caption = latex_prose(&grid.caption);
@@ -103,7 +103,8 @@ pub fn latex(grid: &Grid) -> String {
     out
 }
 
-/// One line per column axis, with `\multicolumn` over what shares a label, and one that tells ours from published.
+/// Writes one line per column axis, with `\multicolumn` over equal labels, and one that separates our numbers from
+/// published ones.
 fn latex_heading(out: &mut String, grid: &Grid) {
     let blank = vec![String::new(); grid.row_headings.len()];
     let mut lines: Vec<Vec<String>> = Vec::new();
@@ -165,7 +166,7 @@ fn shown_mark(note: &Note) -> Option<&str> {
     note.mark.as_deref()
 }
 
-/// What is left of a name in a `\label`.
+/// Returns the part of a name that is allowed in a `\label`.
 fn label(name: &str) -> String {
     name.chars().map(|character| if character.is_ascii_alphanumeric() { character } else { '-' }).collect()
 }

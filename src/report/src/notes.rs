@@ -1,4 +1,4 @@
-//! The words round a table: what its numbers are, what to be careful about, what failed.
+//! The text around a table: the meaning of its numbers, warnings, failures.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,12 +8,12 @@ use sweep::definition::{Measure, Select};
 use crate::grid::general_footnotes;
 use crate::results::{CellSummary, Results, TrialStatus};
 
-/// Failures listed below a table; the rest is in results.csv.
+/// Maximum number of failures listed below a table; the rest is in results.csv.
 const MAX_FAILURES: usize = 8;
-/// Cells whose search chose by a hair, listed below a table; the rest is in the table's CSV.
+/// Maximum number of cells with a close search choice listed below a table; the rest is in the table's CSV.
 const MAX_CELLS: usize = 8;
 
-/// What the numbers are: measure, spread and n, recipe, search.
+/// Describes the numbers: measure, spread and n, recipe, search.
 pub fn protocol(results: &Results, measure: Measure) -> String {
     let sweep = results.sweep;
     let evaluated = if sweep.base.holdout.is_some() { "a held-out split of the training set" } else { "the test set" };
@@ -50,7 +50,8 @@ pub fn protocol(results: &Results, measure: Measure) -> String {
     text
 }
 
-/// What nobody may overlook: rehearsals, and numbers that were not made alike.
+/// Returns the warnings that every reader must see: rehearsals, and numbers that were not produced under equal
+/// conditions.
 pub fn warnings(results: &Results) -> Vec<String> {
     let mut warnings = Vec::new();
     if results.sweep.smoke {
@@ -75,7 +76,7 @@ pub fn warnings(results: &Results) -> Vec<String> {
         devices.insert(device_kind(&provenance.devices));
         kernels.insert(provenance.kernels.clone());
         let cell = &results.sweep.cells[row.cell()];
-        // A decoded data set depends on these and on nothing else in the settings.
+        // A decoded data set depends on these settings and no others.
         let decoded = format!("dataset {}, resize {}", results.field(cell, "dataset"), results.field(cell, "resize"));
         fingerprints.entry(decoded).or_default().insert(provenance.data_fingerprint.clone());
         for (name, hash) in &provenance.inputs {
@@ -102,12 +103,12 @@ pub fn warnings(results: &Results) -> Vec<String> {
     warnings
 }
 
-/// What holds for all published numbers.
+/// Returns the notes that apply to all published numbers.
 pub fn published(results: &Results) -> Vec<String> {
     general_footnotes(results).into_iter().map(|text| format!("Published numbers: {text}")).collect()
 }
 
-/// Choices of a search that could as well have been others.
+/// Lists choices of a search that were ties or close to one.
 pub fn searches(results: &Results, summaries: &[CellSummary]) -> Vec<String> {
     let chosen =
         || summaries.iter().zip(&results.sweep.cells).filter_map(|(cell, at)| Some((cell.choice.as_ref()?, at)));
@@ -130,14 +131,14 @@ pub fn searches(results: &Results, summaries: &[CellSummary]) -> Vec<String> {
     tied.into_iter().chain(close).collect()
 }
 
-/// Below the table: what failed, and why the sweep ended early.
+/// Returns the notes below the table: failures, and the reason if the sweep ended early.
 pub fn below(results: &Results) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(reason) = &results.state.cancelled {
         notes.push(format!("Cancelled: {reason}"));
     }
     notes.extend(skipped_images(results));
-    // Trials of one cell that failed alike are one line.
+    // Failures of one cell with equal text share a line.
     let mut failures: Vec<(String, Vec<String>)> = Vec::new();
     for row in &results.trials {
         let TrialStatus::Failed(failure) = row.status else { continue };
@@ -164,7 +165,7 @@ pub fn below(results: &Results) -> Vec<String> {
     notes
 }
 
-/// With `corrupt: skip`: how many images of each data set the trainings went without.
+/// Returns, with `corrupt: skip`, the number of images per data set that trainings skipped.
 fn skipped_images(results: &Results) -> impl Iterator<Item = String> {
     let mut counts: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
     for row in &results.trials {
@@ -183,14 +184,14 @@ fn skipped_images(results: &Results) -> impl Iterator<Item = String> {
     })
 }
 
-/// Devices without what differs between equal ones: `NVIDIA H200, 143771 MiB, driver 580.65.06`, and `cpu (AMD EPYC, 1
-/// thread)` as it is, since other threads sum in another order.
+/// Returns the devices without the differences between equal ones: `NVIDIA H200, 143771 MiB, driver 580.65.06`; `cpu
+/// (AMD EPYC, 1 thread)` stays as it is, since a different number of threads sums in a different order.
 fn device_kind(devices: &[String]) -> String {
     let kinds: BTreeSet<&str> = devices.iter().map(|device| without_index(device)).collect();
     kinds.into_iter().collect::<Vec<_>>().join(" + ")
 }
 
-/// `NVIDIA H200` of `cuda:3 (NVIDIA H200)`; `cuda` where the driver told no more than `cuda:3`.
+/// Returns `NVIDIA H200` for `cuda:3 (NVIDIA H200)`, and `cuda` if the driver reported only `cuda:3`.
 fn without_index(device: &str) -> &str {
     let Some(rest) = device.strip_prefix("cuda:") else { return device };
     match rest.trim_start_matches(|digit: char| digit.is_ascii_digit()) {

@@ -1,6 +1,6 @@
-//! One sweep's share of the state, folded into trials and cells: what every table, figure and file is made from.
+//! One sweep's part of the state, folded into trials and cells: the source of every table, figure and file.
 //!
-//! Read `grid.rs` next for how cells become a table.
+//! See `grid.rs` for how cells become a table.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use sweep::{Share, Sweep};
 
 use crate::statistics::Summary;
 
-/// A trial of the sweep with what became of it.
+/// A trial of the sweep and its outcome.
 pub struct TrialRow<'a> {
     pub trial: &'a SweepTrial,
     pub status: TrialStatus<'a>,
@@ -53,27 +53,27 @@ impl TrialStatus<'_> {
 pub struct Results<'a> {
     pub state: &'a SweepState,
     pub sweep: &'a Sweep,
-    /// In the order cell, candidate, role, seed, whatever order the coordinator keeps.
+    /// Ordered by cell, candidate, role, seed, independently of the coordinator's order.
     pub trials: Vec<TrialRow<'a>>,
-    /// Where each cell's trials lie in `trials`.
+    /// Range of each cell's trials in `trials`.
     cells: Vec<std::ops::Range<usize>>,
-    /// `Sweep::base` as a record: reading one field of 100,000 cells must not build 100,000 settings.
+    /// `Sweep::base` as a record, so that reading one field of 100,000 cells does not build 100,000 settings.
     base: Value,
     complete: bool,
 }
 
-/// What a table shows for a cell.
+/// The content of a table cell.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CellSummary {
     pub status: CellStatus,
-    /// Of the accuracies that count, as fractions.
+    /// Summary of the accuracies that count, as fractions.
     pub summary: Option<Summary>,
-    /// Trials with a result, and trials that the cell needs in all.
+    /// Trials with a result; `total` is the number of trials that the cell needs.
     pub done: usize,
     pub total: usize,
-    /// Index into `Search::candidates` of the one that counts.
+    /// Index into `Search::candidates` of the candidate that counts.
     pub candidate: Option<usize>,
-    /// Why that one, once a search has chosen.
+    /// Reason for that candidate, once a search has chosen.
     pub choice: Option<Choice>,
 }
 
@@ -106,7 +106,7 @@ impl CellStatus {
 }
 
 impl<'a> Results<'a> {
-    /// `None` when no sweep has that name.
+    /// Returns `None` if no sweep has that name.
     pub fn of(state: &'a State, name: &str) -> Option<Self> {
         let sweep_state = state.sweeps.get(name)?;
         let sweep = sweep_state.sweep.as_ref();
@@ -123,7 +123,7 @@ impl<'a> Results<'a> {
         Some(Self { state: sweep_state, sweep, trials, cells, base, complete: state.is_complete(name) })
     }
 
-    /// One field of a cell's settings.
+    /// Returns one field of a cell's settings.
     pub fn field(&self, cell: &'a Cell, name: &str) -> &Value {
         cell.set.get(name).unwrap_or(&self.base[name])
     }
@@ -132,12 +132,12 @@ impl<'a> Results<'a> {
         &self.trials[self.cells[cell].clone()]
     }
 
-    /// Every trial has ended, and no search has still to choose.
+    /// Returns true if every trial has ended and no search has yet to choose.
     pub fn complete(&self) -> bool {
         self.complete
     }
 
-    /// Trials that ended without a result in cells that are not complete.
+    /// Returns the number of trials that ended without a result in cells that are not complete.
     pub fn failed_trials(&self) -> u64 {
         let mut failed = 0;
         for cell in 0..self.sweep.cells.len() {
@@ -165,8 +165,8 @@ impl<'a> Results<'a> {
         }
     }
 
-    /// By candidate, what a search compares: accuracy on what was held out, or on the test set by the table's measure.
-    /// `None` for a candidate with a trial that has no result.
+    /// Returns the scores that a search compares, by candidate: accuracy on held-out images, or on the test set by the
+    /// table's measure. `None` for a candidate with a trial that has no result.
     pub fn scores(&self, search: &Search, cell: usize, measure: Measure) -> Vec<Option<Score>> {
         let (role, measure) = match search.select {
             Select::Validation => (Role::Search, Measure::Last),
@@ -180,7 +180,7 @@ impl<'a> Results<'a> {
         (0..search.candidates.len()).map(of).collect()
     }
 
-    /// The accuracies that count for a cell, with their seeds.
+    /// Returns the accuracies that count for a cell.
     pub fn values(&self, cell: usize, candidate: Option<usize>, measure: Measure) -> Vec<Share> {
         self.result_trials(cell, candidate).filter_map(|row| row.accuracy(measure)).collect()
     }
@@ -203,8 +203,8 @@ impl<'a> Results<'a> {
         CellSummary { status, summary: Summary::of(&values), done: values.len(), total, candidate, choice: None }
     }
 
-    /// The paper's protocol: the candidate with the highest mean on the test set. Candidates whose training failed for
-    /// some seed count only when none is whole.
+    /// Follows the paper's protocol: the candidate with the highest mean on the test set. Candidates with a failed
+    /// training count only if every candidate has one.
     fn best_candidate(&self, search: &Search, cell: usize, measure: Measure) -> CellSummary {
         let trials = self.cell_trials(cell);
         let choice = schedule::choose(search, &self.scores(search, cell, measure));
@@ -246,7 +246,7 @@ impl TrialRow<'_> {
         self.trial.candidate.map(|candidate| candidate as usize)
     }
 
-    /// Right answers of the evaluation set; `None` without a result.
+    /// Returns the share of right answers on the evaluation set; `None` without a result.
     pub fn accuracy(&self, measure: Measure) -> Option<Share> {
         let result = self.result()?;
         Some(Share::new(accuracy(result, measure), result.provenance.num_eval_images))
@@ -259,8 +259,9 @@ impl TrialRow<'_> {
         }
     }
 
-    /// Seconds of its attempts, from dispatch to end by the coordinator's clock, in which it neither got ready, trained,
-    /// evaluated nor wrote checkpoints: dispatch, the start of a trainer, and what was lost with attempts that failed.
+    /// Returns the seconds of its attempts, from dispatch to end by the coordinator's clock, that were not spent on
+    /// getting ready, training, evaluation or checkpoints: dispatch, the start of a trainer, and the time lost with
+    /// failed attempts.
     pub fn idle_s(&self) -> Option<f64> {
         let timing = &self.result()?.timing;
         let length = |attempt: &Attempt| Some(attempt.ended.as_ref()?.at.saturating_sub(attempt.started_at));
@@ -278,7 +279,7 @@ fn accuracy(result: &ResultSummary, measure: Measure) -> f64 {
     }
 }
 
-/// A journal that says a trial failed but not why would be damaged; the report still shows that it failed.
+/// Only a damaged journal records a failure without its reason; the report still shows that the trial failed.
 static UNKNOWN_FAILURE: Failure = Failure::new(FailureClass::Crashed, String::new());
 
 fn trial_row<'a>(state: &'a State, trial: &'a SweepTrial) -> TrialRow<'a> {
@@ -295,7 +296,7 @@ fn trial_row<'a>(state: &'a State, trial: &'a SweepTrial) -> TrialRow<'a> {
     TrialRow { trial, status, attempts: &known.attempts }
 }
 
-/// Of trials none of which has a result: what can be said about all of them.
+/// Returns the common status of trials that all lack a result.
 fn progress_status<'a, 'b: 'a>(trials: impl Iterator<Item = &'a TrialRow<'b>>) -> CellStatus {
     let (mut running, mut waiting, mut failed, mut any) = (false, false, false, false);
     for row in trials {

@@ -1,21 +1,21 @@
-//! Where the files of a report go, piece by piece: the report of 100,000 trials is hundreds of megabytes, which nobody
-//! should have to hold at once.
+//! Destination of a report's files, piece by piece: the report of 100,000 trials is hundreds of megabytes, which no
+//! process should have to hold at once.
 
 use std::io::{self, BufWriter, Write};
 
-/// Takes files one after the other.
+/// Receives files one after another.
 pub trait FileSink {
-    /// Begins a file: what is written until the next one begins is its content.
+    /// Begins a file: all following pieces are its content, until the next file begins.
     fn begin(&mut self, name: &str) -> io::Result<()>;
 
-    /// Takes the next piece, of at most [`MAX_PIECE`] bytes.
+    /// Receives the next piece, of at most [`MAX_PIECE`] bytes.
     fn write(&mut self, piece: &[u8]) -> io::Result<()>;
 }
 
 /// Largest piece of a file.
 pub const MAX_PIECE: usize = 256 << 10;
 
-/// Keeps everything: for small reports and for tests.
+/// Keeps everything in memory: for small reports and for tests.
 impl FileSink for Vec<(String, Vec<u8>)> {
     fn begin(&mut self, name: &str) -> io::Result<()> {
         self.push((name.to_owned(), Vec::new()));
@@ -30,14 +30,14 @@ impl FileSink for Vec<(String, Vec<u8>)> {
     }
 }
 
-/// A file that was written, as manifest.json lists it.
+/// A file that was written, as listed in manifest.json.
 pub(crate) struct Written {
     pub name: String,
     pub bytes: u64,
     pub blake3: String,
 }
 
-/// Writes files to a sink and notes what was written.
+/// Writes files to a sink and records their sizes and hashes.
 pub(crate) struct Files<'s> {
     sink: &'s mut dyn FileSink,
     pub written: Vec<Written>,

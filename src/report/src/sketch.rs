@@ -1,29 +1,29 @@
 //! Draws a plot with characters, for a terminal: one letter per series, a dotted line between its points.
 //!
-//! Precise to one line of text, so the table with the numbers stands beside it; `svg.rs` draws the figure itself.
+//! Precise to one line of text, so the table with the numbers is printed with it; `svg.rs` draws the real figure.
 //! Published numbers and spreads are left out: there is no room for them.
 
 use unicode_width::UnicodeWidthStr;
 
 use crate::figure::{Line, Panel, Plot};
 
-/// Lines of a panel.
+/// Height of a panel, in lines.
 const HEIGHT: usize = 14;
-/// Wider gains nothing.
+/// Maximum width; a wider panel shows no more.
 const MAX_WIDTH: usize = 72;
-/// Room for the numbers of the y axis and the axis itself.
+/// Room for the y axis and its numbers.
 const MARGIN: usize = 6;
-/// Where letters of several series meet.
+/// Mark where letters of several series coincide.
 const SEVERAL: char = '&';
 const BETWEEN: char = '·';
 
-/// Every panel and the legend, lines ended with `\n`. Empty while there is nothing that a line could join: no panel
-/// with results at two places of the x axis.
+/// Draws every panel and the legend, lines ended with `\n`. Empty while no panel has results at two positions of the x
+/// axis, since there is nothing to join with a line.
 pub fn sketch(plot: &Plot, width: usize) -> String {
     let joins = |panel: &&Panel| panel.lines.iter().any(|line| line.points.len() > 1);
     let panels: Vec<&Panel> = plot.panels.iter().filter(joins).collect();
     let columns = width.saturating_sub(MARGIN).min(MAX_WIDTH);
-    // In a place too narrow for a picture the table alone says more.
+    // If there is too little room for a picture, the table alone is clearer.
     if panels.is_empty() || columns < plot.ticks.len() * 2 {
         return String::new();
     }
@@ -69,7 +69,7 @@ fn draw(out: &mut String, plot: &Plot, panel: &Panel, columns: usize) {
     push(out, &format!("{:MARGIN$}{:^columns$}", "", plot.x_label));
 }
 
-/// Straight from point to point, under everything else.
+/// Draws straight lines from point to point, under everything else.
 fn dots(canvas: &mut [Vec<char>], plot: &Plot, line: &Line) {
     let columns = canvas[0].len();
     for pair in line.points.windows(2) {
@@ -82,7 +82,7 @@ fn dots(canvas: &mut [Vec<char>], plot: &Plot, line: &Line) {
     }
 }
 
-/// Centred under their ticks; one that would touch the one before is left out.
+/// Centres labels under their ticks; a label that would touch the previous one is left out.
 fn tick_labels(plot: &Plot, columns: usize) -> String {
     let mut text = String::new();
     for tick in &plot.ticks {
@@ -104,7 +104,7 @@ fn row(plot: &Plot, value: f64) -> usize {
     HEIGHT - 1 - place(plot.y_fraction(value), HEIGHT)
 }
 
-/// A, B, C, and from the start again after Z.
+/// Returns A, B, C, ..., starting again at A after Z.
 fn letter(series: usize) -> char {
     char::from(b'A' + (series % 26) as u8)
 }

@@ -1,7 +1,7 @@
 //! Mean, sample standard deviation, and the test behind "not distinguishable from the best at this n".
 //!
 //! The test is Welch's t-test, two-sided, at 5 %, with Holm's correction for the number of cells compared with the
-//! best: a cell counts as worse only when the seeds at hand can show it. A cell with one seed shows nothing.
+//! best: a cell counts as worse only if its seeds show it. A cell with one seed shows nothing.
 
 use sweep::Share;
 
@@ -10,21 +10,21 @@ use sweep::Share;
 pub struct Summary {
     pub n: usize,
     pub mean: Share,
-    /// Sample standard deviation (n - 1) as a fraction; absent below two values.
+    /// Sample standard deviation (n - 1) as a fraction; absent for fewer than two values.
     pub deviation: Option<f64>,
 }
 
-/// Level of the family of comparisons with the best.
+/// Significance level of all comparisons with the best together.
 pub const SIGNIFICANCE: f64 = 0.05;
 
 impl Summary {
-    /// `None` for no values.
+    /// Summarises values; `None` if there are none.
     pub fn of(values: &[Share]) -> Option<Self> {
         Some(Self { n: values.len(), mean: Share::mean(values)?, deviation: Share::deviation(values) })
     }
 }
 
-/// Two-sided p-value of Welch's t-test of equal means; `None` when either side has fewer than two values.
+/// Returns the two-sided p-value of Welch's t-test of equal means; `None` if either side has fewer than two values.
 ///
 /// Welch, "The generalization of Student's problem when several different population variances are involved",
 /// Biometrika 34 (1947); degrees of freedom after Satterthwaite.
@@ -33,7 +33,7 @@ pub fn welch_p(a: &Summary, b: &Summary) -> Option<f64> {
     let variance = variance_a + variance_b;
     let difference = (a.mean.fraction() - b.mean.fraction()).abs();
     if variance == 0.0 {
-        // No spread at all: equal means are equal, others differ.
+        // Without any spread, equal means are equal and all others differ.
         return Some(if difference == 0.0 { 1.0 } else { 0.0 });
     }
     let squares = variance_a.powi(2) / (a.n - 1) as f64 + variance_b.powi(2) / (b.n - 1) as f64;
@@ -42,7 +42,7 @@ pub fn welch_p(a: &Summary, b: &Summary) -> Option<f64> {
     Some(incomplete_beta(freedom / 2.0, 0.5, freedom / (freedom + t_squared)))
 }
 
-/// Which of `others` the data at hand cannot tell from `best` (Holm's step-down procedure over all of them).
+/// Marks those of `others` that the data do not distinguish from `best` (Holm's step-down procedure over all of them).
 pub fn indistinguishable(best: &Summary, others: &[Summary]) -> Vec<bool> {
     let mut tested: Vec<(usize, f64)> =
         others.iter().enumerate().filter_map(|(index, other)| welch_p(best, other).map(|p| (index, p))).collect();
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(welch_p(&same, &Summary { mean: share(0.8), ..same }), Some(0.0));
     }
 
-    /// Two cells each just significant alone: corrected for two comparisons neither is.
+    /// Each of two cells is just significant alone; corrected for two comparisons, neither is.
     #[test]
     fn many_comparisons_are_corrected() {
         let best = Summary { n: 3, mean: share(0.9), deviation: Some(0.01) };

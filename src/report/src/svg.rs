@@ -1,9 +1,9 @@
-//! Draws a plot as SVG 1.1: one file that opens in a browser, in a vector editor and in a LaTeX tool chain, on its own
-//! white ground, without scripts or external fonts.
+//! Draws a plot as SVG 1.1: one file for browsers, vector editors and LaTeX tool chains, on a white background, without
+//! scripts or external fonts.
 //!
-//! Means are solid lines with a band of one standard deviation (bars where a single point has no line), published
-//! numbers are dashed in the same colour. Colours are Okabe and Ito's, told apart with every common colour vision;
-//! shapes of the points repeat the distinction.
+//! Means are solid lines with a band of one standard deviation (bars where a single point has no line); published
+//! numbers are dashed in the same colour. The colours are Okabe and Ito's, distinguishable with every common colour
+//! vision; the shapes of the points repeat the distinction.
 
 use unicode_width::UnicodeWidthStr;
 
@@ -18,7 +18,7 @@ const PANEL_HEIGHT: f64 = 290.0;
 const LEFT: f64 = 58.0;
 const GAP: f64 = 36.0;
 const RIGHT: f64 = 20.0;
-/// Between a panel's frame and its outermost points, so that markers are not cut.
+/// Space between a panel's frame and its outermost points, so that markers are not cut.
 const INSET: f64 = 14.0;
 /// Average advance of a character at 12 px, for wrapping; text itself is laid out by the viewer.
 const ADVANCE: f64 = 6.4;
@@ -61,7 +61,7 @@ pub fn svg(plot: &Plot) -> String {
 const STYLE: &str = "text{font-family:'Helvetica Neue',Helvetica,Arial,'Liberation Sans','DejaVu Sans',sans-serif;font-size:12px;fill:#222}\
 .title{font-size:15px;font-weight:bold}.note{font-size:11px;fill:#555}.panel{font-size:13px;font-weight:bold}.axis{font-size:13px}";
 
-/// Where a panel stands, and how its numbers become positions.
+/// Position of a panel, and the mapping from its numbers to positions.
 struct Frame<'a> {
     left: f64,
     top: f64,
@@ -95,7 +95,7 @@ fn draw_panel(out: &mut String, plot: &Plot, panel: &Panel, frame: &Frame, first
     for tick in &plot.ticks {
         let x = frame.x(tick.x);
         out.push_str(&format!("<path d=\"M{x:.1} {bottom:.1}v5\" stroke=\"#555\"/>\n"));
-        // Labels that would touch the one before are left out; the tick stays.
+        // Labels that would touch the previous one are left out; the tick stays.
         let half = tick.label.width() as f64 * ADVANCE / 2.0;
         if x - half >= free_from {
             out.push_str(&text(x, bottom + 19.0, "tick", "middle", &tick.label));
@@ -165,7 +165,7 @@ fn draw_line(out: &mut String, frame: &Frame, line: &Line) {
     }
 }
 
-/// Circle, square, triangle, diamond in turn; hollow while seeds are missing.
+/// Draws a circle, square, triangle or diamond in turn; hollow while seeds are missing.
 fn marker(series: usize, x: f64, y: f64, complete: bool) -> String {
     let colour = colour(series);
     let fill = if complete { colour } else { "#ffffff" };
@@ -178,7 +178,7 @@ fn marker(series: usize, x: f64, y: f64, complete: bool) -> String {
     }
 }
 
-/// Below the panels, as many entries on a line as fit. Returns the height of the whole picture.
+/// Draws the legend below the panels, as many entries per line as fit. Returns the height of the whole picture.
 fn legend(out: &mut String, plot: &Plot, top: f64, width: f64) -> f64 {
     let (mut x, mut y) = (LEFT, top);
     let published = plot.panels.iter().flat_map(|panel| &panel.lines).any(|line| !line.published.is_empty());

@@ -1,8 +1,8 @@
-//! Draws a grid for a terminal or a text file: no colour, at most as wide as told.
+//! Draws a grid for a terminal or a text file: no colour, at most as wide as requested.
 //!
-//! A table that does not fit is cut into blocks of columns, each with the row labels again; a column of ours and its
+//! A table that does not fit is cut into blocks of columns, each with the row labels; a column of ours and its
 //! published numbers stay together. The best cell ends in ` *`, one that is not distinguishable from it in ` ≈`;
-//! `embolden` turns the first into bold type for a terminal.
+//! `embolden` turns the former into bold type for a terminal.
 
 use unicode_width::UnicodeWidthStr;
 
@@ -11,10 +11,10 @@ use crate::grid::{Grid, GridCell, Mark};
 const GAP: usize = 2;
 /// Heading of a table without column axes.
 const ONLY_COLUMN: &str = "accuracy %";
-/// Narrower than this nothing useful can be laid out.
+/// Minimum width of a useful layout.
 const MIN_WIDTH: usize = 40;
 
-/// The whole table with caption, warnings and notes, lines ended with `\n`.
+/// Draws the whole table with caption, warnings and notes, lines ended with `\n`.
 pub fn text(grid: &Grid, width: usize) -> String {
     let width = width.max(MIN_WIDTH);
     let mut out = String::new();
@@ -44,12 +44,12 @@ pub fn text(grid: &Grid, width: usize) -> String {
     out
 }
 
-/// The best cells of a drawn table in bold, for a terminal that shows colour.
+/// Makes the best cells of a drawn table bold, for a terminal with colour.
 pub fn embolden(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.lines() {
         let mut line = line.to_owned();
-        // From the right, so that what is inserted does not move what is still to be found.
+        // From the right, so that insertions do not move the positions that are still to be found.
         let mut end = line.len();
         while let Some(star) = line[..end].rfind(" *") {
             end = star;
@@ -65,7 +65,7 @@ pub fn embolden(text: &str) -> String {
     out
 }
 
-/// Columns to draw together, by index.
+/// Returns the columns to draw together, by index.
 fn blocks(grid: &Grid, width: usize) -> Vec<Vec<usize>> {
     let head: usize = label_widths(grid).iter().map(|width| width + GAP).sum();
     let mut blocks: Vec<Vec<usize>> = vec![Vec::new()];
@@ -109,8 +109,8 @@ fn draw(out: &mut String, grid: &Grid, block: &[usize]) {
     line(out, &[(rule.as_str(), total)]);
 }
 
-/// A line that names the column axes, one with labels per column axis, and one that tells ours from published numbers
-/// where both are there. The names of the row axes stand on the last.
+/// Writes a line that names the column axes, one with labels per column axis, and one that separates our numbers from
+/// published ones if there are both. The names of the row axes are on the last line.
 fn heading_lines(out: &mut String, grid: &Grid, block: &[usize], labels: &[usize], widths: &[usize]) {
     let levels = grid.column_headings.len();
     let span_width = |widths: &[usize]| widths.iter().map(|width| width + GAP).sum::<usize>() - GAP;
@@ -146,7 +146,7 @@ fn heading_lines(out: &mut String, grid: &Grid, block: &[usize], labels: &[usize
         }
     }
     for fields in &lines {
-        // The last one has nothing after it to run into.
+        // The last field has no field after it to run into.
         let last = fields.len() - 1;
         let cut = |(place, (text, width)): (usize, &(String, usize))| {
             if place == last { text.clone() } else { shortened(text, *width) }
@@ -158,7 +158,7 @@ fn heading_lines(out: &mut String, grid: &Grid, block: &[usize], labels: &[usize
     }
 }
 
-/// A heading over fewer columns than it needs (its block was cut) ends in an ellipsis.
+/// Shortens, with an ellipsis, a heading over fewer columns than it needs (its block was cut).
 fn shortened(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
@@ -203,7 +203,7 @@ fn column_width(grid: &Grid, column: usize) -> usize {
     let cells = grid.cells.iter().map(|row| marked(&row[column]).width());
     let mut width = cells.fold(kind, usize::max);
     for level in 0..here.labels.len() {
-        // The columns under one label share the room that it needs.
+        // The columns under one label share the space that it needs.
         let same = |other: &&crate::grid::Column| other.labels[..=level] == here.labels[..=level];
         let span = grid.columns.iter().filter(same).count();
         let room = here.labels[level].width().saturating_sub((span - 1) * GAP);
@@ -223,7 +223,7 @@ fn line(out: &mut String, fields: &[(&str, usize)]) {
     out.push('\n');
 }
 
-/// Breaks at spaces; a word longer than the line stands alone.
+/// Breaks at spaces; a word longer than the line has a line of its own.
 pub fn wrap(out: &mut String, text: &str, width: usize, indent: &str) {
     for paragraph in text.lines() {
         let mut used = 0;

@@ -1,6 +1,6 @@
-//! Where a table cell came from: its trials and attempts, what was trained and on what, and what a search chose.
+//! History of a table cell: its trials and attempts, the training and its data, and the choice of a search.
 //!
-//! Why a trial is *not running* is another question; the schedule's `explain` answers it.
+//! The schedule's `explain` answers another question: why a trial is *not running*.
 
 use std::collections::BTreeSet;
 
@@ -21,8 +21,8 @@ pub struct Why {
     pub json: Value,
 }
 
-/// The history of one cell, named as in `cub/cos`: every axis in order, or any part of the names that fits only one
-/// cell. The error says which sweep or cell does not exist and what does.
+/// Returns the history of one cell, named as in `cub/cos`: every axis in order, or any part of the names that matches
+/// exactly one cell. The error names the sweep or cell that does not exist, and those that do.
 pub fn why(state: &State, sweep: &str, cell: &str) -> Result<Why, String> {
     let results = Results::of(state, sweep).ok_or_else(|| {
         let known: Vec<&str> = state.sweeps.keys().map(|name| &**name).collect();
@@ -46,7 +46,7 @@ pub fn why(state: &State, sweep: &str, cell: &str) -> Result<Why, String> {
     Ok(Why { text: why_text(&results, index, &changed), json })
 }
 
-/// By name: the content that the cell's trials were submitted with, `null` where it was not known, and what changed.
+/// Returns by name the content that the cell's trials were submitted with (`null` if unknown), and its changes.
 fn cell_inputs(results: &Results, index: usize) -> Value {
     let settings = results.sweep.cell_settings(&results.sweep.cells[index]);
     let inputs = settings.inputs().into_iter().map(|input| {
@@ -63,7 +63,7 @@ fn cell_inputs(results: &Results, index: usize) -> Value {
     Value::Object(inputs.collect())
 }
 
-/// Fields in which a cell differs from its recipe on its data set, with its value.
+/// Returns the fields in which a cell differs from its recipe on its data set, with the cell's values.
 fn changed_settings(results: &Results, index: usize) -> Vec<(String, Value)> {
     let settings = results.sweep.cell_settings(&results.sweep.cells[index]);
     let recipe = sweep::recipe::settings(&results.sweep.recipe, &settings.dataset);
@@ -161,7 +161,7 @@ fn search_text(out: &mut String, results: &Results, index: usize, (last, best): 
     }
 }
 
-/// What the cell's trials read, and what changed about it with this revision of the sweep.
+/// Lists the inputs of the cell's trials, and their changes with this revision of the sweep.
 fn inputs_text(out: &mut String, results: &Results, index: usize) {
     let settings = results.sweep.cell_settings(&results.sweep.cells[index]);
     let inputs = settings.inputs();
@@ -182,7 +182,7 @@ fn inputs_text(out: &mut String, results: &Results, index: usize) {
     }
 }
 
-/// What the results of a cell have in common is said once; what differs is listed.
+/// Writes values that all results of a cell share once, and lists those that differ.
 fn provenance_text(out: &mut String, rows: &[TrialRow]) {
     let results: Vec<_> = rows.iter().filter_map(TrialRow::result).collect();
     if results.is_empty() {
@@ -207,7 +207,7 @@ fn provenance_text(out: &mut String, rows: &[TrialRow]) {
     say("kernels", all(&|result| result.provenance.kernels.clone()));
     say("parameters", all(&|result| result.provenance.num_parameters.to_string()));
     say("devices", all(&|result| result.provenance.devices.join(" + ")));
-    // a CPU has none beside libtorch
+    // a CPU has no libraries besides libtorch
     let libraries: BTreeSet<String> = all(&|result| result.provenance.libraries.join(" + "));
     if libraries.iter().any(|names| !names.is_empty()) {
         say("libraries", libraries);
@@ -280,7 +280,8 @@ fn attempt_text(attempt: &Attempt) -> String {
     }
 }
 
-/// `2026-11-23 14:05:09 UTC`. Days to a civil date after Hinnant, "chrono-compatible low-level date algorithms".
+/// Formats `2026-11-23 14:05:09 UTC`. Days to a civil date after Hinnant, "chrono-compatible low-level date
+/// algorithms".
 fn utc(at: Millis) -> String {
     let seconds = at / 1000;
     let (days, second) = (seconds / 86_400, seconds % 86_400);

@@ -1,5 +1,5 @@
-//! What people see, held against files in `tests/goldens`. `UPDATE_GOLDENS=1 cargo test --release -p report` writes
-//! them anew; read the difference as prose before committing it.
+//! The output for people, compared with files in `tests/goldens`. `UPDATE_GOLDENS=1 cargo test --release -p report`
+//! rewrites them; read the difference as prose before committing it.
 
 mod fixture;
 

@@ -1,4 +1,4 @@
-//! What a report promises, whatever it looks like.
+//! Properties of a report that do not depend on its layout.
 
 mod fixture;
 mod latex;
@@ -16,8 +16,8 @@ fn file(state: &State, sweep: &str, name: &str) -> String {
     String::from_utf8(content).expect("reports are UTF-8")
 }
 
-/// The promise that the soak test relies on: who ran a trial, when, and how often, is in timing.csv and in the keys
-/// `timing` and `attempts` of results.json, and nowhere else.
+/// The promise that the soak test relies on: machine, time and number of attempts of a trial are in timing.csv and in
+/// the keys `timing` and `attempts` of results.json, and nowhere else.
 #[test]
 fn a_disturbed_run_differs_in_timing_and_attempts_only() {
     let calm = every_status();
@@ -80,11 +80,11 @@ fn completeness_and_failures() {
     assert_eq!(report::report(&State::default(), "one"), None);
 }
 
-/// A learning rate that diverges does not fail a cell that another one completes.
+/// A learning rate that diverges does not fail a cell that another learning rate completes.
 #[test]
 fn failed_candidates_of_a_search_do_not_count() {
     let report = report::report(&searched(), "searched").unwrap();
-    // `cos` still runs; its two failures may yet not matter, but it is not complete.
+    // `cos` is still running; its two failures may not matter in the end, but it is not complete.
     assert_eq!((report.complete, report.failed_trials), (false, 2));
     let csv = file(&searched(), "searched", "searched.csv");
     assert!(csv.contains("xent,best,complete,2,2,"), "{csv}");
@@ -130,7 +130,7 @@ fn images_that_were_left_out_are_a_footnote() {
     }
 }
 
-/// What decides bits and speed on a GPU is in the record, and a person finds it.
+/// The record has everything that decides bits and speed on a GPU, and a person can find it.
 #[test]
 fn a_gpu_trial_says_what_it_ran_on() {
     let mut state = every_status();
@@ -156,7 +156,7 @@ fn a_gpu_trial_says_what_it_ran_on() {
     assert_eq!((timing["images"].as_str(), timing["gpu_busy"].as_f64()), (Some("resident"), Some(0.875)));
 }
 
-/// Two GPUs of a kind are no mixture, wherever they are plugged in; another kind is.
+/// Two GPUs of one kind are not a mixture, wherever they are plugged in; GPUs of two kinds are.
 #[test]
 fn gpus_are_mixed_by_kind_and_not_by_place() {
     let warned = |places: [&str; 2]| {
@@ -225,7 +225,7 @@ fn bold_is_for_the_best_of_each_line_on_a_terminal() {
     assert_eq!(text, "cosine   \x1b[1m95.2 ± 0.4 *\x1b[0m  \x1b[1m90.1 ± 0.3 *\x1b[0m  80.0\n* best\n");
 }
 
-/// A footnote that no number refers to is about all of them, and stands wherever they do.
+/// A footnote that no number refers to applies to all of them, and appears wherever they do.
 #[test]
 fn general_footnotes_of_published_numbers_are_in_every_format() {
     let mut state = every_status();
@@ -245,12 +245,12 @@ fn general_footnotes_of_published_numbers_are_in_every_format() {
     assert_eq!(cell["published_footnotes"], serde_json::json!(["59.9 in Table 3", text]));
     let why = report::why(&state, "statuses", "xent/10").unwrap().text;
     assert!(why.contains(&format!("published    51.9  ({text})")), "{why}");
-    // where no published number is shown, there is nothing to remark on
+    // where no published number is shown, there is nothing to note
     Arc::make_mut(&mut state.sweeps.get_mut("statuses").unwrap().sweep).published.clear();
     assert!(!file(&state, "statuses", "main.txt").contains(text));
 }
 
-/// 1927 right answers of 2000 are 96.35 %, whichever seeds gave them: one number in print, and both cells bold.
+/// 1927 right answers of 2000 are 96.35 %, however the seeds share them: one number in print, and both cells bold.
 #[test]
 fn equal_counts_print_equally_and_are_bold_together() {
     let axes = vec![axis("loss", &[("xent", "xent"), ("cos", "cos"), ("mse", "mse")])];
@@ -281,7 +281,7 @@ fn equal_counts_print_equally_and_are_bold_together() {
     );
 }
 
-/// Every column of a CSV file has a name of its own, whatever the axes are called, and no field is a formula.
+/// Every column of a CSV file has a unique name, whatever the names of the axes, and no field is a formula.
 #[test]
 fn csv_columns_are_unique_and_text_is_no_formula() {
     let axes = vec![
@@ -315,7 +315,7 @@ fn csv_columns_are_unique_and_text_is_no_formula() {
     }
 }
 
-/// Choices that could as well have been others are told below the table, by the cell and in its history.
+/// Ties and near ties are listed below the table, by cell, and in the cell's history.
 #[test]
 fn ties_and_near_ties_of_a_search_are_told() {
     let axes = vec![axis("loss", &[("xent", "xent"), ("cos", "cos"), ("mse", "mse")])];

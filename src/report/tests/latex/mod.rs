@@ -1,5 +1,5 @@
-//! Tables set by a real LaTeX: `.ci/run` installs one and runs this. `escape.rs` holds the same promise by its unit tests
-//! wherever there is none.
+//! Tables typeset by a real LaTeX: `.ci/run` installs one and runs this. Where there is none, the unit tests of
+//! `escape.rs` check the same promise.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -9,7 +9,7 @@ use sweep::definition::{Measure, Output};
 
 use crate::fixture::{axis, state, succeeded, sweep, table};
 
-/// Rows that fit a page.
+/// Rows that fit on a page.
 const ROWS: usize = 30;
 
 fn run(folder: &Path, program: &str, arguments: &[&str]) -> String {
@@ -20,7 +20,7 @@ fn run(folder: &Path, program: &str, arguments: &[&str]) -> String {
     text
 }
 
-/// The words on the pages of a document that holds one table per group of labels.
+/// Returns the words on the pages of a document with one table per group of labels.
 fn words(labels: &[String]) -> Vec<String> {
     let mut document =
         "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n\\listoftables\n".to_owned();
@@ -41,7 +41,7 @@ fn words(labels: &[String]) -> Vec<String> {
     let folder = std::env::temp_dir().join(format!("orchestrator-latex-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder for temporary files");
     std::fs::write(folder.join("labels.tex"), document).expect("the folder can be written");
-    // twice, so that captions come back in the list of tables
+    // twice, so that captions appear in the list of tables
     for _ in 0..2 {
         run(&folder, "pdflatex", &["-interaction=nonstopmode", "-halt-on-error", "labels.tex"]);
     }
@@ -63,7 +63,7 @@ fn every_label_survives_a_real_latex() {
     // at the beginning, doubled, inside and at the end
     let labels: Vec<String> = ('!'..='~').map(|symbol| format!("{symbol}{symbol}Q{symbol}Q{symbol}")).collect();
     let found = words(&labels);
-    // an underscore is drawn as a rule, which is no text
+    // an underscore is drawn as a rule, which is not text
     for label in labels.iter().filter(|label| !label.contains('_')) {
         assert!(found.contains(label), "{label} is not on the pages: {found:?}");
     }
