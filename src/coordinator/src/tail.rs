@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::v1;
 use schedule::Config;
-use schedule::event::{Event, Recorded, Then};
+use schedule::event::{AfterFailure, Event, Recorded};
 use schedule::state::{Millis, Phase, State, SweepState, SweepTrial};
 use sweep::TrialId;
 use sweep::definition::Role;
@@ -106,17 +106,17 @@ impl Tails {
         match event {
             Event::AttemptSucceeded { trial, .. } => self.ended(*trial, state),
             Event::AttemptFailed { trial, attempt, failure, then, .. } => match then {
-                Then::GiveUp => self.ended(*trial, state),
+                AfterFailure::GiveUp => self.ended(*trial, state),
                 // the pause of its slot is the news
-                Then::Retry { .. } if failure.class == FailureClass::Node => {}
-                Then::Retry { .. } => {
+                AfterFailure::Retry { .. } if failure.class == FailureClass::Node => {}
+                AfterFailure::Retry { .. } => {
                     let first_line = failure.message.lines().next().unwrap_or_default();
                     let class = failure.class;
                     self.note_trial(*trial, state, |name| {
                         format!("{name}: attempt {attempt} ended ({class}): {first_line}; another follows")
                     });
                 }
-                Then::Unwanted => {}
+                AfterFailure::Unwanted => {}
             },
             Event::WorkerJoined { worker, info, .. } => {
                 self.note(&format!("worker {worker} joined with {} slots", info.slots.len()));

@@ -1,18 +1,11 @@
 //! The state machine: how each event changes the state. Live decisions and replay go through this one function.
 //!
-//! ```text
-//!   wanted -> Waiting --dispatched--> Running --succeeded--> Succeeded
-//!               ^  |                   |  |
-//!               |  |    failed, retry  |  +--failed, give up--> Failed --retried--> Waiting
-//!               +--|-------------------+  |
-//!                  +--not wanted--> Cancelled <--stopped, or failed when not wanted
-//!                                      +--wanted again--> Waiting
-//!   Succeeded, Failed, Cancelled --trained again on a person's word--> Waiting
-//! ```
+//! The phases of a trial are the table in `phase.rs`. Everything here that is not about a phase is about workers, slots
+//! and hosts.
 //!
 //! It refuses, with an error value and without changing anything, what cannot follow from the history so far. It
-//! knows no budgets, leases or times of its own: whatever they decided is in the event. Read `members.rs` for the
-//! sweeps' side of a trial, `decide.rs` for where events come from.
+//! knows no budgets, leases or times of its own: whatever they decided is in the event. Read `phase.rs`,
+//! then `sweep_transitions.rs` for the sweeps' side of a trial, and `decide.rs` for where events come from.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,12 +13,13 @@ use std::sync::Arc;
 use sweep::record::{Failure, FailureClass, Provenance, TrialResult};
 use sweep::{AttemptNo, TrialId, text};
 
-use crate::event::{Event, Recorded, Then};
-use crate::members::{self, set_phase};
+use crate::event::{AfterFailure, Context, Event, Recorded};
+use crate::phase::TrialEvent;
 use crate::state::{
-    Attempt, AttemptEnd, HostState, Millis, Phase, Presence, ResultSummary, SecretHash, SlotIndex, SlotPause, State,
-    WorkerId, WorkerInfo, WorkerState,
+    Attempt, AttemptEnd, HostState, Millis, Presence, ResultSummary, SecretHash, SlotIndex, SlotPause, State, WorkerId,
+    WorkerInfo, WorkerState,
 };
+use crate::sweep_transitions::{self, next_phase, set_phase};
 
 /// A history that cannot have happened: a damaged journal, or one of another program.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,13 +30,6 @@ pub struct Impossible {
     pub reason: String,
 }
 
-/// What one event needs to know about itself.
-#[derive(Clone, Copy)]
-pub(crate) struct Context {
-    pub at: Millis,
-    pub number: u64,
-}
-
 type Applied = Result<(), String>;
 
 /// The only mutation of the durable part of the state. An event that cannot follow changes nothing.
@@ -50,12 +37,12 @@ pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
     let number = state.applied + 1;
     let context = Context { at: recorded.at, number };
     let applied = match &recorded.event {
-        Event::SweepSubmitted { sweep, trials } => members::sweep_submitted(state, sweep, trials, context),
-        Event::SweepCancelled { sweep, reason } => members::sweep_cancelled(state, sweep, reason, context),
-        Event::FailedTrialsRetried { sweep } => members::failed_trials_retried(state, sweep, context),
-        Event::TrialsRetried { sweep, trials } => members::trials_retried(state, sweep, trials, context),
+        Event::SweepSubmitted { sweep, trials } => sweep_transitions::sweep_submitted(state, sweep, trials, context),
+        Event::SweepCancelled { sweep, reason } => sweep_transitions::sweep_cancelled(state, sweep, reason, context),
+        Event::FailedTrialsRetried { sweep } => sweep_transitions::failed_trials_retried(state, sweep, context),
+        Event::TrialsRetried { sweep, trials } => sweep_transitions::trials_retried(state, sweep, trials, context),
         Event::CandidateChosen { sweep, cell, candidate, trials } => {
-            members::candidate_chosen(state, sweep, (*cell, *candidate), trials, context)
+            sweep_transitions::candidate_chosen(state, sweep, (*cell, *candidate), trials, context)
         }
         Event::WorkerJoined { worker, info, secret, occupied } => {
             worker_joined(state, worker, info, (secret.as_ref(), occupied), context)
@@ -100,10 +87,8 @@ fn trial_dispatched(
     slot: SlotIndex,
     context: Context,
 ) -> Applied {
-    let trial = state.trials.get_mut(&id).ok_or_else(|| format!("no trial {id}"))?;
-    if !matches!(trial.phase, Phase::Waiting { .. }) {
-        return Err(format!("trial {id} is dispatched, but does not wait"));
-    }
+    let phase = next_phase(state, id, &TrialEvent::Dispatched { attempt })?;
+    let trial = state.trials.get_mut(&id).expect("it has a next phase");
     if attempt != trial.next_attempt() {
         return Err(format!("trial {id} is dispatched as attempt {attempt}, not {}", trial.next_attempt()));
     }
@@ -125,7 +110,7 @@ fn trial_dispatched(
         None => return Err(format!("worker `{worker}` has no slot {slot}")),
     }
     trial.attempts.push(Attempt { worker, slot, started_at: context.at, ended: None });
-    set_phase(state, id, Phase::Running { attempt });
+    set_phase(state, id, phase);
     Ok(())
 }
 
@@ -135,15 +120,18 @@ fn attempt_succeeded(
     result: &TrialResult,
     context: Context,
 ) -> Applied {
-    let (worker, slot) = running(state, id, attempt)?;
+    let mut summary = ResultSummary::new(result, context.number);
+    summary.provenance = interned(state, summary.provenance);
+    let provenance = summary.provenance.clone();
+    let phase = next_phase(state, id, &TrialEvent::Succeeded { attempt, result: Arc::new(summary) })?;
+    let (worker, slot) = place(state, id, attempt)?;
     end_attempt(state, id, attempt, None, context);
     let trial = state.trials.get_mut(&id).expect("it runs");
     trial.attempts[attempt.0 as usize - 1].ended.as_mut().expect("it has just ended").succeeded = true;
     free(state, &worker, slot);
     end_pauses(state, &worker, slot);
-    let mut summary = ResultSummary::new(result, context.number);
-    summary.provenance = intern(state, summary.provenance);
-    set_phase(state, id, Phase::Succeeded { attempt, result: Arc::new(summary) });
+    remember(state, provenance);
+    set_phase(state, id, phase);
     credit_hosts(state, id, &worker);
     Ok(())
 }
@@ -152,15 +140,12 @@ fn attempt_failed(
     state: &mut State,
     (id, attempt): (TrialId, AttemptNo),
     failure: &Failure,
-    then: Then,
+    then: AfterFailure,
     slot_free: bool,
     context: Context,
 ) -> Applied {
-    let (worker, slot) = running(state, id, attempt)?;
-    let wanted = state.is_wanted(&state.trials[&id]);
-    if wanted == (then == Then::Unwanted) {
-        return Err(format!("trial {id} fails with {then:?}, wanted: {wanted}"));
-    }
+    let phase = next_phase(state, id, &TrialEvent::Failed { attempt, then })?;
+    let (worker, slot) = place(state, id, attempt)?;
     end_attempt(state, id, attempt, Some(failure), context);
     if slot_free {
         free(state, &worker, slot);
@@ -174,38 +159,29 @@ fn attempt_failed(
         let host = state.workers[&worker].info.host.clone();
         state.hosts.entry(host).or_default().failed_here.insert(id);
     }
-    let phase = match then {
-        Then::Retry { not_before } => Phase::Waiting { not_before },
-        Then::GiveUp => Phase::Failed { attempt },
-        Then::Unwanted => Phase::Cancelled,
-    };
     set_phase(state, id, phase);
     Ok(())
 }
 
 fn attempt_stopped(state: &mut State, (id, attempt): (TrialId, AttemptNo), context: Context) -> Applied {
-    let (worker, slot) = running(state, id, attempt)?;
-    if state.is_wanted(&state.trials[&id]) {
-        return Err(format!("trial {id} was stopped, but is wanted"));
-    }
+    let phase = next_phase(state, id, &TrialEvent::Stopped { attempt })?;
+    let (worker, slot) = place(state, id, attempt)?;
     end_attempt(state, id, attempt, None, context);
     free(state, &worker, slot);
     end_pauses(state, &worker, slot);
-    set_phase(state, id, Phase::Cancelled);
+    set_phase(state, id, phase);
     Ok(())
 }
 
-/// Where an attempt runs, if it is its trial's current one.
-fn running(state: &State, id: TrialId, attempt: AttemptNo) -> Result<(WorkerId, SlotIndex), String> {
-    let trial = state.trials.get(&id).ok_or_else(|| format!("no trial {id}"))?;
-    match trial.attempt(attempt) {
-        Some(entry) if trial.phase == (Phase::Running { attempt }) => Ok((entry.worker.clone(), entry.slot)),
-        _ => Err(format!("attempt {attempt} of trial {id} ends, but does not run")),
-    }
+/// The worker and slot of an attempt.
+fn place(state: &State, id: TrialId, attempt: AttemptNo) -> Result<(WorkerId, SlotIndex), String> {
+    let entry = state.trials.get(&id).and_then(|trial| trial.attempt(attempt));
+    let entry = entry.ok_or_else(|| format!("trial {id} has no attempt {attempt}"))?;
+    Ok((entry.worker.clone(), entry.slot))
 }
 
 fn end_attempt(state: &mut State, id: TrialId, attempt: AttemptNo, failure: Option<&Failure>, context: Context) {
-    let trial = state.trials.get_mut(&id).expect("checked by `running`");
+    let trial = state.trials.get_mut(&id).expect("its next phase is known");
     let failure =
         failure.map(|failure| Failure::new(failure.class, text::shortened(&failure.message, MAX_MESSAGE_IN_MEMORY)));
     let end = AttemptEnd { at: context.at, event: context.number, succeeded: false, failure };
@@ -226,16 +202,19 @@ fn end_pauses(state: &mut State, worker: &WorkerId, slot: SlotIndex) {
 /// What a failed attempt keeps of its message in memory, in bytes: the first line and the end. The journal has all.
 const MAX_MESSAGE_IN_MEMORY: usize = 800;
 
-/// One allocation for all results of one origin. The list is short: hosts x models x data sets.
-fn intern(state: &mut State, provenance: Arc<Provenance>) -> Arc<Provenance> {
-    if let Some(known) = state.provenances.iter().find(|known| **known == provenance) {
-        return known.clone();
-    }
+/// The shared copy of a provenance where there is one: one allocation for all results of one origin. The list is short:
+/// hosts x models x data sets.
+fn interned(state: &State, provenance: Arc<Provenance>) -> Arc<Provenance> {
+    state.provenances.iter().find(|known| **known == provenance).cloned().unwrap_or(provenance)
+}
+
+/// Shares a provenance with later results.
+fn remember(state: &mut State, provenance: Arc<Provenance>) {
+    let is_known = state.provenances.iter().any(|known| Arc::ptr_eq(known, &provenance));
     // beyond this the search costs more than the memory it saves
-    if state.provenances.len() < 256 {
-        state.provenances.push(provenance.clone());
+    if !is_known && state.provenances.len() < 256 {
+        state.provenances.push(provenance);
     }
-    provenance
 }
 
 // -- hosts

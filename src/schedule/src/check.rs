@@ -9,9 +9,9 @@ use sweep::definition::{Role, Select};
 use sweep::{AttemptNo, TrialId};
 
 use crate::apply::blames_host;
-use crate::members::place_of;
 use crate::search::best_candidate;
 use crate::state::{Counts, Phase, Queue, State, SweepState, WorkerId};
+use crate::sweep_transitions::place_of;
 use crate::tally::Tally;
 
 /// Name and meaning of every invariant.

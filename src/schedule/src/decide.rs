@@ -10,13 +10,29 @@ use sweep::TrialId;
 
 use crate::config::Config;
 use crate::event::{Event, Input, Rejected, Retry};
-use crate::fleet;
+use crate::fleet::{self, present};
 use crate::state::{Millis, Phase, Presence, State, SweepState, WorkerId, WorkerState};
-use crate::submission;
+use crate::submission::{Submission, submitted};
 
-pub fn decide(state: &State, config: &Config, input: &Input, now: Millis) -> Result<Vec<Event>, Rejected> {
-    match input {
-        Input::Submit { sweep } => submission::submitted(state, sweep).map(|(_, events)| events),
+/// What an input means: events, and what a submission means to its user.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    pub events: Vec<Event>,
+    pub submission: Option<Submission>,
+}
+
+impl From<Vec<Event>> for Decision {
+    fn from(events: Vec<Event>) -> Self {
+        Self { events, submission: None }
+    }
+}
+
+pub fn decide(state: &State, config: &Config, input: &Input, now: Millis) -> Result<Decision, Rejected> {
+    let events = match input {
+        Input::Submit { sweep } => {
+            let (submission, events) = submitted(state, sweep)?;
+            return Ok(Decision { events, submission: Some(submission) });
+        }
         Input::Cancel { sweep, reason } => cancel(state, sweep, reason),
         Input::Retry { sweep, which } => retry(state, sweep, which),
         Input::Drain { name, reason } => drain(state, name, reason),
@@ -31,7 +47,8 @@ pub fn decide(state: &State, config: &Config, input: &Input, now: Millis) -> Res
         Input::Ended { worker, ended } => fleet::ended(state, config, worker, ended, now),
         Input::Leaving { worker, reason } => leaving(state, worker, reason),
         Input::Tick => Ok(fleet::expired_leases(state, config, now)),
-    }
+    };
+    events.map(Decision::from)
 }
 
 fn cancel(state: &State, sweep: &str, reason: &str) -> Result<Vec<Event>, Rejected> {
@@ -122,10 +139,4 @@ fn undrain(state: &State, name: &str) -> Result<Vec<Event>, Rejected> {
     let drained = named(state, name).filter(|(worker, entry)| entry.draining.is_some() && stays(worker, entry));
     events.extend(drained.map(|(worker, _)| Event::WorkerUndrained { worker: worker.clone() }));
     Ok(events)
-}
-
-/// A worker whose word counts: one that is gone must connect again first, with its lists.
-pub(crate) fn present<'a>(state: &'a State, worker: &WorkerId) -> Result<&'a WorkerState, Rejected> {
-    let known = state.workers.get(worker).filter(|entry| !entry.is_gone());
-    known.ok_or_else(|| Rejected::UnknownWorker(worker.clone()))
 }

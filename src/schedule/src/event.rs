@@ -172,7 +172,7 @@ pub enum Event {
         trial: TrialId,
         attempt: AttemptNo,
         failure: Failure,
-        then: Then,
+        then: AfterFailure,
         /// The worker has said so. Otherwise the attempt goes on occupying its slot until it does.
         slot_free: bool,
     },
@@ -215,13 +215,21 @@ pub enum Event {
 /// What a failed attempt means for its trial. Decided once and journalled, so that replay needs no budgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Then {
+pub enum AfterFailure {
     Retry {
         not_before: Millis,
     },
     GiveUp,
     /// No sweep wants the trial any more: it is cancelled, not failed.
     Unwanted,
+}
+
+/// Time and number of the event that is being applied.
+#[derive(Clone, Copy)]
+pub(crate) struct Context {
+    pub at: Millis,
+    /// Its place in the journal, from 1.
+    pub number: u64,
 }
 
 /// An event with its time in the journal; its place there is its number.

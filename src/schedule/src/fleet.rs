@@ -11,8 +11,7 @@ use sweep::text::Lines;
 use sweep::{AttemptNo, TrialId};
 
 use crate::config::Config;
-use crate::decide::present;
-use crate::event::{EndedAttempt, Event, Outcome, Rejected, RunningAttempt, Then};
+use crate::event::{AfterFailure, EndedAttempt, Event, Outcome, Rejected, RunningAttempt};
 use crate::live;
 use crate::state::{Millis, SecretHash, SlotIndex, State, WorkerId, WorkerInfo, WorkerState};
 
@@ -314,23 +313,23 @@ fn after_failure(
     attempt: AttemptNo,
     class: FailureClass,
     now: Millis,
-) -> Then {
+) -> AfterFailure {
     let trial = &state.trials[&id];
     if !state.is_wanted(trial) {
-        return Then::Unwanted;
+        return AfterFailure::Unwanted;
     }
     // the slot waits, not the trial: another node may take it at once
     if class == FailureClass::Node {
-        return Then::Retry { not_before: now };
+        return AfterFailure::Retry { not_before: now };
     }
     // the same host would most likely run out again
     if class == FailureClass::OutOfMemory && !another_host(state, id, attempt, now) {
-        return Then::GiveUp;
+        return AfterFailure::GiveUp;
     }
     let spent = trial.spent.get(&class).copied().unwrap_or(0) + 1;
     match config.budgets.of(class).backoff(spent) {
-        Some(wait) => Then::Retry { not_before: now.saturating_add(wait) },
-        None => Then::GiveUp,
+        Some(wait) => AfterFailure::Retry { not_before: now.saturating_add(wait) },
+        None => AfterFailure::GiveUp,
     }
 }
 
@@ -342,4 +341,10 @@ fn another_host(state: &State, id: TrialId, attempt: AttemptNo, now: Millis) -> 
     crate::plan::offers(state, now)
         .into_iter()
         .any(|((host, trainer), devices)| host != here && *trainer == trial.trainer && devices >= trial.devices)
+}
+
+/// A worker whose word counts: one that is gone must connect again first, with its lists.
+pub(crate) fn present<'a>(state: &'a State, worker: &WorkerId) -> Result<&'a WorkerState, Rejected> {
+    let known = state.workers.get(worker).filter(|entry| !entry.is_gone());
+    known.ok_or_else(|| Rejected::UnknownWorker(worker.clone()))
 }

@@ -195,7 +195,7 @@ pub enum Phase {
 }
 
 /// What is kept in memory of a `TrialResult`: all but its epochs and subset, which stay in the journal.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ResultSummary {
     pub last_accuracy: f64,
     pub best_accuracy: f64,

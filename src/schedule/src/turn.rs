@@ -13,13 +13,13 @@
 
 use crate::apply::apply;
 use crate::config::Config;
-use crate::decide::decide;
+use crate::decide::{Decision, decide};
 use crate::effects::{effects, replies};
 use crate::event::{Effect, Event, Input, Recorded, Rejected};
 use crate::live::observe;
 use crate::plan::plan;
 use crate::state::{Counts, Millis, State};
-use crate::submission::{Submission, submitted};
+use crate::submission::Submission;
 
 pub struct Turn {
     /// Already applied; to be journalled in one transaction before anything else is done or said.
@@ -66,13 +66,7 @@ fn take(
     recorded: &mut Vec<Recorded>,
 ) -> Result<Answer, Rejected> {
     let before = counts(state, input);
-    let (submission, events) = match input {
-        Input::Submit { sweep } => {
-            let (submission, events) = submitted(state, sweep)?;
-            (Some(submission), events)
-        }
-        _ => (None, decide(state, config, input, now)?),
-    };
+    let Decision { events, submission } = decide(state, config, input, now)?;
     let retried = events.iter().find_map(|event| match event {
         Event::TrialsRetried { trials, .. } => Some(trials.len() as u64),
         _ => None,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schedule::event::{Event, Recorded, Then};
+use schedule::event::{AfterFailure, Event, Recorded};
 use schedule::replay;
 use schedule::state::{Phase, State, SweepState};
 use sweep::definition::Role;
@@ -112,7 +112,9 @@ fn faults_of_nodes_cost_no_trial_and_pause_slots(journal: &[Recorded]) -> Verdic
             Event::WorkerJoined { worker, info, .. } => {
                 hosts.insert(worker, info.host.as_str());
             }
-            Event::AttemptFailed { trial, failure, then: Then::GiveUp, .. } if failure.class == FailureClass::Node => {
+            Event::AttemptFailed { trial, failure, then: AfterFailure::GiveUp, .. }
+                if failure.class == FailureClass::Node =>
+            {
                 return Err(format!("trial {trial} failed through the fault of a node"));
             }
             Event::SlotPaused { worker, slot, until, .. } => {

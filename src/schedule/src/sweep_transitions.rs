@@ -10,7 +10,8 @@ use std::sync::Arc;
 use sweep::definition::Role;
 use sweep::{AttemptNo, Sweep, TrialId};
 
-use crate::apply::Context;
+use crate::event::Context;
+use crate::phase::TrialEvent;
 use crate::search::best_candidate;
 use crate::state::{Counts, Phase, Place, Searching, State, SweepState, SweepTrial, TrialState};
 use crate::tally::Tally;
@@ -47,27 +48,26 @@ pub(crate) fn sweep_submitted(state: &mut State, sweep: &Sweep, trials: &[SweepT
         trial.wanted_by.retain(|(other, _)| *other != name);
     }
     state.sweeps.insert(name.clone(), entry);
-    list(state, &name, &dropped, trials, context);
-    Ok(())
+    list(state, &name, &dropped, trials, context)
 }
 
 /// Gives a sweep that lists nothing its trials, and lets go of those that it listed before.
-fn list(state: &mut State, name: &Arc<str>, before: &[TrialId], trials: &[SweepTrial], context: Context) {
+fn list(state: &mut State, name: &Arc<str>, before: &[TrialId], trials: &[SweepTrial], context: Context) -> Applied {
     state.to_choose.retain(|(other, _)| other != name);
-    want(state, name, trials, context);
+    want(state, name, trials, context)?;
     for id in before {
-        settle(state, *id, context);
+        settle(state, *id, context)?;
     }
     let cells: Vec<u32> = state.sweeps[name].searching.keys().copied().collect();
     cells.into_iter().for_each(|cell| settle_search(state, name, cell));
+    Ok(())
 }
 
 pub(crate) fn sweep_cancelled(state: &mut State, sweep: &str, reason: &str, context: Context) -> Applied {
     let entry = state.sweeps.get_mut(sweep).ok_or_else(|| format!("no sweep `{sweep}`"))?;
     entry.cancelled = Some(reason.to_owned());
     entry.changed = context.number;
-    settle_all(state, sweep, context);
-    Ok(())
+    settle_all(state, sweep, context)
 }
 
 pub(crate) fn failed_trials_retried(state: &mut State, sweep: &str, context: Context) -> Applied {
@@ -78,11 +78,10 @@ pub(crate) fn failed_trials_retried(state: &mut State, sweep: &str, context: Con
         let trial = state.trials.get_mut(&id).expect("sweeps list trials that exist");
         if matches!(trial.phase, Phase::Failed { .. }) {
             trial.spent.clear();
-            set_phase(state, id, Phase::Waiting { not_before: context.at });
+            happens(state, id, &TrialEvent::FailureRetried { at: context.at })?;
         }
     }
-    settle_all(state, sweep, context);
-    Ok(())
+    settle_all(state, sweep, context)
 }
 
 pub(crate) fn trials_retried(state: &mut State, sweep: &str, trials: &[TrialId], context: Context) -> Applied {
@@ -101,19 +100,18 @@ pub(crate) fn trials_retried(state: &mut State, sweep: &str, trials: &[TrialId],
     let entry = state.sweeps.get_mut(&name).expect("just found");
     entry.cancelled = None;
     entry.changed = context.number;
+    for id in &again {
+        let trial = state.trials.get_mut(id).expect("sweeps list trials that exist");
+        trial.spent.clear();
+        trial.since = trial.next_attempt();
+        happens(state, *id, &TrialEvent::TrainedAgain { at: context.at })?;
+    }
     if !searched.is_empty() {
         search_again(state, &name, &searched, context)?;
     }
-    for id in again {
-        let trial = state.trials.get_mut(&id).expect("sweeps list trials that exist");
-        trial.spent.clear();
-        trial.since = trial.next_attempt();
-        let wanted = state.is_wanted(&state.trials[&id]);
-        let phase = if wanted { Phase::Waiting { not_before: context.at } } else { Phase::Cancelled };
-        set_phase(state, id, phase);
-    }
-    settle_all(state, sweep, context);
-    Ok(())
+    // a search that is decided anew may have dropped some of them
+    again.into_iter().try_for_each(|id| settle(state, id, context))?;
+    settle_all(state, sweep, context)
 }
 
 /// Takes back what was chosen in these cells, with the trials that it led to.
@@ -130,8 +128,7 @@ fn search_again(state: &mut State, name: &Arc<str>, cells: &BTreeSet<u32>, conte
         let trial = state.trials.get_mut(id).expect("sweeps list trials that exist");
         trial.wanted_by.retain(|(other, _)| other != name);
     }
-    list(state, name, &before, &kept, context);
-    Ok(())
+    list(state, name, &before, &kept, context)
 }
 
 pub(crate) fn candidate_chosen(
@@ -157,8 +154,7 @@ pub(crate) fn candidate_chosen(
     entry.chosen.insert(cell, candidate);
     entry.changed = context.number;
     state.to_choose.remove(&(name.clone(), cell));
-    want(state, &name, trials, context);
-    Ok(())
+    want(state, &name, trials, context)
 }
 
 fn check_trials(sweep: &Sweep, trials: &[SweepTrial]) -> Applied {
@@ -188,7 +184,7 @@ fn searches(trials: &[SweepTrial]) -> Result<std::collections::BTreeMap<u32, Sea
 }
 
 /// Adds trials to a sweep: new ones wait, known ones are shared.
-fn want(state: &mut State, name: &Arc<str>, trials: &[SweepTrial], context: Context) {
+fn want(state: &mut State, name: &Arc<str>, trials: &[SweepTrial], context: Context) -> Applied {
     for trial in trials {
         let entry = state.sweeps.get_mut(name).expect("the caller found it");
         let devices = entry.sweep.resources.devices_per_trial;
@@ -218,28 +214,42 @@ fn want(state: &mut State, name: &Arc<str>, trials: &[SweepTrial], context: Cont
         {
             searching.unfinished += 1;
         }
-        settle(state, trial.id, context);
+        settle(state, trial.id, context)?;
     }
+    Ok(())
 }
 
-fn settle_all(state: &mut State, sweep: &str, context: Context) {
+fn settle_all(state: &mut State, sweep: &str, context: Context) -> Applied {
     let ids: Vec<TrialId> = state.sweeps[sweep].trials.iter().map(|trial| trial.id).collect();
-    ids.into_iter().for_each(|id| settle(state, id, context));
+    ids.into_iter().try_for_each(|id| settle(state, id, context))
 }
 
-/// Makes phase and place follow from who wants the trial.
-fn settle(state: &mut State, id: TrialId, context: Context) {
-    let wanted = state.is_wanted(&state.trials[&id]);
-    match state.trials[&id].phase {
-        Phase::Waiting { .. } if !wanted => set_phase(state, id, Phase::Cancelled),
-        Phase::Cancelled if wanted => set_phase(state, id, Phase::Waiting { not_before: context.at }),
-        // the sweeps that want it may have changed, and its place with them
-        Phase::Waiting { .. } => enqueue(state, id),
-        Phase::Running { .. } | Phase::Succeeded { .. } | Phase::Failed { .. } | Phase::Cancelled => {}
+/// Makes phase and place follow from which sweeps want the trial.
+fn settle(state: &mut State, id: TrialId, context: Context) -> Applied {
+    let phase = next_phase(state, id, &TrialEvent::WantsChanged { at: context.at })?;
+    if phase != state.trials[&id].phase {
+        set_phase(state, id, phase);
+    } else if matches!(phase, Phase::Waiting { .. }) {
+        // its place depends on the sweeps that want it
+        enqueue(state, id);
     }
+    Ok(())
 }
 
-/// Changes the phase of a trial and everything that follows from it.
+/// Returns the phase of a trial after `event`, by the table in `phase.rs`; changes nothing.
+pub(crate) fn next_phase(state: &State, id: TrialId, event: &TrialEvent) -> Result<Phase, String> {
+    let trial = state.trials.get(&id).ok_or_else(|| format!("no trial {id}"))?;
+    trial.phase.next(event, state.is_wanted(trial)).map_err(|illegal| format!("trial {id}: {illegal}"))
+}
+
+/// Changes a trial's phase by the table, or nothing where the event cannot follow.
+fn happens(state: &mut State, id: TrialId, event: &TrialEvent) -> Applied {
+    let phase = next_phase(state, id, event)?;
+    set_phase(state, id, phase);
+    Ok(())
+}
+
+/// Sets the phase of a trial, which comes from [`next_phase`], and everything that is derived from it.
 pub(crate) fn set_phase(state: &mut State, id: TrialId, phase: Phase) {
     dequeue(state, id);
     let number = state.applied + 1;
