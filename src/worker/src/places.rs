@@ -11,7 +11,7 @@ use crate::options::Error;
 /// What is written to see whether there is room: less than this is of no use to a trainer.
 const PROBE_BYTES: usize = 1 << 20;
 
-const WORK: (&str, &str) = ("work directory", "--work-dir (`orchestrator run` keeps it in --state-dir)");
+const WORK: (&str, &str) = ("work directory", "--work-dir (`run` keeps it in --state-dir)");
 const CACHE: (&str, &str) = ("cache directory", "--cache-dir");
 const DATA: (&str, &str) = ("data directory", "--data-dir");
 
