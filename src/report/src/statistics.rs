@@ -143,7 +143,8 @@ mod tests {
         assert_eq!(Summary::of(&values[..1]).unwrap().deviation, None);
     }
 
-    /// Student's t has closed forms for one and two degrees of freedom: p = 1 - 2 atan(t) / pi, p = 1 - t / sqrt(2 + t^2).
+    /// Student's t has closed forms for one and two degrees of freedom:
+    /// p = 1 - 2 atan(t) / pi and p = 1 - t / sqrt(2 + t^2).
     #[test]
     fn tail_of_students_t() {
         let p = |t: f64, freedom: f64| incomplete_beta(freedom / 2.0, 0.5, freedom / (freedom + t * t));

@@ -11,14 +11,14 @@ use crate::tree::{Assignment, Reader};
 use crate::yaml::{Data, Key, Node};
 
 const MAX_AXES: usize = 16;
-/// Characters of a label.
+/// Maximum number of characters of a label.
 const MAX_LABEL: usize = 200;
 
 pub(crate) struct DraftAxis {
     pub name: String,
     pub at: Range<usize>,
     pub values: Vec<DraftValue>,
-    /// Whether all of it could be read: if not, what refers to it is not complained about.
+    /// True if the whole axis could be read. If not, references to it are not reported as problems.
     pub sound: bool,
 }
 
@@ -30,12 +30,13 @@ pub(crate) struct DraftValue {
 }
 
 impl DraftAxis {
-    /// Whether some value of the axis sets this field.
+    /// Returns true if some value of the axis sets this field.
     pub(crate) fn sets(&self, field: &Field) -> bool {
         self.values.iter().any(|value| value.set.iter().any(|set| set.field.name == field.name))
     }
 
-    /// The value that an item of a `when` means: by name, or by the number or word that the axis's own field gets.
+    /// Finds the value that an item of a `when` refers to: by name, or by the number or word given to the axis's own
+    /// field.
     pub(crate) fn value_index(&self, reader: &mut Reader, node: &Node) -> Option<u32> {
         let name = reader.scalar_name(node);
         let by_name = self.values.iter().position(|value| Some(&value.name) == name.as_ref());
@@ -139,7 +140,7 @@ fn read_values(reader: &mut Reader, key: &Key, node: &Node) -> Option<Vec<DraftV
     Some(values)
 }
 
-/// `0.1` and `1e-1`. Bundles may be equal here and told apart by overrides.
+/// Returns true for `0.1` and `1e-1`. Bundles may be equal here and be distinguished by overrides.
 fn same_scalar(item: &Node, one: &DraftValue, other: &DraftValue) -> bool {
     let (one, other) = (&one.set[..], &other.set[..]);
     !matches!(item.data, Data::Map(_)) && one.len() == 1 && other.len() == 1 && one[0].value == other[0].value
@@ -147,7 +148,7 @@ fn same_scalar(item: &Node, one: &DraftValue, other: &DraftValue) -> bool {
 
 fn read_scalar(reader: &mut Reader, axis: &str, field: Option<&'static Field>, node: &Node) -> Option<DraftValue> {
     let field = field?;
-    // what switches a field off is a value like any other
+    // the value that switches a field off is a value like any other
     let off = (node.data == Data::Null && field.optional).then(|| "null".to_owned());
     let Some(name) = off.or_else(|| reader.scalar_name(node)) else {
         let problem = reader.problem(&node.at, format!("a value of axis `{axis}` is {}", node.kind()), "");
@@ -183,7 +184,7 @@ fn read_bundle(reader: &mut Reader, axis: &str, field: Option<&'static Field>, n
     if let Some(field) = field
         && set.iter().all(|assignment| assignment.field.name != field.name)
     {
-        // `{name: cos, label: ...}` on axis `loss` means what `cos` alone means.
+        // On axis `loss`, `{name: cos, label: ...}` means the same as `cos` alone.
         match field.check(&name_node.to_json()) {
             Ok(value) => set.insert(0, Assignment { field, value, at: name_node.at.clone() }),
             Err(_) => {
@@ -232,7 +233,7 @@ fn usable_name(reader: &mut Reader, axis: &str, name: String, at: &Range<usize>)
     None
 }
 
-/// Names of values are typed in command lines as `cub/cos`.
+/// Checks the name of a value. Names of values are typed in command lines as `cub/cos`.
 pub(crate) fn check_value_name(name: &str) -> bool {
     let separators = ['/', ',', '='];
     let bad = |symbol: char| symbol.is_control() || separators.contains(&symbol);

@@ -1,18 +1,18 @@
-//! Cells by the names that people type.
+//! Finds cells by the names that users type.
 
 use crate::definition::Sweep;
 
-/// Names listed in an error; the rest is counted.
+/// Maximum number of names listed in an error; the rest is counted.
 const MAX_NAMES: usize = 12;
 
 impl Sweep {
-    /// The cell of this name: `cub/cos`, every axis in order, or any part of the names that fits only one cell. The error
-    /// says which cells there are.
+    /// Finds the cell with this name: `cub/cos`, every axis in order, or any part of the names that matches exactly one
+    /// cell. The error lists the cells that exist.
     pub fn find_cell(&self, wanted: &str) -> Result<usize, String> {
         if let Some(index) = self.cells.iter().position(|cell| self.cell_name(cell) == wanted) {
             return Ok(index);
         }
-        // Value names may themselves hold a `/` (`folder:PATH`); a name in full was tried above.
+        // Names of values may contain a `/` (`folder:PATH`); a full name was tried above.
         let parts: Vec<&str> = wanted.split('/').filter(|part| !part.is_empty()).collect();
         let fits = |index: &usize| {
             let mut names = self.value_names(&self.cells[*index]);
@@ -38,7 +38,7 @@ impl Sweep {
     }
 }
 
-/// The first names of a list, and how many more there are.
+/// Lists the first names, and how many more there are.
 pub fn listed(names: &[impl AsRef<str>]) -> String {
     let shown: Vec<&str> = names.iter().take(MAX_NAMES).map(AsRef::as_ref).collect();
     match names.len() {

@@ -1,7 +1,7 @@
-//! Whether a compiled sweep that came over the wire can be worked with: everything that other code takes for granted.
+//! Validation of a compiled sweep received over the network: everything that other code assumes.
 //!
 //! A peer may send anything. After `check`, indices are in range, fields have possible values, sizes are bounded, and
-//! names can be names of folders and files; it does not ask whether the sweep is what its `source` says.
+//! names are valid as names of folders and files. It does not check that the sweep matches its `source`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,11 +20,11 @@ use crate::settings::Settings;
 use crate::trainer::Trainer;
 use crate::variant::SMOKE_SUFFIX;
 
-/// What a sweep must not be.
+/// A reason why a sweep is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place} {reason}")]
 pub struct BadSweep {
-    /// The part of the sweep: `cells[3].set.learning_rate`.
+    /// The invalid part of the sweep: `cells[3].set.learning_rate`.
     pub place: String,
     pub reason: String,
 }
@@ -38,11 +38,11 @@ fn ensure(holds: bool, place: &str, reason: &str) -> Result<(), BadSweep> {
 }
 
 const MAX_TEXT: usize = 4096;
-/// As in sweep files.
+/// Largest seed, as in sweep files.
 const MAX_SEED: u64 = u32::MAX as u64;
 
 impl Sweep {
-    /// The first thing found that nobody could work with.
+    /// Returns the first problem that makes the sweep unusable.
     pub fn check(&self) -> Result<(), BadSweep> {
         self.check_words()?;
         check_fields("base", &fields_of(&self.base))?;
@@ -60,7 +60,7 @@ impl Sweep {
         self.check_identity()
     }
 
-    /// What is known of inputs and of the trainer: names of one line, and hashes.
+    /// Checks the records of inputs and of the trainer: names of one line, and hashes.
     fn check_identity(&self) -> Result<(), BadSweep> {
         let line = |text: &str| !text.is_empty() && text.len() <= MAX_TEXT + 64 && !text.contains(char::is_control);
         let hash = |text: &str| (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -122,7 +122,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// The settings of a cell, and of its candidates, are ones that a trainer can be asked for.
+    /// Checks that a trainer can use the settings of a cell and of its candidates.
     fn check_settings(&self, place: &str, set: &BTreeMap<String, Value>) -> Result<(), BadSweep> {
         let fine = |base: &Settings, set: &BTreeMap<String, Value>| {
             let settings = with_fields(base, set).map_err(|error| bad(place, error.to_string()))?;
@@ -212,7 +212,8 @@ fn fields_of(settings: &Settings) -> BTreeMap<String, Value> {
     }
 }
 
-/// Known fields with possible values in the form that `Settings` writes, so that equal settings have equal ids.
+/// Checks for known fields with possible values in the form that `Settings` writes, so that equal settings have equal
+/// ids.
 fn check_fields(place: &str, fields: &BTreeMap<String, Value>) -> Result<(), BadSweep> {
     for (name, value) in fields {
         let place = format!("{place}.{}", name.escape_debug());

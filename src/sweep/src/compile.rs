@@ -1,4 +1,4 @@
-//! From the text of a sweep file to a compiled sweep: read, expand, check outputs; collect every problem on the way.
+//! Compiles the text of a sweep file: reads, expands, checks outputs, and collects every problem on the way.
 
 use std::path::Path;
 
@@ -46,7 +46,7 @@ pub(crate) fn compile(
     }
 }
 
-/// Looks at everything that can be looked at, even where an earlier part was wrong.
+/// Checks everything that can be checked, even if an earlier part was wrong.
 fn assemble(
     reader: &mut Reader,
     draft: &Draft<'_>,

@@ -1,24 +1,24 @@
-//! Fields that are possible each by itself and cannot go together, whatever the data: found when a sweep is compiled, each
-//! with the fields concerned and what to do.
+//! Combinations of fields that are valid by themselves but not together, whatever the data. They are found when a sweep
+//! is compiled, each with the fields concerned and a fix.
 //!
-//! The trainer and the data crate take it for granted that settings have no contradiction. What only the data can tell (a
-//! folder's image sizes, classes with too few images) is found by looking at them, before the start.
+//! The trainer and the data crate assume that settings have no contradiction. Problems that depend on the data (a
+//! folder's image sizes, classes with too few images) are found by reading it, before the start.
 
 use crate::dataset;
 use crate::settings::{Crop, Embedding, Loss, Model, Normalise, SamplesPerClass, Schedule, Settings};
 
-/// Why no trial with these settings could train.
+/// A reason why no trial with these settings could train.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}; {help}")]
 pub struct Contradiction {
-    /// Those that do not go together.
+    /// The fields that contradict each other.
     pub fields: Vec<&'static str>,
     pub message: String,
-    /// What to do about it.
+    /// How to fix it.
     pub help: String,
 }
 
-/// Longer schedules are taken for a slip of the pen.
+/// Longest schedule; longer ones are assumed to be typing errors.
 const MAX_EPOCHS: u32 = 100_000;
 
 /// The smallest side that the CIFAR form of the authors' wide network can halve twice.
@@ -35,12 +35,12 @@ impl Found {
 }
 
 impl Settings {
-    /// The first contradiction as an error.
+    /// Returns the first contradiction as an error.
     pub fn check(&self) -> Result<(), Contradiction> {
         self.contradictions().into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// All of them.
+    /// Returns all contradictions.
     pub fn contradictions(&self) -> Vec<Contradiction> {
         let mut found = Found::default();
         self.check_sizes(&mut found);

@@ -1,13 +1,13 @@
-//! How much work a trial is, predicted from its settings: enough to start the longest first, and to add up a plan.
+//! Predicts the work of a trial from its settings: precise enough to start the longest first and to add up a plan.
 //!
-//! Multiply-adds of the network times images times passes. It refuses to know devices and seconds: only ratios between
-//! trials mean anything.
+//! The unit is multiply-adds of the network times images times passes. Devices and seconds are not modelled: only
+//! ratios between trials are meaningful.
 
 use crate::dataset::{self, Known};
 use crate::settings::{Model, SamplesPerClass, Settings};
 use crate::trial::TrialSpec;
 
-/// What is taken for the size of a data set that has not been looked at.
+/// Assumed sizes of a data set that was not inspected.
 const UNKNOWN: Known = Known {
     name: "",
     label: "",
@@ -18,10 +18,10 @@ const UNKNOWN: Known = Known {
     side: 0,
     channels: 3,
 };
-/// Side of photographs that are not resized, in pixels.
+/// Assumed side of photographs that are not resized, in pixels.
 const UNKNOWN_SIDE: u32 = 224;
 
-/// How many images a data set has.
+/// Numbers of classes and images of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     pub num_classes: u32,
@@ -29,12 +29,12 @@ pub struct Size {
     pub num_test: u32,
 }
 
-/// Predicted work of a trial, in 10^12 multiply-adds, backward passes and evaluation included.
+/// Predicts the work of a trial, in 10^12 multiply-adds, including backward passes and evaluation.
 pub fn cost(spec: &TrialSpec) -> f64 {
     cost_on(spec, None)
 }
 
-/// The same on a data set of this size, where it was looked at.
+/// Predicts the same for a data set of this size, if it was inspected.
 pub(crate) fn cost_on(spec: &TrialSpec, size: Option<Size>) -> f64 {
     let settings = &spec.settings;
     let mut known = dataset::find(&settings.dataset).unwrap_or(UNKNOWN);
@@ -57,7 +57,7 @@ pub(crate) fn cost_on(spec: &TrialSpec, size: Option<Size>) -> f64 {
         None => (subset, f64::from(known.num_test)),
     };
     let evaluations = (epochs / f64::from(settings.evaluate_every.max(1))).ceil();
-    // A backward pass costs two forward ones. What every step costs beside arithmetic matters for tiny images.
+    // A backward pass costs two forward ones. The fixed overhead of a step matters for tiny images.
     let steps = epochs * f64::from(settings.repeats) * (train / f64::from(settings.batch_size)).ceil();
     let per_image = model_cost(settings.model, side(settings, &known));
     let passes = epochs * f64::from(settings.repeats) * train * 3.0 + evaluations * test;
@@ -70,7 +70,7 @@ fn side(settings: &Settings, known: &Known) -> u32 {
     settings.crop_size.or(settings.evaluated_resize()).unwrap_or(own)
 }
 
-/// Multiply-adds of one forward pass of one image. The published figures at their usual side, scaled by area.
+/// Multiply-adds of one forward pass of one image: the published figures at their usual side, scaled by area.
 fn model_cost(model: Model, side: u32) -> f64 {
     let (at_side, usual) = match model {
         Model::Resnet8 => (12.5e6, 32.0),
@@ -83,7 +83,7 @@ fn model_cost(model: Model, side: u32) -> f64 {
         Model::Resnet34 => (3.67e9, 224.0),
         Model::Resnet50Keras => (3.86e9, 224.0),
         Model::Resnet50 => (4.09e9, 224.0),
-        // Its last stage sees 21x21 positions where ResNet-50's sees 7x7.
+        // Its last stage has 21x21 positions where ResNet-50's has 7x7.
         Model::Resnet50Fconv => (25e9, 224.0),
         Model::EfficientnetB0 => (0.39e9, 224.0),
     };

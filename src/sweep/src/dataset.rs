@@ -1,10 +1,10 @@
-//! What a sweep knows about data sets without reading them: their names, and sizes to predict the work of a trial by.
+//! Facts about data sets that are known without reading them: names, and sizes to predict the work of a trial.
 //!
-//! It refuses to know where they lie and how they are read; that is the `data` crate.
+//! Where they are stored and how they are read is left to the `data` crate.
 
 use crate::field::did_you_mean;
 
-/// A data set that the program has a reader for.
+/// A data set that the program can read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Known {
     pub name: &'static str,
@@ -14,9 +14,9 @@ pub struct Known {
     pub num_test: u32,
     /// Training images of the smallest class.
     pub smallest_class: u32,
-    /// Images of one fixed size, in pixels; 0: photographs of any size.
+    /// Side of the images in pixels if it is fixed; 0 for photographs of any size.
     pub side: u32,
-    /// Colours of a pixel.
+    /// Colour channels of a pixel.
     pub channels: u32,
 }
 
@@ -33,15 +33,16 @@ pub const KNOWN: &[Known] = &[
     photographs("vipriors", "VIPriors", [1_000, 50_000, 50_000, 50]),
 ];
 
-/// Before the path of a user's own data: one directory per class.
+/// Prefix of the path of a user's own data: one directory per class.
 pub const FOLDER_PREFIX: &str = "folder:";
 
-/// Before the number of training images per class that one of the authors' lists of CUB has: `cub-sub5`.
+/// Prefix of the number of training images per class in one of the authors' lists of CUB: `cub-sub5`.
 const CUB_SUBSET_PREFIX: &str = "cub-sub";
 /// The number of images of CUB's largest class.
 const MOST_OF_CUB: u32 = 30;
 
-/// Sizes are classes, training images, test images, and training images of the smallest class.
+/// Describes a data set of small images. `sizes`: classes, training images, test images, and training images of the
+/// smallest class.
 const fn small_images(name: &'static str, label: &'static str, sizes: [u32; 4], side: u32, channels: u32) -> Known {
     let [num_classes, num_train, num_test, smallest_class] = sizes;
     Known { name, label, num_classes, num_train, num_test, smallest_class, side, channels }
@@ -51,12 +52,12 @@ const fn photographs(name: &'static str, label: &'static str, sizes: [u32; 4]) -
     small_images(name, label, sizes, 0, 3)
 }
 
-/// Whether a data set is part of the program: it then changes with `TRAINING_VERSION` only.
+/// Returns true if a data set is part of the program: it then changes with `TRAINING_VERSION` only.
 pub fn is_built_in(name: &str) -> bool {
     name == "digits"
 }
 
-/// A data set of the table, or one of the authors' subsets of CUB.
+/// Finds a data set of the table, or one of the authors' subsets of CUB.
 pub fn find(name: &str) -> Option<Known> {
     let known = KNOWN.iter().find(|known| known.name == base(name)).copied()?;
     Some(match cub_subset(name) {
@@ -65,19 +66,19 @@ pub fn find(name: &str) -> Option<Known> {
     })
 }
 
-/// Training images per class of one of the authors' subsets of CUB: 5 for `cub-sub5`.
+/// Returns the training images per class of one of the authors' subsets of CUB: 5 for `cub-sub5`.
 pub fn cub_subset(name: &str) -> Option<u32> {
     let digits = name.strip_prefix(CUB_SUBSET_PREFIX)?;
     let count = digits.parse().ok().filter(|count| (1..=MOST_OF_CUB).contains(count))?;
     (digits == count.to_string()).then_some(count)
 }
 
-/// The data set whose images these are: a subset's are those of the whole.
+/// Returns the data set that these images belong to: for a subset, the whole data set.
 pub fn base(name: &str) -> &str {
     if cub_subset(name).is_some() { "cub" } else { name }
 }
 
-/// What tables call a data set that is not a user's own.
+/// Returns the name in tables of a data set that is not a user's own.
 pub fn label(name: &str) -> Option<String> {
     let known = find(name)?;
     Some(match cub_subset(name) {
@@ -86,7 +87,7 @@ pub fn label(name: &str) -> Option<String> {
     })
 }
 
-/// What is wrong with a data set's name, and what to do about it.
+/// Checks a data set's name. The error holds the problem and its fix.
 pub fn check_name(name: &str) -> Result<(), (String, String)> {
     if find(name).is_some() {
         return Ok(());

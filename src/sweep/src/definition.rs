@@ -1,8 +1,8 @@
-//! A sweep, compiled: what a YAML file means once every recipe, axis and override has been resolved.
+//! A compiled sweep: the meaning of a YAML file once every recipe, axis and override has been resolved.
 //!
 //! Cells are stored as differences from one base, so that a sweep of 100,000 cells stays small in memory and in the
-//! journal. The compiled form, not the YAML, is what the coordinator journals: a later version of the program with
-//! other recipe defaults replays the same trials.
+//! journal. The coordinator journals the compiled form, not the YAML, so that a later version of the program with other
+//! recipe defaults replays the same trials.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::trial::{TrialId, TrialSpec};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sweep {
-    /// Unique per coordinator: submitting another file under the same name replaces the sweep and keeps its results.
+    /// Unique per coordinator: submitting another file with the same name replaces the sweep and keeps its results.
     pub name: String,
     #[serde(deserialize_with = "text::lines")]
     pub description: String,
@@ -34,10 +34,10 @@ pub struct Sweep {
     pub footnotes: Vec<String>,
     pub on_failure: OnFailure,
     pub resources: Resources,
-    /// Rehearsal on stand-in images.
+    /// True for a rehearsal on stand-in images.
     pub smoke: bool,
-    /// The content of the data sets, weights and hierarchies that the cells read, where it was submitted. Those that are
-    /// absent were not known there: their changes are not noticed.
+    /// Content of the data sets, weights and hierarchies that the cells read, as known where the sweep was submitted.
+    /// Changes of inputs that were unknown there are not detected.
     #[serde(default, skip_serializing_if = "Inputs::is_empty")]
     pub inputs: Inputs,
     /// The program that trains it.
@@ -50,19 +50,19 @@ pub struct Sweep {
 /// A dimension of the grid.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Axis {
-    /// A settings field, or any name when every value is a named bundle of settings.
+    /// A settings field, or any name if every value is a named bundle of settings.
     pub name: String,
     pub values: Vec<AxisValue>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AxisValue {
-    /// What users type, and what `when:` and `published:` refer to: `cub`, `10`, `cos_semantic`.
+    /// Name that users type, and that `when:` and `published:` refer to: `cub`, `10`, `cos_semantic`.
     pub name: String,
-    /// What tables print.
+    /// Name in tables.
     #[serde(deserialize_with = "text::line")]
     pub label: String,
-    /// The fields it sets.
+    /// The fields that it sets.
     pub set: BTreeMap<String, Value>,
 }
 
@@ -73,15 +73,15 @@ pub struct Cell {
     pub coordinates: Vec<u32>,
     /// Differences from `Sweep::base`: axis values and overrides, resolved.
     pub set: BTreeMap<String, Value>,
-    /// Named reason when the cell is left out of the run (missing data under `--skip-missing`).
+    /// Reason for leaving the cell out of the run, if it is left out (missing data under `--skip-missing`).
     #[serde(default, deserialize_with = "text::optional_line")]
     pub skipped: Option<String>,
-    /// Images that one search trial is judged on, where that is known: see [`Sweep::search_seeds`].
+    /// Number of images that one search trial is evaluated on, if known: see [`Sweep::search_seeds`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<u32>,
 }
 
-/// Choose one field per cell before the cell's trials count.
+/// A search that chooses one field per cell before the cell's trials count.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Search {
     pub field: String,
@@ -91,7 +91,8 @@ pub struct Search {
     pub holdout: f64,
     /// Seeds of each candidate's search trials, with `Select::Validation`.
     pub seeds: Vec<u64>,
-    /// The sweep file leaves their number to the program: each cell takes as many of them as its held-out images need.
+    /// True if the sweep file leaves the number of seeds to the program: each cell then takes as many of them as its
+    /// held-out images require.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub automatic: bool,
 }
@@ -101,7 +102,7 @@ pub struct Search {
 pub enum Select {
     /// Train each candidate without the held-out split, choose by its accuracy there, then train on everything.
     Validation,
-    /// The paper's protocol: train every candidate fully, report the best on the test set.
+    /// The paper's protocol: train every candidate fully and report the best on the test set.
     BestOnTest,
 }
 
@@ -117,7 +118,7 @@ pub struct Table {
     pub name: String,
     #[serde(deserialize_with = "text::lines")]
     pub caption: String,
-    /// Axes whose combinations are the rows (columns), outermost first. Together they hold every axis with several values.
+    /// Axes whose combinations are the rows (columns), outermost first. Together they hold all axes with several values.
     pub rows: Vec<String>,
     pub columns: Vec<String>,
     pub value: Measure,
@@ -144,7 +145,7 @@ pub enum Measure {
     Best,
 }
 
-/// A reference number for one cell, in per cent.
+/// A published number for one cell, in per cent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PublishedValue {
     /// Axis name to value name; axes that are not named match any value.
@@ -157,7 +158,7 @@ pub struct PublishedValue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
-    /// Other trials go on; the table marks what is missing.
+    /// The other trials continue; the table marks the missing results.
     Continue,
     /// The first failed trial cancels the rest of the sweep.
     Stop,
@@ -165,11 +166,12 @@ pub enum OnFailure {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
-    /// Devices of one trial: GPUs, or CPU threads. More than one needs `replicas` to divide by, except on the CPU.
+    /// Devices of one trial: GPUs, or CPU threads. Several GPUs are used only by several `replicas`; CPU threads need
+    /// none.
     pub devices_per_trial: u32,
 }
 
-/// One entry of what a sweep has to train: see [`Sweep::trials`].
+/// One training of a sweep: see [`Sweep::trials`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedTrial {
     pub id: TrialId,
@@ -186,7 +188,7 @@ pub struct PlannedTrial {
 pub enum Role {
     /// Its accuracy enters the table.
     Result,
-    /// Decides which candidate's trials do.
+    /// It decides which candidate's trials enter the table.
     Search,
 }
 
@@ -195,8 +197,9 @@ impl Sweep {
         with_fields(&self.base, &cell.set).expect("a compiled cell holds valid fields")
     }
 
-    /// The trials of one cell. Without a search: one per seed. With `Select::BestOnTest`: every candidate for every
-    /// seed. With `Select::Validation`: the search trials of every candidate, and the results of `chosen` once known.
+    /// Returns the trials of one cell. Without a search: one per seed. With `Select::BestOnTest`: every candidate for
+    /// every seed. With `Select::Validation`: the search trials of every candidate, and the results of `chosen` once it
+    /// is known.
     pub fn cell_trials(&self, index: usize, chosen: Option<usize>) -> Vec<PlannedTrial> {
         let cell = &self.cells[index];
         if cell.skipped.is_some() {
@@ -226,10 +229,10 @@ impl Sweep {
         trials
     }
 
-    /// What one trial of a cell trains: what [`Sweep::cell_trials`] lists, one at a time.
+    /// Returns the training of one trial of a cell: an entry of [`Sweep::cell_trials`].
     ///
     /// # Panics
-    /// For a cell, or a candidate, that the sweep does not have.
+    /// Panics if the sweep lacks the cell or the candidate.
     pub fn trial_spec(&self, cell: usize, candidate: Option<usize>, role: Role, seed: u64) -> TrialSpec {
         let mut settings = self.cell_settings(&self.cells[cell]);
         if let (Some(search), Some(candidate)) = (&self.search, candidate) {
@@ -242,25 +245,25 @@ impl Sweep {
         self.spec(settings, seed)
     }
 
-    /// A training with these settings, on the inputs and by the trainer of this sweep.
+    /// Returns a training with these settings, with the inputs and the trainer of this sweep.
     pub fn spec(&self, settings: Settings, seed: u64) -> TrialSpec {
         let inputs = if self.smoke { Inputs::new() } else { inputs::of_settings(&self.inputs, &settings) };
         TrialSpec { settings, seed, smoke: self.smoke, inputs, trainer: self.trainer.clone() }
     }
 
-    /// Names of a cell's axis values, in the order of the axes.
+    /// Returns the names of a cell's axis values, in the order of the axes.
     pub fn value_names(&self, cell: &Cell) -> Vec<&str> {
         let values = self.axes.iter().zip(&cell.coordinates);
         values.map(|(axis, &index)| axis.values[index as usize].name.as_str()).collect()
     }
 
-    /// A cell as users write it: its value names joined with `/`, as in `cub/cos`.
+    /// Returns the name of a cell as users write it: its value names joined with `/`, as in `cub/cos`.
     pub fn cell_name(&self, cell: &Cell) -> String {
         self.value_names(cell).join("/")
     }
 }
 
-/// The settings with some fields replaced. The error is serde's, and names the field.
+/// Returns the settings with some fields replaced. The error is serde's and names the field.
 pub fn with_fields(settings: &Settings, set: &BTreeMap<String, Value>) -> Result<Settings, serde_json::Error> {
     if set.is_empty() {
         return Ok(settings.clone());

@@ -1,7 +1,7 @@
-//! What is wrong with a sweep file, said so that it can be mended: file, line, column, an excerpt, and what to do.
+//! Problems of a sweep file, reported with all that is needed to fix them: file, line, column, an excerpt, and a fix.
 //!
-//! All problems of a file are collected before any is shown. Drawing is miette's; this module refuses to decide
-//! whether a terminal has colours. Read `yaml.rs` next for where spans come from.
+//! All problems of a file are collected before any is shown. miette draws them; the caller decides on colours. See
+//! `yaml.rs` for the origin of spans.
 
 use std::fmt;
 use std::ops::Range;
@@ -17,7 +17,7 @@ pub type Source = Arc<NamedSource<String>>;
 pub struct Problem {
     source: Source,
     message: String,
-    /// Byte ranges into the source with what to write beside them; the first is the place of the problem.
+    /// Byte ranges into the source with their labels; the first is the place of the problem.
     labels: Vec<(Range<usize>, String)>,
     help: Option<String>,
 }
@@ -41,7 +41,7 @@ impl Problem {
         self
     }
 
-    /// Points at a second place of the same file.
+    /// Adds a second place in the same file.
     #[must_use]
     pub fn also(mut self, at: Range<usize>, label: impl Into<String>) -> Self {
         self.labels.push((self.clamp(at), label.into()));
@@ -60,7 +60,7 @@ impl Problem {
         self.source.name()
     }
 
-    /// Line and column, both from 1; columns count characters.
+    /// Returns line and column, both from 1; columns count characters.
     pub fn position(&self) -> (usize, usize) {
         let text = self.source.inner();
         let before = &text[..self.labels[0].0.start];
@@ -68,7 +68,8 @@ impl Problem {
         (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }
 
-    /// Spans come from a parser and from arithmetic on its answers: one that is off must not stop the message.
+    /// Limits a span to the text. Spans come from a parser and from arithmetic; a wrong one must not suppress the
+    /// message.
     fn clamp(&self, at: Range<usize>) -> Range<usize> {
         let text = self.source.inner();
         let border = |mut index: usize| {
@@ -79,7 +80,7 @@ impl Problem {
             index
         };
         let start = border(at.start);
-        // Several lines of excerpt say less than the first one.
+        // One line of excerpt is clearer than several.
         let line_end = text[start..].find(['\n', '\r']).map_or(text.len(), |newline| start + newline);
         start..border(at.end).clamp(start, line_end)
     }
@@ -114,18 +115,18 @@ impl Diagnostic for Problem {
     }
 }
 
-/// Everything that is wrong with a sweep file, in the order of its lines. Never empty.
+/// All problems of a sweep file, in the order of its lines. Never empty.
 #[derive(Clone, Debug)]
 pub struct Errors {
     problems: Vec<Problem>,
 }
 
-/// How [`Errors::render`] draws.
+/// Style of [`Errors::render`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
-    /// Colours and line-drawing characters, for a terminal; without: ASCII.
+    /// Colours and line-drawing characters, for a terminal. Otherwise ASCII only.
     pub colour: bool,
-    /// Columns to wrap at.
+    /// Width in columns.
     pub width: usize,
 }
 
@@ -136,7 +137,7 @@ impl Default for Style {
 }
 
 impl Errors {
-    /// `None` when there are none.
+    /// Returns `None` if there are no problems.
     pub fn of(mut problems: Vec<Problem>) -> Option<Self> {
         problems
             .sort_by(|one, other| (one.file(), one.labels[0].0.start).cmp(&(other.file(), other.labels[0].0.start)));
@@ -147,13 +148,13 @@ impl Errors {
         &self.problems
     }
 
-    /// Every problem with its excerpt, then how many there are. Ends with a newline.
+    /// Draws every problem with its excerpt, then the number of problems. Ends with a newline.
     pub fn render(&self, style: Style) -> String {
         let theme = if style.colour { GraphicalTheme::unicode() } else { GraphicalTheme::none() };
         let handler = GraphicalReportHandler::new_themed(theme).with_width(style.width.max(40)).with_links(false);
         let mut text = String::new();
         for problem in &self.problems {
-            // Writing to a string cannot fail; a drawing that does still leaves the plain line.
+            // Writing to a string cannot fail; if drawing fails, the plain line remains.
             if handler.render_report(&mut text, problem).is_err() {
                 text.push_str(&self.line(problem));
             }
@@ -172,7 +173,7 @@ impl Errors {
     }
 }
 
-/// One line per problem, for logs: `FILE:LINE:COLUMN: message (what to do)`.
+/// Formats one line per problem, for logs: `FILE:LINE:COLUMN: message (what to do)`.
 impl fmt::Display for Errors {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.problems.iter().enumerate() {

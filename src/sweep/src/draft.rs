@@ -1,7 +1,7 @@
-//! The sweep file as written, with places: every key read and checked by itself.
+//! The sweep file as written, with places: every key is read and checked by itself.
 //!
-//! How the parts go together (which override wins where, what a cell becomes) is `expand.rs`; tables, figures and
-//! published numbers are `output.rs`.
+//! How the parts combine (which override wins, and the resulting cells) is in `expand.rs`; tables, figures and
+//! published numbers are in `output.rs`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,9 +16,9 @@ use crate::recipe;
 use crate::tree::{Assignment, Mapping, Reader};
 use crate::yaml::{Data, Node};
 
-/// Grids above this are refused unless `limits: {trials: N}` raises it.
+/// Larger grids are refused unless `limits: {trials: N}` raises the limit.
 pub const DEFAULT_MAX_TRIALS: u64 = 100_000;
-/// What `limits` can raise it to.
+/// The highest limit that `limits` can set.
 pub const HIGHEST_MAX_TRIALS: u64 = 1_000_000;
 const MAX_SEEDS: u64 = 10_000;
 
@@ -43,7 +43,7 @@ pub(crate) struct Draft<'n> {
     pub name: String,
     pub description: String,
     pub recipe: String,
-    /// Fields of `recipe`, then of `resources`, then of `set`: later ones win.
+    /// Fields of `recipe`, then of `resources`, then of `set`: later ones take precedence.
     pub set: Vec<Assignment>,
     pub axes: Vec<DraftAxis>,
     pub seeds: Vec<u64>,
@@ -62,7 +62,7 @@ pub(crate) struct Override {
     pub when: Vec<Condition>,
     pub set: Vec<Assignment>,
     pub priority: i64,
-    /// Whether all of it could be read: half a condition would match cells that it was not written for.
+    /// True if the whole override could be read: half a condition would match cells that it was not written for.
     pub sound: bool,
 }
 
@@ -83,12 +83,12 @@ pub(crate) struct DraftSearch {
     pub at: Range<usize>,
 }
 
-/// `None` when what is left is too broken to go on with; the reader then has problems.
+/// Reads a sweep. `None` if it is too broken to continue; the reader then has problems.
 pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Option<Draft<'n>> {
     let top = reader.mapping(root, "the sweep", KEYS)?;
     let name = read_name(reader, &top, stem);
     let description = top.get("description").and_then(|node| reader.text(node, "`description`")).unwrap_or_default();
-    // Without one nothing can be expanded; everything else is looked at all the same.
+    // Without a recipe nothing can be expanded, but everything else is still checked.
     let (recipe, mut set) = read_recipe(reader, &top).unwrap_or_default();
     let resources = read_resources(reader, &top, &mut set);
     if let Some(node) = top.get("set") {
@@ -138,7 +138,7 @@ fn read_name(reader: &mut Reader, top: &Mapping<'_>, stem: &str) -> String {
     name
 }
 
-/// Whether something can be called this: it becomes a folder or file name, and part of command lines.
+/// Checks a name, which becomes the name of a folder or file and part of command lines.
 pub(crate) fn check_name(name: &str) -> Result<(), &'static str> {
     let usable = |symbol: char| symbol.is_ascii_alphanumeric() || matches!(symbol, '-' | '_' | '.');
     if name.is_empty() || name.len() > 64 {
@@ -202,7 +202,7 @@ fn read_resources(reader: &mut Reader, top: &Mapping<'_>, set: &mut Vec<Assignme
     resources
 }
 
-/// A number of seeds (from 0), or a list of them.
+/// Reads a number of seeds (from 0), or a list of them.
 fn read_seeds(reader: &mut Reader, node: &Node, what: &str) -> Vec<u64> {
     let Data::List(items) = &node.data else {
         let count = reader.count(node, what, 1..=MAX_SEEDS).unwrap_or(1);

@@ -1,8 +1,8 @@
-//! From axes, overrides and exclusions to cells: which value each field has at each point of the grid.
+//! Expands axes, overrides and exclusions into cells: the value of each field at each point of the grid.
 //!
 //! Order, weakest first: the recipe's values for the cell's data set, the recipe's own fields and `set`, axis values,
-//! overrides. Nothing is decided by position in the file: what meets in one cell with different values is an error,
-//! unless `priority` says which override wins.
+//! overrides. The order in the file decides nothing: different values that meet in one cell are an error, unless
+//! `priority` decides which override wins.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -20,7 +20,7 @@ use crate::recipe;
 use crate::settings::Settings;
 use crate::tree::{Assignment, Reader};
 
-/// Name to value, as `Settings` writes them.
+/// Name to value, in the form that `Settings` writes.
 type Fields = BTreeMap<String, Value>;
 
 pub(crate) struct Expanded {
@@ -28,7 +28,7 @@ pub(crate) struct Expanded {
     pub cells: Vec<Cell>,
 }
 
-/// Trials of one cell, searching with `search_seeds` seeds included.
+/// Returns the number of trials of one cell, including a search with `search_seeds` seeds.
 pub(crate) fn trials_per_cell(seeds: usize, search: Option<&Search>, search_seeds: usize) -> u64 {
     let seeds = seeds as u64;
     match search {
@@ -38,13 +38,13 @@ pub(crate) fn trials_per_cell(seeds: usize, search: Option<&Search>, search_seed
     }
 }
 
-/// Trials of these cells.
+/// Returns the number of trials of these cells.
 pub(crate) fn num_trials(cells: &[Cell], seeds: usize, search: Option<&Search>) -> u64 {
     let of = |cell: &Cell| trials_per_cell(seeds, search, search.map_or(0, |search| search.seeds_for(cell).len()));
     cells.iter().map(of).fold(0, u64::saturating_add)
 }
 
-/// `None` when there are no cells to speak of; the reader then has problems.
+/// Expands a draft. `None` if there are no usable cells; the reader then has problems.
 pub(crate) fn expand(reader: &mut Reader, draft: &Draft<'_>, find_side: FindSide<'_>) -> Option<Expanded> {
     let search = draft.search.as_ref().map(|search| &search.search);
     check_size(reader, draft, fewest_trials(draft))?;
@@ -87,11 +87,11 @@ pub(crate) fn expand(reader: &mut Reader, draft: &Draft<'_>, find_side: FindSide
     base.map(|(base, _)| Expanded { base, cells })
 }
 
-/// Contradictions between the parts of a file that has other problems: values that meet in one cell. Nothing is said
-/// about what may follow from a part that could not be read.
+/// Reports contradictions between the parts of a file that has other problems: values that conflict in one cell.
+/// Possible consequences of a part that could not be read are not reported.
 pub(crate) fn report_conflicts(reader: &mut Reader, draft: &Draft<'_>) {
     let has_recipe = recipe::names().any(|known| known == draft.recipe);
-    // Sizes of images decide no conflict.
+    // Sizes of images affect no conflict.
     let mut grid = Grid { draft, find_side: &|_| None, recipes: BTreeMap::new(), reported: BTreeSet::new() };
     if !has_recipe
         || grid.dataset_place().is_none()
@@ -108,8 +108,8 @@ pub(crate) fn report_conflicts(reader: &mut Reader, draft: &Draft<'_>) {
     }
 }
 
-/// Trials of the whole grid; absent where there are more than can be counted. A search whose number of seeds is the
-/// program's to choose counts with one: how many it takes is known once the cells are.
+/// Returns the number of trials of the whole grid, or `None` on overflow. If the program chooses the number of a
+/// search's seeds, it counts as one: the real number is known only once the cells are.
 fn fewest_trials(draft: &Draft<'_>) -> Option<u64> {
     let cells = draft.axes.iter().try_fold(1u64, |product, axis| product.checked_mul(axis.values.len() as u64))?;
     let search = draft.search.as_ref().map(|search| &search.search);
@@ -117,7 +117,7 @@ fn fewest_trials(draft: &Draft<'_>) -> Option<u64> {
     cells.checked_mul(trials_per_cell(draft.seeds.len(), search, seeds))
 }
 
-/// `trials`: absent where there are more than can be counted.
+/// Refuses a grid that is too large. `trials` is `None` on overflow.
 fn check_size(reader: &mut Reader, draft: &Draft<'_>, trials: Option<u64>) -> Option<()> {
     if trials.is_some_and(|trials| trials <= draft.max_trials) {
         return Some(());
@@ -136,7 +136,7 @@ fn check_size(reader: &mut Reader, draft: &Draft<'_>, trials: Option<u64>) -> Op
     None
 }
 
-/// The last axis varies fastest.
+/// Iterates over the grid; the last axis varies fastest.
 fn every_coordinate(draft: &Draft<'_>) -> impl Iterator<Item = Vec<u32>> {
     let sizes: Vec<u32> = draft.axes.iter().map(|axis| axis.values.len() as u32).collect();
     let mut next = (!sizes.contains(&0)).then(|| vec![0; sizes.len()]);
@@ -178,7 +178,7 @@ fn from_fields(fields: &Fields) -> Settings {
     serde_json::from_value(value).expect("every field was checked")
 }
 
-/// The fields of a trial that tries out a candidate.
+/// Returns the fields of a trial that tests a candidate.
 fn with_candidate(fields: &Fields, search: &DraftSearch, value: &Value) -> Fields {
     let mut fields = fields.clone();
     fields.insert(search.search.field.clone(), value.clone());
@@ -191,9 +191,9 @@ fn with_candidate(fields: &Fields, search: &DraftSearch, value: &Value) -> Field
 struct Grid<'d, 'n> {
     draft: &'d Draft<'n>,
     find_side: FindSide<'d>,
-    /// The recipe's fields with `set` applied, per data set.
+    /// The recipe's fields with `set` applied, by data set.
     recipes: BTreeMap<String, Fields>,
-    /// What was complained about already: once for a pair, not for each cell.
+    /// Problems reported already: one per pair, not one per cell.
     reported: BTreeSet<String>,
 }
 
@@ -207,14 +207,14 @@ impl Grid<'_, '_> {
         None
     }
 
-    /// Something says for every cell which data set it trains on.
+    /// Checks that the sweep sets a data set for every cell.
     fn dataset_place(&self) -> Option<()> {
         let sets = |set: &Assignment| set.field.name == "dataset";
         let on_axis = self.draft.axes.iter().any(|axis| axis.values.iter().all(|value| value.set.iter().any(sets)));
         (on_axis || self.draft.set.iter().any(sets)).then_some(())
     }
 
-    /// Recipe and `set` for the data set of the given fields.
+    /// Returns recipe and `set` for the data set of the given fields.
     fn common(&mut self, fields: &Fields) -> Fields {
         let dataset = fields["dataset"].as_str().unwrap_or_default().to_owned();
         self.recipe(&dataset).clone()
@@ -306,7 +306,7 @@ impl Grid<'_, '_> {
         reader.report(problem.help("narrow one of their `when`, or give the one that should win `priority: 1`"));
     }
 
-    /// An override must not make a cell something else than its name says, nor take a search its field.
+    /// Reports an override that makes a cell contradict its name, or that sets the field of a search.
     fn check_override(&mut self, reader: &mut Reader, index: usize, set: &Assignment, fields: &Fields) {
         let name = set.field.name;
         let own_axis = self.draft.axes.iter().find(|axis| axis.name == name);
@@ -327,7 +327,7 @@ impl Grid<'_, '_> {
         }
     }
 
-    /// `before`: the fields before any override, which is what overrides are matched with.
+    /// Checks the settings of a cell. `before`: the fields before any override, which overrides are matched with.
     fn check_settings(&mut self, reader: &mut Reader, coordinates: &[u32], before: &Fields, fields: &Fields) {
         let search = self.draft.search.as_ref();
         if let Some(search) = search.filter(|search| search.search.select == Select::Validation)
@@ -353,7 +353,7 @@ impl Grid<'_, '_> {
         }
     }
 
-    /// Points at each of the contradicting fields that the file sets, the weakest last: a recipe's are in no file.
+    /// Points at each contradicting field that the file sets, the weakest last. A recipe's fields are in no file.
     fn report_impossible(
         &self,
         reader: &mut Reader,
@@ -372,7 +372,7 @@ impl Grid<'_, '_> {
         reader.report(problem.help(help));
     }
 
-    /// Where a field of a cell got its value: from an override, an axis, the search, or `set` and `recipe`.
+    /// Finds where a field of a cell got its value: an override, an axis, the search, or `set` and `recipe`.
     fn place_of(&self, coordinates: &[u32], before: &Fields, name: &str) -> Option<Range<usize>> {
         let draft = self.draft;
         let sets = |set: &&Assignment| set.field.name == name;

@@ -1,8 +1,8 @@
-//! Every field of `Settings` with the values it may have: one table for the sweep language, for its reference, and for
-//! compiled sweeps that a peer sent.
+//! Every field of `Settings` with its possible values: one table for the sweep language, for its reference, and for
+//! compiled sweeps from a peer.
 //!
-//! It works on JSON values, knows no places in files (its complaints carry a path into the value instead), and does not
-//! judge how fields go together: see `contradiction.rs`.
+//! It works on JSON values and knows no places in files: complaints have a path into the value instead. Combinations of
+//! fields are checked in `contradiction.rs`.
 
 use serde_json::{Map, Value};
 
@@ -13,14 +13,14 @@ use crate::dataset;
 pub struct Field {
     pub name: &'static str,
     pub kind: Kind,
-    /// Whether `null` switches it off.
+    /// True if `null` switches it off.
     pub optional: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     Choice(&'static [&'static str]),
-    /// Inclusive.
+    /// Smallest and largest value, both inclusive.
     Count(u64, u64),
     Real(Range),
     Flag,
@@ -64,19 +64,19 @@ const fn range(low: f64, high: f64) -> Kind {
     Kind::Real(Range { low, high, low_excluded: false, high_excluded: false })
 }
 
-/// The lower end is excluded.
+/// Builds a range that excludes its lower end.
 const fn above(low: f64, high: f64) -> Kind {
     Kind::Real(Range { low, high, low_excluded: true, high_excluded: false })
 }
 
-/// The upper end is excluded.
+/// Builds a range that excludes its upper end.
 const fn below(low: f64, high: f64) -> Kind {
     Kind::Real(Range { low, high, low_excluded: false, high_excluded: true })
 }
 
 const EPOCHS: Kind = Kind::Count(1, 100_000);
 
-/// In the order of `Settings`.
+/// All fields, in the order of `Settings`.
 pub const FIELDS: &[Field] = &[
     field("dataset", Kind::Dataset),
     field("samples_per_class", Kind::SamplesPerClass),
@@ -180,14 +180,14 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     FIELDS.iter().map(|field| field.name)
 }
 
-/// What is wrong with a value, and where inside it.
+/// A problem with a value, and its place inside the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Complaint {
-    /// Keys from the field's value down to the wrong one; empty: the value itself.
+    /// Keys from the field's value down to the wrong one; empty for the value itself.
     pub path: Vec<String>,
-    /// It is a key of that mapping that is wrong, not its value.
+    /// True if a key of that mapping is wrong, not its value.
     pub key: bool,
-    /// Fits behind the field's name: `is 3, but at most 1 is possible`.
+    /// Continues a sentence that begins with the field's name: `is 3, but at most 1 is possible`.
     pub message: String,
     pub help: Option<String>,
 }
@@ -209,8 +209,8 @@ impl Complaint {
 }
 
 impl Field {
-    /// The value as `Settings` would write it, so that equal settings have equal compiled forms: `1` becomes `1.0` for a
-    /// real number, and shorthands are written out.
+    /// Returns the value in the form that `Settings` writes, so that equal settings have equal compiled forms: `1`
+    /// becomes `1.0` for a real number, and shorthands are expanded.
     pub fn check(&self, value: &Value) -> Result<Value, Complaint> {
         if value.is_null() {
             let missing = Complaint::new("has no value").help(format!("write {}", self.kind.expected()));
@@ -221,7 +221,7 @@ impl Field {
 }
 
 impl Kind {
-    /// What a message or the reference calls the possible values.
+    /// Describes the possible values, for messages and for the reference.
     pub fn expected(&self) -> String {
         match self {
             Self::Choice(names) => format!("one of {}", names.join(", ")),
@@ -317,7 +317,7 @@ fn check_variant(
             choose(name, names()).map_err(|complaint| Complaint { key: true, ..complaint.inside(name) })?;
             let parts = of(name).unwrap_or_default();
             let checked = match (inner, parts) {
-                // Shorthand: what has only one required part of text may be written as that text.
+                // Shorthand: if the only required part is text, that text alone is enough.
                 (Value::String(_), [first, rest @ ..])
                     if matches!(first.kind, Kind::Text) && rest.iter().all(|part| !part.required) =>
                 {
@@ -349,7 +349,7 @@ fn check_parts(entries: &Map<String, Value>, parts: &[Part]) -> Result<Value, Co
                 let message = format!("lacks `{}`", part.name);
                 return Err(Complaint::new(message).help(format!("write {}", record_shape(parts))));
             }
-            // The only optional parts are flags that are off unless said otherwise.
+            // The only optional parts are flags, which are off by default.
             None => {
                 checked.insert(part.name.to_owned(), Value::Bool(false));
             }
@@ -377,7 +377,7 @@ fn record_shape(parts: &[Part]) -> String {
     format!("{{{}}}", parts.iter().map(shape).collect::<Vec<_>>().join(", "))
 }
 
-/// A value as a message quotes it.
+/// Formats a value for a message.
 pub fn show(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
@@ -386,12 +386,12 @@ pub fn show(value: &Value) -> String {
     }
 }
 
-/// What to write in the place of a name that is no field's.
+/// Suggests what to write instead of a name that is not a field.
 pub(crate) fn help_for(name: &str) -> Option<String> {
     crate::foreign_names::meant(name).map(str::to_owned).or_else(|| did_you_mean(name, names()))
 }
 
-/// ``did you mean `cos`?`` for the closest of the names, if one is close.
+/// Returns ``did you mean `cos`?`` for the closest name, if one is close.
 pub fn did_you_mean<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
     let flat = |name: &str| name.to_lowercase().replace([' ', '-'], "_");
     let wanted = flat(text);

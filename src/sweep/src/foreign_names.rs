@@ -1,4 +1,4 @@
-//! What other tools call the fields of this language: a name that is typed out of habit gets the right one as an answer.
+//! Names that other tools use for the fields of this language, so that a name typed out of habit gets a useful answer.
 
 /// Names as other tools spell them, in lower case with underscores, and what to write here.
 const NAMES: &[(&[&str], &str)] = &[
@@ -52,7 +52,7 @@ const NAMES: &[(&[&str], &str)] = &[
     (&["num_classes", "n_classes", "classes"], "the data set has its classes: leave it out"),
 ];
 
-/// What to write in the place of a name that this language does not know.
+/// Suggests what to write instead of a name that this language does not know.
 pub(crate) fn meant(name: &str) -> Option<&'static str> {
     let name = name.to_lowercase().replace([' ', '-', '.'], "_");
     NAMES.iter().find(|(names, _)| names.contains(&name.as_str())).map(|(_, help)| *help)
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
     use crate::field;
 
-    /// `write X` and every other word in backquotes that is no example names something that exists.
+    /// The first word of every text in backquotes is the name of something that exists.
     #[test]
     fn what_is_advised_exists() {
         for (names, help) in NAMES {

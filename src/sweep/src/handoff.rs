@@ -1,18 +1,18 @@
 //! The conversation between a worker and its trainer, over the trainer's stdin and stdout.
 //!
-//! A frame is a little-endian u32 length and that many bytes of JSON. The worker speaks `Request`, the trainer
-//! `Reply`. End of stdin means that the worker is gone: the trainer ends. The trainer answers `Ready` once at start,
+//! A frame is a little-endian u32 length and that many bytes of JSON. The worker sends `Request`, the trainer sends
+//! `Reply`. End of stdin means that the worker is gone, and the trainer exits. The trainer sends `Ready` once at start,
 //! then for each `Run` any number of `Progress`, and exactly one of `Finished`, `Failed`, `Stopped`. After `Failed` the
 //! worker ends the trainer: TERM to its process group, a few seconds, KILL. A `Stop` that crosses the end of a run is
-//! ignored. stderr is kept per attempt for people. A trainer that lacks one of its devices ends with `EXIT_DEVICE_ABSENT`
-//! before it is ready.
+//! ignored. stderr is kept per attempt for people. A trainer that lacks one of its devices exits with
+//! `EXIT_DEVICE_ABSENT` before it is ready.
 //!
-//! Checkpoints: the directory belongs to the trial, and two attempts may have it open at once when a worker was cut off
-//! and its trial was given to another. So a trainer writes only files whose names carry its attempt
-//! (`epoch-00012.attempt-3.EXTENSION`, by way of a temporary file whose name starts the same way), resumes from the newest
-//! sound one of any attempt from `RunRequest::since` to its own, removes only those of its own and of earlier attempts, and
-//! ends with `Failed(Crashed)` when it finds one of a later attempt. The worker removes those of an attempt and of earlier
-//! ones when its result is acknowledged.
+//! Checkpoints: the directory belongs to the trial, and two attempts may use it at once if a worker was disconnected
+//! and its trial was given to another. So a trainer writes only files whose names contain its attempt
+//! (`epoch-00012.attempt-3.EXTENSION`, by way of a temporary file with the same beginning), resumes from the newest
+//! sound one of any attempt from `RunRequest::since` to its own, removes only those of its own and of earlier attempts,
+//! and ends with `Failed(Crashed)` if it finds one of a later attempt. The worker removes those of an attempt and of
+//! earlier ones when its result is acknowledged.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -23,17 +23,17 @@ use serde::{Deserialize, Serialize};
 use crate::record::{Failure, TrialResult};
 use crate::trial::{AttemptNo, TrialId, TrialSpec};
 
-/// Exit code of a trainer that does not find a device which `--devices` names: the device's fault, not the trial's.
+/// Exit code of a trainer that does not find a device in `--devices`: the device is at fault, not the trial.
 pub const EXIT_DEVICE_ABSENT: u8 = 4;
 
-/// Frames above this are refused: a result with its epochs and subset stays far below.
+/// Larger frames are refused: a result with its epochs and subset stays far below.
 pub const MAX_FRAME_BYTES: u32 = 64 << 20;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     Run(Box<RunRequest>),
-    /// Checkpoint at the next step border and answer `Stopped`.
+    /// Checkpoint at the next step boundary and reply `Stopped`.
     Stop,
 }
 
@@ -41,18 +41,18 @@ pub enum Request {
 pub struct RunRequest {
     pub trial: TrialId,
     pub attempt: AttemptNo,
-    /// The first attempt of the present training: a person asked for the trial to be trained again from the start, and
-    /// checkpoints of attempts before this one are not gone on from.
+    /// The first attempt of the current training. It is later than 1 if a user asked to train the trial again from the
+    /// start; checkpoints of earlier attempts are then not resumed from.
     #[serde(default = "AttemptNo::first")]
     pub since: AttemptNo,
     pub spec: TrialSpec,
     pub data_dir: PathBuf,
-    /// Folders beside the data directory that paths in the settings may lead into; absent: anywhere.
+    /// Folders beside the data directory that paths in the settings may point into; absent: anywhere.
     #[serde(default)]
     pub allowed_paths: Option<Vec<PathBuf>>,
     /// Decoded data sets; shared by the trainers of a machine.
     pub cache_dir: PathBuf,
-    /// Of this trial alone, shared by its attempts (see above); may not exist yet.
+    /// Checkpoints of this trial alone, shared by its attempts (see above); may not exist yet.
     pub checkpoint_dir: PathBuf,
 }
 
@@ -69,14 +69,14 @@ pub enum Reply {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ready {
-    /// Version and build; a sweep runs under one.
+    /// Version and build; a sweep runs with one.
     pub build: String,
     pub libtorch: String,
     pub devices: Vec<String>,
 }
 
-/// Sent at least once a second while steps are made, and at each epoch's end. Epoch, step and collectives only grow
-/// within an attempt: their standing still is how a stall is seen.
+/// Sent at least once a second while steps are made, and at the end of each epoch. Epoch, step and collectives only
+/// grow within an attempt: if they do not, the attempt has stalled.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     pub epoch: u32,
@@ -86,7 +86,7 @@ pub struct Progress {
     pub steps_per_epoch: u64,
     /// All-reduces completed in this attempt.
     pub collectives: u64,
-    /// Of the last finished epoch.
+    /// Training loss of the last finished epoch.
     pub train_loss: Option<f64>,
     pub accuracy: Option<f64>,
     pub images_per_s: f64,
@@ -124,7 +124,7 @@ pub fn read_frame<T: DeserializeOwned>(mut reader: impl Read) -> io::Result<Opti
     decode_frame(&frame).map(Some)
 }
 
-/// The checked length that a frame's first four bytes announce.
+/// Returns the length in the first four bytes of a frame, checked.
 pub fn frame_length(header: [u8; 4]) -> io::Result<usize> {
     let length = u32::from_le_bytes(header);
     if length > MAX_FRAME_BYTES {

@@ -1,21 +1,21 @@
-//! How many images a search is judged on, and how many seeds that takes.
+//! Number of images that a search is evaluated on, and number of seeds required for it.
 //!
-//! One more right answer of ten is ten points: choices on a handful of images are drawn by lot. Where the sweep file
+//! With ten images, one more right answer is ten points: choices on a handful of images are random. If the sweep file
 //! leaves the number of seeds to the program, each cell takes enough of them for `WANTED_IMAGES` answers per candidate.
 
 use crate::dataset;
 use crate::definition::{Cell, Search, Select, Sweep};
 use crate::settings::{SamplesPerClass, Settings};
 
-/// Images that each candidate should have classified before one is chosen, over all its seeds.
+/// Images that each candidate should classify, over all its seeds, before one is chosen.
 pub const WANTED_IMAGES: u32 = 100;
-/// Most seeds that are taken without being asked for.
+/// Maximum number of seeds that the program chooses.
 pub const MAX_SEEDS: u64 = 10;
-/// Seeds of a cell whose data set has a size that is not known here.
+/// Seeds of a cell whose data set has an unknown size.
 const UNKNOWN_SEEDS: usize = 5;
 
 impl Search {
-    /// The seeds of the search trials of one candidate of a cell.
+    /// Returns the seeds of the search trials of one candidate of a cell.
     pub fn seeds_for(&self, cell: &Cell) -> &[u64] {
         if !self.automatic {
             return &self.seeds;
@@ -29,15 +29,15 @@ impl Search {
 }
 
 impl Sweep {
-    /// Images that each candidate of a cell classifies before one is chosen; `None` without a held-out split, or where
-    /// the size of the data set is not known.
+    /// Returns the number of images that each candidate of a cell classifies before one is chosen. `None` without a
+    /// held-out split, or if the size of the data set is unknown.
     pub fn search_images(&self, cell: &Cell) -> Option<u64> {
         let search = self.search.as_ref().filter(|search| search.select == Select::Validation)?;
         Some(u64::from(cell.held_out?) * search.seeds_for(cell).len() as u64)
     }
 
-    /// Notes how many images each cell's search holds out, from what is on disk: `held_out` is given a cell's settings
-    /// and the fraction, and answers `None` where it cannot tell.
+    /// Records the number of images that each cell's search holds out, from the data on disk: `held_out` gets a cell's
+    /// settings and the fraction, and returns `None` if the number is unknown.
     pub fn count_held_out(&mut self, held_out: impl Fn(&Settings, f64) -> Option<u32>) {
         let Some(search) = self.search.as_ref().filter(|search| search.select == Select::Validation) else { return };
         let of = |cell: &Cell| held_out(&self.cell_settings(cell), search.holdout);
@@ -48,13 +48,13 @@ impl Sweep {
     }
 }
 
-/// Smallest difference, in points of accuracy, that is not noise: one standard error of the difference between two
-/// shares of that many images, where half of the answers are right.
+/// Returns the smallest difference, in points of accuracy, that is not noise: one standard error of the difference
+/// between two shares of that many images, if half of the answers are right.
 pub fn distinguishable(num_images: u64) -> f64 {
     100.0 * (0.5 / num_images.max(1) as f64).sqrt()
 }
 
-/// Images held out of a data set of published size; `None` for others.
+/// Returns the number of images held out of a data set of published size; `None` for others.
 pub(crate) fn published(settings: &Settings, fraction: f64) -> Option<u32> {
     let known = dataset::find(&settings.dataset)?;
     Some(match settings.samples_per_class {
@@ -63,7 +63,8 @@ pub(crate) fn published(settings: &Settings, fraction: f64) -> Option<u32> {
     })
 }
 
-/// Images held out of a class: rounded to the nearest, at least one, and at least one stays; none of a single image.
+/// Returns the number of images held out of a class: rounded to the nearest, but at least one is held out and one
+/// stays; 0 for a class of one image.
 pub fn of_class(num_images: u32, fraction: f64) -> u32 {
     let rounded = (f64::from(num_images) * fraction).round() as u32;
     rounded.max(1).min(num_images.saturating_sub(1))

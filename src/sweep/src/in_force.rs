@@ -1,4 +1,4 @@
-//! The settings that a sweep's trainings really have, once recipe, `set`, axes and overrides are resolved: for `plan`.
+//! The effective settings of a sweep's trainings, once recipe, `set`, axes and overrides are resolved: for `plan`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,12 +7,12 @@ use serde_json::Value;
 use crate::definition::{Cell, Sweep};
 use crate::field;
 
-/// Names of axis values in one entry; more are counted.
+/// Maximum number of axis values named in one entry; the rest is counted.
 const MAX_LISTED: usize = 4;
 
 impl Sweep {
-    /// One entry per field, in the order of `Settings`: `model resnet-8`, or `resize 512 (cub), 256 (mit67)` where cells
-    /// differ. Fields that are off everywhere come last, as one entry; those that an axis lists are left out.
+    /// Returns one entry per field, in the order of `Settings`: `model resnet-8`, or `resize 512 (cub), 256 (mit67)` if
+    /// cells differ. Fields that are off everywhere come last, as one entry; fields that an axis lists are left out.
     pub fn settings_in_force(&self) -> Vec<String> {
         let Ok(Value::Object(base)) = serde_json::to_value(&self.base) else { unreachable!("settings are a record") };
         let cells: Vec<&Cell> = self.cells.iter().filter(|cell| cell.skipped.is_none()).collect();
@@ -36,7 +36,7 @@ impl Sweep {
         entries
     }
 
-    /// The values of a field that differs among cells, each with the values of the first axis that decides it.
+    /// Lists the values of a field that differs among cells, each with the values of the first axis that decides it.
     fn differing(&self, cells: &[&Cell], name: &str, common: &Value) -> String {
         let value = |cell: &Cell| plain(cell.set.get(name).unwrap_or(common));
         for (position, axis) in self.axes.iter().enumerate() {
@@ -69,7 +69,7 @@ impl Sweep {
     }
 }
 
-/// A value as it could stand in a sweep file.
+/// Formats a value as in a sweep file.
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

@@ -1,5 +1,6 @@
-//! What a sweep names and does not contain: data sets, weights, hierarchies. Their content decides results as settings do,
-//! so it is part of a trial's identity. The `data` crate reads and hashes it; this is what is known of it afterwards.
+//! Files that a sweep names but does not contain: data sets, weights, hierarchies. Their content affects results like
+//! settings do, so it is part of a trial's identity. The `data` crate reads and hashes it; this module holds the
+//! outcome.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,20 +13,20 @@ use crate::definition::Sweep;
 use crate::settings::{Embedding, Settings};
 use crate::trial::TrialSpec;
 
-/// The content of inputs, by their names as [`Input`] shows them.
+/// The content of inputs, by name as [`Input`] formats it.
 pub type Inputs = BTreeMap<String, Arc<Content>>;
 
-/// Something outside of the sweep that a training reads.
+/// Something outside the sweep that a training reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Input<'a> {
-    /// As in the sweep file: `cub`, `folder:PATH`.
+    /// The name in the sweep file: `cub`, `folder:PATH`.
     Dataset(&'a str),
-    /// The path as in the sweep file.
+    /// The path in the sweep file.
     Weights(&'a str),
     Hierarchy(&'a str),
 }
 
-/// `data set folder:t`, `weights w.safetensors`, `hierarchy tree.txt`
+/// Formats `data set folder:t`, `weights w.safetensors`, `hierarchy tree.txt`.
 impl fmt::Display for Input<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -36,16 +37,16 @@ impl fmt::Display for Input<'_> {
     }
 }
 
-/// What is known of the files of one input.
+/// Hash and size of the files of one input.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Content {
-    /// Of the names, classes and bytes of all its files: 32 hexadecimal digits. Equal hashes mean equal content.
+    /// Hash of the names, classes and bytes of all its files: 32 hexadecimal digits. Equal hashes mean equal content.
     pub hash: String,
     pub files: u64,
     pub bytes: u64,
-    /// Hashes of its parts, so that a difference can be located: of single files where they are few, else of folders, else
-    /// of ranges of folders. At most [`Content::MAX_PARTS`], 16 hexadecimal digits each.
+    /// Hashes of its parts, to locate a difference: single files if there are few, otherwise folders, or ranges of
+    /// folders. At most [`Content::MAX_PARTS`], 16 hexadecimal digits each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parts: BTreeMap<String, String>,
 }
@@ -53,7 +54,7 @@ pub struct Content {
 impl Content {
     pub const MAX_PARTS: usize = 256;
 
-    /// Where two contents differ, for people: `train/cat/3.png differs`. Empty where the parts do not tell.
+    /// Lists where two contents differ, for people: `train/cat/3.png differs`. Empty if the parts do not show it.
     pub fn differences(&self, wanted: &Self) -> Vec<String> {
         let mut found = Vec::new();
         let comparable = self.parts.keys().any(|part| wanted.parts.contains_key(part));
@@ -73,7 +74,7 @@ impl Content {
     }
 }
 
-/// `1,234 files, 5.6 MiB`
+/// Formats `1,234 files, 5.6 MiB`.
 impl fmt::Display for Content {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let files = if self.files == 1 { "file" } else { "files" };
@@ -88,7 +89,7 @@ impl fmt::Display for Content {
 }
 
 impl TrialSpec {
-    /// Whether this is the content that the trial was submitted with; the error says where it differs and what to do.
+    /// Accepts the content that the trial was submitted with. The error gives the differences and the fix.
     pub fn accept(&self, name: &str, here: &Content) -> Result<(), String> {
         let Some(wanted) = self.inputs.get(name).filter(|wanted| wanted.hash != here.hash) else { return Ok(()) };
         let mut differences = here.differences(wanted);
@@ -105,11 +106,11 @@ impl TrialSpec {
     }
 }
 
-/// Differences that a message names.
+/// Maximum number of differences in a message.
 const MAX_DIFFERENCES: usize = 5;
 
 impl Sweep {
-    /// Inputs that this revision and the one before both read and whose content is another one: a sentence for each.
+    /// Returns a sentence for each input that both this revision and the previous one read and whose content differs.
     pub fn changed_inputs(&self, before: &Self) -> BTreeMap<String, String> {
         let mut changes = BTreeMap::new();
         let appeared = self.inputs.keys().any(|name| !before.inputs.contains_key(name));
@@ -129,7 +130,7 @@ impl Sweep {
         changes
     }
 
-    /// Names of everything that the cells read from outside and whose content is not known.
+    /// Returns the names of all inputs that the cells read and whose content is unknown.
     pub fn unknown_inputs(&self) -> BTreeSet<String> {
         let mut unknown = BTreeSet::new();
         for cell in self.cells.iter().filter(|cell| !self.smoke && cell.skipped.is_none()) {
@@ -142,7 +143,7 @@ impl Sweep {
 }
 
 impl Settings {
-    /// Everything that a training with these settings reads from outside.
+    /// Returns all inputs of a training with these settings.
     pub fn inputs(&self) -> Vec<Input<'_>> {
         let mut inputs = Vec::new();
         if !dataset::is_built_in(&self.dataset) {
@@ -156,7 +157,7 @@ impl Settings {
     }
 }
 
-/// Those that these settings read.
+/// Returns the known inputs that these settings read.
 pub(crate) fn of_settings(known: &Inputs, settings: &Settings) -> Inputs {
     if known.is_empty() {
         return Inputs::new();
@@ -165,7 +166,7 @@ pub(crate) fn of_settings(known: &Inputs, settings: &Settings) -> Inputs {
     names.filter_map(|name| known.get_key_value(&name)).map(|(name, content)| (name.clone(), content.clone())).collect()
 }
 
-/// What an id is made of: where the parts are grouped otherwise, the content is the same.
+/// Returns the hashes that enter an id. The parts do not: the same content can be grouped differently.
 pub(crate) fn hashes(inputs: &Inputs) -> BTreeMap<&str, &str> {
     inputs.iter().map(|(name, content)| (name.as_str(), content.hash.as_str())).collect()
 }

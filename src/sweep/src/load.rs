@@ -1,7 +1,7 @@
-//! From a path to a sweep: the only place of this crate that reads files, and what it refuses to read.
+//! Loads a sweep from a path: the only place of this crate that reads files, with limits on what it reads.
 //!
-//! A sweep file is untrusted text: its size is bounded before it is read, and nothing in it can name a file outside
-//! its own folder. Read `compile.rs` next for what the text means.
+//! A sweep file is untrusted text: its size is checked before it is read, and it cannot name a file outside its own
+//! folder. See `compile.rs` for the meaning of the text.
 
 use std::io::{self, Read};
 use std::path::{Component, Path};
@@ -15,15 +15,15 @@ pub const MAX_FILE_BYTES: u64 = 4 << 20;
 /// Reads the text of a file that a sweep names (`published: {file: ...}`), by its path as written there.
 pub type ReadFile<'a> = &'a dyn Fn(&str) -> io::Result<String>;
 
-/// Finds the shorter side, in pixels, that images of a `folder:` data set typically have; `None`: it was not looked at.
+/// Finds the typical length in pixels of the shorter side of the images of a `folder:` data set; `None` if unknown.
 pub type FindSide<'a> = &'a dyn Fn(&str) -> Option<u32>;
 
-/// Reads and compiles a sweep file, with the files it names beside it, without a look at data sets.
+/// Reads and compiles a sweep file and the files that it names, without inspecting data sets.
 pub fn load(path: &Path) -> Result<Sweep, Errors> {
     load_with(path, &|_| None)
 }
 
-/// The same where recipes can fit image sizes to the images of `folder:` data sets.
+/// Does the same with recipes that fit image sizes to the images of `folder:` data sets.
 pub fn load_with(path: &Path, find_side: FindSide<'_>) -> Result<Sweep, Errors> {
     let name = path.display().to_string();
     let text = read_bounded(path).map_err(|error| unreadable(&name, &error))?;
@@ -38,8 +38,8 @@ pub fn load_with(path: &Path, find_side: FindSide<'_>) -> Result<Sweep, Errors> 
     crate::compile::compile(&name, &text, &read_file, find_side)
 }
 
-/// Compiles the text of a sweep file. `name` is what messages call it, and its stem is the sweep's name where the file
-/// gives none. Every problem that can be found is in the error, not only the first.
+/// Compiles the text of a sweep file. `name` is its name in messages, and its stem is the sweep's name if the file
+/// gives none. The error holds every problem that can be found, not only the first.
 pub fn parse(name: &str, text: &str, read_file: ReadFile<'_>) -> Result<Sweep, Errors> {
     crate::compile::compile(name, text, read_file, &|_| None)
 }

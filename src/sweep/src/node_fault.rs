@@ -1,16 +1,16 @@
-//! Which errors are the node's fault: a full or read-only disk, no memory, descriptors or processes left, a device or a
-//! network file system that does not answer. Another node, or the same one later, can do what failed.
+//! Errors that are the node's fault: a full or read-only disk, no memory, descriptors or processes left, a device or a
+//! network file system that does not respond. The operation can succeed on another node, or later on the same one.
 //!
-//! The one place of this judgement; trainer and worker report what it finds as `FailureClass::Node`. It judges errors of
-//! the operating system alone: a file that is missing or malformed is nobody's node.
+//! This is the only place that classifies them; trainer and worker report them as `FailureClass::Node`. It considers
+//! errors of the operating system alone: a missing or malformed file is not the fault of a node.
 
 use std::error::Error;
 use std::io;
 
-/// Error numbers, as on every Linux, with what libc prints for those that libraries report as text.
+/// Error numbers, equal on every Linux, with libc's messages for those that libraries report as text.
 const NODE_ERRORS: [(i32, &str); 13] = [
     (5, "Input/output error"),
-    // of a thread or a process that cannot be started
+    // a thread or a process that cannot be started
     (11, "Resource temporarily unavailable"),
     (12, "Cannot allocate memory"),
     (23, "Too many open files in system"),
@@ -25,19 +25,19 @@ const NODE_ERRORS: [(i32, &str); 13] = [
     (122, "Disk quota exceeded"),
 ];
 
-/// Used-up resources: whatever was being read is not at fault, and can be read later.
+/// Exhausted resources: the file that was being read is not at fault, and can be read later.
 const EXHAUSTED: [i32; 4] = [11, 12, 23, 24];
 
 pub fn is_of_node(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| NODE_ERRORS.iter().any(|(known, _)| *known == number))
 }
 
-/// No memory, descriptors or processes are left: the error says nothing about the file it came from.
+/// Returns true if memory, descriptors or processes are exhausted, which has nothing to do with the file being read.
 pub fn is_exhaustion(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| EXHAUSTED.contains(&number))
 }
 
-/// The error, or one of its causes, is such an error of the operating system.
+/// Returns true if the error, or one of its causes, is such an error of the operating system.
 pub fn is_cause_of(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -49,7 +49,7 @@ pub fn is_cause_of(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// The text of a panic or of a C++ exception names such an error.
+/// Returns true if the text of a panic or of a C++ exception names such an error.
 pub fn is_named_in(text: &str) -> bool {
     NODE_ERRORS.iter().any(|(number, name)| {
         text.contains(name)

@@ -12,7 +12,7 @@ use crate::yaml::{Data, Node};
 const MEASURES: &[(&str, &[Measure])] =
     &[("last", &[Measure::Last]), ("best", &[Measure::Best]), ("both", &[Measure::Last, Measure::Best])];
 
-/// Files of a report that are not an output's.
+/// Files of a report that do not belong to an output.
 pub(crate) const RESERVED_NAMES: [&str; 4] = ["results", "timing", "manifest", "sweep"];
 
 pub(crate) fn read(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Output> {
@@ -50,8 +50,8 @@ pub(crate) fn read(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<
     outputs
 }
 
-/// What a sweep without `outputs` gets: one table, with data sets as columns where there are several, else the last
-/// axis that has several values.
+/// Returns the outputs of a sweep without `outputs`: one table, with data sets as columns if there are several,
+/// otherwise the last axis with several values.
 pub(crate) fn default_outputs(axes: &[Axis], name: &str, caption: &str) -> Vec<Output> {
     let several: Vec<&str> = axes.iter().filter(|axis| axis.values.len() > 1).map(|axis| axis.name.as_str()).collect();
     let column = match several.len() {
@@ -136,7 +136,7 @@ fn axis_list(reader: &mut Reader, mapping: &Mapping<'_>, key: &str, axes: &[Draf
     list
 }
 
-/// Every axis with several values must be somewhere, and no axis twice.
+/// Checks that every axis with several values has a place, and that no axis has two.
 fn check_cover(
     reader: &mut Reader,
     at: &Range<usize>,
@@ -176,7 +176,7 @@ fn read_caption(reader: &mut Reader, mapping: &Mapping<'_>) -> String {
     mapping.get("caption").and_then(|node| reader.text(node, "`caption`")).unwrap_or_default()
 }
 
-/// What is shown, and under which name: `both` makes two outputs.
+/// Returns the measures and the name of each output: `both` makes two outputs.
 fn measures(reader: &mut Reader, mapping: &Mapping<'_>, name: &str) -> Vec<(String, Measure)> {
     let value = mapping.get("value").and_then(|node| match &node.data {
         Data::Text(_) => reader.word(node, "`value`", MEASURES),
@@ -202,7 +202,7 @@ impl Output {
         }
     }
 
-    /// The axes that have a place in it.
+    /// Returns the axes that have a place in it.
     pub fn axes(&self) -> Vec<&str> {
         match self {
             Self::Table(table) => table.rows.iter().chain(&table.columns).map(String::as_str).collect(),

@@ -1,5 +1,5 @@
-//! What a sweep comes to before anything runs, and what an edited one changes: for `plan`, and for `run` to say why it
-//! trains what it trains.
+//! Summary of a sweep before anything runs, and of the changes in an edited one: for `plan`, and for `run` to explain
+//! why it trains.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,9 +15,9 @@ use crate::trial::TrialId;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     pub cells: usize,
-    /// Cells left out of the run, by reason.
+    /// Number of cells left out of the run, by reason.
     pub skipped: BTreeMap<String, usize>,
-    /// Distinct trainings whose results enter the tables, counting for a search with validation one candidate per cell.
+    /// Distinct trainings whose results enter the tables; a search with validation counts as one candidate per cell.
     pub result_trials: usize,
     /// Distinct trainings that only choose candidates.
     pub search_trials: usize,
@@ -35,7 +35,7 @@ impl Sweep {
         self.summary_with(&|_| None)
     }
 
-    /// The same with the sizes of data sets that were looked at.
+    /// Returns the summary with the sizes of data sets that were inspected.
     pub fn summary_with(&self, size: &dyn Fn(&str) -> Option<Size>) -> Summary {
         let mut uses: BTreeMap<TrialId, usize> = BTreeMap::new();
         let mut summary = Summary {
@@ -65,7 +65,7 @@ impl Sweep {
         summary
     }
 
-    /// The trials of a cell, taking a search's first candidate for the one it will choose.
+    /// Returns the trials of a cell, assuming that a search chooses its first candidate.
     fn foreseen_trials(&self, index: usize) -> Vec<PlannedTrial> {
         let validated = self.search.as_ref().is_some_and(|search| search.select == Select::Validation);
         self.cell_trials(index, validated.then_some(0))
@@ -83,8 +83,8 @@ fn count(summary: &mut Summary, trial: &PlannedTrial, size: Option<Size>) {
     summary.longest = summary.longest.max(work);
 }
 
-/// What the new revision of a sweep changes, a line each; empty: nothing that matters to results. Cells are compared by
-/// the names of their axis values.
+/// Returns the changes in the new revision of a sweep, one line each; empty if nothing affects results. Cells are
+/// compared by the names of their axis values.
 pub fn diff(old: &Sweep, new: &Sweep) -> Vec<String> {
     let mut lines = Vec::new();
     if old.base.dataset != new.base.dataset && old.axes == new.axes {
@@ -111,7 +111,7 @@ fn named_cells(sweep: &Sweep) -> BTreeMap<String, &Cell> {
     let name = |cell: &Cell| {
         let values = sweep.value_names(cell);
         let mut parts: Vec<String> = axes().zip(values).map(|(axis, value)| format!("{}={value}", axis.name)).collect();
-        // Neither the order of axes nor that of keys in the file makes another cell.
+        // Cells are the same whatever the order of axes and of keys in the file.
         parts.sort();
         parts.join(" ")
     };
@@ -125,7 +125,7 @@ fn list_cells(what: &str, names: &[&str], of: usize) -> Option<String> {
     (!names.is_empty()).then(|| format!("{} {what} cells of {of}: {shown}{more}", names.len()))
 }
 
-/// One line per field and pair of values, with the cells that it concerns.
+/// Adds one line per field and pair of values, with the cells concerned.
 fn changed_fields(
     old: &Sweep,
     new: &Sweep,

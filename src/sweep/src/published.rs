@@ -1,4 +1,4 @@
-//! Published numbers as written: nested by axis, each with its footnote, checked against the cells there are.
+//! Published numbers as written: nested by axis, each with its footnote, checked against the cells.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ pub(crate) struct Published {
     pub footnotes: Vec<String>,
 }
 
-/// `published:` is one block or a list of them; a block stands in the sweep, or in the `file` it names.
+/// Reads `published:`, one block or a list of them; a block is in the sweep, or in the `file` that it names.
 pub(crate) fn read(
     reader: &mut Reader,
     node: &Node,
@@ -80,7 +80,7 @@ fn read_in_file(reader: &mut Reader, axes: &[DraftAxis], cells: Option<&[Cell]>,
 struct Block<'r, 'a> {
     reader: &'r mut Reader,
     axes: &'a [DraftAxis],
-    /// Absent when the sweep is too broken to know them.
+    /// Absent if the sweep is too broken to have cells.
     cells: Option<&'a [Cell]>,
     published: &'r mut Published,
 }
@@ -111,7 +111,7 @@ impl Block<'_, '_> {
         self.read_level(values, &order_indices, &mut Vec::new(), there.as_ref(), &footnotes);
     }
 
-    /// Name of a footnote to its index.
+    /// Reads footnotes: name to index.
     fn read_footnotes(&mut self, node: Option<&Node>) -> BTreeMap<String, u32> {
         let mapping = node.and_then(|node| self.reader.mapping(node, "`footnotes`", &[]));
         let mut indices = BTreeMap::new();
@@ -158,8 +158,8 @@ impl Block<'_, '_> {
         }
     }
 
-    /// A number above 1, or any number with a per cent sign: `0.91` alone is more likely a fraction than less than one
-    /// right answer in a hundred.
+    /// Reads a number above 1, or any number with a per cent sign: `0.91` alone is more likely a fraction than less
+    /// than one right answer in a hundred.
     fn read_percent(&mut self, node: &Node) -> Option<f64> {
         if let Data::Text(text) = &node.data
             && let Some(percent) = text.trim_end().strip_suffix('%').and_then(|text| text.trim().parse().ok())

@@ -1,8 +1,8 @@
 //! Recipes: named starting points for every field of `Settings`, each right for the data set it is used on.
 //!
-//! A recipe knows per data set what cannot be one value for all: image size, augmentation (digits are never flipped),
-//! network, batch. `set:`, axes and overrides of a sweep change any of it afterwards. Facts and their certainty are
-//! those of the authors' code (cvjena/semantic-embeddings, CosineLoss.md); what could not be verified says so here.
+//! Some values of a recipe depend on the data set: image size, augmentation (digits are never flipped), network, batch.
+//! `set:`, axes and overrides of a sweep change any of them afterwards. Facts and their certainty are those of the
+//! authors' code (cvjena/semantic-embeddings, CosineLoss.md); unverified ones are marked as such.
 
 use crate::dataset;
 use crate::settings::{
@@ -10,7 +10,7 @@ use crate::settings::{
     SamplesPerClass, Schedule, Settings, Softmax, WeightDecayOn,
 };
 
-/// Every recipe with what it is for.
+/// Every recipe and its purpose.
 pub const RECIPES: &[(&str, &str)] = &[
     ("paper", "the paper's training; image size, augmentation and network as the paper had them on each data set"),
     ("paper-finegrained", "the same with the paper's ResNet-50 at 448 pixels, on whatever data set"),
@@ -23,7 +23,7 @@ pub fn names() -> impl Iterator<Item = &'static str> + Clone {
     RECIPES.iter().map(|(name, _)| *name)
 }
 
-/// The settings of a recipe on a data set. `None`: no recipe has that name.
+/// Returns the settings of a recipe on a data set. `None` if no recipe has that name.
 pub fn settings(recipe: &str, dataset: &str) -> Option<Settings> {
     let mut settings = match recipe {
         "paper" => match dataset {
@@ -42,15 +42,15 @@ pub fn settings(recipe: &str, dataset: &str) -> Option<Settings> {
     Some(settings)
 }
 
-/// Up to this side, in pixels, images are like CIFAR's: networks for photographs would halve them to nothing.
+/// Largest side, in pixels, of images like CIFAR's: networks for photographs would halve them to nothing.
 const SMALL_SIDE: u32 = 64;
 
-/// The settings of a recipe on a user's own images, whose shorter side is typically `side` pixels: no image is enlarged to
-/// the size of the paper's photographs. Where the images were not looked at, the recipe's own.
+/// Returns the settings of a recipe on a user's own images, whose shorter side is typically `side` pixels: no image is
+/// enlarged to the size of the paper's photographs. If the images were not inspected, the recipe is unchanged.
 pub fn fitted(recipe: &str, dataset: &str, side: Option<u32>) -> Option<Settings> {
     let settings = settings(recipe, dataset)?;
     if let ("paper-cifar", Some(side)) = (recipe, side) {
-        // Photographs are brought to CIFAR's size.
+        // Photographs are scaled to CIFAR's size.
         let side = Some(if side <= SMALL_SIDE { side } else { 32 });
         return Some(Settings { resize: side, crop_size: side, ..settings });
     }
@@ -64,7 +64,7 @@ pub fn fitted(recipe: &str, dataset: &str, side: Option<u32>) -> Option<Settings
         let small = self::settings(recipe, "cifar100")?;
         return Some(Settings { dataset: dataset.to_owned(), resize: Some(side), crop_size: Some(side), ..small });
     }
-    // In steps, so that a few more images seldom change what is trained.
+    // Multiples of 16, so that a few more images seldom change the training.
     let resize_to = if side > SMALL_SIDE { side / 16 * 16 } else { side };
     let crop_to = (resize_to * crop_size / resize).max(1);
     let resized = |field: Option<u32>| field.map(|_| resize_to);
@@ -72,12 +72,12 @@ pub fn fitted(recipe: &str, dataset: &str, side: Option<u32>) -> Option<Settings
     Some(Settings { resize, test_resize, crop_size: Some(crop_to), ..settings })
 }
 
-/// What the paper's trainings have in common: optimiser, schedule, clipping, loss numerics.
+/// Returns the common part of the paper's trainings: optimiser, schedule, clipping, loss numerics.
 fn paper(dataset: &str) -> Settings {
     Settings {
         dataset: dataset.to_owned(),
         samples_per_class: SamplesPerClass::All,
-        // An epoch of a subset of CUB repeats it, so that it has about as many steps as one of the whole.
+        // An epoch of a subset of CUB repeats it, to have about as many steps as an epoch of the whole.
         repeats: dataset::cub_subset(dataset).map_or(1, |count| 30 / count),
         resize: None,
         test_resize: None,
@@ -107,9 +107,9 @@ fn paper(dataset: &str) -> Settings {
         cls_head_decay: 1e-3,
         softmax: Softmax::KerasClip,
         embedding: Embedding::OneHot,
-        // 12 + 24 + 48 + 96 + 192 = 372 epochs. Whether every data set had all of them: not verified.
+        // 12 + 24 + 48 + 96 + 192 = 372 epochs. Not verified for every data set.
         schedule: Schedule::Sgdr { base_cycle: 12, multiplier: 2, cycles: 5, learning_rate_min: 1e-6 },
-        // The authors' default. The published choice per data set and loss stands in sweeps/table2.yaml.
+        // The authors' default. The published choice per data set and loss is in sweeps/table2.yaml.
         learning_rate: 0.1,
         momentum: 0.9,
         momentum_form: MomentumForm::Keras,
@@ -127,12 +127,12 @@ fn paper(dataset: &str) -> Settings {
     }
 }
 
-/// Side of a data set's images where all have one small size.
+/// Returns the side of a data set's images if all have the same small size.
 fn small_side(dataset: &str) -> Option<u32> {
     dataset::find(dataset).map(|known| known.side).filter(|&side| side > 0)
 }
 
-/// CUB, NABirds, Stanford Cars, Flowers-102 at 448 pixels, MIT Indoor 67 at 224.
+/// Adds the fine-grained part: CUB, NABirds, Stanford Cars, Flowers-102 at 448 pixels, MIT Indoor 67 at 224.
 fn fine_grained(paper: Settings) -> Settings {
     // The paper's image size for MIT Indoor 67 is not verified: 224 is the default of the authors' code.
     let low_resolution = matches!(paper.dataset.as_str(), "mit67" | "vipriors");
@@ -150,7 +150,7 @@ fn fine_grained(paper: Settings) -> Settings {
         flip: true,
         erase: true,
         model: Model::Resnet50Keras,
-        // 24 images on each of 4 GPUs, batch normalisation on each for itself.
+        // 24 images on each of 4 GPUs, with batch normalisation separate on each.
         batch_size: 96,
         replicas: 4,
         ..sized
@@ -158,7 +158,7 @@ fn fine_grained(paper: Settings) -> Settings {
 }
 
 fn cifar(paper: Settings) -> Settings {
-    // Photographs are brought to CIFAR's size. What is in a user's folder is not known: it may be small images.
+    // Photographs are scaled to CIFAR's size. The content of a user's folder is unknown: it may be small images.
     let photographs = dataset::find(&paper.dataset).is_some_and(|known| known.side == 0);
     let side = photographs.then_some(32);
     Settings {
@@ -174,14 +174,14 @@ fn cifar(paper: Settings) -> Settings {
     }
 }
 
-/// Small images that are not in the paper: its training, with a network and an augmentation that suit them.
+/// Adapts the paper's training to small images that are not in the paper: a suitable network and augmentation.
 fn small(settings: Settings) -> Settings {
     let fashion = settings.dataset == "fashion-mnist";
     let model = if fashion { Model::Resnet20 } else { Model::Resnet8 };
     Settings { shift: if fashion { 0.15 } else { 0.0 }, flip: fashion, model, ..settings }
 }
 
-/// Three cycles of the paper's schedule, 84 epochs, and numerics as PyTorch's users have them.
+/// Returns three cycles of the paper's schedule, 84 epochs, with PyTorch's usual numerics.
 fn quick(dataset: &str) -> Settings {
     let base = paper(dataset);
     let sized = match dataset {
@@ -208,7 +208,7 @@ fn quick(dataset: &str) -> Settings {
     }
 }
 
-/// The challenge's base code: PyTorch's ImageNet example. Training crops are cut from the originals.
+/// Returns the challenge's base code: PyTorch's ImageNet example. Training crops are cut from the originals.
 fn vipriors(dataset: &str) -> Settings {
     let small = small_side(dataset);
     Settings {

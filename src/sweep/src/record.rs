@@ -1,5 +1,5 @@
-//! What a finished trial leaves behind. It crosses from trainer to worker to coordinator, is journalled, and is all
-//! that reports are made from.
+//! The record of a finished trial. It is sent from trainer to worker to coordinator and journalled, and reports are
+//! made from nothing else.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use crate::trial::TrialSpec;
 /// split of a search).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrialResult {
-    /// After the last epoch.
+    /// Accuracy after the last epoch.
     pub last_accuracy: f64,
     pub best_accuracy: f64,
-    /// Counted from 0; the first evaluated one with the best accuracy.
+    /// Counted from 0; the first evaluated epoch with the best accuracy.
     pub best_epoch: u32,
     /// Mean of per-class recalls after the last epoch.
     pub last_balanced_accuracy: f64,
@@ -29,14 +29,14 @@ pub struct TrialResult {
     pub timing: Timing,
 }
 
-/// What makes a result unusable, whoever sent it.
+/// A reason why a result is unusable, whoever sent it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("field `{field}`: {problem}")]
 pub struct BadResult {
     /// Path within the result: `epochs[3].accuracy`.
     pub field: String,
     pub problem: String,
-    /// What the attempt that gave it has failed of.
+    /// Failure class of the attempt that sent the result.
     pub class: FailureClass,
 }
 
@@ -46,12 +46,12 @@ impl BadResult {
     }
 }
 
-/// Letters and digits of a `state_hash` at most.
+/// Maximum length of a `state_hash`.
 const MAX_HASH_BYTES: usize = 64;
 
 impl TrialResult {
-    /// Refuses numbers that no training has: fractions outside 0..=1, numbers that are not finite, epochs that were not
-    /// trained.
+    /// Refuses numbers that no training produces: fractions outside 0..=1, numbers that are not finite, epochs that
+    /// were not trained.
     pub fn check(&self) -> Result<(), BadResult> {
         let bad = |field: &str, problem: String| Err(BadResult::new(field, problem));
         let num_epochs = self.epochs.len();
@@ -81,7 +81,7 @@ impl TrialResult {
         self.timing.check(num_epochs)
     }
 
-    /// Refuses also what another trial than this one would leave behind.
+    /// Also refuses a result that belongs to another trial.
     pub fn check_against(&self, spec: &TrialSpec) -> Result<(), BadResult> {
         self.check()?;
         let (given, asked) = (self.epochs.len(), spec.num_epochs());
@@ -112,15 +112,15 @@ fn finite(field: &str, value: f64) -> Result<(), BadResult> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     pub train_loss: f64,
-    /// Absent where the epoch was not evaluated (`Settings::evaluate_every`).
+    /// Absent if the epoch was not evaluated (`Settings::evaluate_every`).
     pub accuracy: Option<f64>,
-    /// First 64 bits of the hash of parameters, momentum and batch-norm statistics chained with the epoch before:
+    /// First 64 bits of the hash of parameters, momentum and batch-norm statistics chained with the previous epoch:
     /// equal chains mean bit-equal training. 16 hexadecimal digits.
     #[serde(deserialize_with = "text::line")]
     pub state_hash: String,
 }
 
-/// Where the numbers came from.
+/// Origin of the numbers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
     /// Version and build of the trainer.
@@ -133,20 +133,21 @@ pub struct Provenance {
     pub devices: Vec<String>,
     #[serde(deserialize_with = "text::line")]
     pub host: String,
-    /// `f32` or `bf16`: what `precision: auto` became.
+    /// `f32` or `bf16`: the choice made for `precision: auto`.
     #[serde(deserialize_with = "text::line")]
     pub precision: String,
-    /// How steps reached the device: `queued`, with the reason where there was a choice, or `recorded` (CUDA graphs).
+    /// How steps reached the device: `queued`, with the reason if there was a choice, or `recorded` (CUDA graphs).
     #[serde(default, deserialize_with = "text::line")]
     pub execution: String,
-    /// Which operations were the trainer's own, which round otherwise than libtorch's: `fused-norm`, `fused-norm+products`,
-    /// or `libtorch` for none.
+    /// The trainer's own operations, whose rounding differs from libtorch's: `fused-norm`, `fused-norm+products`, or
+    /// `libtorch` for none.
     #[serde(default, deserialize_with = "text::line")]
     pub kernels: String,
-    /// Where pixels were made: of bytes `resident` on the device, of bytes `staged` there batch by batch, or on the `host`.
+    /// Where pixels were made: from bytes `resident` on the device, from bytes `staged` there per batch, or on the
+    /// `host`.
     #[serde(default, deserialize_with = "text::line")]
     pub images: String,
-    /// On a GPU, the libraries that have its kernels: `CUDA 13.0`, `cuDNN 9.19.0`, and `NCCL 2.28.9` where it was used.
+    /// On a GPU, the libraries with its kernels: `CUDA 13.0`, `cuDNN 9.19.0`, and `NCCL 2.28.9` if it was used.
     #[serde(default, deserialize_with = "text::line_list")]
     pub libraries: Vec<String>,
     /// Hash of the decoded data set.
@@ -155,12 +156,12 @@ pub struct Provenance {
     /// Images of the data set that were left out because they cannot be decoded (`corrupt: skip`).
     #[serde(default)]
     pub skipped_images: u64,
-    /// `sweep::Content::hash` of everything that was read, by the names of `sweep::Input`.
+    /// `sweep::Content::hash` of every input that was read, by the names of `sweep::Input`.
     #[serde(default, deserialize_with = "text::line_map", skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, String>,
     /// The chosen training images, by index into the data set's training split.
     pub subset: Subset,
-    /// Images that accuracies are fractions of; 0: a journal from before it was recorded.
+    /// Images that accuracies are fractions of; 0 in journals from before it was recorded.
     #[serde(default)]
     pub num_eval_images: u32,
     pub num_parameters: u64,
@@ -176,7 +177,7 @@ pub enum Subset {
 }
 
 impl Subset {
-    /// Number of chosen images; `None` for all of them.
+    /// Returns the number of chosen images; `None` for all of them.
     pub fn num_images(&self) -> Option<u32> {
         match self {
             Self::All => None,
@@ -184,7 +185,8 @@ impl Subset {
         }
     }
 
-    /// First 64 bits of the hash of the chosen indices in their order, as 16 hexadecimal digits; `all` for all of them.
+    /// Returns the first 64 bits of the hash of the chosen indices in order, as 16 hexadecimal digits; `all` for all of
+    /// them.
     pub fn fingerprint(&self) -> String {
         match self {
             Self::All => "all".to_owned(),
@@ -199,8 +201,7 @@ impl Subset {
     }
 }
 
-/// Where the time went, in seconds, over all attempts that led to this result; what was lost with a killed attempt
-/// is not in it.
+/// Durations in seconds over all attempts that led to this result. Time lost with a killed attempt is not included.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
     pub train_s: f64,
@@ -212,17 +213,18 @@ pub struct Timing {
     pub start_s: f64,
     pub images_per_s: f64,
     pub peak_memory_mib: f64,
-    /// Where it was measured whether recorded steps would be faster: milliseconds to queue a step, and until the device was
-    /// done with it.
+    /// Measured if the trainer compared recorded steps with queued ones: milliseconds to queue a step, and until the
+    /// device had finished it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watched_step_ms: Option<(f64, f64)>,
-    /// Share of the time in which the GPUs of this attempt had a kernel to run, as the driver counts.
+    /// Share of the time in which the GPUs of this attempt had a kernel to run, as counted by the driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_busy: Option<f64>,
-    /// Epoch this attempt resumed from, 0 for a fresh start.
+    /// Epoch that this attempt resumed from, 0 for a fresh start.
     pub resumed_from_epoch: u32,
-    /// First epoch (from 0) that this or an earlier attempt found to differ, in the bits of its state, from an attempt
-    /// before: the trial was not resumed exactly (other hardware, other threads, kernels that are not deterministic).
+    /// First epoch (from 0) whose state this or an earlier attempt found to differ, in its bits, from that of a
+    /// previous attempt: the trial was not resumed exactly (other hardware, other threads, kernels that are not
+    /// deterministic).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub departed_at_epoch: Option<u32>,
 }
@@ -255,37 +257,38 @@ impl Timing {
         Ok(())
     }
 
-    /// Share of the training time in which a step waited for its batch.
+    /// Returns the share of the training time in which a step waited for its batch.
     pub fn data_wait_share(&self) -> f64 {
         if self.train_s > 0.0 { self.data_wait_s / self.train_s } else { 0.0 }
     }
 }
 
-/// Why an attempt ended without a result.
+/// Reason why an attempt ended without a result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     pub class: FailureClass,
     /// One line, then details such as the tail of stderr.
     #[serde(deserialize_with = "text::lines")]
     pub message: String,
-    /// The devices at fault, as the slot names them (`cuda:1`; the trainer counts its own, and the worker puts the slot's
-    /// names there); none: nobody knows which, so all of the slot's are suspected.
+    /// The devices at fault, as the slot names them (`cuda:1`; the trainer numbers its own devices, and the worker
+    /// replaces these with the slot's names). If empty, the fault is unknown and all devices of the slot are suspected.
     #[serde(default, deserialize_with = "text::line_list", skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<String>,
 }
 
 impl Failure {
-    /// Of no device in particular.
+    /// Returns a failure without a particular device.
     pub const fn new(class: FailureClass, message: String) -> Self {
         Self { class, message, devices: Vec::new() }
     }
 }
 
-/// Each class has a budget of its own (see the schedule crate): they say different things about trial and node.
+/// Class of a failure. Each has its own retry budget (see the schedule crate), since they have different causes in
+/// trial and node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
-    /// The user's to mend (missing or corrupt data, impossible settings): never tried again by itself.
+    /// The user must fix it (missing or corrupt data, impossible settings): never retried automatically.
     BadInput,
     /// The loss became infinite or not a number.
     NonFinite,
@@ -293,20 +296,20 @@ pub enum FailureClass {
     OutOfMemory,
     /// The trainer ended with an error, an exit code or a signal.
     Crashed,
-    /// Heartbeats went on, epoch, step and collective counter did not.
+    /// Heartbeats continued, but epoch, step and collective counter did not change.
     Stalled,
-    /// The worker was silent for longer than its lease.
+    /// The worker sent nothing for longer than its lease.
     Unreachable,
-    /// The worker was told to give the machine back.
+    /// The worker was ordered to release the machine.
     Preempted,
     /// A device failed (Xid, ECC, gone from the bus): its slot is not used again.
     BadDevice,
     /// The node could not run it (a full disk, no descriptors or memory left, a trainer that does not start): its slot
-    /// pauses, and the trial is charged nothing. See `node_fault`.
+    /// pauses, and no retry of the trial is used up. See `node_fault`.
     Node,
 }
 
-/// As in the journal and in tables: `out_of_memory`.
+/// Formats the name used in the journal and in tables: `out_of_memory`.
 impl std::fmt::Display for FailureClass {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(match self {

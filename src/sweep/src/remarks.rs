@@ -1,8 +1,8 @@
-//! What is allowed in a sweep and most likely not meant: settings without effect, devices that stand idle, searches
+//! Remarks on settings that are allowed but most likely unintended: settings without effect, idle devices, searches
 //! that choose by chance.
 //!
-//! Not errors: an axis of losses crossed with one of label smoothing is easily written, and trains the same network
-//! under two names for the losses without a softmax. Only what differs from the recipe is remarked on.
+//! They are not errors: an axis of losses crossed with one of label smoothing is easily written, and trains the same
+//! network under two names for the losses without a softmax. Only differences from the recipe are remarked on.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::recipe;
 use crate::settings::{BatchNorm, Embedding, Loss, Settings};
 
 impl Sweep {
-    /// One line per remark, with the number of cells that it concerns. Empty: nothing to say.
+    /// Returns one line per remark, with the number of cells concerned.
     pub fn remarks(&self) -> Vec<String> {
         let mut cells: BTreeMap<String, Vec<&Cell>> = BTreeMap::new();
         for cell in self.cells.iter().filter(|cell| cell.skipped.is_none()) {
@@ -54,7 +54,7 @@ impl Sweep {
     }
 }
 
-/// Fields that differ from the recipe's and do not matter beside the other ones, with the reason.
+/// Returns the fields that differ from the recipe's but have no effect with the other ones, with the reason.
 fn without_effect(settings: &Settings, recipe: &Settings) -> Vec<(&'static str, &'static str)> {
     let softmax = matches!(settings.loss, Loss::Xent | Loss::CosXent | Loss::CosXentDirect);
     let two_losses = matches!(settings.loss, Loss::CosXent | Loss::CosXentDirect);

@@ -1,12 +1,12 @@
 //! The settings of one training: one flat record whose field names are the keys of the sweep language.
 //!
-//! Every field may be fixed by a recipe, varied by an axis, or changed by an override. Whatever is in here decides
-//! the numbers a trial ends with, and therefore its id (see `trial.rs`); what does not (threads, directories,
-//! how often to print) lives elsewhere. Read `recipe.rs` next for the named starting points.
+//! Every field may be fixed by a recipe, varied by an axis, or changed by an override. Everything in here affects the
+//! numbers of a trial, and therefore its id (see `trial.rs`); everything else (threads, directories, how often to
+//! print) is elsewhere. See `recipe.rs` for the named starting points.
 
 use serde::{Deserialize, Serialize};
 
-/// All that decides the result of a training, the seed excepted.
+/// Everything that decides the result of a training, except the seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -17,13 +17,13 @@ pub struct Settings {
     pub samples_per_class: SamplesPerClass,
     /// Passes over the subset that make one epoch (the authors repeat small subsets, docs/paper.md, section 7).
     pub repeats: u32,
-    /// Shorter side of training images after decoding, in pixels; absent: they keep their size, and without a `crop_size` all
-    /// must have the same.
+    /// Shorter side of training images after decoding, in pixels. If absent, they keep their size, and without a
+    /// `crop_size` all must have the same.
     pub resize: Option<u32>,
-    /// Shorter side of test and held-out images; absent: as `resize`.
+    /// Shorter side of test and held-out images; the default is `resize`.
     #[serde(default)]
     pub test_resize: Option<u32>,
-    /// Side of the square the network sees; absent: the image's own size.
+    /// Side of the square input of the network; absent: the image's own size.
     pub crop_size: Option<u32>,
     /// Where training crops are taken. Test images are always centre-cropped.
     pub crop: Crop,
@@ -37,7 +37,7 @@ pub struct Settings {
     pub cutmix: Option<CutMix>,
     /// Channel statistics that images are standardised with.
     pub normalise: Normalise,
-    /// What becomes of images that cannot be decoded.
+    /// Handling of images that cannot be decoded.
     #[serde(default)]
     pub corrupt: Corrupt,
     // -- network
@@ -45,7 +45,7 @@ pub struct Settings {
     /// How weights are drawn before training.
     pub init: Init,
     pub batch_norm_eps: f64,
-    /// Weight of the new batch in the moving statistics (PyTorch's sense; Keras' 0.99 is 0.01 here).
+    /// Weight of the new batch in the moving statistics (PyTorch's definition; Keras' 0.99 is 0.01 here).
     pub batch_norm_momentum: f64,
     pub batch_norm: BatchNorm,
     /// A safetensors or .pth state dict with torchvision's names to start from: relative to the data directory, or
@@ -60,9 +60,9 @@ pub struct Settings {
     pub label_smoothing: f64,
     /// Weight of the cross-entropy beside the cosine loss (lambda of the paper).
     pub cls_weight: f64,
-    /// What stands between the normalised embedding and the logits of `cos_xent`.
+    /// Layers between the normalised embedding and the logits of `cos_xent`.
     pub cls_head: ClsHead,
-    /// Gradient form (`g += d * w`) of the L2 penalty on the kernel of that head, in place of `weight_decay` there.
+    /// Gradient form (`g += d * w`) of the L2 penalty on the kernel of that head, replacing `weight_decay` there.
     pub cls_head_decay: f64,
     pub softmax: Softmax,
     /// Target of the cosine and squared losses.
@@ -78,18 +78,18 @@ pub struct Settings {
     pub weight_decay_on: WeightDecayOn,
     /// Global norm above which the gradient is scaled down; absent: no clipping.
     pub clip_norm: Option<f64>,
-    /// Over all replicas.
+    /// Size of a batch, over all replicas.
     pub batch_size: u32,
-    // -- execution, where it changes the numbers
+    // -- execution, where it affects the numbers
     /// Copies of the model that share each batch.
     pub replicas: u32,
     pub precision: Precision,
-    /// On CUDA: only deterministic kernels. The CPU always is.
+    /// Use only deterministic kernels on CUDA. The CPU always does.
     pub deterministic: bool,
     // -- evaluation
     /// Hold this fraction of every class out of the training subset and evaluate on it instead of the test set.
     pub holdout: Option<f64>,
-    /// Epochs between evaluations; the last epoch is always evaluated. It decides what `best` can mean: the best of the
+    /// Epochs between evaluations; the last epoch is always evaluated. It limits what `best` means: the best of the
     /// evaluated epochs.
     pub evaluate_every: u32,
 }
@@ -164,7 +164,7 @@ pub enum Crop {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RandAugment {
-    /// Operations per image.
+    /// Number of operations per image.
     pub operations: u32,
     /// 0..=10.
     pub magnitude: f64,
@@ -186,7 +186,7 @@ pub struct CutMix {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalise {
-    /// The published statistics of the data set where there are any, else computed from the training set.
+    /// The published statistics of the data set if there are any, otherwise computed from the training set.
     Dataset,
     /// Computed from the whole training set.
     Computed,
@@ -202,7 +202,7 @@ pub enum Corrupt {
     /// The trial fails and names them.
     #[default]
     Refuse,
-    /// They are left out of both splits, and tables say how many were.
+    /// They are left out of both splits, and tables report their number.
     Skip,
 }
 
@@ -225,10 +225,10 @@ pub enum Model {
     Resnet18,
     #[serde(rename = "resnet-34")]
     Resnet34,
-    /// torchvision's: stride on the 3x3 convolution, no biases.
+    /// torchvision's form: stride on the 3x3 convolution, no biases.
     #[serde(rename = "resnet-50")]
     Resnet50,
-    /// The authors': stride on the first 1x1 convolution, biases.
+    /// The authors' form: stride on the first 1x1 convolution, biases.
     #[serde(rename = "resnet-50-keras")]
     Resnet50Keras,
     /// Full convolutions (VIPriors).
@@ -263,16 +263,16 @@ pub enum Loss {
     Mse,
     Cos,
     CosXent,
-    /// Cross-entropy straight on the unit-norm output, as in the VIPriors slides.
+    /// Cross-entropy directly on the unit-norm output, as in the VIPriors slides.
     CosXentDirect,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClsHead {
-    /// As the authors' code: ReLU, batch normalisation, fully connected.
+    /// The head in the authors' code: ReLU, batch normalisation, fully connected.
     ReluBnFc,
-    /// As the paper's text: fully connected.
+    /// The head in the paper's text: fully connected.
     PlainFc,
 }
 
@@ -297,7 +297,7 @@ pub enum Embedding {
 pub struct HierarchyFile {
     /// Relative to the data directory, or absolute.
     pub path: String,
-    /// Lines read "child parent" instead of "parent child".
+    /// True if lines read "child parent" instead of "parent child".
     #[serde(default)]
     pub child_parent: bool,
 }
@@ -312,7 +312,7 @@ pub enum Schedule {
         cycles: u32,
         learning_rate_min: f64,
     },
-    /// Multiplied by `factor` every `every` epochs.
+    /// The learning rate is multiplied by `factor` every `every` epochs.
     Step {
         epochs: u32,
         every: u32,
@@ -330,7 +330,7 @@ pub enum Schedule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MomentumForm {
-    /// `v = m v - lr g; w += v`: what the published numbers were made with.
+    /// `v = m v - lr g; w += v`: the form behind the published numbers.
     Keras,
     /// `v = m v + g; w -= lr v`.
     Torch,
@@ -339,7 +339,7 @@ pub enum MomentumForm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightDecayOn {
-    /// Kernels of convolutions and fully connected layers.
+    /// Weight decay on kernels of convolutions and fully connected layers.
     Kernels,
     All,
 }
@@ -355,7 +355,7 @@ pub enum Precision {
 }
 
 impl Schedule {
-    /// Epochs of the whole schedule.
+    /// Returns the number of epochs of the whole schedule.
     pub fn num_epochs(&self) -> u32 {
         match *self {
             Self::Sgdr { base_cycle, multiplier, cycles, .. } => {
@@ -371,8 +371,8 @@ impl Schedule {
         }
     }
 
-    /// Learning rate of an epoch, counted from 0. For warm restarts with the authors' quirk: the first epoch of a
-    /// cycle runs at the maximum, epoch i > 0 at the point (i + 1) / T, so the last one runs at the minimum exactly.
+    /// Returns the learning rate of an epoch, counted from 0. Warm restarts have the authors' quirk: the first epoch of
+    /// a cycle runs at the maximum, epoch i > 0 at the point (i + 1) / T, so the last one runs at the minimum exactly.
     pub fn learning_rate(&self, maximum: f64, epoch: u32) -> f64 {
         use std::f64::consts::PI;
         match *self {
@@ -400,12 +400,12 @@ impl Schedule {
 }
 
 impl Settings {
-    /// Shorter side of evaluated images; absent: they keep their size.
+    /// Returns the shorter side of evaluated images; absent: they keep their size.
     pub fn evaluated_resize(&self) -> Option<u32> {
         self.test_resize.or(self.resize)
     }
 
-    /// Epochs a trial runs, fine-tuning's first phase included.
+    /// Returns the number of epochs of a trial, including the first phase of fine-tuning.
     pub fn num_epochs(&self) -> u32 {
         let first_phase = if self.weights.is_some() { self.finetune_epochs } else { 0 };
         self.schedule.num_epochs().saturating_add(first_phase)

@@ -1,7 +1,7 @@
-//! Accuracies as what they are: right answers out of so many images.
+//! Exact accuracies: right answers out of a number of images.
 //!
-//! A sum of fractions depends on its order in the last bit, and the last bit decided which of two equal cells was bold
-//! and whether 96.35 was printed as 96.3 or 96.4. Shares are added, compared and rounded as whole numbers.
+//! The last bit of a sum of fractions depends on its order, and that bit used to decide which of two equal cells was
+//! bold and whether 96.35 was printed as 96.3 or 96.4. Shares are added, compared and rounded as whole numbers.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -13,11 +13,11 @@ pub struct Share {
     of: u64,
 }
 
-/// Denominator of an accuracy whose number of images was not recorded: it is taken to 12 decimals.
+/// Denominator of an accuracy whose number of images was not recorded: it is rounded to 12 decimals.
 const UNKNOWN: u64 = 1_000_000_000_000;
 
 impl Share {
-    /// The share behind a recorded accuracy. `num_images` is 0 where it was not recorded.
+    /// Returns the share behind a recorded accuracy. `num_images` is 0 if it was not recorded.
     pub fn new(accuracy: f64, num_images: u32) -> Self {
         let accuracy = if accuracy.is_finite() { accuracy.clamp(0.0, 1.0) } else { 0.0 };
         let right = (accuracy * f64::from(num_images)).round();
@@ -25,7 +25,7 @@ impl Share {
         if counted { Self::reduced(right as u64, u64::from(num_images)) } else { Self::approximate(accuracy) }
     }
 
-    /// A number in per cent as a person wrote it, for rounding it like all others.
+    /// Converts a number in per cent as a person wrote it, so that it is rounded like all others.
     pub fn of_percent(percent: f64) -> Self {
         Self::approximate(percent / 100.0)
     }
@@ -39,7 +39,7 @@ impl Share {
         Self { right: right / divisor, of: of / divisor }
     }
 
-    /// The mean, exact where the shares are of images of one number; `None` for no shares.
+    /// Returns the mean, exact if all shares have the same number of images; `None` for no shares.
     pub fn mean(shares: &[Self]) -> Option<Self> {
         let (right, of) = common(shares)?;
         let of = u128::from(of) * shares.len() as u128;
@@ -52,7 +52,7 @@ impl Share {
         }
     }
 
-    /// Sample standard deviation as a fraction; absent below two shares. It does not depend on their order.
+    /// Returns the sample standard deviation as a fraction, independent of the order; absent for fewer than two shares.
     pub fn deviation(shares: &[Self]) -> Option<f64> {
         let n = shares.len() as u128;
         let (right, of) = common(shares).filter(|_| n > 1)?;
@@ -67,13 +67,13 @@ impl Share {
         self.right as f64 / self.of as f64
     }
 
-    /// The nearest number to the share in per cent.
+    /// Returns the number nearest to the share in per cent.
     pub fn percent(&self) -> f64 {
         (100 * u128::from(self.right)) as f64 / self.of as f64
     }
 }
 
-/// The shares' right answers over one common number of images.
+/// Returns the shares' right answers over a common number of images.
 fn common(shares: &[Share]) -> Option<(Vec<u128>, u64)> {
     let largest = shares.iter().map(|share| share.of).max()?;
     let of = shares.iter().try_fold(1u64, |common, share| {
@@ -84,7 +84,7 @@ fn common(shares: &[Share]) -> Option<(Vec<u128>, u64)> {
         Some(of) => {
             Some((shares.iter().map(|share| u128::from(share.right) * u128::from(of / share.of)).collect(), of))
         }
-        // results of splits that have little to do with one another
+        // results of splits of unrelated sizes
         None => {
             let scale = UNKNOWN.max(largest);
             let scaled = |share: &Share| (share.fraction() * scale as f64).round() as u128;
@@ -114,12 +114,12 @@ impl Ord for Share {
     }
 }
 
-/// In per cent with one decimal, a half rounded up: `96.4`.
+/// Formats per cent with one decimal, a half rounded up: `96.4`.
 impl fmt::Display for Share {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (right, of) = (u128::from(self.right), u128::from(self.of));
         let tenths = (2000 * right + of) / (2 * of);
-        // through `pad`, so that a width is obeyed
+        // through `pad`, so that a width is respected
         formatter.pad(&format!("{}.{}", tenths / 10, tenths % 10))
     }
 }
@@ -132,7 +132,7 @@ mod tests {
         right.iter().map(|&right| Share::new(f64::from(right) / f64::from(of), of)).collect()
     }
 
-    /// 1927 right answers of 2000, by four seeds in five ways: one number, printed in one way.
+    /// 1927 right answers of 2000, split among four seeds in five ways: one number, printed in one way.
     #[test]
     fn equal_counts_are_equal_however_they_are_spread() {
         let spreads: [[u32; 4]; 5] = [
@@ -164,7 +164,7 @@ mod tests {
         );
     }
 
-    /// A journal from before the number of images was recorded, and a trainer that reports something else.
+    /// Covers a journal from before the number of images was recorded, and a trainer that reports something else.
     #[test]
     fn without_a_number_of_images_twelve_decimals_decide() {
         assert_eq!(Share::new(0.9635, 0).to_string(), "96.4");

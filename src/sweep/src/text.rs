@@ -1,9 +1,10 @@
-//! Texts from peers, made safe to keep, to log and to print: bounded, and without escape sequences and control
-//! characters, which a terminal would obey.
+//! Texts from peers, made safe to store, log and print: bounded, and without the escape sequences and control
+//! characters that a terminal would act on.
 //!
-//! [`Line`] and [`Lines`] are the types. Records that hold plain strings read them by the same rules
-//! (`#[serde(deserialize_with = "text::line")]`), so that a document from the wire and one from an old journal are
-//! cleaned alike. What may be too long is refused where a peer can be told so (`checked`), and cut everywhere else.
+//! [`Line`] and [`Lines`] are the types. Records with plain strings read them by the same rules
+//! (`#[serde(deserialize_with = "text::line")]`), so that a document from the network and one from an old journal are
+//! cleaned alike. Text that is too long is refused if the peer can receive an error (`checked`), and cut everywhere
+//! else.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,11 +12,11 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Reasons, descriptions, names of programs and devices.
+/// Limit for reasons, descriptions, names of programs and devices.
 pub const MAX_LINE_BYTES: usize = 1 << 10;
-/// Messages of failures, descriptions of sweeps, captions.
+/// Limit for messages of failures, descriptions of sweeps, captions.
 pub const MAX_LINES_BYTES: usize = 16 << 10;
-/// Entries of a list of lines in a result or a failure: devices, libraries.
+/// Maximum number of lines in a list in a result or a failure: devices, libraries.
 pub const MAX_LIST: usize = 1024;
 
 /// One line: no line breaks, at most [`MAX_LINE_BYTES`], cut at its end.
@@ -36,7 +37,7 @@ pub struct TooLong {
 }
 
 impl Line {
-    /// Refuses what would be cut.
+    /// Refuses text that would be cut.
     pub fn checked(text: &str) -> Result<Self, TooLong> {
         at_most(text, MAX_LINE_BYTES)?;
         Ok(Self::from(text))
@@ -44,7 +45,7 @@ impl Line {
 }
 
 impl Lines {
-    /// Refuses what would be cut.
+    /// Refuses text that would be cut.
     pub fn checked(text: &str) -> Result<Self, TooLong> {
         at_most(text, MAX_LINES_BYTES)?;
         Ok(Self::from(text))
@@ -150,7 +151,7 @@ pub fn lines_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Stri
     Ok(Vec::<Lines>::deserialize(deserializer)?.into_iter().map(String::from).collect())
 }
 
-/// The longest beginning of at most `limit` bytes, with an ellipsis where something is missing.
+/// Returns the longest beginning of at most `limit` bytes, with an ellipsis if something is missing.
 pub fn cut(text: &str, limit: usize) -> String {
     const ELLIPSIS: &str = "...";
     if text.len() <= limit {
@@ -160,7 +161,7 @@ pub fn cut(text: &str, limit: usize) -> String {
     format!("{}{ELLIPSIS}", &text[..end])
 }
 
-/// At most `limit` bytes and a mark of what is missing: the first line and the end of a long message.
+/// Returns at most `limit` bytes: the first line and the end of a long message, with a mark for the missing part.
 pub fn shortened(text: &str, limit: usize) -> String {
     const MARK: &str = "\n[...]\n";
     if text.len() <= limit {
@@ -173,7 +174,7 @@ pub fn shortened(text: &str, limit: usize) -> String {
     format!("{first}{MARK}{tail}")
 }
 
-/// Without escape sequences and characters that steer a terminal; line breaks and tabs become what the caller wants.
+/// Removes escape sequences and characters that control a terminal, and replaces line breaks and tabs as given.
 fn clean(text: &str, line_break: char, tab: char) -> String {
     if !text.contains(|character: char| character.is_control() || is_steering(character)) {
         return text.to_owned();
@@ -199,12 +200,12 @@ fn clean(text: &str, line_break: char, tab: char) -> String {
     out
 }
 
-/// Characters that change the order of what stands beside them, or break lines.
+/// Returns true for characters that change the order of adjacent text or break lines.
 fn is_steering(character: char) -> bool {
     matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// What follows an escape sequence, given what follows its `ESC`.
+/// Returns the text after an escape sequence, given the text after its `ESC`.
 fn after_escape(rest: &str) -> &str {
     match rest.chars().next() {
         Some('[') => after_control_sequence(&rest[1..]),
@@ -214,7 +215,7 @@ fn after_escape(rest: &str) -> &str {
     }
 }
 
-/// Colours and cursor movements: parameters, one final letter.
+/// Skips colours and cursor movements: parameters, one final letter.
 fn after_control_sequence(rest: &str) -> &str {
     after_final(rest.trim_start_matches(|character| matches!(character, ' '..='?')), '@'..='~')
 }
@@ -223,7 +224,7 @@ fn after_final(rest: &str, finals: std::ops::RangeInclusive<char>) -> &str {
     rest.strip_prefix(|character| finals.contains(&character)).unwrap_or(rest)
 }
 
-/// Titles and links: to the end of their string, or of the line where that is missing.
+/// Skips titles and links: to the end of their string, or of the line if that is missing.
 fn after_string(rest: &str) -> &str {
     let Some(end) = rest.find(['\n', '\r', '\u{7}', '\u{9c}', '\u{1b}']) else { return "" };
     let (_, rest) = rest.split_at(end);
@@ -297,7 +298,7 @@ mod tests {
             let (line, lines) = (Line::from(raw.as_str()), Lines::from(raw.as_str()));
             prop_assert!(!line.contains(|c: char| c.is_control() || is_steering(c)));
             prop_assert!(!lines.contains(|c: char| (c.is_control() && !matches!(c, '\n' | '\t')) || is_steering(c)));
-            // cleaning again changes nothing: what is journalled reads back as it was
+            // cleaning again changes nothing: journalled text reads back unchanged
             prop_assert_eq!(&Line::from(&*line), &line);
             prop_assert_eq!(&Lines::from(&*lines), &lines);
         }

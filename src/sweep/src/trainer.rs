@@ -1,5 +1,5 @@
-//! Which program trains: the trainer of this project, or another one that speaks its hand-off. Two programs never share a
-//! trial: the program is part of a trial's id.
+//! The program that trains: the trainer of this project, or another one that implements its hand-off. Two programs
+//! never share a trial: the program is part of a trial's id.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trainer {
-    /// `orchestrator-trainer`. `TRAINING_VERSION` tells its versions apart.
+    /// `orchestrator-trainer`. Its versions differ in `TRAINING_VERSION`.
     #[default]
     BuiltIn,
-    /// Known by its executable, whatever it reports about itself.
+    /// Identified by its executable, whatever it reports about itself.
     Foreign(Arc<Program>),
 }
 
@@ -21,7 +21,7 @@ pub enum Trainer {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Program {
-    /// The file's name without its folder: a program may act by the name that it is called by.
+    /// The file's name without its folder: a program's behaviour may depend on its name.
     pub name: String,
     /// Hash of the file's bytes.
     pub hash: String,
@@ -33,7 +33,7 @@ impl Trainer {
     }
 }
 
-/// `the built-in trainer`, ``the trainer `mine.sh` (0123456789ab)``
+/// Formats `the built-in trainer`, ``the trainer `mine.sh` (0123456789ab)``.
 impl fmt::Display for Trainer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,6 +1,6 @@
-//! Reading a YAML tree with every complaint kept: mappings with known keys, texts, numbers, assignments to fields.
+//! Reads a YAML tree and keeps every complaint: mappings with known keys, texts, numbers, assignments to fields.
 //!
-//! Nothing here knows what a sweep is; see `draft.rs` for that.
+//! The meaning of a sweep's keys is in `draft.rs`.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use crate::field::{self, Complaint, Field, did_you_mean};
 use crate::foreign_names;
 use crate::yaml::{Data, Key, Node};
 
-/// One file being read, and what is wrong with it so far.
+/// One file being read, and its problems so far.
 pub(crate) struct Reader {
     pub source: Source,
     pub problems: Vec<Problem>,
@@ -30,7 +30,7 @@ impl<'n> Mapping<'n> {
 #[derive(Clone, Debug)]
 pub(crate) struct Assignment {
     pub field: &'static Field,
-    /// As `Settings` would write it.
+    /// The value in the form that `Settings` writes.
     pub value: Value,
     pub at: Range<usize>,
 }
@@ -45,15 +45,15 @@ impl Reader {
     }
 
     pub(crate) fn report(&mut self, problem: Problem) {
-        // Enough to work through; the file may be something else altogether.
+        // Enough to work through; the file may be something else entirely.
         const MAX_PROBLEMS: usize = 50;
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(problem);
         }
     }
 
-    /// Complains unless the node is a mapping, its keys are known and each occurs once. `what` is what the message calls
-    /// the mapping; `known` is empty where any key may stand.
+    /// Reports a problem unless the node is a mapping, its keys are known and each occurs once. `what` is the name of
+    /// the mapping in messages; `known` is empty if any key is allowed.
     pub(crate) fn mapping<'n>(&mut self, node: &'n Node, what: &str, known: &[&str]) -> Option<Mapping<'n>> {
         let Data::Map(entries) = &node.data else {
             let problem = self.problem(&node.at, format!("{what} is {}, not a mapping", node.kind()), "");
@@ -88,7 +88,7 @@ impl Reader {
         }
     }
 
-    /// A list, or a single item in place of a list of one.
+    /// Returns a list; a single item is a list of one.
     pub(crate) fn one_or_many<'n>(&mut self, node: &'n Node) -> &'n [Node] {
         match &node.data {
             Data::List(items) => items,
@@ -132,7 +132,7 @@ impl Reader {
         }
     }
 
-    /// One of several words.
+    /// Reads one of several words.
     pub(crate) fn word<T: Copy>(&mut self, node: &Node, what: &str, words: &[(&str, T)]) -> Option<T> {
         let names = || words.iter().map(|(name, _)| *name);
         let Data::Text(text) = &node.data else {
@@ -149,7 +149,7 @@ impl Reader {
         found
     }
 
-    /// What a scalar is called: as it is written in the file, so that `1e-3` stays `1e-3`.
+    /// Returns the name of a scalar as written in the file, so that `1e-3` stays `1e-3`.
     pub(crate) fn scalar_name(&self, node: &Node) -> Option<String> {
         match &node.data {
             Data::Text(text) => Some(text.clone()),
@@ -163,7 +163,7 @@ impl Reader {
         }
     }
 
-    /// `field: value` pairs; every wrong one is a problem of its own.
+    /// Reads `field: value` pairs; every wrong one is a separate problem.
     pub(crate) fn assignments(&mut self, node: &Node, what: &str) -> Vec<Assignment> {
         let Some(mapping) = self.mapping(node, what, &[]) else { return Vec::new() };
         mapping.0.into_iter().filter_map(|(key, value)| self.assignment(key, value)).collect()
@@ -179,7 +179,7 @@ impl Reader {
         self.value(field, node).map(|value| Assignment { field, value, at: key.at.start..node.at.end.max(key.at.end) })
     }
 
-    /// A value of a field, as `Settings` would write it.
+    /// Reads a value of a field, in the form that `Settings` writes.
     pub(crate) fn value(&mut self, field: &'static Field, node: &Node) -> Option<Value> {
         if let Some((first, again)) = repeated_key(node) {
             let problem =
@@ -221,12 +221,12 @@ impl Reader {
     }
 }
 
-/// What to write in the place of a key that a mapping does not have.
+/// Suggests what to write instead of a key that a mapping does not have.
 fn unknown_key_help(key: &str, known: &[&str]) -> Option<String> {
     if let Some(field) = field::find(key) {
         return Some(format!("`{}` is a field: write it into `set`", field.name));
     }
-    // `seed` where `seeds` is known is a slip, not another tool's word
+    // `seed` instead of `seeds` is a typing error, not another tool's word
     let is_slip = known.iter().any(|name| name.starts_with(key) || key.starts_with(name));
     let foreign = foreign_names::meant(key).filter(|_| !is_slip).map(str::to_owned);
     foreign.or_else(|| did_you_mean(key, known.iter().copied()))

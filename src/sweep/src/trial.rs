@@ -1,4 +1,4 @@
-//! A trial: one training, a cell of the grid and a seed; and the ids by which everything refers to it.
+//! A trial, which is one training (a cell of the grid and a seed), and the ids that everything refers to it by.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,8 +9,8 @@ use crate::inputs::{Inputs, hashes};
 use crate::settings::Settings;
 use crate::trainer::Trainer;
 
-/// Version of what training means. It enters every trial's id: raise it when a change to the trainer or the data path
-/// changes results for equal settings, so that old and new results never share a cell unnoticed.
+/// Version of the training semantics. It is part of every trial's id: raise it if a change to the trainer or the data
+/// path changes results for equal settings, so that old and new results never share a cell unnoticed.
 pub const TRAINING_VERSION: u32 = 6;
 
 /// Everything that decides the result of one training.
@@ -18,11 +18,11 @@ pub const TRAINING_VERSION: u32 = 6;
 pub struct TrialSpec {
     pub settings: Settings,
     pub seed: u64,
-    /// A rehearsal whose results never mix with real ones: `SMOKE_EPOCHS` epochs of one step each, on generated tiny
-    /// stand-in images, with drawn weights and a made-up hierarchy where the settings name files.
+    /// True for a rehearsal, whose results never mix with real ones: `SMOKE_EPOCHS` epochs of one step each, on
+    /// generated tiny images, with random weights and a made-up hierarchy if the settings name files.
     pub smoke: bool,
-    /// The content of what the settings name outside of the sweep, where the sweep was submitted; what is absent was not
-    /// known there. A rehearsal has none.
+    /// Content of the inputs that the settings name, as known where the sweep was submitted. Unknown ones are absent. A
+    /// rehearsal has none.
     #[serde(default, skip_serializing_if = "Inputs::is_empty")]
     pub inputs: Inputs,
     /// The program that must train it.
@@ -30,29 +30,29 @@ pub struct TrialSpec {
     pub trainer: Trainer,
 }
 
-/// Two, so that a rehearsal passes a learning rate change, a checkpoint and an epoch border.
+/// Two, so that a rehearsal includes a learning rate change, a checkpoint and an epoch boundary.
 pub const SMOKE_EPOCHS: u32 = 2;
 
 impl TrialSpec {
-    /// A training by the built-in trainer on data of unknown content.
+    /// Returns a training by the built-in trainer on data of unknown content.
     pub fn new(settings: Settings, seed: u64) -> Self {
         Self { settings, seed, smoke: false, inputs: Inputs::new(), trainer: Trainer::BuiltIn }
     }
 
-    /// Epochs this trial runs.
+    /// Returns the number of epochs of this trial.
     pub fn num_epochs(&self) -> u32 {
         let epochs = self.settings.num_epochs();
         if self.smoke { epochs.min(SMOKE_EPOCHS) } else { epochs }
     }
 
-    /// Whether the evaluation set is looked at after this epoch, counted from 0.
+    /// Returns true if the trial is evaluated after this epoch, counted from 0.
     pub fn evaluates_after(&self, epoch: u32) -> bool {
         (epoch + 1).is_multiple_of(self.settings.evaluate_every.max(1)) || epoch + 1 == self.num_epochs()
     }
 
-    /// The hash of everything that decides the result.
+    /// Returns the hash of everything that decides the result.
     pub fn id(&self) -> TrialId {
-        // taken apart by name, so that a new field cannot be forgotten here
+        // destructured, so that a new field cannot be forgotten here
         let Self { settings, seed, smoke, inputs, trainer } = self;
         let decides = (TRAINING_VERSION, settings, seed, smoke, hashes(inputs), trainer);
         let canonical = serde_json::to_vec(&decides).expect("a specification is plain data");
@@ -63,7 +63,8 @@ impl TrialSpec {
     }
 }
 
-/// Shown as a `t` and 16 hexadecimal digits, so that no program takes it for a number (`884182218182e510` is one).
+/// The id of a trial, displayed as a `t` and 16 hexadecimal digits, so that no program takes it for a number
+/// (`884182218182e510` is one).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TrialId([u8; TrialId::LENGTH]);
 
@@ -71,10 +72,10 @@ impl TrialId {
     const LENGTH: usize = 8;
     const DIGITS: usize = 2 * Self::LENGTH;
 
-    /// Before every other id in order: where ranges begin.
+    /// The lowest id, where ranges begin.
     pub const MIN: Self = Self([0; Self::LENGTH]);
 
-    /// The 64 bits of the hash.
+    /// Returns the 64 bits of the hash.
     pub const fn bits(self) -> u64 {
         u64::from_be_bytes(self.0)
     }
@@ -96,7 +97,7 @@ impl fmt::Debug for TrialId {
 #[error("`{0}` is not a trial id: `t` and 16 hexadecimal digits were expected")]
 pub struct BadTrialId(pub String);
 
-/// With or without the `t`: journals of older versions lack it.
+/// Accepts ids with or without the `t`, which journals of older versions lack.
 impl FromStr for TrialId {
     type Err = BadTrialId;
 
@@ -127,7 +128,7 @@ pub struct TrialPrefix {
     digits: String,
 }
 
-/// Why the beginning of an id names no trial.
+/// Reason why the beginning of an id identifies no trial.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotATrial {
     #[error("`{0}` is no trial id: `t` and up to 16 hexadecimal digits were expected")]
@@ -152,7 +153,7 @@ impl FromStr for TrialPrefix {
 }
 
 impl TrialPrefix {
-    /// The lowest id that begins like this.
+    /// Returns the lowest id with this beginning.
     pub fn lowest(&self) -> TrialId {
         let digits = format!("{:0<width$}", self.digits, width = TrialId::DIGITS);
         digits.parse().expect("sixteen hexadecimal digits")
@@ -162,7 +163,7 @@ impl TrialPrefix {
         id.to_string()[1..].starts_with(&self.digits)
     }
 
-    /// The only one of these that begins like this.
+    /// Returns the only one of these ids with this beginning.
     pub fn find(&self, ids: impl IntoIterator<Item = TrialId>) -> Result<TrialId, NotATrial> {
         let mut found = ids.into_iter().filter(|id| self.begins(*id));
         let text = self.text.clone();
@@ -174,7 +175,7 @@ impl TrialPrefix {
     }
 }
 
-/// The n-th try at a trial, from 1: the fencing token of every message about it.
+/// Number of an attempt at a trial, from 1: the fencing token of every message about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct AttemptNo(pub u32);

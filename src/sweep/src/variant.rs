@@ -1,14 +1,15 @@
-//! Sweeps made from sweeps: the rehearsal on stand-in images, and the one without the cells that lack their data.
+//! Sweeps derived from a sweep: the rehearsal on stand-in images, and the sweep without the cells whose data is
+//! missing.
 
 use crate::definition::{Cell, Sweep};
 use crate::settings::Settings;
 
-/// Ends the name of every rehearsal, and of no other sweep.
+/// Suffix of the name of every rehearsal, and of no other sweep.
 pub const SMOKE_SUFFIX: &str = "-smoke";
 
 impl Sweep {
-    /// The same cells as a rehearsal: under a name of its own, with trials of other ids, one seed each and no published
-    /// numbers beside them. `TrialSpec::smoke` says what the trainer does differently.
+    /// Returns the same cells as a rehearsal: a name of its own, trials with other ids, one seed each and no published
+    /// numbers. See `TrialSpec::smoke` for the differences in training.
     #[must_use]
     pub fn into_smoke(mut self) -> Self {
         if self.smoke {
@@ -26,8 +27,8 @@ impl Sweep {
         self
     }
 
-    /// Marks every cell for which `reason` has one (its data or weights are missing) as left out of the run. Returns how
-    /// many cells that are.
+    /// Marks every cell that `reason` returns a reason for (its data or weights are missing) as left out of the run.
+    /// Returns the number of these cells.
     pub fn skip_cells(&mut self, reason: impl Fn(&Settings) -> Option<String>) -> usize {
         let reasons: Vec<_> = self.cells.iter().map(|cell| reason(&self.cell_settings(cell))).collect();
         let mark = |(cell, reason): (&mut Cell, Option<String>)| {

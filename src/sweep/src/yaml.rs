@@ -1,7 +1,7 @@
-//! YAML text to a tree of nodes that know their place in the text. The only module that knows serde-saphyr.
+//! Parses YAML text into a tree of nodes with their places in the text. The only module that depends on serde-saphyr.
 //!
-//! It decides what text is at all acceptable (one document, bounded depth, nodes and aliases) and refuses to know what
-//! any key means. Keys that occur twice stay in the tree: the walk over it reports both places.
+//! It decides which text is acceptable at all (one document, bounded depth, nodes and aliases); keys have no meaning
+//! here. Duplicate keys stay in the tree: the walk over it reports both places.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Number, Value};
 use serde_saphyr::{DuplicateKeyPolicy, Error, Location, Spanned};
 
-/// Deeper nesting than this is refused; the language needs seven levels.
+/// Maximum nesting; the language needs seven levels.
 const MAX_DEPTH: usize = 32;
 const MAX_NODES: usize = 400_000;
 const MAX_REPLAYED_BY_ALIASES: usize = 20_000;
@@ -38,7 +38,7 @@ pub(crate) struct Key {
 }
 
 impl Node {
-    /// What it is, for messages: `a list`.
+    /// Returns the kind of value, for messages: `a list`.
     pub(crate) fn kind(&self) -> &'static str {
         match self.data {
             Data::Null => "nothing",
@@ -64,7 +64,7 @@ impl Node {
     }
 }
 
-/// What stopped the parser.
+/// The error that stopped the parser.
 #[derive(Debug)]
 pub(crate) struct ParseError {
     pub at: Range<usize>,
@@ -72,7 +72,7 @@ pub(crate) struct ParseError {
     pub help: &'static str,
 }
 
-/// `None` for a file without any content.
+/// Parses a file. `None` for a file without any content.
 pub(crate) fn parse(text: &str) -> Result<Option<Node>, ParseError> {
     let without_mark = text.strip_prefix('\u{feff}').unwrap_or(text);
     let shift = text.len() - without_mark.len();
@@ -108,7 +108,7 @@ fn explain(error: &Error, text: &str, shift: usize) -> ParseError {
         error = inner.without_snippet();
     }
     let at = error.location().map_or(0..0, |location| place_of_error(location, text, shift));
-    // After an unclosed bracket or quote the parser points behind the last line: show the last one with content.
+    // After an unclosed bracket or quote the parser points past the last line: show the last line with content.
     let last = shift + text.trim_end().len();
     let at = at.start.min(last.saturating_sub(1).max(shift))..at.end.min(last);
     let (message, help) = match error {
@@ -134,7 +134,7 @@ fn explain(error: &Error, text: &str, shift: usize) -> ParseError {
     ParseError { at, message, help }
 }
 
-/// The parser's own message without the place, which is shown by the excerpt.
+/// Returns the parser's message without the place, which the excerpt shows.
 fn without_position(message: &str) -> String {
     let first = message.lines().next().unwrap_or_default();
     let mut end = first.len();
@@ -152,7 +152,7 @@ fn place(location: Location, shift: usize) -> Range<usize> {
     start..start.saturating_add(index(span.byte_len()))
 }
 
-/// Errors of the scanner know line and column, but no bytes.
+/// Finds the place of an error. Errors of the scanner have line and column, but no bytes.
 fn place_of_error(location: Location, text: &str, shift: usize) -> Range<usize> {
     if location.span().byte_offset().is_some() {
         return place(location, shift);
@@ -179,7 +179,7 @@ fn node(spanned: Spanned<Raw>, shift: usize) -> Node {
     Node { at: place(spanned.referenced, shift), data }
 }
 
-/// What serde hands over, before the spans are unwrapped.
+/// The data from serde, before the spans are unwrapped.
 enum Raw {
     Null,
     Bool(bool),

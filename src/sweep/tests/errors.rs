@@ -1,4 +1,4 @@
-//! Everything that can be wrong with a sweep file: where the message points, what it says, what it tells to do.
+//! Every kind of problem in a sweep file: the place, the message and the help.
 
 use std::io;
 
@@ -20,7 +20,7 @@ axes:
   samples_per_class: [5, 10]
 ";
 
-/// `line:column` of the first problem, and what its message and help must hold.
+/// Checks the `line:column` of the first problem, and text that its message and help must contain.
 fn check(text: &str, place: (usize, usize), message: &str, help: &str) {
     let errors = match parse(text) {
         Ok(sweep) => panic!("compiled to {} cells:\n{text}", sweep.cells.len()),
@@ -95,7 +95,7 @@ fn wrong_values() {
     check(&set("samples_per_class: some"), (4, 22), "wrong type", "all");
 }
 
-/// Each of these was accepted once, and every trial refused it.
+/// Each of these was once accepted, and then refused by every trial.
 #[test]
 fn settings_that_no_trial_could_train_with_are_refused() {
     let set = |fields: &str| format!("recipe: quick\nset:\n  {}\n", fields.replace(", ", "\n  "));
@@ -115,7 +115,7 @@ fn settings_that_no_trial_could_train_with_are_refused() {
     check(searched, (2, 24), "one training image", "raise");
 }
 
-/// The override that wins is pointed at, not one for other cells; and so is every other field concerned.
+/// The error points at the override that wins, not at one for other cells, and at every other field concerned.
 #[test]
 fn contradictions_point_at_all_their_fields() {
     let text = "\
@@ -307,7 +307,7 @@ overrides:
 ";
     let errors = parse(text).unwrap_err();
     let places: Vec<_> = errors.problems().iter().map(|problem| problem.position()).collect();
-    // nothing about what may match or not once the rest is right
+    // nothing about possible matches once the rest is right
     assert_eq!(places, [(2, 1), (3, 24), (8, 39), (9, 19)], "{errors}");
     assert!(errors.problems()[2].message().contains("two overrides set `learning_rate` of the cell cos"), "{errors}");
     let axes = "\

@@ -1,5 +1,5 @@
-//! Input that nobody wrote: damaged sweep files, compiled sweeps from a lying peer, broken frames. An error value each
-//! time, never a panic.
+//! Hostile input: damaged sweep files, compiled sweeps from a malicious peer, broken frames. Each gives an error value,
+//! never a panic.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -23,7 +23,7 @@ fn compile(text: &str) -> Result<Sweep, sweep::Errors> {
     sweep::parse("mutant.yaml", text, &|file| std::fs::read_to_string(folder.join(file)))
 }
 
-/// What an accident with an editor, or malice, does to a text.
+/// Damage to a text by an accident with an editor, or by malice.
 #[derive(Clone, Debug)]
 enum Damage {
     Remove { at: usize, length: usize },
@@ -105,7 +105,7 @@ fn apply(text: &str, damage: &Damage) -> String {
     }
 }
 
-/// `PROPTEST_CASES=100000 cargo test --release -p sweep --test hostile` looks for longer.
+/// Number of cases. `PROPTEST_CASES=100000 cargo test --release -p sweep --test hostile` tries more.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").map_or(400, |cases| cases.parse().expect("a number"))
 }
@@ -137,7 +137,7 @@ proptest! {
         *descend(&mut json, &path) = a_lie(lie);
         let Ok(sweep) = serde_json::from_value::<Sweep>(json) else { return Ok(()) };
         if sweep.check().is_ok() {
-            // Whatever passed must be workable.
+            // An accepted sweep must be usable.
             let summary = sweep.summary();
             prop_assert!(summary.cost.is_finite());
             prop_assert!(sweep.cells.iter().all(|cell| sweep.cell_name(cell).len() < 10_000));
@@ -232,14 +232,14 @@ fn settings_cross_the_wire_to_the_last_bit() {
     let again: Sweep = serde_json::from_str(&serde_json::to_string(&sweep).unwrap()).unwrap();
     assert_eq!(again, sweep);
     let mut spec = sweep.cell_trials(0, None)[0].spec.clone();
-    // Needs all 17 digits, and a parser that is exact.
+    // Needs all 17 digits, and an exact parser.
     spec.settings.learning_rate = 0.1 + 0.2;
     spec.settings.weight_decay = f64::MIN_POSITIVE;
     let again: TrialSpec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
     assert_eq!((again.id(), &again), (spec.id(), &spec));
 }
 
-/// Gives one byte at a time and is interrupted before each.
+/// A reader that returns one byte at a time and is interrupted before each.
 struct Dripping<'a>(&'a [u8], bool);
 
 impl Read for Dripping<'_> {
@@ -272,7 +272,7 @@ fn frames_come_back_as_they_were_sent() {
     assert!(handoff::read_frame::<Reply>(&mut stream).unwrap().is_none(), "a clean end");
 }
 
-/// Journals written before devices were named are read, and failures of none are written as they were.
+/// Journals from before devices were named can be read, and failures without devices are written as they were then.
 #[test]
 fn a_failure_of_no_device_is_written_as_before() {
     let before = r#"{"class":"bad_device","message":"gone"}"#;

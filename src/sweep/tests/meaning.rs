@@ -1,4 +1,4 @@
-//! What settings mean and what ids depend on: the schedule's values, stable ids, the table of fields, diffs.
+//! The meaning of settings and the inputs of ids: the schedule's values, stable ids, the table of fields, diffs.
 
 use std::path::Path;
 
@@ -69,7 +69,7 @@ fn the_other_schedules_run_their_length() {
     assert_eq!(Schedule::Constant { epochs: 3 }.learning_rate(0.3, 2), 0.3);
 }
 
-/// Which ids the shipped sweeps have: `shipped.rs`.
+/// The ids of the shipped sweeps are in `shipped.rs`.
 #[test]
 fn settings_seed_and_rehearsal_are_part_of_an_id() {
     let spec = TrialSpec::new(paper("cub"), 7);
@@ -93,7 +93,7 @@ fn the_content_of_what_settings_name_and_the_trainer_are_part_of_an_id() {
     };
     assert_ne!(on("aa").id(), spec.id());
     assert_ne!(on("aa").id(), on("bb").id());
-    // how its parts are grouped is no matter of the content
+    // the grouping of parts is not part of the content
     let mut grouped = on("aa");
     let parts = [("images".to_owned(), "cc".to_owned())].into();
     grouped.inputs.insert("data set cub".to_owned(), Content { parts, ..content("aa") }.into());
@@ -260,7 +260,7 @@ fn a_search_makes_its_trials() {
     assert_eq!((validated.check(), on_test.check()), (Ok(()), Ok(())));
 }
 
-/// Without `search.seeds` each cell takes as many as 100 held-out images per candidate need, and at most ten.
+/// Without `search.seeds` each cell takes as many as 100 held-out images per candidate require, and at most ten.
 #[test]
 fn a_search_takes_as_many_seeds_as_its_images_need() {
     let text = |set: &str, counts: &str, seeds: &str| {
@@ -284,7 +284,7 @@ fn a_search_takes_as_many_seeds_as_its_images_need() {
         written.remarks(),
         ["the search compares candidates on 20 held-out images: differences below 16 points are noise (cell 5)"]
     );
-    // of two classes on disk there are two or four images; of a folder that nobody has looked at nothing is known
+    // two classes on disk have two or four held-out images; a folder that was not inspected has an unknown number
     let mut folder = parse(&text("dataset: \"folder:t\"", "[5, 10]", ""));
     assert_eq!((searches(&folder), folder.search_images(&folder.cells[0])), (vec![10, 10], None));
     folder.count_held_out(|settings, fraction| match settings.samples_per_class {
@@ -375,7 +375,7 @@ fn what_has_no_effect_is_remarked_on_with_the_cells() {
     assert!(devices(4, 1)[0].starts_with("3 of 4 `devices_per_trial` stand idle"));
 }
 
-/// Nobody's small images are enlarged to the size of photographs, and large ones are treated as before.
+/// A user's small images are not enlarged to the size of photographs, and large ones are treated as before.
 #[test]
 fn sizes_follow_the_images_of_a_folder() {
     use sweep::settings::Model;

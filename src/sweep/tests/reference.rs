@@ -1,4 +1,4 @@
-//! docs/sweep-file.md is true: its examples compile, its table of fields is the program's.
+//! docs/sweep-file.md is correct: its examples compile, and its table of fields matches the program's.
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ fn the_first_example_has_the_size_that_is_claimed() {
     assert_eq!((summary.cells, summary.result_trials), (4, 12));
 }
 
-/// How the reference writes the values of a field.
+/// Formats the possible values of a field like the reference.
 fn values(kind: &Kind) -> String {
     match kind {
         Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" "),

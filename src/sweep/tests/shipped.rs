@@ -1,4 +1,4 @@
-//! The sweeps that come with the program: they compile, have the cells they should have, and share what they should.
+//! The sweeps that come with the program: they compile, have the right cells, and share the right trials.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -40,8 +40,9 @@ fn every_shipped_sweep_compiles_and_passes_its_own_check() {
     assert!(count >= 6, "only {count} sweeps found");
 }
 
-/// Every id of every shipped sweep, its inputs unknown and the trainer the built-in one. A difference means that users'
-/// results are trained anew: it must be meant. `UPDATE_GOLDENS=1 cargo test -p sweep --test shipped` writes it anew.
+/// Lists every id of every shipped sweep, with unknown inputs and the built-in trainer. A difference means that users'
+/// results are trained again, so it must be intended. `UPDATE_GOLDENS=1 cargo test -p sweep --test shipped` updates the
+/// list.
 #[test]
 fn the_ids_of_all_shipped_sweeps_are_known() {
     let mut paths: Vec<PathBuf> = std::fs::read_dir(sweeps()).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -156,7 +157,7 @@ fn figure_2_repeats_small_subsets_of_cub_as_the_authors_do() {
     assert_eq!(settings(&sweep, "cifar100/cos/10").repeats, 1);
 }
 
-/// The challenge's code crops originals and steps every 30 epochs; the other reading is a row of its own.
+/// The challenge's code crops originals and steps every 30 epochs; the other interpretation has its own row.
 #[test]
 fn vipriors_follows_the_base_code_and_keeps_the_other_reading() {
     let sweep = load("vipriors");
