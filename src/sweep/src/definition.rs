@@ -118,7 +118,7 @@ pub struct Table {
     pub name: String,
     #[serde(deserialize_with = "text::lines")]
     pub caption: String,
-    /// Axes whose combinations are the rows (columns), outermost first. Together they hold all axes with several values.
+    /// Axes whose combinations are the rows (columns), outermost first. Both lists cover all axes with several values.
     pub rows: Vec<String>,
     pub columns: Vec<String>,
     pub value: Measure,
