@@ -205,8 +205,10 @@ fn a_worker_with_another_trainer_gets_no_trials_of_the_built_in_one() {
     wait_for("the run says what it waits for", || run.stderr().contains(reason).then_some(()));
     let _own = system.worker("own", 1);
     run.expect_exit(0);
-    let hosts = fs::read_to_string(system.results("mine").join("timing.csv")).expect("the report is there");
-    assert!(hosts.lines().skip(1).all(|line| line.contains(",own,")), "{hosts}");
+    let journal = system.journal();
+    let dispatched = journal.iter().filter_map(|entry| entry["event"].get("trial_dispatched"));
+    let workers: Vec<&str> = dispatched.map(|event| event["worker"].as_str().expect("a worker's id")).collect();
+    assert!(workers.len() == 4 && workers.iter().all(|worker| worker.starts_with("own-")), "{workers:?}");
 }
 
 /// On purpose: of a cell, of the whole sweep, and by a run.
