@@ -1,11 +1,10 @@
 //! The state machine: how each event changes the state. Live decisions and replay go through this one function.
 //!
-//! The phases of a trial are the table in `phase.rs`. Everything here that is not about a phase is about workers, slots
-//! and hosts.
+//! The phases of a trial are the table in `phase.rs`. The rest of this file is about workers, slots and hosts.
 //!
-//! It refuses, with an error value and without changing anything, what cannot follow from the history so far. It
-//! knows no budgets, leases or times of its own: whatever they decided is in the event. Read `phase.rs`,
-//! then `sweep_transitions.rs` for the sweeps' side of a trial, and `decide.rs` for where events come from.
+//! An event that cannot follow from the history so far is refused with an error value and changes nothing. This file
+//! has no budgets, leases or clock: every decision that needed them is in the event. Read `phase.rs`, then
+//! `sweep_transitions.rs` for the sweeps' side of a trial, and `decide.rs` for where events come from.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,18 +20,18 @@ use crate::state::{
 };
 use crate::sweep_transitions::{self, next_phase, set_phase};
 
-/// A history that cannot have happened: a damaged journal, or one of another program.
+/// An event that cannot follow from the history: the journal is damaged, or another program wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("event {number} cannot follow what stands before it: {reason}")]
 pub struct Impossible {
-    /// Its place in the journal, from 1.
+    /// Its number in the journal, counted from 1.
     pub number: u64,
     pub reason: String,
 }
 
 type Applied = Result<(), String>;
 
-/// The only mutation of the durable part of the state. An event that cannot follow changes nothing.
+/// Applies one event. Nothing else mutates the durable part of the state; an event that cannot follow changes nothing.
 pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
     let number = state.applied + 1;
     let context = Context { at: recorded.at, number };
@@ -71,7 +70,7 @@ pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
     Ok(())
 }
 
-/// The state after a whole journal.
+/// Returns the state after a whole journal.
 pub fn replay<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Result<State, Impossible> {
     let mut state = State::default();
     events.into_iter().try_for_each(|recorded| apply(&mut state, recorded))?;
@@ -92,7 +91,7 @@ fn trial_dispatched(
     if attempt != trial.next_attempt() {
         return Err(format!("trial {id} is dispatched as attempt {attempt}, not {}", trial.next_attempt()));
     }
-    // the map's own key: one allocation per worker instead of one per attempt
+    // The map's own key: one allocation per worker instead of one per attempt.
     let Some((worker, entry)) = state.workers.get_key_value(worker) else {
         return Err(format!("no worker `{worker}`"));
     };
@@ -173,7 +172,7 @@ fn attempt_stopped(state: &mut State, (id, attempt): (TrialId, AttemptNo), conte
     Ok(())
 }
 
-/// The worker and slot of an attempt.
+/// Returns the worker and slot of an attempt.
 fn place(state: &State, id: TrialId, attempt: AttemptNo) -> Result<(WorkerId, SlotIndex), String> {
     let entry = state.trials.get(&id).and_then(|trial| trial.attempt(attempt));
     let entry = entry.ok_or_else(|| format!("trial {id} has no attempt {attempt}"))?;
@@ -193,17 +192,17 @@ fn free(state: &mut State, worker: &WorkerId, slot: SlotIndex) {
     entry.slots[slot as usize] = None;
 }
 
-/// The node ran an attempt in this slot: the next fault of the node is the first of its row.
+/// Ends the pauses of a slot in which the node ran an attempt: its next node fault counts as the first in a row.
 fn end_pauses(state: &mut State, worker: &WorkerId, slot: SlotIndex) {
     let entry = state.workers.get_mut(worker).expect("attempts run on workers that have joined");
     entry.pauses.remove(&slot);
 }
 
-/// What a failed attempt keeps of its message in memory, in bytes: the first line and the end. The journal has all.
+/// Bytes of a failure message that are kept in memory (first line and end). The journal has the whole message.
 const MAX_MESSAGE_IN_MEMORY: usize = 800;
 
-/// The shared copy of a provenance where there is one: one allocation for all results of one origin. The list is short:
-/// hosts x models x data sets.
+/// Returns the shared copy of a provenance if there is one: one allocation for all results of one origin. The list is
+/// short: hosts x models x data sets.
 fn interned(state: &State, provenance: Arc<Provenance>) -> Arc<Provenance> {
     state.provenances.iter().find(|known| **known == provenance).cloned().unwrap_or(provenance)
 }
@@ -211,7 +210,7 @@ fn interned(state: &State, provenance: Arc<Provenance>) -> Arc<Provenance> {
 /// Shares a provenance with later results.
 fn remember(state: &mut State, provenance: Arc<Provenance>) {
     let is_known = state.provenances.iter().any(|known| Arc::ptr_eq(known, &provenance));
-    // beyond this the search costs more than the memory it saves
+    // Beyond this the search costs more than the memory it saves.
     if !is_known && state.provenances.len() < 256 {
         state.provenances.push(provenance);
     }
@@ -219,8 +218,8 @@ fn remember(state: &mut State, provenance: Arc<Provenance>) {
 
 // -- hosts
 
-/// Failures that another host might not have had and that count against this one. A lost connection, a preemption and bad
-/// input say nothing about it; a fault of the node pauses its slots instead.
+/// Returns true for failures that count against this host because another host might not have had them. Lost
+/// connections, preemptions and bad input prove nothing about the host; a node fault pauses its slots instead.
 pub(crate) fn blames_host(class: FailureClass) -> bool {
     match class {
         FailureClass::NonFinite
@@ -232,7 +231,7 @@ pub(crate) fn blames_host(class: FailureClass) -> bool {
     }
 }
 
-/// A success clears its own host, and counts against those on which the same trial failed before.
+/// Credits the host of a success, and counts the success against the hosts on which the same trial failed before.
 fn credit_hosts(state: &mut State, id: TrialId, worker: &WorkerId) {
     let here = &state.workers[worker].info.host;
     for attempt in &state.trials[&id].attempts {
@@ -331,17 +330,17 @@ fn worker_gone(state: &mut State, worker: &WorkerId, reason: &str, context: Cont
     }
     let entry = worker_mut(state, worker)?;
     entry.presence = Presence::Gone { reason: reason.to_owned(), at: context.at };
-    // what it still holds it will say itself, should it come back
+    // If the worker comes back, it reports what its slots still hold.
     entry.slots.fill(None);
     forget_the_longest_gone(state);
     Ok(())
 }
 
-/// Workers that are gone and are remembered whole.
+/// Number of workers that are gone and whose full record is kept.
 pub const KEPT_GONE: usize = 100;
 
-/// Attempts refer to workers for ever, and each run of a worker is a new one: of those that have been gone the longest
-/// only the host and the build stay.
+/// Reduces the records of the workers that have been gone the longest to host and build. Attempts refer to workers for
+/// ever, and each run of a worker is a new one.
 fn forget_the_longest_gone(state: &mut State) {
     let whole = |(worker, entry): (&WorkerId, &WorkerState)| match entry.presence {
         Presence::Gone { at, .. } if !entry.info.slots.is_empty() => Some((at, worker.clone())),
@@ -378,11 +377,11 @@ fn slot_broken(state: &mut State, worker: &WorkerId, slot: SlotIndex, devices: &
         return Err(format!("worker `{worker}` has no slot {slot}"));
     };
     let name = entry.info.host.clone();
-    // none named, or none that the slot has: nobody knows which it was
+    // If no device is named, or none that the slot has, the broken one is unknown.
     let all = !broken.devices.iter().any(|device| devices.contains(device));
     let suspected = broken.identities().filter(|(device, _)| all || devices.iter().any(|named| named == device));
     let identities: Vec<String> = suspected.map(|(_, identity)| identity.to_owned()).collect();
-    // whichever device it was: a trainer that lost one of its GPUs cannot use the others
+    // Whichever device failed: a trainer that lost one of its GPUs cannot use the others.
     entry.broken_slots.insert(slot, reason.to_owned());
     let host = state.hosts.entry(name.clone()).or_default();
     host.broken_devices.extend(identities.into_iter().map(|identity| (identity, reason.to_owned())));

@@ -1,7 +1,7 @@
-//! The invariants of the state, by name. Run after every step of the simulation, and in the coordinator's loop by
-//! `debug_assert!`; docs refer to them by these ids.
+//! The invariants of the state, by name, checked after every step of the simulation and, by `debug_assert!`, in the
+//! coordinator's loop. The documents refer to them by these ids.
 //!
-//! It looks at everything and shares no code with what keeps it true: an index is compared with a recount.
+//! The checks read the whole state and share no code with what they check: an index is compared with a recount.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::state::{Counts, Phase, Queue, State, SweepState, WorkerId};
 use crate::sweep_transitions::place_of;
 use crate::tally::Tally;
 
-/// Name and meaning of every invariant.
+/// Name and meaning of each invariant.
 pub const INVARIANTS: &[(&str, &str)] = &[
     ("S1", "a running trial's attempt is its last, has not ended, and occupies exactly the slot it was given"),
     ("S2", "every earlier attempt, and every attempt of a trial that does not run, has ended"),
@@ -42,7 +42,7 @@ pub struct Violation {
     pub detail: String,
 }
 
-/// Every invariant that does not hold, with where.
+/// Returns every violated invariant, with the place.
 pub fn check(state: &State) -> Vec<Violation> {
     let mut found = Found::default();
     trials(state, &mut found);

@@ -1,7 +1,7 @@
-//! The numbers that decisions are made with: lease, stall limit, budgets per failure class, the bad-node rule.
+//! The numbers that decisions use: lease, stall limit, budgets per failure class, the bad-node rule.
 //!
-//! None of them is needed for replay: what was decided with them stands in the journal. They may change between two
-//! starts of the coordinator.
+//! Replay needs none of them, because the journal holds what was decided. They may change between two starts of the
+//! coordinator.
 
 use sweep::record::FailureClass;
 
@@ -9,13 +9,14 @@ use crate::state::Millis;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Version and build of this program: workers must have the same.
+    /// Version and build of this program; workers must have the same.
     pub build: String,
     pub heartbeat_ms: Millis,
-    /// How long a worker may be silent before its attempts are given to others.
+    /// Time without a message after which a worker's attempts are given to other workers.
     pub lease_ms: Millis,
-    /// How long an attempt may stand still while its worker is heard. Must leave room for decoding a data set, the
-    /// first batch's cuDNN search and one evaluation: progress frames come once a second only while steps are made.
+    /// Time without progress after which an attempt fails although its worker sends heartbeats. It must leave room for
+    /// decoding a data set, the first batch's cuDNN search and one evaluation: progress frames come once a second only
+    /// during steps.
     pub stall_ms: Millis,
     pub budgets: Budgets,
     pub bad_node: BadNode,
@@ -26,7 +27,7 @@ impl Config {
         Self {
             build: build.into(),
             heartbeat_ms: 1_000,
-            // ten missed heartbeats: a lost packet or a busy node must not cost an attempt
+            // Ten missed heartbeats: a lost packet or a busy node must not cost an attempt.
             lease_ms: 10_000,
             stall_ms: 15 * 60_000,
             budgets: Budgets::default(),
@@ -35,22 +36,22 @@ impl Config {
     }
 }
 
-/// A host is drained when at least `trials` distinct trials failed on it and then succeeded on another host, and they
-/// are at least `share` of those and the trials that succeeded on it.
+/// The bad-node rule: a host is drained when at least `trials` distinct trials failed on it and then succeeded on
+/// another host, and when they make up at least `share` of those trials and the ones that succeeded on it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BadNode {
     pub trials: u32,
     pub share: f64,
 }
 
-/// How often attempts that end in one class are followed by another, and how soon.
+/// The number of retries after failures of one class, and their backoff.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// `None`: without limit.
+    /// Maximum number of retries; `None`: no limit.
     pub retries: Option<u32>,
-    /// Before the first retry.
+    /// Wait before the first retry.
     pub first_ms: Millis,
-    /// Before the second; doubled for each one after, up to `most_ms`.
+    /// Wait before the second retry; doubles for each later one, up to `most_ms`.
     pub then_ms: Millis,
     pub most_ms: Millis,
 }
@@ -58,7 +59,7 @@ pub struct Budget {
 impl Budget {
     const NEVER: Self = Self { retries: Some(0), first_ms: 0, then_ms: 0, most_ms: 0 };
 
-    /// Wait before the retry that follows the `spent`-th failure of the class; `None` when the budget is spent.
+    /// Returns the wait before the retry after the `spent`-th failure of the class; `None` when the budget is spent.
     pub fn backoff(&self, spent: u32) -> Option<Millis> {
         match (self.retries, spent) {
             (Some(retries), _) if spent > retries => None,
@@ -77,26 +78,26 @@ pub struct Budgets {
     pub unreachable: Budget,
     pub preempted: Budget,
     pub bad_device: Budget,
-    /// Without limit; its waits are those of the slot, counted in a row, and not of the trial.
+    /// Has no limit. Its waits are those of the slot, counted in a row, not those of the trial.
     pub node: Budget,
 }
 
 impl Default for Budgets {
     fn default() -> Self {
         let thrice = Budget { retries: Some(3), first_ms: 1_000, then_ms: 5_000, most_ms: 60_000 };
-        // the trial did nothing wrong; the wait only keeps a flapping node from filling the journal
+        // The trial did nothing wrong; the wait only keeps a flapping node from filling the journal.
         let always = Budget { retries: None, first_ms: 0, then_ms: 500, most_ms: 10_000 };
         Self {
-            // the same seed makes the same numbers again: a retry would only be the same failure later
+            // The same seed gives the same numbers, so a retry would fail in the same way.
             non_finite: Budget::NEVER,
-            // once, and `decide` asks for another host first
+            // Once only; `decide` first checks that another host can run it.
             out_of_memory: Budget { retries: Some(1), first_ms: 5_000, then_ms: 5_000, most_ms: 5_000 },
             crashed: thrice,
             stalled: thrice,
             unreachable: always,
             preempted: always,
             bad_device: Budget { retries: Some(5), first_ms: 0, then_ms: 1_000, most_ms: 60_000 },
-            // a disk that is full for a minute is soon tried again, one that stays full does not fill the journal
+            // Retries soon if the disk is full for a minute; does not fill the journal if it stays full.
             node: Budget { retries: None, first_ms: 5_000, then_ms: 10_000, most_ms: 300_000 },
         }
     }

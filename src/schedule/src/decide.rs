@@ -1,8 +1,8 @@
-//! What each input means, as events. Pure: they are facts only once they are journalled and applied.
+//! Turns each input into events. Pure: the events are facts only once they are journalled and applied.
 //!
-//! What workers report is judged in `fleet.rs`; what people ask for, here. An input that means nothing gives no events; one
-//! that must not count is refused with a value. What follows from the state alone (placing trials, ending a search,
-//! the bad-node rule) is `plan.rs`.
+//! `fleet.rs` decides on reports of workers, this file on requests of users. An input without consequence gives no
+//! events; one that must not count is refused with a value. What follows from the state alone (placing trials, ending
+//! a search, the bad-node rule) is in `plan.rs`.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::fleet::{self, present};
 use crate::state::{Millis, Phase, Presence, State, SweepState, WorkerId, WorkerState};
 use crate::submission::{Submission, submitted};
 
-/// What an input means: events, and what a submission means to its user.
+/// The result of an input: its events and, for a submission, a summary for the user.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decision {
     pub events: Vec<Event>,
@@ -70,7 +70,7 @@ fn retry(state: &State, sweep: &str, which: &Retry) -> Result<Vec<Event>, Reject
         }
     };
     let asked = entry.trials.iter().filter(|trial| cells.as_ref().is_none_or(|cells| cells.contains(&trial.cell)));
-    // what waits or runs is being trained already
+    // Trials that wait or run are being trained already.
     let ended: BTreeSet<TrialId> =
         asked.map(|trial| trial.id).filter(|id| state.trials[id].phase.is_terminal()).collect();
     if ended.is_empty() && entry.cancelled.is_none() {
@@ -107,7 +107,7 @@ fn drain(state: &State, name: &str, reason: &str) -> Result<Vec<Event>, Rejected
     Ok(events)
 }
 
-/// A worker that leaves by itself takes no more work.
+/// Drains a worker that leaves on its own.
 fn leaving(state: &State, worker: &WorkerId, reason: &str) -> Result<Vec<Event>, Rejected> {
     let entry = present(state, worker)?;
     Ok(if entry.draining.is_some() { Vec::new() } else { vec![draining(worker, reason)] })
@@ -117,7 +117,7 @@ fn draining(worker: &WorkerId, reason: &str) -> Event {
     Event::WorkerDraining { worker: worker.clone(), reason: reason.into() }
 }
 
-/// A worker by its id, or all that ever joined from a host.
+/// Returns the worker with this id, or all workers that ever joined from the host of this name.
 pub(crate) fn named<'a>(state: &'a State, name: &'a str) -> impl Iterator<Item = (&'a WorkerId, &'a WorkerState)> {
     state.workers.iter().filter(move |(worker, entry)| *worker.0 == *name || entry.info.host == name)
 }
@@ -134,7 +134,7 @@ fn undrain(state: &State, name: &str) -> Result<Vec<Event>, Rejected> {
     if distrusted || holds_back {
         events.push(Event::HostUndrained { host: host.to_owned() });
     }
-    // a worker that has said that it leaves would refuse what it is given
+    // A worker that has announced that it leaves would refuse new work.
     let stays = |worker: &WorkerId, entry: &WorkerState| !entry.is_gone() && !state.live.leaving.contains(worker);
     let drained = named(state, name).filter(|(worker, entry)| entry.draining.is_some() && stays(worker, entry));
     events.extend(drained.map(|(worker, _)| Event::WorkerUndrained { worker: worker.clone() }));

@@ -1,8 +1,8 @@
-//! What the shell tells workers, once the events are durable. Derived from the state after them, so that a repeated
-//! or late message is answered by what is true now.
+//! The messages that the shell sends to workers once the events are durable. They are derived from the state after the
+//! events, so that the answer to a repeated or late message is correct now.
 //!
-//! Nothing here must arrive: what a crash or a cut connection swallows is said again when the worker connects and the
-//! lists are compared (`fleet.rs`).
+//! No message here has to arrive: if a crash or a broken connection loses it, it is sent again when the worker
+//! connects and the lists are compared (`fleet.rs`).
 
 use sweep::{AttemptNo, TrialId};
 
@@ -10,7 +10,7 @@ use crate::decide::named;
 use crate::event::{Effect, Event, Input, Recorded, Rejected};
 use crate::state::{State, WorkerId};
 
-/// What follows from events that are journalled and applied.
+/// Returns the effects of events that are journalled and applied.
 pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
     let mut effects = Vec::new();
     let mut wants_changed = false;
@@ -55,8 +55,8 @@ pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
     effects
 }
 
-/// What a worker is answered, whether its message changed anything or not: acknowledgements, and stops of what it
-/// runs and should not.
+/// Returns the replies to a worker's message, whether it changed anything or not: acknowledgements, and orders to stop
+/// attempts that it should not run.
 pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> Vec<Effect> {
     let acknowledge =
         |worker: &WorkerId, trial, attempt| Effect::Acknowledge { worker: worker.clone(), trial, attempt };
@@ -68,7 +68,7 @@ pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> 
             let reason = "its lease ran out, or it never joined: connect again".to_owned();
             vec![Effect::Disconnect { worker: worker.clone(), reason }]
         }
-        // durable now, or too late to matter: nobody needs to report it again
+        // The outcome is durable now, or too late to matter: it need not be reported again.
         (Input::Ended { worker, ended }, _) => {
             std::iter::once(acknowledge(worker, ended.trial, ended.attempt)).chain(drain(state, worker)).collect()
         }
@@ -100,7 +100,7 @@ pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> 
     }
 }
 
-/// The order to stop an attempt that is not current on this worker, or that nobody wants.
+/// Returns the order to stop an attempt that is not current on this worker, or that no sweep wants.
 fn stop(state: &State, worker: &WorkerId, trial: TrialId, attempt: AttemptNo) -> Option<Effect> {
     let reason = if !state.is_current(trial, attempt, worker) {
         "the attempt is no longer current"
@@ -112,8 +112,8 @@ fn stop(state: &State, worker: &WorkerId, trial: TrialId, attempt: AttemptNo) ->
     Some(Effect::Stop { worker: worker.clone(), trial, attempt, reason: reason.to_owned() })
 }
 
-/// The order to end, for a draining worker that holds nothing any more. Until then it is not told, so that `undrain` can
-/// change its mind.
+/// Returns the order to end, for a draining worker that holds nothing any more. It is not sent earlier, so that
+/// `undrain` can still keep the worker.
 fn drain(state: &State, worker: &WorkerId) -> Option<Effect> {
     let entry =
         state.workers.get(worker).filter(|entry| !entry.is_gone() && entry.slots.iter().all(Option::is_none))?;

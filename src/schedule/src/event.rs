@@ -1,4 +1,4 @@
-//! The vocabulary of the state machine: what comes in, what is journalled, what goes out, what is refused.
+//! The vocabulary of the state machine: inputs, journalled events, effects and refusals.
 
 use std::collections::BTreeMap;
 
@@ -20,33 +20,34 @@ pub enum Input {
         sweep: String,
         reason: Line,
     },
-    /// Trials of a sweep wait again, with fresh budgets. A cancelled sweep goes on.
+    /// Trials of a sweep wait again, with fresh budgets. A cancelled sweep resumes.
     Retry {
         sweep: String,
         which: Retry,
     },
-    /// `name`: a worker, or a host with all its workers.
+    /// Takes no new work from now on. `name`: a worker, or a host with all its workers.
     Drain {
         name: String,
         reason: Line,
     },
-    /// Undoes `Drain`, and what the bad-node rule and broken devices did. `name`: a worker or a host.
+    /// Undoes `Drain`, and the effect of the bad-node rule and of broken devices. `name`: a worker or a host.
     Undrain {
         name: String,
     },
-    /// A stream was opened. `running` and `ended` are the worker's whole knowledge: what the coordinator believes
-    /// beyond `running` is lost, what is in `ended` and still current is accepted.
+    /// A stream was opened. `running` and `ended` are all that the worker knows: an attempt that the coordinator
+    /// expects and `running` lacks is lost; one in `ended` that is still current is accepted.
     Connected {
         worker: WorkerId,
-        /// The worker counts its streams from 1, so that what an older one said last cannot undo a newer one.
+        /// Number of the stream, counted by the worker from 1, so that the last message of an older stream cannot undo
+        /// a newer one.
         connection: u64,
-        /// Proves that it is the process that connected as this worker first.
+        /// Proves that this is the process that first connected as this worker.
         secret: SecretHash,
         info: WorkerInfo,
         running: Vec<RunningAttempt>,
         ended: Vec<EndedAttempt>,
     },
-    /// A stream broke. The lease goes on running.
+    /// A stream broke. The lease still runs.
     Disconnected {
         worker: WorkerId,
         connection: u64,
@@ -64,22 +65,22 @@ pub enum Input {
         worker: WorkerId,
         reason: Line,
     },
-    /// A deadline passed (see `next_deadline`), or nothing else happened for a while.
+    /// A deadline passed (see `next_deadline`), or no other input came for a while.
     Tick,
 }
 
-/// Which trials are tried again.
+/// The trials that a retry selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// Those that failed. They go on from their checkpoints.
+    /// Trials that failed. They resume from their checkpoints.
     Failed,
-    /// All that have ended, those with a result too. They start from the beginning.
+    /// All trials that have ended, including those with a result. They start from the beginning.
     All,
-    /// The same of these cells, named as people name them.
+    /// Trials of these cells, like `All`. Cells are named as users name them.
     Cells(Vec<String>),
 }
 
-/// What occupies a slot, whether its outcome still counts or not.
+/// An attempt that occupies a slot, whether its outcome still counts or not.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunningAttempt {
     pub trial: TrialId,
@@ -88,7 +89,7 @@ pub struct RunningAttempt {
     pub progress: Progress,
 }
 
-/// Said once no process of the attempt is left and its devices are free.
+/// The end of an attempt, sent once none of its processes is left and its devices are free.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndedAttempt {
     pub trial: TrialId,
@@ -101,15 +102,15 @@ pub struct EndedAttempt {
 pub enum Outcome {
     Finished(Box<TrialResult>),
     Failed(Failure),
-    /// Stopped on the coordinator's word.
+    /// Stopped on the coordinator's order.
     Stopped,
 }
 
-/// What is journalled, and nothing else changes the durable state. Past tense: an event is a fact.
+/// A journalled fact, in the past tense. Nothing else changes the durable state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// A first or a new revision under its name; the trials of the revision before are no longer wanted by it.
+    /// A first or a new revision under its name; the sweep no longer wants the trials of the revision before.
     SweepSubmitted {
         sweep: Box<Sweep>,
         trials: Vec<SweepTrial>,
@@ -121,19 +122,19 @@ pub enum Event {
     FailedTrialsRetried {
         sweep: String,
     },
-    /// A person wants these trials trained again from the start: results that they had do not count any more. A search
-    /// that one of them belongs to is decided anew.
+    /// A user wants these trials trained again from the start: their earlier results no longer count. A search that
+    /// one of them belongs to is decided again.
     TrialsRetried {
         sweep: String,
         trials: Vec<TrialId>,
     },
-    /// First, after it was gone, or because its slots hold something else than was thought.
+    /// A worker joined for the first time, came back, or reports other contents of its slots than expected.
     WorkerJoined {
         worker: WorkerId,
         info: WorkerInfo,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         secret: Option<SecretHash>,
-        /// What occupies its slots now, by its own word.
+        /// Contents of its slots now, as the worker reports them.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         occupied: BTreeMap<SlotIndex, (TrialId, AttemptNo)>,
     },
@@ -141,7 +142,7 @@ pub enum Event {
         worker: WorkerId,
         reason: Line,
     },
-    /// It takes work again. One that was told to leave, or leaves by itself, leaves all the same.
+    /// The worker takes work again, unless it was ordered to leave or leaves on its own.
     WorkerUndrained {
         worker: WorkerId,
     },
@@ -162,7 +163,7 @@ pub enum Event {
         worker: WorkerId,
         slot: SlotIndex,
     },
-    /// Its slot is free.
+    /// The attempt has a result, and its slot is free.
     AttemptSucceeded {
         trial: TrialId,
         attempt: AttemptNo,
@@ -173,36 +174,36 @@ pub enum Event {
         attempt: AttemptNo,
         failure: Failure,
         then: AfterFailure,
-        /// The worker has said so. Otherwise the attempt goes on occupying its slot until it does.
+        /// True: the worker reported the slot free. Otherwise the attempt occupies it until the worker does.
         slot_free: bool,
     },
-    /// Nobody wanted it any more, and its worker has stopped it. Its slot is free.
+    /// The worker stopped an attempt that no sweep wanted any more. Its slot is free.
     AttemptStopped {
         trial: TrialId,
         attempt: AttemptNo,
     },
-    /// The worker says that nothing of an attempt that ended earlier (its lease ran out) is left in the slot.
+    /// The worker reports that nothing of an attempt that ended earlier (its lease ran out) is left in the slot.
     SlotFreed {
         worker: WorkerId,
         slot: SlotIndex,
     },
-    /// The slot is not used again, nor is any that shares one of these devices.
+    /// Neither the slot nor any slot that shares one of these devices is used again.
     SlotBroken {
         worker: WorkerId,
         slot: SlotIndex,
-        /// Those of the slot that are at fault (`cuda:3`); none: all of them are suspected.
+        /// The slot's devices at fault (`cuda:3`); empty: all of them are suspected.
         #[serde(default, deserialize_with = "text::line_list", skip_serializing_if = "Vec::is_empty")]
         devices: Vec<String>,
         reason: Line,
     },
-    /// The node could not run the slot's last attempt: no other one starts there before `until`.
+    /// The node could not run the slot's last attempt: no attempt starts there before `until`.
     SlotPaused {
         worker: WorkerId,
         slot: SlotIndex,
         until: Millis,
         reason: Line,
     },
-    /// A search is over: this candidate's trials make the cell.
+    /// A search is over: the trials of this candidate make the cell.
     CandidateChosen {
         sweep: String,
         cell: u32,
@@ -212,7 +213,7 @@ pub enum Event {
     },
 }
 
-/// What a failed attempt means for its trial. Decided once and journalled, so that replay needs no budgets.
+/// The consequence of a failed attempt for its trial. Decided once and journalled, so that replay needs no budgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AfterFailure {
@@ -228,34 +229,34 @@ pub enum AfterFailure {
 #[derive(Clone, Copy)]
 pub(crate) struct Context {
     pub at: Millis,
-    /// Its place in the journal, from 1.
+    /// Its number in the journal, counted from 1.
     pub number: u64,
 }
 
-/// An event with its time in the journal; its place there is its number.
+/// An event with its time in the journal. Its position there is its number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recorded {
     pub at: Millis,
     pub event: Event,
 }
 
-/// What the shell does after events are journalled and applied. Losing one in a crash is repaired by the next
-/// `Connected`, which compares lists.
+/// An action of the shell after events are journalled and applied. If a crash loses one, the next `Connected`, which
+/// compares lists, repairs that.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// `State::spec_of` has what to train.
+    /// Start an attempt; `State::spec_of` has what to train.
     Start { worker: WorkerId, slot: SlotIndex, trial: TrialId, attempt: AttemptNo },
-    /// May be said more than once, and of attempts that have ended by themselves.
+    /// Stop an attempt. May be sent more than once, and for attempts that have ended on their own.
     Stop { worker: WorkerId, trial: TrialId, attempt: AttemptNo, reason: String },
     /// The outcome of this attempt is durable (or was stale): the worker may forget it.
     Acknowledge { worker: WorkerId, trial: TrialId, attempt: AttemptNo },
     /// Take no new work, finish what runs, then end.
     Drain { worker: WorkerId, reason: String },
-    /// Close its stream, if one is open: it must connect again with its lists before it is believed.
+    /// Close the worker's stream, if one is open: it must connect again with its lists before its messages count.
     Disconnect { worker: WorkerId, reason: String },
 }
 
-/// Why an input changed nothing. A value, never a panic: peers may say anything.
+/// The reason why an input changed nothing. A value, never a panic: peers may send anything.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
     #[error("no sweep is named `{0}`")]

@@ -1,5 +1,5 @@
-//! Why a trial is not running, or why it runs again: data first, text second. The reasons are those that `plan` and
-//! `decide` act on, from the same functions.
+//! The reasons why a trial does not run, or runs again: data first, text second. They come from the same functions
+//! that `plan` and `decide` use.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use crate::waits::{WaitReason, because, paused_slots, wait_reason};
 
 const ATTEMPT_BEFORE: &str = "the attempt before";
 
-/// Everything that is known about one trial's way.
+/// The history of one trial and the reasons for its phase.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {
     pub schema: u32,
@@ -24,9 +24,9 @@ pub struct Explanation {
     pub wanted_by: Vec<Wanted>,
     /// `waiting`, `running`, `succeeded`, `failed`, `cancelled`.
     pub phase: &'static str,
-    /// Why it waits, when it does.
+    /// The reason why it waits, if it waits.
     pub waits: Option<WaitReason>,
-    /// One sentence each, the most important first.
+    /// Reasons, one sentence each, the most important first.
     pub because: Vec<String>,
     pub attempts: Vec<Tried>,
     /// Failures since the last retry, by class.
@@ -39,10 +39,10 @@ pub struct Wanted {
     pub sweep: String,
     pub cell: String,
     pub seed: u64,
-    /// Of a search: the value that this candidate sets.
+    /// For a search: the value that this candidate sets.
     pub candidate: Option<String>,
     pub role: Role,
-    /// Why the sweep does not want it any more.
+    /// The reason why the sweep no longer wants it.
     pub cancelled: Option<String>,
 }
 
@@ -56,22 +56,22 @@ pub struct Tried {
     pub lasted_ms: Millis,
     /// `running`, `succeeded`, `stopped`, or the failure class.
     pub outcome: String,
-    /// Of a failure. Long ones are shortened, until `Explanation::read` was given the event.
+    /// Message of a failure. Long ones are shortened until `Explanation::read` gets the event.
     pub message: String,
-    /// Number of the journal's event that ended it.
+    /// Number of the journal event that ended it.
     pub event: Option<u64>,
-    /// What its trainer wrote to stderr, if it wrote anything: below the worker's work directory.
+    /// File with its trainer's stderr, if it wrote any: below the worker's work directory.
     pub log: String,
 }
 
 impl Explanation {
-    /// Number of the event that has the whole message of the last failure.
+    /// Returns the number of the event that has the whole message of the last failure.
     pub fn last_failure(&self) -> Option<u64> {
         self.attempts.iter().rfind(|tried| !tried.message.is_empty())?.event
     }
 
-    /// While no coordinator runs, a trial waits for one and for nothing else, and what ran is not heard of. `because` says
-    /// what to do.
+    /// Adjusts the explanation to a coordinator that does not run: the trial waits for it and for nothing else, and no
+    /// progress is known. `because` advises the user.
     pub fn at_rest(&mut self, because: &str) {
         let running = self.attempts.last().filter(|_| self.phase == "running");
         let line = match (self.phase, running) {
@@ -82,7 +82,7 @@ impl Explanation {
             _ => return,
         };
         self.waits = None;
-        // what ended the attempt before is still true
+        // The reason why the attempt before ended is still true.
         self.because.retain(|known| known.starts_with(ATTEMPT_BEFORE));
         self.because.insert(0, line);
     }
@@ -99,14 +99,14 @@ impl Explanation {
 pub struct Spent {
     pub class: FailureClass,
     pub failures: u32,
-    /// Absent: without limit.
+    /// Absent: no limit.
     pub retries: Option<u32>,
 }
 
-/// Trials ahead in the queue that are counted.
+/// Maximum number of trials ahead in the queue that are counted.
 const MAX_COUNTED: usize = 10_000;
 
-/// `None`: there is no such trial.
+/// Explains a trial; `None` if it does not exist.
 pub fn explain(state: &State, config: &Config, id: TrialId, now: Millis) -> Option<Explanation> {
     let trial = state.trials.get(&id)?;
     let waits = matches!(trial.phase, Phase::Waiting { .. }).then(|| wait_reason(state, id, now)).flatten();
@@ -185,7 +185,7 @@ fn waiting(state: &State, id: TrialId, waits: Option<WaitReason>, not_before: Mi
     lines
 }
 
-/// Why another attempt follows.
+/// Returns the reason why another attempt follows.
 fn again(state: &State, trial: &TrialState) -> Option<String> {
     let last = trial.attempts.iter().rev().find(|attempt| attempt.ended.is_some())?;
     let failure = last.ended.as_ref()?.failure.as_ref()?;
@@ -275,7 +275,7 @@ fn times(count: u32) -> String {
     }
 }
 
-/// `0.4 s`, `12 s`, `3 min`, `2.5 h`.
+/// Formats a duration: `0.4 s`, `12 s`, `3 min`, `2.5 h`.
 fn seconds(ms: Millis) -> String {
     match ms {
         0..10_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),

@@ -1,8 +1,8 @@
-//! What workers say and do not say: streams, heartbeats, outcomes, silence.
+//! Decisions on workers: streams, heartbeats, outcomes, silence.
 //!
 //! The fence (P2) is `State::is_current`: only the current attempt, on the worker it was given to, changes its trial.
-//! Whatever else a worker reports frees its slot at most. A worker that was cut off is reconciled by comparing its
-//! lists with the slots, in `connected`; there is no other way back.
+//! At most, any other report of a worker frees its slot. A worker that was cut off is reconciled only in `connected`,
+//! where its lists are compared with the slots.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::event::{AfterFailure, EndedAttempt, Event, Outcome, Rejected, Running
 use crate::live;
 use crate::state::{Millis, SecretHash, SlotIndex, State, WorkerId, WorkerInfo, WorkerState};
 
-/// What a worker knows when it connects.
+/// The lists that a worker sends when it connects.
 pub(crate) struct Lists<'a> {
     pub secret: &'a SecretHash,
     pub info: &'a WorkerInfo,
@@ -63,7 +63,7 @@ pub(crate) fn connected(
         let held = slots.iter().enumerate().filter_map(|(slot, held)| Some((slot as SlotIndex, (*held)?)));
         held.collect::<BTreeMap<_, _>>()
     };
-    // a stream that was opened again and changed nothing leaves no trace in the journal
+    // A stream that was opened again and changed nothing leaves no trace in the journal.
     let is_unchanged = |entry: &WorkerState| entry.info == *lists.info && entry.secret.is_some();
     if !known.is_some_and(is_unchanged) || held(&slots) != occupied {
         let (info, secret) = (lists.info.clone(), Some(lists.secret.clone()));
@@ -74,7 +74,7 @@ pub(crate) fn connected(
     Ok(events)
 }
 
-/// A worker's id is no secret. Whoever uses it must know what its process sent when it connected first.
+/// Checks a worker's secret. Its id is no secret: a process that uses it must know what the first one sent.
 pub(crate) fn check_secret(state: &State, worker: &WorkerId, secret: &SecretHash) -> Result<(), Rejected> {
     let known = state.workers.get(worker).and_then(|entry| entry.secret.as_ref());
     match known.is_none_or(|known| known.is_same(secret)) {
@@ -107,7 +107,7 @@ fn check_lists(config: &Config, worker: &WorkerId, lists: &Lists<'_>) -> Result<
     Ok(())
 }
 
-/// A draining worker that holds nothing and hangs up has ended, as it was told to.
+/// Ends a draining worker that holds nothing and closes its stream, as it was ordered to.
 pub(crate) fn disconnected(state: &State, worker: &WorkerId, connection: u64) -> Vec<Event> {
     let Ok(entry) = present(state, worker) else { return Vec::new() };
     let newest = state.live.connected.get(worker) == Some(&connection);
@@ -119,8 +119,9 @@ pub(crate) fn disconnected(state: &State, worker: &WorkerId, connection: u64) ->
     }
 }
 
-/// A heartbeat without progress is not health (P8). Absence from a heartbeat proves nothing: it may have been sent
-/// before the start arrived. But then there is no progress either, and the stall limit ends it.
+/// Fails the attempts that stalled: a heartbeat without progress is not health (P8). An attempt missing in a heartbeat
+/// proves nothing, because the heartbeat may have been sent before the start arrived. But such an attempt makes no
+/// progress either, so the stall limit ends it.
 pub(crate) fn heartbeat(
     state: &State,
     config: &Config,
@@ -160,7 +161,7 @@ pub(crate) fn ended(
         Some(slot) if state.is_current(ended.trial, ended.attempt, worker) => {
             Ok(outcome(state, config, worker, slot, ended, now))
         }
-        // too late to count, but the slot is free now, or known to be broken
+        // Too late to count, but the slot is free now, or known to be broken.
         Some(slot) => {
             let freed = Event::SlotFreed { worker: worker.clone(), slot };
             let broken = breakage(worker, slot, &ended.outcome);
@@ -174,8 +175,8 @@ pub(crate) fn ended(
     }
 }
 
-/// What an outcome says of its slot's devices, whether it counts for its trial or not: a GPU that hangs is seen as
-/// stalled or unreachable first, and its failure comes when its trainer could not be ended.
+/// Returns the event for broken devices in an outcome, whether it counts for its trial or not: a GPU that hangs first
+/// shows as a stall or a lost worker, and as broken only when its trainer could not be killed.
 fn breakage(worker: &WorkerId, slot: SlotIndex, outcome: &Outcome) -> Option<Event> {
     match outcome {
         Outcome::Failed(failure) if failure.class == FailureClass::BadDevice => Some(Event::SlotBroken {
@@ -188,7 +189,7 @@ fn breakage(worker: &WorkerId, slot: SlotIndex, outcome: &Outcome) -> Option<Eve
     }
 }
 
-/// A fault of the node pauses the slot, the longer the more of them came in a row.
+/// Pauses the slot after a node fault, longer for each further one in a row.
 fn pause(
     state: &State,
     config: &Config,
@@ -207,8 +208,8 @@ fn pause(
     Some(Event::SlotPaused { worker: worker.clone(), slot, until: now.saturating_add(wait), reason })
 }
 
-/// Of an attempt that ended for us before, and no longer occupies its slot as far as we know. Once: what is said again
-/// after `undrain` must not undo it.
+/// Returns the event for broken devices of an attempt that has ended in the state and no longer occupies its slot
+/// there. Only once: a report repeated after `undrain` must not undo it.
 fn late_breakage(state: &State, worker: &WorkerId, num_slots: usize, ended: &EndedAttempt) -> Option<Event> {
     let attempt = state.trials.get(&ended.trial)?.attempt(ended.attempt)?;
     let told = attempt.ended.as_ref()?.failure.as_ref().is_some_and(|said| said.class == FailureClass::BadDevice);
@@ -232,7 +233,7 @@ fn stale(state: &State, trial: TrialId, attempt: AttemptNo) -> Rejected {
     Rejected::StaleAttempt { trial, attempt, reason }
 }
 
-/// Silence for longer than the lease ends a worker's attempts and gives its trials to others (P8: `unreachable`).
+/// Ends the attempts of workers silent for longer than the lease; other workers get the trials (P8: `unreachable`).
 pub(crate) fn expired_leases(state: &State, config: &Config, now: Millis) -> Vec<Event> {
     let mut events = Vec::new();
     for worker in state.workers.iter().filter(|(_, entry)| !entry.is_gone()).map(|(worker, _)| worker) {
@@ -249,7 +250,7 @@ pub(crate) fn expired_leases(state: &State, config: &Config, now: Millis) -> Vec
     events
 }
 
-/// What the outcome of a current attempt means.
+/// Returns the events for the outcome of a current attempt.
 fn outcome(
     state: &State,
     config: &Config,
@@ -268,7 +269,7 @@ fn outcome(
         Outcome::Stopped if !state.is_wanted(&state.trials[&trial]) => {
             return vec![Event::AttemptStopped { trial, attempt }];
         }
-        // wanted again since it was told to stop, or its worker was stopped by a person
+        // Wanted again after its stop was ordered, or a user stopped its worker.
         Outcome::Stopped => Failure::new(FailureClass::Preempted, format!("worker `{worker}` stopped it")),
     };
     let broken = breakage(worker, slot, &ended.outcome);
@@ -277,11 +278,11 @@ fn outcome(
     std::iter::once(failed).chain(broken).chain(paused).collect()
 }
 
-/// A result is journalled for ever and enters tables: it must be one of the trial that was asked for.
+/// Checks that a result is one of the trial that was dispatched: it stays in the journal for ever and enters tables.
 fn check_result(state: &State, trial: TrialId, result: &TrialResult) -> Result<(), BadResult> {
     match state.spec_of(trial) {
         Some(spec) => result.check_against(&spec),
-        // nobody wants it any more
+        // No sweep wants it any more.
         None => result.check(),
     }
 }
@@ -289,7 +290,7 @@ fn check_result(state: &State, trial: TrialId, result: &TrialResult) -> Result<(
 #[derive(Clone, Copy, PartialEq)]
 enum SlotAfter {
     Free,
-    /// Until the worker says otherwise.
+    /// Occupied until the worker reports otherwise.
     Occupied,
 }
 
@@ -318,11 +319,11 @@ fn after_failure(
     if !state.is_wanted(trial) {
         return AfterFailure::Unwanted;
     }
-    // the slot waits, not the trial: another node may take it at once
+    // The slot waits, not the trial: another node may take it at once.
     if class == FailureClass::Node {
         return AfterFailure::Retry { not_before: now };
     }
-    // the same host would most likely run out again
+    // The same host would most likely run out again.
     if class == FailureClass::OutOfMemory && !another_host(state, id, attempt, now) {
         return AfterFailure::GiveUp;
     }
@@ -333,7 +334,7 @@ fn after_failure(
     }
 }
 
-/// Some other host than the one of this attempt offers a slot that is large enough.
+/// Returns true if a host other than this attempt's offers a slot that is large enough.
 fn another_host(state: &State, id: TrialId, attempt: AttemptNo, now: Millis) -> bool {
     let trial = &state.trials[&id];
     let Some(entry) = trial.attempt(attempt) else { return false };
@@ -343,7 +344,7 @@ fn another_host(state: &State, id: TrialId, attempt: AttemptNo, now: Millis) -> 
         .any(|((host, trainer), devices)| host != here && *trainer == trial.trainer && devices >= trial.devices)
 }
 
-/// A worker whose word counts: one that is gone must connect again first, with its lists.
+/// Returns a worker whose messages count. One that is gone must first connect again, with its lists.
 pub(crate) fn present<'a>(state: &'a State, worker: &WorkerId) -> Result<&'a WorkerState, Rejected> {
     let known = state.workers.get(worker).filter(|entry| !entry.is_gone());
     known.ok_or_else(|| Rejected::UnknownWorker(worker.clone()))

@@ -1,14 +1,14 @@
-//! Which files that attempts left behind may go: the rule that bounds the disk of work directories.
+//! Decides which files of attempts may be removed: the rule that bounds the disk use of work directories.
 //!
 //! | the trial | its checkpoints | stderr of its attempts |
 //! |---|---|---|
 //! | is wanted and has no result | stay (the trainer keeps the newest two) | stays |
-//! | succeeded | go | goes a day later |
-//! | failed | go a day later | stays, as the failure is shown |
-//! | is not wanted any more | go a day later | goes a day later |
+//! | succeeded | are removed | is removed a day later |
+//! | failed | are removed a day later | stays, because the failure is shown |
+//! | is not wanted any more | are removed a day later | is removed a day later |
 //!
-//! A day, because what failed or was cancelled is often asked for again, and then goes on where it was. Workers ask with
-//! the trials whose files they see (several may share a directory, and a killed one cannot tidy up), and are told.
+//! The day is there because failed or cancelled trials are often retried and then resume. Workers send the trials
+//! whose files they see (several may share a directory, and a killed worker cannot clean up), and get this answer.
 
 use sweep::{AttemptNo, TrialId};
 
@@ -16,14 +16,14 @@ use crate::state::{Millis, Phase, State};
 
 pub const KEEP_MS: Millis = 24 * 3600 * 1000;
 
-/// Files of these trials up to these attempts are not needed: a later attempt's are not meant.
+/// Trials and the last attempt whose files are no longer needed; files of later attempts stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leftovers {
     pub checkpoints: Vec<(TrialId, AttemptNo)>,
     pub logs: Vec<(TrialId, AttemptNo)>,
     /// Trials that are not in the journal.
     pub unknown: Vec<TrialId>,
-    /// The coordinator's time, for those.
+    /// The coordinator's time, for the unknown trials.
     pub now: Millis,
 }
 
@@ -33,8 +33,8 @@ impl Leftovers {
     }
 }
 
-/// Of the trials whose files a worker sees. A trial of which this coordinator started no attempt may be another
-/// coordinator's: nothing is said of it, and one that is not even known is left to the worker's patience.
+/// Returns the leftovers among the trials whose files a worker sees. A trial without an attempt of this coordinator
+/// may be another coordinator's, so it is left out; for an unknown trial, the worker decides how long to wait.
 pub fn leftovers(state: &State, seen: &[TrialId], now: Millis) -> Leftovers {
     let mut leftovers = Leftovers { now, ..Leftovers::default() };
     for id in seen {
@@ -58,7 +58,7 @@ pub fn leftovers(state: &State, seen: &[TrialId], now: Millis) -> Leftovers {
     leftovers
 }
 
-/// Whether checkpoints and logs of a trial may go.
+/// Returns whether the checkpoints and the logs of a trial may be removed.
 fn not_needed(phase: &Phase, is_old: bool) -> (bool, bool) {
     match phase {
         Phase::Waiting { .. } | Phase::Running { .. } => (false, false),

@@ -1,8 +1,8 @@
 //! The decisions of the coordinator, as functions of state, input and time. No clock, no randomness, no IO.
 //!
-//! An input becomes events (`decide`), events change the state (`apply`, the only place that does), what follows from
-//! the state becomes more events (`plan`), and the shell is told what to do (`effects`). `turn` strings them together.
-//! Read `state.rs`, `event.rs`, then `apply.rs`.
+//! An input becomes events (`decide`), only events change the state (`apply`), more events follow from the state
+//! (`plan`), and the shell gets its actions (`effects`). `turn` runs them in order. Read `state.rs`, `event.rs`, then
+//! `apply.rs`.
 
 mod apply;
 mod check;

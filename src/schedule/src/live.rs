@@ -1,5 +1,5 @@
-//! What was heard since this coordinator started: who is connected, when each worker was last heard, and how far its
-//! attempts are. Never journalled; decides only when leases and stalls run out. Read `fleet.rs` for what follows.
+//! Messages since this coordinator started: open streams, the time of each worker's last message, the progress
+//! of attempts. Never journalled; used only to decide when leases and stalls expire. `fleet.rs` acts on it.
 
 use sweep::{AttemptNo, TrialId};
 
@@ -7,18 +7,18 @@ use crate::config::Config;
 use crate::event::{Input, RunningAttempt};
 use crate::state::{Live, LiveProgress, Millis, State, WorkerId};
 
-/// After replay, before the first input: nobody is connected, and every lease runs anew from now.
+/// Resets the live state after replay, before the first input: no worker is connected, and every lease starts now.
 pub fn restart(state: &mut State, now: Millis) {
     state.live = Live { since: now, ..Live::default() };
 }
 
-/// Takes note of an accepted input in `State::live`.
+/// Records an accepted input in `State::live`.
 pub fn observe(state: &mut State, input: &Input, now: Millis) {
     match input {
         Input::Connected { worker, connection, running, .. } => {
             state.live.connected.insert(worker.clone(), *connection);
             state.live.newest_connection.insert(worker.clone(), *connection);
-            // one that leaves says so again
+            // A worker that leaves announces it again.
             state.live.leaving.remove(worker);
             heard(state, worker, now);
             progressed(state, running, now);
@@ -53,27 +53,27 @@ pub fn observe(state: &mut State, input: &Input, now: Millis) {
     }
 }
 
-/// When `Input::Tick` must come at the latest: a lease runs out, or a backoff or the pause of a slot is over. `None`:
-/// nothing is waited for.
+/// Returns the deadline for the next `Input::Tick`: a lease runs out, or a backoff or the pause of a slot is over.
+/// `None`: there is no deadline.
 pub fn next_deadline(state: &State, config: &Config, now: Millis) -> Option<Millis> {
     let present = || state.workers.iter().filter(|(_, entry)| !entry.is_gone());
     let lease = present().map(|(worker, _)| lease_end(state, config, worker)).min();
     let pauses = present().flat_map(|(_, entry)| entry.pauses.values().map(|pause| pause.until));
     let pause = pauses.filter(|until| *until > now).min();
-    // those whose time has come wait for a slot, not for the clock
+    // Trials whose backoff is over wait for a slot, not for the clock.
     let backoff = state.queue.delayed.range((now.saturating_add(1), TrialId::MIN)..).next().map(|(time, _)| *time);
     lease.into_iter().chain(backoff).chain(pause).min()
 }
 
-/// How long the coordinator may wait at once while workers are present: a longer gap means that it was held up itself.
+/// Longest single wait of the coordinator while workers are present. A longer gap means that it was held up itself.
 pub fn longest_wait(state: &State, config: &Config) -> Option<Millis> {
     let present = state.workers.values().any(|entry| !entry.is_gone());
     present.then_some((config.lease_ms / 4).clamp(10, 1_000))
 }
 
-/// The coordinator did not run for `gap` although it wanted to: it was stopped, its machine was suspended, a disk kept
-/// it waiting. Nobody's silence in that time counts. After a gap that a lease would hardly survive every worker has a
-/// whole lease again: what it sent meanwhile is heard before anything is held against it. True: leases are longer now.
+/// Extends the leases because the coordinator did not run for `gap`: it was stopped, its machine was suspended, or a
+/// disk blocked it. Silence in that time does not count. After a gap of half a lease every worker gets a whole lease,
+/// so that messages sent meanwhile are received first. Returns true if leases are longer now.
 pub fn held_up(state: &mut State, config: &Config, gap: Millis, now: Millis) -> bool {
     let allowed = (config.lease_ms / 4).min(HARDLY_HELD_UP_MS);
     if gap <= allowed {
@@ -84,14 +84,14 @@ pub fn held_up(state: &mut State, config: &Config, gap: Millis, now: Millis) -> 
     let live = &mut state.live;
     live.since = later(live.since);
     live.last_heard.values_mut().for_each(|heard| *heard = later(*heard));
-    // a stall lasts minutes: it is only not counted while nobody listened
+    // A stall lasts minutes, so it is enough not to count the gap.
     for progress in live.progress.values_mut() {
         progress.advanced_at = progress.advanced_at.saturating_add(gap).min(now);
     }
     true
 }
 
-/// A busy machine is late by this much now and then.
+/// Delay that is normal now and then on a busy machine.
 const HARDLY_HELD_UP_MS: Millis = 1_000;
 
 pub(crate) fn lease_end(state: &State, config: &Config, worker: &WorkerId) -> Millis {
@@ -99,7 +99,7 @@ pub(crate) fn lease_end(state: &State, config: &Config, worker: &WorkerId) -> Mi
     heard.saturating_add(config.lease_ms)
 }
 
-/// Since when an attempt has made no progress, given what this heartbeat says of it.
+/// Returns the time since which an attempt has made no progress, given its entry in this heartbeat.
 pub(crate) fn still_since(
     state: &State,
     (id, attempt): (TrialId, AttemptNo),
@@ -110,7 +110,7 @@ pub(crate) fn still_since(
     match (known, said) {
         (Some(known), Some(said)) if advanced(known, said) => now,
         (Some(known), _) => known.advanced_at,
-        // first word of it, perhaps to a coordinator that has just started
+        // The first report of it, perhaps to a coordinator that has just started.
         (None, Some(_)) => now,
         (None, None) => {
             let started = state.trials[&id].attempt(attempt).map_or(now, |entry| entry.started_at);
@@ -126,7 +126,7 @@ fn heard(state: &mut State, worker: &WorkerId, now: Millis) {
 fn progressed(state: &mut State, running: &[RunningAttempt], now: Millis) {
     for said in running {
         let moved = match state.live.progress.get(&said.trial) {
-            // late word of an attempt that others have followed
+            // A late report of an attempt that newer ones have followed.
             Some(known) if known.attempt > said.attempt => continue,
             Some(known) if known.attempt == said.attempt => advanced(known, said),
             _ => true,
@@ -138,13 +138,13 @@ fn progressed(state: &mut State, running: &[RunningAttempt], now: Millis) {
     }
 }
 
-/// Counters only grow within an attempt.
+/// Returns true if a counter grew; counters only grow within an attempt.
 fn advanced(known: &LiveProgress, said: &RunningAttempt) -> bool {
     let (before, after) = (&known.progress, &said.progress);
     after.epoch > before.epoch || after.step > before.step || after.collectives > before.collectives
 }
 
-/// Keeps `Live` as small as what it describes.
+/// Removes live entries of workers that are gone and of attempts that have ended.
 fn forget_the_gone(state: &mut State) {
     let State { live, workers, trials, .. } = state;
     let present = |worker: &WorkerId| workers.get(worker).is_some_and(|entry| !entry.is_gone());

@@ -1,7 +1,7 @@
 //! The life of a trial as one table: the phase that follows from each phase and each thing that can happen to it.
 //!
-//! Live decisions and replay both come through [`Phase::next`]. What is not in the table cannot follow from the history so
-//! far. docs/ARCHITECTURE.md prints the table; the test below keeps it equal to this code. Read `apply.rs` next, its caller.
+//! Live decisions and replay both use [`Phase::next`]. What is not in the table cannot follow from the history so far.
+//! docs/ARCHITECTURE.md prints the table, and the test below keeps it up to date. Read its caller, `apply.rs`, next.
 
 use std::sync::Arc;
 

@@ -1,8 +1,9 @@
-//! What follows from the state alone: searches that choose, sweeps and hosts that stop, trials that start (`waits.rs`
-//! says why the rest waits). Sweeps first come first served, the longest trial first inside a sweep, whole trials over slots.
+//! Events that follow from the state alone: searches choose, sweeps and hosts stop, trials start (`waits.rs` explains
+//! why the others wait). Sweeps are first come, first served; inside a sweep the longest trial is first. A trial
+//! runs in one slot.
 //!
-//! It never places two attempts of one trial or two trials in one slot, and nothing on a worker that is not connected:
-//! `apply` would refuse the first two. The message to the worker leaves no choice to it.
+//! No two attempts of one trial and no two trials in one slot are placed, and nothing on a worker without a stream:
+//! `apply` would refuse the first two. The message to the worker is an order and leaves it no choice.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,12 +19,12 @@ use crate::search::best_candidate;
 use crate::state::{Millis, Needs, Phase, Place, SlotIndex, State, TrialState, WorkerId, WorkerState};
 use crate::submission::sweep_trials;
 
-/// What follows: to be journalled and applied. Planning again then may give more (a search chose, its trials can start).
+/// Returns the events to journal and apply. Planning again may give more (a search chose, its trials can start).
 pub fn plan(state: &State, config: &Config, now: Millis) -> Vec<Event> {
     let mut events = chosen_candidates(state);
     events.extend(stopped_sweeps(state));
     events.extend(bad_hosts(state, config, now));
-    // they change what is to be placed, and where
+    // These events change what is to be placed, and where.
     if !events.is_empty() || state.queue.by_needs.is_empty() {
         return events;
     }
@@ -63,7 +64,7 @@ fn stopped_sweeps(state: &State) -> Vec<Event> {
     events.collect()
 }
 
-/// A host that fails what succeeds elsewhere takes no more work, as long as another one can.
+/// Drains hosts on which trials fail that succeed elsewhere, as long as another host can work.
 fn bad_hosts(state: &State, config: &Config, now: Millis) -> Vec<Event> {
     let bad = state.hosts.iter().filter(|(_, host)| {
         let elsewhere = host.succeeded_elsewhere;
@@ -72,7 +73,7 @@ fn bad_hosts(state: &State, config: &Config, now: Millis) -> Vec<Event> {
     });
     let mut bad = bad.peekable();
     if bad.peek().is_none() {
-        // the usual case: looking at every worker's slots would be for nothing
+        // The usual case: no need to look at every worker's slots.
         return Vec::new();
     }
     let mut left: BTreeSet<&str> = offers(state, now).into_keys().map(|(host, _)| host).collect();
@@ -91,7 +92,7 @@ fn bad_hosts(state: &State, config: &Config, now: Millis) -> Vec<Event> {
     events
 }
 
-/// Takes new work, if it has a free slot.
+/// Returns true if the worker takes new work, given a free slot.
 pub(crate) fn is_usable(state: &State, worker: &WorkerId, entry: &WorkerState) -> bool {
     !entry.is_gone()
         && entry.draining.is_none()
@@ -99,8 +100,8 @@ pub(crate) fn is_usable(state: &State, worker: &WorkerId, entry: &WorkerState) -
         && state.hosts.get(&entry.info.host).is_none_or(|host| host.drained.is_none())
 }
 
-/// Hosts that take work and their trainers, with the number of devices of their largest slot, occupied or not. A slot
-/// that is broken or pauses is not offered.
+/// Returns the hosts that take work and their trainers, with the number of devices of their largest slot, occupied or
+/// not. Broken and paused slots are left out.
 pub(crate) fn offers(state: &State, now: Millis) -> BTreeMap<(&str, &Trainer), u32> {
     let mut offers = BTreeMap::new();
     for (_, entry) in state.workers.iter().filter(|(worker, entry)| is_usable(state, worker, entry)) {
@@ -114,12 +115,12 @@ pub(crate) fn offers(state: &State, now: Millis) -> BTreeMap<(&str, &Trainer), u
     offers
 }
 
-/// Neither broken nor pausing.
+/// Returns true if the slot is neither broken nor paused.
 fn is_whole(entry: &WorkerState, slot: SlotIndex, now: Millis) -> bool {
     !entry.broken_slots.contains_key(&slot) && entry.pause_of(slot, now).is_none()
 }
 
-/// Hosts on which this trial failed in a way that another host might not.
+/// Returns the hosts on which this trial failed in a way that another host might avoid.
 pub(crate) fn failed_hosts<'a>(state: &'a State, trial: &TrialState) -> BTreeSet<&'a str> {
     let ended = trial.attempts.iter().filter(|attempt| {
         let failure = attempt.ended.as_ref().and_then(|end| end.failure.as_ref());
@@ -146,7 +147,7 @@ pub(crate) struct Placing<'a> {
     pub state: &'a State,
     pub offers: BTreeMap<(&'a str, &'a Trainer), u32>,
     free: Vec<FreeSlot<'a>>,
-    /// Free slots per worker: the emptiest gets the next trial.
+    /// Free slots per worker: the worker with the most gets the next trial.
     free_slots: BTreeMap<&'a WorkerId, usize>,
     events: Vec<Event>,
 }
@@ -168,7 +169,7 @@ impl<'a> Placing<'a> {
         Self { state, offers, free, free_slots, events: Vec::new() }
     }
 
-    /// Merges the queues of all needs that a free slot meets, in the order of places.
+    /// Merges the queues of all needs that a free slot meets, in queue order.
     fn run(&mut self, now: Millis) {
         let queues = self.state.queue.by_needs.iter();
         let mut heads: Vec<(&Needs, Peekable<_>)> =
@@ -197,7 +198,7 @@ impl<'a> Placing<'a> {
         }
     }
 
-    /// Some host on which the trial has not failed can run it, if not now.
+    /// Returns true if a host on which the trial has not failed can run it, now or later.
     pub fn elsewhere(&self, trial: &TrialState) -> bool {
         let failed = failed_hosts(self.state, trial);
         self.offers.iter().any(|((host, trainer), devices)| {
@@ -205,11 +206,11 @@ impl<'a> Placing<'a> {
         })
     }
 
-    /// The smallest slot that fits, on the emptiest worker, away from hosts on which the trial failed.
+    /// Returns the smallest slot that fits, on the emptiest worker, away from hosts on which the trial failed.
     fn best_slot(&self, id: TrialId, trial: &TrialState) -> Option<usize> {
         let failed = failed_hosts(self.state, trial);
-        // as long as some other host can run it, even a busy one: a node that fails everything at once must not eat
-        // the budgets of all trials while the good ones are occupied
+        // Hosts on which it failed are avoided while another host can run it, even a busy one: a node that fails
+        // everything at once must not use up the budgets of all trials while the good nodes are occupied.
         let elsewhere = self.elsewhere(trial);
         let fitting = self.free.iter().enumerate().filter(|(_, free)| {
             free.fits(trial.devices, &trial.trainer)
@@ -225,7 +226,8 @@ impl<'a> Placing<'a> {
         self.best_slot(id, trial).is_some()
     }
 
-    /// An attempt that ended for us may go on there until its worker has stopped it; two would share a directory.
+    /// Returns true if the worker still holds the trial: an ended attempt may run there until it is stopped, and two
+    /// attempts would share a directory.
     fn holds(&self, worker: &WorkerId, id: TrialId) -> bool {
         self.state.workers[worker].slots.iter().flatten().any(|(trial, _)| *trial == id)
     }

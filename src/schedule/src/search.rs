@@ -1,9 +1,9 @@
-//! Which candidate of a search makes a cell, and how sure that is. Pure functions; `plan.rs` journals the choice, the
-//! report repeats the reasoning behind it.
+//! Chooses the candidate of a search that makes a cell, and measures how certain the choice is. Pure functions;
+//! `plan.rs` journals the choice, the report repeats the reasons for it.
 //!
-//! The highest mean accuracy wins, over candidates all of whose trials succeeded. Equal ones are told apart by the mean
-//! loss on the same images, and where that says nothing the one in the middle of them is taken: of learning rates that
-//! do equally well, those at the edge are the likeliest to fail elsewhere.
+//! The highest mean accuracy wins, among candidates all of whose trials succeeded. Between equal ones the mean loss on
+//! the same images decides. If that is equal too, the middle one is taken: of learning rates that do equally well,
+//! those at the edge are the likeliest to fail elsewhere.
 
 use std::fmt::Write;
 
@@ -13,24 +13,24 @@ use sweep::definition::Search;
 
 use crate::state::{Phase, ResultSummary, State, SweepState};
 
-/// What a candidate's trials came to.
+/// The results of a candidate's trials, combined.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
     pub accuracy: Share,
-    /// Images that were classified, over all its trials; 0: a journal from before they were counted.
+    /// Classified images over all its trials; 0: the journal is older than this count.
     pub num_images: u64,
-    /// Mean over its trials.
+    /// Mean loss over its trials.
     pub loss: f64,
 }
 
-/// The candidate that makes a cell, and what else could have.
+/// The candidate that makes a cell, and the others that were as good or nearly so.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
     pub candidate: u32,
     pub decided_by: DecidedBy,
-    /// The others with exactly its accuracy.
+    /// Other candidates with exactly its accuracy.
     pub tied: Vec<u32>,
-    /// The others whose accuracy differs by less than one standard error of the difference.
+    /// Other candidates whose accuracy differs by less than one standard error of the difference.
     pub close: Vec<u32>,
 }
 
@@ -42,17 +42,17 @@ pub enum DecidedBy {
     Loss,
     /// The middle value, between equal accuracies and losses.
     Middle,
-    /// The choice stands in the journal, and what is known now would lead to another: an older program took the first of
-    /// equal ones, or candidates got results afterwards.
+    /// The journal holds the choice, but the results known now would lead to another: an older program took the first
+    /// of equal candidates, or candidates got results afterwards.
     Earlier,
 }
 
-/// Fields that change what a loss measures: between their values losses are not compared.
+/// Fields that change what a loss measures: losses are not compared between their values.
 const LOSS_FIELDS: [&str; 7] =
     ["loss", "label_smoothing", "cls_weight", "cls_head", "cls_head_decay", "softmax", "embedding"];
 
 impl Score {
-    /// `None` unless every trial has a result.
+    /// Returns the score of a candidate's results; `None` unless every trial has a result.
     pub fn of<'a>(
         results: impl IntoIterator<Item = Option<&'a ResultSummary>>,
         accuracy: impl Fn(&ResultSummary) -> f64,
@@ -68,15 +68,16 @@ impl Score {
         })
     }
 
-    /// Variance of the accuracy as that of a binomial share. One right and one wrong answer are added to what was seen:
-    /// six right answers of six are no certainty.
+    /// Returns the variance of the accuracy as a binomial share. One right and one wrong answer are added to the
+    /// counts: six right answers of six are no certainty.
     fn variance(&self) -> f64 {
         let n = self.num_images as f64;
         let rate = (self.accuracy.fraction() * n + 1.0) / (n + 2.0);
         rate * (1.0 - rate) / n
     }
 
-    /// The accuracies differ by less than one standard error of their difference. False where images were not counted.
+    /// Returns true if the accuracies differ by less than one standard error of their difference; false without image
+    /// counts.
     fn is_close_to(&self, other: &Self) -> bool {
         let counted = self.num_images > 0 && other.num_images > 0;
         let difference = (self.accuracy.fraction() - other.accuracy.fraction()).abs();
@@ -84,7 +85,7 @@ impl Score {
     }
 }
 
-/// The candidate to take; `None`: none is eligible.
+/// Returns the candidate to take; `None`: no candidate is eligible.
 pub fn choose(search: &Search, scores: &[Option<Score>]) -> Option<Choice> {
     let eligible = || scores.iter().enumerate().filter_map(|(index, score)| Some((index as u32, score.as_ref()?)));
     let highest = eligible().map(|(_, score)| score.accuracy).max()?;
@@ -102,13 +103,13 @@ pub fn choose(search: &Search, scores: &[Option<Score>]) -> Option<Choice> {
     beside(scores, middle(search, &equal)?, decided_by)
 }
 
-/// The reasoning behind a choice that the journal holds; `None` while its candidate has no score.
+/// Returns the reasons for a choice in the journal; `None` while its candidate has no score.
 pub fn explain_choice(search: &Search, scores: &[Option<Score>], candidate: u32) -> Option<Choice> {
     let now = choose(search, scores).filter(|choice| choice.candidate == candidate);
     now.or_else(|| beside(scores, candidate, DecidedBy::Earlier))
 }
 
-/// A candidate with those that did as well or nearly so.
+/// Returns a candidate with those that did as well or nearly so.
 fn beside(scores: &[Option<Score>], candidate: u32, decided_by: DecidedBy) -> Option<Choice> {
     let own = (*scores.get(candidate as usize)?)?;
     let mut choice = Choice { candidate, decided_by, tied: Vec::new(), close: Vec::new() };
@@ -123,7 +124,7 @@ fn beside(scores: &[Option<Score>], candidate: u32, decided_by: DecidedBy) -> Op
     Some(choice)
 }
 
-/// The middle one by value where all values are numbers, else by their place in the file; of two, the former.
+/// Returns the middle one by value if all values are numbers, else by their place in the file; of two, the former.
 fn middle(search: &Search, equal: &[u32]) -> Option<u32> {
     let value = |index: &u32| search.candidates.get(*index as usize).and_then(Value::as_f64);
     let mut ordered = equal.to_vec();
@@ -134,7 +135,7 @@ fn middle(search: &Search, equal: &[u32]) -> Option<u32> {
 }
 
 impl Choice {
-    /// What makes the choice less than certain, for people; `None` where nothing does.
+    /// Returns a remark for users on what makes the choice uncertain; `None` if nothing does.
     pub fn remark(&self, search: &Search) -> Option<String> {
         let values = |indices: &[u32]| {
             let values = indices.iter().filter_map(|index| search.candidates.get(*index as usize));
@@ -162,25 +163,25 @@ impl DecidedBy {
     }
 }
 
-/// The candidate to choose for a cell all of whose search trials have ended.
+/// Returns the candidate to choose for a cell all of whose search trials have ended.
 pub(crate) fn best_candidate(state: &State, sweep: &SweepState, cell: u32) -> Option<u32> {
     let search = sweep.sweep.search.as_ref()?;
     choose(search, &scores(state, sweep, cell)).map(|choice| choice.candidate)
 }
 
-/// The reasoning behind the choice made for a cell; `None` where none was made yet.
+/// Returns the choice made for a cell and its reasons; `None` if none was made yet.
 pub fn choice_of(state: &State, sweep: &SweepState, cell: u32) -> Option<Choice> {
     let candidate = *sweep.chosen.get(&cell)?;
     explain_choice(sweep.sweep.search.as_ref()?, &scores(state, sweep, cell), candidate)
 }
 
-/// By candidate: what its search trials came to.
+/// Returns the score of each candidate's search trials.
 fn scores(state: &State, sweep: &SweepState, cell: u32) -> Vec<Option<Score>> {
     let num_candidates = sweep.sweep.search.as_ref().map_or(0, |search| search.candidates.len());
     let mut scores = vec![None; num_candidates];
     let Some(searching) = sweep.searching.get(&cell) else { return scores };
     let trials = &sweep.trials[searching.first as usize..(searching.first + searching.count) as usize];
-    // the trials of one candidate stand together
+    // The trials of one candidate are adjacent.
     for group in trials.chunk_by(|left, right| left.candidate == right.candidate) {
         let results = group.iter().map(|trial| match &state.trials[&trial.id].phase {
             Phase::Succeeded { result, .. } => Some(&**result),
@@ -224,7 +225,7 @@ mod tests {
         (choice.candidate, choice.decided_by)
     }
 
-    /// Fashion-MNIST's cosine loss: 1.0 and 0.3 were right 157 times of 200, and 1.0 won for being written first.
+    /// Fashion-MNIST's cosine loss: 1.0 and 0.3 were right 157 times of 200, and 1.0 won because it was written first.
     #[test]
     fn the_lower_loss_decides_between_equal_accuracies() {
         let scores = [157, 157, 156, 154, 156].map(|right| score(right, 200, f64::from(right)));
@@ -238,9 +239,9 @@ mod tests {
     fn the_middle_value_decides_between_equal_losses() {
         let equal = score(80, 100, 0.5);
         assert_eq!(chosen(&rates(), &[equal; 5]), (2, DecidedBy::Middle));
-        // of 0.3, 0.1, 0.03 and 0.01 in order of value: 0.03, the smaller of the two in the middle
+        // Of 0.3, 0.1, 0.03 and 0.01 in order of value: 0.03, the smaller of the two in the middle.
         assert_eq!(chosen(&rates(), &[score(79, 100, 0.1), equal, equal, equal, equal]), (3, DecidedBy::Middle));
-        // words have an order in the file only
+        // Words have only their order in the file.
         let words = search("init", &[json!("keras"), json!("torchvision"), json!("other")]);
         assert_eq!(chosen(&words, &[equal; 3]), (1, DecidedBy::Middle));
     }
@@ -268,15 +269,15 @@ mod tests {
         assert_eq!((choice.candidate, choice.tied.as_slice(), choice.close.as_slice()), (1, &[2][..], &[0][..]));
         let remark = choice.remark(&rates()).unwrap();
         assert_eq!(remark, "equally often right: 0.1 (the lower loss decided); within one standard error: 1.0");
-        // six images of six are no certainty
+        // Six images of six are no certainty.
         let few = [score(6, 6, 1.0), score(5, 6, 1.0), score(1, 6, 1.0)];
         assert_eq!(choose(&rates(), &few).unwrap().close, [1]);
-        // images that were not counted say nothing about noise
+        // Without image counts nothing is known about noise.
         let unknown = |accuracy| Some(Score { accuracy: Share::new(accuracy, 0), num_images: 0, loss: 1.0 });
         assert_eq!(choose(&rates(), &[unknown(0.8), unknown(0.799)]).unwrap().remark(&rates()), None);
     }
 
-    /// A journal of an older program may hold another choice than this one would make.
+    /// A journal of an older program may hold a choice that this program would not make.
     #[test]
     fn an_older_choice_is_explained_as_such() {
         let scores = [score(80, 100, 0.9), score(80, 100, 0.5), score(60, 100, 0.5), None, None];

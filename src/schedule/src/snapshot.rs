@@ -1,4 +1,4 @@
-//! A sweep's share of the state, for whoever looks at it while the state goes on changing.
+//! A sweep's share of the state, for readers that use it while the state changes.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,11 @@ use crate::state::{State, SweepState};
 use crate::tally::Tally;
 
 impl State {
-    /// What a report of one sweep is made from. It shares memory with this state, so it is cheap, and nothing that happens
-    /// afterwards changes it.
+    /// Returns the state that a report of one sweep needs. It shares memory with this state, so it is cheap, and later
+    /// changes do not affect it.
     pub fn snapshot(&self, sweep: &str) -> Option<Self> {
         let (name, entry) = self.sweeps.get_key_value(sweep)?;
-        // taken apart by name, so that a new field is thought of here
+        // Destructured, so that a new field cannot be forgotten here.
         let SweepState { sweep, revision, submitted_at, order, cancelled, .. } = entry;
         let SweepState { trials, chosen, searching, changed_inputs, counts, tally: _, changed, .. } = entry;
         let copy = SweepState {
@@ -24,7 +24,7 @@ impl State {
             searching: searching.clone(),
             changed_inputs: changed_inputs.clone(),
             counts: *counts,
-            // `status` needs it, a report does not
+            // `status` needs it, a report does not.
             tally: Tally::default(),
             changed: *changed,
         };

@@ -1,8 +1,8 @@
-//! What the coordinator knows. `State` is a fold of `Event`s and of nothing else, except for `Live`, which is what
-//! workers said since the coordinator started and which decides only when leases and stalls run out.
+//! The coordinator's knowledge. `State` is a fold of `Event`s only, except for `Live`: what workers reported since the
+//! coordinator started, used only to decide when leases and stalls expire.
 //!
-//! It is bounded by the number of trials, attempts and workers: no settings and no full result is kept per trial
-//! (`spec_of` rebuilds the one, the journal holds the other). It refuses nothing; `apply.rs` does. Read that next.
+//! Its size is bounded by the numbers of trials, attempts and workers: it keeps no settings and no full result per
+//! trial (`spec_of` rebuilds the first, the journal holds the second). `apply.rs`, which refuses events, is next.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +19,7 @@ use sweep::{AttemptNo, Sweep, Trainer, TrialId, TrialSpec, text};
 use crate::tally::Tally;
 use crate::trials::Trials;
 
-/// Milliseconds since the Unix epoch. Pure code is given the time; it never asks for it.
+/// Milliseconds since the Unix epoch. Pure code gets the time as an argument and never asks for it.
 pub type Millis = u64;
 
 /// One run of a worker process: `HOST-PID-RANDOM`. A process that was cut off keeps its id, a restarted one gets a new one.
@@ -33,7 +33,7 @@ impl fmt::Display for WorkerId {
     }
 }
 
-/// The hash of what one worker process alone knows (`protocol::WorkerSecret`). 64 hexadecimal digits in the journal.
+/// Hash of a secret that only one worker process knows (`protocol::WorkerSecret`). 64 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SecretHash([u8; 32]);
@@ -81,13 +81,13 @@ pub struct State {
     pub sweeps: BTreeMap<Arc<str>, SweepState>,
     pub trials: Trials,
     pub workers: BTreeMap<WorkerId, WorkerState>,
-    /// For the bad-node rule.
+    /// Hosts, for the bad-node rule.
     pub hosts: BTreeMap<String, HostState>,
     /// The waiting trials in the order in which they are placed.
     pub queue: Queue,
     /// Distinct origins of results, so that 100,000 results share a handful.
     pub provenances: Vec<Arc<Provenance>>,
-    /// Cells of searches whose search trials have all ended, one of whose candidates is eligible, and none chosen yet.
+    /// Cells whose search trials have all ended, with an eligible candidate and none chosen yet.
     pub to_choose: BTreeSet<(Arc<str>, u32)>,
     pub live: Live,
 }
@@ -95,38 +95,38 @@ pub struct State {
 #[derive(Clone, Debug, PartialEq)]
 pub struct SweepState {
     pub sweep: Arc<Sweep>,
-    /// How often this name was submitted, from 1.
+    /// Number of submissions under this name.
     pub revision: u32,
     pub submitted_at: Millis,
-    /// Number of the event that submitted this revision: sweeps are served first come, first served.
+    /// Number of the event that submitted this revision: sweeps are first come, first served.
     pub order: u64,
     /// Set by `cancel`, and by the first failure under `on_failure: stop`.
     pub cancelled: Option<String>,
-    /// Every trial the current revision wants so far; grows when a search chooses. The same trial may stand here
-    /// more than once, for cells whose settings are equal. Shared with snapshots.
+    /// Every trial the current revision wants so far; grows when a search chooses. The same trial may be listed more
+    /// than once, for cells whose settings are equal. Shared with snapshots.
     pub trials: Arc<Vec<SweepTrial>>,
-    /// Cell index to candidate index.
+    /// Candidate index by cell index.
     pub chosen: BTreeMap<u32, u32>,
     /// The search trials of each cell, for a search with a validation split.
     pub searching: BTreeMap<u32, Searching>,
-    /// Inputs whose content is another one than for the revision before, with a sentence about it.
+    /// Inputs whose content differs from the revision before, with a sentence about it.
     pub changed_inputs: BTreeMap<String, String>,
     pub counts: Counts,
     pub tally: Tally,
-    /// Number of the last event that changed anything that a report of this sweep shows.
+    /// Number of the last event that changed anything in a report of this sweep.
     pub changed: u64,
 }
 
-/// The search trials of one cell stand together in `SweepState::trials`.
+/// The search trials of one cell, which are adjacent in `SweepState::trials`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Searching {
     pub first: u32,
     pub count: u32,
-    /// Those that have not ended.
+    /// Number of those that have not ended.
     pub unfinished: u32,
 }
 
-/// How many entries of `SweepState::trials` are in each phase.
+/// Number of entries of `SweepState::trials` in each phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     pub waiting: u64,
@@ -155,17 +155,17 @@ pub struct SweepTrial {
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrialState {
     pub phase: Phase,
-    /// The sweeps whose current revision lists it, cancelled ones too, with its index in `SweepState::trials`.
+    /// Sweeps whose current revision lists it, also cancelled ones, with its index in `SweepState::trials`.
     pub wanted_by: Vec<(Arc<str>, u32)>,
-    /// Of every attempt so far, oldest first. `AttemptNo(n)` is `attempts[n - 1]`.
+    /// Every attempt so far, oldest first. `AttemptNo(n)` is `attempts[n - 1]`.
     pub attempts: Vec<Attempt>,
     /// Attempts that ended in each failure class since the last `retry`, against the class budgets.
     pub spent: BTreeMap<FailureClass, u32>,
-    /// The first attempt of the present training: nothing is resumed from those before it, which `retry` has superseded.
+    /// The first attempt of the present training: it resumes from no earlier one, as `retry` has superseded those.
     pub since: AttemptNo,
-    /// Predicted work, in arbitrary units: longest first.
+    /// Predicted work, in arbitrary units: the longest trial is first.
     pub cost: f64,
-    /// Devices of the slot it needs.
+    /// Number of devices of the slot it needs.
     pub devices: u32,
     /// The program that the slot's worker must have.
     pub trainer: Trainer,
@@ -175,7 +175,7 @@ pub struct TrialState {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Phase {
-    /// In the queue; not before the given time (backoff).
+    /// Waits in the queue; does not start before the given time (backoff).
     Waiting {
         not_before: Millis,
     },
@@ -186,7 +186,7 @@ pub enum Phase {
         attempt: AttemptNo,
         result: Arc<ResultSummary>,
     },
-    /// Budget spent, or a class that is never retried. `TrialState::failure` says why.
+    /// Its budget is spent, or its class is never retried. `TrialState::failure` has the reason.
     Failed {
         attempt: AttemptNo,
     },
@@ -194,7 +194,7 @@ pub enum Phase {
     Cancelled,
 }
 
-/// What is kept in memory of a `TrialResult`: all but its epochs and subset, which stay in the journal.
+/// The part of a `TrialResult` that is kept in memory: all but its epochs and subset, which stay in the journal.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ResultSummary {
     pub last_accuracy: f64,
@@ -204,10 +204,10 @@ pub struct ResultSummary {
     pub train_loss: f64,
     pub eval_loss: f64,
     pub num_epochs: u32,
-    /// Of the last epoch: equal hashes mean bit-equal trainings.
+    /// Hash after the last epoch: equal hashes mean bit-equal trainings.
     pub state_hash: String,
     pub timing: Timing,
-    /// Without the subset: what identifies it stands below. Shared by the results that have it in common.
+    /// Provenance without the subset, which the fields below identify. Shared by the results that have it in common.
     pub provenance: Arc<Provenance>,
     /// `Subset::num_images` and `Subset::fingerprint`.
     pub num_subset_images: Option<u32>,
@@ -229,34 +229,34 @@ pub struct AttemptEnd {
     pub at: Millis,
     /// Number of the journal's event that ended it.
     pub event: u64,
-    /// Its result was accepted. It counts no more once `TrialState::since` is a later attempt.
+    /// Its result was accepted. It no longer counts if `TrialState::since` is a later attempt.
     pub succeeded: bool,
-    /// Absent: it succeeded, or was stopped because nobody wanted it any more. Long messages are shortened in the
-    /// middle; the event has all of it.
+    /// Absent: it succeeded, or was stopped because no sweep wanted it any more. Long messages are shortened in the
+    /// middle; the event has the whole message.
     pub failure: Option<Failure>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerState {
     pub info: WorkerInfo,
-    /// Who may connect as this worker. None in journals from before, until it connects.
+    /// Hash of the secret needed to connect as this worker. None in journals from before, until it connects.
     pub secret: Option<SecretHash>,
     pub joined_at: Millis,
     pub presence: Presence,
-    /// Takes no new work: told to by a user, or because its node is being taken away. Survives `Gone`.
+    /// Takes no new work: ordered by a user, or because its node is being taken away. Survives `Gone`.
     pub draining: Option<String>,
-    /// What each slot is occupied by. A slot is free again only when its worker has said that nothing of the attempt is left.
+    /// The attempt in each slot. A slot is free only when its worker reports that nothing of the attempt is left.
     pub slots: Vec<Option<(TrialId, AttemptNo)>>,
     /// Slots never used again, with the reason (bad device).
     pub broken_slots: BTreeMap<SlotIndex, String>,
-    /// Slots whose last attempt ended through a fault of the node. An attempt that ends otherwise takes its slot out.
+    /// Slots whose last attempt ended through a node fault. An attempt that ends otherwise removes its slot.
     pub pauses: BTreeMap<SlotIndex, SlotPause>,
 }
 
-/// A slot gets no trial for a while, because its node could not run the last one.
+/// The pause of a slot: it gets no trial for a while, because its node could not run the last one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotPause {
-    /// When the slot is tried again.
+    /// Time of the next try in the slot.
     pub until: Millis,
     /// Pauses in a row, this one included: each is longer than the one before.
     pub count: u32,
@@ -266,19 +266,19 @@ pub struct SlotPause {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// Its lease runs; see `Live` for how long.
+    /// Its lease has not run out; see `Live` for the deadline.
     Present,
-    /// Its lease ran out or it said goodbye. It may come back, with `Connected`.
+    /// Its lease ran out, or it ended. It may come back, with `Connected`.
     Gone { reason: String, at: Millis },
 }
 
-/// What a worker announces when it connects.
+/// Data that a worker sends when it connects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerInfo {
     pub host: String,
     /// Version and build of worker and trainer; must equal the coordinator's.
     pub build: String,
-    /// The program that trains in its slots: it gets the trials of no other.
+    /// The program that trains in its slots: it gets only trials of this trainer.
     #[serde(default, skip_serializing_if = "Trainer::is_built_in")]
     pub trainer: Trainer,
     pub slots: Vec<Slot>,
@@ -289,16 +289,16 @@ pub struct WorkerInfo {
 pub struct Slot {
     /// `cuda:0`, ... or `cpu` once per thread.
     pub devices: Vec<String>,
-    /// Of the devices, in their order: what a GPU keeps when others are lost and the rest is counted anew. None on the
-    /// CPU, and in journals from before.
+    /// Identities of the devices, in their order: a GPU keeps its identity when others are lost and the rest is
+    /// renumbered. None on the CPU, and in journals from before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub uuids: Vec<String>,
-    /// For people: `NVIDIA H200, 141 GiB, driver 580.65`.
+    /// Description for users: `NVIDIA H200, 141 GiB, driver 580.65`.
     #[serde(deserialize_with = "text::line")]
     pub description: String,
 }
 
-/// A host is known by its name for as long as the journal lives; its workers come and go.
+/// A host, known by its name for as long as the journal exists; its workers change.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostState {
     /// Trials that failed here in a way that may be the host's fault, and have not succeeded anywhere yet.
@@ -307,24 +307,24 @@ pub struct HostState {
     pub succeeded_elsewhere: u32,
     /// Trials that succeeded here.
     pub succeeded_here: u32,
-    /// Devices that failed, by their UUIDs (by name, `cuda:3`, where a worker did not say them), with the reason: slots
-    /// that hold one are not used, whichever worker offers them.
+    /// Devices that failed, by UUID (by name, `cuda:3`, if the worker sent none), with the reason: slots that hold one
+    /// are not used, whichever worker offers them.
     pub broken_devices: BTreeMap<String, String>,
-    /// Set by the bad-node rule; lifted, with all of the above and the pauses of the host's slots, by `orchestrator
-    /// undrain`.
+    /// Set by the bad-node rule. `orchestrator undrain` clears it, with all of the above and the pauses of the host's
+    /// slots.
     pub drained: Option<String>,
 }
 
-/// Where a waiting trial stands: sweeps first come first served, inside a sweep the longest first.
+/// Position of a waiting trial: sweeps are first come, first served; inside a sweep the longest trial is first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// `SweepState::order` of the earliest sweep that wants it.
     pub order: u64,
-    /// Bits of the cost, which order like the (never negative) cost itself.
+    /// Bits of the cost, which order like the cost itself (it is never negative).
     pub cost: Reverse<u64>,
     pub index: u32,
     pub trial: TrialId,
-    /// With the trial's trainer, the set of the queue that it stands in.
+    /// With the trial's trainer, the key of its set in the queue.
     pub devices: u32,
 }
 
@@ -334,23 +334,23 @@ pub type Needs = (u32, Trainer);
 /// An index over the waiting trials; follows from `State::trials` alone (invariant S6).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Queue {
-    /// By what they need of a slot.
+    /// Waiting trials by the slot that they need.
     pub by_needs: BTreeMap<Needs, BTreeSet<Place>>,
-    /// By the time before which they are not tried.
+    /// Waiting trials by the time before which they do not start.
     pub delayed: BTreeSet<(Millis, TrialId)>,
 }
 
-/// Not journalled: what was heard since this coordinator started. After a restart every lease runs anew.
+/// State that is not journalled: what this coordinator received since it started. A restart starts every lease anew.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Live {
-    /// When this coordinator started: no lease and no stall is counted from before.
+    /// Start of this coordinator: leases and stalls are not counted from before.
     pub since: Millis,
     /// Workers with an open stream now, and the number of that stream.
     pub connected: BTreeMap<WorkerId, u64>,
     /// The newest stream number seen of each worker.
     pub newest_connection: BTreeMap<WorkerId, u64>,
     pub last_heard: BTreeMap<WorkerId, Millis>,
-    /// Workers that have said on their open stream that they leave.
+    /// Workers that have announced on their open stream that they leave.
     pub leaving: BTreeSet<WorkerId>,
     pub progress: BTreeMap<TrialId, LiveProgress>,
 }
@@ -359,12 +359,12 @@ pub struct Live {
 pub struct LiveProgress {
     pub attempt: AttemptNo,
     pub progress: Progress,
-    /// When epoch, step or collectives last grew.
+    /// Time at which epoch, step or collectives last grew.
     pub advanced_at: Millis,
 }
 
 impl State {
-    /// Every trial of the sweep has ended one way or the other, and no search will add more.
+    /// Returns true if every trial of the sweep has ended, with or without a result, and no search will add more.
     pub fn is_complete(&self, sweep: &str) -> bool {
         let Some(entry) = self.sweeps.get(sweep) else { return false };
         let name: Arc<str> = sweep.into();
@@ -372,19 +372,19 @@ impl State {
         entry.counts.waiting + entry.counts.running == 0 && (entry.cancelled.is_some() || !chooses)
     }
 
-    /// Some sweep that is not cancelled wants this trial.
+    /// Returns true if a sweep that is not cancelled wants this trial.
     pub fn is_wanted(&self, trial: &TrialState) -> bool {
         trial.wanted_by.iter().any(|(name, _)| self.sweeps.get(name).is_some_and(|sweep| sweep.cancelled.is_none()))
     }
 
-    /// This attempt, on this worker, is the one whose outcome counts: the fence (P2).
+    /// Returns true if this attempt, on this worker, is the one whose outcome counts: the fence (P2).
     pub fn is_current(&self, trial: TrialId, attempt: AttemptNo, worker: &WorkerId) -> bool {
         self.trials.get(&trial).is_some_and(|state| {
             state.phase == Phase::Running { attempt } && state.attempt(attempt).is_some_and(|at| at.worker == *worker)
         })
     }
 
-    /// The attempts of a worker whose outcome counts, with their slots.
+    /// Returns the attempts of a worker whose outcome counts, with their slots.
     pub fn current_attempts<'a>(
         &'a self,
         worker: &'a WorkerId,
@@ -395,7 +395,7 @@ impl State {
         occupied.filter(move |&(_, trial, attempt)| self.is_current(trial, attempt, worker))
     }
 
-    /// What a dispatched trial is to do; `None` for a trial that no sweep lists.
+    /// Returns the settings of a dispatched trial; `None` for a trial that no sweep lists.
     pub fn spec_of(&self, trial: TrialId) -> Option<TrialSpec> {
         let (name, index) = self.trials.get(&trial)?.wanted_by.first()?;
         let entry = self.sweeps.get(name)?;
@@ -404,9 +404,9 @@ impl State {
         Some(entry.sweep.trial_spec(wanted.cell as usize, candidate, wanted.role, wanted.seed))
     }
 
-    /// The durable part of both is equal: what replay must reproduce.
+    /// Returns true if the durable parts of both are equal: what replay must reproduce.
     pub fn same_history(&self, other: &Self) -> bool {
-        // taken apart by name, so that a new field cannot be forgotten here
+        // Destructured, so that a new field cannot be forgotten here.
         let Self { applied, sweeps, trials, workers, hosts, queue, provenances, to_choose, live: _ } = self;
         (applied, sweeps, trials, workers) == (&other.applied, &other.sweeps, &other.trials, &other.workers)
             && (hosts, queue) == (&other.hosts, &other.queue)
@@ -415,7 +415,7 @@ impl State {
 }
 
 impl TrialState {
-    /// Of the attempt that decided, once the trial has failed.
+    /// Returns the failure of the deciding attempt, once the trial has failed.
     pub fn failure(&self) -> Option<&Failure> {
         match self.phase {
             Phase::Failed { attempt } => self.attempt(attempt)?.ended.as_ref()?.failure.as_ref(),
@@ -427,14 +427,14 @@ impl TrialState {
         self.attempts.get((attempt.0 as usize).checked_sub(1)?)
     }
 
-    /// The number the next attempt gets.
+    /// Returns the number of the next attempt.
     pub fn next_attempt(&self) -> AttemptNo {
         AttemptNo(self.attempts.len() as u32 + 1)
     }
 }
 
 impl Phase {
-    /// Nothing more happens to the trial unless a person asks for it.
+    /// Returns true if nothing more happens to the trial unless a user asks for it.
     pub fn is_terminal(&self) -> bool {
         match self {
             Self::Waiting { .. } | Self::Running { .. } => false,
@@ -465,7 +465,7 @@ impl ResultSummary {
 }
 
 impl Slot {
-    /// Name and identity of each device that has one: CPU threads have none.
+    /// Returns name and identity of each device that has one: CPU threads have none.
     pub fn identities(&self) -> impl Iterator<Item = (&str, &str)> {
         let devices = self.devices.iter().enumerate().filter(|(_, name)| *name != "cpu");
         devices.map(|(index, name)| (name.as_str(), self.uuids.get(index).unwrap_or(name).as_str()))
@@ -473,9 +473,9 @@ impl Slot {
 }
 
 impl HostState {
-    /// Why a slot must not be used, if a device of it failed here.
+    /// Returns the reason why a slot must not be used, if one of its devices failed here.
     pub fn breakage(&self, slot: &Slot) -> Option<&String> {
-        // by name as well: a journal from before knows no other identity
+        // By name as well: a journal from before has no other identity.
         slot.identities()
             .find_map(|(name, identity)| self.broken_devices.get(identity).or_else(|| self.broken_devices.get(name)))
     }
@@ -486,12 +486,12 @@ impl WorkerState {
         matches!(self.presence, Presence::Gone { .. })
     }
 
-    /// The pause of a slot, unless it is over.
+    /// Returns the pause of a slot, unless it is over.
     pub fn pause_of(&self, slot: SlotIndex, now: Millis) -> Option<&SlotPause> {
         self.pauses.get(&slot).filter(|pause| pause.until > now)
     }
 
-    /// Index of the slot that this attempt occupies.
+    /// Returns the index of the slot that this attempt occupies.
     pub fn slot_of(&self, trial: TrialId, attempt: AttemptNo) -> Option<SlotIndex> {
         self.slots.iter().position(|slot| *slot == Some((trial, attempt))).map(|index| index as SlotIndex)
     }

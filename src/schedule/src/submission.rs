@@ -1,5 +1,5 @@
-//! What submitting a sweep does, and why: finished trials are reused across sweeps (P9), waiting and running ones are
-//! shared, those that no sweep wants any more are dropped; each with a line for people.
+//! The effects of submitting a sweep, and their reasons: finished trials are reused across sweeps (P9), waiting and
+//! running ones are shared, those that no sweep wants any more are dropped; each with a line for the user.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,31 +11,31 @@ use sweep::{Sweep, TrialId};
 use crate::event::{Event, Rejected};
 use crate::state::{Phase, State, SweepState, SweepTrial};
 
-/// What submitting a sweep means, said before it happens.
+/// Summary of a submission, shown before it takes effect.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Submission {
     pub sweep: String,
     pub revision: u32,
-    /// Of searches, only those known so far.
+    /// Number of trials; for searches, only those known so far.
     pub trials: u64,
-    /// Of those, already finished: their results are reused.
+    /// Trials among them that are already finished: their results are reused.
     pub reused: u64,
-    /// Already waiting or running, for another sweep or for the revision before.
+    /// Trials already waiting or running, for another sweep or for the revision before.
     pub shared: u64,
-    /// Failed before: they stay failed until `retry`.
+    /// Trials that failed before: they stay failed until `retry`.
     pub failed: u64,
-    /// Wanted by the revision before and by no sweep now.
+    /// Trials wanted by the revision before and by no sweep now.
     pub dropped: u64,
     /// One line for each thing that was reused, dropped or changed, and why.
     pub explanation: Vec<String>,
 }
 
-/// What a submission would mean, without submitting.
+/// Returns the summary of a submission without submitting.
 pub fn preview(state: &State, sweep: &Sweep) -> Result<Submission, Rejected> {
     submitted(state, sweep).map(|(submission, _)| submission)
 }
 
-/// What a submission means, and its events: none when nothing would change.
+/// Returns the summary and the events of a submission: no events if nothing would change.
 pub(crate) fn submitted(state: &State, sweep: &Sweep) -> Result<(Submission, Vec<Event>), Rejected> {
     if is_same(state, sweep) {
         return Ok((describe(state, sweep, &state.sweeps[sweep.name.as_str()].trials), Vec::new()));
@@ -52,8 +52,8 @@ fn is_same(state: &State, sweep: &Sweep) -> bool {
     known.is_some_and(|known| known.cancelled.is_none() && *known.sweep == *sweep && of_another_version(known) == 0)
 }
 
-/// Trials whose ids are not those that this program gives to their settings: an older version submitted them, and what
-/// training means has changed since.
+/// Counts the trials whose ids differ from those that this program gives to their settings: an older version submitted
+/// them, and the meaning of a training has changed since.
 fn of_another_version(known: &SweepState) -> usize {
     let id = |trial: &SweepTrial| {
         let candidate = trial.candidate.map(|candidate| candidate as usize);
@@ -62,7 +62,7 @@ fn of_another_version(known: &SweepState) -> usize {
     known.trials.iter().filter(|trial| id(trial) != trial.id).count()
 }
 
-/// A sweep that came over the wire need not have been compiled by us.
+/// Checks a sweep that came over the wire and need not come from our compiler.
 fn check(sweep: &Sweep) -> Result<(), Rejected> {
     let invalid = |what: String| Err(Rejected::Invalid(format!("sweep `{}`: {what}", sweep.name)));
     let json = serde_json::to_vec(sweep).map_err(|error| Rejected::Invalid(error.to_string()))?;
@@ -74,7 +74,7 @@ fn check(sweep: &Sweep) -> Result<(), Rejected> {
     sweep.check().map_err(|bad| Rejected::Invalid(format!("sweep `{}`: {bad}", sweep.name)))
 }
 
-/// The trials of one cell as they are journalled.
+/// Returns the trials of one cell as they are journalled.
 pub(crate) fn sweep_trials(sweep: &Sweep, cell: u32, chosen: Option<u32>) -> Vec<SweepTrial> {
     let planned = sweep.cell_trials(cell as usize, chosen.map(|chosen| chosen as usize));
     let trials = planned.into_iter().map(|planned| SweepTrial {
@@ -88,7 +88,7 @@ pub(crate) fn sweep_trials(sweep: &Sweep, cell: u32, chosen: Option<u32>) -> Vec
     trials.collect()
 }
 
-/// The queue orders by it.
+/// Returns a cost that the queue can sort by.
 fn finite(cost: f64) -> f64 {
     if cost.is_finite() { cost.max(0.0) } else { 0.0 }
 }
@@ -161,7 +161,8 @@ fn explain_numbers(submission: &mut Submission, elsewhere: BTreeMap<&str, u64>) 
     say(submission.dropped, "of the revision before that no sweep wants now: dropped");
 }
 
-/// How many trials differ from trials of the revision before in nothing but the data or the trainer, and in what.
+/// Counts the trials that differ from trials of the revision before only in the data or the trainer, and lists what
+/// differs.
 fn trained_anew(state: &State, known: &SweepState, sweep: &Sweep, trials: &[SweepTrial]) -> Vec<String> {
     let changed = sweep.changed_inputs(&known.sweep);
     let other_trainer = known.sweep.trainer != sweep.trainer;
@@ -192,7 +193,7 @@ fn trained_anew(state: &State, known: &SweepState, sweep: &Sweep, trials: &[Swee
     counts.into_iter().map(line).collect()
 }
 
-/// What differs between two revisions, one line each.
+/// Returns the differences between two revisions, one line each.
 fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
     let mut lines = Vec::new();
     let fields = |sweep: &Sweep| match serde_json::to_value(&sweep.base) {
@@ -250,7 +251,7 @@ fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
     lines
 }
 
-/// The first of a list, behind a colon.
+/// Returns the first entries of a list, after a colon.
 fn examples(all: &[String]) -> String {
     const SHOWN: usize = 3;
     let shown = all.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
@@ -275,7 +276,7 @@ fn difference(what: &str, before: &[String], after: &[String]) -> Vec<String> {
     [list(added, "added"), list(removed, "removed")].into_iter().flatten().collect()
 }
 
-/// Cells of the same name whose own settings differ beyond what an axis value sets.
+/// Counts the cells of the same name whose own settings differ beyond what an axis value sets.
 fn changed_cells(before: &Sweep, after: &Sweep) -> usize {
     if axis_names(before) != axis_names(after) {
         return 0;

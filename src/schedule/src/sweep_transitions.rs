@@ -1,7 +1,8 @@
-//! The sweeps' side of the state machine: which sweeps want a trial, and what follows for its phase, its place in the
-//! queue, the sweeps' counts and their searches.
+//! The sweeps' side of the state machine: which sweeps want a trial, and what that means for its phase, its place in
+//! the queue, the sweeps' counts and their searches.
 //!
-//! Every change of a phase goes through `set_phase`, so that nothing derived can lag behind. Called by `apply.rs` only.
+//! Every change of a phase goes through `set_phase`, so that derived data cannot lag behind. Only `apply.rs` calls
+//! this.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -51,7 +52,7 @@ pub(crate) fn sweep_submitted(state: &mut State, sweep: &Sweep, trials: &[SweepT
     list(state, &name, &dropped, trials, context)
 }
 
-/// Gives a sweep that lists nothing its trials, and lets go of those that it listed before.
+/// Gives a sweep that lists nothing its trials, and releases those that it listed before.
 fn list(state: &mut State, name: &Arc<str>, before: &[TrialId], trials: &[SweepTrial], context: Context) -> Applied {
     state.to_choose.retain(|(other, _)| other != name);
     want(state, name, trials, context)?;
@@ -109,12 +110,12 @@ pub(crate) fn trials_retried(state: &mut State, sweep: &str, trials: &[TrialId],
     if !searched.is_empty() {
         search_again(state, &name, &searched, context)?;
     }
-    // a search that is decided anew may have dropped some of them
+    // A search that is decided again may have dropped some of them.
     again.into_iter().try_for_each(|id| settle(state, id, context))?;
     settle_all(state, sweep, context)
 }
 
-/// Takes back what was chosen in these cells, with the trials that it led to.
+/// Undoes the choices in these cells, and drops the trials that they led to.
 fn search_again(state: &mut State, name: &Arc<str>, cells: &BTreeSet<u32>, context: Context) -> Applied {
     let entry = state.sweeps.get_mut(name).expect("the caller found it");
     let chosen = |trial: &SweepTrial| trial.role == Role::Result && cells.contains(&trial.cell);
@@ -162,7 +163,7 @@ fn check_trials(sweep: &Sweep, trials: &[SweepTrial]) -> Applied {
     for trial in trials {
         let known = (trial.cell as usize) < sweep.cells.len()
             && trial.candidate.is_none_or(|candidate| (candidate as usize) < candidates);
-        // a negative or infinite cost would break the order of the queue
+        // A negative or infinite cost would break the order of the queue.
         if !known || !trial.cost.is_finite() || trial.cost < 0.0 {
             return Err(format!("trial {} of sweep `{}` is not one of its cells", trial.id, sweep.name));
         }
@@ -203,7 +204,7 @@ fn want(state: &mut State, name: &Arc<str>, trials: &[SweepTrial], context: Cont
             place: None,
         });
         known.wanted_by.push((name.clone(), index));
-        // the newest word counts: a user who saw that no slot is large enough edits this number
+        // The newest revision counts: a user who saw that no slot is large enough edits this number.
         known.devices = devices;
         known.cost = trial.cost;
         *entry.counts.of(&known.phase) += 1;
@@ -224,13 +225,13 @@ fn settle_all(state: &mut State, sweep: &str, context: Context) -> Applied {
     ids.into_iter().try_for_each(|id| settle(state, id, context))
 }
 
-/// Makes phase and place follow from which sweeps want the trial.
+/// Derives phase and place from the sweeps that want the trial.
 fn settle(state: &mut State, id: TrialId, context: Context) -> Applied {
     let phase = next_phase(state, id, &TrialEvent::WantsChanged { at: context.at })?;
     if phase != state.trials[&id].phase {
         set_phase(state, id, phase);
     } else if matches!(phase, Phase::Waiting { .. }) {
-        // its place depends on the sweeps that want it
+        // Its place depends on the sweeps that want it.
         enqueue(state, id);
     }
     Ok(())
@@ -242,14 +243,14 @@ pub(crate) fn next_phase(state: &State, id: TrialId, event: &TrialEvent) -> Resu
     trial.phase.next(event, state.is_wanted(trial)).map_err(|illegal| format!("trial {id}: {illegal}"))
 }
 
-/// Changes a trial's phase by the table, or nothing where the event cannot follow.
+/// Changes a trial's phase by the table; changes nothing if the event cannot follow.
 fn happens(state: &mut State, id: TrialId, event: &TrialEvent) -> Applied {
     let phase = next_phase(state, id, event)?;
     set_phase(state, id, phase);
     Ok(())
 }
 
-/// Sets the phase of a trial, which comes from [`next_phase`], and everything that is derived from it.
+/// Sets the phase of a trial, which comes from [`next_phase`], and all data derived from it.
 pub(crate) fn set_phase(state: &mut State, id: TrialId, phase: Phase) {
     dequeue(state, id);
     let number = state.applied + 1;
@@ -282,7 +283,7 @@ pub(crate) fn set_phase(state: &mut State, id: TrialId, phase: Phase) {
     searched.into_iter().for_each(|(name, cell)| settle_search(state, &name, cell));
 }
 
-/// Notes whether a candidate of this cell can be chosen now.
+/// Records whether a candidate of this cell can be chosen now.
 fn settle_search(state: &mut State, name: &Arc<str>, cell: u32) {
     let entry = &state.sweeps[name];
     let ended = entry.searching.get(&cell).is_some_and(|searching| searching.unfinished == 0);
@@ -319,7 +320,7 @@ fn enqueue(state: &mut State, id: TrialId) {
     state.queue.delayed.insert((not_before, id));
 }
 
-/// Where a trial stands in the queue, if it waits.
+/// Returns the place of a trial in the queue, if it waits.
 pub(crate) fn place_of(state: &State, id: TrialId) -> Option<(Place, u64)> {
     let trial = &state.trials[&id];
     let Phase::Waiting { not_before } = trial.phase else { return None };

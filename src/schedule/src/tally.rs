@@ -1,5 +1,5 @@
-//! What `status` shows of a sweep, kept up to date with every change of a phase instead of counted anew over all its
-//! trials: which of them wait and run, how many cells are complete, how much work is done and left.
+//! The numbers that `status` shows of a sweep, updated with every change of a phase instead of counted over all its
+//! trials: waiting and running trials, complete cells, predicted work done and left.
 //!
 //! It follows from the trials alone (invariant S8).
 
@@ -9,33 +9,33 @@ use sweep::definition::Role;
 
 use crate::state::{Phase, SweepTrial, TrialState};
 
-/// All of it in whole numbers, so that what was added can be taken away again exactly.
+/// The tally of one sweep, all in whole numbers, so that what was added can be subtracted exactly.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Indices into `SweepState::trials`.
+    /// Waiting trials, as indices into `SweepState::trials`.
     pub waiting: BTreeSet<u32>,
     pub running: BTreeSet<u32>,
-    /// Cells with result trials all of which have a result.
+    /// Cells that have result trials and a result for each.
     pub complete_cells: u64,
     /// Predicted work of the trials with a result, of those that wait and of those that run, in `WORK_UNITS`.
     pub done_work: u128,
     pub waiting_work: u128,
     pub running_work: u128,
-    /// What the attempts that gave results took.
+    /// Total duration of the attempts that gave results.
     pub done_ms: u64,
-    /// By cell: result trials, and those of them that have a result.
+    /// Result trials of each cell, and how many of them have a result.
     cells: Vec<(u32, u32)>,
 }
 
-/// In one unit of `SweepTrial::cost`.
+/// Units of work in one unit of `SweepTrial::cost`.
 const WORK_UNITS: f64 = 1e9;
 
-/// Predicted work as a whole number; a cast from a float saturates.
+/// Converts predicted work to a whole number; a cast from a float saturates.
 fn work(cost: f64) -> u128 {
     (cost * WORK_UNITS) as u128
 }
 
-/// The predicted work that a whole number stands for, as `SweepTrial::cost` counts it.
+/// Converts work back to the units of `SweepTrial::cost`.
 pub fn cost_of(work: u128) -> f64 {
     work as f64 / WORK_UNITS
 }
@@ -45,7 +45,7 @@ impl Tally {
         Self { cells: vec![(0, 0); num_cells], ..Self::default() }
     }
 
-    /// Adds a trial in the phase that it has.
+    /// Adds a trial in its present phase.
     pub(crate) fn enter(&mut self, index: u32, wanted: &SweepTrial, trial: &TrialState) {
         match &trial.phase {
             Phase::Waiting { .. } => {
@@ -68,7 +68,7 @@ impl Tally {
         });
     }
 
-    /// Takes a trial away again, in the phase that it still has.
+    /// Subtracts a trial in its present phase, before that changes.
     pub(crate) fn leave(&mut self, index: u32, wanted: &SweepTrial, trial: &TrialState) {
         match &trial.phase {
             Phase::Waiting { .. } => {
@@ -107,7 +107,7 @@ fn has_result(trial: &TrialState) -> bool {
     matches!(trial.phase, Phase::Succeeded { .. })
 }
 
-/// Of the attempt that gave the result.
+/// Returns the duration of the attempt that gave the result.
 fn duration_ms(trial: &TrialState) -> u64 {
     let Phase::Succeeded { attempt, .. } = trial.phase else { return 0 };
     let Some(attempt) = trial.attempt(attempt) else { return 0 };

@@ -1,5 +1,5 @@
-//! The trials by id. A snapshot shares them with the state it was taken of: a clone costs the same for a million trials
-//! as for ten, and what changes afterwards is copied then, a share of the trials at a time.
+//! The trials by id. A snapshot shares them with its state: a clone costs the same for a million trials as for ten.
+//! Later changes copy one shard of the trials at a time.
 
 use std::collections::BTreeMap;
 use std::ops::Index;
@@ -9,14 +9,14 @@ use sweep::TrialId;
 
 use crate::state::TrialState;
 
-/// Bits of an id that choose its shard: what is copied at once stays small, and small states stay small.
+/// Bits of an id that choose its shard: each copy stays small, and so do small states.
 const SHARD_BITS: u32 = 10;
 
 type Shard = BTreeMap<TrialId, Arc<TrialState>>;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trials {
-    /// By the first bits of the ids, so that shard after shard is the order of the ids; none is empty.
+    /// Shards by the first bits of the ids, so that their order is the order of the ids; none is empty.
     shards: BTreeMap<u16, Arc<Shard>>,
     len: usize,
 }
@@ -36,7 +36,7 @@ impl Trials {
 
     pub fn get_mut(&mut self, id: &TrialId) -> Option<&mut TrialState> {
         let shard = self.shards.get_mut(&shard_of(*id))?;
-        // what is not there must not cost a copy
+        // A missing entry must not cost a copy.
         if !shard.contains_key(id) {
             return None;
         }
@@ -59,7 +59,7 @@ impl Trials {
         Arc::make_mut(known)
     }
 
-    /// In the order of the ids.
+    /// Returns the trials in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = (&TrialId, &TrialState)> {
         self.shards.values().flat_map(|shard| shard.iter()).map(|(id, trial)| (id, &**trial))
     }
@@ -76,7 +76,7 @@ impl Trials {
         self.shards.values_mut().flat_map(|shard| Arc::make_mut(shard).values_mut()).map(Arc::make_mut)
     }
 
-    /// The ids from this one on, in their order.
+    /// Returns the ids from this one on, in order.
     pub fn ids_from(&self, first: TrialId) -> impl Iterator<Item = TrialId> {
         let shards = self.shards.range(shard_of(first)..);
         shards.flat_map(move |(_, shard)| shard.range(first..)).map(|(id, _)| *id)
@@ -117,7 +117,7 @@ mod tests {
     }
 
     fn id(number: u64) -> TrialId {
-        // spread over all shards
+        // Spread over all shards.
         format!("{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15)).parse().unwrap()
     }
 

@@ -1,15 +1,15 @@
-//! One turn of the owner's loop: decide and apply each input, plan until nothing follows, say what to tell whom.
+//! One turn of the owner's loop: decide and apply each input, plan until nothing follows, return the effects.
 //!
-//! The events are applied to the state before they are durable, so that everything that came together shares one
+//! The events are applied to the state before they are durable, so that all inputs that came together share one
 //! transaction. The shell must append them before it performs an effect or gives an answer. When the append fails,
-//! nothing of the turn has happened: the shell rebuilds the state from the journal, keeps `State::live`, and answers
-//! every input with the fault; or it keeps the turn and appends it again before it takes another input.
+//! nothing of the turn has happened. The shell then rebuilds the state from the journal, keeps `State::live`, and
+//! answers every input with the fault; or it keeps the turn and appends it again before it takes another input.
 //!
-//! | killed | the journal has | and it is repaired by |
+//! | killed | the journal has | the repair |
 //! |---|---|---|
-//! | before the append | nothing of the turn | nothing was acknowledged: workers and people say it again |
+//! | before the append | nothing of the turn | nothing was acknowledged: workers and users repeat it |
 //! | after the append, before an effect | the whole turn | `Connected`: lists are compared, lost starts become the next attempt |
-//! | between two effects | the whole turn | the same; outcomes said again are stale and acknowledged |
+//! | between two effects | the whole turn | the same; repeated outcomes are stale and acknowledged |
 
 use crate::apply::apply;
 use crate::config::Config;
@@ -22,11 +22,11 @@ use crate::state::{Counts, Millis, State};
 use crate::submission::Submission;
 
 pub struct Turn {
-    /// Already applied; to be journalled in one transaction before anything else is done or said.
+    /// Events already applied, to be journalled in one transaction before any effect or answer.
     pub recorded: Vec<Recorded>,
-    /// One for each input.
+    /// Answers, one for each input.
     pub answers: Vec<Result<Answer, Rejected>>,
-    /// To be done in this order once the events are durable.
+    /// Effects to perform in this order once the events are durable.
     pub effects: Vec<Effect>,
 }
 
@@ -34,9 +34,9 @@ pub struct Turn {
 pub enum Answer {
     Done,
     Submitted(Submission),
-    /// Trials that end because of it.
+    /// Number of trials that end because of it.
     Cancelled(u64),
-    /// Trials that wait again.
+    /// Number of trials that wait again.
     Retried(u64),
 }
 
@@ -45,7 +45,7 @@ pub fn turn(state: &mut State, config: &Config, inputs: &[Input], now: Millis) -
     let answers: Vec<_> = inputs.iter().map(|input| take(state, config, input, now, &mut recorded)).collect();
     loop {
         let events = plan(state, config, now);
-        // placing is the last thing that can follow: it leaves nothing to place
+        // Placing is the last step: it leaves nothing to place.
         let placed = events.iter().all(|event| matches!(event, Event::TrialDispatched { .. }));
         if record(state, events, now, &mut recorded).is_err() || placed {
             break;
@@ -93,7 +93,7 @@ fn counts(state: &State, input: &Input) -> Counts {
     }
 }
 
-/// `apply` refusing what was just decided is a fault of this program, not of the peer; the events before it stand.
+/// Records events. If `apply` refuses a decision, this program is at fault, not the peer; events before it remain.
 fn record(state: &mut State, events: Vec<Event>, now: Millis, recorded: &mut Vec<Recorded>) -> Result<(), Rejected> {
     for event in events {
         let entry = Recorded { at: now, event };

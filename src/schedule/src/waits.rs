@@ -1,4 +1,4 @@
-//! Why trials wait: the reason as data, and in words for people. It looks at what `plan` looks at, and changes nothing.
+//! The reasons why trials wait, as data and as text for users. Reads what `plan` reads, and changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -8,30 +8,30 @@ use sweep::{Trainer, TrialId};
 use crate::plan::{Placing, failed_hosts, is_usable};
 use crate::state::{Millis, Phase, Presence, SlotIndex, State, TrialState, WorkerId, WorkerState};
 
-/// Why a waiting trial was not placed; the worst for its sweep first.
+/// The reason why a waiting trial was not placed; the worst for its sweep first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitReason {
-    /// Every connected worker's slots that are large enough are broken: a person has to mend them.
+    /// Every connected worker's slots that are large enough are broken: a person has to repair them.
     SlotsBroken,
-    /// No connected worker has a slot of so many devices.
+    /// No connected worker has a slot with enough devices.
     NoSlotLargeEnough,
     /// No connected worker has its trainer.
     NoTrainer,
-    /// No worker is connected that takes work.
+    /// No worker that takes work is connected.
     NoWorkers,
-    /// Every connected worker's slots that are large enough pause: their nodes could not run the last trial.
+    /// Every connected worker's slots that are large enough are paused: their nodes could not run the last trial.
     SlotsPaused,
-    /// Every slot that fits is occupied; others are before it.
+    /// Every slot that fits is occupied; other trials are ahead.
     SlotsBusy,
     /// It failed on the hosts that have a free slot; another host can run it and is busy.
     AnotherHost,
-    /// It failed, and its time has not come.
+    /// It failed, and its backoff is not over.
     Backoff,
 }
 
 impl WaitReason {
-    /// As in JSON.
+    /// Returns the name as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::SlotsBroken => "slots_broken",
@@ -45,7 +45,7 @@ impl WaitReason {
         }
     }
 
-    /// Nothing that runs now ends it.
+    /// Returns true if nothing that runs now ends the wait.
     pub fn is_lasting(self) -> bool {
         match self {
             Self::SlotsBroken | Self::NoSlotLargeEnough | Self::NoTrainer | Self::NoWorkers => true,
@@ -54,18 +54,18 @@ impl WaitReason {
     }
 }
 
-/// Waiting trials of a sweep that are looked at: there are few reasons, and a million trials share them.
+/// Maximum number of waiting trials of a sweep to check: there are few reasons, and a million trials share them.
 const LOOKED_AT: usize = 1_000;
 
-/// Why a sweep does not get on.
+/// The reason why a sweep makes no progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SweepWaits {
     pub reason: WaitReason,
-    /// Without counts and times, so that it stays the same while the reason does.
+    /// Text without counts and times, so that it stays the same as long as the reason does.
     pub because: String,
 }
 
-/// `None`: it waits for nothing, or for trials of its own.
+/// Returns the reason why a sweep waits; `None`: it does not wait, or only for its own trials.
 pub fn sweep_waits(state: &State, sweep: &str, now: Millis) -> Option<SweepWaits> {
     let entry = state.sweeps.get(sweep)?;
     if entry.counts.waiting == 0 {
@@ -78,7 +78,7 @@ pub fn sweep_waits(state: &State, sweep: &str, now: Millis) -> Option<SweepWaits
         let trial = &state.trials[&wanted.id];
         let reason = match looking.shortage(trial) {
             Some(reason) => reason,
-            // its own trials have the slots
+            // Its own trials have the slots.
             None if entry.counts.running > 0 => continue,
             None => looking.reason(wanted.id, trial, now)?,
         };
@@ -101,7 +101,7 @@ pub fn sweep_waits(state: &State, sweep: &str, now: Millis) -> Option<SweepWaits
     Some(SweepWaits { reason, because })
 }
 
-/// Why this trial waits now; `None`: it does not wait, or is placed next.
+/// Returns the reason why this trial waits now; `None`: it does not wait, or is placed next.
 pub(crate) fn wait_reason(state: &State, id: TrialId, now: Millis) -> Option<WaitReason> {
     let trial = state.trials.get(&id)?;
     match trial.phase {
@@ -112,8 +112,8 @@ pub(crate) fn wait_reason(state: &State, id: TrialId, now: Millis) -> Option<Wai
 
 struct Looking<'a> {
     placing: Placing<'a>,
-    /// For each trainer, devices of the largest slot that takes work, of the largest that will after its pause, and of the
-    /// largest that would if it were not broken.
+    /// For each trainer, devices of the largest slot that takes work, of the largest that will after its pause, and of
+    /// the largest that would if it were not broken.
     whole: Largest<'a>,
     paused: Largest<'a>,
     broken: Largest<'a>,
@@ -139,7 +139,7 @@ impl<'a> Looking<'a> {
         Self { placing, whole, paused, broken }
     }
 
-    /// What keeps every trial of such needs from starting, whatever the slots hold.
+    /// Returns the reason that keeps all trials with these needs from starting, whatever the slots hold.
     fn shortage(&self, trial: &TrialState) -> Option<WaitReason> {
         let of = |largest: &Largest| largest.get(&trial.trainer).copied().unwrap_or(0);
         let (whole, paused, broken) = (of(&self.whole), of(&self.paused), of(&self.broken));
@@ -174,7 +174,7 @@ impl<'a> Looking<'a> {
     }
 }
 
-/// A slot that would take work if nothing held it back.
+/// A slot that would take work if it were not paused or broken.
 pub(crate) struct HeldBack<'a> {
     worker: &'a WorkerId,
     host: &'a str,
@@ -182,7 +182,7 @@ pub(crate) struct HeldBack<'a> {
     slot: SlotIndex,
     num_devices: u32,
     why: &'a str,
-    /// When a pause ends.
+    /// End of a pause.
     pub until: Option<Millis>,
 }
 
@@ -214,7 +214,7 @@ fn held_back<'a>(
     Some(HeldBack { worker, host, trainer, slot, num_devices, why, until })
 }
 
-/// In words, for one trial; what concerns its place in the queue and its times is for the caller.
+/// Explains a reason to wait for one trial; the caller adds the trial's place in the queue and its times.
 pub(crate) fn because(state: &State, trial: &TrialState, reason: WaitReason, now: Millis) -> String {
     let devices = plural(trial.devices, "device");
     match reason {
@@ -268,7 +268,8 @@ fn slots_paused(state: &State, trial: &TrialState, now: Millis) -> String {
     }
 }
 
-/// The first slot that meets the trial's needs with what holds it back, how many more there are, and its host.
+/// Returns the first slot that meets the trial's needs, with what holds it back and the number of others, and its
+/// host.
 fn first_of<'a>(slots: impl Iterator<Item = HeldBack<'a>>, trial: &TrialState) -> Option<(String, &'a str)> {
     let mut fitting = slots.filter(|held| held.num_devices >= trial.devices && *held.trainer == trial.trainer);
     let HeldBack { worker, host, slot, why, .. } = fitting.next()?;
@@ -285,7 +286,7 @@ fn no_workers(state: &State) -> String {
         (false, Some((host, reason)), _) => {
             format!("host `{host}` is drained ({reason}): `orchestrator undrain {host}` lets it work again")
         }
-        // nothing keeps one that leaves by itself
+        // A worker that leaves on its own cannot be kept.
         (false, None, Some((worker, reason))) if state.live.leaving.contains(*worker) => {
             format!("worker `{worker}` leaves ({reason})")
         }

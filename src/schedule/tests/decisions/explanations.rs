@@ -1,4 +1,4 @@
-//! What people are told about a trial, in every state it can be in.
+//! Explanations of a trial, in every state it can be in.
 
 use schedule::event::{Input, Outcome};
 use schedule::{WaitReason, explain};

@@ -1,4 +1,4 @@
-//! Failure classes, their budgets and backoff, and what they say about a host.
+//! Failure classes, their budgets and backoff, and their effect on a host.
 
 use schedule::event::{EndedAttempt, Input, Outcome, Recorded};
 use schedule::state::{Phase, Slot, WorkerId, WorkerInfo};
@@ -7,7 +7,7 @@ use sweep::record::{Failure, FailureClass, TrialResult};
 use crate::sweeps::grid;
 use crate::world::{Started, World, info, result};
 
-/// Fails the only trial again and again; how many attempts it got.
+/// Fails the only trial again and again; returns the number of its attempts.
 fn attempts_until_failed(class: FailureClass, hosts: u32) -> usize {
     let mut world = World::new();
     for host in 0..hosts {
@@ -23,10 +23,10 @@ fn attempts_until_failed(class: FailureClass, hosts: u32) -> usize {
         }
         assert!(world.is_waiting(trial) || !world.started().is_empty());
         started = world.started();
-        // longer than any backoff and any pause
+        // Longer than any backoff and any pause.
         for _ in 0..400 {
             if started.is_empty() {
-                // the workers must be heard meanwhile
+                // The workers must send heartbeats meanwhile.
                 world.now += 1_000;
                 for host in 0..hosts {
                     world.beat(&WorkerId(format!("w{host}").into()), &[], 0).expect("it is present");
@@ -54,7 +54,7 @@ fn each_class_has_its_own_budget() {
         (FailureClass::Node, 50),
     ];
     for (class, attempts) in cases {
-        // more hosts than attempts: a broken device takes its host's only slot
+        // More hosts than attempts: a broken device takes its host's only slot.
         assert_eq!(attempts_until_failed(class, 7), attempts, "{class:?}");
     }
 }
@@ -106,14 +106,14 @@ fn a_broken_device_takes_its_slot_out_of_use_on_this_and_later_workers() {
     assert_eq!(world.started(), []);
     world.finish(&good).expect("it is current");
     assert_eq!(world.started()[0].1, good.1);
-    // another process on the same node has the same broken device
+    // Another process on the same node has the same broken device.
     world.connect(&WorkerId("second".into()), gpus, &[], &[]).expect("it may join");
     assert!(world.started().iter().all(|(_, slot, ..)| *slot != bad.1));
     world.give(Input::Undrain { name: "node".into() }).expect("the host is known");
     assert!(!world.started().is_empty());
 }
 
-/// A worker with these devices in its slots; UUIDs are the names in capitals, as if the driver had never counted anew.
+/// A worker with these devices in its slots; UUIDs are the names in capitals, as if the driver had never renumbered.
 fn gpus(slots: &[&[&str]]) -> WorkerInfo {
     let slots = slots.iter().map(|devices| Slot {
         devices: devices.iter().map(|name| (*name).to_owned()).collect(),
@@ -147,7 +147,7 @@ fn slots_that_share_a_broken_device_are_broken_together() {
     world.end(&started[0], bad_device(&["cuda:0"])).expect("it is current");
     assert_eq!(broken_slots(&world, "w"), [0, 2]);
     assert_eq!(world.started(), []);
-    // what trains there already goes on, and nothing comes after it
+    // The trial that runs there finishes, and no other follows.
     world.finish(&started[2]).expect("it is current");
     assert_eq!(world.started(), []);
     world.finish(&started[1]).expect("it is current");
@@ -157,7 +157,7 @@ fn slots_that_share_a_broken_device_are_broken_together() {
 #[test]
 fn of_a_slot_of_several_devices_only_those_named_are_broken_elsewhere() {
     let slots: &[&[&str]] = &[&["cuda:0", "cuda:1"], &["cuda:0"], &["cuda:1"]];
-    // nobody knows which, or one that the slot does not have
+    // The broken device is unknown, or one that the slot does not have.
     for (named, broken) in [(&["cuda:1"][..], vec![0, 2]), (&[], vec![0, 1, 2]), (&["cuda:7"], vec![0, 1, 2])] {
         let mut world = World::new();
         world.connect(&WorkerId("w".into()), gpus(slots), &[], &[]).expect("it joins");
@@ -170,7 +170,7 @@ fn of_a_slot_of_several_devices_only_those_named_are_broken_elsewhere() {
     }
 }
 
-/// CPU threads have no identity: the slot that said so is given up, and no other.
+/// CPU threads have no identity: only the slot that reported the failure is given up.
 #[test]
 fn a_slot_without_gpus_can_be_broken_too() {
     let mut world = World::new();
@@ -181,7 +181,7 @@ fn a_slot_without_gpus_can_be_broken_too() {
     assert_eq!((broken_slots(&world, "w"), world.started()), (vec![1], vec![]));
 }
 
-/// After a reboot without the lost GPU the driver gives its number to another one, which is well.
+/// After a reboot without the lost GPU the driver gives its number to another, healthy one.
 #[test]
 fn a_broken_device_is_known_by_its_uuid() {
     let mut world = World::new();
@@ -196,7 +196,7 @@ fn a_broken_device_is_known_by_its_uuid() {
     assert_eq!((broken_slots(&world, "first"), broken_slots(&world, "second")), (vec![0], vec![1]));
 }
 
-/// Journals of before named neither UUIDs nor devices at fault: then a device is its name, and all of the slot are bad.
+/// Older journals have neither UUIDs nor devices at fault: a device is its name, and all of the slot are bad.
 #[test]
 fn broken_slots_of_older_journals_stay_broken() {
     let lines = [
@@ -214,7 +214,7 @@ fn broken_slots_of_older_journals_stay_broken() {
     assert_eq!((broken_slots(&world, "old"), broken_slots(&world, "new")), (vec![0], vec![0, 1]));
 }
 
-/// A GPU that hangs is seen as a stall first; that it is broken is known when its trainer could not be ended.
+/// A GPU that hangs first shows as a stall; it is known to be broken when its trainer could not be killed.
 #[test]
 fn a_device_that_fails_after_its_attempt_was_given_up_is_not_used_again() {
     let mut world = World::new();
@@ -229,7 +229,7 @@ fn a_device_that_fails_after_its_attempt_was_given_up_is_not_used_again() {
     world.end(&started[0], bad_device(&[])).expect("it occupied its slot");
     assert!(world.acknowledged(&started[0]) && world.started().is_empty());
     assert_eq!((broken_slots(&world, "w"), &world.state.workers[&worker].slots[0]), (vec![0], &None));
-    // said again, it changes nothing
+    // A repeated report changes nothing.
     assert!(world.end(&started[0], bad_device(&[])).is_err());
     world.restart();
     assert_eq!(broken_slots(&world, "w"), [0]);
@@ -249,7 +249,7 @@ fn a_device_that_fails_while_its_worker_is_cut_off_is_not_used_again() {
     world.connect(&worker, info.clone(), &[], &lists).expect("it may come back");
     assert_eq!(broken_slots(&world, "w"), [1]);
     assert!(world.started().iter().all(|(_, slot, ..)| *slot == 0));
-    // and in a message of its own, when nothing of it was in the lists
+    // The same in a message of its own, when the lists had nothing of it.
     let mut world = World::new();
     world.connect(&worker, info.clone(), &[], &[]).expect("it joins");
     world.submit(grid("a", 2, 1, ""));
@@ -286,7 +286,7 @@ fn a_host_that_fails_what_succeeds_elsewhere_is_drained_and_can_come_back() {
     assert!(reason.contains("3 trials failed here"), "{reason}");
     assert!(world.state.hosts["good"].drained.is_none());
     for started in running {
-        // what had started there before goes on
+        // The attempt that had started there before finishes.
         world.finish(&started).expect("it is current");
         assert!(world.started().iter().all(|(worker, ..)| &*worker.0 == "good"));
     }
@@ -368,7 +368,7 @@ fn a_preempted_trial_runs_elsewhere_at_once() {
     assert_eq!(&*world.started()[0].0.0, "other");
 }
 
-/// Fails the attempt through the fault of its node, and waits until the trial is given out again.
+/// Fails the attempt through a node fault, and waits until the trial starts again.
 fn starve(world: &mut World, worker: &WorkerId, started: &Started) -> (u64, Started) {
     world.fail(started, FailureClass::Node).expect("it is current");
     let failed_at = world.now;
@@ -393,7 +393,7 @@ fn a_fault_of_the_node_pauses_the_slot_longer_each_time_and_costs_the_trial_noth
     }
     assert_eq!(waits, [5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000]);
     assert!(world.trial(started.2).spent.is_empty());
-    // replay knows the row, and an attempt that ends otherwise begins it anew
+    // Replay restores the row, and an attempt that ends otherwise restarts it.
     world.restart();
     world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&started), &[]).expect("it may return");
     world.fail(&started, FailureClass::Crashed).expect("it is current");
@@ -443,7 +443,7 @@ fn a_paused_slot_says_why_and_undrain_ends_the_pause() {
     assert!(world.state.workers[&worker].pauses.is_empty());
 }
 
-/// What was cut off and comes back with it in its lists, and what ended for the coordinator before.
+/// Late reports: in the lists of a worker that returns, and of an attempt that has ended for the coordinator.
 #[test]
 fn a_fault_of_the_node_that_is_reported_late_pauses_its_slot_too() {
     let ended = |(_, _, trial, attempt): &Started| EndedAttempt {

@@ -14,7 +14,7 @@ fn one_running(world: &mut World) -> (WorkerId, Started) {
     (worker, world.started()[0].clone())
 }
 
-/// Workers of a large cluster come and go for years: what they said about themselves goes with them.
+/// Workers of a large cluster come and go for years: their records go with them.
 #[test]
 fn workers_that_have_been_gone_for_long_leave_their_host_and_nothing_else() {
     let mut world = World::new();
@@ -34,12 +34,12 @@ fn workers_that_have_been_gone_for_long_leave_their_host_and_nothing_else() {
         assert!(matches!(&entry.presence, Presence::Gone { reason, .. } if reason.is_empty()));
     }
     world.restart();
-    // one of them may come back
+    // One of them may come back.
     world.join("w0000", 1);
     assert!(!world.state.workers[&WorkerId("w0000".into())].is_gone());
 }
 
-/// The coordinator was stopped (SIGSTOP, a suspended machine) for twice the lease: nobody was silent.
+/// The coordinator was stopped (SIGSTOP, a suspended machine) for twice the lease: no worker was silent.
 #[test]
 fn a_coordinator_that_was_stopped_gives_everybody_a_whole_lease() {
     let mut world = World::new();
@@ -49,7 +49,7 @@ fn a_coordinator_that_was_stopped_gives_everybody_a_whole_lease() {
     assert!(held_up(&mut world.state, &world.config, 2 * lease, world.now));
     world.wait(lease - 1);
     assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
-    // it has missed the lease that it was given anew
+    // It has missed the lease that was started anew.
     world.wait(1);
     assert!(matches!(world.state.workers[&worker].presence, Presence::Gone { .. }));
 }
@@ -66,7 +66,7 @@ fn a_short_stop_of_the_coordinator_counts_against_nobody() {
     assert!(held_up(&mut world.state, &world.config, gap, world.now));
     world.wait(lease / 2 - 1);
     assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
-    // a dead worker is found although the coordinator is slow again and again
+    // A dead worker is found although the coordinator is slow again and again.
     world.wait(1);
     assert!(matches!(world.state.workers[&worker].presence, Presence::Gone { .. }));
 }
@@ -117,10 +117,10 @@ fn a_worker_that_was_cut_off_cannot_write_over_its_successor() {
     world.wait(world.config.lease_ms);
     world.join("other", 1);
     let second = world.started()[0].clone();
-    // a heartbeat or an outcome on the old stream is not believed: it must connect with its lists
+    // A heartbeat or an outcome on the old stream does not count: the worker must connect with its lists.
     assert_eq!(world.finish(&first), Err(Rejected::UnknownWorker(worker.clone())));
     assert!(!world.acknowledged(&first));
-    // it comes back with a finished result
+    // It comes back with a finished result.
     world.connect(&worker, info("w", 1, 1), &[], &[finished(&first)]).expect("it may return");
     assert!(world.acknowledged(&first));
     assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: second.3 });
@@ -186,7 +186,7 @@ fn lists_of_an_older_stream_cannot_undo_newer_ones() {
     };
     assert!(matches!(world.give(late), Err(Rejected::StaleConnection { newest: 2, .. })));
     assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
-    // nor can the end of the older stream be taken for the end of the newer
+    // The end of the older stream must not be taken for the end of the newer one.
     world.give(Input::Disconnected { worker: worker.clone(), connection: 1 }).expect("always");
     assert!(world.state.live.connected.contains_key(&worker));
 }
@@ -215,7 +215,7 @@ fn only_the_process_that_joined_can_connect_as_its_worker() {
     world.finish(&first).expect("it is current");
 }
 
-/// What joined before secrets were journalled is whoever connects first.
+/// A worker that joined before secrets were journalled is the process that connects first.
 #[test]
 fn a_worker_of_an_older_journal_gets_its_secret_when_it_connects() {
     let mut world = World::new();
@@ -264,7 +264,7 @@ fn a_heartbeat_without_progress_is_not_health() {
     let end = world.trial(first.2).attempts[0].ended.clone().expect("it has ended");
     assert_eq!(end.failure.expect("with a failure").class, FailureClass::Stalled);
     assert_eq!(world.stopped(), vec![first.2; 2], "at its end, and as the answer to the heartbeat that still lists it");
-    // its slot is free only when the worker says so
+    // Its slot is free only when the worker reports it.
     world.wait(5_000);
     assert_eq!(world.started(), []);
     world.end(&first, Outcome::Stopped).expect("it frees the slot");
@@ -322,7 +322,7 @@ fn work_that_this_journal_never_gave_out_is_stopped_and_its_slot_left_alone() {
     world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&stray), &[]).expect("it may join");
     assert_eq!(world.stopped(), [stray.2]);
     assert_eq!(world.started(), []);
-    // the same trial is not given to this worker a second time, nor is another put into the slot
+    // The same trial does not start on this worker a second time, and no other trial starts in the slot.
     world.end(&stray, Outcome::Stopped).expect("it frees the slot");
     assert_eq!(world.started().len(), 1);
 }
@@ -368,7 +368,7 @@ fn on_host(world: &mut World, name: &str) -> WorkerId {
     worker
 }
 
-/// By the worker's name or its host's, in any combination.
+/// Drains by the worker's name or its host's, in any combination.
 #[test]
 fn an_undrained_worker_that_has_not_left_stays_and_works_on() {
     for (drained, undrained) in [("w", "w"), ("w", "host"), ("host", "w"), ("host", "host")] {
@@ -408,7 +408,7 @@ fn a_worker_that_leaves_by_itself_is_not_kept_by_undrain() {
     world.give(Input::Leaving { worker: worker.clone(), reason: "SIGTERM".into() }).expect("it joined");
     undrain(&mut world, &worker.0);
     assert!(world.state.workers[&worker].draining.is_some());
-    // after a restart its next word tells the same
+    // After a restart its next message has the same effect.
     world.restart();
     world.connect(&worker, info("w", 1, 1), &[], &[]).expect("it may return");
     world.give(Input::Leaving { worker: worker.clone(), reason: "SIGTERM".into() }).expect("it joined");

@@ -1,4 +1,4 @@
-//! What identifies a trial beside its settings: the content of its data, and the program that trains it.
+//! The identity of a trial beside its settings: the content of its data, and the program that trains it.
 
 use schedule::WaitReason;
 use schedule::state::WorkerInfo;
@@ -7,7 +7,7 @@ use sweep::{Content, Program, Sweep, Trainer};
 use crate::sweeps::grid;
 use crate::world::{World, info};
 
-/// Trials on a folder of this content; `None`: not known.
+/// Returns trials on a folder of this content; `None`: not known.
 fn on(hash: Option<&str>, values: u32) -> Sweep {
     let mut sweep = grid("a", values, 2, "");
     sweep.base.dataset = "folder:t".to_owned();
@@ -35,7 +35,7 @@ fn changed_data_are_trained_anew_and_the_reason_is_counted() {
     train_all(&mut world);
     let unchanged = world.submit(on(Some("aa"), 2));
     assert_eq!((unchanged.revision, unchanged.reused), (1, 4));
-    // one cell more is no matter of the data
+    // One more cell does not concern the data.
     let changed = world.submit(on(Some("bb"), 3));
     assert_eq!((changed.revision, changed.trials, changed.reused), (2, 6, 0));
     let line = "4 trials are trained anew: the content of data set folder:t changed";
@@ -115,7 +115,7 @@ fn another_trainer_trains_anew_and_says_so() {
     assert_eq!(world.submit(by(&Trainer::BuiltIn)).reused, 2);
 }
 
-/// Ids had no letter, and nothing was known of inputs and trainers.
+/// Old ids had no letter, and inputs and trainers were not recorded.
 #[test]
 fn a_journal_of_an_older_version_replays() {
     let mut world = World::new();

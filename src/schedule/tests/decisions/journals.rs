@@ -1,4 +1,4 @@
-//! Journals that hold what would be refused now: they open, and what is shown of them is bounded and clean.
+//! Journals with content that is now refused: they open, and their output is bounded and clean.
 
 use schedule::event::{Input, Recorded};
 use schedule::state::{Phase, Presence, State, WorkerId};
@@ -9,7 +9,7 @@ use sweep::text::MAX_LINE_BYTES;
 use crate::sweeps::grid;
 use crate::world::World;
 
-/// A sweep of one trial with its result, on a worker that was drained and ended, with each event changed on the way.
+/// Replays a sweep of one trial with its result, on a worker that was drained and ended, after a change to each event.
 fn replayed(change: impl Fn(&mut Value)) -> State {
     let mut world = World::new();
     let worker = world.join("w", 1);

@@ -1,4 +1,4 @@
-//! Which files of attempts may go, and when.
+//! The files of attempts that may be removed, and when.
 
 use schedule::event::{Input, Outcome, Retry};
 use schedule::{KEEP_MS, Leftovers, leftovers};
@@ -8,7 +8,7 @@ use sweep::{AttemptNo, TrialId};
 use crate::sweeps::grid;
 use crate::world::{Started, World};
 
-/// What may go now: checkpoints, logs.
+/// Returns whether checkpoints and logs may be removed now.
 fn may_go(world: &World, trial: TrialId) -> (bool, bool) {
     let Leftovers { checkpoints, logs, .. } = leftovers(&world.state, &[trial], world.now);
     let last = (trial, AttemptNo(world.trial(trial).attempts.len() as u32));

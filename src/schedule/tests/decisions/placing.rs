@@ -1,4 +1,4 @@
-//! Where and in which order waiting trials are placed.
+//! The places of waiting trials, and the order in which they start.
 
 use schedule::WaitReason;
 use schedule::event::Input;

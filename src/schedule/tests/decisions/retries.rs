@@ -1,5 +1,5 @@
-//! Training again on a person's word: results that count no more, running trials that are left alone, searches that are
-//! decided anew.
+//! Trials trained again on a user's request: results that no longer count, running trials that are left alone,
+//! searches that are decided again.
 
 use schedule::event::{Event, Input, Outcome, Rejected, Retry};
 use schedule::state::Phase;
@@ -33,7 +33,7 @@ fn finished_trials_are_trained_again_from_the_start_and_their_results_count_no_m
     world.fail(&started[1], FailureClass::BadInput).expect("it is current");
     world.submit(grid("b", 3, 1, ""));
     assert_eq!(again(&mut world, "a", Retry::All), Ok(Answer::Retried(2)));
-    // the third one runs: it is being trained already
+    // The third one runs: it is being trained already.
     assert_eq!(
         (world.trial(started[2].2).phase.clone(), world.stopped()),
         (Phase::Running { attempt: AttemptNo(1) }, vec![])
@@ -44,7 +44,7 @@ fn finished_trials_are_trained_again_from_the_start_and_their_results_count_no_m
         assert_eq!((*attempt, world.trial(*trial).since), (AttemptNo(2), AttemptNo(2)));
     }
     assert_eq!(accuracy(&world, started[0].2), None, "it is no result while another is made");
-    // it is shared: the other sweep waits for it as well
+    // It is shared: the other sweep waits for it as well.
     assert!(!world.state.is_complete("b"));
     for started in &anew {
         world.end(started, Outcome::Finished(Box::new(result(0.9)))).expect("it is current");
@@ -119,11 +119,11 @@ fn a_search_whose_trials_are_trained_again_is_decided_anew() {
     let sweep = &world.state.sweeps["s"];
     assert_eq!((sweep.chosen[&0], sweep.trials.len()), (1, old.len()));
     assert!(world.state.is_complete("s"));
-    // what the first choice led to is wanted by nobody, and no result of the new one
+    // No sweep wants the result trials of the first choice any more.
     let dropped: Vec<&TrialId> = old.iter().filter(|id| world.trial(**id).wanted_by.is_empty()).collect();
     assert_eq!(dropped.len(), 2);
     assert!(dropped.iter().all(|id| world.trial(**id).phase == Phase::Cancelled));
-    // chosen again after all, they are trained anew
+    // If they are chosen again, they are trained again.
     again(&mut world, "s", Retry::Cells(vec!["10".to_owned()])).expect("it is known");
     let third = prefers(0);
     train(&mut world, |world, started| Some(third(place(world, started))));

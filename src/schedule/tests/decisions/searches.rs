@@ -9,7 +9,7 @@ use sweep::record::{FailureClass, TrialResult};
 use crate::sweeps::search;
 use crate::world::{Started, World, result};
 
-/// Ends everything that starts, with an accuracy (or none) by candidate, until nothing starts.
+/// Ends all attempts that start, with an accuracy (or none) by candidate, until none starts.
 pub fn train(world: &mut World, accuracy: impl Fn(&World, &Started) -> Option<f64>) {
     let mut running = world.started();
     while let Some(started) = running.pop() {
@@ -53,7 +53,7 @@ fn the_best_candidate_on_the_held_out_split_makes_the_cell() {
     world.restart();
 }
 
-/// Candidates that are right equally often: the lower loss decides, then the value in the middle.
+/// Candidates with equally many right answers: the lower loss decides, then the value in the middle.
 #[test]
 fn ties_go_to_the_lower_loss_then_to_the_middle_and_failed_candidates_do_not_count() {
     let mut world = World::new();
@@ -63,7 +63,7 @@ fn ties_go_to_the_lower_loss_then_to_the_middle_and_failed_candidates_do_not_cou
     while let Some(started) = running.pop() {
         let place = place(&world, &started);
         let ended = match place {
-            // all equal: 0.02 is the smaller of the two in the middle
+            // All are equal: 0.02 is the smaller of the two in the middle.
             (0, ..) => world.end(&started, Outcome::Finished(Box::new(result(0.5)))),
             (1, Some(3), Role::Search) => {
                 let better = TrialResult { eval_loss: 0.19, ..result(0.5) };
@@ -83,7 +83,7 @@ fn ties_go_to_the_lower_loss_then_to_the_middle_and_failed_candidates_do_not_cou
     assert_eq!((choice(0).tied, choice(2).tied), (vec![0, 2, 3], vec![1, 3]));
 }
 
-/// A journal of an older program holds the first of equal candidates: it stands, and is explained as what it is.
+/// A journal of an older program holds the first of equal candidates: it stays, and is explained as an older choice.
 #[test]
 fn a_choice_in_the_journal_stands_whatever_would_be_chosen_now() {
     let mut world = World::new();
@@ -139,7 +139,7 @@ fn another_revision_chooses_again_without_training_what_is_known() {
         world.journal.iter().filter(|recorded| matches!(recorded.event, Event::TrialDispatched { .. })).count()
     };
     let before = dispatched(&world);
-    // one more seed: the search trials are known, and so is the result of the first seed
+    // One more seed: the search trials are known, and so is the result of the first seed.
     world.submit(search("s", 1, 2, 2));
     assert_eq!(world.started().len(), 1);
     train(&mut world, |_, _| Some(0.5));

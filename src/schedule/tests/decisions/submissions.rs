@@ -1,4 +1,4 @@
-//! Submitting, editing, cancelling, trying again.
+//! Submitting, editing, cancelling, retrying.
 
 use schedule::event::{Event, Input, Outcome, Rejected, Retry};
 use schedule::state::Phase;
@@ -27,7 +27,7 @@ fn the_same_file_twice_does_nothing_twice() {
     assert_eq!(world.journal.len(), journal);
 }
 
-/// `TRAINING_VERSION` was raised since: replay keeps the old ids, and the same file means other trials.
+/// `TRAINING_VERSION` was raised since: replay keeps the old ids, and the same file now means other trials.
 #[test]
 fn the_same_file_under_another_version_of_training_is_a_new_revision() {
     let mut world = World::new();
@@ -92,7 +92,7 @@ fn an_edit_trains_only_what_changed_and_says_why() {
     assert_eq!(world.stopped(), []);
     let narrowed = world.submit(grid("a", 1, 1, ""));
     assert_eq!(narrowed.dropped, 5);
-    // one of the two that ran is not wanted any more
+    // One of the two that ran is not wanted any more.
     assert_eq!(world.stopped().len(), 1);
     let dropped = started.iter().find(|(_, _, trial, _)| world.stopped().contains(trial)).expect("it ran").clone();
     world.end(&dropped, Outcome::Stopped).expect("it was told to");

@@ -1,4 +1,4 @@
-//! A coordinator without a shell: state, clock and what workers were told.
+//! A coordinator without a shell: state, clock and the messages sent to workers.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub struct World {
     pub config: Config,
     pub now: u64,
     pub journal: Vec<Recorded>,
-    /// Of the last step.
+    /// Effects of the last step.
     pub effects: Vec<Effect>,
     connections: u64,
 }
@@ -52,7 +52,7 @@ impl World {
         }
     }
 
-    /// A worker on a host of its own name, with slots of one CPU thread each.
+    /// Connects a worker on a host of its own name, with slots of one CPU thread each.
     pub fn join(&mut self, name: &str, slots: u32) -> WorkerId {
         let worker = WorkerId(name.into());
         self.connect(&worker, info(name, slots, 1), &[], &[]).expect("it may join");
@@ -94,7 +94,7 @@ impl World {
         self.give(Input::Ended { worker: worker.clone(), ended })
     }
 
-    /// A heartbeat at this step of every attempt.
+    /// Sends a heartbeat with this step for every attempt.
     pub fn beat(&mut self, worker: &WorkerId, running: &[Started], step: u64) -> Result<Answer, Rejected> {
         let running = running.iter().map(|started| says(started, step)).collect();
         self.give(Input::Heartbeat { worker: worker.clone(), running })
@@ -117,13 +117,13 @@ impl World {
         matches!(self.trial(id).phase, Phase::Failed { .. })
     }
 
-    /// Why each waiting trial waits, by its explanation.
+    /// Returns the reason of each waiting trial, from its explanation.
     pub fn waits(&self) -> Vec<schedule::WaitReason> {
         let explained = |id| schedule::explain(&self.state, &self.config, id, self.now).expect("it exists").waits;
         self.state.trials.keys().filter_map(|id| explained(*id)).collect()
     }
 
-    /// What the workers were told to stop in the last step.
+    /// Returns the trials that the workers were ordered to stop in the last step.
     pub fn stopped(&self) -> Vec<TrialId> {
         let stops = self.effects.iter().filter_map(|effect| match effect {
             Effect::Stop { trial, .. } => Some(*trial),
@@ -143,7 +143,7 @@ impl World {
     }
 }
 
-/// That of a process of this number.
+/// Returns the secret of the process with this number.
 pub fn secret(process: u8) -> SecretHash {
     SecretHash::new([process; 32])
 }

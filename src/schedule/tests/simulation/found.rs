@@ -1,1 +1,1 @@
-//! Scripts that once failed, each with what it found.
+//! Scripts that once failed, each with the fault that it found.

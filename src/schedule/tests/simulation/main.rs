@@ -1,9 +1,9 @@
 //! The state machine under a seeded simulator: virtual time, workers as values, messages delayed, repeated, reordered
-//! and lost, partitions, crashes of everything, full disks, edits in the middle. All invariants hold after each turn;
-//! at the end every trial has ended, and the results are those of an undisturbed run.
+//! and lost, partitions, crashes of everything, full disks, edits in the middle. All invariants hold after each turn.
+//! At the end every trial has ended, and the results are those of an undisturbed run.
 //!
-//! `SIMULATION_SEEDS=10000 SIMULATION_FIRST=50000 cargo test --release -p schedule --test simulation` runs more. A seed
-//! that fails prints its script, made smaller: keep it in `found.rs`.
+//! `SIMULATION_SEEDS=10000 SIMULATION_FIRST=50000 cargo test --release -p schedule --test simulation` runs more seeds.
+//! A seed that fails prints its reduced script: keep that in `found.rs`.
 
 #[path = "../support/sweeps.rs"]
 mod sweeps;
@@ -24,7 +24,7 @@ use script::{Action, Moment, Script, Submit};
 use sweep::record::FailureClass;
 use world::{Answers, World};
 
-/// Steps and answers of a run that went well.
+/// Returns the steps and answers of a run that passed.
 fn simulate(script: &Script) -> Result<(u64, Answers), String> {
     let mut world = World::new(script);
     world.run()?;
@@ -32,7 +32,7 @@ fn simulate(script: &Script) -> Result<(u64, Answers), String> {
     Ok((world.steps, world.answers))
 }
 
-/// Leaves out what is not needed to fail.
+/// Reduces a script to the parts that are needed to fail.
 fn make_smaller(script: &Script) -> Script {
     let mut smallest = script.clone();
     let mut index = smallest.actions.len();
@@ -86,7 +86,7 @@ fn promises_hold_under_every_seed() {
     let answers = totals.into_iter().fold(Answers::default(), |sum, total| sum.plus(total.1));
     println!("{seeds} seeds, {steps} steps, {answers:?}");
     if seeds >= 1_000 {
-        // the simulation meets what it is there to prove
+        // The simulation must meet the cases that it is there to test.
         for count in answers.counts() {
             assert!(count > seeds / 20, "{answers:?}");
         }

@@ -1,4 +1,4 @@
-//! Streams that delay, repeat, reorder among one another, and break; and the list of what happens when.
+//! Streams that delay, repeat, break, and reorder messages among one another; and the list of future happenings.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,11 @@ use crate::world::Happening;
 pub type StreamNo = usize;
 
 pub struct Network {
-    /// By time, then by the order in which they were planned.
+    /// Happenings by time, then in the order in which they were planned.
     happenings: BTreeMap<(Millis, u64), Happening>,
     planned: u64,
     streams: Vec<Stream>,
-    /// Coordinators started so far: nothing that was sent to one reaches the next.
+    /// Number of coordinators started so far: no message to one reaches the next.
     coordinators: u64,
     random: Random,
 }
@@ -26,10 +26,10 @@ struct Stream {
     worker: WorkerId,
     connection: u64,
     coordinator: u64,
-    /// Order holds within one direction of one stream.
+    /// Time of the last message in this direction of the stream: order holds within it.
     last_to_coordinator: Millis,
     last_to_worker: Millis,
-    /// Once it is cut: what was under way arrives up to this time.
+    /// Set by a cut: messages under way arrive up to this time.
     arrives_until: Option<Millis>,
 }
 
@@ -48,7 +48,7 @@ impl Network {
         self.happenings.pop_first().map(|((at, _), happening)| (at, happening))
     }
 
-    /// The next happening, if it is a message to the coordinator no later than `until`.
+    /// Returns the next happening, if it is a message to the coordinator no later than `until`.
     pub fn also_arriving(&mut self, until: Millis) -> Option<(StreamNo, Input)> {
         let first = self.happenings.first_entry()?;
         if first.key().0 > until || !matches!(first.get(), Happening::ToCoordinator { .. }) {
@@ -103,7 +103,7 @@ impl Network {
         }
     }
 
-    /// Breaks a stream: some of what is under way to the coordinator still arrives, perhaps after a newer stream was
+    /// Breaks a stream: some messages under way to the coordinator still arrive, perhaps after a newer stream was
     /// opened; the two ends notice at different times.
     pub fn cut(&mut self, stream: StreamNo, now: Millis) {
         if self.is_cut(stream) {
@@ -124,7 +124,7 @@ impl Network {
         self.streams[stream].arrives_until.is_some()
     }
 
-    /// Whether a message on this stream still reaches the coordinator.
+    /// Returns true if a message on this stream still reaches the coordinator.
     pub fn arrives(&self, stream: StreamNo, now: Millis) -> bool {
         self.is_of_this_coordinator(stream) && self.streams[stream].arrives_until.is_none_or(|until| now <= until)
     }

@@ -1,4 +1,4 @@
-//! Chance from a seed: SplitMix64, one generator per purpose, so that one more draw for one purpose shifts no other.
+//! Random numbers from a seed: SplitMix64, one generator per purpose, so that a new draw for one shifts no other.
 
 pub struct Random(u64);
 
@@ -16,7 +16,7 @@ impl Random {
         mix(self.0)
     }
 
-    /// Below `bound`.
+    /// Returns a number below `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
     }

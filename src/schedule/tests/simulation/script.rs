@@ -1,5 +1,5 @@
-//! What happens to a simulated cluster from outside: submissions, edits, crashes, cuts. A script is data, so that one
-//! that found a fault can be printed, made smaller, and kept as a test.
+//! The events that hit a simulated cluster from outside: submissions, edits, crashes, cuts. A script is data, so that
+//! one that found a fault can be printed, reduced, and kept as a test.
 
 use sweep::Sweep;
 use sweep::record::FailureClass;
@@ -8,12 +8,12 @@ use crate::random::Random;
 use crate::sweeps;
 
 pub const NUM_HOSTS: usize = 4;
-/// After this time nothing more goes wrong, in virtual milliseconds.
+/// Time of the last fault, in virtual milliseconds.
 pub const QUIET_FROM: u64 = 150_000;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Script {
-    /// Of delays, speeds and the like.
+    /// Seed of delays, speeds and the like.
     pub seed: u64,
     pub actions: Vec<(u64, Action)>,
 }
@@ -23,7 +23,7 @@ pub enum Action {
     Submit(Submit),
     Cancel(&'static str),
     Retry(&'static str),
-    /// Finished trials too, from the start: of the whole sweep, or of its first cell.
+    /// Trains again from the start, finished trials too: the whole sweep, or its first cell.
     TrainAgain {
         sweep: &'static str,
         whole: bool,
@@ -34,7 +34,7 @@ pub enum Action {
     Undrain {
         host: usize,
     },
-    /// The worker process dies, and its trainers with it; another starts later.
+    /// The worker process dies with its trainers; another one starts later.
     KillWorker {
         host: usize,
         down_ms: u64,
@@ -44,12 +44,12 @@ pub enum Action {
         host: usize,
         down_ms: u64,
     },
-    /// SIGSTOP: it is silent, hears nothing, and its trainers go on.
+    /// SIGSTOP: the worker sends and receives nothing, and its trainers continue.
     Freeze {
         host: usize,
         ms: u64,
     },
-    /// Nothing passes in either direction, nobody is told.
+    /// No message passes in either direction, and neither end notices.
     Partition {
         host: usize,
         ms: u64,
@@ -68,7 +68,7 @@ pub enum Action {
         host: usize,
         ms: u64,
     },
-    /// Every attempt that starts on the host crashes, until it is said again.
+    /// Every attempt that starts on the host crashes, until the next such action.
     Bad {
         host: usize,
     },
@@ -82,7 +82,7 @@ pub enum Action {
     },
 }
 
-/// When in its turn the coordinator dies.
+/// The moment in its turn at which the coordinator dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     Idle,
@@ -127,7 +127,7 @@ impl Script {
             };
             actions.push((people.below(QUIET_FROM), action));
         }
-        // from a calm life to a hard one
+        // From few faults to many.
         for _ in 0..faults.below(25) {
             actions.push((faults.below(QUIET_FROM), fault(&mut faults)));
         }
@@ -154,7 +154,7 @@ fn submission(random: &mut Random) -> Submit {
 
 fn fault(random: &mut Random) -> Action {
     let host = random.below(NUM_HOSTS as u64) as usize;
-    // below, about and above a lease of ten seconds
+    // Below, about and above a lease of ten seconds.
     let ms = [500, 5_000, 9_500, 12_000, 40_000][random.below(5) as usize] + random.below(2_000);
     match random.below(17) {
         0..=2 => Action::KillWorker { host, down_ms: ms },

@@ -1,5 +1,5 @@
-//! What every simulated training comes to, by its id alone: how long it takes, its accuracy, whether it can succeed.
-//! An undisturbed run and a disturbed one must both arrive at this.
+//! The outcome of every simulated training, by its id alone: duration, accuracy, and whether it can succeed. An
+//! undisturbed run and a disturbed one must both arrive at this.
 
 use sweep::TrialId;
 use sweep::record::{EpochRecord, FailureClass, Provenance, TrialResult};
@@ -10,7 +10,7 @@ fn hash(trial: TrialId) -> u64 {
     mix(trial.bits())
 }
 
-/// Seconds of training.
+/// Returns the seconds of training.
 pub fn work(trial: TrialId) -> u64 {
     3 + hash(trial) % 20
 }
@@ -19,7 +19,7 @@ pub fn accuracy(trial: TrialId) -> f64 {
     (hash(trial) / 64 % 1000) as f64 / 1000.0
 }
 
-/// Trials that fail whoever trains them, half-way.
+/// Returns the failure of trials that fail half-way on every worker.
 pub fn doom(trial: TrialId) -> Option<FailureClass> {
     match hash(trial) / 7 % 24 {
         0 => Some(FailureClass::BadInput),
@@ -28,7 +28,7 @@ pub fn doom(trial: TrialId) -> Option<FailureClass> {
     }
 }
 
-/// Signed by who made it, so that a result accepted under another attempt would show.
+/// Returns a result signed by its attempt, so that a result accepted under another attempt would show.
 pub fn result(trial: TrialId, signature: String) -> TrialResult {
     let accuracy = accuracy(trial);
     let epoch = EpochRecord { train_loss: 0.1, accuracy: Some(accuracy), state_hash: trial.to_string() };

@@ -1,5 +1,5 @@
-//! What must be true at the end of every simulation, however it went: the promises P1, P2 and P4, judged from the
-//! journal and from the truth about each trial, with nothing of the state machine's own reasoning.
+//! Conditions at the end of every simulation: the promises P1, P2 and P4, judged from the journal and from the truth
+//! about each trial, without the state machine's own logic.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,7 +49,7 @@ fn one_result_under_its_own_attempt(journal: &[Recorded]) -> Verdict {
                     return Err(format!("P1: trial {trial} is dispatched after its result"));
                 }
             }
-            // a person asked for another training: the result before it counts no more
+            // A user asked for another training: the result before it no longer counts.
             Event::TrialsRetried { trials, .. } => trials.iter().for_each(|trial| {
                 succeeded.remove(trial);
             }),
@@ -71,7 +71,7 @@ fn one_result_under_its_own_attempt(journal: &[Recorded]) -> Verdict {
     Ok(())
 }
 
-/// By name: in the simulation a GPU keeps its place.
+/// Checks devices by name: in the simulation a GPU keeps its place.
 fn nothing_starts_on_a_broken_device(journal: &[Recorded]) -> Verdict {
     let mut workers = BTreeMap::new();
     let mut broken: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
@@ -144,8 +144,8 @@ fn results_are_those_of_an_undisturbed_run(name: &str, state: &State, entry: &Sw
         let phase = &state.trials[&id].phase;
         let holds = match (truth::doom(id), phase) {
             (None, Phase::Succeeded { result, .. }) => result.last_accuracy == truth::accuracy(id),
-            // a fault of the script may come first: memory that ran out with no other host to try is final too, and nobody
-            // asks for a retry of what would fail again
+            // A fault of the script may come first: out of memory with no other host to try is final too, and no user
+            // retries a trial that would fail again.
             (Some(class), Phase::Failed { .. }) => state.trials[&id]
                 .failure()
                 .is_some_and(|failure| failure.class == class || failure.class == FailureClass::OutOfMemory),
@@ -158,7 +158,7 @@ fn results_are_those_of_an_undisturbed_run(name: &str, state: &State, entry: &Sw
     Ok(())
 }
 
-/// Every trial of the sweep, the results of each search's rightful winner included.
+/// Returns every trial of the sweep, including the result trials of each search's rightful winner.
 fn expected_trials(sweep: &Sweep) -> Vec<(TrialId, u32, Option<u32>)> {
     let mut expected = Vec::new();
     for cell in 0..sweep.cells.len() {
@@ -171,7 +171,7 @@ fn expected_trials(sweep: &Sweep) -> Vec<(TrialId, u32, Option<u32>)> {
             eligible.then(|| ids.iter().map(|id| truth::accuracy(*id)).sum::<f64>() / ids.len() as f64)
         };
         let means: Vec<(usize, f64)> = (0..candidates).filter_map(|at| Some((at, mean(at)?))).collect();
-        // the last of equals under `>=` from behind is the first
+        // Folding from behind with `>=` gives the first of equal candidates.
         let best = means.iter().rev().copied().reduce(|best, other| if other.1 >= best.1 { other } else { best });
         let trials = sweep.cell_trials(cell, best.map(|(candidate, _)| candidate));
         expected.extend(

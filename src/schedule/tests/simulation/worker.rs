@@ -1,5 +1,5 @@
-//! A worker as a value: its slots, its unacknowledged outcomes, its stream. It does what the protocol asks of a worker,
-//! and says so when the coordinator asks for something that must not be.
+//! A worker as a value: its slots, its unacknowledged outcomes, its stream. It follows the protocol, and reports an
+//! error if the coordinator asks for something forbidden.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use sweep::{AttemptNo, TrialId};
 use crate::script::NUM_HOSTS;
 use crate::truth;
 
-/// Longer than any lease or delay of the simulation.
+/// A stall limit longer than any lease or delay of the simulation.
 pub const STALL_MS: u64 = 30_000;
 
 pub struct Worker {
@@ -20,11 +20,11 @@ pub struct Worker {
     pub host: usize,
     run: u64,
     pub slots: Vec<Option<Training>>,
-    /// Not yet acknowledged.
+    /// Outcomes that are not yet acknowledged.
     pub ended: Vec<EndedAttempt>,
     /// Number of its newest stream.
     pub connection: u64,
-    /// Whether it believes that stream to be open.
+    /// True if it believes that stream to be open.
     pub is_open: bool,
     pub leaving: bool,
     pub draining: bool,
@@ -36,9 +36,9 @@ pub struct Training {
     since: AttemptNo,
     done: u64,
     steps: u64,
-    /// Ends like this instead of how it should.
+    /// The failure in which it ends instead of its true outcome.
     fate: Option<FailureClass>,
-    /// The trainer takes some time to end.
+    /// A stop under way: the trainer takes some time to end.
     stop: Option<(u64, Outcome)>,
 }
 
@@ -50,7 +50,7 @@ pub enum Told {
 }
 
 impl Worker {
-    /// Two slots; on odd hosts one of two devices and one of one, on the last but one two that share a device.
+    /// Returns a worker of two slots: two devices and one on odd hosts; two that share a device on the last but one.
     pub fn new(host: usize, run: u64) -> Self {
         let id = WorkerId(format!("host{host}-{run}").into());
         let slots = (0..2).map(|_| None).collect();
@@ -65,7 +65,7 @@ impl Worker {
         let device = |number: usize| format!("cuda:{number}");
         let first = if self.host % 2 == 1 { vec![device(0), device(1)] } else { vec![device(0)] };
         let second = if self.shares_a_device() { first.clone() } else { vec![device(2)] };
-        // the first process of a host knows GPUs by name alone, as those of an older version did
+        // The first process of a host knows GPUs by name alone, as those of an older version did.
         let uuid = |name: &String| format!("GPU-{}-{name}", self.host);
         let uuids = |devices: &[String]| if self.run > 1 { devices.iter().map(uuid).collect() } else { Vec::new() };
         let slots = [first, second].map(|devices| Slot { uuids: uuids(&devices), devices, description: String::new() });
@@ -97,7 +97,7 @@ impl Worker {
         }
     }
 
-    /// What it says once a second: everything again that was not acknowledged.
+    /// Returns its messages of one second, with every outcome that was not acknowledged.
     pub fn says(&self) -> Vec<Input> {
         let worker = &self.id;
         let mut inputs = vec![Input::Heartbeat { worker: worker.clone(), running: self.running() }];
@@ -112,7 +112,7 @@ impl Worker {
         (self.leaving || self.draining) && self.ended.is_empty() && self.slots.iter().all(Option::is_none)
     }
 
-    /// The error says what must not be asked of a worker.
+    /// Takes a message. The error names a request that a worker must never get.
     pub fn hear(
         &mut self,
         told: Told,
@@ -137,7 +137,7 @@ impl Worker {
             Told::Stop { trial, attempt } => {
                 for held in self.slots.iter_mut().flatten() {
                     if (held.trial, held.attempt) == (trial, attempt) && held.stop.is_none() {
-                        // half of what stalls does so because of its device, which shows when it cannot be ended
+                        // Half of the stalls are due to the device, which shows when the trainer cannot be killed.
                         let hangs = held.fate == Some(FailureClass::Stalled) && attempt.0 % 2 == 1;
                         let broken = Outcome::Failed(failure(FailureClass::BadDevice));
                         held.stop = Some((2, if hangs { broken } else { Outcome::Stopped }));
@@ -159,7 +159,7 @@ impl Worker {
         }
     }
 
-    /// One second of training in every slot; `checkpoints` outlive everything.
+    /// Trains for one second in every slot; `checkpoints` outlive everything.
     pub fn train(&mut self, checkpoints: &mut BTreeMap<(TrialId, AttemptNo), u64>) {
         for (slot, place) in self.slots.iter_mut().enumerate() {
             let Some(held) = place else { continue };
@@ -204,7 +204,7 @@ impl Training {
     }
 }
 
-/// A broken device is named: of a slot of two it is the first one, where the slot has it.
+/// Returns a failure that names its broken device: the first one in a slot of two, if the slot has it.
 fn failure(class: FailureClass) -> Failure {
     let devices = if class == FailureClass::BadDevice { vec!["cuda:0".to_owned()] } else { Vec::new() };
     Failure { devices, ..Failure::new(class, format!("{class:?} in the simulation")) }

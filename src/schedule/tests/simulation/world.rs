@@ -1,5 +1,5 @@
 //! The simulated cluster: one coordinator, four hosts, a network between them, virtual time. The coordinator's side is
-//! the real `turn`; everything around it does what processes, disks and connections do when they fail.
+//! the real `turn`; the rest behaves as processes, disks and connections do when they fail.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::script::{Action, Moment, NUM_HOSTS, QUIET_FROM, Script};
 use crate::truth;
 use crate::worker::{STALL_MS, Told, Worker};
 
-/// Far beyond what the slowest trial needs once nothing goes wrong any more.
+/// Far beyond the time that the slowest trial needs after the last fault.
 const LATEST_END: u64 = QUIET_FROM + 3_600_000;
 
 pub enum Happening {
@@ -46,7 +46,7 @@ pub enum Happening {
     },
     StartCoordinator,
     DiskFree,
-    /// A person looks after what only a person can mend.
+    /// A person repairs what only a person can.
     Tend,
 }
 
@@ -66,7 +66,7 @@ pub struct Host {
 pub struct Coordinator {
     pub state: State,
     deadline: Option<Millis>,
-    /// Applied, not yet journalled: the disk is full.
+    /// Events applied but not yet journalled: the disk is full.
     fault: Option<(Vec<Recorded>, Vec<Effect>)>,
 }
 
@@ -77,9 +77,9 @@ pub struct World {
     pub journal: Vec<Recorded>,
     pub hosts: Vec<Host>,
     pub network: Network,
-    /// Of the trainings that began with this attempt.
+    /// Checkpoints of the trainings that began with this attempt.
     checkpoints: BTreeMap<(TrialId, AttemptNo), u64>,
-    /// Failures that were not the trial's own, which must stay within the budgets.
+    /// Injected failures, not the trial's own, which must stay within the budgets.
     injected: BTreeMap<(TrialId, FailureClass), u32>,
     kill_at: Option<(Moment, u64)>,
     /// Kills at the transaction of this number instead, counted from 1.
@@ -92,7 +92,7 @@ pub struct World {
     pub answers: Answers,
 }
 
-/// How often what was answered: a simulation that never meets a case proves nothing about it.
+/// Number of answers of each kind: a simulation that never meets a case proves nothing about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Answers {
     pub turns: u64,
@@ -128,7 +128,7 @@ impl Answers {
     }
 }
 
-/// What went wrong, in words.
+/// The fault, in words.
 pub type Verdict = Result<(), String>;
 
 impl World {
@@ -166,7 +166,7 @@ impl World {
         world
     }
 
-    /// Until every trial has ended and every worker is idle.
+    /// Runs until every trial has ended and every worker is idle.
     pub fn run(&mut self) -> Verdict {
         while let Some((at, happening)) = self.network.next() {
             self.now = at;
@@ -193,7 +193,7 @@ impl World {
         coordinator.fault.is_none()
             && self.hosts.iter().all(idle)
             && state.sweeps.keys().all(|name| state.is_complete(name))
-            // and those that no sweep wants any more
+            // Includes the trials that no sweep wants any more.
             && state.trials.values().all(|trial| trial.phase.is_terminal())
             && self.to_mend(state).is_none()
     }
@@ -294,7 +294,7 @@ impl World {
         Ok(())
     }
 
-    /// A person's request: tried again later when nobody can take it.
+    /// Sends a user's request; it is repeated later while no coordinator can take it.
     fn ask(&mut self, input: Input, action: Action) -> Verdict {
         if self.coordinator.as_ref().is_none_or(|coordinator| coordinator.fault.is_some()) {
             self.script.push((self.now + 1_000, action));
@@ -373,7 +373,7 @@ impl World {
             }
             let class = wanted?;
             let spent = injected.entry((trial, class)).or_insert(0);
-            // a failed search trial would rightly change what is chosen
+            // A failed search trial would rightly change the choice.
             let limit = if class == FailureClass::OutOfMemory && searches { 0 } else { 3 };
             (*spent < limit).then(|| {
                 *spent += 1;
@@ -397,7 +397,7 @@ impl World {
             return Ok(());
         }
         let mut inputs = vec![input];
-        // what comes at nearly the same time is decided in one turn
+        // Messages at nearly the same time are decided in one turn.
         while let Some((next, input)) = self.network.also_arriving(self.now + 3) {
             if self.network.arrives(next, self.now) && self.now >= self.hosts[self.network.host(next)].partitioned_until
             {
@@ -447,7 +447,7 @@ impl World {
         Ok(())
     }
 
-    /// As the shell does: nothing is decided, what is live is noted, streams are refused.
+    /// Acts as the shell does in a fault: decides nothing, records live state, refuses streams.
     fn while_in_fault(&mut self, inputs: Vec<Input>) {
         for input in inputs {
             match &input {
@@ -523,7 +523,7 @@ impl World {
         }
     }
 
-    /// `is_journalled`: the state holds nothing that the journal does not.
+    /// Kills the coordinator. `is_journalled`: the state holds only what the journal has.
     fn kill_coordinator(&mut self, down_ms: u64, is_journalled: bool) -> Verdict {
         let Some(coordinator) = self.coordinator.take() else { return Ok(()) };
         self.answers.coordinator_kills += 1;
@@ -559,7 +559,7 @@ impl World {
         Ok(())
     }
 
-    // -- people, once nothing goes wrong any more
+    // -- people, after the last fault
 
     fn tend(&mut self) -> Verdict {
         self.network.at(self.now + 5_000, Happening::Tend);
