@@ -1,4 +1,5 @@
-//! Prints what the documents quote: time to submit, decide, append and replay, and memory, for a sweep of many trials.
+//! Prints the numbers that the documents quote: time to submit, decide, append and replay, and memory, for a large
+//! sweep.
 //!
 //! `cargo run --release -p journal --example measure -- TRIALS [DIRECTORY]`. The journal goes to DIRECTORY (default: the
 //! system's temporary one) and is removed afterwards. Each trial ends in ten events: four attempts lost with their
@@ -36,7 +37,7 @@ fn main() -> Outcomes {
 
 fn measure(trials: u32, directory: &Path) -> Outcomes {
     let mut config = Config::new("measure");
-    // nothing is to wait for the clock
+    // No step may wait for the clock.
     config.budgets.unreachable = Budget { retries: None, first_ms: 0, then_ms: 0, most_ms: 0 };
     let mut state = State::default();
     restart(&mut state, 1);
@@ -59,7 +60,7 @@ fn measure(trials: u32, directory: &Path) -> Outcomes {
     replay(directory, &state)
 }
 
-/// Workers end attempts one at a time; each end is one turn. The first turns are journalled one by one.
+/// Runs all trials: workers end attempts one at a time, and each end is one turn. The first are journalled singly.
 fn run_all(state: &mut State, config: &Config, journal: &mut Journal) -> Outcomes {
     const ONE_BY_ONE: usize = 2_000;
     let mut running: VecDeque<(WorkerId, TrialId, AttemptNo)> = VecDeque::new();

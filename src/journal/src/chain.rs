@@ -1,9 +1,9 @@
-//! The hash of a row: of its number, time and text, chained with the row before. Sixteen bytes of BLAKE3.
+//! The hash of a row: 16 bytes of BLAKE3 over its number, time and text, chained with the row before.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Hash of the newest row, or of nothing.
+/// Hash of the newest row; zero if there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Link(pub [u8; Link::LENGTH]);
 
@@ -40,10 +40,10 @@ impl FromStr for Link {
     }
 }
 
-/// Where the journal ends.
+/// The end of the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Head {
-    /// Number of the newest event; 0: none.
+    /// Number of the newest event; 0: there is none.
     pub number: u64,
     pub link: Link,
 }

@@ -1,4 +1,4 @@
-//! What can be wrong with a journal, by what a person has to do about it. Every message names the file.
+//! Errors of a journal, divided by what a person has to do about them. Every message names the file.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ pub enum Error {
     Storage { path: PathBuf, source: rusqlite::Error },
 }
 
-/// The advice for a person whose journal is not what it was.
+/// Returns the advice for a person whose journal is damaged or incomplete.
 fn way_on(file: &Path) -> String {
     let directory = file.parent().unwrap_or(file).display();
     format!(
@@ -93,7 +93,7 @@ impl Error {
         }
     }
 
-    /// The fault lies with the disk and may go away: the same journal can be used again then.
+    /// Returns true if the fault lies with the disk and may go away: then the same journal can be used again.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Full { .. } | Self::ReadOnly { .. } | Self::Storage { .. } | Self::HeadFile { .. } => true,

@@ -1,10 +1,10 @@
 //! `journal.head`: number and hash of the newest event, in a small file of its own beside the journal.
 //!
-//! SQLite ends a write-ahead log silently at the first frame whose checksum is wrong, so one flipped bit would take every
-//! event after it. This file tells how far the journal must reach. It is written and synced after each commit and before
-//! anything is acknowledged, so at every point of a crash it is equal to the journal's end or behind it, never ahead: a
-//! journal that ends earlier has lost events. The file has two copies of the note, written in turn, so that a write that
-//! was cut off leaves the one before.
+//! SQLite silently ends a write-ahead log at the first frame with a wrong checksum, so one flipped bit would lose
+//! every event after it. This file records how far the journal must reach. It is written and synced after each commit
+//! and before any acknowledgement. Thus, at every point of a crash, it is equal to the journal's end or behind it,
+//! never ahead: a journal that ends earlier has lost events. The file has two copies of the record, written in turn,
+//! so that an interrupted write leaves the one before.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -19,10 +19,10 @@ pub(crate) const FILE: &str = "journal.head";
 /// Distance of the two copies: they never share a block of the disk.
 const COPY_BYTES: usize = 4096;
 
-/// How far a journal reaches, and which journal it is.
+/// The identity of a journal and how far it reaches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Noted {
-    /// Hash of event 1, which no other journal has; zero while there is none.
+    /// Hash of event 1, which is unique to the journal; zero while there is none.
     pub first: Link,
     pub head: Head,
 }
@@ -35,7 +35,7 @@ impl Noted {
         format!("{text}check {}\n", check_of(&text))
     }
 
-    /// `None`: these bytes are not what was written.
+    /// Parses a copy; `None`: these bytes are not a valid copy.
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let length = Self::default().to_text().len();
         let (text, padding) = bytes.split_at_checked(length)?;
@@ -53,7 +53,7 @@ fn check_of(text: &str) -> String {
     blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
 }
 
-/// What the file holds.
+/// The content of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub noted: Noted,
@@ -61,7 +61,7 @@ pub(crate) struct Found {
     pub one_is_damaged: bool,
 }
 
-/// What is noted in a state directory; `None`: there is no such file, as in a directory of an earlier version.
+/// Reads the head file of a state directory; `None`: there is no such file, as in a directory of an earlier version.
 pub(crate) fn read(directory: &Path) -> Result<Option<Found>, Error> {
     let path = directory.join(FILE);
     let bytes = match std::fs::read(&path) {
@@ -78,7 +78,7 @@ pub(crate) fn read(directory: &Path) -> Result<Option<Found>, Error> {
     }
 }
 
-/// The file of an open journal.
+/// The head file of an open journal.
 pub(crate) struct HeadFile {
     path: PathBuf,
     file: File,
@@ -86,7 +86,7 @@ pub(crate) struct HeadFile {
 }
 
 impl HeadFile {
-    /// Puts a file with this note in place of what is there, in one step.
+    /// Replaces the file, if there is one, by a file with this record, in one step.
     pub(crate) fn replace(directory: &Path, noted: Noted) -> Result<Self, Error> {
         let path = directory.join(FILE);
         let fail = |source| Error::HeadFile { path: path.clone(), source };
@@ -101,7 +101,7 @@ impl HeadFile {
         Ok(Self { path, file, next_copy: 0 })
     }
 
-    /// Overwrites the older of the two copies; on the disk when this returns.
+    /// Overwrites the older of the two copies. The write is on the disk when this returns.
     pub(crate) fn write(&mut self, noted: Noted) -> Result<(), Error> {
         let offset = (self.next_copy * COPY_BYTES) as u64;
         let written = self.file.write_all_at(noted.to_text().as_bytes(), offset).and_then(|()| self.file.sync_data());
@@ -136,7 +136,7 @@ mod tests {
         }
     }
 
-    /// The cut-off write is the newest one: what it replaces is the note before the one that is kept.
+    /// An interrupted write is the newest: it overwrites the record before the one that is kept.
     #[test]
     fn a_write_that_was_cut_off_leaves_the_note_before() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,9 +1,9 @@
-//! SQLite's write-ahead log, read without SQLite: which of its frames are what was written.
+//! Reads SQLite's write-ahead log without SQLite, to find frames that have changed since they were written.
 //!
-//! SQLite itself takes the first frame with a wrong checksum for the end of the log and says nothing. The format is that
-//! of <https://www.sqlite.org/walformat.html>: a header of 32 bytes, then frames, each a header of 24 bytes and a page.
-//! Checksums run on from frame to frame. `journal.sqlite-shm` is the index that a running coordinator keeps of the log,
-//! and that a killed one leaves behind.
+//! SQLite itself takes the first frame with a wrong checksum for the end of the log and reports nothing. The format is
+//! in <https://www.sqlite.org/walformat.html>: a header of 32 bytes, then frames, each a header of 24 bytes and a
+//! page. Checksums continue from frame to frame. `journal.sqlite-shm` is the log's index, which a running coordinator
+//! keeps and a killed one leaves behind.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -12,10 +12,10 @@ use std::path::Path;
 
 const HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;
-/// SQLite's page, where the log's header does not tell.
+/// SQLite's page size, for a log whose header does not have it.
 const USUAL_PAGE: usize = 4096;
 
-/// The log's header, sound or not.
+/// The log's header, valid or not.
 struct Header {
     page_bytes: usize,
     salts: [u8; 8],
@@ -34,14 +34,14 @@ impl Header {
         Self { page_bytes, salts, big_endian, sums, is_sound }
     }
 
-    /// A size that SQLite allows; bounds what is read at a time.
+    /// Returns true for a size that SQLite allows; this bounds the bytes that are read at a time.
     fn has_page_size(&self) -> bool {
         self.page_bytes.is_power_of_two() && (512..=65536).contains(&self.page_bytes)
     }
 }
 
-/// A changed frame or header of the log that SQLite reads, or has read, as part of the journal. `None`: each of them is
-/// what was written, as far as the index tells how many there are.
+/// Finds a changed header or frame in the part of the log that SQLite reads, or has read, as part of the journal.
+/// `None`: no change, as far as the index has the number of frames.
 pub(crate) fn damage(log: &Path, index: &Path) -> io::Result<Option<String>> {
     let Some(mut file) = open(log)? else { return Ok(None) };
     let indexed = Index::read(index)?;
@@ -55,7 +55,7 @@ pub(crate) fn damage(log: &Path, index: &Path) -> io::Result<Option<String>> {
         return Ok(Some("the header of its write-ahead log was changed after it was written".to_owned()));
     }
     if indexed.salts != header.salts {
-        // the index of an earlier log, which SQLite will replace
+        // This index belongs to an earlier log; SQLite will replace it.
         return Ok(None);
     }
     let mut sums = header.sums;
@@ -72,8 +72,8 @@ pub(crate) fn damage(log: &Path, index: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// Writes the pages of the log into a copy of the database, up to the last frame that ends a transaction, with no regard
-/// to checksums: a changed page is often written again by a later frame, and the hashes of the events tell what is right.
+/// Writes the pages of the log into a copy of the database, up to the last frame that ends a transaction, and ignores
+/// checksums: a later frame often rewrites a changed page, and the hashes of the events show what is right.
 pub(crate) fn apply(log: &Path, database: &File) -> io::Result<()> {
     let Some(mut file) = open(log)? else { return Ok(()) };
     let mut bytes = [0; HEADER];
@@ -84,13 +84,13 @@ pub(crate) fn apply(log: &Path, database: &File) -> io::Result<()> {
     let page_bytes = if header.has_page_size() { header.page_bytes } else { USUAL_PAGE };
     let mut frame = vec![0; FRAME_HEADER + page_bytes];
     let most_pages = (database.metadata()?.len() + file.get_ref().metadata()?.len()) / page_bytes as u64 + 1;
-    // a header that was changed may have lost the salts: those of the first frame are the same
+    // A changed header may have lost the salts; those of the first frame are the same.
     let mut salts = header.is_sound.then_some(header.salts);
     let mut transaction: Vec<(u64, Vec<u8>)> = Vec::new();
     while file.read_exact(&mut frame).is_ok() {
         let own = salts_of(&frame, 8);
         let equal = salts.get_or_insert(own).iter().zip(&own).filter(|(one, other)| one == other).count();
-        // one changed byte is forgiven; frames that an earlier log left behind differ in five
+        // One changed byte is accepted; frames that an earlier log left behind differ in five.
         if equal + 1 < own.len() {
             continue;
         }
@@ -105,14 +105,14 @@ pub(crate) fn apply(log: &Path, database: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// What the index says of the log.
+/// The fields of the log's index.
 struct Index {
     num_frames: u32,
     salts: [u8; 8],
 }
 
 impl Index {
-    /// `None`: there is none, or it was cut off while it was written.
+    /// Reads the index; `None`: there is none, or its write was interrupted.
     fn read(path: &Path) -> io::Result<Option<Self>> {
         let Some(mut file) = open(path)? else { return Ok(None) };
         let mut bytes = [0; 96];
@@ -136,7 +136,7 @@ fn open(path: &Path) -> io::Result<Option<BufReader<File>>> {
     }
 }
 
-/// SQLite's checksum of these bytes, continued from the one before.
+/// Computes SQLite's checksum of these bytes, continued from the one before.
 fn add(bytes: &[u8], (mut one, mut two): (u32, u32), range: std::ops::Range<usize>, big_endian: bool) -> (u32, u32) {
     let word = |bytes: &[u8]| {
         let bytes = bytes.try_into().expect("four bytes");

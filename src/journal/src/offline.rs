@@ -1,4 +1,4 @@
-//! What people do with a journal without a coordinator, or beside one: export it as JSON lines, verify it.
+//! Uses of a journal without a coordinator, or beside one: export as JSON lines, verify.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,30 +12,30 @@ use crate::error::Error;
 use crate::store::{connect_to_read, read_all, read_event, read_rows};
 use crate::{head_file, log, place};
 
-/// How often a log is read again that a coordinator may have begun anew meanwhile.
+/// Number of times that a log is read, because a coordinator may restart it meanwhile.
 const LOG_READS: usize = 5;
 
-/// What was found in a sound journal.
+/// The findings in a sound journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     pub events: u64,
     pub bytes: u64,
     pub sweeps: usize,
     pub trials: usize,
-    /// Hash that chains every event to its end, 32 hexadecimal digits: equal for equal histories.
+    /// Hash that chains every event, as 32 hexadecimal digits: equal for equal histories.
     pub hash: String,
-    /// What is odd about the files, though no event is missing or changed.
+    /// Oddities of the files, although no event is missing or changed.
     pub remarks: Vec<String>,
 }
 
-/// The state at the journal's end, without the lock of a coordinator and without changing anything: for commands that
-/// ask about sweeps while no coordinator runs.
+/// Returns the state at the journal's end, without the coordinator's lock and without changing anything: for commands
+/// about sweeps while no coordinator runs.
 pub fn read(directory: &Path) -> Result<State, Error> {
     let (path, connection) = connect_to_read(directory)?;
     replay(&path, &connection).map(|(state, _)| state)
 }
 
-/// One event by its number, from 1.
+/// Returns one event by its number, from 1.
 pub fn event(directory: &Path, number: u64) -> Result<Option<Recorded>, Error> {
     let (path, connection) = connect_to_read(directory)?;
     read_event(&path, &connection, number)
@@ -53,7 +53,7 @@ fn replay(path: &Path, connection: &Connection) -> Result<(State, Head), Error> 
 /// hashes, that the history is a possible one, and the invariants at its end.
 pub fn verify(directory: &Path) -> Result<Verified, Error> {
     let head = head_file::read(directory)?;
-    // before SQLite, which makes the log's index anew from the frames that it believes
+    // Before SQLite opens it, because that rebuilds the log's index from the frames that it accepts.
     let damage = log_damage(directory)?;
     let (path, connection) = connect_to_read(directory)?;
     if let Some(reason) = damage {
@@ -90,7 +90,7 @@ pub fn verify(directory: &Path) -> Result<Verified, Error> {
     })
 }
 
-/// A coordinator that begins its log anew while it is read makes it look damaged, but not every time.
+/// Checks the log, more than once: if a coordinator restarts it meanwhile it looks damaged, but not every time.
 pub(crate) fn log_damage(directory: &Path) -> Result<Option<String>, Error> {
     let mut damage = None;
     for _ in 0..LOG_READS {
@@ -103,7 +103,7 @@ pub(crate) fn log_damage(directory: &Path) -> Result<Option<String>, Error> {
     Ok(damage)
 }
 
-/// Writes one JSON object per event, `{"number": 1, "at": MILLISECONDS, "event": {...}}`, and returns how many.
+/// Writes one JSON object per event, `{"number": 1, "at": MILLISECONDS, "event": {...}}`, and returns their number.
 pub fn export(directory: &Path, mut out: impl Write) -> Result<u64, Error> {
     let (path, connection) = connect_to_read(directory)?;
     let head = read_rows(&path, &connection, |number, at, text| {

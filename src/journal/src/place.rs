@@ -1,4 +1,4 @@
-//! Where a journal lives: its files, the lock that keeps a second coordinator out, and the file system under it.
+//! The place of a journal: its files, the lock that keeps a second coordinator out, and the file system below.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -10,19 +10,19 @@ use crate::head_file::Noted;
 
 pub(crate) const FILE: &str = "journal.sqlite";
 pub(crate) const LOCK: &str = "journal.lock";
-/// Ends of the names of SQLite's side files: its write-ahead log, the index of that, and its rollback journal.
+/// Suffixes of SQLite's side files: its write-ahead log, the index of that log, and its rollback journal.
 pub(crate) const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// How SQLite keeps its transactions.
+/// The way in which SQLite makes transactions durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// A write-ahead log: one sync per transaction; readers do not wait.
     WriteAheadLog,
-    /// On network file systems, which cannot share the log's memory map between hosts or processes.
+    /// For network file systems, which cannot share the log's memory map between hosts or processes.
     RollbackJournal,
 }
 
-/// Makes the directory if it is missing, for its owner alone.
+/// Creates the directory if it is missing, for its owner alone.
 pub(crate) fn prepare(directory: &Path) -> Result<(), Error> {
     let result = DirBuilder::new().recursive(true).mode(0o700).create(directory).and_then(|()| {
         if fs::metadata(directory)?.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
@@ -30,12 +30,13 @@ pub(crate) fn prepare(directory: &Path) -> Result<(), Error> {
     result.map_err(|source| Error::Directory { path: directory.to_path_buf(), source })
 }
 
-/// One of SQLite's side files.
+/// Returns the path of one of SQLite's side files.
 pub(crate) fn side(directory: &Path, end: &str) -> PathBuf {
     directory.join(format!("{FILE}{end}"))
 }
 
-/// True: a journal may begin here, because its file is missing or empty and nothing shows that it ever held an event.
+/// Returns true if a journal may begin here: its file is missing or empty, and nothing shows that it ever held an
+/// event.
 pub(crate) fn is_fresh(directory: &Path, noted: Option<Noted>) -> Result<bool, Error> {
     let length = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
     let path = directory.join(FILE);
@@ -45,7 +46,7 @@ pub(crate) fn is_fresh(directory: &Path, noted: Option<Noted>) -> Result<bool, E
     let state = if path.exists() { "is empty" } else { "is missing" };
     let evidence = match noted {
         Some(noted) if noted.head.number > 0 => Some(format!("{} events were stored in it", noted.head.number)),
-        // nothing was ever acknowledged
+        // Nothing was ever acknowledged.
         Some(_) => None,
         None => SIDES
             .iter()
@@ -59,17 +60,17 @@ pub(crate) fn is_fresh(directory: &Path, noted: Option<Noted>) -> Result<bool, E
     }
 }
 
-/// Makes the journal's file, for its owner alone; SQLite gives its side files the same mode.
+/// Creates the journal's file, for its owner alone; SQLite gives its side files the same mode.
 pub(crate) fn begin(directory: &Path) -> Result<(), Error> {
     let made = File::options().write(true).create(true).truncate(false).mode(0o600).open(directory.join(FILE));
     made.map(drop).map_err(|source| Error::Directory { path: directory.to_path_buf(), source })
 }
 
-/// Keeps every other coordinator out until it is dropped; the system lets go of it when the process ends, however it ends.
+/// A lock that keeps every other coordinator out until it is dropped. The system releases it however the process ends.
 pub(crate) struct Lock(File);
 
 impl Drop for Lock {
-    /// Closing the file is not enough: a child that another thread is starting shares it until it runs its own program.
+    /// Unlocks explicitly: closing the file is not enough, because a child process shares it until its exec.
     fn drop(&mut self) {
         let _ = self.0.unlock();
     }
@@ -91,7 +92,7 @@ pub(crate) fn lock(directory: &Path) -> Result<Lock, Error> {
         Err(TryLockError::Error(source)) => return Err(fail(source)),
     }
     let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    // only to name the holder to whoever is kept out: on a full disk the lock holds without it
+    // The name is only for the message to other coordinators: on a full disk the lock holds without it.
     let _ = file
         .set_len(0)
         .and_then(|()| file.rewind())
@@ -107,7 +108,7 @@ fn describe(holder: &str) -> String {
     }
 }
 
-/// The file's name has to survive a power loss, too.
+/// Syncs the directory, because the file's name has to survive a power loss, too.
 pub(crate) fn sync_directory(directory: &Path) -> Result<(), Error> {
     let result = File::open(directory).and_then(|file| file.sync_all());
     result.map_err(|source| Error::Directory { path: directory.to_path_buf(), source })
@@ -120,7 +121,7 @@ pub(crate) fn mode_for(directory: &Path) -> Mode {
     }
 }
 
-/// By the magic number of statfs(2), from linux/magic.h and the file systems' own sources.
+/// Returns the mode by the magic number of statfs(2), from linux/magic.h and the file systems' own sources.
 fn mode_of(magic: u64) -> Mode {
     const NETWORK: &[u64] = &[
         0x6969,      // NFS
@@ -140,11 +141,11 @@ fn mode_of(magic: u64) -> Mode {
         0x2003_0528, // OrangeFS
         0x6573_5546, // FUSE: sshfs, GlusterFS and many others, of which none can be trusted with a shared map
     ];
-    // the type is signed on some machines
+    // The type is signed on some machines.
     if NETWORK.contains(&(magic & 0xffff_ffff)) { Mode::RollbackJournal } else { Mode::WriteAheadLog }
 }
 
-/// Bytes on disk, SQLite's own side files included.
+/// Returns the bytes on disk, including SQLite's side files.
 pub(crate) fn bytes(directory: &Path) -> u64 {
     let files = [directory.join(FILE), side(directory, "-wal"), side(directory, "-journal")];
     files.iter().filter_map(|file| fs::metadata(file).ok()).map(|found| found.len()).sum()

@@ -1,5 +1,5 @@
-//! Files that are removed, moved or replaced under a running journal. SQLite goes on writing to what it has open, and
-//! everything would be gone with the process.
+//! Finds files that are removed, moved or replaced under a running journal. SQLite would continue to write to the open
+//! files, and everything would be lost when the process ends.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -13,14 +13,14 @@ use crate::error::Error;
 use crate::head_file::{self, HeadFile, Noted};
 use crate::place::{self, Mode};
 
-/// The files that a running journal has open, as they lay in its directory.
+/// The files that a running journal has open, as they were in its directory.
 pub(crate) struct OpenFiles(Vec<OpenFile>);
 
 struct OpenFile {
     path: PathBuf,
     device: u64,
     inode: u64,
-    /// SQLite removes it when it closes the journal.
+    /// True for a file that SQLite removes when it closes the journal.
     goes_with_connection: bool,
 }
 
@@ -36,7 +36,7 @@ impl OpenFiles {
         files.map(Self).map_err(|source| Error::Directory { path: directory.to_path_buf(), source })
     }
 
-    /// The first file that is no longer where it was opened, and what became of it.
+    /// Returns the first file that is no longer where it was opened, and what happened to it.
     pub(crate) fn lost(&self, is_connected: bool) -> Option<String> {
         let expected = self.0.iter().filter(|file| is_connected || !file.goes_with_connection);
         expected.into_iter().find_map(|file| match fs::metadata(&file.path) {
@@ -45,14 +45,14 @@ impl OpenFiles {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 Some(format!("{} was removed or moved", file.path.display()))
             }
-            // nothing is known; if the files cannot be used, the append will fail
+            // The cause is unknown; if the files cannot be used, the append will fail.
             Err(_) => None,
         })
     }
 }
 
-/// Writes a state directory with everything that the connection still holds, beside the lost one or among the temporary
-/// files. Returns the text that tells a person where it is.
+/// Writes a state directory with everything that the connection still holds, beside the lost one or among the
+/// temporary files. Returns a message with its path.
 pub(crate) fn save(directory: &Path, connection: Option<&Connection>, noted: Noted) -> String {
     let Some(connection) = connection else {
         return "no copy could be saved, because the file was not open any more".to_owned();

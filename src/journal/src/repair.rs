@@ -1,8 +1,8 @@
-//! What is done about a damaged journal: every event that is still what was written is kept, in order from the first.
+//! Repairs a damaged journal: keeps every event that is still as it was written, in order from the first.
 //!
-//! The events are looked for twice, in copies of the files: as SQLite reads them, and with all pages of the write-ahead
-//! log whatever their checksums are, because a damaged page is often written again later in the log. The hashes of the
-//! events decide what is sound. The damaged files are kept in a folder of their own.
+//! The events are read twice, from copies of the files: as SQLite reads them, and with all pages of the write-ahead
+//! log whatever their checksums are, because a later page of the log often rewrites a damaged one. The hashes of the
+//! events decide which are sound. The damaged files are kept in a folder of their own.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -21,26 +21,26 @@ use crate::offline::log_damage;
 use crate::place::{self, Mode};
 use crate::store::{check_identity, connect, has_tables, parse, read_rows, store};
 
-/// Where the copies lie, and the new journal until it is complete.
+/// Folder of the copies, and of the new journal until it is complete.
 const WORKPLACE: &str = "journal.repair";
-/// Events of one transaction of the new journal.
+/// Number of events in one transaction of the new journal.
 const BATCH: usize = 10_000;
 
-/// What a repair found and did.
+/// The result of a repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Repaired {
     /// Nothing is damaged or missing; nothing was changed.
     Sound { events: u64 },
-    /// Events cannot be recovered, and their loss was not accepted: nothing was changed.
+    /// Some events cannot be recovered, and the caller did not accept the loss: nothing was changed.
     WouldLose { kept: u64, lost: Lost },
-    /// The journal holds `kept` events; the damaged files lie in `aside`.
+    /// The journal holds `kept` events; the damaged files are in `aside`.
     Done { kept: u64, lost: Option<Lost>, aside: PathBuf },
 }
 
 /// Events that cannot be recovered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
-    /// `None`: unknown, because nothing tells how many there were.
+    /// Their number; `None`: unknown.
     pub events: Option<u64>,
     pub reason: String,
 }
@@ -48,7 +48,7 @@ pub struct Lost {
 /// Makes a damaged journal usable again. Events that cannot be recovered are given up only if `accept_loss`.
 ///
 /// # Errors
-/// A coordinator that runs, no journal, another kind of file, a disk without room for a copy.
+/// A running coordinator, no journal, another kind of file, a disk without room for a copy.
 pub fn repair(directory: &Path, accept_loss: bool) -> Result<Repaired, Error> {
     let noted = head_file::read(directory).map(|found| found.map(|found| found.noted));
     let nothing_there = matches!(place::is_fresh(directory, noted.as_ref().ok().copied().flatten()), Ok(true));
@@ -101,9 +101,9 @@ struct Beginning {
     head: Head,
     /// Hash of the event that the head file names, if the beginning reaches that far.
     at_noted: Option<Link>,
-    /// The number of events that the journal itself tells; 0: unknown.
+    /// The number of events according to the journal itself; 0: unknown.
     own_number: u64,
-    /// Why it ends where it does; `Ok`: this is all that was ever written to it.
+    /// The reason why it ends there; `Ok`: this is all that was ever written to it.
     end: Result<(), String>,
 }
 
@@ -130,7 +130,7 @@ impl Beginning {
     }
 }
 
-/// A copy of the journal to look at: with SQLite's side files, or with the pages of its log written into it.
+/// Copies the journal for reading: with SQLite's side files, or with the pages of its log written into it.
 fn copy(directory: &Path, target: &Path, whole_log: bool) -> Result<PathBuf, Error> {
     let fail = |source| Error::Repair { path: directory.to_path_buf(), source };
     DirBuilder::new().mode(0o700).create(target).map_err(fail)?;
@@ -138,7 +138,7 @@ fn copy(directory: &Path, target: &Path, whole_log: bool) -> Result<PathBuf, Err
     copy_if_there(&directory.join(place::FILE), &database).map_err(fail)?;
     if whole_log {
         if fs::metadata(&database).map_or(0, |found| found.len()) == 0 {
-            // the tables of a new journal lie in the same pages as those of the lost one
+            // The tables of a new journal are in the same pages as those of the lost one.
             place::begin(target)?;
             connect(&database, Mode::RollbackJournal, Noted::default())?;
         }
@@ -181,7 +181,7 @@ fn read_beginning(beginning: &mut Beginning, noted: Option<Noted>) -> Result<(),
     let path = beginning.database.clone();
     let connection = Connection::open(&path).map_err(|error| Error::of(&path, error))?;
     match check_identity(&path, &connection) {
-        // there is a head file, so it was one
+        // There is a head file, so it was a journal.
         Err(Error::NotAJournal { .. }) if noted.is_some() => {}
         checked => checked?,
     }
@@ -206,7 +206,7 @@ fn read_beginning(beginning: &mut Beginning, noted: Option<Noted>) -> Result<(),
     .map(drop)
 }
 
-/// A journal of its own with the events of the beginning.
+/// Writes a new journal with the events of the beginning.
 fn write_new(directory: &Path, target: &Path, best: &Beginning) -> Result<PathBuf, Error> {
     place::prepare(target)?;
     place::begin(target)?;
@@ -228,7 +228,7 @@ fn write_new(directory: &Path, target: &Path, best: &Beginning) -> Result<PathBu
     });
     store(&mut connection, &rows).map_err(|error| Error::of(&path, error))?;
     if head != best.head {
-        // it was read a moment ago
+        // The same events were read a moment ago.
         let again =
             || Error::Damaged { path: best.database.clone(), reason: "it changed while it was read".to_owned() };
         return Err(read.err().unwrap_or_else(again));
@@ -237,8 +237,8 @@ fn write_new(directory: &Path, target: &Path, best: &Beginning) -> Result<PathBu
     Ok(path)
 }
 
-/// Puts the new journal in place of the old one, of which all files are kept in a folder beside it. If this is cut off,
-/// the head file does not fit the journal, and it is not opened.
+/// Replaces the old journal by the new one, and keeps all its files in a folder beside it. If this is interrupted, the
+/// head file does not match the journal, and the journal is not opened.
 fn exchange(directory: &Path, new: &Path, noted: Noted) -> io::Result<Result<PathBuf, Error>> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let aside = directory.join(format!("damaged-{now}-{}", std::process::id()));

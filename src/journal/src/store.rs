@@ -1,8 +1,8 @@
 //! The open journal: append in one transaction, read back in order.
 //!
-//! An append that fails has stored nothing that was acknowledged. SQLite cannot always tell whether a commit whose
-//! sync failed will be found after a crash; so after any fault the file is opened again before it is used, and a
-//! repeated append of the same events finds out by the hash whether they are there already. After the commit the head
+//! An append that fails has stored nothing that was acknowledged. After a failed sync SQLite does not always know
+//! whether the commit will survive a crash. So after any fault the file is reopened before it is used, and a repeated
+//! append of the same events checks the hash to find out whether they are already stored. After the commit the head
 //! file is written (`head_file.rs`), and the files must still be where they were opened (`removed.rs`).
 
 use std::path::{Path, PathBuf};
@@ -19,9 +19,9 @@ use crate::log;
 use crate::place::{self, Mode};
 use crate::removed::{self, OpenFiles};
 
-/// "orch", in SQLite's header: tells a journal from any other SQLite file.
+/// "orch", in SQLite's header: distinguishes a journal from other SQLite files.
 pub(crate) const APPLICATION_ID: i32 = 0x6f72_6368;
-/// Version of the tables below and of the meaning of a row. A program reads versions up to its own.
+/// Version of the tables below and of the meaning of a row. A program reads all versions up to its own.
 pub(crate) const VERSION: i32 = 1;
 
 const SCHEMA: &str = "
@@ -40,21 +40,21 @@ pub struct Journal {
     directory: PathBuf,
     path: PathBuf,
     mode: Mode,
-    /// `None` after a fault, until it could be opened again.
+    /// `None` after a fault, until it is reopened.
     connection: Option<Connection>,
     files: OpenFiles,
     head_file: HeadFile,
-    /// What the head file holds.
+    /// The content of the head file.
     noted: Noted,
     /// Hash of event 1; zero while there is none.
     first: Link,
     head: Head,
-    /// After the connection, so that it is the last to go.
+    /// The lock is declared after the connection, so that it is dropped last.
     _lock: place::Lock,
 }
 
 impl Journal {
-    /// Opens the journal of a state directory, and makes both if they are missing. Keeps every other coordinator out
+    /// Opens the journal of a state directory, and creates both if they are missing. Keeps every other coordinator out
     /// until it is dropped.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl Journal {
         Self::open_as(directory, place::mode_for(directory))
     }
 
-    /// The same in a given mode, whatever the file system is.
+    /// Opens the journal in a given mode, whatever the file system is.
     pub fn open_as(directory: &Path, mode: Mode) -> Result<Self, Error> {
         place::prepare(directory)?;
         let lock = place::lock(directory)?;
@@ -81,13 +81,13 @@ impl Journal {
         if noted.is_none() && !is_fresh {
             adopt(directory)?;
         }
-        // before the journal itself: a journal without this file is one of an earlier version, which holds events
+        // Before the journal itself: a journal without this file is one of an earlier version, which holds events.
         let head_file = HeadFile::replace(directory, noted.unwrap_or_default())?;
         let noted = noted.unwrap_or_default();
         place::begin(directory)?;
         let connection = connect(&path, mode, noted)?;
         if mode == Mode::WriteAheadLog {
-            // what the last coordinator left in the log; a reader may keep it there, which does no harm
+            // Empties the log of the last coordinator; a reader may keep it full, which does no harm.
             let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
             tracing::debug!(?emptied, "the write-ahead log is emptied");
         }
@@ -104,12 +104,12 @@ impl Journal {
         self.mode
     }
 
-    /// Number of the newest event; 0: none.
+    /// Returns the number of the newest event; 0: there is none.
     pub fn last(&self) -> u64 {
         self.head.number
     }
 
-    /// Disk that the journal occupies.
+    /// Returns the bytes that the journal occupies on disk.
     pub fn bytes(&self) -> u64 {
         place::bytes(&self.directory)
     }
@@ -117,7 +117,7 @@ impl Journal {
     /// Stores events after all others, in one transaction that is on the disk when this returns.
     ///
     /// # Errors
-    /// Nothing was stored, and the same call can be made again when the fault is gone.
+    /// Nothing was stored, and the same call can be repeated when the fault is gone.
     pub fn append(&mut self, events: &[Recorded]) -> Result<(), Error> {
         if events.is_empty() {
             return Ok(());
@@ -136,7 +136,7 @@ impl Journal {
         if self.connection.is_none() {
             let found = self.reopen()?;
             if found == head {
-                // the commit before the fault had reached the disk after all
+                // The commit before the fault did reach the disk.
                 return self.note(noted);
             }
             if found != self.head {
@@ -155,7 +155,7 @@ impl Journal {
         }
     }
 
-    /// Ends an append: events that are committed count once the head file has them and the files are still in place.
+    /// Ends an append: committed events count once the head file has them and the files are still in place.
     fn note(&mut self, noted: Noted) -> Result<(), Error> {
         if self.noted != noted
             && let Err(error) = self.head_file.write(noted)
@@ -168,14 +168,14 @@ impl Journal {
         Ok(())
     }
 
-    /// Refuses to go on with files that nobody would find again.
+    /// Refuses to write to files that were removed, moved or replaced.
     fn still_there(&self) -> Result<(), Error> {
         let Some(what) = self.files.lost(self.connection.is_some()) else { return Ok(()) };
         let saved = removed::save(&self.directory, self.connection.as_ref(), self.noted);
         Err(Error::Removed { what, acknowledged: self.head.number, saved })
     }
 
-    /// The state after every event, and the journal ready to append to it. Checks the chain of hashes on the way.
+    /// Returns the state after every event, with the journal ready to append to it. Checks the chain of hashes.
     pub fn replay(&mut self) -> Result<State, Error> {
         let mut state = State::default();
         let path = self.path.clone();
@@ -185,7 +185,7 @@ impl Journal {
         Ok(state)
     }
 
-    /// Every event in order, one at a time.
+    /// Reads every event in order, one at a time.
     pub fn read(&mut self, each: impl FnMut(Recorded) -> Result<(), Error>) -> Result<(), Error> {
         if self.connection.is_none() {
             self.reopen()?;
@@ -196,7 +196,7 @@ impl Journal {
         self.note(Noted { first, head })
     }
 
-    /// One event by its number, from 1.
+    /// Returns one event by its number, from 1.
     pub fn event(&mut self, number: u64) -> Result<Option<Recorded>, Error> {
         if self.connection.is_none() {
             self.reopen()?;
@@ -213,7 +213,7 @@ impl Journal {
         Ok(head)
     }
 
-    /// For tests of faults.
+    /// Sets a pragma of the connection, for tests of faults.
     #[doc(hidden)]
     pub fn pragma(&self, name: &str, value: &dyn rusqlite::ToSql) -> Result<(), Error> {
         let connection = self.connection.as_ref().ok_or_else(|| Error::Missing { path: self.path.clone() })?;
@@ -238,7 +238,7 @@ pub(crate) fn store(connection: &mut Connection, rows: &[(Head, u64, String)]) -
     transaction.commit()
 }
 
-/// Refuses a journal without a head file, as an earlier version left it, if it is known to lack events.
+/// Refuses a journal without a head file (of an earlier version) if it is known to lack events.
 fn adopt(directory: &Path) -> Result<(), Error> {
     let path = directory.join(place::FILE);
     let found = log::damage(&place::side(directory, "-wal"), &place::side(directory, "-shm"));
@@ -256,9 +256,9 @@ fn adopt(directory: &Path) -> Result<(), Error> {
 pub(crate) fn connect(path: &Path, mode: Mode, noted: Noted) -> Result<Connection, Error> {
     let fail = |error| Error::of(path, error);
     let mut connection = Connection::open(path).map_err(fail)?;
-    // until it is known that nothing is missing: closing would remove the log, of which the rest may be recovered
+    // Set until it is known that nothing is missing: closing would remove the log, which may still hold recoverable events.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(fail)?;
-    // readers hold locks only for moments, but a backup program may hold one for seconds
+    // Readers hold locks only for moments, but a backup program may hold one for seconds.
     connection.busy_timeout(std::time::Duration::from_secs(10)).map_err(fail)?;
     check_identity(path, &connection)?;
     check_end(path, &connection, noted)?;
@@ -282,10 +282,10 @@ pub(crate) fn connect(path: &Path, mode: Mode, noted: Noted) -> Result<Connectio
     Ok(connection)
 }
 
-/// For readers: the journal of a state directory, if it reaches as far as its head file tells.
+/// Opens the journal of a state directory for reading, if it reaches as far as its head file requires.
 pub(crate) fn connect_to_read(directory: &Path) -> Result<(PathBuf, Connection), Error> {
     let path = directory.join(place::FILE);
-    // before the journal, which may grow meanwhile and never shrinks
+    // Before the journal, which may grow meanwhile and never shrinks.
     let noted = head_file::read(directory)?.map(|found| found.noted);
     if place::is_fresh(directory, noted)? {
         return Err(Error::Missing { path });
@@ -304,7 +304,7 @@ fn connect_to_look(path: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
-/// Compares the journal's end with what the head file has.
+/// Compares the journal's end with the head file.
 pub(crate) fn check_end(path: &Path, connection: &Connection, noted: Noted) -> Result<(), Error> {
     if noted.head.number == 0 {
         return Ok(());
@@ -332,7 +332,7 @@ fn link_of(path: &Path, connection: &Connection, number: u64) -> Result<Option<L
     Ok(link.and_then(|link| Some(Link(link.try_into().ok()?))))
 }
 
-/// An empty file is a journal that has not begun.
+/// Checks that the file is a journal; an empty file is one that has not begun.
 pub(crate) fn check_identity(path: &Path, connection: &Connection) -> Result<(), Error> {
     let pragma = |name: &str| -> Result<i32, Error> {
         connection.pragma_query_value(None, name, |row| row.get(0)).map_err(|error| Error::of(path, error))
@@ -364,7 +364,7 @@ pub(crate) fn read_head(path: &Path, connection: &Connection) -> Result<Head, Er
     Ok(Head { number, link: Link(link) })
 }
 
-/// Reads every row and checks numbers, hashes and head; returns the head.
+/// Reads every row, checks numbers, hashes and head, and returns the head.
 pub(crate) fn read_all(
     path: &Path,
     connection: &Connection,
@@ -380,7 +380,7 @@ pub(crate) fn read_rows(
 ) -> Result<Head, Error> {
     let fail = |error| Error::of(path, error);
     let damaged = |reason: String| Error::Damaged { path: path.to_path_buf(), reason };
-    // one snapshot for rows and head, should a coordinator append meanwhile
+    // One snapshot for rows and head, in case a coordinator appends meanwhile.
     let snapshot = connection.unchecked_transaction().map_err(fail)?;
     let mut head = Head::default();
     let mut query = snapshot.prepare("SELECT number, at, event, link FROM events ORDER BY number").map_err(fail)?;
@@ -424,7 +424,7 @@ pub(crate) fn parse(path: &Path, number: u64, at: u64, text: &str) -> Result<Rec
 mod tests {
     use super::*;
 
-    /// No test can cut the power: that a commit waits for the disk is read from the connection, also after a fault.
+    /// No test can cut the power, so the connection is asked if a commit waits for the disk, also after a fault.
     #[test]
     fn every_connection_syncs_before_it_answers() {
         const FULL: i32 = 2;

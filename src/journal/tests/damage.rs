@@ -1,4 +1,5 @@
-//! Damage to a journal's files: it is found, named, never taken for the journal's end, and repaired as far as can be.
+//! Damage to a journal's files: it is found, named, never taken for the journal's end, and repaired as far as
+//! possible.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -95,7 +96,7 @@ fn every_flipped_bit_of_the_log_is_found() {
     assert_eq!(verify(directory.path()).expect("it is sound").events, 20);
 }
 
-/// Most pages of a log are written again by later transactions, so that most damage costs nothing.
+/// Later transactions rewrite most pages of a log, so that most damage costs nothing.
 #[test]
 fn a_flipped_bit_of_the_log_hides_no_event_and_most_are_repaired_without_loss() {
     let killed = Killed::after(12);
@@ -136,7 +137,7 @@ fn a_flipped_bit_of_the_log_hides_no_event_and_most_are_repaired_without_loss() 
     assert!(2 * whole > rounds, "{whole} of {rounds}");
 }
 
-/// The file of a journal whose tables are in its write-ahead log still.
+/// Returns the file of a journal whose tables are still in its write-ahead log.
 fn begun() -> Vec<u8> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let database = rusqlite::Connection::open(directory.path().join("journal.sqlite")).expect("it can be made");
@@ -193,7 +194,7 @@ fn events_are_recovered_from_a_log_without_its_file() {
     }
 }
 
-/// A process can end between the commit and the note of it; the note is never the first of the two.
+/// A process can end between the commit and the write of the head file; the head file is never written first.
 #[test]
 fn the_head_may_be_behind_the_journal_and_never_ahead() {
     let (behind, ahead) = (Killed::after(4), Killed::after(5));
@@ -273,7 +274,7 @@ fn repair_begins_nothing_where_nothing_is_and_waits_for_no_coordinator() {
     assert!(matches!(repair(directory.path(), true), Err(Error::Locked { .. })));
 }
 
-/// The coordinator would go on writing to files that nobody finds again.
+/// The coordinator would continue to write to files that are lost.
 #[test]
 fn files_that_are_removed_moved_or_replaced_end_the_journal_with_a_copy() {
     type Harm = fn(&Path);

@@ -1,4 +1,4 @@
-//! The journal's promises: what was acknowledged is there, what is wrong is found and named.
+//! The journal's promises: acknowledged events are there, and faults are found and named.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
@@ -53,7 +53,7 @@ fn a_second_coordinator_is_kept_out_and_told_by_whom() {
         Err(Error::Locked { holder, .. }) => assert!(holder.contains(&std::process::id().to_string()), "{holder}"),
         other => panic!("{:?}", other.map(|_| "opened")),
     }
-    // looking is allowed meanwhile
+    // Reading is allowed meanwhile.
     assert_eq!(verify(directory.path()).expect("it is sound").events, 1);
     assert_eq!(journal::read(directory.path()).expect("it is sound").applied, 1);
     drop(journal);
@@ -86,7 +86,7 @@ fn a_full_disk_stores_nothing_and_the_journal_goes_on_when_there_is_room() {
     let fault = journal.append(&batch).expect_err("there is no room");
     assert!(matches!(fault, Error::Full { .. }) && fault.is_passing(), "{fault}");
     assert_eq!(journal.last(), 3);
-    // the limit was this connection's own: it is gone when the file is opened again
+    // The limit was this connection's own: it is gone when the file is reopened.
     assert_eq!(journal.replay().expect("it is sound").applied, 3);
     journal.append(&batch).expect("there is room again");
     journal.append(&[joined(5)]).expect("there is room");
@@ -107,7 +107,7 @@ fn a_journal_that_becomes_read_only_stores_nothing_and_goes_on_later() {
 
 #[test]
 fn a_state_directory_that_cannot_be_used_is_named() {
-    // nobody can make files there, not even root
+    // No user can create files there, not even root.
     let fault = Journal::open(Path::new("/sys/orchestrator-test")).map(|_| ()).expect_err("it cannot be made");
     assert!(
         matches!(fault, Error::Directory { .. }) && fault.to_string().contains("/sys/orchestrator-test"),
@@ -157,8 +157,8 @@ fn a_damaged_byte_anywhere_in_the_events_is_found() {
     let original = exported(directory.path()).expect("it is sound");
     let mut found = 0;
     let mut harmless = Vec::new();
-    // every 97th byte after the header, and all of that: texts, hashes, b-tree pages, and space that is no longer used, of
-    // which a change is not found and does no harm
+    // Every 97th byte after the header, and all of that: texts, hashes, b-tree pages, and space that is no longer
+    // used, where a change is not found and does no harm.
     for at in (0..100).chain((100..sound.len()).step_by(97)) {
         let mut file = fs::File::options().write(true).open(&path).expect("it opens");
         file.seek(SeekFrom::Start(at as u64)).expect("it is a file");
@@ -201,7 +201,7 @@ fn an_export_has_one_line_per_event_and_reads_back() {
     assert_eq!(event, joined(3).event);
 }
 
-/// Only as a child of the test below: appends until it is killed, and says each event that it was told is stored.
+/// Runs only as a child of the test below: appends until it is killed, and prints each event that was stored.
 #[test]
 fn appends_until_killed() {
     let Ok(directory) = std::env::var("JOURNAL_TO_APPEND_TO") else { return };
@@ -232,7 +232,7 @@ fn what_was_acknowledged_survives_kill_9() {
             acknowledged = number;
         }
         child.kill().expect("it runs");
-        // what it had said before the signal came counts, too
+        // Events that it had printed before the signal count, too.
         acknowledged = stored.last().unwrap_or(acknowledged);
         child.wait().expect("it ran");
         let events = read(directory.path());
@@ -243,13 +243,13 @@ fn what_was_acknowledged_survives_kill_9() {
     assert!(acknowledged > 100);
 }
 
-/// Only as a child of the test below: a disk that takes no more, by the limit of the size of a file.
+/// Runs only as a child of the test below: a full disk, by the limit on the size of a file.
 #[test]
 fn fills_its_disk() {
     let Ok(directory) = std::env::var("JOURNAL_TO_FILL") else { return };
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use nix::sys::signal::{SigSet, Signal};
-    // the signal would end the process; without it the write fails, as on a full disk
+    // The signal would end the process; without it the write fails, as on a full disk.
     let mut set = SigSet::empty();
     set.add(Signal::SIGXFSZ);
     set.thread_block().expect("signals can be blocked");
@@ -257,7 +257,7 @@ fn fills_its_disk() {
     let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).expect("limits can be read");
     setrlimit(Resource::RLIMIT_FSIZE, 200 << 10, hard).expect("limits can be lowered");
     let mut faults = 0;
-    // the first fault is that of the log, which then moves into the file; in the end the file is full, too
+    // The first fault is in the log, which then moves into the file; in the end the file is full, too.
     while faults < 2 {
         let number = journal.last() + 1;
         match journal.append(&[joined(number)]) {
