@@ -1,4 +1,4 @@
-//! The time that decisions are given: milliseconds since 1970 that never go back, whatever happens to the wall clock.
+//! The clock for decisions: milliseconds since 1970 that never go back, whatever happens to the wall clock.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Goes on from the last time in the journal, should the wall clock stand before it.
+    /// Continues from the last time in the journal if the wall clock is behind it.
     pub fn start(last: Millis) -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as Millis);
         Self { base: wall.max(last), started: Instant::now() }

@@ -1,6 +1,6 @@
-//! Which connections are kept open. One on which nobody has asked anything yet, with the token where there is one, is
-//! closed after a while, and there are at most so many of them: per address, and together. Workers and commands ask
-//! at once, and are never closed here.
+//! Limits on connections. A connection without a request (with the token, if there is one) is closed after a while,
+//! and the number of such connections is limited, per address and in all. Workers and commands send a request at once,
+//! and are never closed here.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,29 +17,29 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, interval};
 
-/// Open files that are not connections: the journal, the runtime, what children are started with.
+/// Open files that are not connections: the journal, the runtime, the pipes of children.
 const RESERVED_FILES: usize = 64;
-/// Between two looks at the connections that wait for a request.
+/// Interval between two checks of the connections that wait for a request.
 const LOOK: Duration = Duration::from_secs(1);
-/// After an accept that failed: there is no connection to wait for.
+/// Pause after a failed accept, because there is no connection to wait for.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Between two complaints of a kind.
+/// Minimum interval between two warnings of one kind.
 const COMPLAINT: Duration = Duration::from_secs(60);
 
-/// What a peer may hold open.
+/// Limits on the connections of peers.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// From the accept, or the last answer on a page, to a request.
+    /// Maximum time from the accept, or the last answer on a page, to a request.
     pub silence: Duration,
-    /// Connections without a request from one address.
+    /// Maximum number of connections without a request from one address.
     pub silent_per_address: usize,
-    /// Connections without a request together.
+    /// Maximum number of connections without a request in all.
     pub silent: usize,
     pub open: usize,
 }
 
 impl Limits {
-    /// Those that fit the number of files that this process may open, which is raised to what the system allows.
+    /// Returns limits that fit the limit of open files, which is first raised to the system's maximum.
     pub fn of_process() -> Self {
         let files = raise_file_limit();
         let silent = (files / 4).clamp(16, 1024);
@@ -87,7 +87,7 @@ impl Gate {
         }
     }
 
-    /// `None`: too many connections are in use.
+    /// Admits a connection; `None`: too many connections are in use.
     fn admit(&mut self, stream: TcpStream, address: SocketAddr) -> Option<Connection> {
         let (limits, peer) = (self.connections.limits, address.ip());
         let closed = self.connections.make_room(peer);
@@ -120,7 +120,7 @@ impl Gate {
         tokio::time::sleep(PAUSE).await;
     }
 
-    /// The connections as a stream, for the server of gRPC; ends with its receiver.
+    /// Returns the connections as a stream, for the gRPC server; it ends with its receiver.
     pub fn into_stream(mut self) -> mpsc::Receiver<io::Result<Connection>> {
         let (connections, accepted) = mpsc::channel(1);
         tokio::spawn(async move {
@@ -150,7 +150,7 @@ impl axum::serve::Listener for Gate {
     }
 }
 
-/// At most one of a kind in a minute.
+/// Limits the warnings of one kind to one per minute.
 #[derive(Default)]
 struct Complaint(Option<Instant>);
 
@@ -204,7 +204,7 @@ impl Connections {
         }
     }
 
-    /// At least one, where there is one: makes room at once for those that wait to be accepted.
+    /// Closes the oldest quarter, at least one if there is one, to make room for connections that wait to be accepted.
     fn close_oldest_quarter(&self) {
         let mut silent = self.silent();
         for _ in 0..silent.len().div_ceil(4) {
@@ -213,7 +213,7 @@ impl Connections {
         }
     }
 
-    /// For one more connection of this peer. True: another one was closed for it; an error: none could be.
+    /// Makes room for a connection of this peer. True: another one was closed for it; an error: none could be.
     fn make_room(&self, peer: IpAddr) -> Result<bool, ()> {
         let (mut silent, limits) = (self.silent(), self.limits);
         let mut of_peer =
@@ -240,7 +240,7 @@ struct Entry {
     connections: Arc<Connections>,
 }
 
-/// A connection as the requests on it see it.
+/// A handle on a connection for the requests on it.
 #[derive(Clone)]
 pub struct Guard(Arc<Entry>);
 
@@ -251,13 +251,13 @@ impl std::fmt::Debug for Guard {
 }
 
 impl Guard {
-    /// A request has come that may be answered: the connection is no longer closed for its silence.
+    /// Marks the start of a request with a valid token: the connection is no longer closed for lack of one.
     pub fn begin_request(&self) {
         let mut silent = self.0.connections.silent();
         silent.by_age.retain(|_, (_, guard)| !Arc::ptr_eq(&guard.0, &self.0));
     }
 
-    /// From now on it is again, if nothing more is asked.
+    /// Marks the end of a request: without another one the connection may be closed again.
     pub fn end_request(&self) {
         let mut silent = self.0.connections.silent();
         let number = silent.next;

@@ -1,4 +1,4 @@
-//! Service Control: turns each call into a question to the owner and its answer into a reply.
+//! Service Control: turns each call into a message to the owner, and the owner's answer into a reply.
 
 use protocol::invalid::{line, name, optional_name};
 use protocol::v1;
@@ -12,9 +12,9 @@ use crate::message::{self, Change, Message, Read, Reply};
 use crate::outbox::{Taken, outbox};
 use crate::reports::Reports;
 
-/// Bytes under way to one `tail`; one that falls further behind is cut off.
+/// Limit on the bytes under way to one `tail`; one that falls further behind is cut off.
 const TAIL_BYTES: u32 = 1 << 20;
-/// Wider than any table is useful.
+/// Maximum width of a table; wider ones are of no use.
 const MAX_WIDTH: u32 = 10_000;
 
 pub struct ControlService {
@@ -35,7 +35,7 @@ impl ControlService {
 #[tonic::async_trait]
 impl Control for ControlService {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
-        // checking 100,000 cells takes a while: not on a thread that other calls wait for
+        // The check of 100,000 cells takes a while: not on a thread that other calls wait for.
         let request = request.into_inner();
         let checked = tokio::task::spawn_blocking(move || request.into_sweep()).await;
         let (sweep, build) = checked.map_err(|error| Status::internal(error.to_string()))??;

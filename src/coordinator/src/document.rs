@@ -1,5 +1,5 @@
-//! The status as one JSON document, the same from `orchestrator status --output json` and from the status page. Fields are
-//! added to it, never renamed; `SCHEMA` rises when one goes.
+//! The status as one JSON document, the same from `orchestrator status --output json` and from the status page. Fields
+//! are added, never renamed; `SCHEMA` rises when one is removed.
 
 use protocol::v1::{RunningTrial, StatusReply, SweepStatus, WorkerStatus};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 /// Version of the document.
 pub const SCHEMA: u32 = 1;
 
-/// Whole, as `orchestrator status --output json` and the status page give it.
+/// Returns the whole document, as in `orchestrator status --output json` and on the status page.
 pub fn status(reply: &StatusReply) -> Value {
     json!({
         "schema": SCHEMA,

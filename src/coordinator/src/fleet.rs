@@ -1,5 +1,5 @@
-//! Service Fleet: one task per worker's stream, which reads, checks and passes on. What a worker says is judged by the
-//! owner.
+//! Service Fleet: one task per worker's stream, which reads messages, checks them and passes them on. The owner
+//! decides on them.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::message::{Message, Stream, ToWorker};
 use crate::outbox::{Taken, outbox};
 
-/// A peer that connects and says nothing is cut off.
+/// Deadline for the Hello; a peer that connects and does not send it is cut off.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
-/// Bytes under way to one worker: its slots can all be filled at once.
+/// Limit on the bytes under way to one worker: all its slots can be filled at once.
 const OUTGOING_BYTES: u32 = 16 << 20;
 
 pub struct FleetService {
@@ -44,7 +44,7 @@ async fn serve(mut incoming: Streaming<v1::WorkerMessage>, outgoing: ToWorker, o
     let (cut, mut is_cut) = oneshot::channel();
     let (accepted, is_accepted) = oneshot::channel();
     let last_word = outgoing.last_word();
-    // the owner holds the sending half now; when it lets go the worker must see the end of the stream
+    // The owner has the sending half now; when the owner drops it, the worker must see the end of the stream.
     let stream = Stream { outgoing, cut, accepted: Some(accepted) };
     if owner.send(Message::Connected { hello: Box::new(hello), stream }).await.is_err() {
         return;

@@ -1,6 +1,6 @@
-//! The read-only page for people and for Prometheus: `/` (HTML), `/status` (JSON), `/metrics`. It asks the owner what
-//! `orchestrator status` asks, and can change nothing. It answers only requests that name its own address, so that no
-//! other site in a browser can read it by a name that leads here.
+//! The read-only page for users and Prometheus: `/` (HTML), `/status` (JSON), `/metrics`. It sends the owner the same
+//! question as `orchestrator status`, and can change nothing. It answers only requests that name its own address, so
+//! that no other site in a browser can read it through a name that resolves to this address.
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +25,7 @@ use crate::options::Error;
 
 type Owner = mpsc::Sender<Message>;
 
-/// The page; dropping it ends it.
+/// The status page; dropping it ends it.
 pub struct Page {
     address: SocketAddr,
     task: JoinHandle<()>,
@@ -36,7 +36,7 @@ impl Page {
         self.address
     }
 
-    /// Away from loopback every request must carry `authorization: Bearer TOKEN`.
+    /// Starts the page. If it is not on loopback, every request must carry `authorization: Bearer TOKEN`.
     pub(crate) async fn start(
         address: SocketAddr,
         names: Vec<String>,
@@ -78,7 +78,7 @@ impl Drop for Page {
     }
 }
 
-/// Keeps the connection while a request on it is answered. Afterwards it has to read the answer and ask again in time.
+/// Keeps the connection while a request on it is answered. The peer then has to send the next request in time.
 async fn hold(ConnectInfo(guard): ConnectInfo<Guard>, request: Request, next: Next) -> Response {
     guard.begin_request();
     let response = next.run(request).await;
@@ -86,7 +86,7 @@ async fn hold(ConnectInfo(guard): ConnectInfo<Guard>, request: Request, next: Ne
     response
 }
 
-/// The hosts that a request may name.
+/// Hosts that a request may name.
 #[derive(Clone)]
 struct Hosts {
     bound: IpAddr,
@@ -98,7 +98,7 @@ impl Hosts {
         Self { bound, names: names.into_iter().map(|name| bare(&name)).collect() }
     }
 
-    /// An address that is typed is that of this machine, and no name of another site.
+    /// Returns true for this page's hosts. A typed address is this machine's, and not the name of another site.
     fn include(&self, host: &str) -> bool {
         let host = bare(host);
         let is_everywhere = self.bound.is_unspecified();
@@ -110,7 +110,7 @@ impl Hosts {
     }
 }
 
-/// A host without its port, in lower case.
+/// Returns a host without its port, in lower case.
 fn bare(host: &str) -> String {
     let host = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
@@ -169,7 +169,7 @@ async fn page(State(owner): State<Owner>) -> Result<Html<String>, Response> {
     Ok(Html(as_html(&ask(&owner).await?)))
 }
 
-/// The text format of Prometheus.
+/// Formats the status in the text format of Prometheus.
 fn as_metrics(status: &v1::StatusReply) -> String {
     let mut text = String::new();
     let mut gauge = |name: &str, help: &str, values: &[(String, u64)]| {
@@ -218,7 +218,7 @@ fn as_metrics(status: &v1::StatusReply) -> String {
     text
 }
 
-/// A label's value.
+/// Escapes the value of a label.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

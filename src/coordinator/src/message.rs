@@ -1,4 +1,4 @@
-//! What the services ask of the owner, and how it answers.
+//! Messages of the services to the owner, and the ways in which it answers.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use tonic::Status;
 
 use crate::outbox::Outbox;
 
-/// To one worker.
+/// Outbox to one worker.
 pub type ToWorker = Outbox<v1::CoordinatorMessage>;
-/// To one `tail`.
+/// Outbox to one `tail`.
 pub type ToTail = Outbox<v1::TailMessage>;
 pub type Reply<T> = oneshot::Sender<Result<T, Status>>;
 
@@ -36,30 +36,30 @@ pub enum Message {
     },
     Change(Change),
     Read(Read),
-    /// Journal what has been received and end.
+    /// Journals the messages received so far and ends.
     Stop,
 }
 
 pub struct Stream {
     pub outgoing: ToWorker,
-    /// Never sent on: its end tells the reading half that the stream is over.
+    /// Nothing is sent on it: dropping it ends the reading half.
     #[expect(dead_code, reason = "only its being dropped means something")]
     pub cut: oneshot::Sender<()>,
-    /// Lets the reading half go on: nothing is heard of a stream before its Hello was accepted, for the worker and the
-    /// number that it claims may be another's.
+    /// Unblocks the reading half. Messages are read only after the Hello was accepted, because the worker and the
+    /// stream number that it claims may be another's.
     pub accepted: Option<oneshot::Sender<()>>,
 }
 
 impl Stream {
     pub fn accept(&mut self) {
         if let Some(accepted) = self.accepted.take() {
-            // the reading half is gone when the stream has broken already
+            // The reading half is gone if the stream has already broken.
             let _ = accepted.send(());
         }
     }
 }
 
-/// Answered when it is durable.
+/// A request for a change, answered when the change is durable.
 pub enum Change {
     Submit { sweep: Box<Sweep>, build: String, reply: Reply<Submission> },
     Cancel { sweep: String, reply: Reply<u64> },
@@ -77,7 +77,7 @@ pub enum Read {
         sweep: String,
         messages: ToTail,
     },
-    /// What a report of the sweep is made from; nothing while it has not changed since `known` (`SweepState::changed`).
+    /// Returns the state for a report; nothing if the sweep has not changed since `known` (`SweepState::changed`).
     Snapshot {
         sweep: String,
         known: Option<u64>,

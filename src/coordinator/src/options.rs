@@ -1,4 +1,4 @@
-//! How a coordinator is started, and stopped again.
+//! Start and shutdown of a coordinator.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -28,25 +28,25 @@ use crate::owner::Owner;
 use crate::storage::{self, Storage, StorageFault};
 use crate::token_file;
 
-/// Messages that wait for the owner; whoever has more to say waits.
+/// Number of messages that may wait for the owner; further senders wait.
 const INBOX: usize = 4096;
-/// How long calls that are under way may take after `shutdown`.
+/// Maximum time for calls under way after `shutdown`.
 const LAST_CALLS: Duration = Duration::from_secs(3);
 
-/// Where workers and commands connect to.
+/// Address for workers and commands.
 pub enum Listen {
     Address(SocketAddr),
-    /// Already bound: tests and the embedded coordinator take port 0.
+    /// A bound listener: tests and the embedded coordinator use port 0.
     Bound(TcpListener),
 }
 
 pub struct Options {
     pub listen: Listen,
-    /// Holds the journal; made when it is missing.
+    /// Directory of the journal, created if it is missing.
     pub state_dir: PathBuf,
     /// Needed to listen on anything but loopback.
     pub token: Option<Token>,
-    /// Where the token was read: it is read again when it changes.
+    /// File of the token; it is read again when it changes.
     pub token_file: Option<PathBuf>,
     /// Leases, limits and budgets, and the build that workers and submitters must have.
     pub config: Config,
@@ -78,7 +78,7 @@ pub enum Error {
 
 pub struct Coordinator;
 
-/// A running coordinator. Dropping it stops it without ceremony; nothing acknowledged is lost.
+/// A running coordinator. Dropping it stops it abruptly; nothing acknowledged is lost.
 pub struct Handle {
     address: SocketAddr,
     messages: mpsc::Sender<Message>,
@@ -128,7 +128,7 @@ fn serve(
     let check = admit(tokens.clone());
     let gate = Gate::new(listener, Limits::of_process()).map_err(cannot_listen)?;
     let (stop_server, stopped) = oneshot::channel();
-    // a worker whose machine vanished closes nothing: only unanswered pings show it
+    // If a worker's machine vanishes, the connection stays open: only unanswered pings show it.
     let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -151,7 +151,7 @@ fn serve(
     })
 }
 
-/// Checks the token of a call; a connection with a call that passes is no longer closed for its silence.
+/// Checks the token of a call; a connection with a valid call is no longer closed for lack of one.
 fn admit(tokens: Option<AcceptedTokens>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     let mut check = protocol::token::require(tokens);
     move |request| {
@@ -163,7 +163,7 @@ fn admit(tokens: Option<AcceptedTokens>) -> impl FnMut(Request<()>) -> Result<Re
     }
 }
 
-/// Journalling blocks, so the owner has a thread, and a runtime of its own for its timers.
+/// Starts the owner. Journalling blocks, so it has its own thread, with its own runtime for its timers.
 fn start_owner(
     owner: Owner,
     inbox: mpsc::Receiver<Message>,
@@ -197,18 +197,18 @@ fn bind(listen: Listen, has_token: bool) -> Result<(TcpListener, SocketAddr), Er
 }
 
 impl Handle {
-    /// What was bound.
+    /// Returns the bound address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves the read-only status page and metrics, until the page is dropped. Like the coordinator itself it wants a
-    /// token to listen on anything but loopback, and then on every request. It answers to its own address and to `names`.
+    /// Serves the read-only status page and metrics, until the page is dropped. Like the coordinator it needs a token
+    /// to listen on anything but loopback, and then on every request. It answers to its own address and to `names`.
     pub async fn serve_http(&self, address: SocketAddr, names: Vec<String>) -> Result<Page, Error> {
         Page::start(address, names, self.tokens.clone(), self.messages.clone()).await
     }
 
-    /// Until it ends by itself, which only an error makes it do.
+    /// Waits until the coordinator ends on its own, which happens only through an error.
     pub async fn wait(&mut self) -> Error {
         let owner_ended = async {
             match &mut self.owner_ended {
@@ -234,7 +234,7 @@ impl Handle {
         error
     }
 
-    /// Journals what has been received, closes every stream and ends.
+    /// Journals the messages received so far, closes every stream and ends.
     pub async fn shutdown(mut self) -> Result<(), Error> {
         let _ = self.messages.send(Message::Stop).await;
         let ended = match self.owner_ended.take() {

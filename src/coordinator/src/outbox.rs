@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::Stream;
 use tonic::Status;
 
-/// What a queued message occupies beside its own bytes.
+/// Bytes that a queued message occupies beside its own.
 const OVERHEAD: usize = 64;
 
 /// The sending half; dropping it ends the stream.
@@ -22,14 +22,14 @@ pub struct Outbox<T> {
 
 struct Queued<T> {
     message: Result<T, Status>,
-    /// Given back when the message is taken.
+    /// Permit for its bytes, returned when the message is taken.
     _room: Option<OwnedSemaphorePermit>,
 }
 
-/// What the transport takes the messages from.
+/// The receiving half, from which the transport takes messages.
 pub struct Taken<T>(UnboundedReceiver<Queued<T>>);
 
-/// Can end a stream, and does not keep it open.
+/// A handle that can end a stream, and does not keep it open.
 pub struct LastWord<T>(WeakUnboundedSender<Queued<T>>);
 
 pub fn outbox<T>(limit: u32) -> (Outbox<T>, Taken<T>) {
@@ -38,7 +38,7 @@ pub fn outbox<T>(limit: u32) -> (Outbox<T>, Taken<T>) {
 }
 
 impl<T: Message> Outbox<T> {
-    /// False: nobody reads it, or not fast enough. A message alone may be larger than the limit.
+    /// Queues a message. False: the peer does not read, or not fast enough. A single message may exceed the limit.
     pub fn send(&self, message: T) -> bool {
         let bytes = u32::try_from(message.encoded_len().saturating_add(OVERHEAD)).unwrap_or(u32::MAX).min(self.limit);
         match self.room.clone().try_acquire_many_owned(bytes) {
@@ -49,7 +49,7 @@ impl<T: Message> Outbox<T> {
 }
 
 impl<T> Outbox<T> {
-    /// The last thing on the stream, whether there is room or not.
+    /// Ends the stream with this status, whether there is room or not.
     pub fn end(&self, status: Status) {
         let _ = self.queue.send(Queued { message: Err(status), _room: None });
     }
@@ -58,7 +58,7 @@ impl<T> Outbox<T> {
         LastWord(self.queue.downgrade())
     }
 
-    /// Everything that was sent has been taken.
+    /// Returns true if everything that was sent has been taken.
     pub fn is_empty(&self) -> bool {
         self.room.available_permits() == self.limit as usize
     }

@@ -1,9 +1,9 @@
-//! The one task that owns the state. It takes what has arrived, lets `schedule::turn` decide all of it, journals the
-//! events in one transaction, and only then answers and acts (promise P3).
+//! The one task that owns the state. It takes the messages that have arrived, lets `schedule::turn` decide on all of
+//! them, journals the events in one transaction, and only then answers and acts (promise P3).
 //!
-//! When the journal cannot be written, the turn is kept and tried again; until it succeeds nothing new is decided,
-//! everything that would change something is refused with the reason, and workers go on training. The state may
-//! then be ahead of the journal, but nobody is told what is not in it.
+//! When the journal cannot be written, the turn is kept and retried. Until the retry succeeds nothing new is decided,
+//! all changes are refused with the reason, and workers continue to train. The state may then be ahead of the journal,
+//! but no peer is sent anything that the journal does not have.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -23,11 +23,11 @@ use crate::storage::{Storage, StorageFault};
 use crate::streams::Streams;
 use crate::tail::Tails;
 
-/// Messages decided in one turn at most: bounds the size of a transaction and the wait of the first for the last.
+/// Maximum number of messages in one turn: bounds the size of a transaction and the wait of the first for the last.
 const MAX_BATCH: usize = 1024;
-/// Deadlines are looked at when nothing waits to be heard, or after this time.
+/// Deadlines are checked when no message waits, or after this time.
 const TICK_OVERDUE_MS: Millis = 5_000;
-/// When nobody is connected and nothing is due.
+/// Longest wait, when no worker is connected and no deadline is set.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -52,20 +52,20 @@ pub(crate) struct Fault {
     pause: Duration,
 }
 
-/// What those who watch are shown.
+/// Data for the open `tail` calls.
 pub(crate) struct Looking<'a> {
     pub state: &'a State,
     pub config: &'a Config,
     pub now: Millis,
 }
 
-/// What is done once a turn is durable.
+/// Answers and effects that follow once a turn is durable.
 struct Rest {
     answers: Vec<(After, Result<Answer, Rejected>)>,
     effects: Vec<Effect>,
 }
 
-/// Who waits for the answer to an input.
+/// The receiver of the answer to an input.
 enum After {
     Nobody,
     Stream { worker: WorkerId, connection: u64, stream: Stream },
@@ -86,9 +86,9 @@ impl Owner {
         Self { state, config, clock, storage, streams, tails, fault: None, last_tick }
     }
 
-    /// Until it is told to stop, nobody is left who could tell it anything, or the journal is beyond repair.
+    /// Runs until a stop message, until no sender is left, or until the journal cannot be used again.
     pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Result<(), StorageFault> {
-        // a coordinator that has just started may have something to place
+        // A coordinator that has just started may have trials to place.
         self.turn(vec![(Input::Tick, After::Nobody)], self.clock.now());
         loop {
             let before = self.clock.now();
@@ -118,7 +118,7 @@ impl Owner {
         }
     }
 
-    /// Decides a batch. True: it is time to end.
+    /// Decides on a batch. True: it is time to end.
     fn take(&mut self, batch: Vec<Message>, all_heard: bool) -> bool {
         if !self.mended() {
             return self.take_in_fault(batch);
@@ -150,7 +150,7 @@ impl Owner {
         stop
     }
 
-    /// The input that a message means; nothing for what comes on a stream that was replaced.
+    /// Returns the input for a message; nothing for a message on a stream that was replaced.
     fn hear(&mut self, message: Message) -> Option<(Input, After)> {
         match message {
             Message::Connected { hello, stream } => {
@@ -191,7 +191,7 @@ impl Owner {
         }
     }
 
-    /// Not while the state holds what is not journalled yet: files that are removed do not come back.
+    /// Sends a worker the files that it may remove. Not while the state is ahead of the journal: removal is final.
     fn answer_seen(&mut self, worker: &WorkerId, seen: &[TrialId]) {
         if self.fault.is_none() {
             let leftovers = schedule::leftovers(&self.state, seen, self.clock.now());
@@ -225,7 +225,8 @@ impl Owner {
         })
     }
 
-    /// `now` is when it was found due: a process that is stopped in between must not judge by a later time.
+    /// Runs one turn. `now` is the time at which it became due: if the process is stopped in between, a later time
+    /// must not count.
     fn turn(&mut self, inputs: Vec<(Input, After)>, now: Millis) {
         let (inputs, afters): (Vec<Input>, Vec<After>) = inputs.into_iter().unzip();
         let Turn { recorded, answers, effects } = schedule::turn(&mut self.state, &self.config, &inputs, now);
@@ -249,7 +250,7 @@ impl Owner {
         }
     }
 
-    /// After the events are durable.
+    /// Answers and acts, once the events are durable.
     fn finish(&mut self, recorded: &[Recorded], rest: Rest) {
         for (after, answer) in rest.answers {
             self.answer(after, answer);
@@ -260,7 +261,7 @@ impl Owner {
         self.tell_tails(|tails, owner| tails.events(recorded, owner.state, owner.config, owner.now));
     }
 
-    /// A panic there ends the open calls and nothing else.
+    /// Updates the `tail` calls. A panic there ends these calls and nothing else.
     pub(crate) fn tell_tails(&mut self, tell: impl FnOnce(&mut Tails, Looking<'_>)) {
         let looking = Looking { state: &self.state, config: &self.config, now: self.clock.now() };
         if catch_unwind(AssertUnwindSafe(|| tell(&mut self.tails, looking))).is_err() {
@@ -288,7 +289,7 @@ impl Owner {
                 let refused = FromCoordinator::Refused { reason: rejected.to_string() };
                 stream.outgoing.send(refused.into());
             }
-            // so that it knows that it was heard and may end
+            // The reply that lets the worker end.
             (After::Leaving(worker), Ok(_)) => {
                 self.streams.send(&worker, FromCoordinator::Drain { reason: "the worker leaves".to_owned() });
             }
@@ -331,27 +332,27 @@ impl Owner {
         }
         let deadline = schedule::next_deadline(&self.state, &self.config, now);
         let next = deadline.into_iter().chain(self.tails.due()).min();
-        // a deadline that has passed and changes nothing must not make the loop spin
+        // A deadline that has passed and changes nothing must not make the loop spin.
         let wait = next.map_or(LONGEST_WAIT, |next| Duration::from_millis(next.saturating_sub(now).max(5)));
         let noticed = schedule::longest_wait(&self.state, &self.config).map(Duration::from_millis);
         noticed.map_or(wait, |noticed| wait.min(noticed))
     }
 
-    /// After a SIGSTOP, on a suspended machine or behind a slow disk every worker looks silent, though nobody listened.
+    /// Extends leases: after a SIGSTOP, a suspension or on a slow disk workers only look silent.
     fn forgive(&mut self, gap: Millis) {
         if schedule::held_up(&mut self.state, &self.config, gap, self.clock.now()) {
             tracing::warn!(gap_ms = gap, "the coordinator itself was held up; nobody's silence in that time counts");
         }
     }
 
-    /// Whether the journal works, after trying again what could not be written.
+    /// Returns true if the journal works, after a retry of the kept turn.
     fn mended(&mut self) -> bool {
         let Some(mut fault) = self.fault.take() else { return true };
         if Instant::now() >= fault.retry_at {
             match self.storage.append(&fault.recorded) {
                 Ok(()) => {
                     tracing::info!("the journal can be written again");
-                    // whoever could not be heard meanwhile was not silent
+                    // Workers whose messages could not be read meanwhile were not silent.
                     self.forgive(self.config.lease_ms);
                     self.finish(&fault.recorded, fault.rest);
                     return true;
@@ -367,7 +368,7 @@ impl Owner {
         false
     }
 
-    /// Nothing is decided. Workers say outcomes again until they are acknowledged, and connect again until they may.
+    /// Handles messages without deciding. Workers repeat outcomes until they are acknowledged, and retry to connect.
     fn take_in_fault(&mut self, batch: Vec<Message>) -> bool {
         let reason = self.fault.as_ref().map(|fault| fault.cause.reason.clone()).unwrap_or_default();
         let refusal = || Status::unavailable(format!("the journal cannot be written: {reason}"));
@@ -379,7 +380,7 @@ impl Owner {
                 Message::Read(read) => self.read(read),
                 Message::Stop => stop = true,
                 message @ (Message::Said { .. } | Message::Closed { .. }) => {
-                    // what is live is never journalled
+                    // Live state is never journalled.
                     if let Some((input @ (Input::Heartbeat { .. } | Input::Disconnected { .. }), _)) =
                         self.hear(message)
                     {

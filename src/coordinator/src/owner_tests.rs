@@ -1,4 +1,4 @@
-//! The owner without a network: a journal that fails or crashes where a test wants, and workers that are tasks.
+//! The owner without a network: a journal that fails or crashes where a test requires it, and workers that are tasks.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ use crate::owner::Owner;
 use crate::reports::Reports;
 use crate::storage::{Storage, StorageFault};
 
-/// What a process that dies leaves behind.
+/// State that survives the death of a process.
 #[derive(Clone, Default)]
 struct Disk(Arc<Mutex<Content>>);
 
@@ -31,7 +31,7 @@ struct Content {
     stored: Vec<Recorded>,
     appends: usize,
     full: bool,
-    /// Reading an event panics: a fault of the program.
+    /// Reading an event panics, like a bug in the program.
     faulty: bool,
     /// The process dies at this append, counted from 0, before or after the commit.
     crash: Option<(usize, Moment)>,
@@ -79,7 +79,7 @@ impl Disk {
         schedule::replay(&self.0.lock().unwrap().stored).unwrap()
     }
 
-    /// A coordinator on this disk.
+    /// Starts a coordinator on this disk.
     fn start(&self) -> (mpsc::Sender<Message>, JoinHandle<Result<(), StorageFault>>) {
         let mut state = self.replay();
         let mut config = Config::new("test");
@@ -158,7 +158,7 @@ impl TaskWorker {
         Self { id: WorkerId(id.into()), connections: 0, ended: BTreeMap::new() }
     }
 
-    /// Until the stream ends.
+    /// Serves until the stream ends.
     async fn serve(&mut self, messages: &mpsc::Sender<Message>) {
         self.connections += 1;
         let connection = self.connections;
@@ -237,7 +237,7 @@ async fn while_the_journal_fails_nothing_is_acknowledged_and_then_everything_is(
     let (reply, mut first) = oneshot::channel();
     let change = Change::Submit { sweep: sweep(), build: "test".into(), reply };
     messages.send(Message::Change(change)).await.unwrap();
-    // whatever is asked after it is answered while it waits
+    // Questions after it are answered while it waits.
     let shown = status(&messages).await.unwrap();
     assert_eq!(shown.storage_fault, "the disk is full");
     assert!(first.try_recv().is_err(), "it is not in the journal");
@@ -264,7 +264,7 @@ async fn a_worker_that_does_not_read_is_cut_off() {
     let disk = Disk::default();
     let (messages, owner) = disk.start();
     let worker = WorkerId("worker-1-1".into());
-    // room for Welcome alone: the first Start finds none
+    // The outbox has room for Welcome alone, not for the first Start.
     let (outgoing, mut incoming) = outbox(1);
     let (cut, is_cut) = oneshot::channel();
     let stream = Stream { outgoing, cut, accepted: None };
@@ -274,7 +274,7 @@ async fn a_worker_that_does_not_read_is_cut_off() {
     incoming.next().await.unwrap().unwrap();
     assert_eq!(incoming.next().await.unwrap().unwrap_err().code(), Code::Aborted);
     assert!(incoming.next().await.is_none());
-    // its attempts were never started; when it is back with its lists they are given out again
+    // Its attempts never started; when it returns with its lists they are started again.
     let mut returned = TaskWorker { id: worker, connections: 1, ended: BTreeMap::new() };
     let complete = async {
         while !status(&messages).await.unwrap().sweeps[0].complete {
@@ -361,7 +361,7 @@ async fn numbers_of_a_lying_worker_do_not_end_the_coordinator() {
     owner.await.unwrap().unwrap();
 }
 
-/// What `Reports` sends, in one piece, and how many chunks it took.
+/// Returns the output of `Reports` in one piece, and its number of chunks.
 async fn report_of(reports: &Reports, files: v1::ReportFiles) -> (v1::ReportHead, String, BTreeMap<String, Vec<u8>>) {
     let mut chunks = reports.open("small".to_owned(), 100, files).await.unwrap();
     let (mut head, mut text, mut found) = (None, String::new(), BTreeMap::<String, Vec<u8>>::new());
@@ -394,7 +394,7 @@ async fn a_report_in_pieces_is_that_of_the_journal() {
         () = complete => {}
     }
     let expected = report::report_at(&disk.replay(), "small", 100).unwrap();
-    // made, kept, and made again for another width in between
+    // Made, kept, and made again for another width in between.
     for _ in 0..2 {
         let (head, text, files) = report_of(&reports, v1::ReportFiles::All).await;
         assert_eq!((head.complete, head.failed_trials), (expected.complete, expected.failed_trials));

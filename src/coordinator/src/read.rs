@@ -12,10 +12,10 @@ use crate::message::Read;
 use crate::owner::Owner;
 use crate::status;
 
-/// Workers that are gone stay in the state for ever; `status` shows the latest of them, for a day.
+/// Maximum number of gone workers in `status`, which shows those of the last day. They stay in the state for ever.
 const GONE_SHOWN: usize = 20;
 const GONE_SHOWN_MS: u64 = 24 * 3600 * 1000;
-/// Sweeps named to who asks for one that does not exist.
+/// Maximum number of sweeps in the error for an unknown one.
 const MAX_NAMED: usize = 12;
 
 impl Owner {
@@ -39,7 +39,7 @@ impl Owner {
         Ok(self.state.snapshot(sweep).map(Arc::new))
     }
 
-    /// A report is a fold over the journal: while the state is ahead of it, there is none.
+    /// Refuses a report while the state is ahead of the journal, because a report is a fold over the journal.
     fn journalled(&self) -> Result<(), Status> {
         match &self.fault {
             Some(fault) => Err(Status::unavailable(format!("the journal cannot be written: {}", fault.cause.reason))),
@@ -93,14 +93,14 @@ impl Owner {
         Ok(v1::ExplainReply { text: explanation.to_string(), json })
     }
 
-    /// An id, or a unique beginning of one.
+    /// Finds a trial by its id, or a unique prefix of one.
     fn find_trial(&self, text: &str) -> Result<TrialId, Status> {
         let status = |bad: NotATrial| match bad {
             NotATrial::Unknown(_) => Status::not_found(bad.to_string()),
             NotATrial::Malformed(_) | NotATrial::Ambiguous { .. } => Status::invalid_argument(bad.to_string()),
         };
         let prefix: TrialPrefix = text.parse().map_err(status)?;
-        // ids are ordered as their digits are
+        // The order of ids is that of their digits.
         let from = self.state.trials.ids_from(prefix.lowest());
         prefix.find(from.take_while(|id| prefix.begins(*id))).map_err(status)
     }
@@ -117,7 +117,7 @@ impl Owner {
     }
 }
 
-/// A panic while answering answers that question, and nothing else: the state is only looked at.
+/// Answers a question. A panic fails that question and nothing else, because the state is only read.
 pub(crate) fn guarded<T>(answer: impl FnOnce() -> Result<T, Status>) -> Result<T, Status> {
     let fault = |_| Err(Status::internal("the coordinator has a fault and cannot answer this: its log says more"));
     catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(fault)

@@ -1,5 +1,6 @@
-//! How long a sweep will still take: what its trials took so far per unit of predicted work, times the work that is
-//! left, over the slots that can do it. Trials that a search has not chosen yet count with what their search trials cost.
+//! Estimates how long a sweep will still take: the time per unit of predicted work so far, times the work left,
+//! divided by the slots that can do it. Trials that a search has not chosen yet count with the cost of their search
+//! trials.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -8,12 +9,12 @@ use schedule::state::{Millis, Phase, Place, State, SweepState, SweepTrial, Trial
 use schedule::tally::cost_of;
 use sweep::TrialId;
 
-/// An estimate for people.
+/// An estimate for users.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Remaining {
     /// 0: unknown.
     pub ms: Millis,
-    /// A search has not ended: nobody knows yet which trials follow from it.
+    /// True if a search has not ended: the trials that follow from it are unknown.
     pub at_least: bool,
 }
 
@@ -33,7 +34,7 @@ pub fn remaining(state: &State, entry: &SweepState, now: Millis) -> Remaining {
         let Some(wanted) = entry.trials.get(*index as usize) else { continue };
         let Some(trial) = state.trials.get(&wanted.id) else { continue };
         let share = share_done(state, wanted, trial);
-        // a resumed attempt began with work that it did not do
+        // A resumed attempt began with work that it did not do.
         if let [only] = trial.attempts.as_slice()
             && share > 0.0
         {
@@ -52,18 +53,18 @@ pub fn remaining(state: &State, entry: &SweepState, now: Millis) -> Remaining {
         return Remaining::default();
     }
     let work = ((left_cost + coming_cost) / parallel as f64).max(longest);
-    // a cast from a float saturates
+    // A cast from a float saturates.
     Remaining { ms: (work * pace.ms / pace.cost) as Millis, at_least: coming_trials > 0 }
 }
 
-/// Predicted work of the longest trial that waits: the first of its sweep in the queue.
+/// Returns the predicted work of the longest waiting trial, which is the first of its sweep in the queue.
 fn longest_waiting(state: &State, entry: &SweepState) -> f64 {
     let before_all = Place { order: entry.order, cost: Reverse(u64::MAX), index: 0, trial: TrialId::MIN, devices: 0 };
     let firsts = state.queue.by_needs.values().filter_map(|places| places.range(before_all..).next());
     firsts.filter(|place| place.order == entry.order).map(|place| f64::from_bits(place.cost.0)).fold(0.0, f64::max)
 }
 
-/// Predicted work and number of the result trials of cells whose search has not chosen yet.
+/// Returns predicted work and number of the result trials of cells whose search has not chosen yet.
 fn to_be_chosen(state: &State, entry: &SweepState) -> (f64, u64) {
     let Some(search) = entry.sweep.search.as_ref().filter(|_| entry.cancelled.is_none()) else { return (0.0, 0) };
     if entry.chosen.len() == entry.searching.len() {
@@ -80,14 +81,14 @@ fn to_be_chosen(state: &State, entry: &SweepState) -> (f64, u64) {
             continue;
         }
         let mean = known.iter().map(|trial| trial.cost).sum::<f64>() / known.len() as f64;
-        // a search trial trains without what is held out
+        // A search trial trains without the images that are held out.
         cost += mean / (1.0 - search.holdout).max(0.01) * seeds as f64;
         trials = trials.saturating_add(seeds as u64);
     }
     (cost, trials)
 }
 
-/// Slots that are large enough and take work.
+/// Counts the slots that are large enough and take work.
 fn usable_slots(state: &State, devices: u32) -> u64 {
     let working = state.workers.iter().filter(|(id, worker)| {
         !worker.is_gone() && worker.draining.is_none() && state.live.connected.contains_key(*id)

@@ -1,5 +1,5 @@
-//! Reports: made from snapshots, outside the task that owns the state, and sent in pieces, so that neither the owner nor
-//! the network has to hold one. What was made last is kept until its sweep changes: whoever asks meanwhile shares it.
+//! Reports, made from snapshots outside the task that owns the state and sent in pieces, so that neither the owner nor
+//! the network has to hold a whole one. The last report is kept until its sweep changes and shared by its readers.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,16 +17,16 @@ use v1::report_chunk::Chunk;
 
 use crate::message::{self, Message, Read};
 
-/// Reports with files of large sweeps that are made at a time; who comes later waits.
+/// Maximum number of reports with files of large sweeps at a time; further ones wait.
 const LARGE_AT_A_TIME: usize = 2;
-/// Trials up to which a report is made in memory, and kept.
+/// Maximum number of trials for which a report is made in memory, and kept.
 const SMALL: usize = 2_000;
-/// Sweeps whose reports are kept, each at a few widths.
+/// Maximum number of sweeps whose reports are kept, each at a few widths.
 const KEPT_SWEEPS: usize = 16;
 const KEPT_WIDTHS: usize = 4;
-/// A reader that takes no piece for so long is cut off: it holds a snapshot.
+/// Timeout for a reader to take one piece; it is then cut off, because it holds a snapshot.
 const SEND_PATIENCE: Duration = Duration::from_secs(30);
-/// Pieces under way to one reader.
+/// Number of pieces under way to one reader.
 const PIECES: usize = 4;
 
 type ToReader = mpsc::Sender<Result<v1::ReportChunk, Status>>;
@@ -39,21 +39,21 @@ pub struct Reports {
     large: Arc<Semaphore>,
 }
 
-/// The report of one sweep as it was made last.
+/// The last report of one sweep.
 #[derive(Default)]
 struct Kept {
-    /// Before its snapshot was taken: it answers whoever asked before.
+    /// Time just before its snapshot was taken: it answers all calls from before.
     asked: Option<Instant>,
     /// `SweepState::changed`.
     changed: Option<u64>,
     head: v1::ReportHead,
-    /// By width.
+    /// Texts by width.
     texts: BTreeMap<usize, Arc<str>>,
-    /// Of a small sweep, once somebody wanted them.
+    /// Files of a small sweep, once a call asked for them.
     files: Option<Arc<Files>>,
 }
 
-/// A report that is whole in memory.
+/// A whole report in memory.
 struct Whole {
     head: v1::ReportHead,
     text: Arc<str>,
@@ -65,7 +65,7 @@ impl Reports {
         Self { owner, made_last: Arc::default(), large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)) }
     }
 
-    /// The chunks of a report. A sweep that does not exist is refused before the first.
+    /// Returns the chunks of a report. A sweep that does not exist is refused before the first.
     pub async fn open(
         &self,
         sweep: String,
@@ -96,7 +96,7 @@ impl Reports {
         off_thread(move || report::why(&state, &sweep, &cell)).await?.map_err(Status::not_found)
     }
 
-    /// `None`: the sweep has not changed since `known`.
+    /// Returns a snapshot; `None`: the sweep has not changed since `known`.
     async fn snapshot(&self, sweep: &str, known: Option<u64>) -> Result<Option<Arc<State>>, Status> {
         let sweep = sweep.to_owned();
         message::ask(&self.owner, |reply| Message::Read(Read::Snapshot { sweep, known, reply })).await
@@ -125,7 +125,7 @@ impl Reports {
         send(to, Chunk::End(v1::ReportEnd {})).await
     }
 
-    /// Made now, or before by somebody who asked later than this call: those who poll share what they wait for.
+    /// Returns a report made now, or since this call by another one: calls that wait share the result.
     async fn kept(&self, sweep: &str, width: usize, with_files: bool) -> Result<Whole, Status> {
         let asked = Instant::now();
         let place = self.place_of(sweep);
@@ -152,13 +152,13 @@ impl Reports {
     fn place_of(&self, sweep: &str) -> Arc<tokio::sync::Mutex<Kept>> {
         let mut places = self.made_last.lock().unwrap_or_else(PoisonError::into_inner);
         if places.len() >= KEPT_SWEEPS && !places.contains_key(sweep) {
-            // those that somebody waits for stay
+            // Entries that a call waits for stay.
             places.retain(|_, place| Arc::strong_count(place) > 1);
         }
         places.entry(sweep.to_owned()).or_default().clone()
     }
 
-    /// Written while it is sent, from one snapshot.
+    /// Writes a report while it is sent, from one snapshot.
     async fn send_large(
         &self,
         sweep: String,
@@ -203,7 +203,7 @@ fn head_of(reporter: &Reporter<'_>) -> v1::ReportHead {
     v1::ReportHead { complete: reporter.complete(), failed_trials: reporter.failed_trials() }
 }
 
-/// A panic answers this question and no other.
+/// Runs blocking work. A panic fails this question and no other.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
     spawn_blocking(work).await.map_err(|error| {
         tracing::error!(%error, "a question cannot be answered");
@@ -220,7 +220,7 @@ async fn send(to: &ToReader, chunk: Chunk) -> Result<(), Status> {
     }
 }
 
-/// The sending half for code that may block.
+/// The sending half, for code that may block.
 struct Reader {
     to: ToReader,
     runtime: Handle,
@@ -242,7 +242,7 @@ impl FileSink for Reader {
     }
 }
 
-/// A text in pieces that a chunk may hold.
+/// Splits a text into pieces that fit a chunk.
 fn pieces(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! What `status` and `tail` show, from the state. Only describes; what is slow to derive is derived once per call.
+//! The data that `status` and `tail` show, from the state. Read-only; slow derivations run once per call.
 
 use protocol::v1;
 use schedule::Config;
@@ -6,9 +6,9 @@ use schedule::state::{Millis, Phase, Presence, State, SweepState, SweepTrial, Wo
 
 use crate::remaining::remaining;
 
-/// Running trials of a sweep that are listed; `SweepStatus::running` counts them all.
+/// Maximum number of running trials listed per sweep; `SweepStatus::running` counts them all.
 const MAX_RUNNING: usize = 1_000;
-/// A trial that runs is called stalled in `status` after this share of the limit that ends it.
+/// Share of the stall limit after which `status` shows a running trial as stalled.
 const STALL_SHOWN: f64 = 0.5;
 
 pub fn sweep(state: &State, config: &Config, name: &str, now: Millis) -> Option<v1::SweepStatus> {
@@ -68,7 +68,7 @@ pub fn worker(state: &State, config: &Config, id: &WorkerId, now: Millis) -> Opt
             Presence::Gone { at, .. } => now.saturating_sub(at),
             Presence::Present => silent_ms,
         },
-        // the streams know it
+        // The streams have this number.
         work_dir_bytes: 0,
     })
 }
@@ -130,7 +130,7 @@ fn running_trial(
     })
 }
 
-/// `cub/cos`, and the value that a search tries there: `cub/cos learning_rate=0.1`.
+/// Formats a cell as `cub/cos`, or with the value that a search tries there: `cub/cos learning_rate=0.1`.
 pub fn cell_name(entry: &SweepState, trial: &SweepTrial) -> String {
     let Some(cell) = entry.sweep.cells.get(trial.cell as usize) else { return String::new() };
     let name = entry.sweep.cell_name(cell);

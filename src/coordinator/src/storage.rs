@@ -1,4 +1,4 @@
-//! What the owner needs of a journal, so that tests can put one in its place that fails.
+//! The owner's interface to a journal, so that tests can replace it by one that fails.
 
 use std::path::Path;
 
@@ -7,21 +7,21 @@ use schedule::event::Recorded;
 use schedule::state::{Millis, State};
 
 pub trait Storage: Send {
-    /// All of it or nothing, and durable when it returns. May be called again with the same entries after a failure.
+    /// Appends all entries or none, durable when it returns. After a failure the same call may be repeated.
     fn append(&mut self, entries: &[Recorded]) -> Result<(), StorageFault>;
 
-    /// One that was stored, by its number from 1.
+    /// Returns a stored event by its number, from 1.
     fn event(&mut self, number: u64) -> Option<Recorded>;
 
-    /// On disk.
+    /// Returns the bytes on disk.
     fn bytes(&self) -> u64;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StorageFault {
-    /// For people; names the file.
+    /// Text for users, with the file's name.
     pub reason: String,
-    /// It may go away without this process being restarted.
+    /// True if it may go away without a restart of this process.
     pub is_passing: bool,
 }
 
@@ -43,7 +43,7 @@ impl Storage for Journal {
     }
 }
 
-/// The state as the journal tells it, the time of its last event, and the journal.
+/// Returns the state from the journal, the time of its last event, and the journal.
 pub fn open(state_dir: &Path) -> Result<(State, Millis, Box<dyn Storage>), journal::Error> {
     let mut journal = Journal::open(state_dir)?;
     let state = journal.replay()?;
@@ -51,7 +51,7 @@ pub fn open(state_dir: &Path) -> Result<(State, Millis, Box<dyn Storage>), journ
     Ok((state, last, Box::new(journal)))
 }
 
-/// An error and what caused it.
+/// Formats an error and its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,5 +1,5 @@
-//! The open streams of workers: one for each, and what is sent on them. A peer that does not read is cut off: it comes
-//! back with its lists.
+//! The open streams of workers, one for each, and the messages sent on them. A peer that does not read is cut off; it
+//! returns with its lists.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::message::Stream;
 #[derive(Default)]
 pub struct Streams {
     open: BTreeMap<WorkerId, Open>,
-    /// Cut here; the state machine has not heard of it yet.
+    /// Streams that were cut here and not yet reported to the state machine.
     cut: Vec<(WorkerId, u64)>,
 }
 
@@ -24,12 +24,12 @@ struct Open {
 }
 
 impl Streams {
-    /// An older stream of the same worker ends.
+    /// Adds a stream; an older one of the same worker ends.
     pub fn insert(&mut self, worker: WorkerId, connection: u64, stream: Stream) {
         self.open.insert(worker, Open { connection, stream, disk: DiskUse::default() });
     }
 
-    /// Whether what was said on this stream still counts.
+    /// Returns true if messages on this stream still count.
     pub fn is_current(&self, worker: &WorkerId, connection: u64) -> bool {
         self.open.get(worker).is_some_and(|open| open.connection == connection)
     }
@@ -55,7 +55,7 @@ impl Streams {
         }
     }
 
-    /// To be told to the state machine.
+    /// Returns the cut streams, for the state machine.
     pub fn take_cut(&mut self) -> Vec<Input> {
         let cut = std::mem::take(&mut self.cut);
         cut.into_iter().map(|(worker, connection)| Input::Disconnected { worker, connection }).collect()
@@ -72,11 +72,11 @@ impl Streams {
     }
 
     pub fn checkpoint_bytes(&self) -> u64 {
-        // workers send any number
+        // Workers may send any number.
         self.open.values().fold(0, |sum, open| sum.saturating_add(open.disk.checkpoint_bytes))
     }
 
-    /// 0: it is not connected, or has not said.
+    /// Returns the bytes that the worker reported; 0: it is not connected, or has not reported.
     pub fn work_dir_bytes(&self, worker: &WorkerId) -> u64 {
         self.open.get(worker).map_or(0, |open| open.disk.work_dir_bytes)
     }

@@ -1,4 +1,4 @@
-//! The open `tail` calls: what ends is told at once, how far everything is at most twice a second.
+//! The open `tail` calls: ends are sent at once, progress at most twice a second.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::message::ToTail;
 use crate::status;
 
 pub const STATUS_EVERY_MS: Millis = 500;
-/// Open calls at most: each may hold as many bytes as its outbox.
+/// Maximum number of open calls: each may hold as many bytes as its outbox.
 const MAX_OPEN: usize = 256;
 
 #[derive(Default)]
@@ -29,7 +29,7 @@ pub struct Tails {
 struct Tail {
     sweep: String,
     messages: ToTail,
-    /// Not sent again while it says the same.
+    /// The last status sent; an equal one is not sent again.
     said: Option<v1::SweepStatus>,
 }
 
@@ -53,17 +53,17 @@ impl Tails {
         }
     }
 
-    /// Something may have changed; `flush` looks what.
+    /// Notes that something may have changed; `flush` checks.
     pub fn touch(&mut self) {
         self.changed = true;
     }
 
-    /// When `flush` has something to do.
+    /// Returns the time at which `flush` is due, if it is.
     pub fn due(&self) -> Option<Millis> {
         (self.changed && !self.open.is_empty()).then_some(self.last_status + STATUS_EVERY_MS)
     }
 
-    /// What ended, and what people want to hear of.
+    /// Sends the ends of trials, and other news for users.
     pub fn events(&mut self, recorded: &[Recorded], state: &State, config: &Config, now: Millis) {
         self.changed |= !recorded.is_empty();
         if self.open.is_empty() {
@@ -90,7 +90,7 @@ impl Tails {
                 .or_insert_with(|| status::sweep(state, config, &tail.sweep, now))
                 .clone();
             if !tail.messages.is_empty() {
-                // it reads slowly: what it has not taken yet is not added to, and it is told later
+                // It reads slowly: nothing is added to what it has not taken yet, and the status is sent later.
                 self.changed = true;
             } else if status != tail.said
                 && let Some(status) = status
@@ -107,7 +107,7 @@ impl Tails {
             Event::AttemptSucceeded { trial, .. } => self.ended(*trial, state),
             Event::AttemptFailed { trial, attempt, failure, then, .. } => match then {
                 AfterFailure::GiveUp => self.ended(*trial, state),
-                // the pause of its slot is the news
+                // The pause of its slot is the news.
                 AfterFailure::Retry { .. } if failure.class == FailureClass::Node => {}
                 AfterFailure::Retry { .. } => {
                     let first_line = failure.message.lines().next().unwrap_or_default();
@@ -188,18 +188,18 @@ impl Tails {
         self.open.retain(|tail| tail.sweep != sweep || send(&tail.messages, Message::Note(text.to_owned())));
     }
 
-    /// To everyone.
+    /// Sends a note to all calls.
     fn note(&mut self, text: &str) {
         self.open.retain(|tail| send(&tail.messages, Message::Note(text.to_owned())));
     }
 }
 
-/// False: nobody reads it, or not fast enough, and the call is over.
+/// Returns false if the peer does not read, or not fast enough; the call is then over.
 fn send(messages: &ToTail, message: Message) -> bool {
     messages.send(v1::TailMessage { message: Some(message) })
 }
 
-/// The places where sweeps want this trial; a sweep may do so in several cells.
+/// Returns the places where sweeps want this trial; a sweep may do so in several cells.
 fn wanting(state: &State, id: TrialId) -> impl Iterator<Item = (&SweepState, &SweepTrial)> {
     let wanted_by = state.trials.get(&id).map(|trial| trial.wanted_by.as_slice()).unwrap_or_default();
     wanted_by.iter().filter_map(|(name, index)| {

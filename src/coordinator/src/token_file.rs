@@ -1,4 +1,4 @@
-//! The token file of a running coordinator, read again when it changes, so that a token is exchanged without a restart.
+//! The token file of a running coordinator, read again when it changes, so that the token changes without a restart.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use protocol::{AcceptedTokens, Token};
 
-/// Between two looks at the file.
+/// Interval between two checks of the file.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long the token before is accepted, while the new one reaches workers and commands.
+/// Time for which the old token is accepted, while the new one reaches workers and commands.
 pub const GRACE: Duration = Duration::from_secs(600);
 
-/// What changes when a file is written or replaced.
+/// File metadata that changes when a file is written or replaced.
 #[derive(PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -34,7 +34,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
     })
 }
 
-/// Follows the file for as long as it runs. A file that is missing or holds no token changes nothing.
+/// Watches the file. A file that is missing or holds no token changes nothing.
 pub async fn watch(path: PathBuf, tokens: AcceptedTokens) {
     let mut last = None;
     loop {
