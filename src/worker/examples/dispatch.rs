@@ -1,5 +1,5 @@
 //! Measures the control plane with workers that finish every trial at once: trials per second, and the time from
-//! saying that an attempt has ended to being told to start the next one, journal on disk included.
+//! reporting the end of an attempt to receiving the next start, including the journal on disk.
 //!
 //! `cargo run --release -p worker --example dispatch -- TRIALS WORKERS SLOTS [STATE_DIR]`
 
@@ -86,7 +86,7 @@ fn sweep(trials: usize) -> sweep::Sweep {
     })
 }
 
-/// Ends every attempt at once; returns the time from each end to the next start of any slot.
+/// Ends every attempt at once. Returns the time from each end to the next start in any slot.
 async fn worker(channel: Channel, index: usize, slots: usize) -> Vec<Duration> {
     let (outgoing, messages) = mpsc::channel::<v1::WorkerMessage>(1024);
     let slot = Slot { devices: vec!["cpu".into()], uuids: Vec::new(), description: String::new() };
@@ -127,7 +127,7 @@ async fn worker(channel: Channel, index: usize, slots: usize) -> Vec<Duration> {
     }
 }
 
-/// Of 30 epochs.
+/// The result of a trial of 30 epochs.
 fn result() -> TrialResult {
     let epoch = EpochRecord { train_loss: 0.5, accuracy: Some(0.5), state_hash: "0123456789abcdef".into() };
     TrialResult {

@@ -1,9 +1,9 @@
-//! A trainer that trains nothing: speaks the hand-off and can be told to misbehave. For tests.
+//! A trainer that trains nothing, for tests. It speaks the hand-off protocol and misbehaves on request.
 //!
-//! `FAKE_TRAINER` holds words: `start=hang|exit|garbage|other-build` at start, and `absent=UUID` where a GPU of that
-//! UUID is not there; `first=MODE` in the first attempt of every trial and `always=MODE` in each, where MODE is `crash`,
-//! `exit`, `garbage`, `huge`, `hang`, `ignore-term`, `grandchild`, `failed`, `gpu`, `stop`; `epoch-ms=N` is the time that
-//! an epoch takes. The result depends on the trial alone.
+//! `FAKE_TRAINER` holds words: `start=hang|exit|garbage|other-build` at the start, and `absent=UUID` if a GPU with that
+//! UUID is missing; `first=MODE` in the first attempt of every trial and `always=MODE` in each, where MODE is `crash`,
+//! `exit`, `garbage`, `huge`, `hang`, `ignore-term`, `grandchild`, `failed`, `gpu`, `stop`; `epoch-ms=N` is the
+//! duration of an epoch. The result depends on the trial alone.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,7 +22,7 @@ fn main() {
     let words: BTreeMap<&str, &str> = words.split_whitespace().filter_map(|word| word.split_once('=')).collect();
     let stubborn = words.values().any(|mode| *mode == "ignore-term");
     if stubborn {
-        // before there is a second thread, which inherits it
+        // before a second thread exists: threads inherit the mask
         SigSet::from(Signal::SIGTERM).thread_block().unwrap();
     }
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
@@ -49,7 +49,7 @@ fn main() {
     }
 }
 
-/// The end of stdin ends the process at once, whatever it does; a stubborn one stays.
+/// Reads requests. The end of stdin ends the process at once; a stubborn trainer keeps running.
 fn listen(stubborn: bool) -> Receiver<Request> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
@@ -155,14 +155,14 @@ fn say(reply: &Reply) {
     write_frame(std::io::stdout().lock(), reply).unwrap();
 }
 
-/// As trainers do: by its own counting.
+/// The names of the devices, counted from 0 as a real trainer counts them.
 fn devices() -> Vec<String> {
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
     let gpus = visible.split(',').filter(|uuid| uuid.starts_with("GPU-")).enumerate();
     gpus.map(|(index, uuid)| format!("cuda:{index} ({uuid})")).collect()
 }
 
-/// Any function of the trial.
+/// A result that depends on the trial alone.
 fn result(trial: TrialId, num_epochs: u32) -> TrialResult {
     let digits = trial.bits();
     let accuracy = (digits % 1000) as f64 / 1000.0;

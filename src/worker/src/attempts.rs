@@ -1,5 +1,5 @@
-//! What this worker holds: attempts that run, and outcomes that nobody has acknowledged. It is the whole of what a worker
-//! knows, and what it tells the coordinator after every reconnection. Pure: it sends nothing and starts nothing.
+//! The attempts of this worker: those that run, and outcomes that are not acknowledged yet. This is everything a worker
+//! knows, and what it reports to the coordinator after every reconnection. Pure: it sends nothing and starts nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,13 +17,13 @@ pub struct Attempts {
     ended: BTreeMap<AttemptKey, (SlotIndex, Outcome)>,
 }
 
-/// What a `Start` from the coordinator means here.
+/// The meaning of a `Start` from the coordinator.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Start {
     New,
-    /// Said before.
+    /// The attempt runs already.
     Runs,
-    /// Its outcome must be said again.
+    /// The attempt has ended; its outcome must be sent again.
     HasEnded,
 }
 
@@ -51,7 +51,7 @@ impl Attempts {
         }
     }
 
-    /// The outcome, if it was still to be acknowledged.
+    /// Removes and returns the outcome if it was not acknowledged yet.
     pub fn acknowledge(&mut self, key: AttemptKey) -> Option<Outcome> {
         self.ended.remove(&key).map(|(_, outcome)| outcome)
     }
@@ -64,12 +64,12 @@ impl Attempts {
         self.running.keys().copied().collect()
     }
 
-    /// Trials that run, or whose outcome is still to be acknowledged.
+    /// Trials that run, or whose outcome is not acknowledged yet.
     pub fn trials(&self) -> BTreeSet<TrialId> {
         self.running.keys().chain(self.ended.keys()).map(|(trial, _)| *trial).collect()
     }
 
-    /// Nothing runs and everything is acknowledged.
+    /// Returns true if nothing runs and every outcome is acknowledged.
     pub fn is_empty(&self) -> bool {
         self.running.is_empty() && self.ended.is_empty()
     }
@@ -95,9 +95,9 @@ impl Attempts {
         Some(EndedAttempt { trial: key.0, attempt: key.1, outcome: outcome.clone() })
     }
 
-    /// Both lists of a `Hello`. An outcome for which the message has no room is listed as running, for its slot is
-    /// still its own until the outcome has been said; `ended()` has it for afterwards. Where the slot is already used
-    /// again the coordinator has heard of the end, and it is left out.
+    /// Both lists of a `Hello`. An outcome that does not fit into the message is listed as running: it occupies its
+    /// slot until the outcome is sent, and `ended()` returns it afterwards. If the slot is in use again, the
+    /// coordinator has received the outcome, and it is left out.
     pub fn whole(&self) -> (Vec<RunningAttempt>, Vec<EndedAttempt>) {
         let mut running_now = self.running();
         let mut ended_now = Vec::new();

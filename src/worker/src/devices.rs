@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use schedule::state::Slot;
 
-/// What `--devices` says.
+/// The value of `--devices`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// Every GPU; the CPU where there is none.
+    /// Every GPU, or the CPU if there is none.
     Auto,
     Cpu,
     AllGpus,
@@ -43,23 +43,23 @@ pub enum DeviceError {
 pub enum Unknown {
     #[error("{0}")]
     NoTool(String),
-    /// It says that there is no GPU, or no driver.
+    /// The tool reports that there is no GPU, or no driver.
     #[error("{0}")]
     NoGpu(String),
-    /// The driver is in trouble.
+    /// The driver does not work properly.
     #[error("{0}")]
     Silent(String),
 }
 
-/// What the machine has.
+/// The devices of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inventory {
-    /// Threads that this process may use: cgroup quota and affinity are respected.
+    /// Threads that this process may use. Respects the cgroup quota and the CPU affinity.
     pub cpu_threads: usize,
     pub cpu_name: String,
-    /// In the order of their places on the bus, as nvidia-smi counts; in that of CUDA_VISIBLE_DEVICES where it is set.
+    /// GPUs in bus order, as nvidia-smi counts them, or in the order of CUDA_VISIBLE_DEVICES if that is set.
     pub gpus: Vec<Gpu>,
-    /// Why `gpus` is empty, where it is.
+    /// The reason why `gpus` is empty, if it is.
     pub no_gpus: Unknown,
 }
 
@@ -112,7 +112,7 @@ impl fmt::Display for Gpu {
 }
 
 impl Inventory {
-    /// Takes up to 20 seconds where a driver is in trouble.
+    /// Detects the devices. Takes up to 20 seconds if a driver does not respond.
     pub fn detect() -> Self {
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
         let answer = ask_nvidia_smi(GPU_FIELDS);
@@ -129,9 +129,9 @@ impl Inventory {
 
 /// Divides the chosen devices into slots.
 ///
-/// `per_slot` devices go into each slot, one by default. On the CPU, where a device is a thread, `count` slots share the
-/// threads; by default there is a slot per thread, since two trials of one thread beat one of two. On GPUs, more
-/// slots than devices share them: several small trials on one GPU.
+/// `per_slot` devices go into each slot, one by default. On the CPU a device is a thread, and `count` slots share the
+/// threads; by default each thread is a slot, since two trials of one thread beat one trial of two. If there are more
+/// slots than GPUs, slots share GPUs: several small trials run on one GPU.
 pub fn slots(
     choice: &DeviceChoice,
     count: Option<u32>,
@@ -147,7 +147,7 @@ pub fn slots(
     match choice {
         DeviceChoice::Cpu => cpu_slots(count, per_slot, inventory),
         DeviceChoice::Auto if inventory.gpus.is_empty() => match &inventory.no_gpus {
-            // a node with GPUs must not quietly become one without
+            // a node with GPUs must not silently train on the CPU
             Unknown::Silent(_) => Err(DeviceError::SilentDriver(inventory.no_gpus.clone())),
             Unknown::NoTool(_) | Unknown::NoGpu(_) => cpu_slots(count, per_slot, inventory),
         },
@@ -171,9 +171,9 @@ pub fn threads(slot: &Slot, num_slots: usize) -> usize {
     (all / num_slots.max(1)).max(1)
 }
 
-/// Of a GPU's memory, what each trainer may take whose slot shares it; all where none does.
+/// The fraction of a GPU's memory that each trainer may use: all of it if no other slot shares the GPU.
 pub fn memory_share(slot: &Slot, slots: &[Slot]) -> f64 {
-    // what a context takes lies outside of libtorch's share
+    // memory of a CUDA context is outside of libtorch's limit
     const CONTEXTS: f64 = 0.03;
     let sharing = |device: &String| slots.iter().filter(|other| other.devices.contains(device)).count();
     let gpus = slot.devices.iter().filter(|device| *device != "cpu");
@@ -245,7 +245,7 @@ fn gpu_slots(
 
 const GPU_FIELDS: &str = "--query-gpu=index,uuid,memory.total,driver_version,name";
 
-/// Its answer to a query, one line for each thing asked about; the reason when there is none.
+/// Runs nvidia-smi with a query. Returns its answer, one line per item, or the reason why there is none.
 pub(crate) fn ask_nvidia_smi(query: &str) -> Result<String, Unknown> {
     let silent = |error: std::io::Error| Unknown::Silent(error.to_string());
     let mut child = Command::new("nvidia-smi")
@@ -256,7 +256,7 @@ pub(crate) fn ask_nvidia_smi(query: &str) -> Result<String, Unknown> {
         .spawn()
         .map_err(|error| Unknown::NoTool(format!("nvidia-smi does not run: {error}")))?;
     let deadline = Instant::now() + Duration::from_secs(20);
-    // its answer is far smaller than a pipe's buffer, so it can end before it is read
+    // the answer is far smaller than a pipe's buffer, so the process can exit before it is read
     while child.try_wait().map_err(silent)?.is_none() {
         if Instant::now() > deadline {
             let _ = child.kill();
@@ -273,8 +273,8 @@ pub(crate) fn ask_nvidia_smi(query: &str) -> Result<String, Unknown> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// What it means that nvidia-smi failed. Its manual: 6 is a query that found nothing, 9 a driver that is not loaded, 12 a
-/// driver's library that is not there.
+/// The reason for a failure of nvidia-smi. Its manual: 6 means that a query found nothing, 9 that the driver is not
+/// loaded, 12 that a library of the driver is missing.
 fn refusal(status: ExitStatus, driver_is_loaded: bool) -> Unknown {
     let reason = format!("nvidia-smi failed with {status}");
     match status.code() {
@@ -283,7 +283,7 @@ fn refusal(status: ExitStatus, driver_is_loaded: bool) -> Unknown {
     }
 }
 
-/// Index and description; lines that say something else are left out.
+/// Parses index and description of each GPU. Skips other lines.
 fn parse_gpus(answer: &str) -> Vec<(u32, Gpu)> {
     let parse = |line: &str| {
         let mut fields = line.splitn(5, ',').map(str::trim);
@@ -296,7 +296,8 @@ fn parse_gpus(answer: &str) -> Vec<(u32, Gpu)> {
     answer.lines().filter_map(parse).collect()
 }
 
-/// CUDA counts only what CUDA_VISIBLE_DEVICES lists, in that order, and stops at the first entry that does not exist.
+/// Returns the GPUs that CUDA counts: those in CUDA_VISIBLE_DEVICES, in that order, up to the first entry that does not
+/// exist.
 fn visible_gpus(gpus: Vec<(u32, Gpu)>, visible: Option<&str>) -> Vec<Gpu> {
     let Some(visible) = visible else { return gpus.into_iter().map(|(_, gpu)| gpu).collect() };
     let find = |entry: &str| {

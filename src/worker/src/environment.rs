@@ -1,7 +1,7 @@
-//! The environment of a trainer: what it needs of the worker's, and nothing else.
+//! The environment of a trainer: the variables that it needs from the worker's environment, and nothing else.
 //!
-//! A worker is started in a person's shell or by a service, whose environment may hold credentials. A trainer reads files
-//! that other people's sweeps name, so it gets the variables of a list. docs/operations.md shows the list.
+//! A worker is started in a user's shell or by a service, whose environment may hold credentials. A trainer reads files
+//! that other users' sweeps name, so it only receives listed variables. docs/operations.md shows the list.
 
 use std::ffi::OsString;
 
@@ -23,7 +23,7 @@ const NAMES: [&str; 15] = [
     "XDG_CACHE_HOME",
 ];
 
-/// Beginnings of names: locale, devices and their libraries, threads, allocators, Python for trainers written in it.
+/// Prefixes of names: locale, devices and their libraries, threads, allocators, and Python for trainers written in it.
 const PREFIXES: [&str; 23] = [
     "CONDA_",
     "CUBLAS_",
@@ -50,10 +50,10 @@ const PREFIXES: [&str; 23] = [
     "UCX_",
 ];
 
-/// Words in a name that make it a secret, whatever it begins with.
+/// Words that mark a variable as a secret, whatever its prefix.
 const SECRETS: [&str; 4] = ["TOKEN", "SECRET", "PASSWORD", "CREDENTIAL"];
 
-/// The variables of this process that a trainer gets.
+/// Returns the variables of this process that a trainer receives.
 pub fn for_trainers() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(passes))
 }

@@ -1,4 +1,4 @@
-//! Whose program a trainer's executable is, told by the file's bytes: what a program reports about itself may be copied.
+//! Identifies a trainer's executable by the file's bytes: what a program reports about itself may be copied.
 
 use std::fs::{self, File};
 use std::io;
@@ -6,11 +6,11 @@ use std::path::Path;
 
 use sweep::{Program, Trainer};
 
-/// The program at `path`: the built-in trainer where it is the one beside this program (`own`) or equal to it, and
-/// otherwise one of its own.
+/// Identifies the program at `path`: the built-in trainer if it is the one beside this program (`own`) or has equal
+/// content, otherwise a different program.
 pub fn identify(path: &Path, own: Option<&Path>) -> io::Result<Trainer> {
     let same_file = |own: &Path| Ok::<bool, io::Error>(fs::canonicalize(own)? == fs::canonicalize(path)?);
-    // one that is not there is no reason against another
+    // a missing built-in trainer is no error for another program
     if own.is_some_and(|own| same_file(own).unwrap_or(false)) {
         return Ok(Trainer::BuiltIn);
     }
@@ -21,8 +21,8 @@ pub fn identify(path: &Path, own: Option<&Path>) -> io::Result<Trainer> {
     Ok(Trainer::Foreign(program.into()))
 }
 
-/// An error when the file is not the program any more that the worker joined with. The built-in trainer reports its build
-/// instead, which the slot compares.
+/// Returns an error if the file is no longer the program that the worker joined with. The built-in trainer reports its
+/// build instead, which the slot compares.
 pub fn check(path: &Path, trainer: &Trainer) -> Result<(), String> {
     let Trainer::Foreign(joined_with) = trainer else { return Ok(()) };
     let path_shown = path.display();

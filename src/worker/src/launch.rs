@@ -1,8 +1,8 @@
-//! How the trainer of one slot is started, and whose devices it means.
+//! The launch of one slot's trainer, and the names of its devices.
 //!
-//! A trainer sees the GPUs of its slot alone, by their UUIDs, and counts them from 0: were it told `cuda:1`, a GPU that
-//! is lost would give its number to another one, and CUDA counts otherwise than the driver's tools. What a trainer says
-//! of `cuda:0` is put into the machine's names here, before anybody else reads it. Next: trainer.rs.
+//! A trainer only sees the GPUs of its slot, by their UUIDs, and counts them from 0. With `cuda:1`, another GPU would
+//! take the number of a lost one, and CUDA numbers GPUs differently from the driver's tools. `cuda:0` in a trainer's
+//! messages is replaced by the machine's name here, before anything else reads it. Next: trainer.rs.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,11 +16,11 @@ use crate::residue::GpuDriver;
 #[derive(Clone)]
 pub struct Launch {
     pub program: PathBuf,
-    /// Whose program that is.
+    /// The program that `executable` is.
     pub trainer: sweep::Trainer,
     pub slot: Slot,
     pub threads: usize,
-    /// Of its GPUs' memory.
+    /// The fraction of its GPUs' memory that the trainer may use.
     pub memory_share: f64,
     /// `WORKER/SLOT`
     pub mark: String,
@@ -39,7 +39,7 @@ impl Launch {
         if !self.slot.uuids.is_empty() {
             command.env("CUDA_VISIBLE_DEVICES", self.slot.uuids.join(","));
         }
-        // where it counts all the same: as nvidia-smi does
+        // if CUDA counts GPUs at all, it counts as nvidia-smi does
         command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
         command
     }
@@ -48,7 +48,8 @@ impl Launch {
         self.slot.devices.iter().any(|device| device != "cpu")
     }
 
-    /// As the trainer's `--devices` wants it: `cpu`, however many threads the slot has; `cuda:0,1`, of those that it sees.
+    /// The value of the trainer's `--devices`: `cpu`, whatever the number of threads, or `cuda:0,1`, the GPUs that it
+    /// sees.
     fn device_list(&self) -> String {
         let named = self.slot.devices.iter().filter_map(|device| device.strip_prefix("cuda:").map(str::to_owned));
         let indices: Vec<String> = match self.slot.uuids.len() {
@@ -58,7 +59,7 @@ impl Launch {
         if indices.is_empty() { "cpu".to_owned() } else { format!("cuda:{}", indices.join(",")) }
     }
 
-    /// What a trainer said, with each `cuda:N` of its own counting as the machine's name of that GPU.
+    /// Replaces each `cuda:N` in a trainer's text by the machine's name of that GPU.
     pub fn named(&self, text: &str) -> String {
         const GPU: &str = "cuda:";
         if self.slot.uuids.is_empty() {
@@ -79,7 +80,7 @@ impl Launch {
         named + rest
     }
 
-    /// The slot's names of GPUs that the driver names by their UUIDs.
+    /// Converts the driver's UUIDs to the slot's names of these GPUs.
     pub fn names_of(&self, uuids: &[String]) -> Vec<String> {
         let pairs = self.slot.uuids.iter().zip(&self.slot.devices);
         pairs.filter(|(uuid, _)| uuids.contains(uuid)).map(|(_, name)| name.clone()).collect()

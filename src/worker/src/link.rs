@@ -1,5 +1,5 @@
-//! The stream to the coordinator: opened, and opened again for as long as the worker lives. It knows nothing of what is
-//! said on it, except what a refusal means.
+//! The stream to the coordinator: opened, and reopened for as long as the worker lives. It does not interpret messages,
+//! except refusals.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::options::Error;
 
-/// Messages under way to the coordinator; what finds no room is said again later.
+/// Capacity for outgoing messages to the coordinator; a message that does not fit is sent again later.
 const OUTGOING: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -23,33 +23,33 @@ pub type Outgoing = mpsc::Sender<v1::WorkerMessage>;
 
 #[derive(Debug)]
 pub enum LinkEvent {
-    /// A new stream; the first message on it must be Hello.
+    /// A new stream. The first message on it must be Hello.
     Up(Outgoing),
     Message(FromCoordinator),
     Down,
-    /// The last event: trying again would not help.
+    /// The last event: a retry would not help.
     Final(Error),
 }
 
 pub struct Link {
     pub endpoint: Endpoint,
     pub token: Option<Token>,
-    /// Read again when the token is refused: it may have been replaced.
+    /// File that is read again when the token is refused: the token may have been replaced.
     pub token_file: Option<PathBuf>,
-    /// How long refusals are taken for a passing trouble by a worker that was welcomed before.
+    /// How long a worker that was welcomed before treats refusals as temporary.
     pub patience: Duration,
     pub events: mpsc::Sender<LinkEvent>,
 }
 
-/// Why a stream ended, or none was opened.
+/// The reason why a stream ended, or why none was opened.
 enum Problem {
     Broken(String),
     Refused(Error),
-    /// Nobody listens to the events any more.
+    /// The receiver of the events is gone.
     Unheard,
 }
 
-/// Checks the address before anything is started.
+/// Parses the address before anything is started.
 pub fn endpoint(coordinator: &str) -> Result<Endpoint, Error> {
     let bad = |reason: String| Error::BadAddress { address: coordinator.to_owned(), reason };
     let endpoint = Endpoint::from_shared(coordinator.to_owned()).map_err(|error| bad(error.to_string()))?;
@@ -57,7 +57,7 @@ pub fn endpoint(coordinator: &str) -> Result<Endpoint, Error> {
     if uri.scheme_str() != Some("http") || uri.port_u16().is_none() || uri.host().is_none_or(str::is_empty) {
         return Err(bad("http://HOST:PORT was expected".to_owned()));
     }
-    // a coordinator that was stopped, or a cable that was pulled, closes nothing: only unanswered pings show it
+    // a coordinator that was stopped, or a cable that was pulled, closes no connection: only unanswered pings show it
     Ok(endpoint
         .connect_timeout(Duration::from_secs(5))
         .tcp_nodelay(true)
@@ -67,9 +67,10 @@ pub fn endpoint(coordinator: &str) -> Result<Endpoint, Error> {
 }
 
 impl Link {
-    /// Runs until nobody listens to its events any more, or a final answer. A refusal is final before the first Welcome: the
-    /// address, the token or the build is wrong. Afterwards something stands in for the coordinator for a moment (a proxy
-    /// that answers 403 or 404, another program on its port), or the token was replaced: then it is asked again.
+    /// Runs until the receiver of its events is gone, or until a final answer. A refusal is final before the first
+    /// Welcome: the address, the token or the build is wrong. Later, something may answer in place of the coordinator
+    /// for a moment (a proxy with 403 or 404, another program on its port), or the token was replaced: then the worker
+    /// retries.
     pub async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
         let mut complained = false;
@@ -115,7 +116,7 @@ impl Link {
         }
     }
 
-    /// Takes over the token of the file, if that is another one.
+    /// Reads the token file. Returns true if it holds a new token.
     fn has_new_token(&mut self) -> bool {
         let Some(file) = &self.token_file else { return false };
         match Token::from_file(file) {
@@ -131,7 +132,7 @@ impl Link {
         }
     }
 
-    /// One stream, until it ends.
+    /// Runs one stream until it ends.
     async fn converse(&self, channel: Channel, was_up: &mut bool) -> Problem {
         let (outgoing, messages) = mpsc::channel(OUTGOING);
         if self.events.send(LinkEvent::Up(outgoing)).await.is_err() {
@@ -177,7 +178,7 @@ impl Link {
     }
 }
 
-/// The error and what caused it: tonic's own text is only "transport error".
+/// The error with its causes: tonic's own text is only "transport error".
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -188,7 +189,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Up to half of the pause, so that the workers of a cluster do not all come back in one instant.
+/// A random part of the pause, at most half of it, so that the workers of a cluster do not all reconnect at once.
 fn jitter(pause: Duration) -> Duration {
     let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
     pause.mul_f64(f64::from(nanos % 1024) / 2048.0)

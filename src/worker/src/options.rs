@@ -1,4 +1,4 @@
-//! How a worker is started, and stopped again.
+//! The options of a worker, its start and its end.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -27,42 +27,43 @@ pub struct Options {
     /// `http://HOST:PORT`
     pub coordinator: String,
     pub token: Option<Token>,
-    /// Where the token was read: read again when the coordinator refuses it.
+    /// The file that the token was read from; read again when the coordinator refuses the token.
     pub token_file: Option<PathBuf>,
-    /// Version and build: must equal the coordinator's and the trainer's.
+    /// Version and build; must equal the coordinator's and the trainer's.
     pub build: String,
-    /// Stands for the machine's host name where that says nothing (containers).
+    /// A replacement for the machine's host name if that is not useful (containers).
     pub name: Option<String>,
     /// See `devices::slots`.
     pub slots: Vec<state::Slot>,
     /// The trainer's executable.
     pub trainer: PathBuf,
-    /// Whose program that is: see `executable::identify`.
+    /// The program that `trainer` is: see `executable::identify`.
     pub program: sweep::Trainer,
-    /// The data sets, and the other files that sweeps name.
+    /// The folder of data sets and of other files that sweeps name.
     pub data_dir: PathBuf,
-    /// Folders beside the data directory that sweeps may name files in; absent: anywhere, where sweeps are the user's own.
+    /// Folders besides the data directory in which sweeps may name files. `None` allows any folder, if all sweeps are
+    /// the user's own.
     pub allowed_paths: Option<Vec<PathBuf>>,
-    /// Decoded data sets; shared by the trainers of a machine.
+    /// Decoded data sets, shared by the trainers of a machine.
     pub cache_dir: PathBuf,
     /// Checkpoints and the stderr of trainers; no results (see `work_dir.rs`). Several workers may share it, on one
-    /// machine or on a network file system; then a killed worker's trials resume elsewhere from their checkpoints.
+    /// machine or on a network file system. Then the trials of a killed worker resume elsewhere from their checkpoints.
     pub work_dir: PathBuf,
     pub timing: Timing,
 }
 
-/// How patient a worker is.
+/// The timeouts of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// From starting a trainer to its `Ready`.
+    /// Timeout from the start of a trainer to its `Ready`.
     pub trainer_start: Duration,
-    /// From `Stop` to the trainer's answer: time for a step and a checkpoint.
+    /// Timeout from `Stop` to the trainer's answer: time for a step and a checkpoint.
     pub checkpoint: Duration,
-    /// From TERM to KILL.
+    /// Timeout from TERM to KILL.
     pub terminate: Duration,
     /// How long a leaving worker waits for the last acknowledgements.
     pub goodbye: Duration,
-    /// How long a worker that was welcomed once goes on although it is refused. Then it leaves with checkpoints.
+    /// How long a worker that was welcomed once keeps running while it is refused. Then it checkpoints and leaves.
     pub refused: Duration,
 }
 
@@ -78,14 +79,14 @@ impl Default for Timing {
     }
 }
 
-/// Why a worker ended in good order.
+/// The reason why a worker ended normally.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// After [`Handle::leave`]: attempts are checkpointed and reported as preempted.
     Left,
     /// After [`Handle::stop_now`].
     Stopped,
-    /// The coordinator told it to take no new work, and what ran is finished.
+    /// The coordinator drained it, and its running attempts have finished.
     Drained { reason: String },
 }
 
@@ -129,13 +130,13 @@ pub struct Worker;
 pub struct Handle {
     worker: WorkerId,
     intent: watch::Sender<Intent>,
-    /// Until its answer was given.
+    /// The worker's task, until `wait` has returned its result.
     task: Option<JoinHandle<Result<Ended, Error>>>,
 }
 
 impl Worker {
-    /// Ends what a dead worker left in the work directory, starts one trainer to see that it runs and is of this build,
-    /// then serves on tasks of the current runtime.
+    /// Kills what a dead worker left in the work directory, starts one trainer to check that it runs and has this
+    /// build, then serves on tasks of the current runtime.
     pub async fn start(options: Options) -> Result<Handle, Error> {
         let count = options.slots.len();
         if count == 0 || count > MAX_SLOTS {
@@ -168,7 +169,7 @@ impl Worker {
         let mut commands = Vec::new();
         let mut slots = Vec::new();
         for (index, slot) in options.slots.iter().enumerate() {
-            // far more than the coordinator has to say about one slot
+            // far more messages than the coordinator sends to one slot
             let (sender, receiver) = mpsc::channel(64);
             let launch = Launch {
                 program: options.trainer.clone(),
@@ -206,7 +207,7 @@ impl Worker {
     }
 }
 
-/// One trainer that starts shows that trainers do. A GPU that is gone is the affair of its slot, whose first attempt says so.
+/// Starts one trainer to prove that trainers start. A missing GPU is left to its slot, whose first attempt reports it.
 async fn prove_trainer(slots: &mut [Slot]) -> Result<(), Failure> {
     let mut proved = Ok(());
     for slot in slots {
@@ -221,7 +222,7 @@ async fn prove_trainer(slots: &mut [Slot]) -> Result<(), Failure> {
     proved
 }
 
-/// After KILL everything goes, but for processes that the kernel itself cannot end.
+/// Timeout after KILL, which ends all processes but those that the kernel itself cannot end.
 const LAST_WAIT: Duration = Duration::from_secs(60);
 
 async fn end_slots(commands: Vec<mpsc::Sender<Command>>, mut slots: JoinSet<()>) -> Result<(), Error> {
@@ -239,7 +240,7 @@ fn host_name() -> Result<String, Error> {
     Ok(name.to_string_lossy().into_owned())
 }
 
-/// Short and without `/`: a worker's id begins with its host and names a file.
+/// Makes a short name without `/`: a worker's id begins with its host and names a file.
 fn file_name(host: &str) -> String {
     protocol::fleet::to_name(host).replace('/', "_").chars().take(48).collect()
 }
@@ -256,7 +257,8 @@ impl Handle {
         &self.worker
     }
 
-    /// Takes no new work, checkpoints and stops what runs, waits for acknowledgements, ends. Returns at once.
+    /// Takes no new work, checkpoints and stops running attempts, waits for acknowledgements, and ends. Returns at
+    /// once.
     pub fn leave(&self, reason: &str) {
         self.intent.send_if_modified(|intent| {
             let first = *intent == Intent::Work;
@@ -276,7 +278,7 @@ impl Handle {
         self.task.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Until it has ended and no process of it is left. The answer is given once.
+    /// Waits until the worker has ended and none of its processes is left. Returns the result once.
     pub async fn wait(&mut self) -> Result<Ended, Error> {
         let Some(task) = &mut self.task else { return Err(Error::Vanished) };
         let ended = task.await.unwrap_or(Err(Error::Vanished));

@@ -1,5 +1,6 @@
-//! Who wrote the file that registers a worker, and where: what tells a dead worker's own file from a copy of it. A work
-//! directory is copied, restored or moved with the files of its workers, while the processes that they name go on.
+//! The process and machine that wrote a worker's registration file. This distinguishes a dead worker's own file from a
+//! copy of it: a work directory may be copied, restored or moved with the files of its workers while those processes
+//! keep running.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -7,18 +8,18 @@ use std::os::unix::fs::MetadataExt;
 
 use serde::{Deserialize, Serialize};
 
-/// Longer than any of this form.
+/// More bytes than any valid file has.
 const MAX_BYTES: u64 = 4096;
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// The kernel's id of this boot: processes do not outlive it.
+    /// The kernel's id of this boot: processes do not survive a reboot.
     boot: String,
-    /// Of the file itself.
+    /// The device number of the file itself.
     device: u64,
     inode: u64,
     pid: u32,
-    /// When the process started, in the kernel's ticks: ids of processes are used again.
+    /// The start time of the process in kernel ticks: process ids are reused.
     started: u64,
 }
 
@@ -30,14 +31,14 @@ impl Origin {
         Ok(Self { boot: boot_id()?, device: metadata.dev(), inode: metadata.ino(), pid, started })
     }
 
-    /// `None`: written by another version, or only half.
+    /// Reads the file. Returns `None` if another version wrote it, or if it is incomplete.
     pub fn read(file: &mut File) -> Option<Self> {
         let mut text = String::new();
         file.take(MAX_BYTES).read_to_string(&mut text).ok()?;
         serde_json::from_str(&text).ok()
     }
 
-    /// The file is the one that was written, on a machine that has not been started anew since.
+    /// Returns true if this is the file that was written, not a copy, and the machine has not rebooted since.
     pub fn is_of(&self, file: &File) -> bool {
         let is_same_file = file.metadata().is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode));
         is_same_file && self.is_of_this_boot()
@@ -61,7 +62,7 @@ fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// Field 22 of /proc/PID/stat; the name before may hold anything, so counting starts at its last `)`.
+/// Field 22 of /proc/PID/stat. The name before it may hold any character, so counting starts at the last `)`.
 fn start_of(pid: u32) -> Option<u64> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let end = stat.iter().rposition(|&byte| byte == b')')?;
@@ -84,7 +85,7 @@ mod tests {
         let copy = place.path().join("copy");
         fs::copy(&path, &copy).unwrap();
         assert!(!origin.is_of(&File::open(&copy).unwrap()));
-        // the id of the process is used again, or the machine was started anew
+        // the process id was reused, or the machine has rebooted
         assert!(!Origin { started: origin.started + 1, ..Origin::of_this_process(&file).unwrap() }.is_running());
         let elsewhere = Origin { boot: "another".to_owned(), ..origin };
         assert!(!elsewhere.is_of(&file) && !elsewhere.is_running());

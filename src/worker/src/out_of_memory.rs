@@ -1,12 +1,12 @@
-//! Whether the kernel killed something of this machine's cgroup for want of memory: the only trace that an
-//! out-of-memory kill leaves is a counter. Where none can be read nothing is claimed.
+//! Detects that the kernel killed a process of this machine's cgroup for lack of memory. The only trace of such a kill
+//! is a counter. If no counter can be read, nothing is claimed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use sweep::record::{Failure, FailureClass};
 
-/// The counters as they stood before something that may be killed.
+/// The counters before a process starts that may be killed.
 pub struct OomCounter(Vec<(Source, u64)>);
 
 /// A file with a line `oom_kill COUNT`, in either version of cgroups.
@@ -21,7 +21,7 @@ impl OomCounter {
         Self(readable.collect())
     }
 
-    /// The failure of a process that was killed since then; other failures as they are.
+    /// Returns an out-of-memory failure if a process was killed since then, and other failures unchanged.
     pub fn explain(&self, failure: Failure) -> Failure {
         let has_grown = self.0.iter().any(|(source, before)| count(source).is_some_and(|now| now > *before));
         if failure.class != FailureClass::Crashed || !has_grown {
@@ -32,9 +32,9 @@ impl OomCounter {
     }
 }
 
-/// The counters of the cgroups that this process, and so its trainers, live in, from `/proc/self/cgroup` and
-/// `/proc/self/mountinfo`. In a container the path of the cgroup may be the host's, which is not mounted there: then the
-/// root of the mount is the cgroup.
+/// The counters of the cgroups of this process, and so of its trainers, from `/proc/self/cgroup` and
+/// `/proc/self/mountinfo`. In a container the path of the cgroup may be the host's, which is not mounted there: then
+/// the root of the mount is the cgroup.
 fn sources(cgroups: &str, mounts: &str) -> Vec<Source> {
     let mut sources = Vec::new();
     for mount in mounts.lines().filter_map(Mount::parse) {
@@ -53,7 +53,7 @@ fn sources(cgroups: &str, mounts: &str) -> Vec<Source> {
     sources
 }
 
-/// `PATH` of `4:memory:PATH`, where the controllers are a list.
+/// `PATH` of `4:memory:PATH`, if the memory controller is in the list.
 fn memory_cgroup(line: &str) -> Option<&str> {
     let (_, rest) = line.split_once(':')?;
     let (controllers, path) = rest.split_once(':')?;
@@ -64,7 +64,7 @@ struct Mount<'a> {
     root: &'a str,
     point: &'a str,
     kind: &'a str,
-    /// Of the file system: in version 1 its controllers are among them.
+    /// Options of the file system: in version 1 they include its controllers.
     options: &'a str,
 }
 
@@ -113,7 +113,7 @@ mod tests {
                      35 31 0:32 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n";
         let expected = ["/sys/fs/cgroup/memory/job/7/memory.oom_control", "/sys/fs/cgroup/memory/memory.oom_control"];
         assert_eq!(found("5:cpu:/x\n4:hugetlb,memory:/job/7\n0::/\n", older), expected);
-        // a container that is told the host's path
+        // a container whose cgroup path is the host's
         let container = "35 31 0:32 /docker/ab /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
         assert_eq!(found("4:memory:/docker/ab\n", container), ["/sys/fs/cgroup/memory/memory.oom_control"]);
         assert_eq!(found("4:memory:/elsewhere\n", container), ["/sys/fs/cgroup/memory/memory.oom_control"]);

@@ -1,5 +1,5 @@
-//! The directories of a worker, looked at before anything starts: what cannot be written is found by a person at the
-//! command line, not by trials.
+//! Checks the directories of a worker before anything starts: a user sees at the command line what cannot be written,
+//! and no trial fails for it.
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::options::Error;
 
-/// What is written to see whether there is room: less than this is of no use to a trainer.
+/// Size of the test file: a trainer cannot work with less free space than this.
 const PROBE_BYTES: usize = 1 << 20;
 
 const WORK: (&str, &str) = ("work directory", "--work-dir (`run` keeps it in --state-dir)");
@@ -18,7 +18,7 @@ const DATA: (&str, &str) = ("data directory", "--data-dir");
 pub fn check(work_dir: &Path, cache_dir: &Path, data_dir: &Path) -> Result<(), Error> {
     probe(work_dir).map_err(unusable(WORK, work_dir))?;
     match probe(cache_dir) {
-        // data sets that are decoded already can be used all the same, and others say so when they are asked for
+        // decoded data sets can still be used; for others, an error is reported when they are requested
         Err(error) if holds_caches(cache_dir) => {
             let path = cache_dir.display();
             tracing::warn!(%path, %error, "the cache directory cannot be written: only data sets decoded there are usable");
@@ -46,8 +46,8 @@ fn probe(dir: &Path) -> io::Result<()> {
     written
 }
 
-/// A new file of a name that no other process, on whatever host, has chosen; never through a link that somebody has put
-/// there.
+/// Creates a file with a name that no other process on any host has chosen. Never follows a link that another user has
+/// put there.
 pub fn create_temporary(dir: &Path) -> io::Result<(PathBuf, File)> {
     let path = dir.join(format!(".probe-{:016x}", RandomState::new().build_hasher().finish()));
     let file = File::create_new(&path)?;
@@ -56,7 +56,7 @@ pub fn create_temporary(dir: &Path) -> io::Result<(PathBuf, File)> {
 
 fn write(file: &mut File) -> io::Result<()> {
     file.write_all(&vec![0; PROBE_BYTES])?;
-    // quotas and network file systems may tell only now
+    // quotas and network file systems may report an error only now
     file.sync_all()
 }
 

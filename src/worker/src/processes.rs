@@ -1,8 +1,9 @@
-//! Which processes belong to a trainer, and making sure that none is left (promise P5).
+//! Finds the processes that belong to a trainer, and ensures that none is left (promise P5).
 //!
-//! A process belongs when it is in the trainer's process group, or when its environment carries the trainer's mark: a
-//! grandchild that left the group or the session still inherited that. Zombies do not count, for they hold no memory and
-//! no device. Pids are not reused here: the group's leader is reaped only after everything else is gone.
+//! A process belongs to a trainer if it is in the trainer's process group, or if its environment carries the trainer's
+//! mark: a grandchild that left the group or the session still inherited it. Zombies do not count, since they hold no
+//! memory and no device. Process ids are not reused here: the group's leader is reaped only after all other members are
+//! gone.
 
 use std::fs;
 use std::io;
@@ -13,29 +14,29 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 
-/// Set in the environment of every trainer to `WORKER/SLOT/SERIAL`.
+/// The variable in the environment of every trainer; its value is `WORKER/SLOT/SERIAL`.
 pub const MARK: &str = "ORCHESTRATOR_TRAINER_MARK";
 
 #[derive(Clone, Debug)]
 pub struct Family {
     group: Option<Pid>,
-    /// `ORCHESTRATOR_TRAINER_MARK=...`: the whole variable, or a beginning of it.
+    /// `ORCHESTRATOR_TRAINER_MARK=...`: the whole variable, or a prefix of it.
     mark: Vec<u8>,
     whole: bool,
 }
 
 impl Family {
-    /// One trainer and whatever it started.
+    /// One trainer and every process that it started.
     pub fn of_trainer(group: Pid, mark: &str) -> Self {
         Self { group: Some(group), mark: format!("{MARK}={mark}").into_bytes(), whole: true }
     }
 
-    /// Every trainer of a worker and whatever they started.
+    /// All trainers of a worker and every process that they started.
     pub fn of_worker(worker: &str) -> Self {
         Self { group: None, mark: format!("{MARK}={worker}/").into_bytes(), whole: false }
     }
 
-    /// Live processes now.
+    /// The ids of the live processes.
     pub fn members(&self) -> io::Result<Vec<Pid>> {
         let own = std::process::id() as i32;
         let mut members = Vec::new();
@@ -48,12 +49,12 @@ impl Family {
         Ok(members)
     }
 
-    /// The process that the group is named after has not ended.
+    /// Returns true if the group's leader has not ended.
     pub fn has_leader(&self) -> bool {
         self.group.is_some_and(|group| self.contains(group.as_raw()))
     }
 
-    /// A process that ends while it is looked at is not there.
+    /// Returns true if the process belongs to this family. A process that ends during the check does not.
     fn contains(&self, pid: i32) -> bool {
         let Some((state, group)) = fs::read(format!("/proc/{pid}/stat")).ok().and_then(|stat| state_and_group(&stat))
         else {
@@ -71,7 +72,7 @@ impl Family {
             .any(|variable| if self.whole { variable == self.mark } else { variable.starts_with(&self.mark) })
     }
 
-    /// To the group at once, and to each member that left it.
+    /// Signals the group at once, and each member that left it.
     fn signal(&self, signal: Signal, members: &[Pid]) {
         if let Some(group) = self.group {
             log_failure(killpg(group, signal), signal);
@@ -81,7 +82,7 @@ impl Family {
         }
     }
 
-    /// TERM, `grace`, KILL, and then for as long as it takes. Returns when no process is left.
+    /// Sends TERM, waits for `grace`, then sends KILL until no process is left.
     pub async fn end(&self, grace: Duration) {
         let started = Instant::now();
         let mut pause = Duration::from_millis(2);
@@ -91,7 +92,7 @@ impl Family {
         loop {
             let members = self.members_elsewhere().await;
             if members.is_empty() {
-                // in the middle of an exec a process shows no environment for a moment
+                // during an exec a process briefly shows no environment
                 if empty_before {
                     return;
                 }
@@ -101,7 +102,7 @@ impl Family {
             }
             empty_before = false;
             let signal = if started.elapsed() < grace { Signal::SIGTERM } else { Signal::SIGKILL };
-            // TERM once, for its handlers count how often they are called; KILL each time, for there may be new members
+            // TERM once, since handlers may count it; KILL each time, since there may be new members
             if sent != Some(signal) || signal == Signal::SIGKILL {
                 self.signal(signal, &members);
                 sent = Some(signal);
@@ -116,7 +117,7 @@ impl Family {
         }
     }
 
-    /// /proc of a busy machine is long; reading it must not hold up heartbeats.
+    /// Lists the members on another thread: /proc of a busy machine is long, and reading it must not delay heartbeats.
     async fn members_elsewhere(&self) -> Vec<Pid> {
         let family = self.clone();
         loop {
@@ -141,7 +142,7 @@ fn log_failure(result: nix::Result<()>, signal: Signal) {
     }
 }
 
-/// Fields 3 and 5 of /proc/PID/stat; the name before them may hold anything, so counting starts at its last `)`.
+/// Fields 3 and 5 of /proc/PID/stat. The name before them may hold any character, so counting starts at the last `)`.
 fn state_and_group(stat: &[u8]) -> Option<(u8, i32)> {
     let end = stat.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
@@ -151,7 +152,7 @@ fn state_and_group(stat: &[u8]) -> Option<(u8, i32)> {
     Some((state, fields.next()?.parse().ok()?))
 }
 
-/// A process whose first thread has ended looks like a zombie while its other threads go on.
+/// Returns true if other threads still run: a process whose first thread has ended looks like a zombie.
 fn has_other_threads(pid: i32) -> bool {
     fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() > 1)
 }
@@ -176,7 +177,7 @@ pub(crate) mod tests {
         let pid = Pid::from_raw(child.0.id() as i32);
         let nobody = Pid::from_raw(i32::MAX);
         let family = Family::of_trainer(nobody, &mark);
-        // the environment shows a moment after exec
+        // the environment is visible a moment after exec
         while family.members().unwrap().is_empty() {
             std::thread::yield_now();
         }
@@ -188,7 +189,7 @@ pub(crate) mod tests {
         assert!(family.members().unwrap().is_empty());
     }
 
-    /// A child for tests, which does not outlive them.
+    /// A child process for tests, killed with them.
     pub(crate) struct Sleeper(pub std::process::Child);
 
     impl Sleeper {

@@ -1,8 +1,8 @@
-//! The proof that an ended trainer holds nothing of a GPU (promise P5): the driver does not list its process any more.
+//! Proves that an ended trainer holds no GPU (promise P5): the driver does not list its process any more.
 //!
-//! A process can be gone from the kernel while the driver still cleans up after it; a slot given out then starts with
-//! too little memory. Where the driver counts processes otherwise than this machine does (some containers), its list
-//! says nothing and proves nothing; where it does not answer, its devices are not to be used. Next: trainer.rs.
+//! A process can be gone from the kernel while the driver still cleans up after it; the next attempt in that slot would
+//! then start with too little memory. If the driver numbers processes differently from this machine (some containers),
+//! its list proves nothing. If the driver does not answer, its devices must not be used. Next: trainer.rs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +11,19 @@ use tokio::time::{Instant, sleep};
 
 use crate::devices::{Unknown, ask_nvidia_smi};
 
-/// What the driver knows of GPUs and of who is on them. Both block.
+/// The driver's view of GPUs and of the processes on them. Both methods block.
 pub trait GpuDriver: Send + Sync {
     /// Processes that hold a context on some GPU, with the GPU's UUID.
     fn processes(&self) -> Result<Vec<(u32, String)>, Unknown>;
-    /// UUIDs of the GPUs that are there.
+    /// UUIDs of the GPUs that are present.
     fn gpus(&self) -> Result<Vec<String>, Unknown>;
 }
 
-/// Why the devices of an ended trainer cannot be trusted.
+/// The reason why the devices of an ended trainer cannot be trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Residue {
     pub reason: String,
-    /// Of the GPUs that it is still on; none where the driver did not tell.
+    /// The GPUs that the process still uses; empty if the driver did not report them.
     pub uuids: Vec<String>,
 }
 
@@ -47,7 +47,7 @@ fn parse_processes(answer: &str) -> Vec<(u32, String)> {
     answer.lines().filter_map(parse).collect()
 }
 
-/// Those of a slot's GPUs that the driver does not have any more; none where it does not say.
+/// Returns those of a slot's GPUs that the driver does not list any more; none if it does not answer.
 pub async fn absent(driver: &Arc<dyn GpuDriver>, uuids: &[String]) -> Vec<String> {
     let asked = driver.clone();
     match tokio::task::spawn_blocking(move || asked.gpus()).await {
@@ -60,7 +60,8 @@ pub async fn absent(driver: &Arc<dyn GpuDriver>, uuids: &[String]) -> Vec<String
     }
 }
 
-/// Waits until the driver does not list the ended process; after `patience`, or without an answer, what is left.
+/// Waits until the driver does not list the ended process. Returns the residue after `patience`, or if there is no
+/// answer.
 pub async fn gone(driver: &Arc<dyn GpuDriver>, pid: u32, patience: Duration) -> Result<(), Residue> {
     let unknown = |reason: String| Residue { reason, uuids: Vec::new() };
     let until = Instant::now() + patience;
@@ -76,7 +77,7 @@ pub async fn gone(driver: &Arc<dyn GpuDriver>, pid: u32, patience: Duration) -> 
                 return Err(Residue { reason, uuids: mine.map(|(_, uuid)| uuid).collect() });
             }
             Ok(Ok(_)) => {}
-            // it had GPUs: that there is none now, or no driver, is no proof of anything
+            // the process had GPUs, so an answer without GPUs or without a driver proves nothing
             Ok(Err(Unknown::Silent(reason) | Unknown::NoGpu(reason))) => return Err(unknown(reason)),
             Ok(Err(Unknown::NoTool(reason))) => {
                 tracing::warn!(reason, "nobody tells whether an ended trainer still holds memory of a GPU");
@@ -97,7 +98,7 @@ mod tests {
 
     type Answer = Result<Vec<(u32, &'static str)>, Unknown>;
 
-    /// Gives one answer after the other, the last one again and again.
+    /// A driver that gives the listed answers in order and repeats the last one.
     struct Fake(Mutex<Vec<Answer>>);
 
     impl GpuDriver for Fake {

@@ -1,5 +1,5 @@
-//! The worker's loop: hears the coordinator, the slots and the user, and keeps `Attempts` true. It starts what it is told
-//! to start, says what has ended until that is acknowledged, and decides nothing.
+//! The worker's loop: receives messages from the coordinator, the slots and the user, and keeps `Attempts` up to date.
+//! It starts the attempts that it is sent, reports outcomes until they are acknowledged, and decides nothing.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,12 +20,13 @@ use crate::link::{LinkEvent, Outgoing};
 use crate::options::{Ended, Error};
 use crate::slot::{AttemptKey, Command, Said, Surroundings, Why};
 
-/// Outcomes that were not acknowledged are said again this often, in heartbeats.
+/// Interval, in heartbeats, at which outcomes without an acknowledgement are sent again.
 const SAY_AGAIN: u64 = 5;
-/// How often the work directory is measured, and what it holds of other trials is asked about, in heartbeats.
+/// Interval, in heartbeats, at which the work directory is measured and the coordinator is asked about other trials in
+/// it.
 const MEASURE: u64 = 15;
 
-/// What the user wants, through the handle.
+/// A request of the user, made through the handle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Intent {
     Work,
@@ -38,7 +39,7 @@ pub struct Loop {
     pub secret: WorkerSecret,
     pub info: WorkerInfo,
     pub around: Arc<Surroundings>,
-    /// One for each slot.
+    /// The command channels, one for each slot.
     pub slots: Vec<mpsc::Sender<Command>>,
     pub said: mpsc::Receiver<Said>,
     pub link: mpsc::Receiver<LinkEvent>,
@@ -46,32 +47,32 @@ pub struct Loop {
     pub state: Session,
 }
 
-/// What changes while the worker runs.
+/// The state that changes while the worker runs.
 #[derive(Default)]
 pub struct Session {
     attempts: Attempts,
     outgoing: Option<Outgoing>,
-    /// Welcome was heard on this stream.
+    /// Welcome was received on this stream.
     welcome: bool,
-    /// Streams opened so far.
+    /// The number of streams opened.
     connections: u64,
     heartbeats: u64,
     disk: Arc<Mutex<DiskUse>>,
-    /// Files that are not needed any more.
+    /// Tasks that remove files that are not needed any more.
     removals: JoinSet<()>,
     leaving: Option<String>,
     draining: Option<String>,
-    /// The coordinator does not want this worker: it leaves, and nobody is there to acknowledge anything.
+    /// The coordinator refuses this worker: it leaves, and no acknowledgement will come.
     refused: Option<Error>,
-    /// A leaving worker waits until then for acknowledgements.
+    /// The deadline of a leaving worker for acknowledgements.
     goodbye: Option<Instant>,
 }
 
 impl Loop {
-    /// Until the user or the coordinator ends it. The slots still hold their trainers then.
+    /// Runs until the user or the coordinator ends it. The slots still hold their trainers afterwards.
     pub async fn run(mut self) -> Result<Ended, Error> {
         let ended = self.serve().await;
-        // what is not removed now stays for ever; a file system that hangs must not hold up the end
+        // files that are not removed now stay for ever; a file system that hangs must not delay the end
         let removed = async { while self.state.removals.join_next().await.is_some() {} };
         let _ = timeout(Duration::from_secs(10), removed).await;
         ended
@@ -135,7 +136,7 @@ impl Loop {
             return None;
         }
         match (&session.leaving, &session.draining) {
-            // `Drain` answers `Leaving`: until then the coordinator may not have heard it
+            // `Drain` answers `Leaving`: before it arrives the coordinator may not have received `Leaving`
             (Some(_), None) if session.outgoing.is_some() => None,
             (Some(_), _) => Some(Ok(Ended::Left)),
             (None, Some(reason)) => Some(Ok(Ended::Drained { reason: reason.clone() })),
@@ -143,7 +144,7 @@ impl Loop {
         }
     }
 
-    /// Everything this worker knows, first on a new stream.
+    /// Sends everything that this worker knows. It is the first message on a new stream.
     fn greet(&mut self, outgoing: Outgoing) {
         let session = &mut self.state;
         session.connections += 1;
@@ -208,7 +209,7 @@ impl Loop {
             }
             (None, Some(commands)) => {
                 tracing::info!(trial = %key.0, attempt = %key.1, slot, "starting");
-                // never waits: a slot that ends a stubborn trainer must not hold up heartbeats
+                // never waits: a slot that is ending a stubborn trainer must not delay heartbeats
                 if commands.try_send(Command::Run { key, since, spec }).is_ok() {
                     return;
                 }
@@ -218,7 +219,7 @@ impl Loop {
         self.note(Said::Ended { key, outcome: Outcome::Failed(refusal) });
     }
 
-    /// Nothing happens when it does not run here: its end has been said, or will not be missed.
+    /// Stops the attempt. Does nothing if it does not run here: its outcome was sent, or no one waits for it.
     fn stop(&mut self, key: AttemptKey, why: Why) {
         let slot = self.state.attempts.slot_of(key);
         if let Some(commands) = slot.and_then(|slot| self.slots.get(slot as usize)) {
@@ -262,7 +263,8 @@ impl Loop {
                         tracing::info!(trial = %key.0, attempt = %key.1, "checkpointed");
                     }
                     Outcome::Failed(failure) => {
-                        // a target of its own: `orchestrator run` reports failures itself. All of it is in `explain`
+                        // its own log target: `orchestrator run` reports failures itself. `explain` shows the whole
+                        // message
                         let reason = failure.message.lines().next().unwrap_or_default();
                         tracing::warn!(target: "attempt", trial = %key.0, attempt = %key.1, class = %failure.class, "failed: {reason}");
                     }
@@ -291,7 +293,7 @@ impl Loop {
         }
         let disk = {
             let mut found = session.disk.lock().unwrap_or_else(PoisonError::into_inner);
-            // asked about once per survey
+            // sent once per survey
             DiskUse { seen: std::mem::take(&mut found.seen), ..*found }
         };
         session.say(FromWorker::Heartbeat { running: session.attempts.running(), disk });
@@ -313,7 +315,8 @@ impl Loop {
     }
 }
 
-/// Trained under the old id, results of two versions would share a cell unnoticed.
+/// Explains a refused trial of another training version. Trained under its old id, results of two versions would share a
+/// cell unnoticed.
 fn other_training(spec: &TrialSpec) -> String {
     let id = spec.id();
     format!(
@@ -328,7 +331,7 @@ impl Session {
         self.welcome = false;
     }
 
-    /// What finds no room is not lost: everything is said again, or is part of the next Hello.
+    /// Sends a message. One that does not fit is not lost: everything is sent again, or is part of the next Hello.
     fn say(&self, message: FromWorker) {
         if let Some(outgoing) = &self.outgoing
             && outgoing.try_send(message.into()).is_err()

@@ -1,5 +1,5 @@
-//! One slot: runs one attempt after the other in a trainer that lives on between them, and reports each end only when
-//! nothing of the attempt is left (promise P5). It never starts an attempt by itself and never tries one again.
+//! One slot: runs one attempt after another in a trainer that stays alive between them, and reports each end only when
+//! nothing of the attempt is left (promise P5). It never starts or retries an attempt by itself.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -36,15 +36,15 @@ pub enum Command {
         key: AttemptKey,
         why: Why,
     },
-    /// At once, without checkpoint and without report; the slot ends too.
+    /// Ends everything at once, without checkpoint or report; the slot ends too.
     Kill,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// The coordinator's word.
+    /// The coordinator's request.
     Unwanted,
-    /// The machine is given back.
+    /// The machine is being taken away.
     Preempted(String),
 }
 
@@ -54,7 +54,7 @@ pub enum Said {
     Ended { key: AttemptKey, outcome: Outcome },
 }
 
-/// What every slot of a worker shares.
+/// The settings and services that all slots of a worker share.
 pub struct Surroundings {
     pub spawner: Spawner,
     pub build: String,
@@ -73,9 +73,9 @@ pub struct Slot {
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Said>,
     trainer: Option<Trainer>,
-    /// Trainers started so far.
+    /// The number of trainers started.
     serial: u64,
-    /// Runs that came while another one was still ending.
+    /// Runs that arrived while another one was still ending.
     queued: VecDeque<Queued>,
 }
 
@@ -83,7 +83,7 @@ struct Queued {
     key: AttemptKey,
     since: AttemptNo,
     spec: Box<TrialSpec>,
-    /// Its turn has not come and need not come any more.
+    /// Set if it was stopped before it started.
     stopped: Option<Why>,
 }
 
@@ -108,7 +108,7 @@ impl Slot {
         Self { index, launch, around, commands, events, trainer: None, serial: 0, queued: VecDeque::new() }
     }
 
-    /// Starts a trainer ahead of the first attempt and checks that it is of the worker's build.
+    /// Starts a trainer before the first attempt and checks that it has the worker's build.
     pub async fn prove_trainer(&mut self) -> Result<(), Failure> {
         match self.start_trainer(None).await {
             Started::Ready => Ok(()),
@@ -119,7 +119,7 @@ impl Slot {
         }
     }
 
-    /// Until the commands end or `Kill` comes; then no process of the slot is left.
+    /// Runs until the commands end or `Kill` arrives. No process of the slot is left then.
     pub async fn run(mut self) {
         while let Some(run) = self.next_run().await {
             let outcome = match run.stopped {
@@ -145,7 +145,7 @@ impl Slot {
         loop {
             match self.commands.recv().await? {
                 Command::Run { key, since, spec } => return Some(Queued { key, since, spec, stopped: None }),
-                // it crossed the end of the attempt
+                // the command crossed the end of the attempt
                 Command::Stop { .. } => {}
                 Command::Kill => return None,
             }
@@ -248,7 +248,7 @@ impl Slot {
         })
     }
 
-    /// After `Ready` there is a live trainer in `self.trainer`.
+    /// Ensures that there is a trainer: after `Ready` it lives in `self.trainer`.
     async fn have_trainer(&mut self, key: AttemptKey) -> Started {
         if let Some(mut idle) = self.trainer.take() {
             if idle.is_quiet() {
@@ -263,7 +263,7 @@ impl Slot {
         self.start_trainer(Some(key)).await
     }
 
-    /// From `Run` to whatever ends the attempt.
+    /// Runs the attempt from `Run` to whatever ends it.
     async fn converse(&mut self, trainer: &mut Trainer, key: AttemptKey) -> End {
         let mut stopping: Option<(Why, Instant)> = None;
         loop {
@@ -312,7 +312,7 @@ impl Slot {
         }
     }
 
-    /// What a command means while the attempt `current` runs.
+    /// Interprets a command while the attempt `current` runs.
     fn note(&mut self, command: Command, current: Option<AttemptKey>) -> Noted {
         match command {
             Command::Run { key, since, spec } => {
@@ -331,7 +331,7 @@ impl Slot {
         }
     }
 
-    /// A trainer that went silent: ended, and why.
+    /// Ends a trainer that stopped responding and returns the reason.
     async fn post_mortem(&self, trainer: Trainer, broken: Broken, when: &str) -> Failure {
         let timing = &self.around.timing;
         let alone = match broken {
@@ -352,12 +352,13 @@ impl Slot {
         self.told(failure, exit, &tail)
     }
 
-    /// Which one, is the driver's to say: a trainer sees the GPUs up to the first that is gone, or none.
+    /// The failure for a missing device. The driver knows which one: a trainer sees the GPUs up to the first missing
+    /// one.
     async fn absent_device(&self) -> Failure {
         let slot = &self.launch.slot;
         let absent = residue::absent(&self.launch.driver, &slot.uuids).await;
         let devices = self.launch.names_of(&absent);
-        // the name may be another GPU's by now
+        // the name may belong to another GPU by now
         let known: Vec<String> = devices.iter().zip(&absent).map(|(name, uuid)| format!("{name} ({uuid})")).collect();
         let message = match known.is_empty() {
             true => format!("the trainer does not find the devices of its slot ({})", slot.devices.join(", ")),
@@ -372,14 +373,15 @@ impl Slot {
         self.told(failure, exit, &tail)
     }
 
-    /// Ends a trainer that is not at fault, unless it leaves something behind; `why` for people then.
+    /// Ends a trainer that is not at fault. Returns a failure, with `why` for the user, if the trainer leaves something
+    /// behind.
     async fn put_away(&self, trainer: Trainer, why: &str) -> Option<Failure> {
         let (exit, tail) = self.end_and_read(trainer, Duration::ZERO, self.around.timing.terminate).await;
         let failure = Failure::new(FailureClass::Crashed, why.to_owned());
         exit.residue.is_some().then(|| self.told(failure, exit, &tail))
     }
 
-    /// The slot ends with it: nobody is left to be told of a residue.
+    /// Ends a trainer whose slot ends with it: no one receives a report about a residue.
     async fn end_unheard(&self, trainer: Trainer, grace: Duration) {
         if let Some(Residue { reason, .. }) = trainer.end(Duration::ZERO, grace).await.residue {
             tracing::warn!(slot = self.index, reason, "the trainer may have left something on its GPUs");
@@ -392,13 +394,13 @@ impl Slot {
         (exit, self.launch.named(&tail.text()))
     }
 
-    /// A failure with what became of the process: one that leaves something on a GPU has spoilt its slot.
+    /// Adds the exit of the process to a failure: if something is left on a GPU, the slot is broken.
     fn told(&self, failure: Failure, exit: Exit, tail: &str) -> Failure {
         let Some(Residue { reason, uuids }) = exit.residue else {
             return Failure { message: with_tail(failure.message, tail), ..failure };
         };
         let mut devices = self.launch.names_of(&uuids);
-        // where it is not known on which GPUs something is left, none is above suspicion
+        // if the GPUs with a residue are not known, all devices of the slot are suspect
         if !devices.is_empty() {
             devices.extend(failure.devices);
         }
@@ -411,7 +413,7 @@ fn not_started(message: String) -> Started {
     Started::Failed(Failure::new(FailureClass::Node, message))
 }
 
-/// No trial was under way, so none is at fault; a device that is missing or spoilt stays one.
+/// The failure when no trial was running, so that none is blamed; a missing or broken device stays a device failure.
 fn before_any_trial(failure: Failure) -> Failure {
     let class = if failure.class == FailureClass::BadDevice { failure.class } else { FailureClass::Node };
     Failure { class, ..failure }
@@ -426,7 +428,7 @@ fn hint(exit: &Exit) -> &'static str {
 }
 
 enum End {
-    /// The trainer lives on.
+    /// The trainer stays alive.
     Finished(Outcome),
     Failed(Failure),
     Broken(Broken),

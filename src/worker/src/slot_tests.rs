@@ -1,4 +1,4 @@
-//! A slot with a trainer that misbehaves: what is reported, and that nothing of it is left (P5).
+//! Tests of a slot whose trainer misbehaves: the failure is reported, and nothing of the trainer is left (P5).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -30,7 +30,7 @@ struct Bench {
     slot: tokio::task::JoinHandle<()>,
 }
 
-/// A script that is the fake trainer with this behaviour.
+/// Writes a script that runs the fake trainer with this behaviour.
 fn fake_trainer(dir: &Path, behaviour: &str) -> PathBuf {
     let program = std::env::current_exe().unwrap().parent().unwrap().join("../examples/fake_trainer");
     assert!(program.exists(), "{} is missing: `cargo test -p worker` builds it", program.display());
@@ -47,7 +47,7 @@ fn spec() -> Box<TrialSpec> {
     Box::new(sweep.cell_trials(0, None).remove(0).spec)
 }
 
-/// A driver of GPUs that are there, and that tells who is on them, or does not answer.
+/// A driver whose GPUs are present; it lists the processes on them, or does not answer.
 struct Driver {
     there: Vec<String>,
     answers: bool,
@@ -68,7 +68,7 @@ impl Bench {
         Self::on(behaviour, &["cpu"], &[], Arc::new(NvidiaSmi))
     }
 
-    /// On the machine's third and first GPU; of its three the driver has `there`.
+    /// A bench on the machine's third and first GPU, of three; the driver has `there`.
     fn on_gpus(behaviour: &str, there: &[&str], answers: bool) -> Self {
         let there = there.iter().map(|uuid| (*uuid).to_owned()).collect();
         Self::on(behaviour, &["cuda:2", "cuda:0"], &["GPU-c", "GPU-a"], Arc::new(Driver { there, answers }))
@@ -115,7 +115,7 @@ impl Bench {
         self.commands.send(Command::Run { key, since: AttemptNo(1), spec: spec() }).await.unwrap();
     }
 
-    /// The trainer has written to stderr, as it does at the beginning of an attempt.
+    /// Waits until the trainer has written to stderr, as it does at the beginning of an attempt.
     async fn begun(&self, (trial, attempt): AttemptKey) {
         let log = self.dir.path().join(format!("work/logs/{trial}/attempt-{attempt}.stderr"));
         while fs::read_to_string(&log).unwrap_or_default().is_empty() {
@@ -176,7 +176,7 @@ async fn one_trainer_serves_trial_after_trial() {
     bench.end().await;
 }
 
-/// Behaviour, class, and what the message must hold.
+/// The behaviour, its failure class, and texts that the message must contain.
 const MISBEHAVIOUR: [(&str, FailureClass, &[&str]); 9] = [
     ("first=crash", FailureClass::Crashed, &["while it trained", "SIGABRT", "attempt 1 of"]),
     ("first=exit", FailureClass::Crashed, &["exit code 7"]),
@@ -276,8 +276,8 @@ async fn runs_wait_for_their_turn_and_can_be_stopped_before_it() {
 async fn end_idle_trainer(bench: &Bench) {
     let trainer = Family::of_worker(&bench.mark).members().unwrap()[0];
     nix::sys::signal::kill(trainer, nix::sys::signal::Signal::SIGKILL).unwrap();
-    // Until the last of its threads has ended. It loses its environment, by which it is known as the worker's, before its
-    // pipes; and it stays for the slot to wait for.
+    // Wait until the last thread has ended: the process loses its environment, which marks it as the worker's, before
+    // its pipes. WNOWAIT leaves it for the slot to reap.
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
     tokio::task::spawn_blocking(move || waitid(Id::Pid(trainer), flags)).await.unwrap().unwrap();
 }
@@ -325,7 +325,7 @@ async fn what_a_trainer_says_of_its_gpus_is_said_in_the_machines_names() {
 async fn a_gpu_that_is_gone_when_a_trainer_starts_is_a_bad_device() {
     for (there, named, part) in [
         (&["GPU-a", "GPU-b"][..], vec!["cuda:2".to_owned()], "cuda:2 (GPU-c): not there any more\nstderr:\nerror: "),
-        // the driver has both and CUDA has not: nobody knows which it is
+        // the driver has both and CUDA has not, so it is not known which one is missing
         (&ALL, vec![], "does not find the devices of its slot (cuda:2, cuda:0)\n"),
     ] {
         let mut bench = Bench::on_gpus("absent=GPU-c", there, true);
@@ -338,7 +338,7 @@ async fn a_gpu_that_is_gone_when_a_trainer_starts_is_a_bad_device() {
     }
 }
 
-/// Whatever ended the trainer: a driver that does not answer afterwards has a device that is not to be used again.
+/// Whatever ended the trainer, a driver that does not answer afterwards means that the device must not be used again.
 #[tokio::test]
 async fn a_trainer_that_leaves_something_on_a_gpu_has_spoilt_its_slot() {
     let residue = |failure: Failure, attempt: &str| {
@@ -351,7 +351,7 @@ async fn a_trainer_that_leaves_something_on_a_gpu_has_spoilt_its_slot() {
     residue(failing.failure(key(1, 1)).await, "the loss is NaN\nstderr:\n");
     failing.end().await;
 
-    // a device at fault by the trainer's word is not the only one under suspicion then
+    // then the device that the trainer blames is not the only suspect
     let mut broken = Bench::on_gpus("always=gpu", &ALL, false);
     broken.run(key(1, 1)).await;
     residue(broken.failure(key(1, 1)).await, "cuda:0 has an Xid\n");

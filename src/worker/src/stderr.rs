@@ -1,5 +1,5 @@
-//! What a trainer writes to stderr, without colours: kept in a file per attempt, for people, and its tail in memory, for
-//! failures. It is read on a thread of its own, because a file system that hangs must not hold up heartbeats.
+//! The stderr of a trainer, without colours: one file per attempt for users, and its tail in memory for failure
+//! messages. A thread of its own reads it, because a file system that hangs must not delay heartbeats.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anstream::adapter::StripBytes;
 use tokio::sync::oneshot;
 
-/// Of a failure's message.
+/// The part of stderr that a failure's message includes.
 const TAIL_BYTES: usize = 8 << 10;
-/// A trainer that prints without end must not fill the disk.
+/// The file limit: a trainer that prints without end must not fill the disk.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
 pub struct StderrLog {
@@ -22,17 +22,17 @@ pub struct StderrLog {
     ended: oneshot::Receiver<()>,
 }
 
-/// Reads the tail when the trainer is gone.
+/// The end of the trainer's stderr, read when the trainer is gone.
 pub struct Tail(Arc<Mutex<Shared>>);
 
 #[derive(Default)]
 struct Shared {
     tail: VecDeque<u8>,
-    /// Made when there is something to write.
+    /// The file of the attempt, created when there is something to write.
     path: Option<PathBuf>,
     file: Option<File>,
     written: u64,
-    /// Removes escape sequences, also those that two reads share.
+    /// Removes escape sequences, including those split between two reads.
     colours: StripBytes,
 }
 
@@ -52,7 +52,7 @@ impl StderrLog {
         Ok(Self { shared, ended })
     }
 
-    /// What follows belongs to another attempt. What came before its file is still in the tail: start-up troubles.
+    /// Begins a new attempt, with a file of its own. Earlier output stays in the tail: start-up errors.
     pub fn attempt(&self, path: PathBuf) {
         let mut shared = self.lock();
         shared.path = Some(path);
@@ -62,7 +62,7 @@ impl StderrLog {
         shared.colours = StripBytes::new();
     }
 
-    /// Waits until the last writer has closed it; to be called when no process of the trainer is left.
+    /// Waits until the last writer has closed stderr. Call it when no process of the trainer is left.
     pub async fn finished(&mut self) {
         let _ = (&mut self.ended).await;
     }
@@ -126,7 +126,7 @@ mod tests {
         let path = folder.path().join("logs/attempt-1.stderr");
         let mut shared = Shared { path: Some(path.clone()), ..Shared::default() };
         let text = "\x1b[2m12:00\x1b[0m \x1b[33m WARN\x1b[0m größer\n\ttwo\n";
-        // as reads may cut it anywhere
+        // byte by byte: a read may end anywhere
         for byte in text.bytes() {
             shared.take(&[byte]);
         }

@@ -1,5 +1,5 @@
-//! One trainer process: started in a process group of its own, spoken to in frames, and ended so that nothing of it is
-//! left. It does not know attempts; `slot.rs` does.
+//! One trainer process: started in its own process group, addressed in frames, and ended so that nothing of it is left.
+//! It does not know attempts; `slot.rs` does.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -23,8 +23,8 @@ use crate::stderr::StderrLog;
 /// How long the driver may take to clean up after a process.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Starts every trainer from one thread that lives as long as the worker: trainers ask the kernel for SIGKILL at the
-/// death of the *thread* that started them.
+/// Starts every trainer from one thread that lives as long as the worker: trainers ask the kernel to send SIGKILL when
+/// the *thread* that started them dies.
 #[derive(Clone)]
 pub struct Spawner(Arc<blocking::Sender<SpawnRequest>>);
 
@@ -63,11 +63,11 @@ pub struct Trainer {
     stdin: Option<ChildStdin>,
     replies: mpsc::Receiver<Result<Reply, Broken>>,
     pub stderr: StderrLog,
-    /// Asked at its end, where it has GPUs.
+    /// The driver, asked at the trainer's end if it has GPUs.
     driver: Option<Arc<dyn GpuDriver>>,
 }
 
-/// Why nothing more can be heard of a trainer.
+/// The reason why the trainer cannot be used any more.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
     #[error("the trainer closed its stdout")]
@@ -78,17 +78,17 @@ pub enum Broken {
     Unreachable(String),
 }
 
-/// What became of the process.
+/// The end of the process.
 #[derive(Clone, Debug)]
 #[must_use = "a trainer that leaves something on a GPU has spoilt its slot"]
 pub struct Exit {
     pub status: Option<ExitStatus>,
-    /// Why its GPUs cannot be used again.
+    /// The reason why its GPUs cannot be used again.
     pub residue: Option<Residue>,
 }
 
 impl Trainer {
-    /// Starts the process; it has not said anything yet.
+    /// Starts the process, without waiting for its first message.
     pub async fn start(spawner: &Spawner, launch: &Launch, serial: u64) -> io::Result<Self> {
         let mark = format!("{}/{serial}", launch.mark);
         let mut command = launch.command();
@@ -98,7 +98,7 @@ impl Trainer {
         let group = Pid::from_raw(child.id() as i32);
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (sender, replies) = mpsc::channel(16);
-        // from here on dropping it kills it
+        // from here on, dropping it kills the process
         let mut trainer = Self {
             child: Some(child),
             group,
@@ -114,7 +114,7 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// The greeting that every trainer opens with.
+    /// Waits for the greeting that every trainer sends first.
     pub async fn ready(&mut self) -> Result<Ready, Broken> {
         match self.reply().await? {
             Reply::Ready(ready) => Ok(ready),
@@ -126,27 +126,27 @@ impl Trainer {
         let frame = handoff::encode_frame(request);
         let stdin = self.stdin.as_mut().ok_or(Broken::Closed)?;
         let unreachable = |error: String| Broken::Unreachable(error);
-        // a request is far smaller than a pipe's buffer, so only a trainer that has stopped reading makes this wait
+        // a request is far smaller than a pipe's buffer, so this only waits if the trainer has stopped reading
         match timeout(Duration::from_secs(10), stdin.write_all(&frame)).await {
             Ok(written) => written.map_err(|error| unreachable(error.to_string())),
             Err(_) => Err(unreachable("it does not read its stdin".into())),
         }
     }
 
-    /// The next thing it says. Safe to cancel.
+    /// Waits for the next reply. Safe to cancel.
     pub async fn reply(&mut self) -> Result<Reply, Broken> {
         self.replies.recv().await.unwrap_or(Err(Broken::Closed))
     }
 
-    /// Nothing was heard since the last run, and it is still there.
+    /// Returns true if nothing was received since the last run and the trainer is still alive.
     pub fn is_quiet(&mut self) -> bool {
         matches!(self.replies.try_recv(), Err(mpsc::error::TryRecvError::Empty)) && self.family.has_leader()
     }
 
-    /// Ends it and returns when no process of it is left. `alone`: how long it may take to end by itself first, so that
-    /// the exit status of a crash is its own. `grace`: from TERM to KILL.
+    /// Ends the process and returns when none of its processes is left. `alone`: how long it may take to exit by itself
+    /// first, so that the exit status of a crash is its own. `grace`: the time from TERM to KILL.
     pub async fn end(mut self, alone: Duration, grace: Duration) -> Exit {
-        // the end of stdin tells it that it is not wanted any more
+        // the end of stdin asks the trainer to exit
         self.stdin = None;
         let _ = timeout(alone, self.gone_by_itself()).await;
         self.family.end(grace).await;
@@ -168,7 +168,7 @@ impl Trainer {
     }
 }
 
-/// Last resort, when the worker itself is torn down: KILL without waiting.
+/// Last resort when the worker itself is dropped: KILL without waiting.
 impl Drop for Trainer {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -197,7 +197,7 @@ async fn read_reply(stdout: &mut (impl AsyncRead + Unpin)) -> Result<Reply, Brok
     stdout.read_exact(&mut header).await.map_err(|_| Broken::Closed)?;
     let garbage = |error: io::Error| Broken::Garbage(error.to_string());
     let length = handoff::frame_length(header).map_err(garbage)?;
-    // grown as bytes arrive: what is announced need not come
+    // grown as bytes arrive: the announced length need not be true
     let mut frame = Vec::new();
     stdout.take(length as u64).read_to_end(&mut frame).await.map_err(|_| Broken::Closed)?;
     if frame.len() < length {
@@ -218,7 +218,7 @@ impl Exit {
         }
     }
 
-    /// It said by its exit code that a device of its slot is not there.
+    /// Returns true if the exit code reports that a device of the slot is missing.
     pub fn lacks_a_device(&self) -> bool {
         self.status.and_then(|status| status.code()) == Some(i32::from(EXIT_DEVICE_ABSENT))
     }

@@ -1,8 +1,8 @@
 //! The work directory: checkpoints per trial, stderr per attempt, and a lock per live worker.
 //!
-//! Several workers may share one. Nothing in here is the truth about anything: a result that was not acknowledged dies
-//! with its worker, for the checkpoint of its last epoch gives the same result again in the time of one evaluation, and
-//! a file of results would only be a second, weaker journal.
+//! Several workers may share one. No file in it is authoritative: a result that was not acknowledged dies with its
+//! worker. The checkpoint of its last epoch gives the same result again in the time of one evaluation, and a file of
+//! results would only be a second, weaker journal.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -24,7 +24,7 @@ use crate::processes::Family;
 #[derive(Clone, Debug)]
 pub struct WorkDir(PathBuf);
 
-/// Held for the life of a worker; its file goes with it.
+/// The lock file of a worker, held for the life of the worker and removed with it.
 pub struct Registration {
     path: PathBuf,
     _lock: Flock<File>,
@@ -37,11 +37,11 @@ impl Drop for Registration {
 }
 
 impl WorkDir {
-    /// Makes it where it is missing.
+    /// Opens the directory, and creates it if it is missing.
     pub fn open(path: &Path) -> io::Result<Self> {
-        // trainers are told about it and may have another working directory
+        // trainers receive this path and may have another working directory
         let path = std::path::absolute(path)?;
-        // settings and logs of trials are for the owner alone
+        // settings and logs of trials are private to the owner
         let mut private = fs::DirBuilder::new();
         private.recursive(true).mode(0o700);
         for part in ["checkpoints", "logs", "workers"] {
@@ -58,8 +58,8 @@ impl WorkDir {
         self.0.join("logs").join(trial.to_string()).join(format!("attempt-{attempt}.stderr"))
     }
 
-    /// Says that this worker lives, so that a later one can tell that it does not any more. The file is locked before it
-    /// has its name: nobody finds it unlocked.
+    /// Registers this worker as alive, so that a later worker can detect its death. The file is locked before it gets
+    /// its name: no other process finds it unlocked.
     pub fn register(&self, worker: &str) -> io::Result<Registration> {
         let (path, unnamed) = (self.0.join("workers").join(worker), self.0.join("workers").join(format!(".{worker}")));
         let file = File::create_new(&unnamed)?;
@@ -69,9 +69,9 @@ impl WorkDir {
         Ok(Registration { path, _lock: lock })
     }
 
-    /// Ends what dead workers of this host have left running. A worker that dies takes its trainers with it, but one
-    /// that was killed cannot prove it. Where the file is a copy of another work directory's, or from before the last
-    /// boot, it says nothing about processes, and only the file goes.
+    /// Kills processes that dead workers of this host have left. A worker that dies takes its trainers with it, but one
+    /// that was killed cannot prove it. If the file is a copy from another work directory, or older than the last boot,
+    /// it proves nothing about processes, and only the file is removed.
     pub async fn end_orphans(&self, host: &str) -> io::Result<()> {
         for entry in fs::read_dir(self.0.join("workers"))? {
             let entry = entry?;
@@ -97,19 +97,19 @@ impl WorkDir {
         Ok(())
     }
 
-    /// Removes the checkpoints of an attempt and of those before it. A later attempt, if there is one because this word
-    /// came too late, keeps its own.
+    /// Removes the checkpoints of an attempt and of those before it. A later attempt, if this request arrived too late,
+    /// keeps its own.
     pub fn remove_checkpoints(&self, (trial, attempt): (TrialId, AttemptNo)) -> io::Result<()> {
         remove_up_to(&self.checkpoint_dir(trial), attempt)
     }
 
-    /// The same of what its trainers wrote to stderr.
+    /// Removes the stderr files of the same attempts.
     pub fn remove_logs(&self, (trial, attempt): (TrialId, AttemptNo)) -> io::Result<()> {
         remove_up_to(&self.0.join("logs").join(trial.to_string()), attempt)
     }
 
-    /// What all trials have on disk, what those that run here have, and which others have something: of a long list
-    /// another part each round. Removes nothing.
+    /// Measures the disk use of all trials and of those that run here, and lists other trials with files: a different
+    /// part of a long list each round. Removes nothing.
     pub fn survey(&self, held: &BTreeSet<TrialId>, round: u64) -> DiskUse {
         let mut disk = DiskUse::default();
         let mut seen = BTreeSet::new();
@@ -133,9 +133,9 @@ impl WorkDir {
         disk
     }
 
-    /// Removes what trials left that the coordinator does not know, once nobody has touched it for long: theirs may not
-    /// exist any more. Ages are told by the file system's own clock, which also made the times of the files; where that
-    /// is not about the coordinator's time, one of the clocks is wrong and nothing is removed.
+    /// Removes the files of trials that the coordinator does not know, if they have not changed for long: their own
+    /// coordinator may not exist any more. Their age is measured by the file system's clock, which also set their
+    /// times. If that clock differs from the coordinator's, one of the two is wrong and nothing is removed.
     pub fn remove_abandoned(&self, unknown: &[TrialId], coordinator_ms: Millis) {
         if unknown.is_empty() {
             return;
@@ -161,7 +161,7 @@ impl WorkDir {
         }
     }
 
-    /// What time it is for the file system: on a network that is the server's.
+    /// The present time of the file system: on a network that is the server's.
     fn file_system_time(&self) -> io::Result<SystemTime> {
         let (path, mut file) = create_temporary(&self.0)?;
         let time = file.write_all(b"now").and_then(|()| file.sync_all()).and_then(|()| file.metadata()?.modified());
@@ -170,12 +170,12 @@ impl WorkDir {
     }
 }
 
-/// A trial that its coordinator knows is tidied up on its word long before.
+/// The age of abandoned files. The coordinator of a known trial has its files removed long before.
 const ABANDONED: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Clocks that differ by more are not believed.
+/// The largest difference of two clocks that are believed.
 const CLOCKS_AGREE: Duration = Duration::from_secs(24 * 3600);
 
-/// Bytes in a folder, and when it or something in it was changed last.
+/// The bytes in a folder, and the time of the last change in it.
 fn size_and_time(folder: &Path) -> (u64, Option<SystemTime>) {
     let of_folder = fs::metadata(folder).ok();
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -199,7 +199,7 @@ fn remove_up_to(dir: &Path, attempt: AttemptNo) -> io::Result<()> {
         }
     }
     match fs::remove_dir(dir) {
-        // another worker that shares the directory was faster, or a later attempt has begun
+        // another worker that shares the directory was faster, or a later attempt has started
         Err(error) if ![io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::NotFound].contains(&error.kind()) => {
             Err(error)
         }
@@ -220,7 +220,7 @@ fn attempt_of(name: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// A trainer of a later attempt may prune the same files.
+/// Removes a file if it exists: a trainer of a later attempt may prune the same files.
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -288,7 +288,7 @@ mod tests {
             let folder = work_dir.checkpoint_dir(*trial);
             fs::create_dir(&folder).unwrap();
             let file = File::create(folder.join("epoch-00001.attempt-1.safetensors")).unwrap();
-            // of the last one the file is old and the folder new: something was removed from it lately
+            // the last trial has an old file in a new folder: something was removed from it lately
             file.set_modified(long_ago).unwrap();
             if index < 2 {
                 File::open(&folder).unwrap().set_modified(long_ago).unwrap();
@@ -296,10 +296,10 @@ mod tests {
         }
         let exist = || ids.iter().map(|id| work_dir.checkpoint_dir(*id).exists()).collect::<Vec<_>>();
         assert_eq!(work_dir.survey(&BTreeSet::new(), 0).seen, ids);
-        // the machine's clock is 30 days ahead: every file looks old
+        // the machine's clock is 30 days ahead, so every file looks old
         work_dir.remove_abandoned(&ids, millis(long_ago));
         assert_eq!(exist(), [true, true, true]);
-        // the first is another worker's, which the coordinator knows
+        // the first trial belongs to another worker, and the coordinator knows it
         work_dir.remove_abandoned(&ids[1..], millis(SystemTime::now()));
         assert_eq!(exist(), [true, false, true]);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "nothing is left of the look at the clock");
@@ -329,7 +329,7 @@ mod tests {
         use crate::processes::tests::Sleeper;
         let dir = tempfile::tempdir().unwrap();
         let work_dir = WorkDir::open(dir.path()).unwrap();
-        // processes are looked for on the whole machine: names that no other run of this test has
+        // the whole machine is searched for processes, so no other run of this test may use these names
         let host = format!("orphans-of-{}", std::process::id());
         let (dead, live) = (&format!("{host}-1-dead"), &format!("{host}-2-live"));
         let file = fs::File::create(dir.path().join("workers").join(dead)).unwrap();
@@ -338,7 +338,7 @@ mod tests {
         let registration = work_dir.register(live).unwrap();
         let mut orphan = Sleeper::start(&format!("{dead}/0/1"));
         let mut child = Sleeper::start(&format!("{live}/0/1"));
-        // the environment shows a moment after exec
+        // the environment is visible a moment after exec
         for worker in [dead, live] {
             while Family::of_worker(worker).members().unwrap().is_empty() {
                 std::thread::yield_now();
@@ -352,7 +352,7 @@ mod tests {
         assert!(!dir.path().join("workers").join(live).exists());
     }
 
-    /// Copied while its workers run: their files are there, and nobody has locked them.
+    /// A directory that was copied while its workers run: the copied files exist, and no process locks them.
     #[tokio::test]
     async fn a_copied_work_directory_does_not_end_the_trainers_of_the_original() {
         use crate::processes::tests::Sleeper;
@@ -367,7 +367,7 @@ mod tests {
         let place = |worker: &str| copy.path().join("workers").join(worker);
         fs::copy(original.path().join("workers").join(live), place(live)).unwrap();
         fs::copy(&of_dead, place(dead)).unwrap();
-        // as versions from before registered workers
+        // as written by versions without registered workers
         let older = &format!("{host}-3-older");
         fs::write(place(older), "").unwrap();
         let mut trainers = [live, dead, older].map(|worker| Sleeper::start(&format!("{worker}/0/1")));

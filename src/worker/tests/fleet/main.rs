@@ -29,7 +29,7 @@ async fn two_workers_run_a_sweep() {
     rig.end().await;
 }
 
-/// Their results would share cells with those of today's training.
+/// Results of an older training would share cells with those of the present one.
 #[tokio::test(flavor = "multi_thread")]
 async fn trials_of_an_older_training_are_refused_until_the_file_is_submitted_again() {
     let mut rig = Rig::new("");
@@ -46,7 +46,7 @@ async fn trials_of_an_older_training_are_refused_until_the_file_is_submitted_aga
     rig.end().await;
 }
 
-/// A worker that was killed cannot tidy up; the next one asks, and leaves alone what the coordinator does not know.
+/// A killed worker cannot clean up. The next one asks the coordinator and leaves files that it does not know.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_left_of_finished_trials_is_removed() {
     let mut rig = Rig::new("");
@@ -78,7 +78,7 @@ async fn attempts_that_crash_are_tried_again() {
         rig.submit().await;
         let summary = rig.complete().await;
         if behaviour.contains("ignore-term") {
-            // the fake trainer says that the loss is not finite, which is never tried again
+            // the fake trainer reports that the loss is not finite, which is never retried
             assert_eq!((summary.succeeded, summary.failed), (0, 12));
         } else {
             assert_eq!((summary.succeeded, summary.failed), (12, 0), "{behaviour}");
@@ -212,7 +212,7 @@ async fn a_second_stream_replaces_the_first() {
     rig.end().await;
 }
 
-/// It reports an outcome under the number of the true worker's stream, before its Hello was judged.
+/// It reports an outcome under the connection number of the true worker's stream, before its Hello was checked.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_alone_cannot_take_a_workers_place_or_shut_it_out() {
     let mut rig = Rig::new("");
@@ -228,7 +228,7 @@ async fn an_id_alone_cannot_take_a_workers_place_or_shut_it_out() {
         assert!(impostor.refused().await.contains("is another process"));
         impostor.is_closed().await;
     }
-    // also after a restart, which has forgotten every stream
+    // also after a restart, when the coordinator does not know any stream
     rig.drop_coordinator().await;
     rig.coordinator().await;
     let mut impostor = rig.peer("victim-1-1").await.with_another_secret();
@@ -283,7 +283,7 @@ async fn workers_that_do_not_belong_are_refused() {
     rig.end().await;
 }
 
-/// The other slots of the machine go on, and those that share the device are not used either.
+/// The other slots of the machine keep running; those that share the device are not used either.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gpu_that_is_gone_takes_its_slots_out_of_use() {
     let mut rig = Rig::new("absent=GPU-a");

@@ -1,4 +1,4 @@
-//! A worker by hand: says what a test wants, whether it is true or not.
+//! A worker without trainers that sends whatever a test wants, true or not.
 
 use protocol::v1::fleet_client::FleetClient;
 use protocol::{FromCoordinator, FromWorker, Hello, Token, WorkerSecret, v1};
@@ -41,12 +41,12 @@ impl Peer {
         let (outgoing, messages) = mpsc::channel(16);
         let mut client = FleetClient::with_interceptor(channel, protocol::token::attach(Some(token)));
         let incoming = patient(client.connect(ReceiverStream::new(messages))).await.unwrap().into_inner();
-        // one that streams of the same process share
+        // one secret that streams of the same process share
         let secret = WorkerSecret::try_from(&[1; 32][..]).unwrap();
         Self { worker: WorkerId(worker.into()), secret, outgoing, incoming }
     }
 
-    /// Another process, which knows the worker's id and no more.
+    /// Turns this peer into another process, which knows the worker's id and nothing else.
     pub fn with_another_secret(mut self) -> Self {
         self.secret = WorkerSecret::random().unwrap();
         self
@@ -84,7 +84,7 @@ impl Peer {
         self.say(FromWorker::Ended(EndedAttempt { trial, attempt, outcome })).await;
     }
 
-    /// The first message that the function takes.
+    /// Waits for the first message that the function accepts.
     async fn hear<T>(&mut self, wanted: impl Fn(FromCoordinator) -> Option<T>) -> T {
         patient(async {
             loop {
@@ -129,7 +129,7 @@ impl Peer {
         .await
     }
 
-    /// The status it ended with, if that was an error.
+    /// Waits until the stream is closed. Returns the status, if that was an error.
     pub async fn is_closed(&mut self) -> Option<Status> {
         patient(async {
             loop {

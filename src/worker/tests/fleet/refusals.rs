@@ -1,4 +1,4 @@
-//! A coordinator that refuses a worker it has welcomed before: for a moment, for a while, for good.
+//! A coordinator that refuses a worker it has welcomed before: for a moment, for a while, for ever.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::rig::{Rig, patient};
 
-/// Something else at the coordinator's address, as a proxy is: refuses every stream with one code.
+/// Another server at the coordinator's address, such as a proxy: refuses every stream with one code.
 struct Stranger(tonic::Code, Arc<AtomicUsize>);
 
 #[tonic::async_trait]
@@ -27,7 +27,7 @@ impl Fleet for Stranger {
     }
 }
 
-/// Answers on the port until it has refused this often.
+/// Answers on the port until it has refused the given number of streams.
 async fn stranger(port: u16, code: Code, refusals: usize) {
     let refused = Arc::new(AtomicUsize::new(0));
     let listener = loop {
@@ -46,7 +46,7 @@ async fn stranger(port: u16, code: Code, refusals: usize) {
     })
     .await;
     serve.abort();
-    // the port is free when it is gone
+    // the port is free when the server has ended
     let _ = serve.await;
 }
 

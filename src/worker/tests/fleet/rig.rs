@@ -22,12 +22,12 @@ use worker::{Handle, Options, Timing, Worker};
 
 use crate::peer::Peer;
 
-/// Nothing in these tests takes long; what hangs must not hang for ever.
+/// Waits with a timeout: nothing in these tests takes long, and a test must not hang for ever.
 pub async fn patient<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), future).await.expect("it hangs")
 }
 
-/// The whole answer, head and body.
+/// Returns the whole HTTP answer, head and body.
 pub async fn get(port: u16, path: &str, authorization: Option<&str>) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let authorization = authorization.map_or_else(String::new, |value| format!("authorization: {value}\r\n"));
@@ -77,7 +77,7 @@ impl Rig {
         Self { dir, trainer, token, port: 0, lease_ms: 60_000, refused, coordinator: None, workers: Vec::new() }
     }
 
-    /// Where a lease is to run out. Elsewhere it is so long that no loaded machine reaches it.
+    /// Sets a short lease for tests where it must expire. The default is longer than any delay of a loaded machine.
     pub fn with_short_lease(mut self) -> Self {
         self.lease_ms = 500;
         self
@@ -95,12 +95,12 @@ impl Rig {
         Some(self.token.clone())
     }
 
-    /// Workers read it again when they are refused.
+    /// The token file that workers read again when they are refused.
     pub fn token_file(&self) -> PathBuf {
         self.dir.path().join("token")
     }
 
-    /// The coordinator's next start wants another token; workers find it with `publish_token`.
+    /// Makes the coordinator's next start require another token; workers find it with `publish_token`.
     pub fn rotate_token(&mut self) -> String {
         let text = "another-token-of-32-characters-1";
         self.token = Token::new(text).unwrap();
@@ -113,12 +113,12 @@ impl Rig {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     }
 
-    /// Before there is a coordinator.
+    /// Chooses the port before a coordinator runs.
     pub fn choose_port(&mut self) {
         self.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     }
 
-    /// Starts one, or starts it again on the same port and state.
+    /// Starts a coordinator, or restarts it on the same port and state.
     pub async fn coordinator(&mut self) {
         let handle = patient(self.start_coordinator(self.port)).await.unwrap();
         self.port = handle.address().port();
@@ -141,7 +141,7 @@ impl Rig {
         self.coordinator.as_ref().unwrap().serve_http(address.parse().unwrap(), Vec::new()).await
     }
 
-    /// Without ceremony: nothing is said to anybody.
+    /// Drops the coordinator without notice to any worker.
     pub async fn drop_coordinator(&mut self) {
         drop(self.coordinator.take());
         let lock = || journal::Journal::open(&self.dir.path().join("state"));
@@ -173,7 +173,7 @@ impl Rig {
         script(self.dir.path(), "other-trainer.sh", behaviour)
     }
 
-    /// Its index, for `handle`.
+    /// Starts a worker and returns its index, for `handle`.
     pub async fn worker(&mut self, slots: usize) -> usize {
         self.workers.push(patient(Worker::start(self.worker_options(slots))).await.unwrap());
         self.workers.len() - 1
@@ -183,7 +183,7 @@ impl Rig {
         &mut self.workers[worker]
     }
 
-    /// As SIGKILL does, nothing is said; the trainers go too.
+    /// Kills a worker as SIGKILL does: without a report, and with its trainers.
     pub async fn kill(&mut self, worker: usize) {
         self.workers[worker].stop_now();
         patient(self.workers[worker].wait()).await.unwrap();
@@ -249,7 +249,7 @@ impl Rig {
         patient(client.drain(v1::DrainRequest { worker, reason: "for a test".into() })).await.unwrap();
     }
 
-    /// Follows the sweep from now on: every result, and the last status.
+    /// Follows the sweep from now on and returns every result and the last status.
     pub async fn tail(&self) -> impl Future<Output = (Vec<v1::TrialEnded>, v1::SweepStatus)> + Send + 'static {
         let token = protocol::token::attach(self.token());
         let mut client = ControlClient::with_interceptor(self.channel().await, token);
@@ -266,7 +266,7 @@ impl Rig {
         }
     }
 
-    /// `results.csv`, which holds neither times nor attempts.
+    /// Reads `results.csv`, which holds neither times nor attempts.
     pub async fn results(&self) -> String {
         self.report_file("results.csv").await
     }
@@ -289,7 +289,7 @@ impl Rig {
         String::from_utf8(content).unwrap()
     }
 
-    /// Of any trial, by the journal.
+    /// The largest number of attempts of any trial, from the journal.
     pub async fn most_attempts(&mut self) -> usize {
         self.drop_coordinator().await;
         let state = journal::Journal::open(&self.dir.path().join("state")).unwrap().replay().unwrap();
@@ -297,7 +297,8 @@ impl Rig {
         state.trials.values().map(|trial| trial.attempts.len()).max().unwrap()
     }
 
-    /// While no coordinator runs: the sweep as a version whose training has other ids submitted it.
+    /// Rewrites the journal, while no coordinator runs, as if a version with other training ids had submitted the
+    /// sweep.
     pub fn submitted_by_an_older_version(&self) {
         let sweep = Box::new(sweep());
         let planned = (0..sweep.cells.len())
@@ -315,14 +316,14 @@ impl Rig {
         journal.append(&[Recorded { at: 1, event }]).unwrap();
     }
 
-    /// As if another worker had made it.
+    /// Writes a checkpoint as if another worker had made it.
     pub fn leave_checkpoint(&self, trial: &str, bytes: usize) {
         let dir = self.dir.path().join("work/checkpoints").join(trial);
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join("epoch-00001.attempt-1.safetensors"), vec![0; bytes]).unwrap();
     }
 
-    /// Files of checkpoints.
+    /// The number of checkpoint files.
     pub fn checkpoints(&self) -> usize {
         let dirs = fs::read_dir(self.dir.path().join("work/checkpoints")).unwrap();
         dirs.map(|dir| fs::read_dir(dir.unwrap().path()).map_or(0, |files| files.count())).sum()
@@ -344,7 +345,7 @@ impl Rig {
             worker.stop_now();
         }
         for mut worker in self.workers.drain(..) {
-            // some have ended already, and were asked why
+            // some have ended already, and their result was taken
             let _ = patient(worker.wait()).await;
         }
         if let Some(coordinator) = self.coordinator.take() {
