@@ -1,6 +1,6 @@
-//! What every `Collective` promises, as one suite that each implementation runs, on the CPU or on a GPU (nccl/drills.rs).
+//! The contract of `Collective` as one suite, which every implementation runs on the CPU or on a GPU (nccl/drills.rs).
 //!
-//! The fakes that hang, panic or die are replicas of a real group that misbehave: the group has to end for the others.
+//! The fakes that hang, panic or die are replicas of a real group that misbehave: the group must fail for the others.
 
 use std::sync::Arc;
 use std::thread;
@@ -13,7 +13,7 @@ use crate::device::prepare_thread;
 
 type Group = Vec<Box<dyn Collective>>;
 
-/// Longer than any of this takes.
+/// Deadline that no test here reaches.
 const PATIENT: Duration = Duration::from_secs(60);
 
 /// Runs one closure per replica, each on its own thread, and returns their results in rank order.
@@ -38,7 +38,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     Vec::try_from(&tensor.to_kind(Kind::Float).view(-1).to_device(Device::Cpu)).expect("a small tensor")
 }
 
-/// Input of a replica: not representable exactly, so that the order of additions shows in the bits.
+/// The input of one replica. Its values have no exact representation, so the order of additions shows in the bits.
 fn input(rank: usize, length: i64) -> Tensor {
     (Tensor::arange(length, (Kind::Float, Device::Cpu)) + 1.0) * (0.1 + 1e-3 * rank as f64).powi(1 + rank as i32)
 }
@@ -76,7 +76,7 @@ fn sums_and_broadcasts(group: &Group, devices: &[Device]) {
     }
 }
 
-/// Many rounds of changing size back to back: nobody may overtake anybody.
+/// Many rounds of changing size back to back: no replica may overtake another.
 fn survives_many_rounds(group: &Group, devices: &[Device]) {
     for result in on_all(group, devices, |end, device| {
         (0..200i64).for_each(|round| {
@@ -113,7 +113,7 @@ fn fails_for_all_when_one_panics(group: &Group, devices: &[Device]) {
     }
 }
 
-/// A replica that hangs never arrives; the deadline, not the test, ends the wait.
+/// A stuck replica never arrives: the group's deadline ends the wait, not the test.
 fn ends_at_the_deadline_when_one_is_stuck(group: &Group, devices: &[Device]) {
     let stuck = group.len() / 2;
     let results = on_all(group, devices, |end, device| match end.rank() {
@@ -130,13 +130,13 @@ fn ends_at_the_deadline_when_one_is_stuck(group: &Group, devices: &[Device]) {
     assert!(group[stuck].check().is_err(), "the one that was stuck hears of it");
 }
 
-/// `make`: a new group, whose waits have this deadline, on these devices in turn.
+/// Runs the suite. `make` returns a new group on the given devices, with the given deadline for its waits.
 pub(super) fn contract(make: impl Fn(Duration) -> Group, devices: &[Device]) {
     let group = make(PATIENT);
     sums_and_broadcasts(&group, devices);
     survives_many_rounds(&make(PATIENT), devices);
     fails_for_all_when_one_panics(&make(PATIENT), devices);
-    // alone, nobody is waited for
+    // a group of one waits for no one
     if group.len() > 1 {
         ends_at_the_deadline_when_one_is_stuck(&make(Duration::from_millis(50)), devices);
     }
@@ -154,7 +154,7 @@ fn shared_memory_keeps_the_contract() {
     }
 }
 
-/// With a fake library: the real one needs GPUs.
+/// Uses a fake library: the real one needs GPUs.
 #[test]
 fn nccl_keeps_the_contract() {
     for size in [1, 2, 4] {
@@ -162,7 +162,7 @@ fn nccl_keeps_the_contract() {
     }
 }
 
-/// Forward: the sum. Backward: every replica's loss depends on every input, so the gradients are summed as well.
+/// Forward, the result is the sum. Backward, every replica's loss depends on every input, so gradients are summed too.
 #[test]
 fn sums_inside_a_graph_pass_the_gradient_to_all() {
     let group: Vec<Arc<dyn Collective>> =

@@ -1,7 +1,7 @@
-//! Where the threads of a group meet: a barrier that every wait of which has a deadline, and that one failure ends.
+//! Meeting point of a group's threads: a barrier whose waits have a deadline and which ends at the first failure.
 //!
-//! The first failure is kept and returned to everybody, now and later. Knows nothing of tensors: what the threads share
-//! is `T`. Used by shared_memory.rs and nccl.rs.
+//! The first failure is kept, and all replicas receive it from then on. Knows no tensors: the threads share a `T`.
+//! Used by shared_memory.rs and nccl.rs.
 
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ pub struct Meeting<T> {
 }
 
 struct State<T> {
-    /// Rounds completed; a waiting thread leaves when the round it waits for is over.
+    /// Rounds completed; a waiting thread leaves when its round is over.
     round: u64,
     arrived: Vec<bool>,
     failure: Option<CollectiveError>,
@@ -32,7 +32,7 @@ impl<T> Meeting<T> {
         self.state.lock().expect("nothing panics while it holds the lock")
     }
 
-    /// Looks at what is shared, or changes it, while nobody else does.
+    /// Runs `body` with exclusive access to the shared value.
     pub fn with<R>(&self, body: impl FnOnce(&mut T) -> R) -> R {
         body(&mut self.lock().shared)
     }
@@ -41,15 +41,15 @@ impl<T> Meeting<T> {
         self.lock().failure.clone()
     }
 
-    /// Ends the group, unless something has already, and returns why it ended.
+    /// Ends the group unless it has already ended, and returns the reason why it ended.
     pub fn fail(&self, failure: CollectiveError) -> CollectiveError {
         let kept = self.lock().failure.get_or_insert(failure).clone();
         self.changed.notify_all();
         kept
     }
 
-    /// Waits until every replica has come here, for at most the deadline. `prepare` runs under the lock on arrival;
-    /// `last` once, when all are here and before any leaves.
+    /// Waits until every replica has arrived, at most the deadline. `prepare` runs under the lock on arrival; `last`
+    /// runs once, after all have arrived and before any leaves.
     pub fn meet(
         &self,
         rank: usize,

@@ -1,9 +1,9 @@
-//! How replicas speak with each other: sums and broadcasts that either complete on all of them or fail on all of them.
+//! Communication between replicas: sums and broadcasts that either complete on all replicas or fail on all of them.
 //!
-//! A replica that fails calls `abort`, and every other one's current or next call returns an error: an attempt with a
-//! dead, panicked or stuck replica ends instead of hanging. Refuses to retry or repair: a group that failed once stays
-//! failed. Read shared_memory.rs for replicas as threads on one memory, nccl.rs for one GPU each, statistics.rs for sums
-//! inside autograd.
+//! A replica that fails calls `abort`, and the current or next call of every other replica returns an error: an attempt
+//! with a dead, panicked or stuck replica ends instead of hanging. A group that has failed stays failed: it is never
+//! retried or repaired. Read shared_memory.rs for replicas as threads in one memory, nccl.rs for one replica per GPU,
+//! statistics.rs for sums inside autograd.
 
 #[cfg(test)]
 mod contract;
@@ -23,34 +23,34 @@ pub use solo::Solo;
 pub use statistics::BatchStatistics;
 
 /// One replica's end of a group. All replicas call the same operations in the same order on tensors of equal shape,
-/// dtype and layout. Operations on a GPU may be queued only; `wait` tells when they are done.
+/// dtype and layout. Operations on a GPU may only be queued; `wait` returns when they are done.
 pub trait Collective: Send + Sync {
-    /// 0 leads: it reports, evaluates alone where that is cheaper, and writes checkpoints.
+    /// This replica's rank. Rank 0 leads: it reports, writes checkpoints, and evaluates alone where that is cheaper.
     fn rank(&self) -> usize;
 
     fn size(&self) -> usize;
 
-    /// Replaces the tensor by its sum over all replicas. The result is the same bits on every replica and in every run.
+    /// Replaces the tensor by its sum over all replicas. The result has the same bits on all replicas and in all runs.
     fn all_reduce(&self, tensor: &Tensor) -> Result<(), CollectiveError>;
 
-    /// Replaces the tensor by that of rank 0.
+    /// Replaces the tensor by the tensor of rank 0.
     fn broadcast(&self, tensor: &Tensor) -> Result<(), CollectiveError>;
 
-    /// Blocks until everything queued on this replica's device is done, or the deadline passes, or the group fails.
-    /// To be called before the host reads a value that a collective had a part in.
+    /// Blocks until everything queued on this replica's device is done, the deadline passes, or the group fails.
+    /// Must be called before the host reads a value that a collective contributed to.
     fn wait(&self) -> Result<(), CollectiveError>;
 
-    /// Whether the group has failed so far, without waiting for anything: for loops that wait for something else.
+    /// Returns an error if the group has failed, without waiting: for loops that wait for something else.
     fn check(&self) -> Result<(), CollectiveError>;
 
-    /// Collectives completed by this replica since the group was made.
+    /// Returns the number of collectives that this replica has completed since the group was made.
     fn num_completed(&self) -> u64;
 
-    /// Makes every replica's current and later calls fail with `reason`. The first reason is kept.
+    /// Makes all current and later calls of every replica fail with `reason`. The first reason is kept.
     fn abort(&self, reason: &str);
 }
 
-/// Why a group of replicas cannot go on. Whoever gets one ends the attempt.
+/// The reason why a group of replicas cannot continue. A replica that receives one ends the attempt.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CollectiveError {
     #[error("replica {rank} gave up: {reason}")]
@@ -59,12 +59,12 @@ pub enum CollectiveError {
     TimedOut { rank: usize, operation: &'static str, seconds: u64, missing: Vec<usize> },
     #[error("{operation} failed: {reason}")]
     Failed { operation: &'static str, reason: String },
-    /// Of this replica's own device.
+    /// This replica's own device did not finish in time.
     #[error("replica {rank} waited {seconds} s for its device in {operation}")]
     Stuck { rank: usize, operation: &'static str, seconds: u64 },
 }
 
-/// Aborts the group when a replica leaves before it says `finished`: by an error or by a panic.
+/// Aborts the group if a replica leaves before it calls `finished`, through an error or a panic.
 pub struct AbortOnDrop<'a> {
     collective: &'a dyn Collective,
     finished: bool,

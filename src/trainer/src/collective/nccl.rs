@@ -1,10 +1,10 @@
-//! Replicas on several GPUs over NCCL: one thread each, of one process or of several.
+//! Replicas on several GPUs over NCCL: one thread per GPU, in one process or in several.
 //!
-//! Never run on hardware so far: this code was written and tested on machines without a GPU, its logic against a fake
-//! library (nccl/fake.rs) and its bindings against the real one as far as that goes without a device. How NCCL hangs
-//! is in the doc of `Nccl`. The `cudarc` crate was asked for and is not used: its safe layer has no non-blocking
-//! communicators, asynchronous errors or abort, and its loader does not look for `libnccl.so.2`, the name that
-//! libtorch's wheels carry. Read nccl/backend.rs, then nccl/library.rs.
+//! Never run on hardware so far: developed on machines without a GPU. The logic is tested against a fake library
+//! (nccl/fake.rs), the bindings against the real one as far as possible without a device. The doc of `Nccl` lists the
+//! ways in which NCCL hangs. The crate `cudarc` was requested but is not used: its safe layer lacks non-blocking
+//! communicators, asynchronous errors and abort, and its loader does not look for libtorch's name, `libnccl.so.2`.
+//! Read nccl/backend.rs, then nccl/library.rs.
 
 mod backend;
 mod cuda;
@@ -33,19 +33,19 @@ use device::Gpus;
 pub use backend::GroupId;
 pub use cuda::{cuda_version, pci_bus_id};
 
-/// Collectives that a replica may have queued on its device before it waits for the oldest: a replica that races
-/// ahead would fill the launch queue that all devices of a process share.
+/// Limit on the collectives that a replica may have queued on its device before it waits for the oldest: a replica
+/// running further ahead would fill the launch queue, which all devices of a process share.
 const MAX_IN_FLIGHT: usize = 2;
-/// Polling starts at the shorter pause and doubles up to the longer one.
+/// First and longest pause between polls; the pause doubles from one to the other.
 const PAUSES: [Duration; 2] = [Duration::from_micros(10), Duration::from_millis(1)];
 
-/// The ends of a group on these GPUs, in rank order. Communicators are made once for a set of devices and used again
+/// Returns the ends of a group on these GPUs, in rank order. Communicators are made once per set of devices and reused
 /// by later trials, unless a group on them failed.
 pub fn nccl(devices: &[usize], deadline: Duration) -> Result<Vec<Box<dyn Collective>>, CollectiveError> {
     pool()?.group(devices, deadline)
 }
 
-/// One replica's end of a group of as many processes; all of them are given the same `id`.
+/// Returns one replica's end of a group with one replica per process; all processes receive the same `id`.
 pub fn nccl_among_processes(
     id: GroupId,
     (rank, size): (usize, usize),
@@ -57,12 +57,12 @@ pub fn nccl_among_processes(
     Ok(ends(&Arc::new(communicators), deadline).remove(0))
 }
 
-/// A new name for a group of several processes.
+/// Returns a new id for a group of several processes.
 pub fn nccl_group_id() -> Result<GroupId, CollectiveError> {
     pool()?.backend.group_id().map_err(|reason| CollectiveError::Failed { operation: "naming a group", reason })
 }
 
-/// Of the library that groups on GPUs use; opens it when first asked.
+/// Returns the version of the library that groups on GPUs use; the first call opens it.
 pub fn nccl_version() -> Result<String, CollectiveError> {
     pool().map(|pool| pool.backend.version())
 }
@@ -73,7 +73,7 @@ fn pool() -> Result<&'static Pool<Gpus>, CollectiveError> {
     pool.as_ref().map_err(|reason| CollectiveError::Failed { operation: "opening NCCL", reason: reason.clone() })
 }
 
-/// Communicators by set of devices.
+/// The communicators of each set of devices.
 struct Pool<B: Backend> {
     backend: Arc<B>,
     idle: Mutex<Vec<Arc<Communicators<B>>>>,
@@ -104,7 +104,7 @@ impl<B: Backend> Pool<B> {
     }
 }
 
-/// One end for each replica of this process.
+/// Returns one end for each replica of this process.
 fn ends<B: Backend>(communicators: &Arc<Communicators<B>>, deadline: Duration) -> Vec<Box<dyn Collective>> {
     let count = communicators.part.devices.len();
     let meeting = Arc::new(Meeting::new(count, deadline, ()));
@@ -118,7 +118,7 @@ fn ends<B: Backend>(communicators: &Arc<Communicators<B>>, deadline: Duration) -
     (0..count).map(|place| Box::new(end(place)) as Box<dyn Collective>).collect()
 }
 
-/// One communicator for each device, in rank order; `None` after an abort.
+/// The communicators of one set of devices, in rank order; a place is `None` after an abort.
 struct Communicators<B: Backend> {
     backend: Arc<B>,
     part: Part,
@@ -166,7 +166,7 @@ impl<B: Backend> Communicators<B> {
         }
     }
 
-    /// Frees a replica's communicator and stops its kernels; nothing if that happened before.
+    /// Frees a replica's communicator and stops its kernels; does nothing if it was freed before.
     fn abort(&self, place: usize) {
         if let Some(end) = lock(&self.ends[place]).take() {
             self.backend.abort(end);
@@ -188,7 +188,7 @@ impl<B: Backend> Drop for Communicators<B> {
         if ends.len() == self.part.devices.len() {
             self.backend.close(ends);
         } else {
-            // the others of a broken set would wait for the one that is gone
+            // the rest of a broken set would wait for the communicator that is gone
             ends.into_iter().for_each(|end| self.backend.abort(end));
         }
     }
@@ -196,27 +196,27 @@ impl<B: Backend> Drop for Communicators<B> {
 
 /// One replica's end.
 ///
-/// What is known to hang a process with one thread per GPU (docs/trainer.md), and what is done here:
-/// - a replica that is dead, panicked or stuck: nobody launches before all replicas have come, within the deadline;
-/// - a call that holds a lock of the driver until its device is idle (memory allocation, the first launch of a lazily
-///   loaded kernel), while its device waits for a kernel that another thread cannot launch without that lock: nobody
-///   goes on before all have launched;
-/// - NCCL waiting inside a call: communicators are non-blocking, every wait polls NCCL, the device and the group;
-/// - queued kernels that never end: on any failure every replica aborts its own communicator, which stops them.
+/// Known causes of a hang in a process with one thread per GPU (docs/trainer.md), and the measures against them:
+/// - A replica is dead, panicked or stuck: no replica launches before all have arrived, within the deadline.
+/// - A call holds a lock of the driver until its device is idle (memory allocation, the first launch of a lazily loaded
+///   kernel), while the device waits for a kernel that another thread cannot launch without that lock: no replica
+///   continues before all have launched.
+/// - NCCL waits inside a call: communicators are non-blocking, and every wait polls NCCL, the device and the group.
+/// - Queued kernels never end: on any failure every replica aborts its own communicator, which stops them.
 struct Nccl<B: Backend> {
     communicators: Arc<Communicators<B>>,
-    /// Of the replicas of this process.
+    /// Meeting point of this process's replicas.
     meeting: Arc<Meeting<()>>,
-    /// Among the replicas of this process.
+    /// Index among the replicas of this process.
     place: usize,
     in_flight: Mutex<VecDeque<InFlight<B::Event>>>,
     num_completed: AtomicU64,
 }
 
-/// A collective that its device may still be working on.
+/// A collective that its device may still be executing.
 struct InFlight<E> {
     done: E,
-    /// NCCL keeps the address only.
+    /// Kept alive because NCCL holds the address only.
     _tensor: Tensor,
 }
 
@@ -271,7 +271,7 @@ impl<B: Backend> Nccl<B> {
         Ok(())
     }
 
-    /// Asks until the answer is yes, an error, the failure of the group, or the deadline is over.
+    /// Polls until the answer is yes or an error, the group fails, or the deadline passes.
     fn poll(
         &self,
         operation: &'static str,
@@ -294,7 +294,7 @@ impl<B: Backend> Nccl<B> {
         }
     }
 
-    /// Passes a result on; an error ends the group for everybody, and this replica's communicator with it.
+    /// Passes a result on; an error fails the whole group and aborts this replica's communicator.
     fn ending_all(&self, result: Result<(), CollectiveError>) -> Result<(), CollectiveError> {
         result.map_err(|failure| {
             let first = self.meeting.fail(failure);
@@ -359,7 +359,7 @@ impl<B: Backend> Drop for Nccl<B> {
     }
 }
 
-/// Sleeps, and returns how long to sleep the next time.
+/// Sleeps for `pause` and returns the next pause.
 fn rest(pause: Duration) -> Duration {
     thread::sleep(pause);
     (pause * 2).min(PAUSES[1])

@@ -1,8 +1,8 @@
-//! Replicas as threads of one process: each sums its own slice of everybody's tensor, in rank order.
+//! Replicas as threads of one process: each sums its own slice of all replicas' tensors, in rank order.
 //!
-//! The order of additions is fixed, so results are the same bits on every replica and in every run. Every wait has a
-//! deadline. Works for CPU tensors, and for several replicas on one GPU in tests. Refuses tensors that are not
-//! contiguous. Next: contract.rs, the tests that every implementation passes.
+//! The order of additions is fixed, so results have the same bits on every replica and in every run. Every wait has a
+//! deadline. Works for CPU tensors, and in tests for several replicas on one GPU. Tensors must be contiguous.
+//! Next: contract.rs, the tests that every implementation passes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use tch::Tensor;
 use super::meeting::Meeting;
 use super::{Collective, CollectiveError};
 
-/// Makes the ends of one group, in rank order; each is to be moved to its replica's thread.
+/// Makes the ends of one group, in rank order; move each to its replica's thread.
 pub fn shared_memory(size: usize, deadline: Duration) -> Vec<Box<dyn Collective>> {
     assert!(size > 0, "a group has at least one replica");
     let shared = Shared { inputs: (0..size).map(|_| None).collect(), sum: None };
@@ -32,11 +32,11 @@ struct SharedMemory {
     num_completed: AtomicU64,
 }
 
-/// What the threads of a group share.
+/// State that the threads of a group share.
 struct Shared {
-    /// Handles on everybody's tensors, sharing their memory.
+    /// Handles on the tensors of all replicas, sharing their memory.
     inputs: Vec<Option<Tensor>>,
-    /// Where the sum is made before it is copied to everybody.
+    /// Buffer for the sum, which every replica then copies.
     sum: Option<Tensor>,
 }
 
@@ -95,7 +95,7 @@ impl Collective for SharedMemory {
         self.meeting.meet(self.rank, "all-reduce", |_| (), |_| ())?;
         let sum = self.meeting.with(|shared| shared.sum.as_ref().expect("made above").shallow_clone());
         mine.shallow_clone().copy_(&sum);
-        // nobody may overwrite the sum for the next round before all have copied it
+        // no replica may overwrite the sum for the next round before all have copied it
         self.meeting.meet(self.rank, "all-reduce", |shared| shared.inputs[self.rank] = None, |_| ())?;
         self.num_completed.fetch_add(1, Ordering::Relaxed);
         Ok(())

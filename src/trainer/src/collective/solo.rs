@@ -1,6 +1,6 @@
-//! A group of one: nothing to sum, nobody to wait for.
+//! A group of one: nothing to sum, no replica to wait for.
 //!
-//! It still counts, so that progress reports mean the same with any number of replicas. Next: shared_memory.rs.
+//! It still counts collectives, so progress reports mean the same for any number of replicas. Next: shared_memory.rs.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

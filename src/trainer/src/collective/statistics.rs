@@ -1,7 +1,7 @@
-//! Sums of batch statistics inside the forward and backward pass: what synchronised batch normalisation needs.
+//! Sums of batch statistics inside the forward and backward pass, for synchronised batch normalisation.
 //!
-//! The sum is an autograd node of the C++ shim that calls back into this replica's `Collective`. All replicas must run
-//! the same layers in the same order, which they do: they run the same network. Next: nn/layers.rs, its user.
+//! The sum is an autograd node of the C++ shim that calls back into this replica's `Collective`. All replicas run the
+//! same network, and therefore the same layers in the same order, as the sums require. Next: nn/layers.rs, the user.
 
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,9 +13,9 @@ use super::Collective;
 use crate::nn::StatisticsReduction;
 use crate::shim;
 
-/// Lives as long as the replica, and so longer than any graph that refers to it.
+/// The sums of one replica. Lives as long as the replica, and therefore longer than any graph that refers to it.
 pub struct BatchStatistics {
-    /// Boxed: the graph keeps its address.
+    /// Boxed because the graph keeps its address.
     context: Box<Arc<dyn Collective>>,
     batch_len: usize,
 }
@@ -25,7 +25,7 @@ impl BatchStatistics {
         Self { context: Box::new(collective), batch_len: 0 }
     }
 
-    /// To be set before each pass.
+    /// Sets the batch's length; must be called before each pass.
     pub fn set_batch_len(&mut self, batch_len: usize) {
         self.batch_len = batch_len;
     }
@@ -33,12 +33,12 @@ impl BatchStatistics {
 
 extern "C" fn reduce(context: *mut c_void, tensor: *mut c_void) -> i32 {
     let sum = || {
-        // SAFETY: `context` is the boxed Arc of a BatchStatistics that outlives the graph (see `sum` below), shared
-        // only; `tensor` is the shim's argument of this very call.
+        // SAFETY: `context` is the boxed Arc of a BatchStatistics that outlives the graph (see `sum`), only shared;
+        // `tensor` is the shim's argument of this very call.
         let (collective, tensor) = unsafe { (&*context.cast::<Arc<dyn Collective>>(), shim::borrowed(tensor)) };
         collective.all_reduce(&tensor).is_err()
     };
-    // the error itself is kept by the group: whoever sees the pass fail asks `wait`
+    // the group keeps the error itself: a caller whose pass fails gets it from `wait`
     i32::from(catch_unwind(AssertUnwindSafe(sum)).unwrap_or(true))
 }
 

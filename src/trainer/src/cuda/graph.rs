@@ -1,8 +1,8 @@
-//! CUDA graphs as the recorder of steps: what a thread queues on its GPU's stream, recorded once and queued as a whole.
+//! CUDA graphs as the recorder of steps: a thread's work on its GPU's stream is recorded once and launched as a whole.
 //!
-//! Recording is of the thread that records alone (thread-local capture mode), so that other replicas may allocate and
-//! launch meanwhile; two recordings of one process wait for each other, because libtorch supports one at a time. NCCL is
-//! never recorded. Never run on hardware so far. Next: recorded.rs, which decides when.
+//! Recording affects the recording thread alone (thread-local capture mode), so other replicas may allocate and launch
+//! meanwhile. Two recordings of one process wait for each other, because libtorch supports one at a time. NCCL is never
+//! recorded. Never run on hardware so far. Next: recorded.rs, which decides when to record.
 
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +13,7 @@ use crate::error::TrialError;
 use crate::recorded::{Body, Frozen, Recorder, Recording};
 use crate::shim::{self, ShimError};
 
-/// Of one GPU.
+/// The CUDA graphs of one GPU.
 pub struct CudaGraphs {
     functions: Functions,
     index: usize,
@@ -27,7 +27,7 @@ impl CudaGraphs {
     fn begin(&self, with: Option<&dyn Recording>) -> Result<Graph, ShimError> {
         let other = with.map_or(std::ptr::null_mut(), |recording| recording.raw());
         let mut raw = std::ptr::null_mut();
-        // SAFETY: `other` is null or a live graph of this trait's only implementation with a pointer; writes one pointer.
+        // SAFETY: `other` is null or a live graph of this trait's only implementation with pointers; writes a pointer.
         shim::check(unsafe { (self.functions.graph_begin)(other.cast(), self.index as i8, &mut raw) })?;
         Ok(Graph { functions: self.functions, raw })
     }
@@ -43,9 +43,9 @@ impl Recorder for CudaGraphs {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let graph = self.begin(with)?;
-        // a recording must be ended, whatever happens within it
+        // a recording must be ended whatever happens within it
         let queued = catch_unwind(AssertUnwindSafe(|| body(frozen)));
-        // SAFETY: the graph was begun on this thread just now.
+        // SAFETY: the graph was just begun on this thread.
         let ended = shim::check(unsafe { (self.functions.graph_end)(graph.raw) });
         queued.unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload)))?;
         ended?;

@@ -1,8 +1,8 @@
-//! Opens libtorch_cuda.so, which lies beside the libtorch that is mapped, and then the shim's CUDA half.
+//! Opens libtorch_cuda.so, which lies beside the mapped libtorch, and then the shim's CUDA half.
 //!
-//! The half is a shared object that build.rs compiles against headers alone; the trainer carries it as bytes and opens
-//! it from a file in memory. Its symbols are found in libtorch's libraries, which must be global in the process by then.
-//! Must come before the first question to libtorch about CUDA: libtorch remembers the answer. Next: graph.rs.
+//! The half is a shared object that build.rs compiles against headers alone; the trainer contains it as bytes and opens
+//! it from a file in memory. Its symbols are resolved in libtorch's libraries, which must be global in the process.
+//! Must run before libtorch is first asked about CUDA: libtorch remembers the answer. Next: graph.rs.
 
 use std::ffi::{c_char, c_void};
 use std::io::Write;
@@ -18,7 +18,7 @@ use crate::shim::{self, ShimError};
 
 const LIBTORCH_CUDA: &str = "torch/lib/libtorch_cuda.so";
 
-/// Empty in a build without CUDA's headers.
+/// The shared object; empty in a build without CUDA's headers.
 static HALF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cuda_half.so"));
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +52,7 @@ functions! {
     }
 }
 
-/// Makes libtorch know CUDA. To be called before anything else that has to do with GPUs; later calls cost nothing.
+/// Makes CUDA available to libtorch. Must be called before any other use of a GPU; later calls cost nothing.
 pub fn libtorch() -> Result<(), OpenError> {
     static OPENED: OnceLock<Result<(), OpenError>> = OnceLock::new();
     OPENED.get_or_init(open_libtorch).clone()
@@ -67,7 +67,7 @@ fn open_libtorch() -> Result<(), OpenError> {
     open_global(&path)
 }
 
-/// Opens a library for good, with its symbols visible to libraries opened later.
+/// Opens a library permanently, with its symbols visible to libraries opened later.
 fn open_global(path: &Path) -> Result<(), OpenError> {
     // SAFETY: initialisers of libtorch's libraries register kernels and have no precondition.
     match unsafe { UnixLibrary::open(Some(path), RTLD_NOW | RTLD_GLOBAL) } {
@@ -79,7 +79,7 @@ fn open_global(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// The shim's CUDA half; opens libtorch's first.
+/// Opens the shim's CUDA half, after libtorch's CUDA library.
 pub(super) fn half() -> Result<Functions, OpenError> {
     static HALF_OPENED: OnceLock<Result<Functions, OpenError>> = OnceLock::new();
     HALF_OPENED.get_or_init(|| libtorch().and_then(|()| open_half())).clone()
@@ -91,23 +91,23 @@ fn open_half() -> Result<Functions, OpenError> {
     }
     let refused = |reason: String| OpenError::Refused { path: "the CUDA half of the trainer".to_owned(), reason };
     let io = |error: std::io::Error| refused(error.to_string());
-    // SAFETY: makes a nameless file; the name is for listings only.
+    // SAFETY: makes a file without a path; the name only appears in listings.
     let descriptor = unsafe { libc::memfd_create(c"orchestrator_cuda_half".as_ptr(), libc::MFD_CLOEXEC) };
     if descriptor < 0 {
         return Err(io(std::io::Error::last_os_error()));
     }
-    // SAFETY: a descriptor just made, and ours.
+    // SAFETY: the descriptor was just made and belongs to this function.
     let mut file = unsafe { std::fs::File::from_raw_fd(descriptor) };
     file.write_all(HALF).map_err(io)?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    // SAFETY: our own object, without initialisers that need anything but libtorch, which is open.
+    // SAFETY: our own object, whose initialisers need only libtorch, which is open.
     let library = unsafe { UnixLibrary::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
     let library = Library::from(library.map_err(|error| refused(error.to_string()))?);
     let opened = Opened { library: Box::leak(Box::new(library)), path: "the CUDA half of the trainer".to_owned() };
     Ok(Functions::load(&opened)?)
 }
 
-/// Limits this process to a share of a GPU's memory; for slots that share it.
+/// Limits this process to a share of a GPU's memory, for slots that share the GPU.
 pub fn set_memory_share(index: usize, share: f64) -> Result<(), MemoryShareError> {
     let functions = half()?;
     // SAFETY: takes two numbers; an index without a device is an exception, which is caught.
@@ -126,7 +126,7 @@ pub enum MemoryShareError {
 mod tests {
     use super::*;
 
-    /// On any machine with the CUDA kind of libtorch, GPU or not: it opens, and every symbol of the half is found.
+    /// On any machine with the CUDA kind of libtorch, GPU or not: it opens, and all symbols of the half are found.
     #[test]
     fn the_real_libraries_open_and_the_half_is_complete() {
         match half() {

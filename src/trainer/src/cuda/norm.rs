@@ -1,8 +1,9 @@
-//! The kernels of fused batch normalisation on GPUs (shim/norm_kernels.cu): made for the GPU at hand and loaded.
+//! The kernels of fused batch normalisation on GPUs (shim/norm_kernels.cu): compiled for the present GPU and loaded.
 //!
-//! NVRTC, NVIDIA's compiler as a library, comes with libtorch's CUDA wheels; there is no need of a tool chain where a
-//! GPU is, nor of machine code for every kind of GPU in this program. Done once per process and GPU, when a network
-//! first asks; a GPU without these kernels is trained on with libtorch's. Next: shim/norm_cuda.cpp, which launches them.
+//! NVRTC, NVIDIA's compiler as a library, comes with libtorch's CUDA wheels: a machine with a GPU needs no tool chain,
+//! and this program needs no machine code for every kind of GPU.
+//! Done once per process and GPU, when a network first asks; a GPU without these kernels uses libtorch's operations.
+//! Next: shim/norm_cuda.cpp, which launches the kernels.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -17,7 +18,7 @@ use crate::dynamic::{self, DynamicError, Opened, functions};
 use crate::shim::{self, ShimError};
 
 const KERNELS: &CStr = as_c(concat!(include_str!("../../shim/norm_kernels.cu"), "\0"));
-/// What the kernels include.
+/// Header that the kernels include.
 const PASS: &CStr = as_c(concat!(include_str!("../../shim/norm_pass.h"), "\0"));
 
 const fn as_c(text: &str) -> &CStr {
@@ -29,7 +30,7 @@ const fn as_c(text: &str) -> &CStr {
 
 const NVRTC: &str = "libnvrtc.so.13";
 const FOLDERS: [&str; 1] = ["nvidia/cu13/lib"];
-/// As in shim/norm_cuda.cpp.
+/// Limit on GPU indices, as in shim/norm_cuda.cpp.
 const MAX_GPUS: usize = 64;
 
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +45,8 @@ pub enum FusedNormError {
     Libtorch(#[from] ShimError),
 }
 
-/// Whether batch normalisation has kernels of its own on a device, which are loaded when this is first asked; afterwards
-/// an answer costs nothing. What is in the way is logged, once per device.
+/// Returns true if batch normalisation has its own kernels on a device. The first call loads them; later calls cost
+/// nothing. A reason why there are none is logged, once per device.
 pub fn fused_norm_available(device: Device) -> bool {
     static OF_GPU: [OnceLock<bool>; MAX_GPUS] = [const { OnceLock::new() }; MAX_GPUS];
     let Device::Cuda(index) = device else { return device == Device::Cpu };
@@ -69,14 +70,14 @@ fn load(index: usize) -> Result<(), FusedNormError> {
     // SAFETY: writes one number, on success only.
     shim::check(unsafe { (functions.architecture)(index as i8, &mut architecture) })?;
     let code = code_for(architecture)?;
-    // SAFETY: whole machine code, as NVRTC made it; it is copied.
+    // SAFETY: complete machine code, as NVRTC made it; the library copies it.
     shim::check(unsafe { (functions.load_norm)(index as i8, code.as_ptr().cast()) })?;
-    // SAFETY: a table that is part of the half, which is never closed; threads that read it ask this module before.
+    // SAFETY: the table is part of the half, which is never closed; threads that read it ask this module first.
     unsafe { shim_register_norm_on_cuda((functions.norm_kernels)()) };
     Ok(())
 }
 
-/// Compiled once for GPUs of one kind.
+/// Returns the machine code for one kind of GPU, compiled once.
 fn code_for(architecture: i32) -> Result<&'static [u8], FusedNormError> {
     static COMPILED: Mutex<BTreeMap<i32, &'static [u8]>> = Mutex::new(BTreeMap::new());
     let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,8 +121,8 @@ impl Compiler {
     }
 }
 
-/// NVRTC opens this library by its bare name and does not look beside itself; it finds one that is open. Where that is
-/// not so, NVRTC's log says what it missed.
+/// Opens NVRTC's builtins, which NVRTC looks up by bare name and not beside itself; it finds a library that is already
+/// open. If this fails, NVRTC's log names what is missing.
 fn open_builtins_beside(nvrtc: &Opened) {
     let Some(entries) = Path::new(&nvrtc.path).parent().and_then(|folder| std::fs::read_dir(folder).ok()) else {
         return;
@@ -134,7 +135,7 @@ fn open_builtins_beside(nvrtc: &Opened) {
     }
 }
 
-/// Machine code of `source` for an architecture such as `sm_90`.
+/// Compiles `source` to machine code for an architecture such as `sm_90`.
 fn compile(compiler: &Compiler, architecture: &str, source: &CStr) -> Result<Vec<u8>, FusedNormError> {
     let failed = |reason| FusedNormError::Compile { architecture: architecture.to_owned(), reason };
     let (headers, names) = ([PASS.as_ptr()], [c"norm_pass.h".as_ptr()]);
@@ -154,12 +155,12 @@ fn compile(compiler: &Compiler, architecture: &str, source: &CStr) -> Result<Vec
 fn compile_program(compiler: &Compiler, program: Program, architecture: &str) -> Result<Vec<u8>, String> {
     let architecture = CString::new(format!("--gpu-architecture={architecture}")).map_err(|error| error.to_string())?;
     let options = [architecture.as_ptr(), c"--std=c++17".as_ptr()];
-    // SAFETY: a live program, and as many options as are said.
+    // SAFETY: a live program, and the given number of options.
     let status = unsafe { (compiler.compile)(program, options.len() as c_int, options.as_ptr()) };
     let read = |size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
                 bytes: unsafe extern "C" fn(Program, *mut c_char) -> c_int| {
         let mut len = 0;
-        // SAFETY: a live program; the first call says how many bytes the second one writes.
+        // SAFETY: a live program; the first call returns the number of bytes that the second one writes.
         unsafe {
             compiler.check(size(program, &mut len))?;
             let mut buffer = vec![0_u8; len];
@@ -177,7 +178,7 @@ fn compile_program(compiler: &Compiler, program: Program, architecture: &str) ->
 mod tests {
     use super::*;
 
-    /// Needs no GPU, but NVRTC, which the CUDA kind of libtorch has beside it.
+    /// Returns NVRTC, which needs no GPU but comes with the CUDA kind of libtorch.
     fn compiler() -> Option<Compiler> {
         match Compiler::open() {
             Ok(compiler) => Some(compiler),

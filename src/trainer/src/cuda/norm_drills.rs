@@ -1,7 +1,7 @@
-//! Fused batch normalisation on a real GPU: against libtorch's operations, and the same bits from a recording.
+//! Fused batch normalisation on a real GPU: compared with libtorch's operations, and the same bits from a recording.
 //!
-//! bench/README.md says how to run it. The comparison runs on the CPU too, that it is known to be right before there is
-//! a GPU. Next: norm_tests.rs, which needs none.
+//! bench/README.md explains how to run it. The comparison also runs on the CPU, so that it is known to be right before
+//! a GPU is available. Next: norm_tests.rs, which needs none.
 
 use sweep::settings::Init;
 use tch::{Device, Kind, Tensor};
@@ -12,7 +12,7 @@ use crate::recorded::{Frozen, Recorder};
 use crate::replica::StepOptions;
 use crate::shim;
 
-/// A layer with what goes through it.
+/// A layer with its inputs.
 struct Layer {
     norm: BatchNorm,
     parameters: [Tensor; 2],
@@ -29,7 +29,7 @@ enum Then {
     AddRelu,
 }
 
-/// Numbers between -1 and 1 that look like noise, from a sine at great arguments.
+/// Returns noise-like numbers between -1 and 1, from a sine at large arguments.
 fn noise(shape: &[i64], seed: f64, device: Device) -> Tensor {
     let count: i64 = shape.iter().product();
     let angles = Tensor::arange(count, (Kind::Double, Device::Cpu)) * 12.9898 + seed * 78.233;
@@ -38,7 +38,7 @@ fn noise(shape: &[i64], seed: f64, device: Device) -> Tensor {
 }
 
 impl Layer {
-    /// Images are rounded to `kind` and then brought to `working`.
+    /// Makes a layer whose images are rounded to `kind` and then converted to `working`.
     fn new(shape: [i64; 4], kind: Kind, working: Kind, device: Device) -> Self {
         let builder = Builder::new(Options { init: Init::Torchvision, batch_norm_eps: 1e-5 });
         let rounded = |seed: f64, offset: f64| {
@@ -67,7 +67,7 @@ impl Layer {
         }
     }
 
-    /// 0 where ReLU's input is so near zero that rounding decides whether a gradient passes, else 1.
+    /// Returns 0 where ReLU's input is so near zero that rounding decides whether a gradient passes, else 1.
     fn far_from_zero(&self, then: Then) -> Tensor {
         let _guard = tch::no_grad_guard();
         let input = self.forward(Then::Nothing, Mode::Train { batch_norm_momentum: 0.0 }, false);
@@ -75,7 +75,7 @@ impl Layer {
         input.abs().gt(0.02).to_kind(input.kind())
     }
 
-    /// Output in training and in evaluation, all gradients, moving statistics.
+    /// Returns the outputs in training and evaluation, all gradients, and the moving statistics.
     fn results(&self, then: Then, fused: bool) -> Vec<(&'static str, Tensor)> {
         let output = self.forward(then, Mode::Train { batch_norm_momentum: 0.2 }, fused);
         let evaluated = tch::no_grad(|| self.forward(then, Mode::Evaluate, fused));
@@ -92,16 +92,16 @@ impl Layer {
     }
 }
 
-/// Channels that go 16 bytes at a time and such that do not, a tall matrix, a wide one.
+/// Channel counts that are multiples of 16 bytes and others that are not, a tall matrix, a wide one.
 const SHAPES: [[i64; 4]; 5] = [[16, 64, 28, 28], [3, 37, 5, 5], [8, 512, 7, 7], [2, 1, 6, 6], [32, 24, 16, 16]];
 
-/// The largest difference, of the largest value.
+/// Returns the largest difference, relative to the largest value.
 fn check_against_libtorch(device: Device) -> f64 {
     let mut worst: f64 = 0.0;
     for shape in SHAPES {
         for then in [Then::Nothing, Then::Relu, Then::AddRelu] {
             for (kind, tolerance) in [(Kind::Float, 1e-4), (Kind::BFloat16, 1e-2)] {
-                // libtorch's works in f32, on the same rounded values
+                // libtorch's operations work in f32, on the same rounded values
                 let mut ours = Layer::new(shape, kind, kind, device);
                 let mut theirs = Layer::new(shape, kind, Kind::Float, device);
                 let decided = theirs.far_from_zero(then);

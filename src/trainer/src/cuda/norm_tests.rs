@@ -1,7 +1,7 @@
-//! The kernels of shim/norm_kernels.cu, run on the CPU thread by thread (tests/norm_emulation.cpp), against sums in f64.
+//! Kernels of shim/norm_kernels.cu, run on the CPU thread by thread (tests/norm_emulation.cpp), against sums in f64.
 //!
-//! What is checked is their arithmetic, their indexes and their barriers, with the grids that a GPU gets. What is not:
-//! speed, and what NVRTC makes of them; for that there is a drill in gpu_tests.rs.
+//! Checked are the kernels' arithmetic, indexes and barriers, with the grids of a GPU. Not checked are their speed and
+//! NVRTC's code; a drill in gpu_tests.rs does that.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::fmt::Display;
@@ -19,9 +19,9 @@ struct Shape {
     rows: i64,
     channels: i64,
     bf16: bool,
-    /// As if every array began at a multiple of 16 bytes, so that channels are taken 16 bytes at a time where they can be.
+    /// True if arrays start at a multiple of 16 bytes, so that channels are processed 16 bytes at a time if possible.
     aligned: bool,
-    /// The last thread of a block comes first.
+    /// True if the last thread of a block runs first.
     reversed: bool,
 }
 
@@ -35,7 +35,7 @@ functions! {
     }
 }
 
-/// One at a time: a block's shared memory is a static variable.
+/// Returns the emulation. One user at a time: a block's shared memory is a static variable.
 fn emulation() -> &'static Mutex<Emulation> {
     static OPENED: OnceLock<Mutex<Emulation>> = OnceLock::new();
     OPENED.get_or_init(|| {
@@ -51,20 +51,20 @@ fn emulation() -> &'static Mutex<Emulation> {
         // SAFETY: our own object, without initialisers.
         let opened = Box::leak(Box::new(unsafe { Library::new(&library) }.unwrap()));
         let emulation = Emulation::load(&Opened { library: opened, path: library.display().to_string() });
-        // while it is there: the emulation finds its kernels by the file's name
+        // keep the file: the emulation finds its kernels by the file's name
         std::mem::forget(folder);
         Mutex::new(emulation.unwrap_or_else(|error| panic!("{error}")))
     })
 }
 
-/// A matrix as the kernels see it, with a margin that they must leave alone.
+/// A matrix as the kernels see it, with a margin that they must not touch.
 enum Matrix {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
 }
 
 const MARGIN: usize = 64;
-/// The same in f32 and bf16.
+/// Value of the margin, exact in f32 and bf16.
 const UNTOUCHED: f32 = -1232.0;
 
 impl Matrix {
@@ -105,7 +105,7 @@ impl Matrix {
     }
 }
 
-/// Values between -1 and 1 that look like noise.
+/// Returns noise-like values between -1 and 1.
 fn noise(len: usize, seed: u64) -> Vec<f32> {
     let hash = |index: u64| {
         let mut x = (index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed.wrapping_mul(0xd134_2543_de82_ef95);
@@ -130,7 +130,7 @@ const MOMENTUM: f32 = 0.1;
 const EPS: f32 = 1e-5;
 
 impl Case {
-    /// Images of spread 1 about `mean`.
+    /// Makes a case whose images have standard deviation 1 about `mean`.
     fn new(shape: Shape, mean: f32, relu: bool, adds: bool) -> Self {
         let (len, channels) = ((shape.rows * shape.channels) as usize, shape.channels as usize);
         let x: Vec<f32> = noise(len, 1).iter().map(|value| value * 1.7 + mean).collect();
@@ -151,7 +151,7 @@ impl Case {
     }
 }
 
-/// What the kernels make of a case.
+/// Results of the kernels for one case.
 struct Made {
     saved: Vec<f32>,
     moving_mean: Vec<f32>,
@@ -194,7 +194,7 @@ fn run(case: &Case, reversed: bool) -> Made {
     let gradient = case.gradient.raw();
     let (grad_weight, grad_bias) = (made.grad_weight.as_mut_ptr(), made.grad_bias.as_mut_ptr());
     let emulation = emulation().lock().unwrap();
-    // SAFETY: arrays as long as the shape says (with a margin behind them), of the kinds that it says, live throughout.
+    // SAFETY: arrays of the shape's length (with a margin behind them) and of the kinds passed, live throughout.
     let faults = unsafe {
         [
             (emulation.statistics)(shape, x, weight, bias, moving_mean, moving_var, MOMENTUM, EPS, saved),
@@ -227,7 +227,7 @@ fn run(case: &Case, reversed: bool) -> Made {
     made
 }
 
-/// Of one channel.
+/// Returns the values of one channel.
 fn column(values: &[f32], channel: usize, channels: usize) -> Vec<f64> {
     values.iter().skip(channel).step_by(channels).map(|&value| f64::from(value)).collect()
 }
@@ -238,7 +238,7 @@ fn assert_near(what: impl Display, found: f32, expected: f64, allowed: f64) {
     assert!(apart <= allowed, "{what}: {found} instead of {expected}, {apart:e} apart, {allowed:e} allowed");
 }
 
-/// Outputs follow from `saved` to the last bit; gradients and statistics are near those computed in f64.
+/// Checks that outputs follow exactly from `saved`, and that gradients and statistics are near those computed in f64.
 fn check(case: &Case) {
     let made = run(case, false);
     let same = made.bits() == run(case, true).bits();
@@ -277,7 +277,7 @@ fn check_channel(case: &Case, made: &Made, channel: usize, x: &[f64], g: &[f64],
     let near = |what: &str, found: f32, expected: f64, allowed: f64| {
         assert_near(format_args!("{name}: {what} of channel {channel}"), found, expected, allowed);
     };
-    // a mean is as good as an f32 of its size can be, and the shift is a multiple of it
+    // a mean is as exact as an f32 of its size can be, and the shift is a multiple of it
     let of_mean = 4e-7 * (mean.abs() + 1.0);
     near("mean", saved(0), mean, of_mean);
     near("inverse_std", saved(1), inverse_std, 1e-5 * inverse_std);
@@ -292,7 +292,7 @@ fn check_channel(case: &Case, made: &Made, channel: usize, x: &[f64], g: &[f64],
     let xhat = |x: f64| (x - mean) * inverse_std;
     let grad_bias: f64 = g.iter().sum();
     let grad_weight: f64 = x.iter().zip(g).map(|(&x, g)| xhat(x) * g).sum();
-    // the mean is known to so much, in units of the spread
+    // the error of the mean, in units of the standard deviation
     let offset = of_mean * inverse_std;
     let total: f64 = g.iter().map(|g| g.abs()).sum();
     near("grad_bias", made.grad_bias[channel], grad_bias, 1e-6 * total + 1e-6);
@@ -326,7 +326,7 @@ fn every_shape_and_form_agrees_with_sums_in_f64() {
     }
 }
 
-/// More rows than the largest grid has threads for, so that each thread walks several times.
+/// More rows than the largest grid has threads, so that each thread loops several times.
 #[test]
 fn tall_images_agree_with_sums_in_f64() {
     for (rows, channels, bf16) in [(160_000, 8, true), (150_001, 2, false), (300_003, 1, false)] {
@@ -335,7 +335,7 @@ fn tall_images_agree_with_sums_in_f64() {
     }
 }
 
-/// Two and a half thousand times the spread: an f32 sum of squares has no digit of the variance left.
+/// A mean of 2,500 standard deviations: an f32 sum of squares has no digit of the variance left.
 #[test]
 fn a_large_mean_does_not_cost_the_variance_its_digits() {
     for (rows, channels) in [(500, 12), (70_000, 4)] {
@@ -344,7 +344,7 @@ fn a_large_mean_does_not_cost_the_variance_its_digits() {
     }
 }
 
-/// A channel without spread has gradients, of the size that eps leaves.
+/// A channel without variance has gradients, of the size that eps permits.
 #[test]
 fn equal_values_have_no_variance() {
     let shape = Shape { rows: 700, channels: 4, bf16: false, aligned: true, reversed: false };

@@ -1,9 +1,9 @@
-//! Keeps the host at most a few steps ahead of its GPU, and never waits for it for ever.
+//! Keeps the host at most a few steps ahead of its GPU, and bounds every wait for the GPU.
 //!
-//! Unbounded, a step that is one recorded graph would be queued a thousand times over: progress would tell of steps that
-//! nobody has made, a stop would wait for all of them, and each holds page-locked memory of its batch. Two steps ahead
-//! suffice to keep a GPU busy. A GPU that hangs answers no blocking call, so every wait asks, has a deadline, and ends
-//! when the group has failed. Used by replica.rs.
+//! Without a limit, a step that is one recorded graph would be queued a thousand times: progress would count steps not
+//! yet executed, a stop would wait for all of them, and each holds page-locked memory of its batch. Two steps ahead
+//! suffice to keep a GPU busy. A GPU that hangs answers no blocking call, so every wait polls, has a deadline, and ends
+//! when the group fails. Used by replica.rs.
 
 use std::collections::VecDeque;
 use std::thread;
@@ -21,8 +21,8 @@ pub trait Mark {
     fn is_passed(&self) -> Result<bool, ShimError>;
 }
 
-/// Waits until a device has come to a mark; `operation` is what it was doing. For as long as `awake` it asks without a
-/// pause, for waits that are timed.
+/// Waits until a device has reached a mark; `operation` names the device's work. For the time `awake` it polls without
+/// pauses, for waits that are timed.
 pub fn wait_for(
     mark: &impl Mark,
     operation: &'static str,
@@ -42,7 +42,7 @@ pub fn wait_for(
     Ok(())
 }
 
-/// Of one replica: steps of training, or batches of an evaluation.
+/// The queued work of one replica: steps of training, or batches of an evaluation.
 pub struct RunAhead<M> {
     marks: VecDeque<M>,
 }
@@ -54,7 +54,7 @@ impl<M> Default for RunAhead<M> {
 }
 
 impl<M: Mark> RunAhead<M> {
-    /// After a step was queued, with the mark behind it: waits until few enough are left, for at most the deadline each.
+    /// Registers a queued step by the mark behind it; waits until few enough are left, for at most the deadline each.
     pub fn queued(&mut self, mark: M, group: &dyn Collective, deadline: Duration) -> Result<(), TrialError> {
         self.marks.push_back(mark);
         while self.marks.len() > STEPS_AHEAD {
@@ -81,7 +81,7 @@ mod tests {
 
     const PATIENT: Duration = Duration::from_secs(60);
 
-    /// A device that makes one step each time it is asked about.
+    /// A device that completes one step each time it is polled.
     struct Fake {
         number: u32,
         made: Rc<Cell<u32>>,
@@ -95,7 +95,7 @@ mod tests {
         }
     }
 
-    /// A device that never comes anywhere.
+    /// A device that never reaches a mark.
     struct Hung;
 
     impl Mark for Hung {
@@ -125,7 +125,7 @@ mod tests {
         };
     }
 
-    /// The deadline is a minute: it is the other replica that ends the wait.
+    /// The deadline is a minute: the other replica ends the wait.
     #[test]
     fn a_group_that_fails_ends_the_wait_for_a_device_that_hangs() {
         let group = shared_memory(2, PATIENT);

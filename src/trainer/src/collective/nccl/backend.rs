@@ -1,14 +1,14 @@
-//! What NCCL and CUDA do for `Nccl`, as a trait: the real libraries (device.rs) or a fake in tests (fake.rs).
+//! Operations of NCCL and CUDA that `Nccl` needs, as a trait: the real libraries (device.rs) or a test fake (fake.rs).
 //!
-//! No call may block for longer than it takes to hand work over; waiting is polling, and is done by the caller.
+//! No call may block for longer than it takes to hand over work; the caller waits by polling.
 
 use tch::Tensor;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Sum.
+    /// The sum over all ranks.
     AllReduce,
-    /// From rank 0.
+    /// The tensor of rank 0.
     Broadcast,
 }
 
@@ -21,15 +21,15 @@ impl Operation {
     }
 }
 
-/// What the replicas of one process are in their group.
+/// The part of a group that one process holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// One for each replica of this process, in rank order.
+    /// The device of each replica of this process, in rank order.
     pub devices: Vec<usize>,
     pub first_rank: usize,
-    /// Replicas of the group, in all processes.
+    /// Number of replicas in the group, over all processes.
     pub size: usize,
-    /// What the processes of a group have in common; absent where this process is all of it.
+    /// Id that the processes of a group share; `None` if one process holds the whole group.
     pub id: Option<GroupId>,
 }
 
@@ -39,7 +39,7 @@ impl Part {
     }
 }
 
-/// NCCL's name of a group: made by one process, given to the others.
+/// NCCL's id of a group: made by one process, passed to the others.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct GroupId(pub [u8; GROUP_ID_BYTES]);
 
@@ -51,7 +51,7 @@ impl std::fmt::Debug for GroupId {
     }
 }
 
-/// Of a communicator: whether what was begun on it has been handed to its device.
+/// State of a communicator: `Ready` once everything started on it has been handed to its device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     Ready,
@@ -59,13 +59,13 @@ pub enum State {
     Failed(String),
 }
 
-/// Errors are texts of the library, with its name for them.
+/// The functions of NCCL and CUDA. Errors are the library's texts, with its names for them.
 pub trait Backend: Send + Sync + 'static {
     type Communicator: Send;
     /// A point in a device's queue.
     type Event: Send;
 
-    /// Begins to make one communicator for each device; they are usable once their state is `Ready`.
+    /// Starts making one communicator for each device; they are usable once their state is `Ready`.
     fn start(&self, part: &Part) -> Result<Vec<Self::Communicator>, String>;
 
     fn state(&self, communicator: &Self::Communicator) -> State;
@@ -80,10 +80,10 @@ pub trait Backend: Send + Sync + 'static {
         tensor: &Tensor,
     ) -> Result<(), String>;
 
-    /// Marks the end of the device's queue as it is now.
+    /// Marks the current end of the device's queue.
     fn mark(&self, device: usize) -> Result<Self::Event, String>;
 
-    /// Whether the device has come to the mark.
+    /// Returns true if the device has reached the mark.
     fn is_done(&self, device: usize, event: &Self::Event) -> Result<bool, String>;
 
     /// Stops the communicator's kernels and frees it. No thread may be inside the library with this communicator.

@@ -1,6 +1,6 @@
-//! The functions of CUDA's runtime that waiting without blocking and a trial's record need, and which tch does not have.
+//! Functions of CUDA's runtime that tch lacks: needed for waiting without blocking and for a trial's record.
 //!
-//! Events are recorded on the stream that torch queues this thread's work on. The library is the one that libtorch has
+//! Events are recorded on the stream where torch queues this thread's work. The library is the one that libtorch has
 //! loaded. Never run on hardware so far. Next: device.rs.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -9,15 +9,15 @@ use std::sync::{Arc, OnceLock};
 
 use crate::dynamic::{DynamicError, functions, open};
 
-/// What torch 2.11's wheels bring, then what older ones do.
+/// Library names in torch 2.11's wheels, then in older ones.
 const NAMES: [(&str, &str); 2] =
     [("libcudart.so.13", "nvidia/cu13/lib"), ("libcudart.so.12", "nvidia/cuda_runtime/lib")];
 
 const SUCCESS: c_int = 0;
 const NOT_READY: c_int = 600;
-/// Such events cost less to record.
+/// Event flag without timing, which makes recording cheaper.
 const DISABLE_TIMING: c_uint = 2;
-/// "0000:00:00.0" with room for long domains.
+/// Size of a PCI bus id such as "0000:00:00.0", with room for long domains.
 const PCI_BUS_ID_BYTES: usize = 32;
 
 functions! {
@@ -38,7 +38,7 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// The one of this process; opened when first asked for.
+    /// Returns the runtime of this process; the first call opens it.
     pub fn shared() -> Result<Arc<Self>, DynamicError> {
         static RUNTIME: OnceLock<Result<Arc<Runtime>, DynamicError>> = OnceLock::new();
         RUNTIME.get_or_init(|| Self::open().map(Arc::new)).clone()
@@ -64,16 +64,16 @@ impl Runtime {
         Err(format!("CUDA: {} (error {result})", text.to_string_lossy()))
     }
 
-    /// Makes a device this thread's current one.
+    /// Makes a device the current one of this thread.
     pub fn select(&self, device: usize) -> Result<(), String> {
         // SAFETY: any number is allowed.
         self.check(unsafe { (self.functions.set_device)(device as c_int) })
     }
 
-    /// `0000:17:00.0`: what NVML knows the device under.
+    /// Returns the id under which NVML knows the device, such as `0000:17:00.0`.
     pub fn pci_bus_id(&self, device: usize) -> Result<String, String> {
         let mut text = [0 as c_char; PCI_BUS_ID_BYTES];
-        // SAFETY: writes at most as many bytes as it is told, with a zero at the end.
+        // SAFETY: writes at most the given number of bytes, with a zero at the end.
         let result =
             unsafe { (self.functions.get_pci_bus_id)(text.as_mut_ptr(), PCI_BUS_ID_BYTES as c_int, device as c_int) };
         self.check(result)?;
@@ -82,12 +82,12 @@ impl Runtime {
     }
 }
 
-/// Where NVML finds the device that CUDA counts as `device` here; CUDA_VISIBLE_DEVICES makes the two count differently.
+/// Returns the id under which NVML finds CUDA's device number `device`: CUDA_VISIBLE_DEVICES makes the numbers differ.
 pub fn pci_bus_id(device: usize) -> Result<String, String> {
     Runtime::shared().map_err(|error| error.to_string())?.pci_bus_id(device)
 }
 
-/// `13.0`: of the runtime, whether there is a GPU or not.
+/// Returns the runtime's version, such as `13.0`, with or without a GPU.
 pub fn cuda_version() -> Result<String, String> {
     let runtime = Runtime::shared().map_err(|error| error.to_string())?;
     let mut code = 0;
@@ -106,18 +106,18 @@ pub struct Event {
 unsafe impl Send for Event {}
 
 impl Event {
-    /// On a stream of the current device.
+    /// Records an event on a stream of the current device.
     pub fn record(runtime: &Arc<Runtime>, stream: *mut c_void) -> Result<Self, String> {
         let mut raw = ptr::null_mut();
         // SAFETY: writes one handle.
         runtime.check(unsafe { (runtime.functions.event_create)(&mut raw, DISABLE_TIMING) })?;
         let event = Self { runtime: runtime.clone(), raw };
-        // SAFETY: the event was made just now; the stream is libtorch's and lives as long as the process.
+        // SAFETY: the event was just made; the stream is libtorch's and lives as long as the process.
         runtime.check(unsafe { (runtime.functions.event_record)(raw, stream) })?;
         Ok(event)
     }
 
-    /// Errors of earlier work on the device come out here as well.
+    /// Returns true if the device has reached the event. Errors of earlier work on the device come back here as well.
     pub fn is_done(&self) -> Result<bool, String> {
         // SAFETY: the event lives as long as this object.
         match unsafe { (self.runtime.functions.event_query)(self.raw) } {
@@ -129,7 +129,7 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        // SAFETY: made by `record`, destroyed once. An error here is that of earlier work and was or will be reported.
+        // SAFETY: made by `record`, destroyed once. An error here belongs to earlier work, which reports it elsewhere.
         unsafe { (self.runtime.functions.event_destroy)(self.raw) };
     }
 }
@@ -138,7 +138,7 @@ impl Drop for Event {
 mod tests {
     use super::*;
 
-    /// On any machine that has the library, GPU or not: every symbol is there, and errors are texts.
+    /// On any machine with the library, with or without a GPU: every symbol is found, and errors have texts.
     #[test]
     fn the_real_library_is_complete() {
         match Runtime::shared() {

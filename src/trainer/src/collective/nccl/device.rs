@@ -14,7 +14,7 @@ use super::library::{Library, LibraryError, Raw};
 use crate::dynamic::DynamicError;
 use crate::shim;
 
-/// For freeing an idle set of communicators; afterwards it is aborted.
+/// Deadline for freeing an idle set of communicators; afterwards the set is aborted.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub struct Gpus {
 
 pub struct Communicator(Raw);
 
-// SAFETY: a communicator may be used by any thread, by one at a time; `Nccl` keeps it behind a lock.
+// SAFETY: any thread may use a communicator, one thread at a time; `Nccl` keeps it behind a lock.
 unsafe impl Send for Communicator {}
 
 impl Gpus {
@@ -100,7 +100,7 @@ impl Backend for Gpus {
         self.nccl.abort(communicator.0);
     }
 
-    /// All are flushed before any is destroyed: one alone would wait for the others.
+    /// Flushes all communicators before it destroys any: a single one would wait for the others.
     fn close(&self, communicators: Vec<Communicator>) {
         let begun = communicators.iter().try_for_each(|communicator| self.nccl.finalize(communicator.0));
         let until = Instant::now() + CLOSE_DEADLINE;

@@ -1,7 +1,7 @@
 //! NCCL itself on a GPU, as far as one GPU allows: a group of one through the whole path, and two processes that NCCL
-//! takes for two machines (NCCL_HOSTID), which share the GPU and speak over the loopback interface.
+//! takes for two machines (NCCL_HOSTID), which share the GPU and communicate over the loopback interface.
 //!
-//! All need a GPU and are ignored by default; bench/README.md says how to run them. What is timed is printed, not judged.
+//! All need a GPU and are ignored by default; bench/README.md explains how to run them. Times are printed, not checked.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -14,7 +14,7 @@ use super::super::{Collective, CollectiveError};
 use super::{GroupId, nccl, nccl_among_processes, nccl_group_id};
 use crate::device;
 
-/// For the child: `RANK SIZE FOLDER KILL_AFTER`.
+/// Environment variable that orders the child: `RANK SIZE FOLDER KILL_AFTER`.
 const ORDER: &str = "ORCHESTRATOR_NCCL_DRILL";
 const DEADLINE: Duration = Duration::from_secs(20);
 const GPU: Device = Device::Cuda(0);
@@ -53,7 +53,7 @@ fn a_group_of_one_goes_through_the_whole_path() {
     again.wait().unwrap();
 }
 
-/// The same suite as every other `Collective`, as far as a group of one goes.
+/// The suite of every `Collective`, as far as a group of one allows.
 #[test]
 #[ignore = "needs a GPU"]
 fn a_group_of_one_keeps_the_contract() {
@@ -61,7 +61,7 @@ fn a_group_of_one_keeps_the_contract() {
     contract(|deadline| nccl(&[0], deadline).unwrap(), &[GPU]);
 }
 
-/// Of two, because the order in which NCCL adds more than two is its own.
+/// Two processes, because NCCL chooses its own order of addition for more than two.
 #[test]
 #[ignore = "needs two GPUs"]
 fn a_group_of_two_gpus_keeps_the_contract() {
@@ -129,7 +129,7 @@ fn member() {
 
 fn sum(end: &dyn Collective, number: usize, kill_after: usize) -> Result<(), CollectiveError> {
     if kill_after == number && end.rank() == 1 {
-        // SAFETY: ends this process at once, as the kernel would.
+        // SAFETY: kills this process at once, as the kernel would.
         unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
     }
     let tensor = Tensor::ones([1 << 20], (Kind::Float, GPU)) * (end.rank() + 1) as f64;
@@ -139,7 +139,7 @@ fn sum(end: &dyn Collective, number: usize, kill_after: usize) -> Result<(), Col
     Ok(())
 }
 
-/// Rank 0 names the group in a file, the others read it.
+/// Returns the group's id: rank 0 writes it to a file, the others read it.
 fn id(rank: usize, folder: &Path) -> GroupId {
     let path = folder.join("id");
     if rank == 0 {

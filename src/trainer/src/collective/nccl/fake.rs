@@ -1,6 +1,6 @@
-//! A library that sums CPU tensors at once, and can be told to hang, to report an error late, or to fail at the start.
+//! A fake library that sums CPU tensors at once and can be set to hang, report an error late, or fail at the start.
 //!
-//! It records what was begun, aborted and closed, so that tests can say that nothing is left behind.
+//! It records what was started, aborted and closed, so that tests can check that nothing is left behind.
 
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
@@ -10,14 +10,14 @@ use tch::Tensor;
 use super::backend::{Backend, Operation, Part, State};
 use super::{Collective, CollectiveError, Pool};
 
-/// What goes wrong, and for which rank.
+/// A failure of one rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     None,
     /// Communicators never become ready.
     StartHangs,
     StartFails,
-    /// The n-th collective of this rank is never done on its device.
+    /// The n-th collective of this rank never completes on its device.
     DeviceHangs {
         rank: usize,
         nth: usize,
@@ -27,7 +27,7 @@ pub enum Fault {
         rank: usize,
         nth: usize,
     },
-    /// NCCL never takes the n-th collective of this rank.
+    /// NCCL never accepts the n-th collective of this rank.
     LaunchHangs {
         rank: usize,
         nth: usize,
@@ -39,7 +39,7 @@ struct Shared {
     /// Tensors of the running collective, by rank.
     deposited: Vec<Option<Tensor>>,
     round: usize,
-    /// Collectives begun by each rank.
+    /// Number of collectives started by each rank.
     begun: Vec<usize>,
     started: usize,
     aborted: Vec<usize>,
@@ -61,7 +61,7 @@ impl Fake {
         Self { fault, shared: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Sets of communicators begun, ranks aborted in rank order, sets closed.
+    /// Returns the number of sets started, the ranks aborted in rank order, and the number of sets closed.
     pub fn history(&self) -> (usize, Vec<usize>, usize) {
         let shared = self.shared.lock().unwrap();
         let mut aborted = shared.aborted.clone();
@@ -74,13 +74,13 @@ impl Fake {
     }
 }
 
-/// The ends of a group whose library works.
+/// Returns the ends of a group whose library works.
 pub fn group(size: usize, deadline: Duration) -> Vec<Box<dyn Collective>> {
     let devices: Vec<usize> = (0..size).collect();
     Pool::new(Fake::new(Fault::None)).group(&devices, deadline).expect("no fault was asked for")
 }
 
-/// As `Pool::group` of a library with a fault.
+/// Returns a pool over a library with a fault.
 pub(super) fn pool(fault: Fault) -> Pool<Fake> {
     Pool::new(Fake::new(fault))
 }
@@ -92,7 +92,7 @@ pub(super) fn group_of(pool: &Pool<Fake>, size: usize) -> Result<Vec<Box<dyn Col
 
 impl Backend for Fake {
     type Communicator = FakeCommunicator;
-    /// Rank, and how many collectives it had begun.
+    /// Rank, and the number of collectives it had started.
     type Event = (usize, usize);
 
     fn start(&self, part: &Part) -> Result<Vec<FakeCommunicator>, String> {
@@ -119,7 +119,7 @@ impl Backend for Fake {
         }
     }
 
-    /// All ranks come here together, because `Nccl` lets nobody launch alone; the last one does the work of all.
+    /// All ranks arrive together, because `Nccl` lets no rank launch alone; the last one does the work of all.
     fn enqueue(
         &self,
         communicator: &FakeCommunicator,

@@ -1,4 +1,4 @@
-//! The thirteen functions of libnccl.so.2 that are used, from the library that libtorch brings.
+//! The thirteen functions of libnccl.so.2 that are used, from the copy that comes with libtorch.
 //!
 //! Signatures and numbers are those of nccl.h 2.28.9. Refuses versions before 2.14, which cannot make non-blocking
 //! communicators, and other major versions. Next: device.rs, the only user.
@@ -13,7 +13,7 @@ use crate::dynamic::{DynamicError, functions, open};
 
 const NAME: &str = "libnccl.so.2";
 const FOLDER: &str = "nvidia/nccl/lib";
-/// The first with `ncclCommInitRankConfig` and `ncclCommFinalize`.
+/// Oldest supported version: the first with `ncclCommInitRankConfig` and `ncclCommFinalize`.
 const OLDEST: Version = Version { major: 2, minor: 14, patch: 0 };
 
 const SUCCESS: c_int = 0;
@@ -30,8 +30,8 @@ pub type Stream = *mut c_void;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct UniqueId([c_char; GROUP_ID_BYTES]);
 
-/// `ncclConfig_t` as 2.14 had it. The library copies `size` bytes and takes its defaults for what `version` did not
-/// have, so that this short form is good for every later version.
+/// `ncclConfig_t` of 2.14. The library copies `size` bytes and uses its defaults for fields that `version` lacked,
+/// so this short form works with every later version.
 #[repr(C)]
 struct Config {
     size: usize,
@@ -68,18 +68,18 @@ pub struct Version {
 }
 
 impl Version {
-    /// NCCL_VERSION of nccl.h for 2.9 and later.
+    /// Returns NCCL_VERSION of nccl.h for 2.9 and later.
     const fn code(self) -> c_uint {
         self.major * 10_000 + self.minor * 100 + self.patch
     }
 
-    /// Of a code; before 2.9 there were two digits less.
+    /// Returns the version of a code; codes before 2.9 have two digits less.
     pub fn of_code(code: u32) -> Self {
         let major_unit = if code < 10_000 { 1000 } else { 10_000 };
         Self { major: code / major_unit, minor: code % major_unit / 100, patch: code % 100 }
     }
 
-    /// Why this version cannot be used.
+    /// Returns an error with the reason if this version cannot be used.
     pub fn check(self) -> Result<(), String> {
         if self.major == OLDEST.major && self >= OLDEST {
             return Ok(());
@@ -124,7 +124,7 @@ impl Library {
         Ok(Self { functions, version, path: opened.path.clone() })
     }
 
-    /// In progress is no error: communicators are non-blocking.
+    /// Converts a result; "in progress" is no error, because communicators are non-blocking.
     fn check(&self, result: c_int, communicator: Raw) -> Result<(), String> {
         if result == SUCCESS || result == IN_PROGRESS { Ok(()) } else { Err(self.describe(result, communicator)) }
     }
@@ -137,7 +137,7 @@ impl Library {
             // SAFETY: both functions return a C string that the library keeps.
             unsafe { CStr::from_ptr(pointer) }.to_string_lossy().trim().to_owned()
         };
-        // SAFETY: takes any number; the other takes any communicator, or null for the process.
+        // SAFETY: the first takes any number; the second takes any communicator, or null for the process.
         let (name, last) = unsafe {
             (text((self.functions.get_error_string)(result)), text((self.functions.get_last_error)(communicator)))
         };
@@ -151,13 +151,13 @@ impl Library {
         self.check(result, ptr::null_mut()).map(|()| GroupId(id.0.map(|byte| byte as u8)))
     }
 
-    /// Begins to make the communicators of this process's ranks; `select` makes the device of the n-th current.
+    /// Starts making the communicators of this process's ranks; `select` makes the device of the n-th rank current.
     pub fn start(&self, part: &Part, select: impl Fn(usize) -> Result<(), String>) -> Result<Vec<Raw>, String> {
         let id = part.id.map_or_else(|| self.unique_id(), Ok)?;
         let id = UniqueId(id.0.map(|byte| byte as c_char));
         let ranks = c_int::try_from(part.size).map_err(|_| format!("{} replicas are too many", part.size))?;
         let mut communicators = vec![ptr::null_mut(); part.devices.len()];
-        // SAFETY: no argument. The group lets one thread begin all ranks, which otherwise wait for each other.
+        // SAFETY: no argument. The group lets one thread start all ranks, which otherwise wait for each other.
         self.check(unsafe { (self.functions.group_start)() }, ptr::null_mut())?;
         let mut begun = Ok(());
         for (place, communicator) in communicators.iter_mut().enumerate() {
@@ -181,7 +181,7 @@ impl Library {
 
     pub fn state(&self, communicator: Raw) -> State {
         let mut state = SUCCESS;
-        // SAFETY: the communicator is one of `start`, not yet aborted or destroyed; writes one int.
+        // SAFETY: the communicator comes from `start` and is not yet aborted or destroyed; writes one int.
         let result = unsafe { (self.functions.comm_get_async_error)(communicator, &mut state) };
         match (result, state) {
             (SUCCESS, SUCCESS) => State::Ready,
@@ -191,8 +191,8 @@ impl Library {
     }
 
     /// # Safety
-    /// `data` is `count` elements of `kind` on the communicator's device and stays so until the device is done; `stream`
-    /// is one of that device.
+    /// `data` must hold `count` elements of `kind` on the communicator's device until the device is done; `stream` must
+    /// be a stream of that device.
     pub unsafe fn all_reduce(
         &self,
         raw: Raw,
@@ -202,15 +202,15 @@ impl Library {
         stream: Stream,
     ) -> Result<(), String> {
         let kind = data_type(kind)?;
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let result = unsafe { (self.functions.all_reduce)(data, data, count, kind, SUM, raw, stream) };
         self.check(result, raw)
     }
 
-    /// From rank 0.
+    /// Queues a broadcast from rank 0.
     ///
     /// # Safety
-    /// As `all_reduce`.
+    /// The same as for `all_reduce`.
     pub unsafe fn broadcast(
         &self,
         raw: Raw,
@@ -220,27 +220,27 @@ impl Library {
         stream: Stream,
     ) -> Result<(), String> {
         let kind = data_type(kind)?;
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let result = unsafe { (self.functions.broadcast)(data, data, count, kind, 0, raw, stream) };
         self.check(result, raw)
     }
 
     pub fn abort(&self, communicator: Raw) {
-        // SAFETY: owners give their communicator up with this call.
+        // SAFETY: owners give up their communicator with this call.
         let result = unsafe { (self.functions.comm_abort)(communicator) };
         if let Err(reason) = self.check(result, ptr::null_mut()) {
             tracing::warn!(reason, "a communicator could not be aborted");
         }
     }
 
-    /// Begins to flush; `destroy` may follow once the state is ready.
+    /// Starts to flush; `destroy` may follow once the state is ready.
     pub fn finalize(&self, communicator: Raw) -> Result<(), String> {
-        // SAFETY: the communicator is one of `start`, not yet aborted or destroyed.
+        // SAFETY: the communicator comes from `start` and is not yet aborted or destroyed.
         self.check(unsafe { (self.functions.comm_finalize)(communicator) }, communicator)
     }
 
     pub fn destroy(&self, communicator: Raw) {
-        // SAFETY: owners give their communicator up with this call.
+        // SAFETY: owners give up their communicator with this call.
         let result = unsafe { (self.functions.comm_destroy)(communicator) };
         if let Err(reason) = self.check(result, ptr::null_mut()) {
             tracing::warn!(reason, "a communicator could not be destroyed");
@@ -248,7 +248,7 @@ impl Library {
     }
 }
 
-/// `ncclDataType_t`.
+/// Returns the `ncclDataType_t` of a dtype.
 fn data_type(kind: Kind) -> Result<c_int, String> {
     match kind {
         Kind::Uint8 => Ok(1),
@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(size_of::<UniqueId>(), 128);
     }
 
-    /// On any machine that has the library, GPU or not.
+    /// Runs on any machine with the library, with or without a GPU.
     #[test]
     fn the_real_library_is_complete() {
         let library = match Library::open() {

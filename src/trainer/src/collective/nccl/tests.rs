@@ -1,5 +1,5 @@
-//! What happens to a group when NCCL, a device or a replica misbehaves: everybody gets the same first error within the
-//! deadline, every communicator is given up, and the next group gets new ones.
+//! Groups in which NCCL, a device or a replica misbehaves: all replicas return the same first error in time,
+//! every communicator is freed, and the next group gets new ones.
 
 use std::thread;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::fake::{Fake, Fault, group_of, pool};
 use super::{Collective, CollectiveError, Pool};
 use crate::collective::AbortOnDrop;
 
-/// Four collectives and a wait on every replica; errors in rank order.
+/// Runs four collectives and a wait on every replica; returns the errors in rank order.
 fn run(group: Vec<Box<dyn Collective>>) -> Vec<Result<(), CollectiveError>> {
     thread::scope(|scope| {
         let body = |end: Box<dyn Collective>| {
@@ -134,7 +134,7 @@ fn a_tensor_that_is_not_contiguous_is_refused() {
     assert_eq!(failure.to_string(), "all-reduce failed: the tensor is not contiguous");
 }
 
-/// Without a GPU the real thing says why it cannot be had; with one this test has nothing to say.
+/// Without a GPU the real library reports why it is unavailable; with a GPU there is nothing to test.
 #[test]
 fn without_a_gpu_the_error_names_the_cause() {
     if tch::Cuda::is_available() {
