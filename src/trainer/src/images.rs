@@ -1,10 +1,10 @@
-//! How images reach a device: as pixels that the host made, or as bytes that the device has and gathers pixels from.
+//! How images reach a device: as pixels made by the host, or as bytes from which the device gathers pixels.
 //!
-//! On the CPU the host makes them (data's augment.rs). A GPU holds the decoded bytes of the whole data set where they
-//! fit (`ResidentSets`), and otherwise gets the bytes of each batch through page-locked memory; either way crop, shift,
-//! flip, erasing, standardising and CutMix are a few operations on the whole batch, from tables that the host makes of
-//! the same counters (data's lookup.rs). Resized crops and RandAugment stay on the host. The numbers are the same bits,
-//! as a test on the CPU holds. Next: batches.rs.
+//! On the CPU the host makes them (data's augment.rs). A GPU holds the decoded bytes of the whole data set if they fit
+//! (`ResidentSets`); otherwise it gets the bytes of each batch through page-locked memory. In both cases crop, shift,
+//! flip, erasing, standardising and CutMix are a few operations on the whole batch, with tables that the host makes
+//! from the same counters (data's lookup.rs). Resized crops and RandAugment stay on the host. The bits are the same,
+//! which a test checks on the CPU. Next: batches.rs.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use tch::{Device, Kind, Tensor};
 use crate::batches::{ImageShape, upload};
 use crate::shim::{self, CudaMemory};
 
-/// Where pixels are made, for the trial's record.
+/// Name of the place where pixels are made, for the trial's record.
 pub fn site_of(form: Form) -> &'static str {
     match form {
         Form::Pixels(_) => "host",
@@ -26,12 +26,12 @@ pub fn site_of(form: Form) -> &'static str {
 
 /// The decoded bytes of data sets, on the devices of this process; kept from trial to trial.
 pub struct ResidentSets {
-    /// Of a GPU's memory, what this process may take.
+    /// Share of a GPU's memory that this process may take.
     share: f64,
     kept: Mutex<Vec<Resident>>,
 }
 
-/// uint8 [pixels, channels].
+/// A data set on a device, as uint8 [pixels, channels].
 struct Resident {
     device: Device,
     fingerprint: String,
@@ -44,7 +44,7 @@ impl ResidentSets {
         Self { share, kept: Mutex::default() }
     }
 
-    /// What batches must consist of for replicas on these devices.
+    /// Returns the form that batches need for replicas on these devices.
     pub fn form(&self, devices: &[usize], pipeline: &Pipeline, shape: ImageShape) -> Form {
         if devices.is_empty() || !pipeline.can_look_up() {
             return Form::Pixels(shape.layout());
@@ -56,7 +56,8 @@ impl ResidentSets {
         }))
     }
 
-    /// What the trial before has left is given up before memory is asked for, or the answer would depend on that trial.
+    /// Chooses the origin of the pixels. Frees what the previous trial left before asking how much memory is free;
+    /// otherwise the answer would depend on that trial.
     fn origin(
         &self,
         devices: &[Device],
@@ -79,7 +80,7 @@ impl ResidentSets {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A data set's bytes on a device: training and test images.
+    /// Returns a data set's bytes on a device: training and test images.
     pub fn get(&self, device: Device, dataset: &Dataset) -> (Tensor, Tensor) {
         let mut kept = self.lock();
         if let Some(found) = find(&kept, device, dataset) {
@@ -99,7 +100,7 @@ fn find(kept: &[Resident], device: Device, dataset: &Dataset) -> Option<(Tensor,
     Some((found.train.shallow_clone(), found.test.shallow_clone()))
 }
 
-/// Two data sets need not be there at once; on a GPU, what their tensors were in goes back to the driver.
+/// Drops other data sets, which need not be kept at the same time; on a GPU, returns their memory to the driver.
 fn give_up_others(kept: &mut Vec<Resident>, dataset: &Dataset, device: Device) {
     kept.retain(|set| set.fingerprint == dataset.fingerprint);
     if device.is_cuda() {
@@ -111,7 +112,7 @@ fn num_bytes(dataset: &Dataset) -> u64 {
     (dataset.train.pixels().len() + dataset.test.pixels().len()) as u64
 }
 
-/// In half of what may be taken; the other half is the training's.
+/// Returns true if the bytes fit in half of this process's share; the other half is for the training.
 fn fits(num_bytes: u64, memory: CudaMemory, share: f64) -> bool {
     let mine = (memory.total as f64 * share) as u64;
     num_bytes <= memory.free.min(mine) / 2
@@ -128,11 +129,11 @@ pub struct Images {
     gather: Option<Gather>,
 }
 
-/// What a device needs to make pixels.
+/// Data that a device needs to make pixels.
 struct Gather {
     mean: Tensor,
     inverse_std: Tensor,
-    /// Of training and evaluation; absent: bytes come with the tables.
+    /// Pixels for training and evaluation; absent if bytes come with the tables.
     splits: Option<(Tensor, Tensor)>,
 }
 
@@ -156,7 +157,7 @@ impl Images {
         Self { device, shape, gather }
     }
 
-    /// Some images of a training batch, f32 [images, channels, side, side].
+    /// Returns some images of a training batch, f32 [images, channels, side, side].
     pub fn train(&self, batch: &Batch, range: Range<usize>) -> Tensor {
         let _guard = tch::no_grad_guard();
         let (Some(gather), Some(lookup)) = (&self.gather, batch.lookup()) else {
@@ -177,7 +178,7 @@ impl Images {
         images
     }
 
-    /// Some evaluation images.
+    /// Returns some evaluation images.
     pub fn evaluate(&self, pipeline: &Pipeline, range: Range<usize>) -> Tensor {
         let _guard = tch::no_grad_guard();
         let Some(gather) = &self.gather else {
@@ -197,7 +198,7 @@ impl Images {
         }
         let staged = || as_pixels(upload(Tensor::from_slice(&lookup.bytes), self.device), self.shape.channels);
         let pixels = split.map_or_else(staged, Tensor::shallow_clone);
-        // half the traffic where places fit 32 bits
+        // half the traffic if positions fit in 32 bits
         let kind = if pixels.size()[0] <= i64::from(i32::MAX) { Kind::Int } else { Kind::Int64 };
         let places = |values: &[i64]| upload(Tensor::from_slice(values).to_kind(kind), self.device);
         let rows = |values: &[i64]| places(values).view([-1, side, 1]);
@@ -244,7 +245,7 @@ mod tests {
         assert!(fits(17 << 30, memory, 0.25) && !fits(18 << 30, memory, 0.25));
         assert!(!fits(1 << 30, CudaMemory { free: 1 << 30, ..memory }, 1.0));
     }
-    /// A device whose memory another set fills: that one must be gone by the time the driver is asked.
+    /// A device filled by another data set: that one must be freed before the driver is asked for its free memory.
     #[test]
     fn whether_a_set_is_resident_does_not_depend_on_the_trial_before() {
         let dataset = |name| data::stand_in::dataset(name).unwrap();

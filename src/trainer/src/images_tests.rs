@@ -1,7 +1,7 @@
-//! Pixels gathered by a device are those that the host makes, bit for bit: run here with the CPU as the device.
+//! Pixels gathered by a device equal those that the host makes, bit for bit; the CPU plays the device here.
 //!
 //! On a GPU the same operations round the same way (no sum has more than two terms), which
-//! `on_a_gpu_pixels_are_the_same_bits` shows where there is one.
+//! `on_a_gpu_pixels_are_the_same_bits` checks on a machine with a GPU.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ fn digits() -> Arc<Dataset> {
     Arc::new(data::stand_in::dataset("digits").unwrap())
 }
 
-/// Every combination that a recipe could ask for, by name.
+/// Every combination that a recipe could request, by name.
 fn cases() -> Vec<(&'static str, Arc<Dataset>, Settings)> {
     let photo = settings("folder:photographs", 40);
     let busy = Settings { shift: 0.15, flip: true, erase: true, crop: Crop::Random, ..photo.clone() };
@@ -59,7 +59,7 @@ fn options(form: Form) -> PrefetchOptions {
     PrefetchOptions { epoch: 1, step: 0, num_epochs: 2, form, num_threads: 0, depth: 1 }
 }
 
-/// All training batches of an epoch in two shards each, and all evaluation images.
+/// Returns all training batches of an epoch in two shards each, and all evaluation images.
 fn everything(pipeline: &Arc<Pipeline>, form: Form, shape: ImageShape, device: Device) -> Vec<Tensor> {
     let images = Images::new(form, &ResidentSets::new(1.0), pipeline, shape, device);
     let mut prefetch = Prefetch::start(pipeline.clone(), options(form));

@@ -1,5 +1,5 @@
-//! What a trial reads from outside, as this machine has it, compared with what the trial was submitted with. Other content
-//! is another trial: nothing is trained on it under this one's id.
+//! Checks a trial's outside inputs on this machine against those that it was submitted with. Different content
+//! means a different trial: this id is never trained on it.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use sweep::{Content, Input};
 
 use crate::error::TrialError;
 
-/// The hash of everything that the trial reads, by name; an error where one is not what the trial was submitted with.
+/// Returns the hash of every input of the trial, by name, or an error if one differs from the submitted hash.
 pub fn check(request: &RunRequest, dataset: &Dataset) -> Result<BTreeMap<String, String>, TrialError> {
     let mut hashes = BTreeMap::new();
     if request.spec.smoke {
@@ -37,7 +37,7 @@ fn file(request: &RunRequest, field: &'static str, named: &str) -> Result<Conten
     Ok(data::file_content(&reach.resolve(field, named)?, &request.cache_dir, &|_, _| ())?)
 }
 
-/// Whether a data set that is open already is the one that the trial asks for.
+/// Returns true if an open data set is the one that the trial needs.
 pub fn is_wanted(request: &RunRequest, dataset: &Dataset) -> bool {
     let name = Input::Dataset(&request.spec.settings.dataset).to_string();
     let wanted = request.spec.inputs.get(&name);

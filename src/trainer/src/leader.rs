@@ -18,14 +18,14 @@ use crate::rate::Rate;
 use crate::replica::Replica;
 use crate::writer::CheckpointWriter;
 
-/// What the leader is made from.
+/// Everything that a leader is built from.
 pub struct Duties<'a> {
     pub writer: CheckpointWriter,
     pub history: History,
-    /// A checkpoint follows an epoch unless the one before is younger than this: what a crash can cost in any case.
+    /// Minimum age of the last checkpoint when an epoch writes another: what a crash can cost in any case.
     pub checkpoint_interval: Duration,
     pub report: &'a mut dyn FnMut(Progress),
-    /// Progress is told at least this often while steps are made.
+    /// Longest time between progress reports while training steps run.
     pub report_interval: Duration,
     pub requested_at: Instant,
     pub num_epochs: u32,
@@ -39,7 +39,7 @@ pub struct Leader<'a> {
     reported_at: Instant,
     saved_at: Instant,
     rate: Rate,
-    /// Data wait of the attempts before this one.
+    /// Data wait of the previous attempts.
     waited_before: f64,
     has_begun: bool,
 }
@@ -49,7 +49,7 @@ struct Snapshot {
     weights: Vec<f32>,
     momentum: Vec<f32>,
     statistics: Vec<f32>,
-    /// Beside a GPU the machine's cores are free while it waits; a slot of CPU threads has no others.
+    /// True on a GPU slot, where CPU cores are free while it waits; a slot of CPU threads has no spare ones.
     has_free_cores: bool,
 }
 
@@ -84,7 +84,7 @@ fn values(flat: &Tensor) -> Vec<f32> {
 }
 
 impl<'a> Leader<'a> {
-    /// `header` is that of the checkpoint resumed from, or a fresh one.
+    /// Creates a leader; `header` is that of the checkpoint to resume from, or a fresh one.
     pub fn new(duties: Duties<'a>, mut header: Header) -> Self {
         let now = Instant::now();
         let last = header.epochs.last();
@@ -111,7 +111,7 @@ impl<'a> Leader<'a> {
         }
     }
 
-    /// Tells that everything is ready for the first step; `layout` is that of the replicas' flat buffers.
+    /// Reports that everything is ready for the first step; `layout` is that of the replicas' flat buffers.
     pub fn begin(&mut self, layout: String) {
         self.header.layout = layout;
         let now = Instant::now();
@@ -190,7 +190,7 @@ impl<'a> Leader<'a> {
         Ok(())
     }
 
-    /// Puts the state at a step border on disk and waits for it.
+    /// Writes the state at a step border to disk and waits for it.
     pub fn stopped(
         &mut self,
         replica: &Replica,
@@ -212,7 +212,7 @@ impl<'a> Leader<'a> {
         self.duties.writer.write(checkpoint)
     }
 
-    /// The result of a finished trial. Waits for the last checkpoint, so that nothing is written after the answer.
+    /// Returns the result of a finished trial. Waits for the last checkpoint, so that nothing is written after it.
     pub fn result(self, provenance: Provenance, peak_memory_mib: f64) -> Result<TrialResult, TrialError> {
         self.duties.writer.finish()?;
         let Header { epochs, mut timing, images, last_balanced_accuracy, eval_loss, .. } = self.header;
@@ -220,12 +220,12 @@ impl<'a> Leader<'a> {
         timing.peak_memory_mib = peak_memory_mib;
         let evaluated = || epochs.iter().enumerate().filter_map(|(epoch, record)| Some((epoch, record.accuracy?)));
         let (_, last_accuracy) = evaluated().next_back().expect("the last epoch is evaluated");
-        // on the way training may recover from it; a result must not have it
+        // training may recover from a non-finite loss, but a result must not contain one
         if !eval_loss.is_finite() {
             let epoch = epochs.len() as u32 - 1;
             return Err(TrialError::NonFinite { loss: "evaluation", epoch, value: eval_loss });
         }
-        // the first of equal ones
+        // the first of equals
         let best = evaluated().reduce(|best, other| if other.1 > best.1 { other } else { best });
         let (best_epoch, best_accuracy) = best.expect("the last epoch is evaluated");
         Ok(TrialResult {
@@ -246,7 +246,7 @@ impl<'a> Leader<'a> {
 mod tests {
     use super::Snapshot;
 
-    /// A trial that moves between a GPU and a CPU is not told to depart for that alone.
+    /// Moving a trial between a GPU and a CPU does not by itself change its hashes.
     #[test]
     fn free_cores_do_not_change_the_hash() {
         let numbers = |len: usize| (0..len).map(|number| number as f32).collect::<Vec<_>>();

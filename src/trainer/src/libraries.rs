@@ -1,7 +1,7 @@
-//! The versions of the libraries that have a GPU's kernels, for a trial's record: they decide bits and speed.
+//! Versions of the libraries that contain a GPU's kernels, for a trial's record: they determine bits and speed.
 //!
-//! They are asked of the libraries themselves, once; one that does not tell is left out, and the log says why. libtorch's
-//! own version stands beside them in the record. Used by attempt.rs.
+//! Each library is queried once. One that does not report its version is left out, and the log gives the reason.
+//! libtorch's own version is recorded separately. Used by attempt.rs.
 
 use std::sync::OnceLock;
 
@@ -17,7 +17,7 @@ functions! {
     }
 }
 
-/// Of a trial on GPUs.
+/// Versions of the libraries that a trial on GPUs uses.
 pub fn of_gpus(uses_nccl: bool) -> Vec<String> {
     static OF_ALL: OnceLock<Vec<String>> = OnceLock::new();
     static NCCL: OnceLock<Option<String>> = OnceLock::new();
@@ -41,11 +41,11 @@ fn named((name, version): (&str, Result<String, String>)) -> Option<String> {
 
 fn cudnn_version() -> Result<String, DynamicError> {
     let functions = Cudnn::load(&dynamic::open(CUDNN, &CUDNN_FOLDERS)?)?;
-    // SAFETY: takes nothing, gives a number.
+    // SAFETY: takes no arguments and returns a number.
     Ok(of_cudnn_code(unsafe { (functions.get_version)() }))
 }
 
-/// CUDNN_VERSION of cudnn_version.h since version 9.
+/// Formats CUDNN_VERSION as cudnn_version.h has encoded it since version 9.
 fn of_cudnn_code(code: usize) -> String {
     format!("{}.{}.{}", code / 10_000, code % 10_000 / 100, code % 100)
 }
@@ -54,7 +54,7 @@ fn of_cudnn_code(code: usize) -> String {
 mod tests {
     use super::*;
 
-    /// On any machine that has the library, GPU or not.
+    /// Runs on any machine that has the library, with or without a GPU.
     #[test]
     fn the_real_library_tells_its_version() {
         assert_eq!(of_cudnn_code(91_002), "9.10.2");

@@ -1,7 +1,7 @@
 //! The losses of docs/paper.md, section 1 as functions of a head's outputs, per sample, with their decision rules.
 //!
-//! Sums run over classes, never means; the batch mean is the caller's, because shards of a batch are weighted. Knows
-//! no parameters and draws nothing. Formulas: Barz & Denzler, WACV 2020, in the form of the authors' code. Next:
+//! Losses are sums over classes, never means; the caller takes the batch mean, because shards are weighted. This file
+//! has no parameters and draws nothing. Formulas: Barz & Denzler, WACV 2020, in the form of the authors' code. Next:
 //! head.rs, which computes the outputs.
 
 use sweep::Settings;
@@ -15,11 +15,11 @@ const KERAS_EPSILON: f64 = 1e-7;
 /// hierarchy can tie exactly.
 const TIE: f64 = 1e-6;
 
-/// What a head makes of features: f32, [batch, classes] each.
+/// Outputs of a head for a batch of features: f32, [batch, classes] each.
 pub struct Outputs {
     /// The embedding: raw for `mse`, of unit length for the cosine losses. Undefined for `xent`.
     pub embedding: Option<Tensor>,
-    /// Inputs of the softmax, where the loss has one.
+    /// Inputs of the softmax, if the loss has one.
     pub logits: Option<Tensor>,
 }
 
@@ -36,7 +36,7 @@ pub struct Criterion {
 }
 
 impl Criterion {
-    /// `embeddings`: row-major [classes, classes], used for `embedding: hierarchy`.
+    /// Creates a criterion. `embeddings`: row-major [classes, classes], used for `embedding: hierarchy`.
     pub fn new(settings: &Settings, embeddings: Option<&[f32]>, num_classes: i64, device: Device) -> Self {
         let targets = match embeddings {
             None => Tensor::eye(num_classes, (Kind::Float, device)),
@@ -57,7 +57,7 @@ impl Criterion {
         }
     }
 
-    /// Loss of each sample, [batch]. `labels`: int64 [batch].
+    /// Returns the loss of each sample, [batch]. `labels`: int64 [batch].
     pub fn per_sample(&self, outputs: &Outputs, labels: &Tensor) -> Tensor {
         match self.loss {
             Loss::Xent => self.cross_entropy(outputs.logits(), labels),
@@ -74,11 +74,11 @@ impl Criterion {
         }
     }
 
-    /// Which samples are classified correctly, bool [batch].
+    /// Returns which samples are classified correctly, bool [batch].
     pub fn hits(&self, outputs: &Outputs, labels: &Tensor) -> Tensor {
         match self.loss {
             Loss::Xent | Loss::CosXent | Loss::CosXentDirect => outputs.logits().argmax(1, false).eq_tensor(labels),
-            // nearest embedding in Euclidean distance; the argmax of z where embeddings are one-hot
+            // nearest embedding in Euclidean distance; equals the argmax of z for one-hot embeddings
             Loss::Mse => {
                 let scores = outputs.embedding().matmul(&self.targets.tr()) - &self.half_squares;
                 scores.argmax(1, false).eq_tensor(labels)
@@ -92,12 +92,12 @@ impl Criterion {
         }
     }
 
-    /// phi(y), [batch, classes].
+    /// Returns phi(y), [batch, classes].
     fn target(&self, labels: &Tensor) -> Tensor {
         self.targets.index_select(0, labels)
     }
 
-    /// 1 - <phi(y), psi>.
+    /// Returns 1 - <phi(y), psi>.
     fn cosine(&self, embedding: &Tensor, labels: &Tensor) -> Tensor {
         let similarity = if self.semantic {
             (embedding * self.target(labels)).sum_dim_intlist([1i64].as_slice(), false, Kind::Float)
@@ -107,7 +107,7 @@ impl Criterion {
         1.0 - similarity
     }
 
-    /// -sum_c t_c log p_c with t_true = 1 - eps and t_other = eps / (C - 1).
+    /// Returns -sum_c t_c log p_c with t_true = 1 - eps and t_other = eps / (C - 1).
     fn cross_entropy(&self, logits: &Tensor, labels: &Tensor) -> Tensor {
         let log_probabilities = match self.softmax {
             Softmax::LogSoftmax => logits.log_softmax(1, Kind::Float),
@@ -124,8 +124,8 @@ impl Criterion {
     }
 }
 
-/// values[b, labels[b]], float [batch]. By way of the likelihood, whose gradient writes one element per row; that of
-/// `gather` adds to them, which CUDA's deterministic form does by sorting.
+/// Returns values[b, labels[b]], float [batch]. Uses the likelihood, whose gradient writes one element per row; the
+/// gradient of `gather` adds to its elements, for which CUDA's deterministic form must sort.
 fn of_label(values: &Tensor, labels: &Tensor) -> Tensor {
     const IGNORED: i64 = -100; // no label
     -values.g_nll_loss(labels, None::<Tensor>, Reduction::None, IGNORED)

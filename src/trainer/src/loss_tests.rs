@@ -1,6 +1,6 @@
 //! Golden values of docs/paper.md, section 1, decision rules, and gradients against finite differences.
 //!
-//! Expected numbers are the paper's or worked out by hand in the comment beside them; nothing here trains. Next: loss.rs.
+//! Expected numbers come from the paper or are derived by hand in a comment; nothing here trains. Next: loss.rs.
 
 use sweep::Settings;
 use sweep::settings::{ClsHead, Embedding, HierarchyFile, Loss, Softmax};
@@ -20,7 +20,7 @@ fn criterion(settings: &Settings, num_classes: i64) -> Criterion {
     Criterion::new(settings, None, num_classes, Device::Cpu)
 }
 
-/// Losses of z for every label, through the outputs that the head of this loss makes of it.
+/// Returns the losses of z for every label, through the outputs that this loss's head makes from it.
 fn losses(settings: &Settings, z: &[f32]) -> Vec<f64> {
     let num_classes = z.len() as i64;
     let rows = Tensor::from_slice(z).repeat([num_classes, 1]);
@@ -99,21 +99,21 @@ fn hits(criterion: &Criterion, embedding: &[f32], label: i64) -> bool {
 #[test]
 fn semantic_losses_decide_by_the_nearest_embedding() {
     let cosine = semantic(Loss::Cos);
-    // the largest coordinate is the first, the nearest embedding that of class 1
+    // class 0 has the largest coordinate, class 1 the nearest embedding
     let psi = [0.75, 0.661_437_8, 0.0];
     assert!(hits(&cosine, &psi, 1) && !hits(&cosine, &psi, 0));
     // half way between classes 0 and 1: both count, as in the authors' code
     let between = [3f32.sqrt() / 2.0, 0.5, 0.0];
     assert!(hits(&cosine, &between, 0) && hits(&cosine, &between, 1) && !hits(&cosine, &between, 2));
     let squared = semantic(Loss::Mse);
-    // by direction class 0, by distance class 1
+    // the nearest embedding is that of class 1
     assert!(hits(&squared, &[0.4, 0.5, 0.0], 1) && !hits(&squared, &[0.4, 0.5, 0.0], 0));
     let outputs = Outputs { embedding: Some(Tensor::from_slice(&TREE).view([3, 3])), logits: None };
     let losses = cosine.per_sample(&outputs, &Tensor::from_slice(&[1i64, 1, 1]));
     assert_close(&Vec::<f64>::try_from(losses.to_kind(Kind::Double)).unwrap(), &[0.5, 0.0, 1.0]);
 }
 
-/// Loss of a batch through a whole head, in f64 on the host.
+/// Returns the loss of a batch through a whole head, in f64 on the host.
 fn head_loss(head: &Head, criterion: &Criterion, storage: &Storage<u8>, features: &Tensor, labels: &Tensor) -> Tensor {
     let pass = Pass {
         parameters: &storage.parameters,
@@ -163,7 +163,7 @@ fn gradients_of_every_head_match_finite_differences() {
             };
             let numeric = (shifted(step) - shifted(-step)) / (2.0 * step);
             let tolerance = 2e-3 * (1.0 + gradient.abs());
-            // paddings between the views have neither gradient nor effect
+            // paddings between the views have no gradient and no effect
             assert!(
                 (numeric - gradient).abs() < tolerance,
                 "{:?} {:?}: element {index}: {gradient} by autograd, {numeric} by differences",

@@ -1,7 +1,7 @@
 //! The command line of the trainer: `serve` for workers, `run` for people who debug one trial, `devices` for both.
 //!
-//! Only reads arguments and starts things; see serve.rs, run.rs and session.rs. Exit codes: 0 done, 1 bad input, 2 the
-//! conversation broke, 3 the trial failed, 4 a device is not there.
+//! Only parses arguments and starts the commands; see serve.rs, run.rs and session.rs. Exit codes: 0 done, 1 bad input,
+//! 2 broken connection to the worker, 3 the trial failed, 4 a device is missing.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use trainer::serve::{Runner, serve};
 use trainer::session::{Session, SessionOptions};
 use trainer::{nvml, process, shim};
 
-/// The hand-off promises progress once a second.
+/// Interval between reports; the hand-off protocol promises progress once a second.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Trains the trials of a sweep. Workers start it; `run` is for debugging a single trial.
@@ -106,7 +106,7 @@ fn main() -> ExitCode {
     process::fix_cublas_workspace();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        // a worker keeps stderr in a log
+        // a worker writes stderr to a log
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .init();

@@ -1,21 +1,21 @@
-//! Which batch would have fitted, after one that did not: from the measured peaks of two smaller ones.
+//! Finds the largest batch that would have fitted after one that did not, from the measured peaks of two smaller ones.
 //!
-//! Memory of a step is a fixed part (weights, momentum, workspaces) and a part per image, so two peaks give both. The
-//! answer goes into the failure's message; nothing is tried again with it, because another batch size is another trial.
+//! A step's memory is a fixed part (weights, momentum, workspaces) plus a part per image, so two peaks give both. The
+//! answer is added to the failure's message; it is not used for a retry, because another batch size is another trial.
 //! Next: attempt.rs, which measures.
 
 use crate::shim::CudaMemory;
 
-/// Left free, as a share: an allocator that has been used a while does not fill its last gaps.
+/// Share of memory left free: an allocator that has been in use for a while cannot fill its last gaps.
 const MARGIN: f64 = 0.05;
 
-/// Bytes that this process may take of a GPU, of which it may take a share of all.
+/// Returns the bytes of a GPU that this process may take; `share` is its share of the whole GPU.
 pub fn limit(memory: CudaMemory, share: f64) -> u64 {
     (memory.free + memory.allocated).min((memory.total as f64 * share) as u64)
 }
 
-/// The largest number of images that fit into `limit` bytes, less than `too_many`. `peak_of` makes a step of so many
-/// images and tells the most bytes it took, or `None` where that was too much. `None`: not even one image fits.
+/// Returns the largest number of images, below `too_many`, that fits in `limit` bytes, or `None` if not even one does.
+/// `peak_of` runs a step with N images and returns its peak in bytes, or `None` if memory ran out.
 pub fn largest_fitting(too_many: usize, limit: u64, mut peak_of: impl FnMut(usize) -> Option<u64>) -> Option<usize> {
     let mut images = too_many / 2;
     let large = loop {
@@ -27,7 +27,7 @@ pub fn largest_fitting(too_many: usize, limit: u64, mut peak_of: impl FnMut(usiz
         }
         images /= 2;
     };
-    // what was measured to fit does fit, whatever the line through two points says
+    // a size measured to fit does fit, whatever the line through two points predicts
     let small = large.0.div_ceil(2);
     let peak = if small < large.0 { peak_of(small) } else { None };
     let Some(peak) = peak else { return Some(large.0) };
@@ -44,7 +44,7 @@ pub fn largest_fitting(too_many: usize, limit: u64, mut peak_of: impl FnMut(usiz
 mod tests {
     use super::*;
 
-    /// A device on which `fixed + images * each` bytes are needed; also tells what was asked.
+    /// A device on which `fixed + images * each` bytes are needed; also returns the sizes that were tried.
     fn measure(too_many: usize, limit: u64, fixed: u64, each: u64) -> (Option<usize>, Vec<usize>) {
         let mut asked = Vec::new();
         let fits = largest_fitting(too_many, limit, |images| {
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn two_peaks_give_the_batch_that_fits() {
-        // 95 % of 1000, less 100 for the weights, at 10 an image
+        // 95 % of 1000, less 100 for the weights, at 10 per image
         assert_eq!(measure(128, 1000, 100, 10), (Some(85), vec![64, 32]));
         // halved until it fits
         assert_eq!(measure(1024, 1000, 100, 10), (Some(85), vec![512, 256, 128, 64, 32]));
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn it_is_never_the_batch_that_did_not_fit() {
         assert_eq!(measure(88, 1000, 100, 10).0, Some(85));
-        // the margin says 85; it was something else than the images that took the rest
+        // the margin gives 85; something other than images took the rest
         assert_eq!(measure(80, 1000, 100, 10).0, Some(79));
         assert_eq!(measure(2, 1000, 995, 4).0, Some(1));
         assert_eq!(measure(128, 1000, 1001, 4), (None, vec![64, 32, 16, 8, 4, 2, 1]));
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn what_was_measured_to_fit_is_enough() {
-        // 94 fit, and the margin would have said 85
+        // 94 fit, although the margin gives 85
         assert_eq!(measure(180, 1000, 100, 10).0, Some(90));
         assert_eq!(measure(64, 1000, 500, 0).0, Some(32), "memory that does not grow says nothing");
     }

@@ -1,9 +1,9 @@
-//! What NVIDIA's driver knows of the GPUs: names, memory, how busy they are, and whether they are well.
+//! The GPU data of NVIDIA's driver: names, memory, load and health.
 //!
-//! The library comes with the driver and is opened when it is asked; a machine without it has no devices, and
-//! `NvmlError` says so. Read only: nothing here changes a device's settings. Never run on hardware so far. The worker
-//! makes its slots from `nvidia-smi`, see its devices.rs, and proves by it that a finished attempt holds nothing
-//! (residue.rs); this is for a trial's record, and for whether a device can be trusted after an error.
+//! The library comes with the driver and is opened on first use; on a machine without it there are no devices, and
+//! the caller gets `NvmlError`. Read only: nothing here changes a device's settings. Never run on hardware so far. The
+//! worker creates its slots from `nvidia-smi` (its devices.rs), and checks with it that a finished attempt holds nothing
+//! (residue.rs); this file serves a trial's record, and the check of a device after an error.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -14,7 +14,7 @@ use nvml_wrapper::error::NvmlError as Reason;
 
 use crate::collective::pci_bus_id;
 
-/// The name that the driver's package installs; the wrapper's own default exists only with development packages.
+/// Name that the driver's package installs; the wrapper's own default exists only with development packages.
 const LIBRARY: &str = "libnvidia-ml.so.1";
 
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +27,9 @@ pub enum NvmlError {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inventory {
-    /// `580.65.06`
+    /// Driver version, such as `580.65.06`.
     pub driver: String,
-    /// Whatever CUDA_VISIBLE_DEVICES says.
+    /// Number of GPUs, regardless of CUDA_VISIBLE_DEVICES.
     pub num_gpus: u32,
 }
 
@@ -42,8 +42,8 @@ impl Inventory {
     }
 }
 
-/// A GPU in CUDA's counting, for a trial's record: `cuda:0 (NVIDIA H200, 143771 MiB, driver 580.65.06)`; the index alone
-/// where the driver does not tell more. Asked once: it does not change while a process has the GPU.
+/// Describes a GPU in CUDA's numbering for a trial's record: `cuda:0 (NVIDIA H200, 143771 MiB, driver 580.65.06)`, or
+/// only the index if the driver gives no more. Queried once: it does not change while a process holds the GPU.
 pub fn describe(index: usize) -> String {
     static KNOWN: Mutex<BTreeMap<usize, String>> = Mutex::new(BTreeMap::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +70,7 @@ fn describe_anew(index: usize) -> Result<String, String> {
     read().map_err(|reason: Reason| format!("the driver does not describe the GPU at {place}: {reason}"))
 }
 
-/// How busy the GPUs of an attempt are: a mean over samples, each of the driver's own last period (up to a second).
+/// Load of an attempt's GPUs: a mean over samples, each over the driver's own last period (up to a second).
 pub struct Meter {
     gauges: Vec<Box<dyn FnMut() -> Option<f64>>>,
     sum: f64,
@@ -78,7 +78,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Of GPUs in CUDA's counting; one that cannot be asked is left out.
+    /// Opens GPUs in CUDA's numbering; one that cannot be queried is left out.
     pub fn open(indices: &[usize]) -> Self {
         static NVML: OnceLock<Option<Nvml>> = OnceLock::new();
         let nvml = if indices.is_empty() { None } else { NVML.get_or_init(|| open().ok()).as_ref() };
@@ -101,13 +101,13 @@ impl Meter {
         }
     }
 
-    /// Over all GPUs and samples; none where nobody told.
+    /// Returns the mean over all GPUs and samples, or none if there are no samples.
     pub fn mean(&self) -> Option<f64> {
         (self.num_samples > 0).then(|| self.sum / f64::from(self.num_samples))
     }
 }
 
-/// Why a GPU, in CUDA's counting, cannot be trusted any more; `None` as far as the driver knows of nothing.
+/// Returns why a GPU, in CUDA's numbering, can no longer be trusted; `None` if the driver knows of no fault.
 pub fn ailment(index: usize) -> Option<String> {
     let place = match place(index) {
         Ok(place) => place,
@@ -124,8 +124,8 @@ pub fn ailment(index: usize) -> Option<String> {
     }
 }
 
-/// The PCI address of a GPU in CUDA's counting, by which the driver knows it. CUDA is asked once, while all is well: after
-/// an error it answers every call with that error, and a fault of a program would pass for one of the device.
+/// Returns a GPU's PCI address, by which the driver knows it. CUDA is queried once, before any error: after
+/// one it returns that error from every call, and a program's fault would look like one of the device.
 fn place(index: usize) -> Result<String, String> {
     static KNOWN: Mutex<BTreeMap<usize, String>> = Mutex::new(BTreeMap::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

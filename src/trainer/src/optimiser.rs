@@ -1,9 +1,9 @@
 //! SGD with momentum on the flat buffers: weight decay, clipping and update in a handful of operations, or in one pass.
 //!
-//! The order is the authors': L2 gradients are added, then the global norm is clipped, then momentum. Gradients must
-//! be those of the whole batch: this runs after the all-reduce. No value is read back by the host. The learning rate, a
-//! function of the epoch (`sweep::settings::Schedule`), lies on the device, so that an update can be recorded and
-//! repeated at another rate. Next: replica.rs.
+//! The order is the authors': L2 gradients are added, the global norm is clipped, then momentum is applied. Gradients
+//! must be those of the whole batch: this runs after the all-reduce. The host reads no value back. The learning rate, a
+//! function of the epoch (`sweep::settings::Schedule`), is kept on the device, so that an update can be recorded and
+//! replayed at another rate. Next: replica.rs.
 
 use sweep::Settings;
 use sweep::settings::{MomentumForm, WeightDecayOn};
@@ -13,15 +13,15 @@ use crate::head::CLS_HEAD;
 use crate::nn::{ParameterNote, Role, Segment, Storage};
 use crate::update::Rule;
 
-/// How a parameter is treated; parameters of one group lie together in the flat buffers.
+/// Treatment of a parameter; parameters of one group are adjacent in the flat buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group {
     pub part: Part,
     pub decay: Decay,
 }
 
-/// Fine-tuning trains the new fully connected layers alone at first. The batch normalisation in the head is new as well and
-/// waits with the backbone, as in the authors' code.
+/// Parameters by the phase that trains them. Fine-tuning first trains the new fully connected layers alone. The head's
+/// batch normalisation is also new, but is trained with the backbone, as in the authors' code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     Frozen,
@@ -30,15 +30,15 @@ pub enum Part {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Decay {
-    /// `weight_decay`.
+    /// Decayed by `weight_decay`.
     Weights,
-    /// `cls_head_decay`.
+    /// Decayed by `cls_head_decay`.
     ClsHead,
     None,
 }
 
 impl Group {
-    /// `classifier`: name of the model's last layer.
+    /// Returns a parameter's group. `classifier`: name of the model's last layer.
     pub fn of(note: &ParameterNote, settings: &Settings, classifier: &str) -> Self {
         let under = |place: &str| note.name.strip_prefix(place).is_some_and(|rest| rest.starts_with('.'));
         let is_norm = matches!(note.role, Role::NormWeight | Role::NormBias);
@@ -61,26 +61,26 @@ pub struct Sgd {
     clip_norm: Option<f64>,
     weight_decay: Option<Coefficient>,
     cls_head_decay: Option<Coefficient>,
-    /// One pass is for the CPU only.
+    /// Implementation of the update; `OnePass` is for the CPU only.
     pub way: Way,
     learning_rate: f64,
-    /// What gradients or momentum are multiplied by: -`learning_rate` in Keras' form, `learning_rate` in PyTorch's.
+    /// Factor of gradients or momentum: -`learning_rate` in Keras' form, `learning_rate` in PyTorch's.
     step_size: Tensor,
 }
 
 #[derive(Debug)]
 struct Coefficient {
     value: f64,
-    /// On the device: `addcmul_` takes tensors only, and uploading one per step would wait for it.
+    /// Copy on the device: `addcmul_` takes tensors only, and uploading one per step would wait for it.
     tensor: Tensor,
 }
 
-/// How the same bits are made.
+/// Implementations of the update, with the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// libtorch's operations, one pass over memory each: on a GPU.
+    /// libtorch's operations, one pass over memory each: used on a GPU.
     Operations,
-    /// update.rs: on the CPU.
+    /// The single pass of update.rs: used on the CPU.
     OnePass,
 }
 
@@ -102,7 +102,7 @@ impl Sgd {
         }
     }
 
-    /// For the updates from here on.
+    /// Sets the rate for all later updates.
     pub fn set_learning_rate(&mut self, learning_rate: f64) {
         if learning_rate != self.learning_rate {
             self.learning_rate = learning_rate;
@@ -119,10 +119,10 @@ impl Sgd {
         }
     }
 
-    /// One update of the weights, or of the new layers' alone. `storage.gradients` is used up.
+    /// Updates all weights, or only those of the new layers. Overwrites `storage.gradients`.
     pub fn step(&self, storage: &mut Storage<Group>, new_layers_only: bool) {
         let _guard = tch::no_grad_guard();
-        // the norm that is clipped is that of gradients and decay together
+        // the clipped norm is that of gradients and decay together
         let decays_first = self.way == Way::Operations || self.clip_norm.is_some();
         for segment in &storage.layout.segments {
             let (start, length) = (segment.range.start as i64, segment.range.len() as i64);
@@ -192,7 +192,7 @@ impl Sgd {
     }
 }
 
-/// g *= limit / |g| where |g| exceeds the limit. The norm is accumulated in f64: f32 loses digits on long tensors.
+/// Scales g by limit / |g| if |g| exceeds the limit. The norm is accumulated in f64: f32 loses digits on long tensors.
 fn clip(gradients: &mut Tensor, limit: f64) {
     let norm = gradients.norm_scalaropt_dtype(2, Kind::Double);
     let scale = (norm.reciprocal() * limit).clamp_max(1.0);

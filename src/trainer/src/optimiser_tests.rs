@@ -1,6 +1,6 @@
 //! The update rules against hand-computed steps, and the grouping of parameters.
 //!
-//! Six parameters of one element each stand for a network, so that every expected weight fits a line. Next: optimiser.rs.
+//! The network is six parameters of one element each, so that all expected weights fit on a line. Next: optimiser.rs.
 
 use sweep::Settings;
 use sweep::settings::{MomentumForm, WeightDecayOn};
@@ -16,7 +16,8 @@ fn settings() -> Settings {
     settings
 }
 
-/// One element each: backbone kernel, batch-norm weight, last layer's kernel and bias, kernel and batch-norm weight of the head on top.
+/// One element each: backbone kernel, batch-norm weight, last layer's kernel and bias, kernel and batch-norm weight of
+/// the head on top.
 const NAMES: [(&str, Role); 6] = [
     ("conv1.weight", Role::ConvKernel),
     ("bn1.weight", Role::NormWeight),
@@ -45,7 +46,7 @@ impl Fixture {
         Self { storage, inventory }
     }
 
-    /// One step with the same gradient everywhere; the weights afterwards.
+    /// Makes one step with the same gradient everywhere and returns the new weights.
     fn step(&mut self, settings: &Settings, gradient: f64, learning_rate: f64, new_layers_only: bool) -> Vec<f64> {
         let _ = self.storage.gradients.zero_();
         for index in 0..NAMES.len() {
@@ -122,10 +123,10 @@ fn the_first_phase_of_fine_tuning_moves_new_fully_connected_layers_alone() {
     assert_eq!(fixture.storage.momentum.sum(Kind::Double).double_value(&[]).signum(), -1.0);
 }
 
-/// Weights, momentum and bf16 copy after three steps on gradients of all sizes.
+/// Returns weights, momentum and the bf16 copy after three steps on gradients of all sizes.
 fn trained(settings: &Settings, way: Way, new_layers_only: bool) -> Vec<Vec<f32>> {
     let builder = Builder::new(Options { init: settings.init, batch_norm_eps: 1e-3 });
-    // longer than a block of the one pass, and than what one thread gets; odd, so that vectors have remainders
+    // longer than a block of the one pass and than one thread's part; odd, so that vectors have remainders
     for ((name, role), length) in NAMES.into_iter().zip([30_011, 63, 9_001, 7, 129, 65]) {
         builder.parameter(name, &[length, 1], role, Fill::Normal { std: 0.5 });
     }

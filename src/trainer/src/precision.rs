@@ -1,9 +1,9 @@
-//! Which number format and memory layout the convolutions use: what `precision:` asks for, and what `auto` becomes.
+//! Number format and memory layout of the convolutions: what `precision:` sets, and what `auto` resolves to.
 //!
-//! `auto` is a table over model, image side and instruction sets, not a measurement at run time: a trial repeated on the
-//! same kind of machine must give the same bits. `make bench ARGS=precision` shows what it should say on a machine. The
+//! `auto` is a table over model, image side and instruction sets, not a measurement at run time: a trial rerun on the
+//! same kind of machine must give the same bits. `make bench ARGS=precision` measures the values for a machine. The
 //! choice is recorded in the result and kept in the checkpoints. Heads, losses, batch normalisation and the optimiser
-//! are f32 always. Next: nn/storage.rs.
+//! are always f32. Next: nn/storage.rs.
 
 use sweep::Settings;
 use sweep::settings::{Model, Precision};
@@ -12,14 +12,14 @@ use tch::Device;
 use crate::hardware::Hardware;
 use crate::nn::Format;
 
-/// The smallest image side from which bf16 is faster than f32. Changing a number changes the bits of trials: raise
+/// Returns the smallest image side from which bf16 is faster than f32. Changing a number changes trials' bits: raise
 /// `sweep::trial::TRAINING_VERSION` with it.
 fn bf16_from(hardware: Hardware, narrow: bool) -> usize {
     match (hardware, narrow) {
         (Hardware::Plain, _) => usize::MAX,
-        // by that command on an AMD EPYC: at 8 pixels bf16 gains nothing over f32 in the same layout
+        // measured on an AMD EPYC: at 8 pixels bf16 gains nothing over f32 in the same layout
         (Hardware::VectorBf16, _) => 28,
-        // by that command on an Intel Xeon: bf16 gains at every side there is
+        // measured on an Intel Xeon: bf16 is faster at every side
         (Hardware::TileBf16, true) => 8,
         (Hardware::TileBf16, false) => 28,
         (Hardware::Gpu, _) => 0,
@@ -36,11 +36,11 @@ fn rule(precision: Precision, model: Model, side: usize, hardware: Hardware) -> 
         Precision::Bf16 => true,
         Precision::Auto => side >= bf16_from(hardware, is_narrow(model)),
     };
-    // fused normalisation and products of our own need it, and with them it is the faster layout everywhere
+    // fused normalisation and our own products need it, and with them it is the fastest layout everywhere
     Format { bf16, channels_last: true }
 }
 
-/// The networks for small images: 16 to 128 channels.
+/// Returns true for the networks for small images, with 16 to 128 channels.
 fn is_narrow(model: Model) -> bool {
     match model {
         Model::Resnet8
@@ -58,14 +58,14 @@ fn is_narrow(model: Model) -> bool {
     }
 }
 
-/// As it stands in results and checkpoints.
+/// Name of a format in results and checkpoints.
 pub fn name(format: Format) -> String {
     let number = if format.bf16 { "bf16" } else { "f32" };
     let layout = if format.channels_last { ", channels last" } else { "" };
     format!("{number}{layout}")
 }
 
-/// The inverse of `name`.
+/// Parses a format's name; the inverse of `name`.
 pub fn parse(text: &str) -> Option<Format> {
     let formats = [(false, false), (false, true), (true, false), (true, true)];
     let mut formats = formats.map(|(bf16, channels_last)| Format { bf16, channels_last }).into_iter();

@@ -1,6 +1,6 @@
-//! What a thread's work consists of, noted by libtorch's profiler: the same notes that torch.profiler makes in Python.
+//! A trace of a thread's work by libtorch's profiler, the one behind torch.profiler in Python.
 //!
-//! For bench/gpu.py, which counts kernels on both sides. Slows down what it watches. Used by bench.rs.
+//! Used by bench/gpu.py, which counts kernels on both sides, through bench.rs. Slows down the profiled work.
 
 use std::ffi::{CString, c_char};
 use std::path::Path;
@@ -15,10 +15,10 @@ unsafe extern "C" {
     fn shim_profile_end(path: *const c_char) -> *mut c_char;
 }
 
-/// Writes a trace of `body` to `path`: operations of this thread and, of a GPU, kernels and calls of CUDA's runtime.
+/// Writes a trace of `body` to `path`: operations of this thread and, on a GPU, kernels and CUDA runtime calls.
 pub fn trace<T>(device: Device, path: &Path, body: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let name = CString::new(path.as_os_str().as_encoded_bytes()).context("a path without NUL is needed")?;
-    // SAFETY: takes a flag; profiling twice at once is an exception, which is caught.
+    // SAFETY: takes a flag; profiling twice at once raises an exception, which is caught.
     shim::check(unsafe { shim_profile_begin(device.is_cuda()) })?;
     let result = body();
     // SAFETY: a NUL-terminated string that lives through the call; the profiler was started above.

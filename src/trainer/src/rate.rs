@@ -1,21 +1,21 @@
-//! Images per second for people who watch: over whole steps and whole epochs of an attempt, so that neither the moment of
+//! Images per second for display: over whole steps and whole epochs of an attempt, so that neither the moment of
 //! a report nor an evaluation in between changes it.
 
 use std::time::{Duration, Instant};
 
-/// Short epochs are measured together until they took this long.
+/// Minimum time to measure; shorter epochs are combined.
 const WINDOW: Duration = Duration::from_secs(2);
-/// Fewer images than take this long are no measurement.
+/// Shortest time that gives a measurement.
 const SHORTEST: Duration = Duration::from_millis(200);
 
 pub struct Rate {
-    /// The border of a step from which this epoch is measured.
+    /// End of the step from which this epoch is measured.
     began: Instant,
     images: u64,
-    /// What the epochs before added to the measurement.
+    /// Time that the previous epochs added to the measurement.
     carried: Duration,
     carried_images: u64,
-    /// The first step of an attempt also allocates memory and starts threads, and is not measured.
+    /// False during an attempt's first step, which also allocates memory and starts threads, and is not measured.
     is_warm: bool,
     per_s: f64,
 }
@@ -25,7 +25,7 @@ impl Rate {
         Self { began: now, images: 0, carried: Duration::ZERO, carried_images: 0, is_warm: false, per_s: 0.0 }
     }
 
-    /// 0 before anything was measured.
+    /// Returns the rate, or 0 before the first measurement.
     pub fn per_s(&self) -> f64 {
         self.per_s
     }
@@ -47,7 +47,7 @@ impl Rate {
         }
     }
 
-    /// `now`: when the last step ended, before the evaluation.
+    /// Ends an epoch. `now`: end of the last step, before the evaluation.
     pub fn epoch_ended(&mut self, now: Instant) {
         let elapsed = self.elapsed(now);
         if elapsed >= SHORTEST {
@@ -77,7 +77,7 @@ impl Rate {
 mod tests {
     use super::*;
 
-    /// Steps of 16 images in 250 ms and evaluations of 1.3 s: 64 images per second, whenever it is asked.
+    /// Steps of 16 images in 250 ms and evaluations of 1.3 s: 64 images per second, at every moment.
     #[test]
     fn evaluations_and_the_first_step_do_not_change_it() {
         let start = Instant::now();
@@ -99,7 +99,7 @@ mod tests {
         assert!((rate.per_s() - 64.0).abs() < 1e-9, "{} images/s", rate.per_s());
     }
 
-    /// Epochs of two steps in 20 ms are measured together.
+    /// Epochs of two steps of 20 ms are measured together.
     #[test]
     fn short_epochs_are_measured_together() {
         let mut now = Instant::now();

@@ -1,14 +1,14 @@
-//! Training steps recorded once and queued again as a whole, for networks whose kernels end sooner than the host can
+//! Training steps recorded once and replayed as a whole, for networks whose kernels end sooner than the host can
 //! queue them one by one.
 //!
-//! A step is two recordings with the sum over replicas between them, which is never recorded: forward and backward
-//! pass, and the update. They read their batch from fixed tensors, into which every step copies its own. What the host
-//! computes within a step is frozen in a recording, so everything that changes from step to step (learning rate, weight
-//! of the moving statistics) lies on the device; steps that cannot be brought into this form are queued as ever.
+//! A step is two recordings: forward and backward pass, then the update. The sum over replicas between them is never
+//! recorded. Recordings read their batch from fixed tensors, into which every step copies its own. Values that the host
+//! computes within a step are frozen in a recording, so whatever changes from step to step (learning rate, weight
+//! of the moving statistics) is kept on the device; steps for which that is impossible are queued as usual.
 //!
-//! The rule: after `WARM_UP` steps, `WATCHED` steps are timed. Where the device is done at most a quarter later than the
-//! host had queued everything, the host is the slower side, and the next step is recorded. A recording that fails
-//! costs nothing but itself: its step, and all that follow, are queued. Both ways give the same bits. Next: cuda/graph.rs.
+//! The rule: after `WARM_UP` steps, `WATCHED` steps are timed. If the device finishes at most a quarter later than the
+//! host has queued everything, the host is the slower side, and the next step is recorded. A failed recording loses
+//! nothing else: its step, and all later ones, are queued. Both ways give the same bits. Next: cuda/graph.rs.
 
 use std::ffi::c_void;
 use std::time::{Duration, Instant};
@@ -18,14 +18,14 @@ use tch::Tensor;
 use crate::error::TrialError;
 use crate::replica::{Replica, Shard, StepOptions};
 
-/// Steps before the first timed one: kernels are searched for, libraries load, the allocator sees every size.
+/// Steps before the first timed one, in which kernels are selected, libraries load and the allocator sees every size.
 const WARM_UP: u32 = 3;
 const WATCHED: u32 = 3;
 
-/// What can record the work that a thread queues on its device.
+/// A recorder of the work that a thread queues on its device.
 pub trait Recorder {
-    /// Lets `body` queue its work, which is recorded and not done. The recording shares its memory with `with`, and is
-    /// only replayed after that.
+    /// Records the work that `body` queues, without running it. The recording shares its memory with `with`, and is
+    /// replayed only after it.
     fn record(
         &self,
         with: Option<&dyn Recording>,
@@ -35,10 +35,10 @@ pub trait Recorder {
 }
 
 pub trait Recording {
-    /// Queues what was recorded. `body` is for recorders that only pretend: they call it with what was frozen.
+    /// Queues the recorded work. `body` is for test recorders, which call it with the frozen values.
     fn replay(&mut self, body: Body) -> Result<(), TrialError>;
 
-    /// For recorders of the same kind.
+    /// Handle for recorders of the same kind.
     fn raw(&self) -> *mut c_void {
         std::ptr::null_mut()
     }
@@ -46,7 +46,7 @@ pub trait Recording {
 
 pub type Body<'a> = &'a mut dyn FnMut(Frozen) -> Result<(), TrialError>;
 
-/// What the host knows of a step: in a recording, for ever that of the step that was recorded.
+/// Values that the host knows in a step; in a recording, those of the recorded step for ever.
 #[derive(Clone, Copy, Debug)]
 pub struct Frozen {
     pub options: StepOptions,
@@ -54,16 +54,16 @@ pub struct Frozen {
     pub batch_len: usize,
 }
 
-/// When steps are recorded.
+/// Policy that decides when steps are recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
-    /// By the rule above.
+    /// The rule above.
     #[default]
     Auto,
-    /// After the warm-up, without looking.
+    /// After the warm-up, without timing.
     Always,
     Never,
-    /// Never: a recording would take in the work of other replicas on the same device.
+    /// Never: a recording would capture the work of other replicas on the same device.
     Shared,
 }
 
@@ -80,7 +80,7 @@ impl std::str::FromStr for Policy {
     }
 }
 
-/// What must be the same for a recording to stand for a step.
+/// Properties that a step must share with a recording to be replayed from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     shard_len: usize,
@@ -88,8 +88,8 @@ struct Shape {
 }
 
 impl Shape {
-    /// `None`: such steps are always queued. CutMix weighs labels by a number of the host, the first phase of
-    /// fine-tuning is short, and a single image may have no statistics.
+    /// Returns a step's shape, or `None` for steps that are always queued: CutMix weights labels by a host's number,
+    /// the first phase of fine-tuning is short, and a single image may have no statistics.
     fn of(shard: &Shard, options: StepOptions) -> Option<Self> {
         let shard_len = shard.len();
         let recordable = shard.mixed.is_none() && !options.new_layers_only && shard_len > 1;
@@ -97,24 +97,24 @@ impl Shape {
     }
 }
 
-/// What to do with the next step.
+/// The way to make the next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Queue,
-    /// And time it.
+    /// Queue it and time it.
     Watch,
-    /// And replay it at once.
+    /// Record it and replay it at once.
     Record,
     Replay,
 }
 
-/// The rule, without a device.
+/// The rule, independent of a device.
 #[derive(Debug)]
 struct Decision {
     policy: Policy,
-    /// Of the largest batches so far.
+    /// Shape of the largest batches so far.
     shape: Option<Shape>,
-    /// Steps of that shape.
+    /// Number of steps of that shape.
     made: u32,
     queueing: Duration,
     total: Duration,
@@ -124,7 +124,7 @@ struct Decision {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
     Recorded,
-    /// With the reason.
+    /// Queued for the given reason.
     Queued(String),
 }
 
@@ -162,19 +162,19 @@ impl Decision {
         } else if watched == 0 || self.is_host_slower() {
             Next::Record
         } else {
-            // without the times, which differ from trial to trial: they are in the record's timing
+            // without the times, which differ between trials: they are in the record's timing
             self.verdict = Some(Verdict::Queued("the device is the slower side".to_owned()));
             Next::Queue
         }
     }
 
-    /// Of a step: how long the host took to queue it, and how long it was until the device was done.
+    /// Adds a timed step: how long the host took to queue it, and when the device finished it.
     fn watched(&mut self, queueing: Duration, total: Duration) {
         self.queueing += queueing;
         self.total += total;
     }
 
-    /// Milliseconds, per step, to queue it and until the device was done; none while it is not settled.
+    /// Returns the milliseconds per step until it was queued and until the device finished; none before the verdict.
     fn watched_step_ms(&self) -> Option<(f64, f64)> {
         let ms = |time: Duration| time.as_secs_f64() * 1e3 / f64::from(WATCHED);
         let settled = self.verdict.is_some() && !self.total.is_zero();
@@ -194,7 +194,7 @@ pub struct Steps {
 }
 
 struct Recorded {
-    /// What forward and backward pass read.
+    /// Inputs of the forward and backward pass.
     images: Tensor,
     labels: Tensor,
     passes: Box<dyn Recording>,
@@ -206,7 +206,7 @@ impl Steps {
         Self { recorder, decision: Decision::new(policy), recorded: None }
     }
 
-    /// For the trial's record.
+    /// Describes how steps were made, for the trial's record.
     pub fn describe(&self) -> String {
         match &self.decision.verdict {
             Some(Verdict::Recorded) => "recorded".to_owned(),
@@ -295,7 +295,7 @@ mod tests {
         Duration::from_millis(value)
     }
 
-    /// Makes steps of a shape until something else than queueing or watching is to be done, at most twenty.
+    /// Makes steps of a shape until the decision is neither to queue nor to watch, at most twenty.
     fn decide(decision: &mut Decision, shape: Option<Shape>, queueing: Duration, total: Duration) -> (u32, Next) {
         for step in 1..=20 {
             match decision.next(shape) {
@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(verdict(4, 6), (7, Next::Queue));
         let mut slow_device = Decision::new(Policy::Auto);
         decide(&mut slow_device, FULL, ms(3), ms(38));
-        // trials of a kind share one provenance, so it has no times
+        // trials of a kind share one provenance, so it contains no times
         let expected = Verdict::Queued("the device is the slower side".to_owned());
         assert_eq!(slow_device.verdict, Some(expected));
         assert_eq!(slow_device.watched_step_ms(), Some((3.0, 38.0)));
@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(decision.next(FULL), Next::Replay);
         assert_eq!(decision.next(PARTIAL), Next::Queue);
         assert_eq!(decision.next(None), Next::Queue);
-        // a larger one afterwards has no recording
+        // a larger one afterwards is not recorded
         assert_eq!(decision.next(Some(Shape { shard_len: 9, batch_len: 9 })), Next::Queue);
     }
 }

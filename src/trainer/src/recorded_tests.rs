@@ -1,5 +1,5 @@
-//! Recorded steps are the queued ones, bit for bit, with a recorder that only pretends: it keeps what the host knew when
-//! it recorded, as a CUDA graph does, and repeats the work with that.
+//! Recorded steps equal queued ones, bit for bit. The test recorder keeps the values that the host had when
+//! it recorded, as a CUDA graph does, and repeats the work with them.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 type Log = Rc<RefCell<Vec<&'static str>>>;
 
-/// Fails the given recording, counted from 1.
+/// A recorder that fails the given recording, counted from 1.
 struct Fake {
     log: Log,
     fails_at: usize,
@@ -68,7 +68,7 @@ fn shard(len: i64, step: i64, device: Device) -> Shard {
     Shard { images, labels, mixed, batch_len: len as usize }
 }
 
-/// What is left of twelve steps of changing batch lengths and learning rates.
+/// The state after twelve steps of changing batch lengths and learning rates.
 struct Trained {
     /// Weights, momentum and moving statistics.
     state: [Vec<f32>; 3],
@@ -116,7 +116,7 @@ fn train(device: Device, recorder: Box<dyn Recorder>, policy: Policy) -> Trained
     }
 }
 
-/// On the CPU, with the recorder that pretends; and what that was asked to do.
+/// Trains on the CPU with the test recorder; also returns the calls that it received.
 fn pretend(policy: Policy, fails_at: usize) -> (Trained, Vec<&'static str>) {
     let log = Log::default();
     let trained = train(Device::Cpu, Box::new(Fake { log: log.clone(), fails_at }), policy);

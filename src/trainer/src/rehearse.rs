@@ -1,7 +1,7 @@
-//! A trainer that obeys without training: for measuring what dispatch costs, and for faults on order without libtorch.
+//! A trainer that replies without training: to measure the cost of dispatch, and for injected faults without libtorch.
 //!
-//! `serve --rehearse` answers every run with a made-up result whose numbers depend on the trial's id alone, epoch by
-//! epoch, taking a given time for each. It leaves no checkpoint: a stopped rehearsal begins anew. Next: serve.rs.
+//! `serve --rehearse` replies to every run with a made-up result that depends on the trial's id alone, epoch by
+//! epoch, taking a given time for each. It leaves no checkpoint: a stopped rehearsal starts over. Next: serve.rs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,7 @@
 //! One device's copy of the model, and one training step on it.
 //!
 //! A step is: forward, loss, backward, sum of gradients over replicas, update. The host reads nothing back within it;
-//! the loss is summed up on the device and looked at once an epoch. Each loss is divided by the size of the whole
+//! the loss is summed on the device and read once an epoch. Each loss is divided by the size of the whole
 //! batch, so that the sum of the replicas' gradients is the whole batch's, however uneven the shards. On a GPU what
 //! changes from step to step lies on the device, so that steps can be recorded. Next: recorded.rs, train.rs.
 
@@ -28,10 +28,10 @@ use crate::optimiser::{Group, Sgd, Way};
 use crate::recorded::{Policy, Recorder, Steps};
 use crate::shim::Event;
 
-/// Longer than a step that is worth recording takes, which is what is timed by such waits (recorded.rs).
+/// Busy part of a wait: longer than a step worth recording, because such waits time the steps (recorded.rs).
 const AWAKE: Duration = Duration::from_millis(5);
 
-/// What every replica of a trial is built from.
+/// Everything that the replicas of a trial are built from.
 pub struct Blueprint<'a> {
     pub settings: &'a Settings,
     pub seed: u64,
@@ -40,7 +40,7 @@ pub struct Blueprint<'a> {
     /// Row-major [classes, classes], for hierarchies.
     pub embeddings: Option<&'a [f32]>,
     pub format: Format,
-    /// How long its device may take for what is queued on it before it counts as stuck.
+    /// Longest time that the device may take for its queued work before it counts as stuck.
     pub deadline: Duration,
 }
 
@@ -66,11 +66,11 @@ impl Shard {
     }
 }
 
-/// What the step before the update depends on besides the images.
+/// Inputs of the step before the update, besides the images.
 #[derive(Clone, Copy, Debug)]
 pub struct StepOptions {
     pub learning_rate: f64,
-    /// Batches that the moving statistics took in before, over all epochs and attempts.
+    /// Batches already in the moving statistics, over all epochs and attempts.
     pub steps_made: u64,
     /// The first phase of fine-tuning: new fully connected layers learn, everything else stays as it is.
     pub new_layers_only: bool,
@@ -87,11 +87,11 @@ pub struct Replica {
     optimiser: Sgd,
     synchronised: Option<BatchStatistics>,
     batch_norm: MovingAverage,
-    /// Weight of the batch in the moving statistics, where that lies on the device.
+    /// Weight of the batch in the moving statistics, if it is kept on the device.
     momentum_on_device: Option<(f64, Tensor)>,
     own_operations: OwnOperations,
     format: Format,
-    /// Present where steps can be recorded.
+    /// Present if steps can be recorded.
     steps: Option<Steps>,
     run_ahead: RunAhead<Event>,
     /// See `Blueprint`.
@@ -135,8 +135,8 @@ impl Replica {
         Ok(if device.is_cuda() { replica.with_momentum_on_device() } else { replica })
     }
 
-    /// Moving statistics take in batches by an operation of their own, whose weight is a tensor. It rounds otherwise than
-    /// libtorch's batch normalisation does, so a trial must not change between the two: on a GPU it is always so.
+    /// Updates moving statistics by a separate operation whose weight is a tensor. It rounds differently from
+    /// libtorch's batch normalisation, so a trial must not switch between the two: a GPU always uses this one.
     fn with_momentum_on_device(mut self) -> Self {
         if self.synchronised.is_none() && self.momentum_on_device.is_none() {
             self.storage.set_batch_statistics_apart(&self.inventory);
@@ -145,16 +145,16 @@ impl Replica {
         self
     }
 
-    /// Lets steps be recorded where that is faster.
+    /// Enables recording of steps for when it is faster.
     pub fn with_recorder(self, recorder: Box<dyn Recorder>, policy: Policy) -> Self {
-        // synchronised statistics are summed in the middle of the forward pass, and that cannot be recorded
+        // synchronised statistics are summed within the forward pass, which cannot be recorded
         if self.synchronised.is_some() {
             return self;
         }
         Self { steps: Some(Steps::new(recorder, policy)), ..self.with_momentum_on_device() }
     }
 
-    /// How steps were made, for the trial's record.
+    /// Describes how steps were made, for the trial's record.
     pub fn execution(&self) -> String {
         self.steps.as_ref().map_or_else(|| "queued".to_owned(), Steps::describe)
     }
@@ -164,7 +164,7 @@ impl Replica {
         self.steps.as_ref().and_then(Steps::watched_step_ms)
     }
 
-    /// Which operations are not libtorch's, for the trial's record.
+    /// Lists the operations that are not libtorch's, for the trial's record.
     pub fn kernels(&self) -> String {
         let Format { bf16, channels_last } = self.format;
         let fused_norm = self.own_operations.fused_norm
@@ -177,22 +177,22 @@ impl Replica {
         if own.is_empty() { "libtorch".to_owned() } else { own.join("+") }
     }
 
-    /// Leaves some operations to libtorch: to see what the own ones gain.
+    /// Selects which operations use our own kernels instead of libtorch's: to measure their gain.
     pub fn use_own_operations(&mut self, own_operations: OwnOperations) {
         self.own_operations = own_operations;
     }
 
-    /// Makes updates in another way, with the same bits: to see what the usual one gains.
+    /// Selects another implementation of the update, with the same bits: to measure the gain of the usual one.
     pub fn update_by(&mut self, way: Way) {
         self.optimiser.way = way;
     }
 
-    /// Images of a batch that this replica takes: `batch / size` each, the last one the remainder as well (Keras).
+    /// Returns this replica's images of a batch: `batch / size` each, the last rank also takes the remainder (Keras).
     pub fn shard(&self, batch_len: usize) -> Range<usize> {
         shard(batch_len, self.collective.rank(), self.collective.size())
     }
 
-    /// One step on this replica's part of the batch.
+    /// Makes one step on this replica's part of the batch.
     pub fn train_step(&mut self, shard: &Shard, options: StepOptions) -> Result<(), TrialError> {
         let made = match self.steps.take() {
             None => self.queue_step(shard, options),
@@ -209,19 +209,19 @@ impl Replica {
         kept_close
     }
 
-    /// After a piece of work was queued: waits until the device is not far behind.
+    /// Waits, after work was queued, until the device is not far behind.
     pub fn keep_close(&self, run_ahead: &mut RunAhead<Event>) -> Result<(), TrialError> {
         let Device::Cuda(index) = self.device else { return Ok(()) };
         let mark = Event::record(index)?;
         run_ahead.queued(mark, &*self.collective, self.deadline)
     }
 
-    /// A step, one operation after the other.
+    /// Queues a step, one operation after the other.
     pub fn queue_step(&mut self, shard: &Shard, options: StepOptions) -> Result<(), TrialError> {
         self.prepare(options);
         self.passes(shard, options)?;
         if options.new_layers_only {
-            // moving statistics stand still, to the bit
+            // moving statistics do not change by a single bit
             self.collective.all_reduce(&self.storage.gradients)?;
         } else {
             self.sum_over_replicas(shard)?;
@@ -230,7 +230,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Brings to the device what changes from step to step.
+    /// Copies to the device what changes from step to step.
     pub fn prepare(&mut self, options: StepOptions) {
         self.optimiser.set_learning_rate(options.learning_rate);
         let momentum = self.batch_norm.momentum(options.steps_made);
@@ -240,10 +240,10 @@ impl Replica {
         }
     }
 
-    /// Forward and backward pass; afterwards `storage.gradients` holds this replica's part.
+    /// Runs forward and backward pass; afterwards `storage.gradients` holds this replica's part.
     pub fn passes(&mut self, shard: &Shard, options: StepOptions) -> Result<(), TrialError> {
         self.storage.forget_gradients()?;
-        // An empty shard has nothing to add, but with synchronised statistics the others wait for its sums of nothing.
+        // An empty shard adds nothing, but with synchronised statistics the other replicas wait for its zero sums.
         if !shard.is_empty() || self.synchronised.is_some() {
             if let Some(statistics) = &mut self.synchronised {
                 statistics.set_batch_len(shard.batch_len);
@@ -258,18 +258,18 @@ impl Replica {
         Ok(())
     }
 
-    /// Leaves the group, which has failed, and gives up recordings, which keep memory of their own. For `rehearse_passes`.
+    /// Leaves the failed group and drops recordings, which hold memory of their own. For `rehearse_passes`.
     pub fn retire(&mut self) {
         self.collective = Arc::new(Solo::default());
         if self.synchronised.is_some() {
-            // the same operations, which take other memory than those of statistics per replica
+            // keeps the same operations: those of per-replica statistics take different memory
             self.synchronised = Some(BatchStatistics::new(self.collective.clone()));
         }
         self.steps = None;
     }
 
-    /// Forward and backward pass on so many images of nothing, for the memory that they take. What the replica has
-    /// learnt is spoilt by it.
+    /// Runs forward and backward pass on N zero images to measure their memory. Corrupts the replica's
+    /// trained state.
     pub fn rehearse_passes(&mut self, images: usize, channels: usize, side: usize) -> Result<(), TrialError> {
         let size = [images as i64, side as i64, side as i64, channels as i64];
         let shard = Shard {
@@ -282,17 +282,17 @@ impl Replica {
         self.loss_sum().map(drop)
     }
 
-    /// Lets the next update be the first that its momentum knows.
+    /// Makes the next update the first one for its momentum.
     pub fn forget_momentum(&mut self) {
         let _ = self.storage.momentum.zero_();
     }
 
-    /// The update of a step whose gradients are summed.
+    /// Makes the update of a step whose gradients are summed.
     pub fn update(&mut self) {
         self.optimiser.step(&mut self.storage, false);
     }
 
-    /// Gradients and moving statistics of the whole batch, from those of the shards.
+    /// Sums the shards' gradients and moving statistics to those of the whole batch.
     pub fn sum_over_replicas(&mut self, shard: &Shard) -> Result<(), CollectiveError> {
         if self.collective.size() == 1 || self.synchronised.is_some() {
             return self.collective.all_reduce(&self.storage.gradients);
@@ -302,19 +302,19 @@ impl Replica {
         self.collective.all_reduce(&self.storage.exchanged)
     }
 
-    /// Loss of each sample of the shard.
+    /// Returns the loss of each sample of the shard.
     fn losses(&self, shard: &Shard, options: StepOptions) -> Tensor {
         let momentum = self.batch_norm.momentum(options.steps_made);
         let outputs = if options.new_layers_only {
-            // as layers that Keras (2.2) is told not to train: normalised with batch statistics, which nothing remembers
+            // like layers frozen in Keras (2.2): normalised with batch statistics, which are not stored
             let frozen = self.pass(Mode::Train { batch_norm_momentum: 0.0 });
             let features = tch::no_grad(|| self.network.forward(&shard.images, &frozen));
             self.head.forward(&features, &frozen)
         } else {
             match &self.momentum_on_device {
-                // a single image may have no statistics to take in
+                // a single image may have no statistics to add
                 Some((_, momentum)) if shard.len() > 1 => {
-                    // the statistics of this batch alone, and then their part in the moving ones
+                    // the statistics of this batch alone, then their part in the moving ones
                     let pass = Pass {
                         buffers: &self.storage.batch_statistics.buffers,
                         ..self.pass(Mode::Train { batch_norm_momentum: 1.0 })
@@ -333,7 +333,7 @@ impl Replica {
         }
     }
 
-    /// Losses and hits of some images, [batch] each, with the moving statistics.
+    /// Returns losses and hits of some images, [batch] each, with the moving statistics.
     pub fn evaluate(&self, images: &Tensor, labels: &Tensor) -> (Tensor, Tensor) {
         let _guard = tch::no_grad_guard();
         let outputs = self.outputs(images, &self.pass(Mode::Evaluate));
@@ -354,8 +354,8 @@ impl Replica {
         }
     }
 
-    /// A failed pass is the group's failure where the group has one, else libtorch's. Without waiting for the device, which
-    /// a step that is being recorded must not do.
+    /// Returns a failed pass as the group's failure if the group has one, else as libtorch's. Does not wait for the
+    /// device, which a step that is being recorded must not do.
     fn check<T>(&self, result: Result<T, tch::TchError>) -> Result<T, TrialError> {
         result.or_else(|error| {
             self.collective.check()?;
@@ -363,7 +363,7 @@ impl Replica {
         })
     }
 
-    /// Blocks until the device has done what is queued on it, or its deadline passes, or the group fails. To be called
+    /// Blocks until the device has finished its queued work, its deadline passes or the group fails. Call it
     /// before the host reads a value: the read itself would wait for ever.
     pub fn wait(&self) -> Result<(), TrialError> {
         self.collective.wait()?;
@@ -372,7 +372,7 @@ impl Replica {
         cuda::wait_for(&mark, "the end of what was queued", &*self.collective, self.deadline, AWAKE)
     }
 
-    /// This replica's loss sum of the epoch so far. Waits for the device.
+    /// Returns this replica's loss sum of the epoch so far. Waits for the device.
     pub fn loss_sum(&self) -> Result<f64, TrialError> {
         self.wait()?;
         Ok(self.loss_sum.double_value(&[]))
@@ -394,8 +394,8 @@ pub fn shard(batch_len: usize, rank: usize, size: usize) -> Range<usize> {
 #[derive(Clone, Copy, Debug)]
 struct MovingAverage {
     momentum: f64,
-    /// Keras removes the bias of a moving average that starts at nothing: after t batches the weight of the newest is
-    /// m / (1 - (1 - m)^t), so that the first batch counts fully and the start value not at all, weights from a file included.
+    /// Keras removes the bias of a moving average that starts at zero: after t batches the weight of the newest is
+    /// m / (1 - (1 - m)^t), so that the first batch counts fully and the start value not at all, even from a file.
     debiased: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Data-parallel training gives the numbers of the whole batch, whatever the number of replicas.
+//! Data-parallel training gives the numbers of the whole batch for any number of replicas.
 //!
 //! Replicas are threads over shared memory; tolerances are relative to the largest value and stated with each check.
 //! Next: replica.rs.
@@ -39,7 +39,7 @@ fn batch(len: i64, step: i64) -> (Tensor, Tensor) {
     (images.view([len, 3, SIDE, SIDE]), labels)
 }
 
-/// What is left of a replica after some steps.
+/// The state of a replica after some steps.
 #[derive(Debug)]
 struct Trained {
     weights: Vec<f32>,
@@ -98,7 +98,7 @@ fn train_in(format: Format, ends: Vec<Box<dyn Collective>>, settings: &Settings,
     })
 }
 
-/// Largest difference relative to the largest value.
+/// Returns the largest difference relative to the largest value.
 fn distance(a: &[f32], b: &[f32]) -> f32 {
     let largest = a.iter().fold(0f32, |largest, value| largest.max(value.abs()));
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max) / largest
@@ -124,7 +124,7 @@ fn synchronised_replicas_train_as_one_on_the_whole_batch() {
     }
 }
 
-/// The last shards are empty: operations of the shim's own and libtorch's in bf16 take them as well.
+/// Empty last shards: the shim's own operations and libtorch's accept them in bf16 too.
 #[test]
 fn synchronised_replicas_take_empty_shards_in_bf16() {
     let settings = settings(BatchNorm::Synchronised);
@@ -139,7 +139,7 @@ fn synchronised_replicas_take_empty_shards_in_bf16() {
     }
 }
 
-/// Keras' multi_gpu_model: each replica normalises its own shard, losses and gradients are of the whole batch.
+/// Keras' multi_gpu_model: each replica normalises its own shard; losses and gradients are those of the whole batch.
 #[test]
 fn per_replica_normalisation_averages_the_gradients_of_its_shards() {
     let settings = Settings { clip_norm: None, ..settings(BatchNorm::PerReplica) };
@@ -165,7 +165,7 @@ fn per_replica_normalisation_averages_the_gradients_of_its_shards() {
     assert_eq!(group[0].statistics, group[1].statistics);
 }
 
-/// Nothing is frozen nearly: the weights of replicas are sums, and a third of a number three times is not that number.
+/// Frozen weights must be exact: replicas sum weights, and three times a third of a number is not that number.
 #[test]
 fn the_first_phase_of_fine_tuning_leaves_everything_else_to_the_bit() {
     let settings = settings(BatchNorm::PerReplica);
@@ -203,8 +203,8 @@ fn the_first_phase_of_fine_tuning_leaves_everything_else_to_the_bit() {
     }
 }
 
-/// bf16 keeps eight bits: the loss curve must follow that of f32 closely, not exactly. (Libtorch's operations alone: 0.7 and
-/// 0.9 per cent off.)
+/// bf16 keeps eight bits: the loss curve must follow that of f32 closely, not exactly. (libtorch's operations alone
+/// deviate by 0.7 and 0.9 per cent.)
 #[test]
 fn bf16_and_channels_last_follow_the_loss_curve_of_f32() {
     let settings = settings(BatchNorm::PerReplica);
@@ -230,7 +230,7 @@ fn a_batch_of_one_image_leaves_finite_statistics() {
     }
 }
 
-/// What names the batch that would have fitted: by the time it is measured, the failure has ended the group.
+/// The measurement that finds the batch that would have fitted runs after the failure has ended the group.
 #[test]
 fn passes_are_rehearsed_after_the_group_has_failed() {
     for batch_norm in [BatchNorm::PerReplica, BatchNorm::Synchronised] {
@@ -248,7 +248,7 @@ fn passes_are_rehearsed_after_the_group_has_failed() {
     }
 }
 
-/// The library is a fake, whose sums are in rank order as those of shared memory; what is round it is not.
+/// The library is a fake that sums in rank order, as shared memory does; the code around it is real.
 #[test]
 fn nccl_and_shared_memory_agree() {
     for batch_norm in [BatchNorm::PerReplica, BatchNorm::Synchronised] {
@@ -264,7 +264,7 @@ fn nccl_and_shared_memory_agree() {
     }
 }
 
-/// They round otherwise than libtorch's, so the record names them.
+/// Our own operations round differently from libtorch's, so the record names them.
 #[test]
 fn the_record_names_the_operations_that_are_not_libtorchs() {
     let kernels = |batch_norm, format, replicas: usize, fused_norm| {

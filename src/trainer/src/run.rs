@@ -1,6 +1,6 @@
-//! One trial from a file, for people who debug: no coordinator, no worker, progress in words, the result as JSON.
+//! One trial from a file, for debugging: no coordinator, no worker, progress as text, the result as JSON.
 //!
-//! The file holds a `TrialSpec` in JSON. stdout gets the result alone; stderr tells how it goes. Next: session.rs.
+//! The file holds a `TrialSpec` in JSON. stdout gets only the result; stderr shows progress. Next: session.rs.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,11 +20,11 @@ pub struct RunOptions {
     pub file: PathBuf,
     pub data_dir: PathBuf,
     pub cache_dir: PathBuf,
-    /// Absent: a temporary folder, removed at the end.
+    /// Folder of checkpoints; absent: a temporary one, removed at the end.
     pub checkpoint_dir: Option<PathBuf>,
 }
 
-/// The trial failed: it, not the command, is at fault.
+/// Exit code when the trial failed, as opposed to the command.
 const TRIAL_FAILED: u8 = 3;
 
 pub fn run_file(options: &RunOptions, session: SessionOptions) -> anyhow::Result<ExitCode> {

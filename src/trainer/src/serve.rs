@@ -1,8 +1,8 @@
 //! The trainer as a worker's child: frames of sweep::handoff on stdin and stdout, trial after trial.
 //!
-//! One thread reads requests all the time, so that a stop is heard in the middle of a trial and the end of stdin ends
+//! One thread reads requests all the time, so that a stop is received within a trial and the end of stdin ends
 //! the process at once: a trainer never outlives its worker. One trial runs at a time, on the main thread. Next:
-//! session.rs for real trials, rehearse.rs for pretended ones.
+//! session.rs for real trials, rehearse.rs for rehearsed ones.
 
 use std::fs::File;
 use std::io;
@@ -17,7 +17,7 @@ use crate::error::TrialError;
 use crate::process;
 use crate::threads::caught;
 
-/// What carries out requests.
+/// An executor of requests.
 pub trait Runner {
     fn run(
         &mut self,
@@ -27,13 +27,13 @@ pub trait Runner {
     ) -> Result<Outcome, TrialError>;
 }
 
-/// Where requests arrive. A stop belongs to the run before it; one that crossed the end of its run does no harm.
+/// Queue of requests. A stop belongs to the run before it; one that arrives after the end of its run has no effect.
 struct Inbox {
     runs: Receiver<RunRequest>,
     stop: Arc<Mutex<Arc<AtomicBool>>>,
 }
 
-/// Serves until stdin ends, which ends the process.
+/// Serves until the end of stdin, which ends the process.
 pub fn serve(ready: Ready, runner: &mut dyn Runner, stdout: File) -> io::Result<()> {
     let inbox = listen();
     write_frame(&stdout, &Reply::Ready(ready))?;
@@ -46,7 +46,7 @@ pub fn serve(ready: Ready, runner: &mut dyn Runner, stdout: File) -> io::Result<
                 lost = Some(error);
             }
         };
-        // also what goes wrong outside of replicas is a failure with a reason
+        // errors outside of replicas are also failures with a reason
         let reply = match caught(|| runner.run(&request, &stop, &mut report)) {
             Ok(Outcome::Finished(result)) => Reply::Finished(result),
             Ok(Outcome::Stopped) => Reply::Stopped,
@@ -60,7 +60,7 @@ pub fn serve(ready: Ready, runner: &mut dyn Runner, stdout: File) -> io::Result<
     Ok(())
 }
 
-/// Starts the reading thread.
+/// Starts the thread that reads requests.
 fn listen() -> Inbox {
     let (sender, runs) = channel();
     let stop = Arc::new(Mutex::new(Arc::new(AtomicBool::new(false))));

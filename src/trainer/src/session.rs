@@ -1,7 +1,7 @@
-//! A trainer's life over many trials: what it keeps warm from one to the next.
+//! A trainer's life over many trials: what it keeps from one to the next.
 //!
-//! The decoded data set of the last trial is kept, because the next one mostly uses the same; libtorch's allocator and
-//! compiled primitives, the OpenMP threads and this thread stay by themselves. Next: attempt.rs.
+//! The last trial's decoded data set is kept, because the next one usually needs the same. libtorch's allocator and
+//! compiled primitives, the OpenMP threads and this thread persist without further work. Next: attempt.rs.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::process;
 use crate::recorded::Policy;
 use crate::serve::Runner;
 
-/// What does not change from trial to trial.
+/// Settings that do not change from trial to trial.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
     pub devices: DeviceSet,
@@ -34,23 +34,23 @@ pub struct SessionOptions {
     pub report_interval: Duration,
     pub collective_deadline: Duration,
     pub data_threads: usize,
-    /// Whether steps are recorded, on a GPU.
+    /// Policy for recording steps on a GPU.
     pub recording: Policy,
-    /// Most of a GPU's memory to take, as a share of all of it.
+    /// Largest share of a GPU's memory to take.
     pub memory_share: f64,
-    /// Where the weights of a finished trial go.
+    /// Path for the weights of a finished trial.
     pub weights_out: Option<PathBuf>,
 }
 
 pub struct Session {
     options: SessionOptions,
     kept: Option<(DatasetKey, Arc<Dataset>)>,
-    /// Of the trial before.
+    /// Size of the previous trial.
     size: Option<Size>,
     resident: Arc<ResidentSets>,
 }
 
-/// What decides how much memory a trial takes, its data set apart.
+/// Settings that determine how much memory a trial takes, apart from its data set.
 #[derive(Clone, Debug, PartialEq)]
 struct Size {
     model: Model,
@@ -58,7 +58,7 @@ struct Size {
     crop_size: Option<u32>,
 }
 
-/// What decides a data set's pixels.
+/// Settings that determine a data set's pixels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct DatasetKey {
     dataset: String,
@@ -79,7 +79,7 @@ impl Session {
 }
 
 impl Runner for Session {
-    /// Runs one attempt to its end, or to a stop.
+    /// Runs one attempt until it ends or is stopped.
     fn run(
         &mut self,
         request: &RunRequest,
@@ -111,7 +111,7 @@ impl Runner for Session {
 }
 
 impl Session {
-    /// Peak memory is told per trial: one of another size starts without what the one before has kept for the next.
+    /// Frees memory kept by a previous trial of another size, because peak memory is reported per trial.
     fn forget_memory_of_other_trials(&mut self, settings: &Settings) {
         let size = Size { model: settings.model, batch_size: settings.batch_size, crop_size: settings.crop_size };
         if self.size.replace(size.clone()).is_some_and(|before| before != size) {
@@ -138,7 +138,7 @@ impl Session {
         {
             return Ok(dataset.clone());
         }
-        // two data sets need not be in memory at once
+        // two data sets are never needed in memory at once
         self.kept = None;
         let open = OpenRequest {
             dataset: &key.dataset,

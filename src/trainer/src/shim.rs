@@ -1,7 +1,7 @@
-//! What tch does not bind, as safe functions round the project's C++ (shim/shim.cpp; update.rs has the rest of it).
+//! Safe functions for what tch does not bind, around the project's C++ (shim/shim.cpp; update.rs has the rest of it).
 //!
 //! The C++ side catches every exception and returns its message. Nothing here keeps a pointer beyond the call, except
-//! `sum_over_replicas`, whose contract says for how long. Next: nn/storage.rs and collective/statistics.rs, its users.
+//! `sum_over_replicas`, whose contract states how long. Next: nn/storage.rs and collective/statistics.rs, its users.
 
 use std::ffi::{CStr, c_char, c_void};
 
@@ -41,7 +41,7 @@ pub(crate) fn check(message: *mut c_char) -> Result<(), ShimError> {
     if message.is_null() {
         return Ok(());
     }
-    // SAFETY: a non-null return is a C string from strdup, ours until it is freed, once, right here.
+    // SAFETY: a non-null return is a C string from strdup, which this function owns and frees once, here.
     let text = unsafe {
         let text = CStr::from_ptr(message).to_string_lossy().into_owned();
         shim_free(message);
@@ -54,19 +54,19 @@ fn raw(tensor: &Tensor) -> *mut Raw {
     tensor.as_ptr() as *mut Raw
 }
 
-/// Takes over a tensor that the shim made with `new`.
+/// Takes ownership of a tensor that the shim made with `new`.
 pub(crate) fn owned(tensor: *mut Raw) -> Tensor {
     // SAFETY: the shim wrote a pointer from `new Tensor`, which is what tch's C_tensor is, and keeps no copy of it.
     unsafe { Tensor::from_ptr(tensor.cast()) }
 }
 
-/// Of the headers that the shim was built against; libtorch refuses to load under another one.
+/// Returns the version of the headers that the shim was built against; libtorch refuses to load under another one.
 pub fn libtorch_version() -> &'static str {
     // SAFETY: a string literal of the C++ side.
     unsafe { CStr::from_ptr(shim_libtorch_version()) }.to_str().unwrap_or("unknown")
 }
 
-/// The sum of `x` over all replicas, as an autograd node whose backward pass sums the gradient over all replicas.
+/// Sums `x` over all replicas, as an autograd node whose backward pass sums the gradient over all replicas.
 ///
 /// # Safety
 /// `context` must be valid for `reduce` for as long as the result's graph lives: until the last tensor computed from it
@@ -78,29 +78,29 @@ pub unsafe fn sum_over_replicas(x: &Tensor, reduce: Reduce, context: *mut c_void
     Ok(owned(result))
 }
 
-/// Whether backward passes that this thread starts may use autograd's device threads. With one thread per device they
-/// must not: all replicas of a device would queue on one thread. (On the CPU they never do.)
+/// Sets whether backward passes started by this thread may use autograd's device threads. With one thread per device
+/// they must not: all replicas of a device would queue on one thread. (On the CPU they never do.)
 pub fn set_autograd_threads(enabled: bool) -> Result<(), ShimError> {
     // SAFETY: sets a thread-local flag.
     check(unsafe { shim_set_autograd_threads(enabled) })
 }
 
-/// How cuDNN and the other libraries choose kernels, for the whole process: by a search for the fastest among so many
-/// candidates per shape, or only such as give the same bits in every run. TF32 is allowed either way. On this thread each of
-/// libtorch's warnings is then said once.
+/// Sets how cuDNN and the other libraries choose kernels, for the whole process: the fastest of `num_candidates`
+/// per shape, or only those that give the same bits in every run. TF32 is allowed either way. On this thread, each of
+/// libtorch's warnings is printed only once afterwards.
 pub fn choose_cuda_kernels(deterministic: bool, num_candidates: u32) -> Result<(), ShimError> {
     // SAFETY: sets process-wide flags.
     check(unsafe { shim_choose_cuda_kernels(deterministic, num_candidates as i32) })
 }
 
-/// Makes a GPU this thread's current one, and its current stream the one that all threads of this process use there: not
-/// the null stream, because that one cannot be recorded.
+/// Makes a GPU this thread's current one, and sets its current stream to the one that all threads of this process use
+/// there: not the null stream, because that one cannot be recorded.
 pub fn use_stream(index: usize) -> Result<(), ShimError> {
     // SAFETY: takes a number; an index without a device is an exception, which is caught.
     check(unsafe { shim_use_stream(index as i8) })
 }
 
-/// The `cudaStream_t` that this thread's work on a GPU is queued on.
+/// Returns the `cudaStream_t` on which this thread's GPU work is queued.
 pub fn current_stream(index: usize) -> Result<*mut c_void, ShimError> {
     let mut stream = std::ptr::null_mut();
     // SAFETY: writes one pointer, on success only.
@@ -108,7 +108,7 @@ pub fn current_stream(index: usize) -> Result<*mut c_void, ShimError> {
     Ok(stream)
 }
 
-/// The end of what a thread had queued on a GPU.
+/// The end of the work that a thread had queued on a GPU.
 pub struct Event(*mut c_void);
 
 // SAFETY: CUDA's events may be used from any thread.
@@ -122,7 +122,7 @@ impl Event {
         Ok(Self(event))
     }
 
-    /// Whether the GPU has come there.
+    /// Returns true if the GPU has reached the event.
     pub fn query(&self) -> Result<bool, ShimError> {
         let mut passed = false;
         // SAFETY: the event is live; writes one flag, on success only.
@@ -138,19 +138,19 @@ impl Drop for Event {
     }
 }
 
-/// Gives back to the driver what libtorch's allocator keeps for later.
+/// Returns to the driver the memory that libtorch's allocator has cached.
 pub fn free_cached_cuda_memory() -> Result<(), ShimError> {
     // SAFETY: no argument; blocks in use are not touched.
     check(unsafe { shim_free_cached_cuda_memory() })
 }
 
-/// Of a GPU, in bytes.
+/// Memory of a GPU, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CudaMemory {
-    /// That no process has.
+    /// Memory that no process uses.
     pub free: u64,
     pub total: u64,
-    /// In tensors of this process.
+    /// Memory in tensors of this process.
     pub allocated: u64,
 }
 
@@ -162,13 +162,13 @@ pub fn cuda_memory(index: usize) -> Result<CudaMemory, ShimError> {
     Ok(CudaMemory { free: bytes(free), total: bytes(total), allocated: bytes(allocated) })
 }
 
-/// Forgets the peak so far of libtorch's allocator on a GPU.
+/// Resets the peak of libtorch's allocator on a GPU.
 pub fn reset_peak_cuda_memory(index: usize) -> Result<(), ShimError> {
     // SAFETY: takes a number; an index without a device is an exception, which is caught.
     check(unsafe { shim_reset_peak_cuda_memory(index as i8) })
 }
 
-/// Most bytes that libtorch's tensors took on a GPU since the last reset.
+/// Returns the most bytes that libtorch's tensors took on a GPU since the last reset.
 pub fn peak_cuda_memory(index: usize) -> Result<u64, ShimError> {
     let mut bytes = 0;
     // SAFETY: writes one number, on success only.
@@ -176,7 +176,7 @@ pub fn peak_cuda_memory(index: usize) -> Result<u64, ShimError> {
     Ok(bytes.max(0) as u64)
 }
 
-/// Copies to a GPU by way of page-locked memory, queued on this thread's stream; the host may go on, and drop `host`.
+/// Copies to a GPU through page-locked memory, queued on this thread's stream; the host may continue, and drop `host`.
 pub fn upload(host: &Tensor, index: usize) -> Result<Tensor, ShimError> {
     let mut result = std::ptr::null_mut();
     // SAFETY: `host` is live; `result` is written on success only.
@@ -184,7 +184,7 @@ pub fn upload(host: &Tensor, index: usize) -> Result<Tensor, ShimError> {
     Ok(owned(result))
 }
 
-/// The same values with channels innermost in memory; the shape stays [batch, channels, height, width].
+/// Returns the same values with channels innermost in memory; the shape stays [batch, channels, height, width].
 pub fn channels_last(x: &Tensor) -> Result<Tensor, ShimError> {
     let mut result = std::ptr::null_mut();
     // SAFETY: `x` is live; `result` is written on success only.
@@ -192,13 +192,13 @@ pub fn channels_last(x: &Tensor) -> Result<Tensor, ShimError> {
     Ok(owned(result))
 }
 
-/// Whether [batch, channels, height, width] is dense with channels innermost in memory.
+/// Returns true if [batch, channels, height, width] is dense with channels innermost in memory.
 pub fn has_channels_innermost(x: &Tensor) -> bool {
     // SAFETY: `x` is live; looks at its strides.
     unsafe { shim_has_channels_innermost(raw(x)) }
 }
 
-/// Borrows the tensor that a `Reduce` was given.
+/// Borrows the tensor that a `Reduce` received.
 ///
 /// # Safety
 /// `tensor` must be the pointer that the shim passed to the running `Reduce`, used only before that returns.

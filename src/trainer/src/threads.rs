@@ -1,6 +1,6 @@
-//! The threads of an attempt, one per replica: how they are ended, and which of their failures is the attempt's.
+//! The threads of an attempt, one per replica: how they end, and which of their failures becomes the attempt's.
 //!
-//! A replica that hangs cannot be joined: it is left behind after a while, and the worker ends the process. Knows nothing
+//! A replica that hangs cannot be joined: it is abandoned after a while, and the worker ends the process. Knows nothing
 //! of what replicas do. Next: attempt.rs, which starts them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,19 +10,19 @@ use std::time::{Duration, Instant};
 
 use crate::error::TrialError;
 
-/// How long replicas are waited for after one has failed.
+/// Time to wait for replicas after one has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// And one that measures which batch would have fitted, in each of whose steps kernels are searched for.
+/// Time to wait for one that measures which batch would have fitted, and selects kernels anew in each of its steps.
 const MEASURING_PATIENCE: Duration = Duration::from_secs(60);
 
-/// The failure that tells most of the cause, the first of equal ones; without one the result of rank 0.
+/// Returns the failure that best shows the cause, the first of equals; without a failure, the result of rank 0.
 pub fn clearest<T>(mut results: Vec<Result<T, TrialError>>) -> Result<T, TrialError> {
     let failures = results.iter().enumerate().filter_map(|(rank, result)| Some((rank, result.as_ref().err()?)));
     let clearest = failures.min_by_key(|(_, error)| error.obscurity()).map_or(0, |(rank, _)| rank);
     results.swap_remove(clearest)
 }
 
-/// `None`: it still runs, and was waited for long enough after another replica failed.
+/// Joins a replica's thread; `None` if it still runs and the wait after another replica's failure is over.
 pub fn join<T>(
     thread: JoinHandle<Result<T, TrialError>>,
     failed_at: Option<Instant>,
@@ -39,7 +39,7 @@ pub fn join<T>(
     Some(thread.join().unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload))))
 }
 
-/// Which batch would have fitted is measured by one replica of a group: the first that ran out of memory.
+/// The claim to measure which batch would have fitted, taken by the first replica of a group that runs out of memory.
 #[derive(Default)]
 pub struct Measuring {
     is_taken: AtomicBool,
@@ -47,7 +47,7 @@ pub struct Measuring {
 }
 
 impl Measuring {
-    /// Whether it falls to the caller.
+    /// Returns true if the caller takes the claim.
     pub fn take(&self) -> bool {
         !self.is_taken.swap(true, Ordering::Relaxed)
     }
@@ -56,7 +56,7 @@ impl Measuring {
         self.is_done.store(true, Ordering::Relaxed);
     }
 
-    /// After so long since the group failed.
+    /// Returns true if a replica should still be awaited at this time after the group's failure.
     fn is_worth_waiting(&self, waited: Duration) -> bool {
         let is_under_way = self.is_taken.load(Ordering::Relaxed) && !self.is_done.load(Ordering::Relaxed);
         waited < if is_under_way { MEASURING_PATIENCE } else { PATIENCE }

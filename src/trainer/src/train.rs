@@ -1,7 +1,7 @@
 //! The training loop: load, step, report; after each epoch check that the loss is finite, evaluate, checkpoint.
 //!
 //! Every replica runs it in step with the others; the one with a leader also keeps the record. The host waits for the
-//! device at epoch borders only. Where data comes from, what a step is, and what is recorded: batches.rs, replica.rs,
+//! device at epoch borders only. Data, steps and records are in batches.rs, replica.rs and
 //! leader.rs.
 
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::images::Images;
 use crate::leader::Leader;
 use crate::replica::{Replica, StepOptions};
 
-/// What the replicas of an attempt share.
+/// Data shared by the replicas of an attempt.
 pub struct Course {
     pub spec: TrialSpec,
     pub attempt: AttemptNo,
@@ -34,11 +34,11 @@ pub struct Course {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     Finished,
-    /// On request; the leader has written a checkpoint.
+    /// Stopped on request; the leader has written a checkpoint.
     Stopped,
 }
 
-/// Trains from `position` to the end, or to a stop. `leader` is present on rank 0.
+/// Trains from `position` until the end or a stop. `leader` is present on rank 0.
 pub fn train(
     course: &Course,
     replica: &mut Replica,
@@ -87,7 +87,7 @@ pub fn train(
     Ok(Ending::Finished)
 }
 
-/// Leaves at a step border: the state goes to disk, the epoch's losses so far included.
+/// Stops at a step border: the state is written to disk, including the epoch's losses so far.
 fn stop(
     course: &Course,
     replica: &Replica,
@@ -102,8 +102,8 @@ fn stop(
     }
 }
 
-/// The loss sum of every replica, on every replica. Kept apart, because adding up in another order after a resume
-/// could change the last bit.
+/// Returns every replica's loss sum, on every replica. The sums stay separate, because adding them in another order
+/// after a resume could change the last bit.
 fn loss_sums(replica: &Replica) -> Result<Vec<f64>, TrialError> {
     let size = replica.collective.size();
     let mut sums = vec![0.0; size];
@@ -118,7 +118,7 @@ fn loss_sums(replica: &Replica) -> Result<Vec<f64>, TrialError> {
 }
 
 impl Course {
-    /// Steps made before this position, over all epochs.
+    /// Returns the number of steps before this position, over all epochs.
     fn number(&self, position: Position) -> u64 {
         u64::from(position.epoch) * self.steps_per_epoch + position.step
     }
@@ -130,7 +130,7 @@ impl Course {
         StepOptions { learning_rate, steps_made, new_layers_only }
     }
 
-    /// Whether the schedule starts here, after a first phase: the authors' code compiles its optimiser anew there.
+    /// Returns true if the schedule starts here, after a first phase: the authors' code recompiles its optimiser there.
     fn begins_second_phase(&self, position: Position) -> bool {
         let first_phase = first_phase(&self.spec.settings);
         first_phase > 0 && position == Position { epoch: first_phase, step: 0 }
@@ -144,12 +144,12 @@ impl Course {
     }
 }
 
-/// Epochs of fine-tuning's first phase.
+/// Returns the number of epochs of fine-tuning's first phase.
 fn first_phase(settings: &Settings) -> u32 {
     if settings.weights.is_some() { settings.finetune_epochs } else { 0 }
 }
 
-/// Learning rate of an epoch, and whether only the new layers learn: fine-tuning trains those first.
+/// Returns an epoch's learning rate, and whether only the new layers are trained: fine-tuning trains those first.
 pub fn learning_rate(settings: &Settings, epoch: u32) -> (f64, bool) {
     let first_phase = first_phase(settings);
     if epoch < first_phase {

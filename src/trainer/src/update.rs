@@ -1,6 +1,6 @@
-//! Gradients, and weights on the CPU, with as few passes over memory as there can be.
+//! Gradients, and weights on the CPU, with as few passes over memory as possible.
 //!
-//! With millions of weights and a batch of a few images, memory is what an update costs. The arithmetic is in
+//! With millions of weights and a batch of a few images, memory traffic dominates an update. The arithmetic is in
 //! shim/update.cpp and rounds like libtorch's operations, of which optimiser.rs needs six: a trial's bits do not depend
 //! on which of the two made them. On a GPU, whose steps are recorded, optimiser.rs updates weights with libtorch's.
 
@@ -11,13 +11,13 @@ use tch::{Device, Kind, Tensor};
 
 use crate::shim::{self, ShimError};
 
-/// One update of a range of the flat buffers. As in shim/update.cpp.
+/// Rule for one update of a range of the flat buffers. Same layout as in shim/update.cpp.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rule {
     pub learning_rate: f32,
     pub momentum: f32,
-    /// Added to the gradient, times the weight, if `decays`.
+    /// Factor of the weight that is added to the gradient if `decays`.
     pub decay: f32,
     /// Keras' form of momentum, not PyTorch's.
     pub keras: bool,
@@ -40,19 +40,19 @@ unsafe extern "C" {
     fn shim_update_weights(buffers: *const Buffers, rule: *const Rule, begin: i64, end: i64);
 }
 
-/// Moves the gradients of `leaves` to their `places`; a leaf without one has a gradient of zero. The backward pass then
-/// hands its own tensors over, instead of adding them to zeros that had to be written before.
+/// Moves the gradients of `leaves` to their `places`; a leaf without a gradient counts as zero. The backward pass then
+/// moves its own tensors instead of adding them to buffers that had to be zeroed before.
 pub fn collect_gradients(leaves: &[Tensor], places: &[Tensor]) -> Result<(), ShimError> {
     assert_eq!(leaves.len(), places.len(), "a place for each gradient");
     let (from, to) = (pointers(leaves), pointers(places));
-    // SAFETY: both arrays hold as many pointers to tensors, which live as long as the slices do.
+    // SAFETY: both arrays hold the same number of pointers to tensors, which live as long as the slices do.
     shim::check(unsafe { shim_collect_gradients(from.as_ptr(), to.as_ptr(), from.len() as i64) })
 }
 
 /// Drops the gradients of `leaves`.
 pub fn forget_gradients(leaves: &[Tensor]) -> Result<(), ShimError> {
     let from = pointers(leaves);
-    // SAFETY: as many pointers to tensors as are said, which live as long as the slice does.
+    // SAFETY: the array holds `len` pointers to tensors, which live as long as the slice does.
     shim::check(unsafe { shim_forget_gradients(from.as_ptr(), from.len() as i64) })
 }
 
@@ -60,8 +60,8 @@ fn pointers(tensors: &[Tensor]) -> Vec<*mut c_void> {
     tensors.iter().map(|tensor| tensor.as_ptr() as *mut c_void).collect()
 }
 
-/// Updates `weights` and `momentum` from `gradients`, and rounds the weights to `working`, the bf16 copy of the first of
-/// them. All are contiguous tensors on the CPU.
+/// Updates `weights` and `momentum` from `gradients`, and rounds the first weights to `working`, their bf16 copy.
+/// All are contiguous tensors on the CPU.
 pub fn update(
     (weights, momentum): (&mut Tensor, &mut Tensor),
     gradients: &Tensor,
@@ -89,7 +89,7 @@ pub fn update(
     };
     // SAFETY: the pointers are to contiguous CPU tensors of the kinds that the C++ side expects, checked above, and
     // alive for the call; every index is below `range.end`, or below `num_working` for the working copy. Nothing else
-    // uses them meanwhile: the caller holds those that are written exclusively.
+    // uses them during the call: the caller holds exclusive references to those that are written.
     unsafe { shim_update_weights(&buffers, &rule, range.start as i64, range.end as i64) }
 }
 

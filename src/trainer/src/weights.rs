@@ -1,7 +1,7 @@
 //! Weights from and to files: safetensors and PyTorch state dicts, under torchvision's names.
 //!
 //! A file fits a network or it does not: every missing, extra or misshapen tensor is named in one error, and nothing
-//! is loaded. Only layers of the head may differ, on purpose: fine-tuning starts where the classes are others, and
+//! is loaded. Only layers of the head may differ, on purpose: fine-tuning starts with other classes, and
 //! such layers keep their initial values and are reported as new. Read weights/plan.rs, then weights/files.rs.
 
 mod files;
@@ -42,7 +42,7 @@ pub struct Weights {
 
 impl Weights {
     /// Reads a file for the network that `inventory` describes. `head_layers` are the names of layers that may be
-    /// absent or of another size; names below them (`cls_head.fc` below `cls_head`) are meant too.
+    /// absent or of another size; names below them (`cls_head.fc` below `cls_head`) are included.
     pub fn read(path: &Path, inventory: &Inventory, head_layers: &[&str]) -> Result<Self, WeightsError> {
         let mut found = files::read(path)?;
         let shapes = found.iter().map(|(name, tensor)| (name.as_str(), tensor.size())).collect();
@@ -74,14 +74,15 @@ impl Weights {
         Err(WeightsError::NotFinite { path: path.to_owned(), names: names.join(", ") })
     }
 
-    /// The parameters that the file does not have: the new layers, which fine-tuning trains first (docs/paper.md, section 2.5).
+    /// Returns the parameters that the file lacks: the new layers, which fine-tuning trains first (docs/paper.md,
+    /// section 2.5).
     /// Indices into the inventory; empty when the head fits too.
     pub fn new_parameters(&self) -> Vec<usize> {
         let indices = self.parameters.iter().enumerate();
         indices.filter_map(|(index, tensor)| tensor.is_none().then_some(index)).collect()
     }
 
-    /// Writes what was read into a replica's storage; the new layers keep what they have.
+    /// Copies the weights into a replica's storage; the new layers keep their values.
     pub fn load_into<G>(&self, inventory: &Inventory, storage: &mut Storage<G>) {
         let _guard = tch::no_grad_guard();
         for (index, tensor) in self.parameters.iter().enumerate() {
@@ -99,13 +100,13 @@ impl Weights {
 }
 
 /// Writes all parameters and moving statistics in f32, under names that torchvision's networks load
-/// (`load_state_dict(torch.load(path))`): a state dict under `.pth` or `.pt`, else safetensors. The file appears
+/// (`load_state_dict(torch.load(path))`): a state dict for `.pth` or `.pt`, else safetensors. The file appears
 /// complete or not at all.
 pub fn export<G>(path: &Path, inventory: &Inventory, storage: &Storage<G>) -> Result<(), WeightsError> {
     write(path, named(inventory, storage))
 }
 
-/// Weights and moving statistics in f32, under torchvision's names. They share the storage's memory.
+/// Returns weights and moving statistics in f32, under torchvision's names. They share the storage's memory.
 pub fn named<G>(inventory: &Inventory, storage: &Storage<G>) -> Vec<(String, Tensor)> {
     let _guard = tch::no_grad_guard();
     let parameters = inventory.parameters.iter().enumerate();

@@ -1,7 +1,7 @@
-//! Checkpoints are written by a thread of their own: the step waits for a copy in memory, not for the disk.
+//! A thread that writes checkpoints: the step waits for a copy in memory, not for the disk.
 //!
-//! The newest waiting state wins; an older one that was not begun yet is dropped. `finish` waits until the last one is
-//! on disk. Refuses to decide when a checkpoint is due: see train.rs.
+//! The newest waiting state wins; an older one that is not being written yet is dropped. `finish` waits until the last
+//! one is on disk. Does not decide when a checkpoint is due: see train.rs.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -66,13 +66,13 @@ impl CheckpointWriter {
         Self { shared, thread: Some(thread) }
     }
 
-    /// Whether the one before is still being written: another would only replace it.
+    /// Returns true while the previous checkpoint is being written: another would only replace the waiting one.
     pub fn is_busy(&self) -> bool {
         let state = self.shared.lock();
         state.writing || state.waiting.is_some()
     }
 
-    /// Hands over a state. The error is that of the checkpoint before.
+    /// Queues a state. The error is that of the previous checkpoint.
     pub fn write(&self, checkpoint: Checkpoint) -> Result<(), TrialError> {
         let mut state = self.shared.lock();
         if let Some(failure) = state.failure.take() {
@@ -83,7 +83,7 @@ impl CheckpointWriter {
         Ok(())
     }
 
-    /// Waits until everything handed over is on disk.
+    /// Waits until all queued states are on disk.
     pub fn finish(&self) -> Result<(), TrialError> {
         let mut state = self.shared.lock();
         while state.writing || state.waiting.is_some() {
@@ -98,7 +98,7 @@ impl Drop for CheckpointWriter {
         self.shared.lock().end = true;
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {
-            // a panic there was reported on stderr; the checkpoint before is what remains
+            // a panic there was reported on stderr; the previous checkpoint remains
             let _ = thread.join();
         }
     }

@@ -1,7 +1,7 @@
-//! Settings that compile are accepted by everything that a trial makes of them before its first step, and by its images.
+//! Compiled settings are accepted by everything that a trial builds from them before its first step, and by its images.
 //!
-//! Sweeps are made of the table of fields, with values at the ends of their ranges; those with contradictions do not compile,
-//! and no other may be refused later. The data are there: the digits, and stand-ins of the other kinds.
+//! Sweeps are generated from the table of fields, with values at the ends of their ranges. Contradictory ones do not
+//! compile, and no other may be rejected later. The data are the digits, and stand-ins for the other kinds.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use trainer::loss::Criterion;
 
 /// Small images of one and of three colours, photographs of a known and of an unknown data set.
 const DATASETS: [&str; 4] = ["digits", "cifar100", "flowers", "folder:images"];
-/// Images above this side are left out for their size alone.
+/// Image sides; larger ones are left out only to save time.
 const SIDES: [u64; 8] = [1, 2, 3, 4, 8, 9, 33, 48];
 
-/// Numbers that choices are made by.
+/// Random numbers that determine the choices.
 struct Choices(std::vec::IntoIter<u32>);
 
 impl Choices {
@@ -66,7 +66,7 @@ impl Choices {
         Value::Object(parts.iter().map(|part| (part.name.to_owned(), self.kind(&part.kind))).collect())
     }
 
-    /// A sweep of one cell: a recipe with a quarter of its fields changed.
+    /// Returns a sweep of one cell: a recipe with a quarter of its fields changed.
     fn sweep(&mut self, dataset: &str) -> Value {
         let mut set = Map::from_iter([("dataset".to_owned(), json!(dataset))]);
         for field in FIELDS.iter().filter(|field| field.name != "dataset") {
@@ -100,7 +100,7 @@ fn dataset(name: &str) -> Arc<Dataset> {
     Arc::new(data::open(&request, &|_, _| ()).unwrap())
 }
 
-/// Everything before the first step, and the images of a first and a last sample.
+/// Runs everything before the first step, and makes the images of a first and a last sample.
 fn accept(settings: &Settings) {
     let dataset = dataset(&settings.dataset);
     let num_classes = dataset.num_classes();
@@ -119,12 +119,12 @@ fn accept(settings: &Settings) {
     assert!(rates.into_iter().all(f64::is_finite), "{settings:?}");
 }
 
-/// What only a look at the images of a user's folder can tell.
+/// Returns true for errors that only the images of a user's folder can reveal.
 fn needs_a_look(settings: &Settings) -> bool {
     settings.dataset.starts_with("folder:") && settings.crop_size.is_none()
 }
 
-/// `PROPTEST_CASES=20000 cargo test --release -p trainer --test compiled` looks for longer.
+/// Returns the number of cases. `PROPTEST_CASES=20000 cargo test --release -p trainer --test compiled` runs more.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").map_or(600, |cases| cases.parse().expect("a number"))
 }
@@ -141,7 +141,7 @@ proptest! {
     }
 }
 
-/// The property above would hold if nothing compiled.
+/// The property above would hold trivially if nothing compiled.
 #[test]
 fn every_recipe_compiles_and_is_accepted() {
     for recipe in sweep::recipe::names() {

@@ -1,4 +1,4 @@
-//! Training learns: every loss gets most of the digits right after a short cycle on ten images per class.
+//! Training learns: every loss classifies most digits correctly after a short cycle on ten images per class.
 //!
 //! Not a benchmark: the bound is far below what the losses reach, and far above chance (0.1).
 

@@ -1,6 +1,6 @@
-//! Promise P6: a trial interrupted any number of times ends with the bits of one left alone.
+//! Promise P6: a trial interrupted any number of times ends with the bits of an uninterrupted one.
 //!
-//! Interruptions are stops on request at every step border, and deaths in every epoch. The bits are compared through
+//! Interruptions are requested stops at every step border, and kills in every epoch. The bits are compared through
 //! the hash chain over weights, momentum and moving statistics, and through every number of the record.
 
 use std::path::Path;
@@ -20,7 +20,7 @@ use trainer::serve::Runner;
 use trainer::session::{Session, SessionOptions};
 
 const NUM_EPOCHS: u32 = 3;
-/// Of 40 images in batches of 16.
+/// Steps for 40 images in batches of 16.
 const STEPS_PER_EPOCH: u32 = 3;
 
 fn spec(replicas: u32) -> TrialSpec {
@@ -77,7 +77,7 @@ fn undisturbed(spec: &TrialSpec) -> TrialResult {
     }
 }
 
-/// All that must be equal: everything but times and places.
+/// Returns all values that must be equal: everything but times and places.
 fn numbers(result: &TrialResult) -> (Vec<EpochRecord>, [u64; 5], u32) {
     let values = [
         result.last_accuracy,
@@ -101,7 +101,7 @@ fn stop_after_every_step(spec: &TrialSpec) {
         match session.run(&request(spec, attempt, folder.path()), &stop, &mut report).unwrap() {
             Outcome::Stopped => assert!(attempt <= NUM_EPOCHS * STEPS_PER_EPOCH, "every attempt makes a step"),
             Outcome::Finished(result) => {
-                // a second replica may begin the next step before the first one's report is heard
+                // a second replica may begin the next step before the first one's report is received
                 let fewest = if replicas == 1 { NUM_EPOCHS * STEPS_PER_EPOCH } else { 2 };
                 assert!(attempt >= fewest, "only {attempt} attempts");
                 assert_eq!(numbers(&result), numbers(&expected));
@@ -121,7 +121,7 @@ fn stopped_after_every_step_with_two_replicas() {
     stop_after_every_step(&spec(2));
 }
 
-/// Momentum is forgotten, and moving statistics begin to take in batches, where the second phase begins.
+/// Momentum is reset, and moving statistics start to take in batches, where the second phase begins.
 #[test]
 fn stopped_after_every_step_of_a_fine_tuning() {
     let folder = tempfile::tempdir().unwrap();
@@ -152,7 +152,7 @@ fn died_in_every_epoch() {
         let failure = session.run(&request(&spec, attempt, folder.path()), &stop, &mut |_| ()).err().unwrap();
         assert_eq!(failure.class(), FailureClass::Crashed);
     }
-    // the newest checkpoint is damaged as well: the one before it serves
+    // the newest checkpoint is damaged as well: the previous one is used
     let newest = std::fs::read_dir(folder.path().join("checkpoints")).unwrap().map(|file| file.unwrap().path()).max();
     let newest = newest.expect("checkpoints were written");
     let sound = std::fs::read(&newest).unwrap();
@@ -167,7 +167,7 @@ fn died_in_every_epoch() {
     }
 }
 
-/// Other threads, another order of summation: a resumed attempt that trains an epoch again finds other bits.
+/// With other threads, sums have another order: a resumed attempt that repeats an epoch gets other bits.
 #[test]
 fn an_attempt_that_departs_from_the_one_before_is_flagged() {
     let spec = spec(1);
@@ -211,7 +211,7 @@ fn a_dead_or_spoiled_replica_ends_the_attempt_with_its_reason() {
     }
 }
 
-/// One step whose size leaves no number finite, and that only the evaluation after it sees.
+/// A trial with one step so large that no number stays finite, which only the evaluation after it detects.
 fn diverging(epochs: u32) -> TrialSpec {
     let spec = spec(1);
     let settings = Settings {

@@ -1,6 +1,6 @@
-//! The trainer as its worker sees it: a real process, frames over its stdin and stdout.
+//! The trainer from its worker's point of view: a real process, with frames over its stdin and stdout.
 //!
-//! Waits for replies, never for a time. Trials are tiny but real; faults are ordered through the environment. Next:
+//! Waits for replies, never for a time. Trials are tiny but real; faults are injected through the environment. Next:
 //! src/serve.rs.
 
 use std::io::Write;
@@ -48,7 +48,7 @@ impl Trainer {
         read_frame(&mut self.stdout).unwrap().expect("a reply")
     }
 
-    /// The reply that ends a run.
+    /// Returns the reply that ends a run.
     fn answer(&mut self) -> Reply {
         loop {
             let reply = self.reply();
@@ -65,7 +65,7 @@ impl Trainer {
         }
     }
 
-    /// Closes stdin and waits for the end.
+    /// Closes stdin, waits for the exit and returns its code.
     fn end(mut self) -> Option<i32> {
         self.stdin = None;
         self.child.wait().unwrap().code()
@@ -115,14 +115,14 @@ fn trains_trial_after_trial_and_ends_with_its_stdin() {
         hashes.push(result.epochs[1].state_hash.clone());
     }
     assert!(hashes[0] == hashes[2] && hashes[0] != hashes[1], "what ran before leaves no trace: {hashes:?}");
-    // a stop that crossed the end of its run means nothing for the next
+    // a stop that arrives after the end of its run has no effect on the next
     trainer.send(&Request::Stop);
     trainer.run(&spec(1, 1));
     assert!(matches!(trainer.answer(), Reply::Finished(_)));
     assert_eq!(trainer.end(), Some(0));
 }
 
-/// The allocator keeps what a trial frees, for the next of its kind; one that needs less is not told the other's peak.
+/// The allocator keeps what a trial frees for the next of its kind; the peak reported for a smaller one excludes it.
 #[test]
 fn peak_memory_is_the_trials_own() {
     let mut trainer = Trainer::start(&[], "");
@@ -206,7 +206,7 @@ fn rehearses_without_training() {
     assert_eq!(trainer.end(), Some(0));
 }
 
-/// The worker tells it from other failures by the exit code.
+/// The worker distinguishes this failure from others by the exit code.
 #[test]
 fn a_device_that_is_not_there_has_an_exit_code_of_its_own() {
     let end = |devices: &str| {

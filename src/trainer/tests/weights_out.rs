@@ -1,7 +1,7 @@
-//! A trained trial's weights leave in a file, and another trial starts from it.
+//! A trained trial's weights are written to a file, and another trial starts from it.
 //!
-//! A second trial that cannot learn (its rates are zero and its moving statistics stand still) must evaluate to what the first
-//! one ended with; one that can shows what passes from fine-tuning's first phase to the second.
+//! A second trial that cannot learn (its rates are zero, its moving statistics frozen) must evaluate to the first one's
+//! final values; one that can learn shows what fine-tuning's first phase hands to the second.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,7 +77,7 @@ fn a_trial_starts_where_another_one_ended() {
     }
 }
 
-/// PyTorch's momentum is a sum of gradients whatever the rate, so a first phase of a rate near nothing would leave one behind.
+/// PyTorch's momentum is a sum of gradients at any rate, so even a first phase with a rate near zero would leave one.
 #[test]
 fn the_second_phase_of_fine_tuning_starts_without_momentum() {
     let folder = tempfile::tempdir().unwrap();
@@ -85,7 +85,7 @@ fn the_second_phase_of_fine_tuning_starts_without_momentum() {
         samples_per_class: SamplesPerClass::Count(8),
         loss: Loss::CosXent,
         momentum_form: MomentumForm::Torch,
-        // one batch an epoch, whose order matters to the last bits alone
+        // one batch an epoch, whose order affects only the last bits
         batch_size: 80,
         schedule: Schedule::Constant { epochs: 3 },
         ..sweep::recipe::settings("quick", "digits").expect("a recipe")

@@ -1,8 +1,8 @@
 //! Named tensors in files: safetensors and PyTorch's state dicts, read and written.
 //!
-//! When reading, the format is told by content; when writing, by the name's ending (`.pth` and `.pt`: state dict).
-//! Tensors come back as f32 on the CPU. Refuses to run any code that a file brings, and to quote one that is no weights
-//! file: a sweep may name any. Next: state_dict.rs.
+//! When reading, the content determines the format; when writing, the name's ending (`.pth` and `.pt`: state dict).
+//! Tensors are returned as f32 on the CPU. Never runs code from a file, and never quotes a file that is not a weights
+//! file: a sweep may name any file. Next: state_dict.rs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -39,7 +39,7 @@ pub fn read(path: &Path) -> Result<Named, WeightsError> {
 }
 
 fn read_safetensors(bytes: &[u8]) -> Result<Named, String> {
-    // The library's own words may quote the header.
+    // The library's own message may quote the header.
     let file = SafeTensors::deserialize(bytes).map_err(|_| "its header is damaged, or it was cut".to_owned())?;
     let read = |(name, view): (&str, TensorView<'_>)| {
         let kind = match view.dtype() {
@@ -57,7 +57,7 @@ fn read_safetensors(bytes: &[u8]) -> Result<Named, String> {
     file.iter().map(read).collect()
 }
 
-/// Row-major f32, whatever the tensors' layout.
+/// Writes tensors as row-major f32, whatever their layout.
 pub fn write(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<(), WeightsError> {
     let contents: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .into_iter()
@@ -83,15 +83,15 @@ fn write_safetensors(contents: &[(String, Vec<usize>, Vec<u8>)]) -> Result<Vec<u
     for (name, shape, bytes) in contents {
         views.push((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?));
     }
-    // what other readers of the format look for
+    // other readers of the format look for this
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize(views, Some(metadata))
 }
 
-/// A reader sees the old file or the new one, never half of one.
+/// Replaces a file atomically: a reader sees the old file or the new one, never a partial one.
 fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let unfinished = path.with_extension(format!("{}.unfinished", std::process::id()));
-    // what a process of this number left, or a link that somebody put there to have its target overwritten
+    // remove the leftover of a process with this id, or a link placed there to have its target overwritten
     let _ = fs::remove_file(&unfinished);
     let written = File::create_new(&unfinished).and_then(|mut file| {
         file.write_all(bytes)?;

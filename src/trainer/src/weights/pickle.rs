@@ -1,40 +1,40 @@
 //! Reads the part of Python's pickle format that state dicts are written in, and executes nothing.
 //!
 //! libtorch's own reader returns nothing for what `torch.save(model.state_dict())` writes, because an ordered dict
-//! with attributes is beyond it. Calls of anything but tensor constructors become `Value::Other`: they are only an
-//! error when someone asks for them as a tensor. Opcodes: CPython's Lib/pickletools.py. Next: state_dict.rs.
+//! with attributes is beyond it. Calls of anything but tensor constructors become `Value::Other`: they are an error
+//! only if used as a tensor. Opcodes: CPython's Lib/pickletools.py. Next: state_dict.rs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead, Read};
 use std::rc::Rc;
 
-/// Of a module or class name.
+/// Limit for a module or class name.
 const MAX_NAME_BYTES: u64 = 1000;
-/// libtorch has no tensors of more.
+/// Largest number of dimensions that libtorch allows.
 const MAX_DIMENSIONS: usize = 64;
 
-/// Containers stand in a list and are named by their place, so that a value is small, whatever a hostile pickle does:
-/// it may nest a million deep, hold itself, or hold one container a thousand times.
+/// A pickled value. Containers are kept in a list and referenced by index, so that a value is small even if a hostile
+/// pickle nests a million deep, contains itself, or holds one container a thousand times.
 #[derive(Clone, Debug)]
 pub enum Value {
     Int(i64),
     Text(Rc<str>),
     Tuple(usize),
     List(usize),
-    /// Keys and values in turn.
+    /// Alternating keys and values.
     Dict(usize),
-    /// `module.name`.
+    /// A global, as `module.name`.
     Global(Rc<str>),
-    /// What a persistent id of torch.save names.
+    /// The storage that a persistent id of torch.save names.
     Storage(Rc<Storage>),
     Tensor(Rc<StoredTensor>),
-    /// Anything else: no tensor is made from it. Among others the results of calls that are not made.
+    /// Anything else, from which no tensor is made, including the results of calls that are not executed.
     Other,
     Mark,
 }
 
 impl Value {
-    /// For messages, which never hold what stands in a file.
+    /// Kind of value, for messages, which never quote a file's content.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Int(_) => "a number",
@@ -51,7 +51,7 @@ impl Value {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
-    /// `FloatStorage`, `HalfStorage`, ...
+    /// Class of the storage: `FloatStorage`, `HalfStorage`, ...
     pub class: String,
     pub key: String,
 }
@@ -59,13 +59,13 @@ pub struct Storage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredTensor {
     pub storage: Rc<Storage>,
-    /// In elements.
+    /// Offset in elements.
     pub offset: i64,
     pub size: Vec<i64>,
     pub stride: Vec<i64>,
 }
 
-/// What one pickle holds.
+/// Content of one pickle.
 #[derive(Debug)]
 pub struct Pickle {
     pub top: Value,
@@ -75,7 +75,7 @@ pub struct Pickle {
 }
 
 impl Pickle {
-    /// The items of a list.
+    /// Returns the items of a list.
     pub fn list(&self, value: &Value) -> Option<&[Value]> {
         match value {
             Value::List(place) => Some(&self.containers[*place]),
@@ -83,7 +83,7 @@ impl Pickle {
         }
     }
 
-    /// The entries of a dict.
+    /// Returns the entries of a dict.
     pub fn dict(&self, value: &Value) -> Option<impl Iterator<Item = (&Value, &Value)>> {
         match value {
             Value::Dict(place) => Some(self.containers[*place].chunks_exact(2).map(|entry| (&entry[0], &entry[1]))),
@@ -92,7 +92,7 @@ impl Pickle {
     }
 }
 
-/// Reads one pickle and leaves the reader behind its last byte.
+/// Reads one pickle and leaves the reader after its last byte.
 pub fn read(reader: &mut impl BufRead) -> Result<Pickle, String> {
     let mut machine = Machine::default();
     loop {
@@ -188,7 +188,7 @@ impl Machine {
         Ok(())
     }
 
-    /// The opcodes that only change what is there.
+    /// Executes the opcodes that only change existing values.
     fn step_without_push(&mut self, opcode: u8, reader: &mut impl BufRead) -> Result<(), String> {
         match opcode {
             0x80 => drop(byte(reader)?),
@@ -201,7 +201,7 @@ impl Machine {
                 self.remember(key)?;
             }
             b'0' => drop(self.pop()?),
-            // attributes of an object, such as the versions beside a state dict
+            // attributes of an object, such as the versions of a state dict
             b'b' => drop(self.pop()?),
             b'a' => {
                 let item = self.pop()?;
@@ -255,7 +255,7 @@ impl Machine {
         Ok(())
     }
 
-    /// What `torch.save` writes for a storage: ("storage", class, key, place, number of elements, ...).
+    /// Reads torch.save's reference to a storage: ("storage", class, key, place, number of elements, ...).
     fn persistent(&mut self, id: &Value) -> Result<Value, String> {
         let unknown = || "the pickle refers to an unknown outside object".to_owned();
         let Value::Tuple(place) = id else { return Err(unknown()) };
@@ -317,7 +317,7 @@ fn ended(error: &io::Error) -> String {
 
 fn text(reader: &mut impl BufRead, length: u32) -> Result<Value, String> {
     let mut bytes = Vec::new();
-    // not allocated ahead: the length may be a lie
+    // not allocated in advance: the length may be false
     Read::take(&mut *reader, u64::from(length)).read_to_end(&mut bytes).map_err(|error| ended(&error))?;
     if bytes.len() != length as usize {
         return Err("the pickle ends inside a text".to_owned());
@@ -333,7 +333,7 @@ fn line(reader: &mut impl BufRead) -> Result<String, String> {
     line.strip_suffix('\n').map(str::to_owned).ok_or_else(|| "the pickle ends inside a name".to_owned())
 }
 
-/// Little-endian two's complement of any length; the magic number of old files has ten bytes and is not needed whole.
+/// Reads little-endian two's complement of any length; the ten-byte magic number of old files is not needed whole.
 fn long(reader: &mut impl BufRead) -> Result<Value, String> {
     let length = usize::from(byte(reader)?);
     let mut value = 0i64;

@@ -1,17 +1,17 @@
 //! Which tensors of a file go where, decided from names and shapes alone.
 //!
-//! All problems are collected before any is reported. A layer of the head is taken whole or not at all: a bias that
-//! fits beside a kernel that does not belongs to other classes. Refuses to guess renamed or transposed tensors.
+//! All problems are collected before any is reported. A layer of the head is taken whole or not at all: if a bias
+//! fits but its kernel does not, both belong to other classes. Does not guess renamed or transposed tensors.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::nn::Inventory;
 
-/// More names than these are counted, not listed: a wrong file misfits hundreds of times.
+/// Most names listed in an error; more are only counted, because a wrong file has hundreds of mismatches.
 const MAX_LISTED: usize = 12;
 
-/// By index into the inventory: whether the file's tensor is taken. What is not belongs to the head.
+/// Decision by index into the inventory: true if the file's tensor is used. Tensors not used belong to the head.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Plan {
     pub parameters: Vec<bool>,
@@ -42,7 +42,7 @@ impl fmt::Display for Problems {
     }
 }
 
-/// `found`: names and shapes in the file.
+/// Decides which tensors to use. `found`: names and shapes in the file.
 pub fn plan(inventory: &Inventory, found: &BTreeMap<&str, Vec<i64>>, head_layers: &[&str]) -> Result<Plan, Problems> {
     let mut problems = Problems::default();
     let parameters = inventory.parameters.iter().map(|note| (note.name.as_str(), &note.shape));
@@ -57,7 +57,7 @@ pub fn plan(inventory: &Inventory, found: &BTreeMap<&str, Vec<i64>>, head_layers
             Some(_) => {}
         }
     }
-    // torchvision's batch normalisations count batches; nothing depends on the count
+    // torchvision's batch normalisations count batches; nothing uses the count
     let is_known = |name: &str| wanted.contains_key(name) || name.ends_with(".num_batches_tracked");
     let extra = found.keys().filter(|name| !is_known(name) && !is_below(name, head_layers));
     problems.extra = extra.map(|&name| name.to_owned()).collect();
@@ -73,7 +73,7 @@ pub fn plan(inventory: &Inventory, found: &BTreeMap<&str, Vec<i64>>, head_layers
     })
 }
 
-/// `fc` of `fc.weight`.
+/// Returns the layer of a name: `fc` of `fc.weight`.
 fn layer(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(layer, _)| layer)
 }

@@ -1,7 +1,7 @@
 //! PyTorch's state dicts: zip archives since version 1.6, a stream of pickles and raw storages before.
 //!
-//! A checkpoint that keeps the state dict under `state_dict` is taken as that, and a `module.` before every name
-//! (DataParallel) is dropped. Both forms of file are common: torchvision's older weights are of the old one. Refuses
+//! A checkpoint that keeps the state dict under `state_dict` is accepted, and a `module.` prefix on every name
+//! (DataParallel) is dropped. Both forms are common: torchvision's older weights use the old one. Rejects
 //! compressed archives and big-endian data. Next: pickle.rs.
 
 use std::borrow::Cow;
@@ -18,7 +18,7 @@ use super::pickle::{self, Pickle, StoredTensor, Value};
 /// Raw bytes and element type by storage key.
 type Storages = BTreeMap<String, Vec<u8>>;
 
-/// `bytes` begins with the zip magic.
+/// Reads the zip form; `bytes` begins with the zip magic.
 pub fn read_archive(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
     let damaged = |error: ZipError| format!("the archive is damaged: {error}");
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
@@ -53,7 +53,7 @@ fn entry(archive: &mut ZipArchive<impl Read + Seek>, name: &str) -> Result<Vec<u
     Ok(bytes)
 }
 
-/// The form before 1.6: magic, protocol, system, the object, the list of keys, then for each key a length and bytes.
+/// Reads the form before 1.6: magic, protocol, system, the object, the list of keys, then a length and bytes per key.
 pub fn read_stream(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
     let mut reader = BufReader::new(bytes);
     pickle::read(&mut reader)?;
@@ -123,7 +123,7 @@ fn materialise(tensor: &StoredTensor, storages: &Storages) -> Result<Tensor, Str
         return Err(format!("its shape {size:?} has more elements than its storage, which has {length}"));
     }
     let flat = Tensor::f_from_data_size(used, &[length as i64], kind).map_err(first_line)?;
-    // refuses what lies outside of the storage
+    // rejects anything outside of the storage
     let view = flat.f_as_strided(size.as_slice(), stride.as_slice(), *offset).map_err(first_line)?;
     Ok(view.to_kind(Kind::Float).contiguous())
 }
@@ -139,7 +139,7 @@ fn kind_of(class: &str) -> Result<Kind, String> {
     }
 }
 
-/// The archive that `torch.load` reads: row-major f32 tensors by name, in the given order.
+/// Returns the archive that `torch.load` reads: row-major f32 tensors by name, in the given order.
 pub fn write_archive(tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Result<Vec<u8>, ZipError> {
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
@@ -156,7 +156,7 @@ pub fn write_archive(tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Result<Vec<u8
     Ok(archive.finish()?.into_inner())
 }
 
-/// Protocol 2: a dict of name to `_rebuild_tensor_v2(storage, 0, size, stride, False, OrderedDict())`.
+/// Pickles, in protocol 2, a dict of name to `_rebuild_tensor_v2(storage, 0, size, stride, False, OrderedDict())`.
 fn pickled(tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Vec<u8> {
     fn text(out: &mut Vec<u8>, text: &str) {
         out.push(b'X');

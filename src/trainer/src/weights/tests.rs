@@ -1,4 +1,4 @@
-//! Files in every form users have, files that do not fit, and a network that survives a round trip.
+//! Weight files in every form that users have, files that do not fit, and a round trip of a network.
 //!
 //! goldens/weights holds state dicts that PyTorch wrote (goldens/make_weight_files.py).
 
@@ -14,7 +14,7 @@ use crate::nn::{
 
 const HEAD: &[&str] = &["fc", "cls_head"];
 
-/// Cut anywhere or with any byte changed, a file is refused or read, but nothing panics.
+/// A file cut anywhere or with any byte changed is rejected or read, but nothing panics.
 #[test]
 fn damaged_files_do_not_panic() {
     let path = scratch("damaged");
@@ -33,7 +33,7 @@ fn damaged_files_do_not_panic() {
     std::fs::remove_file(path).unwrap();
 }
 
-/// An archive as PyTorch writes it, around any pickle and storages.
+/// Returns an archive as PyTorch writes it, around any pickle and storages.
 fn archive(pickle: &[u8], storages: &[&[u8]]) -> Vec<u8> {
     use std::io::Write;
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
@@ -46,7 +46,7 @@ fn archive(pickle: &[u8], storages: &[&[u8]]) -> Vec<u8> {
     archive.finish().unwrap().into_inner()
 }
 
-/// Pickles that nest deeper than any stack, that hold themselves, and whose every level doubles the one before.
+/// Pickles that nest deeper than any stack, that contain themselves, or in which every level doubles the one before.
 #[test]
 fn hostile_pickles_are_refused_without_a_crash() {
     const DEEP: usize = 2_000_000;
@@ -200,7 +200,7 @@ fn other_files_are_refused_with_advice() {
     std::fs::remove_file(cut).unwrap();
 }
 
-/// A sweep may name any file that its worker can read: what comes back must not be what stands in it.
+/// A sweep may name any file that its worker can read: errors must not reveal its content.
 #[test]
 fn a_file_that_is_no_weights_file_is_never_quoted() {
     let header = br#"{"hunter2": "hunter3", "hunter4": {"dtype": "hunter5", "shape": ["hunter6"]}}"#;
