@@ -1,12 +1,12 @@
-//! The commands that messages advise, made complete. The state machine names a command (`orchestrator undrain HOST`);
-//! only the command line knows which coordinator it was that advised it.
+//! Completes the commands that messages advise. The state machine names a command (`orchestrator undrain HOST`); only
+//! the command line knows the coordinator that advised it.
 
 use crate::args::Target;
 
-/// Commands that ask a coordinator and take the flags of [`Target`].
+/// Commands that contact a coordinator and take the flags of [`Target`].
 const ASKING: [&str; 9] = ["status", "tail", "table", "why", "explain", "cancel", "retry", "drain", "undrain"];
 
-/// The text with the flags of `target` behind each command in backquotes that asks a coordinator. `reach` stands in for
+/// Adds the flags of `target` to each command in backquotes that contacts a coordinator. `reach` replaces
 /// `--coordinator URL` in the advice to start a worker.
 pub fn complete(text: &str, target: &Target, reach: Option<&str>) -> String {
     const BEGIN: &str = "`orchestrator ";
@@ -60,8 +60,8 @@ mod tests {
         }
     }
 
-    /// Every command that a message of this workspace advises, with its placeholders filled in, is one that the command
-    /// line takes.
+    /// The command line accepts every command that a message of this workspace advises, with its placeholders filled
+    /// in.
     #[test]
     fn every_advised_command_exists() {
         let mut files = Vec::new();
@@ -71,7 +71,7 @@ mod tests {
         let mut wrong = Vec::new();
         for file in files {
             let text = std::fs::read_to_string(&file).expect("sources are text");
-            // what tests write is not advice
+            // text in tests is not advice
             let text = text.split("#[cfg(test)]").next().unwrap_or_default().replace("\\\n", "\u{1}");
             for command in text.lines().flat_map(advised) {
                 checked += 1;
@@ -101,7 +101,7 @@ mod tests {
         }
     }
 
-    /// Commands in the string literals of a line: behind a backquote or a colon.
+    /// Returns the commands in the string literals of a line: those after a backquote or a colon.
     fn advised(line: &str) -> Vec<String> {
         let line = line.replace('\u{1}', "");
         if line.trim_start().starts_with("//") {
@@ -120,7 +120,7 @@ mod tests {
         found
     }
 
-    /// The words of a command with something in the place of each placeholder.
+    /// Returns the words of a command, with a value for each placeholder.
     fn words(command: &str) -> Vec<String> {
         let mut filled = String::new();
         let mut rest = command;

@@ -1,4 +1,4 @@
-//! What the command line accepts. Every flag is documented here and nowhere else; `commands/` says what they do.
+//! The arguments of the command line. Every flag is documented here and nowhere else; `commands/` implements them.
 
 use std::path::PathBuf;
 
@@ -110,8 +110,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// ` --coordinator URL --token-file FILE`, or ` --state-dir DIR`, where address and token are found: what a command
-    /// that is shown to a person needs in order to ask the same coordinator.
+    /// Returns ` --coordinator URL --token-file FILE`, or ` --state-dir DIR` if that leads to address and token: the
+    /// flags that a command shown to a user needs to contact the same coordinator.
     pub fn flags(&self) -> String {
         let Some(url) = &self.coordinator else {
             return format!(" --state-dir {}", quoted(&self.state_dir.to_string_lossy()));
@@ -121,7 +121,7 @@ impl Target {
     }
 }
 
-/// A word of a command line as a shell reads it.
+/// Quotes a word of a command line for a shell.
 pub fn quoted(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@+,=".contains(&byte);
     if text.bytes().all(plain) && !text.is_empty() {

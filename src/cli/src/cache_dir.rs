@@ -1,5 +1,5 @@
-//! Where decoded data sets are kept unless --cache-dir names a place: a directory of this user alone. Without a home it is
-//! one in the folder for temporary files, where others could have put one of that name before.
+//! The default directory of decoded data sets, without --cache-dir: private to this user. Without a home it is in the
+//! folder for temporary files, where another user could have created a directory of that name before.
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -27,8 +27,8 @@ pub fn default() -> Result<PathBuf, ExpectedError> {
     Ok(dir)
 }
 
-/// `$XDG_CACHE_HOME/orchestrator`, else `.cache/orchestrator` in the home directory that the environment or else the
-/// password file names. A home that is not there, and `/`, are none: services have such.
+/// `$XDG_CACHE_HOME/orchestrator`, else `.cache/orchestrator` in the home directory from the environment or else from
+/// the password file. A missing home directory and `/`, which services have, do not count.
 fn in_home(
     variable: impl Fn(&str) -> Option<OsString>,
     from_passwd: impl FnOnce() -> Option<PathBuf>,
@@ -42,7 +42,8 @@ fn in_home(
     Some(home.join(".cache").join(NAME))
 }
 
-/// Makes the directory with mode 0700, or finds one of this user that nobody else can enter. The reason is a fragment.
+/// Creates the directory with mode 0700, or accepts one of this user that no other user can enter. The error is a
+/// fragment.
 fn private(dir: &Path, uid: u32) -> Result<(), String> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(format!("cannot be made ({error})")),

@@ -1,4 +1,4 @@
-//! The coordinator as seen from a command: one method per question, and what each gRPC code means to a person.
+//! The coordinator as seen from a command: one method per request, and the meaning of each gRPC code for the user.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,25 +18,25 @@ use crate::output;
 use crate::reports::{Report, not_taken};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A coordinator that vanished without closing its connection is noticed after these.
+/// The interval and timeout that detect a coordinator that vanished without closing its connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 pub struct Client {
     control: ControlClient<Channel>,
-    /// Carries the token.
+    /// Metadata with the token.
     metadata: MetadataMap,
     pub address: String,
-    /// The file that the token came from, for commands that are shown to people.
+    /// The file that the token came from, for commands that are shown to users.
     pub token_file: Option<PathBuf>,
 }
 
-/// The file's token; `None` without a file.
+/// Reads the token from the file. Returns `None` without a file.
 pub fn token(file: Option<&Path>) -> Result<Option<Token>, ExpectedError> {
     file.map(Token::from_file).transpose().map_err(ExpectedError::Token)
 }
 
-/// HOST:PORT is a coordinator's address as well.
+/// Adds the scheme if it is missing: HOST:PORT is also accepted as a coordinator's address.
 pub fn with_scheme(address: &str) -> String {
     if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
 }
@@ -72,14 +72,14 @@ impl Client {
         Ok(Self { control, metadata, address, token_file: None })
     }
 
-    /// A new connection to the same coordinator.
+    /// Opens a new connection to the same coordinator.
     pub async fn reconnect(&mut self, token: Option<Token>) -> Result<(), ExpectedError> {
         let token_file = self.token_file.clone();
         *self = Self { token_file, ..Self::connect(&self.address, token).await? };
         Ok(())
     }
 
-    /// What reaches this coordinator from a command line: `--coordinator URL --token-file FILE`.
+    /// The flags with which a command line reaches this coordinator: `--coordinator URL --token-file FILE`.
     pub fn flags(&self) -> String {
         let token = self.token_file.as_ref().map(|file| format!(" --token-file {}", quoted(&file.to_string_lossy())));
         format!("--coordinator {}{}", quoted(&self.address), token.unwrap_or_default())
@@ -103,7 +103,7 @@ impl Client {
         self.answer("following the sweep", reply)
     }
 
-    /// The report as it stands; the files that are asked for go to the sink while they arrive.
+    /// Fetches the current report. The requested files go to the sink while they arrive.
     pub async fn report(
         &mut self,
         sweep: &str,
@@ -125,7 +125,7 @@ impl Client {
                 Some(Chunk::File(name)) => sink.begin(&name).map_err(not_taken)?,
                 Some(Chunk::Content(piece)) => sink.write(&piece).map_err(not_taken)?,
                 Some(Chunk::End(v1::ReportEnd {})) => return Ok(report),
-                // of a newer coordinator
+                // an item from a newer coordinator
                 None => {}
             }
         }
@@ -138,7 +138,7 @@ impl Client {
         self.answer("cancelling the sweep", reply).map(|reply| reply.cancelled)
     }
 
-    /// Those that failed, unless all are asked for or cells are named.
+    /// Retries the failed trials, unless `all` is set or cells are named.
     pub async fn retry(&mut self, sweep: &str, all: bool, cells: &[String]) -> Result<u64, ExpectedError> {
         let message = v1::RetryRequest { sweep: sweep.to_owned(), all, cells: cells.to_vec() };
         let reply = self.control.retry(self.request(message)).await;
@@ -167,7 +167,7 @@ impl Client {
         self.answer("undraining", reply).map(|_| ())
     }
 
-    /// What an error in the middle of a stream means.
+    /// Converts an error in the middle of a stream.
     pub fn failure(&self, action: &'static str, status: &Status) -> ExpectedError {
         let message = status.message().to_owned();
         let address = self.address.clone();
@@ -193,7 +193,7 @@ impl Client {
     }
 }
 
-/// A connection that broke in the middle of an answer has no code of its own.
+/// Returns true if the connection broke in the middle of an answer, which has no code of its own.
 fn is_transport(status: &Status) -> bool {
     matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled)
         && std::error::Error::source(status).is_some()

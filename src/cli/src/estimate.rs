@@ -1,21 +1,21 @@
-//! How long a sweep takes on a CPU, roughly: to be warned before hours pass.
+//! A rough estimate of how long a sweep takes on a CPU, to warn before hours pass.
 
 use std::time::Duration;
 
-/// Multiply-adds of training that a core makes in a second. The networks and machines of bench/results lie between 3e10
-/// (f32) and 1e11 (bf16 with matrix tiles).
+/// Multiply-adds of training per core and second. The networks and machines of bench/results range from 3e10 (f32) to
+/// 1e11 (bf16 with matrix tiles).
 const PER_CORE: f64 = 5e10;
 
-/// From which on a run says beforehand how long it takes.
+/// The duration from which on a run prints its estimate at the start.
 pub const LONG: Duration = Duration::from_secs(3600);
 
-/// `cost` in 10^12 multiply-adds, as `sweep::cost` has it.
+/// Estimates the time for `cost`, in 10^12 multiply-adds as in `sweep::cost`.
 pub fn on_cpu(cost: f64, threads: usize) -> Duration {
     let seconds = cost * 1e12 / (PER_CORE * threads.max(1) as f64);
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
-/// In the unit that fits.
+/// Formats a time in the unit that fits.
 pub fn text(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     match seconds {

@@ -1,9 +1,9 @@
-//! How the program ends: one error type for everything that is expected to go wrong, one exit code for each, and the
-//! text that documents them.
+//! The end of the program: one error type for everything that is expected to go wrong, one exit code for each error,
+//! and the text that documents them.
 
 use std::path::PathBuf;
 
-/// Shown by `--help`.
+/// Text shown by `--help`.
 pub const EXIT_CODES: &str = "Exit codes:
   0    complete: every cell has its results, or the command did what was asked
   1    bad input: a sweep file, a flag, a name or data that is not there; nothing was started
@@ -11,15 +11,15 @@ pub const EXIT_CODES: &str = "Exit codes:
   3    the sweep is finished, but trials failed or were cancelled: the table has marked cells
   130  interrupted; what was done is kept, and the same command continues";
 
-/// What can be expected to go wrong, by what a person has to do about it.
+/// The errors that are expected, grouped by what the user must do about them.
 #[derive(Debug, thiserror::Error)]
 pub enum ExpectedError {
-    /// Already drawn, with excerpts of the file.
+    /// The errors of a sweep file, already formatted with excerpts of the file.
     #[error("{0}")]
     SweepFile(String),
     #[error("{0}")]
     BadInput(String),
-    /// Each line says what is missing and what gets it.
+    /// The missing inputs, one line each, with the command that gets it.
     #[error("{} missing:\n{}", count(.0), list(.0))]
     Missing(Vec<String>),
     #[error(transparent)]
@@ -43,7 +43,7 @@ pub enum ExpectedError {
     },
     #[error("no trainer was found: {0}")]
     NoTrainer(String),
-    /// The state directory is another coordinator's.
+    /// The state directory belongs to another coordinator.
     #[error("the coordinator: {0}")]
     Taken(String),
     #[error("{what}: {reason}")]
@@ -52,7 +52,7 @@ pub enum ExpectedError {
     Stdout(#[source] std::io::Error),
 }
 
-/// How a command that did not fail ended.
+/// The end of a command that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Complete,
@@ -91,7 +91,7 @@ impl ExpectedError {
         }
     }
 
-    /// The message and the reasons behind it, ready for stderr.
+    /// Formats the message and its causes for stderr.
     pub fn render(&self) -> String {
         if let Self::SweepFile(drawn) = self {
             return drawn.clone();
@@ -112,13 +112,13 @@ impl ExpectedError {
     }
 }
 
-/// An error and what it was caused by, in one line.
+/// Formats an error and its causes in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(reason) = source {
         let reason_text = reason.to_string();
-        // Libraries often repeat their source in their own message.
+        // Many libraries repeat their source in their own message.
         if !text.contains(&reason_text) {
             text.push_str(": ");
             text.push_str(&reason_text);
@@ -143,7 +143,7 @@ fn list(lines: &[String]) -> String {
 mod tests {
     use super::*;
 
-    /// Scripts depend on these numbers: `EXIT_CODES` names each, and the code agrees with it.
+    /// Scripts depend on these numbers: `EXIT_CODES` lists each, and the code agrees with it.
     #[test]
     fn documented_codes() {
         let io = || std::io::Error::other("full");

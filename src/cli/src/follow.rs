@@ -1,4 +1,4 @@
-//! What a person sees of a running sweep on stderr: a footer with bars on a terminal, plain lines in a pipe.
+//! The view of a running sweep on stderr: a footer with bars on a terminal, plain lines in a pipe.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use crate::footer::{Content, Row};
 use crate::output::counted;
 use crate::talk;
 
-/// Between two plain lines about what runs, at first; a long run writes fewer.
+/// Interval of plain lines about running trials at first; a long run prints fewer.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// A plain line comes no more often than this share of the time that the run has taken.
+/// The interval of plain lines is at least the run's time so far divided by this.
 const LINE_SHARE: u32 = 60;
-/// Characters of a failure's first line.
+/// Limit for the first line of a failure, in characters.
 const MAX_REASON: usize = 200;
 
 pub enum View {
@@ -39,7 +39,7 @@ pub struct Lines {
     waits: Waits,
 }
 
-/// Why the sweep does not get on, printed when it changes.
+/// Prints the reason why the sweep makes no progress, whenever it changes.
 #[derive(Default)]
 struct Waits {
     said: String,
@@ -56,7 +56,7 @@ impl Waits {
 }
 
 impl View {
-    /// What stderr and `--quiet` ask for. Needs a runtime: a footer follows the size of its terminal.
+    /// Chooses the view for stderr and `--quiet`. Needs a runtime: a footer follows the size of its terminal.
     pub fn new() -> Self {
         if talk::quiet() {
             return Self::Silent;
@@ -77,7 +77,7 @@ impl View {
         }
     }
 
-    /// A result or a failure that has just landed.
+    /// Prints a result or failure that has just arrived.
     pub fn ended(&mut self, ended: &TrialEnded, target: &Target) {
         talk::say(&ended_line(ended, target));
     }
@@ -90,7 +90,7 @@ impl View {
         matches!(self, Self::Bars(_))
     }
 
-    /// Shows the table below the bars; false where there are none.
+    /// Shows the table below the bars. Returns false if there are no bars.
     pub fn table(&mut self, text: &str) -> bool {
         let Self::Bars(bars) = self else { return false };
         bars.content.table = text.trim_end().lines().map(str::to_owned).collect();
@@ -98,7 +98,7 @@ impl View {
         true
     }
 
-    /// Takes the footer off the screen.
+    /// Removes the footer from the screen.
     pub fn finish(&mut self) {
         if let Self::Bars(bars) = self {
             bars.watch.abort();
@@ -108,13 +108,13 @@ impl View {
 }
 
 impl Drop for View {
-    /// An error that ends the command leaves no bars on the screen either.
+    /// Removes the bars when an error ends the command.
     fn drop(&mut self) {
         self.finish();
     }
 }
 
-/// Draws the footer anew when the terminal changes its size, and when the program goes on after Ctrl-Z.
+/// Redraws the footer when the terminal changes its size, and when the program continues after Ctrl-Z.
 async fn watch_terminal() {
     // SIGCONT has no name in tokio
     let continued = SignalKind::from_raw(nix::sys::signal::Signal::SIGCONT as i32);
@@ -198,7 +198,7 @@ pub fn ended_line(ended: &TrialEnded, target: &Target) -> String {
     }
 }
 
-/// The first line of what a peer reported, without colours, of bounded length.
+/// Returns the first line of a peer's report, without colours and of bounded length.
 fn shortened(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     let line = anstream::adapter::strip_str(line).to_string();
@@ -213,9 +213,9 @@ pub fn trial_text(trial: &RunningTrial) -> String {
     details(trial).join("  ")
 }
 
-/// The most important first.
+/// The details of a trial, the most important first.
 fn details(trial: &RunningTrial) -> Vec<String> {
-    // a trial that opens its data set has not said how many epochs it has
+    // the number of epochs is not known while a trial opens its data set
     let mut details = match trial.num_epochs {
         0 => vec!["starting".to_owned()],
         epochs => vec![format!("epoch {}/{epochs}", trial.epoch)],
@@ -261,7 +261,7 @@ fn numbers(status: &SweepStatus) -> Vec<String> {
     parts
 }
 
-/// `about 1m20s left`, or `about 1m20s left, at least` while searches may still add trials that nobody can foresee.
+/// `about 1m20s left`, or `about 1m20s left, at least` while searches may still add an unknown number of trials.
 fn remaining(status: &SweepStatus) -> Option<String> {
     let least = if status.remaining_at_least { ", at least" } else { "" };
     (status.remaining_ms > 0 && !status.complete)

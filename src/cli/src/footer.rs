@@ -1,49 +1,50 @@
-//! The footer: lines at the bottom of the terminal that show what runs now, drawn anew as it changes. Everything else
-//! that the program prints scrolls by above it.
+//! The footer: lines at the bottom of the terminal that show running trials, redrawn when they change. All other output
+//! of the program scrolls above it.
 //!
-//! Pure: it makes the text to write for a terminal of a given size. `talk.rs` owns the footer of the process and writes
-//! it, `follow.rs` fills it.
+//! Pure: it returns the text to write for a terminal of a given size. `talk.rs` owns the footer of the process and
+//! writes it, `follow.rs` fills it.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// More trials than this are counted, not listed.
+/// The most trials that are listed; further ones are only counted.
 const MAX_TRIALS: usize = 16;
-/// Columns of a bar, where there is room.
+/// Columns of a bar, if there is room.
 const BAR: std::ops::RangeInclusive<usize> = 10..=24;
-/// A table of fewer rows than this is not worth its place.
+/// The fewest rows of a table that is worth its space.
 const MIN_TABLE: usize = 4;
 
-/// The terminal.
+/// The size of the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     pub columns: usize,
     pub rows: usize,
 }
 
-/// What is shown, without regard to the size of the terminal.
+/// The content of the footer, independent of the size of the terminal.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Content {
     pub trials: Vec<Row>,
     pub sweep: Row,
-    /// The table as it stands, line by line.
+    /// The current table, line by line.
     pub table: Vec<String>,
 }
 
 /// `NAME [====>   ] DETAIL  DETAIL`
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
-    /// Its end tells trials of one cell apart, so that a name that is too long loses its beginning.
+    /// The name of the trial. A name that is too long loses its beginning, since its end distinguishes trials of one
+    /// cell.
     pub name: String,
-    /// From 0 to 1.
+    /// The fraction that is done, from 0 to 1.
     pub share: f64,
-    /// The most important first: the last ones are left out where the terminal is narrow.
+    /// The most important first: a narrow terminal omits the last ones.
     pub details: Vec<String>,
 }
 
 #[derive(Debug, Default)]
 pub struct Footer {
     content: Option<Content>,
-    /// The lines on the screen.
+    /// The lines that are on the screen.
     drawn: Vec<String>,
 }
 
@@ -52,18 +53,18 @@ impl Footer {
         self.content = content;
     }
 
-    /// Whether the screen shows something else than it should.
+    /// Returns true if the screen does not show the present content.
     pub fn is_stale(&self, size: Size) -> bool {
         self.lines(size) != self.drawn
     }
 
-    /// Forgets what is on the screen: other programs have written there.
+    /// Forgets what is on the screen: other programs have written to it.
     pub fn forget(&mut self) {
         self.drawn.clear();
     }
 
-    /// Takes the footer off the screen. The cursor stands in the line below it, wherever the terminal broke its lines
-    /// since: a terminal that became narrower shows a line in several rows.
+    /// Removes the footer from the screen. The cursor is in the line below it, however the terminal has broken lines
+    /// since: a terminal that became narrower shows one line in several rows.
     pub fn erase(&mut self, size: Size) -> String {
         let columns = size.columns.max(1);
         let rows: usize = self.drawn.iter().map(|line| line.width().div_ceil(columns).max(1)).sum();
@@ -82,7 +83,7 @@ impl Footer {
 }
 
 impl Content {
-    /// Lines that fit: no more than the rows above the cursor's, none as wide as the terminal.
+    /// Returns lines that fit: fewer than the terminal's rows, and each narrower than the terminal.
     fn lines(&self, size: Size) -> Vec<String> {
         let columns = size.columns.saturating_sub(1).max(1);
         let rows = size.rows.saturating_sub(2).max(1);
@@ -105,14 +106,14 @@ impl Content {
     }
 }
 
-/// Rows under each other, in columns of equal width.
+/// Formats rows one below another, in columns of equal width.
 fn fit(rows: &[&Row], columns: usize) -> Vec<String> {
     let longest = |widths: &mut dyn Iterator<Item = usize>| widths.max().unwrap_or(0);
     let first = longest(&mut rows.iter().map(|row| row.detail(1).width()));
     let second = longest(&mut rows.iter().map(|row| row.detail(2).width()));
     let names = longest(&mut rows.iter().map(|row| row.name.width()));
     let names = names.min(columns.saturating_sub(first + 1)).max(1);
-    // a bar is worth more than the third detail, a longer one is not
+    // a bar is worth more than the third detail, but a longer bar is not
     let mut room = columns.saturating_sub(names + 1);
     let has_bar = room >= second + BAR.start() + 3;
     if has_bar {
@@ -135,7 +136,7 @@ impl Row {
         self.details.iter().take(count).cloned().collect::<Vec<_>>().join("  ")
     }
 
-    /// As many details as fit, at least one.
+    /// Returns as many details as fit, at least one.
     fn details_within(&self, columns: usize) -> String {
         let counts = (1..=self.details.len()).rev();
         counts.map(|count| self.detail(count)).find(|text| text.width() <= columns).unwrap_or_else(|| self.detail(1))
@@ -149,7 +150,7 @@ impl Row {
     }
 }
 
-/// The beginning of a text that is too wide.
+/// Returns the beginning of a text that is too wide.
 fn beginning(text: &str, columns: usize) -> String {
     if text.width() <= columns {
         return text.to_owned();
@@ -164,7 +165,7 @@ fn beginning(text: &str, columns: usize) -> String {
     kept + "…"
 }
 
-/// The end of a text that is too wide.
+/// Returns the end of a text that is too wide.
 fn end(text: &str, columns: usize) -> String {
     if text.width() <= columns {
         return text.to_owned();

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::exit::ExpectedError;
 
-/// Checked in its form; a name is looked up when it is used.
+/// An address whose form is checked. Its name is resolved when it is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort(String);
 
@@ -32,7 +32,7 @@ impl FromStr for HostPort {
         let symbol = |symbol: char| symbol.is_ascii_alphanumeric() || matches!(symbol, '-' | '.' | '_');
         match host {
             "" => wrong("names no host"),
-            // an address of version 6 needs brackets
+            // an IPv6 address needs brackets
             host if host.chars().all(symbol) => Ok(Self(text.to_owned())),
             _ => wrong("does not begin with a host's name or address"),
         }
@@ -46,7 +46,7 @@ impl fmt::Display for HostPort {
 }
 
 impl HostPort {
-    /// The address that the name has; of several, one of version 4, which every client reaches.
+    /// Resolves the name. Of several addresses it prefers IPv4, which every client reaches.
     pub fn resolve(&self, flag: &str) -> Result<SocketAddr, ExpectedError> {
         let found = self.0.to_socket_addrs().map(|addresses| addresses.min_by_key(SocketAddr::is_ipv6));
         let reason = match found {

@@ -1,7 +1,7 @@
-//! The `orchestrator` command: reads arguments, calls one command, turns its end into an exit code.
+//! The `orchestrator` command: reads arguments, runs one command, and converts its result to an exit code.
 //!
-//! stdout is data, stderr is talk. Read `args.rs` for what it accepts, `exit.rs` for how it ends, `commands/` for what
-//! each command does.
+//! stdout is for data, stderr for messages. Read `args.rs` for the arguments, `exit.rs` for the exit codes, `commands/`
+//! for each command.
 
 mod advice;
 mod args;

@@ -1,5 +1,5 @@
-//! Who answers a question: the coordinator that was named, else the one that runs on the state directory, else its
-//! journal, read without touching it.
+//! Chooses the source of an answer: the named coordinator, else the one that runs on the state directory, else its
+//! journal, read without changing it.
 
 use schedule::state::State;
 
@@ -13,7 +13,7 @@ pub enum Source {
     Journal(Box<State>),
 }
 
-/// Whoever can answer.
+/// Returns the source that can answer.
 pub async fn source(target: &Target) -> Result<Source, ExpectedError> {
     if let Some(client) = live(target).await? {
         return Ok(Source::Live(Box::new(client)));
@@ -32,7 +32,7 @@ pub async fn source(target: &Target) -> Result<Source, ExpectedError> {
     }
 }
 
-/// The coordinator that was named, or runs on the state directory; `None` when none runs there.
+/// Returns the named coordinator or the one on the state directory, `None` if none runs there.
 pub async fn live(target: &Target) -> Result<Option<Client>, ExpectedError> {
     if let Some(address) = &target.coordinator {
         let token = client::token(target.token_file.as_deref())?;
@@ -47,13 +47,13 @@ pub async fn live(target: &Target) -> Result<Option<Client>, ExpectedError> {
             client.token_file = token_file;
             Ok(Some(client))
         }
-        // A stale file whose process number was given to another process.
+        // A stale file whose process id was reused by another process.
         Err(ExpectedError::Unreachable { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Neither a coordinator nor a journal.
+/// The error if there is neither a coordinator nor a journal.
 pub fn nothing_there(target: &Target) -> ExpectedError {
     ExpectedError::BadInput(format!(
         "no coordinator runs on the state directory {} and it holds no journal: name a coordinator with --coordinator, or its state directory with --state-dir",

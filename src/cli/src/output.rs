@@ -1,4 +1,4 @@
-//! What goes to stdout: text for people or one JSON document. Nothing else of the program writes there.
+//! Output to stdout: text for people or one JSON document. No other part of the program writes there.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -11,15 +11,15 @@ use crate::exit::ExpectedError;
 /// Version of every JSON document that the program prints.
 pub const SCHEMA: u32 = 1;
 
-/// Wider than any table is useful.
+/// The widest useful table.
 const MAX_WIDTH: usize = 500;
 
-/// Whoever reads stdout.
+/// The state of stdout's reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Reader {
     Reads,
-    /// `orchestrator table x | head`, which is no error of ours: a stream of lines may end.
+    /// The reader is gone, as in `orchestrator table x | head`. This is no error: a stream of lines may end.
     Gone,
 }
 
@@ -37,7 +37,7 @@ impl Output {
         self.format == OutputFormat::Json
     }
 
-    /// One of both, as asked for. The text ends with a newline or is empty.
+    /// Prints the requested one of both forms. The text ends with a newline or is empty.
     pub fn print(self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<(), ExpectedError> {
         match self.format {
             OutputFormat::Text => write(text().as_bytes()),
@@ -46,7 +46,7 @@ impl Output {
         .map(|_| ())
     }
 
-    /// One JSON document per line, for a stream of them.
+    /// Prints one JSON document per line, for a stream of them.
     pub fn print_line(
         self,
         text: impl FnOnce() -> String,
@@ -64,25 +64,25 @@ pub fn counted(count: u64, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
-/// Tables for a terminal have their best cells in bold.
+/// Formats a table for stdout; on a terminal the best cells are bold.
 pub fn table(text: &str) -> String {
     if colour() { report::embolden(text) } else { text.to_owned() }
 }
 
-/// Columns that text on stdout may take.
+/// Returns the number of columns that text on stdout may use.
 pub fn width() -> usize {
     let asked = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
     let found = || terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
     asked.or_else(found).filter(|width| *width > 0).unwrap_or(report::TERMINAL_WIDTH).min(MAX_WIDTH)
 }
 
-/// Whether stdout is a terminal that wants colour.
+/// Returns true if stdout is a terminal that wants colour.
 pub fn colour() -> bool {
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     wanted && std::io::stdout().is_terminal() && std::env::var("TERM").map_or(true, |term| term != "dumb")
 }
 
-/// A document that stands in a file already.
+/// Copies a document from a file to stdout.
 pub fn copy_file(path: &Path) -> Result<(), ExpectedError> {
     let mut file = std::fs::File::open(path).map_err(ExpectedError::file("read", path))?;
     match std::io::copy(&mut file, &mut std::io::stdout().lock()) {

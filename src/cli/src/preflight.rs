@@ -1,6 +1,6 @@
-//! Before anything starts: are the data sets, weights and hierarchies of a sweep there, and have the classes enough
-//! images? Everything missing is listed at once, with what gets it. What is there is read once, so that its content is
-//! part of the trials' ids.
+//! Checks before anything starts: are the data sets, weights and hierarchies of a sweep there, and do the classes have
+//! enough images? Everything missing is listed at once, with the command that gets it. Existing inputs are read once,
+//! because their content is part of the trials' ids.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::cache_dir;
 use crate::exit::{ExpectedError, chain};
 use crate::talk;
 
-/// Where things lie on this machine.
+/// The directories of this machine.
 #[derive(Clone, Debug)]
 pub struct Places {
     pub data_dir: PathBuf,
@@ -48,25 +48,27 @@ impl Places {
     }
 }
 
-/// What is found of a sweep's data sets, weights and hierarchies, a line each.
+/// The result of looking for a sweep's data sets, weights and hierarchies, one line each.
 #[derive(Debug, Default)]
 pub struct Checked {
-    /// What some cells lack.
+    /// The inputs that some cells lack.
     pub missing: Vec<String>,
-    /// What lies in the data sets and is not read.
+    /// Files in the data sets that are not read.
     pub notes: Vec<String>,
-    /// How many images the data sets have, by name.
+    /// The number of images per data set.
     pub sizes: BTreeMap<String, sweep::Size>,
 }
 
-/// Looks for everything that the sweep's cells need, and notes the content of what is there in the sweep. What can never work is an error; what is missing is not.
+/// Looks for everything that the sweep's cells need, and records the content of existing inputs in the sweep. An input
+/// that can never work is an error; a missing one is not.
 pub fn survey(sweep: &mut Sweep, places: &Places) -> Result<Checked, ExpectedError> {
     let looked = look(sweep, places)?;
     sweep.inputs = looked.contents(places)?;
     Ok(looked.checked())
 }
 
-/// The same before a run, where what is missing is an error; with `skip_missing`, the cells concerned are marked instead.
+/// Does the same before a run, where missing inputs are an error. With `skip_missing`, the affected cells are marked
+/// instead.
 pub fn check(sweep: &mut Sweep, places: &Places, skip_missing: bool) -> Result<Checked, ExpectedError> {
     let looked = look(sweep, places)?;
     let checked = looked.checked();
@@ -92,20 +94,20 @@ fn look(sweep: &mut Sweep, places: &Places) -> Result<Looked, ExpectedError> {
     Ok(looked)
 }
 
-/// What was found out about each thing, once.
+/// What is known about each input, found out once.
 #[derive(Default)]
 struct Looked {
     data: BTreeMap<String, Result<Preflight, String>>,
     files: BTreeMap<PathBuf, Option<String>>,
-    /// By hierarchy and data set.
+    /// Results by hierarchy and data set.
     hierarchies: BTreeMap<(PathBuf, String), Option<String>>,
-    /// Not missing but impossible; said once each.
+    /// Inputs that exist and cannot work; each is reported once.
     wrong: Vec<String>,
-    /// Everything that is read, by its name.
+    /// All inputs that are read, by name.
     inputs: BTreeMap<String, Source>,
 }
 
-/// Where the content of an input is.
+/// The location of an input's content.
 enum Source {
     Dataset(String),
     File(PathBuf),
@@ -177,7 +179,7 @@ impl Looked {
         self.hierarchies.insert(key, lacks);
     }
 
-    /// Images that a search with these settings holds out.
+    /// Returns the number of images that a search with these settings holds out.
     fn held_out(&self, settings: &Settings, fraction: f64) -> Option<u32> {
         let found = self.data.get(&settings.dataset)?.as_ref().ok()?;
         Some(found.held_out(settings.samples_per_class, fraction))
@@ -195,7 +197,7 @@ impl Looked {
         Checked { missing: self.missing().cloned().collect(), notes: notes.collect(), sizes }
     }
 
-    /// The content of everything that is there.
+    /// Reads the content of every existing input.
     fn contents(&self, places: &Places) -> Result<Inputs, ExpectedError> {
         let mut contents = Inputs::new();
         for (name, source) in &self.inputs {
@@ -218,7 +220,7 @@ impl Looked {
         data.chain(self.files.values().flatten()).chain(self.hierarchies.values().flatten())
     }
 
-    /// Why a cell with these settings cannot run.
+    /// Returns the reason why a cell with these settings cannot run.
     fn lacks(&self, settings: &Settings) -> Option<String> {
         let data = self.data.get(&settings.dataset).and_then(|found| found.as_ref().err());
         let weights = settings.weights.as_ref().and_then(|weights| {
@@ -233,13 +235,13 @@ impl Looked {
     }
 }
 
-/// Says how far the reading of a large input is.
+/// Prints the progress of reading a large input.
 struct Reading<'a> {
     name: &'a str,
     next: Mutex<Instant>,
 }
 
-/// Before the first line: most inputs are read, or remembered, sooner.
+/// The delay before the first line: most inputs are read or remembered sooner.
 const FIRST_LINE: Duration = Duration::from_secs(2);
 const NEXT_LINE: Duration = Duration::from_secs(10);
 
@@ -280,7 +282,7 @@ fn how_to_get(settings: &Settings, file: &HierarchyFile) -> String {
     }
 }
 
-/// Something that a person can put in place, as opposed to something that must be mended.
+/// Returns true if the user can supply what is missing, false if something must be fixed.
 fn is_missing(error: &data::Error) -> bool {
     matches!(error, data::Error::NotFound { .. } | data::Error::FilesMissing { .. } | data::Error::ByHand { .. })
 }

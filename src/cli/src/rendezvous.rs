@@ -1,5 +1,5 @@
-//! How commands on the same machine find the coordinator of a state directory: a file in it, mode 0600, with address,
-//! process and token file. It is a hint and may be stale; what it says is checked before it is believed.
+//! The file by which commands on the same machine find the coordinator of a state directory: mode 0600, with address,
+//! process and token file. It is a hint and may be stale; its content is checked before use.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use crate::output::SCHEMA;
 
 const FILE: &str = "coordinator.json";
 const TOKEN_FILE: &str = "token";
-/// A process on this machine answers at once.
+/// Timeout of a connection: a process on this machine answers at once.
 const PROBE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,19 +25,19 @@ pub struct Rendezvous {
     pub pid: u32,
     pub host: String,
     pub token_file: Option<PathBuf>,
-    /// It is a service that comes back, not part of somebody's `orchestrator run`.
+    /// True if the coordinator is a service that restarts, and not part of an `orchestrator run`.
     #[serde(default)]
     pub lasts: bool,
 }
 
-/// Removes the file when its coordinator ends in good order.
+/// Removes the file when its coordinator ends normally.
 #[derive(Debug)]
 pub struct Announced {
     path: PathBuf,
     content: Vec<u8>,
 }
 
-/// Tells other commands where the coordinator of this state directory listens.
+/// Announces the address of this state directory's coordinator to other commands.
 pub fn announce(
     state_dir: &Path,
     address: String,
@@ -56,13 +56,13 @@ pub fn announce(
 }
 
 impl Rendezvous {
-    /// On this machine, where the end of its process can be seen.
+    /// Returns true if the coordinator is on this machine, where the end of its process can be detected.
     pub fn is_here(&self) -> bool {
         self.host == host()
     }
 }
 
-/// The coordinator that runs on this state directory, as far as can be told without asking it.
+/// Finds the coordinator that runs on this state directory, as far as this is possible without a request to it.
 pub fn find(state_dir: &Path) -> Option<Rendezvous> {
     let text = std::fs::read(state_dir.join(FILE)).ok()?;
     let found: Rendezvous = serde_json::from_slice(&text).ok()?;
@@ -71,16 +71,17 @@ pub fn find(state_dir: &Path) -> Option<Rendezvous> {
     }
     let pid = nix::unistd::Pid::from_raw(found.pid.try_into().ok()?);
     let address: SocketAddr = found.address.strip_prefix("http://")?.parse().ok()?;
-    // Of a process on another host, which shares the folder, nothing can be said; its loopback is not ours.
+    // A process on another host that shares the folder cannot be checked, and its loopback address is not ours.
     let wrong = match found.is_here() {
         true => nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH),
         false => address.ip().is_loopback() || address.ip().is_unspecified(),
     };
-    // Its number or its port may have been given to another process since.
+    // Its process id or its port may have been reused since.
     (!wrong && TcpStream::connect_timeout(&address, PROBE).is_ok()).then_some(found)
 }
 
-/// What a coordinator on another host left here, for whoever finds the directory taken or cannot reach it.
+/// Describes a coordinator on another host that announced itself here, for errors about a taken or unreachable
+/// directory.
 pub fn left_elsewhere(state_dir: &Path) -> Option<String> {
     let path = state_dir.join(FILE);
     let left: Rendezvous = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
@@ -90,7 +91,7 @@ pub fn left_elsewhere(state_dir: &Path) -> Option<String> {
     })
 }
 
-/// 256 bits from the kernel, as text.
+/// Returns 256 bits from the kernel, as text.
 pub fn random_token() -> Result<String, ExpectedError> {
     let mut bytes = [0; 32];
     let random = Path::new("/dev/urandom");
@@ -100,7 +101,7 @@ pub fn random_token() -> Result<String, ExpectedError> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Keeps an embedded coordinator's token where only its user's commands find it.
+/// Stores an embedded coordinator's token where only its user's commands can read it.
 pub fn write_token(state_dir: &Path, token: &str) -> Result<PathBuf, ExpectedError> {
     let path = state_dir.join(TOKEN_FILE);
     write_private(&path, format!("{token}\n").as_bytes())?;
@@ -109,18 +110,18 @@ pub fn write_token(state_dir: &Path, token: &str) -> Result<PathBuf, ExpectedErr
 
 impl Drop for Announced {
     fn drop(&mut self) {
-        // Another coordinator may have announced itself since.
+        // Another coordinator may have announced itself in the meantime.
         if std::fs::read(&self.path).is_ok_and(|content| content == self.content) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Replaces the file in one step; nobody else can ever read it, or guess the name that it has before.
+/// Replaces the file in one step. Other users can never read it, or guess its temporary name.
 fn write_private(path: &Path, content: &[u8]) -> Result<(), ExpectedError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let written = || {
-        // made with mode 0600, and only if there is no file of this random name
+        // created with mode 0600, and only if no file of this random name exists
         let mut partial = tempfile::Builder::new().prefix(".partial-").tempfile_in(folder)?;
         partial.write_all(content)?;
         partial.persist(path).map_err(|error| error.error)
@@ -158,7 +159,7 @@ mod tests {
         assert!(!dir.path().join(FILE).exists());
     }
 
-    /// A link that somebody else put under a name that could be guessed would be followed and its target overwritten.
+    /// If the temporary name could be guessed, another user's link there would be followed and its target overwritten.
     #[test]
     fn a_private_file_is_written_through_no_name_that_can_be_guessed() {
         let dir = tempfile::tempdir().unwrap();
@@ -174,7 +175,7 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "nothing else is left");
     }
 
-    /// Something may even answer there: another program on the same port of this host.
+    /// Another program on the same port of this host may even answer.
     #[test]
     fn the_loopback_of_another_host_is_not_believed() {
         let dir = tempfile::tempdir().unwrap();

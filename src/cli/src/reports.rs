@@ -1,4 +1,5 @@
-//! A sweep's report as commands get it: its text whole, its files in pieces that go where they belong at once.
+//! A sweep's report as commands receive it: its text at once, its files in pieces that go to their destination
+//! immediately.
 
 use std::io::{self, Write};
 
@@ -9,16 +10,16 @@ use schedule::state::State;
 use crate::exit::ExpectedError;
 use crate::output;
 
-/// What a report says before its files.
+/// The part of a report before its files.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// The tables, for a terminal.
+    /// The tables, formatted for a terminal.
     pub text: String,
     pub complete: bool,
     pub failed_trials: u64,
 }
 
-/// The same as a coordinator sends, from the state of a journal; `None` when no sweep has that name.
+/// Builds the report that a coordinator would send, from a journal's state. Returns `None` if there is no such sweep.
 pub fn from_state(
     state: &State,
     sweep: &str,
@@ -36,7 +37,7 @@ pub fn from_state(
     Ok(Some(Report { text: reporter.text(output::width()), complete, failed_trials }))
 }
 
-/// Why a sink took no more: an [`ExpectedError`] that it wrapped, or the error itself.
+/// Converts the error of a sink: an [`ExpectedError`] that it wrapped, or the error itself.
 pub fn not_taken(error: io::Error) -> ExpectedError {
     error.downcast::<ExpectedError>().unwrap_or_else(|error| ExpectedError::Infrastructure {
         what: "the report was not written",
@@ -44,7 +45,7 @@ pub fn not_taken(error: io::Error) -> ExpectedError {
     })
 }
 
-/// For reports without files.
+/// A sink for reports without files.
 pub struct Nowhere;
 
 impl FileSink for Nowhere {
@@ -57,7 +58,7 @@ impl FileSink for Nowhere {
     }
 }
 
-/// results.json on its way to whoever reads stdout.
+/// A sink that copies results.json to stdout.
 pub struct ToStdout;
 
 impl FileSink for ToStdout {
@@ -67,7 +68,7 @@ impl FileSink for ToStdout {
 
     fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         match io::stdout().lock().write_all(piece) {
-            // `orchestrator table x --output json | head` is no error of ours
+            // no error: the reader is gone, as in `orchestrator table x --output json | head`
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Err(error) => Err(io::Error::other(ExpectedError::Stdout(error))),
             Ok(()) => Ok(()),

@@ -1,5 +1,5 @@
-//! A sweep's results folder on disk: every file is replaced in one step, unchanged ones are left alone, and files that
-//! an earlier report made and this one does not are removed. Several processes may write the same folder at once.
+//! A sweep's results folder on disk: every file is replaced in one step, unchanged files are not written, and files of
+//! an earlier report that this one lacks are removed. Several processes may write the same folder at once.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -13,11 +13,11 @@ use serde_json::Value;
 
 use crate::exit::ExpectedError;
 
-/// Sent and written last: what it lists is there.
+/// The list of files, sent and written last: every file that it lists exists.
 const MANIFEST: &str = "manifest.json";
-/// The end of the name of a file that is still being written.
+/// The suffix of a file that is still being written.
 const PARTIAL: &str = ".partial";
-/// A partial file this much older than one written now was left by a process that was killed.
+/// The age of a partial file, compared with one written now, that shows that its process was killed.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
 pub struct ResultsFolder {
@@ -33,7 +33,7 @@ impl ResultsFolder {
         &self.path
     }
 
-    /// Makes the folder and proves that files can be written into it, before anything depends on it.
+    /// Creates the folder and tests that files can be written into it, before anything depends on it.
     pub fn prepare(&self) -> Result<(), ExpectedError> {
         let refused = |source: io::Error| {
             ExpectedError::BadInput(format!(
@@ -48,23 +48,23 @@ impl ResultsFolder {
         probe.close().map_err(refused)
     }
 
-    /// Begins to replace the report, each file when it is whole. The folder is made when it is missing.
+    /// Begins to replace the report. Each file is replaced when it is complete. Creates a missing folder.
     pub fn update(&self) -> Result<Update<'_>, ExpectedError> {
         fs::create_dir_all(&self.path).map_err(ExpectedError::file("make the folder", &self.path))?;
         Ok(Update { folder: self, before: self.listed(), names: BTreeSet::new(), open: None })
     }
 
-    /// A new file of a name that no other process uses, removed again unless it is persisted.
+    /// Creates a file with a name that no other process uses, removed again unless it is persisted.
     fn partial(&self, name: &str) -> io::Result<tempfile::NamedTempFile> {
         let mut builder = tempfile::Builder::new();
-        // as any other program would make it: the umask takes away what the user does not want
+        // permissions as for any other program: the umask removes those that the user does not want
         let prefix = format!(".{name}.");
         builder.permissions(Permissions::from_mode(0o666)).prefix(&prefix).suffix(PARTIAL);
         builder.tempfile_in(&self.path)
     }
 
-    /// Removes what killed processes left. Ages are compared with a file written now: the file system has a clock of its
-    /// own. Best effort: what stays does no harm.
+    /// Removes the files that killed processes left. Ages are relative to a file written now, since the file system has
+    /// a clock of its own. Best effort: remaining files do no harm.
     fn remove_abandoned(&self, written_now: &fs::File) {
         let modified = |metadata: io::Result<fs::Metadata>| metadata.and_then(|metadata| metadata.modified());
         let (Ok(entries), Ok(now)) = (fs::read_dir(&self.path), modified(written_now.metadata())) else { return };
@@ -78,7 +78,7 @@ impl ResultsFolder {
         }
     }
 
-    /// What the manifest of the report before lists.
+    /// Returns the files that the previous report's manifest lists.
     fn listed(&self) -> BTreeSet<String> {
         let text = fs::read(self.path.join(MANIFEST)).unwrap_or_default();
         let manifest: Value = serde_json::from_slice(&text).unwrap_or_default();
@@ -87,27 +87,27 @@ impl ResultsFolder {
     }
 }
 
-/// A report on its way into its folder. Dropped before `finish`, it leaves the files that were whole.
+/// A report on its way into its folder. If it is dropped before `finish`, completed files stay.
 pub struct Update<'a> {
     folder: &'a ResultsFolder,
-    /// What the report before had made.
+    /// The files of the previous report.
     before: BTreeSet<String>,
     names: BTreeSet<String>,
     open: Option<Open>,
 }
 
-/// The file that is being written: in memory while it is small, so that an unchanged one costs no write.
+/// The file that is being written: in memory while it is small, so that an unchanged file costs no write.
 struct Open {
     name: String,
     content: Vec<u8>,
     spilled: Option<tempfile::NamedTempFile>,
 }
 
-/// A file above this is written while it arrives.
+/// The size above which a file is written while it arrives.
 const MAX_IN_MEMORY: usize = 1 << 20;
 
 impl Update<'_> {
-    /// After the last file: removes those of the report before that this one does not have.
+    /// Ends the report after its last file: removes files of the previous report that this one lacks.
     pub fn finish(mut self) -> Result<(), ExpectedError> {
         self.close()?;
         for stale in self.before.difference(&self.names).filter(|name| is_plain(name)) {
@@ -122,7 +122,7 @@ impl Update<'_> {
         Ok(())
     }
 
-    /// Names come from a coordinator and must be plain.
+    /// Starts a file. Names come from a coordinator and must be plain.
     fn start(&mut self, name: &str) -> Result<(), ExpectedError> {
         self.close()?;
         if !is_plain(name) {
@@ -262,7 +262,7 @@ mod tests {
         assert!(names(folder.path()).is_empty());
     }
 
-    /// As when two runs of one sweep share a results folder.
+    /// Two runs of one sweep share a results folder.
     #[test]
     fn writers_of_one_folder_do_not_disturb_each_other() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The signals that ask the program to end, as a stream of requests: the first asks politely, the second insists.
+//! The signals that ask the program to end, as a stream of requests: the first is a request, the second insists.
 //!
 //! One request often arrives as several signals: a shell, `timeout`, `make` or `srun` signals the process and its whole
 //! group, and some send SIGTERM after SIGINT. Signals within a second of a request therefore belong to it.
@@ -19,12 +19,12 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// From here on these signals no longer end the process by themselves. One that was ignored when the program
-    /// started (`nohup`, a background job of a script) stays ignored.
+    /// Starts to listen: these signals no longer end the process by themselves. A signal that was ignored when the
+    /// program started (`nohup`, a background job of a script) stays ignored.
     pub fn listen() -> Result<Self, ExpectedError> {
         let mut sources = Sources::open()?;
         let (sender, requests) = mpsc::unbounded_channel();
-        // its own task, so that a signal counts from its arrival, whatever the command is busy with
+        // its own task, so that a signal counts from its arrival even if the command is busy
         tokio::spawn(async move {
             let mut last = LastRequest::default();
             loop {
@@ -37,7 +37,7 @@ impl Signals {
         Ok(Self { requests })
     }
 
-    /// The name of the signal that makes the next request. SIGUSR1 is Slurm's notice before it takes a node away.
+    /// Waits for the next request and returns its signal. SIGUSR1 is Slurm's notice before it takes a node away.
     pub async fn next(&mut self) -> &'static str {
         match self.requests.recv().await {
             Some(name) => name,
@@ -46,14 +46,14 @@ impl Signals {
     }
 }
 
-/// Tells requests from the signals that repeat them.
+/// Distinguishes requests from the signals that repeat them.
 #[derive(Default)]
 struct LastRequest {
     at: Option<Instant>,
 }
 
 impl LastRequest {
-    /// Whether a signal at this time is a request of its own.
+    /// Returns true if a signal at this time is a new request.
     fn is_new(&mut self, now: Instant) -> bool {
         let new = self.at.is_none_or(|at| now.duration_since(at) >= SAME_REQUEST);
         if new {
@@ -109,7 +109,7 @@ async fn received(signal: &mut Option<Signal>) {
     }
 }
 
-/// The mask of signals that this process ignores, from /proc; none where that cannot be read.
+/// Returns the mask of signals that this process ignores, from /proc; empty if that cannot be read.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

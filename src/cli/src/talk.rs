@@ -1,4 +1,4 @@
-//! What goes to stderr: log lines, remarks for people, errors. Nothing here ever writes to stdout.
+//! Output to stderr: log lines, messages for people, errors. Nothing here ever writes to stdout.
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,10 +15,10 @@ use crate::footer::{Content, Footer, Size};
 static QUIET: AtomicBool = AtomicBool::new(false);
 /// Progress bars of downloads; lines are printed above them.
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
-/// The last lines of the terminal while a sweep is followed; everything else is printed above them.
+/// The last lines of the terminal while a sweep is followed; all other output is printed above them.
 static FOOTER: OnceLock<Mutex<Footer>> = OnceLock::new();
 
-/// Sets up log lines; once, at the start.
+/// Sets up log lines; called once, at the start.
 pub fn start(global: &Global, command: &Command) {
     QUIET.store(global.quiet, Ordering::Relaxed);
     let level = match (global.quiet, global.verbose) {
@@ -38,12 +38,12 @@ pub fn start(global: &Global, command: &Command) {
     }
 }
 
-/// The one group of progress bars of this process.
+/// Returns the progress bars of this process.
 pub fn bars() -> &'static MultiProgress {
     BARS.get_or_init(MultiProgress::new)
 }
 
-/// A remark for people; `--quiet` silences it.
+/// Prints a message for people; `--quiet` silences it.
 pub fn say(line: &str) {
     if !QUIET.load(Ordering::Relaxed) {
         line_out(line);
@@ -59,12 +59,12 @@ pub fn error(error: &ExpectedError) {
     write_stderr(text.as_bytes());
 }
 
-/// Whether stderr is a terminal that wants colour.
+/// Returns true if stderr is a terminal that wants colour.
 pub fn colour() -> bool {
     interactive() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Whether a person is watching stderr.
+/// Returns true if a person is watching stderr.
 pub fn interactive() -> bool {
     std::io::stderr().is_terminal() && std::env::var("TERM").map_or(true, |term| term != "dumb")
 }
@@ -84,12 +84,12 @@ pub fn show(content: Option<Content>) {
     redraw(&mut footer);
 }
 
-/// Draws the footer anew after the terminal changed its size.
+/// Redraws the footer after the terminal changed its size.
 pub fn resized() {
     redraw(&mut footer());
 }
 
-/// Draws the footer below what other programs wrote while this one was stopped.
+/// Redraws the footer below the output of other programs while this one was stopped.
 pub fn continued() {
     let mut footer = footer();
     footer.forget();
@@ -104,7 +104,7 @@ fn redraw(footer: &mut Footer) {
     let size = size();
     if footer.is_stale(size) {
         let text = footer.erase(size) + &footer.draw(size);
-        // A terminal that is gone shows nothing.
+        // An error means that the terminal is gone.
         let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
 }
@@ -112,11 +112,11 @@ fn redraw(footer: &mut Footer) {
 fn size() -> Size {
     let found = terminal_size::terminal_size_of(std::io::stderr());
     let (columns, rows) = found.map_or((80, 24), |(columns, rows)| (usize::from(columns.0), usize::from(rows.0)));
-    // some pseudo-terminals say 0
+    // some pseudo-terminals report 0
     Size { columns: if columns == 0 { 80 } else { columns }, rows: if rows == 0 { 24 } else { rows } }
 }
 
-/// Takes bars and footer off the screen while something is written, so that they do not mix.
+/// Removes bars and footer from the screen while something is written, so that they do not mix.
 pub fn without_bars<T>(write: impl FnOnce() -> T) -> T {
     if let Some(bars) = BARS.get() {
         return bars.suspend(write);
@@ -131,12 +131,12 @@ pub fn without_bars<T>(write: impl FnOnce() -> T) -> T {
     written
 }
 
-/// Writes a whole line or several. stderr that nobody reads any more is no reason to stop.
+/// Writes whole lines. It is no error if stderr has no reader any more.
 fn write_stderr(bytes: &[u8]) {
     let _ = without_bars(|| std::io::stderr().lock().write_all(bytes));
 }
 
-/// Log lines take the same way.
+/// A writer that sends log lines the same way.
 struct Stderr;
 
 impl<'a> MakeWriter<'a> for Stderr {

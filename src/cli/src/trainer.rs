@@ -1,4 +1,4 @@
-//! Finds the trainer's executable, which is a program of its own because it alone needs libtorch.
+//! Finds the trainer's executable, which is a separate program because only it needs libtorch.
 
 use std::path::{Path, PathBuf};
 
@@ -6,14 +6,14 @@ use crate::exit::ExpectedError;
 
 const NAME: &str = "orchestrator-trainer";
 
-/// A trainer's executable, and whose program it is.
+/// A trainer's executable, and the program that it is.
 #[derive(Debug)]
 pub struct Found {
     pub path: PathBuf,
     pub program: sweep::Trainer,
 }
 
-/// What was named, else what lies beside this program.
+/// Returns the named executable, or else the one beside this program.
 pub fn find(named: Option<&Path>) -> Result<Found, ExpectedError> {
     let path = locate(named)?;
     let program = match named {

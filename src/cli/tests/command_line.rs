@@ -1,6 +1,6 @@
-//! The command as users and scripts meet it: what it prints where, and how it ends. Nothing here trains.
+//! The command as users and scripts see it: its output, and its exit codes. Nothing here trains.
 //!
-//! `UPDATE_GOLDENS=1 cargo test --release -p cli` writes the goldens anew; read the difference as prose.
+//! `UPDATE_GOLDENS=1 cargo test --release -p cli` rewrites the golden files; read the difference as prose.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -51,7 +51,7 @@ impl Place {
         command
     }
 
-    /// stderr of a command that must end with this code and print no data.
+    /// Returns stderr of a command that must end with this code and print no data.
     fn refused(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let stderr = String::from_utf8(output.stderr).expect("messages are UTF-8");
@@ -60,7 +60,7 @@ impl Place {
         stderr
     }
 
-    /// stdout of a command that must succeed.
+    /// Returns stdout of a command that must succeed.
     fn printed(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -90,7 +90,7 @@ fn help_names_every_command_and_exit_code() {
     golden("help-worker.txt", &place.printed(&["worker", "--help"]));
 }
 
-/// What a search can tell apart with its held-out images, known data sets and a user's own folder alike.
+/// The differences that a search can resolve with its held-out images, for known data sets and a user's own folder.
 #[test]
 fn a_plan_says_what_a_search_can_distinguish() {
     let place = Place::new();
@@ -219,7 +219,7 @@ fn without_a_coordinator_or_a_journal_there_is_nothing_to_ask() {
     assert!(place.refused(1, &["journal", "verify"]).contains("there is no journal at"));
 }
 
-/// The messages name commands that work as they are printed.
+/// The messages name commands that work exactly as printed.
 #[test]
 fn a_damaged_journal_is_refused_shown_and_repaired() {
     let place = Place::new();
@@ -294,7 +294,7 @@ fn digits_are_what_table_1_says() {
     assert!(place.refused(1, &["data", "check", "imagenet"]).contains("no data set `imagenet`"));
 }
 
-/// As `| head -1` does: the reader is gone before the first byte.
+/// The reader is gone before the first byte, as in `| head -1`.
 #[test]
 fn a_reader_that_leaves_is_no_error() {
     let place = Place::new();
@@ -308,7 +308,7 @@ fn a_reader_that_leaves_is_no_error() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!((output.status.code(), stderr.as_ref()), (Some(0), ""), "{arguments:?}");
     }
-    // stderr too may have no reader
+    // stderr may have no reader either
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     let status = place.command(&["plan", "absent.yaml", "-vvv"]).stderr(writer).status().expect("the command starts");
@@ -335,7 +335,7 @@ fn completions_are_there_for_every_shell() {
     }
 }
 
-/// It says "readable" of nothing that it did not decode.
+/// The output calls nothing "readable" that was not decoded.
 #[test]
 fn data_check_decodes_every_image_and_lists_every_fault() {
     let place = Place::new();

@@ -1,5 +1,5 @@
-//! Commands that change what a coordinator does: cancel, retry, drain, undrain. Where no coordinator runs on the state
-//! directory, one is started for the moment, so that the change is in the journal for the next.
+//! Commands that change a coordinator's state: cancel, retry, drain, undrain. If no coordinator runs on the state
+//! directory, one is started briefly, so that the change is in the journal for the next one.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::exit::{ExpectedError, Outcome};
 use crate::output::{Output, SCHEMA, counted};
 use crate::{offline, rendezvous};
 
-/// How long another command that has taken the state directory may need until its coordinator answers, or is gone.
+/// Timeout for another command that has taken the state directory: its coordinator must answer, or be gone.
 const PATIENCE: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -98,7 +98,7 @@ fn names(workers: &[WorkerStatus]) -> Vec<&str> {
     workers.iter().map(|worker| worker.worker.as_str()).collect()
 }
 
-/// Whoever takes the command.
+/// The coordinator that receives the command.
 struct Asked {
     client: Client,
     momentary: Option<Embedded>,
@@ -115,7 +115,7 @@ impl Asked {
                 return Err(offline::nothing_there(target));
             }
             match Embedded::without_worker(&target.state_dir).await {
-                // another command starts or ends there: its coordinator answers soon, or is gone
+                // another command starts or ends there: soon its coordinator answers or is gone
                 Err(ExpectedError::Taken(_))
                     if Instant::now() < deadline && rendezvous::left_elsewhere(&target.state_dir).is_none() =>
                 {
@@ -130,7 +130,7 @@ impl Asked {
         }
     }
 
-    /// The workers of this name or host that are there. Only to be shown: an answer that does not come is no error.
+    /// Returns the present workers of this name or host. Only for display: a missing answer is no error.
     async fn workers(&mut self, name: &str) -> Vec<WorkerStatus> {
         let workers = self.client.status(None).await.map(|reply| reply.workers).unwrap_or_default();
         let meant = |worker: &WorkerStatus| worker.presence != "gone" && (worker.worker == name || worker.host == name);

@@ -1,4 +1,4 @@
-//! `orchestrator data`: what data sets there are, how to get them, and whether they are what they should be.
+//! `orchestrator data`: the known data sets, how to get them, and checks of their content.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::talk;
 
 /// Images in a row of a contact sheet.
 const SHEET_COLUMNS: usize = 8;
-/// Classes that `data check` lists as text.
+/// The number of classes that `data check` lists as text.
 const LISTED_CLASSES: usize = 50;
 
 pub fn list(arguments: &DataListArgs, output: Output) -> Result<Outcome, ExpectedError> {
@@ -163,7 +163,7 @@ pub fn sheet(arguments: &SheetArgs, output: Output) -> Result<Outcome, ExpectedE
     Ok(Outcome::Complete)
 }
 
-/// What cannot be used is the user's to mend; what a disk or a network does is not.
+/// Classifies an error: the user must fix unusable data, but an error of a disk or network is not the user's.
 fn failure(error: data::Error) -> ExpectedError {
     match error {
         data::Error::Io { .. } | data::Error::Download { .. } | data::Error::Checksum { .. } => {
@@ -173,7 +173,7 @@ fn failure(error: data::Error) -> ExpectedError {
     }
 }
 
-/// One bar, for the file that is under way.
+/// One progress bar, for the current file.
 #[derive(Default)]
 struct Progress {
     bar: Option<(String, ProgressBar)>,

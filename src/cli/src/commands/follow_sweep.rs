@@ -1,5 +1,5 @@
-//! Follows one sweep at a coordinator: its events as they come, again after the connection broke, and its results
-//! folder as results land.
+//! Follows one sweep at a coordinator: its events as they arrive, also after the connection broke, and its results
+//! folder as results arrive.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use crate::reports::{Nowhere, Report};
 use crate::results_folder::ResultsFolder;
 use crate::talk;
 
-/// Between two attempts to reach a coordinator that went away.
+/// Pause between two attempts to reach a coordinator that went away.
 const AGAIN: Duration = Duration::from_millis(500);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(5);
-/// Between two reports while results land.
+/// Pause between two reports while results arrive.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
-/// A report of a large sweep takes its time: at most this share of the coordinator's.
+/// The shortest pause after a report, as a multiple of the time it took: reports of a large sweep are slow.
 const REPORT_SHARE: u32 = 10;
-/// Between two attempts to write results while that fails: a full disk stays full for a while.
+/// Longest pause between two failed attempts to write results: a full disk stays full for a while.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Attempts to write the last report.
 const LAST_TRIES: u32 = 3;
@@ -39,7 +39,7 @@ pub struct Follower {
     token: Option<Token>,
     sweep: String,
     stream: Option<Streaming<TailMessage>>,
-    /// A coordinator of its own process that goes away does not come back.
+    /// False for a coordinator in this process: it does not come back.
     reconnects: bool,
     wait: Duration,
     away: bool,
@@ -50,12 +50,12 @@ impl Follower {
         Self { client, token, sweep: sweep.to_owned(), stream: None, reconnects, wait: AGAIN, away: false }
     }
 
-    /// The next thing that happens. May be dropped while it waits: nothing is lost but an attempt to connect.
+    /// Waits for the next step. May be dropped while it waits: only an attempt to connect is lost.
     pub async fn next(&mut self) -> Result<Step, ExpectedError> {
         loop {
             match self.try_next().await {
                 Ok(Some(step)) => return Ok(step),
-                // A message of a newer coordinator, or an end without a last word: ask again.
+                // A message of a newer coordinator, or an end without a final message: ask again.
                 Ok(None) => {}
                 Err(ExpectedError::Unreachable { address, reason }) if self.reconnects => {
                     if !self.away {
@@ -102,7 +102,7 @@ impl Follower {
         }
     }
 
-    /// The report's text, waiting for a coordinator that is away.
+    /// Fetches the report's text. Waits for a coordinator that is away.
     pub async fn report(&mut self) -> Result<Report, ExpectedError> {
         loop {
             match self.client.report(&self.sweep, ReportFiles::None, &mut Nowhere).await {
@@ -112,7 +112,7 @@ impl Follower {
         }
     }
 
-    /// Writes the report's files into their folder, waiting for a coordinator that is away.
+    /// Writes the report's files into their folder. Waits for a coordinator that is away.
     async fn write_report(&mut self, folder: &ResultsFolder) -> Result<(), ExpectedError> {
         loop {
             match write_report(&mut self.client, &self.sweep, folder).await {
@@ -124,7 +124,7 @@ impl Follower {
 
     async fn connect_again(&mut self) {
         tokio::time::sleep(AGAIN).await;
-        // the next question finds out whether it is back
+        // the next request finds out whether it is back
         let _ = self.client.reconnect(self.token.clone()).await;
     }
 }
@@ -135,7 +135,7 @@ async fn write_report(client: &mut Client, sweep: &str, folder: &ResultsFolder) 
     update.finish()
 }
 
-/// Submits, waiting for a coordinator that is not there yet or restarts at this moment.
+/// Submits the sweep. Waits for a coordinator that has not started yet or is restarting.
 pub async fn submit(
     address: &str,
     token: Option<&Token>,
@@ -162,13 +162,13 @@ pub async fn submit(
     }
 }
 
-/// Keeps the results folder up to date, no more often than makes sense. Training never depends on it: what cannot be
-/// written now is written later.
+/// Keeps the results folder up to date at a reasonable rate. Training never depends on it: files that cannot be written
+/// now are written later.
 pub struct Writer {
     folder: ResultsFolder,
     dirty: bool,
     next: Instant,
-    /// The pause after the last failure; zero: the last report was written.
+    /// The pause after the last failure; zero if the last report was written.
     pause: Duration,
 }
 
@@ -185,7 +185,7 @@ impl Writer {
         self.dirty = true;
     }
 
-    /// Returns when the folder should be written; never, while nothing has changed.
+    /// Returns when the folder should be written, and never if nothing has changed.
     pub async fn due(&self) {
         if self.dirty {
             tokio::time::sleep_until(self.next).await;
@@ -194,7 +194,7 @@ impl Writer {
         }
     }
 
-    /// Brings the folder up to date in the middle of a sweep. A failure is reported once and retried later.
+    /// Updates the folder in the middle of a sweep. A failure is reported once and retried later.
     pub async fn refresh(&mut self, client: &mut Client, sweep: &str) {
         let started = Instant::now();
         match write_report(client, sweep, &self.folder).await {
@@ -218,7 +218,7 @@ impl Writer {
         }
     }
 
-    /// The last report of a command: worth a few attempts.
+    /// Writes the last report of a command, which is worth a few attempts.
     pub async fn finish(&mut self, follower: &mut Follower) -> Result<(), ExpectedError> {
         let mut tries = 1;
         loop {

@@ -1,4 +1,4 @@
-//! Commands that look and change nothing: status, tail, table, why, explain.
+//! Commands that only read: status, tail, table, why, explain.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,14 +23,14 @@ use crate::results_folder::ResultsFolder;
 use crate::signals::Signals;
 use crate::{advice, talk};
 
-/// Between two prints of a table that fills, in a pipe, and on a terminal, where it is replaced.
+/// Interval of printed tables, in a pipe and on a terminal, where the table is replaced.
 const TABLE_EVERY: Duration = Duration::from_secs(60);
 const TERMINAL_TABLE_EVERY: Duration = Duration::from_secs(2);
-/// A table of a large sweep takes its time: at most this share of the coordinator's.
+/// The shortest pause after a table, as a multiple of the time it took: tables of a large sweep are slow.
 const TABLE_SHARE: u32 = 10;
-/// Running trials listed by `status`; the JSON has up to 1,000.
+/// The number of running trials that `status` lists; the JSON has up to 1,000.
 const MAX_RUNNING: usize = 20;
-/// Workers that are gone, listed by `status`.
+/// The number of workers that are gone that `status` lists.
 const MAX_GONE: usize = 3;
 const NO_COORDINATOR: &str = "no coordinator runs on this state directory: `orchestrator run FILE` with the sweep's file continues it, and so does `orchestrator coordinator` with its workers";
 
@@ -111,7 +111,7 @@ pub async fn explain(arguments: &ExplainArgs, output: Output) -> Result<Outcome,
             (explanation.to_string(), json!(explanation), None)
         }
     };
-    // a journal of an older version may hold what a trainer printed in colour
+    // the journal of an older version may hold a trainer's coloured output
     let text = anstream::adapter::strip_str(&text).to_string();
     let text = advice::complete(&text, &arguments.target, reach.as_deref());
     output.print(|| with_newline(text), || json)?;
@@ -158,7 +158,7 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
                     let shown = match follower.report().await {
                         Ok(report) if view.table(&report.text) => Ok(()),
                         Ok(report) => output.print(|| format!("\n{}\n", report.text), || Value::Null),
-                        // results go on landing, and the next table may come
+                        // results continue to arrive, and the next table may succeed
                         Err(error) => {
                             talk::say(&format!("no table for now: {}", error.render().trim_end()));
                             Ok(())
@@ -179,11 +179,11 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
     }
 }
 
-/// The table at the end, and how the sweep ended.
+/// Prints the final table and the outcome of the sweep.
 fn last_words(report: &Report, output: Output) -> Result<Outcome, ExpectedError> {
     let end =
         || json!({ "schema": SCHEMA, "end": { "complete": report.complete, "failed_trials": report.failed_trials } });
-    // the outcome is the sweep's, whether somebody reads it or not
+    // the outcome is that of the sweep, with or without a reader of stdout
     let _ = output.print_line(|| format!("\n{}", output::table(&report.text)), end)?;
     Ok(if report.complete && report.failed_trials > 0 { Outcome::FailedCells } else { Outcome::Complete })
 }
@@ -215,7 +215,8 @@ fn offline_status(state: &State, sweep: Option<&str>) -> Result<StatusReply, Exp
     Ok(StatusReply { sweeps, build: config.build, ..StatusReply::default() })
 }
 
-/// While no coordinator runs, nothing runs and no worker is missing: what a sweep waits for is the coordinator.
+/// Adapts the status while no coordinator runs: nothing runs, no worker is missing, and the sweep waits for a
+/// coordinator.
 fn at_rest(mut sweep: SweepStatus) -> SweepStatus {
     let ended = sweep.complete || !sweep.cancelled_reason.is_empty();
     (sweep.waits, sweep.waits_because) = match ended {
@@ -293,7 +294,7 @@ fn sweep_text(sweep: &SweepStatus) -> String {
         sweep.cells
     );
     if !sweep.cancelled_reason.is_empty() {
-        // they are not wanted any more: how far they are does not matter
+        // trials that are not wanted any more: their progress does not matter
         if sweep.running > 0 {
             text.push_str(&format!("  {} told to stop\n", counted(sweep.running, "attempt")));
         }

@@ -1,4 +1,4 @@
-//! `orchestrator journal`: export and verify, which only read and may run beside a coordinator, and repair.
+//! `orchestrator journal`: export and verify, which only read and may run while a coordinator runs, and repair.
 
 use std::io::{self, BufWriter};
 
@@ -13,7 +13,7 @@ use crate::talk;
 pub fn export(arguments: &JournalArgs) -> Result<Outcome, ExpectedError> {
     match journal::export(&arguments.state_dir, BufWriter::new(io::stdout().lock())) {
         Ok(_) => Ok(Outcome::Complete),
-        // `orchestrator journal export | head`
+        // no error: the reader is gone, as in `orchestrator journal export | head`
         Err(journal::Error::Export { source }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(Outcome::Complete),
         Err(journal::Error::Export { source }) => Err(ExpectedError::Stdout(source)),
         Err(error) => Err(failure(error)),

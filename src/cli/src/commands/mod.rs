@@ -1,4 +1,4 @@
-//! One file per group of commands; this one only chooses, and finds the trial that several of them are told.
+//! One file per group of commands. This one only dispatches, and finds the trial that several commands take.
 
 mod change;
 mod data;
@@ -47,13 +47,13 @@ pub fn run(cli: Cli) -> Result<Outcome, ExpectedError> {
 
 fn completions(shell: clap_complete::Shell) -> Result<Outcome, ExpectedError> {
     use clap::CommandFactory;
-    // in memory first: the generator panics where nobody reads all of it
+    // in memory first: the generator panics if its reader stops early
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "orchestrator", &mut script);
     output::write(&script).map(|_| Outcome::Complete)
 }
 
-/// Runs a command that waits for the network, signals and timers.
+/// Runs a command that needs the network, signals or timers.
 pub fn block_on(command: impl Future<Output = Result<Outcome, ExpectedError>>) -> Result<Outcome, ExpectedError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| ExpectedError::Infrastructure {
@@ -65,7 +65,7 @@ pub fn block_on(command: impl Future<Output = Result<Outcome, ExpectedError>>) -
     outcome
 }
 
-/// An id, or a unique beginning of one.
+/// Finds a trial by its id or a unique prefix of it.
 fn find_trial(ids: impl IntoIterator<Item = TrialId>, text: &str) -> Result<TrialId, ExpectedError> {
     let found = text.parse::<TrialPrefix>().and_then(|prefix| prefix.find(ids));
     found.map_err(|bad| ExpectedError::BadInput(bad.to_string()))

@@ -1,4 +1,4 @@
-//! `orchestrator plan`: what a sweep file means, without starting anything.
+//! `orchestrator plan`: explains a sweep file without starting anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -26,7 +26,7 @@ pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedErr
     if arguments.trainer.is_some() {
         sweep.trainer = trainer::find(arguments.trainer.as_deref())?.program;
     }
-    // A plan is not refused for missing data: it says what a run would refuse.
+    // A plan is not refused for missing data: it reports what a run would refuse.
     let checked = preflight::survey(&mut sweep, &places)?;
     if let Some(id) = &arguments.trial {
         let specification = specification(&sweep, id)?;
@@ -41,7 +41,7 @@ pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedErr
     Ok(Outcome::Complete)
 }
 
-/// What submitting it to the coordinator of this state directory would mean; `None` where nothing was ever submitted.
+/// The effect of a submission to the coordinator of this state directory; `None` if nothing was ever submitted.
 fn preview(state_dir: &Path, sweep: &Sweep) -> Result<Option<Submission>, ExpectedError> {
     match journal::read(state_dir) {
         Ok(state) => {
@@ -53,7 +53,7 @@ fn preview(state_dir: &Path, sweep: &Sweep) -> Result<Option<Submission>, Expect
     }
 }
 
-/// One trial of all that a run could start: a search's results depend on what it finds.
+/// Returns one of all the trials that a run could start: a search chooses among them by its results.
 fn specification(sweep: &Sweep, id: &str) -> Result<Value, ExpectedError> {
     let candidates = sweep.search.as_ref().map_or(0, |search| search.candidates.len());
     let chosen = || [None].into_iter().chain((0..candidates).map(Some));
@@ -156,7 +156,7 @@ fn text(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>, cells
     text
 }
 
-/// What a search with a held-out split can tell apart.
+/// Describes the differences that a search with a held-out split can resolve.
 fn judged_on(sweep: &Sweep, search: &Search) -> String {
     let cells = || sweep.cells.iter().filter(|cell| cell.skipped.is_none());
     let range = |low: u64, high: u64| if low == high { low.to_string() } else { format!("{low} to {high}") };
@@ -174,7 +174,7 @@ fn judged_on(sweep: &Sweep, search: &Search) -> String {
     )
 }
 
-/// Entries joined with commas, in lines that fit a terminal.
+/// Joins entries with commas, in lines that fit a terminal.
 fn wrapped(entries: &[String]) -> Vec<String> {
     const WIDTH: usize = 100;
     let mut lines: Vec<String> = Vec::new();

@@ -1,7 +1,7 @@
-//! `orchestrator run`: a sweep from its file to its table, at a coordinator elsewhere or at one inside this process.
+//! `orchestrator run`: a sweep from its file to its table, with a remote coordinator or one inside this process.
 //!
-//! Everything that can be refused is refused before anything starts. Read `serve.rs` for the embedded coordinator and
-//! worker, `follow_sweep.rs` for what happens while the sweep runs.
+//! All checks happen before anything starts. Read `serve.rs` for the embedded coordinator and worker, `follow_sweep.rs`
+//! for what happens while the sweep runs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,18 +26,18 @@ use crate::results_folder::ResultsFolder;
 use crate::signals::Signals;
 use crate::{advice, estimate, rendezvous, talk, trainer};
 
-/// How long a coordinator elsewhere may be away when a sweep is submitted.
+/// Timeout for a remote coordinator to answer when a sweep is submitted.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long another command that has taken the state directory may need until its coordinator answers: it replays the
-/// journal first.
+/// Timeout for another command that has taken the state directory: its coordinator replays the journal before it
+/// answers.
 const START_PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at a state directory whose coordinator is starting or ending.
+/// Interval of checks of a state directory whose coordinator is starting or ending.
 const AGAIN: Duration = Duration::from_millis(200);
 
 pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let places = Places::of(&arguments.data)?;
     let elsewhere = arguments.target.coordinator.is_some();
-    // A login node need not have the data: then its workers say what is missing.
+    // A login node need not have the data: then the workers report missing inputs.
     let looks = !elsewhere || arguments.data.data_dir.is_some();
     let mut sweep = load(&arguments.file, looks.then_some(&places))?;
     if arguments.smoke {
@@ -85,11 +85,11 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
     super::block_on(run.here())
 }
 
-/// Reads a sweep file; its errors are drawn for the terminal. Sizes follow the images of `folder:` data sets in `places`;
-/// without, the recipes' own are taken.
+/// Reads a sweep file; its errors are formatted for the terminal. Sizes follow the images of `folder:` data sets in
+/// `places`; without `places`, the recipes' own sizes are used.
 pub fn load(file: &Path, places: Option<&Places>) -> Result<Sweep, ExpectedError> {
     let style = sweep::Style { colour: talk::colour(), ..sweep::Style::default() };
-    // What is wrong with a data set is reported when all of them are looked for.
+    // Problems of a data set are reported when all data sets are looked for.
     let side = |dataset: &str| data::typical_side(&places?.request(dataset, None)).ok().flatten();
     sweep::load_with(file, &side).map_err(|errors| ExpectedError::SweepFile(errors.render(style)))
 }
@@ -102,23 +102,23 @@ struct Run<'a> {
     arguments: &'a RunArgs,
     sweep: Sweep,
     places: Places,
-    /// How many images the data sets have that were looked at.
+    /// The number of images of each data set that was looked at.
     sizes: BTreeMap<String, sweep::Size>,
     output: Output,
 }
 
-/// How following ended.
+/// The reason why following ended.
 enum Followed {
     Complete,
-    /// No slot of this process can take the sweep's trials, and nobody else can.
+    /// No slot of this process can take the sweep's trials, and no other worker can connect.
     Stuck(String),
-    /// By this signal.
+    /// The signal that interrupted it.
     Interrupted(&'static str),
 }
 
 impl Run<'_> {
-    /// At the coordinator of the state directory, which may be part of another `orchestrator run`: when that one ends
-    /// before this sweep, this one takes over.
+    /// Runs with the coordinator of the state directory, which may be part of another `orchestrator run`: if that one
+    /// ends before this sweep, this one takes over.
     async fn here(&self) -> Result<Outcome, ExpectedError> {
         let mut signals = Signals::listen()?;
         let state_dir = &self.arguments.target.state_dir;
@@ -154,7 +154,7 @@ impl Run<'_> {
             talk::say(&format!("a coordinator (process {pid}) runs on {place} already: submitting to it"));
             let borrowed = !found.lasts && found.is_here();
             match self.elsewhere(found.address, found.token_file, found.lasts, &mut signals).await {
-                // its token went with it
+                // its token was removed with it
                 Err(
                     ExpectedError::Unreachable { .. }
                     | ExpectedError::Coordinator { .. }
@@ -168,7 +168,7 @@ impl Run<'_> {
         }
     }
 
-    /// The coordinator of this process answers no longer.
+    /// Waits until the coordinator of this process id is gone. Returns false if it is still there after a while.
     async fn has_gone(&self, pid: u32) -> bool {
         let deadline = Instant::now() + PATIENCE;
         while rendezvous::find(&self.arguments.target.state_dir).is_some_and(|found| found.pid == pid) {
@@ -180,7 +180,7 @@ impl Run<'_> {
         true
     }
 
-    /// `lasts`: the coordinator is a service that comes back, not part of somebody's `orchestrator run`.
+    /// Runs with another coordinator. `lasts`: it is a service that comes back, not part of an `orchestrator run`.
     async fn elsewhere(
         &self,
         address: String,
@@ -289,9 +289,9 @@ impl Run<'_> {
                 self.conclude(&mut follower, &mut writer, report, Some(signal)).await
             }
             (Ok(Followed::Stuck(because)), Ok(())) => {
-                // the reason comes first; results that cannot be written are in the journal all the same
+                // the reason comes first; results that cannot be written are in the journal anyway
                 let _ = writer.finish(&mut follower).await;
-                // nobody else can start a worker for this coordinator
+                // no other process can start a worker for this coordinator
                 let because = because.replace("start a worker with --devices-per-slot", "give --devices-per-slot");
                 let reason = advice::complete(&because, &self.arguments.target, None);
                 Err(ExpectedError::Infrastructure { what: "the sweep cannot go on", reason })
@@ -301,7 +301,7 @@ impl Run<'_> {
         outcome.and_then(|outcome| ended.map(|()| outcome))
     }
 
-    /// With `--fresh`: what the sweep's trials came to before does not count any more.
+    /// Discards the earlier results of the sweep's trials, for `--fresh`.
     async fn start_anew(&self, client: &mut Client, sweep: &str) -> Result<(), ExpectedError> {
         if self.arguments.fresh {
             let again = counted(client.retry(sweep, true, &[]).await?, "trial");
@@ -310,7 +310,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Until the sweep is complete, or nobody can go on with it.
+    /// Follows until the sweep is complete, or no worker can continue it.
     async fn follow(
         &self,
         follower: &mut Follower,
@@ -321,7 +321,7 @@ impl Run<'_> {
         loop {
             tokio::select! {
                 step = follower.next() => match step? {
-                    // it is about to connect, or leaves with its process
+                    // the worker is about to connect, or leaves with its process
                     Step::Status(status) if workers != Workers::Any && status.waits == WaitReason::NoWorkers.name() => {
                         view.status(&SweepStatus { waits_because: String::new(), ..*status });
                     }
@@ -344,14 +344,14 @@ impl Run<'_> {
         }
     }
 
-    /// The commands that the coordinator advises, complete with what they need to reach it.
+    /// Adds to the commands that the coordinator advises the flags that they need to reach it.
     fn advised(&self, status: SweepStatus, follower: &Follower) -> SweepStatus {
         let reach = follower.client.flags();
         let waits_because = advice::complete(&status.waits_because, &self.arguments.target, Some(&reach));
         SweepStatus { waits_because, ..status }
     }
 
-    /// On a CPU, where the sweep takes hours.
+    /// Prints an estimate on a CPU if the sweep takes hours.
     fn say_how_long(&self, slots: &[Slot]) {
         let devices: Vec<&String> = slots.iter().flat_map(|slot| &slot.devices).collect();
         let threads = devices.iter().filter(|device| **device == "cpu").count();
@@ -375,8 +375,8 @@ impl Run<'_> {
         }
     }
 
-    /// Older sweeps of the same state directory that were interrupted go on as well, and first: not a thing to find out
-    /// from a machine that is busy with something else.
+    /// Announces older sweeps of the same state directory that were interrupted: they continue too, and first. The user
+    /// should not find this out from a busy machine.
     fn say_unfinished(&self, status: &StatusReply, own: &str) {
         let submitted = status.sweeps.iter().find(|sweep| sweep.name == own).map_or(0, |sweep| sweep.submitted_at_ms);
         // attempts of a cancelled sweep may still be ending: nothing is left to cancel
@@ -392,8 +392,8 @@ impl Run<'_> {
         }
     }
 
-    /// Writes the results, prints the tables, and reports how it ended. Results that cannot be written are an error, but
-    /// the table is printed all the same.
+    /// Writes the results, prints the tables, and reports the outcome. Results that cannot be written are an error, but
+    /// the table is printed anyway.
     async fn conclude(
         &self,
         follower: &mut Follower,
@@ -447,7 +447,7 @@ impl Run<'_> {
         written.map_err(|error| self.not_written(writer, &error)).map(|()| outcome)
     }
 
-    /// The journal has every result: what is missing are the files.
+    /// The error if files could not be written. The journal has every result.
     fn not_written(&self, writer: &Writer, error: &ExpectedError) -> ExpectedError {
         let (name, flags) = (&self.sweep.name, self.arguments.target.flags());
         let (folder, results) = (writer.folder().path().display(), &self.arguments.results);
@@ -463,17 +463,17 @@ impl Run<'_> {
     }
 }
 
-/// Who can train the sweep.
+/// The workers that can train the sweep.
 #[derive(Clone, Copy, PartialEq)]
 enum Workers {
-    /// The one in this process.
+    /// The worker of this process.
     Own,
-    /// The one in the process of another `orchestrator run`.
+    /// The worker of another `orchestrator run`'s process.
     Borrowed,
     Any,
 }
 
-/// What runs cannot help: slots stay broken until a person says otherwise, and none is made larger.
+/// Returns true if running workers cannot help: slots stay broken until a user acts, and no slot becomes larger.
 fn is_stuck(status: &SweepStatus) -> bool {
     let lasting = [WaitReason::SlotsBroken, WaitReason::NoSlotLargeEnough, WaitReason::NoTrainer].map(WaitReason::name);
     status.running == 0 && lasting.contains(&status.waits.as_str())

@@ -18,7 +18,7 @@ use crate::rendezvous::{self, Announced};
 use crate::signals::Signals;
 use crate::{talk, trainer};
 
-/// Checkpoints of the embedded worker, below the state directory.
+/// The work directory of the embedded worker, below the state directory.
 const WORK_DIR: &str = "work";
 
 pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, ExpectedError> {
@@ -121,7 +121,7 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
     }
 }
 
-/// The slots that the arguments ask for, of the devices that there are.
+/// Returns the slots that the arguments ask for, made of the existing devices.
 pub fn slots(arguments: &DeviceArgs) -> Result<Vec<Slot>, ExpectedError> {
     let inventory = Inventory::detect();
     Ok(devices::slots(&arguments.devices, arguments.slots, arguments.devices_per_slot, &inventory)?)
@@ -155,7 +155,7 @@ impl Embedded {
             trainer: trainer.path,
             program: trainer.program,
             data_dir: places.data_dir.clone(),
-            // Its sweeps are those of the user whose process this is.
+            // Its sweeps belong to the user of this process.
             allowed_paths: None,
             cache_dir: places.cache_dir.clone(),
             work_dir: std::path::absolute(&work_dir).map_err(ExpectedError::file("find", &work_dir))?,
@@ -165,7 +165,7 @@ impl Embedded {
         Ok(embedded)
     }
 
-    /// For commands that change a sweep while no coordinator runs.
+    /// Starts a coordinator without a worker, for commands that change a sweep while no coordinator runs.
     pub async fn without_worker(state_dir: &Path) -> Result<Self, ExpectedError> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| ExpectedError::Infrastructure {
             what: "cannot listen on loopback",
@@ -188,7 +188,7 @@ impl Embedded {
         Ok(Self { address, token, coordinator, worker: None, _announced: announced })
     }
 
-    /// Until something ends that should not.
+    /// Waits until a part fails that should keep running.
     pub async fn failed(&mut self) -> ExpectedError {
         let worker = async {
             match &mut self.worker {
@@ -235,7 +235,7 @@ impl Embedded {
     }
 }
 
-/// The journal's lock decides whose the directory is; when it is held, the holder may be on another host.
+/// The error if the state directory is taken. The journal's lock decides; its holder may be on another host.
 fn taken(state_dir: &Path, error: coordinator::Error) -> ExpectedError {
     match (coordinator_error(error), rendezvous::left_elsewhere(state_dir)) {
         (ExpectedError::Taken(reason), Some(left)) => ExpectedError::Taken(format!("{reason}; {left}")),
