@@ -61,7 +61,7 @@ struct Block {
     norm2: BatchNorm,
     variant: Variant,
     stride: i64,
-    /// Zero channels that the shortcut gains on each side.
+    /// Zero channels that the shortcut adds on each side.
     extra: i64,
 }
 
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use crate::nn::{Linear, Options};
 
-    /// The authors' narrower networks, counted in docs/paper.md, section 4 for 100 classes.
+    /// The authors' narrower networks, with parameter counts for 100 classes from docs/paper.md, section 4.
     #[test]
     fn wide_variant_with_narrow_channels_has_the_published_counts() {
         for (blocks_per_stage, expected) in [(18, 1_737_860), (5, 471_140)] {

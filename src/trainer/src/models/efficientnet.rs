@@ -1,9 +1,9 @@
 //! EfficientNet-B0 as torchvision builds it: inverted bottlenecks with depthwise convolutions and channel gates.
 //!
-//! Of torchvision's network the random parts are left out on purpose: dropout (0.2) before the classifier and
+//! Two random parts of torchvision's network are left out on purpose: dropout (0.2) before the classifier and
 //! stochastic depth (up to 0.2). Their draws would have to depend on (seed, epoch, sample) alone, and no published
-//! setting of this project's sweeps needs them. The classifier starts as every other (torchvision: uniform within
-//! 1 / sqrt(classes)). Next: golden_tests.rs, which compares with torchvision.
+//! setting of this project's sweeps needs them. The classifier starts like every other (torchvision: uniform within 1 /
+//! sqrt(classes)). Next: golden_tests.rs, which compares with torchvision.
 
 use tch::Tensor;
 
@@ -17,7 +17,7 @@ struct Stage {
     num_blocks: usize,
 }
 
-/// Tan & Le, ICML 2019, table 1, rows 2 to 8.
+/// The stages of Tan & Le, ICML 2019, table 1, rows 2 to 8.
 const STAGES: [Stage; 7] = [
     Stage { expansion: 1, kernel: 3, stride: 1, outputs: 16, num_blocks: 1 },
     Stage { expansion: 6, kernel: 3, stride: 2, outputs: 24, num_blocks: 2 },
@@ -102,14 +102,14 @@ struct InvertedBottleneck {
     depthwise: ConvNorm,
     gate: Gate,
     project: ConvNorm,
-    /// Input and output have the same shape, so the input is added.
+    /// True if input and output have the same shape, so that the input is added.
     residual: bool,
 }
 
 impl InvertedBottleneck {
     fn new(builder: &Builder, stage: &Stage, inputs: i64, stride: i64) -> Self {
         let width = inputs * stage.expansion;
-        // torchvision numbers only the parts that are there
+        // torchvision numbers only the parts that exist
         let mut places = (0..).map(|number| builder / number);
         let mut place = || places.next().expect("an endless supply");
         Self {

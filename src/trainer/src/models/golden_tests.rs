@@ -48,7 +48,7 @@ fn fnv1a(name: &str) -> u32 {
     name.bytes().fold(2_166_136_261, |state, byte| (state ^ u32::from(byte)).wrapping_mul(16_777_619))
 }
 
-/// Numbers in [-1, 1), as `noise` of make_goldens.py.
+/// Returns numbers in [-1, 1), the same as `noise` of make_goldens.py.
 fn noise(name: &str, count: usize) -> Vec<f64> {
     let start = fnv1a(name);
     (0..count as u32)
@@ -81,7 +81,7 @@ fn probe(name: &str, tensor: &Tensor) -> f64 {
     (tensor.to_kind(Kind::Double).contiguous().view(-1) * noise).sum(Kind::Double).double_value(&[])
 }
 
-/// In memory, of images and kernels.
+/// Memory format of images and kernels.
 #[derive(Clone, Copy, Debug)]
 enum Layout {
     ChannelsOutermost,
@@ -136,7 +136,7 @@ fn declared(model: Model, channels: i64, outputs: i64, batch_norm_eps: f64) -> (
     (builder, backbone, classifier)
 }
 
-/// Largest difference relative to the largest expected magnitude.
+/// Returns the largest difference, relative to the largest expected magnitude.
 fn difference(found: &Tensor, expected: &[f64]) -> f64 {
     let found = Vec::<f64>::try_from(found.to_kind(Kind::Double).contiguous().view(-1)).expect("a flat tensor");
     assert_eq!(found.len(), expected.len());
@@ -144,8 +144,8 @@ fn difference(found: &Tensor, expected: &[f64]) -> f64 {
     found.iter().zip(expected).fold(0f64, |worst, (a, b)| worst.max((a - b).abs())) / scale
 }
 
-/// Norm and probe of each expected row, relative to the norm (a probe may be near zero by chance) or the least scale:
-/// a convolution's bias before a batch normalisation has no gradient but rounding.
+/// Compares the norm and probe of each row, relative to the norm (a probe may be near zero by chance) or the least
+/// scale: a convolution's bias before a batch normalisation has only rounding as its gradient.
 fn row_difference(rows: &[(String, f64, f64)], least_scale: f64, find: impl Fn(&str) -> Tensor) -> f64 {
     rows.iter().fold(0f64, |worst, (name, norm, expected_probe)| {
         let tensor = find(name);
@@ -164,7 +164,7 @@ struct Differences {
 }
 
 fn compare(case: &Case, kind: Kind, layout: Layout) -> Differences {
-    // the other tests run beside this one
+    // the other tests run in parallel
     tch::set_num_threads(1);
     let net = Filled::new(case, kind, layout);
     assert_eq!(net.inventory.num_parameters(), case.num_parameters, "{:?}", case.model);
@@ -192,7 +192,7 @@ fn compare(case: &Case, kind: Kind, layout: Layout) -> Differences {
     }
 }
 
-/// Rounding of the features to float32 in the pool is all that separates the two sides in float64.
+/// In float64 the two sides differ only by the rounding of the features to float32 in the pool.
 #[test]
 fn networks_agree_with_pytorch_in_float64() {
     for case in goldens().cases {
@@ -206,8 +206,8 @@ fn networks_agree_with_pytorch_in_float64() {
     }
 }
 
-/// With channels innermost the operations are the shim's own. Deep networks are left to float64: a ReLU input that rounds
-/// to the other side of zero moves single gradients, by up to 6e-3 here with libtorch's operations in that layout.
+/// With channels innermost the shim's own operations run. Deep networks are tested in float64 only: a ReLU input that
+/// rounds across zero changes single gradients, by up to 6e-3 here with libtorch's operations in that layout.
 #[test]
 fn small_networks_agree_with_pytorch_in_float32() {
     let small = [Model::Resnet8, Model::Resnet20, Model::Resnet18];
@@ -226,7 +226,7 @@ fn small_networks_agree_with_pytorch_in_float32() {
     }
 }
 
-/// Every name and shape: a weights file of torchvision's fits, and one of ours fits torchvision's networks.
+/// Every name and shape: weights files of torchvision fit our networks, and ours fit torchvision's.
 #[test]
 fn state_dicts_are_those_of_pytorch() {
     let expected = goldens().networks;
@@ -252,7 +252,7 @@ fn state_dicts_are_those_of_pytorch() {
     }
 }
 
-/// Figures that were published, so that the script and the networks cannot be wrong together.
+/// Published figures, so that the script and the networks cannot be wrong in the same way.
 #[test]
 fn parameter_counts_are_the_published_ones() {
     let count = |model, outputs| declared(model, 3, outputs, 1e-5).0.inventory().num_parameters();
@@ -272,7 +272,7 @@ fn parameter_counts_are_the_published_ones() {
     assert_eq!(moving, 53_120);
 }
 
-/// Sizes no golden has: an odd one, and the smallest that `Settings::check` lets through; of one channel.
+/// Sizes that no golden has: an odd one, and the smallest that `Settings::check` accepts; with one channel.
 #[test]
 fn any_image_size_is_accepted() {
     tch::set_num_threads(1);

@@ -2,8 +2,8 @@
 //!
 //! `basic` and `Variant::Torchvision` are torchvision's resnet18/34/50. `Variant::Keras` is the network of the
 //! cosine-loss authors: stride on the first 1x1 and biases in all convolutions. `Variant::FullConvolution` pads every
-//! k x k convolution by k - 1, so that each place of the image is seen by each weight (Kayhan & van Gemert, CVPR
-//! 2020); shortcuts then need a border of zeros too. Facts: docs/paper.md, sections 4 and 8. Next: golden_tests.rs.
+//! k x k convolution by k - 1, so that each weight sees each place of the image (Kayhan & van Gemert, CVPR 2020);
+//! its shortcuts need a border of zeros too. Facts: docs/paper.md, sections 4 and 8. Next: golden_tests.rs.
 
 use tch::Tensor;
 
@@ -20,17 +20,17 @@ pub enum Variant {
     FullConvolution,
 }
 
-/// torchvision's resnet18 and resnet34.
+/// Builds torchvision's resnet18 or resnet34.
 pub fn basic(blocks_per_stage: [usize; 4], channels: i64, builder: &Builder) -> Network {
     network(Variant::Torchvision, blocks_per_stage, channels, builder, BasicBlock::new)
 }
 
-/// ResNet-50.
+/// Builds a ResNet-50.
 pub fn bottleneck(variant: Variant, channels: i64, builder: &Builder) -> Network {
     network(variant, [3, 4, 6, 3], channels, builder, Bottleneck::new)
 }
 
-/// What differs from block to block.
+/// The properties that differ from block to block.
 #[derive(Clone, Copy)]
 struct Shape {
     inputs: i64,
@@ -67,7 +67,7 @@ fn network<B: Block + 'static>(
     Network::new(inputs, move |images, pass| {
         let x = stem_norm.forward_relu(&stem.forward(images, pass), pass);
         let mut x = match variant {
-            // after a ReLU, PyTorch's padding with -inf and Keras' with 0 pool alike
+            // after a ReLU, PyTorch's padding with -inf and Keras' padding with 0 give the same result
             Variant::Torchvision | Variant::Keras => max_pool(&x, 3, 2, 1),
             Variant::FullConvolution => max_pool(&x, 2, 2, 0),
         };
@@ -93,10 +93,10 @@ fn conv(builder: &Builder, variant: Variant, [inputs, outputs]: [i64; 2], kernel
     Conv2d::new(builder, inputs, outputs, kernel, options)
 }
 
-/// The way round a block: its input, or a strided 1x1 convolution of it where sizes change.
+/// The path around a block: its input, or a strided 1x1 convolution of it where sizes change.
 struct Shortcut {
     projection: Option<(Conv2d, BatchNorm)>,
-    /// Zeros on each side before anything else.
+    /// Width of the border of zeros added first.
     border: i64,
 }
 

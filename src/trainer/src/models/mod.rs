@@ -16,7 +16,7 @@ use sweep::settings::Model;
 
 use crate::nn::{Builder, Network};
 
-/// Notes the parameters of a backbone for images of `channels` channels and returns its forward pass.
+/// Declares the parameters of a backbone for images of `channels` channels and returns its forward pass.
 pub fn build(model: Model, builder: &Builder, channels: i64) -> Network {
     match model {
         Model::Resnet8 => cifar::original(1, channels, builder),
@@ -34,7 +34,7 @@ pub fn build(model: Model, builder: &Builder, channels: i64) -> Network {
     }
 }
 
-/// Where torchvision keeps the last fully connected layer; the trainer's head takes this place in the tree of names.
+/// Returns torchvision's name of the last fully connected layer; the trainer's head takes this place in the name tree.
 pub fn classifier_name(model: Model) -> &'static str {
     match model {
         Model::EfficientnetB0 => "classifier.1",

@@ -1,7 +1,7 @@
-//! Every network makes a training step in both number formats, with the shim's own operations and without them, and its
-//! gradient is that of libtorch's operations in f64.
+//! Every network makes a training step in both number formats, with and without the shim's own operations, and its
+//! gradient matches the one of libtorch's operations in f64.
 //!
-//! A step is a replica's own: forward, backward, update. Next: golden_tests.rs, which compares the networks with PyTorch.
+//! A step is the replica's own: forward, backward, update. Next: golden_tests.rs, which compares with PyTorch.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const CHANNELS: usize = 3;
 const NUM_CLASSES: usize = 5;
 const BATCH: i64 = 8;
 
-/// A step of these leaves the weights as they are and the gradient in the momentum.
+/// Returns settings whose step leaves the weights unchanged and the gradient in the momentum.
 fn settings(model: Model) -> Settings {
     let settings = sweep::recipe::settings("vipriors", "folder:images").expect("a recipe");
     Settings {
@@ -58,8 +58,8 @@ fn replica(settings: &Settings, bf16: bool) -> Replica {
     replica
 }
 
-/// Makes the network one whose gradient rounding changes little: kernels are numbers of bf16, and what a residual block adds to
-/// its shortcut is small. As drawn, a ResNet-50's gradient in bf16 is further off than it is long.
+/// Makes the gradient less sensitive to rounding: kernels are bf16 numbers, and a residual block adds little to its
+/// shortcut. With initial weights as drawn, the error of a ResNet-50's bf16 gradient is longer than the gradient.
 fn calm(replica: &mut Replica) {
     let _guard = tch::no_grad_guard();
     let notes = &replica.inventory.parameters;
@@ -81,13 +81,13 @@ fn calm(replica: &mut Replica) {
     replica.storage.refresh_working_copy();
 }
 
-/// `layer1.0` of `layer1.0.bn2.weight`.
+/// Returns the block of a parameter: `layer1.0` for `layer1.0.bn2.weight`.
 fn block_of(name: &str) -> Option<&str> {
     let mut dots = name.match_indices('.').map(|(at, _)| at).skip(1);
     name.starts_with("layer").then(|| dots.next()).flatten().map(|end| &name[..end])
 }
 
-/// The gradient of each parameter, f64, after a step.
+/// Makes a step and returns the gradient of each parameter in f64.
 fn step(replica: &mut Replica, side: i64, own: bool) -> Vec<Tensor> {
     replica.use_own_operations(OwnOperations { fused_norm: own, products: own });
     let (images, labels) = batch(side);
@@ -100,7 +100,7 @@ fn step(replica: &mut Replica, side: i64, own: bool) -> Vec<Tensor> {
     (0..replica.inventory.parameters.len()).map(gradient).collect()
 }
 
-/// The same by libtorch's operations in f64, with channels outermost.
+/// Returns the same gradients from libtorch's operations in f64, with channels outermost.
 fn reference(replica: &Replica, settings: &Settings, side: i64) -> Vec<Tensor> {
     let builder = Builder::new(Options { init: settings.init, batch_norm_eps: settings.batch_norm_eps });
     let network = build(settings.model, &builder, CHANNELS as i64);
@@ -124,19 +124,20 @@ fn reference(replica: &Replica, settings: &Settings, side: i64) -> Vec<Tensor> {
     parameters.iter().map(Tensor::grad).collect()
 }
 
-/// How far apart two gradients are, relative to the length of the second.
+/// Returns the distance of two gradients, relative to the length of the second.
 fn distance(found: &[Tensor], expected: &[Tensor]) -> f64 {
     let squares = |tensor: &Tensor| tensor.square().sum(Kind::Double).double_value(&[]);
     let apart: f64 = found.iter().zip(expected).map(|(found, expected)| squares(&(found - expected))).sum();
     (apart / expected.iter().map(squares).sum::<f64>()).sqrt()
 }
 
-/// How far off a gradient may be: found at most 1e-3, and 0.3 where numbers have eight bits.
+/// Returns the largest distance allowed: distances found are at most 1e-3, and 0.3 where numbers have eight bits.
 fn bound(bf16: bool) -> f64 {
     if bf16 { 0.4 } else { 5e-3 }
 }
 
-/// With the side of the images: small ones are soon computed, but a last stage of single pixels has few for its statistics.
+/// Makes steps of networks, each with its image side: small images are fast, but a last stage of single pixels leaves
+/// few values for its statistics.
 fn steps_of(models: &[(Model, i64)]) {
     tch::set_num_threads(1);
     for &(model, side) in models {
@@ -166,6 +167,6 @@ fn every_small_image_network_makes_a_step() {
 fn every_large_image_network_makes_a_step() {
     use Model::{EfficientnetB0, Resnet18, Resnet34, Resnet50, Resnet50Fconv, Resnet50Keras};
     steps_of(&[Resnet18, Resnet34, Resnet50, Resnet50Keras].map(|model| (model, 32)));
-    // full convolutions shrink less
+    // full convolutions shrink images less
     steps_of(&[(Resnet50Fconv, 16), (EfficientnetB0, 40)]);
 }

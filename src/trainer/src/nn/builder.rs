@@ -1,8 +1,8 @@
-//! The builder takes notes: which parameters and buffers a network has, what each is for and how it starts.
+//! Builder of networks: it records a network's parameters and buffers, the role of each and its initial values.
 //!
 //! It allocates nothing and draws nothing, so that parameters can be counted, frozen, sharded or laid out in one
 //! buffer before the first byte exists. Names are torchvision's (`layer1.0.conv1.weight`), because weight files are
-//! exchanged under them. Two parameters of one name are a programming error and panic. Next: layers.rs.
+//! exchanged under them. Two parameters with the same name are a programming error and panic. Next: layers.rs.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -14,14 +14,14 @@ use tch::Tensor;
 
 use super::pass::Pass;
 
-/// What a parameter is for: decides weight decay and working precision.
+/// The role of a parameter, which decides its weight decay and working precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// Shape [out, in / groups, height, width].
+    /// Kernel of a convolution, with shape [out, in / groups, height, width].
     ConvKernel,
-    /// Of a convolution: shares its working precision.
+    /// Bias of a convolution, in the convolution's working precision.
     ConvBias,
-    /// Shape [out, in].
+    /// Kernel of a fully connected layer, with shape [out, in].
     LinearKernel,
     LinearBias,
     NormWeight,
@@ -29,18 +29,18 @@ pub enum Role {
 }
 
 impl Role {
-    /// Kernels are what `weight_decay_on: kernels` decays.
+    /// Returns true for kernels, the parameters that `weight_decay_on: kernels` decays.
     pub fn is_kernel(self) -> bool {
         matches!(self, Self::ConvKernel | Self::LinearKernel)
     }
 
-    /// Whether a bf16 run works on a bf16 copy of it. Normalisation and the heads stay in f32.
+    /// Returns true if a bf16 run works on a bf16 copy of the parameter. Normalisation and the heads stay in f32.
     pub fn is_convolution(self) -> bool {
         matches!(self, Self::ConvKernel | Self::ConvBias)
     }
 }
 
-/// How a parameter or buffer starts. Fans are those of the shape it is applied to.
+/// Initial values of a parameter or buffer. Fans are those of the shape that is filled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fill {
     Zeros,
@@ -61,7 +61,7 @@ pub enum Fill {
     },
 }
 
-/// The two families whose convolutions Keras-style recipes start differently (docs/paper.md, section 2.1).
+/// Families of recipes whose initial weights differ (docs/paper.md, section 2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Cifar,
@@ -77,7 +77,7 @@ impl Fill {
         }
     }
 
-    /// Kernel and bias of a fully connected layer.
+    /// Returns the fills of kernel and bias of a fully connected layer.
     pub fn linear(init: Init, num_inputs: i64) -> (Self, Self) {
         match init {
             Init::Keras => (Self::GlorotUniform, Self::Zeros),
@@ -90,11 +90,11 @@ impl Fill {
     }
 }
 
-/// A noted parameter: index into `Inventory::parameters`.
+/// A declared parameter: index into `Inventory::parameters`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Parameter(pub usize);
 
-/// A noted buffer (state that is not trained): index into `Inventory::buffers`.
+/// A declared buffer (state that is not trained): index into `Inventory::buffers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Buffer(pub usize);
 
@@ -121,13 +121,13 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// Trainable numbers: what papers call the parameter count.
+    /// Returns the number of trainable numbers, the parameter count in papers.
     pub fn num_parameters(&self) -> u64 {
         self.parameters.iter().map(|note| note.shape.iter().product::<i64>() as u64).sum()
     }
 }
 
-/// What all layers of a network share.
+/// Options that all layers of a network share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     pub init: Init,
@@ -167,7 +167,7 @@ impl Builder {
         Buffer(inventory.buffers.len() - 1)
     }
 
-    /// The notes so far.
+    /// Returns the declarations so far.
     pub fn inventory(&self) -> Inventory {
         self.inventory.borrow().clone()
     }

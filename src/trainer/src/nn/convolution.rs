@@ -1,11 +1,11 @@
-//! Convolution: libtorch's, or on the CPU a product of matrices made by the shim, whichever is faster for its shape.
+//! Convolution by libtorch, or on the CPU as a product of matrices in the shim, whichever is faster for its shape.
 //!
-//! oneDNN orders kernels anew for each pass, which costs more than the arithmetic where images are small and channels
-//! many, in f32 as in bf16; and its bf16 gradient of kernels is slower than its forward pass, with matrix tiles and without: a
-//! little for large images, several times for small ones (bench/results/epyc.md,
-//! avx2.md beside it). The choice is a function of shapes, number format and instruction set, so that a trial repeated on
-//! the same kind of machine gives the same bits; changing it changes them: raise `sweep::trial::TRAINING_VERSION`.
-//! The arithmetic is in shim/convolution.cpp, shim/kernel_gradient.cpp and shim/kernel_gradient_tiles.cpp. Next: layers.rs, the user.
+//! oneDNN reorders kernels in each pass, in f32 and bf16, which costs more than the arithmetic if images are small and
+//! channels many. Its bf16 gradient of kernels is slower than its forward pass, with and without matrix tiles: a little
+//! for large images, several times for small ones (bench/results/epyc.md, avx2.md beside it). The choice depends only
+//! on shapes, number format and instruction set, so a trial repeated on the same kind of machine gives the same bits.
+//! Changing the choice changes the bits: raise `sweep::trial::TRAINING_VERSION`. The arithmetic is in
+//! shim/convolution.cpp, shim/kernel_gradient.cpp and shim/kernel_gradient_tiles.cpp. Next: layers.rs, the user.
 
 use std::ffi::{c_char, c_void};
 
@@ -14,7 +14,7 @@ use tch::{Kind, Tensor};
 use crate::hardware::Hardware;
 use crate::shim;
 
-/// Which passes are products of matrices. As in shim/convolution.cpp.
+/// The passes that are products of matrices. Layout as in shim/convolution.cpp.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ways {
@@ -37,7 +37,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
 }
 
-/// A square kernel with as many zeros on all sides of the image.
+/// A square kernel, with the same padding by zeros on all sides of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     pub kernel: i64,
@@ -46,8 +46,8 @@ pub struct Window {
     pub groups: i64,
 }
 
-/// x [batch, inputs, height, width] and weight [outputs, inputs / groups, kernel, kernel] of one dtype. Panics where
-/// libtorch refuses, as its own operation does. `products`: where they are faster.
+/// Convolves x [batch, inputs, height, width] with weight [outputs, inputs / groups, kernel, kernel] of the same dtype.
+/// Panics where libtorch's own operation fails. `products`: use products where they are faster.
 pub fn convolve(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, window: Window, products: bool) -> Tensor {
     let ways = if products { ways(x, weight, window) } else { Ways::default() };
     if ways == Ways::default() {
@@ -57,12 +57,13 @@ pub fn convolve(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, window: Wind
     by_ways(x, weight, bias, window, ways)
 }
 
-/// The same, whatever is faster. Both tensors have channels innermost and are f32 or bf16 on the CPU.
+/// Convolves in the given ways, whether or not they are faster. Both tensors have channels innermost and are f32 or
+/// bf16 on the CPU.
 pub(super) fn by_ways(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, window: Window, ways: Ways) -> Tensor {
     let raw = |tensor: &Tensor| tensor.as_ptr() as *mut c_void;
     let bias = bias.map_or(std::ptr::null_mut(), raw);
     let mut result = std::ptr::null_mut();
-    // SAFETY: tensors that live through the call and are as the C++ side expects (`ways` has checked layouts, kinds and
+    // SAFETY: the tensors live through the call and are as the C++ side expects (`ways` has checked layouts, kinds and
     // device); `result` is written on success only.
     let message =
         unsafe { shim_convolution(raw(x), raw(weight), bias, window.stride, window.padding, ways, &mut result) };
@@ -83,7 +84,7 @@ fn ways(x: &Tensor, weight: &Tensor, window: Window) -> Ways {
     faster(size, window, x.kind(), Hardware::of_cpu())
 }
 
-/// Whether there are shapes at all whose convolutions are products.
+/// Returns true if the convolutions of some shapes are products.
 pub fn has_products(bf16: bool, hardware: Hardware) -> bool {
     match hardware {
         Hardware::VectorBf16 | Hardware::TileBf16 => true,
@@ -93,28 +94,28 @@ pub fn has_products(bf16: bool, hardware: Hardware) -> bool {
 }
 
 pub(super) struct Size {
-    /// Outputs per channel.
+    /// Number of outputs per channel.
     pub places: i64,
-    /// Of an image, per channel.
+    /// Number of pixels of an image, per channel.
     pub pixels: i64,
     pub inputs: i64,
     pub outputs: i64,
 }
 
-/// Channels that shim/kernel_gradient.cpp and shim/kernel_gradient_tiles.cpp take at a time.
+/// Number of channels that shim/kernel_gradient.cpp and shim/kernel_gradient_tiles.cpp process at a time.
 const BLOCK: i64 = 32;
 
-/// The most places for which a product is faster than libtorch's pass.
+/// The largest numbers of places for which a product is faster than libtorch's pass.
 struct Most {
     forward: i64,
     images: i64,
-    /// Of channels that are not in blocks.
+    /// Limit for the gradient of kernels if channels do not fill whole blocks.
     kernels: i64,
 }
 
-/// Measured with 2 threads: bf16 on an AMD EPYC with `avx512_bf16` alone and on an Intel Xeon with `amx_bf16`, f32 on that Xeon,
-/// kept to AVX-512 and to AVX2. Ordering the kernels costs oneDNN as much for few places as for many; a strided 1x1 kernel
-/// leaves three pixels of four unseen, which a product does not visit.
+/// Returns limits measured with 2 threads: bf16 on an AMD EPYC with `avx512_bf16` alone and on an Intel Xeon with
+/// `amx_bf16`, f32 on that Xeon, limited to AVX-512 and to AVX2. Reordering kernels costs oneDNN the same for few
+/// places as for many; a strided 1x1 kernel skips three of four pixels, which a product does not visit.
 fn most(window: Window, bf16: bool, hardware: Hardware) -> Most {
     let (forward, images, kernels) = match (bf16, hardware, window.kernel, window.stride) {
         (false, _, 1, 1) => (1024, 1024, 4096),
@@ -141,13 +142,13 @@ pub(super) fn faster(size: Size, window: Window, kind: Kind, hardware: Hardware)
         Kind::Float => false,
         _ => return Ways::default(),
     };
-    // a replica without images, whose group waits for its sums of nothing: libtorch knows what that is
+    // a replica without images has nothing to multiply but joins its group's sums: libtorch handles empty batches
     if places == 0 || !has_products(bf16, hardware) {
         return Ways::default();
     }
     let most = most(window, bf16, hardware);
     let in_blocks = bf16 && inputs % BLOCK == 0 && outputs % BLOCK == 0;
-    // oneDNN leaves out what a kernel sees beyond a single pixel; a product multiplies those zeros
+    // oneDNN skips the part of a kernel beyond a single pixel; a product multiplies those zeros
     let sees_zeros = !bf16 && pixels == 1 && window.kernel > 1;
     Ways {
         forward: places <= most.forward && !sees_zeros,

@@ -1,4 +1,4 @@
-//! Convolutions as products against libtorch's: values and all gradients, and which shapes are made how.
+//! Convolutions as products compared with libtorch's: values, all gradients, and the choice for each shape.
 
 use tch::{Kind, Tensor};
 
@@ -11,12 +11,12 @@ use crate::shim;
 
 const ALL: Ways = Ways { forward: true, images: true, kernels: true };
 
-/// Of unit variance; libtorch's generator is shared with the tests beside this one.
+/// Returns noise of unit variance, without libtorch's generator, which tests that run in parallel share.
 fn noise(name: &str, shape: &[i64]) -> Tensor {
     Tensor::from_slice(&init::draw(0, name, shape, Fill::Normal { std: 1.0 })).view(shape)
 }
 
-/// Output, and gradients of images, kernels and bias.
+/// Returns the output and the gradients of images, kernels and bias.
 fn run(shape: [i64; 4], outputs: i64, window: Window, kind: Kind, ways: Option<Ways>) -> Vec<(&'static str, Tensor)> {
     let innermost = |name: &str, shape: &[i64]| {
         let values = noise(name, shape).to_kind(kind);
@@ -48,11 +48,11 @@ fn products_are_convolutions() {
         ([4, 32, 4, 4], 48, window(1, 1, 0)),
         ([2, 64, 1, 1], 16, window(3, 1, 1)),
         ([2, 3, 9, 6], 5, window(7, 2, 3)),
-        // as full convolution pads: more zeros than half a kernel, round a single pixel too
+        // as in full convolution: more zeros than half a kernel, also around a single pixel
         ([2, 18, 1, 2], 4, window(3, 1, 2)),
         ([1, 5, 6, 6], 7, window(1, 1, 1)),
-        // channels in blocks: one chunk of rows, many chunks, rows of odd length, strides that leave rows unseen, zeros
-        // all round, rows so long that one is a chunk
+        // channels in blocks: one chunk of rows, many chunks, rows of odd length, strides that skip rows, zeros on all
+        // sides, rows so long that each is one chunk
         ([2, 64, 5, 7], 32, window(3, 1, 1)),
         ([3, 32, 29, 31], 96, window(3, 1, 1)),
         ([2, 96, 23, 30], 64, window(3, 2, 1)),
@@ -83,7 +83,7 @@ fn products_are_convolutions() {
     }
 }
 
-/// Autograd lets nobody change in place a view that an operation of the shim returned.
+/// Autograd forbids changing in place a view that an operation of the shim returned.
 #[test]
 fn a_product_may_be_changed_in_place() {
     for (kernel, stride) in [(1, 1), (3, 2)] {
@@ -105,7 +105,7 @@ fn a_product_may_be_changed_in_place() {
     }
 }
 
-/// How the shim's own arithmetic is split changes nothing. Processors without its instructions have libtorch's products.
+/// Splitting the shim's own arithmetic changes nothing. Processors without its instructions use libtorch's products.
 #[test]
 fn kernel_gradients_have_the_same_bits_with_any_number_of_threads() {
     if !process::cpu_flags().iter().any(|flag| flag == "avx512_bf16") {
@@ -125,7 +125,7 @@ fn kernel_gradients_have_the_same_bits_with_any_number_of_threads() {
     }
 }
 
-/// An image that needs no gradient has none, as at a network's first layer.
+/// An image that needs no gradient gets none, as in a network's first layer.
 #[test]
 fn the_first_layer_has_a_gradient_of_its_kernels_alone() {
     let window = Window { kernel: 3, stride: 1, padding: 1, groups: 1 };

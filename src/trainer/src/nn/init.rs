@@ -1,19 +1,19 @@
 //! Initial weights from counters: every number is a pure function of (seed, parameter name, index).
 //!
-//! No generator state exists, so replicas, devices, layouts and partial rebuilds all start from the same weights, and
+//! There is no generator state, so replicas, devices, layouts and partial rebuilds all start from the same weights, and
 //! adding a parameter changes no other. The generator is Philox 4x32-10 (Salmon et al., SC 2011). Next: storage.rs.
 
 use std::f64::consts::TAU;
 
 use super::builder::Fill;
 
-/// Standard deviation of a unit normal cut at +-2; Keras divides by it so that the cut variance is the wanted one.
+/// Standard deviation of a unit normal cut at +-2; Keras divides by it to get the intended variance.
 const STD_OF_UNIT_NORMAL_CUT_AT_TWO: f64 = 0.879_625_661_034_239_8;
 
-/// Numbers that are worth a thread.
+/// Amount of numbers that justifies a thread.
 const SHARE: usize = 1 << 16;
 
-/// Values of one parameter in row-major order of its shape, drawn by as many threads as libtorch uses here.
+/// Draws the values of one parameter in row-major order, on the number of threads that libtorch uses here.
 pub fn draw(seed: u64, name: &str, shape: &[i64], fill: Fill) -> Vec<f32> {
     let count = shape.iter().product::<i64>() as usize;
     let (fan_in, fan_out) = fan_in_out(shape);
@@ -34,7 +34,7 @@ pub fn draw(seed: u64, name: &str, shape: &[i64], fill: Fill) -> Vec<f32> {
     }
 }
 
-/// `value` of each index.
+/// Computes `value` for each index.
 fn each(count: usize, value: impl Fn(u64) -> f64 + Sync) -> Vec<f32> {
     let mut values = vec![0.0; count];
     let threads = tch::get_num_threads().max(1) as usize;
@@ -58,7 +58,7 @@ fn each(count: usize, value: impl Fn(u64) -> f64 + Sync) -> Vec<f32> {
     values
 }
 
-/// Fans of [out, in], [out, in, height, width] as PyTorch and Keras count them; of anything else, its length.
+/// Returns the fans of [out, in] or [out, in, height, width] as PyTorch and Keras count them, else the length.
 pub fn fan_in_out(shape: &[i64]) -> (f64, f64) {
     match *shape {
         [outputs, inputs, ref receptive @ ..] => {
@@ -86,12 +86,12 @@ impl Philox {
         Self { key: [word(0), word(4)] }
     }
 
-    /// 128 random bits of a 128-bit counter.
+    /// Returns 128 random bits for a 128-bit counter.
     fn block(self, index: u64, round: u32) -> [u32; 4] {
         data::philox([index as u32, (index >> 32) as u32, round, 0], self.key)
     }
 
-    /// In the open interval (0, 1), with 53 bits.
+    /// Returns a number in the open interval (0, 1), with 53 bits.
     fn to_unit(high: u32, low: u32) -> f64 {
         let bits = (u64::from(high) << 32 | u64::from(low)) >> 11;
         (bits as f64 + 0.5) / (1u64 << 53) as f64
@@ -102,7 +102,7 @@ impl Philox {
         Self::to_unit(a, b)
     }
 
-    /// Box-Muller.
+    /// Draws from the unit normal (Box-Muller).
     fn normal(self, index: u64, round: u32) -> f64 {
         let [a, b, c, d] = self.block(index, round);
         (-2.0 * Self::to_unit(a, b).ln()).sqrt() * (TAU * Self::to_unit(c, d)).cos()
@@ -118,7 +118,7 @@ impl Philox {
 mod tests {
     use super::*;
 
-    /// Known answer of the reference implementation (Random123 kat_vectors): counter and key zero.
+    /// Known answer of the reference implementation (Random123 kat_vectors) for counter and key zero.
     #[test]
     fn philox_matches_the_reference() {
         let generator = Philox { key: [0, 0] };
@@ -151,7 +151,7 @@ mod tests {
         assert!(cut.iter().all(|value| value.abs() <= limit * 1.000_001));
     }
 
-    /// Enough for several threads, and one alone.
+    /// One count large enough for several threads, and one for a single thread.
     #[test]
     fn the_number_of_threads_changes_no_draw() {
         let shape = [3 * SHARE as i64 + 5];

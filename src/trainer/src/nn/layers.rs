@@ -1,8 +1,8 @@
 //! Layers with parameters: convolution, fully connected, batch normalisation.
 //!
-//! A layer is made of notes (see builder.rs) and finds its tensors through the `Pass`. Inputs take the dtype of the
-//! kernel they meet, so that a network runs in bf16 or f32 without knowing it; batch normalisation keeps f32
-//! parameters and statistics under either. Next: storage.rs, which owns the tensors.
+//! A layer declares its parameters (see builder.rs) and finds its tensors through the `Pass`. Inputs are converted to
+//! the dtype of the layer's kernel, so a network runs in bf16 or f32 without knowing it; batch normalisation keeps f32
+//! parameters and statistics in both. Next: storage.rs, which owns the tensors.
 
 use tch::{Kind, Tensor};
 
@@ -16,7 +16,7 @@ use super::pool::{pad_zero, same_padding};
 pub enum Padding {
     /// The same number of zeros on all sides (PyTorch).
     Symmetric(i64),
-    /// TensorFlow's 'same': ceil(size / stride) outputs, an odd zero goes to the right and the bottom.
+    /// TensorFlow's 'same': ceil(size / stride) outputs; an odd zero goes to the right and the bottom.
     Same,
 }
 
@@ -38,7 +38,7 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// A square kernel. Biases start at zero.
+    /// Declares a convolution with a square kernel. Biases start at zero.
     pub fn new(builder: &Builder, in_channels: i64, out_channels: i64, kernel: i64, options: ConvOptions) -> Self {
         let shape = [out_channels, in_channels / options.groups, kernel, kernel];
         let weight = builder.parameter("weight", &shape, Role::ConvKernel, options.fill);
@@ -56,7 +56,7 @@ impl Conv2d {
         convolve(&x, weight, bias, window, pass.own_operations.products)
     }
 
-    /// Asymmetric padding is made here; symmetric padding is left to the convolution, which has it for free.
+    /// Pads the input if padding is asymmetric; symmetric padding is left to the convolution, where it costs nothing.
     fn pad(&self, x: Tensor) -> (Tensor, i64) {
         match self.options.padding {
             Padding::Symmetric(padding) => (x, padding),
@@ -70,7 +70,7 @@ impl Conv2d {
     }
 }
 
-/// y = x W^T + b over the last axis.
+/// A fully connected layer: y = x W^T + b over the last axis.
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Parameter,
@@ -78,7 +78,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Starts as `Options::init` says.
+    /// Declares a layer whose initial values follow `Options::init`.
     pub fn new(builder: &Builder, num_inputs: i64, num_outputs: i64, bias: bool) -> Self {
         let (weight_fill, bias_fill) = Fill::linear(builder.options().init, num_inputs);
         let weight = builder.parameter("weight", &[num_outputs, num_inputs], Role::LinearKernel, weight_fill);
@@ -96,7 +96,8 @@ impl Linear {
     }
 }
 
-/// Over axis 1 of [batch, channels] or [batch, channels, height, width]. The moving variance is the unbiased one.
+/// Batch normalisation over axis 1 of [batch, channels] or [batch, channels, height, width]. The moving variance is
+/// the unbiased one.
 #[derive(Clone, Debug)]
 pub struct BatchNorm {
     weight: Parameter,
@@ -125,7 +126,7 @@ impl BatchNorm {
         self.forward_then(x, Then::Relu, pass)
     }
 
-    /// The end of a residual block: ReLU of the sum with its shortcut.
+    /// Returns the end of a residual block: ReLU of the sum with its shortcut.
     pub fn forward_add_relu(&self, x: &Tensor, shortcut: &Tensor, pass: &Pass) -> Tensor {
         self.forward_then(x, Then::AddRelu(shortcut), pass)
     }
@@ -150,8 +151,8 @@ impl BatchNorm {
         }
     }
 
-    /// Statistics of the whole batch: two sums over all replicas, mean first, because the variance as a difference of
-    /// squares would lose digits. Autograd carries the gradient through both sums.
+    /// Normalises with the statistics of the whole batch: two sums over all replicas, the mean first, because the
+    /// variance as a difference of squares would lose digits. Autograd carries the gradient through both sums.
     fn forward_synchronised(&self, x: &Tensor, pass: &Pass, momentum: f64) -> Tensor {
         let reduction = pass.synchronised.expect("called with a reduction");
         let axes: Vec<i64> = (0..x.dim() as i64).filter(|&axis| axis != 1).collect();

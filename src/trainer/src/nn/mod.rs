@@ -1,8 +1,8 @@
-//! Networks without a framework: declared parameters, layers that look them up, one flat buffer behind them all.
+//! Networks without a framework: declared parameters, layers that look them up, one flat buffer for all of them.
 //!
-//! A model is built against a `Builder`, which only takes notes (names, shapes, roles, initial fills). `Storage` then
-//! lays every noted parameter into flat buffers, and a `Pass` hands the views to the layers while they run. Nothing
-//! here knows losses, optimisers or devices. Read builder.rs, then layers.rs, then storage.rs.
+//! A model is built with a `Builder`, which only records declarations (names, shapes, roles, initial fills). `Storage`
+//! then places every declared parameter in flat buffers, and a `Pass` gives the layers their views while they run.
+//! Nothing here knows losses, optimisers or devices. Read builder.rs, then layers.rs, then storage.rs.
 
 mod builder;
 mod convolution;

@@ -1,8 +1,8 @@
-//! Batch normalisation, addition and ReLU in one operation where the shim has kernels for it, with libtorch's else.
+//! Batch normalisation, addition and ReLU as one operation where the shim has kernels for it, otherwise as libtorch's.
 //!
-//! In a residual network they are what is bound by memory and not by arithmetic: in one operation they read and write
-//! half as much (docs/performance.md). The kernels (shim/norm.h) want channels innermost in memory and f32 or bf16.
-//! Statistics over replicas (layers.rs) and the networks' tests in f64 go the other way. Next: layers.rs, the user.
+//! In a residual network these operations are bound by memory, not arithmetic: fused, they read and write half as much
+//! (docs/performance.md). The kernels (shim/norm.h) need channels innermost in memory and f32 or bf16. Statistics over
+//! replicas (layers.rs) and the networks' tests in f64 use libtorch's operations. Next: layers.rs, the user.
 
 use std::ffi::{c_char, c_void};
 
@@ -39,19 +39,19 @@ unsafe extern "C" {
     ) -> *mut c_char;
 }
 
-/// What comes after a normalisation.
+/// The operation after a normalisation.
 #[derive(Clone, Copy)]
 pub enum Then<'a> {
     Nothing,
     Relu,
-    /// ReLU of the sum with this, which has the shape of the output.
+    /// ReLU of the sum with this tensor, which has the shape of the output.
     AddRelu(&'a Tensor),
 }
 
-/// Which statistics images are normalised with.
+/// The statistics that images are normalised with.
 #[derive(Clone, Copy)]
 pub enum By {
-    /// The batch's, of which the moving ones take in a part; none of those of a single value, which has no variance.
+    /// The batch's statistics, which also update the moving ones; a single value, which has no variance, does not.
     Batch {
         momentum: f64,
     },
@@ -66,12 +66,12 @@ pub struct Norm<'a> {
     pub moving_mean: &'a Tensor,
     pub moving_var: &'a Tensor,
     pub eps: f64,
-    /// Where it can be.
+    /// True if the operations are fused where possible.
     pub fused: bool,
 }
 
 impl Norm<'_> {
-    /// Panics where libtorch refuses, as its own operations do.
+    /// Normalises images. Panics where libtorch's own operations fail.
     pub fn forward(&self, x: &Tensor, by: By, then: Then) -> Tensor {
         match self.is_fused(x) {
             true => self.fused(x, by, then),
@@ -125,7 +125,7 @@ impl Norm<'_> {
         let (weight, bias) = (Some(self.weight), Some(self.bias));
         let moving = (Some(self.moving_mean), Some(self.moving_var));
         let mut normalised = match by {
-            // libtorch would store NaN
+            // libtorch would store NaN here
             By::Batch { .. } if is_single(x) => {
                 x.batch_norm(weight, bias, None::<&Tensor>, None, true, 0.0, self.eps, false)
             }
@@ -137,7 +137,7 @@ impl Norm<'_> {
 }
 
 impl Then<'_> {
-    /// In place, which autograd allows: no gradient needs the normalised values.
+    /// Applies the operation in place, which autograd allows: no gradient needs the normalised values.
     pub fn apply(self, normalised: &mut Tensor) -> Tensor {
         match self {
             Then::Nothing => normalised.shallow_clone(),
@@ -147,7 +147,7 @@ impl Then<'_> {
     }
 }
 
-/// One value per channel.
+/// Returns true if there is only one value per channel.
 fn is_single(x: &Tensor) -> bool {
     x.numel() as i64 == x.size()[1]
 }

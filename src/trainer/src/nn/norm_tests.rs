@@ -1,4 +1,4 @@
-//! The fused operation against libtorch's: values, all gradients, moving statistics, whatever the shape.
+//! The fused operation compared with libtorch's: values, all gradients and moving statistics, for every kind of shape.
 
 use tch::{Device, Kind, Tensor};
 
@@ -14,14 +14,14 @@ enum After {
     AddRelu,
 }
 
-/// Values after a pass forward and one back.
+/// Results of a forward and a backward pass.
 struct Found {
     output: Tensor,
-    /// By name: of the images, the shortcut, weight and bias, and the moving statistics.
+    /// Gradients of the images, shortcut, weight and bias, and the moving statistics, by name.
     others: Vec<(&'static str, Tensor)>,
 }
 
-/// Of unit variance; libtorch's generator is shared with the tests beside this one.
+/// Returns noise of unit variance, without libtorch's generator, which tests that run in parallel share.
 fn noise(name: &str, shape: &[i64]) -> Tensor {
     Tensor::from_slice(&init::draw(0, name, shape, Fill::Normal { std: 1.0 })).view(shape)
 }
@@ -32,7 +32,7 @@ fn spread(found: &Tensor, expected: &Tensor) -> f64 {
     (found - expected).abs().max().double_value(&[]) / scale
 }
 
-/// 0 where ReLU's input is so near zero that rounding may decide whether the gradient passes, else 1.
+/// Returns 0 where ReLU's input is so near zero that rounding may decide whether the gradient passes, else 1.
 fn far_from_zero(norm: &Norm, x: &Tensor, then: Then) -> Tensor {
     let _guard = tch::no_grad_guard();
     let norm = Norm { fused: false, ..*norm };
@@ -43,7 +43,8 @@ fn far_from_zero(norm: &Norm, x: &Tensor, then: Then) -> Tensor {
     input.abs().gt(1e-5).to_kind(Kind::Float)
 }
 
-/// Images, shortcut and cotangent are rounded to `kind`; the fused operation works on it, libtorch's on f32.
+/// Runs one operation. Images, shortcut and cotangent are rounded to `kind`, which the fused operation works on;
+/// libtorch's works on f32.
 fn run(shape: [i64; 4], kind: Kind, after: After, mean: f64, fused: bool) -> Found {
     let channels = shape[1];
     let images = |name: &str, offset: f64| {
@@ -78,7 +79,7 @@ fn run(shape: [i64; 4], kind: Kind, after: After, mean: f64, fused: bool) -> Fou
     Found { output: output.detach(), others }
 }
 
-/// Whole lanes and a rest, fewer channels than lanes, one image of one pixel, more rows than one part takes.
+/// Whole lanes and a remainder, fewer channels than lanes, one image of one pixel, more rows than one part takes.
 const SHAPES: [[i64; 4]; 7] =
     [[4, 16, 5, 7], [3, 37, 4, 4], [2, 5, 3, 3], [1, 8, 1, 1], [2, 1, 6, 6], [16, 64, 24, 24], [2, 600, 9, 9]];
 
@@ -126,7 +127,7 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
-/// Training must notice that it has failed.
+/// Divergence must stay visible: NaN is not replaced.
 #[test]
 fn what_is_not_a_number_passes_through() {
     for kind in [Kind::Float, Kind::BFloat16] {
@@ -164,7 +165,7 @@ fn evaluation_uses_the_moving_statistics_and_leaves_them() {
     assert!(mean.equal(&mean_before) && var.equal(&var_before));
 }
 
-/// As a residual network does to a block's end without ReLU. (After `AddRelu` the output is kept for the backward pass.)
+/// Residual networks change a block's end without ReLU in place. (`AddRelu` keeps its output for the backward pass.)
 #[test]
 fn a_fused_output_may_be_changed_in_place() {
     for kind in [Kind::Float, Kind::BFloat16] {

@@ -1,4 +1,4 @@
-//! One pass through a network: the tensors behind the noted parameters, and whether this is training.
+//! One pass through a network: the tensors of the declared parameters, and the mode, training or evaluation.
 //!
 //! A pass borrows everything, so the same layers can run on f32 masters, bf16 working copies, or another replica's
 //! parameters. It holds no state of its own between calls. Next: layers.rs.
@@ -9,26 +9,26 @@ use super::builder::{Buffer, Parameter};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
-    /// Batch statistics; moving statistics take in each batch with the given weight.
+    /// Uses batch statistics; each batch updates the moving statistics with the given weight.
     Train { batch_norm_momentum: f64 },
-    /// Moving statistics.
+    /// Uses moving statistics.
     Evaluate,
 }
 
 /// Sums a small tensor over all replicas inside the forward pass, differentiably: the backward pass sums the
-/// gradient over all replicas too. What synchronised batch normalisation is made from.
+/// gradient over all replicas too. Synchronised batch normalisation is made from it.
 pub trait StatisticsReduction {
     fn sum(&self, tensor: &Tensor) -> Tensor;
-    /// Images of the whole batch.
+    /// Returns the number of images in the whole batch.
     fn batch_len(&self) -> usize;
 }
 
-/// Operations that the shim has and libtorch has not. Both ways give the same values up to rounding.
+/// Operations that the shim has and libtorch lacks. Both ways give the same values up to rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnOperations {
-    /// See norm.rs.
+    /// True if norm.rs uses its fused operation.
     pub fused_norm: bool,
-    /// See convolution.rs.
+    /// True if convolution.rs uses its products.
     pub products: bool,
 }
 
@@ -42,7 +42,7 @@ pub struct Pass<'a> {
     pub parameters: &'a [Tensor],
     pub buffers: &'a [Tensor],
     pub mode: Mode,
-    /// Present: batch normalisation uses the statistics of the whole batch.
+    /// If present, batch normalisation uses the statistics of the whole batch.
     pub synchronised: Option<&'a dyn StatisticsReduction>,
     pub own_operations: OwnOperations,
 }

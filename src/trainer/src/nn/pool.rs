@@ -4,7 +4,7 @@
 
 use tch::{Kind, Tensor};
 
-/// TensorFlow's 'same' rule for one axis: zeros before and after, so that the output has ceil(size / stride) places.
+/// Applies TensorFlow's 'same' rule to one axis: returns the zeros before and after for ceil(size / stride) outputs.
 /// With stride 2 on an even size the single zero goes after.
 pub fn same_padding(size: i64, kernel: i64, stride: i64) -> (i64, i64) {
     let outputs = (size + stride - 1) / stride;
@@ -12,7 +12,7 @@ pub fn same_padding(size: i64, kernel: i64, stride: i64) -> (i64, i64) {
     (total / 2, total - total / 2)
 }
 
-/// Zeros around the last two axes: (left, right, top, bottom).
+/// Pads the last two axes with zeros: (left, right, top, bottom).
 pub fn pad_zero(x: &Tensor, [left, right, top, bottom]: [i64; 4]) -> Tensor {
     if [left, right, top, bottom] == [0; 4] {
         return x.shallow_clone();
@@ -28,7 +28,7 @@ pub fn avg_pool(x: &Tensor, kernel: i64, stride: i64) -> Tensor {
     x.avg_pool2d([kernel; 2], [stride; 2], [0, 0], false, true, None::<i64>)
 }
 
-/// [batch, channels, height, width] to f32 [batch, channels], whatever the working precision.
+/// Averages [batch, channels, height, width] to f32 [batch, channels], in any working precision.
 pub fn global_avg_pool(x: &Tensor) -> Tensor {
     x.mean_dim([2i64, 3].as_slice(), false, Kind::Float)
 }

@@ -2,7 +2,7 @@
 //!
 //! All-reduce, clipping, the optimiser, hashing and checkpoints are then operations on one tensor each. Convolutions
 //! come first, so that a bf16 run keeps one contiguous bf16 copy of that part (`precision`); within a part, parameters
-//! that are treated alike lie together (`Segment`). Refuses to know what alike means: the caller gives the order.
+//! that are treated alike are adjacent (`Segment`). The caller decides which these are, by the order it gives.
 
 use std::ops::Range;
 
@@ -13,26 +13,26 @@ use super::init::draw;
 use crate::shim::ShimError;
 use crate::update::{self, Rule};
 
-/// Every view starts on a multiple of this many elements: vector units and cuDNN want aligned pointers.
+/// Alignment of every view, in elements: vector units and cuDNN need aligned pointers.
 const ALIGNMENT: usize = 64;
 
-/// How convolutions are computed.
+/// The number and memory format of convolutions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Format {
-    /// bf16 working copies of kernels and biases of convolutions; weights, gradients and momentum stay f32.
+    /// True if kernels and biases of convolutions have bf16 working copies; weights, gradients and momentum stay f32.
     pub bf16: bool,
-    /// Convolution kernels, and therefore activations, have channels innermost.
+    /// True if convolution kernels, and therefore activations, have channels innermost.
     pub channels_last: bool,
 }
 
-/// Neighbouring parameters that are treated alike, as a range of the flat buffers.
+/// Adjacent parameters that are treated alike, as a range of the flat buffers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segment<G> {
     pub range: Range<usize>,
     pub group: G,
 }
 
-/// Where each parameter lies: a pure function of inventory, format and grouping.
+/// The place of each parameter: a pure function of inventory, format and grouping.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layout<G> {
     pub format: Format,
@@ -72,7 +72,7 @@ impl<G: Ord + Copy> Layout<G> {
 }
 
 impl<G> Layout<G> {
-    /// Hash of names, shapes, places and number formats: equal digests mean that flat buffers can be exchanged.
+    /// Returns a hash of names, shapes, places and number formats: flat buffers with equal digests can be exchanged.
     pub fn digest(&self, inventory: &Inventory) -> String {
         let notes = inventory.parameters.iter().zip(&self.offsets).zip(&self.strides);
         let parameters: Vec<_> =
@@ -91,7 +91,7 @@ fn strides(shape: &[i64], channels_last: bool) -> Vec<i64> {
 }
 
 /// The state of one replica's network. `weights`, `gradients` and `momentum` are f32 of equal length; the gaps between
-/// views hold zeros for ever.
+/// views always hold zeros.
 pub struct Storage<G> {
     pub layout: Layout<G>,
     pub weights: Tensor,
@@ -99,7 +99,7 @@ pub struct Storage<G> {
     pub momentum: Tensor,
     /// Moving statistics, f32.
     pub statistics: Tensor,
-    /// Gradients and moving statistics, which are its two parts: what replicas exchange at every step, in one operation.
+    /// Gradients and moving statistics in one tensor: replicas exchange both at every step, in one operation.
     pub exchanged: Tensor,
     /// Leaves of the graph, in the order of the inventory.
     pub parameters: Vec<Tensor>,
@@ -108,7 +108,7 @@ pub struct Storage<G> {
     pub batch_statistics: BatchBuffers,
     /// bf16 copy of the convolutions' part.
     working: Option<Tensor>,
-    /// Views of `gradients`, which a backward pass's own tensors are collected into.
+    /// Views of `gradients` that collect the tensors of a backward pass.
     places: Vec<Tensor>,
 }
 
@@ -157,7 +157,7 @@ impl<G> Storage<G> {
         Ok(storage)
     }
 
-    /// To be called after `weights` changed: rounds the working copy anew.
+    /// Rounds the working copy anew; must be called after `weights` changed.
     pub fn refresh_working_copy(&mut self) {
         if let Some(copy) = &mut self.working {
             let masters = self.weights.narrow(0, 0, copy.size()[0]);
@@ -165,7 +165,7 @@ impl<G> Storage<G> {
         }
     }
 
-    /// Makes a place for the statistics of one batch, apart from the moving ones.
+    /// Allocates buffers for the statistics of one batch, separate from the moving ones.
     pub fn set_batch_statistics_apart(&mut self, inventory: &Inventory) {
         let _guard = tch::no_grad_guard();
         let flat = self.statistics.zeros_like();
@@ -174,7 +174,7 @@ impl<G> Storage<G> {
         self.batch_statistics = BatchBuffers { flat, buffers };
     }
 
-    /// moving += momentum * (batch - moving); `momentum` is on the device.
+    /// Computes moving += momentum * (batch - moving); `momentum` is on the device.
     pub fn take_in_batch_statistics(&self, momentum: &Tensor) {
         if self.statistics.numel() > 0 {
             let _guard = tch::no_grad_guard();
@@ -182,29 +182,29 @@ impl<G> Storage<G> {
         }
     }
 
-    /// To be called before a backward pass: what one that failed has left is not added to.
+    /// Drops the gradients of a failed backward pass, so that nothing is added to them; call before each pass.
     pub fn forget_gradients(&self) -> Result<(), ShimError> {
         update::forget_gradients(&self.parameters)
     }
 
-    /// To be called after a backward pass: afterwards `gradients` holds everything in f32.
+    /// Collects the gradients in f32 in `gradients`; must be called after a backward pass.
     pub fn collect_gradients(&self) -> Result<(), ShimError> {
         update::collect_gradients(&self.parameters, &self.places)
     }
 
-    /// Updates a range of `weights` and `momentum` from `gradients`, and the working copy, in one pass. On the CPU.
+    /// Updates a range of `weights` and `momentum` from `gradients`, and the working copy, in one pass on the CPU.
     pub fn update(&mut self, range: Range<usize>, rule: Rule) {
         let working = self.working.as_mut();
         update::update((&mut self.weights, &mut self.momentum), &self.gradients, working, range, rule);
     }
 
-    /// f32 view of a parameter under its declared shape, by index into the inventory.
+    /// Returns the f32 view of a parameter in its declared shape, by index into the inventory.
     pub fn master(&self, inventory: &Inventory, index: usize) -> Tensor {
         let _guard = tch::no_grad_guard();
         view(&self.weights, &inventory.parameters[index], &self.layout, index)
     }
 
-    /// The f32 gradient of a parameter under its declared shape; valid after `collect_gradients`.
+    /// Returns the f32 gradient of a parameter in its declared shape; valid after `collect_gradients`.
     pub fn gradient(&self, inventory: &Inventory, index: usize) -> Tensor {
         let _guard = tch::no_grad_guard();
         view(&self.gradients, &inventory.parameters[index], &self.layout, index)
@@ -223,7 +223,7 @@ fn statistics_length(inventory: &Inventory) -> usize {
     inventory.buffers.iter().map(padded_length).sum()
 }
 
-/// Fills a flat tensor with the initial values of all buffers and returns the views of each.
+/// Fills a flat tensor with the initial values of all buffers and returns the view of each.
 fn buffers(inventory: &Inventory, seed: u64, flat: &Tensor) -> Vec<Tensor> {
     let mut offset = 0;
     let view = |note: &BufferNote| {
