@@ -1,8 +1,8 @@
-//! One attempt at a trial, from the request to its result: opens what it needs, starts a thread per replica, joins them.
+//! One attempt at a trial, from the request to its result: opens its inputs, starts a thread per replica, joins them.
 //!
-//! Everything that can be wrong with data, weights or the slot is found here, before the first step; settings were checked when
-//! their sweep was compiled, and are once more where they arrive. A panic in a
-//! replica (libtorch's errors are such) ends the attempt, not the process. Next: train.rs.
+//! All errors in data, weights or the slot are found here, before the first step. Settings were checked when their
+//! sweep was compiled, and are checked again here. A panic in a replica, which is how libtorch's errors arrive, ends
+//! the attempt, not the process. Next: train.rs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ use crate::weights::{self, Weights};
 use crate::writer::CheckpointWriter;
 use crate::{head, images, memory, models, precision, process, shim};
 
-/// What an attempt needs besides the request.
+/// The environment of an attempt, besides the request.
 pub struct Surroundings<'a> {
     pub devices: &'a DeviceSet,
     pub dataset: Arc<Dataset>,
@@ -51,18 +51,18 @@ pub struct Surroundings<'a> {
     pub requested_at: Instant,
     pub stop: &'a Arc<AtomicBool>,
     pub fault: Option<Fault>,
-    /// See `leader::Duties`.
+    /// Interval between checkpoints; see `leader::Duties`.
     pub checkpoint_interval: Duration,
     pub report_interval: Duration,
-    /// How long a replica waits for the others before it gives the attempt up.
+    /// Time that a replica waits for the others before it gives up the attempt.
     pub collective_deadline: Duration,
-    /// Threads that prepare batches; 0: the step does it.
+    /// Number of threads that prepare batches; with 0, the step does it.
     pub data_threads: usize,
-    /// Whether steps are recorded, on a GPU.
+    /// Policy for recording steps on a GPU.
     pub recording: Policy,
-    /// Most of a GPU's memory to take, as a share of all of it.
+    /// Largest share of a GPU's memory to use.
     pub memory_share: f64,
-    /// Where the weights of a finished trial go.
+    /// Path for the weights of a finished trial.
     pub weights_out: Option<PathBuf>,
 }
 
@@ -71,7 +71,7 @@ pub enum Outcome {
     Stopped,
 }
 
-/// What all replicas are given. Owned, because a replica that hangs may outlive the attempt.
+/// Data that all replicas share. Owned, because a replica that hangs may outlive the attempt.
 struct Shared {
     course: Course,
     pipeline: Arc<Pipeline>,
@@ -85,18 +85,18 @@ struct Shared {
     resumed: Option<Checkpoint>,
     position: Position,
     num_threads: usize,
-    /// How long a replica waits for the others, and for its device.
+    /// Time that a replica waits for the others, and for its device.
     deadline: Duration,
-    /// Most of a GPU's memory to take, as a share of all of it.
+    /// Largest share of a GPU's memory to use.
     memory_share: f64,
-    /// See `measured`.
+    /// Used by `measured`.
     measuring: Measuring,
-    /// Whether several replicas are on a device.
+    /// True if a device has several replicas.
     shares_devices: bool,
     recording: Policy,
 }
 
-/// What a replica that came to an end tells.
+/// Report of a replica that ended without an error.
 struct Ran {
     ending: Ending,
     num_parameters: u64,
@@ -200,7 +200,7 @@ pub fn run(
     }
 }
 
-/// The batches from `position` on.
+/// Returns the batches from `position` on.
 fn batches(
     pipeline: &Arc<Pipeline>,
     spec: &TrialSpec,
@@ -221,7 +221,7 @@ fn batches(
     Batches::new(prefetch, first, spec.settings.replicas as usize, around.stop.clone())
 }
 
-/// Target vectors of the classes, where the settings name a hierarchy.
+/// Returns the target vectors of the classes if the settings name a hierarchy.
 fn embeddings(spec: &TrialSpec, dataset: &Dataset, reach: Reach) -> Result<Option<Vec<f32>>, TrialError> {
     let Embedding::Hierarchy(file) = &spec.settings.embedding else { return Ok(None) };
     if spec.smoke {
@@ -232,7 +232,7 @@ fn embeddings(spec: &TrialSpec, dataset: &Dataset, reach: Reach) -> Result<Optio
     rows.map(Some).map_err(|error| TrialError::of_input(&error))
 }
 
-/// Batches are full but for the last of each repeat.
+/// Returns the number of images per epoch. All batches are full except the last of each repeat.
 fn images_per_epoch(pipeline: &Pipeline) -> u64 {
     let (count, batch) = (pipeline.num_train() as u64, pipeline.batch_size() as u64);
     let steps_per_repeat = count.div_ceil(batch);
@@ -259,8 +259,8 @@ fn fresh_header(request: &RunRequest, format: Format, data_fingerprint: &str) ->
 
 type ReplicaResult = Result<Ran, TrialError>;
 
-/// Runs rank 0 on this thread, which stays warm from trial to trial, and every other replica on one of its own. A
-/// replica that hangs cannot be joined: it is left behind, and the worker ends the process after the failure.
+/// Runs rank 0 on this thread, which stays warm between trials, and every other replica on its own thread. A replica
+/// that hangs cannot be joined: it is left behind, and the worker ends the process after the failure.
 fn run_replicas(shared: &Arc<Shared>, group: Vec<Member>, leader: &mut Leader) -> ReplicaResult {
     let mut members = group.into_iter().map(|(collective, device)| (Arc::from(collective), device));
     let first: (Arc<dyn Collective>, Device) = members.next().expect("a group has at least one replica");
@@ -320,7 +320,7 @@ fn run_replica(
     let ending = match ending.map_err(|error| measured(error, &mut replica, shared)) {
         Ok(ending) => ending,
         Err(error) => {
-            // to let go of what a device that hangs has may wait for it; the worker ends the process after the failure
+            // dropping the state of a device that hangs may wait for it; the worker ends the process after the failure
             if device.is_cuda() && matches!(error, TrialError::Collective(_) | TrialError::BadDevice { .. }) {
                 std::mem::forget(replica);
             }
@@ -340,11 +340,11 @@ fn run_replica(
     })
 }
 
-/// Out of memory on a GPU: says which batch would have fitted.
+/// Adds the largest batch that would have fitted to an out-of-memory error on a GPU.
 fn measured(error: TrialError, replica: &mut Replica, shared: &Shared) -> TrialError {
     let (TrialError::OutOfMemory { what, .. }, Device::Cuda(index)) = (&error, replica.device) else { return error };
     let num_replicas = shared.course.spec.settings.replicas as usize;
-    // of replicas that share a device none can measure what all of them take
+    // if replicas share a device, none of them can measure the memory of all
     if shared.shares_devices || !shared.measuring.take() {
         return error;
     }
@@ -363,7 +363,7 @@ fn measured(error: TrialError, replica: &mut Replica, shared: &Shared) -> TrialE
     TrialError::OutOfMemory { what: what.clone(), fits: fits.map(|images| images * num_replicas) }
 }
 
-/// On a GPU: lets steps be recorded.
+/// Enables the recording of steps on a GPU.
 pub fn recordable(replica: Replica, policy: Policy) -> Replica {
     let Device::Cuda(index) = replica.device else { return replica };
     match CudaGraphs::open(index) {
@@ -375,7 +375,7 @@ pub fn recordable(replica: Replica, policy: Policy) -> Replica {
     }
 }
 
-/// Puts a checkpoint's state into a replica, bit for bit.
+/// Restores a replica's state from a checkpoint, bit for bit.
 fn restore(replica: &mut Replica, checkpoint: &Checkpoint, layout: &str) -> Result<(), TrialError> {
     let Checkpoint { header, weights, momentum, statistics, loss_sums } = checkpoint;
     let (rank, size) = (replica.collective.rank(), replica.collective.size());

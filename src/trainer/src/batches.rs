@@ -1,7 +1,7 @@
-//! Where replicas meet the data: every replica asks for the same step and gets the same batch, or the same order to stop.
+//! Distribution of batches: each replica asks for the same step and gets the same batch, or the same order to stop.
 //!
-//! The first to ask draws the batch from the prefetch, or decides to stop; the others get what was decided. So all
-//! replicas leave a trial at the same step without exchanging a word. Next: images.rs, train.rs.
+//! The first replica to ask takes the batch from the prefetch or decides to stop; the others get its decision. So all
+//! replicas leave a trial at the same step without exchanging messages. Next: images.rs, train.rs.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -19,11 +19,11 @@ use crate::shim;
 
 pub enum Turn {
     Step(Arc<Batch>),
-    /// A stop was asked for before this step was begun.
+    /// A stop was requested before this step began.
     Stop,
 }
 
-/// Shared by the replicas of one attempt.
+/// The batches of one attempt, shared by its replicas.
 pub struct Batches {
     state: Mutex<State>,
     num_replicas: usize,
@@ -34,28 +34,28 @@ pub struct Batches {
 pub struct ImageShape {
     pub channels: usize,
     pub side: usize,
-    /// Pixels arrive with channels innermost.
+    /// True if pixels arrive with channels innermost.
     pub channels_last: bool,
 }
 
 struct State {
     prefetch: Prefetch,
-    /// Batches that not all replicas have taken yet, with the number of those that have.
+    /// Batches that some replicas have yet to take, with the number of replicas that have taken them.
     open: VecDeque<(u64, Arc<Batch>, usize)>,
     /// Number of the step at which all stop.
     stopped_at: Option<u64>,
-    /// Number of the next step that nobody has asked for yet.
+    /// Number of the next step that no replica has asked for yet.
     next: u64,
 }
 
 impl Batches {
-    /// `prefetch` begins at step `first`, counted over all epochs.
+    /// Makes the batches of an attempt; `prefetch` begins at step `first`, counted over all epochs.
     pub fn new(prefetch: Prefetch, first: u64, num_replicas: usize, stop: Arc<AtomicBool>) -> Self {
         let state = State { prefetch, open: VecDeque::new(), stopped_at: None, next: first };
         Self { state: Mutex::new(state), num_replicas, stop }
     }
 
-    /// The batch of a step, counted over all epochs. Every replica asks for every step, in order.
+    /// Returns the batch of a step, counted over all epochs. Every replica asks for every step, in order.
     pub fn take(&self, number: u64) -> Result<Turn, TrialError> {
         let mut state = self.state.lock().map_err(|_| TrialError::Crashed("a replica panicked".to_owned()))?;
         if state.stopped_at.is_some_and(|stopped_at| number >= stopped_at) {
@@ -79,7 +79,7 @@ impl Batches {
         Ok(Turn::Step(batch))
     }
 
-    /// One replica's part of a batch as tensors.
+    /// Returns one replica's part of a batch as tensors.
     pub fn shard(&self, batch: &Batch, shard: Range<usize>, images: &Images) -> Shard {
         let device = images.device;
         let mixed =
@@ -92,7 +92,7 @@ impl Batches {
         }
     }
 
-    /// Time that steps waited for data.
+    /// Returns the time that steps waited for data.
     pub fn waited(&self) -> Duration {
         self.state.lock().map_or(Duration::ZERO, |state| state.prefetch.waited())
     }
@@ -103,7 +103,7 @@ impl ImageShape {
         if self.channels_last { data::Layout::Nhwc } else { data::Layout::Nchw }
     }
 
-    /// f32 [batch, channels, side, side], in the memory format that the pixels have.
+    /// Returns f32 [batch, channels, side, side], in the memory format of the pixels.
     pub fn tensor(self, pixels: &[f32], device: Device) -> Tensor {
         let (channels, side) = (self.channels as i64, self.side as i64);
         let count = pixels.len() as i64 / (channels * side * side);
@@ -115,10 +115,10 @@ impl ImageShape {
         }
     }
 
-    /// [batch, channels, side, side] in the memory format that the network wants.
+    /// Converts [batch, channels, side, side] to the memory format of the network.
     pub fn arrange(self, images: &Tensor) -> Tensor {
         match (self.channels_last, self.channels) {
-            // with one channel both formats have the same strides, and libtorch takes the other one
+            // with one channel both formats have the same strides, and libtorch chooses the other one
             (true, 1) => shim::channels_last(images).unwrap_or_else(|_| images.shallow_clone()),
             (true, _) => images.shallow_clone(),
             (false, 1) => images.reshape(-1).view(images.size().as_slice()),
@@ -127,7 +127,7 @@ impl ImageShape {
     }
 }
 
-/// To a GPU without waiting. Panics where libtorch fails, as its own operations do.
+/// Copies values to a device without waiting. Panics where libtorch's own operations fail.
 pub fn upload(values: Tensor, device: Device) -> Tensor {
     let Device::Cuda(index) = device else { return values };
     shim::upload(&values, index).unwrap_or_else(|error| panic!("to {device:?}: {error}"))

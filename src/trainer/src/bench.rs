@@ -1,7 +1,7 @@
-//! Training steps timed from outside, for bench/run.py: the same data path, replica and optimiser as a trial's.
+//! Training steps timed from outside, for bench/run.py, with a trial's data path, replica and optimiser.
 //!
-//! `steps` makes as many steps as it is told on stdin and says how long they took; `gate` writes weights and batches to
-//! files, trains on them and lays each step open, for the reference to repeat. Nothing here is used by `serve` or `run`.
+//! `steps` makes the number of steps ordered on stdin and reports their duration; `gate` writes weights and batches to
+//! files, trains on them and writes the state of each step, for the reference to repeat. `serve` and `run` don't use this.
 
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
@@ -121,7 +121,7 @@ enum Choice {
 
 const SEED: u64 = 0;
 const NUM_CLASSES: u32 = 100;
-/// Before the first measured step: primitives are built and the allocator has seen every size.
+/// Steps before the first measured one: they build primitives and show the allocator every size.
 const WARM_UP: usize = 3;
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -139,7 +139,7 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
     let settings = network.settings(0.01)?;
     let device = network.prepare()?;
     let format = network.format(&settings, device);
-    // cut out of images an eighth larger, as 224 out of 256
+    // crops come from images an eighth larger, like 224 out of 256
     let stored = network.side + network.side / 8;
     let num_images = (network.batch * 8).max(256);
     let dataset = data::stand_in::uniform(NUM_CLASSES, num_images.div_ceil(NUM_CLASSES) as usize, stored as usize);
@@ -249,7 +249,7 @@ fn gate(arguments: &GateArgs) -> anyhow::Result<()> {
         let mut state: Vec<(String, Tensor)> = named.map(|(name, tensor)| (name, tensor.copy())).collect();
         replica.set_loss_sum(0.0);
         replica.train_step(&shard, step_options(arguments.learning_rate, step as u64))?;
-        // cross-entropy without decay or clipping leaves the gradients as they were
+        // cross-entropy without decay or clipping does not change the gradients
         let gradients = replica.inventory.parameters.iter().enumerate().map(|(index, note)| {
             (format!("gradient/{}", note.name), replica.storage.gradient(&replica.inventory, index))
         });
@@ -266,7 +266,7 @@ fn step_options(learning_rate: f64, steps_made: u64) -> StepOptions {
 }
 
 impl Network {
-    /// What the reference trains with: PyTorch's forms and defaults, cross-entropy, momentum, nothing else.
+    /// Returns the reference's settings: PyTorch's forms and defaults, cross-entropy, momentum, nothing else.
     fn settings(&self, learning_rate: f64) -> anyhow::Result<Settings> {
         let model: Model = serde_json::from_value(json!(self.model))
             .with_context(|| format!("`--model {}` names no network", self.model))?;
@@ -301,7 +301,7 @@ impl Network {
         Ok(DeviceSet::parse(&self.device, self.threads)?)
     }
 
-    /// Makes this thread ready for the device.
+    /// Prepares this thread for the device.
     fn prepare(&self) -> anyhow::Result<Device> {
         let devices = self.devices()?;
         devices.check_present()?;

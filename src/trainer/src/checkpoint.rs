@@ -1,9 +1,9 @@
 //! The state of a trial on disk: everything that decides the rest of the training, bit for bit.
 //!
 //! A checkpoint is one safetensors file (weights, momentum, moving statistics, as laid out in the flat buffers) whose
-//! metadata holds the rest and a checksum over all of it. It is written beside its place, synced, renamed, and the
-//! folder synced. File names carry the attempt (sweep::handoff says why). Next: writer.rs, which keeps this off the
-//! critical path.
+//! metadata holds the rest and a checksum over all of it. It is written beside its final place, synced, renamed, and
+//! the folder synced. File names carry the attempt (sweep::handoff explains why). Next: writer.rs, which keeps this off
+//! the critical path.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -19,49 +19,49 @@ use sweep::{AttemptNo, TrialId};
 
 use crate::error::TrialError;
 
-/// Checkpoints of one trial that are kept: the newest, and the one before in case that is damaged.
+/// Number of checkpoints kept per trial: the newest, and the one before in case the newest is damaged.
 pub const NUM_KEPT: usize = 2;
 
 const EXTENSION: &str = "safetensors";
-/// Of a checkpoint that is being written.
+/// Extension of a checkpoint while it is being written.
 const PARTIAL: &str = "partial";
 const TENSORS: [&str; 4] = ["weights", "momentum", "statistics", "loss_sums"];
 
-/// Where training goes on.
+/// The point from which training continues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
     pub epoch: u32,
-    /// Steps of that epoch already made.
+    /// Number of steps of that epoch already made.
     pub step: u64,
 }
 
-/// All but the numbers of the tensors.
+/// Everything in a checkpoint except the numbers of the tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header {
     pub trial: TrialId,
     pub training_version: u32,
-    /// Hash of the decoded data set that it was trained on: where a sweep was submitted without knowing its data, the trial's
-    /// id does not tell.
+    /// Hash of the decoded data set used for training: if a sweep was submitted without knowing its data, the trial's
+    /// id does not identify them.
     pub data_fingerprint: String,
     pub position: Position,
     pub num_replicas: usize,
-    /// Of the flat buffers: parameters, order, strides, precision.
+    /// Digest of the flat buffers: parameters, order, strides, precision.
     pub layout: String,
-    /// `f32` or `bf16`, and the memory format: what `precision: auto` became is kept for the whole trial.
+    /// `f32` or `bf16`, and the memory format: the result of `precision: auto` is kept for the whole trial.
     pub precision: String,
     pub epochs: Vec<EpochRecord>,
-    /// Full hash that the next epoch's is chained with; hexadecimal.
+    /// Full hash that the next epoch's hash is chained with, in hexadecimal.
     pub chain: String,
     pub last_balanced_accuracy: f64,
-    /// May be infinite or not a number, which JSON has no word for: `any_number`.
+    /// May be infinite or NaN, which JSON cannot represent: see `any_number`.
     #[serde(with = "any_number")]
     pub eval_loss: f64,
-    /// Training images seen over all attempts.
+    /// Number of training images seen over all attempts.
     pub images: u64,
     pub timing: Timing,
 }
 
-/// A finite number as such, any other one as text (`NaN`, `inf`, `-inf`): serde_json would write null and not read it.
+/// Finite numbers as such, others as text (`NaN`, `inf`, `-inf`): serde_json would write null and fail to read it.
 mod any_number {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -90,7 +90,7 @@ pub struct Checkpoint {
     pub weights: Vec<f32>,
     pub momentum: Vec<f32>,
     pub statistics: Vec<f32>,
-    /// Of each replica, for the epoch under way.
+    /// Loss sum of each replica in the current epoch.
     pub loss_sums: Vec<f64>,
 }
 
@@ -113,7 +113,7 @@ impl Checkpoint {
         [single(&self.weights), single(&self.momentum), single(&self.statistics), double]
     }
 
-    /// The reason why the bytes are no sound checkpoint, as a fragment.
+    /// Decodes a checkpoint; the error is the reason why the bytes are not a sound one, as a fragment.
     fn decode(file: &[u8]) -> Result<Self, String> {
         let (_, metadata) = SafeTensors::read_metadata(file).map_err(|error| error.to_string())?;
         let tensors = SafeTensors::deserialize(file).map_err(|error| error.to_string())?;
@@ -154,17 +154,17 @@ fn checksum(header: &str, tensors: &[Vec<u8>; 4]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// The checkpoints of one trial, as one attempt sees them.
+/// The checkpoints of one trial that one attempt may use.
 #[derive(Clone, Debug)]
 pub struct Folder {
     path: PathBuf,
     trial: TrialId,
     attempt: AttemptNo,
-    /// Checkpoints of attempts before this one are of an earlier training of the same trial.
+    /// First attempt of the current training; checkpoints of earlier attempts belong to an earlier training.
     since: AttemptNo,
 }
 
-/// A checkpoint's file by name: sorts from old to new.
+/// The name of a checkpoint's file; sorts from old to new.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     epoch: u32,
@@ -177,11 +177,11 @@ impl Folder {
         Self { path: path.to_owned(), trial, attempt, since }
     }
 
-    /// The newest sound checkpoint of this trial; unsound and foreign ones are passed over with a warning.
+    /// Returns the newest sound checkpoint of this trial; skips unsound and foreign ones with a warning.
     pub fn newest(&self, data_fingerprint: &str) -> Result<Option<Checkpoint>, TrialError> {
         for entry in self.entries()?.iter().rev().filter(|entry| entry.attempt >= self.since) {
             let read = match fs::read(&entry.path) {
-                // it says nothing about the file, which is there for a later attempt
+                // an exhausted node proves nothing about the file, which a later attempt may read
                 Err(error) if node_fault::is_exhaustion(&error) => {
                     return Err(TrialError::work_dir("read", &entry.path)(error));
                 }
@@ -212,8 +212,8 @@ impl Folder {
         Ok(checkpoint)
     }
 
-    /// Writes a checkpoint so that after a crash at any moment either it or the one before is there, then removes what
-    /// is no longer needed.
+    /// Writes a checkpoint so that after a crash at any moment either it or the previous one exists, then removes
+    /// checkpoints that are no longer needed.
     pub fn write(&self, checkpoint: &Checkpoint) -> Result<(), TrialError> {
         fs::create_dir_all(&self.path).map_err(TrialError::work_dir("create", &self.path))?;
         let entries = self.entries()?;
@@ -228,7 +228,7 @@ impl Folder {
             File::open(&self.path)?.sync_all()
         };
         if let Err(error) = write() {
-            // a disk that is full is not made fuller; the first error is the one to report
+            // leave no rubbish on a full disk; the first error is the one to report
             let _ = fs::remove_file(&partial);
             return Err(TrialError::work_dir("write", &path)(error));
         }
@@ -242,7 +242,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes the checkpoints that attempts up to this one began to write when they were killed.
+    /// Removes the checkpoints that attempts up to this one left unfinished when they were killed.
     pub fn remove_unfinished(&self) {
         let Ok(listing) = fs::read_dir(&self.path) else { return };
         for path in listing.flatten().map(|file| file.path()) {
@@ -255,8 +255,8 @@ impl Folder {
         }
     }
 
-    /// Checkpoints of this and earlier attempts, from old to new. One of a later attempt means that this attempt was
-    /// replaced: it must not go on.
+    /// Returns the checkpoints of this and earlier attempts, from old to new. Fails if there is one of a later attempt:
+    /// this attempt was replaced and must not continue.
     fn entries(&self) -> Result<Vec<Entry>, TrialError> {
         let listing = match fs::read_dir(&self.path) {
             Ok(listing) => listing,
@@ -284,7 +284,7 @@ impl Folder {
     }
 }
 
-/// `epoch-00012.attempt-3.EXTENSION` to (12, 3).
+/// Parses `epoch-00012.attempt-3.EXTENSION` to (12, 3).
 fn parse_name(name: &str, extension: &str) -> Option<(u32, AttemptNo)> {
     let (epoch, attempt) = name.strip_prefix("epoch-")?.strip_suffix(extension)?.strip_suffix('.')?.split_once('.')?;
     Some((epoch.parse().ok()?, AttemptNo(attempt.strip_prefix("attempt-")?.parse().ok()?)))
@@ -330,7 +330,7 @@ mod tests {
         names
     }
 
-    /// `retry CELL` asks for another training, and changed data are another training whatever the id says.
+    /// `retry CELL` starts a new training, and so do changed data, whatever the id.
     #[test]
     fn a_checkpoint_of_other_data_or_of_a_superseded_training_is_passed_over() {
         let place = tempfile::tempdir().unwrap();
@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn a_checkpoint_that_cannot_be_written_is_the_nodes_fault_and_leaves_nothing() {
         let place = tempfile::tempdir().unwrap();
-        // the name is taken by a folder, which no user may replace
+        // a folder takes the name, which no user may replace
         fs::create_dir_all(place.path().join("epoch-00001.attempt-1.safetensors/x")).unwrap();
         let error = folder(place.path(), 1).write(&checkpoint(1)).unwrap_err();
         assert_eq!(error.class(), sweep::record::FailureClass::Node);
@@ -418,7 +418,7 @@ mod tests {
         }
     }
 
-    /// `FUZZ_ROUNDS=1000000 cargo test --release -p trainer --lib checkpoint` looks for longer.
+    /// `FUZZ_ROUNDS=1000000 cargo test --release -p trainer --lib checkpoint` runs for longer.
     #[test]
     fn no_damage_goes_unnoticed_and_none_is_believed() {
         let rounds = std::env::var("FUZZ_ROUNDS").map_or(5_000, |rounds| rounds.parse().expect("a number"));
@@ -438,7 +438,7 @@ mod tests {
                 bytes.truncate(below(whole.len()));
             }
             for _ in 0..=below(4) {
-                // the first eight bytes are a length, then comes JSON
+                // the first eight bytes are a length, followed by JSON
                 let reach = if round % 4 == 1 { 16.min(bytes.len()) } else { bytes.len() };
                 if reach > 0 {
                     bytes[below(reach)] = below(256) as u8;
@@ -448,7 +448,7 @@ mod tests {
                 Ok(read) => assert_eq!(read, sound, "round {round}: damage went unnoticed"),
                 Err(reason) => assert!(!reason.is_empty()),
             }
-            // a header that was written like this, with a checksum that fits
+            // a damaged header with a matching checksum
             let mut header = serde_json::to_string(&sound.header).unwrap().into_bytes();
             for _ in 0..=below(3) {
                 let place = below(header.len());

@@ -1,7 +1,7 @@
-//! The devices of a slot: what `--devices` says, checked against what is there, and the group of replicas on them.
+//! The devices of a slot: the value of `--devices`, checked against the machine, and the group of replicas on them.
 //!
 //! On the CPU any number of replicas share the slot's threads. On GPUs there is one replica per GPU, or all of them on
-//! the only GPU. Refuses to choose devices: the worker did. Next: collective/mod.rs.
+//! the only GPU. Does not choose devices: the worker did. Next: collective/mod.rs.
 
 use std::time::Duration;
 
@@ -18,21 +18,21 @@ pub enum DeviceSet {
     Cuda { indices: Vec<usize> },
 }
 
-/// In the environment: a GPU's only replica speaks with itself over NCCL, for trying the whole path on one GPU.
+/// Environment variable for testing on one GPU: the GPU's only replica communicates with itself over NCCL.
 const NCCL_ALONE: &str = "ORCHESTRATOR_NCCL_ALONE";
 
 /// One replica's end of its group, and its device.
 pub type Member = (Box<dyn Collective>, Device);
 
-/// A device that cannot be trusted any more.
+/// A device that can no longer be trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ailment {
-    /// As `--devices` names it.
+    /// The device as `--devices` names it.
     pub device: String,
     pub reason: String,
 }
 
-/// A GPU as `--devices` and failures name it.
+/// Returns a GPU's name in `--devices` and in failures.
 pub fn cuda_name(index: usize) -> String {
     format!("cuda:{index}")
 }
@@ -46,7 +46,7 @@ pub enum DeviceError {
 }
 
 impl DeviceSet {
-    /// `cpu`, or GPUs by index: `cuda:0-3`, `cuda:0,2`, `cuda:0,cuda:2`.
+    /// Parses `cpu`, or GPUs by index: `cuda:0-3`, `cuda:0,2`, `cuda:0,cuda:2`.
     pub fn parse(text: &str, num_threads: usize) -> Result<Self, DeviceError> {
         if text == "cpu" {
             return Ok(Self::Cpu { num_threads: num_threads.max(1) });
@@ -71,7 +71,7 @@ impl DeviceSet {
         Ok(Self::Cuda { indices })
     }
 
-    /// That every device named is there.
+    /// Checks that every device named is present.
     pub fn check_present(&self) -> Result<(), DeviceError> {
         let Self::Cuda { indices } = self else { return Ok(()) };
         let count = num_gpus();
@@ -98,7 +98,7 @@ impl DeviceSet {
         }
     }
 
-    /// Whether more than one replica would be on a device.
+    /// Returns true if a device would have more than one replica.
     pub fn are_shared_by(&self, num_replicas: usize) -> bool {
         match self {
             Self::Cpu { .. } => num_replicas > 1,
@@ -106,7 +106,7 @@ impl DeviceSet {
         }
     }
 
-    /// The GPUs that so many replicas are on.
+    /// Returns the GPUs that hold `num_replicas` replicas.
     pub fn gpus_of(&self, num_replicas: usize) -> Vec<usize> {
         match self {
             Self::Cpu { .. } => Vec::new(),
@@ -114,7 +114,7 @@ impl DeviceSet {
         }
     }
 
-    /// A device of the kind of all of them.
+    /// Returns one of the devices, which are all of the same kind.
     pub fn kind(&self) -> Device {
         match self {
             Self::Cpu { .. } => Device::Cpu,
@@ -122,7 +122,7 @@ impl DeviceSet {
         }
     }
 
-    /// CPU threads of each replica's tensor operations.
+    /// Returns the number of CPU threads for each replica's tensor operations.
     pub fn threads_per_replica(&self, num_replicas: usize) -> usize {
         match self {
             Self::Cpu { num_threads } => (num_threads / num_replicas).max(1),
@@ -130,8 +130,8 @@ impl DeviceSet {
         }
     }
 
-    /// Threads that prepare batches, unless told otherwise: on the CPU those that compute leave no core to others when
-    /// the machine is full, and cores without work are for more slots.
+    /// Returns the default number of threads that prepare batches: on a fully used CPU the computing threads leave no
+    /// core free, and idle cores are for more slots.
     pub fn default_data_threads(&self) -> usize {
         match self {
             Self::Cpu { num_threads } => usize::from(*num_threads > 1),
@@ -139,7 +139,7 @@ impl DeviceSet {
         }
     }
 
-    /// The GPUs of a group over NCCL, where so many replicas are one.
+    /// Returns the GPUs of a group over NCCL, if `num_replicas` replicas form one.
     fn nccl_devices(&self, num_replicas: usize) -> Option<&[usize]> {
         let Self::Cuda { indices } = self else { return None };
         let is_group = match num_replicas {
@@ -149,7 +149,7 @@ impl DeviceSet {
         is_group.then(|| &indices[..num_replicas])
     }
 
-    /// For a trial's record: versions of what has the kernels of so many replicas, beside libtorch.
+    /// Returns the versions of the libraries, besides libtorch, with the replicas' kernels, for a trial's record.
     pub fn libraries(&self, num_replicas: usize) -> Vec<String> {
         match self {
             Self::Cpu { .. } => Vec::new(),
@@ -157,7 +157,7 @@ impl DeviceSet {
         }
     }
 
-    /// The replicas of a trial with their devices, in rank order.
+    /// Returns the replicas of a trial with their devices, in rank order.
     pub fn group(&self, num_replicas: usize, deadline: Duration) -> Result<Vec<Member>, TrialError> {
         let device = |rank: usize| match self {
             Self::Cpu { .. } => Device::Cpu,
@@ -171,7 +171,7 @@ impl DeviceSet {
         Ok(ends.into_iter().enumerate().map(|(rank, end)| (end, device(rank))).collect())
     }
 
-    /// Keeps this process within a share of its GPUs' memory.
+    /// Limits this process to a share of its GPUs' memory.
     pub fn limit_memory(&self, share: f64) -> anyhow::Result<()> {
         anyhow::ensure!(share > 0.0 && share <= 1.0, "`--memory-share {share}` is not in 0..1");
         let Self::Cuda { indices } = self else { return Ok(()) };
@@ -185,12 +185,12 @@ impl DeviceSet {
     pub fn reset_peak_memory(&self) {
         process::reset_peak_memory();
         if let Self::Cuda { indices } = self {
-            // before its first use a device has no peak to forget
+            // a device has no peak before its first use
             indices.iter().for_each(|&index| drop(shim::reset_peak_cuda_memory(index)));
         }
     }
 
-    /// Most memory since the last reset: of the process on the CPU, of the fullest GPU else.
+    /// Returns the peak memory since the last reset: of the process on the CPU, otherwise of the fullest GPU.
     pub fn peak_memory_mib(&self) -> f64 {
         match self {
             Self::Cpu { .. } => process::peak_memory_mib(),
@@ -201,14 +201,14 @@ impl DeviceSet {
         }
     }
 
-    /// Those of the devices that are not well, and why; asked after an error.
+    /// Returns the devices that are not healthy, with the reason; called after an error.
     pub fn ailments(&self) -> Vec<Ailment> {
         let Self::Cuda { indices } = self else { return Vec::new() };
         let ailment = |&index| nvml::ailment(index).map(|reason| Ailment { device: cuda_name(index), reason });
         indices.iter().filter_map(ailment).collect()
     }
 
-    /// For a trial's record: the devices that its replicas ran on.
+    /// Returns the devices that the replicas ran on, for a trial's record.
     pub fn describe(&self, num_replicas: usize) -> Vec<String> {
         match self {
             Self::Cpu { num_threads } => {
@@ -220,13 +220,13 @@ impl DeviceSet {
     }
 }
 
-/// GPUs that libtorch can use.
+/// Returns the number of GPUs that libtorch can use.
 pub fn num_gpus() -> usize {
-    // libtorch knows no CUDA before its library is opened, and remembers what it said when it was first asked
+    // libtorch knows no CUDA before its library is opened, and remembers its first answer
     if cuda::libtorch().is_ok() && Cuda::is_available() { Cuda::device_count().max(0) as usize } else { 0 }
 }
 
-/// Those of other slots too, which CUDA_VISIBLE_DEVICES hides from this process; they want the same cores.
+/// Returns the machine's number of GPUs: those of other slots, hidden by CUDA_VISIBLE_DEVICES, need the same cores.
 fn num_gpus_of_machine() -> usize {
     nvml::Inventory::read().map_or(0, |inventory| inventory.num_gpus as usize).max(num_gpus())
 }
@@ -235,7 +235,7 @@ fn data_threads_beside_gpus(num_cores: usize, num_gpus: usize) -> usize {
     (num_cores / num_gpus.max(1)).clamp(1, 4)
 }
 
-/// The first reason that applies: no CUDA in this libtorch, no driver, no device.
+/// Returns the first reason that applies: no CUDA in this libtorch, no driver, no device.
 fn why_no_gpus() -> String {
     if let Err(error) = cuda::libtorch() {
         return error.to_string();
@@ -251,10 +251,10 @@ fn why_no_gpus() -> String {
     }
 }
 
-/// Candidates that cuDNN times per shape of a convolution.
+/// Default number of candidates that cuDNN times per shape of a convolution.
 pub const CUDNN_CANDIDATES: u32 = 10;
 
-/// To be called by the thread of a replica before it makes its first tensor on the device.
+/// Prepares a replica's thread; must be called before the thread makes its first tensor on the device.
 pub fn prepare_thread(device: Device, deterministic: bool, cudnn_candidates: u32) -> Result<(), ShimError> {
     let Device::Cuda(index) = device else { return Ok(()) };
     shim::use_stream(index)?;
@@ -262,7 +262,7 @@ pub fn prepare_thread(device: Device, deterministic: bool, cudnn_candidates: u32
     shim::choose_cuda_kernels(deterministic, cudnn_candidates)
 }
 
-/// The version that this program was built against and runs with.
+/// Returns the version that this program was built with and runs with.
 pub fn libtorch_version() -> String {
     crate::shim::libtorch_version().to_owned()
 }
@@ -283,7 +283,7 @@ mod tests {
         }
     }
 
-    /// On a machine without a GPU, whichever libtorch it has.
+    /// Runs on a machine without a GPU, with either kind of libtorch.
     #[test]
     fn an_absent_gpu_is_named_with_the_reason() {
         if num_gpus() > 0 {

@@ -1,8 +1,8 @@
-//! Shared libraries that are opened while the program runs, because only machines with a GPU have them.
+//! Shared libraries that are opened at run time, because only machines with a GPU have them.
 //!
-//! The copy beside libtorch is preferred: two copies of one library in a process do not know of each other. All
-//! symbols are looked up when a library is opened, so that a wrong version is refused then and not in the middle of a
-//! training. Refuses to search anywhere else. Used by cuda/ and collective/nccl.rs.
+//! The copy beside libtorch is preferred: two copies of a library in one process do not know each other. All symbols
+//! are looked up when a library is opened, so that a wrong version fails then and not during training. Apart from
+//! these folders, only the loader's own search is used. Used by cuda/ and collective/nccl.rs.
 
 use std::path::{Path, PathBuf};
 
@@ -19,9 +19,9 @@ pub enum DynamicError {
 }
 
 pub struct Opened {
-    /// Never closed: these libraries start threads, and their code must not go away under them.
+    /// Never closed: these libraries start threads, whose code must stay mapped.
     pub library: &'static Library,
-    /// As given to the loader.
+    /// Path as passed to the loader.
     pub path: String,
 }
 
@@ -43,7 +43,7 @@ pub fn open(name: &'static str, folders: &[&str]) -> Result<Opened, DynamicError
     Err(DynamicError::Absent { name, reason })
 }
 
-/// The directory with `torch/lib/libtorch_cpu.so` and the `nvidia` folders, from where this process has it mapped.
+/// Returns the directory with `torch/lib/libtorch_cpu.so` and the `nvidia` folders, from this process's mappings.
 pub fn site_of_libtorch() -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let line = maps.lines().find(|line| line.ends_with("/libtorch_cpu.so"))?;
@@ -51,7 +51,7 @@ pub fn site_of_libtorch() -> Option<PathBuf> {
     library.ancestors().nth(3).map(Path::to_owned)
 }
 
-/// A struct of C functions, each with its symbol; `load` finds all of them or names all that are missing.
+/// Declares a struct of C functions with their symbols; `load` finds all of them or names all that are missing.
 macro_rules! functions {
     ($(#[$meta:meta])* $visibility:vis struct $name:ident { $($field:ident = $symbol:literal: fn($($argument:ty),*) -> $result:ty;)* }) => {
         $(#[$meta])*
@@ -64,7 +64,7 @@ macro_rules! functions {
             $visibility fn load(opened: &$crate::dynamic::Opened) -> Result<Self, $crate::dynamic::DynamicError> {
                 let mut missing: Vec<&str> = Vec::new();
                 $(
-                    // SAFETY: the signature is that of the library's header for this symbol.
+                    // SAFETY: the signature is the one in the library's header for this symbol.
                     let $field = unsafe {
                         opened.library.get::<unsafe extern "C" fn($($argument),*) -> $result>(concat!($symbol, "\0").as_bytes())
                     };

@@ -1,7 +1,7 @@
-//! Why a trial ended without a result, as the classes that the rest of the program acts on.
+//! The reasons why a trial ended without a result, as the classes that the rest of the program acts on.
 //!
-//! libtorch reports by exception, which tch turns into a panic; `from_panic` reads those messages once, here, so that
-//! running out of memory is not mistaken for a crash. Nothing here decides about retries. Next: attempt.rs.
+//! libtorch throws exceptions, which tch turns into panics; `from_panic` parses those messages in one place, so that
+//! running out of memory is not mistaken for a crash. Retries are decided elsewhere. Next: attempt.rs.
 
 use std::any::Any;
 
@@ -16,34 +16,34 @@ use crate::shim::ShimError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
-    /// Missing or corrupt data, settings that cannot be: the user's to mend.
+    /// Missing or corrupt data or impossible settings, which the user must fix.
     #[error("{0}")]
     BadInput(String),
     /// `loss`: `training` or `evaluation`.
     #[error("the {loss} loss became {value} in epoch {epoch}; a lower `learning_rate` or `clip_norm` may help")]
     NonFinite { loss: &'static str, epoch: u32, value: f64 },
-    /// `fits`: largest `batch_size` that would, where that could be measured.
+    /// `fits`: largest `batch_size` that would fit, where it could be measured.
     #[error("out of memory: {what}; {}", less_memory(*.fits))]
     OutOfMemory { what: String, fits: Option<usize> },
-    /// `devices`: as `--devices` names them, where they are known.
+    /// `devices`: names as in `--devices`, where they are known.
     #[error("a device failed: {what}")]
     BadDevice { what: String, devices: Vec<String> },
-    /// Another replica's failure as this one saw it.
+    /// Another replica's failure as seen by this one.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
     #[error("{0}")]
     Crashed(String),
-    /// The node could not run it: see `sweep::node_fault`.
+    /// The node could not run the trial: see `sweep::node_fault`.
     #[error("{0}")]
     Node(String),
 }
 
-/// The last is what is left of CUBLAS_STATUS_ALLOC_FAILED and its like of the other libraries.
+/// Messages about memory. The last is the common part of CUBLAS_STATUS_ALLOC_FAILED and its like in other libraries.
 const OUT_OF_MEMORY: [&str; 5] =
     ["can't allocate memory", "out of memory", "DefaultCPUAllocator", "CUDA_ERROR_OUT_OF_MEMORY", "ALLOC_FAILED"];
 
-/// What CUDA says when the hardware is at fault. Illegal addresses and failed assertions are not among it: those are
-/// mistakes of a program, which would take every device out of use, one after the other.
+/// CUDA's messages about faulty hardware. Illegal addresses and failed assertions are not included: they are bugs of
+/// a program, and would take one device after the other out of use.
 const BAD_DEVICE: [&str; 11] = [
     "ECC error",
     "Xid",
@@ -67,8 +67,8 @@ fn less_memory(fits: Option<usize>) -> String {
     }
 }
 
-/// What a panic of tch or a message of libtorch says, without the debug form around it and the frames of C++ behind it,
-/// which are in the trainer's log; other texts as they are.
+/// Returns the message in a panic of tch or an error of libtorch, without the debug form around it and the C++ frames
+/// after it, which are in the trainer's log; returns other texts unchanged.
 fn said_by_libtorch(text: &str) -> String {
     let escaped = text.strip_prefix("called `Result::unwrap()` on an `Err` value: Torch(\"");
     let message = match escaped {
@@ -83,18 +83,19 @@ impl TrialError {
         Self::BadInput(message.into())
     }
 
-    /// Of the work directory, which is there for trainers to write in: whatever the reason, it is not the trial's.
+    /// Makes an error about the work directory, which exists for trainers to write in: whatever the reason, the trial
+    /// is not at fault.
     pub fn work_dir(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
         move |error| Self::Node(format!("cannot {action} {} (below the worker's --work-dir): {error}", path.display()))
     }
 
-    /// What was found wrong with something the user gave, unless a fault of the node is behind it.
+    /// Makes an error about an input of the user, unless a fault of the node caused it.
     pub fn of_input(error: &(dyn std::error::Error + 'static)) -> Self {
         let message = with_causes(error);
         if node_fault::is_cause_of(error) { Self::Node(message) } else { Self::BadInput(message) }
     }
 
-    /// Of a caught panic: libtorch's errors arrive as such.
+    /// Makes an error from a caught panic, the form in which libtorch's errors arrive.
     pub fn from_panic(payload: &(dyn Any + Send)) -> Self {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
@@ -102,7 +103,7 @@ impl TrialError {
         Self::recognised(&text).unwrap_or_else(|| Self::Crashed(format!("the trainer panicked: {text}")))
     }
 
-    /// What libtorch's messages have names for.
+    /// Classifies libtorch's messages that have a class of their own.
     fn recognised(text: &str) -> Option<Self> {
         let line = || text.lines().next().unwrap_or_default().to_owned();
         let names = |patterns: &[&str]| patterns.iter().any(|pattern| text.contains(pattern));
@@ -117,7 +118,7 @@ impl TrialError {
         }
     }
 
-    /// Of a replica on this device: a device that failed is its own, unless another one is named.
+    /// Adds the device of the failed replica to a device failure that names no device.
     pub fn on(self, device: Device) -> Self {
         match (self, device) {
             (Self::BadDevice { what, devices }, Device::Cuda(index)) if devices.is_empty() => {
@@ -127,8 +128,8 @@ impl TrialError {
         }
     }
 
-    /// After an error of CUDA, or one between replicas (a deadline that passed may be a GPU that hangs): devices that are
-    /// not well by their own account are at fault, whatever the error said.
+    /// Blames unhealthy devices after an error of CUDA or between replicas, whatever the error's text (a missed
+    /// deadline may be a GPU that hangs).
     pub fn diagnosed(self, ailments: impl FnOnce() -> Vec<Ailment>) -> Self {
         let message = self.to_string();
         let is_of_gpu = message.contains("CUDA") || message.contains("NCCL") || message.contains("cuDNN");
@@ -148,8 +149,8 @@ impl TrialError {
         }
     }
 
-    /// How little this tells of the cause, among the failures of one group's replicas: a device that fails or has no memory
-    /// left makes NCCL fail as well, and a replica that gave up only knows of another's failure.
+    /// Ranks the failures of a group's replicas by how little they reveal of the cause: a device that fails or is out
+    /// of memory makes NCCL fail as well, and a replica that gave up only knows of another's failure.
     pub fn obscurity(&self) -> u8 {
         match self {
             Self::BadDevice { .. } => 0,
@@ -174,7 +175,7 @@ impl TrialError {
         }
     }
 
-    /// The message with its causes, one line.
+    /// Returns the message with its causes, on one line.
     pub fn failure(&self) -> Failure {
         let devices = match self {
             Self::BadDevice { devices, .. } => devices.clone(),
@@ -184,7 +185,7 @@ impl TrialError {
     }
 }
 
-/// Of calls into libtorch that give a result.
+/// Errors of calls into libtorch that return a result.
 impl From<ShimError> for TrialError {
     fn from(error: ShimError) -> Self {
         let text = error.to_string();
@@ -192,8 +193,8 @@ impl From<ShimError> for TrialError {
     }
 }
 
-/// Of the data crate. What it found on disk or in the settings is the user's; a file that could not be read may be the
-/// node's, and is worth another try elsewhere.
+/// Errors of the data crate. Bad content on disk or in the settings is the user's fault; an unreadable file may be the
+/// node's, and is worth a retry on another node.
 impl From<data::Error> for TrialError {
     fn from(error: data::Error) -> Self {
         match (Self::of_input(&error), &error) {
@@ -250,7 +251,7 @@ mod tests {
         );
         assert_eq!(class("unable to write to file </torch_1>: No space left on device (28)"), FailureClass::Node);
         let path = std::path::Path::new("work/checkpoints/x");
-        // whatever the reason: a folder that others own as well as a full disk
+        // for every reason: a folder owned by another user as well as a full disk
         for error in [full, Error::from_raw_os_error(13)] {
             let failure = TrialError::work_dir("write", path)(error).failure();
             assert_eq!(failure.class, FailureClass::Node);
@@ -284,7 +285,7 @@ mod tests {
         );
         let quoted = panic("expected \"a\\b\"\nbut got c");
         assert_eq!(quoted, "the trainer panicked: expected \"a\\b\"\nbut got c");
-        // as tch panics in truth
+        // a real panic of tch
         let vector = |length: i64| tch::Tensor::zeros([length], (tch::Kind::Float, Device::Cpu));
         let payload = std::panic::catch_unwind(|| vector(2) + vector(3)).unwrap_err();
         let mismatch = TrialError::from_panic(&*payload).to_string();
@@ -307,7 +308,7 @@ mod tests {
         assert_eq!(memory.class(), FailureClass::OutOfMemory);
     }
 
-    /// No text of these has a name of CUDA's in it.
+    /// None of these errors' texts contains a name of CUDA.
     #[test]
     fn a_device_that_hangs_is_found_behind_the_deadline_that_passed() {
         let unwell = || vec![Ailment { device: cuda_name(1), reason: "cuda:1 does not answer".to_owned() }];

@@ -1,7 +1,7 @@
-//! Accuracy and loss on the evaluation images: large batches, no gradients, each replica its share.
+//! Accuracy and loss on the evaluation images: large batches, no gradients, a share of the images for each replica.
 //!
-//! The images of small evaluation sets are kept as tensors from one evaluation to the next. Refuses to know which split
-//! it looks at: the pipeline decides. Next: train.rs.
+//! The images of small evaluation sets are kept as tensors between evaluations. The pipeline decides which split this
+//! is. Next: train.rs.
 
 use data::Pipeline;
 use tch::{Device, Kind, Tensor};
@@ -12,11 +12,11 @@ use crate::error::TrialError;
 use crate::images::Images;
 use crate::replica::Replica;
 
-/// f32 values per batch of images: bounds memory at large sides and keeps small images in the caches.
+/// Number of f32 values per batch of images: bounds memory for large images and keeps small ones in the caches.
 const BATCH_VALUES: usize = 4 << 20;
 const LARGEST_BATCH: usize = 500;
 
-/// f32 values of images that are kept between evaluations.
+/// Largest number of f32 values of images kept between evaluations.
 const KEPT_VALUES: usize = 16 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,11 +39,11 @@ impl<'a> Evaluator<'a> {
         Self { pipeline, images, kept: Vec::new() }
     }
 
-    /// To be called by all replicas; each gets the result.
+    /// Evaluates the replica; must be called by all replicas, and each gets the result.
     pub fn evaluate(&mut self, replica: &Replica) -> Result<Evaluation, TrialError> {
         let num_classes = self.pipeline.num_classes() as i64;
         let options = (Kind::Double, replica.device);
-        // per class hits, per class images, loss
+        // hits per class, images per class, loss
         let totals = Tensor::zeros([2 * num_classes + 1], options);
         let share = self.share(replica);
         let mut start = share.start;
@@ -90,7 +90,7 @@ impl<'a> Evaluator<'a> {
     }
 }
 
-/// `totals`: hits per class, images per class, sum of losses.
+/// Computes the result from `totals`: hits per class, images per class, sum of losses.
 fn summarise(totals: &[f64], num_classes: usize) -> Evaluation {
     let (hits, rest) = totals.split_at(num_classes);
     let (images, loss) = rest.split_at(num_classes);

@@ -1,9 +1,9 @@
-//! Faults on order, for tests of everything around the trainer. Inert unless ORCHESTRATOR_FAULT is set.
+//! Injected faults, for tests of everything around the trainer. Inert unless ORCHESTRATOR_FAULT is set.
 //!
-//! ORCHESTRATOR_FAULT="KIND epoch=E [attempt=A] [replica=R]": replica R (default 0) does this in the first step of epoch E
+//! ORCHESTRATOR_FAULT="KIND epoch=E [attempt=A] [replica=R]": replica R (default 0) fails in the first step of epoch E
 //! (from 0) of attempt A (default 1): `exit=CODE` ends the process; `abort` dies by SIGABRT; `panic` panics; `stall`
-//! sleeps for ever while the process lives on (with replica=1 the others wait for it in an all-reduce); `non_finite`
-//! spoils the weights; `out_of_memory` asks for 2^60 bytes; `slow=MS` sleeps in every step from there on.
+//! sleeps forever while the process lives on (with replica=1 the others wait for it in an all-reduce); `non_finite`
+//! corrupts the weights; `out_of_memory` requests 2^60 bytes; `slow=MS` sleeps in every step from then on.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub struct BadFault {
 }
 
 impl Fault {
-    /// The fault in the environment, if any.
+    /// Returns the fault in the environment, if any.
     pub fn from_environment() -> Result<Option<Self>, BadFault> {
         std::env::var(VARIABLE).ok().filter(|text| !text.is_empty()).map(|text| Self::parse(&text)).transpose()
     }
@@ -75,7 +75,7 @@ impl Fault {
         })
     }
 
-    /// To be called before every step; `step` counts within the epoch.
+    /// Injects the fault if it is due; must be called before every step. `step` counts within the epoch.
     pub fn strike(&self, attempt: AttemptNo, replica: usize, epoch: u32, step: u64, weights: Option<&Tensor>) {
         if attempt != self.attempt || replica != self.replica {
             return;

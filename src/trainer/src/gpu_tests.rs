@@ -1,6 +1,6 @@
-//! Whole trials on a GPU, through the same session that a worker talks to; ignored by default, because they need one.
+//! Whole trials on a GPU, through the session that a worker uses; ignored by default, because they need a GPU.
 //!
-//! bench/README.md says how to run them. Data are the digits that the program carries. Next: attempt.rs.
+//! bench/README.md explains how to run them. The data are the digits in the program. Next: attempt.rs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ fn spec(settings: Settings) -> TrialSpec {
     TrialSpec::new(settings, 3)
 }
 
-/// Everything that a device does to images, and kernels that give the same bits in every run.
+/// Settings with all image operations of a device, and kernels that give the same bits in every run.
 fn digits() -> Settings {
     let settings = sweep::recipe::settings("quick", "digits").expect("a recipe");
     Settings {
@@ -112,7 +112,7 @@ fn a_trial_gives_the_same_bits_recorded_queued_and_interrupted() {
     }
 }
 
-/// Over NCCL, and in one GPU's memory: sums of two are the same bits in either order.
+/// Over NCCL, and in one GPU's memory: sums of two replicas have the same bits in either order.
 #[test]
 #[ignore = "needs two GPUs"]
 fn two_gpus_give_the_bits_of_two_replicas_on_one() {
@@ -125,8 +125,8 @@ fn two_gpus_give_the_bits_of_two_replicas_on_one() {
     assert_eq!((apart.provenance.devices.len(), together.provenance.devices.len()), (2, 1));
 }
 
-/// A batch that needs nearly twice the GPU's memory, at some 180 MiB an image: the batch that the failure's message names
-/// does fit, and the session goes on after the failure.
+/// A batch that needs nearly twice the GPU's memory, at some 180 MiB an image: the batch size in the failure's message
+/// fits, and the session continues after the failure.
 #[test]
 #[ignore = "needs a GPU"]
 fn running_out_of_memory_names_a_batch_that_fits() {

@@ -1,4 +1,4 @@
-//! What a device multiplies natively: what number formats and kernels are chosen by. Next: precision.rs.
+//! The native multiplications of a device, which decide number formats and kernels. Next: precision.rs.
 
 use std::sync::OnceLock;
 
@@ -22,7 +22,7 @@ impl Hardware {
         if device.is_cuda() { Self::Gpu } else { Self::of_cpu() }
     }
 
-    /// Asked at every convolution, so found out once.
+    /// Returns the CPU's kind; cached, because every convolution asks.
     pub fn of_cpu() -> Self {
         static FOUND: OnceLock<Hardware> = OnceLock::new();
         *FOUND.get_or_init(|| {
@@ -32,7 +32,8 @@ impl Hardware {
     }
 }
 
-/// `limit`: the variable by which oneDNN treats a processor as an older one, which its bf16 then is not made for.
+/// Returns the kind for CPU flags. `limit` is the variable that makes oneDNN treat a processor as an older one, which
+/// oneDNN's bf16 is not made for.
 fn of_flags(flags: &[String], limit: &str) -> Hardware {
     const WITHOUT_BF16: [&str; 7] =
         ["SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"];

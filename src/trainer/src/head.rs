@@ -1,8 +1,8 @@
-//! From pooled features to what a loss needs: the last fully connected layer, and what `cos_xent` puts behind it.
+//! The part from pooled features to the losses' inputs: the last fully connected layer, and `cos_xent`'s head.
 //!
-//! d = C for every loss (docs/paper.md, section 1): features -> Dense(C) = z, then psi = z / ||z|| for the cosine losses, then
-//! optionally ReLU -> BatchNorm -> Dense(C) on psi. The layer keeps torchvision's name (`fc`), so that weights can be
-//! exchanged. Next: loss.rs.
+//! d = C for every loss (docs/paper.md, section 1): features -> Dense(C) = z, then psi = z / ||z|| for the cosine
+//! losses, then optionally ReLU -> BatchNorm -> Dense(C) on psi. The layer keeps torchvision's name (`fc`), so that
+//! weights can be exchanged. Next: loss.rs.
 
 use sweep::Settings;
 use sweep::settings::{ClsHead, Loss};
@@ -14,7 +14,7 @@ use crate::nn::{BatchNorm, Builder, Linear, Pass};
 /// TensorFlow's `l2_normalize` limit on the squared length.
 const SMALLEST_SQUARED_LENGTH: f64 = 1e-12;
 
-/// Parameters under this name are the head on the embedding.
+/// Name above the parameters of the head on the embedding.
 pub const CLS_HEAD: &str = "cls_head";
 
 pub struct Head {
@@ -29,7 +29,7 @@ struct Classifier {
 }
 
 impl Head {
-    /// `name`: what torchvision calls the model's last layer.
+    /// Declares the head; `name` is torchvision's name of the model's last layer.
     pub fn new(settings: &Settings, builder: &Builder, name: &str, num_features: i64, num_classes: i64) -> Self {
         let classifier = (settings.loss == Loss::CosXent).then(|| {
             let place = builder / CLS_HEAD;
@@ -41,7 +41,7 @@ impl Head {
         Self { loss: settings.loss, fc: Linear::new(&(builder / name), num_features, num_classes, true), classifier }
     }
 
-    /// `features`: f32 [batch, features].
+    /// Computes the outputs; `features` is f32 [batch, features].
     pub fn forward(&self, features: &Tensor, pass: &Pass) -> Outputs {
         let z = self.fc.forward(features, pass);
         match self.loss {
@@ -65,7 +65,7 @@ impl Head {
     }
 }
 
-/// Unit length along axis 1.
+/// Scales to unit length along axis 1.
 pub fn normalise(z: &Tensor) -> Tensor {
     let squares = z.square().sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
     z * squares.clamp_min(SMALLEST_SQUARED_LENGTH).rsqrt()

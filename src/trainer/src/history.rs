@@ -1,8 +1,8 @@
-//! The state hash of every epoch that any attempt at a trial has trained, so that an attempt that departs from the one
-//! before it is noticed: an epoch after the last checkpoint is trained again and must come out the same (promise P6).
+//! The state hashes of every epoch trained by any attempt at a trial, to detect an attempt that deviates from an
+//! earlier one: an epoch after the last checkpoint is trained again and must have the same result (promise P6).
 //!
-//! A file per attempt beside the checkpoints, `chain.attempt-3`, a line per epoch. It is evidence, not state: nothing is
-//! synced, and what cannot be written or read is only not compared. Next: leader.rs.
+//! One file per attempt beside the checkpoints, `chain.attempt-3`, one line per epoch. It is evidence, not state:
+//! nothing is synced, and a file that cannot be written or read only goes without comparison. Next: leader.rs.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use std::path::Path;
 use sweep::AttemptNo;
 
 const STEM: &str = "chain.attempt-";
-/// Hexadecimal digits of a state hash; a shorter last line was cut off by a crash.
+/// Number of hexadecimal digits of a state hash; a shorter last line was cut off by a crash.
 const DIGITS: usize = 16;
 
 pub struct History {
@@ -22,8 +22,8 @@ pub struct History {
 }
 
 impl History {
-    /// What earlier attempts at the same training noted in the folder of a trial's checkpoints. `attempts` begins with the
-    /// first of them and ends before the present one.
+    /// Opens the history in the folder of a trial's checkpoints. `attempts` starts with the first attempt at the same
+    /// training and ends before the current one.
     pub fn open(folder: &Path, attempts: Range<AttemptNo>) -> Self {
         let own = folder.join(format!("{STEM}{}", attempts.end));
         let opened =
@@ -37,7 +37,7 @@ impl History {
         }
     }
 
-    /// Notes an epoch (from 0). False: an earlier attempt had another state after it.
+    /// Records an epoch (from 0). Returns false if an earlier attempt had a different state after it.
     pub fn note(&mut self, epoch: u32, state_hash: &str) -> bool {
         let written =
             self.file.as_mut().map_or(Ok(()), |file| file.write_all(format!("{epoch} {state_hash}\n").as_bytes()));
@@ -49,7 +49,7 @@ impl History {
     }
 }
 
-/// Of attempts that differ among themselves the newest one counts: it is the one that is gone on from.
+/// Reads the earlier attempts' hashes. If attempts disagree, the newest counts: training resumed from it.
 fn read_earlier(folder: &Path, earlier: Range<AttemptNo>) -> io::Result<BTreeMap<u32, String>> {
     let mut attempts = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -94,7 +94,7 @@ mod tests {
         assert!(second.note(1, B));
         assert!(!second.note(2, B));
         assert!(second.note(3, A));
-        // what the second attempt made of epoch 2 counts now; its own and later attempts' files do not
+        // the second attempt's epoch 2 counts; the files of this and later attempts do not
         let mut third = History::open(&folder, AttemptNo(1)..AttemptNo(3));
         assert!(third.note(2, B) && third.note(0, A));
         assert!(History::open(&folder, AttemptNo(1)..AttemptNo(1)).note(0, B));
