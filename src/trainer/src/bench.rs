@@ -1,7 +1,7 @@
 //! Training steps timed from outside, for bench/run.py, with a trial's data path, replica and optimiser.
 //!
 //! `steps` makes the number of steps ordered on stdin and reports their duration; `gate` writes weights and batches to
-//! files, trains on them and writes the state of each step, for the reference to repeat. `serve` and `run` don't use this.
+//! files, trains on them and writes the state of each step, for the reference to repeat. Not used by `serve` and `run`.
 
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};

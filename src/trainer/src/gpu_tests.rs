@@ -112,7 +112,7 @@ fn a_trial_gives_the_same_bits_recorded_queued_and_interrupted() {
     }
 }
 
-/// Over NCCL, and in one GPU's memory: sums of two replicas have the same bits in either order.
+/// Two replicas over NCCL and on one GPU: sums of two have the same bits in either order.
 #[test]
 #[ignore = "needs two GPUs"]
 fn two_gpus_give_the_bits_of_two_replicas_on_one() {

@@ -8,7 +8,7 @@ use crate::process;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hardware {
-    /// No bf16 instructions.
+    /// A CPU without bf16 instructions.
     Plain,
     /// Vector instructions: `avx512_bf16`.
     VectorBf16,

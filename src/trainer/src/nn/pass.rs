@@ -42,7 +42,7 @@ pub struct Pass<'a> {
     pub parameters: &'a [Tensor],
     pub buffers: &'a [Tensor],
     pub mode: Mode,
-    /// If present, batch normalisation uses the statistics of the whole batch.
+    /// Sums for the statistics of the whole batch; without them batch normalisation uses the replica's own.
     pub synchronised: Option<&'a dyn StatisticsReduction>,
     pub own_operations: OwnOperations,
 }

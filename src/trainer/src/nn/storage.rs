@@ -104,7 +104,7 @@ pub struct Storage<G> {
     /// Leaves of the graph, in the order of the inventory.
     pub parameters: Vec<Tensor>,
     pub buffers: Vec<Tensor>,
-    /// Empty until `set_batch_statistics_apart`.
+    /// The statistics of one batch; empty until `set_batch_statistics_apart`.
     pub batch_statistics: BatchBuffers,
     /// bf16 copy of the convolutions' part.
     working: Option<Tensor>,
@@ -157,7 +157,7 @@ impl<G> Storage<G> {
         Ok(storage)
     }
 
-    /// Rounds the working copy anew; must be called after `weights` changed.
+    /// Rounds the working copy again; must be called after `weights` changed.
     pub fn refresh_working_copy(&mut self) {
         if let Some(copy) = &mut self.working {
             let masters = self.weights.narrow(0, 0, copy.size()[0]);

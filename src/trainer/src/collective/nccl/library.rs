@@ -233,7 +233,7 @@ impl Library {
         }
     }
 
-    /// Starts to flush; `destroy` may follow once the state is ready.
+    /// Starts to flush the communicator; `destroy` may follow once the state is ready.
     pub fn finalize(&self, communicator: Raw) -> Result<(), String> {
         // SAFETY: the communicator comes from `start` and is not yet aborted or destroyed.
         self.check(unsafe { (self.functions.comm_finalize)(communicator) }, communicator)
