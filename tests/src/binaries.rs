@@ -1,8 +1,9 @@
-//! Finds the binaries under test: those of the build that this test belongs to.
+//! Finds the binaries under test: those of the same build as this test.
 
 use std::path::PathBuf;
 
-/// Path of one of the program's binaries. `ORCHESTRATOR_BINARIES` names another folder, for a packed release.
+/// Returns the path of one of the program's binaries. `ORCHESTRATOR_BINARIES` names another folder, for a packed
+/// release.
 pub fn binary(name: &str) -> PathBuf {
     let folder = std::env::var_os("ORCHESTRATOR_BINARIES").map_or_else(beside_this_test, PathBuf::from);
     let path = folder.join(name);
@@ -10,7 +11,7 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// Cargo puts tests into `release/deps` and binaries into `release`.
+/// The folder of this build's binaries: Cargo puts tests into `release/deps` and binaries into `release`.
 fn beside_this_test() -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
     test.ancestors().nth(2).expect("tests lie in release/deps").to_owned()

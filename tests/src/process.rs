@@ -1,4 +1,4 @@
-//! One child process: its output in files, killed when the test lets go of it, and never waited for without a deadline.
+//! One child process: its output in files, killed when the test drops it, and never awaited without a deadline.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -17,8 +17,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with stdout and stderr in `NAME.stdout` and `NAME.stderr` under `logs`. It stays in the test's process
-    /// group, so that Ctrl-C on a terminal ends it too.
+    /// Starts the process with stdout and stderr in `NAME.stdout` and `NAME.stderr` under `logs`. It stays in the
+    /// test's process group, so that Ctrl-C on a terminal ends it too.
     pub fn start(name: &str, mut command: Command, logs: &std::path::Path) -> Self {
         let file = |kind: &str| logs.join(format!("{name}.{kind}"));
         let (stdout, stderr) = (file("stdout"), file("stderr"));
@@ -40,20 +40,20 @@ impl Process {
         lossy(&self.stderr)
     }
 
-    /// To this process alone; its children find out by themselves.
+    /// Sends a signal to this process alone, not to its children.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().expect("a process id"));
         kill(pid, signal).unwrap_or_else(|error| panic!("{signal} to {}: {error}\n{}", self.name, self.stderr()));
     }
 
-    /// SIGKILL, and gone when this returns.
+    /// Sends SIGKILL and waits until the process is gone.
     pub fn kill(mut self) {
         self.kill_now();
     }
 
-    /// The same, where its place is kept.
+    /// Does the same without consuming the process.
     pub fn kill_now(&mut self) {
-        // both fail only when it has ended already
+        // both fail only if it has ended already
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -62,14 +62,14 @@ impl Process {
         self.child.try_wait().expect("a child can be asked")
     }
 
-    /// Until it ends by itself.
+    /// Waits until the process ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         let what = format!("{} ends; its stderr: {}", self.name, self.stderr.display());
         let child = &mut self.child;
         wait_for(&what, || child.try_wait().expect("a child can be asked"))
     }
 
-    /// Waits and insists on the exit code.
+    /// Waits and requires this exit code.
     pub fn expect_exit(&mut self, code: i32) {
         let status = self.wait();
         assert_eq!(

@@ -1,10 +1,10 @@
-//! What a sweep left behind, as files: the parts that must not depend on what was killed when.
+//! The files that a sweep leaves behind: the parts that must not depend on what was killed when.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Every file of a results folder that a disturbed run must reproduce byte for byte. timing.csv says where and how
-/// long, results.json holds the attempts, and the manifest names the machine.
+/// The files of a results folder that a disturbed run must reproduce byte for byte. timing.csv holds places and times,
+/// results.json the attempts, and the manifest names the machine.
 pub fn undisturbed_files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let depends_on_the_run = ["timing.csv", "results.json", "manifest.json"];
     let mut files = all_files(folder);
@@ -13,20 +13,20 @@ pub fn undisturbed_files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// Attempts over all trials of a results folder, from timing.csv.
+/// The number of attempts of each trial of a results folder, from timing.csv.
 pub fn attempts(folder: &Path) -> Vec<u32> {
     let fields = column(folder, "attempts");
     let number = |field: &String| field.parse().unwrap_or_else(|error| panic!("attempts `{field}`: {error}"));
     fields.iter().map(number).collect()
 }
 
-/// The epoch at which each trial's last attempt went on; 0: at the beginning.
+/// The epoch from which each trial's last attempt resumed; 0 means from the start.
 pub fn resumed_from(folder: &Path) -> Vec<u32> {
     let fields = column(folder, "resumed_from_epoch");
     fields.iter().map(|field| field.parse().unwrap_or(0)).collect()
 }
 
-/// Every file of a results folder, whatever it depends on.
+/// Every file of a results folder, including those that a disturbance may change.
 pub fn all_files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let files = entries.map(|entry| entry.expect("a readable folder").path()).filter(|path| path.is_file());
@@ -34,7 +34,7 @@ pub fn all_files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     files.map(|path| (name(&path), std::fs::read(&path).expect("a readable file"))).collect()
 }
 
-/// Whether any trial found an epoch, when it was trained again, to differ from an earlier attempt's.
+/// Returns true if an epoch of any trial, when it was trained again, differed from an earlier attempt's.
 pub fn any_departed(folder: &Path) -> bool {
     column(folder, "departed_at_epoch").iter().any(|epoch| !epoch.is_empty())
 }
@@ -54,7 +54,7 @@ fn column(folder: &Path, name: &str) -> Vec<String> {
     lines.map(field).collect()
 }
 
-/// Panics with the first difference in words that help.
+/// Panics with a readable description of the first difference.
 pub fn assert_same(expected: &BTreeMap<String, Vec<u8>>, actual: &BTreeMap<String, Vec<u8>>) {
     let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(expected), names(actual), "the results folders hold other files");

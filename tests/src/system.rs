@@ -1,7 +1,7 @@
 //! A coordinator and workers on loopback, in a folder of their own that is removed with them.
 //!
-//! Every process started here, and every process those start, carries a mark in its environment, so that a test can
-//! name what is left of them, and nothing outlives the test.
+//! Every process started here, and every process that those start, carries a mark in its environment, so that a test
+//! can list the remaining ones, and none outlives the test.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -23,7 +23,7 @@ const MARK: &str = "ORCHESTRATOR_SYSTEM_TEST";
 pub struct System {
     folder: TempDir,
     mark: String,
-    /// Chosen by the first coordinator, kept by those after it.
+    /// Chosen by the first coordinator, kept by its successors.
     address: Option<String>,
     num_started: AtomicU32,
     /// See `install_trainer`.
@@ -51,22 +51,22 @@ impl System {
         self.folder.path().join(name)
     }
 
-    /// Writes a file, a sweep mostly, and gives its path.
+    /// Writes a file, usually a sweep, and returns its path.
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, text).expect("the test's folder can be written");
         path
     }
 
-    /// Writes a shell script that can be run, and gives its path.
+    /// Writes an executable shell script and returns its path.
     pub fn script(&self, name: &str, commands: &str) -> PathBuf {
         let path = self.file(name, &format!("#!/bin/sh\n{commands}\n"));
         fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("the test owns its files");
         path
     }
 
-    /// Makes a shell script the built-in trainer of this system: a faulty or a fast one, whose trials have the ids of ours.
-    /// What is named by --trainer would be another program with trials of its own.
+    /// Installs a shell script as the built-in trainer of this system: a faulty or a fast one, whose trials have the
+    /// ids of the real one. A trainer named by --trainer would be another program with trials of its own.
     pub fn install_trainer(&mut self, commands: &str) {
         let folder = self.path("installed");
         fs::create_dir_all(&folder).expect("the test's folder can be written");
@@ -78,7 +78,7 @@ impl System {
         self.installed = Some(program);
     }
 
-    /// The command line, in this system's folder.
+    /// The command `orchestrator`, in this system's folder.
     pub fn orchestrator(&self, arguments: &[&str]) -> Command {
         let program = self.installed.clone().unwrap_or_else(|| binary("orchestrator"));
         let mut command = self.marked(program);
@@ -88,7 +88,7 @@ impl System {
 
     /// Any program, in this system's folder and with its mark.
     pub fn marked(&self, program: impl AsRef<OsStr>) -> Command {
-        // A test run in the background of a script ignores SIGINT, and so would what it starts.
+        // A test run in the background of a script ignores SIGINT, and its children would too.
         let mut command = Command::new("env");
         command.arg("--default-signal=INT").arg(program);
         command.current_dir(self.folder.path()).env(MARK, &self.mark).env("NO_COLOR", "1");
@@ -100,7 +100,7 @@ impl System {
         Process::start(&format!("{number:03}-{name}"), command, self.folder.path())
     }
 
-    /// Starts a coordinator and waits until it listens: on a free port the first time, on the same one again.
+    /// Starts a coordinator and waits until it listens: on a free port the first time, later on the same one.
     pub fn coordinator(&mut self) -> Process {
         let listen = self.address.clone().unwrap_or_else(|| "127.0.0.1:0".to_owned());
         let mut command = self.orchestrator(&["coordinator", "--listen", &listen, "--state-dir", "state"]);
@@ -116,7 +116,7 @@ impl System {
         process
     }
 
-    /// Makes the note that a coordinator left in its state directory that of another host.
+    /// Changes the host in the file by which a coordinator has announced itself in its state directory.
     pub fn announced_by(&self, state_dir: &str, host: &str) {
         let path = self.path(state_dir).join("coordinator.json");
         let text = wait_for("the coordinator announces itself", || fs::read(&path).ok());
@@ -135,7 +135,7 @@ impl System {
         self.start(name, self.worker_command(name, num_slots, 1))
     }
 
-    /// Results depend on the threads of a slot (another order of summation), so they are never left to the machine.
+    /// The number of threads of a slot is always given, since results depend on it (the order of summation).
     pub fn worker_command(&self, name: &str, num_slots: u32, threads: u32) -> Command {
         let (url, slots, threads) = (self.url(), num_slots.to_string(), threads.to_string());
         let arguments = ["worker", "--coordinator", &url, "--devices", "cpu", "--slots", &slots, "--work-dir", "work"];
@@ -144,7 +144,7 @@ impl System {
         command
     }
 
-    /// Every event so far, as `orchestrator journal export` prints it.
+    /// All events so far, as `orchestrator journal export` prints it.
     pub fn journal(&self) -> Vec<Value> {
         let mut command = self.orchestrator(&["journal", "export", "--state-dir", "state"]);
         let output = command.output().expect("the command starts");
@@ -153,7 +153,7 @@ impl System {
         text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
     }
 
-    /// The command that begins so in what was said to a person, run by a shell in this system's folder.
+    /// Finds the command that begins like this in a message to the user. A shell runs it in this system's folder.
     pub fn as_printed(&self, said: &str, beginning: &str) -> Command {
         let start = said.find(beginning).unwrap_or_else(|| panic!("no `{beginning}` in {said}"));
         let end = said[start..].find(['`', ';', '\n']).map_or(said.len(), |length| start + length);
@@ -165,7 +165,7 @@ impl System {
         command
     }
 
-    /// Runs a command of the client to its end.
+    /// Runs a client command to its end.
     pub fn client(&self, arguments: &[&str]) -> Output {
         let url = self.url();
         let mut command = self.orchestrator(arguments);
@@ -173,7 +173,7 @@ impl System {
         command.output().expect("the client starts")
     }
 
-    /// Runs a command of the client that must succeed, and gives its stdout.
+    /// Runs a client command that must succeed, and returns its stdout.
     pub fn ask(&self, arguments: &[&str]) -> String {
         let output = self.client(arguments);
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -181,7 +181,7 @@ impl System {
         String::from_utf8(output.stdout).expect("stdout is UTF-8")
     }
 
-    /// `orchestrator status`, or nothing while the coordinator is away.
+    /// The output of `orchestrator status`; `None` while the coordinator is away.
     pub fn status(&self) -> Option<Value> {
         let output = self.client(&["status", "--output", "json"]);
         output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("status prints JSON"))
@@ -191,7 +191,7 @@ impl System {
         self.path("results").join(sweep)
     }
 
-    /// Files `PREFIX` + `PID.log` of this system's folder, by process id.
+    /// The files `PREFIX` + `PID.log` of this system's folder, by process id.
     pub fn logs_of(&self, prefix: &str) -> Vec<(u32, String)> {
         let entries = fs::read_dir(self.folder.path()).expect("the test's folder can be read");
         let mut logs = Vec::new();
@@ -210,13 +210,13 @@ impl System {
         self.processes().into_iter().filter(|pid| executable(*pid).ends_with("orchestrator-trainer")).collect()
     }
 
-    /// Everything that this system started, directly or not, and that still runs.
+    /// The processes that this system started, directly or not, and that still run.
     pub fn processes(&self) -> Vec<u32> {
         let mark = format!("{MARK}={}", self.mark);
         let entries = fs::read_dir("/proc").expect("Linux has /proc");
         let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
         let marked = |pid: &u32| {
-            // a process may end while it is looked at; a dead one has an empty environment
+            // a process may end during the check; a dead one has an empty environment
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
         };
@@ -247,7 +247,7 @@ fn executable(pid: u32) -> PathBuf {
     fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default()
 }
 
-/// Finds `127.0.0.1:PORT` in what a coordinator said when it began to listen.
+/// Finds `127.0.0.1:PORT` in the output of a coordinator that began to listen.
 fn listening_address(output: &str) -> Option<String> {
     let line = output.lines().find(|line| line.contains("listening"))?;
     let (_, rest) = line.split_once("127.0.0.1:")?;
@@ -255,7 +255,7 @@ fn listening_address(output: &str) -> Option<String> {
     (!port.is_empty()).then(|| format!("127.0.0.1:{port}"))
 }
 
-/// True when the folder holds a folder of that name, at any depth, with something in it.
+/// Returns true if the folder contains, at any depth, a non-empty folder of that name.
 pub fn contains_folder(folder: &Path, name: &str) -> bool {
     let Ok(entries) = fs::read_dir(folder) else { return false };
     entries.flatten().filter(|entry| entry.path().is_dir()).any(|entry| {

@@ -1,6 +1,6 @@
-// libcudart.so.13 of the stand-in GPU, devices and memory. The environment says how many devices there are
-// (STAND_IN_GPUS, 1) and how much memory each has (STAND_IN_GPU_MIB, 4096); CUDA_VISIBLE_DEVICES is obeyed. New memory is
-// full of NaN, the first 64 MiB of a block. Next: streams.cpp.
+// libcudart.so.13 of the stand-in GPU: devices and memory. Environment variables set the number of devices
+// (STAND_IN_GPUS, 1) and the memory of each (STAND_IN_GPU_MIB, 4096); CUDA_VISIBLE_DEVICES is respected. New memory is
+// filled with NaN, in the first 64 MiB of a block. Next: streams.cpp.
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -38,7 +38,7 @@ const std::vector<int>& visible_devices() {
     for (int device = 0; !listed && device < present; ++device) found.push_back(device);
     std::stringstream entries(listed ? listed : "");
     for (std::string entry; std::getline(entries, entry, ',');) {
-      // as nvidia-smi gives them: the last digits of a UUID count from 1
+      // UUIDs as nvidia-smi prints them: their last digits count from 1
       bool is_uuid = entry.rfind("GPU-", 0) == 0;
       int device = is_uuid ? atoi(entry.c_str() + entry.rfind('-') + 1) - 1 : atoi(entry.c_str());
       if (device < 0 || device >= present) break;
@@ -306,7 +306,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   return cudaSuccess;
 }
 
-// For nvml.cpp.
+// Used by nvml.cpp.
 int stand_in_num_devices() { return num_devices(); }
 bool stand_in_is_broken() { return health() != cudaSuccess; }
 uint64_t stand_in_memory_bytes() { return memory_bytes(); }

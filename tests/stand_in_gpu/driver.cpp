@@ -1,4 +1,4 @@
-// libcuda.so.1 of the stand-in GPU: libtorch asks it one question before it makes a device current.
+// libcuda.so.1 of the stand-in GPU: libtorch calls one function of it before it makes a device current.
 
 #include <cuda.h>
 

@@ -1,5 +1,5 @@
-// The trainer's own CUDA kernels, run thread by thread as its tests do (src/trainer/tests/norm_emulation.cpp). Without
-// CUDA's headers, whose words the emulation gives another meaning.
+// The trainer's own CUDA kernels, run thread by thread as in its tests (src/trainer/tests/norm_emulation.cpp). Without
+// CUDA's headers, because the emulation redefines their keywords.
 
 #include "kernels.h"
 

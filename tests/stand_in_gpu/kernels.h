@@ -8,7 +8,7 @@ namespace stand_in {
 
 bool has_kernel(const char* name);
 size_t argument_bytes();
-// Whether it went well: every thread came to the same barriers.
+// Returns true if every thread reached the same barriers.
 bool run_kernel(const char* name, unsigned columns, unsigned rows, unsigned threads, const void* argument);
 
 }  // namespace stand_in

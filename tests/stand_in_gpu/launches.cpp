@@ -1,7 +1,7 @@
-// libcudart.so.13 of the stand-in GPU, kernels, and what libtorch names and does not use.
+// libcudart.so.13 of the stand-in GPU: kernels, and functions that libtorch links to and does not call.
 //
-// Only the trainer's own kernels can be run (kernels.cpp). One of libtorch's is an error that names it: its operator was
-// not given to the CPU (operators.cpp).
+// Only the trainer's own kernels can be run (kernels.cpp). A kernel of libtorch is an error that names it: its operator
+// was not redirected to the CPU (operators.cpp).
 
 #include <stdio.h>
 #include <string.h>
@@ -24,7 +24,7 @@ cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments
     if (found != machine().kernels.end()) name = found->second;
   }
   if (name.rfind("norm_", 0) == 0) {
-    // it outlives the call where it is recorded
+    // a recorded argument outlives the call
     auto* argument = static_cast<const char*>(arguments[0]);
     std::vector<char> kept(argument, argument + argument_bytes());
     return said(submit(stream, [=] {
@@ -105,7 +105,7 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* fu
   return launch(function, config->gridDim, config->blockDim, arguments, config->stream);
 }
 
-// Machine code for this GPU is an ELF file, as NVRTC makes it; kernels are known by their names in it.
+// Machine code for this GPU is an ELF file, as NVRTC makes it; kernels are identified by their names in it.
 cudaError_t cudaLibraryLoadData(cudaLibrary_t* library, const void* code, cudaJitOption*, void**, unsigned,
                                 cudaLibraryOption*, void**, unsigned) {
   if (cudaError_t error = unsafe_call()) return error;
@@ -141,7 +141,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* number, const voi
   return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(number, function, size, shared, 0);
 }
 
-// The driver's interface, as far as libtorch asks for it.
+// The functions of the driver's interface that libtorch calls.
 
 static int context_is_active(int, unsigned* flags, int* active) {
   *flags = 0;
@@ -159,7 +159,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, 
   return cudaSuccess;
 }
 
-// What libtorch's libraries name and the trainer does not come to.
+// Functions that libtorch's libraries link to and the trainer does not reach.
 
 #define NOT_HERE(name, ...) \
   cudaError_t name(__VA_ARGS__) { return said(cudaErrorNotSupported); }

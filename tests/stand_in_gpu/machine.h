@@ -22,7 +22,7 @@ struct Graph {
   cudaStreamCaptureMode mode;
   bool invalid = false;
   unsigned long long id;
-  // what memory held before
+  // the earlier content of memory
   std::map<char*, std::vector<char>> before;
 };
 
@@ -57,7 +57,7 @@ struct Machine {
   std::atomic<cudaError_t> broken{cudaSuccess};
   std::atomic<long> work_left{-1};
   bool hangs = false;
-  // of the machine; any without
+  // a device of the machine; negative: any
   int faulty_device = -1;
 
   Machine() {
@@ -72,19 +72,19 @@ struct Machine {
 
 Machine& machine();
 
-// The machine's numbers of the devices that this process sees.
+// The machine's numbers of the devices that are visible to this process.
 const std::vector<int>& visible_devices();
 
-// Of the calling thread.
+// The state of the calling thread.
 extern thread_local int device_of_thread;
 extern thread_local cudaError_t last_error;
 extern thread_local cudaStreamCaptureMode mode_of_thread;
 extern thread_local std::vector<std::shared_ptr<Graph>> recordings_of_thread;
 
-// Remembers an error for cudaGetLastError.
+// Records an error for cudaGetLastError.
 cudaError_t said(cudaError_t error);
 
-// As CUDA: some calls would break a recording, and are an error while one goes on, depending on its mode.
+// Some calls would break a recording: as in CUDA they are an error during one, depending on its mode.
 cudaError_t unsafe_call();
 
 Stream* stream_of(cudaStream_t raw);

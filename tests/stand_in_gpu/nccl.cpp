@@ -1,10 +1,10 @@
 // libnccl.so.2 of the stand-in GPU: groups of threads of one process.
 //
-// A collective holds its stream up until every rank has queued it; whoever comes last does the arithmetic, in f64. An
-// aborted communicator lets its stream go and leaves the others waiting, as NCCL does. STAND_IN_NCCL_FAULT=`stuck@N`: the
-// N-th collective of rank 1 is never seen by the others.
+// A collective blocks its stream until every rank has queued it; the last rank does the arithmetic, in f64. An aborted
+// communicator releases its stream and leaves the others waiting, as NCCL does. STAND_IN_NCCL_FAULT=`stuck@N`: the N-th
+// collective of rank 1 never reaches the others.
 
-// nccl.h wants these headers, which want some of CUDA's tool chain, for types that are not used
+// nccl.h includes these headers, which need some of CUDA's tool chain, for types that are not used
 #define __CUDA_FP16_H__
 #define __CUDA_BF16_H__
 #define __CUDA_FP8_H__
@@ -121,7 +121,7 @@ ncclResult_t begin(bool sums, const void* from, void* to, size_t count, ncclData
   if (from != to || !stand_in::is_device_memory(to, count * width(type))) return ncclInvalidArgument;
   Communicator* communicator = of(raw);
   auto done = std::make_shared<std::atomic<bool>>(false);
-  // what is before it in the stream is done, because work is done when it is queued
+  // earlier work in the stream is done, because work is done when it is queued
   if (stand_in::submit(stream, [] {}) != cudaSuccess) return ncclUnhandledCudaError;
   stand_in::block(stream, done);
   communicator->waiting.push_back(done);
@@ -189,7 +189,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t raw) {
 ncclResult_t ncclCommAbort(ncclComm_t raw) {
   Communicator* communicator = of(raw);
   {
-    // nobody may write to this rank's memory any more
+    // no other rank may write to this rank's memory any more
     std::lock_guard<std::mutex> lock(communicator->group->mutex);
     for (auto& [number, collective] : communicator->group->open) collective.offers.erase(communicator->rank);
   }

@@ -1,4 +1,4 @@
-// What libtorch's libraries name of NCCL and the trainer does not call.
+// NCCL functions that libtorch's libraries link to and the trainer does not call.
 
 #define NOT_HERE(name) \
   extern "C" int name() { return 5; }  // ncclInvalidUsage

@@ -1,11 +1,11 @@
-// libnvidia-ml.so.1 of the stand-in GPU: as much as the trainer asks (src/trainer/src/nvml.rs).
+// libnvidia-ml.so.1 of the stand-in GPU: the functions that the trainer calls (src/trainer/src/nvml.rs).
 
 #include <stdio.h>
 #include <string.h>
 
 #include <cstdint>
 
-// Of the runtime, where it is in this process.
+// Functions of the runtime, if it is loaded in this process.
 extern "C" __attribute__((weak)) int stand_in_num_devices();
 extern "C" __attribute__((weak)) bool stand_in_is_broken();
 extern "C" __attribute__((weak)) uint64_t stand_in_memory_bytes();
@@ -71,7 +71,7 @@ int nvmlDeviceGetUtilizationRates(void*, unsigned rates[2]) {
   return SUCCESS;
 }
 
-// What libtorch wants to find when memory has run out.
+// A function that libtorch looks up when memory has run out.
 int nvmlDeviceGetComputeRunningProcesses(void*, unsigned* count, void*) {
   *count = 0;
   return SUCCESS;

@@ -1,8 +1,8 @@
-// What libtorch computes on the stand-in GPU: every operator's CUDA kernel is replaced by its CPU kernel, on the same memory.
+// The operators of libtorch on the stand-in GPU: each CUDA kernel is replaced by its CPU kernel, on the same memory.
 //
-// Left as they are: what allocates, what makes views, and copies between devices, which are calls of the runtime. A piece
-// of work is a call of an operator with tensors that are known by their addresses alone, so that a replayed graph reads
-// and writes where the recorded one did, whoever may have that memory now.
+// Not replaced: operators that allocate, those that make views, and copies between devices, which call the runtime. A
+// piece of work is a call of an operator whose tensors are known only by their addresses, so that a replayed graph
+// reads and writes the same places as the recorded one, whatever uses that memory now.
 
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -24,7 +24,7 @@ using at::Tensor;
 using c10::IValue;
 using torch::jit::Stack;
 
-// The same bytes, known as memory of the CPU; owned by nobody.
+// The same bytes as a CPU tensor that does not own them.
 Tensor on_cpu(const Tensor& tensor) {
   if (!tensor.defined() || !tensor.is_cuda()) return tensor;
   auto options = at::TensorOptions().dtype(tensor.scalar_type()).device(at::kCPU);
@@ -38,7 +38,7 @@ Tensor on_cpu(const Tensor& tensor) {
   return at::from_blob(data, tensor.sizes(), tensor.strides(), options);
 }
 
-// As `value`, with every tensor on the CPU; `device` is set to the first GPU that is found.
+// Returns `value` with every tensor on the CPU; sets `device` to the first GPU that is found.
 IValue on_cpu(const IValue& value, std::optional<c10::Device>& device) {
   const auto seen = [&](const Tensor& tensor) {
     if (tensor.defined() && tensor.is_cuda() && !device) device = tensor.device();
@@ -58,7 +58,7 @@ IValue on_cpu(const IValue& value, std::optional<c10::Device>& device) {
     return list;
   }
   if (value.isDevice() && value.toDevice().is_cuda()) return c10::Device(at::kCPU);
-  // the CPU's own: nothing that the trainer draws is drawn on a device
+  // the CPU's own generator: the trainer draws no random numbers on a device
   if (value.isGenerator()) return IValue();
   return value;
 }
@@ -73,9 +73,9 @@ Tensor to_gpu(const Tensor& result, c10::Device device) {
 struct Call {
   c10::OperatorHandle op;
   Stack arguments;
-  // of the first time
+  // results of the first run
   Stack results;
-  // where results belong afterwards
+  // destinations of the results
   std::vector<std::pair<size_t, Tensor>> outputs;
   std::vector<std::tuple<size_t, size_t, Tensor>> lists;
 
@@ -94,7 +94,7 @@ struct Call {
 
 c10::cuda::CUDAStream stream_of(c10::Device device) { return c10::cuda::getCurrentCUDAStream(device.index()); }
 
-// The argument that a result is, where the schema says that it is one.
+// Returns the argument that a result aliases, if the schema declares one.
 std::optional<size_t> argument_of(const c10::FunctionSchema& schema, const c10::Argument& result) {
   if (!result.alias_info() || !result.alias_info()->isWrite()) return std::nullopt;
   for (size_t i = 0; i < schema.arguments().size(); ++i) {
@@ -126,7 +126,7 @@ void run_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack
     if (auto argument = argument_of(schema, schema.returns()[i])) {
       const IValue& original = originals[*argument];
       if (original.isTensor() && original.toTensor().is_cuda() && original.toTensor().sizes() != result.toTensor().sizes()) {
-        // it was empty, for the operator to give it a size
+        // it was empty, and the operator sets its size
         Tensor grown = original.toTensor();
         grown.resize_(result.toTensor().sizes());
         on_cpu(grown).copy_(result.toTensor());
@@ -148,11 +148,11 @@ void run_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack
       stack->push_back(result);
     }
   }
-  // kept for a replay, they would hold the memory of every result of the network
+  // kept for a replay, the results would hold the memory of the whole network
   for (IValue& result : call->results) result = IValue(true);
 }
 
-// On one device by the CPU; between devices as ever, which is a call of the runtime once both sides look alike.
+// Copies on one device on the CPU, and between devices as usual, which calls the runtime once both sides look alike.
 void copy(const c10::OperatorHandle& op, c10::DispatchKeySet keys, Stack* stack) {
   const IValue* arguments = stack->data() + stack->size() - 3;
   Tensor self = arguments[0].toTensor();
@@ -183,7 +183,7 @@ const std::set<std::string> AS_THEY_ARE{
 }  // namespace
 
 extern "C" void stand_in_take_over() {
-  // never given back: the operators stay replaced
+  // never freed: the operators stay replaced
   static auto* library =
       new torch::Library(torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__, __LINE__);
   static Silence silence;

@@ -1,9 +1,9 @@
-// libcudart.so.13 of the stand-in GPU, streams, events, copies and graphs.
+// libcudart.so.13 of the stand-in GPU: streams, events, copies and graphs.
 //
-// Work is done by the thread that queues it, at once, but for two cases: a stream that waits for a collective lets
-// nothing pass, and a stream that is recorded keeps what is queued for the replay. What CUDA forbids while a stream is
-// recorded is refused here as well. STAND_IN_GPU_FAULT says what goes wrong in every process: `ecc@N`, the N-th piece of
-// work breaks the device; `hang@N`, it never ends; `:D` behind it, on the machine's device D alone. Next: launches.cpp.
+// The thread that queues work does it at once, with two exceptions: a stream that waits for a collective is blocked,
+// and a stream that is recorded keeps its work for the replay. Calls that CUDA forbids during a recording fail here as
+// well. STAND_IN_GPU_FAULT sets the fault of every process: `ecc@N`, the N-th piece of work breaks the device;
+// `hang@N`, it never ends; with the suffix `:D`, only on the machine's device D. Next: launches.cpp.
 
 #include <string.h>
 
@@ -43,8 +43,9 @@ void drain(Stream* stream) {
   while (!has_passed(stream)) std::this_thread::sleep_for(std::chrono::microseconds(50));
 }
 
-// Nobody waits in CUDA for work to be queued. Here the work is done meanwhile, so that it has to wait for what is before
-// it; what is stuck for so long is stuck for good, nobody looks at results any more, and only the marks must not be passed.
+// CUDA does not wait when work is queued. Here the work is done at that time, so it must wait for earlier work. Work
+// that is stuck for this long is stuck for ever: its results are never read, and only the events behind it must not be
+// passed.
 void drain_before_work(Stream* stream) {
   auto until = std::chrono::steady_clock::now() + std::chrono::seconds(2);
   while (!stream->stuck && !has_passed(stream)) {
@@ -87,7 +88,7 @@ cudaError_t submit(cudaStream_t raw, std::function<void()> work) {
     std::lock_guard<std::mutex> lock(stream->mutex);
     stream->hung = true;
   }
-  // on a device that hangs only the marks are never passed
+  // on a device that hangs, only events are never passed
   if (!stream->hung) drain_before_work(stream);
   work();
   return cudaSuccess;
@@ -196,7 +197,7 @@ cudaError_t cudaEventQuery(cudaEvent_t raw) {
   auto* event = reinterpret_cast<Event*>(raw);
   bool passed = !event->hung;
   for (auto& flag : event->waits_for) passed = passed && flag->load();
-  // as CUDA: not an error, but it is what cudaGetLastError says next
+  // as in CUDA: this is no error, but cudaGetLastError returns it next
   return passed ? cudaSuccess : said(cudaErrorNotReady);
 }
 
@@ -234,7 +235,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t raw, cudaStreamCaptureMode mode)
     for (auto& [start, block] : machine().blocks) {
       if (block.device != stream->device) continue;
       graph->before[start].assign(start, start + block.bytes);
-      // results of a recording are never seen; zeros are labels and places that every operator accepts
+      // results of a recording are never read; zeros are labels and indices that every operator accepts
       memset(start, 0, block.bytes);
     }
   }
@@ -263,7 +264,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t raw, cudaGraph_t* result) {
   for (auto& [start, bytes] : graph->before) {
     if (machine().blocks.count(start)) memcpy(start, bytes.data(), bytes.size());
   }
-  // what is new since is as if nobody had written to it
+  // memory allocated since then looks as if it was never written
   for (auto& [start, block] : machine().blocks) {
     if (block.device == stream->device && !graph->before.count(start)) memset(start, 0xff, std::min(block.bytes, POISONED_BYTES));
   }

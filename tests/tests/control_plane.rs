@@ -1,5 +1,5 @@
-//! The control plane with trainers that obey without training (`orchestrator-trainer serve --rehearse`): what needs no
-//! training to be shown, and what it costs. Faults of real trainers: faults.rs.
+//! The control plane with trainers that obey without training (`orchestrator-trainer serve --rehearse`): promises that
+//! need no training, and the cost of the control plane. Faults of real trainers: faults.rs.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -23,7 +23,7 @@ outputs:
     )
 }
 
-/// P9: what has a result is not trained again, in another sweep either, and the reuse is explained.
+/// P9: a trial with a result is not trained again, not even in another sweep, and the reuse is explained.
 #[test]
 fn finished_trials_are_reused_and_the_reuse_is_explained() {
     let mut system = System::new();
@@ -42,7 +42,7 @@ fn finished_trials_are_reused_and_the_reuse_is_explained() {
     assert!(run.stderr().contains("reused"), "{}", run.stderr());
 }
 
-/// `run`, `tail` and `status` say why nothing starts: once, while it stays the same.
+/// `run`, `tail` and `status` explain why nothing starts: once, while the reason stays the same.
 #[test]
 fn a_sweep_that_no_slot_can_take_says_so() {
     let mut system = System::new();
@@ -67,7 +67,7 @@ fn a_sweep_that_no_slot_can_take_says_so() {
     wait_for("the other joins", || run.stderr().contains("worker other").then_some(()));
     assert_eq!(run.stderr().matches(too_small).count(), 1, "{}", run.stderr());
 
-    // nobody else can join the coordinator inside this one
+    // no other worker can join the coordinator inside this process
     rehearse(&mut system, "--rehearse-epoch-ms 2");
     let mut own = system.orchestrator(&["run", "wide.yaml", "--devices", "cpu", "--slots", "1"]);
     own.args(["--devices-per-slot", "1"]);
@@ -76,7 +76,7 @@ fn a_sweep_that_no_slot_can_take_says_so() {
     assert!(own.stderr().contains("the sweep cannot go on: it needs a slot of 4 devices"), "{}", own.stderr());
 }
 
-/// A run inside one process also finishes what an older one left, and says so before it does.
+/// A run inside one process also finishes an older run's sweep, and announces it first.
 #[test]
 fn an_older_unfinished_sweep_is_announced() {
     let mut system = System::new();
@@ -89,7 +89,7 @@ fn an_older_unfinished_sweep_is_announced() {
     wait_for("a trial of the older sweep runs", || (!system.trainers().is_empty()).then_some(()));
     older.signal(Signal::SIGINT);
     wait_for("it writes checkpoints", || older.stderr().contains("writing checkpoints").then_some(()));
-    // within a second it would be the same request
+    // within a second it would be part of the same request
     std::thread::sleep(Duration::from_millis(1_100));
     older.signal(Signal::SIGINT);
     older.wait();
@@ -104,7 +104,7 @@ fn an_older_unfinished_sweep_is_announced() {
     assert!(!said.contains("unfinished sweep `idle`"), "{said}");
 }
 
-/// The coordinator of another command has a token of its own: the state directory leads to both.
+/// The coordinator of another command has its own token: the state directory leads to both.
 #[test]
 fn what_a_run_at_a_borrowed_coordinator_says_to_do_works() {
     let mut system = System::new();
@@ -126,7 +126,7 @@ fn what_a_run_at_a_borrowed_coordinator_says_to_do_works() {
     wait_for("the command that was shown follows the sweep", || tail.stderr().contains("idle: ").then_some(()));
 }
 
-/// SIGSTOP for longer than the lease: nobody was silent, so nobody loses anything.
+/// SIGSTOP of the coordinator for longer than the lease: no worker was silent, so none loses its trials.
 #[test]
 fn a_stopped_coordinator_costs_no_attempt() {
     let mut system = System::new();
@@ -151,7 +151,7 @@ fn a_stopped_coordinator_costs_no_attempt() {
     assert!(noticed.contains("was held up"), "the stop was shorter than the lease, or went unnoticed: {noticed}");
 }
 
-/// Not a test of speed: prints what issue and README quote. `make soak` runs it.
+/// Not a test of speed: prints figures that issue and README quote. `make soak` runs it.
 #[test]
 #[ignore = "a measurement: make soak"]
 fn what_a_trial_costs_without_training() {
@@ -173,8 +173,8 @@ fn what_a_trial_costs_without_training() {
     println!("idle: the coordinator's peak memory: {peak}");
 }
 
-/// Not a test of speed: prints what the documents quote, with the default lease of 10 s. `make soak` runs it, and the
-/// soak prints the same of real training under a shorter lease.
+/// Not a test of speed: prints figures for the documents, with the default lease of 10 s. `make soak` runs it, and the
+/// soak prints the same figures for real training under a shorter lease.
 #[test]
 #[ignore = "a measurement: make soak"]
 fn what_recovery_takes() {
@@ -229,8 +229,8 @@ fn what_recovery_takes() {
     }
 }
 
-/// Milliseconds from a kill to the dispatch that follows it: the first one, or for each trial whose attempt ended in
-/// this class, before anything else was killed, its next.
+/// Milliseconds from a kill to the dispatch that follows it: the first dispatch, or the next one of each trial whose
+/// attempt ended in this class before anything else was killed.
 fn recovered(journal: &[Value], kind: &str, kill: u64) -> Vec<u64> {
     let at = |entry: &Value| entry["at"].as_u64().expect("a time");
     let after = || journal.iter().filter(|entry| at(entry) >= kill);
@@ -247,7 +247,7 @@ fn recovered(journal: &[Value], kind: &str, kill: u64) -> Vec<u64> {
     let most = if kind == "crashed" { 1_500 } else { 12_000 };
     let lost = after().take_while(|entry| at(entry) < kill + most).filter_map(|entry| {
         let failed = entry["event"].get("attempt_failed")?;
-        // a second crash of the same trial waits for longer, by its budget
+        // a second crash of the same trial waits longer, by its budget
         let counts = kind != "crashed" || failed["attempt"] == 1;
         (failed["failure"]["class"] == kind && counts).then(|| (&failed["trial"], at(entry)))
     });
@@ -259,7 +259,7 @@ fn now_ms() -> u64 {
     since.as_millis().try_into().expect("milliseconds fit")
 }
 
-/// Trains nothing, in the time that is asked for.
+/// Installs a trainer that trains nothing and takes the requested time.
 fn rehearse(system: &mut System, more: &str) {
     let trainer = binary("orchestrator-trainer");
     system.install_trainer(&format!("exec {} \"$@\" --rehearse {more}", trainer.display()));

@@ -1,12 +1,12 @@
-//! A user's own images from the folder to the table: what is passed over is reported, what cannot be decoded is refused or
-//! left out as the sweep says, and sizes follow the images.
+//! A user's own images from the folder to the table: skipped files are reported, undecodable ones are refused or left
+//! out as the sweep requests, and sizes follow the images.
 
 use std::path::Path;
 use std::process::Output;
 
 use tests::System;
 
-/// An 8 x 8 bitmap of one colour.
+/// Writes an 8 x 8 bitmap of one colour.
 fn bitmap(path: &Path, colour: [u8; 3]) {
     const PIXELS: usize = 8 * 8 * 3;
     let mut bytes = b"BM".to_vec();

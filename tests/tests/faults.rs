@@ -1,5 +1,5 @@
-//! Trainers that go wrong on order (ORCHESTRATOR_FAULT, src/trainer/src/fault.rs) in real training: each failure class is
-//! told from the others, costs what it should, and leaves nothing behind.
+//! Trainers that fail on request (ORCHESTRATOR_FAULT, src/trainer/src/fault.rs) in real training: each failure class is
+//! recognised, costs what it should, and leaves nothing behind.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -27,8 +27,8 @@ outputs:
     )
 }
 
-/// P8: heartbeats without progress are not health. One replica sleeps inside an all-reduce, the other waits for it,
-/// the worker is heard all the time: that costs one attempt.
+/// P8: heartbeats without progress are not health. One replica sleeps inside an all-reduce, the other waits for it, and
+/// the worker sends heartbeats all the time. That costs one attempt.
 #[test]
 fn a_stuck_replica_costs_one_attempt() {
     let mut system = System::new();
@@ -68,8 +68,8 @@ fn a_crashed_trainer_is_tried_again_and_its_last_words_are_kept() {
     }
 }
 
-/// The work directory is full while the first attempt trains: nothing of the trial's budgets is spent, and it goes on from
-/// its last checkpoint when there is room again.
+/// The work directory is full while the first attempt trains. None of the trial's budgets is charged, and it resumes
+/// from its last checkpoint when there is room again.
 #[test]
 fn a_full_work_directory_pauses_the_slot_and_costs_the_trial_nothing() {
     let mut system = System::new();
@@ -83,7 +83,7 @@ fn a_full_work_directory_pauses_the_slot_and_costs_the_trial_nothing() {
         let mut files = std::fs::read_dir(&folder).ok()?.flatten().map(|file| file.path());
         files.any(|file| file.extension().is_some_and(|extension| extension == "safetensors")).then_some(folder)
     });
-    // what is written to it finds no space left
+    // writes to it find no space left
     for epoch in 2..=4 {
         let unfinished = checkpoints.join(format!("epoch-{epoch:05}.attempt-1.partial"));
         std::os::unix::fs::symlink("/dev/full", unfinished).expect("the first attempt has not come so far");
@@ -106,7 +106,7 @@ fn a_full_work_directory_pauses_the_slot_and_costs_the_trial_nothing() {
     drop(worker);
 }
 
-/// A person finds it at the command line, before any trial does.
+/// The user sees the problem at the command line, before any trial starts.
 #[test]
 fn a_cache_directory_that_cannot_be_written_is_refused_at_the_start() {
     let system = System::new();
@@ -120,7 +120,8 @@ fn a_cache_directory_that_cannot_be_written_is_refused_at_the_start() {
     assert_eq!(system.processes(), Vec::<u32>::new());
 }
 
-/// Its first trainer crashes, and none starts again: the only slot's device is gone. Nobody else can take the trial.
+/// Its first trainer crashes, and none starts again: the device of the only slot is gone. No other slot can take the
+/// trial.
 #[test]
 fn a_run_whose_every_slot_is_broken_ends_and_says_what_to_do() {
     let mut system = System::new();
@@ -142,12 +143,12 @@ fn a_run_whose_every_slot_is_broken_ends_and_says_what_to_do() {
         assert!(broken.stderr().contains(part), "it does not say `{part}`: {}", broken.stderr());
     }
     assert_eq!(system.processes(), Vec::<u32>::new(), "the run leaves no process");
-    // threads of a CPU have no identity by which they would be remembered
+    // CPU threads have no identity by which a broken one could be remembered
     system.install_trainer(&format!("exec {} \"$@\"", real.display()));
     run(&system, "mended").expect_exit(0);
 }
 
-/// The same seed would give the same: not tried again, and said so by the exit code and the table.
+/// The same seed would fail in the same way: no retry, and exit code and table report it.
 #[test]
 fn a_loss_that_is_not_finite_is_final() {
     let mut system = System::new();
@@ -167,7 +168,7 @@ fn a_loss_that_is_not_finite_is_final() {
     assert_eq!(failures(&system), ["non_finite"]);
     let results = std::fs::read_to_string(system.results("faulty").join("results.csv")).expect("the report is there");
     assert!(results.contains("non_finite"), "{results}");
-    // what it says to do works as it stands there, at this coordinator
+    // the advised command works exactly as printed, with this coordinator
     for (command, says) in
         [("orchestrator explain ", "non_finite is never tried again"), ("orchestrator retry ", "1 trial")]
     {
@@ -189,7 +190,7 @@ fn submit(system: &System, replicas: u32) -> Process {
     system.start("run", system.orchestrator(&["run", "faulty.yaml", "--coordinator", &url]))
 }
 
-/// The class of every failed attempt, in order.
+/// Returns the class of every failed attempt, in order.
 fn failures(system: &System) -> Vec<String> {
     let journal = system.journal();
     let failed = journal.iter().filter_map(|entry| entry["event"].get("attempt_failed"));

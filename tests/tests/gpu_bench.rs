@@ -1,6 +1,6 @@
 //! `bench/gpu.py` from its command line to the document it writes, with stand-ins for everything that needs a GPU.
 //!
-//! What it measures is not looked at: only that each documented command finds its files and each table its place.
+//! The measured numbers are not checked: only that each documented command finds its files and each table its place.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::{env, fs};
 
 use tempfile::TempDir;
 
-/// Trainer, its tests, orchestrator, reference and nvidia-smi in one: they differ in name and arguments.
+/// Trainer, its tests, orchestrator, reference and nvidia-smi in one script: name and arguments distinguish them.
 const STAND_IN: &str = r##"#!/usr/bin/env python3
 import json, pathlib, sys
 name, words = pathlib.Path(sys.argv[0]).name, sys.argv[1:]
@@ -51,7 +51,7 @@ else:
                           "execution": "queued", "loss": 1.0}), flush=True)
 "##;
 
-/// A folder with the stand-ins and the document that is written; the command is called in it, with relative paths.
+/// Runs the command, with relative paths, in a folder with the stand-ins. Returns that folder, with the document in it.
 fn bench(arguments: &[&str]) -> (Output, TempDir) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository");
     let folder = TempDir::with_prefix("orchestrator-bench-").expect("a folder for temporary files");

@@ -1,5 +1,5 @@
-//! What identifies a trial: changed data, other data on a worker and another trainer are other trials, known before
-//! anything is dispatched and told to the user.
+//! The identity of a trial: changed data, other data on a worker, and another trainer make other trials. This is known
+//! before anything is dispatched, and reported to the user.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ axes: {loss: [xent, cos]}
 seeds: 2
 ";
 
-/// Two classes of three small images in each split. `shade` tells the classes apart.
+/// Writes two classes of three small images in each split. `shade` distinguishes the classes.
 fn images(folder: &Path) {
     for split in ["train", "test"] {
         for (class, shade) in [("dark", 20), ("light", 200)] {
@@ -30,7 +30,7 @@ fn images(folder: &Path) {
     }
 }
 
-/// A square image of one shade: a header of 54 bytes, then blue, green and red of each pixel.
+/// Returns a square image of one shade: a header of 54 bytes, then blue, green and red of each pixel.
 fn bmp(side: u32, shade: u8) -> Vec<u8> {
     let size = 3 * side * side;
     let mut bytes = b"BM".to_vec();
@@ -41,7 +41,7 @@ fn bmp(side: u32, shade: u8) -> Vec<u8> {
     bytes
 }
 
-/// Exchanges two images of the same name and size.
+/// Swaps two images of the same name and size.
 fn shuffle(folder: &Path) {
     let (dark, light) = (folder.join("train/dark/0.bmp"), folder.join("train/light/0.bmp"));
     fs::rename(&dark, folder.join("kept")).expect("the test owns its files");
@@ -125,7 +125,7 @@ fn a_worker_that_sees_other_data_refuses_the_trial_and_names_the_file() {
     for part in ["data set folder:t is not what the sweep was submitted with", "train/dark/0.bmp differs"] {
         assert!(stderr.contains(part), "it does not say `{part}`: {stderr}");
     }
-    // made equal, it goes on
+    // with equal data, it continues
     shuffle(&system.path("data/t"));
     system.ask(&["retry", "mine", "--failed"]);
     let output = system.client(&["run", "mine.yaml", "--data-dir", "elsewhere", "--cache-dir", "cache"]);
@@ -151,7 +151,7 @@ fn what_is_not_known_where_a_sweep_is_submitted_is_said_and_reported_by_the_work
     assert_eq!(inputs["data set folder:t"].as_str().map(str::len), Some(32), "{reported:#}");
 }
 
-/// A wrapper that speaks the hand-off and reports our build string: its file gives it away.
+/// A wrapper that speaks the hand-off protocol and reports our build string is recognised by its file.
 #[test]
 fn another_trainer_never_shares_a_cell_with_the_built_in_one() {
     let system = System::new();
@@ -179,12 +179,12 @@ fn another_trainer_never_shares_a_cell_with_the_built_in_one() {
     assert_eq!(dispatched(&system), 8);
     let table = printed(&system, &["table", "mine", "--state-dir", "state"]);
     assert!(table.contains("Trained by the trainer `mine.sh` ("), "{table}");
-    // edited, it is another program
+    // an edited wrapper is another program
     assert!(foreign(&wrapper("second")).contains("4 trials are trained anew"));
     assert_eq!(dispatched(&system), 12);
     let (_, again) = run(&system);
     assert_eq!((ids(&again), dispatched(&system)), (ids(&own), 12));
-    // the built-in one by another path is the built-in one
+    // the built-in trainer is recognised under another path
     let said = foreign(&binary("orchestrator-trainer"));
     assert!(said.contains("nothing is done twice") && !said.contains("kept apart"), "{said}");
 }
@@ -211,7 +211,7 @@ fn a_worker_with_another_trainer_gets_no_trials_of_the_built_in_one() {
     assert!(workers.len() == 4 && workers.iter().all(|worker| worker.starts_with("own-")), "{workers:?}");
 }
 
-/// On purpose: of a cell, of the whole sweep, and by a run.
+/// Training again on purpose: a cell, the whole sweep, and with a run.
 #[test]
 fn finished_trials_are_trained_again_when_a_person_asks() {
     let system = System::new();
@@ -224,7 +224,7 @@ fn finished_trials_are_trained_again_when_a_person_asks() {
     assert!(table.contains("waiting") || table.contains("(0/2)"), "an old number is no result any more: {table}");
     let (_, after) = run(&system);
     assert_eq!((ids(&after), dispatched(&system)), (ids(&before), 6));
-    // the same bits, made by a second attempt that started from the beginning
+    // the same bits, from a second attempt that started from scratch
     for (one, other) in before.iter().zip(&after) {
         assert_eq!(one["result"], other["result"]);
         assert_eq!(other["timing"]["resumed_from_epoch"], 0);

@@ -1,7 +1,7 @@
-//! Promises P1, P2, P3 and P6 at the level where users meet them: kill a real process in the middle of real training,
-//! and the results are those of a run that nobody disturbed, byte for byte.
+//! Promises P1, P2, P3 and P6 as users see them: kill a real process in the middle of real training, and the results
+//! are those of an undisturbed run, byte for byte.
 //!
-//! Each test kills only once training is under way, and insists that the kill cost an attempt or a restart: a kill that
+//! Each test kills only once training has begun, and checks that the kill cost an attempt or a restart: a kill that
 //! comes too late to matter proves nothing.
 
 use std::collections::BTreeMap;
@@ -57,7 +57,7 @@ fn a_killed_coordinator_changes_no_result() {
     run.expect_exit(0);
     let folder = system.results("small");
     assert_same(undisturbed(), &undisturbed_files(&folder));
-    // Workers kept training while it was away: nothing was done twice.
+    // Workers kept training while it was away: nothing was trained twice.
     assert!(attempts(&folder).iter().all(|attempts| *attempts == 1), "{:?}", attempts(&folder));
     // P4: the replayed journal gives the report of the live coordinator, byte for byte.
     let live = system.ask(&["table", "small", "--results", "live"]);
@@ -83,14 +83,14 @@ fn a_killed_trainer_changes_no_result_and_leaves_nothing() {
     let folder = system.results("small");
     assert_same(undisturbed(), &undisturbed_files(&folder));
     assert_eq!(attempts(&folder).iter().filter(|attempts| **attempts > 1).count(), 1, "{:?}", attempts(&folder));
-    // P5: a worker that was told to end leaves no process behind.
+    // P5: a worker that was asked to end leaves no process behind.
     worker.signal(Signal::SIGTERM);
     worker.expect_exit(0);
     coordinator.kill();
     assert_eq!(system.processes(), Vec::<u32>::new());
 }
 
-/// P5: the end of stdin says nothing to a trainer that is stopped; the kernel's signal at its worker's death does.
+/// P5: a stopped trainer cannot notice the end of stdin; the kernel's signal at its worker's death ends it.
 #[test]
 fn a_stopped_trainer_goes_with_its_killed_worker() {
     let mut system = System::new();
@@ -121,13 +121,13 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
     assert_same(undisturbed(), &undisturbed_files(&system.results("small")));
     let resumed = resumed_from(&system.results("small"));
     assert!(resumed.iter().any(|epoch| *epoch > 0), "no trial went on from its checkpoint: {resumed:?}");
-    // P9: once more does nothing twice.
+    // P9: a repeated run trains nothing twice.
     let timing = std::fs::read(system.results("small").join("timing.csv")).expect("the report is there");
     embedded_run(&system).expect_exit(0);
     assert_eq!(timing, std::fs::read(system.results("small").join("timing.csv")).expect("the report is there"));
 }
 
-/// A node died, and the same command is given on another one that shares the folder, or in a new container.
+/// A node has died, and the user gives the same command on another one that shares the folder, or in a new container.
 #[test]
 fn a_run_killed_on_another_host_goes_on_here() {
     let system = System::new();
@@ -141,7 +141,8 @@ fn a_run_killed_on_another_host_goes_on_here() {
     assert_same(undisturbed(), &undisturbed_files(&system.results("small")));
 }
 
-/// The second of two commands on one state directory goes on by itself when the first, whose coordinator it used, ends.
+/// The second of two commands on one state directory continues by itself when the first one, whose coordinator it used,
+/// ends.
 #[test]
 fn a_second_run_takes_over_when_the_first_is_interrupted() {
     let system = System::new();
@@ -169,7 +170,7 @@ fn embedded_run(system: &System) -> Process {
     system.start("run", system.orchestrator(&["run", "small.yaml"]))
 }
 
-/// Epochs of the running trials that have finished at least one.
+/// The numbers of finished epochs of the running trials that have finished at least one.
 fn epochs_under_way(system: &System) -> Vec<u64> {
     let Some(status) = system.status() else { return Vec::new() };
     let sweeps = status["sweeps"].as_array().cloned().unwrap_or_default();
@@ -177,7 +178,7 @@ fn epochs_under_way(system: &System) -> Vec<u64> {
     trials.filter_map(|trial: Value| trial["epoch"].as_u64()).filter(|epoch| *epoch >= 1).collect()
 }
 
-/// The files of a run with everything in one process and nothing killed, made once.
+/// The files of a run with everything in one process and nothing killed; made once.
 fn undisturbed() -> &'static BTreeMap<String, Vec<u8>> {
     static FILES: OnceLock<BTreeMap<String, Vec<u8>>> = OnceLock::new();
     FILES.get_or_init(|| {

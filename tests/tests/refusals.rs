@@ -1,4 +1,4 @@
-//! What is refused before anything starts, and how: one message on stderr, nothing on stdout, a documented exit code.
+//! Requests that are refused before anything starts: one message on stderr, nothing on stdout, a documented exit code.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
@@ -44,7 +44,7 @@ fn a_second_coordinator_on_the_same_state_directory_is_refused() {
     assert!(first.has_ended().is_none(), "the first one must not notice");
 }
 
-/// As on a folder that hosts share: the other host's loopback is not tried, the journal's lock decides.
+/// A folder that hosts share: the other host's loopback address is not tried, and the journal's lock decides.
 #[test]
 fn a_state_directory_that_another_host_uses_is_refused_with_file_and_host() {
     let mut system = System::new();
@@ -117,8 +117,8 @@ fn a_cancelled_sweep_stops_training() {
     run.expect_exit(3);
 }
 
-/// A sweep is somebody else's text: a worker reads for it what lies in its data directory, or where its operator allows, and
-/// nothing of a file that was not meant comes back.
+/// A sweep may come from another user: for it a worker only reads from its data directory, or where its operator
+/// allows, and no content of any other file is ever returned.
 #[test]
 fn a_sweep_reads_no_other_files_of_a_worker() {
     let mut system = System::new();
@@ -177,7 +177,7 @@ fn a_sweep_reads_no_other_files_of_a_worker() {
     assert!(!environment.contains("hunter"), "{environment}");
 }
 
-/// The message of a command that must fail with this exit code and print nothing.
+/// Returns the message of a command that must fail with this exit code and print nothing.
 fn refused(output: &Output, code: i32) -> String {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{message}");

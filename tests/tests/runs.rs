@@ -1,5 +1,5 @@
-//! `orchestrator run` beside others of its kind, asked to end, and with a results folder that fails: what it is started
-//! for must not be lost to any of it. Trainers obey without training.
+//! `orchestrator run` beside other runs, asked to end, and with a results folder that fails: none of this may lose
+//! results. Trainers obey without training.
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ outputs:
   - table: {rows: loss}
 ";
 
-/// Signals this soon after the first belong to it.
+/// Signals this soon after the first one belong to its request.
 const SAME_REQUEST: Duration = Duration::from_millis(1_100);
 
 fn trainer(system: &System, epoch_ms: u32) -> PathBuf {
@@ -31,7 +31,7 @@ fn trainer(system: &System, epoch_ms: u32) -> PathBuf {
     system.script("trainer", &commands)
 }
 
-/// `orchestrator run` of the sweep with a coordinator and a worker of its own, if it is the first.
+/// `orchestrator run` of the sweep, with its own coordinator and worker if it is the first.
 fn command(system: &System, trainer: &PathBuf) -> Command {
     let mut command = system.orchestrator(&["run", "idle.yaml", "--devices", "cpu", "--slots", "2", "--trainer"]);
     command.arg(trainer);
@@ -45,7 +45,7 @@ fn no_partial_files(system: &System) {
     assert!(partial.is_empty(), "{partial:?}");
 }
 
-/// Whoever comes second follows the first, and all of them write one results folder.
+/// Later commands follow the first, and all of them write one results folder.
 #[test]
 fn runs_that_are_started_together_all_end_with_the_table() {
     for round in 0..4 {
@@ -70,7 +70,7 @@ fn runs_that_are_started_together_all_end_with_the_table() {
 fn signals_of_one_request_to_end_count_once() {
     let system = System::new();
     system.file("idle.yaml", SWEEP);
-    // long enough that the stop is noticed while an epoch lasts
+    // long enough that the stop is noticed during an epoch
     let trainer = trainer(&system, 1_500);
     let mut command = command(&system, &trainer);
     command.process_group(0);
@@ -87,7 +87,7 @@ fn signals_of_one_request_to_end_count_once() {
     assert!(said.contains("the same command continues"), "{said}");
 }
 
-/// A second request insists, though the first is not carried out yet: a trainer looks for it between two epochs.
+/// A second request insists even before the first is carried out: a trainer checks for it between two epochs.
 #[test]
 fn a_second_request_to_end_stops_at_once() {
     let mut system = System::new();
@@ -110,18 +110,18 @@ fn a_second_request_to_end_stops_at_once() {
     assert!(worker.stderr().contains("stopping at once"), "{}", worker.stderr());
 }
 
-/// The disk of the results is full for a while, or its folder is gone: training goes on, and nothing is lost.
+/// The disk of the results is full for a while, or its folder is gone: training continues, and no result is lost.
 #[test]
 fn results_that_cannot_be_written_do_not_end_the_run() {
     let system = System::new();
     system.file("idle.yaml", SWEEP);
     let trainer = trainer(&system, 40);
     let mut run = system.start("run", command(&system, &trainer));
-    // as a quota does: the folder is there, and nothing can be made in it
+    // as with a quota: the folder exists, but no file can be created in it
     let folder = system.results("idle");
     wait_for("the run has begun", || run.stderr().contains("idle: ").then_some(()));
     wait_for("the folder is out of the way of a writer that may be making it", || {
-        // both fail when the run is faster
+        // both fail if the run is faster
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::write(&folder, "a file in its place").ok()
     });

@@ -1,6 +1,6 @@
-//! Shell scripts and documents: they parse, the set-up fails cleanly, and every flag they use is one that `--help` knows.
+//! Shell scripts and documents: they parse, the set-up fails cleanly, and `--help` lists every flag that they use.
 //!
-//! Nothing here touches the network: pip is told that there is none.
+//! Nothing here uses the network: pip's settings rule it out.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ fn scripts_parse() {
     }
 }
 
-/// Every `orchestrator COMMAND --flag ...` in what we ship and document.
+/// Checks every `orchestrator COMMAND --flag ...` in what we ship and document.
 #[test]
 fn documented_flags_exist() {
     let mut files = vec![root().join("README.md")];
@@ -79,7 +79,7 @@ fn has_flag(help: &str, flag: &str) -> bool {
     help.split(|character: char| !character.is_ascii_alphanumeric() && character != '-').any(|word| word == flag)
 }
 
-/// Those that `orchestrator --help` lists.
+/// Returns the commands that `orchestrator --help` lists.
 fn commands() -> Vec<String> {
     let help = help("");
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
@@ -95,7 +95,7 @@ fn used_flags(text: &str, commands: &[String]) -> Vec<(String, String)> {
     for line in joined.lines() {
         let mut command = None;
         let mut before = "";
-        // a shell line ends at `&`, `|`, `;` or `#`; prose in a document ends the command with a backquote
+        // a shell line ends at `&`, `|`, `;` or `#`; in the text of a document the command ends with a backquote
         for word in line.split_inclusive([' ', ',', '[', '"', '=', '`']) {
             let token = word.trim_end_matches([' ', ',', '[', '"', '=', '`']);
             if commands.iter().any(|command| command == token)
@@ -214,7 +214,7 @@ fn libtorch_script(arguments: &[&std::ffi::OsStr]) -> Command {
     command
 }
 
-/// Installs into `libtorch` under the folder, from nowhere but a folder of wheels.
+/// Installs into `libtorch` under the folder, only from a folder of wheels.
 fn install(folder: &Path, wheels: &str) -> Output {
     let target: PathBuf = folder.join("libtorch");
     libtorch_script(&[target.as_os_str()])

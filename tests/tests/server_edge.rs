@@ -1,5 +1,5 @@
-//! The edge of a coordinator, on real processes: connections that ask nothing, tokens that change, names that lead
-//! elsewhere, files that others may read, and a state directory that vanishes.
+//! The edge of a coordinator, on real processes: idle connections, tokens that change, links, files that others may
+//! read, and a state directory that vanishes.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -22,7 +22,7 @@ outputs:
   - table: {rows: loss}
 ";
 
-/// For the peers' ends of the connections, which are here.
+/// Raises the limit of open files for the peers' ends of the connections, which are in this process.
 fn allow_many_files() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("limits can be read");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit");
@@ -80,14 +80,14 @@ fn silent_connections_lock_nobody_out_and_are_closed() {
     let page = page_address(&coordinator);
     let mut silent = silent_connections(&address(&system), 1_200);
     silent.extend(silent_connections(&page, 600));
-    // some have begun to speak, and stopped
+    // some have begun a request and stopped
     for connection in silent.iter_mut().step_by(7) {
         let _ = connection.write_all(b"PRI * HTTP/2.0\r\n");
     }
     system.ask(&["status"]);
     assert!(get(&page, "127.0.0.1").starts_with("HTTP/1.1 200"));
     wait_for("all silent connections are closed", || silent.iter_mut().all(is_closed).then_some(()));
-    // it has been there for longer than any of them, from the same address
+    // it has been connected for longer than any of them, from the same address
     assert!(!worker.stderr().contains("no connection"), "{}", worker.stderr());
     let status = system.status().expect("the coordinator answers");
     assert_eq!(status["workers"][0]["presence"], "present", "{status}");
@@ -99,7 +99,7 @@ fn a_coordinator_without_files_for_connections_says_so_once_and_recovers() {
     allow_many_files();
     let mut system = System::new();
     let coordinator = system.coordinator();
-    // below what it counted on when it started
+    // below the limit that it found when it started
     let limit = Command::new("prlimit").args(["--nofile=96:96", "--pid", &coordinator.pid().to_string()]).status();
     assert!(limit.expect("util-linux is installed").success());
     let _silent = silent_connections(&address(&system), 300);
@@ -121,7 +121,7 @@ fn a_token_is_exchanged_without_a_restart() {
     let coordinator = system.coordinator();
     let accepts = |file: &str| system.client(&["status", "--token-file", file]).status.success();
     assert!(accepts("old") && !accepts("new"));
-    // a file that holds no token yet, as while it is written
+    // a file that holds no token yet, as during a write
     fs::write(system.path("token"), "short").expect("the test owns its files");
     wait_for("the coordinator has looked", || coordinator.stderr().contains("the token before stays").then_some(()));
     assert!(accepts("old") && !accepts("new"));
@@ -164,7 +164,7 @@ fn nobody_else_can_read_what_coordinator_and_worker_keep() {
     assert!(open.is_empty(), "{open:?}");
 }
 
-/// The path itself, and what others could reach below it.
+/// Collects the path and everything below it that other users could access.
 fn exposed(path: &Path, seen: &mut Vec<(PathBuf, u32)>) {
     let found = fs::metadata(path).expect("it is there");
     seen.push((path.to_path_buf(), found.permissions().mode() & 0o777));

@@ -48,14 +48,15 @@ fn a_job_near_its_time_limit_requeues_itself_and_goes_on() {
     assert!(resumed.iter().any(|epoch| *epoch > 0), "no trial went on from its checkpoint: {resumed:?}");
 }
 
-/// A folder as the tarball leaves it, with stand-ins for Slurm's commands.
+/// Makes a folder like the unpacked tarball, with stand-ins for Slurm's commands.
 fn job() -> System {
     let system = System::new();
     system.file("job.yaml", SWEEP);
     fs::create_dir(system.path("stand-ins")).expect("the test's folder can be written");
     let binaries = binary("orchestrator");
     symlink(binaries.parent().expect("a file has a folder"), system.path("bin")).expect("a link can be made");
-    // srun's own options end where the program's path begins; it hands signals on to its task, as a child of `exec` would
+    // srun's own options end where the program's path begins; it forwards signals to its task, as a child of `exec`
+    // would
     system.script("stand-ins/srun", "while [ \"${1#-}\" != \"$1\" ]; do shift; done; exec \"$@\"");
     let requeue = "case $1 in show) echo 127.0.0.1 ;; requeue) touch \"$SLURM_SUBMIT_DIR/requeued\" ;; esac";
     system.script("stand-ins/scontrol", requeue);
@@ -66,7 +67,7 @@ fn submit(system: &System) -> Process {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/slurm.sbatch");
     let mut command: Command = system.marked("bash");
     let path = format!("{}:{}", system.path("stand-ins").display(), std::env::var("PATH").unwrap_or_default());
-    // the script makes the port from it, and no two jobs of a test run may have the same one
+    // the script derives the port from it, and no two jobs of a test run may share one
     static SERIAL: AtomicU32 = AtomicU32::new(0);
     let job = (std::process::id() * 8 + SERIAL.fetch_add(1, Ordering::Relaxed)).to_string();
     command.arg(script).arg("job.yaml").env("PATH", path);

@@ -1,5 +1,6 @@
-//! Whole sweeps on GPUs that are none (stand_in_gpu/README.md): placement, graphs, NCCL, broken and hanging devices, with the
-//! real libtorch and real processes. `make stand-in-gpu` runs them; speed and numbers of a real GPU are not their subject.
+//! Whole sweeps on emulated GPUs (stand_in_gpu/README.md): placement, graphs, NCCL, broken and hanging devices, with
+//! the real libtorch and real processes. `make stand-in-gpu` runs them; they do not test the speed and numbers of a
+//! real GPU.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use serde_json::Value;
 use tests::results::{assert_same, attempts, undisturbed_files};
 use tests::{Process, System};
 
-/// Deterministic, and everything that a GPU does to images.
+/// A deterministic sweep with every operation that a GPU applies to images.
 fn sweep(replicas: u32) -> String {
     format!(
         "
@@ -45,7 +46,7 @@ fn on_gpus(mut command: Command, count: u32) -> Command {
 
 type Files = BTreeMap<String, Vec<u8>>;
 
-/// Runs the sweep in a folder of its own to a good end; its results, and what its trials say of themselves.
+/// Runs the sweep to success in a folder of its own. Returns its results, and the description of its trials.
 fn run(replicas: u32, gpus: u32, arguments: &[&str], environment: &[(&str, &str)]) -> (Files, Vec<Value>) {
     let system = System::new();
     system.file("pretended.yaml", &sweep(replicas));
@@ -88,7 +89,7 @@ fn replicas_over_nccl_give_the_bits_of_replicas_that_share_a_gpu() {
     assert_same(&apart, &together);
 }
 
-/// The other GPU takes its trial, from the checkpoint.
+/// The other GPU takes the trial and resumes from the checkpoint.
 #[test]
 #[ignore = "needs the stand-in: make stand-in-gpu"]
 fn a_gpu_that_breaks_is_given_up_and_changes_no_result() {
@@ -100,7 +101,7 @@ fn a_gpu_that_breaks_is_given_up_and_changes_no_result() {
     assert_eq!(failed, 1, "{trials:?}");
 }
 
-/// Its host goes on, its queue does not. Each trainer process meets the fault again, but gets further.
+/// The host continues, the broken queue does not. Each trainer process meets the fault again, but gets further.
 #[test]
 #[ignore = "needs the stand-in: make stand-in-gpu"]
 fn a_gpu_that_hangs_costs_attempts_and_no_result() {

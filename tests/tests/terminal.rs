@@ -1,5 +1,5 @@
-//! What a person sees of `orchestrator run` on a terminal of 80 columns: a pseudo-terminal whose bytes a small emulator
-//! turns into the screen.
+//! The terminal view of `orchestrator run` on 80 columns: a small emulator converts the bytes of a pseudo-terminal to
+//! the screen.
 
 use std::fs::File;
 use std::io::Read;
@@ -28,7 +28,7 @@ outputs:
   - table: {rows: loss, columns: a-long-name-of-an-axis}
 ";
 
-/// The lines that were ever on the screen, and the cursor.
+/// All lines that were ever on the screen, and the cursor.
 #[derive(Default)]
 struct Screen {
     lines: Vec<Vec<char>>,
@@ -88,7 +88,7 @@ impl Screen {
     }
 }
 
-/// What follows an escape character, if all of it has come: parameters, and the letter that says what they are for.
+/// Returns the parameters and the final letter of an escape sequence, if all of it has arrived.
 fn sequence(symbols: &mut impl Iterator<Item = char>) -> Option<(String, char)> {
     let mut parameters = String::new();
     loop {
@@ -100,7 +100,7 @@ fn sequence(symbols: &mut impl Iterator<Item = char>) -> Option<(String, char)> 
     }
 }
 
-/// Bars fit, begin empty, name each trial to its end, and leave nothing behind when the run is interrupted.
+/// Bars fit, start empty, show the end of each trial's name, and leave nothing behind when the run is interrupted.
 #[test]
 fn progress_fits_the_terminal_and_leaves_it_clean() {
     let system = System::new();
@@ -120,7 +120,7 @@ fn progress_fits_the_terminal_and_leaves_it_clean() {
     let (mut master, filling) = (File::from(terminal.master), seen.clone());
     let reader = std::thread::spawn(move || {
         let mut buffer = [0; 4096];
-        // the last writer's end is an error on a pseudo-terminal
+        // the end of the last writer is an error on a pseudo-terminal
         while let Ok(count @ 1..) = master.read(&mut buffer) {
             filling.lock().expect("nobody panics").extend_from_slice(&buffer[..count]);
         }

@@ -1,7 +1,8 @@
-//! Tidiness is a test: file headers, lengths, words, crate borders, and documents that name tests which exist.
+//! Tests of the repository's tidiness: file headers, lengths, words, crate borders, and documents that name existing
+//! tests.
 //!
-//! A rule that needs an exception has a list beside it, with the reason of each entry. Style itself is not checked
-//! here: rustfmt and clippy do that.
+//! A rule that needs an exception has a list beside it, with the reason of each entry. Style is not checked here:
+//! rustfmt and clippy check it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,14 +10,14 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Longest file, without its `#[cfg(test)]` module; and longest file of tests.
+/// Limit of a file's lines, without its `#[cfg(test)]` module; and that of a file of tests.
 const MAX_LINES: usize = 500;
 const MAX_LINES_OF_TESTS: usize = 700;
 
-/// Path and reason.
+/// Exceptions: path and reason.
 const LONG_FILES: [(&str, &str); 0] = [];
 
-/// Which crates of this workspace each one may use. `tests` drives processes and uses none.
+/// The crates of this workspace that each crate may use. `tests` drives processes and uses none.
 const EDGES: [(&str, &[&str]); 12] = [
     ("sweep", &[]),
     ("hierarchy", &["data"]),
@@ -83,7 +84,7 @@ fn modules_and_types_are_named_after_what_they_do() {
 
 #[test]
 fn no_file_names_a_machine_or_a_package_registry() {
-    // Spelt in two halves, so that this file passes its own test.
+    // Written in two halves, so that this file passes its own test.
     let banned = [
         concat!("/wo", "rk/"),
         concat!("/ro", "ot/"),
@@ -115,7 +116,7 @@ fn crates_depend_only_on_what_the_architecture_allows() {
         for dependency in package["dependencies"].as_array().expect("packages list dependencies") {
             let uses = text(&dependency["name"]);
             let of_this_workspace = dependency["path"].is_string();
-            // Tests of a crate may look further, but nothing except the trainer may bring libtorch in.
+            // Tests of a crate may use more crates, but only the trainer may bring libtorch in.
             if of_this_workspace && dependency["kind"] != "dev" {
                 assert!(allowed.contains(uses), "crate `{name}` must not depend on `{uses}` (see EDGES)");
             }
@@ -142,7 +143,7 @@ fn unsafe_code_stays_in_the_trainer_and_says_why_it_is_sound() {
             if !opens || line.trim_start().starts_with("//") {
                 continue;
             }
-            // src/data maps files; everything else that needs it is libtorch's.
+            // src/data maps files; all other unsafe code is for libtorch, in the trainer.
             if !name.starts_with("src/trainer/") && !name.starts_with("src/data/") {
                 found.push(format!("{name}:{}: unsafe outside src/trainer and src/data", index + 1));
             }
@@ -176,7 +177,7 @@ fn tests_that_documents_cite_exist() {
     assert!(cited >= 9, "docs/ARCHITECTURE.md names the test of each promise, P1 to P9; only {cited} citations found");
 }
 
-/// The columns of the files that a sweep leaves behind, as the goldens of src/report have them.
+/// Documents list the columns of a sweep's files as the golden files of src/report have them.
 #[test]
 fn every_column_of_the_results_is_described() {
     let document = read(&root().join("docs/results-folder.md"));
@@ -192,7 +193,7 @@ fn every_column_of_the_results_is_described() {
     assert!(missing.is_empty(), "docs/results-folder.md does not describe {missing:#?}");
 }
 
-/// Documents link to each other and to the source with paths that lead somewhere.
+/// Relative links in documents, to each other and to the source, lead to existing paths.
 #[test]
 fn links_in_documents_lead_somewhere() {
     let mut dead = Vec::new();
@@ -251,7 +252,7 @@ fn sections_of_the_paper_that_comments_cite_exist() {
     assert!(cited >= 15, "only {cited} citations found: is the search still right?");
 }
 
-/// What a clone does not have, a test must not look for.
+/// A test must not use files that a clone does not have.
 #[test]
 fn nothing_is_read_from_outside_the_repository() {
     let outside = concat!("../sha", "red");
@@ -282,7 +283,7 @@ fn rust_files() -> Vec<PathBuf> {
     files.filter(|file| file.extension().is_some_and(|extension| extension == "rs")).collect()
 }
 
-/// Every file that is not generated, binary or hidden; `.ci` is looked at too.
+/// Returns every file that is not generated, binary or hidden; `.ci` is included.
 fn text_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let Ok(entries) = std::fs::read_dir(folder) else { return files };
@@ -304,7 +305,7 @@ fn text_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The source up to its test module, if it has one at the end.
+/// Returns the source up to its test module, if there is one at the end.
 fn without_test_module(source: &str) -> &str {
     source.find("\n#[cfg(test)]\nmod ").map_or(source, |end| &source[..end])
 }

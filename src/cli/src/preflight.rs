@@ -94,7 +94,7 @@ fn look(sweep: &mut Sweep, places: &Places) -> Result<Looked, ExpectedError> {
     Ok(looked)
 }
 
-/// What is known about each input, found out once.
+/// The findings about each input, made once.
 #[derive(Default)]
 struct Looked {
     data: BTreeMap<String, Result<Preflight, String>>,

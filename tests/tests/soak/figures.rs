@@ -1,7 +1,7 @@
-//! What the soak cost: read from the journal of a finished round and from what its trainers said.
+//! The cost of the soak: read from the journal of a finished round and from its trainers' logs.
 //!
-//! A trainer's log has a line for each run, each beginning of training and each epoch, with its time. Epochs beyond
-//! those that the trials have were trained twice: that is the work lost.
+//! A trainer's log has a line for each run, each start of training and each epoch, with its time. Epochs beyond the
+//! trials' own number were trained twice: they are the lost work.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const NUM_EPOCHS: u64 = 24;
 pub struct Figures {
     pub rounds: u32,
     pub freezes: u32,
-    /// Times that a sweep ended with trials whose budget was spent.
+    /// How often a sweep ended with trials whose budget was used up.
     pub given_up: u32,
     kills: BTreeMap<Victim, usize>,
     trials: u64,
@@ -25,16 +25,16 @@ pub struct Figures {
     epochs_needed: u64,
     epochs_trained: u64,
     passed_over: usize,
-    /// Milliseconds from each kill, by what is waited for.
+    /// Milliseconds from each kill, by the event that ends the wait.
     recovery: BTreeMap<&'static str, Vec<u64>>,
 }
 
-/// What one trainer process said of one run.
+/// The log of one run of one trainer process.
 struct Run {
     pid: u32,
     trial: String,
     attempt: u64,
-    /// When its first step came next.
+    /// The time of its first step.
     began: Option<u64>,
     num_epochs: u64,
 }
@@ -90,7 +90,7 @@ impl Figures {
                 }
             }
             Victim::Trainer => {
-                // The last thing it ran, if that did not end before it was killed.
+                // The last thing it ran, if that did not end before the kill.
                 let Some(run) = runs.iter().rev().find(|run| run.pid == kill.pid) else { return };
                 let lost = dispatches.iter().find(|dispatch| {
                     dispatch.trial == run.trial
@@ -205,7 +205,7 @@ fn field(line: &str, name: &str) -> String {
     value.unwrap_or_else(|| panic!("no {name} in `{line}`")).to_owned()
 }
 
-/// Of `2026-11-23T15:28:34.123456Z` at the beginning of a line: milliseconds since the Unix epoch.
+/// Converts `2026-11-23T15:28:34.123456Z` at the beginning of a line to milliseconds since the Unix epoch.
 fn milliseconds(line: &str) -> Option<u64> {
     let number = |range: std::ops::Range<usize>| line.get(range)?.parse::<u64>().ok();
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);

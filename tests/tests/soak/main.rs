@@ -1,9 +1,9 @@
-//! Kill anything, lose nothing: coordinator, workers and trainers killed at seeded random moments during real training,
-//! workers frozen for longer than their lease among them, until enough has been killed. The results must be those of
-//! an undisturbed run, byte for byte, and no process may be left.
+//! Kill anything, lose nothing: coordinator, workers and trainers are killed at seeded random moments of real training,
+//! and workers are frozen for longer than their lease, until the number of kills is reached. The results must be those
+//! of an undisturbed run, byte for byte, and no process may be left.
 //!
-//! `make soak` runs it and prints the figures (figures.rs). ORCHESTRATOR_SOAK_SEED repeats a run's choices (what the
-//! scheduler of the machine makes of them differs), ORCHESTRATOR_SOAK_KILLS changes how many kills are enough.
+//! `make soak` runs it and prints the figures (figures.rs). ORCHESTRATOR_SOAK_SEED repeats a run's choices (their
+//! effect depends on the machine's scheduler), ORCHESTRATOR_SOAK_KILLS changes the number of kills.
 
 mod figures;
 
@@ -20,10 +20,10 @@ use figures::Figures;
 
 const LEASE: Duration = Duration::from_millis(2_000);
 const NUM_WORKERS: usize = 3;
-/// Then the round is left alone until its sweep is complete: on a slow machine trainers that are killed faster than they
-/// start would never get anywhere.
+/// After this number of kills the round is undisturbed until its sweep is complete: on a slow machine, trainers that
+/// are killed faster than they start would never make progress.
 const KILLS_PER_ROUND: usize = 25;
-/// Of those: a trial whose trainer is killed four times is given up, as its budget says.
+/// Limit for kills of trainers: a trial whose trainer is killed four times has used up its budget.
 const TRAINER_KILLS_PER_ROUND: usize = 10;
 
 /// 24 trials of 24 epochs, each epoch with a checkpoint.
@@ -80,7 +80,7 @@ struct Round {
 
 struct Worker {
     process: Process,
-    /// Stopped until then.
+    /// The worker is stopped until then.
     frozen: Option<Instant>,
 }
 
@@ -104,7 +104,7 @@ impl Round {
         let lease = LEASE.as_millis().to_string();
         system.coordinator_flags = vec!["--lease-ms".to_owned(), lease, "--heartbeat-ms".to_owned(), "400".to_owned()];
         system.file("soak.yaml", SWEEP);
-        // What a trainer says goes straight to a file: through a worker's pipe it would die with the worker.
+        // The log of a trainer goes straight to a file: through a worker's pipe it would be lost with the worker.
         let log = system.path("trainer");
         system.install_trainer(&format!(
             "exec {} \"$@\" --checkpoint-interval 0 2>>{}-$$.log",
@@ -123,7 +123,7 @@ impl Round {
             std::thread::sleep(Duration::from_millis(chance.between(50, 2_000)));
             self.thaw();
             if let Some(status) = self.run.has_ended() {
-                // Chance may still have killed one trial's trainers too often. The soak asks for it again, as a user would.
+                // Random kills may still have hit one trial's trainers too often. The soak retries it, as a user would.
                 if status.code() != Some(3) {
                     break;
                 }
@@ -177,7 +177,7 @@ impl Round {
         self.coordinator = self.system.coordinator();
     }
 
-    /// Frozen or not: SIGKILL needs no consent.
+    /// Kills a worker, frozen or not: SIGKILL also ends a stopped process.
     fn kill_worker(&mut self, index: usize) {
         self.note(Victim::Worker, self.workers[index].process.pid());
         self.workers[index].process.kill_now();
@@ -200,7 +200,7 @@ impl Round {
         }
     }
 
-    /// P5: what was told to end leaves nothing behind, whatever was killed before.
+    /// P5: a worker that was asked to end leaves nothing behind, whatever was killed before.
     fn end_workers(&mut self) {
         for worker in &mut self.workers {
             worker.process.signal(Signal::SIGCONT);
@@ -228,7 +228,7 @@ fn follow(system: &System) -> Process {
 struct Chance(u64);
 
 impl Chance {
-    /// Uniform in `from..below`, near enough.
+    /// A nearly uniform choice in `from..below`.
     fn between(&mut self, from: u64, below: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
