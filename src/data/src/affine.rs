@@ -1,9 +1,9 @@
 //! Affine transforms with bilinear sampling, by Pillow's conventions: the matrix maps output pixels to input pixels,
-//! pixel centres lie at one half, and what lies outside of the image is filled.
+//! pixel centres lie at one half, and everything outside of the image is filled.
 
 use crate::rand_augment::Picture;
 
-/// `[a, b, c, d, e, f]`: the output pixel (x, y) shows the input at (a x + b y + c, d x + e y + f).
+/// Applies `[a, b, c, d, e, f]`: the output pixel (x, y) shows the input at (a x + b y + c, d x + e y + f).
 pub(crate) fn transform(picture: &mut Picture, [a, b, c, d, e, f]: [f64; 6], fill: &[u8]) {
     let Picture { height, width, channels, .. } = *picture;
     let mut pixels = Vec::with_capacity(picture.pixels.len());
@@ -22,7 +22,7 @@ pub(crate) fn transform(picture: &mut Picture, [a, b, c, d, e, f]: [f64; 6], fil
     picture.pixels = pixels;
 }
 
-/// Bilinear; neighbours beyond the border are the border's.
+/// Samples bilinearly; neighbours beyond the border take the border's value.
 fn sample(picture: &Picture, x: f64, y: f64, out: &mut Vec<u8>) {
     let (left, top) = (x.floor(), y.floor());
     let (right, down) = (x - left, y - top);
@@ -39,7 +39,7 @@ fn sample(picture: &Picture, x: f64, y: f64, out: &mut Vec<u8>) {
     }
 }
 
-/// Counter-clockwise about the centre.
+/// Rotates counter-clockwise about the centre.
 pub(crate) fn rotate(picture: &mut Picture, degrees: f64, fill: &[u8]) {
     let (sin, cos) = (-degrees.to_radians()).sin_cos();
     let (x, y) = (picture.width as f64 / 2.0, picture.height as f64 / 2.0);

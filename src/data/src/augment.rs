@@ -1,8 +1,8 @@
-//! Carries out what `plan.rs` decided: one image from bytes to standardised f32, in one pass where nothing is resampled.
+//! Executes the choices of `plan.rs`: one image from bytes to standardised f32, in one pass if nothing is resampled.
 //!
-//! The order is that of docs/paper.md, section 3: shift, flip, erase, crop. The crop is taken last but costs nothing: output
-//! pixels look up where they come from, so only what the network sees is ever computed. With RandomResizedCrop the
-//! order is timm's: resized crop, flip, RandAugment, erase. Refuses to draw anything but the noise of erasing, whose
+//! The order is that of docs/paper.md, section 3: shift, flip, erase, crop. The crop comes last but is free: output
+//! pixels look up their source, so only what the network sees is ever computed. With RandomResizedCrop the
+//! order is timm's: resized crop, flip, RandAugment, erase. Draws nothing but the noise of erasing, whose
 //! stream is a function of the position.
 
 use std::cell::RefCell;
@@ -13,14 +13,14 @@ use crate::random::{Purpose, Stream};
 use crate::resize::{CropResizer, shorter_side};
 use crate::statistics::Statistics;
 
-/// Order of a batch's values; the batch comes first in both.
+/// Order of a batch's values; the batch is the outermost in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     Nchw,
     Nhwc,
 }
 
-/// What is the same for every image.
+/// Settings that are the same for every image.
 #[derive(Clone, Debug)]
 pub(crate) struct Renderer {
     pub(crate) side: usize,
@@ -28,7 +28,7 @@ pub(crate) struct Renderer {
     pub(crate) mean: Vec<f32>,
     pub(crate) inverse_std: Vec<f32>,
     pub(crate) rand_augment: Option<crate::rand_augment::RandAugment>,
-    /// Shorter side that evaluated images are brought to first: held-out ones have the size of training images.
+    /// Shorter side to which evaluated images are first resized: held-out ones have the size of training images.
     pub(crate) resize_evaluated: Option<u32>,
 }
 
@@ -58,12 +58,12 @@ impl Renderer {
         }
     }
 
-    /// f32 values per image.
+    /// Returns the number of f32 values per image.
     pub(crate) fn image_len(&self) -> usize {
         self.side * self.side * self.channels
     }
 
-    /// `out` has `image_len` values. The sample's draws come from (seed, epoch, its own index and repeat).
+    /// Fills `out`, which has `image_len` values. The sample's draws come from (seed, epoch, its own index and repeat).
     pub(crate) fn train(
         &self,
         image: Image,
@@ -88,7 +88,7 @@ impl Renderer {
                 let noise = Stream::new(seed, Purpose::EraseNoise, epoch, plan.repeat, plan.index);
                 let width = image.width;
                 if plan.flip {
-                    // The box lies in the flipped image; the look-up table holds positions before the flip.
+                    // The box is in the flipped image; the look-up table holds positions before the flip.
                     scratch.columns.iter_mut().for_each(|column| *column = width - 1 - *column);
                 }
                 let put = |y, x, channel, value| out[self.position(layout, y, x, channel)] = value;
@@ -98,7 +98,7 @@ impl Renderer {
         });
     }
 
-    /// The centre crop, standardised.
+    /// Fills `out` with the centre crop, standardised.
     pub(crate) fn evaluate(&self, image: Image, layout: Layout, out: &mut [f32]) {
         SCRATCH.with_borrow_mut(|scratch| {
             let Scratch { resizer, bytes, rows, columns, .. } = scratch;
@@ -117,7 +117,7 @@ impl Renderer {
         });
     }
 
-    /// Resized crop and RandAugment, the two that make new bytes.
+    /// Applies resized crop and RandAugment, the two that make new bytes.
     fn prepare<'a>(
         &self,
         image: Image<'a>,
@@ -154,7 +154,7 @@ impl Renderer {
         (image, window)
     }
 
-    /// For each row and column of the output, that of the image it shows.
+    /// Fills, for each row and column of the output, the source row and column in the image.
     pub(crate) fn look_up(
         &self,
         window: Window,
@@ -199,7 +199,7 @@ impl Renderer {
         }
     }
 
-    /// Three channels into three planes, one pass over the source.
+    /// Gathers three channels into three planes, in one pass over the source.
     fn gather_planes<T: Copy + Into<f32>>(
         &self,
         source: &[T],
@@ -224,7 +224,7 @@ impl Renderer {
         }
     }
 
-    /// Three channels side by side.
+    /// Gathers three channels side by side.
     fn gather_pixels<T: Copy + Into<f32>>(
         &self,
         source: &[T],
@@ -274,9 +274,9 @@ impl Renderer {
         }
     }
 
-    /// Uniform noise in 0..255 where the output shows the box, standardised like the image. `columns` are those of the
-    /// flipped image, in which the box lies. `put` gets row, column and channel of the output, all channels of a pixel
-    /// one after the other.
+    /// Fills the box in the output with uniform noise in 0..255, standardised like the image. `columns` are those
+    /// of the flipped image, in which the box lies. `put` gets row, column and channel of the output, all channels of
+    /// a pixel one after the other.
     pub(crate) fn erase(
         &self,
         erase: Erase,
@@ -304,7 +304,7 @@ impl Renderer {
     }
 }
 
-/// Where a position outside of 0..length is seen in a mirror at the first and last pixel (numpy's `reflect`).
+/// Maps a position outside of 0..length to its reflection at the first or last pixel (numpy's `reflect`).
 fn reflect(position: isize, length: usize) -> usize {
     if (0..length as isize).contains(&position) {
         return position as usize;
@@ -317,7 +317,7 @@ fn reflect(position: isize, length: usize) -> usize {
     folded.min(period - folded) as usize
 }
 
-/// `shifted[y, x] = image[y + rows, x + columns]`, bilinear, the edge replicated.
+/// Computes `shifted[y, x] = image[y + rows, x + columns]`, bilinear, with the edge replicated.
 fn shift_into(image: &Image, (rows, columns): (f32, f32), shifted: &mut Vec<f32>) {
     let Image { height, width, channels, pixels } = *image;
     let (row_taps, column_taps) = (taps(rows, height), taps(columns, width));
@@ -337,7 +337,7 @@ fn shift_into(image: &Image, (rows, columns): (f32, f32), shifted: &mut Vec<f32>
     }
 }
 
-/// For each position the two it lies between after the shift, and the weight of the second.
+/// Returns, for each position, the two that it lies between after the shift, and the weight of the second.
 pub(crate) fn taps(shift: f32, length: usize) -> Vec<(usize, usize, f32)> {
     let whole = shift.floor();
     let weight = shift - whole;

@@ -1,9 +1,9 @@
 //! The decode-once cache: one file per data set and recipe that all trainers of a machine map.
 //!
 //! Layout: magic and version, the pixels of all images one after the other, a footer (JSON: key, labels, sizes), and a
-//! trailer with the footer's length and hash. A cache is built under a lock in a `.partial` file and renamed when it
-//! is complete, so readers see all of it or nothing, and nothing ever writes into a file that is mapped. It is built
-//! again when the key differs: format version, recipe, or the content of the source files.
+//! trailer with the footer's length and hash. A cache is built under a lock in a `.partial` file and renamed when
+//! complete, so readers see all of it or nothing, and nothing ever writes to a mapped file. It is rebuilt
+//! when the key changes: format version, recipe, or the content of the source files.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -24,25 +24,25 @@ use crate::readers::{Content, Found, ImageFile, Labelled};
 use crate::resize::CropResizer;
 
 const MAGIC: [u8; 8] = *b"ORCHDATA";
-/// Raise it when decoding or the layout changes: every cache is then built again.
+/// Version of the format. Raise it when decoding or the layout changes: every cache is then rebuilt.
 const VERSION: u32 = 3;
 const START: u64 = 16;
-/// Footer length, footer hash, magic.
+/// Length of the trailer: footer length, footer hash, magic.
 const TRAILER: u64 = 8 + 32 + 8;
 
-/// Images decoded at a time, per thread: what bounds memory while a cache is built. Measured: 23 MiB resident at most
+/// Images decoded at a time, per thread: this bounds memory while a cache is built. Measured: 23 MiB resident at most
 /// with 2 threads, photographs of 1024 x 768 and a shorter side of 512; a file list comes on top.
 const IMAGES_PER_THREAD: usize = 4;
-/// Files that an error names.
+/// Most files that an error names.
 const MAX_LISTED: usize = 20;
 
-/// What a cache was made from. Two different keys never share pixels.
+/// The inputs that a cache was built from. Two different keys never share pixels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Key {
     version: u32,
     dataset: String,
     resize: Option<u32>,
-    /// Of test images, where it is another.
+    /// Shorter side of test images, if different.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     test_resize: Option<u32>,
     /// `sweep::Content::hash` of the source files.
@@ -59,7 +59,7 @@ struct Footer {
     /// `Dataset::num_validation`.
     num_validation: usize,
     test: Table,
-    /// Left out, with the reason.
+    /// Images left out, with the reason.
     corrupt: Vec<String>,
     fingerprint: String,
 }
@@ -71,7 +71,7 @@ struct Table {
     widths: Vec<u32>,
 }
 
-/// Opens the cache of a data set, building it first where there is none that fits.
+/// Opens the cache of a data set; builds it first if no matching one exists.
 pub(crate) fn open(
     request: &OpenRequest,
     found: &Found,
@@ -83,7 +83,7 @@ pub(crate) fn open(
     Ok(dataset)
 }
 
-/// All images that can be decoded, and the reasons why others cannot.
+/// Returns all images that can be decoded, and the reasons why others cannot.
 pub(crate) fn decoded(
     request: &OpenRequest,
     found: &Found,
@@ -104,25 +104,25 @@ pub(crate) fn decoded(
         tracing::info!(dataset = name, "waiting for another process that decodes this data set");
         lock.lock().map_err(Error::cache("lock", &lock_path))?;
     }
-    // Somebody else may have built it while this process waited.
+    // Another process may have built it while this one waited.
     if let Some(decoded) = reopen(&path, &key, &manifest.content) {
         return Ok(decoded);
     }
     let partial = path.with_extension("partial");
-    // What was decoded must be what was hashed.
+    // The decoded files must be the hashed ones.
     let built = build(&partial, key.clone(), found, on_progress).and_then(|()| manifest.still_holds());
     if let Err(error) = built.and_then(|()| std::fs::rename(&partial, &path).map_err(Error::cache("rename", &partial)))
     {
-        // Half a cache is of no use to anybody; the first error is the one that counts.
+        // A partial cache has no use; the first error is the one to report.
         let _ = std::fs::remove_file(&partial);
         return Err(error);
     }
-    // just built and not to be read: the disk's fault, or no descriptors are left
+    // just built but unreadable: the disk failed, or no descriptors are left
     load(&path, &key, &manifest.content).map_err(|reason| Error::cache("read", &path)(std::io::Error::other(reason)))
 }
 
 fn file_name(name: &str, resizes: Resizes) -> PathBuf {
-    // A folder's path is no file name.
+    // A folder's path is not a valid file name.
     let name = match name.strip_prefix(crate::catalog::FOLDER_PREFIX) {
         Some(path) => format!("folder-{}", &blake3::hash(path.as_bytes()).to_hex()[..16]),
         None => name.to_owned(),
@@ -181,7 +181,7 @@ fn load(path: &Path, key: &Key, content: &sweep::Content) -> Result<(Dataset, Ve
     if footer.key != *key {
         return Err("the source files, the recipe or the format have changed".to_owned());
     }
-    // SAFETY: caches are written to another name and renamed; no process of this program changes one in place.
+    // SAFETY: caches are written under another name and renamed; no process of this program changes one in place.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|error| error.to_string())?;
     let pixels = Pixels::Mapped(Arc::new(map));
     let mut offset = START;
@@ -218,7 +218,7 @@ fn load(path: &Path, key: &Key, content: &sweep::Content) -> Result<(Dataset, Ve
     Ok((dataset, footer.corrupt))
 }
 
-/// Writes images one after the other and remembers what the footer needs.
+/// Writes images one after the other and collects what the footer needs.
 struct Writer<'a> {
     file: BufWriter<File>,
     path: &'a Path,
@@ -286,7 +286,8 @@ fn build(path: &Path, key: Key, found: &Found, on_progress: &(dyn Fn(u64, u64) +
     file.sync_all().map_err(Error::cache("sync", path))
 }
 
-/// Under the lock nobody else writes it: what is there was left by a process that was killed, perhaps another user's.
+/// Creates the partial file. Under the lock no other process writes it: an existing one was left by a killed process,
+/// perhaps another user's.
 fn create_new(path: &Path) -> std::io::Result<File> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
@@ -337,7 +338,7 @@ fn write_files(
     Ok(())
 }
 
-/// Decides by the user's policy about images that cannot be decoded.
+/// Applies the user's policy to images that cannot be decoded.
 pub(crate) fn judge(dataset: &Dataset, corrupt: &[String], policy: Corrupt) -> Result<(), Error> {
     if corrupt.is_empty() {
         return Ok(());
@@ -373,7 +374,7 @@ mod tests {
     use super::*;
     use crate::files::Reach;
 
-    /// Anybody can put links into a folder for temporary files.
+    /// Any user can create links in a folder for temporary files.
     #[test]
     fn what_others_planted_in_the_cache_leads_nowhere() {
         let place = tempfile::tempdir().unwrap();

@@ -1,18 +1,18 @@
-//! The data sets that have a reader: what Table 1 of the paper says about them, and where they come from.
+//! The data sets that have a reader: their rows in Table 1 of the paper, and their origins.
 //!
 //! Checksums and their certainty are those of docs/paper.md, section 6. Read `fetch.rs` for the download itself and
 //! `check.rs` for the comparison with what is on disk.
 
 use std::path::Path;
 
-/// A data set by name.
+/// A named data set.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// As in the sweep file.
+    /// Name in the sweep file.
     pub name: &'static str,
     pub title: &'static str,
     pub channels: usize,
-    /// Images of one fixed size, in pixels; absent: photographs of any size.
+    /// Size in pixels of images of one fixed size; absent: photographs of any size.
     pub side: Option<u32>,
     pub published: Row,
     pub licence: &'static str,
@@ -25,17 +25,17 @@ pub struct Row {
     pub num_classes: usize,
     pub num_train: usize,
     pub num_test: usize,
-    /// Fewest, most and median training images of a class.
+    /// Fewest, most and median number of training images per class.
     pub per_class: (usize, usize, usize),
 }
 
-/// Where a data set comes from.
+/// The origin of a data set.
 #[derive(Clone, Copy, Debug)]
 pub enum Origin {
     /// Part of the program.
     BuiltIn,
     Download(&'static [Download]),
-    /// Behind a form, not redistributable, or gone from its official place: what a person has to do.
+    /// Behind a form, not redistributable, or gone from its official place: instructions for the user.
     ByHand(&'static str),
 }
 
@@ -44,7 +44,7 @@ pub struct Download {
     pub url: &'static str,
     pub checksum: Checksum,
     pub is_archive: bool,
-    /// Bytes that the download, and what it unpacks to, may have at most.
+    /// Most bytes that the download, and its unpacked content, may have.
     pub max_bytes: u64,
 }
 
@@ -52,7 +52,7 @@ pub struct Download {
 pub enum Checksum {
     Md5(&'static str),
     Sha256(&'static str),
-    /// None was ever published.
+    /// No checksum was ever published.
     Unknown,
 }
 
@@ -248,22 +248,22 @@ pub const ENTRIES: [Entry; 9] = [
     },
 ];
 
-/// Before the path of a user's own data: one directory per class.
+/// Prefix of the path of a user's own data: one directory per class.
 pub const FOLDER_PREFIX: &str = sweep::dataset::FOLDER_PREFIX;
 
-/// Of a subset of CUB, the entry of the whole.
+/// Returns a data set's entry; for a subset of CUB, the entry of the whole.
 pub fn find(name: &str) -> Option<&'static Entry> {
     ENTRIES.iter().find(|entry| entry.name == sweep::dataset::base(name))
 }
 
-/// What `data fetch` brings the file at this path below the data directory with: `hierarchies`, or nothing.
+/// Returns what `data fetch` must fetch for the file at this path below the data directory: `hierarchies`, or nothing.
 pub fn fetched_with(path: &Path) -> Option<&'static str> {
     let name = path.strip_prefix(HIERARCHIES).ok()?;
     HIERARCHY_FILES.iter().any(|file| Path::new(file.file_name()) == name).then_some(HIERARCHIES)
 }
 
 impl Download {
-    /// The last part of the address.
+    /// Returns the last part of the address.
     pub fn file_name(&self) -> &'static str {
         self.url.rsplit('/').next().unwrap_or(self.url)
     }

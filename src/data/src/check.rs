@@ -1,4 +1,4 @@
-//! What is on disk beside what was published: the rows behind `orchestrator data list` and `check`.
+//! Comparison of the data on disk with the published facts: the rows of `orchestrator data list` and `check`.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,24 +23,24 @@ pub struct Listing {
 
 #[derive(Debug)]
 pub enum State {
-    /// Complete, in this folder; `None` for what is built in.
+    /// Complete, in this folder; `None` if built in.
     Ready(Option<PathBuf>),
     Absent,
-    /// Something is there, but not usable.
+    /// Present, but not usable.
     Broken(Error),
 }
 
-/// What `data check` prints.
+/// The output of `data check`.
 #[derive(Debug)]
 pub struct Check {
     pub name: String,
     pub root: Option<PathBuf>,
     pub found: Row,
-    /// Absent for a user's own folder, and for a subset.
+    /// Published row; absent for a user's own folder and for a subset.
     pub published: Option<Row>,
-    /// In label order.
+    /// Counts of the classes in label order.
     pub classes: Vec<ClassCounts>,
-    /// Sizes of the images that can be decoded; absent where all have the size of the format.
+    /// Sizes of the images that can be decoded; absent if the format fixes one size.
     pub sizes: Option<Sizes>,
     /// See `Preflight::notes`.
     pub notes: Vec<String>,
@@ -55,7 +55,7 @@ pub struct ClassCounts {
     pub test: usize,
 }
 
-/// In pixels: least, median and largest.
+/// Sizes in pixels: smallest, median and largest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     pub heights: [u32; 3],
@@ -64,13 +64,13 @@ pub struct Sizes {
 }
 
 impl Check {
-    /// Whether what was found is what was published.
+    /// Returns true if the data found equal the published ones.
     pub fn agrees(&self) -> bool {
         self.published.is_none_or(|published| published == self.found)
     }
 }
 
-/// The state of every data set of the catalogue. Small ones are read whole, of photographs only the lists.
+/// Returns the state of every data set of the catalogue. Reads small ones whole, of photographs only the lists.
 pub fn list(data_dir: &Path) -> Vec<Listing> {
     let state = |entry: &Entry| {
         let request = OpenRequest {
@@ -91,8 +91,8 @@ pub fn list(data_dir: &Path) -> Vec<Listing> {
     ENTRIES.iter().map(|entry| Listing { entry, state: state(entry) }).collect()
 }
 
-/// Counts what is there and decodes every image file, to `request.resize` where that is given. `on_progress` gets (files
-/// decoded, files in all) from several threads.
+/// Counts the images and decodes every file, to `request.resize` if present. `on_progress` gets (files
+/// decoded, total files) from several threads.
 pub fn check(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Check, Error> {
     let found = preflight(request)?;
     let (mut sizes, mut corrupt) = (None, Vec::new());
@@ -132,7 +132,7 @@ pub fn check(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> 
 }
 
 impl Sizes {
-    /// Of (height, width) pairs.
+    /// Summarises (height, width) pairs.
     fn of(sizes: &[(u32, u32)]) -> Option<Self> {
         let spread = |side: &dyn Fn(&(u32, u32)) -> u32| {
             let mut sides: Vec<u32> = sizes.iter().map(side).collect();

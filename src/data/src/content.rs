@@ -1,7 +1,7 @@
-//! The content of what a sweep names: hashes of the bytes of every file that a training would read, so that changed data
-//! are other data, whatever their sizes and times say.
+//! The content of a sweep's inputs: hashes of the bytes of every file that a training would read, so that changed data
+//! are different data, whatever their sizes and times.
 //!
-//! Reading everything is needed once: `memo.rs` remembers the hash of each file for as long as the file is untouched.
+//! Files are read in full only once: `memo.rs` keeps each file's hash for as long as the file is unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -17,10 +17,11 @@ use crate::memo::{Memo, Stamp};
 use crate::open::OpenRequest;
 use crate::readers::{self, Found};
 
-/// Bytes read and bytes to read, as often as a file is done; from several threads. Files that are remembered are not read.
+/// Callback with bytes read and bytes to read, after each file, from several threads. Files with a stored hash are
+/// not read.
 pub type OnRead<'a> = &'a (dyn Fn(u64, u64) + Sync);
 
-/// The content of a data set; `None` for what is part of the program.
+/// Returns the content of a data set, or `None` if it is part of the program.
 pub fn content(request: &OpenRequest, on_read: OnRead<'_>) -> Result<Option<Content>, Error> {
     if request.smoke {
         return Ok(None);
@@ -30,29 +31,29 @@ pub fn content(request: &OpenRequest, on_read: OnRead<'_>) -> Result<Option<Cont
     Ok(manifest.map(|manifest| manifest.content))
 }
 
-/// The content of a single file, such as weights and hierarchies.
+/// Returns the content of a single file, such as weights and hierarchies.
 pub fn file_content(path: &Path, cache_dir: &Path, on_read: OnRead<'_>) -> Result<Content, Error> {
     let file = Entry { text: String::new(), place: String::new(), path: path.to_owned() };
     Ok(Manifest::new(path, &[], vec![file], cache_dir, on_read)?.content)
 }
 
-/// A data set's content, and what its files were when it was found out.
+/// A data set's content, and the state of its files when it was computed.
 pub(crate) struct Manifest {
     pub(crate) content: Content,
     stamps: Vec<(PathBuf, Stamp)>,
 }
 
-/// A file, and what it means.
+/// A file and its role in the data set.
 struct Entry {
-    /// Split, class and path: what the same bytes would be other data without.
+    /// Split, class and path: without them the same bytes would be different data.
     text: String,
-    /// Its path below the root.
+    /// Path below the root.
     place: String,
     path: PathBuf,
 }
 
 impl Manifest {
-    /// `None` for what is part of the program.
+    /// Computes a manifest, or `None` if the data set is part of the program.
     pub(crate) fn of(found: &Found, cache_dir: &Path, on_read: OnRead<'_>) -> Result<Option<Self>, Error> {
         let Some(root) = &found.root else { return Ok(None) };
         let mut images = BTreeSet::new();
@@ -117,8 +118,8 @@ impl Manifest {
         Ok(Self { content, stamps })
     }
 
-    /// An error when a file is another one than it was when its content was found out: what was decoded meanwhile need not
-    /// be what was hashed.
+    /// Returns an error if a file changed after its content was computed: then the decoded bytes may differ
+    /// from the hashed ones.
     pub(crate) fn still_holds(&self) -> Result<(), Error> {
         self.stamps.par_iter().try_for_each(|(path, stamp)| match Stamp::of(path)? == *stamp {
             true => Ok(()),
@@ -146,7 +147,7 @@ fn hash_file(path: &Path, stamp: &Stamp) -> Result<blake3::Hash, Error> {
     if stamp.bytes > files::MAX_ARRAY_BYTES {
         return Err(Error::TooLarge { path: path.to_owned(), limit: files::MAX_ARRAY_BYTES });
     }
-    // one byte more than there were tells that it grew
+    // one extra byte reveals that the file grew
     hasher.update_reader(files::open(path)?.take(stamp.bytes + 1)).map_err(Error::io("read", path))?;
     if hasher.count() != stamp.bytes || Stamp::of(path)? != *stamp {
         return Err(changed(path));
@@ -154,7 +155,7 @@ fn hash_file(path: &Path, stamp: &Stamp) -> Result<blake3::Hash, Error> {
     Ok(hasher.finalize())
 }
 
-/// By file where they are few, else by folder, else by ranges of folders.
+/// Groups the hashes by file if there are few files, else by folder, else by ranges of folders.
 fn parts(entries: &[Entry], digests: &[blake3::Hash]) -> BTreeMap<String, String> {
     if let [_] = entries {
         return BTreeMap::new();
@@ -200,7 +201,7 @@ mod tests {
     struct Place(tempfile::TempDir);
 
     impl Place {
-        /// Two classes of two images in each split, written long ago. Their bytes are no images: nothing is decoded.
+        /// Creates two classes of two images per split, with old times. Their bytes are no images: nothing is decoded.
         fn new() -> Self {
             let place = Self(tempfile::tempdir().unwrap());
             for split in ["train", "test"] {
@@ -309,7 +310,7 @@ mod tests {
         let found = readers::find("folder:t", &Reach::anywhere(place.0.path())).unwrap();
         let manifest = Manifest::of(&found, &place.path("cache"), &|_, _| ()).unwrap().unwrap();
         assert!(manifest.still_holds().is_ok());
-        // a new inode, whatever the clock says
+        // a new inode, at any clock time
         fs::rename(place.path("t/test/cat/1.png"), place.path("kept")).unwrap();
         place.write("t/test/cat/1.png", "test cat 1");
         let error = manifest.still_holds().unwrap_err().to_string();

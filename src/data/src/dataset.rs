@@ -1,7 +1,7 @@
 //! A data set in memory or mapped from the cache: labels, class names and decoded images as bytes.
 //!
-//! Refuses to know where images came from: readers and the cache make these, the pipeline reads them.
-//! Read `open.rs` for where they come from, `pipeline.rs` for where they go.
+//! Does not know the origin of images: readers and the cache create these, the pipeline reads them.
+//! Read `open.rs` for the origins, `pipeline.rs` for the use.
 
 use std::sync::Arc;
 
@@ -12,23 +12,23 @@ use crate::statistics::{self, Statistics};
 /// Decoded images with labels, in two splits.
 #[derive(Debug)]
 pub struct Dataset {
-    /// As in the sweep file.
+    /// Name in the sweep file.
     pub name: String,
-    /// One per class, in label order.
+    /// Name of each class, in label order.
     pub class_names: Vec<String>,
-    /// What class hierarchies call the classes, in label order: the data set's own ids.
+    /// Ids of the classes in class hierarchies, in label order: the data set's own ids.
     pub class_ids: Vec<String>,
     pub channels: usize,
     pub train: Split,
-    /// The last so many images of `train` are the set's own validation split: evaluated on where a trial holds out, and never
-    /// trained on.
+    /// Number of images at the end of `train` that are the set's own validation split: used for evaluation if a trial
+    /// holds out images, and never trained on.
     pub num_validation: usize,
     pub test: Split,
-    /// Images that are not in the splits because they cannot be decoded.
+    /// Number of images missing from the splits because they cannot be decoded.
     pub skipped: usize,
     /// Hash of labels and decoded pixels: 32 hexadecimal digits.
     pub fingerprint: String,
-    /// Of the files that it was decoded from; absent for what is part of the program.
+    /// Content of the source files; absent if the data set is part of the program.
     pub content: Option<sweep::Content>,
 }
 
@@ -37,13 +37,13 @@ pub struct Dataset {
 pub struct Split {
     labels: Arc<[u32]>,
     images: Arc<[Extent]>,
-    /// The first byte of any image.
+    /// Offset of the first byte of any image.
     start: u64,
     channels: usize,
     pixels: Pixels,
 }
 
-/// Where an image lies in the pixels, and its size.
+/// Position of an image in the pixels, and its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) offset: u64,
@@ -89,7 +89,7 @@ pub struct Image<'a> {
 }
 
 impl Split {
-    /// Checks that every extent lies inside the pixels, so that `image` cannot fail.
+    /// Creates a split after checking that every extent lies inside the pixels, so that `image` cannot fail.
     pub(crate) fn new(
         labels: Vec<u32>,
         images: Vec<Extent>,
@@ -111,14 +111,14 @@ impl Split {
         Ok(Self { labels: labels.into(), images: images.into(), start, channels, pixels })
     }
 
-    /// Images of one size, one after the other.
+    /// Creates a split from images of one size, one after the other.
     pub(crate) fn uniform(labels: Vec<u32>, pixels: Vec<u8>, height: u32, width: u32, channels: usize) -> Self {
         let size = u64::from(height) * u64::from(width) * channels as u64;
         let images = (0..labels.len() as u64).map(|index| Extent { offset: index * size, height, width }).collect();
         Self::new(labels, images, channels, Pixels::Owned(pixels.into())).expect("as many images as labels")
     }
 
-    /// Some of the images, by index; they must be in range.
+    /// Returns some of the images, by index; indices must be in range.
     pub(crate) fn select(&self, indices: &[usize]) -> Self {
         let labels: Vec<u32> = indices.iter().map(|&index| self.labels[index]).collect();
         let images: Vec<Extent> = indices.iter().map(|&index| self.images[index]).collect();
@@ -144,25 +144,25 @@ impl Split {
         Image { height, width, channels: self.channels, pixels }
     }
 
-    /// The bytes of all images in one piece, for a device that takes the whole split.
+    /// Returns the bytes of all images in one piece, for a device that takes the whole split.
     pub fn pixels(&self) -> &[u8] {
         let ends = self.images.iter().map(|image| image.end(self.channels));
         &self.pixels.bytes()[self.start as usize..ends.max().unwrap_or(0) as usize]
     }
 
-    /// Where an image begins in `pixels`.
+    /// Returns an image's offset in `pixels`.
     pub(crate) fn offset_in_pixels(&self, index: usize) -> usize {
         (self.images[index].offset - self.start) as usize
     }
 
-    /// Height and width where all images have the same.
+    /// Returns the common height and width if all images have the same.
     pub fn uniform_size(&self) -> Option<(usize, usize)> {
         let first = self.images.first()?;
         let same = self.images.iter().all(|image| (image.height, image.width) == (first.height, first.width));
         same.then_some((first.height as usize, first.width as usize))
     }
 
-    /// Images per class.
+    /// Returns the number of images per class.
     pub fn class_counts(&self, num_classes: usize) -> Vec<usize> {
         let mut counts = vec![0; num_classes];
         self.labels.iter().for_each(|&label| counts[label as usize] += 1);
@@ -175,30 +175,30 @@ impl Dataset {
         self.class_names.len()
     }
 
-    /// Labels of the images that can be trained on.
+    /// Returns the labels of the images that can be trained on.
     pub fn train_labels(&self) -> &[u32] {
         let labels = self.train.labels();
         &labels[..labels.len() - self.num_validation]
     }
 
-    /// Training images per class.
+    /// Returns the number of training images per class.
     pub fn train_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.num_classes()];
         self.train_labels().iter().for_each(|&label| counts[label as usize] += 1);
         counts
     }
 
-    /// Per channel, in units of 0..=255. `Dataset` takes the published statistics where there are any, else those of
-    /// the training images by the definition in `statistics.rs`.
+    /// Returns statistics per channel, in units of 0..=255. `Dataset` uses the published ones if there are any, else
+    /// those of the training images by the definition in `statistics.rs`.
     ///
     /// # Panics
-    /// For statistics of three colours and grey images, which `Settings::check` refuses.
+    /// Panics for statistics of three colours and grey images, which `Settings::check` rejects.
     pub fn statistics(&self, normalise: Normalise) -> Statistics {
         statistics::of(self, normalise)
     }
 }
 
-/// Hash of everything a training can see of a data set, fed image by image.
+/// Hash of all that a training can see of a data set, updated image by image.
 #[derive(Default)]
 pub(crate) struct Fingerprint {
     hasher: blake3::Hasher,

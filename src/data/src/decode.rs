@@ -1,7 +1,7 @@
-//! One image file to bytes: by content, not by name, as RGB, upright, its shorter side resized.
+//! Decodes one image file: format by content, not by name; RGB, upright, with its shorter side resized.
 //!
 //! Alpha is dropped and CMYK converted, as Pillow's `convert("RGB")` does; Exif orientation is applied, as Pillow's
-//! `exif_transpose` does. Of an animation the first picture counts.
+//! `exif_transpose` does. Only the first picture of an animation is used.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -23,8 +23,8 @@ pub(crate) struct Decoded {
 
 const MAX_SIDE: u32 = 30_000;
 
-/// The inner error is a fault of the file: a reason without its name. The outer one may be the disk's, and says nothing
-/// about the image.
+/// Decodes a file. The inner error is a fault of the file: a reason without its name. The outer one may be the disk's,
+/// and is not about the image.
 pub(crate) fn file(
     path: &Path,
     resize: Option<u32>,
@@ -55,8 +55,8 @@ fn resized(rgb: image::RgbImage, resize: Option<u32>, resizer: &mut CropResizer)
 fn upright_rgb(bytes: &[u8]) -> Result<image::RgbImage, String> {
     let format = image::guess_format(bytes).map_err(|_| "it is no image of a known format".to_owned())?;
     let frame = metadata::frame(bytes, format).ok_or("it is a truncated JPEG")?;
-    // This call alone is not generic: it keeps five decoders from being compiled into this crate. The library bounds
-    // its own allocations (512 MiB). A decoder that panics on a damaged file must cost this file only.
+    // This is the one non-generic call: it keeps five decoders from being compiled into this crate. The library bounds
+    // its own allocations (512 MiB). If a decoder panics on a damaged file, only that file must fail.
     match catch_unwind(AssertUnwindSafe(|| image::load_from_memory_with_format(frame.image, format))) {
         Ok(Ok(image)) if image.width() == 0 || image.height() == 0 => Err("it has no pixels".to_owned()),
         Ok(Ok(image)) if image.width().max(image.height()) > MAX_SIDE => {

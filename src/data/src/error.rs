@@ -1,5 +1,5 @@
-//! What can go wrong with data. Every message names the file or the class, the reason, and what to do about it.
-//! Nothing here decides whether an error is fatal: readers return it, the command line and the trainer act on it.
+//! Errors about data. Every message names the file or the class, the reason, and the remedy.
+//! Nothing here decides whether an error is fatal: readers return it, the command line and the trainer handle it.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 pub enum Error {
     #[error("cannot {action} {path}", path = path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
-    /// Of the folder of decoded data sets, which is there for this program to write in.
+    /// An error in the folder of decoded data sets, which this program writes.
     #[error("cannot {action} {path}: decoded data sets are kept there, --cache-dir chooses another folder", path = path.display())]
     Cache { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{path} is malformed: {reason}", path = path.display())]
@@ -22,7 +22,7 @@ pub enum Error {
         data_dir = data_dir.display()
     )]
     OutOfReach { field: &'static str, named: String, data_dir: PathBuf },
-    /// Nothing of the data set was found in any of the places it may lie.
+    /// No file of the data set was found in any of its possible places.
     #[error("data set `{dataset}` was not found: {looked_for}; {remedy}")]
     NotFound { dataset: String, looked_for: String, remedy: String },
     #[error("data set `{dataset}` is incomplete: {count} of its files are missing or empty, the first is {first}; {remedy}", first = first.display())]
@@ -52,7 +52,7 @@ pub enum Error {
     HostileArchive { archive: PathBuf, entry: String, reason: String },
     #[error("`{dataset}` is part of the program: there is nothing to fetch")]
     BuiltIn { dataset: String },
-    /// The data set cannot be downloaded by a program.
+    /// A program cannot download the data set.
     #[error("`{dataset}` has to be obtained by hand: {instructions}")]
     ByHand { dataset: String, instructions: String },
 }

@@ -1,8 +1,8 @@
-//! Downloads: resumed where they were cut, checked, unpacked beside their place and moved in when complete.
+//! Downloads: resumed after an interruption, verified, unpacked beside their final place and moved in when complete.
 //!
-//! Files are collected in `DATA_DIR/NAME/.download`; a `.part` file there is what an interrupted download left, and the
-//! next one goes on from its end. An archive is removed once it is unpacked. Refuses to keep anything whose checksum is
-//! wrong, and to follow an archive out of its folder (see `unpack.rs`).
+//! Files are collected in `DATA_DIR/NAME/.download`; an interrupted download leaves a `.part` file there, and the
+//! next one resumes from its end. An archive is removed after unpacking. Never keeps a file with a wrong checksum,
+//! and never follows an archive out of its folder (see `unpack.rs`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Write};
@@ -19,23 +19,23 @@ use crate::{lock, readers, unpack};
 
 #[derive(Clone, Copy, Debug)]
 pub struct FetchRequest<'a> {
-    /// A data set's name, or `hierarchies`.
+    /// Name of a data set, or `hierarchies`.
     pub name: &'a str,
     pub data_dir: &'a Path,
-    /// Fetch the same file names from below this address instead of the public origin: a mirror inside a cluster.
+    /// Address below which to fetch the same file names instead of the public origin: a mirror inside a cluster.
     pub origin: Option<&'a str>,
 }
 
-/// How far one file is.
+/// Progress of one file.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchProgress<'a> {
     pub file: &'a str,
     pub bytes: u64,
-    /// Absent where the server does not tell.
+    /// Total bytes; absent if the server does not report them.
     pub total: Option<u64>,
 }
 
-/// What was fetched.
+/// The result of a download.
 #[derive(Debug)]
 pub struct Fetched {
     pub root: PathBuf,
@@ -46,16 +46,16 @@ pub struct Fetched {
 pub struct FetchedFile {
     pub name: String,
     pub sha256: String,
-    /// False where no checksum was ever published: compare the hash with somebody else's.
+    /// False if no checksum was ever published: compare the hash with another user's.
     pub verified: bool,
 }
 
-/// Connections that may break one after the other without a single byte of progress.
+/// Number of consecutive connections that may fail without a single byte of progress.
 const MAX_FRUITLESS_TRIES: u32 = 4;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Downloads, verifies and unpacks a data set into `DATA_DIR/NAME`. What is there already is not fetched again.
+/// Downloads, verifies and unpacks a data set into `DATA_DIR/NAME`. Skips what is already there.
 pub fn fetch(request: &FetchRequest, on_progress: &mut dyn FnMut(FetchProgress)) -> Result<Fetched, Error> {
     if sweep::dataset::cub_subset(request.name).is_some() {
         let instructions = format!("fetch `cub`; {}", readers::remedy(request.name));
@@ -111,17 +111,17 @@ pub(crate) fn fetch_all(
             std::fs::rename(&path, &target).map_err(Error::io("move", &target))?;
             vec![name.to_owned()]
         };
-        // Remembers what was installed, so that a second call does no work and an archive need not be kept.
+        // Records what was installed, so that a second call does no work and an archive need not be kept.
         let memo = format!("{sha256}\n{}\n", installed.join("\n"));
         std::fs::write(&done, memo).map_err(Error::io("write", &done))?;
         files.push(FetchedFile { name: name.to_owned(), sha256, verified: download.checksum != Checksum::Unknown });
     }
-    // Only left where something is still to be resumed.
+    // Only kept if a download can still be resumed.
     let _ = std::fs::remove_dir(&workplace);
     Ok(Fetched { root, files })
 }
 
-/// The hash of a file that an earlier call installed, if everything that it installed is still there.
+/// Returns the hash of a previously installed file, if everything from it is still there.
 fn known(root: &Path, done: &Path) -> Option<String> {
     let memo = std::fs::read_to_string(done).ok()?;
     let mut lines = memo.lines();
@@ -129,7 +129,7 @@ fn known(root: &Path, done: &Path) -> Option<String> {
     lines.all(|name| root.join(name).exists()).then_some(sha256)
 }
 
-/// Downloads into `path`, going on from `path.part` where there is one.
+/// Downloads into `path`; resumes from `path.part` if it exists.
 fn get(url: &str, path: &Path, max_bytes: u64, on_progress: &mut dyn FnMut(FetchProgress)) -> Result<(), Error> {
     if path.exists() {
         return Ok(());
@@ -168,8 +168,8 @@ fn get(url: &str, path: &Path, max_bytes: u64, on_progress: &mut dyn FnMut(Fetch
     std::fs::rename(&part, path).map_err(Error::io("move", path))
 }
 
-/// The variable that names a SOCKS proxy, where the download would ask for one: the first that is set decides, and hosts in
-/// NO_PROXY are reached directly.
+/// Returns the variable that names a SOCKS proxy, if the download would use one: the first that is set decides, and
+/// hosts in NO_PROXY are reached directly.
 fn socks_proxy(url: &str, variable: &dyn Fn(&str) -> Option<String>) -> Option<&'static str> {
     const VARIABLES: [&str; 6] = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
     let set = VARIABLES.into_iter().find_map(|name| Some((name, variable(name).filter(|value| !value.is_empty())?)));
@@ -186,7 +186,7 @@ fn socks_proxy(url: &str, variable: &dyn Fn(&str) -> Option<String>) -> Option<&
 }
 
 enum Attempt {
-    /// Trying again may help.
+    /// A retry may help.
     Cut(String),
     Final(Error),
 }
@@ -218,7 +218,7 @@ fn get_once(
         StatusCode::PARTIAL_CONTENT if header("content-range").starts_with(&format!("bytes {have}-")) => {
             total = total.map(|rest: u64| rest.saturating_add(have));
         }
-        // The part is whole already, or longer than the file: from the beginning, the checksum will tell.
+        // The part is already complete, or longer than the file: start over, the checksum decides.
         StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PARTIAL_CONTENT => {
             std::fs::remove_file(part).map_err(io)?;
             return Err(Attempt::Cut("the server cannot go on from what is there".to_owned()));
@@ -287,7 +287,7 @@ fn install_archive(archive: &Path, workplace: &Path, root: &Path, max_bytes: u64
     }
     std::fs::create_dir(&staging).map_err(Error::io("create", &staging))?;
     if let Err(error) = unpack::tar(archive, &staging, max_bytes) {
-        // Neither half of an archive nor a hostile one is worth keeping; the first error is the one that counts.
+        // A partial or hostile archive is not kept; the first error is the one to report.
         let _ = std::fs::remove_dir_all(&staging);
         let _ = std::fs::remove_file(archive);
         return Err(error);

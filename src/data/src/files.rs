@@ -1,8 +1,8 @@
-//! The way to every file that a sweep or a data set names: regular files only, a bounded number of bytes, and nothing of
+//! Access to every file that a sweep or a data set names: regular files only, a bounded number of bytes, and none of
 //! their content in messages.
 //!
-//! Sweeps come from other people. A path may lead to a pipe that nobody writes to, to a device that never ends, or to a
-//! file that is none of the sweep's business: `Reach` decides where paths may lead.
+//! Sweeps come from other people. A path may lead to a pipe without a writer, to an endless device, or to a
+//! file that the sweep must not read: `Reach` decides where paths may lead.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
@@ -11,26 +11,26 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::error::Error;
 
-/// The largest list of images, annotation or hierarchy.
+/// Size limit for a list of images, annotation or hierarchy.
 pub const MAX_LIST_BYTES: u64 = 256 << 20;
-/// The largest image file.
+/// Size limit for an image file.
 pub const MAX_IMAGE_BYTES: u64 = 256 << 20;
-/// The largest file of pixels in one piece.
+/// Size limit for a file of pixels in one piece.
 pub const MAX_ARRAY_BYTES: u64 = 4 << 30;
-/// The largest file of weights.
+/// Size limit for a file of weights.
 pub const MAX_WEIGHTS_BYTES: u64 = 4 << 30;
 
-/// Opens a regular file for reading. Directories, pipes, sockets and devices are refused without waiting for them.
+/// Opens a regular file for reading. Rejects directories, pipes, sockets and devices without waiting for them.
 pub fn open(path: &Path) -> Result<File, Error> {
     let in_io = || Error::io("open", path);
-    // Before it is opened, since opening alone can act on a device; and after, since it may have been replaced.
+    // Checked before opening, since opening alone can act on a device; and after, since it may have been replaced.
     check_regular(path, &std::fs::metadata(path).map_err(in_io())?)?;
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(in_io())?;
     check_regular(path, &file.metadata().map_err(in_io())?)?;
     Ok(file)
 }
 
-/// Reads a whole regular file of at most `limit` bytes, whatever its metadata say of its size.
+/// Reads a whole regular file of at most `limit` bytes, whatever size its metadata give.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     let file = open(path)?;
     let announced = file.metadata().map_or(0, |metadata| metadata.len());
@@ -59,22 +59,22 @@ fn check_regular(path: &Path, metadata: &Metadata) -> Result<(), Error> {
     Err(Error::NotAFile { path: path.to_owned(), what })
 }
 
-/// Where the files that a sweep names may lie.
+/// Folders in which the files that a sweep names may lie.
 #[derive(Clone, Copy, Debug)]
 pub struct Reach<'a> {
-    /// Paths are relative to it.
+    /// Base of relative paths.
     pub data_dir: &'a Path,
-    /// Folders beside the data directory that paths may lead into; absent: anywhere.
+    /// Folders outside the data directory into which paths may lead; absent: anywhere.
     pub allowed: Option<&'a [PathBuf]>,
 }
 
 impl<'a> Reach<'a> {
-    /// Every path that the file system lets this process read: for people who train their own sweeps.
+    /// Allows every path that the file system lets this process read: for people who train their own sweeps.
     pub fn anywhere(data_dir: &'a Path) -> Self {
         Self { data_dir, allowed: None }
     }
 
-    /// The place of a file or folder that `field` of a sweep names, symbolic links followed. It need not exist.
+    /// Resolves a file or folder that `field` of a sweep names, following symbolic links. It need not exist.
     pub fn resolve(&self, field: &'static str, named: &str) -> Result<PathBuf, Error> {
         let path = self.data_dir.join(named);
         let Some(allowed) = self.allowed else { return Ok(path) };
@@ -84,7 +84,7 @@ impl<'a> Reach<'a> {
             let mut real = roots().filter_map(|root| std::fs::canonicalize(root).ok());
             real.any(|root| path.starts_with(root))
         };
-        // By its name first: the answer must not tell what exists elsewhere.
+        // Checked by name first: the reply must not reveal what exists elsewhere.
         let plain = without_dots(&path);
         if !roots().any(|root| plain.starts_with(without_dots(root))) && !is_below_a_root(&plain) {
             return Err(refused());
@@ -92,14 +92,14 @@ impl<'a> Reach<'a> {
         match std::fs::canonicalize(&path) {
             Ok(real) if is_below_a_root(&real) => Ok(real),
             Ok(_) => Err(refused()),
-            // The reader reports it in its own words.
+            // The reader reports a missing file itself.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(path),
             Err(error) => Err(Error::io("find", &path)(error)),
         }
     }
 }
 
-/// The path with `.` and `..` resolved by name alone.
+/// Resolves `.` and `..` by name alone.
 fn without_dots(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {
@@ -139,7 +139,7 @@ mod tests {
         }
     }
 
-    /// Files of /proc announce a size of 0 and hold more.
+    /// Files of /proc report a size of 0 and contain more.
     #[test]
     fn the_limit_holds_for_what_is_read_and_not_for_what_is_announced() {
         let announced = std::fs::metadata("/proc/self/status").unwrap().len();

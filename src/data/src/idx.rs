@@ -1,6 +1,6 @@
 //! The IDX format of MNIST and its relatives, gzipped or plain: unsigned bytes only.
 //!
-//! Sizes come from the header but memory is only taken as bytes arrive, so a forged header cannot ask for more than
+//! Sizes come from the header, but memory is only allocated as bytes arrive, so a forged header cannot claim more than
 //! the file holds.
 
 use std::io::{BufReader, Read};
@@ -18,7 +18,7 @@ pub(crate) struct Idx {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Far above any data set in this format; a decompression bomb ends here.
+/// Size limit far above any data set in this format; it stops a decompression bomb.
 const MAX_BYTES: usize = 4 << 30;
 
 /// Reads a whole file of the given rank.
@@ -55,7 +55,7 @@ fn parse(mut reader: impl Read, rank: usize) -> Result<Idx, String> {
     let expected =
         expected.filter(|&count| count <= MAX_BYTES).ok_or_else(|| format!("its shape {shape:?} is absurd"))?;
     let mut bytes = Vec::new();
-    // One byte more than expected tells a file that is too long.
+    // One extra byte reveals a file that is too long.
     let limited = reader.by_ref().take(expected as u64 + 1).read_to_end(&mut bytes);
     limited
         .map_err(|error| format!("it ends early or is corrupt after {} of {expected} values: {error}", bytes.len()))?;
@@ -66,7 +66,7 @@ fn parse(mut reader: impl Read, rank: usize) -> Result<Idx, String> {
     }
 }
 
-/// The same format written and gzipped, for stand-in files and tests.
+/// Writes and gzips the same format, for stand-in files and tests.
 pub(crate) fn encode(shape: &[u32], bytes: &[u8]) -> Vec<u8> {
     let header = [0, 0, 8, shape.len() as u8];
     let sides = shape.iter().flat_map(|side| side.to_be_bytes());

@@ -1,12 +1,12 @@
-//! Lock files that the users of a shared folder have in common. A lock is never written to, so the files of one user do not
-//! keep the others out, and a planted symbolic link leads nowhere.
+//! Lock files shared by the users of a folder. A lock is never written to, so one user's files do not lock
+//! the others out, and a planted symbolic link has no effect.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Opens a lock file, which is made where it is missing; it is not locked yet.
+/// Opens a lock file, creating it if missing; it is not locked yet.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     loop {
         match existing(path) {
@@ -15,7 +15,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
         }
         match OpenOptions::new().read(true).write(true).create_new(true).open(path) {
             Ok(file) => {
-                // whoever may write in the folder may lock; some network file systems want that for a lock
+                // any user with write access to the folder may lock; some network file systems require that for a lock
                 let folder = path
                     .parent()
                     .map_or(Ok(0), |folder| Ok::<_, io::Error>(folder.metadata()?.permissions().mode()))?;

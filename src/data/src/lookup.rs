@@ -1,9 +1,9 @@
-//! A batch as tables that say where each pixel comes from, for a device that has the images' bytes and gathers pixels
+//! A batch as tables of each pixel's source, for a device that has the images' bytes and gathers pixels
 //! itself.
 //!
-//! The choices and the arithmetic are those of augment.rs, so that both give the same numbers; only who does the work
-//! differs. What makes new bytes (resized crops, held-out images of another size, RandAugment) cannot be said as a table: `Pipeline::can_look_up` says
-//! so. CutMix is left to the device, which gets the partners' tables too.
+//! The choices and the arithmetic are those of augment.rs, so that both give the same numbers; only the place of the
+//! work differs. Operations that make new bytes (resized crops, held-out images of another size, RandAugment) cannot be
+//! expressed as tables: `Pipeline::can_look_up` is false for them. The device does CutMix, with the partners' tables.
 
 use std::ops::Range;
 
@@ -12,37 +12,37 @@ use crate::dataset::{Image, Split};
 use crate::plan::{Erase, SamplePlan, Window};
 use crate::random::{Purpose, Stream};
 
-/// Where a device finds the bytes.
+/// Location of the bytes for the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// It has the whole split.
+    /// The device has the whole split.
     Split,
-    /// It gets the images of the batch with the tables.
+    /// The device gets the images of the batch with the tables.
     Batch,
 }
 
 /// Tables of some samples, one after the other. A pixel is one number per channel.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Lookup {
-    /// For each sample and row of the output, the pixel that begins the row it shows.
+    /// For each sample and row of the output, the pixel that begins its source row.
     pub rows: Vec<i64>,
-    /// For each sample and column of the output, the column it shows.
+    /// For each sample and column of the output, its source column.
     pub columns: Vec<i64>,
-    /// Present where images are shifted: outputs lie between four pixels.
+    /// Present if images are shifted: outputs lie between four pixels.
     pub between: Option<Between>,
-    /// Places of the output that noise covers: (sample, row, column), row-major.
+    /// Positions of the output that noise covers: (sample, row, column), row-major.
     pub erased: Vec<i64>,
-    /// Standardised, one for each channel of each of `erased`.
+    /// Standardised noise, one value per channel of each of `erased`.
     pub noise: Vec<f32>,
-    /// `Origin::Batch`: the images.
+    /// The images, for `Origin::Batch`.
     pub bytes: Vec<u8>,
-    /// Where each sample's part of `erased` and of `bytes` begins.
+    /// Start of each sample's part of `erased` and of `bytes`.
     starts: Vec<(usize, usize)>,
     side: usize,
     channels: usize,
 }
 
-/// The other row and column that an output lies between, and the weights of these, one of each per sample.
+/// The second row and column of an interpolated output, and the weights of these, one of each per sample.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Between {
     pub rows: Vec<i64>,
@@ -51,7 +51,7 @@ pub struct Between {
     pub right: Vec<f32>,
 }
 
-/// What is the same for all samples of a batch.
+/// Settings that are the same for all samples of a batch.
 pub(crate) struct Tables<'a> {
     pub(crate) renderer: &'a Renderer,
     pub(crate) split: &'a Split,
@@ -70,7 +70,7 @@ impl<'a> Tables<'a> {
         Lookup { side, channels, between: shifted.then(Between::default), ..Lookup::default() }
     }
 
-    /// A training image with everything that was chosen for it.
+    /// Adds a training image with all of its choices.
     pub(crate) fn push(&mut self, lookup: &mut Lookup, plan: &SamplePlan, seed: u64, epoch: u32) {
         let image = self.split.image(plan.index as usize);
         let sample = self.push_window(lookup, plan.index as usize, plan.window, plan.flip, plan.shift);
@@ -80,14 +80,14 @@ impl<'a> Tables<'a> {
         }
     }
 
-    /// The centre of an image.
+    /// Adds the centre of an image.
     pub(crate) fn push_centre(&mut self, lookup: &mut Lookup, index: usize) {
         let image = self.split.image(index);
         let window = crate::plan::centre(self.renderer.side as u32, image.height as u32, image.width as u32);
         self.push_window(lookup, index, window, false, None);
     }
 
-    /// Returns the sample's number in the lookup.
+    /// Adds a window and returns the sample's number in the lookup.
     fn push_window(
         &mut self,
         lookup: &mut Lookup,
@@ -135,7 +135,7 @@ impl<'a> Tables<'a> {
         (width, flip): (usize, bool),
     ) {
         if flip {
-            // the box lies in the flipped image
+            // the box is in the flipped image
             self.columns.iter_mut().for_each(|column| *column = width - 1 - *column);
         }
         let side = self.renderer.side;
@@ -158,7 +158,7 @@ impl Lookup {
         self.starts.is_empty()
     }
 
-    /// Tables of some of the samples, e.g. one replica's shard.
+    /// Returns the tables of some of the samples, e.g. one replica's shard.
     pub fn slice(&self, samples: Range<usize>) -> Self {
         let (side, channels) = (self.side, self.channels);
         let lines = samples.start * side..samples.end * side;

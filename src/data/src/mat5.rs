@@ -1,8 +1,8 @@
-//! A reader of MATLAB's level 5 .mat files, as far as data sets use them: numbers, text, cells and structures.
+//! A reader of MATLAB's level 5 .mat files, limited to what data sets use: numbers, text, cells and structures.
 //!
-//! Written here because the registry's maintained reader stops at numeric arrays, and the one that reads structures was
-//! not shown to survive damaged files. Little-endian files only. Lengths are checked against the bytes that are there before
-//! anything is allocated, compressed parts are bounded, and nesting is limited.
+//! Written here because the registry's maintained reader stops at numeric arrays, and the one that reads structures
+//! was not shown to survive damaged files. Little-endian files only. Lengths are checked against the available bytes
+//! before anything is allocated, compressed parts are bounded, and nesting is limited.
 
 use std::io::Read;
 use std::path::Path;
@@ -18,12 +18,12 @@ pub(crate) enum Value {
     Numbers(Vec<f64>),
     Text(String),
     Cell(Vec<Value>),
-    /// Field names, and for every element of the array one value per field.
+    /// Field names, and one value per field for every element of the array.
     Struct {
         fields: Vec<String>,
         elements: Vec<Vec<Value>>,
     },
-    /// Objects, sparse matrices and whatever else there is.
+    /// Objects, sparse matrices and all other types.
     Other,
 }
 
@@ -31,7 +31,7 @@ pub(crate) enum Value {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Variables(Vec<(String, Value)>);
 
-/// Fifty times the largest annotation file; a byte may become eight as a number.
+/// Limit at fifty times the largest annotation file; a byte may become eight as a number.
 const MAX_UNPACKED: u64 = 64 << 20;
 const MAX_DEPTH: usize = 8;
 
@@ -55,7 +55,7 @@ impl Variables {
         })
     }
 
-    /// A variable that is a list of whole numbers of at least 1.
+    /// Returns a variable that is a list of whole numbers of at least 1.
     pub(crate) fn ordinals(&self, path: &Path, name: &str) -> Result<Vec<usize>, Error> {
         let Value::Numbers(numbers) = self.get(path, name)? else {
             return Err(Error::malformed(path, format!("`{name}` does not hold numbers")));
@@ -72,7 +72,7 @@ fn ordinal(path: &Path, name: &str, number: f64) -> Result<usize, Error> {
 }
 
 impl Value {
-    /// One element's field of a structure array, as text.
+    /// Returns one element's field of a structure array, as text.
     pub(crate) fn text(&self, path: &Path, what: &str) -> Result<String, Error> {
         match self {
             Self::Text(text) => Ok(text.trim_end().to_owned()),
@@ -91,7 +91,7 @@ impl Value {
         ordinal(path, what, self.number(path, what)?)
     }
 
-    /// Every element of a structure array, its fields in the order asked for.
+    /// Returns every element of a structure array, with its fields in the requested order.
     pub(crate) fn records(&self, path: &Path, name: &str, wanted: &[&str]) -> Result<Vec<Vec<&Value>>, Error> {
         let Self::Struct { fields, elements } = self else {
             return Err(Error::malformed(path, format!("`{name}` is not a structure array")));
@@ -140,7 +140,7 @@ fn push(tag: u32, body: &[u8], variables: &mut Vec<(String, Value)>) -> Result<(
     Ok(())
 }
 
-/// One data element: its type, its bytes, and what follows it.
+/// Splits off one data element: its type, its bytes, and the rest.
 fn element(bytes: &[u8]) -> Result<(u32, &[u8], &[u8]), String> {
     let tag = bytes.get(..8).ok_or("it ends inside a data element's tag")?;
     let first = u32::from_le_bytes([tag[0], tag[1], tag[2], tag[3]]);
@@ -179,7 +179,7 @@ fn matrix(body: &[u8], depth: usize) -> Result<(String, Value), String> {
     Ok((String::from_utf8_lossy(name).into_owned(), value))
 }
 
-/// A number of variables in a row.
+/// Reads a number of consecutive variables.
 fn children(mut rest: &[u8], count: usize, depth: usize) -> Result<(Vec<Value>, &[u8]), String> {
     if count > rest.len() / 8 {
         return Err(format!("it says it has {count} elements, more than its bytes can hold"));
@@ -255,7 +255,7 @@ fn numbers(rest: &[u8], count: usize) -> Result<Value, String> {
     Ok(Value::Numbers(numbers))
 }
 
-/// The same format written, for stand-in files and tests.
+/// A writer of the same format, for stand-in files and tests.
 pub(crate) mod write {
     use super::Value;
 
@@ -331,7 +331,7 @@ mod tests {
         [kind.to_le_bytes(), length.to_le_bytes()].concat()
     }
 
-    /// A few hundred kilobytes that unpack to more than any machine has, were they all unpacked.
+    /// A file of a few hundred kilobytes that would unpack to more than any machine's memory.
     #[test]
     fn a_bomb_is_not_unpacked() {
         let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());

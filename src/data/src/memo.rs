@@ -1,8 +1,8 @@
-//! The hashes of files that were read before, in the cache directory: one small file for each data set.
+//! Stored hashes of files, in the cache directory: one small file for each data set.
 //!
-//! A hash is believed only while the file's size, times, inode and device are what they were, and never of a file that
-//! was written so shortly before that its times could not tell another write. Several processes may write: the last
-//! one wins, and what is lost is found out again. A memo that is damaged, or that cannot be written, costs time only.
+//! A hash is trusted only while the file's size, times, inode and device are unchanged, and never for a file
+//! written so recently that its times could not reveal another write. Several processes may write: the last
+//! one wins, and lost hashes are recomputed. A memo that is damaged, or that cannot be written, costs time only.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -14,17 +14,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// First line of a memo: another version is not read.
+/// First line of a memo: other versions are not read.
 const HEADER: &str = "orchestrator hashes 1";
-/// A file changed within this time may change again without its times telling: file systems count in up to two seconds.
+/// A file changed within this time may change again at the same times: file systems round to up to two seconds.
 const TOO_FRESH_NS: i128 = 2_000_000_000;
 
-/// What tells whether a file is the one it was.
+/// Metadata that reveal whether a file has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stamp {
     pub(crate) bytes: u64,
     modified_ns: i128,
-    /// Set by the system at each change, so that a restored modification time hides nothing.
+    /// Set by the system at each change, so that a restored modification time is detected.
     changed_ns: i128,
     inode: u64,
     device: u64,
@@ -62,7 +62,7 @@ struct Line {
 }
 
 impl Memo {
-    /// What is remembered of the files below `root`; nothing where nothing can be read.
+    /// Reads the stored hashes of files below `root`; empty if they cannot be read.
     pub(crate) fn open(cache_dir: &Path, root: &Path) -> Self {
         let name = &blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex()[..16];
         let path = cache_dir.join("hashes").join(name);
@@ -75,7 +75,7 @@ impl Memo {
         self.known.get(path).filter(|(known, _)| known == stamp).map(|(_, hash)| *hash)
     }
 
-    /// Remembers these files and no others, where anything is new.
+    /// Stores the hashes of exactly these files, if any is new.
     pub(crate) fn keep<'a>(self, files: impl Iterator<Item = ((&'a Path, &'a Stamp), &'a blake3::Hash)>) {
         let settled = files.filter(|((path, stamp), _)| stamp.is_settled(self.opened_ns) && path.to_str().is_some());
         let mut is_new = false;
@@ -105,7 +105,7 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// `None`: it is of another version, or damaged.
+/// Parses a memo; `None` if it has another version or is damaged.
 fn parse(text: &str) -> Option<HashMap<PathBuf, (Stamp, blake3::Hash)>> {
     let without_newline = text.strip_suffix('\n')?;
     let end = without_newline.rfind('\n')? + 1;
@@ -141,7 +141,7 @@ mod tests {
             Self { dir, file }
         }
 
-        /// A memo that is opened so much later that the file has settled.
+        /// Opens the memo late enough that the file's times have settled.
         fn memo(&self) -> Memo {
             let memo = Memo::open(&self.dir.path().join("cache"), self.dir.path());
             Memo { opened_ns: memo.opened_ns + 10_000_000_000, ..memo }
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(place.recall(), None);
         place.keep();
         assert_eq!(place.recall(), Some(blake3::hash(b"content")));
-        // the same size and the same modification time: the system's own time of the change tells
+        // with the same size and modification time, the system's own change time reveals it
         let modified = fs::metadata(&place.file).unwrap().modified().unwrap();
         while Stamp::of(&place.file).unwrap().changed_ns == place.memo().known[&place.file].0.changed_ns {
             fs::write(&place.file, "CONTENT").unwrap();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     impl Place {
-        /// Writes although nothing is new.
+        /// Writes even if nothing is new.
         fn keep_anew(&self) {
             let stamp = Stamp::of(&self.file).unwrap();
             let memo = Memo { known: HashMap::new(), ..self.memo() };

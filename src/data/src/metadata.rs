@@ -1,19 +1,19 @@
-//! What the frame of an image file says beside its pixels: where a JPEG ends, and how the camera was held (Exif).
+//! Facts in an image file's frame: the end of a JPEG, and the camera's orientation (Exif).
 //!
-//! The image library would find the orientation too, through an interface that compiles five decoders into this crate.
-//! Damaged frames say nothing: whether a file is sound, its decoder decides.
+//! The image library could read the orientation too, through an interface that compiles five decoders into this crate.
+//! Damaged frames yield nothing: the decoder decides whether a file is sound.
 
 use image::ImageFormat;
 use image::metadata::Orientation;
 
-/// The part of a file that is one image, and what has to be done to it to stand upright.
+/// The part of a file that is one image, and the operation that turns it upright.
 pub(crate) struct Frame<'a> {
-    /// Without what follows the end of a JPEG: phones append films, and other programs notes of their own.
+    /// Without any data after the end of a JPEG: phones append films, and other programs notes of their own.
     pub(crate) image: &'a [u8],
     pub(crate) orientation: Orientation,
 }
 
-/// Reads the frame of a file. `None`: it is a JPEG without an end.
+/// Reads the frame of a file, or returns `None` for a JPEG without an end.
 pub(crate) fn frame(bytes: &[u8], format: ImageFormat) -> Option<Frame<'_>> {
     let (image, exif) = match format {
         ImageFormat::Jpeg => jpeg(bytes).map(|(length, exif)| (&bytes[..length], exif))?,
@@ -27,9 +27,9 @@ pub(crate) fn frame(bytes: &[u8], format: ImageFormat) -> Option<Frame<'_>> {
 
 const EXIF: &[u8] = b"Exif\0\0";
 
-/// The length of a JPEG up to its end-of-image marker, and its Exif segment. Decoders fill what is missing with grey, which
-/// no training should see; so the markers are followed from the first to the last one. Between segments, and inside of a
-/// scan, everything is skipped that is no marker.
+/// Returns the length of a JPEG up to its end-of-image marker, and its Exif segment. Decoders fill missing parts with
+/// grey, which must not be trained on; so the markers are followed from the first to the last one. Anything else
+/// between segments and inside of a scan is skipped.
 fn jpeg(bytes: &[u8]) -> Option<(usize, Option<&[u8]>)> {
     const END: u8 = 0xd9;
     const SCAN: u8 = 0xda;
@@ -41,7 +41,7 @@ fn jpeg(bytes: &[u8]) -> Option<(usize, Option<&[u8]>)> {
         at += found + 2;
         match marker {
             END => return has_scan.then_some((at, exif)),
-            // Restarts and the like have no length.
+            // Restarts and similar markers have no length.
             0x01 | 0xd0..=0xd8 => {}
             _ => {
                 let length = usize::from(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
@@ -80,7 +80,7 @@ fn webp_exif(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The shorter side of an image, in pixels, as the head of its file has it.
+/// Returns the shorter side of an image in pixels, from the head of its file.
 pub(crate) fn shorter_side(bytes: &[u8]) -> Option<u32> {
     let short = |at: usize| Some(u32::from(u16::from_le_bytes([*bytes.get(at)?, *bytes.get(at + 1)?])));
     let long = |at: usize, big_endian: bool| Some(number(bytes.get(at..at + 4)?, big_endian) as u32);
@@ -88,7 +88,7 @@ pub(crate) fn shorter_side(bytes: &[u8]) -> Option<u32> {
         ImageFormat::Jpeg => jpeg_size(bytes)?,
         ImageFormat::Png => (long(16, true)?, long(20, true)?),
         ImageFormat::Gif => (short(6)?, short(8)?),
-        // Negative heights are of images whose first row is the uppermost.
+        // Negative heights mark images whose first row is at the top.
         ImageFormat::Bmp => (long(18, false)?, (long(22, false)? as i32).unsigned_abs()),
         ImageFormat::WebP => match bytes.get(12..16)? {
             b"VP8X" => ((long(24, false)? & 0xff_ffff) + 1, (long(26, false)? >> 8) + 1),
@@ -103,7 +103,7 @@ pub(crate) fn shorter_side(bytes: &[u8]) -> Option<u32> {
     Some(width.min(height)).filter(|&side| side > 0)
 }
 
-/// Width and height from the first segment that begins a frame.
+/// Returns width and height from the first segment that begins a frame.
 fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
     let mut at = 2;
     loop {
@@ -129,12 +129,12 @@ fn number(bytes: &[u8], big_endian: bool) -> usize {
 pub(crate) mod tests {
     use super::*;
 
-    /// Exif with nothing but this orientation, 1..=8.
+    /// Returns Exif with only this orientation, 1..=8.
     pub(crate) fn exif(orientation: u8) -> Vec<u8> {
         [b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".as_slice(), &[orientation], b"\0\0\0\0\0\0"].concat()
     }
 
-    /// A JPEG with an Exif segment put behind its first marker.
+    /// Returns a JPEG with an Exif segment inserted after its first marker.
     pub(crate) fn turned(jpeg: &[u8], orientation: u8) -> Vec<u8> {
         let exif = [EXIF, &exif(orientation)].concat();
         let length = (exif.len() as u16 + 2).to_be_bytes();

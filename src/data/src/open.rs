@@ -1,6 +1,6 @@
-//! Finding a data set by its name: `preflight` checks cheaply that it is there, `open` makes its pixels available.
+//! Finding a data set by its name: `preflight` checks cheaply that it exists, `open` makes its pixels available.
 //!
-//! Neither downloads anything. Read `readers/` for the layouts on disk and `cache.rs` for what decoding leaves behind.
+//! Neither downloads anything. Read `readers/` for the layouts on disk and `cache.rs` for the decoded form.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -19,20 +19,20 @@ use crate::metadata;
 use crate::readers::{self, Arrays, Content, Found, ImageFile};
 use crate::{cache, stand_in, subset};
 
-/// Which data set, in which form, and where things lie.
+/// The data set to open, its form, and the folders.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenRequest<'a> {
-    /// A name of the catalogue, or `folder:PATH`.
+    /// Name in the catalogue, or `folder:PATH`.
     pub dataset: &'a str,
     /// Shorter side of training images after decoding; absent: images keep their size.
     pub resize: Option<u32>,
-    /// Shorter side of test images; absent: as `resize`.
+    /// Shorter side of test images; absent: the same as `resize`.
     pub test_resize: Option<u32>,
-    /// Where it lies, and where a `folder:` may lead.
+    /// Data directory, and the folders into which a `folder:` may lead.
     pub reach: Reach<'a>,
-    /// Decoded data sets, shared by the trainers of a machine.
+    /// Folder of decoded data sets, shared by the trainers of a machine.
     pub cache_dir: &'a Path,
-    /// What becomes of images that cannot be decoded.
+    /// Policy for images that cannot be decoded.
     pub corrupt: Corrupt,
     /// Stand-in images instead of the real ones; no file is read.
     pub smoke: bool,
@@ -51,21 +51,21 @@ impl Resizes {
     }
 }
 
-/// What is known of a data set without decoding it.
+/// Facts about a data set that need no decoding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preflight {
     pub name: String,
-    /// Where it was found; absent for what is built in or generated.
+    /// Folder of the data set; absent if it is built in or generated.
     pub root: Option<PathBuf>,
     pub channels: usize,
     pub class_names: Vec<String>,
     pub class_ids: Vec<String>,
-    /// Images per class.
+    /// Number of training images per class.
     pub train_counts: Vec<usize>,
-    /// Images of a validation split that the data set comes with.
+    /// Number of images in the data set's own validation split.
     pub num_validation: usize,
     pub test_counts: Vec<usize>,
-    /// What lies there and is not read, and classes that lack images, a line each.
+    /// Files that are not read, and classes that lack images, a line each.
     pub notes: Vec<String>,
 }
 
@@ -78,7 +78,7 @@ impl Preflight {
         self.test_counts.iter().sum()
     }
 
-    /// Images that a trial with `holdout: fraction` is evaluated on: those of the validation split, or held out of training.
+    /// Returns the number of evaluation images with `holdout: fraction`: the validation split, or held-out images.
     pub fn held_out(&self, samples_per_class: SamplesPerClass, fraction: f64) -> u32 {
         if self.num_validation > 0 {
             return self.num_validation as u32;
@@ -90,7 +90,7 @@ impl Preflight {
         self.train_counts.iter().map(|&count| of_class(chosen(count), fraction)).sum()
     }
 
-    /// An error that names the first class with fewer training images than asked for.
+    /// Returns an error that names the first class with fewer training images than requested.
     pub fn require(&self, samples_per_class: SamplesPerClass) -> Result<(), Error> {
         subset::require(&self.name, &self.class_names, &self.train_counts, samples_per_class)
     }
@@ -148,11 +148,11 @@ pub fn preflight(request: &OpenRequest) -> Result<Preflight, Error> {
     })
 }
 
-/// Files that are looked at for the size of images, and bytes of each.
+/// Number of files sampled for the size of images, and bytes of each.
 const SAMPLED_FILES: usize = 400;
 const HEAD_BYTES: u64 = 1 << 20;
 
-/// The shorter side that the training images of a data set typically have, in pixels: the median over files taken evenly
+/// Returns the typical shorter side of the training images, in pixels: the median over files sampled evenly
 /// from all of them, by their heads alone. `None` for data sets whose images have one fixed size.
 pub fn typical_side(request: &OpenRequest) -> Result<Option<u32>, Error> {
     let Content::Files { train, .. } = find(request)?.content else { return Ok(None) };
@@ -170,8 +170,8 @@ pub fn typical_side(request: &OpenRequest) -> Result<Option<u32>, Error> {
     Ok(sides.get(sides.len() / 2).copied())
 }
 
-/// Opens a data set, decoding it into the cache first where that has not been done. `on_progress` is told (images
-/// decoded, images in all) from several threads.
+/// Opens a data set, decoding it into the cache first if necessary. `on_progress` receives (images
+/// decoded, total images) from several threads.
 pub fn open(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Dataset, Error> {
     if request.smoke {
         return stand_in::dataset(request.dataset);
@@ -182,7 +182,7 @@ pub fn open(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> R
         return open_part(request.dataset, &found, &whole, on_progress);
     }
     let Some(manifest) = Manifest::of(&found, request.cache_dir, &|_, _| ())? else {
-        // Built into the program and tiny: nothing to keep.
+        // Built into the program and tiny: not cached.
         let Content::Arrays(read) = &found.content else { unreachable!("what is built in is no list of files") };
         let arrays = read()?;
         return Ok(in_memory(request.dataset, found, arrays));
@@ -204,7 +204,7 @@ fn find(request: &OpenRequest) -> Result<Found, Error> {
     }
 }
 
-/// A subset shares the cache of the whole, test images included.
+/// Opens a subset, which shares the cache of the whole, test images included.
 fn open_part(
     name: &str,
     part: &Found,

@@ -1,6 +1,6 @@
 //! From a data set and settings to batches: which images each step sees, and their standardised pixels.
 //!
-//! Everything is a function of (settings, seed, epoch, step): threads may ask for any step in any order and get the
+//! Everything is a function of (settings, seed, epoch, step): threads may request any step in any order and get the
 //! same bits (promise P7). Read `plan.rs` for the choices, `augment.rs` for the pixels, `prefetch.rs` for the thread
 //! that works ahead.
 
@@ -21,7 +21,7 @@ use crate::stand_in;
 use crate::statistics::Statistics;
 use crate::subset;
 
-/// Immutable but for a memo of the last permutations; share it by `Arc`.
+/// The source of batches. Immutable except for a memo of the last permutations; share it by `Arc`.
 #[derive(Debug)]
 pub struct Pipeline {
     dataset: Arc<Dataset>,
@@ -32,8 +32,8 @@ pub struct Pipeline {
     subset: Subset,
     /// Training images by index into the training split.
     indices: Vec<u32>,
-    /// Held-out images, or the data set's own validation images, by index into the training split; absent: the test split
-    /// is evaluated on.
+    /// Held-out images, or the data set's own validation images, by index into the training split; absent: evaluation
+    /// uses the test split.
     held_out: Option<Vec<u32>>,
     eval_labels: Vec<u32>,
     batch_size: usize,
@@ -46,7 +46,7 @@ pub struct Pipeline {
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepLookup {
     pub own: Lookup,
-    /// With CutMix: of each sample's partner.
+    /// Tables of each sample's partner, with CutMix.
     pub partners: Option<Lookup>,
 }
 
@@ -58,12 +58,13 @@ struct Order {
     images: Arc<[u32]>,
 }
 
-/// Steps run one after the other, prefetched by a few threads: the current repeat and the next are all that is needed.
+/// Number of permutations kept. A few threads prefetch steps in order: only the current repeat and the next are needed.
 const REMEMBERED_ORDERS: usize = 4;
 
 impl Pipeline {
-    /// Chooses the subset. Settings have no contradiction (`Settings::check`); here they must fit what was found on disk. `smoke` makes tiny batches of small crops, two
-    /// steps per epoch, and takes as many samples per class as the stand-in images have.
+    /// Chooses the subset. Settings have no contradiction (`Settings::check`); here they must fit the data on disk.
+    /// `smoke` makes tiny batches of small crops, two steps per epoch, and takes as many samples per class as the
+    /// stand-ins have.
     pub fn new(dataset: Arc<Dataset>, settings: &Settings, seed: u64, smoke: bool) -> Result<Self, Error> {
         let side = side(&dataset, settings, smoke)?;
         let statistics = dataset.statistics(settings.normalise);
@@ -131,7 +132,7 @@ impl Pipeline {
         })
     }
 
-    /// Training images per pass: the subset without what is held out.
+    /// Returns the number of training images per pass: the subset without held-out images.
     pub fn num_train(&self) -> usize {
         self.indices.len()
     }
@@ -148,27 +149,27 @@ impl Pipeline {
         self.dataset.channels
     }
 
-    /// Side of the square the network sees, in pixels.
+    /// Returns the side of the network's square input, in pixels.
     pub fn side(&self) -> usize {
         self.renderer.side
     }
 
-    /// f32 values per image: channels x side x side.
+    /// Returns the number of f32 values per image: channels x side x side.
     pub fn image_len(&self) -> usize {
         self.renderer.image_len()
     }
 
-    /// Images in every batch but the last of a repeat. Smaller than the settings say in a rehearsal.
+    /// Returns the size of every batch but the last of a repeat. Smaller than in the settings in a rehearsal.
     pub fn batch_size(&self) -> usize {
         self.batch_size
     }
 
-    /// Over all repeats, each with its own partial last batch.
+    /// Returns the steps of all repeats, each with its own partial last batch.
     pub fn steps_per_epoch(&self) -> u64 {
         self.steps_per_epoch
     }
 
-    /// The chosen training images, without what is held out: part of a trial's record.
+    /// Returns the chosen training images, without held-out ones: part of a trial's record.
     pub fn subset(&self) -> &Subset {
         &self.subset
     }
@@ -181,12 +182,12 @@ impl Pipeline {
         &self.dataset
     }
 
-    /// Labels of the evaluation images.
+    /// Returns the labels of the evaluation images.
     pub fn eval_labels(&self) -> &[u32] {
         &self.eval_labels
     }
 
-    /// What a step does. `step` counts within the epoch and is below `steps_per_epoch`.
+    /// Returns the plan of a step. `step` counts within the epoch and is below `steps_per_epoch`.
     pub fn train_step(&self, epoch: u32, step: u64) -> StepPlan {
         assert!(step < self.steps_per_epoch, "step {step} of an epoch of {}", self.steps_per_epoch);
         let steps_per_repeat = self.indices.len().div_ceil(self.batch_size) as u64;
@@ -205,7 +206,7 @@ impl Pipeline {
         StepPlan { epoch, step, samples, labels, mix }
     }
 
-    /// The images of one pass in the order of that pass: a full shuffle per (epoch, repeat).
+    /// Returns the images of one pass in the order of that pass: a full shuffle per (epoch, repeat).
     fn order(&self, epoch: u32, repeat: u32) -> Arc<[u32]> {
         let mut orders = self.orders.lock().expect("shuffling does not panic");
         if let Some(order) = orders.iter().find(|order| (order.epoch, order.repeat) == (epoch, repeat)) {
@@ -222,7 +223,7 @@ impl Pipeline {
     }
 
     /// Fills standardised pixels of some samples of a batch, e.g. one replica's shard; `out` holds exactly
-    /// `shard.len() * image_len()` values. The same bits come out whatever the shard.
+    /// `shard.len() * image_len()` values. The bits do not depend on the shard.
     pub fn fill_train(&self, plan: &StepPlan, shard: Range<usize>, layout: Layout, out: &mut [f32]) {
         let image_len = self.image_len();
         assert_eq!(out.len(), shard.len() * image_len, "the buffer does not fit the shard");
@@ -231,7 +232,7 @@ impl Pipeline {
             self.render(plan, position, layout, out);
         }
         let Some(mix) = plan.mix.as_ref().filter(|mix| mix.lambda < 1.0) else { return };
-        // Boxes are copied from unmixed images, so all of them are set aside before any is pasted.
+        // Boxes are copied from unmixed images, so all of them are saved before any is pasted.
         let mut other = vec![0.0; image_len];
         let boxes: Vec<Vec<f32>> = shard
             .clone()
@@ -262,7 +263,7 @@ impl Pipeline {
         self.box_ranges(mix, layout).flat_map(|range| &image[range]).copied().collect()
     }
 
-    /// The box as ranges of one image's values.
+    /// Returns the box as ranges of one image's values.
     fn box_ranges(&self, mix: &Mix, layout: Layout) -> impl Iterator<Item = Range<usize>> {
         let (side, channels) = (self.side(), self.channels());
         let (rows, columns) = (mix.rows, mix.columns);
@@ -289,7 +290,7 @@ impl Pipeline {
         }
     }
 
-    /// Whether what is done to training images can be said as tables, see lookup.rs.
+    /// Returns true if the operations on training images can be expressed as tables, see lookup.rs.
     pub fn can_look_up(&self) -> bool {
         let makes_bytes = self.renderer.rand_augment.is_some()
             || self.renderer.resize_evaluated.is_some()
@@ -298,7 +299,7 @@ impl Pipeline {
         !makes_bytes && (0..train.len()).all(|index| train.offset_in_pixels(index).is_multiple_of(self.channels()))
     }
 
-    /// Tables of a step: of its samples and, with CutMix, of their partners. Only where `can_look_up`.
+    /// Returns the tables of a step: of its samples and, with CutMix, of their partners. Only if `can_look_up`.
     pub fn look_up_train(&self, plan: &StepPlan, origin: Origin) -> StepLookup {
         let mut tables = Tables::new(&self.renderer, &self.dataset.train, origin);
         let mut of = |positions: &mut dyn Iterator<Item = usize>| {
@@ -314,7 +315,7 @@ impl Pipeline {
         StepLookup { own, partners }
     }
 
-    /// Tables of the centre crops of some evaluation images.
+    /// Returns the tables of the centre crops of some evaluation images.
     pub fn look_up_eval(&self, range: Range<usize>, origin: Origin) -> Lookup {
         let (split, held_out) = self.eval_split();
         let mut tables = Tables::new(&self.renderer, split, origin);
@@ -325,7 +326,7 @@ impl Pipeline {
         lookup
     }
 
-    /// Whether evaluation images come out of the training split.
+    /// Returns true if evaluation images come from the training split.
     pub fn evaluates_on_train(&self) -> bool {
         self.held_out.is_some()
     }
@@ -337,23 +338,23 @@ impl Pipeline {
         }
     }
 
-    /// What pixels are standardised with: subtracted, and multiplied by, per channel.
+    /// Returns the values that standardise pixels: subtracted, and multiplied by, per channel.
     pub fn standardisation(&self) -> (&[f32], &[f32]) {
         (&self.renderer.mean, &self.renderer.inverse_std)
     }
 
-    /// What pixels are standardised with.
+    /// Returns the statistics that standardise pixels.
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
     }
 
-    /// Passes over the subset that make one epoch.
+    /// Returns the number of passes over the subset in one epoch.
     pub fn repeats(&self) -> u32 {
         self.repeats
     }
 }
 
-/// Side of the square the network sees.
+/// Returns the side of the network's square input.
 fn side(dataset: &Dataset, settings: &Settings, smoke: bool) -> Result<usize, Error> {
     let refuse = |reason: String| Error::Setting { field: "crop_size", value: "absent".to_owned(), reason };
     if dataset.train.is_empty() || dataset.test.is_empty() {

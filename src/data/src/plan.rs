@@ -1,7 +1,7 @@
-//! What one training step does with its images, decided before any pixel is touched.
+//! The operations of one training step on its images, chosen before any pixel is touched.
 //!
 //! Every choice comes from counters (promise P7): per image from (seed, epoch, repeat, index), per batch from (seed,
-//! epoch, step). Nothing here depends on threads, shards or earlier calls. `augment.rs` carries the choices out.
+//! epoch, step). Nothing here depends on threads, shards or earlier calls. `augment.rs` executes the choices.
 
 use crate::random::{Purpose, Stream};
 
@@ -9,16 +9,16 @@ use crate::random::{Purpose, Stream};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepPlan {
     pub epoch: u32,
-    /// Within the epoch, from 0.
+    /// Number within the epoch, from 0.
     pub step: u64,
     pub samples: Vec<SamplePlan>,
-    /// One per sample.
+    /// Label of each sample.
     pub labels: Vec<u32>,
     pub mix: Option<Mix>,
 }
 
 impl StepPlan {
-    /// Images in this batch; the last one of an epoch may be smaller.
+    /// Returns the number of images in this batch; the last one of an epoch may be smaller.
     pub fn len(&self) -> usize {
         self.samples.len()
     }
@@ -28,12 +28,12 @@ impl StepPlan {
     }
 }
 
-/// One image and what is done to it.
+/// One image and its operations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplePlan {
-    /// Into the data set's training split.
+    /// Index into the data set's training split.
     pub index: u32,
-    /// Which pass over the subset this is within the epoch.
+    /// Number of the pass over the subset within the epoch.
     pub repeat: u32,
     /// Rows and columns by which sampling positions move, in pixels.
     pub shift: Option<(f32, f32)>,
@@ -51,30 +51,30 @@ pub struct Erase {
     pub width: u32,
 }
 
-/// What part of the image becomes the network's input.
+/// The part of the image that becomes the network's input.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Window {
-    /// Top and left of a square of the network's side; outside of the image its reflection is seen.
+    /// Top and left of a square of the network's side; outside of the image its reflection is used.
     At { top: i32, left: i32 },
     /// A rectangle inside of the image, resized to the network's side.
     Resized { top: u32, left: u32, height: u32, width: u32 },
 }
 
-/// CutMix (Yun et al., ICCV 2019): a box of every image is replaced by that of its partner in the batch.
+/// CutMix (Yun et al., ICCV 2019): a box in every image is replaced by its partner's in the batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mix {
     /// For each sample, the position of its partner in the batch.
     pub partners: Vec<u32>,
     /// Labels of the partners.
     pub labels: Vec<u32>,
-    /// Weight of a sample's own label: the share of the image that is still its own.
+    /// Weight of a sample's own label: the share of the image that remains its own.
     pub lambda: f32,
     /// The box, in pixels of the network's input: rows and columns.
     pub rows: (u32, u32),
     pub columns: (u32, u32),
 }
 
-/// The choices that settings leave open, and the sizes they depend on.
+/// The choices that settings leave open, and the sizes that they depend on.
 #[derive(Clone, Debug)]
 pub(crate) struct Chooser {
     pub(crate) seed: u64,
@@ -96,7 +96,7 @@ impl Chooser {
             (rows as f32, draw(width) as f32)
         });
         let flip = self.flip && stream.coin();
-        // After a resized crop the image has the network's size, and erasing happens there.
+        // After a resized crop the image has the network's size, and erasing happens at that size.
         let erased_size = if self.crop == Crop::RandomResized { (self.side, self.side) } else { (height, width) };
         let erase = (self.erase && stream.coin()).then(|| erase(&mut stream, erased_size)).flatten();
         let window = match self.crop {
@@ -110,22 +110,22 @@ impl Chooser {
     }
 }
 
-/// The centre, rounded down, as the authors crop test images; negative where the image is smaller.
+/// Returns the centre, rounded down, as the authors crop test images; negative if the image is smaller.
 pub(crate) fn centre(side: u32, height: u32, width: u32) -> Window {
     let middle = |length: u32| (length as i32 - side as i32).div_euclid(2);
     Window::At { top: middle(height), left: middle(width) }
 }
 
-/// Uniform over all positions; for a smaller image, over all ways to split the padding.
+/// Draws an offset uniformly over all positions; for a smaller image, over all ways to split the padding.
 fn offset(stream: &mut Stream, side: u32, length: u32) -> i32 {
     if length >= side { stream.below(length - side + 1) as i32 } else { -(stream.below(side - length + 1) as i32) }
 }
 
-/// Area fraction in 0.02..0.3, aspect ratio uniform (not log-uniform) in 0.3..1/0.3, redrawn until it fits.
+/// Draws area fraction in 0.02..0.3, aspect ratio uniform (not log-uniform) in 0.3..1/0.3, until the box fits.
 fn erase(stream: &mut Stream, (height, width): (u32, u32)) -> Option<Erase> {
     let area = f64::from(height) * f64::from(width);
-    // Each draw fits an ordinary image with a probability above one half; the bound keeps a strip of an image, which
-    // nothing may ever fit, from drawing for ever.
+    // Each draw fits an ordinary image with a probability above one half; the bound stops the loop for a strip of an
+    // image, which may never fit.
     for _ in 0..256 {
         let erased = stream.uniform(0.02, 0.3) * area;
         let ratio = stream.uniform(0.3, 1.0 / 0.3);
@@ -166,7 +166,7 @@ fn resized(stream: &mut Stream, height: u32, width: u32) -> Window {
     Window::Resized { top: (height - rows) / 2, left: (width - columns) / 2, height: rows, width: columns }
 }
 
-/// The box and partners of one batch, with the given probability. The ratio is recomputed from the clipped box.
+/// Draws box and partners of one batch, with the given probability. The ratio is recomputed from the clipped box.
 pub(crate) fn mix(
     settings: &sweep::settings::CutMix,
     seed: u64,

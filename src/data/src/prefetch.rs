@@ -1,7 +1,7 @@
 //! Background threads that fill training batches ahead of the step, into recycled buffers.
 //!
-//! Batches come out in order and with the same bits whatever the number of threads. With no threads the batch is
-//! filled when it is asked for: on a machine whose cores all train, a thread more would only take turns with them.
+//! Batches are returned in order and with the same bits for any number of threads. With no threads a batch is filled
+//! on request: on a machine whose cores all train, another thread would only compete with them.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -15,22 +15,22 @@ use crate::lookup::Origin;
 use crate::pipeline::{Pipeline, StepLookup};
 use crate::plan::StepPlan;
 
-/// Where to begin, and how to work.
+/// Starting position, and use of threads.
 #[derive(Clone, Copy, Debug)]
 pub struct PrefetchOptions {
-    /// The first batch is this step of this epoch.
+    /// Epoch of the first batch.
     pub epoch: u32,
     pub step: u64,
-    /// The last batch is the last one of epoch `num_epochs - 1`.
+    /// Number of epochs; the last batch is the last one of epoch `num_epochs - 1`.
     pub num_epochs: u32,
     pub form: Form,
-    /// 0: no thread, batches are filled in `next`.
+    /// Number of threads; with 0, batches are filled in `next`.
     pub num_threads: usize,
-    /// Batches that may be ready or in the making; at least 1.
+    /// Most batches that are ready or being filled; at least 1.
     pub depth: usize,
 }
 
-/// What a batch consists of.
+/// Content of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Pixels(Layout),
@@ -44,7 +44,7 @@ pub struct Prefetch {
     waited: Duration,
 }
 
-/// One filled batch. Its buffer goes back to the pool when it is dropped.
+/// One filled batch. Its buffer returns to the pool when it is dropped.
 pub struct Batch {
     pub plan: StepPlan,
     pixels: Vec<f32>,
@@ -52,14 +52,14 @@ pub struct Batch {
     shared: Arc<Shared>,
 }
 
-/// A batch without the place its buffer returns to.
+/// A batch without the pool that its buffer returns to.
 struct Filled {
     plan: StepPlan,
     pixels: Vec<f32>,
     lookup: Option<StepLookup>,
 }
 
-/// A background thread panicked: a defect of this program, told by its message on stderr.
+/// A background thread panicked: a defect of this program; stderr has its message.
 #[derive(Debug, thiserror::Error)]
 #[error("a thread that prepares batches panicked at epoch {epoch}, step {step}")]
 pub struct Broken {
@@ -71,7 +71,7 @@ struct Shared {
     pipeline: Arc<Pipeline>,
     form: Form,
     depth: u64,
-    /// Batches are numbered over all epochs; `state.taken..end` is what is left.
+    /// End of the batch numbers, which count over all epochs; `state.taken..end` remain.
     end: u64,
     state: Mutex<State>,
     changed: Condvar,
@@ -81,7 +81,7 @@ struct Shared {
 struct State {
     /// Number of the next batch that a thread will begin.
     begun: u64,
-    /// Number of the next batch that `next` will hand out.
+    /// Number of the next batch that `next` will return.
     taken: u64,
     ready: BTreeMap<u64, Filled>,
     free: Vec<Vec<f32>>,
@@ -159,8 +159,8 @@ impl Prefetch {
         Self { shared, threads, waited: Duration::ZERO }
     }
 
-    /// The next batch; `None` after the last.
-    #[allow(clippy::should_implement_trait)] // It can fail, and an iterator of results reads worse in the training loop.
+    /// Returns the next batch, or `None` after the last.
+    #[allow(clippy::should_implement_trait)] // It can fail, and an iterator of results is awkward in the training loop.
     pub fn next(&mut self) -> Result<Option<Batch>, Broken> {
         let began = Instant::now();
         let shared = &self.shared;
@@ -192,7 +192,7 @@ impl Prefetch {
         Ok(Some(Batch { plan, pixels, lookup, shared: self.shared.clone() }))
     }
 
-    /// Time spent in `next` so far: how long the step waited for data.
+    /// Returns the time spent in `next` so far: how long the step waited for data.
     pub fn waited(&self) -> Duration {
         self.waited
     }
@@ -203,19 +203,20 @@ impl Drop for Prefetch {
         self.shared.lock().stop = true;
         self.shared.changed.notify_all();
         for thread in self.threads.drain(..) {
-            // A panic was reported through `broken`, or nobody is left to hear of it.
+            // A panic was reported through `broken`, or no receiver is left.
             let _ = thread.join();
         }
     }
 }
 
 impl Batch {
-    /// `Form::Pixels`: `plan.len() * image_len` values in the layout asked for; shards are ranges of whole images.
+    /// Returns the pixels of `Form::Pixels`: `plan.len() * image_len` values in the requested layout; shards are ranges
+    /// of whole images.
     pub fn pixels(&self) -> &[f32] {
         &self.pixels
     }
 
-    /// `Form::Lookup`: the tables.
+    /// Returns the tables of `Form::Lookup`.
     pub fn lookup(&self) -> Option<&StepLookup> {
         self.lookup.as_ref()
     }

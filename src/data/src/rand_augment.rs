@@ -1,7 +1,7 @@
-//! RandAugment (Cubuk et al., 2020) with timm's list of fifteen operations and its meaning of a magnitude.
+//! RandAugment (Cubuk et al., 2020) with timm's list of fifteen operations and its scale of magnitudes.
 //!
-//! For each of n operations: one of the list, with replacement; applied with a probability; its magnitude drawn from a
-//! normal distribution and clamped to 0..=10. Pixel arithmetic is Pillow's. Geometric operations are in `affine.rs`.
+//! Each of n operations is drawn from the list with replacement and applied with a probability; its magnitude is drawn
+//! from a normal distribution and clamped to 0..=10. Pixel arithmetic is Pillow's. See `affine.rs` for geometry.
 //! Unlike timm, which draws bilinear or bicubic sampling per image, sampling is always bilinear.
 
 use crate::affine;
@@ -12,7 +12,7 @@ use crate::random::Stream;
 pub(crate) struct Picture {
     pub(crate) height: usize,
     pub(crate) width: usize,
-    /// 1 or 3.
+    /// Number of channels, 1 or 3.
     pub(crate) channels: usize,
     pub(crate) pixels: Vec<u8>,
 }
@@ -20,39 +20,39 @@ pub(crate) struct Picture {
 #[derive(Clone, Debug)]
 pub(crate) struct RandAugment {
     pub(crate) settings: sweep::settings::RandAugment,
-    /// Shown where geometric operations uncover what lies outside of the image: the mean colour.
+    /// Colour that fills areas uncovered by geometric operations: the mean colour.
     pub(crate) fill: Vec<u8>,
 }
 
-/// With what the level makes of them.
+/// An operation with the parameter that its magnitude gives.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Operation {
     AutoContrast,
     Equalize,
     Invert,
-    /// Degrees, counter-clockwise.
+    /// Angle in degrees, counter-clockwise.
     Rotate(f64),
-    /// Bits that are kept.
+    /// Number of bits that are kept.
     Posterize(u32),
-    /// Values from here on are inverted.
+    /// First value that is inverted.
     Solarize(u32),
-    /// Added to values below 128.
+    /// Amount added to values below 128.
     SolarizeAdd(u32),
-    /// Factors: 0 takes all of it away, 1 changes nothing.
+    /// Blend factor: 0 removes all of it, 1 changes nothing.
     Color(f64),
     Contrast(f64),
     Brightness(f64),
     Sharpness(f64),
     ShearX(f64),
     ShearY(f64),
-    /// Fractions of the width and height.
+    /// Shift as a fraction of the width or height.
     TranslateX(f64),
     TranslateY(f64),
 }
 
 const NUM_OPERATIONS: u32 = 15;
 
-/// The n-th of timm's list at a magnitude in 0..=10; `sign` turns those round that have a direction.
+/// Returns the n-th of timm's list at a magnitude in 0..=10; `sign` gives the direction of those that have one.
 fn operation(number: u32, magnitude: f64, sign: f64) -> Operation {
     let level = magnitude / 10.0;
     let factor = level * 1.8 + 0.1;
@@ -122,19 +122,19 @@ pub(crate) fn run(operation: Operation, picture: &mut Picture, fill: &[u8]) {
     }
 }
 
-/// Every value through a table.
+/// Maps every value through a table.
 fn map(picture: &mut Picture, change: impl Fn(u8) -> u8) {
     let table: Vec<u8> = (0..=255).map(change).collect();
     picture.pixels.iter_mut().for_each(|value| *value = table[usize::from(*value)]);
 }
 
-/// Pillow's blend of two values: between them truncated, beyond them clipped.
+/// Blends two values like Pillow: truncated between them, clipped beyond them.
 fn blend(from: u8, to: u8, factor: f64) -> u8 {
     let value = f32::from(from) + factor as f32 * (f32::from(to) - f32::from(from));
     value.clamp(0.0, 255.0) as u8
 }
 
-/// Pillow's grey of a colour: ITU-R 601-2 in fixed point.
+/// Returns Pillow's grey of a colour: ITU-R 601-2 in fixed point.
 fn luma(pixel: &[u8]) -> u8 {
     match *pixel {
         [red, green, blue] => {
@@ -157,7 +157,7 @@ fn contrast(picture: &mut Picture, factor: f64) {
     map(picture, |value| blend(mean, value, factor));
 }
 
-/// Between the image and its smoothed copy (3x3, 5 in the middle, divided by 13); the border is not smoothed.
+/// Blends the image with its smoothed copy (3x3, 5 in the middle, divided by 13); the border is not smoothed.
 fn sharpness(picture: &mut Picture, factor: f64) {
     let Picture { height, width, channels, .. } = *picture;
     let source = picture.pixels.clone();
@@ -185,7 +185,7 @@ fn map_channel(picture: &mut Picture, channel: usize, table: &[u8; 256]) {
     values.for_each(|value| *value = table[usize::from(*value)]);
 }
 
-/// Each channel stretched to 0..=255.
+/// Stretches each channel to 0..=255.
 fn auto_contrast(picture: &mut Picture) {
     for channel in 0..picture.channels {
         let histogram = histogram(picture, channel);
@@ -201,7 +201,7 @@ fn auto_contrast(picture: &mut Picture) {
     }
 }
 
-/// Each channel's histogram made flat, by Pillow's integer rule.
+/// Flattens each channel's histogram by Pillow's integer rule.
 fn equalize(picture: &mut Picture) {
     for channel in 0..picture.channels {
         let histogram = histogram(picture, channel);
@@ -248,15 +248,15 @@ mod tests {
         assert_eq!(ran(Operation::Brightness(1.9), &[10, 200]), [19, 255]);
         assert_eq!(ran(Operation::AutoContrast, &[50, 100, 150]), [0, 127, 255]);
         assert_eq!(ran(Operation::AutoContrast, &[7, 7]), [7, 7]);
-        // Mean 150 (rounded): half the distance to it.
+        // The mean is 150 (rounded): half the distance to it.
         assert_eq!(ran(Operation::Contrast(0.5), &[100, 200]), [125, 175]);
         assert_eq!(ran(Operation::Contrast(1.0), &[3, 200]), [3, 200]);
     }
 
     #[test]
     fn pixels_are_those_of_pillow() {
-        // Pillow 13.0's ImageOps, ImageEnhance, rotate and transform of a picture made by a formula: the sum of the
-        // bytes, and their sum weighted by position.
+        // Results of Pillow 13.0's ImageOps, ImageEnhance, rotate and transform on a picture made by a formula: the sum
+        // of the bytes, and their sum weighted by position.
         let golden = [
             (Operation::AutoContrast, 747120, 2200433963),
             (Operation::Equalize, 811490, 2390021280),
@@ -329,7 +329,7 @@ mod tests {
             picture
         };
         let unchanged = (0..200).filter(|&sample| ran(sample) == picture(12, 10, 3)).count();
-        // Both are skipped with probability one quarter; a few operations change nothing now and then.
+        // Both are skipped with probability one quarter; a few operations sometimes change nothing.
         assert!((30..90).contains(&unchanged), "{unchanged}");
         assert_eq!(ran(3), ran(3));
         let drawn: std::collections::HashSet<_> =

@@ -2,10 +2,10 @@
 //!
 //! A draw is a pure function of (seed, purpose, epoch, sample, position), so threads, shards and restarts cannot change
 //! it (promise P7), and no two purposes share a stream. Philox was chosen over a hash because it is ten multiplications
-//! per four words, over splitmix because its counter has room for all of the coordinates without mixing them first, and
+//! per four words, over splitmix because its counter holds all of the coordinates without mixing them first, and
 //! because published known answers test it.
 
-/// What a stream is for. The numbers are part of the meaning of a seed: never reuse or renumber one.
+/// Purpose of a stream. The numbers define the meaning of a seed: never reuse or renumber one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Purpose {
@@ -31,7 +31,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// `repeat` is below 2^24: it shares a word with the purpose.
+    /// Creates a stream. `repeat` is below 2^24: it shares a word with the purpose.
     pub fn new(seed: u64, purpose: Purpose, epoch: u32, repeat: u32, sample: u32) -> Self {
         debug_assert!(repeat < 1 << 24);
         let counter = [0, sample, epoch, purpose as u32 | repeat << 8];
@@ -48,19 +48,19 @@ impl Stream {
         self.block[self.used - 1]
     }
 
-    /// Four words at a given block number: random access, for noise that depends on a pixel's position.
+    /// Returns four words at a given block number: random access, for noise that depends on a pixel's position.
     pub fn block_at(&self, block: u32) -> [u32; 4] {
         philox([block, self.counter[1], self.counter[2], self.counter[3]], self.key)
     }
 
-    /// Uniform in [0, 1), with 53 bits.
+    /// Draws uniformly from [0, 1), with 53 bits.
     pub fn unit(&mut self) -> f64 {
         let high = u64::from(self.next_u32()) << 21;
         let low = u64::from(self.next_u32()) >> 11;
         (high | low) as f64 / (1u64 << 53) as f64
     }
 
-    /// Uniform in [low, high).
+    /// Draws uniformly from [low, high).
     pub fn uniform(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * self.unit()
     }
@@ -69,7 +69,7 @@ impl Stream {
         self.next_u32() >> 31 == 1
     }
 
-    /// Uniform in 0..bound, without bias (Lemire 2019). `bound` is at least 1.
+    /// Draws uniformly from 0..bound, without bias (Lemire 2019). `bound` is at least 1.
     pub fn below(&mut self, bound: u32) -> u32 {
         let mut product = u64::from(self.next_u32()) * u64::from(bound);
         if (product as u32) < bound {
@@ -81,13 +81,13 @@ impl Stream {
         (product >> 32) as u32
     }
 
-    /// Standard normal (Box and Muller, one of the pair).
+    /// Draws from the standard normal distribution (Box and Muller, one of the pair).
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.unit()).cos()
     }
 
-    /// Gamma with scale 1 (Marsaglia and Tsang 2000, with their boost for shapes below 1).
+    /// Draws from the gamma distribution with scale 1 (Marsaglia and Tsang 2000, with their boost for shapes below 1).
     fn gamma(&mut self, shape: f64) -> f64 {
         if shape < 1.0 {
             return self.gamma(shape + 1.0) * (1.0 - self.unit()).powf(1.0 / shape);
@@ -103,13 +103,13 @@ impl Stream {
         }
     }
 
-    /// Beta(alpha, alpha).
+    /// Draws from Beta(alpha, alpha).
     pub fn beta(&mut self, alpha: f64) -> f64 {
         let (a, b) = (self.gamma(alpha), self.gamma(alpha));
         if a + b > 0.0 { a / (a + b) } else { 0.5 }
     }
 
-    /// Fisher and Yates.
+    /// Shuffles by Fisher and Yates.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last as u32 + 1) as usize);
@@ -117,7 +117,7 @@ impl Stream {
     }
 }
 
-/// 128 random bits of a 128-bit counter under a key.
+/// Returns 128 random bits of a 128-bit counter under a key.
 pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let product_0 = u64::from(counter[0]) * 0xD251_1F53;

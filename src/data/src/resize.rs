@@ -1,30 +1,30 @@
 //! Bilinear resizing with antialiasing, bit for bit as Pillow does it for 8-bit images: the triangle filter widens when
 //! an image shrinks, weights are rounded to 22 bits, rows are resized first, and each pass rounds to bytes.
 //!
-//! Written here because the authors' pixels were made by Pillow, and because the fastest library for this compiles
-//! half a megabyte of variants into its user.
+//! Written here because the authors' pixels were made by Pillow, and because the fastest library for this adds
+//! half a megabyte of variants to its user's binary.
 
 use crate::dataset::Image;
 
-/// Keeps its buffers between images.
+/// A resizer that keeps its buffers between images.
 #[derive(Default)]
 pub(crate) struct CropResizer {
     narrowed: Vec<u8>,
 }
 
-/// Weights are integers of this many fractional bits.
+/// Number of fractional bits in the integer weights.
 const PRECISION: u32 = 32 - 8 - 2;
 
-/// For each position of the output, the first position of the input that it draws from, and the weights from there.
+/// For each position of the output, the first input position that it uses, and the weights from there.
 struct Taps {
     firsts: Vec<usize>,
-    /// `stride` weights per position, zero at the end where fewer are needed.
+    /// `stride` weights per position, zero at the end if fewer are needed.
     weights: Vec<i32>,
     stride: usize,
 }
 
 impl Taps {
-    /// `start..start + length` of the input become `out` positions.
+    /// Computes the taps by which `start..start + length` of the input become `out` positions.
     fn new(start: usize, length: usize, out: usize) -> Self {
         let scale = length as f64 / out as f64;
         let support = scale.max(1.0);
@@ -47,7 +47,7 @@ impl Taps {
         taps
     }
 
-    /// Of one output position: the first input and its weights, not running over the `end` of the input.
+    /// Returns one output position's first input and its weights, clipped to the `end` of the input.
     fn at(&self, position: usize, end: usize) -> (usize, &[i32]) {
         let first = self.firsts[position];
         let weights = &self.weights[position * self.stride..][..self.stride];
@@ -117,7 +117,7 @@ impl CropResizer {
     }
 }
 
-/// Height and width after the shorter side became `shorter`; the other one is rounded half to even, as Python does.
+/// Returns height and width for a shorter side of `shorter`; the other is rounded half to even, as in Python.
 pub(crate) fn shorter_side(height: u32, width: u32, shorter: u32) -> (u32, u32) {
     let scale = |longer: u32, short: u32| {
         let exact = f64::from(longer) * f64::from(shorter) / f64::from(short);
@@ -130,13 +130,13 @@ pub(crate) fn shorter_side(height: u32, width: u32, shorter: u32) -> (u32, u32) 
 mod tests {
     use super::*;
 
-    /// The image that the golden values were made from, by this formula.
+    /// Returns the image from which the golden values were made, by this formula.
     fn picture(height: usize, width: usize) -> Vec<u8> {
         let value = |index: usize| (index * index * 31 + index * 17 + 5) % 256;
         (0..height * width * 3).map(|index| value(index) as u8).collect()
     }
 
-    /// Sum, sum weighted by position (modulo 2^32), and the first bytes.
+    /// The sum, the sum weighted by position (modulo 2^32), and the first bytes.
     type Digest = (u32, u32, [u8; 6]);
 
     fn digest(pixels: &[u8]) -> Digest {

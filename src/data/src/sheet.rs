@@ -1,4 +1,4 @@
-//! A contact sheet: what the network sees, as a picture for people.
+//! A contact sheet: the network's input, as a picture for people.
 
 use std::path::Path;
 
@@ -6,11 +6,11 @@ use crate::augment::Layout;
 use crate::error::Error;
 use crate::pipeline::Pipeline;
 
-/// Pixels between images.
+/// Gap between images in pixels.
 const GAP: usize = 2;
 
-/// Writes a PNG with the first `count` training images of an epoch, augmented (CutMix included) and turned back from
-/// standardised values, `columns` in a row. Returns how many there are: no more than the epoch has.
+/// Writes a PNG with the first `count` training images of an epoch, augmented (CutMix included) and converted back from
+/// standardised values, `columns` in a row. Returns their number: at most the epoch's.
 pub fn contact_sheet(
     pipeline: &Pipeline,
     epoch: u32,
@@ -39,7 +39,7 @@ pub fn contact_sheet(
     Ok(images.len())
 }
 
-/// The first images of an epoch as bytes, channels last.
+/// Returns the first images of an epoch as bytes, channels last.
 fn images(pipeline: &Pipeline, epoch: u32, count: usize) -> Vec<Vec<u8>> {
     let statistics = pipeline.statistics();
     let mut images = Vec::new();

@@ -1,7 +1,7 @@
 //! Generated stand-in images for rehearsals (`--smoke`): the real number of channels and classes, a few tiny images per
 //! class, made from the class and a counter, without any file.
 //!
-//! Results on them mean nothing and are marked as such. Read `stand_in_files.rs` for the same images on disk.
+//! Results on them are meaningless and marked as such. Read `stand_in_files.rs` for the same images on disk.
 
 use crate::catalog;
 use crate::dataset::{self, Dataset, Extent, Pixels, Split};
@@ -9,21 +9,21 @@ use crate::error::Error;
 use crate::random::{Purpose, Stream};
 use crate::readers;
 
-/// Side of the square the network sees in a rehearsal, at most.
+/// Largest side of the network's square input in a rehearsal.
 pub const SIDE: usize = 32;
-/// Images per batch in a rehearsal, at most.
+/// Most images per batch in a rehearsal.
 pub const BATCH_SIZE: usize = 8;
-/// Evaluation images in a rehearsal, at most.
+/// Most evaluation images in a rehearsal.
 pub const NUM_EVAL: usize = 64;
 pub const STEPS_PER_EPOCH: u64 = 2;
 
 /// Training images of every class: holding out needs two.
 const TRAIN_PER_CLASS: usize = 2;
 const TEST_PER_CLASS: usize = 1;
-/// Classes of a user's own folder, whose number is not known without reading it.
+/// Number of classes of a user's own folder, whose real number is unknown without reading it.
 const FOLDER_CLASSES: u32 = 10;
 
-/// The stand-in for a data set of the catalogue or any `folder:`.
+/// Returns the stand-in for a data set of the catalogue or any `folder:`.
 pub fn dataset(name: &str) -> Result<Dataset, Error> {
     let (num_classes, side, channels) = match catalog::find(name) {
         Some(entry) => (entry.published.num_classes as u32, entry.side, entry.channels),
@@ -63,7 +63,7 @@ pub fn dataset(name: &str) -> Result<Dataset, Error> {
     })
 }
 
-/// Square colour images of one size in memory, for timing training steps without any data set.
+/// Returns square colour images of one size in memory, for timing training steps without any data set.
 pub fn uniform(num_classes: u32, train_per_class: usize, side: usize) -> Dataset {
     const CHANNELS: usize = 3;
     let split = |per_class: usize| {
@@ -88,7 +88,7 @@ pub fn uniform(num_classes: u32, train_per_class: usize, side: usize) -> Dataset
     }
 }
 
-/// A gradient whose direction and colour depend on the class, and noise that depends on the number.
+/// Returns a gradient whose direction and colour depend on the class, with noise that depends on the number.
 pub(crate) fn image(class: u32, number: u32, height: usize, width: usize, channels: usize) -> Vec<u8> {
     let mut look = Stream::new(0, Purpose::StandIn, class, 0, 0);
     let mut noise = Stream::new(0, Purpose::StandIn, class, 1, number);

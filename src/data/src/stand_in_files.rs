@@ -9,7 +9,7 @@ use crate::mat5::{self, Value};
 use crate::readers;
 use crate::stand_in;
 
-/// How many images, and how large photographs are. Data sets of small images keep their own size.
+/// The number of images, and the size of photographs. Data sets of small images keep their own size.
 #[derive(Clone, Copy, Debug)]
 pub struct Amount {
     pub num_classes: usize,
@@ -19,15 +19,16 @@ pub struct Amount {
     pub width: usize,
 }
 
-/// One image to be written.
+/// One image to write.
 struct Item {
     class: usize,
     is_train: bool,
-    /// Over all images, from 1.
+    /// Number over all images, from 1.
     number: usize,
 }
 
-/// Writes a data set below `data_dir/NAME` as `fetch`, or a person after its instructions, would put it there. Returns the folder.
+/// Writes a data set below `data_dir/NAME` as `fetch`, or a person who follows its instructions, would. Returns the
+/// folder.
 pub fn write(name: &str, data_dir: &Path, amount: Amount) -> Result<PathBuf, Error> {
     let root = data_dir.join(name);
     let files = Files::new(amount);
@@ -88,7 +89,7 @@ impl Files {
         self.items.iter().filter(move |item| item.is_train == is_train)
     }
 
-    /// One line per image.
+    /// Returns one line per image.
     fn lines(&self, line: impl Fn(&Item) -> String) -> Vec<u8> {
         self.items.iter().map(|item| line(item) + "\n").collect::<String>().into_bytes()
     }
@@ -106,7 +107,7 @@ impl Files {
         Ok(())
     }
 
-    /// The binary form. The number of class names is fixed by the format.
+    /// Writes the binary form. The number of class names is fixed by the format.
     fn cifar100(&self, root: &Path) -> Result<(), Error> {
         let root = root.join("cifar-100-binary");
         for (file, is_train) in [("train.bin", true), ("test.bin", false)] {
@@ -123,7 +124,7 @@ impl Files {
     }
 
     fn birds(&self, root: &Path, with_gaps: bool) -> Result<(), Error> {
-        // NABirds' class ids have gaps and do not begin at 1; its image ids are no numbers.
+        // NABirds' class ids have gaps and do not begin at 1; its image ids are not numbers.
         let class_id = |class: usize| if with_gaps { 95 + 5 * class } else { class + 1 };
         let image_id = |item: &Item| match with_gaps {
             true => format!("{:08x}-21dc-4d0c-bfe1-4cae3c85c829", item.number),
@@ -147,7 +148,7 @@ impl Files {
         self.items.iter().try_for_each(|item| self.jpeg(&root.join("images").join(path(item)), item))
     }
 
-    /// The merged layout.
+    /// Writes the merged layout.
     fn cars(&self, root: &Path) -> Result<(), Error> {
         let path = |item: &Item| format!("car_ims/{:06}.jpg", item.number);
         let element = |item: &Item| {
@@ -162,7 +163,7 @@ impl Files {
         self.items.iter().try_for_each(|item| self.jpeg(&root.join(path(item)), item))
     }
 
-    /// The development kit's layout, whose test labels were a download of their own.
+    /// Writes the development kit's layout, whose test labels were a separate download.
     #[cfg(test)]
     fn cars_devkit(&self, root: &Path) -> Result<(), Error> {
         let names = class_names(self.amount.num_classes);
@@ -184,7 +185,7 @@ impl Files {
         Ok(())
     }
 
-    /// Every second training image is in the validation split, as half of the real ones are.
+    /// Writes every second training image to the validation split, which has half of the real ones too.
     fn flowers(&self, root: &Path) -> Result<(), Error> {
         let labels = Value::Numbers(self.items.iter().map(|item| item.class as f64 + 1.0).collect());
         put(&root.join("imagelabels.mat"), &mat5::write::file(&[("labels", &labels)]))?;
@@ -216,7 +217,7 @@ impl Files {
         self.items.iter().try_for_each(|item| self.jpeg(&path(item), item))
     }
 
-    /// The challenge's lists beside a folder of images.
+    /// Writes the challenge's lists beside a folder of images.
     #[cfg(test)]
     fn vipriors_lists(&self, root: &Path) -> Result<(), Error> {
         let class = |item: &Item| format!("n{:08}", item.class);
@@ -235,7 +236,7 @@ fn class_names(count: usize) -> Value {
     Value::Cell((0..count).map(|class| Value::Text(format!("Car {class} 2012"))).collect())
 }
 
-/// The second layouts of Stanford Cars and VIPriors.
+/// Writes the second layouts of Stanford Cars and VIPriors.
 #[cfg(test)]
 pub(crate) fn write_other_layout(name: &str, root: &Path, amount: Amount) -> Result<(), Error> {
     let files = Files::new(amount);

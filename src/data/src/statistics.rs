@@ -1,4 +1,4 @@
-//! Channel statistics that images are standardised with: the published ones of docs/paper.md, section 3.1, or computed ones.
+//! Channel statistics that standardise images: the published ones of docs/paper.md, section 3.1, or computed ones.
 //!
 //! Definition of the computed ones (the authors'): the mean is the mean over images of per-image channel means, the
 //! standard deviation is sqrt(sum over images of the per-image mean squared deviation from that mean / (N - 1)).
@@ -8,15 +8,15 @@ use sweep::settings::Normalise;
 
 use crate::dataset::{Dataset, Image};
 
-/// One value per channel, in units of 0..=255. `std` is never zero.
+/// Statistics with one value per channel, in units of 0..=255. `std` is never zero.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statistics {
     pub mean: Vec<f32>,
     pub std: Vec<f32>,
 }
 
-/// The authors add it to the standard deviation of their small-image data sets (Keras' ImageDataGenerator); here it
-/// also keeps a constant channel from dividing by zero.
+/// Value that the authors add to the standard deviation of their small-image data sets (Keras' ImageDataGenerator);
+/// here it also prevents a constant channel from causing a division by zero.
 const SMALLEST_STD: f64 = 1e-6;
 
 type Rgb = [f64; 3];
@@ -60,7 +60,7 @@ fn finish(mean: &[f64], std: &[f64]) -> Statistics {
     }
 }
 
-/// Sums are taken per image in integers and added up in image order: the same bits whatever the number of threads.
+/// Computes the sums per image in integers and adds them in image order: the same bits for any number of threads.
 fn compute(dataset: &Dataset) -> Statistics {
     let split = &dataset.train;
     let images = 0..dataset.train_labels().len();
@@ -81,7 +81,7 @@ fn compute(dataset: &Dataset) -> Statistics {
     finish(&mean, &std)
 }
 
-/// Mean and mean square of each channel.
+/// Returns mean and mean square of each channel.
 fn moments(image: &Image) -> Vec<(f64, f64)> {
     let count = (image.height * image.width) as f64;
     let moments = |channel: usize| {

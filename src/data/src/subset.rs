@@ -1,8 +1,8 @@
-//! Which training images a trial sees: nested, class-stratified, seeded.
+//! The training images of a trial: nested, class-stratified, seeded.
 //!
 //! Each class has one permutation of its images, drawn from (seed, class); a subset of n per class is the first n of
 //! every permutation, so that 10 samples contain the 5 of the same seed. Held-out images are the last of the chosen
-//! ones in the same permutation. How the authors drew theirs is not known (docs/paper.md, section 7).
+//! ones in the same permutation. How the authors drew theirs is unknown (docs/paper.md, section 7).
 
 use sweep::held_out::of_class;
 use sweep::record::Subset;
@@ -11,7 +11,7 @@ use sweep::settings::SamplesPerClass;
 use crate::error::Error;
 use crate::random::{Purpose, Stream};
 
-/// The images of each class in ascending order, shuffled by (seed, purpose, class).
+/// Returns the images of each class in ascending order, shuffled by (seed, purpose, class).
 fn permutations(indices: &[u32], labels: &[u32], num_classes: usize, seed: u64, purpose: Purpose) -> Vec<Vec<u32>> {
     let mut classes = vec![Vec::new(); num_classes];
     indices.iter().for_each(|&index| classes[labels[index as usize] as usize].push(index));
@@ -44,7 +44,7 @@ pub fn choose(
     Ok(Subset::Indices(chosen))
 }
 
-/// The check of `choose` by itself, for plan time: the first class with fewer images than asked for is an error.
+/// Checks, as `choose` does, at plan time: the first class with fewer images than requested is an error.
 pub fn require(
     dataset: &str,
     class_names: &[String],

@@ -1,4 +1,4 @@
-//! Downloads against a server of a few lines: cut connections, wrong checksums, hostile archives.
+//! Downloads from a minimal server: cut connections, wrong checksums, hostile archives.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
@@ -12,10 +12,10 @@ use crate::Error;
 use crate::catalog::{Checksum, Download};
 use crate::fetch::{FetchRequest, Fetched, fetch, fetch_all};
 
-/// What the server does with one request, in the order of requests; afterwards it answers as it should.
+/// Faults of the server, in the order of requests; later requests get correct replies.
 #[derive(Clone, Copy, Debug)]
 enum Answer {
-    /// Announces everything, sends so many bytes, and hangs up.
+    /// Announces the full length, sends N bytes, and closes the connection.
     CutAfter(usize),
     IgnoreRange,
     Status(&'static str),
@@ -23,7 +23,7 @@ enum Answer {
 
 struct Server {
     address: String,
-    /// `Range` headers as they came in, empty where there was none.
+    /// `Range` headers as received, empty if there was none.
     ranges: Arc<Mutex<Vec<String>>>,
 }
 
@@ -75,7 +75,7 @@ fn answer(mut stream: TcpStream, body: &[u8], answer: Option<Answer>, seen: &Mut
         Some(Answer::CutAfter(count)) => &rest[..count.min(rest.len())],
         _ => rest,
     };
-    // The client may have hung up: its business.
+    // The client may have closed the connection, which is fine.
     let _ = write!(stream, "{head}\r\nConnection: close\r\n\r\n").and_then(|()| stream.write_all(sent));
 }
 
@@ -188,7 +188,7 @@ fn files_that_are_too_large_are_refused() {
     assert!(error.to_string().contains("larger than 1048576 bytes"), "{error}");
 }
 
-/// An archive with one entry of the given kind and path, written without the checks of a polite library.
+/// Returns an archive with entries of the given kinds and paths, written without the checks of a normal library.
 fn archive(entries: &[(tar::EntryType, &str, &str, &[u8])]) -> Vec<u8> {
     let mut plain = Vec::new();
     for (kind, path, link, content) in entries {

@@ -1,5 +1,5 @@
-//! What users' folders hold beside sound images in class folders, and image files that are out of the ordinary: each is
-//! read, reported or refused, and nothing is passed over silently.
+//! Other files than sound images in users' class folders, and unusual image files: each is
+//! read, reported or rejected, and nothing is skipped silently.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -120,7 +120,7 @@ fn splits_under_other_names_are_not_taken_for_classes() {
     assert!(error.contains("it has Test/ but no train/"), "{error}");
 }
 
-/// With both layouts in one folder the merged one is read, unless only the other has all of its images.
+/// If both layouts are in one folder, the merged one is read, unless only the other has all of its images.
 #[test]
 fn stanford_cars_are_read_where_both_layouts_lie() {
     let (place, root) = written("cars");
@@ -139,8 +139,8 @@ fn stanford_cars_are_read_where_both_layouts_lie() {
     );
 }
 
-/// With `train/`, `val/` and `test/` the middle one is what a trial that holds out is evaluated on: nothing is taken from
-/// training, neither is trained on it, and the test images stay what they are.
+/// With `train/`, `val/` and `test/`, trials that hold out are evaluated on the middle one: nothing is taken from
+/// training, neither is trained on it, and the test images stay the same.
 #[test]
 fn a_validation_split_is_used_for_searches() {
     let (place, root) = pets();
@@ -171,7 +171,7 @@ fn a_validation_split_is_used_for_searches() {
             .collect();
         assert!(trained.iter().all(|index| *index < 6), "{trained:?}");
     }
-    // without test/ it is the test split, as before
+    // without test/, val/ is the test split, as before
     std::fs::remove_dir_all(root.join("test")).unwrap();
     let without = self::found(&place);
     assert_eq!((without.num_validation, without.test_counts), (0, vec![5, 5]));
@@ -202,7 +202,7 @@ fn the_user_decides_what_becomes_of_corrupt_images() {
     }
     let dataset = opened(&place, Corrupt::Skip).unwrap();
     assert_eq!((dataset.train.len(), dataset.test.len(), dataset.skipped), (5, 3, 2));
-    // The policy is not part of the cache: it holds for one that is there as well.
+    // The policy is not part of the cache: it also applies to an existing one.
     assert!(matches!(opened(&place, Corrupt::Refuse), Err(Error::Corrupt { count: 2, total: 10, .. })));
     (0..3).for_each(|number| file(&root.join(format!("train/cat/{number}.png"))));
     let error = opened(&place, Corrupt::Skip).unwrap_err();
@@ -212,7 +212,7 @@ fn the_user_decides_what_becomes_of_corrupt_images() {
     assert_eq!(opened(&place, Corrupt::Skip).unwrap().skipped, 2);
 }
 
-/// A disk that fails is not an image that cannot be decoded, whatever the policy.
+/// A disk failure is not an image that cannot be decoded, under any policy.
 #[test]
 fn a_file_that_cannot_be_read_is_no_corrupt_image() {
     let missing = crate::decode::file(Path::new("/nonexistent/1.png"), None, &mut CropResizer::default());
@@ -225,7 +225,7 @@ fn decoded(bytes: &[u8]) -> crate::decode::Decoded {
     crate::decode::file(place.path(), None, &mut CropResizer::default()).unwrap().unwrap()
 }
 
-/// Dark left half, bright right half: 16 x 8.
+/// Returns a 16 x 8 picture with a dark left half and a bright right half.
 fn two_halves(format: ImageFormat) -> Vec<u8> {
     let image = RgbImage::from_fn(16, 8, |x, _| Rgb(if x < 8 { [0; 3] } else { [255; 3] }));
     let mut bytes = std::io::Cursor::new(Vec::new());
@@ -254,7 +254,7 @@ fn photographs_are_turned_as_their_exif_says() {
         [&(body.len() as u32 - 4).to_be_bytes()[..], &body, &crc.sum().to_be_bytes()].concat()
     };
     let png = two_halves(ImageFormat::Png);
-    // Behind the signature and the header.
+    // Inserted after the signature and the header.
     let turned_png = |orientation: u8| [&png[..33], &png_chunk(orientation), &png[33..]].concat();
     // By orientation: height, width, and whether the first and last pixel of the first column are bright.
     for (orientation, size, first, last) in [
@@ -293,7 +293,7 @@ fn the_typical_side_is_the_median_over_heads_of_files() {
         crate::typical_side(&place.request("folder:pets", None, &paths)).unwrap()
     };
     assert_eq!(side(&place), Some(4));
-    // Every format, width above height and the other way round, and a file whose head says nothing.
+    // Every format, with width above height and vice versa, and a file whose head contains no size.
     let formats = [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::WebP];
     for (number, format) in formats.into_iter().enumerate() {
         for (class, (width, height)) in [("cat", (70, 48)), ("dog", (48, 70))] {

@@ -40,7 +40,7 @@ fn digits() -> Arc<Dataset> {
     Arc::new(crate::open(&request, &|_, _| ()).unwrap())
 }
 
-/// One image per class, of any size and channels.
+/// Returns one image per class, of any size and channels.
 fn single(height: u32, width: u32, channels: usize) -> Arc<Dataset> {
     let count = height as usize * width as usize * channels;
     let pixels = (0..count).map(|index| (index * 37 % 251) as u8).collect();
@@ -162,7 +162,8 @@ fn without_augmentation_pixels_are_standardised_and_cropped_at_the_centre() {
     }
 }
 
-/// A slow rendering of one image by the words of docs/paper.md, section 3.1: shift, flip, erase, then crop with reflected borders.
+/// Renders one image slowly by the text of docs/paper.md, section 3.1: shift, flip, erase, then crop with reflected
+/// borders.
 fn reference(pipeline: &Pipeline, data: &Dataset, epoch: u32) -> (Vec<f32>, Vec<bool>) {
     let plan = &pipeline.train_step(epoch, 0).samples[0];
     let image = data.train.image(0);
@@ -292,7 +293,7 @@ fn held_out_images_are_evaluated_on_and_not_trained_on() {
     assert_eq!((whole.num_eval(), whole.num_train()), (500, 100));
 }
 
-/// Held-out images come out of the training split, and are evaluated at the size of test images all the same.
+/// Held-out images come from the training split, but are evaluated at the size of test images.
 #[test]
 fn held_out_images_have_the_size_of_test_images() {
     let (height, width, per_class) = (24u32, 36u32, 4usize);
@@ -315,7 +316,7 @@ fn held_out_images_have_the_size_of_test_images() {
             content: None,
         })
     };
-    // the same images resized beforehand, as test images are
+    // the same images resized in advance, like test images
     let mut resizer = crate::resize::CropResizer::default();
     let mut bytes = Vec::new();
     let smaller: Vec<u8> = (0..train.len())

@@ -1,4 +1,4 @@
-//! Every reader on stand-in files in the real formats, and on what can be wrong with them; and the cache.
+//! Tests of every reader on stand-in files in the real formats, and on damaged ones; and of the cache.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -104,7 +104,7 @@ fn photographs_are_read_in_every_layout() {
     }
 }
 
-/// The authors' lists name the chosen training images and all test images; what they leave out is not used.
+/// The authors' lists name the chosen training images and all test images; all others are unused.
 #[test]
 fn the_authors_subsets_of_cub_are_read() {
     let place = Place::new();
@@ -118,7 +118,7 @@ fn the_authors_subsets_of_cub_are_read() {
     let chosen: Vec<&str> = [train[597..600].to_vec(), train[1197..1200].to_vec()].concat();
     let list: String = [chosen, test].concat().iter().map(|line| format!("{line}\n")).collect();
     std::fs::write(root.join("train_test_split_3.txt"), list).unwrap();
-    // an image that cannot be decoded moves those behind it in the cache
+    // an image that cannot be decoded moves later ones in the cache
     let paths = std::fs::read_to_string(root.join("images.txt")).unwrap();
     let path = |line: &str| {
         let id = line.split(' ').next().unwrap();
@@ -128,7 +128,7 @@ fn the_authors_subsets_of_cub_are_read() {
     std::fs::write(path(train[5]), "no image").unwrap();
     let found = place.preflight("cub-sub3").unwrap();
     assert_eq!((found.train_counts, found.test_counts), (vec![3, 3], vec![2, 2]));
-    // one that the list does not name does no harm
+    // one that the list does not name has no effect
     let subset = place.open("cub-sub3", None).unwrap();
     let paths = (place.data(), place.cache());
     let request = OpenRequest { corrupt: Corrupt::Skip, ..place.request("cub", None, &paths) };
@@ -141,7 +141,7 @@ fn the_authors_subsets_of_cub_are_read() {
     assert_ne!(subset.fingerprint, all.fingerprint);
     assert_eq!((subset.skipped, all.skipped), (0, 1));
     assert_eq!(std::fs::read_dir(place.cache()).unwrap().filter(|entry| is_cache(entry.as_ref().unwrap())).count(), 1);
-    // what is in no list of the whole is a damaged list
+    // an image in the subset's list but not in the whole's means a damaged list
     std::fs::write(root.join("train_test_split.txt"), "1 1\n").unwrap();
     assert!(place.preflight("cub").unwrap_err().to_string().contains("is not in it"));
 }
@@ -200,7 +200,7 @@ fn arrays_are_read_and_cached() {
     }
 }
 
-/// A pickle of protocol 2 as Python 2 wrote them: short strings, and a numpy array.
+/// Returns a pickle of protocol 2 as Python 2 wrote them: short strings, and a numpy array.
 fn cifar_pickle(labels: &[u8], planes: &[u8]) -> Vec<u8> {
     let mut bytes = b"\x80\x02}(U\x0bfine_labels](".to_vec();
     labels.iter().for_each(|label| bytes.extend([b'K', *label]));
@@ -249,7 +249,7 @@ fn missing_data_sets_say_where_they_were_looked_for() {
         }
         let error = place.preflight(entry.name).unwrap_err();
         assert!(matches!(error, Error::NotFound { .. }), "{error}");
-        // Only what can be fetched is said to be.
+        // The remedy offers a fetch only if one is possible.
         let can_be_fetched = matches!(entry.origin, crate::catalog::Origin::Download(_));
         let command = format!("`orchestrator data fetch {}`", entry.name);
         assert_eq!(error.to_string().contains(&command), can_be_fetched, "{error}");
@@ -268,13 +268,13 @@ fn a_missing_image_is_an_error_at_preflight() {
     assert!(matches!(&error, Error::FilesMissing { count: 1, first, .. } if *first == victim), "{error}");
 }
 
-/// Files of annotations and small images below a folder.
+/// Collects annotation files and small images below a folder.
 fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         match path.extension().and_then(|extension| extension.to_str()) {
             _ if path.is_dir() => files_below(&path, found),
-            // Read by nobody here, and by the hierarchy crate with errors of its own.
+            // Not read here; the hierarchy crate reads it, with errors of its own.
             _ if path.ends_with("hierarchy.txt") => {}
             Some("jpg" | "JPEG") => {}
             _ => found.push(path),
@@ -282,12 +282,12 @@ fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// `FUZZ_ROUNDS=20000 cargo test --release -p data damaged` looks for longer.
+/// Returns the number of rounds. `FUZZ_ROUNDS=20000 cargo test --release -p data damaged` runs more.
 fn fuzz_rounds() -> u32 {
     std::env::var("FUZZ_ROUNDS").map_or(60, |rounds| rounds.parse().expect("a number"))
 }
 
-/// Truncates and flips bytes of every annotation file: the answer is an error or other data, never a panic.
+/// Truncates and flips bytes of every annotation file: the result is an error or other data, never a panic.
 fn damage(place: &Place, name: &str) {
     let mut files = Vec::new();
     files_below(&place.data(), &mut files);
@@ -301,7 +301,7 @@ fn damage(place: &Place, name: &str) {
             if round % 3 == 0 {
                 bytes.truncate(stream.below(whole.len() as u32) as usize);
             } else {
-                // Most of the bytes of array files are pixels; the beginning is where structure is.
+                // Most of the bytes of array files are pixels; the structure is at the beginning.
                 let reach = if round % 3 == 1 { whole.len().min(200) } else { whole.len() };
                 for _ in 0..=stream.below(3) {
                     bytes[stream.below(reach as u32) as usize] ^= 1 << stream.below(8);
@@ -412,7 +412,7 @@ fn the_cache_is_reused_and_rebuilt_when_a_source_changes() {
     let (second, built) = open_counting();
     assert_eq!(built, 18);
     assert_ne!(first, second);
-    // A damaged cache is built again, too.
+    // A damaged cache is also rebuilt.
     let cache = place.cache().join("cub-16.images");
     let mut bytes = std::fs::read(&cache).unwrap();
     let end = bytes.len() - 100;

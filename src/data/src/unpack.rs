@@ -1,8 +1,8 @@
 //! Unpacking of tar archives from the internet.
 //!
-//! Only regular files and directories come out; links, devices, pipes, absolute paths and `..` are refused, not
-//! skipped, because no data set needs them. What comes out is bounded in bytes and entries, whatever the archive says
-//! about itself. Permissions and owners are ignored.
+//! Only regular files and directories are unpacked; links, devices, pipes, absolute paths and `..` are rejected, not
+//! skipped, because no data set needs them. Bytes and entries are bounded, whatever the archive declares.
+//! Permissions and owners are ignored.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -15,7 +15,7 @@ use crate::error::Error;
 
 const MAX_ENTRIES: usize = 2_000_000;
 
-/// Unpacks a .tar, .tar.gz or .tgz below `into`, which exists and is empty. At most `max_bytes` come out.
+/// Unpacks a .tar, .tar.gz or .tgz below `into`, which exists and is empty. Writes at most `max_bytes`.
 pub(crate) fn tar(archive: &Path, into: &Path, max_bytes: u64) -> Result<(), Error> {
     let file = BufReader::new(File::open(archive).map_err(Error::io("open", archive))?);
     let is_packed = archive.extension().is_some_and(|extension| extension == "gz" || extension == "tgz");
@@ -68,7 +68,7 @@ pub(crate) fn tar(archive: &Path, into: &Path, max_bytes: u64) -> Result<(), Err
     Ok(())
 }
 
-/// The path without `.`; `None` where it is absolute or goes up.
+/// Returns the path without `.`, or `None` if it is absolute or goes up.
 fn inside(path: &Path) -> Option<PathBuf> {
     let mut relative = PathBuf::new();
     for component in path.components() {

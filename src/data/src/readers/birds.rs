@@ -1,10 +1,10 @@
 //! CUB-200-2011 and NABirds: four text files keyed by image id, and one folder of images.
 //!
-//! Classes are those that images refer to, ascending by number; CUB's are 1..=200, NABirds' the leaves among 1,011
+//! Classes are those that images refer to, in ascending order; CUB's are 1..=200, NABirds' the leaves among 1,011
 //! nodes of a hierarchy, with gaps.
 //!
-//! The authors' subsets of CUB (`cub-sub5`) have a list of their own in place of `train_test_split.txt`, which names the images
-//! that are used: the chosen training images, and all test images.
+//! The authors' subsets of CUB (`cub-sub5`) have their own list instead of `train_test_split.txt`. It names the
+//! images in use: the chosen training images, and all test images.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Stanford Cars in both of its layouts: `car_ims/` with one merged `cars_annos.mat`, or `cars_train/` and `cars_test/`
-//! with the development kit. File names of the two do not correspond. Where both are, the merged one is read if all of
-//! its images are there, else the development kit's.
+//! with the development kit. File names of the two do not correspond. If both exist, the merged one is read if all of
+//! its images exist, else the development kit's.
 
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,7 @@ fn merged(root: PathBuf) -> Result<Found, Error> {
 
 fn devkit(root: PathBuf) -> Result<Found, Error> {
     let meta = root.join("devkit/cars_meta.mat");
-    // The test labels came as a download of their own, and people put it in either place.
+    // The test labels were a separate download, and people put it in either place.
     let inside = root.join("devkit/cars_test_annos_withlabels.mat");
     let beside = root.join("cars_test_annos_withlabels.mat");
     let test_path = if beside.exists() { beside } else { inside };

@@ -1,6 +1,6 @@
 //! CIFAR-100 in its two distributed forms: the binary records and the Python pickles. Fine labels.
 //!
-//! Both keep pixels as red, green and blue planes; they leave here with channels last, like every other image.
+//! Both keep pixels as red, green and blue planes; the reader returns them with channels last, like every other image.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::files;
 
 const NUM_CLASSES: usize = 100;
 const PLANE: usize = 32 * 32;
-/// Coarse label, fine label, three planes.
+/// Length of a record: coarse label, fine label, three planes.
 const RECORD: usize = 2 + 3 * PLANE;
 
 pub(super) fn find(data_dir: &Path) -> Result<Found, Error> {
@@ -60,7 +60,7 @@ fn records(path: &Path) -> Result<Labelled, Error> {
     Ok(Labelled { labels: widen(path, &labels, NUM_CLASSES)?, pixels })
 }
 
-/// From three planes to channels last.
+/// Converts three planes to channels last.
 pub(super) fn interleave(planes: &[u8], pixels: &mut Vec<u8>) {
     let (red, rest) = planes.split_at(PLANE);
     let (green, blue) = rest.split_at(PLANE);

@@ -34,7 +34,7 @@ type Dictionary = BTreeMap<HashableValue, Value>;
 
 fn dictionary(path: &Path) -> Result<Dictionary, Error> {
     let bytes = files::read(path, files::MAX_ARRAY_BYTES)?;
-    // numpy's reconstruction calls are kept as plain values; nothing of a pickle is ever run.
+    // numpy's reconstruction calls are kept as plain values; no call of a pickle is ever executed.
     let options = DeOptions::new().replace_unresolved_globals();
     match super::pickle::value(path, &bytes, options)? {
         Value::Dict(dictionary) => Ok(dictionary),
@@ -42,7 +42,7 @@ fn dictionary(path: &Path) -> Result<Dictionary, Error> {
     }
 }
 
-/// The entry under a key that is `bytes` or, written by Python 3, a string.
+/// Returns the entry under a key that is `bytes` or, written by Python 3, a string.
 fn entry<'a>(path: &Path, dictionary: &'a Dictionary, key: &str) -> Result<&'a Value, Error> {
     let as_bytes = HashableValue::Bytes(key.as_bytes().to_vec());
     let found = dictionary.get(&as_bytes).or_else(|| dictionary.get(&HashableValue::String(key.to_owned())));
@@ -89,8 +89,8 @@ fn split(path: &Path) -> Result<Labelled, Error> {
     Ok(Labelled { labels, pixels })
 }
 
-/// The bytes of a pickled numpy array. Its state is (version, shape, dtype, is Fortran order, bytes); the types of the
-/// classes around it are of no interest.
+/// Returns the bytes of a pickled numpy array. Its state is (version, shape, dtype, is Fortran order, bytes); the types
+/// of the classes around it are ignored.
 fn array(value: Option<Value>) -> Option<Vec<u8>> {
     let Value::Tuple(mut state) = value? else { return None };
     if state.len() != 5 || !matches!(state[3], Value::Bool(false)) {

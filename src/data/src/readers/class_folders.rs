@@ -1,8 +1,8 @@
-//! A folder with one folder per class, and everything in it that is not read.
+//! A folder with one folder per class, and a report of everything in it that is not read.
 //!
-//! Nothing is passed over silently: what is no class and what is no image is counted and named, for `plan`, `run` and
-//! `data check` to print. A class folder whose files are all of that kind is an error, because leaving the class out would
-//! make another problem of the data set.
+//! Nothing is skipped silently: files and folders that are no image or class are counted and named, for `plan`,
+//! `run` and `data check` to print. A class folder with only such files is an error: leaving the class out would change
+//! the classification problem.
 
 use std::collections::BTreeMap;
 use std::fs::DirEntry;
@@ -12,28 +12,28 @@ use crate::error::Error;
 
 pub(super) const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "gif", "bmp", "webp"];
 
-/// Folders that file systems, network storage and archivers leave behind.
+/// Folders that file systems, network storage and archivers create.
 const OF_SYSTEMS: [&str; 7] =
     ["@eaDir", "#recycle", "lost+found", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "__pycache__"];
 
-/// Names in one note; more are counted.
+/// Most names in one note; more are counted.
 const MAX_LISTED: usize = 8;
-/// Folders below a class that are looked into, one in the other.
+/// Deepest nesting of folders below a class that are searched.
 const MAX_DEPTH: usize = 16;
 
 pub(super) struct ClassFolders {
-    /// Image files by class, both sorted. No class is without images.
+    /// Image files by class, both sorted. Every class has images.
     pub(super) images: BTreeMap<String, Vec<PathBuf>>,
-    /// What was passed over, a line each.
+    /// Notes on skipped files and folders, a line each.
     pub(super) notes: Vec<String>,
 }
 
-/// What lies in one folder, by what becomes of it.
+/// The entries of one folder, by their use.
 #[derive(Default)]
 struct Contents {
     images: Vec<PathBuf>,
     folders: Vec<PathBuf>,
-    /// Files that are not read, by `.tiff` and the like.
+    /// Number of files that are not read, by ending, such as `.tiff`.
     others: BTreeMap<String, usize>,
 }
 
@@ -90,13 +90,13 @@ pub(super) fn read(root: &Path) -> Result<ClassFolders, Error> {
     Ok(ClassFolders { images, notes })
 }
 
-/// Names of the folders in one that may mean something, sorted.
+/// Returns the names of the subfolders that may be relevant, sorted.
 pub(super) fn subfolders(root: &Path) -> Result<Vec<String>, Error> {
     let names = Contents::of(root)?.folders.iter().map(|folder| name_of(folder)).collect::<Result<Vec<_>, _>>()?;
     Ok(names.into_iter().filter(|name| !is_of_a_system(name)).collect())
 }
 
-/// The first names, and how many more there are.
+/// Formats the first names and the number of the others.
 pub(super) fn list(names: &[String]) -> String {
     let shown = names[..names.len().min(MAX_LISTED)].join(", ");
     match names.len().saturating_sub(MAX_LISTED) {
@@ -131,7 +131,7 @@ impl Contents {
         *self.others.entry(kind).or_default() += 1;
     }
 
-    /// Symbolic links to folders are not followed: they may lead in circles.
+    /// Adds all images below a folder. Does not follow symbolic links to folders, which may form cycles.
     fn add_all_below(&mut self, folder: &Path, depth: usize) -> Result<(), Error> {
         for entry in entries(folder)? {
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -153,7 +153,7 @@ fn without_images(contents: &Contents, below: &Contents) -> String {
     format!("it holds no image that can be read, but {}; convert them, or move the folder away", by_kind(&others))
 }
 
-/// `40 .tiff, 2 .txt; images are jpg, ...`
+/// Formats counts, such as `40 .tiff, 2 .txt; images are jpg, ...`.
 fn by_kind(others: &BTreeMap<String, usize>) -> String {
     let mut kinds: Vec<(&String, &usize)> = others.iter().collect();
     kinds.sort_by_key(|(kind, count)| (std::cmp::Reverse(**count), *kind));

@@ -1,5 +1,5 @@
 //! The 1,797 handwritten digits that are part of the program: 8x8 grey, 1,297 to train on and 500 (50 per class) to
-//! test. Where they come from and how they were split: ../../digits/ATTRIBUTION.md and convert.py.
+//! test. Their origin and split are described in ../../digits/ATTRIBUTION.md and convert.py.
 
 use super::{Arrays, Content, Found, Labelled, numbers};
 use crate::idx;
@@ -32,7 +32,7 @@ fn read() -> Arrays {
 }
 
 fn split(images: &[u8], labels: &[u8]) -> Labelled {
-    // The source counts inked pixels of 4x4 blocks, 0..=16: spread over the range of a byte.
+    // The source counts inked pixels of 4x4 blocks, 0..=16: scaled to the range of a byte.
     let pixels = idx::embedded(images, 3).bytes.iter().map(|&ink| ((u32::from(ink) * 255 + 8) / 16) as u8).collect();
     Labelled { labels: idx::embedded(labels, 1).bytes.iter().map(|&label| u32::from(label)).collect(), pixels }
 }

@@ -9,7 +9,7 @@ use crate::idx;
 const CLASSES: [&str; 10] =
     ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
 
-/// Debian's package dataset-fashion-mnist.
+/// Folder of Debian's package dataset-fashion-mnist.
 const DEBIAN: &str = "/usr/share/datasets/fashion-mnist";
 
 pub(super) fn find(data_dir: &Path) -> Result<Found, Error> {

@@ -1,5 +1,5 @@
 //! Oxford Flowers-102: `jpg/image_%05d.jpg`, labels and splits in .mat files. As in the paper, the training and
-//! validation splits together are trained on (2,040 images), in this order. The files hold no class names.
+//! validation splits together are trained on (2,040 images), in this order. The files contain no class names.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub(super) fn find(data_dir: &Path) -> Result<Found, Error> {
     all_there("flowers", lists.iter())?;
     let labels = mat5::read(&labels_path)?.ordinals(&labels_path, "labels")?;
     let num_classes = labels.iter().copied().max().unwrap_or(0);
-    // A forged label must not make a list of a thousand million class names.
+    // A forged label must not create a list of a billion class names.
     if num_classes > labels.len() {
         let reason = format!("it has class {num_classes} among {} labels", labels.len());
         return Err(Error::malformed(&labels_path, reason));

@@ -1,9 +1,9 @@
 //! A user's own images: `folder:PATH` with one directory per class.
 //!
-//! With `train/` and `test/` (or `val/`) below PATH these are the splits, and both list the same classes. With all three,
-//! `val/` is what searches are judged on. Otherwise
-//! PATH holds the classes themselves, and one fifth of each class (rounded, at least one image), drawn once and for all
-//! from the sorted file names, is the test split. Whatever is passed over is noted: see `class_folders.rs`.
+//! `train/` and `test/` (or `val/`) below PATH are the splits, and both list the same classes. With all three,
+//! `val/` evaluates the trials of a search. Otherwise
+//! PATH holds the classes themselves, and one fifth of each class (rounded, at least one image), drawn in a fixed way
+//! from the sorted file names, is the test split. Everything skipped is noted: see `class_folders.rs`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,9 @@ use crate::error::Error;
 use crate::files::Reach;
 use crate::random::{Purpose, Stream};
 
-/// One image in so many is a test image where there is no split.
+/// One in this number of images is a test image if there is no split.
 const TEST_SHARE: usize = 5;
-/// Names that people give to splits.
+/// Usual names of splits.
 const SPLIT_NAMES: [&str; 7] = ["train", "training", "test", "testing", "val", "valid", "validation"];
 
 pub(super) fn find(name: &str, reach: &Reach) -> Result<Found, Error> {
@@ -48,7 +48,7 @@ pub(super) fn find(name: &str, reach: &Reach) -> Result<Found, Error> {
     one_folder(name, root)
 }
 
-/// Two folders of class folders. Classes are those of the first, sorted.
+/// Reads two folders of class folders. Classes are those of the first, sorted.
 pub(super) fn splits(name: &str, root: PathBuf, train: &Path, test: &Path) -> Result<Found, Error> {
     let (train_classes, test_classes) = (class_folders::read(train)?, class_folders::read(test)?);
     let names: Vec<String> = train_classes.images.keys().cloned().collect();
@@ -61,13 +61,13 @@ pub(super) fn splits(name: &str, root: PathBuf, train: &Path, test: &Path) -> Re
     found(name, root, names.clone(), names, Vec::new(), train_files, test_files).map(|found| found.with_notes(notes))
 }
 
-/// Three folders of class folders: the second is what searches are judged on.
+/// Reads three folders of class folders: the second is the validation split of searches.
 fn with_validation(name: &str, root: PathBuf, [train, validation, test]: [&Path; 3]) -> Result<Found, Error> {
     let mut found = splits(name, root.clone(), train, test)?;
     let labels = (0..).zip(&found.class_names).map(|(label, name)| (name.as_str(), label)).collect();
     let classes = class_folders::read(validation)?;
     let files = labelled(train, &labels, validation, &classes)?;
-    // what `splits` did not know to be read
+    // drop the note by which `splits` reported the validation folder as unread
     let beside = unread(&root, &[train, test])?;
     found.notes.retain(|note| Some(note) != beside.as_ref());
     let mut notes = classes.notes;
@@ -76,7 +76,7 @@ fn with_validation(name: &str, root: PathBuf, [train, validation, test]: [&Path;
     Ok(found.with_validation(files).with_notes(notes))
 }
 
-/// The images of one split with the labels of the training split's classes.
+/// Returns the images of one split with the labels of the training split's classes.
 fn labelled(
     train: &Path,
     labels: &HashMap<&str, u32>,
@@ -97,7 +97,7 @@ fn labelled(
     Ok(classes.images.iter().map(label).collect::<Result<Vec<_>, _>>()?.concat())
 }
 
-/// A note about folders beside the splits.
+/// Returns a note about folders beside the splits.
 fn unread(root: &Path, splits: &[&Path]) -> Result<Option<String>, Error> {
     let is_unread = |name: &String| !splits.contains(&root.join(name).as_path());
     let unread: Vec<String> = subfolders(root)?.into_iter().filter(is_unread).collect();

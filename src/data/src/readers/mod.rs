@@ -1,5 +1,5 @@
-//! Readers of the data sets' real layouts on disk. Each finds its files, checks them, and says what the images are;
-//! decoding is `decode.rs`'s work, keeping the result the cache's.
+//! Readers of the data sets' real layouts on disk. Each finds its files, checks them and lists the images;
+//! `decode.rs` decodes them, and the cache keeps the result.
 
 mod birds;
 mod cars;
@@ -21,28 +21,28 @@ use crate::catalog::{self, ENTRIES, FOLDER_PREFIX, Origin};
 use crate::error::Error;
 use crate::files::Reach;
 
-/// A data set that was found on disk, its images not yet decoded.
+/// A data set found on disk, with its images not yet decoded.
 pub(crate) struct Found {
     pub(crate) root: Option<PathBuf>,
     pub(crate) channels: usize,
     pub(crate) class_names: Vec<String>,
-    /// What hierarchies call the classes.
+    /// Ids of the classes in hierarchies.
     pub(crate) class_ids: Vec<String>,
-    /// Files that decide the content, images included: the cache is rebuilt when one of them changes.
+    /// Files that determine the content, images included: the cache is rebuilt when one of them changes.
     pub(crate) files: Vec<PathBuf>,
     pub(crate) content: Content,
-    /// What lies there and is not read, a line each.
+    /// Notes on files that are not read, a line each.
     pub(crate) notes: Vec<String>,
 }
 
 impl Found {
-    /// Notes of its reader, before those that hold for any data set.
+    /// Adds its reader's notes, before the general ones.
     fn with_notes(mut self, mut notes: Vec<String>) -> Self {
         notes.append(&mut self.notes);
         Self { notes, ..self }
     }
 
-    /// With images that searches are judged on, in place of training images held out.
+    /// Adds a validation split, which searches use instead of held-out training images.
     fn with_validation(mut self, files: Vec<ImageFile>) -> Self {
         self.files.extend(files.iter().map(|file| file.path.clone()));
         if let Content::Files { validation, .. } = &mut self.content {
@@ -53,7 +53,7 @@ impl Found {
 }
 
 impl Found {
-    /// Images that are files of their own, with the name of their split.
+    /// Returns images that are files of their own, with the name of their split.
     pub(crate) fn images(&self) -> impl Iterator<Item = (&'static str, &ImageFile)> {
         let splits = match &self.content {
             Content::Arrays(_) => [("train", &[][..]), ("val", &[][..]), ("test", &[][..])],
@@ -69,7 +69,7 @@ pub(crate) enum Content {
     /// Images of one small size, read whole.
     Arrays(Box<dyn Fn() -> Result<Arrays, Error>>),
     /// One file per image.
-    /// `validation` is empty for data sets that come without one.
+    /// `validation` is empty for data sets without one.
     Files { train: Vec<ImageFile>, validation: Vec<ImageFile>, test: Vec<ImageFile> },
 }
 
@@ -94,7 +94,7 @@ pub(crate) struct ImageFile {
     pub(crate) label: u32,
 }
 
-/// Finds a data set by its name, checks its lists and that every image file exists.
+/// Finds a data set by its name; checks its lists and that every image file exists.
 pub(crate) fn find(name: &str, reach: &Reach) -> Result<Found, Error> {
     let data_dir = reach.data_dir;
     match name {
@@ -112,14 +112,14 @@ pub(crate) fn find(name: &str, reach: &Reach) -> Result<Found, Error> {
     }
 }
 
-/// The error for a name that no reader knows.
+/// Returns the error for a name without a reader.
 pub(crate) fn unknown(name: &str) -> Error {
     let names: Vec<&str> = ENTRIES.iter().map(|entry| entry.name).collect();
     Error::UnknownDataset { name: name.to_owned(), known: names.join(", ") }
 }
 
-/// The first of `data_dir/NAME/FOLDER`, `data_dir/FOLDER`, `data_dir/NAME` and the other places that holds `marker`.
-/// `folder` is the one that the official archive unpacks to.
+/// Returns the first of `data_dir/NAME/FOLDER`, `data_dir/FOLDER`, `data_dir/NAME` and the other places with `marker`.
+/// `folder` is the one to which the official archive unpacks.
 fn locate(name: &str, data_dir: &Path, folder: &str, marker: &str, others: &[&str]) -> Result<PathBuf, Error> {
     let mut places = vec![data_dir.join(name).join(folder), data_dir.join(folder), data_dir.join(name)];
     places.extend(others.iter().map(PathBuf::from));
@@ -133,7 +133,7 @@ fn locate(name: &str, data_dir: &Path, folder: &str, marker: &str, others: &[&st
     })
 }
 
-/// What to do about a data set that is not there.
+/// Returns the remedy for a missing data set.
 pub(crate) fn remedy(name: &str) -> String {
     if sweep::dataset::cub_subset(name).is_some() {
         return "the lists are in cub-subsampled-splits.zip of release v1.2.0 of github.com/cvjena/semantic-embeddings: \
@@ -148,7 +148,7 @@ pub(crate) fn remedy(name: &str) -> String {
     }
 }
 
-/// The first of several layouts that is complete. Where none is, the error of the one that is there in part.
+/// Returns the first of several layouts that is complete; if none is, the error of the partly present one.
 fn first_complete(layouts: &[&dyn Fn() -> Result<Found, Error>]) -> Result<Found, Error> {
     let mut first_error = None;
     for layout in layouts {
@@ -166,7 +166,7 @@ fn first_complete(layouts: &[&dyn Fn() -> Result<Found, Error>]) -> Result<Found
     Err(first_error.expect("there is at least one layout"))
 }
 
-/// A data set of one file per image, all of which exist, with training images of every class.
+/// Returns a data set of one file per image, after checking that all exist and every class has training images.
 fn found(
     name: &str,
     root: PathBuf,
@@ -219,12 +219,12 @@ fn strings(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
 }
 
-/// `0`, `1`, ...: how the authors' hierarchies name the classes of most data sets.
+/// Returns `0`, `1`, ...: the class ids of most data sets in the authors' hierarchies.
 fn numbers(count: usize) -> Vec<String> {
     (0..count).map(|class| class.to_string()).collect()
 }
 
-/// Checks that labels are classes, and makes them wide.
+/// Checks that labels are classes, and widens them.
 fn widen(path: &Path, labels: &[u8], num_classes: usize) -> Result<Vec<u32>, Error> {
     if let Some((index, label)) = labels.iter().enumerate().find(|(_, label)| usize::from(**label) >= num_classes) {
         return Err(Error::malformed(path, format!("image {index} has class {label}; there are {num_classes}")));
@@ -232,7 +232,7 @@ fn widen(path: &Path, labels: &[u8], num_classes: usize) -> Result<Vec<u32>, Err
     Ok(labels.iter().map(|&label| u32::from(label)).collect())
 }
 
-/// Checks that files exist and are not empty; the error counts those that are missing and names the first.
+/// Checks that files exist and are not empty; the error counts the missing ones and names the first.
 fn all_there<'a>(dataset: &str, files: impl Iterator<Item = &'a PathBuf>) -> Result<(), Error> {
     let (mut count, mut first) = (0, None);
     for path in files {

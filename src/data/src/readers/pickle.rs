@@ -1,8 +1,8 @@
-//! Reading pickles as data: nothing of a pickle is ever run, and what a damaged or hostile one announces is not believed.
+//! Reading pickles as data: no call of a pickle is ever executed, and sizes in a damaged or hostile one aren't trusted.
 //!
-//! The library builds values by recursion and copies what a pickle refers to twice. So the opcodes are looked through
-//! first: few containers, none of them referred to again, and no more repeated text than a file may weigh. Data sets
-//! are written within that. Opcodes: CPython's Lib/pickletools.py.
+//! The library builds values by recursion and copies whatever a pickle refers to twice. So the opcodes are checked
+//! first: few containers, none of them referenced again, and no more repeated text than the limit for a file. Data sets
+//! stay within that. Opcodes: CPython's Lib/pickletools.py.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,25 +11,25 @@ use serde_pickle::{DeOptions, Value};
 
 use crate::error::Error;
 
-/// Lists, tuples and dictionaries; CIFAR-100 has about twenty.
+/// Limit for lists, tuples and dictionaries; CIFAR-100 has about twenty.
 const MAX_CONTAINERS: usize = 200;
-/// Bytes of texts that are referred to again, over all references.
+/// Limit for bytes of texts that are referenced again, over all references.
 const MAX_REPEATED: usize = 64 << 20;
 
 pub(super) fn value(path: &Path, bytes: &[u8], options: DeOptions) -> Result<Value, Error> {
     let refused = |reason: String| Error::malformed(path, format!("it is not a pickle, or damaged: {reason}"));
     look_through(bytes).map_err(refused)?;
     serde_pickle::value_from_slice(bytes, options).map_err(|error| {
-        // The library quotes the value that it did not expect, which may be the whole file.
+        // The library quotes the unexpected value, which may be the whole file.
         refused(error.to_string().chars().take(200).collect())
     })
 }
 
-/// What the last opcode left on top of the stack.
+/// The last opcode's result on top of the stack.
 #[derive(Clone, Copy)]
 enum Top {
     Container,
-    /// Its bytes.
+    /// A text, with its number of bytes.
     Text(usize),
     Other,
 }
@@ -57,7 +57,7 @@ fn look_through(bytes: &[u8]) -> Result<(), String> {
                 }
                 Top::Container
             }
-            // what they change stays on top
+            // the container that they change stays on top
             b'a' | b'e' | b's' | b'u' | b'b' => Top::Container,
             b'U' | b'T' | b'X' | b'B' | b'C' | b'S' | b'V' | 0x8c | 0x8d | 0x8e | 0x96 => Top::Text(argument.len()),
             b'q' | b'r' | b'p' | 0x94 => {
@@ -66,7 +66,7 @@ fn look_through(bytes: &[u8]) -> Result<(), String> {
                 top
             }
             b'h' | b'j' | b'g' => scan.recall(number(argument)?)?,
-            // Python writes these for objects that hold themselves, for sets, and never for data
+            // Python writes these for objects that contain themselves, for sets, and never for data
             b'0' | b'1' | b'2' | 0x8f..=0x91 => return Err(format!("opcode {opcode:#04x} was not expected")),
             b'c' if !is_known(argument) => {
                 return Err(format!("it names {}", String::from_utf8_lossy(argument).replace('\n', ".")));
@@ -94,7 +94,7 @@ impl Scan {
     }
 }
 
-/// Of an argument that is a decimal line, or a little-endian number.
+/// Parses an argument that is a decimal line, or a little-endian number.
 fn number(argument: &[u8]) -> Result<u64, String> {
     if argument.last() == Some(&b'\n') {
         let text = std::str::from_utf8(argument).map_err(|error| error.to_string())?;
@@ -103,12 +103,12 @@ fn number(argument: &[u8]) -> Result<u64, String> {
     Ok(argument.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
 }
 
-/// numpy's arrays, and how Python 3 writes bytes for Python 2.
+/// Returns true for numpy's arrays, and for Python 3's form of bytes for Python 2.
 fn is_known(module_and_name: &[u8]) -> bool {
     module_and_name.starts_with(b"numpy") || module_and_name == b"_codecs\nencode\n"
 }
 
-/// An opcode's argument, and what follows it.
+/// Splits off an opcode's argument; returns it and the rest.
 fn argument(opcode: u8, rest: &[u8]) -> Result<(&[u8], &[u8]), String> {
     let fixed = |length: usize| (0, length);
     let (prefix, length) = match opcode {
@@ -127,13 +127,13 @@ fn argument(opcode: u8, rest: &[u8]) -> Result<(&[u8], &[u8]), String> {
     Ok((&rest[prefix..end], &rest[end..]))
 }
 
-/// A length in so many bytes, and the length.
+/// Reads a length of `prefix` bytes; returns `prefix` and the length.
 fn counted(rest: &[u8], prefix: usize) -> Result<(usize, usize), String> {
     let length = number(rest.get(..prefix).ok_or("it ends inside a length")?)?;
     Ok((prefix, usize::try_from(length).map_err(|error| error.to_string())?))
 }
 
-/// Bytes of so many lines.
+/// Returns the number of bytes in `count` lines.
 fn lines(rest: &[u8], count: usize) -> Result<usize, String> {
     let ends = rest.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(place, _)| place + 1);
     ends.take(count).nth(count - 1).ok_or_else(|| "it ends inside a line".to_owned())
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(entries.len(), 2);
     }
 
-    /// Nested deeper than any stack, holding themselves, doubling at every level, repeating a text.
+    /// Pickles that nest deeper than any stack, contain themselves, double at every level, or repeat a text.
     #[test]
     fn hostile_pickles_are_refused_without_a_crash() {
         const DEEP: usize = 1_000_000;

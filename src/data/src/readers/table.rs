@@ -1,4 +1,4 @@
-//! Text files of `id value` lines, as the bird data sets have them. Ids are text, never numbers.
+//! Text files of `id value` lines, as in the bird data sets. Ids are text, never numbers.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::Error;
 use crate::files;
 
-/// Lines `id value` in file order; the value may hold spaces.
+/// Reads `id value` lines in file order; the value may contain spaces.
 pub(super) fn pairs(path: &Path) -> Result<Vec<(String, String)>, Error> {
     let text = files::text(path)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
@@ -21,7 +21,7 @@ pub(super) fn pairs(path: &Path) -> Result<Vec<(String, String)>, Error> {
     Ok(pairs)
 }
 
-/// The same by id; an id that is there twice is an error.
+/// Reads the same by id; a duplicate id is an error.
 pub(super) fn by_id(path: &Path) -> Result<HashMap<String, String>, Error> {
     let mut map = HashMap::new();
     for (id, value) in pairs(path)? {
@@ -33,7 +33,7 @@ pub(super) fn by_id(path: &Path) -> Result<HashMap<String, String>, Error> {
     Ok(map)
 }
 
-/// Not empty lines, trimmed.
+/// Returns the non-empty lines, trimmed.
 pub(super) fn lines(path: &Path) -> Result<Vec<String>, Error> {
     let lines: Vec<String> =
         files::text(path)?.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();

@@ -1,6 +1,6 @@
 //! VIPriors ImageNet-50: 50 training and 50 validation images of each of 1,000 classes, both from ILSVRC2012's
-//! training set. Read as folders (`imagenet_50/{train,val}/WNID/`), as the challenge's script makes them, or from the
-//! challenge's pickled lists beside a folder of ILSVRC2012's training images. Evaluation is on the validation split: the
+//! training set. Read as folders (`imagenet_50/{train,val}/WNID/`), as the challenge's script creates them, or from the
+//! challenge's pickled lists beside a folder of ILSVRC2012's training images. Evaluation uses the validation split: the
 //! challenge's test images come without labels.
 
 use std::collections::{BTreeSet, HashMap};
@@ -12,7 +12,7 @@ use super::{Found, ImageFile, all_there, first_complete, folder, found, locate};
 use crate::error::Error;
 use crate::files;
 
-/// Where ILSVRC2012's training images may lie, relative to the lists.
+/// Possible folders of ILSVRC2012's training images, relative to the lists.
 const IMAGE_FOLDERS: [&str; 4] = ["images", "ILSVRC2012/train", "ILSVRC/Data/CLS-LOC/train", "ILSVRC2012_img_train"];
 
 pub(super) fn find(data_dir: &Path) -> Result<Found, Error> {
@@ -52,7 +52,7 @@ fn lists(root: PathBuf) -> Result<Found, Error> {
     found("vipriors", root, names.clone(), names, lists, train, val)
 }
 
-/// A pickled list of [class, file] pairs.
+/// Reads a pickled list of [class, file] pairs.
 fn entries(path: &Path) -> Result<Vec<(String, String)>, Error> {
     let bytes = files::read(path, files::MAX_LIST_BYTES)?;
     let value = super::pickle::value(path, &bytes, DeOptions::new())?;
