@@ -38,7 +38,7 @@ pub enum DeviceError {
     Zero { option: &'static str },
 }
 
-/// Why the driver's tool, nvidia-smi, gave no answer.
+/// The reason why the driver's tool, nvidia-smi, gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unknown {
     #[error("{0}")]

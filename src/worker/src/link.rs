@@ -36,7 +36,7 @@ pub struct Link {
     pub token: Option<Token>,
     /// File that is read again when the token is refused: the token may have been replaced.
     pub token_file: Option<PathBuf>,
-    /// How long a worker that was welcomed before treats refusals as temporary.
+    /// The time for which a worker that was welcomed before treats refusals as temporary.
     pub patience: Duration,
     pub events: mpsc::Sender<LinkEvent>,
 }

@@ -61,9 +61,9 @@ pub struct Timing {
     pub checkpoint: Duration,
     /// Timeout from TERM to KILL.
     pub terminate: Duration,
-    /// How long a leaving worker waits for the last acknowledgements.
+    /// Timeout of a leaving worker for the last acknowledgements.
     pub goodbye: Duration,
-    /// How long a worker that was welcomed once keeps running while it is refused. Then it checkpoints and leaves.
+    /// Timeout of refusals for a worker that was welcomed once: it keeps running until then. Then it checkpoints and leaves.
     pub refused: Duration,
 }
 

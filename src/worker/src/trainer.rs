@@ -20,7 +20,7 @@ use crate::processes::{Family, MARK};
 use crate::residue::{self, GpuDriver, Residue};
 use crate::stderr::StderrLog;
 
-/// How long the driver may take to clean up after a process.
+/// Timeout for the driver to clean up after a process.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Starts every trainer from one thread that lives as long as the worker: trainers ask the kernel to send SIGKILL when

@@ -17,7 +17,7 @@ const NUM_EPOCHS: u64 = 24;
 pub struct Figures {
     pub rounds: u32,
     pub freezes: u32,
-    /// How often a sweep ended with trials whose budget was used up.
+    /// The number of times that a sweep ended with trials whose budget was used up.
     pub given_up: u32,
     kills: BTreeMap<Victim, usize>,
     trials: u64,
