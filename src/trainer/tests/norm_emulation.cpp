@@ -1,7 +1,7 @@
 // The kernels of shim/norm_kernels.cu on the CPU, for src/cuda/norm_tests.rs, which compiles this file and opens it.
 //
-// The threads of a block are contexts with stacks of their own; each runs until a barrier or its end, then the next one
-// does. Their order can be reversed: a kernel that lacks a barrier comes to another result then.
+// The threads of a block are contexts with their own stacks; each runs until a barrier or its end, then the next one
+// runs. Their order can be reversed: a kernel that lacks a barrier then gives another result.
 
 #include <dlfcn.h>
 #include <math.h>
@@ -73,7 +73,7 @@ void back_to_scheduler(Thread& thread) {
   if (_setjmp(thread.at) == 0) _longjmp(processor->scheduler, 1);
 }
 
-// Of a context, which makes one thread of each block in turn.
+// Entry point of a context, which runs one thread of each block in turn.
 void live() {
   Thread& thread = processor->threads[processor->current];
   for (;;) {
@@ -98,7 +98,7 @@ void resume(int number) {
   swapcontext(&processor->unused, &thread.start);
 }
 
-// Whether all threads came to the same barriers.
+// Returns true if all threads reached the same barriers.
 bool run_block(int num_threads, bool reversed) {
   for (int number = 0; number < num_threads; ++number) processor->threads[number].ended = false;
   for (int ended = 0; ended < num_threads;) {
@@ -120,7 +120,7 @@ Body find(const char* name) {
   return reinterpret_cast<Body>(dlsym(library, name));
 }
 
-// What has gone wrong, or null.
+// Runs kernels; `fault` receives an error message, or stays null.
 struct Launch {
   bool reversed;
   const char** fault;
