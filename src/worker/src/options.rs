@@ -63,7 +63,7 @@ pub struct Timing {
     pub terminate: Duration,
     /// Timeout of a leaving worker for the last acknowledgements.
     pub goodbye: Duration,
-    /// Timeout of refusals for a worker that was welcomed once: it keeps running until then. Then it checkpoints and leaves.
+    /// Timeout of refusals for a worker that was welcomed once. Afterwards it checkpoints and leaves.
     pub refused: Duration,
 }
 
