@@ -315,8 +315,8 @@ impl Loop {
     }
 }
 
-/// Explains a refused trial of another training version. Trained under its old id, results of two versions would share a
-/// cell unnoticed.
+/// Explains why a trial of another training version is refused: trained under its old id, results of two versions would
+/// share a cell unnoticed.
 fn other_training(spec: &TrialSpec) -> String {
     let id = spec.id();
     format!(
