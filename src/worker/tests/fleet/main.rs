@@ -142,7 +142,7 @@ async fn a_leaving_worker_checkpoints_and_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drained_worker_finishes_and_ends() {
-    let mut rig = Rig::new("epoch-ms=20");
+    let mut rig = Rig::new("epoch-ms=200");
     rig.coordinator().await;
     let drained = rig.worker(1).await;
     rig.submit().await;
