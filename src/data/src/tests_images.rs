@@ -307,3 +307,19 @@ fn the_typical_side_is_the_median_over_heads_of_files() {
     file(&root.join("train/cat/nothing.png"));
     assert_eq!(side(&place), Some(48));
 }
+
+#[test]
+fn cmyk_is_converted_as_pillow_does() {
+    let mut resizer = CropResizer::default();
+    let image = crate::decode::file(
+        &Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures")).join("cmyk.jpg"),
+        None,
+        &mut resizer,
+    )
+    .unwrap()
+    .unwrap();
+    assert_eq!((image.height, image.width), (8, 16));
+    // Pillow's conversion gives (53, 216, 187) everywhere; decoders may differ by rounding.
+    let close = |(value, expected): (&u8, u8)| value.abs_diff(expected) <= 3;
+    assert!(image.pixels.iter().zip([53, 216, 187].into_iter().cycle()).all(close), "{:?}", &image.pixels[..3]);
+}

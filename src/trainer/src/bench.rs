@@ -285,7 +285,7 @@ impl Network {
             batch_norm_momentum: 0.1,
             loss: Loss::Xent,
             softmax: Softmax::LogSoftmax,
-            schedule: Schedule::Constant { epochs: 1_000_000 },
+            schedule: Schedule::Constant { epochs: 100_000 },
             learning_rate,
             momentum: 0.9,
             momentum_form: MomentumForm::Torch,

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::options::Error;
@@ -16,7 +17,9 @@ const CACHE: (&str, &str) = ("cache directory", "--cache-dir");
 const DATA: (&str, &str) = ("data directory", "--data-dir");
 
 pub fn check(work_dir: &Path, cache_dir: &Path, data_dir: &Path) -> Result<(), Error> {
-    probe(work_dir).map_err(unusable(WORK, work_dir))?;
+    // settings and logs of trials are for the owner alone
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(work_dir);
+    made.and_then(|()| probe(work_dir)).map_err(unusable(WORK, work_dir))?;
     match probe(cache_dir) {
         // decoded data sets can still be used; for others, an error is reported when they are requested
         Err(error) if holds_caches(cache_dir) => {
