@@ -1,4 +1,4 @@
-//! Tells the linker where libtorch is and builds both halves of the C++ shim against its headers.
+//! Points the linker at libtorch and builds both halves of the C++ shim against its headers.
 //!
 //! Downloads nothing: `make` puts libtorch in place. Read shim/shim.cpp next, then shim/cuda_half.cpp.
 

@@ -216,6 +216,58 @@ fn links_in_documents_lead_somewhere() {
     assert!(count >= 10, "only {count} links found: is the search still right?");
 }
 
+/// Comments use the field's words (send, report, receive, retry, fix), and a doc comment opens with a noun phrase or a verb.
+#[test]
+fn comments_are_plain_english() {
+    let openings = ["Of ", "By ", "As ", "Until ", "What ", "Whether "];
+    let words = [
+        "said",
+        "say",
+        "says",
+        "told",
+        "tell",
+        "tells",
+        "hear",
+        "hears",
+        "heard",
+        "mend",
+        "mended",
+        "mends",
+        "spoil",
+        "spoilt",
+        "affair",
+        "nobody",
+        "everybody",
+    ];
+    let phrases = ["so many", "stands for", "goes on", "go on", "gone on"];
+    let mut found = Vec::new();
+    for file in rust_files().into_iter().filter(|file| shown(file) != "tests/tests/tidy.rs") {
+        let text = read(&file);
+        let mut follows_a_comment = false;
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim_start();
+            let Some(comment) = line.strip_prefix("//") else {
+                follows_a_comment = false;
+                continue;
+            };
+            let is_doc = comment.starts_with(['/', '!']);
+            let comment = comment.trim_start_matches(['/', '!']).trim_start();
+            let lower = comment.to_lowercase();
+            let opens_badly =
+                is_doc && !follows_a_comment && openings.iter().any(|opening| comment.starts_with(opening));
+            let mut used = lower.split(|c: char| !c.is_alphanumeric());
+            if opens_badly
+                || used.any(|word| words.contains(&word))
+                || phrases.iter().any(|phrase| format!(" {lower} ").contains(&format!(" {phrase} ")))
+            {
+                found.push(format!("{}:{}: {comment}", shown(&file), number + 1));
+            }
+            follows_a_comment = true;
+        }
+    }
+    assert!(found.is_empty(), "rewrite these comments (CONTRIBUTING.md, Rules): {found:#?}");
+}
+
 /// Comments cite the facts of the paper as `docs/paper.md, section 2.1` (`sections 4 and 8`); each section must exist.
 #[test]
 fn sections_of_the_paper_that_comments_cite_exist() {

@@ -29,16 +29,16 @@ pub struct Cli {
 
 #[derive(Clone, Debug, Args)]
 pub struct Global {
-    /// Say more on stderr; thrice for everything. RUST_LOG, where set, decides instead
+    /// Log more on stderr; three times for everything. RUST_LOG, where set, decides instead
     #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "quiet")]
     pub verbose: u8,
-    /// Say nothing on stderr but errors
+    /// Log nothing on stderr but errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
     /// How log lines on stderr are written
     #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true, value_name = "FORMAT")]
     pub log_format: LogFormat,
-    /// What goes to stdout: text for people, or JSON with `"schema": 1` for programs
+    /// Format of stdout: text for people, or JSON with `"schema": 1` for programs
     #[arg(long, value_enum, default_value_t = OutputFormat::Text, global = true, value_name = "FORMAT")]
     pub output: OutputFormat,
 }
@@ -59,7 +59,7 @@ pub enum OutputFormat {
 pub enum Command {
     /// Train a sweep and print its table
     Run(RunArgs),
-    /// Serve sweeps to workers and commands until told to end
+    /// Serve sweeps to workers and commands until a signal ends it
     Coordinator(CoordinatorArgs),
     /// Train for a coordinator on this machine's devices
     Worker(WorkerArgs),
@@ -73,7 +73,7 @@ pub enum Command {
     Table(TableArgs),
     /// Show where a cell of a table came from: trials, attempts, settings, data, versions
     Why(WhyArgs),
-    /// Say why a trial is not running, or why it runs again
+    /// Explain why a trial is not running, or why it runs again
     Explain(ExplainArgs),
     /// Stop a sweep; finished trials keep their results
     Cancel(SweepArgs),
@@ -131,7 +131,7 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
-/// What a worker trains on, and where it keeps things.
+/// The devices of a worker, and its trainer.
 #[derive(Clone, Debug, Args)]
 pub struct DeviceArgs {
     /// auto (every GPU, else the CPU), cpu, cuda, cuda:0-3, cuda:0,2
@@ -243,7 +243,7 @@ pub struct WorkerArgs {
     /// File with the token shared by coordinator, workers and commands, mode 0600
     #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// Stands for the host's name where that says nothing
+    /// Name of this machine, in place of a host name that means nothing
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// Checkpoints and logs. Workers that share it take over each other's checkpoints
@@ -264,7 +264,7 @@ pub struct PlanArgs {
     /// The sweep file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// As it would be for `run --smoke`
+    /// Plan for `run --smoke`
     #[arg(long)]
     pub smoke: bool,
     /// List every cell with the settings that it changes
@@ -274,7 +274,7 @@ pub struct PlanArgs {
     /// `--output json`, or the beginning of one
     #[arg(long, value_name = "ID", conflicts_with = "cells")]
     pub trial: Option<String>,
-    /// As it would be for `run --trainer`: the program is part of the trials' ids
+    /// Plan for `run --trainer`: the program is part of the trials' ids
     #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TRAINER")]
     pub trainer: Option<PathBuf>,
     /// Where earlier submissions are looked up: what would be trained anew, and why
@@ -350,7 +350,7 @@ pub struct RetryArgs {
     /// Train every trial again from the start, finished ones too: their results do not count any more
     #[arg(long, conflicts_with = "failed")]
     pub all: bool,
-    /// Those that failed, which go on from their checkpoints: the default
+    /// Retry the trials that failed, from their checkpoints: the default
     #[arg(long)]
     pub failed: bool,
     #[command(flatten)]
@@ -382,7 +382,7 @@ pub struct UndrainArgs {
 pub enum DataCommand {
     /// Every data set with its origin, licence, size, and whether it is there
     List(DataListArgs),
-    /// Download a data set (or `hierarchies`), verify and unpack it; goes on where it was cut
+    /// Download a data set (or `hierarchies`), verify and unpack it; resumes where it was cut off
     Fetch(FetchArgs),
     /// Decode every image of a data set, and compare its lists with the published counts
     Check(DataNameArgs),
@@ -479,7 +479,7 @@ is given. The damaged files are moved into a folder of the state directory. No c
 pub struct RepairArgs {
     #[command(flatten)]
     pub journal: JournalArgs,
-    /// Go on without the events that cannot be recovered
+    /// Continue without the events that cannot be recovered
     #[arg(long)]
     pub accept_loss: bool,
 }

@@ -65,7 +65,7 @@ pub struct Network {
 pub struct StepsArgs {
     #[command(flatten)]
     network: Network,
-    /// What a trial has and these steps do without, to see what it gains
+    /// Parts of a trial that these steps do without, to see what each gains
     #[arg(long, value_enum)]
     without: Vec<Lever>,
 }
@@ -109,7 +109,7 @@ pub struct GateArgs {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Choice {
-    /// What a trial gets
+    /// The format that a trial would get
     Auto,
     #[value(name = "f32-nchw")]
     F32Nchw,

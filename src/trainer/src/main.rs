@@ -40,7 +40,7 @@ enum Command {
         /// Obey without training: every trial gets a made-up result
         #[arg(long)]
         rehearse: bool,
-        /// What an epoch of a rehearsal takes, in milliseconds
+        /// Duration of an epoch of a rehearsal, in milliseconds
         #[arg(long, default_value_t = 0, requires = "rehearse")]
         rehearse_epoch_ms: u64,
     },
@@ -58,7 +58,7 @@ enum Command {
     Devices,
 }
 
-/// What a slot has.
+/// The devices and threads of a slot.
 #[derive(Args)]
 struct SlotArgs {
     /// `cpu`, `cuda:0`, `cuda:0-3`, `cuda:0,2`

@@ -90,7 +90,7 @@ async fn a_replaced_token_is_read_again_by_workers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_stays_refused_leaves_with_checkpoints() {
-    // what the coordinator never hears of goes to others when the lease is over
+    // what the coordinator does not receive is given to other workers when the lease is over
     let mut rig = Rig::new("epoch-ms=200").with_short_lease();
     rig.refused_after(Duration::from_millis(300));
     let worker = training_worker(&mut rig, 2).await;
