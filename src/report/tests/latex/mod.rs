@@ -38,15 +38,13 @@ fn words(labels: &[String]) -> Vec<String> {
         let _ = writeln!(document, "{}\\clearpage", String::from_utf8_lossy(tex));
     }
     document.push_str("\\end{document}\n");
-    let folder = std::env::temp_dir().join(format!("orchestrator-latex-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder for temporary files");
-    std::fs::write(folder.join("labels.tex"), document).expect("the folder can be written");
+    let folder = tempfile::tempdir().expect("a folder for temporary files");
+    std::fs::write(folder.path().join("labels.tex"), document).expect("the folder can be written");
     // twice, so that captions appear in the list of tables
     for _ in 0..2 {
-        run(&folder, "pdflatex", &["-interaction=nonstopmode", "-halt-on-error", "labels.tex"]);
+        run(folder.path(), "pdflatex", &["-interaction=nonstopmode", "-halt-on-error", "labels.tex"]);
     }
-    let text = run(&folder, "pdftotext", &["-layout", "labels.pdf", "-"]);
-    std::fs::remove_dir_all(&folder).expect("the folder is ours");
+    let text = run(folder.path(), "pdftotext", &["-layout", "labels.pdf", "-"]);
     let plain = |character: char| match character {
         '’' | '‘' => '\'',
         '”' => '"',
