@@ -5,9 +5,14 @@ use std::path::Path;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
     println!("cargo:rerun-if-changed={}", root.display());
-    let files = ["orchestrator/v1/fleet.proto", "orchestrator/v1/control.proto"];
+    let files = [
+        "orchestrator/v1/fleet.proto",
+        "orchestrator/v1/control.proto",
+    ];
     let descriptors = protox::compile(files, [&root])?;
     // the client's generated constructor would be named `connect`, like the call of service Fleet
-    tonic_prost_build::configure().build_transport(false).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,7 +1,9 @@
-//! The harness of the system tests: the real binaries in real processes, started as users start them.
+//! The harness of the system tests: the real binaries in real processes, started as users start
+//! them.
 //!
-//! Nothing here depends on the crates of this workspace; a test sees what a user's script would see. Build the binaries
-//! first (`make test` does). Read `system.rs` for a coordinator with workers, `process.rs` for one process.
+//! Nothing here depends on the crates of this workspace; a test sees what a user's script would
+//! see. Build the binaries first (`make test` does). Read `system.rs` for a coordinator with
+//! workers, `process.rs` for one process.
 
 pub mod binaries;
 pub mod process;
@@ -13,7 +15,8 @@ pub use system::System;
 
 use std::time::{Duration, Instant};
 
-/// A timeout longer than anything here takes on a busy machine with two cores; it expires only if something is broken.
+/// A timeout longer than anything here takes on a busy machine with two cores; it expires only if
+/// something is broken.
 pub const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Polls until there is an answer. Panics with `what` once the deadline has passed.
@@ -23,7 +26,11 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(start.elapsed() < DEADLINE, "waited {} s in vain: {what}", DEADLINE.as_secs());
+        assert!(
+            start.elapsed() < DEADLINE,
+            "waited {} s in vain: {what}",
+            DEADLINE.as_secs()
+        );
         // the interval of polling, not the duration of anything
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -1,4 +1,5 @@
-//! One child process: its output in files, killed when the test drops it, and never awaited without a deadline.
+//! One child process: its output in files, killed when the test drops it, and never awaited without
+//! a deadline.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -17,15 +18,27 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the process with stdout and stderr in `NAME.stdout` and `NAME.stderr` under `logs`. It stays in the
-    /// test's process group, so that Ctrl-C on a terminal ends it too.
+    /// Starts the process with stdout and stderr in `NAME.stdout` and `NAME.stderr` under `logs`.
+    /// It stays in the test's process group, so that Ctrl-C on a terminal ends it too.
     pub fn start(name: &str, mut command: Command, logs: &std::path::Path) -> Self {
         let file = |kind: &str| logs.join(format!("{name}.{kind}"));
         let (stdout, stderr) = (file("stdout"), file("stderr"));
-        let open = |path: &PathBuf| File::create(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        command.stdin(Stdio::null()).stdout(open(&stdout)).stderr(open(&stderr));
-        let child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-        Self { name: name.to_owned(), child, stdout, stderr }
+        let open = |path: &PathBuf| {
+            File::create(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        };
+        command
+            .stdin(Stdio::null())
+            .stdout(open(&stdout))
+            .stderr(open(&stderr));
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Self {
+            name: name.to_owned(),
+            child,
+            stdout,
+            stderr,
+        }
     }
 
     pub fn pid(&self) -> u32 {
@@ -43,7 +56,9 @@ impl Process {
     /// Sends a signal to this process alone, not to its children.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().expect("a process id"));
-        kill(pid, signal).unwrap_or_else(|error| panic!("{signal} to {}: {error}\n{}", self.name, self.stderr()));
+        kill(pid, signal).unwrap_or_else(|error| {
+            panic!("{signal} to {}: {error}\n{}", self.name, self.stderr())
+        });
     }
 
     /// Sends SIGKILL and waits until the process is gone.

@@ -1,7 +1,7 @@
 //! A coordinator and workers on loopback, in a folder of their own that is removed with them.
 //!
-//! Every process started here, and every process that those start, carries a mark in its environment, so that a test
-//! can list the remaining ones, and none outlives the test.
+//! Every process started here, and every process that those start, carries a mark in its
+//! environment, so that a test can list the remaining ones, and none outlives the test.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -35,8 +35,13 @@ pub struct System {
 impl System {
     pub fn new() -> Self {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let folder = TempDir::with_prefix("orchestrator-test-").expect("a folder for temporary files");
-        let mark = format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let folder =
+            TempDir::with_prefix("orchestrator-test-").expect("a folder for temporary files");
+        let mark = format!(
+            "{}-{}",
+            std::process::id(),
+            COUNTER.fetch_add(1, Ordering::Relaxed)
+        );
         Self {
             folder,
             mark,
@@ -61,12 +66,14 @@ impl System {
     /// Writes an executable shell script and returns its path.
     pub fn script(&self, name: &str, commands: &str) -> PathBuf {
         let path = self.file(name, &format!("#!/bin/sh\n{commands}\n"));
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("the test owns its files");
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o755))
+            .expect("the test owns its files");
         path
     }
 
-    /// Installs a shell script as the built-in trainer of this system: a faulty or a fast one, whose trials have the
-    /// ids of the real one. A trainer named by --trainer would be another program with trials of its own.
+    /// Installs a shell script as the built-in trainer of this system: a faulty or a fast one,
+    /// whose trials have the ids of the real one. A trainer named by --trainer would be another
+    /// program with trials of its own.
     pub fn install_trainer(&mut self, commands: &str) {
         let folder = self.path("installed");
         fs::create_dir_all(&folder).expect("the test's folder can be written");
@@ -80,7 +87,10 @@ impl System {
 
     /// The command `orchestrator`, in this system's folder.
     pub fn orchestrator(&self, arguments: &[&str]) -> Command {
-        let program = self.installed.clone().unwrap_or_else(|| binary("orchestrator"));
+        let program = self
+            .installed
+            .clone()
+            .unwrap_or_else(|| binary("orchestrator"));
         let mut command = self.marked(program);
         command.args(arguments);
         command
@@ -91,7 +101,10 @@ impl System {
         // A test run in the background of a script ignores SIGINT, and its children would too.
         let mut command = Command::new("env");
         command.arg("--default-signal=INT").arg(program);
-        command.current_dir(self.folder.path()).env(MARK, &self.mark).env("NO_COLOR", "1");
+        command
+            .current_dir(self.folder.path())
+            .env(MARK, &self.mark)
+            .env("NO_COLOR", "1");
         command
     }
 
@@ -100,10 +113,15 @@ impl System {
         Process::start(&format!("{number:03}-{name}"), command, self.folder.path())
     }
 
-    /// Starts a coordinator and waits until it listens: on a free port the first time, later on the same one.
+    /// Starts a coordinator and waits until it listens: on a free port the first time, later on the
+    /// same one.
     pub fn coordinator(&mut self) -> Process {
-        let listen = self.address.clone().unwrap_or_else(|| "127.0.0.1:0".to_owned());
-        let mut command = self.orchestrator(&["coordinator", "--listen", &listen, "--state-dir", "state"]);
+        let listen = self
+            .address
+            .clone()
+            .unwrap_or_else(|| "127.0.0.1:0".to_owned());
+        let mut command =
+            self.orchestrator(&["coordinator", "--listen", &listen, "--state-dir", "state"]);
         command.args(&self.coordinator_flags);
         let mut process = self.start("coordinator", command);
         let address = wait_for("the coordinator listens", || {
@@ -116,7 +134,8 @@ impl System {
         process
     }
 
-    /// Changes the host in the file by which a coordinator has announced itself in its state directory.
+    /// Changes the host in the file by which a coordinator has announced itself in its state
+    /// directory.
     pub fn announced_by(&self, state_dir: &str, host: &str) {
         let path = self.path(state_dir).join("coordinator.json");
         let text = wait_for("the coordinator announces itself", || fs::read(&path).ok());
@@ -127,20 +146,44 @@ impl System {
 
     /// `http://127.0.0.1:PORT`
     pub fn url(&self) -> String {
-        format!("http://{}", self.address.as_ref().expect("a coordinator was started"))
+        format!(
+            "http://{}",
+            self.address.as_ref().expect("a coordinator was started")
+        )
     }
 
-    /// Starts a worker with slots of one thread. All workers share the work directory, as on a cluster.
+    /// Starts a worker with slots of one thread. All workers share the work directory, as on a
+    /// cluster.
     pub fn worker(&self, name: &str, num_slots: u32) -> Process {
         self.start(name, self.worker_command(name, num_slots, 1))
     }
 
-    /// The number of threads of a slot is always given, since results depend on it (the order of summation).
+    /// The number of threads of a slot is always given, since results depend on it (the order of
+    /// summation).
     pub fn worker_command(&self, name: &str, num_slots: u32, threads: u32) -> Command {
         let (url, slots, threads) = (self.url(), num_slots.to_string(), threads.to_string());
-        let arguments = ["worker", "--coordinator", &url, "--devices", "cpu", "--slots", &slots, "--work-dir", "work"];
+        let arguments = [
+            "worker",
+            "--coordinator",
+            &url,
+            "--devices",
+            "cpu",
+            "--slots",
+            &slots,
+            "--work-dir",
+            "work",
+        ];
         let mut command = self.orchestrator(&arguments);
-        command.args(["--devices-per-slot", &threads, "--data-dir", "data", "--cache-dir", "cache", "--name", name]);
+        command.args([
+            "--devices-per-slot",
+            &threads,
+            "--data-dir",
+            "data",
+            "--cache-dir",
+            "cache",
+            "--name",
+            name,
+        ]);
         command
     }
 
@@ -148,20 +191,34 @@ impl System {
     pub fn journal(&self) -> Vec<Value> {
         let mut command = self.orchestrator(&["journal", "export", "--state-dir", "state"]);
         let output = command.output().expect("the command starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let text = String::from_utf8(output.stdout).expect("JSON is UTF-8");
-        text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+            .collect()
     }
 
-    /// Finds the command that begins like this in a message to the user. A shell runs it in this system's folder.
+    /// Finds the command that begins like this in a message to the user. A shell runs it in this
+    /// system's folder.
     pub fn as_printed(&self, said: &str, beginning: &str) -> Command {
-        let start = said.find(beginning).unwrap_or_else(|| panic!("no `{beginning}` in {said}"));
-        let end = said[start..].find(['`', ';', '\n']).map_or(said.len(), |length| start + length);
+        let start = said
+            .find(beginning)
+            .unwrap_or_else(|| panic!("no `{beginning}` in {said}"));
+        let end = said[start..]
+            .find(['`', ';', '\n'])
+            .map_or(said.len(), |length| start + length);
         let binaries = binary("orchestrator");
         let binaries = binaries.parent().expect("a file has a folder").display();
         let mut command = self.marked("sh");
         command.arg("-c").arg(format!("exec {}", &said[start..end]));
-        command.env("PATH", format!("{binaries}:{}", std::env::var("PATH").unwrap_or_default()));
+        command.env(
+            "PATH",
+            format!("{binaries}:{}", std::env::var("PATH").unwrap_or_default()),
+        );
         command
     }
 
@@ -177,14 +234,21 @@ impl System {
     pub fn ask(&self, arguments: &[&str]) -> String {
         let output = self.client(arguments);
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?} ended with {}: {stderr}", output.status);
+        assert!(
+            output.status.success(),
+            "{arguments:?} ended with {}: {stderr}",
+            output.status
+        );
         String::from_utf8(output.stdout).expect("stdout is UTF-8")
     }
 
     /// The output of `orchestrator status`; `None` while the coordinator is away.
     pub fn status(&self) -> Option<Value> {
         let output = self.client(&["status", "--output", "json"]);
-        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("status prints JSON"))
+        output
+            .status
+            .success()
+            .then(|| serde_json::from_slice(&output.stdout).expect("status prints JSON"))
     }
 
     pub fn results(&self, sweep: &str) -> PathBuf {
@@ -196,10 +260,19 @@ impl System {
         let entries = fs::read_dir(self.folder.path()).expect("the test's folder can be read");
         let mut logs = Vec::new();
         for path in entries.map(|entry| entry.expect("a readable folder").path()) {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let pid = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(".log"));
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let pid = name
+                .strip_prefix(prefix)
+                .and_then(|rest| rest.strip_suffix(".log"));
             if let Some(pid) = pid.and_then(|pid| pid.parse().ok()) {
-                logs.push((pid, String::from_utf8_lossy(&fs::read(&path).expect("a readable file")).into_owned()));
+                logs.push((
+                    pid,
+                    String::from_utf8_lossy(&fs::read(&path).expect("a readable file"))
+                        .into_owned(),
+                ));
             }
         }
         logs
@@ -207,18 +280,24 @@ impl System {
 
     /// Process ids of this system's trainers.
     pub fn trainers(&self) -> Vec<u32> {
-        self.processes().into_iter().filter(|pid| executable(*pid).ends_with("orchestrator-trainer")).collect()
+        self.processes()
+            .into_iter()
+            .filter(|pid| executable(*pid).ends_with("orchestrator-trainer"))
+            .collect()
     }
 
     /// The processes that this system started, directly or not, and that still run.
     pub fn processes(&self) -> Vec<u32> {
         let mark = format!("{MARK}={}", self.mark);
         let entries = fs::read_dir("/proc").expect("Linux has /proc");
-        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let pids =
+            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
         let marked = |pid: &u32| {
             // a process may end during the check; a dead one has an empty environment
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+            environment
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == mark.as_bytes())
         };
         pids.filter(marked).collect()
     }
@@ -233,12 +312,21 @@ impl Default for System {
 impl Drop for System {
     fn drop(&mut self) {
         for pid in self.processes() {
-            let _ = kill(Pid::from_raw(pid.try_into().expect("a process id")), Signal::SIGKILL);
+            let _ = kill(
+                Pid::from_raw(pid.try_into().expect("a process id")),
+                Signal::SIGKILL,
+            );
         }
         if std::thread::panicking() {
-            let kept =
-                std::mem::replace(&mut self.folder, TempDir::new().expect("a folder for temporary files")).keep();
-            eprintln!("the files of the failed test are kept in {}", kept.display());
+            let kept = std::mem::replace(
+                &mut self.folder,
+                TempDir::new().expect("a folder for temporary files"),
+            )
+            .keep();
+            eprintln!(
+                "the files of the failed test are kept in {}",
+                kept.display()
+            );
         }
     }
 }
@@ -257,10 +345,15 @@ fn listening_address(output: &str) -> Option<String> {
 
 /// Returns true if the folder contains, at any depth, a non-empty folder of that name.
 pub fn contains_folder(folder: &Path, name: &str) -> bool {
-    let Ok(entries) = fs::read_dir(folder) else { return false };
-    entries.flatten().filter(|entry| entry.path().is_dir()).any(|entry| {
-        let filled =
-            entry.file_name() == name && fs::read_dir(entry.path()).is_ok_and(|mut inside| inside.next().is_some());
-        filled || contains_folder(&entry.path(), name)
-    })
+    let Ok(entries) = fs::read_dir(folder) else {
+        return false;
+    };
+    entries
+        .flatten()
+        .filter(|entry| entry.path().is_dir())
+        .any(|entry| {
+            let filled = entry.file_name() == name
+                && fs::read_dir(entry.path()).is_ok_and(|mut inside| inside.next().is_some());
+            filled || contains_folder(&entry.path(), name)
+        })
 }

@@ -1,5 +1,5 @@
-//! A user's own images from the folder to the table: skipped files are reported, undecodable ones are refused or left
-//! out as the sweep requests, and sizes follow the images.
+//! A user's own images from the folder to the table: skipped files are reported, undecodable ones
+//! are refused or left out as the sweep requests, and sizes follow the images.
 
 use std::path::Path;
 use std::process::Output;
@@ -10,11 +10,26 @@ use tests::System;
 fn bitmap(path: &Path, colour: [u8; 3]) {
     const PIXELS: usize = 8 * 8 * 3;
     let mut bytes = b"BM".to_vec();
-    for field in [54 + PIXELS as u32, 0, 54, 40, 8, 8, 1 | 24 << 16, 0, PIXELS as u32, 0, 0, 0, 0] {
+    for field in [
+        54 + PIXELS as u32,
+        0,
+        54,
+        40,
+        8,
+        8,
+        1 | 24 << 16,
+        0,
+        PIXELS as u32,
+        0,
+        0,
+        0,
+        0,
+    ] {
         bytes.extend(field.to_le_bytes());
     }
     bytes.extend(colour.repeat(8 * 8));
-    std::fs::create_dir_all(path.parent().expect("it is in a folder")).expect("the test's folder can be written");
+    std::fs::create_dir_all(path.parent().expect("it is in a folder"))
+        .expect("the test's folder can be written");
     std::fs::write(path, bytes).expect("the test's folder can be written");
 }
 
@@ -27,7 +42,8 @@ fn corrupt_images_are_refused_or_left_out_as_the_sweep_says() {
         (0..2).for_each(|number| bitmap(&root.join(format!("test/{class}/{number}.bmp")), colour));
     }
     bitmap(&root.join("train/@eaDir/0.bmp"), [0; 3]);
-    std::fs::write(root.join("train/cat/bad.jpg"), "<html>404</html>").expect("the test's folder can be written");
+    std::fs::write(root.join("train/cat/bad.jpg"), "<html>404</html>")
+        .expect("the test's folder can be written");
     let run = |policy: &str| -> Output {
         system.file(
             "pets.yaml",
@@ -36,25 +52,51 @@ fn corrupt_images_are_refused_or_left_out_as_the_sweep_says() {
                  model: resnet-8, batch_size: 4, schedule: {{constant: {{epochs: 1}}}}}}\n"
             ),
         );
-        let arguments = ["run", "pets.yaml", "--devices", "cpu", "--slots", "1", "--devices-per-slot", "1"];
+        let arguments = [
+            "run",
+            "pets.yaml",
+            "--devices",
+            "cpu",
+            "--slots",
+            "1",
+            "--devices-per-slot",
+            "1",
+        ];
         let mut command = system.orchestrator(&arguments);
-        command.args(["--data-dir", "data", "--cache-dir", "cache"]).output().expect("the client starts")
+        command
+            .args(["--data-dir", "data", "--cache-dir", "cache"])
+            .output()
+            .expect("the client starts")
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let refused = run("refuse");
     let stderr = text(&refused.stderr);
     assert_eq!(refused.status.code(), Some(3), "{stderr}");
-    for part in ["not taken for classes: @eaDir", "1 of 13 images", "bad.jpg: it is no image", "corrupt: skip"] {
+    for part in [
+        "not taken for classes: @eaDir",
+        "1 of 13 images",
+        "bad.jpg: it is no image",
+        "corrupt: skip",
+    ] {
         assert!(stderr.contains(part), "no `{part}` in {stderr}");
     }
     let skipped = run("skip");
     let (stdout, stderr) = (text(&skipped.stdout), text(&skipped.stderr));
     assert_eq!(skipped.status.code(), Some(0), "{stderr}");
-    let footnote = "Left out of `folder:pets` (corrupt: skip), because they cannot be decoded: 1 image\n";
+    let footnote =
+        "Left out of `folder:pets` (corrupt: skip), because they cannot be decoded: 1 image\n";
     assert!(stdout.contains(footnote), "{stdout}");
-    let plan = system.orchestrator(&["plan", "pets.yaml", "--data-dir", "data"]).output().expect("the client starts");
+    let plan = system
+        .orchestrator(&["plan", "pets.yaml", "--data-dir", "data"])
+        .output()
+        .expect("the client starts");
     let plan = text(&plan.stdout);
-    for part in ["resize 8, crop_size 8", "corrupt skip", "model resnet-8", "not taken for classes: @eaDir"] {
+    for part in [
+        "resize 8, crop_size 8",
+        "corrupt skip",
+        "model resnet-8",
+        "not taken for classes: @eaDir",
+    ] {
         assert!(plan.contains(part), "no `{part}` in {plan}");
     }
 }

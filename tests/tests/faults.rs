@@ -1,5 +1,5 @@
-//! Trainers that fail on request (ORCHESTRATOR_FAULT, src/trainer/src/fault.rs) in real training: each failure class is
-//! recognised, costs what it should, and leaves nothing behind.
+//! Trainers that fail on request (ORCHESTRATOR_FAULT, src/trainer/src/fault.rs) in real training:
+//! each failure class is recognised, costs what it should, and leaves nothing behind.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -27,13 +27,15 @@ outputs:
     )
 }
 
-/// P8: heartbeats without progress are not health. One replica sleeps inside an all-reduce, the other waits for it, and
-/// the worker sends heartbeats all the time. That costs one attempt.
+/// P8: heartbeats without progress are not health. One replica sleeps inside an all-reduce, the
+/// other waits for it, and the worker sends heartbeats all the time. That costs one attempt.
 #[test]
 fn a_stuck_replica_costs_one_attempt() {
     let mut system = System::new();
     // longer than a trainer takes to start on a busy machine
-    system.coordinator_flags = ["--heartbeat-ms", "200", "--stall-ms", "15000"].map(str::to_owned).to_vec();
+    system.coordinator_flags = ["--heartbeat-ms", "200", "--stall-ms", "15000"]
+        .map(str::to_owned)
+        .to_vec();
     let _coordinator = system.coordinator();
     let _worker = worker(&system, "stall epoch=1 replica=1", 2);
     submit(&system, 2).expect_exit(0);
@@ -49,7 +51,10 @@ fn a_crashed_trainer_is_tried_again_and_its_last_words_are_kept() {
     submit(&system, 1).expect_exit(0);
     assert_eq!(attempts(&system.results("faulty")), [2]);
     assert_eq!(failures(&system), ["crashed"]);
-    let failed = system.journal().iter().find_map(|entry| entry["event"].get("attempt_failed").cloned());
+    let failed = system
+        .journal()
+        .iter()
+        .find_map(|entry| entry["event"].get("attempt_failed").cloned());
     let failed = failed.expect("just counted");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (message, trial) = (text(&failed["failure"]["message"]), text(&failed["trial"]));
@@ -58,8 +63,14 @@ fn a_crashed_trainer_is_tried_again_and_its_last_words_are_kept() {
     assert!(message.len() > 2000, "{message}");
     let live = system.ask(&["explain", &trial]);
     coordinator.kill();
-    let output = system.orchestrator(&["explain", &trial, "--state-dir", "state"]).output().expect("it starts");
-    for explained in [live, String::from_utf8(output.stdout).expect("stdout is UTF-8")] {
+    let output = system
+        .orchestrator(&["explain", &trial, "--state-dir", "state"])
+        .output()
+        .expect("it starts");
+    for explained in [
+        live,
+        String::from_utf8(output.stdout).expect("stdout is UTF-8"),
+    ] {
         let log = format!("logs/{trial}/attempt-1.stderr");
         for line in message.lines().chain([format!("WORK_DIR/{log}").as_str()]) {
             assert!(explained.contains(line), "no `{line}` in {explained}");
@@ -68,8 +79,8 @@ fn a_crashed_trainer_is_tried_again_and_its_last_words_are_kept() {
     }
 }
 
-/// The work directory is full while the first attempt trains. None of the trial's budgets is charged, and it resumes
-/// from its last checkpoint when there is room again.
+/// The work directory is full while the first attempt trains. None of the trial's budgets is
+/// charged, and it resumes from its last checkpoint when there is room again.
 #[test]
 fn a_full_work_directory_pauses_the_slot_and_costs_the_trial_nothing() {
     let mut system = System::new();
@@ -77,29 +88,70 @@ fn a_full_work_directory_pauses_the_slot_and_costs_the_trial_nothing() {
     let worker = worker(&system, "slow=300 epoch=0", 1);
     system.file("faulty.yaml", &sweep(1));
     let url = system.url();
-    let mut run = system.start("run", system.orchestrator(&["run", "faulty.yaml", "--coordinator", &url]));
+    let mut run = system.start(
+        "run",
+        system.orchestrator(&["run", "faulty.yaml", "--coordinator", &url]),
+    );
     let checkpoints = wait_for("the first checkpoint is written", || {
-        let folder = std::fs::read_dir(system.path("work/checkpoints")).ok()?.flatten().next()?.path();
-        let mut files = std::fs::read_dir(&folder).ok()?.flatten().map(|file| file.path());
-        files.any(|file| file.extension().is_some_and(|extension| extension == "safetensors")).then_some(folder)
+        let folder = std::fs::read_dir(system.path("work/checkpoints"))
+            .ok()?
+            .flatten()
+            .next()?
+            .path();
+        let mut files = std::fs::read_dir(&folder)
+            .ok()?
+            .flatten()
+            .map(|file| file.path());
+        files
+            .any(|file| {
+                file.extension()
+                    .is_some_and(|extension| extension == "safetensors")
+            })
+            .then_some(folder)
     });
     // writes to it find no space left
     for epoch in 2..=4 {
         let unfinished = checkpoints.join(format!("epoch-{epoch:05}.attempt-1.partial"));
-        std::os::unix::fs::symlink("/dev/full", unfinished).expect("the first attempt has not come so far");
+        std::os::unix::fs::symlink("/dev/full", unfinished)
+            .expect("the first attempt has not come so far");
     }
-    let trial = checkpoints.file_name().and_then(|name| name.to_str()).expect("a trial's id").to_owned();
+    let trial = checkpoints
+        .file_name()
+        .and_then(|name| name.to_str())
+        .expect("a trial's id")
+        .to_owned();
     let paused = "its node could not run a trial";
-    wait_for("the slot pauses", || run.stderr().contains(paused).then_some(()));
-    for part in [paused, "No space left on device", "--work-dir", "the next try is in"] {
+    wait_for("the slot pauses", || {
+        run.stderr().contains(paused).then_some(())
+    });
+    for part in [
+        paused,
+        "No space left on device",
+        "--work-dir",
+        "the next try is in",
+    ] {
         let explained = system.ask(&["explain", &trial]);
         assert!(explained.contains(part), "no `{part}` in {explained}");
     }
-    assert!(system.ask(&["status"]).contains("pauses, tried again in"), "{}", system.ask(&["status"]));
+    assert!(
+        system.ask(&["status"]).contains("pauses, tried again in"),
+        "{}",
+        system.ask(&["status"])
+    );
     run.expect_exit(0);
-    assert_eq!((attempts(&system.results("faulty")), failures(&system)), (vec![2], vec!["node".to_owned()]));
-    assert_ne!(tests::results::resumed_from(&system.results("faulty")), [0], "it goes on from its checkpoint");
-    assert!(!system.ask(&["explain", &trial]).contains("node: 1 failure"), "no budget is touched");
+    assert_eq!(
+        (attempts(&system.results("faulty")), failures(&system)),
+        (vec![2], vec!["node".to_owned()])
+    );
+    assert_ne!(
+        tests::results::resumed_from(&system.results("faulty")),
+        [0],
+        "it goes on from its checkpoint"
+    );
+    assert!(
+        !system.ask(&["explain", &trial]).contains("node: 1 failure"),
+        "no budget is touched"
+    );
     wait_for("nothing is left of a finished trial", || {
         (!tests::system::contains_folder(&system.path("work/checkpoints"), &trial)).then_some(())
     });
@@ -112,16 +164,27 @@ fn a_cache_directory_that_cannot_be_written_is_refused_at_the_start() {
     let system = System::new();
     system.file("faulty.yaml", &sweep(1));
     system.file("in-the-way", "");
-    let mut run = system.start("run", system.orchestrator(&["run", "faulty.yaml", "--cache-dir", "in-the-way/cache"]));
+    let mut run = system.start(
+        "run",
+        system.orchestrator(&["run", "faulty.yaml", "--cache-dir", "in-the-way/cache"]),
+    );
     run.expect_exit(2);
-    for part in ["cannot use the cache directory", "in-the-way/cache", "--cache-dir chooses another"] {
-        assert!(run.stderr().contains(part), "no `{part}` in {}", run.stderr());
+    for part in [
+        "cannot use the cache directory",
+        "in-the-way/cache",
+        "--cache-dir chooses another",
+    ] {
+        assert!(
+            run.stderr().contains(part),
+            "no `{part}` in {}",
+            run.stderr()
+        );
     }
     assert_eq!(system.processes(), Vec::<u32>::new());
 }
 
-/// Its first trainer crashes, and none starts again: the device of the only slot is gone. No other slot can take the
-/// trial.
+/// Its first trainer crashes, and none starts again: the device of the only slot is gone. No other
+/// slot can take the trial.
 #[test]
 fn a_run_whose_every_slot_is_broken_ends_and_says_what_to_do() {
     let mut system = System::new();
@@ -132,17 +195,29 @@ fn a_run_whose_every_slot_is_broken_ends_and_says_what_to_do() {
         real.display()
     ));
     let run = |system: &System, name: &str| {
-        let mut command = system.orchestrator(&["run", "faulty.yaml", "--devices", "cpu", "--slots", "1"]);
+        let mut command =
+            system.orchestrator(&["run", "faulty.yaml", "--devices", "cpu", "--slots", "1"]);
         command.args(["--devices-per-slot", "1"]);
         command.env("ORCHESTRATOR_FAULT", "panic epoch=1");
         system.start(name, command)
     };
     let mut broken = run(&system, "broken");
     broken.expect_exit(2);
-    for part in ["the sweep cannot go on: every slot of 1 device is broken", "`orchestrator undrain "] {
-        assert!(broken.stderr().contains(part), "it does not say `{part}`: {}", broken.stderr());
+    for part in [
+        "the sweep cannot go on: every slot of 1 device is broken",
+        "`orchestrator undrain ",
+    ] {
+        assert!(
+            broken.stderr().contains(part),
+            "it does not say `{part}`: {}",
+            broken.stderr()
+        );
     }
-    assert_eq!(system.processes(), Vec::<u32>::new(), "the run leaves no process");
+    assert_eq!(
+        system.processes(),
+        Vec::<u32>::new(),
+        "the run leaves no process"
+    );
     // CPU threads have no identity by which a broken one could be remembered
     system.install_trainer(&format!("exec {} \"$@\"", real.display()));
     run(&system, "mended").expect_exit(0);
@@ -153,46 +228,81 @@ fn a_run_whose_every_slot_is_broken_ends_and_says_what_to_do() {
 fn a_loss_that_is_not_finite_is_final() {
     let mut system = System::new();
     let token = system.file("token", "between-you-and-me-0123456789abcdef");
-    std::fs::set_permissions(&token, PermissionsExt::from_mode(0o600)).expect("the test owns its files");
+    std::fs::set_permissions(&token, PermissionsExt::from_mode(0o600))
+        .expect("the test owns its files");
     system.coordinator_flags = vec!["--token-file".to_owned(), "token".to_owned()];
     let _coordinator = system.coordinator();
     let mut worker = system.worker_command("faulty", 1, 1);
-    worker.args(["--token-file", "token"]).env("ORCHESTRATOR_FAULT", "non_finite epoch=1");
+    worker
+        .args(["--token-file", "token"])
+        .env("ORCHESTRATOR_FAULT", "non_finite epoch=1");
     let _worker = system.start("worker", worker);
     system.file("faulty.yaml", &sweep(1));
     let url = system.url();
-    let run = ["run", "faulty.yaml", "--coordinator", &url, "--token-file", "token"];
+    let run = [
+        "run",
+        "faulty.yaml",
+        "--coordinator",
+        &url,
+        "--token-file",
+        "token",
+    ];
     let mut run = system.start("run", system.orchestrator(&run));
     run.expect_exit(3);
     assert_eq!(attempts(&system.results("faulty")), [1]);
     assert_eq!(failures(&system), ["non_finite"]);
-    let results = std::fs::read_to_string(system.results("faulty").join("results.csv")).expect("the report is there");
+    let results = std::fs::read_to_string(system.results("faulty").join("results.csv"))
+        .expect("the report is there");
     assert!(results.contains("non_finite"), "{results}");
     // the advised command works exactly as printed, with this coordinator
-    for (command, says) in
-        [("orchestrator explain ", "non_finite is never tried again"), ("orchestrator retry ", "1 trial")]
-    {
-        let output = system.as_printed(&run.stderr(), command).output().expect("a shell starts");
-        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success() && stdout.contains(says), "{command}: {stdout}{stderr}");
+    for (command, says) in [
+        ("orchestrator explain ", "non_finite is never tried again"),
+        ("orchestrator retry ", "1 trial"),
+    ] {
+        let output = system
+            .as_printed(&run.stderr(), command)
+            .output()
+            .expect("a shell starts");
+        let (stdout, stderr) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            output.status.success() && stdout.contains(says),
+            "{command}: {stdout}{stderr}"
+        );
     }
 }
 
 fn worker(system: &System, fault: &str, threads: u32) -> Process {
     let mut command = system.worker_command("faulty", 1, threads);
-    command.env("ORCHESTRATOR_FAULT", fault).env("RUST_BACKTRACE", "full");
+    command
+        .env("ORCHESTRATOR_FAULT", fault)
+        .env("RUST_BACKTRACE", "full");
     system.start("worker", command)
 }
 
 fn submit(system: &System, replicas: u32) -> Process {
     system.file("faulty.yaml", &sweep(replicas));
     let url = system.url();
-    system.start("run", system.orchestrator(&["run", "faulty.yaml", "--coordinator", &url]))
+    system.start(
+        "run",
+        system.orchestrator(&["run", "faulty.yaml", "--coordinator", &url]),
+    )
 }
 
 /// Returns the class of every failed attempt, in order.
 fn failures(system: &System) -> Vec<String> {
     let journal = system.journal();
-    let failed = journal.iter().filter_map(|entry| entry["event"].get("attempt_failed"));
-    failed.map(|event: &Value| event["failure"]["class"].as_str().unwrap_or_default().to_owned()).collect()
+    let failed = journal
+        .iter()
+        .filter_map(|entry| entry["event"].get("attempt_failed"));
+    failed
+        .map(|event: &Value| {
+            event["failure"]["class"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        })
+        .collect()
 }

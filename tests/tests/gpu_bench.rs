@@ -1,6 +1,8 @@
-//! `bench/gpu.py` from its command line to the document it writes, with stand-ins for everything that needs a GPU.
+//! `bench/gpu.py` from its command line to the document it writes, with stand-ins for everything
+//! that needs a GPU.
 //!
-//! The measured numbers are not checked: only that each documented command finds its files and each table its place.
+//! The measured numbers are not checked: only that each documented command finds its files and each
+//! table its place.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -9,7 +11,8 @@ use std::{env, fs};
 
 use tempfile::TempDir;
 
-/// Trainer, its tests, orchestrator, reference and nvidia-smi in one script: name and arguments distinguish them.
+/// Trainer, its tests, orchestrator, reference and nvidia-smi in one script: name and arguments
+/// distinguish them.
 const STAND_IN: &str = r##"#!/usr/bin/env python3
 import json, pathlib, sys
 name, words = pathlib.Path(sys.argv[0]).name, sys.argv[1:]
@@ -51,9 +54,12 @@ else:
                           "execution": "queued", "loss": 1.0}), flush=True)
 "##;
 
-/// Runs the command, with relative paths, in a folder with the stand-ins. Returns that folder, with the document in it.
+/// Runs the command, with relative paths, in a folder with the stand-ins. Returns that folder, with
+/// the document in it.
 fn bench(arguments: &[&str]) -> (Output, TempDir) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lies in the repository");
     let folder = TempDir::with_prefix("orchestrator-bench-").expect("a folder for temporary files");
     for name in ["trainer", "tests", "orchestrator", "python", "nvidia-smi"] {
         let path = folder.path().join(name);
@@ -62,36 +68,78 @@ fn bench(arguments: &[&str]) -> (Output, TempDir) {
     }
     fs::create_dir(folder.path().join("data")).unwrap();
     fs::write(folder.path().join("data/images"), "").unwrap();
-    fs::copy(root.join("bench/results/gpu.md"), folder.path().join("gpu.md")).unwrap();
-    let path = format!("{}:{}", folder.path().display(), env::var("PATH").unwrap_or_default());
+    fs::copy(
+        root.join("bench/results/gpu.md"),
+        folder.path().join("gpu.md"),
+    )
+    .unwrap();
+    let path = format!(
+        "{}:{}",
+        folder.path().display(),
+        env::var("PATH").unwrap_or_default()
+    );
     let mut command = Command::new("python3");
-    command.arg("-B").arg(root.join("bench/gpu.py")).args(arguments).current_dir(folder.path()).env("PATH", path);
+    command
+        .arg("-B")
+        .arg(root.join("bench/gpu.py"))
+        .args(arguments)
+        .current_dir(folder.path())
+        .env("PATH", path);
     (command.output().expect("python3 runs"), folder)
 }
 
 #[test]
 fn every_case_runs_from_relative_paths_and_has_its_place_in_the_document() {
-    let files = ["--trainer", "./trainer", "--tests", "tests", "--orchestrator", "./orchestrator", "--data", "data"];
+    let files = [
+        "--trainer",
+        "./trainer",
+        "--tests",
+        "tests",
+        "--orchestrator",
+        "./orchestrator",
+        "--data",
+        "data",
+    ];
     let more = ["--python", "./python", "--pairs", "2", "--write", "gpu.md"];
     let (output, folder) = bench(&[&files[..], &more].concat());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let document = fs::read_to_string(folder.path().join("gpu.md")).unwrap();
-    let cases: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("== ")).collect();
+    let cases: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("== "))
+        .collect();
     assert!(cases.len() >= 10, "{cases:?}");
     for case in cases {
-        let (_, section) = document.split_once(&format!("<!-- bench gpu-{case}: ")).expect(case);
+        let (_, section) = document
+            .split_once(&format!("<!-- bench gpu-{case}: "))
+            .expect(case);
         let (section, _) = section.split_once("<!-- /bench").expect(case);
-        assert!(section.contains(&format!("`bench/gpu.py {case} --pairs 2`")), "{case}: {section}");
-        assert!(!section.to_lowercase().contains("not measured") && !section.contains("FAIL"), "{case}: {section}");
+        assert!(
+            section.contains(&format!("`bench/gpu.py {case} --pairs 2`")),
+            "{case}: {section}"
+        );
+        assert!(
+            !section.to_lowercase().contains("not measured") && !section.contains("FAIL"),
+            "{case}: {section}"
+        );
     }
-    assert!(document.contains("Weights of the same bits both ways: 4 of 4 trials."), "{document}");
-    assert!(document.contains("of 2086 images/s (aim 75%)") && document.contains("data set resident"), "{document}");
+    assert!(
+        document.contains("Weights of the same bits both ways: 4 of 4 trials."),
+        "{document}"
+    );
+    assert!(
+        document.contains("of 2086 images/s (aim 75%)") && document.contains("data set resident"),
+        "{document}"
+    );
 }
 
 #[test]
 fn a_file_that_is_not_there_is_named_before_anything_is_measured() {
     let (output, _folder) = bench(&["--trainer", "./no-trainer", "checks"]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("there is no `./no-trainer`"), "{said}");
+    assert!(
+        !output.status.success() && said.contains("there is no `./no-trainer`"),
+        "{said}"
+    );
 }

@@ -1,4 +1,5 @@
-//! Requests that are refused before anything starts: one message on stderr, nothing on stdout, a documented exit code.
+//! Requests that are refused before anything starts: one message on stderr, nothing on stdout, a
+//! documented exit code.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
@@ -22,40 +23,79 @@ outputs:
 #[test]
 fn a_bad_sweep_file_starts_nothing() {
     let system = System::new();
-    system
-        .file("bad.yaml", &SWEEP.replace("recipe: quick", "recipe: quick\nseedz: 3").replace("xent, cos", "xent, coz"));
-    let output = system.orchestrator(&["run", "bad.yaml"]).output().expect("the client starts");
+    system.file(
+        "bad.yaml",
+        &SWEEP
+            .replace("recipe: quick", "recipe: quick\nseedz: 3")
+            .replace("xent, cos", "xent, coz"),
+    );
+    let output = system
+        .orchestrator(&["run", "bad.yaml"])
+        .output()
+        .expect("the client starts");
     let message = refused(&output, BAD_INPUT);
     for part in ["bad.yaml", "seedz", "did you mean", "seeds", "coz"] {
-        assert!(message.contains(part), "the message does not say `{part}`: {message}");
+        assert!(
+            message.contains(part),
+            "the message does not say `{part}`: {message}"
+        );
     }
-    assert!(!system.path("orchestrator-state").exists(), "a state directory was made");
-    assert!(!system.path("results").exists(), "a results folder was made");
+    assert!(
+        !system.path("orchestrator-state").exists(),
+        "a state directory was made"
+    );
+    assert!(
+        !system.path("results").exists(),
+        "a results folder was made"
+    );
 }
 
 #[test]
 fn a_second_coordinator_on_the_same_state_directory_is_refused() {
     let mut system = System::new();
     let mut first = system.coordinator();
-    let mut second = system
-        .start("second", system.orchestrator(&["coordinator", "--listen", "127.0.0.1:0", "--state-dir", "state"]));
+    let mut second = system.start(
+        "second",
+        system.orchestrator(&[
+            "coordinator",
+            "--listen",
+            "127.0.0.1:0",
+            "--state-dir",
+            "state",
+        ]),
+    );
     second.expect_exit(INFRASTRUCTURE);
-    assert!(second.stderr().contains("another coordinator"), "{}", second.stderr());
+    assert!(
+        second.stderr().contains("another coordinator"),
+        "{}",
+        second.stderr()
+    );
     assert!(first.has_ended().is_none(), "the first one must not notice");
 }
 
-/// A folder that hosts share: the other host's loopback address is not tried, and the journal's lock decides.
+/// A folder that hosts share: the other host's loopback address is not tried, and the journal's
+/// lock decides.
 #[test]
 fn a_state_directory_that_another_host_uses_is_refused_with_file_and_host() {
     let mut system = System::new();
     let _coordinator = system.coordinator();
     system.announced_by("state", "elsewhere");
     system.file("tiny.yaml", SWEEP);
-    let output =
-        system.orchestrator(&["run", "tiny.yaml", "--state-dir", "state"]).output().expect("the client starts");
+    let output = system
+        .orchestrator(&["run", "tiny.yaml", "--state-dir", "state"])
+        .output()
+        .expect("the client starts");
     let message = refused(&output, INFRASTRUCTURE);
-    for part in ["another coordinator uses state", "state/coordinator.json", "host elsewhere", &system.url()] {
-        assert!(message.contains(part), "the message does not say `{part}`: {message}");
+    for part in [
+        "another coordinator uses state",
+        "state/coordinator.json",
+        "host elsewhere",
+        &system.url(),
+    ] {
+        assert!(
+            message.contains(part),
+            "the message does not say `{part}`: {message}"
+        );
     }
     assert!(!message.contains("submitting to it"), "{message}");
 }
@@ -64,35 +104,52 @@ fn a_state_directory_that_another_host_uses_is_refused_with_file_and_host() {
 fn a_coordinator_for_other_machines_needs_a_token() {
     let system = System::new();
     let listen = |token: &[&str]| {
-        let mut command = system.orchestrator(&["coordinator", "--listen", "0.0.0.0:0", "--state-dir", "state"]);
-        command.args(token).output().expect("the coordinator starts")
+        let mut command = system.orchestrator(&[
+            "coordinator",
+            "--listen",
+            "0.0.0.0:0",
+            "--state-dir",
+            "state",
+        ]);
+        command
+            .args(token)
+            .output()
+            .expect("the coordinator starts")
     };
     assert!(refused(&listen(&[]), BAD_INPUT).contains("--token-file"));
     let token = system.file("token", "between-you-and-me-0123456789abcdef\n");
-    std::fs::set_permissions(&token, PermissionsExt::from_mode(0o644)).expect("the test owns its files");
+    std::fs::set_permissions(&token, PermissionsExt::from_mode(0o644))
+        .expect("the test owns its files");
     assert!(refused(&listen(&["--token-file", "token"]), BAD_INPUT).contains("0600"));
 }
 
 #[test]
 fn a_wrong_token_is_refused_and_the_right_one_is_not() {
     let mut system = System::new();
-    for (name, token) in
-        [("token", "between-you-and-me-0123456789abcdef"), ("wrong", "0123456789abcdef-something-else!!!!")]
-    {
+    for (name, token) in [
+        ("token", "between-you-and-me-0123456789abcdef"),
+        ("wrong", "0123456789abcdef-something-else!!!!"),
+    ] {
         let path = system.file(name, token);
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("the test owns its files");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))
+            .expect("the test owns its files");
     }
     system.coordinator_flags = vec!["--token-file".to_owned(), "token".to_owned()];
     let _coordinator = system.coordinator();
     let message = refused(&system.client(&["status"]), INFRASTRUCTURE);
     assert!(message.contains("token"), "{message}");
-    let message = refused(&system.client(&["status", "--token-file", "wrong"]), INFRASTRUCTURE);
+    let message = refused(
+        &system.client(&["status", "--token-file", "wrong"]),
+        INFRASTRUCTURE,
+    );
     assert!(message.contains("token"), "{message}");
     system.ask(&["status", "--token-file", "token"]);
 
     let url = system.url();
-    let mut worker =
-        system.start("worker", system.orchestrator(&["worker", "--coordinator", &url, "--token-file", "wrong"]));
+    let mut worker = system.start(
+        "worker",
+        system.orchestrator(&["worker", "--coordinator", &url, "--token-file", "wrong"]),
+    );
     worker.expect_exit(INFRASTRUCTURE);
     assert!(worker.stderr().contains("token"), "{}", worker.stderr());
 }
@@ -105,10 +162,18 @@ fn a_cancelled_sweep_stops_training() {
     let text = SWEEP.replace("samples_per_class: 5", "samples_per_class: 50");
     system.file("tiny.yaml", &text);
     let url = system.url();
-    let mut run = system.start("run", system.orchestrator(&["run", "tiny.yaml", "--coordinator", &url]));
+    let mut run = system.start(
+        "run",
+        system.orchestrator(&["run", "tiny.yaml", "--coordinator", &url]),
+    );
     let running = |wanted: bool| {
         let status = system.status()?;
-        status["sweeps"].as_array()?.iter().any(|sweep| sweep["running"].as_u64() > Some(0)).eq(&wanted).then_some(())
+        status["sweeps"]
+            .as_array()?
+            .iter()
+            .any(|sweep| sweep["running"].as_u64() > Some(0))
+            .eq(&wanted)
+            .then_some(())
     };
     wait_for("a trial runs", || running(true));
     system.ask(&["cancel", "tiny"]);
@@ -117,8 +182,8 @@ fn a_cancelled_sweep_stops_training() {
     run.expect_exit(3);
 }
 
-/// A sweep may come from another user: for it a worker only reads from its data directory, or where its operator
-/// allows, and no content of any other file is ever returned.
+/// A sweep may come from another user: for it a worker only reads from its data directory, or where
+/// its operator allows, and no content of any other file is ever returned.
 #[test]
 fn a_sweep_reads_no_other_files_of_a_worker() {
     let mut system = System::new();
@@ -127,22 +192,59 @@ fn a_sweep_reads_no_other_files_of_a_worker() {
     for secret in ["secret", "data/notes"] {
         system.file(secret, "password hunter2\nlogin hunter3\n");
     }
-    assert!(Command::new("mkfifo").arg(system.path("data/pipe")).status().expect("it starts").success());
-    std::os::unix::fs::symlink(system.path("secret"), system.path("data/link")).expect("a folder of the test");
+    assert!(
+        Command::new("mkfifo")
+            .arg(system.path("data/pipe"))
+            .status()
+            .expect("it starts")
+            .success()
+    );
+    std::os::unix::fs::symlink(system.path("secret"), system.path("data/link"))
+        .expect("a folder of the test");
     let outside = system.path("secret").display().to_string();
     let cells = [
-        ("hierarchy", format!("embedding: {{hierarchy: {outside}}}"), "--allow-path"),
+        (
+            "hierarchy",
+            format!("embedding: {{hierarchy: {outside}}}"),
+            "--allow-path",
+        ),
         ("weights", format!("weights: {outside}"), "--allow-path"),
-        ("folder", "dataset: \"folder:/etc\"".to_owned(), "--allow-path"),
-        ("link", "embedding: {hierarchy: link}".to_owned(), "--allow-path"),
-        ("notes", "embedding: {hierarchy: notes}".to_owned(), "2 roots"),
-        ("weights-notes", "weights: notes".to_owned(), "neither safetensors nor"),
-        ("pipe", "embedding: {hierarchy: pipe}".to_owned(), "is a pipe"),
+        (
+            "folder",
+            "dataset: \"folder:/etc\"".to_owned(),
+            "--allow-path",
+        ),
+        (
+            "link",
+            "embedding: {hierarchy: link}".to_owned(),
+            "--allow-path",
+        ),
+        (
+            "notes",
+            "embedding: {hierarchy: notes}".to_owned(),
+            "2 roots",
+        ),
+        (
+            "weights-notes",
+            "weights: notes".to_owned(),
+            "neither safetensors nor",
+        ),
+        (
+            "pipe",
+            "embedding: {hierarchy: pipe}".to_owned(),
+            "is a pipe",
+        ),
         ("weights-pipe", "weights: pipe".to_owned(), "is a pipe"),
-        ("device", "embedding: {hierarchy: /dev/zero}".to_owned(), "is a device"),
+        (
+            "device",
+            "embedding: {hierarchy: /dev/zero}".to_owned(),
+            "is a device",
+        ),
     ];
-    let values: String =
-        cells.iter().map(|(name, set, _)| format!("    - {{name: {name}, set: {{{set}}}}}\n")).collect();
+    let values: String = cells
+        .iter()
+        .map(|(name, set, _)| format!("    - {{name: {name}, set: {{{set}}}}}\n"))
+        .collect();
     system.file(
         "nosy.yaml",
         &format!(
@@ -151,29 +253,66 @@ fn a_sweep_reads_no_other_files_of_a_worker() {
         ),
     );
     let trainer = binary("orchestrator-trainer");
-    system.install_trainer(&format!("env > environment; exec {} \"$@\"", trainer.display()));
+    system.install_trainer(&format!(
+        "env > environment; exec {} \"$@\"",
+        trainer.display()
+    ));
     let mut worker = system.worker_command("only", 1, 1);
     worker.args(["--allow-path", "/dev"]);
-    worker.env("AWS_SECRET_ACCESS_KEY", "hunter4").env("ORCHESTRATOR_CACHE_TOKEN", "hunter5").env("NCCL_DEBUG", "WARN");
+    worker
+        .env("AWS_SECRET_ACCESS_KEY", "hunter4")
+        .env("ORCHESTRATOR_CACHE_TOKEN", "hunter5")
+        .env("NCCL_DEBUG", "WARN");
     let _worker = system.start("worker", worker);
     let url = system.url();
-    let mut run = system.start("run", system.orchestrator(&["run", "nosy.yaml", "--coordinator", &url]));
+    let mut run = system.start(
+        "run",
+        system.orchestrator(&["run", "nosy.yaml", "--coordinator", &url]),
+    );
     run.expect_exit(3);
     let failures: Vec<(String, String)> = system
         .journal()
         .iter()
-        .filter_map(|entry| entry["event"].get("attempt_failed").map(|failed| failed["failure"].clone()))
+        .filter_map(|entry| {
+            entry["event"]
+                .get("attempt_failed")
+                .map(|failed| failed["failure"].clone())
+        })
         .map(|failure| (failure["class"].to_string(), failure["message"].to_string()))
         .collect();
-    assert_eq!(failures.len(), cells.len(), "each is tried once: {failures:?}");
+    assert_eq!(
+        failures.len(),
+        cells.len(),
+        "each is tried once: {failures:?}"
+    );
     for (name, _, says) in &cells {
-        assert!(failures.iter().any(|(_, message)| message.contains(says)), "{name}: no `{says}` in {failures:?}");
+        assert!(
+            failures.iter().any(|(_, message)| message.contains(says)),
+            "{name}: no `{says}` in {failures:?}"
+        );
     }
-    assert!(failures.iter().all(|(class, _)| class == "\"bad_input\""), "{failures:?}");
-    assert_eq!(failures.iter().filter(|(_, message)| message.contains("--allow-path")).count(), 4, "{failures:?}");
-    assert!(!format!("{failures:?} {} {}", run.stdout(), run.stderr()).contains("hunter"), "{failures:?}");
-    let environment = std::fs::read_to_string(system.path("environment")).expect("the trainer wrote it");
-    assert!(environment.contains("NCCL_DEBUG=WARN") && environment.contains("PATH="), "{environment}");
+    assert!(
+        failures.iter().all(|(class, _)| class == "\"bad_input\""),
+        "{failures:?}"
+    );
+    assert_eq!(
+        failures
+            .iter()
+            .filter(|(_, message)| message.contains("--allow-path"))
+            .count(),
+        4,
+        "{failures:?}"
+    );
+    assert!(
+        !format!("{failures:?} {} {}", run.stdout(), run.stderr()).contains("hunter"),
+        "{failures:?}"
+    );
+    let environment =
+        std::fs::read_to_string(system.path("environment")).expect("the trainer wrote it");
+    assert!(
+        environment.contains("NCCL_DEBUG=WARN") && environment.contains("PATH="),
+        "{environment}"
+    );
     assert!(!environment.contains("hunter"), "{environment}");
 }
 
@@ -181,6 +320,10 @@ fn a_sweep_reads_no_other_files_of_a_worker() {
 fn refused(output: &Output, code: i32) -> String {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{message}");
-    assert!(output.stdout.is_empty(), "stdout is for data: {}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.stdout.is_empty(),
+        "stdout is for data: {}",
+        String::from_utf8_lossy(&output.stdout)
+    );
     message
 }

@@ -1,5 +1,5 @@
-//! `orchestrator run` beside other runs, asked to end, and with a results folder that fails: none of this may lose
-//! results. Trainers obey without training.
+//! `orchestrator run` beside other runs, asked to end, and with a results folder that fails: none
+//! of this may lose results. Trainers obey without training.
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -27,20 +27,37 @@ const SAME_REQUEST: Duration = Duration::from_millis(1_100);
 
 fn trainer(system: &System, epoch_ms: u32) -> PathBuf {
     let trainer = binary("orchestrator-trainer");
-    let commands = format!("exec {} \"$@\" --rehearse --rehearse-epoch-ms {epoch_ms}", trainer.display());
+    let commands = format!(
+        "exec {} \"$@\" --rehearse --rehearse-epoch-ms {epoch_ms}",
+        trainer.display()
+    );
     system.script("trainer", &commands)
 }
 
 /// `orchestrator run` of the sweep, with its own coordinator and worker if it is the first.
 fn command(system: &System, trainer: &PathBuf) -> Command {
-    let mut command = system.orchestrator(&["run", "idle.yaml", "--devices", "cpu", "--slots", "2", "--trainer"]);
+    let mut command = system.orchestrator(&[
+        "run",
+        "idle.yaml",
+        "--devices",
+        "cpu",
+        "--slots",
+        "2",
+        "--trainer",
+    ]);
     command.arg(trainer);
     command
 }
 
 fn no_partial_files(system: &System) {
     let entries = std::fs::read_dir(system.results("idle")).expect("the results folder is there");
-    let names = entries.map(|entry| entry.expect("a readable folder").file_name().to_string_lossy().into_owned());
+    let names = entries.map(|entry| {
+        entry
+            .expect("a readable folder")
+            .file_name()
+            .to_string_lossy()
+            .into_owned()
+    });
     let partial: Vec<String> = names.filter(|name| name.contains("partial")).collect();
     assert!(partial.is_empty(), "{partial:?}");
 }
@@ -57,7 +74,12 @@ fn runs_that_are_started_together_all_end_with_the_table() {
             .collect();
         for run in &mut runs {
             run.expect_exit(0);
-            assert!(run.stdout().contains("xent"), "{}\n{}", run.stdout(), run.stderr());
+            assert!(
+                run.stdout().contains("xent"),
+                "{}\n{}",
+                run.stdout(),
+                run.stderr()
+            );
             assert!(run.stderr().contains("results are in"), "{}", run.stderr());
         }
         assert!(system.results("idle").join("results.csv").exists());
@@ -75,7 +97,9 @@ fn signals_of_one_request_to_end_count_once() {
     let mut command = command(&system, &trainer);
     command.process_group(0);
     let mut run = system.start("run", command);
-    wait_for("a trial runs", || (!system.trainers().is_empty()).then_some(()));
+    wait_for("a trial runs", || {
+        (!system.trainers().is_empty()).then_some(())
+    });
     let group = Pid::from_raw(run.pid().try_into().expect("a process id"));
     run.signal(Signal::SIGTERM);
     killpg(group, Signal::SIGTERM).expect("the group is there");
@@ -87,30 +111,51 @@ fn signals_of_one_request_to_end_count_once() {
     assert!(said.contains("the same command continues"), "{said}");
 }
 
-/// A second request insists even before the first is carried out: a trainer checks for it between two epochs.
+/// A second request insists even before the first is carried out: a trainer checks for it between
+/// two epochs.
 #[test]
 fn a_second_request_to_end_stops_at_once() {
     let mut system = System::new();
     let _coordinator = system.coordinator();
     let trainer = binary("orchestrator-trainer");
-    system.install_trainer(&format!("exec {} \"$@\" --rehearse --rehearse-epoch-ms 600000", trainer.display()));
+    system.install_trainer(&format!(
+        "exec {} \"$@\" --rehearse --rehearse-epoch-ms 600000",
+        trainer.display()
+    ));
     let mut worker = system.worker("deaf", 1);
     system.file("idle.yaml", SWEEP);
     let url = system.url();
-    system.start("run", system.orchestrator(&["run", "idle.yaml", "--coordinator", &url, "--detach"])).expect_exit(0);
+    system
+        .start(
+            "run",
+            system.orchestrator(&["run", "idle.yaml", "--coordinator", &url, "--detach"]),
+        )
+        .expect_exit(0);
     wait_for("a trial runs", || {
         let status = system.status()?;
-        status["sweeps"][0]["running"].as_u64().filter(|running| *running > 0)
+        status["sweeps"][0]["running"]
+            .as_u64()
+            .filter(|running| *running > 0)
     });
     worker.signal(Signal::SIGTERM);
-    wait_for("the first is heard", || worker.stderr().contains("SIGTERM: writing checkpoints").then_some(()));
+    wait_for("the first is heard", || {
+        worker
+            .stderr()
+            .contains("SIGTERM: writing checkpoints")
+            .then_some(())
+    });
     std::thread::sleep(SAME_REQUEST);
     worker.signal(Signal::SIGTERM);
     worker.expect_exit(130);
-    assert!(worker.stderr().contains("stopping at once"), "{}", worker.stderr());
+    assert!(
+        worker.stderr().contains("stopping at once"),
+        "{}",
+        worker.stderr()
+    );
 }
 
-/// The disk of the results is full for a while, or its folder is gone: training continues, and no result is lost.
+/// The disk of the results is full for a while, or its folder is gone: training continues, and no
+/// result is lost.
 #[test]
 fn results_that_cannot_be_written_do_not_end_the_run() {
     let system = System::new();
@@ -119,22 +164,46 @@ fn results_that_cannot_be_written_do_not_end_the_run() {
     let mut run = system.start("run", command(&system, &trainer));
     // as with a quota: the folder exists, but no file can be created in it
     let folder = system.results("idle");
-    wait_for("the run has begun", || run.stderr().contains("idle: ").then_some(()));
-    wait_for("the folder is out of the way of a writer that may be making it", || {
-        // both fail if the run is faster
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::write(&folder, "a file in its place").ok()
+    wait_for("the run has begun", || {
+        run.stderr().contains("idle: ").then_some(())
     });
+    wait_for(
+        "the folder is out of the way of a writer that may be making it",
+        || {
+            // both fail if the run is faster
+            let _ = std::fs::remove_dir_all(&folder);
+            std::fs::write(&folder, "a file in its place").ok()
+        },
+    );
     run.expect_exit(2);
     let said = run.stderr();
-    assert_eq!(said.matches("results are not written for now").count(), 1, "{said}");
+    assert_eq!(
+        said.matches("results are not written for now").count(),
+        1,
+        "{said}"
+    );
     assert!(said.contains("training continues"), "{said}");
-    assert!(run.stdout().contains("xent"), "the table is printed all the same: {}", run.stdout());
-    assert!(said.contains("results were not written: results/idle"), "{said}");
+    assert!(
+        run.stdout().contains("xent"),
+        "the table is printed all the same: {}",
+        run.stdout()
+    );
+    assert!(
+        said.contains("results were not written: results/idle"),
+        "{said}"
+    );
     let mut write = system.as_printed(&said, "orchestrator table idle --results");
     std::fs::remove_file(&folder).expect("it is ours");
     let output = write.output().expect("the command starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let rows = std::fs::read_to_string(folder.join("results.csv")).expect("it is written now");
-    assert_eq!(rows.lines().count(), 1 + 8, "every trial has a result: {rows}");
+    assert_eq!(
+        rows.lines().count(),
+        1 + 8,
+        "every trial has a result: {rows}"
+    );
 }

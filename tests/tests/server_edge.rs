@@ -1,5 +1,5 @@
-//! The edge of a coordinator, on real processes: idle connections, tokens that change, links, files that others may
-//! read, and a state directory that vanishes.
+//! The edge of a coordinator, on real processes: idle connections, tokens that change, links, files
+//! that others may read, and a state directory that vanishes.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -22,7 +22,8 @@ outputs:
   - table: {rows: loss}
 ";
 
-/// Raises the limit of open files for the peers' ends of the connections, which are in this process.
+/// Raises the limit of open files for the peers' ends of the connections, which are in this
+/// process.
 fn allow_many_files() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("limits can be read");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit");
@@ -33,7 +34,9 @@ fn address(system: &System) -> String {
 }
 
 fn silent_connections(address: &str, count: usize) -> Vec<TcpStream> {
-    (0..count).map(|_| TcpStream::connect(address).expect("the coordinator listens")).collect()
+    (0..count)
+        .map(|_| TcpStream::connect(address).expect("the coordinator listens"))
+        .collect()
 }
 
 fn is_closed(connection: &mut TcpStream) -> bool {
@@ -57,7 +60,11 @@ fn page_address(coordinator: &Process) -> String {
 
 fn get(address: &str, host: &str) -> String {
     let mut connection = TcpStream::connect(address).expect("the page listens");
-    write!(connection, "GET /status HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").expect("it reads");
+    write!(
+        connection,
+        "GET /status HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    )
+    .expect("it reads");
     let mut answer = String::new();
     connection.read_to_string(&mut answer).expect("it answers");
     answer
@@ -76,7 +83,11 @@ fn silent_connections_lock_nobody_out_and_are_closed() {
     system.coordinator_flags = vec!["--http".to_owned(), "127.0.0.1:0".to_owned()];
     let coordinator = system.coordinator();
     let worker = system.worker("only", 1);
-    wait_for("the worker joins", || system.status()?["workers"][0]["worker"].as_str().map(|_| ()));
+    wait_for("the worker joins", || {
+        system.status()?["workers"][0]["worker"]
+            .as_str()
+            .map(|_| ())
+    });
     let page = page_address(&coordinator);
     let mut silent = silent_connections(&address(&system), 1_200);
     silent.extend(silent_connections(&page, 600));
@@ -86,12 +97,24 @@ fn silent_connections_lock_nobody_out_and_are_closed() {
     }
     system.ask(&["status"]);
     assert!(get(&page, "127.0.0.1").starts_with("HTTP/1.1 200"));
-    wait_for("all silent connections are closed", || silent.iter_mut().all(is_closed).then_some(()));
+    wait_for("all silent connections are closed", || {
+        silent.iter_mut().all(is_closed).then_some(())
+    });
     // it has been connected for longer than any of them, from the same address
-    assert!(!worker.stderr().contains("no connection"), "{}", worker.stderr());
+    assert!(
+        !worker.stderr().contains("no connection"),
+        "{}",
+        worker.stderr()
+    );
     let status = system.status().expect("the coordinator answers");
     assert_eq!(status["workers"][0]["presence"], "present", "{status}");
-    assert!(coordinator.stderr().contains("too many connections without a request"), "{}", coordinator.stderr());
+    assert!(
+        coordinator
+            .stderr()
+            .contains("too many connections without a request"),
+        "{}",
+        coordinator.stderr()
+    );
 }
 
 #[test]
@@ -100,13 +123,22 @@ fn a_coordinator_without_files_for_connections_says_so_once_and_recovers() {
     let mut system = System::new();
     let coordinator = system.coordinator();
     // below the limit that it found when it started
-    let limit = Command::new("prlimit").args(["--nofile=96:96", "--pid", &coordinator.pid().to_string()]).status();
+    let limit = Command::new("prlimit")
+        .args(["--nofile=96:96", "--pid", &coordinator.pid().to_string()])
+        .status();
     assert!(limit.expect("util-linux is installed").success());
     let _silent = silent_connections(&address(&system), 300);
     let complaint = "connections cannot be accepted";
-    wait_for("an accept fails", || coordinator.stderr().contains(complaint).then_some(()));
+    wait_for("an accept fails", || {
+        coordinator.stderr().contains(complaint).then_some(())
+    });
     system.ask(&["status"]);
-    assert_eq!(coordinator.stderr().matches(complaint).count(), 1, "{}", coordinator.stderr());
+    assert_eq!(
+        coordinator.stderr().matches(complaint).count(),
+        1,
+        "{}",
+        coordinator.stderr()
+    );
 }
 
 #[test]
@@ -119,14 +151,27 @@ fn a_token_is_exchanged_without_a_restart() {
     token_file(&system, "new", NEW);
     system.coordinator_flags = ["--token-file", "token"].map(str::to_owned).to_vec();
     let coordinator = system.coordinator();
-    let accepts = |file: &str| system.client(&["status", "--token-file", file]).status.success();
+    let accepts = |file: &str| {
+        system
+            .client(&["status", "--token-file", file])
+            .status
+            .success()
+    };
     assert!(accepts("old") && !accepts("new"));
     // a file that holds no token yet, as during a write
     fs::write(system.path("token"), "short").expect("the test owns its files");
-    wait_for("the coordinator has looked", || coordinator.stderr().contains("the token before stays").then_some(()));
+    wait_for("the coordinator has looked", || {
+        coordinator
+            .stderr()
+            .contains("the token before stays")
+            .then_some(())
+    });
     assert!(accepts("old") && !accepts("new"));
-    fs::rename(token_file(&system, "token.next", NEW), system.path("token")).expect("the test owns its files");
-    wait_for("the new token is accepted", || accepts("token").then_some(()));
+    fs::rename(token_file(&system, "token.next", NEW), system.path("token"))
+        .expect("the test owns its files");
+    wait_for("the new token is accepted", || {
+        accepts("token").then_some(())
+    });
     assert!(accepts("old"), "workers and commands have time to follow");
     token_file(&system, "wrong", "0123456789abcdef-something-else!!!!");
     assert!(!accepts("wrong"));
@@ -144,7 +189,10 @@ fn the_status_page_answers_to_its_own_address_and_the_names_that_it_was_given() 
     }
     for host in ["evil.example", "127.0.0.1.evil.example"] {
         let answer = get(&page, host);
-        assert!(answer.starts_with("HTTP/1.1 421") && answer.contains("--http-host"), "{host}: {answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 421") && answer.contains("--http-host"),
+            "{host}: {answer}"
+        );
         assert!(!answer.contains("workers"), "{answer}");
     }
 }
@@ -154,13 +202,20 @@ fn nobody_else_can_read_what_coordinator_and_worker_keep() {
     let mut system = System::new();
     let _coordinator = system.coordinator();
     let _worker = system.worker("only", 1);
-    wait_for("the worker joins", || system.status()?["workers"][0]["worker"].as_str().map(|_| ()));
+    wait_for("the worker joins", || {
+        system.status()?["workers"][0]["worker"]
+            .as_str()
+            .map(|_| ())
+    });
     let mut seen = Vec::new();
     for folder in ["state", "work"] {
         exposed(&system.path(folder), &mut seen);
     }
     assert!(seen.len() > 8, "{seen:?}");
-    let open: Vec<_> = seen.into_iter().filter(|(_, mode)| mode & 0o077 != 0).collect();
+    let open: Vec<_> = seen
+        .into_iter()
+        .filter(|(_, mode)| mode & 0o077 != 0)
+        .collect();
     assert!(open.is_empty(), "{open:?}");
 }
 
@@ -185,19 +240,35 @@ fn a_state_directory_that_vanishes_ends_the_coordinator_with_a_copy() {
     let url = system.url();
     let submit = |name: &str| {
         system.file("sweep.yaml", &SWEEP.replace("NAME", name));
-        let mut command = system.orchestrator(&["run", "sweep.yaml", "--detach", "--coordinator", &url]);
-        command.output().expect("the client starts").status.success()
+        let mut command =
+            system.orchestrator(&["run", "sweep.yaml", "--detach", "--coordinator", &url]);
+        command
+            .output()
+            .expect("the client starts")
+            .status
+            .success()
     };
     assert!(submit("kept"));
     let num_events = system.journal().len();
     fs::remove_dir_all(system.path("state")).expect("the test owns its files");
-    assert!(!submit("refused"), "a sweep was acknowledged that nobody would find again");
+    assert!(
+        !submit("refused"),
+        "a sweep was acknowledged that nobody would find again"
+    );
     coordinator.expect_exit(INFRASTRUCTURE);
     let message = coordinator.stderr();
-    assert!(message.contains(&format!("{num_events} events were acknowledged")), "{message}");
-    let (_, saved) = message.rsplit_once("start the coordinator again with --state-dir ").expect("a copy was saved");
+    assert!(
+        message.contains(&format!("{num_events} events were acknowledged")),
+        "{message}"
+    );
+    let (_, saved) = message
+        .rsplit_once("start the coordinator again with --state-dir ")
+        .expect("a copy was saved");
     fs::rename(saved.trim(), system.path("state")).expect("the test owns its files");
     let _coordinator = system.coordinator();
     let status = system.ask(&["status"]);
-    assert!(status.contains("kept") && !status.contains("refused"), "{status}");
+    assert!(
+        status.contains("kept") && !status.contains("refused"),
+        "{status}"
+    );
 }

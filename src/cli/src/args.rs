@@ -1,4 +1,5 @@
-//! The arguments of the command line. Every flag is documented here and nowhere else; `commands/` implements them.
+//! The arguments of the command line. Every flag is documented here and nowhere else; `commands/`
+//! implements them.
 
 use std::path::PathBuf;
 
@@ -9,8 +10,8 @@ use worker::devices::DeviceChoice;
 use crate::exit::EXIT_CODES;
 use crate::host_port::HostPort;
 
-/// Trains sweeps of small-data experiments on every device there is, survives anything being killed, and fills in the
-/// table.
+/// Trains sweeps of small-data experiments on every device there is, survives anything being
+/// killed, and fills in the table.
 #[derive(Debug, Parser)]
 #[command(
     name = "orchestrator",
@@ -110,14 +111,22 @@ pub struct Target {
 }
 
 impl Target {
-    /// Returns ` --coordinator URL --token-file FILE`, or ` --state-dir DIR` if that leads to address and token: the
-    /// flags that a command shown to a user needs to contact the same coordinator.
+    /// Returns ` --coordinator URL --token-file FILE`, or ` --state-dir DIR` if that leads to
+    /// address and token: the flags that a command shown to a user needs to contact the same
+    /// coordinator.
     pub fn flags(&self) -> String {
         let Some(url) = &self.coordinator else {
             return format!(" --state-dir {}", quoted(&self.state_dir.to_string_lossy()));
         };
-        let token = self.token_file.as_ref().map(|file| format!(" --token-file {}", quoted(&file.to_string_lossy())));
-        format!(" --coordinator {}{}", quoted(url), token.unwrap_or_default())
+        let token = self
+            .token_file
+            .as_ref()
+            .map(|file| format!(" --token-file {}", quoted(&file.to_string_lossy())));
+        format!(
+            " --coordinator {}{}",
+            quoted(url),
+            token.unwrap_or_default()
+        )
     }
 }
 
@@ -137,14 +146,15 @@ pub struct DeviceArgs {
     /// auto (every GPU, else the CPU), cpu, cuda, cuda:0-3, cuda:0,2
     #[arg(long, value_name = "DEVICES", default_value = "auto")]
     pub devices: DeviceChoice,
-    /// Trials at a time; by default one per device (per thread on the CPU), so that the machine is full
+    /// Trials at a time; by default one per device (per thread on the CPU), so that the machine is
+    /// full
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub slots: Option<u32>,
     /// Devices of one slot: GPUs, or CPU threads
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub devices_per_slot: Option<u32>,
-    /// The trainer's executable; by default the `orchestrator-trainer` beside this program. Results of another program are
-    /// kept apart
+    /// The trainer's executable; by default the `orchestrator-trainer` beside this program. Results
+    /// of another program are kept apart
     #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TRAINER")]
     pub trainer: Option<PathBuf>,
 }
@@ -180,13 +190,15 @@ pub struct RunArgs {
     /// Folder for results; those of the sweep go into a folder of its name below it
     #[arg(long, value_name = "DIR", default_value = "results")]
     pub results: PathBuf,
-    /// Rehearse: every cell on tiny generated images, two steps each. Marked, never mixed with real results
+    /// Rehearse: every cell on tiny generated images, two steps each. Marked, never mixed with real
+    /// results
     #[arg(long)]
     pub smoke: bool,
     /// Leave out cells whose data set, weights or hierarchy is not there, and mark them
     #[arg(long)]
     pub skip_missing: bool,
-    /// Train everything again from the start: results that the sweep's trials have do not count any more
+    /// Train everything again from the start: results that the sweep's trials have do not count any
+    /// more
     #[arg(long)]
     pub fresh: bool,
     #[command(flatten)]
@@ -203,7 +215,8 @@ pub struct RunArgs {
 Listening on anything but loopback needs a token file. SIGTERM ends it; started
 again on the same state directory it goes on.")]
 pub struct CoordinatorArgs {
-    /// Where workers and commands connect to, as HOST:PORT; 0.0.0.0:PORT is every network of this machine
+    /// Where workers and commands connect to, as HOST:PORT; 0.0.0.0:PORT is every network of this
+    /// machine
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
     pub listen: HostPort,
     /// Holds the journal; made when it is missing
@@ -212,19 +225,23 @@ pub struct CoordinatorArgs {
     /// File with the token shared by coordinator, workers and commands, mode 0600
     #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// Also serve a read-only status page and metrics here; anywhere but on loopback they want the token
+    /// Also serve a read-only status page and metrics here; anywhere but on loopback they want the
+    /// token
     #[arg(long, value_name = "ADDR")]
     pub http: Option<HostPort>,
-    /// A further name that the status page answers to, besides that of --http and, on loopback, `localhost`
+    /// A further name that the status page answers to, besides that of --http and, on loopback,
+    /// `localhost`
     #[arg(long, value_name = "NAME", requires = "http")]
     pub http_host: Vec<String>,
     /// How often workers report, in milliseconds [default: 1000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub heartbeat_ms: Option<u64>,
-    /// How long a worker may be silent before its trials are given to others, in milliseconds [default: 10000]
+    /// How long a worker may be silent before its trials are given to others, in milliseconds
+    /// [default: 10000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=86_400_000))]
     pub lease_ms: Option<u64>,
-    /// How long a trial may make no progress before it is stopped and tried again, in milliseconds [default: 900000]
+    /// How long a trial may make no progress before it is stopped and tried again, in milliseconds
+    /// [default: 900000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=86_400_000))]
     pub stall_ms: Option<u64>,
 }
@@ -249,9 +266,14 @@ pub struct WorkerArgs {
     /// Checkpoints and logs. Workers that share it take over each other's checkpoints
     #[arg(long, value_name = "DIR", default_value = "orchestrator-work")]
     pub work_dir: PathBuf,
-    /// Sweeps may name data sets, weights and hierarchies below this folder too, not only in the data directory.
-    /// Repeatable; in the variable, folders are separated by `:`
-    #[arg(long = "allow-path", value_name = "DIR", env = "ORCHESTRATOR_ALLOW_PATH", value_delimiter = ':')]
+    /// Sweeps may name data sets, weights and hierarchies below this folder too, not only in the
+    /// data directory. Repeatable; in the variable, folders are separated by `:`
+    #[arg(
+        long = "allow-path",
+        value_name = "DIR",
+        env = "ORCHESTRATOR_ALLOW_PATH",
+        value_delimiter = ':'
+    )]
     pub allowed_paths: Vec<PathBuf>,
     #[command(flatten)]
     pub devices: DeviceArgs,
@@ -270,8 +292,8 @@ pub struct PlanArgs {
     /// List every cell with the settings that it changes
     #[arg(long)]
     pub cells: bool,
-    /// Print one trial's specification and nothing else, as `orchestrator-trainer run` takes it; an id of
-    /// `--output json`, or the beginning of one
+    /// Print one trial's specification and nothing else, as `orchestrator-trainer run` takes it; an
+    /// id of `--output json`, or the beginning of one
     #[arg(long, value_name = "ID", conflicts_with = "cells")]
     pub trial: Option<String>,
     /// Plan for `run --trainer`: the program is part of the trials' ids
@@ -343,11 +365,12 @@ pub struct RetryArgs {
     /// The sweep's name
     #[arg(value_name = "SWEEP")]
     pub sweep: String,
-    /// Train these cells again from the start, their finished trials too, named as for `orchestrator why`; by default only
-    /// trials that failed are tried again
+    /// Train these cells again from the start, their finished trials too, named as for
+    /// `orchestrator why`; by default only trials that failed are tried again
     #[arg(value_name = "CELL", conflicts_with_all = ["all", "failed"])]
     pub cells: Vec<String>,
-    /// Train every trial again from the start, finished ones too: their results do not count any more
+    /// Train every trial again from the start, finished ones too: their results do not count any
+    /// more
     #[arg(long, conflicts_with = "failed")]
     pub all: bool,
     /// Retry the trials that failed, from their checkpoints: the default
@@ -443,8 +466,10 @@ pub struct SheetArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "The file holds `embeddings` (classes x classes, f32, rows of length 1), with --similarity also
-`similarity`, and in its metadata the class ids in the order of the rows.")]
+#[command(
+    after_help = "The file holds `embeddings` (classes x classes, f32, rows of length 1), with --similarity also
+`similarity`, and in its metadata the class ids in the order of the rows."
+)]
 pub struct EmbedArgs {
     /// File of "parent child" lines
     #[arg(value_name = "HIERARCHY")]

@@ -1,4 +1,5 @@
-//! The coordinator as seen from a command: one method per request, and the meaning of each gRPC code for the user.
+//! The coordinator as seen from a command: one method per request, and the meaning of each gRPC
+//! code for the user.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,12 +34,18 @@ pub struct Client {
 
 /// Reads the token from the file. Returns `None` without a file.
 pub fn token(file: Option<&Path>) -> Result<Option<Token>, ExpectedError> {
-    file.map(Token::from_file).transpose().map_err(ExpectedError::Token)
+    file.map(Token::from_file)
+        .transpose()
+        .map_err(ExpectedError::Token)
 }
 
 /// Adds the scheme if it is missing: HOST:PORT is also accepted as a coordinator's address.
 pub fn with_scheme(address: &str) -> String {
-    if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
+    if address.contains("://") {
+        address.to_owned()
+    } else {
+        format!("http://{address}")
+    }
 }
 
 impl Client {
@@ -52,7 +59,8 @@ impl Client {
         if !address.starts_with("http://") {
             return Err(bad("only http is supported".to_owned()));
         }
-        let endpoint = Endpoint::from_shared(address.clone()).map_err(|error| bad(chain(&error)))?;
+        let endpoint =
+            Endpoint::from_shared(address.clone()).map_err(|error| bad(chain(&error)))?;
         if endpoint.uri().port_u16().is_none() {
             return Err(bad("it names no port".to_owned()));
         }
@@ -62,44 +70,73 @@ impl Client {
             .keep_alive_timeout(KEEP_ALIVE)
             .connect()
             .await
-            .map_err(|error| ExpectedError::Unreachable { address: address.clone(), reason: chain(&error) })?;
+            .map_err(|error| ExpectedError::Unreachable {
+                address: address.clone(),
+                reason: chain(&error),
+            })?;
         let metadata = match protocol::token::attach(token)(Request::new(())) {
             Ok(request) => request.metadata().clone(),
             Err(status) => return Err(bad(status.message().to_owned())),
         };
         let limit = protocol::limits::MAX_MESSAGE_BYTES;
-        let control = ControlClient::new(channel).max_decoding_message_size(limit).max_encoding_message_size(limit);
-        Ok(Self { control, metadata, address, token_file: None })
+        let control = ControlClient::new(channel)
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(limit);
+        Ok(Self {
+            control,
+            metadata,
+            address,
+            token_file: None,
+        })
     }
 
     /// Opens a new connection to the same coordinator.
     pub async fn reconnect(&mut self, token: Option<Token>) -> Result<(), ExpectedError> {
         let token_file = self.token_file.clone();
-        *self = Self { token_file, ..Self::connect(&self.address, token).await? };
+        *self = Self {
+            token_file,
+            ..Self::connect(&self.address, token).await?
+        };
         Ok(())
     }
 
-    /// The flags with which a command line reaches this coordinator: `--coordinator URL --token-file FILE`.
+    /// The flags with which a command line reaches this coordinator: `--coordinator URL
+    /// --token-file FILE`.
     pub fn flags(&self) -> String {
-        let token = self.token_file.as_ref().map(|file| format!(" --token-file {}", quoted(&file.to_string_lossy())));
-        format!("--coordinator {}{}", quoted(&self.address), token.unwrap_or_default())
+        let token = self
+            .token_file
+            .as_ref()
+            .map(|file| format!(" --token-file {}", quoted(&file.to_string_lossy())));
+        format!(
+            "--coordinator {}{}",
+            quoted(&self.address),
+            token.unwrap_or_default()
+        )
     }
 
     pub async fn submit(&mut self, sweep: &Sweep) -> Result<v1::SubmitReply, ExpectedError> {
-        let message = v1::SubmitRequest::new(sweep, &sweep::build())
-            .map_err(|error| ExpectedError::BadInput(format!("the sweep cannot be submitted: {error}")))?;
+        let message = v1::SubmitRequest::new(sweep, &sweep::build()).map_err(|error| {
+            ExpectedError::BadInput(format!("the sweep cannot be submitted: {error}"))
+        })?;
         let reply = self.control.submit(self.request(message)).await;
         self.answer("submitting the sweep", reply)
     }
 
     pub async fn status(&mut self, sweep: Option<&str>) -> Result<v1::StatusReply, ExpectedError> {
-        let message = v1::StatusRequest { sweep: sweep.unwrap_or_default().to_owned() };
+        let message = v1::StatusRequest {
+            sweep: sweep.unwrap_or_default().to_owned(),
+        };
         let reply = self.control.status(self.request(message)).await;
         self.answer("asking for the status", reply)
     }
 
     pub async fn tail(&mut self, sweep: &str) -> Result<Streaming<v1::TailMessage>, ExpectedError> {
-        let reply = self.control.tail(self.request(v1::TailRequest { sweep: sweep.to_owned() })).await;
+        let reply = self
+            .control
+            .tail(self.request(v1::TailRequest {
+                sweep: sweep.to_owned(),
+            }))
+            .await;
         self.answer("following the sweep", reply)
     }
 
@@ -112,13 +149,24 @@ impl Client {
     ) -> Result<Report, ExpectedError> {
         const ACTION: &str = "asking for the report";
         let width = output::width() as u32;
-        let message = v1::ReportRequest { sweep: sweep.to_owned(), width, files: files.into() };
+        let message = v1::ReportRequest {
+            sweep: sweep.to_owned(),
+            width,
+            files: files.into(),
+        };
         let reply = self.control.get_report(self.request(message)).await;
         let mut chunks = self.answer(ACTION, reply)?;
         let mut report = Report::default();
-        while let Some(chunk) = chunks.message().await.map_err(|status| self.failure(ACTION, &status))? {
+        while let Some(chunk) = chunks
+            .message()
+            .await
+            .map_err(|status| self.failure(ACTION, &status))?
+        {
             match chunk.chunk {
-                Some(Chunk::Head(v1::ReportHead { complete, failed_trials })) => {
+                Some(Chunk::Head(v1::ReportHead {
+                    complete,
+                    failed_trials,
+                })) => {
                     (report.complete, report.failed_trials) = (complete, failed_trials);
                 }
                 Some(Chunk::Text(piece)) => report.text.push_str(&piece),
@@ -130,40 +178,75 @@ impl Client {
             }
         }
         let reason = "it sent only a part of the report".to_owned();
-        Err(ExpectedError::Unreachable { address: self.address.clone(), reason })
+        Err(ExpectedError::Unreachable {
+            address: self.address.clone(),
+            reason,
+        })
     }
 
     pub async fn cancel(&mut self, sweep: &str) -> Result<u64, ExpectedError> {
-        let reply = self.control.cancel(self.request(v1::CancelRequest { sweep: sweep.to_owned() })).await;
-        self.answer("cancelling the sweep", reply).map(|reply| reply.cancelled)
+        let reply = self
+            .control
+            .cancel(self.request(v1::CancelRequest {
+                sweep: sweep.to_owned(),
+            }))
+            .await;
+        self.answer("cancelling the sweep", reply)
+            .map(|reply| reply.cancelled)
     }
 
     /// Retries the failed trials, unless `all` is set or cells are named.
-    pub async fn retry(&mut self, sweep: &str, all: bool, cells: &[String]) -> Result<u64, ExpectedError> {
-        let message = v1::RetryRequest { sweep: sweep.to_owned(), all, cells: cells.to_vec() };
+    pub async fn retry(
+        &mut self,
+        sweep: &str,
+        all: bool,
+        cells: &[String],
+    ) -> Result<u64, ExpectedError> {
+        let message = v1::RetryRequest {
+            sweep: sweep.to_owned(),
+            all,
+            cells: cells.to_vec(),
+        };
         let reply = self.control.retry(self.request(message)).await;
-        self.answer("retrying trials", reply).map(|reply| reply.retried)
+        self.answer("retrying trials", reply)
+            .map(|reply| reply.retried)
     }
 
     pub async fn explain(&mut self, trial: &str) -> Result<v1::ExplainReply, ExpectedError> {
-        let reply = self.control.explain(self.request(v1::ExplainRequest { trial: trial.to_owned() })).await;
+        let reply = self
+            .control
+            .explain(self.request(v1::ExplainRequest {
+                trial: trial.to_owned(),
+            }))
+            .await;
         self.answer("explaining the trial", reply)
     }
 
     pub async fn why(&mut self, sweep: &str, cell: &str) -> Result<v1::WhyReply, ExpectedError> {
-        let message = v1::WhyRequest { sweep: sweep.to_owned(), cell: cell.to_owned() };
+        let message = v1::WhyRequest {
+            sweep: sweep.to_owned(),
+            cell: cell.to_owned(),
+        };
         let reply = self.control.why(self.request(message)).await;
         self.answer("asking about the cell", reply)
     }
 
     pub async fn drain(&mut self, name: &str, reason: &str) -> Result<(), ExpectedError> {
-        let message = v1::DrainRequest { worker: name.to_owned(), reason: reason.to_owned() };
+        let message = v1::DrainRequest {
+            worker: name.to_owned(),
+            reason: reason.to_owned(),
+        };
         let reply = self.control.drain(self.request(message)).await;
         self.answer("draining", reply).map(|_| ())
     }
 
     pub async fn undrain(&mut self, name: &str) -> Result<(), ExpectedError> {
-        let reply = self.control.undrain(self.request(v1::UndrainRequest { host: name.to_owned() })).await;
+        let reply = self
+            .control
+            .undrain(self.request(v1::UndrainRequest {
+                host: name.to_owned(),
+            }))
+            .await;
         self.answer("undraining", reply).map(|_| ())
     }
 
@@ -172,12 +255,20 @@ impl Client {
         let message = status.message().to_owned();
         let address = self.address.clone();
         match status.code() {
-            Code::Unavailable => ExpectedError::Unreachable { address, reason: message },
-            Code::Unauthenticated | Code::PermissionDenied => ExpectedError::Refused { address, message },
+            Code::Unavailable => ExpectedError::Unreachable {
+                address,
+                reason: message,
+            },
+            Code::Unauthenticated | Code::PermissionDenied => {
+                ExpectedError::Refused { address, message }
+            }
             Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::OutOfRange => {
                 ExpectedError::Rejected { action, message }
             }
-            _ if is_transport(status) => ExpectedError::Unreachable { address, reason: chain(status) },
+            _ if is_transport(status) => ExpectedError::Unreachable {
+                address,
+                reason: chain(status),
+            },
             _ => ExpectedError::Coordinator { action, message },
         }
     }
@@ -188,13 +279,21 @@ impl Client {
         request
     }
 
-    fn answer<T>(&self, action: &'static str, reply: Result<tonic::Response<T>, Status>) -> Result<T, ExpectedError> {
-        reply.map(tonic::Response::into_inner).map_err(|status| self.failure(action, &status))
+    fn answer<T>(
+        &self,
+        action: &'static str,
+        reply: Result<tonic::Response<T>, Status>,
+    ) -> Result<T, ExpectedError> {
+        reply
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.failure(action, &status))
     }
 }
 
 /// Returns true if the connection broke in the middle of an answer, which has no code of its own.
 fn is_transport(status: &Status) -> bool {
-    matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled)
-        && std::error::Error::source(status).is_some()
+    matches!(
+        status.code(),
+        Code::Unknown | Code::Internal | Code::Cancelled
+    ) && std::error::Error::source(status).is_some()
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Multiply-adds of training per core and second. The networks and machines of bench/results range from 3e10 (f32) to
-/// 1e11 (bf16 with matrix tiles).
+/// Multiply-adds of training per core and second. The networks and machines of bench/results range
+/// from 3e10 (f32) to 1e11 (bf16 with matrix tiles).
 const PER_CORE: f64 = 5e10;
 
 /// The duration from which on a run prints its estimate at the start.

@@ -1,5 +1,5 @@
-//! The end of the program: one error type for everything that is expected to go wrong, one exit code for each error,
-//! and the text that documents them.
+//! The end of the program: one error type for everything that is expected to go wrong, one exit
+//! code for each error, and the text that documents them.
 
 use std::path::PathBuf;
 
@@ -27,13 +27,19 @@ pub enum ExpectedError {
     #[error(transparent)]
     Devices(#[from] worker::devices::DeviceError),
     #[error("{action}: the coordinator says: {message}")]
-    Rejected { action: &'static str, message: String },
+    Rejected {
+        action: &'static str,
+        message: String,
+    },
     #[error("the coordinator at {address} cannot be reached: {reason}")]
     Unreachable { address: String, reason: String },
     #[error("the coordinator at {address} refused the command: {message}")]
     Refused { address: String, message: String },
     #[error("{action} failed at the coordinator: {message}")]
-    Coordinator { action: &'static str, message: String },
+    Coordinator {
+        action: &'static str,
+        message: String,
+    },
     #[error("cannot {action} {}", path.display())]
     File {
         action: &'static str,
@@ -106,9 +112,16 @@ impl ExpectedError {
         text
     }
 
-    pub fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    pub fn file(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::File { action, path, source }
+        move |source| Self::File {
+            action,
+            path,
+            source,
+        }
     }
 }
 
@@ -136,7 +149,11 @@ fn count(lines: &[String]) -> String {
 }
 
 fn list(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n")
+    lines
+        .iter()
+        .map(|line| format!("  - {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[cfg(test)]
@@ -156,14 +173,23 @@ mod tests {
         ];
         assert_eq!(found, [0, 1, 2, 3, 130]);
         for code in found {
-            assert!(EXIT_CODES.lines().any(|line| line.trim_start().starts_with(&format!("{code} "))), "{code}");
+            assert!(
+                EXIT_CODES
+                    .lines()
+                    .any(|line| line.trim_start().starts_with(&format!("{code} "))),
+                "{code}"
+            );
         }
     }
 
     #[test]
     fn every_missing_thing_is_listed_with_its_reasons() {
-        let missing = ExpectedError::Missing(vec!["cub: fetch it".into(), "w.pth: put it there".into()]);
-        assert_eq!(missing.render(), "error: 2 things are missing:\n  - cub: fetch it\n  - w.pth: put it there\n");
+        let missing =
+            ExpectedError::Missing(vec!["cub: fetch it".into(), "w.pth: put it there".into()]);
+        assert_eq!(
+            missing.render(),
+            "error: 2 things are missing:\n  - cub: fetch it\n  - w.pth: put it there\n"
+        );
         let file = ExpectedError::file("write", "a/b")(std::io::Error::other("disk full"));
         assert_eq!(file.render(), "error: cannot write a/b: disk full\n");
     }

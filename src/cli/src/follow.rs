@@ -56,17 +56,27 @@ impl Waits {
 }
 
 impl View {
-    /// Chooses the view for stderr and `--quiet`. Needs a runtime: a footer follows the size of its terminal.
+    /// Chooses the view for stderr and `--quiet`. Needs a runtime: a footer follows the size of its
+    /// terminal.
     pub fn new() -> Self {
         if talk::quiet() {
             return Self::Silent;
         }
         if !talk::interactive() {
             let waits = Waits::default();
-            return Self::Lines(Lines { began: Instant::now(), last: None, total: 0, waits });
+            return Self::Lines(Lines {
+                began: Instant::now(),
+                last: None,
+                total: 0,
+                waits,
+            });
         }
         let watch = tokio::spawn(watch_terminal());
-        Self::Bars(Bars { content: Content::default(), waits: Waits::default(), watch })
+        Self::Bars(Bars {
+            content: Content::default(),
+            waits: Waits::default(),
+            watch,
+        })
     }
 
     pub fn status(&mut self, status: &SweepStatus) {
@@ -114,11 +124,16 @@ impl Drop for View {
     }
 }
 
-/// Redraws the footer when the terminal changes its size, and when the program continues after Ctrl-Z.
+/// Redraws the footer when the terminal changes its size, and when the program continues after
+/// Ctrl-Z.
 async fn watch_terminal() {
     // SIGCONT has no name in tokio
     let continued = SignalKind::from_raw(nix::sys::signal::Signal::SIGCONT as i32);
-    let (Ok(mut resized), Ok(mut continued)) = (signal(SignalKind::window_change()), signal(continued)) else { return };
+    let (Ok(mut resized), Ok(mut continued)) =
+        (signal(SignalKind::window_change()), signal(continued))
+    else {
+        return;
+    };
     loop {
         tokio::select! {
             _ = resized.recv() => talk::resized(),
@@ -132,14 +147,22 @@ impl Bars {
         self.waits.status(status);
         let row = |trial: &RunningTrial| {
             let share = f64::from(trial.epoch) / f64::from(trial.num_epochs.max(1));
-            Row { name: trial_name(trial), share, details: details(trial) }
+            Row {
+                name: trial_name(trial),
+                share,
+                details: details(trial),
+            }
         };
         self.content.trials = status.running_trials.iter().map(row).collect();
         let mut details = vec![format!("{}/{} trials", done(status), total(status))];
         details.extend(remaining(status));
         details.extend(numbers(status));
         let share = done(status) as f64 / total(status).max(1) as f64;
-        self.content.sweep = Row { name: status.name.clone(), share, details };
+        self.content.sweep = Row {
+            name: status.name.clone(),
+            share,
+            details,
+        };
         talk::show(Some(self.content.clone()));
     }
 }
@@ -149,19 +172,35 @@ impl Lines {
         let first = self.total == 0;
         self.total = total(status);
         if first {
-            talk::say(&format!("{}: {}, {} done", status.name, counted(total(status), "trial"), done(status)));
+            talk::say(&format!(
+                "{}: {}, {} done",
+                status.name,
+                counted(total(status), "trial"),
+                done(status)
+            ));
         }
         self.waits.status(status);
-        let under_way: Vec<&RunningTrial> = status.running_trials.iter().filter(|trial| trial.epoch > 0).collect();
+        let under_way: Vec<&RunningTrial> = status
+            .running_trials
+            .iter()
+            .filter(|trial| trial.epoch > 0)
+            .collect();
         let pause = LINE_EVERY.max(self.began.elapsed() / LINE_SHARE);
         if under_way.is_empty() || self.last.is_some_and(|last| last.elapsed() < pause) {
             return;
         }
         self.last = Some(Instant::now());
-        let shown = under_way.iter().take(4).map(|trial| format!("{} {}", trial_name(trial), trial_text(trial)));
+        let shown = under_way
+            .iter()
+            .take(4)
+            .map(|trial| format!("{} {}", trial_name(trial), trial_text(trial)));
         let shown: Vec<String> = shown.collect();
         let more = under_way.len().saturating_sub(shown.len());
-        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        let more = if more > 0 {
+            format!("; and {more} more")
+        } else {
+            String::new()
+        };
         talk::say(&format!(
             "{}: {} of {} trials, {}: {}{more}",
             status.name,
@@ -188,11 +227,18 @@ pub fn ended_line(ended: &TrialEnded, target: &Target) -> String {
     match &ended.outcome {
         Some(trial_ended::Outcome::Accuracy(accuracy)) => {
             let (last, best) = (Share::new(*accuracy, 0), Share::new(ended.best_accuracy, 0));
-            format!("{name}: {last} % (best {best} %), {:.1} s{attempts}", ended.seconds)
+            format!(
+                "{name}: {last} % (best {best} %), {:.1} s{attempts}",
+                ended.seconds
+            )
         }
         Some(trial_ended::Outcome::Failure(failure)) => {
             let reason = shortened(failure);
-            format!("{name}: failed{attempts}: {reason}; see `orchestrator explain {}{}`", ended.trial, target.flags())
+            format!(
+                "{name}: failed{attempts}: {reason}; see `orchestrator explain {}{}`",
+                ended.trial,
+                target.flags()
+            )
         }
         None => format!("{name}: ended{attempts}"),
     }
@@ -261,9 +307,14 @@ fn numbers(status: &SweepStatus) -> Vec<String> {
     parts
 }
 
-/// `about 1m20s left`, or `about 1m20s left, at least` while searches may still add an unknown number of trials.
+/// `about 1m20s left`, or `about 1m20s left, at least` while searches may still add an unknown
+/// number of trials.
 fn remaining(status: &SweepStatus) -> Option<String> {
-    let least = if status.remaining_at_least { ", at least" } else { "" };
+    let least = if status.remaining_at_least {
+        ", at least"
+    } else {
+        ""
+    };
     (status.remaining_ms > 0 && !status.complete)
         .then(|| format!("about {} left{least}", duration(status.remaining_ms)))
 }
@@ -301,11 +352,20 @@ mod tests {
             seconds: 3.21,
             search: false,
         };
-        let target = Target { coordinator: None, token_file: None, state_dir: "my state".into() };
-        assert_eq!(ended_line(&ended, &target), "cos/10 seed 3: 95.2 % (best 95.8 %), 3.2 s, attempt 2");
+        let target = Target {
+            coordinator: None,
+            token_file: None,
+            state_dir: "my state".into(),
+        };
+        assert_eq!(
+            ended_line(&ended, &target),
+            "cos/10 seed 3: 95.2 % (best 95.8 %), 3.2 s, attempt 2"
+        );
         ended.search = true;
         ended.attempts = 1;
-        ended.outcome = Some(trial_ended::Outcome::Failure("the loss became NaN\nmore".into()));
+        ended.outcome = Some(trial_ended::Outcome::Failure(
+            "the loss became NaN\nmore".into(),
+        ));
         assert_eq!(
             ended_line(&ended, &target),
             "cos/10 seed 3 (search): failed: the loss became NaN; see `orchestrator explain t0123456789abcdef --state-dir 'my state'`"
@@ -316,25 +376,54 @@ mod tests {
     fn a_long_or_coloured_reason_is_one_short_plain_line() {
         assert_eq!(shortened("\x1b[31mboom\x1b[0m\nTraceback"), "boom");
         let long = shortened(&"ä".repeat(1000));
-        assert_eq!((long.chars().count(), long.ends_with("ä...")), (MAX_REASON + 3, true));
+        assert_eq!(
+            (long.chars().count(), long.ends_with("ä...")),
+            (MAX_REASON + 3, true)
+        );
     }
 
     #[test]
     fn a_trial_that_has_not_begun_has_no_epochs() {
-        let mut trial = RunningTrial { condition: "running".into(), ..RunningTrial::default() };
+        let mut trial = RunningTrial {
+            condition: "running".into(),
+            ..RunningTrial::default()
+        };
         assert_eq!(trial_text(&trial), "starting");
-        trial = RunningTrial { epoch: 0, num_epochs: 42, attempt: 2, condition: "stalled".into(), ..trial };
+        trial = RunningTrial {
+            epoch: 0,
+            num_epochs: 42,
+            attempt: 2,
+            condition: "stalled".into(),
+            ..trial
+        };
         assert_eq!(trial_text(&trial), "epoch 0/42  stalled  attempt 2");
-        trial = RunningTrial { epoch: 3, accuracy: Some(0.931), images_per_s: 2100.4, attempt: 1, ..trial };
-        assert_eq!(trial_text(&trial), "epoch 3/42  stalled  93.1 %  2100 images/s");
+        trial = RunningTrial {
+            epoch: 3,
+            accuracy: Some(0.931),
+            images_per_s: 2100.4,
+            attempt: 1,
+            ..trial
+        };
+        assert_eq!(
+            trial_text(&trial),
+            "epoch 3/42  stalled  93.1 %  2100 images/s"
+        );
     }
 
     #[test]
     fn what_is_left_says_when_it_is_a_lower_bound() {
-        let mut status = SweepStatus { running: 2, failed: 1, remaining_ms: 80_000, ..SweepStatus::default() };
+        let mut status = SweepStatus {
+            running: 2,
+            failed: 1,
+            remaining_ms: 80_000,
+            ..SweepStatus::default()
+        };
         assert_eq!(counts(&status), "2 running, 1 failed, about 1m20s left");
         status.remaining_at_least = true;
-        assert_eq!(counts(&status), "2 running, 1 failed, about 1m20s left, at least");
+        assert_eq!(
+            counts(&status),
+            "2 running, 1 failed, about 1m20s left, at least"
+        );
         status.complete = true;
         assert_eq!(counts(&status), "2 running, 1 failed");
     }

@@ -1,8 +1,8 @@
-//! The footer: lines at the bottom of the terminal that show running trials, redrawn when they change. All other output
-//! of the program scrolls above it.
+//! The footer: lines at the bottom of the terminal that show running trials, redrawn when they
+//! change. All other output of the program scrolls above it.
 //!
-//! Pure: it returns the text to write for a terminal of a given size. `talk.rs` owns the footer of the process and
-//! writes it, `follow.rs` fills it.
+//! Pure: it returns the text to write for a terminal of a given size. `talk.rs` owns the footer of
+//! the process and writes it, `follow.rs` fills it.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -32,8 +32,8 @@ pub struct Content {
 /// `NAME [====>   ] DETAIL  DETAIL`
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
-    /// The name of the trial. A name that is too long loses its beginning, since its end distinguishes trials of one
-    /// cell.
+    /// The name of the trial. A name that is too long loses its beginning, since its end
+    /// distinguishes trials of one cell.
     pub name: String,
     /// The fraction that is done, from 0 to 1.
     pub share: f64,
@@ -63,13 +63,21 @@ impl Footer {
         self.drawn.clear();
     }
 
-    /// Removes the footer from the screen. The cursor is in the line below it, however the terminal has broken lines
-    /// since: a terminal that became narrower shows one line in several rows.
+    /// Removes the footer from the screen. The cursor is in the line below it, however the terminal
+    /// has broken lines since: a terminal that became narrower shows one line in several rows.
     pub fn erase(&mut self, size: Size) -> String {
         let columns = size.columns.max(1);
-        let rows: usize = self.drawn.iter().map(|line| line.width().div_ceil(columns).max(1)).sum();
+        let rows: usize = self
+            .drawn
+            .iter()
+            .map(|line| line.width().div_ceil(columns).max(1))
+            .sum();
         self.drawn.clear();
-        if rows == 0 { String::new() } else { format!("\r\x1b[{rows}A\x1b[J") }
+        if rows == 0 {
+            String::new()
+        } else {
+            format!("\r\x1b[{rows}A\x1b[J")
+        }
     }
 
     pub fn draw(&mut self, size: Size) -> String {
@@ -78,7 +86,9 @@ impl Footer {
     }
 
     fn lines(&self, size: Size) -> Vec<String> {
-        self.content.as_ref().map_or_else(Vec::new, |content| content.lines(size))
+        self.content
+            .as_ref()
+            .map_or_else(Vec::new, |content| content.lines(size))
     }
 }
 
@@ -99,8 +109,15 @@ impl Content {
         if self.table.len() <= room {
             lines.extend(self.table.iter().map(|line| beginning(line, columns)));
         } else if room >= MIN_TABLE {
-            lines.extend(self.table[..room - 1].iter().map(|line| beginning(line, columns)));
-            lines.push(beginning(&format!("... {} more lines", self.table.len() - room + 1), columns));
+            lines.extend(
+                self.table[..room - 1]
+                    .iter()
+                    .map(|line| beginning(line, columns)),
+            );
+            lines.push(beginning(
+                &format!("... {} more lines", self.table.len() - room + 1),
+                columns,
+            ));
         }
         lines
     }
@@ -125,7 +142,11 @@ fn fit(rows: &[&Row], columns: usize) -> Vec<String> {
     let line = |(row, details): (&&Row, String)| {
         let name = end(&row.name, names);
         let pad = " ".repeat(names - name.width());
-        let bar = if has_bar { format!("{} ", row.bar(bar)) } else { String::new() };
+        let bar = if has_bar {
+            format!("{} ", row.bar(bar))
+        } else {
+            String::new()
+        };
         beginning(format!("{name}{pad} {bar}{details}").trim_end(), columns)
     };
     rows.iter().zip(details).map(line).collect()
@@ -133,13 +154,21 @@ fn fit(rows: &[&Row], columns: usize) -> Vec<String> {
 
 impl Row {
     fn detail(&self, count: usize) -> String {
-        self.details.iter().take(count).cloned().collect::<Vec<_>>().join("  ")
+        self.details
+            .iter()
+            .take(count)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("  ")
     }
 
     /// Returns as many details as fit, at least one.
     fn details_within(&self, columns: usize) -> String {
         let counts = (1..=self.details.len()).rev();
-        counts.map(|count| self.detail(count)).find(|text| text.width() <= columns).unwrap_or_else(|| self.detail(1))
+        counts
+            .map(|count| self.detail(count))
+            .find(|text| text.width() <= columns)
+            .unwrap_or_else(|| self.detail(1))
     }
 
     fn bar(&self, columns: usize) -> String {
@@ -186,19 +215,38 @@ fn end(text: &str, columns: usize) -> String {
 mod tests {
     use super::*;
 
-    const SIZE: Size = Size { columns: 80, rows: 24 };
+    const SIZE: Size = Size {
+        columns: 80,
+        rows: 24,
+    };
 
     fn row(name: &str, share: f64, details: &[&str]) -> Row {
-        Row { name: name.to_owned(), share, details: details.iter().map(|detail| (*detail).to_owned()).collect() }
+        Row {
+            name: name.to_owned(),
+            share,
+            details: details.iter().map(|detail| (*detail).to_owned()).collect(),
+        }
     }
 
     fn content() -> Content {
         let trials = vec![
-            row("cos/10 learning_rate=0.1 seed 0", 0.25, &["epoch 3/12", "93.1 %", "2100 images/s"]),
+            row(
+                "cos/10 learning_rate=0.1 seed 0",
+                0.25,
+                &["epoch 3/12", "93.1 %", "2100 images/s"],
+            ),
             row("xent/10 learning_rate=0.05 seed 12", 0.0, &["starting"]),
         ];
-        let sweep = row("quickstart", 0.5, &["12/24 trials", "about 12m30s left, at least", "2 running"]);
-        Content { trials, sweep, table: Vec::new() }
+        let sweep = row(
+            "quickstart",
+            0.5,
+            &["12/24 trials", "about 12m30s left, at least", "2 running"],
+        );
+        Content {
+            trials,
+            sweep,
+            table: Vec::new(),
+        }
     }
 
     fn drawn(content: Content, size: Size) -> Vec<String> {
@@ -237,8 +285,14 @@ mod tests {
             }
             if columns > 40 {
                 let lines = drawn(content(), size);
-                assert!(lines[0].contains("learning_rate=0.1 seed 0"), "{columns}: {lines:#?}");
-                assert!(lines[1].contains("learning_rate=0.05 seed 12"), "{columns}: {lines:#?}");
+                assert!(
+                    lines[0].contains("learning_rate=0.1 seed 0"),
+                    "{columns}: {lines:#?}"
+                );
+                assert!(
+                    lines[1].contains("learning_rate=0.05 seed 12"),
+                    "{columns}: {lines:#?}"
+                );
                 assert!(lines[2].contains("12/24 trials"), "{columns}: {lines:#?}");
             }
         }
@@ -247,15 +301,29 @@ mod tests {
     #[test]
     fn a_low_terminal_lists_what_fits_and_counts_the_rest() {
         let mut content = content();
-        content.trials = (0..40).map(|seed| row(&format!("cos seed {seed}"), 0.1, &["epoch 1/9"])).collect();
+        content.trials = (0..40)
+            .map(|seed| row(&format!("cos seed {seed}"), 0.1, &["epoch 1/9"]))
+            .collect();
         content.table = (0..30).map(|line| format!("line {line}")).collect();
         for rows in 3..60 {
             let lines = drawn(content.clone(), Size { columns: 100, rows });
             assert!(lines.len() < rows, "{rows}: {lines:#?}");
         }
-        let lines = drawn(content.clone(), Size { columns: 120, rows: 8 });
+        let lines = drawn(
+            content.clone(),
+            Size {
+                columns: 120,
+                rows: 8,
+            },
+        );
         assert!(lines[5].contains("35 not shown"), "{lines:#?}");
-        let lines = drawn(content, Size { columns: 120, rows: 30 });
+        let lines = drawn(
+            content,
+            Size {
+                columns: 120,
+                rows: 30,
+            },
+        );
         assert_eq!(lines.last().unwrap(), "... 20 more lines", "{lines:#?}");
     }
 
@@ -263,28 +331,62 @@ mod tests {
     fn a_footer_is_erased_whole_when_the_terminal_has_become_narrower() {
         let mut footer = Footer::default();
         assert_eq!(footer.erase(SIZE), "", "nothing was drawn");
-        footer.set(Some(Content { sweep: row("s", 0.0, &[&"x".repeat(60)]), ..Content::default() }));
+        footer.set(Some(Content {
+            sweep: row("s", 0.0, &[&"x".repeat(60)]),
+            ..Content::default()
+        }));
         let text = footer.draw(SIZE);
-        assert!(text.ends_with('\n') && text.lines().count() == 1, "{text:?}");
-        assert!(!footer.is_stale(SIZE) && footer.is_stale(Size { columns: 40, rows: 24 }));
-        assert_eq!(footer.erase(Size { columns: 40, rows: 24 }), "\r\x1b[2A\x1b[J");
+        assert!(
+            text.ends_with('\n') && text.lines().count() == 1,
+            "{text:?}"
+        );
+        assert!(
+            !footer.is_stale(SIZE)
+                && footer.is_stale(Size {
+                    columns: 40,
+                    rows: 24
+                })
+        );
+        assert_eq!(
+            footer.erase(Size {
+                columns: 40,
+                rows: 24
+            }),
+            "\r\x1b[2A\x1b[J"
+        );
         footer.draw(SIZE);
         footer.forget();
-        assert_eq!(footer.erase(SIZE), "", "another program has written below it");
+        assert_eq!(
+            footer.erase(SIZE),
+            "",
+            "another program has written below it"
+        );
         footer.draw(SIZE);
         footer.set(None);
-        assert_eq!((footer.erase(SIZE).as_str(), footer.draw(SIZE).as_str()), ("\r\x1b[1A\x1b[J", ""));
+        assert_eq!(
+            (footer.erase(SIZE).as_str(), footer.draw(SIZE).as_str()),
+            ("\r\x1b[1A\x1b[J", "")
+        );
     }
 
     #[test]
     fn bars_are_empty_at_first_and_full_at_the_end() {
         let bar = |share| row("x", share, &[]).bar(10);
-        assert_eq!([bar(0.0), bar(0.55), bar(1.0)], ["[          ]", "[====>     ]", "[==========]"]);
-        assert_eq!([bar(-1.0), bar(f64::NAN), bar(7.0)], ["[          ]", "[          ]", "[==========]"]);
+        assert_eq!(
+            [bar(0.0), bar(0.55), bar(1.0)],
+            ["[          ]", "[====>     ]", "[==========]"]
+        );
+        assert_eq!(
+            [bar(-1.0), bar(f64::NAN), bar(7.0)],
+            ["[          ]", "[          ]", "[==========]"]
+        );
     }
 
     #[test]
     fn wide_characters_count_twice() {
-        assert_eq!((end("数据 seed 1", 9), beginning("数据 seed 1", 4)), ("… seed 1".to_owned(), "数…".to_owned()));
+        assert_eq!(
+            (end("数据 seed 1", 9), beginning("数据 seed 1", 4)),
+            ("… seed 1".to_owned(), "数…".to_owned())
+        );
     }
 }

@@ -25,11 +25,16 @@ impl FromStr for HostPort {
         if text.parse::<SocketAddr>().is_ok() {
             return Ok(Self(text.to_owned()));
         }
-        let Some((host, port)) = text.rsplit_once(':') else { return wrong("names no port") };
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return wrong("names no port");
+        };
         if port.parse::<u16>().is_err() {
-            return wrong(&format!("ends with `{port}`, which is no port from 0 to 65535"));
+            return wrong(&format!(
+                "ends with `{port}`, which is no port from 0 to 65535"
+            ));
         }
-        let symbol = |symbol: char| symbol.is_ascii_alphanumeric() || matches!(symbol, '-' | '.' | '_');
+        let symbol =
+            |symbol: char| symbol.is_ascii_alphanumeric() || matches!(symbol, '-' | '.' | '_');
         match host {
             "" => wrong("names no host"),
             // an IPv6 address needs brackets
@@ -48,7 +53,10 @@ impl fmt::Display for HostPort {
 impl HostPort {
     /// Resolves the name. Of several addresses it prefers IPv4, which every client reaches.
     pub fn resolve(&self, flag: &str) -> Result<SocketAddr, ExpectedError> {
-        let found = self.0.to_socket_addrs().map(|addresses| addresses.min_by_key(SocketAddr::is_ipv6));
+        let found = self
+            .0
+            .to_socket_addrs()
+            .map(|addresses| addresses.min_by_key(SocketAddr::is_ipv6));
         let reason = match found {
             Ok(Some(address)) => return Ok(address),
             Ok(None) => "the name has no address".to_owned(),
@@ -66,8 +74,17 @@ mod tests {
 
     #[test]
     fn addresses_and_names_with_a_port() {
-        for text in ["127.0.0.1:7400", "[::1]:0", "localhost:7400", "login-1.cluster:65535", "0.0.0.0:1"] {
-            assert_eq!(text.parse::<HostPort>().map(|found| found.to_string()), Ok(text.to_owned()));
+        for text in [
+            "127.0.0.1:7400",
+            "[::1]:0",
+            "localhost:7400",
+            "login-1.cluster:65535",
+            "0.0.0.0:1",
+        ] {
+            assert_eq!(
+                text.parse::<HostPort>().map(|found| found.to_string()),
+                Ok(text.to_owned())
+            );
         }
         for (text, reason) in [
             ("localhost", "names no port"),
@@ -80,17 +97,28 @@ mod tests {
             ("a b:1", "does not begin with a host"),
         ] {
             let error = text.parse::<HostPort>().unwrap_err();
-            assert!(error.contains(reason) && error.contains("localhost:7400"), "{text}: {error}");
+            assert!(
+                error.contains(reason) && error.contains("localhost:7400"),
+                "{text}: {error}"
+            );
         }
     }
 
     #[test]
     fn a_name_is_looked_up() {
         let resolve = |text: &str| text.parse::<HostPort>().unwrap().resolve("--listen");
-        assert_eq!(resolve("127.0.0.1:7400").unwrap(), "127.0.0.1:7400".parse().unwrap());
+        assert_eq!(
+            resolve("127.0.0.1:7400").unwrap(),
+            "127.0.0.1:7400".parse().unwrap()
+        );
         assert!(resolve("localhost:7400").unwrap().ip().is_loopback());
         let error = resolve("no-such-host.invalid:7400").unwrap_err();
         assert_eq!(error.exit_code(), 1);
-        assert!(error.to_string().contains("--listen no-such-host.invalid:7400"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("--listen no-such-host.invalid:7400"),
+            "{error}"
+        );
     }
 }

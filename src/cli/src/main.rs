@@ -1,7 +1,8 @@
-//! The `orchestrator` command: reads arguments, runs one command, and converts its result to an exit code.
+//! The `orchestrator` command: reads arguments, runs one command, and converts its result to an
+//! exit code.
 //!
-//! stdout is for data, stderr for messages. Read `args.rs` for the arguments, `exit.rs` for the exit codes, `commands/`
-//! for each command.
+//! stdout is for data, stderr for messages. Read `args.rs` for the arguments, `exit.rs` for the
+//! exit codes, `commands/` for each command.
 
 mod advice;
 mod args;

@@ -1,5 +1,5 @@
-//! Chooses the source of an answer: the named coordinator, else the one that runs on the state directory, else its
-//! journal, read without changing it.
+//! Chooses the source of an answer: the named coordinator, else the one that runs on the state
+//! directory, else its journal, read without changing it.
 
 use schedule::state::State;
 
@@ -28,7 +28,10 @@ pub async fn source(target: &Target) -> Result<Source, ExpectedError> {
             Ok(Source::Journal(Box::new(state)))
         }
         Err(journal::Error::Missing { .. }) => Err(nothing_there(target)),
-        Err(error) => Err(ExpectedError::Infrastructure { what: "the journal", reason: chain(&error) }),
+        Err(error) => Err(ExpectedError::Infrastructure {
+            what: "the journal",
+            reason: chain(&error),
+        }),
     }
 }
 
@@ -40,7 +43,9 @@ pub async fn live(target: &Target) -> Result<Option<Client>, ExpectedError> {
         client.token_file.clone_from(&target.token_file);
         return Ok(Some(client));
     }
-    let Some(found) = rendezvous::find(&target.state_dir) else { return Ok(None) };
+    let Some(found) = rendezvous::find(&target.state_dir) else {
+        return Ok(None);
+    };
     let token_file = target.token_file.clone().or(found.token_file);
     match Client::connect(&found.address, client::token(token_file.as_deref())?).await {
         Ok(mut client) => {

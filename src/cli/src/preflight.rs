@@ -1,6 +1,6 @@
-//! Checks before anything starts: are the data sets, weights and hierarchies of a sweep there, and do the classes have
-//! enough images? Everything missing is listed at once, with the command that gets it. Existing inputs are read once,
-//! because their content is part of the trials' ids.
+//! Checks before anything starts: are the data sets, weights and hierarchies of a sweep there, and
+//! do the classes have enough images? Everything missing is listed at once, with the command that
+//! gets it. Existing inputs are read once, because their content is part of the trials' ids.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,13 +26,20 @@ pub struct Places {
 
 impl Places {
     pub fn of(arguments: &DataArgs) -> Result<Self, ExpectedError> {
-        let absolute = |path: &Path| std::path::absolute(path).map_err(ExpectedError::file("find", path));
-        let data_dir = arguments.data_dir.clone().unwrap_or_else(|| PathBuf::from("data"));
+        let absolute =
+            |path: &Path| std::path::absolute(path).map_err(ExpectedError::file("find", path));
+        let data_dir = arguments
+            .data_dir
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("data"));
         let cache_dir = match &arguments.cache_dir {
             Some(cache_dir) => cache_dir.clone(),
             None => cache_dir::default()?,
         };
-        Ok(Self { data_dir: absolute(&data_dir)?, cache_dir: absolute(&cache_dir)? })
+        Ok(Self {
+            data_dir: absolute(&data_dir)?,
+            cache_dir: absolute(&cache_dir)?,
+        })
     }
 
     pub fn request<'a>(&'a self, dataset: &'a str, resize: Option<u32>) -> OpenRequest<'a> {
@@ -59,21 +66,29 @@ pub struct Checked {
     pub sizes: BTreeMap<String, sweep::Size>,
 }
 
-/// Looks for everything that the sweep's cells need, and records the content of existing inputs in the sweep. An input
-/// that can never work is an error; a missing one is not.
+/// Looks for everything that the sweep's cells need, and records the content of existing inputs in
+/// the sweep. An input that can never work is an error; a missing one is not.
 pub fn survey(sweep: &mut Sweep, places: &Places) -> Result<Checked, ExpectedError> {
     let looked = look(sweep, places)?;
     sweep.inputs = looked.contents(places)?;
     Ok(looked.checked())
 }
 
-/// Does the same before a run, where missing inputs are an error. With `skip_missing`, the affected cells are marked
-/// instead.
-pub fn check(sweep: &mut Sweep, places: &Places, skip_missing: bool) -> Result<Checked, ExpectedError> {
+/// Does the same before a run, where missing inputs are an error. With `skip_missing`, the affected
+/// cells are marked instead.
+pub fn check(
+    sweep: &mut Sweep,
+    places: &Places,
+    skip_missing: bool,
+) -> Result<Checked, ExpectedError> {
     let looked = look(sweep, places)?;
     let checked = looked.checked();
     if !checked.missing.is_empty() {
-        let skipped = if skip_missing { sweep.skip_cells(|settings| looked.lacks(settings)) } else { 0 };
+        let skipped = if skip_missing {
+            sweep.skip_cells(|settings| looked.lacks(settings))
+        } else {
+            0
+        };
         if !skip_missing || skipped == sweep.cells.len() {
             return Err(ExpectedError::Missing(checked.missing));
         }
@@ -84,7 +99,11 @@ pub fn check(sweep: &mut Sweep, places: &Places, skip_missing: bool) -> Result<C
 
 fn look(sweep: &mut Sweep, places: &Places) -> Result<Looked, ExpectedError> {
     let mut looked = Looked::default();
-    for cell in sweep.cells.iter().filter(|cell| cell.skipped.is_none() && !sweep.smoke) {
+    for cell in sweep
+        .cells
+        .iter()
+        .filter(|cell| cell.skipped.is_none() && !sweep.smoke)
+    {
         looked.at(&sweep.cell_settings(cell), places);
     }
     if !looked.wrong.is_empty() {
@@ -116,17 +135,24 @@ enum Source {
 impl Looked {
     fn at(&mut self, settings: &Settings, places: &Places) {
         for input in settings.inputs() {
-            self.inputs.entry(input.to_string()).or_insert_with(|| match input {
-                Input::Dataset(name) => Source::Dataset(name.to_owned()),
-                Input::Weights(path) | Input::Hierarchy(path) => Source::File(places.data_dir.join(path)),
-            });
+            self.inputs
+                .entry(input.to_string())
+                .or_insert_with(|| match input {
+                    Input::Dataset(name) => Source::Dataset(name.to_owned()),
+                    Input::Weights(path) | Input::Hierarchy(path) => {
+                        Source::File(places.data_dir.join(path))
+                    }
+                });
         }
         self.at_data(settings, places);
         if let Some(weights) = &settings.weights {
             let path = places.data_dir.join(weights);
             self.files.entry(path.clone()).or_insert_with(|| {
                 (!path.is_file()).then(|| {
-                    format!("weights {}: no such file; put a state dict with torchvision's names there", path.display())
+                    format!(
+                        "weights {}: no such file; put a state dict with torchvision's names there",
+                        path.display()
+                    )
                 })
             });
         }
@@ -169,11 +195,24 @@ impl Looked {
         let path = places.data_dir.join(&file.path);
         let mut lacks = None;
         if !path.is_file() {
-            lacks = Some(format!("hierarchy {}: no such file; {}", path.display(), how_to_get(settings, file)));
+            lacks = Some(format!(
+                "hierarchy {}: no such file; {}",
+                path.display(),
+                how_to_get(settings, file)
+            ));
         } else if let Some(Ok(found)) = self.data.get(&settings.dataset) {
-            let classes = hierarchy::class_embeddings(&path, file.child_parent, &found.class_ids, &found.class_names);
+            let classes = hierarchy::class_embeddings(
+                &path,
+                file.child_parent,
+                &found.class_ids,
+                &found.class_names,
+            );
             if let Err(error) = classes {
-                self.wrong.push(format!("data set `{}`: {}", settings.dataset, chain(&error)));
+                self.wrong.push(format!(
+                    "data set `{}`: {}",
+                    settings.dataset,
+                    chain(&error)
+                ));
             }
         }
         self.hierarchies.insert(key, lacks);
@@ -186,15 +225,30 @@ impl Looked {
     }
 
     fn checked(&self) -> Checked {
-        let found = || self.data.iter().filter_map(|(name, found)| Some((name, found.as_ref().ok()?)));
+        let found = || {
+            self.data
+                .iter()
+                .filter_map(|(name, found)| Some((name, found.as_ref().ok()?)))
+        };
         let size = |found: &Preflight| sweep::Size {
             num_classes: found.class_names.len() as u32,
             num_train: found.num_train() as u32,
             num_test: found.num_test() as u32,
         };
-        let sizes = found().map(|(name, found)| (name.clone(), size(found))).collect();
-        let notes = found().flat_map(|(name, found)| found.notes.iter().map(move |note| format!("`{name}`: {note}")));
-        Checked { missing: self.missing().cloned().collect(), notes: notes.collect(), sizes }
+        let sizes = found()
+            .map(|(name, found)| (name.clone(), size(found)))
+            .collect();
+        let notes = found().flat_map(|(name, found)| {
+            found
+                .notes
+                .iter()
+                .map(move |note| format!("`{name}`: {note}"))
+        });
+        Checked {
+            missing: self.missing().cloned().collect(),
+            notes: notes.collect(),
+            sizes,
+        }
     }
 
     /// Reads the content of every existing input.
@@ -204,12 +258,17 @@ impl Looked {
             let reading = Reading::new(name);
             let on_read = |done, total| reading.progress(done, total);
             let content = match source {
-                Source::Dataset(dataset) if self.data.get(dataset).is_none_or(Result::is_err) => continue,
+                Source::Dataset(dataset) if self.data.get(dataset).is_none_or(Result::is_err) => {
+                    continue;
+                }
                 Source::Dataset(dataset) => data::content(&places.request(dataset, None), &on_read),
                 Source::File(path) if !path.is_file() => continue,
-                Source::File(path) => data::file_content(path, &places.cache_dir, &on_read).map(Some),
+                Source::File(path) => {
+                    data::file_content(path, &places.cache_dir, &on_read).map(Some)
+                }
             };
-            let content = content.map_err(|error| ExpectedError::BadInput(format!("{name}: {}", chain(&error))))?;
+            let content = content
+                .map_err(|error| ExpectedError::BadInput(format!("{name}: {}", chain(&error))))?;
             contents.extend(content.map(|content| (name.clone(), Arc::new(content))));
         }
         Ok(contents)
@@ -217,19 +276,29 @@ impl Looked {
 
     fn missing(&self) -> impl Iterator<Item = &String> {
         let data = self.data.values().filter_map(|found| found.as_ref().err());
-        data.chain(self.files.values().flatten()).chain(self.hierarchies.values().flatten())
+        data.chain(self.files.values().flatten())
+            .chain(self.hierarchies.values().flatten())
     }
 
     /// Returns the reason why a cell with these settings cannot run.
     fn lacks(&self, settings: &Settings) -> Option<String> {
-        let data = self.data.get(&settings.dataset).and_then(|found| found.as_ref().err());
+        let data = self
+            .data
+            .get(&settings.dataset)
+            .and_then(|found| found.as_ref().err());
         let weights = settings.weights.as_ref().and_then(|weights| {
-            let (_, lacks) = self.files.iter().find(|(path, _)| path.ends_with(weights))?;
+            let (_, lacks) = self
+                .files
+                .iter()
+                .find(|(path, _)| path.ends_with(weights))?;
             lacks.as_ref()
         });
         let hierarchy = match &settings.embedding {
             Embedding::OneHot => None,
-            Embedding::Hierarchy(file) => self.hierarchies.get(&hierarchy_key(settings, file)).and_then(Option::as_ref),
+            Embedding::Hierarchy(file) => self
+                .hierarchies
+                .get(&hierarchy_key(settings, file))
+                .and_then(Option::as_ref),
         };
         data.or(weights).or(hierarchy).cloned()
     }
@@ -247,12 +316,18 @@ const NEXT_LINE: Duration = Duration::from_secs(10);
 
 impl<'a> Reading<'a> {
     fn new(name: &'a str) -> Self {
-        Self { name, next: Mutex::new(Instant::now() + FIRST_LINE) }
+        Self {
+            name,
+            next: Mutex::new(Instant::now() + FIRST_LINE),
+        }
     }
 
     fn progress(&self, done: u64, total: u64) {
         let now = Instant::now();
-        let mut next = self.next.lock().expect("nothing panics while it holds the lock");
+        let mut next = self
+            .next
+            .lock()
+            .expect("nothing panics while it holds the lock");
         if now >= *next {
             *next = now + NEXT_LINE;
             let gb = |bytes: u64| bytes as f64 / 1e9;
@@ -272,7 +347,11 @@ fn hierarchy_key(settings: &Settings, file: &HierarchyFile) -> (PathBuf, String)
 
 fn how_to_get(settings: &Settings, file: &HierarchyFile) -> String {
     let path = Path::new(&file.path);
-    let order = if file.child_parent { "child parent" } else { "parent child" };
+    let order = if file.child_parent {
+        "child parent"
+    } else {
+        "parent child"
+    };
     if let Some(name) = data::catalog::fetched_with(path) {
         format!("get it with: orchestrator data fetch {name}")
     } else if path.starts_with(&settings.dataset) {
@@ -284,5 +363,10 @@ fn how_to_get(settings: &Settings, file: &HierarchyFile) -> String {
 
 /// Returns true if the user can supply what is missing, false if something must be fixed.
 fn is_missing(error: &data::Error) -> bool {
-    matches!(error, data::Error::NotFound { .. } | data::Error::FilesMissing { .. } | data::Error::ByHand { .. })
+    matches!(
+        error,
+        data::Error::NotFound { .. }
+            | data::Error::FilesMissing { .. }
+            | data::Error::ByHand { .. }
+    )
 }

@@ -1,5 +1,6 @@
-//! The file by which commands on the same machine find the coordinator of a state directory: mode 0600, with address,
-//! process and token file. It is a hint and may be stale; its content is checked before use.
+//! The file by which commands on the same machine find the coordinator of a state directory: mode
+//! 0600, with address, process and token file. It is a hint and may be stale; its content is
+//! checked before use.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -48,7 +49,14 @@ pub fn announce(
         Some(path) => Some(std::path::absolute(path).map_err(ExpectedError::file("find", path))?),
         None => None,
     };
-    let found = Rendezvous { schema: SCHEMA, address, pid: std::process::id(), host: host(), token_file, lasts };
+    let found = Rendezvous {
+        schema: SCHEMA,
+        address,
+        pid: std::process::id(),
+        host: host(),
+        token_file,
+        lasts,
+    };
     let content = serde_json::to_vec_pretty(&found).expect("a record of text can be written");
     let path = state_dir.join(FILE);
     write_private(&path, &content)?;
@@ -56,13 +64,15 @@ pub fn announce(
 }
 
 impl Rendezvous {
-    /// Returns true if the coordinator is on this machine, where the end of its process can be detected.
+    /// Returns true if the coordinator is on this machine, where the end of its process can be
+    /// detected.
     pub fn is_here(&self) -> bool {
         self.host == host()
     }
 }
 
-/// Finds the coordinator that runs on this state directory, as far as this is possible without a request to it.
+/// Finds the coordinator that runs on this state directory, as far as this is possible without a
+/// request to it.
 pub fn find(state_dir: &Path) -> Option<Rendezvous> {
     let text = std::fs::read(state_dir.join(FILE)).ok()?;
     let found: Rendezvous = serde_json::from_slice(&text).ok()?;
@@ -71,7 +81,8 @@ pub fn find(state_dir: &Path) -> Option<Rendezvous> {
     }
     let pid = nix::unistd::Pid::from_raw(found.pid.try_into().ok()?);
     let address: SocketAddr = found.address.strip_prefix("http://")?.parse().ok()?;
-    // A process on another host that shares the folder cannot be checked, and its loopback address is not ours.
+    // A process on another host that shares the folder cannot be checked, and its loopback address
+    // is not ours.
     let wrong = match found.is_here() {
         true => nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH),
         false => address.ip().is_loopback() || address.ip().is_unspecified(),
@@ -80,14 +91,19 @@ pub fn find(state_dir: &Path) -> Option<Rendezvous> {
     (!wrong && TcpStream::connect_timeout(&address, PROBE).is_ok()).then_some(found)
 }
 
-/// Describes a coordinator on another host that announced itself here, for errors about a taken or unreachable
-/// directory.
+/// Describes a coordinator on another host that announced itself here, for errors about a taken or
+/// unreachable directory.
 pub fn left_elsewhere(state_dir: &Path) -> Option<String> {
     let path = state_dir.join(FILE);
     let left: Rendezvous = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
-    let Rendezvous { pid, host, address, .. } = &left;
+    let Rendezvous {
+        pid, host, address, ..
+    } = &left;
     (!left.is_here()).then(|| {
-        format!("{} names process {pid} on host {host}, at {address}, which is not reached from here", path.display())
+        format!(
+            "{} names process {pid} on host {host}, at {address}, which is not reached from here",
+            path.display()
+        )
     })
 }
 
@@ -119,18 +135,28 @@ impl Drop for Announced {
 
 /// Replaces the file in one step. Other users can never read it, or guess its temporary name.
 fn write_private(path: &Path, content: &[u8]) -> Result<(), ExpectedError> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let written = || {
         // created with mode 0600, and only if no file of this random name exists
-        let mut partial = tempfile::Builder::new().prefix(".partial-").tempfile_in(folder)?;
+        let mut partial = tempfile::Builder::new()
+            .prefix(".partial-")
+            .tempfile_in(folder)?;
         partial.write_all(content)?;
         partial.persist(path).map_err(|error| error.error)
     };
-    written().map(drop).map_err(ExpectedError::file("write", path))
+    written()
+        .map(drop)
+        .map_err(ExpectedError::file("write", path))
 }
 
 fn host() -> String {
-    nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned())
+    nix::unistd::gethostname().map_or_else(
+        |_| String::new(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 #[cfg(test)]
@@ -151,7 +177,10 @@ mod tests {
         let found = find(dir.path()).unwrap();
         assert_eq!((found.address, found.pid), (address, std::process::id()));
         assert_eq!(found.token_file.unwrap(), token);
-        let mode = std::fs::metadata(dir.path().join(FILE)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(dir.path().join(FILE))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         drop(listener);
         assert_eq!(find(dir.path()), None, "another process has the number");
@@ -159,20 +188,31 @@ mod tests {
         assert!(!dir.path().join(FILE).exists());
     }
 
-    /// If the temporary name could be guessed, another user's link there would be followed and its target overwritten.
+    /// If the temporary name could be guessed, another user's link there would be followed and its
+    /// target overwritten.
     #[test]
     fn a_private_file_is_written_through_no_name_that_can_be_guessed() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("target");
         std::fs::write(&target, "theirs").unwrap();
-        for name in [format!("token.partial.{}", std::process::id()), "token".to_owned()] {
+        for name in [
+            format!("token.partial.{}", std::process::id()),
+            "token".to_owned(),
+        ] {
             std::os::unix::fs::symlink(&target, dir.path().join(name)).unwrap();
         }
         let token = write_token(dir.path(), &random_token().unwrap()).unwrap();
         assert_eq!(std::fs::read_to_string(&target).unwrap(), "theirs");
         let found = std::fs::symlink_metadata(&token).unwrap();
-        assert!(found.is_file() && found.permissions().mode() & 0o777 == 0o600, "{found:?}");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "nothing else is left");
+        assert!(
+            found.is_file() && found.permissions().mode() & 0o777 == 0o600,
+            "{found:?}"
+        );
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            3,
+            "nothing else is left"
+        );
     }
 
     /// Another program on the same port of this host may even answer.
@@ -181,15 +221,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        for address in [format!("http://127.0.0.1:{port}"), format!("http://0.0.0.0:{port}")] {
+        for address in [
+            format!("http://127.0.0.1:{port}"),
+            format!("http://0.0.0.0:{port}"),
+        ] {
             let announced = announce(dir.path(), address.clone(), None, true).unwrap();
             assert_eq!(left_elsewhere(dir.path()), None, "it is here");
             let text = String::from_utf8(announced.content.clone()).unwrap();
-            let theirs = Rendezvous { host: "elsewhere".into(), ..serde_json::from_str(&text).unwrap() };
+            let theirs = Rendezvous {
+                host: "elsewhere".into(),
+                ..serde_json::from_str(&text).unwrap()
+            };
             std::fs::write(dir.path().join(FILE), serde_json::to_vec(&theirs).unwrap()).unwrap();
             assert_eq!(find(dir.path()), None);
             let said = left_elsewhere(dir.path()).unwrap();
-            assert!(said.contains("coordinator.json") && said.contains("host elsewhere") && said.contains(&address));
+            assert!(
+                said.contains("coordinator.json")
+                    && said.contains("host elsewhere")
+                    && said.contains(&address)
+            );
         }
     }
 
@@ -199,8 +249,14 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = child.id();
         child.wait().unwrap();
-        let stale =
-            Rendezvous { schema: SCHEMA, address: String::new(), pid, host: host(), token_file: None, lasts: false };
+        let stale = Rendezvous {
+            schema: SCHEMA,
+            address: String::new(),
+            pid,
+            host: host(),
+            token_file: None,
+            lasts: false,
+        };
         std::fs::write(dir.path().join(FILE), serde_json::to_vec(&stale).unwrap()).unwrap();
         assert_eq!(find(dir.path()), None);
         std::fs::write(dir.path().join(FILE), "{ not JSON").unwrap();

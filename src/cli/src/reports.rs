@@ -1,5 +1,5 @@
-//! A sweep's report as commands receive it: its text at once, its files in pieces that go to their destination
-//! immediately.
+//! A sweep's report as commands receive it: its text at once, its files in pieces that go to their
+//! destination immediately.
 
 use std::io::{self, Write};
 
@@ -19,14 +19,17 @@ pub struct Report {
     pub failed_trials: u64,
 }
 
-/// Builds the report that a coordinator would send, from a journal's state. Returns `None` if there is no such sweep.
+/// Builds the report that a coordinator would send, from a journal's state. Returns `None` if there
+/// is no such sweep.
 pub fn from_state(
     state: &State,
     sweep: &str,
     files: ReportFiles,
     sink: &mut dyn FileSink,
 ) -> Result<Option<Report>, ExpectedError> {
-    let Some(reporter) = Reporter::of(state, sweep) else { return Ok(None) };
+    let Some(reporter) = Reporter::of(state, sweep) else {
+        return Ok(None);
+    };
     let written = match files {
         ReportFiles::None => Ok(()),
         ReportFiles::Json => reporter.write_json(sink),
@@ -34,15 +37,21 @@ pub fn from_state(
     };
     written.map_err(not_taken)?;
     let (complete, failed_trials) = (reporter.complete(), reporter.failed_trials());
-    Ok(Some(Report { text: reporter.text(output::width()), complete, failed_trials }))
+    Ok(Some(Report {
+        text: reporter.text(output::width()),
+        complete,
+        failed_trials,
+    }))
 }
 
 /// Converts the error of a sink: an [`ExpectedError`] that it wrapped, or the error itself.
 pub fn not_taken(error: io::Error) -> ExpectedError {
-    error.downcast::<ExpectedError>().unwrap_or_else(|error| ExpectedError::Infrastructure {
-        what: "the report was not written",
-        reason: error.to_string(),
-    })
+    error
+        .downcast::<ExpectedError>()
+        .unwrap_or_else(|error| ExpectedError::Infrastructure {
+            what: "the report was not written",
+            reason: error.to_string(),
+        })
 }
 
 /// A sink for reports without files.

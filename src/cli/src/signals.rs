@@ -1,7 +1,9 @@
-//! The signals that ask the program to end, as a stream of requests: the first is a request, the second insists.
+//! The signals that ask the program to end, as a stream of requests: the first is a request, the
+//! second insists.
 //!
-//! One request often arrives as several signals: a shell, `timeout`, `make` or `srun` signals the process and its whole
-//! group, and some send SIGTERM after SIGINT. Signals within a second of a request therefore belong to it.
+//! One request often arrives as several signals: a shell, `timeout`, `make` or `srun` signals the
+//! process and its whole group, and some send SIGTERM after SIGINT. Signals within a second of a
+//! request therefore belong to it.
 
 use std::time::Duration;
 
@@ -19,8 +21,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Starts to listen: these signals no longer end the process by themselves. A signal that was ignored when the
-    /// program started (`nohup`, a background job of a script) stays ignored.
+    /// Starts to listen: these signals no longer end the process by themselves. A signal that was
+    /// ignored when the program started (`nohup`, a background job of a script) stays ignored.
     pub fn listen() -> Result<Self, ExpectedError> {
         let mut sources = Sources::open()?;
         let (sender, requests) = mpsc::unbounded_channel();
@@ -37,7 +39,8 @@ impl Signals {
         Ok(Self { requests })
     }
 
-    /// Waits for the next request and returns its signal. SIGUSR1 is Slurm's notice before it takes a node away.
+    /// Waits for the next request and returns its signal. SIGUSR1 is Slurm's notice before it takes
+    /// a node away.
     pub async fn next(&mut self) -> &'static str {
         match self.requests.recv().await {
             Some(name) => name,
@@ -55,7 +58,9 @@ struct LastRequest {
 impl LastRequest {
     /// Returns true if a signal at this time is a new request.
     fn is_new(&mut self, now: Instant) -> bool {
-        let new = self.at.is_none_or(|at| now.duration_since(at) >= SAME_REQUEST);
+        let new = self
+            .at
+            .is_none_or(|at| now.duration_since(at) >= SAME_REQUEST);
         if new {
             self.at = Some(now);
         }
@@ -77,10 +82,12 @@ impl Sources {
             if ignored & (1 << (kind.as_raw_value() - 1)) != 0 {
                 return Ok(None);
             }
-            signal(kind).map(Some).map_err(|error| ExpectedError::Infrastructure {
-                what: "cannot listen for signals",
-                reason: error.to_string(),
-            })
+            signal(kind)
+                .map(Some)
+                .map_err(|error| ExpectedError::Infrastructure {
+                    what: "cannot listen for signals",
+                    reason: error.to_string(),
+                })
         };
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
@@ -113,7 +120,8 @@ async fn received(signal: &mut Option<Signal>) {
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -125,8 +133,14 @@ mod tests {
         let start = Instant::now();
         let mut last = LastRequest::default();
         let at = |ms: u64| start + Duration::from_millis(ms);
-        let requests: Vec<u64> =
-            [0, 0, 3, 400, 999, 1_000, 1_001, 1_999, 5_000].into_iter().filter(|&ms| last.is_new(at(ms))).collect();
-        assert_eq!(requests, [0, 1_000, 5_000], "counted from the request, so that holding Ctrl-C insists");
+        let requests: Vec<u64> = [0, 0, 3, 400, 999, 1_000, 1_001, 1_999, 5_000]
+            .into_iter()
+            .filter(|&ms| last.is_new(at(ms)))
+            .collect();
+        assert_eq!(
+            requests,
+            [0, 1_000, 5_000],
+            "counted from the request, so that holding Ctrl-C insists"
+        );
     }
 }

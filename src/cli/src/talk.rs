@@ -15,7 +15,8 @@ use crate::footer::{Content, Footer, Size};
 static QUIET: AtomicBool = AtomicBool::new(false);
 /// Progress bars of downloads; lines are printed above them.
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
-/// The last lines of the terminal while a sweep is followed; all other output is printed above them.
+/// The last lines of the terminal while a sweep is followed; all other output is printed above
+/// them.
 static FOOTER: OnceLock<Mutex<Footer>> = OnceLock::new();
 
 /// Sets up log lines; called once, at the start.
@@ -31,7 +32,9 @@ pub fn start(global: &Global, command: &Command) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(Stderr);
     match global.log_format {
         LogFormat::Text => builder.with_ansi(colour()).with_target(false).init(),
         LogFormat::Json => builder.json().init(),
@@ -97,7 +100,10 @@ pub fn continued() {
 }
 
 fn footer() -> MutexGuard<'static, Footer> {
-    FOOTER.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+    FOOTER
+        .get_or_init(Mutex::default)
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
 }
 
 fn redraw(footer: &mut Footer) {
@@ -111,9 +117,14 @@ fn redraw(footer: &mut Footer) {
 
 fn size() -> Size {
     let found = terminal_size::terminal_size_of(std::io::stderr());
-    let (columns, rows) = found.map_or((80, 24), |(columns, rows)| (usize::from(columns.0), usize::from(rows.0)));
+    let (columns, rows) = found.map_or((80, 24), |(columns, rows)| {
+        (usize::from(columns.0), usize::from(rows.0))
+    });
     // some pseudo-terminals report 0
-    Size { columns: if columns == 0 { 80 } else { columns }, rows: if rows == 0 { 24 } else { rows } }
+    Size {
+        columns: if columns == 0 { 80 } else { columns },
+        rows: if rows == 0 { 24 } else { rows },
+    }
 }
 
 /// Removes bars and footer from the screen while something is written, so that they do not mix.

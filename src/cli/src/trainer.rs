@@ -18,8 +18,11 @@ pub fn find(named: Option<&Path>) -> Result<Found, ExpectedError> {
     let path = locate(named)?;
     let program = match named {
         Some(_) => {
-            let own = std::env::current_exe().ok().map(|program| program.with_file_name(NAME));
-            worker::executable::identify(&path, own.as_deref()).map_err(ExpectedError::file("read", &path))?
+            let own = std::env::current_exe()
+                .ok()
+                .map(|program| program.with_file_name(NAME));
+            worker::executable::identify(&path, own.as_deref())
+                .map_err(ExpectedError::file("read", &path))?
         }
         None => sweep::Trainer::BuiltIn,
     };
@@ -31,13 +34,17 @@ fn locate(named: Option<&Path>) -> Result<PathBuf, ExpectedError> {
         Some(path) => {
             let path = std::path::absolute(path).map_err(ExpectedError::file("find", path))?;
             check(&path).map_err(|reason| {
-                let message = format!("`{}` {reason}; --trainer or ORCHESTRATOR_TRAINER named it", path.display());
+                let message = format!(
+                    "`{}` {reason}; --trainer or ORCHESTRATOR_TRAINER named it",
+                    path.display()
+                );
                 ExpectedError::NoTrainer(message)
             })?;
             Ok(path)
         }
         None => {
-            let program = std::env::current_exe().map_err(ExpectedError::file("find", "this program"))?;
+            let program =
+                std::env::current_exe().map_err(ExpectedError::file("find", "this program"))?;
             let path = program.with_file_name(NAME);
             check(&path).map_err(|reason| {
                 let message = format!(
@@ -59,7 +66,8 @@ fn check(path: &Path) -> Result<(), String> {
     if !metadata.is_file() {
         return Err("is not a file".to_owned());
     }
-    nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).map_err(|_| "is not executable".to_owned())
+    nix::unistd::access(path, nix::unistd::AccessFlags::X_OK)
+        .map_err(|_| "is not executable".to_owned())
 }
 
 #[cfg(test)]
@@ -71,7 +79,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("trainer");
         let error = |path: &Path| find(Some(path)).unwrap_err().to_string();
-        assert!(error(&file).contains("does not exist; --trainer"), "{}", error(&file));
+        assert!(
+            error(&file).contains("does not exist; --trainer"),
+            "{}",
+            error(&file)
+        );
         assert!(error(dir.path()).contains("is not a file"));
         std::fs::write(&file, "").unwrap();
         assert!(error(&file).contains("is not executable"));

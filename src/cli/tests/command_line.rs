@@ -1,6 +1,7 @@
 //! The command as users and scripts see it: its output, and its exit codes. Nothing here trains.
 //!
-//! `UPDATE_GOLDENS=1 cargo test --release -p cli` rewrites the golden files; read the difference as prose.
+//! `UPDATE_GOLDENS=1 cargo test --release -p cli` rewrites the golden files; read the difference as
+//! prose.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -26,7 +27,9 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        Self { folder: TempDir::new().expect("a folder for temporary files") }
+        Self {
+            folder: TempDir::new().expect("a folder for temporary files"),
+        }
     }
 
     fn file(&self, name: &str, text: &str) -> PathBuf {
@@ -36,7 +39,9 @@ impl Place {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().expect("the command starts")
+        self.command(arguments)
+            .output()
+            .expect("the command starts")
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -56,14 +61,23 @@ impl Place {
         let output = self.run(arguments);
         let stderr = String::from_utf8(output.stderr).expect("messages are UTF-8");
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
-        assert!(output.stdout.is_empty(), "{arguments:?} printed {}", String::from_utf8_lossy(&output.stdout));
+        assert!(
+            output.stdout.is_empty(),
+            "{arguments:?} printed {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
         stderr
     }
 
     /// Returns stdout of a command that must succeed.
     fn printed(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
-        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).expect("output is UTF-8")
     }
 
@@ -73,12 +87,18 @@ impl Place {
 }
 
 fn golden(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/goldens")
+        .join(name);
     if std::env::var_os("UPDATE_GOLDENS").is_some() {
         std::fs::write(&path, found).expect("the golden file can be written");
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == expected, "{} differs:\n--- expected\n{expected}\n--- found\n{found}", path.display());
+    assert!(
+        found == expected,
+        "{} differs:\n--- expected\n{expected}\n--- found\n{found}",
+        path.display()
+    );
 }
 
 #[test]
@@ -86,11 +106,15 @@ fn help_names_every_command_and_exit_code() {
     let place = Place::new();
     golden("help.txt", &place.printed(&["--help"]));
     golden("help-run.txt", &place.printed(&["run", "--help"]));
-    golden("help-coordinator.txt", &place.printed(&["coordinator", "--help"]));
+    golden(
+        "help-coordinator.txt",
+        &place.printed(&["coordinator", "--help"]),
+    );
     golden("help-worker.txt", &place.printed(&["worker", "--help"]));
 }
 
-/// The differences that a search can resolve with its held-out images, for known data sets and a user's own folder.
+/// The differences that a search can resolve with its held-out images, for known data sets and a
+/// user's own folder.
 #[test]
 fn a_plan_says_what_a_search_can_distinguish() {
     let place = Place::new();
@@ -111,64 +135,130 @@ fn a_plan_says_what_a_search_can_distinguish() {
             }
         }
     }
-    place.file("own.yaml", &format!("recipe: quick\nset: {{dataset: \"folder:t\"}}\naxes: {{loss: [cos]}}\n{search}"));
+    place.file(
+        "own.yaml",
+        &format!("recipe: quick\nset: {{dataset: \"folder:t\"}}\naxes: {{loss: [cos]}}\n{search}"),
+    );
     let plan = place.printed(&["plan", "own.yaml", "--data-dir", "."]);
-    let line = "held-out images per candidate: 40 (seeds: 10); differences below 11.2 points are noise";
+    let line =
+        "held-out images per candidate: 40 (seeds: 10); differences below 11.2 points are noise";
     assert!(plan.contains(line), "{plan}");
-    assert!(plan.contains("note        the search compares candidates on 40 held-out images"), "{plan}");
+    assert!(
+        plan.contains("note        the search compares candidates on 40 held-out images"),
+        "{plan}"
+    );
 }
 
 #[test]
 fn a_plan_says_what_would_be_trained() {
     let place = Place::new();
     place.file("tiny.yaml", SWEEP);
-    golden("plan.txt", &place.printed(&["plan", "tiny.yaml", "--cells"]));
+    golden(
+        "plan.txt",
+        &place.printed(&["plan", "tiny.yaml", "--cells"]),
+    );
     let plan: serde_json::Value =
         serde_json::from_str(&place.printed(&["plan", "tiny.yaml", "--output", "json"])).unwrap();
-    assert_eq!((&plan["schema"], &plan["sweep"]), (&1.into(), &"tiny".into()));
+    assert_eq!(
+        (&plan["schema"], &plan["sweep"]),
+        (&1.into(), &"tiny".into())
+    );
     assert_eq!(plan["summary"]["result_trials"], 12);
     assert_eq!(plan["cells"].as_array().unwrap().len(), 4);
     let id = plan["cells"][3]["trials"][0].as_str().unwrap();
     for format in ["text", "json"] {
-        let printed = place.printed(&["plan", "tiny.yaml", "--trial", &id[..10], "--output", format]);
+        let printed = place.printed(&[
+            "plan",
+            "tiny.yaml",
+            "--trial",
+            &id[..10],
+            "--output",
+            format,
+        ]);
         let spec: sweep::TrialSpec = serde_json::from_str(&printed).unwrap();
         assert_eq!(spec.id().to_string(), id, "{format}");
     }
     let absent = place.refused(1, &["plan", "tiny.yaml", "--trial", "xyz"]);
     assert!(absent.contains("`xyz` is no trial id"), "{absent}");
-    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "a plan leaves nothing behind");
+    assert_eq!(
+        std::fs::read_dir(place.path()).unwrap().count(),
+        1,
+        "a plan leaves nothing behind"
+    );
 }
 
 #[test]
 fn usage_errors_are_bad_input() {
     let place = Place::new();
-    assert!(place.refused(1, &["frobnicate"]).contains("unrecognized subcommand 'frobnicate'"));
+    assert!(
+        place
+            .refused(1, &["frobnicate"])
+            .contains("unrecognized subcommand 'frobnicate'")
+    );
     assert!(place.refused(1, &["run"]).contains("<FILE>"));
-    assert!(place.refused(1, &["run", "x.yaml", "--detach"]).contains("--coordinator"));
-    assert!(place.refused(1, &["run", "x.yaml", "--devices", "gpu"]).contains("`gpu` names no devices"));
-    assert!(place.refused(1, &["run", "x.yaml", "--slots", "0"]).contains("0 is not in 1..="));
-    assert!(place.refused(1, &["retry", "tiny", "cos", "--all"]).contains("cannot be used with"));
+    assert!(
+        place
+            .refused(1, &["run", "x.yaml", "--detach"])
+            .contains("--coordinator")
+    );
+    assert!(
+        place
+            .refused(1, &["run", "x.yaml", "--devices", "gpu"])
+            .contains("`gpu` names no devices")
+    );
+    assert!(
+        place
+            .refused(1, &["run", "x.yaml", "--slots", "0"])
+            .contains("0 is not in 1..=")
+    );
+    assert!(
+        place
+            .refused(1, &["retry", "tiny", "cos", "--all"])
+            .contains("cannot be used with")
+    );
 }
 
 #[test]
 fn a_sweep_file_is_refused_with_its_place_and_nothing_starts() {
     let place = Place::new();
-    place.file("bad.yaml", &SWEEP.replace("seeds: 3", "seedz: 3").replace("cos]", "coz]"));
+    place.file(
+        "bad.yaml",
+        &SWEEP
+            .replace("seeds: 3", "seedz: 3")
+            .replace("cos]", "coz]"),
+    );
     let message = place.refused(1, &["run", "bad.yaml"]);
     for part in ["bad.yaml", "seedz", "seeds", "coz", "2 problems"] {
         assert!(message.contains(part), "no `{part}` in {message}");
     }
-    assert!(place.refused(1, &["run", "absent.yaml"]).contains("absent.yaml"));
-    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "something was started");
+    assert!(
+        place
+            .refused(1, &["run", "absent.yaml"])
+            .contains("absent.yaml")
+    );
+    assert_eq!(
+        std::fs::read_dir(place.path()).unwrap().count(),
+        1,
+        "something was started"
+    );
 }
 
 #[test]
 fn everything_missing_is_listed_at_once() {
     let place = Place::new();
     let sweep = SWEEP
-        .replace("set: {dataset: digits, model: resnet-8}", "set: {weights: none.pth}")
-        .replace("  loss: [xent, cos]\n  samples_per_class: [5, 10]", "  dataset: [cub, flowers]\n  loss: [xent]")
-        .replace("rows: loss, columns: samples_per_class", "rows: loss, columns: dataset")
+        .replace(
+            "set: {dataset: digits, model: resnet-8}",
+            "set: {weights: none.pth}",
+        )
+        .replace(
+            "  loss: [xent, cos]\n  samples_per_class: [5, 10]",
+            "  dataset: [cub, flowers]\n  loss: [xent]",
+        )
+        .replace(
+            "rows: loss, columns: samples_per_class",
+            "rows: loss, columns: dataset",
+        )
         .replace("recipe: quick", "recipe: paper-finegrained");
     place.file("missing.yaml", &sweep);
     let message = place.refused(1, &["run", "missing.yaml", "--data-dir", "data"]);
@@ -176,16 +266,34 @@ fn everything_missing_is_listed_at_once() {
         assert!(message.contains(part), "no `{part}` in {message}");
     }
     for (path, how) in [
-        ("hierarchies/cub_balanced.parent-child.txt", "orchestrator data fetch hierarchies"),
-        ("hierarchies/mine.txt", "put a file of lines \"parent child\" there"),
+        (
+            "hierarchies/cub_balanced.parent-child.txt",
+            "orchestrator data fetch hierarchies",
+        ),
+        (
+            "hierarchies/mine.txt",
+            "put a file of lines \"parent child\" there",
+        ),
         ("cub/classes.txt", "it comes with the data set `cub`"),
     ] {
         let hierarchy = format!("set: {{embedding: {{hierarchy: {path}}}}}");
-        place.file("missing.yaml", &sweep.replace("set: {weights: none.pth}", &hierarchy).replace("xent", "cos"));
+        place.file(
+            "missing.yaml",
+            &sweep
+                .replace("set: {weights: none.pth}", &hierarchy)
+                .replace("xent", "cos"),
+        );
         let message = place.refused(1, &["run", "missing.yaml", "--data-dir", "data"]);
-        assert!(message.contains(path) && message.contains(how), "no `{how}` in {message}");
+        assert!(
+            message.contains(path) && message.contains(how),
+            "no `{how}` in {message}"
+        );
     }
-    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "something was started");
+    assert_eq!(
+        std::fs::read_dir(place.path()).unwrap().count(),
+        1,
+        "something was started"
+    );
 }
 
 #[test]
@@ -193,30 +301,66 @@ fn too_few_images_are_refused_with_the_class() {
     let place = Place::new();
     place.file("many.yaml", &SWEEP.replace("[5, 10]", "[5, 500]"));
     let message = place.refused(1, &["run", "many.yaml"]);
-    assert!(message.contains("the smallest class of `digits` has 124 training images"), "{message}");
+    assert!(
+        message.contains("the smallest class of `digits` has 124 training images"),
+        "{message}"
+    );
 }
 
 #[test]
 fn a_trainer_that_is_not_there_is_infrastructure() {
     let place = Place::new();
     place.file("tiny.yaml", SWEEP);
-    let message = place.refused(2, &["run", "tiny.yaml", "--devices", "cpu", "--trainer", "nowhere"]);
-    assert!(message.contains("nowhere` does not exist") && message.contains("ORCHESTRATOR_TRAINER"), "{message}");
-    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "something was started");
+    let message = place.refused(
+        2,
+        &[
+            "run",
+            "tiny.yaml",
+            "--devices",
+            "cpu",
+            "--trainer",
+            "nowhere",
+        ],
+    );
+    assert!(
+        message.contains("nowhere` does not exist") && message.contains("ORCHESTRATOR_TRAINER"),
+        "{message}"
+    );
+    assert_eq!(
+        std::fs::read_dir(place.path()).unwrap().count(),
+        1,
+        "something was started"
+    );
 }
 
 #[test]
 fn without_a_coordinator_or_a_journal_there_is_nothing_to_ask() {
     let place = Place::new();
-    for arguments in [&["status"][..], &["table", "x"], &["why", "x", "y"], &["tail", "x"], &["cancel", "x"]] {
+    for arguments in [
+        &["status"][..],
+        &["table", "x"],
+        &["why", "x", "y"],
+        &["tail", "x"],
+        &["cancel", "x"],
+    ] {
         let message = place.refused(1, arguments);
-        assert!(message.contains("orchestrator-state") && message.contains("--coordinator"), "{message}");
+        assert!(
+            message.contains("orchestrator-state") && message.contains("--coordinator"),
+            "{message}"
+        );
     }
     let message = place.refused(2, &["status", "--coordinator", "http://127.0.0.1:1"]);
-    assert!(message.contains("http://127.0.0.1:1 cannot be reached"), "{message}");
+    assert!(
+        message.contains("http://127.0.0.1:1 cannot be reached"),
+        "{message}"
+    );
     let message = place.refused(1, &["status", "--coordinator", "https://127.0.0.1:1"]);
     assert!(message.contains("only http is supported"), "{message}");
-    assert!(place.refused(1, &["journal", "verify"]).contains("there is no journal at"));
+    assert!(
+        place
+            .refused(1, &["journal", "verify"])
+            .contains("there is no journal at")
+    );
 }
 
 /// The messages name commands that work exactly as printed.
@@ -228,17 +372,49 @@ fn a_damaged_journal_is_refused_shown_and_repaired() {
     let sound = place.printed(&["journal", "verify", "--state-dir", "state"]);
     assert!(sound.starts_with("sound: 0 events"), "{sound}");
     let note = std::fs::read_to_string(state.join("journal.head")).unwrap();
-    assert_eq!(place.printed(&["journal", "repair", "--state-dir", "state"]), "sound: 0 events; nothing was changed\n");
-    std::fs::write(state.join("journal.head"), note.replace("journal head", "journal HEAD")).unwrap();
+    assert_eq!(
+        place.printed(&["journal", "repair", "--state-dir", "state"]),
+        "sound: 0 events; nothing was changed\n"
+    );
+    std::fs::write(
+        state.join("journal.head"),
+        note.replace("journal head", "journal HEAD"),
+    )
+    .unwrap();
     let message = place.refused(2, &["journal", "verify", "--state-dir", "state"]);
-    assert!(message.contains("orchestrator journal repair --state-dir state"), "{message}");
+    assert!(
+        message.contains("orchestrator journal repair --state-dir state"),
+        "{message}"
+    );
     let message = place.refused(2, &["journal", "repair", "--state-dir", "state"]);
-    assert!(message.contains("orchestrator journal repair --accept-loss --state-dir state"), "{message}");
-    let message = place.refused(2, &["coordinator", "--listen", "127.0.0.1:0", "--state-dir", "state"]);
-    assert!(message.contains("state/journal.head is damaged"), "{message}");
+    assert!(
+        message.contains("orchestrator journal repair --accept-loss --state-dir state"),
+        "{message}"
+    );
+    let message = place.refused(
+        2,
+        &[
+            "coordinator",
+            "--listen",
+            "127.0.0.1:0",
+            "--state-dir",
+            "state",
+        ],
+    );
+    assert!(
+        message.contains("state/journal.head is damaged"),
+        "{message}"
+    );
     let repaired = place.printed(&["journal", "repair", "--accept-loss", "--state-dir", "state"]);
-    assert!(repaired.starts_with("repaired: 0 events, without an unknown number of events; "), "{repaired}");
-    assert!(place.printed(&["journal", "verify", "--state-dir", "state"]).starts_with("sound: 0 events"));
+    assert!(
+        repaired.starts_with("repaired: 0 events, without an unknown number of events; "),
+        "{repaired}"
+    );
+    assert!(
+        place
+            .printed(&["journal", "verify", "--state-dir", "state"])
+            .starts_with("sound: 0 events")
+    );
 }
 
 #[test]
@@ -246,25 +422,55 @@ fn a_coordinator_refuses_what_cannot_work() {
     let place = Place::new();
     let message = place.refused(1, &["coordinator", "--listen", "0.0.0.0:0"]);
     assert!(message.contains("--token-file"), "{message}");
-    for (listen, reason) in [("localhost", "names no port"), ("7400", "names no port"), ("a/b:1", "a host's name")] {
+    for (listen, reason) in [
+        ("localhost", "names no port"),
+        ("7400", "names no port"),
+        ("a/b:1", "a host's name"),
+    ] {
         let message = place.refused(1, &["coordinator", "--listen", listen]);
-        assert!(message.contains(reason) && message.contains("localhost:7400"), "{message}");
+        assert!(
+            message.contains(reason) && message.contains("localhost:7400"),
+            "{message}"
+        );
     }
     let message = place.refused(1, &["coordinator", "--listen", "no-such-host.invalid:7400"]);
     assert!(message.contains("cannot be looked up"), "{message}");
     let message = place.refused(1, &["status", "--coordinator", "http://127.0.0.1"]);
     assert!(message.contains("names no port"), "{message}");
-    let message = place.refused(1, &["coordinator", "--listen", "127.0.0.1:0", "--http", "0.0.0.0:0"]);
+    let message = place.refused(
+        1,
+        &[
+            "coordinator",
+            "--listen",
+            "127.0.0.1:0",
+            "--http",
+            "0.0.0.0:0",
+        ],
+    );
     assert!(message.contains("--token-file"), "{message}");
-    let message = place.refused(1, &["coordinator", "--lease-ms", "100", "--heartbeat-ms", "100"]);
-    assert!(message.contains("at least twice --heartbeat-ms"), "{message}");
+    let message = place.refused(
+        1,
+        &["coordinator", "--lease-ms", "100", "--heartbeat-ms", "100"],
+    );
+    assert!(
+        message.contains("at least twice --heartbeat-ms"),
+        "{message}"
+    );
 }
 
 #[test]
 fn embeddings_are_written_in_the_order_of_the_leaves() {
     let place = Place::new();
     place.file("tree.txt", "9 8\n9 3\n8 1\n8 2\n");
-    let text = place.printed(&["embed", "tree.txt", "--out", "e.safetensors", "--similarity", "--output", "json"]);
+    let text = place.printed(&[
+        "embed",
+        "tree.txt",
+        "--out",
+        "e.safetensors",
+        "--similarity",
+        "--output",
+        "json",
+    ]);
     let document: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(document["classes"], serde_json::json!(["1", "2", "3"]));
     let bytes = std::fs::read(place.path().join("e.safetensors")).unwrap();
@@ -272,11 +478,21 @@ fn embeddings_are_written_in_the_order_of_the_leaves() {
     let values = |name: &str| -> Vec<f32> {
         let tensor = tensors.tensor(name).unwrap();
         assert_eq!(tensor.shape(), [3, 3]);
-        tensor.data().chunks(4).map(|value| f32::from_le_bytes(value.try_into().unwrap())).collect()
+        tensor
+            .data()
+            .chunks(4)
+            .map(|value| f32::from_le_bytes(value.try_into().unwrap()))
+            .collect()
     };
-    assert_eq!(values("similarity"), [1.0, 0.5, 0.0, 0.5, 1.0, 0.0, 0.0, 0.0, 1.0]);
+    assert_eq!(
+        values("similarity"),
+        [1.0, 0.5, 0.0, 0.5, 1.0, 0.0, 0.0, 0.0, 1.0]
+    );
     let embeddings = values("embeddings");
-    assert!((embeddings[3] - 0.5).abs() < 1e-6 && (embeddings[4] - 0.75_f32.sqrt()).abs() < 1e-6, "{embeddings:?}");
+    assert!(
+        (embeddings[3] - 0.5).abs() < 1e-6 && (embeddings[4] - 0.75_f32.sqrt()).abs() < 1e-6,
+        "{embeddings:?}"
+    );
     let message = place.refused(1, &["embed", "absent.txt", "--out", "x"]);
     assert!(message.contains("absent.txt"), "{message}");
 }
@@ -284,14 +500,46 @@ fn embeddings_are_written_in_the_order_of_the_leaves() {
 #[test]
 fn digits_are_what_table_1_says() {
     let place = Place::new();
-    assert!(place.printed(&["data", "check", "digits"]).ends_with("\nas published\n"));
-    let list: serde_json::Value = serde_json::from_str(&place.printed(&["data", "list", "--output", "json"])).unwrap();
-    let digits = list["datasets"].as_array().unwrap().iter().find(|entry| entry["name"] == "digits").unwrap();
+    assert!(
+        place
+            .printed(&["data", "check", "digits"])
+            .ends_with("\nas published\n")
+    );
+    let list: serde_json::Value =
+        serde_json::from_str(&place.printed(&["data", "list", "--output", "json"])).unwrap();
+    let digits = list["datasets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|entry| entry["name"] == "digits")
+        .unwrap();
     assert_eq!(digits["state"], "ready");
-    place.printed(&["data", "sheet", "digits", "--recipe", "quick", "--out", "sheet.png", "--images", "9"]);
-    assert!(std::fs::read(place.path().join("sheet.png")).unwrap().starts_with(b"\x89PNG"));
-    assert!(place.refused(1, &["data", "fetch", "cub2"]).contains("no data set `cub2`"));
-    assert!(place.refused(1, &["data", "check", "imagenet"]).contains("no data set `imagenet`"));
+    place.printed(&[
+        "data",
+        "sheet",
+        "digits",
+        "--recipe",
+        "quick",
+        "--out",
+        "sheet.png",
+        "--images",
+        "9",
+    ]);
+    assert!(
+        std::fs::read(place.path().join("sheet.png"))
+            .unwrap()
+            .starts_with(b"\x89PNG")
+    );
+    assert!(
+        place
+            .refused(1, &["data", "fetch", "cub2"])
+            .contains("no data set `cub2`")
+    );
+    assert!(
+        place
+            .refused(1, &["data", "check", "imagenet"])
+            .contains("no data set `imagenet`")
+    );
 }
 
 /// The reader is gone before the first byte, as in `| head -1`.
@@ -299,19 +547,36 @@ fn digits_are_what_table_1_says() {
 fn a_reader_that_leaves_is_no_error() {
     let place = Place::new();
     place.file("tiny.yaml", SWEEP);
-    for arguments in [&["completions", "bash"][..], &["--help"], &["plan", "tiny.yaml", "--cells"], &["data", "list"]] {
+    for arguments in [
+        &["completions", "bash"][..],
+        &["--help"],
+        &["plan", "tiny.yaml", "--cells"],
+        &["data", "list"],
+    ] {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
         let mut command = place.command(arguments);
-        let output = command.stdout(writer).stderr(Stdio::piped()).spawn().expect("the command starts");
+        let output = command
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the command starts");
         let output = output.wait_with_output().expect("it ends");
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!((output.status.code(), stderr.as_ref()), (Some(0), ""), "{arguments:?}");
+        assert_eq!(
+            (output.status.code(), stderr.as_ref()),
+            (Some(0), ""),
+            "{arguments:?}"
+        );
     }
     // stderr may have no reader either
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
-    let status = place.command(&["plan", "absent.yaml", "-vvv"]).stderr(writer).status().expect("the command starts");
+    let status = place
+        .command(&["plan", "absent.yaml", "-vvv"])
+        .stderr(writer)
+        .status()
+        .expect("the command starts");
     assert_eq!(status.code(), Some(1));
 }
 
@@ -321,17 +586,38 @@ fn results_that_cannot_be_written_are_refused_before_the_start() {
     place.file("tiny.yaml", SWEEP);
     place.file("taken", "a file where the folder should be");
     let program = env!("CARGO_BIN_EXE_orchestrator");
-    let arguments = ["run", "tiny.yaml", "--devices", "cpu", "--trainer", program, "--results", "taken"];
+    let arguments = [
+        "run",
+        "tiny.yaml",
+        "--devices",
+        "cpu",
+        "--trainer",
+        program,
+        "--results",
+        "taken",
+    ];
     let message = place.refused(1, &arguments);
-    assert!(message.contains("taken/tiny") && message.contains("nothing was started"), "{message}");
-    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 2, "something was started");
+    assert!(
+        message.contains("taken/tiny") && message.contains("nothing was started"),
+        "{message}"
+    );
+    assert_eq!(
+        std::fs::read_dir(place.path()).unwrap().count(),
+        2,
+        "something was started"
+    );
 }
 
 #[test]
 fn completions_are_there_for_every_shell() {
     let place = Place::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        assert!(place.printed(&["completions", shell]).contains("coordinator"), "{shell}");
+        assert!(
+            place
+                .printed(&["completions", shell])
+                .contains("coordinator"),
+            "{shell}"
+        );
     }
 }
 
@@ -339,31 +625,67 @@ fn completions_are_there_for_every_shell() {
 #[test]
 fn data_check_decodes_every_image_and_lists_every_fault() {
     let place = Place::new();
-    let amount =
-        data::stand_in_files::Amount { num_classes: 2, train_per_class: 3, test_per_class: 2, height: 20, width: 30 };
-    let root = data::stand_in_files::write("folder:pets", &place.path().join("data"), amount).expect("it is written");
+    let amount = data::stand_in_files::Amount {
+        num_classes: 2,
+        train_per_class: 3,
+        test_per_class: 2,
+        height: 20,
+        width: 30,
+    };
+    let root = data::stand_in_files::write("folder:pets", &place.path().join("data"), amount)
+        .expect("it is written");
     let sound = place.printed(&["data", "check", "folder:pets"]);
-    for part in ["every image can be decoded", "class n00000001        3 train        2 test", "height 20 to 20"] {
+    for part in [
+        "every image can be decoded",
+        "class n00000001        3 train        2 test",
+        "height 20 to 20",
+    ] {
         assert!(sound.contains(part), "no `{part}` in {sound}");
     }
     std::fs::create_dir(root.join("train/@eaDir")).expect("the test's folder can be written");
-    for image in ["train/n00000000/n00000000_1.JPEG", "test/n00000001/n00000001_9.JPEG"] {
-        std::fs::write(root.join(image), "<html>404</html>").expect("the test's folder can be written");
+    for image in [
+        "train/n00000000/n00000000_1.JPEG",
+        "test/n00000001/n00000001_9.JPEG",
+    ] {
+        std::fs::write(root.join(image), "<html>404</html>")
+            .expect("the test's folder can be written");
     }
     for more in [&[][..], &["--resize", "16"]] {
         let output = place.run(&[&["data", "check", "folder:pets"], more].concat());
-        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (stdout, stderr) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
         assert_eq!(output.status.code(), Some(1), "{stdout}{stderr}");
-        assert!(stderr.contains("2 of 10 images of `folder:pets` cannot be decoded"), "{stderr}");
-        assert_eq!(stdout.lines().filter(|line| line.starts_with("corrupt: ")).count(), 2, "{stdout}");
-        assert!(stdout.contains("not taken for classes: @eaDir") && !stdout.contains("readable\n"), "{stdout}");
+        assert!(
+            stderr.contains("2 of 10 images of `folder:pets` cannot be decoded"),
+            "{stderr}"
+        );
+        assert_eq!(
+            stdout
+                .lines()
+                .filter(|line| line.starts_with("corrupt: "))
+                .count(),
+            2,
+            "{stdout}"
+        );
+        assert!(
+            stdout.contains("not taken for classes: @eaDir") && !stdout.contains("readable\n"),
+            "{stdout}"
+        );
     }
     let document = place.run(&["data", "check", "folder:pets", "--output", "json"]);
     let document: serde_json::Value = serde_json::from_slice(&document.stdout).expect("JSON");
-    assert_eq!(document["classes"][1], serde_json::json!({"name": "n00000001", "train": 3, "test": 2}));
+    assert_eq!(
+        document["classes"][1],
+        serde_json::json!({"name": "n00000001", "train": 3, "test": 2})
+    );
     assert_eq!(document["pixels"]["shorter_side"]["median"], 20);
     assert_eq!(document["corrupt"].as_array().map(Vec::len), Some(2));
-    place.file("pets.yaml", "recipe: quick\nset: {dataset: \"folder:pets\"}\n");
+    place.file(
+        "pets.yaml",
+        "recipe: quick\nset: {dataset: \"folder:pets\"}\n",
+    );
     let plan = place.printed(&["plan", "pets.yaml"]);
     assert!(plan.contains("not taken for classes: @eaDir"), "{plan}");
     let fetched = place.refused(1, &["data", "fetch", "digits"]);

@@ -1,10 +1,10 @@
-//! Prints what people wait for at a coordinator with one large sweep whose trials have all ended: the figures of
-//! docs/performance.md.
+//! Prints what people wait for at a coordinator with one large sweep whose trials have all ended:
+//! the figures of docs/performance.md.
 //!
-//! `cargo run --release -p coordinator --example scale -- TRIALS [DIRECTORY]`. The journal goes to DIRECTORY (default: the
-//! system's temporary one) and is removed afterwards. Each trial has one attempt and a result of one epoch. A second process
-//! opens the journal, so that its memory is that of a coordinator which was started again, and of a client that keeps
-//! nothing.
+//! `cargo run --release -p coordinator --example scale -- TRIALS [DIRECTORY]`. The journal goes to
+//! DIRECTORY (default: the system's temporary one) and is removed afterwards. Each trial has one
+//! attempt and a result of one epoch. A second process opens the journal, so that its memory is
+//! that of a coordinator which was started again, and of a client that keeps nothing.
 
 use std::error::Error;
 use std::net::TcpListener;
@@ -45,11 +45,20 @@ fn main() -> Outcomes<()> {
         let directory = arguments.next().ok_or("name the directory")?;
         return tokio::runtime::Runtime::new()?.block_on(ask(Path::new(&directory)));
     }
-    let directory = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let directory = arguments
+        .next()
+        .map_or_else(std::env::temp_dir, PathBuf::from);
     let directory = directory.join(format!("orchestrator-scale-{}", std::process::id()));
     let measured = fill(first.parse()?, &directory).and_then(|()| {
-        let status = Command::new(std::env::current_exe()?).arg("ask").arg(&directory).status()?;
-        if status.success() { Ok(()) } else { Err(format!("the second process ended with {status}").into()) }
+        let status = Command::new(std::env::current_exe()?)
+            .arg("ask")
+            .arg(&directory)
+            .status()?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("the second process ended with {status}").into())
+        }
     });
     if directory.exists() {
         std::fs::remove_dir_all(&directory)?;
@@ -67,9 +76,17 @@ fn fill(trials: u32, directory: &Path) -> Outcomes<()> {
     let started = Instant::now();
     let submitted = turn(&mut state, &config, &[Input::Submit { sweep }], 1).recorded;
     journal.append(&submitted)?;
-    println!("submit {} trials, journalled: {:.2} s", state.trials.len(), started.elapsed().as_secs_f64());
+    println!(
+        "submit {} trials, journalled: {:.2} s",
+        state.trials.len(),
+        started.elapsed().as_secs_f64()
+    );
     let worker = WorkerId("host-1-abcdef".into());
-    let slot = Slot { devices: vec!["cpu".to_owned()], uuids: Vec::new(), description: "1 thread".to_owned() };
+    let slot = Slot {
+        devices: vec!["cpu".to_owned()],
+        uuids: Vec::new(),
+        description: "1 thread".to_owned(),
+    };
     let info = WorkerInfo {
         host: "host-1".to_owned(),
         build: "scale".to_owned(),
@@ -94,10 +111,15 @@ fn fill(trials: u32, directory: &Path) -> Outcomes<()> {
             Effect::Start { trial, attempt, .. } => Some((trial, attempt)),
             _ => None,
         });
-        inputs = started.map(|(trial, attempt)| end(&worker, trial, attempt)).collect();
+        inputs = started
+            .map(|(trial, attempt)| end(&worker, trial, attempt))
+            .collect();
     }
     let done = state.sweeps[SWEEP].counts.succeeded;
-    println!("{done} trials ended, journal {:.0} MiB", journal.bytes() as f64 / 1048576.0);
+    println!(
+        "{done} trials ended, journal {:.0} MiB",
+        journal.bytes() as f64 / 1048576.0
+    );
     Ok(())
 }
 
@@ -113,12 +135,24 @@ async fn ask(directory: &Path) -> Outcomes<()> {
     };
     let coordinator = Coordinator::start(options).await?;
     show("start again (replay)", started, "")?;
-    let channel = Endpoint::from_shared(format!("http://{}", coordinator.address()))?.connect().await?;
+    let channel = Endpoint::from_shared(format!("http://{}", coordinator.address()))?
+        .connect()
+        .await?;
     let client = Client(channel, token);
     for what in ["status", "status again"] {
         let started = Instant::now();
-        let reply = client.control().status(v1::StatusRequest { sweep: String::new() }).await?.into_inner();
-        show(what, started, &format!("{} trials", reply.sweeps[0].succeeded))?;
+        let reply = client
+            .control()
+            .status(v1::StatusRequest {
+                sweep: String::new(),
+            })
+            .await?
+            .into_inner();
+        show(
+            what,
+            started,
+            &format!("{} trials", reply.sweeps[0].succeeded),
+        )?;
     }
     for (what, files) in [
         ("table", v1::ReportFiles::None),
@@ -131,15 +165,31 @@ async fn ask(directory: &Path) -> Outcomes<()> {
         show(what, started, &format!("{:.1} MB", bytes as f64 / 1e6))?;
     }
     let started = Instant::now();
-    let request = v1::WhyRequest { sweep: SWEEP.to_owned(), cell: "0.001/1".to_owned() };
+    let request = v1::WhyRequest {
+        sweep: SWEEP.to_owned(),
+        cell: "0.001/1".to_owned(),
+    };
     let why = client.control().why(request).await?.into_inner();
-    show("why of one cell", started, &format!("{:.1} kB", why.json.len() as f64 / 1e3))?;
+    show(
+        "why of one cell",
+        started,
+        &format!("{:.1} kB", why.json.len() as f64 / 1e3),
+    )?;
     let started = Instant::now();
-    let mut tail = client.control().tail(v1::TailRequest { sweep: SWEEP.to_owned() }).await?.into_inner();
+    let mut tail = client
+        .control()
+        .tail(v1::TailRequest {
+            sweep: SWEEP.to_owned(),
+        })
+        .await?
+        .into_inner();
     tail.message().await?;
     show("tail, to its first message", started, "")?;
 
-    println!("an answer of the owner, nobody else asks: {}", client.owner_answers().await?);
+    println!(
+        "an answer of the owner, nobody else asks: {}",
+        client.owner_answers().await?
+    );
     let started = Instant::now();
     let stop = Arc::new(AtomicBool::new(false));
     let polls = Arc::new(AtomicU64::new(0));
@@ -161,7 +211,11 @@ async fn ask(directory: &Path) -> Outcomes<()> {
         person.await??;
     }
     println!("the same while {PEOPLE} people fetch every file: {answers}");
-    show("until the last of them is done", started, &format!("{} reports", polls.load(Ordering::Relaxed)))?;
+    show(
+        "until the last of them is done",
+        started,
+        &format!("{} reports", polls.load(Ordering::Relaxed)),
+    )?;
     coordinator.shutdown().await?;
     Ok(())
 }
@@ -188,7 +242,11 @@ impl Client {
 
     /// Bytes of the text and the files.
     async fn report(&self, files: v1::ReportFiles) -> Outcomes<usize> {
-        let request = v1::ReportRequest { sweep: SWEEP.to_owned(), width: 120, files: files.into() };
+        let request = v1::ReportRequest {
+            sweep: SWEEP.to_owned(),
+            width: 120,
+            files: files.into(),
+        };
         let mut chunks = self.control().get_report(request).await?.into_inner();
         let mut bytes = 0;
         while let Some(chunk) = chunks.message().await? {
@@ -209,7 +267,11 @@ impl Client {
         let until = Instant::now() + TIMED;
         while Instant::now() < until {
             let started = Instant::now();
-            let refused = control.explain(v1::ExplainRequest { trial: "t0000000000000000".to_owned() }).await;
+            let refused = control
+                .explain(v1::ExplainRequest {
+                    trial: "t0000000000000000".to_owned(),
+                })
+                .await;
             times.push(started.elapsed());
             if refused.is_ok() {
                 return Err("a trial has this id".into());
@@ -217,8 +279,14 @@ impl Client {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         times.sort_unstable();
-        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
-        Ok(format!("p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms", at(0.5), at(0.99), at(1.0)))
+        let at =
+            |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+        Ok(format!(
+            "p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms",
+            at(0.5),
+            at(0.99),
+            at(1.0)
+        ))
     }
 }
 
@@ -226,10 +294,20 @@ impl Client {
 fn show(what: &str, started: Instant, more: &str) -> Outcomes<()> {
     let seconds = started.elapsed().as_secs_f64();
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .ok_or("no VmHWM")?;
     let kib: f64 = peak.trim().trim_end_matches(" kB").parse()?;
-    let more = if more.is_empty() { String::new() } else { format!(", {more}") };
-    println!("{what}: {seconds:.2} s, peak memory {:.0} MiB{more}", kib / 1024.0);
+    let more = if more.is_empty() {
+        String::new()
+    } else {
+        format!(", {more}")
+    };
+    println!(
+        "{what}: {seconds:.2} s, peak memory {:.0} MiB{more}",
+        kib / 1024.0
+    );
     // the next peak is counted from what is held now
     std::fs::write("/proc/self/clear_refs", "5")?;
     Ok(())
@@ -237,8 +315,12 @@ fn show(what: &str, started: Instant, more: &str) -> Outcomes<()> {
 
 fn grid(trials: u32) -> Outcomes<sweep::Sweep> {
     let cells = trials / SEEDS;
-    let rates: Vec<String> = (1..=1_000.min(cells)).map(|value| format!("{}", f64::from(value) / 10_000.0)).collect();
-    let kept: Vec<String> = (1..=(cells / rates.len() as u32).max(1)).map(|count| count.to_string()).collect();
+    let rates: Vec<String> = (1..=1_000.min(cells))
+        .map(|value| format!("{}", f64::from(value) / 10_000.0))
+        .collect();
+    let kept: Vec<String> = (1..=(cells / rates.len() as u32).max(1))
+        .map(|count| count.to_string())
+        .collect();
     let text = format!(
         "name: {SWEEP}\nrecipe: quick\nset: {{dataset: digits, schedule: {{constant: {{epochs: 1}}}}}}\nseeds: {SEEDS}\n\
          limits: {{trials: {trials}}}\naxes:\n  learning_rate: [{}]\n  samples_per_class: [{}]\n",
@@ -251,7 +333,11 @@ fn grid(trials: u32) -> Outcomes<sweep::Sweep> {
 
 fn end(worker: &WorkerId, trial: TrialId, attempt: AttemptNo) -> Input {
     let accuracy = (trial.bits() % 1000) as f64 / 1000.0;
-    let epoch = EpochRecord { train_loss: 0.5, accuracy: Some(accuracy), state_hash: "0123456789abcdef".to_owned() };
+    let epoch = EpochRecord {
+        train_loss: 0.5,
+        accuracy: Some(accuracy),
+        state_hash: "0123456789abcdef".to_owned(),
+    };
     let provenance = Provenance {
         trainer: "0.1.0 (0123456)".to_owned(),
         libtorch: "2.11.0".to_owned(),
@@ -273,5 +359,12 @@ fn end(worker: &WorkerId, trial: TrialId, attempt: AttemptNo) -> Input {
         timing: Default::default(),
     };
     let outcome = Outcome::Finished(Box::new(result));
-    Input::Ended { worker: worker.clone(), ended: EndedAttempt { trial, attempt, outcome } }
+    Input::Ended {
+        worker: worker.clone(),
+        ended: EndedAttempt {
+            trial,
+            attempt,
+            outcome,
+        },
+    }
 }

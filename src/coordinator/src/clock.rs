@@ -1,4 +1,5 @@
-//! The clock for decisions: milliseconds since 1970 that never go back, whatever happens to the wall clock.
+//! The clock for decisions: milliseconds since 1970 that never go back, whatever happens to the
+//! wall clock.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,8 +14,13 @@ pub struct Clock {
 impl Clock {
     /// Continues from the last time in the journal if the wall clock is behind it.
     pub fn start(last: Millis) -> Self {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as Millis);
-        Self { base: wall.max(last), started: Instant::now() }
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as Millis);
+        Self {
+            base: wall.max(last),
+            started: Instant::now(),
+        }
     }
 
     pub fn now(&self) -> Millis {

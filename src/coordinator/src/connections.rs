@@ -1,6 +1,6 @@
-//! Limits on connections. A connection without a request (with the token, if there is one) is closed after a while,
-//! and the number of such connections is limited, per address and in all. Workers and commands send a request at once,
-//! and are never closed here.
+//! Limits on connections. A connection without a request (with the token, if there is one) is
+//! closed after a while, and the number of such connections is limited, per address and in all.
+//! Workers and commands send a request at once, and are never closed here.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -39,19 +39,29 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Returns limits that fit the limit of open files, which is first raised to the system's maximum.
+    /// Returns limits that fit the limit of open files, which is first raised to the system's
+    /// maximum.
     pub fn of_process() -> Self {
         let files = raise_file_limit();
         let silent = (files / 4).clamp(16, 1024);
         let open = files.saturating_sub(RESERVED_FILES).max(silent);
-        Self { silence: Duration::from_secs(10), silent_per_address: silent / 2, silent, open }
+        Self {
+            silence: Duration::from_secs(10),
+            silent_per_address: silent / 2,
+            silent,
+            open,
+        }
     }
 }
 
 fn raise_file_limit() -> usize {
     const USUAL: u64 = 1024;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((USUAL, USUAL));
-    let raised = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    let raised = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+        hard
+    } else {
+        soft
+    };
     usize::try_from(raised).unwrap_or(usize::MAX)
 }
 
@@ -67,9 +77,19 @@ pub struct Gate {
 impl Gate {
     pub fn new(listener: std::net::TcpListener, limits: Limits) -> io::Result<Self> {
         let listener = TcpListener::from_std(listener)?;
-        let connections = Arc::new(Connections { limits, num_open: AtomicUsize::new(0), silent: Mutex::default() });
+        let connections = Arc::new(Connections {
+            limits,
+            num_open: AtomicUsize::new(0),
+            silent: Mutex::default(),
+        });
         let (accept_complaint, limit_complaint) = (Complaint::default(), Complaint::default());
-        Ok(Self { listener, connections, look: interval(LOOK), accept_complaint, limit_complaint })
+        Ok(Self {
+            listener,
+            connections,
+            look: interval(LOOK),
+            accept_complaint,
+            limit_complaint,
+        })
     }
 
     async fn next(&mut self) -> Connection {
@@ -103,19 +123,35 @@ impl Gate {
         closed.ok()?;
         let _ = stream.set_nodelay(true);
         let (cut, is_cut) = oneshot::channel();
-        let guard = Guard(Arc::new(Entry { peer, cut: Mutex::new(Some(cut)), connections: self.connections.clone() }));
+        let guard = Guard(Arc::new(Entry {
+            peer,
+            cut: Mutex::new(Some(cut)),
+            connections: self.connections.clone(),
+        }));
         self.connections.num_open.fetch_add(1, Ordering::Relaxed);
         guard.end_request();
-        Some(Connection { stream, is_cut, was_cut: false, guard })
+        Some(Connection {
+            stream,
+            is_cut,
+            was_cut: false,
+            guard,
+        })
     }
 
     async fn accept_failed(&mut self, error: &io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-        if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+        if matches!(
+            error.kind(),
+            ConnectionAborted | ConnectionRefused | ConnectionReset
+        ) {
             return;
         }
-        let (num_open, silent) = (self.connections.num_open.load(Ordering::Relaxed), self.connections.silent().len());
-        self.accept_complaint.log(|| tracing::error!(%error, num_open, silent, "connections cannot be accepted"));
+        let (num_open, silent) = (
+            self.connections.num_open.load(Ordering::Relaxed),
+            self.connections.silent().len(),
+        );
+        self.accept_complaint
+            .log(|| tracing::error!(%error, num_open, silent, "connections cannot be accepted"));
         self.connections.close_oldest_quarter();
         tokio::time::sleep(PAUSE).await;
     }
@@ -184,7 +220,14 @@ impl Silent {
 
     fn close(&mut self, number: Option<u64>) -> bool {
         let found = number.and_then(|number| self.by_age.remove(&number));
-        let cut = found.and_then(|(_, guard)| guard.0.cut.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let cut = found.and_then(|(_, guard)| {
+            guard
+                .0
+                .cut
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+        });
         cut.is_some_and(|cut| cut.send(()).is_ok())
     }
 }
@@ -204,7 +247,8 @@ impl Connections {
         }
     }
 
-    /// Closes the oldest quarter, at least one if there is one, to make room for connections that wait to be accepted.
+    /// Closes the oldest quarter, at least one if there is one, to make room for connections that
+    /// wait to be accepted.
     fn close_oldest_quarter(&self) {
         let mut silent = self.silent();
         for _ in 0..silent.len().div_ceil(4) {
@@ -213,11 +257,15 @@ impl Connections {
         }
     }
 
-    /// Makes room for a connection of this peer. True: another one was closed for it; an error: none could be.
+    /// Makes room for a connection of this peer. True: another one was closed for it; an error:
+    /// none could be.
     fn make_room(&self, peer: IpAddr) -> Result<bool, ()> {
         let (mut silent, limits) = (self.silent(), self.limits);
-        let mut of_peer =
-            silent.by_age.iter().filter(|(_, (_, guard))| guard.0.peer == peer).map(|(number, _)| *number);
+        let mut of_peer = silent
+            .by_age
+            .iter()
+            .filter(|(_, (_, guard))| guard.0.peer == peer)
+            .map(|(number, _)| *number);
         let oldest_of_peer = of_peer.next();
         let num_of_peer = oldest_of_peer.map_or(0, |_| 1 + of_peer.count());
         let oldest = silent.by_age.first_key_value().map(|(number, _)| *number);
@@ -227,7 +275,11 @@ impl Connections {
         let is_full = self.num_open.load(Ordering::Relaxed) >= limits.open;
         if silent.len() >= limits.silent || is_full {
             let closed = silent.close(oldest);
-            return if closed || !is_full { Ok(closed) } else { Err(()) };
+            return if closed || !is_full {
+                Ok(closed)
+            } else {
+                Err(())
+            };
         }
         Ok(false)
     }
@@ -251,10 +303,13 @@ impl std::fmt::Debug for Guard {
 }
 
 impl Guard {
-    /// Marks the start of a request with a valid token: the connection is no longer closed for lack of one.
+    /// Marks the start of a request with a valid token: the connection is no longer closed for lack
+    /// of one.
     pub fn begin_request(&self) {
         let mut silent = self.0.connections.silent();
-        silent.by_age.retain(|_, (_, guard)| !Arc::ptr_eq(&guard.0, &self.0));
+        silent
+            .by_age
+            .retain(|_, (_, guard)| !Arc::ptr_eq(&guard.0, &self.0));
     }
 
     /// Marks the end of a request: without another one the connection may be closed again.
@@ -278,7 +333,10 @@ impl Connection {
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         self.was_cut = self.was_cut || Pin::new(&mut self.is_cut).poll(context).is_ready();
         if self.was_cut {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "no request came on this connection"))
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "no request came on this connection",
+            ))
         } else {
             Ok(())
         }
@@ -288,7 +346,11 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.guard.begin_request();
-        self.guard.0.connections.num_open.fetch_sub(1, Ordering::Relaxed);
+        self.guard
+            .0
+            .connections
+            .num_open
+            .fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -304,7 +366,11 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.check(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
@@ -373,23 +439,37 @@ mod tests {
     #[tokio::test]
     async fn a_connection_without_a_request_is_closed_and_one_with_a_request_is_not() {
         let silence = Duration::from_secs(10);
-        let (mut gate, address) = gate(Limits { silence, silent_per_address: 9, silent: 9, open: 9 });
+        let (mut gate, address) = gate(Limits {
+            silence,
+            silent_per_address: 9,
+            silent: 9,
+            open: 9,
+        });
         let (mut silent_peer, mut silent) = connected(&mut gate, address).await;
         let (mut asking_peer, mut asking) = connected(&mut gate, address).await;
         asking.guard.begin_request();
-        gate.connections.close_overdue(Instant::now() + silence - Duration::from_millis(1));
+        gate.connections
+            .close_overdue(Instant::now() + silence - Duration::from_millis(1));
         assert!(is_open(&mut silent_peer, &mut silent).await);
         gate.connections.close_overdue(Instant::now() + 2 * silence);
         assert!(!is_open(&mut silent_peer, &mut silent).await);
         assert!(is_open(&mut asking_peer, &mut asking).await);
         asking.guard.end_request();
         gate.connections.close_overdue(Instant::now() + 2 * silence);
-        assert!(!is_open(&mut asking_peer, &mut asking).await, "the page's deadline begins again after an answer");
+        assert!(
+            !is_open(&mut asking_peer, &mut asking).await,
+            "the page's deadline begins again after an answer"
+        );
     }
 
     #[tokio::test]
     async fn the_oldest_silent_connection_makes_room_and_none_in_use_does() {
-        let (mut gate, address) = gate(Limits { silence: NEVER, silent_per_address: 2, silent: 9, open: 4 });
+        let (mut gate, address) = gate(Limits {
+            silence: NEVER,
+            silent_per_address: 2,
+            silent: 9,
+            open: 4,
+        });
         let mut asking = connected(&mut gate, address).await;
         asking.1.guard.begin_request();
         let mut silent = Vec::new();
@@ -407,7 +487,12 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_is_closed_for_a_connection_that_finds_no_room() {
-        let (mut gate, address) = gate(Limits { silence: NEVER, silent_per_address: 2, silent: 2, open: 2 });
+        let (mut gate, address) = gate(Limits {
+            silence: NEVER,
+            silent_per_address: 2,
+            silent: 2,
+            open: 2,
+        });
         let mut asking = Vec::new();
         for _ in 0..2 {
             let (peer, connection) = connected(&mut gate, address).await;
@@ -416,7 +501,11 @@ mod tests {
         }
         let accepting = tokio::spawn(async move { drop(gate.next().await) });
         let mut refused = TcpStream::connect(address).await.unwrap();
-        assert_eq!(refused.read(&mut [0; 8]).await.unwrap_or(0), 0, "it is closed");
+        assert_eq!(
+            refused.read(&mut [0; 8]).await.unwrap_or(0),
+            0,
+            "it is closed"
+        );
         accepting.abort();
         for (peer, connection) in &mut asking {
             assert!(is_open(peer, connection).await);

@@ -1,5 +1,5 @@
-//! The status as one JSON document, the same from `orchestrator status --output json` and from the status page. Fields
-//! are added, never renamed; `SCHEMA` rises when one is removed.
+//! The status as one JSON document, the same from `orchestrator status --output json` and from the
+//! status page. Fields are added, never renamed; `SCHEMA` rises when one is removed.
 
 use protocol::v1::{RunningTrial, StatusReply, SweepStatus, WorkerStatus};
 use serde_json::{Value, json};

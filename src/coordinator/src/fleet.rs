@@ -1,5 +1,5 @@
-//! Service Fleet: one task per worker's stream, which reads messages, checks them and passes them on. The owner
-//! decides on them.
+//! Service Fleet: one task per worker's stream, which reads messages, checks them and passes them
+//! on. The owner decides on them.
 
 use std::time::Duration;
 
@@ -34,7 +34,11 @@ impl Fleet for FleetService {
     }
 }
 
-async fn serve(mut incoming: Streaming<v1::WorkerMessage>, outgoing: ToWorker, owner: mpsc::Sender<Message>) {
+async fn serve(
+    mut incoming: Streaming<v1::WorkerMessage>,
+    outgoing: ToWorker,
+    owner: mpsc::Sender<Message>,
+) {
     let hello = match tokio::time::timeout(HELLO_DEADLINE, hear_hello(&mut incoming)).await {
         Ok(Ok(hello)) => hello,
         Ok(Err(status)) => return outgoing.end(status),
@@ -44,9 +48,21 @@ async fn serve(mut incoming: Streaming<v1::WorkerMessage>, outgoing: ToWorker, o
     let (cut, mut is_cut) = oneshot::channel();
     let (accepted, is_accepted) = oneshot::channel();
     let last_word = outgoing.last_word();
-    // The owner has the sending half now; when the owner drops it, the worker must see the end of the stream.
-    let stream = Stream { outgoing, cut, accepted: Some(accepted) };
-    if owner.send(Message::Connected { hello: Box::new(hello), stream }).await.is_err() {
+    // The owner has the sending half now; when the owner drops it, the worker must see the end of
+    // the stream.
+    let stream = Stream {
+        outgoing,
+        cut,
+        accepted: Some(accepted),
+    };
+    if owner
+        .send(Message::Connected {
+            hello: Box::new(hello),
+            stream,
+        })
+        .await
+        .is_err()
+    {
         return;
     }
     if is_accepted.await.is_err() {
@@ -65,7 +81,15 @@ async fn serve(mut incoming: Streaming<v1::WorkerMessage>, outgoing: ToWorker, o
                 break;
             }
         };
-        if owner.send(Message::Said { worker: worker.clone(), connection, message }).await.is_err() {
+        if owner
+            .send(Message::Said {
+                worker: worker.clone(),
+                connection,
+                message,
+            })
+            .await
+            .is_err()
+        {
             return;
         }
     }

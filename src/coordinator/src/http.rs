@@ -1,6 +1,7 @@
-//! The read-only page for users and Prometheus: `/` (HTML), `/status` (JSON), `/metrics`. It sends the owner the same
-//! question as `orchestrator status`, and can change nothing. It answers only requests that name its own address, so
-//! that no other site in a browser can read it through a name that resolves to this address.
+//! The read-only page for users and Prometheus: `/` (HTML), `/status` (JSON), `/metrics`. It sends
+//! the owner the same question as `orchestrator status`, and can change nothing. It answers only
+//! requests that name its own address, so that no other site in a browser can read it through a
+//! name that resolves to this address.
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -36,7 +37,8 @@ impl Page {
         self.address
     }
 
-    /// Starts the page. If it is not on loopback, every request must carry `authorization: Bearer TOKEN`.
+    /// Starts the page. If it is not on loopback, every request must carry `authorization: Bearer
+    /// TOKEN`.
     pub(crate) async fn start(
         address: SocketAddr,
         names: Vec<String>,
@@ -47,8 +49,13 @@ impl Page {
         if !is_local && tokens.is_none() {
             return Err(Error::NeedsToken { address });
         }
-        let failed = |source| Error::Listen { address: address.to_string(), source };
-        let listener = tokio::net::TcpListener::bind(address).await.and_then(tokio::net::TcpListener::into_std);
+        let failed = |source| Error::Listen {
+            address: address.to_string(),
+            source,
+        };
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .and_then(tokio::net::TcpListener::into_std);
         let listener = listener.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let gate = Gate::new(listener, Limits::of_process()).map_err(failed)?;
@@ -61,7 +68,10 @@ impl Page {
         if let Some(tokens) = tokens.filter(|_| !is_local) {
             router = router.layer(from_fn_with_state(tokens, check));
         }
-        let router = router.layer(from_fn_with_state(Hosts::new(address.ip(), names), check_host));
+        let router = router.layer(from_fn_with_state(
+            Hosts::new(address.ip(), names),
+            check_host,
+        ));
         let task = tokio::spawn(async move {
             let service = router.into_make_service_with_connect_info::<Guard>();
             if let Err(error) = axum::serve(gate, service).await {
@@ -78,7 +88,8 @@ impl Drop for Page {
     }
 }
 
-/// Keeps the connection while a request on it is answered. The peer then has to send the next request in time.
+/// Keeps the connection while a request on it is answered. The peer then has to send the next
+/// request in time.
 async fn hold(ConnectInfo(guard): ConnectInfo<Guard>, request: Request, next: Next) -> Response {
     guard.begin_request();
     let response = next.run(request).await;
@@ -95,15 +106,23 @@ struct Hosts {
 
 impl Hosts {
     fn new(bound: IpAddr, names: Vec<String>) -> Self {
-        Self { bound, names: names.into_iter().map(|name| bare(&name)).collect() }
+        Self {
+            bound,
+            names: names.into_iter().map(|name| bare(&name)).collect(),
+        }
     }
 
-    /// Returns true for this page's hosts. A typed address is this machine's, and not the name of another site.
+    /// Returns true for this page's hosts. A typed address is this machine's, and not the name of
+    /// another site.
     fn include(&self, host: &str) -> bool {
         let host = bare(host);
         let is_everywhere = self.bound.is_unspecified();
         let by_address = match host.parse::<IpAddr>() {
-            Ok(address) => address == self.bound || is_everywhere || self.bound.is_loopback() && address.is_loopback(),
+            Ok(address) => {
+                address == self.bound
+                    || is_everywhere
+                    || self.bound.is_loopback() && address.is_loopback()
+            }
             Err(_) => host == "localhost" && (self.bound.is_loopback() || is_everywhere),
         };
         by_address || self.names.contains(&host)
@@ -123,8 +142,19 @@ fn bare(host: &str) -> String {
 }
 
 async fn check_host(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
-    let named = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or_default());
-    let named: Vec<&str> = named.chain(request.uri().authority().map(|authority| authority.as_str())).collect();
+    let named = request
+        .headers()
+        .get_all(header::HOST)
+        .iter()
+        .map(|host| host.to_str().unwrap_or_default());
+    let named: Vec<&str> = named
+        .chain(
+            request
+                .uri()
+                .authority()
+                .map(|authority| authority.as_str()),
+        )
+        .collect();
     if !named.is_empty() && named.iter().all(|host| hosts.include(host)) {
         return next.run(request).await;
     }
@@ -133,7 +163,12 @@ async fn check_host(State(hosts): State<Hosts>, request: Request, next: Next) ->
         "This is the status page of an orchestrator. It answers to its own address, and was asked for as `{asked}`.\n\
          If that name is right, start the coordinator with `--http-host NAME`.\n"
     );
-    (StatusCode::MISDIRECTED_REQUEST, [(header::X_CONTENT_TYPE_OPTIONS, "nosniff")], text).into_response()
+    (
+        StatusCode::MISDIRECTED_REQUEST,
+        [(header::X_CONTENT_TYPE_OPTIONS, "nosniff")],
+        text,
+    )
+        .into_response()
 }
 
 async fn check(State(tokens): State<AcceptedTokens>, request: Request, next: Next) -> Response {
@@ -141,14 +176,27 @@ async fn check(State(tokens): State<AcceptedTokens>, request: Request, next: Nex
     if carried.is_some_and(|value| tokens.are_carried_by(value.as_bytes(), Instant::now())) {
         next.run(request).await
     } else {
-        (StatusCode::UNAUTHORIZED, "authorization: Bearer TOKEN is wanted\n").into_response()
+        (
+            StatusCode::UNAUTHORIZED,
+            "authorization: Bearer TOKEN is wanted\n",
+        )
+            .into_response()
     }
 }
 
 async fn ask(owner: &Owner) -> Result<v1::StatusReply, Response> {
-    let ends = || (StatusCode::SERVICE_UNAVAILABLE, "the coordinator is ending\n").into_response();
+    let ends = || {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the coordinator is ending\n",
+        )
+            .into_response()
+    };
     let (reply, answer) = oneshot::channel();
-    let read = Read::Status { sweep: String::new(), reply };
+    let read = Read::Status {
+        sweep: String::new(),
+        reply,
+    };
     owner.send(Message::Read(read)).await.map_err(|_| ends())?;
     match answer.await {
         Ok(Ok(status)) => Ok(status),
@@ -173,16 +221,31 @@ async fn page(State(owner): State<Owner>) -> Result<Html<String>, Response> {
 fn as_metrics(status: &v1::StatusReply) -> String {
     let mut text = String::new();
     let mut gauge = |name: &str, help: &str, values: &[(String, u64)]| {
-        let _ = writeln!(text, "# HELP orchestrator_{name} {help}\n# TYPE orchestrator_{name} gauge");
+        let _ = writeln!(
+            text,
+            "# HELP orchestrator_{name} {help}\n# TYPE orchestrator_{name} gauge"
+        );
         for (labels, value) in values {
             let _ = writeln!(text, "orchestrator_{name}{labels} {value}");
         }
     };
     let single = |value: u64| vec![(String::new(), value)];
-    gauge("journal_bytes", "Disk that the journal occupies.", &single(status.journal_bytes));
-    gauge("checkpoint_bytes", "Disk that checkpoints of running trials occupy.", &single(status.checkpoint_bytes));
+    gauge(
+        "journal_bytes",
+        "Disk that the journal occupies.",
+        &single(status.journal_bytes),
+    );
+    gauge(
+        "checkpoint_bytes",
+        "Disk that checkpoints of running trials occupy.",
+        &single(status.checkpoint_bytes),
+    );
     let fault = u64::from(!status.storage_fault.is_empty());
-    gauge("storage_fault", "1 while the journal cannot be written.", &single(fault));
+    gauge(
+        "storage_fault",
+        "1 while the journal cannot be written.",
+        &single(fault),
+    );
     let mut trials = Vec::new();
     let mut cells = Vec::new();
     for sweep in &status.sweeps {
@@ -194,33 +257,61 @@ fn as_metrics(status: &v1::StatusReply) -> String {
             ("failed", sweep.failed),
             ("cancelled", sweep.cancelled),
         ];
-        trials.extend(phases.map(|(phase, count)| (format!("{{sweep=\"{name}\",phase=\"{phase}\"}}"), count)));
-        cells.push((format!("{{sweep=\"{name}\",complete=\"yes\"}}"), sweep.complete_cells));
+        trials.extend(
+            phases.map(|(phase, count)| (format!("{{sweep=\"{name}\",phase=\"{phase}\"}}"), count)),
+        );
+        cells.push((
+            format!("{{sweep=\"{name}\",complete=\"yes\"}}"),
+            sweep.complete_cells,
+        ));
         let open = sweep.cells.saturating_sub(sweep.complete_cells);
         cells.push((format!("{{sweep=\"{name}\",complete=\"no\"}}"), open));
     }
     gauge("trials", "Trials of a sweep by phase.", &trials);
     gauge("cells", "Cells of a sweep.", &cells);
     let mut slots = Vec::new();
-    for worker in status.workers.iter().filter(|worker| worker.presence != "gone") {
+    for worker in status
+        .workers
+        .iter()
+        .filter(|worker| worker.presence != "gone")
+    {
         let labels = |use_: &str| {
             let (name, presence) = (escaped(&worker.worker), &worker.presence);
             format!("{{worker=\"{name}\",presence=\"{presence}\",use=\"{use_}\"}}")
         };
         slots.push((labels("busy"), u64::from(worker.busy_slots)));
-        slots.push((labels("free"), u64::from(worker.slots.saturating_sub(worker.busy_slots))));
+        slots.push((
+            labels("free"),
+            u64::from(worker.slots.saturating_sub(worker.busy_slots)),
+        ));
     }
     gauge("slots", "Slots of a worker.", &slots);
-    let present = status.workers.iter().filter(|worker| worker.presence != "gone");
-    let work_dirs: Vec<_> =
-        present.map(|worker| (format!("{{worker=\"{}\"}}", escaped(&worker.worker)), worker.work_dir_bytes)).collect();
-    gauge("work_dir_bytes", "Disk that checkpoints and logs in a worker's work directory occupy.", &work_dirs);
+    let present = status
+        .workers
+        .iter()
+        .filter(|worker| worker.presence != "gone");
+    let work_dirs: Vec<_> = present
+        .map(|worker| {
+            (
+                format!("{{worker=\"{}\"}}", escaped(&worker.worker)),
+                worker.work_dir_bytes,
+            )
+        })
+        .collect();
+    gauge(
+        "work_dir_bytes",
+        "Disk that checkpoints and logs in a worker's work directory occupy.",
+        &work_dirs,
+    );
     text
 }
 
 /// Escapes the value of a label.
 fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 fn as_html(status: &v1::StatusReply) -> String {
@@ -230,13 +321,26 @@ fn as_html(status: &v1::StatusReply) -> String {
          td:first-child,th:first-child,td.text{text-align:left}</style><h1>orchestrator</h1>",
     );
     if !status.storage_fault.is_empty() {
-        let _ = write!(page, "<p><strong>Nothing is acknowledged:</strong> {}</p>", html(&status.storage_fault));
+        let _ = write!(
+            page,
+            "<p><strong>Nothing is acknowledged:</strong> {}</p>",
+            html(&status.storage_fault)
+        );
     }
     page.push_str(
         "<h2>Sweeps</h2><table><tr><th>sweep<th>cells<th>succeeded<th>running<th>waiting<th>failed<th>cancelled",
     );
     for sweep in &status.sweeps {
-        let v1::SweepStatus { complete_cells, cells, succeeded, running, waiting, failed, cancelled, .. } = sweep;
+        let v1::SweepStatus {
+            complete_cells,
+            cells,
+            succeeded,
+            running,
+            waiting,
+            failed,
+            cancelled,
+            ..
+        } = sweep;
         let _ = write!(
             page,
             "<tr><td>{}<td>{complete_cells}/{cells}<td>{succeeded}<td>{running}<td>{waiting}<td>{failed}<td>{cancelled}",
@@ -245,25 +349,53 @@ fn as_html(status: &v1::StatusReply) -> String {
     }
     page.push_str("</table><h2>Running</h2><table><tr><th>trial<th>seed<th>epoch<th>images/s<th>accuracy<th>condition");
     for trial in status.sweeps.iter().flat_map(|sweep| &sweep.running_trials) {
-        let accuracy =
-            trial.accuracy.map_or_else(String::new, |accuracy| format!("{} %", sweep::Share::new(accuracy, 0)));
-        let v1::RunningTrial { seed, epoch, num_epochs, images_per_s, condition, .. } = trial;
+        let accuracy = trial.accuracy.map_or_else(String::new, |accuracy| {
+            format!("{} %", sweep::Share::new(accuracy, 0))
+        });
+        let v1::RunningTrial {
+            seed,
+            epoch,
+            num_epochs,
+            images_per_s,
+            condition,
+            ..
+        } = trial;
         let cell = html(&trial.cell);
-        let epoch = if *num_epochs == 0 { "starting".to_owned() } else { format!("{epoch}/{num_epochs}") };
-        let _ = write!(page, "<tr><td>{cell}<td>{seed}<td>{epoch}<td>{images_per_s:.0}<td>{accuracy}<td>{condition}");
+        let epoch = if *num_epochs == 0 {
+            "starting".to_owned()
+        } else {
+            format!("{epoch}/{num_epochs}")
+        };
+        let _ = write!(
+            page,
+            "<tr><td>{cell}<td>{seed}<td>{epoch}<td>{images_per_s:.0}<td>{accuracy}<td>{condition}"
+        );
     }
-    page.push_str("</table><h2>Workers</h2><table><tr><th>worker<th>slots busy<th>presence<th>reason");
+    page.push_str(
+        "</table><h2>Workers</h2><table><tr><th>worker<th>slots busy<th>presence<th>reason",
+    );
     for worker in &status.workers {
-        let v1::WorkerStatus { busy_slots, slots, presence, .. } = worker;
+        let v1::WorkerStatus {
+            busy_slots,
+            slots,
+            presence,
+            ..
+        } = worker;
         let (name, reason) = (html(&worker.worker), html(&worker.reason));
-        let _ = write!(page, "<tr><td>{name}<td>{busy_slots}/{slots}<td>{presence}<td class=text>{reason}");
+        let _ = write!(
+            page,
+            "<tr><td>{name}<td>{busy_slots}/{slots}<td>{presence}<td class=text>{reason}"
+        );
     }
     page.push_str("</table>\n");
     page
 }
 
 fn html(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -288,23 +420,50 @@ mod tests {
             reason: "<script>".into(),
             ..Default::default()
         };
-        v1::StatusReply { sweeps: vec![sweep], workers: vec![worker], journal_bytes: 5, ..Default::default() }
+        v1::StatusReply {
+            sweeps: vec![sweep],
+            workers: vec![worker],
+            journal_bytes: 5,
+            ..Default::default()
+        }
     }
 
     #[test]
     fn only_hosts_that_lead_here_are_answered() {
         let hosts = |bound: &str, names: &[&str]| {
-            Hosts::new(bound.parse().unwrap(), names.iter().map(|name| (*name).to_owned()).collect())
+            Hosts::new(
+                bound.parse().unwrap(),
+                names.iter().map(|name| (*name).to_owned()).collect(),
+            )
         };
-        let (local, everywhere) = (hosts("127.0.0.1", &["Login1.example:80"]), hosts("0.0.0.0", &[]));
-        for host in ["127.0.0.1:7480", "localhost", "LOCALHOST:1", "[::1]:7480", "127.0.0.2", "login1.example:7480"] {
+        let (local, everywhere) = (
+            hosts("127.0.0.1", &["Login1.example:80"]),
+            hosts("0.0.0.0", &[]),
+        );
+        for host in [
+            "127.0.0.1:7480",
+            "localhost",
+            "LOCALHOST:1",
+            "[::1]:7480",
+            "127.0.0.2",
+            "login1.example:7480",
+        ] {
             assert!(local.include(host), "{host}");
         }
-        for host in ["evil.example:7480", "", "10.0.0.1", "localhost.evil.example", "127.0.0.1.evil.example", "[x]"] {
+        for host in [
+            "evil.example:7480",
+            "",
+            "10.0.0.1",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "[x]",
+        ] {
             assert!(!local.include(host), "{host}");
         }
         assert!(
-            everywhere.include("10.1.2.3:7480") && everywhere.include("[fe80::1]") && everywhere.include("localhost")
+            everywhere.include("10.1.2.3:7480")
+                && everywhere.include("[fe80::1]")
+                && everywhere.include("localhost")
         );
         assert!(!everywhere.include("login1.example"));
         let one = hosts("10.1.2.3", &[]);
@@ -314,8 +473,15 @@ mod tests {
     #[test]
     fn metrics_are_in_the_text_format() {
         let text = as_metrics(&status());
-        assert!(text.contains("\norchestrator_trials{sweep=\"a \\\"b\\\" <c>\",phase=\"succeeded\"} 3\n"), "{text}");
-        assert!(text.contains("\norchestrator_slots{worker=\"node-1-2\",presence=\"present\",use=\"free\"} 1\n"));
+        assert!(
+            text.contains(
+                "\norchestrator_trials{sweep=\"a \\\"b\\\" <c>\",phase=\"succeeded\"} 3\n"
+            ),
+            "{text}"
+        );
+        assert!(text.contains(
+            "\norchestrator_slots{worker=\"node-1-2\",presence=\"present\",use=\"free\"} 1\n"
+        ));
         assert!(text.contains("\norchestrator_journal_bytes 5\n"));
     }
 

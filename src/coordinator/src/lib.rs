@@ -1,5 +1,6 @@
-//! The shell around the state machine of `schedule`: gRPC, timers, the journal and the effects of decisions. It
-//! decides nothing itself. Read `options.rs` for the start, `owner.rs` for the loop that owns the state.
+//! The shell around the state machine of `schedule`: gRPC, timers, the journal and the effects of
+//! decisions. It decides nothing itself. Read `options.rs` for the start, `owner.rs` for the loop
+//! that owns the state.
 
 mod clock;
 mod connections;

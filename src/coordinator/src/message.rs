@@ -20,7 +20,8 @@ pub type ToTail = Outbox<v1::TailMessage>;
 pub type Reply<T> = oneshot::Sender<Result<T, Status>>;
 
 pub enum Message {
-    /// A stream has opened with its Hello. The owner keeps both ends; dropping them ends the stream.
+    /// A stream has opened with its Hello. The owner keeps both ends; dropping them ends the
+    /// stream.
     Connected {
         hello: Box<Hello>,
         stream: Stream,
@@ -45,8 +46,8 @@ pub struct Stream {
     /// Nothing is sent on it: dropping it ends the reading half.
     #[expect(dead_code, reason = "only its being dropped means something")]
     pub cut: oneshot::Sender<()>,
-    /// Unblocks the reading half. Messages are read only after the Hello was accepted, because the worker and the
-    /// stream number that it claims may be another's.
+    /// Unblocks the reading half. Messages are read only after the Hello was accepted, because the
+    /// worker and the stream number that it claims may be another's.
     pub accepted: Option<oneshot::Sender<()>>,
 }
 
@@ -61,11 +62,29 @@ impl Stream {
 
 /// A request for a change, answered when the change is durable.
 pub enum Change {
-    Submit { sweep: Box<Sweep>, build: String, reply: Reply<Submission> },
-    Cancel { sweep: String, reply: Reply<u64> },
-    Retry { sweep: String, which: Retry, reply: Reply<u64> },
-    Drain { worker: String, reason: Line, reply: Reply<()> },
-    Undrain { host: String, reply: Reply<()> },
+    Submit {
+        sweep: Box<Sweep>,
+        build: String,
+        reply: Reply<Submission>,
+    },
+    Cancel {
+        sweep: String,
+        reply: Reply<u64>,
+    },
+    Retry {
+        sweep: String,
+        which: Retry,
+        reply: Reply<u64>,
+    },
+    Drain {
+        worker: String,
+        reason: Line,
+        reply: Reply<()>,
+    },
+    Undrain {
+        host: String,
+        reply: Reply<()>,
+    },
 }
 
 pub enum Read {
@@ -77,7 +96,8 @@ pub enum Read {
         sweep: String,
         messages: ToTail,
     },
-    /// Returns the state for a report; nothing if the sweep has not changed since `known` (`SweepState::changed`).
+    /// Returns the state for a report; nothing if the sweep has not changed since `known`
+    /// (`SweepState::changed`).
     Snapshot {
         sweep: String,
         known: Option<u64>,
@@ -90,7 +110,10 @@ pub enum Read {
 }
 
 /// Sends a question and waits for its answer.
-pub async fn ask<T>(owner: &mpsc::Sender<Message>, question: impl FnOnce(Reply<T>) -> Message) -> Result<T, Status> {
+pub async fn ask<T>(
+    owner: &mpsc::Sender<Message>,
+    question: impl FnOnce(Reply<T>) -> Message,
+) -> Result<T, Status> {
     let ends = || Status::unavailable("the coordinator is ending");
     let (reply, answer) = oneshot::channel();
     owner.send(question(reply)).await.map_err(|_| ends())?;
@@ -102,7 +125,9 @@ impl Change {
         match self {
             Self::Submit { reply, .. } => drop(reply.send(Err(status))),
             Self::Cancel { reply, .. } | Self::Retry { reply, .. } => drop(reply.send(Err(status))),
-            Self::Drain { reply, .. } | Self::Undrain { reply, .. } => drop(reply.send(Err(status))),
+            Self::Drain { reply, .. } | Self::Undrain { reply, .. } => {
+                drop(reply.send(Err(status)))
+            }
         }
     }
 }

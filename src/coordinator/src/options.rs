@@ -70,7 +70,9 @@ pub enum Error {
     JournalLost(String),
     #[error("cannot start the thread that owns the state")]
     Thread(#[source] io::Error),
-    #[error("the thread that owns the state has ended, which is a fault of the coordinator: see its log")]
+    #[error(
+        "the thread that owns the state has ended, which is a fault of the coordinator: see its log"
+    )]
     OwnerEnded,
     #[error("the server ended: {0}")]
     Server(String),
@@ -99,8 +101,10 @@ impl Coordinator {
         let opened = tokio::task::spawn_blocking(move || storage::open(&path));
         let opened = opened.await.map_err(|_| Error::OwnerEnded)??;
         let mut handle = serve(listener, address, tokens.clone(), options.config, opened)?;
-        handle.token_watch =
-            options.token_file.zip(tokens).map(|(path, tokens)| tokio::spawn(token_file::watch(path, tokens)));
+        handle.token_watch = options
+            .token_file
+            .zip(tokens)
+            .map(|(path, tokens)| tokio::spawn(token_file::watch(path, tokens)));
         Ok(handle)
     }
 }
@@ -114,14 +118,19 @@ fn serve(
     config: Config,
     (mut state, last, storage): Opened,
 ) -> Result<Handle, Error> {
-    let cannot_listen = |source| Error::Listen { address: address.to_string(), source };
+    let cannot_listen = |source| Error::Listen {
+        address: address.to_string(),
+        source,
+    };
     let clock = Clock::start(last);
     schedule::restart(&mut state, clock.now());
     let (messages, inbox) = mpsc::channel(INBOX);
     let owner_ended = start_owner(Owner::new(state, config, clock, storage), inbox)?;
-    let fleet = FleetServer::new(FleetService { owner: messages.clone() })
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let fleet = FleetServer::new(FleetService {
+        owner: messages.clone(),
+    })
+    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+    .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let control = ControlServer::new(ControlService::new(messages.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -152,7 +161,9 @@ fn serve(
 }
 
 /// Checks the token of a call; a connection with a valid call is no longer closed for lack of one.
-fn admit(tokens: Option<AcceptedTokens>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+fn admit(
+    tokens: Option<AcceptedTokens>,
+) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     let mut check = protocol::token::require(tokens);
     move |request| {
         let request = check(request)?;
@@ -163,17 +174,24 @@ fn admit(tokens: Option<AcceptedTokens>) -> impl FnMut(Request<()>) -> Result<Re
     }
 }
 
-/// Starts the owner. Journalling blocks, so it has its own thread, with its own runtime for its timers.
+/// Starts the owner. Journalling blocks, so it has its own thread, with its own runtime for its
+/// timers.
 fn start_owner(
     owner: Owner,
     inbox: mpsc::Receiver<Message>,
 ) -> Result<oneshot::Receiver<Result<(), StorageFault>>, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(Error::Thread)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(Error::Thread)?;
     let (ended, owner_ended) = oneshot::channel();
     let run = move || {
         let _ = ended.send(runtime.block_on(owner.run(inbox)));
     };
-    std::thread::Builder::new().name("owner".into()).spawn(run).map_err(Error::Thread)?;
+    std::thread::Builder::new()
+        .name("owner".into())
+        .spawn(run)
+        .map_err(Error::Thread)?;
     Ok(owner_ended)
 }
 
@@ -190,9 +208,13 @@ fn bind(listen: Listen, has_token: bool) -> Result<(TcpListener, SocketAddr), Er
         }
         Listen::Bound(listener) => listener,
     };
-    let address = listener.local_addr().map_err(cannot("the given socket".to_owned()))?;
+    let address = listener
+        .local_addr()
+        .map_err(cannot("the given socket".to_owned()))?;
     check(address)?;
-    listener.set_nonblocking(true).map_err(cannot(address.to_string()))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(cannot(address.to_string()))?;
     Ok((listener, address))
 }
 
@@ -202,8 +224,9 @@ impl Handle {
         self.address
     }
 
-    /// Serves the read-only status page and metrics, until the page is dropped. Like the coordinator it needs a token
-    /// to listen on anything but loopback, and then on every request. It answers to its own address and to `names`.
+    /// Serves the read-only status page and metrics, until the page is dropped. Like the
+    /// coordinator it needs a token to listen on anything but loopback, and then on every request.
+    /// It answers to its own address and to `names`.
     pub async fn serve_http(&self, address: SocketAddr, names: Vec<String>) -> Result<Page, Error> {
         Page::start(address, names, self.tokens.clone(), self.messages.clone()).await
     }
@@ -244,7 +267,11 @@ impl Handle {
         if let Some(stop) = self.stop_server.take() {
             let _ = stop.send(());
         }
-        if !self.server_ended && tokio::time::timeout(LAST_CALLS, &mut self.server).await.is_err() {
+        if !self.server_ended
+            && tokio::time::timeout(LAST_CALLS, &mut self.server)
+                .await
+                .is_err()
+        {
             self.server.abort();
         }
         ended?.map_err(|fault| Error::JournalLost(fault.reason))

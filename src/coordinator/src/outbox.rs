@@ -1,11 +1,14 @@
-//! Messages under way to one peer, bounded by their bytes: a peer that does not read must not fill the memory.
+//! Messages under way to one peer, bounded by their bytes: a peer that does not read must not fill
+//! the memory.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use prost::Message;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{
+    UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::Stream;
 use tonic::Status;
@@ -34,15 +37,31 @@ pub struct LastWord<T>(WeakUnboundedSender<Queued<T>>);
 
 pub fn outbox<T>(limit: u32) -> (Outbox<T>, Taken<T>) {
     let (queue, taken) = unbounded_channel();
-    (Outbox { queue, room: Arc::new(Semaphore::new(limit as usize)), limit }, Taken(taken))
+    (
+        Outbox {
+            queue,
+            room: Arc::new(Semaphore::new(limit as usize)),
+            limit,
+        },
+        Taken(taken),
+    )
 }
 
 impl<T: Message> Outbox<T> {
-    /// Queues a message. False: the peer does not read, or not fast enough. A single message may exceed the limit.
+    /// Queues a message. False: the peer does not read, or not fast enough. A single message may
+    /// exceed the limit.
     pub fn send(&self, message: T) -> bool {
-        let bytes = u32::try_from(message.encoded_len().saturating_add(OVERHEAD)).unwrap_or(u32::MAX).min(self.limit);
+        let bytes = u32::try_from(message.encoded_len().saturating_add(OVERHEAD))
+            .unwrap_or(u32::MAX)
+            .min(self.limit);
         match self.room.clone().try_acquire_many_owned(bytes) {
-            Ok(room) => self.queue.send(Queued { message: Ok(message), _room: Some(room) }).is_ok(),
+            Ok(room) => self
+                .queue
+                .send(Queued {
+                    message: Ok(message),
+                    _room: Some(room),
+                })
+                .is_ok(),
             Err(_) => false,
         }
     }
@@ -51,7 +70,10 @@ impl<T: Message> Outbox<T> {
 impl<T> Outbox<T> {
     /// Ends the stream with this status, whether there is room or not.
     pub fn end(&self, status: Status) {
-        let _ = self.queue.send(Queued { message: Err(status), _room: None });
+        let _ = self.queue.send(Queued {
+            message: Err(status),
+            _room: None,
+        });
     }
 
     pub fn last_word(&self) -> LastWord<T> {
@@ -71,7 +93,10 @@ impl<T> Outbox<T> {
 impl<T> LastWord<T> {
     pub fn end(&self, status: Status) {
         if let Some(queue) = self.0.upgrade() {
-            let _ = queue.send(Queued { message: Err(status), _room: None });
+            let _ = queue.send(Queued {
+                message: Err(status),
+                _room: None,
+            });
         }
     }
 }
@@ -80,7 +105,9 @@ impl<T> Stream for Taken<T> {
     type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(context).map(|queued| queued.map(|queued| queued.message))
+        self.0
+            .poll_recv(context)
+            .map(|queued| queued.map(|queued| queued.message))
     }
 }
 
@@ -93,19 +120,29 @@ mod tests {
     use super::*;
 
     fn note(bytes: usize) -> TailMessage {
-        TailMessage { message: Some(Note("x".repeat(bytes))) }
+        TailMessage {
+            message: Some(Note("x".repeat(bytes))),
+        }
     }
 
     #[tokio::test]
     async fn a_reader_that_does_not_read_costs_no_more_than_the_limit() {
         let (outbox, mut taken) = outbox::<TailMessage>(1 << 20);
-        let accepted = (0..10_000).take_while(|_| outbox.send(note(10_000))).count();
-        assert!((90..=104).contains(&accepted), "{accepted} messages of 10 kB under a limit of 1 MiB");
+        let accepted = (0..10_000)
+            .take_while(|_| outbox.send(note(10_000)))
+            .count();
+        assert!(
+            (90..=104).contains(&accepted),
+            "{accepted} messages of 10 kB under a limit of 1 MiB"
+        );
         assert!(!outbox.is_empty());
         for _ in 0..accepted {
             taken.next().await.unwrap().unwrap();
         }
-        assert!(outbox.is_empty() && outbox.send(note(10_000)), "what was taken makes room");
+        assert!(
+            outbox.is_empty() && outbox.send(note(10_000)),
+            "what was taken makes room"
+        );
     }
 
     #[tokio::test]

@@ -1,9 +1,11 @@
-//! The one task that owns the state. It takes the messages that have arrived, lets `schedule::turn` decide on all of
-//! them, journals the events in one transaction, and only then answers and acts (promise P3).
+//! The one task that owns the state. It takes the messages that have arrived, lets `schedule::turn`
+//! decide on all of them, journals the events in one transaction, and only then answers and acts
+//! (promise P3).
 //!
-//! When the journal cannot be written, the turn is kept and retried. Until the retry succeeds nothing new is decided,
-//! all changes are refused with the reason, and workers continue to train. The state may then be ahead of the journal,
-//! but no peer is sent anything that the journal does not have.
+//! When the journal cannot be written, the turn is kept and retried. Until the retry succeeds
+//! nothing new is decided, all changes are refused with the reason, and workers continue to train.
+//! The state may then be ahead of the journal, but no peer is sent anything that the journal does
+//! not have.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -23,7 +25,8 @@ use crate::storage::{Storage, StorageFault};
 use crate::streams::Streams;
 use crate::tail::Tails;
 
-/// Maximum number of messages in one turn: bounds the size of a transaction and the wait of the first for the last.
+/// Maximum number of messages in one turn: bounds the size of a transaction and the wait of the
+/// first for the last.
 const MAX_BATCH: usize = 1024;
 /// Deadlines are checked when no message waits, or after this time.
 const TICK_OVERDUE_MS: Millis = 5_000;
@@ -68,7 +71,11 @@ struct Rest {
 /// The receiver of the answer to an input.
 enum After {
     Nobody,
-    Stream { worker: WorkerId, connection: u64, stream: Stream },
+    Stream {
+        worker: WorkerId,
+        connection: u64,
+        stream: Stream,
+    },
     Leaving(WorkerId),
     Change(Asked),
 }
@@ -83,10 +90,20 @@ impl Owner {
     pub fn new(state: State, config: Config, clock: Clock, storage: Box<dyn Storage>) -> Self {
         let last_tick = clock.now();
         let (streams, tails) = (Streams::default(), Tails::default());
-        Self { state, config, clock, storage, streams, tails, fault: None, last_tick }
+        Self {
+            state,
+            config,
+            clock,
+            storage,
+            streams,
+            tails,
+            fault: None,
+            last_tick,
+        }
     }
 
-    /// Runs until a stop message, until no sender is left, or until the journal cannot be used again.
+    /// Runs until a stop message, until no sender is left, or until the journal cannot be used
+    /// again.
     pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Result<(), StorageFault> {
         // A coordinator that has just started may have trials to place.
         self.turn(vec![(Input::Tick, After::Nobody)], self.clock.now());
@@ -134,7 +151,12 @@ impl Owner {
                 message => inputs.extend(self.hear(message)),
             }
         }
-        inputs.extend(self.streams.take_cut().into_iter().map(|input| (input, After::Nobody)));
+        inputs.extend(
+            self.streams
+                .take_cut()
+                .into_iter()
+                .map(|input| (input, After::Nobody)),
+        );
         let now = self.clock.now();
         if self.tick_is_due(now) && (all_heard || now > self.last_tick + TICK_OVERDUE_MS) {
             self.last_tick = now;
@@ -156,17 +178,39 @@ impl Owner {
             Message::Connected { hello, stream } => {
                 let worker = hello.worker.clone();
                 let connection = hello.connection;
-                let after = After::Stream { worker: worker.clone(), connection, stream };
-                let protocol::Hello { secret, info, running, ended, .. } = *hello;
-                Some((Input::Connected { worker, connection, secret: secret.hash(), info, running, ended }, after))
+                let after = After::Stream {
+                    worker: worker.clone(),
+                    connection,
+                    stream,
+                };
+                let protocol::Hello {
+                    secret,
+                    info,
+                    running,
+                    ended,
+                    ..
+                } = *hello;
+                Some((
+                    Input::Connected {
+                        worker,
+                        connection,
+                        secret: secret.hash(),
+                        info,
+                        running,
+                        ended,
+                    },
+                    after,
+                ))
             }
             Message::Closed { worker, connection } => {
                 self.streams.remove(&worker, connection);
                 Some((Input::Disconnected { worker, connection }, After::Nobody))
             }
-            Message::Said { worker, connection, message } if self.streams.is_current(&worker, connection) => {
-                self.said(worker, message)
-            }
+            Message::Said {
+                worker,
+                connection,
+                message,
+            } if self.streams.is_current(&worker, connection) => self.said(worker, message),
             Message::Said { .. } | Message::Change(_) | Message::Read(_) | Message::Stop => None,
         }
     }
@@ -175,7 +219,8 @@ impl Owner {
         use protocol::FromWorker;
         match message {
             FromWorker::Hello(_) => {
-                self.streams.disconnect(&worker, "Hello was said twice on one stream");
+                self.streams
+                    .disconnect(&worker, "Hello was said twice on one stream");
                 None
             }
             FromWorker::Heartbeat { running, disk } => {
@@ -185,18 +230,24 @@ impl Owner {
                 Some((Input::Heartbeat { worker, running }, After::Nobody))
             }
             FromWorker::Ended(ended) => Some((Input::Ended { worker, ended }, After::Nobody)),
-            FromWorker::Leaving { reason } => {
-                Some((Input::Leaving { worker: worker.clone(), reason }, After::Leaving(worker)))
-            }
+            FromWorker::Leaving { reason } => Some((
+                Input::Leaving {
+                    worker: worker.clone(),
+                    reason,
+                },
+                After::Leaving(worker),
+            )),
         }
     }
 
-    /// Sends a worker the files that it may remove. Not while the state is ahead of the journal: removal is final.
+    /// Sends a worker the files that it may remove. Not while the state is ahead of the journal:
+    /// removal is final.
     fn answer_seen(&mut self, worker: &WorkerId, seen: &[TrialId]) {
         if self.fault.is_none() {
             let leftovers = schedule::leftovers(&self.state, seen, self.clock.now());
             if !leftovers.is_empty() {
-                self.streams.send(worker, FromCoordinator::Remove(leftovers));
+                self.streams
+                    .send(worker, FromCoordinator::Remove(leftovers));
             }
         }
     }
@@ -205,33 +256,66 @@ impl Owner {
         Some(match change {
             Change::Submit { build, reply, .. } if build != self.config.build => {
                 let own = &self.config.build;
-                let reason =
-                    format!("this command is of build `{build}`, the coordinator of `{own}`: use those of one build");
+                let reason = format!(
+                    "this command is of build `{build}`, the coordinator of `{own}`: use those of one build"
+                );
                 let _ = reply.send(Err(Status::failed_precondition(reason)));
                 return None;
             }
-            Change::Submit { sweep, reply, .. } => (Input::Submit { sweep }, After::Change(Asked::Submit(reply))),
+            Change::Submit { sweep, reply, .. } => {
+                (Input::Submit { sweep }, After::Change(Asked::Submit(reply)))
+            }
             Change::Cancel { sweep, reply } => {
                 let reason = "cancelled by a user".into();
-                (Input::Cancel { sweep, reason }, After::Change(Asked::Count(reply)))
+                (
+                    Input::Cancel { sweep, reason },
+                    After::Change(Asked::Count(reply)),
+                )
             }
-            Change::Retry { sweep, which, reply } => {
-                (Input::Retry { sweep, which }, After::Change(Asked::Count(reply)))
-            }
-            Change::Drain { worker, reason, reply } => {
-                (Input::Drain { name: worker, reason }, After::Change(Asked::Done(reply)))
-            }
-            Change::Undrain { host, reply } => (Input::Undrain { name: host }, After::Change(Asked::Done(reply))),
+            Change::Retry {
+                sweep,
+                which,
+                reply,
+            } => (
+                Input::Retry { sweep, which },
+                After::Change(Asked::Count(reply)),
+            ),
+            Change::Drain {
+                worker,
+                reason,
+                reply,
+            } => (
+                Input::Drain {
+                    name: worker,
+                    reason,
+                },
+                After::Change(Asked::Done(reply)),
+            ),
+            Change::Undrain { host, reply } => (
+                Input::Undrain { name: host },
+                After::Change(Asked::Done(reply)),
+            ),
         })
     }
 
-    /// Runs one turn. `now` is the time at which it became due: if the process is stopped in between, a later time
-    /// must not count.
+    /// Runs one turn. `now` is the time at which it became due: if the process is stopped in
+    /// between, a later time must not count.
     fn turn(&mut self, inputs: Vec<(Input, After)>, now: Millis) {
         let (inputs, afters): (Vec<Input>, Vec<After>) = inputs.into_iter().unzip();
-        let Turn { recorded, answers, effects } = schedule::turn(&mut self.state, &self.config, &inputs, now);
-        debug_assert_eq!(schedule::check(&self.state), [], "an invariant of the state does not hold");
-        let rest = Rest { answers: afters.into_iter().zip(answers).collect(), effects };
+        let Turn {
+            recorded,
+            answers,
+            effects,
+        } = schedule::turn(&mut self.state, &self.config, &inputs, now);
+        debug_assert_eq!(
+            schedule::check(&self.state),
+            [],
+            "an invariant of the state does not hold"
+        );
+        let rest = Rest {
+            answers: afters.into_iter().zip(answers).collect(),
+            effects,
+        };
         if recorded.is_empty() {
             return self.finish(&recorded, rest);
         }
@@ -245,7 +329,13 @@ impl Owner {
                     );
                 }
                 let retry_at = Instant::now() + FIRST_PAUSE;
-                self.fault = Some(Fault { cause, recorded, rest, retry_at, pause: FIRST_PAUSE });
+                self.fault = Some(Fault {
+                    cause,
+                    recorded,
+                    rest,
+                    retry_at,
+                    pause: FIRST_PAUSE,
+                });
             }
         }
     }
@@ -258,12 +348,18 @@ impl Owner {
         for effect in rest.effects {
             self.perform(effect);
         }
-        self.tell_tails(|tails, owner| tails.events(recorded, owner.state, owner.config, owner.now));
+        self.tell_tails(|tails, owner| {
+            tails.events(recorded, owner.state, owner.config, owner.now)
+        });
     }
 
     /// Updates the `tail` calls. A panic there ends these calls and nothing else.
     pub(crate) fn tell_tails(&mut self, tell: impl FnOnce(&mut Tails, Looking<'_>)) {
-        let looking = Looking { state: &self.state, config: &self.config, now: self.clock.now() };
+        let looking = Looking {
+            state: &self.state,
+            config: &self.config,
+            now: self.clock.now(),
+        };
         if catch_unwind(AssertUnwindSafe(|| tell(&mut self.tails, looking))).is_err() {
             self.tails = Tails::default();
         }
@@ -273,54 +369,116 @@ impl Owner {
         match (after, answer) {
             (After::Nobody, Ok(_)) => {}
             (After::Nobody, Err(rejected)) => tracing::debug!(%rejected, "nothing changes"),
-            (After::Stream { worker, connection, mut stream }, Ok(_)) => {
+            (
+                After::Stream {
+                    worker,
+                    connection,
+                    mut stream,
+                },
+                Ok(_),
+            ) => {
                 stream.accept();
                 let (heartbeat_ms, lease_ms) = (self.config.heartbeat_ms, self.config.lease_ms);
                 tracing::info!(%worker, connection, "worker connected");
                 self.streams.insert(worker.clone(), connection, stream);
-                self.streams.send(&worker, FromCoordinator::Welcome { heartbeat_ms, lease_ms });
+                self.streams.send(
+                    &worker,
+                    FromCoordinator::Welcome {
+                        heartbeat_ms,
+                        lease_ms,
+                    },
+                );
             }
-            (After::Stream { worker, stream, .. }, Err(rejected @ Rejected::StaleConnection { .. })) => {
+            (
+                After::Stream { worker, stream, .. },
+                Err(rejected @ Rejected::StaleConnection { .. }),
+            ) => {
                 tracing::debug!(%worker, %rejected, "closing an old stream");
                 stream.outgoing.end(Status::aborted(rejected.to_string()));
             }
             (After::Stream { worker, stream, .. }, Err(rejected)) => {
                 tracing::warn!(%worker, %rejected, "refusing a worker");
-                let refused = FromCoordinator::Refused { reason: rejected.to_string() };
+                let refused = FromCoordinator::Refused {
+                    reason: rejected.to_string(),
+                };
                 stream.outgoing.send(refused.into());
             }
             // The reply that lets the worker end.
             (After::Leaving(worker), Ok(_)) => {
-                self.streams.send(&worker, FromCoordinator::Drain { reason: "the worker leaves".to_owned() });
+                self.streams.send(
+                    &worker,
+                    FromCoordinator::Drain {
+                        reason: "the worker leaves".to_owned(),
+                    },
+                );
             }
-            (After::Leaving(worker), Err(rejected)) => tracing::debug!(%worker, %rejected, "nothing changes"),
-            (After::Change(asked), answer) => asked.answer(answer.map_err(|rejected| status_of(&rejected))),
+            (After::Leaving(worker), Err(rejected)) => {
+                tracing::debug!(%worker, %rejected, "nothing changes")
+            }
+            (After::Change(asked), answer) => {
+                asked.answer(answer.map_err(|rejected| status_of(&rejected)))
+            }
         }
     }
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Start { worker, slot, trial, attempt } => match self.state.spec_of(trial) {
+            Effect::Start {
+                worker,
+                slot,
+                trial,
+                attempt,
+            } => match self.state.spec_of(trial) {
                 Some(spec) => {
-                    let since = self.state.trials.get(&trial).map_or(attempt, |trial| trial.since);
-                    let start = FromCoordinator::Start { trial, attempt, slot, since, spec: Box::new(spec) };
+                    let since = self
+                        .state
+                        .trials
+                        .get(&trial)
+                        .map_or(attempt, |trial| trial.since);
+                    let start = FromCoordinator::Start {
+                        trial,
+                        attempt,
+                        slot,
+                        since,
+                        spec: Box::new(spec),
+                    };
                     self.streams.send(&worker, start);
                 }
                 None => tracing::error!(%trial, "a trial was dispatched that no sweep lists"),
             },
-            Effect::Stop { worker, trial, attempt, reason } => {
-                self.streams.send(&worker, FromCoordinator::Stop { trial, attempt, reason });
+            Effect::Stop {
+                worker,
+                trial,
+                attempt,
+                reason,
+            } => {
+                self.streams.send(
+                    &worker,
+                    FromCoordinator::Stop {
+                        trial,
+                        attempt,
+                        reason,
+                    },
+                );
             }
-            Effect::Acknowledge { worker, trial, attempt } => {
-                self.streams.send(&worker, FromCoordinator::Acknowledged { trial, attempt });
+            Effect::Acknowledge {
+                worker,
+                trial,
+                attempt,
+            } => {
+                self.streams
+                    .send(&worker, FromCoordinator::Acknowledged { trial, attempt });
             }
-            Effect::Drain { worker, reason } => self.streams.send(&worker, FromCoordinator::Drain { reason }),
+            Effect::Drain { worker, reason } => self
+                .streams
+                .send(&worker, FromCoordinator::Drain { reason }),
             Effect::Disconnect { worker, reason } => self.streams.disconnect(&worker, &reason),
         }
     }
 
     fn tick_is_due(&self, now: Millis) -> bool {
-        schedule::next_deadline(&self.state, &self.config, now).is_some_and(|deadline| deadline <= now)
+        schedule::next_deadline(&self.state, &self.config, now)
+            .is_some_and(|deadline| deadline <= now)
     }
 
     fn wait(&self, now: Millis) -> Duration {
@@ -333,7 +491,9 @@ impl Owner {
         let deadline = schedule::next_deadline(&self.state, &self.config, now);
         let next = deadline.into_iter().chain(self.tails.due()).min();
         // A deadline that has passed and changes nothing must not make the loop spin.
-        let wait = next.map_or(LONGEST_WAIT, |next| Duration::from_millis(next.saturating_sub(now).max(5)));
+        let wait = next.map_or(LONGEST_WAIT, |next| {
+            Duration::from_millis(next.saturating_sub(now).max(5))
+        });
         let noticed = schedule::longest_wait(&self.state, &self.config).map(Duration::from_millis);
         noticed.map_or(wait, |noticed| wait.min(noticed))
     }
@@ -341,13 +501,18 @@ impl Owner {
     /// Extends leases: after a SIGSTOP, a suspension or on a slow disk workers only look silent.
     fn forgive(&mut self, gap: Millis) {
         if schedule::held_up(&mut self.state, &self.config, gap, self.clock.now()) {
-            tracing::warn!(gap_ms = gap, "the coordinator itself was held up; nobody's silence in that time counts");
+            tracing::warn!(
+                gap_ms = gap,
+                "the coordinator itself was held up; nobody's silence in that time counts"
+            );
         }
     }
 
     /// Returns true if the journal works, after a retry of the kept turn.
     fn mended(&mut self) -> bool {
-        let Some(mut fault) = self.fault.take() else { return true };
+        let Some(mut fault) = self.fault.take() else {
+            return true;
+        };
         if Instant::now() >= fault.retry_at {
             match self.storage.append(&fault.recorded) {
                 Ok(()) => {
@@ -368,9 +533,14 @@ impl Owner {
         false
     }
 
-    /// Handles messages without deciding. Workers repeat outcomes until they are acknowledged, and retry to connect.
+    /// Handles messages without deciding. Workers repeat outcomes until they are acknowledged, and
+    /// retry to connect.
     fn take_in_fault(&mut self, batch: Vec<Message>) -> bool {
-        let reason = self.fault.as_ref().map(|fault| fault.cause.reason.clone()).unwrap_or_default();
+        let reason = self
+            .fault
+            .as_ref()
+            .map(|fault| fault.cause.reason.clone())
+            .unwrap_or_default();
         let refusal = || Status::unavailable(format!("the journal cannot be written: {reason}"));
         let mut stop = false;
         for message in batch {
@@ -381,8 +551,10 @@ impl Owner {
                 Message::Stop => stop = true,
                 message @ (Message::Said { .. } | Message::Closed { .. }) => {
                     // Live state is never journalled.
-                    if let Some((input @ (Input::Heartbeat { .. } | Input::Disconnected { .. }), _)) =
-                        self.hear(message)
+                    if let Some((
+                        input @ (Input::Heartbeat { .. } | Input::Disconnected { .. }),
+                        _,
+                    )) = self.hear(message)
                     {
                         schedule::observe(&mut self.state, &input, self.clock.now());
                     }
@@ -418,9 +590,9 @@ fn status_of(rejected: &Rejected) -> Status {
         | Rejected::UnknownWorker(_)
         | Rejected::UnknownPlace(_)
         | Rejected::HasLeft { .. } => Status::not_found(text),
-        Rejected::OtherBuild { .. } | Rejected::StaleConnection { .. } | Rejected::StaleAttempt { .. } => {
-            Status::failed_precondition(text)
-        }
+        Rejected::OtherBuild { .. }
+        | Rejected::StaleConnection { .. }
+        | Rejected::StaleAttempt { .. } => Status::failed_precondition(text),
         Rejected::Impostor(_) => Status::permission_denied(text),
         Rejected::Invalid(_) => Status::invalid_argument(text),
         Rejected::Internal(_) => Status::internal(text),

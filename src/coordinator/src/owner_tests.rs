@@ -1,4 +1,5 @@
-//! The owner without a network: a journal that fails or crashes where a test requires it, and workers that are tasks.
+//! The owner without a network: a journal that fails or crashes where a test requires it, and
+//! workers that are tasks.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -47,21 +48,32 @@ impl Storage for Disk {
     fn append(&mut self, entries: &[Recorded]) -> Result<(), StorageFault> {
         let mut content = self.0.lock().unwrap();
         if content.full {
-            return Err(StorageFault { reason: "the disk is full".into(), is_passing: true });
+            return Err(StorageFault {
+                reason: "the disk is full".into(),
+                is_passing: true,
+            });
         }
-        let crash = content.crash.filter(|(number, _)| *number == content.appends);
+        let crash = content
+            .crash
+            .filter(|(number, _)| *number == content.appends);
         content.appends += 1;
         if !matches!(crash, Some((_, Moment::BeforeCommit))) {
             content.stored.extend_from_slice(entries);
         }
         match crash {
-            Some(_) => Err(StorageFault { reason: "killed".into(), is_passing: false }),
+            Some(_) => Err(StorageFault {
+                reason: "killed".into(),
+                is_passing: false,
+            }),
             None => Ok(()),
         }
     }
 
     fn event(&mut self, number: u64) -> Option<Recorded> {
-        let content = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let content = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let entry = content.stored.get(number as usize - 1).cloned();
         let faulty = content.faulty;
         drop(content);
@@ -110,7 +122,11 @@ fn result(trial: TrialId) -> TrialResult {
         last_balanced_accuracy: accuracy,
         train_loss: 0.5,
         eval_loss: 0.5,
-        epochs: vec![EpochRecord { train_loss: 0.5, accuracy: Some(accuracy), state_hash: trial.to_string() }],
+        epochs: vec![EpochRecord {
+            train_loss: 0.5,
+            accuracy: Some(accuracy),
+            state_hash: trial.to_string(),
+        }],
         provenance: Provenance::default(),
         timing: Timing::default(),
     }
@@ -126,24 +142,60 @@ async fn ask<T>(
 }
 
 async fn submit(messages: &mpsc::Sender<Message>) -> Option<Result<schedule::Submission, Status>> {
-    ask(messages, |reply| Message::Change(Change::Submit { sweep: sweep(), build: "test".into(), reply })).await
+    ask(messages, |reply| {
+        Message::Change(Change::Submit {
+            sweep: sweep(),
+            build: "test".into(),
+            reply,
+        })
+    })
+    .await
 }
 
 async fn status(messages: &mpsc::Sender<Message>) -> Option<v1::StatusReply> {
-    ask(messages, |reply| Message::Read(Read::Status { sweep: String::new(), reply })).await.map(Result::unwrap)
+    ask(messages, |reply| {
+        Message::Read(Read::Status {
+            sweep: String::new(),
+            reply,
+        })
+    })
+    .await
+    .map(Result::unwrap)
 }
 
 fn stream() -> (Stream, Taken<v1::CoordinatorMessage>) {
     let (outgoing, incoming) = outbox(1 << 20);
-    (Stream { outgoing, cut: oneshot::channel().0, accepted: None }, incoming)
+    (
+        Stream {
+            outgoing,
+            cut: oneshot::channel().0,
+            accepted: None,
+        },
+        incoming,
+    )
 }
 
 fn hello(worker: &WorkerId, connection: u64, ended: Vec<EndedAttempt>) -> Box<Hello> {
-    let slot = Slot { devices: vec!["cpu".into()], uuids: Vec::new(), description: String::new() };
-    let info =
-        WorkerInfo { host: "host".into(), build: "test".into(), trainer: Default::default(), slots: vec![slot; 2] };
+    let slot = Slot {
+        devices: vec!["cpu".into()],
+        uuids: Vec::new(),
+        description: String::new(),
+    };
+    let info = WorkerInfo {
+        host: "host".into(),
+        build: "test".into(),
+        trainer: Default::default(),
+        slots: vec![slot; 2],
+    };
     let secret = protocol::WorkerSecret::try_from(&[7; 32][..]).unwrap();
-    Box::new(Hello { worker: worker.clone(), connection, secret, info, running: Vec::new(), ended })
+    Box::new(Hello {
+        worker: worker.clone(),
+        connection,
+        secret,
+        info,
+        running: Vec::new(),
+        ended,
+    })
 }
 
 /// A worker that finishes everything at once and outlives coordinators.
@@ -155,7 +207,11 @@ struct TaskWorker {
 
 impl TaskWorker {
     fn new(id: &str) -> Self {
-        Self { id: WorkerId(id.into()), connections: 0, ended: BTreeMap::new() }
+        Self {
+            id: WorkerId(id.into()),
+            connections: 0,
+            ended: BTreeMap::new(),
+        }
     }
 
     /// Serves until the stream ends.
@@ -164,20 +220,36 @@ impl TaskWorker {
         let connection = self.connections;
         let (stream, mut incoming) = stream();
         let hello = hello(&self.id, connection, self.ended.values().cloned().collect());
-        if messages.send(Message::Connected { hello, stream }).await.is_err() {
+        if messages
+            .send(Message::Connected { hello, stream })
+            .await
+            .is_err()
+        {
             return;
         }
         while let Some(Ok(message)) = incoming.next().await {
             match FromCoordinator::try_from(message).unwrap() {
                 FromCoordinator::Start { trial, attempt, .. } => {
                     let outcome = Outcome::Finished(Box::new(result(trial)));
-                    let ended = EndedAttempt { trial, attempt, outcome };
+                    let ended = EndedAttempt {
+                        trial,
+                        attempt,
+                        outcome,
+                    };
                     self.ended.insert((trial, attempt), ended.clone());
                     let message = FromWorker::Ended(ended);
                     let worker = self.id.clone();
-                    let _ = messages.send(Message::Said { worker, connection, message }).await;
+                    let _ = messages
+                        .send(Message::Said {
+                            worker,
+                            connection,
+                            message,
+                        })
+                        .await;
                 }
-                FromCoordinator::Acknowledged { trial, attempt } => drop(self.ended.remove(&(trial, attempt))),
+                FromCoordinator::Acknowledged { trial, attempt } => {
+                    drop(self.ended.remove(&(trial, attempt)))
+                }
                 _ => {}
             }
         }
@@ -209,8 +281,15 @@ async fn run_to_the_end(disk: &Disk) -> (String, usize) {
         if owner.await.unwrap().is_ok() {
             let report = report::report(&disk.replay(), "small").unwrap();
             assert!(report.complete);
-            let file = report.files.into_iter().find(|(name, _)| name == "results.csv").unwrap();
-            return (String::from_utf8(file.1).unwrap(), disk.0.lock().unwrap().appends);
+            let file = report
+                .files
+                .into_iter()
+                .find(|(name, _)| name == "results.csv")
+                .unwrap();
+            return (
+                String::from_utf8(file.1).unwrap(),
+                disk.0.lock().unwrap().appends,
+            );
         }
     }
 }
@@ -218,7 +297,10 @@ async fn run_to_the_end(disk: &Disk) -> (String, usize) {
 #[tokio::test]
 async fn a_crash_at_any_append_changes_no_result() {
     let (undisturbed, appends) = run_to_the_end(&Disk::default()).await;
-    assert!(appends >= 3, "submission, dispatch and results are journalled one after the other");
+    assert!(
+        appends >= 3,
+        "submission, dispatch and results are journalled one after the other"
+    );
     for number in 0..appends {
         for moment in [Moment::BeforeCommit, Moment::AfterCommit] {
             let disk = Disk::default();
@@ -235,7 +317,11 @@ async fn while_the_journal_fails_nothing_is_acknowledged_and_then_everything_is(
     let (messages, owner) = disk.start();
     disk.0.lock().unwrap().full = true;
     let (reply, mut first) = oneshot::channel();
-    let change = Change::Submit { sweep: sweep(), build: "test".into(), reply };
+    let change = Change::Submit {
+        sweep: sweep(),
+        build: "test".into(),
+        reply,
+    };
     messages.send(Message::Change(change)).await.unwrap();
     // Questions after it are answered while it waits.
     let shown = status(&messages).await.unwrap();
@@ -243,13 +329,28 @@ async fn while_the_journal_fails_nothing_is_acknowledged_and_then_everything_is(
     assert!(first.try_recv().is_err(), "it is not in the journal");
     let second = submit(&messages).await.unwrap().unwrap_err();
     assert_eq!(second.code(), Code::Unavailable);
-    let snapshot = |reply| Message::Read(Read::Snapshot { sweep: "small".into(), known: None, reply });
+    let snapshot = |reply| {
+        Message::Read(Read::Snapshot {
+            sweep: "small".into(),
+            known: None,
+            reply,
+        })
+    };
     let report = ask(&messages, snapshot).await;
     assert_eq!(report.unwrap().unwrap_err().code(), Code::Unavailable);
     let (stream, mut incoming) = stream();
     let worker = WorkerId("worker-1-1".into());
-    messages.send(Message::Connected { hello: hello(&worker, 1, Vec::new()), stream }).await.unwrap();
-    assert_eq!(incoming.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
+    messages
+        .send(Message::Connected {
+            hello: hello(&worker, 1, Vec::new()),
+            stream,
+        })
+        .await
+        .unwrap();
+    assert_eq!(
+        incoming.next().await.unwrap().unwrap_err().code(),
+        Code::Unavailable
+    );
     assert!(disk.0.lock().unwrap().stored.is_empty());
     disk.0.lock().unwrap().full = false;
     assert_eq!(first.await.unwrap().unwrap().trials, 4);
@@ -267,15 +368,32 @@ async fn a_worker_that_does_not_read_is_cut_off() {
     // The outbox has room for Welcome alone, not for the first Start.
     let (outgoing, mut incoming) = outbox(1);
     let (cut, is_cut) = oneshot::channel();
-    let stream = Stream { outgoing, cut, accepted: None };
-    messages.send(Message::Connected { hello: hello(&worker, 1, Vec::new()), stream }).await.unwrap();
+    let stream = Stream {
+        outgoing,
+        cut,
+        accepted: None,
+    };
+    messages
+        .send(Message::Connected {
+            hello: hello(&worker, 1, Vec::new()),
+            stream,
+        })
+        .await
+        .unwrap();
     submit(&messages).await.unwrap().unwrap();
     is_cut.await.unwrap_err();
     incoming.next().await.unwrap().unwrap();
-    assert_eq!(incoming.next().await.unwrap().unwrap_err().code(), Code::Aborted);
+    assert_eq!(
+        incoming.next().await.unwrap().unwrap_err().code(),
+        Code::Aborted
+    );
     assert!(incoming.next().await.is_none());
     // Its attempts never started; when it returns with its lists they are started again.
-    let mut returned = TaskWorker { id: worker, connections: 1, ended: BTreeMap::new() };
+    let mut returned = TaskWorker {
+        id: worker,
+        connections: 1,
+        ended: BTreeMap::new(),
+    };
     let complete = async {
         while !status(&messages).await.unwrap().sweeps[0].complete {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
@@ -296,17 +414,33 @@ async fn trials_are_found_by_a_unique_beginning() {
     submit(&messages).await.unwrap().unwrap();
     let explain = async |text: &str| {
         let trial = text.to_owned();
-        ask(&messages, |reply| Message::Read(Read::Explain { trial, reply })).await.unwrap()
+        ask(&messages, |reply| {
+            Message::Read(Read::Explain { trial, reply })
+        })
+        .await
+        .unwrap()
     };
     let state = disk.replay();
     for id in state.trials.keys() {
         let id = id.to_string();
         assert!(explain(&id).await.unwrap().text.contains(&id));
-        assert!(explain(&id[..15].to_uppercase()).await.unwrap().text.contains(&id));
+        assert!(
+            explain(&id[..15].to_uppercase())
+                .await
+                .unwrap()
+                .text
+                .contains(&id)
+        );
     }
     assert_eq!(explain("").await.unwrap_err().code(), Code::InvalidArgument);
-    assert_eq!(explain("xyz").await.unwrap_err().code(), Code::InvalidArgument);
-    assert_eq!(explain("0000000000000000").await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(
+        explain("xyz").await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
+    assert_eq!(
+        explain("0000000000000000").await.unwrap_err().code(),
+        Code::NotFound
+    );
 }
 
 #[tokio::test]
@@ -316,7 +450,13 @@ async fn a_panic_while_answering_answers_that_question_and_nothing_else() {
     submit(&messages).await.unwrap().unwrap();
     let worker = WorkerId("worker-1-1".into());
     let (stream, mut incoming) = stream();
-    messages.send(Message::Connected { hello: hello(&worker, 1, Vec::new()), stream }).await.unwrap();
+    messages
+        .send(Message::Connected {
+            hello: hello(&worker, 1, Vec::new()),
+            stream,
+        })
+        .await
+        .unwrap();
     let (trial, attempt) = loop {
         match FromCoordinator::try_from(incoming.next().await.unwrap().unwrap()).unwrap() {
             FromCoordinator::Start { trial, attempt, .. } => break (trial, attempt),
@@ -324,17 +464,36 @@ async fn a_panic_while_answering_answers_that_question_and_nothing_else() {
         }
     };
     let outcome = Outcome::Failed(Failure::new(FailureClass::BadInput, "no data".to_owned()));
-    let message = FromWorker::Ended(EndedAttempt { trial, attempt, outcome });
-    messages.send(Message::Said { worker, connection: 1, message }).await.unwrap();
+    let message = FromWorker::Ended(EndedAttempt {
+        trial,
+        attempt,
+        outcome,
+    });
+    messages
+        .send(Message::Said {
+            worker,
+            connection: 1,
+            message,
+        })
+        .await
+        .unwrap();
     let explain = async || {
         let trial = trial.to_string();
-        ask(&messages, |reply| Message::Read(Read::Explain { trial, reply })).await.unwrap()
+        ask(&messages, |reply| {
+            Message::Read(Read::Explain { trial, reply })
+        })
+        .await
+        .unwrap()
     };
     disk.0.lock().unwrap().faulty = true;
     let refused = explain().await.unwrap_err();
     assert_eq!(refused.code(), Code::Internal);
     assert!(refused.message().contains("its log says more"), "{refused}");
-    assert_eq!(status(&messages).await.unwrap().sweeps[0].failed, 1, "others are answered");
+    assert_eq!(
+        status(&messages).await.unwrap().sweeps[0].failed,
+        1,
+        "others are answered"
+    );
     disk.0.lock().unwrap().faulty = false;
     assert!(explain().await.unwrap().text.contains("no data"));
     messages.send(Message::Stop).await.unwrap();
@@ -349,12 +508,32 @@ async fn numbers_of_a_lying_worker_do_not_end_the_coordinator() {
     for name in ["worker-1-1", "worker-2-1"] {
         let worker = WorkerId(name.into());
         let (stream, mut incoming) = stream();
-        messages.send(Message::Connected { hello: hello(&worker, 1, Vec::new()), stream }).await.unwrap();
+        messages
+            .send(Message::Connected {
+                hello: hello(&worker, 1, Vec::new()),
+                stream,
+            })
+            .await
+            .unwrap();
         incoming.next().await.expect("it is welcome").unwrap();
         open.push(incoming);
-        let disk = DiskUse { checkpoint_bytes: u64::MAX, work_dir_bytes: u64::MAX, seen: Vec::new() };
-        let message = FromWorker::Heartbeat { running: Vec::new(), disk };
-        messages.send(Message::Said { worker, connection: 1, message }).await.unwrap();
+        let disk = DiskUse {
+            checkpoint_bytes: u64::MAX,
+            work_dir_bytes: u64::MAX,
+            seen: Vec::new(),
+        };
+        let message = FromWorker::Heartbeat {
+            running: Vec::new(),
+            disk,
+        };
+        messages
+            .send(Message::Said {
+                worker,
+                connection: 1,
+                message,
+            })
+            .await
+            .unwrap();
     }
     assert_eq!(status(&messages).await.unwrap().checkpoint_bytes, u64::MAX);
     messages.send(Message::Stop).await.unwrap();
@@ -362,12 +541,22 @@ async fn numbers_of_a_lying_worker_do_not_end_the_coordinator() {
 }
 
 /// Returns the output of `Reports` in one piece, and its number of chunks.
-async fn report_of(reports: &Reports, files: v1::ReportFiles) -> (v1::ReportHead, String, BTreeMap<String, Vec<u8>>) {
+async fn report_of(
+    reports: &Reports,
+    files: v1::ReportFiles,
+) -> (v1::ReportHead, String, BTreeMap<String, Vec<u8>>) {
     let mut chunks = reports.open("small".to_owned(), 100, files).await.unwrap();
     let (mut head, mut text, mut found) = (None, String::new(), BTreeMap::<String, Vec<u8>>::new());
     let mut current = String::new();
     loop {
-        match chunks.recv().await.expect("it ends with a last chunk").unwrap().chunk.unwrap() {
+        match chunks
+            .recv()
+            .await
+            .expect("it ends with a last chunk")
+            .unwrap()
+            .chunk
+            .unwrap()
+        {
             Chunk::Head(of) => head = Some(of),
             Chunk::Text(piece) => text.push_str(&piece),
             Chunk::File(name) => current = name,
@@ -397,15 +586,30 @@ async fn a_report_in_pieces_is_that_of_the_journal() {
     // Made, kept, and made again for another width in between.
     for _ in 0..2 {
         let (head, text, files) = report_of(&reports, v1::ReportFiles::All).await;
-        assert_eq!((head.complete, head.failed_trials), (expected.complete, expected.failed_trials));
+        assert_eq!(
+            (head.complete, head.failed_trials),
+            (expected.complete, expected.failed_trials)
+        );
         assert_eq!(text, expected.text);
-        assert!(files.into_iter().eq(expected.files.iter().cloned().collect::<BTreeMap<_, _>>()));
+        assert!(
+            files
+                .into_iter()
+                .eq(expected.files.iter().cloned().collect::<BTreeMap<_, _>>())
+        );
         let (_, _, files) = report_of(&reports, v1::ReportFiles::Json).await;
-        assert_eq!(files.into_keys().collect::<Vec<_>>(), [report::RESULTS_JSON]);
-        let narrow = reports.open("small".to_owned(), 40, v1::ReportFiles::None).await;
+        assert_eq!(
+            files.into_keys().collect::<Vec<_>>(),
+            [report::RESULTS_JSON]
+        );
+        let narrow = reports
+            .open("small".to_owned(), 40, v1::ReportFiles::None)
+            .await;
         drop(narrow.unwrap());
     }
-    let unknown = reports.open("no".to_owned(), 100, v1::ReportFiles::None).await.unwrap_err();
+    let unknown = reports
+        .open("no".to_owned(), 100, v1::ReportFiles::None)
+        .await
+        .unwrap_err();
     assert_eq!(unknown.message(), "no sweep is named `no`; known: small");
     messages.send(Message::Stop).await.unwrap();
     owner.await.unwrap().unwrap();

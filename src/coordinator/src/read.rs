@@ -12,7 +12,8 @@ use crate::message::Read;
 use crate::owner::Owner;
 use crate::status;
 
-/// Maximum number of gone workers in `status`, which shows those of the last day. They stay in the state for ever.
+/// Maximum number of gone workers in `status`, which shows those of the last day. They stay in the
+/// state for ever.
 const GONE_SHOWN: usize = 20;
 const GONE_SHOWN_MS: u64 = 24 * 3600 * 1000;
 /// Maximum number of sweeps in the error for an unknown one.
@@ -23,26 +24,40 @@ impl Owner {
         match read {
             Read::Status { sweep, reply } => drop(reply.send(guarded(|| self.status(&sweep)))),
             Read::Tail { sweep, messages } => {
-                self.tell_tails(|tails, owner| tails.open(sweep, messages, owner.state, owner.config, owner.now));
+                self.tell_tails(|tails, owner| {
+                    tails.open(sweep, messages, owner.state, owner.config, owner.now)
+                });
             }
-            Read::Snapshot { sweep, known, reply } => drop(reply.send(guarded(|| self.snapshot(&sweep, known)))),
+            Read::Snapshot {
+                sweep,
+                known,
+                reply,
+            } => drop(reply.send(guarded(|| self.snapshot(&sweep, known)))),
             Read::Explain { trial, reply } => drop(reply.send(guarded(|| self.explain(&trial)))),
         }
     }
 
     fn snapshot(&self, sweep: &str, known: Option<u64>) -> Result<Option<Arc<State>>, Status> {
         self.journalled()?;
-        let entry = self.state.sweeps.get(sweep).ok_or_else(|| self.unknown_sweep(sweep))?;
+        let entry = self
+            .state
+            .sweeps
+            .get(sweep)
+            .ok_or_else(|| self.unknown_sweep(sweep))?;
         if known == Some(entry.changed) {
             return Ok(None);
         }
         Ok(self.state.snapshot(sweep).map(Arc::new))
     }
 
-    /// Refuses a report while the state is ahead of the journal, because a report is a fold over the journal.
+    /// Refuses a report while the state is ahead of the journal, because a report is a fold over
+    /// the journal.
     fn journalled(&self) -> Result<(), Status> {
         match &self.fault {
-            Some(fault) => Err(Status::unavailable(format!("the journal cannot be written: {}", fault.cause.reason))),
+            Some(fault) => Err(Status::unavailable(format!(
+                "the journal cannot be written: {}",
+                fault.cause.reason
+            ))),
             None => Ok(()),
         }
     }
@@ -52,23 +67,37 @@ impl Owner {
         if !sweep.is_empty() && !self.state.sweeps.contains_key(sweep) {
             return Err(self.unknown_sweep(sweep));
         }
-        let wanted = self.state.sweeps.keys().filter(|name| sweep.is_empty() || &***name == sweep);
-        let sweeps = wanted.filter_map(|name| status::sweep(&self.state, &self.config, name, now)).collect();
+        let wanted = self
+            .state
+            .sweeps
+            .keys()
+            .filter(|name| sweep.is_empty() || &***name == sweep);
+        let sweeps = wanted
+            .filter_map(|name| status::sweep(&self.state, &self.config, name, now))
+            .collect();
         let mut workers: Vec<_> = self.state.workers.iter().collect();
         let is_gone = |(_, worker): &(_, &WorkerState)| worker.is_gone();
         let gone_at = |worker: &WorkerState| match worker.presence {
             Presence::Gone { at, .. } => Some(at),
             Presence::Present => None,
         };
-        workers.retain(|(_, worker)| gone_at(worker).is_none_or(|at| now.saturating_sub(at) < GONE_SHOWN_MS));
+        workers.retain(|(_, worker)| {
+            gone_at(worker).is_none_or(|at| now.saturating_sub(at) < GONE_SHOWN_MS)
+        });
         workers.sort_by_key(|(_, worker)| {
-            (worker.is_gone(), std::cmp::Reverse(gone_at(worker).unwrap_or(worker.joined_at)))
+            (
+                worker.is_gone(),
+                std::cmp::Reverse(gone_at(worker).unwrap_or(worker.joined_at)),
+            )
         });
         let num_present = workers.iter().filter(|worker| !is_gone(worker)).count();
         workers.truncate(num_present + GONE_SHOWN);
         let describe = |(id, _): (_, _)| {
             let worker = status::worker(&self.state, &self.config, id, now)?;
-            Some(v1::WorkerStatus { work_dir_bytes: self.streams.work_dir_bytes(id), ..worker })
+            Some(v1::WorkerStatus {
+                work_dir_bytes: self.streams.work_dir_bytes(id),
+                ..worker
+            })
         };
         Ok(v1::StatusReply {
             sweeps,
@@ -76,37 +105,56 @@ impl Owner {
             journal_bytes: self.storage.bytes(),
             checkpoint_bytes: self.streams.checkpoint_bytes(),
             build: self.config.build.clone(),
-            storage_fault: self.fault.as_ref().map(|fault| fault.cause.reason.clone()).unwrap_or_default(),
+            storage_fault: self
+                .fault
+                .as_ref()
+                .map(|fault| fault.cause.reason.clone())
+                .unwrap_or_default(),
         })
     }
 
     fn explain(&mut self, text: &str) -> Result<v1::ExplainReply, Status> {
         let trial = self.find_trial(text)?;
         let explanation = schedule::explain(&self.state, &self.config, trial, self.clock.now());
-        let mut explanation = explanation.ok_or_else(|| Status::internal("a trial that was found is not there"))?;
+        let mut explanation =
+            explanation.ok_or_else(|| Status::internal("a trial that was found is not there"))?;
         if let Some(number) = explanation.last_failure()
             && let Some(recorded) = self.storage.event(number)
         {
             explanation.read(number, &recorded);
         }
-        let json = serde_json::to_vec(&explanation).map_err(|error| Status::internal(error.to_string()))?;
-        Ok(v1::ExplainReply { text: explanation.to_string(), json })
+        let json = serde_json::to_vec(&explanation)
+            .map_err(|error| Status::internal(error.to_string()))?;
+        Ok(v1::ExplainReply {
+            text: explanation.to_string(),
+            json,
+        })
     }
 
     /// Finds a trial by its id, or a unique prefix of one.
     fn find_trial(&self, text: &str) -> Result<TrialId, Status> {
         let status = |bad: NotATrial| match bad {
             NotATrial::Unknown(_) => Status::not_found(bad.to_string()),
-            NotATrial::Malformed(_) | NotATrial::Ambiguous { .. } => Status::invalid_argument(bad.to_string()),
+            NotATrial::Malformed(_) | NotATrial::Ambiguous { .. } => {
+                Status::invalid_argument(bad.to_string())
+            }
         };
         let prefix: TrialPrefix = text.parse().map_err(status)?;
         // The order of ids is that of their digits.
         let from = self.state.trials.ids_from(prefix.lowest());
-        prefix.find(from.take_while(|id| prefix.begins(*id))).map_err(status)
+        prefix
+            .find(from.take_while(|id| prefix.begins(*id)))
+            .map_err(status)
     }
 
     fn unknown_sweep(&self, name: &str) -> Status {
-        let known: Vec<&str> = self.state.sweeps.keys().map(|name| &**name).take(MAX_NAMED).collect();
+        let known: Vec<&str> = self
+            .state
+            .sweeps
+            .keys()
+            .map(|name| &**name)
+            .take(MAX_NAMED)
+            .collect();
         let more = self.state.sweeps.len().saturating_sub(MAX_NAMED);
         let known = match (known.is_empty(), more) {
             (true, _) => "none".to_owned(),
@@ -117,8 +165,13 @@ impl Owner {
     }
 }
 
-/// Answers a question. A panic fails that question and nothing else, because the state is only read.
+/// Answers a question. A panic fails that question and nothing else, because the state is only
+/// read.
 pub(crate) fn guarded<T>(answer: impl FnOnce() -> Result<T, Status>) -> Result<T, Status> {
-    let fault = |_| Err(Status::internal("the coordinator has a fault and cannot answer this: its log says more"));
+    let fault = |_| {
+        Err(Status::internal(
+            "the coordinator has a fault and cannot answer this: its log says more",
+        ))
+    };
     catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(fault)
 }

@@ -1,6 +1,6 @@
-//! Estimates how long a sweep will still take: the time per unit of predicted work so far, times the work left,
-//! divided by the slots that can do it. Trials that a search has not chosen yet count with the cost of their search
-//! trials.
+//! Estimates how long a sweep will still take: the time per unit of predicted work so far, times
+//! the work left, divided by the slots that can do it. Trials that a search has not chosen yet
+//! count with the cost of their search trials.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -27,12 +27,19 @@ struct Pace {
 
 pub fn remaining(state: &State, entry: &SweepState, now: Millis) -> Remaining {
     let tally = &entry.tally;
-    let finished = Pace { ms: tally.done_ms as f64, cost: cost_of(tally.done_work) };
+    let finished = Pace {
+        ms: tally.done_ms as f64,
+        cost: cost_of(tally.done_work),
+    };
     let mut under_way = Pace::default();
     let (mut left_cost, mut longest) = (cost_of(tally.waiting_work), longest_waiting(state, entry));
     for index in &tally.running {
-        let Some(wanted) = entry.trials.get(*index as usize) else { continue };
-        let Some(trial) = state.trials.get(&wanted.id) else { continue };
+        let Some(wanted) = entry.trials.get(*index as usize) else {
+            continue;
+        };
+        let Some(trial) = state.trials.get(&wanted.id) else {
+            continue;
+        };
         let share = share_done(state, wanted, trial);
         // A resumed attempt began with work that it did not do.
         if let [only] = trial.attempts.as_slice()
@@ -47,26 +54,55 @@ pub fn remaining(state: &State, entry: &SweepState, now: Millis) -> Remaining {
     }
     let left_trials = entry.counts.waiting.saturating_add(entry.counts.running);
     let (coming_cost, coming_trials) = to_be_chosen(state, entry);
-    let pace = if finished.cost > 0.0 { finished } else { under_way };
-    let parallel = usable_slots(state, entry.sweep.resources.devices_per_trial).min(left_trials.max(coming_trials));
+    let pace = if finished.cost > 0.0 {
+        finished
+    } else {
+        under_way
+    };
+    let parallel = usable_slots(state, entry.sweep.resources.devices_per_trial)
+        .min(left_trials.max(coming_trials));
     if pace.cost <= 0.0 || parallel == 0 {
         return Remaining::default();
     }
     let work = ((left_cost + coming_cost) / parallel as f64).max(longest);
     // A cast from a float saturates.
-    Remaining { ms: (work * pace.ms / pace.cost) as Millis, at_least: coming_trials > 0 }
+    Remaining {
+        ms: (work * pace.ms / pace.cost) as Millis,
+        at_least: coming_trials > 0,
+    }
 }
 
-/// Returns the predicted work of the longest waiting trial, which is the first of its sweep in the queue.
+/// Returns the predicted work of the longest waiting trial, which is the first of its sweep in the
+/// queue.
 fn longest_waiting(state: &State, entry: &SweepState) -> f64 {
-    let before_all = Place { order: entry.order, cost: Reverse(u64::MAX), index: 0, trial: TrialId::MIN, devices: 0 };
-    let firsts = state.queue.by_needs.values().filter_map(|places| places.range(before_all..).next());
-    firsts.filter(|place| place.order == entry.order).map(|place| f64::from_bits(place.cost.0)).fold(0.0, f64::max)
+    let before_all = Place {
+        order: entry.order,
+        cost: Reverse(u64::MAX),
+        index: 0,
+        trial: TrialId::MIN,
+        devices: 0,
+    };
+    let firsts = state
+        .queue
+        .by_needs
+        .values()
+        .filter_map(|places| places.range(before_all..).next());
+    firsts
+        .filter(|place| place.order == entry.order)
+        .map(|place| f64::from_bits(place.cost.0))
+        .fold(0.0, f64::max)
 }
 
 /// Returns predicted work and number of the result trials of cells whose search has not chosen yet.
 fn to_be_chosen(state: &State, entry: &SweepState) -> (f64, u64) {
-    let Some(search) = entry.sweep.search.as_ref().filter(|_| entry.cancelled.is_none()) else { return (0.0, 0) };
+    let Some(search) = entry
+        .sweep
+        .search
+        .as_ref()
+        .filter(|_| entry.cancelled.is_none())
+    else {
+        return (0.0, 0);
+    };
     if entry.chosen.len() == entry.searching.len() {
         return (0.0, 0);
     }
@@ -76,7 +112,12 @@ fn to_be_chosen(state: &State, entry: &SweepState) -> (f64, u64) {
     for (cell, searching) in &entry.searching {
         let chooses = searching.unfinished > 0 || state.to_choose.contains(&(name.clone(), *cell));
         let first = searching.first as usize;
-        let Some(known) = entry.trials.get(first..first.saturating_add(searching.count as usize)) else { continue };
+        let Some(known) = entry
+            .trials
+            .get(first..first.saturating_add(searching.count as usize))
+        else {
+            continue;
+        };
         if entry.chosen.contains_key(cell) || !chooses || known.is_empty() {
             continue;
         }
@@ -95,15 +136,24 @@ fn usable_slots(state: &State, devices: u32) -> u64 {
     });
     let slots = working.flat_map(|(_, worker)| {
         (0..).zip(&worker.info.slots).filter(|(index, slot)| {
-            slot.devices.len() as u64 >= u64::from(devices) && !worker.broken_slots.contains_key(index)
+            slot.devices.len() as u64 >= u64::from(devices)
+                && !worker.broken_slots.contains_key(index)
         })
     });
     slots.count() as u64
 }
 
 fn share_done(state: &State, wanted: &SweepTrial, trial: &TrialState) -> f64 {
-    let Phase::Running { attempt } = trial.phase else { return 0.0 };
-    let live = state.live.progress.get(&wanted.id).filter(|live| live.attempt == attempt);
+    let Phase::Running { attempt } = trial.phase else {
+        return 0.0;
+    };
+    let live = state
+        .live
+        .progress
+        .get(&wanted.id)
+        .filter(|live| live.attempt == attempt);
     live.filter(|live| live.progress.num_epochs > 0)
-        .map_or(0.0, |live| (f64::from(live.progress.epoch) / f64::from(live.progress.num_epochs)).min(1.0))
+        .map_or(0.0, |live| {
+            (f64::from(live.progress.epoch) / f64::from(live.progress.num_epochs)).min(1.0)
+        })
 }

@@ -1,5 +1,6 @@
-//! Reports, made from snapshots outside the task that owns the state and sent in pieces, so that neither the owner nor
-//! the network has to hold a whole one. The last report is kept until its sweep changes and shared by its readers.
+//! Reports, made from snapshots outside the task that owns the state and sent in pieces, so that
+//! neither the owner nor the network has to hold a whole one. The last report is kept until its
+//! sweep changes and shared by its readers.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -62,7 +63,11 @@ struct Whole {
 
 impl Reports {
     pub fn new(owner: mpsc::Sender<Message>) -> Self {
-        Self { owner, made_last: Arc::default(), large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)) }
+        Self {
+            owner,
+            made_last: Arc::default(),
+            large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)),
+        }
     }
 
     /// Returns the chunks of a report. A sweep that does not exist is refused before the first.
@@ -72,8 +77,15 @@ impl Reports {
         width: usize,
         files: v1::ReportFiles,
     ) -> Result<mpsc::Receiver<Result<v1::ReportChunk, Status>>, Status> {
-        let first = self.snapshot(&sweep, None).await?.ok_or_else(|| Status::internal("no snapshot was taken"))?;
-        let num_trials = first.sweeps.values().map(|entry| entry.trials.len()).sum::<usize>();
+        let first = self
+            .snapshot(&sweep, None)
+            .await?
+            .ok_or_else(|| Status::internal("no snapshot was taken"))?;
+        let num_trials = first
+            .sweeps
+            .values()
+            .map(|entry| entry.trials.len())
+            .sum::<usize>();
         drop(first);
         let (sender, receiver) = mpsc::channel(PIECES);
         let reports = self.clone();
@@ -92,14 +104,30 @@ impl Reports {
     }
 
     pub async fn why(&self, sweep: String, cell: String) -> Result<report::Why, Status> {
-        let state = self.snapshot(&sweep, None).await?.ok_or_else(|| Status::internal("no snapshot was taken"))?;
-        off_thread(move || report::why(&state, &sweep, &cell)).await?.map_err(Status::not_found)
+        let state = self
+            .snapshot(&sweep, None)
+            .await?
+            .ok_or_else(|| Status::internal("no snapshot was taken"))?;
+        off_thread(move || report::why(&state, &sweep, &cell))
+            .await?
+            .map_err(Status::not_found)
     }
 
     /// Returns a snapshot; `None`: the sweep has not changed since `known`.
-    async fn snapshot(&self, sweep: &str, known: Option<u64>) -> Result<Option<Arc<State>>, Status> {
+    async fn snapshot(
+        &self,
+        sweep: &str,
+        known: Option<u64>,
+    ) -> Result<Option<Arc<State>>, Status> {
         let sweep = sweep.to_owned();
-        message::ask(&self.owner, |reply| Message::Read(Read::Snapshot { sweep, known, reply })).await
+        message::ask(&self.owner, |reply| {
+            Message::Read(Read::Snapshot {
+                sweep,
+                known,
+                reply,
+            })
+        })
+        .await
     }
 
     async fn send_kept(
@@ -109,7 +137,13 @@ impl Reports {
         files: v1::ReportFiles,
         to: &ToReader,
     ) -> Result<(), Status> {
-        let Whole { head, text, files: made } = self.kept(&sweep, width, files != v1::ReportFiles::None).await?;
+        let Whole {
+            head,
+            text,
+            files: made,
+        } = self
+            .kept(&sweep, width, files != v1::ReportFiles::None)
+            .await?;
         send(to, Chunk::Head(head)).await?;
         for piece in pieces(&text) {
             send(to, Chunk::Text(piece.to_owned())).await?;
@@ -125,7 +159,8 @@ impl Reports {
         send(to, Chunk::End(v1::ReportEnd {})).await
     }
 
-    /// Returns a report made now, or since this call by another one: calls that wait share the result.
+    /// Returns a report made now, or since this call by another one: calls that wait share the
+    /// result.
     async fn kept(&self, sweep: &str, width: usize, with_files: bool) -> Result<Whole, Status> {
         let asked = Instant::now();
         let place = self.place_of(sweep);
@@ -135,7 +170,8 @@ impl Reports {
             let taken = Instant::now();
             if let Some(state) = self.snapshot(sweep, kept.changed.filter(|_| has)).await? {
                 let changed = state.sweeps.get(sweep).map(|entry| entry.changed);
-                let Whole { head, text, files } = made(state, sweep.to_owned(), width, with_files).await?;
+                let Whole { head, text, files } =
+                    made(state, sweep.to_owned(), width, with_files).await?;
                 if kept.changed != changed || kept.texts.len() >= KEPT_WIDTHS {
                     *kept = Kept::default();
                 }
@@ -146,11 +182,18 @@ impl Reports {
             kept.asked = Some(taken);
         }
         let text = kept.texts.get(&width).cloned().unwrap_or_default();
-        Ok(Whole { head: kept.head, text, files: kept.files.clone().filter(|_| with_files) })
+        Ok(Whole {
+            head: kept.head,
+            text,
+            files: kept.files.clone().filter(|_| with_files),
+        })
     }
 
     fn place_of(&self, sweep: &str) -> Arc<tokio::sync::Mutex<Kept>> {
-        let mut places = self.made_last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = self
+            .made_last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if places.len() >= KEPT_SWEEPS && !places.contains_key(sweep) {
             // Entries that a call waits for stay.
             places.retain(|_, place| Arc::strong_count(place) > 1);
@@ -166,11 +209,23 @@ impl Reports {
         files: v1::ReportFiles,
         to: &ToReader,
     ) -> Result<(), Status> {
-        let _turn = self.large.acquire().await.map_err(|_| Status::unavailable("the coordinator is ending"))?;
-        let state = self.snapshot(&sweep, None).await?.ok_or_else(|| Status::internal("no snapshot was taken"))?;
-        let mut reader = Reader { to: to.clone(), runtime: Handle::current() };
+        let _turn = self
+            .large
+            .acquire()
+            .await
+            .map_err(|_| Status::unavailable("the coordinator is ending"))?;
+        let state = self
+            .snapshot(&sweep, None)
+            .await?
+            .ok_or_else(|| Status::internal("no snapshot was taken"))?;
+        let mut reader = Reader {
+            to: to.clone(),
+            runtime: Handle::current(),
+        };
         let written = move || -> io::Result<()> {
-            let Some(reporter) = Reporter::of(&state, &sweep) else { return Err(io::ErrorKind::NotFound.into()) };
+            let Some(reporter) = Reporter::of(&state, &sweep) else {
+                return Err(io::ErrorKind::NotFound.into());
+            };
             reader.send(Chunk::Head(head_of(&reporter)))?;
             for piece in pieces(&reporter.text(width)) {
                 reader.send(Chunk::Text(piece.to_owned()))?;
@@ -182,11 +237,18 @@ impl Reports {
             }
             reader.send(Chunk::End(v1::ReportEnd {}))
         };
-        off_thread(written).await?.map_err(|error| Status::aborted(error.to_string()))
+        off_thread(written)
+            .await?
+            .map_err(|error| Status::aborted(error.to_string()))
     }
 }
 
-async fn made(state: Arc<State>, sweep: String, width: usize, with_files: bool) -> Result<Whole, Status> {
+async fn made(
+    state: Arc<State>,
+    sweep: String,
+    width: usize,
+    with_files: bool,
+) -> Result<Whole, Status> {
     let made = move || {
         let reporter = Reporter::of(&state, &sweep)?;
         let mut files = Files::new();
@@ -194,17 +256,28 @@ async fn made(state: Arc<State>, sweep: String, width: usize, with_files: bool) 
             reporter.write_files(&mut files).ok()?;
         }
         let (head, text) = (head_of(&reporter), reporter.text(width).into());
-        Some(Whole { head, text, files: with_files.then(|| Arc::new(files)) })
+        Some(Whole {
+            head,
+            text,
+            files: with_files.then(|| Arc::new(files)),
+        })
     };
-    off_thread(made).await?.ok_or_else(|| Status::internal("a snapshot without its sweep"))
+    off_thread(made)
+        .await?
+        .ok_or_else(|| Status::internal("a snapshot without its sweep"))
 }
 
 fn head_of(reporter: &Reporter<'_>) -> v1::ReportHead {
-    v1::ReportHead { complete: reporter.complete(), failed_trials: reporter.failed_trials() }
+    v1::ReportHead {
+        complete: reporter.complete(),
+        failed_trials: reporter.failed_trials(),
+    }
 }
 
 /// Runs blocking work. A panic fails this question and no other.
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
     spawn_blocking(work).await.map_err(|error| {
         tracing::error!(%error, "a question cannot be answered");
         Status::internal("the coordinator has a fault and cannot answer this: its log says more")
@@ -228,7 +301,9 @@ struct Reader {
 
 impl Reader {
     fn send(&self, chunk: Chunk) -> io::Result<()> {
-        self.runtime.block_on(send(&self.to, chunk)).map_err(|status| io::Error::other(status.message().to_owned()))
+        self.runtime
+            .block_on(send(&self.to, chunk))
+            .map_err(|status| io::Error::other(status.message().to_owned()))
     }
 }
 

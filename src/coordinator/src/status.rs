@@ -1,8 +1,11 @@
-//! The data that `status` and `tail` show, from the state. Read-only; slow derivations run once per call.
+//! The data that `status` and `tail` show, from the state. Read-only; slow derivations run once per
+//! call.
 
 use protocol::v1;
 use schedule::Config;
-use schedule::state::{Millis, Phase, Presence, State, SweepState, SweepTrial, WorkerId, WorkerState};
+use schedule::state::{
+    Millis, Phase, Presence, State, SweepState, SweepTrial, WorkerId, WorkerState,
+};
 
 use crate::remaining::remaining;
 
@@ -13,14 +16,28 @@ const STALL_SHOWN: f64 = 0.5;
 
 pub fn sweep(state: &State, config: &Config, name: &str, now: Millis) -> Option<v1::SweepStatus> {
     let entry = state.sweeps.get(name)?;
-    let running = entry.tally.running.iter().filter_map(|index| entry.trials.get(*index as usize));
-    let running_trials =
-        running.filter_map(|trial| running_trial(state, config, entry, trial, now)).take(MAX_RUNNING).collect();
-    let cells = entry.sweep.cells.iter().filter(|cell| cell.skipped.is_none()).count() as u64;
+    let running = entry
+        .tally
+        .running
+        .iter()
+        .filter_map(|index| entry.trials.get(*index as usize));
+    let running_trials = running
+        .filter_map(|trial| running_trial(state, config, entry, trial, now))
+        .take(MAX_RUNNING)
+        .collect();
+    let cells = entry
+        .sweep
+        .cells
+        .iter()
+        .filter(|cell| cell.skipped.is_none())
+        .count() as u64;
     let counts = entry.counts;
     let waits = schedule::sweep_waits(state, name, now);
     let remaining = remaining(state, entry, now);
-    let waits_because = waits.as_ref().map(|waits| waits.because.clone()).unwrap_or_default();
+    let waits_because = waits
+        .as_ref()
+        .map(|waits| waits.because.clone())
+        .unwrap_or_default();
     Some(v1::SweepStatus {
         name: name.to_owned(),
         revision: entry.revision,
@@ -37,21 +54,41 @@ pub fn sweep(state: &State, config: &Config, name: &str, now: Millis) -> Option<
         remaining_at_least: remaining.at_least,
         running_trials,
         complete: state.is_complete(name),
-        waits: waits.map(|waits| waits.reason.name().to_owned()).unwrap_or_default(),
+        waits: waits
+            .map(|waits| waits.reason.name().to_owned())
+            .unwrap_or_default(),
         waits_because,
     })
 }
 
-pub fn worker(state: &State, config: &Config, id: &WorkerId, now: Millis) -> Option<v1::WorkerStatus> {
+pub fn worker(
+    state: &State,
+    config: &Config,
+    id: &WorkerId,
+    now: Millis,
+) -> Option<v1::WorkerStatus> {
     let entry = state.workers.get(id)?;
-    let heard = state.live.last_heard.get(id).copied().unwrap_or(state.live.since);
+    let heard = state
+        .live
+        .last_heard
+        .get(id)
+        .copied()
+        .unwrap_or(state.live.since);
     let silent_ms = now.saturating_sub(heard);
     let connected = state.live.connected.contains_key(id);
-    let host_drained = state.hosts.get(&entry.info.host).and_then(|host| host.drained.clone());
+    let host_drained = state
+        .hosts
+        .get(&entry.info.host)
+        .and_then(|host| host.drained.clone());
     let (presence, reason) = match (&entry.presence, entry.draining.clone().or(host_drained)) {
         (Presence::Gone { reason, .. }, _) => ("gone", reason.clone()),
-        (Presence::Present, _) if !connected || silent_ms > config.heartbeat_ms.saturating_mul(3) => {
-            ("unreachable", format!("silent; its lease is {} s", config.lease_ms / 1000))
+        (Presence::Present, _)
+            if !connected || silent_ms > config.heartbeat_ms.saturating_mul(3) =>
+        {
+            (
+                "unreachable",
+                format!("silent; its lease is {} s", config.lease_ms / 1000),
+            )
         }
         (Presence::Present, Some(reason)) => ("draining", reason),
         (Presence::Present, None) => ("present", String::new()),
@@ -75,16 +112,24 @@ pub fn worker(state: &State, config: &Config, id: &WorkerId, now: Millis) -> Opt
 
 fn slot_descriptions(entry: &WorkerState, now: Millis) -> Vec<String> {
     let describe = |(index, slot): (usize, &schedule::state::Slot)| {
-        let devices = match slot.devices.iter().all(|device| *device == slot.devices[0]) && slot.devices.len() > 1 {
+        let devices = match slot.devices.iter().all(|device| *device == slot.devices[0])
+            && slot.devices.len() > 1
+        {
             true => format!("{} x {}", slot.devices.len(), slot.devices[0]),
             false => slot.devices.join(","),
         };
-        let (broken, pause) = (entry.broken_slots.get(&(index as u32)), entry.pause_of(index as u32, now));
+        let (broken, pause) = (
+            entry.broken_slots.get(&(index as u32)),
+            entry.pause_of(index as u32, now),
+        );
         match (broken, pause) {
             (Some(reason), _) => format!("{devices}: {} (broken: {reason})", slot.description),
             (None, Some(pause)) => {
                 let seconds = (pause.until - now).div_ceil(1000);
-                format!("{devices}: {} (pauses, tried again in {seconds} s: {})", slot.description, pause.reason)
+                format!(
+                    "{devices}: {} (pauses, tried again in {seconds} s: {})",
+                    slot.description, pause.reason
+                )
             }
             (None, None) => format!("{devices}: {}", slot.description),
         }
@@ -100,20 +145,34 @@ fn running_trial(
     now: Millis,
 ) -> Option<v1::RunningTrial> {
     let trial = state.trials.get(&wanted.id)?;
-    let Phase::Running { attempt: number } = trial.phase else { return None };
+    let Phase::Running { attempt: number } = trial.phase else {
+        return None;
+    };
     let attempt = trial.attempt(number)?;
-    let live = state.live.progress.get(&wanted.id).filter(|live| live.attempt == number);
+    let live = state
+        .live
+        .progress
+        .get(&wanted.id)
+        .filter(|live| live.attempt == number);
     let progress = live.map(|live| live.progress.clone()).unwrap_or_default();
     let still = live.map_or(0, |live| now.saturating_sub(live.advanced_at));
-    let silent = now.saturating_sub(state.live.last_heard.get(&attempt.worker).copied().unwrap_or(state.live.since));
-    let condition =
-        if silent > config.heartbeat_ms.saturating_mul(3) || !state.live.connected.contains_key(&attempt.worker) {
-            "unreachable"
-        } else if still as f64 > config.stall_ms as f64 * STALL_SHOWN {
-            "stalled"
-        } else {
-            "running"
-        };
+    let silent = now.saturating_sub(
+        state
+            .live
+            .last_heard
+            .get(&attempt.worker)
+            .copied()
+            .unwrap_or(state.live.since),
+    );
+    let condition = if silent > config.heartbeat_ms.saturating_mul(3)
+        || !state.live.connected.contains_key(&attempt.worker)
+    {
+        "unreachable"
+    } else if still as f64 > config.stall_ms as f64 * STALL_SHOWN {
+        "stalled"
+    } else {
+        "running"
+    };
     Some(v1::RunningTrial {
         trial: wanted.id.to_string(),
         attempt: number.0,
@@ -130,12 +189,17 @@ fn running_trial(
     })
 }
 
-/// Formats a cell as `cub/cos`, or with the value that a search tries there: `cub/cos learning_rate=0.1`.
+/// Formats a cell as `cub/cos`, or with the value that a search tries there: `cub/cos
+/// learning_rate=0.1`.
 pub fn cell_name(entry: &SweepState, trial: &SweepTrial) -> String {
-    let Some(cell) = entry.sweep.cells.get(trial.cell as usize) else { return String::new() };
+    let Some(cell) = entry.sweep.cells.get(trial.cell as usize) else {
+        return String::new();
+    };
     let name = entry.sweep.cell_name(cell);
     let searched = entry.sweep.search.as_ref().zip(trial.candidate);
-    match searched.and_then(|(search, index)| Some((&search.field, search.candidates.get(index as usize)?))) {
+    match searched
+        .and_then(|(search, index)| Some((&search.field, search.candidates.get(index as usize)?)))
+    {
         Some((field, value)) => format!("{name} {field}={value}"),
         None => name,
     }

@@ -7,7 +7,8 @@ use schedule::event::Recorded;
 use schedule::state::{Millis, State};
 
 pub trait Storage: Send {
-    /// Appends all entries or none, durable when it returns. After a failure the same call may be repeated.
+    /// Appends all entries or none, durable when it returns. After a failure the same call may be
+    /// repeated.
     fn append(&mut self, entries: &[Recorded]) -> Result<(), StorageFault>;
 
     /// Returns a stored event by its number, from 1.
@@ -27,13 +28,17 @@ pub struct StorageFault {
 
 impl Storage for Journal {
     fn append(&mut self, entries: &[Recorded]) -> Result<(), StorageFault> {
-        Journal::append(self, entries)
-            .map_err(|error| StorageFault { is_passing: error.is_passing(), reason: chain(&error) })
+        Journal::append(self, entries).map_err(|error| StorageFault {
+            is_passing: error.is_passing(),
+            reason: chain(&error),
+        })
     }
 
     fn event(&mut self, number: u64) -> Option<Recorded> {
         Journal::event(self, number)
-            .inspect_err(|error| tracing::warn!(number, reason = chain(error), "an event cannot be read"))
+            .inspect_err(|error| {
+                tracing::warn!(number, reason = chain(error), "an event cannot be read")
+            })
             .ok()
             .flatten()
     }
@@ -47,7 +52,9 @@ impl Storage for Journal {
 pub fn open(state_dir: &Path) -> Result<(State, Millis, Box<dyn Storage>), journal::Error> {
     let mut journal = Journal::open(state_dir)?;
     let state = journal.replay()?;
-    let last = journal.event(journal.last())?.map_or(0, |recorded| recorded.at);
+    let last = journal
+        .event(journal.last())?
+        .map_or(0, |recorded| recorded.at);
     Ok((state, last, Box::new(journal)))
 }
 

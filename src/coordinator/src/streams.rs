@@ -1,5 +1,5 @@
-//! The open streams of workers, one for each, and the messages sent on them. A peer that does not read is cut off; it
-//! returns with its lists.
+//! The open streams of workers, one for each, and the messages sent on them. A peer that does not
+//! read is cut off; it returns with its lists.
 
 use std::collections::BTreeMap;
 
@@ -26,12 +26,21 @@ struct Open {
 impl Streams {
     /// Adds a stream; an older one of the same worker ends.
     pub fn insert(&mut self, worker: WorkerId, connection: u64, stream: Stream) {
-        self.open.insert(worker, Open { connection, stream, disk: DiskUse::default() });
+        self.open.insert(
+            worker,
+            Open {
+                connection,
+                stream,
+                disk: DiskUse::default(),
+            },
+        );
     }
 
     /// Returns true if messages on this stream still count.
     pub fn is_current(&self, worker: &WorkerId, connection: u64) -> bool {
-        self.open.get(worker).is_some_and(|open| open.connection == connection)
+        self.open
+            .get(worker)
+            .is_some_and(|open| open.connection == connection)
     }
 
     pub fn remove(&mut self, worker: &WorkerId, connection: u64) {
@@ -41,7 +50,9 @@ impl Streams {
     }
 
     pub fn send(&mut self, worker: &WorkerId, message: FromCoordinator) {
-        let Some(open) = self.open.get(worker) else { return };
+        let Some(open) = self.open.get(worker) else {
+            return;
+        };
         if !open.stream.outgoing.send(message.into()) {
             self.disconnect(worker, "it does not read what it is sent");
         }
@@ -58,7 +69,9 @@ impl Streams {
     /// Returns the cut streams, for the state machine.
     pub fn take_cut(&mut self) -> Vec<Input> {
         let cut = std::mem::take(&mut self.cut);
-        cut.into_iter().map(|(worker, connection)| Input::Disconnected { worker, connection }).collect()
+        cut.into_iter()
+            .map(|(worker, connection)| Input::Disconnected { worker, connection })
+            .collect()
     }
 
     pub fn has_cut(&self) -> bool {
@@ -67,17 +80,24 @@ impl Streams {
 
     pub fn note_disk(&mut self, worker: &WorkerId, disk: DiskUse) {
         if let Some(open) = self.open.get_mut(worker) {
-            open.disk = DiskUse { seen: Vec::new(), ..disk };
+            open.disk = DiskUse {
+                seen: Vec::new(),
+                ..disk
+            };
         }
     }
 
     pub fn checkpoint_bytes(&self) -> u64 {
         // Workers may send any number.
-        self.open.values().fold(0, |sum, open| sum.saturating_add(open.disk.checkpoint_bytes))
+        self.open.values().fold(0, |sum, open| {
+            sum.saturating_add(open.disk.checkpoint_bytes)
+        })
     }
 
     /// Returns the bytes that the worker reported; 0: it is not connected, or has not reported.
     pub fn work_dir_bytes(&self, worker: &WorkerId) -> u64 {
-        self.open.get(worker).map_or(0, |open| open.disk.work_dir_bytes)
+        self.open
+            .get(worker)
+            .map_or(0, |open| open.disk.work_dir_bytes)
     }
 }

@@ -34,10 +34,19 @@ struct Tail {
 }
 
 impl Tails {
-    pub fn open(&mut self, sweep: String, messages: ToTail, state: &State, config: &Config, now: Millis) {
+    pub fn open(
+        &mut self,
+        sweep: String,
+        messages: ToTail,
+        state: &State,
+        config: &Config,
+        now: Millis,
+    ) {
         self.open.retain(|tail| !tail.messages.is_closed());
         if self.open.len() >= MAX_OPEN {
-            return messages.end(Status::resource_exhausted(format!("{MAX_OPEN} commands follow sweeps already")));
+            return messages.end(Status::resource_exhausted(format!(
+                "{MAX_OPEN} commands follow sweeps already"
+            )));
         }
         let Some(status) = status::sweep(state, config, &sweep, now) else {
             return messages.end(Status::not_found(format!("no sweep is named `{sweep}`")));
@@ -49,7 +58,11 @@ impl Tails {
         if complete {
             send(&messages, Message::Complete(status));
         } else {
-            self.open.push(Tail { sweep, messages, said: Some(status) });
+            self.open.push(Tail {
+                sweep,
+                messages,
+                said: Some(status),
+            });
         }
     }
 
@@ -90,7 +103,8 @@ impl Tails {
                 .or_insert_with(|| status::sweep(state, config, &tail.sweep, now))
                 .clone();
             if !tail.messages.is_empty() {
-                // It reads slowly: nothing is added to what it has not taken yet, and the status is sent later.
+                // It reads slowly: nothing is added to what it has not taken yet, and the status is
+                // sent later.
                 self.changed = true;
             } else if status != tail.said
                 && let Some(status) = status
@@ -105,7 +119,13 @@ impl Tails {
     fn event(&mut self, event: &Event, state: &State) {
         match event {
             Event::AttemptSucceeded { trial, .. } => self.ended(*trial, state),
-            Event::AttemptFailed { trial, attempt, failure, then, .. } => match then {
+            Event::AttemptFailed {
+                trial,
+                attempt,
+                failure,
+                then,
+                ..
+            } => match then {
                 AfterFailure::GiveUp => self.ended(*trial, state),
                 // The pause of its slot is the news.
                 AfterFailure::Retry { .. } if failure.class == FailureClass::Node => {}
@@ -119,49 +139,97 @@ impl Tails {
                 AfterFailure::Unwanted => {}
             },
             Event::WorkerJoined { worker, info, .. } => {
-                self.note(&format!("worker {worker} joined with {} slots", info.slots.len()));
+                self.note(&format!(
+                    "worker {worker} joined with {} slots",
+                    info.slots.len()
+                ));
             }
-            Event::WorkerGone { worker, reason } => self.note(&format!("worker {worker} is gone: {reason}")),
+            Event::WorkerGone { worker, reason } => {
+                self.note(&format!("worker {worker} is gone: {reason}"))
+            }
             Event::WorkerDraining { worker, reason } => {
                 self.note(&format!("worker {worker} takes no new work: {reason}"));
             }
-            Event::WorkerUndrained { worker } => self.note(&format!("worker {worker} gets work again")),
-            Event::HostDrained { host, reason } => self.note(&format!("host {host} gets no more work: {reason}")),
-            Event::HostUndrained { host } => self.note(&format!("host {host} gets work again")),
-            Event::SlotBroken { worker, slot, reason, .. } => {
-                self.note(&format!("slot {slot} of worker {worker} is not used again: {reason}"));
+            Event::WorkerUndrained { worker } => {
+                self.note(&format!("worker {worker} gets work again"))
             }
-            Event::SlotPaused { worker, slot, reason, .. } => {
+            Event::HostDrained { host, reason } => {
+                self.note(&format!("host {host} gets no more work: {reason}"))
+            }
+            Event::HostUndrained { host } => self.note(&format!("host {host} gets work again")),
+            Event::SlotBroken {
+                worker,
+                slot,
+                reason,
+                ..
+            } => {
+                self.note(&format!(
+                    "slot {slot} of worker {worker} is not used again: {reason}"
+                ));
+            }
+            Event::SlotPaused {
+                worker,
+                slot,
+                reason,
+                ..
+            } => {
                 self.note(&format!("slot {slot} of worker {worker} pauses, its node could not run a trial: {reason}"));
             }
-            Event::SweepCancelled { sweep, reason } => self.note_sweep(sweep, &format!("cancelled: {reason}")),
-            Event::FailedTrialsRetried { sweep } => self.note_sweep(sweep, "failed trials are tried again"),
+            Event::SweepCancelled { sweep, reason } => {
+                self.note_sweep(sweep, &format!("cancelled: {reason}"))
+            }
+            Event::FailedTrialsRetried { sweep } => {
+                self.note_sweep(sweep, "failed trials are tried again")
+            }
             Event::TrialsRetried { sweep, trials } => {
-                self.note_sweep(sweep, &format!("{} of its trials are trained again from the start", trials.len()));
+                self.note_sweep(
+                    sweep,
+                    &format!(
+                        "{} of its trials are trained again from the start",
+                        trials.len()
+                    ),
+                );
             }
             Event::SweepSubmitted { sweep, .. } => self.note_sweep(&sweep.name, "submitted"),
-            Event::CandidateChosen { sweep, cell, candidate, .. } => {
+            Event::CandidateChosen {
+                sweep,
+                cell,
+                candidate,
+                ..
+            } => {
                 let chosen = state.sweeps.get(sweep.as_str()).and_then(|entry| {
                     let search = entry.sweep.search.as_ref()?;
-                    let name = entry.sweep.cell_name(entry.sweep.cells.get(*cell as usize)?);
+                    let name = entry
+                        .sweep
+                        .cell_name(entry.sweep.cells.get(*cell as usize)?);
                     let value = search.candidates.get(*candidate as usize)?;
-                    let remark = schedule::choice_of(state, entry, *cell).and_then(|choice| choice.remark(search));
+                    let remark = schedule::choice_of(state, entry, *cell)
+                        .and_then(|choice| choice.remark(search));
                     let remark = remark.map_or_else(String::new, |remark| format!(" ({remark})"));
-                    Some(format!("{name}: the search chose {}={value}{remark}", search.field))
+                    Some(format!(
+                        "{name}: the search chose {}={value}{remark}",
+                        search.field
+                    ))
                 });
                 if let Some(note) = chosen {
                     self.note_sweep(sweep, &note);
                 }
             }
-            Event::TrialDispatched { .. } | Event::AttemptStopped { .. } | Event::SlotFreed { .. } => {}
+            Event::TrialDispatched { .. }
+            | Event::AttemptStopped { .. }
+            | Event::SlotFreed { .. } => {}
         }
     }
 
     fn ended(&mut self, id: TrialId, state: &State) {
         for (sweep, wanted) in wanting(state, id) {
-            let Some(message) = ended(state, sweep, wanted) else { continue };
+            let Some(message) = ended(state, sweep, wanted) else {
+                continue;
+            };
             let name = &sweep.sweep.name;
-            self.open.retain(|tail| tail.sweep != *name || send(&tail.messages, Message::Ended(message.clone())));
+            self.open.retain(|tail| {
+                tail.sweep != *name || send(&tail.messages, Message::Ended(message.clone()))
+            });
         }
     }
 
@@ -185,23 +253,32 @@ impl Tails {
     }
 
     fn note_sweep(&mut self, sweep: &str, text: &str) {
-        self.open.retain(|tail| tail.sweep != sweep || send(&tail.messages, Message::Note(text.to_owned())));
+        self.open.retain(|tail| {
+            tail.sweep != sweep || send(&tail.messages, Message::Note(text.to_owned()))
+        });
     }
 
     /// Sends a note to all calls.
     fn note(&mut self, text: &str) {
-        self.open.retain(|tail| send(&tail.messages, Message::Note(text.to_owned())));
+        self.open
+            .retain(|tail| send(&tail.messages, Message::Note(text.to_owned())));
     }
 }
 
 /// Returns false if the peer does not read, or not fast enough; the call is then over.
 fn send(messages: &ToTail, message: Message) -> bool {
-    messages.send(v1::TailMessage { message: Some(message) })
+    messages.send(v1::TailMessage {
+        message: Some(message),
+    })
 }
 
 /// Returns the places where sweeps want this trial; a sweep may do so in several cells.
 fn wanting(state: &State, id: TrialId) -> impl Iterator<Item = (&SweepState, &SweepTrial)> {
-    let wanted_by = state.trials.get(&id).map(|trial| trial.wanted_by.as_slice()).unwrap_or_default();
+    let wanted_by = state
+        .trials
+        .get(&id)
+        .map(|trial| trial.wanted_by.as_slice())
+        .unwrap_or_default();
     wanted_by.iter().filter_map(|(name, index)| {
         let sweep = state.sweeps.get(name)?;
         Some((sweep, sweep.trials.get(*index as usize)?))
@@ -214,11 +291,22 @@ fn ended(state: &State, sweep: &SweepState, wanted: &SweepTrial) -> Option<v1::T
     let (outcome, best_accuracy, seconds) = match &trial.phase {
         Phase::Succeeded { result, .. } => {
             let seconds = result.timing.train_s + result.timing.evaluate_s;
-            (Outcome::Accuracy(result.last_accuracy), result.best_accuracy, seconds)
+            (
+                Outcome::Accuracy(result.last_accuracy),
+                result.best_accuracy,
+                seconds,
+            )
         }
-        Phase::Failed { .. } => {
-            (Outcome::Failure(trial.failure().map(|failure| failure.message.clone()).unwrap_or_default()), 0.0, 0.0)
-        }
+        Phase::Failed { .. } => (
+            Outcome::Failure(
+                trial
+                    .failure()
+                    .map(|failure| failure.message.clone())
+                    .unwrap_or_default(),
+            ),
+            0.0,
+            0.0,
+        ),
         Phase::Waiting { .. } | Phase::Running { .. } | Phase::Cancelled => return None,
     };
     Some(v1::TrialEnded {

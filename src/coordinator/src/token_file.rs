@@ -1,4 +1,5 @@
-//! The token file of a running coordinator, read again when it changes, so that the token changes without a restart.
+//! The token file of a running coordinator, read again when it changes, so that the token changes
+//! without a restart.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -41,13 +42,17 @@ pub async fn watch(path: PathBuf, tokens: AcceptedTokens) {
         let now = stamp(&path);
         if now != last {
             last = now;
-            match Token::from_file(&path).map(|token| tokens.exchange(token, Instant::now() + GRACE)) {
+            match Token::from_file(&path)
+                .map(|token| tokens.exchange(token, Instant::now() + GRACE))
+            {
                 Ok(true) => {
                     let (file, minutes) = (path.display(), GRACE.as_secs() / 60);
                     tracing::info!(%file, "another token: it is accepted from now on, the one before for {minutes} minutes");
                 }
                 Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "the token file has changed; the token before stays"),
+                Err(error) => {
+                    tracing::warn!(%error, "the token file has changed; the token before stays")
+                }
             }
         }
         tokio::time::sleep(LOOK).await;

@@ -1,11 +1,17 @@
-//! Affine transforms with bilinear sampling, by Pillow's conventions: the matrix maps output pixels to input pixels,
-//! pixel centres lie at one half, and everything outside of the image is filled.
+//! Affine transforms with bilinear sampling, by Pillow's conventions: the matrix maps output pixels
+//! to input pixels, pixel centres lie at one half, and everything outside of the image is filled.
 
 use crate::rand_augment::Picture;
 
-/// Applies `[a, b, c, d, e, f]`: the output pixel (x, y) shows the input at (a x + b y + c, d x + e y + f).
+/// Applies `[a, b, c, d, e, f]`: the output pixel (x, y) shows the input at (a x + b y + c, d x + e
+/// y + f).
 pub(crate) fn transform(picture: &mut Picture, [a, b, c, d, e, f]: [f64; 6], fill: &[u8]) {
-    let Picture { height, width, channels, .. } = *picture;
+    let Picture {
+        height,
+        width,
+        channels,
+        ..
+    } = *picture;
     let mut pixels = Vec::with_capacity(picture.pixels.len());
     for y in 0..height {
         for x in 0..width {
@@ -53,7 +59,12 @@ mod tests {
     use super::*;
 
     fn picture(pixels: &[u8], width: usize) -> Picture {
-        Picture { height: pixels.len() / width, width, channels: 1, pixels: pixels.to_vec() }
+        Picture {
+            height: pixels.len() / width,
+            width,
+            channels: 1,
+            pixels: pixels.to_vec(),
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! Executes the choices of `plan.rs`: one image from bytes to standardised f32, in one pass if nothing is resampled.
+//! Executes the choices of `plan.rs`: one image from bytes to standardised f32, in one pass if
+//! nothing is resampled.
 //!
-//! The order is that of docs/paper.md, section 3: shift, flip, erase, crop. The crop comes last but is free: output
-//! pixels look up their source, so only what the network sees is ever computed. With RandomResizedCrop the
-//! order is timm's: resized crop, flip, RandAugment, erase. Draws nothing but the noise of erasing, whose
-//! stream is a function of the position.
+//! The order is that of docs/paper.md, section 3: shift, flip, erase, crop. The crop comes last but
+//! is free: output pixels look up their source, so only what the network sees is ever computed.
+//! With RandomResizedCrop the order is timm's: resized crop, flip, RandAugment, erase. Draws
+//! nothing but the noise of erasing, whose stream is a function of the position.
 
 use std::cell::RefCell;
 
@@ -28,7 +29,8 @@ pub(crate) struct Renderer {
     pub(crate) mean: Vec<f32>,
     pub(crate) inverse_std: Vec<f32>,
     pub(crate) rand_augment: Option<crate::rand_augment::RandAugment>,
-    /// Shorter side to which evaluated images are first resized: held-out ones have the size of training images.
+    /// Shorter side to which evaluated images are first resized: held-out ones have the size of
+    /// training images.
     pub(crate) resize_evaluated: Option<u32>,
 }
 
@@ -63,7 +65,8 @@ impl Renderer {
         self.side * self.side * self.channels
     }
 
-    /// Fills `out`, which has `image_len` values. The sample's draws come from (seed, epoch, its own index and repeat).
+    /// Fills `out`, which has `image_len` values. The sample's draws come from (seed, epoch, its
+    /// own index and repeat).
     pub(crate) fn train(
         &self,
         image: Image,
@@ -75,21 +78,46 @@ impl Renderer {
     ) {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut bytes = std::mem::take(&mut scratch.bytes);
-            let (image, window) = self.prepare(image, plan, seed, epoch, &mut scratch.resizer, &mut bytes);
-            self.look_up(window, (image.height, image.width), plan.flip, &mut scratch.rows, &mut scratch.columns);
+            let (image, window) =
+                self.prepare(image, plan, seed, epoch, &mut scratch.resizer, &mut bytes);
+            self.look_up(
+                window,
+                (image.height, image.width),
+                plan.flip,
+                &mut scratch.rows,
+                &mut scratch.columns,
+            );
             match plan.shift {
                 Some(shift) => {
                     shift_into(&image, shift, &mut scratch.floats);
-                    self.gather(&scratch.floats, image.width, &scratch.rows, &scratch.columns, layout, out);
+                    self.gather(
+                        &scratch.floats,
+                        image.width,
+                        &scratch.rows,
+                        &scratch.columns,
+                        layout,
+                        out,
+                    );
                 }
-                None => self.gather(image.pixels, image.width, &scratch.rows, &scratch.columns, layout, out),
+                None => self.gather(
+                    image.pixels,
+                    image.width,
+                    &scratch.rows,
+                    &scratch.columns,
+                    layout,
+                    out,
+                ),
             }
             if let Some(erase) = plan.erase {
                 let noise = Stream::new(seed, Purpose::EraseNoise, epoch, plan.repeat, plan.index);
                 let width = image.width;
                 if plan.flip {
-                    // The box is in the flipped image; the look-up table holds positions before the flip.
-                    scratch.columns.iter_mut().for_each(|column| *column = width - 1 - *column);
+                    // The box is in the flipped image; the look-up table holds positions before the
+                    // flip.
+                    scratch
+                        .columns
+                        .iter_mut()
+                        .for_each(|column| *column = width - 1 - *column);
                 }
                 let put = |y, x, channel, value| out[self.position(layout, y, x, channel)] = value;
                 self.erase(erase, &noise, &scratch.rows, &scratch.columns, put);
@@ -101,17 +129,30 @@ impl Renderer {
     /// Fills `out` with the centre crop, standardised.
     pub(crate) fn evaluate(&self, image: Image, layout: Layout, out: &mut [f32]) {
         SCRATCH.with_borrow_mut(|scratch| {
-            let Scratch { resizer, bytes, rows, columns, .. } = scratch;
+            let Scratch {
+                resizer,
+                bytes,
+                rows,
+                columns,
+                ..
+            } = scratch;
             let image = match self.resize_evaluated {
                 None => image,
                 Some(shorter) => {
-                    let (height, width) = shorter_side(image.height as u32, image.width as u32, shorter);
+                    let (height, width) =
+                        shorter_side(image.height as u32, image.width as u32, shorter);
                     let (height, width) = (height as usize, width as usize);
                     resizer.whole(&image, (height, width), bytes);
-                    Image { height, width, channels: image.channels, pixels: bytes }
+                    Image {
+                        height,
+                        width,
+                        channels: image.channels,
+                        pixels: bytes,
+                    }
                 }
             };
-            let window = crate::plan::centre(self.side as u32, image.height as u32, image.width as u32);
+            let window =
+                crate::plan::centre(self.side as u32, image.height as u32, image.width as u32);
             self.look_up(window, (image.height, image.width), false, rows, columns);
             self.gather(image.pixels, image.width, rows, columns, layout, out);
         });
@@ -129,7 +170,13 @@ impl Renderer {
     ) -> (Image<'a>, Window) {
         let (mut image, mut window) = (image, plan.window);
         let mut owned = None;
-        if let Window::Resized { top, left, height, width } = window {
+        if let Window::Resized {
+            top,
+            left,
+            height,
+            width,
+        } = window
+        {
             let mut resized = std::mem::take(bytes);
             resizer.run(&image, (top, left, height, width), self.side, &mut resized);
             owned = Some((resized, self.side, self.side));
@@ -143,13 +190,23 @@ impl Renderer {
                 (copy, image.height, image.width)
             });
             let stream = Stream::new(seed, Purpose::RandAugment, epoch, plan.repeat, plan.index);
-            let mut picture = crate::rand_augment::Picture { height, width, channels: self.channels, pixels };
+            let mut picture = crate::rand_augment::Picture {
+                height,
+                width,
+                channels: self.channels,
+                pixels,
+            };
             rand_augment.apply(&mut picture, stream);
             owned = Some((picture.pixels, height, width));
         }
         if let Some((pixels, height, width)) = owned {
             *bytes = pixels;
-            image = Image { height, width, channels: self.channels, pixels: bytes };
+            image = Image {
+                height,
+                width,
+                channels: self.channels,
+                pixels: bytes,
+            };
         }
         (image, window)
     }
@@ -171,7 +228,13 @@ impl Renderer {
         rows.extend((0..self.side as isize).map(|y| reflect(top + y, height)));
         columns.clear();
         let column = |x| reflect(left + x, width);
-        columns.extend((0..self.side as isize).map(|x| if flip { width - 1 - column(x) } else { column(x) }));
+        columns.extend((0..self.side as isize).map(|x| {
+            if flip {
+                width - 1 - column(x)
+            } else {
+                column(x)
+            }
+        }));
     }
 
     fn gather<T: Copy + Into<f32>>(
@@ -211,7 +274,9 @@ impl Renderer {
         let (red, rest) = out.split_at_mut(self.side * self.side);
         let (green, blue) = rest.split_at_mut(self.side * self.side);
         let (mean, scale) = (&self.mean[..3], &self.inverse_std[..3]);
-        let planes = red.chunks_exact_mut(self.side).zip(green.chunks_exact_mut(self.side));
+        let planes = red
+            .chunks_exact_mut(self.side)
+            .zip(green.chunks_exact_mut(self.side));
         for (((red, green), blue), &row) in planes.zip(blue.chunks_exact_mut(self.side)).zip(rows) {
             let line = &source[3 * row * width..][..3 * width];
             let values = red.iter_mut().zip(green.iter_mut()).zip(blue.iter_mut());
@@ -274,9 +339,9 @@ impl Renderer {
         }
     }
 
-    /// Fills the box in the output with uniform noise in 0..255, standardised like the image. `columns` are those
-    /// of the flipped image, in which the box lies. `put` gets row, column and channel of the output, all channels of
-    /// a pixel one after the other.
+    /// Fills the box in the output with uniform noise in 0..255, standardised like the image.
+    /// `columns` are those of the flipped image, in which the box lies. `put` gets row, column and
+    /// channel of the output, all channels of a pixel one after the other.
     pub(crate) fn erase(
         &self,
         erase: Erase,
@@ -288,23 +353,38 @@ impl Renderer {
         let (top, left) = (erase.top as usize, erase.left as usize);
         let (height, width) = (erase.height as usize, erase.width as usize);
         let mut block = (u32::MAX, [0; 4]);
-        for (y, &row) in rows.iter().enumerate().filter(|(_, row)| (top..top + height).contains(row)) {
-            for (x, &column) in columns.iter().enumerate().filter(|(_, column)| (left..left + width).contains(column)) {
+        for (y, &row) in rows
+            .iter()
+            .enumerate()
+            .filter(|(_, row)| (top..top + height).contains(row))
+        {
+            for (x, &column) in columns
+                .iter()
+                .enumerate()
+                .filter(|(_, column)| (left..left + width).contains(column))
+            {
                 for channel in 0..self.channels {
-                    let number = (((row - top) * width + column - left) * self.channels + channel) as u32;
+                    let number =
+                        (((row - top) * width + column - left) * self.channels + channel) as u32;
                     if block.0 != number / 4 {
                         block = (number / 4, noise.block_at(number / 4));
                     }
                     let word = block.1[number as usize % 4];
                     let value = (f64::from(word) / (1u64 << 32) as f64 * 255.0) as f32;
-                    put(y, x, channel, (value - self.mean[channel]) * self.inverse_std[channel]);
+                    put(
+                        y,
+                        x,
+                        channel,
+                        (value - self.mean[channel]) * self.inverse_std[channel],
+                    );
                 }
             }
         }
     }
 }
 
-/// Maps a position outside of 0..length to its reflection at the first or last pixel (numpy's `reflect`).
+/// Maps a position outside of 0..length to its reflection at the first or last pixel (numpy's
+/// `reflect`).
 fn reflect(position: isize, length: usize) -> usize {
     if (0..length as isize).contains(&position) {
         return position as usize;
@@ -319,7 +399,12 @@ fn reflect(position: isize, length: usize) -> usize {
 
 /// Computes `shifted[y, x] = image[y + rows, x + columns]`, bilinear, with the edge replicated.
 fn shift_into(image: &Image, (rows, columns): (f32, f32), shifted: &mut Vec<f32>) {
-    let Image { height, width, channels, pixels } = *image;
+    let Image {
+        height,
+        width,
+        channels,
+        pixels,
+    } = *image;
     let (row_taps, column_taps) = (taps(rows, height), taps(columns, width));
     shifted.clear();
     shifted.reserve(pixels.len());
@@ -329,19 +414,24 @@ fn shift_into(image: &Image, (rows, columns): (f32, f32), shifted: &mut Vec<f32>
         for &(column_0, column_1, right) in &column_taps {
             for channel in 0..channels {
                 let at = |line: &[u8], column: usize| f32::from(line[column * channels + channel]);
-                let upper = at(line_0, column_0) + (at(line_0, column_1) - at(line_0, column_0)) * right;
-                let lower = at(line_1, column_0) + (at(line_1, column_1) - at(line_1, column_0)) * right;
+                let upper =
+                    at(line_0, column_0) + (at(line_0, column_1) - at(line_0, column_0)) * right;
+                let lower =
+                    at(line_1, column_0) + (at(line_1, column_1) - at(line_1, column_0)) * right;
                 shifted.push(upper + (lower - upper) * down);
             }
         }
     }
 }
 
-/// Returns, for each position, the two that it lies between after the shift, and the weight of the second.
+/// Returns, for each position, the two that it lies between after the shift, and the weight of the
+/// second.
 pub(crate) fn taps(shift: f32, length: usize) -> Vec<(usize, usize, f32)> {
     let whole = shift.floor();
     let weight = shift - whole;
     let clamp = |position: isize| position.clamp(0, length as isize - 1) as usize;
     let first = |position: usize| position as isize + whole as isize;
-    (0..length).map(|position| (clamp(first(position)), clamp(first(position) + 1), weight)).collect()
+    (0..length)
+        .map(|position| (clamp(first(position)), clamp(first(position) + 1), weight))
+        .collect()
 }

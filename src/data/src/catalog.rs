@@ -1,7 +1,7 @@
 //! The data sets that have a reader: their rows in Table 1 of the paper, and their origins.
 //!
-//! Checksums and their certainty are those of docs/paper.md, section 6. Read `fetch.rs` for the download itself and
-//! `check.rs` for the comparison with what is on disk.
+//! Checksums and their certainty are those of docs/paper.md, section 6. Read `fetch.rs` for the
+//! download itself and `check.rs` for the comparison with what is on disk.
 
 use std::path::Path;
 
@@ -19,7 +19,8 @@ pub struct Entry {
     pub origin: Origin,
 }
 
-/// A row of Table 1; the sizes of data sets that are not in the paper are those of their own publications.
+/// A row of Table 1; the sizes of data sets that are not in the paper are those of their own
+/// publications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     pub num_classes: usize,
@@ -35,7 +36,8 @@ pub enum Origin {
     /// Part of the program.
     BuiltIn,
     Download(&'static [Download]),
-    /// Behind a form, not redistributable, or gone from its official place: instructions for the user.
+    /// Behind a form, not redistributable, or gone from its official place: instructions for the
+    /// user.
     ByHand(&'static str),
 }
 
@@ -59,21 +61,44 @@ pub enum Checksum {
 /// Class hierarchies of the paper, fetched like a data set under the name `hierarchies`.
 pub const HIERARCHIES: &str = "hierarchies";
 
-const fn row(num_classes: usize, num_train: usize, num_test: usize, per_class: (usize, usize, usize)) -> Row {
-    Row { num_classes, num_train, num_test, per_class }
+const fn row(
+    num_classes: usize,
+    num_train: usize,
+    num_test: usize,
+    per_class: (usize, usize, usize),
+) -> Row {
+    Row {
+        num_classes,
+        num_train,
+        num_test,
+        per_class,
+    }
 }
 
 const fn file(url: &'static str, checksum: Checksum) -> Download {
-    Download { url, checksum, is_archive: false, max_bytes: 64 << 20 }
+    Download {
+        url,
+        checksum,
+        is_archive: false,
+        max_bytes: 64 << 20,
+    }
 }
 
 const fn archive(url: &'static str, checksum: Checksum, max_bytes: u64) -> Download {
-    Download { url, checksum, is_archive: true, max_bytes }
+    Download {
+        url,
+        checksum,
+        is_archive: true,
+        max_bytes,
+    }
 }
 
 macro_rules! fashion_mnist {
     ($file:literal) => {
-        concat!("https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/", $file)
+        concat!(
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+            $file
+        )
     };
 }
 
@@ -85,7 +110,10 @@ macro_rules! flowers {
 
 macro_rules! semantic_embeddings {
     ($file:literal) => {
-        concat!("https://raw.githubusercontent.com/cvjena/semantic-embeddings/master/", $file)
+        concat!(
+            "https://raw.githubusercontent.com/cvjena/semantic-embeddings/master/",
+            $file
+        )
     };
 }
 
@@ -121,15 +149,35 @@ const CUB: [Download; 1] = [archive(
 )];
 
 const FLOWERS: [Download; 3] = [
-    archive(flowers!("102flowers.tgz"), Checksum::Md5("52808999861908f626f3c1f4e79d11fa"), 4 << 30),
-    file(flowers!("imagelabels.mat"), Checksum::Md5("e0620be6f572b9609742df49c70aed4d")),
-    file(flowers!("setid.mat"), Checksum::Md5("a5357ecc9cb78c4bef273ce3793fc85c")),
+    archive(
+        flowers!("102flowers.tgz"),
+        Checksum::Md5("52808999861908f626f3c1f4e79d11fa"),
+        4 << 30,
+    ),
+    file(
+        flowers!("imagelabels.mat"),
+        Checksum::Md5("e0620be6f572b9609742df49c70aed4d"),
+    ),
+    file(
+        flowers!("setid.mat"),
+        Checksum::Md5("a5357ecc9cb78c4bef273ce3793fc85c"),
+    ),
 ];
 
 const MIT67: [Download; 3] = [
-    archive("http://groups.csail.mit.edu/vision/LabelMe/NewImages/indoorCVPR_09.tar", Checksum::Unknown, 16 << 30),
-    file("http://web.mit.edu/torralba/www/TrainImages.txt", Checksum::Unknown),
-    file("http://web.mit.edu/torralba/www/TestImages.txt", Checksum::Unknown),
+    archive(
+        "http://groups.csail.mit.edu/vision/LabelMe/NewImages/indoorCVPR_09.tar",
+        Checksum::Unknown,
+        16 << 30,
+    ),
+    file(
+        "http://web.mit.edu/torralba/www/TrainImages.txt",
+        Checksum::Unknown,
+    ),
+    file(
+        "http://web.mit.edu/torralba/www/TestImages.txt",
+        Checksum::Unknown,
+    ),
 ];
 
 pub(crate) const HIERARCHY_FILES: [Download; 4] = [
@@ -253,13 +301,19 @@ pub const FOLDER_PREFIX: &str = sweep::dataset::FOLDER_PREFIX;
 
 /// Returns a data set's entry; for a subset of CUB, the entry of the whole.
 pub fn find(name: &str) -> Option<&'static Entry> {
-    ENTRIES.iter().find(|entry| entry.name == sweep::dataset::base(name))
+    ENTRIES
+        .iter()
+        .find(|entry| entry.name == sweep::dataset::base(name))
 }
 
-/// Returns what `data fetch` must fetch for the file at this path below the data directory: `hierarchies`, or nothing.
+/// Returns what `data fetch` must fetch for the file at this path below the data directory:
+/// `hierarchies`, or nothing.
 pub fn fetched_with(path: &Path) -> Option<&'static str> {
     let name = path.strip_prefix(HIERARCHIES).ok()?;
-    HIERARCHY_FILES.iter().any(|file| Path::new(file.file_name()) == name).then_some(HIERARCHIES)
+    HIERARCHY_FILES
+        .iter()
+        .any(|file| Path::new(file.file_name()) == name)
+        .then_some(HIERARCHIES)
 }
 
 impl Download {
@@ -276,12 +330,32 @@ mod tests {
     #[test]
     fn the_sweep_language_knows_the_same_data_sets() {
         let known = sweep::dataset::KNOWN.iter().map(|known| {
-            let sizes = [known.num_classes, known.num_train, known.num_test, known.smallest_class];
-            (known.name, sizes.map(|size| size as usize), known.side, known.channels as usize)
+            let sizes = [
+                known.num_classes,
+                known.num_train,
+                known.num_test,
+                known.smallest_class,
+            ];
+            (
+                known.name,
+                sizes.map(|size| size as usize),
+                known.side,
+                known.channels as usize,
+            )
         });
         let here = ENTRIES.iter().map(|entry| {
-            let Row { num_classes, num_train, num_test, per_class } = entry.published;
-            (entry.name, [num_classes, num_train, num_test, per_class.0], entry.side.unwrap_or(0), entry.channels)
+            let Row {
+                num_classes,
+                num_train,
+                num_test,
+                per_class,
+            } = entry.published;
+            (
+                entry.name,
+                [num_classes, num_train, num_test, per_class.0],
+                entry.side.unwrap_or(0),
+                entry.channels,
+            )
         });
         assert_eq!(known.collect::<Vec<_>>(), here.collect::<Vec<_>>());
     }
@@ -289,13 +363,23 @@ mod tests {
     #[test]
     fn file_names_are_the_ends_of_addresses() {
         assert_eq!(CUB[0].file_name(), "CUB_200_2011.tgz");
-        assert_eq!(HIERARCHY_FILES[2].file_name(), "cub_balanced.parent-child.txt");
+        assert_eq!(
+            HIERARCHY_FILES[2].file_name(),
+            "cub_balanced.parent-child.txt"
+        );
     }
 
     #[test]
     fn only_files_that_a_download_brings_are_promised() {
-        assert_eq!(fetched_with(Path::new("hierarchies/cifar.parent-child.txt")), Some(HIERARCHIES));
-        for other in ["hierarchies/mine.txt", "cifar.parent-child.txt", "nabirds/hierarchy.txt"] {
+        assert_eq!(
+            fetched_with(Path::new("hierarchies/cifar.parent-child.txt")),
+            Some(HIERARCHIES)
+        );
+        for other in [
+            "hierarchies/mine.txt",
+            "cifar.parent-child.txt",
+            "nabirds/hierarchy.txt",
+        ] {
             assert_eq!(fetched_with(Path::new(other)), None, "{other}");
         }
     }

@@ -1,4 +1,5 @@
-//! Comparison of the data on disk with the published facts: the rows of `orchestrator data list` and `check`.
+//! Comparison of the data on disk with the published facts: the rows of `orchestrator data list`
+//! and `check`.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,11 +67,13 @@ pub struct Sizes {
 impl Check {
     /// Returns true if the data found equal the published ones.
     pub fn agrees(&self) -> bool {
-        self.published.is_none_or(|published| published == self.found)
+        self.published
+            .is_none_or(|published| published == self.found)
     }
 }
 
-/// Returns the state of every data set of the catalogue. Reads small ones whole, of photographs only the lists.
+/// Returns the state of every data set of the catalogue. Reads small ones whole, of photographs
+/// only the lists.
 pub fn list(data_dir: &Path) -> Vec<Listing> {
     let state = |entry: &Entry| {
         let request = OpenRequest {
@@ -88,16 +91,29 @@ pub fn list(data_dir: &Path) -> Vec<Listing> {
             Err(error) => State::Broken(error),
         }
     };
-    ENTRIES.iter().map(|entry| Listing { entry, state: state(entry) }).collect()
+    ENTRIES
+        .iter()
+        .map(|entry| Listing {
+            entry,
+            state: state(entry),
+        })
+        .collect()
 }
 
-/// Counts the images and decodes every file, to `request.resize` if present. `on_progress` gets (files
-/// decoded, total files) from several threads.
-pub fn check(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Check, Error> {
+/// Counts the images and decodes every file, to `request.resize` if present. `on_progress` gets
+/// (files decoded, total files) from several threads.
+pub fn check(
+    request: &OpenRequest,
+    on_progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Check, Error> {
     let found = preflight(request)?;
     let (mut sizes, mut corrupt) = (None, Vec::new());
     if !request.smoke
-        && let Content::Files { train, validation, test } = readers::find(request.dataset, &request.reach)?.content
+        && let Content::Files {
+            train,
+            validation,
+            test,
+        } = readers::find(request.dataset, &request.reach)?.content
     {
         let files: Vec<&ImageFile> = train.iter().chain(&validation).chain(&test).collect();
         let done = AtomicU64::new(0);
@@ -110,7 +126,10 @@ pub fn check(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> 
             on_progress(done.fetch_add(1, Ordering::Relaxed) + 1, files.len() as u64);
             decoded.map_err(|reason| format!("{}: {reason}", file.path.display()))
         };
-        let decoded: Vec<_> = files.par_iter().map_init(CropResizer::default, decode).collect();
+        let decoded: Vec<_> = files
+            .par_iter()
+            .map_init(CropResizer::default, decode)
+            .collect();
         let (sound, damaged): (Vec<_>, Vec<_>) = decoded.into_iter().partition(Result::is_ok);
         sizes = Sizes::of(&sound.into_iter().flatten().collect::<Vec<_>>());
         corrupt = damaged.into_iter().filter_map(Result::err).collect();
@@ -122,7 +141,13 @@ pub fn check(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> 
         published: catalog::find(request.dataset)
             .filter(|entry| entry.name == request.dataset)
             .map(|entry| entry.published),
-        classes: classes.map(|(name, (&train, &test))| ClassCounts { name: name.clone(), train, test }).collect(),
+        classes: classes
+            .map(|(name, (&train, &test))| ClassCounts {
+                name: name.clone(),
+                train,
+                test,
+            })
+            .collect(),
         sizes,
         notes: found.notes,
         corrupt,
@@ -155,7 +180,11 @@ fn row(found: &Preflight) -> Row {
         num_classes: counts.len(),
         num_train: found.num_train(),
         num_test: found.num_test(),
-        per_class: (at(0), at(counts.len().saturating_sub(1)), at(counts.len() / 2)),
+        per_class: (
+            at(0),
+            at(counts.len().saturating_sub(1)),
+            at(counts.len() / 2),
+        ),
     }
 }
 
@@ -193,11 +222,15 @@ mod tests {
             width: 3,
         };
         let root = crate::stand_in_files::write("mit67", place.path(), amount).unwrap();
-        let image = |class: usize, number: usize| root.join(format!("Images/class_{class:02}/image_{number}.jpg"));
+        let image = |class: usize, number: usize| {
+            root.join(format!("Images/class_{class:02}/image_{number}.jpg"))
+        };
         std::fs::write(image(0, 1), "<html>404 Not Found</html>").unwrap();
         let whole = std::fs::read(image(1, 10)).unwrap();
         std::fs::write(image(1, 10), &whole[..whole.len() / 2]).unwrap();
-        image::RgbImage::from_pixel(50, 40, image::Rgb([9; 3])).save(image(1, 18)).unwrap();
+        image::RgbImage::from_pixel(50, 40, image::Rgb([9; 3]))
+            .save(image(1, 18))
+            .unwrap();
         let decoded = AtomicU64::new(0);
         let count = |_, total| {
             assert_eq!(total, 18);
@@ -206,13 +239,39 @@ mod tests {
         let check = super::check(&request("mit67", place.path()), &count).unwrap();
         assert_eq!(decoded.into_inner(), 18);
         assert!(!check.agrees(), "{check:?}");
-        assert_eq!(check.found, Row { num_classes: 2, num_train: 12, num_test: 6, per_class: (6, 6, 6) });
-        assert_eq!(check.classes[1], ClassCounts { name: "class_01".to_owned(), train: 6, test: 3 });
+        assert_eq!(
+            check.found,
+            Row {
+                num_classes: 2,
+                num_train: 12,
+                num_test: 6,
+                per_class: (6, 6, 6)
+            }
+        );
+        assert_eq!(
+            check.classes[1],
+            ClassCounts {
+                name: "class_01".to_owned(),
+                train: 6,
+                test: 3
+            }
+        );
         let sizes = check.sizes.unwrap();
-        assert_eq!((sizes.heights, sizes.widths, sizes.shorter_sides), ([4, 4, 40], [3, 3, 50], [3, 3, 40]));
-        let [html, cut] = check.corrupt.as_slice() else { panic!("{:?}", check.corrupt) };
-        assert!(html.contains("class_00/image_1.jpg: it is no image"), "{html}");
-        assert!(cut.contains("class_01/image_10.jpg: it is a truncated JPEG"), "{cut}");
+        assert_eq!(
+            (sizes.heights, sizes.widths, sizes.shorter_sides),
+            ([4, 4, 40], [3, 3, 50], [3, 3, 40])
+        );
+        let [html, cut] = check.corrupt.as_slice() else {
+            panic!("{:?}", check.corrupt)
+        };
+        assert!(
+            html.contains("class_00/image_1.jpg: it is no image"),
+            "{html}"
+        );
+        assert!(
+            cut.contains("class_01/image_10.jpg: it is a truncated JPEG"),
+            "{cut}"
+        );
     }
 
     #[test]
@@ -221,10 +280,19 @@ mod tests {
         std::fs::create_dir(place.path().join("cars")).unwrap();
         std::fs::write(place.path().join("cars/cars_annos.mat"), "short").unwrap();
         let list = list(place.path());
-        let state = |name: &str| &list.iter().find(|line| line.entry.name == name).unwrap().state;
+        let state = |name: &str| {
+            &list
+                .iter()
+                .find(|line| line.entry.name == name)
+                .unwrap()
+                .state
+        };
         assert_eq!(list.len(), ENTRIES.len());
         assert!(matches!(state("digits"), State::Ready(None)));
         assert!(matches!(state("cub"), State::Absent));
-        assert!(matches!(state("cars"), State::Broken(Error::Malformed { .. })));
+        assert!(matches!(
+            state("cars"),
+            State::Broken(Error::Malformed { .. })
+        ));
     }
 }

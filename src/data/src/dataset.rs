@@ -20,8 +20,8 @@ pub struct Dataset {
     pub class_ids: Vec<String>,
     pub channels: usize,
     pub train: Split,
-    /// Number of images at the end of `train` that are the set's own validation split: used for evaluation if a trial
-    /// holds out images, and never trained on.
+    /// Number of images at the end of `train` that are the set's own validation split: used for
+    /// evaluation if a trial holds out images, and never trained on.
     pub num_validation: usize,
     pub test: Split,
     /// Number of images missing from the splits because they cannot be decoded.
@@ -89,7 +89,8 @@ pub struct Image<'a> {
 }
 
 impl Split {
-    /// Creates a split after checking that every extent lies inside the pixels, so that `image` cannot fail.
+    /// Creates a split after checking that every extent lies inside the pixels, so that `image`
+    /// cannot fail.
     pub(crate) fn new(
         labels: Vec<u32>,
         images: Vec<Extent>,
@@ -102,27 +103,52 @@ impl Split {
         let available = pixels.bytes().len() as u64;
         for image in &images {
             let size = u64::from(image.height) * u64::from(image.width) * channels as u64;
-            if image.height == 0 || image.width == 0 || image.offset.checked_add(size).is_none_or(|end| end > available)
+            if image.height == 0
+                || image.width == 0
+                || image
+                    .offset
+                    .checked_add(size)
+                    .is_none_or(|end| end > available)
             {
                 return Err("an image lies outside of the pixels");
             }
         }
         let start = images.iter().map(|image| image.offset).min().unwrap_or(0);
-        Ok(Self { labels: labels.into(), images: images.into(), start, channels, pixels })
+        Ok(Self {
+            labels: labels.into(),
+            images: images.into(),
+            start,
+            channels,
+            pixels,
+        })
     }
 
     /// Creates a split from images of one size, one after the other.
-    pub(crate) fn uniform(labels: Vec<u32>, pixels: Vec<u8>, height: u32, width: u32, channels: usize) -> Self {
+    pub(crate) fn uniform(
+        labels: Vec<u32>,
+        pixels: Vec<u8>,
+        height: u32,
+        width: u32,
+        channels: usize,
+    ) -> Self {
         let size = u64::from(height) * u64::from(width) * channels as u64;
-        let images = (0..labels.len() as u64).map(|index| Extent { offset: index * size, height, width }).collect();
-        Self::new(labels, images, channels, Pixels::Owned(pixels.into())).expect("as many images as labels")
+        let images = (0..labels.len() as u64)
+            .map(|index| Extent {
+                offset: index * size,
+                height,
+                width,
+            })
+            .collect();
+        Self::new(labels, images, channels, Pixels::Owned(pixels.into()))
+            .expect("as many images as labels")
     }
 
     /// Returns some of the images, by index; indices must be in range.
     pub(crate) fn select(&self, indices: &[usize]) -> Self {
         let labels: Vec<u32> = indices.iter().map(|&index| self.labels[index]).collect();
         let images: Vec<Extent> = indices.iter().map(|&index| self.images[index]).collect();
-        Self::new(labels, images, self.channels, self.pixels.clone()).expect("extents that were checked before")
+        Self::new(labels, images, self.channels, self.pixels.clone())
+            .expect("extents that were checked before")
     }
 
     pub fn len(&self) -> usize {
@@ -138,10 +164,19 @@ impl Split {
     }
 
     pub fn image(&self, index: usize) -> Image<'_> {
-        let Extent { offset, height, width } = self.images[index];
+        let Extent {
+            offset,
+            height,
+            width,
+        } = self.images[index];
         let (height, width) = (height as usize, width as usize);
         let pixels = &self.pixels.bytes()[offset as usize..][..height * width * self.channels];
-        Image { height, width, channels: self.channels, pixels }
+        Image {
+            height,
+            width,
+            channels: self.channels,
+            pixels,
+        }
     }
 
     /// Returns the bytes of all images in one piece, for a device that takes the whole split.
@@ -158,14 +193,19 @@ impl Split {
     /// Returns the common height and width if all images have the same.
     pub fn uniform_size(&self) -> Option<(usize, usize)> {
         let first = self.images.first()?;
-        let same = self.images.iter().all(|image| (image.height, image.width) == (first.height, first.width));
+        let same = self
+            .images
+            .iter()
+            .all(|image| (image.height, image.width) == (first.height, first.width));
         same.then_some((first.height as usize, first.width as usize))
     }
 
     /// Returns the number of images per class.
     pub fn class_counts(&self, num_classes: usize) -> Vec<usize> {
         let mut counts = vec![0; num_classes];
-        self.labels.iter().for_each(|&label| counts[label as usize] += 1);
+        self.labels
+            .iter()
+            .for_each(|&label| counts[label as usize] += 1);
         counts
     }
 }
@@ -184,12 +224,14 @@ impl Dataset {
     /// Returns the number of training images per class.
     pub fn train_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.num_classes()];
-        self.train_labels().iter().for_each(|&label| counts[label as usize] += 1);
+        self.train_labels()
+            .iter()
+            .for_each(|&label| counts[label as usize] += 1);
         counts
     }
 
-    /// Returns statistics per channel, in units of 0..=255. `Dataset` uses the published ones if there are any, else
-    /// those of the training images by the definition in `statistics.rs`.
+    /// Returns statistics per channel, in units of 0..=255. `Dataset` uses the published ones if
+    /// there are any, else those of the training images by the definition in `statistics.rs`.
     ///
     /// # Panics
     /// Panics for statistics of three colours and grey images, which `Settings::check` rejects.

@@ -1,8 +1,8 @@
-//! Access to every file that a sweep or a data set names: regular files only, a bounded number of bytes, and none of
-//! their content in messages.
+//! Access to every file that a sweep or a data set names: regular files only, a bounded number of
+//! bytes, and none of their content in messages.
 //!
-//! Sweeps come from other people. A path may lead to a pipe without a writer, to an endless device, or to a
-//! file that the sweep must not read: `Reach` decides where paths may lead.
+//! Sweeps come from other people. A path may lead to a pipe without a writer, to an endless device,
+//! or to a file that the sweep must not read: `Reach` decides where paths may lead.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
@@ -20,12 +20,18 @@ pub const MAX_ARRAY_BYTES: u64 = 4 << 30;
 /// Size limit for a file of weights.
 pub const MAX_WEIGHTS_BYTES: u64 = 4 << 30;
 
-/// Opens a regular file for reading. Rejects directories, pipes, sockets and devices without waiting for them.
+/// Opens a regular file for reading. Rejects directories, pipes, sockets and devices without
+/// waiting for them.
 pub fn open(path: &Path) -> Result<File, Error> {
     let in_io = || Error::io("open", path);
-    // Checked before opening, since opening alone can act on a device; and after, since it may have been replaced.
+    // Checked before opening, since opening alone can act on a device; and after, since it may have
+    // been replaced.
     check_regular(path, &std::fs::metadata(path).map_err(in_io())?)?;
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(in_io())?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(in_io())?;
     check_regular(path, &file.metadata().map_err(in_io())?)?;
     Ok(file)
 }
@@ -35,16 +41,22 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     let file = open(path)?;
     let announced = file.metadata().map_or(0, |metadata| metadata.len());
     let mut bytes = Vec::with_capacity(announced.min(limit) as usize);
-    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    file.take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(Error::io("read", path))?;
     if bytes.len() as u64 > limit {
-        return Err(Error::TooLarge { path: path.to_owned(), limit });
+        return Err(Error::TooLarge {
+            path: path.to_owned(),
+            limit,
+        });
     }
     Ok(bytes)
 }
 
 /// Reads a whole list as text.
 pub fn text(path: &Path) -> Result<String, Error> {
-    String::from_utf8(read(path, MAX_LIST_BYTES)?).map_err(|_| Error::malformed(path, "it is not UTF-8 text"))
+    String::from_utf8(read(path, MAX_LIST_BYTES)?)
+        .map_err(|_| Error::malformed(path, "it is not UTF-8 text"))
 }
 
 fn check_regular(path: &Path, metadata: &Metadata) -> Result<(), Error> {
@@ -56,7 +68,10 @@ fn check_regular(path: &Path, metadata: &Metadata) -> Result<(), Error> {
         () if kind.is_socket() => "a socket",
         () => "a device",
     };
-    Err(Error::NotAFile { path: path.to_owned(), what })
+    Err(Error::NotAFile {
+        path: path.to_owned(),
+        what,
+    })
 }
 
 /// Folders in which the files that a sweep names may lie.
@@ -69,16 +84,27 @@ pub struct Reach<'a> {
 }
 
 impl<'a> Reach<'a> {
-    /// Allows every path that the file system lets this process read: for people who train their own sweeps.
+    /// Allows every path that the file system lets this process read: for people who train their
+    /// own sweeps.
     pub fn anywhere(data_dir: &'a Path) -> Self {
-        Self { data_dir, allowed: None }
+        Self {
+            data_dir,
+            allowed: None,
+        }
     }
 
-    /// Resolves a file or folder that `field` of a sweep names, following symbolic links. It need not exist.
+    /// Resolves a file or folder that `field` of a sweep names, following symbolic links. It need
+    /// not exist.
     pub fn resolve(&self, field: &'static str, named: &str) -> Result<PathBuf, Error> {
         let path = self.data_dir.join(named);
-        let Some(allowed) = self.allowed else { return Ok(path) };
-        let refused = || Error::OutOfReach { field, named: named.to_owned(), data_dir: self.data_dir.to_owned() };
+        let Some(allowed) = self.allowed else {
+            return Ok(path);
+        };
+        let refused = || Error::OutOfReach {
+            field,
+            named: named.to_owned(),
+            data_dir: self.data_dir.to_owned(),
+        };
         let roots = || std::iter::once(self.data_dir).chain(allowed.iter().map(PathBuf::as_path));
         let is_below_a_root = |path: &Path| {
             let mut real = roots().filter_map(|root| std::fs::canonicalize(root).ok());
@@ -122,7 +148,13 @@ mod tests {
     fn only_regular_files_are_read_and_nothing_waits() {
         let place = tempfile::tempdir().unwrap();
         let fifo = place.path().join("fifo");
-        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&fifo)
+                .status()
+                .unwrap()
+                .success()
+        );
         let socket = place.path().join("socket");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let link = place.path().join("link");
@@ -135,7 +167,10 @@ mod tests {
             (&link, "a device"),
         ] {
             let error = read(path, 10).unwrap_err().to_string();
-            assert!(error.contains(&format!("{} is {what}", path.display())), "{error}");
+            assert!(
+                error.contains(&format!("{} is {what}", path.display())),
+                "{error}"
+            );
         }
     }
 
@@ -144,11 +179,17 @@ mod tests {
     fn the_limit_holds_for_what_is_read_and_not_for_what_is_announced() {
         let announced = std::fs::metadata("/proc/self/status").unwrap().len();
         assert_eq!(announced, 0);
-        assert!(matches!(read(Path::new("/proc/self/status"), 20), Err(Error::TooLarge { limit: 20, .. })));
+        assert!(matches!(
+            read(Path::new("/proc/self/status"), 20),
+            Err(Error::TooLarge { limit: 20, .. })
+        ));
         let place = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(place.path(), "12345").unwrap();
         assert_eq!(read(place.path(), 5).unwrap(), b"12345");
-        assert!(matches!(read(place.path(), 4), Err(Error::TooLarge { limit: 4, .. })));
+        assert!(matches!(
+            read(place.path(), 4),
+            Err(Error::TooLarge { limit: 4, .. })
+        ));
     }
 
     #[test]
@@ -165,7 +206,12 @@ mod tests {
         std::os::unix::fs::symlink(&data, root.join("alias")).unwrap();
         let allowed = [lent.clone()];
         let resolve = |data_dir: &Path, named: &str| {
-            Reach { data_dir, allowed: Some(&allowed) }.resolve("weights", named).map_err(|error| error.to_string())
+            Reach {
+                data_dir,
+                allowed: Some(&allowed),
+            }
+            .resolve("weights", named)
+            .map_err(|error| error.to_string())
         };
         let lent_file = lent.join("file").display().to_string();
         for (named, leads_to) in [
@@ -180,13 +226,28 @@ mod tests {
         }
         assert_eq!(resolve(&root.join("alias"), "file"), Ok(data.join("file")));
         let outside_file = outside.join("file").display().to_string();
-        for named in ["/etc/shadow", "../outside/file", "out/file", &outside_file, "../outside/missing", "/missing"] {
+        for named in [
+            "/etc/shadow",
+            "../outside/file",
+            "out/file",
+            &outside_file,
+            "../outside/missing",
+            "/missing",
+        ] {
             let error = resolve(&data, named).unwrap_err();
-            for part in ["`weights`", named, "--allow-path", &data.display().to_string()] {
+            for part in [
+                "`weights`",
+                named,
+                "--allow-path",
+                &data.display().to_string(),
+            ] {
                 assert!(error.contains(part), "{named}: {error}");
             }
         }
         let anywhere = Reach::anywhere(&data);
-        assert_eq!(anywhere.resolve("weights", "/etc/shadow").unwrap(), Path::new("/etc/shadow"));
+        assert_eq!(
+            anywhere.resolve("weights", "/etc/shadow").unwrap(),
+            Path::new("/etc/shadow")
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The IDX format of MNIST and its relatives, gzipped or plain: unsigned bytes only.
 //!
-//! Sizes come from the header, but memory is only allocated as bytes arrive, so a forged header cannot claim more than
-//! the file holds.
+//! Sizes come from the header, but memory is only allocated as bytes arrive, so a forged header
+//! cannot claim more than the file holds.
 
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -39,29 +39,51 @@ pub(crate) fn embedded(bytes: &[u8], rank: usize) -> Idx {
 
 fn parse(mut reader: impl Read, rank: usize) -> Result<Idx, String> {
     let mut header = vec![0; 4 + 4 * rank];
-    reader.read_exact(&mut header).map_err(|error| format!("its header cannot be read: {error}"))?;
+    reader
+        .read_exact(&mut header)
+        .map_err(|error| format!("its header cannot be read: {error}"))?;
     if header[..2] != [0, 0] {
         return Err("it does not begin like an IDX file".to_owned());
     }
     if header[2] != 8 {
-        return Err(format!("its values have type {:#04x}; only unsigned bytes (0x08) are read", header[2]));
+        return Err(format!(
+            "its values have type {:#04x}; only unsigned bytes (0x08) are read",
+            header[2]
+        ));
     }
     if usize::from(header[3]) != rank {
-        return Err(format!("it has {} dimensions, {rank} were expected", header[3]));
+        return Err(format!(
+            "it has {} dimensions, {rank} were expected",
+            header[3]
+        ));
     }
     let side = |bytes: &[u8]| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
     let shape: Vec<usize> = header[4..].chunks_exact(4).map(side).collect();
-    let expected = shape.iter().try_fold(1usize, |product, &side| product.checked_mul(side));
-    let expected =
-        expected.filter(|&count| count <= MAX_BYTES).ok_or_else(|| format!("its shape {shape:?} is absurd"))?;
+    let expected = shape
+        .iter()
+        .try_fold(1usize, |product, &side| product.checked_mul(side));
+    let expected = expected
+        .filter(|&count| count <= MAX_BYTES)
+        .ok_or_else(|| format!("its shape {shape:?} is absurd"))?;
     let mut bytes = Vec::new();
     // One extra byte reveals a file that is too long.
-    let limited = reader.by_ref().take(expected as u64 + 1).read_to_end(&mut bytes);
-    limited
-        .map_err(|error| format!("it ends early or is corrupt after {} of {expected} values: {error}", bytes.len()))?;
+    let limited = reader
+        .by_ref()
+        .take(expected as u64 + 1)
+        .read_to_end(&mut bytes);
+    limited.map_err(|error| {
+        format!(
+            "it ends early or is corrupt after {} of {expected} values: {error}",
+            bytes.len()
+        )
+    })?;
     match bytes.len() {
-        length if length < expected => Err(format!("it is truncated: {length} of {expected} values")),
-        length if length > expected => Err(format!("it holds more than the {expected} values of its header")),
+        length if length < expected => {
+            Err(format!("it is truncated: {length} of {expected} values"))
+        }
+        length if length > expected => Err(format!(
+            "it holds more than the {expected} values of its header"
+        )),
         _ => Ok(Idx { shape, bytes }),
     }
 }
@@ -70,9 +92,14 @@ fn parse(mut reader: impl Read, rank: usize) -> Result<Idx, String> {
 pub(crate) fn encode(shape: &[u32], bytes: &[u8]) -> Vec<u8> {
     let header = [0, 0, 8, shape.len() as u8];
     let sides = shape.iter().flat_map(|side| side.to_be_bytes());
-    let plain: Vec<u8> = header.into_iter().chain(sides).chain(bytes.iter().copied()).collect();
+    let plain: Vec<u8> = header
+        .into_iter()
+        .chain(sides)
+        .chain(bytes.iter().copied())
+        .collect();
     let mut packed = Vec::new();
-    let read = flate2::read::GzEncoder::new(&plain[..], flate2::Compression::fast()).read_to_end(&mut packed);
+    let read = flate2::read::GzEncoder::new(&plain[..], flate2::Compression::fast())
+        .read_to_end(&mut packed);
     read.expect("memory can be read");
     packed
 }
@@ -85,7 +112,13 @@ mod tests {
     fn what_was_encoded_is_read() {
         let file = encode(&[2, 1, 3], &[1, 2, 3, 4, 5, 6]);
         let idx = parse(GzDecoder::new(&file[..]), 3).unwrap();
-        assert_eq!(idx, Idx { shape: vec![2, 1, 3], bytes: vec![1, 2, 3, 4, 5, 6] });
+        assert_eq!(
+            idx,
+            Idx {
+                shape: vec![2, 1, 3],
+                bytes: vec![1, 2, 3, 4, 5, 6]
+            }
+        );
     }
 
     #[test]
@@ -94,10 +127,14 @@ mod tests {
         assert!(reason(&[0, 0, 8], 1).contains("header"));
         assert!(reason(&[1, 0, 8, 1, 0, 0, 0, 0], 1).contains("IDX"));
         assert!(reason(&[0, 0, 13, 1, 0, 0, 0, 0], 1).contains("0x0d"));
-        assert!(reason(&[0, 0, 8, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 3).contains("1 dimensions"));
+        assert!(
+            reason(&[0, 0, 8, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 3).contains("1 dimensions")
+        );
         assert!(reason(&[0, 0, 8, 1, 0, 0, 0, 2, 9], 1).contains("truncated: 1 of 2"));
         assert!(reason(&[0, 0, 8, 1, 0, 0, 0, 1, 9, 9], 1).contains("more than"));
-        assert!(reason(&[0, 0, 8, 2, 255, 255, 255, 255, 255, 255, 255, 255], 2).contains("absurd"));
+        assert!(
+            reason(&[0, 0, 8, 2, 255, 255, 255, 255, 255, 255, 255, 255], 2).contains("absurd")
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Data sets: readers of the real on-disk formats, download, the decode-once cache, subsets, augmentation, batches.
-//! No libtorch: pixels are returned as plain slices.
+//! Data sets: readers of the real on-disk formats, download, the decode-once cache, subsets,
+//! augmentation, batches. No libtorch: pixels are returned as plain slices.
 
 mod affine;
 mod augment;

@@ -1,5 +1,5 @@
-//! Lock files shared by the users of a folder. A lock is never written to, so one user's files do not lock
-//! the others out, and a planted symbolic link has no effect.
+//! Lock files shared by the users of a folder. A lock is never written to, so one user's files do
+//! not lock the others out, and a planted symbolic link has no effect.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
@@ -13,12 +13,18 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             opened => return opened,
         }
-        match OpenOptions::new().read(true).write(true).create_new(true).open(path) {
+        match OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)
+        {
             Ok(file) => {
-                // any user with write access to the folder may lock; some network file systems require that for a lock
-                let folder = path
-                    .parent()
-                    .map_or(Ok(0), |folder| Ok::<_, io::Error>(folder.metadata()?.permissions().mode()))?;
+                // any user with write access to the folder may lock; some network file systems
+                // require that for a lock
+                let folder = path.parent().map_or(Ok(0), |folder| {
+                    Ok::<_, io::Error>(folder.metadata()?.permissions().mode())
+                })?;
                 file.set_permissions(Permissions::from_mode(0o600 | folder & 0o666))?;
                 return Ok(file);
             }
@@ -30,10 +36,18 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 
 fn existing(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    options
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let writable = options.clone().write(true).open(path);
     let file = match writable {
-        Err(error) if [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem].contains(&error.kind()) => {
+        Err(error)
+            if [
+                io::ErrorKind::PermissionDenied,
+                io::ErrorKind::ReadOnlyFilesystem,
+            ]
+            .contains(&error.kind()) =>
+        {
             options.open(path)?
         }
         opened => opened?,

@@ -1,9 +1,10 @@
-//! A batch as tables of each pixel's source, for a device that has the images' bytes and gathers pixels
-//! itself.
+//! A batch as tables of each pixel's source, for a device that has the images' bytes and gathers
+//! pixels itself.
 //!
-//! The choices and the arithmetic are those of augment.rs, so that both give the same numbers; only the place of the
-//! work differs. Operations that make new bytes (resized crops, held-out images of another size, RandAugment) cannot be
-//! expressed as tables: `Pipeline::can_look_up` is false for them. The device does CutMix, with the partners' tables.
+//! The choices and the arithmetic are those of augment.rs, so that both give the same numbers; only
+//! the place of the work differs. Operations that make new bytes (resized crops, held-out images of
+//! another size, RandAugment) cannot be expressed as tables: `Pipeline::can_look_up` is false for
+//! them. The device does CutMix, with the partners' tables.
 
 use std::ops::Range;
 
@@ -42,7 +43,8 @@ pub struct Lookup {
     channels: usize,
 }
 
-/// The second row and column of an interpolated output, and the weights of these, one of each per sample.
+/// The second row and column of an interpolated output, and the weights of these, one of each per
+/// sample.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Between {
     pub rows: Vec<i64>,
@@ -62,18 +64,35 @@ pub(crate) struct Tables<'a> {
 
 impl<'a> Tables<'a> {
     pub(crate) fn new(renderer: &'a Renderer, split: &'a Split, origin: Origin) -> Self {
-        Self { renderer, split, origin, rows: Vec::new(), columns: Vec::new() }
+        Self {
+            renderer,
+            split,
+            origin,
+            rows: Vec::new(),
+            columns: Vec::new(),
+        }
     }
 
     pub(crate) fn empty(&self, shifted: bool) -> Lookup {
         let (side, channels) = (self.renderer.side, self.renderer.channels);
-        Lookup { side, channels, between: shifted.then(Between::default), ..Lookup::default() }
+        Lookup {
+            side,
+            channels,
+            between: shifted.then(Between::default),
+            ..Lookup::default()
+        }
     }
 
     /// Adds a training image with all of its choices.
     pub(crate) fn push(&mut self, lookup: &mut Lookup, plan: &SamplePlan, seed: u64, epoch: u32) {
         let image = self.split.image(plan.index as usize);
-        let sample = self.push_window(lookup, plan.index as usize, plan.window, plan.flip, plan.shift);
+        let sample = self.push_window(
+            lookup,
+            plan.index as usize,
+            plan.window,
+            plan.flip,
+            plan.shift,
+        );
         if let Some(erase) = plan.erase {
             let noise = Stream::new(seed, Purpose::EraseNoise, epoch, plan.repeat, plan.index);
             self.push_noise(lookup, sample, erase, &noise, (image.width, plan.flip));
@@ -83,7 +102,11 @@ impl<'a> Tables<'a> {
     /// Adds the centre of an image.
     pub(crate) fn push_centre(&mut self, lookup: &mut Lookup, index: usize) {
         let image = self.split.image(index);
-        let window = crate::plan::centre(self.renderer.side as u32, image.height as u32, image.width as u32);
+        let window = crate::plan::centre(
+            self.renderer.side as u32,
+            image.height as u32,
+            image.width as u32,
+        );
         self.push_window(lookup, index, window, false, None);
     }
 
@@ -97,8 +120,15 @@ impl<'a> Tables<'a> {
         shift: Option<(f32, f32)>,
     ) -> usize {
         let image = self.split.image(index);
-        let Image { height, width, channels, pixels } = image;
-        lookup.starts.push((lookup.erased.len(), lookup.bytes.len()));
+        let Image {
+            height,
+            width,
+            channels,
+            pixels,
+        } = image;
+        lookup
+            .starts
+            .push((lookup.erased.len(), lookup.bytes.len()));
         let first = match self.origin {
             Origin::Split => self.split.offset_in_pixels(index) / channels,
             Origin::Batch => lookup.bytes.len() / channels,
@@ -106,21 +136,41 @@ impl<'a> Tables<'a> {
         if self.origin == Origin::Batch {
             lookup.bytes.extend_from_slice(pixels);
         }
-        self.renderer.look_up(window, (height, width), flip, &mut self.rows, &mut self.columns);
+        self.renderer.look_up(
+            window,
+            (height, width),
+            flip,
+            &mut self.rows,
+            &mut self.columns,
+        );
         let begin = |row: usize| (first + row * width) as i64;
         match (shift, &mut lookup.between) {
             (Some((rows, columns)), Some(between)) => {
                 let (row_taps, column_taps) = (taps(rows, height), taps(columns, width));
-                lookup.rows.extend(self.rows.iter().map(|&row| begin(row_taps[row].0)));
-                lookup.columns.extend(self.columns.iter().map(|&column| column_taps[column].0 as i64));
-                between.rows.extend(self.rows.iter().map(|&row| begin(row_taps[row].1)));
-                between.columns.extend(self.columns.iter().map(|&column| column_taps[column].1 as i64));
+                lookup
+                    .rows
+                    .extend(self.rows.iter().map(|&row| begin(row_taps[row].0)));
+                lookup.columns.extend(
+                    self.columns
+                        .iter()
+                        .map(|&column| column_taps[column].0 as i64),
+                );
+                between
+                    .rows
+                    .extend(self.rows.iter().map(|&row| begin(row_taps[row].1)));
+                between.columns.extend(
+                    self.columns
+                        .iter()
+                        .map(|&column| column_taps[column].1 as i64),
+                );
                 between.down.push(rows - rows.floor());
                 between.right.push(columns - columns.floor());
             }
             _ => {
                 lookup.rows.extend(self.rows.iter().map(|&row| begin(row)));
-                lookup.columns.extend(self.columns.iter().map(|&column| column as i64));
+                lookup
+                    .columns
+                    .extend(self.columns.iter().map(|&column| column as i64));
             }
         }
         lookup.starts.len() - 1
@@ -136,16 +186,24 @@ impl<'a> Tables<'a> {
     ) {
         if flip {
             // the box is in the flipped image
-            self.columns.iter_mut().for_each(|column| *column = width - 1 - *column);
+            self.columns
+                .iter_mut()
+                .for_each(|column| *column = width - 1 - *column);
         }
         let side = self.renderer.side;
         let (erased, values) = (&mut lookup.erased, &mut lookup.noise);
-        self.renderer.erase(erase, noise, &self.rows, &self.columns, |y, x, channel, value| {
-            if channel == 0 {
-                erased.push(((sample * side + y) * side + x) as i64);
-            }
-            values.push(value);
-        });
+        self.renderer.erase(
+            erase,
+            noise,
+            &self.rows,
+            &self.columns,
+            |y, x, channel, value| {
+                if channel == 0 {
+                    erased.push(((sample * side + y) * side + x) as i64);
+                }
+                values.push(value);
+            },
+        );
     }
 }
 
@@ -162,9 +220,15 @@ impl Lookup {
     pub fn slice(&self, samples: Range<usize>) -> Self {
         let (side, channels) = (self.side, self.channels);
         let lines = samples.start * side..samples.end * side;
-        let start = |sample: usize| self.starts.get(sample).copied().unwrap_or((self.erased.len(), self.bytes.len()));
+        let start = |sample: usize| {
+            self.starts
+                .get(sample)
+                .copied()
+                .unwrap_or((self.erased.len(), self.bytes.len()))
+        };
         let (first, last) = (start(samples.start), start(samples.end));
-        let moved = |values: &[i64], by: usize| values.iter().map(|value| value - by as i64).collect();
+        let moved =
+            |values: &[i64], by: usize| values.iter().map(|value| value - by as i64).collect();
         let first_pixel = first.1 / channels.max(1);
         Self {
             rows: moved(&self.rows[lines.clone()], first_pixel),
@@ -178,7 +242,10 @@ impl Lookup {
             erased: moved(&self.erased[first.0..last.0], samples.start * side * side),
             noise: self.noise[first.0 * channels..last.0 * channels].to_vec(),
             bytes: self.bytes[first.1..last.1].to_vec(),
-            starts: self.starts[samples].iter().map(|place| (place.0 - first.0, place.1 - first.1)).collect(),
+            starts: self.starts[samples]
+                .iter()
+                .map(|place| (place.0 - first.0, place.1 - first.1))
+                .collect(),
             side,
             channels,
         }

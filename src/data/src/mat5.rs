@@ -1,8 +1,10 @@
-//! A reader of MATLAB's level 5 .mat files, limited to what data sets use: numbers, text, cells and structures.
+//! A reader of MATLAB's level 5 .mat files, limited to what data sets use: numbers, text, cells and
+//! structures.
 //!
-//! Written here because the registry's maintained reader stops at numeric arrays, and the one that reads structures
-//! was not shown to survive damaged files. Little-endian files only. Lengths are checked against the available bytes
-//! before anything is allocated, compressed parts are bounded, and nesting is limited.
+//! Written here because the registry's maintained reader stops at numeric arrays, and the one that
+//! reads structures was not shown to survive damaged files. Little-endian files only. Lengths are
+//! checked against the available bytes before anything is allocated, compressed parts are bounded,
+//! and nesting is limited.
 
 use std::io::Read;
 use std::path::Path;
@@ -51,16 +53,25 @@ impl Variables {
         let found = self.0.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value).ok_or_else(|| {
             let known: Vec<&str> = self.0.iter().map(|(name, _)| name.as_str()).collect();
-            Error::malformed(path, format!("it has no variable `{name}`, only: {}", known.join(", ")))
+            Error::malformed(
+                path,
+                format!("it has no variable `{name}`, only: {}", known.join(", ")),
+            )
         })
     }
 
     /// Returns a variable that is a list of whole numbers of at least 1.
     pub(crate) fn ordinals(&self, path: &Path, name: &str) -> Result<Vec<usize>, Error> {
         let Value::Numbers(numbers) = self.get(path, name)? else {
-            return Err(Error::malformed(path, format!("`{name}` does not hold numbers")));
+            return Err(Error::malformed(
+                path,
+                format!("`{name}` does not hold numbers"),
+            ));
         };
-        numbers.iter().map(|&number| ordinal(path, name, number)).collect()
+        numbers
+            .iter()
+            .map(|&number| ordinal(path, name, number))
+            .collect()
     }
 }
 
@@ -68,7 +79,10 @@ fn ordinal(path: &Path, name: &str, number: f64) -> Result<usize, Error> {
     if number.fract() == 0.0 && (1.0..=1e9).contains(&number) {
         return Ok(number as usize);
     }
-    Err(Error::malformed(path, format!("`{name}` holds {number} where a whole number of at least 1 was expected")))
+    Err(Error::malformed(
+        path,
+        format!("`{name}` holds {number} where a whole number of at least 1 was expected"),
+    ))
 }
 
 impl Value {
@@ -92,25 +106,49 @@ impl Value {
     }
 
     /// Returns every element of a structure array, with its fields in the requested order.
-    pub(crate) fn records(&self, path: &Path, name: &str, wanted: &[&str]) -> Result<Vec<Vec<&Value>>, Error> {
+    pub(crate) fn records(
+        &self,
+        path: &Path,
+        name: &str,
+        wanted: &[&str],
+    ) -> Result<Vec<Vec<&Value>>, Error> {
         let Self::Struct { fields, elements } = self else {
-            return Err(Error::malformed(path, format!("`{name}` is not a structure array")));
+            return Err(Error::malformed(
+                path,
+                format!("`{name}` is not a structure array"),
+            ));
         };
         let position = |wanted: &&str| {
-            fields.iter().position(|field| field == wanted).ok_or_else(|| {
-                Error::malformed(path, format!("`{name}` has no field `{wanted}`, only: {}", fields.join(", ")))
-            })
+            fields
+                .iter()
+                .position(|field| field == wanted)
+                .ok_or_else(|| {
+                    Error::malformed(
+                        path,
+                        format!(
+                            "`{name}` has no field `{wanted}`, only: {}",
+                            fields.join(", ")
+                        ),
+                    )
+                })
         };
         let positions: Vec<usize> = wanted.iter().map(position).collect::<Result<_, _>>()?;
-        Ok(elements.iter().map(|element| positions.iter().map(|&p| &element[p]).collect()).collect())
+        Ok(elements
+            .iter()
+            .map(|element| positions.iter().map(|&p| &element[p]).collect())
+            .collect())
     }
 }
 
 fn parse(bytes: &[u8]) -> Result<Variables, String> {
-    let header = bytes.get(..128).ok_or("it is shorter than a .mat header of 128 bytes")?;
+    let header = bytes
+        .get(..128)
+        .ok_or("it is shorter than a .mat header of 128 bytes")?;
     match &header[124..128] {
         [_, 1, b'I', b'M'] => {}
-        [_, 2, b'I', b'M'] => return Err("it is a version 7.3 file (HDF5); save it with -v7".to_owned()),
+        [_, 2, b'I', b'M'] => {
+            return Err("it is a version 7.3 file (HDF5); save it with -v7".to_owned());
+        }
         _ => return Err("it is not a little-endian MATLAB level 5 file".to_owned()),
     }
     let mut variables = Vec::new();
@@ -121,9 +159,13 @@ fn parse(bytes: &[u8]) -> Result<Variables, String> {
         rest = after;
         if tag == kind::COMPRESSED {
             let mut unpacked = Vec::new();
-            let read = ZlibDecoder::new(body).take(budget + 1).read_to_end(&mut unpacked);
+            let read = ZlibDecoder::new(body)
+                .take(budget + 1)
+                .read_to_end(&mut unpacked);
             read.map_err(|error| format!("a compressed variable is corrupt: {error}"))?;
-            budget = budget.checked_sub(unpacked.len() as u64).ok_or("it unpacks to more than 64 MiB")?;
+            budget = budget
+                .checked_sub(unpacked.len() as u64)
+                .ok_or("it unpacks to more than 64 MiB")?;
             let (tag, body, _) = element(&unpacked)?;
             push(tag, body, &mut variables)?;
         } else {
@@ -142,17 +184,27 @@ fn push(tag: u32, body: &[u8], variables: &mut Vec<(String, Value)>) -> Result<(
 
 /// Splits off one data element: its type, its bytes, and the rest.
 fn element(bytes: &[u8]) -> Result<(u32, &[u8], &[u8]), String> {
-    let tag = bytes.get(..8).ok_or("it ends inside a data element's tag")?;
+    let tag = bytes
+        .get(..8)
+        .ok_or("it ends inside a data element's tag")?;
     let first = u32::from_le_bytes([tag[0], tag[1], tag[2], tag[3]]);
     if first >> 16 != 0 {
         // The small form: length and type share a word, up to four bytes follow.
         let length = (first >> 16) as usize;
-        let body = tag[4..].get(..length).ok_or("a small data element is longer than 4 bytes")?;
+        let body = tag[4..]
+            .get(..length)
+            .ok_or("a small data element is longer than 4 bytes")?;
         return Ok((first & 0xffff, body, &bytes[8..]));
     }
     let length = u32::from_le_bytes([tag[4], tag[5], tag[6], tag[7]]) as usize;
-    let body = bytes[8..].get(..length).ok_or("it is truncated: a data element is longer than the rest")?;
-    let padded = if first == kind::COMPRESSED { length } else { length.next_multiple_of(8) };
+    let body = bytes[8..]
+        .get(..length)
+        .ok_or("it is truncated: a data element is longer than the rest")?;
+    let padded = if first == kind::COMPRESSED {
+        length
+    } else {
+        length.next_multiple_of(8)
+    };
     Ok((first, body, bytes[8..].get(padded..).unwrap_or_default()))
 }
 
@@ -166,7 +218,9 @@ fn matrix(body: &[u8], depth: usize) -> Result<(String, Value), String> {
     let (_, flags, rest) = element(body)?;
     let class = *flags.first().ok_or("a variable has no flags")?;
     let (_, sides, rest) = element(rest)?;
-    let sides = sides.chunks_exact(4).map(|side| u32::from_le_bytes([side[0], side[1], side[2], side[3]]) as usize);
+    let sides = sides
+        .chunks_exact(4)
+        .map(|side| u32::from_le_bytes([side[0], side[1], side[2], side[3]]) as usize);
     let count = sides.fold(1usize, usize::saturating_mul);
     let (_, name, rest) = element(rest)?;
     let value = match class {
@@ -182,13 +236,17 @@ fn matrix(body: &[u8], depth: usize) -> Result<(String, Value), String> {
 /// Reads a number of consecutive variables.
 fn children(mut rest: &[u8], count: usize, depth: usize) -> Result<(Vec<Value>, &[u8]), String> {
     if count > rest.len() / 8 {
-        return Err(format!("it says it has {count} elements, more than its bytes can hold"));
+        return Err(format!(
+            "it says it has {count} elements, more than its bytes can hold"
+        ));
     }
     let mut values = Vec::with_capacity(count);
     for _ in 0..count {
         let (tag, body, after) = element(rest)?;
         if tag != kind::MATRIX {
-            return Err(format!("a data element has type {tag} where a variable was expected"));
+            return Err(format!(
+                "a data element has type {tag} where a variable was expected"
+            ));
         }
         values.push(matrix(body, depth + 1)?.1);
         rest = after;
@@ -207,12 +265,18 @@ fn structure(rest: &[u8], count: usize, depth: usize) -> Result<Value, String> {
         return Err("a structure's field names have the wrong length".to_owned());
     }
     let name = |bytes: &[u8]| {
-        let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+        let end = bytes
+            .iter()
+            .position(|&byte| byte == 0)
+            .unwrap_or(bytes.len());
         String::from_utf8_lossy(&bytes[..end]).into_owned()
     };
     let fields: Vec<String> = names.chunks_exact(length).map(name).collect();
     let (values, _) = children(rest, count.saturating_mul(fields.len()), depth)?;
-    let elements = values.chunks(fields.len().max(1)).map(<[Value]>::to_vec).collect();
+    let elements = values
+        .chunks(fields.len().max(1))
+        .map(<[Value]>::to_vec)
+        .collect();
     Ok(Value::Struct { fields, elements })
 }
 
@@ -221,7 +285,10 @@ fn text(rest: &[u8]) -> Result<Value, String> {
     Ok(Value::Text(match tag {
         1 | 2 | kind::UTF8 => String::from_utf8_lossy(bytes).into_owned(),
         _ => {
-            let units: Vec<u16> = bytes.chunks_exact(2).map(|unit| u16::from_le_bytes([unit[0], unit[1]])).collect();
+            let units: Vec<u16> = bytes
+                .chunks_exact(2)
+                .map(|unit| u16::from_le_bytes([unit[0], unit[1]]))
+                .collect();
             String::from_utf16_lossy(&units)
         }
     }))
@@ -232,7 +299,9 @@ fn numbers(rest: &[u8], count: usize) -> Result<Value, String> {
     macro_rules! decode {
         ($number:ty) => {{
             let size = size_of::<$number>();
-            let number = |bytes: &[u8]| <$number>::from_le_bytes(bytes.try_into().expect("chunks are exact")) as f64;
+            let number = |bytes: &[u8]| {
+                <$number>::from_le_bytes(bytes.try_into().expect("chunks are exact")) as f64
+            };
             bytes.chunks_exact(size).map(number).collect::<Vec<f64>>()
         }};
     }
@@ -247,10 +316,17 @@ fn numbers(rest: &[u8], count: usize) -> Result<Value, String> {
         9 => decode!(f64),
         12 => decode!(i64),
         13 => decode!(u64),
-        _ => return Err(format!("numbers are stored as type {tag}, which does not exist")),
+        _ => {
+            return Err(format!(
+                "numbers are stored as type {tag}, which does not exist"
+            ));
+        }
     };
     if numbers.len() != count {
-        return Err(format!("an array of {count} numbers holds {}", numbers.len()));
+        return Err(format!(
+            "an array of {count} numbers holds {}",
+            numbers.len()
+        ));
     }
     Ok(Value::Numbers(numbers))
 }
@@ -263,7 +339,9 @@ pub(crate) mod write {
         let mut bytes = b"MATLAB 5.0 MAT-file, stand-in".to_vec();
         bytes.resize(124, b' ');
         bytes.extend([0, 1, b'I', b'M']);
-        variables.iter().for_each(|(name, value)| matrix(name, value, &mut bytes));
+        variables
+            .iter()
+            .for_each(|(name, value)| matrix(name, value, &mut bytes));
         bytes
     }
 
@@ -284,11 +362,18 @@ pub(crate) mod write {
             Value::Other => (5, 0),
         };
         element(6, &[class, 0, 0, 0, 0, 0, 0, 0], &mut body);
-        element(5, &[1i32.to_le_bytes(), (count as i32).to_le_bytes()].concat(), &mut body);
+        element(
+            5,
+            &[1i32.to_le_bytes(), (count as i32).to_le_bytes()].concat(),
+            &mut body,
+        );
         element(1, name.as_bytes(), &mut body);
         match value {
             Value::Numbers(numbers) => {
-                let numbers: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+                let numbers: Vec<u8> = numbers
+                    .iter()
+                    .flat_map(|number| number.to_le_bytes())
+                    .collect();
                 element(9, &numbers, &mut body);
             }
             Value::Text(text) => {
@@ -305,7 +390,10 @@ pub(crate) mod write {
                     names.resize(names.len().next_multiple_of(32), 0);
                 }
                 element(1, &names, &mut body);
-                elements.iter().flatten().for_each(|value| matrix("", value, &mut body));
+                elements
+                    .iter()
+                    .flatten()
+                    .for_each(|value| matrix("", value, &mut body));
             }
             Value::Other => {}
         }
@@ -345,7 +433,11 @@ mod tests {
             bytes.extend(tag(kind::COMPRESSED, packed.len() as u32));
             bytes.extend(&packed);
         }
-        assert!(refused(&bytes).contains("more than 64 MiB"), "{}", refused(&bytes));
+        assert!(
+            refused(&bytes).contains("more than 64 MiB"),
+            "{}",
+            refused(&bytes)
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Stored hashes of files, in the cache directory: one small file for each data set.
 //!
-//! A hash is trusted only while the file's size, times, inode and device are unchanged, and never for a file
-//! written so recently that its times could not reveal another write. Several processes may write: the last
-//! one wins, and lost hashes are recomputed. A memo that is damaged, or that cannot be written, costs time only.
+//! A hash is trusted only while the file's size, times, inode and device are unchanged, and never
+//! for a file written so recently that its times could not reveal another write. Several processes
+//! may write: the last one wins, and lost hashes are recomputed. A memo that is damaged, or that
+//! cannot be written, costs time only.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -16,7 +17,8 @@ use crate::error::Error;
 
 /// First line of a memo: other versions are not read.
 const HEADER: &str = "orchestrator hashes 1";
-/// A file changed within this time may change again at the same times: file systems round to up to two seconds.
+/// A file changed within this time may change again at the same times: file systems round to up to
+/// two seconds.
 const TOO_FRESH_NS: i128 = 2_000_000_000;
 
 /// Metadata that reveal whether a file has changed.
@@ -33,7 +35,9 @@ pub(crate) struct Stamp {
 impl Stamp {
     pub(crate) fn of(path: &Path) -> Result<Self, Error> {
         let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
-        let ns = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+        let ns = |seconds: i64, nanoseconds: i64| {
+            i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
+        };
         Ok(Self {
             bytes: metadata.len(),
             modified_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
@@ -66,23 +70,44 @@ impl Memo {
     pub(crate) fn open(cache_dir: &Path, root: &Path) -> Self {
         let name = &blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex()[..16];
         let path = cache_dir.join("hashes").join(name);
-        let known = std::fs::read_to_string(&path).ok().and_then(|text| parse(&text)).unwrap_or_default();
-        let opened = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { path, opened_ns: opened.as_nanos() as i128, known }
+        let known = std::fs::read_to_string(&path)
+            .ok()
+            .and_then(|text| parse(&text))
+            .unwrap_or_default();
+        let opened = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            path,
+            opened_ns: opened.as_nanos() as i128,
+            known,
+        }
     }
 
     pub(crate) fn recall(&self, path: &Path, stamp: &Stamp) -> Option<blake3::Hash> {
-        self.known.get(path).filter(|(known, _)| known == stamp).map(|(_, hash)| *hash)
+        self.known
+            .get(path)
+            .filter(|(known, _)| known == stamp)
+            .map(|(_, hash)| *hash)
     }
 
     /// Stores the hashes of exactly these files, if any is new.
-    pub(crate) fn keep<'a>(self, files: impl Iterator<Item = ((&'a Path, &'a Stamp), &'a blake3::Hash)>) {
-        let settled = files.filter(|((path, stamp), _)| stamp.is_settled(self.opened_ns) && path.to_str().is_some());
+    pub(crate) fn keep<'a>(
+        self,
+        files: impl Iterator<Item = ((&'a Path, &'a Stamp), &'a blake3::Hash)>,
+    ) {
+        let settled = files.filter(|((path, stamp), _)| {
+            stamp.is_settled(self.opened_ns) && path.to_str().is_some()
+        });
         let mut is_new = false;
         let mut text = format!("{HEADER}\n");
         for ((path, stamp), hash) in settled {
             is_new |= self.recall(path, stamp).is_none();
-            let line = Line { path: path.to_owned(), stamp: *stamp, hash: hash.to_hex().to_string() };
+            let line = Line {
+                path: path.to_owned(),
+                stamp: *stamp,
+                hash: hash.to_hex().to_string(),
+            };
             text.push_str(&serde_json::to_string(&line).expect("a path of UTF-8 is JSON"));
             text.push('\n');
         }
@@ -116,7 +141,10 @@ fn parse(text: &str) -> Option<HashMap<PathBuf, (Stamp, blake3::Hash)>> {
     let lines = body.strip_prefix(HEADER)?.strip_prefix('\n')?.lines();
     let entry = |line: &str| {
         let line: Line = serde_json::from_str(line).ok()?;
-        Some((line.path, (line.stamp, blake3::Hash::from_hex(line.hash).ok()?)))
+        Some((
+            line.path,
+            (line.stamp, blake3::Hash::from_hex(line.hash).ok()?),
+        ))
     };
     lines.map(entry).collect()
 }
@@ -144,16 +172,21 @@ mod tests {
         /// Opens the memo late enough that the file's times have settled.
         fn memo(&self) -> Memo {
             let memo = Memo::open(&self.dir.path().join("cache"), self.dir.path());
-            Memo { opened_ns: memo.opened_ns + 10_000_000_000, ..memo }
+            Memo {
+                opened_ns: memo.opened_ns + 10_000_000_000,
+                ..memo
+            }
         }
 
         fn keep(&self) {
             let stamp = Stamp::of(&self.file).unwrap();
-            self.memo().keep([((self.file.as_path(), &stamp), &blake3::hash(b"content"))].into_iter());
+            self.memo()
+                .keep([((self.file.as_path(), &stamp), &blake3::hash(b"content"))].into_iter());
         }
 
         fn recall(&self) -> Option<blake3::Hash> {
-            self.memo().recall(&self.file, &Stamp::of(&self.file).unwrap())
+            self.memo()
+                .recall(&self.file, &Stamp::of(&self.file).unwrap())
         }
     }
 
@@ -165,9 +198,16 @@ mod tests {
         assert_eq!(place.recall(), Some(blake3::hash(b"content")));
         // with the same size and modification time, the system's own change time reveals it
         let modified = fs::metadata(&place.file).unwrap().modified().unwrap();
-        while Stamp::of(&place.file).unwrap().changed_ns == place.memo().known[&place.file].0.changed_ns {
+        while Stamp::of(&place.file).unwrap().changed_ns
+            == place.memo().known[&place.file].0.changed_ns
+        {
             fs::write(&place.file, "CONTENT").unwrap();
-            File::options().write(true).open(&place.file).unwrap().set_modified(modified).unwrap();
+            File::options()
+                .write(true)
+                .open(&place.file)
+                .unwrap()
+                .set_modified(modified)
+                .unwrap();
         }
         assert_eq!(place.recall(), None);
     }
@@ -191,7 +231,11 @@ mod tests {
             let mut damaged = sound.clone();
             damaged[at] ^= 1;
             fs::write(&path, &damaged).unwrap();
-            assert_eq!(place.recall(), None, "a changed bit of byte {at} is believed");
+            assert_eq!(
+                place.recall(),
+                None,
+                "a changed bit of byte {at} is believed"
+            );
             fs::write(&path, &sound[..at]).unwrap();
             assert_eq!(place.recall(), None, "cut at {at}");
         }
@@ -215,12 +259,17 @@ mod tests {
             (0..4).for_each(|_| drop(scope.spawn(keep)));
             for _ in 0..200 {
                 let text = fs::read_to_string(place.memo().path).unwrap_or_default();
-                assert!(text.is_empty() || parse(&text).is_some(), "half a memo was seen");
+                assert!(
+                    text.is_empty() || parse(&text).is_some(),
+                    "half a memo was seen"
+                );
                 std::thread::sleep(Duration::from_micros(200));
             }
         });
         assert!(place.recall().is_some());
-        let left = fs::read_dir(place.dir.path().join("cache/hashes")).unwrap().count();
+        let left = fs::read_dir(place.dir.path().join("cache/hashes"))
+            .unwrap()
+            .count();
         assert_eq!(left, 1, "temporary files are left behind");
     }
 
@@ -228,7 +277,10 @@ mod tests {
         /// Writes even if nothing is new.
         fn keep_anew(&self) {
             let stamp = Stamp::of(&self.file).unwrap();
-            let memo = Memo { known: HashMap::new(), ..self.memo() };
+            let memo = Memo {
+                known: HashMap::new(),
+                ..self.memo()
+            };
             memo.keep([((self.file.as_path(), &stamp), &blake3::hash(b"content"))].into_iter());
         }
     }

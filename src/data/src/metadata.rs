@@ -1,14 +1,16 @@
 //! Facts in an image file's frame: the end of a JPEG, and the camera's orientation (Exif).
 //!
-//! The image library could read the orientation too, through an interface that compiles five decoders into this crate.
-//! Damaged frames yield nothing: the decoder decides whether a file is sound.
+//! The image library could read the orientation too, through an interface that compiles five
+//! decoders into this crate. Damaged frames yield nothing: the decoder decides whether a file is
+//! sound.
 
 use image::ImageFormat;
 use image::metadata::Orientation;
 
 /// The part of a file that is one image, and the operation that turns it upright.
 pub(crate) struct Frame<'a> {
-    /// Without any data after the end of a JPEG: phones append films, and other programs notes of their own.
+    /// Without any data after the end of a JPEG: phones append films, and other programs notes of
+    /// their own.
     pub(crate) image: &'a [u8],
     pub(crate) orientation: Orientation,
 }
@@ -21,22 +23,28 @@ pub(crate) fn frame(bytes: &[u8], format: ImageFormat) -> Option<Frame<'_>> {
         ImageFormat::WebP => (bytes, webp_exif(bytes)),
         _ => (bytes, None),
     };
-    let orientation = exif.and_then(|exif| Orientation::from_exif_chunk(exif.strip_prefix(EXIF).unwrap_or(exif)));
-    Some(Frame { image, orientation: orientation.unwrap_or(Orientation::NoTransforms) })
+    let orientation =
+        exif.and_then(|exif| Orientation::from_exif_chunk(exif.strip_prefix(EXIF).unwrap_or(exif)));
+    Some(Frame {
+        image,
+        orientation: orientation.unwrap_or(Orientation::NoTransforms),
+    })
 }
 
 const EXIF: &[u8] = b"Exif\0\0";
 
-/// Returns the length of a JPEG up to its end-of-image marker, and its Exif segment. Decoders fill missing parts with
-/// grey, which must not be trained on; so the markers are followed from the first to the last one. Anything else
-/// between segments and inside of a scan is skipped.
+/// Returns the length of a JPEG up to its end-of-image marker, and its Exif segment. Decoders fill
+/// missing parts with grey, which must not be trained on; so the markers are followed from the
+/// first to the last one. Anything else between segments and inside of a scan is skipped.
 fn jpeg(bytes: &[u8]) -> Option<(usize, Option<&[u8]>)> {
     const END: u8 = 0xd9;
     const SCAN: u8 = 0xda;
     let (mut at, mut exif, mut has_scan) = (2, None, false);
     loop {
         let rest = bytes.get(at..)?;
-        let found = rest.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xff))?;
+        let found = rest
+            .windows(2)
+            .position(|pair| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xff))?;
         let marker = rest[found + 1];
         at += found + 2;
         match marker {
@@ -44,7 +52,8 @@ fn jpeg(bytes: &[u8]) -> Option<(usize, Option<&[u8]>)> {
             // Restarts and similar markers have no length.
             0x01 | 0xd0..=0xd8 => {}
             _ => {
-                let length = usize::from(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
+                let length =
+                    usize::from(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
                 let segment = bytes.get(at + 2..at + length)?;
                 if marker == 0xe1 && segment.starts_with(EXIF) {
                     exif = exif.or(Some(segment));
@@ -82,8 +91,14 @@ fn webp_exif(bytes: &[u8]) -> Option<&[u8]> {
 
 /// Returns the shorter side of an image in pixels, from the head of its file.
 pub(crate) fn shorter_side(bytes: &[u8]) -> Option<u32> {
-    let short = |at: usize| Some(u32::from(u16::from_le_bytes([*bytes.get(at)?, *bytes.get(at + 1)?])));
-    let long = |at: usize, big_endian: bool| Some(number(bytes.get(at..at + 4)?, big_endian) as u32);
+    let short = |at: usize| {
+        Some(u32::from(u16::from_le_bytes([
+            *bytes.get(at)?,
+            *bytes.get(at + 1)?,
+        ])))
+    };
+    let long =
+        |at: usize, big_endian: bool| Some(number(bytes.get(at..at + 4)?, big_endian) as u32);
     let (width, height) = match image::guess_format(bytes).ok()? {
         ImageFormat::Jpeg => jpeg_size(bytes)?,
         ImageFormat::Png => (long(16, true)?, long(20, true)?),
@@ -91,7 +106,10 @@ pub(crate) fn shorter_side(bytes: &[u8]) -> Option<u32> {
         // Negative heights mark images whose first row is at the top.
         ImageFormat::Bmp => (long(18, false)?, (long(22, false)? as i32).unsigned_abs()),
         ImageFormat::WebP => match bytes.get(12..16)? {
-            b"VP8X" => ((long(24, false)? & 0xff_ffff) + 1, (long(26, false)? >> 8) + 1),
+            b"VP8X" => (
+                (long(24, false)? & 0xff_ffff) + 1,
+                (long(26, false)? >> 8) + 1,
+            ),
             b"VP8L" => {
                 let packed = long(21, false)?;
                 ((packed & 0x3fff) + 1, (packed >> 14 & 0x3fff) + 1)
@@ -108,8 +126,16 @@ fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
     let mut at = 2;
     loop {
         let rest = bytes.get(at..)?;
-        at += rest.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xff))? + 2;
-        let big = |at: usize| Some(u32::from(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?])));
+        at += rest
+            .windows(2)
+            .position(|pair| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xff))?
+            + 2;
+        let big = |at: usize| {
+            Some(u32::from(u16::from_be_bytes([
+                *bytes.get(at)?,
+                *bytes.get(at + 1)?,
+            ])))
+        };
         match bytes[at - 1] {
             0xc4 | 0xc8 | 0xcc => at += big(at)? as usize,
             0xc0..=0xcf => return Some((big(at + 5)?, big(at + 3)?)),
@@ -122,7 +148,11 @@ fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
 
 fn number(bytes: &[u8], big_endian: bool) -> usize {
     let bytes = [bytes[0], bytes[1], bytes[2], bytes[3]];
-    (if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }) as usize
+    (if big_endian {
+        u32::from_be_bytes(bytes)
+    } else {
+        u32::from_le_bytes(bytes)
+    }) as usize
 }
 
 #[cfg(test)]
@@ -131,7 +161,12 @@ pub(crate) mod tests {
 
     /// Returns Exif with only this orientation, 1..=8.
     pub(crate) fn exif(orientation: u8) -> Vec<u8> {
-        [b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".as_slice(), &[orientation], b"\0\0\0\0\0\0"].concat()
+        [
+            b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".as_slice(),
+            &[orientation],
+            b"\0\0\0\0\0\0",
+        ]
+        .concat()
     }
 
     /// Returns a JPEG with an Exif segment inserted after its first marker.
@@ -154,9 +189,19 @@ pub(crate) mod tests {
             assert!(frame(bytes, ImageFormat::Jpeg).is_none(), "{bytes:?}");
         }
         let whole = b"\xff\xd8\xff\xda\0\x02 scan \xff\0 \xff\xd0 more\xff\xd9".to_vec();
-        for trailer in [&b"\xff\xda"[..], b"\xff\xd8\xff\xe1", b"ftypmp42 a film", b"\0\0\0"] {
+        for trailer in [
+            &b"\xff\xda"[..],
+            b"\xff\xd8\xff\xe1",
+            b"ftypmp42 a film",
+            b"\0\0\0",
+        ] {
             let long = [&whole, trailer].concat();
-            assert_eq!(frame(&long, ImageFormat::Jpeg).expect("it has an end").image, whole);
+            assert_eq!(
+                frame(&long, ImageFormat::Jpeg)
+                    .expect("it has an end")
+                    .image,
+                whole
+            );
         }
         for format in [ImageFormat::Png, ImageFormat::WebP] {
             for length in 0..40 {

@@ -1,6 +1,8 @@
-//! Finding a data set by its name: `preflight` checks cheaply that it exists, `open` makes its pixels available.
+//! Finding a data set by its name: `preflight` checks cheaply that it exists, `open` makes its
+//! pixels available.
 //!
-//! Neither downloads anything. Read `readers/` for the layouts on disk and `cache.rs` for the decoded form.
+//! Neither downloads anything. Read `readers/` for the layouts on disk and `cache.rs` for the
+//! decoded form.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -47,7 +49,10 @@ pub(crate) struct Resizes {
 
 impl Resizes {
     pub(crate) fn of(request: &OpenRequest) -> Self {
-        Self { train: request.resize, test: request.test_resize.or(request.resize) }
+        Self {
+            train: request.resize,
+            test: request.test_resize.or(request.resize),
+        }
     }
 }
 
@@ -78,7 +83,8 @@ impl Preflight {
         self.test_counts.iter().sum()
     }
 
-    /// Returns the number of evaluation images with `holdout: fraction`: the validation split, or held-out images.
+    /// Returns the number of evaluation images with `holdout: fraction`: the validation split, or
+    /// held-out images.
     pub fn held_out(&self, samples_per_class: SamplesPerClass, fraction: f64) -> u32 {
         if self.num_validation > 0 {
             return self.num_validation as u32;
@@ -87,17 +93,26 @@ impl Preflight {
             SamplesPerClass::All => count as u32,
             SamplesPerClass::Count(most) => most.min(count as u32),
         };
-        self.train_counts.iter().map(|&count| of_class(chosen(count), fraction)).sum()
+        self.train_counts
+            .iter()
+            .map(|&count| of_class(chosen(count), fraction))
+            .sum()
     }
 
     /// Returns an error that names the first class with fewer training images than requested.
     pub fn require(&self, samples_per_class: SamplesPerClass) -> Result<(), Error> {
-        subset::require(&self.name, &self.class_names, &self.train_counts, samples_per_class)
+        subset::require(
+            &self.name,
+            &self.class_names,
+            &self.train_counts,
+            samples_per_class,
+        )
     }
 }
 
-/// Checks that all files of a data set are there and well-formed enough to count classes, without decoding images.
-/// Small data sets (MNIST's and CIFAR's formats) are read whole, checksums of compressed files included.
+/// Checks that all files of a data set are there and well-formed enough to count classes, without
+/// decoding images. Small data sets (MNIST's and CIFAR's formats) are read whole, checksums of
+/// compressed files included.
 pub fn preflight(request: &OpenRequest) -> Result<Preflight, Error> {
     if request.smoke {
         let dataset = stand_in::dataset(request.dataset)?;
@@ -119,9 +134,10 @@ pub fn preflight(request: &OpenRequest) -> Result<Preflight, Error> {
             let Arrays { train, test, .. } = read()?;
             (train.labels, test.labels)
         }
-        Content::Files { train, test, .. } => {
-            (train.iter().map(|file| file.label).collect(), test.iter().map(|file| file.label).collect())
-        }
+        Content::Files { train, test, .. } => (
+            train.iter().map(|file| file.label).collect(),
+            test.iter().map(|file| file.label).collect(),
+        ),
     };
     let num_validation = found.images().filter(|(split, _)| *split == "val").count();
     let count = |labels: &[u32]| {
@@ -133,7 +149,10 @@ pub fn preflight(request: &OpenRequest) -> Result<Preflight, Error> {
     let mut notes = found.notes;
     let untrained = train_counts.iter().filter(|&&count| count == 0).count();
     if untrained > 0 {
-        notes.push(format!("{untrained} of {} classes have no training images", train_counts.len()));
+        notes.push(format!(
+            "{untrained} of {} classes have no training images",
+            train_counts.len()
+        ));
     }
     Ok(Preflight {
         name: request.dataset.to_owned(),
@@ -152,19 +171,29 @@ pub fn preflight(request: &OpenRequest) -> Result<Preflight, Error> {
 const SAMPLED_FILES: usize = 400;
 const HEAD_BYTES: u64 = 1 << 20;
 
-/// Returns the typical shorter side of the training images, in pixels: the median over files sampled evenly
-/// from all of them, by their heads alone. `None` for data sets whose images have one fixed size.
+/// Returns the typical shorter side of the training images, in pixels: the median over files
+/// sampled evenly from all of them, by their heads alone. `None` for data sets whose images have
+/// one fixed size.
 pub fn typical_side(request: &OpenRequest) -> Result<Option<u32>, Error> {
-    let Content::Files { train, .. } = find(request)?.content else { return Ok(None) };
+    let Content::Files { train, .. } = find(request)?.content else {
+        return Ok(None);
+    };
     let count = train.len().min(SAMPLED_FILES);
-    let sampled: Vec<&ImageFile> = (0..count).map(|index| &train[index * train.len() / count]).collect();
+    let sampled: Vec<&ImageFile> = (0..count)
+        .map(|index| &train[index * train.len() / count])
+        .collect();
     let side = |file: &&ImageFile| {
         let mut head = Vec::new();
-        let read = files::open(&file.path)?.take(HEAD_BYTES).read_to_end(&mut head);
+        let read = files::open(&file.path)?
+            .take(HEAD_BYTES)
+            .read_to_end(&mut head);
         read.map_err(Error::io("read", &file.path))?;
         Ok(metadata::shorter_side(&head))
     };
-    let sides = sampled.par_iter().map(side).collect::<Result<Vec<_>, Error>>()?;
+    let sides = sampled
+        .par_iter()
+        .map(side)
+        .collect::<Result<Vec<_>, Error>>()?;
     let mut sides: Vec<u32> = sides.into_iter().flatten().collect();
     sides.sort_unstable();
     Ok(sides.get(sides.len() / 2).copied())
@@ -172,18 +201,26 @@ pub fn typical_side(request: &OpenRequest) -> Result<Option<u32>, Error> {
 
 /// Opens a data set, decoding it into the cache first if necessary. `on_progress` receives (images
 /// decoded, total images) from several threads.
-pub fn open(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Dataset, Error> {
+pub fn open(
+    request: &OpenRequest,
+    on_progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Dataset, Error> {
     if request.smoke {
         return stand_in::dataset(request.dataset);
     }
     let found = find(request)?;
-    let whole = OpenRequest { dataset: sweep::dataset::base(request.dataset), ..*request };
+    let whole = OpenRequest {
+        dataset: sweep::dataset::base(request.dataset),
+        ..*request
+    };
     if whole.dataset != request.dataset {
         return open_part(request.dataset, &found, &whole, on_progress);
     }
     let Some(manifest) = Manifest::of(&found, request.cache_dir, &|_, _| ())? else {
         // Built into the program and tiny: not cached.
-        let Content::Arrays(read) = &found.content else { unreachable!("what is built in is no list of files") };
+        let Content::Arrays(read) = &found.content else {
+            unreachable!("what is built in is no list of files")
+        };
         let arrays = read()?;
         return Ok(in_memory(request.dataset, found, arrays));
     };
@@ -193,13 +230,21 @@ pub fn open(request: &OpenRequest, on_progress: &(dyn Fn(u64, u64) + Sync)) -> R
 fn find(request: &OpenRequest) -> Result<Found, Error> {
     let found = readers::find(request.dataset, &request.reach)?;
     let refuse = |value: u32, reason: &str| {
-        Err(Error::Setting { field: "resize", value: value.to_string(), reason: reason.to_owned() })
+        Err(Error::Setting {
+            field: "resize",
+            value: value.to_string(),
+            reason: reason.to_owned(),
+        })
     };
     match (request.resize.or(request.test_resize), &found.content) {
         (Some(0), _) => refuse(0, "it must be at least 1"),
-        (Some(side), Content::Arrays(_)) => {
-            refuse(side, &format!("the small images of `{}` are used as they are; leave it out", request.dataset))
-        }
+        (Some(side), Content::Arrays(_)) => refuse(
+            side,
+            &format!(
+                "the small images of `{}` are used as they are; leave it out",
+                request.dataset
+            ),
+        ),
         _ => Ok(found),
     }
 }
@@ -217,8 +262,14 @@ fn open_part(
         unreachable!("subsets are files");
     };
     let (dataset, corrupt) = cache::decoded(whole, &all, &of_all, on_progress)?;
-    let (Content::Files { train, test, .. }, Content::Files { train: some_train, test: some_test, .. }) =
-        (&all.content, &part.content)
+    let (
+        Content::Files { train, test, .. },
+        Content::Files {
+            train: some_train,
+            test: some_test,
+            ..
+        },
+    ) = (&all.content, &part.content)
     else {
         unreachable!("subsets are of photographs");
     };
@@ -246,7 +297,10 @@ fn open_part(
         hasher.update(&[0]);
         split.select(&chosen)
     };
-    let (train, test) = (select(&dataset.train, train, some_train), select(&dataset.test, test, some_test));
+    let (train, test) = (
+        select(&dataset.train, train, some_train),
+        select(&dataset.test, test, some_test),
+    );
     let fingerprint = hasher.finalize().to_hex()[..32].to_owned();
     let dataset = Dataset {
         name: name.to_owned(),
@@ -262,8 +316,15 @@ fn open_part(
 }
 
 fn in_memory(name: &str, found: Found, arrays: Arrays) -> Dataset {
-    let Arrays { height, width, train, test } = arrays;
-    let split = |split: readers::Labelled| Split::uniform(split.labels, split.pixels, height, width, found.channels);
+    let Arrays {
+        height,
+        width,
+        train,
+        test,
+    } = arrays;
+    let split = |split: readers::Labelled| {
+        Split::uniform(split.labels, split.pixels, height, width, found.channels)
+    };
     let (train, test) = (split(train), split(test));
     Dataset {
         name: name.to_owned(),

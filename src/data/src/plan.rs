@@ -1,7 +1,8 @@
 //! The operations of one training step on its images, chosen before any pixel is touched.
 //!
-//! Every choice comes from counters (promise P7): per image from (seed, epoch, repeat, index), per batch from (seed,
-//! epoch, step). Nothing here depends on threads, shards or earlier calls. `augment.rs` executes the choices.
+//! Every choice comes from counters (promise P7): per image from (seed, epoch, repeat, index), per
+//! batch from (seed, epoch, step). Nothing here depends on threads, shards or earlier calls.
+//! `augment.rs` executes the choices.
 
 use crate::random::{Purpose, Stream};
 
@@ -57,7 +58,12 @@ pub enum Window {
     /// Top and left of a square of the network's side; outside of the image its reflection is used.
     At { top: i32, left: i32 },
     /// A rectangle inside of the image, resized to the network's side.
-    Resized { top: u32, left: u32, height: u32, width: u32 },
+    Resized {
+        top: u32,
+        left: u32,
+        height: u32,
+        width: u32,
+    },
 }
 
 /// CutMix (Yun et al., ICCV 2019): a box in every image is replaced by its partner's in the batch.
@@ -87,45 +93,77 @@ pub(crate) struct Chooser {
 }
 
 impl Chooser {
-    pub(crate) fn sample(&self, epoch: u32, repeat: u32, index: u32, height: u32, width: u32) -> SamplePlan {
+    pub(crate) fn sample(
+        &self,
+        epoch: u32,
+        repeat: u32,
+        index: u32,
+        height: u32,
+        width: u32,
+    ) -> SamplePlan {
         use sweep::settings::Crop;
         let mut stream = Stream::new(self.seed, Purpose::Augment, epoch, repeat, index);
         let shift = (self.shift > 0.0).then(|| {
-            let mut draw = |length: u32| stream.uniform(-self.shift, self.shift) * f64::from(length);
+            let mut draw =
+                |length: u32| stream.uniform(-self.shift, self.shift) * f64::from(length);
             let rows = draw(height);
             (rows as f32, draw(width) as f32)
         });
         let flip = self.flip && stream.coin();
         // After a resized crop the image has the network's size, and erasing happens at that size.
-        let erased_size = if self.crop == Crop::RandomResized { (self.side, self.side) } else { (height, width) };
-        let erase = (self.erase && stream.coin()).then(|| erase(&mut stream, erased_size)).flatten();
+        let erased_size = if self.crop == Crop::RandomResized {
+            (self.side, self.side)
+        } else {
+            (height, width)
+        };
+        let erase = (self.erase && stream.coin())
+            .then(|| erase(&mut stream, erased_size))
+            .flatten();
         let window = match self.crop {
             Crop::Centre => centre(self.side, height, width),
-            Crop::Random => {
-                Window::At { top: offset(&mut stream, self.side, height), left: offset(&mut stream, self.side, width) }
-            }
+            Crop::Random => Window::At {
+                top: offset(&mut stream, self.side, height),
+                left: offset(&mut stream, self.side, width),
+            },
             Crop::RandomResized => resized(&mut stream, height, width),
         };
-        SamplePlan { index, repeat, shift, flip, erase, window }
+        SamplePlan {
+            index,
+            repeat,
+            shift,
+            flip,
+            erase,
+            window,
+        }
     }
 }
 
-/// Returns the centre, rounded down, as the authors crop test images; negative if the image is smaller.
+/// Returns the centre, rounded down, as the authors crop test images; negative if the image is
+/// smaller.
 pub(crate) fn centre(side: u32, height: u32, width: u32) -> Window {
     let middle = |length: u32| (length as i32 - side as i32).div_euclid(2);
-    Window::At { top: middle(height), left: middle(width) }
+    Window::At {
+        top: middle(height),
+        left: middle(width),
+    }
 }
 
-/// Draws an offset uniformly over all positions; for a smaller image, over all ways to split the padding.
+/// Draws an offset uniformly over all positions; for a smaller image, over all ways to split the
+/// padding.
 fn offset(stream: &mut Stream, side: u32, length: u32) -> i32 {
-    if length >= side { stream.below(length - side + 1) as i32 } else { -(stream.below(side - length + 1) as i32) }
+    if length >= side {
+        stream.below(length - side + 1) as i32
+    } else {
+        -(stream.below(side - length + 1) as i32)
+    }
 }
 
-/// Draws area fraction in 0.02..0.3, aspect ratio uniform (not log-uniform) in 0.3..1/0.3, until the box fits.
+/// Draws area fraction in 0.02..0.3, aspect ratio uniform (not log-uniform) in 0.3..1/0.3, until
+/// the box fits.
 fn erase(stream: &mut Stream, (height, width): (u32, u32)) -> Option<Erase> {
     let area = f64::from(height) * f64::from(width);
-    // Each draw fits an ordinary image with a probability above one half; the bound stops the loop for a strip of an
-    // image, which may never fit.
+    // Each draw fits an ordinary image with a probability above one half; the bound stops the loop
+    // for a strip of an image, which may never fit.
     for _ in 0..256 {
         let erased = stream.uniform(0.02, 0.3) * area;
         let ratio = stream.uniform(0.3, 1.0 / 0.3);
@@ -134,13 +172,19 @@ fn erase(stream: &mut Stream, (height, width): (u32, u32)) -> Option<Erase> {
         if rows < height && columns < width {
             let top = stream.below(height - rows + 1);
             let left = stream.below(width - columns + 1);
-            return Some(Erase { top, left, height: rows, width: columns });
+            return Some(Erase {
+                top,
+                left,
+                height: rows,
+                width: columns,
+            });
         }
     }
     None
 }
 
-/// torchvision's RandomResizedCrop: area 8..100 %, log-uniform aspect ratio in 3/4..4/3, ten tries, then the centre.
+/// torchvision's RandomResizedCrop: area 8..100 %, log-uniform aspect ratio in 3/4..4/3, ten tries,
+/// then the centre.
 fn resized(stream: &mut Stream, height: u32, width: u32) -> Window {
     const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
     let area = f64::from(height) * f64::from(width);
@@ -152,7 +196,12 @@ fn resized(stream: &mut Stream, height: u32, width: u32) -> Window {
         if (1..=height).contains(&rows) && (1..=width).contains(&columns) {
             let top = stream.below(height - rows + 1);
             let left = stream.below(width - columns + 1);
-            return Window::Resized { top, left, height: rows, width: columns };
+            return Window::Resized {
+                top,
+                left,
+                height: rows,
+                width: columns,
+            };
         }
     }
     let ratio = f64::from(width) / f64::from(height);
@@ -163,10 +212,16 @@ fn resized(stream: &mut Stream, height: u32, width: u32) -> Window {
     } else {
         (height, width)
     };
-    Window::Resized { top: (height - rows) / 2, left: (width - columns) / 2, height: rows, width: columns }
+    Window::Resized {
+        top: (height - rows) / 2,
+        left: (width - columns) / 2,
+        height: rows,
+        width: columns,
+    }
 }
 
-/// Draws box and partners of one batch, with the given probability. The ratio is recomputed from the clipped box.
+/// Draws box and partners of one batch, with the given probability. The ratio is recomputed from
+/// the clipped box.
 pub(crate) fn mix(
     settings: &sweep::settings::CutMix,
     seed: u64,
@@ -190,7 +245,16 @@ pub(crate) fn mix(
     let boxed = f64::from(rows.1 - rows.0) * f64::from(columns.1 - columns.0);
     let mut partners: Vec<u32> = (0..labels.len() as u32).collect();
     stream.shuffle(&mut partners);
-    let partner_labels = partners.iter().map(|&partner| labels[partner as usize]).collect();
+    let partner_labels = partners
+        .iter()
+        .map(|&partner| labels[partner as usize])
+        .collect();
     let lambda = 1.0 - boxed / (f64::from(side) * f64::from(side));
-    Some(Mix { partners, labels: partner_labels, lambda: lambda as f32, rows, columns })
+    Some(Mix {
+        partners,
+        labels: partner_labels,
+        lambda: lambda as f32,
+        rows,
+        columns,
+    })
 }

@@ -1,7 +1,8 @@
 //! Background threads that fill training batches ahead of the step, into recycled buffers.
 //!
-//! Batches are returned in order and with the same bits for any number of threads. With no threads a batch is filled
-//! on request: on a machine whose cores all train, another thread would only compete with them.
+//! Batches are returned in order and with the same bits for any number of threads. With no threads
+//! a batch is filled on request: on a machine whose cores all train, another thread would only
+//! compete with them.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -91,7 +92,9 @@ struct State {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while it holds the lock")
+        self.state
+            .lock()
+            .expect("nothing panics while it holds the lock")
     }
 
     fn position(&self, number: u64) -> (u32, u64) {
@@ -106,11 +109,16 @@ impl Shared {
             Form::Lookup(origin) => Some(self.pipeline.look_up_train(&plan, origin)),
             Form::Pixels(layout) => {
                 pixels.resize(plan.len() * self.pipeline.image_len(), 0.0);
-                self.pipeline.fill_train(&plan, 0..plan.len(), layout, &mut pixels);
+                self.pipeline
+                    .fill_train(&plan, 0..plan.len(), layout, &mut pixels);
                 None
             }
         };
-        Filled { plan, pixels, lookup }
+        Filled {
+            plan,
+            pixels,
+            lookup,
+        }
     }
 
     fn work(&self) {
@@ -120,7 +128,10 @@ impl Shared {
                 return;
             }
             if state.begun >= state.taken + self.depth {
-                state = self.changed.wait(state).expect("nothing panics while it holds the lock");
+                state = self
+                    .changed
+                    .wait(state)
+                    .expect("nothing panics while it holds the lock");
                 continue;
             }
             let number = state.begun;
@@ -146,17 +157,27 @@ impl Prefetch {
             end: u64::from(options.num_epochs) * steps,
             form: options.form,
             depth: options.depth.max(1) as u64,
-            state: Mutex::new(State { begun: first, taken: first, ..State::default() }),
+            state: Mutex::new(State {
+                begun: first,
+                taken: first,
+                ..State::default()
+            }),
             changed: Condvar::new(),
             pipeline,
         });
         let spawn = |number: usize| {
             let shared = shared.clone();
             let builder = std::thread::Builder::new().name(format!("prefetch-{number}"));
-            builder.spawn(move || shared.work()).expect("the system can start a thread")
+            builder
+                .spawn(move || shared.work())
+                .expect("the system can start a thread")
         };
         let threads = (0..options.num_threads).map(spawn).collect();
-        Self { shared, threads, waited: Duration::ZERO }
+        Self {
+            shared,
+            threads,
+            waited: Duration::ZERO,
+        }
     }
 
     /// Returns the next batch, or `None` after the last.
@@ -169,7 +190,11 @@ impl Prefetch {
         if number >= shared.end {
             return Ok(None);
         }
-        let Filled { plan, pixels, lookup } = if self.threads.is_empty() {
+        let Filled {
+            plan,
+            pixels,
+            lookup,
+        } = if self.threads.is_empty() {
             state.taken += 1;
             let buffer = state.free.pop().unwrap_or_default();
             drop(state);
@@ -185,11 +210,19 @@ impl Prefetch {
                     let (epoch, step) = shared.position(broken);
                     return Err(Broken { epoch, step });
                 }
-                state = shared.changed.wait(state).expect("nothing panics while it holds the lock");
+                state = shared
+                    .changed
+                    .wait(state)
+                    .expect("nothing panics while it holds the lock");
             }
         };
         self.waited += began.elapsed();
-        Ok(Some(Batch { plan, pixels, lookup, shared: self.shared.clone() }))
+        Ok(Some(Batch {
+            plan,
+            pixels,
+            lookup,
+            shared: self.shared.clone(),
+        }))
     }
 
     /// Returns the time spent in `next` so far: how long the step waited for data.
@@ -210,8 +243,8 @@ impl Drop for Prefetch {
 }
 
 impl Batch {
-    /// Returns the pixels of `Form::Pixels`: `plan.len() * image_len` values in the requested layout; shards are ranges
-    /// of whole images.
+    /// Returns the pixels of `Form::Pixels`: `plan.len() * image_len` values in the requested
+    /// layout; shards are ranges of whole images.
     pub fn pixels(&self) -> &[f32] {
         &self.pixels
     }

@@ -1,8 +1,10 @@
-//! RandAugment (Cubuk et al., 2020) with timm's list of fifteen operations and its scale of magnitudes.
+//! RandAugment (Cubuk et al., 2020) with timm's list of fifteen operations and its scale of
+//! magnitudes.
 //!
-//! Each of n operations is drawn from the list with replacement and applied with a probability; its magnitude is drawn
-//! from a normal distribution and clamped to 0..=10. Pixel arithmetic is Pillow's. See `affine.rs` for geometry.
-//! Unlike timm, which draws bilinear or bicubic sampling per image, sampling is always bilinear.
+//! Each of n operations is drawn from the list with replacement and applied with a probability; its
+//! magnitude is drawn from a normal distribution and clamped to 0..=10. Pixel arithmetic is
+//! Pillow's. See `affine.rs` for geometry. Unlike timm, which draws bilinear or bicubic sampling
+//! per image, sampling is always bilinear.
 
 use crate::affine;
 use crate::random::Stream;
@@ -52,7 +54,8 @@ pub(crate) enum Operation {
 
 const NUM_OPERATIONS: u32 = 15;
 
-/// Returns the n-th of timm's list at a magnitude in 0..=10; `sign` gives the direction of those that have one.
+/// Returns the n-th of timm's list at a magnitude in 0..=10; `sign` gives the direction of those
+/// that have one.
 fn operation(number: u32, magnitude: f64, sign: f64) -> Operation {
     let level = magnitude / 10.0;
     let factor = level * 1.8 + 0.1;
@@ -83,7 +86,11 @@ impl RandAugment {
             let magnitude = self.settings.magnitude + self.settings.magnitude_std * stream.normal();
             let sign = if stream.coin() { -1.0 } else { 1.0 };
             if applied {
-                run(operation(number, magnitude.clamp(0.0, 10.0), sign), picture, &self.fill);
+                run(
+                    operation(number, magnitude.clamp(0.0, 10.0), sign),
+                    picture,
+                    &self.fill,
+                );
             }
         }
     }
@@ -99,18 +106,34 @@ pub(crate) fn run(operation: Operation, picture: &mut Picture, fill: &[u8]) {
             map(picture, |value| value & mask);
         }
         Operation::Solarize(threshold) => {
-            map(picture, |value| if u32::from(value) < threshold { value } else { 255 - value });
+            map(picture, |value| {
+                if u32::from(value) < threshold {
+                    value
+                } else {
+                    255 - value
+                }
+            });
         }
         Operation::SolarizeAdd(amount) => {
-            map(picture, |value| if value < 128 { (u32::from(value) + amount).min(255) as u8 } else { value });
+            map(picture, |value| {
+                if value < 128 {
+                    (u32::from(value) + amount).min(255) as u8
+                } else {
+                    value
+                }
+            });
         }
         Operation::Color(factor) => color(picture, factor),
         Operation::Contrast(factor) => contrast(picture, factor),
         Operation::Brightness(factor) => map(picture, |value| blend(0, value, factor)),
         Operation::Sharpness(factor) => sharpness(picture, factor),
         Operation::Rotate(degrees) => affine::rotate(picture, degrees, fill),
-        Operation::ShearX(amount) => affine::transform(picture, [1.0, amount, 0.0, 0.0, 1.0, 0.0], fill),
-        Operation::ShearY(amount) => affine::transform(picture, [1.0, 0.0, 0.0, amount, 1.0, 0.0], fill),
+        Operation::ShearX(amount) => {
+            affine::transform(picture, [1.0, amount, 0.0, 0.0, 1.0, 0.0], fill)
+        }
+        Operation::ShearY(amount) => {
+            affine::transform(picture, [1.0, 0.0, 0.0, amount, 1.0, 0.0], fill)
+        }
         Operation::TranslateX(share) => {
             let pixels = share * picture.width as f64;
             affine::transform(picture, [1.0, 0.0, pixels, 0.0, 1.0, 0.0], fill);
@@ -125,7 +148,10 @@ pub(crate) fn run(operation: Operation, picture: &mut Picture, fill: &[u8]) {
 /// Maps every value through a table.
 fn map(picture: &mut Picture, change: impl Fn(u8) -> u8) {
     let table: Vec<u8> = (0..=255).map(change).collect();
-    picture.pixels.iter_mut().for_each(|value| *value = table[usize::from(*value)]);
+    picture
+        .pixels
+        .iter_mut()
+        .for_each(|value| *value = table[usize::from(*value)]);
 }
 
 /// Blends two values like Pillow: truncated between them, clipped beyond them.
@@ -138,7 +164,8 @@ fn blend(from: u8, to: u8, factor: f64) -> u8 {
 fn luma(pixel: &[u8]) -> u8 {
     match *pixel {
         [red, green, blue] => {
-            ((u32::from(red) * 19595 + u32::from(green) * 38470 + u32::from(blue) * 7471 + 0x8000) >> 16) as u8
+            ((u32::from(red) * 19595 + u32::from(green) * 38470 + u32::from(blue) * 7471 + 0x8000)
+                >> 16) as u8
         }
         _ => pixel[0],
     }
@@ -147,25 +174,40 @@ fn luma(pixel: &[u8]) -> u8 {
 fn color(picture: &mut Picture, factor: f64) {
     for pixel in picture.pixels.chunks_exact_mut(picture.channels) {
         let grey = luma(pixel);
-        pixel.iter_mut().for_each(|value| *value = blend(grey, *value, factor));
+        pixel
+            .iter_mut()
+            .for_each(|value| *value = blend(grey, *value, factor));
     }
 }
 
 fn contrast(picture: &mut Picture, factor: f64) {
-    let sum: u64 = picture.pixels.chunks_exact(picture.channels).map(|pixel| u64::from(luma(pixel))).sum();
+    let sum: u64 = picture
+        .pixels
+        .chunks_exact(picture.channels)
+        .map(|pixel| u64::from(luma(pixel)))
+        .sum();
     let mean = (sum as f64 / (picture.height * picture.width) as f64 + 0.5) as u8;
     map(picture, |value| blend(mean, value, factor));
 }
 
-/// Blends the image with its smoothed copy (3x3, 5 in the middle, divided by 13); the border is not smoothed.
+/// Blends the image with its smoothed copy (3x3, 5 in the middle, divided by 13); the border is not
+/// smoothed.
 fn sharpness(picture: &mut Picture, factor: f64) {
-    let Picture { height, width, channels, .. } = *picture;
+    let Picture {
+        height,
+        width,
+        channels,
+        ..
+    } = *picture;
     let source = picture.pixels.clone();
     for y in 1..height.saturating_sub(1) {
         for x in 1..width.saturating_sub(1) {
             for channel in 0..channels {
-                let at = |y: usize, x: usize| u32::from(source[(y * width + x) * channels + channel]);
-                let around: u32 = (y - 1..=y + 1).flat_map(|y| (x - 1..=x + 1).map(move |x| at(y, x))).sum();
+                let at =
+                    |y: usize, x: usize| u32::from(source[(y * width + x) * channels + channel]);
+                let around: u32 = (y - 1..=y + 1)
+                    .flat_map(|y| (x - 1..=x + 1).map(move |x| at(y, x)))
+                    .sum();
                 let smooth = ((around + 4 * at(y, x)) as f32 / 13.0 + 0.5) as u8;
                 let position = (y * width + x) * channels + channel;
                 picture.pixels[position] = blend(smooth, source[position], factor);
@@ -176,12 +218,21 @@ fn sharpness(picture: &mut Picture, factor: f64) {
 
 fn histogram(picture: &Picture, channel: usize) -> [u64; 256] {
     let mut histogram = [0; 256];
-    picture.pixels.iter().skip(channel).step_by(picture.channels).for_each(|&value| histogram[usize::from(value)] += 1);
+    picture
+        .pixels
+        .iter()
+        .skip(channel)
+        .step_by(picture.channels)
+        .for_each(|&value| histogram[usize::from(value)] += 1);
     histogram
 }
 
 fn map_channel(picture: &mut Picture, channel: usize, table: &[u8; 256]) {
-    let values = picture.pixels.iter_mut().skip(channel).step_by(picture.channels);
+    let values = picture
+        .pixels
+        .iter_mut()
+        .skip(channel)
+        .step_by(picture.channels);
     values.for_each(|value| *value = table[usize::from(*value)]);
 }
 
@@ -196,7 +247,8 @@ fn auto_contrast(picture: &mut Picture) {
         }
         let scale = 255.0 / (high - low) as f64;
         let offset = -(low as f64) * scale;
-        let table = std::array::from_fn(|value| (value as f64 * scale + offset).clamp(0.0, 255.0) as u8);
+        let table =
+            std::array::from_fn(|value| (value as f64 * scale + offset).clamp(0.0, 255.0) as u8);
         map_channel(picture, channel, &table);
     }
 }
@@ -205,7 +257,12 @@ fn auto_contrast(picture: &mut Picture) {
 fn equalize(picture: &mut Picture) {
     for channel in 0..picture.channels {
         let histogram = histogram(picture, channel);
-        let last = histogram.iter().rev().find(|&&count| count > 0).copied().unwrap_or(0);
+        let last = histogram
+            .iter()
+            .rev()
+            .find(|&&count| count > 0)
+            .copied()
+            .unwrap_or(0);
         let total: u64 = histogram.iter().sum();
         let step = (total - last) / 255;
         if histogram.iter().filter(|&&count| count > 0).count() <= 1 || step == 0 {
@@ -227,12 +284,24 @@ mod tests {
     use crate::random::Purpose;
 
     fn picture(height: usize, width: usize, channels: usize) -> Picture {
-        let pixels = (0..height * width * channels).map(|index| (index * 53 % 256) as u8).collect();
-        Picture { height, width, channels, pixels }
+        let pixels = (0..height * width * channels)
+            .map(|index| (index * 53 % 256) as u8)
+            .collect();
+        Picture {
+            height,
+            width,
+            channels,
+            pixels,
+        }
     }
 
     fn ran(operation: Operation, pixels: &[u8]) -> Vec<u8> {
-        let mut picture = Picture { height: 1, width: pixels.len(), channels: 1, pixels: pixels.to_vec() };
+        let mut picture = Picture {
+            height: 1,
+            width: pixels.len(),
+            channels: 1,
+            pixels: pixels.to_vec(),
+        };
         run(operation, &mut picture, &[9]);
         picture.pixels
     }
@@ -240,10 +309,19 @@ mod tests {
     #[test]
     fn value_operations_are_those_of_the_definitions() {
         assert_eq!(ran(Operation::Invert, &[0, 200]), [255, 55]);
-        assert_eq!(ran(Operation::Posterize(2), &[255, 130, 70]), [192, 128, 64]);
+        assert_eq!(
+            ran(Operation::Posterize(2), &[255, 130, 70]),
+            [192, 128, 64]
+        );
         assert_eq!(ran(Operation::Posterize(0), &[255, 1]), [0, 0]);
-        assert_eq!(ran(Operation::Solarize(128), &[127, 128, 255]), [127, 127, 0]);
-        assert_eq!(ran(Operation::SolarizeAdd(100), &[27, 127, 128]), [127, 227, 128]);
+        assert_eq!(
+            ran(Operation::Solarize(128), &[127, 128, 255]),
+            [127, 127, 0]
+        );
+        assert_eq!(
+            ran(Operation::SolarizeAdd(100), &[27, 127, 128]),
+            [127, 227, 128]
+        );
         assert_eq!(ran(Operation::Brightness(0.5), &[101, 200]), [50, 100]);
         assert_eq!(ran(Operation::Brightness(1.9), &[10, 200]), [19, 255]);
         assert_eq!(ran(Operation::AutoContrast, &[50, 100, 150]), [0, 127, 255]);
@@ -255,8 +333,8 @@ mod tests {
 
     #[test]
     fn pixels_are_those_of_pillow() {
-        // Results of Pillow 13.0's ImageOps, ImageEnhance, rotate and transform on a picture made by a formula: the sum
-        // of the bytes, and their sum weighted by position.
+        // Results of Pillow 13.0's ImageOps, ImageEnhance, rotate and transform on a picture made
+        // by a formula: the sum of the bytes, and their sum weighted by position.
         let golden = [
             (Operation::AutoContrast, 747120, 2200433963),
             (Operation::Equalize, 811490, 2390021280),
@@ -275,7 +353,12 @@ mod tests {
             (Operation::TranslateY(-0.4), 493692, 1902010057),
         ];
         let value = |index: usize| ((index * index * 31 + index * 17 + 5) % 256) as u8;
-        let original = Picture { height: 37, width: 53, channels: 3, pixels: (0..37 * 53 * 3).map(value).collect() };
+        let original = Picture {
+            height: 37,
+            width: 53,
+            channels: 3,
+            pixels: (0..37 * 53 * 3).map(value).collect(),
+        };
         for (operation, sum, weighted) in golden {
             let mut picture = original.clone();
             run(operation, &mut picture, &[10, 20, 30]);
@@ -283,8 +366,14 @@ mod tests {
             let found = values
                 .clone()
                 .zip(1..)
-                .fold(0u32, |sum, (value, position)| sum.wrapping_add(value.wrapping_mul(position)));
-            assert_eq!((values.sum::<u32>(), found), (sum, weighted), "{operation:?}");
+                .fold(0u32, |sum, (value, position)| {
+                    sum.wrapping_add(value.wrapping_mul(position))
+                });
+            assert_eq!(
+                (values.sum::<u32>(), found),
+                (sum, weighted),
+                "{operation:?}"
+            );
         }
     }
 
@@ -303,8 +392,16 @@ mod tests {
     fn colour_zero_is_grey_and_one_changes_nothing() {
         let mut grey = picture(4, 5, 3);
         run(Operation::Color(0.0), &mut grey, &[0; 3]);
-        assert!(grey.pixels.chunks_exact(3).all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2]));
-        for operation in [Operation::Color(1.0), Operation::Sharpness(1.0), Operation::Brightness(1.0)] {
+        assert!(
+            grey.pixels
+                .chunks_exact(3)
+                .all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2])
+        );
+        for operation in [
+            Operation::Color(1.0),
+            Operation::Sharpness(1.0),
+            Operation::Brightness(1.0),
+        ] {
             let mut same = picture(4, 5, 3);
             run(operation, &mut same, &[0; 3]);
             assert_eq!(same, picture(4, 5, 3));
@@ -313,27 +410,45 @@ mod tests {
 
     #[test]
     fn sharpness_zero_smooths_the_inside_only() {
-        let mut spot = Picture { height: 3, width: 3, channels: 1, pixels: vec![0, 0, 0, 0, 130, 0, 0, 0, 130] };
+        let mut spot = Picture {
+            height: 3,
+            width: 3,
+            channels: 1,
+            pixels: vec![0, 0, 0, 0, 130, 0, 0, 0, 130],
+        };
         run(Operation::Sharpness(0.0), &mut spot, &[0]);
         assert_eq!(spot.pixels, [0, 0, 0, 0, 60, 0, 0, 0, 130]);
     }
 
     #[test]
     fn every_operation_is_drawn_and_the_draw_depends_on_the_stream_only() {
-        let settings =
-            sweep::settings::RandAugment { operations: 2, magnitude: 9.0, magnitude_std: 0.5, probability: 0.5 };
-        let augment = RandAugment { settings, fill: vec![128; 3] };
+        let settings = sweep::settings::RandAugment {
+            operations: 2,
+            magnitude: 9.0,
+            magnitude_std: 0.5,
+            probability: 0.5,
+        };
+        let augment = RandAugment {
+            settings,
+            fill: vec![128; 3],
+        };
         let ran = |sample: u32| {
             let mut picture = picture(12, 10, 3);
-            augment.apply(&mut picture, Stream::new(1, Purpose::RandAugment, 0, 0, sample));
+            augment.apply(
+                &mut picture,
+                Stream::new(1, Purpose::RandAugment, 0, 0, sample),
+            );
             picture
         };
-        let unchanged = (0..200).filter(|&sample| ran(sample) == picture(12, 10, 3)).count();
+        let unchanged = (0..200)
+            .filter(|&sample| ran(sample) == picture(12, 10, 3))
+            .count();
         // Both are skipped with probability one quarter; a few operations sometimes change nothing.
         assert!((30..90).contains(&unchanged), "{unchanged}");
         assert_eq!(ran(3), ran(3));
-        let drawn: std::collections::HashSet<_> =
-            (0..NUM_OPERATIONS).map(|number| std::mem::discriminant(&operation(number, 5.0, 1.0))).collect();
+        let drawn: std::collections::HashSet<_> = (0..NUM_OPERATIONS)
+            .map(|number| std::mem::discriminant(&operation(number, 5.0, 1.0)))
+            .collect();
         assert_eq!(drawn.len(), 15);
     }
 }

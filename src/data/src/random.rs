@@ -1,9 +1,11 @@
-//! Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+//! Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
+//! 1, 2, 3", SC 2011).
 //!
-//! A draw is a pure function of (seed, purpose, epoch, sample, position), so threads, shards and restarts cannot change
-//! it (promise P7), and no two purposes share a stream. Philox was chosen over a hash because it is ten multiplications
-//! per four words, over splitmix because its counter holds all of the coordinates without mixing them first, and
-//! because published known answers test it.
+//! A draw is a pure function of (seed, purpose, epoch, sample, position), so threads, shards and
+//! restarts cannot change it (promise P7), and no two purposes share a stream. Philox was chosen
+//! over a hash because it is ten multiplications per four words, over splitmix because its counter
+//! holds all of the coordinates without mixing them first, and because published known answers test
+//! it.
 
 /// Purpose of a stream. The numbers define the meaning of a seed: never reuse or renumber one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +37,12 @@ impl Stream {
     pub fn new(seed: u64, purpose: Purpose, epoch: u32, repeat: u32, sample: u32) -> Self {
         debug_assert!(repeat < 1 << 24);
         let counter = [0, sample, epoch, purpose as u32 | repeat << 8];
-        Self { key: [seed as u32, (seed >> 32) as u32], counter, block: [0; 4], used: 4 }
+        Self {
+            key: [seed as u32, (seed >> 32) as u32],
+            counter,
+            block: [0; 4],
+            used: 4,
+        }
     }
 
     pub fn next_u32(&mut self) -> u32 {
@@ -48,9 +55,13 @@ impl Stream {
         self.block[self.used - 1]
     }
 
-    /// Returns four words at a given block number: random access, for noise that depends on a pixel's position.
+    /// Returns four words at a given block number: random access, for noise that depends on a
+    /// pixel's position.
     pub fn block_at(&self, block: u32) -> [u32; 4] {
-        philox([block, self.counter[1], self.counter[2], self.counter[3]], self.key)
+        philox(
+            [block, self.counter[1], self.counter[2], self.counter[3]],
+            self.key,
+        )
     }
 
     /// Draws uniformly from [0, 1), with 53 bits.
@@ -87,7 +98,8 @@ impl Stream {
         radius * (std::f64::consts::TAU * self.unit()).cos()
     }
 
-    /// Draws from the gamma distribution with scale 1 (Marsaglia and Tsang 2000, with their boost for shapes below 1).
+    /// Draws from the gamma distribution with scale 1 (Marsaglia and Tsang 2000, with their boost
+    /// for shapes below 1).
     fn gamma(&mut self, shape: f64) -> f64 {
         if shape < 1.0 {
             return self.gamma(shape + 1.0) * (1.0 - self.unit()).powf(1.0 / shape);
@@ -128,7 +140,10 @@ pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
             (product_0 >> 32) as u32 ^ counter[3] ^ key[1],
             product_0 as u32,
         ];
-        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+        key = [
+            key[0].wrapping_add(0x9E37_79B9),
+            key[1].wrapping_add(0xBB67_AE85),
+        ];
     }
     counter
 }
@@ -140,15 +155,26 @@ mod tests {
     #[test]
     fn philox_gives_the_published_answers() {
         // The known-answer file of Random123, philox4x32-10.
-        assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
-        assert_eq!(philox([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+        assert_eq!(
+            philox([0; 4], [0; 2]),
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
+        );
+        assert_eq!(
+            philox([u32::MAX; 4], [u32::MAX; 2]),
+            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
+        );
         let pi = [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344];
-        assert_eq!(philox(pi, [0xa409_3822, 0x299f_31d0]), [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]);
+        assert_eq!(
+            philox(pi, [0xa409_3822, 0x299f_31d0]),
+            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
+        );
     }
 
     #[test]
     fn streams_differ_in_every_coordinate() {
-        let first = |seed, purpose, epoch, repeat, sample| Stream::new(seed, purpose, epoch, repeat, sample).next_u32();
+        let first = |seed, purpose, epoch, repeat, sample| {
+            Stream::new(seed, purpose, epoch, repeat, sample).next_u32()
+        };
         let base = first(1, Purpose::Augment, 2, 3, 4);
         assert_eq!(base, first(1, Purpose::Augment, 2, 3, 4));
         for other in [
@@ -170,13 +196,20 @@ mod tests {
         let mean_and_variance = |draw: &mut dyn FnMut() -> f64| {
             let draws: Vec<f64> = (0..count).map(|_| draw()).collect();
             let mean = draws.iter().sum::<f64>() / f64::from(count);
-            (mean, draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / f64::from(count))
+            (
+                mean,
+                draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / f64::from(count),
+            )
         };
-        let mut check = |name: &str, mean: f64, variance: f64, draw: &dyn Fn(&mut Stream) -> f64| {
-            let (m, v) = mean_and_variance(&mut || draw(&mut stream));
-            assert!((m - mean).abs() < 0.02, "{name}: mean {m}, expected {mean}");
-            assert!((v - variance).abs() < 0.03, "{name}: variance {v}, expected {variance}");
-        };
+        let mut check =
+            |name: &str, mean: f64, variance: f64, draw: &dyn Fn(&mut Stream) -> f64| {
+                let (m, v) = mean_and_variance(&mut || draw(&mut stream));
+                assert!((m - mean).abs() < 0.02, "{name}: mean {m}, expected {mean}");
+                assert!(
+                    (v - variance).abs() < 0.03,
+                    "{name}: variance {v}, expected {variance}"
+                );
+            };
         check("unit", 0.5, 1.0 / 12.0, &|s| s.unit());
         check("normal", 0.0, 1.0, &|s| s.normal());
         check("beta(1)", 0.5, 1.0 / 12.0, &|s| s.beta(1.0));

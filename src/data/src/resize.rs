@@ -1,8 +1,9 @@
-//! Bilinear resizing with antialiasing, bit for bit as Pillow does it for 8-bit images: the triangle filter widens when
-//! an image shrinks, weights are rounded to 22 bits, rows are resized first, and each pass rounds to bytes.
+//! Bilinear resizing with antialiasing, bit for bit as Pillow does it for 8-bit images: the
+//! triangle filter widens when an image shrinks, weights are rounded to 22 bits, rows are resized
+//! first, and each pass rounds to bytes.
 //!
-//! Written here because the authors' pixels were made by Pillow, and because the fastest library for this adds
-//! half a megabyte of variants to its user's binary.
+//! Written here because the authors' pixels were made by Pillow, and because the fastest library
+//! for this adds half a megabyte of variants to its user's binary.
 
 use crate::dataset::Image;
 
@@ -15,7 +16,8 @@ pub(crate) struct CropResizer {
 /// Number of fractional bits in the integer weights.
 const PRECISION: u32 = 32 - 8 - 2;
 
-/// For each position of the output, the first input position that it uses, and the weights from there.
+/// For each position of the output, the first input position that it uses, and the weights from
+/// there.
 struct Taps {
     firsts: Vec<usize>,
     /// `stride` weights per position, zero at the end if fewer are needed.
@@ -29,7 +31,11 @@ impl Taps {
         let scale = length as f64 / out as f64;
         let support = scale.max(1.0);
         let stride = support.ceil() as usize * 2 + 1;
-        let mut taps = Self { firsts: Vec::with_capacity(out), weights: vec![0; stride * out], stride };
+        let mut taps = Self {
+            firsts: Vec::with_capacity(out),
+            weights: vec![0; stride * out],
+            stride,
+        };
         for (position, weights) in taps.weights.chunks_exact_mut(stride).enumerate() {
             let centre = (position as f64 + 0.5) * scale;
             let first = (centre - support + 0.5).max(0.0) as usize;
@@ -47,7 +53,8 @@ impl Taps {
         taps
     }
 
-    /// Returns one output position's first input and its weights, clipped to the `end` of the input.
+    /// Returns one output position's first input and its weights, clipped to the `end` of the
+    /// input.
     fn at(&self, position: usize, end: usize) -> (usize, &[i32]) {
         let first = self.firsts[position];
         let weights = &self.weights[position * self.stride..][..self.stride];
@@ -60,8 +67,15 @@ fn to_byte(sum: i32) -> u8 {
 }
 
 impl CropResizer {
-    /// Resizes a rectangle (top, left, height, width) that lies inside the image to a square, replacing `out`.
-    pub(crate) fn run(&mut self, image: &Image, window: (u32, u32, u32, u32), side: usize, out: &mut Vec<u8>) {
+    /// Resizes a rectangle (top, left, height, width) that lies inside the image to a square,
+    /// replacing `out`.
+    pub(crate) fn run(
+        &mut self,
+        image: &Image,
+        window: (u32, u32, u32, u32),
+        side: usize,
+        out: &mut Vec<u8>,
+    ) {
         let (top, left, height, width) = window;
         let window = (top as usize, left as usize, height as usize, width as usize);
         match image.channels {
@@ -90,13 +104,20 @@ impl CropResizer {
         let narrowed = &mut self.narrowed;
         narrowed.clear();
         narrowed.reserve(height * new_width * CHANNELS);
-        for line in image.pixels.chunks_exact(image.width * CHANNELS).skip(top).take(height) {
+        for line in image
+            .pixels
+            .chunks_exact(image.width * CHANNELS)
+            .skip(top)
+            .take(height)
+        {
             for column in 0..new_width {
                 let (first, weights) = columns.at(column, left + width);
                 let mut sums = [1 << (PRECISION - 1); CHANNELS];
                 let pixels = line[first * CHANNELS..].chunks_exact(CHANNELS);
                 for (pixel, &weight) in pixels.zip(weights) {
-                    sums.iter_mut().zip(pixel).for_each(|(sum, &value)| *sum += i32::from(value) * weight);
+                    sums.iter_mut()
+                        .zip(pixel)
+                        .for_each(|(sum, &value)| *sum += i32::from(value) * weight);
                 }
                 narrowed.extend(sums.map(to_byte));
             }
@@ -110,20 +131,27 @@ impl CropResizer {
             let (first, weights) = rows.at(row, height);
             sums.fill(1 << (PRECISION - 1));
             for (line, &weight) in narrowed.chunks_exact(stride).skip(first).zip(weights) {
-                sums.iter_mut().zip(line).for_each(|(sum, &value)| *sum += i32::from(value) * weight);
+                sums.iter_mut()
+                    .zip(line)
+                    .for_each(|(sum, &value)| *sum += i32::from(value) * weight);
             }
             out.extend(sums.iter().map(|&sum| to_byte(sum)));
         }
     }
 }
 
-/// Returns height and width for a shorter side of `shorter`; the other is rounded half to even, as in Python.
+/// Returns height and width for a shorter side of `shorter`; the other is rounded half to even, as
+/// in Python.
 pub(crate) fn shorter_side(height: u32, width: u32, shorter: u32) -> (u32, u32) {
     let scale = |longer: u32, short: u32| {
         let exact = f64::from(longer) * f64::from(shorter) / f64::from(short);
         (exact.round_ties_even() as u32).max(1)
     };
-    if height <= width { (shorter, scale(width, height)) } else { (scale(height, width), shorter) }
+    if height <= width {
+        (shorter, scale(width, height))
+    } else {
+        (scale(height, width), shorter)
+    }
 }
 
 #[cfg(test)]
@@ -133,7 +161,9 @@ mod tests {
     /// Returns the image from which the golden values were made, by this formula.
     fn picture(height: usize, width: usize) -> Vec<u8> {
         let value = |index: usize| (index * index * 31 + index * 17 + 5) % 256;
-        (0..height * width * 3).map(|index| value(index) as u8).collect()
+        (0..height * width * 3)
+            .map(|index| value(index) as u8)
+            .collect()
     }
 
     /// The sum, the sum weighted by position (modulo 2^32), and the first bytes.
@@ -144,14 +174,21 @@ mod tests {
         let weighted = pixels
             .iter()
             .enumerate()
-            .fold(0u32, |sum, (index, &value)| sum.wrapping_add((index as u32 + 1).wrapping_mul(u32::from(value))));
+            .fold(0u32, |sum, (index, &value)| {
+                sum.wrapping_add((index as u32 + 1).wrapping_mul(u32::from(value)))
+            });
         (sum, weighted, pixels[..6].try_into().unwrap())
     }
 
     #[test]
     fn pixels_are_those_of_pillow() {
         let pixels = picture(37, 53);
-        let image = Image { height: 37, width: 53, channels: 3, pixels: &pixels };
+        let image = Image {
+            height: 37,
+            width: 53,
+            channels: 3,
+            pixels: &pixels,
+        };
         let mut out = Vec::new();
         for (size, expected) in PILLOW {
             CropResizer::default().whole(&image, size, &mut out);
@@ -161,7 +198,8 @@ mod tests {
         assert_eq!(digest(&out), PILLOW_CROP);
     }
 
-    // Pillow 13.0's `Image.resize((width, height), Image.Resampling.BILINEAR)` of the picture above, and of its crop.
+    // Pillow 13.0's `Image.resize((width, height), Image.Resampling.BILINEAR)` of the picture
+    // above, and of its crop.
     const PILLOW: [((usize, usize), Digest); 4] = [
         ((20, 29), (222568, 193869647, [137, 98, 139, 168, 153, 112])),
         ((74, 100), (2843811, 1534749748, [5, 53, 163, 27, 54, 144])),
@@ -180,13 +218,28 @@ mod tests {
 
     #[test]
     fn one_channel_is_resized_like_three() {
-        let flat = Image { height: 8, width: 8, channels: 1, pixels: &[77; 64] };
+        let flat = Image {
+            height: 8,
+            width: 8,
+            channels: 1,
+            pixels: &[77; 64],
+        };
         let mut out = Vec::new();
         CropResizer::default().run(&flat, (1, 2, 5, 4), 3, &mut out);
         assert_eq!(out, [77; 9]);
-        let stripes: Vec<u8> = (0..64).map(|index| if index % 2 == 0 { 0 } else { 200 }).collect();
-        let image = Image { height: 8, width: 8, channels: 1, pixels: &stripes };
+        let stripes: Vec<u8> = (0..64)
+            .map(|index| if index % 2 == 0 { 0 } else { 200 })
+            .collect();
+        let image = Image {
+            height: 8,
+            width: 8,
+            channels: 1,
+            pixels: &stripes,
+        };
         CropResizer::default().whole(&image, (2, 2), &mut out);
-        assert!(out.iter().all(|value| (90..=110).contains(value)), "{out:?}");
+        assert!(
+            out.iter().all(|value| (90..=110).contains(value)),
+            "{out:?}"
+        );
     }
 }

@@ -9,8 +9,9 @@ use crate::pipeline::Pipeline;
 /// Gap between images in pixels.
 const GAP: usize = 2;
 
-/// Writes a PNG with the first `count` training images of an epoch, augmented (CutMix included) and converted back from
-/// standardised values, `columns` in a row. Returns their number: at most the epoch's.
+/// Writes a PNG with the first `count` training images of an epoch, augmented (CutMix included) and
+/// converted back from standardised values, `columns` in a row. Returns their number: at most the
+/// epoch's.
 pub fn contact_sheet(
     pipeline: &Pipeline,
     epoch: u32,
@@ -29,13 +30,18 @@ pub fn contact_sheet(
         let (top, left) = (GAP + number / columns * cell, GAP + number % columns * cell);
         for (position, pixel) in image.chunks_exact(channels).enumerate() {
             let (y, x) = (position / side, position % side);
-            let colour = if channels == 1 { [pixel[0]; 3] } else { [pixel[0], pixel[1], pixel[2]] };
+            let colour = if channels == 1 {
+                [pixel[0]; 3]
+            } else {
+                [pixel[0], pixel[1], pixel[2]]
+            };
             sheet[3 * ((top + y) * width + left + x)..][..3].copy_from_slice(&colour);
         }
     }
     let io = |error: image::ImageError| Error::io("write", path)(std::io::Error::other(error));
     let (colour, format) = (image::ExtendedColorType::Rgb8, image::ImageFormat::Png);
-    image::save_buffer_with_format(path, &sheet, width as u32, height as u32, colour, format).map_err(io)?;
+    image::save_buffer_with_format(path, &sheet, width as u32, height as u32, colour, format)
+        .map_err(io)?;
     Ok(images.len())
 }
 
@@ -52,7 +58,9 @@ fn images(pipeline: &Pipeline, epoch: u32, count: usize) -> Vec<Vec<u8>> {
         pipeline.fill_train(&plan, 0..plan.len(), Layout::Nhwc, &mut values);
         let byte = |(position, value): (usize, &f32)| {
             let channel = position % pipeline.channels();
-            (value * statistics.std[channel] + statistics.mean[channel]).round().clamp(0.0, 255.0) as u8
+            (value * statistics.std[channel] + statistics.mean[channel])
+                .round()
+                .clamp(0.0, 255.0) as u8
         };
         let batch = values.chunks_exact(pipeline.image_len());
         images.extend(batch.map(|image| image.iter().enumerate().map(byte).collect()));

@@ -1,5 +1,6 @@
-//! Stand-in images written in each data set's real layout on disk: for tests of the readers, and for people who want to
-//! rehearse a data set's path before they have it. Photographs are JPEG files, annotations have the real formats.
+//! Stand-in images written in each data set's real layout on disk: for tests of the readers, and
+//! for people who want to rehearse a data set's path before they have it. Photographs are JPEG
+//! files, annotations have the real formats.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,8 @@ use crate::mat5::{self, Value};
 use crate::readers;
 use crate::stand_in;
 
-/// The number of images, and the size of photographs. Data sets of small images keep their own size.
+/// The number of images, and the size of photographs. Data sets of small images keep their own
+/// size.
 #[derive(Clone, Copy, Debug)]
 pub struct Amount {
     pub num_classes: usize,
@@ -27,8 +29,8 @@ struct Item {
     number: usize,
 }
 
-/// Writes a data set below `data_dir/NAME` as `fetch`, or a person who follows its instructions, would. Returns the
-/// folder.
+/// Writes a data set below `data_dir/NAME` as `fetch`, or a person who follows its instructions,
+/// would. Returns the folder.
 pub fn write(name: &str, data_dir: &Path, amount: Amount) -> Result<PathBuf, Error> {
     let root = data_dir.join(name);
     let files = Files::new(amount);
@@ -68,7 +70,11 @@ impl Files {
         let mut items = Vec::new();
         for class in 0..amount.num_classes {
             for index in 0..amount.train_per_class + amount.test_per_class {
-                items.push(Item { class, is_train: index < amount.train_per_class, number: items.len() + 1 });
+                items.push(Item {
+                    class,
+                    is_train: index < amount.train_per_class,
+                    number: items.len() + 1,
+                });
             }
         }
         Self { amount, items }
@@ -86,23 +92,36 @@ impl Files {
     }
 
     fn split(&self, is_train: bool) -> impl Iterator<Item = &Item> {
-        self.items.iter().filter(move |item| item.is_train == is_train)
+        self.items
+            .iter()
+            .filter(move |item| item.is_train == is_train)
     }
 
     /// Returns one line per image.
     fn lines(&self, line: impl Fn(&Item) -> String) -> Vec<u8> {
-        self.items.iter().map(|item| line(item) + "\n").collect::<String>().into_bytes()
+        self.items
+            .iter()
+            .map(|item| line(item) + "\n")
+            .collect::<String>()
+            .into_bytes()
     }
 
     fn fashion_mnist(&self, root: &Path) -> Result<(), Error> {
         for (prefix, is_train) in [("train", true), ("t10k", false)] {
             let labels: Vec<u8> = self.split(is_train).map(|item| item.class as u8).collect();
             let images = self.split(is_train);
-            let pixels: Vec<u8> =
-                images.flat_map(|item| stand_in::image(item.class as u32, item.number as u32, 28, 28, 1)).collect();
+            let pixels: Vec<u8> = images
+                .flat_map(|item| stand_in::image(item.class as u32, item.number as u32, 28, 28, 1))
+                .collect();
             let count = labels.len() as u32;
-            put(&root.join(format!("{prefix}-labels-idx1-ubyte.gz")), &crate::idx::encode(&[count], &labels))?;
-            put(&root.join(format!("{prefix}-images-idx3-ubyte.gz")), &crate::idx::encode(&[count, 28, 28], &pixels))?;
+            put(
+                &root.join(format!("{prefix}-labels-idx1-ubyte.gz")),
+                &crate::idx::encode(&[count], &labels),
+            )?;
+            put(
+                &root.join(format!("{prefix}-images-idx3-ubyte.gz")),
+                &crate::idx::encode(&[count, 28, 28], &pixels),
+            )?;
         }
         Ok(())
     }
@@ -130,22 +149,42 @@ impl Files {
             true => format!("{:08x}-21dc-4d0c-bfe1-4cae3c85c829", item.number),
             false => item.number.to_string(),
         };
-        let path = |item: &Item| format!("{:04}.Class_{}/image_{}.jpg", class_id(item.class), item.class, item.number);
-        put(&root.join("images.txt"), &self.lines(|item| format!("{} {}", image_id(item), path(item))))?;
+        let path = |item: &Item| {
+            format!(
+                "{:04}.Class_{}/image_{}.jpg",
+                class_id(item.class),
+                item.class,
+                item.number
+            )
+        };
+        put(
+            &root.join("images.txt"),
+            &self.lines(|item| format!("{} {}", image_id(item), path(item))),
+        )?;
         let labels = self.lines(|item| format!("{} {}", image_id(item), class_id(item.class)));
         put(&root.join("image_class_labels.txt"), &labels)?;
         let splits = self.lines(|item| format!("{} {}", image_id(item), u8::from(item.is_train)));
         put(&root.join("train_test_split.txt"), &splits)?;
         let mut classes: String = (0..self.amount.num_classes)
-            .map(|class| format!("{} {:03}.Class {class} (adult)\n", class_id(class), class_id(class)))
+            .map(|class| {
+                format!(
+                    "{} {:03}.Class {class} (adult)\n",
+                    class_id(class),
+                    class_id(class)
+                )
+            })
             .collect();
         if with_gaps {
             classes.push_str("0 Birds\n");
-            let edges: String = (0..self.amount.num_classes).map(|class| format!("{} 0\n", class_id(class))).collect();
+            let edges: String = (0..self.amount.num_classes)
+                .map(|class| format!("{} 0\n", class_id(class)))
+                .collect();
             put(&root.join("hierarchy.txt"), edges.as_bytes())?;
         }
         put(&root.join("classes.txt"), classes.as_bytes())?;
-        self.items.iter().try_for_each(|item| self.jpeg(&root.join("images").join(path(item)), item))
+        self.items
+            .iter()
+            .try_for_each(|item| self.jpeg(&root.join("images").join(path(item)), item))
     }
 
     /// Writes the merged layout.
@@ -153,21 +192,36 @@ impl Files {
         let path = |item: &Item| format!("car_ims/{:06}.jpg", item.number);
         let element = |item: &Item| {
             let number = |value: usize| Value::Numbers(vec![value as f64]);
-            vec![Value::Text(path(item)), number(1), number(item.class + 1), number(usize::from(!item.is_train))]
+            vec![
+                Value::Text(path(item)),
+                number(1),
+                number(item.class + 1),
+                number(usize::from(!item.is_train)),
+            ]
         };
-        let fields = ["relative_im_path", "bbox_x1", "class", "test"].map(str::to_owned).to_vec();
-        let annotations = Value::Struct { fields, elements: self.items.iter().map(element).collect() };
+        let fields = ["relative_im_path", "bbox_x1", "class", "test"]
+            .map(str::to_owned)
+            .to_vec();
+        let annotations = Value::Struct {
+            fields,
+            elements: self.items.iter().map(element).collect(),
+        };
         let names = class_names(self.amount.num_classes);
         let file = mat5::write::file(&[("annotations", &annotations), ("class_names", &names)]);
         put(&root.join("cars_annos.mat"), &file)?;
-        self.items.iter().try_for_each(|item| self.jpeg(&root.join(path(item)), item))
+        self.items
+            .iter()
+            .try_for_each(|item| self.jpeg(&root.join(path(item)), item))
     }
 
     /// Writes the development kit's layout, whose test labels were a separate download.
     #[cfg(test)]
     fn cars_devkit(&self, root: &Path) -> Result<(), Error> {
         let names = class_names(self.amount.num_classes);
-        put(&root.join("devkit/cars_meta.mat"), &mat5::write::file(&[("class_names", &names)]))?;
+        put(
+            &root.join("devkit/cars_meta.mat"),
+            &mat5::write::file(&[("class_names", &names)]),
+        )?;
         for (list, folder, is_train) in [
             ("devkit/cars_train_annos.mat", "cars_train", true),
             ("cars_test_annos_withlabels.mat", "cars_test", false),
@@ -176,28 +230,50 @@ impl Files {
             for (number, item) in self.split(is_train).enumerate() {
                 let name = format!("{:05}.jpg", number + 1);
                 self.jpeg(&root.join(folder).join(&name), item)?;
-                elements.push(vec![Value::Numbers(vec![item.class as f64 + 1.0]), Value::Text(name)]);
+                elements.push(vec![
+                    Value::Numbers(vec![item.class as f64 + 1.0]),
+                    Value::Text(name),
+                ]);
             }
             let fields = vec!["class".to_owned(), "fname".to_owned()];
             let annotations = Value::Struct { fields, elements };
-            put(&root.join(list), &mat5::write::file(&[("annotations", &annotations)]))?;
+            put(
+                &root.join(list),
+                &mat5::write::file(&[("annotations", &annotations)]),
+            )?;
         }
         Ok(())
     }
 
-    /// Writes every second training image to the validation split, which has half of the real ones too.
+    /// Writes every second training image to the validation split, which has half of the real ones
+    /// too.
     fn flowers(&self, root: &Path) -> Result<(), Error> {
-        let labels = Value::Numbers(self.items.iter().map(|item| item.class as f64 + 1.0).collect());
-        put(&root.join("imagelabels.mat"), &mat5::write::file(&[("labels", &labels)]))?;
+        let labels = Value::Numbers(
+            self.items
+                .iter()
+                .map(|item| item.class as f64 + 1.0)
+                .collect(),
+        );
+        put(
+            &root.join("imagelabels.mat"),
+            &mat5::write::file(&[("labels", &labels)]),
+        )?;
         let ids = |is_train: bool, parity: Option<usize>| {
             let numbers = self.split(is_train).map(|item| item.number);
-            Value::Numbers(numbers.filter(|number| parity.is_none_or(|p| number % 2 == p)).map(|n| n as f64).collect())
+            Value::Numbers(
+                numbers
+                    .filter(|number| parity.is_none_or(|p| number % 2 == p))
+                    .map(|n| n as f64)
+                    .collect(),
+            )
         };
         let (train, valid, test) = (ids(true, Some(1)), ids(true, Some(0)), ids(false, None));
         let splits = mat5::write::file(&[("trnid", &train), ("valid", &valid), ("tstid", &test)]);
         put(&root.join("setid.mat"), &splits)?;
         let path = |item: &Item| root.join(format!("jpg/image_{:05}.jpg", item.number));
-        self.items.iter().try_for_each(|item| self.jpeg(&path(item), item))
+        self.items
+            .iter()
+            .try_for_each(|item| self.jpeg(&path(item), item))
     }
 
     fn mit67(&self, root: &Path) -> Result<(), Error> {
@@ -206,15 +282,22 @@ impl Files {
             let lines: Vec<String> = self.split(is_train).map(path).collect();
             put(&root.join(list), lines.join("\n").as_bytes())?;
         }
-        self.items.iter().try_for_each(|item| self.jpeg(&root.join("Images").join(path(item)), item))
+        self.items
+            .iter()
+            .try_for_each(|item| self.jpeg(&root.join("Images").join(path(item)), item))
     }
 
     fn class_folders(&self, root: &Path, test: &str) -> Result<(), Error> {
         let path = |item: &Item| {
             let split = if item.is_train { "train" } else { test };
-            root.join(split).join(format!("n{:08}/n{:08}_{}.JPEG", item.class, item.class, item.number))
+            root.join(split).join(format!(
+                "n{:08}/n{:08}_{}.JPEG",
+                item.class, item.class, item.number
+            ))
         };
-        self.items.iter().try_for_each(|item| self.jpeg(&path(item), item))
+        self.items
+            .iter()
+            .try_for_each(|item| self.jpeg(&path(item), item))
     }
 
     /// Writes the challenge's lists beside a folder of images.
@@ -223,22 +306,35 @@ impl Files {
         let class = |item: &Item| format!("n{:08}", item.class);
         let file = |item: &Item| format!("n{:08}_{}.JPEG", item.class, item.number);
         for (list, is_train) in [("train.pickle", true), ("val.pickle", false)] {
-            let pairs: Vec<[String; 2]> = self.split(is_train).map(|item| [class(item), file(item)]).collect();
+            let pairs: Vec<[String; 2]> = self
+                .split(is_train)
+                .map(|item| [class(item), file(item)])
+                .collect();
             let bytes = serde_pickle::to_vec(&pairs, serde_pickle::SerOptions::new()).unwrap();
             put(&root.join(list), &bytes)?;
         }
         let path = |item: &Item| root.join("images").join(class(item)).join(file(item));
-        self.items.iter().try_for_each(|item| self.jpeg(&path(item), item))
+        self.items
+            .iter()
+            .try_for_each(|item| self.jpeg(&path(item), item))
     }
 }
 
 fn class_names(count: usize) -> Value {
-    Value::Cell((0..count).map(|class| Value::Text(format!("Car {class} 2012"))).collect())
+    Value::Cell(
+        (0..count)
+            .map(|class| Value::Text(format!("Car {class} 2012")))
+            .collect(),
+    )
 }
 
 /// Writes the second layouts of Stanford Cars and VIPriors.
 #[cfg(test)]
 pub(crate) fn write_other_layout(name: &str, root: &Path, amount: Amount) -> Result<(), Error> {
     let files = Files::new(amount);
-    if name == "cars" { files.cars_devkit(root) } else { files.vipriors_lists(root) }
+    if name == "cars" {
+        files.cars_devkit(root)
+    } else {
+        files.vipriors_lists(root)
+    }
 }

@@ -1,7 +1,9 @@
-//! Channel statistics that standardise images: the published ones of docs/paper.md, section 3.1, or computed ones.
+//! Channel statistics that standardise images: the published ones of docs/paper.md, section 3.1, or
+//! computed ones.
 //!
-//! Definition of the computed ones (the authors'): the mean is the mean over images of per-image channel means, the
-//! standard deviation is sqrt(sum over images of the per-image mean squared deviation from that mean / (N - 1)).
+//! Definition of the computed ones (the authors'): the mean is the mean over images of per-image
+//! channel means, the standard deviation is sqrt(sum over images of the per-image mean squared
+//! deviation from that mean / (N - 1)).
 
 use rayon::prelude::*;
 use sweep::settings::Normalise;
@@ -15,23 +17,44 @@ pub struct Statistics {
     pub std: Vec<f32>,
 }
 
-/// Value that the authors add to the standard deviation of their small-image data sets (Keras' ImageDataGenerator);
-/// here it also prevents a constant channel from causing a division by zero.
+/// Value that the authors add to the standard deviation of their small-image data sets (Keras'
+/// ImageDataGenerator); here it also prevents a constant channel from causing a division by zero.
 const SMALLEST_STD: f64 = 1e-6;
 
 type Rgb = [f64; 3];
 
-const ILSVRC: (Rgb, Rgb) = ([122.65435242, 116.6545058, 103.99789959], [71.40583196, 69.56888997, 73.0440314]);
+const ILSVRC: (Rgb, Rgb) = (
+    [122.65435242, 116.6545058, 103.99789959],
+    [71.40583196, 69.56888997, 73.0440314],
+);
 const TORCHVISION: (Rgb, Rgb) = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]);
 
 fn published(name: &str) -> Option<(Rgb, Rgb)> {
     Some(match sweep::dataset::base(name) {
-        "cub" => ([123.82988033, 127.35116805, 110.25606303], [59.2230949, 58.0736071, 67.80251684]),
-        "nabirds" => ([125.30513277, 129.66606421, 118.45121113], [57.0045467, 56.70059436, 68.44430446]),
-        "cars" => ([120.03730636, 117.33780928, 116.0130335], [75.40415763, 75.15394251, 77.28286728]),
-        "flowers" => ([110.7799141, 97.65648664, 75.32889973], [74.90387818, 62.70218863, 69.7656359]),
-        "mit67" => ([124.62788179, 110.01028625, 94.95780545], [68.56923599, 66.86607736, 67.35944349]),
-        "cifar100" => ([129.30386353, 124.06987, 112.43356323], [68.17019653, 65.39176178, 70.4180603]),
+        "cub" => (
+            [123.82988033, 127.35116805, 110.25606303],
+            [59.2230949, 58.0736071, 67.80251684],
+        ),
+        "nabirds" => (
+            [125.30513277, 129.66606421, 118.45121113],
+            [57.0045467, 56.70059436, 68.44430446],
+        ),
+        "cars" => (
+            [120.03730636, 117.33780928, 116.0130335],
+            [75.40415763, 75.15394251, 77.28286728],
+        ),
+        "flowers" => (
+            [110.7799141, 97.65648664, 75.32889973],
+            [74.90387818, 62.70218863, 69.7656359],
+        ),
+        "mit67" => (
+            [124.62788179, 110.01028625, 94.95780545],
+            [68.56923599, 66.86607736, 67.35944349],
+        ),
+        "cifar100" => (
+            [129.30386353, 124.06987, 112.43356323],
+            [68.17019653, 65.39176178, 70.4180603],
+        ),
         "vipriors" => TORCHVISION,
         _ => return None,
     })
@@ -47,7 +70,11 @@ pub(crate) fn of(dataset: &Dataset, normalise: Normalise) -> Statistics {
     match fixed {
         None => compute(dataset),
         Some((mean, std)) => {
-            assert_eq!(dataset.channels, 3, "`normalise: {normalise:?}` for the images of `{}`", dataset.name);
+            assert_eq!(
+                dataset.channels, 3,
+                "`normalise: {normalise:?}` for the images of `{}`",
+                dataset.name
+            );
             finish(&mean, &std)
         }
     }
@@ -56,28 +83,41 @@ pub(crate) fn of(dataset: &Dataset, normalise: Normalise) -> Statistics {
 fn finish(mean: &[f64], std: &[f64]) -> Statistics {
     Statistics {
         mean: mean.iter().map(|&value| value as f32).collect(),
-        std: std.iter().map(|&value| (value + SMALLEST_STD) as f32).collect(),
+        std: std
+            .iter()
+            .map(|&value| (value + SMALLEST_STD) as f32)
+            .collect(),
     }
 }
 
-/// Computes the sums per image in integers and adds them in image order: the same bits for any number of threads.
+/// Computes the sums per image in integers and adds them in image order: the same bits for any
+/// number of threads.
 fn compute(dataset: &Dataset) -> Statistics {
     let split = &dataset.train;
     let images = 0..dataset.train_labels().len();
-    let per_image: Vec<Vec<(f64, f64)>> = images.into_par_iter().map(|i| moments(&split.image(i))).collect();
+    let per_image: Vec<Vec<(f64, f64)>> = images
+        .into_par_iter()
+        .map(|i| moments(&split.image(i)))
+        .collect();
     let count = per_image.len() as f64;
     let mut mean = vec![0.0; dataset.channels];
     for image in &per_image {
-        mean.iter_mut().zip(image).for_each(|(mean, (first, _))| *mean += first / count);
+        mean.iter_mut()
+            .zip(image)
+            .for_each(|(mean, (first, _))| *mean += first / count);
     }
     let mut squares = vec![0.0; dataset.channels];
     for image in &per_image {
         for (channel, (first, second)) in image.iter().enumerate() {
             // E[(x - m)^2] over the pixels of one image, from its first two moments.
-            squares[channel] += second - 2.0 * mean[channel] * first + mean[channel] * mean[channel];
+            squares[channel] +=
+                second - 2.0 * mean[channel] * first + mean[channel] * mean[channel];
         }
     }
-    let std: Vec<f64> = squares.iter().map(|sum| (sum.max(0.0) / (count - 1.0).max(1.0)).sqrt()).collect();
+    let std: Vec<f64> = squares
+        .iter()
+        .map(|sum| (sum.max(0.0) / (count - 1.0).max(1.0)).sqrt())
+        .collect();
     finish(&mean, &std)
 }
 
@@ -120,7 +160,8 @@ mod tests {
 
     #[test]
     fn computed_statistics_follow_the_stated_definition() {
-        // Image means 1 and 7, global mean 4; mean squared deviations ((4^2 + 2^2) / 2, (2^2 + 4^2) / 2) = (10, 10).
+        // Image means 1 and 7, global mean 4; mean squared deviations ((4^2 + 2^2) / 2, (2^2 + 4^2)
+        // / 2) = (10, 10).
         let statistics = dataset("folder:x", 1, vec![0, 2, 6, 8]).statistics(Normalise::Dataset);
         assert!((statistics.mean[0] - 4.0).abs() < 1e-6);
         assert!((statistics.std[0] - 20f32.sqrt()).abs() < 1e-5);
@@ -129,7 +170,10 @@ mod tests {
     #[test]
     fn published_statistics_are_used_for_their_data_sets_only() {
         let cub = dataset("cub", 3, vec![9; 12]);
-        assert_eq!(cub.statistics(Normalise::Dataset).mean[1], 127.351_168_05_f64 as f32);
+        assert_eq!(
+            cub.statistics(Normalise::Dataset).mean[1],
+            127.351_168_05_f64 as f32
+        );
         assert_eq!(cub.statistics(Normalise::Computed).mean[1], 9.0);
         assert!(cub.statistics(Normalise::Computed).std[0] > 0.0);
         assert_eq!(cub.statistics(Normalise::Torchvision).std[0], 58.395);

@@ -1,8 +1,9 @@
 //! The training images of a trial: nested, class-stratified, seeded.
 //!
-//! Each class has one permutation of its images, drawn from (seed, class); a subset of n per class is the first n of
-//! every permutation, so that 10 samples contain the 5 of the same seed. Held-out images are the last of the chosen
-//! ones in the same permutation. How the authors drew theirs is unknown (docs/paper.md, section 7).
+//! Each class has one permutation of its images, drawn from (seed, class); a subset of n per class
+//! is the first n of every permutation, so that 10 samples contain the 5 of the same seed. Held-out
+//! images are the last of the chosen ones in the same permutation. How the authors drew theirs is
+//! unknown (docs/paper.md, section 7).
 
 use sweep::held_out::of_class;
 use sweep::record::Subset;
@@ -12,9 +13,17 @@ use crate::error::Error;
 use crate::random::{Purpose, Stream};
 
 /// Returns the images of each class in ascending order, shuffled by (seed, purpose, class).
-fn permutations(indices: &[u32], labels: &[u32], num_classes: usize, seed: u64, purpose: Purpose) -> Vec<Vec<u32>> {
+fn permutations(
+    indices: &[u32],
+    labels: &[u32],
+    num_classes: usize,
+    seed: u64,
+    purpose: Purpose,
+) -> Vec<Vec<u32>> {
     let mut classes = vec![Vec::new(); num_classes];
-    indices.iter().for_each(|&index| classes[labels[index as usize] as usize].push(index));
+    indices
+        .iter()
+        .for_each(|&index| classes[labels[index as usize] as usize].push(index));
     for (class, members) in classes.iter_mut().enumerate() {
         members.sort_unstable();
         Stream::new(seed, purpose, 0, 0, class as u32).shuffle(members);
@@ -22,7 +31,8 @@ fn permutations(indices: &[u32], labels: &[u32], num_classes: usize, seed: u64, 
     classes
 }
 
-/// Chooses the training images of a trial; the indices ascend. An error names the class that has too few.
+/// Chooses the training images of a trial; the indices ascend. An error names the class that has
+/// too few.
 pub fn choose(
     dataset: &str,
     labels: &[u32],
@@ -39,12 +49,17 @@ pub fn choose(
     require(dataset, class_names, &counts, samples_per_class)?;
     let all: Vec<u32> = (0..labels.len() as u32).collect();
     let classes = permutations(&all, labels, class_names.len(), seed, Purpose::Subset);
-    let mut chosen: Vec<u32> = classes.iter().flat_map(|members| &members[..requested]).copied().collect();
+    let mut chosen: Vec<u32> = classes
+        .iter()
+        .flat_map(|members| &members[..requested])
+        .copied()
+        .collect();
     chosen.sort_unstable();
     Ok(Subset::Indices(chosen))
 }
 
-/// Checks, as `choose` does, at plan time: the first class with fewer images than requested is an error.
+/// Checks, as `choose` does, at plan time: the first class with fewer images than requested is an
+/// error.
 pub fn require(
     dataset: &str,
     class_names: &[String],
@@ -54,7 +69,10 @@ pub fn require(
     let SamplesPerClass::Count(requested) = samples_per_class else {
         return Ok(());
     };
-    match class_counts.iter().position(|&count| count < requested as usize) {
+    match class_counts
+        .iter()
+        .position(|&count| count < requested as usize)
+    {
         None => Ok(()),
         Some(class) => Err(Error::TooFewSamples {
             dataset: dataset.to_owned(),
@@ -65,8 +83,9 @@ pub fn require(
     }
 }
 
-/// Splits chosen training images into those to train on and those held out, both ascending: of each class,
-/// `fraction`, above 0 and below 1, of its images rounded to the nearest, at least one, and at least one stays.
+/// Splits chosen training images into those to train on and those held out, both ascending: of each
+/// class, `fraction`, above 0 and below 1, of its images rounded to the nearest, at least one, and
+/// at least one stays.
 pub fn hold_out(
     indices: &[u32],
     labels: &[u32],
@@ -79,7 +98,11 @@ pub fn hold_out(
     for (class, members) in classes.iter().enumerate() {
         if members.len() < 2 {
             let class = class_names[class].clone();
-            return Err(Error::HoldoutTooSmall { class, available: members.len(), fraction });
+            return Err(Error::HoldoutTooSmall {
+                class,
+                available: members.len(),
+                fraction,
+            });
         }
         let count = of_class(members.len() as u32, fraction) as usize;
         held_out.extend_from_slice(&members[members.len() - count..]);
@@ -103,7 +126,15 @@ mod tests {
     }
 
     fn chosen(count: u32, seed: u64) -> Vec<u32> {
-        match choose("digits", &labels(), &names(3), SamplesPerClass::Count(count), seed).unwrap() {
+        match choose(
+            "digits",
+            &labels(),
+            &names(3),
+            SamplesPerClass::Count(count),
+            seed,
+        )
+        .unwrap()
+        {
             Subset::Indices(indices) => indices,
             Subset::All => panic!("a count was asked for"),
         }
@@ -116,9 +147,18 @@ mod tests {
         for count in [1, 2, 5, 10, 80] {
             let indices = chosen(count, 3);
             assert!(indices.is_sorted());
-            assert!(smaller.iter().all(|index| indices.contains(index)), "{count} does not contain the smaller subset");
+            assert!(
+                smaller.iter().all(|index| indices.contains(index)),
+                "{count} does not contain the smaller subset"
+            );
             for class in 0..3 {
-                assert_eq!(indices.iter().filter(|&&index| labels[index as usize] == class).count(), count as usize);
+                assert_eq!(
+                    indices
+                        .iter()
+                        .filter(|&&index| labels[index as usize] == class)
+                        .count(),
+                    count as usize
+                );
             }
             smaller = indices;
         }
@@ -136,13 +176,25 @@ mod tests {
 
     #[test]
     fn too_many_samples_name_the_class() {
-        let error = choose("digits", &[0, 0, 1], &names(2), SamplesPerClass::Count(2), 0).unwrap_err();
-        assert!(matches!(&error, Error::TooFewSamples { class, available: 1, requested: 2, .. } if class == "class 1"));
+        let error = choose(
+            "digits",
+            &[0, 0, 1],
+            &names(2),
+            SamplesPerClass::Count(2),
+            0,
+        )
+        .unwrap_err();
+        assert!(
+            matches!(&error, Error::TooFewSamples { class, available: 1, requested: 2, .. } if class == "class 1")
+        );
     }
 
     #[test]
     fn all_samples_need_no_list() {
-        assert_eq!(choose("digits", &[0, 1], &names(2), SamplesPerClass::All, 0).unwrap(), Subset::All);
+        assert_eq!(
+            choose("digits", &[0, 1], &names(2), SamplesPerClass::All, 0).unwrap(),
+            Subset::All
+        );
     }
 
     #[test]
@@ -155,7 +207,13 @@ mod tests {
         together.sort_unstable();
         assert_eq!(together, indices);
         for class in 0..3 {
-            assert_eq!(held_out.iter().filter(|&&index| labels[index as usize] == class).count(), 2);
+            assert_eq!(
+                held_out
+                    .iter()
+                    .filter(|&&index| labels[index as usize] == class)
+                    .count(),
+                2
+            );
         }
     }
 

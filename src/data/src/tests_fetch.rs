@@ -32,7 +32,10 @@ fn serve(body: Vec<u8>, answers: &[Answer]) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let ranges = Arc::new(Mutex::new(Vec::new()));
-    let (seen, mut answers) = (ranges.clone(), answers.iter().copied().collect::<VecDeque<_>>());
+    let (seen, mut answers) = (
+        ranges.clone(),
+        answers.iter().copied().collect::<VecDeque<_>>(),
+    );
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             answer(stream.unwrap(), &body, answers.pop_front(), &seen);
@@ -55,20 +58,32 @@ fn answer(mut stream: TcpStream, body: &[u8], answer: Option<Answer>, seen: &Mut
         }
     }
     seen.lock().unwrap().push(range.clone());
-    let start: Option<usize> = range.strip_prefix("bytes=").and_then(|rest| rest.trim_end_matches('-').parse().ok());
+    let start: Option<usize> = range
+        .strip_prefix("bytes=")
+        .and_then(|rest| rest.trim_end_matches('-').parse().ok());
     let (head, rest) = match (answer, start) {
-        (Some(Answer::Status(status)), _) => (format!("HTTP/1.1 {status}\r\nContent-Length: 0"), &body[..0]),
-        (Some(Answer::IgnoreRange), _) | (_, None) => {
-            (format!("HTTP/1.1 200 OK\r\nContent-Length: {}", body.len()), body)
-        }
-        (_, Some(start)) if start >= body.len() => {
-            ("HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0".to_owned(), &body[..0])
-        }
+        (Some(Answer::Status(status)), _) => (
+            format!("HTTP/1.1 {status}\r\nContent-Length: 0"),
+            &body[..0],
+        ),
+        (Some(Answer::IgnoreRange), _) | (_, None) => (
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}", body.len()),
+            body,
+        ),
+        (_, Some(start)) if start >= body.len() => (
+            "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0".to_owned(),
+            &body[..0],
+        ),
         (_, Some(start)) => {
             let (last, total) = (body.len() - 1, body.len());
             let length = total - start;
-            let head = format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {start}-{last}/{total}");
-            (format!("{head}\r\nContent-Length: {length}"), &body[start..])
+            let head = format!(
+                "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {start}-{last}/{total}"
+            );
+            (
+                format!("{head}\r\nContent-Length: {length}"),
+                &body[start..],
+            )
         }
     };
     let sent = match answer {
@@ -76,16 +91,22 @@ fn answer(mut stream: TcpStream, body: &[u8], answer: Option<Answer>, seen: &Mut
         _ => rest,
     };
     // The client may have closed the connection, which is fine.
-    let _ = write!(stream, "{head}\r\nConnection: close\r\n\r\n").and_then(|()| stream.write_all(sent));
+    let _ =
+        write!(stream, "{head}\r\nConnection: close\r\n\r\n").and_then(|()| stream.write_all(sent));
 }
 
 fn sha256(bytes: &[u8]) -> &'static str {
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     hex.leak()
 }
 
 fn body() -> Vec<u8> {
-    (0..200_000u32).map(|index| (index.wrapping_mul(index) % 251) as u8).collect()
+    (0..200_000u32)
+        .map(|index| (index.wrapping_mul(index) % 251) as u8)
+        .collect()
 }
 
 struct Attempt {
@@ -94,17 +115,33 @@ struct Attempt {
 
 impl Attempt {
     fn new() -> Self {
-        Self { place: tempfile::tempdir().unwrap() }
+        Self {
+            place: tempfile::tempdir().unwrap(),
+        }
     }
 
     fn root(&self) -> PathBuf {
         self.place.path().join("some")
     }
 
-    fn run(&self, server: &Server, url: &'static str, checksum: Checksum) -> Result<Fetched, Error> {
+    fn run(
+        &self,
+        server: &Server,
+        url: &'static str,
+        checksum: Checksum,
+    ) -> Result<Fetched, Error> {
         let is_archive = url.contains(".tar");
-        let download = Download { url, checksum, is_archive, max_bytes: 1 << 20 };
-        let request = FetchRequest { name: "some", data_dir: self.place.path(), origin: Some(&server.address) };
+        let download = Download {
+            url,
+            checksum,
+            is_archive,
+            max_bytes: 1 << 20,
+        };
+        let request = FetchRequest {
+            name: "some",
+            data_dir: self.place.path(),
+            origin: Some(&server.address),
+        };
         fetch_all(&request, &[download], &mut |_| ())
     }
 }
@@ -116,25 +153,48 @@ const ARCHIVE: &str = "http://nowhere.invalid/archive.tar.gz";
 fn a_file_is_fetched_once() {
     let (server, attempt) = (serve(body(), &[]), Attempt::new());
     for _ in 0..2 {
-        let fetched = attempt.run(&server, FILE, Checksum::Sha256(sha256(&body()))).unwrap();
+        let fetched = attempt
+            .run(&server, FILE, Checksum::Sha256(sha256(&body())))
+            .unwrap();
         assert!(fetched.files[0].verified);
         assert_eq!(fetched.files[0].sha256, sha256(&body()));
     }
-    assert_eq!(std::fs::read(attempt.root().join("file.bin")).unwrap(), body());
+    assert_eq!(
+        std::fs::read(attempt.root().join("file.bin")).unwrap(),
+        body()
+    );
     assert_eq!(*server.ranges.lock().unwrap(), [""]);
     std::fs::remove_file(attempt.root().join("file.bin")).unwrap();
     attempt.run(&server, FILE, Checksum::Unknown).unwrap();
-    assert!(attempt.root().join("file.bin").exists(), "what was deleted is fetched again");
+    assert!(
+        attempt.root().join("file.bin").exists(),
+        "what was deleted is fetched again"
+    );
 }
 
 #[test]
 fn a_cut_download_goes_on_where_it_stopped() {
-    let server = serve(body(), &[Answer::CutAfter(70_000), Answer::Status("503 Busy"), Answer::CutAfter(50_000)]);
+    let server = serve(
+        body(),
+        &[
+            Answer::CutAfter(70_000),
+            Answer::Status("503 Busy"),
+            Answer::CutAfter(50_000),
+        ],
+    );
     let attempt = Attempt::new();
-    attempt.run(&server, FILE, Checksum::Sha256(sha256(&body()))).unwrap();
-    assert_eq!(std::fs::read(attempt.root().join("file.bin")).unwrap(), body());
+    attempt
+        .run(&server, FILE, Checksum::Sha256(sha256(&body())))
+        .unwrap();
+    assert_eq!(
+        std::fs::read(attempt.root().join("file.bin")).unwrap(),
+        body()
+    );
     let ranges = server.ranges.lock().unwrap();
-    assert_eq!(*ranges, ["", "bytes=70000-", "bytes=70000-", "bytes=120000-"]);
+    assert_eq!(
+        *ranges,
+        ["", "bytes=70000-", "bytes=70000-", "bytes=120000-"]
+    );
 }
 
 #[test]
@@ -145,19 +205,34 @@ fn an_interrupted_process_goes_on_where_it_stopped() {
     std::fs::create_dir_all(&workplace).unwrap();
     std::fs::write(workplace.join("file.bin.part"), &body()[..60_000]).unwrap();
     attempt.run(&down, FILE, checksum).unwrap();
-    assert_eq!(std::fs::read(attempt.root().join("file.bin")).unwrap(), body());
-    assert_eq!(*down.ranges.lock().unwrap(), ["bytes=60000-", "bytes=150000-"]);
+    assert_eq!(
+        std::fs::read(attempt.root().join("file.bin")).unwrap(),
+        body()
+    );
+    assert_eq!(
+        *down.ranges.lock().unwrap(),
+        ["bytes=60000-", "bytes=150000-"]
+    );
 }
 
 #[test]
 fn servers_without_ranges_and_overlong_parts_begin_again() {
-    for (part, answers) in [(1_000, vec![Answer::IgnoreRange]), (200_000, vec![]), (300_000, vec![])] {
+    for (part, answers) in [
+        (1_000, vec![Answer::IgnoreRange]),
+        (200_000, vec![]),
+        (300_000, vec![]),
+    ] {
         let (server, attempt) = (serve(body(), &answers), Attempt::new());
         let workplace = attempt.root().join(".download");
         std::fs::create_dir_all(&workplace).unwrap();
         std::fs::write(workplace.join("file.bin.part"), vec![1; part]).unwrap();
-        attempt.run(&server, FILE, Checksum::Sha256(sha256(&body()))).unwrap();
-        assert_eq!(std::fs::read(attempt.root().join("file.bin")).unwrap(), body());
+        attempt
+            .run(&server, FILE, Checksum::Sha256(sha256(&body())))
+            .unwrap();
+        assert_eq!(
+            std::fs::read(attempt.root().join("file.bin")).unwrap(),
+            body()
+        );
     }
 }
 
@@ -165,17 +240,30 @@ fn servers_without_ranges_and_overlong_parts_begin_again() {
 fn a_server_that_never_gives_anything_is_given_up_on() {
     let (server, attempt) = (serve(body(), &[Answer::CutAfter(0); 20]), Attempt::new());
     let error = attempt.run(&server, FILE, Checksum::Unknown).unwrap_err();
-    assert!(matches!(&error, Error::Download { url, .. } if url.ends_with("/file.bin")), "{error}");
+    assert!(
+        matches!(&error, Error::Download { url, .. } if url.ends_with("/file.bin")),
+        "{error}"
+    );
     let missing = serve(body(), &[Answer::Status("404 Not Found")]);
     let error = attempt.run(&missing, FILE, Checksum::Unknown).unwrap_err();
     assert!(error.to_string().contains("404"), "{error}");
-    assert_eq!(missing.ranges.lock().unwrap().len(), 1, "a missing file is not asked for again");
+    assert_eq!(
+        missing.ranges.lock().unwrap().len(),
+        1,
+        "a missing file is not asked for again"
+    );
 }
 
 #[test]
 fn a_wrong_checksum_leaves_nothing_behind() {
     let (server, attempt) = (serve(body(), &[]), Attempt::new());
-    let error = attempt.run(&server, FILE, Checksum::Md5("00000000000000000000000000000000")).unwrap_err();
+    let error = attempt
+        .run(
+            &server,
+            FILE,
+            Checksum::Md5("00000000000000000000000000000000"),
+        )
+        .unwrap_err();
     assert!(matches!(error, Error::Checksum { .. }), "{error}");
     assert!(!attempt.root().join("file.bin").exists());
     assert!(!attempt.root().join(".download/file.bin").exists());
@@ -185,10 +273,14 @@ fn a_wrong_checksum_leaves_nothing_behind() {
 fn files_that_are_too_large_are_refused() {
     let (server, attempt) = (serve(vec![0; (1 << 20) + 1], &[]), Attempt::new());
     let error = attempt.run(&server, FILE, Checksum::Unknown).unwrap_err();
-    assert!(error.to_string().contains("larger than 1048576 bytes"), "{error}");
+    assert!(
+        error.to_string().contains("larger than 1048576 bytes"),
+        "{error}"
+    );
 }
 
-/// Returns an archive with entries of the given kinds and paths, written without the checks of a normal library.
+/// Returns an archive with entries of the given kinds and paths, written without the checks of a
+/// normal library.
 fn archive(entries: &[(tar::EntryType, &str, &str, &[u8])]) -> Vec<u8> {
     let mut plain = Vec::new();
     for (kind, path, link, content) in entries {
@@ -212,19 +304,28 @@ fn archive(entries: &[(tar::EntryType, &str, &str, &[u8])]) -> Vec<u8> {
 #[test]
 fn archives_are_unpacked_and_moved_in() {
     use tar::EntryType::{Directory, Regular};
-    let packed =
-        archive(&[(Directory, "top/", "", b""), (Regular, "./top/a.txt", "", b"one"), (Regular, "b", "", b"2")]);
+    let packed = archive(&[
+        (Directory, "top/", "", b""),
+        (Regular, "./top/a.txt", "", b"one"),
+        (Regular, "b", "", b"2"),
+    ]);
     let (server, attempt) = (serve(packed, &[]), Attempt::new());
     for _ in 0..2 {
         attempt.run(&server, ARCHIVE, Checksum::Unknown).unwrap();
     }
-    assert_eq!(std::fs::read(attempt.root().join("top/a.txt")).unwrap(), b"one");
+    assert_eq!(
+        std::fs::read(attempt.root().join("top/a.txt")).unwrap(),
+        b"one"
+    );
     assert_eq!(std::fs::read(attempt.root().join("b")).unwrap(), b"2");
     assert_eq!(server.ranges.lock().unwrap().len(), 1);
     assert!(!attempt.root().join(".download").exists());
     std::fs::remove_dir_all(attempt.root().join("top")).unwrap();
     attempt.run(&server, ARCHIVE, Checksum::Unknown).unwrap();
-    assert!(attempt.root().join("top/a.txt").exists(), "what was deleted is fetched again");
+    assert!(
+        attempt.root().join("top/a.txt").exists(),
+        "what was deleted is fetched again"
+    );
 }
 
 #[test]
@@ -235,23 +336,44 @@ fn hostile_archives_are_refused_and_leave_nothing() {
         ("leads out", archive(&[(Regular, "../evil", "", b"x")])),
         ("leads out", archive(&[(Regular, "a/../../evil", "", b"x")])),
         ("leads out", archive(&[(Regular, "/tmp/evil", "", b"x")])),
-        ("neither a file", archive(&[(Symlink, "link", "/etc", b""), (Regular, "link/evil", "", b"x")])),
-        ("neither a file", archive(&[(Link, "passwd", "/etc/passwd", b"")])),
+        (
+            "neither a file",
+            archive(&[
+                (Symlink, "link", "/etc", b""),
+                (Regular, "link/evil", "", b"x"),
+            ]),
+        ),
+        (
+            "neither a file",
+            archive(&[(Link, "passwd", "/etc/passwd", b"")]),
+        ),
         ("neither a file", archive(&[(Char, "null", "", b"")])),
         ("neither a file", archive(&[(Block, "disk", "", b"")])),
         ("neither a file", archive(&[(Fifo, "pipe", "", b"")])),
-        ("more than 1048576 bytes", archive(&[(Regular, "bomb", "", &big)])),
+        (
+            "more than 1048576 bytes",
+            archive(&[(Regular, "bomb", "", &big)]),
+        ),
     ];
     for (reason, packed) in hostile {
         let (server, attempt) = (serve(packed, &[]), Attempt::new());
-        let error = attempt.run(&server, ARCHIVE, Checksum::Unknown).unwrap_err();
+        let error = attempt
+            .run(&server, ARCHIVE, Checksum::Unknown)
+            .unwrap_err();
         assert!(matches!(error, Error::HostileArchive { .. }), "{error}");
         assert!(error.to_string().contains(reason), "{error}");
         let names = |folder: &Path| -> Vec<String> {
             let entries = std::fs::read_dir(folder).unwrap();
-            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+            entries
+                .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+                .collect()
         };
-        assert!(names(&attempt.root()).iter().all(|name| name.starts_with(".download")), "{reason}");
+        assert!(
+            names(&attempt.root())
+                .iter()
+                .all(|name| name.starts_with(".download")),
+            "{reason}"
+        );
         assert_eq!(names(attempt.place.path()), ["some"]);
     }
 }
@@ -259,9 +381,15 @@ fn hostile_archives_are_refused_and_leave_nothing() {
 #[test]
 fn damaged_archives_are_errors() {
     let whole = archive(&[(tar::EntryType::Regular, "a.txt", "", &[7; 3000])]);
-    for damaged in [whole[..whole.len() / 2].to_vec(), b"no archive at all".to_vec(), Vec::new()] {
+    for damaged in [
+        whole[..whole.len() / 2].to_vec(),
+        b"no archive at all".to_vec(),
+        Vec::new(),
+    ] {
         let (server, attempt) = (serve(damaged, &[]), Attempt::new());
-        let error = attempt.run(&server, ARCHIVE, Checksum::Unknown).unwrap_err();
+        let error = attempt
+            .run(&server, ARCHIVE, Checksum::Unknown)
+            .unwrap_err();
         assert!(matches!(error, Error::Malformed { .. }), "{error}");
         assert!(!attempt.root().join("a.txt").exists());
     }
@@ -271,7 +399,11 @@ fn damaged_archives_are_errors() {
 fn what_no_program_can_fetch_comes_with_instructions() {
     let place = tempfile::tempdir().unwrap();
     let fetch = |name| {
-        let request = FetchRequest { name, data_dir: place.path(), origin: None };
+        let request = FetchRequest {
+            name,
+            data_dir: place.path(),
+            origin: None,
+        };
         fetch(&request, &mut |_| ()).unwrap_err()
     };
     for name in ["nabirds", "cars", "vipriors"] {
@@ -284,7 +416,14 @@ fn what_no_program_can_fetch_comes_with_instructions() {
 #[test]
 fn the_catalogues_checksums_are_compared() {
     let (place, server) = (tempfile::tempdir().unwrap(), serve(body(), &[]));
-    let request = FetchRequest { name: "fashion-mnist", data_dir: place.path(), origin: Some(&server.address) };
+    let request = FetchRequest {
+        name: "fashion-mnist",
+        data_dir: place.path(),
+        origin: Some(&server.address),
+    };
     let error = fetch(&request, &mut |_| ()).unwrap_err();
-    assert!(matches!(&error, Error::Checksum { path, .. } if path.ends_with("train-images-idx3-ubyte.gz")), "{error}");
+    assert!(
+        matches!(&error, Error::Checksum { path, .. } if path.ends_with("train-images-idx3-ubyte.gz")),
+        "{error}"
+    );
 }

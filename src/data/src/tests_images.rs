@@ -15,7 +15,9 @@ use crate::{Dataset, Error, OpenRequest, Pipeline, Preflight, open};
 
 fn image(path: &Path) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    RgbImage::from_pixel(5, 4, Rgb([9; 3])).save_with_format(path, ImageFormat::Png).unwrap();
+    RgbImage::from_pixel(5, 4, Rgb([9; 3]))
+        .save_with_format(path, ImageFormat::Png)
+        .unwrap();
 }
 
 fn file(path: &Path) {
@@ -58,8 +60,14 @@ fn what_is_no_class_and_no_image_is_named_and_counted() {
     file(&root.join("test/notes"));
     let found = found(&place);
     assert_eq!(found.class_names, ["cat", "dog"]);
-    assert_eq!((found.train_counts, found.test_counts), (vec![3, 3], vec![2, 2]));
-    let (train, test) = (root.join("train").display().to_string(), root.join("test").display().to_string());
+    assert_eq!(
+        (found.train_counts, found.test_counts),
+        (vec![3, 3], vec![2, 2])
+    );
+    let (train, test) = (
+        root.join("train").display().to_string(),
+        root.join("test").display().to_string(),
+    );
     let expected = [
         format!("{train}: not taken for classes: .cache, @eaDir, lost+found"),
         format!("{train}: empty folders are not classes: hamster"),
@@ -69,7 +77,10 @@ fn what_is_no_class_and_no_image_is_named_and_counted() {
             "{test}: files that are not read: 2 .tiff, 1 hidden, 1 without an extension (images are jpg, jpeg, png, \
              gif, bmp, webp)"
         ),
-        format!("{}: folders beside the splits are not read: extra", root.display()),
+        format!(
+            "{}: folders beside the splits are not read: extra",
+            root.display()
+        ),
     ];
     assert_eq!(found.notes, expected);
 }
@@ -80,11 +91,17 @@ fn a_class_whose_files_are_all_passed_over_is_refused() {
     file(&root.join("train/fish/1.tiff"));
     file(&root.join("train/fish/2.heic"));
     let error = refused(&place);
-    assert!(error.contains("train/fish") && error.contains("1 .heic, 1 .tiff"), "{error}");
+    assert!(
+        error.contains("train/fish") && error.contains("1 .heic, 1 .tiff"),
+        "{error}"
+    );
     std::fs::remove_dir_all(root.join("train/fish")).unwrap();
     image(&root.join("train/fish/2019/1.png"));
     let error = refused(&place);
-    assert!(error.contains("it has 1 image in folders inside of it and none itself"), "{error}");
+    assert!(
+        error.contains("it has 1 image in folders inside of it and none itself"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -95,18 +112,31 @@ fn every_class_has_training_images_and_those_without_test_images_are_named() {
     assert_eq!(notes, ["1 of 3 classes have no test images: fish"]);
     image(&root.join("test/bird/1.png"));
     let error = refused(&place);
-    assert!(error.contains("test/bird") && error.contains("no training images of that class"), "{error}");
+    assert!(
+        error.contains("test/bird") && error.contains("no training images of that class"),
+        "{error}"
+    );
     std::fs::create_dir_all(root.join("train/bird")).unwrap();
     assert!(refused(&place).contains("no training images of that class"));
     let (place, root) = written("cub");
     let splits = root.join("CUB_200_2011/train_test_split.txt");
     let text = std::fs::read_to_string(&splits).unwrap();
-    let first_class_tested: String = text.lines().enumerate().fold(String::new(), |text, (number, line)| {
-        text + &if number < 6 { line.replace(" 1", " 0") } else { line.to_owned() } + "\n"
-    });
+    let first_class_tested: String =
+        text.lines()
+            .enumerate()
+            .fold(String::new(), |text, (number, line)| {
+                text + &if number < 6 {
+                    line.replace(" 1", " 0")
+                } else {
+                    line.to_owned()
+                } + "\n"
+            });
     std::fs::write(&splits, first_class_tested).unwrap();
     let error = place.preflight("cub").unwrap_err();
-    assert!(matches!(&error, Error::EmptyClass { count: 1, class, .. } if class.contains("Class 0")), "{error}");
+    assert!(
+        matches!(&error, Error::EmptyClass { count: 1, class, .. } if class.contains("Class 0")),
+        "{error}"
+    );
 }
 
 #[test]
@@ -120,12 +150,18 @@ fn splits_under_other_names_are_not_taken_for_classes() {
     assert!(error.contains("it has Test/ but no train/"), "{error}");
 }
 
-/// If both layouts are in one folder, the merged one is read, unless only the other has all of its images.
+/// If both layouts are in one folder, the merged one is read, unless only the other has all of its
+/// images.
 #[test]
 fn stanford_cars_are_read_where_both_layouts_lie() {
     let (place, root) = written("cars");
-    let amount =
-        crate::stand_in_files::Amount { num_classes: 2, train_per_class: 3, test_per_class: 1, height: 4, width: 4 };
+    let amount = crate::stand_in_files::Amount {
+        num_classes: 2,
+        train_per_class: 3,
+        test_per_class: 1,
+        height: 4,
+        width: 4,
+    };
     write_other_layout("cars", &root, amount).unwrap();
     let counts = |place: &Place| place.preflight("cars").unwrap().train_counts;
     assert_eq!(counts(&place), [4, 4, 4]);
@@ -139,8 +175,8 @@ fn stanford_cars_are_read_where_both_layouts_lie() {
     );
 }
 
-/// With `train/`, `val/` and `test/`, trials that hold out are evaluated on the middle one: nothing is taken from
-/// training, neither is trained on it, and the test images stay the same.
+/// With `train/`, `val/` and `test/`, trials that hold out are evaluated on the middle one: nothing
+/// is taken from training, neither is trained on it, and the test images stay the same.
 #[test]
 fn a_validation_split_is_used_for_searches() {
     let (place, root) = pets();
@@ -148,19 +184,46 @@ fn a_validation_split_is_used_for_searches() {
         (0..5).for_each(|number| image(&root.join(format!("val/{class}/{number}.png"))));
     }
     let found = found(&place);
-    assert_eq!((found.train_counts.as_slice(), found.test_counts.as_slice()), (&[3, 3][..], &[2, 2][..]));
-    assert_eq!((found.num_validation, found.held_out(SamplesPerClass::All, 0.5)), (10, 10));
-    let note = format!("{}: 10 images for searches to be judged on", root.join("val").display());
+    assert_eq!(
+        (found.train_counts.as_slice(), found.test_counts.as_slice()),
+        (&[3, 3][..], &[2, 2][..])
+    );
+    assert_eq!(
+        (
+            found.num_validation,
+            found.held_out(SamplesPerClass::All, 0.5)
+        ),
+        (10, 10)
+    );
+    let note = format!(
+        "{}: 10 images for searches to be judged on",
+        root.join("val").display()
+    );
     assert_eq!(found.notes, [note]);
     let dataset = Arc::new(opened(&place, Corrupt::Refuse).unwrap());
-    assert_eq!((dataset.train.len(), dataset.num_validation, dataset.test.len()), (16, 10, 4));
+    assert_eq!(
+        (
+            dataset.train.len(),
+            dataset.num_validation,
+            dataset.test.len()
+        ),
+        (16, 10, 4)
+    );
     let settings = |holdout, samples_per_class| {
         let settings = sweep::recipe::settings("quick", "digits").unwrap();
         let dataset = "folder:pets".to_owned();
-        sweep::Settings { dataset, holdout, samples_per_class, crop_size: Some(1), ..settings }
+        sweep::Settings {
+            dataset,
+            holdout,
+            samples_per_class,
+            crop_size: Some(1),
+            ..settings
+        }
     };
     for samples in [SamplesPerClass::All, SamplesPerClass::Count(2)] {
-        let pipeline = |holdout| Pipeline::new(dataset.clone(), &settings(holdout, samples), 1, false).unwrap();
+        let pipeline = |holdout| {
+            Pipeline::new(dataset.clone(), &settings(holdout, samples), 1, false).unwrap()
+        };
         let (searching, final_one) = (pipeline(Some(0.5)), pipeline(None));
         assert_eq!((searching.num_eval(), final_one.num_eval()), (10, 4));
         assert_eq!(searching.num_train(), final_one.num_train());
@@ -174,7 +237,10 @@ fn a_validation_split_is_used_for_searches() {
     // without test/, val/ is the test split, as before
     std::fs::remove_dir_all(root.join("test")).unwrap();
     let without = self::found(&place);
-    assert_eq!((without.num_validation, without.test_counts), (0, vec![5, 5]));
+    assert_eq!(
+        (without.num_validation, without.test_counts),
+        (0, vec![5, 5])
+    );
 }
 
 #[test]
@@ -182,12 +248,18 @@ fn a_class_of_the_validation_split_must_be_trained_on() {
     let (place, root) = pets();
     image(&root.join("val/horse/0.png"));
     let error = refused(&place);
-    assert!(error.contains("val/horse") && error.contains("no training images of that class"), "{error}");
+    assert!(
+        error.contains("val/horse") && error.contains("no training images of that class"),
+        "{error}"
+    );
 }
 
 fn opened(place: &Place, corrupt: Corrupt) -> Result<Dataset, Error> {
     let paths = (place.data(), place.cache());
-    let request = OpenRequest { corrupt, ..place.request("folder:pets", None, &paths) };
+    let request = OpenRequest {
+        corrupt,
+        ..place.request("folder:pets", None, &paths)
+    };
     open(&request, &|_, _| ())
 }
 
@@ -197,16 +269,34 @@ fn the_user_decides_what_becomes_of_corrupt_images() {
     file(&root.join("train/cat/1.png"));
     file(&root.join("test/dog/0.png"));
     let error = opened(&place, Corrupt::Refuse).unwrap_err().to_string();
-    for part in ["2 of 10 images", "cat/1.png: it is no image", "dog/0.png", "corrupt: skip"] {
+    for part in [
+        "2 of 10 images",
+        "cat/1.png: it is no image",
+        "dog/0.png",
+        "corrupt: skip",
+    ] {
         assert!(error.contains(part), "no `{part}` in {error}");
     }
     let dataset = opened(&place, Corrupt::Skip).unwrap();
-    assert_eq!((dataset.train.len(), dataset.test.len(), dataset.skipped), (5, 3, 2));
+    assert_eq!(
+        (dataset.train.len(), dataset.test.len(), dataset.skipped),
+        (5, 3, 2)
+    );
     // The policy is not part of the cache: it also applies to an existing one.
-    assert!(matches!(opened(&place, Corrupt::Refuse), Err(Error::Corrupt { count: 2, total: 10, .. })));
+    assert!(matches!(
+        opened(&place, Corrupt::Refuse),
+        Err(Error::Corrupt {
+            count: 2,
+            total: 10,
+            ..
+        })
+    ));
     (0..3).for_each(|number| file(&root.join(format!("train/cat/{number}.png"))));
     let error = opened(&place, Corrupt::Skip).unwrap_err();
-    assert!(matches!(&error, Error::EmptyClass { class, count: 1, .. } if class == "cat"), "{error}");
+    assert!(
+        matches!(&error, Error::EmptyClass { class, count: 1, .. } if class == "cat"),
+        "{error}"
+    );
     image(&root.join("train/cat/0.png"));
     image(&root.join("test/dog/0.png"));
     assert_eq!(opened(&place, Corrupt::Skip).unwrap().skipped, 2);
@@ -215,14 +305,20 @@ fn the_user_decides_what_becomes_of_corrupt_images() {
 /// A disk failure is not an image that cannot be decoded, under any policy.
 #[test]
 fn a_file_that_cannot_be_read_is_no_corrupt_image() {
-    let missing = crate::decode::file(Path::new("/nonexistent/1.png"), None, &mut CropResizer::default());
+    let missing = crate::decode::file(
+        Path::new("/nonexistent/1.png"),
+        None,
+        &mut CropResizer::default(),
+    );
     assert!(matches!(missing, Err(Error::Io { .. })), "{missing:?}");
 }
 
 fn decoded(bytes: &[u8]) -> crate::decode::Decoded {
     let place = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(place.path(), bytes).unwrap();
-    crate::decode::file(place.path(), None, &mut CropResizer::default()).unwrap().unwrap()
+    crate::decode::file(place.path(), None, &mut CropResizer::default())
+        .unwrap()
+        .unwrap()
 }
 
 /// Returns a 16 x 8 picture with a dark left half and a bright right half.
@@ -236,12 +332,27 @@ fn two_halves(format: ImageFormat) -> Vec<u8> {
 #[test]
 fn photographs_with_bytes_behind_their_end_are_sound() {
     let jpeg = two_halves(ImageFormat::Jpeg);
-    let film = [b"\0\0\0\x18ftypmp42".to_vec(), vec![0xff, 0xda, 0x12], jpeg[..jpeg.len() / 2].to_vec()].concat();
-    for trailer in [&b"\xff\xda"[..], b"\xff\xd8\xff\xe1\x00\x10", &film, &[0; 100], b"notes of a program", &jpeg] {
+    let film = [
+        b"\0\0\0\x18ftypmp42".to_vec(),
+        vec![0xff, 0xda, 0x12],
+        jpeg[..jpeg.len() / 2].to_vec(),
+    ]
+    .concat();
+    for trailer in [
+        &b"\xff\xda"[..],
+        b"\xff\xd8\xff\xe1\x00\x10",
+        &film,
+        &[0; 100],
+        b"notes of a program",
+        &jpeg,
+    ] {
         assert_eq!(decoded(&[&jpeg, trailer].concat()), decoded(&jpeg));
     }
     let png = two_halves(ImageFormat::Png);
-    assert_eq!(decoded(&[&png[..], b"notes of a program"].concat()), decoded(&png));
+    assert_eq!(
+        decoded(&[&png[..], b"notes of a program"].concat()),
+        decoded(&png)
+    );
 }
 
 #[test]
@@ -251,12 +362,18 @@ fn photographs_are_turned_as_their_exif_says() {
         let body = [b"eXIf", &exif(orientation)[..]].concat();
         let mut crc = flate2::Crc::new();
         crc.update(&body);
-        [&(body.len() as u32 - 4).to_be_bytes()[..], &body, &crc.sum().to_be_bytes()].concat()
+        [
+            &(body.len() as u32 - 4).to_be_bytes()[..],
+            &body,
+            &crc.sum().to_be_bytes(),
+        ]
+        .concat()
     };
     let png = two_halves(ImageFormat::Png);
     // Inserted after the signature and the header.
     let turned_png = |orientation: u8| [&png[..33], &png_chunk(orientation), &png[33..]].concat();
-    // By orientation: height, width, and whether the first and last pixel of the first column are bright.
+    // By orientation: height, width, and whether the first and last pixel of the first column are
+    // bright.
     for (orientation, size, first, last) in [
         (1, (8, 16), false, false),
         (2, (8, 16), true, true),
@@ -272,7 +389,11 @@ fn photographs_are_turned_as_their_exif_says() {
             let image = decoded(&bytes);
             assert_eq!((image.height, image.width), size, "{orientation}");
             let bright = |row: u32| image.pixels[(row * image.width * 3) as usize] > 128;
-            assert_eq!((bright(0), bright(image.height - 1)), (first, last), "{orientation}");
+            assert_eq!(
+                (bright(0), bright(image.height - 1)),
+                (first, last),
+                "{orientation}"
+            );
         }
     }
 }
@@ -294,13 +415,25 @@ fn the_typical_side_is_the_median_over_heads_of_files() {
     };
     assert_eq!(side(&place), Some(4));
     // Every format, with width above height and vice versa, and a file whose head contains no size.
-    let formats = [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::WebP];
+    let formats = [
+        ImageFormat::Jpeg,
+        ImageFormat::Png,
+        ImageFormat::Gif,
+        ImageFormat::Bmp,
+        ImageFormat::WebP,
+    ];
     for (number, format) in formats.into_iter().enumerate() {
         for (class, (width, height)) in [("cat", (70, 48)), ("dog", (48, 70))] {
             let path = root.join(format!("train/{class}/{}.png", 10 + number));
             let mut bytes = std::io::Cursor::new(Vec::new());
-            RgbImage::from_pixel(width, height, Rgb([7; 3])).write_to(&mut bytes, format).unwrap();
-            assert_eq!(crate::metadata::shorter_side(bytes.get_ref()), Some(48), "{format:?} {width} x {height}");
+            RgbImage::from_pixel(width, height, Rgb([7; 3]))
+                .write_to(&mut bytes, format)
+                .unwrap();
+            assert_eq!(
+                crate::metadata::shorter_side(bytes.get_ref()),
+                Some(48),
+                "{format:?} {width} x {height}"
+            );
             std::fs::write(path, bytes.into_inner()).unwrap();
         }
     }
@@ -321,5 +454,13 @@ fn cmyk_is_converted_as_pillow_does() {
     assert_eq!((image.height, image.width), (8, 16));
     // Pillow's conversion gives (53, 216, 187) everywhere; decoders may differ by rounding.
     let close = |(value, expected): (&u8, u8)| value.abs_diff(expected) <= 3;
-    assert!(image.pixels.iter().zip([53, 216, 187].into_iter().cycle()).all(close), "{:?}", &image.pixels[..3]);
+    assert!(
+        image
+            .pixels
+            .iter()
+            .zip([53, 216, 187].into_iter().cycle())
+            .all(close),
+        "{:?}",
+        &image.pixels[..3]
+    );
 }

@@ -1,9 +1,10 @@
-//! Class hierarchies, and the unit vectors whose inner products are the similarities of classes (Barz and Denzler,
-//! "Hierarchy-based Image Embeddings for Semantic Image Retrieval", WACV 2019).
+//! Class hierarchies, and the unit vectors whose inner products are the similarities of classes
+//! (Barz and Denzler, "Hierarchy-based Image Embeddings for Semantic Image Retrieval", WACV 2019).
 //!
-//! Pure except for `Hierarchy::load` and `class_embeddings`, which read one file. Trees only: a node with several
-//! parents is refused. Errors name lines and never quote them, because a sweep may name a file that it must not read.
-//! See `tree.rs` for files and heights, `embedding.rs` for the vectors.
+//! Pure except for `Hierarchy::load` and `class_embeddings`, which read one file. Trees only: a
+//! node with several parents is refused. Errors name lines and never quote them, because a sweep
+//! may name a file that it must not read. See `tree.rs` for files and heights, `embedding.rs` for
+//! the vectors.
 
 mod embedding;
 mod tree;
@@ -25,7 +26,9 @@ pub enum Error {
     BadLine { line: usize, found: usize },
     #[error("it holds no edges")]
     Empty,
-    #[error("line {line}: its child has another parent in line {first} already; only trees are supported")]
+    #[error(
+        "line {line}: its child has another parent in line {first} already; only trees are supported"
+    )]
     SeveralParents { line: usize, first: usize },
     #[error("line {line}: the same edge is in line {first} already")]
     RepeatedEdge { line: usize, first: usize },
@@ -39,8 +42,15 @@ pub enum Error {
     SeveralRoots { count: usize, lines: String },
     #[error("`{name}` is not in it")]
     UnknownClass { name: String },
-    #[error("{count} of the data set's {total} classes are not in it, by id or by name; the first is `{id}` ({name})")]
-    MissingClasses { count: usize, total: usize, id: String, name: String },
+    #[error(
+        "{count} of the data set's {total} classes are not in it, by id or by name; the first is `{id}` ({name})"
+    )]
+    MissingClasses {
+        count: usize,
+        total: usize,
+        id: String,
+        name: String,
+    },
     #[error("class `{name}` is there twice")]
     RepeatedClass { name: String },
     /// Occurs only if a class is an inner node of the tree.

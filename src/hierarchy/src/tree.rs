@@ -29,7 +29,10 @@ impl Hierarchy {
     /// Reads and parses a file; every error names the file.
     pub fn load(path: &Path, order: Order) -> Result<Self, Error> {
         let text = data::files::text(path).map_err(Error::File)?;
-        Self::parse(&text, order).map_err(|error| Error::InFile { path: path.to_owned(), source: Box::new(error) })
+        Self::parse(&text, order).map_err(|error| Error::InFile {
+            path: path.to_owned(),
+            source: Box::new(error),
+        })
     }
 
     /// Parses lines of two ids separated by white space; empty lines are skipped.
@@ -37,11 +40,18 @@ impl Hierarchy {
         let (mut ids, mut by_id, mut parents) = (Vec::new(), HashMap::new(), Vec::new());
         // The line that first names a node, and the one that gives it its parent.
         let (mut named_in, mut edges) = (Vec::new(), Vec::new());
-        for (number, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
+        for (number, text) in text
+            .lines()
+            .enumerate()
+            .filter(|(_, text)| !text.trim().is_empty())
+        {
             let line = number + 1;
             let fields: Vec<&str> = text.split_whitespace().collect();
             let &[first, second] = fields.as_slice() else {
-                return Err(Error::BadLine { line, found: fields.len() });
+                return Err(Error::BadLine {
+                    line,
+                    found: fields.len(),
+                });
             };
             let (parent, child) = match order {
                 Order::ParentChild => (first, second),
@@ -63,9 +73,17 @@ impl Hierarchy {
                     edges[child_node] = line;
                 }
                 Some(known) if known == parent_node => {
-                    return Err(Error::RepeatedEdge { line, first: edges[child_node] });
+                    return Err(Error::RepeatedEdge {
+                        line,
+                        first: edges[child_node],
+                    });
                 }
-                Some(_) => return Err(Error::SeveralParents { line, first: edges[child_node] }),
+                Some(_) => {
+                    return Err(Error::SeveralParents {
+                        line,
+                        first: edges[child_node],
+                    });
+                }
             }
         }
         Self::build(ids, by_id, parents, &Lines { named_in, edges })
@@ -80,11 +98,20 @@ impl Hierarchy {
         if ids.is_empty() {
             return Err(Error::Empty);
         }
-        let roots: Vec<usize> = (0..ids.len()).filter(|&node| parents[node].is_none()).collect();
+        let roots: Vec<usize> = (0..ids.len())
+            .filter(|&node| parents[node].is_none())
+            .collect();
         if roots.len() > 1 {
-            let shown: Vec<String> = roots.iter().take(5).map(|&root| lines.named_in[root].to_string()).collect();
+            let shown: Vec<String> = roots
+                .iter()
+                .take(5)
+                .map(|&root| lines.named_in[root].to_string())
+                .collect();
             let more = if roots.len() > 5 { ", ..." } else { "" };
-            return Err(Error::SeveralRoots { count: roots.len(), lines: shown.join(", ") + more });
+            return Err(Error::SeveralRoots {
+                count: roots.len(),
+                lines: shown.join(", ") + more,
+            });
         }
         let mut children = vec![Vec::new(); ids.len()];
         for (child, parent) in parents.iter().enumerate() {
@@ -97,12 +124,16 @@ impl Hierarchy {
         let mut depths = vec![0; ids.len()];
         let mut next = 0;
         while let Some(&node) = reached.get(next) {
-            children[node].iter().for_each(|&child| depths[child] = depths[node] + 1);
+            children[node]
+                .iter()
+                .for_each(|&child| depths[child] = depths[node] + 1);
             reached.extend_from_slice(&children[node]);
             next += 1;
         }
         if reached.len() < ids.len() {
-            return Err(Error::Cycle { lines: cycle(&lines.edges, &parents, &reached) });
+            return Err(Error::Cycle {
+                lines: cycle(&lines.edges, &parents, &reached),
+            });
         }
         let mut heights = vec![0; ids.len()];
         for &node in reached.iter().rev() {
@@ -111,7 +142,15 @@ impl Hierarchy {
             }
         }
         let is_leaf = children.iter().map(Vec::is_empty).collect();
-        Ok(Self { ids, by_id, parents, is_leaf, depths, heights, root: roots[0] })
+        Ok(Self {
+            ids,
+            by_id,
+            parents,
+            is_leaf,
+            depths,
+            heights,
+            root: roots[0],
+        })
     }
 
     pub fn num_nodes(&self) -> usize {
@@ -137,9 +176,13 @@ impl Hierarchy {
         self.heights[self.root]
     }
 
-    /// Returns the ids of the leaves in ascending order: as numbers if all of them are numbers, otherwise as text.
+    /// Returns the ids of the leaves in ascending order: as numbers if all of them are numbers,
+    /// otherwise as text.
     pub fn leaves(&self) -> Vec<&str> {
-        let mut leaves: Vec<&str> = (0..self.ids.len()).filter(|&n| self.is_leaf[n]).map(|n| &*self.ids[n]).collect();
+        let mut leaves: Vec<&str> = (0..self.ids.len())
+            .filter(|&n| self.is_leaf[n])
+            .map(|n| &*self.ids[n])
+            .collect();
         let numbers: Option<Vec<u64>> = leaves.iter().map(|id| id.parse().ok()).collect();
         match numbers {
             Some(_) => leaves.sort_by_key(|id| (id.parse::<u64>().ok(), *id)),
@@ -153,7 +196,12 @@ impl Hierarchy {
     }
 
     fn node(&self, id: &str) -> Result<usize, Error> {
-        self.by_id.get(id).copied().ok_or_else(|| Error::UnknownClass { name: id.to_owned() })
+        self.by_id
+            .get(id)
+            .copied()
+            .ok_or_else(|| Error::UnknownClass {
+                name: id.to_owned(),
+            })
     }
 
     /// Returns the deepest node above both (a node is above itself).
@@ -164,19 +212,29 @@ impl Hierarchy {
 
     fn common(&self, mut first: usize, mut second: usize) -> usize {
         while first != second {
-            let deeper = if self.depths[first] >= self.depths[second] { &mut first } else { &mut second };
-            *deeper = self.parents[*deeper].expect("two different nodes meet at the root at the latest");
+            let deeper = if self.depths[first] >= self.depths[second] {
+                &mut first
+            } else {
+                &mut second
+            };
+            *deeper =
+                self.parents[*deeper].expect("two different nodes meet at the root at the latest");
         }
         first
     }
 
-    /// Returns the row-major `n x n` similarities of the given classes: 1 - height(lowest common ancestor) /
-    /// height(root), and 1 between a class and itself. Values lie in 0..=1.
+    /// Returns the row-major `n x n` similarities of the given classes: 1 - height(lowest common
+    /// ancestor) / height(root), and 1 between a class and itself. Values lie in 0..=1.
     pub fn similarity(&self, classes: &[&str]) -> Result<Vec<f64>, Error> {
-        let nodes: Vec<usize> = classes.iter().map(|id| self.node(id)).collect::<Result<_, _>>()?;
+        let nodes: Vec<usize> = classes
+            .iter()
+            .map(|id| self.node(id))
+            .collect::<Result<_, _>>()?;
         let mut seen = std::collections::HashSet::new();
         if let Some(repeated) = nodes.iter().position(|node| !seen.insert(node)) {
-            return Err(Error::RepeatedClass { name: classes[repeated].to_owned() });
+            return Err(Error::RepeatedClass {
+                name: classes[repeated].to_owned(),
+            });
         }
         let max_height = f64::from(self.max_height());
         let mut similarity = vec![1.0; nodes.len() * nodes.len()];
@@ -203,9 +261,12 @@ struct Lines {
 fn cycle(edges: &[usize], parents: &[Option<usize>], reached: &[usize]) -> String {
     let mut outside = vec![true; edges.len()];
     reached.iter().for_each(|&node| outside[node] = false);
-    let mut node = outside.iter().position(|&outside| outside).expect("called when a node is not reached");
-    // Every unreached node has an unreached parent, so after as many steps as there are nodes the walk is inside a
-    // cycle.
+    let mut node = outside
+        .iter()
+        .position(|&outside| outside)
+        .expect("called when a node is not reached");
+    // Every unreached node has an unreached parent, so after as many steps as there are nodes the
+    // walk is inside a cycle.
     for _ in 0..edges.len() {
         node = parents[node].expect("only the root has none");
     }
@@ -215,6 +276,13 @@ fn cycle(edges: &[usize], parents: &[Option<usize>], reached: &[usize]) -> Strin
         members.push(next);
         next = parents[next].expect("only the root has none");
     }
-    let shown: Vec<String> = members.iter().map(|&member| edges[member].to_string()).collect();
-    format!("{}{}", shown.join(" -> "), if next == node { "" } else { " -> ..." })
+    let shown: Vec<String> = members
+        .iter()
+        .map(|&member| edges[member].to_string())
+        .collect();
+    format!(
+        "{}{}",
+        shown.join(" -> "),
+        if next == node { "" } else { " -> ..." }
+    )
 }

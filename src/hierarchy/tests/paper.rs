@@ -73,10 +73,17 @@ fn the_authors_hierarchies_give_the_golden_values() {
     for oracle in ORACLES {
         let path = folder.join(format!("{}.parent-child.txt", oracle.file));
         let tree = Hierarchy::load(&path, Order::ParentChild).unwrap();
-        assert_eq!((tree.num_nodes(), tree.root()), (oracle.num_nodes, oracle.root), "{}", oracle.file);
+        assert_eq!(
+            (tree.num_nodes(), tree.root()),
+            (oracle.num_nodes, oracle.root),
+            "{}",
+            oracle.file
+        );
         assert_eq!(tree.max_height() as usize, oracle.pairs.len());
         let leaves = tree.leaves();
-        let expected: Vec<String> = (0..oracle.num_leaves).map(|leaf| (oracle.first_leaf + leaf).to_string()).collect();
+        let expected: Vec<String> = (0..oracle.num_leaves)
+            .map(|leaf| (oracle.first_leaf + leaf).to_string())
+            .collect();
         assert_eq!(leaves, expected);
         let mut pairs: BTreeMap<u32, usize> = BTreeMap::new();
         for (index, first) in leaves.iter().enumerate() {
@@ -85,22 +92,36 @@ fn the_authors_hierarchies_give_the_golden_values() {
                 *pairs.entry(tree.height(common).unwrap()).or_default() += 1;
             }
         }
-        assert_eq!(pairs.into_values().collect::<Vec<_>>(), oracle.pairs, "{}", oracle.file);
+        assert_eq!(
+            pairs.into_values().collect::<Vec<_>>(),
+            oracle.pairs,
+            "{}",
+            oracle.file
+        );
 
         let similarity = tree.similarity(&leaves).unwrap();
         let count = leaves.len();
         let embeddings = unit_sphere(&similarity, count).unwrap();
         for row in 0..count {
             for column in 0..count {
-                let dot: f64 = (0..count).map(|k| embeddings[row * count + k] * embeddings[column * count + k]).sum();
+                let dot: f64 = (0..count)
+                    .map(|k| embeddings[row * count + k] * embeddings[column * count + k])
+                    .sum();
                 assert!((dot - similarity[row * count + column]).abs() < 1e-12);
             }
         }
         if let Some(sum) = oracle.sum {
-            assert!((embeddings.iter().sum::<f64>() - sum).abs() < 1e-8, "{}", oracle.file);
+            assert!(
+                (embeddings.iter().sum::<f64>() - sum).abs() < 1e-8,
+                "{}",
+                oracle.file
+            );
         }
         if let Some(row) = oracle.row_1 {
-            assert!((embeddings[count] - row[0]).abs() < 1e-12 && (embeddings[count + 1] - row[1]).abs() < 1e-12);
+            assert!(
+                (embeddings[count] - row[0]).abs() < 1e-12
+                    && (embeddings[count + 1] - row[1]).abs() < 1e-12
+            );
         }
     }
 }
@@ -109,18 +130,45 @@ fn the_authors_hierarchies_give_the_golden_values() {
 fn single_rows_and_diagonals_match_the_oracles() {
     let folder = folder();
     let embed = |name: &str| {
-        let tree = Hierarchy::load(&folder.join(format!("{name}.parent-child.txt")), Order::ParentChild).unwrap();
+        let tree = Hierarchy::load(
+            &folder.join(format!("{name}.parent-child.txt")),
+            Order::ParentChild,
+        )
+        .unwrap();
         let similarity = tree.similarity(&tree.leaves()).unwrap();
         (unit_sphere(&similarity, 200).unwrap(), similarity)
     };
     let (balanced, similarity) = embed("cub_balanced");
-    let row_50 =
-        [0.1428571428571429, 0.039621442587516376, 0.06823753064526869, 0.0, 0.11780214137402303, 0.03315133747139471];
-    row_50.iter().zip(&balanced[50 * 200..]).for_each(|(a, b)| assert!((a - b).abs() < 1e-12, "{a} {b}"));
+    let row_50 = [
+        0.1428571428571429,
+        0.039621442587516376,
+        0.06823753064526869,
+        0.0,
+        0.11780214137402303,
+        0.03315133747139471,
+    ];
+    row_50
+        .iter()
+        .zip(&balanced[50 * 200..])
+        .for_each(|(a, b)| assert!((a - b).abs() < 1e-12, "{a} {b}"));
     assert!((balanced[200 * 200 - 1] - 0.43879327821156905).abs() < 1e-12);
     let seventh = 1.0 / 7.0;
-    let row_0 = [1.0, 6.0 * seventh, 4.0 * seventh, 0.0, seventh, seventh, seventh, seventh, 0.0, 0.0];
-    row_0.iter().zip(&similarity).for_each(|(a, b)| assert!((a - b).abs() < 1e-12, "{a} {b}"));
+    let row_0 = [
+        1.0,
+        6.0 * seventh,
+        4.0 * seventh,
+        0.0,
+        seventh,
+        seventh,
+        seventh,
+        seventh,
+        0.0,
+        0.0,
+    ];
+    row_0
+        .iter()
+        .zip(&similarity)
+        .for_each(|(a, b)| assert!((a - b).abs() < 1e-12, "{a} {b}"));
     let (flat, _) = embed("cub_flat");
     assert!((flat[200 * 200 - 1] - 0.5804394347126306).abs() < 1e-12);
     assert_eq!(flat[50 * 200..50 * 200 + 6], [0.0; 6]);

@@ -16,8 +16,18 @@ fn refuse(text: &str) -> Error {
 #[test]
 fn heights_ancestors_and_similarities() {
     let tree = tree();
-    assert_eq!((tree.num_nodes(), tree.root(), tree.max_height()), (5, "animal", 2));
-    assert_eq!((tree.height("bird").unwrap(), tree.height("owl").unwrap(), tree.depth("owl").unwrap()), (1, 0, 2));
+    assert_eq!(
+        (tree.num_nodes(), tree.root(), tree.max_height()),
+        (5, "animal", 2)
+    );
+    assert_eq!(
+        (
+            tree.height("bird").unwrap(),
+            tree.height("owl").unwrap(),
+            tree.depth("owl").unwrap()
+        ),
+        (1, 0, 2)
+    );
     assert_eq!(tree.leaves(), ["dog", "hawk", "owl"]);
     assert_eq!(tree.lowest_common_ancestor("owl", "hawk").unwrap(), "bird");
     assert_eq!(tree.lowest_common_ancestor("owl", "dog").unwrap(), "animal");
@@ -31,7 +41,10 @@ fn embeddings_are_worked_out_by_hand() {
     let similarity = tree().similarity(&["owl", "hawk", "dog"]).unwrap();
     let embeddings = unit_sphere(&similarity, 3).unwrap();
     let expected = [1.0, 0.0, 0.0, 0.5, 0.75f64.sqrt(), 0.0, 0.0, 0.0, 1.0];
-    embeddings.iter().zip(expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-15, "{embeddings:?}"));
+    embeddings
+        .iter()
+        .zip(expected)
+        .for_each(|(a, b)| assert!((a - b).abs() < 1e-15, "{embeddings:?}"));
 }
 
 #[test]
@@ -42,7 +55,10 @@ fn child_parent_lines_give_the_same_tree() {
         .fold(String::new(), |text, (p, c)| text + &format!("{c} {p}\n"));
     let tree = Hierarchy::parse(&turned, Order::ChildParent).unwrap();
     assert_eq!(tree.leaves(), ["dog", "hawk", "owl"]);
-    assert!(matches!(Hierarchy::parse(&turned, Order::ParentChild), Err(Error::SeveralParents { .. })));
+    assert!(matches!(
+        Hierarchy::parse(&turned, Order::ParentChild),
+        Err(Error::SeveralParents { .. })
+    ));
 }
 
 #[test]
@@ -54,21 +70,44 @@ fn leaves_that_are_numbers_are_in_numerical_order() {
 #[test]
 fn wrong_files_are_told_apart() {
     assert!(matches!(refuse(" \n"), Error::Empty));
-    assert!(matches!(refuse("a b\na\n"), Error::BadLine { line: 2, found: 1 }));
-    assert!(matches!(refuse("a b c\n"), Error::BadLine { line: 1, found: 3 }));
-    assert!(matches!(refuse("a c\nb c\n"), Error::SeveralParents { line: 2, first: 1 }));
-    assert!(matches!(refuse("a b\na b\n"), Error::RepeatedEdge { line: 2, first: 1 }));
+    assert!(matches!(
+        refuse("a b\na\n"),
+        Error::BadLine { line: 2, found: 1 }
+    ));
+    assert!(matches!(
+        refuse("a b c\n"),
+        Error::BadLine { line: 1, found: 3 }
+    ));
+    assert!(matches!(
+        refuse("a c\nb c\n"),
+        Error::SeveralParents { line: 2, first: 1 }
+    ));
+    assert!(matches!(
+        refuse("a b\na b\n"),
+        Error::RepeatedEdge { line: 2, first: 1 }
+    ));
     let roots = refuse("a b\nc d\n");
-    assert!(matches!(&roots, Error::SeveralRoots { count: 2, lines } if lines == "1, 2"), "{roots}");
+    assert!(
+        matches!(&roots, Error::SeveralRoots { count: 2, lines } if lines == "1, 2"),
+        "{roots}"
+    );
     assert!(matches!(refuse("a a\n"), Error::Cycle { .. }));
     let cycle = refuse("r a\nx y\ny z\nz x\nz w\n");
-    assert!(matches!(&cycle, Error::Cycle { lines } if lines.matches("->").count() == 2), "{cycle}");
+    assert!(
+        matches!(&cycle, Error::Cycle { lines } if lines.matches("->").count() == 2),
+        "{cycle}"
+    );
 }
 
 #[test]
 fn classes_have_to_be_in_the_tree_once() {
-    assert!(matches!(tree().similarity(&["cat"]), Err(Error::UnknownClass { name }) if name == "cat"));
-    assert!(matches!(tree().similarity(&["owl", "owl"]), Err(Error::RepeatedClass { .. })));
+    assert!(
+        matches!(tree().similarity(&["cat"]), Err(Error::UnknownClass { name }) if name == "cat")
+    );
+    assert!(matches!(
+        tree().similarity(&["owl", "owl"]),
+        Err(Error::RepeatedClass { .. })
+    ));
 }
 
 #[test]
@@ -76,20 +115,47 @@ fn class_embeddings_look_up_ids_then_names() {
     let path = std::env::temp_dir().join(format!("hierarchy-{}.txt", std::process::id()));
     std::fs::write(&path, TREE).unwrap();
     let strings = |names: [&str; 2]| names.map(str::to_owned);
-    let by_id = class_embeddings(&path, false, &strings(["hawk", "owl"]), &strings(["x", "y"])).unwrap();
-    let by_name = class_embeddings(&path, false, &strings(["0", "1"]), &strings(["hawk", "owl"])).unwrap();
+    let by_id = class_embeddings(
+        &path,
+        false,
+        &strings(["hawk", "owl"]),
+        &strings(["x", "y"]),
+    )
+    .unwrap();
+    let by_name = class_embeddings(
+        &path,
+        false,
+        &strings(["0", "1"]),
+        &strings(["hawk", "owl"]),
+    )
+    .unwrap();
     assert_eq!(by_id, [1.0, 0.0, 0.5, 0.75f32.sqrt()]);
     assert_eq!(by_name, by_id);
-    let missing = class_embeddings(&path, false, &strings(["0", "hawk"]), &strings(["cat", "hawk"])).unwrap_err();
-    let Error::InFile { source, .. } = missing else { panic!("{missing}") };
-    assert!(source.to_string().contains("1 of the data set's 2 classes"), "{source}");
+    let missing = class_embeddings(
+        &path,
+        false,
+        &strings(["0", "hawk"]),
+        &strings(["cat", "hawk"]),
+    )
+    .unwrap_err();
+    let Error::InFile { source, .. } = missing else {
+        panic!("{missing}")
+    };
+    assert!(
+        source.to_string().contains("1 of the data set's 2 classes"),
+        "{source}"
+    );
     std::fs::remove_file(&path).unwrap();
-    assert!(matches!(class_embeddings(&path, false, &[], &[]), Err(Error::File(data::Error::Io { .. }))));
+    assert!(matches!(
+        class_embeddings(&path, false, &[], &[]),
+        Err(Error::File(data::Error::Io { .. }))
+    ));
 }
 
 #[test]
 fn an_inner_node_beside_its_only_leaf_has_an_embedding_or_an_error() {
-    // `bird` has similarity 0.5 to both of its leaves, as they have to each other: still inner products.
+    // `bird` has similarity 0.5 to both of its leaves, as they have to each other: still inner
+    // products.
     let similarity = tree().similarity(&["owl", "hawk", "bird"]).unwrap();
     assert!(unit_sphere(&similarity, 3).is_ok());
     assert_eq!(unit_sphere(&[1.0, 1.0, 1.0, 1.0], 2), Err(1));
@@ -109,7 +175,8 @@ fn stand_in_embeddings_are_unit_vectors_of_a_tree() {
     assert_eq!(three[..6], [1.0, 0.0, 0.0, 0.5, 0.75f32.sqrt(), 0.0]);
 }
 
-/// A sweep may name any file that its worker can read, so errors must not reveal the file's content.
+/// A sweep may name any file that its worker can read, so errors must not reveal the file's
+/// content.
 #[test]
 fn errors_never_quote_the_file() {
     for text in [

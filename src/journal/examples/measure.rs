@@ -1,9 +1,10 @@
-//! Prints the numbers that the documents quote: time to submit, decide, append and replay, and memory, for a large
-//! sweep.
+//! Prints the numbers that the documents quote: time to submit, decide, append and replay, and
+//! memory, for a large sweep.
 //!
-//! `cargo run --release -p journal --example measure -- TRIALS [DIRECTORY]`. The journal goes to DIRECTORY (default: the
-//! system's temporary one) and is removed afterwards. Each trial ends in ten events: four attempts lost with their
-//! workers, and one with a result of 12 epochs and a subset of 100 images.
+//! `cargo run --release -p journal --example measure -- TRIALS [DIRECTORY]`. The journal goes to
+//! DIRECTORY (default: the system's temporary one) and is removed afterwards. Each trial ends in
+//! ten events: four attempts lost with their workers, and one with a result of 12 epochs and a
+//! subset of 100 images.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -26,7 +27,9 @@ const LOST_ATTEMPTS: u32 = 4;
 fn main() -> Outcomes {
     let mut arguments = std::env::args().skip(1);
     let trials: u32 = arguments.next().ok_or("say how many trials")?.parse()?;
-    let directory = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let directory = arguments
+        .next()
+        .map_or_else(std::env::temp_dir, PathBuf::from);
     let directory = directory.join(format!("orchestrator-measure-{}", std::process::id()));
     let outcome = measure(trials, &directory);
     if directory.exists() {
@@ -38,29 +41,60 @@ fn main() -> Outcomes {
 fn measure(trials: u32, directory: &Path) -> Outcomes {
     let mut config = Config::new("measure");
     // No step may wait for the clock.
-    config.budgets.unreachable = Budget { retries: None, first_ms: 0, then_ms: 0, most_ms: 0 };
+    config.budgets.unreachable = Budget {
+        retries: None,
+        first_ms: 0,
+        then_ms: 0,
+        most_ms: 0,
+    };
     let mut state = State::default();
     restart(&mut state, 1);
     let empty = resident_mib()?;
     let sweep = grid(trials)?;
     let started = Instant::now();
-    let submitted = turn(&mut state, &config, &[Input::Submit { sweep: Box::new(sweep) }], 1).recorded;
-    println!("submit {} trials: {:.2} s", state.trials.len(), started.elapsed().as_secs_f64());
-    println!("memory with every trial waiting: {:.0} MiB", resident_mib()? - empty);
+    let submitted = turn(
+        &mut state,
+        &config,
+        &[Input::Submit {
+            sweep: Box::new(sweep),
+        }],
+        1,
+    )
+    .recorded;
+    println!(
+        "submit {} trials: {:.2} s",
+        state.trials.len(),
+        started.elapsed().as_secs_f64()
+    );
+    println!(
+        "memory with every trial waiting: {:.0} MiB",
+        resident_mib()? - empty
+    );
 
     let mut journal = Journal::open(directory)?;
     let started = Instant::now();
     journal.append(&submitted)?;
-    println!("append the submission: {:.2} s", started.elapsed().as_secs_f64());
+    println!(
+        "append the submission: {:.2} s",
+        started.elapsed().as_secs_f64()
+    );
     drop(submitted);
     run_all(&mut state, &config, &mut journal)?;
-    println!("memory with every trial ended: {:.0} MiB", resident_mib()? - empty);
-    println!("journal: {} events, {:.0} MiB", journal.last(), journal.bytes() as f64 / 1048576.0);
+    println!(
+        "memory with every trial ended: {:.0} MiB",
+        resident_mib()? - empty
+    );
+    println!(
+        "journal: {} events, {:.0} MiB",
+        journal.last(),
+        journal.bytes() as f64 / 1048576.0
+    );
     drop(journal);
     replay(directory, &state)
 }
 
-/// Runs all trials: workers end attempts one at a time, and each end is one turn. The first are journalled singly.
+/// Runs all trials: workers end attempts one at a time, and each end is one turn. The first are
+/// journalled singly.
 fn run_all(state: &mut State, config: &Config, journal: &mut Journal) -> Outcomes {
     const ONE_BY_ONE: usize = 2_000;
     let mut running: VecDeque<(WorkerId, TrialId, AttemptNo)> = VecDeque::new();
@@ -75,14 +109,24 @@ fn run_all(state: &mut State, config: &Config, journal: &mut Journal) -> Outcome
             joining += 1;
             join(joining)
         } else {
-            let Some((worker, trial, attempt)) = running.pop_front() else { break };
-            Input::Ended { worker, ended: end(trial, attempt) }
+            let Some((worker, trial, attempt)) = running.pop_front() else {
+                break;
+            };
+            Input::Ended {
+                worker,
+                ended: end(trial, attempt),
+            }
         };
         let started = Instant::now();
         let turn = turn(state, config, &[input], now);
         deciding.push(started.elapsed());
         running.extend(turn.effects.into_iter().filter_map(|effect| match effect {
-            Effect::Start { worker, trial, attempt, .. } => Some((worker, trial, attempt)),
+            Effect::Start {
+                worker,
+                trial,
+                attempt,
+                ..
+            } => Some((worker, trial, attempt)),
             _ => None,
         }));
         pending.extend(turn.recorded);
@@ -128,9 +172,15 @@ fn replay(directory: &Path, live: &State) -> Outcomes {
         return Err(impossible.into());
     }
     if let Some(elapsed) = hundred_thousand {
-        println!("replay of the first 100000 events: {:.2} s", elapsed.as_secs_f64());
+        println!(
+            "replay of the first 100000 events: {:.2} s",
+            elapsed.as_secs_f64()
+        );
     }
-    println!("replay of all {total} events: {:.2} s", started.elapsed().as_secs_f64());
+    println!(
+        "replay of all {total} events: {:.2} s",
+        started.elapsed().as_secs_f64()
+    );
     if !state.same_history(live) {
         return Err("replay differs from live".into());
     }
@@ -140,8 +190,12 @@ fn replay(directory: &Path, live: &State) -> Outcomes {
 fn grid(trials: u32) -> Result<sweep::Sweep, Box<dyn Error>> {
     let seeds = 10.min(trials);
     let cells = trials / seeds;
-    let rates: Vec<String> = (1..=100.min(cells)).map(|value| format!("{}", f64::from(value) / 1000.0)).collect();
-    let kept: Vec<String> = (1..=(cells / rates.len() as u32).max(1)).map(|count| count.to_string()).collect();
+    let rates: Vec<String> = (1..=100.min(cells))
+        .map(|value| format!("{}", f64::from(value) / 1000.0))
+        .collect();
+    let kept: Vec<String> = (1..=(cells / rates.len() as u32).max(1))
+        .map(|count| count.to_string())
+        .collect();
     let text = format!(
         "name: large\nrecipe: quick\nset: {{dataset: digits, schedule: {{constant: {{epochs: 12}}}}}}\nseeds: {seeds}\nlimits: {{trials: {trials}}}\naxes:\n  \
          learning_rate: [{}]\n  samples_per_class: [{}]\n",
@@ -153,7 +207,11 @@ fn grid(trials: u32) -> Result<sweep::Sweep, Box<dyn Error>> {
 }
 
 fn join(number: u64) -> Input {
-    let slot = Slot { devices: vec!["cpu".to_owned()], uuids: Vec::new(), description: "1 thread".to_owned() };
+    let slot = Slot {
+        devices: vec!["cpu".to_owned()],
+        uuids: Vec::new(),
+        description: "1 thread".to_owned(),
+    };
     let info = WorkerInfo {
         host: format!("host-{number}"),
         build: "measure".to_owned(),
@@ -162,16 +220,32 @@ fn join(number: u64) -> Input {
     };
     let worker = WorkerId(format!("host-{number}-1-abcdef").into());
     let secret = schedule::state::SecretHash::new([0; 32]);
-    Input::Connected { worker, connection: 1, secret, info, running: Vec::new(), ended: Vec::new() }
+    Input::Connected {
+        worker,
+        connection: 1,
+        secret,
+        info,
+        running: Vec::new(),
+        ended: Vec::new(),
+    }
 }
 
 fn end(trial: TrialId, attempt: AttemptNo) -> EndedAttempt {
     if attempt.0 <= LOST_ATTEMPTS {
-        let message = "worker `host-1-1-abcdef` was silent for 10 s, longer than its lease".to_owned();
+        let message =
+            "worker `host-1-1-abcdef` was silent for 10 s, longer than its lease".to_owned();
         let outcome = Outcome::Failed(Failure::new(FailureClass::Unreachable, message));
-        return EndedAttempt { trial, attempt, outcome };
+        return EndedAttempt {
+            trial,
+            attempt,
+            outcome,
+        };
     }
-    let epoch = EpochRecord { train_loss: 0.123456789, accuracy: Some(0.987654321), state_hash: trial.to_string() };
+    let epoch = EpochRecord {
+        train_loss: 0.123456789,
+        accuracy: Some(0.987654321),
+        state_hash: trial.to_string(),
+    };
     let provenance = Provenance {
         trainer: "0.1.0 (0123456)".to_owned(),
         libtorch: "2.11.0".to_owned(),
@@ -200,7 +274,11 @@ fn end(trial: TrialId, attempt: AttemptNo) -> EndedAttempt {
         provenance,
         timing: Default::default(),
     };
-    EndedAttempt { trial, attempt, outcome: Outcome::Finished(Box::new(result)) }
+    EndedAttempt {
+        trial,
+        attempt,
+        outcome: Outcome::Finished(Box::new(result)),
+    }
 }
 
 fn percentiles(mut times: Vec<Duration>) -> String {
@@ -211,7 +289,10 @@ fn percentiles(mut times: Vec<Duration>) -> String {
 
 fn resident_mib() -> Result<f64, Box<dyn Error>> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .ok_or("no VmRSS")?;
     let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kib / 1024.0)
 }

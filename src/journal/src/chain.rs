@@ -1,4 +1,5 @@
-//! The hash of a row: 16 bytes of BLAKE3 over its number, time and text, chained with the row before.
+//! The hash of a row: 16 bytes of BLAKE3 over its number, time and text, chained with the row
+//! before.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +13,11 @@ impl Link {
 
     pub(crate) fn next(self, number: u64, at: u64, event: &[u8]) -> Self {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.0).update(&number.to_le_bytes()).update(&at.to_le_bytes()).update(event);
+        hasher
+            .update(&self.0)
+            .update(&number.to_le_bytes())
+            .update(&at.to_le_bytes())
+            .update(event);
         let mut link = [0; Self::LENGTH];
         link.copy_from_slice(&hasher.finalize().as_bytes()[..Self::LENGTH]);
         Self(link)
@@ -21,7 +26,9 @@ impl Link {
 
 impl fmt::Display for Link {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        self.0
+            .iter()
+            .try_for_each(|byte| write!(formatter, "{byte:02x}"))
     }
 }
 
@@ -51,6 +58,9 @@ pub(crate) struct Head {
 impl Head {
     pub(crate) fn next(self, at: u64, event: &[u8]) -> Self {
         let number = self.number + 1;
-        Self { number, link: self.link.next(number, at, event) }
+        Self {
+            number,
+            link: self.link.next(number, at, event),
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Errors of a journal, divided by what a person has to do about them. Every message names the file.
+//! Errors of a journal, divided by what a person has to do about them. Every message names the
+//! file.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,9 +9,15 @@ use rusqlite::ErrorCode;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the disk that holds {} is full: nothing was stored; free some space and it goes on", path.display())]
-    Full { path: PathBuf, source: rusqlite::Error },
+    Full {
+        path: PathBuf,
+        source: rusqlite::Error,
+    },
     #[error("{} cannot be written: nothing was stored; make it writable for this user", path.display())]
-    ReadOnly { path: PathBuf, source: rusqlite::Error },
+    ReadOnly {
+        path: PathBuf,
+        source: rusqlite::Error,
+    },
     #[error("cannot use the state directory {}: it must be a directory that this user can write to", path.display())]
     Directory { path: PathBuf, source: io::Error },
     #[error("another coordinator uses {}: {holder}; stop it first, or choose another state directory", path.display())]
@@ -19,7 +26,11 @@ pub enum Error {
         "{} has journal version {found}, this program knows {known}: use the program that wrote it, or a newer one",
         path.display()
     )]
-    Newer { path: PathBuf, found: i32, known: i32 },
+    Newer {
+        path: PathBuf,
+        found: i32,
+        known: i32,
+    },
     #[error("{} is a SQLite file, but not a journal of this program; name another state directory", path.display())]
     NotAJournal { path: PathBuf },
     #[error("{} is damaged: {reason}; {}", path.display(), way_on(path))]
@@ -29,7 +40,11 @@ pub enum Error {
          log was damaged, or an older copy was put in its place; nothing was changed. {}",
         path.display(), missing(*noted - *found), way_on(path)
     )]
-    Shortened { path: PathBuf, found: u64, noted: u64 },
+    Shortened {
+        path: PathBuf,
+        found: u64,
+        noted: u64,
+    },
     #[error("{} {reason}; no new journal is begun in its place. {}", path.display(), way_on(path))]
     Gone { path: PathBuf, reason: String },
     #[error(
@@ -45,15 +60,29 @@ pub enum Error {
     #[error(
         "{what} while this coordinator used it: nothing more is acknowledged. {acknowledged} events were acknowledged; {saved}"
     )]
-    Removed { what: String, acknowledged: u64, saved: String },
+    Removed {
+        what: String,
+        acknowledged: u64,
+        saved: String,
+    },
     #[error("cannot repair the journal in {}", path.display())]
     Repair { path: PathBuf, source: io::Error },
     #[error("event {number} of {} cannot be read: was it written by another version of this program?", path.display())]
-    Event { path: PathBuf, number: u64, source: serde_json::Error },
+    Event {
+        path: PathBuf,
+        number: u64,
+        source: serde_json::Error,
+    },
     #[error("event {number} cannot be written as JSON and read back")]
-    Unwritable { number: u64, source: serde_json::Error },
+    Unwritable {
+        number: u64,
+        source: serde_json::Error,
+    },
     #[error("{} does not tell a possible history; use the program that wrote it", path.display())]
-    Impossible { path: PathBuf, source: schedule::Impossible },
+    Impossible {
+        path: PathBuf,
+        source: schedule::Impossible,
+    },
     #[error("{} holds events that this process did not write: something else writes to it", path.display())]
     Diverged { path: PathBuf },
     #[error("there is no journal at {}", path.display())]
@@ -61,7 +90,10 @@ pub enum Error {
     #[error("cannot write the export")]
     Export { source: io::Error },
     #[error("cannot read or write {}: nothing was stored", path.display())]
-    Storage { path: PathBuf, source: rusqlite::Error },
+    Storage {
+        path: PathBuf,
+        source: rusqlite::Error,
+    },
 }
 
 /// Returns the advice for a person whose journal is damaged or incomplete.
@@ -85,18 +117,25 @@ impl Error {
         let path = path.to_path_buf();
         match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full { path, source },
-            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Self::ReadOnly { path, source },
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                Self::Damaged { path, reason: source.to_string() }
+            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+                Self::ReadOnly { path, source }
             }
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged {
+                path,
+                reason: source.to_string(),
+            },
             _ => Self::Storage { path, source },
         }
     }
 
-    /// Returns true if the fault lies with the disk and may go away: then the same journal can be used again.
+    /// Returns true if the fault lies with the disk and may go away: then the same journal can be
+    /// used again.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Full { .. } | Self::ReadOnly { .. } | Self::Storage { .. } | Self::HeadFile { .. } => true,
+            Self::Full { .. }
+            | Self::ReadOnly { .. }
+            | Self::Storage { .. }
+            | Self::HeadFile { .. } => true,
             Self::Directory { .. }
             | Self::Locked { .. }
             | Self::Newer { .. }

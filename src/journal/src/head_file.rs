@@ -1,10 +1,12 @@
-//! `journal.head`: number and hash of the newest event, in a small file of its own beside the journal.
+//! `journal.head`: number and hash of the newest event, in a small file of its own beside the
+//! journal.
 //!
-//! SQLite silently ends a write-ahead log at the first frame with a wrong checksum, so one flipped bit would lose
-//! every event after it. This file records how far the journal must reach. It is written and synced after each commit
-//! and before any acknowledgement. Thus, at every point of a crash, it is equal to the journal's end or behind it,
-//! never ahead: a journal that ends earlier has lost events. The file has two copies of the record, written in turn,
-//! so that an interrupted write leaves the one before.
+//! SQLite silently ends a write-ahead log at the first frame with a wrong checksum, so one flipped
+//! bit would lose every event after it. This file records how far the journal must reach. It is
+//! written and synced after each commit and before any acknowledgement. Thus, at every point of a
+//! crash, it is equal to the journal's end or behind it, never ahead: a journal that ends earlier
+//! has lost events. The file has two copies of the record, written in turn, so that an interrupted
+//! write leaves the one before.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -30,8 +32,10 @@ pub(crate) struct Noted {
 impl Noted {
     fn to_text(self) -> String {
         let Self { first, head } = self;
-        let text =
-            format!("orchestrator journal head 1\nfirst {first}\nnumber {:020}\nlink {}\n", head.number, head.link);
+        let text = format!(
+            "orchestrator journal head 1\nfirst {first}\nnumber {:020}\nlink {}\n",
+            head.number, head.link
+        );
         format!("{text}check {}\n", check_of(&text))
     }
 
@@ -44,8 +48,12 @@ impl Noted {
         let first = lines.next()?.strip_prefix("first ")?.parse().ok()?;
         let number = lines.next()?.strip_prefix("number ")?.parse().ok()?;
         let link = lines.next()?.strip_prefix("link ")?.parse().ok()?;
-        let noted = Self { first, head: Head { number, link } };
-        (noted.to_text().as_bytes() == text && padding.iter().all(|byte| *byte == 0)).then_some(noted)
+        let noted = Self {
+            first,
+            head: Head { number, link },
+        };
+        (noted.to_text().as_bytes() == text && padding.iter().all(|byte| *byte == 0))
+            .then_some(noted)
     }
 }
 
@@ -57,11 +65,13 @@ fn check_of(text: &str) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub noted: Noted,
-    /// One of the two copies cannot be read: the machine lost power while it was written, or the disk changed it.
+    /// One of the two copies cannot be read: the machine lost power while it was written, or the
+    /// disk changed it.
     pub one_is_damaged: bool,
 }
 
-/// Reads the head file of a state directory; `None`: there is no such file, as in a directory of an earlier version.
+/// Reads the head file of a state directory; `None`: there is no such file, as in a directory of an
+/// earlier version.
 pub(crate) fn read(directory: &Path) -> Result<Option<Found>, Error> {
     let path = directory.join(FILE);
     let bytes = match std::fs::read(&path) {
@@ -69,11 +79,19 @@ pub(crate) fn read(directory: &Path) -> Result<Option<Found>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(Error::HeadFile { path, source }),
     };
-    let copies = [0, 1].map(|copy| Noted::from_bytes(bytes.get(copy * COPY_BYTES..(copy + 1) * COPY_BYTES)?));
-    let newest = copies.iter().flatten().max_by_key(|noted| noted.head.number).copied();
+    let copies = [0, 1]
+        .map(|copy| Noted::from_bytes(bytes.get(copy * COPY_BYTES..(copy + 1) * COPY_BYTES)?));
+    let newest = copies
+        .iter()
+        .flatten()
+        .max_by_key(|noted| noted.head.number)
+        .copied();
     let one_is_damaged = copies.contains(&None) || bytes.len() != 2 * COPY_BYTES;
     match newest {
-        Some(noted) => Ok(Some(Found { noted, one_is_damaged })),
+        Some(noted) => Ok(Some(Found {
+            noted,
+            one_is_damaged,
+        })),
         None => Err(Error::HeadDamaged { path }),
     }
 }
@@ -89,23 +107,47 @@ impl HeadFile {
     /// Replaces the file, if there is one, by a file with this record, in one step.
     pub(crate) fn replace(directory: &Path, noted: Noted) -> Result<Self, Error> {
         let path = directory.join(FILE);
-        let fail = |source| Error::HeadFile { path: path.clone(), source };
+        let fail = |source| Error::HeadFile {
+            path: path.clone(),
+            source,
+        };
         let unfinished = directory.join("journal.head.new");
         let mut options = File::options();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished).map_err(fail)?;
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&unfinished)
+            .map_err(fail)?;
         let mut copy = noted.to_text().into_bytes();
         copy.resize(COPY_BYTES, 0);
-        let written = file.write_all(&copy).and_then(|()| file.write_all(&copy)).and_then(|()| file.sync_all());
-        written.and_then(|()| std::fs::rename(&unfinished, &path)).map_err(fail)?;
+        let written = file
+            .write_all(&copy)
+            .and_then(|()| file.write_all(&copy))
+            .and_then(|()| file.sync_all());
+        written
+            .and_then(|()| std::fs::rename(&unfinished, &path))
+            .map_err(fail)?;
         place::sync_directory(directory)?;
-        Ok(Self { path, file, next_copy: 0 })
+        Ok(Self {
+            path,
+            file,
+            next_copy: 0,
+        })
     }
 
     /// Overwrites the older of the two copies. The write is on the disk when this returns.
     pub(crate) fn write(&mut self, noted: Noted) -> Result<(), Error> {
         let offset = (self.next_copy * COPY_BYTES) as u64;
-        let written = self.file.write_all_at(noted.to_text().as_bytes(), offset).and_then(|()| self.file.sync_data());
-        written.map_err(|source| Error::HeadFile { path: self.path.clone(), source })?;
+        let written = self
+            .file
+            .write_all_at(noted.to_text().as_bytes(), offset)
+            .and_then(|()| self.file.sync_data());
+        written.map_err(|source| Error::HeadFile {
+            path: self.path.clone(),
+            source,
+        })?;
         self.next_copy = 1 - self.next_copy;
         Ok(())
     }
@@ -117,7 +159,13 @@ mod tests {
 
     fn noted(number: u64) -> Noted {
         let head = Head::default().next(number, b"event");
-        Noted { first: head.link, head: Head { number, link: head.link } }
+        Noted {
+            first: head.link,
+            head: Head {
+                number,
+                link: head.link,
+            },
+        }
     }
 
     fn filled(directory: &Path, newest: u64) {
@@ -132,7 +180,13 @@ mod tests {
         for newest in 1..6 {
             filled(directory.path(), newest);
             let found = read(directory.path()).unwrap().unwrap();
-            assert_eq!(found, Found { noted: noted(newest), one_is_damaged: false });
+            assert_eq!(
+                found,
+                Found {
+                    noted: noted(newest),
+                    one_is_damaged: false
+                }
+            );
         }
     }
 
@@ -144,7 +198,9 @@ mod tests {
         let path = directory.path().join(FILE);
         let sound = std::fs::read(&path).unwrap();
         let (newest, before) = (noted(7).to_text(), noted(5).to_text());
-        let start = (0..2).map(|copy| copy * COPY_BYTES).find(|start| sound[*start..].starts_with(newest.as_bytes()));
+        let start = (0..2)
+            .map(|copy| copy * COPY_BYTES)
+            .find(|start| sound[*start..].starts_with(newest.as_bytes()));
         let start = start.expect("the newest note is in one of the copies");
         for cut in 0..newest.len() {
             let torn = format!("{}{}", &newest[..cut], &before[cut..]);
@@ -152,8 +208,18 @@ mod tests {
             bytes[start..start + torn.len()].copy_from_slice(torn.as_bytes());
             std::fs::write(&path, &bytes).unwrap();
             let found = read(directory.path()).unwrap().unwrap();
-            let (noted, one_is_damaged) = (noted(if torn == newest { 7 } else { 6 }), torn != newest && torn != before);
-            assert_eq!(found, Found { noted, one_is_damaged }, "cut at {cut}");
+            let (noted, one_is_damaged) = (
+                noted(if torn == newest { 7 } else { 6 }),
+                torn != newest && torn != before,
+            );
+            assert_eq!(
+                found,
+                Found {
+                    noted,
+                    one_is_damaged
+                },
+                "cut at {cut}"
+            );
         }
     }
 
@@ -163,14 +229,23 @@ mod tests {
         filled(directory.path(), 7);
         let path = directory.path().join(FILE);
         let sound = std::fs::read(&path).unwrap();
-        for at in (0..200).chain(COPY_BYTES - 5..COPY_BYTES + 200).chain([sound.len() - 1]) {
+        for at in (0..200)
+            .chain(COPY_BYTES - 5..COPY_BYTES + 200)
+            .chain([sound.len() - 1])
+        {
             let mut flipped = sound.clone();
             flipped[at] ^= 1 << (at % 8);
             std::fs::write(&path, &flipped).unwrap();
             let found = read(directory.path()).unwrap().unwrap();
-            assert!(found.one_is_damaged && found.noted.head.number >= 6, "byte {at}");
+            assert!(
+                found.one_is_damaged && found.noted.head.number >= 6,
+                "byte {at}"
+            );
         }
         std::fs::write(&path, "").unwrap();
-        assert!(matches!(read(directory.path()), Err(Error::HeadDamaged { .. })));
+        assert!(matches!(
+            read(directory.path()),
+            Err(Error::HeadDamaged { .. })
+        ));
     }
 }

@@ -1,9 +1,11 @@
-//! Reads SQLite's write-ahead log without SQLite, to find frames that have changed since they were written.
+//! Reads SQLite's write-ahead log without SQLite, to find frames that have changed since they were
+//! written.
 //!
-//! SQLite itself takes the first frame with a wrong checksum for the end of the log and reports nothing. The format is
-//! in <https://www.sqlite.org/walformat.html>: a header of 32 bytes, then frames, each a header of 24 bytes and a
-//! page. Checksums continue from frame to frame. `journal.sqlite-shm` is the log's index, which a running coordinator
-//! keeps and a killed one leaves behind.
+//! SQLite itself takes the first frame with a wrong checksum for the end of the log and reports
+//! nothing. The format is in <https://www.sqlite.org/walformat.html>: a header of 32 bytes, then
+//! frames, each a header of 24 bytes and a page. Checksums continue from frame to frame.
+//! `journal.sqlite-shm` is the log's index, which a running coordinator keeps and a killed one
+//! leaves behind.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -28,10 +30,17 @@ impl Header {
     fn parse(bytes: &[u8; HEADER]) -> Self {
         let big_endian = bytes[3] & 1 == 1;
         let sums = add(bytes, (0, 0), 0..24, big_endian);
-        let is_sound = number(bytes, 0) & !1 == 0x377f_0682 && sums == (number(bytes, 24), number(bytes, 28));
+        let is_sound =
+            number(bytes, 0) & !1 == 0x377f_0682 && sums == (number(bytes, 24), number(bytes, 28));
         let page_bytes = number(bytes, 8) as usize;
         let salts = salts_of(bytes, 16);
-        Self { page_bytes, salts, big_endian, sums, is_sound }
+        Self {
+            page_bytes,
+            salts,
+            big_endian,
+            sums,
+            is_sound,
+        }
     }
 
     /// Returns true for a size that SQLite allows; this bounds the bytes that are read at a time.
@@ -40,19 +49,25 @@ impl Header {
     }
 }
 
-/// Finds a changed header or frame in the part of the log that SQLite reads, or has read, as part of the journal.
-/// `None`: no change, as far as the index has the number of frames.
+/// Finds a changed header or frame in the part of the log that SQLite reads, or has read, as part
+/// of the journal. `None`: no change, as far as the index has the number of frames.
 pub(crate) fn damage(log: &Path, index: &Path) -> io::Result<Option<String>> {
-    let Some(mut file) = open(log)? else { return Ok(None) };
+    let Some(mut file) = open(log)? else {
+        return Ok(None);
+    };
     let indexed = Index::read(index)?;
     let mut bytes = [0; HEADER];
     if file.read_exact(&mut bytes).is_err() {
         return Ok(None);
     }
     let header = Header::parse(&bytes);
-    let Some(indexed) = indexed.filter(|index| index.num_frames > 0) else { return Ok(None) };
+    let Some(indexed) = indexed.filter(|index| index.num_frames > 0) else {
+        return Ok(None);
+    };
     if !header.is_sound || !header.has_page_size() {
-        return Ok(Some("the header of its write-ahead log was changed after it was written".to_owned()));
+        return Ok(Some(
+            "the header of its write-ahead log was changed after it was written".to_owned(),
+        ));
     }
     if indexed.salts != header.salts {
         // This index belongs to an earlier log; SQLite will replace it.
@@ -64,32 +79,50 @@ pub(crate) fn damage(log: &Path, index: &Path) -> io::Result<Option<String>> {
         let whole = file.read_exact(&mut frame).is_ok();
         sums = add(&frame, sums, 0..8, header.big_endian);
         sums = add(&frame, sums, FRAME_HEADER..frame.len(), header.big_endian);
-        if !whole || frame[8..16] != header.salts || sums != (number(&frame, 16), number(&frame, 20)) {
+        if !whole
+            || frame[8..16] != header.salts
+            || sums != (number(&frame, 16), number(&frame, 20))
+        {
             let count = indexed.num_frames;
-            return Ok(Some(format!("frame {place} of the {count} of its write-ahead log is not what was written")));
+            return Ok(Some(format!(
+                "frame {place} of the {count} of its write-ahead log is not what was written"
+            )));
         }
     }
     Ok(None)
 }
 
-/// Writes the pages of the log into a copy of the database, up to the last frame that ends a transaction, and ignores
-/// checksums: a later frame often rewrites a changed page, and the hashes of the events show what is right.
+/// Writes the pages of the log into a copy of the database, up to the last frame that ends a
+/// transaction, and ignores checksums: a later frame often rewrites a changed page, and the hashes
+/// of the events show what is right.
 pub(crate) fn apply(log: &Path, database: &File) -> io::Result<()> {
-    let Some(mut file) = open(log)? else { return Ok(()) };
+    let Some(mut file) = open(log)? else {
+        return Ok(());
+    };
     let mut bytes = [0; HEADER];
     if file.read_exact(&mut bytes).is_err() {
         return Ok(());
     }
     let header = Header::parse(&bytes);
-    let page_bytes = if header.has_page_size() { header.page_bytes } else { USUAL_PAGE };
+    let page_bytes = if header.has_page_size() {
+        header.page_bytes
+    } else {
+        USUAL_PAGE
+    };
     let mut frame = vec![0; FRAME_HEADER + page_bytes];
-    let most_pages = (database.metadata()?.len() + file.get_ref().metadata()?.len()) / page_bytes as u64 + 1;
+    let most_pages =
+        (database.metadata()?.len() + file.get_ref().metadata()?.len()) / page_bytes as u64 + 1;
     // A changed header may have lost the salts; those of the first frame are the same.
     let mut salts = header.is_sound.then_some(header.salts);
     let mut transaction: Vec<(u64, Vec<u8>)> = Vec::new();
     while file.read_exact(&mut frame).is_ok() {
         let own = salts_of(&frame, 8);
-        let equal = salts.get_or_insert(own).iter().zip(&own).filter(|(one, other)| one == other).count();
+        let equal = salts
+            .get_or_insert(own)
+            .iter()
+            .zip(&own)
+            .filter(|(one, other)| one == other)
+            .count();
         // One changed byte is accepted; frames that an earlier log left behind differ in five.
         if equal + 1 < own.len() {
             continue;
@@ -97,7 +130,10 @@ pub(crate) fn apply(log: &Path, database: &File) -> io::Result<()> {
         transaction.push((u64::from(number(&frame, 0)), frame[FRAME_HEADER..].to_vec()));
         let ends_transaction = number(&frame, 4) != 0;
         if ends_transaction {
-            for (page, content) in transaction.drain(..).filter(|(page, _)| (1..=most_pages).contains(page)) {
+            for (page, content) in transaction
+                .drain(..)
+                .filter(|(page, _)| (1..=most_pages).contains(page))
+            {
                 database.write_all_at(&content, (page - 1) * page_bytes as u64)?;
             }
         }
@@ -114,7 +150,9 @@ struct Index {
 impl Index {
     /// Reads the index; `None`: there is none, or its write was interrupted.
     fn read(path: &Path) -> io::Result<Option<Self>> {
-        let Some(mut file) = open(path)? else { return Ok(None) };
+        let Some(mut file) = open(path)? else {
+            return Ok(None);
+        };
         let mut bytes = [0; 96];
         if file.read_exact(&mut bytes).is_err() {
             return Ok(None);
@@ -124,7 +162,10 @@ impl Index {
         let field = |at: usize| u32::from_ne_bytes(one[at..at + 4].try_into().expect("four bytes"));
         let sums = add(one, (0, 0), 0..40, native);
         let is_sound = one == other && one[12] == 1 && sums == (field(40), field(44));
-        Ok(is_sound.then(|| Self { num_frames: field(16), salts: salts_of(one, 32) }))
+        Ok(is_sound.then(|| Self {
+            num_frames: field(16),
+            salts: salts_of(one, 32),
+        }))
     }
 }
 
@@ -137,10 +178,19 @@ fn open(path: &Path) -> io::Result<Option<BufReader<File>>> {
 }
 
 /// Computes SQLite's checksum of these bytes, continued from the one before.
-fn add(bytes: &[u8], (mut one, mut two): (u32, u32), range: std::ops::Range<usize>, big_endian: bool) -> (u32, u32) {
+fn add(
+    bytes: &[u8],
+    (mut one, mut two): (u32, u32),
+    range: std::ops::Range<usize>,
+    big_endian: bool,
+) -> (u32, u32) {
     let word = |bytes: &[u8]| {
         let bytes = bytes.try_into().expect("four bytes");
-        if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
+        if big_endian {
+            u32::from_be_bytes(bytes)
+        } else {
+            u32::from_le_bytes(bytes)
+        }
     };
     for pair in bytes[range].chunks_exact(8) {
         one = one.wrapping_add(word(&pair[..4])).wrapping_add(two);

@@ -28,8 +28,8 @@ pub struct Verified {
     pub remarks: Vec<String>,
 }
 
-/// Returns the state at the journal's end, without the coordinator's lock and without changing anything: for commands
-/// about sweeps while no coordinator runs.
+/// Returns the state at the journal's end, without the coordinator's lock and without changing
+/// anything: for commands about sweeps while no coordinator runs.
 pub fn read(directory: &Path) -> Result<State, Error> {
     let (path, connection) = connect_to_read(directory)?;
     replay(&path, &connection).map(|(state, _)| state)
@@ -44,16 +44,21 @@ pub fn event(directory: &Path, number: u64) -> Result<Option<Recorded>, Error> {
 fn replay(path: &Path, connection: &Connection) -> Result<(State, Head), Error> {
     let mut state = State::default();
     let head = read_all(path, connection, |recorded| {
-        schedule::apply(&mut state, &recorded).map_err(|source| Error::Impossible { path: path.to_path_buf(), source })
+        schedule::apply(&mut state, &recorded).map_err(|source| Error::Impossible {
+            path: path.to_path_buf(),
+            source,
+        })
     })?;
     Ok((state, head))
 }
 
-/// Checks that nothing is missing at the end, every frame of the write-ahead log, the file's structure, the chain of
-/// hashes, that the history is a possible one, and the invariants at its end.
+/// Checks that nothing is missing at the end, every frame of the write-ahead log, the file's
+/// structure, the chain of hashes, that the history is a possible one, and the invariants at its
+/// end.
 pub fn verify(directory: &Path) -> Result<Verified, Error> {
     let head = head_file::read(directory)?;
-    // Before SQLite opens it, because that rebuilds the log's index from the frames that it accepts.
+    // Before SQLite opens it, because that rebuilds the log's index from the frames that it
+    // accepts.
     let damage = log_damage(directory)?;
     let (path, connection) = connect_to_read(directory)?;
     if let Some(reason) = damage {
@@ -63,11 +68,17 @@ pub fn verify(directory: &Path) -> Result<Verified, Error> {
         .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
         .map_err(|error| Error::of(&path, error))?;
     if sound != "ok" {
-        return Err(Error::Damaged { path, reason: sound });
+        return Err(Error::Damaged {
+            path,
+            reason: sound,
+        });
     }
     let (state, end) = replay(&path, &connection)?;
     if let Some(violation) = schedule::check(&state).first() {
-        let reason = format!("its end breaks invariant {}: {}", violation.invariant, violation.detail);
+        let reason = format!(
+            "its end breaks invariant {}: {}",
+            violation.invariant, violation.detail
+        );
         return Err(Error::Damaged { path, reason });
     }
     let remark = match head {
@@ -75,9 +86,9 @@ pub fn verify(directory: &Path) -> Result<Verified, Error> {
             "no journal.head lies beside it, as in a directory of an earlier version or a copy of one file: events \
              missing at the end cannot be found until a coordinator has opened it",
         ),
-        Some(found) if found.one_is_damaged => {
-            Some("one of the two copies in journal.head is damaged: the next start of a coordinator writes it again")
-        }
+        Some(found) if found.one_is_damaged => Some(
+            "one of the two copies in journal.head is damaged: the next start of a coordinator writes it again",
+        ),
         Some(_) => None,
     };
     Ok(Verified {
@@ -90,12 +101,19 @@ pub fn verify(directory: &Path) -> Result<Verified, Error> {
     })
 }
 
-/// Checks the log, more than once: if a coordinator restarts it meanwhile it looks damaged, but not every time.
+/// Checks the log, more than once: if a coordinator restarts it meanwhile it looks damaged, but not
+/// every time.
 pub(crate) fn log_damage(directory: &Path) -> Result<Option<String>, Error> {
     let mut damage = None;
     for _ in 0..LOG_READS {
-        damage = log::damage(&place::side(directory, "-wal"), &place::side(directory, "-shm"))
-            .map_err(|source| Error::Directory { path: directory.to_path_buf(), source })?;
+        damage = log::damage(
+            &place::side(directory, "-wal"),
+            &place::side(directory, "-shm"),
+        )
+        .map_err(|source| Error::Directory {
+            path: directory.to_path_buf(),
+            source,
+        })?;
         if damage.is_none() {
             break;
         }
@@ -103,11 +121,13 @@ pub(crate) fn log_damage(directory: &Path) -> Result<Option<String>, Error> {
     Ok(damage)
 }
 
-/// Writes one JSON object per event, `{"number": 1, "at": MILLISECONDS, "event": {...}}`, and returns their number.
+/// Writes one JSON object per event, `{"number": 1, "at": MILLISECONDS, "event": {...}}`, and
+/// returns their number.
 pub fn export(directory: &Path, mut out: impl Write) -> Result<u64, Error> {
     let (path, connection) = connect_to_read(directory)?;
     let head = read_rows(&path, &connection, |number, at, text| {
-        writeln!(out, r#"{{"number":{number},"at":{at},"event":{text}}}"#).map_err(|source| Error::Export { source })
+        writeln!(out, r#"{{"number":{number},"at":{at},"event":{text}}}"#)
+            .map_err(|source| Error::Export { source })
     })?;
     out.flush().map_err(|source| Error::Export { source })?;
     Ok(head.number)

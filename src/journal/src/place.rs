@@ -1,4 +1,5 @@
-//! The place of a journal: its files, the lock that keeps a second coordinator out, and the file system below.
+//! The place of a journal: its files, the lock that keeps a second coordinator out, and the file
+//! system below.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -10,7 +11,8 @@ use crate::head_file::Noted;
 
 pub(crate) const FILE: &str = "journal.sqlite";
 pub(crate) const LOCK: &str = "journal.lock";
-/// Suffixes of SQLite's side files: its write-ahead log, the index of that log, and its rollback journal.
+/// Suffixes of SQLite's side files: its write-ahead log, the index of that log, and its rollback
+/// journal.
 pub(crate) const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// The way in which SQLite makes transactions durable.
@@ -18,16 +20,28 @@ pub(crate) const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
 pub enum Mode {
     /// A write-ahead log: one sync per transaction; readers do not wait.
     WriteAheadLog,
-    /// For network file systems, which cannot share the log's memory map between hosts or processes.
+    /// For network file systems, which cannot share the log's memory map between hosts or
+    /// processes.
     RollbackJournal,
 }
 
 /// Creates the directory if it is missing, for its owner alone.
 pub(crate) fn prepare(directory: &Path) -> Result<(), Error> {
-    let result = DirBuilder::new().recursive(true).mode(0o700).create(directory).and_then(|()| {
-        if fs::metadata(directory)?.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
-    });
-    result.map_err(|source| Error::Directory { path: directory.to_path_buf(), source })
+    let result = DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .and_then(|()| {
+            if fs::metadata(directory)?.is_dir() {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::NotADirectory.into())
+            }
+        });
+    result.map_err(|source| Error::Directory {
+        path: directory.to_path_buf(),
+        source,
+    })
 }
 
 /// Returns the path of one of SQLite's side files.
@@ -35,42 +49,67 @@ pub(crate) fn side(directory: &Path, end: &str) -> PathBuf {
     directory.join(format!("{FILE}{end}"))
 }
 
-/// Returns true if a journal may begin here: its file is missing or empty, and nothing shows that it ever held an
-/// event.
+/// Returns true if a journal may begin here: its file is missing or empty, and nothing shows that
+/// it ever held an event.
 pub(crate) fn is_fresh(directory: &Path, noted: Option<Noted>) -> Result<bool, Error> {
     let length = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
     let path = directory.join(FILE);
     if length(&path) > 0 {
         return Ok(false);
     }
-    let state = if path.exists() { "is empty" } else { "is missing" };
+    let state = if path.exists() {
+        "is empty"
+    } else {
+        "is missing"
+    };
     let evidence = match noted {
-        Some(noted) if noted.head.number > 0 => Some(format!("{} events were stored in it", noted.head.number)),
+        Some(noted) if noted.head.number > 0 => {
+            Some(format!("{} events were stored in it", noted.head.number))
+        }
         // Nothing was ever acknowledged.
         Some(_) => None,
         None => SIDES
             .iter()
             .map(|end| side(directory, end))
             .find(|side| length(side) > 0)
-            .map(|side| format!("{} bytes of events or of their undoing lie in {}", length(&side), side.display())),
+            .map(|side| {
+                format!(
+                    "{} bytes of events or of their undoing lie in {}",
+                    length(&side),
+                    side.display()
+                )
+            }),
     };
     match evidence {
-        Some(evidence) => Err(Error::Gone { path, reason: format!("{state}, but {evidence}") }),
+        Some(evidence) => Err(Error::Gone {
+            path,
+            reason: format!("{state}, but {evidence}"),
+        }),
         None => Ok(true),
     }
 }
 
 /// Creates the journal's file, for its owner alone; SQLite gives its side files the same mode.
 pub(crate) fn begin(directory: &Path) -> Result<(), Error> {
-    let made = File::options().write(true).create(true).truncate(false).mode(0o600).open(directory.join(FILE));
-    made.map(drop).map_err(|source| Error::Directory { path: directory.to_path_buf(), source })
+    let made = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(directory.join(FILE));
+    made.map(drop).map_err(|source| Error::Directory {
+        path: directory.to_path_buf(),
+        source,
+    })
 }
 
-/// A lock that keeps every other coordinator out until it is dropped. The system releases it however the process ends.
+/// A lock that keeps every other coordinator out until it is dropped. The system releases it
+/// however the process ends.
 pub(crate) struct Lock(File);
 
 impl Drop for Lock {
-    /// Unlocks explicitly: closing the file is not enough, because a child process shares it until its exec.
+    /// Unlocks explicitly: closing the file is not enough, because a child process shares it until
+    /// its exec.
     fn drop(&mut self) {
         let _ = self.0.unlock();
     }
@@ -78,21 +117,35 @@ impl Drop for Lock {
 
 pub(crate) fn lock(directory: &Path) -> Result<Lock, Error> {
     let path = directory.join(LOCK);
-    let fail = |source| Error::Directory { path: directory.to_path_buf(), source };
+    let fail = |source| Error::Directory {
+        path: directory.to_path_buf(),
+        source,
+    };
     let mut options = File::options();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600);
     let mut file = options.open(&path).map_err(fail)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
             let _ = file.read_to_string(&mut holder);
-            return Err(Error::Locked { path: directory.to_path_buf(), holder: describe(&holder) });
+            return Err(Error::Locked {
+                path: directory.to_path_buf(),
+                holder: describe(&holder),
+            });
         }
         Err(TryLockError::Error(source)) => return Err(fail(source)),
     }
-    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    // The name is only for the message to other coordinators: on a full disk the lock holds without it.
+    let host = nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    // The name is only for the message to other coordinators: on a full disk the lock holds without
+    // it.
     let _ = file
         .set_len(0)
         .and_then(|()| file.rewind())
@@ -111,7 +164,10 @@ fn describe(holder: &str) -> String {
 /// Syncs the directory, because the file's name has to survive a power loss, too.
 pub(crate) fn sync_directory(directory: &Path) -> Result<(), Error> {
     let result = File::open(directory).and_then(|file| file.sync_all());
-    result.map_err(|source| Error::Directory { path: directory.to_path_buf(), source })
+    result.map_err(|source| Error::Directory {
+        path: directory.to_path_buf(),
+        source,
+    })
 }
 
 pub(crate) fn mode_for(directory: &Path) -> Mode {
@@ -121,7 +177,8 @@ pub(crate) fn mode_for(directory: &Path) -> Mode {
     }
 }
 
-/// Returns the mode by the magic number of statfs(2), from linux/magic.h and the file systems' own sources.
+/// Returns the mode by the magic number of statfs(2), from linux/magic.h and the file systems' own
+/// sources.
 fn mode_of(magic: u64) -> Mode {
     const NETWORK: &[u64] = &[
         0x6969,      // NFS
@@ -142,13 +199,25 @@ fn mode_of(magic: u64) -> Mode {
         0x6573_5546, // FUSE: sshfs, GlusterFS and many others, of which none can be trusted with a shared map
     ];
     // The type is signed on some machines.
-    if NETWORK.contains(&(magic & 0xffff_ffff)) { Mode::RollbackJournal } else { Mode::WriteAheadLog }
+    if NETWORK.contains(&(magic & 0xffff_ffff)) {
+        Mode::RollbackJournal
+    } else {
+        Mode::WriteAheadLog
+    }
 }
 
 /// Returns the bytes on disk, including SQLite's side files.
 pub(crate) fn bytes(directory: &Path) -> u64 {
-    let files = [directory.join(FILE), side(directory, "-wal"), side(directory, "-journal")];
-    files.iter().filter_map(|file| fs::metadata(file).ok()).map(|found| found.len()).sum()
+    let files = [
+        directory.join(FILE),
+        side(directory, "-wal"),
+        side(directory, "-journal"),
+    ];
+    files
+        .iter()
+        .filter_map(|file| fs::metadata(file).ok())
+        .map(|found| found.len())
+        .sum()
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
-//! Repairs a damaged journal: keeps every event that is still as it was written, in order from the first.
+//! Repairs a damaged journal: keeps every event that is still as it was written, in order from the
+//! first.
 //!
-//! The events are read twice, from copies of the files: as SQLite reads them, and with all pages of the write-ahead
-//! log whatever their checksums are, because a later page of the log often rewrites a damaged one. The hashes of the
-//! events decide which are sound. The damaged files are kept in a folder of their own.
+//! The events are read twice, from copies of the files: as SQLite reads them, and with all pages of
+//! the write-ahead log whatever their checksums are, because a later page of the log often rewrites
+//! a damaged one. The hashes of the events decide which are sound. The damaged files are kept in a
+//! folder of their own.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -31,10 +33,15 @@ const BATCH: usize = 10_000;
 pub enum Repaired {
     /// Nothing is damaged or missing; nothing was changed.
     Sound { events: u64 },
-    /// Some events cannot be recovered, and the caller did not accept the loss: nothing was changed.
+    /// Some events cannot be recovered, and the caller did not accept the loss: nothing was
+    /// changed.
     WouldLose { kept: u64, lost: Lost },
     /// The journal holds `kept` events; the damaged files are in `aside`.
-    Done { kept: u64, lost: Option<Lost>, aside: PathBuf },
+    Done {
+        kept: u64,
+        lost: Option<Lost>,
+        aside: PathBuf,
+    },
 }
 
 /// Events that cannot be recovered.
@@ -45,20 +52,29 @@ pub struct Lost {
     pub reason: String,
 }
 
-/// Makes a damaged journal usable again. Events that cannot be recovered are given up only if `accept_loss`.
+/// Makes a damaged journal usable again. Events that cannot be recovered are given up only if
+/// `accept_loss`.
 ///
 /// # Errors
 /// A running coordinator, no journal, another kind of file, a disk without room for a copy.
 pub fn repair(directory: &Path, accept_loss: bool) -> Result<Repaired, Error> {
     let noted = head_file::read(directory).map(|found| found.map(|found| found.noted));
-    let nothing_there = matches!(place::is_fresh(directory, noted.as_ref().ok().copied().flatten()), Ok(true));
+    let nothing_there = matches!(
+        place::is_fresh(directory, noted.as_ref().ok().copied().flatten()),
+        Ok(true)
+    );
     if nothing_there && noted.is_ok() {
-        return Err(Error::Missing { path: directory.join(place::FILE) });
+        return Err(Error::Missing {
+            path: directory.join(place::FILE),
+        });
     }
     let _lock = place::lock(directory)?;
     let workplace = directory.join(WORKPLACE);
     let outcome = repair_in(directory, &workplace, noted, accept_loss);
-    let cleared = clear(&workplace).map_err(|source| Error::Repair { path: directory.to_path_buf(), source });
+    let cleared = clear(&workplace).map_err(|source| Error::Repair {
+        path: directory.to_path_buf(),
+        source,
+    });
     outcome.and_then(|outcome| cleared.map(|()| outcome))
 }
 
@@ -68,17 +84,26 @@ fn repair_in(
     noted: Result<Option<Noted>, Error>,
     accept_loss: bool,
 ) -> Result<Repaired, Error> {
-    let fail = |source| Error::Repair { path: directory.to_path_buf(), source };
+    let fail = |source| Error::Repair {
+        path: directory.to_path_buf(),
+        source,
+    };
     clear(workplace).map_err(fail)?;
-    DirBuilder::new().mode(0o700).create(workplace).map_err(fail)?;
+    DirBuilder::new()
+        .mode(0o700)
+        .create(workplace)
+        .map_err(fail)?;
     let known = noted.as_ref().ok().copied().flatten();
     let as_read = copy(directory, &workplace.join("as-read"), false)?;
     let as_read = look(as_read, known)?;
     let whole_log = copy(directory, &workplace.join("whole-log"), true)?;
     let whole_log = look(whole_log, known)?;
     let log_is_sound = log_damage(directory)?.is_none();
-    let (best, is_as_read) =
-        if whole_log.head.number > as_read.head.number { (whole_log, false) } else { (as_read, true) };
+    let (best, is_as_read) = if whole_log.head.number > as_read.head.number {
+        (whole_log, false)
+    } else {
+        (as_read, true)
+    };
     let (kept, lost) = (best.head.number, best.lost(&noted));
     if lost.is_none() && is_as_read && log_is_sound && best.end.is_ok() {
         return Ok(Repaired::Sound { events: kept });
@@ -87,7 +112,10 @@ fn repair_in(
         Some(lost) if !accept_loss => Ok(Repaired::WouldLose { kept, lost }),
         lost => {
             let new = write_new(directory, &workplace.join("new"), &best)?;
-            let noted = Noted { first: best.first, head: best.head };
+            let noted = Noted {
+                first: best.first,
+                head: best.head,
+            };
             let aside = exchange(directory, &new, noted).map_err(fail)??;
             Ok(Repaired::Done { kept, lost, aside })
         }
@@ -109,7 +137,12 @@ struct Beginning {
 
 impl Beginning {
     fn lost(&self, noted: &Result<Option<Noted>, Error>) -> Option<Lost> {
-        let reason = |otherwise: &str| self.end.clone().err().unwrap_or_else(|| otherwise.to_owned());
+        let reason = |otherwise: &str| {
+            self.end
+                .clone()
+                .err()
+                .unwrap_or_else(|| otherwise.to_owned())
+        };
         match noted {
             Ok(Some(noted)) if self.head.number < noted.head.number => Some(Lost {
                 events: Some(noted.head.number - self.head.number),
@@ -118,21 +151,37 @@ impl Beginning {
             Ok(Some(noted)) if noted.head.number > 0 => {
                 let is_same = self.first == noted.first && self.at_noted == Some(noted.head.link);
                 let reason = "journal.head was written for another journal, or for another continuation of this one";
-                (!is_same).then(|| Lost { events: None, reason: reason.to_owned() })
+                (!is_same).then(|| Lost {
+                    events: None,
+                    reason: reason.to_owned(),
+                })
             }
-            Err(error) => Some(Lost { events: None, reason: reason(&error.to_string()) }),
+            Err(error) => Some(Lost {
+                events: None,
+                reason: reason(&error.to_string()),
+            }),
             Ok(_) if self.end.is_ok() => None,
             Ok(_) => {
-                let events = self.own_number.checked_sub(self.head.number).filter(|events| *events > 0);
-                Some(Lost { events, reason: reason("") })
+                let events = self
+                    .own_number
+                    .checked_sub(self.head.number)
+                    .filter(|events| *events > 0);
+                Some(Lost {
+                    events,
+                    reason: reason(""),
+                })
             }
         }
     }
 }
 
-/// Copies the journal for reading: with SQLite's side files, or with the pages of its log written into it.
+/// Copies the journal for reading: with SQLite's side files, or with the pages of its log written
+/// into it.
 fn copy(directory: &Path, target: &Path, whole_log: bool) -> Result<PathBuf, Error> {
-    let fail = |source| Error::Repair { path: directory.to_path_buf(), source };
+    let fail = |source| Error::Repair {
+        path: directory.to_path_buf(),
+        source,
+    };
     DirBuilder::new().mode(0o700).create(target).map_err(fail)?;
     let database = target.join(place::FILE);
     copy_if_there(&directory.join(place::FILE), &database).map_err(fail)?;
@@ -142,8 +191,14 @@ fn copy(directory: &Path, target: &Path, whole_log: bool) -> Result<PathBuf, Err
             place::begin(target)?;
             connect(&database, Mode::RollbackJournal, Noted::default())?;
         }
-        let file = File::options().read(true).write(true).open(&database).map_err(fail)?;
-        log::apply(&place::side(directory, "-wal"), &file).and_then(|()| file.sync_all()).map_err(fail)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&database)
+            .map_err(fail)?;
+        log::apply(&place::side(directory, "-wal"), &file)
+            .and_then(|()| file.sync_all())
+            .map_err(fail)?;
     } else {
         for end in ["-wal", "-journal"] {
             copy_if_there(&place::side(directory, end), &place::side(target, end)).map_err(fail)?;
@@ -186,14 +241,21 @@ fn read_beginning(beginning: &mut Beginning, noted: Option<Noted>) -> Result<(),
         checked => checked?,
     }
     if !has_tables(&path, &connection)? {
-        return Err(Error::Damaged { path, reason: "it holds no events".to_owned() });
+        return Err(Error::Damaged {
+            path,
+            reason: "it holds no events".to_owned(),
+        });
     }
-    beginning.own_number =
-        connection.query_row("SELECT number FROM head", [], |row| row.get(0)).unwrap_or(beginning.own_number);
+    beginning.own_number = connection
+        .query_row("SELECT number FROM head", [], |row| row.get(0))
+        .unwrap_or(beginning.own_number);
     let mut state = State::default();
     read_rows(&path, &connection, |number, at, text| {
         let recorded = parse(&path, number, at, text)?;
-        schedule::apply(&mut state, &recorded).map_err(|source| Error::Impossible { path: path.clone(), source })?;
+        schedule::apply(&mut state, &recorded).map_err(|source| Error::Impossible {
+            path: path.clone(),
+            source,
+        })?;
         beginning.head = beginning.head.next(at, text.as_bytes());
         if number == 1 {
             beginning.first = beginning.head.link;
@@ -212,7 +274,8 @@ fn write_new(directory: &Path, target: &Path, best: &Beginning) -> Result<PathBu
     place::begin(target)?;
     let path = target.join(place::FILE);
     let mut connection = connect(&path, place::mode_for(directory), Noted::default())?;
-    let source = Connection::open(&best.database).map_err(|error| Error::of(&best.database, error))?;
+    let source =
+        Connection::open(&best.database).map_err(|error| Error::of(&best.database, error))?;
     let mut head = Head::default();
     let mut rows = Vec::new();
     let read = read_rows(&best.database, &source, |_, at, text| {
@@ -229,18 +292,24 @@ fn write_new(directory: &Path, target: &Path, best: &Beginning) -> Result<PathBu
     store(&mut connection, &rows).map_err(|error| Error::of(&path, error))?;
     if head != best.head {
         // The same events were read a moment ago.
-        let again =
-            || Error::Damaged { path: best.database.clone(), reason: "it changed while it was read".to_owned() };
+        let again = || Error::Damaged {
+            path: best.database.clone(),
+            reason: "it changed while it was read".to_owned(),
+        };
         return Err(read.err().unwrap_or_else(again));
     }
-    connection.close().map_err(|(_, error)| Error::of(&path, error))?;
+    connection
+        .close()
+        .map_err(|(_, error)| Error::of(&path, error))?;
     Ok(path)
 }
 
-/// Replaces the old journal by the new one, and keeps all its files in a folder beside it. If this is interrupted, the
-/// head file does not match the journal, and the journal is not opened.
+/// Replaces the old journal by the new one, and keeps all its files in a folder beside it. If this
+/// is interrupted, the head file does not match the journal, and the journal is not opened.
 fn exchange(directory: &Path, new: &Path, noted: Noted) -> io::Result<Result<PathBuf, Error>> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_secs());
     let aside = directory.join(format!("damaged-{now}-{}", std::process::id()));
     DirBuilder::new().mode(0o700).create(&aside)?;
     let own = [directory.join(place::FILE), directory.join(head_file::FILE)];

@@ -1,9 +1,10 @@
 //! The open journal: append in one transaction, read back in order.
 //!
-//! An append that fails has stored nothing that was acknowledged. After a failed sync SQLite does not always know
-//! whether the commit will survive a crash. So after any fault the file is reopened before it is used, and a repeated
-//! append of the same events checks the hash to find out whether they are already stored. After the commit the head
-//! file is written (`head_file.rs`), and the files must still be where they were opened (`removed.rs`).
+//! An append that fails has stored nothing that was acknowledged. After a failed sync SQLite does
+//! not always know whether the commit will survive a crash. So after any fault the file is reopened
+//! before it is used, and a repeated append of the same events checks the hash to find out whether
+//! they are already stored. After the commit the head file is written (`head_file.rs`), and the
+//! files must still be where they were opened (`removed.rs`).
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,8 @@ use crate::removed::{self, OpenFiles};
 
 /// "orch", in SQLite's header: distinguishes a journal from other SQLite files.
 pub(crate) const APPLICATION_ID: i32 = 0x6f72_6368;
-/// Version of the tables below and of the meaning of a row. A program reads all versions up to its own.
+/// Version of the tables below and of the meaning of a row. A program reads all versions up to its
+/// own.
 pub(crate) const VERSION: i32 = 1;
 
 const SCHEMA: &str = "
@@ -54,12 +56,12 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal of a state directory, and creates both if they are missing. Keeps every other coordinator out
-    /// until it is dropped.
+    /// Opens the journal of a state directory, and creates both if they are missing. Keeps every
+    /// other coordinator out until it is dropped.
     ///
     /// # Errors
-    /// A directory that cannot be used, a second coordinator, a newer version, another kind of file, a damaged file, a
-    /// journal that ends before what was acknowledged.
+    /// A directory that cannot be used, a second coordinator, a newer version, another kind of
+    /// file, a damaged file, a journal that ends before what was acknowledged.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         Self::open_as(directory, place::mode_for(directory))
     }
@@ -81,14 +83,18 @@ impl Journal {
         if noted.is_none() && !is_fresh {
             adopt(directory)?;
         }
-        // Before the journal itself: a journal without this file is one of an earlier version, which holds events.
+        // Before the journal itself: a journal without this file is one of an earlier version,
+        // which holds events.
         let head_file = HeadFile::replace(directory, noted.unwrap_or_default())?;
         let noted = noted.unwrap_or_default();
         place::begin(directory)?;
         let connection = connect(&path, mode, noted)?;
         if mode == Mode::WriteAheadLog {
-            // Empties the log of the last coordinator; a reader may keep it full, which does no harm.
-            let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+            // Empties the log of the last coordinator; a reader may keep it full, which does no
+            // harm.
+            let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+                row.get::<_, i64>(0)
+            });
             tracing::debug!(?emptied, "the write-ahead log is emptied");
         }
         place::sync_directory(directory)?;
@@ -97,7 +103,18 @@ impl Journal {
         let files = OpenFiles::of(directory, mode)?;
         let directory = directory.to_path_buf();
         let connection = Some(connection);
-        Ok(Self { directory, path, mode, connection, files, head_file, noted, first, head, _lock: lock })
+        Ok(Self {
+            directory,
+            path,
+            mode,
+            connection,
+            files,
+            head_file,
+            noted,
+            first,
+            head,
+            _lock: lock,
+        })
     }
 
     pub fn mode(&self) -> Mode {
@@ -126,12 +143,17 @@ impl Journal {
         let mut rows = Vec::with_capacity(events.len());
         for recorded in events {
             let number = head.number + 1;
-            let text = serde_json::to_string(&recorded.event).map_err(|source| Error::Unwritable { number, source })?;
+            let text = serde_json::to_string(&recorded.event)
+                .map_err(|source| Error::Unwritable { number, source })?;
             head = head.next(recorded.at, text.as_bytes());
             rows.push((head, recorded.at, text));
         }
         self.still_there()?;
-        let first = if self.head.number == 0 { rows[0].0.link } else { self.first };
+        let first = if self.head.number == 0 {
+            rows[0].0.link
+        } else {
+            self.first
+        };
         let noted = Noted { first, head };
         if self.connection.is_none() {
             let found = self.reopen()?;
@@ -141,7 +163,9 @@ impl Journal {
             }
             if found != self.head {
                 self.connection = None;
-                return Err(Error::Diverged { path: self.path.clone() });
+                return Err(Error::Diverged {
+                    path: self.path.clone(),
+                });
             }
         }
         let connection = self.connection.as_mut().expect("opened above");
@@ -155,7 +179,8 @@ impl Journal {
         }
     }
 
-    /// Ends an append: committed events count once the head file has them and the files are still in place.
+    /// Ends an append: committed events count once the head file has them and the files are still
+    /// in place.
     fn note(&mut self, noted: Noted) -> Result<(), Error> {
         if self.noted != noted
             && let Err(error) = self.head_file.write(noted)
@@ -170,17 +195,27 @@ impl Journal {
 
     /// Refuses to write to files that were removed, moved or replaced.
     fn still_there(&self) -> Result<(), Error> {
-        let Some(what) = self.files.lost(self.connection.is_some()) else { return Ok(()) };
+        let Some(what) = self.files.lost(self.connection.is_some()) else {
+            return Ok(());
+        };
         let saved = removed::save(&self.directory, self.connection.as_ref(), self.noted);
-        Err(Error::Removed { what, acknowledged: self.head.number, saved })
+        Err(Error::Removed {
+            what,
+            acknowledged: self.head.number,
+            saved,
+        })
     }
 
-    /// Returns the state after every event, with the journal ready to append to it. Checks the chain of hashes.
+    /// Returns the state after every event, with the journal ready to append to it. Checks the
+    /// chain of hashes.
     pub fn replay(&mut self) -> Result<State, Error> {
         let mut state = State::default();
         let path = self.path.clone();
         self.read(|recorded| {
-            schedule::apply(&mut state, &recorded).map_err(|source| Error::Impossible { path: path.clone(), source })
+            schedule::apply(&mut state, &recorded).map_err(|source| Error::Impossible {
+                path: path.clone(),
+                source,
+            })
         })?;
         Ok(state)
     }
@@ -201,7 +236,11 @@ impl Journal {
         if self.connection.is_none() {
             self.reopen()?;
         }
-        read_event(&self.path, self.connection.as_ref().expect("opened above"), number)
+        read_event(
+            &self.path,
+            self.connection.as_ref().expect("opened above"),
+            number,
+        )
     }
 
     fn reopen(&mut self) -> Result<Head, Error> {
@@ -216,22 +255,32 @@ impl Journal {
     /// Sets a pragma of the connection, for tests of faults.
     #[doc(hidden)]
     pub fn pragma(&self, name: &str, value: &dyn rusqlite::ToSql) -> Result<(), Error> {
-        let connection = self.connection.as_ref().ok_or_else(|| Error::Missing { path: self.path.clone() })?;
-        let set = connection.pragma_update_and_check(None, name, value, |_| Ok(())).optional();
-        set.map(|_| ()).map_err(|error| Error::of(&self.path, error))
+        let connection = self.connection.as_ref().ok_or_else(|| Error::Missing {
+            path: self.path.clone(),
+        })?;
+        let set = connection
+            .pragma_update_and_check(None, name, value, |_| Ok(()))
+            .optional();
+        set.map(|_| ())
+            .map_err(|error| Error::of(&self.path, error))
     }
 }
 
-pub(crate) fn store(connection: &mut Connection, rows: &[(Head, u64, String)]) -> rusqlite::Result<()> {
+pub(crate) fn store(
+    connection: &mut Connection,
+    rows: &[(Head, u64, String)],
+) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     {
-        let mut insert =
-            transaction.prepare_cached("INSERT INTO events (number, at, event, link) VALUES (?1, ?2, ?3, ?4)")?;
+        let mut insert = transaction.prepare_cached(
+            "INSERT INTO events (number, at, event, link) VALUES (?1, ?2, ?3, ?4)",
+        )?;
         for (head, at, text) in rows {
             insert.execute(params![head.number, at, text, head.link.0])?;
         }
         if let Some((head, ..)) = rows.last() {
-            let mut update = transaction.prepare_cached("UPDATE head SET number = ?1, link = ?2")?;
+            let mut update =
+                transaction.prepare_cached("UPDATE head SET number = ?1, link = ?2")?;
             update.execute(params![head.number, head.link.0])?;
         }
     }
@@ -241,13 +290,20 @@ pub(crate) fn store(connection: &mut Connection, rows: &[(Head, u64, String)]) -
 /// Refuses a journal without a head file (of an earlier version) if it is known to lack events.
 fn adopt(directory: &Path) -> Result<(), Error> {
     let path = directory.join(place::FILE);
-    let found = log::damage(&place::side(directory, "-wal"), &place::side(directory, "-shm"));
-    if let Some(reason) = found.map_err(|source| Error::Directory { path: directory.to_path_buf(), source })? {
+    let found = log::damage(
+        &place::side(directory, "-wal"),
+        &place::side(directory, "-shm"),
+    );
+    if let Some(reason) = found.map_err(|source| Error::Directory {
+        path: directory.to_path_buf(),
+        source,
+    })? {
         return Err(Error::Damaged { path, reason });
     }
     let connection = connect_to_look(&path)?;
     if !has_tables(&path, &connection)? {
-        let reason = "holds no events: was its write-ahead log, journal.sqlite-wal, removed?".to_owned();
+        let reason =
+            "holds no events: was its write-ahead log, journal.sqlite-wal, removed?".to_owned();
         return Err(Error::Gone { path, reason });
     }
     Ok(())
@@ -256,33 +312,53 @@ fn adopt(directory: &Path) -> Result<(), Error> {
 pub(crate) fn connect(path: &Path, mode: Mode, noted: Noted) -> Result<Connection, Error> {
     let fail = |error| Error::of(path, error);
     let mut connection = Connection::open(path).map_err(fail)?;
-    // Set until it is known that nothing is missing: closing would remove the log, which may still hold recoverable events.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(fail)?;
+    // Set until it is known that nothing is missing: closing would remove the log, which may still
+    // hold recoverable events.
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .map_err(fail)?;
     // Readers hold locks only for moments, but a backup program may hold one for seconds.
-    connection.busy_timeout(std::time::Duration::from_secs(10)).map_err(fail)?;
+    connection
+        .busy_timeout(std::time::Duration::from_secs(10))
+        .map_err(fail)?;
     check_identity(path, &connection)?;
     check_end(path, &connection, noted)?;
     let journal_mode = match mode {
         Mode::WriteAheadLog => "WAL",
         Mode::RollbackJournal => "TRUNCATE",
     };
-    connection.pragma_update(None, "journal_mode", journal_mode).map_err(fail)?;
-    connection.pragma_update(None, "synchronous", "FULL").map_err(fail)?;
+    connection
+        .pragma_update(None, "journal_mode", journal_mode)
+        .map_err(fail)?;
+    connection
+        .pragma_update(None, "synchronous", "FULL")
+        .map_err(fail)?;
     let transaction = connection.transaction().map_err(fail)?;
-    let made: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(fail)?;
+    let made: i32 = transaction
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(fail)?;
     if made == 0 {
         transaction.execute_batch(SCHEMA).map_err(fail)?;
         let link = Link::default();
-        transaction.execute("INSERT INTO head (number, link) VALUES (0, ?1)", [link.0]).map_err(fail)?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
-        transaction.pragma_update(None, "user_version", VERSION).map_err(fail)?;
+        transaction
+            .execute("INSERT INTO head (number, link) VALUES (0, ?1)", [link.0])
+            .map_err(fail)?;
+        transaction
+            .pragma_update(None, "application_id", APPLICATION_ID)
+            .map_err(fail)?;
+        transaction
+            .pragma_update(None, "user_version", VERSION)
+            .map_err(fail)?;
     }
     transaction.commit().map_err(fail)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(fail)?;
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+        .map_err(fail)?;
     Ok(connection)
 }
 
-/// Opens the journal of a state directory for reading, if it reaches as far as its head file requires.
+/// Opens the journal of a state directory for reading, if it reaches as far as its head file
+/// requires.
 pub(crate) fn connect_to_read(directory: &Path) -> Result<(PathBuf, Connection), Error> {
     let path = directory.join(place::FILE);
     // Before the journal, which may grow meanwhile and never shrinks.
@@ -298,7 +374,8 @@ pub(crate) fn connect_to_read(directory: &Path) -> Result<(PathBuf, Connection),
 
 fn connect_to_look(path: &Path) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(|error| Error::of(path, error))?;
+    let connection =
+        Connection::open_with_flags(path, flags).map_err(|error| Error::of(path, error))?;
     let kept = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
     kept.map_err(|error| Error::of(path, error))?;
     Ok(connection)
@@ -309,17 +386,32 @@ pub(crate) fn check_end(path: &Path, connection: &Connection, noted: Noted) -> R
     if noted.head.number == 0 {
         return Ok(());
     }
-    let found = if has_tables(path, connection)? { read_head(path, connection)?.number } else { 0 };
+    let found = if has_tables(path, connection)? {
+        read_head(path, connection)?.number
+    } else {
+        0
+    };
     if found < noted.head.number {
-        return Err(Error::Shortened { path: path.to_path_buf(), found, noted: noted.head.number });
+        return Err(Error::Shortened {
+            path: path.to_path_buf(),
+            found,
+            noted: noted.head.number,
+        });
     }
     for (number, noted) in [(1, noted.first), (noted.head.number, noted.head.link)] {
         match link_of(path, connection, number)? {
             Some(link) if link == noted => {}
-            Some(_) => return Err(Error::Exchanged { path: path.to_path_buf() }),
+            Some(_) => {
+                return Err(Error::Exchanged {
+                    path: path.to_path_buf(),
+                });
+            }
             None => {
                 let reason = format!("event {number} is missing");
-                return Err(Error::Damaged { path: path.to_path_buf(), reason });
+                return Err(Error::Damaged {
+                    path: path.to_path_buf(),
+                    reason,
+                });
             }
         }
     }
@@ -327,7 +419,11 @@ pub(crate) fn check_end(path: &Path, connection: &Connection, noted: Noted) -> R
 }
 
 fn link_of(path: &Path, connection: &Connection, number: u64) -> Result<Option<Link>, Error> {
-    let query = connection.query_row("SELECT link FROM events WHERE number = ?1", [number], |row| row.get(0));
+    let query = connection.query_row(
+        "SELECT link FROM events WHERE number = ?1",
+        [number],
+        |row| row.get(0),
+    );
     let link: Option<Vec<u8>> = query.optional().map_err(|error| Error::of(path, error))?;
     Ok(link.and_then(|link| Some(Link(link.try_into().ok()?))))
 }
@@ -335,33 +431,57 @@ fn link_of(path: &Path, connection: &Connection, number: u64) -> Result<Option<L
 /// Checks that the file is a journal; an empty file is one that has not begun.
 pub(crate) fn check_identity(path: &Path, connection: &Connection) -> Result<(), Error> {
     let pragma = |name: &str| -> Result<i32, Error> {
-        connection.pragma_query_value(None, name, |row| row.get(0)).map_err(|error| Error::of(path, error))
+        connection
+            .pragma_query_value(None, name, |row| row.get(0))
+            .map_err(|error| Error::of(path, error))
     };
-    let (identity, version, pages) = (pragma("application_id")?, pragma("user_version")?, pragma("page_count")?);
+    let (identity, version, pages) = (
+        pragma("application_id")?,
+        pragma("user_version")?,
+        pragma("page_count")?,
+    );
     let fresh = (identity, version) == (0, 0) && !has_tables(path, connection)?;
     if pages > 0 && !fresh && identity != APPLICATION_ID {
-        return Err(Error::NotAJournal { path: path.to_path_buf() });
+        return Err(Error::NotAJournal {
+            path: path.to_path_buf(),
+        });
     }
     if version > VERSION {
-        return Err(Error::Newer { path: path.to_path_buf(), found: version, known: VERSION });
+        return Err(Error::Newer {
+            path: path.to_path_buf(),
+            found: version,
+            known: VERSION,
+        });
     }
     Ok(())
 }
 
 pub(crate) fn has_tables(path: &Path, connection: &Connection) -> Result<bool, Error> {
-    let count = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
-    count.map(|count| count > 0).map_err(|error| Error::of(path, error))
+    let count = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+        row.get::<_, i64>(0)
+    });
+    count
+        .map(|count| count > 0)
+        .map_err(|error| Error::of(path, error))
 }
 
 pub(crate) fn read_head(path: &Path, connection: &Connection) -> Result<Head, Error> {
     let row = connection
-        .query_row("SELECT number, link FROM head", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row("SELECT number, link FROM head", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
         .optional()
         .map_err(|error| Error::of(path, error))?;
-    let damaged = || Error::Damaged { path: path.to_path_buf(), reason: "its head is missing".to_owned() };
+    let damaged = || Error::Damaged {
+        path: path.to_path_buf(),
+        reason: "its head is missing".to_owned(),
+    };
     let (number, link): (u64, Vec<u8>) = row.ok_or_else(damaged)?;
     let link = link.try_into().map_err(|_| damaged())?;
-    Ok(Head { number, link: Link(link) })
+    Ok(Head {
+        number,
+        link: Link(link),
+    })
 }
 
 /// Reads every row, checks numbers, hashes and head, and returns the head.
@@ -370,7 +490,9 @@ pub(crate) fn read_all(
     connection: &Connection,
     mut each: impl FnMut(Recorded) -> Result<(), Error>,
 ) -> Result<Head, Error> {
-    read_rows(path, connection, |number, at, text| each(parse(path, number, at, text)?))
+    read_rows(path, connection, |number, at, text| {
+        each(parse(path, number, at, text)?)
+    })
 }
 
 pub(crate) fn read_rows(
@@ -379,11 +501,16 @@ pub(crate) fn read_rows(
     mut each: impl FnMut(u64, u64, &str) -> Result<(), Error>,
 ) -> Result<Head, Error> {
     let fail = |error| Error::of(path, error);
-    let damaged = |reason: String| Error::Damaged { path: path.to_path_buf(), reason };
+    let damaged = |reason: String| Error::Damaged {
+        path: path.to_path_buf(),
+        reason,
+    };
     // One snapshot for rows and head, in case a coordinator appends meanwhile.
     let snapshot = connection.unchecked_transaction().map_err(fail)?;
     let mut head = Head::default();
-    let mut query = snapshot.prepare("SELECT number, at, event, link FROM events ORDER BY number").map_err(fail)?;
+    let mut query = snapshot
+        .prepare("SELECT number, at, event, link FROM events ORDER BY number")
+        .map_err(fail)?;
     let mut rows = query.query([]).map_err(fail)?;
     while let Some(row) = rows.next().map_err(fail)? {
         let (number, at): (u64, u64) = (row.get(0).map_err(fail)?, row.get(1).map_err(fail)?);
@@ -391,32 +518,52 @@ pub(crate) fn read_rows(
             return Err(damaged(format!("event {} is missing", head.number + 1)));
         }
         let text = row.get_ref(2).map_err(fail)?;
-        let text = text.as_str().map_err(|_| damaged(format!("event {number} is not text")))?;
+        let text = text
+            .as_str()
+            .map_err(|_| damaged(format!("event {number} is not text")))?;
         let link = row.get_ref(3).map_err(fail)?;
         head = head.next(at, text.as_bytes());
         if link.as_blob().ok() != Some(&head.link.0[..]) {
-            return Err(damaged(format!("event {number} is not what was written: its hash does not match")));
+            return Err(damaged(format!(
+                "event {number} is not what was written: its hash does not match"
+            )));
         }
         each(number, at, text)?;
     }
     let noted = read_head(path, &snapshot)?;
     if noted != head {
-        return Err(damaged(format!("it ends at event {}, and {} were written", head.number, noted.number)));
+        return Err(damaged(format!(
+            "it ends at event {}, and {} were written",
+            head.number, noted.number
+        )));
     }
     Ok(head)
 }
 
-pub(crate) fn read_event(path: &Path, connection: &Connection, number: u64) -> Result<Option<Recorded>, Error> {
+pub(crate) fn read_event(
+    path: &Path,
+    connection: &Connection,
+    number: u64,
+) -> Result<Option<Recorded>, Error> {
     let found = connection
         .prepare_cached("SELECT at, event FROM events WHERE number = ?1")
-        .and_then(|mut query| query.query_row([number], |row| Ok((row.get(0)?, row.get(1)?))).optional());
+        .and_then(|mut query| {
+            query
+                .query_row([number], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()
+        });
     let found: Option<(u64, String)> = found.map_err(|error| Error::of(path, error))?;
-    found.map(|(at, text)| parse(path, number, at, &text)).transpose()
+    found
+        .map(|(at, text)| parse(path, number, at, &text))
+        .transpose()
 }
 
 pub(crate) fn parse(path: &Path, number: u64, at: u64, text: &str) -> Result<Recorded, Error> {
-    let event =
-        serde_json::from_str(text).map_err(|source| Error::Event { path: path.to_path_buf(), number, source })?;
+    let event = serde_json::from_str(text).map_err(|source| Error::Event {
+        path: path.to_path_buf(),
+        number,
+        source,
+    })?;
     Ok(Recorded { at, event })
 }
 
@@ -424,18 +571,25 @@ pub(crate) fn parse(path: &Path, number: u64, at: u64, text: &str) -> Result<Rec
 mod tests {
     use super::*;
 
-    /// No test can cut the power, so the connection is asked if a commit waits for the disk, also after a fault.
+    /// No test can cut the power, so the connection is asked if a commit waits for the disk, also
+    /// after a fault.
     #[test]
     fn every_connection_syncs_before_it_answers() {
         const FULL: i32 = 2;
-        for (mode, name) in [(Mode::WriteAheadLog, "wal"), (Mode::RollbackJournal, "truncate")] {
+        for (mode, name) in [
+            (Mode::WriteAheadLog, "wal"),
+            (Mode::RollbackJournal, "truncate"),
+        ] {
             let place = tempfile::tempdir().unwrap();
             let mut journal = Journal::open_as(place.path(), mode).unwrap();
             for _ in 0..2 {
                 let connection = journal.connection.as_ref().unwrap();
-                let synchronous: i32 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
-                let journal_mode: String =
-                    connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+                let synchronous: i32 = connection
+                    .pragma_query_value(None, "synchronous", |row| row.get(0))
+                    .unwrap();
+                let journal_mode: String = connection
+                    .pragma_query_value(None, "journal_mode", |row| row.get(0))
+                    .unwrap();
                 assert_eq!((synchronous, journal_mode.as_str()), (FULL, name));
                 journal.connection = None;
                 journal.reopen().unwrap();

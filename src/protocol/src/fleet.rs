@@ -1,4 +1,5 @@
-//! The conversation of `fleet.proto` in domain types: the messages that workers and coordinator may send.
+//! The conversation of `fleet.proto` in domain types: the messages that workers and coordinator may
+//! send.
 
 use schedule::Leftovers;
 use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
@@ -8,10 +9,12 @@ use sweep::record::{Failure, FailureClass, TrialResult};
 use sweep::text::{self, Line};
 use sweep::{AttemptNo, Program, Trainer, TrialId, TrialSpec};
 
-use crate::invalid::{Invalid, at_most, attempt_ref, document, line, name, present, to_attempt_ref};
+use crate::invalid::{
+    Invalid, at_most, attempt_ref, document, line, name, present, to_attempt_ref,
+};
 use crate::limits::{
-    MAX_CONNECTIONS, MAX_DEVICES, MAX_DEVICES_PER_SLOT, MAX_DOCUMENT_BYTES, MAX_ENDED, MAX_NAME_BYTES, MAX_SEEN,
-    MAX_SLOTS,
+    MAX_CONNECTIONS, MAX_DEVICES, MAX_DEVICES_PER_SLOT, MAX_DOCUMENT_BYTES, MAX_ENDED,
+    MAX_NAME_BYTES, MAX_SEEN, MAX_SLOTS,
 };
 use crate::secret::WorkerSecret;
 use crate::v1;
@@ -22,9 +25,14 @@ use v1::worker_message::Message as ToCoordinator;
 #[derive(Clone, Debug, PartialEq)]
 pub enum FromWorker {
     Hello(Hello),
-    Heartbeat { running: Vec<RunningAttempt>, disk: DiskUse },
+    Heartbeat {
+        running: Vec<RunningAttempt>,
+        disk: DiskUse,
+    },
     Ended(EndedAttempt),
-    Leaving { reason: Line },
+    Leaving {
+        reason: Line,
+    },
 }
 
 /// Disk use of a worker's attempts.
@@ -34,7 +42,8 @@ pub struct DiskUse {
     pub checkpoint_bytes: u64,
     /// Everything in the work directory, which several workers may share.
     pub work_dir_bytes: u64,
-    /// Trials that have files here but do not run here: the coordinator decides if the files may be removed.
+    /// Trials that have files here but do not run here: the coordinator decides if the files may be
+    /// removed.
     pub seen: Vec<TrialId>,
 }
 
@@ -97,7 +106,9 @@ impl TryFrom<v1::WorkerMessage> for FromWorker {
                 },
             },
             ToCoordinator::Ended(attempt) => Self::Ended(ended("ended", attempt)?),
-            ToCoordinator::Leaving(leaving) => Self::Leaving { reason: line("leaving.reason", &leaving.reason)? },
+            ToCoordinator::Leaving(leaving) => Self::Leaving {
+                reason: line("leaving.reason", &leaving.reason)?,
+            },
         })
     }
 }
@@ -110,12 +121,20 @@ impl From<FromWorker> for v1::WorkerMessage {
                 running: running.into_iter().map(to_running).collect(),
                 checkpoint_bytes: disk.checkpoint_bytes,
                 work_dir_bytes: disk.work_dir_bytes,
-                seen: disk.seen.into_iter().map(|trial| trial.to_string()).collect(),
+                seen: disk
+                    .seen
+                    .into_iter()
+                    .map(|trial| trial.to_string())
+                    .collect(),
             }),
             FromWorker::Ended(attempt) => ToCoordinator::Ended(to_ended(attempt)),
-            FromWorker::Leaving { reason } => ToCoordinator::Leaving(v1::Leaving { reason: reason.into() }),
+            FromWorker::Leaving { reason } => ToCoordinator::Leaving(v1::Leaving {
+                reason: reason.into(),
+            }),
         };
-        Self { message: Some(message) }
+        Self {
+            message: Some(message),
+        }
     }
 }
 
@@ -127,13 +146,23 @@ impl TryFrom<v1::Hello> for Hello {
         let host = name("hello.host", hello.host)?;
         let build = name("hello.build", hello.build)?;
         if !(1..=MAX_CONNECTIONS).contains(&hello.connection) {
-            let problem = format!("is {}; streams are counted from 1 to {MAX_CONNECTIONS}", hello.connection);
+            let problem = format!(
+                "is {}; streams are counted from 1 to {MAX_CONNECTIONS}",
+                hello.connection
+            );
             return Err(Invalid::new("hello.connection", problem));
         }
-        let secret = WorkerSecret::try_from(hello.secret.as_slice())
-            .map_err(|_| Invalid::new("hello.secret", format!("has {} bytes; 32 are needed", hello.secret.len())))?;
+        let secret = WorkerSecret::try_from(hello.secret.as_slice()).map_err(|_| {
+            Invalid::new(
+                "hello.secret",
+                format!("has {} bytes; 32 are needed", hello.secret.len()),
+            )
+        })?;
         if hello.slots.is_empty() {
-            return Err(Invalid::new("hello.slots", "is empty; a worker has at least one"));
+            return Err(Invalid::new(
+                "hello.slots",
+                "is empty; a worker has at least one",
+            ));
         }
         let slots = list("hello.slots", hello.slots, MAX_SLOTS, slot)?;
         let num_devices = slots.iter().map(|slot| slot.devices.len()).sum();
@@ -141,15 +170,36 @@ impl TryFrom<v1::Hello> for Hello {
         let running = list("hello.running", hello.running, MAX_SLOTS, running)?;
         let ended = list("hello.ended", hello.ended, MAX_ENDED, ended)?;
         let connection = hello.connection;
-        let trainer = hello.trainer.map_or(Ok(Trainer::BuiltIn), |program| foreign("hello.trainer", program))?;
-        Ok(Self { worker, connection, secret, info: WorkerInfo { host, build, trainer, slots }, running, ended })
+        let trainer = hello.trainer.map_or(Ok(Trainer::BuiltIn), |program| {
+            foreign("hello.trainer", program)
+        })?;
+        Ok(Self {
+            worker,
+            connection,
+            secret,
+            info: WorkerInfo {
+                host,
+                build,
+                trainer,
+                slots,
+            },
+            running,
+            ended,
+        })
     }
 }
 
 impl From<Hello> for v1::Hello {
     fn from(hello: Hello) -> Self {
-        let slot =
-            |Slot { devices, uuids, description }: Slot| v1::Slot { devices, uuids, description: to_line(description) };
+        let slot = |Slot {
+                        devices,
+                        uuids,
+                        description,
+                    }: Slot| v1::Slot {
+            devices,
+            uuids,
+            description: to_line(description),
+        };
         Self {
             worker: hello.worker.to_string(),
             connection: hello.connection,
@@ -158,9 +208,10 @@ impl From<Hello> for v1::Hello {
             host: hello.info.host,
             trainer: match hello.info.trainer {
                 Trainer::BuiltIn => None,
-                Trainer::Foreign(program) => {
-                    Some(v1::Program { name: to_name(&program.name), hash: program.hash.clone() })
-                }
+                Trainer::Foreign(program) => Some(v1::Program {
+                    name: to_name(&program.name),
+                    hash: program.hash.clone(),
+                }),
             },
             slots: hello.info.slots.into_iter().map(slot).collect(),
             running: hello.running.into_iter().map(to_running).collect(),
@@ -175,32 +226,55 @@ impl TryFrom<v1::CoordinatorMessage> for FromCoordinator {
     fn try_from(message: v1::CoordinatorMessage) -> Result<Self, Invalid> {
         Ok(match present("message", message.message)? {
             ToWorker::Welcome(welcome) => {
-                for (field, value) in [("heartbeat_ms", welcome.heartbeat_ms), ("lease_ms", welcome.lease_ms)] {
+                for (field, value) in [
+                    ("heartbeat_ms", welcome.heartbeat_ms),
+                    ("lease_ms", welcome.lease_ms),
+                ] {
                     if value == 0 {
                         return Err(Invalid::new(format!("welcome.{field}"), "is 0"));
                     }
                 }
-                Self::Welcome { heartbeat_ms: welcome.heartbeat_ms, lease_ms: welcome.lease_ms }
+                Self::Welcome {
+                    heartbeat_ms: welcome.heartbeat_ms,
+                    lease_ms: welcome.lease_ms,
+                }
             }
-            ToWorker::Refused(refused) => Self::Refused { reason: line("refused.reason", &refused.reason)?.into() },
+            ToWorker::Refused(refused) => Self::Refused {
+                reason: line("refused.reason", &refused.reason)?.into(),
+            },
             ToWorker::Start(start) => {
                 let (trial, attempt) = attempt_ref("start.ref", start.r#ref)?;
                 let spec = document("start.spec_json", &start.spec_json)?;
                 if start.since == 0 || start.since > attempt.0 {
-                    let problem = format!("is {}; an attempt in 1..={attempt} was expected", start.since);
+                    let problem = format!(
+                        "is {}; an attempt in 1..={attempt} was expected",
+                        start.since
+                    );
                     return Err(Invalid::new("start.since", problem));
                 }
-                Self::Start { trial, attempt, slot: start.slot, since: AttemptNo(start.since), spec }
+                Self::Start {
+                    trial,
+                    attempt,
+                    slot: start.slot,
+                    since: AttemptNo(start.since),
+                    spec,
+                }
             }
             ToWorker::Stop(stop) => {
                 let (trial, attempt) = attempt_ref("stop.ref", stop.r#ref)?;
-                Self::Stop { trial, attempt, reason: line("stop.reason", &stop.reason)?.into() }
+                Self::Stop {
+                    trial,
+                    attempt,
+                    reason: line("stop.reason", &stop.reason)?.into(),
+                }
             }
             ToWorker::Acknowledged(acknowledged) => {
                 let (trial, attempt) = attempt_ref("acknowledged.ref", acknowledged.r#ref)?;
                 Self::Acknowledged { trial, attempt }
             }
-            ToWorker::Drain(drain) => Self::Drain { reason: line("drain.reason", &drain.reason)?.into() },
+            ToWorker::Drain(drain) => Self::Drain {
+                reason: line("drain.reason", &drain.reason)?.into(),
+            },
             ToWorker::Remove(remove) => Self::Remove(Leftovers {
                 checkpoints: attempts("remove.checkpoints", remove.checkpoints)?,
                 logs: attempts("remove.logs", remove.logs)?,
@@ -214,34 +288,69 @@ impl TryFrom<v1::CoordinatorMessage> for FromCoordinator {
 impl From<FromCoordinator> for v1::CoordinatorMessage {
     fn from(message: FromCoordinator) -> Self {
         let message = match message {
-            FromCoordinator::Welcome { heartbeat_ms, lease_ms } => {
-                ToWorker::Welcome(v1::Welcome { heartbeat_ms, lease_ms })
-            }
-            FromCoordinator::Refused { reason } => ToWorker::Refused(v1::Refused { reason: to_line(reason) }),
-            FromCoordinator::Start { trial, attempt, slot, since, spec } => {
+            FromCoordinator::Welcome {
+                heartbeat_ms,
+                lease_ms,
+            } => ToWorker::Welcome(v1::Welcome {
+                heartbeat_ms,
+                lease_ms,
+            }),
+            FromCoordinator::Refused { reason } => ToWorker::Refused(v1::Refused {
+                reason: to_line(reason),
+            }),
+            FromCoordinator::Start {
+                trial,
+                attempt,
+                slot,
+                since,
+                spec,
+            } => {
                 let spec_json = serde_json::to_vec(&spec).expect("settings are plain data");
-                ToWorker::Start(v1::Start { r#ref: to_attempt_ref(trial, attempt), slot, spec_json, since: since.0 })
+                ToWorker::Start(v1::Start {
+                    r#ref: to_attempt_ref(trial, attempt),
+                    slot,
+                    spec_json,
+                    since: since.0,
+                })
             }
-            FromCoordinator::Stop { trial, attempt, reason } => {
-                ToWorker::Stop(v1::Stop { r#ref: to_attempt_ref(trial, attempt), reason: to_line(reason) })
-            }
+            FromCoordinator::Stop {
+                trial,
+                attempt,
+                reason,
+            } => ToWorker::Stop(v1::Stop {
+                r#ref: to_attempt_ref(trial, attempt),
+                reason: to_line(reason),
+            }),
             FromCoordinator::Acknowledged { trial, attempt } => {
-                ToWorker::Acknowledged(v1::Acknowledged { r#ref: to_attempt_ref(trial, attempt) })
+                ToWorker::Acknowledged(v1::Acknowledged {
+                    r#ref: to_attempt_ref(trial, attempt),
+                })
             }
-            FromCoordinator::Drain { reason } => ToWorker::Drain(v1::Drain { reason: to_line(reason) }),
+            FromCoordinator::Drain { reason } => ToWorker::Drain(v1::Drain {
+                reason: to_line(reason),
+            }),
             FromCoordinator::Remove(leftovers) => {
                 let refs = |attempts: Vec<(TrialId, AttemptNo)>| {
-                    attempts.into_iter().filter_map(|(trial, attempt)| to_attempt_ref(trial, attempt)).collect()
+                    attempts
+                        .into_iter()
+                        .filter_map(|(trial, attempt)| to_attempt_ref(trial, attempt))
+                        .collect()
                 };
                 ToWorker::Remove(v1::Remove {
                     checkpoints: refs(leftovers.checkpoints),
                     logs: refs(leftovers.logs),
-                    unknown: leftovers.unknown.into_iter().map(|trial| trial.to_string()).collect(),
+                    unknown: leftovers
+                        .unknown
+                        .into_iter()
+                        .map(|trial| trial.to_string())
+                        .collect(),
                     now_ms: leftovers.now,
                 })
             }
         };
-        Self { message: Some(message) }
+        Self {
+            message: Some(message),
+        }
     }
 }
 
@@ -250,7 +359,9 @@ fn trial_id(field: &str, trial: String) -> Result<TrialId, Invalid> {
 }
 
 fn attempts(field: &str, refs: Vec<v1::AttemptRef>) -> Result<Vec<(TrialId, AttemptNo)>, Invalid> {
-    list(field, refs, MAX_SEEN, |field, reference| attempt_ref(field, Some(reference)))
+    list(field, refs, MAX_SEEN, |field, reference| {
+        attempt_ref(field, Some(reference))
+    })
 }
 
 fn list<Wire, Domain>(
@@ -260,46 +371,81 @@ fn list<Wire, Domain>(
     convert: impl Fn(&str, Wire) -> Result<Domain, Invalid>,
 ) -> Result<Vec<Domain>, Invalid> {
     at_most(field, "entries", values.len(), limit)?;
-    values.into_iter().enumerate().map(|(index, value)| convert(&format!("{field}[{index}]"), value)).collect()
+    values
+        .into_iter()
+        .enumerate()
+        .map(|(index, value)| convert(&format!("{field}[{index}]"), value))
+        .collect()
 }
 
 fn foreign(field: &str, program: v1::Program) -> Result<Trainer, Invalid> {
     let hash = name(&format!("{field}.hash"), program.hash)?;
     if !hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(Invalid::new(format!("{field}.hash"), "holds something that is no hexadecimal digit"));
+        return Err(Invalid::new(
+            format!("{field}.hash"),
+            "holds something that is no hexadecimal digit",
+        ));
     }
-    Ok(Trainer::Foreign(Program { name: name(&format!("{field}.name"), program.name)?, hash }.into()))
+    Ok(Trainer::Foreign(
+        Program {
+            name: name(&format!("{field}.name"), program.name)?,
+            hash,
+        }
+        .into(),
+    ))
 }
 
 fn slot(field: &str, slot: v1::Slot) -> Result<Slot, Invalid> {
     let devices_field = format!("{field}.devices");
     if slot.devices.is_empty() {
-        return Err(Invalid::new(devices_field, "is empty; a slot has at least one device"));
+        return Err(Invalid::new(
+            devices_field,
+            "is empty; a slot has at least one device",
+        ));
     }
     let devices = list(&devices_field, slot.devices, MAX_DEVICES_PER_SLOT, name)?;
     let uuids_field = format!("{field}.uuids");
     let uuids = list(&uuids_field, slot.uuids, MAX_DEVICES_PER_SLOT, name)?;
     if !uuids.is_empty() && uuids.len() != devices.len() {
-        return Err(Invalid::new(uuids_field, format!("has {} entries for {} devices", uuids.len(), devices.len())));
+        return Err(Invalid::new(
+            uuids_field,
+            format!("has {} entries for {} devices", uuids.len(), devices.len()),
+        ));
     }
-    Ok(Slot { devices, uuids, description: line(&format!("{field}.description"), &slot.description)?.into() })
+    Ok(Slot {
+        devices,
+        uuids,
+        description: line(&format!("{field}.description"), &slot.description)?.into(),
+    })
 }
 
 fn running(field: &str, running: v1::Running) -> Result<RunningAttempt, Invalid> {
     let (trial, attempt) = attempt_ref(&format!("{field}.ref"), running.r#ref)?;
     let progress_field = format!("{field}.progress");
     let progress = progress(&progress_field, present(&progress_field, running.progress)?)?;
-    Ok(RunningAttempt { trial, attempt, slot: running.slot, progress })
+    Ok(RunningAttempt {
+        trial,
+        attempt,
+        slot: running.slot,
+        progress,
+    })
 }
 
 fn to_running(running: RunningAttempt) -> v1::Running {
     let r#ref = to_attempt_ref(running.trial, running.attempt);
-    v1::Running { r#ref, slot: running.slot, progress: Some(to_progress(running.progress)) }
+    v1::Running {
+        r#ref,
+        slot: running.slot,
+        progress: Some(to_progress(running.progress)),
+    }
 }
 
 fn progress(field: &str, progress: v1::Progress) -> Result<Progress, Invalid> {
     let finite = |name: &str, value: Option<f64>| match value {
-        Some(value) if !value.is_finite() => Err(Invalid::new(format!("{field}.{name}"), format!("is {value}"))),
+        Some(value) if !value.is_finite() => Err(Invalid::new(
+            format!("{field}.{name}"),
+            format!("is {value}"),
+        )),
         value => Ok(value),
     };
     let train_loss = finite("train_loss", progress.train_loss)?;
@@ -321,7 +467,8 @@ fn progress(field: &str, progress: v1::Progress) -> Result<Progress, Invalid> {
     })
 }
 
-/// Converts progress for sending. Infinite and NaN measurements are left out, since they would end the stream.
+/// Converts progress for sending. Infinite and NaN measurements are left out, since they would end
+/// the stream.
 fn to_progress(progress: Progress) -> v1::Progress {
     let rate = progress.images_per_s;
     v1::Progress {
@@ -331,7 +478,9 @@ fn to_progress(progress: Progress) -> v1::Progress {
         steps_per_epoch: progress.steps_per_epoch,
         collectives: progress.collectives,
         train_loss: progress.train_loss.filter(|loss| loss.is_finite()),
-        accuracy: progress.accuracy.filter(|accuracy| (0.0..=1.0).contains(accuracy)),
+        accuracy: progress
+            .accuracy
+            .filter(|accuracy| (0.0..=1.0).contains(accuracy)),
         images_per_s: if rate.is_finite() { rate } else { 0.0 },
     }
 }
@@ -340,11 +489,19 @@ fn ended(field: &str, ended: v1::AttemptEnded) -> Result<EndedAttempt, Invalid> 
     let (trial, attempt) = attempt_ref(&format!("{field}.ref"), ended.r#ref)?;
     let outcome = match present(&format!("{field}.outcome"), ended.outcome)? {
         // whether it is a result of this trial is checked where the trial is known
-        WireOutcome::ResultJson(json) => Outcome::Finished(document(&format!("{field}.result_json"), &json)?),
-        WireOutcome::FailureJson(json) => Outcome::Failed(document(&format!("{field}.failure_json"), &json)?),
+        WireOutcome::ResultJson(json) => {
+            Outcome::Finished(document(&format!("{field}.result_json"), &json)?)
+        }
+        WireOutcome::FailureJson(json) => {
+            Outcome::Failed(document(&format!("{field}.failure_json"), &json)?)
+        }
         WireOutcome::Stopped(v1::Stopped {}) => Outcome::Stopped,
     };
-    Ok(EndedAttempt { trial, attempt, outcome })
+    Ok(EndedAttempt {
+        trial,
+        attempt,
+        outcome,
+    })
 }
 
 fn to_ended(ended: EndedAttempt) -> v1::AttemptEnded {
@@ -353,13 +510,21 @@ fn to_ended(ended: EndedAttempt) -> v1::AttemptEnded {
         Outcome::Failed(failure) => to_failure(failure),
         Outcome::Stopped => WireOutcome::Stopped(v1::Stopped {}),
     };
-    v1::AttemptEnded { r#ref: to_attempt_ref(ended.trial, ended.attempt), outcome: Some(outcome) }
+    v1::AttemptEnded {
+        r#ref: to_attempt_ref(ended.trial, ended.attempt),
+        outcome: Some(outcome),
+    }
 }
 
 /// Replaces a result that the receiver would refuse with a failure that gives the reason.
 fn result_or_failure(result: &TrialResult) -> WireOutcome {
     let json = serde_json::to_vec(result).expect("results are plain data");
-    let unusable = |class, reason| Failure::new(class, format!("the trainer's result cannot be used: {reason}"));
+    let unusable = |class, reason| {
+        Failure::new(
+            class,
+            format!("the trainer's result cannot be used: {reason}"),
+        )
+    };
     if let Err(bad) = result.check() {
         return to_failure(unusable(bad.class, bad.to_string()));
     }
@@ -370,7 +535,10 @@ fn result_or_failure(result: &TrialResult) -> WireOutcome {
 }
 
 fn to_failure(failure: Failure) -> WireOutcome {
-    let failure = Failure { message: text::Lines::from(failure.message).into(), ..failure };
+    let failure = Failure {
+        message: text::Lines::from(failure.message).into(),
+        ..failure
+    };
     WireOutcome::FailureJson(serde_json::to_vec(&failure).expect("failures are plain data"))
 }
 
@@ -383,5 +551,9 @@ fn to_line(value: String) -> String {
 pub fn to_name(value: &str) -> String {
     let clean: String = Line::from(value).replace(char::REPLACEMENT_CHARACTER, "");
     let clean = text::cut(clean.trim(), MAX_NAME_BYTES);
-    if clean.is_empty() { "unnamed".to_owned() } else { clean }
+    if clean.is_empty() {
+        "unnamed".to_owned()
+    } else {
+        clean
+    }
 }

@@ -18,7 +18,10 @@ pub struct Invalid {
 
 impl Invalid {
     pub fn new(field: impl Into<String>, problem: impl ToString) -> Self {
-        Self { field: field.into(), problem: problem.to_string() }
+        Self {
+            field: field.into(),
+            problem: problem.to_string(),
+        }
     }
 }
 
@@ -35,12 +38,16 @@ pub(crate) fn present<T>(field: &str, value: Option<T>) -> Result<T, Invalid> {
 
 pub(crate) fn at_most(field: &str, what: &str, count: usize, limit: usize) -> Result<(), Invalid> {
     if count > limit {
-        return Err(Invalid::new(field, format!("has {count} {what}, at most {limit} are allowed")));
+        return Err(Invalid::new(
+            field,
+            format!("has {count} {what}, at most {limit} are allowed"),
+        ));
     }
     Ok(())
 }
 
-/// Checks a name: not empty, short, without control characters (names end up in logs and on terminals).
+/// Checks a name: not empty, short, without control characters (names end up in logs and on
+/// terminals).
 pub fn name(field: &str, value: String) -> Result<String, Invalid> {
     if value.is_empty() {
         return Err(Invalid::new(field, "is empty"));
@@ -48,14 +55,21 @@ pub fn name(field: &str, value: String) -> Result<String, Invalid> {
     at_most(field, "bytes", value.len(), MAX_NAME_BYTES)?;
     let shown = Line::from(value.as_str());
     if *shown != *value {
-        return Err(Invalid::new(field, format!("holds control characters: {}", value.escape_debug())));
+        return Err(Invalid::new(
+            field,
+            format!("holds control characters: {}", value.escape_debug()),
+        ));
     }
     Ok(value)
 }
 
 /// Checks a name that may be empty, which means every name.
 pub fn optional_name(field: &str, value: String) -> Result<String, Invalid> {
-    if value.is_empty() { Ok(value) } else { name(field, value) }
+    if value.is_empty() {
+        Ok(value)
+    } else {
+        name(field, value)
+    }
 }
 
 /// Checks a reason or a description, for people.
@@ -69,15 +83,27 @@ pub(crate) fn document<T: DeserializeOwned>(field: &str, json: &[u8]) -> Result<
     serde_json::from_slice(json).map_err(|error| Invalid::new(field, error))
 }
 
-pub(crate) fn attempt_ref(field: &str, value: Option<v1::AttemptRef>) -> Result<(TrialId, AttemptNo), Invalid> {
+pub(crate) fn attempt_ref(
+    field: &str,
+    value: Option<v1::AttemptRef>,
+) -> Result<(TrialId, AttemptNo), Invalid> {
     let value = present(field, value)?;
-    let trial = value.trial.parse().map_err(|error| Invalid::new(format!("{field}.trial"), error))?;
+    let trial = value
+        .trial
+        .parse()
+        .map_err(|error| Invalid::new(format!("{field}.trial"), error))?;
     if value.attempt == 0 {
-        return Err(Invalid::new(format!("{field}.attempt"), "is 0; attempts are counted from 1"));
+        return Err(Invalid::new(
+            format!("{field}.attempt"),
+            "is 0; attempts are counted from 1",
+        ));
     }
     Ok((trial, AttemptNo(value.attempt)))
 }
 
 pub(crate) fn to_attempt_ref(trial: TrialId, attempt: AttemptNo) -> Option<v1::AttemptRef> {
-    Some(v1::AttemptRef { trial: trial.to_string(), attempt: attempt.0 })
+    Some(v1::AttemptRef {
+        trial: trial.to_string(),
+        attempt: attempt.0,
+    })
 }

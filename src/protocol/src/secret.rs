@@ -1,5 +1,6 @@
-//! The secret of one worker process. A worker's id is in logs and in `status`, so it proves nothing: the process proves
-//! its identity with the secret that it sent when it first connected. Coordinators keep a hash.
+//! The secret of one worker process. A worker's id is in logs and in `status`, so it proves
+//! nothing: the process proves its identity with the secret that it sent when it first connected.
+//! Coordinators keep a hash.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -46,11 +47,17 @@ mod tests {
 
     #[test]
     fn a_secret_is_never_shown_and_its_hash_is_its_own() {
-        let (one, other) = (WorkerSecret::random().unwrap(), WorkerSecret::random().unwrap());
+        let (one, other) = (
+            WorkerSecret::random().unwrap(),
+            WorkerSecret::random().unwrap(),
+        );
         assert_eq!(format!("{one:?}"), "WorkerSecret(hidden)");
         assert!(one.hash().is_same(&one.clone().hash()) && !one.hash().is_same(&other.hash()));
         let json = serde_json::to_string(&one.hash()).unwrap();
-        assert_eq!(serde_json::from_str::<SecretHash>(&json).unwrap(), one.hash());
+        assert_eq!(
+            serde_json::from_str::<SecretHash>(&json).unwrap(),
+            one.hash()
+        );
         assert!(serde_json::from_str::<SecretHash>("\"12\"").is_err());
     }
 }

@@ -1,6 +1,6 @@
-//! The shared token: read from a file that only its owner can read, sent as `authorization: Bearer TOKEN`, and compared
-//! in constant time. Files that others may read are refused, and a token is never printed. This module does not encrypt
-//! the connection.
+//! The shared token: read from a file that only its owner can read, sent as `authorization: Bearer
+//! TOKEN`, and compared in constant time. Files that others may read are refused, and a token is
+//! never printed. This module does not encrypt the connection.
 
 use std::fs::File;
 use std::io::Read;
@@ -31,7 +31,9 @@ pub enum TokenError {
         #[source]
         source: std::io::Error,
     },
-    #[error("the token file `{path}` has mode {mode:04o}, so others can read it: run `chmod 0600 {path}`")]
+    #[error(
+        "the token file `{path}` has mode {mode:04o}, so others can read it: run `chmod 0600 {path}`"
+    )]
     Exposed { path: PathBuf, mode: u32 },
     #[error("the token file `{path}` does not hold a token: {reason}")]
     Unusable { path: PathBuf, reason: String },
@@ -42,34 +44,55 @@ pub enum TokenError {
 impl Token {
     /// Reads a token file: one line of visible ASCII characters, mode 0600 or stricter.
     pub fn from_file(path: &Path) -> Result<Self, TokenError> {
-        let unreadable = |source| TokenError::Unreadable { path: path.to_owned(), source };
+        let unreadable = |source| TokenError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         let mode = metadata.permissions().mode() & 0o7777;
         if mode & 0o077 != 0 {
-            return Err(TokenError::Exposed { path: path.to_owned(), mode });
+            return Err(TokenError::Exposed {
+                path: path.to_owned(),
+                mode,
+            });
         }
-        let unusable = |reason: String| TokenError::Unusable { path: path.to_owned(), reason };
+        let unusable = |reason: String| TokenError::Unusable {
+            path: path.to_owned(),
+            reason,
+        };
         if metadata.size() > MAX_TOKEN_BYTES as u64 {
-            return Err(unusable(format!("it has {} bytes, at most {MAX_TOKEN_BYTES} are allowed", metadata.size())));
+            return Err(unusable(format!(
+                "it has {} bytes, at most {MAX_TOKEN_BYTES} are allowed",
+                metadata.size()
+            )));
         }
         let mut text = String::new();
-        file.take(MAX_TOKEN_BYTES as u64).read_to_string(&mut text).map_err(unreadable)?;
+        file.take(MAX_TOKEN_BYTES as u64)
+            .read_to_string(&mut text)
+            .map_err(unreadable)?;
         Self::new(text.trim_end_matches(['\n', '\r'])).map_err(unusable)
     }
 
     /// Checks and wraps a token. The error is a fragment for people.
     pub fn new(text: &str) -> Result<Self, String> {
         if text.len() < MIN_TOKEN_BYTES {
-            return Err(format!("it has {} characters, at least {MIN_TOKEN_BYTES} are needed", text.len()));
+            return Err(format!(
+                "it has {} characters, at least {MIN_TOKEN_BYTES} are needed",
+                text.len()
+            ));
         }
         if let Some(position) = text.bytes().position(|byte| !byte.is_ascii_graphic()) {
-            return Err(format!("character {} is not a visible ASCII character", position + 1));
+            return Err(format!(
+                "character {} is not a visible ASCII character",
+                position + 1
+            ));
         }
         Ok(Self(text.into()))
     }
 
-    /// Draws 256 bits from the kernel, for an embedded coordinator that only its own process may call.
+    /// Draws 256 bits from the kernel, for an embedded coordinator that only its own process may
+    /// call.
     pub fn random() -> Result<Self, TokenError> {
         let mut bytes = [0; 32];
         File::open("/dev/urandom")
@@ -79,8 +102,8 @@ impl Token {
         Ok(Self(text.into()))
     }
 
-    /// Returns true if this is the value of an `authorization` header with the token. Takes equally long for every
-    /// wrong value.
+    /// Returns true if this is the value of an `authorization` header with the token. Takes equally
+    /// long for every wrong value.
     pub fn is_carried_by(&self, header: &[u8]) -> bool {
         header.ct_eq(self.header().as_encoded_bytes()).into()
     }
@@ -91,7 +114,9 @@ impl Token {
     }
 
     fn header(&self) -> MetadataValue<Ascii> {
-        format!("Bearer {}", self.0).parse().expect("a token is visible ASCII")
+        format!("Bearer {}", self.0)
+            .parse()
+            .expect("a token is visible ASCII")
     }
 }
 
@@ -102,7 +127,9 @@ impl std::fmt::Debug for Token {
 }
 
 /// Returns a client interceptor that adds the token, if there is one, to every call.
-pub fn attach(token: Option<Token>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+pub fn attach(
+    token: Option<Token>,
+) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     let header = token.map(|token| token.header());
     move |mut request: Request<()>| {
         if let Some(header) = &header {
@@ -112,7 +139,8 @@ pub fn attach(token: Option<Token>) -> impl FnMut(Request<()>) -> Result<Request
     }
 }
 
-/// The tokens that a coordinator accepts: the newest one and, for some time after an exchange, the previous one.
+/// The tokens that a coordinator accepts: the newest one and, for some time after an exchange, the
+/// previous one.
 #[derive(Clone, Debug)]
 pub struct AcceptedTokens(Arc<RwLock<Accepted>>);
 
@@ -124,14 +152,19 @@ struct Accepted {
 
 impl AcceptedTokens {
     pub fn new(token: Token) -> Self {
-        Self(Arc::new(RwLock::new(Accepted { newest: token, before: None })))
+        Self(Arc::new(RwLock::new(Accepted {
+            newest: token,
+            before: None,
+        })))
     }
 
-    /// Accepts a new token from now on, and the previous one until the given time. Returns false if the token is the
-    /// same.
+    /// Accepts a new token from now on, and the previous one until the given time. Returns false if
+    /// the token is the same.
     pub fn exchange(&self, token: Token, until: Instant) -> bool {
         let mut accepted = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let is_another = !accepted.newest.is_carried_by(token.header().as_encoded_bytes());
+        let is_another = !accepted
+            .newest
+            .is_carried_by(token.header().as_encoded_bytes());
         if is_another {
             let before = std::mem::replace(&mut accepted.newest, token);
             accepted.before = Some((before, until));
@@ -139,7 +172,8 @@ impl AcceptedTokens {
         is_another
     }
 
-    /// Returns true if an `authorization` header has an accepted token. Takes equally long for every wrong value.
+    /// Returns true if an `authorization` header has an accepted token. Takes equally long for
+    /// every wrong value.
     pub fn are_carried_by(&self, header: &[u8], now: Instant) -> bool {
         let accepted = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let before = accepted.before.as_ref().filter(|(_, until)| now < *until);
@@ -148,17 +182,26 @@ impl AcceptedTokens {
     }
 }
 
-/// Returns a server interceptor that refuses calls without an accepted token, if tokens are required.
-pub fn require(tokens: Option<AcceptedTokens>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+/// Returns a server interceptor that refuses calls without an accepted token, if tokens are
+/// required.
+pub fn require(
+    tokens: Option<AcceptedTokens>,
+) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     move |request: Request<()>| {
-        let Some(tokens) = &tokens else { return Ok(request) };
+        let Some(tokens) = &tokens else {
+            return Ok(request);
+        };
         let Some(given) = request.metadata().get(HEADER) else {
-            return Err(Status::unauthenticated("this coordinator wants a token: give --token-file"));
+            return Err(Status::unauthenticated(
+                "this coordinator wants a token: give --token-file",
+            ));
         };
         if tokens.are_carried_by(given.as_encoded_bytes(), Instant::now()) {
             Ok(request)
         } else {
-            Err(Status::unauthenticated("the token is not the coordinator's: check --token-file"))
+            Err(Status::unauthenticated(
+                "the token is not the coordinator's: check --token-file",
+            ))
         }
     }
 }
@@ -184,7 +227,10 @@ mod tests {
     fn a_file_that_others_can_read_is_refused() {
         for mode in [0o640, 0o604, 0o644, 0o620, 0o666] {
             let error = error_of("0123456789abcdef\n", mode);
-            assert!(error.contains(&format!("{mode:04o}")) && error.contains("chmod 0600"), "{error}");
+            assert!(
+                error.contains(&format!("{mode:04o}")) && error.contains("chmod 0600"),
+                "{error}"
+            );
         }
     }
 
@@ -222,7 +268,8 @@ mod tests {
         let tokens = AcceptedTokens::new(first.clone());
         let now = Instant::now();
         let until = now + std::time::Duration::from_secs(600);
-        let accepts = |token: &Token, at| tokens.are_carried_by(token.header().as_encoded_bytes(), at);
+        let accepts =
+            |token: &Token, at| tokens.are_carried_by(token.header().as_encoded_bytes(), at);
         assert!(
             !tokens.exchange(first.clone(), until) && accepts(&first, until),
             "the same token again changes nothing"

@@ -1,4 +1,5 @@
-//! Messages that a peer may send: round trips keep every value, wrong fields are named, and no bytes cause a panic.
+//! Messages that a peer may send: round trips keep every value, wrong fields are named, and no
+//! bytes cause a panic.
 
 use proptest::prelude::*;
 use prost::Message;
@@ -70,7 +71,8 @@ prop_compose! {
 fn outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
         result().prop_map(|result| Outcome::Finished(Box::new(result))),
-        "[ -~\n]{0,200}".prop_map(|message| Outcome::Failed(Failure::new(FailureClass::Crashed, message))),
+        "[ -~\n]{0,200}"
+            .prop_map(|message| Outcome::Failed(Failure::new(FailureClass::Crashed, message))),
         Just(Outcome::Stopped),
     ]
 }
@@ -101,8 +103,16 @@ prop_compose! {
 }
 
 fn disk_use() -> impl Strategy<Value = DiskUse> {
-    (any::<u64>(), any::<u64>(), proptest::collection::vec(trial(), 0..4))
-        .prop_map(|(checkpoint_bytes, work_dir_bytes, seen)| DiskUse { checkpoint_bytes, work_dir_bytes, seen })
+    (
+        any::<u64>(),
+        any::<u64>(),
+        proptest::collection::vec(trial(), 0..4),
+    )
+        .prop_map(|(checkpoint_bytes, work_dir_bytes, seen)| DiskUse {
+            checkpoint_bytes,
+            work_dir_bytes,
+            seen,
+        })
 }
 
 fn from_worker() -> impl Strategy<Value = FromWorker> {
@@ -111,7 +121,9 @@ fn from_worker() -> impl Strategy<Value = FromWorker> {
         (proptest::collection::vec(running(), 0..4), disk_use())
             .prop_map(|(running, disk)| FromWorker::Heartbeat { running, disk }),
         ended().prop_map(FromWorker::Ended),
-        name().prop_map(|reason| FromWorker::Leaving { reason: reason.into() }),
+        name().prop_map(|reason| FromWorker::Leaving {
+            reason: reason.into()
+        }),
     ]
 }
 
@@ -121,53 +133,94 @@ fn attempts() -> impl Strategy<Value = Vec<(TrialId, AttemptNo)>> {
 
 fn from_coordinator() -> impl Strategy<Value = FromCoordinator> {
     prop_oneof![
-        (1..=u64::MAX, 1..=u64::MAX)
-            .prop_map(|(heartbeat_ms, lease_ms)| FromCoordinator::Welcome { heartbeat_ms, lease_ms }),
+        (1..=u64::MAX, 1..=u64::MAX).prop_map(|(heartbeat_ms, lease_ms)| {
+            FromCoordinator::Welcome {
+                heartbeat_ms,
+                lease_ms,
+            }
+        }),
         name().prop_map(|reason| FromCoordinator::Refused { reason }),
         (trial(), attempt(), name()).prop_map(|(trial, attempt, reason)| FromCoordinator::Stop {
             trial,
             attempt,
             reason
         }),
-        (trial(), attempt()).prop_map(|(trial, attempt)| FromCoordinator::Acknowledged { trial, attempt }),
+        (trial(), attempt())
+            .prop_map(|(trial, attempt)| FromCoordinator::Acknowledged { trial, attempt }),
         name().prop_map(|reason| FromCoordinator::Drain { reason }),
         (attempts(), attempts()).prop_map(|(checkpoints, logs)| {
             let unknown = checkpoints.iter().map(|(trial, _)| *trial).collect();
-            FromCoordinator::Remove(Leftovers { checkpoints, logs, unknown, now: 7 })
+            FromCoordinator::Remove(Leftovers {
+                checkpoints,
+                logs,
+                unknown,
+                now: 7,
+            })
         }),
     ]
 }
 
 /// Generates messages with arbitrary strings, numbers and documents.
 fn lying_worker() -> impl Strategy<Value = v1::WorkerMessage> {
-    let reference =
-        || proptest::option::of((".{0,20}", 0..3u32).prop_map(|(trial, attempt)| v1::AttemptRef { trial, attempt }));
+    let reference = || {
+        proptest::option::of(
+            (".{0,20}", 0..3u32).prop_map(|(trial, attempt)| v1::AttemptRef { trial, attempt }),
+        )
+    };
     let document = || proptest::collection::vec(any::<u8>(), 0..60);
     let outcome = prop_oneof![
         document().prop_map(v1::attempt_ended::Outcome::ResultJson),
         document().prop_map(v1::attempt_ended::Outcome::FailureJson),
     ];
-    let ended =
-        (reference(), proptest::option::of(outcome)).prop_map(|(r#ref, outcome)| v1::AttemptEnded { r#ref, outcome });
+    let ended = (reference(), proptest::option::of(outcome))
+        .prop_map(|(r#ref, outcome)| v1::AttemptEnded { r#ref, outcome });
     let rate = proptest::option::of(any::<f64>());
-    let progress = rate.prop_map(|loss| v1::Progress { train_loss: loss, accuracy: loss, ..v1::Progress::default() });
-    let running = (reference(), any::<u32>(), proptest::option::of(progress))
-        .prop_map(|(r#ref, slot, progress)| v1::Running { r#ref, slot, progress });
+    let progress = rate.prop_map(|loss| v1::Progress {
+        train_loss: loss,
+        accuracy: loss,
+        ..v1::Progress::default()
+    });
+    let running = (reference(), any::<u32>(), proptest::option::of(progress)).prop_map(
+        |(r#ref, slot, progress)| v1::Running {
+            r#ref,
+            slot,
+            progress,
+        },
+    );
     let slots = proptest::collection::vec(".{0,9}", 0..3);
     prop_oneof![
-        (".{0,9}", 0..2u64, ".{0,9}", slots, proptest::collection::vec(running, 0..3)).prop_map(
-            |(worker, connection, host, devices, running)| {
-                let slots = vec![v1::Slot { devices, uuids: vec![worker.clone()], description: host.clone() }];
+        (
+            ".{0,9}",
+            0..2u64,
+            ".{0,9}",
+            slots,
+            proptest::collection::vec(running, 0..3)
+        )
+            .prop_map(|(worker, connection, host, devices, running)| {
+                let slots = vec![v1::Slot {
+                    devices,
+                    uuids: vec![worker.clone()],
+                    description: host.clone(),
+                }];
                 let build = worker.clone();
                 let secret = vec![1; 31 + connection as usize];
-                let hello =
-                    v1::Hello { worker, connection, secret, build, host, slots, running, ..v1::Hello::default() };
+                let hello = v1::Hello {
+                    worker,
+                    connection,
+                    secret,
+                    build,
+                    host,
+                    slots,
+                    running,
+                    ..v1::Hello::default()
+                };
                 v1::worker_message::Message::Hello(hello)
-            }
-        ),
+            }),
         ended.prop_map(v1::worker_message::Message::Ended),
     ]
-    .prop_map(|message| v1::WorkerMessage { message: Some(message) })
+    .prop_map(|message| v1::WorkerMessage {
+        message: Some(message),
+    })
 }
 
 proptest! {
@@ -228,7 +281,10 @@ proptest! {
 }
 
 fn refused(message: v1::worker_message::Message) -> Invalid {
-    FromWorker::try_from(v1::WorkerMessage { message: Some(message) }).unwrap_err()
+    FromWorker::try_from(v1::WorkerMessage {
+        message: Some(message),
+    })
+    .unwrap_err()
 }
 
 fn good_hello() -> v1::Hello {
@@ -238,30 +294,47 @@ fn good_hello() -> v1::Hello {
         secret: vec![1; 32],
         build: "b".into(),
         host: "node".into(),
-        slots: vec![v1::Slot { devices: vec!["cpu".into()], ..v1::Slot::default() }],
+        slots: vec![v1::Slot {
+            devices: vec!["cpu".into()],
+            ..v1::Slot::default()
+        }],
         ..v1::Hello::default()
     }
 }
 
 fn slot_of(num_devices: usize) -> v1::Slot {
-    v1::Slot { devices: vec!["cpu".into(); num_devices], ..v1::Slot::default() }
+    v1::Slot {
+        devices: vec!["cpu".into(); num_devices],
+        ..v1::Slot::default()
+    }
 }
 
 #[test]
 fn reasons_of_any_length_are_refused_and_escape_sequences_are_dropped() {
     use v1::worker_message::Message::Leaving;
-    let leaving = |reason: String| v1::WorkerMessage { message: Some(Leaving(v1::Leaving { reason })) };
+    let leaving = |reason: String| v1::WorkerMessage {
+        message: Some(Leaving(v1::Leaving { reason })),
+    };
     let invalid = FromWorker::try_from(leaving("x".repeat(40 << 20))).unwrap_err();
     assert_eq!(invalid.field, "leaving.reason");
     assert!(invalid.problem.contains("at most 1024"), "{invalid}");
     let said = FromWorker::try_from(leaving("\u{1b}[2Jthe node\nis needed".into())).unwrap();
-    assert_eq!(said, FromWorker::Leaving { reason: "the node is needed".into() });
+    assert_eq!(
+        said,
+        FromWorker::Leaving {
+            reason: "the node is needed".into()
+        }
+    );
 }
 
 #[test]
 fn escape_sequences_do_not_pass_in_documents() {
     let dirty = "\u{1b}]0;title\u{7}v1";
-    let epoch = EpochRecord { train_loss: 0.5, accuracy: None, state_hash: "00".into() };
+    let epoch = EpochRecord {
+        train_loss: 0.5,
+        accuracy: None,
+        state_hash: "00".into(),
+    };
     let provenance = Provenance {
         trainer: dirty.into(),
         host: dirty.into(),
@@ -281,12 +354,31 @@ fn escape_sequences_do_not_pass_in_documents() {
         timing: Timing::default(),
     };
     let trial = "0123456789abcdef".parse().unwrap();
-    let ended = EndedAttempt { trial, attempt: AttemptNo(1), outcome: Outcome::Finished(Box::new(result)) };
+    let ended = EndedAttempt {
+        trial,
+        attempt: AttemptNo(1),
+        outcome: Outcome::Finished(Box::new(result)),
+    };
     let back = FromWorker::try_from(v1::WorkerMessage::from(FromWorker::Ended(ended))).unwrap();
-    let FromWorker::Ended(EndedAttempt { outcome: Outcome::Finished(result), .. }) = back else { panic!("{back:?}") };
-    let Provenance { trainer, host, devices, libraries, .. } = result.provenance;
+    let FromWorker::Ended(EndedAttempt {
+        outcome: Outcome::Finished(result),
+        ..
+    }) = back
+    else {
+        panic!("{back:?}")
+    };
+    let Provenance {
+        trainer,
+        host,
+        devices,
+        libraries,
+        ..
+    } = result.provenance;
     assert_eq!((trainer.as_str(), host.as_str()), ("v1", "v1"));
-    assert_eq!((devices, libraries), (vec!["v1".to_owned()], vec!["v1".to_owned()]));
+    assert_eq!(
+        (devices, libraries),
+        (vec!["v1".to_owned()], vec!["v1".to_owned()])
+    );
 }
 
 #[test]
@@ -306,43 +398,86 @@ fn lies_in_a_hello_are_named() {
         ("hello.connection", |hello| hello.connection = u64::MAX),
         ("hello.secret", |hello| hello.secret.clear()),
         ("hello.slots", |hello| hello.slots.clear()),
-        ("hello.slots", |hello| hello.slots = vec![hello.slots[0].clone(); 1025]),
+        ("hello.slots", |hello| {
+            hello.slots = vec![hello.slots[0].clone(); 1025]
+        }),
         ("hello.slots", |hello| hello.slots = vec![slot_of(1024); 5]),
-        ("hello.slots[0].description", |hello| hello.slots[0].description = "x".repeat(1025)),
+        ("hello.slots[0].description", |hello| {
+            hello.slots[0].description = "x".repeat(1025)
+        }),
         ("hello.build", |hello| hello.build = "a\u{202e}b".into()),
-        ("hello.slots[0].devices", |hello| hello.slots[0].devices.clear()),
-        ("hello.slots[0].uuids", |hello| hello.slots[0].uuids = vec!["GPU-1".into(), "GPU-2".into()]),
+        ("hello.slots[0].devices", |hello| {
+            hello.slots[0].devices.clear()
+        }),
+        ("hello.slots[0].uuids", |hello| {
+            hello.slots[0].uuids = vec!["GPU-1".into(), "GPU-2".into()]
+        }),
         ("hello.running[0].ref.trial", |hello| {
-            let r#ref = Some(v1::AttemptRef { trial: "0123456789abcdeg".into(), attempt: 1 });
-            hello.running.push(v1::Running { r#ref, slot: 0, progress: None });
+            let r#ref = Some(v1::AttemptRef {
+                trial: "0123456789abcdeg".into(),
+                attempt: 1,
+            });
+            hello.running.push(v1::Running {
+                r#ref,
+                slot: 0,
+                progress: None,
+            });
         }),
     ];
     for (field, lie) in lies {
         let mut hello = good_hello();
         lie(&mut hello);
-        assert_eq!(refused(v1::worker_message::Message::Hello(hello)).field, field);
+        assert_eq!(
+            refused(v1::worker_message::Message::Hello(hello)).field,
+            field
+        );
     }
     assert!(Hello::try_from(good_hello()).is_ok());
 }
 
 #[test]
 fn lies_in_an_outcome_are_named() {
-    let reference = || Some(v1::AttemptRef { trial: "t0123456789abcdef".into(), attempt: 1 });
+    let reference = || {
+        Some(v1::AttemptRef {
+            trial: "t0123456789abcdef".into(),
+            attempt: 1,
+        })
+    };
     let cases = [
         (None, None, "ended.ref"),
-        (Some(v1::AttemptRef { attempt: 0, ..reference().unwrap() }), None, "ended.ref.attempt"),
+        (
+            Some(v1::AttemptRef {
+                attempt: 0,
+                ..reference().unwrap()
+            }),
+            None,
+            "ended.ref.attempt",
+        ),
         (reference(), None, "ended.outcome"),
-        (reference(), Some(v1::attempt_ended::Outcome::ResultJson(b"{}".to_vec())), "ended.result_json"),
-        (reference(), Some(v1::attempt_ended::Outcome::ResultJson(vec![b' '; 17 << 20])), "ended.result_json"),
         (
             reference(),
-            Some(v1::attempt_ended::Outcome::FailureJson(br#"{"class":"odd","message":""}"#.to_vec())),
+            Some(v1::attempt_ended::Outcome::ResultJson(b"{}".to_vec())),
+            "ended.result_json",
+        ),
+        (
+            reference(),
+            Some(v1::attempt_ended::Outcome::ResultJson(vec![b' '; 17 << 20])),
+            "ended.result_json",
+        ),
+        (
+            reference(),
+            Some(v1::attempt_ended::Outcome::FailureJson(
+                br#"{"class":"odd","message":""}"#.to_vec(),
+            )),
             "ended.failure_json",
         ),
     ];
     for (r#ref, outcome, field) in cases {
         let ended = v1::AttemptEnded { r#ref, outcome };
-        assert_eq!(refused(v1::worker_message::Message::Ended(ended)).field, field);
+        assert_eq!(
+            refused(v1::worker_message::Message::Ended(ended)).field,
+            field
+        );
     }
 }
 
@@ -355,26 +490,56 @@ fn a_result_that_nobody_would_take_is_sent_as_a_failure() {
         last_balanced_accuracy: 1.0,
         train_loss: 0.5,
         eval_loss: 0.5,
-        epochs: vec![EpochRecord { train_loss: 0.5, accuracy: Some(0.5), state_hash: "00".into() }],
+        epochs: vec![EpochRecord {
+            train_loss: 0.5,
+            accuracy: Some(0.5),
+            state_hash: "00".into(),
+        }],
         provenance: Provenance::default(),
         timing: Timing::default(),
     };
     let trial = "0123456789abcdef".parse().unwrap();
-    let ended = EndedAttempt { trial, attempt: AttemptNo(1), outcome: Outcome::Finished(Box::new(result)) };
+    let ended = EndedAttempt {
+        trial,
+        attempt: AttemptNo(1),
+        outcome: Outcome::Finished(Box::new(result)),
+    };
     let back = FromWorker::try_from(v1::WorkerMessage::from(FromWorker::Ended(ended))).unwrap();
-    let FromWorker::Ended(EndedAttempt { outcome: Outcome::Failed(failure), .. }) = back else {
+    let FromWorker::Ended(EndedAttempt {
+        outcome: Outcome::Failed(failure),
+        ..
+    }) = back
+    else {
         panic!("{back:?}");
     };
-    assert!(failure.message.contains("last_accuracy"), "{}", failure.message);
+    assert!(
+        failure.message.contains("last_accuracy"),
+        "{}",
+        failure.message
+    );
 }
 
 #[test]
 fn progress_that_is_not_a_number_is_left_out() {
-    let progress = Progress { train_loss: Some(f64::NAN), images_per_s: f64::INFINITY, ..Progress::default() };
+    let progress = Progress {
+        train_loss: Some(f64::NAN),
+        images_per_s: f64::INFINITY,
+        ..Progress::default()
+    };
     let trial = "0123456789abcdef".parse().unwrap();
-    let running = vec![RunningAttempt { trial, attempt: AttemptNo(1), slot: 0, progress }];
-    let said = v1::WorkerMessage::from(FromWorker::Heartbeat { running, disk: DiskUse::default() });
-    let Ok(FromWorker::Heartbeat { running, .. }) = FromWorker::try_from(said) else { panic!() };
+    let running = vec![RunningAttempt {
+        trial,
+        attempt: AttemptNo(1),
+        slot: 0,
+        progress,
+    }];
+    let said = v1::WorkerMessage::from(FromWorker::Heartbeat {
+        running,
+        disk: DiskUse::default(),
+    });
+    let Ok(FromWorker::Heartbeat { running, .. }) = FromWorker::try_from(said) else {
+        panic!()
+    };
     assert_eq!(running[0].progress, Progress::default());
 }
 
@@ -382,8 +547,21 @@ fn progress_that_is_not_a_number_is_left_out() {
 fn long_failures_are_cut_to_what_is_accepted() {
     let failure = Failure::new(FailureClass::Crashed, "é\x07".repeat(1 << 20));
     let trial = "0123456789abcdef".parse().unwrap();
-    let ended = EndedAttempt { trial, attempt: AttemptNo(1), outcome: Outcome::Failed(failure) };
+    let ended = EndedAttempt {
+        trial,
+        attempt: AttemptNo(1),
+        outcome: Outcome::Failed(failure),
+    };
     let back = FromWorker::try_from(v1::WorkerMessage::from(FromWorker::Ended(ended))).unwrap();
-    let FromWorker::Ended(EndedAttempt { outcome: Outcome::Failed(failure), .. }) = back else { panic!() };
-    assert!(failure.message.starts_with("é\u{fffd}é") && failure.message.len() <= sweep::text::MAX_LINES_BYTES);
+    let FromWorker::Ended(EndedAttempt {
+        outcome: Outcome::Failed(failure),
+        ..
+    }) = back
+    else {
+        panic!()
+    };
+    assert!(
+        failure.message.starts_with("é\u{fffd}é")
+            && failure.message.len() <= sweep::text::MAX_LINES_BYTES
+    );
 }

@@ -1,9 +1,11 @@
-//! Escapes text from users for each markup: every character is shown as written, and none is interpreted.
+//! Escapes text from users for each markup: every character is shown as written, and none is
+//! interpreted.
 //!
-//! `literal` functions are for names and labels. `prose` functions are for sentences, in which text between backticks
-//! is code.
+//! `literal` functions are for names and labels. `prose` functions are for sentences, in which text
+//! between backticks is code.
 
-/// Escapes text for XML. A browser may open the file, so characters that are invalid in XML become spaces.
+/// Escapes text for XML. A browser may open the file, so characters that are invalid in XML become
+/// spaces.
 pub fn xml(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -36,28 +38,40 @@ pub fn markdown_literal(text: &str) -> String {
 }
 
 pub fn markdown_prose(text: &str) -> String {
-    prose(text, markdown_literal, |code| format!("`{}`", code.replace(char::is_control, " ")))
+    prose(text, markdown_literal, |code| {
+        format!("`{}`", code.replace(char::is_control, " "))
+    })
 }
 
 pub fn latex_prose(text: &str) -> String {
-    prose(text, latex_literal, |code| format!("\\texttt{{{}}}", latex_literal(code)))
+    prose(text, latex_literal, |code| {
+        format!("\\texttt{{{}}}", latex_literal(code))
+    })
 }
 
-/// Formats text outside and inside backticks; a backtick without a partner is an ordinary character.
+/// Formats text outside and inside backticks; a backtick without a partner is an ordinary
+/// character.
 fn prose(text: &str, outside: fn(&str) -> String, inside: impl Fn(&str) -> String) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, code)) = rest.split_once('`') {
-        let Some((code, after)) = code.split_once('`') else { break };
+        let Some((code, after)) = code.split_once('`') else {
+            break;
+        };
         out.push_str(&outside(before));
-        out.push_str(&if code.is_empty() { outside("``") } else { inside(code) });
+        out.push_str(&if code.is_empty() {
+            outside("``")
+        } else {
+            inside(code)
+        });
         rest = after;
     }
     out + &outside(rest)
 }
 
-/// Escapes text for pdfLaTeX in its default encoding, LuaLaTeX and XeLaTeX, for any place in a table: without this, a
-/// row that begins with `[` or `*` would be an argument of the line end before it.
+/// Escapes text for pdfLaTeX in its default encoding, LuaLaTeX and XeLaTeX, for any place in a
+/// table: without this, a row that begins with `[` or `*` would be an argument of the line end
+/// before it.
 pub fn latex_literal(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut before = ' ';
@@ -96,7 +110,8 @@ pub fn latex_literal(text: &str) -> String {
     out
 }
 
-/// Characters that pdfLaTeX of 2022 typesets in its default encoding without packages; found by testing.
+/// Characters that pdfLaTeX of 2022 typesets in its default encoding without packages; found by
+/// testing.
 const LATEX_KNOWS: &str = "\u{a0}¡¢£¤¥¦§¨©ª¬®¯°±²³´µ¶·¸¹º¼½¾¿ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖ×ØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõö÷øùúûüýÿ\
     ĀāĂăĆćĈĉĊċČčĎďĒēĔĕĖėĚěĜĝĞğĠġĢģĤĥĨĩĪīĬĭİıĲĳĴĵĶķĹĺĻļĽľŁłŃńŅņŇňŌōŎŏŐőŒœŔŕŖŗŘřŚśŜŝŞşŠšŢţŤťŨũŪūŬŭŮůŰűŴŵŶŷŸŹźŻżŽž\
     ‐–—―‘’“”†‡•…‰€№™←↑→↓";
@@ -180,8 +195,8 @@ mod tests {
         "else",
     ];
 
-    /// Returns true if LaTeX interprets nothing: all commands are known, groups are closed, ligatures are broken, and
-    /// all other characters outside ASCII are known to be typeset.
+    /// Returns true if LaTeX interprets nothing: all commands are known, groups are closed,
+    /// ligatures are broken, and all other characters outside ASCII are known to be typeset.
     fn is_safe(tex: &str) -> bool {
         let mut depth = 0;
         let mut characters = tex.chars().peekable();
@@ -194,7 +209,9 @@ mod tests {
                         name.push(letter);
                     }
                     match name.as_str() {
-                        "" if characters.next().is_some_and(|escaped| "&%$#_{}".contains(escaped)) => {}
+                        "" if characters
+                            .next()
+                            .is_some_and(|escaped| "&%$#_{}".contains(escaped)) => {}
                         "ifdefined" => {
                             // skipped by every engine that does not support the character
                             while characters.next_if(|character| *character != ' ').is_some() {}
@@ -207,10 +224,15 @@ mod tests {
                 '{' => depth += 1,
                 '}' => depth -= 1,
                 '&' | '%' | '#' | '_' | '~' | '^' | '<' | '>' | '|' | '"' | '`' => return false,
-                '[' | ']' | '*' if before != '{' || characters.peek() != Some(&'}') => return false,
+                '[' | ']' | '*' if before != '{' || characters.peek() != Some(&'}') => {
+                    return false;
+                }
                 '-' | '\'' | ',' if before == character => return false,
                 '$' => {
-                    let name: String = characters.by_ref().take_while(|character| *character != '$').collect();
+                    let name: String = characters
+                        .by_ref()
+                        .take_while(|character| *character != '$')
+                        .collect();
                     if !name.starts_with('\\') && name != "-" {
                         return false;
                     }
@@ -226,15 +248,23 @@ mod tests {
 
     #[test]
     fn no_character_is_acted_on_by_latex_wherever_it_stands() {
-        let printable =
-            (' '..='~').chain('\u{a0}'..='\u{24f}').chain('\u{370}'..='\u{3ff}').chain('\u{2000}'..='\u{23ff}');
+        let printable = (' '..='~')
+            .chain('\u{a0}'..='\u{24f}')
+            .chain('\u{370}'..='\u{3ff}')
+            .chain('\u{2000}'..='\u{23ff}');
         for character in printable.chain("中😀\u{301}\u{200b}\u{fffd}".chars()) {
-            for text in
-                [format!("{character}"), format!("{character}{character}x"), format!("a {character}b{character}")]
-            {
+            for text in [
+                format!("{character}"),
+                format!("{character}{character}x"),
+                format!("a {character}b{character}"),
+            ] {
                 let tex = latex_literal(&text);
                 assert!(is_safe(&tex), "{text:?} became {tex:?}");
-                assert!(is_safe(&latex_prose(&text)), "{text:?} became {:?}", latex_prose(&text));
+                assert!(
+                    is_safe(&latex_prose(&text)),
+                    "{text:?} became {:?}",
+                    latex_prose(&text)
+                );
             }
         }
         for dangerous in ["\\input{x}", "a & b", "[2pt]", "--", "%", "\\\\"] {
@@ -256,13 +286,25 @@ mod tests {
         ] {
             assert_eq!(latex_literal(text), tex);
         }
-        assert_eq!(latex_prose("recipe `a_b` and ` alone"), "recipe \\texttt{a\\_b} and \\textasciigrave{} alone");
+        assert_eq!(
+            latex_prose("recipe `a_b` and ` alone"),
+            "recipe \\texttt{a\\_b} and \\textasciigrave{} alone"
+        );
     }
 
     #[test]
     fn what_markdown_and_xml_are_given() {
-        assert_eq!(markdown_literal("a|b <i> &lt; `c` ~d~ $e$"), "a\\|b &lt;i&gt; &amp;lt; \\`c\\` \\~d\\~ \\$e\\$");
-        assert_eq!(markdown_prose("see `a_b|c` and d_e"), "see `a_b|c` and d\\_e");
-        assert_eq!(xml("a<b> & \"c\"\u{b}\u{ffff}"), "a&lt;b&gt; &amp; &quot;c&quot;  ");
+        assert_eq!(
+            markdown_literal("a|b <i> &lt; `c` ~d~ $e$"),
+            "a\\|b &lt;i&gt; &amp;lt; \\`c\\` \\~d\\~ \\$e\\$"
+        );
+        assert_eq!(
+            markdown_prose("see `a_b|c` and d_e"),
+            "see `a_b|c` and d\\_e"
+        );
+        assert_eq!(
+            xml("a<b> & \"c\"\u{b}\u{ffff}"),
+            "a&lt;b&gt; &amp; &quot;c&quot;  "
+        );
     }
 }

@@ -1,7 +1,8 @@
-//! A figure before it is drawn: panels, series, points, scales. `svg.rs` draws it as SVG, `sketch.rs` for a terminal.
+//! A figure before it is drawn: panels, series, points, scales. `svg.rs` draws it as SVG,
+//! `sketch.rs` for a terminal.
 //!
-//! The x axis is numeric if every value of its axis is a number (logarithmic if they span a factor of 20 or more).
-//! Otherwise it is a row of names.
+//! The x axis is numeric if every value of its axis is a number (logarithmic if they span a factor
+//! of 20 or more). Otherwise it is a row of names.
 
 use std::collections::BTreeMap;
 
@@ -27,12 +28,26 @@ pub struct Plot {
 }
 
 impl Plot {
-    /// Returns the position of a value from the first tick (0) to the last (1); the middle if there is only one tick.
+    /// Returns the position of a value from the first tick (0) to the last (1); the middle if there
+    /// is only one tick.
     pub fn x_fraction(&self, value: f64) -> f64 {
-        let place = |x: f64| if self.scale == Scale::Logarithmic { x.ln() } else { x };
+        let place = |x: f64| {
+            if self.scale == Scale::Logarithmic {
+                x.ln()
+            } else {
+                x
+            }
+        };
         let ticks = || self.ticks.iter().map(|tick| place(tick.x));
-        let (low, high) = (ticks().fold(f64::INFINITY, f64::min), ticks().fold(f64::NEG_INFINITY, f64::max));
-        if high > low { (place(value) - low) / (high - low) } else { 0.5 }
+        let (low, high) = (
+            ticks().fold(f64::INFINITY, f64::min),
+            ticks().fold(f64::NEG_INFINITY, f64::max),
+        );
+        if high > low {
+            (place(value) - low) / (high - low)
+        } else {
+            0.5
+        }
     }
 
     /// Returns the position of a percentage from the lower edge (0) to the upper edge (1).
@@ -44,7 +59,10 @@ impl Plot {
     /// Returns about six round numbers within the range.
     pub fn y_ticks(&self) -> Vec<f64> {
         let (low, high) = self.y_range;
-        let step = [1.0, 2.0, 5.0, 10.0, 20.0].into_iter().find(|step| (high - low) / step <= 7.0).unwrap_or(20.0);
+        let step = [1.0, 2.0, 5.0, 10.0, 20.0]
+            .into_iter()
+            .find(|step| (high - low) / step <= 7.0)
+            .unwrap_or(20.0);
         let first = (low / step).ceil() as i64;
         let last = (high / step).floor() as i64;
         (first..=last).map(|tick| tick as f64 * step).collect()
@@ -95,7 +113,12 @@ pub fn as_table(figure: &Figure) -> Table {
     Table {
         name: figure.name.clone(),
         caption: figure.caption.clone(),
-        rows: figure.panels.iter().chain(&figure.series).cloned().collect(),
+        rows: figure
+            .panels
+            .iter()
+            .chain(&figure.series)
+            .cloned()
+            .collect(),
         columns: vec![figure.x.clone()],
         value: figure.value,
     }
@@ -109,25 +132,45 @@ pub fn plot(results: &Results, figure: &Figure, layout: &Layout) -> Plot {
     let panel_axis = figure.panels.as_ref().and_then(axis);
     let (scale, positions) = scale(results, x_axis);
     let mut panels: BTreeMap<u32, BTreeMap<Vec<u32>, Line>> = BTreeMap::new();
-    let mut keys: Vec<Vec<u32>> =
-        sweep.cells.iter().map(|cell| series_axes.iter().map(|&axis| cell.coordinates[axis]).collect()).collect();
+    let mut keys: Vec<Vec<u32>> = sweep
+        .cells
+        .iter()
+        .map(|cell| {
+            series_axes
+                .iter()
+                .map(|&axis| cell.coordinates[axis])
+                .collect()
+        })
+        .collect();
     keys.sort();
     keys.dedup();
     let mut used = vec![false; positions.len()];
     for (index, cell) in sweep.cells.iter().enumerate() {
-        let key: Vec<u32> = series_axes.iter().map(|&axis| cell.coordinates[axis]).collect();
+        let key: Vec<u32> = series_axes
+            .iter()
+            .map(|&axis| cell.coordinates[axis])
+            .collect();
         let panel = panel_axis.map_or(0, |axis| cell.coordinates[axis]);
         let place = x_axis.map_or(0, |axis| cell.coordinates[axis] as usize);
         let x = positions[place];
         used[place] = true;
         let series = keys.binary_search(&key).expect("every key was collected");
         let lines = panels.entry(panel).or_default();
-        let line = lines.entry(key).or_insert_with(|| Line { series, points: Vec::new(), published: Vec::new() });
+        let line = lines.entry(key).or_insert_with(|| Line {
+            series,
+            points: Vec::new(),
+            published: Vec::new(),
+        });
         let summary = &layout.summaries[index];
         if let Some(numbers) = summary.summary {
             let deviation = numbers.deviation.map(|deviation| 100.0 * deviation);
             let complete = summary.status == CellStatus::Complete;
-            line.points.push(Point { x, mean: numbers.mean.percent(), deviation, complete });
+            line.points.push(Point {
+                x,
+                mean: numbers.mean.percent(),
+                deviation,
+                complete,
+            });
         }
         if let Some(value) = published_value(results, cell) {
             line.published.push((x, value.value));
@@ -138,19 +181,36 @@ pub fn plot(results: &Results, figure: &Figure, layout: &Layout) -> Plot {
         .into_iter()
         .map(|(value, lines)| {
             let title = panel_axis.map_or_else(String::new, |axis| label(axis, value));
-            Panel { title, lines: lines.into_values().map(sorted).collect() }
+            Panel {
+                title,
+                lines: lines.into_values().map(sorted).collect(),
+            }
         })
         .collect();
     let series = keys.iter().map(|key| {
-        let labels: Vec<String> = series_axes.iter().zip(key).map(|(&axis, &value)| label(axis, value)).collect();
+        let labels: Vec<String> = series_axes
+            .iter()
+            .zip(key)
+            .map(|(&axis, &value)| label(axis, value))
+            .collect();
         labels.join(", ")
     });
-    let ticks = positions.iter().zip(&used).enumerate().filter(|(_, (_, used))| **used);
-    let ticks = ticks
-        .map(|(value, (&x, _))| Tick { x, label: x_axis.map_or_else(String::new, |axis| label(axis, value as u32)) });
+    let ticks = positions
+        .iter()
+        .zip(&used)
+        .enumerate()
+        .filter(|(_, (_, used))| **used);
+    let ticks = ticks.map(|(value, (&x, _))| Tick {
+        x,
+        label: x_axis.map_or_else(String::new, |axis| label(axis, value as u32)),
+    });
     let mut subtitle = notes::warnings(results);
     subtitle.push(notes::protocol(results, figure.value));
-    if panels.iter().flat_map(|panel| &panel.lines).any(|line| !line.published.is_empty()) {
+    if panels
+        .iter()
+        .flat_map(|panel| &panel.lines)
+        .any(|line| !line.published.is_empty())
+    {
         subtitle.extend(notes::published(results));
     }
     subtitle.extend(notes::searches(results, &layout.summaries));
@@ -175,15 +235,37 @@ fn sorted(mut line: Line) -> Line {
 
 /// Returns the scale, and the position of each axis value.
 fn scale(results: &Results, axis: Option<usize>) -> (Scale, Vec<f64>) {
-    let Some(axis) = axis else { return (Scale::Names, vec![0.0]) };
+    let Some(axis) = axis else {
+        return (Scale::Names, vec![0.0]);
+    };
     let values = &results.sweep.axes[axis].values;
-    let numbers: Option<Vec<f64>> =
-        values.iter().map(|value| value.name.parse().ok().filter(|number: &f64| number.is_finite())).collect();
-    let Some(numbers) = numbers else { return (Scale::Names, (0..values.len()).map(|index| index as f64).collect()) };
+    let numbers: Option<Vec<f64>> = values
+        .iter()
+        .map(|value| {
+            value
+                .name
+                .parse()
+                .ok()
+                .filter(|number: &f64| number.is_finite())
+        })
+        .collect();
+    let Some(numbers) = numbers else {
+        return (
+            Scale::Names,
+            (0..values.len()).map(|index| index as f64).collect(),
+        );
+    };
     let low = numbers.iter().copied().fold(f64::INFINITY, f64::min);
     let high = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let logarithmic = low > 0.0 && high / low >= LOGARITHMIC_FROM;
-    (if logarithmic { Scale::Logarithmic } else { Scale::Linear }, numbers)
+    (
+        if logarithmic {
+            Scale::Logarithmic
+        } else {
+            Scale::Linear
+        },
+        numbers,
+    )
 }
 
 /// Returns the range, in multiples of ten per cent, that contains everything drawn.
@@ -193,15 +275,23 @@ fn y_range(panels: &[Panel]) -> (f64, f64) {
         let deviation = point.deviation.unwrap_or(0.0);
         [point.mean - deviation, point.mean + deviation]
     });
-    let published = lines().flat_map(|line| &line.published).map(|(_, value)| *value);
+    let published = lines()
+        .flat_map(|line| &line.published)
+        .map(|(_, value)| *value);
     let (low, high) = bands
         .chain(published)
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+            (low.min(value), high.max(value))
+        });
     if low > high {
         return (0.0, 100.0);
     }
     let step = if high - low > 25.0 { 10.0 } else { 2.0 };
     let (low, high) = ((low / step).floor() * step, (high / step).ceil() * step);
     let (low, high) = (low.max(0.0), high.min(100.0));
-    if high > low { (low, high) } else { ((high - step).max(0.0), (low + step).min(100.0)) }
+    if high > low {
+        (low, high)
+    } else {
+        ((high - step).max(0.0), (low + step).min(100.0))
+    }
 }

@@ -1,8 +1,9 @@
-//! The data files of a report: results.csv, timing.csv, results.json, the cells behind each table, manifest.json.
+//! The data files of a report: results.csv, timing.csv, results.json, the cells behind each table,
+//! manifest.json.
 //!
-//! results.csv and the tables hold nothing that depends on when or where a trial ran or on its number of attempts: they
-//! are byte-identical for a disturbed and an undisturbed run. The rest is in timing.csv, and in results.json under
-//! `timing` and `attempts`.
+//! results.csv and the tables hold nothing that depends on when or where a trial ran or on its
+//! number of attempts: they are byte-identical for a disturbed and an undisturbed run. The rest is
+//! in timing.csv, and in results.json under `timing` and `attempts`.
 
 use std::io::{self, Write};
 
@@ -66,15 +67,25 @@ const CELL_COLUMNS: [&str; 12] = [
 pub fn results_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
     let axes = results.sweep.axes.iter().map(|axis| axis.name.as_str());
     let axes = csv::axis_columns(axes, &[&BEFORE_AXES[..], &AFTER_AXES[..]].concat());
-    let fixed = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let fixed = |names: &[&str]| {
+        names
+            .iter()
+            .map(|&name| name.to_owned())
+            .collect::<Vec<_>>()
+    };
     out.write_all(csv::line([fixed(&BEFORE_AXES), axes, fixed(&AFTER_AXES)].concat()).as_bytes())?;
     for row in &results.trials {
         let cell = &results.sweep.cells[row.cell()];
-        let mut fields = vec![row.trial.id.to_string(), csv::text(results.sweep.cell_name(cell))];
+        let mut fields = vec![
+            row.trial.id.to_string(),
+            csv::text(results.sweep.cell_name(cell)),
+        ];
         fields.extend(results.sweep.value_names(cell).into_iter().map(csv::text));
         fields.push(row.trial.seed.to_string());
         fields.push(role_name(row.trial.role).to_owned());
-        fields.push(candidate(results, row).map_or_else(String::new, |value| csv::text(value.to_string())));
+        fields.push(
+            candidate(results, row).map_or_else(String::new, |value| csv::text(value.to_string())),
+        );
         fields.push(row.status.name().to_owned());
         match row.result() {
             None => fields.extend(std::iter::repeat_n(String::new(), 16)),
@@ -83,13 +94,28 @@ pub fn results_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
                 let numbers = [result.last_accuracy, result.best_accuracy];
                 fields.extend(numbers.map(|number| number.to_string()));
                 fields.push(result.best_epoch.to_string());
-                let numbers = [result.last_balanced_accuracy, result.train_loss, result.eval_loss];
+                let numbers = [
+                    result.last_balanced_accuracy,
+                    result.train_loss,
+                    result.eval_loss,
+                ];
                 fields.extend(numbers.map(|number| number.to_string()));
                 let images = provenance.num_eval_images;
-                fields.push(if images > 0 { images.to_string() } else { String::new() });
-                fields.extend([result.num_epochs.to_string(), provenance.num_parameters.to_string()]);
+                fields.push(if images > 0 {
+                    images.to_string()
+                } else {
+                    String::new()
+                });
+                fields.extend([
+                    result.num_epochs.to_string(),
+                    provenance.num_parameters.to_string(),
+                ]);
                 fields.extend([&provenance.precision, &provenance.data_fingerprint].map(csv::text));
-                fields.push(result.num_subset_images.map_or_else(String::new, |count| count.to_string()));
+                fields.push(
+                    result
+                        .num_subset_images
+                        .map_or_else(String::new, |count| count.to_string()),
+                );
                 fields.extend([&result.subset_fingerprint, &result.state_hash].map(csv::text));
                 fields.extend([&provenance.trainer, &provenance.libtorch].map(csv::text));
             }
@@ -97,7 +123,9 @@ pub fn results_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
         match row.status {
             TrialStatus::Failed(failure) => {
                 fields.push(failure.class.to_string());
-                fields.push(csv::text(failure.message.lines().next().unwrap_or_default()));
+                fields.push(csv::text(
+                    failure.message.lines().next().unwrap_or_default(),
+                ));
             }
             _ => fields.extend([String::new(), String::new()]),
         }
@@ -113,23 +141,61 @@ pub fn timing_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
     out.write_all(head.as_bytes())?;
     for row in &results.trials {
         let cell = csv::text(results.sweep.cell_name(&results.sweep.cells[row.cell()]));
-        let mut fields =
-            vec![row.trial.id.to_string(), cell, row.trial.seed.to_string(), row.attempts.len().to_string()];
+        let mut fields = vec![
+            row.trial.id.to_string(),
+            cell,
+            row.trial.seed.to_string(),
+            row.attempts.len().to_string(),
+        ];
         match row.result() {
             None => fields.extend(std::iter::repeat_n(String::new(), 18)),
             Some(result) => {
                 let timing = &result.timing;
-                fields.extend([&result.provenance.host, &result.provenance.devices.join(" + ")].map(csv::text));
-                let split = [timing.train_s, timing.evaluate_s, timing.checkpoint_s, timing.start_s];
+                fields.extend(
+                    [
+                        &result.provenance.host,
+                        &result.provenance.devices.join(" + "),
+                    ]
+                    .map(csv::text),
+                );
+                let split = [
+                    timing.train_s,
+                    timing.evaluate_s,
+                    timing.checkpoint_s,
+                    timing.start_s,
+                ];
                 fields.extend(split.map(|number| number.to_string()));
-                fields.push(row.idle_s().map_or_else(String::new, |seconds| format!("{seconds:.3}")));
-                fields.extend([timing.data_wait_s, timing.data_wait_share()].map(|number| number.to_string()));
-                fields.extend([timing.images_per_s, timing.peak_memory_mib].map(|number| number.to_string()));
+                fields.push(
+                    row.idle_s()
+                        .map_or_else(String::new, |seconds| format!("{seconds:.3}")),
+                );
+                fields.extend(
+                    [timing.data_wait_s, timing.data_wait_share()].map(|number| number.to_string()),
+                );
+                fields.extend(
+                    [timing.images_per_s, timing.peak_memory_mib].map(|number| number.to_string()),
+                );
                 fields.push(timing.resumed_from_epoch.to_string());
-                fields.push(timing.departed_at_epoch.map(|epoch| epoch.to_string()).unwrap_or_default());
-                let Provenance { execution, kernels, images, libraries, .. } = &*result.provenance;
+                fields.push(
+                    timing
+                        .departed_at_epoch
+                        .map(|epoch| epoch.to_string())
+                        .unwrap_or_default(),
+                );
+                let Provenance {
+                    execution,
+                    kernels,
+                    images,
+                    libraries,
+                    ..
+                } = &*result.provenance;
                 fields.extend([execution, kernels, images, &libraries.join(" + ")].map(csv::text));
-                fields.push(timing.gpu_busy.map(|share| share.to_string()).unwrap_or_default());
+                fields.push(
+                    timing
+                        .gpu_busy
+                        .map(|share| share.to_string())
+                        .unwrap_or_default(),
+                );
             }
         }
         out.write_all(csv::line(fields).as_bytes())?;
@@ -151,9 +217,15 @@ impl Serialize for Document<'_> {
         let Self(results) = self;
         let sweep = results.sweep;
         let mut document = serializer.serialize_map(None)?;
-        document.serialize_entry("axes", &sweep.axes.iter().map(|axis| &axis.name).collect::<Vec<_>>())?;
+        document.serialize_entry(
+            "axes",
+            &sweep.axes.iter().map(|axis| &axis.name).collect::<Vec<_>>(),
+        )?;
         document.serialize_entry("cancelled", &results.state.cancelled)?;
-        document.serialize_entry("cells", &Each(|| (0..sweep.cells.len()).map(|cell| cell_json(results, cell))))?;
+        document.serialize_entry(
+            "cells",
+            &Each(|| (0..sweep.cells.len()).map(|cell| cell_json(results, cell))),
+        )?;
         document.serialize_entry("complete", &results.complete())?;
         document.serialize_entry("recipe", &sweep.recipe)?;
         document.serialize_entry("schema", &SCHEMA)?;
@@ -161,7 +233,10 @@ impl Serialize for Document<'_> {
         document.serialize_entry("seeds", &sweep.seeds)?;
         document.serialize_entry("smoke", &sweep.smoke)?;
         document.serialize_entry("sweep", &sweep.name)?;
-        document.serialize_entry("trials", &Each(|| results.trials.iter().map(|row| trial_json(results, row))))?;
+        document.serialize_entry(
+            "trials",
+            &Each(|| results.trials.iter().map(|row| trial_json(results, row))),
+        )?;
         document.end()
     }
 }
@@ -205,7 +280,10 @@ fn summary_json(results: &Results, cell: &CellSummary) -> Value {
 
 fn choice_json((search, choice): (&Search, &Choice)) -> Value {
     let values = |indices: &[u32]| -> Vec<&Value> {
-        indices.iter().filter_map(|index| search.candidates.get(*index as usize)).collect()
+        indices
+            .iter()
+            .filter_map(|index| search.candidates.get(*index as usize))
+            .collect()
     };
     json!({ "decided_by": choice.decided_by, "tied": values(&choice.tied), "close": values(&choice.close) })
 }
@@ -213,7 +291,8 @@ fn choice_json((search, choice): (&Search, &Choice)) -> Value {
 fn axes_json(results: &Results, cell: usize) -> Map<String, Value> {
     let names = results.sweep.value_names(&results.sweep.cells[cell]);
     let axes = results.sweep.axes.iter().zip(names);
-    axes.map(|(axis, value)| (axis.name.clone(), Value::from(value))).collect()
+    axes.map(|(axis, value)| (axis.name.clone(), Value::from(value)))
+        .collect()
 }
 
 /// Returns one trial with its result, timing and attempts.
@@ -285,19 +364,41 @@ fn attempt_json((attempt, number): (&schedule::state::Attempt, u32)) -> Value {
 }
 
 /// Writes the cells behind a table or a figure: one row per cell, numbers in per cent.
-pub fn cells_csv(results: &Results, table: &Table, layout: &Layout, out: &mut dyn Write) -> io::Result<()> {
+pub fn cells_csv(
+    results: &Results,
+    table: &Table,
+    layout: &Layout,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let axes = results.sweep.axes.iter().map(|axis| axis.name.as_str());
-    let measured = if table.value == Measure::Best { "best" } else { "last" };
+    let measured = if table.value == Measure::Best {
+        "best"
+    } else {
+        "last"
+    };
     let fixed = CELL_COLUMNS.map(str::to_owned).to_vec();
     out.write_all(csv::line([csv::axis_columns(axes, &CELL_COLUMNS), fixed].concat()).as_bytes())?;
     for (index, cell) in results.sweep.cells.iter().enumerate() {
         let summary = &layout.summaries[index];
-        let mut fields: Vec<String> = results.sweep.value_names(cell).into_iter().map(csv::text).collect();
+        let mut fields: Vec<String> = results
+            .sweep
+            .value_names(cell)
+            .into_iter()
+            .map(csv::text)
+            .collect();
         fields.extend([measured.to_owned(), summary.status.name().to_owned()]);
-        fields.extend([summary.summary.map_or(0, |summary| summary.n).to_string(), summary.total.to_string()]);
-        fields.push(summary.summary.map_or_else(String::new, |summary| summary.mean.percent().to_string()));
+        fields.extend([
+            summary.summary.map_or(0, |summary| summary.n).to_string(),
+            summary.total.to_string(),
+        ]);
+        fields.push(
+            summary
+                .summary
+                .map_or_else(String::new, |summary| summary.mean.percent().to_string()),
+        );
         let deviation = summary.summary.and_then(|summary| summary.deviation);
-        fields.push(deviation.map_or_else(String::new, |deviation| (100.0 * deviation).to_string()));
+        fields
+            .push(deviation.map_or_else(String::new, |deviation| (100.0 * deviation).to_string()));
         let mark = match layout.marks[index] {
             Mark::None => "",
             Mark::Best => "best",
@@ -305,17 +406,22 @@ pub fn cells_csv(results: &Results, table: &Table, layout: &Layout, out: &mut dy
         };
         fields.push(mark.to_owned());
         let chosen = results.sweep.search.as_ref().zip(summary.candidate);
-        fields
-            .push(chosen.map_or_else(String::new, |(search, number)| csv::text(search.candidates[number].to_string())));
-        let choice = summary.choice.as_ref().map(|choice| match (choice.tied.is_empty(), choice.close.is_empty()) {
-            (false, _) => "tied",
-            (true, false) => "close",
-            (true, true) => "clear",
+        fields.push(chosen.map_or_else(String::new, |(search, number)| {
+            csv::text(search.candidates[number].to_string())
+        }));
+        let choice = summary.choice.as_ref().map(|choice| {
+            match (choice.tied.is_empty(), choice.close.is_empty()) {
+                (false, _) => "tied",
+                (true, false) => "close",
+                (true, true) => "clear",
+            }
         });
         fields.push(choice.unwrap_or_default().to_owned());
         let published = published_value(results, cell);
         fields.push(published.map_or_else(String::new, |value| value.value.to_string()));
-        fields.push(published.map_or_else(String::new, |value| csv::text(footnotes_of(results, value).join("; "))));
+        fields.push(published.map_or_else(String::new, |value| {
+            csv::text(footnotes_of(results, value).join("; "))
+        }));
         fields.push(match &summary.status {
             CellStatus::Skipped(reason) => csv::text(reason),
             _ => String::new(),
@@ -329,7 +435,13 @@ pub fn cells_csv(results: &Results, table: &Table, layout: &Layout, out: &mut dy
 pub fn manifest(results: &Results, files: &[Written]) -> String {
     let list: Vec<Value> = files
         .iter()
-        .map(|Written { name, bytes, blake3 }| json!({ "name": name, "bytes": bytes, "blake3": blake3 }))
+        .map(
+            |Written {
+                 name,
+                 bytes,
+                 blake3,
+             }| json!({ "name": name, "bytes": bytes, "blake3": blake3 }),
+        )
         .collect();
     pretty(&json!({
         "schema": SCHEMA,
@@ -344,7 +456,12 @@ pub fn manifest(results: &Results, files: &[Written]) -> String {
 
 /// Returns the candidate value of a search that the trial was trained with.
 pub fn candidate<'a>(results: &Results<'a>, row: &TrialRow) -> Option<&'a Value> {
-    results.sweep.search.as_ref()?.candidates.get(row.candidate()?)
+    results
+        .sweep
+        .search
+        .as_ref()?
+        .candidates
+        .get(row.candidate()?)
 }
 
 pub fn role_name(role: Role) -> &'static str {

@@ -1,7 +1,8 @@
 //! A table before it is drawn: headings, cells, marks and notes. `text.rs` and `markup.rs` draw it.
 //!
-//! This module decides which cells are bold: the highest mean among complete cells that solve the same problem (data
-//! set, sample count, pre-training), column by column unless the problem changes from row to row.
+//! This module decides which cells are bold: the highest mean among complete cells that solve the
+//! same problem (data set, sample count, pre-training), column by column unless the problem changes
+//! from row to row.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -74,7 +75,8 @@ pub enum Mark {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Note {
-    /// A letter for footnotes of published numbers, a number for ours; absent for notes about the whole table.
+    /// A letter for footnotes of published numbers, a number for ours; absent for notes about the
+    /// whole table.
     pub mark: Option<String>,
     pub text: String,
 }
@@ -103,24 +105,50 @@ impl Layout {
         let row_keys = keys_in_order(cells, &rows);
         let column_keys = keys_in_order(cells, &columns);
         let place: BTreeMap<(Vec<u32>, Vec<u32>), usize> = (cells.iter().enumerate())
-            .map(|(index, cell)| ((coordinates(cell, &rows), coordinates(cell, &columns)), index))
+            .map(|(index, cell)| {
+                (
+                    (coordinates(cell, &rows), coordinates(cell, &columns)),
+                    index,
+                )
+            })
             .collect();
-        let at = |row: &Vec<u32>, column: &Vec<u32>| place.get(&(row.clone(), column.clone())).copied();
-        let positions: Vec<Vec<Option<usize>>> =
-            row_keys.iter().map(|row| column_keys.iter().map(|column| at(row, column)).collect()).collect();
-        let summaries: Vec<CellSummary> = (0..cells.len()).map(|cell| results.cell(cell, table.value)).collect();
+        let at =
+            |row: &Vec<u32>, column: &Vec<u32>| place.get(&(row.clone(), column.clone())).copied();
+        let positions: Vec<Vec<Option<usize>>> = row_keys
+            .iter()
+            .map(|row| column_keys.iter().map(|column| at(row, column)).collect())
+            .collect();
+        let summaries: Vec<CellSummary> = (0..cells.len())
+            .map(|cell| results.cell(cell, table.value))
+            .collect();
         let marks = marks(results, &positions, &summaries);
-        Self { rows, columns, row_keys, column_keys, positions, summaries, marks }
+        Self {
+            rows,
+            columns,
+            row_keys,
+            column_keys,
+            positions,
+            summaries,
+            marks,
+        }
     }
 }
 
 /// Lays out one table.
 pub fn grid(results: &Results, table: &Table, layout: &Layout) -> Grid {
     let mut footnotes = Footnotes::default();
-    let published: Vec<Option<&PublishedValue>> =
-        results.sweep.cells.iter().map(|cell| published_value(results, cell)).collect();
-    let has_published =
-        |column: usize| layout.positions.iter().any(|row| row[column].is_some_and(|cell| published[cell].is_some()));
+    let published: Vec<Option<&PublishedValue>> = results
+        .sweep
+        .cells
+        .iter()
+        .map(|cell| published_value(results, cell))
+        .collect();
+    let has_published = |column: usize| {
+        layout
+            .positions
+            .iter()
+            .any(|row| row[column].is_some_and(|cell| published[cell].is_some()))
+    };
     let with_reference: Vec<bool> = (0..layout.column_keys.len()).map(has_published).collect();
     let mut cells = Vec::with_capacity(layout.positions.len());
     for row in &layout.positions {
@@ -135,7 +163,10 @@ pub fn grid(results: &Results, table: &Table, layout: &Layout) -> Grid {
                     None => GridCell::Blank,
                     Some(value) => {
                         let note = footnotes.published(results, value);
-                        GridCell::Published { value: Share::of_percent(value.value), note }
+                        GridCell::Published {
+                            value: Share::of_percent(value.value),
+                            note,
+                        }
                     }
                 });
             }
@@ -145,9 +176,15 @@ pub fn grid(results: &Results, table: &Table, layout: &Layout) -> Grid {
     let mut columns = Vec::new();
     for (key, &reference) in layout.column_keys.iter().zip(&with_reference) {
         let labels = labels(results, &layout.columns, key);
-        columns.push(Column { labels: labels.clone(), published: false });
+        columns.push(Column {
+            labels: labels.clone(),
+            published: false,
+        });
         if reference {
-            columns.push(Column { labels, published: true });
+            columns.push(Column {
+                labels,
+                published: true,
+            });
         }
     }
     Grid {
@@ -157,7 +194,11 @@ pub fn grid(results: &Results, table: &Table, layout: &Layout) -> Grid {
         warnings: notes::warnings(results),
         row_headings: table.rows.iter().map(|name| heading(name)).collect(),
         column_headings: table.columns.iter().map(|name| heading(name)).collect(),
-        rows: layout.row_keys.iter().map(|key| labels(results, &layout.rows, key)).collect(),
+        rows: layout
+            .row_keys
+            .iter()
+            .map(|key| labels(results, &layout.rows, key))
+            .collect(),
         columns,
         notes: all_notes(results, layout, &cells, footnotes),
         cells,
@@ -170,10 +211,17 @@ pub fn published_value<'a>(results: &Results<'a>, cell: &Cell) -> Option<&'a Pub
     if sweep.published.is_empty() {
         return None;
     }
-    let names: BTreeMap<&str, &str> =
-        sweep.axes.iter().map(|axis| axis.name.as_str()).zip(sweep.value_names(cell)).collect();
+    let names: BTreeMap<&str, &str> = sweep
+        .axes
+        .iter()
+        .map(|axis| axis.name.as_str())
+        .zip(sweep.value_names(cell))
+        .collect();
     let matches = |value: &&PublishedValue| {
-        value.cell.iter().all(|(axis, name)| names.get(axis.as_str()).is_some_and(|value| value == name))
+        value
+            .cell
+            .iter()
+            .all(|(axis, name)| names.get(axis.as_str()).is_some_and(|value| value == name))
     };
     let mut best: Option<&PublishedValue> = None;
     for value in sweep.published.iter().filter(matches) {
@@ -187,15 +235,26 @@ pub fn published_value<'a>(results: &Results<'a>, cell: &Cell) -> Option<&'a Pub
 /// Returns the footnotes that no number refers to: they apply to all published numbers.
 pub fn general_footnotes<'a>(results: &Results<'a>) -> Vec<&'a str> {
     let sweep = results.sweep;
-    let used: BTreeSet<u32> = sweep.published.iter().filter_map(|value| value.footnote).collect();
-    let general = (0..).zip(&sweep.footnotes).filter(|(index, _)| !used.contains(index));
+    let used: BTreeSet<u32> = sweep
+        .published
+        .iter()
+        .filter_map(|value| value.footnote)
+        .collect();
+    let general = (0..)
+        .zip(&sweep.footnotes)
+        .filter(|(index, _)| !used.contains(index));
     general.map(|(_, text)| text.as_str()).collect()
 }
 
 /// Returns the footnotes of one published number: its own first.
 pub fn footnotes_of<'a>(results: &Results<'a>, value: &PublishedValue) -> Vec<&'a str> {
-    let own = value.footnote.and_then(|index| results.sweep.footnotes.get(index as usize));
-    own.map(String::as_str).into_iter().chain(general_footnotes(results)).collect()
+    let own = value
+        .footnote
+        .and_then(|index| results.sweep.footnotes.get(index as usize));
+    own.map(String::as_str)
+        .into_iter()
+        .chain(general_footnotes(results))
+        .collect()
 }
 
 /// Returns the heading of an axis: `samples per class` for `samples_per_class`.
@@ -211,7 +270,12 @@ impl Grid {
             GridCell::Blank => String::new(),
             GridCell::Status { text, note } => with_note(text.clone(), note),
             GridCell::Published { value, note } => with_note(value.to_string(), note),
-            GridCell::Value { mean, deviation, incomplete, .. } => {
+            GridCell::Value {
+                mean,
+                deviation,
+                incomplete,
+                ..
+            } => {
                 let mut text = number(*mean, *deviation);
                 if let Some((done, total)) = incomplete {
                     text.push_str(&format!(" ({done}/{total})"));
@@ -231,9 +295,17 @@ impl Grid {
         let labels = &self.rows[row];
         let repeated = match row {
             0 => 0,
-            _ => labels.iter().zip(&self.rows[row - 1]).take_while(|(here, above)| here == above).count(),
+            _ => labels
+                .iter()
+                .zip(&self.rows[row - 1])
+                .take_while(|(here, above)| here == above)
+                .count(),
         };
-        labels.iter().enumerate().map(|(level, label)| if level < repeated { "" } else { label.as_str() }).collect()
+        labels
+            .iter()
+            .enumerate()
+            .map(|(level, label)| if level < repeated { "" } else { label.as_str() })
+            .collect()
     }
 }
 
@@ -253,7 +325,13 @@ fn with_note(text: String, note: &Option<String>) -> String {
 }
 
 fn axis_positions(results: &Results, names: &[String]) -> Vec<usize> {
-    let position = |name: &String| results.sweep.axes.iter().position(|axis| axis.name == *name);
+    let position = |name: &String| {
+        results
+            .sweep
+            .axes
+            .iter()
+            .position(|axis| axis.name == *name)
+    };
     names.iter().filter_map(position).collect()
 }
 
@@ -270,32 +348,61 @@ fn keys_in_order(cells: &[Cell], axes: &[usize]) -> Vec<Vec<u32>> {
 }
 
 fn labels(results: &Results, axes: &[usize], key: &[u32]) -> Vec<String> {
-    let label = |(&axis, &value): (&usize, &u32)| results.sweep.axes[axis].values[value as usize].label.clone();
+    let label = |(&axis, &value): (&usize, &u32)| {
+        results.sweep.axes[axis].values[value as usize]
+            .label
+            .clone()
+    };
     axes.iter().zip(key).map(label).collect()
 }
 
 fn ours(summary: &CellSummary, mark: Mark, footnotes: &mut Footnotes) -> GridCell {
-    if let Some(Summary { mean, deviation, .. }) = summary.summary {
-        let incomplete = (summary.status != CellStatus::Complete).then_some((summary.done, summary.total));
-        return GridCell::Value { mean, deviation: deviation.map(|deviation| 100.0 * deviation), incomplete, mark };
+    if let Some(Summary {
+        mean, deviation, ..
+    }) = summary.summary
+    {
+        let incomplete =
+            (summary.status != CellStatus::Complete).then_some((summary.done, summary.total));
+        return GridCell::Value {
+            mean,
+            deviation: deviation.map(|deviation| 100.0 * deviation),
+            incomplete,
+            mark,
+        };
     }
     match &summary.status {
-        CellStatus::Skipped(reason) if reason.chars().count() <= SHORT_REASON => {
-            GridCell::Status { text: format!("skipped: {reason}"), note: None }
-        }
-        CellStatus::Skipped(reason) => {
-            GridCell::Status { text: "skipped".to_owned(), note: Some(footnotes.numbered(reason)) }
-        }
-        status => GridCell::Status { text: status.name().to_owned(), note: None },
+        CellStatus::Skipped(reason) if reason.chars().count() <= SHORT_REASON => GridCell::Status {
+            text: format!("skipped: {reason}"),
+            note: None,
+        },
+        CellStatus::Skipped(reason) => GridCell::Status {
+            text: "skipped".to_owned(),
+            note: Some(footnotes.numbered(reason)),
+        },
+        status => GridCell::Status {
+            text: status.name().to_owned(),
+            note: None,
+        },
     }
 }
 
-fn marks(results: &Results, positions: &[Vec<Option<usize>>], summaries: &[CellSummary]) -> Vec<Mark> {
+fn marks(
+    results: &Results,
+    positions: &[Vec<Option<usize>>],
+    summaries: &[CellSummary],
+) -> Vec<Mark> {
     let sweep = results.sweep;
-    let problems: Vec<String> = sweep.cells.iter().map(|cell| problem(results, cell)).collect();
+    let problems: Vec<String> = sweep
+        .cells
+        .iter()
+        .map(|cell| problem(results, cell))
+        .collect();
     let num_columns = positions.first().map_or(0, Vec::len);
     let changes_down = (0..num_columns).any(|column| {
-        let mut down = positions.iter().filter_map(|row| row[column]).map(|cell| &problems[cell]);
+        let mut down = positions
+            .iter()
+            .filter_map(|row| row[column])
+            .map(|cell| &problems[cell]);
         let first = down.next();
         down.any(|problem| Some(problem) != first)
     });
@@ -305,7 +412,10 @@ fn marks(results: &Results, positions: &[Vec<Option<usize>>], summaries: &[CellS
             let complete = |cell: &usize| summaries[*cell].status == CellStatus::Complete;
             if let Some(cell) = cell.filter(complete) {
                 let column = if changes_down { 0 } else { column };
-                groups.entry((column, &problems[cell])).or_default().push(cell);
+                groups
+                    .entry((column, &problems[cell]))
+                    .or_default()
+                    .push(cell);
             }
         }
     }
@@ -317,28 +427,44 @@ fn marks(results: &Results, positions: &[Vec<Option<usize>>], summaries: &[CellS
 }
 
 fn mark_group(group: &[usize], summaries: &[CellSummary], marks: &mut [Mark]) {
-    let summary = |cell: usize| summaries[cell].summary.expect("a complete cell has results");
+    let summary = |cell: usize| {
+        summaries[cell]
+            .summary
+            .expect("a complete cell has results")
+    };
     let highest = group.iter().map(|&cell| summary(cell).mean).max();
-    let (best, others): (Vec<usize>, Vec<usize>) = group.iter().partition(|&&cell| Some(summary(cell).mean) == highest);
+    let (best, others): (Vec<usize>, Vec<usize>) = group
+        .iter()
+        .partition(|&&cell| Some(summary(cell).mean) == highest);
     for &cell in &best {
         marks[cell] = Mark::Best;
     }
-    // With one seed nothing is tested; the table has one note about that instead of a mark in every cell.
+    // With one seed nothing is tested; the table has one note about that instead of a mark in every
+    // cell.
     if summary(best[0]).n < 2 {
         return;
     }
     let compared: Vec<Summary> = others.iter().map(|&cell| summary(cell)).collect();
-    for (&cell, tied) in others.iter().zip(indistinguishable(&summary(best[0]), &compared)) {
+    for (&cell, tied) in others
+        .iter()
+        .zip(indistinguishable(&summary(best[0]), &compared))
+    {
         if tied {
             marks[cell] = Mark::Tied;
         }
     }
 }
 
-/// Returns a key that two cells must share to be comparable: the same training images and the same kind of start.
+/// Returns a key that two cells must share to be comparable: the same training images and the same
+/// kind of start.
 fn problem(results: &Results, cell: &Cell) -> String {
     let field = |name| results.field(cell, name);
-    format!("{} {} {}", field("dataset"), field("samples_per_class"), !field("weights").is_null())
+    format!(
+        "{} {} {}",
+        field("dataset"),
+        field("samples_per_class"),
+        !field("weights").is_null()
+    )
 }
 
 #[derive(Default)]
@@ -350,19 +476,29 @@ struct Footnotes {
 
 impl Footnotes {
     fn published(&mut self, results: &Results, value: &PublishedValue) -> Option<String> {
-        let footnote = value.footnote.filter(|&index| (index as usize) < results.sweep.footnotes.len())?;
-        let position = self.lettered.iter().position(|&known| known == footnote).unwrap_or_else(|| {
-            self.lettered.push(footnote);
-            self.lettered.len() - 1
-        });
+        let footnote = value
+            .footnote
+            .filter(|&index| (index as usize) < results.sweep.footnotes.len())?;
+        let position = self
+            .lettered
+            .iter()
+            .position(|&known| known == footnote)
+            .unwrap_or_else(|| {
+                self.lettered.push(footnote);
+                self.lettered.len() - 1
+            });
         Some(letters(position))
     }
 
     fn numbered(&mut self, text: &str) -> String {
-        let position = self.numbered.iter().position(|known| known == text).unwrap_or_else(|| {
-            self.numbered.push(text.to_owned());
-            self.numbered.len() - 1
-        });
+        let position = self
+            .numbered
+            .iter()
+            .position(|known| known == text)
+            .unwrap_or_else(|| {
+                self.numbered.push(text.to_owned());
+                self.numbered.len() - 1
+            });
         (position + 1).to_string()
     }
 }
@@ -376,10 +512,18 @@ fn letters(position: usize) -> String {
     }
 }
 
-fn all_notes(results: &Results, layout: &Layout, cells: &[Vec<GridCell>], footnotes: Footnotes) -> Vec<Note> {
+fn all_notes(
+    results: &Results,
+    layout: &Layout,
+    cells: &[Vec<GridCell>],
+    footnotes: Footnotes,
+) -> Vec<Note> {
     let mut all = Vec::new();
     let has = |wanted: Mark| {
-        cells.iter().flatten().any(|cell| matches!(cell, GridCell::Value { mark, .. } if *mark == wanted))
+        cells
+            .iter()
+            .flatten()
+            .any(|cell| matches!(cell, GridCell::Value { mark, .. } if *mark == wanted))
     };
     if has(Mark::Best) {
         let tested = if results.sweep.seeds.len() < 2 {
@@ -387,25 +531,46 @@ fn all_notes(results: &Results, layout: &Layout, cells: &[Vec<GridCell>], footno
         } else {
             ""
         };
-        let text = format!("best of the complete cells with the same data and pre-training{tested}");
-        all.push(Note { mark: Some("*".to_owned()), text });
+        let text =
+            format!("best of the complete cells with the same data and pre-training{tested}");
+        all.push(Note {
+            mark: Some("*".to_owned()),
+            text,
+        });
     }
     if has(Mark::Tied) {
         let text = "not distinguishable from the best at this n (Welch's t-test, two-sided, 5 %, Holm's correction)";
-        all.push(Note { mark: Some("≈".to_owned()), text: text.to_owned() });
+        all.push(Note {
+            mark: Some("≈".to_owned()),
+            text: text.to_owned(),
+        });
     }
     for (index, text) in footnotes.numbered.iter().enumerate() {
-        all.push(Note { mark: Some((index + 1).to_string()), text: text.clone() });
+        all.push(Note {
+            mark: Some((index + 1).to_string()),
+            text: text.clone(),
+        });
     }
     for (position, &index) in footnotes.lettered.iter().enumerate() {
         let text = results.sweep.footnotes[index as usize].clone();
-        all.push(Note { mark: Some(letters(position)), text });
+        all.push(Note {
+            mark: Some(letters(position)),
+            text,
+        });
     }
     let about_all = |text: String| Note { mark: None, text };
-    if cells.iter().flatten().any(|cell| matches!(cell, GridCell::Published { .. })) {
+    if cells
+        .iter()
+        .flatten()
+        .any(|cell| matches!(cell, GridCell::Published { .. }))
+    {
         all.extend(notes::published(results).into_iter().map(about_all));
     }
-    all.extend(notes::searches(results, &layout.summaries).into_iter().map(about_all));
+    all.extend(
+        notes::searches(results, &layout.summaries)
+            .into_iter()
+            .map(about_all),
+    );
     all.extend(notes::below(results).into_iter().map(about_all));
     all
 }

@@ -1,9 +1,10 @@
-//! Results, tables and figures from the coordinator's state. Pure: no clock, no randomness, no IO, so that replaying a
-//! journal gives the same report, byte for byte.
+//! Results, tables and figures from the coordinator's state. Pure: no clock, no randomness, no IO,
+//! so that replaying a journal gives the same report, byte for byte.
 //!
-//! `results.rs` folds the state into trials and cells; `grid.rs` and `figure.rs` lay them out; `text.rs`, `markup.rs`,
-//! `sketch.rs` and `svg.rs` draw (`escape.rs` keeps text from being markup); `files.rs` (with `csv.rs`) writes files
-//! for programs, to a `sink.rs`; `why.rs` traces a cell back to its trials.
+//! `results.rs` folds the state into trials and cells; `grid.rs` and `figure.rs` lay them out;
+//! `text.rs`, `markup.rs`, `sketch.rs` and `svg.rs` draw (`escape.rs` keeps text from being
+//! markup); `files.rs` (with `csv.rs`) writes files for programs, to a `sink.rs`; `why.rs` traces a
+//! cell back to its trials.
 
 mod csv;
 mod escape;
@@ -64,9 +65,16 @@ pub fn report(state: &State, sweep: &str) -> Option<Report> {
 pub fn report_at(state: &State, sweep: &str, width: usize) -> Option<Report> {
     let reporter = Reporter::of(state, sweep)?;
     let mut files = Vec::new();
-    reporter.write_files(&mut files).expect("memory takes every file");
+    reporter
+        .write_files(&mut files)
+        .expect("memory takes every file");
     let (complete, failed_trials) = (reporter.complete(), reporter.failed_trials());
-    Some(Report { files, text: reporter.text(width), complete, failed_trials })
+    Some(Report {
+        files,
+        text: reporter.text(width),
+        complete,
+        failed_trials,
+    })
 }
 
 /// The report of one sweep in parts, each built on request.
@@ -77,7 +85,9 @@ pub struct Reporter<'a> {
 impl<'a> Reporter<'a> {
     /// Returns `None` if no sweep has that name.
     pub fn of(state: &'a State, sweep: &str) -> Option<Self> {
-        Some(Self { results: Results::of(state, sweep)? })
+        Some(Self {
+            results: Results::of(state, sweep)?,
+        })
     }
 
     /// Returns true if every trial has ended, with or without a result.
@@ -85,15 +95,22 @@ impl<'a> Reporter<'a> {
         self.results.complete()
     }
 
-    /// Returns the number of trials that ended without a result and whose cell therefore lacks seeds.
+    /// Returns the number of trials that ended without a result and whose cell therefore lacks
+    /// seeds.
     pub fn failed_trials(&self) -> u64 {
         self.results.failed_trials()
     }
 
-    /// Returns the tables as text for a terminal of that many columns, without colour (see [`embolden`]).
+    /// Returns the tables as text for a terminal of that many columns, without colour (see
+    /// [`embolden`]).
     pub fn text(&self, width: usize) -> String {
-        let tables: Vec<String> =
-            self.results.sweep.outputs.iter().map(|output| self.drawn(output).text(width)).collect();
+        let tables: Vec<String> = self
+            .results
+            .sweep
+            .outputs
+            .iter()
+            .map(|output| self.drawn(output).text(width))
+            .collect();
         tables.join("\n")
     }
 
@@ -101,9 +118,15 @@ impl<'a> Reporter<'a> {
     pub fn write_files(&self, sink: &mut dyn FileSink) -> io::Result<()> {
         let results = &self.results;
         let mut files = Files::to(sink);
-        files.write("results.csv".to_owned(), |out| files::results_csv(results, out))?;
-        files.write("timing.csv".to_owned(), |out| files::timing_csv(results, out))?;
-        files.write(RESULTS_JSON.to_owned(), |out| files::results_json(results, out))?;
+        files.write("results.csv".to_owned(), |out| {
+            files::results_csv(results, out)
+        })?;
+        files.write("timing.csv".to_owned(), |out| {
+            files::timing_csv(results, out)
+        })?;
+        files.write(RESULTS_JSON.to_owned(), |out| {
+            files::results_json(results, out)
+        })?;
         files.add("sweep.yaml".to_owned(), &results.sweep.source)?;
         for output in &results.sweep.outputs {
             self.drawn(output).write(results, &mut files)?;
@@ -114,7 +137,9 @@ impl<'a> Reporter<'a> {
 
     /// Writes results.json alone, for programs.
     pub fn write_json(&self, sink: &mut dyn FileSink) -> io::Result<()> {
-        Files::to(sink).write(RESULTS_JSON.to_owned(), |out| files::results_json(&self.results, out))
+        Files::to(sink).write(RESULTS_JSON.to_owned(), |out| {
+            files::results_json(&self.results, out)
+        })
     }
 
     fn drawn(&self, output: &Output) -> Drawn {
@@ -127,7 +152,12 @@ impl<'a> Reporter<'a> {
             Output::Table(_) => None,
             Output::Figure(figure) => Some(figure::plot(&self.results, figure, &layout)),
         };
-        Drawn { grid: grid::grid(&self.results, &table, &layout), table, layout, plot }
+        Drawn {
+            grid: grid::grid(&self.results, &table, &layout),
+            table,
+            layout,
+            plot,
+        }
     }
 }
 
@@ -153,7 +183,9 @@ impl Drawn {
         files.add(name("txt"), &self.text(FILE_WIDTH))?;
         files.add(name("md"), &markup::markdown(&self.grid))?;
         files.add(name("tex"), &markup::latex(&self.grid))?;
-        files.write(name("csv"), |out| files::cells_csv(results, &self.table, &self.layout, out))?;
+        files.write(name("csv"), |out| {
+            files::cells_csv(results, &self.table, &self.layout, out)
+        })?;
         match &self.plot {
             Some(plot) => files.add(name("svg"), &svg::svg(plot)),
             None => Ok(()),

@@ -1,5 +1,5 @@
-//! Draws a grid as Markdown and as LaTeX (booktabs). Best cells are bold; cells that are not distinguishable from the
-//! best have a `≈`.
+//! Draws a grid as Markdown and as LaTeX (booktabs). Best cells are bold; cells that are not
+//! distinguishable from the best have a `≈`.
 
 use crate::escape::{latex_literal, latex_prose, markdown_literal, markdown_prose};
 use crate::grid::{Grid, GridCell, Mark, Note};
@@ -7,18 +7,34 @@ use crate::grid::{Grid, GridCell, Mark, Note};
 /// Draws a Markdown table with caption and notes.
 pub fn markdown(grid: &Grid) -> String {
     let mut out = String::new();
-    let title = if grid.caption.is_empty() { String::new() } else { format!(" {}", markdown_prose(&grid.caption)) };
+    let title = if grid.caption.is_empty() {
+        String::new()
+    } else {
+        format!(" {}", markdown_prose(&grid.caption))
+    };
     out.push_str(&format!("**{}.**{title}\n\n", markdown_literal(&grid.name)));
     for warning in &grid.warnings {
         out.push_str(&format!("> **{}**\n\n", markdown_prose(warning)));
     }
     out.push_str(&format!("{}\n\n", markdown_prose(&grid.protocol)));
-    let mut head: Vec<String> = grid.row_headings.iter().map(|heading| markdown_literal(heading)).collect();
+    let mut head: Vec<String> = grid
+        .row_headings
+        .iter()
+        .map(|heading| markdown_literal(heading))
+        .collect();
     if let (Some(last), false) = (head.last_mut(), grid.column_headings.is_empty()) {
-        last.push_str(&format!(" ↓ {} →", markdown_literal(&grid.column_headings.join(" / "))));
+        last.push_str(&format!(
+            " ↓ {} →",
+            markdown_literal(&grid.column_headings.join(" / "))
+        ));
     }
     head.extend(grid.columns.iter().map(|column| {
-        let label = column.labels.iter().map(|label| markdown_literal(label)).collect::<Vec<_>>().join("<br>");
+        let label = column
+            .labels
+            .iter()
+            .map(|label| markdown_literal(label))
+            .collect::<Vec<_>>()
+            .join("<br>");
         match (column.published, label.is_empty()) {
             (true, true) => "published".to_owned(),
             (true, false) => format!("{label}<br>published"),
@@ -27,11 +43,21 @@ pub fn markdown(grid: &Grid) -> String {
         }
     }));
     out.push_str(&format!("| {} |\n", head.join(" | ")));
-    let rule: Vec<&str> =
-        (0..head.len()).map(|column| if column < grid.row_headings.len() { "---" } else { "---:" }).collect();
+    let rule: Vec<&str> = (0..head.len())
+        .map(|column| {
+            if column < grid.row_headings.len() {
+                "---"
+            } else {
+                "---:"
+            }
+        })
+        .collect();
     out.push_str(&format!("| {} |\n", rule.join(" | ")));
     for (row, cells) in grid.cells.iter().enumerate() {
-        let mut fields: Vec<String> = grid.rows[row].iter().map(|label| markdown_literal(label)).collect();
+        let mut fields: Vec<String> = grid.rows[row]
+            .iter()
+            .map(|label| markdown_literal(label))
+            .collect();
         fields.extend(cells.iter().map(markdown_cell));
         out.push_str(&format!("| {} |\n", fields.join(" | ")));
     }
@@ -51,8 +77,12 @@ pub fn markdown(grid: &Grid) -> String {
 
 fn markdown_cell(cell: &GridCell) -> String {
     match cell {
-        GridCell::Value { mark: Mark::Best, .. } => format!("**{}**", Grid::plain(cell)),
-        GridCell::Value { mark: Mark::Tied, .. } => format!("{} ≈", Grid::plain(cell)),
+        GridCell::Value {
+            mark: Mark::Best, ..
+        } => format!("**{}**", Grid::plain(cell)),
+        GridCell::Value {
+            mark: Mark::Tied, ..
+        } => format!("{} ≈", Grid::plain(cell)),
         GridCell::Value { .. } | GridCell::Absent | GridCell::Blank => Grid::plain(cell),
         GridCell::Status { text, note } => raised(&format!("*{}*", markdown_literal(text)), note),
         GridCell::Published { value, note } => raised(&value.to_string(), note),
@@ -60,24 +90,37 @@ fn markdown_cell(cell: &GridCell) -> String {
 }
 
 fn raised(text: &str, note: &Option<String>) -> String {
-    note.as_ref().map_or_else(|| text.to_owned(), |note| format!("{text}<sup>{note}</sup>"))
+    note.as_ref().map_or_else(
+        || text.to_owned(),
+        |note| format!("{text}<sup>{note}</sup>"),
+    )
 }
 
 /// Draws a `table` environment; needs the package booktabs.
 pub fn latex(grid: &Grid) -> String {
-    let mut out = String::from("% Needs \\usepackage{booktabs} and UTF-8 input.\n\\begin{table}\n  \\centering\n");
+    let mut out = String::from(
+        "% Needs \\usepackage{booktabs} and UTF-8 input.\n\\begin{table}\n  \\centering\n",
+    );
     let mut caption = latex_prose(&grid.caption);
     if !caption.is_empty() && !caption.ends_with('.') {
         caption.push('.');
     }
-    let warnings: Vec<String> =
-        grid.warnings.iter().map(|warning| format!("\\textbf{{{}}}", latex_prose(warning))).collect();
-    let sentences: Vec<String> =
-        warnings.into_iter().chain([caption, latex_prose(&grid.protocol)]).filter(|text| !text.is_empty()).collect();
+    let warnings: Vec<String> = grid
+        .warnings
+        .iter()
+        .map(|warning| format!("\\textbf{{{}}}", latex_prose(warning)))
+        .collect();
+    let sentences: Vec<String> = warnings
+        .into_iter()
+        .chain([caption, latex_prose(&grid.protocol)])
+        .filter(|text| !text.is_empty())
+        .collect();
     out.push_str(&format!("  \\caption{{{}}}\n", sentences.join(" ")));
     out.push_str(&format!("  \\label{{tab:{}}}\n", label(&grid.name)));
     let columns = "l".repeat(grid.row_headings.len()) + &"c".repeat(grid.columns.len());
-    out.push_str(&format!("  \\begin{{tabular}}{{{columns}}}\n    \\toprule\n"));
+    out.push_str(&format!(
+        "  \\begin{{tabular}}{{{columns}}}\n    \\toprule\n"
+    ));
     latex_heading(&mut out, grid);
     out.push_str("    \\midrule\n");
     for (row, cells) in grid.cells.iter().enumerate() {
@@ -103,24 +146,38 @@ pub fn latex(grid: &Grid) -> String {
     out
 }
 
-/// Writes one line per column axis, with `\multicolumn` over equal labels, and one that separates our numbers from
-/// published ones.
+/// Writes one line per column axis, with `\multicolumn` over equal labels, and one that separates
+/// our numbers from published ones.
 fn latex_heading(out: &mut String, grid: &Grid) {
     let blank = vec![String::new(); grid.row_headings.len()];
     let mut lines: Vec<Vec<String>> = Vec::new();
     if !grid.column_headings.is_empty() {
-        let (count, names) = (grid.columns.len(), latex_literal(&grid.column_headings.join(" / ")));
-        lines.push(blank.iter().cloned().chain([format!("\\multicolumn{{{count}}}{{c}}{{{names}}}")]).collect());
+        let (count, names) = (
+            grid.columns.len(),
+            latex_literal(&grid.column_headings.join(" / ")),
+        );
+        lines.push(
+            blank
+                .iter()
+                .cloned()
+                .chain([format!("\\multicolumn{{{count}}}{{c}}{{{names}}}")])
+                .collect(),
+        );
     }
     for level in 0..grid.column_headings.len() {
         let mut fields = blank.clone();
         let mut column = 0;
         while column < grid.columns.len() {
             let here = &grid.columns[column];
-            let same = |other: &&crate::grid::Column| other.labels[..=level] == here.labels[..=level];
+            let same =
+                |other: &&crate::grid::Column| other.labels[..=level] == here.labels[..=level];
             let span = grid.columns[column..].iter().take_while(same).count();
             let text = latex_literal(&here.labels[level]);
-            fields.push(if span == 1 { text } else { format!("\\multicolumn{{{span}}}{{c}}{{{text}}}") });
+            fields.push(if span == 1 {
+                text
+            } else {
+                format!("\\multicolumn{{{span}}}{{c}}{{{text}}}")
+            });
             column += span;
         }
         lines.push(fields);
@@ -128,7 +185,10 @@ fn latex_heading(out: &mut String, grid: &Grid) {
     let both = grid.columns.iter().any(|column| column.published);
     if both || grid.column_headings.is_empty() {
         let ours = if both { "ours" } else { "accuracy \\%" };
-        let kinds = grid.columns.iter().map(|column| if column.published { "published" } else { ours }.to_owned());
+        let kinds = grid
+            .columns
+            .iter()
+            .map(|column| if column.published { "published" } else { ours }.to_owned());
         lines.push(blank.iter().cloned().chain(kinds).collect());
     }
     if let Some(bottom) = lines.last_mut() {
@@ -149,7 +209,9 @@ fn latex_cell(cell: &GridCell) -> String {
     match cell {
         GridCell::Absent => "---".to_owned(),
         GridCell::Blank => String::new(),
-        GridCell::Status { text, note } => raised(format!("\\emph{{{}}}", latex_literal(text)), note),
+        GridCell::Status { text, note } => {
+            raised(format!("\\emph{{{}}}", latex_literal(text)), note)
+        }
         GridCell::Published { value, note } => raised(value.to_string(), note),
         GridCell::Value { mark, .. } => {
             let text = Grid::plain(cell).replace('±', "$\\pm$");
@@ -168,5 +230,13 @@ fn shown_mark(note: &Note) -> Option<&str> {
 
 /// Returns the part of a name that is allowed in a `\label`.
 fn label(name: &str) -> String {
-    name.chars().map(|character| if character.is_ascii_alphanumeric() { character } else { '-' }).collect()
+    name.chars()
+        .map(|character| {
+            if character.is_ascii_alphanumeric() {
+                character
+            } else {
+                '-'
+            }
+        })
+        .collect()
 }

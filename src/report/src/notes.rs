@@ -10,17 +10,24 @@ use crate::results::{CellSummary, Results, TrialStatus};
 
 /// Maximum number of failures listed below a table; the rest is in results.csv.
 const MAX_FAILURES: usize = 8;
-/// Maximum number of cells with a close search choice listed below a table; the rest is in the table's CSV.
+/// Maximum number of cells with a close search choice listed below a table; the rest is in the
+/// table's CSV.
 const MAX_CELLS: usize = 8;
 
 /// Describes the numbers: measure, spread and n, recipe, search.
 pub fn protocol(results: &Results, measure: Measure) -> String {
     let sweep = results.sweep;
-    let evaluated = if sweep.base.holdout.is_some() { "a held-out split of the training set" } else { "the test set" };
+    let evaluated = if sweep.base.holdout.is_some() {
+        "a held-out split of the training set"
+    } else {
+        "the test set"
+    };
     let measured = match measure {
         Measure::Last => format!("Accuracy on {evaluated} in per cent after the last epoch"),
         Measure::Best => {
-            format!("Accuracy in per cent of the best epoch on {evaluated} (the paper's protocol: optimistic)")
+            format!(
+                "Accuracy in per cent of the best epoch on {evaluated} (the paper's protocol: optimistic)"
+            )
         }
     };
     let spread = match sweep.seeds.len() {
@@ -34,11 +41,14 @@ pub fn protocol(results: &Results, measure: Measure) -> String {
     if let Some(search) = &sweep.search {
         let choice = match search.select {
             Select::BestOnTest => {
-                "chosen on the test set (select: best_on_test, the paper's protocol: optimistic)".into()
+                "chosen on the test set (select: best_on_test, the paper's protocol: optimistic)"
+                    .into()
             }
             Select::Validation => {
                 let held_out = 100.0 * search.holdout;
-                format!("chosen on {held_out} % of the training images held out, then trained on all of them")
+                format!(
+                    "chosen on {held_out} % of the training images held out, then trained on all of them"
+                )
             }
         };
         text.push_str(&format!(
@@ -50,8 +60,8 @@ pub fn protocol(results: &Results, measure: Measure) -> String {
     text
 }
 
-/// Returns the warnings that every reader must see: rehearsals, and numbers that were not produced under equal
-/// conditions.
+/// Returns the warnings that every reader must see: rehearsals, and numbers that were not produced
+/// under equal conditions.
 pub fn warnings(results: &Results) -> Vec<String> {
     let mut warnings = Vec::new();
     if results.sweep.smoke {
@@ -77,8 +87,15 @@ pub fn warnings(results: &Results) -> Vec<String> {
         kernels.insert(provenance.kernels.clone());
         let cell = &results.sweep.cells[row.cell()];
         // A decoded data set depends on these settings and no others.
-        let decoded = format!("dataset {}, resize {}", results.field(cell, "dataset"), results.field(cell, "resize"));
-        fingerprints.entry(decoded).or_default().insert(provenance.data_fingerprint.clone());
+        let decoded = format!(
+            "dataset {}, resize {}",
+            results.field(cell, "dataset"),
+            results.field(cell, "resize")
+        );
+        fingerprints
+            .entry(decoded)
+            .or_default()
+            .insert(provenance.data_fingerprint.clone());
         for (name, hash) in &provenance.inputs {
             inputs.entry(name).or_default().insert(hash.clone());
         }
@@ -91,43 +108,79 @@ pub fn warnings(results: &Results) -> Vec<String> {
         ("kinds of kernels", kernels),
     ] {
         if values.len() > 1 {
-            warnings.push(format!("MIXED: results of several {what}: {}", list(&values)));
+            warnings.push(format!(
+                "MIXED: results of several {what}: {}",
+                list(&values)
+            ));
         }
     }
-    for (decoded, values) in fingerprints.into_iter().filter(|(_, values)| values.len() > 1) {
-        warnings.push(format!("MIXED: {decoded}: was not the same data everywhere: fingerprints {}", list(&values)));
+    for (decoded, values) in fingerprints
+        .into_iter()
+        .filter(|(_, values)| values.len() > 1)
+    {
+        warnings.push(format!(
+            "MIXED: {decoded}: was not the same data everywhere: fingerprints {}",
+            list(&values)
+        ));
     }
     for (name, values) in inputs.into_iter().filter(|(_, values)| values.len() > 1) {
-        warnings.push(format!("MIXED: {name} had not the same content everywhere: {}", list(&values)));
+        warnings.push(format!(
+            "MIXED: {name} had not the same content everywhere: {}",
+            list(&values)
+        ));
     }
     warnings
 }
 
 /// Returns the notes that apply to all published numbers.
 pub fn published(results: &Results) -> Vec<String> {
-    general_footnotes(results).into_iter().map(|text| format!("Published numbers: {text}")).collect()
+    general_footnotes(results)
+        .into_iter()
+        .map(|text| format!("Published numbers: {text}"))
+        .collect()
 }
 
 /// Lists choices of a search that were ties or close to one.
 pub fn searches(results: &Results, summaries: &[CellSummary]) -> Vec<String> {
-    let chosen =
-        || summaries.iter().zip(&results.sweep.cells).filter_map(|(cell, at)| Some((cell.choice.as_ref()?, at)));
+    let chosen = || {
+        summaries
+            .iter()
+            .zip(&results.sweep.cells)
+            .filter_map(|(cell, at)| Some((cell.choice.as_ref()?, at)))
+    };
     let line = |what: &str, holds: &dyn Fn(&Choice) -> bool| {
-        let names = chosen().filter(|(choice, _)| holds(choice)).map(|(_, cell)| results.sweep.cell_name(cell));
+        let names = chosen()
+            .filter(|(choice, _)| holds(choice))
+            .map(|(_, cell)| results.sweep.cell_name(cell));
         let names: Vec<String> = names.collect();
         let more = names.len().saturating_sub(MAX_CELLS);
-        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-        let listed = names.iter().take(MAX_CELLS).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = if more > 0 {
+            format!(", and {more} more")
+        } else {
+            String::new()
+        };
+        let listed = names
+            .iter()
+            .take(MAX_CELLS)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ");
         let count = (names.len(), chosen().count());
-        (!names.is_empty()).then(|| format!("Search: {} of {} choices {what}: {listed}{more}", count.0, count.1))
+        (!names.is_empty()).then(|| {
+            format!(
+                "Search: {} of {} choices {what}: {listed}{more}",
+                count.0, count.1
+            )
+        })
     };
     let tied = line(
         "fell between values that were right equally often (the lower loss, then the middle value, decided)",
         &|choice| !choice.tied.is_empty(),
     );
-    let close = line("are within one binomial standard error of another value", &|choice| {
-        choice.tied.is_empty() && !choice.close.is_empty()
-    });
+    let close = line(
+        "are within one binomial standard error of another value",
+        &|choice| choice.tied.is_empty() && !choice.close.is_empty(),
+    );
     tied.into_iter().chain(close).collect()
 }
 
@@ -141,10 +194,14 @@ pub fn below(results: &Results) -> Vec<String> {
     // Failures of one cell with equal text share a line.
     let mut failures: Vec<(String, Vec<String>)> = Vec::new();
     for row in &results.trials {
-        let TrialStatus::Failed(failure) = row.status else { continue };
+        let TrialStatus::Failed(failure) = row.status else {
+            continue;
+        };
         let cell = results.sweep.cell_name(&results.sweep.cells[row.cell()]);
         let candidate = match (&results.sweep.search, row.candidate()) {
-            (Some(search), Some(number)) => format!(", {} {}", search.field, search.candidates[number]),
+            (Some(search), Some(number)) => {
+                format!(", {} {}", search.field, search.candidates[number])
+            }
             _ => String::new(),
         };
         let reason = failure.message.lines().next().unwrap_or_default();
@@ -160,7 +217,9 @@ pub fn below(results: &Results) -> Vec<String> {
         notes.push(format!("Failed: {what}: {}", trials.join(", ")));
     }
     if more > 0 {
-        notes.push(format!("Failed: {more} more lines like these; results.csv lists every trial"));
+        notes.push(format!(
+            "Failed: {more} more lines like these; results.csv lists every trial"
+        ));
     }
     notes
 }
@@ -169,10 +228,14 @@ pub fn below(results: &Results) -> Vec<String> {
 fn skipped_images(results: &Results) -> impl Iterator<Item = String> {
     let mut counts: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
     for row in &results.trials {
-        let skipped = row.result().map_or(0, |result| result.provenance.skipped_images);
+        let skipped = row
+            .result()
+            .map_or(0, |result| result.provenance.skipped_images);
         if skipped > 0 {
             let dataset = results.field(&results.sweep.cells[row.cell()], "dataset");
-            let name = dataset.as_str().map_or_else(|| dataset.to_string(), str::to_owned);
+            let name = dataset
+                .as_str()
+                .map_or_else(|| dataset.to_string(), str::to_owned);
             counts.entry(name).or_default().insert(skipped);
         }
     }
@@ -184,22 +247,33 @@ fn skipped_images(results: &Results) -> impl Iterator<Item = String> {
     })
 }
 
-/// Returns the devices without the differences between equal ones: `NVIDIA H200, 143771 MiB, driver 580.65.06`; `cpu
-/// (AMD EPYC, 1 thread)` stays as it is, since a different number of threads sums in a different order.
+/// Returns the devices without the differences between equal ones: `NVIDIA H200, 143771 MiB, driver
+/// 580.65.06`; `cpu (AMD EPYC, 1 thread)` stays as it is, since a different number of threads sums
+/// in a different order.
 fn device_kind(devices: &[String]) -> String {
     let kinds: BTreeSet<&str> = devices.iter().map(|device| without_index(device)).collect();
     kinds.into_iter().collect::<Vec<_>>().join(" + ")
 }
 
-/// Returns `NVIDIA H200` for `cuda:3 (NVIDIA H200)`, and `cuda` if the driver reported only `cuda:3`.
+/// Returns `NVIDIA H200` for `cuda:3 (NVIDIA H200)`, and `cuda` if the driver reported only
+/// `cuda:3`.
 fn without_index(device: &str) -> &str {
-    let Some(rest) = device.strip_prefix("cuda:") else { return device };
+    let Some(rest) = device.strip_prefix("cuda:") else {
+        return device;
+    };
     match rest.trim_start_matches(|digit: char| digit.is_ascii_digit()) {
         "" => "cuda",
-        kind => kind.strip_prefix(" (").and_then(|kind| kind.strip_suffix(')')).unwrap_or(device),
+        kind => kind
+            .strip_prefix(" (")
+            .and_then(|kind| kind.strip_suffix(')'))
+            .unwrap_or(device),
     }
 }
 
 fn list(values: &BTreeSet<String>) -> String {
-    values.iter().map(|value| if value.is_empty() { "unknown" } else { value }).collect::<Vec<_>>().join(", ")
+    values
+        .iter()
+        .map(|value| if value.is_empty() { "unknown" } else { value })
+        .collect::<Vec<_>>()
+        .join(", ")
 }

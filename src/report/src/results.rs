@@ -1,4 +1,5 @@
-//! One sweep's part of the state, folded into trials and cells: the source of every table, figure and file.
+//! One sweep's part of the state, folded into trials and cells: the source of every table, figure
+//! and file.
 //!
 //! See `grid.rs` for how cells become a table.
 
@@ -57,7 +58,8 @@ pub struct Results<'a> {
     pub trials: Vec<TrialRow<'a>>,
     /// Range of each cell's trials in `trials`.
     cells: Vec<std::ops::Range<usize>>,
-    /// `Sweep::base` as a record, so that reading one field of 100,000 cells does not build 100,000 settings.
+    /// `Sweep::base` as a record, so that reading one field of 100,000 cells does not build 100,000
+    /// settings.
     base: Value,
     complete: bool,
 }
@@ -110,17 +112,38 @@ impl<'a> Results<'a> {
     pub fn of(state: &'a State, name: &str) -> Option<Self> {
         let sweep_state = state.sweeps.get(name)?;
         let sweep = sweep_state.sweep.as_ref();
-        let mut trials: Vec<TrialRow> = sweep_state.trials.iter().map(|trial| trial_row(state, trial)).collect();
-        trials.sort_by_key(|row| (row.trial.cell, row.trial.role, row.trial.candidate, row.trial.seed));
+        let mut trials: Vec<TrialRow> = sweep_state
+            .trials
+            .iter()
+            .map(|trial| trial_row(state, trial))
+            .collect();
+        trials.sort_by_key(|row| {
+            (
+                row.trial.cell,
+                row.trial.role,
+                row.trial.candidate,
+                row.trial.seed,
+            )
+        });
         let mut cells = Vec::with_capacity(sweep.cells.len());
         let mut start = 0;
         for index in 0..sweep.cells.len() {
-            let length = trials[start..].iter().take_while(|row| row.trial.cell as usize == index).count();
+            let length = trials[start..]
+                .iter()
+                .take_while(|row| row.trial.cell as usize == index)
+                .count();
             cells.push(start..start + length);
             start += length;
         }
         let base = serde_json::to_value(&sweep.base).expect("settings are a record");
-        Some(Self { state: sweep_state, sweep, trials, cells, base, complete: state.is_complete(name) })
+        Some(Self {
+            state: sweep_state,
+            sweep,
+            trials,
+            cells,
+            base,
+            complete: state.is_complete(name),
+        })
     }
 
     /// Returns one field of a cell's settings.
@@ -142,7 +165,9 @@ impl<'a> Results<'a> {
         let mut failed = 0;
         for cell in 0..self.sweep.cells.len() {
             if self.cell(cell, Measure::Last).status != CellStatus::Complete {
-                let lost = |row: &&TrialRow| matches!(row.status, TrialStatus::Failed(_) | TrialStatus::Cancelled);
+                let lost = |row: &&TrialRow| {
+                    matches!(row.status, TrialStatus::Failed(_) | TrialStatus::Cancelled)
+                };
                 failed += self.cell_trials(cell).iter().filter(lost).count() as u64;
             }
         }
@@ -150,31 +175,49 @@ impl<'a> Results<'a> {
     }
 
     pub fn cell(&self, cell: usize, measure: Measure) -> CellSummary {
-        let blank = |status| CellSummary { status, summary: None, done: 0, total: 0, candidate: None, choice: None };
+        let blank = |status| CellSummary {
+            status,
+            summary: None,
+            done: 0,
+            total: 0,
+            candidate: None,
+            choice: None,
+        };
         if let Some(reason) = &self.sweep.cells[cell].skipped {
             return blank(CellStatus::Skipped(reason.clone()));
         }
-        let Some(search) = &self.sweep.search else { return self.seeds_of(cell, None, measure) };
+        let Some(search) = &self.sweep.search else {
+            return self.seeds_of(cell, None, measure);
+        };
         match (search.select, self.state.chosen.get(&(cell as u32))) {
             (Select::BestOnTest, _) => self.best_candidate(search, cell, measure),
             (Select::Validation, None) => blank(self.search_status(cell)),
             (Select::Validation, Some(&chosen)) => {
-                let choice = schedule::explain_choice(search, &self.scores(search, cell, measure), chosen);
-                CellSummary { choice, ..self.seeds_of(cell, Some(chosen as usize), measure) }
+                let choice =
+                    schedule::explain_choice(search, &self.scores(search, cell, measure), chosen);
+                CellSummary {
+                    choice,
+                    ..self.seeds_of(cell, Some(chosen as usize), measure)
+                }
             }
         }
     }
 
-    /// Returns the scores that a search compares, by candidate: accuracy on held-out images, or on the test set by the
-    /// table's measure. `None` for a candidate with a trial that has no result.
+    /// Returns the scores that a search compares, by candidate: accuracy on held-out images, or on
+    /// the test set by the table's measure. `None` for a candidate with a trial that has no result.
     pub fn scores(&self, search: &Search, cell: usize, measure: Measure) -> Vec<Option<Score>> {
         let (role, measure) = match search.select {
             Select::Validation => (Role::Search, Measure::Last),
             Select::BestOnTest => (Role::Result, measure),
         };
         let of = |candidate| {
-            let own = |row: &&TrialRow| row.trial.role == role && row.candidate() == Some(candidate);
-            let results = self.cell_trials(cell).iter().filter(own).map(TrialRow::result);
+            let own =
+                |row: &&TrialRow| row.trial.role == role && row.candidate() == Some(candidate);
+            let results = self
+                .cell_trials(cell)
+                .iter()
+                .filter(own)
+                .map(TrialRow::result);
             Score::of(results, |result| accuracy(result, measure))
         };
         (0..search.candidates.len()).map(of).collect()
@@ -182,11 +225,18 @@ impl<'a> Results<'a> {
 
     /// Returns the accuracies that count for a cell.
     pub fn values(&self, cell: usize, candidate: Option<usize>, measure: Measure) -> Vec<Share> {
-        self.result_trials(cell, candidate).filter_map(|row| row.accuracy(measure)).collect()
+        self.result_trials(cell, candidate)
+            .filter_map(|row| row.accuracy(measure))
+            .collect()
     }
 
-    fn result_trials(&self, cell: usize, candidate: Option<usize>) -> impl Iterator<Item = &TrialRow<'a>> {
-        let counts = move |row: &&TrialRow| row.trial.role == Role::Result && row.candidate() == candidate;
+    fn result_trials(
+        &self,
+        cell: usize,
+        candidate: Option<usize>,
+    ) -> impl Iterator<Item = &TrialRow<'a>> {
+        let counts =
+            move |row: &&TrialRow| row.trial.role == Role::Result && row.candidate() == candidate;
         self.cell_trials(cell).iter().filter(counts)
     }
 
@@ -200,34 +250,62 @@ impl<'a> Results<'a> {
         } else {
             CellStatus::Partial
         };
-        CellSummary { status, summary: Summary::of(&values), done: values.len(), total, candidate, choice: None }
+        CellSummary {
+            status,
+            summary: Summary::of(&values),
+            done: values.len(),
+            total,
+            candidate,
+            choice: None,
+        }
     }
 
-    /// Follows the paper's protocol: the candidate with the highest mean on the test set. Candidates with a failed
-    /// training count only if every candidate has one.
+    /// Follows the paper's protocol: the candidate with the highest mean on the test set.
+    /// Candidates with a failed training count only if every candidate has one.
     fn best_candidate(&self, search: &Search, cell: usize, measure: Measure) -> CellSummary {
         let trials = self.cell_trials(cell);
         let choice = schedule::choose(search, &self.scores(search, cell, measure));
         let best = match &choice {
             Some(choice) => self.seeds_of(cell, Some(choice.candidate as usize), measure),
             None => {
-                let candidates = (0..search.candidates.len()).map(|number| self.seeds_of(cell, Some(number), measure));
+                let candidates = (0..search.candidates.len())
+                    .map(|number| self.seeds_of(cell, Some(number), measure));
                 let mean = |cell: &CellSummary| cell.summary.map(|summary| summary.mean);
-                let best = candidates.reduce(|best, other| if mean(&other) > mean(&best) { other } else { best });
+                let best = candidates.reduce(|best, other| {
+                    if mean(&other) > mean(&best) {
+                        other
+                    } else {
+                        best
+                    }
+                });
                 best.unwrap_or_else(|| self.seeds_of(cell, None, measure))
             }
         };
         if choice.is_some() && trials.iter().all(|row| row.status.has_ended()) {
             return CellSummary { choice, ..best };
         }
-        let done = trials.iter().filter(|row| matches!(row.status, TrialStatus::Succeeded(_))).count();
-        let status = if done > 0 { CellStatus::Partial } else { progress_status(trials.iter()) };
-        CellSummary { status, done, total: search.candidates.len() * self.sweep.seeds.len(), ..best }
+        let done = trials
+            .iter()
+            .filter(|row| matches!(row.status, TrialStatus::Succeeded(_)))
+            .count();
+        let status = if done > 0 {
+            CellStatus::Partial
+        } else {
+            progress_status(trials.iter())
+        };
+        CellSummary {
+            status,
+            done,
+            total: search.candidates.len() * self.sweep.seeds.len(),
+            ..best
+        }
     }
 
     fn search_status(&self, cell: usize) -> CellStatus {
         let trials = self.cell_trials(cell);
-        let succeeded = trials.iter().any(|row| matches!(row.status, TrialStatus::Succeeded(_)));
+        let succeeded = trials
+            .iter()
+            .any(|row| matches!(row.status, TrialStatus::Succeeded(_)));
         match progress_status(trials.iter()) {
             CellStatus::Running => CellStatus::Searching,
             CellStatus::Waiting if succeeded => CellStatus::Searching,
@@ -249,7 +327,10 @@ impl TrialRow<'_> {
     /// Returns the share of right answers on the evaluation set; `None` without a result.
     pub fn accuracy(&self, measure: Measure) -> Option<Share> {
         let result = self.result()?;
-        Some(Share::new(accuracy(result, measure), result.provenance.num_eval_images))
+        Some(Share::new(
+            accuracy(result, measure),
+            result.provenance.num_eval_images,
+        ))
     }
 
     pub fn result(&self) -> Option<&ResultSummary> {
@@ -259,14 +340,23 @@ impl TrialRow<'_> {
         }
     }
 
-    /// Returns the seconds of its attempts, from dispatch to end by the coordinator's clock, that were not spent on
-    /// getting ready, training, evaluation or checkpoints: dispatch, the start of a trainer, and the time lost with
-    /// failed attempts.
+    /// Returns the seconds of its attempts, from dispatch to end by the coordinator's clock, that
+    /// were not spent on getting ready, training, evaluation or checkpoints: dispatch, the start of
+    /// a trainer, and the time lost with failed attempts.
     pub fn idle_s(&self) -> Option<f64> {
         let timing = &self.result()?.timing;
-        let length = |attempt: &Attempt| Some(attempt.ended.as_ref()?.at.saturating_sub(attempt.started_at));
-        let total_ms =
-            self.attempts.iter().try_fold(0u64, |sum, attempt| Some(sum.saturating_add(length(attempt)?)))?;
+        let length = |attempt: &Attempt| {
+            Some(
+                attempt
+                    .ended
+                    .as_ref()?
+                    .at
+                    .saturating_sub(attempt.started_at),
+            )
+        };
+        let total_ms = self.attempts.iter().try_fold(0u64, |sum, attempt| {
+            Some(sum.saturating_add(length(attempt)?))
+        })?;
         let busy = timing.start_s + timing.train_s + timing.evaluate_s + timing.checkpoint_s;
         Some((total_ms as f64 / 1000.0 - busy).max(0.0))
     }
@@ -279,12 +369,17 @@ fn accuracy(result: &ResultSummary, measure: Measure) -> f64 {
     }
 }
 
-/// Only a damaged journal records a failure without its reason; the report still shows that the trial failed.
+/// Only a damaged journal records a failure without its reason; the report still shows that the
+/// trial failed.
 static UNKNOWN_FAILURE: Failure = Failure::new(FailureClass::Crashed, String::new());
 
 fn trial_row<'a>(state: &'a State, trial: &'a SweepTrial) -> TrialRow<'a> {
     let Some(known) = state.trials.get(&trial.id) else {
-        return TrialRow { trial, status: TrialStatus::Waiting, attempts: &[] };
+        return TrialRow {
+            trial,
+            status: TrialStatus::Waiting,
+            attempts: &[],
+        };
     };
     let status = match &known.phase {
         Phase::Waiting { .. } => TrialStatus::Waiting,
@@ -293,7 +388,11 @@ fn trial_row<'a>(state: &'a State, trial: &'a SweepTrial) -> TrialRow<'a> {
         Phase::Failed { .. } => TrialStatus::Failed(known.failure().unwrap_or(&UNKNOWN_FAILURE)),
         Phase::Cancelled => TrialStatus::Cancelled,
     };
-    TrialRow { trial, status, attempts: &known.attempts }
+    TrialRow {
+        trial,
+        status,
+        attempts: &known.attempts,
+    }
 }
 
 /// Returns the common status of trials that all lack a result.

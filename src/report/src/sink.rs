@@ -1,5 +1,5 @@
-//! Destination of a report's files, piece by piece: the report of 100,000 trials is hundreds of megabytes, which no
-//! process should have to hold at once.
+//! Destination of a report's files, piece by piece: the report of 100,000 trials is hundreds of
+//! megabytes, which no process should have to hold at once.
 
 use std::io::{self, BufWriter, Write};
 
@@ -45,20 +45,36 @@ pub(crate) struct Files<'s> {
 
 impl<'s> Files<'s> {
     pub fn to(sink: &'s mut dyn FileSink) -> Self {
-        Self { sink, written: Vec::new() }
+        Self {
+            sink,
+            written: Vec::new(),
+        }
     }
 
     pub fn add(&mut self, name: String, content: &str) -> io::Result<()> {
         self.write(name, |out| out.write_all(content.as_bytes()))
     }
 
-    pub fn write(&mut self, name: String, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    pub fn write(
+        &mut self,
+        name: String,
+        fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
         self.sink.begin(&name)?;
-        let pieces = Pieces { sink: &mut *self.sink, bytes: 0, hasher: blake3::Hasher::new() };
+        let pieces = Pieces {
+            sink: &mut *self.sink,
+            bytes: 0,
+            hasher: blake3::Hasher::new(),
+        };
         let mut out = BufWriter::with_capacity(MAX_PIECE, pieces);
         fill(&mut out)?;
-        let Pieces { bytes, hasher, .. } = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        self.written.push(Written { name, bytes, blake3: hasher.finalize().to_hex().to_string() });
+        let Pieces { bytes, hasher, .. } =
+            out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        self.written.push(Written {
+            name,
+            bytes,
+            blake3: hasher.finalize().to_hex().to_string(),
+        });
         Ok(())
     }
 }

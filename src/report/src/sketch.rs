@@ -1,7 +1,8 @@
-//! Draws a plot with characters, for a terminal: one letter per series, a dotted line between its points.
+//! Draws a plot with characters, for a terminal: one letter per series, a dotted line between its
+//! points.
 //!
-//! Precise to one line of text, so the table with the numbers is printed with it; `svg.rs` draws the real figure.
-//! Published numbers and spreads are left out: there is no room for them.
+//! Precise to one line of text, so the table with the numbers is printed with it; `svg.rs` draws
+//! the real figure. Published numbers and spreads are left out: there is no room for them.
 
 use unicode_width::UnicodeWidthStr;
 
@@ -17,8 +18,8 @@ const MARGIN: usize = 6;
 const SEVERAL: char = '&';
 const BETWEEN: char = '·';
 
-/// Draws every panel and the legend, lines ended with `\n`. Empty while no panel has results at two positions of the x
-/// axis, since there is nothing to join with a line.
+/// Draws every panel and the legend, lines ended with `\n`. Empty while no panel has results at two
+/// positions of the x axis, since there is nothing to join with a line.
 pub fn sketch(plot: &Plot, width: usize) -> String {
     let joins = |panel: &&Panel| panel.lines.iter().any(|line| line.points.len() > 1);
     let panels: Vec<&Panel> = plot.panels.iter().filter(joins).collect();
@@ -35,7 +36,10 @@ pub fn sketch(plot: &Plot, width: usize) -> String {
         draw(&mut out, plot, panel, columns);
     }
     for (series, label) in plot.series.iter().enumerate() {
-        push(&mut out, &format!("{:MARGIN$}{}  {label}", "", letter(series)));
+        push(
+            &mut out,
+            &format!("{:MARGIN$}{}  {label}", "", letter(series)),
+        );
     }
     out
 }
@@ -47,9 +51,16 @@ fn draw(out: &mut String, plot: &Plot, panel: &Panel, columns: usize) {
     }
     for line in &panel.lines {
         for point in &line.points {
-            let (column, row) = (place(plot.x_fraction(point.x), columns), row(plot, point.mean));
+            let (column, row) = (
+                place(plot.x_fraction(point.x), columns),
+                row(plot, point.mean),
+            );
             let here = &mut canvas[row][column];
-            *here = if here.is_ascii_alphabetic() || *here == SEVERAL { SEVERAL } else { letter(line.series) };
+            *here = if here.is_ascii_alphabetic() || *here == SEVERAL {
+                SEVERAL
+            } else {
+                letter(line.series)
+            };
         }
     }
     let mut labels = vec![String::new(); HEIGHT];
@@ -58,14 +69,20 @@ fn draw(out: &mut String, plot: &Plot, panel: &Panel, columns: usize) {
     }
     for (label, cells) in labels.iter().zip(&canvas) {
         let axis = if label.is_empty() { '│' } else { '┤' };
-        push(out, &format!("{label:>4} {axis}{}", cells.iter().collect::<String>()));
+        push(
+            out,
+            &format!("{label:>4} {axis}{}", cells.iter().collect::<String>()),
+        );
     }
     let mut axis = vec!['─'; columns];
     for tick in &plot.ticks {
         axis[place(plot.x_fraction(tick.x), columns)] = '┬';
     }
     push(out, &format!("   % └{}", axis.iter().collect::<String>()));
-    push(out, &format!("{:MARGIN$}{}", "", tick_labels(plot, columns)));
+    push(
+        out,
+        &format!("{:MARGIN$}{}", "", tick_labels(plot, columns)),
+    );
     push(out, &format!("{:MARGIN$}{:^columns$}", "", plot.x_label));
 }
 
@@ -73,7 +90,10 @@ fn draw(out: &mut String, plot: &Plot, panel: &Panel, columns: usize) {
 fn dots(canvas: &mut [Vec<char>], plot: &Plot, line: &Line) {
     let columns = canvas[0].len();
     for pair in line.points.windows(2) {
-        let (from, to) = (place(plot.x_fraction(pair[0].x), columns), place(plot.x_fraction(pair[1].x), columns));
+        let (from, to) = (
+            place(plot.x_fraction(pair[0].x), columns),
+            place(plot.x_fraction(pair[1].x), columns),
+        );
         let steps = to.saturating_sub(from);
         for step in 0..steps {
             let value = pair[0].mean + step as f64 / steps as f64 * (pair[1].mean - pair[0].mean);

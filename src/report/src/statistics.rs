@@ -1,7 +1,9 @@
-//! Mean, sample standard deviation, and the test behind "not distinguishable from the best at this n".
+//! Mean, sample standard deviation, and the test behind "not distinguishable from the best at this
+//! n".
 //!
-//! The test is Welch's t-test, two-sided, at 5 %, with Holm's correction for the number of cells compared with the
-//! best: a cell counts as worse only if its seeds show it. A cell with one seed shows nothing.
+//! The test is Welch's t-test, two-sided, at 5 %, with Holm's correction for the number of cells
+//! compared with the best: a cell counts as worse only if its seeds show it. A cell with one seed
+//! shows nothing.
 
 use sweep::Share;
 
@@ -20,16 +22,24 @@ pub const SIGNIFICANCE: f64 = 0.05;
 impl Summary {
     /// Summarises values; `None` if there are none.
     pub fn of(values: &[Share]) -> Option<Self> {
-        Some(Self { n: values.len(), mean: Share::mean(values)?, deviation: Share::deviation(values) })
+        Some(Self {
+            n: values.len(),
+            mean: Share::mean(values)?,
+            deviation: Share::deviation(values),
+        })
     }
 }
 
-/// Returns the two-sided p-value of Welch's t-test of equal means; `None` if either side has fewer than two values.
+/// Returns the two-sided p-value of Welch's t-test of equal means; `None` if either side has fewer
+/// than two values.
 ///
-/// Welch, "The generalization of Student's problem when several different population variances are involved",
-/// Biometrika 34 (1947); degrees of freedom after Satterthwaite.
+/// Welch, "The generalization of Student's problem when several different population variances are
+/// involved", Biometrika 34 (1947); degrees of freedom after Satterthwaite.
 pub fn welch_p(a: &Summary, b: &Summary) -> Option<f64> {
-    let (variance_a, variance_b) = (a.deviation?.powi(2) / a.n as f64, b.deviation?.powi(2) / b.n as f64);
+    let (variance_a, variance_b) = (
+        a.deviation?.powi(2) / a.n as f64,
+        b.deviation?.powi(2) / b.n as f64,
+    );
     let variance = variance_a + variance_b;
     let difference = (a.mean.fraction() - b.mean.fraction()).abs();
     if variance == 0.0 {
@@ -39,13 +49,21 @@ pub fn welch_p(a: &Summary, b: &Summary) -> Option<f64> {
     let squares = variance_a.powi(2) / (a.n - 1) as f64 + variance_b.powi(2) / (b.n - 1) as f64;
     let freedom = variance.powi(2) / squares;
     let t_squared = difference.powi(2) / variance;
-    Some(incomplete_beta(freedom / 2.0, 0.5, freedom / (freedom + t_squared)))
+    Some(incomplete_beta(
+        freedom / 2.0,
+        0.5,
+        freedom / (freedom + t_squared),
+    ))
 }
 
-/// Marks those of `others` that the data do not distinguish from `best` (Holm's step-down procedure over all of them).
+/// Marks those of `others` that the data do not distinguish from `best` (Holm's step-down procedure
+/// over all of them).
 pub fn indistinguishable(best: &Summary, others: &[Summary]) -> Vec<bool> {
-    let mut tested: Vec<(usize, f64)> =
-        others.iter().enumerate().filter_map(|(index, other)| welch_p(best, other).map(|p| (index, p))).collect();
+    let mut tested: Vec<(usize, f64)> = others
+        .iter()
+        .enumerate()
+        .filter_map(|(index, other)| welch_p(best, other).map(|p| (index, p)))
+        .collect();
     tested.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
     let mut tied = vec![true; others.len()];
     for (rank, (index, p)) in tested.iter().enumerate() {
@@ -57,7 +75,8 @@ pub fn indistinguishable(best: &Summary, others: &[Summary]) -> Vec<bool> {
     tied
 }
 
-/// Regularised incomplete beta function I_x(a, b), by its continued fraction (Numerical Recipes 6.4, Lentz's method).
+/// Regularised incomplete beta function I_x(a, b), by its continued fraction (Numerical Recipes
+/// 6.4, Lentz's method).
 fn incomplete_beta(a: f64, b: f64, x: f64) -> f64 {
     if x <= 0.0 {
         return 0.0;
@@ -65,7 +84,8 @@ fn incomplete_beta(a: f64, b: f64, x: f64) -> f64 {
     if x >= 1.0 {
         return 1.0;
     }
-    let front = (ln_gamma(a + b) - ln_gamma(a) - ln_gamma(b) + a * x.ln() + b * (1.0 - x).ln()).exp();
+    let front =
+        (ln_gamma(a + b) - ln_gamma(a) - ln_gamma(b) + a * x.ln() + b * (1.0 - x).ln()).exp();
     if x < (a + 1.0) / (a + b + 2.0) {
         front * beta_fraction(a, b, x) / a
     } else {
@@ -147,9 +167,14 @@ mod tests {
     /// p = 1 - 2 atan(t) / pi and p = 1 - t / sqrt(2 + t^2).
     #[test]
     fn tail_of_students_t() {
-        let p = |t: f64, freedom: f64| incomplete_beta(freedom / 2.0, 0.5, freedom / (freedom + t * t));
+        let p =
+            |t: f64, freedom: f64| incomplete_beta(freedom / 2.0, 0.5, freedom / (freedom + t * t));
         for t in [0.1, 0.7, 1.0, 3.0, 12.706] {
-            close(p(t, 1.0), 1.0 - 2.0 * t.atan() / std::f64::consts::PI, 1e-12);
+            close(
+                p(t, 1.0),
+                1.0 - 2.0 * t.atan() / std::f64::consts::PI,
+                1e-12,
+            );
             close(p(t, 2.0), 1.0 - t / (2.0 + t * t).sqrt(), 1e-12);
         }
         close(p(2.776_445, 4.0), 0.05, 1e-6);
@@ -159,32 +184,72 @@ mod tests {
     /// For equal n and equal spread Welch's test is Student's with 2n - 2 degrees of freedom.
     #[test]
     fn welch_of_equal_groups_is_student() {
-        let a = Summary { n: 3, mean: share(0.1), deviation: Some(0.1) };
-        // t = difference / sqrt(2 / 3); the two-sided 5 % point at 4 degrees of freedom is 2.776445.
-        let b = Summary { n: 3, mean: share(0.1 + 0.277_644_5 * (2.0_f64 / 3.0).sqrt()), deviation: Some(0.1) };
+        let a = Summary {
+            n: 3,
+            mean: share(0.1),
+            deviation: Some(0.1),
+        };
+        // t = difference / sqrt(2 / 3); the two-sided 5 % point at 4 degrees of freedom is
+        // 2.776445.
+        let b = Summary {
+            n: 3,
+            mean: share(0.1 + 0.277_644_5 * (2.0_f64 / 3.0).sqrt()),
+            deviation: Some(0.1),
+        };
         close(welch_p(&a, &b).unwrap(), 0.05, 1e-6);
     }
 
     #[test]
     fn one_seed_or_no_spread() {
-        let one = Summary { n: 1, mean: share(0.5), deviation: None };
-        let three = Summary { n: 3, mean: share(0.9), deviation: Some(0.001) };
-        let same = Summary { n: 3, mean: share(0.9), deviation: Some(0.0) };
+        let one = Summary {
+            n: 1,
+            mean: share(0.5),
+            deviation: None,
+        };
+        let three = Summary {
+            n: 3,
+            mean: share(0.9),
+            deviation: Some(0.001),
+        };
+        let same = Summary {
+            n: 3,
+            mean: share(0.9),
+            deviation: Some(0.0),
+        };
         assert_eq!(welch_p(&one, &three), None);
         assert_eq!(indistinguishable(&three, &[one]), [true]);
         assert_eq!(welch_p(&same, &same), Some(1.0));
-        assert_eq!(welch_p(&same, &Summary { mean: share(0.8), ..same }), Some(0.0));
+        assert_eq!(
+            welch_p(
+                &same,
+                &Summary {
+                    mean: share(0.8),
+                    ..same
+                }
+            ),
+            Some(0.0)
+        );
     }
 
     /// Each of two cells is just significant alone; corrected for two comparisons, neither is.
     #[test]
     fn many_comparisons_are_corrected() {
-        let best = Summary { n: 3, mean: share(0.9), deviation: Some(0.01) };
-        let near = Summary { mean: share(0.9 - 0.0235), ..best };
+        let best = Summary {
+            n: 3,
+            mean: share(0.9),
+            deviation: Some(0.01),
+        };
+        let near = Summary {
+            mean: share(0.9 - 0.0235),
+            ..best
+        };
         assert!(welch_p(&best, &near).unwrap() < SIGNIFICANCE);
         assert_eq!(indistinguishable(&best, &[near]), [false]);
         assert_eq!(indistinguishable(&best, &[near, near]), [true, true]);
-        let far = Summary { mean: share(0.5), ..best };
+        let far = Summary {
+            mean: share(0.5),
+            ..best
+        };
         assert_eq!(indistinguishable(&best, &[far, near]), [false, false]);
     }
 }

@@ -1,8 +1,8 @@
 //! Draws a grid for a terminal or a text file: no colour, at most as wide as requested.
 //!
-//! A table that does not fit is cut into blocks of columns, each with the row labels; a column of ours and its
-//! published numbers stay together. The best cell ends in ` *`, one that is not distinguishable from it in ` ≈`;
-//! `embolden` turns the former into bold type for a terminal.
+//! A table that does not fit is cut into blocks of columns, each with the row labels; a column of
+//! ours and its published numbers stay together. The best cell ends in ` *`, one that is not
+//! distinguishable from it in ` ≈`; `embolden` turns the former into bold type for a terminal.
 
 use unicode_width::UnicodeWidthStr;
 
@@ -36,7 +36,9 @@ pub fn text(grid: &Grid, width: usize) -> String {
     }
     for note in &grid.notes {
         match &note.mark {
-            Some(mark) if mark == "*" || mark == "≈" => wrap(&mut out, &format!("{mark} {}", note.text), width, "  "),
+            Some(mark) if mark == "*" || mark == "≈" => {
+                wrap(&mut out, &format!("{mark} {}", note.text), width, "  ")
+            }
             Some(mark) => wrap(&mut out, &format!("[{mark}] {}", note.text), width, "    "),
             None => wrap(&mut out, &note.text, width, "    "),
         }
@@ -54,7 +56,11 @@ pub fn embolden(text: &str) -> String {
         while let Some(star) = line[..end].rfind(" *") {
             end = star;
             let start = line[..star].rfind("  ").map_or(0, |gap| gap + 2);
-            if line[start..star].chars().next().is_some_and(|first| first.is_ascii_digit()) {
+            if line[start..star]
+                .chars()
+                .next()
+                .is_some_and(|first| first.is_ascii_digit())
+            {
                 line.insert_str(star + 2, "\x1b[0m");
                 line.insert_str(start, "\x1b[1m");
             }
@@ -72,9 +78,15 @@ fn blocks(grid: &Grid, width: usize) -> Vec<Vec<usize>> {
     let mut used = head;
     let mut column = 0;
     while column < grid.columns.len() {
-        let with_reference = grid.columns.get(column + 1).is_some_and(|next| next.published);
+        let with_reference = grid
+            .columns
+            .get(column + 1)
+            .is_some_and(|next| next.published);
         let together: Vec<usize> = (column..=column + usize::from(with_reference)).collect();
-        let needed: usize = together.iter().map(|&column| column_width(grid, column) + GAP).sum();
+        let needed: usize = together
+            .iter()
+            .map(|&column| column_width(grid, column) + GAP)
+            .sum();
         let block = blocks.last_mut().expect("there is always a block");
         if used + needed > width + GAP && !block.is_empty() {
             blocks.push(together.clone());
@@ -90,8 +102,16 @@ fn blocks(grid: &Grid, width: usize) -> Vec<Vec<usize>> {
 
 fn draw(out: &mut String, grid: &Grid, block: &[usize]) {
     let labels = label_widths(grid);
-    let widths: Vec<usize> = block.iter().map(|&column| column_width(grid, column)).collect();
-    let total = labels.iter().chain(&widths).map(|width| width + GAP).sum::<usize>() - GAP;
+    let widths: Vec<usize> = block
+        .iter()
+        .map(|&column| column_width(grid, column))
+        .collect();
+    let total = labels
+        .iter()
+        .chain(&widths)
+        .map(|width| width + GAP)
+        .sum::<usize>()
+        - GAP;
     let rule = "─".repeat(total);
     line(out, &[(rule.as_str(), total)]);
     heading_lines(out, grid, block, &labels, &widths);
@@ -102,42 +122,60 @@ fn draw(out: &mut String, grid: &Grid, block: &[usize]) {
         }
         let texts: Vec<String> = block.iter().map(|&column| marked(&cells[column])).collect();
         let labelled = grid.row_labels(row).into_iter().zip(labels.iter().copied());
-        let fields: Vec<(&str, usize)> =
-            labelled.chain(texts.iter().map(String::as_str).zip(widths.iter().copied())).collect();
+        let fields: Vec<(&str, usize)> = labelled
+            .chain(texts.iter().map(String::as_str).zip(widths.iter().copied()))
+            .collect();
         line(out, &fields);
     }
     line(out, &[(rule.as_str(), total)]);
 }
 
-/// Writes a line that names the column axes, one with labels per column axis, and one that separates our numbers from
-/// published ones if there are both. The names of the row axes are on the last line.
-fn heading_lines(out: &mut String, grid: &Grid, block: &[usize], labels: &[usize], widths: &[usize]) {
+/// Writes a line that names the column axes, one with labels per column axis, and one that
+/// separates our numbers from published ones if there are both. The names of the row axes are on
+/// the last line.
+fn heading_lines(
+    out: &mut String,
+    grid: &Grid,
+    block: &[usize],
+    labels: &[usize],
+    widths: &[usize],
+) {
     let levels = grid.column_headings.len();
     let span_width = |widths: &[usize]| widths.iter().map(|width| width + GAP).sum::<usize>() - GAP;
     let blank = || labels.iter().map(|&width| (String::new(), width));
     let mut lines: Vec<Vec<(String, usize)>> = Vec::new();
     if levels > 0 {
-        lines.push(blank().chain([(grid.column_headings.join(" / "), span_width(widths))]).collect());
+        lines.push(
+            blank()
+                .chain([(grid.column_headings.join(" / "), span_width(widths))])
+                .collect(),
+        );
     }
     for level in 0..levels {
         let mut fields: Vec<(String, usize)> = blank().collect();
         let mut column = 0;
         while column < block.len() {
             let here = &grid.columns[block[column]];
-            let same = |&&other: &&usize| grid.columns[other].labels[..=level] == here.labels[..=level];
+            let same =
+                |&&other: &&usize| grid.columns[other].labels[..=level] == here.labels[..=level];
             let span = block[column..].iter().take_while(same).count();
-            fields.push((here.labels[level].clone(), span_width(&widths[column..column + span])));
+            fields.push((
+                here.labels[level].clone(),
+                span_width(&widths[column..column + span]),
+            ));
             column += span;
         }
         lines.push(fields);
     }
     let both = block.iter().any(|&column| grid.columns[column].published);
     if both || levels == 0 {
-        let kinds = block.iter().map(|&column| match (grid.columns[column].published, both) {
-            (true, _) => "published".to_owned(),
-            (false, true) => "ours".to_owned(),
-            (false, false) => ONLY_COLUMN.to_owned(),
-        });
+        let kinds = block
+            .iter()
+            .map(|&column| match (grid.columns[column].published, both) {
+                (true, _) => "published".to_owned(),
+                (false, true) => "ours".to_owned(),
+                (false, false) => ONLY_COLUMN.to_owned(),
+            });
         lines.push(blank().chain(kinds.zip(widths.iter().copied())).collect());
     }
     if let Some(bottom) = lines.last_mut() {
@@ -149,11 +187,18 @@ fn heading_lines(out: &mut String, grid: &Grid, block: &[usize], labels: &[usize
         // The last field has no field after it to run into.
         let last = fields.len() - 1;
         let cut = |(place, (text, width)): (usize, &(String, usize))| {
-            if place == last { text.clone() } else { shortened(text, *width) }
+            if place == last {
+                text.clone()
+            } else {
+                shortened(text, *width)
+            }
         };
         let cut: Vec<String> = fields.iter().enumerate().map(cut).collect();
-        let borrowed: Vec<(&str, usize)> =
-            cut.iter().zip(fields).map(|(text, (_, width))| (text.as_str(), *width)).collect();
+        let borrowed: Vec<(&str, usize)> = cut
+            .iter()
+            .zip(fields)
+            .map(|(text, (_, width))| (text.as_str(), *width))
+            .collect();
         line(out, &borrowed);
     }
 }

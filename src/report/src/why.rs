@@ -1,4 +1,5 @@
-//! History of a table cell: its trials and attempts, the training and its data, and the choice of a search.
+//! History of a table cell: its trials and attempts, the training and its data, and the choice of a
+//! search.
 //!
 //! The schedule's `explain` answers another question: why a trial is *not running*.
 
@@ -21,8 +22,9 @@ pub struct Why {
     pub json: Value,
 }
 
-/// Returns the history of one cell, named as in `cub/cos`: every axis in order, or any part of the names that matches
-/// exactly one cell. The error names the sweep or cell that does not exist, and those that do.
+/// Returns the history of one cell, named as in `cub/cos`: every axis in order, or any part of the
+/// names that matches exactly one cell. The error names the sweep or cell that does not exist, and
+/// those that do.
 pub fn why(state: &State, sweep: &str, cell: &str) -> Result<Why, String> {
     let results = Results::of(state, sweep).ok_or_else(|| {
         let known: Vec<&str> = state.sweeps.keys().map(|name| &**name).collect();
@@ -43,10 +45,14 @@ pub fn why(state: &State, sweep: &str, cell: &str) -> Result<Why, String> {
         "inputs": cell_inputs(&results, index),
         "trials": results.cell_trials(index).iter().map(|row| trial_json(&results, row)).collect::<Vec<_>>(),
     });
-    Ok(Why { text: why_text(&results, index, &changed), json })
+    Ok(Why {
+        text: why_text(&results, index, &changed),
+        json,
+    })
 }
 
-/// Returns by name the content that the cell's trials were submitted with (`null` if unknown), and its changes.
+/// Returns by name the content that the cell's trials were submitted with (`null` if unknown), and
+/// its changes.
 fn cell_inputs(results: &Results, index: usize) -> Value {
     let settings = results.sweep.cell_settings(&results.sweep.cells[index]);
     let inputs = settings.inputs().into_iter().map(|input| {
@@ -63,7 +69,8 @@ fn cell_inputs(results: &Results, index: usize) -> Value {
     Value::Object(inputs.collect())
 }
 
-/// Returns the fields in which a cell differs from its recipe on its data set, with the cell's values.
+/// Returns the fields in which a cell differs from its recipe on its data set, with the cell's
+/// values.
 fn changed_settings(results: &Results, index: usize) -> Vec<(String, Value)> {
     let settings = results.sweep.cell_settings(&results.sweep.cells[index]);
     let recipe = sweep::recipe::settings(&results.sweep.recipe, &settings.dataset);
@@ -72,40 +79,73 @@ fn changed_settings(results: &Results, index: usize) -> Vec<(String, Value)> {
         _ => unreachable!("settings are a record"),
     };
     let recipe = recipe.as_ref().map(record).unwrap_or_default();
-    record(&settings).into_iter().filter(|(field, value)| recipe.get(field) != Some(value)).collect()
+    record(&settings)
+        .into_iter()
+        .filter(|(field, value)| recipe.get(field) != Some(value))
+        .collect()
 }
 
 fn why_text(results: &Results, index: usize, changed: &[(String, Value)]) -> String {
     let sweep = results.sweep;
     let cell = &sweep.cells[index];
     let revision = results.state.revision;
-    let mut out = format!("{} of sweep `{}` (revision {revision})\n", sweep.cell_name(cell), sweep.name);
+    let mut out = format!(
+        "{} of sweep `{}` (revision {revision})\n",
+        sweep.cell_name(cell),
+        sweep.name
+    );
     if sweep.smoke {
         out.push_str("!! REHEARSAL (--smoke): these numbers mean nothing\n");
     }
-    let (last, best) = (results.cell(index, Measure::Last), results.cell(index, Measure::Best));
+    let (last, best) = (
+        results.cell(index, Measure::Last),
+        results.cell(index, Measure::Best),
+    );
     out.push_str(&format!("last epoch   {}\n", summary_text(&last)));
-    out.push_str(&format!("best epoch   {}  (on the test set: optimistic)\n", summary_text(&best)));
+    out.push_str(&format!(
+        "best epoch   {}  (on the test set: optimistic)\n",
+        summary_text(&best)
+    ));
     if let Some(value) = crate::grid::published_value(results, cell) {
         let footnotes = crate::grid::footnotes_of(results, value).join("; ");
-        let footnotes = if footnotes.is_empty() { footnotes } else { format!("  ({footnotes})") };
-        out.push_str(&format!("published    {}{footnotes}\n", Share::of_percent(value.value)));
+        let footnotes = if footnotes.is_empty() {
+            footnotes
+        } else {
+            format!("  ({footnotes})")
+        };
+        out.push_str(&format!(
+            "published    {}{footnotes}\n",
+            Share::of_percent(value.value)
+        ));
     }
     if let Some(reason) = &cell.skipped {
         out.push_str(&format!("skipped      {reason}\n"));
     }
     search_text(&mut out, results, index, (&last, &best));
-    out.push_str(&format!("\nsettings that differ from recipe `{}`\n", sweep.recipe));
+    out.push_str(&format!(
+        "\nsettings that differ from recipe `{}`\n",
+        sweep.recipe
+    ));
     if changed.is_empty() {
         out.push_str("  none\n");
     }
-    let widest = changed.iter().map(|(field, _)| field.len()).max().unwrap_or(0);
+    let widest = changed
+        .iter()
+        .map(|(field, _)| field.len())
+        .max()
+        .unwrap_or(0);
     for (field, value) in changed {
         out.push_str(&format!("  {field:widest$}  {value}\n"));
     }
-    let searched = sweep.search.as_ref().is_some_and(|search| search.field == "learning_rate");
+    let searched = sweep
+        .search
+        .as_ref()
+        .is_some_and(|search| search.field == "learning_rate");
     if !searched && !changed.iter().any(|(field, _)| field == "learning_rate") {
-        out.push_str(&format!("  learning_rate is the recipe's {}\n", results.field(cell, "learning_rate")));
+        out.push_str(&format!(
+            "  learning_rate is the recipe's {}\n",
+            results.field(cell, "learning_rate")
+        ));
     }
     inputs_text(&mut out, results, index);
     let rows = results.cell_trials(index);
@@ -121,28 +161,58 @@ fn summary_text(cell: &CellSummary) -> String {
     match cell.summary {
         Some(summary) => {
             let deviation = summary.deviation.map(|deviation| 100.0 * deviation);
-            format!("{}  n = {} ({} of {} trials)", number(summary.mean, deviation), summary.n, cell.done, cell.total)
+            format!(
+                "{}  n = {} ({} of {} trials)",
+                number(summary.mean, deviation),
+                summary.n,
+                cell.done,
+                cell.total
+            )
         }
         None => cell.status.name().to_owned(),
     }
 }
 
-fn search_text(out: &mut String, results: &Results, index: usize, (last, best): (&CellSummary, &CellSummary)) {
-    let Some(search) = &results.sweep.search else { return };
+fn search_text(
+    out: &mut String,
+    results: &Results,
+    index: usize,
+    (last, best): (&CellSummary, &CellSummary),
+) {
+    let Some(search) = &results.sweep.search else {
+        return;
+    };
     let (how, one_choice) = match search.select {
-        Select::BestOnTest => ("by accuracy on the test set (the paper's protocol: optimistic)", false),
+        Select::BestOnTest => (
+            "by accuracy on the test set (the paper's protocol: optimistic)",
+            false,
+        ),
         Select::Validation => ("by accuracy on training images held out", true),
     };
     let mut choice = |after: &str, cell: &CellSummary, measure: Measure| {
         let Some(number) = cell.candidate else {
-            out.push_str(&format!("search       {} {how}{after}: not chosen yet\n", search.field));
+            out.push_str(&format!(
+                "search       {} {how}{after}: not chosen yet\n",
+                search.field
+            ));
             return;
         };
-        out.push_str(&format!("search       {} = {}, chosen {how}{after}\n", search.field, search.candidates[number]));
-        if let Some(remark) = cell.choice.as_ref().and_then(|choice| choice.remark(search)) {
+        out.push_str(&format!(
+            "search       {} = {}, chosen {how}{after}\n",
+            search.field, search.candidates[number]
+        ));
+        if let Some(remark) = cell
+            .choice
+            .as_ref()
+            .and_then(|choice| choice.remark(search))
+        {
             out.push_str(&format!("             {remark}\n"));
         }
-        for (value, score) in search.candidates.iter().zip(results.scores(search, index, measure)) {
+        for (value, score) in search
+            .candidates
+            .iter()
+            .zip(results.scores(search, index, measure))
+        {
             let came_to = score.map_or_else(
                 || "not every trial has a result".to_owned(),
                 |score| match score.num_images {
@@ -150,7 +220,10 @@ fn search_text(out: &mut String, results: &Results, index: usize, (last, best): 
                     images => format!("{} % of {images}, loss {:.4}", score.accuracy, score.loss),
                 },
             );
-            out.push_str(&format!("  {value:>9}  {came_to}\n", value = value.to_string()));
+            out.push_str(&format!(
+                "  {value:>9}  {came_to}\n",
+                value = value.to_string()
+            ));
         }
     };
     if one_choice {
@@ -172,12 +245,18 @@ fn inputs_text(out: &mut String, results: &Results, index: usize) {
     for input in inputs {
         let name = input.to_string();
         match results.sweep.inputs.get(&name) {
-            Some(content) => out.push_str(&format!("  {name}: {content}, content {}\n", content.hash)),
-            None => out.push_str(&format!("  {name}: content not known where the sweep was submitted\n")),
+            Some(content) => {
+                out.push_str(&format!("  {name}: {content}, content {}\n", content.hash))
+            }
+            None => out.push_str(&format!(
+                "  {name}: content not known where the sweep was submitted\n"
+            )),
         }
         if let Some(sentence) = results.state.changed_inputs.get(&name) {
             let revision = results.state.revision;
-            out.push_str(&format!("    with revision {revision} {sentence}: its trials were trained anew\n"));
+            out.push_str(&format!(
+                "    with revision {revision} {sentence}: its trials were trained anew\n"
+            ));
         }
     }
 }
@@ -191,28 +270,63 @@ fn provenance_text(out: &mut String, rows: &[TrialRow]) {
     out.push_str("\nprovenance\n");
     let mut say = |what: &str, values: BTreeSet<String>| {
         let mixed = if values.len() > 1 { "MIXED: " } else { "" };
-        let shown: Vec<&str> = values.iter().map(|value| if value.is_empty() { "unknown" } else { value }).collect();
+        let shown: Vec<&str> = values
+            .iter()
+            .map(|value| if value.is_empty() { "unknown" } else { value })
+            .collect();
         out.push_str(&format!("  {what:17} {mixed}{}\n", shown.join(", ")));
     };
-    let all =
-        |get: &dyn Fn(&schedule::state::ResultSummary) -> String| results.iter().map(|result| get(result)).collect();
-    let names: BTreeSet<&String> = results.iter().flat_map(|result| result.provenance.inputs.keys()).collect();
+    let all = |get: &dyn Fn(&schedule::state::ResultSummary) -> String| {
+        results.iter().map(|result| get(result)).collect()
+    };
+    let names: BTreeSet<&String> = results
+        .iter()
+        .flat_map(|result| result.provenance.inputs.keys())
+        .collect();
     for name in names {
-        say(name, all(&|result| result.provenance.inputs.get(name).cloned().unwrap_or_default()));
+        say(
+            name,
+            all(&|result| {
+                result
+                    .provenance
+                    .inputs
+                    .get(name)
+                    .cloned()
+                    .unwrap_or_default()
+            }),
+        );
     }
-    say("data fingerprint", all(&|result| result.provenance.data_fingerprint.clone()));
+    say(
+        "data fingerprint",
+        all(&|result| result.provenance.data_fingerprint.clone()),
+    );
     say("trainer", all(&|result| result.provenance.trainer.clone()));
-    say("libtorch", all(&|result| result.provenance.libtorch.clone()));
-    say("precision", all(&|result| result.provenance.precision.clone()));
+    say(
+        "libtorch",
+        all(&|result| result.provenance.libtorch.clone()),
+    );
+    say(
+        "precision",
+        all(&|result| result.provenance.precision.clone()),
+    );
     say("kernels", all(&|result| result.provenance.kernels.clone()));
-    say("parameters", all(&|result| result.provenance.num_parameters.to_string()));
-    say("devices", all(&|result| result.provenance.devices.join(" + ")));
+    say(
+        "parameters",
+        all(&|result| result.provenance.num_parameters.to_string()),
+    );
+    say(
+        "devices",
+        all(&|result| result.provenance.devices.join(" + ")),
+    );
     // a CPU has no libraries besides libtorch
     let libraries: BTreeSet<String> = all(&|result| result.provenance.libraries.join(" + "));
     if libraries.iter().any(|names| !names.is_empty()) {
         say("libraries", libraries);
     }
-    say("execution", all(&|result| result.provenance.execution.clone()));
+    say(
+        "execution",
+        all(&|result| result.provenance.execution.clone()),
+    );
     say("images", all(&|result| result.provenance.images.clone()));
     say("hosts", all(&|result| result.provenance.host.clone()));
 }
@@ -220,9 +334,17 @@ fn provenance_text(out: &mut String, rows: &[TrialRow]) {
 fn trial_text(out: &mut String, results: &Results, row: &TrialRow) {
     let mut name = format!("seed {}", row.trial.seed);
     if let Some((search, value)) = results.sweep.search.as_ref().zip(candidate(results, row)) {
-        name.push_str(&format!(", {} = {value}, {}", search.field, role_name(row.trial.role)));
+        name.push_str(&format!(
+            ", {} = {value}, {}",
+            search.field,
+            role_name(row.trial.role)
+        ));
     }
-    out.push_str(&format!("  {name}  trial {}  {}", row.trial.id, row.status.name()));
+    out.push_str(&format!(
+        "  {name}  trial {}  {}",
+        row.trial.id,
+        row.status.name()
+    ));
     match row.status {
         TrialStatus::Succeeded(result) => {
             let (last, best) = (100.0 * result.last_accuracy, 100.0 * result.best_accuracy);
@@ -237,7 +359,9 @@ fn trial_text(out: &mut String, results: &Results, row: &TrialRow) {
                 result.state_hash
             ));
             let timing = &result.timing;
-            let idle = row.idle_s().map_or_else(String::new, |seconds| format!(", idle {seconds:.1} s"));
+            let idle = row
+                .idle_s()
+                .map_or_else(String::new, |seconds| format!(", idle {seconds:.1} s"));
             out.push_str(&format!(
                 "    train {:.1} s ({:.0} % of it waiting for data), evaluate {:.1} s, checkpoint {:.1} s{idle}; \
                  {:.0} images/s, {:.0} MiB\n",
@@ -262,37 +386,50 @@ fn trial_text(out: &mut String, results: &Results, row: &TrialRow) {
         TrialStatus::Waiting | TrialStatus::Running | TrialStatus::Cancelled => out.push('\n'),
     }
     for (attempt, number) in row.attempts.iter().zip(1..) {
-        out.push_str(&format!("    attempt {number}: {}\n", attempt_text(attempt)));
+        out.push_str(&format!(
+            "    attempt {number}: {}\n",
+            attempt_text(attempt)
+        ));
     }
 }
 
 fn attempt_text(attempt: &Attempt) -> String {
     let (worker, slot) = (&attempt.worker, attempt.slot);
     let started = format!("{} slot {slot} at {}", worker, utc(attempt.started_at));
-    let Some(end) = &attempt.ended else { return format!("{started}, running") };
+    let Some(end) = &attempt.ended else {
+        return format!("{started}, running");
+    };
     let seconds = end.at.saturating_sub(attempt.started_at) as f64 / 1000.0;
     match &end.failure {
         None => format!("{started}, ended after {seconds:.1} s"),
         Some(failure) => {
             let reason = failure.message.lines().next().unwrap_or_default();
-            format!("{started}, {} after {seconds:.1} s: {reason}", failure.class)
+            format!(
+                "{started}, {} after {seconds:.1} s: {reason}",
+                failure.class
+            )
         }
     }
 }
 
-/// Formats `2026-11-23 14:05:09 UTC`. Days to a civil date after Hinnant, "chrono-compatible low-level date
-/// algorithms".
+/// Formats `2026-11-23 14:05:09 UTC`. Days to a civil date after Hinnant, "chrono-compatible
+/// low-level date algorithms".
 fn utc(at: Millis) -> String {
     let seconds = at / 1000;
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let shifted = days + 719_468;
     let era = shifted / 146_097;
     let day_of_era = shifted % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")

@@ -1,5 +1,5 @@
-//! The output for people, compared with files in `tests/goldens`. `UPDATE_GOLDENS=1 cargo test --release -p report`
-//! rewrites them; read the difference as prose before committing it.
+//! The output for people, compared with files in `tests/goldens`. `UPDATE_GOLDENS=1 cargo test
+//! --release -p report` rewrites them; read the difference as prose before committing it.
 
 mod fixture;
 
@@ -8,17 +8,27 @@ use std::path::PathBuf;
 use schedule::state::State;
 
 fn check(name: &str, found: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/goldens")
+        .join(name);
     if std::env::var_os("UPDATE_GOLDENS").is_some() {
         std::fs::write(&path, found).expect("the golden file can be written");
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == expected, "{} differs:\n--- expected\n{expected}\n--- found\n{found}", path.display());
+    assert!(
+        found == expected,
+        "{} differs:\n--- expected\n{expected}\n--- found\n{found}",
+        path.display()
+    );
 }
 
 fn file(state: &State, sweep: &str, name: &str) -> String {
     let report = report::report(state, sweep).expect("the sweep exists");
-    let (_, content) = report.files.into_iter().find(|(file, _)| file == name).expect("the report has the file");
+    let (_, content) = report
+        .files
+        .into_iter()
+        .find(|(file, _)| file == name)
+        .expect("the report has the file");
     String::from_utf8(content).expect("reports are UTF-8")
 }
 
@@ -27,7 +37,10 @@ fn every_status_at_80_and_120_columns() {
     let state = fixture::every_status();
     for width in [80, 120] {
         let text = report::report_at(&state, "statuses", width).unwrap().text;
-        assert!(text.lines().all(|line| line.chars().count() <= width), "wider than {width}:\n{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= width),
+            "wider than {width}:\n{text}"
+        );
         check(&format!("statuses.{width}.txt"), &text);
     }
 }
@@ -35,7 +48,14 @@ fn every_status_at_80_and_120_columns() {
 #[test]
 fn every_status_in_markup_and_data() {
     let state = fixture::every_status();
-    for name in ["main.md", "main.tex", "main.csv", "results.csv", "timing.csv", "curves.svg"] {
+    for name in [
+        "main.md",
+        "main.tex",
+        "main.csv",
+        "results.csv",
+        "timing.csv",
+        "curves.svg",
+    ] {
         check(&format!("statuses.{name}"), &file(&state, "statuses", name));
     }
 }
@@ -43,8 +63,14 @@ fn every_status_in_markup_and_data() {
 #[test]
 fn two_axes_on_each_side() {
     let state = fixture::nested();
-    check("nested.80.txt", &report::report_at(&state, "nested", 80).unwrap().text);
-    check("nested.120.txt", &report::report_at(&state, "nested", 120).unwrap().text);
+    check(
+        "nested.80.txt",
+        &report::report_at(&state, "nested", 80).unwrap().text,
+    );
+    check(
+        "nested.120.txt",
+        &report::report_at(&state, "nested", 120).unwrap().text,
+    );
     check("nested.md", &file(&state, "nested", "nested.md"));
     check("nested.tex", &file(&state, "nested", "nested.tex"));
 }
@@ -52,7 +78,10 @@ fn two_axes_on_each_side() {
 #[test]
 fn the_papers_protocol_is_labelled() {
     let state = fixture::searched();
-    check("searched.80.txt", &report::report_at(&state, "searched", 80).unwrap().text);
+    check(
+        "searched.80.txt",
+        &report::report_at(&state, "searched", 80).unwrap().text,
+    );
     let why = report::why(&state, "searched", "xent").unwrap();
     assert_eq!(why.json["cell"]["best"]["candidate"]["learning_rate"], 0.5);
     check("searched.why.txt", &why.text);

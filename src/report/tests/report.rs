@@ -5,19 +5,25 @@ mod latex;
 
 use std::sync::Arc;
 
-use fixture::{FAILED, RUNNING, WAITING, axis, every_status, nested, searched, state, succeeded, sweep, table};
+use fixture::{
+    FAILED, RUNNING, WAITING, axis, every_status, nested, searched, state, succeeded, sweep, table,
+};
 use schedule::state::{Phase, State};
 use serde_json::json;
 use sweep::definition::{Measure, Output, Search, Select};
 
 fn file(state: &State, sweep: &str, name: &str) -> String {
     let report = report::report(state, sweep).expect("the sweep exists");
-    let (_, content) = report.files.into_iter().find(|(file, _)| file == name).expect("the report has the file");
+    let (_, content) = report
+        .files
+        .into_iter()
+        .find(|(file, _)| file == name)
+        .expect("the report has the file");
     String::from_utf8(content).expect("reports are UTF-8")
 }
 
-/// The promise that the soak test relies on: machine, time and number of attempts of a trial are in timing.csv and in
-/// the keys `timing` and `attempts` of results.json, and nowhere else.
+/// The promise that the soak test relies on: machine, time and number of attempts of a trial are in
+/// timing.csv and in the keys `timing` and `attempts` of results.json, and nowhere else.
 #[test]
 fn a_disturbed_run_differs_in_timing_and_attempts_only() {
     let calm = every_status();
@@ -34,8 +40,10 @@ fn a_disturbed_run_differs_in_timing_and_attempts_only() {
         }
     }
     disturbed.sweeps.get_mut("statuses").unwrap().submitted_at += 60_000;
-    let (calm, disturbed) =
-        (report::report(&calm, "statuses").unwrap(), report::report(&disturbed, "statuses").unwrap());
+    let (calm, disturbed) = (
+        report::report(&calm, "statuses").unwrap(),
+        report::report(&disturbed, "statuses").unwrap(),
+    );
     assert_eq!(calm.text, disturbed.text);
     let mut different = Vec::new();
     for ((name, before), (_, after)) in calm.files.iter().zip(&disturbed.files) {
@@ -61,20 +69,40 @@ fn a_disturbed_run_differs_in_timing_and_attempts_only() {
 fn the_order_of_trials_in_the_state_does_not_matter() {
     let (ordered, mut shuffled) = (searched(), searched());
     Arc::make_mut(&mut shuffled.sweeps.get_mut("searched").unwrap().trials).reverse();
-    assert_eq!(report::report(&ordered, "searched"), report::report(&shuffled, "searched"));
+    assert_eq!(
+        report::report(&ordered, "searched"),
+        report::report(&shuffled, "searched")
+    );
 }
 
 #[test]
 fn completeness_and_failures() {
     let one = |phase: fn(u64) -> Phase| {
-        let mut sweep = sweep("one", vec![axis("loss", &[("xent", "xent")])], &[1, 2, 3], |_| true);
-        sweep.outputs = vec![Output::Table(table("main", "", &["loss"], &[], Measure::Last))];
+        let mut sweep = sweep(
+            "one",
+            vec![axis("loss", &[("xent", "xent")])],
+            &[1, 2, 3],
+            |_| true,
+        );
+        sweep.outputs = vec![Output::Table(table(
+            "main",
+            "",
+            &["loss"],
+            &[],
+            Measure::Last,
+        ))];
         let report = report::report(&state(sweep, |_, _, seed| phase(seed)), "one").unwrap();
         (report.complete, report.failed_trials)
     };
     assert_eq!(one(|_| succeeded(0.5)), (true, 0));
-    assert_eq!(one(|seed| if seed == 2 { FAILED } else { succeeded(0.5) }), (true, 1));
-    assert_eq!(one(|seed| if seed == 2 { RUNNING } else { succeeded(0.5) }), (false, 0));
+    assert_eq!(
+        one(|seed| if seed == 2 { FAILED } else { succeeded(0.5) }),
+        (true, 1)
+    );
+    assert_eq!(
+        one(|seed| if seed == 2 { RUNNING } else { succeeded(0.5) }),
+        (false, 0)
+    );
     assert_eq!(one(|_| WAITING), (false, 0));
     assert_eq!(one(|_| Phase::Cancelled), (true, 3));
     assert_eq!(report::report(&State::default(), "one"), None);
@@ -92,9 +120,22 @@ fn failed_candidates_of_a_search_do_not_count() {
 
 #[test]
 fn one_seed_has_no_spread_and_nothing_is_tested() {
-    let mut sweep = sweep("one", vec![axis("loss", &[("xent", "xent"), ("cos", "cos")])], &[1], |_| true);
-    sweep.outputs = vec![Output::Table(table("main", "", &["loss"], &[], Measure::Last))];
-    let state = state(sweep, |cell, _, _| succeeded(if cell == "cos" { 0.9 } else { 0.8 }));
+    let mut sweep = sweep(
+        "one",
+        vec![axis("loss", &[("xent", "xent"), ("cos", "cos")])],
+        &[1],
+        |_| true,
+    );
+    sweep.outputs = vec![Output::Table(table(
+        "main",
+        "",
+        &["loss"],
+        &[],
+        Measure::Last,
+    ))];
+    let state = state(sweep, |cell, _, _| {
+        succeeded(if cell == "cos" { 0.9 } else { 0.8 })
+    });
     let text = file(&state, "one", "main.txt");
     assert!(text.contains("90.0 *") && text.contains("80.0\n"), "{text}");
     assert!(!text.contains('≈') && !text.contains("±"), "{text}");
@@ -105,8 +146,14 @@ fn one_seed_has_no_spread_and_nothing_is_tested() {
 fn mixed_provenance_and_rehearsals_are_said_loudly() {
     let text = file(&nested(), "nested", "nested.txt");
     assert!(text.contains("!! REHEARSAL (--smoke)"), "{text}");
-    assert!(text.contains("!! MIXED: results of several builds of the trainer: 0.1.0+abc, 0.1.0+def"), "{text}");
-    assert!(text.contains("!! MIXED: results of several kinds of kernels: fused-norm, libtorch"), "{text}");
+    assert!(
+        text.contains("!! MIXED: results of several builds of the trainer: 0.1.0+abc, 0.1.0+def"),
+        "{text}"
+    );
+    assert!(
+        text.contains("!! MIXED: results of several kinds of kernels: fused-norm, libtorch"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -120,11 +167,26 @@ fn images_that_were_left_out_are_a_footnote() {
     };
     let told = "Left out of `digits` (corrupt: skip), because they cannot be decoded: 3 images";
     for (count, expected) in [(3, true), (0, false)] {
-        let mut sweep = sweep("one", vec![axis("loss", &[("xent", "xent"), ("cos", "cos")])], &[1], |_| true);
-        sweep.outputs = vec![Output::Table(table("main", "", &["loss"], &[], Measure::Last))];
+        let mut sweep = sweep(
+            "one",
+            vec![axis("loss", &[("xent", "xent"), ("cos", "cos")])],
+            &[1],
+            |_| true,
+        );
+        sweep.outputs = vec![Output::Table(table(
+            "main",
+            "",
+            &["loss"],
+            &[],
+            Measure::Last,
+        ))];
         let state = state(sweep, |_, _, _| skipping(count));
         for name in ["main.txt", "main.md", "main.tex"] {
-            assert_eq!(file(&state, "one", name).contains("Left out of"), expected, "{name}");
+            assert_eq!(
+                file(&state, "one", name).contains("Left out of"),
+                expected,
+                "{name}"
+            );
         }
         assert_eq!(file(&state, "one", "main.txt").contains(told), expected);
     }
@@ -135,7 +197,9 @@ fn images_that_were_left_out_are_a_footnote() {
 fn a_gpu_trial_says_what_it_ran_on() {
     let mut state = every_status();
     for trial in state.trials.values_mut() {
-        let Phase::Succeeded { result, .. } = &mut trial.phase else { continue };
+        let Phase::Succeeded { result, .. } = &mut trial.phase else {
+            continue;
+        };
         let result = Arc::make_mut(result);
         result.timing.gpu_busy = Some(0.875);
         let provenance = Arc::make_mut(&mut result.provenance);
@@ -143,17 +207,26 @@ fn a_gpu_trial_says_what_it_ran_on() {
         provenance.libraries = vec!["CUDA 13.0".to_owned(), "NCCL 2.28.9".to_owned()];
     }
     let timing = file(&state, "statuses", "timing.csv");
-    assert!(timing.contains(",recorded,fused-norm,resident,CUDA 13.0 + NCCL 2.28.9,0.875\n"), "{timing}");
+    assert!(
+        timing.contains(",recorded,fused-norm,resident,CUDA 13.0 + NCCL 2.28.9,0.875\n"),
+        "{timing}"
+    );
     let why = report::why(&state, "statuses", "10/cos").unwrap().text;
-    for line in
-        ["libraries         CUDA 13.0 + NCCL 2.28.9", "execution         recorded", "images            resident"]
-    {
+    for line in [
+        "libraries         CUDA 13.0 + NCCL 2.28.9",
+        "execution         recorded",
+        "images            resident",
+    ] {
         assert!(why.contains(line), "{why}");
     }
     let document: serde_json::Value =
-        serde_json::from_str(&file(&state, "statuses", "results.json")).expect("results.json is JSON");
+        serde_json::from_str(&file(&state, "statuses", "results.json"))
+            .expect("results.json is JSON");
     let timing = &document["trials"][0]["timing"];
-    assert_eq!((timing["images"].as_str(), timing["gpu_busy"].as_f64()), (Some("resident"), Some(0.875)));
+    assert_eq!(
+        (timing["images"].as_str(), timing["gpu_busy"].as_f64()),
+        (Some("resident"), Some(0.875))
+    );
 }
 
 /// Two GPUs of one kind are not a mixture, wherever they are plugged in; GPUs of two kinds are.
@@ -171,9 +244,15 @@ fn gpus_are_mixed_by_kind_and_not_by_place() {
         file(&state, "statuses", "main.txt").contains("MIXED: results of several kinds of device")
     };
     let here = "cuda:0 (NVIDIA H200, 143771 MiB, driver 580.65.06)";
-    assert!(!warned([here, "cuda:11 (NVIDIA H200, 143771 MiB, driver 580.65.06)"]));
+    assert!(!warned([
+        here,
+        "cuda:11 (NVIDIA H200, 143771 MiB, driver 580.65.06)"
+    ]));
     assert!(!warned(["cuda:0", "cuda:1"]));
-    assert!(warned([here, "cuda:1 (NVIDIA H100, 81559 MiB, driver 580.65.06)"]));
+    assert!(warned([
+        here,
+        "cuda:1 (NVIDIA H100, 81559 MiB, driver 580.65.06)"
+    ]));
     assert!(warned([here, "cpu (AMD EPYC, 1 thread)"]));
 }
 
@@ -183,21 +262,32 @@ fn cells_are_found_by_name_by_part_and_not_by_guess() {
     let error = |cell: &str| report::why(&state, "statuses", cell).unwrap_err();
     assert!(report::why(&state, "statuses", "10/cos").is_ok());
     assert!(
-        report::why(&state, "nested", "cos/10").unwrap_err().contains("no sweep is named `nested`; known: statuses")
+        report::why(&state, "nested", "cos/10")
+            .unwrap_err()
+            .contains("no sweep is named `nested`; known: statuses")
     );
     assert!(
         error("cos").starts_with("`cos` fits several cells of sweep `statuses`: cos/5, cos/10,"),
         "{}",
         error("cos")
     );
-    assert!(error("cube/10").contains("has no cell `cube/10`; it has: xent/5,"), "{}", error("cube/10"));
+    assert!(
+        error("cube/10").contains("has no cell `cube/10`; it has: xent/5,"),
+        "{}",
+        error("cube/10")
+    );
     assert!(error("").contains("has no cell"), "{}", error(""));
 }
 
 #[test]
 fn text_from_users_is_escaped_everywhere() {
     let evil = "a&b_{c}$%#~^\\<|\"\n";
-    let mut sweep = sweep("evil", vec![axis("loss", &[("xent", evil), ("cos", "cos")])], &[1], |_| true);
+    let mut sweep = sweep(
+        "evil",
+        vec![axis("loss", &[("xent", evil), ("cos", "cos")])],
+        &[1],
+        |_| true,
+    );
     sweep.outputs = vec![
         Output::Table(table("main", evil, &["loss"], &[], Measure::Last)),
         Output::Figure(sweep::definition::Figure {
@@ -211,18 +301,23 @@ fn text_from_users_is_escaped_everywhere() {
     ];
     let state = state(sweep, |_, _, _| succeeded(0.5));
     let tex = file(&state, "evil", "main.tex");
-    let escaped =
-        "a\\&b\\_\\{c\\}\\$\\%\\#\\textasciitilde{}\\textasciicircum{}\\textbackslash{}\\textless{}\\textbar{}";
+    let escaped = "a\\&b\\_\\{c\\}\\$\\%\\#\\textasciitilde{}\\textasciicircum{}\\textbackslash{}\\textless{}\\textbar{}";
     assert!(tex.contains(escaped), "{tex}");
     assert!(file(&state, "evil", "main.md").contains("a&amp;b\\_{c}\\$%#\\~^\\\\&lt;\\|"));
     let svg = file(&state, "evil", "figure.svg");
-    assert!(svg.contains("a&amp;b_{c}$%#~^\\&lt;|&quot;") && !svg.contains("<|"), "{svg}");
+    assert!(
+        svg.contains("a&amp;b_{c}$%#~^\\&lt;|&quot;") && !svg.contains("<|"),
+        "{svg}"
+    );
 }
 
 #[test]
 fn bold_is_for_the_best_of_each_line_on_a_terminal() {
     let text = report::embolden("cosine   95.2 ± 0.4 *  90.1 ± 0.3 *  80.0\n* best\n");
-    assert_eq!(text, "cosine   \x1b[1m95.2 ± 0.4 *\x1b[0m  \x1b[1m90.1 ± 0.3 *\x1b[0m  80.0\n* best\n");
+    assert_eq!(
+        text,
+        "cosine   \x1b[1m95.2 ± 0.4 *\x1b[0m  \x1b[1m90.1 ± 0.3 *\x1b[0m  80.0\n* best\n"
+    );
 }
 
 /// A footnote that no number refers to applies to all of them, and appears wherever they do.
@@ -231,31 +326,72 @@ fn general_footnotes_of_published_numbers_are_in_every_format() {
     let mut state = every_status();
     let entry = state.sweeps.get_mut("statuses").unwrap();
     let changed = Arc::make_mut(&mut entry.sweep);
-    changed.footnotes.push("single runs, best epoch on the test set".to_owned());
+    changed
+        .footnotes
+        .push("single runs, best epoch on the test set".to_owned());
     let text = "single runs, best epoch on the test set";
-    for name in ["main.txt", "main.md", "main.tex", "curves.txt", "curves.md", "curves.tex", "curves.svg"] {
+    for name in [
+        "main.txt",
+        "main.md",
+        "main.tex",
+        "curves.txt",
+        "curves.md",
+        "curves.tex",
+        "curves.svg",
+    ] {
         let found = file(&state, "statuses", name);
-        assert_eq!(found.matches(&format!("Published numbers: {text}")).count(), 1, "{name}:\n{found}");
+        assert_eq!(
+            found.matches(&format!("Published numbers: {text}")).count(),
+            1,
+            "{name}:\n{found}"
+        );
     }
     let csv = file(&state, "statuses", "main.csv");
     assert!(csv.contains(&format!(",51.9,\"{text}\",")), "{csv}");
-    assert!(csv.contains(&format!(",59.6,\"59.9 in Table 3; {text}\",")), "{csv}");
-    let document: serde_json::Value = serde_json::from_str(&file(&state, "statuses", "results.json")).unwrap();
-    let cell = document["cells"].as_array().unwrap().iter().find(|cell| cell["cell"] == "cos/10").unwrap();
-    assert_eq!(cell["published_footnotes"], serde_json::json!(["59.9 in Table 3", text]));
+    assert!(
+        csv.contains(&format!(",59.6,\"59.9 in Table 3; {text}\",")),
+        "{csv}"
+    );
+    let document: serde_json::Value =
+        serde_json::from_str(&file(&state, "statuses", "results.json")).unwrap();
+    let cell = document["cells"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|cell| cell["cell"] == "cos/10")
+        .unwrap();
+    assert_eq!(
+        cell["published_footnotes"],
+        serde_json::json!(["59.9 in Table 3", text])
+    );
     let why = report::why(&state, "statuses", "xent/10").unwrap().text;
-    assert!(why.contains(&format!("published    51.9  ({text})")), "{why}");
+    assert!(
+        why.contains(&format!("published    51.9  ({text})")),
+        "{why}"
+    );
     // where no published number is shown, there is nothing to note
-    Arc::make_mut(&mut state.sweeps.get_mut("statuses").unwrap().sweep).published.clear();
+    Arc::make_mut(&mut state.sweeps.get_mut("statuses").unwrap().sweep)
+        .published
+        .clear();
     assert!(!file(&state, "statuses", "main.txt").contains(text));
 }
 
-/// 1927 right answers of 2000 are 96.35 %, however the seeds share them: one number in print, and both cells bold.
+/// 1927 right answers of 2000 are 96.35 %, however the seeds share them: one number in print, and
+/// both cells bold.
 #[test]
 fn equal_counts_print_equally_and_are_bold_together() {
-    let axes = vec![axis("loss", &[("xent", "xent"), ("cos", "cos"), ("mse", "mse")])];
+    let axes = vec![axis(
+        "loss",
+        &[("xent", "xent"), ("cos", "cos"), ("mse", "mse")],
+    )];
     let mut sweep = sweep("counts", axes, &[1, 2, 3, 4], |_| true);
-    sweep.outputs = vec![Output::Table(table("main", "", &["loss"], &[], Measure::Last))];
+    sweep.outputs = vec![Output::Table(table(
+        "main",
+        "",
+        &["loss"],
+        &[],
+        Measure::Last,
+    ))];
     let right = |cell: &str, seed: u64| match cell {
         "xent" => [480, 481, 482, 484][seed as usize - 1],
         "cos" => [482, 484, 481, 480][seed as usize - 1],
@@ -264,14 +400,24 @@ fn equal_counts_print_equally_and_are_bold_together() {
     let state = state(sweep, |cell, _, seed| {
         let mut result = fixture::result(f64::from(right(cell, seed)) / 500.0);
         Arc::make_mut(&mut result.provenance).num_eval_images = 500;
-        Phase::Succeeded { attempt: sweep::AttemptNo(1), result: Arc::new(result) }
+        Phase::Succeeded {
+            attempt: sweep::AttemptNo(1),
+            result: Arc::new(result),
+        }
     });
     let text = file(&state, "counts", "main.txt");
-    let line =
-        |label: &str| text.lines().find(|line| line.starts_with(label)).unwrap()[label.len()..].trim().to_owned();
+    let line = |label: &str| {
+        text.lines().find(|line| line.starts_with(label)).unwrap()[label.len()..]
+            .trim()
+            .to_owned()
+    };
     assert_eq!(
         (line("xent"), line("cos"), line("mse")),
-        ("96.4 ± 0.3 *".into(), "96.4 ± 0.3 *".into(), "96.3 ± 0.4 ≈".into())
+        (
+            "96.4 ± 0.3 *".into(),
+            "96.4 ± 0.3 *".into(),
+            "96.3 ± 0.4 ≈".into()
+        )
     );
     let csv = file(&state, "counts", "main.csv");
     assert!(
@@ -281,7 +427,8 @@ fn equal_counts_print_equally_and_are_bold_together() {
     );
 }
 
-/// Every column of a CSV file has a unique name, whatever the names of the axes, and no field is a formula.
+/// Every column of a CSV file has a unique name, whatever the names of the axes, and no field is a
+/// formula.
 #[test]
 fn csv_columns_are_unique_and_text_is_no_formula() {
     let axes = vec![
@@ -297,19 +444,36 @@ fn csv_columns_are_unique_and_text_is_no_formula() {
     sweep.outputs = vec![Output::Table(table("main", "", &names, &[], Measure::Last))];
     let state = state(sweep, |_, _, _| succeeded(0.5));
     for (name, axes) in [
-        ("results.csv", ["axis_status", "axis_precision", "mean_percent"]),
-        ("main.csv", ["axis_status", "precision", "axis_mean_percent"]),
+        (
+            "results.csv",
+            ["axis_status", "axis_precision", "mean_percent"],
+        ),
+        (
+            "main.csv",
+            ["axis_status", "precision", "axis_mean_percent"],
+        ),
         ("timing.csv", ["trial", "cell", "seed"]),
     ] {
         let csv = file(&state, "columns", name);
         let head: Vec<&str> = csv.lines().next().unwrap().split(',').collect();
         let unique: std::collections::BTreeSet<&&str> = head.iter().collect();
         assert_eq!(unique.len(), head.len(), "{name}: {head:?}");
-        assert!(axes.iter().all(|axis| head.contains(axis)), "{name}: {head:?}");
+        assert!(
+            axes.iter().all(|axis| head.contains(axis)),
+            "{name}: {head:?}"
+        );
         let fields = csv.lines().skip(1).flat_map(|line| line.split(','));
-        assert!(fields.clone().all(|field| !field.starts_with(['=', '@', '+'])), "{csv}");
+        assert!(
+            fields
+                .clone()
+                .all(|field| !field.starts_with(['=', '@', '+'])),
+            "{csv}"
+        );
         if name != "timing.csv" {
-            assert!(csv.contains(",'=1+1,'@x,a b,") || csv.contains("'=1+1,'@x,a b,"), "{csv}");
+            assert!(
+                csv.contains(",'=1+1,'@x,a b,") || csv.contains("'=1+1,'@x,a b,"),
+                "{csv}"
+            );
             assert!(csv.contains("-0.5,'@x,a b,"), "a number stays one: {csv}");
         }
     }
@@ -318,9 +482,18 @@ fn csv_columns_are_unique_and_text_is_no_formula() {
 /// Ties and near ties are listed below the table, by cell, and in the cell's history.
 #[test]
 fn ties_and_near_ties_of_a_search_are_told() {
-    let axes = vec![axis("loss", &[("xent", "xent"), ("cos", "cos"), ("mse", "mse")])];
+    let axes = vec![axis(
+        "loss",
+        &[("xent", "xent"), ("cos", "cos"), ("mse", "mse")],
+    )];
     let mut sweep = sweep("chosen", axes, &[1], |_| true);
-    sweep.outputs = vec![Output::Table(table("main", "", &["loss"], &[], Measure::Last))];
+    sweep.outputs = vec![Output::Table(table(
+        "main",
+        "",
+        &["loss"],
+        &[],
+        Measure::Last,
+    ))];
     sweep.search = Some(Search {
         field: "learning_rate".to_owned(),
         candidates: vec![json!(1.0), json!(0.1), json!(0.01)],
@@ -341,7 +514,10 @@ fn ties_and_near_ties_of_a_search_are_told() {
         let mut result = fixture::result(f64::from(right) / 100.0);
         result.eval_loss = if candidate == Some(1) { 0.4 } else { 0.5 };
         Arc::make_mut(&mut result.provenance).num_eval_images = 100;
-        Phase::Succeeded { attempt: sweep::AttemptNo(1), result: Arc::new(result) }
+        Phase::Succeeded {
+            attempt: sweep::AttemptNo(1),
+            result: Arc::new(result),
+        }
     });
     let tex = file(&state, "chosen", "main.tex");
     for line in [
@@ -357,10 +533,19 @@ fn ties_and_near_ties_of_a_search_are_told() {
     }
     let why = report::why(&state, "chosen", "xent").unwrap();
     assert!(
-        why.text.contains("equally often right: 1.0 (the lower loss decided); within one standard error: 0.01"),
+        why.text.contains(
+            "equally often right: 1.0 (the lower loss decided); within one standard error: 0.01"
+        ),
         "{}",
         why.text
     );
-    assert!(why.text.contains("        0.1  80.0 % of 100, loss 0.4000"), "{}", why.text);
-    assert_eq!(why.json["cell"]["last"]["choice"], json!({"decided_by": "loss", "tied": [1.0], "close": [0.01]}));
+    assert!(
+        why.text.contains("        0.1  80.0 % of 100, loss 0.4000"),
+        "{}",
+        why.text
+    );
+    assert_eq!(
+        why.json["cell"]["last"]["choice"],
+        json!({"decided_by": "loss", "tied": [1.0], "close": [0.01]})
+    );
 }

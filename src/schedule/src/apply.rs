@@ -1,10 +1,13 @@
-//! The state machine: how each event changes the state. Live decisions and replay go through this one function.
+//! The state machine: how each event changes the state. Live decisions and replay go through this
+//! one function.
 //!
-//! The phases of a trial are the table in `phase.rs`. The rest of this file is about workers, slots and hosts.
+//! The phases of a trial are the table in `phase.rs`. The rest of this file is about workers, slots
+//! and hosts.
 //!
-//! An event that cannot follow from the history so far is refused with an error value and changes nothing. This file
-//! has no budgets, leases or clock: every decision that needed them is in the event. Read `phase.rs`, then
-//! `sweep_transitions.rs` for the sweeps' side of a trial, and `decide.rs` for where events come from.
+//! An event that cannot follow from the history so far is refused with an error value and changes
+//! nothing. This file has no budgets, leases or clock: every decision that needed them is in the
+//! event. Read `phase.rs`, then `sweep_transitions.rs` for the sweeps' side of a trial, and
+//! `decide.rs` for where events come from.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,12 +18,13 @@ use sweep::{AttemptNo, TrialId, text};
 use crate::event::{AfterFailure, Context, Event, Recorded};
 use crate::phase::TrialEvent;
 use crate::state::{
-    Attempt, AttemptEnd, HostState, Millis, Presence, ResultSummary, SecretHash, SlotIndex, SlotPause, State, WorkerId,
-    WorkerInfo, WorkerState,
+    Attempt, AttemptEnd, HostState, Millis, Presence, ResultSummary, SecretHash, SlotIndex,
+    SlotPause, State, WorkerId, WorkerInfo, WorkerState,
 };
 use crate::sweep_transitions::{self, next_phase, set_phase};
 
-/// An event that cannot follow from the history: the journal is damaged, or another program wrote it.
+/// An event that cannot follow from the history: the journal is damaged, or another program wrote
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("event {number} cannot follow what stands before it: {reason}")]
 pub struct Impossible {
@@ -31,39 +35,87 @@ pub struct Impossible {
 
 type Applied = Result<(), String>;
 
-/// Applies one event. Nothing else mutates the durable part of the state; an event that cannot follow changes nothing.
+/// Applies one event. Nothing else mutates the durable part of the state; an event that cannot
+/// follow changes nothing.
 pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
     let number = state.applied + 1;
-    let context = Context { at: recorded.at, number };
+    let context = Context {
+        at: recorded.at,
+        number,
+    };
     let applied = match &recorded.event {
-        Event::SweepSubmitted { sweep, trials } => sweep_transitions::sweep_submitted(state, sweep, trials, context),
-        Event::SweepCancelled { sweep, reason } => sweep_transitions::sweep_cancelled(state, sweep, reason, context),
-        Event::FailedTrialsRetried { sweep } => sweep_transitions::failed_trials_retried(state, sweep, context),
-        Event::TrialsRetried { sweep, trials } => sweep_transitions::trials_retried(state, sweep, trials, context),
-        Event::CandidateChosen { sweep, cell, candidate, trials } => {
+        Event::SweepSubmitted { sweep, trials } => {
+            sweep_transitions::sweep_submitted(state, sweep, trials, context)
+        }
+        Event::SweepCancelled { sweep, reason } => {
+            sweep_transitions::sweep_cancelled(state, sweep, reason, context)
+        }
+        Event::FailedTrialsRetried { sweep } => {
+            sweep_transitions::failed_trials_retried(state, sweep, context)
+        }
+        Event::TrialsRetried { sweep, trials } => {
+            sweep_transitions::trials_retried(state, sweep, trials, context)
+        }
+        Event::CandidateChosen {
+            sweep,
+            cell,
+            candidate,
+            trials,
+        } => {
             sweep_transitions::candidate_chosen(state, sweep, (*cell, *candidate), trials, context)
         }
-        Event::WorkerJoined { worker, info, secret, occupied } => {
-            worker_joined(state, worker, info, (secret.as_ref(), occupied), context)
-        }
+        Event::WorkerJoined {
+            worker,
+            info,
+            secret,
+            occupied,
+        } => worker_joined(state, worker, info, (secret.as_ref(), occupied), context),
         Event::WorkerDraining { worker, reason } => worker_draining(state, worker, reason),
         Event::WorkerUndrained { worker } => worker_undrained(state, worker),
         Event::WorkerGone { worker, reason } => worker_gone(state, worker, reason, context),
         Event::HostDrained { host, reason } => host_drained(state, host, reason),
         Event::HostUndrained { host } => host_undrained(state, host),
         Event::SlotFreed { worker, slot } => slot_freed(state, worker, *slot),
-        Event::SlotBroken { worker, slot, devices, reason } => slot_broken(state, worker, *slot, devices, reason),
-        Event::SlotPaused { worker, slot, until, reason } => slot_paused(state, worker, *slot, *until, reason),
-        Event::TrialDispatched { trial, attempt, worker, slot } => {
-            trial_dispatched(state, (*trial, *attempt), worker, *slot, context)
+        Event::SlotBroken {
+            worker,
+            slot,
+            devices,
+            reason,
+        } => slot_broken(state, worker, *slot, devices, reason),
+        Event::SlotPaused {
+            worker,
+            slot,
+            until,
+            reason,
+        } => slot_paused(state, worker, *slot, *until, reason),
+        Event::TrialDispatched {
+            trial,
+            attempt,
+            worker,
+            slot,
+        } => trial_dispatched(state, (*trial, *attempt), worker, *slot, context),
+        Event::AttemptSucceeded {
+            trial,
+            attempt,
+            result,
+        } => attempt_succeeded(state, (*trial, *attempt), result, context),
+        Event::AttemptFailed {
+            trial,
+            attempt,
+            failure,
+            then,
+            slot_free,
+        } => attempt_failed(
+            state,
+            (*trial, *attempt),
+            failure,
+            *then,
+            *slot_free,
+            context,
+        ),
+        Event::AttemptStopped { trial, attempt } => {
+            attempt_stopped(state, (*trial, *attempt), context)
         }
-        Event::AttemptSucceeded { trial, attempt, result } => {
-            attempt_succeeded(state, (*trial, *attempt), result, context)
-        }
-        Event::AttemptFailed { trial, attempt, failure, then, slot_free } => {
-            attempt_failed(state, (*trial, *attempt), failure, *then, *slot_free, context)
-        }
-        Event::AttemptStopped { trial, attempt } => attempt_stopped(state, (*trial, *attempt), context),
     };
     applied.map_err(|reason| Impossible { number, reason })?;
     state.applied = number;
@@ -73,7 +125,9 @@ pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
 /// Returns the state after a whole journal.
 pub fn replay<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Result<State, Impossible> {
     let mut state = State::default();
-    events.into_iter().try_for_each(|recorded| apply(&mut state, recorded))?;
+    events
+        .into_iter()
+        .try_for_each(|recorded| apply(&mut state, recorded))?;
     Ok(state)
 }
 
@@ -89,7 +143,10 @@ fn trial_dispatched(
     let phase = next_phase(state, id, &TrialEvent::Dispatched { attempt })?;
     let trial = state.trials.get_mut(&id).expect("it has a next phase");
     if attempt != trial.next_attempt() {
-        return Err(format!("trial {id} is dispatched as attempt {attempt}, not {}", trial.next_attempt()));
+        return Err(format!(
+            "trial {id} is dispatched as attempt {attempt}, not {}",
+            trial.next_attempt()
+        ));
     }
     // The map's own key: one allocation per worker instead of one per attempt.
     let Some((worker, entry)) = state.workers.get_key_value(worker) else {
@@ -100,15 +157,27 @@ fn trial_dispatched(
         return Err(format!("worker `{worker}` takes no work in slot {slot}"));
     }
     if let Some(pause) = entry.pause_of(slot, context.at) {
-        return Err(format!("slot {slot} of `{worker}` pauses until {}", pause.until));
+        return Err(format!(
+            "slot {slot} of `{worker}` pauses until {}",
+            pause.until
+        ));
     }
     let entry = state.workers.get_mut(&worker).expect("just found");
     match entry.slots.get_mut(slot as usize) {
         Some(held @ None) => *held = Some((id, attempt)),
-        Some(Some((other, _))) => return Err(format!("slot {slot} of `{worker}` is occupied by trial {other}")),
+        Some(Some((other, _))) => {
+            return Err(format!(
+                "slot {slot} of `{worker}` is occupied by trial {other}"
+            ));
+        }
         None => return Err(format!("worker `{worker}` has no slot {slot}")),
     }
-    trial.attempts.push(Attempt { worker, slot, started_at: context.at, ended: None });
+    trial.attempts.push(Attempt {
+        worker,
+        slot,
+        started_at: context.at,
+        ended: None,
+    });
     set_phase(state, id, phase);
     Ok(())
 }
@@ -122,11 +191,22 @@ fn attempt_succeeded(
     let mut summary = ResultSummary::new(result, context.number);
     summary.provenance = interned(state, summary.provenance);
     let provenance = summary.provenance.clone();
-    let phase = next_phase(state, id, &TrialEvent::Succeeded { attempt, result: Arc::new(summary) })?;
+    let phase = next_phase(
+        state,
+        id,
+        &TrialEvent::Succeeded {
+            attempt,
+            result: Arc::new(summary),
+        },
+    )?;
     let (worker, slot) = place(state, id, attempt)?;
     end_attempt(state, id, attempt, None, context);
     let trial = state.trials.get_mut(&id).expect("it runs");
-    trial.attempts[attempt.0 as usize - 1].ended.as_mut().expect("it has just ended").succeeded = true;
+    trial.attempts[attempt.0 as usize - 1]
+        .ended
+        .as_mut()
+        .expect("it has just ended")
+        .succeeded = true;
     free(state, &worker, slot);
     end_pauses(state, &worker, slot);
     remember(state, provenance);
@@ -162,7 +242,11 @@ fn attempt_failed(
     Ok(())
 }
 
-fn attempt_stopped(state: &mut State, (id, attempt): (TrialId, AttemptNo), context: Context) -> Applied {
+fn attempt_stopped(
+    state: &mut State,
+    (id, attempt): (TrialId, AttemptNo),
+    context: Context,
+) -> Applied {
     let phase = next_phase(state, id, &TrialEvent::Stopped { attempt })?;
     let (worker, slot) = place(state, id, attempt)?;
     end_attempt(state, id, attempt, None, context);
@@ -174,42 +258,76 @@ fn attempt_stopped(state: &mut State, (id, attempt): (TrialId, AttemptNo), conte
 
 /// Returns the worker and slot of an attempt.
 fn place(state: &State, id: TrialId, attempt: AttemptNo) -> Result<(WorkerId, SlotIndex), String> {
-    let entry = state.trials.get(&id).and_then(|trial| trial.attempt(attempt));
+    let entry = state
+        .trials
+        .get(&id)
+        .and_then(|trial| trial.attempt(attempt));
     let entry = entry.ok_or_else(|| format!("trial {id} has no attempt {attempt}"))?;
     Ok((entry.worker.clone(), entry.slot))
 }
 
-fn end_attempt(state: &mut State, id: TrialId, attempt: AttemptNo, failure: Option<&Failure>, context: Context) {
+fn end_attempt(
+    state: &mut State,
+    id: TrialId,
+    attempt: AttemptNo,
+    failure: Option<&Failure>,
+    context: Context,
+) {
     let trial = state.trials.get_mut(&id).expect("its next phase is known");
-    let failure =
-        failure.map(|failure| Failure::new(failure.class, text::shortened(&failure.message, MAX_MESSAGE_IN_MEMORY)));
-    let end = AttemptEnd { at: context.at, event: context.number, succeeded: false, failure };
+    let failure = failure.map(|failure| {
+        Failure::new(
+            failure.class,
+            text::shortened(&failure.message, MAX_MESSAGE_IN_MEMORY),
+        )
+    });
+    let end = AttemptEnd {
+        at: context.at,
+        event: context.number,
+        succeeded: false,
+        failure,
+    };
     trial.attempts[attempt.0 as usize - 1].ended = Some(end);
 }
 
 fn free(state: &mut State, worker: &WorkerId, slot: SlotIndex) {
-    let entry = state.workers.get_mut(worker).expect("attempts run on workers that have joined");
+    let entry = state
+        .workers
+        .get_mut(worker)
+        .expect("attempts run on workers that have joined");
     entry.slots[slot as usize] = None;
 }
 
-/// Ends the pauses of a slot in which the node ran an attempt: its next node fault counts as the first in a row.
+/// Ends the pauses of a slot in which the node ran an attempt: its next node fault counts as the
+/// first in a row.
 fn end_pauses(state: &mut State, worker: &WorkerId, slot: SlotIndex) {
-    let entry = state.workers.get_mut(worker).expect("attempts run on workers that have joined");
+    let entry = state
+        .workers
+        .get_mut(worker)
+        .expect("attempts run on workers that have joined");
     entry.pauses.remove(&slot);
 }
 
-/// Bytes of a failure message that are kept in memory (first line and end). The journal has the whole message.
+/// Bytes of a failure message that are kept in memory (first line and end). The journal has the
+/// whole message.
 const MAX_MESSAGE_IN_MEMORY: usize = 800;
 
-/// Returns the shared copy of a provenance if there is one: one allocation for all results of one origin. The list is
-/// short: hosts x models x data sets.
+/// Returns the shared copy of a provenance if there is one: one allocation for all results of one
+/// origin. The list is short: hosts x models x data sets.
 fn interned(state: &State, provenance: Arc<Provenance>) -> Arc<Provenance> {
-    state.provenances.iter().find(|known| **known == provenance).cloned().unwrap_or(provenance)
+    state
+        .provenances
+        .iter()
+        .find(|known| **known == provenance)
+        .cloned()
+        .unwrap_or(provenance)
 }
 
 /// Shares a provenance with later results.
 fn remember(state: &mut State, provenance: Arc<Provenance>) {
-    let is_known = state.provenances.iter().any(|known| Arc::ptr_eq(known, &provenance));
+    let is_known = state
+        .provenances
+        .iter()
+        .any(|known| Arc::ptr_eq(known, &provenance));
     // Beyond this the search costs more than the memory it saves.
     if !is_known && state.provenances.len() < 256 {
         state.provenances.push(provenance);
@@ -218,8 +336,9 @@ fn remember(state: &mut State, provenance: Arc<Provenance>) {
 
 // -- hosts
 
-/// Returns true for failures that count against this host because another host might not have had them. Lost
-/// connections, preemptions and bad input prove nothing about the host; a node fault pauses its slots instead.
+/// Returns true for failures that count against this host because another host might not have had
+/// them. Lost connections, preemptions and bad input prove nothing about the host; a node fault
+/// pauses its slots instead.
 pub(crate) fn blames_host(class: FailureClass) -> bool {
     match class {
         FailureClass::NonFinite
@@ -227,16 +346,22 @@ pub(crate) fn blames_host(class: FailureClass) -> bool {
         | FailureClass::Crashed
         | FailureClass::Stalled
         | FailureClass::BadDevice => true,
-        FailureClass::BadInput | FailureClass::Unreachable | FailureClass::Preempted | FailureClass::Node => false,
+        FailureClass::BadInput
+        | FailureClass::Unreachable
+        | FailureClass::Preempted
+        | FailureClass::Node => false,
     }
 }
 
-/// Credits the host of a success, and counts the success against the hosts on which the same trial failed before.
+/// Credits the host of a success, and counts the success against the hosts on which the same trial
+/// failed before.
 fn credit_hosts(state: &mut State, id: TrialId, worker: &WorkerId) {
     let here = &state.workers[worker].info.host;
     for attempt in &state.trials[&id].attempts {
         let host = &state.workers[&attempt.worker].info.host;
-        let Some(entry) = state.hosts.get_mut(host) else { continue };
+        let Some(entry) = state.hosts.get_mut(host) else {
+            continue;
+        };
         if entry.failed_here.remove(&id) && host != here {
             entry.succeeded_elsewhere += 1;
         }
@@ -245,15 +370,25 @@ fn credit_hosts(state: &mut State, id: TrialId, worker: &WorkerId) {
 }
 
 fn host_drained(state: &mut State, host: &str, reason: &str) -> Applied {
-    let entry = state.hosts.get_mut(host).ok_or_else(|| format!("no host `{host}`"))?;
+    let entry = state
+        .hosts
+        .get_mut(host)
+        .ok_or_else(|| format!("no host `{host}`"))?;
     entry.drained = Some(reason.to_owned());
     Ok(())
 }
 
 fn host_undrained(state: &mut State, host: &str) -> Applied {
-    let entry = state.hosts.get_mut(host).ok_or_else(|| format!("no host `{host}`"))?;
+    let entry = state
+        .hosts
+        .get_mut(host)
+        .ok_or_else(|| format!("no host `{host}`"))?;
     *entry = HostState::default();
-    for worker in state.workers.values_mut().filter(|worker| worker.info.host == host) {
+    for worker in state
+        .workers
+        .values_mut()
+        .filter(|worker| worker.info.host == host)
+    {
         worker.broken_slots.clear();
         worker.pauses.clear();
     }
@@ -266,17 +401,27 @@ fn worker_joined(
     state: &mut State,
     worker: &WorkerId,
     info: &WorkerInfo,
-    (secret, occupied): (Option<&SecretHash>, &BTreeMap<SlotIndex, (TrialId, AttemptNo)>),
+    (secret, occupied): (
+        Option<&SecretHash>,
+        &BTreeMap<SlotIndex, (TrialId, AttemptNo)>,
+    ),
     context: Context,
 ) -> Applied {
     if let Some((&slot, _)) = occupied.last_key_value()
         && slot as usize >= info.slots.len()
     {
-        return Err(format!("worker `{worker}` occupies slot {slot} of {}", info.slots.len()));
+        return Err(format!(
+            "worker `{worker}` occupies slot {slot} of {}",
+            info.slots.len()
+        ));
     }
-    let lost = state.current_attempts(worker).find(|(slot, trial, no)| occupied.get(slot) != Some(&(*trial, *no)));
+    let lost = state
+        .current_attempts(worker)
+        .find(|(slot, trial, no)| occupied.get(slot) != Some(&(*trial, *no)));
     if let Some((_, trial, _)) = lost {
-        return Err(format!("worker `{worker}` joins without trial {trial}, which runs there"));
+        return Err(format!(
+            "worker `{worker}` joins without trial {trial}, which runs there"
+        ));
     }
     let host = state.hosts.entry(info.host.clone()).or_default();
     let mut entry = WorkerState {
@@ -285,30 +430,47 @@ fn worker_joined(
         joined_at: context.at,
         presence: Presence::Present,
         draining: None,
-        slots: (0..info.slots.len() as SlotIndex).map(|slot| occupied.get(&slot).copied()).collect(),
+        slots: (0..info.slots.len() as SlotIndex)
+            .map(|slot| occupied.get(&slot).copied())
+            .collect(),
         broken_slots: Default::default(),
         pauses: Default::default(),
     };
     for (index, slot) in info.slots.iter().enumerate() {
         if let Some(reason) = host.breakage(slot) {
-            entry.broken_slots.insert(index as SlotIndex, reason.clone());
+            entry
+                .broken_slots
+                .insert(index as SlotIndex, reason.clone());
         }
     }
     if let Some(before) = state.workers.get(worker) {
         entry.joined_at = before.joined_at;
         entry.secret = entry.secret.or_else(|| before.secret.clone());
         entry.draining = before.draining.clone();
-        let kept = before.broken_slots.iter().filter(|(slot, _)| (**slot as usize) < info.slots.len());
-        entry.broken_slots.extend(kept.map(|(slot, reason)| (*slot, reason.clone())));
-        let kept = before.pauses.iter().filter(|(slot, _)| (**slot as usize) < info.slots.len());
-        entry.pauses.extend(kept.map(|(slot, pause)| (*slot, pause.clone())));
+        let kept = before
+            .broken_slots
+            .iter()
+            .filter(|(slot, _)| (**slot as usize) < info.slots.len());
+        entry
+            .broken_slots
+            .extend(kept.map(|(slot, reason)| (*slot, reason.clone())));
+        let kept = before
+            .pauses
+            .iter()
+            .filter(|(slot, _)| (**slot as usize) < info.slots.len());
+        entry
+            .pauses
+            .extend(kept.map(|(slot, pause)| (*slot, pause.clone())));
     }
     state.workers.insert(worker.clone(), entry);
     Ok(())
 }
 
 fn worker_mut<'a>(state: &'a mut State, worker: &WorkerId) -> Result<&'a mut WorkerState, String> {
-    state.workers.get_mut(worker).ok_or_else(|| format!("no worker `{worker}`"))
+    state
+        .workers
+        .get_mut(worker)
+        .ok_or_else(|| format!("no worker `{worker}`"))
 }
 
 fn worker_draining(state: &mut State, worker: &WorkerId, reason: &str) -> Applied {
@@ -319,17 +481,24 @@ fn worker_draining(state: &mut State, worker: &WorkerId, reason: &str) -> Applie
 fn worker_undrained(state: &mut State, worker: &WorkerId) -> Applied {
     let entry = worker_mut(state, worker)?;
     if entry.draining.take().is_none() {
-        return Err(format!("worker `{worker}` is undrained, but does not drain"));
+        return Err(format!(
+            "worker `{worker}` is undrained, but does not drain"
+        ));
     }
     Ok(())
 }
 
 fn worker_gone(state: &mut State, worker: &WorkerId, reason: &str, context: Context) -> Applied {
     if let Some((_, trial, _)) = state.current_attempts(worker).next() {
-        return Err(format!("worker `{worker}` is gone, but trial {trial} runs there"));
+        return Err(format!(
+            "worker `{worker}` is gone, but trial {trial} runs there"
+        ));
     }
     let entry = worker_mut(state, worker)?;
-    entry.presence = Presence::Gone { reason: reason.to_owned(), at: context.at };
+    entry.presence = Presence::Gone {
+        reason: reason.to_owned(),
+        at: context.at,
+    };
     // If the worker comes back, it reports what its slots still hold.
     entry.slots.fill(None);
     forget_the_longest_gone(state);
@@ -339,19 +508,26 @@ fn worker_gone(state: &mut State, worker: &WorkerId, reason: &str, context: Cont
 /// Number of workers that are gone and whose full record is kept.
 pub const KEPT_GONE: usize = 100;
 
-/// Reduces the records of the workers that have been gone the longest to host and build. Attempts refer to workers for
-/// ever, and each run of a worker is a new one.
+/// Reduces the records of the workers that have been gone the longest to host and build. Attempts
+/// refer to workers for ever, and each run of a worker is a new one.
 fn forget_the_longest_gone(state: &mut State) {
     let whole = |(worker, entry): (&WorkerId, &WorkerState)| match entry.presence {
         Presence::Gone { at, .. } if !entry.info.slots.is_empty() => Some((at, worker.clone())),
         _ => None,
     };
     let mut gone: Vec<(Millis, WorkerId)> = state.workers.iter().filter_map(whole).collect();
-    let Some(too_many) = gone.len().checked_sub(KEPT_GONE) else { return };
+    let Some(too_many) = gone.len().checked_sub(KEPT_GONE) else {
+        return;
+    };
     gone.sort_unstable();
     for (at, worker) in gone.into_iter().take(too_many) {
-        let Some(entry) = state.workers.get_mut(&worker) else { continue };
-        entry.presence = Presence::Gone { reason: String::new(), at };
+        let Some(entry) = state.workers.get_mut(&worker) else {
+            continue;
+        };
+        entry.presence = Presence::Gone {
+            reason: String::new(),
+            at,
+        };
         entry.info.slots = Vec::new();
         entry.slots = Vec::new();
         entry.draining = None;
@@ -361,17 +537,32 @@ fn forget_the_longest_gone(state: &mut State) {
 }
 
 fn slot_freed(state: &mut State, worker: &WorkerId, slot: SlotIndex) -> Applied {
-    if state.current_attempts(worker).any(|(held, ..)| held == slot) {
-        return Err(format!("slot {slot} of `{worker}` is freed while its attempt is current"));
+    if state
+        .current_attempts(worker)
+        .any(|(held, ..)| held == slot)
+    {
+        return Err(format!(
+            "slot {slot} of `{worker}` is freed while its attempt is current"
+        ));
     }
     match worker_mut(state, worker)?.slots.get_mut(slot as usize) {
         Some(held @ Some(_)) => *held = None,
-        _ => return Err(format!("slot {slot} of `{worker}` is freed, but nothing occupies it")),
+        _ => {
+            return Err(format!(
+                "slot {slot} of `{worker}` is freed, but nothing occupies it"
+            ));
+        }
     }
     Ok(())
 }
 
-fn slot_broken(state: &mut State, worker: &WorkerId, slot: SlotIndex, devices: &[String], reason: &str) -> Applied {
+fn slot_broken(
+    state: &mut State,
+    worker: &WorkerId,
+    slot: SlotIndex,
+    devices: &[String],
+    reason: &str,
+) -> Applied {
     let entry = worker_mut(state, worker)?;
     let Some(broken) = entry.info.slots.get(slot as usize) else {
         return Err(format!("worker `{worker}` has no slot {slot}"));
@@ -379,31 +570,66 @@ fn slot_broken(state: &mut State, worker: &WorkerId, slot: SlotIndex, devices: &
     let name = entry.info.host.clone();
     // If no device is named, or none that the slot has, the broken one is unknown.
     let all = !broken.devices.iter().any(|device| devices.contains(device));
-    let suspected = broken.identities().filter(|(device, _)| all || devices.iter().any(|named| named == device));
+    let suspected = broken
+        .identities()
+        .filter(|(device, _)| all || devices.iter().any(|named| named == device));
     let identities: Vec<String> = suspected.map(|(_, identity)| identity.to_owned()).collect();
     // Whichever device failed: a trainer that lost one of its GPUs cannot use the others.
     entry.broken_slots.insert(slot, reason.to_owned());
     let host = state.hosts.entry(name.clone()).or_default();
-    host.broken_devices.extend(identities.into_iter().map(|identity| (identity, reason.to_owned())));
-    for other in state.workers.values_mut().filter(|other| other.info.host == name) {
+    host.broken_devices.extend(
+        identities
+            .into_iter()
+            .map(|identity| (identity, reason.to_owned())),
+    );
+    for other in state
+        .workers
+        .values_mut()
+        .filter(|other| other.info.host == name)
+    {
         for (index, slot) in other.info.slots.iter().enumerate() {
             if let Some(reason) = host.breakage(slot) {
-                other.broken_slots.entry(index as SlotIndex).or_insert_with(|| reason.clone());
+                other
+                    .broken_slots
+                    .entry(index as SlotIndex)
+                    .or_insert_with(|| reason.clone());
             }
         }
     }
     Ok(())
 }
 
-fn slot_paused(state: &mut State, worker: &WorkerId, slot: SlotIndex, until: Millis, reason: &str) -> Applied {
-    if state.current_attempts(worker).any(|(held, ..)| held == slot) {
-        return Err(format!("slot {slot} of `{worker}` pauses while its attempt is current"));
+fn slot_paused(
+    state: &mut State,
+    worker: &WorkerId,
+    slot: SlotIndex,
+    until: Millis,
+    reason: &str,
+) -> Applied {
+    if state
+        .current_attempts(worker)
+        .any(|(held, ..)| held == slot)
+    {
+        return Err(format!(
+            "slot {slot} of `{worker}` pauses while its attempt is current"
+        ));
     }
     let entry = worker_mut(state, worker)?;
     if slot as usize >= entry.info.slots.len() {
         return Err(format!("worker `{worker}` has no slot {slot}"));
     }
-    let count = entry.pauses.get(&slot).map_or(0, |pause| pause.count).saturating_add(1);
-    entry.pauses.insert(slot, SlotPause { until, count, reason: reason.to_owned() });
+    let count = entry
+        .pauses
+        .get(&slot)
+        .map_or(0, |pause| pause.count)
+        .saturating_add(1);
+    entry.pauses.insert(
+        slot,
+        SlotPause {
+            until,
+            count,
+            reason: reason.to_owned(),
+        },
+    );
     Ok(())
 }

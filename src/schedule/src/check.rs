@@ -1,7 +1,8 @@
-//! The invariants of the state, by name, checked after every step of the simulation and, by `debug_assert!`, in the
-//! coordinator's loop. The documents refer to them by these ids.
+//! The invariants of the state, by name, checked after every step of the simulation and, by
+//! `debug_assert!`, in the coordinator's loop. The documents refer to them by these ids.
 //!
-//! The checks read the whole state and share no code with what they check: an index is compared with a recount.
+//! The checks read the whole state and share no code with what they check: an index is compared
+//! with a recount.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,23 +17,59 @@ use crate::tally::Tally;
 
 /// Name and meaning of each invariant.
 pub const INVARIANTS: &[(&str, &str)] = &[
-    ("S1", "a running trial's attempt is its last, has not ended, and occupies exactly the slot it was given"),
-    ("S2", "every earlier attempt, and every attempt of a trial that does not run, has ended"),
-    ("S3", "a slot that holds a current attempt is its trial's; no two slots hold the same current attempt"),
+    (
+        "S1",
+        "a running trial's attempt is its last, has not ended, and occupies exactly the slot it was given",
+    ),
+    (
+        "S2",
+        "every earlier attempt, and every attempt of a trial that does not run, has ended",
+    ),
+    (
+        "S3",
+        "a slot that holds a current attempt is its trial's; no two slots hold the same current attempt",
+    ),
     ("S4", "a worker that is gone holds nothing"),
     (
         "S5",
         "a trial has a result exactly when its last attempt succeeded and no person asked for another training since",
     ),
-    ("S6", "the queue holds every waiting trial once, at its place, and nothing else"),
-    ("S7", "a trial waits only while a sweep wants it, and is cancelled only while none does"),
-    ("S8", "sweeps and trials agree on who wants whom, and the counts and the tally equal a recount"),
-    ("S9", "a search chooses once per cell, and only after all its search trials; what is ready to choose is noted"),
-    ("S10", "a failed trial's last attempt says why; no more failures of a class are counted than happened"),
-    ("S11", "broken slots of a host's devices are broken on each of its workers"),
-    ("S12", "only trials that failed on a host, and succeeded nowhere yet, are held against it"),
-    ("S13", "only workers that are present are connected, and each was heard since this coordinator started"),
-    ("S14", "only slots that their worker has are paused, and no attempt started in one before its pause was over"),
+    (
+        "S6",
+        "the queue holds every waiting trial once, at its place, and nothing else",
+    ),
+    (
+        "S7",
+        "a trial waits only while a sweep wants it, and is cancelled only while none does",
+    ),
+    (
+        "S8",
+        "sweeps and trials agree on who wants whom, and the counts and the tally equal a recount",
+    ),
+    (
+        "S9",
+        "a search chooses once per cell, and only after all its search trials; what is ready to choose is noted",
+    ),
+    (
+        "S10",
+        "a failed trial's last attempt says why; no more failures of a class are counted than happened",
+    ),
+    (
+        "S11",
+        "broken slots of a host's devices are broken on each of its workers",
+    ),
+    (
+        "S12",
+        "only trials that failed on a host, and succeeded nowhere yet, are held against it",
+    ),
+    (
+        "S13",
+        "only workers that are present are connected, and each was heard since this coordinator started",
+    ),
+    (
+        "S14",
+        "only slots that their worker has are paused, and no attempt started in one before its pause was over",
+    ),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +97,10 @@ struct Found(Vec<Violation>);
 impl Found {
     fn unless(&mut self, holds: bool, invariant: &'static str, detail: impl FnOnce() -> String) {
         if !holds {
-            self.0.push(Violation { invariant, detail: detail() });
+            self.0.push(Violation {
+                invariant,
+                detail: detail(),
+            });
         }
     }
 }
@@ -68,11 +108,16 @@ impl Found {
 fn trials(state: &State, found: &mut Found) {
     for (id, trial) in state.trials.iter() {
         let last = AttemptNo(trial.attempts.len() as u32);
-        let end = trial.attempts.last().and_then(|attempt| attempt.ended.as_ref());
+        let end = trial
+            .attempts
+            .last()
+            .and_then(|attempt| attempt.ended.as_ref());
         let earlier = trial.attempts.iter().rev().skip(1);
-        found.unless(earlier.clone().all(|attempt| attempt.ended.is_some()), "S2", || {
-            format!("an attempt of trial {id} before the last has not ended")
-        });
+        found.unless(
+            earlier.clone().all(|attempt| attempt.ended.is_some()),
+            "S2",
+            || format!("an attempt of trial {id} before the last has not ended"),
+        );
         match &trial.phase {
             Phase::Running { attempt } => {
                 let held = trial.attempts.last().and_then(|entry| {
@@ -80,23 +125,34 @@ fn trials(state: &State, found: &mut Found) {
                     *worker.slots.get(entry.slot as usize)?
                 });
                 let holds = *attempt == last && end.is_none() && held == Some((*id, *attempt));
-                found.unless(holds, "S1", || format!("attempt {attempt} of trial {id}: its slot holds {held:?}"));
+                found.unless(holds, "S1", || {
+                    format!("attempt {attempt} of trial {id}: its slot holds {held:?}")
+                });
             }
             Phase::Succeeded { attempt, result } => {
-                let accepted =
-                    end.is_some_and(|end| end.succeeded && end.failure.is_none() && end.event == result.event);
+                let accepted = end.is_some_and(|end| {
+                    end.succeeded && end.failure.is_none() && end.event == result.event
+                });
                 let holds = *attempt == last && accepted && trial.since <= last;
-                found.unless(holds, "S5", || format!("trial {id} succeeded in attempt {attempt}, which ended {end:?}"));
+                found.unless(holds, "S5", || {
+                    format!("trial {id} succeeded in attempt {attempt}, which ended {end:?}")
+                });
             }
             Phase::Failed { attempt } => {
                 let holds = *attempt == last && trial.failure().is_some();
-                found.unless(holds, "S10", || format!("trial {id} failed in attempt {attempt}, which ended {end:?}"));
+                found.unless(holds, "S10", || {
+                    format!("trial {id} failed in attempt {attempt}, which ended {end:?}")
+                });
             }
             Phase::Waiting { .. } | Phase::Cancelled => {
                 let holds = trial.attempts.is_empty() || end.is_some();
-                found.unless(holds, "S2", || format!("trial {id} does not run, but its last attempt has not ended"));
+                found.unless(holds, "S2", || {
+                    format!("trial {id} does not run, but its last attempt has not ended")
+                });
                 let superseded = end.is_none_or(|end| !end.succeeded) || trial.since > last;
-                found.unless(superseded, "S5", || format!("trial {id} lost the result of its attempt {last}"));
+                found.unless(superseded, "S5", || {
+                    format!("trial {id} lost the result of its attempt {last}")
+                });
             }
         }
         let wanted = state.is_wanted(trial);
@@ -105,12 +161,19 @@ fn trials(state: &State, found: &mut Found) {
             Phase::Cancelled => !wanted,
             Phase::Running { .. } | Phase::Succeeded { .. } | Phase::Failed { .. } => true,
         };
-        found.unless(holds, "S7", || format!("trial {id} is {:?}, wanted: {wanted}", trial.phase));
+        found.unless(holds, "S7", || {
+            format!("trial {id} is {:?}, wanted: {wanted}", trial.phase)
+        });
         for (class, spent) in &trial.spent {
-            let ends = trial.attempts.iter().filter_map(|attempt| attempt.ended.as_ref()?.failure.as_ref());
+            let ends = trial
+                .attempts
+                .iter()
+                .filter_map(|attempt| attempt.ended.as_ref()?.failure.as_ref());
             let happened = ends.filter(|failure| failure.class == *class).count();
             let holds = *spent as usize <= happened;
-            found.unless(holds, "S10", || format!("trial {id} spent {spent} {class:?}, {happened} happened"));
+            found.unless(holds, "S10", || {
+                format!("trial {id} spent {spent} {class:?}, {happened} happened")
+            });
         }
     }
 }
@@ -118,23 +181,38 @@ fn trials(state: &State, found: &mut Found) {
 fn slots(state: &State, found: &mut Found) {
     let mut current = BTreeSet::new();
     for (worker, entry) in &state.workers {
-        found
-            .unless(!entry.is_gone() || entry.slots.iter().all(Option::is_none), "S4", || format!("worker `{worker}`"));
+        found.unless(
+            !entry.is_gone() || entry.slots.iter().all(Option::is_none),
+            "S4",
+            || format!("worker `{worker}`"),
+        );
         for (slot, held) in entry.slots.iter().enumerate() {
-            let Some((trial, attempt)) = *held else { continue };
+            let Some((trial, attempt)) = *held else {
+                continue;
+            };
             if state.is_current(trial, attempt, worker) {
-                let given = state.trials[&trial].attempt(attempt).map(|entry| entry.slot as usize);
+                let given = state.trials[&trial]
+                    .attempt(attempt)
+                    .map(|entry| entry.slot as usize);
                 let holds = given == Some(slot) && current.insert((trial, attempt));
-                found.unless(holds, "S3", || format!("slot {slot} of `{worker}`: attempt {attempt} of trial {trial}"));
+                found.unless(holds, "S3", || {
+                    format!("slot {slot} of `{worker}`: attempt {attempt} of trial {trial}")
+                });
             }
         }
         for (slot, pause) in &entry.pauses {
-            let mut current = state.current_attempts(worker).filter(|(held, ..)| held == slot);
-            let started =
-                |(_, trial, no): (u32, TrialId, AttemptNo)| state.trials[&trial].attempt(no).map(|a| a.started_at);
+            let mut current = state
+                .current_attempts(worker)
+                .filter(|(held, ..)| held == slot);
+            let started = |(_, trial, no): (u32, TrialId, AttemptNo)| {
+                state.trials[&trial].attempt(no).map(|a| a.started_at)
+            };
             let holds = (*slot as usize) < entry.slots.len()
-                && current.all(|held| started(held).is_none_or(|started_at| started_at >= pause.until));
-            found.unless(holds, "S14", || format!("slot {slot} of `{worker}`, paused until {}", pause.until));
+                && current
+                    .all(|held| started(held).is_none_or(|started_at| started_at >= pause.until));
+            found.unless(holds, "S14", || {
+                format!("slot {slot} of `{worker}`, paused until {}", pause.until)
+            });
         }
     }
 }
@@ -143,13 +221,21 @@ fn queue(state: &State, found: &mut Found) {
     let mut expected = Queue::default();
     for (id, trial) in state.trials.iter() {
         let place = place_of(state, *id);
-        found.unless(trial.place == place.map(|(place, _)| place), "S6", || format!("trial {id} notes another place"));
+        found.unless(trial.place == place.map(|(place, _)| place), "S6", || {
+            format!("trial {id} notes another place")
+        });
         if let Some((place, not_before)) = place {
-            expected.by_needs.entry((trial.devices, trial.trainer.clone())).or_default().insert(place);
+            expected
+                .by_needs
+                .entry((trial.devices, trial.trainer.clone()))
+                .or_default()
+                .insert(place);
             expected.delayed.insert((not_before, *id));
         }
     }
-    found.unless(expected == state.queue, "S6", || "the queue differs from a recount".to_owned());
+    found.unless(expected == state.queue, "S6", || {
+        "the queue differs from a recount".to_owned()
+    });
 }
 
 fn sweeps(state: &State, found: &mut Found) {
@@ -159,8 +245,14 @@ fn sweeps(state: &State, found: &mut Found) {
         let mut tally = Tally::of_cells(entry.sweep.cells.len());
         for (index, wanted) in entry.trials.iter().enumerate() {
             let trial = state.trials.get(&wanted.id);
-            let known = trial.is_some_and(|trial| trial.wanted_by.contains(&(name.clone(), index as u32)));
-            found.unless(known, "S8", || format!("sweep `{name}` lists trial {}, which does not know it", wanted.id));
+            let known =
+                trial.is_some_and(|trial| trial.wanted_by.contains(&(name.clone(), index as u32)));
+            found.unless(known, "S8", || {
+                format!(
+                    "sweep `{name}` lists trial {}, which does not know it",
+                    wanted.id
+                )
+            });
             if let Some(trial) = trial {
                 *counts.of(&trial.phase) += 1;
                 tally.enter(index as u32, wanted, trial);
@@ -170,11 +262,19 @@ fn sweeps(state: &State, found: &mut Found) {
         found.unless(counts == entry.counts, "S8", || {
             format!("sweep `{name}` counts {:?}, not {counts:?}", entry.counts)
         });
-        found.unless(tally == entry.tally, "S8", || format!("sweep `{name}` tallies {:?}, not {tally:?}", entry.tally));
+        found.unless(tally == entry.tally, "S8", || {
+            format!("sweep `{name}` tallies {:?}, not {tally:?}", entry.tally)
+        });
         searches(state, name, entry, found);
     }
-    let wanted: usize = state.trials.values().map(|trial| trial.wanted_by.len()).sum();
-    found.unless(wanted == listed, "S8", || format!("trials are wanted {wanted} times, sweeps list {listed}"));
+    let wanted: usize = state
+        .trials
+        .values()
+        .map(|trial| trial.wanted_by.len())
+        .sum();
+    found.unless(wanted == listed, "S8", || {
+        format!("trials are wanted {wanted} times, sweeps list {listed}")
+    });
 }
 
 fn searches(state: &State, name: &std::sync::Arc<str>, entry: &SweepState, found: &mut Found) {
@@ -191,16 +291,33 @@ fn searches(state: &State, name: &std::sync::Arc<str>, entry: &SweepState, found
             }
         }
     }
-    let noted: BTreeMap<u32, u32> = entry.searching.iter().map(|(cell, search)| (*cell, search.unfinished)).collect();
-    found
-        .unless(noted == unfinished, "S9", || format!("sweep `{name}` notes {noted:?} unfinished, not {unfinished:?}"));
+    let noted: BTreeMap<u32, u32> = entry
+        .searching
+        .iter()
+        .map(|(cell, search)| (*cell, search.unfinished))
+        .collect();
+    found.unless(noted == unfinished, "S9", || {
+        format!("sweep `{name}` notes {noted:?} unfinished, not {unfinished:?}")
+    });
     for (cell, open) in &unfinished {
-        let ready = *open == 0 && !entry.chosen.contains_key(cell) && best_candidate(state, entry, *cell).is_some();
+        let ready = *open == 0
+            && !entry.chosen.contains_key(cell)
+            && best_candidate(state, entry, *cell).is_some();
         let noted = state.to_choose.contains(&(name.clone(), *cell));
-        found.unless(ready == noted, "S9", || format!("cell {cell} of `{name}`: ready {ready}, noted {noted}"));
+        found.unless(ready == noted, "S9", || {
+            format!("cell {cell} of `{name}`: ready {ready}, noted {noted}")
+        });
     }
-    let validates = entry.sweep.search.as_ref().is_some_and(|search| search.select == Select::Validation);
-    let chosen: BTreeSet<_> = entry.chosen.iter().map(|(cell, candidate)| (*cell, Some(*candidate))).collect();
+    let validates = entry
+        .sweep
+        .search
+        .as_ref()
+        .is_some_and(|search| search.select == Select::Validation);
+    let chosen: BTreeSet<_> = entry
+        .chosen
+        .iter()
+        .map(|(cell, candidate)| (*cell, Some(*candidate)))
+        .collect();
     let seeds = !entry.sweep.seeds.is_empty();
     found.unless(!validates || !seeds || has_results == chosen, "S9", || {
         format!("sweep `{name}` chose {chosen:?} and has results of {has_results:?}")
@@ -210,17 +327,30 @@ fn searches(state: &State, name: &std::sync::Arc<str>, entry: &SweepState, found
 fn hosts(state: &State, found: &mut Found) {
     for (worker, entry) in &state.workers {
         let Some(host) = state.hosts.get(&entry.info.host) else {
-            found.unless(false, "S11", || format!("worker `{worker}` is on a host nobody knows"));
+            found.unless(false, "S11", || {
+                format!("worker `{worker}` is on a host nobody knows")
+            });
             continue;
         };
         for (index, slot) in entry.info.slots.iter().enumerate() {
-            let holds = host.breakage(slot).is_none() || entry.broken_slots.contains_key(&(index as u32));
-            found.unless(holds, "S11", || format!("slot {index} of `{worker}` holds a broken device"));
+            let holds =
+                host.breakage(slot).is_none() || entry.broken_slots.contains_key(&(index as u32));
+            found.unless(holds, "S11", || {
+                format!("slot {index} of `{worker}` holds a broken device")
+            });
         }
     }
     for (name, host) in &state.hosts {
-        let holds = host.failed_here.iter().all(|id| failed_on(state, *id, name) && !succeeded(state, *id));
-        found.unless(holds, "S12", || format!("host `{name}` is held responsible for {:?}", host.failed_here));
+        let holds = host
+            .failed_here
+            .iter()
+            .all(|id| failed_on(state, *id, name) && !succeeded(state, *id));
+        found.unless(holds, "S12", || {
+            format!(
+                "host `{name}` is held responsible for {:?}",
+                host.failed_here
+            )
+        });
     }
 }
 
@@ -229,7 +359,12 @@ fn succeeded(state: &State, id: TrialId) -> bool {
 }
 
 fn failed_on(state: &State, id: TrialId, host: &str) -> bool {
-    let on = |worker: &WorkerId| state.workers.get(worker).is_some_and(|entry| entry.info.host == host);
+    let on = |worker: &WorkerId| {
+        state
+            .workers
+            .get(worker)
+            .is_some_and(|entry| entry.info.host == host)
+    };
     state.trials[&id].attempts.iter().any(|attempt| {
         let failure = attempt.ended.as_ref().and_then(|end| end.failure.as_ref());
         on(&attempt.worker) && failure.is_some_and(|failure| blames_host(failure.class))
@@ -238,9 +373,20 @@ fn failed_on(state: &State, id: TrialId, host: &str) -> bool {
 
 fn live(state: &State, found: &mut Found) {
     for worker in state.live.connected.keys() {
-        let present = state.workers.get(worker).is_some_and(|entry| !entry.is_gone());
-        found.unless(present, "S13", || format!("worker `{worker}` is connected, but not present"));
-        let heard = state.live.last_heard.get(worker).is_some_and(|heard| *heard >= state.live.since);
-        found.unless(heard, "S13", || format!("worker `{worker}` is connected, but was not heard"));
+        let present = state
+            .workers
+            .get(worker)
+            .is_some_and(|entry| !entry.is_gone());
+        found.unless(present, "S13", || {
+            format!("worker `{worker}` is connected, but not present")
+        });
+        let heard = state
+            .live
+            .last_heard
+            .get(worker)
+            .is_some_and(|heard| *heard >= state.live.since);
+        found.unless(heard, "S13", || {
+            format!("worker `{worker}` is connected, but was not heard")
+        });
     }
 }

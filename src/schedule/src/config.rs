@@ -1,7 +1,8 @@
-//! The numbers that decisions use: lease, stall limit, budgets per failure class, the bad-node rule.
+//! The numbers that decisions use: lease, stall limit, budgets per failure class, the bad-node
+//! rule.
 //!
-//! Replay needs none of them, because the journal holds what was decided. They may change between two starts of the
-//! coordinator.
+//! Replay needs none of them, because the journal holds what was decided. They may change between
+//! two starts of the coordinator.
 
 use sweep::record::FailureClass;
 
@@ -14,9 +15,9 @@ pub struct Config {
     pub heartbeat_ms: Millis,
     /// Time without a message after which a worker's attempts are given to other workers.
     pub lease_ms: Millis,
-    /// Time without progress after which an attempt fails although its worker sends heartbeats. It must leave room for
-    /// decoding a data set, the first batch's cuDNN search and one evaluation: progress frames come once a second only
-    /// during steps.
+    /// Time without progress after which an attempt fails although its worker sends heartbeats. It
+    /// must leave room for decoding a data set, the first batch's cuDNN search and one evaluation:
+    /// progress frames come once a second only during steps.
     pub stall_ms: Millis,
     pub budgets: Budgets,
     pub bad_node: BadNode,
@@ -31,13 +32,17 @@ impl Config {
             lease_ms: 10_000,
             stall_ms: 15 * 60_000,
             budgets: Budgets::default(),
-            bad_node: BadNode { trials: 3, share: 0.5 },
+            bad_node: BadNode {
+                trials: 3,
+                share: 0.5,
+            },
         }
     }
 }
 
-/// The bad-node rule: a host is drained when at least `trials` distinct trials failed on it and then succeeded on
-/// another host, and when they make up at least `share` of those trials and the ones that succeeded on it.
+/// The bad-node rule: a host is drained when at least `trials` distinct trials failed on it and
+/// then succeeded on another host, and when they make up at least `share` of those trials and the
+/// ones that succeeded on it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BadNode {
     pub trials: u32,
@@ -57,14 +62,24 @@ pub struct Budget {
 }
 
 impl Budget {
-    const NEVER: Self = Self { retries: Some(0), first_ms: 0, then_ms: 0, most_ms: 0 };
+    const NEVER: Self = Self {
+        retries: Some(0),
+        first_ms: 0,
+        then_ms: 0,
+        most_ms: 0,
+    };
 
-    /// Returns the wait before the retry after the `spent`-th failure of the class; `None` when the budget is spent.
+    /// Returns the wait before the retry after the `spent`-th failure of the class; `None` when the
+    /// budget is spent.
     pub fn backoff(&self, spent: u32) -> Option<Millis> {
         match (self.retries, spent) {
             (Some(retries), _) if spent > retries => None,
             (_, 0 | 1) => Some(self.first_ms),
-            _ => Some(self.then_ms.saturating_mul(1 << (spent - 2).min(20)).min(self.most_ms)),
+            _ => Some(
+                self.then_ms
+                    .saturating_mul(1 << (spent - 2).min(20))
+                    .min(self.most_ms),
+            ),
         }
     }
 }
@@ -84,21 +99,48 @@ pub struct Budgets {
 
 impl Default for Budgets {
     fn default() -> Self {
-        let thrice = Budget { retries: Some(3), first_ms: 1_000, then_ms: 5_000, most_ms: 60_000 };
-        // The trial did nothing wrong; the wait only keeps a flapping node from filling the journal.
-        let always = Budget { retries: None, first_ms: 0, then_ms: 500, most_ms: 10_000 };
+        let thrice = Budget {
+            retries: Some(3),
+            first_ms: 1_000,
+            then_ms: 5_000,
+            most_ms: 60_000,
+        };
+        // The trial did nothing wrong; the wait only keeps a flapping node from filling the
+        // journal.
+        let always = Budget {
+            retries: None,
+            first_ms: 0,
+            then_ms: 500,
+            most_ms: 10_000,
+        };
         Self {
             // The same seed gives the same numbers, so a retry would fail in the same way.
             non_finite: Budget::NEVER,
             // Once only; `decide` first checks that another host can run it.
-            out_of_memory: Budget { retries: Some(1), first_ms: 5_000, then_ms: 5_000, most_ms: 5_000 },
+            out_of_memory: Budget {
+                retries: Some(1),
+                first_ms: 5_000,
+                then_ms: 5_000,
+                most_ms: 5_000,
+            },
             crashed: thrice,
             stalled: thrice,
             unreachable: always,
             preempted: always,
-            bad_device: Budget { retries: Some(5), first_ms: 0, then_ms: 1_000, most_ms: 60_000 },
-            // Retries soon if the disk is full for a minute; does not fill the journal if it stays full.
-            node: Budget { retries: None, first_ms: 5_000, then_ms: 10_000, most_ms: 300_000 },
+            bad_device: Budget {
+                retries: Some(5),
+                first_ms: 0,
+                then_ms: 1_000,
+                most_ms: 60_000,
+            },
+            // Retries soon if the disk is full for a minute; does not fill the journal if it stays
+            // full.
+            node: Budget {
+                retries: None,
+                first_ms: 5_000,
+                then_ms: 10_000,
+                most_ms: 300_000,
+            },
         }
     }
 }

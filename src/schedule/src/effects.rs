@@ -1,8 +1,8 @@
-//! The messages that the shell sends to workers once the events are durable. They are derived from the state after the
-//! events, so that the answer to a repeated or late message is correct now.
+//! The messages that the shell sends to workers once the events are durable. They are derived from
+//! the state after the events, so that the answer to a repeated or late message is correct now.
 //!
-//! No message here has to arrive: if a crash or a broken connection loses it, it is sent again when the worker
-//! connects and the lists are compared (`fleet.rs`).
+//! No message here has to arrive: if a crash or a broken connection loses it, it is sent again when
+//! the worker connects and the lists are compared (`fleet.rs`).
 
 use sweep::{AttemptNo, TrialId};
 
@@ -16,19 +16,46 @@ pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
     let mut wants_changed = false;
     for entry in recorded {
         match &entry.event {
-            Event::TrialDispatched { trial, attempt, worker, slot } => {
-                effects.push(Effect::Start { worker: worker.clone(), slot: *slot, trial: *trial, attempt: *attempt })
-            }
-            Event::AttemptFailed { trial, attempt, slot_free: false, failure, .. } => {
-                let worker = state.trials[trial].attempt(*attempt).map(|entry| entry.worker.clone());
-                let here = worker.filter(|worker| state.workers[worker].slot_of(*trial, *attempt).is_some());
+            Event::TrialDispatched {
+                trial,
+                attempt,
+                worker,
+                slot,
+            } => effects.push(Effect::Start {
+                worker: worker.clone(),
+                slot: *slot,
+                trial: *trial,
+                attempt: *attempt,
+            }),
+            Event::AttemptFailed {
+                trial,
+                attempt,
+                slot_free: false,
+                failure,
+                ..
+            } => {
+                let worker = state.trials[trial]
+                    .attempt(*attempt)
+                    .map(|entry| entry.worker.clone());
+                let here = worker
+                    .filter(|worker| state.workers[worker].slot_of(*trial, *attempt).is_some());
                 let reason = failure.message.clone();
-                effects.extend(here.map(|worker| Effect::Stop { worker, trial: *trial, attempt: *attempt, reason }));
+                effects.extend(here.map(|worker| Effect::Stop {
+                    worker,
+                    trial: *trial,
+                    attempt: *attempt,
+                    reason,
+                }));
             }
             Event::WorkerGone { worker, reason } => {
-                effects.push(Effect::Disconnect { worker: worker.clone(), reason: reason.to_string() });
+                effects.push(Effect::Disconnect {
+                    worker: worker.clone(),
+                    reason: reason.to_string(),
+                });
             }
-            Event::SweepSubmitted { .. } | Event::SweepCancelled { .. } | Event::TrialsRetried { .. } => {
+            Event::SweepSubmitted { .. }
+            | Event::SweepCancelled { .. }
+            | Event::TrialsRetried { .. } => {
                 wants_changed = true;
             }
             Event::FailedTrialsRetried { .. }
@@ -49,41 +76,69 @@ pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
     if wants_changed {
         for (worker, entry) in &state.workers {
             let held = entry.slots.iter().flatten();
-            effects.extend(held.filter_map(|&(trial, attempt)| stop(state, worker, trial, attempt)));
+            effects
+                .extend(held.filter_map(|&(trial, attempt)| stop(state, worker, trial, attempt)));
         }
     }
     effects
 }
 
-/// Returns the replies to a worker's message, whether it changed anything or not: acknowledgements, and orders to stop
-/// attempts that it should not run.
+/// Returns the replies to a worker's message, whether it changed anything or not: acknowledgements,
+/// and orders to stop attempts that it should not run.
 pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> Vec<Effect> {
-    let acknowledge =
-        |worker: &WorkerId, trial, attempt| Effect::Acknowledge { worker: worker.clone(), trial, attempt };
+    let acknowledge = |worker: &WorkerId, trial, attempt| Effect::Acknowledge {
+        worker: worker.clone(),
+        trial,
+        attempt,
+    };
     match (input, outcome) {
         (
-            Input::Ended { worker, .. } | Input::Heartbeat { worker, .. } | Input::Leaving { worker, .. },
+            Input::Ended { worker, .. }
+            | Input::Heartbeat { worker, .. }
+            | Input::Leaving { worker, .. },
             Err(Rejected::UnknownWorker(_)),
         ) => {
             let reason = "its lease ran out, or it never joined: connect again".to_owned();
-            vec![Effect::Disconnect { worker: worker.clone(), reason }]
+            vec![Effect::Disconnect {
+                worker: worker.clone(),
+                reason,
+            }]
         }
         // The outcome is durable now, or too late to matter: it need not be reported again.
         (Input::Ended { worker, ended }, _) => {
-            std::iter::once(acknowledge(worker, ended.trial, ended.attempt)).chain(drain(state, worker)).collect()
+            std::iter::once(acknowledge(worker, ended.trial, ended.attempt))
+                .chain(drain(state, worker))
+                .collect()
         }
         (Input::Heartbeat { worker, running }, Ok(())) => {
-            let stopped = running.iter().filter_map(|said| stop(state, worker, said.trial, said.attempt));
+            let stopped = running
+                .iter()
+                .filter_map(|said| stop(state, worker, said.trial, said.attempt));
             stopped.chain(drain(state, worker)).collect()
         }
-        (Input::Connected { worker, running, ended, .. }, Ok(())) => {
-            let acknowledged = ended.iter().map(|ended| acknowledge(worker, ended.trial, ended.attempt));
-            let stopped = running.iter().filter_map(|said| stop(state, worker, said.trial, said.attempt));
-            acknowledged.chain(stopped).chain(drain(state, worker)).collect()
+        (
+            Input::Connected {
+                worker,
+                running,
+                ended,
+                ..
+            },
+            Ok(()),
+        ) => {
+            let acknowledged = ended
+                .iter()
+                .map(|ended| acknowledge(worker, ended.trial, ended.attempt));
+            let stopped = running
+                .iter()
+                .filter_map(|said| stop(state, worker, said.trial, said.attempt));
+            acknowledged
+                .chain(stopped)
+                .chain(drain(state, worker))
+                .collect()
         }
-        (Input::Drain { name, .. }, Ok(())) => {
-            named(state, name).filter_map(|(worker, _)| drain(state, worker)).collect()
-        }
+        (Input::Drain { name, .. }, Ok(())) => named(state, name)
+            .filter_map(|(worker, _)| drain(state, worker))
+            .collect(),
         (
             Input::Submit { .. }
             | Input::Cancel { .. }
@@ -109,14 +164,24 @@ fn stop(state: &State, worker: &WorkerId, trial: TrialId, attempt: AttemptNo) ->
     } else {
         return None;
     };
-    Some(Effect::Stop { worker: worker.clone(), trial, attempt, reason: reason.to_owned() })
+    Some(Effect::Stop {
+        worker: worker.clone(),
+        trial,
+        attempt,
+        reason: reason.to_owned(),
+    })
 }
 
-/// Returns the order to end, for a draining worker that holds nothing any more. It is not sent earlier, so that
-/// `undrain` can still keep the worker.
+/// Returns the order to end, for a draining worker that holds nothing any more. It is not sent
+/// earlier, so that `undrain` can still keep the worker.
 fn drain(state: &State, worker: &WorkerId) -> Option<Effect> {
-    let entry =
-        state.workers.get(worker).filter(|entry| !entry.is_gone() && entry.slots.iter().all(Option::is_none))?;
+    let entry = state
+        .workers
+        .get(worker)
+        .filter(|entry| !entry.is_gone() && entry.slots.iter().all(Option::is_none))?;
     let reason = entry.draining.clone()?;
-    Some(Effect::Drain { worker: worker.clone(), reason })
+    Some(Effect::Drain {
+        worker: worker.clone(),
+        reason,
+    })
 }

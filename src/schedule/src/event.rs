@@ -30,16 +30,18 @@ pub enum Input {
         name: String,
         reason: Line,
     },
-    /// Undoes `Drain`, and the effect of the bad-node rule and of broken devices. `name`: a worker or a host.
+    /// Undoes `Drain`, and the effect of the bad-node rule and of broken devices. `name`: a worker
+    /// or a host.
     Undrain {
         name: String,
     },
-    /// A stream was opened. `running` and `ended` are all that the worker knows: an attempt that the coordinator
-    /// expects and `running` lacks is lost; one in `ended` that is still current is accepted.
+    /// A stream was opened. `running` and `ended` are all that the worker knows: an attempt that
+    /// the coordinator expects and `running` lacks is lost; one in `ended` that is still current is
+    /// accepted.
     Connected {
         worker: WorkerId,
-        /// Number of the stream, counted by the worker from 1, so that the last message of an older stream cannot undo
-        /// a newer one.
+        /// Number of the stream, counted by the worker from 1, so that the last message of an older
+        /// stream cannot undo a newer one.
         connection: u64,
         /// Proves that this is the process that first connected as this worker.
         secret: SecretHash,
@@ -60,7 +62,8 @@ pub enum Input {
         worker: WorkerId,
         ended: EndedAttempt,
     },
-    /// SIGTERM with notice, Slurm's USR1: no new work; running attempts checkpoint and end as preempted.
+    /// SIGTERM with notice, Slurm's USR1: no new work; running attempts checkpoint and end as
+    /// preempted.
     Leaving {
         worker: WorkerId,
         reason: Line,
@@ -110,7 +113,8 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// A first or a new revision under its name; the sweep no longer wants the trials of the revision before.
+    /// A first or a new revision under its name; the sweep no longer wants the trials of the
+    /// revision before.
     SweepSubmitted {
         sweep: Box<Sweep>,
         trials: Vec<SweepTrial>,
@@ -122,13 +126,14 @@ pub enum Event {
     FailedTrialsRetried {
         sweep: String,
     },
-    /// A user wants these trials trained again from the start: their earlier results no longer count. A search that
-    /// one of them belongs to is decided again.
+    /// A user wants these trials trained again from the start: their earlier results no longer
+    /// count. A search that one of them belongs to is decided again.
     TrialsRetried {
         sweep: String,
         trials: Vec<TrialId>,
     },
-    /// A worker joined for the first time, came back, or reports other contents of its slots than expected.
+    /// A worker joined for the first time, came back, or reports other contents of its slots than
+    /// expected.
     WorkerJoined {
         worker: WorkerId,
         info: WorkerInfo,
@@ -174,7 +179,8 @@ pub enum Event {
         attempt: AttemptNo,
         failure: Failure,
         then: AfterFailure,
-        /// True: the worker reported the slot free. Otherwise the attempt occupies it until the worker does.
+        /// True: the worker reported the slot free. Otherwise the attempt occupies it until the
+        /// worker does.
         slot_free: bool,
     },
     /// The worker stopped an attempt that no sweep wanted any more. Its slot is free.
@@ -182,7 +188,8 @@ pub enum Event {
         trial: TrialId,
         attempt: AttemptNo,
     },
-    /// The worker reports that nothing of an attempt that ended earlier (its lease ran out) is left in the slot.
+    /// The worker reports that nothing of an attempt that ended earlier (its lease ran out) is left
+    /// in the slot.
     SlotFreed {
         worker: WorkerId,
         slot: SlotIndex,
@@ -192,7 +199,11 @@ pub enum Event {
         worker: WorkerId,
         slot: SlotIndex,
         /// The slot's devices at fault (`cuda:3`); empty: all of them are suspected.
-        #[serde(default, deserialize_with = "text::line_list", skip_serializing_if = "Vec::is_empty")]
+        #[serde(
+            default,
+            deserialize_with = "text::line_list",
+            skip_serializing_if = "Vec::is_empty"
+        )]
         devices: Vec<String>,
         reason: Line,
     },
@@ -213,7 +224,8 @@ pub enum Event {
     },
 }
 
-/// The consequence of a failed attempt for its trial. Decided once and journalled, so that replay needs no budgets.
+/// The consequence of a failed attempt for its trial. Decided once and journalled, so that replay
+/// needs no budgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AfterFailure {
@@ -240,19 +252,34 @@ pub struct Recorded {
     pub event: Event,
 }
 
-/// An action of the shell after events are journalled and applied. If a crash loses one, the next `Connected`, which
-/// compares lists, repairs that.
+/// An action of the shell after events are journalled and applied. If a crash loses one, the next
+/// `Connected`, which compares lists, repairs that.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Start an attempt; `State::spec_of` has what to train.
-    Start { worker: WorkerId, slot: SlotIndex, trial: TrialId, attempt: AttemptNo },
+    Start {
+        worker: WorkerId,
+        slot: SlotIndex,
+        trial: TrialId,
+        attempt: AttemptNo,
+    },
     /// Stop an attempt. May be sent more than once, and for attempts that have ended on their own.
-    Stop { worker: WorkerId, trial: TrialId, attempt: AttemptNo, reason: String },
+    Stop {
+        worker: WorkerId,
+        trial: TrialId,
+        attempt: AttemptNo,
+        reason: String,
+    },
     /// The outcome of this attempt is durable (or was stale): the worker may forget it.
-    Acknowledge { worker: WorkerId, trial: TrialId, attempt: AttemptNo },
+    Acknowledge {
+        worker: WorkerId,
+        trial: TrialId,
+        attempt: AttemptNo,
+    },
     /// Take no new work, finish what runs, then end.
     Drain { worker: WorkerId, reason: String },
-    /// Close the worker's stream, if one is open: it must connect again with its lists before its messages count.
+    /// Close the worker's stream, if one is open: it must connect again with its lists before its
+    /// messages count.
     Disconnect { worker: WorkerId, reason: String },
 }
 
@@ -270,13 +297,27 @@ pub enum Rejected {
     #[error(
         "worker `{worker}` is of build `{worker_build}`, the coordinator of `{coordinator_build}`: start it from the same build"
     )]
-    OtherBuild { worker: WorkerId, worker_build: String, coordinator_build: String },
+    OtherBuild {
+        worker: WorkerId,
+        worker_build: String,
+        coordinator_build: String,
+    },
     #[error("stream {connection} of worker `{worker}` is older than its newest, {newest}")]
-    StaleConnection { worker: WorkerId, connection: u64, newest: u64 },
-    #[error("worker `{0}` is another process: only the one that connected first under this id may use it")]
+    StaleConnection {
+        worker: WorkerId,
+        connection: u64,
+        newest: u64,
+    },
+    #[error(
+        "worker `{0}` is another process: only the one that connected first under this id may use it"
+    )]
     Impostor(WorkerId),
     #[error("attempt {attempt} of trial {trial} is not current: {reason}")]
-    StaleAttempt { trial: TrialId, attempt: AttemptNo, reason: String },
+    StaleAttempt {
+        trial: TrialId,
+        attempt: AttemptNo,
+        reason: String,
+    },
     #[error("{0}")]
     Invalid(String),
     #[error("a decision contradicts the state, which is a fault of the coordinator: {0}")]

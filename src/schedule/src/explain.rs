@@ -1,5 +1,5 @@
-//! The reasons why a trial does not run, or runs again: data first, text second. They come from the same functions
-//! that `plan` and `decide` use.
+//! The reasons why a trial does not run, or runs again: data first, text second. They come from the
+//! same functions that `plan` and `decide` use.
 
 use std::fmt;
 
@@ -67,28 +67,38 @@ pub struct Tried {
 impl Explanation {
     /// Returns the number of the event that has the whole message of the last failure.
     pub fn last_failure(&self) -> Option<u64> {
-        self.attempts.iter().rfind(|tried| !tried.message.is_empty())?.event
+        self.attempts
+            .iter()
+            .rfind(|tried| !tried.message.is_empty())?
+            .event
     }
 
-    /// Adjusts the explanation to a coordinator that does not run: the trial waits for it and for nothing else, and no
-    /// progress is known. `because` advises the user.
+    /// Adjusts the explanation to a coordinator that does not run: the trial waits for it and for
+    /// nothing else, and no progress is known. `because` advises the user.
     pub fn at_rest(&mut self, because: &str) {
         let running = self.attempts.last().filter(|_| self.phase == "running");
         let line = match (self.phase, running) {
             ("waiting", _) => because.to_owned(),
             (_, Some(tried)) => {
-                format!("attempt {} ran on {} when the coordinator ended; {because}", tried.attempt, tried.host)
+                format!(
+                    "attempt {} ran on {} when the coordinator ended; {because}",
+                    tried.attempt, tried.host
+                )
             }
             _ => return,
         };
         self.waits = None;
         // The reason why the attempt before ended is still true.
-        self.because.retain(|known| known.starts_with(ATTEMPT_BEFORE));
+        self.because
+            .retain(|known| known.starts_with(ATTEMPT_BEFORE));
         self.because.insert(0, line);
     }
 
     pub fn read(&mut self, number: u64, recorded: &Recorded) {
-        let tried = self.attempts.iter_mut().find(|tried| tried.event == Some(number));
+        let tried = self
+            .attempts
+            .iter_mut()
+            .find(|tried| tried.event == Some(number));
         if let (Some(tried), Event::AttemptFailed { failure, .. }) = (tried, &recorded.event) {
             tried.message.clone_from(&failure.message);
         }
@@ -109,18 +119,27 @@ const MAX_COUNTED: usize = 10_000;
 /// Explains a trial; `None` if it does not exist.
 pub fn explain(state: &State, config: &Config, id: TrialId, now: Millis) -> Option<Explanation> {
     let trial = state.trials.get(&id)?;
-    let waits = matches!(trial.phase, Phase::Waiting { .. }).then(|| wait_reason(state, id, now)).flatten();
+    let waits = matches!(trial.phase, Phase::Waiting { .. })
+        .then(|| wait_reason(state, id, now))
+        .flatten();
     let (phase, because) = match &trial.phase {
         Phase::Waiting { not_before } => ("waiting", waiting(state, id, waits, *not_before, now)),
         Phase::Running { attempt } => ("running", running(state, config, (id, *attempt), now)),
         Phase::Succeeded { attempt, result } => {
             let accuracy = 100.0 * result.last_accuracy;
-            ("succeeded", vec![format!("attempt {attempt} finished with {accuracy:.2} % accuracy")])
+            (
+                "succeeded",
+                vec![format!(
+                    "attempt {attempt} finished with {accuracy:.2} % accuracy"
+                )],
+            )
         }
         Phase::Failed { attempt } => ("failed", failed(state, config, id, *attempt)),
         Phase::Cancelled => ("cancelled", vec!["no sweep wants it any more".to_owned()]),
     };
-    let attempts = (1..).zip(&trial.attempts).map(|(no, attempt)| tried(state, id, (AttemptNo(no), attempt), now));
+    let attempts = (1..)
+        .zip(&trial.attempts)
+        .map(|(no, attempt)| tried(state, id, (AttemptNo(no), attempt), now));
     let spent = trial.spent.iter().map(|(class, failures)| Spent {
         class: *class,
         failures: *failures,
@@ -145,9 +164,12 @@ fn wanted_by(state: &State, trial: &TrialState) -> Vec<Wanted> {
         let candidate = entry.sweep.search.as_ref().zip(wanted.candidate);
         Wanted {
             sweep: name.to_string(),
-            cell: entry.sweep.cell_name(&entry.sweep.cells[wanted.cell as usize]),
+            cell: entry
+                .sweep
+                .cell_name(&entry.sweep.cells[wanted.cell as usize]),
             seed: wanted.seed,
-            candidate: candidate.map(|(search, at)| format!("{} {}", search.field, search.candidates[at as usize])),
+            candidate: candidate
+                .map(|(search, at)| format!("{} {}", search.field, search.candidates[at as usize])),
             role: wanted.role,
             cancelled: entry.cancelled.clone(),
         }
@@ -155,13 +177,23 @@ fn wanted_by(state: &State, trial: &TrialState) -> Vec<Wanted> {
     places.collect()
 }
 
-fn waiting(state: &State, id: TrialId, waits: Option<WaitReason>, not_before: Millis, now: Millis) -> Vec<String> {
+fn waiting(
+    state: &State,
+    id: TrialId,
+    waits: Option<WaitReason>,
+    not_before: Millis,
+    now: Millis,
+) -> Vec<String> {
     let trial = &state.trials[&id];
     let mut lines = vec![match waits {
         None => "it is placed next".to_owned(),
         Some(WaitReason::SlotsBusy) => {
             let before = trial.place.map_or(0, |place| {
-                let ahead = state.queue.by_needs.values().flat_map(|places| places.range(..place));
+                let ahead = state
+                    .queue
+                    .by_needs
+                    .values()
+                    .flat_map(|places| places.range(..place));
                 ahead.take(MAX_COUNTED + 1).count()
             });
             let busy = because(state, trial, WaitReason::SlotsBusy, now);
@@ -172,12 +204,21 @@ fn waiting(state: &State, id: TrialId, waits: Option<WaitReason>, not_before: Mi
             }
         }
         Some(WaitReason::Backoff) => {
-            format!("it failed and is tried again in {}", seconds(not_before.saturating_sub(now)))
+            format!(
+                "it failed and is tried again in {}",
+                seconds(not_before.saturating_sub(now))
+            )
         }
         Some(WaitReason::SlotsPaused) => {
             let paused = because(state, trial, WaitReason::SlotsPaused, now);
-            let next = paused_slots(state, now).filter_map(|held| held.until).min().unwrap_or(now);
-            format!("{paused}; the next try is in {}", seconds(next.saturating_sub(now)))
+            let next = paused_slots(state, now)
+                .filter_map(|held| held.until)
+                .min()
+                .unwrap_or(now);
+            format!(
+                "{paused}; the next try is in {}",
+                seconds(next.saturating_sub(now))
+            )
         }
         Some(reason) => because(state, trial, reason, now),
     }];
@@ -187,53 +228,88 @@ fn waiting(state: &State, id: TrialId, waits: Option<WaitReason>, not_before: Mi
 
 /// Returns the reason why another attempt follows.
 fn again(state: &State, trial: &TrialState) -> Option<String> {
-    let last = trial.attempts.iter().rev().find(|attempt| attempt.ended.is_some())?;
+    let last = trial
+        .attempts
+        .iter()
+        .rev()
+        .find(|attempt| attempt.ended.is_some())?;
     let failure = last.ended.as_ref()?.failure.as_ref()?;
     let host = &state.workers[&last.worker].info.host;
     let line = failure.message.lines().next().unwrap_or_default();
-    Some(format!("{ATTEMPT_BEFORE} ended as {} on {host}: {line}", failure.class))
+    Some(format!(
+        "{ATTEMPT_BEFORE} ended as {} on {host}: {line}",
+        failure.class
+    ))
 }
 
-fn running(state: &State, config: &Config, (id, attempt): (TrialId, AttemptNo), now: Millis) -> Vec<String> {
+fn running(
+    state: &State,
+    config: &Config,
+    (id, attempt): (TrialId, AttemptNo),
+    now: Millis,
+) -> Vec<String> {
     let trial = &state.trials[&id];
-    let Some(entry) = trial.attempt(attempt) else { return Vec::new() };
+    let Some(entry) = trial.attempt(attempt) else {
+        return Vec::new();
+    };
     let host = &state.workers[&entry.worker].info.host;
     let since = seconds(now.saturating_sub(entry.started_at));
-    let mut because = vec![format!("attempt {attempt} runs on {host}, slot {}, since {since}", entry.slot)];
+    let mut because = vec![format!(
+        "attempt {attempt} runs on {host}, slot {}, since {since}",
+        entry.slot
+    )];
     if !state.is_wanted(trial) {
         because.push("no sweep wants it any more: it is being stopped".to_owned());
     }
     if attempt.0 > 1 {
         because.extend(again(state, trial));
     }
-    let heard = state.live.last_heard.get(&entry.worker).copied().unwrap_or(state.live.since);
+    let heard = state
+        .live
+        .last_heard
+        .get(&entry.worker)
+        .copied()
+        .unwrap_or(state.live.since);
     let silent = now.saturating_sub(heard);
     if silent > config.heartbeat_ms.saturating_mul(3) {
         let left = seconds(lease_end(state, config, &entry.worker).saturating_sub(now));
-        because.push(format!("its worker is silent for {}; its lease ends in {left}", seconds(silent)));
+        because.push(format!(
+            "its worker is silent for {}; its lease ends in {left}",
+            seconds(silent)
+        ));
     }
     let still = now.saturating_sub(still_since(state, (id, attempt), None, now));
     if still > config.stall_ms / 10 {
         let limit = seconds(config.stall_ms);
-        because.push(format!("it made no progress for {}; at {limit} it counts as stalled", seconds(still)));
+        because.push(format!(
+            "it made no progress for {}; at {limit} it counts as stalled",
+            seconds(still)
+        ));
     }
     because
 }
 
 fn failed(state: &State, config: &Config, id: TrialId, attempt: AttemptNo) -> Vec<String> {
     let trial = &state.trials[&id];
-    let Some(failure) = trial.failure() else { return Vec::new() };
+    let Some(failure) = trial.failure() else {
+        return Vec::new();
+    };
     let spent = trial.spent.get(&failure.class).copied().unwrap_or(0);
     let budget = match config.budgets.of(failure.class).retries {
         Some(0) => "is never tried again by itself".to_owned(),
-        Some(retries) if spent > retries => format!("is tried again {}, and that is spent", times(retries)),
+        Some(retries) if spent > retries => {
+            format!("is tried again {}, and that is spent", times(retries))
+        }
         _ => "was not tried again, for want of another host".to_owned(),
     };
     let line = failure.message.lines().next().unwrap_or_default();
     let sweep = trial.wanted_by.first().map_or("SWEEP", |(name, _)| name);
     vec![
         format!("attempt {attempt} ended as {}: {line}", failure.class),
-        format!("{} {budget}; `orchestrator retry {sweep}` tries it with fresh budgets", failure.class),
+        format!(
+            "{} {budget}; `orchestrator retry {sweep}` tries it with fresh budgets",
+            failure.class
+        ),
     ]
 }
 
@@ -255,16 +331,24 @@ fn tried(state: &State, id: TrialId, (no, attempt): (AttemptNo, &Attempt), now: 
         host: state.workers[&attempt.worker].info.host.clone(),
         slot: attempt.slot,
         started_at_ms: attempt.started_at,
-        lasted_ms: end.map_or(now, |end| end.at).saturating_sub(attempt.started_at),
+        lasted_ms: end
+            .map_or(now, |end| end.at)
+            .saturating_sub(attempt.started_at),
         outcome,
-        message: failure.map(|failure| failure.message.clone()).unwrap_or_default(),
+        message: failure
+            .map(|failure| failure.message.clone())
+            .unwrap_or_default(),
         event: end.map(|end| end.event),
         log: format!("logs/{id}/attempt-{no}.stderr"),
     }
 }
 
 fn plural(count: u64, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+    if count == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{count} {noun}s")
+    }
 }
 
 fn times(count: u32) -> String {
@@ -292,9 +376,21 @@ impl fmt::Display for Explanation {
             writeln!(out, "  {line}")?;
         }
         for wanted in &self.wanted_by {
-            let candidate = wanted.candidate.as_ref().map(|value| format!(", candidate {value}")).unwrap_or_default();
-            let cell = if wanted.cell.is_empty() { "the only cell" } else { &wanted.cell };
-            write!(out, "  sweep {}: {cell}{candidate}, seed {}", wanted.sweep, wanted.seed)?;
+            let candidate = wanted
+                .candidate
+                .as_ref()
+                .map(|value| format!(", candidate {value}"))
+                .unwrap_or_default();
+            let cell = if wanted.cell.is_empty() {
+                "the only cell"
+            } else {
+                &wanted.cell
+            };
+            write!(
+                out,
+                "  sweep {}: {cell}{candidate}, seed {}",
+                wanted.sweep, wanted.seed
+            )?;
             match &wanted.cancelled {
                 Some(reason) => writeln!(out, " (cancelled: {reason})")?,
                 None => writeln!(out)?,
@@ -302,21 +398,41 @@ impl fmt::Display for Explanation {
         }
         for tried in &self.attempts {
             let line = tried.message.lines().next().unwrap_or_default();
-            let message = if line.is_empty() { String::new() } else { format!(": {line}") };
+            let message = if line.is_empty() {
+                String::new()
+            } else {
+                format!(": {line}")
+            };
             let lasted = seconds(tried.lasted_ms);
             let is_last = tried.event.is_some() && tried.event == self.last_failure();
             let (attempt, host, slot) = (tried.attempt, &tried.host, tried.slot);
-            writeln!(out, "  attempt {attempt} on {host}, slot {slot}, {lasted}: {}{message}", tried.outcome)?;
+            writeln!(
+                out,
+                "  attempt {attempt} on {host}, slot {slot}, {lasted}: {}{message}",
+                tried.outcome
+            )?;
             if is_last {
-                tried.message.lines().skip(1).try_for_each(|line| writeln!(out, "      {line}"))?;
-                writeln!(out, "      its log, if it wrote one: WORK_DIR/{} (the worker's --work-dir)", tried.log)?;
+                tried
+                    .message
+                    .lines()
+                    .skip(1)
+                    .try_for_each(|line| writeln!(out, "      {line}"))?;
+                writeln!(
+                    out,
+                    "      its log, if it wrote one: WORK_DIR/{} (the worker's --work-dir)",
+                    tried.log
+                )?;
             }
         }
         for spent in &self.spent {
             let failures = plural(u64::from(spent.failures), "failure");
             match spent.retries {
                 Some(retries) => {
-                    writeln!(out, "  {}: {failures}, at most {retries} tried again", spent.class)?;
+                    writeln!(
+                        out,
+                        "  {}: {failures}, at most {retries} tried again",
+                        spent.class
+                    )?;
                 }
                 None => writeln!(out, "  {}: {failures}, each tried again", spent.class)?,
             }

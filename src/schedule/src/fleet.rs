@@ -1,8 +1,8 @@
 //! Decisions on workers: streams, heartbeats, outcomes, silence.
 //!
-//! The fence (P2) is `State::is_current`: only the current attempt, on the worker it was given to, changes its trial.
-//! At most, any other report of a worker frees its slot. A worker that was cut off is reconciled only in `connected`,
-//! where its lists are compared with the slots.
+//! The fence (P2) is `State::is_current`: only the current attempt, on the worker it was given to,
+//! changes its trial. At most, any other report of a worker frees its slot. A worker that was cut
+//! off is reconciled only in `connected`, where its lists are compared with the slots.
 
 use std::collections::BTreeMap;
 
@@ -31,9 +31,18 @@ pub(crate) fn connected(
     lists: Lists<'_>,
     now: Millis,
 ) -> Result<Vec<Event>, Rejected> {
-    let newest = state.live.newest_connection.get(worker).copied().unwrap_or(0);
+    let newest = state
+        .live
+        .newest_connection
+        .get(worker)
+        .copied()
+        .unwrap_or(0);
     if connection <= newest {
-        return Err(Rejected::StaleConnection { worker: worker.clone(), connection, newest });
+        return Err(Rejected::StaleConnection {
+            worker: worker.clone(),
+            connection,
+            newest,
+        });
     }
     check_lists(config, worker, &lists)?;
     let mut events = Vec::new();
@@ -41,42 +50,83 @@ pub(crate) fn connected(
     let mut slots = known.map_or_else(Vec::new, |entry| entry.slots.clone());
     for (slot, trial, attempt) in state.current_attempts(worker) {
         let is_it = |other: (TrialId, AttemptNo)| other == (trial, attempt);
-        if let Some(ended) = lists.ended.iter().find(|ended| is_it((ended.trial, ended.attempt))) {
+        if let Some(ended) = lists
+            .ended
+            .iter()
+            .find(|ended| is_it((ended.trial, ended.attempt)))
+        {
             events.extend(outcome(state, config, worker, slot, ended, now));
-        } else if lists.running.iter().any(|running| is_it((running.trial, running.attempt)) && running.slot == slot) {
+        } else if lists
+            .running
+            .iter()
+            .any(|running| is_it((running.trial, running.attempt)) && running.slot == slot)
+        {
             continue;
         } else {
-            let message = format!("worker `{worker}` does not know of it: its start was lost with a connection");
+            let message = format!(
+                "worker `{worker}` does not know of it: its start was lost with a connection"
+            );
             let failure = Failure::new(FailureClass::Unreachable, message);
-            events.push(failed(state, config, (trial, attempt), failure, SlotAfter::Free, now));
+            events.push(failed(
+                state,
+                config,
+                (trial, attempt),
+                failure,
+                SlotAfter::Free,
+                now,
+            ));
         }
         slots[slot as usize] = None;
     }
     let mut occupied = BTreeMap::new();
     for running in lists.running {
-        let over = lists.ended.iter().any(|ended| (ended.trial, ended.attempt) == (running.trial, running.attempt));
+        let over = lists
+            .ended
+            .iter()
+            .any(|ended| (ended.trial, ended.attempt) == (running.trial, running.attempt));
         if !over {
             occupied.insert(running.slot, (running.trial, running.attempt));
         }
     }
     let held = |slots: &[Option<(TrialId, AttemptNo)>]| {
-        let held = slots.iter().enumerate().filter_map(|(slot, held)| Some((slot as SlotIndex, (*held)?)));
+        let held = slots
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, held)| Some((slot as SlotIndex, (*held)?)));
         held.collect::<BTreeMap<_, _>>()
     };
     // A stream that was opened again and changed nothing leaves no trace in the journal.
     let is_unchanged = |entry: &WorkerState| entry.info == *lists.info && entry.secret.is_some();
     if !known.is_some_and(is_unchanged) || held(&slots) != occupied {
         let (info, secret) = (lists.info.clone(), Some(lists.secret.clone()));
-        events.push(Event::WorkerJoined { worker: worker.clone(), info, secret, occupied });
+        events.push(Event::WorkerJoined {
+            worker: worker.clone(),
+            info,
+            secret,
+            occupied,
+        });
     }
-    let late = lists.ended.iter().filter(|ended| !state.is_current(ended.trial, ended.attempt, worker));
-    events.extend(late.filter_map(|ended| late_breakage(state, worker, lists.info.slots.len(), ended)));
+    let late = lists
+        .ended
+        .iter()
+        .filter(|ended| !state.is_current(ended.trial, ended.attempt, worker));
+    events.extend(
+        late.filter_map(|ended| late_breakage(state, worker, lists.info.slots.len(), ended)),
+    );
     Ok(events)
 }
 
-/// Checks a worker's secret. Its id is no secret: a process that uses it must know what the first one sent.
-pub(crate) fn check_secret(state: &State, worker: &WorkerId, secret: &SecretHash) -> Result<(), Rejected> {
-    let known = state.workers.get(worker).and_then(|entry| entry.secret.as_ref());
+/// Checks a worker's secret. Its id is no secret: a process that uses it must know what the first
+/// one sent.
+pub(crate) fn check_secret(
+    state: &State,
+    worker: &WorkerId,
+    secret: &SecretHash,
+) -> Result<(), Rejected> {
+    let known = state
+        .workers
+        .get(worker)
+        .and_then(|entry| entry.secret.as_ref());
     match known.is_none_or(|known| known.is_same(secret)) {
         true => Ok(()),
         false => Err(Rejected::Impostor(worker.clone())),
@@ -92,16 +142,24 @@ fn check_lists(config: &Config, worker: &WorkerId, lists: &Lists<'_>) -> Result<
         });
     }
     if lists.info.slots.is_empty() || lists.info.slots.iter().any(|slot| slot.devices.is_empty()) {
-        return Err(Rejected::Invalid(format!("worker `{worker}` offers no slot, or one without devices")));
+        return Err(Rejected::Invalid(format!(
+            "worker `{worker}` offers no slot, or one without devices"
+        )));
     }
     let mut seen = BTreeMap::new();
     for running in lists.running {
         if running.slot as usize >= lists.info.slots.len() {
             let slots = lists.info.slots.len();
-            return Err(Rejected::Invalid(format!("worker `{worker}` says slot {} of {slots}", running.slot)));
+            return Err(Rejected::Invalid(format!(
+                "worker `{worker}` says slot {} of {slots}",
+                running.slot
+            )));
         }
         if seen.insert(running.slot, running.trial).is_some() {
-            return Err(Rejected::Invalid(format!("worker `{worker}` says two attempts in slot {}", running.slot)));
+            return Err(Rejected::Invalid(format!(
+                "worker `{worker}` says two attempts in slot {}",
+                running.slot
+            )));
         }
     }
     Ok(())
@@ -109,19 +167,24 @@ fn check_lists(config: &Config, worker: &WorkerId, lists: &Lists<'_>) -> Result<
 
 /// Ends a draining worker that holds nothing and closes its stream, as it was ordered to.
 pub(crate) fn disconnected(state: &State, worker: &WorkerId, connection: u64) -> Vec<Event> {
-    let Ok(entry) = present(state, worker) else { return Vec::new() };
+    let Ok(entry) = present(state, worker) else {
+        return Vec::new();
+    };
     let newest = state.live.connected.get(worker) == Some(&connection);
     match &entry.draining {
         Some(reason) if newest && entry.slots.iter().all(Option::is_none) => {
-            vec![Event::WorkerGone { worker: worker.clone(), reason: reason.as_str().into() }]
+            vec![Event::WorkerGone {
+                worker: worker.clone(),
+                reason: reason.as_str().into(),
+            }]
         }
         _ => Vec::new(),
     }
 }
 
-/// Fails the attempts that stalled: a heartbeat without progress is not health (P8). An attempt missing in a heartbeat
-/// proves nothing, because the heartbeat may have been sent before the start arrived. But such an attempt makes no
-/// progress either, so the stall limit ends it.
+/// Fails the attempts that stalled: a heartbeat without progress is not health (P8). An attempt
+/// missing in a heartbeat proves nothing, because the heartbeat may have been sent before the start
+/// arrived. But such an attempt makes no progress either, so the stall limit ends it.
 pub(crate) fn heartbeat(
     state: &State,
     config: &Config,
@@ -132,7 +195,9 @@ pub(crate) fn heartbeat(
     present(state, worker)?;
     let mut events = Vec::new();
     for (_, trial, attempt) in state.current_attempts(worker) {
-        let said = running.iter().find(|running| (running.trial, running.attempt) == (trial, attempt));
+        let said = running
+            .iter()
+            .find(|running| (running.trial, running.attempt) == (trial, attempt));
         let since = live::still_since(state, (trial, attempt), said, now);
         let still = now.saturating_sub(since);
         if still >= config.stall_ms {
@@ -142,7 +207,14 @@ pub(crate) fn heartbeat(
                 config.stall_ms / 1000
             );
             let failure = Failure::new(FailureClass::Stalled, message);
-            events.push(failed(state, config, (trial, attempt), failure, SlotAfter::Occupied, now));
+            events.push(failed(
+                state,
+                config,
+                (trial, attempt),
+                failure,
+                SlotAfter::Occupied,
+                now,
+            ));
         }
     }
     Ok(events)
@@ -163,7 +235,10 @@ pub(crate) fn ended(
         }
         // Too late to count, but the slot is free now, or known to be broken.
         Some(slot) => {
-            let freed = Event::SlotFreed { worker: worker.clone(), slot };
+            let freed = Event::SlotFreed {
+                worker: worker.clone(),
+                slot,
+            };
             let broken = breakage(worker, slot, &ended.outcome);
             let paused = pause(state, config, worker, slot, &ended.outcome, now);
             Ok(std::iter::once(freed).chain(broken).chain(paused).collect())
@@ -175,16 +250,19 @@ pub(crate) fn ended(
     }
 }
 
-/// Returns the event for broken devices in an outcome, whether it counts for its trial or not: a GPU that hangs first
-/// shows as a stall or a lost worker, and as broken only when its trainer could not be killed.
+/// Returns the event for broken devices in an outcome, whether it counts for its trial or not: a
+/// GPU that hangs first shows as a stall or a lost worker, and as broken only when its trainer
+/// could not be killed.
 fn breakage(worker: &WorkerId, slot: SlotIndex, outcome: &Outcome) -> Option<Event> {
     match outcome {
-        Outcome::Failed(failure) if failure.class == FailureClass::BadDevice => Some(Event::SlotBroken {
-            worker: worker.clone(),
-            slot,
-            devices: failure.devices.clone(),
-            reason: failure.message.lines().next().unwrap_or_default().into(),
-        }),
+        Outcome::Failed(failure) if failure.class == FailureClass::BadDevice => {
+            Some(Event::SlotBroken {
+                worker: worker.clone(),
+                slot,
+                devices: failure.devices.clone(),
+                reason: failure.message.lines().next().unwrap_or_default().into(),
+            })
+        }
         Outcome::Failed(_) | Outcome::Finished(_) | Outcome::Stopped => None,
     }
 }
@@ -198,24 +276,54 @@ fn pause(
     outcome: &Outcome,
     now: Millis,
 ) -> Option<Event> {
-    let Outcome::Failed(failure) = outcome else { return None };
+    let Outcome::Failed(failure) = outcome else {
+        return None;
+    };
     if failure.class != FailureClass::Node {
         return None;
     }
-    let before = state.workers.get(worker)?.pauses.get(&slot).map_or(0, |pause| pause.count);
+    let before = state
+        .workers
+        .get(worker)?
+        .pauses
+        .get(&slot)
+        .map_or(0, |pause| pause.count);
     let wait = config.budgets.node.backoff(before.saturating_add(1))?;
     let reason = failure.message.lines().next().unwrap_or_default().into();
-    Some(Event::SlotPaused { worker: worker.clone(), slot, until: now.saturating_add(wait), reason })
+    Some(Event::SlotPaused {
+        worker: worker.clone(),
+        slot,
+        until: now.saturating_add(wait),
+        reason,
+    })
 }
 
-/// Returns the event for broken devices of an attempt that has ended in the state and no longer occupies its slot
-/// there. Only once: a report repeated after `undrain` must not undo it.
-fn late_breakage(state: &State, worker: &WorkerId, num_slots: usize, ended: &EndedAttempt) -> Option<Event> {
+/// Returns the event for broken devices of an attempt that has ended in the state and no longer
+/// occupies its slot there. Only once: a report repeated after `undrain` must not undo it.
+fn late_breakage(
+    state: &State,
+    worker: &WorkerId,
+    num_slots: usize,
+    ended: &EndedAttempt,
+) -> Option<Event> {
     let attempt = state.trials.get(&ended.trial)?.attempt(ended.attempt)?;
-    let told = attempt.ended.as_ref()?.failure.as_ref().is_some_and(|said| said.class == FailureClass::BadDevice);
+    let told = attempt
+        .ended
+        .as_ref()?
+        .failure
+        .as_ref()
+        .is_some_and(|said| said.class == FailureClass::BadDevice);
     let is_here = attempt.worker == *worker && (attempt.slot as usize) < num_slots;
-    let known = state.workers.get(worker)?.broken_slots.contains_key(&attempt.slot);
-    if told || known || !is_here { None } else { breakage(worker, attempt.slot, &ended.outcome) }
+    let known = state
+        .workers
+        .get(worker)?
+        .broken_slots
+        .contains_key(&attempt.slot);
+    if told || known || !is_here {
+        None
+    } else {
+        breakage(worker, attempt.slot, &ended.outcome)
+    }
 }
 
 fn stale(state: &State, trial: TrialId, attempt: AttemptNo) -> Rejected {
@@ -230,22 +338,48 @@ fn stale(state: &State, trial: TrialId, attempt: AttemptNo) -> Rejected {
             None => "it was never dispatched".to_owned(),
         },
     };
-    Rejected::StaleAttempt { trial, attempt, reason }
+    Rejected::StaleAttempt {
+        trial,
+        attempt,
+        reason,
+    }
 }
 
-/// Ends the attempts of workers silent for longer than the lease; other workers get the trials (P8: `unreachable`).
+/// Ends the attempts of workers silent for longer than the lease; other workers get the trials (P8:
+/// `unreachable`).
 pub(crate) fn expired_leases(state: &State, config: &Config, now: Millis) -> Vec<Event> {
     let mut events = Vec::new();
-    for worker in state.workers.iter().filter(|(_, entry)| !entry.is_gone()).map(|(worker, _)| worker) {
+    for worker in state
+        .workers
+        .iter()
+        .filter(|(_, entry)| !entry.is_gone())
+        .map(|(worker, _)| worker)
+    {
         if now < live::lease_end(state, config, worker) {
             continue;
         }
-        let reason = format!("silent for {} s, longer than its lease", config.lease_ms / 1000);
+        let reason = format!(
+            "silent for {} s, longer than its lease",
+            config.lease_ms / 1000
+        );
         for (_, trial, attempt) in state.current_attempts(worker) {
-            let failure = Failure::new(FailureClass::Unreachable, format!("worker `{worker}` was {reason}"));
-            events.push(failed(state, config, (trial, attempt), failure, SlotAfter::Occupied, now));
+            let failure = Failure::new(
+                FailureClass::Unreachable,
+                format!("worker `{worker}` was {reason}"),
+            );
+            events.push(failed(
+                state,
+                config,
+                (trial, attempt),
+                failure,
+                SlotAfter::Occupied,
+                now,
+            ));
         }
-        events.push(Event::WorkerGone { worker: worker.clone(), reason: reason.into() });
+        events.push(Event::WorkerGone {
+            worker: worker.clone(),
+            reason: reason.into(),
+        });
     }
     events
 }
@@ -262,23 +396,46 @@ fn outcome(
     let (trial, attempt) = (ended.trial, ended.attempt);
     let failure = match &ended.outcome {
         Outcome::Finished(result) => match check_result(state, trial, result) {
-            Ok(()) => return vec![Event::AttemptSucceeded { trial, attempt, result: result.clone() }],
-            Err(bad) => Failure::new(bad.class, format!("the trainer's result cannot be used: {bad}")),
+            Ok(()) => {
+                return vec![Event::AttemptSucceeded {
+                    trial,
+                    attempt,
+                    result: result.clone(),
+                }];
+            }
+            Err(bad) => Failure::new(
+                bad.class,
+                format!("the trainer's result cannot be used: {bad}"),
+            ),
         },
         Outcome::Failed(failure) => failure.clone(),
         Outcome::Stopped if !state.is_wanted(&state.trials[&trial]) => {
             return vec![Event::AttemptStopped { trial, attempt }];
         }
         // Wanted again after its stop was ordered, or a user stopped its worker.
-        Outcome::Stopped => Failure::new(FailureClass::Preempted, format!("worker `{worker}` stopped it")),
+        Outcome::Stopped => Failure::new(
+            FailureClass::Preempted,
+            format!("worker `{worker}` stopped it"),
+        ),
     };
     let broken = breakage(worker, slot, &ended.outcome);
     let paused = pause(state, config, worker, slot, &ended.outcome, now);
-    let failed = failed(state, config, (trial, attempt), failure, SlotAfter::Free, now);
-    std::iter::once(failed).chain(broken).chain(paused).collect()
+    let failed = failed(
+        state,
+        config,
+        (trial, attempt),
+        failure,
+        SlotAfter::Free,
+        now,
+    );
+    std::iter::once(failed)
+        .chain(broken)
+        .chain(paused)
+        .collect()
 }
 
-/// Checks that a result is one of the trial that was dispatched: it stays in the journal for ever and enters tables.
+/// Checks that a result is one of the trial that was dispatched: it stays in the journal for ever
+/// and enters tables.
 fn check_result(state: &State, trial: TrialId, result: &TrialResult) -> Result<(), BadResult> {
     match state.spec_of(trial) {
         Some(spec) => result.check_against(&spec),
@@ -303,8 +460,17 @@ fn failed(
     now: Millis,
 ) -> Event {
     let then = after_failure(state, config, trial, attempt, failure.class, now);
-    let failure = Failure { message: Lines::from(failure.message).into(), ..failure };
-    Event::AttemptFailed { trial, attempt, failure, then, slot_free: slot == SlotAfter::Free }
+    let failure = Failure {
+        message: Lines::from(failure.message).into(),
+        ..failure
+    };
+    Event::AttemptFailed {
+        trial,
+        attempt,
+        failure,
+        then,
+        slot_free: slot == SlotAfter::Free,
+    }
 }
 
 fn after_failure(
@@ -329,7 +495,9 @@ fn after_failure(
     }
     let spent = trial.spent.get(&class).copied().unwrap_or(0) + 1;
     match config.budgets.of(class).backoff(spent) {
-        Some(wait) => AfterFailure::Retry { not_before: now.saturating_add(wait) },
+        Some(wait) => AfterFailure::Retry {
+            not_before: now.saturating_add(wait),
+        },
         None => AfterFailure::GiveUp,
     }
 }
@@ -337,15 +505,23 @@ fn after_failure(
 /// Returns true if a host other than this attempt's offers a slot that is large enough.
 fn another_host(state: &State, id: TrialId, attempt: AttemptNo, now: Millis) -> bool {
     let trial = &state.trials[&id];
-    let Some(entry) = trial.attempt(attempt) else { return false };
+    let Some(entry) = trial.attempt(attempt) else {
+        return false;
+    };
     let here = &state.workers[&entry.worker].info.host;
     crate::plan::offers(state, now)
         .into_iter()
-        .any(|((host, trainer), devices)| host != here && *trainer == trial.trainer && devices >= trial.devices)
+        .any(|((host, trainer), devices)| {
+            host != here && *trainer == trial.trainer && devices >= trial.devices
+        })
 }
 
-/// Returns a worker whose messages count. One that is gone must first connect again, with its lists.
-pub(crate) fn present<'a>(state: &'a State, worker: &WorkerId) -> Result<&'a WorkerState, Rejected> {
+/// Returns a worker whose messages count. One that is gone must first connect again, with its
+/// lists.
+pub(crate) fn present<'a>(
+    state: &'a State,
+    worker: &WorkerId,
+) -> Result<&'a WorkerState, Rejected> {
     let known = state.workers.get(worker).filter(|entry| !entry.is_gone());
     known.ok_or_else(|| Rejected::UnknownWorker(worker.clone()))
 }

@@ -1,4 +1,5 @@
-//! Decides which files of attempts may be removed: the rule that bounds the disk use of work directories.
+//! Decides which files of attempts may be removed: the rule that bounds the disk use of work
+//! directories.
 //!
 //! | the trial | its checkpoints | stderr of its attempts |
 //! |---|---|---|
@@ -7,8 +8,9 @@
 //! | failed | are removed a day later | stays, because the failure is shown |
 //! | is not wanted any more | are removed a day later | is removed a day later |
 //!
-//! The day is there because failed or cancelled trials are often retried and then resume. Workers send the trials
-//! whose files they see (several may share a directory, and a killed worker cannot clean up), and get this answer.
+//! The day is there because failed or cancelled trials are often retried and then resume. Workers
+//! send the trials whose files they see (several may share a directory, and a killed worker cannot
+//! clean up), and get this answer.
 
 use sweep::{AttemptNo, TrialId};
 
@@ -33,17 +35,26 @@ impl Leftovers {
     }
 }
 
-/// Returns the leftovers among the trials whose files a worker sees. A trial without an attempt of this coordinator
-/// may be another coordinator's, so it is left out; for an unknown trial, the worker decides how long to wait.
+/// Returns the leftovers among the trials whose files a worker sees. A trial without an attempt of
+/// this coordinator may be another coordinator's, so it is left out; for an unknown trial, the
+/// worker decides how long to wait.
 pub fn leftovers(state: &State, seen: &[TrialId], now: Millis) -> Leftovers {
-    let mut leftovers = Leftovers { now, ..Leftovers::default() };
+    let mut leftovers = Leftovers {
+        now,
+        ..Leftovers::default()
+    };
     for id in seen {
         let Some(trial) = state.trials.get(id) else {
             leftovers.unknown.push(*id);
             continue;
         };
         let last = AttemptNo(trial.attempts.len() as u32);
-        let Some(ended) = trial.attempts.iter().filter_map(|attempt| attempt.ended.as_ref()).map(|end| end.at).max()
+        let Some(ended) = trial
+            .attempts
+            .iter()
+            .filter_map(|attempt| attempt.ended.as_ref())
+            .map(|end| end.at)
+            .max()
         else {
             continue;
         };

@@ -1,8 +1,9 @@
-//! The decisions of the coordinator, as functions of state, input and time. No clock, no randomness, no IO.
+//! The decisions of the coordinator, as functions of state, input and time. No clock, no
+//! randomness, no IO.
 //!
-//! An input becomes events (`decide`), only events change the state (`apply`), more events follow from the state
-//! (`plan`), and the shell gets its actions (`effects`). `turn` runs them in order. Read `state.rs`, `event.rs`, then
-//! `apply.rs`.
+//! An input becomes events (`decide`), only events change the state (`apply`), more events follow
+//! from the state (`plan`), and the shell gets its actions (`effects`). `turn` runs them in order.
+//! Read `state.rs`, `event.rs`, then `apply.rs`.
 
 mod apply;
 mod check;

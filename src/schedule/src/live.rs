@@ -1,5 +1,6 @@
-//! Messages since this coordinator started: open streams, the time of each worker's last message, the progress
-//! of attempts. Never journalled; used only to decide when leases and stalls expire. `fleet.rs` acts on it.
+//! Messages since this coordinator started: open streams, the time of each worker's last message,
+//! the progress of attempts. Never journalled; used only to decide when leases and stalls expire.
+//! `fleet.rs` acts on it.
 
 use sweep::{AttemptNo, TrialId};
 
@@ -7,17 +8,29 @@ use crate::config::Config;
 use crate::event::{Input, RunningAttempt};
 use crate::state::{Live, LiveProgress, Millis, State, WorkerId};
 
-/// Resets the live state after replay, before the first input: no worker is connected, and every lease starts now.
+/// Resets the live state after replay, before the first input: no worker is connected, and every
+/// lease starts now.
 pub fn restart(state: &mut State, now: Millis) {
-    state.live = Live { since: now, ..Live::default() };
+    state.live = Live {
+        since: now,
+        ..Live::default()
+    };
 }
 
 /// Records an accepted input in `State::live`.
 pub fn observe(state: &mut State, input: &Input, now: Millis) {
     match input {
-        Input::Connected { worker, connection, running, .. } => {
+        Input::Connected {
+            worker,
+            connection,
+            running,
+            ..
+        } => {
             state.live.connected.insert(worker.clone(), *connection);
-            state.live.newest_connection.insert(worker.clone(), *connection);
+            state
+                .live
+                .newest_connection
+                .insert(worker.clone(), *connection);
             // A worker that leaves announces it again.
             state.live.leaving.remove(worker);
             heard(state, worker, now);
@@ -53,37 +66,54 @@ pub fn observe(state: &mut State, input: &Input, now: Millis) {
     }
 }
 
-/// Returns the deadline for the next `Input::Tick`: a lease runs out, or a backoff or the pause of a slot is over.
-/// `None`: there is no deadline.
+/// Returns the deadline for the next `Input::Tick`: a lease runs out, or a backoff or the pause of
+/// a slot is over. `None`: there is no deadline.
 pub fn next_deadline(state: &State, config: &Config, now: Millis) -> Option<Millis> {
     let present = || state.workers.iter().filter(|(_, entry)| !entry.is_gone());
-    let lease = present().map(|(worker, _)| lease_end(state, config, worker)).min();
+    let lease = present()
+        .map(|(worker, _)| lease_end(state, config, worker))
+        .min();
     let pauses = present().flat_map(|(_, entry)| entry.pauses.values().map(|pause| pause.until));
     let pause = pauses.filter(|until| *until > now).min();
     // Trials whose backoff is over wait for a slot, not for the clock.
-    let backoff = state.queue.delayed.range((now.saturating_add(1), TrialId::MIN)..).next().map(|(time, _)| *time);
+    let backoff = state
+        .queue
+        .delayed
+        .range((now.saturating_add(1), TrialId::MIN)..)
+        .next()
+        .map(|(time, _)| *time);
     lease.into_iter().chain(backoff).chain(pause).min()
 }
 
-/// Longest single wait of the coordinator while workers are present. A longer gap means that it was held up itself.
+/// Longest single wait of the coordinator while workers are present. A longer gap means that it was
+/// held up itself.
 pub fn longest_wait(state: &State, config: &Config) -> Option<Millis> {
     let present = state.workers.values().any(|entry| !entry.is_gone());
     present.then_some((config.lease_ms / 4).clamp(10, 1_000))
 }
 
-/// Extends the leases because the coordinator did not run for `gap`: it was stopped, its machine was suspended, or a
-/// disk blocked it. Silence in that time does not count. After a gap of half a lease every worker gets a whole lease,
-/// so that messages sent meanwhile are received first. Returns true if leases are longer now.
+/// Extends the leases because the coordinator did not run for `gap`: it was stopped, its machine
+/// was suspended, or a disk blocked it. Silence in that time does not count. After a gap of half a
+/// lease every worker gets a whole lease, so that messages sent meanwhile are received first.
+/// Returns true if leases are longer now.
 pub fn held_up(state: &mut State, config: &Config, gap: Millis, now: Millis) -> bool {
     let allowed = (config.lease_ms / 4).min(HARDLY_HELD_UP_MS);
     if gap <= allowed {
         return false;
     }
     let whole = gap >= config.lease_ms / 2;
-    let later = |time: Millis| if whole { now } else { time.saturating_add(gap).min(now) };
+    let later = |time: Millis| {
+        if whole {
+            now
+        } else {
+            time.saturating_add(gap).min(now)
+        }
+    };
     let live = &mut state.live;
     live.since = later(live.since);
-    live.last_heard.values_mut().for_each(|heard| *heard = later(*heard));
+    live.last_heard
+        .values_mut()
+        .for_each(|heard| *heard = later(*heard));
     // A stall lasts minutes, so it is enough not to count the gap.
     for progress in live.progress.values_mut() {
         progress.advanced_at = progress.advanced_at.saturating_add(gap).min(now);
@@ -95,7 +125,12 @@ pub fn held_up(state: &mut State, config: &Config, gap: Millis, now: Millis) -> 
 const HARDLY_HELD_UP_MS: Millis = 1_000;
 
 pub(crate) fn lease_end(state: &State, config: &Config, worker: &WorkerId) -> Millis {
-    let heard = state.live.last_heard.get(worker).copied().unwrap_or(state.live.since);
+    let heard = state
+        .live
+        .last_heard
+        .get(worker)
+        .copied()
+        .unwrap_or(state.live.since);
     heard.saturating_add(config.lease_ms)
 }
 
@@ -106,14 +141,20 @@ pub(crate) fn still_since(
     said: Option<&RunningAttempt>,
     now: Millis,
 ) -> Millis {
-    let known = state.live.progress.get(&id).filter(|known| known.attempt == attempt);
+    let known = state
+        .live
+        .progress
+        .get(&id)
+        .filter(|known| known.attempt == attempt);
     match (known, said) {
         (Some(known), Some(said)) if advanced(known, said) => now,
         (Some(known), _) => known.advanced_at,
         // The first report of it, perhaps to a coordinator that has just started.
         (None, Some(_)) => now,
         (None, None) => {
-            let started = state.trials[&id].attempt(attempt).map_or(now, |entry| entry.started_at);
+            let started = state.trials[&id]
+                .attempt(attempt)
+                .map_or(now, |entry| entry.started_at);
             started.max(state.live.since)
         }
     }
@@ -132,7 +173,11 @@ fn progressed(state: &mut State, running: &[RunningAttempt], now: Millis) {
             _ => true,
         };
         if moved {
-            let entry = LiveProgress { attempt: said.attempt, progress: said.progress.clone(), advanced_at: now };
+            let entry = LiveProgress {
+                attempt: said.attempt,
+                progress: said.progress.clone(),
+                advanced_at: now,
+            };
             state.live.progress.insert(said.trial, entry);
         }
     }
@@ -146,13 +191,20 @@ fn advanced(known: &LiveProgress, said: &RunningAttempt) -> bool {
 
 /// Removes live entries of workers that are gone and of attempts that have ended.
 fn forget_the_gone(state: &mut State) {
-    let State { live, workers, trials, .. } = state;
+    let State {
+        live,
+        workers,
+        trials,
+        ..
+    } = state;
     let present = |worker: &WorkerId| workers.get(worker).is_some_and(|entry| !entry.is_gone());
     live.connected.retain(|worker, _| present(worker));
     live.last_heard.retain(|worker, _| present(worker));
     live.leaving.retain(|worker| present(worker));
     live.progress.retain(|id, known| {
-        let attempt = trials.get(id).and_then(|trial| trial.attempt(known.attempt));
+        let attempt = trials
+            .get(id)
+            .and_then(|trial| trial.attempt(known.attempt));
         attempt.is_some_and(|attempt| attempt.ended.is_none())
     });
 }

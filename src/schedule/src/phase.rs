@@ -1,7 +1,9 @@
-//! The life of a trial as one table: the phase that follows from each phase and each thing that can happen to it.
+//! The life of a trial as one table: the phase that follows from each phase and each thing that can
+//! happen to it.
 //!
-//! Live decisions and replay both use [`Phase::next`]. What is not in the table cannot follow from the history so far.
-//! docs/ARCHITECTURE.md prints the table, and the test below keeps it up to date. Read its caller, `apply.rs`, next.
+//! Live decisions and replay both use [`Phase::next`]. What is not in the table cannot follow from
+//! the history so far. docs/ARCHITECTURE.md prints the table, and the test below keeps it up to
+//! date. Read its caller, `apply.rs`, next.
 
 use std::sync::Arc;
 
@@ -16,9 +18,15 @@ pub enum TrialEvent {
     /// An attempt starts in a slot.
     Dispatched { attempt: AttemptNo },
     /// The attempt has a result.
-    Succeeded { attempt: AttemptNo, result: Arc<ResultSummary> },
+    Succeeded {
+        attempt: AttemptNo,
+        result: Arc<ResultSummary>,
+    },
     /// The attempt has none.
-    Failed { attempt: AttemptNo, then: AfterFailure },
+    Failed {
+        attempt: AttemptNo,
+        then: AfterFailure,
+    },
     /// The attempt was stopped because no sweep wants the trial.
     Stopped { attempt: AttemptNo },
     /// A user retries the trials that failed.
@@ -44,29 +52,49 @@ impl Phase {
         use AfterFailure::{GiveUp, Retry, Unwanted};
         use TrialEvent as Event;
         let phase = match (self, event) {
-            (Phase::Waiting { .. }, Event::Dispatched { attempt }) if wanted => Phase::Running { attempt: *attempt },
+            (Phase::Waiting { .. }, Event::Dispatched { attempt }) if wanted => {
+                Phase::Running { attempt: *attempt }
+            }
             (Phase::Waiting { .. }, Event::WantsChanged { .. }) if !wanted => Phase::Cancelled,
 
-            (Phase::Running { attempt: current }, Event::Succeeded { attempt, result }) if current == attempt => {
-                Phase::Succeeded { attempt: *attempt, result: result.clone() }
-            }
-            (Phase::Running { attempt: current }, Event::Failed { attempt, then }) if current == attempt => {
-                match (then, wanted) {
-                    (Retry { not_before }, true) => Phase::Waiting { not_before: *not_before },
-                    (GiveUp, true) => Phase::Failed { attempt: *attempt },
-                    (Unwanted, false) => Phase::Cancelled,
-                    (Retry { .. } | GiveUp, false) | (Unwanted, true) => return Err(self.refuses(event, wanted)),
+            (Phase::Running { attempt: current }, Event::Succeeded { attempt, result })
+                if current == attempt =>
+            {
+                Phase::Succeeded {
+                    attempt: *attempt,
+                    result: result.clone(),
                 }
             }
-            (Phase::Running { attempt: current }, Event::Stopped { attempt }) if current == attempt && !wanted => {
+            (Phase::Running { attempt: current }, Event::Failed { attempt, then })
+                if current == attempt =>
+            {
+                match (then, wanted) {
+                    (Retry { not_before }, true) => Phase::Waiting {
+                        not_before: *not_before,
+                    },
+                    (GiveUp, true) => Phase::Failed { attempt: *attempt },
+                    (Unwanted, false) => Phase::Cancelled,
+                    (Retry { .. } | GiveUp, false) | (Unwanted, true) => {
+                        return Err(self.refuses(event, wanted));
+                    }
+                }
+            }
+            (Phase::Running { attempt: current }, Event::Stopped { attempt })
+                if current == attempt && !wanted =>
+            {
                 Phase::Cancelled
             }
 
-            (Phase::Failed { .. }, Event::FailureRetried { at }) => Phase::Waiting { not_before: *at },
-            (Phase::Succeeded { .. } | Phase::Failed { .. } | Phase::Cancelled, Event::TrainedAgain { at }) => {
+            (Phase::Failed { .. }, Event::FailureRetried { at }) => {
                 Phase::Waiting { not_before: *at }
             }
-            (Phase::Cancelled, Event::WantsChanged { at }) if wanted => Phase::Waiting { not_before: *at },
+            (
+                Phase::Succeeded { .. } | Phase::Failed { .. } | Phase::Cancelled,
+                Event::TrainedAgain { at },
+            ) => Phase::Waiting { not_before: *at },
+            (Phase::Cancelled, Event::WantsChanged { at }) if wanted => {
+                Phase::Waiting { not_before: *at }
+            }
 
             (_, Event::WantsChanged { .. }) => self.clone(),
             (
@@ -83,7 +111,11 @@ impl Phase {
     }
 
     fn refuses(&self, event: &TrialEvent, wanted: bool) -> Illegal {
-        Illegal { phase: self.name(), event: event.name(), wanted }
+        Illegal {
+            phase: self.name(),
+            event: event.name(),
+            wanted,
+        }
     }
 
     /// The phase's name in messages and in docs/ARCHITECTURE.md.
@@ -104,9 +136,18 @@ impl TrialEvent {
         match self {
             Self::Dispatched { .. } => "dispatched",
             Self::Succeeded { .. } => "succeeded",
-            Self::Failed { then: AfterFailure::Retry { .. }, .. } => "failed, retry",
-            Self::Failed { then: AfterFailure::GiveUp, .. } => "failed, give up",
-            Self::Failed { then: AfterFailure::Unwanted, .. } => "failed, unwanted",
+            Self::Failed {
+                then: AfterFailure::Retry { .. },
+                ..
+            } => "failed, retry",
+            Self::Failed {
+                then: AfterFailure::GiveUp,
+                ..
+            } => "failed, give up",
+            Self::Failed {
+                then: AfterFailure::Unwanted,
+                ..
+            } => "failed, unwanted",
             Self::Stopped { .. } => "stopped",
             Self::FailureRetried { .. } => "failure retried",
             Self::TrainedAgain { .. } => "trained again",
@@ -128,7 +169,10 @@ mod tests {
         [
             Phase::Waiting { not_before: 0 },
             Phase::Running { attempt: ATTEMPT },
-            Phase::Succeeded { attempt: ATTEMPT, result },
+            Phase::Succeeded {
+                attempt: ATTEMPT,
+                result,
+            },
             Phase::Failed { attempt: ATTEMPT },
             Phase::Cancelled,
         ]
@@ -138,7 +182,10 @@ mod tests {
         let failed = |then| TrialEvent::Failed { attempt, then };
         [
             TrialEvent::Dispatched { attempt },
-            TrialEvent::Succeeded { attempt, result: Arc::new(ResultSummary::default()) },
+            TrialEvent::Succeeded {
+                attempt,
+                result: Arc::new(ResultSummary::default()),
+            },
             failed(AfterFailure::Retry { not_before: 7 }),
             failed(AfterFailure::GiveUp),
             failed(AfterFailure::Unwanted),
@@ -153,15 +200,21 @@ mod tests {
     fn table() -> String {
         let phases = phases();
         let mut text = "| event |".to_owned();
-        phases.iter().for_each(|phase| write!(text, " {} |", phase.name()).unwrap());
+        phases
+            .iter()
+            .for_each(|phase| write!(text, " {} |", phase.name()).unwrap());
         text += "\n|---|---|---|---|---|---|\n";
         for event in events(ATTEMPT) {
             write!(text, "| {} |", event.name()).unwrap();
             for phase in &phases {
                 let next = |wanted| phase.next(&event, wanted).map_or("-", |next| next.name());
                 match (next(true), next(false)) {
-                    (wanted, unwanted) if wanted == unwanted => write!(text, " {wanted} |").unwrap(),
-                    (wanted, unwanted) => write!(text, " {wanted}; unwanted: {unwanted} |").unwrap(),
+                    (wanted, unwanted) if wanted == unwanted => {
+                        write!(text, " {wanted} |").unwrap()
+                    }
+                    (wanted, unwanted) => {
+                        write!(text, " {wanted}; unwanted: {unwanted} |").unwrap()
+                    }
                 }
             }
             text += "\n";
@@ -173,19 +226,28 @@ mod tests {
     fn the_table_of_the_architecture_is_this_code() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ARCHITECTURE.md");
         let document = std::fs::read_to_string(path).unwrap();
-        let (begin, end) = ("<!-- table of phases: written by a test -->\n", "<!-- /table of phases -->");
+        let (begin, end) = (
+            "<!-- table of phases: written by a test -->\n",
+            "<!-- /table of phases -->",
+        );
         let (before, rest) = document.split_once(begin).expect("the table has its place");
         let (written, after) = rest.split_once(end).expect("the table has an end");
         if std::env::var_os("UPDATE_GOLDENS").is_some() {
             std::fs::write(path, format!("{before}{begin}{}{end}{after}", table())).unwrap();
             return;
         }
-        assert_eq!(written, table(), "run this test with UPDATE_GOLDENS=1 and read the difference");
+        assert_eq!(
+            written,
+            table(),
+            "run this test with UPDATE_GOLDENS=1 and read the difference"
+        );
     }
 
     #[test]
     fn an_attempt_that_is_not_current_ends_nothing() {
-        let running = Phase::Running { attempt: AttemptNo(2) };
+        let running = Phase::Running {
+            attempt: AttemptNo(2),
+        };
         for event in &events(ATTEMPT)[1..6] {
             for wanted in [true, false] {
                 assert!(running.next(event, wanted).is_err(), "{event:?}");
@@ -197,11 +259,28 @@ mod tests {
     fn times_and_attempts_of_the_event_are_those_of_the_phase() {
         let [waiting, running, ..] = phases();
         let next = |phase: &Phase, event: &TrialEvent| phase.next(event, true).unwrap();
-        let dispatched = TrialEvent::Dispatched { attempt: AttemptNo(3) };
-        assert_eq!(next(&waiting, &dispatched), Phase::Running { attempt: AttemptNo(3) });
-        let retry = TrialEvent::Failed { attempt: ATTEMPT, then: AfterFailure::Retry { not_before: 99 } };
+        let dispatched = TrialEvent::Dispatched {
+            attempt: AttemptNo(3),
+        };
+        assert_eq!(
+            next(&waiting, &dispatched),
+            Phase::Running {
+                attempt: AttemptNo(3)
+            }
+        );
+        let retry = TrialEvent::Failed {
+            attempt: ATTEMPT,
+            then: AfterFailure::Retry { not_before: 99 },
+        };
         assert_eq!(next(&running, &retry), Phase::Waiting { not_before: 99 });
-        let unchanged = next(&Phase::Waiting { not_before: 5 }, &TrialEvent::WantsChanged { at: 7 });
-        assert_eq!(unchanged, Phase::Waiting { not_before: 5 }, "a backoff outlives a change of sweeps");
+        let unchanged = next(
+            &Phase::Waiting { not_before: 5 },
+            &TrialEvent::WantsChanged { at: 7 },
+        );
+        assert_eq!(
+            unchanged,
+            Phase::Waiting { not_before: 5 },
+            "a backoff outlives a change of sweeps"
+        );
     }
 }

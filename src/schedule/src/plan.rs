@@ -1,9 +1,10 @@
-//! Events that follow from the state alone: searches choose, sweeps and hosts stop, trials start (`waits.rs` explains
-//! why the others wait). Sweeps are first come, first served; inside a sweep the longest trial is first. A trial
-//! runs in one slot.
+//! Events that follow from the state alone: searches choose, sweeps and hosts stop, trials start
+//! (`waits.rs` explains why the others wait). Sweeps are first come, first served; inside a sweep
+//! the longest trial is first. A trial runs in one slot.
 //!
-//! No two attempts of one trial and no two trials in one slot are placed, and nothing on a worker without a stream:
-//! `apply` would refuse the first two. The message to the worker is an order and leaves it no choice.
+//! No two attempts of one trial and no two trials in one slot are placed, and nothing on a worker
+//! without a stream: `apply` would refuse the first two. The message to the worker is an order and
+//! leaves it no choice.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,10 +17,13 @@ use crate::apply::blames_host;
 use crate::config::Config;
 use crate::event::Event;
 use crate::search::best_candidate;
-use crate::state::{Millis, Needs, Phase, Place, SlotIndex, State, TrialState, WorkerId, WorkerState};
+use crate::state::{
+    Millis, Needs, Phase, Place, SlotIndex, State, TrialState, WorkerId, WorkerState,
+};
 use crate::submission::sweep_trials;
 
-/// Returns the events to journal and apply. Planning again may give more (a search chose, its trials can start).
+/// Returns the events to journal and apply. Planning again may give more (a search chose, its
+/// trials can start).
 pub fn plan(state: &State, config: &Config, now: Millis) -> Vec<Event> {
     let mut events = chosen_candidates(state);
     events.extend(stopped_sweeps(state));
@@ -42,8 +46,16 @@ fn chosen_candidates(state: &State) -> Vec<Event> {
         }
         if let Some(candidate) = best_candidate(state, entry, *cell) {
             let trials = sweep_trials(&entry.sweep, *cell, Some(candidate));
-            let trials = trials.into_iter().filter(|trial| trial.role == sweep::definition::Role::Result).collect();
-            events.push(Event::CandidateChosen { sweep: name.to_string(), cell: *cell, candidate, trials });
+            let trials = trials
+                .into_iter()
+                .filter(|trial| trial.role == sweep::definition::Role::Result)
+                .collect();
+            events.push(Event::CandidateChosen {
+                sweep: name.to_string(),
+                cell: *cell,
+                candidate,
+                trials,
+            });
         }
     }
     events
@@ -51,11 +63,18 @@ fn chosen_candidates(state: &State) -> Vec<Event> {
 
 fn stopped_sweeps(state: &State) -> Vec<Event> {
     let stops = state.sweeps.iter().filter(|(_, entry)| {
-        entry.sweep.on_failure == OnFailure::Stop && entry.counts.failed > 0 && entry.cancelled.is_none()
+        entry.sweep.on_failure == OnFailure::Stop
+            && entry.counts.failed > 0
+            && entry.cancelled.is_none()
     });
     let events = stops.map(|(name, entry)| {
-        let failed = entry.trials.iter().find(|trial| matches!(state.trials[&trial.id].phase, Phase::Failed { .. }));
-        let trial = failed.map(|trial| format!("trial {} failed", trial.id)).unwrap_or_default();
+        let failed = entry
+            .trials
+            .iter()
+            .find(|trial| matches!(state.trials[&trial.id].phase, Phase::Failed { .. }));
+        let trial = failed
+            .map(|trial| format!("trial {} failed", trial.id))
+            .unwrap_or_default();
         Event::SweepCancelled {
             sweep: name.to_string(),
             reason: format!("{trial} and the sweep says `on_failure: stop`").into(),
@@ -69,14 +88,19 @@ fn bad_hosts(state: &State, config: &Config, now: Millis) -> Vec<Event> {
     let bad = state.hosts.iter().filter(|(_, host)| {
         let elsewhere = host.succeeded_elsewhere;
         let share = f64::from(elsewhere) / f64::from((elsewhere + host.succeeded_here).max(1));
-        host.drained.is_none() && elsewhere >= config.bad_node.trials && share >= config.bad_node.share
+        host.drained.is_none()
+            && elsewhere >= config.bad_node.trials
+            && share >= config.bad_node.share
     });
     let mut bad = bad.peekable();
     if bad.peek().is_none() {
         // The usual case: no need to look at every worker's slots.
         return Vec::new();
     }
-    let mut left: BTreeSet<&str> = offers(state, now).into_keys().map(|(host, _)| host).collect();
+    let mut left: BTreeSet<&str> = offers(state, now)
+        .into_keys()
+        .map(|(host, _)| host)
+        .collect();
     let mut events = Vec::new();
     for (name, host) in bad {
         if !left.iter().any(|other| other != name) {
@@ -87,7 +111,10 @@ fn bad_hosts(state: &State, config: &Config, now: Millis) -> Vec<Event> {
             "{} trials failed here and succeeded on other hosts; {} succeeded here",
             host.succeeded_elsewhere, host.succeeded_here
         );
-        events.push(Event::HostDrained { host: name.clone(), reason: reason.into() });
+        events.push(Event::HostDrained {
+            host: name.clone(),
+            reason: reason.into(),
+        });
     }
     events
 }
@@ -97,18 +124,27 @@ pub(crate) fn is_usable(state: &State, worker: &WorkerId, entry: &WorkerState) -
     !entry.is_gone()
         && entry.draining.is_none()
         && state.live.connected.contains_key(worker)
-        && state.hosts.get(&entry.info.host).is_none_or(|host| host.drained.is_none())
+        && state
+            .hosts
+            .get(&entry.info.host)
+            .is_none_or(|host| host.drained.is_none())
 }
 
-/// Returns the hosts that take work and their trainers, with the number of devices of their largest slot, occupied or
-/// not. Broken and paused slots are left out.
+/// Returns the hosts that take work and their trainers, with the number of devices of their largest
+/// slot, occupied or not. Broken and paused slots are left out.
 pub(crate) fn offers(state: &State, now: Millis) -> BTreeMap<(&str, &Trainer), u32> {
     let mut offers = BTreeMap::new();
-    for (_, entry) in state.workers.iter().filter(|(worker, entry)| is_usable(state, worker, entry)) {
+    for (_, entry) in state
+        .workers
+        .iter()
+        .filter(|(worker, entry)| is_usable(state, worker, entry))
+    {
         let slots = (0..).zip(&entry.info.slots);
         let whole = slots.filter(|(index, _)| is_whole(entry, *index, now));
         if let Some(largest) = whole.map(|(_, slot)| slot.devices.len() as u32).max() {
-            let known = offers.entry((entry.info.host.as_str(), &entry.info.trainer)).or_insert(0);
+            let known = offers
+                .entry((entry.info.host.as_str(), &entry.info.trainer))
+                .or_insert(0);
             *known = largest.max(*known);
         }
     }
@@ -126,7 +162,9 @@ pub(crate) fn failed_hosts<'a>(state: &'a State, trial: &TrialState) -> BTreeSet
         let failure = attempt.ended.as_ref().and_then(|end| end.failure.as_ref());
         failure.is_some_and(|failure| blames_host(failure.class))
     });
-    ended.map(|attempt| state.workers[&attempt.worker].info.host.as_str()).collect()
+    ended
+        .map(|attempt| state.workers[&attempt.worker].info.host.as_str())
+        .collect()
 }
 
 struct FreeSlot<'a> {
@@ -156,29 +194,50 @@ impl<'a> Placing<'a> {
     pub fn new(state: &'a State, now: Millis) -> Self {
         let mut free = Vec::new();
         let mut free_slots = BTreeMap::new();
-        for (worker, entry) in state.workers.iter().filter(|(worker, entry)| is_usable(state, worker, entry)) {
+        for (worker, entry) in state
+            .workers
+            .iter()
+            .filter(|(worker, entry)| is_usable(state, worker, entry))
+        {
             for (slot, (held, offered)) in (0..).zip(entry.slots.iter().zip(&entry.info.slots)) {
                 if held.is_none() && is_whole(entry, slot, now) {
                     let devices = offered.devices.len() as u32;
-                    free.push(FreeSlot { devices, worker, slot, host: &entry.info.host, trainer: &entry.info.trainer });
+                    free.push(FreeSlot {
+                        devices,
+                        worker,
+                        slot,
+                        host: &entry.info.host,
+                        trainer: &entry.info.trainer,
+                    });
                     *free_slots.entry(worker).or_insert(0) += 1;
                 }
             }
         }
         let offers = offers(state, now);
-        Self { state, offers, free, free_slots, events: Vec::new() }
+        Self {
+            state,
+            offers,
+            free,
+            free_slots,
+            events: Vec::new(),
+        }
     }
 
     /// Merges the queues of all needs that a free slot meets, in queue order.
     fn run(&mut self, now: Millis) {
         let queues = self.state.queue.by_needs.iter();
-        let mut heads: Vec<(&Needs, Peekable<_>)> =
-            queues.map(|(needs, places)| (needs, places.iter().peekable())).collect();
+        let mut heads: Vec<(&Needs, Peekable<_>)> = queues
+            .map(|(needs, places)| (needs, places.iter().peekable()))
+            .collect();
         while !self.free.is_empty() {
-            let fits = |(devices, trainer): &Needs| self.free.iter().any(|free| free.fits(*devices, trainer));
+            let fits = |(devices, trainer): &Needs| {
+                self.free.iter().any(|free| free.fits(*devices, trainer))
+            };
             let fitting = heads.iter_mut().filter(|(needs, _)| fits(needs));
             let next = fitting.filter_map(|(_, places)| Some((*places.peek()?, places)));
-            let Some((place, places)) = next.min_by_key(|(place, _)| **place) else { break };
+            let Some((place, places)) = next.min_by_key(|(place, _)| **place) else {
+                break;
+            };
             places.next();
             self.place(place, now);
         }
@@ -192,9 +251,17 @@ impl<'a> Placing<'a> {
         }
         if let Some(index) = self.best_slot(id, trial) {
             let FreeSlot { worker, slot, .. } = self.free.swap_remove(index);
-            *self.free_slots.get_mut(worker).expect("it offered the slot") -= 1;
+            *self
+                .free_slots
+                .get_mut(worker)
+                .expect("it offered the slot") -= 1;
             let (worker, attempt) = (worker.clone(), trial.next_attempt());
-            self.events.push(Event::TrialDispatched { trial: id, attempt, worker, slot });
+            self.events.push(Event::TrialDispatched {
+                trial: id,
+                attempt,
+                worker,
+                slot,
+            });
         }
     }
 
@@ -206,19 +273,27 @@ impl<'a> Placing<'a> {
         })
     }
 
-    /// Returns the smallest slot that fits, on the emptiest worker, away from hosts on which the trial failed.
+    /// Returns the smallest slot that fits, on the emptiest worker, away from hosts on which the
+    /// trial failed.
     fn best_slot(&self, id: TrialId, trial: &TrialState) -> Option<usize> {
         let failed = failed_hosts(self.state, trial);
-        // Hosts on which it failed are avoided while another host can run it, even a busy one: a node that fails
-        // everything at once must not use up the budgets of all trials while the good nodes are occupied.
+        // Hosts on which it failed are avoided while another host can run it, even a busy one: a
+        // node that fails everything at once must not use up the budgets of all trials while the
+        // good nodes are occupied.
         let elsewhere = self.elsewhere(trial);
         let fitting = self.free.iter().enumerate().filter(|(_, free)| {
             free.fits(trial.devices, &trial.trainer)
                 && !(elsewhere && failed.contains(free.host))
                 && !self.holds(free.worker, id)
         });
-        let best = fitting
-            .min_by_key(|(_, free)| (free.devices, Reverse(self.free_slots[free.worker]), free.worker, free.slot));
+        let best = fitting.min_by_key(|(_, free)| {
+            (
+                free.devices,
+                Reverse(self.free_slots[free.worker]),
+                free.worker,
+                free.slot,
+            )
+        });
         best.map(|(index, _)| index)
     }
 
@@ -226,9 +301,13 @@ impl<'a> Placing<'a> {
         self.best_slot(id, trial).is_some()
     }
 
-    /// Returns true if the worker still holds the trial: an ended attempt may run there until it is stopped, and two
-    /// attempts would share a directory.
+    /// Returns true if the worker still holds the trial: an ended attempt may run there until it is
+    /// stopped, and two attempts would share a directory.
     fn holds(&self, worker: &WorkerId, id: TrialId) -> bool {
-        self.state.workers[worker].slots.iter().flatten().any(|(trial, _)| *trial == id)
+        self.state.workers[worker]
+            .slots
+            .iter()
+            .flatten()
+            .any(|(trial, _)| *trial == id)
     }
 }

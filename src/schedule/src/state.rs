@@ -1,8 +1,9 @@
-//! The coordinator's knowledge. `State` is a fold of `Event`s only, except for `Live`: what workers reported since the
-//! coordinator started, used only to decide when leases and stalls expire.
+//! The coordinator's knowledge. `State` is a fold of `Event`s only, except for `Live`: what workers
+//! reported since the coordinator started, used only to decide when leases and stalls expire.
 //!
-//! Its size is bounded by the numbers of trials, attempts and workers: it keeps no settings and no full result per
-//! trial (`spec_of` rebuilds the first, the journal holds the second). `apply.rs`, which refuses events, is next.
+//! Its size is bounded by the numbers of trials, attempts and workers: it keeps no settings and no
+//! full result per trial (`spec_of` rebuilds the first, the journal holds the second). `apply.rs`,
+//! which refuses events, is next.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +23,8 @@ use crate::trials::Trials;
 /// Milliseconds since the Unix epoch. Pure code gets the time as an argument and never asks for it.
 pub type Millis = u64;
 
-/// One run of a worker process: `HOST-PID-RANDOM`. A process that was cut off keeps its id, a restarted one gets a new one.
+/// One run of a worker process: `HOST-PID-RANDOM`. A process that was cut off keeps its id, a
+/// restarted one gets a new one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WorkerId(pub Arc<str>);
@@ -33,7 +35,8 @@ impl fmt::Display for WorkerId {
     }
 }
 
-/// Hash of a secret that only one worker process knows (`protocol::WorkerSecret`). 64 hexadecimal digits.
+/// Hash of a secret that only one worker process knows (`protocol::WorkerSecret`). 64 hexadecimal
+/// digits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SecretHash([u8; 32]);
@@ -102,8 +105,8 @@ pub struct SweepState {
     pub order: u64,
     /// Set by `cancel`, and by the first failure under `on_failure: stop`.
     pub cancelled: Option<String>,
-    /// Every trial the current revision wants so far; grows when a search chooses. The same trial may be listed more
-    /// than once, for cells whose settings are equal. Shared with snapshots.
+    /// Every trial the current revision wants so far; grows when a search chooses. The same trial
+    /// may be listed more than once, for cells whose settings are equal. Shared with snapshots.
     pub trials: Arc<Vec<SweepTrial>>,
     /// Candidate index by cell index.
     pub chosen: BTreeMap<u32, u32>,
@@ -136,8 +139,8 @@ pub struct Counts {
     pub cancelled: u64,
 }
 
-/// A trial as a sweep wants it. Ids are journalled, not computed again at replay: a later version of the program may
-/// hash settings differently.
+/// A trial as a sweep wants it. Ids are journalled, not computed again at replay: a later version
+/// of the program may hash settings differently.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SweepTrial {
     pub id: TrialId,
@@ -155,13 +158,15 @@ pub struct SweepTrial {
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrialState {
     pub phase: Phase,
-    /// Sweeps whose current revision lists it, also cancelled ones, with its index in `SweepState::trials`.
+    /// Sweeps whose current revision lists it, also cancelled ones, with its index in
+    /// `SweepState::trials`.
     pub wanted_by: Vec<(Arc<str>, u32)>,
     /// Every attempt so far, oldest first. `AttemptNo(n)` is `attempts[n - 1]`.
     pub attempts: Vec<Attempt>,
     /// Attempts that ended in each failure class since the last `retry`, against the class budgets.
     pub spent: BTreeMap<FailureClass, u32>,
-    /// The first attempt of the present training: it resumes from no earlier one, as `retry` has superseded those.
+    /// The first attempt of the present training: it resumes from no earlier one, as `retry` has
+    /// superseded those.
     pub since: AttemptNo,
     /// Predicted work, in arbitrary units: the longest trial is first.
     pub cost: f64,
@@ -194,7 +199,8 @@ pub enum Phase {
     Cancelled,
 }
 
-/// The part of a `TrialResult` that is kept in memory: all but its epochs and subset, which stay in the journal.
+/// The part of a `TrialResult` that is kept in memory: all but its epochs and subset, which stay in
+/// the journal.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ResultSummary {
     pub last_accuracy: f64,
@@ -207,7 +213,8 @@ pub struct ResultSummary {
     /// Hash after the last epoch: equal hashes mean bit-equal trainings.
     pub state_hash: String,
     pub timing: Timing,
-    /// Provenance without the subset, which the fields below identify. Shared by the results that have it in common.
+    /// Provenance without the subset, which the fields below identify. Shared by the results that
+    /// have it in common.
     pub provenance: Arc<Provenance>,
     /// `Subset::num_images` and `Subset::fingerprint`.
     pub num_subset_images: Option<u32>,
@@ -231,25 +238,29 @@ pub struct AttemptEnd {
     pub event: u64,
     /// Its result was accepted. It no longer counts if `TrialState::since` is a later attempt.
     pub succeeded: bool,
-    /// Absent: it succeeded, or was stopped because no sweep wanted it any more. Long messages are shortened in the
-    /// middle; the event has the whole message.
+    /// Absent: it succeeded, or was stopped because no sweep wanted it any more. Long messages are
+    /// shortened in the middle; the event has the whole message.
     pub failure: Option<Failure>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerState {
     pub info: WorkerInfo,
-    /// Hash of the secret needed to connect as this worker. None in journals from before, until it connects.
+    /// Hash of the secret needed to connect as this worker. None in journals from before, until it
+    /// connects.
     pub secret: Option<SecretHash>,
     pub joined_at: Millis,
     pub presence: Presence,
-    /// Takes no new work: ordered by a user, or because its node is being taken away. Survives `Gone`.
+    /// Takes no new work: ordered by a user, or because its node is being taken away. Survives
+    /// `Gone`.
     pub draining: Option<String>,
-    /// The attempt in each slot. A slot is free only when its worker reports that nothing of the attempt is left.
+    /// The attempt in each slot. A slot is free only when its worker reports that nothing of the
+    /// attempt is left.
     pub slots: Vec<Option<(TrialId, AttemptNo)>>,
     /// Slots never used again, with the reason (bad device).
     pub broken_slots: BTreeMap<SlotIndex, String>,
-    /// Slots whose last attempt ended through a node fault. An attempt that ends otherwise removes its slot.
+    /// Slots whose last attempt ended through a node fault. An attempt that ends otherwise removes
+    /// its slot.
     pub pauses: BTreeMap<SlotIndex, SlotPause>,
 }
 
@@ -289,8 +300,8 @@ pub struct WorkerInfo {
 pub struct Slot {
     /// `cuda:0`, ... or `cpu` once per thread.
     pub devices: Vec<String>,
-    /// Identities of the devices, in their order: a GPU keeps its identity when others are lost and the rest is
-    /// renumbered. None on the CPU, and in journals from before.
+    /// Identities of the devices, in their order: a GPU keeps its identity when others are lost and
+    /// the rest is renumbered. None on the CPU, and in journals from before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub uuids: Vec<String>,
     /// Description for users: `NVIDIA H200, 141 GiB, driver 580.65`.
@@ -301,21 +312,23 @@ pub struct Slot {
 /// A host, known by its name for as long as the journal exists; its workers change.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostState {
-    /// Trials that failed here in a way that may be the host's fault, and have not succeeded anywhere yet.
+    /// Trials that failed here in a way that may be the host's fault, and have not succeeded
+    /// anywhere yet.
     pub failed_here: BTreeSet<TrialId>,
     /// Trials that failed here and then succeeded on another host.
     pub succeeded_elsewhere: u32,
     /// Trials that succeeded here.
     pub succeeded_here: u32,
-    /// Devices that failed, by UUID (by name, `cuda:3`, if the worker sent none), with the reason: slots that hold one
-    /// are not used, whichever worker offers them.
+    /// Devices that failed, by UUID (by name, `cuda:3`, if the worker sent none), with the reason:
+    /// slots that hold one are not used, whichever worker offers them.
     pub broken_devices: BTreeMap<String, String>,
-    /// Set by the bad-node rule. `orchestrator undrain` clears it, with all of the above and the pauses of the host's
-    /// slots.
+    /// Set by the bad-node rule. `orchestrator undrain` clears it, with all of the above and the
+    /// pauses of the host's slots.
     pub drained: Option<String>,
 }
 
-/// Position of a waiting trial: sweeps are first come, first served; inside a sweep the longest trial is first.
+/// Position of a waiting trial: sweeps are first come, first served; inside a sweep the longest
+/// trial is first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// `SweepState::order` of the earliest sweep that wants it.
@@ -340,7 +353,8 @@ pub struct Queue {
     pub delayed: BTreeSet<(Millis, TrialId)>,
 }
 
-/// State that is not journalled: what this coordinator received since it started. A restart starts every lease anew.
+/// State that is not journalled: what this coordinator received since it started. A restart starts
+/// every lease anew.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Live {
     /// Start of this coordinator: leases and stalls are not counted from before.
@@ -364,23 +378,38 @@ pub struct LiveProgress {
 }
 
 impl State {
-    /// Returns true if every trial of the sweep has ended, with or without a result, and no search will add more.
+    /// Returns true if every trial of the sweep has ended, with or without a result, and no search
+    /// will add more.
     pub fn is_complete(&self, sweep: &str) -> bool {
-        let Some(entry) = self.sweeps.get(sweep) else { return false };
+        let Some(entry) = self.sweeps.get(sweep) else {
+            return false;
+        };
         let name: Arc<str> = sweep.into();
-        let chooses = self.to_choose.range((name.clone(), 0)..=(name, u32::MAX)).next().is_some();
+        let chooses = self
+            .to_choose
+            .range((name.clone(), 0)..=(name, u32::MAX))
+            .next()
+            .is_some();
         entry.counts.waiting + entry.counts.running == 0 && (entry.cancelled.is_some() || !chooses)
     }
 
     /// Returns true if a sweep that is not cancelled wants this trial.
     pub fn is_wanted(&self, trial: &TrialState) -> bool {
-        trial.wanted_by.iter().any(|(name, _)| self.sweeps.get(name).is_some_and(|sweep| sweep.cancelled.is_none()))
+        trial.wanted_by.iter().any(|(name, _)| {
+            self.sweeps
+                .get(name)
+                .is_some_and(|sweep| sweep.cancelled.is_none())
+        })
     }
 
-    /// Returns true if this attempt, on this worker, is the one whose outcome counts: the fence (P2).
+    /// Returns true if this attempt, on this worker, is the one whose outcome counts: the fence
+    /// (P2).
     pub fn is_current(&self, trial: TrialId, attempt: AttemptNo, worker: &WorkerId) -> bool {
         self.trials.get(&trial).is_some_and(|state| {
-            state.phase == Phase::Running { attempt } && state.attempt(attempt).is_some_and(|at| at.worker == *worker)
+            state.phase == Phase::Running { attempt }
+                && state
+                    .attempt(attempt)
+                    .is_some_and(|at| at.worker == *worker)
         })
     }
 
@@ -389,9 +418,14 @@ impl State {
         &'a self,
         worker: &'a WorkerId,
     ) -> impl Iterator<Item = (SlotIndex, TrialId, AttemptNo)> + 'a {
-        let slots = self.workers.get(worker).map_or(&[][..], |entry| &entry.slots);
-        let occupied =
-            slots.iter().enumerate().filter_map(|(slot, held)| held.map(|(trial, no)| (slot as u32, trial, no)));
+        let slots = self
+            .workers
+            .get(worker)
+            .map_or(&[][..], |entry| &entry.slots);
+        let occupied = slots
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, held)| held.map(|(trial, no)| (slot as u32, trial, no)));
         occupied.filter(move |&(_, trial, attempt)| self.is_current(trial, attempt, worker))
     }
 
@@ -401,14 +435,29 @@ impl State {
         let entry = self.sweeps.get(name)?;
         let wanted = entry.trials.get(*index as usize)?;
         let candidate = wanted.candidate.map(|candidate| candidate as usize);
-        Some(entry.sweep.trial_spec(wanted.cell as usize, candidate, wanted.role, wanted.seed))
+        Some(
+            entry
+                .sweep
+                .trial_spec(wanted.cell as usize, candidate, wanted.role, wanted.seed),
+        )
     }
 
     /// Returns true if the durable parts of both are equal: what replay must reproduce.
     pub fn same_history(&self, other: &Self) -> bool {
         // Destructured, so that a new field cannot be forgotten here.
-        let Self { applied, sweeps, trials, workers, hosts, queue, provenances, to_choose, live: _ } = self;
-        (applied, sweeps, trials, workers) == (&other.applied, &other.sweeps, &other.trials, &other.workers)
+        let Self {
+            applied,
+            sweeps,
+            trials,
+            workers,
+            hosts,
+            queue,
+            provenances,
+            to_choose,
+            live: _,
+        } = self;
+        (applied, sweeps, trials, workers)
+            == (&other.applied, &other.sweeps, &other.trials, &other.workers)
             && (hosts, queue) == (&other.hosts, &other.queue)
             && (provenances, to_choose) == (&other.provenances, &other.to_choose)
     }
@@ -445,7 +494,10 @@ impl Phase {
 
 impl ResultSummary {
     pub fn new(result: &TrialResult, event: u64) -> Self {
-        let provenance = Provenance { subset: Default::default(), ..result.provenance.clone() };
+        let provenance = Provenance {
+            subset: Default::default(),
+            ..result.provenance.clone()
+        };
         Self {
             last_accuracy: result.last_accuracy,
             best_accuracy: result.best_accuracy,
@@ -454,7 +506,11 @@ impl ResultSummary {
             train_loss: result.train_loss,
             eval_loss: result.eval_loss,
             num_epochs: result.epochs.len() as u32,
-            state_hash: result.epochs.last().map(|epoch| epoch.state_hash.clone()).unwrap_or_default(),
+            state_hash: result
+                .epochs
+                .last()
+                .map(|epoch| epoch.state_hash.clone())
+                .unwrap_or_default(),
             timing: result.timing.clone(),
             provenance: Arc::new(provenance),
             num_subset_images: result.provenance.subset.num_images(),
@@ -467,8 +523,17 @@ impl ResultSummary {
 impl Slot {
     /// Returns name and identity of each device that has one: CPU threads have none.
     pub fn identities(&self) -> impl Iterator<Item = (&str, &str)> {
-        let devices = self.devices.iter().enumerate().filter(|(_, name)| *name != "cpu");
-        devices.map(|(index, name)| (name.as_str(), self.uuids.get(index).unwrap_or(name).as_str()))
+        let devices = self
+            .devices
+            .iter()
+            .enumerate()
+            .filter(|(_, name)| *name != "cpu");
+        devices.map(|(index, name)| {
+            (
+                name.as_str(),
+                self.uuids.get(index).unwrap_or(name).as_str(),
+            )
+        })
     }
 }
 
@@ -476,8 +541,11 @@ impl HostState {
     /// Returns the reason why a slot must not be used, if one of its devices failed here.
     pub fn breakage(&self, slot: &Slot) -> Option<&String> {
         // By name as well: a journal from before has no other identity.
-        slot.identities()
-            .find_map(|(name, identity)| self.broken_devices.get(identity).or_else(|| self.broken_devices.get(name)))
+        slot.identities().find_map(|(name, identity)| {
+            self.broken_devices
+                .get(identity)
+                .or_else(|| self.broken_devices.get(name))
+        })
     }
 }
 
@@ -493,6 +561,9 @@ impl WorkerState {
 
     /// Returns the index of the slot that this attempt occupies.
     pub fn slot_of(&self, trial: TrialId, attempt: AttemptNo) -> Option<SlotIndex> {
-        self.slots.iter().position(|slot| *slot == Some((trial, attempt))).map(|index| index as SlotIndex)
+        self.slots
+            .iter()
+            .position(|slot| *slot == Some((trial, attempt)))
+            .map(|index| index as SlotIndex)
     }
 }

@@ -1,5 +1,6 @@
-//! The effects of submitting a sweep, and their reasons: finished trials are reused across sweeps (P9), waiting and
-//! running ones are shared, those that no sweep wants any more are dropped; each with a line for the user.
+//! The effects of submitting a sweep, and their reasons: finished trials are reused across sweeps
+//! (P9), waiting and running ones are shared, those that no sweep wants any more are dropped; each
+//! with a line for the user.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,30 +37,52 @@ pub fn preview(state: &State, sweep: &Sweep) -> Result<Submission, Rejected> {
 }
 
 /// Returns the summary and the events of a submission: no events if nothing would change.
-pub(crate) fn submitted(state: &State, sweep: &Sweep) -> Result<(Submission, Vec<Event>), Rejected> {
+pub(crate) fn submitted(
+    state: &State,
+    sweep: &Sweep,
+) -> Result<(Submission, Vec<Event>), Rejected> {
     if is_same(state, sweep) {
-        return Ok((describe(state, sweep, &state.sweeps[sweep.name.as_str()].trials), Vec::new()));
+        return Ok((
+            describe(state, sweep, &state.sweeps[sweep.name.as_str()].trials),
+            Vec::new(),
+        ));
     }
     check(sweep)?;
-    let trials: Vec<SweepTrial> =
-        (0..sweep.cells.len() as u32).flat_map(|cell| sweep_trials(sweep, cell, None)).collect();
+    let trials: Vec<SweepTrial> = (0..sweep.cells.len() as u32)
+        .flat_map(|cell| sweep_trials(sweep, cell, None))
+        .collect();
     let submission = describe(state, sweep, &trials);
-    Ok((submission, vec![Event::SweepSubmitted { sweep: Box::new(sweep.clone()), trials }]))
+    Ok((
+        submission,
+        vec![Event::SweepSubmitted {
+            sweep: Box::new(sweep.clone()),
+            trials,
+        }],
+    ))
 }
 
 fn is_same(state: &State, sweep: &Sweep) -> bool {
     let known = state.sweeps.get(sweep.name.as_str());
-    known.is_some_and(|known| known.cancelled.is_none() && *known.sweep == *sweep && of_another_version(known) == 0)
+    known.is_some_and(|known| {
+        known.cancelled.is_none() && *known.sweep == *sweep && of_another_version(known) == 0
+    })
 }
 
-/// Counts the trials whose ids differ from those that this program gives to their settings: an older version submitted
-/// them, and the meaning of a training has changed since.
+/// Counts the trials whose ids differ from those that this program gives to their settings: an
+/// older version submitted them, and the meaning of a training has changed since.
 fn of_another_version(known: &SweepState) -> usize {
     let id = |trial: &SweepTrial| {
         let candidate = trial.candidate.map(|candidate| candidate as usize);
-        known.sweep.trial_spec(trial.cell as usize, candidate, trial.role, trial.seed).id()
+        known
+            .sweep
+            .trial_spec(trial.cell as usize, candidate, trial.role, trial.seed)
+            .id()
     };
-    known.trials.iter().filter(|trial| id(trial) != trial.id).count()
+    known
+        .trials
+        .iter()
+        .filter(|trial| id(trial) != trial.id)
+        .count()
 }
 
 /// Checks a sweep that came over the wire and need not come from our compiler.
@@ -68,10 +91,16 @@ fn check(sweep: &Sweep) -> Result<(), Rejected> {
     let json = serde_json::to_vec(sweep).map_err(|error| Rejected::Invalid(error.to_string()))?;
     match serde_json::from_slice::<Sweep>(&json) {
         Ok(read) if read == *sweep => {}
-        Ok(_) => return invalid("does not survive being written and read, so it cannot be journalled".to_owned()),
+        Ok(_) => {
+            return invalid(
+                "does not survive being written and read, so it cannot be journalled".to_owned(),
+            );
+        }
         Err(error) => return invalid(format!("cannot be journalled: {error}")),
     }
-    sweep.check().map_err(|bad| Rejected::Invalid(format!("sweep `{}`: {bad}", sweep.name)))
+    sweep
+        .check()
+        .map_err(|bad| Rejected::Invalid(format!("sweep `{}`: {bad}", sweep.name)))
 }
 
 /// Returns the trials of one cell as they are journalled.
@@ -96,15 +125,26 @@ fn finite(cost: f64) -> f64 {
 fn describe(state: &State, sweep: &Sweep, trials: &[SweepTrial]) -> Submission {
     let known = state.sweeps.get(sweep.name.as_str());
     let revision = known.map_or(0, |known| known.revision);
-    let mut submission = Submission { sweep: sweep.name.clone(), revision: revision + 1, ..Submission::default() };
+    let mut submission = Submission {
+        sweep: sweep.name.clone(),
+        revision: revision + 1,
+        ..Submission::default()
+    };
     let same = is_same(state, sweep);
     let mut elsewhere: BTreeMap<&str, u64> = Default::default();
     submission.trials = trials.len() as u64;
-    for trial in trials.iter().filter_map(|trial| state.trials.get(&trial.id)) {
+    for trial in trials
+        .iter()
+        .filter_map(|trial| state.trials.get(&trial.id))
+    {
         match trial.phase {
             Phase::Succeeded { .. } => {
                 submission.reused += 1;
-                let others = trial.wanted_by.iter().map(|(name, _)| &**name).filter(|name| *name != sweep.name);
+                let others = trial
+                    .wanted_by
+                    .iter()
+                    .map(|(name, _)| &**name)
+                    .filter(|name| *name != sweep.name);
                 if let Some(other) = others.min() {
                     *elsewhere.entry(other).or_default() += 1;
                 }
@@ -116,19 +156,27 @@ fn describe(state: &State, sweep: &Sweep, trials: &[SweepTrial]) -> Submission {
     }
     if same {
         submission.revision = revision;
-        submission.explanation.push(format!("revision {revision} is the same file: nothing is done twice"));
+        submission.explanation.push(format!(
+            "revision {revision} is the same file: nothing is done twice"
+        ));
     } else if let Some(known) = known {
         let new: BTreeSet<TrialId> = trials.iter().map(|trial| trial.id).collect();
         let alone = |id: &TrialId| {
             let trial = &state.trials[id];
-            !trial.phase.is_terminal() && trial.wanted_by.iter().all(|(name, _)| **name == *sweep.name)
+            !trial.phase.is_terminal()
+                && trial
+                    .wanted_by
+                    .iter()
+                    .all(|(name, _)| **name == *sweep.name)
         };
         let old: BTreeSet<TrialId> = known.trials.iter().map(|trial| trial.id).collect();
         submission.dropped = old.difference(&new).filter(|id| alone(id)).count() as u64;
         if *known.sweep != *sweep {
             submission.explanation.extend(changes(&known.sweep, sweep));
         }
-        submission.explanation.extend(trained_anew(state, known, sweep, trials));
+        submission
+            .explanation
+            .extend(trained_anew(state, known, sweep, trials));
         let other = of_another_version(known);
         if other > 0 {
             submission.explanation.push(format!(
@@ -137,7 +185,9 @@ fn describe(state: &State, sweep: &Sweep, trials: &[SweepTrial]) -> Submission {
             ));
         }
         if known.cancelled.is_some() {
-            submission.explanation.push("it was cancelled and goes on".to_owned());
+            submission
+                .explanation
+                .push("it was cancelled and goes on".to_owned());
         }
     }
     explain_numbers(&mut submission, elsewhere);
@@ -147,39 +197,75 @@ fn describe(state: &State, sweep: &Sweep, trials: &[SweepTrial]) -> Submission {
 fn explain_numbers(submission: &mut Submission, elsewhere: BTreeMap<&str, u64>) {
     let mut say = |count: u64, text: &str| {
         if count > 0 {
-            submission.explanation.push(format!("{count} {} {text}", if count == 1 { "trial" } else { "trials" }));
+            submission.explanation.push(format!(
+                "{count} {} {text}",
+                if count == 1 { "trial" } else { "trials" }
+            ));
         }
     };
     for (sweep, count) in elsewhere {
-        say(count, &format!("with the same settings and seed finished in sweep `{sweep}`: reused"));
+        say(
+            count,
+            &format!("with the same settings and seed finished in sweep `{sweep}`: reused"),
+        );
     }
-    say(submission.shared, "waiting or running already: shared, not trained twice");
+    say(
+        submission.shared,
+        "waiting or running already: shared, not trained twice",
+    );
     say(
         submission.failed,
-        &format!("failed before: not tried again, unless `orchestrator retry {}` says so", submission.sweep),
+        &format!(
+            "failed before: not tried again, unless `orchestrator retry {}` says so",
+            submission.sweep
+        ),
     );
-    say(submission.dropped, "of the revision before that no sweep wants now: dropped");
+    say(
+        submission.dropped,
+        "of the revision before that no sweep wants now: dropped",
+    );
 }
 
-/// Counts the trials that differ from trials of the revision before only in the data or the trainer, and lists what
-/// differs.
-fn trained_anew(state: &State, known: &SweepState, sweep: &Sweep, trials: &[SweepTrial]) -> Vec<String> {
+/// Counts the trials that differ from trials of the revision before only in the data or the
+/// trainer, and lists what differs.
+fn trained_anew(
+    state: &State,
+    known: &SweepState,
+    sweep: &Sweep,
+    trials: &[SweepTrial],
+) -> Vec<String> {
     let changed = sweep.changed_inputs(&known.sweep);
     let other_trainer = known.sweep.trainer != sweep.trainer;
     if changed.is_empty() && !other_trainer {
         return Vec::new();
     }
     let old: BTreeSet<TrialId> = known.trials.iter().map(|trial| trial.id).collect();
-    let has_result =
-        |id: &TrialId| state.trials.get(id).is_some_and(|trial| matches!(trial.phase, Phase::Succeeded { .. }));
+    let has_result = |id: &TrialId| {
+        state
+            .trials
+            .get(id)
+            .is_some_and(|trial| matches!(trial.phase, Phase::Succeeded { .. }))
+    };
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-    for trial in trials.iter().filter(|trial| !has_result(&trial.id) && !old.contains(&trial.id)) {
+    for trial in trials
+        .iter()
+        .filter(|trial| !has_result(&trial.id) && !old.contains(&trial.id))
+    {
         let candidate = trial.candidate.map(|candidate| candidate as usize);
         let spec = sweep.trial_spec(trial.cell as usize, candidate, trial.role, trial.seed);
-        let names = spec.settings.inputs().into_iter().map(|input| input.to_string());
-        let mut causes: Vec<String> = names.filter_map(|name| changed.get(&name).cloned()).collect();
+        let names = spec
+            .settings
+            .inputs()
+            .into_iter()
+            .map(|input| input.to_string());
+        let mut causes: Vec<String> = names
+            .filter_map(|name| changed.get(&name).cloned())
+            .collect();
         if other_trainer {
-            causes.push(format!("{} trains, and not {} any more", sweep.trainer, known.sweep.trainer));
+            causes.push(format!(
+                "{} trains, and not {} any more",
+                sweep.trainer, known.sweep.trainer
+            ));
         }
         let before = known.sweep.spec(spec.settings, spec.seed);
         if old.contains(&before.id()) {
@@ -187,7 +273,11 @@ fn trained_anew(state: &State, known: &SweepState, sweep: &Sweep, trials: &[Swee
         }
     }
     let line = |(cause, count): (String, u64)| {
-        let trials = if count == 1 { "1 trial is".to_owned() } else { format!("{count} trials are") };
+        let trials = if count == 1 {
+            "1 trial is".to_owned()
+        } else {
+            format!("{count} trials are")
+        };
         format!("{trials} trained anew: {cause}")
     };
     counts.into_iter().map(line).collect()
@@ -208,12 +298,27 @@ fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
     }
     lines.extend(difference("axis", &axis_names(before), &axis_names(after)));
     for axis in &after.axes {
-        let Some(was) = before.axes.iter().find(|was| was.name == axis.name) else { continue };
-        let names = |axis: &Axis| -> Vec<String> { axis.values.iter().map(|value| value.name.clone()).collect() };
-        lines.extend(difference(&format!("`{}` value", axis.name), &names(was), &names(axis)));
+        let Some(was) = before.axes.iter().find(|was| was.name == axis.name) else {
+            continue;
+        };
+        let names = |axis: &Axis| -> Vec<String> {
+            axis.values.iter().map(|value| value.name.clone()).collect()
+        };
+        lines.extend(difference(
+            &format!("`{}` value", axis.name),
+            &names(was),
+            &names(axis),
+        ));
         for value in &axis.values {
-            if was.values.iter().any(|other| other.name == value.name && other.set != value.set) {
-                lines.push(format!("`{}` value `{}` sets something else", axis.name, value.name));
+            if was
+                .values
+                .iter()
+                .any(|other| other.name == value.name && other.set != value.set)
+            {
+                lines.push(format!(
+                    "`{}` value `{}` sets something else",
+                    axis.name, value.name
+                ));
             }
         }
     }
@@ -222,18 +327,35 @@ fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
     if before.search != after.search {
         lines.push("the search is another one".to_owned());
     } else if let Some(search) = &after.search {
-        let seeds =
-            |sweep: &Sweep| -> Vec<usize> { sweep.cells.iter().map(|cell| search.seeds_for(cell).len()).collect() };
+        let seeds = |sweep: &Sweep| -> Vec<usize> {
+            sweep
+                .cells
+                .iter()
+                .map(|cell| search.seeds_for(cell).len())
+                .collect()
+        };
         if before.cells.len() == after.cells.len() && seeds(before) != seeds(after) {
-            lines.push("the search takes another number of seeds: other numbers of images are held out".to_owned());
+            lines.push(
+                "the search takes another number of seeds: other numbers of images are held out"
+                    .to_owned(),
+            );
         }
     }
     if before.smoke != after.smoke {
-        lines.push(if after.smoke { "it is a rehearsal now" } else { "it is no rehearsal any more" }.to_owned());
+        lines.push(
+            if after.smoke {
+                "it is a rehearsal now"
+            } else {
+                "it is no rehearsal any more"
+            }
+            .to_owned(),
+        );
     }
     let overridden = changed_cells(before, after);
     if overridden > 0 {
-        lines.push(format!("overrides change {overridden} cells that both revisions have"));
+        lines.push(format!(
+            "overrides change {overridden} cells that both revisions have"
+        ));
     }
     for (name, sentence) in after.changed_inputs(before) {
         let parts = match (before.inputs.get(&name), after.inputs.get(&name)) {
@@ -243,10 +365,15 @@ fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
         lines.push(format!("{sentence}{}", examples(&parts)));
     }
     if before.trainer != after.trainer {
-        lines.push(format!("{} trains, and not {} any more", after.trainer, before.trainer));
+        lines.push(format!(
+            "{} trains, and not {} any more",
+            after.trainer, before.trainer
+        ));
     }
     if lines.is_empty() {
-        lines.push("nothing that decides a result changed; outputs, texts or resources did".to_owned());
+        lines.push(
+            "nothing that decides a result changed; outputs, texts or resources did".to_owned(),
+        );
     }
     lines
 }
@@ -254,7 +381,12 @@ fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
 /// Returns the first entries of a list, after a colon.
 fn examples(all: &[String]) -> String {
     const SHOWN: usize = 3;
-    let shown = all.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    let shown = all
+        .iter()
+        .take(SHOWN)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
     match all.len() {
         0 => String::new(),
         count if count <= SHOWN => format!(": {shown}"),
@@ -273,7 +405,10 @@ fn difference(what: &str, before: &[String], after: &[String]) -> Vec<String> {
     };
     let added = after.iter().filter(|name| !before.contains(name)).collect();
     let removed = before.iter().filter(|name| !after.contains(name)).collect();
-    [list(added, "added"), list(removed, "removed")].into_iter().flatten().collect()
+    [list(added, "added"), list(removed, "removed")]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Counts the cells of the same name whose own settings differ beyond what an axis value sets.
@@ -282,7 +417,12 @@ fn changed_cells(before: &Sweep, after: &Sweep) -> usize {
         return 0;
     }
     let named = |sweep: &Sweep, cell: &Cell| (sweep.cell_name(cell), cell.set.clone());
-    let old: BTreeMap<String, _> = before.cells.iter().map(|cell| named(before, cell)).collect();
+    let old: BTreeMap<String, _> = before
+        .cells
+        .iter()
+        .map(|cell| named(before, cell))
+        .collect();
     let new = after.cells.iter().map(|cell| named(after, cell));
-    new.filter(|(name, set)| old.get(name).is_some_and(|was| was != set)).count()
+    new.filter(|(name, set)| old.get(name).is_some_and(|was| was != set))
+        .count()
 }

@@ -1,8 +1,8 @@
-//! The sweeps' side of the state machine: which sweeps want a trial, and what that means for its phase, its place in
-//! the queue, the sweeps' counts and their searches.
+//! The sweeps' side of the state machine: which sweeps want a trial, and what that means for its
+//! phase, its place in the queue, the sweeps' counts and their searches.
 //!
-//! Every change of a phase goes through `set_phase`, so that derived data cannot lag behind. Only `apply.rs` calls
-//! this.
+//! Every change of a phase goes through `set_phase`, so that derived data cannot lag behind. Only
+//! `apply.rs` calls this.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -19,7 +19,12 @@ use crate::tally::Tally;
 
 type Applied = Result<(), String>;
 
-pub(crate) fn sweep_submitted(state: &mut State, sweep: &Sweep, trials: &[SweepTrial], context: Context) -> Applied {
+pub(crate) fn sweep_submitted(
+    state: &mut State,
+    sweep: &Sweep,
+    trials: &[SweepTrial],
+    context: Context,
+) -> Applied {
     check_trials(sweep, trials)?;
     let searching = searches(trials)?;
     let name: Arc<str> = match state.sweeps.get_key_value(sweep.name.as_str()) {
@@ -27,7 +32,9 @@ pub(crate) fn sweep_submitted(state: &mut State, sweep: &Sweep, trials: &[SweepT
         None => sweep.name.as_str().into(),
     };
     let before = state.sweeps.remove(&name);
-    let changed_inputs = before.as_ref().map_or_else(Default::default, |before| sweep.changed_inputs(&before.sweep));
+    let changed_inputs = before.as_ref().map_or_else(Default::default, |before| {
+        sweep.changed_inputs(&before.sweep)
+    });
     let entry = SweepState {
         sweep: Arc::new(sweep.clone()),
         revision: before.as_ref().map_or(0, |before| before.revision) + 1,
@@ -42,10 +49,14 @@ pub(crate) fn sweep_submitted(state: &mut State, sweep: &Sweep, trials: &[SweepT
         tally: Tally::of_cells(sweep.cells.len()),
         changed: context.number,
     };
-    let dropped: Vec<TrialId> =
-        before.map_or(Vec::new(), |before| before.trials.iter().map(|trial| trial.id).collect());
+    let dropped: Vec<TrialId> = before.map_or(Vec::new(), |before| {
+        before.trials.iter().map(|trial| trial.id).collect()
+    });
     for id in &dropped {
-        let trial = state.trials.get_mut(id).expect("sweeps list trials that exist");
+        let trial = state
+            .trials
+            .get_mut(id)
+            .expect("sweeps list trials that exist");
         trial.wanted_by.retain(|(other, _)| *other != name);
     }
     state.sweeps.insert(name.clone(), entry);
@@ -53,30 +64,57 @@ pub(crate) fn sweep_submitted(state: &mut State, sweep: &Sweep, trials: &[SweepT
 }
 
 /// Gives a sweep that lists nothing its trials, and releases those that it listed before.
-fn list(state: &mut State, name: &Arc<str>, before: &[TrialId], trials: &[SweepTrial], context: Context) -> Applied {
+fn list(
+    state: &mut State,
+    name: &Arc<str>,
+    before: &[TrialId],
+    trials: &[SweepTrial],
+    context: Context,
+) -> Applied {
     state.to_choose.retain(|(other, _)| other != name);
     want(state, name, trials, context)?;
     for id in before {
         settle(state, *id, context)?;
     }
     let cells: Vec<u32> = state.sweeps[name].searching.keys().copied().collect();
-    cells.into_iter().for_each(|cell| settle_search(state, name, cell));
+    cells
+        .into_iter()
+        .for_each(|cell| settle_search(state, name, cell));
     Ok(())
 }
 
-pub(crate) fn sweep_cancelled(state: &mut State, sweep: &str, reason: &str, context: Context) -> Applied {
-    let entry = state.sweeps.get_mut(sweep).ok_or_else(|| format!("no sweep `{sweep}`"))?;
+pub(crate) fn sweep_cancelled(
+    state: &mut State,
+    sweep: &str,
+    reason: &str,
+    context: Context,
+) -> Applied {
+    let entry = state
+        .sweeps
+        .get_mut(sweep)
+        .ok_or_else(|| format!("no sweep `{sweep}`"))?;
     entry.cancelled = Some(reason.to_owned());
     entry.changed = context.number;
     settle_all(state, sweep, context)
 }
 
 pub(crate) fn failed_trials_retried(state: &mut State, sweep: &str, context: Context) -> Applied {
-    let entry = state.sweeps.get_mut(sweep).ok_or_else(|| format!("no sweep `{sweep}`"))?;
+    let entry = state
+        .sweeps
+        .get_mut(sweep)
+        .ok_or_else(|| format!("no sweep `{sweep}`"))?;
     entry.cancelled = None;
     entry.changed = context.number;
-    for id in entry.trials.iter().map(|trial| trial.id).collect::<Vec<_>>() {
-        let trial = state.trials.get_mut(&id).expect("sweeps list trials that exist");
+    for id in entry
+        .trials
+        .iter()
+        .map(|trial| trial.id)
+        .collect::<Vec<_>>()
+    {
+        let trial = state
+            .trials
+            .get_mut(&id)
+            .expect("sweeps list trials that exist");
         if matches!(trial.phase, Phase::Failed { .. }) {
             trial.spent.clear();
             happens(state, id, &TrialEvent::FailureRetried { at: context.at })?;
@@ -85,24 +123,45 @@ pub(crate) fn failed_trials_retried(state: &mut State, sweep: &str, context: Con
     settle_all(state, sweep, context)
 }
 
-pub(crate) fn trials_retried(state: &mut State, sweep: &str, trials: &[TrialId], context: Context) -> Applied {
-    let (name, entry) = state.sweeps.get_key_value(sweep).ok_or_else(|| format!("no sweep `{sweep}`"))?;
+pub(crate) fn trials_retried(
+    state: &mut State,
+    sweep: &str,
+    trials: &[TrialId],
+    context: Context,
+) -> Applied {
+    let (name, entry) = state
+        .sweeps
+        .get_key_value(sweep)
+        .ok_or_else(|| format!("no sweep `{sweep}`"))?;
     let name = name.clone();
     let again: BTreeSet<TrialId> = trials.iter().copied().collect();
     let listed: BTreeSet<TrialId> = entry.trials.iter().map(|trial| trial.id).collect();
     if let Some(foreign) = again.iter().find(|id| !listed.contains(id)) {
-        return Err(format!("trial {foreign} is trained again for sweep `{sweep}`, which does not want it"));
+        return Err(format!(
+            "trial {foreign} is trained again for sweep `{sweep}`, which does not want it"
+        ));
     }
-    if let Some(open) = again.iter().find(|id| !state.trials[id].phase.is_terminal()) {
+    if let Some(open) = again
+        .iter()
+        .find(|id| !state.trials[id].phase.is_terminal())
+    {
         return Err(format!("trial {open} is trained again, but has not ended"));
     }
     let is_searched = |trial: &&SweepTrial| trial.role == Role::Search && again.contains(&trial.id);
-    let searched: BTreeSet<u32> = entry.trials.iter().filter(is_searched).map(|trial| trial.cell).collect();
+    let searched: BTreeSet<u32> = entry
+        .trials
+        .iter()
+        .filter(is_searched)
+        .map(|trial| trial.cell)
+        .collect();
     let entry = state.sweeps.get_mut(&name).expect("just found");
     entry.cancelled = None;
     entry.changed = context.number;
     for id in &again {
-        let trial = state.trials.get_mut(id).expect("sweeps list trials that exist");
+        let trial = state
+            .trials
+            .get_mut(id)
+            .expect("sweeps list trials that exist");
         trial.spent.clear();
         trial.since = trial.next_attempt();
         happens(state, *id, &TrialEvent::TrainedAgain { at: context.at })?;
@@ -111,22 +170,40 @@ pub(crate) fn trials_retried(state: &mut State, sweep: &str, trials: &[TrialId],
         search_again(state, &name, &searched, context)?;
     }
     // A search that is decided again may have dropped some of them.
-    again.into_iter().try_for_each(|id| settle(state, id, context))?;
+    again
+        .into_iter()
+        .try_for_each(|id| settle(state, id, context))?;
     settle_all(state, sweep, context)
 }
 
 /// Undoes the choices in these cells, and drops the trials that they led to.
-fn search_again(state: &mut State, name: &Arc<str>, cells: &BTreeSet<u32>, context: Context) -> Applied {
+fn search_again(
+    state: &mut State,
+    name: &Arc<str>,
+    cells: &BTreeSet<u32>,
+    context: Context,
+) -> Applied {
     let entry = state.sweeps.get_mut(name).expect("the caller found it");
     let chosen = |trial: &SweepTrial| trial.role == Role::Result && cells.contains(&trial.cell);
-    let kept: Vec<SweepTrial> = entry.trials.iter().filter(|trial| !chosen(trial)).cloned().collect();
+    let kept: Vec<SweepTrial> = entry
+        .trials
+        .iter()
+        .filter(|trial| !chosen(trial))
+        .cloned()
+        .collect();
     entry.searching = searches(&kept)?;
     entry.chosen.retain(|cell, _| !cells.contains(cell));
     entry.counts = Counts::default();
     entry.tally = Tally::of_cells(entry.sweep.cells.len());
-    let before: Vec<TrialId> = std::mem::take(&mut entry.trials).iter().map(|trial| trial.id).collect();
+    let before: Vec<TrialId> = std::mem::take(&mut entry.trials)
+        .iter()
+        .map(|trial| trial.id)
+        .collect();
     for id in &before {
-        let trial = state.trials.get_mut(id).expect("sweeps list trials that exist");
+        let trial = state
+            .trials
+            .get_mut(id)
+            .expect("sweeps list trials that exist");
         trial.wanted_by.retain(|(other, _)| other != name);
     }
     list(state, name, &before, &kept, context)
@@ -139,17 +216,27 @@ pub(crate) fn candidate_chosen(
     trials: &[SweepTrial],
     context: Context,
 ) -> Applied {
-    let (name, entry) = state.sweeps.get_key_value(sweep).ok_or_else(|| format!("no sweep `{sweep}`"))?;
+    let (name, entry) = state
+        .sweeps
+        .get_key_value(sweep)
+        .ok_or_else(|| format!("no sweep `{sweep}`"))?;
     let name = name.clone();
     check_trials(&entry.sweep, trials)?;
     match entry.searching.get(&cell) {
         Some(searching) if searching.unfinished == 0 && !entry.chosen.contains_key(&cell) => {}
-        _ => return Err(format!("cell {cell} of `{sweep}` has no search to choose from")),
+        _ => {
+            return Err(format!(
+                "cell {cell} of `{sweep}` has no search to choose from"
+            ));
+        }
     }
-    let belongs =
-        |trial: &SweepTrial| (trial.cell, trial.candidate, trial.role) == (cell, Some(candidate), Role::Result);
+    let belongs = |trial: &SweepTrial| {
+        (trial.cell, trial.candidate, trial.role) == (cell, Some(candidate), Role::Result)
+    };
     if !trials.iter().all(belongs) {
-        return Err(format!("cell {cell} of `{sweep}` gets trials of another cell or candidate"));
+        return Err(format!(
+            "cell {cell} of `{sweep}` gets trials of another cell or candidate"
+        ));
     }
     let entry = state.sweeps.get_mut(&name).expect("just found");
     entry.chosen.insert(cell, candidate);
@@ -159,13 +246,21 @@ pub(crate) fn candidate_chosen(
 }
 
 fn check_trials(sweep: &Sweep, trials: &[SweepTrial]) -> Applied {
-    let candidates = sweep.search.as_ref().map_or(0, |search| search.candidates.len());
+    let candidates = sweep
+        .search
+        .as_ref()
+        .map_or(0, |search| search.candidates.len());
     for trial in trials {
         let known = (trial.cell as usize) < sweep.cells.len()
-            && trial.candidate.is_none_or(|candidate| (candidate as usize) < candidates);
+            && trial
+                .candidate
+                .is_none_or(|candidate| (candidate as usize) < candidates);
         // A negative or infinite cost would break the order of the queue.
         if !known || !trial.cost.is_finite() || trial.cost < 0.0 {
-            return Err(format!("trial {} of sweep `{}` is not one of its cells", trial.id, sweep.name));
+            return Err(format!(
+                "trial {} of sweep `{}` is not one of its cells",
+                trial.id, sweep.name
+            ));
         }
     }
     Ok(())
@@ -173,11 +268,22 @@ fn check_trials(sweep: &Sweep, trials: &[SweepTrial]) -> Applied {
 
 fn searches(trials: &[SweepTrial]) -> Result<std::collections::BTreeMap<u32, Searching>, String> {
     let mut found = std::collections::BTreeMap::new();
-    for (index, trial) in trials.iter().enumerate().filter(|(_, trial)| trial.role == Role::Search) {
+    for (index, trial) in trials
+        .iter()
+        .enumerate()
+        .filter(|(_, trial)| trial.role == Role::Search)
+    {
         let first = index as u32;
-        let searching = found.entry(trial.cell).or_insert(Searching { first, count: 0, unfinished: 0 });
+        let searching = found.entry(trial.cell).or_insert(Searching {
+            first,
+            count: 0,
+            unfinished: 0,
+        });
         if searching.first + searching.count != first {
-            return Err(format!("the search trials of cell {} do not stand together", trial.cell));
+            return Err(format!(
+                "the search trials of cell {} do not stand together",
+                trial.cell
+            ));
         }
         searching.count += 1;
     }
@@ -204,7 +310,8 @@ fn want(state: &mut State, name: &Arc<str>, trials: &[SweepTrial], context: Cont
             place: None,
         });
         known.wanted_by.push((name.clone(), index));
-        // The newest revision counts: a user who saw that no slot is large enough edits this number.
+        // The newest revision counts: a user who saw that no slot is large enough edits this
+        // number.
         known.devices = devices;
         known.cost = trial.cost;
         *entry.counts.of(&known.phase) += 1;
@@ -221,8 +328,13 @@ fn want(state: &mut State, name: &Arc<str>, trials: &[SweepTrial], context: Cont
 }
 
 fn settle_all(state: &mut State, sweep: &str, context: Context) -> Applied {
-    let ids: Vec<TrialId> = state.sweeps[sweep].trials.iter().map(|trial| trial.id).collect();
-    ids.into_iter().try_for_each(|id| settle(state, id, context))
+    let ids: Vec<TrialId> = state.sweeps[sweep]
+        .trials
+        .iter()
+        .map(|trial| trial.id)
+        .collect();
+    ids.into_iter()
+        .try_for_each(|id| settle(state, id, context))
 }
 
 /// Derives phase and place from the sweeps that want the trial.
@@ -239,8 +351,14 @@ fn settle(state: &mut State, id: TrialId, context: Context) -> Applied {
 
 /// Returns the phase of a trial after `event`, by the table in `phase.rs`; changes nothing.
 pub(crate) fn next_phase(state: &State, id: TrialId, event: &TrialEvent) -> Result<Phase, String> {
-    let trial = state.trials.get(&id).ok_or_else(|| format!("no trial {id}"))?;
-    trial.phase.next(event, state.is_wanted(trial)).map_err(|illegal| format!("trial {id}: {illegal}"))
+    let trial = state
+        .trials
+        .get(&id)
+        .ok_or_else(|| format!("no trial {id}"))?;
+    trial
+        .phase
+        .next(event, state.is_wanted(trial))
+        .map_err(|illegal| format!("trial {id}: {illegal}"))
 }
 
 /// Changes a trial's phase by the table; changes nothing if the event cannot follow.
@@ -256,14 +374,22 @@ pub(crate) fn set_phase(state: &mut State, id: TrialId, phase: Phase) {
     let number = state.applied + 1;
     let trial = state.trials.get_mut(&id).expect("the caller found it");
     for (name, index) in &trial.wanted_by {
-        let entry = state.sweeps.get_mut(name).expect("trials are wanted by sweeps that exist");
+        let entry = state
+            .sweeps
+            .get_mut(name)
+            .expect("trials are wanted by sweeps that exist");
         *entry.counts.of(&trial.phase) -= 1;
-        entry.tally.leave(*index, &entry.trials[*index as usize], trial);
+        entry
+            .tally
+            .leave(*index, &entry.trials[*index as usize], trial);
     }
     let before = std::mem::replace(&mut trial.phase, phase);
     let mut searched = Vec::new();
     for (name, index) in &trial.wanted_by {
-        let entry = state.sweeps.get_mut(name).expect("trials are wanted by sweeps that exist");
+        let entry = state
+            .sweeps
+            .get_mut(name)
+            .expect("trials are wanted by sweeps that exist");
         *entry.counts.of(&trial.phase) += 1;
         entry.changed = number;
         let wanted = &entry.trials[*index as usize];
@@ -280,14 +406,20 @@ pub(crate) fn set_phase(state: &mut State, id: TrialId, phase: Phase) {
         }
     }
     enqueue(state, id);
-    searched.into_iter().for_each(|(name, cell)| settle_search(state, &name, cell));
+    searched
+        .into_iter()
+        .for_each(|(name, cell)| settle_search(state, &name, cell));
 }
 
 /// Records whether a candidate of this cell can be chosen now.
 fn settle_search(state: &mut State, name: &Arc<str>, cell: u32) {
     let entry = &state.sweeps[name];
-    let ended = entry.searching.get(&cell).is_some_and(|searching| searching.unfinished == 0);
-    let ready = ended && !entry.chosen.contains_key(&cell) && best_candidate(state, entry, cell).is_some();
+    let ended = entry
+        .searching
+        .get(&cell)
+        .is_some_and(|searching| searching.unfinished == 0);
+    let ready =
+        ended && !entry.chosen.contains_key(&cell) && best_candidate(state, entry, cell).is_some();
     let key = (name.clone(), cell);
     if ready {
         state.to_choose.insert(key);
@@ -298,7 +430,9 @@ fn settle_search(state: &mut State, name: &Arc<str>, cell: u32) {
 
 fn dequeue(state: &mut State, id: TrialId) {
     let trial = state.trials.get_mut(&id).expect("the caller found it");
-    let Some(place) = trial.place.take() else { return };
+    let Some(place) = trial.place.take() else {
+        return;
+    };
     let needs = (place.devices, trial.trainer.clone());
     if let Some(places) = state.queue.by_needs.get_mut(&needs) {
         places.remove(&place);
@@ -313,21 +447,44 @@ fn dequeue(state: &mut State, id: TrialId) {
 
 fn enqueue(state: &mut State, id: TrialId) {
     dequeue(state, id);
-    let Some((place, not_before)) = place_of(state, id) else { return };
+    let Some((place, not_before)) = place_of(state, id) else {
+        return;
+    };
     let trial = state.trials.get_mut(&id).expect("the caller found it");
     trial.place = Some(place);
-    state.queue.by_needs.entry((place.devices, trial.trainer.clone())).or_default().insert(place);
+    state
+        .queue
+        .by_needs
+        .entry((place.devices, trial.trainer.clone()))
+        .or_default()
+        .insert(place);
     state.queue.delayed.insert((not_before, id));
 }
 
 /// Returns the place of a trial in the queue, if it waits.
 pub(crate) fn place_of(state: &State, id: TrialId) -> Option<(Place, u64)> {
     let trial = &state.trials[&id];
-    let Phase::Waiting { not_before } = trial.phase else { return None };
-    let active = trial.wanted_by.iter().filter(|(name, _)| state.sweeps[name].cancelled.is_none());
-    let (order, index) = active.map(|(name, index)| (state.sweeps[name].order, *index)).min()?;
+    let Phase::Waiting { not_before } = trial.phase else {
+        return None;
+    };
+    let active = trial
+        .wanted_by
+        .iter()
+        .filter(|(name, _)| state.sweeps[name].cancelled.is_none());
+    let (order, index) = active
+        .map(|(name, index)| (state.sweeps[name].order, *index))
+        .min()?;
     let cost = Reverse(trial.cost.to_bits());
-    Some((Place { order, cost, index, trial: id, devices: trial.devices }, not_before))
+    Some((
+        Place {
+            order,
+            cost,
+            index,
+            trial: id,
+            devices: trial.devices,
+        },
+        not_before,
+    ))
 }
 
 impl Counts {

@@ -1,5 +1,6 @@
-//! The numbers that `status` shows of a sweep, updated with every change of a phase instead of counted over all its
-//! trials: waiting and running trials, complete cells, predicted work done and left.
+//! The numbers that `status` shows of a sweep, updated with every change of a phase instead of
+//! counted over all its trials: waiting and running trials, complete cells, predicted work done and
+//! left.
 //!
 //! It follows from the trials alone (invariant S8).
 
@@ -17,7 +18,8 @@ pub struct Tally {
     pub running: BTreeSet<u32>,
     /// Cells that have result trials and a result for each.
     pub complete_cells: u64,
-    /// Predicted work of the trials with a result, of those that wait and of those that run, in `WORK_UNITS`.
+    /// Predicted work of the trials with a result, of those that wait and of those that run, in
+    /// `WORK_UNITS`.
     pub done_work: u128,
     pub waiting_work: u128,
     pub running_work: u128,
@@ -42,7 +44,10 @@ pub fn cost_of(work: u128) -> f64 {
 
 impl Tally {
     pub(crate) fn of_cells(num_cells: usize) -> Self {
-        Self { cells: vec![(0, 0); num_cells], ..Self::default() }
+        Self {
+            cells: vec![(0, 0); num_cells],
+            ..Self::default()
+        }
     }
 
     /// Adds a trial in its present phase.
@@ -95,7 +100,9 @@ impl Tally {
         if wanted.role != Role::Result {
             return;
         }
-        let Some(cell) = self.cells.get_mut(wanted.cell as usize) else { return };
+        let Some(cell) = self.cells.get_mut(wanted.cell as usize) else {
+            return;
+        };
         let is_complete = |(trials, succeeded): (u32, u32)| trials > 0 && trials == succeeded;
         let before = u64::from(is_complete(*cell));
         change(cell);
@@ -109,7 +116,14 @@ fn has_result(trial: &TrialState) -> bool {
 
 /// Returns the duration of the attempt that gave the result.
 fn duration_ms(trial: &TrialState) -> u64 {
-    let Phase::Succeeded { attempt, .. } = trial.phase else { return 0 };
-    let Some(attempt) = trial.attempt(attempt) else { return 0 };
-    attempt.ended.as_ref().map_or(0, |ended| ended.at.saturating_sub(attempt.started_at))
+    let Phase::Succeeded { attempt, .. } = trial.phase else {
+        return 0;
+    };
+    let Some(attempt) = trial.attempt(attempt) else {
+        return 0;
+    };
+    attempt
+        .ended
+        .as_ref()
+        .map_or(0, |ended| ended.at.saturating_sub(attempt.started_at))
 }

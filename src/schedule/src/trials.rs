@@ -1,5 +1,5 @@
-//! The trials by id. A snapshot shares them with its state: a clone costs the same for a million trials as for ten.
-//! Later changes copy one shard of the trials at a time.
+//! The trials by id. A snapshot shares them with its state: a clone costs the same for a million
+//! trials as for ten. Later changes copy one shard of the trials at a time.
 
 use std::collections::BTreeMap;
 use std::ops::Index;
@@ -16,7 +16,8 @@ type Shard = BTreeMap<TrialId, Arc<TrialState>>;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trials {
-    /// Shards by the first bits of the ids, so that their order is the order of the ids; none is empty.
+    /// Shards by the first bits of the ids, so that their order is the order of the ids; none is
+    /// empty.
     shards: BTreeMap<u16, Arc<Shard>>,
     len: usize,
 }
@@ -44,12 +45,19 @@ impl Trials {
     }
 
     pub fn insert(&mut self, id: TrialId, trial: TrialState) {
-        if Arc::make_mut(self.shards.entry(shard_of(id)).or_default()).insert(id, Arc::new(trial)).is_none() {
+        if Arc::make_mut(self.shards.entry(shard_of(id)).or_default())
+            .insert(id, Arc::new(trial))
+            .is_none()
+        {
             self.len += 1;
         }
     }
 
-    pub fn get_or_insert_with(&mut self, id: TrialId, trial: impl FnOnce() -> TrialState) -> &mut TrialState {
+    pub fn get_or_insert_with(
+        &mut self,
+        id: TrialId,
+        trial: impl FnOnce() -> TrialState,
+    ) -> &mut TrialState {
         let entry = Arc::make_mut(self.shards.entry(shard_of(id)).or_default()).entry(id);
         let len = &mut self.len;
         let known = entry.or_insert_with(|| {
@@ -61,7 +69,10 @@ impl Trials {
 
     /// Returns the trials in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = (&TrialId, &TrialState)> {
-        self.shards.values().flat_map(|shard| shard.iter()).map(|(id, trial)| (id, &**trial))
+        self.shards
+            .values()
+            .flat_map(|shard| shard.iter())
+            .map(|(id, trial)| (id, &**trial))
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &TrialId> {
@@ -73,13 +84,18 @@ impl Trials {
     }
 
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut TrialState> {
-        self.shards.values_mut().flat_map(|shard| Arc::make_mut(shard).values_mut()).map(Arc::make_mut)
+        self.shards
+            .values_mut()
+            .flat_map(|shard| Arc::make_mut(shard).values_mut())
+            .map(Arc::make_mut)
     }
 
     /// Returns the ids from this one on, in order.
     pub fn ids_from(&self, first: TrialId) -> impl Iterator<Item = TrialId> {
         let shards = self.shards.range(shard_of(first)..);
-        shards.flat_map(move |(_, shard)| shard.range(first..)).map(|(id, _)| *id)
+        shards
+            .flat_map(move |(_, shard)| shard.range(first..))
+            .map(|(id, _)| *id)
     }
 }
 
@@ -118,7 +134,9 @@ mod tests {
 
     fn id(number: u64) -> TrialId {
         // Spread over all shards.
-        format!("{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15)).parse().unwrap()
+        format!("{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+            .parse()
+            .unwrap()
     }
 
     #[test]
@@ -132,10 +150,17 @@ mod tests {
         assert!(trials.get_mut(&id(77_777)).is_none());
         assert_eq!((trials.len(), snapshot.len()), (5_001, 5_000));
         assert!(snapshot.values().all(|trial| trial.devices == 1));
-        assert_eq!([7, 8, 9_999].map(|number| trials[&id(number)].devices), [2, 3, 4]);
+        assert_eq!(
+            [7, 8, 9_999].map(|number| trials[&id(number)].devices),
+            [2, 3, 4]
+        );
         let shared = trials.shards.values().zip(snapshot.shards.values());
         let shared = shared.filter(|(left, right)| Arc::ptr_eq(left, right));
-        assert_eq!(shared.count(), (1 << SHARD_BITS) - 3, "only what was touched is copied");
+        assert_eq!(
+            shared.count(),
+            (1 << SHARD_BITS) - 3,
+            "only what was touched is copied"
+        );
     }
 
     #[test]
@@ -146,7 +171,11 @@ mod tests {
         ids.sort();
         assert!(trials.keys().eq(&ids));
         for first in [ids[0], ids[1_234], ids[2_999]] {
-            assert!(trials.ids_from(first).eq(ids.iter().copied().filter(|id| *id >= first)));
+            assert!(
+                trials
+                    .ids_from(first)
+                    .eq(ids.iter().copied().filter(|id| *id >= first))
+            );
         }
     }
 }

@@ -1,9 +1,11 @@
-//! One turn of the owner's loop: decide and apply each input, plan until nothing follows, return the effects.
+//! One turn of the owner's loop: decide and apply each input, plan until nothing follows, return
+//! the effects.
 //!
-//! The events are applied to the state before they are durable, so that all inputs that came together share one
-//! transaction. The shell must append them before it performs an effect or gives an answer. When the append fails,
-//! nothing of the turn has happened. The shell then rebuilds the state from the journal, keeps `State::live`, and
-//! answers every input with the fault; or it keeps the turn and appends it again before it takes another input.
+//! The events are applied to the state before they are durable, so that all inputs that came
+//! together share one transaction. The shell must append them before it performs an effect or gives
+//! an answer. When the append fails, nothing of the turn has happened. The shell then rebuilds the
+//! state from the journal, keeps `State::live`, and answers every input with the fault; or it keeps
+//! the turn and appends it again before it takes another input.
 //!
 //! | killed | the journal has | the repair |
 //! |---|---|---|
@@ -42,11 +44,16 @@ pub enum Answer {
 
 pub fn turn(state: &mut State, config: &Config, inputs: &[Input], now: Millis) -> Turn {
     let mut recorded: Vec<Recorded> = Vec::new();
-    let answers: Vec<_> = inputs.iter().map(|input| take(state, config, input, now, &mut recorded)).collect();
+    let answers: Vec<_> = inputs
+        .iter()
+        .map(|input| take(state, config, input, now, &mut recorded))
+        .collect();
     loop {
         let events = plan(state, config, now);
         // Placing is the last step: it leaves nothing to place.
-        let placed = events.iter().all(|event| matches!(event, Event::TrialDispatched { .. }));
+        let placed = events
+            .iter()
+            .all(|event| matches!(event, Event::TrialDispatched { .. }));
         if record(state, events, now, &mut recorded).is_err() || placed {
             break;
         }
@@ -55,7 +62,11 @@ pub fn turn(state: &mut State, config: &Config, inputs: &[Input], now: Millis) -
     for (input, answer) in inputs.iter().zip(&answers) {
         effects.extend(replies(state, input, answer.as_ref().map(|_| ())));
     }
-    Turn { recorded, answers, effects }
+    Turn {
+        recorded,
+        answers,
+        effects,
+    }
 }
 
 fn take(
@@ -76,7 +87,9 @@ fn take(
     let after = counts(state, input);
     Ok(match (input, submission) {
         (_, Some(submission)) => Answer::Submitted(submission),
-        (Input::Cancel { .. }, _) => Answer::Cancelled(after.cancelled - before.cancelled + after.running),
+        (Input::Cancel { .. }, _) => {
+            Answer::Cancelled(after.cancelled - before.cancelled + after.running)
+        }
         (Input::Retry { .. }, _) => {
             Answer::Retried(retried.unwrap_or_else(|| after.waiting.saturating_sub(before.waiting)))
         }
@@ -86,15 +99,22 @@ fn take(
 
 fn counts(state: &State, input: &Input) -> Counts {
     match input {
-        Input::Cancel { sweep, .. } | Input::Retry { sweep, .. } => {
-            state.sweeps.get(sweep.as_str()).map_or(Counts::default(), |entry| entry.counts)
-        }
+        Input::Cancel { sweep, .. } | Input::Retry { sweep, .. } => state
+            .sweeps
+            .get(sweep.as_str())
+            .map_or(Counts::default(), |entry| entry.counts),
         _ => Counts::default(),
     }
 }
 
-/// Records events. If `apply` refuses a decision, this program is at fault, not the peer; events before it remain.
-fn record(state: &mut State, events: Vec<Event>, now: Millis, recorded: &mut Vec<Recorded>) -> Result<(), Rejected> {
+/// Records events. If `apply` refuses a decision, this program is at fault, not the peer; events
+/// before it remain.
+fn record(
+    state: &mut State,
+    events: Vec<Event>,
+    now: Millis,
+    recorded: &mut Vec<Recorded>,
+) -> Result<(), Rejected> {
     for event in events {
         let entry = Recorded { at: now, event };
         apply(state, &entry).map_err(|impossible| Rejected::Internal(impossible.to_string()))?;

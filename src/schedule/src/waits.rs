@@ -1,4 +1,5 @@
-//! The reasons why trials wait, as data and as text for users. Reads what `plan` reads, and changes nothing.
+//! The reasons why trials wait, as data and as text for users. Reads what `plan` reads, and changes
+//! nothing.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,8 @@ use crate::state::{Millis, Phase, Presence, SlotIndex, State, TrialState, Worker
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitReason {
-    /// Every connected worker's slots that are large enough are broken: a person has to repair them.
+    /// Every connected worker's slots that are large enough are broken: a person has to repair
+    /// them.
     SlotsBroken,
     /// No connected worker has a slot with enough devices.
     NoSlotLargeEnough,
@@ -20,7 +22,8 @@ pub enum WaitReason {
     NoTrainer,
     /// No worker that takes work is connected.
     NoWorkers,
-    /// Every connected worker's slots that are large enough are paused: their nodes could not run the last trial.
+    /// Every connected worker's slots that are large enough are paused: their nodes could not run
+    /// the last trial.
     SlotsPaused,
     /// Every slot that fits is occupied; other trials are ahead.
     SlotsBusy,
@@ -54,7 +57,8 @@ impl WaitReason {
     }
 }
 
-/// Maximum number of waiting trials of a sweep to check: there are few reasons, and a million trials share them.
+/// Maximum number of waiting trials of a sweep to check: there are few reasons, and a million
+/// trials share them.
 const LOOKED_AT: usize = 1_000;
 
 /// The reason why a sweep makes no progress.
@@ -89,7 +93,10 @@ pub fn sweep_waits(state: &State, sweep: &str, now: Millis) -> Option<SweepWaits
     let (reason, id) = worst?;
     let trial = &state.trials[&id];
     let because = match reason {
-        WaitReason::SlotsBusy => format!("other sweeps occupy every slot of {}", plural(trial.devices, "device")),
+        WaitReason::SlotsBusy => format!(
+            "other sweeps occupy every slot of {}",
+            plural(trial.devices, "device")
+        ),
         WaitReason::Backoff => "its trials failed, and are tried again after a pause".to_owned(),
         WaitReason::SlotsBroken
         | WaitReason::NoSlotLargeEnough
@@ -112,8 +119,8 @@ pub(crate) fn wait_reason(state: &State, id: TrialId, now: Millis) -> Option<Wai
 
 struct Looking<'a> {
     placing: Placing<'a>,
-    /// For each trainer, devices of the largest slot that takes work, of the largest that will after its pause, and of
-    /// the largest that would if it were not broken.
+    /// For each trainer, devices of the largest slot that takes work, of the largest that will
+    /// after its pause, and of the largest that would if it were not broken.
     whole: Largest<'a>,
     paused: Largest<'a>,
     broken: Largest<'a>,
@@ -133,13 +140,24 @@ fn largest<'a>(slots: impl Iterator<Item = (&'a Trainer, u32)>) -> Largest<'a> {
 impl<'a> Looking<'a> {
     fn new(state: &'a State, now: Millis) -> Self {
         let placing = Placing::new(state, now);
-        let whole = largest(placing.offers.iter().map(|((_, trainer), devices)| (*trainer, *devices)));
+        let whole = largest(
+            placing
+                .offers
+                .iter()
+                .map(|((_, trainer), devices)| (*trainer, *devices)),
+        );
         let paused = largest(paused_slots(state, now).map(|held| (held.trainer, held.num_devices)));
         let broken = largest(broken_slots(state).map(|held| (held.trainer, held.num_devices)));
-        Self { placing, whole, paused, broken }
+        Self {
+            placing,
+            whole,
+            paused,
+            broken,
+        }
     }
 
-    /// Returns the reason that keeps all trials with these needs from starting, whatever the slots hold.
+    /// Returns the reason that keeps all trials with these needs from starting, whatever the slots
+    /// hold.
     fn shortage(&self, trial: &TrialState) -> Option<WaitReason> {
         let of = |largest: &Largest| largest.get(&trial.trainer).copied().unwrap_or(0);
         let (whole, paused, broken) = (of(&self.whole), of(&self.paused), of(&self.broken));
@@ -169,8 +187,14 @@ impl<'a> Looking<'a> {
             return None;
         }
         let failed = trial.attempts.iter().any(|attempt| attempt.ended.is_some());
-        let elsewhere = failed && !failed_hosts(self.placing.state, trial).is_empty() && self.placing.elsewhere(trial);
-        Some(if elsewhere { WaitReason::AnotherHost } else { WaitReason::SlotsBusy })
+        let elsewhere = failed
+            && !failed_hosts(self.placing.state, trial).is_empty()
+            && self.placing.elsewhere(trial);
+        Some(if elsewhere {
+            WaitReason::AnotherHost
+        } else {
+            WaitReason::SlotsBusy
+        })
     }
 }
 
@@ -187,18 +211,32 @@ pub(crate) struct HeldBack<'a> {
 }
 
 fn broken_slots(state: &State) -> impl Iterator<Item = HeldBack<'_>> {
-    let usable = state.workers.iter().filter(|(worker, entry)| is_usable(state, worker, entry));
+    let usable = state
+        .workers
+        .iter()
+        .filter(|(worker, entry)| is_usable(state, worker, entry));
     usable.flat_map(|(worker, entry)| {
-        entry.broken_slots.iter().filter_map(|(slot, why)| held_back(worker, entry, *slot, why, None))
+        entry
+            .broken_slots
+            .iter()
+            .filter_map(|(slot, why)| held_back(worker, entry, *slot, why, None))
     })
 }
 
 pub(crate) fn paused_slots(state: &State, now: Millis) -> impl Iterator<Item = HeldBack<'_>> {
-    let usable = state.workers.iter().filter(|(worker, entry)| is_usable(state, worker, entry));
+    let usable = state
+        .workers
+        .iter()
+        .filter(|(worker, entry)| is_usable(state, worker, entry));
     usable.flat_map(move |(worker, entry)| {
-        let pauses = entry.pauses.iter().filter(move |(_, pause)| pause.until > now);
+        let pauses = entry
+            .pauses
+            .iter()
+            .filter(move |(_, pause)| pause.until > now);
         let whole = pauses.filter(|(slot, _)| !entry.broken_slots.contains_key(slot));
-        whole.filter_map(|(slot, pause)| held_back(worker, entry, *slot, &pause.reason, Some(pause.until)))
+        whole.filter_map(|(slot, pause)| {
+            held_back(worker, entry, *slot, &pause.reason, Some(pause.until))
+        })
     })
 }
 
@@ -211,11 +249,25 @@ fn held_back<'a>(
 ) -> Option<HeldBack<'a>> {
     let num_devices = entry.info.slots.get(slot as usize)?.devices.len() as u32;
     let (host, trainer) = (entry.info.host.as_str(), &entry.info.trainer);
-    Some(HeldBack { worker, host, trainer, slot, num_devices, why, until })
+    Some(HeldBack {
+        worker,
+        host,
+        trainer,
+        slot,
+        num_devices,
+        why,
+        until,
+    })
 }
 
-/// Explains a reason to wait for one trial; the caller adds the trial's place in the queue and its times.
-pub(crate) fn because(state: &State, trial: &TrialState, reason: WaitReason, now: Millis) -> String {
+/// Explains a reason to wait for one trial; the caller adds the trial's place in the queue and its
+/// times.
+pub(crate) fn because(
+    state: &State,
+    trial: &TrialState,
+    reason: WaitReason,
+    now: Millis,
+) -> String {
     let devices = plural(trial.devices, "device");
     match reason {
         WaitReason::SlotsBroken => slots_broken(state, trial),
@@ -234,14 +286,20 @@ pub(crate) fn because(state: &State, trial: &TrialState, reason: WaitReason, now
                 Trainer::BuiltIn => "without --trainer",
                 Trainer::Foreign(_) => "with --trainer and the path of this program",
             };
-            format!("no connected worker has {}: start one {start}", trial.trainer)
+            format!(
+                "no connected worker has {}: start one {start}",
+                trial.trainer
+            )
         }
         WaitReason::NoWorkers => no_workers(state),
         WaitReason::SlotsPaused => slots_paused(state, trial, now),
         WaitReason::SlotsBusy => format!("every slot of {devices} is occupied"),
         WaitReason::AnotherHost => {
             let failed: Vec<&str> = failed_hosts(state, trial).into_iter().collect();
-            format!("it failed on {} and waits for a slot on another host", failed.join(", "))
+            format!(
+                "it failed on {} and waits for a slot on another host",
+                failed.join(", ")
+            )
         }
         WaitReason::Backoff => "it failed and is tried again after a pause".to_owned(),
     }
@@ -268,23 +326,51 @@ fn slots_paused(state: &State, trial: &TrialState, now: Millis) -> String {
     }
 }
 
-/// Returns the first slot that meets the trial's needs, with what holds it back and the number of others, and its
-/// host.
-fn first_of<'a>(slots: impl Iterator<Item = HeldBack<'a>>, trial: &TrialState) -> Option<(String, &'a str)> {
-    let mut fitting = slots.filter(|held| held.num_devices >= trial.devices && *held.trainer == trial.trainer);
-    let HeldBack { worker, host, slot, why, .. } = fitting.next()?;
+/// Returns the first slot that meets the trial's needs, with what holds it back and the number of
+/// others, and its host.
+fn first_of<'a>(
+    slots: impl Iterator<Item = HeldBack<'a>>,
+    trial: &TrialState,
+) -> Option<(String, &'a str)> {
+    let mut fitting =
+        slots.filter(|held| held.num_devices >= trial.devices && *held.trainer == trial.trainer);
+    let HeldBack {
+        worker,
+        host,
+        slot,
+        why,
+        ..
+    } = fitting.next()?;
     let more = fitting.count();
-    let more = if more > 0 { format!(" ({more} more: `orchestrator status`)") } else { String::new() };
-    Some((format!("slot {slot} of worker `{worker}`: {why}{more}"), host))
+    let more = if more > 0 {
+        format!(" ({more} more: `orchestrator status`)")
+    } else {
+        String::new()
+    };
+    Some((
+        format!("slot {slot} of worker `{worker}`: {why}{more}"),
+        host,
+    ))
 }
 
 fn no_workers(state: &State) -> String {
-    let present: Vec<_> = state.workers.iter().filter(|(_, entry)| !entry.is_gone()).collect();
-    let drained = state.hosts.iter().find_map(|(name, host)| Some((name, host.drained.as_ref()?)));
-    let draining = present.iter().find_map(|(worker, entry)| Some((worker, entry.draining.as_ref()?)));
+    let present: Vec<_> = state
+        .workers
+        .iter()
+        .filter(|(_, entry)| !entry.is_gone())
+        .collect();
+    let drained = state
+        .hosts
+        .iter()
+        .find_map(|(name, host)| Some((name, host.drained.as_ref()?)));
+    let draining = present
+        .iter()
+        .find_map(|(worker, entry)| Some((worker, entry.draining.as_ref()?)));
     match (present.is_empty(), drained, draining) {
         (false, Some((host, reason)), _) => {
-            format!("host `{host}` is drained ({reason}): `orchestrator undrain {host}` lets it work again")
+            format!(
+                "host `{host}` is drained ({reason}): `orchestrator undrain {host}` lets it work again"
+            )
         }
         // A worker that leaves on its own cannot be kept.
         (false, None, Some((worker, reason))) if state.live.leaving.contains(*worker) => {
@@ -297,13 +383,18 @@ fn no_workers(state: &State) -> String {
         }
         (false, None, None) => "no worker is connected at the moment".to_owned(),
         (true, ..) => {
-            let last = state.workers.values().filter_map(|entry| match &entry.presence {
-                Presence::Gone { reason, at } => Some((at, &entry.info.host, reason)),
-                Presence::Present => None,
-            });
+            let last = state
+                .workers
+                .values()
+                .filter_map(|entry| match &entry.presence {
+                    Presence::Gone { reason, at } => Some((at, &entry.info.host, reason)),
+                    Presence::Present => None,
+                });
             let which = match last.max() {
                 None => "no worker has joined".to_owned(),
-                Some((_, host, reason)) => format!("every worker has left, the last one from {host} ({reason})"),
+                Some((_, host, reason)) => {
+                    format!("every worker has left, the last one from {host} ({reason})")
+                }
             };
             format!("{which}: start one with `orchestrator worker --coordinator URL`")
         }
@@ -311,5 +402,9 @@ fn no_workers(state: &State) -> String {
 }
 
 fn plural(count: u32, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+    if count == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{count} {noun}s")
+    }
 }

@@ -32,14 +32,19 @@ pub(crate) struct DraftValue {
 impl DraftAxis {
     /// Returns true if some value of the axis sets this field.
     pub(crate) fn sets(&self, field: &Field) -> bool {
-        self.values.iter().any(|value| value.set.iter().any(|set| set.field.name == field.name))
+        self.values
+            .iter()
+            .any(|value| value.set.iter().any(|set| set.field.name == field.name))
     }
 
-    /// Finds the value that an item of a `when` refers to: by name, or by the number or word given to the axis's own
-    /// field.
+    /// Finds the value that an item of a `when` refers to: by name, or by the number or word given
+    /// to the axis's own field.
     pub(crate) fn value_index(&self, reader: &mut Reader, node: &Node) -> Option<u32> {
         let name = reader.scalar_name(node);
-        let by_name = self.values.iter().position(|value| Some(&value.name) == name.as_ref());
+        let by_name = self
+            .values
+            .iter()
+            .position(|value| Some(&value.name) == name.as_ref());
         let canonical = field::find(&self.name).and_then(|field| field.check(&node.to_json()).ok());
         let means = |value: &DraftValue| {
             let own = value.set.iter().find(|set| set.field.name == self.name);
@@ -53,16 +58,31 @@ impl DraftAxis {
             return None;
         }
         let shown = name.unwrap_or_else(|| node.kind().to_owned());
-        let problem = reader.problem(&node.at, format!("axis `{}` has no value `{shown}`", self.name), "");
+        let problem = reader.problem(
+            &node.at,
+            format!("axis `{}` has no value `{shown}`", self.name),
+            "",
+        );
         let help = did_you_mean(&shown, self.values.iter().map(|value| value.name.as_str()));
-        reader.report(problem.help(help.unwrap_or_else(|| format!("its values are {}", self.value_names()))));
+        reader.report(
+            problem.help(help.unwrap_or_else(|| format!("its values are {}", self.value_names()))),
+        );
         None
     }
 
     pub(crate) fn value_names(&self) -> String {
         const SHOWN: usize = 20;
-        let names: Vec<&str> = self.values.iter().take(SHOWN).map(|value| value.name.as_str()).collect();
-        let more = if self.values.len() > SHOWN { ", ..." } else { "" };
+        let names: Vec<&str> = self
+            .values
+            .iter()
+            .take(SHOWN)
+            .map(|value| value.name.as_str())
+            .collect();
+        let more = if self.values.len() > SHOWN {
+            ", ..."
+        } else {
+            ""
+        };
         names.join(", ") + more
     }
 
@@ -70,14 +90,23 @@ impl DraftAxis {
         let value = |value: &DraftValue| AxisValue {
             name: value.name.clone(),
             label: value.label.clone(),
-            set: value.set.iter().map(|set| (set.field.name.to_owned(), set.value.clone())).collect(),
+            set: value
+                .set
+                .iter()
+                .map(|set| (set.field.name.to_owned(), set.value.clone()))
+                .collect(),
         };
-        Axis { name: self.name.clone(), values: self.values.iter().map(value).collect() }
+        Axis {
+            name: self.name.clone(),
+            values: self.values.iter().map(value).collect(),
+        }
     }
 }
 
 pub(crate) fn read(reader: &mut Reader, node: &Node) -> Vec<DraftAxis> {
-    let Some(mapping) = reader.mapping(node, "`axes`", &[]) else { return Vec::new() };
+    let Some(mapping) = reader.mapping(node, "`axes`", &[]) else {
+        return Vec::new();
+    };
     if mapping.0.len() > MAX_AXES {
         let problem = reader.problem(&node.at, format!("there are more than {MAX_AXES} axes"), "");
         reader.report(problem.help("put fields that vary together into one axis of named bundles"));
@@ -88,7 +117,12 @@ pub(crate) fn read(reader: &mut Reader, node: &Node) -> Vec<DraftAxis> {
         let before = reader.problems.len();
         let values = read_values(reader, key, value).unwrap_or_default();
         let sound = reader.problems.len() == before;
-        axes.push(DraftAxis { name: key.text.clone(), at: key.at.clone(), values, sound });
+        axes.push(DraftAxis {
+            name: key.text.clone(),
+            at: key.at.clone(),
+            values,
+            sound,
+        });
     }
     axes
 }
@@ -96,13 +130,18 @@ pub(crate) fn read(reader: &mut Reader, node: &Node) -> Vec<DraftAxis> {
 fn read_values(reader: &mut Reader, key: &Key, node: &Node) -> Option<Vec<DraftValue>> {
     let name = key.text.as_str();
     if let Err(reason) = crate::draft::check_name(name) {
-        let problem = reader.problem(&key.at, format!("the axis name `{}` {reason}", name.escape_debug()), "");
+        let problem = reader.problem(
+            &key.at,
+            format!("the axis name `{}` {reason}", name.escape_debug()),
+            "",
+        );
         reader.report(problem);
         return None;
     }
     if matches!(name, "seed" | "seeds") {
         let problem = reader.problem(&key.at, "seeds are no axis", "");
-        reader.report(problem.help("write `seeds: 5` beside `axes`: results are averaged over them"));
+        reader
+            .report(problem.help("write `seeds: 5` beside `axes`: results are averaged over them"));
         return None;
     }
     let items = reader.list(node, &format!("axis `{name}`"))?;
@@ -128,11 +167,20 @@ fn read_values(reader: &mut Reader, key: &Key, node: &Node) -> Option<Vec<DraftV
             _ => read_scalar(reader, name, field, item),
         };
         let Some(value) = value else { continue };
-        let twin = values.iter().find(|other| other.name == value.name || same_scalar(item, other, &value));
+        let twin = values
+            .iter()
+            .find(|other| other.name == value.name || same_scalar(item, other, &value));
         if let Some(first) = twin {
-            let problem =
-                reader.problem(&value.at, format!("axis `{name}` has the value `{}` twice", value.name), "again");
-            reader.report(problem.also(first.at.clone(), "first here").help("keep one of the two"));
+            let problem = reader.problem(
+                &value.at,
+                format!("axis `{name}` has the value `{}` twice", value.name),
+                "again",
+            );
+            reader.report(
+                problem
+                    .also(first.at.clone(), "first here")
+                    .help("keep one of the two"),
+            );
             continue;
         }
         values.push(value);
@@ -143,15 +191,27 @@ fn read_values(reader: &mut Reader, key: &Key, node: &Node) -> Option<Vec<DraftV
 /// Returns true for `0.1` and `1e-1`. Bundles may be equal here and be distinguished by overrides.
 fn same_scalar(item: &Node, one: &DraftValue, other: &DraftValue) -> bool {
     let (one, other) = (&one.set[..], &other.set[..]);
-    !matches!(item.data, Data::Map(_)) && one.len() == 1 && other.len() == 1 && one[0].value == other[0].value
+    !matches!(item.data, Data::Map(_))
+        && one.len() == 1
+        && other.len() == 1
+        && one[0].value == other[0].value
 }
 
-fn read_scalar(reader: &mut Reader, axis: &str, field: Option<&'static Field>, node: &Node) -> Option<DraftValue> {
+fn read_scalar(
+    reader: &mut Reader,
+    axis: &str,
+    field: Option<&'static Field>,
+    node: &Node,
+) -> Option<DraftValue> {
     let field = field?;
     // the value that switches a field off is a value like any other
     let off = (node.data == Data::Null && field.optional).then(|| "null".to_owned());
     let Some(name) = off.or_else(|| reader.scalar_name(node)) else {
-        let problem = reader.problem(&node.at, format!("a value of axis `{axis}` is {}", node.kind()), "");
+        let problem = reader.problem(
+            &node.at,
+            format!("a value of axis `{axis}` is {}", node.kind()),
+            "",
+        );
         reader.report(problem.help("give it a name: {name: ..., set: {field: value}}"));
         return None;
     };
@@ -162,12 +222,30 @@ fn read_scalar(reader: &mut Reader, axis: &str, field: Option<&'static Field>, n
     };
     let name = usable_name(reader, axis, name, &node.at)?;
     let label = label.unwrap_or_else(|| name.clone());
-    let set = vec![Assignment { field, value, at: node.at.clone() }];
-    Some(DraftValue { name, label, set, at: node.at.clone() })
+    let set = vec![Assignment {
+        field,
+        value,
+        at: node.at.clone(),
+    }];
+    Some(DraftValue {
+        name,
+        label,
+        set,
+        at: node.at.clone(),
+    })
 }
 
-fn read_bundle(reader: &mut Reader, axis: &str, field: Option<&'static Field>, node: &Node) -> Option<DraftValue> {
-    let mapping = reader.mapping(node, &format!("a value of axis `{axis}`"), &["name", "label", "set"])?;
+fn read_bundle(
+    reader: &mut Reader,
+    axis: &str,
+    field: Option<&'static Field>,
+    node: &Node,
+) -> Option<DraftValue> {
+    let mapping = reader.mapping(
+        node,
+        &format!("a value of axis `{axis}`"),
+        &["name", "label", "set"],
+    )?;
     let Some(name_node) = mapping.get("name") else {
         let at = mapping.0.first().map_or(&node.at, |(key, _)| &key.at);
         let problem = reader.problem(at, format!("a value of axis `{axis}` has no `name`"), "");
@@ -180,15 +258,28 @@ fn read_bundle(reader: &mut Reader, axis: &str, field: Option<&'static Field>, n
         return None;
     };
     let name = usable_name(reader, axis, name, &name_node.at)?;
-    let mut set = mapping.get("set").map_or_else(Vec::new, |node| reader.assignments(node, "`set`"));
+    let mut set = mapping
+        .get("set")
+        .map_or_else(Vec::new, |node| reader.assignments(node, "`set`"));
     if let Some(field) = field
-        && set.iter().all(|assignment| assignment.field.name != field.name)
+        && set
+            .iter()
+            .all(|assignment| assignment.field.name != field.name)
     {
         // On axis `loss`, `{name: cos, label: ...}` means the same as `cos` alone.
         match field.check(&name_node.to_json()) {
-            Ok(value) => set.insert(0, Assignment { field, value, at: name_node.at.clone() }),
+            Ok(value) => set.insert(
+                0,
+                Assignment {
+                    field,
+                    value,
+                    at: name_node.at.clone(),
+                },
+            ),
             Err(_) => {
-                let message = format!("`{name}` is no value of `{axis}`, and its `set` does not say which one it is");
+                let message = format!(
+                    "`{name}` is no value of `{axis}`, and its `set` does not say which one it is"
+                );
                 let problem = reader.problem(&name_node.at, message, "");
                 reader.report(problem.help(format!("add `{axis}: VALUE` to its `set`")));
                 return None;
@@ -196,23 +287,41 @@ fn read_bundle(reader: &mut Reader, axis: &str, field: Option<&'static Field>, n
         }
     }
     let known = dataset::label(&name).filter(|_| axis == "dataset");
-    let label = mapping.get("label").and_then(|node| read_label(reader, node));
+    let label = mapping
+        .get("label")
+        .and_then(|node| read_label(reader, node));
     let label = label.or(known).unwrap_or_else(|| name.clone());
-    Some(DraftValue { name, label, set, at: name_node.at.clone() })
+    Some(DraftValue {
+        name,
+        label,
+        set,
+        at: name_node.at.clone(),
+    })
 }
 
 fn read_label(reader: &mut Reader, node: &Node) -> Option<String> {
     let Some(label) = reader.scalar_name(node) else {
-        let problem = reader.problem(&node.at, format!("`label` is {}, not text", node.kind()), "");
+        let problem = reader.problem(
+            &node.at,
+            format!("`label` is {}, not text", node.kind()),
+            "",
+        );
         reader.report(problem.help("put it into quotes if text is meant"));
         return None;
     };
     let characters = label.chars().count();
     let (message, help) = if label.contains(char::is_control) {
-        ("`label` has a line break or another control character".to_owned(), "write one line of text".to_owned())
+        (
+            "`label` has a line break or another control character".to_owned(),
+            "write one line of text".to_owned(),
+        )
     } else if characters > MAX_LABEL {
-        let message = format!("`label` has {characters} characters, at most {MAX_LABEL} are possible");
-        (message, "it is the head of a row or column: explain it in the caption".to_owned())
+        let message =
+            format!("`label` has {characters} characters, at most {MAX_LABEL} are possible");
+        (
+            message,
+            "it is the head of a row or column: explain it in the caption".to_owned(),
+        )
     } else {
         return Some(label);
     };
@@ -225,7 +334,10 @@ fn usable_name(reader: &mut Reader, axis: &str, name: String, at: &Range<usize>)
     if check_value_name(&name) {
         return Some(name);
     }
-    let message = format!("`{}` cannot be the name of an axis value", name.escape_debug());
+    let message = format!(
+        "`{}` cannot be the name of an axis value",
+        name.escape_debug()
+    );
     let problem = reader.problem(at, message, "");
     reader.report(problem.help(format!(
         "names have up to 100 characters and no `/`, `,` or `=`: write {{name: SHORT, set: {{{axis}: ...}}}}"
@@ -237,5 +349,8 @@ fn usable_name(reader: &mut Reader, axis: &str, name: String, at: &Range<usize>)
 pub(crate) fn check_value_name(name: &str) -> bool {
     let separators = ['/', ',', '='];
     let bad = |symbol: char| symbol.is_control() || separators.contains(&symbol);
-    !name.trim().is_empty() && name.trim() == name && name.chars().count() <= 100 && !name.contains(bad)
+    !name.trim().is_empty()
+        && name.trim() == name
+        && name.chars().count() <= 100
+        && !name.contains(bad)
 }

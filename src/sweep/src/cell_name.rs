@@ -6,10 +6,14 @@ use crate::definition::Sweep;
 const MAX_NAMES: usize = 12;
 
 impl Sweep {
-    /// Finds the cell with this name: `cub/cos`, every axis in order, or any part of the names that matches exactly one
-    /// cell. The error lists the cells that exist.
+    /// Finds the cell with this name: `cub/cos`, every axis in order, or any part of the names that
+    /// matches exactly one cell. The error lists the cells that exist.
     pub fn find_cell(&self, wanted: &str) -> Result<usize, String> {
-        if let Some(index) = self.cells.iter().position(|cell| self.cell_name(cell) == wanted) {
+        if let Some(index) = self
+            .cells
+            .iter()
+            .position(|cell| self.cell_name(cell) == wanted)
+        {
             return Ok(index);
         }
         // Names of values may contain a `/` (`folder:PATH`); a full name was tried above.
@@ -24,16 +28,27 @@ impl Sweep {
         };
         let fitting: Vec<usize> = (0..self.cells.len()).filter(fits).collect();
         let names = |cells: &[usize]| {
-            let names: Vec<String> = cells.iter().map(|&index| self.cell_name(&self.cells[index])).collect();
+            let names: Vec<String> = cells
+                .iter()
+                .map(|&index| self.cell_name(&self.cells[index]))
+                .collect();
             listed(&names)
         };
         match fitting.as_slice() {
             [only] => Ok(*only),
             [] => {
                 let all: Vec<usize> = (0..self.cells.len()).collect();
-                Err(format!("sweep `{}` has no cell `{wanted}`; it has: {}", self.name, names(&all)))
+                Err(format!(
+                    "sweep `{}` has no cell `{wanted}`; it has: {}",
+                    self.name,
+                    names(&all)
+                ))
             }
-            several => Err(format!("`{wanted}` fits several cells of sweep `{}`: {}", self.name, names(several))),
+            several => Err(format!(
+                "`{wanted}` fits several cells of sweep `{}`: {}",
+                self.name,
+                names(several)
+            )),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Compiles the text of a sweep file: reads, expands, checks outputs, and collects every problem on the way.
+//! Compiles the text of a sweep file: reads, expands, checks outputs, and collects every problem on
+//! the way.
 
 use std::path::Path;
 
@@ -23,7 +24,10 @@ pub(crate) fn compile(
     if text.len() as u64 > MAX_FILE_BYTES {
         let reader = Reader::new(Source::new(miette::NamedSource::new(name, String::new())));
         let message = format!("the file is larger than {} MiB", MAX_FILE_BYTES >> 20);
-        return Err(reader.problem(&(0..0), message, "").help("is it a sweep file?").into());
+        return Err(reader
+            .problem(&(0..0), message, "")
+            .help("is it a sweep file?")
+            .into());
     }
     let mut reader = Reader::new(Source::new(miette::NamedSource::new(name, text.to_owned())));
     let root = match yaml::parse(text) {
@@ -34,9 +38,16 @@ pub(crate) fn compile(
                 .help("start from sweeps/quickstart.yaml; docs/sweep-file.md describes every key")
                 .into());
         }
-        Err(error) => return Err(reader.problem(&error.at, error.message, "").help(error.help).into()),
+        Err(error) => {
+            return Err(reader
+                .problem(&error.at, error.message, "")
+                .help(error.help)
+                .into());
+        }
     };
-    let stem = Path::new(name).file_stem().map_or_else(|| "sweep".into(), |stem| stem.to_string_lossy());
+    let stem = Path::new(name)
+        .file_stem()
+        .map_or_else(|| "sweep".into(), |stem| stem.to_string_lossy());
     let draft = draft::read(&mut reader, &root, &stem);
     let sweep = draft.and_then(|draft| assemble(&mut reader, &draft, text, read_file, find_side));
     match (Errors::of(reader.problems), sweep) {
@@ -54,7 +65,9 @@ fn assemble(
     read_file: ReadFile<'_>,
     find_side: FindSide<'_>,
 ) -> Option<Sweep> {
-    let outputs = draft.outputs.map(|node| output::read(reader, node, &draft.axes));
+    let outputs = draft
+        .outputs
+        .map(|node| output::read(reader, node, &draft.axes));
     let expanded = match reader.problems.is_empty() {
         true => expand::expand(reader, draft, find_side),
         false => {
@@ -63,11 +76,14 @@ fn assemble(
         }
     };
     let cells = expanded.as_ref().map(|expanded| expanded.cells.as_slice());
-    let published = draft.published.map(|node| published::read(reader, node, &draft.axes, cells, read_file));
+    let published = draft
+        .published
+        .map(|node| published::read(reader, node, &draft.axes, cells, read_file));
     let Published { values, footnotes } = published.unwrap_or_default();
     let Expanded { base, cells } = expanded?;
     let axes: Vec<_> = draft.axes.iter().map(|axis| axis.compiled()).collect();
-    let outputs = outputs.unwrap_or_else(|| output::default_outputs(&axes, &draft.name, &draft.description));
+    let outputs =
+        outputs.unwrap_or_else(|| output::default_outputs(&axes, &draft.name, &draft.description));
     Some(Sweep {
         name: draft.name.clone(),
         description: draft.description.clone(),

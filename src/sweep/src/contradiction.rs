@@ -1,11 +1,14 @@
-//! Combinations of fields that are valid by themselves but not together, whatever the data. They are found when a sweep
-//! is compiled, each with the fields concerned and a fix.
+//! Combinations of fields that are valid by themselves but not together, whatever the data. They
+//! are found when a sweep is compiled, each with the fields concerned and a fix.
 //!
-//! The trainer and the data crate assume that settings have no contradiction. Problems that depend on the data (a
-//! folder's image sizes, classes with too few images) are found by reading it, before the start.
+//! The trainer and the data crate assume that settings have no contradiction. Problems that depend
+//! on the data (a folder's image sizes, classes with too few images) are found by reading it,
+//! before the start.
 
 use crate::dataset;
-use crate::settings::{Crop, Embedding, Loss, Model, Normalise, SamplesPerClass, Schedule, Settings};
+use crate::settings::{
+    Crop, Embedding, Loss, Model, Normalise, SamplesPerClass, Schedule, Settings,
+};
 
 /// A reason why no trial with these settings could train.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,8 +32,17 @@ const SMALLEST_SIDE_OF_WFC: u32 = 4;
 struct Found(Vec<Contradiction>);
 
 impl Found {
-    fn push(&mut self, fields: &[&'static str], message: impl Into<String>, help: impl Into<String>) {
-        self.0.push(Contradiction { fields: fields.to_vec(), message: message.into(), help: help.into() });
+    fn push(
+        &mut self,
+        fields: &[&'static str],
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.0.push(Contradiction {
+            fields: fields.to_vec(),
+            message: message.into(),
+            help: help.into(),
+        });
     }
 }
 
@@ -52,12 +64,18 @@ impl Settings {
 
     fn check_sizes(&self, found: &mut Found) {
         let resizes = [("resize", self.resize), ("test_resize", self.test_resize)];
-        let resizes: Vec<(&str, u32)> =
-            resizes.into_iter().filter_map(|(field, resize)| Some((field, resize?))).collect();
+        let resizes: Vec<(&str, u32)> = resizes
+            .into_iter()
+            .filter_map(|(field, resize)| Some((field, resize?)))
+            .collect();
         for &(field, resize) in &resizes {
             if let Some(crop) = self.crop_size.filter(|&crop| crop > resize) {
                 let message = format!("`crop_size` {crop} is larger than `{field}` {resize}");
-                found.push(&["crop_size", field], message, format!("raise `{field}`, or lower `crop_size`"));
+                found.push(
+                    &["crop_size", field],
+                    message,
+                    format!("raise `{field}`, or lower `crop_size`"),
+                );
             }
         }
         let known = dataset::find(&self.dataset);
@@ -68,16 +86,33 @@ impl Settings {
                     name = self.dataset,
                     side = known.side
                 );
-                found.push(&[field, "dataset"], message, format!("write `{field}: null`"));
+                found.push(
+                    &[field, "dataset"],
+                    message,
+                    format!("write `{field}: null`"),
+                );
             }
         }
         if known.is_some_and(|known| known.side == 0) && self.crop_size.is_none() {
-            let message = format!("the photographs of `{}` differ in size, and there is no `crop_size`", self.dataset);
-            found.push(&["crop_size", "dataset"], message, "set `crop_size` to the side that the network shall see");
+            let message = format!(
+                "the photographs of `{}` differ in size, and there is no `crop_size`",
+                self.dataset
+            );
+            found.push(
+                &["crop_size", "dataset"],
+                message,
+                "set `crop_size` to the side that the network shall see",
+            );
         }
-        let side = self.crop_size.or(known.map(|known| known.side).filter(|&side| side > 0));
-        if let Some(side) = side.filter(|&side| self.model == Model::Resnet110Wfc && side < SMALLEST_SIDE_OF_WFC) {
-            let message = format!("`model: resnet-110-wfc` halves its images twice: a side of {side} is too small");
+        let side = self
+            .crop_size
+            .or(known.map(|known| known.side).filter(|&side| side > 0));
+        if let Some(side) =
+            side.filter(|&side| self.model == Model::Resnet110Wfc && side < SMALLEST_SIDE_OF_WFC)
+        {
+            let message = format!(
+                "`model: resnet-110-wfc` halves its images twice: a side of {side} is too small"
+            );
             found.push(
                 &["model", "crop_size"],
                 message,
@@ -96,25 +131,43 @@ impl Settings {
                 "`crop: random_resized` places its crops at random itself: `shift` {} cannot join it",
                 self.shift
             );
-            found.push(&["shift", "crop"], message, "write `shift: 0`, or `crop: random`");
+            found.push(
+                &["shift", "crop"],
+                message,
+                "write `shift: 0`, or `crop: random`",
+            );
         }
         let of_colours = matches!(self.normalise, Normalise::Ilsvrc | Normalise::Torchvision);
         if of_colours && dataset::find(&self.dataset).is_some_and(|known| known.channels != 3) {
-            let message =
-                format!("`normalise` has statistics of three colours, and the images of `{}` are grey", self.dataset);
-            found.push(&["normalise", "dataset"], message, "write `normalise: dataset` or `normalise: computed`");
+            let message = format!(
+                "`normalise` has statistics of three colours, and the images of `{}` are grey",
+                self.dataset
+            );
+            found.push(
+                &["normalise", "dataset"],
+                message,
+                "write `normalise: dataset` or `normalise: computed`",
+            );
         }
     }
 
     fn check_subset(&self, found: &mut Found) {
-        let SamplesPerClass::Count(samples) = self.samples_per_class else { return };
-        if let Some(known) = dataset::find(&self.dataset).filter(|known| samples > known.smallest_class) {
+        let SamplesPerClass::Count(samples) = self.samples_per_class else {
+            return;
+        };
+        if let Some(known) =
+            dataset::find(&self.dataset).filter(|known| samples > known.smallest_class)
+        {
             let smallest = known.smallest_class;
             let message = format!(
                 "`samples_per_class` {samples}, but the smallest class of `{}` has {smallest} training images",
                 self.dataset
             );
-            found.push(&["samples_per_class", "dataset"], message, format!("write at most {smallest}, or `all`"));
+            found.push(
+                &["samples_per_class", "dataset"],
+                message,
+                format!("write at most {smallest}, or `all`"),
+            );
         }
         if samples == 1 && self.holdout.is_some() {
             let message = "nothing can be held out of one training image per class";
@@ -125,24 +178,50 @@ impl Settings {
 
     fn check_course(&self, found: &mut Found) {
         if self.replicas > self.batch_size {
-            let message = format!("{} `replicas` cannot share a `batch_size` of {}", self.replicas, self.batch_size);
-            found.push(&["replicas", "batch_size"], message, "lower `replicas`, or raise `batch_size`");
+            let message = format!(
+                "{} `replicas` cannot share a `batch_size` of {}",
+                self.replicas, self.batch_size
+            );
+            found.push(
+                &["replicas", "batch_size"],
+                message,
+                "lower `replicas`, or raise `batch_size`",
+            );
         }
-        if let Schedule::Sgdr { learning_rate_min, .. } = self.schedule
+        if let Schedule::Sgdr {
+            learning_rate_min, ..
+        } = self.schedule
             && learning_rate_min > self.learning_rate
         {
             let rate = self.learning_rate;
-            let message = format!("`learning_rate` {rate} is below the schedule's minimum, {learning_rate_min}");
-            found.push(&["learning_rate", "schedule"], message, "raise `learning_rate`, or lower `learning_rate_min`");
+            let message = format!(
+                "`learning_rate` {rate} is below the schedule's minimum, {learning_rate_min}"
+            );
+            found.push(
+                &["learning_rate", "schedule"],
+                message,
+                "raise `learning_rate`, or lower `learning_rate_min`",
+            );
         }
         if self.loss == Loss::CosXentDirect && self.embedding != Embedding::OneHot {
             let message = "`loss: cos_xent_direct` takes the embedding as logits and needs `embedding: one_hot`";
-            found.push(&["loss", "embedding"], message, "write `embedding: one_hot`, or `loss: cos_xent`");
+            found.push(
+                &["loss", "embedding"],
+                message,
+                "write `embedding: one_hot`, or `loss: cos_xent`",
+            );
         }
-        let epochs = self.schedule.num_epochs().saturating_add(self.finetune_epochs);
+        let epochs = self
+            .schedule
+            .num_epochs()
+            .saturating_add(self.finetune_epochs);
         if epochs > MAX_EPOCHS {
             let message = format!("`schedule` has {epochs} epochs, more than {MAX_EPOCHS}");
-            found.push(&["schedule", "finetune_epochs"], message, format!("make it at most {MAX_EPOCHS} epochs long"));
+            found.push(
+                &["schedule", "finetune_epochs"],
+                message,
+                format!("make it at most {MAX_EPOCHS} epochs long"),
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Predicts the work of a trial from its settings: precise enough to start the longest first and to add up a plan.
+//! Predicts the work of a trial from its settings: precise enough to start the longest first and to
+//! add up a plan.
 //!
-//! The unit is multiply-adds of the network times images times passes. Devices and seconds are not modelled: only
-//! ratios between trials are meaningful.
+//! The unit is multiply-adds of the network times images times passes. Devices and seconds are not
+//! modelled: only ratios between trials are meaningful.
 
 use crate::dataset::{self, Known};
 use crate::settings::{Model, SamplesPerClass, Settings};
@@ -38,8 +39,18 @@ pub fn cost(spec: &TrialSpec) -> f64 {
 pub(crate) fn cost_on(spec: &TrialSpec, size: Option<Size>) -> f64 {
     let settings = &spec.settings;
     let mut known = dataset::find(&settings.dataset).unwrap_or(UNKNOWN);
-    if let Some(Size { num_classes, num_train, num_test }) = size {
-        known = Known { num_classes, num_train, num_test, ..known };
+    if let Some(Size {
+        num_classes,
+        num_train,
+        num_test,
+    }) = size
+    {
+        known = Known {
+            num_classes,
+            num_train,
+            num_test,
+            ..known
+        };
     }
     let epochs = f64::from(spec.num_epochs());
     if spec.smoke {
@@ -58,7 +69,8 @@ pub(crate) fn cost_on(spec: &TrialSpec, size: Option<Size>) -> f64 {
     };
     let evaluations = (epochs / f64::from(settings.evaluate_every.max(1))).ceil();
     // A backward pass costs two forward ones. The fixed overhead of a step matters for tiny images.
-    let steps = epochs * f64::from(settings.repeats) * (train / f64::from(settings.batch_size)).ceil();
+    let steps =
+        epochs * f64::from(settings.repeats) * (train / f64::from(settings.batch_size)).ceil();
     let per_image = model_cost(settings.model, side(settings, &known));
     let passes = epochs * f64::from(settings.repeats) * train * 3.0 + evaluations * test;
     const STEP_OVERHEAD: f64 = 5e7;
@@ -66,11 +78,19 @@ pub(crate) fn cost_on(spec: &TrialSpec, size: Option<Size>) -> f64 {
 }
 
 fn side(settings: &Settings, known: &Known) -> u32 {
-    let own = if known.side > 0 { known.side } else { UNKNOWN_SIDE };
-    settings.crop_size.or(settings.evaluated_resize()).unwrap_or(own)
+    let own = if known.side > 0 {
+        known.side
+    } else {
+        UNKNOWN_SIDE
+    };
+    settings
+        .crop_size
+        .or(settings.evaluated_resize())
+        .unwrap_or(own)
 }
 
-/// Multiply-adds of one forward pass of one image: the published figures at their usual side, scaled by area.
+/// Multiply-adds of one forward pass of one image: the published figures at their usual side,
+/// scaled by area.
 fn model_cost(model: Model, side: u32) -> f64 {
     let (at_side, usual) = match model {
         Model::Resnet8 => (12.5e6, 32.0),

@@ -1,4 +1,5 @@
-//! Facts about data sets that are known without reading them: names, and sizes to predict the work of a trial.
+//! Facts about data sets that are known without reading them: names, and sizes to predict the work
+//! of a trial.
 //!
 //! Where they are stored and how they are read is left to the `data` crate.
 
@@ -23,7 +24,13 @@ pub struct Known {
 /// Sizes as published (docs/paper.md, section 6); `digits` as split by this project.
 pub const KNOWN: &[Known] = &[
     small_images("digits", "Digits", [10, 1_297, 500, 124], 8, 1),
-    small_images("fashion-mnist", "Fashion-MNIST", [10, 60_000, 10_000, 6_000], 28, 1),
+    small_images(
+        "fashion-mnist",
+        "Fashion-MNIST",
+        [10, 60_000, 10_000, 6_000],
+        28,
+        1,
+    ),
     small_images("cifar100", "CIFAR-100", [100, 50_000, 10_000, 500], 32, 3),
     photographs("cub", "CUB", [200, 5_994, 5_794, 29]),
     photographs("nabirds", "NAB", [555, 23_929, 24_633, 4]),
@@ -36,16 +43,32 @@ pub const KNOWN: &[Known] = &[
 /// Prefix of the path of a user's own data: one directory per class.
 pub const FOLDER_PREFIX: &str = "folder:";
 
-/// Prefix of the number of training images per class in one of the authors' lists of CUB: `cub-sub5`.
+/// Prefix of the number of training images per class in one of the authors' lists of CUB:
+/// `cub-sub5`.
 const CUB_SUBSET_PREFIX: &str = "cub-sub";
 /// The number of images of CUB's largest class.
 const MOST_OF_CUB: u32 = 30;
 
-/// Describes a data set of small images. `sizes`: classes, training images, test images, and training images of the
-/// smallest class.
-const fn small_images(name: &'static str, label: &'static str, sizes: [u32; 4], side: u32, channels: u32) -> Known {
+/// Describes a data set of small images. `sizes`: classes, training images, test images, and
+/// training images of the smallest class.
+const fn small_images(
+    name: &'static str,
+    label: &'static str,
+    sizes: [u32; 4],
+    side: u32,
+    channels: u32,
+) -> Known {
     let [num_classes, num_train, num_test, smallest_class] = sizes;
-    Known { name, label, num_classes, num_train, num_test, smallest_class, side, channels }
+    Known {
+        name,
+        label,
+        num_classes,
+        num_train,
+        num_test,
+        smallest_class,
+        side,
+        channels,
+    }
 }
 
 const fn photographs(name: &'static str, label: &'static str, sizes: [u32; 4]) -> Known {
@@ -59,9 +82,16 @@ pub fn is_built_in(name: &str) -> bool {
 
 /// Finds a data set of the table, or one of the authors' subsets of CUB.
 pub fn find(name: &str) -> Option<Known> {
-    let known = KNOWN.iter().find(|known| known.name == base(name)).copied()?;
+    let known = KNOWN
+        .iter()
+        .find(|known| known.name == base(name))
+        .copied()?;
     Some(match cub_subset(name) {
-        Some(count) => Known { num_train: count * known.num_classes, smallest_class: count, ..known },
+        Some(count) => Known {
+            num_train: count * known.num_classes,
+            smallest_class: count,
+            ..known
+        },
         None => known,
     })
 }
@@ -69,13 +99,20 @@ pub fn find(name: &str) -> Option<Known> {
 /// Returns the training images per class of one of the authors' subsets of CUB: 5 for `cub-sub5`.
 pub fn cub_subset(name: &str) -> Option<u32> {
     let digits = name.strip_prefix(CUB_SUBSET_PREFIX)?;
-    let count = digits.parse().ok().filter(|count| (1..=MOST_OF_CUB).contains(count))?;
+    let count = digits
+        .parse()
+        .ok()
+        .filter(|count| (1..=MOST_OF_CUB).contains(count))?;
     (digits == count.to_string()).then_some(count)
 }
 
 /// Returns the data set that these images belong to: for a subset, the whole data set.
 pub fn base(name: &str) -> &str {
-    if cub_subset(name).is_some() { "cub" } else { name }
+    if cub_subset(name).is_some() {
+        "cub"
+    } else {
+        name
+    }
 }
 
 /// Returns the name in tables of a data set that is not a user's own.
@@ -106,7 +143,10 @@ pub fn check_name(name: &str) -> Result<(), (String, String)> {
         let names = names().collect::<Vec<_>>().join(", ");
         format!("possible: {names}, cub-sub1 to cub-sub{MOST_OF_CUB}, or folder:PATH for images of your own")
     });
-    Err((format!("is `{}`, which does not exist", name.escape_debug()), help))
+    Err((
+        format!("is `{}`, which does not exist", name.escape_debug()),
+        help,
+    ))
 }
 
 #[cfg(test)]
@@ -115,13 +155,27 @@ mod tests {
 
     #[test]
     fn subsets_of_cub_are_named_by_their_size() {
-        assert_eq!([1, 5, 30].map(|count| cub_subset(&format!("cub-sub{count}"))), [Some(1), Some(5), Some(30)]);
-        for other in ["cub", "cub-sub", "cub-sub0", "cub-sub31", "cub-sub05", "cub-sub+5", "nabirds-sub5"] {
+        assert_eq!(
+            [1, 5, 30].map(|count| cub_subset(&format!("cub-sub{count}"))),
+            [Some(1), Some(5), Some(30)]
+        );
+        for other in [
+            "cub",
+            "cub-sub",
+            "cub-sub0",
+            "cub-sub31",
+            "cub-sub05",
+            "cub-sub+5",
+            "nabirds-sub5",
+        ] {
             assert_eq!(cub_subset(other), None, "{other}");
             assert_eq!(check_name(other).is_ok(), other == "cub", "{other}");
         }
         let subset = find("cub-sub5").unwrap();
-        assert_eq!((subset.num_train, subset.num_test, subset.smallest_class), (1_000, 5_794, 5));
+        assert_eq!(
+            (subset.num_train, subset.num_test, subset.smallest_class),
+            (1_000, 5_794, 5)
+        );
         assert_eq!(base("cub-sub5"), "cub");
     }
 }

@@ -1,8 +1,9 @@
-//! A compiled sweep: the meaning of a YAML file once every recipe, axis and override has been resolved.
+//! A compiled sweep: the meaning of a YAML file once every recipe, axis and override has been
+//! resolved.
 //!
-//! Cells are stored as differences from one base, so that a sweep of 100,000 cells stays small in memory and in the
-//! journal. The coordinator journals the compiled form, not the YAML, so that a later version of the program with other
-//! recipe defaults replays the same trials.
+//! Cells are stored as differences from one base, so that a sweep of 100,000 cells stays small in
+//! memory and in the journal. The coordinator journals the compiled form, not the YAML, so that a
+//! later version of the program with other recipe defaults replays the same trials.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,8 @@ use crate::trial::{TrialId, TrialSpec};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sweep {
-    /// Unique per coordinator: submitting another file with the same name replaces the sweep and keeps its results.
+    /// Unique per coordinator: submitting another file with the same name replaces the sweep and
+    /// keeps its results.
     pub name: String,
     #[serde(deserialize_with = "text::lines")]
     pub description: String,
@@ -36,8 +38,8 @@ pub struct Sweep {
     pub resources: Resources,
     /// True for a rehearsal on stand-in images.
     pub smoke: bool,
-    /// Content of the data sets, weights and hierarchies that the cells read, as known where the sweep was submitted.
-    /// Changes of inputs that were unknown there are not detected.
+    /// Content of the data sets, weights and hierarchies that the cells read, as known where the
+    /// sweep was submitted. Changes of inputs that were unknown there are not detected.
     #[serde(default, skip_serializing_if = "Inputs::is_empty")]
     pub inputs: Inputs,
     /// The program that trains it.
@@ -57,7 +59,8 @@ pub struct Axis {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AxisValue {
-    /// Name that users type, and that `when:` and `published:` refer to: `cub`, `10`, `cos_semantic`.
+    /// Name that users type, and that `when:` and `published:` refer to: `cub`, `10`,
+    /// `cos_semantic`.
     pub name: String,
     /// Name in tables.
     #[serde(deserialize_with = "text::line")]
@@ -73,10 +76,12 @@ pub struct Cell {
     pub coordinates: Vec<u32>,
     /// Differences from `Sweep::base`: axis values and overrides, resolved.
     pub set: BTreeMap<String, Value>,
-    /// Reason for leaving the cell out of the run, if it is left out (missing data under `--skip-missing`).
+    /// Reason for leaving the cell out of the run, if it is left out (missing data under
+    /// `--skip-missing`).
     #[serde(default, deserialize_with = "text::optional_line")]
     pub skipped: Option<String>,
-    /// Number of images that one search trial is evaluated on, if known: see [`Sweep::search_seeds`].
+    /// Number of images that one search trial is evaluated on, if known: see
+    /// [`Sweep::search_seeds`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<u32>,
 }
@@ -87,12 +92,13 @@ pub struct Search {
     pub field: String,
     pub candidates: Vec<Value>,
     pub select: Select,
-    /// Fraction of every class held out of the training subset while searching, with `Select::Validation`.
+    /// Fraction of every class held out of the training subset while searching, with
+    /// `Select::Validation`.
     pub holdout: f64,
     /// Seeds of each candidate's search trials, with `Select::Validation`.
     pub seeds: Vec<u64>,
-    /// True if the sweep file leaves the number of seeds to the program: each cell then takes as many of them as its
-    /// held-out images require.
+    /// True if the sweep file leaves the number of seeds to the program: each cell then takes as
+    /// many of them as its held-out images require.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub automatic: bool,
 }
@@ -100,7 +106,8 @@ pub struct Search {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Select {
-    /// Train each candidate without the held-out split, choose by its accuracy there, then train on everything.
+    /// Train each candidate without the held-out split, choose by its accuracy there, then train on
+    /// everything.
     Validation,
     /// The paper's protocol: train every candidate fully and report the best on the test set.
     BestOnTest,
@@ -118,7 +125,8 @@ pub struct Table {
     pub name: String,
     #[serde(deserialize_with = "text::lines")]
     pub caption: String,
-    /// Axes whose combinations are the rows (columns), outermost first. Both lists cover all axes with several values.
+    /// Axes whose combinations are the rows (columns), outermost first. Both lists cover all axes
+    /// with several values.
     pub rows: Vec<String>,
     pub columns: Vec<String>,
     pub value: Measure,
@@ -141,7 +149,8 @@ pub struct Figure {
 pub enum Measure {
     /// Accuracy after the last epoch.
     Last,
-    /// Accuracy of the best epoch on the evaluation set: the paper's protocol, named so in the caption.
+    /// Accuracy of the best epoch on the evaluation set: the paper's protocol, named so in the
+    /// caption.
     Best,
 }
 
@@ -166,8 +175,8 @@ pub enum OnFailure {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
-    /// Devices of one trial: GPUs, or CPU threads. Several GPUs are used only by several `replicas`; CPU threads need
-    /// none.
+    /// Devices of one trial: GPUs, or CPU threads. Several GPUs are used only by several
+    /// `replicas`; CPU threads need none.
     pub devices_per_trial: u32,
 }
 
@@ -197,9 +206,9 @@ impl Sweep {
         with_fields(&self.base, &cell.set).expect("a compiled cell holds valid fields")
     }
 
-    /// Returns the trials of one cell. Without a search: one per seed. With `Select::BestOnTest`: every candidate for
-    /// every seed. With `Select::Validation`: the search trials of every candidate, and the results of `chosen` once it
-    /// is known.
+    /// Returns the trials of one cell. Without a search: one per seed. With `Select::BestOnTest`:
+    /// every candidate for every seed. With `Select::Validation`: the search trials of every
+    /// candidate, and the results of `chosen` once it is known.
     pub fn cell_trials(&self, index: usize, chosen: Option<usize>) -> Vec<PlannedTrial> {
         let cell = &self.cells[index];
         if cell.skipped.is_some() {
@@ -208,22 +217,41 @@ impl Sweep {
         let settings = self.cell_settings(cell);
         let trial = |settings: &Settings, seed: u64, candidate: Option<usize>, role: Role| {
             let spec = self.spec(settings.clone(), seed);
-            PlannedTrial { id: spec.id(), cell: index, candidate, role, spec }
+            PlannedTrial {
+                id: spec.id(),
+                cell: index,
+                candidate,
+                role,
+                spec,
+            }
         };
         let Some(search) = &self.search else {
-            return self.seeds.iter().map(|&seed| trial(&settings, seed, None, Role::Result)).collect();
+            return self
+                .seeds
+                .iter()
+                .map(|&seed| trial(&settings, seed, None, Role::Result))
+                .collect();
         };
         let mut trials = Vec::new();
         for (number, value) in search.candidates.iter().enumerate() {
             let set = BTreeMap::from([(search.field.clone(), value.clone())]);
-            let candidate = with_fields(&settings, &set).expect("a compiled search holds valid candidates");
+            let candidate =
+                with_fields(&settings, &set).expect("a compiled search holds valid candidates");
             if search.select == Select::Validation {
-                let held_out = Settings { holdout: Some(search.holdout), ..candidate.clone() };
+                let held_out = Settings {
+                    holdout: Some(search.holdout),
+                    ..candidate.clone()
+                };
                 let seeds = search.seeds_for(cell).iter();
-                trials.extend(seeds.map(|&seed| trial(&held_out, seed, Some(number), Role::Search)));
+                trials
+                    .extend(seeds.map(|&seed| trial(&held_out, seed, Some(number), Role::Search)));
             }
             if search.select == Select::BestOnTest || chosen == Some(number) {
-                trials.extend(self.seeds.iter().map(|&seed| trial(&candidate, seed, Some(number), Role::Result)));
+                trials.extend(
+                    self.seeds
+                        .iter()
+                        .map(|&seed| trial(&candidate, seed, Some(number), Role::Result)),
+                );
             }
         }
         trials
@@ -233,11 +261,19 @@ impl Sweep {
     ///
     /// # Panics
     /// Panics if the sweep lacks the cell or the candidate.
-    pub fn trial_spec(&self, cell: usize, candidate: Option<usize>, role: Role, seed: u64) -> TrialSpec {
+    pub fn trial_spec(
+        &self,
+        cell: usize,
+        candidate: Option<usize>,
+        role: Role,
+        seed: u64,
+    ) -> TrialSpec {
         let mut settings = self.cell_settings(&self.cells[cell]);
         if let (Some(search), Some(candidate)) = (&self.search, candidate) {
-            let set = BTreeMap::from([(search.field.clone(), search.candidates[candidate].clone())]);
-            settings = with_fields(&settings, &set).expect("a compiled search holds valid candidates");
+            let set =
+                BTreeMap::from([(search.field.clone(), search.candidates[candidate].clone())]);
+            settings =
+                with_fields(&settings, &set).expect("a compiled search holds valid candidates");
             if role == Role::Search {
                 settings.holdout = Some(search.holdout);
             }
@@ -247,29 +283,48 @@ impl Sweep {
 
     /// Returns a training with these settings, with the inputs and the trainer of this sweep.
     pub fn spec(&self, settings: Settings, seed: u64) -> TrialSpec {
-        let inputs = if self.smoke { Inputs::new() } else { inputs::of_settings(&self.inputs, &settings) };
-        TrialSpec { settings, seed, smoke: self.smoke, inputs, trainer: self.trainer.clone() }
+        let inputs = if self.smoke {
+            Inputs::new()
+        } else {
+            inputs::of_settings(&self.inputs, &settings)
+        };
+        TrialSpec {
+            settings,
+            seed,
+            smoke: self.smoke,
+            inputs,
+            trainer: self.trainer.clone(),
+        }
     }
 
     /// Returns the names of a cell's axis values, in the order of the axes.
     pub fn value_names(&self, cell: &Cell) -> Vec<&str> {
         let values = self.axes.iter().zip(&cell.coordinates);
-        values.map(|(axis, &index)| axis.values[index as usize].name.as_str()).collect()
+        values
+            .map(|(axis, &index)| axis.values[index as usize].name.as_str())
+            .collect()
     }
 
-    /// Returns the name of a cell as users write it: its value names joined with `/`, as in `cub/cos`.
+    /// Returns the name of a cell as users write it: its value names joined with `/`, as in
+    /// `cub/cos`.
     pub fn cell_name(&self, cell: &Cell) -> String {
         self.value_names(cell).join("/")
     }
 }
 
 /// Returns the settings with some fields replaced. The error is serde's and names the field.
-pub fn with_fields(settings: &Settings, set: &BTreeMap<String, Value>) -> Result<Settings, serde_json::Error> {
+pub fn with_fields(
+    settings: &Settings,
+    set: &BTreeMap<String, Value>,
+) -> Result<Settings, serde_json::Error> {
     if set.is_empty() {
         return Ok(settings.clone());
     }
     let mut value = serde_json::to_value(settings)?;
     let fields = value.as_object_mut().expect("settings are a record");
-    fields.extend(set.iter().map(|(name, value)| (name.clone(), value.clone())));
+    fields.extend(
+        set.iter()
+            .map(|(name, value)| (name.clone(), value.clone())),
+    );
     serde_json::from_value(value)
 }

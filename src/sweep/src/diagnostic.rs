@@ -1,13 +1,16 @@
-//! Problems of a sweep file, reported with all that is needed to fix them: file, line, column, an excerpt, and a fix.
+//! Problems of a sweep file, reported with all that is needed to fix them: file, line, column, an
+//! excerpt, and a fix.
 //!
-//! All problems of a file are collected before any is shown. miette draws them; the caller decides on colours. See
-//! `yaml.rs` for the origin of spans.
+//! All problems of a file are collected before any is shown. miette draws them; the caller decides
+//! on colours. See `yaml.rs` for the origin of spans.
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
+use miette::{
+    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode,
+};
 
 /// A file that was read: the sweep itself, or one with published values.
 pub type Source = Arc<NamedSource<String>>;
@@ -23,8 +26,18 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub fn new(source: &Source, at: Range<usize>, message: impl Into<String>, label: impl Into<String>) -> Self {
-        let mut problem = Self { source: Arc::clone(source), message: message.into(), labels: Vec::new(), help: None };
+    pub fn new(
+        source: &Source,
+        at: Range<usize>,
+        message: impl Into<String>,
+        label: impl Into<String>,
+    ) -> Self {
+        let mut problem = Self {
+            source: Arc::clone(source),
+            message: message.into(),
+            labels: Vec::new(),
+            help: None,
+        };
         problem.labels.push((problem.clamp(at), label.into()));
         problem
     }
@@ -65,11 +78,14 @@ impl Problem {
         let text = self.source.inner();
         let before = &text[..self.labels[0].0.start];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+        (
+            before.matches('\n').count() + 1,
+            before[line_start..].chars().count() + 1,
+        )
     }
 
-    /// Limits a span to the text. Spans come from a parser and from arithmetic; a wrong one must not suppress the
-    /// message.
+    /// Limits a span to the text. Spans come from a parser and from arithmetic; a wrong one must
+    /// not suppress the message.
     fn clamp(&self, at: Range<usize>) -> Range<usize> {
         let text = self.source.inner();
         let border = |mut index: usize| {
@@ -81,7 +97,9 @@ impl Problem {
         };
         let start = border(at.start);
         // One line of excerpt is clearer than several.
-        let line_end = text[start..].find(['\n', '\r']).map_or(text.len(), |newline| start + newline);
+        let line_end = text[start..]
+            .find(['\n', '\r'])
+            .map_or(text.len(), |newline| start + newline);
         start..border(at.end).clamp(start, line_end)
     }
 }
@@ -96,7 +114,9 @@ impl std::error::Error for Problem {}
 
 impl Diagnostic for Problem {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+        self.help
+            .as_ref()
+            .map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
@@ -132,15 +152,19 @@ pub struct Style {
 
 impl Default for Style {
     fn default() -> Self {
-        Self { colour: false, width: 100 }
+        Self {
+            colour: false,
+            width: 100,
+        }
     }
 }
 
 impl Errors {
     /// Returns `None` if there are no problems.
     pub fn of(mut problems: Vec<Problem>) -> Option<Self> {
-        problems
-            .sort_by(|one, other| (one.file(), one.labels[0].0.start).cmp(&(other.file(), other.labels[0].0.start)));
+        problems.sort_by(|one, other| {
+            (one.file(), one.labels[0].0.start).cmp(&(other.file(), other.labels[0].0.start))
+        });
         (!problems.is_empty()).then_some(Self { problems })
     }
 
@@ -150,8 +174,14 @@ impl Errors {
 
     /// Draws every problem with its excerpt, then the number of problems. Ends with a newline.
     pub fn render(&self, style: Style) -> String {
-        let theme = if style.colour { GraphicalTheme::unicode() } else { GraphicalTheme::none() };
-        let handler = GraphicalReportHandler::new_themed(theme).with_width(style.width.max(40)).with_links(false);
+        let theme = if style.colour {
+            GraphicalTheme::unicode()
+        } else {
+            GraphicalTheme::none()
+        };
+        let handler = GraphicalReportHandler::new_themed(theme)
+            .with_width(style.width.max(40))
+            .with_links(false);
         let mut text = String::new();
         for problem in &self.problems {
             // Writing to a string cannot fail; if drawing fails, the plain line remains.
@@ -168,8 +198,15 @@ impl Errors {
 
     fn line(&self, problem: &Problem) -> String {
         let (line, column) = problem.position();
-        let help = problem.help.as_ref().map_or_else(String::new, |help| format!(" ({help})"));
-        format!("{}:{line}:{column}: {}{help}", problem.file(), problem.message)
+        let help = problem
+            .help
+            .as_ref()
+            .map_or_else(String::new, |help| format!(" ({help})"));
+        format!(
+            "{}:{line}:{column}: {}{help}",
+            problem.file(),
+            problem.message
+        )
     }
 }
 
@@ -190,6 +227,8 @@ impl std::error::Error for Errors {}
 
 impl From<Problem> for Errors {
     fn from(problem: Problem) -> Self {
-        Self { problems: vec![problem] }
+        Self {
+            problems: vec![problem],
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The sweep file as written, with places: every key is read and checked by itself.
 //!
-//! How the parts combine (which override wins, and the resulting cells) is in `expand.rs`; tables, figures and
-//! published numbers are in `output.rs`.
+//! How the parts combine (which override wins, and the resulting cells) is in `expand.rs`; tables,
+//! figures and published numbers are in `output.rs`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -62,7 +62,8 @@ pub(crate) struct Override {
     pub when: Vec<Condition>,
     pub set: Vec<Assignment>,
     pub priority: i64,
-    /// True if the whole override could be read: half a condition would match cells that it was not written for.
+    /// True if the whole override could be read: half a condition would match cells that it was not
+    /// written for.
     pub sound: bool,
 }
 
@@ -87,26 +88,51 @@ pub(crate) struct DraftSearch {
 pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Option<Draft<'n>> {
     let top = reader.mapping(root, "the sweep", KEYS)?;
     let name = read_name(reader, &top, stem);
-    let description = top.get("description").and_then(|node| reader.text(node, "`description`")).unwrap_or_default();
+    let description = top
+        .get("description")
+        .and_then(|node| reader.text(node, "`description`"))
+        .unwrap_or_default();
     // Without a recipe nothing can be expanded, but everything else is still checked.
     let (recipe, mut set) = read_recipe(reader, &top).unwrap_or_default();
     let resources = read_resources(reader, &top, &mut set);
     if let Some(node) = top.get("set") {
         let assignments = reader.assignments(node, "`set`");
-        set.retain(|earlier| assignments.iter().all(|later| later.field.name != earlier.field.name));
+        set.retain(|earlier| {
+            assignments
+                .iter()
+                .all(|later| later.field.name != earlier.field.name)
+        });
         set.extend(assignments);
     }
-    let axes = top.get("axes").map_or_else(Vec::new, |node| axis::read(reader, node));
-    let seeds = top.get("seeds").map_or_else(|| vec![0], |node| read_seeds(reader, node, "`seeds`"));
-    let overrides = top.get("overrides").map_or_else(Vec::new, |node| read_overrides(reader, node, &axes));
-    let exclude = top.get("exclude").map_or_else(Vec::new, |node| read_exclude(reader, node, &axes));
-    let search = top.get("search").and_then(|node| read_search(reader, node, &axes));
+    let axes = top
+        .get("axes")
+        .map_or_else(Vec::new, |node| axis::read(reader, node));
+    let seeds = top
+        .get("seeds")
+        .map_or_else(|| vec![0], |node| read_seeds(reader, node, "`seeds`"));
+    let overrides = top
+        .get("overrides")
+        .map_or_else(Vec::new, |node| read_overrides(reader, node, &axes));
+    let exclude = top
+        .get("exclude")
+        .map_or_else(Vec::new, |node| read_exclude(reader, node, &axes));
+    let search = top
+        .get("search")
+        .and_then(|node| read_search(reader, node, &axes));
     let on_failure = top.get("on_failure").and_then(|node| {
-        reader.word(node, "`on_failure`", &[("continue", OnFailure::Continue), ("stop", OnFailure::Stop)])
+        reader.word(
+            node,
+            "`on_failure`",
+            &[("continue", OnFailure::Continue), ("stop", OnFailure::Stop)],
+        )
     });
     let max_trials = top.get("limits").and_then(|node| {
         let limits = reader.mapping(node, "`limits`", &["trials"])?;
-        reader.count(limits.get("trials")?, "`limits.trials`", 1..=HIGHEST_MAX_TRIALS)
+        reader.count(
+            limits.get("trials")?,
+            "`limits.trials`",
+            1..=HIGHEST_MAX_TRIALS,
+        )
     });
     Some(Draft {
         name,
@@ -128,12 +154,23 @@ pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Optio
 
 fn read_name(reader: &mut Reader, top: &Mapping<'_>, stem: &str) -> String {
     let (name, at) = match top.get("name") {
-        Some(node) => (reader.text(node, "`name`").unwrap_or_else(|| stem.to_owned()), node.at.clone()),
+        Some(node) => (
+            reader
+                .text(node, "`name`")
+                .unwrap_or_else(|| stem.to_owned()),
+            node.at.clone(),
+        ),
         None => (stem.to_owned(), 0..0),
     };
     if let Err(reason) = check_name(&name) {
-        let problem = reader.problem(&at, format!("the name `{}` {reason}", name.escape_debug()), "");
-        reader.report(problem.help("results are kept in a folder of this name: write `name: my-sweep`"));
+        let problem = reader.problem(
+            &at,
+            format!("the name `{}` {reason}", name.escape_debug()),
+            "",
+        );
+        reader.report(
+            problem.help("results are kept in a folder of this name: write `name: my-sweep`"),
+        );
     }
     name
 }
@@ -167,12 +204,21 @@ fn read_recipe(reader: &mut Reader, top: &Mapping<'_>) -> Option<(String, Vec<As
         Data::Map(_) => {
             let mapping = reader.mapping(node, "`recipe`", &[])?;
             let Some(base) = mapping.get("base") else {
-                let problem = reader.problem(&node.at, "`recipe` does not say which recipe it starts from", "");
+                let problem = reader.problem(
+                    &node.at,
+                    "`recipe` does not say which recipe it starts from",
+                    "",
+                );
                 reader.report(problem.help(format!("add `base: NAME`; recipes are {all}")));
                 return None;
             };
             let fields = mapping.0.iter().filter(|(key, _)| key.text != "base");
-            (base, fields.filter_map(|(key, value)| reader.assignment(key, value)).collect())
+            (
+                base,
+                fields
+                    .filter_map(|(key, value)| reader.assignment(key, value))
+                    .collect(),
+            )
         }
         _ => (node, Vec::new()),
     };
@@ -187,9 +233,12 @@ fn read_recipe(reader: &mut Reader, top: &Mapping<'_>) -> Option<(String, Vec<As
 }
 
 fn read_resources(reader: &mut Reader, top: &Mapping<'_>, set: &mut Vec<Assignment>) -> Resources {
-    let mut resources = Resources { devices_per_trial: 1 };
-    let mapping =
-        top.get("resources").and_then(|node| reader.mapping(node, "`resources`", &["devices_per_trial", "replicas"]));
+    let mut resources = Resources {
+        devices_per_trial: 1,
+    };
+    let mapping = top
+        .get("resources")
+        .and_then(|node| reader.mapping(node, "`resources`", &["devices_per_trial", "replicas"]));
     for (key, node) in mapping.map_or_else(Vec::new, |mapping| mapping.0) {
         if key.text == "replicas" {
             let assignment = reader.assignment(key, node);
@@ -215,28 +264,47 @@ fn read_seeds(reader: &mut Reader, node: &Node, what: &str) -> Vec<u64> {
     let mut places: BTreeMap<u64, Range<usize>> = BTreeMap::new();
     let mut seeds = Vec::new();
     for item in items {
-        let Some(seed) = reader.count(item, "a seed", 0..=u64::from(u32::MAX)) else { continue };
+        let Some(seed) = reader.count(item, "a seed", 0..=u64::from(u32::MAX)) else {
+            continue;
+        };
         if let Some(first) = places.insert(seed, item.at.clone()) {
-            let problem = reader.problem(&item.at, format!("the seed {seed} occurs twice"), "again");
-            reader.report(problem.also(first, "first here").help("each seed is one more independent training"));
+            let problem =
+                reader.problem(&item.at, format!("the seed {seed} occurs twice"), "again");
+            reader.report(
+                problem
+                    .also(first, "first here")
+                    .help("each seed is one more independent training"),
+            );
         } else {
             seeds.push(seed);
         }
     }
     if seeds.len() as u64 > MAX_SEEDS {
-        let problem = reader.problem(&node.at, format!("{what} holds more than {MAX_SEEDS} seeds"), "");
+        let problem = reader.problem(
+            &node.at,
+            format!("{what} holds more than {MAX_SEEDS} seeds"),
+            "",
+        );
         reader.report(problem);
     }
     seeds
 }
 
 fn read_overrides(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Override> {
-    let Some(items) = reader.list(node, "`overrides`") else { return Vec::new() };
+    let Some(items) = reader.list(node, "`overrides`") else {
+        return Vec::new();
+    };
     let mut overrides = Vec::new();
     for item in items {
         let before = reader.problems.len();
-        let Some(mapping) = reader.mapping(item, "an override", &["when", "set", "priority"]) else { continue };
-        let at = mapping.0.first().map_or(item.at.clone(), |(key, _)| key.at.clone());
+        let Some(mapping) = reader.mapping(item, "an override", &["when", "set", "priority"])
+        else {
+            continue;
+        };
+        let at = mapping
+            .0
+            .first()
+            .map_or(item.at.clone(), |(key, _)| key.at.clone());
         let (Some(when), Some(set)) = (mapping.get("when"), mapping.get("set")) else {
             let problem = reader.problem(&at, "an override needs both `when` and `set`", "");
             reader.report(problem.help("write {when: {axis: value}, set: {field: value}}"));
@@ -244,33 +312,58 @@ fn read_overrides(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<O
         };
         let when = read_when(reader, when, axes);
         let set = reader.assignments(set, "`set`");
-        for assignment in set.iter().filter(|assignment| assignment.field.name == "dataset") {
-            let problem = reader.problem(&assignment.at, "an override cannot change the data set", "");
-            reader
-                .report(problem.help("the recipe's values follow the data set: make `dataset` an axis, or use `set`"));
+        for assignment in set
+            .iter()
+            .filter(|assignment| assignment.field.name == "dataset")
+        {
+            let problem =
+                reader.problem(&assignment.at, "an override cannot change the data set", "");
+            reader.report(problem.help(
+                "the recipe's values follow the data set: make `dataset` an axis, or use `set`",
+            ));
         }
         let priority = match mapping.get("priority").map(|node| (&node.data, node)) {
             None => 0,
-            Some((Data::Number(number), _)) if number.as_i64().is_some() => number.as_i64().unwrap_or(0),
+            Some((Data::Number(number), _)) if number.as_i64().is_some() => {
+                number.as_i64().unwrap_or(0)
+            }
             Some((_, node)) => {
                 let problem = reader.problem(&node.at, "`priority` is not a whole number", "");
-                reader.report(problem.help("0 unless given; the higher one wins where overrides meet"));
+                reader.report(
+                    problem.help("0 unless given; the higher one wins where overrides meet"),
+                );
                 0
             }
         };
-        overrides.push(Override { at, when, set, priority, sound: reader.problems.len() == before });
+        overrides.push(Override {
+            at,
+            when,
+            set,
+            priority,
+            sound: reader.problems.len() == before,
+        });
     }
     overrides
 }
 
 fn read_exclude(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Exclusion> {
-    let Some(items) = reader.list(node, "`exclude`") else { return Vec::new() };
+    let Some(items) = reader.list(node, "`exclude`") else {
+        return Vec::new();
+    };
     let mut exclude = Vec::new();
     for item in items {
-        let Some(mapping) = reader.mapping(item, "an exclusion", &["when"]) else { continue };
-        let at = mapping.0.first().map_or(item.at.clone(), |(key, _)| key.at.clone());
+        let Some(mapping) = reader.mapping(item, "an exclusion", &["when"]) else {
+            continue;
+        };
+        let at = mapping
+            .0
+            .first()
+            .map_or(item.at.clone(), |(key, _)| key.at.clone());
         match mapping.get("when") {
-            Some(when) => exclude.push(Exclusion { at, when: read_when(reader, when, axes) }),
+            Some(when) => exclude.push(Exclusion {
+                at,
+                when: read_when(reader, when, axes),
+            }),
             None => {
                 let problem = reader.problem(&at, "an exclusion needs `when`", "");
                 reader.report(problem.help("write {when: {axis: value}}"));
@@ -281,7 +374,9 @@ fn read_exclude(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Exc
 }
 
 fn read_when(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Condition> {
-    let Some(mapping) = reader.mapping(node, "`when`", &[]) else { return Vec::new() };
+    let Some(mapping) = reader.mapping(node, "`when`", &[]) else {
+        return Vec::new();
+    };
     if mapping.0.is_empty() {
         let problem = reader.problem(&node.at, "`when` names nothing", "");
         reader.report(problem.help("what holds for every cell belongs into `set`"));
@@ -292,18 +387,41 @@ fn read_when(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Condit
         if items.is_empty() {
             let problem = reader.problem(&value.at, format!("`{}` lists no value", key.text), "");
             reader.report(problem);
-        } else if let Some((index, axis)) = axes.iter().enumerate().find(|(_, axis)| axis.name == key.text) {
-            let values = items.iter().filter_map(|item| axis.value_index(reader, item)).collect();
+        } else if let Some((index, axis)) = axes
+            .iter()
+            .enumerate()
+            .find(|(_, axis)| axis.name == key.text)
+        {
+            let values = items
+                .iter()
+                .filter_map(|item| axis.value_index(reader, item))
+                .collect();
             conditions.push(Condition::Axis(index, values));
         } else if let Some(field) = field::find(&key.text) {
-            let values = items.iter().filter_map(|item| reader.value(field, item)).collect();
+            let values = items
+                .iter()
+                .filter_map(|item| reader.value(field, item))
+                .collect();
             conditions.push(Condition::Field(field, values));
         } else {
-            let problem = reader.problem(&key.at, format!("no axis or field is called `{}`", key.text), "");
-            let names = axes.iter().map(|axis| axis.name.as_str()).chain(field::names().map(|name| -> &str { name }));
-            let axes = axes.iter().map(|axis| axis.name.as_str()).collect::<Vec<_>>().join(", ");
+            let problem = reader.problem(
+                &key.at,
+                format!("no axis or field is called `{}`", key.text),
+                "",
+            );
+            let names = axes
+                .iter()
+                .map(|axis| axis.name.as_str())
+                .chain(field::names().map(|name| -> &str { name }));
+            let axes = axes
+                .iter()
+                .map(|axis| axis.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ");
             let help = did_you_mean(&key.text, names).or_else(|| field::help_for(&key.text));
-            reader.report(problem.help(help.unwrap_or_else(|| format!("axes of this sweep: {axes}"))));
+            reader.report(
+                problem.help(help.unwrap_or_else(|| format!("axes of this sweep: {axes}"))),
+            );
         }
     }
     conditions
@@ -312,8 +430,12 @@ fn read_when(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Condit
 fn read_search(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Option<DraftSearch> {
     let keys = ["field", "candidates", "select", "holdout", "seeds"];
     let mapping = reader.mapping(node, "`search`", &keys)?;
-    let at = mapping.0.first().map_or(node.at.clone(), |(key, _)| key.at.clone());
-    let (Some(field_node), Some(candidates)) = (mapping.get("field"), mapping.get("candidates")) else {
+    let at = mapping
+        .0
+        .first()
+        .map_or(node.at.clone(), |(key, _)| key.at.clone());
+    let (Some(field_node), Some(candidates)) = (mapping.get("field"), mapping.get("candidates"))
+    else {
         let problem = reader.problem(&at, "`search` needs `field` and `candidates`", "");
         reader.report(problem.help("write {field: learning_rate, candidates: [0.5, 0.1, 0.05]}"));
         return None;
@@ -324,14 +446,24 @@ fn read_search(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Option<D
         reader.report(problem.maybe_help(field::help_for(&name)));
         return None;
     };
-    let on_axis = axes.iter().any(|axis| axis.name == name || axis.sets(field));
+    let on_axis = axes
+        .iter()
+        .any(|axis| axis.name == name || axis.sets(field));
     if on_axis || ["dataset", "samples_per_class", "holdout"].contains(&field.name) {
-        let problem = reader.problem(&field_node.at, format!("`{name}` cannot be searched over"), "");
-        reader.report(problem.help("a search chooses a field that no axis sets, for every cell by itself"));
+        let problem = reader.problem(
+            &field_node.at,
+            format!("`{name}` cannot be searched over"),
+            "",
+        );
+        reader.report(
+            problem.help("a search chooses a field that no axis sets, for every cell by itself"),
+        );
     }
     let mut values: Vec<Value> = Vec::new();
     for item in reader.list(candidates, "`search.candidates`")? {
-        let Some(value) = reader.value(field, item) else { continue };
+        let Some(value) = reader.value(field, item) else {
+            continue;
+        };
         if values.contains(&value) {
             let problem = reader.problem(&item.at, "this candidate occurs twice", "");
             reader.report(problem);
@@ -339,32 +471,71 @@ fn read_search(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Option<D
         values.push(value);
     }
     if values.len() < 2 || values.len() > 1000 {
-        let problem = reader.problem(&candidates.at, format!("a search between {} candidates", values.len()), "");
-        reader.report(problem.help("write from 2 to 1000 candidates, or put the one value into `set`"));
+        let problem = reader.problem(
+            &candidates.at,
+            format!("a search between {} candidates", values.len()),
+            "",
+        );
+        reader.report(
+            problem.help("write from 2 to 1000 candidates, or put the one value into `set`"),
+        );
     }
-    let words = [("validation", Select::Validation), ("best_on_test", Select::BestOnTest)];
-    let select = mapping.get("select").and_then(|node| reader.word(node, "`search.select`", &words));
+    let words = [
+        ("validation", Select::Validation),
+        ("best_on_test", Select::BestOnTest),
+    ];
+    let select = mapping
+        .get("select")
+        .and_then(|node| reader.word(node, "`search.select`", &words));
     let select = select.unwrap_or(Select::Validation);
     let holdout = mapping.get("holdout").and_then(|node| {
         let value = reader.number(node, "`search.holdout`")?;
         if value > 0.0 && value < 1.0 {
             return Some(value);
         }
-        let problem = reader.problem(&node.at, format!("`search.holdout` is {value}, not between 0 and 1"), "");
-        reader.report(problem.help("it is the fraction of every class that candidates are compared on: 0.2"));
+        let problem = reader.problem(
+            &node.at,
+            format!("`search.holdout` is {value}, not between 0 and 1"),
+            "",
+        );
+        reader.report(
+            problem.help("it is the fraction of every class that candidates are compared on: 0.2"),
+        );
         None
     });
-    let written = mapping.get("seeds").map(|node| read_seeds(reader, node, "`search.seeds`"));
+    let written = mapping
+        .get("seeds")
+        .map(|node| read_seeds(reader, node, "`search.seeds`"));
     let automatic = written.is_none() && select == Select::Validation;
-    let seeds = written.unwrap_or_else(|| if automatic { (0..held_out::MAX_SEEDS).collect() } else { vec![0] });
+    let seeds = written.unwrap_or_else(|| {
+        if automatic {
+            (0..held_out::MAX_SEEDS).collect()
+        } else {
+            vec![0]
+        }
+    });
     if select == Select::BestOnTest
-        && let Some((key, _)) = mapping.0.iter().find(|(key, _)| key.text == "holdout" || key.text == "seeds")
+        && let Some((key, _)) = mapping
+            .0
+            .iter()
+            .find(|(key, _)| key.text == "holdout" || key.text == "seeds")
     {
-        let problem = reader.problem(&key.at, format!("`{}` has no use with `select: best_on_test`", key.text), "");
-        reader.report(
-            problem.help("remove it: that protocol trains every candidate on everything, with the sweep's seeds"),
+        let problem = reader.problem(
+            &key.at,
+            format!("`{}` has no use with `select: best_on_test`", key.text),
+            "",
         );
+        reader.report(problem.help(
+            "remove it: that protocol trains every candidate on everything, with the sweep's seeds",
+        ));
     }
-    let search = Search { field: name, candidates: values, select, holdout: holdout.unwrap_or(0.2), seeds, automatic };
+    let search = Search {
+        field: name,
+        candidates: values,
+        select,
+        holdout: holdout.unwrap_or(0.2),
+        seeds,
+        automatic,
+    };
     Some(DraftSearch { search, at })
 }

@@ -1,8 +1,9 @@
-//! Expands axes, overrides and exclusions into cells: the value of each field at each point of the grid.
+//! Expands axes, overrides and exclusions into cells: the value of each field at each point of the
+//! grid.
 //!
-//! Order, weakest first: the recipe's values for the cell's data set, the recipe's own fields and `set`, axis values,
-//! overrides. The order in the file decides nothing: different values that meet in one cell are an error, unless
-//! `priority` decides which override wins.
+//! Order, weakest first: the recipe's values for the cell's data set, the recipe's own fields and
+//! `set`, axis values, overrides. The order in the file decides nothing: different values that meet
+//! in one cell are an error, unless `priority` decides which override wins.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -33,22 +34,39 @@ pub(crate) fn trials_per_cell(seeds: usize, search: Option<&Search>, search_seed
     let seeds = seeds as u64;
     match search {
         None => seeds,
-        Some(search) if search.select == Select::BestOnTest => search.candidates.len() as u64 * seeds,
+        Some(search) if search.select == Select::BestOnTest => {
+            search.candidates.len() as u64 * seeds
+        }
         Some(search) => search.candidates.len() as u64 * search_seeds as u64 + seeds,
     }
 }
 
 /// Returns the number of trials of these cells.
 pub(crate) fn num_trials(cells: &[Cell], seeds: usize, search: Option<&Search>) -> u64 {
-    let of = |cell: &Cell| trials_per_cell(seeds, search, search.map_or(0, |search| search.seeds_for(cell).len()));
+    let of = |cell: &Cell| {
+        trials_per_cell(
+            seeds,
+            search,
+            search.map_or(0, |search| search.seeds_for(cell).len()),
+        )
+    };
     cells.iter().map(of).fold(0, u64::saturating_add)
 }
 
 /// Expands a draft. `None` if there are no usable cells; the reader then has problems.
-pub(crate) fn expand(reader: &mut Reader, draft: &Draft<'_>, find_side: FindSide<'_>) -> Option<Expanded> {
+pub(crate) fn expand(
+    reader: &mut Reader,
+    draft: &Draft<'_>,
+    find_side: FindSide<'_>,
+) -> Option<Expanded> {
     let search = draft.search.as_ref().map(|search| &search.search);
     check_size(reader, draft, fewest_trials(draft))?;
-    let mut grid = Grid { draft, find_side, recipes: BTreeMap::new(), reported: BTreeSet::new() };
+    let mut grid = Grid {
+        draft,
+        find_side,
+        recipes: BTreeMap::new(),
+        reported: BTreeSet::new(),
+    };
     grid.check_dataset(reader)?;
     let mut override_used = vec![false; draft.overrides.len()];
     let mut exclusion_used = vec![false; draft.exclude.len()];
@@ -78,21 +96,45 @@ pub(crate) fn expand(reader: &mut Reader, draft: &Draft<'_>, find_side: FindSide
             grid.report_twin(reader, &first, &coordinates);
         }
         let held_out = search.filter(|search| search.select == Select::Validation);
-        let held_out = held_out.and_then(|search| held_out::published(&from_fields(&fields), search.holdout));
-        let set = fields.into_iter().filter(|(name, value)| base_fields.get(name) != Some(value)).collect();
-        cells.push(Cell { coordinates, set, skipped: None, held_out });
+        let held_out =
+            held_out.and_then(|search| held_out::published(&from_fields(&fields), search.holdout));
+        let set = fields
+            .into_iter()
+            .filter(|(name, value)| base_fields.get(name) != Some(value))
+            .collect();
+        cells.push(Cell {
+            coordinates,
+            set,
+            skipped: None,
+            held_out,
+        });
     }
-    check_size(reader, draft, Some(num_trials(&cells, draft.seeds.len(), search)))?;
-    check_used(reader, draft, &override_used, &exclusion_used, cells.is_empty());
+    check_size(
+        reader,
+        draft,
+        Some(num_trials(&cells, draft.seeds.len(), search)),
+    )?;
+    check_used(
+        reader,
+        draft,
+        &override_used,
+        &exclusion_used,
+        cells.is_empty(),
+    );
     base.map(|(base, _)| Expanded { base, cells })
 }
 
-/// Reports contradictions between the parts of a file that has other problems: values that conflict in one cell.
-/// Possible consequences of a part that could not be read are not reported.
+/// Reports contradictions between the parts of a file that has other problems: values that conflict
+/// in one cell. Possible consequences of a part that could not be read are not reported.
 pub(crate) fn report_conflicts(reader: &mut Reader, draft: &Draft<'_>) {
     let has_recipe = recipe::names().any(|known| known == draft.recipe);
     // Sizes of images affect no conflict.
-    let mut grid = Grid { draft, find_side: &|_| None, recipes: BTreeMap::new(), reported: BTreeSet::new() };
+    let mut grid = Grid {
+        draft,
+        find_side: &|_| None,
+        recipes: BTreeMap::new(),
+        reported: BTreeSet::new(),
+    };
     if !has_recipe
         || grid.dataset_place().is_none()
         || fewest_trials(draft).is_none_or(|trials| trials > draft.max_trials)
@@ -102,18 +144,31 @@ pub(crate) fn report_conflicts(reader: &mut Reader, draft: &Draft<'_>) {
     let mut used = vec![false; draft.overrides.len()];
     for coordinates in every_coordinate(draft) {
         let point = grid.before_overrides(reader, &coordinates);
-        if !draft.exclude.iter().any(|exclusion| matches(&exclusion.when, &coordinates, &point)) {
+        if !draft
+            .exclude
+            .iter()
+            .any(|exclusion| matches(&exclusion.when, &coordinates, &point))
+        {
             grid.with_overrides(reader, &coordinates, point, &mut used);
         }
     }
 }
 
-/// Returns the number of trials of the whole grid, or `None` on overflow. If the program chooses the number of a
-/// search's seeds, it counts as one: the real number is known only once the cells are.
+/// Returns the number of trials of the whole grid, or `None` on overflow. If the program chooses
+/// the number of a search's seeds, it counts as one: the real number is known only once the cells
+/// are.
 fn fewest_trials(draft: &Draft<'_>) -> Option<u64> {
-    let cells = draft.axes.iter().try_fold(1u64, |product, axis| product.checked_mul(axis.values.len() as u64))?;
+    let cells = draft.axes.iter().try_fold(1u64, |product, axis| {
+        product.checked_mul(axis.values.len() as u64)
+    })?;
     let search = draft.search.as_ref().map(|search| &search.search);
-    let seeds = search.map_or(0, |search| if search.automatic { 1 } else { search.seeds.len() });
+    let seeds = search.map_or(0, |search| {
+        if search.automatic {
+            1
+        } else {
+            search.seeds.len()
+        }
+    });
     cells.checked_mul(trials_per_cell(draft.seeds.len(), search, seeds))
 }
 
@@ -122,9 +177,16 @@ fn check_size(reader: &mut Reader, draft: &Draft<'_>, trials: Option<u64>) -> Op
     if trials.is_some_and(|trials| trials <= draft.max_trials) {
         return Some(());
     }
-    let sizes: Vec<String> = draft.axes.iter().map(|axis| format!("{} ({})", axis.name, axis.values.len())).collect();
+    let sizes: Vec<String> = draft
+        .axes
+        .iter()
+        .map(|axis| format!("{} ({})", axis.name, axis.values.len()))
+        .collect();
     let count = trials.map_or("more than 10^19".to_owned(), |trials| trials.to_string());
-    let message = format!("the grid has {count} trials, more than the limit of {}", draft.max_trials);
+    let message = format!(
+        "the grid has {count} trials, more than the limit of {}",
+        draft.max_trials
+    );
     let at = draft.axes.first().map_or(0..0, |axis| axis.at.clone());
     let problem = reader.problem(&at, message, "");
     reader.report(problem.help(format!(
@@ -138,7 +200,11 @@ fn check_size(reader: &mut Reader, draft: &Draft<'_>, trials: Option<u64>) -> Op
 
 /// Iterates over the grid; the last axis varies fastest.
 fn every_coordinate(draft: &Draft<'_>) -> impl Iterator<Item = Vec<u32>> {
-    let sizes: Vec<u32> = draft.axes.iter().map(|axis| axis.values.len() as u32).collect();
+    let sizes: Vec<u32> = draft
+        .axes
+        .iter()
+        .map(|axis| axis.values.len() as u32)
+        .collect();
     let mut next = (!sizes.contains(&0)).then(|| vec![0; sizes.len()]);
     std::iter::from_fn(move || {
         let current = next.take()?;
@@ -158,7 +224,9 @@ fn every_coordinate(draft: &Draft<'_>) -> impl Iterator<Item = Vec<u32>> {
 fn matches(when: &[Condition], coordinates: &[u32], fields: &Fields) -> bool {
     when.iter().all(|condition| match condition {
         Condition::Axis(axis, values) => values.contains(&coordinates[*axis]),
-        Condition::Field(field, values) => fields.get(field.name).is_some_and(|value| values.contains(value)),
+        Condition::Field(field, values) => fields
+            .get(field.name)
+            .is_some_and(|value| values.contains(value)),
     })
 }
 
@@ -202,15 +270,25 @@ impl Grid<'_, '_> {
         if let Some(found) = self.dataset_place() {
             return Some(found);
         }
-        let problem = reader.problem(&(0..0), "the sweep does not say which data set it trains on", "");
-        reader.report(problem.help("add `dataset: [digits]` to `axes`, or `dataset: digits` to `set`"));
+        let problem = reader.problem(
+            &(0..0),
+            "the sweep does not say which data set it trains on",
+            "",
+        );
+        reader.report(
+            problem.help("add `dataset: [digits]` to `axes`, or `dataset: digits` to `set`"),
+        );
         None
     }
 
     /// Checks that the sweep sets a data set for every cell.
     fn dataset_place(&self) -> Option<()> {
         let sets = |set: &Assignment| set.field.name == "dataset";
-        let on_axis = self.draft.axes.iter().any(|axis| axis.values.iter().all(|value| value.set.iter().any(sets)));
+        let on_axis = self
+            .draft
+            .axes
+            .iter()
+            .any(|axis| axis.values.iter().all(|value| value.set.iter().any(sets)));
         (on_axis || self.draft.set.iter().any(sets)).then_some(())
     }
 
@@ -223,8 +301,12 @@ impl Grid<'_, '_> {
     fn recipe(&mut self, dataset: &str) -> &Fields {
         let (draft, find_side) = (self.draft, self.find_side);
         self.recipes.entry(dataset.to_owned()).or_insert_with(|| {
-            let side = dataset.starts_with(FOLDER_PREFIX).then(|| find_side(dataset)).flatten();
-            let settings = recipe::fitted(&draft.recipe, dataset, side).expect("the recipe's name was checked");
+            let side = dataset
+                .starts_with(FOLDER_PREFIX)
+                .then(|| find_side(dataset))
+                .flatten();
+            let settings = recipe::fitted(&draft.recipe, dataset, side)
+                .expect("the recipe's name was checked");
             let mut fields = to_fields(&settings);
             for set in draft.set.iter().filter(|set| set.field.name != "dataset") {
                 fields.insert(set.field.name.to_owned(), set.value.clone());
@@ -239,19 +321,36 @@ impl Grid<'_, '_> {
         for (index, (axis, &value)) in draft.axes.iter().zip(coordinates).enumerate() {
             for set in &axis.values[value as usize].set {
                 let earlier = set_by.insert(set.field.name, (index, set));
-                let Some((other, first)) = earlier.filter(|(_, first)| first.value != set.value) else { continue };
-                if self.reported.insert(format!("{other}/{index}/{}", set.field.name)) {
-                    let message =
-                        format!("axes `{}` and `{}` both set `{}`", draft.axes[other].name, axis.name, set.field.name);
+                let Some((other, first)) = earlier.filter(|(_, first)| first.value != set.value)
+                else {
+                    continue;
+                };
+                if self
+                    .reported
+                    .insert(format!("{other}/{index}/{}", set.field.name))
+                {
+                    let message = format!(
+                        "axes `{}` and `{}` both set `{}`",
+                        draft.axes[other].name, axis.name, set.field.name
+                    );
                     let label = format!("{} here", field::show(&set.value));
                     let problem = reader.problem(&set.at, message, label);
-                    let problem = problem.also(first.at.clone(), format!("{} here", field::show(&first.value)));
-                    reader.report(problem.help("a field belongs to one axis; exceptions are overrides"));
+                    let problem = problem.also(
+                        first.at.clone(),
+                        format!("{} here", field::show(&first.value)),
+                    );
+                    reader.report(
+                        problem.help("a field belongs to one axis; exceptions are overrides"),
+                    );
                 }
             }
         }
         let common = draft.set.iter().find(|set| set.field.name == "dataset");
-        let dataset = set_by.get("dataset").map(|(_, set)| *set).or(common).and_then(|set| set.value.as_str());
+        let dataset = set_by
+            .get("dataset")
+            .map(|(_, set)| *set)
+            .or(common)
+            .and_then(|set| set.value.as_str());
         let mut fields = self.recipe(dataset.unwrap_or_default()).clone();
         for (name, (_, set)) in set_by {
             fields.insert(name.to_owned(), set.value.clone());
@@ -271,15 +370,21 @@ impl Grid<'_, '_> {
         for (index, over) in draft.overrides.iter().enumerate() {
             if over.sound && matches(&over.when, coordinates, &before) {
                 used[index] = true;
-                over.set.iter().for_each(|set| rivals.entry(set.field.name).or_default().push((index, set)));
+                over.set
+                    .iter()
+                    .for_each(|set| rivals.entry(set.field.name).or_default().push((index, set)));
             }
         }
         let mut fields = before;
         for (name, rivals) in rivals {
             let priority = |index: usize| draft.overrides[index].priority;
             let highest = rivals.iter().map(|(index, _)| priority(*index)).max();
-            let mut strongest = rivals.into_iter().filter(|(index, _)| Some(priority(*index)) == highest);
-            let Some(winner) = strongest.next() else { continue };
+            let mut strongest = rivals
+                .into_iter()
+                .filter(|(index, _)| Some(priority(*index)) == highest);
+            let Some(winner) = strongest.next() else {
+                continue;
+            };
             if let Some(other) = strongest.find(|(_, set)| set.value != winner.1.value) {
                 self.report_contradiction(reader, coordinates, winner, other);
             }
@@ -297,52 +402,107 @@ impl Grid<'_, '_> {
         second: (usize, &Assignment),
     ) {
         let name = first.1.field.name;
-        if !self.reported.insert(format!("override {}/{}/{name}", first.0, second.0)) {
+        if !self
+            .reported
+            .insert(format!("override {}/{}/{name}", first.0, second.0))
+        {
             return;
         }
-        let message = format!("two overrides set `{name}` of the cell {}", self.cell_name(coordinates));
-        let problem = reader.problem(&second.1.at, message, format!("to {}", field::show(&second.1.value)));
-        let problem = problem.also(first.1.at.clone(), format!("to {}", field::show(&first.1.value)));
-        reader.report(problem.help("narrow one of their `when`, or give the one that should win `priority: 1`"));
+        let message = format!(
+            "two overrides set `{name}` of the cell {}",
+            self.cell_name(coordinates)
+        );
+        let problem = reader.problem(
+            &second.1.at,
+            message,
+            format!("to {}", field::show(&second.1.value)),
+        );
+        let problem = problem.also(
+            first.1.at.clone(),
+            format!("to {}", field::show(&first.1.value)),
+        );
+        reader.report(
+            problem
+                .help("narrow one of their `when`, or give the one that should win `priority: 1`"),
+        );
     }
 
-    /// Reports an override that makes a cell contradict its name, or that sets the field of a search.
-    fn check_override(&mut self, reader: &mut Reader, index: usize, set: &Assignment, fields: &Fields) {
+    /// Reports an override that makes a cell contradict its name, or that sets the field of a
+    /// search.
+    fn check_override(
+        &mut self,
+        reader: &mut Reader,
+        index: usize,
+        set: &Assignment,
+        fields: &Fields,
+    ) {
         let name = set.field.name;
         let own_axis = self.draft.axes.iter().find(|axis| axis.name == name);
         if let Some(axis) = own_axis
             && fields.get(name) != Some(&set.value)
             && self.reported.insert(format!("axis {index}/{name}"))
         {
-            let problem = reader.problem(&set.at, format!("an override changes `{name}`, which is an axis"), "");
+            let problem = reader.problem(
+                &set.at,
+                format!("an override changes `{name}`, which is an axis"),
+                "",
+            );
             let problem = problem.also(axis.at.clone(), "the axis");
-            reader
-                .report(problem.help("its cells would not be what their names say: `exclude` them, or edit the axis"));
+            reader.report(problem.help(
+                "its cells would not be what their names say: `exclude` them, or edit the axis",
+            ));
         }
-        if let Some(search) = self.draft.search.as_ref().filter(|search| search.search.field == name)
+        if let Some(search) = self
+            .draft
+            .search
+            .as_ref()
+            .filter(|search| search.search.field == name)
             && self.reported.insert(format!("search {index}"))
         {
-            let problem = reader.problem(&set.at, format!("an override sets `{name}`, which the search chooses"), "");
-            reader.report(problem.also(search.at.clone(), "the search").help("remove one of the two"));
+            let problem = reader.problem(
+                &set.at,
+                format!("an override sets `{name}`, which the search chooses"),
+                "",
+            );
+            reader.report(
+                problem
+                    .also(search.at.clone(), "the search")
+                    .help("remove one of the two"),
+            );
         }
     }
 
-    /// Checks the settings of a cell. `before`: the fields before any override, which overrides are matched with.
-    fn check_settings(&mut self, reader: &mut Reader, coordinates: &[u32], before: &Fields, fields: &Fields) {
+    /// Checks the settings of a cell. `before`: the fields before any override, which overrides are
+    /// matched with.
+    fn check_settings(
+        &mut self,
+        reader: &mut Reader,
+        coordinates: &[u32],
+        before: &Fields,
+        fields: &Fields,
+    ) {
         let search = self.draft.search.as_ref();
         if let Some(search) = search.filter(|search| search.search.select == Select::Validation)
             && !fields["holdout"].is_null()
             && self.reported.insert("holdout".to_owned())
         {
-            let message = format!("`holdout` of the cell {} and a search that holds out", self.cell_name(coordinates));
+            let message = format!(
+                "`holdout` of the cell {} and a search that holds out",
+                self.cell_name(coordinates)
+            );
             let problem = reader.problem(&search.at, message, "");
-            reader.report(problem.help("leave `holdout` to `search.holdout`: results come from the test set"));
+            reader.report(
+                problem.help("leave `holdout` to `search.holdout`: results come from the test set"),
+            );
         }
         let variants = match search {
             None => vec![fields.clone()],
-            Some(search) => {
-                search.search.candidates.iter().map(|value| with_candidate(fields, search, value)).collect()
-            }
+            Some(search) => search
+                .search
+                .candidates
+                .iter()
+                .map(|value| with_candidate(fields, search, value))
+                .collect(),
         };
         for fields in variants {
             for contradiction in from_fields(&fields).contradictions() {
@@ -353,7 +513,8 @@ impl Grid<'_, '_> {
         }
     }
 
-    /// Points at each contradicting field that the file sets, the weakest last. A recipe's fields are in no file.
+    /// Points at each contradicting field that the file sets, the weakest last. A recipe's fields
+    /// are in no file.
     fn report_impossible(
         &self,
         reader: &mut Reader,
@@ -361,8 +522,14 @@ impl Grid<'_, '_> {
         before: &Fields,
         contradiction: Contradiction,
     ) {
-        let Contradiction { fields, message, help } = contradiction;
-        let mut places = fields.iter().filter_map(|name| self.place_of(coordinates, before, name));
+        let Contradiction {
+            fields,
+            message,
+            help,
+        } = contradiction;
+        let mut places = fields
+            .iter()
+            .filter_map(|name| self.place_of(coordinates, before, name));
         let first = places.next().unwrap_or(0..0);
         let message = format!("{message} (cell {})", self.cell_name(coordinates));
         let mut problem = reader.problem(&first, message, "");
@@ -372,58 +539,115 @@ impl Grid<'_, '_> {
         reader.report(problem.help(help));
     }
 
-    /// Finds where a field of a cell got its value: an override, an axis, the search, or `set` and `recipe`.
+    /// Finds where a field of a cell got its value: an override, an axis, the search, or `set` and
+    /// `recipe`.
     fn place_of(&self, coordinates: &[u32], before: &Fields, name: &str) -> Option<Range<usize>> {
         let draft = self.draft;
         let sets = |set: &&Assignment| set.field.name == name;
-        let matching = draft.overrides.iter().filter(|over| matches(&over.when, coordinates, before));
-        let overrides = matching.filter_map(|over| Some((over.priority, over.set.iter().find(sets)?)));
-        let override_ = overrides.max_by_key(|(priority, _)| *priority).map(|(_, set)| set);
-        let on_axes = draft.axes.iter().zip(coordinates).flat_map(|(axis, &value)| &axis.values[value as usize].set);
+        let matching = draft
+            .overrides
+            .iter()
+            .filter(|over| matches(&over.when, coordinates, before));
+        let overrides =
+            matching.filter_map(|over| Some((over.priority, over.set.iter().find(sets)?)));
+        let override_ = overrides
+            .max_by_key(|(priority, _)| *priority)
+            .map(|(_, set)| set);
+        let on_axes = draft
+            .axes
+            .iter()
+            .zip(coordinates)
+            .flat_map(|(axis, &value)| &axis.values[value as usize].set);
         let searched = draft.search.as_ref().filter(|search| {
-            search.search.field == name || name == "holdout" && search.search.select == Select::Validation
+            search.search.field == name
+                || name == "holdout" && search.search.select == Select::Validation
         });
-        let assigned = override_.or_else(|| on_axes.into_iter().find(sets)).map(|set| set.at.clone());
+        let assigned = override_
+            .or_else(|| on_axes.into_iter().find(sets))
+            .map(|set| set.at.clone());
         let searched = || searched.map(|search| search.at.clone());
-        assigned.or_else(searched).or_else(|| draft.set.iter().find(sets).map(|set| set.at.clone()))
+        assigned
+            .or_else(searched)
+            .or_else(|| draft.set.iter().find(sets).map(|set| set.at.clone()))
     }
 
     fn report_twin(&mut self, reader: &mut Reader, first: &[u32], second: &[u32]) {
-        let differs = (0..first.len()).find(|&axis| first[axis] != second[axis]).unwrap_or(0);
-        let value = |coordinates: &[u32]| &self.draft.axes[differs].values[coordinates[differs] as usize];
+        let differs = (0..first.len())
+            .find(|&axis| first[axis] != second[axis])
+            .unwrap_or(0);
+        let value =
+            |coordinates: &[u32]| &self.draft.axes[differs].values[coordinates[differs] as usize];
         let (one, other) = (value(first), value(second));
         let key = format!("twin {differs}/{}/{}", first[differs], second[differs]);
         if self.reported.contains(&key) {
             return;
         }
         let names = (self.cell_name(first), self.cell_name(second));
-        let problem =
-            reader.problem(&other.at, format!("the cells {} and {} are the same training", names.0, names.1), "");
+        let problem = reader.problem(
+            &other.at,
+            format!(
+                "the cells {} and {} are the same training",
+                names.0, names.1
+            ),
+            "",
+        );
         let problem = problem.also(one.at.clone(), "same settings as this");
-        reader.report(problem.help("exclude one of them, or tell them apart in `set` or by an override"));
+        reader.report(
+            problem.help("exclude one of them, or tell them apart in `set` or by an override"),
+        );
         self.reported.insert(key);
     }
 
     fn cell_name(&self, coordinates: &[u32]) -> String {
-        let names =
-            self.draft.axes.iter().zip(coordinates).map(|(axis, &value)| axis.values[value as usize].name.as_str());
+        let names = self
+            .draft
+            .axes
+            .iter()
+            .zip(coordinates)
+            .map(|(axis, &value)| axis.values[value as usize].name.as_str());
         let names: Vec<&str> = names.collect();
-        if names.is_empty() { "(the only one)".to_owned() } else { names.join("/") }
+        if names.is_empty() {
+            "(the only one)".to_owned()
+        } else {
+            names.join("/")
+        }
     }
 }
 
-fn check_used(reader: &mut Reader, draft: &Draft<'_>, overrides: &[bool], exclusions: &[bool], no_cells: bool) {
-    for (exclusion, _) in draft.exclude.iter().zip(exclusions).filter(|(_, used)| !**used) {
+fn check_used(
+    reader: &mut Reader,
+    draft: &Draft<'_>,
+    overrides: &[bool],
+    exclusions: &[bool],
+    no_cells: bool,
+) {
+    for (exclusion, _) in draft
+        .exclude
+        .iter()
+        .zip(exclusions)
+        .filter(|(_, used)| !**used)
+    {
         let problem = reader.problem(&exclusion.at, "this exclusion matches no cell", "");
-        reader.report(problem.help("no cell of the grid has all that its `when` asks for: correct or remove it"));
+        reader
+            .report(problem.help(
+                "no cell of the grid has all that its `when` asks for: correct or remove it",
+            ));
     }
     if no_cells {
-        let at = draft.exclude.first().map_or(0..0, |exclusion| exclusion.at.clone());
+        let at = draft
+            .exclude
+            .first()
+            .map_or(0..0, |exclusion| exclusion.at.clone());
         let problem = reader.problem(&at, "the exclusions leave no cell", "");
         reader.report(problem.help("remove one of them"));
         return;
     }
-    for (over, _) in draft.overrides.iter().zip(overrides).filter(|(_, used)| !**used) {
+    for (over, _) in draft
+        .overrides
+        .iter()
+        .zip(overrides)
+        .filter(|(_, used)| !**used)
+    {
         let problem = reader.problem(&over.at, "this override matches no cell", "");
         reader.report(problem.help(
             "no cell has all that its `when` asks for, exclusions counted: correct or remove it. Fields are compared \

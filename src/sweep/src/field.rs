@@ -1,8 +1,8 @@
-//! Every field of `Settings` with its possible values: one table for the sweep language, for its reference, and for
-//! compiled sweeps from a peer.
+//! Every field of `Settings` with its possible values: one table for the sweep language, for its
+//! reference, and for compiled sweeps from a peer.
 //!
-//! It works on JSON values and knows no places in files: complaints have a path into the value instead. Combinations of
-//! fields are checked in `contradiction.rs`.
+//! It works on JSON values and knows no places in files: complaints have a path into the value
+//! instead. Combinations of fields are checked in `contradiction.rs`.
 
 use serde_json::{Map, Value};
 
@@ -49,29 +49,56 @@ pub struct Range {
 }
 
 const fn field(name: &'static str, kind: Kind) -> Field {
-    Field { name, kind, optional: false }
+    Field {
+        name,
+        kind,
+        optional: false,
+    }
 }
 
 const fn optional(name: &'static str, kind: Kind) -> Field {
-    Field { name, kind, optional: true }
+    Field {
+        name,
+        kind,
+        optional: true,
+    }
 }
 
 const fn part(name: &'static str, kind: Kind) -> Part {
-    Part { name, kind, required: true }
+    Part {
+        name,
+        kind,
+        required: true,
+    }
 }
 
 const fn range(low: f64, high: f64) -> Kind {
-    Kind::Real(Range { low, high, low_excluded: false, high_excluded: false })
+    Kind::Real(Range {
+        low,
+        high,
+        low_excluded: false,
+        high_excluded: false,
+    })
 }
 
 /// Builds a range that excludes its lower end.
 const fn above(low: f64, high: f64) -> Kind {
-    Kind::Real(Range { low, high, low_excluded: true, high_excluded: false })
+    Kind::Real(Range {
+        low,
+        high,
+        low_excluded: true,
+        high_excluded: false,
+    })
 }
 
 /// Builds a range that excludes its upper end.
 const fn below(low: f64, high: f64) -> Kind {
-    Kind::Real(Range { low, high, low_excluded: false, high_excluded: true })
+    Kind::Real(Range {
+        low,
+        high,
+        low_excluded: false,
+        high_excluded: true,
+    })
 }
 
 const EPOCHS: Kind = Kind::Count(1, 100_000);
@@ -84,7 +111,10 @@ pub const FIELDS: &[Field] = &[
     optional("resize", Kind::Count(1, 4096)),
     optional("test_resize", Kind::Count(1, 4096)),
     optional("crop_size", Kind::Count(1, 4096)),
-    field("crop", Kind::Choice(&["centre", "random", "random_resized"])),
+    field(
+        "crop",
+        Kind::Choice(&["centre", "random", "random_resized"]),
+    ),
     field("shift", below(0.0, 1.0)),
     field("flip", Kind::Flag),
     field("erase", Kind::Flag),
@@ -97,8 +127,17 @@ pub const FIELDS: &[Field] = &[
             part("probability", range(0.0, 1.0)),
         ]),
     ),
-    optional("cutmix", Kind::Record(&[part("alpha", above(0.0, 1000.0)), part("probability", range(0.0, 1.0))])),
-    field("normalise", Kind::Choice(&["dataset", "computed", "ilsvrc", "torchvision"])),
+    optional(
+        "cutmix",
+        Kind::Record(&[
+            part("alpha", above(0.0, 1000.0)),
+            part("probability", range(0.0, 1.0)),
+        ]),
+    ),
+    field(
+        "normalise",
+        Kind::Choice(&["dataset", "computed", "ilsvrc", "torchvision"]),
+    ),
     field("corrupt", Kind::Choice(&["refuse", "skip"])),
     field(
         "model",
@@ -124,7 +163,10 @@ pub const FIELDS: &[Field] = &[
     optional("weights", Kind::Text),
     field("finetune_epochs", Kind::Count(0, 100_000)),
     field("finetune_learning_rate", above(0.0, 1e6)),
-    field("loss", Kind::Choice(&["xent", "mse", "cos", "cos_xent", "cos_xent_direct"])),
+    field(
+        "loss",
+        Kind::Choice(&["xent", "mse", "cos", "cos_xent", "cos_xent_direct"]),
+    ),
     field("label_smoothing", below(0.0, 1.0)),
     field("cls_weight", range(0.0, 1e6)),
     field("cls_head", Kind::Choice(&["relu_bn_fc", "plain_fc"])),
@@ -136,7 +178,14 @@ pub const FIELDS: &[Field] = &[
             ("one_hot", &[]),
             (
                 "hierarchy",
-                &[part("path", Kind::Text), Part { name: "child_parent", kind: Kind::Flag, required: false }],
+                &[
+                    part("path", Kind::Text),
+                    Part {
+                        name: "child_parent",
+                        kind: Kind::Flag,
+                        required: false,
+                    },
+                ],
             ),
         ]),
     ),
@@ -152,7 +201,14 @@ pub const FIELDS: &[Field] = &[
                     part("learning_rate_min", range(0.0, 1e6)),
                 ],
             ),
-            ("step", &[part("epochs", EPOCHS), part("every", EPOCHS), part("factor", above(0.0, 1.0))]),
+            (
+                "step",
+                &[
+                    part("epochs", EPOCHS),
+                    part("every", EPOCHS),
+                    part("factor", above(0.0, 1.0)),
+                ],
+            ),
             ("cosine", &[part("epochs", EPOCHS)]),
             ("constant", &[part("epochs", EPOCHS)]),
         ]),
@@ -168,7 +224,15 @@ pub const FIELDS: &[Field] = &[
     field("replicas", Kind::Count(1, 64)),
     field("precision", Kind::Choice(&["auto", "f32", "bf16"])),
     field("deterministic", Kind::Flag),
-    optional("holdout", Kind::Real(Range { low: 0.0, high: 1.0, low_excluded: true, high_excluded: true })),
+    optional(
+        "holdout",
+        Kind::Real(Range {
+            low: 0.0,
+            high: 1.0,
+            low_excluded: true,
+            high_excluded: true,
+        }),
+    ),
     field("evaluate_every", EPOCHS),
 ];
 
@@ -194,7 +258,12 @@ pub struct Complaint {
 
 impl Complaint {
     fn new(message: impl Into<String>) -> Self {
-        Self { path: Vec::new(), key: false, message: message.into(), help: None }
+        Self {
+            path: Vec::new(),
+            key: false,
+            message: message.into(),
+            help: None,
+        }
     }
 
     fn help(mut self, help: impl Into<String>) -> Self {
@@ -209,12 +278,17 @@ impl Complaint {
 }
 
 impl Field {
-    /// Returns the value in the form that `Settings` writes, so that equal settings have equal compiled forms: `1`
-    /// becomes `1.0` for a real number, and shorthands are expanded.
+    /// Returns the value in the form that `Settings` writes, so that equal settings have equal
+    /// compiled forms: `1` becomes `1.0` for a real number, and shorthands are expanded.
     pub fn check(&self, value: &Value) -> Result<Value, Complaint> {
         if value.is_null() {
-            let missing = Complaint::new("has no value").help(format!("write {}", self.kind.expected()));
-            return if self.optional { Ok(Value::Null) } else { Err(missing) };
+            let missing =
+                Complaint::new("has no value").help(format!("write {}", self.kind.expected()));
+            return if self.optional {
+                Ok(Value::Null)
+            } else {
+                Err(missing)
+            };
         }
         self.kind.check(value)
     }
@@ -271,24 +345,46 @@ impl Kind {
             }
             Self::Real(range) => {
                 let number = value.as_f64().ok_or_else(wrong_type)?;
-                let low = if range.low_excluded { number > range.low } else { number >= range.low };
-                let high = if range.high_excluded { number < range.high } else { number <= range.high };
-                if low && high { Ok(Value::from(number)) } else { Err(out_of_range()) }
+                let low = if range.low_excluded {
+                    number > range.low
+                } else {
+                    number >= range.low
+                };
+                let high = if range.high_excluded {
+                    number < range.high
+                } else {
+                    number <= range.high
+                };
+                if low && high {
+                    Ok(Value::from(number))
+                } else {
+                    Err(out_of_range())
+                }
             }
-            Self::Flag => value.is_boolean().then(|| value.clone()).ok_or_else(wrong_type),
+            Self::Flag => value
+                .is_boolean()
+                .then(|| value.clone())
+                .ok_or_else(wrong_type),
             Self::Text => {
                 let text = value.as_str().ok_or_else(wrong_type)?;
-                let usable = !text.trim().is_empty() && text.len() <= 4096 && !text.contains(char::is_control);
-                usable.then(|| value.clone()).ok_or_else(|| Complaint::new("is not a usable path"))
+                let usable = !text.trim().is_empty()
+                    && text.len() <= 4096
+                    && !text.contains(char::is_control);
+                usable
+                    .then(|| value.clone())
+                    .ok_or_else(|| Complaint::new("is not a usable path"))
             }
             Self::Dataset => {
                 let text = value.as_str().ok_or_else(wrong_type)?;
-                dataset::check_name(text).map_err(|(message, help)| Complaint::new(message).help(help))?;
+                dataset::check_name(text)
+                    .map_err(|(message, help)| Complaint::new(message).help(help))?;
                 Ok(value.clone())
             }
             Self::SamplesPerClass => match value {
                 Value::String(text) if text == "all" => Ok(value.clone()),
-                Value::Number(_) => Self::Count(1, 10_000_000).check(value).map_err(|_| out_of_range()),
+                Value::Number(_) => Self::Count(1, 10_000_000)
+                    .check(value)
+                    .map_err(|_| out_of_range()),
                 _ => Err(wrong_type()),
             },
             Self::Record(parts) => check_parts(value.as_object().ok_or_else(wrong_type)?, parts),
@@ -303,7 +399,12 @@ fn check_variant(
     wrong_type: Complaint,
 ) -> Result<Value, Complaint> {
     let names = || variants.iter().map(|(name, _)| *name);
-    let of = |name: &str| variants.iter().find(|(variant, _)| *variant == name).map(|(_, parts)| *parts);
+    let of = |name: &str| {
+        variants
+            .iter()
+            .find(|(variant, _)| *variant == name)
+            .map(|(_, parts)| *parts)
+    };
     match value {
         Value::String(text) => {
             choose(text, names())?;
@@ -314,14 +415,21 @@ fn check_variant(
         }
         Value::Object(entries) if entries.len() == 1 => {
             let (name, inner) = entries.iter().next().expect("it has one entry");
-            choose(name, names()).map_err(|complaint| Complaint { key: true, ..complaint.inside(name) })?;
+            choose(name, names()).map_err(|complaint| Complaint {
+                key: true,
+                ..complaint.inside(name)
+            })?;
             let parts = of(name).unwrap_or_default();
             let checked = match (inner, parts) {
                 // Shorthand: if the only required part is text, that text alone is enough.
                 (Value::String(_), [first, rest @ ..])
-                    if matches!(first.kind, Kind::Text) && rest.iter().all(|part| !part.required) =>
+                    if matches!(first.kind, Kind::Text)
+                        && rest.iter().all(|part| !part.required) =>
                 {
-                    check_parts(&Map::from_iter([(first.name.to_owned(), inner.clone())]), parts)
+                    check_parts(
+                        &Map::from_iter([(first.name.to_owned(), inner.clone())]),
+                        parts,
+                    )
                 }
                 (Value::Object(entries), [_, ..]) => check_parts(entries, parts),
                 _ => Err(wrong_type),
@@ -336,13 +444,19 @@ fn check_variant(
 fn check_parts(entries: &Map<String, Value>, parts: &[Part]) -> Result<Value, Complaint> {
     for name in entries.keys() {
         let known = choose(name, parts.iter().map(|part| part.name));
-        known.map_err(|complaint| Complaint { key: true, ..complaint.inside(name) })?;
+        known.map_err(|complaint| Complaint {
+            key: true,
+            ..complaint.inside(name)
+        })?;
     }
     let mut checked = Map::new();
     for part in parts {
         match entries.get(part.name) {
             Some(value) => {
-                let value = part.kind.check(value).map_err(|complaint| complaint.inside(part.name))?;
+                let value = part
+                    .kind
+                    .check(value)
+                    .map_err(|complaint| complaint.inside(part.name))?;
                 checked.insert(part.name.to_owned(), value);
             }
             None if part.required => {
@@ -358,13 +472,19 @@ fn check_parts(entries: &Map<String, Value>, parts: &[Part]) -> Result<Value, Co
     Ok(Value::Object(checked))
 }
 
-fn choose(text: &str, mut names: impl Iterator<Item = &'static str> + Clone) -> Result<(), Complaint> {
+fn choose(
+    text: &str,
+    mut names: impl Iterator<Item = &'static str> + Clone,
+) -> Result<(), Complaint> {
     if names.clone().any(|name| name == text) {
         return Ok(());
     }
     let help = did_you_mean(text, names.clone()).unwrap_or_else(|| {
         let first = names.next().unwrap_or_default().to_owned();
-        format!("possible: {}", names.fold(first, |list, name| list + ", " + name))
+        format!(
+            "possible: {}",
+            names.fold(first, |list, name| list + ", " + name)
+        )
     });
     Err(Complaint::new(format!("is `{text}`, which does not exist")).help(help))
 }
@@ -374,7 +494,10 @@ fn record_shape(parts: &[Part]) -> String {
         Kind::Record(_) | Kind::Variant(_) => format!("{}: ...", part.name),
         _ => format!("{}: {}", part.name, part.kind.expected()),
     };
-    format!("{{{}}}", parts.iter().map(shape).collect::<Vec<_>>().join(", "))
+    format!(
+        "{{{}}}",
+        parts.iter().map(shape).collect::<Vec<_>>().join(", ")
+    )
 }
 
 /// Formats a value for a message.
@@ -388,7 +511,9 @@ pub fn show(value: &Value) -> String {
 
 /// Suggests what to write instead of a name that is not a field.
 pub(crate) fn help_for(name: &str) -> Option<String> {
-    crate::foreign_names::meant(name).map(str::to_owned).or_else(|| did_you_mean(name, names()))
+    crate::foreign_names::meant(name)
+        .map(str::to_owned)
+        .or_else(|| did_you_mean(name, names()))
 }
 
 /// Returns ``did you mean `cos`?`` for the closest name, if one is close.
@@ -401,6 +526,8 @@ pub fn did_you_mean<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Opt
         let typo = strsim::osa_distance(&wanted, &name_flat) <= 1 + wanted.chars().count() / 5;
         (likeness > 0.87 || typo).then_some((likeness, name))
     };
-    let best = names.filter_map(close).max_by(|one, other| one.0.total_cmp(&other.0));
+    let best = names
+        .filter_map(close)
+        .max_by(|one, other| one.0.total_cmp(&other.0));
     best.map(|(_, name)| format!("did you mean `{name}`?"))
 }

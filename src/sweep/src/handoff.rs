@@ -1,18 +1,20 @@
 //! The conversation between a worker and its trainer, over the trainer's stdin and stdout.
 //!
-//! A frame is a little-endian u32 length and that many bytes of JSON. The worker sends `Request`, the trainer sends
-//! `Reply`. End of stdin means that the worker is gone, and the trainer exits. The trainer sends `Ready` once at start,
-//! then for each `Run` any number of `Progress`, and exactly one of `Finished`, `Failed`, `Stopped`. After `Failed` the
-//! worker ends the trainer: TERM to its process group, a few seconds, KILL. A `Stop` that crosses the end of a run is
-//! ignored. stderr is kept per attempt for people. A trainer that lacks one of its devices exits with
+//! A frame is a little-endian u32 length and that many bytes of JSON. The worker sends `Request`,
+//! the trainer sends `Reply`. End of stdin means that the worker is gone, and the trainer exits.
+//! The trainer sends `Ready` once at start, then for each `Run` any number of `Progress`, and
+//! exactly one of `Finished`, `Failed`, `Stopped`. After `Failed` the worker ends the trainer: TERM
+//! to its process group, a few seconds, KILL. A `Stop` that crosses the end of a run is ignored.
+//! stderr is kept per attempt for people. A trainer that lacks one of its devices exits with
 //! `EXIT_DEVICE_ABSENT` before it is ready.
 //!
-//! Checkpoints: the directory belongs to the trial, and two attempts may use it at once if a worker was disconnected
-//! and its trial was given to another. So a trainer writes only files whose names contain its attempt
-//! (`epoch-00012.attempt-3.EXTENSION`, by way of a temporary file with the same beginning), resumes from the newest
-//! sound one of any attempt from `RunRequest::since` to its own, removes only those of its own and of earlier attempts,
-//! and ends with `Failed(Crashed)` if it finds one of a later attempt. The worker removes those of an attempt and of
-//! earlier ones when its result is acknowledged.
+//! Checkpoints: the directory belongs to the trial, and two attempts may use it at once if a worker
+//! was disconnected and its trial was given to another. So a trainer writes only files whose names
+//! contain its attempt (`epoch-00012.attempt-3.EXTENSION`, by way of a temporary file with the same
+//! beginning), resumes from the newest sound one of any attempt from `RunRequest::since` to its
+//! own, removes only those of its own and of earlier attempts, and ends with `Failed(Crashed)` if
+//! it finds one of a later attempt. The worker removes those of an attempt and of earlier ones when
+//! its result is acknowledged.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -23,7 +25,8 @@ use serde::{Deserialize, Serialize};
 use crate::record::{Failure, TrialResult};
 use crate::trial::{AttemptNo, TrialId, TrialSpec};
 
-/// Exit code of a trainer that does not find a device in `--devices`: the device is at fault, not the trial.
+/// Exit code of a trainer that does not find a device in `--devices`: the device is at fault, not
+/// the trial.
 pub const EXIT_DEVICE_ABSENT: u8 = 4;
 
 /// Larger frames are refused: a result with its epochs and subset stays far below.
@@ -41,13 +44,14 @@ pub enum Request {
 pub struct RunRequest {
     pub trial: TrialId,
     pub attempt: AttemptNo,
-    /// The first attempt of the current training. It is later than 1 if a user asked to train the trial again from the
-    /// start; checkpoints of earlier attempts are then not resumed from.
+    /// The first attempt of the current training. It is later than 1 if a user asked to train the
+    /// trial again from the start; checkpoints of earlier attempts are then not resumed from.
     #[serde(default = "AttemptNo::first")]
     pub since: AttemptNo,
     pub spec: TrialSpec,
     pub data_dir: PathBuf,
-    /// Folders beside the data directory that paths in the settings may point into; absent: anywhere.
+    /// Folders beside the data directory that paths in the settings may point into; absent:
+    /// anywhere.
     #[serde(default)]
     pub allowed_paths: Option<Vec<PathBuf>>,
     /// Decoded data sets; shared by the trainers of a machine.
@@ -75,8 +79,8 @@ pub struct Ready {
     pub devices: Vec<String>,
 }
 
-/// Sent at least once a second while steps are made, and at the end of each epoch. Epoch, step and collectives only
-/// grow within an attempt: if they do not, the attempt has stalled.
+/// Sent at least once a second while steps are made, and at the end of each epoch. Epoch, step and
+/// collectives only grow within an attempt: if they do not, the attempt has stalled.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     pub epoch: u32,
@@ -113,7 +117,12 @@ pub fn read_frame<T: DeserializeOwned>(mut reader: impl Read) -> io::Result<Opti
     while filled < length.len() {
         match reader.read(&mut length[filled..]) {
             Ok(0) if filled == 0 => return Ok(None),
-            Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ended inside a frame")),
+            Ok(0) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the stream ended inside a frame",
+                ));
+            }
             Ok(count) => filled += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -128,7 +137,9 @@ pub fn read_frame<T: DeserializeOwned>(mut reader: impl Read) -> io::Result<Opti
 pub fn frame_length(header: [u8; 4]) -> io::Result<usize> {
     let length = u32::from_le_bytes(header);
     if length > MAX_FRAME_BYTES {
-        let message = format!("a frame of {length} bytes was announced; at most {MAX_FRAME_BYTES} are allowed");
+        let message = format!(
+            "a frame of {length} bytes was announced; at most {MAX_FRAME_BYTES} are allowed"
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidData, message));
     }
     Ok(length as usize)

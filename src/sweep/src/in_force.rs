@@ -1,4 +1,5 @@
-//! The effective settings of a sweep's trainings, once recipe, `set`, axes and overrides are resolved: for `plan`.
+//! The effective settings of a sweep's trainings, once recipe, `set`, axes and overrides are
+//! resolved: for `plan`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,16 +12,30 @@ use crate::field;
 const MAX_LISTED: usize = 4;
 
 impl Sweep {
-    /// Returns one entry per field, in the order of `Settings`: `model resnet-8`, or `resize 512 (cub), 256 (mit67)` if
-    /// cells differ. Fields that are off everywhere come last, as one entry; fields that an axis lists are left out.
+    /// Returns one entry per field, in the order of `Settings`: `model resnet-8`, or `resize 512
+    /// (cub), 256 (mit67)` if cells differ. Fields that are off everywhere come last, as one entry;
+    /// fields that an axis lists are left out.
     pub fn settings_in_force(&self) -> Vec<String> {
-        let Ok(Value::Object(base)) = serde_json::to_value(&self.base) else { unreachable!("settings are a record") };
-        let cells: Vec<&Cell> = self.cells.iter().filter(|cell| cell.skipped.is_none()).collect();
-        let differing: BTreeSet<&str> = cells.iter().flat_map(|cell| cell.set.keys().map(String::as_str)).collect();
+        let Ok(Value::Object(base)) = serde_json::to_value(&self.base) else {
+            unreachable!("settings are a record")
+        };
+        let cells: Vec<&Cell> = self
+            .cells
+            .iter()
+            .filter(|cell| cell.skipped.is_none())
+            .collect();
+        let differing: BTreeSet<&str> = cells
+            .iter()
+            .flat_map(|cell| cell.set.keys().map(String::as_str))
+            .collect();
         let (mut entries, mut off) = (Vec::new(), Vec::new());
         for name in field::names().filter(|name| self.axes.iter().all(|axis| axis.name != *name)) {
             let common = &base[name];
-            if self.search.as_ref().is_some_and(|search| search.field == name) {
+            if self
+                .search
+                .as_ref()
+                .is_some_and(|search| search.field == name)
+            {
                 entries.push(format!("{name} by search"));
             } else if differing.contains(name) {
                 entries.push(format!("{name} {}", self.differing(&cells, name, common)));
@@ -36,14 +51,18 @@ impl Sweep {
         entries
     }
 
-    /// Lists the values of a field that differs among cells, each with the values of the first axis that decides it.
+    /// Lists the values of a field that differs among cells, each with the values of the first axis
+    /// that decides it.
     fn differing(&self, cells: &[&Cell], name: &str, common: &Value) -> String {
         let value = |cell: &Cell| plain(cell.set.get(name).unwrap_or(common));
         for (position, axis) in self.axes.iter().enumerate() {
             let mut by_coordinate: BTreeMap<u32, String> = BTreeMap::new();
             let decides = cells.iter().all(|cell| {
                 let found = value(cell);
-                *by_coordinate.entry(cell.coordinates[position]).or_insert_with(|| found.clone()) == found
+                *by_coordinate
+                    .entry(cell.coordinates[position])
+                    .or_insert_with(|| found.clone())
+                    == found
             });
             if !decides {
                 continue;
@@ -56,15 +75,24 @@ impl Sweep {
                     None => groups.push((value, vec![axis_value])),
                 }
             }
-            let group = |(value, names): &(String, Vec<&str>)| match names.len().saturating_sub(MAX_LISTED) {
-                0 => format!("{value} ({})", names.join(", ")),
-                more => format!("{value} ({} and {more} more)", names[..MAX_LISTED].join(", ")),
-            };
+            let group =
+                |(value, names): &(String, Vec<&str>)| match names.len().saturating_sub(MAX_LISTED)
+                {
+                    0 => format!("{value} ({})", names.join(", ")),
+                    more => format!(
+                        "{value} ({} and {more} more)",
+                        names[..MAX_LISTED].join(", ")
+                    ),
+                };
             return groups.iter().map(group).collect::<Vec<_>>().join(", ");
         }
         let values: BTreeSet<String> = cells.iter().map(|cell| value(cell)).collect();
         let shown: Vec<&str> = values.iter().take(MAX_LISTED).map(String::as_str).collect();
-        let more = if values.len() > MAX_LISTED { ", ..." } else { "" };
+        let more = if values.len() > MAX_LISTED {
+            ", ..."
+        } else {
+            ""
+        };
         format!("{}{more} by cell (--cells)", shown.join(", "))
     }
 }
@@ -74,8 +102,10 @@ fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Object(entries) => {
-            let entries: Vec<String> =
-                entries.iter().map(|(name, value)| format!("{name}: {}", plain(value))).collect();
+            let entries: Vec<String> = entries
+                .iter()
+                .map(|(name, value)| format!("{name}: {}", plain(value)))
+                .collect();
             format!("{{{}}}", entries.join(", "))
         }
         Value::Null => "off".to_owned(),

@@ -1,5 +1,5 @@
-//! The sweep language and the basic types of all crates: settings, cells, trials, results, and the hand-off to the
-//! trainer. Pure: no clock, no randomness; files are read only by `load`.
+//! The sweep language and the basic types of all crates: settings, cells, trials, results, and the
+//! hand-off to the trainer. Pure: no clock, no randomness; files are read only by `load`.
 
 mod axis;
 pub mod cell_name;

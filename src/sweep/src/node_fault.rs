@@ -1,13 +1,16 @@
-//! Errors that are the node's fault: a full or read-only disk, no memory, descriptors or processes left, a device or a
-//! network file system that does not respond. The operation can succeed on another node, or later on the same one.
+//! Errors that are the node's fault: a full or read-only disk, no memory, descriptors or processes
+//! left, a device or a network file system that does not respond. The operation can succeed on
+//! another node, or later on the same one.
 //!
-//! This is the only place that classifies them; trainer and worker report them as `FailureClass::Node`. It considers
-//! errors of the operating system alone: a missing or malformed file is not the fault of a node.
+//! This is the only place that classifies them; trainer and worker report them as
+//! `FailureClass::Node`. It considers errors of the operating system alone: a missing or malformed
+//! file is not the fault of a node.
 
 use std::error::Error;
 use std::io;
 
-/// Error numbers, equal on every Linux, with libc's messages for those that libraries report as text.
+/// Error numbers, equal on every Linux, with libc's messages for those that libraries report as
+/// text.
 const NODE_ERRORS: [(i32, &str); 13] = [
     (5, "Input/output error"),
     // a thread or a process that cannot be started
@@ -29,12 +32,17 @@ const NODE_ERRORS: [(i32, &str); 13] = [
 const EXHAUSTED: [i32; 4] = [11, 12, 23, 24];
 
 pub fn is_of_node(error: &io::Error) -> bool {
-    error.raw_os_error().is_some_and(|number| NODE_ERRORS.iter().any(|(known, _)| *known == number))
+    error
+        .raw_os_error()
+        .is_some_and(|number| NODE_ERRORS.iter().any(|(known, _)| *known == number))
 }
 
-/// Returns true if memory, descriptors or processes are exhausted, which has nothing to do with the file being read.
+/// Returns true if memory, descriptors or processes are exhausted, which has nothing to do with the
+/// file being read.
 pub fn is_exhaustion(error: &io::Error) -> bool {
-    error.raw_os_error().is_some_and(|number| EXHAUSTED.contains(&number))
+    error
+        .raw_os_error()
+        .is_some_and(|number| EXHAUSTED.contains(&number))
 }
 
 /// Returns true if the error, or one of its causes, is such an error of the operating system.
@@ -72,13 +80,19 @@ mod tests {
         for number in [28, 122, 30, 24, 23, 12, 5] {
             let error = io::Error::from_raw_os_error(number);
             assert!(is_of_node(&error), "{error}");
-            assert!(is_named_in(&error.to_string()) && is_named_in(&format!("{error:?}")), "{error:?}");
+            assert!(
+                is_named_in(&error.to_string()) && is_named_in(&format!("{error:?}")),
+                "{error:?}"
+            );
             assert!(is_cause_of(&Wrapped(error)));
         }
         // ENOENT, EACCES, EISDIR, EINVAL
         for number in [2, 13, 21, 22] {
             let error = io::Error::from_raw_os_error(number);
-            assert!(!is_of_node(&error) && !is_named_in(&format!("{error:?}: {error}")), "{error}");
+            assert!(
+                !is_of_node(&error) && !is_named_in(&format!("{error:?}: {error}")),
+                "{error}"
+            );
             assert!(!is_cause_of(&Wrapped(error)));
         }
         assert!(!is_of_node(&io::Error::other("a full disk")));
@@ -87,7 +101,8 @@ mod tests {
     #[test]
     fn a_thread_that_cannot_be_started_is_known_by_its_panic() {
         let start = || -> io::Result<()> { Err(io::Error::from_raw_os_error(11)) };
-        let panic = std::panic::catch_unwind(|| start().expect("the system can start a thread")).unwrap_err();
+        let panic = std::panic::catch_unwind(|| start().expect("the system can start a thread"))
+            .unwrap_err();
         assert!(is_named_in(panic.downcast_ref::<String>().unwrap()));
     }
 

@@ -9,14 +9,19 @@ use crate::field::did_you_mean;
 use crate::tree::{Mapping, Reader};
 use crate::yaml::{Data, Node};
 
-const MEASURES: &[(&str, &[Measure])] =
-    &[("last", &[Measure::Last]), ("best", &[Measure::Best]), ("both", &[Measure::Last, Measure::Best])];
+const MEASURES: &[(&str, &[Measure])] = &[
+    ("last", &[Measure::Last]),
+    ("best", &[Measure::Best]),
+    ("both", &[Measure::Last, Measure::Best]),
+];
 
 /// Files of a report that do not belong to an output.
 pub(crate) const RESERVED_NAMES: [&str; 4] = ["results", "timing", "manifest", "sweep"];
 
 pub(crate) fn read(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Output> {
-    let Some(items) = reader.list(node, "`outputs`") else { return Vec::new() };
+    let Some(items) = reader.list(node, "`outputs`") else {
+        return Vec::new();
+    };
     if items.is_empty() {
         let problem = reader.problem(&node.at, "`outputs` is empty", "");
         reader.report(problem.help("remove it to get one table of all axes"));
@@ -24,24 +29,37 @@ pub(crate) fn read(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<
     let mut outputs = Vec::new();
     let mut names = BTreeSet::new();
     for item in items {
-        let Some(mapping) = reader.mapping(item, "an output", &["table", "figure"]) else { continue };
+        let Some(mapping) = reader.mapping(item, "an output", &["table", "figure"]) else {
+            continue;
+        };
         if mapping.0.len() != 1 {
-            let problem = reader.problem(&item.at, "an output is either one `table` or one `figure`", "");
+            let problem = reader.problem(
+                &item.at,
+                "an output is either one `table` or one `figure`",
+                "",
+            );
             reader.report(problem.help("start a new `- ` item for each"));
         }
         for (key, body) in mapping.0 {
-            let read =
-                if key.text == "table" { read_table(reader, body, axes) } else { read_figure(reader, body, axes) };
+            let read = if key.text == "table" {
+                read_table(reader, body, axes)
+            } else {
+                read_figure(reader, body, axes)
+            };
             for output in read {
                 if RESERVED_NAMES.contains(&output.name()) {
                     let message = format!("an output cannot be called `{}`", output.name());
                     let problem = reader.problem(&key.at, message, "");
-                    reader.report(problem.help("every report has files of that name already: choose another `name`"));
+                    reader.report(problem.help(
+                        "every report has files of that name already: choose another `name`",
+                    ));
                 }
                 if !names.insert(output.name().to_owned()) {
                     let message = format!("two outputs are called `{}`", output.name());
                     let problem = reader.problem(&key.at, message, "");
-                    reader.report(problem.help("give each a `name` of its own: it becomes a file's name"));
+                    reader.report(
+                        problem.help("give each a `name` of its own: it becomes a file's name"),
+                    );
                 }
                 outputs.push(output);
             }
@@ -50,53 +68,100 @@ pub(crate) fn read(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<
     outputs
 }
 
-/// Returns the outputs of a sweep without `outputs`: one table, with data sets as columns if there are several,
-/// otherwise the last axis with several values.
+/// Returns the outputs of a sweep without `outputs`: one table, with data sets as columns if there
+/// are several, otherwise the last axis with several values.
 pub(crate) fn default_outputs(axes: &[Axis], name: &str, caption: &str) -> Vec<Output> {
-    let several: Vec<&str> = axes.iter().filter(|axis| axis.values.len() > 1).map(|axis| axis.name.as_str()).collect();
+    let several: Vec<&str> = axes
+        .iter()
+        .filter(|axis| axis.values.len() > 1)
+        .map(|axis| axis.name.as_str())
+        .collect();
     let column = match several.len() {
         0 | 1 => None,
         _ if several.contains(&"dataset") => Some("dataset"),
         _ => several.last().copied(),
     };
-    let mut rows: Vec<String> =
-        several.iter().filter(|name| Some(**name) != column).map(|name| (*name).to_owned()).collect();
+    let mut rows: Vec<String> = several
+        .iter()
+        .filter(|name| Some(**name) != column)
+        .map(|name| (*name).to_owned())
+        .collect();
     if rows.is_empty() {
         rows.extend(axes.first().map(|axis| axis.name.clone()));
     }
     let columns = column.map(str::to_owned).into_iter().collect();
-    let name = if RESERVED_NAMES.contains(&name) { "table" } else { name };
-    let table = Table { name: name.to_owned(), caption: caption.to_owned(), rows, columns, value: Measure::Last };
+    let name = if RESERVED_NAMES.contains(&name) {
+        "table"
+    } else {
+        name
+    };
+    let table = Table {
+        name: name.to_owned(),
+        caption: caption.to_owned(),
+        rows,
+        columns,
+        value: Measure::Last,
+    };
     vec![Output::Table(table)]
 }
 
 fn read_table(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Output> {
     let keys = ["name", "caption", "rows", "columns", "value"];
-    let Some(mapping) = reader.mapping(node, "`table`", &keys) else { return Vec::new() };
+    let Some(mapping) = reader.mapping(node, "`table`", &keys) else {
+        return Vec::new();
+    };
     let rows = axis_list(reader, &mapping, "rows", axes);
     let columns = axis_list(reader, &mapping, "columns", axes);
-    check_cover(reader, &place(&mapping, node), "table", "`rows` or `columns`", &[&rows, &columns], axes);
+    check_cover(
+        reader,
+        &place(&mapping, node),
+        "table",
+        "`rows` or `columns`",
+        &[&rows, &columns],
+        axes,
+    );
     let name = read_name(reader, &mapping, "table");
     let caption = read_caption(reader, &mapping);
     let make = |(name, value): (String, Measure)| {
         let (rows, columns) = (names(&rows), names(&columns));
-        Output::Table(Table { name, caption: caption.clone(), rows, columns, value })
+        Output::Table(Table {
+            name,
+            caption: caption.clone(),
+            rows,
+            columns,
+            value,
+        })
     };
-    measures(reader, &mapping, &name).into_iter().map(make).collect()
+    measures(reader, &mapping, &name)
+        .into_iter()
+        .map(make)
+        .collect()
 }
 
 fn read_figure(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Output> {
     let keys = ["name", "caption", "x", "series", "panels", "value"];
-    let Some(mapping) = reader.mapping(node, "`figure`", &keys) else { return Vec::new() };
+    let Some(mapping) = reader.mapping(node, "`figure`", &keys) else {
+        return Vec::new();
+    };
     let x = axis_list(reader, &mapping, "x", axes);
     let series = axis_list(reader, &mapping, "series", axes);
     let panels = axis_list(reader, &mapping, "panels", axes);
-    check_cover(reader, &place(&mapping, node), "figure", "`x`, `series` or `panels`", &[&x, &series, &panels], axes);
+    check_cover(
+        reader,
+        &place(&mapping, node),
+        "figure",
+        "`x`, `series` or `panels`",
+        &[&x, &series, &panels],
+        axes,
+    );
     for (key, list, needed) in [("x", &x, true), ("panels", &panels, false)] {
         if list.len() > 1 || (needed && mapping.get(key).is_none()) {
-            let at = mapping.get(key).map_or_else(|| place(&mapping, node), |node| node.at.clone());
+            let at = mapping
+                .get(key)
+                .map_or_else(|| place(&mapping, node), |node| node.at.clone());
             let problem = reader.problem(&at, format!("`{key}` of a figure is one axis"), "");
-            reader.report(problem.help(format!("write `{key}: AXIS`; further axes can be `series`")));
+            reader
+                .report(problem.help(format!("write `{key}: AXIS`; further axes can be `series`")));
         }
     }
     let name = read_name(reader, &mapping, "figure");
@@ -104,9 +169,19 @@ fn read_figure(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Outp
     let x = names(&x).into_iter().next().unwrap_or_default();
     let make = |(name, value): (String, Measure)| {
         let (series, panels) = (names(&series), names(&panels).into_iter().next());
-        Output::Figure(Figure { name, caption: caption.clone(), x: x.clone(), series, panels, value })
+        Output::Figure(Figure {
+            name,
+            caption: caption.clone(),
+            x: x.clone(),
+            series,
+            panels,
+            value,
+        })
     };
-    measures(reader, &mapping, &name).into_iter().map(make).collect()
+    measures(reader, &mapping, &name)
+        .into_iter()
+        .map(make)
+        .collect()
 }
 
 type AxisList = Vec<(String, Range<usize>)>;
@@ -116,20 +191,36 @@ fn names(list: &AxisList) -> Vec<String> {
 }
 
 fn place(mapping: &Mapping<'_>, node: &Node) -> Range<usize> {
-    mapping.0.first().map_or(node.at.clone(), |(key, _)| key.at.clone())
+    mapping
+        .0
+        .first()
+        .map_or(node.at.clone(), |(key, _)| key.at.clone())
 }
 
-fn axis_list(reader: &mut Reader, mapping: &Mapping<'_>, key: &str, axes: &[DraftAxis]) -> AxisList {
-    let Some(node) = mapping.get(key) else { return Vec::new() };
+fn axis_list(
+    reader: &mut Reader,
+    mapping: &Mapping<'_>,
+    key: &str,
+    axes: &[DraftAxis],
+) -> AxisList {
+    let Some(node) = mapping.get(key) else {
+        return Vec::new();
+    };
     let mut list = Vec::new();
     for item in reader.one_or_many(node) {
-        let Some(name) = reader.text(item, &format!("`{key}`")) else { continue };
+        let Some(name) = reader.text(item, &format!("`{key}`")) else {
+            continue;
+        };
         if axes.iter().any(|axis| axis.name == name) {
             list.push((name, item.at.clone()));
             continue;
         }
         let problem = reader.problem(&item.at, format!("no axis is called `{name}`"), "");
-        let all = axes.iter().map(|axis| axis.name.as_str()).collect::<Vec<_>>().join(", ");
+        let all = axes
+            .iter()
+            .map(|axis| axis.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
         let help = did_you_mean(&name, axes.iter().map(|axis| axis.name.as_str()));
         reader.report(problem.help(help.unwrap_or_else(|| format!("axes of this sweep: {all}"))));
     }
@@ -148,32 +239,54 @@ fn check_cover(
     let mut seen: Vec<&(String, Range<usize>)> = Vec::new();
     for entry in lists.iter().flat_map(|list| list.iter()) {
         if let Some((_, first)) = seen.iter().find(|(name, _)| *name == entry.0) {
-            let problem = reader.problem(&entry.1, format!("axis `{}` is used twice in this {what}", entry.0), "again");
+            let problem = reader.problem(
+                &entry.1,
+                format!("axis `{}` is used twice in this {what}", entry.0),
+                "again",
+            );
             reader.report(problem.also(first.clone(), "first here"));
         }
         seen.push(entry);
     }
     for axis in axes.iter().filter(|axis| axis.values.len() > 1) {
         if seen.iter().all(|(name, _)| *name != axis.name) {
-            let message = format!("the {what} has no place for axis `{}`, which has several values", axis.name);
+            let message = format!(
+                "the {what} has no place for axis `{}`, which has several values",
+                axis.name
+            );
             let problem = reader.problem(at, message, "");
-            reader.report(problem.also(axis.at.clone(), "the axis").help(format!("add it to {places}")));
+            reader.report(
+                problem
+                    .also(axis.at.clone(), "the axis")
+                    .help(format!("add it to {places}")),
+            );
         }
     }
 }
 
 fn read_name(reader: &mut Reader, mapping: &Mapping<'_>, default: &str) -> String {
-    let Some(node) = mapping.get("name") else { return default.to_owned() };
-    let name = reader.text(node, "`name`").unwrap_or_else(|| default.to_owned());
+    let Some(node) = mapping.get("name") else {
+        return default.to_owned();
+    };
+    let name = reader
+        .text(node, "`name`")
+        .unwrap_or_else(|| default.to_owned());
     if let Err(reason) = crate::draft::check_name(&name) {
-        let problem = reader.problem(&node.at, format!("the name `{}` {reason}", name.escape_debug()), "");
+        let problem = reader.problem(
+            &node.at,
+            format!("the name `{}` {reason}", name.escape_debug()),
+            "",
+        );
         reader.report(problem.help("it becomes a file's name"));
     }
     name
 }
 
 fn read_caption(reader: &mut Reader, mapping: &Mapping<'_>) -> String {
-    mapping.get("caption").and_then(|node| reader.text(node, "`caption`")).unwrap_or_default()
+    mapping
+        .get("caption")
+        .and_then(|node| reader.text(node, "`caption`"))
+        .unwrap_or_default()
 }
 
 /// Returns the measures and the name of each output: `both` makes two outputs.
@@ -182,15 +295,25 @@ fn measures(reader: &mut Reader, mapping: &Mapping<'_>, name: &str) -> Vec<(Stri
         Data::Text(_) => reader.word(node, "`value`", MEASURES),
         _ => {
             let problem = reader.problem(&node.at, format!("`value` is {}", node.kind()), "");
-            reader
-                .report(problem.help("write last (after the last epoch), best (best epoch on the test set), or both"));
+            reader.report(problem.help(
+                "write last (after the last epoch), best (best epoch on the test set), or both",
+            ));
             None
         }
     });
-    let suffix = |measure: Measure| if measure == Measure::Best { "-best" } else { "" };
+    let suffix = |measure: Measure| {
+        if measure == Measure::Best {
+            "-best"
+        } else {
+            ""
+        }
+    };
     match value.unwrap_or(&[Measure::Last]) {
         [one] => vec![(name.to_owned(), *one)],
-        several => several.iter().map(|&measure| (format!("{name}{}", suffix(measure)), measure)).collect(),
+        several => several
+            .iter()
+            .map(|&measure| (format!("{name}{}", suffix(measure)), measure))
+            .collect(),
     }
 }
 
@@ -205,9 +328,16 @@ impl Output {
     /// Returns the axes that have a place in it.
     pub fn axes(&self) -> Vec<&str> {
         match self {
-            Self::Table(table) => table.rows.iter().chain(&table.columns).map(String::as_str).collect(),
+            Self::Table(table) => table
+                .rows
+                .iter()
+                .chain(&table.columns)
+                .map(String::as_str)
+                .collect(),
             Self::Figure(figure) => {
-                let places = std::iter::once(&figure.x).chain(&figure.series).chain(&figure.panels);
+                let places = std::iter::once(&figure.x)
+                    .chain(&figure.series)
+                    .chain(&figure.panels);
                 places.map(String::as_str).collect()
             }
         }

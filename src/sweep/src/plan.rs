@@ -1,5 +1,5 @@
-//! Summary of a sweep before anything runs, and of the changes in an edited one: for `plan`, and for `run` to explain
-//! why it trains.
+//! Summary of a sweep before anything runs, and of the changes in an edited one: for `plan`, and
+//! for `run` to explain why it trains.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,8 @@ pub struct Summary {
     pub cells: usize,
     /// Number of cells left out of the run, by reason.
     pub skipped: BTreeMap<String, usize>,
-    /// Distinct trainings whose results enter the tables; a search with validation counts as one candidate per cell.
+    /// Distinct trainings whose results enter the tables; a search with validation counts as one
+    /// candidate per cell.
     pub result_trials: usize,
     /// Distinct trainings that only choose candidates.
     pub search_trials: usize,
@@ -67,7 +68,10 @@ impl Sweep {
 
     /// Returns the trials of a cell, assuming that a search chooses its first candidate.
     fn foreseen_trials(&self, index: usize) -> Vec<PlannedTrial> {
-        let validated = self.search.as_ref().is_some_and(|search| search.select == Select::Validation);
+        let validated = self
+            .search
+            .as_ref()
+            .is_some_and(|search| search.select == Select::Validation);
         self.cell_trials(index, validated.then_some(0))
     }
 }
@@ -83,16 +87,27 @@ fn count(summary: &mut Summary, trial: &PlannedTrial, size: Option<Size>) {
     summary.longest = summary.longest.max(work);
 }
 
-/// Returns the changes in the new revision of a sweep, one line each; empty if nothing affects results. Cells are
-/// compared by the names of their axis values.
+/// Returns the changes in the new revision of a sweep, one line each; empty if nothing affects
+/// results. Cells are compared by the names of their axis values.
 pub fn diff(old: &Sweep, new: &Sweep) -> Vec<String> {
     let mut lines = Vec::new();
     if old.base.dataset != new.base.dataset && old.axes == new.axes {
-        lines.push(format!("dataset: {} -> {}", old.base.dataset, new.base.dataset));
+        lines.push(format!(
+            "dataset: {} -> {}",
+            old.base.dataset, new.base.dataset
+        ));
     }
     let (before, after) = (named_cells(old), named_cells(new));
-    let added: Vec<&str> = after.keys().filter(|name| !before.contains_key(*name)).map(String::as_str).collect();
-    let removed: Vec<&str> = before.keys().filter(|name| !after.contains_key(*name)).map(String::as_str).collect();
+    let added: Vec<&str> = after
+        .keys()
+        .filter(|name| !before.contains_key(*name))
+        .map(String::as_str)
+        .collect();
+    let removed: Vec<&str> = before
+        .keys()
+        .filter(|name| !after.contains_key(*name))
+        .map(String::as_str)
+        .collect();
     lines.extend(list_cells("new", &added, after.len()));
     lines.extend(list_cells("gone", &removed, before.len()));
     lines.extend(changed_fields(old, new, &before, &after));
@@ -100,7 +115,10 @@ pub fn diff(old: &Sweep, new: &Sweep) -> Vec<String> {
     if old.search != new.search {
         lines.push("search: changed".to_owned());
     }
-    if old.outputs != new.outputs || old.published != new.published || old.footnotes != new.footnotes {
+    if old.outputs != new.outputs
+        || old.published != new.published
+        || old.footnotes != new.footnotes
+    {
         lines.push("outputs or published numbers changed: no training changes by that".to_owned());
     }
     lines
@@ -110,7 +128,10 @@ fn named_cells(sweep: &Sweep) -> BTreeMap<String, &Cell> {
     let axes = || sweep.axes.iter();
     let name = |cell: &Cell| {
         let values = sweep.value_names(cell);
-        let mut parts: Vec<String> = axes().zip(values).map(|(axis, value)| format!("{}={value}", axis.name)).collect();
+        let mut parts: Vec<String> = axes()
+            .zip(values)
+            .map(|(axis, value)| format!("{}={value}", axis.name))
+            .collect();
         // Cells are the same whatever the order of axes and of keys in the file.
         parts.sort();
         parts.join(" ")
@@ -120,7 +141,12 @@ fn named_cells(sweep: &Sweep) -> BTreeMap<String, &Cell> {
 
 fn list_cells(what: &str, names: &[&str], of: usize) -> Option<String> {
     const SHOWN: usize = 3;
-    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join("; ");
+    let shown = names
+        .iter()
+        .take(SHOWN)
+        .copied()
+        .collect::<Vec<_>>()
+        .join("; ");
     let more = if names.len() > SHOWN { "; ..." } else { "" };
     (!names.is_empty()).then(|| format!("{} {what} cells of {of}: {shown}{more}", names.len()))
 }
@@ -132,20 +158,26 @@ fn changed_fields(
     before: &BTreeMap<String, &Cell>,
     after: &BTreeMap<String, &Cell>,
 ) -> Vec<String> {
-    let fields = |sweep: &Sweep, cell: &Cell| match serde_json::to_value(sweep.cell_settings(cell)) {
+    let fields = |sweep: &Sweep, cell: &Cell| match serde_json::to_value(sweep.cell_settings(cell))
+    {
         Ok(Value::Object(fields)) => fields,
         _ => serde_json::Map::new(),
     };
     let mut changes: BTreeMap<(String, String, String), Vec<&str>> = BTreeMap::new();
     let mut common = 0;
     for (name, cell) in after {
-        let Some(earlier) = before.get(name) else { continue };
+        let Some(earlier) = before.get(name) else {
+            continue;
+        };
         common += 1;
         let (then, now) = (fields(old, earlier), fields(new, cell));
         for (field, value) in &now {
             let old_value = then.get(field).unwrap_or(&Value::Null);
             if old_value != value {
-                changes.entry((field.clone(), show(old_value), show(value))).or_default().push(name);
+                changes
+                    .entry((field.clone(), show(old_value), show(value)))
+                    .or_default()
+                    .push(name);
             }
         }
     }
@@ -161,8 +193,15 @@ fn changed_fields(
 }
 
 fn changed_seeds(old: &Sweep, new: &Sweep) -> Option<String> {
-    let (before, after): (BTreeSet<_>, BTreeSet<_>) = (old.seeds.iter().collect(), new.seeds.iter().collect());
-    let list = |seeds: Vec<&&u64>| seeds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let (before, after): (BTreeSet<_>, BTreeSet<_>) =
+        (old.seeds.iter().collect(), new.seeds.iter().collect());
+    let list = |seeds: Vec<&&u64>| {
+        seeds
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     let added = list(after.difference(&before).collect());
     let removed = list(before.difference(&after).collect());
     match (added.is_empty(), removed.is_empty()) {

@@ -17,7 +17,8 @@ pub(crate) struct Published {
     pub footnotes: Vec<String>,
 }
 
-/// Reads `published:`, one block or a list of them; a block is in the sweep, or in the `file` that it names.
+/// Reads `published:`, one block or a list of them; a block is in the sweep, or in the `file` that
+/// it names.
 pub(crate) fn read(
     reader: &mut Reader,
     node: &Node,
@@ -27,23 +28,42 @@ pub(crate) fn read(
 ) -> Published {
     let mut published = Published::default();
     for block in reader.one_or_many(node) {
-        let Some(mapping) = reader.mapping(block, "`published`", &["file", "axes", "values", "footnotes"]) else {
+        let Some(mapping) = reader.mapping(
+            block,
+            "`published`",
+            &["file", "axes", "values", "footnotes"],
+        ) else {
             continue;
         };
         let Some(file) = mapping.get("file") else {
-            Block { reader, axes, cells, published: &mut published }.read(block);
+            Block {
+                reader,
+                axes,
+                cells,
+                published: &mut published,
+            }
+            .read(block);
             continue;
         };
         if mapping.0.len() > 1 {
             let problem = reader.problem(&file.at, "`file` stands alone", "");
-            reader.report(problem.help("make `published` a list: one item for the file, one for what stands here"));
+            reader.report(
+                problem.help(
+                    "make `published` a list: one item for the file, one for what stands here",
+                ),
+            );
         }
-        let Some(path) = reader.text(file, "`published.file`") else { continue };
+        let Some(path) = reader.text(file, "`published.file`") else {
+            continue;
+        };
         match read_file(&path) {
             Ok(text) if text.len() as u64 <= MAX_FILE_BYTES => {
                 let mut inner = Reader::new(Source::new(miette::NamedSource::new(path, text)));
                 read_in_file(&mut inner, axes, cells, &mut published);
-                inner.problems.into_iter().for_each(|problem| reader.report(problem));
+                inner
+                    .problems
+                    .into_iter()
+                    .for_each(|problem| reader.report(problem));
             }
             Ok(_) => {
                 let problem = reader.problem(&file.at, format!("{path} is too large"), "");
@@ -58,12 +78,23 @@ pub(crate) fn read(
     published
 }
 
-fn read_in_file(reader: &mut Reader, axes: &[DraftAxis], cells: Option<&[Cell]>, published: &mut Published) {
+fn read_in_file(
+    reader: &mut Reader,
+    axes: &[DraftAxis],
+    cells: Option<&[Cell]>,
+    published: &mut Published,
+) {
     let text = reader.source.inner().clone();
     match yaml::parse(&text) {
         Ok(Some(root)) => {
             for block in reader.one_or_many(&root) {
-                Block { reader, axes, cells, published }.read(block);
+                Block {
+                    reader,
+                    axes,
+                    cells,
+                    published,
+                }
+                .read(block);
             }
         }
         Ok(None) => {
@@ -87,28 +118,56 @@ struct Block<'r, 'a> {
 
 impl Block<'_, '_> {
     fn read(&mut self, node: &Node) {
-        let Some(mapping) = self.reader.mapping(node, "`published`", &["axes", "values", "footnotes"]) else { return };
+        let Some(mapping) =
+            self.reader
+                .mapping(node, "`published`", &["axes", "values", "footnotes"])
+        else {
+            return;
+        };
         let footnotes = self.read_footnotes(mapping.get("footnotes"));
         let (Some(order), Some(values)) = (mapping.get("axes"), mapping.get("values")) else {
-            let problem = self.reader.problem(&node.at, "`published` needs `axes` and `values`", "");
-            self.reader.report(problem.help("write {axes: [loss, dataset], values: {cos: {cub: 67.6}}}"));
+            let problem =
+                self.reader
+                    .problem(&node.at, "`published` needs `axes` and `values`", "");
+            self.reader
+                .report(problem.help("write {axes: [loss, dataset], values: {cos: {cub: 67.6}}}"));
             return;
         };
         let mut order_indices: Vec<usize> = Vec::new();
         for item in self.reader.one_or_many(order) {
-            let Some(name) = self.reader.text(item, "an axis") else { return };
+            let Some(name) = self.reader.text(item, "an axis") else {
+                return;
+            };
             let index = self.axes.iter().position(|axis| axis.name == name);
             let Some(index) = index.filter(|index| !order_indices.contains(index)) else {
-                let problem = self.reader.problem(&item.at, format!("`{name}` is no axis, or the same one again"), "");
-                self.reader
-                    .report(problem.maybe_help(did_you_mean(&name, self.axes.iter().map(|axis| axis.name.as_str()))));
+                let problem = self.reader.problem(
+                    &item.at,
+                    format!("`{name}` is no axis, or the same one again"),
+                    "",
+                );
+                self.reader.report(problem.maybe_help(did_you_mean(
+                    &name,
+                    self.axes.iter().map(|axis| axis.name.as_str()),
+                )));
                 return;
             };
             order_indices.push(index);
         }
-        let project = |cell: &Cell| -> Vec<u32> { order_indices.iter().map(|&axis| cell.coordinates[axis]).collect() };
-        let there: Option<BTreeSet<Vec<u32>>> = self.cells.map(|cells| cells.iter().map(project).collect());
-        self.read_level(values, &order_indices, &mut Vec::new(), there.as_ref(), &footnotes);
+        let project = |cell: &Cell| -> Vec<u32> {
+            order_indices
+                .iter()
+                .map(|&axis| cell.coordinates[axis])
+                .collect()
+        };
+        let there: Option<BTreeSet<Vec<u32>>> =
+            self.cells.map(|cells| cells.iter().map(project).collect());
+        self.read_level(
+            values,
+            &order_indices,
+            &mut Vec::new(),
+            there.as_ref(),
+            &footnotes,
+        );
     }
 
     /// Reads footnotes: name to index.
@@ -116,8 +175,14 @@ impl Block<'_, '_> {
         let mapping = node.and_then(|node| self.reader.mapping(node, "`footnotes`", &[]));
         let mut indices = BTreeMap::new();
         for (key, value) in mapping.map_or_else(Vec::new, |mapping| mapping.0) {
-            let Some(text) = self.reader.text(value, "a footnote") else { continue };
-            let known = self.published.footnotes.iter().position(|footnote| *footnote == text);
+            let Some(text) = self.reader.text(value, "a footnote") else {
+                continue;
+            };
+            let known = self
+                .published
+                .footnotes
+                .iter()
+                .position(|footnote| *footnote == text);
             let index = known.unwrap_or_else(|| {
                 self.published.footnotes.push(text);
                 self.published.footnotes.len() - 1
@@ -140,16 +205,23 @@ impl Block<'_, '_> {
             return;
         };
         let axis = &self.axes[axis_index];
-        let Some(mapping) = self.reader.mapping(node, &format!("the level of axis `{}`", axis.name), &[]) else {
+        let Some(mapping) =
+            self.reader
+                .mapping(node, &format!("the level of axis `{}`", axis.name), &[])
+        else {
             return;
         };
         for (key, value) in mapping.0 {
             let Some(index) = axis.values.iter().position(|value| value.name == key.text) else {
                 let message = format!("axis `{}` has no value `{}`", axis.name, key.text);
                 let problem = self.reader.problem(&key.at, message, "");
-                let help = did_you_mean(&key.text, axis.values.iter().map(|value| value.name.as_str()));
-                self.reader
-                    .report(problem.help(help.unwrap_or_else(|| format!("its values are {}", axis.value_names()))));
+                let help = did_you_mean(
+                    &key.text,
+                    axis.values.iter().map(|value| value.name.as_str()),
+                );
+                self.reader.report(problem.help(
+                    help.unwrap_or_else(|| format!("its values are {}", axis.value_names())),
+                ));
                 continue;
             };
             path.push(index as u32);
@@ -158,17 +230,24 @@ impl Block<'_, '_> {
         }
     }
 
-    /// Reads a number above 1, or any number with a per cent sign: `0.91` alone is more likely a fraction than less
-    /// than one right answer in a hundred.
+    /// Reads a number above 1, or any number with a per cent sign: `0.91` alone is more likely a
+    /// fraction than less than one right answer in a hundred.
     fn read_percent(&mut self, node: &Node) -> Option<f64> {
         if let Data::Text(text) = &node.data
-            && let Some(percent) = text.trim_end().strip_suffix('%').and_then(|text| text.trim().parse().ok())
+            && let Some(percent) = text
+                .trim_end()
+                .strip_suffix('%')
+                .and_then(|text| text.trim().parse().ok())
         {
             return Some(percent);
         }
         let value = self.reader.number(node, "a published value")?;
         if value > 0.0 && value <= 1.0 {
-            let problem = self.reader.problem(&node.at, format!("a published value of {value}: in per cent?"), "");
+            let problem = self.reader.problem(
+                &node.at,
+                format!("a published value of {value}: in per cent?"),
+                "",
+            );
             let help = format!(
                 "write {} if it is a fraction, and `{value} %` if it is per cent",
                 Share::of_percent(100.0 * value)
@@ -190,36 +269,56 @@ impl Block<'_, '_> {
         let (number, footnote) = match &node.data {
             Data::Null => return,
             Data::Map(_) => {
-                let Some(mapping) = self.reader.mapping(node, "a published value", &["value", "footnote"]) else {
+                let Some(mapping) =
+                    self.reader
+                        .mapping(node, "a published value", &["value", "footnote"])
+                else {
                     return;
                 };
                 let Some(number) = mapping.get("value") else {
-                    let problem = self.reader.problem(&node.at, "a published value has no `value`", "");
-                    self.reader.report(problem.help("write 67.6, or {value: 67.6, footnote: a}"));
+                    let problem =
+                        self.reader
+                            .problem(&node.at, "a published value has no `value`", "");
+                    self.reader
+                        .report(problem.help("write 67.6, or {value: 67.6, footnote: a}"));
                     return;
                 };
                 (number, mapping.get("footnote"))
             }
             _ => (node, None),
         };
-        let Some(value) = self.read_percent(number) else { return };
+        let Some(value) = self.read_percent(number) else {
+            return;
+        };
         if !(0.0..=100.0).contains(&value) {
-            let problem = self.reader.problem(&number.at, format!("a published value of {value} per cent"), "");
-            self.reader.report(problem.help("write accuracies in per cent, from 0 to 100"));
+            let problem = self.reader.problem(
+                &number.at,
+                format!("a published value of {value} per cent"),
+                "",
+            );
+            self.reader
+                .report(problem.help("write accuracies in per cent, from 0 to 100"));
             return;
         }
         if there.is_some_and(|there| !there.contains(path)) {
-            let problem =
-                self.reader.problem(&number.at, "a published value for a cell that the sweep does not have", "");
-            self.reader.report(problem.help("remove the value, or the exclusion that removed the cell"));
+            let problem = self.reader.problem(
+                &number.at,
+                "a published value for a cell that the sweep does not have",
+                "",
+            );
+            self.reader
+                .report(problem.help("remove the value, or the exclusion that removed the cell"));
             return;
         }
         let footnote = footnote.and_then(|node| {
             let name = self.reader.scalar_name(node).unwrap_or_default();
             let index = footnotes.get(&name).copied();
             if index.is_none() {
-                let problem = self.reader.problem(&node.at, format!("no footnote is called `{name}`"), "");
-                self.reader.report(problem.help("add it to `footnotes` of the same block"));
+                let problem =
+                    self.reader
+                        .problem(&node.at, format!("no footnote is called `{name}`"), "");
+                self.reader
+                    .report(problem.help("add it to `footnotes` of the same block"));
             }
             index
         });
@@ -228,6 +327,10 @@ impl Block<'_, '_> {
             (axis.name.clone(), axis.values[value as usize].name.clone())
         };
         let cell = order.iter().zip(path).map(name).collect();
-        self.published.values.push(PublishedValue { cell, value, footnote });
+        self.published.values.push(PublishedValue {
+            cell,
+            value,
+            footnote,
+        });
     }
 }

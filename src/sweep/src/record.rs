@@ -1,5 +1,5 @@
-//! The record of a finished trial. It is sent from trainer to worker to coordinator and journalled, and reports are
-//! made from nothing else.
+//! The record of a finished trial. It is sent from trainer to worker to coordinator and journalled,
+//! and reports are made from nothing else.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::text;
 use crate::trial::TrialSpec;
 
-/// The result of one trial. Accuracies are fractions in 0..=1 of the evaluation set (the test set, or the held-out
-/// split of a search).
+/// The result of one trial. Accuracies are fractions in 0..=1 of the evaluation set (the test set,
+/// or the held-out split of a search).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrialResult {
     /// Accuracy after the last epoch.
@@ -42,7 +42,11 @@ pub struct BadResult {
 
 impl BadResult {
     fn new(field: impl Into<String>, problem: String) -> Self {
-        Self { field: field.into(), problem, class: FailureClass::Crashed }
+        Self {
+            field: field.into(),
+            problem,
+            class: FailureClass::Crashed,
+        }
     }
 }
 
@@ -50,8 +54,8 @@ impl BadResult {
 const MAX_HASH_BYTES: usize = 64;
 
 impl TrialResult {
-    /// Refuses numbers that no training produces: fractions outside 0..=1, numbers that are not finite, epochs that
-    /// were not trained.
+    /// Refuses numbers that no training produces: fractions outside 0..=1, numbers that are not
+    /// finite, epochs that were not trained.
     pub fn check(&self) -> Result<(), BadResult> {
         let bad = |field: &str, problem: String| Err(BadResult::new(field, problem));
         let num_epochs = self.epochs.len();
@@ -59,18 +63,29 @@ impl TrialResult {
             return bad("epochs", "is empty".to_owned());
         }
         if self.best_epoch as usize >= num_epochs {
-            return bad("best_epoch", format!("is {} of {num_epochs} epochs, counted from 0", self.best_epoch));
+            return bad(
+                "best_epoch",
+                format!(
+                    "is {} of {num_epochs} epochs, counted from 0",
+                    self.best_epoch
+                ),
+            );
         }
         for (index, epoch) in self.epochs.iter().enumerate() {
             if let Some(accuracy) = epoch.accuracy {
                 fraction(&format!("epochs[{index}].accuracy"), accuracy)?;
             }
             finite(&format!("epochs[{index}].train_loss"), epoch.train_loss)?;
-            let is_hash =
-                |text: &str| text.len() <= MAX_HASH_BYTES && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            let is_hash = |text: &str| {
+                text.len() <= MAX_HASH_BYTES
+                    && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            };
             if !is_hash(&epoch.state_hash) {
                 let field = format!("epochs[{index}].state_hash");
-                return bad(&field, format!("is no hash of at most {MAX_HASH_BYTES} letters and digits"));
+                return bad(
+                    &field,
+                    format!("is no hash of at most {MAX_HASH_BYTES} letters and digits"),
+                );
             }
         }
         fraction("last_accuracy", self.last_accuracy)?;
@@ -98,7 +113,10 @@ fn fraction(field: &str, value: f64) -> Result<(), BadResult> {
     if (0.0..=1.0).contains(&value) {
         return Ok(());
     }
-    Err(BadResult::new(field, format!("is {value}; a fraction in 0..=1 was expected")))
+    Err(BadResult::new(
+        field,
+        format!("is {value}; a fraction in 0..=1 was expected"),
+    ))
 }
 
 fn finite(field: &str, value: f64) -> Result<(), BadResult> {
@@ -106,7 +124,10 @@ fn finite(field: &str, value: f64) -> Result<(), BadResult> {
         return Ok(());
     }
     let bad = BadResult::new(field, format!("is {value}; a finite number was expected"));
-    Err(BadResult { class: FailureClass::NonFinite, ..bad })
+    Err(BadResult {
+        class: FailureClass::NonFinite,
+        ..bad
+    })
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -114,8 +135,8 @@ pub struct EpochRecord {
     pub train_loss: f64,
     /// Absent if the epoch was not evaluated (`Settings::evaluate_every`).
     pub accuracy: Option<f64>,
-    /// First 64 bits of the hash of parameters, momentum and batch-norm statistics chained with the previous epoch:
-    /// equal chains mean bit-equal training. 16 hexadecimal digits.
+    /// First 64 bits of the hash of parameters, momentum and batch-norm statistics chained with the
+    /// previous epoch: equal chains mean bit-equal training. 16 hexadecimal digits.
     #[serde(deserialize_with = "text::line")]
     pub state_hash: String,
 }
@@ -136,18 +157,20 @@ pub struct Provenance {
     /// `f32` or `bf16`: the choice made for `precision: auto`.
     #[serde(deserialize_with = "text::line")]
     pub precision: String,
-    /// How steps reached the device: `queued`, with the reason if there was a choice, or `recorded` (CUDA graphs).
+    /// How steps reached the device: `queued`, with the reason if there was a choice, or `recorded`
+    /// (CUDA graphs).
     #[serde(default, deserialize_with = "text::line")]
     pub execution: String,
-    /// The trainer's own operations, whose rounding differs from libtorch's: `fused-norm`, `fused-norm+products`, or
-    /// `libtorch` for none.
+    /// The trainer's own operations, whose rounding differs from libtorch's: `fused-norm`,
+    /// `fused-norm+products`, or `libtorch` for none.
     #[serde(default, deserialize_with = "text::line")]
     pub kernels: String,
-    /// Where pixels were made: from bytes `resident` on the device, from bytes `staged` there per batch, or on the
-    /// `host`.
+    /// Where pixels were made: from bytes `resident` on the device, from bytes `staged` there per
+    /// batch, or on the `host`.
     #[serde(default, deserialize_with = "text::line")]
     pub images: String,
-    /// On a GPU, the libraries with its kernels: `CUDA 13.0`, `cuDNN 9.19.0`, and `NCCL 2.28.9` if it was used.
+    /// On a GPU, the libraries with its kernels: `CUDA 13.0`, `cuDNN 9.19.0`, and `NCCL 2.28.9` if
+    /// it was used.
     #[serde(default, deserialize_with = "text::line_list")]
     pub libraries: Vec<String>,
     /// Hash of the decoded data set.
@@ -157,7 +180,11 @@ pub struct Provenance {
     #[serde(default)]
     pub skipped_images: u64,
     /// `sweep::Content::hash` of every input that was read, by the names of `sweep::Input`.
-    #[serde(default, deserialize_with = "text::line_map", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "text::line_map",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub inputs: BTreeMap<String, String>,
     /// The chosen training images, by index into the data set's training split.
     pub subset: Subset,
@@ -167,7 +194,8 @@ pub struct Provenance {
     pub num_parameters: u64,
 }
 
-/// The training images of a trial: all of them, or a list that is the same for the same data set, count and seed.
+/// The training images of a trial: all of them, or a list that is the same for the same data set,
+/// count and seed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subset {
@@ -185,8 +213,8 @@ impl Subset {
         }
     }
 
-    /// Returns the first 64 bits of the hash of the chosen indices in order, as 16 hexadecimal digits; `all` for all of
-    /// them.
+    /// Returns the first 64 bits of the hash of the chosen indices in order, as 16 hexadecimal
+    /// digits; `all` for all of them.
     pub fn fingerprint(&self) -> String {
         match self {
             Self::All => "all".to_owned(),
@@ -201,7 +229,8 @@ impl Subset {
     }
 }
 
-/// Durations in seconds over all attempts that led to this result. Time lost with a killed attempt is not included.
+/// Durations in seconds over all attempts that led to this result. Time lost with a killed attempt
+/// is not included.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
     pub train_s: f64,
@@ -213,18 +242,19 @@ pub struct Timing {
     pub start_s: f64,
     pub images_per_s: f64,
     pub peak_memory_mib: f64,
-    /// Measured if the trainer compared recorded steps with queued ones: milliseconds to queue a step, and until the
-    /// device had finished it.
+    /// Measured if the trainer compared recorded steps with queued ones: milliseconds to queue a
+    /// step, and until the device had finished it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watched_step_ms: Option<(f64, f64)>,
-    /// Share of the time in which the GPUs of this attempt had a kernel to run, as counted by the driver.
+    /// Share of the time in which the GPUs of this attempt had a kernel to run, as counted by the
+    /// driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_busy: Option<f64>,
     /// Epoch that this attempt resumed from, 0 for a fresh start.
     pub resumed_from_epoch: u32,
-    /// First epoch (from 0) whose state this or an earlier attempt found to differ, in its bits, from that of a
-    /// previous attempt: the trial was not resumed exactly (other hardware, other threads, kernels that are not
-    /// deterministic).
+    /// First epoch (from 0) whose state this or an earlier attempt found to differ, in its bits,
+    /// from that of a previous attempt: the trial was not resumed exactly (other hardware, other
+    /// threads, kernels that are not deterministic).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub departed_at_epoch: Option<u32>,
 }
@@ -247,11 +277,16 @@ impl Timing {
         for (name, value) in durations {
             finite(&format!("timing.{name}"), value)?;
         }
-        let epochs =
-            [("resumed_from_epoch", Some(self.resumed_from_epoch)), ("departed_at_epoch", self.departed_at_epoch)];
+        let epochs = [
+            ("resumed_from_epoch", Some(self.resumed_from_epoch)),
+            ("departed_at_epoch", self.departed_at_epoch),
+        ];
         for (name, epoch) in epochs {
             if let Some(epoch) = epoch.filter(|epoch| *epoch as usize > num_epochs) {
-                return Err(BadResult::new(format!("timing.{name}"), format!("is {epoch} of {num_epochs} epochs")));
+                return Err(BadResult::new(
+                    format!("timing.{name}"),
+                    format!("is {epoch} of {num_epochs} epochs"),
+                ));
             }
         }
         Ok(())
@@ -259,7 +294,11 @@ impl Timing {
 
     /// Returns the share of the training time in which a step waited for its batch.
     pub fn data_wait_share(&self) -> f64 {
-        if self.train_s > 0.0 { self.data_wait_s / self.train_s } else { 0.0 }
+        if self.train_s > 0.0 {
+            self.data_wait_s / self.train_s
+        } else {
+            0.0
+        }
     }
 }
 
@@ -270,25 +309,35 @@ pub struct Failure {
     /// One line, then details such as the tail of stderr.
     #[serde(deserialize_with = "text::lines")]
     pub message: String,
-    /// The devices at fault, as the slot names them (`cuda:1`; the trainer numbers its own devices, and the worker
-    /// replaces these with the slot's names). If empty, the fault is unknown and all devices of the slot are suspected.
-    #[serde(default, deserialize_with = "text::line_list", skip_serializing_if = "Vec::is_empty")]
+    /// The devices at fault, as the slot names them (`cuda:1`; the trainer numbers its own devices,
+    /// and the worker replaces these with the slot's names). If empty, the fault is unknown and all
+    /// devices of the slot are suspected.
+    #[serde(
+        default,
+        deserialize_with = "text::line_list",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub devices: Vec<String>,
 }
 
 impl Failure {
     /// Returns a failure without a particular device.
     pub const fn new(class: FailureClass, message: String) -> Self {
-        Self { class, message, devices: Vec::new() }
+        Self {
+            class,
+            message,
+            devices: Vec::new(),
+        }
     }
 }
 
-/// Class of a failure. Each has its own retry budget (see the schedule crate), since they have different causes in
-/// trial and node.
+/// Class of a failure. Each has its own retry budget (see the schedule crate), since they have
+/// different causes in trial and node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
-    /// The user must fix it (missing or corrupt data, impossible settings): never retried automatically.
+    /// The user must fix it (missing or corrupt data, impossible settings): never retried
+    /// automatically.
     BadInput,
     /// The loss became infinite or not a number.
     NonFinite,
@@ -304,8 +353,8 @@ pub enum FailureClass {
     Preempted,
     /// A device failed (Xid, ECC, gone from the bus): its slot is not used again.
     BadDevice,
-    /// The node could not run it (a full disk, no descriptors or memory left, a trainer that does not start): its slot
-    /// pauses, and no retry of the trial is used up. See `node_fault`.
+    /// The node could not run it (a full disk, no descriptors or memory left, a trainer that does
+    /// not start): its slot pauses, and no retry of the trial is used up. See `node_fault`.
     Node,
 }
 

@@ -1,8 +1,9 @@
-//! Remarks on settings that are allowed but most likely unintended: settings without effect, idle devices, searches
-//! that choose by chance.
+//! Remarks on settings that are allowed but most likely unintended: settings without effect, idle
+//! devices, searches that choose by chance.
 //!
-//! They are not errors: an axis of losses crossed with one of label smoothing is easily written, and trains the same
-//! network under two names for the losses without a softmax. Only differences from the recipe are remarked on.
+//! They are not errors: an axis of losses crossed with one of label smoothing is easily written,
+//! and trains the same network under two names for the losses without a softmax. Only differences
+//! from the recipe are remarked on.
 
 use std::collections::BTreeMap;
 
@@ -17,10 +18,17 @@ impl Sweep {
         let mut cells: BTreeMap<String, Vec<&Cell>> = BTreeMap::new();
         for cell in self.cells.iter().filter(|cell| cell.skipped.is_none()) {
             let settings = self.cell_settings(cell);
-            let Some(recipe) = recipe::settings(&self.recipe, &settings.dataset) else { continue };
+            let Some(recipe) = recipe::settings(&self.recipe, &settings.dataset) else {
+                continue;
+            };
             let idle = without_effect(&settings, &recipe);
-            let idle = idle.into_iter().map(|(field, why)| format!("`{field}` has no effect: {why}"));
-            for remark in idle.chain(self.devices(&settings)).chain(self.few_images(cell)) {
+            let idle = idle
+                .into_iter()
+                .map(|(field, why)| format!("`{field}` has no effect: {why}"));
+            for remark in idle
+                .chain(self.devices(&settings))
+                .chain(self.few_images(cell))
+            {
                 cells.entry(remark).or_default().push(cell);
             }
         }
@@ -29,14 +37,19 @@ impl Sweep {
             match cells.len() {
                 1 => format!("{remark} (cell {first})"),
                 count if count == self.cells.len() => format!("{remark} (every cell)"),
-                count => format!("{remark} ({count} of {} cells, {first} the first)", self.cells.len()),
+                count => format!(
+                    "{remark} ({count} of {} cells, {first} the first)",
+                    self.cells.len()
+                ),
             }
         };
         cells.into_iter().map(line).collect()
     }
 
     fn few_images(&self, cell: &Cell) -> Option<String> {
-        let images = self.search_images(cell).filter(|images| *images < u64::from(held_out::WANTED_IMAGES))?;
+        let images = self
+            .search_images(cell)
+            .filter(|images| *images < u64::from(held_out::WANTED_IMAGES))?;
         let points = held_out::distinguishable(images);
         Some(format!(
             "the search compares candidates on {images} held-out images: differences below {points:.0} points are noise"
@@ -47,16 +60,24 @@ impl Sweep {
         let (devices, replicas) = (self.resources.devices_per_trial, settings.replicas);
         if devices > 1 && replicas > devices {
             let remark = "do not fit: on GPUs each has one for itself, or all share one";
-            return Some(format!("{replicas} `replicas` on {devices} `devices_per_trial` {remark}"));
+            return Some(format!(
+                "{replicas} `replicas` on {devices} `devices_per_trial` {remark}"
+            ));
         }
         let idle = devices.saturating_sub(replicas);
-        (idle > 0).then(|| format!("{idle} of {devices} `devices_per_trial` stand idle: `replicas` is {replicas}"))
+        (idle > 0).then(|| {
+            format!("{idle} of {devices} `devices_per_trial` stand idle: `replicas` is {replicas}")
+        })
     }
 }
 
-/// Returns the fields that differ from the recipe's but have no effect with the other ones, with the reason.
+/// Returns the fields that differ from the recipe's but have no effect with the other ones, with
+/// the reason.
 fn without_effect(settings: &Settings, recipe: &Settings) -> Vec<(&'static str, &'static str)> {
-    let softmax = matches!(settings.loss, Loss::Xent | Loss::CosXent | Loss::CosXentDirect);
+    let softmax = matches!(
+        settings.loss,
+        Loss::Xent | Loss::CosXent | Loss::CosXentDirect
+    );
     let two_losses = matches!(settings.loss, Loss::CosXent | Loss::CosXentDirect);
     let classifier = settings.loss == Loss::CosXent;
     let cases = [
@@ -65,9 +86,21 @@ fn without_effect(settings: &Settings, recipe: &Settings) -> Vec<(&'static str, 
             settings.label_smoothing != recipe.label_smoothing && !softmax,
             "the loss has no cross-entropy",
         ),
-        ("softmax", settings.softmax != recipe.softmax && !softmax, "the loss has no cross-entropy"),
-        ("cls_weight", settings.cls_weight != recipe.cls_weight && !two_losses, "the loss has one part only"),
-        ("cls_head", settings.cls_head != recipe.cls_head && !classifier, "the loss is not `cos_xent`"),
+        (
+            "softmax",
+            settings.softmax != recipe.softmax && !softmax,
+            "the loss has no cross-entropy",
+        ),
+        (
+            "cls_weight",
+            settings.cls_weight != recipe.cls_weight && !two_losses,
+            "the loss has one part only",
+        ),
+        (
+            "cls_head",
+            settings.cls_head != recipe.cls_head && !classifier,
+            "the loss is not `cos_xent`",
+        ),
         (
             "cls_head_decay",
             settings.cls_head_decay != recipe.cls_head_decay && !classifier,
@@ -94,12 +127,20 @@ fn without_effect(settings: &Settings, recipe: &Settings) -> Vec<(&'static str, 
             settings.weight_decay_on != recipe.weight_decay_on && settings.weight_decay == 0.0,
             "`weight_decay` is 0",
         ),
-        ("nesterov", settings.nesterov && settings.momentum == 0.0, "`momentum` is 0"),
+        (
+            "nesterov",
+            settings.nesterov && settings.momentum == 0.0,
+            "`momentum` is 0",
+        ),
         (
             "batch_norm",
             settings.batch_norm == BatchNorm::Synchronised && settings.replicas == 1,
             "there is one replica only",
         ),
     ];
-    cases.into_iter().filter(|(_, idle, _)| *idle).map(|(field, _, why)| (field, why)).collect()
+    cases
+        .into_iter()
+        .filter(|(_, idle, _)| *idle)
+        .map(|(field, _, why)| (field, why))
+        .collect()
 }

@@ -1,8 +1,10 @@
-//! The settings of one training: one flat record whose field names are the keys of the sweep language.
+//! The settings of one training: one flat record whose field names are the keys of the sweep
+//! language.
 //!
-//! Every field may be fixed by a recipe, varied by an axis, or changed by an override. Everything in here affects the
-//! numbers of a trial, and therefore its id (see `trial.rs`); everything else (threads, directories, how often to
-//! print) is elsewhere. See `recipe.rs` for the named starting points.
+//! Every field may be fixed by a recipe, varied by an axis, or changed by an override. Everything
+//! in here affects the numbers of a trial, and therefore its id (see `trial.rs`); everything else
+//! (threads, directories, how often to print) is elsewhere. See `recipe.rs` for the named starting
+//! points.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,10 +17,11 @@ pub struct Settings {
     pub dataset: String,
     /// Training images kept per class: a nested, seeded, class-stratified subset.
     pub samples_per_class: SamplesPerClass,
-    /// Passes over the subset that make one epoch (the authors repeat small subsets, docs/paper.md, section 7).
+    /// Passes over the subset that make one epoch (the authors repeat small subsets, docs/paper.md,
+    /// section 7).
     pub repeats: u32,
-    /// Shorter side of training images after decoding, in pixels. If absent, they keep their size, and without a
-    /// `crop_size` all must have the same.
+    /// Shorter side of training images after decoding, in pixels. If absent, they keep their size,
+    /// and without a `crop_size` all must have the same.
     pub resize: Option<u32>,
     /// Shorter side of test and held-out images; the default is `resize`.
     #[serde(default)]
@@ -45,11 +48,12 @@ pub struct Settings {
     /// How weights are drawn before training.
     pub init: Init,
     pub batch_norm_eps: f64,
-    /// Weight of the new batch in the moving statistics (PyTorch's definition; Keras' 0.99 is 0.01 here).
+    /// Weight of the new batch in the moving statistics (PyTorch's definition; Keras' 0.99 is 0.01
+    /// here).
     pub batch_norm_momentum: f64,
     pub batch_norm: BatchNorm,
-    /// A safetensors or .pth state dict with torchvision's names to start from: relative to the data directory, or
-    /// absolute.
+    /// A safetensors or .pth state dict with torchvision's names to start from: relative to the
+    /// data directory, or absolute.
     pub weights: Option<String>,
     /// With `weights`: epochs in which only the new layers train, before the schedule starts.
     pub finetune_epochs: u32,
@@ -62,7 +66,8 @@ pub struct Settings {
     pub cls_weight: f64,
     /// Layers between the normalised embedding and the logits of `cos_xent`.
     pub cls_head: ClsHead,
-    /// Gradient form (`g += d * w`) of the L2 penalty on the kernel of that head, replacing `weight_decay` there.
+    /// Gradient form (`g += d * w`) of the L2 penalty on the kernel of that head, replacing
+    /// `weight_decay` there.
     pub cls_head_decay: f64,
     pub softmax: Softmax,
     /// Target of the cosine and squared losses.
@@ -87,10 +92,11 @@ pub struct Settings {
     /// Use only deterministic kernels on CUDA. The CPU always does.
     pub deterministic: bool,
     // -- evaluation
-    /// Hold this fraction of every class out of the training subset and evaluate on it instead of the test set.
+    /// Hold this fraction of every class out of the training subset and evaluate on it instead of
+    /// the test set.
     pub holdout: Option<f64>,
-    /// Epochs between evaluations; the last epoch is always evaluated. It limits what `best` means: the best of the
-    /// evaluated epochs.
+    /// Epochs between evaluations; the last epoch is always evaluated. It limits what `best` means:
+    /// the best of the evaluated epochs.
     pub evaluate_every: u32,
 }
 
@@ -121,13 +127,19 @@ impl<'de> Deserialize<'de> for SamplesPerClass {
             fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<SamplesPerClass, E> {
                 match u32::try_from(value) {
                     Ok(count) if count >= 1 => Ok(SamplesPerClass::Count(count)),
-                    _ => Err(E::invalid_value(serde::de::Unexpected::Unsigned(value), &self)),
+                    _ => Err(E::invalid_value(
+                        serde::de::Unexpected::Unsigned(value),
+                        &self,
+                    )),
                 }
             }
             fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<SamplesPerClass, E> {
                 match u64::try_from(value) {
                     Ok(value) => self.visit_u64(value),
-                    Err(_) => Err(E::invalid_value(serde::de::Unexpected::Signed(value), &self)),
+                    Err(_) => Err(E::invalid_value(
+                        serde::de::Unexpected::Signed(value),
+                        &self,
+                    )),
                 }
             }
             fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<SamplesPerClass, E> {
@@ -157,7 +169,8 @@ pub enum Crop {
     Centre,
     /// Uniform over all positions; images smaller than the crop are reflect-padded.
     Random,
-    /// Area in 8..100 %, aspect ratio in 3/4..4/3, resized to the crop (torchvision's RandomResizedCrop).
+    /// Area in 8..100 %, aspect ratio in 3/4..4/3, resized to the crop (torchvision's
+    /// RandomResizedCrop).
     RandomResized,
 }
 
@@ -186,7 +199,8 @@ pub struct CutMix {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalise {
-    /// The published statistics of the data set if there are any, otherwise computed from the training set.
+    /// The published statistics of the data set if there are any, otherwise computed from the
+    /// training set.
     Dataset,
     /// Computed from the whole training set.
     Computed,
@@ -305,7 +319,8 @@ pub struct HierarchyFile {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Schedule {
-    /// Warm restarts: cycles of `base_cycle`, `base_cycle * multiplier`, ... epochs (docs/paper.md, section 2.2).
+    /// Warm restarts: cycles of `base_cycle`, `base_cycle * multiplier`, ... epochs (docs/paper.md,
+    /// section 2.2).
     Sgdr {
         base_cycle: u32,
         multiplier: u32,
@@ -347,7 +362,8 @@ pub enum WeightDecayOn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
-    /// Chosen by the trainer for the model, image side and device; the choice is part of the record.
+    /// Chosen by the trainer for the model, image side and device; the choice is part of the
+    /// record.
     Auto,
     F32,
     /// bf16 working weights and activations; f32 master weights and batch normalisation.
@@ -358,7 +374,12 @@ impl Schedule {
     /// Returns the number of epochs of the whole schedule.
     pub fn num_epochs(&self) -> u32 {
         match *self {
-            Self::Sgdr { base_cycle, multiplier, cycles, .. } => {
+            Self::Sgdr {
+                base_cycle,
+                multiplier,
+                cycles,
+                ..
+            } => {
                 let mut length = base_cycle;
                 let mut total = 0u32;
                 for _ in 0..cycles {
@@ -367,16 +388,24 @@ impl Schedule {
                 }
                 total
             }
-            Self::Step { epochs, .. } | Self::Cosine { epochs } | Self::Constant { epochs } => epochs,
+            Self::Step { epochs, .. } | Self::Cosine { epochs } | Self::Constant { epochs } => {
+                epochs
+            }
         }
     }
 
-    /// Returns the learning rate of an epoch, counted from 0. Warm restarts have the authors' quirk: the first epoch of
-    /// a cycle runs at the maximum, epoch i > 0 at the point (i + 1) / T, so the last one runs at the minimum exactly.
+    /// Returns the learning rate of an epoch, counted from 0. Warm restarts have the authors'
+    /// quirk: the first epoch of a cycle runs at the maximum, epoch i > 0 at the point (i + 1) / T,
+    /// so the last one runs at the minimum exactly.
     pub fn learning_rate(&self, maximum: f64, epoch: u32) -> f64 {
         use std::f64::consts::PI;
         match *self {
-            Self::Sgdr { base_cycle, multiplier, cycles, learning_rate_min } => {
+            Self::Sgdr {
+                base_cycle,
+                multiplier,
+                cycles,
+                learning_rate_min,
+            } => {
                 let mut position = epoch;
                 let mut length = base_cycle;
                 for _ in 1..cycles {
@@ -390,10 +419,15 @@ impl Schedule {
                     return maximum;
                 }
                 let progress = f64::from(position + 1) / f64::from(length);
-                learning_rate_min + (maximum - learning_rate_min) / 2.0 * (1.0 + (PI * progress).cos())
+                learning_rate_min
+                    + (maximum - learning_rate_min) / 2.0 * (1.0 + (PI * progress).cos())
             }
-            Self::Step { every, factor, .. } => maximum * factor.powi((epoch / every.max(1)) as i32),
-            Self::Cosine { epochs } => maximum / 2.0 * (1.0 + (PI * f64::from(epoch) / f64::from(epochs.max(1))).cos()),
+            Self::Step { every, factor, .. } => {
+                maximum * factor.powi((epoch / every.max(1)) as i32)
+            }
+            Self::Cosine { epochs } => {
+                maximum / 2.0 * (1.0 + (PI * f64::from(epoch) / f64::from(epochs.max(1))).cos())
+            }
             Self::Constant { .. } => maximum,
         }
     }
@@ -407,7 +441,11 @@ impl Settings {
 
     /// Returns the number of epochs of a trial, including the first phase of fine-tuning.
     pub fn num_epochs(&self) -> u32 {
-        let first_phase = if self.weights.is_some() { self.finetune_epochs } else { 0 };
+        let first_phase = if self.weights.is_some() {
+            self.finetune_epochs
+        } else {
+            0
+        };
         self.schedule.num_epochs().saturating_add(first_phase)
     }
 }

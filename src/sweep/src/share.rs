@@ -1,7 +1,8 @@
 //! Exact accuracies: right answers out of a number of images.
 //!
-//! The last bit of a sum of fractions depends on its order, and that bit used to decide which of two equal cells was
-//! bold and whether 96.35 was printed as 96.3 or 96.4. Shares are added, compared and rounded as whole numbers.
+//! The last bit of a sum of fractions depends on its order, and that bit used to decide which of
+//! two equal cells was bold and whether 96.35 was printed as 96.3 or 96.4. Shares are added,
+//! compared and rounded as whole numbers.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -13,16 +14,25 @@ pub struct Share {
     of: u64,
 }
 
-/// Denominator of an accuracy whose number of images was not recorded: it is rounded to 12 decimals.
+/// Denominator of an accuracy whose number of images was not recorded: it is rounded to 12
+/// decimals.
 const UNKNOWN: u64 = 1_000_000_000_000;
 
 impl Share {
     /// Returns the share behind a recorded accuracy. `num_images` is 0 if it was not recorded.
     pub fn new(accuracy: f64, num_images: u32) -> Self {
-        let accuracy = if accuracy.is_finite() { accuracy.clamp(0.0, 1.0) } else { 0.0 };
+        let accuracy = if accuracy.is_finite() {
+            accuracy.clamp(0.0, 1.0)
+        } else {
+            0.0
+        };
         let right = (accuracy * f64::from(num_images)).round();
         let counted = num_images > 0 && (right / f64::from(num_images) - accuracy).abs() < 1e-9;
-        if counted { Self::reduced(right as u64, u64::from(num_images)) } else { Self::approximate(accuracy) }
+        if counted {
+            Self::reduced(right as u64, u64::from(num_images))
+        } else {
+            Self::approximate(accuracy)
+        }
     }
 
     /// Converts a number in per cent as a person wrote it, so that it is rounded like all others.
@@ -36,7 +46,10 @@ impl Share {
 
     fn reduced(right: u64, of: u64) -> Self {
         let divisor = gcd(right, of).max(1);
-        Self { right: right / divisor, of: of / divisor }
+        Self {
+            right: right / divisor,
+            of: of / divisor,
+        }
     }
 
     /// Returns the mean, exact if all shares have the same number of images; `None` for no shares.
@@ -52,13 +65,15 @@ impl Share {
         }
     }
 
-    /// Returns the sample standard deviation as a fraction, independent of the order; absent for fewer than two shares.
+    /// Returns the sample standard deviation as a fraction, independent of the order; absent for
+    /// fewer than two shares.
     pub fn deviation(shares: &[Self]) -> Option<f64> {
         let n = shares.len() as u128;
         let (right, of) = common(shares).filter(|_| n > 1)?;
         // right answers are at most 10^12 and seeds at most 10^4: this stays below 10^33
-        let (sum, squares) =
-            right.iter().fold((0u128, 0u128), |(sum, squares), right| (sum + right, squares + right * right));
+        let (sum, squares) = right.iter().fold((0u128, 0u128), |(sum, squares), right| {
+            (sum + right, squares + right * right)
+        });
         let spread = n * squares - sum * sum;
         Some((spread as f64 / (n * (n - 1)) as f64).sqrt() / of as f64)
     }
@@ -81,9 +96,13 @@ fn common(shares: &[Share]) -> Option<(Vec<u128>, u64)> {
         (multiple <= UNKNOWN).then_some(multiple)
     });
     match of {
-        Some(of) => {
-            Some((shares.iter().map(|share| u128::from(share.right) * u128::from(of / share.of)).collect(), of))
-        }
+        Some(of) => Some((
+            shares
+                .iter()
+                .map(|share| u128::from(share.right) * u128::from(of / share.of))
+                .collect(),
+            of,
+        )),
         // results of splits of unrelated sizes
         None => {
             let scale = UNKNOWN.max(largest);
@@ -129,10 +148,14 @@ mod tests {
     use super::*;
 
     fn shares(right: &[u32], of: u32) -> Vec<Share> {
-        right.iter().map(|&right| Share::new(f64::from(right) / f64::from(of), of)).collect()
+        right
+            .iter()
+            .map(|&right| Share::new(f64::from(right) / f64::from(of), of))
+            .collect()
     }
 
-    /// 1927 right answers of 2000, split among four seeds in five ways: one number, printed in one way.
+    /// 1927 right answers of 2000, split among four seeds in five ways: one number, printed in one
+    /// way.
     #[test]
     fn equal_counts_are_equal_however_they_are_spread() {
         let spreads: [[u32; 4]; 5] = [
@@ -149,27 +172,45 @@ mod tests {
             assert_eq!(mean.to_string(), "96.4", "{spread:?}");
             assert_eq!(mean.percent(), 96.35, "{spread:?}");
         }
-        assert!(Share::mean(&shares(&[480, 481, 482, 483], 500)) < Share::mean(&shares(&spreads[0], 500)));
+        assert!(
+            Share::mean(&shares(&[480, 481, 482, 483], 500))
+                < Share::mean(&shares(&spreads[0], 500))
+        );
     }
 
     #[test]
     fn halves_round_up_and_nothing_else_does() {
-        for (right, of, text) in [(1, 2000, "0.1"), (1, 2001, "0.0"), (9635, 10_000, "96.4"), (9645, 10_000, "96.5")] {
-            assert_eq!(Share::new(f64::from(right) / f64::from(of), of).to_string(), text, "{right} of {of}");
+        for (right, of, text) in [
+            (1, 2000, "0.1"),
+            (1, 2001, "0.0"),
+            (9635, 10_000, "96.4"),
+            (9645, 10_000, "96.5"),
+        ] {
+            assert_eq!(
+                Share::new(f64::from(right) / f64::from(of), of).to_string(),
+                text,
+                "{right} of {of}"
+            );
         }
-        assert_eq!([0.0, 1.0].map(|all| Share::new(all, 7).to_string()), ["0.0", "100.0"]);
+        assert_eq!(
+            [0.0, 1.0].map(|all| Share::new(all, 7).to_string()),
+            ["0.0", "100.0"]
+        );
         assert_eq!(
             [51.9, 67.65, 82.5, 100.0].map(|value| Share::of_percent(value).to_string()),
             ["51.9", "67.7", "82.5", "100.0"]
         );
     }
 
-    /// Covers a journal from before the number of images was recorded, and a trainer that reports something else.
+    /// Covers a journal from before the number of images was recorded, and a trainer that reports
+    /// something else.
     #[test]
     fn without_a_number_of_images_twelve_decimals_decide() {
         assert_eq!(Share::new(0.9635, 0).to_string(), "96.4");
         assert_eq!(
-            Share::mean(&[0.96, 0.962, 0.964, 0.968].map(|accuracy| Share::new(accuracy, 0))).unwrap().to_string(),
+            Share::mean(&[0.96, 0.962, 0.964, 0.968].map(|accuracy| Share::new(accuracy, 0)))
+                .unwrap()
+                .to_string(),
             "96.4"
         );
         assert_eq!(Share::new(0.123_456, 10).fraction(), 0.123_456);
@@ -178,16 +219,26 @@ mod tests {
 
     #[test]
     fn splits_of_other_sizes_have_a_mean() {
-        let mixed =
-            [Share::new(1.0 / 3.0, 3), Share::new(0.5, 4), Share::new(1.0 / 999_983.0, 999_983), Share::new(0.25, 0)];
+        let mixed = [
+            Share::new(1.0 / 3.0, 3),
+            Share::new(0.5, 4),
+            Share::new(1.0 / 999_983.0, 999_983),
+            Share::new(0.25, 0),
+        ];
         let mean = Share::mean(&mixed).unwrap().fraction();
-        assert!((mean - (1.0 / 3.0 + 0.5 + 1.0 / 999_983.0 + 0.25) / 4.0).abs() < 1e-11, "{mean}");
+        assert!(
+            (mean - (1.0 / 3.0 + 0.5 + 1.0 / 999_983.0 + 0.25) / 4.0).abs() < 1e-11,
+            "{mean}"
+        );
         assert_eq!(Share::mean(&[]), None);
     }
 
     #[test]
     fn deviations_do_not_depend_on_the_order() {
-        let (one, other) = (shares(&[480, 481, 482, 484], 500), shares(&[484, 481, 480, 482], 500));
+        let (one, other) = (
+            shares(&[480, 481, 482, 484], 500),
+            shares(&[484, 481, 480, 482], 500),
+        );
         assert_eq!(Share::deviation(&one), Share::deviation(&other));
         assert!((Share::deviation(&one).unwrap() - 1.707_825_127_659_933 / 500.0).abs() < 1e-15);
         assert_eq!(Share::deviation(&one[..1]), None);

@@ -1,10 +1,10 @@
-//! Texts from peers, made safe to store, log and print: bounded, and without the escape sequences and control
-//! characters that a terminal would act on.
+//! Texts from peers, made safe to store, log and print: bounded, and without the escape sequences
+//! and control characters that a terminal would act on.
 //!
 //! [`Line`] and [`Lines`] are the types. Records with plain strings read them by the same rules
-//! (`#[serde(deserialize_with = "text::line")]`), so that a document from the network and one from an old journal are
-//! cleaned alike. Text that is too long is refused if the peer can receive an error (`checked`), and cut everywhere
-//! else.
+//! (`#[serde(deserialize_with = "text::line")]`), so that a document from the network and one from
+//! an old journal are cleaned alike. Text that is too long is refused if the peer can receive an
+//! error (`checked`), and cut everywhere else.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -53,7 +53,14 @@ impl Lines {
 }
 
 fn at_most(text: &str, limit: usize) -> Result<(), TooLong> {
-    if text.len() > limit { Err(TooLong { bytes: text.len(), limit }) } else { Ok(()) }
+    if text.len() > limit {
+        Err(TooLong {
+            bytes: text.len(),
+            limit,
+        })
+    } else {
+        Ok(())
+    }
 }
 
 impl From<&str> for Line {
@@ -130,7 +137,9 @@ pub fn lines<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Er
 }
 
 /// Reads an optional string as a [`Line`].
-pub fn optional_line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub fn optional_line<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
     Ok(Option::<Line>::deserialize(deserializer)?.map(String::from))
 }
 
@@ -141,17 +150,27 @@ pub fn line_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Strin
 }
 
 /// Reads a map of strings as [`Line`]s, the first [`MAX_LIST`] of them.
-pub fn line_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+pub fn line_map<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
     let lines = BTreeMap::<Line, Line>::deserialize(deserializer)?;
-    Ok(lines.into_iter().take(MAX_LIST).map(|(name, value)| (name.into(), value.into())).collect())
+    Ok(lines
+        .into_iter()
+        .take(MAX_LIST)
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect())
 }
 
 /// Reads a list of strings as [`Lines`].
 pub fn lines_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    Ok(Vec::<Lines>::deserialize(deserializer)?.into_iter().map(String::from).collect())
+    Ok(Vec::<Lines>::deserialize(deserializer)?
+        .into_iter()
+        .map(String::from)
+        .collect())
 }
 
-/// Returns the longest beginning of at most `limit` bytes, with an ellipsis if something is missing.
+/// Returns the longest beginning of at most `limit` bytes, with an ellipsis if something is
+/// missing.
 pub fn cut(text: &str, limit: usize) -> String {
     const ELLIPSIS: &str = "...";
     if text.len() <= limit {
@@ -161,7 +180,8 @@ pub fn cut(text: &str, limit: usize) -> String {
     format!("{}{ELLIPSIS}", &text[..end])
 }
 
-/// Returns at most `limit` bytes: the first line and the end of a long message, with a mark for the missing part.
+/// Returns at most `limit` bytes: the first line and the end of a long message, with a mark for the
+/// missing part.
 pub fn shortened(text: &str, limit: usize) -> String {
     const MARK: &str = "\n[...]\n";
     if text.len() <= limit {
@@ -174,7 +194,8 @@ pub fn shortened(text: &str, limit: usize) -> String {
     format!("{first}{MARK}{tail}")
 }
 
-/// Removes escape sequences and characters that control a terminal, and replaces line breaks and tabs as given.
+/// Removes escape sequences and characters that control a terminal, and replaces line breaks and
+/// tabs as given.
 fn clean(text: &str, line_break: char, tab: char) -> String {
     if !text.contains(|character: char| character.is_control() || is_steering(character)) {
         return text.to_owned();
@@ -211,24 +232,35 @@ fn after_escape(rest: &str) -> &str {
         Some('[') => after_control_sequence(&rest[1..]),
         Some(']' | 'P' | 'X' | '^' | '_') => after_string(&rest[1..]),
         // intermediate characters, one final one
-        _ => after_final(rest.trim_start_matches(|character| matches!(character, ' '..='/')), '0'..='~'),
+        _ => after_final(
+            rest.trim_start_matches(|character| matches!(character, ' '..='/')),
+            '0'..='~',
+        ),
     }
 }
 
 /// Skips colours and cursor movements: parameters, one final letter.
 fn after_control_sequence(rest: &str) -> &str {
-    after_final(rest.trim_start_matches(|character| matches!(character, ' '..='?')), '@'..='~')
+    after_final(
+        rest.trim_start_matches(|character| matches!(character, ' '..='?')),
+        '@'..='~',
+    )
 }
 
 fn after_final(rest: &str, finals: std::ops::RangeInclusive<char>) -> &str {
-    rest.strip_prefix(|character| finals.contains(&character)).unwrap_or(rest)
+    rest.strip_prefix(|character| finals.contains(&character))
+        .unwrap_or(rest)
 }
 
 /// Skips titles and links: to the end of their string, or of the line if that is missing.
 fn after_string(rest: &str) -> &str {
-    let Some(end) = rest.find(['\n', '\r', '\u{7}', '\u{9c}', '\u{1b}']) else { return "" };
+    let Some(end) = rest.find(['\n', '\r', '\u{7}', '\u{9c}', '\u{1b}']) else {
+        return "";
+    };
     let (_, rest) = rest.split_at(end);
-    let ended = rest.strip_prefix(['\u{7}', '\u{9c}']).or_else(|| rest.strip_prefix("\u{1b}\\"));
+    let ended = rest
+        .strip_prefix(['\u{7}', '\u{9c}'])
+        .or_else(|| rest.strip_prefix("\u{1b}\\"));
     ended.unwrap_or(rest)
 }
 
@@ -245,11 +277,23 @@ mod tests {
             ("\u{1b}[1;31merror\u{1b}[0m: no", "error: no", "error: no"),
             ("\u{9b}31mred\u{9b}m", "red", "red"),
             ("\u{1b}]0;a title\u{7}text", "text", "text"),
-            ("\u{1b}]8;;http://x\u{1b}\\link\u{1b}]8;;\u{1b}\\", "link", "link"),
+            (
+                "\u{1b}]8;;http://x\u{1b}\\link\u{1b}]8;;\u{1b}\\",
+                "link",
+                "link",
+            ),
             ("\u{1b}]52;c;never ended\nnext", " next", "\nnext"),
             ("\u{1b}(Bascii\u{1b}7", "ascii", "ascii"),
-            ("one\ntwo\tthree\r\nfour\rfive", "one two three four five", "one\ntwo\tthree\nfour\nfive"),
-            ("bell\u{7} nul\u{0}", "bell\u{fffd} nul\u{fffd}", "bell\u{fffd} nul\u{fffd}"),
+            (
+                "one\ntwo\tthree\r\nfour\rfive",
+                "one two three four five",
+                "one\ntwo\tthree\nfour\nfive",
+            ),
+            (
+                "bell\u{7} nul\u{0}",
+                "bell\u{fffd} nul\u{fffd}",
+                "bell\u{fffd} nul\u{fffd}",
+            ),
             ("user\u{202e}txt.exe\u{2066}", "usertxt.exe", "usertxt.exe"),
             ("\u{1b}", "", ""),
             ("\u{1b}[", "", ""),
@@ -263,14 +307,25 @@ mod tests {
     #[test]
     fn what_is_too_long_is_refused_or_cut() {
         let long = "é".repeat(MAX_LINE_BYTES);
-        assert_eq!(Line::checked(&long), Err(TooLong { bytes: 2 * MAX_LINE_BYTES, limit: MAX_LINE_BYTES }));
+        assert_eq!(
+            Line::checked(&long),
+            Err(TooLong {
+                bytes: 2 * MAX_LINE_BYTES,
+                limit: MAX_LINE_BYTES
+            })
+        );
         let line = Line::from(long);
-        assert!(line.len() <= MAX_LINE_BYTES && line.ends_with("é..."), "{line}");
+        assert!(
+            line.len() <= MAX_LINE_BYTES && line.ends_with("é..."),
+            "{line}"
+        );
         let message = format!("the cause\n{}\nthe end", "x\n".repeat(MAX_LINES_BYTES));
         assert!(Lines::checked(&message).is_err());
         let lines = Lines::from(message);
         assert!(
-            lines.len() <= MAX_LINES_BYTES && lines.starts_with("the cause\n[...]\n") && lines.ends_with("the end")
+            lines.len() <= MAX_LINES_BYTES
+                && lines.starts_with("the cause\n[...]\n")
+                && lines.ends_with("the end")
         );
     }
 
@@ -287,7 +342,10 @@ mod tests {
         }
         let json = r#"{"one": "a\u001b[2Jb\nc", "several": "a\u001b[2Jb\nc", "list": ["\u001b]0;x\u0007y"]}"#;
         let record: Record = serde_json::from_str(json).unwrap();
-        assert_eq!((record.one.as_str(), record.several.as_str()), ("ab c", "ab\nc"));
+        assert_eq!(
+            (record.one.as_str(), record.several.as_str()),
+            ("ab c", "ab\nc")
+        );
         assert_eq!(record.list, ["y"]);
     }
 

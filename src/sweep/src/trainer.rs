@@ -1,5 +1,5 @@
-//! The program that trains: the trainer of this project, or another one that implements its hand-off. Two programs
-//! never share a trial: the program is part of a trial's id.
+//! The program that trains: the trainer of this project, or another one that implements its
+//! hand-off. Two programs never share a trial: the program is part of a trial's id.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Reads a YAML tree and keeps every complaint: mappings with known keys, texts, numbers, assignments to fields.
+//! Reads a YAML tree and keeps every complaint: mappings with known keys, texts, numbers,
+//! assignments to fields.
 //!
 //! The meaning of a sweep's keys is in `draft.rs`.
 
@@ -22,7 +23,10 @@ pub(crate) struct Mapping<'n>(pub Vec<(&'n Key, &'n Node)>);
 
 impl<'n> Mapping<'n> {
     pub(crate) fn get(&self, name: &str) -> Option<&'n Node> {
-        self.0.iter().find(|(key, _)| key.text == name).map(|(_, node)| *node)
+        self.0
+            .iter()
+            .find(|(key, _)| key.text == name)
+            .map(|(_, node)| *node)
     }
 }
 
@@ -37,10 +41,18 @@ pub(crate) struct Assignment {
 
 impl Reader {
     pub(crate) fn new(source: Source) -> Self {
-        Self { source, problems: Vec::new() }
+        Self {
+            source,
+            problems: Vec::new(),
+        }
     }
 
-    pub(crate) fn problem(&self, at: &Range<usize>, message: impl Into<String>, label: impl Into<String>) -> Problem {
+    pub(crate) fn problem(
+        &self,
+        at: &Range<usize>,
+        message: impl Into<String>,
+        label: impl Into<String>,
+    ) -> Problem {
         Problem::new(&self.source, at.clone(), message, label)
     }
 
@@ -52,11 +64,20 @@ impl Reader {
         }
     }
 
-    /// Reports a problem unless the node is a mapping, its keys are known and each occurs once. `what` is the name of
-    /// the mapping in messages; `known` is empty if any key is allowed.
-    pub(crate) fn mapping<'n>(&mut self, node: &'n Node, what: &str, known: &[&str]) -> Option<Mapping<'n>> {
+    /// Reports a problem unless the node is a mapping, its keys are known and each occurs once.
+    /// `what` is the name of the mapping in messages; `known` is empty if any key is allowed.
+    pub(crate) fn mapping<'n>(
+        &mut self,
+        node: &'n Node,
+        what: &str,
+        known: &[&str],
+    ) -> Option<Mapping<'n>> {
         let Data::Map(entries) = &node.data else {
-            let problem = self.problem(&node.at, format!("{what} is {}, not a mapping", node.kind()), "");
+            let problem = self.problem(
+                &node.at,
+                format!("{what} is {}, not a mapping", node.kind()),
+                "",
+            );
             let example = known.first().map_or("key", |key| key);
             self.report(problem.help(format!("write `{example}: ...`, one key per line")));
             return None;
@@ -64,14 +85,28 @@ impl Reader {
         let mut seen: Vec<(&Key, &Node)> = Vec::with_capacity(entries.len());
         for (key, value) in entries {
             if let Some((first, _)) = seen.iter().find(|(other, _)| other.text == key.text) {
-                let problem = self.problem(&key.at, format!("{what} has the key `{}` twice", key.text), "again");
-                self.report(problem.also(first.at.clone(), "first here").help("keep one of the two"));
+                let problem = self.problem(
+                    &key.at,
+                    format!("{what} has the key `{}` twice", key.text),
+                    "again",
+                );
+                self.report(
+                    problem
+                        .also(first.at.clone(), "first here")
+                        .help("keep one of the two"),
+                );
             } else if known.is_empty() || known.contains(&key.text.as_str()) {
                 seen.push((key, value));
             } else {
-                let problem = self.problem(&key.at, format!("{what} has no key `{}`", key.text), "unknown key");
+                let problem = self.problem(
+                    &key.at,
+                    format!("{what} has no key `{}`", key.text),
+                    "unknown key",
+                );
                 let help = unknown_key_help(&key.text, known);
-                self.report(problem.help(help.unwrap_or_else(|| format!("possible: {}", known.join(", ")))));
+                self.report(
+                    problem.help(help.unwrap_or_else(|| format!("possible: {}", known.join(", ")))),
+                );
             }
         }
         Some(Mapping(seen))
@@ -81,7 +116,11 @@ impl Reader {
         match &node.data {
             Data::List(items) => Some(items),
             _ => {
-                let problem = self.problem(&node.at, format!("{what} is {}, not a list", node.kind()), "");
+                let problem = self.problem(
+                    &node.at,
+                    format!("{what} is {}, not a list", node.kind()),
+                    "",
+                );
                 self.report(problem.help("write [one, two], or one `- item` per line"));
                 None
             }
@@ -100,21 +139,31 @@ impl Reader {
         match &node.data {
             Data::Text(text) => Some(text.clone()),
             _ => {
-                let problem = self.problem(&node.at, format!("{what} is {}, not text", node.kind()), "");
+                let problem =
+                    self.problem(&node.at, format!("{what} is {}, not text", node.kind()), "");
                 self.report(problem.help("put it into quotes if text is meant"));
                 None
             }
         }
     }
 
-    pub(crate) fn count(&mut self, node: &Node, what: &str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+    pub(crate) fn count(
+        &mut self,
+        node: &Node,
+        what: &str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Option<u64> {
         let value = match &node.data {
             Data::Number(number) => number.as_u64().filter(|value| range.contains(value)),
             _ => None,
         };
         if value.is_none() {
             let shown = field::show(&node.to_json());
-            let message = format!("{what} is {shown}, not a whole number from {} to {}", range.start(), range.end());
+            let message = format!(
+                "{what} is {shown}, not a whole number from {} to {}",
+                range.start(),
+                range.end()
+            );
             let problem = self.problem(&node.at, message, "");
             self.report(problem);
         }
@@ -125,7 +174,11 @@ impl Reader {
         match &node.data {
             Data::Number(number) => number.as_f64(),
             _ => {
-                let problem = self.problem(&node.at, format!("{what} is {}, not a number", node.kind()), "");
+                let problem = self.problem(
+                    &node.at,
+                    format!("{what} is {}, not a number", node.kind()),
+                    "",
+                );
                 self.report(problem);
                 None
             }
@@ -133,16 +186,31 @@ impl Reader {
     }
 
     /// Reads one of several words.
-    pub(crate) fn word<T: Copy>(&mut self, node: &Node, what: &str, words: &[(&str, T)]) -> Option<T> {
+    pub(crate) fn word<T: Copy>(
+        &mut self,
+        node: &Node,
+        what: &str,
+        words: &[(&str, T)],
+    ) -> Option<T> {
         let names = || words.iter().map(|(name, _)| *name);
         let Data::Text(text) = &node.data else {
             let problem = self.problem(&node.at, format!("{what} is {}", node.kind()), "");
-            self.report(problem.help(format!("write one of {}", names().collect::<Vec<_>>().join(", "))));
+            self.report(problem.help(format!(
+                "write one of {}",
+                names().collect::<Vec<_>>().join(", ")
+            )));
             return None;
         };
-        let found = words.iter().find(|(name, _)| name == text).map(|(_, meaning)| *meaning);
+        let found = words
+            .iter()
+            .find(|(name, _)| name == text)
+            .map(|(_, meaning)| *meaning);
         if found.is_none() {
-            let problem = self.problem(&node.at, format!("{what} is `{text}`, which does not exist"), "");
+            let problem = self.problem(
+                &node.at,
+                format!("{what} is `{text}`, which does not exist"),
+                "",
+            );
             let all = || format!("write one of {}", names().collect::<Vec<_>>().join(", "));
             self.report(problem.help(did_you_mean(text, names()).unwrap_or_else(all)));
         }
@@ -155,9 +223,20 @@ impl Reader {
             Data::Text(text) => Some(text.clone()),
             Data::Bool(value) => Some(value.to_string()),
             Data::Number(number) => {
-                let written = self.source.inner().get(node.at.clone()).unwrap_or_default().trim();
-                let same = written.parse::<f64>().is_ok_and(|value| Some(value) == number.as_f64());
-                Some(if same { written.to_owned() } else { number.to_string() })
+                let written = self
+                    .source
+                    .inner()
+                    .get(node.at.clone())
+                    .unwrap_or_default()
+                    .trim();
+                let same = written
+                    .parse::<f64>()
+                    .is_ok_and(|value| Some(value) == number.as_f64());
+                Some(if same {
+                    written.to_owned()
+                } else {
+                    number.to_string()
+                })
             }
             Data::Null | Data::List(_) | Data::Map(_) => None,
         }
@@ -165,26 +244,51 @@ impl Reader {
 
     /// Reads `field: value` pairs; every wrong one is a separate problem.
     pub(crate) fn assignments(&mut self, node: &Node, what: &str) -> Vec<Assignment> {
-        let Some(mapping) = self.mapping(node, what, &[]) else { return Vec::new() };
-        mapping.0.into_iter().filter_map(|(key, value)| self.assignment(key, value)).collect()
+        let Some(mapping) = self.mapping(node, what, &[]) else {
+            return Vec::new();
+        };
+        mapping
+            .0
+            .into_iter()
+            .filter_map(|(key, value)| self.assignment(key, value))
+            .collect()
     }
 
     pub(crate) fn assignment(&mut self, key: &Key, node: &Node) -> Option<Assignment> {
         let Some(field) = field::find(&key.text) else {
-            let problem = self.problem(&key.at, format!("no field is called `{}`", key.text), "unknown field");
+            let problem = self.problem(
+                &key.at,
+                format!("no field is called `{}`", key.text),
+                "unknown field",
+            );
             let help = field::help_for(&key.text);
-            self.report(problem.help(help.unwrap_or_else(|| "docs/sweep-file.md lists every field".to_owned())));
+            self.report(
+                problem.help(
+                    help.unwrap_or_else(|| "docs/sweep-file.md lists every field".to_owned()),
+                ),
+            );
             return None;
         };
-        self.value(field, node).map(|value| Assignment { field, value, at: key.at.start..node.at.end.max(key.at.end) })
+        self.value(field, node).map(|value| Assignment {
+            field,
+            value,
+            at: key.at.start..node.at.end.max(key.at.end),
+        })
     }
 
     /// Reads a value of a field, in the form that `Settings` writes.
     pub(crate) fn value(&mut self, field: &'static Field, node: &Node) -> Option<Value> {
         if let Some((first, again)) = repeated_key(node) {
-            let problem =
-                self.problem(&again.at, format!("`{}` has the key `{}` twice", field.name, again.text), "again");
-            self.report(problem.also(first.at.clone(), "first here").help("keep one of the two"));
+            let problem = self.problem(
+                &again.at,
+                format!("`{}` has the key `{}` twice", field.name, again.text),
+                "again",
+            );
+            self.report(
+                problem
+                    .also(first.at.clone(), "first here")
+                    .help("keep one of the two"),
+            );
             return None;
         }
         match field.check(&node.to_json()) {
@@ -201,13 +305,25 @@ impl Reader {
         let mut at = &node.at;
         let mut node = node;
         for (depth, step) in complaint.path.iter().enumerate() {
-            let Data::Map(entries) = &node.data else { break };
-            let Some((key, value)) = entries.iter().find(|(key, _)| key.text == *step) else { break };
+            let Data::Map(entries) = &node.data else {
+                break;
+            };
+            let Some((key, value)) = entries.iter().find(|(key, _)| key.text == *step) else {
+                break;
+            };
             let last = depth + 1 == complaint.path.len();
-            at = if last && complaint.key { &key.at } else { &value.at };
+            at = if last && complaint.key {
+                &key.at
+            } else {
+                &value.at
+            };
             node = value;
         }
-        let mut path = complaint.path.iter().map(String::as_str).collect::<Vec<_>>();
+        let mut path = complaint
+            .path
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>();
         if complaint.key {
             path.pop();
         }
@@ -217,7 +333,8 @@ impl Reader {
         } else {
             format!("`{}` {}", path.join("."), complaint.message)
         };
-        self.problem(at, message, "").maybe_help(complaint.help.clone())
+        self.problem(at, message, "")
+            .maybe_help(complaint.help.clone())
     }
 }
 
@@ -227,8 +344,12 @@ fn unknown_key_help(key: &str, known: &[&str]) -> Option<String> {
         return Some(format!("`{}` is a field: write it into `set`", field.name));
     }
     // `seed` instead of `seeds` is a typing error, not another tool's word
-    let is_slip = known.iter().any(|name| name.starts_with(key) || key.starts_with(name));
-    let foreign = foreign_names::meant(key).filter(|_| !is_slip).map(str::to_owned);
+    let is_slip = known
+        .iter()
+        .any(|name| name.starts_with(key) || key.starts_with(name));
+    let foreign = foreign_names::meant(key)
+        .filter(|_| !is_slip)
+        .map(str::to_owned);
     foreign.or_else(|| did_you_mean(key, known.iter().copied()))
 }
 
@@ -236,7 +357,9 @@ fn repeated_key(node: &Node) -> Option<(&Key, &Key)> {
     match &node.data {
         Data::Map(entries) => {
             let twice = entries.iter().enumerate().find_map(|(index, (key, _))| {
-                let first = entries[..index].iter().find(|(other, _)| other.text == key.text);
+                let first = entries[..index]
+                    .iter()
+                    .find(|(other, _)| other.text == key.text);
                 first.map(|(first, _)| (first, key))
             });
             twice.or_else(|| entries.iter().find_map(|(_, value)| repeated_key(value)))

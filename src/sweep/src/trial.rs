@@ -1,4 +1,5 @@
-//! A trial, which is one training (a cell of the grid and a seed), and the ids that everything refers to it by.
+//! A trial, which is one training (a cell of the grid and a seed), and the ids that everything
+//! refers to it by.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,8 +10,9 @@ use crate::inputs::{Inputs, hashes};
 use crate::settings::Settings;
 use crate::trainer::Trainer;
 
-/// Version of the training semantics. It is part of every trial's id: raise it if a change to the trainer or the data
-/// path changes results for equal settings, so that old and new results never share a cell unnoticed.
+/// Version of the training semantics. It is part of every trial's id: raise it if a change to the
+/// trainer or the data path changes results for equal settings, so that old and new results never
+/// share a cell unnoticed.
 pub const TRAINING_VERSION: u32 = 6;
 
 /// Everything that decides the result of one training.
@@ -18,11 +20,12 @@ pub const TRAINING_VERSION: u32 = 6;
 pub struct TrialSpec {
     pub settings: Settings,
     pub seed: u64,
-    /// True for a rehearsal, whose results never mix with real ones: `SMOKE_EPOCHS` epochs of one step each, on
-    /// generated tiny images, with random weights and a made-up hierarchy if the settings name files.
+    /// True for a rehearsal, whose results never mix with real ones: `SMOKE_EPOCHS` epochs of one
+    /// step each, on generated tiny images, with random weights and a made-up hierarchy if the
+    /// settings name files.
     pub smoke: bool,
-    /// Content of the inputs that the settings name, as known where the sweep was submitted. Unknown ones are absent. A
-    /// rehearsal has none.
+    /// Content of the inputs that the settings name, as known where the sweep was submitted.
+    /// Unknown ones are absent. A rehearsal has none.
     #[serde(default, skip_serializing_if = "Inputs::is_empty")]
     pub inputs: Inputs,
     /// The program that must train it.
@@ -36,25 +39,49 @@ pub const SMOKE_EPOCHS: u32 = 2;
 impl TrialSpec {
     /// Returns a training by the built-in trainer on data of unknown content.
     pub fn new(settings: Settings, seed: u64) -> Self {
-        Self { settings, seed, smoke: false, inputs: Inputs::new(), trainer: Trainer::BuiltIn }
+        Self {
+            settings,
+            seed,
+            smoke: false,
+            inputs: Inputs::new(),
+            trainer: Trainer::BuiltIn,
+        }
     }
 
     /// Returns the number of epochs of this trial.
     pub fn num_epochs(&self) -> u32 {
         let epochs = self.settings.num_epochs();
-        if self.smoke { epochs.min(SMOKE_EPOCHS) } else { epochs }
+        if self.smoke {
+            epochs.min(SMOKE_EPOCHS)
+        } else {
+            epochs
+        }
     }
 
     /// Returns true if the trial is evaluated after this epoch, counted from 0.
     pub fn evaluates_after(&self, epoch: u32) -> bool {
-        (epoch + 1).is_multiple_of(self.settings.evaluate_every.max(1)) || epoch + 1 == self.num_epochs()
+        (epoch + 1).is_multiple_of(self.settings.evaluate_every.max(1))
+            || epoch + 1 == self.num_epochs()
     }
 
     /// Returns the hash of everything that decides the result.
     pub fn id(&self) -> TrialId {
         // destructured, so that a new field cannot be forgotten here
-        let Self { settings, seed, smoke, inputs, trainer } = self;
-        let decides = (TRAINING_VERSION, settings, seed, smoke, hashes(inputs), trainer);
+        let Self {
+            settings,
+            seed,
+            smoke,
+            inputs,
+            trainer,
+        } = self;
+        let decides = (
+            TRAINING_VERSION,
+            settings,
+            seed,
+            smoke,
+            hashes(inputs),
+            trainer,
+        );
         let canonical = serde_json::to_vec(&decides).expect("a specification is plain data");
         let hash = blake3::hash(&canonical);
         let mut bytes = [0; TrialId::LENGTH];
@@ -63,8 +90,8 @@ impl TrialSpec {
     }
 }
 
-/// The id of a trial, displayed as a `t` and 16 hexadecimal digits, so that no program takes it for a number
-/// (`884182218182e510` is one).
+/// The id of a trial, displayed as a `t` and 16 hexadecimal digits, so that no program takes it for
+/// a number (`884182218182e510` is one).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TrialId([u8; TrialId::LENGTH]);
 
@@ -83,7 +110,12 @@ impl TrialId {
 
 impl fmt::Display for TrialId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "t{:0digits$x}", self.bits(), digits = Self::DIGITS)
+        write!(
+            formatter,
+            "t{:0digits$x}",
+            self.bits(),
+            digits = Self::DIGITS
+        )
     }
 }
 
@@ -104,8 +136,11 @@ impl FromStr for TrialId {
     fn from_str(text: &str) -> Result<Self, BadTrialId> {
         let digits = text.strip_prefix('t').unwrap_or(text);
         let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let bits = u64::from_str_radix(digits, 16).ok().filter(|_| is_hex && digits.len() == Self::DIGITS);
-        bits.map(|bits| Self(bits.to_be_bytes())).ok_or_else(|| BadTrialId(text.to_owned()))
+        let bits = u64::from_str_radix(digits, 16)
+            .ok()
+            .filter(|_| is_hex && digits.len() == Self::DIGITS);
+        bits.map(|bits| Self(bits.to_be_bytes()))
+            .ok_or_else(|| BadTrialId(text.to_owned()))
     }
 }
 
@@ -117,7 +152,9 @@ impl Serialize for TrialId {
 
 impl<'de> Deserialize<'de> for TrialId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -136,19 +173,30 @@ pub enum NotATrial {
     #[error("no trial's id begins with `{0}`")]
     Unknown(String),
     #[error("`{text}` begins several trial ids: {first}, {second}, ...")]
-    Ambiguous { text: String, first: TrialId, second: TrialId },
+    Ambiguous {
+        text: String,
+        first: TrialId,
+        second: TrialId,
+    },
 }
 
 impl FromStr for TrialPrefix {
     type Err = NotATrial;
 
     fn from_str(text: &str) -> Result<Self, NotATrial> {
-        let digits = text.strip_prefix(['t', 'T']).unwrap_or(text).to_ascii_lowercase();
-        let fits = (1..=TrialId::DIGITS).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let digits = text
+            .strip_prefix(['t', 'T'])
+            .unwrap_or(text)
+            .to_ascii_lowercase();
+        let fits = (1..=TrialId::DIGITS).contains(&digits.len())
+            && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !fits {
             return Err(NotATrial::Malformed(text.escape_debug().take(80).collect()));
         }
-        Ok(Self { text: text.to_owned(), digits })
+        Ok(Self {
+            text: text.to_owned(),
+            digits,
+        })
     }
 }
 
@@ -169,7 +217,11 @@ impl TrialPrefix {
         let text = self.text.clone();
         match (found.next(), found.next()) {
             (Some(id), None) => Ok(id),
-            (Some(first), Some(second)) => Err(NotATrial::Ambiguous { text, first, second }),
+            (Some(first), Some(second)) => Err(NotATrial::Ambiguous {
+                text,
+                first,
+                second,
+            }),
             (None, _) => Err(NotATrial::Unknown(text)),
         }
     }
@@ -205,24 +257,55 @@ mod tests {
         let one = id("884182218182e510");
         assert_eq!(one.to_string(), "t884182218182e510");
         assert_eq!(id("t884182218182e510"), one);
-        assert_eq!(serde_json::to_string(&one).unwrap(), "\"t884182218182e510\"");
-        assert_eq!(serde_json::from_str::<TrialId>("\"884182218182e510\"").unwrap(), one);
-        for bad in
-            ["", "t", "t88418221", "+84182218182e510", "t+84182218182e510", "tt84182218182e510", "884182218182e5100"]
-        {
+        assert_eq!(
+            serde_json::to_string(&one).unwrap(),
+            "\"t884182218182e510\""
+        );
+        assert_eq!(
+            serde_json::from_str::<TrialId>("\"884182218182e510\"").unwrap(),
+            one
+        );
+        for bad in [
+            "",
+            "t",
+            "t88418221",
+            "+84182218182e510",
+            "t+84182218182e510",
+            "tt84182218182e510",
+            "884182218182e5100",
+        ] {
             assert_eq!(bad.parse::<TrialId>(), Err(BadTrialId(bad.to_owned())));
         }
     }
 
     #[test]
     fn the_beginning_of_an_id_finds_it() {
-        let ids = [id("0012000000000000"), id("0013000000000000"), id("ab00000000000000")];
-        let find = |text: &str| text.parse::<TrialPrefix>().and_then(|prefix| prefix.find(ids));
-        assert_eq!((find("t0012"), find("0012"), find("T0012")), (Ok(ids[0]), Ok(ids[0]), Ok(ids[0])));
-        assert_eq!((find("AB"), find("tab00000000000000")), (Ok(ids[2]), Ok(ids[2])));
+        let ids = [
+            id("0012000000000000"),
+            id("0013000000000000"),
+            id("ab00000000000000"),
+        ];
+        let find = |text: &str| {
+            text.parse::<TrialPrefix>()
+                .and_then(|prefix| prefix.find(ids))
+        };
+        assert_eq!(
+            (find("t0012"), find("0012"), find("T0012")),
+            (Ok(ids[0]), Ok(ids[0]), Ok(ids[0]))
+        );
+        assert_eq!(
+            (find("AB"), find("tab00000000000000")),
+            (Ok(ids[2]), Ok(ids[2]))
+        );
         let ambiguous = find("t001").unwrap_err().to_string();
-        assert_eq!(ambiguous, "`t001` begins several trial ids: t0012000000000000, t0013000000000000, ...");
-        assert_eq!(find("t5").unwrap_err().to_string(), "no trial's id begins with `t5`");
+        assert_eq!(
+            ambiguous,
+            "`t001` begins several trial ids: t0012000000000000, t0013000000000000, ..."
+        );
+        assert_eq!(
+            find("t5").unwrap_err().to_string(),
+            "no trial's id begins with `t5`"
+        );
         for bad in ["", "t", "xyz", "t00120000000000001"] {
             assert!(matches!(find(bad), Err(NotATrial::Malformed(_))), "{bad}");
         }

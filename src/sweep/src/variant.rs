@@ -1,5 +1,5 @@
-//! Sweeps derived from a sweep: the rehearsal on stand-in images, and the sweep without the cells whose data is
-//! missing.
+//! Sweeps derived from a sweep: the rehearsal on stand-in images, and the sweep without the cells
+//! whose data is missing.
 
 use crate::definition::{Cell, Sweep};
 use crate::settings::Settings;
@@ -8,8 +8,8 @@ use crate::settings::Settings;
 pub const SMOKE_SUFFIX: &str = "-smoke";
 
 impl Sweep {
-    /// Returns the same cells as a rehearsal: a name of its own, trials with other ids, one seed each and no published
-    /// numbers. See `TrialSpec::smoke` for the differences in training.
+    /// Returns the same cells as a rehearsal: a name of its own, trials with other ids, one seed
+    /// each and no published numbers. See `TrialSpec::smoke` for the differences in training.
     #[must_use]
     pub fn into_smoke(mut self) -> Self {
         if self.smoke {
@@ -27,15 +27,24 @@ impl Sweep {
         self
     }
 
-    /// Marks every cell that `reason` returns a reason for (its data or weights are missing) as left out of the run.
-    /// Returns the number of these cells.
+    /// Marks every cell that `reason` returns a reason for (its data or weights are missing) as
+    /// left out of the run. Returns the number of these cells.
     pub fn skip_cells(&mut self, reason: impl Fn(&Settings) -> Option<String>) -> usize {
-        let reasons: Vec<_> = self.cells.iter().map(|cell| reason(&self.cell_settings(cell))).collect();
+        let reasons: Vec<_> = self
+            .cells
+            .iter()
+            .map(|cell| reason(&self.cell_settings(cell)))
+            .collect();
         let mark = |(cell, reason): (&mut Cell, Option<String>)| {
             let skipped = reason.is_some();
             cell.skipped = reason.or(cell.skipped.take());
             skipped
         };
-        self.cells.iter_mut().zip(reasons).map(mark).filter(|&skipped| skipped).count()
+        self.cells
+            .iter_mut()
+            .zip(reasons)
+            .map(mark)
+            .filter(|&skipped| skipped)
+            .count()
     }
 }

@@ -1,7 +1,9 @@
-//! Parses YAML text into a tree of nodes with their places in the text. The only module that depends on serde-saphyr.
+//! Parses YAML text into a tree of nodes with their places in the text. The only module that
+//! depends on serde-saphyr.
 //!
-//! It decides which text is acceptable at all (one document, bounded depth, nodes and aliases); keys have no meaning
-//! here. Duplicate keys stay in the tree: the walk over it reports both places.
+//! It decides which text is acceptable at all (one document, bounded depth, nodes and aliases);
+//! keys have no meaning here. Duplicate keys stay in the tree: the walk over it reports both
+//! places.
 
 use std::fmt;
 use std::ops::Range;
@@ -57,9 +59,12 @@ impl Node {
             Data::Number(number) => Value::Number(number.clone()),
             Data::Text(text) => Value::String(text.clone()),
             Data::List(items) => Value::Array(items.iter().map(Self::to_json).collect()),
-            Data::Map(entries) => {
-                Value::Object(entries.iter().map(|(key, node)| (key.text.clone(), node.to_json())).collect())
-            }
+            Data::Map(entries) => Value::Object(
+                entries
+                    .iter()
+                    .map(|(key, node)| (key.text.clone(), node.to_json()))
+                    .collect(),
+            ),
         }
     }
 }
@@ -91,7 +96,8 @@ pub(crate) fn parse(text: &str) -> Result<Option<Node>, ParseError> {
         strict_booleans: true,
         with_snippet: false,
     };
-    let parsed: Result<Spanned<Raw>, Error> = serde_saphyr::from_str_with_options(without_mark, options);
+    let parsed: Result<Spanned<Raw>, Error> =
+        serde_saphyr::from_str_with_options(without_mark, options);
     match parsed {
         Ok(root) => {
             let node = node(root, shift);
@@ -107,8 +113,11 @@ fn explain(error: &Error, text: &str, shift: usize) -> ParseError {
     while let Error::AliasError { error: inner, .. } = error {
         error = inner.without_snippet();
     }
-    let at = error.location().map_or(0..0, |location| place_of_error(location, text, shift));
-    // After an unclosed bracket or quote the parser points past the last line: show the last line with content.
+    let at = error
+        .location()
+        .map_or(0..0, |location| place_of_error(location, text, shift));
+    // After an unclosed bracket or quote the parser points past the last line: show the last line
+    // with content.
     let last = shift + text.trim_end().len();
     let at = at.start.min(last.saturating_sub(1).max(shift))..at.end.min(last);
     let (message, help) = match error {
@@ -122,11 +131,15 @@ fn explain(error: &Error, text: &str, shift: usize) -> ParseError {
         ),
         Error::AliasReplayLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. }
-        | Error::AliasExpansionLimitExceeded { .. } => {
-            ("the aliases (`*name`) of this file expand to too many values".to_owned(), "write the values out")
-        }
+        | Error::AliasExpansionLimitExceeded { .. } => (
+            "the aliases (`*name`) of this file expand to too many values".to_owned(),
+            "write the values out",
+        ),
         other => (
-            format!("not readable as YAML: {}", without_position(&other.to_string())),
+            format!(
+                "not readable as YAML: {}",
+                without_position(&other.to_string())
+            ),
             "indent with spaces only, write `key: value` with a space after the colon, and quote text that holds \
              `: `, ` #`, brackets or braces",
         ),
@@ -141,13 +154,18 @@ fn without_position(message: &str) -> String {
     for marker in [" at line ", " (line ", " at byte "] {
         end = end.min(first.find(marker).unwrap_or(end));
     }
-    let text = first[..end].trim_start_matches(|symbol: char| !symbol.is_alphanumeric() && symbol != '`');
+    let text =
+        first[..end].trim_start_matches(|symbol: char| !symbol.is_alphanumeric() && symbol != '`');
     text.trim_end_matches([',', ':', ' ']).to_owned()
 }
 
 fn place(location: Location, shift: usize) -> Range<usize> {
     let span = location.span();
-    let index = |value: Option<u64>| value.and_then(|value| usize::try_from(value).ok()).unwrap_or(0);
+    let index = |value: Option<u64>| {
+        value
+            .and_then(|value| usize::try_from(value).ok())
+            .unwrap_or(0)
+    };
     let start = index(span.byte_offset()).saturating_add(shift);
     start..start.saturating_add(index(span.byte_len()))
 }
@@ -157,9 +175,20 @@ fn place_of_error(location: Location, text: &str, shift: usize) -> Range<usize> 
     if location.span().byte_offset().is_some() {
         return place(location, shift);
     }
-    let index = |value: u64| usize::try_from(value).unwrap_or(usize::MAX).saturating_sub(1);
-    let line_start: usize = text.split_inclusive('\n').take(index(location.line())).map(str::len).sum();
-    let column = text[line_start..].char_indices().nth(index(location.column())).map_or(0, |(byte, _)| byte);
+    let index = |value: u64| {
+        usize::try_from(value)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(1)
+    };
+    let line_start: usize = text
+        .split_inclusive('\n')
+        .take(index(location.line()))
+        .map(str::len)
+        .sum();
+    let column = text[line_start..]
+        .char_indices()
+        .nth(index(location.column()))
+        .map_or(0, |(byte, _)| byte);
     let start = line_start + column + shift;
     start..start + 1
 }
@@ -172,11 +201,22 @@ fn node(spanned: Spanned<Raw>, shift: usize) -> Node {
         Raw::Text(text) => Data::Text(text),
         Raw::List(items) => Data::List(items.into_iter().map(|item| node(item, shift)).collect()),
         Raw::Map(entries) => {
-            let key = |key: Spanned<String>| Key { at: place(key.referenced, shift), text: key.value };
-            Data::Map(entries.into_iter().map(|(name, value)| (key(name), node(value, shift))).collect())
+            let key = |key: Spanned<String>| Key {
+                at: place(key.referenced, shift),
+                text: key.value,
+            };
+            Data::Map(
+                entries
+                    .into_iter()
+                    .map(|(name, value)| (key(name), node(value, shift)))
+                    .collect(),
+            )
         }
     };
-    Node { at: place(spanned.referenced, shift), data }
+    Node {
+        at: place(spanned.referenced, shift),
+        data,
+    }
 }
 
 /// The data from serde, before the spans are unwrapped.
@@ -230,7 +270,9 @@ impl<'de> Visitor<'de> for RawVisitor {
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Raw, E> {
         let number = Number::from_f64(value);
-        number.map(Raw::Number).ok_or_else(|| E::custom("infinite numbers and `.nan` have no use here"))
+        number
+            .map(Raw::Number)
+            .ok_or_else(|| E::custom("infinite numbers and `.nan` have no use here"))
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Raw, E> {
@@ -270,14 +312,20 @@ mod tests {
     fn nodes_know_their_place() {
         let text = "\u{feff}# é\na: [1, 0.50, cos]\n'b c': {d: true, d: ~}\n";
         let root = parse(text).unwrap().unwrap();
-        let Data::Map(entries) = &root.data else { panic!("{root:?}") };
+        let Data::Map(entries) = &root.data else {
+            panic!("{root:?}")
+        };
         assert_eq!(text_at(text, &entries[0].0.at), "a");
         assert_eq!(entries[1].0.text, "b c");
-        let Data::List(items) = &entries[0].1.data else { panic!("{root:?}") };
+        let Data::List(items) = &entries[0].1.data else {
+            panic!("{root:?}")
+        };
         let written: Vec<&str> = items.iter().map(|item| text_at(text, &item.at)).collect();
         assert_eq!(written, ["1", "0.50", "cos"]);
         assert_eq!(items[1].data, Data::Number(Number::from_f64(0.5).unwrap()));
-        let Data::Map(inner) = &entries[1].1.data else { panic!("{root:?}") };
+        let Data::Map(inner) = &entries[1].1.data else {
+            panic!("{root:?}")
+        };
         let keys: Vec<&str> = inner.iter().map(|(key, _)| key.text.as_str()).collect();
         assert_eq!(keys, ["d", "d"], "a repeated key stays in the tree");
     }
@@ -294,7 +342,10 @@ mod tests {
         let deep = "[".repeat(2000);
         let mut bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for (name, before) in "bcdefghi".chars().zip("abcdefgh".chars()) {
-            bomb.push_str(&format!("{name}: &{name} [{}]\n", vec![format!("*{before}"); 9].join(", ")));
+            bomb.push_str(&format!(
+                "{name}: &{name} [{}]\n",
+                vec![format!("*{before}"); 9].join(", ")
+            ));
         }
         let cases = [
             ("a: 1\n---\nb: 2\n", "several YAML documents"),
@@ -309,7 +360,11 @@ mod tests {
         ];
         for (text, expected) in cases {
             let error = parse(text).expect_err(text);
-            assert!(error.message.contains(expected), "{text:.40}: {}", error.message);
+            assert!(
+                error.message.contains(expected),
+                "{text:.40}: {}",
+                error.message
+            );
         }
     }
 }

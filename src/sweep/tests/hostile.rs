@@ -1,5 +1,5 @@
-//! Hostile input: damaged sweep files, compiled sweeps from a malicious peer, broken frames. Each gives an error value,
-//! never a panic.
+//! Hostile input: damaged sweep files, compiled sweeps from a malicious peer, broken frames. Each
+//! gives an error value, never a panic.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -20,16 +20,31 @@ fn sweeps() -> Vec<String> {
 
 fn compile(text: &str) -> Result<Sweep, sweep::Errors> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sweeps");
-    sweep::parse("mutant.yaml", text, &|file| std::fs::read_to_string(folder.join(file)))
+    sweep::parse("mutant.yaml", text, &|file| {
+        std::fs::read_to_string(folder.join(file))
+    })
 }
 
 /// Damage to a text by an accident with an editor, or by malice.
 #[derive(Clone, Debug)]
 enum Damage {
-    Remove { at: usize, length: usize },
-    Insert { at: usize, text: String },
-    Repeat { at: usize, length: usize, times: usize },
-    Swap { from: usize, to: usize },
+    Remove {
+        at: usize,
+        length: usize,
+    },
+    Insert {
+        at: usize,
+        text: String,
+    },
+    Repeat {
+        at: usize,
+        length: usize,
+        times: usize,
+    },
+    Swap {
+        from: usize,
+        to: usize,
+    },
 }
 
 fn damage() -> impl Strategy<Value = Damage> {
@@ -67,11 +82,18 @@ fn damage() -> impl Strategy<Value = Damage> {
         "\u{1b}",
         ",",
     ];
-    let insert = prop_oneof![prop::sample::select(tokens.to_vec()).prop_map(str::to_owned), any::<String>()];
+    let insert = prop_oneof![
+        prop::sample::select(tokens.to_vec()).prop_map(str::to_owned),
+        any::<String>()
+    ];
     prop_oneof![
         (any::<usize>(), 1..200usize).prop_map(|(at, length)| Damage::Remove { at, length }),
         (any::<usize>(), insert).prop_map(|(at, text)| Damage::Insert { at, text }),
-        (any::<usize>(), 1..80usize, 1..20usize).prop_map(|(at, length, times)| Damage::Repeat { at, length, times }),
+        (any::<usize>(), 1..80usize, 1..20usize).prop_map(|(at, length, times)| Damage::Repeat {
+            at,
+            length,
+            times
+        }),
         (any::<usize>(), any::<usize>()).prop_map(|(from, to)| Damage::Swap { from, to }),
     ]
 }
@@ -79,7 +101,12 @@ fn damage() -> impl Strategy<Value = Damage> {
 fn apply(text: &str, damage: &Damage) -> String {
     let symbols: Vec<char> = text.chars().collect();
     let place = |at: usize| at % (symbols.len() + 1);
-    let join = |parts: &[&[char]]| parts.iter().flat_map(|part| part.iter()).collect::<String>();
+    let join = |parts: &[&[char]]| {
+        parts
+            .iter()
+            .flat_map(|part| part.iter())
+            .collect::<String>()
+    };
     match damage {
         Damage::Remove { at, length } => {
             let end = (place(*at) + length).min(symbols.len());
@@ -105,7 +132,8 @@ fn apply(text: &str, damage: &Damage) -> String {
     }
 }
 
-/// Number of cases. `PROPTEST_CASES=100000 cargo test --release -p sweep --test hostile` tries more.
+/// Number of cases. `PROPTEST_CASES=100000 cargo test --release -p sweep --test hostile` tries
+/// more.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").map_or(400, |cases| cases.parse().expect("a number"))
 }
@@ -152,7 +180,9 @@ proptest! {
 }
 
 fn descend<'v>(value: &'v mut Value, path: &[usize]) -> &'v mut Value {
-    let Some((step, rest)) = path.split_first() else { return value };
+    let Some((step, rest)) = path.split_first() else {
+        return value;
+    };
     let empty = match value {
         Value::Object(entries) => entries.is_empty(),
         Value::Array(items) => items.is_empty(),
@@ -164,7 +194,10 @@ fn descend<'v>(value: &'v mut Value, path: &[usize]) -> &'v mut Value {
     match value {
         Value::Object(entries) => {
             let index = step % entries.len();
-            descend(entries.iter_mut().nth(index).expect("it is not empty").1, rest)
+            descend(
+                entries.iter_mut().nth(index).expect("it is not empty").1,
+                rest,
+            )
         }
         Value::Array(items) => {
             let index = step % items.len();
@@ -207,23 +240,63 @@ fn check_names_what_a_peer_lied_about() {
         sweep.check().expect_err("a lie").to_string()
     };
     let has = |text: String, part: &str| assert!(text.contains(part), "{text}");
-    has(lie(&|sweep| sweep.name = "../x".into()), "name holds something else");
+    has(
+        lie(&|sweep| sweep.name = "../x".into()),
+        "name holds something else",
+    );
     has(lie(&|sweep| sweep.smoke = true), "-smoke");
-    has(lie(&|sweep| sweep.cells[3].coordinates[0] = 9), "cells[3] lies outside");
-    has(lie(&|sweep| sweep.cells[3].coordinates.clear()), "cells[3] has not one coordinate");
-    has(lie(&|sweep| sweep.cells[4] = sweep.cells[3].clone()), "cells[4] is there twice");
+    has(
+        lie(&|sweep| sweep.cells[3].coordinates[0] = 9),
+        "cells[3] lies outside",
+    );
+    has(
+        lie(&|sweep| sweep.cells[3].coordinates.clear()),
+        "cells[3] has not one coordinate",
+    );
+    has(
+        lie(&|sweep| sweep.cells[4] = sweep.cells[3].clone()),
+        "cells[4] is there twice",
+    );
     has(lie(&|sweep| sweep.cells.clear()), "cells are none");
-    has(lie(&|sweep| sweep.seeds = (0..10_001).collect()), "seeds are none, too many");
-    has(lie(&|sweep| sweep.seeds = vec![1 << 32]), "seeds are none, too many, too large");
-    has(lie(&|sweep| sweep.base.learning_rate = f64::NAN), "learning_rate");
+    has(
+        lie(&|sweep| sweep.seeds = (0..10_001).collect()),
+        "seeds are none, too many",
+    );
+    has(
+        lie(&|sweep| sweep.seeds = vec![1 << 32]),
+        "seeds are none, too many, too large",
+    );
+    has(
+        lie(&|sweep| sweep.base.learning_rate = f64::NAN),
+        "learning_rate",
+    );
     has(lie(&|sweep| sweep.base.batch_size = 0), "batch_size");
-    has(lie(&|sweep| drop(sweep.cells[0].set.insert("momentum".into(), json!(1)))), "cells[0].set.momentum");
-    has(lie(&|sweep| drop(sweep.cells[0].set.insert("learning_rate".into(), json!(1)))), "not written as settings");
-    has(lie(&|sweep| sweep.axes[0].values[0].name = "a/b".into()), "impossible name");
+    has(
+        lie(&|sweep| drop(sweep.cells[0].set.insert("momentum".into(), json!(1)))),
+        "cells[0].set.momentum",
+    );
+    has(
+        lie(&|sweep| drop(sweep.cells[0].set.insert("learning_rate".into(), json!(1)))),
+        "not written as settings",
+    );
+    has(
+        lie(&|sweep| sweep.axes[0].values[0].name = "a/b".into()),
+        "impossible name",
+    );
     has(lie(&|sweep| sweep.outputs.clear()), "outputs are none");
-    has(lie(&|sweep| sweep.resources.devices_per_trial = 0), "resources");
-    let published = sweep::definition::PublishedValue { cell: BTreeMap::new(), value: 1.0, footnote: Some(3) };
-    has(lie(&|sweep| sweep.published.push(published.clone())), "footnote");
+    has(
+        lie(&|sweep| sweep.resources.devices_per_trial = 0),
+        "resources",
+    );
+    let published = sweep::definition::PublishedValue {
+        cell: BTreeMap::new(),
+        value: 1.0,
+        footnote: Some(3),
+    };
+    has(
+        lie(&|sweep| sweep.published.push(published.clone())),
+        "footnote",
+    );
 }
 
 #[test]
@@ -257,27 +330,53 @@ impl Read for Dripping<'_> {
 
 #[test]
 fn frames_come_back_as_they_were_sent() {
-    let failure = Failure::new(FailureClass::OutOfMemory, "line one\nline two \u{1f980}".into());
-    let progress = Progress { epoch: 3, step: u64::MAX, train_loss: Some(0.1), ..Progress::default() };
-    let located = Failure { devices: vec!["cuda:1".into()], ..failure.clone() };
-    let sent = [Reply::Progress(progress), Reply::Failed(failure), Reply::Failed(located), Reply::Stopped];
+    let failure = Failure::new(
+        FailureClass::OutOfMemory,
+        "line one\nline two \u{1f980}".into(),
+    );
+    let progress = Progress {
+        epoch: 3,
+        step: u64::MAX,
+        train_loss: Some(0.1),
+        ..Progress::default()
+    };
+    let located = Failure {
+        devices: vec!["cuda:1".into()],
+        ..failure.clone()
+    };
+    let sent = [
+        Reply::Progress(progress),
+        Reply::Failed(failure),
+        Reply::Failed(located),
+        Reply::Stopped,
+    ];
     let mut bytes = Vec::new();
     for reply in &sent {
         handoff::write_frame(&mut bytes, reply).unwrap();
     }
     let mut stream = Dripping(&bytes, false);
     for reply in &sent {
-        assert_eq!(handoff::read_frame::<Reply>(&mut stream).unwrap().as_ref(), Some(reply));
+        assert_eq!(
+            handoff::read_frame::<Reply>(&mut stream).unwrap().as_ref(),
+            Some(reply)
+        );
     }
-    assert!(handoff::read_frame::<Reply>(&mut stream).unwrap().is_none(), "a clean end");
+    assert!(
+        handoff::read_frame::<Reply>(&mut stream).unwrap().is_none(),
+        "a clean end"
+    );
 }
 
-/// Journals from before devices were named can be read, and failures without devices are written as they were then.
+/// Journals from before devices were named can be read, and failures without devices are written as
+/// they were then.
 #[test]
 fn a_failure_of_no_device_is_written_as_before() {
     let before = r#"{"class":"bad_device","message":"gone"}"#;
     let failure: Failure = serde_json::from_str(before).unwrap();
-    assert_eq!(failure, Failure::new(FailureClass::BadDevice, "gone".into()));
+    assert_eq!(
+        failure,
+        Failure::new(FailureClass::BadDevice, "gone".into())
+    );
     assert_eq!(serde_json::to_string(&failure).unwrap(), before);
 }
 
@@ -286,10 +385,22 @@ fn broken_frames_are_errors() {
     let read = |bytes: &[u8]| handoff::read_frame::<Reply>(bytes).map_err(|error| error.kind());
     let whole = handoff::encode_frame(&Reply::Stopped);
     for cut in 1..whole.len() {
-        assert_eq!(read(&whole[..cut]), Err(io::ErrorKind::UnexpectedEof), "cut at {cut}");
+        assert_eq!(
+            read(&whole[..cut]),
+            Err(io::ErrorKind::UnexpectedEof),
+            "cut at {cut}"
+        );
     }
-    assert_eq!(read(&[0xff; 4]), Err(io::ErrorKind::InvalidData), "4 GiB announced");
-    assert_eq!(read(&[0, 0, 0, 0]), Err(io::ErrorKind::InvalidData), "an empty frame");
+    assert_eq!(
+        read(&[0xff; 4]),
+        Err(io::ErrorKind::InvalidData),
+        "4 GiB announced"
+    );
+    assert_eq!(
+        read(&[0, 0, 0, 0]),
+        Err(io::ErrorKind::InvalidData),
+        "an empty frame"
+    );
     assert_eq!(read(b"\x02\0\0\0{]"), Err(io::ErrorKind::InvalidData));
     let stray = serde_json::to_vec(&json!({"finished": {}})).unwrap();
     let frame = [&(stray.len() as u32).to_le_bytes()[..], &stray].concat();

@@ -1,8 +1,9 @@
-//! One attempt at a trial, from the request to its result: opens its inputs, starts a thread per replica, joins them.
+//! One attempt at a trial, from the request to its result: opens its inputs, starts a thread per
+//! replica, joins them.
 //!
-//! All errors in data, weights or the slot are found here, before the first step. Settings were checked when their
-//! sweep was compiled, and are checked again here. A panic in a replica, which is how libtorch's errors arrive, ends
-//! the attempt, not the process. Next: train.rs.
+//! All errors in data, weights or the slot are found here, before the first step. Settings were
+//! checked when their sweep was compiled, and are checked again here. A panic in a replica, which
+//! is how libtorch's errors arrive, ends the attempt, not the process. Next: train.rs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -112,31 +113,59 @@ pub fn run(
 ) -> Result<Outcome, TrialError> {
     let RunRequest { spec, .. } = request;
     let settings = &spec.settings;
-    settings.check().map_err(|contradiction| TrialError::BadInput(contradiction.to_string()))?;
+    settings
+        .check()
+        .map_err(|contradiction| TrialError::BadInput(contradiction.to_string()))?;
     around.devices.check_replicas(settings.replicas as usize)?;
-    let pipeline = Arc::new(Pipeline::new(around.dataset.clone(), settings, spec.seed, spec.smoke)?);
-    let reach = Reach { data_dir: &request.data_dir, allowed: request.allowed_paths.as_deref() };
+    let pipeline = Arc::new(Pipeline::new(
+        around.dataset.clone(),
+        settings,
+        spec.seed,
+        spec.smoke,
+    )?);
+    let reach = Reach {
+        data_dir: &request.data_dir,
+        allowed: request.allowed_paths.as_deref(),
+    };
     let embeddings = embeddings(spec, &around.dataset, reach)?;
     let weights = settings.weights.as_ref().filter(|_| !spec.smoke);
-    let weights = weights.map(|named| reach.resolve("weights", named)).transpose()?;
-    let folder = Folder::new(&request.checkpoint_dir, request.trial, request.attempt, request.since);
+    let weights = weights
+        .map(|named| reach.resolve("weights", named))
+        .transpose()?;
+    let folder = Folder::new(
+        &request.checkpoint_dir,
+        request.trial,
+        request.attempt,
+        request.since,
+    );
     folder.remove_unfinished();
     let resumed = folder.newest(pipeline.fingerprint())?;
     let device = around.devices.kind();
     let format = match &resumed {
-        Some(checkpoint) => precision::parse(&checkpoint.header.precision)
-            .ok_or_else(|| TrialError::Crashed(format!("unknown precision `{}`", checkpoint.header.precision)))?,
+        Some(checkpoint) => precision::parse(&checkpoint.header.precision).ok_or_else(|| {
+            TrialError::Crashed(format!(
+                "unknown precision `{}`",
+                checkpoint.header.precision
+            ))
+        })?,
         None => precision::choose(settings, pipeline.side(), device),
     };
-    let position = resumed.as_ref().map_or(Position::default(), |checkpoint| checkpoint.header.position);
-    let image =
-        ImageShape { channels: pipeline.channels(), side: pipeline.side(), channels_last: format.channels_last };
+    let position = resumed
+        .as_ref()
+        .map_or(Position::default(), |checkpoint| checkpoint.header.position);
+    let image = ImageShape {
+        channels: pipeline.channels(),
+        side: pipeline.side(),
+        channels_last: format.channels_last,
+    };
     let header = match &resumed {
         Some(checkpoint) => checkpoint.header.clone(),
         None => fresh_header(request, format, pipeline.fingerprint()),
     };
     let num_replicas = settings.replicas as usize;
-    let form = around.resident.form(&around.devices.gpus_of(num_replicas), &pipeline, image);
+    let form = around
+        .resident
+        .form(&around.devices.gpus_of(num_replicas), &pipeline, image);
     let steps_per_epoch = pipeline.steps_per_epoch();
     let shares_devices = around.devices.are_shared_by(num_replicas);
     let shared = Shared {
@@ -163,7 +192,11 @@ pub fn run(
         memory_share: around.memory_share,
         measuring: Measuring::default(),
         shares_devices,
-        recording: if shares_devices { Policy::Shared } else { around.recording },
+        recording: if shares_devices {
+            Policy::Shared
+        } else {
+            around.recording
+        },
     };
     let mut meter = Meter::open(&around.devices.gpus_of(num_replicas));
     let mut report = |progress| {
@@ -181,7 +214,9 @@ pub fn run(
         steps_per_epoch,
     };
     let mut leader = Leader::new(duties, header);
-    let group = around.devices.group(num_replicas, around.collective_deadline);
+    let group = around
+        .devices
+        .group(num_replicas, around.collective_deadline);
     let ran = group.and_then(|group| run_replicas(&Arc::new(shared), group, &mut leader));
     let ran = ran.map_err(|error| error.diagnosed(|| around.devices.ailments()))?;
     match ran.ending {
@@ -190,7 +225,13 @@ pub fn run(
             let watched_step_ms = ran.watched_step_ms;
             let provenance = Provenance {
                 inputs: around.inputs.clone(),
-                ..provenance(&pipeline, around.devices, (format, form), settings.replicas, ran)
+                ..provenance(
+                    &pipeline,
+                    around.devices,
+                    (format, form),
+                    settings.replicas,
+                    ran,
+                )
             };
             let mut result = leader.result(provenance, around.devices.peak_memory_mib())?;
             result.timing.watched_step_ms = watched_step_ms;
@@ -218,17 +259,33 @@ fn batches(
     };
     let first = u64::from(position.epoch) * pipeline.steps_per_epoch() + position.step;
     let prefetch = Prefetch::start(pipeline.clone(), options);
-    Batches::new(prefetch, first, spec.settings.replicas as usize, around.stop.clone())
+    Batches::new(
+        prefetch,
+        first,
+        spec.settings.replicas as usize,
+        around.stop.clone(),
+    )
 }
 
 /// Returns the target vectors of the classes if the settings name a hierarchy.
-fn embeddings(spec: &TrialSpec, dataset: &Dataset, reach: Reach) -> Result<Option<Vec<f32>>, TrialError> {
-    let Embedding::Hierarchy(file) = &spec.settings.embedding else { return Ok(None) };
+fn embeddings(
+    spec: &TrialSpec,
+    dataset: &Dataset,
+    reach: Reach,
+) -> Result<Option<Vec<f32>>, TrialError> {
+    let Embedding::Hierarchy(file) = &spec.settings.embedding else {
+        return Ok(None);
+    };
     if spec.smoke {
         return Ok(Some(hierarchy::stand_in_embeddings(dataset.num_classes())));
     }
     let path = reach.resolve("embedding", &file.path)?;
-    let rows = hierarchy::class_embeddings(&path, file.child_parent, &dataset.class_ids, &dataset.class_names);
+    let rows = hierarchy::class_embeddings(
+        &path,
+        file.child_parent,
+        &dataset.class_ids,
+        &dataset.class_names,
+    );
     rows.map(Some).map_err(|error| TrialError::of_input(&error))
 }
 
@@ -236,7 +293,9 @@ fn embeddings(spec: &TrialSpec, dataset: &Dataset, reach: Reach) -> Result<Optio
 fn images_per_epoch(pipeline: &Pipeline) -> u64 {
     let (count, batch) = (pipeline.num_train() as u64, pipeline.batch_size() as u64);
     let steps_per_repeat = count.div_ceil(batch);
-    (0..pipeline.steps_per_epoch()).map(|step| batch.min(count - step % steps_per_repeat * batch)).sum()
+    (0..pipeline.steps_per_epoch())
+        .map(|step| batch.min(count - step % steps_per_repeat * batch))
+        .sum()
 }
 
 fn fresh_header(request: &RunRequest, format: Format, data_fingerprint: &str) -> Header {
@@ -259,23 +318,38 @@ fn fresh_header(request: &RunRequest, format: Format, data_fingerprint: &str) ->
 
 type ReplicaResult = Result<Ran, TrialError>;
 
-/// Runs rank 0 on this thread, which stays warm between trials, and every other replica on its own thread. A replica
-/// that hangs cannot be joined: it is left behind, and the worker ends the process after the failure.
+/// Runs rank 0 on this thread, which stays warm between trials, and every other replica on its own
+/// thread. A replica that hangs cannot be joined: it is left behind, and the worker ends the
+/// process after the failure.
 fn run_replicas(shared: &Arc<Shared>, group: Vec<Member>, leader: &mut Leader) -> ReplicaResult {
-    let mut members = group.into_iter().map(|(collective, device)| (Arc::from(collective), device));
-    let first: (Arc<dyn Collective>, Device) = members.next().expect("a group has at least one replica");
+    let mut members = group
+        .into_iter()
+        .map(|(collective, device)| (Arc::from(collective), device));
+    let first: (Arc<dyn Collective>, Device) =
+        members.next().expect("a group has at least one replica");
     let start = |(collective, device): (Arc<dyn Collective>, Device)| {
         let name = format!("replica-{}", collective.rank());
         let shared = shared.clone();
-        let body = move || caught(|| run_replica(&shared, collective, device, None)).map_err(|error| error.on(device));
-        thread::Builder::new().name(name).spawn(body).expect("the system can start a thread")
+        let body = move || {
+            caught(|| run_replica(&shared, collective, device, None))
+                .map_err(|error| error.on(device))
+        };
+        thread::Builder::new()
+            .name(name)
+            .spawn(body)
+            .expect("the system can start a thread")
     };
     let others: Vec<JoinHandle<ReplicaResult>> = members.map(start).collect();
     let (collective, device) = first;
-    let mine = caught(|| run_replica(shared, collective, device, Some(leader))).map_err(|error| error.on(device));
+    let mine = caught(|| run_replica(shared, collective, device, Some(leader)))
+        .map_err(|error| error.on(device));
     let failed_at = mine.is_err().then(Instant::now);
     let mut results = vec![mine];
-    results.extend(others.into_iter().filter_map(|thread| join(thread, failed_at, &shared.measuring)));
+    results.extend(
+        others
+            .into_iter()
+            .filter_map(|thread| join(thread, failed_at, &shared.measuring)),
+    );
     clearest(results)
 }
 
@@ -299,10 +373,14 @@ fn run_replica(
         format: shared.format,
         deadline: shared.deadline,
     };
-    let mut replica = recordable(Replica::new(&blueprint, collective.clone(), device)?, shared.recording);
+    let mut replica = recordable(
+        Replica::new(&blueprint, collective.clone(), device)?,
+        shared.recording,
+    );
     if let Some(path) = &shared.weights {
         let layers = [models::classifier_name(settings.model), head::CLS_HEAD];
-        let weights = Weights::read(path, &replica.inventory, &layers).map_err(|error| TrialError::of_input(&error))?;
+        let weights = Weights::read(path, &replica.inventory, &layers)
+            .map_err(|error| TrialError::of_input(&error))?;
         weights.load_into(&replica.inventory, &mut replica.storage);
     }
     let layout = replica.storage.layout.digest(&replica.inventory);
@@ -311,24 +389,46 @@ fn run_replica(
     }
     replica.collective.broadcast(&replica.storage.weights)?;
     replica.storage.refresh_working_copy();
-    let images = Images::new(shared.form, &shared.resident, &shared.pipeline, shared.image, device);
+    let images = Images::new(
+        shared.form,
+        &shared.resident,
+        &shared.pipeline,
+        shared.image,
+        device,
+    );
     let mut evaluator = Evaluator::new(&shared.pipeline, &images);
     if let Some(leader) = &mut leader {
         leader.begin(layout);
     }
-    let ending = caught(|| train(&shared.course, &mut replica, &images, &mut evaluator, shared.position, leader));
+    let ending = caught(|| {
+        train(
+            &shared.course,
+            &mut replica,
+            &images,
+            &mut evaluator,
+            shared.position,
+            leader,
+        )
+    });
     let ending = match ending.map_err(|error| measured(error, &mut replica, shared)) {
         Ok(ending) => ending,
         Err(error) => {
-            // dropping the state of a device that hangs may wait for it; the worker ends the process after the failure
-            if device.is_cuda() && matches!(error, TrialError::Collective(_) | TrialError::BadDevice { .. }) {
+            // dropping the state of a device that hangs may wait for it; the worker ends the
+            // process after the failure
+            if device.is_cuda()
+                && matches!(
+                    error,
+                    TrialError::Collective(_) | TrialError::BadDevice { .. }
+                )
+            {
                 std::mem::forget(replica);
             }
             return Err(error);
         }
     };
     if let (Ending::Finished, Some(path), 0) = (&ending, &shared.weights_out, collective.rank()) {
-        weights::export(path, &replica.inventory, &replica.storage).map_err(|error| TrialError::of_input(&error))?;
+        weights::export(path, &replica.inventory, &replica.storage)
+            .map_err(|error| TrialError::of_input(&error))?;
     }
     guard.finished();
     Ok(Ran {
@@ -342,7 +442,10 @@ fn run_replica(
 
 /// Adds the largest batch that would have fitted to an out-of-memory error on a GPU.
 fn measured(error: TrialError, replica: &mut Replica, shared: &Shared) -> TrialError {
-    let (TrialError::OutOfMemory { what, .. }, Device::Cuda(index)) = (&error, replica.device) else { return error };
+    let (TrialError::OutOfMemory { what, .. }, Device::Cuda(index)) = (&error, replica.device)
+    else {
+        return error;
+    };
     let num_replicas = shared.course.spec.settings.replicas as usize;
     // if replicas share a device, none of them can measure the memory of all
     if shared.shares_devices || !shared.measuring.take() {
@@ -352,20 +455,34 @@ fn measured(error: TrialError, replica: &mut Replica, shared: &Shared) -> TrialE
     let too_many = replica.shard(shared.pipeline.batch_size()).len();
     replica.retire();
     let peak_of = |images: usize| {
-        shim::free_cached_cuda_memory().and_then(|()| shim::reset_peak_cuda_memory(index)).ok()?;
+        shim::free_cached_cuda_memory()
+            .and_then(|()| shim::reset_peak_cuda_memory(index))
+            .ok()?;
         caught(|| replica.rehearse_passes(images, channels, side)).ok()?;
         shim::peak_cuda_memory(index).ok()
     };
-    let memory = shim::free_cached_cuda_memory().and_then(|()| shim::cuda_memory(index)).ok();
-    let fits = memory
-        .and_then(|memory| memory::largest_fitting(too_many, memory::limit(memory, shared.memory_share), peak_of));
+    let memory = shim::free_cached_cuda_memory()
+        .and_then(|()| shim::cuda_memory(index))
+        .ok();
+    let fits = memory.and_then(|memory| {
+        memory::largest_fitting(
+            too_many,
+            memory::limit(memory, shared.memory_share),
+            peak_of,
+        )
+    });
     shared.measuring.done();
-    TrialError::OutOfMemory { what: what.clone(), fits: fits.map(|images| images * num_replicas) }
+    TrialError::OutOfMemory {
+        what: what.clone(),
+        fits: fits.map(|images| images * num_replicas),
+    }
 }
 
 /// Enables the recording of steps on a GPU.
 pub fn recordable(replica: Replica, policy: Policy) -> Replica {
-    let Device::Cuda(index) = replica.device else { return replica };
+    let Device::Cuda(index) = replica.device else {
+        return replica;
+    };
     match CudaGraphs::open(index) {
         Ok(graphs) => replica.with_recorder(Box::new(graphs), policy),
         Err(error) => {
@@ -377,18 +494,27 @@ pub fn recordable(replica: Replica, policy: Policy) -> Replica {
 
 /// Restores a replica's state from a checkpoint, bit for bit.
 fn restore(replica: &mut Replica, checkpoint: &Checkpoint, layout: &str) -> Result<(), TrialError> {
-    let Checkpoint { header, weights, momentum, statistics, loss_sums } = checkpoint;
+    let Checkpoint {
+        header,
+        weights,
+        momentum,
+        statistics,
+        loss_sums,
+    } = checkpoint;
     let (rank, size) = (replica.collective.rank(), replica.collective.size());
     if header.layout != layout || loss_sums.len() != size {
         return Err(TrialError::Crashed(
-            "the checkpoint was written by another form of the same model: remove its folder".to_owned(),
+            "the checkpoint was written by another form of the same model: remove its folder"
+                .to_owned(),
         ));
     }
     let _guard = tch::no_grad_guard();
     let storage = &mut replica.storage;
-    for (flat, values) in
-        [(&mut storage.weights, weights), (&mut storage.momentum, momentum), (&mut storage.statistics, statistics)]
-    {
+    for (flat, values) in [
+        (&mut storage.weights, weights),
+        (&mut storage.momentum, momentum),
+        (&mut storage.statistics, statistics),
+    ] {
         flat.copy_(&Tensor::from_slice(values));
     }
     replica.set_loss_sum(loss_sums[rank]);

@@ -1,7 +1,9 @@
-//! Distribution of batches: each replica asks for the same step and gets the same batch, or the same order to stop.
+//! Distribution of batches: each replica asks for the same step and gets the same batch, or the
+//! same order to stop.
 //!
-//! The first replica to ask takes the batch from the prefetch or decides to stop; the others get its decision. So all
-//! replicas leave a trial at the same step without exchanging messages. Next: images.rs, train.rs.
+//! The first replica to ask takes the batch from the prefetch or decides to stop; the others get
+//! its decision. So all replicas leave a trial at the same step without exchanging messages. Next:
+//! images.rs, train.rs.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -40,7 +42,8 @@ pub struct ImageShape {
 
 struct State {
     prefetch: Prefetch,
-    /// Batches that some replicas have yet to take, with the number of replicas that have taken them.
+    /// Batches that some replicas have yet to take, with the number of replicas that have taken
+    /// them.
     open: VecDeque<(u64, Arc<Batch>, usize)>,
     /// Number of the step at which all stop.
     stopped_at: Option<u64>,
@@ -51,14 +54,30 @@ struct State {
 impl Batches {
     /// Makes the batches of an attempt; `prefetch` begins at step `first`, counted over all epochs.
     pub fn new(prefetch: Prefetch, first: u64, num_replicas: usize, stop: Arc<AtomicBool>) -> Self {
-        let state = State { prefetch, open: VecDeque::new(), stopped_at: None, next: first };
-        Self { state: Mutex::new(state), num_replicas, stop }
+        let state = State {
+            prefetch,
+            open: VecDeque::new(),
+            stopped_at: None,
+            next: first,
+        };
+        Self {
+            state: Mutex::new(state),
+            num_replicas,
+            stop,
+        }
     }
 
-    /// Returns the batch of a step, counted over all epochs. Every replica asks for every step, in order.
+    /// Returns the batch of a step, counted over all epochs. Every replica asks for every step, in
+    /// order.
     pub fn take(&self, number: u64) -> Result<Turn, TrialError> {
-        let mut state = self.state.lock().map_err(|_| TrialError::Crashed("a replica panicked".to_owned()))?;
-        if state.stopped_at.is_some_and(|stopped_at| number >= stopped_at) {
+        let mut state = self
+            .state
+            .lock()
+            .map_err(|_| TrialError::Crashed("a replica panicked".to_owned()))?;
+        if state
+            .stopped_at
+            .is_some_and(|stopped_at| number >= stopped_at)
+        {
             return Ok(Turn::Stop);
         }
         if number == state.next {
@@ -66,12 +85,19 @@ impl Batches {
                 state.stopped_at = Some(number);
                 return Ok(Turn::Stop);
             }
-            let batch = state.prefetch.next().map_err(|error| TrialError::Crashed(error.to_string()))?;
+            let batch = state
+                .prefetch
+                .next()
+                .map_err(|error| TrialError::Crashed(error.to_string()))?;
             let batch = batch.expect("the prefetch lasts as long as the trial");
             state.open.push_back((number, Arc::new(batch), 0));
             state.next += 1;
         }
-        let open = state.open.iter_mut().find(|(open, ..)| *open == number).expect("every replica asks once");
+        let open = state
+            .open
+            .iter_mut()
+            .find(|(open, ..)| *open == number)
+            .expect("every replica asks once");
         open.2 += 1;
         let batch = open.1.clone();
         let num_replicas = self.num_replicas;
@@ -82,8 +108,12 @@ impl Batches {
     /// Returns one replica's part of a batch as tensors.
     pub fn shard(&self, batch: &Batch, shard: Range<usize>, images: &Images) -> Shard {
         let device = images.device;
-        let mixed =
-            batch.mix.as_ref().map(|mix| (labels_tensor(&mix.labels[shard.clone()], device), f64::from(mix.lambda)));
+        let mixed = batch.mix.as_ref().map(|mix| {
+            (
+                labels_tensor(&mix.labels[shard.clone()], device),
+                f64::from(mix.lambda),
+            )
+        });
         Shard {
             images: images.train(batch, shard.clone()),
             labels: labels_tensor(&batch.labels[shard], device),
@@ -94,13 +124,19 @@ impl Batches {
 
     /// Returns the time that steps waited for data.
     pub fn waited(&self) -> Duration {
-        self.state.lock().map_or(Duration::ZERO, |state| state.prefetch.waited())
+        self.state
+            .lock()
+            .map_or(Duration::ZERO, |state| state.prefetch.waited())
     }
 }
 
 impl ImageShape {
     pub fn layout(self) -> data::Layout {
-        if self.channels_last { data::Layout::Nhwc } else { data::Layout::Nchw }
+        if self.channels_last {
+            data::Layout::Nhwc
+        } else {
+            data::Layout::Nchw
+        }
     }
 
     /// Returns f32 [batch, channels, side, side], in the memory format of the pixels.
@@ -109,7 +145,11 @@ impl ImageShape {
         let count = pixels.len() as i64 / (channels * side * side);
         let flat = upload(Tensor::from_slice(pixels), device);
         if self.channels_last {
-            self.arrange(&flat.view([count, side, side, channels]).permute([0, 3, 1, 2]))
+            self.arrange(
+                &flat
+                    .view([count, side, side, channels])
+                    .permute([0, 3, 1, 2]),
+            )
         } else {
             flat.view([count, channels, side, side])
         }
@@ -118,7 +158,8 @@ impl ImageShape {
     /// Converts [batch, channels, side, side] to the memory format of the network.
     pub fn arrange(self, images: &Tensor) -> Tensor {
         match (self.channels_last, self.channels) {
-            // with one channel both formats have the same strides, and libtorch chooses the other one
+            // with one channel both formats have the same strides, and libtorch chooses the other
+            // one
             (true, 1) => shim::channels_last(images).unwrap_or_else(|_| images.shallow_clone()),
             (true, _) => images.shallow_clone(),
             (false, 1) => images.reshape(-1).view(images.size().as_slice()),
@@ -129,7 +170,9 @@ impl ImageShape {
 
 /// Copies values to a device without waiting. Panics where libtorch's own operations fail.
 pub fn upload(values: Tensor, device: Device) -> Tensor {
-    let Device::Cuda(index) = device else { return values };
+    let Device::Cuda(index) = device else {
+        return values;
+    };
     shim::upload(&values, index).unwrap_or_else(|error| panic!("to {device:?}: {error}"))
 }
 

@@ -1,7 +1,9 @@
-//! Training steps timed from outside, for bench/run.py, with a trial's data path, replica and optimiser.
+//! Training steps timed from outside, for bench/run.py, with a trial's data path, replica and
+//! optimiser.
 //!
-//! `steps` makes the number of steps ordered on stdin and reports their duration; `gate` writes weights and batches to
-//! files, trains on them and writes the state of each step, for the reference to repeat. Not used by `serve` and `run`.
+//! `steps` makes the number of steps ordered on stdin and reports their duration; `gate` writes
+//! weights and batches to files, trains on them and writes the state of each step, for the
+//! reference to repeat. Not used by `serve` and `run`.
 
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
@@ -31,9 +33,11 @@ use crate::{precision, process, profile, weights};
 
 #[derive(Subcommand)]
 pub enum Bench {
-    /// Make steps on order: lines `go N` or `profile N FILE` on stdin, `{"images":, "seconds":}` on stdout
+    /// Make steps on order: lines `go N` or `profile N FILE` on stdin, `{"images":, "seconds":}` on
+    /// stdout
     Steps(StepsArgs),
-    /// Write weights and batches, then train on them: a step for each line on stdin, answered by `{"loss":}`
+    /// Write weights and batches, then train on them: a step for each line on stdin, answered by
+    /// `{"loss":}`
     Gate(GateArgs),
 }
 
@@ -102,7 +106,8 @@ pub struct GateArgs {
     /// Written: a safetensors file with `images` and `labels` of every step
     #[arg(long)]
     batches: PathBuf,
-    /// Written with each step: the weights before it, and its gradients under names that begin with `gradient/`
+    /// Written with each step: the weights before it, and its gradients under names that begin with
+    /// `gradient/`
     #[arg(long)]
     state: PathBuf,
 }
@@ -142,14 +147,26 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
     // crops come from images an eighth larger, like 224 out of 256
     let stored = network.side + network.side / 8;
     let num_images = (network.batch * 8).max(256);
-    let dataset = data::stand_in::uniform(NUM_CLASSES, num_images.div_ceil(NUM_CLASSES) as usize, stored as usize);
+    let dataset = data::stand_in::uniform(
+        NUM_CLASSES,
+        num_images.div_ceil(NUM_CLASSES) as usize,
+        stored as usize,
+    );
     let pipeline = Arc::new(Pipeline::new(Arc::new(dataset), &settings, SEED, false)?);
-    let image = ImageShape { channels: 3, side: network.side as usize, channels_last: format.channels_last };
+    let image = ImageShape {
+        channels: 3,
+        side: network.side as usize,
+        channels_last: format.channels_last,
+    };
     let data_threads = match without.contains(&Lever::Prefetch) {
         true => 0,
         false => network.devices()?.default_data_threads(),
     };
-    let resident = ResidentSets::new(if without.contains(&Lever::Residency) { 0.0 } else { 1.0 });
+    let resident = ResidentSets::new(if without.contains(&Lever::Residency) {
+        0.0
+    } else {
+        1.0
+    });
     let form = resident.form(&network.devices()?.gpus_of(1), &pipeline, image);
     let options = PrefetchOptions {
         epoch: 0,
@@ -159,7 +176,12 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
         num_threads: data_threads,
         depth: 2 * data_threads.max(1),
     };
-    let batches = Batches::new(Prefetch::start(pipeline.clone(), options), 0, 1, Arc::default());
+    let batches = Batches::new(
+        Prefetch::start(pipeline.clone(), options),
+        0,
+        1,
+        Arc::default(),
+    );
     let images_of = Images::new(form, &resident, &pipeline, image, device);
     let mut replica = network.replica(&settings, format, NUM_CLASSES as usize, device)?;
     if without.contains(&Lever::OnePass) {
@@ -173,7 +195,9 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
     let mut make_steps = |replica: &mut Replica, count: usize| -> anyhow::Result<usize> {
         let mut images = 0;
         for _ in 0..count {
-            let Turn::Step(batch) = batches.take(number)? else { anyhow::bail!("nobody asked for a stop") };
+            let Turn::Step(batch) = batches.take(number)? else {
+                anyhow::bail!("nobody asked for a stop")
+            };
             let shard = batches.shard(&batch, 0..batch.len(), &images_of);
             replica.train_step(&shard, step_options(0.01, number))?;
             images += batch.len();
@@ -185,14 +209,21 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
     };
     make_steps(&mut replica, WARM_UP)?;
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{}", json!({ "ready": true, "precision": precision::name(format) }))?;
+    writeln!(
+        stdout,
+        "{}",
+        json!({ "ready": true, "precision": precision::name(format) })
+    )?;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
-        let order = Order::parse(&line).with_context(|| format!("`{line}` is neither `go N` nor `profile N FILE`"))?;
+        let order = Order::parse(&line)
+            .with_context(|| format!("`{line}` is neither `go N` nor `profile N FILE`"))?;
         let (start, computed) = (Instant::now(), process::thread_cpu_seconds());
         let images = match order {
             Order::Go(count) => make_steps(&mut replica, count)?,
-            Order::Profile(count, file) => profile::trace(device, file, || make_steps(&mut replica, count))?,
+            Order::Profile(count, file) => {
+                profile::trace(device, file, || make_steps(&mut replica, count))?
+            }
         };
         let cpu_seconds = process::thread_cpu_seconds() - computed;
         let seconds = start.elapsed().as_secs_f64();
@@ -232,41 +263,81 @@ fn gate(arguments: &GateArgs) -> anyhow::Result<()> {
     let mut replica = network.replica(&settings, format, arguments.classes, device)?;
     weights::export(&arguments.weights, &replica.inventory, &replica.storage)?;
     tch::manual_seed(1);
-    let (steps, batch, side) = (arguments.steps as i64, i64::from(network.batch), i64::from(network.side));
+    let (steps, batch, side) = (
+        arguments.steps as i64,
+        i64::from(network.batch),
+        i64::from(network.side),
+    );
     let images = Tensor::randn([steps, batch, 3, side, side], (Kind::Float, Device::Cpu));
-    let labels = Tensor::randint(arguments.classes as i64, [steps, batch], (Kind::Int64, Device::Cpu));
-    Tensor::write_safetensors(&[("images", &images), ("labels", &labels)], &arguments.batches)?;
+    let labels = Tensor::randint(
+        arguments.classes as i64,
+        [steps, batch],
+        (Kind::Int64, Device::Cpu),
+    );
+    Tensor::write_safetensors(
+        &[("images", &images), ("labels", &labels)],
+        &arguments.batches,
+    )?;
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{}", json!({ "ready": true }))?;
     for (step, line) in (0..steps).zip(std::io::stdin().lock().lines()) {
         line?;
         let images = images.select(0, step).to_device(device);
-        let images =
-            if format.channels_last { images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]) } else { images };
+        let images = if format.channels_last {
+            images
+                .permute([0, 2, 3, 1])
+                .contiguous()
+                .permute([0, 3, 1, 2])
+        } else {
+            images
+        };
         let labels = labels.select(0, step).to_device(device);
-        let shard = Shard { images, labels, mixed: None, batch_len: batch as usize };
+        let shard = Shard {
+            images,
+            labels,
+            mixed: None,
+            batch_len: batch as usize,
+        };
         let named = weights::named(&replica.inventory, &replica.storage).into_iter();
-        let mut state: Vec<(String, Tensor)> = named.map(|(name, tensor)| (name, tensor.copy())).collect();
+        let mut state: Vec<(String, Tensor)> =
+            named.map(|(name, tensor)| (name, tensor.copy())).collect();
         replica.set_loss_sum(0.0);
         replica.train_step(&shard, step_options(arguments.learning_rate, step as u64))?;
         // cross-entropy without decay or clipping does not change the gradients
-        let gradients = replica.inventory.parameters.iter().enumerate().map(|(index, note)| {
-            (format!("gradient/{}", note.name), replica.storage.gradient(&replica.inventory, index))
-        });
+        let gradients = replica
+            .inventory
+            .parameters
+            .iter()
+            .enumerate()
+            .map(|(index, note)| {
+                (
+                    format!("gradient/{}", note.name),
+                    replica.storage.gradient(&replica.inventory, index),
+                )
+            });
         state.extend(gradients);
         weights::write(&arguments.state, state)?;
-        writeln!(stdout, "{}", json!({ "loss": replica.loss_sum()? / batch as f64 }))?;
+        writeln!(
+            stdout,
+            "{}",
+            json!({ "loss": replica.loss_sum()? / batch as f64 })
+        )?;
         stdout.flush()?;
     }
     Ok(())
 }
 
 fn step_options(learning_rate: f64, steps_made: u64) -> StepOptions {
-    StepOptions { learning_rate, steps_made, new_layers_only: false }
+    StepOptions {
+        learning_rate,
+        steps_made,
+        new_layers_only: false,
+    }
 }
 
 impl Network {
-    /// Returns the reference's settings: PyTorch's forms and defaults, cross-entropy, momentum, nothing else.
+    /// Returns the reference's settings: PyTorch's forms and defaults, cross-entropy, momentum,
+    /// nothing else.
     fn settings(&self, learning_rate: f64) -> anyhow::Result<Settings> {
         let model: Model = serde_json::from_value(json!(self.model))
             .with_context(|| format!("`--model {}` names no network", self.model))?;
@@ -313,9 +384,18 @@ impl Network {
     fn format(&self, settings: &Settings, device: Device) -> Format {
         match self.precision {
             Choice::Auto => precision::choose(settings, self.side as usize, device),
-            Choice::F32Nchw => Format { bf16: false, channels_last: false },
-            Choice::F32Nhwc => Format { bf16: false, channels_last: true },
-            Choice::Bf16Nhwc => Format { bf16: true, channels_last: true },
+            Choice::F32Nchw => Format {
+                bf16: false,
+                channels_last: false,
+            },
+            Choice::F32Nhwc => Format {
+                bf16: false,
+                channels_last: true,
+            },
+            Choice::Bf16Nhwc => Format {
+                bf16: true,
+                channels_last: true,
+            },
         }
     }
 
@@ -326,8 +406,18 @@ impl Network {
         num_classes: usize,
         device: Device,
     ) -> anyhow::Result<Replica> {
-        let blueprint =
-            Blueprint { settings, seed: SEED, channels: 3, num_classes, embeddings: None, format, deadline: DEADLINE };
-        Ok(attempt::recordable(Replica::new(&blueprint, Arc::new(Solo::default()), device)?, self.graphs))
+        let blueprint = Blueprint {
+            settings,
+            seed: SEED,
+            channels: 3,
+            num_classes,
+            embeddings: None,
+            format,
+            deadline: DEADLINE,
+        };
+        Ok(attempt::recordable(
+            Replica::new(&blueprint, Arc::new(Solo::default()), device)?,
+            self.graphs,
+        ))
     }
 }

@@ -1,9 +1,9 @@
 //! The state of a trial on disk: everything that decides the rest of the training, bit for bit.
 //!
-//! A checkpoint is one safetensors file (weights, momentum, moving statistics, as laid out in the flat buffers) whose
-//! metadata holds the rest and a checksum over all of it. It is written beside its final place, synced, renamed, and
-//! the folder synced. File names carry the attempt (sweep::handoff explains why). Next: writer.rs, which keeps this off
-//! the critical path.
+//! A checkpoint is one safetensors file (weights, momentum, moving statistics, as laid out in the
+//! flat buffers) whose metadata holds the rest and a checksum over all of it. It is written beside
+//! its final place, synced, renamed, and the folder synced. File names carry the attempt
+//! (sweep::handoff explains why). Next: writer.rs, which keeps this off the critical path.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -19,7 +19,8 @@ use sweep::{AttemptNo, TrialId};
 
 use crate::error::TrialError;
 
-/// Number of checkpoints kept per trial: the newest, and the one before in case the newest is damaged.
+/// Number of checkpoints kept per trial: the newest, and the one before in case the newest is
+/// damaged.
 pub const NUM_KEPT: usize = 2;
 
 const EXTENSION: &str = "safetensors";
@@ -40,14 +41,15 @@ pub struct Position {
 pub struct Header {
     pub trial: TrialId,
     pub training_version: u32,
-    /// Hash of the decoded data set used for training: if a sweep was submitted without knowing its data, the trial's
-    /// id does not identify them.
+    /// Hash of the decoded data set used for training: if a sweep was submitted without knowing its
+    /// data, the trial's id does not identify them.
     pub data_fingerprint: String,
     pub position: Position,
     pub num_replicas: usize,
     /// Digest of the flat buffers: parameters, order, strides, precision.
     pub layout: String,
-    /// `f32` or `bf16`, and the memory format: the result of `precision: auto` is kept for the whole trial.
+    /// `f32` or `bf16`, and the memory format: the result of `precision: auto` is kept for the
+    /// whole trial.
     pub precision: String,
     pub epochs: Vec<EpochRecord>,
     /// Full hash that the next epoch's hash is chained with, in hexadecimal.
@@ -61,7 +63,8 @@ pub struct Header {
     pub timing: Timing,
 }
 
-/// Finite numbers as such, others as text (`NaN`, `inf`, `-inf`): serde_json would write null and fail to read it.
+/// Finite numbers as such, others as text (`NaN`, `inf`, `-inf`): serde_json would write null and
+/// fail to read it.
 mod any_number {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -73,7 +76,11 @@ mod any_number {
     }
 
     pub fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        if number.is_finite() { serializer.serialize_f64(*number) } else { serializer.collect_str(number) }
+        if number.is_finite() {
+            serializer.serialize_f64(*number)
+        } else {
+            serializer.collect_str(number)
+        }
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
@@ -98,22 +105,46 @@ impl Checkpoint {
     fn encode(&self) -> Vec<u8> {
         let header = serde_json::to_string(&self.header).expect("a header is plain data");
         let bytes = self.tensor_bytes();
-        let metadata =
-            HashMap::from([("checksum".to_owned(), checksum(&header, &bytes)), ("header".to_owned(), header)]);
+        let metadata = HashMap::from([
+            ("checksum".to_owned(), checksum(&header, &bytes)),
+            ("header".to_owned(), header),
+        ]);
         let views = TENSORS.iter().zip(&bytes).map(|(&name, bytes)| {
-            let (dtype, width) = if name == "loss_sums" { (Dtype::F64, 8) } else { (Dtype::F32, 4) };
-            (name, TensorView::new(dtype, vec![bytes.len() / width], bytes).expect("whole numbers"))
+            let (dtype, width) = if name == "loss_sums" {
+                (Dtype::F64, 8)
+            } else {
+                (Dtype::F32, 4)
+            };
+            (
+                name,
+                TensorView::new(dtype, vec![bytes.len() / width], bytes).expect("whole numbers"),
+            )
         });
         serialize(views, Some(metadata)).expect("views of known sizes")
     }
 
     fn tensor_bytes(&self) -> [Vec<u8>; 4] {
-        let single = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-        let double = self.loss_sums.iter().flat_map(|value| value.to_le_bytes()).collect();
-        [single(&self.weights), single(&self.momentum), single(&self.statistics), double]
+        let single = |values: &[f32]| {
+            values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect::<Vec<u8>>()
+        };
+        let double = self
+            .loss_sums
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        [
+            single(&self.weights),
+            single(&self.momentum),
+            single(&self.statistics),
+            double,
+        ]
     }
 
-    /// Decodes a checkpoint; the error is the reason why the bytes are not a sound one, as a fragment.
+    /// Decodes a checkpoint; the error is the reason why the bytes are not a sound one, as a
+    /// fragment.
     fn decode(file: &[u8]) -> Result<Self, String> {
         let (_, metadata) = SafeTensors::read_metadata(file).map_err(|error| error.to_string())?;
         let tensors = SafeTensors::deserialize(file).map_err(|error| error.to_string())?;
@@ -121,7 +152,13 @@ impl Checkpoint {
         let header = entries.get("header").ok_or("it has no header")?;
         let mut bytes = Vec::new();
         for name in TENSORS {
-            bytes.push(tensors.tensor(name).map_err(|error| error.to_string())?.data().to_vec());
+            bytes.push(
+                tensors
+                    .tensor(name)
+                    .map_err(|error| error.to_string())?
+                    .data()
+                    .to_vec(),
+            );
         }
         let bytes: [Vec<u8>; 4] = bytes.try_into().expect("four names");
         if entries.get("checksum") != Some(&checksum(header, &bytes)) {
@@ -129,10 +166,16 @@ impl Checkpoint {
         }
         let header = serde_json::from_str(header).map_err(|error| error.to_string())?;
         let single = |bytes: &[u8]| {
-            bytes.chunks_exact(4).map(|chunk| f32::from_le_bytes(chunk.try_into().expect("four bytes"))).collect()
+            bytes
+                .chunks_exact(4)
+                .map(|chunk| f32::from_le_bytes(chunk.try_into().expect("four bytes")))
+                .collect()
         };
         let double = |bytes: &[u8]| {
-            bytes.chunks_exact(8).map(|chunk| f64::from_le_bytes(chunk.try_into().expect("eight bytes"))).collect()
+            bytes
+                .chunks_exact(8)
+                .map(|chunk| f64::from_le_bytes(chunk.try_into().expect("eight bytes")))
+                .collect()
         };
         let [weights, momentum, statistics, loss_sums] = &bytes;
         Ok(Self {
@@ -149,7 +192,9 @@ fn checksum(header: &str, tensors: &[Vec<u8>; 4]) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(header.as_bytes());
     for bytes in tensors {
-        hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+        hasher
+            .update(&(bytes.len() as u64).to_le_bytes())
+            .update(bytes);
     }
     hasher.finalize().to_hex().to_string()
 }
@@ -160,7 +205,8 @@ pub struct Folder {
     path: PathBuf,
     trial: TrialId,
     attempt: AttemptNo,
-    /// First attempt of the current training; checkpoints of earlier attempts belong to an earlier training.
+    /// First attempt of the current training; checkpoints of earlier attempts belong to an earlier
+    /// training.
     since: AttemptNo,
 }
 
@@ -174,12 +220,23 @@ struct Entry {
 
 impl Folder {
     pub fn new(path: &Path, trial: TrialId, attempt: AttemptNo, since: AttemptNo) -> Self {
-        Self { path: path.to_owned(), trial, attempt, since }
+        Self {
+            path: path.to_owned(),
+            trial,
+            attempt,
+            since,
+        }
     }
 
-    /// Returns the newest sound checkpoint of this trial; skips unsound and foreign ones with a warning.
+    /// Returns the newest sound checkpoint of this trial; skips unsound and foreign ones with a
+    /// warning.
     pub fn newest(&self, data_fingerprint: &str) -> Result<Option<Checkpoint>, TrialError> {
-        for entry in self.entries()?.iter().rev().filter(|entry| entry.attempt >= self.since) {
+        for entry in self
+            .entries()?
+            .iter()
+            .rev()
+            .filter(|entry| entry.attempt >= self.since)
+        {
             let read = match fs::read(&entry.path) {
                 // an exhausted node proves nothing about the file, which a later attempt may read
                 Err(error) if node_fault::is_exhaustion(&error) => {
@@ -192,19 +249,28 @@ impl Folder {
                 .and_then(|checkpoint| self.fitting(checkpoint, data_fingerprint));
             match decoded {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
-                Err(reason) => tracing::warn!(path = %entry.path.display(), reason, "checkpoint passed over"),
+                Err(reason) => {
+                    tracing::warn!(path = %entry.path.display(), reason, "checkpoint passed over")
+                }
             }
         }
         Ok(None)
     }
 
-    fn fitting(&self, checkpoint: Checkpoint, data_fingerprint: &str) -> Result<Checkpoint, String> {
+    fn fitting(
+        &self,
+        checkpoint: Checkpoint,
+        data_fingerprint: &str,
+    ) -> Result<Checkpoint, String> {
         let header = &checkpoint.header;
         if header.trial != self.trial {
             return Err(format!("it belongs to trial {}", header.trial));
         }
         if header.training_version != TRAINING_VERSION {
-            return Err(format!("it is of training version {}, this is {TRAINING_VERSION}", header.training_version));
+            return Err(format!(
+                "it is of training version {}, this is {TRAINING_VERSION}",
+                header.training_version
+            ));
         }
         if header.data_fingerprint != data_fingerprint {
             return Err("it was trained on other data".to_owned());
@@ -212,12 +278,15 @@ impl Folder {
         Ok(checkpoint)
     }
 
-    /// Writes a checkpoint so that after a crash at any moment either it or the previous one exists, then removes
-    /// checkpoints that are no longer needed.
+    /// Writes a checkpoint so that after a crash at any moment either it or the previous one
+    /// exists, then removes checkpoints that are no longer needed.
     pub fn write(&self, checkpoint: &Checkpoint) -> Result<(), TrialError> {
         fs::create_dir_all(&self.path).map_err(TrialError::work_dir("create", &self.path))?;
         let entries = self.entries()?;
-        let stem = format!("epoch-{:05}.attempt-{}", checkpoint.header.position.epoch, self.attempt);
+        let stem = format!(
+            "epoch-{:05}.attempt-{}",
+            checkpoint.header.position.epoch, self.attempt
+        );
         let path = self.path.join(format!("{stem}.{EXTENSION}"));
         let partial = self.path.join(format!("{stem}.{PARTIAL}"));
         let write = || -> io::Result<()> {
@@ -233,7 +302,8 @@ impl Folder {
             return Err(TrialError::work_dir("write", &path)(error));
         }
         let others = entries.iter().filter(|entry| entry.path != path);
-        let (mut old, superseded): (Vec<&Entry>, Vec<&Entry>) = others.partition(|entry| entry.attempt >= self.since);
+        let (mut old, superseded): (Vec<&Entry>, Vec<&Entry>) =
+            others.partition(|entry| entry.attempt >= self.since);
         old.truncate(old.len().saturating_sub(NUM_KEPT - 1));
         for entry in old.into_iter().chain(superseded) {
             // already gone: another attempt's writer was faster
@@ -244,9 +314,13 @@ impl Folder {
 
     /// Removes the checkpoints that attempts up to this one left unfinished when they were killed.
     pub fn remove_unfinished(&self) {
-        let Ok(listing) = fs::read_dir(&self.path) else { return };
+        let Ok(listing) = fs::read_dir(&self.path) else {
+            return;
+        };
         for path in listing.flatten().map(|file| file.path()) {
-            let of = path.file_name().and_then(|name| parse_name(name.to_str()?, PARTIAL));
+            let of = path
+                .file_name()
+                .and_then(|name| parse_name(name.to_str()?, PARTIAL));
             if of.is_some_and(|(_, attempt)| attempt <= self.attempt)
                 && let Err(error) = fs::remove_file(&path)
             {
@@ -255,8 +329,8 @@ impl Folder {
         }
     }
 
-    /// Returns the checkpoints of this and earlier attempts, from old to new. Fails if there is one of a later attempt:
-    /// this attempt was replaced and must not continue.
+    /// Returns the checkpoints of this and earlier attempts, from old to new. Fails if there is one
+    /// of a later attempt: this attempt was replaced and must not continue.
     fn entries(&self) -> Result<Vec<Entry>, TrialError> {
         let listing = match fs::read_dir(&self.path) {
             Ok(listing) => listing,
@@ -265,8 +339,13 @@ impl Folder {
         };
         let mut entries = Vec::new();
         for file in listing {
-            let path = file.map_err(TrialError::work_dir("read", &self.path))?.path();
-            let Some((epoch, attempt)) = path.file_name().and_then(|name| parse_name(name.to_str()?, EXTENSION)) else {
+            let path = file
+                .map_err(TrialError::work_dir("read", &self.path))?
+                .path();
+            let Some((epoch, attempt)) = path
+                .file_name()
+                .and_then(|name| parse_name(name.to_str()?, EXTENSION))
+            else {
                 continue;
             };
             if attempt > self.attempt {
@@ -277,7 +356,11 @@ impl Folder {
                     path.display()
                 )));
             }
-            entries.push(Entry { epoch, attempt, path });
+            entries.push(Entry {
+                epoch,
+                attempt,
+                path,
+            });
         }
         entries.sort();
         Ok(entries)
@@ -286,8 +369,15 @@ impl Folder {
 
 /// Parses `epoch-00012.attempt-3.EXTENSION` to (12, 3).
 fn parse_name(name: &str, extension: &str) -> Option<(u32, AttemptNo)> {
-    let (epoch, attempt) = name.strip_prefix("epoch-")?.strip_suffix(extension)?.strip_suffix('.')?.split_once('.')?;
-    Some((epoch.parse().ok()?, AttemptNo(attempt.strip_prefix("attempt-")?.parse().ok()?)))
+    let (epoch, attempt) = name
+        .strip_prefix("epoch-")?
+        .strip_suffix(extension)?
+        .strip_suffix('.')?
+        .split_once('.')?;
+    Some((
+        epoch.parse().ok()?,
+        AttemptNo(attempt.strip_prefix("attempt-")?.parse().ok()?),
+    ))
 }
 
 #[cfg(test)]
@@ -295,7 +385,11 @@ mod tests {
     use super::*;
 
     fn checkpoint(epoch: u32) -> Checkpoint {
-        let record = EpochRecord { train_loss: 0.1 + 0.2, accuracy: None, state_hash: "00".repeat(8) };
+        let record = EpochRecord {
+            train_loss: 0.1 + 0.2,
+            accuracy: None,
+            state_hash: "00".repeat(8),
+        };
         Checkpoint {
             header: Header {
                 trial: "0123456789abcdef".parse().unwrap(),
@@ -320,12 +414,19 @@ mod tests {
     }
 
     fn folder(path: &Path, attempt: u32) -> Folder {
-        Folder::new(path, "0123456789abcdef".parse().unwrap(), AttemptNo(attempt), AttemptNo::first())
+        Folder::new(
+            path,
+            "0123456789abcdef".parse().unwrap(),
+            AttemptNo(attempt),
+            AttemptNo::first(),
+        )
     }
 
     fn names(path: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(path).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(path)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -335,13 +436,26 @@ mod tests {
     fn a_checkpoint_of_other_data_or_of_a_superseded_training_is_passed_over() {
         let place = tempfile::tempdir().unwrap();
         folder(place.path(), 1).write(&checkpoint(7)).unwrap();
-        assert_eq!(folder(place.path(), 2).newest("data").unwrap(), Some(checkpoint(7)));
+        assert_eq!(
+            folder(place.path(), 2).newest("data").unwrap(),
+            Some(checkpoint(7))
+        );
         assert_eq!(folder(place.path(), 2).newest("other data").unwrap(), None);
-        let anew = Folder { since: AttemptNo(2), ..folder(place.path(), 2) };
+        let anew = Folder {
+            since: AttemptNo(2),
+            ..folder(place.path(), 2)
+        };
         assert_eq!(anew.newest("data").unwrap(), None);
         anew.write(&checkpoint(1)).unwrap();
-        assert_eq!(names(place.path()), ["epoch-00001.attempt-2.safetensors"], "what it supersedes goes");
-        let next = Folder { since: AttemptNo(2), ..folder(place.path(), 3) };
+        assert_eq!(
+            names(place.path()),
+            ["epoch-00001.attempt-2.safetensors"],
+            "what it supersedes goes"
+        );
+        let next = Folder {
+            since: AttemptNo(2),
+            ..folder(place.path(), 3)
+        };
         assert_eq!(next.newest("data").unwrap(), Some(checkpoint(1)));
     }
 
@@ -359,10 +473,20 @@ mod tests {
     fn what_a_killed_attempt_began_to_write_is_removed_by_the_next() {
         let place = tempfile::tempdir().unwrap();
         for attempt in 1..=3 {
-            fs::write(place.path().join(format!("epoch-00001.attempt-{attempt}.partial")), "half").unwrap();
+            fs::write(
+                place
+                    .path()
+                    .join(format!("epoch-00001.attempt-{attempt}.partial")),
+                "half",
+            )
+            .unwrap();
         }
         folder(place.path(), 2).remove_unfinished();
-        assert_eq!(names(place.path()), ["epoch-00001.attempt-3.partial"], "a later attempt keeps its own");
+        assert_eq!(
+            names(place.path()),
+            ["epoch-00001.attempt-3.partial"],
+            "a later attempt keeps its own"
+        );
     }
 
     #[test]
@@ -374,7 +498,10 @@ mod tests {
         assert_eq!(folder.newest("data").unwrap(), Some(checkpoint(4)));
         assert_eq!(
             names(&place.path().join("trial")),
-            ["epoch-00003.attempt-1.safetensors", "epoch-00004.attempt-1.safetensors"]
+            [
+                "epoch-00003.attempt-1.safetensors",
+                "epoch-00004.attempt-1.safetensors"
+            ]
         );
     }
 
@@ -407,21 +534,29 @@ mod tests {
         let sound = fs::read(&newest).unwrap();
         for length in [0, 5, sound.len() / 2, sound.len() - 1] {
             fs::write(&newest, &sound[..length]).unwrap();
-            assert_eq!(folder.newest("data").unwrap(), Some(checkpoint(1)), "torn at byte {length}");
+            assert_eq!(
+                folder.newest("data").unwrap(),
+                Some(checkpoint(1)),
+                "torn at byte {length}"
+            );
         }
         for position in (0..sound.len()).step_by(7) {
             let mut flipped = sound.clone();
             flipped[position] ^= 0x10;
             fs::write(&newest, &flipped).unwrap();
             let found = folder.newest("data").unwrap().unwrap();
-            assert!(found == checkpoint(1), "a flipped bit in byte {position} goes unnoticed");
+            assert!(
+                found == checkpoint(1),
+                "a flipped bit in byte {position} goes unnoticed"
+            );
         }
     }
 
     /// `FUZZ_ROUNDS=1000000 cargo test --release -p trainer --lib checkpoint` runs for longer.
     #[test]
     fn no_damage_goes_unnoticed_and_none_is_believed() {
-        let rounds = std::env::var("FUZZ_ROUNDS").map_or(5_000, |rounds| rounds.parse().expect("a number"));
+        let rounds =
+            std::env::var("FUZZ_ROUNDS").map_or(5_000, |rounds| rounds.parse().expect("a number"));
         let sound = checkpoint(2);
         let whole = sound.encode();
         let mut state = 7u64;
@@ -439,7 +574,11 @@ mod tests {
             }
             for _ in 0..=below(4) {
                 // the first eight bytes are a length, followed by JSON
-                let reach = if round % 4 == 1 { 16.min(bytes.len()) } else { bytes.len() };
+                let reach = if round % 4 == 1 {
+                    16.min(bytes.len())
+                } else {
+                    bytes.len()
+                };
                 if reach > 0 {
                     bytes[below(reach)] = below(256) as u8;
                 }
@@ -463,9 +602,15 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         folder(place.path(), 1).write(&checkpoint(1)).unwrap();
         folder(place.path(), 3).write(&checkpoint(2)).unwrap();
-        assert_eq!(folder(place.path(), 4).newest("data").unwrap(), Some(checkpoint(2)));
+        assert_eq!(
+            folder(place.path(), 4).newest("data").unwrap(),
+            Some(checkpoint(2))
+        );
         let replaced = folder(place.path(), 2).newest("data").unwrap_err();
-        assert!(replaced.to_string().contains("is of attempt 3"), "{replaced}");
+        assert!(
+            replaced.to_string().contains("is of attempt 3"),
+            "{replaced}"
+        );
         assert!(folder(place.path(), 2).write(&checkpoint(9)).is_err());
         assert_eq!(names(place.path()).len(), 2);
     }

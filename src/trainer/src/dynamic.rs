@@ -1,8 +1,9 @@
 //! Shared libraries that are opened at run time, because only machines with a GPU have them.
 //!
-//! The copy beside libtorch is preferred: two copies of a library in one process do not know each other. All symbols
-//! are looked up when a library is opened, so that a wrong version fails then and not during training. Apart from
-//! these folders, only the loader's own search is used. Used by cuda/ and collective/nccl.rs.
+//! The copy beside libtorch is preferred: two copies of a library in one process do not know each
+//! other. All symbols are looked up when a library is opened, so that a wrong version fails then
+//! and not during training. Apart from these folders, only the loader's own search is used. Used by
+//! cuda/ and collective/nccl.rs.
 
 use std::path::{Path, PathBuf};
 
@@ -28,14 +29,22 @@ pub struct Opened {
 /// Opens `name`, first in `folders` below the directory that holds libtorch's Python package.
 pub fn open(name: &'static str, folders: &[&str]) -> Result<Opened, DynamicError> {
     let site = site_of_libtorch();
-    let beside = folders.iter().filter_map(|folder| Some(site.as_ref()?.join(folder).join(name)));
-    let candidates = beside.filter(|path| path.exists()).chain([PathBuf::from(name)]);
+    let beside = folders
+        .iter()
+        .filter_map(|folder| Some(site.as_ref()?.join(folder).join(name)));
+    let candidates = beside
+        .filter(|path| path.exists())
+        .chain([PathBuf::from(name)]);
     let mut reason = String::new();
     for path in candidates {
-        // SAFETY: initialisers of the libraries named in this program (NCCL, CUDA's runtime) have no precondition.
+        // SAFETY: initialisers of the libraries named in this program (NCCL, CUDA's runtime) have
+        // no precondition.
         match unsafe { Library::new(&path) } {
             Ok(library) => {
-                return Ok(Opened { library: Box::leak(Box::new(library)), path: path.display().to_string() });
+                return Ok(Opened {
+                    library: Box::leak(Box::new(library)),
+                    path: path.display().to_string(),
+                });
             }
             Err(error) => reason = error.to_string(),
         }
@@ -43,15 +52,19 @@ pub fn open(name: &'static str, folders: &[&str]) -> Result<Opened, DynamicError
     Err(DynamicError::Absent { name, reason })
 }
 
-/// Returns the directory with `torch/lib/libtorch_cpu.so` and the `nvidia` folders, from this process's mappings.
+/// Returns the directory with `torch/lib/libtorch_cpu.so` and the `nvidia` folders, from this
+/// process's mappings.
 pub fn site_of_libtorch() -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    let line = maps.lines().find(|line| line.ends_with("/libtorch_cpu.so"))?;
+    let line = maps
+        .lines()
+        .find(|line| line.ends_with("/libtorch_cpu.so"))?;
     let library = Path::new(&line[line.find('/')?..]);
     library.ancestors().nth(3).map(Path::to_owned)
 }
 
-/// Declares a struct of C functions with their symbols; `load` finds all of them or names all that are missing.
+/// Declares a struct of C functions with their symbols; `load` finds all of them or names all that
+/// are missing.
 macro_rules! functions {
     ($(#[$meta:meta])* $visibility:vis struct $name:ident { $($field:ident = $symbol:literal: fn($($argument:ty),*) -> $result:ty;)* }) => {
         $(#[$meta])*
@@ -105,13 +118,24 @@ mod tests {
 
     #[test]
     fn an_absent_library_is_named() {
-        let error = open("libno-such-library.so.7", &["nvidia/nccl/lib"]).err().unwrap();
-        assert!(error.to_string().starts_with("cannot open libno-such-library.so.7: "), "{error}");
+        let error = open("libno-such-library.so.7", &["nvidia/nccl/lib"])
+            .err()
+            .unwrap();
+        assert!(
+            error
+                .to_string()
+                .starts_with("cannot open libno-such-library.so.7: "),
+            "{error}"
+        );
     }
 
     #[test]
     fn libtorch_is_found_where_it_is_mapped() {
         let site = site_of_libtorch().expect("this process uses libtorch");
-        assert!(site.join("torch/lib/libtorch_cpu.so").exists(), "{}", site.display());
+        assert!(
+            site.join("torch/lib/libtorch_cpu.so").exists(),
+            "{}",
+            site.display()
+        );
     }
 }

@@ -1,7 +1,8 @@
-//! Accuracy and loss on the evaluation images: large batches, no gradients, a share of the images for each replica.
+//! Accuracy and loss on the evaluation images: large batches, no gradients, a share of the images
+//! for each replica.
 //!
-//! The images of small evaluation sets are kept as tensors between evaluations. The pipeline decides which split this
-//! is. Next: train.rs.
+//! The images of small evaluation sets are kept as tensors between evaluations. The pipeline
+//! decides which split this is. Next: train.rs.
 
 use data::Pipeline;
 use tch::{Device, Kind, Tensor};
@@ -12,7 +13,8 @@ use crate::error::TrialError;
 use crate::images::Images;
 use crate::replica::Replica;
 
-/// Number of f32 values per batch of images: bounds memory for large images and keeps small ones in the caches.
+/// Number of f32 values per batch of images: bounds memory for large images and keeps small ones in
+/// the caches.
 const BATCH_VALUES: usize = 4 << 20;
 const LARGEST_BATCH: usize = 500;
 
@@ -36,7 +38,11 @@ pub struct Evaluator<'a> {
 
 impl<'a> Evaluator<'a> {
     pub fn new(pipeline: &'a Pipeline, images: &'a Images) -> Self {
-        Self { pipeline, images, kept: Vec::new() }
+        Self {
+            pipeline,
+            images,
+            kept: Vec::new(),
+        }
     }
 
     /// Evaluates the replica; must be called by all replicas, and each gets the result.
@@ -54,10 +60,18 @@ impl<'a> Evaluator<'a> {
             let (images, labels) = self.batch(number, start..end, replica.device);
             let (losses, hits) = replica.evaluate(&images, &labels);
             let _guard = tch::no_grad_guard();
-            let _ = totals.narrow(0, 0, num_classes).index_add_(0, &labels, &hits.to_kind(Kind::Double));
+            let _ = totals.narrow(0, 0, num_classes).index_add_(
+                0,
+                &labels,
+                &hits.to_kind(Kind::Double),
+            );
             let ones = Tensor::ones([end as i64 - start as i64], options);
-            let _ = totals.narrow(0, num_classes, num_classes).index_add_(0, &labels, &ones);
-            let _ = totals.narrow(0, 2 * num_classes, 1).g_add_(&losses.sum(Kind::Double));
+            let _ = totals
+                .narrow(0, num_classes, num_classes)
+                .index_add_(0, &labels, &ones);
+            let _ = totals
+                .narrow(0, 2 * num_classes, 1)
+                .g_add_(&losses.sum(Kind::Double));
             (start, number) = (end, number + 1);
             replica.keep_close(&mut run_ahead)?;
         }
@@ -77,14 +91,20 @@ impl<'a> Evaluator<'a> {
         (BATCH_VALUES / self.pipeline.image_len()).clamp(1, LARGEST_BATCH)
     }
 
-    fn batch(&mut self, number: usize, range: std::ops::Range<usize>, device: Device) -> (Tensor, Tensor) {
+    fn batch(
+        &mut self,
+        number: usize,
+        range: std::ops::Range<usize>,
+        device: Device,
+    ) -> (Tensor, Tensor) {
         if let Some((images, labels)) = self.kept.get(number) {
             return (images.shallow_clone(), labels.shallow_clone());
         }
         let images = self.images.evaluate(self.pipeline, range.clone());
         let labels = labels_tensor(&self.pipeline.eval_labels()[range], device);
         if self.pipeline.num_eval() * self.pipeline.image_len() <= KEPT_VALUES {
-            self.kept.push((images.shallow_clone(), labels.shallow_clone()));
+            self.kept
+                .push((images.shallow_clone(), labels.shallow_clone()));
         }
         (images, labels)
     }
@@ -95,8 +115,12 @@ fn summarise(totals: &[f64], num_classes: usize) -> Evaluation {
     let (hits, rest) = totals.split_at(num_classes);
     let (images, loss) = rest.split_at(num_classes);
     let count: f64 = images.iter().sum();
-    let recalls: Vec<f64> =
-        hits.iter().zip(images).filter(|(_, images)| **images > 0.0).map(|(hits, images)| hits / images).collect();
+    let recalls: Vec<f64> = hits
+        .iter()
+        .zip(images)
+        .filter(|(_, images)| **images > 0.0)
+        .map(|(hits, images)| hits / images)
+        .collect();
     Evaluation {
         accuracy: hits.iter().sum::<f64>() / count.max(1.0),
         balanced_accuracy: recalls.iter().sum::<f64>() / (recalls.len() as f64).max(1.0),

@@ -1,9 +1,11 @@
-//! Injected faults, for tests of everything around the trainer. Inert unless ORCHESTRATOR_FAULT is set.
+//! Injected faults, for tests of everything around the trainer. Inert unless ORCHESTRATOR_FAULT is
+//! set.
 //!
-//! ORCHESTRATOR_FAULT="KIND epoch=E [attempt=A] [replica=R]": replica R (default 0) fails in the first step of epoch E
-//! (from 0) of attempt A (default 1): `exit=CODE` ends the process; `abort` dies by SIGABRT; `panic` panics; `stall`
-//! sleeps forever while the process lives on (with replica=1 the others wait for it in an all-reduce); `non_finite`
-//! corrupts the weights; `out_of_memory` requests 2^60 bytes; `slow=MS` sleeps in every step from then on.
+//! ORCHESTRATOR_FAULT="KIND epoch=E [attempt=A] [replica=R]": replica R (default 0) fails in the
+//! first step of epoch E (from 0) of attempt A (default 1): `exit=CODE` ends the process; `abort`
+//! dies by SIGABRT; `panic` panics; `stall` sleeps forever while the process lives on (with
+//! replica=1 the others wait for it in an all-reduce); `non_finite` corrupts the weights;
+//! `out_of_memory` requests 2^60 bytes; `slow=MS` sleeps in every step from then on.
 
 use std::time::Duration;
 
@@ -34,7 +36,9 @@ enum FaultKind {
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{VARIABLE}: `{word}` is not understood in `{text}`; the form is \"KIND epoch=E [attempt=A] [replica=R]\"")]
+#[error(
+    "{VARIABLE}: `{word}` is not understood in `{text}`; the form is \"KIND epoch=E [attempt=A] [replica=R]\""
+)]
 pub struct BadFault {
     text: String,
     word: String,
@@ -43,15 +47,28 @@ pub struct BadFault {
 impl Fault {
     /// Returns the fault in the environment, if any.
     pub fn from_environment() -> Result<Option<Self>, BadFault> {
-        std::env::var(VARIABLE).ok().filter(|text| !text.is_empty()).map(|text| Self::parse(&text)).transpose()
+        std::env::var(VARIABLE)
+            .ok()
+            .filter(|text| !text.is_empty())
+            .map(|text| Self::parse(&text))
+            .transpose()
     }
 
     pub fn parse(text: &str) -> Result<Self, BadFault> {
         let (mut kind, mut epoch, mut attempt, mut replica) = (None, None, 1, 0);
         for word in text.split_whitespace() {
-            let bad = || BadFault { text: text.to_owned(), word: word.to_owned() };
-            let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
-            let number = || value.and_then(|value| value.parse::<u32>().ok()).ok_or_else(bad);
+            let bad = || BadFault {
+                text: text.to_owned(),
+                word: word.to_owned(),
+            };
+            let (name, value) = word
+                .split_once('=')
+                .map_or((word, None), |(name, value)| (name, Some(value)));
+            let number = || {
+                value
+                    .and_then(|value| value.parse::<u32>().ok())
+                    .ok_or_else(bad)
+            };
             match name {
                 "epoch" => epoch = Some(number()?),
                 "attempt" => attempt = number()?,
@@ -66,7 +83,10 @@ impl Fault {
                 _ => return Err(bad()),
             }
         }
-        let missing = |word: &str| BadFault { text: text.to_owned(), word: format!("{word} (missing)") };
+        let missing = |word: &str| BadFault {
+            text: text.to_owned(),
+            word: format!("{word} (missing)"),
+        };
         Ok(Self {
             kind: kind.ok_or_else(|| missing("KIND"))?,
             epoch: epoch.ok_or_else(|| missing("epoch="))?,
@@ -75,8 +95,16 @@ impl Fault {
         })
     }
 
-    /// Injects the fault if it is due; must be called before every step. `step` counts within the epoch.
-    pub fn strike(&self, attempt: AttemptNo, replica: usize, epoch: u32, step: u64, weights: Option<&Tensor>) {
+    /// Injects the fault if it is due; must be called before every step. `step` counts within the
+    /// epoch.
+    pub fn strike(
+        &self,
+        attempt: AttemptNo,
+        replica: usize,
+        epoch: u32,
+        step: u64,
+        weights: Option<&Tensor>,
+    ) {
         if attempt != self.attempt || replica != self.replica {
             return;
         }
@@ -98,7 +126,8 @@ impl Fault {
                 std::thread::sleep(Duration::from_secs(3600));
             },
             FaultKind::NonFinite => {
-                let _ = weights.map(|weights| tch::no_grad(|| weights.shallow_clone().fill_(f64::NAN)));
+                let _ =
+                    weights.map(|weights| tch::no_grad(|| weights.shallow_clone().fill_(f64::NAN)));
             }
             FaultKind::OutOfMemory => {
                 let _ = Tensor::empty([1 << 58], (Kind::Float, Device::Cpu)).fill_(0.0);
@@ -115,11 +144,21 @@ mod tests {
     #[test]
     fn faults_are_read_and_nonsense_is_named() {
         let fault = Fault::parse("exit=7 epoch=3 attempt=2 replica=1").unwrap();
-        assert_eq!(fault, Fault { kind: FaultKind::Exit(7), epoch: 3, attempt: AttemptNo(2), replica: 1 });
+        assert_eq!(
+            fault,
+            Fault {
+                kind: FaultKind::Exit(7),
+                epoch: 3,
+                attempt: AttemptNo(2),
+                replica: 1
+            }
+        );
         assert_eq!(Fault::parse("stall epoch=0").unwrap().attempt, AttemptNo(1));
-        for (text, word) in
-            [("explode epoch=1", "explode"), ("exit=x epoch=1", "exit=x"), ("panic", "epoch= (missing)")]
-        {
+        for (text, word) in [
+            ("explode epoch=1", "explode"),
+            ("exit=x epoch=1", "exit=x"),
+            ("panic", "epoch= (missing)"),
+        ] {
             assert_eq!(Fault::parse(text).unwrap_err().word, word);
         }
     }

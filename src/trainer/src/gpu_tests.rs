@@ -1,6 +1,8 @@
-//! Whole trials on a GPU, through the session that a worker uses; ignored by default, because they need a GPU.
+//! Whole trials on a GPU, through the session that a worker uses; ignored by default, because they
+//! need a GPU.
 //!
-//! bench/README.md explains how to run them. The data are the digits in the program. Next: attempt.rs.
+//! bench/README.md explains how to run them. The data are the digits in the program. Next:
+//! attempt.rs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +25,9 @@ use crate::shim;
 const NUM_EPOCHS: u32 = 4;
 
 fn session(indices: &[usize], recording: Policy) -> Session {
-    let devices = DeviceSet::Cuda { indices: indices.to_vec() };
+    let devices = DeviceSet::Cuda {
+        indices: indices.to_vec(),
+    };
     devices.check_present().unwrap();
     crate::process::fix_cublas_workspace();
     Session::new(SessionOptions {
@@ -43,7 +47,8 @@ fn spec(settings: Settings) -> TrialSpec {
     TrialSpec::new(settings, 3)
 }
 
-/// Settings with all image operations of a device, and kernels that give the same bits in every run.
+/// Settings with all image operations of a device, and kernels that give the same bits in every
+/// run.
 fn digits() -> Settings {
     let settings = sweep::recipe::settings("quick", "digits").expect("a recipe");
     Settings {
@@ -72,7 +77,11 @@ fn request(spec: &TrialSpec, attempt: u32, folder: &Path) -> RunRequest {
 
 fn run(session: &mut Session, spec: &TrialSpec) -> Result<TrialResult, TrialError> {
     let folder = tempfile::tempdir().unwrap();
-    match session.run(&request(spec, 1, folder.path()), &Arc::default(), &mut |_| ())? {
+    match session.run(
+        &request(spec, 1, folder.path()),
+        &Arc::default(),
+        &mut |_| (),
+    )? {
         Outcome::Finished(result) => Ok(*result),
         Outcome::Stopped => panic!("nobody asked for a stop"),
     }
@@ -89,21 +98,32 @@ fn a_trial_gives_the_same_bits_recorded_queued_and_interrupted() {
     let spec = spec(digits());
     let queued = run(&mut session(&[0], Policy::Never), &spec).unwrap();
     let recorded = run(&mut session(&[0], Policy::Always), &spec).unwrap();
-    println!("on {:?}: accuracy {:.3}", recorded.provenance.devices, recorded.last_accuracy);
+    println!(
+        "on {:?}: accuracy {:.3}",
+        recorded.provenance.devices, recorded.last_accuracy
+    );
     assert_eq!(chain(&queued), chain(&recorded));
     assert_eq!(
-        (queued.provenance.execution.as_str(), recorded.provenance.execution.as_str()),
+        (
+            queued.provenance.execution.as_str(),
+            recorded.provenance.execution.as_str()
+        ),
         ("queued: on request", "recorded")
     );
-    assert!(recorded.provenance.devices[0].starts_with("cuda:0 ("), "{:?}", recorded.provenance.devices);
+    assert!(
+        recorded.provenance.devices[0].starts_with("cuda:0 ("),
+        "{:?}",
+        recorded.provenance.devices
+    );
     assert!(recorded.last_accuracy > 0.5, "{}", recorded.last_accuracy);
     let folder = tempfile::tempdir().unwrap();
     let mut interrupted = session(&[0], Policy::Always);
     for attempt in 1.. {
         let stop = Arc::new(AtomicBool::new(false));
         let mut report = |progress: Progress| stop.store(progress.step >= 7, Ordering::Relaxed);
-        if let Outcome::Finished(result) =
-            interrupted.run(&request(&spec, attempt, folder.path()), &stop, &mut report).unwrap()
+        if let Outcome::Finished(result) = interrupted
+            .run(&request(&spec, attempt, folder.path()), &stop, &mut report)
+            .unwrap()
         {
             assert!(attempt > 2, "it was hardly interrupted");
             assert_eq!(chain(&result), chain(&queued));
@@ -116,17 +136,26 @@ fn a_trial_gives_the_same_bits_recorded_queued_and_interrupted() {
 #[test]
 #[ignore = "needs two GPUs"]
 fn two_gpus_give_the_bits_of_two_replicas_on_one() {
-    let spec = spec(Settings { replicas: 2, ..digits() });
+    let spec = spec(Settings {
+        replicas: 2,
+        ..digits()
+    });
     let apart = run(&mut session(&[0, 1], Policy::Always), &spec).unwrap();
     let together = run(&mut session(&[0], Policy::Always), &spec).unwrap();
     assert_eq!(chain(&apart), chain(&together));
     let executions = [&apart, &together].map(|result| result.provenance.execution.as_str());
     assert_eq!(executions, ["recorded", "queued: replicas share a device"]);
-    assert_eq!((apart.provenance.devices.len(), together.provenance.devices.len()), (2, 1));
+    assert_eq!(
+        (
+            apart.provenance.devices.len(),
+            together.provenance.devices.len()
+        ),
+        (2, 1)
+    );
 }
 
-/// A batch that needs nearly twice the GPU's memory, at some 180 MiB an image: the batch size in the failure's message
-/// fits, and the session continues after the failure.
+/// A batch that needs nearly twice the GPU's memory, at some 180 MiB an image: the batch size in
+/// the failure's message fits, and the session continues after the failure.
 #[test]
 #[ignore = "needs a GPU"]
 fn running_out_of_memory_names_a_batch_that_fits() {
@@ -143,9 +172,21 @@ fn running_out_of_memory_names_a_batch_that_fits() {
     };
     let error = run(&mut session, &spec(settings.clone())).unwrap_err();
     println!("{error}");
-    let TrialError::OutOfMemory { fits: Some(fits), .. } = error else { panic!("{error}") };
+    let TrialError::OutOfMemory {
+        fits: Some(fits), ..
+    } = error
+    else {
+        panic!("{error}")
+    };
     let samples_per_class = SamplesPerClass::Count((fits as u32).div_ceil(10));
-    let fitting = Settings { batch_size: fits as u32, samples_per_class, ..settings };
+    let fitting = Settings {
+        batch_size: fits as u32,
+        samples_per_class,
+        ..settings
+    };
     let result = run(&mut session, &spec(fitting)).unwrap();
-    println!("a batch of {fits} took {:.0} MiB", result.timing.peak_memory_mib);
+    println!(
+        "a batch of {fits} took {:.0} MiB",
+        result.timing.peak_memory_mib
+    );
 }

@@ -1,8 +1,10 @@
-//! The state hashes of every epoch trained by any attempt at a trial, to detect an attempt that deviates from an
-//! earlier one: an epoch after the last checkpoint is trained again and must have the same result (promise P6).
+//! The state hashes of every epoch trained by any attempt at a trial, to detect an attempt that
+//! deviates from an earlier one: an epoch after the last checkpoint is trained again and must have
+//! the same result (promise P6).
 //!
-//! One file per attempt beside the checkpoints, `chain.attempt-3`, one line per epoch. It is evidence, not state:
-//! nothing is synced, and a file that cannot be written or read only goes without comparison. Next: leader.rs.
+//! One file per attempt beside the checkpoints, `chain.attempt-3`, one line per epoch. It is
+//! evidence, not state: nothing is synced, and a file that cannot be written or read only goes
+//! without comparison. Next: leader.rs.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -22,40 +24,56 @@ pub struct History {
 }
 
 impl History {
-    /// Opens the history in the folder of a trial's checkpoints. `attempts` starts with the first attempt at the same
-    /// training and ends before the current one.
+    /// Opens the history in the folder of a trial's checkpoints. `attempts` starts with the first
+    /// attempt at the same training and ends before the current one.
     pub fn open(folder: &Path, attempts: Range<AttemptNo>) -> Self {
         let own = folder.join(format!("{STEM}{}", attempts.end));
-        let opened =
-            fs::create_dir_all(folder).and_then(|()| Ok((read_earlier(folder, attempts)?, File::create(own)?)));
+        let opened = fs::create_dir_all(folder)
+            .and_then(|()| Ok((read_earlier(folder, attempts)?, File::create(own)?)));
         match opened {
-            Ok((earlier, file)) => Self { earlier, file: Some(file) },
+            Ok((earlier, file)) => Self {
+                earlier,
+                file: Some(file),
+            },
             Err(error) => {
                 tracing::warn!(folder = %folder.display(), %error, "epochs are not compared with earlier attempts");
-                Self { earlier: BTreeMap::new(), file: None }
+                Self {
+                    earlier: BTreeMap::new(),
+                    file: None,
+                }
             }
         }
     }
 
-    /// Records an epoch (from 0). Returns false if an earlier attempt had a different state after it.
+    /// Records an epoch (from 0). Returns false if an earlier attempt had a different state after
+    /// it.
     pub fn note(&mut self, epoch: u32, state_hash: &str) -> bool {
-        let written =
-            self.file.as_mut().map_or(Ok(()), |file| file.write_all(format!("{epoch} {state_hash}\n").as_bytes()));
+        let written = self.file.as_mut().map_or(Ok(()), |file| {
+            file.write_all(format!("{epoch} {state_hash}\n").as_bytes())
+        });
         if let Err(error) = written {
             tracing::warn!(%error, "epochs are not noted any more");
             self.file = None;
         }
-        self.earlier.get(&epoch).is_none_or(|earlier| earlier == state_hash)
+        self.earlier
+            .get(&epoch)
+            .is_none_or(|earlier| earlier == state_hash)
     }
 }
 
-/// Reads the earlier attempts' hashes. If attempts disagree, the newest counts: training resumed from it.
+/// Reads the earlier attempts' hashes. If attempts disagree, the newest counts: training resumed
+/// from it.
 fn read_earlier(folder: &Path, earlier: Range<AttemptNo>) -> io::Result<BTreeMap<u32, String>> {
     let mut attempts = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if let Some(number) = name.strip_prefix(STEM).and_then(|number| number.parse::<u32>().ok())
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        if let Some(number) = name
+            .strip_prefix(STEM)
+            .and_then(|number| number.parse::<u32>().ok())
             && earlier.contains(&AttemptNo(number))
         {
             attempts.push((number, path));
@@ -89,7 +107,11 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("trial");
         let mut first = History::open(&folder, AttemptNo(1)..AttemptNo(1));
-        assert!([(0, A), (1, B), (2, A)].iter().all(|(epoch, hash)| first.note(*epoch, hash)));
+        assert!(
+            [(0, A), (1, B), (2, A)]
+                .iter()
+                .all(|(epoch, hash)| first.note(*epoch, hash))
+        );
         let mut second = History::open(&folder, AttemptNo(1)..AttemptNo(2));
         assert!(second.note(1, B));
         assert!(!second.note(2, B));
@@ -103,7 +125,11 @@ mod tests {
     #[test]
     fn damaged_lines_and_foreign_files_are_passed_over() {
         let place = tempfile::tempdir().unwrap();
-        fs::write(place.path().join("chain.attempt-1"), format!("0 {A}\n\u{fffd} x\n9999999999 {A}\n1 bbbb")).unwrap();
+        fs::write(
+            place.path().join("chain.attempt-1"),
+            format!("0 {A}\n\u{fffd} x\n9999999999 {A}\n1 bbbb"),
+        )
+        .unwrap();
         fs::write(place.path().join("chain.attempt-x"), "0 cccccccccccccccc\n").unwrap();
         let mut history = History::open(place.path(), AttemptNo(1)..AttemptNo(2));
         assert!(history.note(0, A) && history.note(1, B));

@@ -1,4 +1,5 @@
-//! Pixels gathered by a device equal those that the host makes, bit for bit; the CPU plays the device here.
+//! Pixels gathered by a device equal those that the host makes, bit for bit; the CPU plays the
+//! device here.
 //!
 //! On a GPU the same operations round the same way (no sum has more than two terms), which
 //! `on_a_gpu_pixels_are_the_same_bits` checks on a machine with a GPU.
@@ -37,30 +38,97 @@ fn digits() -> Arc<Dataset> {
 /// Every combination that a recipe could request, by name.
 fn cases() -> Vec<(&'static str, Arc<Dataset>, Settings)> {
     let photo = settings("folder:photographs", 40);
-    let busy = Settings { shift: 0.15, flip: true, erase: true, crop: Crop::Random, ..photo.clone() };
-    let mixed = Settings { cutmix: Some(CutMix { alpha: 1.0, probability: 0.9 }), ..busy.clone() };
+    let busy = Settings {
+        shift: 0.15,
+        flip: true,
+        erase: true,
+        crop: Crop::Random,
+        ..photo.clone()
+    };
+    let mixed = Settings {
+        cutmix: Some(CutMix {
+            alpha: 1.0,
+            probability: 0.9,
+        }),
+        ..busy.clone()
+    };
     vec![
         ("centre", photographs(), photo.clone()),
-        ("crop and flip", photographs(), Settings { flip: true, crop: Crop::Random, ..photo.clone() }),
-        ("shift", photographs(), Settings { shift: 0.2, ..photo.clone() }),
-        ("erase and flip", photographs(), Settings { erase: true, flip: true, ..photo.clone() }),
+        (
+            "crop and flip",
+            photographs(),
+            Settings {
+                flip: true,
+                crop: Crop::Random,
+                ..photo.clone()
+            },
+        ),
+        (
+            "shift",
+            photographs(),
+            Settings {
+                shift: 0.2,
+                ..photo.clone()
+            },
+        ),
+        (
+            "erase and flip",
+            photographs(),
+            Settings {
+                erase: true,
+                flip: true,
+                ..photo.clone()
+            },
+        ),
         ("everything", photographs(), busy.clone()),
         ("everything and CutMix", photographs(), mixed),
-        ("one channel", digits(), Settings { crop_size: Some(7), ..busy_digits() }),
-        ("held out", photographs(), Settings { holdout: Some(0.5), ..busy }),
+        (
+            "one channel",
+            digits(),
+            Settings {
+                crop_size: Some(7),
+                ..busy_digits()
+            },
+        ),
+        (
+            "held out",
+            photographs(),
+            Settings {
+                holdout: Some(0.5),
+                ..busy
+            },
+        ),
     ]
 }
 
 fn busy_digits() -> Settings {
-    Settings { shift: 0.15, flip: true, erase: true, crop: Crop::Random, ..settings("digits", 8) }
+    Settings {
+        shift: 0.15,
+        flip: true,
+        erase: true,
+        crop: Crop::Random,
+        ..settings("digits", 8)
+    }
 }
 
 fn options(form: Form) -> PrefetchOptions {
-    PrefetchOptions { epoch: 1, step: 0, num_epochs: 2, form, num_threads: 0, depth: 1 }
+    PrefetchOptions {
+        epoch: 1,
+        step: 0,
+        num_epochs: 2,
+        form,
+        num_threads: 0,
+        depth: 1,
+    }
 }
 
 /// Returns all training batches of an epoch in two shards each, and all evaluation images.
-fn everything(pipeline: &Arc<Pipeline>, form: Form, shape: ImageShape, device: Device) -> Vec<Tensor> {
+fn everything(
+    pipeline: &Arc<Pipeline>,
+    form: Form,
+    shape: ImageShape,
+    device: Device,
+) -> Vec<Tensor> {
     let images = Images::new(form, &ResidentSets::new(1.0), pipeline, shape, device);
     let mut prefetch = Prefetch::start(pipeline.clone(), options(form));
     let mut found = Vec::new();
@@ -78,8 +146,16 @@ fn assert_same(device: Device) {
         let pipeline = Arc::new(Pipeline::new(dataset, &settings, 3, false).unwrap());
         assert!(pipeline.can_look_up(), "{name}");
         for channels_last in [false, true] {
-            let shape = ImageShape { channels: pipeline.channels(), side: pipeline.side(), channels_last };
-            let layout = if channels_last { Layout::Nhwc } else { Layout::Nchw };
+            let shape = ImageShape {
+                channels: pipeline.channels(),
+                side: pipeline.side(),
+                channels_last,
+            };
+            let layout = if channels_last {
+                Layout::Nhwc
+            } else {
+                Layout::Nchw
+            };
             let expected = everything(&pipeline, Form::Pixels(layout), shape, Device::Cpu);
             for origin in [Origin::Split, Origin::Batch] {
                 let found = everything(&pipeline, Form::Lookup(origin), shape, device);
@@ -89,7 +165,10 @@ fn assert_same(device: Device) {
                     assert_eq!(found.stride(), expected.stride(), "{name}, {origin:?}");
                     let found = found.to_device(Device::Cpu);
                     let difference = (&found - expected).abs().max().double_value(&[]);
-                    assert!(found.equal(expected), "{name}, {origin:?}, tensor {number}: off by {difference}");
+                    assert!(
+                        found.equal(expected),
+                        "{name}, {origin:?}, tensor {number}: off by {difference}"
+                    );
                     assert_eq!(found.isfinite().all().int64_value(&[]), 1, "{name}");
                     assert_eq!(found.kind(), Kind::Float);
                 }
@@ -114,11 +193,21 @@ fn on_a_gpu_pixels_are_the_same_bits() {
 
 #[test]
 fn what_makes_new_bytes_stays_on_the_host() {
-    let resized = Settings { crop: Crop::RandomResized, ..settings("folder:photographs", 32) };
+    let resized = Settings {
+        crop: Crop::RandomResized,
+        ..settings("folder:photographs", 32)
+    };
     let pipeline = Pipeline::new(photographs(), &resized, 3, false).unwrap();
     assert!(!pipeline.can_look_up());
-    let shape = ImageShape { channels: 3, side: 32, channels_last: true };
-    assert_eq!(ResidentSets::new(1.0).form(&[0], &pipeline, shape), Form::Pixels(Layout::Nhwc));
+    let shape = ImageShape {
+        channels: 3,
+        side: 32,
+        channels_last: true,
+    };
+    assert_eq!(
+        ResidentSets::new(1.0).form(&[0], &pipeline, shape),
+        Form::Pixels(Layout::Nhwc)
+    );
 }
 
 #[test]
@@ -130,5 +219,9 @@ fn a_set_is_kept_until_another_one_comes() {
     let _hold = sets.get(Device::Cpu, &first);
     assert_eq!(address(&first), before);
     address(&second);
-    assert_ne!(address(&first), before, "the first one was given up for the second");
+    assert_ne!(
+        address(&first),
+        before,
+        "the first one was given up for the second"
+    );
 }

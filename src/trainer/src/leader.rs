@@ -1,7 +1,8 @@
-//! Rank 0's additional duties: progress, the record of each epoch, the hash chain, checkpoints and the final result.
+//! Rank 0's additional duties: progress, the record of each epoch, the hash chain, checkpoints and
+//! the final result.
 //!
-//! Nothing here changes the training. Hashes chain the bits of weights, momentum and moving statistics, so that equal
-//! chains mean bit-equal training (promise P6). Next: checkpoint.rs.
+//! Nothing here changes the training. Hashes chain the bits of weights, momentum and moving
+//! statistics, so that equal chains mean bit-equal training (promise P6). Next: checkpoint.rs.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,8 @@ use crate::writer::CheckpointWriter;
 pub struct Duties<'a> {
     pub writer: CheckpointWriter,
     pub history: History,
-    /// Minimum age of the last checkpoint when an epoch writes another: what a crash can cost in any case.
+    /// Minimum age of the last checkpoint when an epoch writes another: what a crash can cost in
+    /// any case.
     pub checkpoint_interval: Duration,
     pub report: &'a mut dyn FnMut(Progress),
     /// Longest time between progress reports while training steps run.
@@ -49,7 +51,8 @@ struct Snapshot {
     weights: Vec<f32>,
     momentum: Vec<f32>,
     statistics: Vec<f32>,
-    /// True on a GPU slot, where CPU cores are free while it waits; a slot of CPU threads has no spare ones.
+    /// True on a GPU slot, where CPU cores are free while it waits; a slot of CPU threads has no
+    /// spare ones.
     has_free_cores: bool,
 }
 
@@ -93,7 +96,11 @@ impl<'a> Leader<'a> {
             num_epochs: duties.num_epochs,
             steps_per_epoch: duties.steps_per_epoch,
             train_loss: last.map(|record| record.train_loss),
-            accuracy: header.epochs.iter().rev().find_map(|record| record.accuracy),
+            accuracy: header
+                .epochs
+                .iter()
+                .rev()
+                .find_map(|record| record.accuracy),
             ..Progress::default()
         };
         header.timing.resumed_from_epoch = header.position.epoch;
@@ -111,7 +118,8 @@ impl<'a> Leader<'a> {
         }
     }
 
-    /// Reports that everything is ready for the first step; `layout` is that of the replicas' flat buffers.
+    /// Reports that everything is ready for the first step; `layout` is that of the replicas' flat
+    /// buffers.
     pub fn begin(&mut self, layout: String) {
         self.header.layout = layout;
         let now = Instant::now();
@@ -153,18 +161,25 @@ impl<'a> Leader<'a> {
         evaluated: Duration,
     ) -> Result<(), TrialError> {
         let began = Instant::now();
-        self.rate.epoch_ended(began.checked_sub(evaluated).unwrap_or(began));
+        self.rate
+            .epoch_ended(began.checked_sub(evaluated).unwrap_or(began));
         let snapshot = Snapshot::of(replica);
         let header = &mut self.header;
         header.chain = snapshot.chain(&header.chain);
         let accuracy = evaluation.map(|evaluation| evaluation.accuracy);
         let state_hash = header.chain[..16].to_owned();
         let epoch = position.epoch - 1;
-        if !self.duties.history.note(epoch, &state_hash) && header.timing.departed_at_epoch.is_none() {
+        if !self.duties.history.note(epoch, &state_hash)
+            && header.timing.departed_at_epoch.is_none()
+        {
             tracing::warn!(trial = %header.trial, epoch, "departs from the attempt before: not resumed bit for bit");
             header.timing.departed_at_epoch = Some(epoch);
         }
-        header.epochs.push(EpochRecord { train_loss, accuracy, state_hash });
+        header.epochs.push(EpochRecord {
+            train_loss,
+            accuracy,
+            state_hash,
+        });
         if let Some(evaluation) = evaluation {
             header.last_balanced_accuracy = evaluation.balanced_accuracy;
             header.eval_loss = evaluation.loss;
@@ -207,23 +222,61 @@ impl<'a> Leader<'a> {
     }
 
     fn save(&mut self, snapshot: Snapshot, loss_sums: Vec<f64>) -> Result<(), TrialError> {
-        let Snapshot { weights, momentum, statistics, has_free_cores: _ } = snapshot;
-        let checkpoint = Checkpoint { header: self.header.clone(), weights, momentum, statistics, loss_sums };
+        let Snapshot {
+            weights,
+            momentum,
+            statistics,
+            has_free_cores: _,
+        } = snapshot;
+        let checkpoint = Checkpoint {
+            header: self.header.clone(),
+            weights,
+            momentum,
+            statistics,
+            loss_sums,
+        };
         self.duties.writer.write(checkpoint)
     }
 
-    /// Returns the result of a finished trial. Waits for the last checkpoint, so that nothing is written after it.
-    pub fn result(self, provenance: Provenance, peak_memory_mib: f64) -> Result<TrialResult, TrialError> {
+    /// Returns the result of a finished trial. Waits for the last checkpoint, so that nothing is
+    /// written after it.
+    pub fn result(
+        self,
+        provenance: Provenance,
+        peak_memory_mib: f64,
+    ) -> Result<TrialResult, TrialError> {
         self.duties.writer.finish()?;
-        let Header { epochs, mut timing, images, last_balanced_accuracy, eval_loss, .. } = self.header;
-        timing.images_per_s = if timing.train_s > 0.0 { images as f64 / timing.train_s } else { 0.0 };
+        let Header {
+            epochs,
+            mut timing,
+            images,
+            last_balanced_accuracy,
+            eval_loss,
+            ..
+        } = self.header;
+        timing.images_per_s = if timing.train_s > 0.0 {
+            images as f64 / timing.train_s
+        } else {
+            0.0
+        };
         timing.peak_memory_mib = peak_memory_mib;
-        let evaluated = || epochs.iter().enumerate().filter_map(|(epoch, record)| Some((epoch, record.accuracy?)));
-        let (_, last_accuracy) = evaluated().next_back().expect("the last epoch is evaluated");
+        let evaluated = || {
+            epochs
+                .iter()
+                .enumerate()
+                .filter_map(|(epoch, record)| Some((epoch, record.accuracy?)))
+        };
+        let (_, last_accuracy) = evaluated()
+            .next_back()
+            .expect("the last epoch is evaluated");
         // training may recover from a non-finite loss, but a result must not contain one
         if !eval_loss.is_finite() {
             let epoch = epochs.len() as u32 - 1;
-            return Err(TrialError::NonFinite { loss: "evaluation", epoch, value: eval_loss });
+            return Err(TrialError::NonFinite {
+                loss: "evaluation",
+                epoch,
+                value: eval_loss,
+            });
         }
         // the first of equals
         let best = evaluated().reduce(|best, other| if other.1 > best.1 { other } else { best });
@@ -252,7 +305,13 @@ mod tests {
         let numbers = |len: usize| (0..len).map(|number| number as f32).collect::<Vec<_>>();
         let chain = |has_free_cores| {
             let (weights, momentum, statistics) = (numbers(300_000), numbers(300_000), numbers(10));
-            Snapshot { weights, momentum, statistics, has_free_cores }.chain("before")
+            Snapshot {
+                weights,
+                momentum,
+                statistics,
+                has_free_cores,
+            }
+            .chain("before")
         };
         assert_eq!(chain(true), chain(false));
     }

@@ -1,7 +1,9 @@
-//! The trainer: models, losses, optimiser, loop, collectives and checkpoints. The only crate that links libtorch.
+//! The trainer: models, losses, optimiser, loop, collectives and checkpoints. The only crate that
+//! links libtorch.
 //!
-//! It trains one trial at a time on the devices of one slot and talks to its worker over stdin and stdout only.
-//! It never decides what to train, where, or whether to retry. Read main.rs, then train.rs, then nn/.
+//! It trains one trial at a time on the devices of one slot and talks to its worker over stdin and
+//! stdout only. It never decides what to train, where, or whether to retry. Read main.rs, then
+//! train.rs, then nn/.
 
 pub mod attempt;
 pub mod batches;

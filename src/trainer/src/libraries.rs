@@ -1,7 +1,8 @@
-//! Versions of the libraries that contain a GPU's kernels, for a trial's record: they determine bits and speed.
+//! Versions of the libraries that contain a GPU's kernels, for a trial's record: they determine
+//! bits and speed.
 //!
-//! Each library is queried once. One that does not report its version is left out, and the log gives the reason.
-//! libtorch's own version is recorded separately. Used by attempt.rs.
+//! Each library is queried once. One that does not report its version is left out, and the log
+//! gives the reason. libtorch's own version is recorded separately. Used by attempt.rs.
 
 use std::sync::OnceLock;
 
@@ -22,10 +23,18 @@ pub fn of_gpus(uses_nccl: bool) -> Vec<String> {
     static OF_ALL: OnceLock<Vec<String>> = OnceLock::new();
     static NCCL: OnceLock<Option<String>> = OnceLock::new();
     let cudnn = || cudnn_version().map_err(|error| error.to_string());
-    let of_all =
-        OF_ALL.get_or_init(|| [("CUDA", cuda_version()), ("cuDNN", cudnn())].into_iter().filter_map(named).collect());
+    let of_all = OF_ALL.get_or_init(|| {
+        [("CUDA", cuda_version()), ("cuDNN", cudnn())]
+            .into_iter()
+            .filter_map(named)
+            .collect()
+    });
     let nccl = || named(("NCCL", nccl_version().map_err(|error| error.to_string())));
-    let nccl = if uses_nccl { NCCL.get_or_init(nccl).clone() } else { None };
+    let nccl = if uses_nccl {
+        NCCL.get_or_init(nccl).clone()
+    } else {
+        None
+    };
     of_all.iter().cloned().chain(nccl).collect()
 }
 
@@ -67,12 +76,24 @@ mod tests {
 
     #[test]
     fn a_library_that_does_not_tell_is_left_out() {
-        assert_eq!(named(("NCCL", Ok("2.28.9".to_owned()))).as_deref(), Some("NCCL 2.28.9"));
+        assert_eq!(
+            named(("NCCL", Ok("2.28.9".to_owned()))).as_deref(),
+            Some("NCCL 2.28.9")
+        );
         assert_eq!(named(("NCCL", Err("it is not there".to_owned()))), None);
         let names = |uses_nccl| -> Vec<String> {
-            of_gpus(uses_nccl).iter().filter_map(|text| Some(text.split_once(' ')?.0.to_owned())).collect()
+            of_gpus(uses_nccl)
+                .iter()
+                .filter_map(|text| Some(text.split_once(' ')?.0.to_owned()))
+                .collect()
         };
-        assert!(!names(false).contains(&"NCCL".to_owned()), "a trial without it does not name it");
-        assert_eq!(names(true).contains(&"NCCL".to_owned()), nccl_version().is_ok());
+        assert!(
+            !names(false).contains(&"NCCL".to_owned()),
+            "a trial without it does not name it"
+        );
+        assert_eq!(
+            names(true).contains(&"NCCL".to_owned()),
+            nccl_version().is_ok()
+        );
     }
 }

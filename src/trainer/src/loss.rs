@@ -1,8 +1,9 @@
-//! The losses of docs/paper.md, section 1 as functions of a head's outputs, per sample, with their decision rules.
+//! The losses of docs/paper.md, section 1 as functions of a head's outputs, per sample, with their
+//! decision rules.
 //!
-//! Losses are sums over classes, never means; the caller takes the batch mean, because shards are weighted. This file
-//! has no parameters and draws nothing. Formulas: Barz & Denzler, WACV 2020, in the form of the authors' code. Next:
-//! head.rs, which computes the outputs.
+//! Losses are sums over classes, never means; the caller takes the batch mean, because shards are
+//! weighted. This file has no parameters and draws nothing. Formulas: Barz & Denzler, WACV 2020, in
+//! the form of the authors' code. Next: head.rs, which computes the outputs.
 
 use sweep::Settings;
 use sweep::settings::{Loss, Softmax};
@@ -11,8 +12,8 @@ use tch::{Device, Kind, Reduction, Tensor};
 /// Keras' clip of probabilities: below it a sample's gradient is zero.
 const KERAS_EPSILON: f64 = 1e-7;
 
-/// Similarities this close to the largest count as the nearest class (the authors' `nn_accuracy`): classes of a
-/// hierarchy can tie exactly.
+/// Similarities this close to the largest count as the nearest class (the authors' `nn_accuracy`):
+/// classes of a hierarchy can tie exactly.
 const TIE: f64 = 1e-6;
 
 /// Outputs of a head for a batch of features: f32, [batch, classes] each.
@@ -36,16 +37,31 @@ pub struct Criterion {
 }
 
 impl Criterion {
-    /// Creates a criterion. `embeddings`: row-major [classes, classes], used for `embedding: hierarchy`.
-    pub fn new(settings: &Settings, embeddings: Option<&[f32]>, num_classes: i64, device: Device) -> Self {
+    /// Creates a criterion. `embeddings`: row-major [classes, classes], used for `embedding:
+    /// hierarchy`.
+    pub fn new(
+        settings: &Settings,
+        embeddings: Option<&[f32]>,
+        num_classes: i64,
+        device: Device,
+    ) -> Self {
         let targets = match embeddings {
             None => Tensor::eye(num_classes, (Kind::Float, device)),
             Some(rows) => {
-                assert_eq!(rows.len() as i64, num_classes * num_classes, "one embedding per class");
-                Tensor::from_slice(rows).view([num_classes, num_classes]).to_device(device)
+                assert_eq!(
+                    rows.len() as i64,
+                    num_classes * num_classes,
+                    "one embedding per class"
+                );
+                Tensor::from_slice(rows)
+                    .view([num_classes, num_classes])
+                    .to_device(device)
             }
         };
-        let half_squares = targets.square().sum_dim_intlist([1i64].as_slice(), false, Kind::Float) / 2.0;
+        let half_squares = targets
+            .square()
+            .sum_dim_intlist([1i64].as_slice(), false, Kind::Float)
+            / 2.0;
         Self {
             loss: settings.loss,
             softmax: settings.softmax,
@@ -61,11 +77,9 @@ impl Criterion {
     pub fn per_sample(&self, outputs: &Outputs, labels: &Tensor) -> Tensor {
         match self.loss {
             Loss::Xent => self.cross_entropy(outputs.logits(), labels),
-            Loss::Mse => (outputs.embedding() - self.target(labels)).square().sum_dim_intlist(
-                [1i64].as_slice(),
-                false,
-                Kind::Float,
-            ),
+            Loss::Mse => (outputs.embedding() - self.target(labels))
+                .square()
+                .sum_dim_intlist([1i64].as_slice(), false, Kind::Float),
             Loss::Cos => self.cosine(outputs.embedding(), labels),
             Loss::CosXent | Loss::CosXentDirect => {
                 let cosine = self.cosine(outputs.embedding(), labels);
@@ -77,15 +91,20 @@ impl Criterion {
     /// Returns which samples are classified correctly, bool [batch].
     pub fn hits(&self, outputs: &Outputs, labels: &Tensor) -> Tensor {
         match self.loss {
-            Loss::Xent | Loss::CosXent | Loss::CosXentDirect => outputs.logits().argmax(1, false).eq_tensor(labels),
-            // nearest embedding in Euclidean distance; equals the argmax of z for one-hot embeddings
+            Loss::Xent | Loss::CosXent | Loss::CosXentDirect => {
+                outputs.logits().argmax(1, false).eq_tensor(labels)
+            }
+            // nearest embedding in Euclidean distance; equals the argmax of z for one-hot
+            // embeddings
             Loss::Mse => {
                 let scores = outputs.embedding().matmul(&self.targets.tr()) - &self.half_squares;
                 scores.argmax(1, false).eq_tensor(labels)
             }
             Loss::Cos if self.semantic => {
                 let similarities = outputs.embedding().matmul(&self.targets.tr());
-                let of_label = similarities.gather(1, &labels.unsqueeze(1), false).squeeze_dim(1);
+                let of_label = similarities
+                    .gather(1, &labels.unsqueeze(1), false)
+                    .squeeze_dim(1);
                 of_label.gt_tensor(&(similarities.amax([1i64].as_slice(), false) - TIE))
             }
             Loss::Cos => outputs.embedding().argmax(1, false).eq_tensor(labels),
@@ -111,7 +130,10 @@ impl Criterion {
     fn cross_entropy(&self, logits: &Tensor, labels: &Tensor) -> Tensor {
         let log_probabilities = match self.softmax {
             Softmax::LogSoftmax => logits.log_softmax(1, Kind::Float),
-            Softmax::KerasClip => logits.softmax(1, Kind::Float).clamp(KERAS_EPSILON, 1.0 - KERAS_EPSILON).log(),
+            Softmax::KerasClip => logits
+                .softmax(1, Kind::Float)
+                .clamp(KERAS_EPSILON, 1.0 - KERAS_EPSILON)
+                .log(),
         };
         let of_label = of_label(&log_probabilities, labels);
         if self.label_smoothing == 0.0 {
@@ -124,8 +146,9 @@ impl Criterion {
     }
 }
 
-/// Returns values[b, labels[b]], float [batch]. Uses the likelihood, whose gradient writes one element per row; the
-/// gradient of `gather` adds to its elements, for which CUDA's deterministic form must sort.
+/// Returns values[b, labels[b]], float [batch]. Uses the likelihood, whose gradient writes one
+/// element per row; the gradient of `gather` adds to its elements, for which CUDA's deterministic
+/// form must sort.
 fn of_label(values: &Tensor, labels: &Tensor) -> Tensor {
     const IGNORED: i64 = -100; // no label
     -values.g_nll_loss(labels, None::<Tensor>, Reduction::None, IGNORED)
@@ -133,10 +156,14 @@ fn of_label(values: &Tensor, labels: &Tensor) -> Tensor {
 
 impl Outputs {
     fn logits(&self) -> &Tensor {
-        self.logits.as_ref().expect("the head of this loss has logits")
+        self.logits
+            .as_ref()
+            .expect("the head of this loss has logits")
     }
 
     fn embedding(&self) -> &Tensor {
-        self.embedding.as_ref().expect("the head of this loss has an embedding")
+        self.embedding
+            .as_ref()
+            .expect("the head of this loss has an embedding")
     }
 }

@@ -1,7 +1,9 @@
-//! The command line of the trainer: `serve` for workers, `run` for people who debug one trial, `devices` for both.
+//! The command line of the trainer: `serve` for workers, `run` for people who debug one trial,
+//! `devices` for both.
 //!
-//! Only parses arguments and starts the commands; see serve.rs, run.rs and session.rs. Exit codes: 0 done, 1 bad input,
-//! 2 broken connection to the worker, 3 the trial failed, 4 a device is missing.
+//! Only parses arguments and starts the commands; see serve.rs, run.rs and session.rs. Exit codes:
+//! 0 done, 1 bad input, 2 broken connection to the worker, 3 the trial failed, 4 a device is
+//! missing.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -96,7 +98,8 @@ struct RunArgs {
     /// Keep checkpoints here and resume from them (default: none are kept)
     #[arg(long)]
     checkpoint_dir: Option<PathBuf>,
-    /// Write the trained weights here, under torchvision's names: a state dict (`.pth`, `.pt`), else safetensors
+    /// Write the trained weights here, under torchvision's names: a state dict (`.pth`, `.pt`),
+    /// else safetensors
     #[arg(long)]
     weights_out: Option<PathBuf>,
 }
@@ -108,7 +111,9 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         // a worker writes stderr to a log
         .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()),
+        )
         .init();
     match carry_out(Cli::parse().command) {
         Ok(code) => code,
@@ -125,7 +130,10 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(bench) => trainer::bench::run(&bench).map(|()| ExitCode::SUCCESS),
         Command::Devices => print_devices(),
         Command::Run { slot, run } => {
-            let options = SessionOptions { weights_out: run.weights_out, ..slot.session()? };
+            let options = SessionOptions {
+                weights_out: run.weights_out,
+                ..slot.session()?
+            };
             let run = RunOptions {
                 cache_dir: run.cache_dir.unwrap_or_else(|| run.data_dir.join("cache")),
                 data_dir: run.data_dir,
@@ -134,7 +142,11 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
             };
             run_file(&run, options)
         }
-        Command::Serve { slot, rehearse, rehearse_epoch_ms } => {
+        Command::Serve {
+            slot,
+            rehearse,
+            rehearse_epoch_ms,
+        } => {
             process::die_with_worker()?;
             let stdout = process::private_stdout()?;
             let options = slot.session()?;
@@ -144,7 +156,10 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
                 devices: options.devices.describe(usize::MAX),
             };
             let mut runner: Box<dyn Runner> = if rehearse {
-                Box::new(Rehearsal { epoch: Duration::from_millis(rehearse_epoch_ms), fault: options.fault })
+                Box::new(Rehearsal {
+                    epoch: Duration::from_millis(rehearse_epoch_ms),
+                    fault: options.fault,
+                })
             } else {
                 Box::new(Session::new(options))
             };
@@ -170,7 +185,9 @@ impl SlotArgs {
         );
         devices.limit_memory(self.memory_share)?;
         Ok(SessionOptions {
-            data_threads: self.data_threads.unwrap_or_else(|| devices.default_data_threads()),
+            data_threads: self
+                .data_threads
+                .unwrap_or_else(|| devices.default_data_threads()),
             devices,
             fault: Fault::from_environment()?,
             checkpoint_interval: Duration::from_secs_f64(self.checkpoint_interval),
@@ -186,7 +203,11 @@ impl SlotArgs {
 fn print_devices() -> anyhow::Result<ExitCode> {
     let mut lines = vec![
         format!("libtorch {}", shim::libtorch_version()),
-        format!("cpu: {}, {} threads", process::cpu_name(), process::num_cores()),
+        format!(
+            "cpu: {}, {} threads",
+            process::cpu_name(),
+            process::num_cores()
+        ),
     ];
     lines.extend((0..device::num_gpus()).map(nvml::describe));
     process::print(&lines.join("\n"))?;

@@ -1,9 +1,11 @@
-//! SGD with momentum on the flat buffers: weight decay, clipping and update in a handful of operations, or in one pass.
+//! SGD with momentum on the flat buffers: weight decay, clipping and update in a handful of
+//! operations, or in one pass.
 //!
-//! The order is the authors': L2 gradients are added, the global norm is clipped, then momentum is applied. Gradients
-//! must be those of the whole batch: this runs after the all-reduce. The host reads no value back. The learning rate, a
-//! function of the epoch (`sweep::settings::Schedule`), is kept on the device, so that an update can be recorded and
-//! replayed at another rate. Next: replica.rs.
+//! The order is the authors': L2 gradients are added, the global norm is clipped, then momentum is
+//! applied. Gradients must be those of the whole batch: this runs after the all-reduce. The host
+//! reads no value back. The learning rate, a function of the epoch (`sweep::settings::Schedule`),
+//! is kept on the device, so that an update can be recorded and replayed at another rate. Next:
+//! replica.rs.
 
 use sweep::Settings;
 use sweep::settings::{MomentumForm, WeightDecayOn};
@@ -20,8 +22,9 @@ pub struct Group {
     pub decay: Decay,
 }
 
-/// Parameters by the phase that trains them. Fine-tuning first trains the new fully connected layers alone. The head's
-/// batch normalisation is also new, but is trained with the backbone, as in the authors' code.
+/// Parameters by the phase that trains them. Fine-tuning first trains the new fully connected
+/// layers alone. The head's batch normalisation is also new, but is trained with the backbone, as
+/// in the authors' code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     Frozen,
@@ -40,7 +43,11 @@ pub enum Decay {
 impl Group {
     /// Returns a parameter's group. `classifier`: name of the model's last layer.
     pub fn of(note: &ParameterNote, settings: &Settings, classifier: &str) -> Self {
-        let under = |place: &str| note.name.strip_prefix(place).is_some_and(|rest| rest.starts_with('.'));
+        let under = |place: &str| {
+            note.name
+                .strip_prefix(place)
+                .is_some_and(|rest| rest.starts_with('.'))
+        };
         let is_norm = matches!(note.role, Role::NormWeight | Role::NormBias);
         let is_new = (under(classifier) || under(CLS_HEAD)) && !is_norm;
         let part = if is_new { Part::New } else { Part::Frozen };
@@ -64,14 +71,16 @@ pub struct Sgd {
     /// Implementation of the update; `OnePass` is for the CPU only.
     pub way: Way,
     learning_rate: f64,
-    /// Factor of gradients or momentum: -`learning_rate` in Keras' form, `learning_rate` in PyTorch's.
+    /// Factor of gradients or momentum: -`learning_rate` in Keras' form, `learning_rate` in
+    /// PyTorch's.
     step_size: Tensor,
 }
 
 #[derive(Debug)]
 struct Coefficient {
     value: f64,
-    /// Copy on the device: `addcmul_` takes tensors only, and uploading one per step would wait for it.
+    /// Copy on the device: `addcmul_` takes tensors only, and uploading one per step would wait for
+    /// it.
     tensor: Tensor,
 }
 
@@ -87,7 +96,10 @@ pub enum Way {
 impl Sgd {
     pub fn new(settings: &Settings, device: Device) -> Self {
         let coefficient = |value: f64| {
-            (value != 0.0).then(|| Coefficient { value, tensor: Tensor::full([], value, (Kind::Float, device)) })
+            (value != 0.0).then(|| Coefficient {
+                value,
+                tensor: Tensor::full([], value, (Kind::Float, device)),
+            })
         };
         Self {
             momentum: settings.momentum,
@@ -96,7 +108,11 @@ impl Sgd {
             clip_norm: settings.clip_norm,
             weight_decay: coefficient(settings.weight_decay),
             cls_head_decay: coefficient(settings.cls_head_decay),
-            way: if device.is_cuda() { Way::Operations } else { Way::OnePass },
+            way: if device.is_cuda() {
+                Way::Operations
+            } else {
+                Way::OnePass
+            },
             learning_rate: 0.0,
             step_size: Tensor::zeros([], (Kind::Float, device)),
         }
@@ -106,7 +122,11 @@ impl Sgd {
     pub fn set_learning_rate(&mut self, learning_rate: f64) {
         if learning_rate != self.learning_rate {
             self.learning_rate = learning_rate;
-            let sign = if self.form == MomentumForm::Keras { -1.0 } else { 1.0 };
+            let sign = if self.form == MomentumForm::Keras {
+                -1.0
+            } else {
+                1.0
+            };
             let _ = self.step_size.fill_(sign * learning_rate);
         }
     }
@@ -132,7 +152,8 @@ impl Sgd {
                 continue;
             }
             if let Some(decay) = self.decay(segment.group.decay).filter(|_| decays_first) {
-                let _ = gradients.addcmul_(&storage.weights.narrow(0, start, length), &decay.tensor);
+                let _ =
+                    gradients.addcmul_(&storage.weights.narrow(0, start, length), &decay.tensor);
             }
         }
         if let Some(limit) = self.clip_norm {
@@ -147,7 +168,12 @@ impl Sgd {
         }
     }
 
-    fn update_in_one_pass(&self, storage: &mut Storage<Group>, new_layers_only: bool, decays: bool) {
+    fn update_in_one_pass(
+        &self,
+        storage: &mut Storage<Group>,
+        new_layers_only: bool,
+        decays: bool,
+    ) {
         for Segment { range, group } in storage.layout.segments.clone() {
             let frozen = new_layers_only && group.part == Part::Frozen;
             let decay = self.decay(group.decay).filter(|_| decays && !frozen);
@@ -164,7 +190,12 @@ impl Sgd {
     }
 
     fn update(&self, storage: &mut Storage<Group>) {
-        let Storage { weights, gradients, momentum, .. } = storage;
+        let Storage {
+            weights,
+            gradients,
+            momentum,
+            ..
+        } = storage;
         let _ = momentum.g_mul_scalar_(self.momentum);
         match self.form {
             // v = m v - lr g; w += v, or with Nesterov w += m v - lr g
@@ -192,7 +223,8 @@ impl Sgd {
     }
 }
 
-/// Scales g by limit / |g| if |g| exceeds the limit. The norm is accumulated in f64: f32 loses digits on long tensors.
+/// Scales g by limit / |g| if |g| exceeds the limit. The norm is accumulated in f64: f32 loses
+/// digits on long tensors.
 fn clip(gradients: &mut Tensor, limit: f64) {
     let norm = gradients.norm_scalaropt_dtype(2, Kind::Double);
     let scale = (norm.reciprocal() * limit).clamp_max(1.0);

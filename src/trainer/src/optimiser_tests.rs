@@ -1,6 +1,7 @@
 //! The update rules against hand-computed steps, and the grouping of parameters.
 //!
-//! The network is six parameters of one element each, so that all expected weights fit on a line. Next: optimiser.rs.
+//! The network is six parameters of one element each, so that all expected weights fit on a line.
+//! Next: optimiser.rs.
 
 use sweep::Settings;
 use sweep::settings::{MomentumForm, WeightDecayOn};
@@ -16,8 +17,8 @@ fn settings() -> Settings {
     settings
 }
 
-/// One element each: backbone kernel, batch-norm weight, last layer's kernel and bias, kernel and batch-norm weight of
-/// the head on top.
+/// One element each: backbone kernel, batch-norm weight, last layer's kernel and bias, kernel and
+/// batch-norm weight of the head on top.
 const NAMES: [(&str, Role); 6] = [
     ("conv1.weight", Role::ConvKernel),
     ("bn1.weight", Role::NormWeight),
@@ -34,44 +35,80 @@ struct Fixture {
 
 impl Fixture {
     fn new(settings: &Settings) -> Self {
-        let options = Options { init: settings.init, batch_norm_eps: 1e-3 };
+        let options = Options {
+            init: settings.init,
+            batch_norm_eps: 1e-3,
+        };
         let builder = Builder::new(options);
         for (name, role) in NAMES {
             builder.parameter(name, &[1, 1], role, Fill::Ones);
         }
         let inventory = builder.inventory();
-        let format = Format { bf16: false, channels_last: false };
+        let format = Format {
+            bf16: false,
+            channels_last: false,
+        };
         let layout = Layout::new(&inventory, format, |note| Group::of(note, settings, "fc"));
         let storage = Storage::new(&inventory, layout, 0, Device::Cpu).unwrap();
         Self { storage, inventory }
     }
 
     /// Makes one step with the same gradient everywhere and returns the new weights.
-    fn step(&mut self, settings: &Settings, gradient: f64, learning_rate: f64, new_layers_only: bool) -> Vec<f64> {
+    fn step(
+        &mut self,
+        settings: &Settings,
+        gradient: f64,
+        learning_rate: f64,
+        new_layers_only: bool,
+    ) -> Vec<f64> {
         let _ = self.storage.gradients.zero_();
         for index in 0..NAMES.len() {
-            let _ = self.storage.gradient(&self.inventory, index).fill_(gradient);
+            let _ = self
+                .storage
+                .gradient(&self.inventory, index)
+                .fill_(gradient);
         }
         let mut optimiser = Sgd::new(settings, Device::Cpu);
         optimiser.set_learning_rate(learning_rate);
         optimiser.step(&mut self.storage, new_layers_only);
-        (0..NAMES.len()).map(|index| self.storage.master(&self.inventory, index).double_value(&[0, 0])).collect()
+        (0..NAMES.len())
+            .map(|index| {
+                self.storage
+                    .master(&self.inventory, index)
+                    .double_value(&[0, 0])
+            })
+            .collect()
     }
 }
 
 fn assert_close(found: &[f64], expected: &[f64]) {
-    let close = found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-6);
-    assert!(found.len() == expected.len() && close, "{found:?} instead of {expected:?}");
+    let close = found
+        .iter()
+        .zip(expected)
+        .all(|(found, expected)| (found - expected).abs() < 1e-6);
+    assert!(
+        found.len() == expected.len() && close,
+        "{found:?} instead of {expected:?}"
+    );
 }
 
 #[test]
 fn keras_and_torch_momentum_differ_when_the_learning_rate_changes() {
-    let keras = Settings { momentum_form: MomentumForm::Keras, ..settings() };
+    let keras = Settings {
+        momentum_form: MomentumForm::Keras,
+        ..settings()
+    };
     let mut fixture = Fixture::new(&keras);
     // v = -0.1 * 2; then v = 0.9 v - 0.01 * 2
     assert_close(&fixture.step(&keras, 2.0, 0.1, false)[..1], &[0.8]);
-    assert_close(&fixture.step(&keras, 2.0, 0.01, false)[..1], &[0.8 - 0.18 - 0.02]);
-    let torch = Settings { momentum_form: MomentumForm::Torch, ..settings() };
+    assert_close(
+        &fixture.step(&keras, 2.0, 0.01, false)[..1],
+        &[0.8 - 0.18 - 0.02],
+    );
+    let torch = Settings {
+        momentum_form: MomentumForm::Torch,
+        ..settings()
+    };
     let mut fixture = Fixture::new(&torch);
     // v = 2; then v = 3.8
     assert_close(&fixture.step(&torch, 2.0, 0.1, false)[..1], &[0.8]);
@@ -81,19 +118,42 @@ fn keras_and_torch_momentum_differ_when_the_learning_rate_changes() {
 #[test]
 fn nesterov_looks_ahead() {
     for form in [MomentumForm::Keras, MomentumForm::Torch] {
-        let settings = Settings { nesterov: true, momentum_form: form, ..settings() };
+        let settings = Settings {
+            nesterov: true,
+            momentum_form: form,
+            ..settings()
+        };
         // first step: lr (g + m g)
-        assert_close(&Fixture::new(&settings).step(&settings, 2.0, 0.1, false)[..1], &[1.0 - 0.1 * 2.0 * 1.9]);
+        assert_close(
+            &Fixture::new(&settings).step(&settings, 2.0, 0.1, false)[..1],
+            &[1.0 - 0.1 * 2.0 * 1.9],
+        );
     }
 }
 
 #[test]
 fn decay_is_in_gradient_form_and_goes_where_it_should() {
-    let settings = Settings { weight_decay: 0.1, cls_head_decay: 0.5, ..settings() };
-    let kernels = Settings { weight_decay_on: WeightDecayOn::Kernels, ..settings.clone() };
-    let all = Settings { weight_decay_on: WeightDecayOn::All, ..settings };
-    assert_close(&Fixture::new(&kernels).step(&kernels, 0.0, 1.0, false), &[0.9, 1.0, 0.9, 1.0, 0.5, 1.0]);
-    assert_close(&Fixture::new(&all).step(&all, 0.0, 1.0, false), &[0.9, 0.9, 0.9, 0.9, 0.5, 0.9]);
+    let settings = Settings {
+        weight_decay: 0.1,
+        cls_head_decay: 0.5,
+        ..settings()
+    };
+    let kernels = Settings {
+        weight_decay_on: WeightDecayOn::Kernels,
+        ..settings.clone()
+    };
+    let all = Settings {
+        weight_decay_on: WeightDecayOn::All,
+        ..settings
+    };
+    assert_close(
+        &Fixture::new(&kernels).step(&kernels, 0.0, 1.0, false),
+        &[0.9, 1.0, 0.9, 1.0, 0.5, 1.0],
+    );
+    assert_close(
+        &Fixture::new(&all).step(&all, 0.0, 1.0, false),
+        &[0.9, 0.9, 0.9, 0.9, 0.5, 0.9],
+    );
 }
 
 #[test]
@@ -106,48 +166,90 @@ fn the_global_norm_is_clipped_after_decay() {
         ..settings()
     };
     // gradient 3 + 1 * 1 = 4 in each of six elements: norm 4 sqrt 6, scaled down to one each
-    assert_close(&Fixture::new(&settings).step(&settings, 3.0, 0.1, false), &[0.9; 6]);
+    assert_close(
+        &Fixture::new(&settings).step(&settings, 3.0, 0.1, false),
+        &[0.9; 6],
+    );
     // below the limit nothing changes; a zero gradient stays zero
-    let loose = Settings { clip_norm: Some(100.0), weight_decay: 0.0, cls_head_decay: 0.0, ..settings };
-    assert_close(&Fixture::new(&loose).step(&loose, 3.0, 0.1, false), &[0.7; 6]);
-    assert_close(&Fixture::new(&loose).step(&loose, 0.0, 0.1, false), &[1.0; 6]);
+    let loose = Settings {
+        clip_norm: Some(100.0),
+        weight_decay: 0.0,
+        cls_head_decay: 0.0,
+        ..settings
+    };
+    assert_close(
+        &Fixture::new(&loose).step(&loose, 3.0, 0.1, false),
+        &[0.7; 6],
+    );
+    assert_close(
+        &Fixture::new(&loose).step(&loose, 0.0, 0.1, false),
+        &[1.0; 6],
+    );
 }
 
 #[test]
 fn the_first_phase_of_fine_tuning_moves_new_fully_connected_layers_alone() {
-    let settings = Settings { weight_decay: 0.1, ..settings() };
+    let settings = Settings {
+        weight_decay: 0.1,
+        ..settings()
+    };
     let mut fixture = Fixture::new(&settings);
     let after = fixture.step(&settings, 1.0, 0.1, true);
     assert_close(&[after[0], after[1], after[5]], &[1.0; 3]);
     assert!(after[2..5].iter().all(|&weight| weight < 1.0));
-    assert_eq!(fixture.storage.momentum.sum(Kind::Double).double_value(&[]).signum(), -1.0);
+    assert_eq!(
+        fixture
+            .storage
+            .momentum
+            .sum(Kind::Double)
+            .double_value(&[])
+            .signum(),
+        -1.0
+    );
 }
 
 /// Returns weights, momentum and the bf16 copy after three steps on gradients of all sizes.
 fn trained(settings: &Settings, way: Way, new_layers_only: bool) -> Vec<Vec<f32>> {
-    let builder = Builder::new(Options { init: settings.init, batch_norm_eps: 1e-3 });
-    // longer than a block of the one pass and than one thread's part; odd, so that vectors have remainders
+    let builder = Builder::new(Options {
+        init: settings.init,
+        batch_norm_eps: 1e-3,
+    });
+    // longer than a block of the one pass and than one thread's part; odd, so that vectors have
+    // remainders
     for ((name, role), length) in NAMES.into_iter().zip([30_011, 63, 9_001, 7, 129, 65]) {
         builder.parameter(name, &[length, 1], role, Fill::Normal { std: 0.5 });
     }
     let inventory = builder.inventory();
-    let layout =
-        Layout::new(&inventory, Format { bf16: true, channels_last: false }, |note| Group::of(note, settings, "fc"));
+    let layout = Layout::new(
+        &inventory,
+        Format {
+            bf16: true,
+            channels_last: false,
+        },
+        |note| Group::of(note, settings, "fc"),
+    );
     let mut storage = Storage::new(&inventory, layout, 3, Device::Cpu).unwrap();
     let mut optimiser = Sgd::new(settings, Device::Cpu);
     optimiser.way = way;
     for step in 1..4 {
         let _ = storage.gradients.zero_();
         for (index, note) in inventory.parameters.iter().enumerate() {
-            let numbers = Tensor::arange(note.shape[0], (Kind::Float, Device::Cpu)) * 0.37 * f64::from(step);
-            let gradient = (&numbers.sin() * (&numbers * 0.01).cos().exp2() * 3.0).view(note.shape.as_slice());
+            let numbers =
+                Tensor::arange(note.shape[0], (Kind::Float, Device::Cpu)) * 0.37 * f64::from(step);
+            let gradient =
+                (&numbers.sin() * (&numbers * 0.01).cos().exp2() * 3.0).view(note.shape.as_slice());
             storage.gradient(&inventory, index).copy_(&gradient);
         }
         optimiser.set_learning_rate(0.1 / f64::from(step));
         optimiser.step(&mut storage, new_layers_only);
     }
-    let working = storage.parameters[0].to_kind(Kind::Float).view([-1]).detach();
-    [&storage.weights, &storage.momentum, &working].map(|values| Vec::try_from(values).unwrap()).to_vec()
+    let working = storage.parameters[0]
+        .to_kind(Kind::Float)
+        .view([-1])
+        .detach();
+    [&storage.weights, &storage.momentum, &working]
+        .map(|values| Vec::try_from(values).unwrap())
+        .to_vec()
 }
 
 #[test]
@@ -155,7 +257,11 @@ fn one_pass_makes_the_bits_of_the_operations() {
     for number in 0..32 {
         let on = |bit: usize| number >> bit & 1 == 1;
         let settings = Settings {
-            momentum_form: if on(0) { MomentumForm::Keras } else { MomentumForm::Torch },
+            momentum_form: if on(0) {
+                MomentumForm::Keras
+            } else {
+                MomentumForm::Torch
+            },
             nesterov: on(1),
             weight_decay: if on(2) { 5e-3 } else { 0.0 },
             cls_head_decay: 1e-2,
@@ -164,9 +270,18 @@ fn one_pass_makes_the_bits_of_the_operations() {
         };
         let of = |way: Way| trained(&settings, way, on(4));
         let (one_pass, operations) = (of(Way::OnePass), of(Way::Operations));
-        for (name, (found, expected)) in ["weights", "momentum", "copy"].iter().zip(one_pass.iter().zip(&operations)) {
-            let same = found.iter().zip(expected).all(|(found, expected)| found.to_bits() == expected.to_bits());
-            assert!(same && found.len() == expected.len(), "{name} with {settings:?}");
+        for (name, (found, expected)) in ["weights", "momentum", "copy"]
+            .iter()
+            .zip(one_pass.iter().zip(&operations))
+        {
+            let same = found
+                .iter()
+                .zip(expected)
+                .all(|(found, expected)| found.to_bits() == expected.to_bits());
+            assert!(
+                same && found.len() == expected.len(),
+                "{name} with {settings:?}"
+            );
         }
     }
 }

@@ -1,9 +1,11 @@
-//! Number format and memory layout of the convolutions: what `precision:` sets, and what `auto` resolves to.
+//! Number format and memory layout of the convolutions: what `precision:` sets, and what `auto`
+//! resolves to.
 //!
-//! `auto` is a table over model, image side and instruction sets, not a measurement at run time: a trial rerun on the
-//! same kind of machine must give the same bits. `make bench ARGS=precision` measures the values for a machine. The
-//! choice is recorded in the result and kept in the checkpoints. Heads, losses, batch normalisation and the optimiser
-//! are always f32. Next: nn/storage.rs.
+//! `auto` is a table over model, image side and instruction sets, not a measurement at run time: a
+//! trial rerun on the same kind of machine must give the same bits. `make bench ARGS=precision`
+//! measures the values for a machine. The choice is recorded in the result and kept in the
+//! checkpoints. Heads, losses, batch normalisation and the optimiser are always f32. Next:
+//! nn/storage.rs.
 
 use sweep::Settings;
 use sweep::settings::{Model, Precision};
@@ -12,8 +14,8 @@ use tch::Device;
 use crate::hardware::Hardware;
 use crate::nn::Format;
 
-/// Returns the smallest image side from which bf16 is faster than f32. Changing a number changes trials' bits: raise
-/// `sweep::trial::TRAINING_VERSION` with it.
+/// Returns the smallest image side from which bf16 is faster than f32. Changing a number changes
+/// trials' bits: raise `sweep::trial::TRAINING_VERSION` with it.
 fn bf16_from(hardware: Hardware, narrow: bool) -> usize {
     match (hardware, narrow) {
         (Hardware::Plain, _) => usize::MAX,
@@ -27,7 +29,12 @@ fn bf16_from(hardware: Hardware, narrow: bool) -> usize {
 }
 
 pub fn choose(settings: &Settings, side: usize, device: Device) -> Format {
-    rule(settings.precision, settings.model, side, Hardware::of(device))
+    rule(
+        settings.precision,
+        settings.model,
+        side,
+        Hardware::of(device),
+    )
 }
 
 fn rule(precision: Precision, model: Model, side: usize, hardware: Hardware) -> Format {
@@ -36,8 +43,12 @@ fn rule(precision: Precision, model: Model, side: usize, hardware: Hardware) -> 
         Precision::Bf16 => true,
         Precision::Auto => side >= bf16_from(hardware, is_narrow(model)),
     };
-    // fused normalisation and our own products need it, and with them it is the fastest layout everywhere
-    Format { bf16, channels_last: true }
+    // fused normalisation and our own products need it, and with them it is the fastest layout
+    // everywhere
+    Format {
+        bf16,
+        channels_last: true,
+    }
 }
 
 /// Returns true for the networks for small images, with 16 to 128 channels.
@@ -61,14 +72,23 @@ fn is_narrow(model: Model) -> bool {
 /// Name of a format in results and checkpoints.
 pub fn name(format: Format) -> String {
     let number = if format.bf16 { "bf16" } else { "f32" };
-    let layout = if format.channels_last { ", channels last" } else { "" };
+    let layout = if format.channels_last {
+        ", channels last"
+    } else {
+        ""
+    };
     format!("{number}{layout}")
 }
 
 /// Parses a format's name; the inverse of `name`.
 pub fn parse(text: &str) -> Option<Format> {
     let formats = [(false, false), (false, true), (true, false), (true, true)];
-    let mut formats = formats.map(|(bf16, channels_last)| Format { bf16, channels_last }).into_iter();
+    let mut formats = formats
+        .map(|(bf16, channels_last)| Format {
+            bf16,
+            channels_last,
+        })
+        .into_iter();
     formats.find(|&format| name(format) == text)
 }
 
@@ -87,15 +107,50 @@ mod tests {
     #[test]
     fn auto_follows_the_hardware_and_an_order_is_an_order() {
         let auto = |model, side, hardware| name(rule(Precision::Auto, model, side, hardware));
-        assert_eq!(auto(Model::Resnet8, 8, Hardware::VectorBf16), "f32, channels last");
-        assert_eq!(auto(Model::Resnet8, 8, Hardware::TileBf16), "bf16, channels last");
-        assert_eq!(auto(Model::Resnet20, 32, Hardware::VectorBf16), "bf16, channels last");
-        assert_eq!(auto(Model::Resnet20, 32, Hardware::TileBf16), "bf16, channels last");
-        assert_eq!(auto(Model::Resnet18, 64, Hardware::TileBf16), "bf16, channels last");
-        assert_eq!(auto(Model::Resnet18, 64, Hardware::Plain), "f32, channels last");
-        assert_eq!(auto(Model::Resnet50, 224, Hardware::Plain), "f32, channels last");
-        assert_eq!(auto(Model::Resnet8, 8, Hardware::Gpu), "bf16, channels last");
-        assert_eq!(name(rule(Precision::F32, Model::Resnet50, 224, Hardware::TileBf16)), "f32, channels last");
-        assert_eq!(name(rule(Precision::Bf16, Model::Resnet8, 8, Hardware::Plain)), "bf16, channels last");
+        assert_eq!(
+            auto(Model::Resnet8, 8, Hardware::VectorBf16),
+            "f32, channels last"
+        );
+        assert_eq!(
+            auto(Model::Resnet8, 8, Hardware::TileBf16),
+            "bf16, channels last"
+        );
+        assert_eq!(
+            auto(Model::Resnet20, 32, Hardware::VectorBf16),
+            "bf16, channels last"
+        );
+        assert_eq!(
+            auto(Model::Resnet20, 32, Hardware::TileBf16),
+            "bf16, channels last"
+        );
+        assert_eq!(
+            auto(Model::Resnet18, 64, Hardware::TileBf16),
+            "bf16, channels last"
+        );
+        assert_eq!(
+            auto(Model::Resnet18, 64, Hardware::Plain),
+            "f32, channels last"
+        );
+        assert_eq!(
+            auto(Model::Resnet50, 224, Hardware::Plain),
+            "f32, channels last"
+        );
+        assert_eq!(
+            auto(Model::Resnet8, 8, Hardware::Gpu),
+            "bf16, channels last"
+        );
+        assert_eq!(
+            name(rule(
+                Precision::F32,
+                Model::Resnet50,
+                224,
+                Hardware::TileBf16
+            )),
+            "f32, channels last"
+        );
+        assert_eq!(
+            name(rule(Precision::Bf16, Model::Resnet8, 8, Hardware::Plain)),
+            "bf16, channels last"
+        );
     }
 }

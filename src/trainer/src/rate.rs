@@ -1,5 +1,5 @@
-//! Images per second for display: over whole steps and whole epochs of an attempt, so that neither the moment of
-//! a report nor an evaluation in between changes it.
+//! Images per second for display: over whole steps and whole epochs of an attempt, so that neither
+//! the moment of a report nor an evaluation in between changes it.
 
 use std::time::{Duration, Instant};
 
@@ -15,14 +15,22 @@ pub struct Rate {
     /// Time that the previous epochs added to the measurement.
     carried: Duration,
     carried_images: u64,
-    /// False during an attempt's first step, which also allocates memory and starts threads, and is not measured.
+    /// False during an attempt's first step, which also allocates memory and starts threads, and is
+    /// not measured.
     is_warm: bool,
     per_s: f64,
 }
 
 impl Rate {
     pub fn new(now: Instant) -> Self {
-        Self { began: now, images: 0, carried: Duration::ZERO, carried_images: 0, is_warm: false, per_s: 0.0 }
+        Self {
+            began: now,
+            images: 0,
+            carried: Duration::ZERO,
+            carried_images: 0,
+            is_warm: false,
+            per_s: 0.0,
+        }
     }
 
     /// Returns the rate, or 0 before the first measurement.
@@ -77,7 +85,8 @@ impl Rate {
 mod tests {
     use super::*;
 
-    /// Steps of 16 images in 250 ms and evaluations of 1.3 s: 64 images per second, at every moment.
+    /// Steps of 16 images in 250 ms and evaluations of 1.3 s: 64 images per second, at every
+    /// moment.
     #[test]
     fn evaluations_and_the_first_step_do_not_change_it() {
         let start = Instant::now();
@@ -90,13 +99,21 @@ mod tests {
             for _ in 0..3 {
                 now += Duration::from_millis(250);
                 rate.step_made(16, now);
-                assert!((rate.per_s() - 64.0).abs() < 1e-9, "{} images/s", rate.per_s());
+                assert!(
+                    (rate.per_s() - 64.0).abs() < 1e-9,
+                    "{} images/s",
+                    rate.per_s()
+                );
             }
             rate.epoch_ended(now);
             now += Duration::from_millis(1_300);
             rate.epoch_began(now);
         }
-        assert!((rate.per_s() - 64.0).abs() < 1e-9, "{} images/s", rate.per_s());
+        assert!(
+            (rate.per_s() - 64.0).abs() < 1e-9,
+            "{} images/s",
+            rate.per_s()
+        );
     }
 
     /// Epochs of two steps of 20 ms are measured together.
@@ -114,7 +131,11 @@ mod tests {
             now += Duration::from_millis(500);
             rate.epoch_began(now);
             if epoch >= 10 {
-                assert!((rate.per_s() - 1000.0).abs() < 1e-6, "epoch {epoch}: {} images/s", rate.per_s());
+                assert!(
+                    (rate.per_s() - 1000.0).abs() < 1e-6,
+                    "epoch {epoch}: {} images/s",
+                    rate.per_s()
+                );
             }
         }
     }

@@ -1,14 +1,16 @@
-//! Training steps recorded once and replayed as a whole, for networks whose kernels end sooner than the host can
-//! queue them one by one.
+//! Training steps recorded once and replayed as a whole, for networks whose kernels end sooner than
+//! the host can queue them one by one.
 //!
-//! A step is two recordings: forward and backward pass, then the update. The sum over replicas between them is never
-//! recorded. Recordings read their batch from fixed tensors, into which every step copies its own. Values that the host
-//! computes within a step are frozen in a recording, so whatever changes from step to step (learning rate, weight
-//! of the moving statistics) is kept on the device; steps for which that is impossible are queued as usual.
+//! A step is two recordings: forward and backward pass, then the update. The sum over replicas
+//! between them is never recorded. Recordings read their batch from fixed tensors, into which every
+//! step copies its own. Values that the host computes within a step are frozen in a recording, so
+//! whatever changes from step to step (learning rate, weight of the moving statistics) is kept on
+//! the device; steps for which that is impossible are queued as usual.
 //!
-//! The rule: after `WARM_UP` steps, `WATCHED` steps are timed. If the device finishes at most a quarter later than the
-//! host has queued everything, the host is the slower side, and the next step is recorded. A failed recording loses
-//! nothing else: its step, and all later ones, are queued. Both ways give the same bits. Next: cuda/graph.rs.
+//! The rule: after `WARM_UP` steps, `WATCHED` steps are timed. If the device finishes at most a
+//! quarter later than the host has queued everything, the host is the slower side, and the next
+//! step is recorded. A failed recording loses nothing else: its step, and all later ones, are
+//! queued. Both ways give the same bits. Next: cuda/graph.rs.
 
 use std::ffi::c_void;
 use std::time::{Duration, Instant};
@@ -18,14 +20,15 @@ use tch::Tensor;
 use crate::error::TrialError;
 use crate::replica::{Replica, Shard, StepOptions};
 
-/// Steps before the first timed one, in which kernels are selected, libraries load and the allocator sees every size.
+/// Steps before the first timed one, in which kernels are selected, libraries load and the
+/// allocator sees every size.
 const WARM_UP: u32 = 3;
 const WATCHED: u32 = 3;
 
 /// A recorder of the work that a thread queues on its device.
 pub trait Recorder {
-    /// Records the work that `body` queues, without running it. The recording shares its memory with `with`, and is
-    /// replayed only after it.
+    /// Records the work that `body` queues, without running it. The recording shares its memory
+    /// with `with`, and is replayed only after it.
     fn record(
         &self,
         with: Option<&dyn Recording>,
@@ -35,7 +38,8 @@ pub trait Recorder {
 }
 
 pub trait Recording {
-    /// Queues the recorded work. `body` is for test recorders, which call it with the frozen values.
+    /// Queues the recorded work. `body` is for test recorders, which call it with the frozen
+    /// values.
     fn replay(&mut self, body: Body) -> Result<(), TrialError>;
 
     /// Handle for recorders of the same kind.
@@ -88,12 +92,16 @@ struct Shape {
 }
 
 impl Shape {
-    /// Returns a step's shape, or `None` for steps that are always queued: CutMix weights labels by a host's number,
-    /// the first phase of fine-tuning is short, and a single image may have no statistics.
+    /// Returns a step's shape, or `None` for steps that are always queued: CutMix weights labels by
+    /// a host's number, the first phase of fine-tuning is short, and a single image may have no
+    /// statistics.
     fn of(shard: &Shard, options: StepOptions) -> Option<Self> {
         let shard_len = shard.len();
         let recordable = shard.mixed.is_none() && !options.new_layers_only && shard_len > 1;
-        recordable.then_some(Self { shard_len, batch_len: shard.batch_len })
+        recordable.then_some(Self {
+            shard_len,
+            batch_len: shard.batch_len,
+        })
     }
 }
 
@@ -136,12 +144,25 @@ impl Decision {
             Policy::Shared => Some("replicas share a device"),
         };
         let verdict = reason.map(|reason| Verdict::Queued(reason.to_owned()));
-        Self { policy, shape: None, made: 0, queueing: Duration::ZERO, total: Duration::ZERO, verdict }
+        Self {
+            policy,
+            shape: None,
+            made: 0,
+            queueing: Duration::ZERO,
+            total: Duration::ZERO,
+            verdict,
+        }
     }
 
     fn next(&mut self, shape: Option<Shape>) -> Next {
-        let Some(shape) = shape else { return Next::Queue };
-        if self.verdict.is_none() && self.shape.is_none_or(|known| shape.shard_len > known.shard_len) {
+        let Some(shape) = shape else {
+            return Next::Queue;
+        };
+        if self.verdict.is_none()
+            && self
+                .shape
+                .is_none_or(|known| shape.shard_len > known.shard_len)
+        {
             (self.shape, self.made) = (Some(shape), 0);
             (self.queueing, self.total) = (Duration::ZERO, Duration::ZERO);
         }
@@ -154,7 +175,11 @@ impl Decision {
             None => {}
         }
         self.made += 1;
-        let watched = if self.policy == Policy::Auto { WATCHED } else { 0 };
+        let watched = if self.policy == Policy::Auto {
+            WATCHED
+        } else {
+            0
+        };
         if self.made <= WARM_UP {
             Next::Queue
         } else if self.made <= WARM_UP + watched {
@@ -174,7 +199,8 @@ impl Decision {
         self.total += total;
     }
 
-    /// Returns the milliseconds per step until it was queued and until the device finished; none before the verdict.
+    /// Returns the milliseconds per step until it was queued and until the device finished; none
+    /// before the verdict.
     fn watched_step_ms(&self) -> Option<(f64, f64)> {
         let ms = |time: Duration| time.as_secs_f64() * 1e3 / f64::from(WATCHED);
         let settled = self.verdict.is_some() && !self.total.is_zero();
@@ -203,7 +229,11 @@ struct Recorded {
 
 impl Steps {
     pub fn new(recorder: Box<dyn Recorder>, policy: Policy) -> Self {
-        Self { recorder, decision: Decision::new(policy), recorded: None }
+        Self {
+            recorder,
+            decision: Decision::new(policy),
+            recorded: None,
+        }
     }
 
     /// Describes how steps were made, for the trial's record.
@@ -220,7 +250,12 @@ impl Steps {
         self.decision.watched_step_ms()
     }
 
-    pub fn step(&mut self, replica: &mut Replica, shard: &Shard, options: StepOptions) -> Result<(), TrialError> {
+    pub fn step(
+        &mut self,
+        replica: &mut Replica,
+        shard: &Shard,
+        options: StepOptions,
+    ) -> Result<(), TrialError> {
         match self.decision.next(Shape::of(shard, options)) {
             Next::Queue => return replica.queue_step(shard, options),
             Next::Watch => return self.watch(replica, shard, options),
@@ -241,7 +276,12 @@ impl Steps {
         self.replay(replica, shard, options)
     }
 
-    fn watch(&mut self, replica: &mut Replica, shard: &Shard, options: StepOptions) -> Result<(), TrialError> {
+    fn watch(
+        &mut self,
+        replica: &mut Replica,
+        shard: &Shard,
+        options: StepOptions,
+    ) -> Result<(), TrialError> {
         // reading a value waits for the device
         replica.loss_sum()?;
         let began = Instant::now();
@@ -252,19 +292,44 @@ impl Steps {
         Ok(())
     }
 
-    fn record(&self, replica: &mut Replica, shard: &Shard, options: StepOptions) -> Result<Recorded, TrialError> {
-        let frozen = Frozen { options, batch_len: shard.batch_len };
+    fn record(
+        &self,
+        replica: &mut Replica,
+        shard: &Shard,
+        options: StepOptions,
+    ) -> Result<Recorded, TrialError> {
+        let frozen = Frozen {
+            options,
+            batch_len: shard.batch_len,
+        };
         let (images, labels) = (shard.images.empty_like(), shard.labels.empty_like());
-        let passes = self.recorder.record(None, frozen, &mut |frozen| passes(replica, &images, &labels, frozen))?;
+        let passes = self.recorder.record(None, frozen, &mut |frozen| {
+            passes(replica, &images, &labels, frozen)
+        })?;
         let update = self.recorder.record(Some(&*passes), frozen, &mut |_| {
             replica.update();
             Ok(())
         })?;
-        Ok(Recorded { images, labels, passes, update })
+        Ok(Recorded {
+            images,
+            labels,
+            passes,
+            update,
+        })
     }
 
-    fn replay(&mut self, replica: &mut Replica, shard: &Shard, options: StepOptions) -> Result<(), TrialError> {
-        let Recorded { images, labels, passes: recording, update } = self.recorded.as_mut().expect("recorded before");
+    fn replay(
+        &mut self,
+        replica: &mut Replica,
+        shard: &Shard,
+        options: StepOptions,
+    ) -> Result<(), TrialError> {
+        let Recorded {
+            images,
+            labels,
+            passes: recording,
+            update,
+        } = self.recorded.as_mut().expect("recorded before");
         tch::no_grad(|| {
             images.copy_(&shard.images);
             labels.copy_(&shard.labels);
@@ -279,24 +344,48 @@ impl Steps {
     }
 }
 
-fn passes(replica: &mut Replica, images: &Tensor, labels: &Tensor, frozen: Frozen) -> Result<(), TrialError> {
+fn passes(
+    replica: &mut Replica,
+    images: &Tensor,
+    labels: &Tensor,
+    frozen: Frozen,
+) -> Result<(), TrialError> {
     let (images, labels) = (images.shallow_clone(), labels.shallow_clone());
-    replica.passes(&Shard { images, labels, mixed: None, batch_len: frozen.batch_len }, frozen.options)
+    replica.passes(
+        &Shard {
+            images,
+            labels,
+            mixed: None,
+            batch_len: frozen.batch_len,
+        },
+        frozen.options,
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FULL: Option<Shape> = Some(Shape { shard_len: 8, batch_len: 8 });
-    const PARTIAL: Option<Shape> = Some(Shape { shard_len: 3, batch_len: 3 });
+    const FULL: Option<Shape> = Some(Shape {
+        shard_len: 8,
+        batch_len: 8,
+    });
+    const PARTIAL: Option<Shape> = Some(Shape {
+        shard_len: 3,
+        batch_len: 3,
+    });
 
     fn ms(value: u64) -> Duration {
         Duration::from_millis(value)
     }
 
     /// Makes steps of a shape until the decision is neither to queue nor to watch, at most twenty.
-    fn decide(decision: &mut Decision, shape: Option<Shape>, queueing: Duration, total: Duration) -> (u32, Next) {
+    fn decide(
+        decision: &mut Decision,
+        shape: Option<Shape>,
+        queueing: Duration,
+        total: Duration,
+    ) -> (u32, Next) {
         for step in 1..=20 {
             match decision.next(shape) {
                 Next::Watch => decision.watched(queueing, total),
@@ -309,7 +398,14 @@ mod tests {
 
     #[test]
     fn the_slower_side_decides() {
-        let verdict = |queueing, total| decide(&mut Decision::new(Policy::Auto), FULL, ms(queueing), ms(total));
+        let verdict = |queueing, total| {
+            decide(
+                &mut Decision::new(Policy::Auto),
+                FULL,
+                ms(queueing),
+                ms(total),
+            )
+        };
         assert_eq!(verdict(4, 4), (7, Next::Record));
         assert_eq!(verdict(4, 5), (7, Next::Record));
         assert_eq!(verdict(4, 6), (7, Next::Queue));
@@ -324,7 +420,10 @@ mod tests {
 
     #[test]
     fn policies_do_not_look() {
-        assert_eq!(decide(&mut Decision::new(Policy::Always), FULL, ms(1), ms(99)), (4, Next::Record));
+        assert_eq!(
+            decide(&mut Decision::new(Policy::Always), FULL, ms(1), ms(99)),
+            (4, Next::Record)
+        );
         assert_eq!(Decision::new(Policy::Never).next(FULL), Next::Queue);
     }
 
@@ -339,6 +438,12 @@ mod tests {
         assert_eq!(decision.next(PARTIAL), Next::Queue);
         assert_eq!(decision.next(None), Next::Queue);
         // a larger one afterwards is not recorded
-        assert_eq!(decision.next(Some(Shape { shard_len: 9, batch_len: 9 })), Next::Queue);
+        assert_eq!(
+            decision.next(Some(Shape {
+                shard_len: 9,
+                batch_len: 9
+            })),
+            Next::Queue
+        );
     }
 }

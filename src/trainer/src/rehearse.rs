@@ -1,7 +1,9 @@
-//! A trainer that replies without training: to measure the cost of dispatch, and for injected faults without libtorch.
+//! A trainer that replies without training: to measure the cost of dispatch, and for injected
+//! faults without libtorch.
 //!
-//! `serve --rehearse` replies to every run with a made-up result that depends on the trial's id alone, epoch by
-//! epoch, taking a given time for each. It leaves no checkpoint: a stopped rehearsal starts over. Next: serve.rs.
+//! `serve --rehearse` replies to every run with a made-up result that depends on the trial's id
+//! alone, epoch by epoch, taking a given time for each. It leaves no checkpoint: a stopped
+//! rehearsal starts over. Next: serve.rs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,8 +50,16 @@ impl Runner for Rehearsal {
             });
             // without a pause there is nothing to watch
             if !self.epoch.is_zero() {
-                let progress = Progress { epoch: epoch + 1, num_epochs, ..Progress::default() };
-                report(Progress { step: u64::from(epoch) + 1, steps_per_epoch: 1, ..progress });
+                let progress = Progress {
+                    epoch: epoch + 1,
+                    num_epochs,
+                    ..Progress::default()
+                };
+                report(Progress {
+                    step: u64::from(epoch) + 1,
+                    steps_per_epoch: 1,
+                    ..progress
+                });
             }
         }
         Ok(Outcome::Finished(Box::new(result(epochs))))
@@ -58,7 +68,9 @@ impl Runner for Rehearsal {
 
 fn result(epochs: Vec<EpochRecord>) -> TrialResult {
     let accuracy = |record: &EpochRecord| record.accuracy.unwrap_or(0.0);
-    let best_epoch = (0..epochs.len()).rev().max_by(|&a, &b| accuracy(&epochs[a]).total_cmp(&accuracy(&epochs[b])));
+    let best_epoch = (0..epochs.len())
+        .rev()
+        .max_by(|&a, &b| accuracy(&epochs[a]).total_cmp(&accuracy(&epochs[b])));
     let best_epoch = best_epoch.unwrap_or(0);
     let last_accuracy = epochs.last().map_or(0.0, accuracy);
     TrialResult {

@@ -1,9 +1,10 @@
 //! One device's copy of the model, and one training step on it.
 //!
-//! A step is: forward, loss, backward, sum of gradients over replicas, update. The host reads nothing back within it;
-//! the loss is summed on the device and read once an epoch. Each loss is divided by the size of the whole
-//! batch, so that the sum of the replicas' gradients is the whole batch's, however uneven the shards. On a GPU what
-//! changes from step to step lies on the device, so that steps can be recorded. Next: recorded.rs, train.rs.
+//! A step is: forward, loss, backward, sum of gradients over replicas, update. The host reads
+//! nothing back within it; the loss is summed on the device and read once an epoch. Each loss is
+//! divided by the size of the whole batch, so that the sum of the replicas' gradients is the whole
+//! batch's, however uneven the shards. On a GPU what changes from step to step lies on the device,
+//! so that steps can be recorded. Next: recorded.rs, train.rs.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,14 +22,15 @@ use crate::head::Head;
 use crate::loss::{Criterion, Outputs};
 use crate::models;
 use crate::nn::{
-    Builder, Format, Inventory, Layout, Mode, Network, Options, OwnOperations, Pass, StatisticsReduction, Storage,
-    has_products,
+    Builder, Format, Inventory, Layout, Mode, Network, Options, OwnOperations, Pass,
+    StatisticsReduction, Storage, has_products,
 };
 use crate::optimiser::{Group, Sgd, Way};
 use crate::recorded::{Policy, Recorder, Steps};
 use crate::shim::Event;
 
-/// Busy part of a wait: longer than a step worth recording, because such waits time the steps (recorded.rs).
+/// Busy part of a wait: longer than a step worth recording, because such waits time the steps
+/// (recorded.rs).
 const AWAKE: Duration = Duration::from_millis(5);
 
 /// Everything that the replicas of a trial are built from.
@@ -72,7 +74,8 @@ pub struct StepOptions {
     pub learning_rate: f64,
     /// Batches already in the moving statistics, over all epochs and attempts.
     pub steps_made: u64,
-    /// The first phase of fine-tuning: new fully connected layers learn, everything else stays as it is.
+    /// The first phase of fine-tuning: new fully connected layers learn, everything else stays as
+    /// it is.
     pub new_layers_only: bool,
 }
 
@@ -101,16 +104,31 @@ pub struct Replica {
 }
 
 impl Replica {
-    pub fn new(blueprint: &Blueprint, collective: Arc<dyn Collective>, device: Device) -> Result<Self, TrialError> {
+    pub fn new(
+        blueprint: &Blueprint,
+        collective: Arc<dyn Collective>,
+        device: Device,
+    ) -> Result<Self, TrialError> {
         let settings = blueprint.settings;
-        let builder = Builder::new(Options { init: settings.init, batch_norm_eps: settings.batch_norm_eps });
+        let builder = Builder::new(Options {
+            init: settings.init,
+            batch_norm_eps: settings.batch_norm_eps,
+        });
         let network = models::build(settings.model, &builder, blueprint.channels as i64);
         let classifier = models::classifier_name(settings.model);
         let num_classes = blueprint.num_classes as i64;
-        let head = Head::new(settings, &builder, classifier, network.num_features, num_classes);
+        let head = Head::new(
+            settings,
+            &builder,
+            classifier,
+            network.num_features,
+            num_classes,
+        );
         let criterion = Criterion::new(settings, blueprint.embeddings, num_classes, device);
         let inventory = builder.inventory();
-        let layout = Layout::new(&inventory, blueprint.format, |note| Group::of(note, settings, classifier));
+        let layout = Layout::new(&inventory, blueprint.format, |note| {
+            Group::of(note, settings, classifier)
+        });
         let storage = Storage::new(&inventory, layout, blueprint.seed, device)?;
         let shared = collective.size() > 1 && settings.batch_norm == BatchNorm::Synchronised;
         let replica = Self {
@@ -132,11 +150,16 @@ impl Replica {
             deadline: blueprint.deadline,
             loss_sum: Tensor::zeros([], (Kind::Double, device)),
         };
-        Ok(if device.is_cuda() { replica.with_momentum_on_device() } else { replica })
+        Ok(if device.is_cuda() {
+            replica.with_momentum_on_device()
+        } else {
+            replica
+        })
     }
 
-    /// Updates moving statistics by a separate operation whose weight is a tensor. It rounds differently from
-    /// libtorch's batch normalisation, so a trial must not switch between the two: a GPU always uses this one.
+    /// Updates moving statistics by a separate operation whose weight is a tensor. It rounds
+    /// differently from libtorch's batch normalisation, so a trial must not switch between the two:
+    /// a GPU always uses this one.
     fn with_momentum_on_device(mut self) -> Self {
         if self.synchronised.is_none() && self.momentum_on_device.is_none() {
             self.storage.set_batch_statistics_apart(&self.inventory);
@@ -151,12 +174,17 @@ impl Replica {
         if self.synchronised.is_some() {
             return self;
         }
-        Self { steps: Some(Steps::new(recorder, policy)), ..self.with_momentum_on_device() }
+        Self {
+            steps: Some(Steps::new(recorder, policy)),
+            ..self.with_momentum_on_device()
+        }
     }
 
     /// Describes how steps were made, for the trial's record.
     pub fn execution(&self) -> String {
-        self.steps.as_ref().map_or_else(|| "queued".to_owned(), Steps::describe)
+        self.steps
+            .as_ref()
+            .map_or_else(|| "queued".to_owned(), Steps::describe)
     }
 
     /// See `Timing::watched_step_ms`.
@@ -166,15 +194,27 @@ impl Replica {
 
     /// Lists the operations that are not libtorch's, for the trial's record.
     pub fn kernels(&self) -> String {
-        let Format { bf16, channels_last } = self.format;
+        let Format {
+            bf16,
+            channels_last,
+        } = self.format;
         let fused_norm = self.own_operations.fused_norm
             && channels_last
             && self.synchronised.is_none()
             && cuda::fused_norm_available(self.device);
-        let products = self.own_operations.products && channels_last && has_products(bf16, Hardware::of(self.device));
+        let products = self.own_operations.products
+            && channels_last
+            && has_products(bf16, Hardware::of(self.device));
         let own = [(fused_norm, "fused-norm"), (products, "products")];
-        let own: Vec<&str> = own.into_iter().filter_map(|(is_used, name)| is_used.then_some(name)).collect();
-        if own.is_empty() { "libtorch".to_owned() } else { own.join("+") }
+        let own: Vec<&str> = own
+            .into_iter()
+            .filter_map(|(is_used, name)| is_used.then_some(name))
+            .collect();
+        if own.is_empty() {
+            "libtorch".to_owned()
+        } else {
+            own.join("+")
+        }
     }
 
     /// Selects which operations use our own kernels instead of libtorch's: to measure their gain.
@@ -182,12 +222,14 @@ impl Replica {
         self.own_operations = own_operations;
     }
 
-    /// Selects another implementation of the update, with the same bits: to measure the gain of the usual one.
+    /// Selects another implementation of the update, with the same bits: to measure the gain of the
+    /// usual one.
     pub fn update_by(&mut self, way: Way) {
         self.optimiser.way = way;
     }
 
-    /// Returns this replica's images of a batch: `batch / size` each, the last rank also takes the remainder (Keras).
+    /// Returns this replica's images of a batch: `batch / size` each, the last rank also takes the
+    /// remainder (Keras).
     pub fn shard(&self, batch_len: usize) -> Range<usize> {
         shard(batch_len, self.collective.rank(), self.collective.size())
     }
@@ -211,7 +253,9 @@ impl Replica {
 
     /// Waits, after work was queued, until the device is not far behind.
     pub fn keep_close(&self, run_ahead: &mut RunAhead<Event>) -> Result<(), TrialError> {
-        let Device::Cuda(index) = self.device else { return Ok(()) };
+        let Device::Cuda(index) = self.device else {
+            return Ok(());
+        };
         let mark = Event::record(index)?;
         run_ahead.queued(mark, &*self.collective, self.deadline)
     }
@@ -226,7 +270,8 @@ impl Replica {
         } else {
             self.sum_over_replicas(shard)?;
         }
-        self.optimiser.step(&mut self.storage, options.new_layers_only);
+        self.optimiser
+            .step(&mut self.storage, options.new_layers_only);
         Ok(())
     }
 
@@ -234,7 +279,11 @@ impl Replica {
     pub fn prepare(&mut self, options: StepOptions) {
         self.optimiser.set_learning_rate(options.learning_rate);
         let momentum = self.batch_norm.momentum(options.steps_made);
-        if let Some((known, tensor)) = self.momentum_on_device.as_mut().filter(|(known, _)| *known != momentum) {
+        if let Some((known, tensor)) = self
+            .momentum_on_device
+            .as_mut()
+            .filter(|(known, _)| *known != momentum)
+        {
             *known = momentum;
             let _ = tensor.fill_(momentum);
         }
@@ -243,7 +292,8 @@ impl Replica {
     /// Runs forward and backward pass; afterwards `storage.gradients` holds this replica's part.
     pub fn passes(&mut self, shard: &Shard, options: StepOptions) -> Result<(), TrialError> {
         self.storage.forget_gradients()?;
-        // An empty shard adds nothing, but with synchronised statistics the other replicas wait for its zero sums.
+        // An empty shard adds nothing, but with synchronised statistics the other replicas wait for
+        // its zero sums.
         if !shard.is_empty() || self.synchronised.is_some() {
             if let Some(statistics) = &mut self.synchronised {
                 statistics.set_batch_len(shard.batch_len);
@@ -258,7 +308,8 @@ impl Replica {
         Ok(())
     }
 
-    /// Leaves the failed group and drops recordings, which hold memory of their own. For `rehearse_passes`.
+    /// Leaves the failed group and drops recordings, which hold memory of their own. For
+    /// `rehearse_passes`.
     pub fn retire(&mut self) {
         self.collective = Arc::new(Solo::default());
         if self.synchronised.is_some() {
@@ -268,9 +319,14 @@ impl Replica {
         self.steps = None;
     }
 
-    /// Runs forward and backward pass on N zero images to measure their memory. Corrupts the replica's
-    /// trained state.
-    pub fn rehearse_passes(&mut self, images: usize, channels: usize, side: usize) -> Result<(), TrialError> {
+    /// Runs forward and backward pass on N zero images to measure their memory. Corrupts the
+    /// replica's trained state.
+    pub fn rehearse_passes(
+        &mut self,
+        images: usize,
+        channels: usize,
+        side: usize,
+    ) -> Result<(), TrialError> {
         let size = [images as i64, side as i64, side as i64, channels as i64];
         let shard = Shard {
             images: Tensor::zeros(size, (Kind::Float, self.device)).permute([0, 3, 1, 2]),
@@ -278,7 +334,14 @@ impl Replica {
             mixed: None,
             batch_len: images,
         };
-        self.passes(&shard, StepOptions { learning_rate: 0.0, steps_made: 0, new_layers_only: false })?;
+        self.passes(
+            &shard,
+            StepOptions {
+                learning_rate: 0.0,
+                steps_made: 0,
+                new_layers_only: false,
+            },
+        )?;
         self.loss_sum().map(drop)
     }
 
@@ -306,8 +369,11 @@ impl Replica {
     fn losses(&self, shard: &Shard, options: StepOptions) -> Tensor {
         let momentum = self.batch_norm.momentum(options.steps_made);
         let outputs = if options.new_layers_only {
-            // like layers frozen in Keras (2.2): normalised with batch statistics, which are not stored
-            let frozen = self.pass(Mode::Train { batch_norm_momentum: 0.0 });
+            // like layers frozen in Keras (2.2): normalised with batch statistics, which are not
+            // stored
+            let frozen = self.pass(Mode::Train {
+                batch_norm_momentum: 0.0,
+            });
             let features = tch::no_grad(|| self.network.forward(&shard.images, &frozen));
             self.head.forward(&features, &frozen)
         } else {
@@ -317,19 +383,28 @@ impl Replica {
                     // the statistics of this batch alone, then their part in the moving ones
                     let pass = Pass {
                         buffers: &self.storage.batch_statistics.buffers,
-                        ..self.pass(Mode::Train { batch_norm_momentum: 1.0 })
+                        ..self.pass(Mode::Train {
+                            batch_norm_momentum: 1.0,
+                        })
                     };
                     let outputs = self.outputs(&shard.images, &pass);
                     self.storage.take_in_batch_statistics(momentum);
                     outputs
                 }
-                _ => self.outputs(&shard.images, &self.pass(Mode::Train { batch_norm_momentum: momentum })),
+                _ => self.outputs(
+                    &shard.images,
+                    &self.pass(Mode::Train {
+                        batch_norm_momentum: momentum,
+                    }),
+                ),
             }
         };
         let losses = self.criterion.per_sample(&outputs, &shard.labels);
         match &shard.mixed {
             None => losses,
-            Some((partners, own)) => losses * *own + self.criterion.per_sample(&outputs, partners) * (1.0 - own),
+            Some((partners, own)) => {
+                losses * *own + self.criterion.per_sample(&outputs, partners) * (1.0 - own)
+            }
         }
     }
 
@@ -337,7 +412,10 @@ impl Replica {
     pub fn evaluate(&self, images: &Tensor, labels: &Tensor) -> (Tensor, Tensor) {
         let _guard = tch::no_grad_guard();
         let outputs = self.outputs(images, &self.pass(Mode::Evaluate));
-        (self.criterion.per_sample(&outputs, labels), self.criterion.hits(&outputs, labels))
+        (
+            self.criterion.per_sample(&outputs, labels),
+            self.criterion.hits(&outputs, labels),
+        )
     }
 
     fn outputs(&self, images: &Tensor, pass: &Pass) -> Outputs {
@@ -349,13 +427,16 @@ impl Replica {
             parameters: &self.storage.parameters,
             buffers: &self.storage.buffers,
             mode,
-            synchronised: self.synchronised.as_ref().map(|statistics| statistics as &dyn StatisticsReduction),
+            synchronised: self
+                .synchronised
+                .as_ref()
+                .map(|statistics| statistics as &dyn StatisticsReduction),
             own_operations: self.own_operations,
         }
     }
 
-    /// Returns a failed pass as the group's failure if the group has one, else as libtorch's. Does not wait for the
-    /// device, which a step that is being recorded must not do.
+    /// Returns a failed pass as the group's failure if the group has one, else as libtorch's. Does
+    /// not wait for the device, which a step that is being recorded must not do.
     fn check<T>(&self, result: Result<T, tch::TchError>) -> Result<T, TrialError> {
         result.or_else(|error| {
             self.collective.check()?;
@@ -363,13 +444,21 @@ impl Replica {
         })
     }
 
-    /// Blocks until the device has finished its queued work, its deadline passes or the group fails. Call it
-    /// before the host reads a value: the read itself would wait for ever.
+    /// Blocks until the device has finished its queued work, its deadline passes or the group
+    /// fails. Call it before the host reads a value: the read itself would wait for ever.
     pub fn wait(&self) -> Result<(), TrialError> {
         self.collective.wait()?;
-        let Device::Cuda(index) = self.device else { return Ok(()) };
+        let Device::Cuda(index) = self.device else {
+            return Ok(());
+        };
         let mark = Event::record(index)?;
-        cuda::wait_for(&mark, "the end of what was queued", &*self.collective, self.deadline, AWAKE)
+        cuda::wait_for(
+            &mark,
+            "the end of what was queued",
+            &*self.collective,
+            self.deadline,
+            AWAKE,
+        )
     }
 
     /// Returns this replica's loss sum of the epoch so far. Waits for the device.
@@ -386,7 +475,11 @@ impl Replica {
 /// See `Replica::shard`.
 pub fn shard(batch_len: usize, rank: usize, size: usize) -> Range<usize> {
     let step = batch_len / size;
-    let end = if rank + 1 == size { batch_len } else { (rank + 1) * step };
+    let end = if rank + 1 == size {
+        batch_len
+    } else {
+        (rank + 1) * step
+    };
     rank * step..end
 }
 
@@ -394,14 +487,18 @@ pub fn shard(batch_len: usize, rank: usize, size: usize) -> Range<usize> {
 #[derive(Clone, Copy, Debug)]
 struct MovingAverage {
     momentum: f64,
-    /// Keras removes the bias of a moving average that starts at zero: after t batches the weight of the newest is
-    /// m / (1 - (1 - m)^t), so that the first batch counts fully and the start value not at all, even from a file.
+    /// Keras removes the bias of a moving average that starts at zero: after t batches the weight
+    /// of the newest is m / (1 - (1 - m)^t), so that the first batch counts fully and the start
+    /// value not at all, even from a file.
     debiased: bool,
 }
 
 impl MovingAverage {
     fn of(settings: &Settings) -> Self {
-        Self { momentum: settings.batch_norm_momentum, debiased: settings.init == Init::Keras }
+        Self {
+            momentum: settings.batch_norm_momentum,
+            debiased: settings.init == Init::Keras,
+        }
     }
 
     fn momentum(self, steps_made: u64) -> f64 {
@@ -419,14 +516,23 @@ mod tests {
 
     #[test]
     fn shards_follow_keras_and_cover_the_batch() {
-        assert_eq!((0..4).map(|rank| shard(10, rank, 4)).collect::<Vec<_>>(), [0..2, 2..4, 4..6, 6..10]);
-        assert_eq!((0..4).map(|rank| shard(3, rank, 4)).collect::<Vec<_>>(), [0..0, 0..0, 0..0, 0..3]);
+        assert_eq!(
+            (0..4).map(|rank| shard(10, rank, 4)).collect::<Vec<_>>(),
+            [0..2, 2..4, 4..6, 6..10]
+        );
+        assert_eq!(
+            (0..4).map(|rank| shard(3, rank, 4)).collect::<Vec<_>>(),
+            [0..0, 0..0, 0..0, 0..3]
+        );
         assert_eq!(shard(7, 0, 1), 0..7);
     }
 
     #[test]
     fn the_debiased_average_is_the_mean_weighted_by_age() {
-        let average = MovingAverage { momentum: 0.01, debiased: true };
+        let average = MovingAverage {
+            momentum: 0.01,
+            debiased: true,
+        };
         let values = [3.0, -1.0, 4.0, 1.5];
         let mut moving = 99.0;
         let (mut weighted, mut weights) = (0.0, 0.0);
@@ -435,6 +541,10 @@ mod tests {
             weighted = weighted * 0.99 + value * 0.01;
             weights = weights * 0.99 + 0.01;
         }
-        assert!((moving - weighted / weights).abs() < 1e-9, "{moving} {}", weighted / weights);
+        assert!(
+            (moving - weighted / weights).abs() < 1e-9,
+            "{moving} {}",
+            weighted / weights
+        );
     }
 }

@@ -1,6 +1,8 @@
-//! One trial from a file, for debugging: no coordinator, no worker, progress as text, the result as JSON.
+//! One trial from a file, for debugging: no coordinator, no worker, progress as text, the result as
+//! JSON.
 //!
-//! The file holds a `TrialSpec` in JSON. stdout gets only the result; stderr shows progress. Next: session.rs.
+//! The file holds a `TrialSpec` in JSON. stdout gets only the result; stderr shows progress. Next:
+//! session.rs.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,8 +31,10 @@ const TRIAL_FAILED: u8 = 3;
 
 pub fn run_file(options: &RunOptions, session: SessionOptions) -> anyhow::Result<ExitCode> {
     let file = options.file.display();
-    let text = std::fs::read_to_string(&options.file).with_context(|| format!("cannot read {file}"))?;
-    let spec: TrialSpec = serde_json::from_str(&text).with_context(|| format!("{file} is no trial specification"))?;
+    let text =
+        std::fs::read_to_string(&options.file).with_context(|| format!("cannot read {file}"))?;
+    let spec: TrialSpec =
+        serde_json::from_str(&text).with_context(|| format!("{file} is no trial specification"))?;
     let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
     let request = RunRequest {
         trial: spec.id(),
@@ -40,10 +44,20 @@ pub fn run_file(options: &RunOptions, session: SessionOptions) -> anyhow::Result
         data_dir: options.data_dir.clone(),
         allowed_paths: None,
         cache_dir: options.cache_dir.clone(),
-        checkpoint_dir: options.checkpoint_dir.clone().unwrap_or_else(|| temporary.path().join("checkpoints")),
+        checkpoint_dir: options
+            .checkpoint_dir
+            .clone()
+            .unwrap_or_else(|| temporary.path().join("checkpoints")),
     };
-    let devices = session.devices.describe(request.spec.settings.replicas as usize).join(", ");
-    eprintln!("trial {}: {} epochs on {devices}", request.trial, request.spec.num_epochs());
+    let devices = session
+        .devices
+        .describe(request.spec.settings.replicas as usize)
+        .join(", ");
+    eprintln!(
+        "trial {}: {} epochs on {devices}",
+        request.trial,
+        request.spec.num_epochs()
+    );
     let mut printed = u32::MAX;
     let mut report = |progress: Progress| {
         if progress.epoch != printed {

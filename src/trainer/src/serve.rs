@@ -1,8 +1,9 @@
-//! The trainer as a worker's child: frames of sweep::handoff on stdin and stdout, trial after trial.
+//! The trainer as a worker's child: frames of sweep::handoff on stdin and stdout, trial after
+//! trial.
 //!
-//! One thread reads requests all the time, so that a stop is received within a trial and the end of stdin ends
-//! the process at once: a trainer never outlives its worker. One trial runs at a time, on the main thread. Next:
-//! session.rs for real trials, rehearse.rs for rehearsed ones.
+//! One thread reads requests all the time, so that a stop is received within a trial and the end of
+//! stdin ends the process at once: a trainer never outlives its worker. One trial runs at a time,
+//! on the main thread. Next: session.rs for real trials, rehearse.rs for rehearsed ones.
 
 use std::fs::File;
 use std::io;
@@ -27,7 +28,8 @@ pub trait Runner {
     ) -> Result<Outcome, TrialError>;
 }
 
-/// Queue of requests. A stop belongs to the run before it; one that arrives after the end of its run has no effect.
+/// Queue of requests. A stop belongs to the run before it; one that arrives after the end of its
+/// run has no effect.
 struct Inbox {
     runs: Receiver<RunRequest>,
     stop: Arc<Mutex<Arc<AtomicBool>>>,
@@ -38,7 +40,11 @@ pub fn serve(ready: Ready, runner: &mut dyn Runner, stdout: File) -> io::Result<
     let inbox = listen();
     write_frame(&stdout, &Reply::Ready(ready))?;
     while let Ok(request) = inbox.runs.recv() {
-        let stop = inbox.stop.lock().expect("nothing panics while it holds the lock").clone();
+        let stop = inbox
+            .stop
+            .lock()
+            .expect("nothing panics while it holds the lock")
+            .clone();
         tracing::info!(trial = %request.trial, attempt = %request.attempt, "run");
         let mut lost = None;
         let mut report = |progress: Progress| {
@@ -71,13 +77,18 @@ fn listen() -> Inbox {
             match read_frame::<Request>(&mut stdin) {
                 Ok(Some(Request::Run(request))) => {
                     // a new flag per run, set before the run can be seen
-                    *current.lock().expect("nothing panics while it holds the lock") = Arc::default();
+                    *current
+                        .lock()
+                        .expect("nothing panics while it holds the lock") = Arc::default();
                     if sender.send(*request).is_err() {
                         return;
                     }
                 }
                 Ok(Some(Request::Stop)) => {
-                    current.lock().expect("nothing panics while it holds the lock").store(true, Ordering::Relaxed);
+                    current
+                        .lock()
+                        .expect("nothing panics while it holds the lock")
+                        .store(true, Ordering::Relaxed);
                 }
                 Ok(None) => process::end_now(0),
                 Err(error) => {
@@ -87,6 +98,9 @@ fn listen() -> Inbox {
             }
         }
     };
-    std::thread::Builder::new().name("requests".to_owned()).spawn(read).expect("the system can start a thread");
+    std::thread::Builder::new()
+        .name("requests".to_owned())
+        .spawn(read)
+        .expect("the system can start a thread");
     Inbox { runs, stop }
 }

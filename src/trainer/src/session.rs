@@ -1,7 +1,8 @@
 //! A trainer's life over many trials: what it keeps from one to the next.
 //!
-//! The last trial's decoded data set is kept, because the next one usually needs the same. libtorch's allocator and
-//! compiled primitives, the OpenMP threads and this thread persist without further work. Next: attempt.rs.
+//! The last trial's decoded data set is kept, because the next one usually needs the same.
+//! libtorch's allocator and compiled primitives, the OpenMP threads and this thread persist without
+//! further work. Next: attempt.rs.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -74,7 +75,12 @@ struct DatasetKey {
 impl Session {
     pub fn new(options: SessionOptions) -> Self {
         let resident = Arc::new(ResidentSets::new(options.memory_share));
-        Self { options, kept: None, size: None, resident }
+        Self {
+            options,
+            kept: None,
+            size: None,
+            resident,
+        }
     }
 }
 
@@ -111,10 +117,19 @@ impl Runner for Session {
 }
 
 impl Session {
-    /// Frees memory kept by a previous trial of another size, because peak memory is reported per trial.
+    /// Frees memory kept by a previous trial of another size, because peak memory is reported per
+    /// trial.
     fn forget_memory_of_other_trials(&mut self, settings: &Settings) {
-        let size = Size { model: settings.model, batch_size: settings.batch_size, crop_size: settings.crop_size };
-        if self.size.replace(size.clone()).is_some_and(|before| before != size) {
+        let size = Size {
+            model: settings.model,
+            batch_size: settings.batch_size,
+            crop_size: settings.crop_size,
+        };
+        if self
+            .size
+            .replace(size.clone())
+            .is_some_and(|before| before != size)
+        {
             process::give_back_freed_memory();
         }
         self.options.devices.reset_peak_memory();
@@ -144,7 +159,10 @@ impl Session {
             dataset: &key.dataset,
             resize: key.resize,
             test_resize: key.test_resize,
-            reach: Reach { data_dir: &key.data_dir, allowed: key.allowed_paths.as_deref() },
+            reach: Reach {
+                data_dir: &key.data_dir,
+                allowed: key.allowed_paths.as_deref(),
+            },
             cache_dir: &key.cache_dir,
             corrupt: key.corrupt,
             smoke: key.smoke,

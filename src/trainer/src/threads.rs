@@ -1,7 +1,8 @@
-//! The threads of an attempt, one per replica: how they end, and which of their failures becomes the attempt's.
+//! The threads of an attempt, one per replica: how they end, and which of their failures becomes
+//! the attempt's.
 //!
-//! A replica that hangs cannot be joined: it is abandoned after a while, and the worker ends the process. Knows nothing
-//! of what replicas do. Next: attempt.rs, which starts them.
+//! A replica that hangs cannot be joined: it is abandoned after a while, and the worker ends the
+//! process. Knows nothing of what replicas do. Next: attempt.rs, which starts them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,17 +13,25 @@ use crate::error::TrialError;
 
 /// Time to wait for replicas after one has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Time to wait for one that measures which batch would have fitted, and selects kernels anew in each of its steps.
+/// Time to wait for one that measures which batch would have fitted, and selects kernels anew in
+/// each of its steps.
 const MEASURING_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Returns the failure that best shows the cause, the first of equals; without a failure, the result of rank 0.
+/// Returns the failure that best shows the cause, the first of equals; without a failure, the
+/// result of rank 0.
 pub fn clearest<T>(mut results: Vec<Result<T, TrialError>>) -> Result<T, TrialError> {
-    let failures = results.iter().enumerate().filter_map(|(rank, result)| Some((rank, result.as_ref().err()?)));
-    let clearest = failures.min_by_key(|(_, error)| error.obscurity()).map_or(0, |(rank, _)| rank);
+    let failures = results
+        .iter()
+        .enumerate()
+        .filter_map(|(rank, result)| Some((rank, result.as_ref().err()?)));
+    let clearest = failures
+        .min_by_key(|(_, error)| error.obscurity())
+        .map_or(0, |(rank, _)| rank);
     results.swap_remove(clearest)
 }
 
-/// Joins a replica's thread; `None` if it still runs and the wait after another replica's failure is over.
+/// Joins a replica's thread; `None` if it still runs and the wait after another replica's failure
+/// is over.
 pub fn join<T>(
     thread: JoinHandle<Result<T, TrialError>>,
     failed_at: Option<Instant>,
@@ -36,10 +45,15 @@ pub fn join<T>(
             return None;
         }
     }
-    Some(thread.join().unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload))))
+    Some(
+        thread
+            .join()
+            .unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload))),
+    )
 }
 
-/// The claim to measure which batch would have fitted, taken by the first replica of a group that runs out of memory.
+/// The claim to measure which batch would have fitted, taken by the first replica of a group that
+/// runs out of memory.
 #[derive(Default)]
 pub struct Measuring {
     is_taken: AtomicBool,
@@ -58,13 +72,20 @@ impl Measuring {
 
     /// Returns true if a replica should still be awaited at this time after the group's failure.
     fn is_worth_waiting(&self, waited: Duration) -> bool {
-        let is_under_way = self.is_taken.load(Ordering::Relaxed) && !self.is_done.load(Ordering::Relaxed);
-        waited < if is_under_way { MEASURING_PATIENCE } else { PATIENCE }
+        let is_under_way =
+            self.is_taken.load(Ordering::Relaxed) && !self.is_done.load(Ordering::Relaxed);
+        waited
+            < if is_under_way {
+                MEASURING_PATIENCE
+            } else {
+                PATIENCE
+            }
     }
 }
 
 pub fn caught<T>(body: impl FnOnce() -> Result<T, TrialError>) -> Result<T, TrialError> {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload)))
+    catch_unwind(AssertUnwindSafe(body))
+        .unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload)))
 }
 
 #[cfg(test)]
@@ -75,7 +96,10 @@ mod tests {
     use crate::collective::CollectiveError;
 
     fn out_of_memory(fits: Option<usize>) -> TrialError {
-        TrialError::OutOfMemory { what: "CUDA out of memory".to_owned(), fits }
+        TrialError::OutOfMemory {
+            what: "CUDA out of memory".to_owned(),
+            fits,
+        }
     }
 
     fn told(results: Vec<Result<(), TrialError>>) -> String {
@@ -84,14 +108,33 @@ mod tests {
 
     #[test]
     fn the_failure_that_tells_the_cause_is_the_attempts() {
-        let aborted = || TrialError::from(CollectiveError::Aborted { rank: 1, reason: "it ended early".to_owned() });
+        let aborted = || {
+            TrialError::from(CollectiveError::Aborted {
+                rank: 1,
+                reason: "it ended early".to_owned(),
+            })
+        };
         let reason = "NCCL: unhandled cuda error".to_owned();
-        let nccl = || TrialError::from(CollectiveError::Failed { operation: "all-reduce", reason: reason.clone() });
-        let device = || TrialError::BadDevice { what: "ECC".to_owned(), devices: vec!["cuda:1".to_owned()] };
+        let nccl = || {
+            TrialError::from(CollectiveError::Failed {
+                operation: "all-reduce",
+                reason: reason.clone(),
+            })
+        };
+        let device = || TrialError::BadDevice {
+            what: "ECC".to_owned(),
+            devices: vec!["cuda:1".to_owned()],
+        };
         let after_its_device = told(vec![Err(nccl()), Err(device()), Err(aborted())]);
         assert_eq!(after_its_device, device().to_string());
-        assert_eq!(told(vec![Ok(()), Err(aborted()), Err(nccl())]), nccl().to_string());
-        assert_eq!(told(vec![Err(aborted()), Err(out_of_memory(None))]), out_of_memory(None).to_string());
+        assert_eq!(
+            told(vec![Ok(()), Err(aborted()), Err(nccl())]),
+            nccl().to_string()
+        );
+        assert_eq!(
+            told(vec![Err(aborted()), Err(out_of_memory(None))]),
+            out_of_memory(None).to_string()
+        );
         let measured = told(vec![Err(out_of_memory(None)), Err(out_of_memory(Some(96)))]);
         assert_eq!(measured, out_of_memory(Some(96)).to_string());
         assert_eq!(clearest(vec![Ok(0), Ok(1)]).unwrap(), 0);
@@ -102,7 +145,10 @@ mod tests {
         let measuring = Measuring::default();
         let is_worth_waiting = |seconds| measuring.is_worth_waiting(Duration::from_secs(seconds));
         assert!(is_worth_waiting(1) && !is_worth_waiting(6));
-        assert!(measuring.take() && !measuring.take(), "one replica measures");
+        assert!(
+            measuring.take() && !measuring.take(),
+            "one replica measures"
+        );
         assert!(is_worth_waiting(6) && !is_worth_waiting(61));
         measuring.done();
         assert!(!is_worth_waiting(6));
@@ -112,10 +158,19 @@ mod tests {
     fn a_replica_that_hangs_is_left_behind() {
         let long_ago = Instant::now().checked_sub(2 * PATIENCE);
         let (_hung, order) = channel::<()>();
-        let thread = thread::spawn(move || order.recv().map_err(|_| TrialError::Crashed("let go".to_owned())));
+        let thread = thread::spawn(move || {
+            order
+                .recv()
+                .map_err(|_| TrialError::Crashed("let go".to_owned()))
+        });
         assert!(join(thread, long_ago, &Measuring::default()).is_none());
         let panicking = thread::spawn(|| panic!("CUDA out of memory"));
-        let failure = join::<()>(panicking, None, &Measuring::default()).expect("it ends").unwrap_err();
-        assert!(matches!(failure, TrialError::OutOfMemory { .. }), "{failure}");
+        let failure = join::<()>(panicking, None, &Measuring::default())
+            .expect("it ends")
+            .unwrap_err();
+        assert!(
+            matches!(failure, TrialError::OutOfMemory { .. }),
+            "{failure}"
+        );
     }
 }

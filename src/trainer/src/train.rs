@@ -1,8 +1,9 @@
-//! The training loop: load, step, report; after each epoch check that the loss is finite, evaluate, checkpoint.
+//! The training loop: load, step, report; after each epoch check that the loss is finite, evaluate,
+//! checkpoint.
 //!
-//! Every replica runs it in step with the others; the one with a leader also keeps the record. The host waits for the
-//! device at epoch borders only. Data, steps and records are in batches.rs, replica.rs and
-//! leader.rs.
+//! Every replica runs it in step with the others; the one with a leader also keeps the record. The
+//! host waits for the device at epoch borders only. Data, steps and records are in batches.rs,
+//! replica.rs and leader.rs.
 
 use std::time::{Duration, Instant};
 
@@ -61,7 +62,9 @@ pub fn train(
             if course.begins_second_phase(position) {
                 replica.forget_momentum();
             }
-            let shard = course.batches.shard(&batch, replica.shard(batch.len()), images);
+            let shard = course
+                .batches
+                .shard(&batch, replica.shard(batch.len()), images);
             replica.train_step(&shard, course.step_options(position))?;
             position.step += 1;
             if let Some(leader) = &mut leader {
@@ -71,16 +74,35 @@ pub fn train(
         let epoch = position.epoch;
         let loss = loss_sums(replica)?.iter().sum::<f64>() / course.images_per_epoch as f64;
         if !loss.is_finite() {
-            return Err(TrialError::NonFinite { loss: "training", epoch, value: loss });
+            return Err(TrialError::NonFinite {
+                loss: "training",
+                epoch,
+                value: loss,
+            });
         }
         let trained = began.elapsed();
         let evaluates = course.spec.evaluates_after(epoch);
-        let evaluation = if evaluates { Some(evaluator.evaluate(replica)?) } else { None };
+        let evaluation = if evaluates {
+            Some(evaluator.evaluate(replica)?)
+        } else {
+            None
+        };
         let evaluated = began.elapsed() - trained;
         replica.set_loss_sum(0.0);
-        position = Position { epoch: epoch + 1, step: 0 };
+        position = Position {
+            epoch: epoch + 1,
+            step: 0,
+        };
         if let Some(leader) = &mut leader {
-            leader.epoch_done(replica, position, loss, evaluation, course.batches.waited(), trained, evaluated)?;
+            leader.epoch_done(
+                replica,
+                position,
+                loss,
+                evaluation,
+                course.batches.waited(),
+                trained,
+                evaluated,
+            )?;
         }
     }
     guard.finished();
@@ -97,19 +119,27 @@ fn stop(
 ) -> Result<(), TrialError> {
     let loss_sums = loss_sums(replica)?;
     match leader {
-        Some(leader) => leader.stopped(replica, position, loss_sums, course.batches.waited(), trained),
+        Some(leader) => leader.stopped(
+            replica,
+            position,
+            loss_sums,
+            course.batches.waited(),
+            trained,
+        ),
         None => Ok(()),
     }
 }
 
-/// Returns every replica's loss sum, on every replica. The sums stay separate, because adding them in another order
-/// after a resume could change the last bit.
+/// Returns every replica's loss sum, on every replica. The sums stay separate, because adding them
+/// in another order after a resume could change the last bit.
 fn loss_sums(replica: &Replica) -> Result<Vec<f64>, TrialError> {
     let size = replica.collective.size();
     let mut sums = vec![0.0; size];
     sums[replica.collective.rank()] = replica.loss_sum()?;
     if size > 1 {
-        let tensor = Tensor::from_slice(&sums).to_kind(Kind::Double).to_device(replica.device);
+        let tensor = Tensor::from_slice(&sums)
+            .to_kind(Kind::Double)
+            .to_device(replica.device);
         replica.collective.all_reduce(&tensor)?;
         replica.wait()?;
         sums = Vec::try_from(&tensor.to_device(tch::Device::Cpu)).expect("a vector of f64");
@@ -127,33 +157,59 @@ impl Course {
         let (learning_rate, new_layers_only) = learning_rate(&self.spec.settings, position.epoch);
         let first_phase = u64::from(first_phase(&self.spec.settings)) * self.steps_per_epoch;
         let steps_made = self.number(position).saturating_sub(first_phase);
-        StepOptions { learning_rate, steps_made, new_layers_only }
+        StepOptions {
+            learning_rate,
+            steps_made,
+            new_layers_only,
+        }
     }
 
-    /// Returns true if the schedule starts here, after a first phase: the authors' code recompiles its optimiser there.
+    /// Returns true if the schedule starts here, after a first phase: the authors' code recompiles
+    /// its optimiser there.
     fn begins_second_phase(&self, position: Position) -> bool {
         let first_phase = first_phase(&self.spec.settings);
-        first_phase > 0 && position == Position { epoch: first_phase, step: 0 }
+        first_phase > 0
+            && position
+                == Position {
+                    epoch: first_phase,
+                    step: 0,
+                }
     }
 
     fn strike(&self, position: Position, replica: &Replica) {
         if let Some(fault) = &self.fault {
             let rank = replica.collective.rank();
-            fault.strike(self.attempt, rank, position.epoch, position.step, Some(&replica.storage.weights));
+            fault.strike(
+                self.attempt,
+                rank,
+                position.epoch,
+                position.step,
+                Some(&replica.storage.weights),
+            );
         }
     }
 }
 
 /// Returns the number of epochs of fine-tuning's first phase.
 fn first_phase(settings: &Settings) -> u32 {
-    if settings.weights.is_some() { settings.finetune_epochs } else { 0 }
+    if settings.weights.is_some() {
+        settings.finetune_epochs
+    } else {
+        0
+    }
 }
 
-/// Returns an epoch's learning rate, and whether only the new layers are trained: fine-tuning trains those first.
+/// Returns an epoch's learning rate, and whether only the new layers are trained: fine-tuning
+/// trains those first.
 pub fn learning_rate(settings: &Settings, epoch: u32) -> (f64, bool) {
     let first_phase = first_phase(settings);
     if epoch < first_phase {
         return (settings.finetune_learning_rate, true);
     }
-    (settings.schedule.learning_rate(settings.learning_rate, epoch - first_phase), false)
+    (
+        settings
+            .schedule
+            .learning_rate(settings.learning_rate, epoch - first_phase),
+        false,
+    )
 }

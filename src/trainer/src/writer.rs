@@ -1,7 +1,7 @@
 //! A thread that writes checkpoints: the step waits for a copy in memory, not for the disk.
 //!
-//! The newest waiting state wins; an older one that is not being written yet is dropped. `finish` waits until the last
-//! one is on disk. Does not decide when a checkpoint is due: see train.rs.
+//! The newest waiting state wins; an older one that is not being written yet is dropped. `finish`
+//! waits until the last one is on disk. Does not decide when a checkpoint is due: see train.rs.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -30,11 +30,15 @@ struct State {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while it holds the lock")
+        self.state
+            .lock()
+            .expect("nothing panics while it holds the lock")
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).expect("nothing panics while it holds the lock")
+        self.changed
+            .wait(state)
+            .expect("nothing panics while it holds the lock")
     }
 
     fn work(&self, folder: &Folder) {
@@ -62,11 +66,17 @@ impl CheckpointWriter {
         let shared = Arc::new(Shared::default());
         let worker = shared.clone();
         let thread = std::thread::Builder::new().name("checkpoint-writer".to_owned());
-        let thread = thread.spawn(move || worker.work(&folder)).expect("the system can start a thread");
-        Self { shared, thread: Some(thread) }
+        let thread = thread
+            .spawn(move || worker.work(&folder))
+            .expect("the system can start a thread");
+        Self {
+            shared,
+            thread: Some(thread),
+        }
     }
 
-    /// Returns true while the previous checkpoint is being written: another would only replace the waiting one.
+    /// Returns true while the previous checkpoint is being written: another would only replace the
+    /// waiting one.
     pub fn is_busy(&self) -> bool {
         let state = self.shared.lock();
         state.writing || state.waiting.is_some()

@@ -1,7 +1,9 @@
-//! Compiled settings are accepted by everything that a trial builds from them before its first step, and by its images.
+//! Compiled settings are accepted by everything that a trial builds from them before its first
+//! step, and by its images.
 //!
-//! Sweeps are generated from the table of fields, with values at the ends of their ranges. Contradictory ones do not
-//! compile, and no other may be rejected later. The data are the digits, and stand-ins for the other kinds.
+//! Sweeps are generated from the table of fields, with values at the ends of their ranges.
+//! Contradictory ones do not compile, and no other may be rejected later. The data are the digits,
+//! and stand-ins for the other kinds.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -46,10 +48,17 @@ impl Choices {
     fn kind(&mut self, kind: &Kind) -> Value {
         match kind {
             Kind::Choice(names) => json!(self.of(names)),
-            Kind::Count(low, high) => json!(self.of(&[*low, (*low + 1).min(*high), (*low + 30).min(*high), *high])),
+            Kind::Count(low, high) => {
+                json!(self.of(&[*low, (*low + 1).min(*high), (*low + 30).min(*high), *high]))
+            }
             Kind::Real(range) => {
                 let step = (range.high - range.low) / 8.0;
-                json!(self.of(&[range.low, range.low + 1e-3_f64.min(step), range.low + 4.0 * step, range.high]))
+                json!(self.of(&[
+                    range.low,
+                    range.low + 1e-3_f64.min(step),
+                    range.low + 4.0 * step,
+                    range.high
+                ]))
             }
             Kind::Flag => json!(self.below(2) == 0),
             Kind::Text => json!("a/path"),
@@ -57,13 +66,22 @@ impl Choices {
             Kind::Record(parts) => self.parts(parts),
             Kind::Variant(variants) => {
                 let (name, parts) = variants[self.below(variants.len())];
-                if parts.is_empty() { json!(name) } else { json!({ name: self.parts(parts) }) }
+                if parts.is_empty() {
+                    json!(name)
+                } else {
+                    json!({ name: self.parts(parts) })
+                }
             }
         }
     }
 
     fn parts(&mut self, parts: &[Part]) -> Value {
-        Value::Object(parts.iter().map(|part| (part.name.to_owned(), self.kind(&part.kind))).collect())
+        Value::Object(
+            parts
+                .iter()
+                .map(|part| (part.name.to_owned(), self.kind(&part.kind)))
+                .collect(),
+        )
     }
 
     /// Returns a sweep of one cell: a recipe with a quarter of its fields changed.
@@ -104,7 +122,8 @@ fn dataset(name: &str) -> Arc<Dataset> {
 fn accept(settings: &Settings) {
     let dataset = dataset(&settings.dataset);
     let num_classes = dataset.num_classes();
-    let pipeline = Pipeline::new(dataset, settings, 1, false).unwrap_or_else(|error| panic!("{error}: {settings:?}"));
+    let pipeline = Pipeline::new(dataset, settings, 1, false)
+        .unwrap_or_else(|error| panic!("{error}: {settings:?}"));
     let plan = pipeline.train_step(0, pipeline.steps_per_epoch() - 1);
     let mut pixels = vec![f32::NAN; pipeline.image_len()];
     for position in [0, plan.len() - 1] {
@@ -114,8 +133,14 @@ fn accept(settings: &Settings) {
     pipeline.fill_eval(0..1, Layout::Nhwc, &mut pixels);
     let semantic = settings.embedding != Embedding::OneHot;
     let embeddings = semantic.then(|| hierarchy::stand_in_embeddings(num_classes));
-    Criterion::new(settings, embeddings.as_deref(), num_classes as i64, Device::Cpu);
-    let rates = (0..settings.num_epochs().min(50)).map(|epoch| trainer::train::learning_rate(settings, epoch).0);
+    Criterion::new(
+        settings,
+        embeddings.as_deref(),
+        num_classes as i64,
+        Device::Cpu,
+    );
+    let rates = (0..settings.num_epochs().min(50))
+        .map(|epoch| trainer::train::learning_rate(settings, epoch).0);
     assert!(rates.into_iter().all(f64::is_finite), "{settings:?}");
 }
 
@@ -124,7 +149,8 @@ fn needs_a_look(settings: &Settings) -> bool {
     settings.dataset.starts_with("folder:") && settings.crop_size.is_none()
 }
 
-/// Returns the number of cases. `PROPTEST_CASES=20000 cargo test --release -p trainer --test compiled` runs more.
+/// Returns the number of cases. `PROPTEST_CASES=20000 cargo test --release -p trainer --test
+/// compiled` runs more.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").map_or(600, |cases| cases.parse().expect("a number"))
 }
@@ -146,8 +172,10 @@ proptest! {
 fn every_recipe_compiles_and_is_accepted() {
     for recipe in sweep::recipe::names() {
         for dataset in DATASETS {
-            let sweep = json!({ "recipe": recipe, "set": { "dataset": dataset, "samples_per_class": 2 } });
-            let settings = compiled(&sweep).unwrap_or_else(|errors| panic!("{recipe} on {dataset}: {errors}"));
+            let sweep =
+                json!({ "recipe": recipe, "set": { "dataset": dataset, "samples_per_class": 2 } });
+            let settings =
+                compiled(&sweep).unwrap_or_else(|errors| panic!("{recipe} on {dataset}: {errors}"));
             if !needs_a_look(&settings) {
                 accept(&settings);
             }

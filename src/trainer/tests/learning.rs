@@ -1,4 +1,5 @@
-//! Training learns: every loss classifies most digits correctly after a short cycle on ten images per class.
+//! Training learns: every loss classifies most digits correctly after a short cycle on ten images
+//! per class.
 //!
 //! Not a benchmark: the bound is far below what the losses reach, and far above chance (0.1).
 
@@ -39,7 +40,12 @@ fn every_loss_learns_digits() {
     for (loss, precision) in cases {
         let settings = Settings {
             samples_per_class: SamplesPerClass::Count(10),
-            schedule: Schedule::Sgdr { base_cycle: 16, multiplier: 2, cycles: 1, learning_rate_min: 1e-6 },
+            schedule: Schedule::Sgdr {
+                base_cycle: 16,
+                multiplier: 2,
+                cycles: 1,
+                learning_rate_min: 1e-6,
+            },
             evaluate_every: 16,
             loss,
             precision,
@@ -56,12 +62,34 @@ fn every_loss_learns_digits() {
             checkpoint_dir: folder.path().join(spec.id().to_string()),
             spec,
         };
-        let Outcome::Finished(result) = session.run(&request, &Arc::default(), &mut |_| ()).unwrap() else {
+        let Outcome::Finished(result) =
+            session.run(&request, &Arc::default(), &mut |_| ()).unwrap()
+        else {
             panic!("nobody asked for a stop");
         };
-        assert!(result.last_accuracy > 0.4, "{loss:?} {precision:?}: {}", result.last_accuracy);
+        assert!(
+            result.last_accuracy > 0.4,
+            "{loss:?} {precision:?}: {}",
+            result.last_accuracy
+        );
         assert!(result.train_loss < result.epochs[0].train_loss);
-        assert_eq!(result.epochs.iter().filter(|record| record.accuracy.is_some()).count(), 1);
-        assert!(result.provenance.precision.starts_with(if precision == Precision::Bf16 { "bf16" } else { "f32" }));
+        assert_eq!(
+            result
+                .epochs
+                .iter()
+                .filter(|record| record.accuracy.is_some())
+                .count(),
+            1
+        );
+        assert!(
+            result
+                .provenance
+                .precision
+                .starts_with(if precision == Precision::Bf16 {
+                    "bf16"
+                } else {
+                    "f32"
+                })
+        );
     }
 }

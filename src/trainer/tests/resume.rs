@@ -1,7 +1,8 @@
 //! Promise P6: a trial interrupted any number of times ends with the bits of an uninterrupted one.
 //!
-//! Interruptions are requested stops at every step border, and kills in every epoch. The bits are compared through
-//! the hash chain over weights, momentum and moving statistics, and through every number of the record.
+//! Interruptions are requested stops at every step border, and kills in every epoch. The bits are
+//! compared through the hash chain over weights, momentum and moving statistics, and through every
+//! number of the record.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -71,7 +72,10 @@ fn request(spec: &TrialSpec, attempt: u32, folder: &Path) -> RunRequest {
 fn undisturbed(spec: &TrialSpec) -> TrialResult {
     let folder = tempfile::tempdir().unwrap();
     let stop = Arc::new(AtomicBool::new(false));
-    match session(None).run(&request(spec, 1, folder.path()), &stop, &mut |_| ()).unwrap() {
+    match session(None)
+        .run(&request(spec, 1, folder.path()), &stop, &mut |_| ())
+        .unwrap()
+    {
         Outcome::Finished(result) => *result,
         Outcome::Stopped => panic!("nobody asked for a stop"),
     }
@@ -86,7 +90,11 @@ fn numbers(result: &TrialResult) -> (Vec<EpochRecord>, [u64; 5], u32) {
         result.train_loss,
         result.eval_loss,
     ];
-    (result.epochs.clone(), values.map(f64::to_bits), result.best_epoch)
+    (
+        result.epochs.clone(),
+        values.map(f64::to_bits),
+        result.best_epoch,
+    )
 }
 
 fn stop_after_every_step(spec: &TrialSpec) {
@@ -98,11 +106,22 @@ fn stop_after_every_step(spec: &TrialSpec) {
         let stop = Arc::new(AtomicBool::new(false));
         // the first report comes before the first step
         let mut report = |progress: Progress| stop.store(progress.step > 0, Ordering::Relaxed);
-        match session.run(&request(spec, attempt, folder.path()), &stop, &mut report).unwrap() {
-            Outcome::Stopped => assert!(attempt <= NUM_EPOCHS * STEPS_PER_EPOCH, "every attempt makes a step"),
+        match session
+            .run(&request(spec, attempt, folder.path()), &stop, &mut report)
+            .unwrap()
+        {
+            Outcome::Stopped => assert!(
+                attempt <= NUM_EPOCHS * STEPS_PER_EPOCH,
+                "every attempt makes a step"
+            ),
             Outcome::Finished(result) => {
-                // a second replica may begin the next step before the first one's report is received
-                let fewest = if replicas == 1 { NUM_EPOCHS * STEPS_PER_EPOCH } else { 2 };
+                // a second replica may begin the next step before the first one's report is
+                // received
+                let fewest = if replicas == 1 {
+                    NUM_EPOCHS * STEPS_PER_EPOCH
+                } else {
+                    2
+                };
                 assert!(attempt >= fewest, "only {attempt} attempts");
                 assert_eq!(numbers(&result), numbers(&expected));
                 return;
@@ -121,16 +140,24 @@ fn stopped_after_every_step_with_two_replicas() {
     stop_after_every_step(&spec(2));
 }
 
-/// Momentum is reset, and moving statistics start to take in batches, where the second phase begins.
+/// Momentum is reset, and moving statistics start to take in batches, where the second phase
+/// begins.
 #[test]
 fn stopped_after_every_step_of_a_fine_tuning() {
     let folder = tempfile::tempdir().unwrap();
     let weights = folder.path().join("weights.safetensors");
-    let options = SessionOptions { weights_out: Some(weights.clone()), ..options(None) };
+    let options = SessionOptions {
+        weights_out: Some(weights.clone()),
+        ..options(None)
+    };
     let stop = Arc::new(AtomicBool::new(false));
-    Session::new(options).run(&request(&spec(1), 1, folder.path()), &stop, &mut |_| ()).unwrap();
+    Session::new(options)
+        .run(&request(&spec(1), 1, folder.path()), &stop, &mut |_| ())
+        .unwrap();
     let base = spec(1);
-    let schedule = Schedule::Cosine { epochs: NUM_EPOCHS - 1 };
+    let schedule = Schedule::Cosine {
+        epochs: NUM_EPOCHS - 1,
+    };
     let settings = Settings {
         weights: Some(weights.display().to_string()),
         finetune_epochs: 1,
@@ -149,16 +176,25 @@ fn died_in_every_epoch() {
     for epoch in 0..NUM_EPOCHS {
         let attempt = epoch + 1;
         let mut session = session(Some(&format!("panic epoch={epoch} attempt={attempt}")));
-        let failure = session.run(&request(&spec, attempt, folder.path()), &stop, &mut |_| ()).err().unwrap();
+        let failure = session
+            .run(&request(&spec, attempt, folder.path()), &stop, &mut |_| ())
+            .err()
+            .unwrap();
         assert_eq!(failure.class(), FailureClass::Crashed);
     }
     // the newest checkpoint is damaged as well: the previous one is used
-    let newest = std::fs::read_dir(folder.path().join("checkpoints")).unwrap().map(|file| file.unwrap().path()).max();
+    let newest = std::fs::read_dir(folder.path().join("checkpoints"))
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .max();
     let newest = newest.expect("checkpoints were written");
     let sound = std::fs::read(&newest).unwrap();
     std::fs::write(&newest, &sound[..sound.len() / 2]).unwrap();
     let attempt = NUM_EPOCHS + 1;
-    match session(None).run(&request(&spec, attempt, folder.path()), &stop, &mut |_| ()).unwrap() {
+    match session(None)
+        .run(&request(&spec, attempt, folder.path()), &stop, &mut |_| ())
+        .unwrap()
+    {
         Outcome::Finished(result) => {
             assert_eq!(numbers(&result), numbers(&expected));
             assert_eq!(result.timing.resumed_from_epoch, NUM_EPOCHS - 2);
@@ -167,14 +203,19 @@ fn died_in_every_epoch() {
     }
 }
 
-/// With other threads, sums have another order: a resumed attempt that repeats an epoch gets other bits.
+/// With other threads, sums have another order: a resumed attempt that repeats an epoch gets other
+/// bits.
 #[test]
 fn an_attempt_that_departs_from_the_one_before_is_flagged() {
     let spec = spec(1);
     let stop = Arc::new(AtomicBool::new(false));
     let attempts = |forge: bool| {
         let folder = tempfile::tempdir().unwrap();
-        let died = session(Some("panic epoch=2")).run(&request(&spec, 1, folder.path()), &stop, &mut |_| ());
+        let died = session(Some("panic epoch=2")).run(
+            &request(&spec, 1, folder.path()),
+            &stop,
+            &mut |_| (),
+        );
         assert_eq!(died.err().unwrap().class(), FailureClass::Crashed);
         // as if the last checkpoint had not been written
         let checkpoints = folder.path().join("checkpoints");
@@ -182,11 +223,20 @@ fn an_attempt_that_departs_from_the_one_before_is_flagged() {
         if forge {
             let chain = checkpoints.join("chain.attempt-1");
             let noted = std::fs::read_to_string(&chain).unwrap();
-            let (_, hash) = noted.lines().find_map(|line| line.split_once("1 ")).unwrap();
+            let (_, hash) = noted
+                .lines()
+                .find_map(|line| line.split_once("1 "))
+                .unwrap();
             std::fs::write(&chain, noted.replace(hash, "0123456789abcdef")).unwrap();
         }
-        match session(None).run(&request(&spec, 2, folder.path()), &stop, &mut |_| ()).unwrap() {
-            Outcome::Finished(result) => (result.timing.resumed_from_epoch, result.timing.departed_at_epoch),
+        match session(None)
+            .run(&request(&spec, 2, folder.path()), &stop, &mut |_| ())
+            .unwrap()
+        {
+            Outcome::Finished(result) => (
+                result.timing.resumed_from_epoch,
+                result.timing.departed_at_epoch,
+            ),
             Outcome::Stopped => panic!("nobody asked for a stop"),
         }
     };
@@ -199,19 +249,38 @@ fn a_dead_or_spoiled_replica_ends_the_attempt_with_its_reason() {
     let spec = spec(2);
     let stop = Arc::new(AtomicBool::new(false));
     let faults = [
-        ("panic epoch=1 replica=1", FailureClass::Crashed, "fault on order"),
-        ("non_finite epoch=1 replica=0", FailureClass::NonFinite, "epoch 1"),
-        ("out_of_memory epoch=0 replica=1", FailureClass::OutOfMemory, "batch_size"),
+        (
+            "panic epoch=1 replica=1",
+            FailureClass::Crashed,
+            "fault on order",
+        ),
+        (
+            "non_finite epoch=1 replica=0",
+            FailureClass::NonFinite,
+            "epoch 1",
+        ),
+        (
+            "out_of_memory epoch=0 replica=1",
+            FailureClass::OutOfMemory,
+            "batch_size",
+        ),
     ];
     for (fault, class, words) in faults {
         let folder = tempfile::tempdir().unwrap();
-        let error = session(Some(fault)).run(&request(&spec, 1, folder.path()), &stop, &mut |_| ()).err().unwrap();
+        let error = session(Some(fault))
+            .run(&request(&spec, 1, folder.path()), &stop, &mut |_| ())
+            .err()
+            .unwrap();
         let failure = error.failure();
-        assert!(failure.class == class && failure.message.contains(words), "{fault}: {failure:?}");
+        assert!(
+            failure.class == class && failure.message.contains(words),
+            "{fault}: {failure:?}"
+        );
     }
 }
 
-/// A trial with one step so large that no number stays finite, which only the evaluation after it detects.
+/// A trial with one step so large that no number stays finite, which only the evaluation after it
+/// detects.
 fn diverging(epochs: u32) -> TrialSpec {
     let spec = spec(1);
     let settings = Settings {
@@ -230,19 +299,35 @@ fn a_checkpoint_with_numbers_that_are_not_finite_is_resumed_from() {
     let stop = Arc::new(AtomicBool::new(false));
     let expected = {
         let folder = tempfile::tempdir().unwrap();
-        session(None).run(&request(&spec, 1, folder.path()), &stop, &mut |_| ()).err().unwrap().failure()
+        session(None)
+            .run(&request(&spec, 1, folder.path()), &stop, &mut |_| ())
+            .err()
+            .unwrap()
+            .failure()
     };
     assert_eq!(expected.class, FailureClass::NonFinite, "{expected:?}");
-    assert!(expected.message.contains("training loss") && expected.message.contains("epoch 1"), "{expected:?}");
+    assert!(
+        expected.message.contains("training loss") && expected.message.contains("epoch 1"),
+        "{expected:?}"
+    );
     let folder = tempfile::tempdir().unwrap();
-    let died = session(Some("panic epoch=1")).run(&request(&spec, 1, folder.path()), &stop, &mut |_| ());
+    let died =
+        session(Some("panic epoch=1")).run(&request(&spec, 1, folder.path()), &stop, &mut |_| ());
     assert_eq!(died.err().unwrap().class(), FailureClass::Crashed);
     let mut first = None;
     let mut report = |progress: Progress| {
         first.get_or_insert(progress.epoch);
     };
-    let failure = session(None).run(&request(&spec, 2, folder.path()), &stop, &mut report).err().unwrap().failure();
-    assert_eq!(first, Some(1), "the checkpoint of the first epoch was not used");
+    let failure = session(None)
+        .run(&request(&spec, 2, folder.path()), &stop, &mut report)
+        .err()
+        .unwrap()
+        .failure();
+    assert_eq!(
+        first,
+        Some(1),
+        "the checkpoint of the first epoch was not used"
+    );
     assert_eq!(failure, expected);
 }
 
@@ -250,10 +335,20 @@ fn a_checkpoint_with_numbers_that_are_not_finite_is_resumed_from() {
 fn a_result_has_finite_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let stop = Arc::new(AtomicBool::new(false));
-    let failure =
-        session(None).run(&request(&diverging(1), 1, folder.path()), &stop, &mut |_| ()).err().unwrap().failure();
+    let failure = session(None)
+        .run(
+            &request(&diverging(1), 1, folder.path()),
+            &stop,
+            &mut |_| (),
+        )
+        .err()
+        .unwrap()
+        .failure();
     assert_eq!(failure.class, FailureClass::NonFinite, "{failure:?}");
-    assert!(failure.message.contains("evaluation loss") && failure.message.contains("epoch 0"), "{failure:?}");
+    assert!(
+        failure.message.contains("evaluation loss") && failure.message.contains("epoch 0"),
+        "{failure:?}"
+    );
 }
 
 #[test]
@@ -272,6 +367,9 @@ fn a_stuck_replica_ends_the_attempt_at_the_deadline() {
         weights_out: None,
     };
     let stop = Arc::new(AtomicBool::new(false));
-    let error = Session::new(options).run(&request(&spec, 1, folder.path()), &stop, &mut |_| ()).err().unwrap();
+    let error = Session::new(options)
+        .run(&request(&spec, 1, folder.path()), &stop, &mut |_| ())
+        .err()
+        .unwrap();
     assert_eq!(error.class(), FailureClass::Stalled, "{error}");
 }

@@ -1,13 +1,16 @@
-//! The trainer from its worker's point of view: a real process, with frames over its stdin and stdout.
+//! The trainer from its worker's point of view: a real process, with frames over its stdin and
+//! stdout.
 //!
-//! Waits for replies, never for a time. Trials are tiny but real; faults are injected through the environment. Next:
-//! src/serve.rs.
+//! Waits for replies, never for a time. Trials are tiny but real; faults are injected through the
+//! environment. Next: src/serve.rs.
 
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use sweep::handoff::{EXIT_DEVICE_ABSENT, Ready, Reply, Request, RunRequest, read_frame, write_frame};
+use sweep::handoff::{
+    EXIT_DEVICE_ABSENT, Ready, Reply, Request, RunRequest, read_frame, write_frame,
+};
 use sweep::record::{FailureClass, Provenance};
 use sweep::settings::{Model, SamplesPerClass, Schedule, Settings};
 use sweep::{AttemptNo, TrialSpec};
@@ -31,8 +34,16 @@ impl Trainer {
             .spawn()
             .unwrap();
         let (stdin, mut stdout) = (child.stdin.take(), child.stdout.take().unwrap());
-        let Some(Reply::Ready(ready)) = read_frame(&mut stdout).unwrap() else { panic!("the first reply is `ready`") };
-        Self { child, stdin, stdout, ready, folder: tempfile::tempdir().unwrap() }
+        let Some(Reply::Ready(ready)) = read_frame(&mut stdout).unwrap() else {
+            panic!("the first reply is `ready`")
+        };
+        Self {
+            child,
+            stdin,
+            stdout,
+            ready,
+            folder: tempfile::tempdir().unwrap(),
+        }
     }
 
     fn send(&mut self, request: &Request) {
@@ -102,20 +113,40 @@ const ENDLESS: u32 = 100_000;
 fn trains_trial_after_trial_and_ends_with_its_stdin() {
     let mut trainer = Trainer::start(&[], "");
     assert_eq!(trainer.ready.build, sweep::build());
-    assert!(trainer.ready.libtorch.starts_with("2.11.0") && trainer.ready.devices[0].starts_with("cpu ("));
+    assert!(
+        trainer.ready.libtorch.starts_with("2.11.0")
+            && trainer.ready.devices[0].starts_with("cpu (")
+    );
     let mut hashes = Vec::new();
     for seed in [1, 2, 1] {
         trainer.run(&spec(2, seed));
-        let Reply::Finished(result) = trainer.answer() else { panic!("it finishes") };
+        let Reply::Finished(result) = trainer.answer() else {
+            panic!("it finishes")
+        };
         assert_eq!(result.epochs.len(), 2);
         assert_eq!(result.provenance.subset.num_images(), Some(20));
-        let Provenance { execution, kernels, images, libraries, .. } = &result.provenance;
+        let Provenance {
+            execution,
+            kernels,
+            images,
+            libraries,
+            ..
+        } = &result.provenance;
         assert_eq!((execution.as_str(), images.as_str()), ("queued", "host"));
-        assert!(["libtorch", "fused-norm", "fused-norm+products"].contains(&kernels.as_str()), "{kernels}");
-        assert!(libraries.is_empty() && result.timing.gpu_busy.is_none(), "these are a GPU's");
+        assert!(
+            ["libtorch", "fused-norm", "fused-norm+products"].contains(&kernels.as_str()),
+            "{kernels}"
+        );
+        assert!(
+            libraries.is_empty() && result.timing.gpu_busy.is_none(),
+            "these are a GPU's"
+        );
         hashes.push(result.epochs[1].state_hash.clone());
     }
-    assert!(hashes[0] == hashes[2] && hashes[0] != hashes[1], "what ran before leaves no trace: {hashes:?}");
+    assert!(
+        hashes[0] == hashes[2] && hashes[0] != hashes[1],
+        "what ran before leaves no trace: {hashes:?}"
+    );
     // a stop that arrives after the end of its run has no effect on the next
     trainer.send(&Request::Stop);
     trainer.run(&spec(1, 1));
@@ -123,7 +154,8 @@ fn trains_trial_after_trial_and_ends_with_its_stdin() {
     assert_eq!(trainer.end(), Some(0));
 }
 
-/// The allocator keeps what a trial frees for the next of its kind; the peak reported for a smaller one excludes it.
+/// The allocator keeps what a trial frees for the next of its kind; the peak reported for a smaller
+/// one excludes it.
 #[test]
 fn peak_memory_is_the_trials_own() {
     let mut trainer = Trainer::start(&[], "");
@@ -133,13 +165,18 @@ fn peak_memory_is_the_trials_own() {
         spec.settings.model = Model::Resnet20;
         spec.settings.batch_size = batch_size;
         trainer.run(&spec);
-        let Reply::Finished(result) = trainer.answer() else { panic!("it finishes") };
+        let Reply::Finished(result) = trainer.answer() else {
+            panic!("it finishes")
+        };
         result.timing.peak_memory_mib
     };
     let (small, large, small_again) = (peak_of(10), peak_of(1000), peak_of(10));
     let added = large - small;
     assert!(added > 20.0, "{small} {large}: the test needs a difference");
-    assert!(small_again < small + added / 2.0, "{small} {large} {small_again} MiB");
+    assert!(
+        small_again < small + added / 2.0,
+        "{small} {large} {small_again} MiB"
+    );
 }
 
 #[test]
@@ -156,7 +193,9 @@ fn stops_on_request_and_goes_on_from_there() {
     trainer.send(&Request::Stop);
     assert_eq!(trainer.answer(), Reply::Stopped);
     trainer.run(&spec(ENDLESS, 1));
-    let Reply::Progress(progress) = trainer.reply() else { panic!("progress comes first") };
+    let Reply::Progress(progress) = trainer.reply() else {
+        panic!("progress comes first")
+    };
     assert!(progress.epoch > 2 && progress.step == 0, "{progress:?}");
     // the end of stdin ends the process in the middle of a trial
     assert_eq!(trainer.end(), Some(0));
@@ -169,15 +208,24 @@ fn failures_have_classes_and_the_trainer_lives_on() {
     absent.settings.dataset = "cifar100".to_owned();
     trainer.run(&absent);
     let (class, message) = trainer.failure();
-    assert!(class == FailureClass::BadInput && message.contains("cifar100"), "{class:?} {message}");
+    assert!(
+        class == FailureClass::BadInput && message.contains("cifar100"),
+        "{class:?} {message}"
+    );
     let mut greedy = spec(1, 1);
     greedy.settings.samples_per_class = SamplesPerClass::Count(5000);
     trainer.run(&greedy);
     let (class, message) = trainer.failure();
-    assert!(class == FailureClass::BadInput && message.contains("5000"), "{class:?} {message}");
+    assert!(
+        class == FailureClass::BadInput && message.contains("5000"),
+        "{class:?} {message}"
+    );
     trainer.run(&spec(3, 1));
     let (class, message) = trainer.failure();
-    assert!(class == FailureClass::NonFinite && message.contains("epoch 1"), "{class:?} {message}");
+    assert!(
+        class == FailureClass::NonFinite && message.contains("epoch 1"),
+        "{class:?} {message}"
+    );
     trainer.run(&spec(1, 2));
     assert!(matches!(trainer.answer(), Reply::Finished(_)));
 }
@@ -193,7 +241,12 @@ fn dies_by_exit_code_on_order() {
 #[test]
 fn nonsense_on_stdin_ends_the_process() {
     let mut trainer = Trainer::start(&["--rehearse"], "");
-    trainer.stdin.as_mut().unwrap().write_all(&[4, 0, 0, 0, b'n', b'o', b'p', b'e']).unwrap();
+    trainer
+        .stdin
+        .as_mut()
+        .unwrap()
+        .write_all(&[4, 0, 0, 0, b'n', b'o', b'p', b'e'])
+        .unwrap();
     assert_eq!(trainer.child.wait().unwrap().code(), Some(2));
 }
 
@@ -202,11 +255,18 @@ fn rehearses_without_training() {
     let mut trainer = Trainer::start(&["--rehearse", "--rehearse-epoch-ms", "1"], "");
     let long = spec(5, 1);
     trainer.run(&long);
-    let Reply::Finished(first) = trainer.answer() else { panic!("it finishes") };
+    let Reply::Finished(first) = trainer.answer() else {
+        panic!("it finishes")
+    };
     assert_eq!(first.epochs.len(), 5);
     trainer.run(&long);
-    let Reply::Finished(second) = trainer.answer() else { panic!("it finishes") };
-    assert_eq!(first.epochs, second.epochs, "a trial's made-up numbers are always the same");
+    let Reply::Finished(second) = trainer.answer() else {
+        panic!("it finishes")
+    };
+    assert_eq!(
+        first.epochs, second.epochs,
+        "a trial's made-up numbers are always the same"
+    );
     trainer.run(&spec(ENDLESS, 1));
     trainer.send(&Request::Stop);
     assert_eq!(trainer.answer(), Reply::Stopped);
@@ -218,11 +278,24 @@ fn rehearses_without_training() {
 fn a_device_that_is_not_there_has_an_exit_code_of_its_own() {
     let end = |devices: &str| {
         let arguments = ["serve", "--devices", devices];
-        let output = Command::new(env!("CARGO_BIN_EXE_orchestrator-trainer")).args(arguments).output().unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        let output = Command::new(env!("CARGO_BIN_EXE_orchestrator-trainer"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
     };
     let (code, message) = end("cuda:4000");
     assert_eq!(code, Some(i32::from(EXIT_DEVICE_ABSENT)), "{message}");
-    assert!(message.contains("`--devices` names cuda:4000, but "), "{message}");
-    assert_eq!(end("cuda:").0, Some(1), "a mistake of the command line is none of a device");
+    assert!(
+        message.contains("`--devices` names cuda:4000, but "),
+        "{message}"
+    );
+    assert_eq!(
+        end("cuda:").0,
+        Some(1),
+        "a mistake of the command line is none of a device"
+    );
 }

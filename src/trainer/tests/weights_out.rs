@@ -1,7 +1,8 @@
 //! A trained trial's weights are written to a file, and another trial starts from it.
 //!
-//! A second trial that cannot learn (its rates are zero, its moving statistics frozen) must evaluate to the first one's
-//! final values; one that can learn shows what fine-tuning's first phase hands to the second.
+//! A second trial that cannot learn (its rates are zero, its moving statistics frozen) must
+//! evaluate to the first one's final values; one that can learn shows what fine-tuning's first
+//! phase hands to the second.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,7 +42,10 @@ fn run(settings: Settings, folder: &Path, weights_out: Option<PathBuf>) -> Trial
         memory_share: 1.0,
         weights_out,
     };
-    match Session::new(options).run(&request, &Arc::new(AtomicBool::new(false)), &mut |_| ()).unwrap() {
+    match Session::new(options)
+        .run(&request, &Arc::new(AtomicBool::new(false)), &mut |_| ())
+        .unwrap()
+    {
         Outcome::Finished(result) => *result,
         Outcome::Stopped => panic!("nobody asked for a stop"),
     }
@@ -71,13 +75,18 @@ fn a_trial_starts_where_another_one_ended() {
             ..first.clone()
         };
         let repeated = run(second, folder.path(), None);
-        assert!(trained.last_accuracy > 0.3, "the first trial learns: {}", trained.last_accuracy);
+        assert!(
+            trained.last_accuracy > 0.3,
+            "the first trial learns: {}",
+            trained.last_accuracy
+        );
         assert_eq!(repeated.last_accuracy, trained.last_accuracy, "{name}");
         assert_eq!(repeated.eval_loss, trained.eval_loss, "{name}");
     }
 }
 
-/// PyTorch's momentum is a sum of gradients at any rate, so even a first phase with a rate near zero would leave one.
+/// PyTorch's momentum is a sum of gradients at any rate, so even a first phase with a rate near
+/// zero would leave one.
 #[test]
 fn the_second_phase_of_fine_tuning_starts_without_momentum() {
     let folder = tempfile::tempdir().unwrap();
@@ -94,12 +103,24 @@ fn the_second_phase_of_fine_tuning_starts_without_momentum() {
     run(first.clone(), folder.path(), Some(path.clone()));
     let tuned = |finetune_epochs| {
         let weights = Some(path.display().to_string());
-        let settings = Settings { weights, finetune_epochs, finetune_learning_rate: 1e-30, ..first.clone() };
-        run(settings, folder.path(), None).epochs.iter().map(|epoch| epoch.train_loss).collect::<Vec<_>>()
+        let settings = Settings {
+            weights,
+            finetune_epochs,
+            finetune_learning_rate: 1e-30,
+            ..first.clone()
+        };
+        run(settings, folder.path(), None)
+            .epochs
+            .iter()
+            .map(|epoch| epoch.train_loss)
+            .collect::<Vec<_>>()
     };
     let (at_once, after_a_phase) = (tuned(0), tuned(2));
     assert_eq!((at_once.len(), after_a_phase.len()), (3, 5));
     for (expected, found) in at_once.iter().zip(&after_a_phase[2..]) {
-        assert!((found / expected - 1.0).abs() < 1e-3, "{after_a_phase:?}, not {at_once:?}");
+        assert!(
+            (found / expected - 1.0).abs() < 1e-3,
+            "{after_a_phase:?}, not {at_once:?}"
+        );
     }
 }

@@ -1,9 +1,11 @@
-//! A trainer that trains nothing, for tests. It speaks the hand-off protocol and misbehaves on request.
+//! A trainer that trains nothing, for tests. It speaks the hand-off protocol and misbehaves on
+//! request.
 //!
-//! `FAKE_TRAINER` holds words: `start=hang|exit|garbage|other-build` at the start, and `absent=UUID` if a GPU with that
-//! UUID is missing; `first=MODE` in the first attempt of every trial and `always=MODE` in each, where MODE is `crash`,
-//! `exit`, `garbage`, `huge`, `hang`, `ignore-term`, `grandchild`, `failed`, `gpu`, `stop`; `epoch-ms=N` is the
-//! duration of an epoch. The result depends on the trial alone.
+//! `FAKE_TRAINER` holds words: `start=hang|exit|garbage|other-build` at the start, and
+//! `absent=UUID` if a GPU with that UUID is missing; `first=MODE` in the first attempt of every
+//! trial and `always=MODE` in each, where MODE is `crash`, `exit`, `garbage`, `huge`, `hang`,
+//! `ignore-term`, `grandchild`, `failed`, `gpu`, `stop`; `epoch-ms=N` is the duration of an epoch.
+//! The result depends on the trial alone.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,19 +16,27 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use sweep::TrialId;
-use sweep::handoff::{EXIT_DEVICE_ABSENT, Progress, Ready, Reply, Request, RunRequest, read_frame, write_frame};
+use sweep::handoff::{
+    EXIT_DEVICE_ABSENT, Progress, Ready, Reply, Request, RunRequest, read_frame, write_frame,
+};
 use sweep::record::{EpochRecord, Failure, FailureClass, Provenance, Timing, TrialResult};
 
 fn main() {
     let words = std::env::var("FAKE_TRAINER").unwrap_or_default();
-    let words: BTreeMap<&str, &str> = words.split_whitespace().filter_map(|word| word.split_once('=')).collect();
+    let words: BTreeMap<&str, &str> = words
+        .split_whitespace()
+        .filter_map(|word| word.split_once('='))
+        .collect();
     let stubborn = words.values().any(|mode| *mode == "ignore-term");
     if stubborn {
         // before a second thread exists: threads inherit the mask
         SigSet::from(Signal::SIGTERM).thread_block().unwrap();
     }
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
-    if let Some(place) = words.get("absent").and_then(|absent| visible.split(',').position(|uuid| uuid == *absent)) {
+    if let Some(place) = words
+        .get("absent")
+        .and_then(|absent| visible.split(',').position(|uuid| uuid == *absent))
+    {
         eprintln!("error: `--devices` names cuda:{place}, but there are fewer");
         std::process::exit(EXIT_DEVICE_ABSENT.into())
     }
@@ -36,11 +46,19 @@ fn main() {
             eprintln!("no such device: a reason that people must see");
             std::process::exit(3)
         }
-        Some("garbage") => return std::io::stdout().write_all(b"Hello, I am not a trainer").unwrap(),
+        Some("garbage") => {
+            return std::io::stdout()
+                .write_all(b"Hello, I am not a trainer")
+                .unwrap();
+        }
         Some("other-build") => "other",
         _ => "test",
     };
-    say(&Reply::Ready(Ready { build: build.into(), libtorch: "none".into(), devices: vec!["cpu".into()] }));
+    say(&Reply::Ready(Ready {
+        build: build.into(),
+        libtorch: "none".into(),
+        devices: vec!["cpu".into()],
+    }));
     let requests = listen(stubborn);
     while let Ok(request) = requests.recv() {
         if let Request::Run(run) = request {
@@ -70,7 +88,9 @@ fn attempt(run: &RunRequest, words: &BTreeMap<&str, &str>, requests: &Receiver<R
     if let Some(mode) = first.or(words.get("always")) {
         misbehave(mode);
     }
-    let epoch_ms = words.get("epoch-ms").map_or(1, |text| text.parse().unwrap());
+    let epoch_ms = words
+        .get("epoch-ms")
+        .map_or(1, |text| text.parse().unwrap());
     let num_epochs = run.spec.num_epochs();
     for epoch in resume(run)..num_epochs {
         match requests.recv_timeout(Duration::from_millis(epoch_ms)) {
@@ -95,9 +115,14 @@ fn attempt(run: &RunRequest, words: &BTreeMap<&str, &str>, requests: &Receiver<R
 }
 
 fn resume(run: &RunRequest) -> u32 {
-    let Ok(entries) = std::fs::read_dir(&run.checkpoint_dir) else { return 0 };
+    let Ok(entries) = std::fs::read_dir(&run.checkpoint_dir) else {
+        return 0;
+    };
     let epoch = |name: String| name.strip_prefix("epoch-")?.get(..5)?.parse().ok();
-    entries.filter_map(|entry| epoch(entry.unwrap().file_name().into_string().unwrap())).max().unwrap_or(0)
+    entries
+        .filter_map(|entry| epoch(entry.unwrap().file_name().into_string().unwrap()))
+        .max()
+        .unwrap_or(0)
 }
 
 fn misbehave(mode: &str) {
@@ -110,31 +135,47 @@ fn misbehave(mode: &str) {
             wait_for_ever()
         }
         "huge" => {
-            std::io::stdout().write_all(&u32::MAX.to_le_bytes()).unwrap();
+            std::io::stdout()
+                .write_all(&u32::MAX.to_le_bytes())
+                .unwrap();
             std::io::stdout().flush().unwrap();
             wait_for_ever()
         }
         "hang" => wait_for_ever(),
         "ignore-term" => {
-            say(&Reply::Failed(Failure::new(FailureClass::NonFinite, "and it will not go".into())));
+            say(&Reply::Failed(Failure::new(
+                FailureClass::NonFinite,
+                "and it will not go".into(),
+            )));
             wait_for_ever()
         }
         "grandchild" => {
             // leaves the process group and outlives its parent
             let mut sleeper = Command::new("sleep");
-            sleeper.arg("600").process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            sleeper
+                .arg("600")
+                .process_group(0)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
             sleeper.spawn().unwrap();
             std::process::exit(9)
         }
         "failed" => {
             eprintln!("why it failed, in detail");
-            say(&Reply::Failed(Failure::new(FailureClass::NonFinite, "the loss is NaN".into())));
+            say(&Reply::Failed(Failure::new(
+                FailureClass::NonFinite,
+                "the loss is NaN".into(),
+            )));
             wait_for_ever()
         }
         "gpu" => {
             eprintln!("what cuda:1 said at last");
             let failure = Failure::new(FailureClass::BadDevice, "cuda:1 has an Xid".into());
-            say(&Reply::Failed(Failure { devices: vec!["cuda:1".into()], ..failure }));
+            say(&Reply::Failed(Failure {
+                devices: vec!["cuda:1".into()],
+                ..failure
+            }));
             wait_for_ever()
         }
         "stop" => {
@@ -158,15 +199,23 @@ fn say(reply: &Reply) {
 /// The names of the devices, counted from 0 as a real trainer counts them.
 fn devices() -> Vec<String> {
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
-    let gpus = visible.split(',').filter(|uuid| uuid.starts_with("GPU-")).enumerate();
-    gpus.map(|(index, uuid)| format!("cuda:{index} ({uuid})")).collect()
+    let gpus = visible
+        .split(',')
+        .filter(|uuid| uuid.starts_with("GPU-"))
+        .enumerate();
+    gpus.map(|(index, uuid)| format!("cuda:{index} ({uuid})"))
+        .collect()
 }
 
 /// A result that depends on the trial alone.
 fn result(trial: TrialId, num_epochs: u32) -> TrialResult {
     let digits = trial.bits();
     let accuracy = (digits % 1000) as f64 / 1000.0;
-    let epoch = EpochRecord { train_loss: 0.5, accuracy: Some(accuracy), state_hash: trial.to_string() };
+    let epoch = EpochRecord {
+        train_loss: 0.5,
+        accuracy: Some(accuracy),
+        state_hash: trial.to_string(),
+    };
     TrialResult {
         last_accuracy: accuracy,
         best_accuracy: accuracy,
@@ -175,7 +224,10 @@ fn result(trial: TrialId, num_epochs: u32) -> TrialResult {
         train_loss: 0.5,
         eval_loss: 0.5,
         epochs: vec![epoch; num_epochs as usize],
-        provenance: Provenance { devices: devices(), ..Provenance::default() },
+        provenance: Provenance {
+            devices: devices(),
+            ..Provenance::default()
+        },
         timing: Timing::default(),
     }
 }

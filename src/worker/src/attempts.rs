@@ -1,5 +1,6 @@
-//! The attempts of this worker: those that run, and outcomes that are not acknowledged yet. This is everything a worker
-//! knows, and what it reports to the coordinator after every reconnection. Pure: it sends nothing and starts nothing.
+//! The attempts of this worker: those that run, and outcomes that are not acknowledged yet. This is
+//! everything a worker knows, and what it reports to the coordinator after every reconnection.
+//! Pure: it sends nothing and starts nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,7 +67,11 @@ impl Attempts {
 
     /// Trials that run, or whose outcome is not acknowledged yet.
     pub fn trials(&self) -> BTreeSet<TrialId> {
-        self.running.keys().chain(self.ended.keys()).map(|(trial, _)| *trial).collect()
+        self.running
+            .keys()
+            .chain(self.ended.keys())
+            .map(|(trial, _)| *trial)
+            .collect()
     }
 
     /// Returns true if nothing runs and every outcome is acknowledged.
@@ -79,25 +84,34 @@ impl Attempts {
     }
 
     pub fn running(&self) -> Vec<RunningAttempt> {
-        self.running.iter().map(|(key, (slot, progress))| running(*key, *slot, progress.clone())).collect()
+        self.running
+            .iter()
+            .map(|(key, (slot, progress))| running(*key, *slot, progress.clone()))
+            .collect()
     }
 
     pub fn ended(&self) -> impl Iterator<Item = EndedAttempt> + '_ {
-        self.ended.iter().map(|((trial, attempt), (_, outcome))| EndedAttempt {
-            trial: *trial,
-            attempt: *attempt,
-            outcome: outcome.clone(),
-        })
+        self.ended
+            .iter()
+            .map(|((trial, attempt), (_, outcome))| EndedAttempt {
+                trial: *trial,
+                attempt: *attempt,
+                outcome: outcome.clone(),
+            })
     }
 
     pub fn outcome(&self, key: AttemptKey) -> Option<EndedAttempt> {
         let (_, outcome) = self.ended.get(&key)?;
-        Some(EndedAttempt { trial: key.0, attempt: key.1, outcome: outcome.clone() })
+        Some(EndedAttempt {
+            trial: key.0,
+            attempt: key.1,
+            outcome: outcome.clone(),
+        })
     }
 
-    /// Both lists of a `Hello`. An outcome that does not fit into the message is listed as running: it occupies its
-    /// slot until the outcome is sent, and `ended()` returns it afterwards. If the slot is in use again, the
-    /// coordinator has received the outcome, and it is left out.
+    /// Both lists of a `Hello`. An outcome that does not fit into the message is listed as running:
+    /// it occupies its slot until the outcome is sent, and `ended()` returns it afterwards. If the
+    /// slot is in use again, the coordinator has received the outcome, and it is left out.
     pub fn whole(&self) -> (Vec<RunningAttempt>, Vec<EndedAttempt>) {
         let mut running_now = self.running();
         let mut ended_now = Vec::new();
@@ -106,7 +120,11 @@ impl Attempts {
             let size = size(outcome);
             if ended_now.len() < MAX_ENDED && size <= room {
                 room -= size;
-                ended_now.push(EndedAttempt { trial: key.0, attempt: key.1, outcome: outcome.clone() });
+                ended_now.push(EndedAttempt {
+                    trial: key.0,
+                    attempt: key.1,
+                    outcome: outcome.clone(),
+                });
             } else if running_now.iter().all(|running| running.slot != *slot) {
                 running_now.push(running(*key, *slot, Progress::default()));
             }
@@ -116,7 +134,12 @@ impl Attempts {
 }
 
 fn running((trial, attempt): AttemptKey, slot: SlotIndex, progress: Progress) -> RunningAttempt {
-    RunningAttempt { trial, attempt, slot, progress }
+    RunningAttempt {
+        trial,
+        attempt,
+        slot,
+        progress,
+    }
 }
 
 fn size(outcome: &Outcome) -> usize {
@@ -167,8 +190,17 @@ mod tests {
             attempts.end(key(number), failure(15 << 20));
         }
         let (running, ended) = attempts.whole();
-        assert_eq!(ended.iter().map(|ended| ended.trial).collect::<Vec<_>>(), [key(0).0, key(1).0]);
-        assert_eq!(running.iter().map(|running| (running.trial, running.slot)).collect::<Vec<_>>(), [(key(2).0, 2)]);
+        assert_eq!(
+            ended.iter().map(|ended| ended.trial).collect::<Vec<_>>(),
+            [key(0).0, key(1).0]
+        );
+        assert_eq!(
+            running
+                .iter()
+                .map(|running| (running.trial, running.slot))
+                .collect::<Vec<_>>(),
+            [(key(2).0, 2)]
+        );
         assert_eq!(attempts.ended().count(), 3);
     }
 }

@@ -1,5 +1,6 @@
-//! The devices of this machine, and slots made of them: `--devices auto|cpu|cuda|cuda:0-3`, `--slots`,
-//! `--devices-per-slot`. It asks `nvidia-smi`, which comes with the driver; nothing here loads CUDA.
+//! The devices of this machine, and slots made of them: `--devices auto|cpu|cuda|cuda:0-3`,
+//! `--slots`, `--devices-per-slot`. It asks `nvidia-smi`, which comes with the driver; nothing here
+//! loads CUDA.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,7 +23,9 @@ pub enum DeviceChoice {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
-    #[error("`{0}` names no devices: `auto`, `cpu`, `cuda`, `cuda:0`, `cuda:0-3` or `cuda:0,2` were expected")]
+    #[error(
+        "`{0}` names no devices: `auto`, `cpu`, `cuda`, `cuda:0`, `cuda:0-3` or `cuda:0,2` were expected"
+    )]
     BadChoice(String),
     #[error("`cuda:{0}` is named twice")]
     Repeated(u32),
@@ -30,7 +33,9 @@ pub enum DeviceError {
     NoSuchGpu { index: u32, present: String },
     #[error("no GPU was found: {0}")]
     NoGpus(Unknown),
-    #[error("`auto` cannot tell whether there are GPUs: {0}; mend the driver, or say `--devices cpu`")]
+    #[error(
+        "`auto` cannot tell whether there are GPUs: {0}; mend the driver, or say `--devices cpu`"
+    )]
     SilentDriver(Unknown),
     #[error("{devices} devices cannot be divided into {what}")]
     Indivisible { devices: usize, what: String },
@@ -57,7 +62,8 @@ pub struct Inventory {
     /// Threads that this process may use. Respects the cgroup quota and the CPU affinity.
     pub cpu_threads: usize,
     pub cpu_name: String,
-    /// GPUs in bus order, as nvidia-smi counts them, or in the order of CUDA_VISIBLE_DEVICES if that is set.
+    /// GPUs in bus order, as nvidia-smi counts them, or in the order of CUDA_VISIBLE_DEVICES if
+    /// that is set.
     pub gpus: Vec<Gpu>,
     /// The reason why `gpus` is empty, if it is.
     pub no_gpus: Unknown,
@@ -82,7 +88,13 @@ impl FromStr for DeviceChoice {
             "cuda" => return Ok(Self::AllGpus),
             _ => text.strip_prefix("cuda:").ok_or_else(bad)?,
         };
-        let number = |digits: &str| digits.parse::<u32>().ok().filter(|&index| index < 1024).ok_or_else(bad);
+        let number = |digits: &str| {
+            digits
+                .parse::<u32>()
+                .ok()
+                .filter(|&index| index < 1024)
+                .ok_or_else(bad)
+        };
         let mut gpus = Vec::new();
         for part in list.split(',') {
             match part.split_once('-') {
@@ -106,8 +118,17 @@ impl FromStr for DeviceChoice {
 
 impl fmt::Display for Gpu {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, memory_mib, driver, .. } = self;
-        write!(formatter, "{name}, {} GiB, driver {driver}", memory_mib.div_ceil(1024))
+        let Self {
+            name,
+            memory_mib,
+            driver,
+            ..
+        } = self;
+        write!(
+            formatter,
+            "{name}, {} GiB, driver {driver}",
+            memory_mib.div_ceil(1024)
+        )
     }
 }
 
@@ -117,21 +138,28 @@ impl Inventory {
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
         let answer = ask_nvidia_smi(GPU_FIELDS);
         let hidden = "nvidia-smi lists none that CUDA_VISIBLE_DEVICES shows".to_owned();
-        let (gpus, no_gpus) = match answer.map(|answer| visible_gpus(parse_gpus(&answer), visible.as_deref())) {
-            Ok(gpus) => (gpus, Unknown::NoGpu(hidden)),
-            Err(unknown) => (Vec::new(), unknown),
-        };
+        let (gpus, no_gpus) =
+            match answer.map(|answer| visible_gpus(parse_gpus(&answer), visible.as_deref())) {
+                Ok(gpus) => (gpus, Unknown::NoGpu(hidden)),
+                Err(unknown) => (Vec::new(), unknown),
+            };
         let cpu_threads = std::thread::available_parallelism().map_or(1, usize::from);
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        Self { cpu_threads, cpu_name: cpu_name(&cpu), gpus, no_gpus }
+        Self {
+            cpu_threads,
+            cpu_name: cpu_name(&cpu),
+            gpus,
+            no_gpus,
+        }
     }
 }
 
 /// Divides the chosen devices into slots.
 ///
-/// `per_slot` devices go into each slot, one by default. On the CPU a device is a thread, and `count` slots share the
-/// threads; by default each thread is a slot, since two trials of one thread beat one trial of two. If there are more
-/// slots than GPUs, slots share GPUs: several small trials run on one GPU.
+/// `per_slot` devices go into each slot, one by default. On the CPU a device is a thread, and
+/// `count` slots share the threads; by default each thread is a slot, since two trials of one
+/// thread beat one trial of two. If there are more slots than GPUs, slots share GPUs: several small
+/// trials run on one GPU.
 pub fn slots(
     choice: &DeviceChoice,
     count: Option<u32>,
@@ -143,7 +171,10 @@ pub fn slots(
             return Err(DeviceError::Zero { option });
         }
     }
-    let (count, per_slot) = (count.map(|count| count as usize), per_slot.map(|per_slot| per_slot as usize));
+    let (count, per_slot) = (
+        count.map(|count| count as usize),
+        per_slot.map(|per_slot| per_slot as usize),
+    );
     match choice {
         DeviceChoice::Cpu => cpu_slots(count, per_slot, inventory),
         DeviceChoice::Auto if inventory.gpus.is_empty() => match &inventory.no_gpus {
@@ -155,7 +186,12 @@ pub fn slots(
             if inventory.gpus.is_empty() {
                 return Err(DeviceError::NoGpus(inventory.no_gpus.clone()));
             }
-            gpu_slots(&(0..inventory.gpus.len() as u32).collect::<Vec<_>>(), count, per_slot, inventory)
+            gpu_slots(
+                &(0..inventory.gpus.len() as u32).collect::<Vec<_>>(),
+                count,
+                per_slot,
+                inventory,
+            )
         }
         DeviceChoice::Gpus(gpus) => gpu_slots(gpus, count, per_slot, inventory),
     }
@@ -163,7 +199,11 @@ pub fn slots(
 
 /// CPU threads that the trainer of a slot may use.
 pub fn threads(slot: &Slot, num_slots: usize) -> usize {
-    let on_cpu = slot.devices.iter().filter(|device| *device == "cpu").count();
+    let on_cpu = slot
+        .devices
+        .iter()
+        .filter(|device| *device == "cpu")
+        .count();
     if on_cpu > 0 {
         return on_cpu;
     }
@@ -171,11 +211,17 @@ pub fn threads(slot: &Slot, num_slots: usize) -> usize {
     (all / num_slots.max(1)).max(1)
 }
 
-/// The fraction of a GPU's memory that each trainer may use: all of it if no other slot shares the GPU.
+/// The fraction of a GPU's memory that each trainer may use: all of it if no other slot shares the
+/// GPU.
 pub fn memory_share(slot: &Slot, slots: &[Slot]) -> f64 {
     // memory of a CUDA context is outside of libtorch's limit
     const CONTEXTS: f64 = 0.03;
-    let sharing = |device: &String| slots.iter().filter(|other| other.devices.contains(device)).count();
+    let sharing = |device: &String| {
+        slots
+            .iter()
+            .filter(|other| other.devices.contains(device))
+            .count()
+    };
     let gpus = slot.devices.iter().filter(|device| *device != "cpu");
     match gpus.map(sharing).max() {
         Some(count) if count > 1 => (1.0 - CONTEXTS * count as f64).max(0.5) / count as f64,
@@ -183,13 +229,20 @@ pub fn memory_share(slot: &Slot, slots: &[Slot]) -> f64 {
     }
 }
 
-fn cpu_slots(count: Option<usize>, per_slot: Option<usize>, inventory: &Inventory) -> Result<Vec<Slot>, DeviceError> {
+fn cpu_slots(
+    count: Option<usize>,
+    per_slot: Option<usize>,
+    inventory: &Inventory,
+) -> Result<Vec<Slot>, DeviceError> {
     let threads = inventory.cpu_threads.max(1);
     let (count, per_slot) = match (count, per_slot) {
         (None, None) => (threads, 1),
         (Some(count), None) => (count, (threads / count).max(1)),
         (None, Some(per_slot)) if per_slot > threads => {
-            return Err(DeviceError::Indivisible { devices: threads, what: format!("slots of {per_slot} threads") });
+            return Err(DeviceError::Indivisible {
+                devices: threads,
+                what: format!("slots of {per_slot} threads"),
+            });
         }
         (None, Some(per_slot)) => (threads / per_slot, per_slot),
         (Some(count), Some(per_slot)) => (count, per_slot),
@@ -202,8 +255,19 @@ fn cpu_slots(count: Option<usize>, per_slot: Option<usize>, inventory: &Inventor
             "more threads in slots than the machine has"
         );
     }
-    let description = format!("{}, {per_slot} thread{}", inventory.cpu_name, if per_slot == 1 { "" } else { "s" });
-    Ok(vec![Slot { devices: vec!["cpu".to_owned(); per_slot], uuids: Vec::new(), description }; count])
+    let description = format!(
+        "{}, {per_slot} thread{}",
+        inventory.cpu_name,
+        if per_slot == 1 { "" } else { "s" }
+    );
+    Ok(vec![
+        Slot {
+            devices: vec!["cpu".to_owned(); per_slot],
+            uuids: Vec::new(),
+            description
+        };
+        count
+    ])
 }
 
 fn gpu_slots(
@@ -225,27 +289,45 @@ fn gpu_slots(
     let per_slot = per_slot.unwrap_or(1);
     if !gpus.len().is_multiple_of(per_slot) {
         let what = format!("slots of {per_slot}");
-        return Err(DeviceError::Indivisible { devices: gpus.len(), what });
+        return Err(DeviceError::Indivisible {
+            devices: gpus.len(),
+            what,
+        });
     }
     let groups: Vec<&[u32]> = gpus.chunks(per_slot).collect();
     let count = count.unwrap_or(groups.len());
     if count > groups.len() && !count.is_multiple_of(groups.len()) {
         let what = format!("{count} slots that share them evenly");
-        return Err(DeviceError::Indivisible { devices: gpus.len(), what });
+        return Err(DeviceError::Indivisible {
+            devices: gpus.len(),
+            what,
+        });
     }
     let slot = |group: &[u32]| {
         let devices = group.iter().map(|index| format!("cuda:{index}")).collect();
         let first = &inventory.gpus[group[0] as usize];
-        let times = if group.len() > 1 { format!("{} x ", group.len()) } else { String::new() };
-        let uuids = group.iter().map(|index| inventory.gpus[*index as usize].uuid.clone()).collect();
-        Slot { devices, uuids, description: format!("{times}{first}") }
+        let times = if group.len() > 1 {
+            format!("{} x ", group.len())
+        } else {
+            String::new()
+        };
+        let uuids = group
+            .iter()
+            .map(|index| inventory.gpus[*index as usize].uuid.clone())
+            .collect();
+        Slot {
+            devices,
+            uuids,
+            description: format!("{times}{first}"),
+        }
     };
     Ok(groups.into_iter().cycle().take(count).map(slot).collect())
 }
 
 const GPU_FIELDS: &str = "--query-gpu=index,uuid,memory.total,driver_version,name";
 
-/// Runs nvidia-smi with a query. Returns its answer, one line per item, or the reason why there is none.
+/// Runs nvidia-smi with a query. Returns its answer, one line per item, or the reason why there is
+/// none.
 pub(crate) fn ask_nvidia_smi(query: &str) -> Result<String, Unknown> {
     let silent = |error: std::io::Error| Unknown::Silent(error.to_string());
     let mut child = Command::new("nvidia-smi")
@@ -261,7 +343,9 @@ pub(crate) fn ask_nvidia_smi(query: &str) -> Result<String, Unknown> {
         if Instant::now() > deadline {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(Unknown::Silent("nvidia-smi did not answer within 20 s".to_owned()));
+            return Err(Unknown::Silent(
+                "nvidia-smi did not answer within 20 s".to_owned(),
+            ));
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -273,8 +357,8 @@ pub(crate) fn ask_nvidia_smi(query: &str) -> Result<String, Unknown> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The reason for a failure of nvidia-smi. Its manual: 6 means that a query found nothing, 9 that the driver is not
-/// loaded, 12 that a library of the driver is missing.
+/// The reason for a failure of nvidia-smi. Its manual: 6 means that a query found nothing, 9 that
+/// the driver is not loaded, 12 that a library of the driver is missing.
 fn refusal(status: ExitStatus, driver_is_loaded: bool) -> Unknown {
     let reason = format!("nvidia-smi failed with {status}");
     match status.code() {
@@ -291,15 +375,25 @@ fn parse_gpus(answer: &str) -> Vec<(u32, Gpu)> {
         let uuid = fields.next()?.to_owned();
         let memory_mib = fields.next()?.parse().ok()?;
         let driver = fields.next()?.to_owned();
-        Some((index, Gpu { uuid, memory_mib, driver, name: fields.next()?.to_owned() }))
+        Some((
+            index,
+            Gpu {
+                uuid,
+                memory_mib,
+                driver,
+                name: fields.next()?.to_owned(),
+            },
+        ))
     };
     answer.lines().filter_map(parse).collect()
 }
 
-/// Returns the GPUs that CUDA counts: those in CUDA_VISIBLE_DEVICES, in that order, up to the first entry that does not
-/// exist.
+/// Returns the GPUs that CUDA counts: those in CUDA_VISIBLE_DEVICES, in that order, up to the first
+/// entry that does not exist.
 fn visible_gpus(gpus: Vec<(u32, Gpu)>, visible: Option<&str>) -> Vec<Gpu> {
-    let Some(visible) = visible else { return gpus.into_iter().map(|(_, gpu)| gpu).collect() };
+    let Some(visible) = visible else {
+        return gpus.into_iter().map(|(_, gpu)| gpu).collect();
+    };
     let find = |entry: &str| {
         let matches = |(index, gpu): &&(u32, Gpu)| match entry.parse::<u32>() {
             Ok(number) => number == *index,
@@ -311,8 +405,11 @@ fn visible_gpus(gpus: Vec<(u32, Gpu)>, visible: Option<&str>) -> Vec<Gpu> {
 }
 
 fn cpu_name(cpuinfo: &str) -> String {
-    let line = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
-    line.and_then(|line| line.split_once(':')).map_or_else(|| "CPU".to_owned(), |(_, name)| name.trim().to_owned())
+    let line = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    line.and_then(|line| line.split_once(':'))
+        .map_or_else(|| "CPU".to_owned(), |(_, name)| name.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -323,11 +420,23 @@ mod tests {
                           2, GPU-cccc, 81559, 580.65.06, NVIDIA H100, PCIe\nno GPU here\n";
 
     fn machine(num_gpus: usize) -> Inventory {
-        let gpus = visible_gpus(parse_gpus(ANSWER), None).into_iter().take(num_gpus).collect();
-        Inventory { cpu_threads: 8, cpu_name: "Some CPU".to_owned(), gpus, no_gpus: Unknown::NoTool("none".to_owned()) }
+        let gpus = visible_gpus(parse_gpus(ANSWER), None)
+            .into_iter()
+            .take(num_gpus)
+            .collect();
+        Inventory {
+            cpu_threads: 8,
+            cpu_name: "Some CPU".to_owned(),
+            gpus,
+            no_gpus: Unknown::NoTool("none".to_owned()),
+        }
     }
 
-    fn devices(text: &str, count: Option<u32>, per_slot: Option<u32>) -> Result<Vec<String>, DeviceError> {
+    fn devices(
+        text: &str,
+        count: Option<u32>,
+        per_slot: Option<u32>,
+    ) -> Result<Vec<String>, DeviceError> {
         let slots = slots(&text.parse()?, count, per_slot, &machine(3))?;
         Ok(slots.iter().map(|slot| slot.devices.join("+")).collect())
     }
@@ -336,18 +445,41 @@ mod tests {
     fn cpu_slots_fill_the_machine() {
         assert_eq!(devices("cpu", None, None).unwrap(), vec!["cpu"; 8]);
         assert_eq!(devices("cpu", Some(3), None).unwrap(), vec!["cpu+cpu"; 3]);
-        assert_eq!(devices("cpu", None, Some(4)).unwrap(), vec!["cpu+cpu+cpu+cpu"; 2]);
+        assert_eq!(
+            devices("cpu", None, Some(4)).unwrap(),
+            vec!["cpu+cpu+cpu+cpu"; 2]
+        );
         assert_eq!(devices("cpu", Some(20), None).unwrap(), vec!["cpu"; 20]);
-        assert!(matches!(devices("cpu", None, Some(9)), Err(DeviceError::Indivisible { devices: 8, .. })));
-        assert_eq!(slots(&DeviceChoice::Auto, None, None, &machine(0)).unwrap().len(), 8);
+        assert!(matches!(
+            devices("cpu", None, Some(9)),
+            Err(DeviceError::Indivisible { devices: 8, .. })
+        ));
+        assert_eq!(
+            slots(&DeviceChoice::Auto, None, None, &machine(0))
+                .unwrap()
+                .len(),
+            8
+        );
     }
 
     #[test]
     fn gpu_slots_are_made_of_the_named_devices() {
-        assert_eq!(devices("auto", None, None).unwrap(), ["cuda:0", "cuda:1", "cuda:2"]);
-        assert_eq!(devices("cuda:2,0", None, Some(2)).unwrap(), ["cuda:2+cuda:0"]);
-        assert_eq!(devices("cuda:0-1", Some(4), None).unwrap(), ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]);
-        assert_eq!(devices("cuda", Some(2), None).unwrap(), ["cuda:0", "cuda:1"]);
+        assert_eq!(
+            devices("auto", None, None).unwrap(),
+            ["cuda:0", "cuda:1", "cuda:2"]
+        );
+        assert_eq!(
+            devices("cuda:2,0", None, Some(2)).unwrap(),
+            ["cuda:2+cuda:0"]
+        );
+        assert_eq!(
+            devices("cuda:0-1", Some(4), None).unwrap(),
+            ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+        );
+        assert_eq!(
+            devices("cuda", Some(2), None).unwrap(),
+            ["cuda:0", "cuda:1"]
+        );
     }
 
     #[test]
@@ -370,9 +502,24 @@ mod tests {
             ("cuda:3-1", None, None, "names no devices"),
             ("cuda:0-4000000000", None, None, "names no devices"),
             ("cuda:1,0-1", None, None, "`cuda:1` is named twice"),
-            ("cuda:3", None, None, "no `cuda:3`: this machine has cuda:0-2"),
-            ("cuda", None, Some(2), "3 devices cannot be divided into slots of 2"),
-            ("cuda:0-1", Some(3), None, "2 devices cannot be divided into 3 slots"),
+            (
+                "cuda:3",
+                None,
+                None,
+                "no `cuda:3`: this machine has cuda:0-2",
+            ),
+            (
+                "cuda",
+                None,
+                Some(2),
+                "3 devices cannot be divided into slots of 2",
+            ),
+            (
+                "cuda:0-1",
+                Some(3),
+                None,
+                "2 devices cannot be divided into 3 slots",
+            ),
             ("cpu", Some(0), None, "`--slots` must be at least 1"),
         ];
         for (text, count, per_slot, expected) in refusals {
@@ -386,10 +533,23 @@ mod tests {
     #[test]
     fn a_driver_in_trouble_does_not_make_a_machine_one_without_gpus() {
         use std::os::unix::process::ExitStatusExt;
-        let auto = |no_gpus| slots(&DeviceChoice::Auto, None, None, &Inventory { no_gpus, ..machine(0) });
+        let auto = |no_gpus| {
+            slots(
+                &DeviceChoice::Auto,
+                None,
+                None,
+                &Inventory {
+                    no_gpus,
+                    ..machine(0)
+                },
+            )
+        };
         let failed = |code: i32, loaded| refusal(ExitStatus::from_raw(code << 8), loaded);
         let error = auto(failed(15, true)).unwrap_err().to_string();
-        assert!(error.contains("failed with exit status: 15; mend the driver, or say `--devices cpu`"), "{error}");
+        assert!(
+            error.contains("failed with exit status: 15; mend the driver, or say `--devices cpu`"),
+            "{error}"
+        );
         assert!(auto(failed(9, true)).is_err() && auto(failed(255, false)).is_err());
         assert_eq!(auto(failed(9, false)).unwrap().len(), 8);
     }
@@ -398,18 +558,28 @@ mod tests {
     fn slots_say_the_uuids_of_their_gpus() {
         let slots = slots(&"cuda:2,0".parse().unwrap(), None, Some(2), &machine(3)).unwrap();
         assert_eq!(slots[0].uuids, ["GPU-cccc", "GPU-aaaa"]);
-        assert!(cpu_slots(None, None, &machine(0)).unwrap()[0].uuids.is_empty());
+        assert!(
+            cpu_slots(None, None, &machine(0)).unwrap()[0]
+                .uuids
+                .is_empty()
+        );
     }
 
     #[test]
     fn cuda_counts_what_is_visible() {
         let names = |visible| -> Vec<String> {
-            visible_gpus(parse_gpus(ANSWER), visible).into_iter().map(|gpu| gpu.uuid).collect()
+            visible_gpus(parse_gpus(ANSWER), visible)
+                .into_iter()
+                .map(|gpu| gpu.uuid)
+                .collect()
         };
         assert_eq!(names(None), ["GPU-aaaa", "GPU-bbbb", "GPU-cccc"]);
         assert_eq!(names(Some("2, 0")), ["GPU-cccc", "GPU-aaaa"]);
         assert_eq!(names(Some("GPU-bb,9,0")), ["GPU-bbbb"]);
         assert!(names(Some("")).is_empty() && names(Some("-1")).is_empty());
-        assert_eq!(machine(3).gpus[2].to_string(), "NVIDIA H100, PCIe, 80 GiB, driver 580.65.06");
+        assert_eq!(
+            machine(3).gpus[2].to_string(),
+            "NVIDIA H100, PCIe, 80 GiB, driver 580.65.06"
+        );
     }
 }

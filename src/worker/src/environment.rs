@@ -1,7 +1,9 @@
-//! The environment of a trainer: the variables that it needs from the worker's environment, and nothing else.
+//! The environment of a trainer: the variables that it needs from the worker's environment, and
+//! nothing else.
 //!
-//! A worker is started in a user's shell or by a service, whose environment may hold credentials. A trainer reads files
-//! that other users' sweeps name, so it only receives listed variables. docs/operations.md shows the list.
+//! A worker is started in a user's shell or by a service, whose environment may hold credentials. A
+//! trainer reads files that other users' sweeps name, so it only receives listed variables.
+//! docs/operations.md shows the list.
 
 use std::ffi::OsString;
 
@@ -23,7 +25,8 @@ const NAMES: [&str; 15] = [
     "XDG_CACHE_HOME",
 ];
 
-/// Prefixes of names: locale, devices and their libraries, threads, allocators, and Python for trainers written in it.
+/// Prefixes of names: locale, devices and their libraries, threads, allocators, and Python for
+/// trainers written in it.
 const PREFIXES: [&str; 23] = [
     "CONDA_",
     "CUBLAS_",
@@ -69,7 +72,15 @@ mod tests {
 
     #[test]
     fn credentials_stay_with_the_worker() {
-        for name in ["PATH", "HOME", "LC_ALL", "CUDA_VISIBLE_DEVICES", "NCCL_DEBUG", "OMP_NUM_THREADS", "RUST_LOG"] {
+        for name in [
+            "PATH",
+            "HOME",
+            "LC_ALL",
+            "CUDA_VISIBLE_DEVICES",
+            "NCCL_DEBUG",
+            "OMP_NUM_THREADS",
+            "RUST_LOG",
+        ] {
             assert!(passes(name), "{name}");
         }
         assert!(passes("ORCHESTRATOR_FAULT"));

@@ -1,8 +1,9 @@
 //! The launch of one slot's trainer, and the names of its devices.
 //!
-//! A trainer only sees the GPUs of its slot, by their UUIDs, and counts them from 0. With `cuda:1`, another GPU would
-//! take the number of a lost one, and CUDA numbers GPUs differently from the driver's tools. `cuda:0` in a trainer's
-//! messages is replaced by the machine's name here, before anything else reads it. Next: trainer.rs.
+//! A trainer only sees the GPUs of its slot, by their UUIDs, and counts them from 0. With `cuda:1`,
+//! another GPU would take the number of a lost one, and CUDA numbers GPUs differently from the
+//! driver's tools. `cuda:0` in a trainer's messages is replaced by the machine's name here, before
+//! anything else reads it. Next: trainer.rs.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -31,10 +32,15 @@ impl Launch {
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.env_clear().envs(environment::for_trainers());
-        command.arg("serve").arg("--threads").arg(self.threads.to_string());
+        command
+            .arg("serve")
+            .arg("--threads")
+            .arg(self.threads.to_string());
         command.arg("--devices").arg(self.device_list());
         if self.memory_share < 1.0 {
-            command.arg("--memory-share").arg(self.memory_share.to_string());
+            command
+                .arg("--memory-share")
+                .arg(self.memory_share.to_string());
         }
         if !self.slot.uuids.is_empty() {
             command.env("CUDA_VISIBLE_DEVICES", self.slot.uuids.join(","));
@@ -48,15 +54,23 @@ impl Launch {
         self.slot.devices.iter().any(|device| device != "cpu")
     }
 
-    /// The value of the trainer's `--devices`: `cpu`, whatever the number of threads, or `cuda:0,1`, the GPUs that it
-    /// sees.
+    /// The value of the trainer's `--devices`: `cpu`, whatever the number of threads, or
+    /// `cuda:0,1`, the GPUs that it sees.
     fn device_list(&self) -> String {
-        let named = self.slot.devices.iter().filter_map(|device| device.strip_prefix("cuda:").map(str::to_owned));
+        let named = self
+            .slot
+            .devices
+            .iter()
+            .filter_map(|device| device.strip_prefix("cuda:").map(str::to_owned));
         let indices: Vec<String> = match self.slot.uuids.len() {
             0 => named.collect(),
             count => (0..count).map(|index| index.to_string()).collect(),
         };
-        if indices.is_empty() { "cpu".to_owned() } else { format!("cuda:{}", indices.join(",")) }
+        if indices.is_empty() {
+            "cpu".to_owned()
+        } else {
+            format!("cuda:{}", indices.join(","))
+        }
     }
 
     /// Replaces each `cuda:N` in a trainer's text by the machine's name of that GPU.
@@ -69,8 +83,14 @@ impl Launch {
         let mut rest = text;
         while let Some(at) = rest.find(GPU) {
             let (before, after) = rest.split_at(at + GPU.len());
-            let digits = after.len() - after.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
-            let device = after[..digits].parse().ok().and_then(|index: usize| self.slot.devices.get(index));
+            let digits = after.len()
+                - after
+                    .trim_start_matches(|digit: char| digit.is_ascii_digit())
+                    .len();
+            let device = after[..digits]
+                .parse()
+                .ok()
+                .and_then(|index: usize| self.slot.devices.get(index));
             match device {
                 Some(device) => named.extend([&before[..at], device]),
                 None => named.extend([before, &after[..digits]]),
@@ -83,7 +103,10 @@ impl Launch {
     /// Converts the driver's UUIDs to the slot's names of these GPUs.
     pub fn names_of(&self, uuids: &[String]) -> Vec<String> {
         let pairs = self.slot.uuids.iter().zip(&self.slot.devices);
-        pairs.filter(|(uuid, _)| uuids.contains(uuid)).map(|(_, name)| name.clone()).collect()
+        pairs
+            .filter(|(uuid, _)| uuids.contains(uuid))
+            .map(|(_, name)| name.clone())
+            .collect()
     }
 }
 
@@ -97,7 +120,11 @@ mod tests {
         Launch {
             program: "trainer".into(),
             trainer: sweep::Trainer::BuiltIn,
-            slot: Slot { devices: owned(devices), uuids: owned(uuids), description: String::new() },
+            slot: Slot {
+                devices: owned(devices),
+                uuids: owned(uuids),
+                description: String::new(),
+            },
             threads: 1,
             memory_share: 1.0,
             mark: "worker/0".into(),
@@ -115,11 +142,20 @@ mod tests {
     #[test]
     fn a_trainer_sees_the_gpus_of_its_slot_and_counts_them_from_0() {
         let pair = launch(&["cuda:2", "cuda:0"], &["GPU-c", "GPU-a"]);
-        assert_eq!((pair.device_list(), visible(&pair)), ("cuda:0,1".to_owned(), Some("GPU-c,GPU-a".to_owned())));
+        assert_eq!(
+            (pair.device_list(), visible(&pair)),
+            ("cuda:0,1".to_owned(), Some("GPU-c,GPU-a".to_owned()))
+        );
         let nameless = launch(&["cuda:0", "cuda:2"], &[]);
-        assert_eq!((nameless.device_list(), visible(&nameless)), ("cuda:0,2".to_owned(), None));
+        assert_eq!(
+            (nameless.device_list(), visible(&nameless)),
+            ("cuda:0,2".to_owned(), None)
+        );
         let cpu = launch(&["cpu", "cpu"], &[]);
-        assert_eq!((cpu.device_list(), visible(&cpu), cpu.has_gpus()), ("cpu".to_owned(), None, false));
+        assert_eq!(
+            (cpu.device_list(), visible(&cpu), cpu.has_gpus()),
+            ("cpu".to_owned(), None, false)
+        );
     }
 
     #[test]
@@ -132,6 +168,9 @@ mod tests {
         );
         assert_eq!(pair.named("cuda:10 CUDA error"), "cuda:10 CUDA error");
         assert_eq!(launch(&["cuda:5"], &[]).named("cuda:0"), "cuda:0");
-        assert_eq!(pair.names_of(&["GPU-a".to_owned(), "GPU-z".to_owned()]), ["cuda:0"]);
+        assert_eq!(
+            pair.names_of(&["GPU-a".to_owned(), "GPU-z".to_owned()]),
+            ["cuda:0"]
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! A worker: holds the slots of one machine, runs a trainer in each, and reports the outcome of attempts to the
-//! coordinator. It never decides what to train. Read `options.rs` for how it is started, `run.rs` for its loop,
-//! `slot.rs` for what happens to one attempt.
+//! A worker: holds the slots of one machine, runs a trainer in each, and reports the outcome of
+//! attempts to the coordinator. It never decides what to train. Read `options.rs` for how it is
+//! started, `run.rs` for its loop, `slot.rs` for what happens to one attempt.
 
 mod attempts;
 pub mod devices;

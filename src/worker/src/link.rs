@@ -1,5 +1,5 @@
-//! The stream to the coordinator: opened, and reopened for as long as the worker lives. It does not interpret messages,
-//! except refusals.
+//! The stream to the coordinator: opened, and reopened for as long as the worker lives. It does not
+//! interpret messages, except refusals.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,7 +14,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::options::Error;
 
-/// Capacity for outgoing messages to the coordinator; a message that does not fit is sent again later.
+/// Capacity for outgoing messages to the coordinator; a message that does not fit is sent again
+/// later.
 const OUTGOING: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -51,13 +52,21 @@ enum Problem {
 
 /// Parses the address before anything is started.
 pub fn endpoint(coordinator: &str) -> Result<Endpoint, Error> {
-    let bad = |reason: String| Error::BadAddress { address: coordinator.to_owned(), reason };
-    let endpoint = Endpoint::from_shared(coordinator.to_owned()).map_err(|error| bad(error.to_string()))?;
+    let bad = |reason: String| Error::BadAddress {
+        address: coordinator.to_owned(),
+        reason,
+    };
+    let endpoint =
+        Endpoint::from_shared(coordinator.to_owned()).map_err(|error| bad(error.to_string()))?;
     let uri = endpoint.uri();
-    if uri.scheme_str() != Some("http") || uri.port_u16().is_none() || uri.host().is_none_or(str::is_empty) {
+    if uri.scheme_str() != Some("http")
+        || uri.port_u16().is_none()
+        || uri.host().is_none_or(str::is_empty)
+    {
         return Err(bad("http://HOST:PORT was expected".to_owned()));
     }
-    // a coordinator that was stopped, or a cable that was pulled, closes no connection: only unanswered pings show it
+    // a coordinator that was stopped, or a cable that was pulled, closes no connection: only
+    // unanswered pings show it
     Ok(endpoint
         .connect_timeout(Duration::from_secs(5))
         .tcp_nodelay(true)
@@ -67,10 +76,10 @@ pub fn endpoint(coordinator: &str) -> Result<Endpoint, Error> {
 }
 
 impl Link {
-    /// Runs until the receiver of its events is gone, or until a final answer. A refusal is final before the first
-    /// Welcome: the address, the token or the build is wrong. Later, something may answer in place of the coordinator
-    /// for a moment (a proxy with 403 or 404, another program on its port), or the token was replaced: then the worker
-    /// retries.
+    /// Runs until the receiver of its events is gone, or until a final answer. A refusal is final
+    /// before the first Welcome: the address, the token or the build is wrong. Later, something may
+    /// answer in place of the coordinator for a moment (a proxy with 403 or 404, another program on
+    /// its port), or the token was replaced: then the worker retries.
     pub async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
         let mut complained = false;
@@ -101,7 +110,10 @@ impl Link {
                         let _ = self.events.send(LinkEvent::Final(error)).await;
                         return;
                     }
-                    format!("{error}; that is final if it stays so for {} s", self.patience.as_secs())
+                    format!(
+                        "{error}; that is final if it stays so for {} s",
+                        self.patience.as_secs()
+                    )
                 }
             };
             if !complained {
@@ -118,15 +130,25 @@ impl Link {
 
     /// Reads the token file. Returns true if it holds a new token.
     fn has_new_token(&mut self) -> bool {
-        let Some(file) = &self.token_file else { return false };
+        let Some(file) = &self.token_file else {
+            return false;
+        };
         match Token::from_file(file) {
-            Ok(token) if self.token.as_ref().is_none_or(|known| !known.is_same(&token)) => {
+            Ok(token)
+                if self
+                    .token
+                    .as_ref()
+                    .is_none_or(|known| !known.is_same(&token)) =>
+            {
                 self.token = Some(token);
                 true
             }
             Ok(_) => false,
             Err(error) => {
-                tracing::warn!(reason = chain(&error), "the token file cannot be read again");
+                tracing::warn!(
+                    reason = chain(&error),
+                    "the token file cannot be read again"
+                );
                 false
             }
         }
@@ -138,9 +160,10 @@ impl Link {
         if self.events.send(LinkEvent::Up(outgoing)).await.is_err() {
             return Problem::Unheard;
         }
-        let mut client = FleetClient::with_interceptor(channel, protocol::token::attach(self.token.clone()))
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let mut client =
+            FleetClient::with_interceptor(channel, protocol::token::attach(self.token.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let mut incoming = match client.connect(ReceiverStream::new(messages)).await {
             Ok(response) => response.into_inner(),
             Err(status) => return self.judge(status),
@@ -152,7 +175,9 @@ impl Link {
                 Err(status) => return self.judge(status),
             };
             match message {
-                Ok(FromCoordinator::Refused { reason }) => return Problem::Refused(Error::Refused { reason }),
+                Ok(FromCoordinator::Refused { reason }) => {
+                    return Problem::Refused(Error::Refused { reason });
+                }
                 Ok(message) => {
                     *was_up = true;
                     if self.events.send(LinkEvent::Message(message)).await.is_err() {
@@ -160,7 +185,9 @@ impl Link {
                     }
                 }
                 Err(invalid) => {
-                    return Problem::Broken(format!("the coordinator sent something impossible: {invalid}"));
+                    return Problem::Broken(format!(
+                        "the coordinator sent something impossible: {invalid}"
+                    ));
                 }
             }
         }
@@ -169,10 +196,12 @@ impl Link {
     fn judge(&self, status: tonic::Status) -> Problem {
         let reason = status.message().to_owned();
         match status.code() {
-            Code::Unauthenticated | Code::PermissionDenied => Problem::Refused(Error::Refused { reason }),
-            Code::Unimplemented => {
-                Problem::Refused(Error::NotACoordinator { address: self.endpoint.uri().to_string() })
+            Code::Unauthenticated | Code::PermissionDenied => {
+                Problem::Refused(Error::Refused { reason })
             }
+            Code::Unimplemented => Problem::Refused(Error::NotACoordinator {
+                address: self.endpoint.uri().to_string(),
+            }),
             code => Problem::Broken(format!("{code:?}: {reason}")),
         }
     }
@@ -189,8 +218,11 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A random part of the pause, at most half of it, so that the workers of a cluster do not all reconnect at once.
+/// A random part of the pause, at most half of it, so that the workers of a cluster do not all
+/// reconnect at once.
 fn jitter(pause: Duration) -> Duration {
-    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+    let nanos = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |now| now.subsec_nanos());
     pause.mul_f64(f64::from(nanos % 1024) / 2048.0)
 }

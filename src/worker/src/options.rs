@@ -41,13 +41,14 @@ pub struct Options {
     pub program: sweep::Trainer,
     /// The folder of data sets and of other files that sweeps name.
     pub data_dir: PathBuf,
-    /// Folders besides the data directory in which sweeps may name files. `None` allows any folder, if all sweeps are
-    /// the user's own.
+    /// Folders besides the data directory in which sweeps may name files. `None` allows any folder,
+    /// if all sweeps are the user's own.
     pub allowed_paths: Option<Vec<PathBuf>>,
     /// Decoded data sets, shared by the trainers of a machine.
     pub cache_dir: PathBuf,
-    /// Checkpoints and the stderr of trainers; no results (see `work_dir.rs`). Several workers may share it, on one
-    /// machine or on a network file system. Then the trials of a killed worker resume elsewhere from their checkpoints.
+    /// Checkpoints and the stderr of trainers; no results (see `work_dir.rs`). Several workers may
+    /// share it, on one machine or on a network file system. Then the trials of a killed worker
+    /// resume elsewhere from their checkpoints.
     pub work_dir: PathBuf,
     pub timing: Timing,
 }
@@ -63,7 +64,8 @@ pub struct Timing {
     pub terminate: Duration,
     /// Timeout of a leaving worker for the last acknowledgements.
     pub goodbye: Duration,
-    /// Timeout of refusals for a worker that was welcomed once. Afterwards it checkpoints and leaves.
+    /// Timeout of refusals for a worker that was welcomed once. Afterwards it checkpoints and
+    /// leaves.
     pub refused: Duration,
 }
 
@@ -118,7 +120,9 @@ pub enum Error {
     NotACoordinator { address: String },
     #[error("cannot start a thread or read this machine's name")]
     System(#[source] io::Error),
-    #[error("processes of trainers are still there {seconds} s after they were killed: look at the machine's devices")]
+    #[error(
+        "processes of trainers are still there {seconds} s after they were killed: look at the machine's devices"
+    )]
     ProcessesLeft { seconds: u64 },
     #[error("the worker's task ended without an answer")]
     Vanished,
@@ -135,8 +139,8 @@ pub struct Handle {
 }
 
 impl Worker {
-    /// Kills what a dead worker left in the work directory, starts one trainer to check that it runs and has this
-    /// build, then serves on tasks of the current runtime.
+    /// Kills what a dead worker left in the work directory, starts one trainer to check that it
+    /// runs and has this build, then serves on tasks of the current runtime.
     pub async fn start(options: Options) -> Result<Handle, Error> {
         let count = options.slots.len();
         if count == 0 || count > MAX_SLOTS {
@@ -151,7 +155,10 @@ impl Worker {
         let worker = worker_id(&host)?;
         let secret = WorkerSecret::random().map_err(Error::System)?;
         places::check(&options.work_dir, &options.cache_dir, &options.data_dir)?;
-        let in_work_dir = |source| Error::WorkDir { path: options.work_dir.clone(), source };
+        let in_work_dir = |source| Error::WorkDir {
+            path: options.work_dir.clone(),
+            source,
+        };
         let work_dir = WorkDir::open(&options.work_dir).map_err(in_work_dir)?;
         work_dir.end_orphans(&host).await.map_err(in_work_dir)?;
         let registration = work_dir.register(&worker.0).map_err(in_work_dir)?;
@@ -181,21 +188,55 @@ impl Worker {
                 driver: Arc::new(NvidiaSmi),
             };
             commands.push(sender);
-            slots.push(Slot::new(index as u32, launch, around.clone(), receiver, events.clone()));
+            slots.push(Slot::new(
+                index as u32,
+                launch,
+                around.clone(),
+                receiver,
+                events.clone(),
+            ));
         }
-        prove_trainer(&mut slots).await.map_err(|failure| Error::Trainer { reason: failure.message })?;
+        prove_trainer(&mut slots)
+            .await
+            .map_err(|failure| Error::Trainer {
+                reason: failure.message,
+            })?;
         let (link_events, link) = mpsc::channel(256);
         let (token, token_file) = (options.token, options.token_file);
-        let link_task = tokio::spawn(Link { endpoint, token, token_file, patience, events: link_events }.run());
+        let link_task = tokio::spawn(
+            Link {
+                endpoint,
+                token,
+                token_file,
+                patience,
+                events: link_events,
+            }
+            .run(),
+        );
         let mut slot_tasks = JoinSet::new();
         for slot in slots {
             slot_tasks.spawn(slot.run());
         }
         let (intent, wanted) = watch::channel(Intent::Work);
-        let info = WorkerInfo { host, build: options.build, trainer: options.program, slots: options.slots };
+        let info = WorkerInfo {
+            host,
+            build: options.build,
+            trainer: options.program,
+            slots: options.slots,
+        };
         let slots = commands.clone();
         let state = Session::default();
-        let running = Loop { worker: worker.clone(), secret, info, around, slots, said, link, intent: wanted, state };
+        let running = Loop {
+            worker: worker.clone(),
+            secret,
+            info,
+            around,
+            slots,
+            said,
+            link,
+            intent: wanted,
+            state,
+        };
         let task = tokio::spawn(async move {
             let ended = running.run().await;
             link_task.abort();
@@ -203,18 +244,26 @@ impl Worker {
             drop(registration);
             ended
         });
-        Ok(Handle { worker, intent, task: Some(task) })
+        Ok(Handle {
+            worker,
+            intent,
+            task: Some(task),
+        })
     }
 }
 
-/// Starts one trainer to prove that trainers start. A missing GPU is left to its slot, whose first attempt reports it.
+/// Starts one trainer to prove that trainers start. A missing GPU is left to its slot, whose first
+/// attempt reports it.
 async fn prove_trainer(slots: &mut [Slot]) -> Result<(), Failure> {
     let mut proved = Ok(());
     for slot in slots {
         proved = slot.prove_trainer().await;
         match &proved {
             Err(failure) if failure.class == FailureClass::BadDevice => {
-                tracing::warn!(failure.message, "a slot's device cannot be used; trying the next slot");
+                tracing::warn!(
+                    failure.message,
+                    "a slot's device cannot be used; trying the next slot"
+                );
             }
             Ok(()) | Err(_) => break,
         }
@@ -225,13 +274,18 @@ async fn prove_trainer(slots: &mut [Slot]) -> Result<(), Failure> {
 /// Timeout after KILL, which ends all processes but those that the kernel itself cannot end.
 const LAST_WAIT: Duration = Duration::from_secs(60);
 
-async fn end_slots(commands: Vec<mpsc::Sender<Command>>, mut slots: JoinSet<()>) -> Result<(), Error> {
+async fn end_slots(
+    commands: Vec<mpsc::Sender<Command>>,
+    mut slots: JoinSet<()>,
+) -> Result<(), Error> {
     for slot in &commands {
         let _ = slot.try_send(Command::Kill);
     }
     drop(commands);
     let all = async { while slots.join_next().await.is_some() {} };
-    let left = Error::ProcessesLeft { seconds: LAST_WAIT.as_secs() };
+    let left = Error::ProcessesLeft {
+        seconds: LAST_WAIT.as_secs(),
+    };
     tokio::time::timeout(LAST_WAIT, all).await.map_err(|_| left)
 }
 
@@ -242,14 +296,27 @@ fn host_name() -> Result<String, Error> {
 
 /// Makes a short name without `/`: a worker's id begins with its host and names a file.
 fn file_name(host: &str) -> String {
-    protocol::fleet::to_name(host).replace('/', "_").chars().take(48).collect()
+    protocol::fleet::to_name(host)
+        .replace('/', "_")
+        .chars()
+        .take(48)
+        .collect()
 }
 
 /// `HOST-PID-RANDOM`
 fn worker_id(host: &str) -> Result<WorkerId, Error> {
     let mut random = [0; 4];
-    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random)).map_err(Error::System)?;
-    Ok(WorkerId(format!("{host}-{}-{:08x}", std::process::id(), u32::from_le_bytes(random)).into()))
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut random))
+        .map_err(Error::System)?;
+    Ok(WorkerId(
+        format!(
+            "{host}-{}-{:08x}",
+            std::process::id(),
+            u32::from_le_bytes(random)
+        )
+        .into(),
+    ))
 }
 
 impl Handle {
@@ -257,8 +324,8 @@ impl Handle {
         &self.worker
     }
 
-    /// Takes no new work, checkpoints and stops running attempts, waits for acknowledgements, and ends. Returns at
-    /// once.
+    /// Takes no new work, checkpoints and stops running attempts, waits for acknowledgements, and
+    /// ends. Returns at once.
     pub fn leave(&self, reason: &str) {
         self.intent.send_if_modified(|intent| {
             let first = *intent == Intent::Work;
@@ -280,7 +347,9 @@ impl Handle {
 
     /// Waits until the worker has ended and none of its processes is left. Returns the result once.
     pub async fn wait(&mut self) -> Result<Ended, Error> {
-        let Some(task) = &mut self.task else { return Err(Error::Vanished) };
+        let Some(task) = &mut self.task else {
+            return Err(Error::Vanished);
+        };
         let ended = task.await.unwrap_or(Err(Error::Vanished));
         self.task = None;
         ended

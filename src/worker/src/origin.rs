@@ -1,6 +1,6 @@
-//! The process and machine that wrote a worker's registration file. This distinguishes a dead worker's own file from a
-//! copy of it: a work directory may be copied, restored or moved with the files of its workers while those processes
-//! keep running.
+//! The process and machine that wrote a worker's registration file. This distinguishes a dead
+//! worker's own file from a copy of it: a work directory may be copied, restored or moved with the
+//! files of its workers while those processes keep running.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -26,9 +26,16 @@ pub struct Origin {
 impl Origin {
     pub fn of_this_process(file: &File) -> io::Result<Self> {
         let pid = std::process::id();
-        let started = start_of(pid).ok_or_else(|| io::Error::other("/proc does not tell when this process started"))?;
+        let started = start_of(pid)
+            .ok_or_else(|| io::Error::other("/proc does not tell when this process started"))?;
         let metadata = file.metadata()?;
-        Ok(Self { boot: boot_id()?, device: metadata.dev(), inode: metadata.ino(), pid, started })
+        Ok(Self {
+            boot: boot_id()?,
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            pid,
+            started,
+        })
     }
 
     /// Reads the file. Returns `None` if another version wrote it, or if it is incomplete.
@@ -38,9 +45,12 @@ impl Origin {
         serde_json::from_str(&text).ok()
     }
 
-    /// Returns true if this is the file that was written, not a copy, and the machine has not rebooted since.
+    /// Returns true if this is the file that was written, not a copy, and the machine has not
+    /// rebooted since.
     pub fn is_of(&self, file: &File) -> bool {
-        let is_same_file = file.metadata().is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode));
+        let is_same_file = file
+            .metadata()
+            .is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode));
         is_same_file && self.is_of_this_boot()
     }
 
@@ -54,19 +64,30 @@ impl Origin {
 
     #[cfg(test)]
     pub fn of_dead_process(file: &File) -> Self {
-        Self { started: 0, ..Self::of_this_process(file).unwrap() }
+        Self {
+            started: 0,
+            ..Self::of_this_process(file).unwrap()
+        }
     }
 }
 
 fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+        .trim()
+        .to_owned())
 }
 
-/// Field 22 of /proc/PID/stat. The name before it may hold any character, so counting starts at the last `)`.
+/// Field 22 of /proc/PID/stat. The name before it may hold any character, so counting starts at the
+/// last `)`.
 fn start_of(pid: u32) -> Option<u64> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let end = stat.iter().rposition(|&byte| byte == b')')?;
-    std::str::from_utf8(&stat[end + 1..]).ok()?.split_ascii_whitespace().nth(19)?.parse().ok()
+    std::str::from_utf8(&stat[end + 1..])
+        .ok()?
+        .split_ascii_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -81,13 +102,25 @@ mod tests {
         let origin = Origin::of_this_process(&file).unwrap();
         serde_json::to_writer(&mut file, &origin).unwrap();
         assert!(origin.is_of(&file) && origin.is_running());
-        assert_eq!(Origin::read(&mut File::open(&path).unwrap()), Some(Origin::of_this_process(&file).unwrap()));
+        assert_eq!(
+            Origin::read(&mut File::open(&path).unwrap()),
+            Some(Origin::of_this_process(&file).unwrap())
+        );
         let copy = place.path().join("copy");
         fs::copy(&path, &copy).unwrap();
         assert!(!origin.is_of(&File::open(&copy).unwrap()));
         // the process id was reused, or the machine has rebooted
-        assert!(!Origin { started: origin.started + 1, ..Origin::of_this_process(&file).unwrap() }.is_running());
-        let elsewhere = Origin { boot: "another".to_owned(), ..origin };
+        assert!(
+            !Origin {
+                started: origin.started + 1,
+                ..Origin::of_this_process(&file).unwrap()
+            }
+            .is_running()
+        );
+        let elsewhere = Origin {
+            boot: "another".to_owned(),
+            ..origin
+        };
         assert!(!elsewhere.is_of(&file) && !elsewhere.is_running());
     }
 }

@@ -1,9 +1,9 @@
 //! Finds the processes that belong to a trainer, and ensures that none is left (promise P5).
 //!
-//! A process belongs to a trainer if it is in the trainer's process group, or if its environment carries the trainer's
-//! mark: a grandchild that left the group or the session still inherited it. Zombies do not count, since they hold no
-//! memory and no device. Process ids are not reused here: the group's leader is reaped only after all other members are
-//! gone.
+//! A process belongs to a trainer if it is in the trainer's process group, or if its environment
+//! carries the trainer's mark: a grandchild that left the group or the session still inherited it.
+//! Zombies do not count, since they hold no memory and no device. Process ids are not reused here:
+//! the group's leader is reaped only after all other members are gone.
 
 use std::fs;
 use std::io;
@@ -28,12 +28,20 @@ pub struct Family {
 impl Family {
     /// One trainer and every process that it started.
     pub fn of_trainer(group: Pid, mark: &str) -> Self {
-        Self { group: Some(group), mark: format!("{MARK}={mark}").into_bytes(), whole: true }
+        Self {
+            group: Some(group),
+            mark: format!("{MARK}={mark}").into_bytes(),
+            whole: true,
+        }
     }
 
     /// All trainers of a worker and every process that they started.
     pub fn of_worker(worker: &str) -> Self {
-        Self { group: None, mark: format!("{MARK}={worker}/").into_bytes(), whole: false }
+        Self {
+            group: None,
+            mark: format!("{MARK}={worker}/").into_bytes(),
+            whole: false,
+        }
     }
 
     /// The ids of the live processes.
@@ -41,7 +49,13 @@ impl Family {
         let own = std::process::id() as i32;
         let mut members = Vec::new();
         for entry in fs::read_dir("/proc")? {
-            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let Some(pid) = entry?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<i32>().ok())
+            else {
+                continue;
+            };
             if pid != own && self.contains(pid) {
                 members.push(Pid::from_raw(pid));
             }
@@ -51,12 +65,16 @@ impl Family {
 
     /// Returns true if the group's leader has not ended.
     pub fn has_leader(&self) -> bool {
-        self.group.is_some_and(|group| self.contains(group.as_raw()))
+        self.group
+            .is_some_and(|group| self.contains(group.as_raw()))
     }
 
-    /// Returns true if the process belongs to this family. A process that ends during the check does not.
+    /// Returns true if the process belongs to this family. A process that ends during the check
+    /// does not.
     fn contains(&self, pid: i32) -> bool {
-        let Some((state, group)) = fs::read(format!("/proc/{pid}/stat")).ok().and_then(|stat| state_and_group(&stat))
+        let Some((state, group)) = fs::read(format!("/proc/{pid}/stat"))
+            .ok()
+            .and_then(|stat| state_and_group(&stat))
         else {
             return false;
         };
@@ -67,9 +85,13 @@ impl Family {
             return true;
         }
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment
-            .split(|&byte| byte == 0)
-            .any(|variable| if self.whole { variable == self.mark } else { variable.starts_with(&self.mark) })
+        environment.split(|&byte| byte == 0).any(|variable| {
+            if self.whole {
+                variable == self.mark
+            } else {
+                variable.starts_with(&self.mark)
+            }
+        })
     }
 
     /// Signals the group at once, and each member that left it.
@@ -77,7 +99,10 @@ impl Family {
         if let Some(group) = self.group {
             log_failure(killpg(group, signal), signal);
         }
-        for &member in members.iter().filter(|member| self.contains(member.as_raw())) {
+        for &member in members
+            .iter()
+            .filter(|member| self.contains(member.as_raw()))
+        {
             log_failure(kill(member, signal), signal);
         }
     }
@@ -101,15 +126,23 @@ impl Family {
                 continue;
             }
             empty_before = false;
-            let signal = if started.elapsed() < grace { Signal::SIGTERM } else { Signal::SIGKILL };
-            // TERM once, since handlers may count it; KILL each time, since there may be new members
+            let signal = if started.elapsed() < grace {
+                Signal::SIGTERM
+            } else {
+                Signal::SIGKILL
+            };
+            // TERM once, since handlers may count it; KILL each time, since there may be new
+            // members
             if sent != Some(signal) || signal == Signal::SIGKILL {
                 self.signal(signal, &members);
                 sent = Some(signal);
                 pause = Duration::from_millis(2);
             }
             if Instant::now() > complaint {
-                tracing::warn!(?members, "processes of a trainer do not end; their slot stays occupied until they do");
+                tracing::warn!(
+                    ?members,
+                    "processes of a trainer do not end; their slot stays occupied until they do"
+                );
                 complaint += Duration::from_secs(60);
             }
             sleep(pause.min(Duration::from_millis(100))).await;
@@ -117,7 +150,8 @@ impl Family {
         }
     }
 
-    /// Lists the members on another thread: /proc of a busy machine is long, and reading it must not delay heartbeats.
+    /// Lists the members on another thread: /proc of a busy machine is long, and reading it must
+    /// not delay heartbeats.
     async fn members_elsewhere(&self) -> Vec<Pid> {
         let family = self.clone();
         loop {
@@ -127,7 +161,9 @@ impl Family {
             });
             match members.await {
                 Ok(Ok(members)) => return members,
-                Ok(Err(error)) => tracing::warn!(%error, "cannot read /proc, so no trainer can be proved gone"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "cannot read /proc, so no trainer can be proved gone")
+                }
                 Err(error) => tracing::warn!(%error, "cannot look for processes"),
             }
             sleep(Duration::from_secs(1)).await;
@@ -142,7 +178,8 @@ fn log_failure(result: nix::Result<()>, signal: Signal) {
     }
 }
 
-/// Fields 3 and 5 of /proc/PID/stat. The name before them may hold any character, so counting starts at the last `)`.
+/// Fields 3 and 5 of /proc/PID/stat. The name before them may hold any character, so counting
+/// starts at the last `)`.
 fn state_and_group(stat: &[u8]) -> Option<(u8, i32)> {
     let end = stat.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
@@ -152,7 +189,8 @@ fn state_and_group(stat: &[u8]) -> Option<(u8, i32)> {
     Some((state, fields.next()?.parse().ok()?))
 }
 
-/// Returns true if other threads still run: a process whose first thread has ended looks like a zombie.
+/// Returns true if other threads still run: a process whose first thread has ended looks like a
+/// zombie.
 fn has_other_threads(pid: i32) -> bool {
     fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() > 1)
 }
@@ -182,8 +220,18 @@ pub(crate) mod tests {
             std::thread::yield_now();
         }
         assert_eq!(family.members().unwrap(), [pid]);
-        assert_eq!(Family::of_worker(&format!("test-{}", std::process::id())).members().unwrap(), [pid]);
-        assert!(Family::of_trainer(nobody, &mark[..mark.len() - 1]).members().unwrap().is_empty());
+        assert_eq!(
+            Family::of_worker(&format!("test-{}", std::process::id()))
+                .members()
+                .unwrap(),
+            [pid]
+        );
+        assert!(
+            Family::of_trainer(nobody, &mark[..mark.len() - 1])
+                .members()
+                .unwrap()
+                .is_empty()
+        );
         child.0.kill().unwrap();
         child.0.wait().unwrap();
         assert!(family.members().unwrap().is_empty());
@@ -196,7 +244,12 @@ pub(crate) mod tests {
         pub(crate) fn start(mark: &str) -> Self {
             use std::process::{Command, Stdio};
             let mut command = Command::new("sleep");
-            command.arg("600").env(MARK, mark).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+                .arg("600")
+                .env(MARK, mark)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
             Self(command.spawn().unwrap())
         }
     }

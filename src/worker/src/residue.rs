@@ -1,8 +1,10 @@
-//! Proves that an ended trainer holds no GPU (promise P5): the driver does not list its process any more.
+//! Proves that an ended trainer holds no GPU (promise P5): the driver does not list its process any
+//! more.
 //!
-//! A process can be gone from the kernel while the driver still cleans up after it; the next attempt in that slot would
-//! then start with too little memory. If the driver numbers processes differently from this machine (some containers),
-//! its list proves nothing. If the driver does not answer, its devices must not be used. Next: trainer.rs.
+//! A process can be gone from the kernel while the driver still cleans up after it; the next
+//! attempt in that slot would then start with too little memory. If the driver numbers processes
+//! differently from this machine (some containers), its list proves nothing. If the driver does not
+//! answer, its devices must not be used. Next: trainer.rs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,11 +33,16 @@ pub struct NvidiaSmi;
 
 impl GpuDriver for NvidiaSmi {
     fn processes(&self) -> Result<Vec<(u32, String)>, Unknown> {
-        Ok(parse_processes(&ask_nvidia_smi("--query-compute-apps=pid,gpu_uuid")?))
+        Ok(parse_processes(&ask_nvidia_smi(
+            "--query-compute-apps=pid,gpu_uuid",
+        )?))
     }
 
     fn gpus(&self) -> Result<Vec<String>, Unknown> {
-        Ok(ask_nvidia_smi("--query-gpu=uuid")?.lines().map(|line| line.trim().to_owned()).collect())
+        Ok(ask_nvidia_smi("--query-gpu=uuid")?
+            .lines()
+            .map(|line| line.trim().to_owned())
+            .collect())
     }
 }
 
@@ -47,11 +54,16 @@ fn parse_processes(answer: &str) -> Vec<(u32, String)> {
     answer.lines().filter_map(parse).collect()
 }
 
-/// Returns those of a slot's GPUs that the driver does not list any more; none if it does not answer.
+/// Returns those of a slot's GPUs that the driver does not list any more; none if it does not
+/// answer.
 pub async fn absent(driver: &Arc<dyn GpuDriver>, uuids: &[String]) -> Vec<String> {
     let asked = driver.clone();
     match tokio::task::spawn_blocking(move || asked.gpus()).await {
-        Ok(Ok(there)) => uuids.iter().filter(|uuid| !there.contains(uuid)).cloned().collect(),
+        Ok(Ok(there)) => uuids
+            .iter()
+            .filter(|uuid| !there.contains(uuid))
+            .cloned()
+            .collect(),
         Ok(Err(unknown)) => {
             tracing::warn!(%unknown, "nobody tells which GPU is gone");
             Vec::new()
@@ -60,10 +72,17 @@ pub async fn absent(driver: &Arc<dyn GpuDriver>, uuids: &[String]) -> Vec<String
     }
 }
 
-/// Waits until the driver does not list the ended process. Returns the residue after `patience`, or if there is no
-/// answer.
-pub async fn gone(driver: &Arc<dyn GpuDriver>, pid: u32, patience: Duration) -> Result<(), Residue> {
-    let unknown = |reason: String| Residue { reason, uuids: Vec::new() };
+/// Waits until the driver does not list the ended process. Returns the residue after `patience`, or
+/// if there is no answer.
+pub async fn gone(
+    driver: &Arc<dyn GpuDriver>,
+    pid: u32,
+    patience: Duration,
+) -> Result<(), Residue> {
+    let unknown = |reason: String| Residue {
+        reason,
+        uuids: Vec::new(),
+    };
     let until = Instant::now() + patience;
     let mut pause = Duration::from_millis(50);
     loop {
@@ -72,15 +91,25 @@ pub async fn gone(driver: &Arc<dyn GpuDriver>, pid: u32, patience: Duration) -> 
             Ok(Ok(listed)) if listed.iter().all(|(other, _)| *other != pid) => return Ok(()),
             Ok(Ok(listed)) if Instant::now() >= until => {
                 let seconds = patience.as_secs_f64();
-                let reason = format!("{seconds} s after process {pid} ended, the driver still lists it on a GPU");
+                let reason = format!(
+                    "{seconds} s after process {pid} ended, the driver still lists it on a GPU"
+                );
                 let mine = listed.into_iter().filter(|(other, _)| *other == pid);
-                return Err(Residue { reason, uuids: mine.map(|(_, uuid)| uuid).collect() });
+                return Err(Residue {
+                    reason,
+                    uuids: mine.map(|(_, uuid)| uuid).collect(),
+                });
             }
             Ok(Ok(_)) => {}
             // the process had GPUs, so an answer without GPUs or without a driver proves nothing
-            Ok(Err(Unknown::Silent(reason) | Unknown::NoGpu(reason))) => return Err(unknown(reason)),
+            Ok(Err(Unknown::Silent(reason) | Unknown::NoGpu(reason))) => {
+                return Err(unknown(reason));
+            }
             Ok(Err(Unknown::NoTool(reason))) => {
-                tracing::warn!(reason, "nobody tells whether an ended trainer still holds memory of a GPU");
+                tracing::warn!(
+                    reason,
+                    "nobody tells whether an ended trainer still holds memory of a GPU"
+                );
                 return Ok(());
             }
             Err(error) => return Err(unknown(error.to_string())),
@@ -104,17 +133,29 @@ mod tests {
     impl GpuDriver for Fake {
         fn processes(&self) -> Result<Vec<(u32, String)>, Unknown> {
             let mut answers = self.0.lock().unwrap();
-            let answer = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
-            Ok(answer?.into_iter().map(|(pid, uuid)| (pid, uuid.to_owned())).collect())
+            let answer = if answers.len() > 1 {
+                answers.remove(0)
+            } else {
+                answers[0].clone()
+            };
+            Ok(answer?
+                .into_iter()
+                .map(|(pid, uuid)| (pid, uuid.to_owned()))
+                .collect())
         }
 
         fn gpus(&self) -> Result<Vec<String>, Unknown> {
-            self.processes().map(|listed| listed.into_iter().map(|(_, uuid)| uuid).collect())
+            self.processes()
+                .map(|listed| listed.into_iter().map(|(_, uuid)| uuid).collect())
         }
     }
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(future)
     }
 
     fn ask(answers: Vec<Answer>) -> (Result<(), Residue>, usize) {
@@ -127,19 +168,40 @@ mod tests {
 
     #[test]
     fn a_process_is_waited_for_until_the_driver_forgets_it() {
-        assert_eq!(ask(vec![Ok(vec![(3, "a"), (7, "a")]), Ok(vec![(7, "a")]), Ok(vec![(3, "a")])]), (Ok(()), 1));
-        let residue = ask(vec![Ok(vec![(3, "a"), (7, "b"), (7, "c")])]).0.unwrap_err();
-        assert_eq!(residue.reason, "0.12 s after process 7 ended, the driver still lists it on a GPU");
+        assert_eq!(
+            ask(vec![
+                Ok(vec![(3, "a"), (7, "a")]),
+                Ok(vec![(7, "a")]),
+                Ok(vec![(3, "a")])
+            ]),
+            (Ok(()), 1)
+        );
+        let residue = ask(vec![Ok(vec![(3, "a"), (7, "b"), (7, "c")])])
+            .0
+            .unwrap_err();
+        assert_eq!(
+            residue.reason,
+            "0.12 s after process 7 ended, the driver still lists it on a GPU"
+        );
         assert_eq!(residue.uuids, ["b", "c"]);
     }
 
     #[test]
     fn a_silent_driver_is_a_reason_and_a_missing_tool_is_none() {
-        for trouble in [Unknown::Silent("no answer".to_owned()), Unknown::NoGpu("no answer".to_owned())] {
-            let residue = Residue { reason: "no answer".to_owned(), uuids: Vec::new() };
+        for trouble in [
+            Unknown::Silent("no answer".to_owned()),
+            Unknown::NoGpu("no answer".to_owned()),
+        ] {
+            let residue = Residue {
+                reason: "no answer".to_owned(),
+                uuids: Vec::new(),
+            };
             assert_eq!(ask(vec![Err(trouble)]).0, Err(residue));
         }
-        assert_eq!(ask(vec![Err(Unknown::NoTool("it does not run".to_owned()))]).0, Ok(()));
+        assert_eq!(
+            ask(vec![Err(Unknown::NoTool("it does not run".to_owned()))]).0,
+            Ok(())
+        );
     }
 
     #[test]
@@ -154,7 +216,11 @@ mod tests {
 
     #[test]
     fn processes_are_read_with_their_gpu() {
-        let answer = "4711, GPU-aaaa\n 4712 , GPU-bbbb\nno running processes found\n[N/A], GPU-cccc\n";
-        assert_eq!(parse_processes(answer), [(4711, "GPU-aaaa".to_owned()), (4712, "GPU-bbbb".to_owned())]);
+        let answer =
+            "4711, GPU-aaaa\n 4712 , GPU-bbbb\nno running processes found\n[N/A], GPU-cccc\n";
+        assert_eq!(
+            parse_processes(answer),
+            [(4711, "GPU-aaaa".to_owned()), (4712, "GPU-bbbb".to_owned())]
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! The worker's loop: receives messages from the coordinator, the slots and the user, and keeps `Attempts` up to date.
-//! It starts the attempts that it is sent, reports outcomes until they are acknowledged, and decides nothing.
+//! The worker's loop: receives messages from the coordinator, the slots and the user, and keeps
+//! `Attempts` up to date. It starts the attempts that it is sent, reports outcomes until they are
+//! acknowledged, and decides nothing.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,8 +23,8 @@ use crate::slot::{AttemptKey, Command, Said, Surroundings, Why};
 
 /// Interval, in heartbeats, at which outcomes without an acknowledgement are sent again.
 const SAY_AGAIN: u64 = 5;
-/// Interval, in heartbeats, at which the work directory is measured and the coordinator is asked about other trials in
-/// it.
+/// Interval, in heartbeats, at which the work directory is measured and the coordinator is asked
+/// about other trials in it.
 const MEASURE: u64 = 15;
 
 /// A request of the user, made through the handle.
@@ -69,10 +70,12 @@ pub struct Session {
 }
 
 impl Loop {
-    /// Runs until the user or the coordinator ends it. The slots still hold their trainers afterwards.
+    /// Runs until the user or the coordinator ends it. The slots still hold their trainers
+    /// afterwards.
     pub async fn run(mut self) -> Result<Ended, Error> {
         let ended = self.serve().await;
-        // files that are not removed now stay for ever; a file system that hangs must not delay the end
+        // files that are not removed now stay for ever; a file system that hangs must not delay the
+        // end
         let removed = async { while self.state.removals.join_next().await.is_some() {} };
         let _ = timeout(Duration::from_secs(10), removed).await;
         ended
@@ -127,7 +130,11 @@ impl Loop {
     fn finished(&mut self) -> Option<Result<Ended, Error>> {
         let session = &mut self.state;
         if session.refused.is_some() {
-            return if session.attempts.none_runs() { session.refused.take().map(Err) } else { None };
+            return if session.attempts.none_runs() {
+                session.refused.take().map(Err)
+            } else {
+                None
+            };
         }
         if session.leaving.is_some() && session.attempts.none_runs() && session.goodbye.is_none() {
             session.goodbye = Some(Instant::now() + self.around.timing.goodbye);
@@ -136,10 +143,13 @@ impl Loop {
             return None;
         }
         match (&session.leaving, &session.draining) {
-            // `Drain` answers `Leaving`: before it arrives the coordinator may not have received `Leaving`
+            // `Drain` answers `Leaving`: before it arrives the coordinator may not have received
+            // `Leaving`
             (Some(_), None) if session.outgoing.is_some() => None,
             (Some(_), _) => Some(Ok(Ended::Left)),
-            (None, Some(reason)) => Some(Ok(Ended::Drained { reason: reason.clone() })),
+            (None, Some(reason)) => Some(Ok(Ended::Drained {
+                reason: reason.clone(),
+            })),
             (None, None) => None,
         }
     }
@@ -165,17 +175,29 @@ impl Loop {
     fn welcomed(&mut self) {
         self.state.welcome = true;
         if let Some(reason) = self.state.leaving.clone() {
-            self.state.say(FromWorker::Leaving { reason: reason.into() });
+            self.state.say(FromWorker::Leaving {
+                reason: reason.into(),
+            });
         }
         self.state.say_outcomes();
     }
 
     fn hear(&mut self, message: FromCoordinator) {
         match message {
-            FromCoordinator::Start { trial, attempt, slot, since, spec } => {
+            FromCoordinator::Start {
+                trial,
+                attempt,
+                slot,
+                since,
+                spec,
+            } => {
                 self.start((trial, attempt), slot, since, spec);
             }
-            FromCoordinator::Stop { trial, attempt, reason } => {
+            FromCoordinator::Stop {
+                trial,
+                attempt,
+                reason,
+            } => {
                 tracing::info!(%trial, %attempt, reason, "told to stop");
                 self.stop((trial, attempt), Why::Unwanted);
             }
@@ -198,11 +220,17 @@ impl Loop {
         }
         let refusal = match (&self.state.leaving, self.slots.get(slot as usize)) {
             _ if spec.trainer != self.info.trainer => {
-                let message = format!("this worker has {}, the trial asks for {}", self.info.trainer, spec.trainer);
+                let message = format!(
+                    "this worker has {}, the trial asks for {}",
+                    self.info.trainer, spec.trainer
+                );
                 Failure::new(FailureClass::BadInput, message)
             }
             _ if spec.id() != key.0 => Failure::new(FailureClass::BadInput, other_training(&spec)),
-            (Some(reason), _) => Failure::new(FailureClass::Preempted, format!("the worker leaves: {reason}")),
+            (Some(reason), _) => Failure::new(
+                FailureClass::Preempted,
+                format!("the worker leaves: {reason}"),
+            ),
             (None, None) => {
                 let message = format!("this worker has {} slots, no slot {slot}", self.slots.len());
                 Failure::new(FailureClass::Crashed, message)
@@ -213,13 +241,20 @@ impl Loop {
                 if commands.try_send(Command::Run { key, since, spec }).is_ok() {
                     return;
                 }
-                Failure::new(FailureClass::Crashed, format!("slot {slot} takes no more commands"))
+                Failure::new(
+                    FailureClass::Crashed,
+                    format!("slot {slot} takes no more commands"),
+                )
             }
         };
-        self.note(Said::Ended { key, outcome: Outcome::Failed(refusal) });
+        self.note(Said::Ended {
+            key,
+            outcome: Outcome::Failed(refusal),
+        });
     }
 
-    /// Stops the attempt. Does nothing if it does not run here: its outcome was sent, or no one waits for it.
+    /// Stops the attempt. Does nothing if it does not run here: its outcome was sent, or no one
+    /// waits for it.
     fn stop(&mut self, key: AttemptKey, why: Why) {
         let slot = self.state.attempts.slot_of(key);
         if let Some(commands) = slot.and_then(|slot| self.slots.get(slot as usize)) {
@@ -233,7 +268,10 @@ impl Loop {
 
     fn acknowledged(&mut self, key: AttemptKey) {
         if let Some(Outcome::Finished(_)) = self.state.attempts.acknowledge(key) {
-            self.remove(Leftovers { checkpoints: vec![key], ..Leftovers::default() });
+            self.remove(Leftovers {
+                checkpoints: vec![key],
+                ..Leftovers::default()
+            });
         }
     }
 
@@ -258,13 +296,15 @@ impl Loop {
             Said::Progress { key, progress } => self.state.attempts.progress(key, progress),
             Said::Ended { key, outcome } => {
                 match &outcome {
-                    Outcome::Finished(_) => tracing::info!(trial = %key.0, attempt = %key.1, "finished"),
+                    Outcome::Finished(_) => {
+                        tracing::info!(trial = %key.0, attempt = %key.1, "finished")
+                    }
                     Outcome::Failed(failure) if failure.class == FailureClass::Preempted => {
                         tracing::info!(trial = %key.0, attempt = %key.1, "checkpointed");
                     }
                     Outcome::Failed(failure) => {
-                        // its own log target: `orchestrator run` reports failures itself. `explain` shows the whole
-                        // message
+                        // its own log target: `orchestrator run` reports failures itself. `explain`
+                        // shows the whole message
                         let reason = failure.message.lines().next().unwrap_or_default();
                         tracing::warn!(target: "attempt", trial = %key.0, attempt = %key.1, class = %failure.class, "failed: {reason}");
                     }
@@ -294,9 +334,15 @@ impl Loop {
         let disk = {
             let mut found = session.disk.lock().unwrap_or_else(PoisonError::into_inner);
             // sent once per survey
-            DiskUse { seen: std::mem::take(&mut found.seen), ..*found }
+            DiskUse {
+                seen: std::mem::take(&mut found.seen),
+                ..*found
+            }
         };
-        session.say(FromWorker::Heartbeat { running: session.attempts.running(), disk });
+        session.say(FromWorker::Heartbeat {
+            running: session.attempts.running(),
+            disk,
+        });
         if session.heartbeats.is_multiple_of(SAY_AGAIN) {
             session.say_outcomes();
         }
@@ -308,15 +354,17 @@ impl Loop {
         }
         tracing::info!(reason, "leaving: attempts checkpoint and stop");
         self.state.leaving = Some(reason.clone());
-        self.state.say(FromWorker::Leaving { reason: reason.as_str().into() });
+        self.state.say(FromWorker::Leaving {
+            reason: reason.as_str().into(),
+        });
         for key in self.state.attempts.keys() {
             self.stop(key, Why::Preempted(reason.clone()));
         }
     }
 }
 
-/// Explains why a trial of another training version is refused: trained under its old id, results of two versions would
-/// share a cell unnoticed.
+/// Explains why a trial of another training version is refused: trained under its old id, results
+/// of two versions would share a cell unnoticed.
 fn other_training(spec: &TrialSpec) -> String {
     let id = spec.id();
     format!(
@@ -331,7 +379,8 @@ impl Session {
         self.welcome = false;
     }
 
-    /// Sends a message. One that does not fit is not lost: everything is sent again, or is part of the next Hello.
+    /// Sends a message. One that does not fit is not lost: everything is sent again, or is part of
+    /// the next Hello.
     fn say(&self, message: FromWorker) {
         if let Some(outgoing) = &self.outgoing
             && outgoing.try_send(message.into()).is_err()

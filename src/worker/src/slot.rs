@@ -1,5 +1,6 @@
-//! One slot: runs one attempt after another in a trainer that stays alive between them, and reports each end only when
-//! nothing of the attempt is left (promise P5). It never starts or retries an attempt by itself.
+//! One slot: runs one attempt after another in a trainer that stays alive between them, and reports
+//! each end only when nothing of the attempt is left (promise P5). It never starts or retries an
+//! attempt by itself.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -105,7 +106,16 @@ impl Slot {
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<Said>,
     ) -> Self {
-        Self { index, launch, around, commands, events, trainer: None, serial: 0, queued: VecDeque::new() }
+        Self {
+            index,
+            launch,
+            around,
+            commands,
+            events,
+            trainer: None,
+            serial: 0,
+            queued: VecDeque::new(),
+        }
     }
 
     /// Starts a trainer before the first attempt and checks that it has the worker's build.
@@ -113,9 +123,10 @@ impl Slot {
         match self.start_trainer(None).await {
             Started::Ready => Ok(()),
             Started::Failed(failure) => Err(failure),
-            Started::Stopped(_) | Started::Killed => {
-                Err(Failure::new(FailureClass::Crashed, "stopped while the trainer started".to_owned()))
-            }
+            Started::Stopped(_) | Started::Killed => Err(Failure::new(
+                FailureClass::Crashed,
+                "stopped while the trainer started".to_owned(),
+            )),
         }
     }
 
@@ -129,12 +140,21 @@ impl Slot {
                     Err(Killed) => break,
                 },
             };
-            if self.events.send(Said::Ended { key: run.key, outcome }).await.is_err() {
+            if self
+                .events
+                .send(Said::Ended {
+                    key: run.key,
+                    outcome,
+                })
+                .await
+                .is_err()
+            {
                 break;
             }
         }
         if let Some(trainer) = self.trainer.take() {
-            self.end_unheard(trainer, self.around.timing.terminate).await;
+            self.end_unheard(trainer, self.around.timing.terminate)
+                .await;
         }
     }
 
@@ -144,7 +164,14 @@ impl Slot {
         }
         loop {
             match self.commands.recv().await? {
-                Command::Run { key, since, spec } => return Some(Queued { key, since, spec, stopped: None }),
+                Command::Run { key, since, spec } => {
+                    return Some(Queued {
+                        key,
+                        since,
+                        spec,
+                        stopped: None,
+                    });
+                }
                 // the command crossed the end of the attempt
                 Command::Stop { .. } => {}
                 Command::Kill => return None,
@@ -162,7 +189,9 @@ impl Slot {
         let started = Trainer::start(&self.around.spawner, &self.launch, self.serial).await;
         let mut trainer = match started {
             Ok(trainer) => trainer,
-            Err(error) => return not_started(format!("cannot start the trainer `{path}`: {error}")),
+            Err(error) => {
+                return not_started(format!("cannot start the trainer `{path}`: {error}"));
+            }
         };
         let deadline = Instant::now() + self.around.timing.trainer_start;
         let greeting = loop {
@@ -193,7 +222,9 @@ impl Slot {
                 ready.build, self.around.build
             ),
             Some(Err(broken)) => {
-                let failure = self.post_mortem(trainer, broken, "before it was ready").await;
+                let failure = self
+                    .post_mortem(trainer, broken, "before it was ready")
+                    .await;
                 return Started::Failed(before_any_trial(oom.explain(failure)));
             }
             None => {
@@ -201,17 +232,27 @@ impl Slot {
                 format!("the trainer `{path}` was not ready after {seconds} s")
             }
         };
-        Started::Failed(self.ended(trainer, Failure::new(FailureClass::Node, problem)).await)
+        Started::Failed(
+            self.ended(trainer, Failure::new(FailureClass::Node, problem))
+                .await,
+        )
     }
 
-    async fn attempt(&mut self, key: AttemptKey, since: AttemptNo, spec: Box<TrialSpec>) -> Result<Outcome, Killed> {
+    async fn attempt(
+        &mut self,
+        key: AttemptKey,
+        since: AttemptNo,
+        spec: Box<TrialSpec>,
+    ) -> Result<Outcome, Killed> {
         match self.have_trainer(key).await {
             Started::Ready => {}
             Started::Failed(failure) => return Ok(Outcome::Failed(failure)),
             Started::Stopped(why) => return Ok(why.outcome()),
             Started::Killed => return Err(Killed),
         }
-        let Some(mut trainer) = self.trainer.take() else { return Err(Killed) };
+        let Some(mut trainer) = self.trainer.take() else {
+            return Err(Killed);
+        };
         let oom = OomCounter::read();
         trainer.stderr.attempt(self.around.work_dir.log_file(key));
         let run = Request::Run(Box::new(RunRequest {
@@ -234,11 +275,13 @@ impl Slot {
                 outcome
             }
             End::Failed(failure) => Outcome::Failed(self.ended(trainer, failure).await),
-            End::Broken(broken) => {
-                Outcome::Failed(oom.explain(self.post_mortem(trainer, broken, "while it trained").await))
-            }
+            End::Broken(broken) => Outcome::Failed(
+                oom.explain(self.post_mortem(trainer, broken, "while it trained").await),
+            ),
             End::TooSlowToStop(why) => {
-                let failure = self.put_away(trainer, "it was told to stop and did not").await;
+                let failure = self
+                    .put_away(trainer, "it was told to stop and did not")
+                    .await;
                 failure.map_or_else(|| why.outcome(), Outcome::Failed)
             }
             End::Killed => {
@@ -255,8 +298,14 @@ impl Slot {
                 self.trainer = Some(idle);
                 return Started::Ready;
             }
-            tracing::warn!(slot = self.index, "the idle trainer ended by itself; starting another");
-            if let Some(failure) = self.put_away(idle, "it had not begun; the idle trainer ended by itself").await {
+            tracing::warn!(
+                slot = self.index,
+                "the idle trainer ended by itself; starting another"
+            );
+            if let Some(failure) = self
+                .put_away(idle, "it had not begun; the idle trainer ended by itself")
+                .await
+            {
                 return Started::Failed(failure);
             }
         }
@@ -316,7 +365,12 @@ impl Slot {
     fn note(&mut self, command: Command, current: Option<AttemptKey>) -> Noted {
         match command {
             Command::Run { key, since, spec } => {
-                self.queued.push_back(Queued { key, since, spec, stopped: None });
+                self.queued.push_back(Queued {
+                    key,
+                    since,
+                    spec,
+                    stopped: None,
+                });
                 Noted::Nothing
             }
             Command::Stop { key, why } if Some(key) == current => Noted::Stop(why),
@@ -343,7 +397,10 @@ impl Slot {
             Broken::Closed if exit.lacks_a_device() => self.absent_device().await,
             Broken::Closed => {
                 let how = format!("{}{}", exit.describe(), hint(&exit));
-                Failure::new(FailureClass::Crashed, format!("the trainer ended {when} with {how}"))
+                Failure::new(
+                    FailureClass::Crashed,
+                    format!("the trainer ended {when} with {how}"),
+                )
             }
             Broken::Garbage(_) | Broken::Unreachable(_) => {
                 Failure::new(FailureClass::Crashed, format!("{broken}, {when}"))
@@ -352,60 +409,95 @@ impl Slot {
         self.told(failure, exit, &tail)
     }
 
-    /// The failure for a missing device. The driver knows which one: a trainer sees the GPUs up to the first missing
-    /// one.
+    /// The failure for a missing device. The driver knows which one: a trainer sees the GPUs up to
+    /// the first missing one.
     async fn absent_device(&self) -> Failure {
         let slot = &self.launch.slot;
         let absent = residue::absent(&self.launch.driver, &slot.uuids).await;
         let devices = self.launch.names_of(&absent);
         // the name may belong to another GPU by now
-        let known: Vec<String> = devices.iter().zip(&absent).map(|(name, uuid)| format!("{name} ({uuid})")).collect();
+        let known: Vec<String> = devices
+            .iter()
+            .zip(&absent)
+            .map(|(name, uuid)| format!("{name} ({uuid})"))
+            .collect();
         let message = match known.is_empty() {
-            true => format!("the trainer does not find the devices of its slot ({})", slot.devices.join(", ")),
+            true => format!(
+                "the trainer does not find the devices of its slot ({})",
+                slot.devices.join(", ")
+            ),
             false => format!("{}: not there any more", known.join(", ")),
         };
-        Failure { devices, ..Failure::new(FailureClass::BadDevice, message) }
+        Failure {
+            devices,
+            ..Failure::new(FailureClass::BadDevice, message)
+        }
     }
 
     /// Ends a trainer that has failed.
     async fn ended(&self, trainer: Trainer, failure: Failure) -> Failure {
-        let (exit, tail) = self.end_and_read(trainer, Duration::ZERO, self.around.timing.terminate).await;
+        let (exit, tail) = self
+            .end_and_read(trainer, Duration::ZERO, self.around.timing.terminate)
+            .await;
         self.told(failure, exit, &tail)
     }
 
-    /// Ends a trainer that is not at fault. Returns a failure, with `why` for the user, if the trainer leaves something
-    /// behind.
+    /// Ends a trainer that is not at fault. Returns a failure, with `why` for the user, if the
+    /// trainer leaves something behind.
     async fn put_away(&self, trainer: Trainer, why: &str) -> Option<Failure> {
-        let (exit, tail) = self.end_and_read(trainer, Duration::ZERO, self.around.timing.terminate).await;
+        let (exit, tail) = self
+            .end_and_read(trainer, Duration::ZERO, self.around.timing.terminate)
+            .await;
         let failure = Failure::new(FailureClass::Crashed, why.to_owned());
-        exit.residue.is_some().then(|| self.told(failure, exit, &tail))
+        exit.residue
+            .is_some()
+            .then(|| self.told(failure, exit, &tail))
     }
 
     /// Ends a trainer whose slot ends with it: no one receives a report about a residue.
     async fn end_unheard(&self, trainer: Trainer, grace: Duration) {
         if let Some(Residue { reason, .. }) = trainer.end(Duration::ZERO, grace).await.residue {
-            tracing::warn!(slot = self.index, reason, "the trainer may have left something on its GPUs");
+            tracing::warn!(
+                slot = self.index,
+                reason,
+                "the trainer may have left something on its GPUs"
+            );
         }
     }
 
-    async fn end_and_read(&self, trainer: Trainer, alone: Duration, grace: Duration) -> (Exit, String) {
+    async fn end_and_read(
+        &self,
+        trainer: Trainer,
+        alone: Duration,
+        grace: Duration,
+    ) -> (Exit, String) {
         let tail = trainer.stderr.tail();
         let exit = trainer.end(alone, grace).await;
         (exit, self.launch.named(&tail.text()))
     }
 
-    /// Adds the exit of the process to a failure: if something is left on a GPU, the slot is broken.
+    /// Adds the exit of the process to a failure: if something is left on a GPU, the slot is
+    /// broken.
     fn told(&self, failure: Failure, exit: Exit, tail: &str) -> Failure {
         let Some(Residue { reason, uuids }) = exit.residue else {
-            return Failure { message: with_tail(failure.message, tail), ..failure };
+            return Failure {
+                message: with_tail(failure.message, tail),
+                ..failure
+            };
         };
         let mut devices = self.launch.names_of(&uuids);
         // if the GPUs with a residue are not known, all devices of the slot are suspect
         if !devices.is_empty() {
             devices.extend(failure.devices);
         }
-        let message = with_tail(format!("{reason}; the attempt itself: {}", failure.message), tail);
-        Failure { devices, ..Failure::new(FailureClass::BadDevice, message) }
+        let message = with_tail(
+            format!("{reason}; the attempt itself: {}", failure.message),
+            tail,
+        );
+        Failure {
+            devices,
+            ..Failure::new(FailureClass::BadDevice, message)
+        }
     }
 }
 
@@ -413,18 +505,31 @@ fn not_started(message: String) -> Started {
     Started::Failed(Failure::new(FailureClass::Node, message))
 }
 
-/// The failure when no trial was running, so that none is blamed; a missing or broken device stays a device failure.
+/// The failure when no trial was running, so that none is blamed; a missing or broken device stays
+/// a device failure.
 fn before_any_trial(failure: Failure) -> Failure {
-    let class = if failure.class == FailureClass::BadDevice { failure.class } else { FailureClass::Node };
+    let class = if failure.class == FailureClass::BadDevice {
+        failure.class
+    } else {
+        FailureClass::Node
+    };
     Failure { class, ..failure }
 }
 
 fn with_tail(message: String, tail: &str) -> String {
-    if tail.is_empty() { message } else { format!("{message}\nstderr:\n{tail}") }
+    if tail.is_empty() {
+        message
+    } else {
+        format!("{message}\nstderr:\n{tail}")
+    }
 }
 
 fn hint(exit: &Exit) -> &'static str {
-    if exit.was_killed() { " (sent from outside, or by the kernel for want of memory)" } else { "" }
+    if exit.was_killed() {
+        " (sent from outside, or by the kernel for want of memory)"
+    } else {
+        ""
+    }
 }
 
 enum End {
@@ -446,9 +551,10 @@ impl Why {
     fn outcome(self) -> Outcome {
         match self {
             Self::Unwanted => Outcome::Stopped,
-            Self::Preempted(reason) => {
-                Outcome::Failed(Failure::new(FailureClass::Preempted, format!("the worker leaves: {reason}")))
-            }
+            Self::Preempted(reason) => Outcome::Failed(Failure::new(
+                FailureClass::Preempted,
+                format!("the worker leaves: {reason}"),
+            )),
         }
     }
 }

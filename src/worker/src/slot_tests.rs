@@ -1,4 +1,5 @@
-//! Tests of a slot whose trainer misbehaves: the failure is reported, and nothing of the trainer is left (P5).
+//! Tests of a slot whose trainer misbehaves: the failure is reported, and nothing of the trainer is
+//! left (P5).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -32,10 +33,25 @@ struct Bench {
 
 /// Writes a script that runs the fake trainer with this behaviour.
 fn fake_trainer(dir: &Path, behaviour: &str) -> PathBuf {
-    let program = std::env::current_exe().unwrap().parent().unwrap().join("../examples/fake_trainer");
-    assert!(program.exists(), "{} is missing: `cargo test -p worker` builds it", program.display());
+    let program = std::env::current_exe()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .join("../examples/fake_trainer");
+    assert!(
+        program.exists(),
+        "{} is missing: `cargo test -p worker` builds it",
+        program.display()
+    );
     let script = dir.join("trainer.sh");
-    fs::write(&script, format!("#!/bin/sh\nFAKE_TRAINER='{behaviour}' exec '{}' \"$@\"\n", program.display())).unwrap();
+    fs::write(
+        &script,
+        format!(
+            "#!/bin/sh\nFAKE_TRAINER='{behaviour}' exec '{}' \"$@\"\n",
+            program.display()
+        ),
+    )
+    .unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     script
 }
@@ -55,7 +71,11 @@ struct Driver {
 
 impl GpuDriver for Driver {
     fn processes(&self) -> Result<Vec<(u32, String)>, Unknown> {
-        if self.answers { Ok(Vec::new()) } else { Err(Unknown::Silent("nvidia-smi did not answer".into())) }
+        if self.answers {
+            Ok(Vec::new())
+        } else {
+            Err(Unknown::Silent("nvidia-smi did not answer".into()))
+        }
     }
 
     fn gpus(&self) -> Result<Vec<String>, Unknown> {
@@ -71,7 +91,12 @@ impl Bench {
     /// A bench on the machine's third and first GPU, of three; the driver has `there`.
     fn on_gpus(behaviour: &str, there: &[&str], answers: bool) -> Self {
         let there = there.iter().map(|uuid| (*uuid).to_owned()).collect();
-        Self::on(behaviour, &["cuda:2", "cuda:0"], &["GPU-c", "GPU-a"], Arc::new(Driver { there, answers }))
+        Self::on(
+            behaviour,
+            &["cuda:2", "cuda:0"],
+            &["GPU-c", "GPU-a"],
+            Arc::new(Driver { there, answers }),
+        )
     }
 
     fn on(behaviour: &str, devices: &[&str], uuids: &[&str], driver: Arc<dyn GpuDriver>) -> Self {
@@ -98,7 +123,11 @@ impl Bench {
             cache_dir: dir.path().into(),
             work_dir: WorkDir::open(&dir.path().join("work")).unwrap(),
             timing: Timing {
-                trainer_start: Duration::from_secs(if behaviour.contains("start=hang") { 1 } else { 60 }),
+                trainer_start: Duration::from_secs(if behaviour.contains("start=hang") {
+                    1
+                } else {
+                    60
+                }),
                 checkpoint: Duration::from_secs(1),
                 terminate: Duration::from_millis(300),
                 goodbye: Duration::ZERO,
@@ -108,23 +137,42 @@ impl Bench {
         let (commands, receiver) = mpsc::channel(16);
         let (events, said) = mpsc::channel(64);
         let slot = tokio::spawn(Slot::new(0, launch, Arc::new(around), receiver, events).run());
-        Self { dir, mark, commands, said, slot }
+        Self {
+            dir,
+            mark,
+            commands,
+            said,
+            slot,
+        }
     }
 
     async fn run(&self, key: AttemptKey) {
-        self.commands.send(Command::Run { key, since: AttemptNo(1), spec: spec() }).await.unwrap();
+        self.commands
+            .send(Command::Run {
+                key,
+                since: AttemptNo(1),
+                spec: spec(),
+            })
+            .await
+            .unwrap();
     }
 
     /// Waits until the trainer has written to stderr, as it does at the beginning of an attempt.
     async fn begun(&self, (trial, attempt): AttemptKey) {
-        let log = self.dir.path().join(format!("work/logs/{trial}/attempt-{attempt}.stderr"));
+        let log = self
+            .dir
+            .path()
+            .join(format!("work/logs/{trial}/attempt-{attempt}.stderr"));
         while fs::read_to_string(&log).unwrap_or_default().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
     async fn progress(&mut self) {
-        assert!(matches!(self.said.recv().await, Some(Said::Progress { .. })));
+        assert!(matches!(
+            self.said.recv().await,
+            Some(Said::Progress { .. })
+        ));
     }
 
     async fn outcome(&mut self, expected: AttemptKey) -> Outcome {
@@ -159,7 +207,10 @@ impl Bench {
 }
 
 fn key(number: u32, attempt: u32) -> AttemptKey {
-    (format!("{number:016x}").parse().unwrap(), AttemptNo(attempt))
+    (
+        format!("{number:016x}").parse().unwrap(),
+        AttemptNo(attempt),
+    )
 }
 
 #[tokio::test]
@@ -167,26 +218,66 @@ async fn one_trainer_serves_trial_after_trial() {
     let mut bench = Bench::new("");
     for number in 1..4 {
         bench.run(key(number, 1)).await;
-        let Outcome::Finished(result) = bench.outcome(key(number, 1)).await else { panic!() };
+        let Outcome::Finished(result) = bench.outcome(key(number, 1)).await else {
+            panic!()
+        };
         assert_eq!(result.epochs.len(), 5);
         assert_eq!(bench.processes(), 1);
     }
-    let log = fs::read_to_string(bench.dir.path().join("work/logs/t0000000000000003/attempt-1.stderr")).unwrap();
+    let log = fs::read_to_string(
+        bench
+            .dir
+            .path()
+            .join("work/logs/t0000000000000003/attempt-1.stderr"),
+    )
+    .unwrap();
     assert_eq!(log, "attempt 1 of t0000000000000003\n");
     bench.end().await;
 }
 
 /// The behaviour, its failure class, and texts that the message must contain.
 const MISBEHAVIOUR: [(&str, FailureClass, &[&str]); 9] = [
-    ("first=crash", FailureClass::Crashed, &["while it trained", "SIGABRT", "attempt 1 of"]),
+    (
+        "first=crash",
+        FailureClass::Crashed,
+        &["while it trained", "SIGABRT", "attempt 1 of"],
+    ),
     ("first=exit", FailureClass::Crashed, &["exit code 7"]),
-    ("first=garbage", FailureClass::Crashed, &["broke the hand-off", "while it trained"]),
-    ("first=huge", FailureClass::Crashed, &["4294967295 bytes was announced"]),
-    ("first=failed", FailureClass::NonFinite, &["the loss is NaN", "why it failed, in detail"]),
-    ("first=stop", FailureClass::Crashed, &["stopped without being told to"]),
-    ("first=ignore-term", FailureClass::NonFinite, &["and it will not go"]),
+    (
+        "first=garbage",
+        FailureClass::Crashed,
+        &["broke the hand-off", "while it trained"],
+    ),
+    (
+        "first=huge",
+        FailureClass::Crashed,
+        &["4294967295 bytes was announced"],
+    ),
+    (
+        "first=failed",
+        FailureClass::NonFinite,
+        &["the loss is NaN", "why it failed, in detail"],
+    ),
+    (
+        "first=stop",
+        FailureClass::Crashed,
+        &["stopped without being told to"],
+    ),
+    (
+        "first=ignore-term",
+        FailureClass::NonFinite,
+        &["and it will not go"],
+    ),
     ("first=grandchild", FailureClass::Crashed, &["exit code 9"]),
-    ("start=exit", FailureClass::Node, &["before it was ready", "exit code 3", "a reason that people must see"]),
+    (
+        "start=exit",
+        FailureClass::Node,
+        &[
+            "before it was ready",
+            "exit code 3",
+            "a reason that people must see",
+        ],
+    ),
 ];
 
 #[tokio::test]
@@ -198,11 +289,18 @@ async fn a_trainer_that_misbehaves_is_gone_when_its_failure_is_said() {
         assert_eq!(bench.processes(), 0, "{behaviour}: something is left");
         assert_eq!(failure.class, class, "{behaviour}");
         for part in parts {
-            assert!(failure.message.contains(part), "{behaviour}: {}", failure.message);
+            assert!(
+                failure.message.contains(part),
+                "{behaviour}: {}",
+                failure.message
+            );
         }
         if behaviour.starts_with("first") {
             bench.run(key(1, 2)).await;
-            assert!(matches!(bench.outcome(key(1, 2)).await, Outcome::Finished(_)), "{behaviour}");
+            assert!(
+                matches!(bench.outcome(key(1, 2)).await, Outcome::Finished(_)),
+                "{behaviour}"
+            );
         }
         bench.end().await;
     }
@@ -213,13 +311,24 @@ async fn a_trainer_that_is_not_one_is_refused() {
     for (behaviour, part) in [
         ("start=hang", "not ready after 1 s"),
         ("start=garbage", "broke the hand-off"),
-        ("start=other-build", "is of build `other`, this worker of `test`"),
+        (
+            "start=other-build",
+            "is of build `other`, this worker of `test`",
+        ),
     ] {
         let mut bench = Bench::new(behaviour);
         bench.run(key(1, 1)).await;
         let failure = bench.failure(key(1, 1)).await;
-        assert!(failure.message.contains(part), "{behaviour}: {}", failure.message);
-        assert_eq!((failure.class, bench.processes()), (FailureClass::Node, 0), "no trial was under way");
+        assert!(
+            failure.message.contains(part),
+            "{behaviour}: {}",
+            failure.message
+        );
+        assert_eq!(
+            (failure.class, bench.processes()),
+            (FailureClass::Node, 0),
+            "no trial was under way"
+        );
         bench.end().await;
     }
 }
@@ -230,7 +339,10 @@ async fn a_missing_trainer_is_named() {
     fs::remove_file(bench.dir.path().join("trainer.sh")).unwrap();
     bench.run(key(1, 1)).await;
     let failure = bench.failure(key(1, 1)).await;
-    assert!(failure.message.contains("cannot start the trainer") && failure.message.contains("trainer.sh"));
+    assert!(
+        failure.message.contains("cannot start the trainer")
+            && failure.message.contains("trainer.sh")
+    );
     assert_eq!(failure.class, FailureClass::Node);
     bench.end().await;
 }
@@ -240,10 +352,23 @@ async fn stop_leaves_a_checkpoint_and_the_trainer() {
     let mut bench = Bench::new("epoch-ms=20");
     bench.run(key(1, 1)).await;
     bench.progress().await;
-    bench.commands.send(Command::Stop { key: key(1, 1), why: Why::Unwanted }).await.unwrap();
+    bench
+        .commands
+        .send(Command::Stop {
+            key: key(1, 1),
+            why: Why::Unwanted,
+        })
+        .await
+        .unwrap();
     assert_eq!(bench.outcome(key(1, 1)).await, Outcome::Stopped);
     assert_eq!(bench.processes(), 1);
-    assert!(bench.dir.path().join("work/checkpoints/t0000000000000001/epoch-00001.attempt-1.fake").exists());
+    assert!(
+        bench
+            .dir
+            .path()
+            .join("work/checkpoints/t0000000000000001/epoch-00001.attempt-1.fake")
+            .exists()
+    );
     bench.end().await;
 }
 
@@ -252,7 +377,14 @@ async fn a_trainer_that_does_not_stop_is_killed() {
     let mut bench = Bench::new("first=hang");
     bench.run(key(1, 1)).await;
     let why = Why::Preempted("the node is needed".into());
-    bench.commands.send(Command::Stop { key: key(1, 1), why }).await.unwrap();
+    bench
+        .commands
+        .send(Command::Stop {
+            key: key(1, 1),
+            why,
+        })
+        .await
+        .unwrap();
     let failure = bench.failure(key(1, 1)).await;
     assert_eq!(failure.class, FailureClass::Preempted);
     assert!(failure.message.contains("the node is needed"));
@@ -266,20 +398,36 @@ async fn runs_wait_for_their_turn_and_can_be_stopped_before_it() {
     for number in 1..4 {
         bench.run(key(number, 1)).await;
     }
-    bench.commands.send(Command::Stop { key: key(2, 1), why: Why::Unwanted }).await.unwrap();
-    assert!(matches!(bench.outcome(key(1, 1)).await, Outcome::Finished(_)));
+    bench
+        .commands
+        .send(Command::Stop {
+            key: key(2, 1),
+            why: Why::Unwanted,
+        })
+        .await
+        .unwrap();
+    assert!(matches!(
+        bench.outcome(key(1, 1)).await,
+        Outcome::Finished(_)
+    ));
     assert_eq!(bench.outcome(key(2, 1)).await, Outcome::Stopped);
-    assert!(matches!(bench.outcome(key(3, 1)).await, Outcome::Finished(_)));
+    assert!(matches!(
+        bench.outcome(key(3, 1)).await,
+        Outcome::Finished(_)
+    ));
     bench.end().await;
 }
 
 async fn end_idle_trainer(bench: &Bench) {
     let trainer = Family::of_worker(&bench.mark).members().unwrap()[0];
     nix::sys::signal::kill(trainer, nix::sys::signal::Signal::SIGKILL).unwrap();
-    // Wait until the last thread has ended: the process loses its environment, which marks it as the worker's, before
-    // its pipes. WNOWAIT leaves it for the slot to reap.
+    // Wait until the last thread has ended: the process loses its environment, which marks it as
+    // the worker's, before its pipes. WNOWAIT leaves it for the slot to reap.
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-    tokio::task::spawn_blocking(move || waitid(Id::Pid(trainer), flags)).await.unwrap().unwrap();
+    tokio::task::spawn_blocking(move || waitid(Id::Pid(trainer), flags))
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test]
@@ -313,42 +461,81 @@ async fn what_a_trainer_says_of_its_gpus_is_said_in_the_machines_names() {
     let mut bench = Bench::on_gpus("first=gpu", &ALL, true);
     bench.run(key(1, 1)).await;
     let failure = bench.failure(key(1, 1)).await;
-    assert_eq!((failure.class, failure.devices), (FailureClass::BadDevice, vec!["cuda:0".to_owned()]));
-    assert_eq!(failure.message, "cuda:0 has an Xid\nstderr:\nattempt 1 of t0000000000000001\nwhat cuda:0 said at last");
+    assert_eq!(
+        (failure.class, failure.devices),
+        (FailureClass::BadDevice, vec!["cuda:0".to_owned()])
+    );
+    assert_eq!(
+        failure.message,
+        "cuda:0 has an Xid\nstderr:\nattempt 1 of t0000000000000001\nwhat cuda:0 said at last"
+    );
     bench.run(key(1, 2)).await;
-    let Outcome::Finished(result) = bench.outcome(key(1, 2)).await else { panic!() };
-    assert_eq!(result.provenance.devices, ["cuda:2 (GPU-c)", "cuda:0 (GPU-a)"]);
+    let Outcome::Finished(result) = bench.outcome(key(1, 2)).await else {
+        panic!()
+    };
+    assert_eq!(
+        result.provenance.devices,
+        ["cuda:2 (GPU-c)", "cuda:0 (GPU-a)"]
+    );
     bench.end().await;
 }
 
 #[tokio::test]
 async fn a_gpu_that_is_gone_when_a_trainer_starts_is_a_bad_device() {
     for (there, named, part) in [
-        (&["GPU-a", "GPU-b"][..], vec!["cuda:2".to_owned()], "cuda:2 (GPU-c): not there any more\nstderr:\nerror: "),
+        (
+            &["GPU-a", "GPU-b"][..],
+            vec!["cuda:2".to_owned()],
+            "cuda:2 (GPU-c): not there any more\nstderr:\nerror: ",
+        ),
         // the driver has both and CUDA has not, so it is not known which one is missing
-        (&ALL, vec![], "does not find the devices of its slot (cuda:2, cuda:0)\n"),
+        (
+            &ALL,
+            vec![],
+            "does not find the devices of its slot (cuda:2, cuda:0)\n",
+        ),
     ] {
         let mut bench = Bench::on_gpus("absent=GPU-c", there, true);
         bench.run(key(1, 1)).await;
         let failure = bench.failure(key(1, 1)).await;
-        assert_eq!((failure.class, failure.devices), (FailureClass::BadDevice, named));
+        assert_eq!(
+            (failure.class, failure.devices),
+            (FailureClass::BadDevice, named)
+        );
         assert!(failure.message.contains(part), "{}", failure.message);
-        assert!(failure.message.contains("names cuda:2, but there are fewer"), "{}", failure.message);
+        assert!(
+            failure
+                .message
+                .contains("names cuda:2, but there are fewer"),
+            "{}",
+            failure.message
+        );
         bench.end().await;
     }
 }
 
-/// Whatever ended the trainer, a driver that does not answer afterwards means that the device must not be used again.
+/// Whatever ended the trainer, a driver that does not answer afterwards means that the device must
+/// not be used again.
 #[tokio::test]
 async fn a_trainer_that_leaves_something_on_a_gpu_has_spoilt_its_slot() {
     let residue = |failure: Failure, attempt: &str| {
-        assert_eq!((failure.class, failure.devices), (FailureClass::BadDevice, vec![]));
+        assert_eq!(
+            (failure.class, failure.devices),
+            (FailureClass::BadDevice, vec![])
+        );
         let expected = format!("nvidia-smi did not answer; the attempt itself: {attempt}");
-        assert!(failure.message.starts_with(&expected), "{}", failure.message);
+        assert!(
+            failure.message.starts_with(&expected),
+            "{}",
+            failure.message
+        );
     };
     let mut failing = Bench::on_gpus("always=failed", &ALL, false);
     failing.run(key(1, 1)).await;
-    residue(failing.failure(key(1, 1)).await, "the loss is NaN\nstderr:\n");
+    residue(
+        failing.failure(key(1, 1)).await,
+        "the loss is NaN\nstderr:\n",
+    );
     failing.end().await;
 
     // then the device that the trainer blames is not the only suspect
@@ -360,21 +547,47 @@ async fn a_trainer_that_leaves_something_on_a_gpu_has_spoilt_its_slot() {
     let mut stubborn = Bench::on_gpus("always=hang", &ALL, false);
     stubborn.run(key(1, 1)).await;
     stubborn.begun(key(1, 1)).await;
-    stubborn.commands.send(Command::Stop { key: key(1, 1), why: Why::Unwanted }).await.unwrap();
-    residue(stubborn.failure(key(1, 1)).await, "it was told to stop and did not\n");
+    stubborn
+        .commands
+        .send(Command::Stop {
+            key: key(1, 1),
+            why: Why::Unwanted,
+        })
+        .await
+        .unwrap();
+    residue(
+        stubborn.failure(key(1, 1)).await,
+        "it was told to stop and did not\n",
+    );
     stubborn.end().await;
 
     let mut starting = Bench::on_gpus("start=hang", &ALL, false);
     starting.run(key(1, 1)).await;
-    starting.commands.send(Command::Stop { key: key(1, 1), why: Why::Unwanted }).await.unwrap();
-    residue(starting.failure(key(1, 1)).await, "it was told to stop while its trainer started");
+    starting
+        .commands
+        .send(Command::Stop {
+            key: key(1, 1),
+            why: Why::Unwanted,
+        })
+        .await
+        .unwrap();
+    residue(
+        starting.failure(key(1, 1)).await,
+        "it was told to stop while its trainer started",
+    );
     starting.end().await;
 
     let mut idle = Bench::on_gpus("", &ALL, false);
     idle.run(key(1, 1)).await;
-    assert!(matches!(idle.outcome(key(1, 1)).await, Outcome::Finished(_)));
+    assert!(matches!(
+        idle.outcome(key(1, 1)).await,
+        Outcome::Finished(_)
+    ));
     end_idle_trainer(&idle).await;
     idle.run(key(2, 1)).await;
-    residue(idle.failure(key(2, 1)).await, "it had not begun; the idle trainer ended by itself");
+    residue(
+        idle.failure(key(2, 1)).await,
+        "it had not begun; the idle trainer ended by itself",
+    );
     idle.end().await;
 }

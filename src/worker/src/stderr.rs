@@ -1,5 +1,6 @@
-//! The stderr of a trainer, without colours: one file per attempt for users, and its tail in memory for failure
-//! messages. A thread of its own reads it, because a file system that hangs must not delay heartbeats.
+//! The stderr of a trainer, without colours: one file per attempt for users, and its tail in memory
+//! for failure messages. A thread of its own reads it, because a file system that hangs must not
+//! delay heartbeats.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -44,15 +45,21 @@ impl StderrLog {
         let pump = move || {
             let mut buffer = [0; 8192];
             while let Ok(count @ 1..) = stderr.read(&mut buffer) {
-                theirs.lock().unwrap_or_else(PoisonError::into_inner).take(&buffer[..count]);
+                theirs
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take(&buffer[..count]);
             }
             let _ = end.send(());
         };
-        std::thread::Builder::new().name("trainer-stderr".into()).spawn(pump)?;
+        std::thread::Builder::new()
+            .name("trainer-stderr".into())
+            .spawn(pump)?;
         Ok(Self { shared, ended })
     }
 
-    /// Begins a new attempt, with a file of its own. Earlier output stays in the tail: start-up errors.
+    /// Begins a new attempt, with a file of its own. Earlier output stays in the tail: start-up
+    /// errors.
     pub fn attempt(&self, path: PathBuf) {
         let mut shared = self.lock();
         shared.path = Some(path);
@@ -62,7 +69,8 @@ impl StderrLog {
         shared.colours = StripBytes::new();
     }
 
-    /// Waits until the last writer has closed stderr. Call it when no process of the trainer is left.
+    /// Waits until the last writer has closed stderr. Call it when no process of the trainer is
+    /// left.
     pub async fn finished(&mut self) {
         let _ = (&mut self.ended).await;
     }
@@ -78,7 +86,14 @@ impl StderrLog {
 
 impl Tail {
     pub fn text(&self) -> String {
-        let bytes: Vec<u8> = self.0.lock().unwrap_or_else(PoisonError::into_inner).tail.iter().copied().collect();
+        let bytes: Vec<u8> = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .tail
+            .iter()
+            .copied()
+            .collect();
         String::from_utf8_lossy(&bytes).trim().to_owned()
     }
 }
@@ -97,16 +112,27 @@ impl Shared {
     }
 
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        let Some(path) = &self.path else { return Ok(()) };
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
         if self.written >= MAX_FILE_BYTES {
             return Ok(());
         }
         if self.file.is_none() {
             fs::create_dir_all(path.parent().unwrap_or(path))?;
             let mut private = File::options();
-            self.file = Some(private.write(true).create(true).truncate(true).mode(0o600).open(path)?);
+            self.file = Some(
+                private
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(0o600)
+                    .open(path)?,
+            );
         }
-        let Some(file) = &mut self.file else { return Ok(()) };
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
         file.write_all(bytes)?;
         self.written += bytes.len() as u64;
         if self.written >= MAX_FILE_BYTES {
@@ -124,7 +150,10 @@ mod tests {
     fn colours_are_removed_from_log_and_tail() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logs/attempt-1.stderr");
-        let mut shared = Shared { path: Some(path.clone()), ..Shared::default() };
+        let mut shared = Shared {
+            path: Some(path.clone()),
+            ..Shared::default()
+        };
         let text = "\x1b[2m12:00\x1b[0m \x1b[33m WARN\x1b[0m größer\n\ttwo\n";
         // byte by byte: a read may end anywhere
         for byte in text.bytes() {

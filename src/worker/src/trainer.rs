@@ -1,5 +1,5 @@
-//! One trainer process: started in its own process group, addressed in frames, and ended so that nothing of it is left.
-//! It does not know attempts; `slot.rs` does.
+//! One trainer process: started in its own process group, addressed in frames, and ended so that
+//! nothing of it is left. It does not know attempts; `slot.rs` does.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -23,8 +23,8 @@ use crate::stderr::StderrLog;
 /// Timeout for the driver to clean up after a process.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Starts every trainer from one thread that lives as long as the worker: trainers ask the kernel to send SIGKILL when
-/// the *thread* that started them dies.
+/// Starts every trainer from one thread that lives as long as the worker: trainers ask the kernel
+/// to send SIGKILL when the *thread* that started them dies.
 #[derive(Clone)]
 pub struct Spawner(Arc<blocking::Sender<SpawnRequest>>);
 
@@ -44,14 +44,18 @@ impl Spawner {
                 }
             }
         };
-        std::thread::Builder::new().name("trainer-spawner".into()).spawn(serve)?;
+        std::thread::Builder::new()
+            .name("trainer-spawner".into())
+            .spawn(serve)?;
         Ok(Self(Arc::new(sender)))
     }
 
     async fn spawn(&self, command: Command) -> io::Result<Child> {
         let (reply, child) = oneshot::channel();
         let gone = || io::Error::other("the thread that starts trainers is gone");
-        self.0.send(SpawnRequest { command, reply }).map_err(|_| gone())?;
+        self.0
+            .send(SpawnRequest { command, reply })
+            .map_err(|_| gone())?;
         child.await.map_err(|_| gone())?
     }
 }
@@ -93,10 +97,14 @@ impl Trainer {
         let mark = format!("{}/{serial}", launch.mark);
         let mut command = launch.command();
         command.env(MARK, &mark).process_group(0);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = spawner.spawn(command).await?;
         let group = Pid::from_raw(child.id() as i32);
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (sender, replies) = mpsc::channel(16);
         // from here on, dropping it kills the process
         let mut trainer = Self {
@@ -126,7 +134,8 @@ impl Trainer {
         let frame = handoff::encode_frame(request);
         let stdin = self.stdin.as_mut().ok_or(Broken::Closed)?;
         let unreachable = |error: String| Broken::Unreachable(error);
-        // a request is far smaller than a pipe's buffer, so this only waits if the trainer has stopped reading
+        // a request is far smaller than a pipe's buffer, so this only waits if the trainer has
+        // stopped reading
         match timeout(Duration::from_secs(10), stdin.write_all(&frame)).await {
             Ok(written) => written.map_err(|error| unreachable(error.to_string())),
             Err(_) => Err(unreachable("it does not read its stdin".into())),
@@ -140,18 +149,24 @@ impl Trainer {
 
     /// Returns true if nothing was received since the last run and the trainer is still alive.
     pub fn is_quiet(&mut self) -> bool {
-        matches!(self.replies.try_recv(), Err(mpsc::error::TryRecvError::Empty)) && self.family.has_leader()
+        matches!(
+            self.replies.try_recv(),
+            Err(mpsc::error::TryRecvError::Empty)
+        ) && self.family.has_leader()
     }
 
-    /// Ends the process and returns when none of its processes is left. `alone`: how long it may take to exit by itself
-    /// first, so that the exit status of a crash is its own. `grace`: the time from TERM to KILL.
+    /// Ends the process and returns when none of its processes is left. `alone`: how long it may
+    /// take to exit by itself first, so that the exit status of a crash is its own. `grace`: the
+    /// time from TERM to KILL.
     pub async fn end(mut self, alone: Duration, grace: Duration) -> Exit {
         // the end of stdin asks the trainer to exit
         self.stdin = None;
         let _ = timeout(alone, self.gone_by_itself()).await;
         self.family.end(grace).await;
         let residue = match &self.driver {
-            Some(driver) => residue::gone(driver, self.group.as_raw() as u32, DRIVER_PATIENCE).await.err(),
+            Some(driver) => residue::gone(driver, self.group.as_raw() as u32, DRIVER_PATIENCE)
+                .await
+                .err(),
             None => None,
         };
         let status = self.child.take().and_then(|mut child| child.wait().ok());
@@ -161,7 +176,11 @@ impl Trainer {
 
     async fn gone_by_itself(&self) {
         let mut pause = Duration::from_millis(1);
-        while self.family.members().is_ok_and(|members| !members.is_empty()) {
+        while self
+            .family
+            .members()
+            .is_ok_and(|members| !members.is_empty())
+        {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(50));
         }
@@ -194,12 +213,19 @@ async fn read_replies(mut stdout: ChildStdout, replies: mpsc::Sender<Result<Repl
 
 async fn read_reply(stdout: &mut (impl AsyncRead + Unpin)) -> Result<Reply, Broken> {
     let mut header = [0; 4];
-    stdout.read_exact(&mut header).await.map_err(|_| Broken::Closed)?;
+    stdout
+        .read_exact(&mut header)
+        .await
+        .map_err(|_| Broken::Closed)?;
     let garbage = |error: io::Error| Broken::Garbage(error.to_string());
     let length = handoff::frame_length(header).map_err(garbage)?;
     // grown as bytes arrive: the announced length need not be true
     let mut frame = Vec::new();
-    stdout.take(length as u64).read_to_end(&mut frame).await.map_err(|_| Broken::Closed)?;
+    stdout
+        .take(length as u64)
+        .read_to_end(&mut frame)
+        .await
+        .map_err(|_| Broken::Closed)?;
     if frame.len() < length {
         return Err(Broken::Closed);
     }
@@ -210,7 +236,9 @@ impl Exit {
     /// `exit code 3`, `signal SIGSEGV`
     pub fn describe(&self) -> String {
         use std::os::unix::process::ExitStatusExt;
-        let Some(status) = self.status else { return "unknown exit status".to_owned() };
+        let Some(status) = self.status else {
+            return "unknown exit status".to_owned();
+        };
         match (status.code(), status.signal().map(Signal::try_from)) {
             (Some(code), _) => format!("exit code {code}"),
             (None, Some(Ok(signal))) => format!("signal {signal}"),
@@ -225,7 +253,8 @@ impl Exit {
 
     pub fn was_killed(&self) -> bool {
         use std::os::unix::process::ExitStatusExt;
-        self.status.is_some_and(|status| status.signal() == Some(Signal::SIGKILL as i32))
+        self.status
+            .is_some_and(|status| status.signal() == Some(Signal::SIGKILL as i32))
     }
 }
 
@@ -237,7 +266,9 @@ mod tests {
     use super::*;
 
     fn read(mut bytes: &[u8]) -> (Result<Reply, Broken>, usize) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
         let reply = runtime.block_on(read_reply(&mut bytes));
         (reply, bytes.len())
     }

@@ -1,7 +1,7 @@
 //! The cost of the soak: read from the journal of a finished round and from its trainers' logs.
 //!
-//! A trainer's log has a line for each run, each start of training and each epoch, with its time. Epochs beyond the
-//! trials' own number were trained twice: they are the lost work.
+//! A trainer's log has a line for each run, each start of training and each epoch, with its time.
+//! Epochs beyond the trials' own number were trained twice: they are the lost work.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -48,7 +48,10 @@ impl Figures {
         self.rounds += 1;
         let attempts = attempts(&system.results("soak"));
         self.trials += attempts.len() as u64;
-        self.attempts += attempts.iter().map(|attempts| u64::from(*attempts)).sum::<u64>();
+        self.attempts += attempts
+            .iter()
+            .map(|attempts| u64::from(*attempts))
+            .sum::<u64>();
         let runs = self.runs(system);
         self.epochs_needed += NUM_EPOCHS * attempts.len() as u64;
         self.epochs_trained += runs.iter().map(|run| run.num_epochs).sum::<u64>();
@@ -62,20 +65,32 @@ impl Figures {
     fn recovered(&mut self, kill: &Kill, dispatches: &[Dispatch], runs: &[Run]) {
         let mut add = |what, at: Option<u64>| {
             if let Some(at) = at {
-                self.recovery.entry(what).or_default().push(at.saturating_sub(kill.at));
+                self.recovery
+                    .entry(what)
+                    .or_default()
+                    .push(at.saturating_sub(kill.at));
             }
         };
         let began = |trial: &str, attempt: u64| {
-            runs.iter().find(|run| run.trial == trial && run.attempt == attempt).and_then(|run| run.began)
+            runs.iter()
+                .find(|run| run.trial == trial && run.attempt == attempt)
+                .and_then(|run| run.began)
         };
         let again = |lost: &Dispatch| {
-            let next = |next: &&Dispatch| next.trial == lost.trial && next.attempt == lost.attempt + 1;
-            dispatches.iter().find(next).filter(|next| next.at >= kill.at)
+            let next =
+                |next: &&Dispatch| next.trial == lost.trial && next.attempt == lost.attempt + 1;
+            dispatches
+                .iter()
+                .find(next)
+                .filter(|next| next.at >= kill.at)
         };
         match kill.victim {
             Victim::Coordinator => {
                 let next = dispatches.iter().find(|dispatch| dispatch.at >= kill.at);
-                add("of the coordinator to the next dispatch", next.map(|next| next.at));
+                add(
+                    "of the coordinator to the next dispatch",
+                    next.map(|next| next.at),
+                );
             }
             Victim::Worker => {
                 let mark = format!("-{}-", kill.pid);
@@ -86,19 +101,27 @@ impl Figures {
                 };
                 for next in dispatches.iter().filter(held).filter_map(again) {
                     add("of a worker to its trial given to another", Some(next.at));
-                    add("of a worker to its trial training again", began(&next.trial, next.attempt));
+                    add(
+                        "of a worker to its trial training again",
+                        began(&next.trial, next.attempt),
+                    );
                 }
             }
             Victim::Trainer => {
                 // The last thing it ran, if that did not end before the kill.
-                let Some(run) = runs.iter().rev().find(|run| run.pid == kill.pid) else { return };
+                let Some(run) = runs.iter().rev().find(|run| run.pid == kill.pid) else {
+                    return;
+                };
                 let lost = dispatches.iter().find(|dispatch| {
                     dispatch.trial == run.trial
                         && dispatch.attempt == run.attempt
                         && dispatch.ended.is_none_or(|end| end > kill.at)
                 });
                 if let Some(next) = lost.and_then(again) {
-                    add("of a trainer to its trial training again", began(&next.trial, next.attempt));
+                    add(
+                        "of a trainer to its trial training again",
+                        began(&next.trial, next.attempt),
+                    );
                 }
             }
         }
@@ -110,12 +133,21 @@ impl Figures {
             for line in log.lines() {
                 let at = || milliseconds(line).unwrap_or_else(|| panic!("no time in `{line}`"));
                 let last = |runs: &mut Vec<Run>| -> usize {
-                    assert!(runs.last().is_some_and(|run: &Run| run.pid == pid), "`{line}` belongs to no run");
+                    assert!(
+                        runs.last().is_some_and(|run: &Run| run.pid == pid),
+                        "`{line}` belongs to no run"
+                    );
                     runs.len() - 1
                 };
                 if line.contains("trainer::serve: run ") {
                     let attempt = field(line, "attempt").parse().expect("a number");
-                    runs.push(Run { pid, trial: field(line, "trial"), attempt, began: None, num_epochs: 0 });
+                    runs.push(Run {
+                        pid,
+                        trial: field(line, "trial"),
+                        attempt,
+                        began: None,
+                        num_epochs: 0,
+                    });
                 } else if line.contains("trainer::leader: training ") {
                     let run = last(&mut runs);
                     runs[run].began = Some(at());
@@ -132,7 +164,11 @@ impl Figures {
 
     pub fn print(&mut self, took: Duration) {
         let count = |victim| self.kills.get(&victim).copied().unwrap_or(0);
-        println!("soak: {} rounds in {:.0} s, every one with identical results", self.rounds, took.as_secs_f64());
+        println!(
+            "soak: {} rounds in {:.0} s, every one with identical results",
+            self.rounds,
+            took.as_secs_f64()
+        );
         println!(
             "soak: {} kills: {} of the coordinator, {} of workers, {} of trainers; {} workers frozen beyond their lease",
             self.num_kills(),
@@ -185,11 +221,19 @@ fn dispatches(system: &System) -> Vec<Dispatch> {
         match kind.as_str() {
             "trial_dispatched" => {
                 let (trial, worker) = (text("trial"), text("worker"));
-                dispatches.push(Dispatch { at, trial, attempt, worker, ended: None });
+                dispatches.push(Dispatch {
+                    at,
+                    trial,
+                    attempt,
+                    worker,
+                    ended: None,
+                });
             }
             "attempt_succeeded" | "attempt_failed" | "attempt_stopped" => {
                 let trial = text("trial");
-                let of = dispatches.iter_mut().find(|dispatch| dispatch.trial == trial && dispatch.attempt == attempt);
+                let of = dispatches
+                    .iter_mut()
+                    .find(|dispatch| dispatch.trial == trial && dispatch.attempt == attempt);
                 of.expect("what ends was dispatched").ended = Some(at);
             }
             _ => {}
@@ -201,19 +245,30 @@ fn dispatches(system: &System) -> Vec<Dispatch> {
 /// `VALUE` of `NAME=VALUE` in a line of a log.
 fn field(line: &str, name: &str) -> String {
     let start = format!("{name}=");
-    let value = line.split_whitespace().find_map(|word| word.strip_prefix(start.as_str()));
-    value.unwrap_or_else(|| panic!("no {name} in `{line}`")).to_owned()
+    let value = line
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix(start.as_str()));
+    value
+        .unwrap_or_else(|| panic!("no {name} in `{line}`"))
+        .to_owned()
 }
 
-/// Converts `2026-11-23T15:28:34.123456Z` at the beginning of a line to milliseconds since the Unix epoch.
+/// Converts `2026-11-23T15:28:34.123456Z` at the beginning of a line to milliseconds since the Unix
+/// epoch.
 fn milliseconds(line: &str) -> Option<u64> {
     let number = |range: std::ops::Range<usize>| line.get(range)?.parse::<u64>().ok();
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     // Howard Hinnant's days_from_civil, for years after 1970
-    let (shifted, of_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (shifted, of_march) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
     let (era, year_of_era) = (shifted / 400, shifted % 400);
     let day_of_year = (153 * of_march + 2) / 5 + day - 1;
-    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468;
+    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100
+        + day_of_year
+        - 719_468;
     let seconds = ((days * 24 + number(11..13)?) * 60 + number(14..16)?) * 60 + number(17..19)?;
     Some(seconds * 1_000 + number(20..23)?)
 }
@@ -221,6 +276,9 @@ fn milliseconds(line: &str) -> Option<u64> {
 #[test]
 fn times_of_logs_are_read() {
     assert_eq!(milliseconds("1970-01-01T00:00:00.001000Z  INFO"), Some(1));
-    assert_eq!(milliseconds("2024-02-29T12:34:56.789123Z  INFO"), Some(1_709_210_096_789));
+    assert_eq!(
+        milliseconds("2024-02-29T12:34:56.789123Z  INFO"),
+        Some(1_709_210_096_789)
+    );
     assert_eq!(milliseconds("no time at all"), None);
 }

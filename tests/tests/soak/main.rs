@@ -1,9 +1,11 @@
-//! Kill anything, lose nothing: coordinator, workers and trainers are killed at seeded random moments of real training,
-//! and workers are frozen for longer than their lease, until the number of kills is reached. The results must be those
-//! of an undisturbed run, byte for byte, and no process may be left.
+//! Kill anything, lose nothing: coordinator, workers and trainers are killed at seeded random
+//! moments of real training, and workers are frozen for longer than their lease, until the number
+//! of kills is reached. The results must be those of an undisturbed run, byte for byte, and no
+//! process may be left.
 //!
-//! `make soak` runs it and prints the figures (figures.rs). ORCHESTRATOR_SOAK_SEED repeats a run's choices (their
-//! effect depends on the machine's scheduler), ORCHESTRATOR_SOAK_KILLS changes the number of kills.
+//! `make soak` runs it and prints the figures (figures.rs). ORCHESTRATOR_SOAK_SEED repeats a run's
+//! choices (their effect depends on the machine's scheduler), ORCHESTRATOR_SOAK_KILLS changes the
+//! number of kills.
 
 mod figures;
 
@@ -20,8 +22,8 @@ use figures::Figures;
 
 const LEASE: Duration = Duration::from_millis(2_000);
 const NUM_WORKERS: usize = 3;
-/// After this number of kills the round is undisturbed until its sweep is complete: on a slow machine, trainers that
-/// are killed faster than they start would never make progress.
+/// After this number of kills the round is undisturbed until its sweep is complete: on a slow
+/// machine, trainers that are killed faster than they start would never make progress.
 const KILLS_PER_ROUND: usize = 25;
 /// Limit for kills of trainers: a trial whose trainer is killed four times has used up its budget.
 const TRAINER_KILLS_PER_ROUND: usize = 10;
@@ -47,10 +49,16 @@ outputs:
 fn results_are_those_of_an_undisturbed_run() {
     let seed = number_from("ORCHESTRATOR_SOAK_SEED").unwrap_or_else(|| now_ms() % 1_000_000);
     let enough = number_from("ORCHESTRATOR_SOAK_KILLS").unwrap_or(100) as usize;
-    println!("soak: seed {seed}, {NUM_WORKERS} workers of one slot, lease {} ms", LEASE.as_millis());
+    println!(
+        "soak: seed {seed}, {NUM_WORKERS} workers of one slot, lease {} ms",
+        LEASE.as_millis()
+    );
     let undisturbed = Instant::now();
     let expected = undisturbed_run();
-    println!("soak: the undisturbed run took {:.0} s", undisturbed.elapsed().as_secs_f64());
+    println!(
+        "soak: the undisturbed run took {:.0} s",
+        undisturbed.elapsed().as_secs_f64()
+    );
     let mut chance = Chance(seed);
     let mut figures = Figures::default();
     let start = Instant::now();
@@ -64,7 +72,9 @@ fn results_are_those_of_an_undisturbed_run() {
 fn undisturbed_run() -> BTreeMap<String, Vec<u8>> {
     let system = System::new();
     system.file("soak.yaml", SWEEP);
-    system.start("run", system.orchestrator(&["run", "soak.yaml"])).expect_exit(0);
+    system
+        .start("run", system.orchestrator(&["run", "soak.yaml"]))
+        .expect_exit(0);
     undisturbed_files(&system.results("soak"))
 }
 
@@ -102,9 +112,15 @@ impl Round {
     fn start(kills: usize) -> Self {
         let mut system = System::new();
         let lease = LEASE.as_millis().to_string();
-        system.coordinator_flags = vec!["--lease-ms".to_owned(), lease, "--heartbeat-ms".to_owned(), "400".to_owned()];
+        system.coordinator_flags = vec![
+            "--lease-ms".to_owned(),
+            lease,
+            "--heartbeat-ms".to_owned(),
+            "400".to_owned(),
+        ];
         system.file("soak.yaml", SWEEP);
-        // The log of a trainer goes straight to a file: through a worker's pipe it would be lost with the worker.
+        // The log of a trainer goes straight to a file: through a worker's pipe it would be lost
+        // with the worker.
         let log = system.path("trainer");
         system.install_trainer(&format!(
             "exec {} \"$@\" --checkpoint-interval 0 2>>{}-$$.log",
@@ -112,18 +128,34 @@ impl Round {
             log.display()
         ));
         let coordinator = system.coordinator();
-        let start = |index| Worker { process: worker(&system, index), frozen: None };
+        let start = |index| Worker {
+            process: worker(&system, index),
+            frozen: None,
+        };
         let workers = (0..NUM_WORKERS).map(start).collect();
         let run = follow(&system);
-        Self { system, coordinator, workers, run, kills_left: kills, kills: Vec::new() }
+        Self {
+            system,
+            coordinator,
+            workers,
+            run,
+            kills_left: kills,
+            kills: Vec::new(),
+        }
     }
 
-    fn until_complete(mut self, chance: &mut Chance, figures: &mut Figures, expected: &BTreeMap<String, Vec<u8>>) {
+    fn until_complete(
+        mut self,
+        chance: &mut Chance,
+        figures: &mut Figures,
+        expected: &BTreeMap<String, Vec<u8>>,
+    ) {
         loop {
             std::thread::sleep(Duration::from_millis(chance.between(50, 2_000)));
             self.thaw();
             if let Some(status) = self.run.has_ended() {
-                // Random kills may still have hit one trial's trainers too often. The soak retries it, as a user would.
+                // Random kills may still have hit one trial's trainers too often. The soak retries
+                // it, as a user would.
                 if status.code() != Some(3) {
                     break;
                 }
@@ -137,9 +169,17 @@ impl Round {
         }
         self.run.expect_exit(0);
         assert_same(expected, &undisturbed_files(&self.system.results("soak")));
-        assert!(!any_departed(&self.system.results("soak")), "an epoch trained again came out with other bits");
-        let mut verify = self.system.orchestrator(&["journal", "verify", "--state-dir", "state"]);
-        assert!(verify.status().expect("the command starts").success(), "the journal is not sound");
+        assert!(
+            !any_departed(&self.system.results("soak")),
+            "an epoch trained again came out with other bits"
+        );
+        let mut verify = self
+            .system
+            .orchestrator(&["journal", "verify", "--state-dir", "state"]);
+        assert!(
+            verify.status().expect("the command starts").success(),
+            "the journal is not sound"
+        );
         self.end_workers();
         figures.learn(&self.system, self.kills);
     }
@@ -150,7 +190,11 @@ impl Round {
             25..55 => self.kill_worker(chance.between(0, NUM_WORKERS as u64) as usize),
             55..90 => {
                 let trainers = self.system.trainers();
-                let killed = self.kills.iter().filter(|kill| kill.victim == Victim::Trainer).count();
+                let killed = self
+                    .kills
+                    .iter()
+                    .filter(|kill| kill.victim == Victim::Trainer)
+                    .count();
                 if !trainers.is_empty() && killed < TRAINER_KILLS_PER_ROUND {
                     self.kill_trainer(trainers[chance.between(0, trainers.len() as u64) as usize]);
                 }
@@ -159,7 +203,9 @@ impl Round {
                 let worker = &mut self.workers[chance.between(0, NUM_WORKERS as u64) as usize];
                 if worker.frozen.is_none() {
                     worker.process.signal(Signal::SIGSTOP);
-                    worker.frozen = Some(Instant::now() + LEASE + Duration::from_millis(chance.between(200, 3_000)));
+                    worker.frozen = Some(
+                        Instant::now() + LEASE + Duration::from_millis(chance.between(200, 3_000)),
+                    );
                     figures.freezes += 1;
                 }
             }
@@ -167,7 +213,11 @@ impl Round {
     }
 
     fn note(&mut self, victim: Victim, pid: u32) {
-        self.kills.push(Kill { victim, pid, at: now_ms() });
+        self.kills.push(Kill {
+            victim,
+            pid,
+            at: now_ms(),
+        });
         self.kills_left -= 1;
     }
 
@@ -181,12 +231,20 @@ impl Round {
     fn kill_worker(&mut self, index: usize) {
         self.note(Victim::Worker, self.workers[index].process.pid());
         self.workers[index].process.kill_now();
-        self.workers[index] = Worker { process: worker(&self.system, index), frozen: None };
+        self.workers[index] = Worker {
+            process: worker(&self.system, index),
+            frozen: None,
+        };
     }
 
     fn kill_trainer(&mut self, pid: u32) {
         // It may have ended by itself since it was listed.
-        if kill(Pid::from_raw(pid.try_into().expect("a process id")), Signal::SIGKILL).is_ok() {
+        if kill(
+            Pid::from_raw(pid.try_into().expect("a process id")),
+            Signal::SIGKILL,
+        )
+        .is_ok()
+        {
             self.note(Victim::Trainer, pid);
         }
     }
@@ -209,7 +267,9 @@ impl Round {
         for worker in &mut self.workers {
             worker.process.wait();
         }
-        wait_for("no trainer is left", || self.system.trainers().is_empty().then_some(()));
+        wait_for("no trainer is left", || {
+            self.system.trainers().is_empty().then_some(())
+        });
     }
 }
 
@@ -221,7 +281,10 @@ fn worker(system: &System, index: usize) -> Process {
 
 fn follow(system: &System) -> Process {
     let url = system.url();
-    system.start("run", system.orchestrator(&["run", "soak.yaml", "--coordinator", &url]))
+    system.start(
+        "run",
+        system.orchestrator(&["run", "soak.yaml", "--coordinator", &url]),
+    )
 }
 
 /// Seeded choices (SplitMix64).
@@ -240,10 +303,15 @@ impl Chance {
 
 fn number_from(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|error| panic!("{variable}={text}: {error}")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|error| panic!("{variable}={text}: {error}")),
+    )
 }
 
 fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("a clock after 1970");
     since.as_millis().try_into().expect("milliseconds fit")
 }

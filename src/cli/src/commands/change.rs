@@ -1,5 +1,6 @@
-//! Commands that change a coordinator's state: cancel, retry, drain, undrain. If no coordinator runs on the state
-//! directory, one is started briefly, so that the change is in the journal for the next one.
+//! Commands that change a coordinator's state: cancel, retry, drain, undrain. If no coordinator
+//! runs on the state directory, one is started briefly, so that the change is in the journal for
+//! the next one.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use crate::exit::{ExpectedError, Outcome};
 use crate::output::{Output, SCHEMA, counted};
 use crate::{offline, rendezvous};
 
-/// Timeout for another command that has taken the state directory: its coordinator must answer, or be gone.
+/// Timeout for another command that has taken the state directory: its coordinator must answer, or
+/// be gone.
 const PATIENCE: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -25,7 +27,12 @@ pub async fn cancel(arguments: &SweepArgs, output: Output) -> Result<Outcome, Ex
     asked.end().await?;
     let cancelled = cancelled?;
     output.print(
-        || format!("{sweep}: {} cancelled; finished ones keep their results\n", counted(cancelled, "trial")),
+        || {
+            format!(
+                "{sweep}: {} cancelled; finished ones keep their results\n",
+                counted(cancelled, "trial")
+            )
+        },
         || json!({ "schema": SCHEMA, "sweep": sweep, "cancelled": cancelled }),
     )?;
     Ok(Outcome::Complete)
@@ -39,7 +46,11 @@ pub async fn retry(arguments: &RetryArgs, output: Output) -> Result<Outcome, Exp
     let running = asked.momentary.is_none();
     asked.end().await?;
     let retried = retried?;
-    let then = if running || retried == 0 { "" } else { "; `orchestrator run FILE` with the sweep's file trains them" };
+    let then = if running || retried == 0 {
+        ""
+    } else {
+        "; `orchestrator run FILE` with the sweep's file trains them"
+    };
     output.print(
         || {
             let trials = counted(retried, "trial");
@@ -79,7 +90,10 @@ pub async fn undrain(arguments: &UndrainArgs, output: Output) -> Result<Outcome,
     asked.end().await?;
     undrained?;
     let works = |worker: &WorkerStatus| match worker.presence.as_str() {
-        "draining" => format!("{}: leaves all the same ({})\n", worker.worker, worker.reason),
+        "draining" => format!(
+            "{}: leaves all the same ({})\n",
+            worker.worker, worker.reason
+        ),
         _ => format!("{}: gets work again\n", worker.worker),
     };
     output.print(
@@ -91,11 +105,18 @@ pub async fn undrain(arguments: &UndrainArgs, output: Output) -> Result<Outcome,
 
 /// `1 trial has`, `2 trials have`
 fn have(count: u32) -> String {
-    format!("{} {}", counted(u64::from(count), "trial"), if count == 1 { "has" } else { "have" })
+    format!(
+        "{} {}",
+        counted(u64::from(count), "trial"),
+        if count == 1 { "has" } else { "have" }
+    )
 }
 
 fn names(workers: &[WorkerStatus]) -> Vec<&str> {
-    workers.iter().map(|worker| worker.worker.as_str()).collect()
+    workers
+        .iter()
+        .map(|worker| worker.worker.as_str())
+        .collect()
 }
 
 /// The coordinator that receives the command.
@@ -109,7 +130,10 @@ impl Asked {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(client) = offline::live(target).await? {
-                return Ok(Self { client, momentary: None });
+                return Ok(Self {
+                    client,
+                    momentary: None,
+                });
             }
             if let Err(journal::Error::Missing { .. }) = journal::read(&target.state_dir) {
                 return Err(offline::nothing_there(target));
@@ -117,23 +141,36 @@ impl Asked {
             match Embedded::without_worker(&target.state_dir).await {
                 // another command starts or ends there: soon its coordinator answers or is gone
                 Err(ExpectedError::Taken(_))
-                    if Instant::now() < deadline && rendezvous::left_elsewhere(&target.state_dir).is_none() =>
+                    if Instant::now() < deadline
+                        && rendezvous::left_elsewhere(&target.state_dir).is_none() =>
                 {
                     tokio::time::sleep(AGAIN).await;
                 }
                 Err(error) => return Err(error),
                 Ok(embedded) => {
-                    let client = Client::connect(&embedded.address, Some(embedded.token.clone())).await?;
-                    return Ok(Self { client, momentary: Some(embedded) });
+                    let client =
+                        Client::connect(&embedded.address, Some(embedded.token.clone())).await?;
+                    return Ok(Self {
+                        client,
+                        momentary: Some(embedded),
+                    });
                 }
             }
         }
     }
 
-    /// Returns the present workers of this name or host. Only for display: a missing answer is no error.
+    /// Returns the present workers of this name or host. Only for display: a missing answer is no
+    /// error.
     async fn workers(&mut self, name: &str) -> Vec<WorkerStatus> {
-        let workers = self.client.status(None).await.map(|reply| reply.workers).unwrap_or_default();
-        let meant = |worker: &WorkerStatus| worker.presence != "gone" && (worker.worker == name || worker.host == name);
+        let workers = self
+            .client
+            .status(None)
+            .await
+            .map(|reply| reply.workers)
+            .unwrap_or_default();
+        let meant = |worker: &WorkerStatus| {
+            worker.presence != "gone" && (worker.worker == name || worker.host == name)
+        };
         workers.into_iter().filter(meant).collect()
     }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use data::catalog::{Entry, Origin, Row};
-use data::{Check, ClassCounts, FetchProgress, FetchRequest, Listing, OpenRequest, Pipeline, Sizes, State};
+use data::{
+    Check, ClassCounts, FetchProgress, FetchRequest, Listing, OpenRequest, Pipeline, Sizes, State,
+};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -31,8 +33,11 @@ pub fn list(arguments: &DataListArgs, output: Output) -> Result<Outcome, Expecte
 
 pub fn fetch(arguments: &FetchArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let places = Places::of(&arguments.data)?;
-    let request =
-        FetchRequest { name: &arguments.name, data_dir: &places.data_dir, origin: arguments.origin.as_deref() };
+    let request = FetchRequest {
+        name: &arguments.name,
+        data_dir: &places.data_dir,
+        origin: arguments.origin.as_deref(),
+    };
     let mut progress = Progress::default();
     let fetched = data::fetch(&request, &mut |step| progress.at(step));
     progress.finish();
@@ -40,15 +45,25 @@ pub fn fetch(arguments: &FetchArgs, output: Output) -> Result<Outcome, ExpectedE
     let text = || {
         let mut text = String::new();
         for file in &fetched.files {
-            let verified = if file.verified { "checksum verified" } else { "no checksum was ever published" };
-            text.push_str(&format!("{}  sha256 {}  {verified}\n", file.name, file.sha256));
+            let verified = if file.verified {
+                "checksum verified"
+            } else {
+                "no checksum was ever published"
+            };
+            text.push_str(&format!(
+                "{}  sha256 {}  {verified}\n",
+                file.name, file.sha256
+            ));
         }
-        text.push_str(&format!("{} is in {}\n", arguments.name, fetched.root.display()));
+        text.push_str(&format!(
+            "{} is in {}\n",
+            arguments.name,
+            fetched.root.display()
+        ));
         text
     };
     let document = || {
-        let file =
-            |file: &data::FetchedFile| json!({ "name": file.name, "sha256": file.sha256, "verified": file.verified });
+        let file = |file: &data::FetchedFile| json!({ "name": file.name, "sha256": file.sha256, "verified": file.verified });
         let files: Vec<Value> = fetched.files.iter().map(file).collect();
         json!({ "schema": SCHEMA, "name": arguments.name, "root": fetched.root, "files": files })
     };
@@ -63,37 +78,60 @@ pub fn check(arguments: &DataNameArgs, output: Output) -> Result<Outcome, Expect
         bar.set_length(total);
         bar.set_position(decoded);
     };
-    let check = data::check(&places.request(&arguments.name, arguments.resize), &progress);
+    let check = data::check(
+        &places.request(&arguments.name, arguments.resize),
+        &progress,
+    );
     bar.finish_and_clear();
     let check = check.map_err(failure)?;
     output.print(|| check_text(&check), || check_json(&check))?;
     let name = &arguments.name;
     match (check.corrupt.len(), check.agrees()) {
         (0, true) => Ok(Outcome::Complete),
-        (0, false) => Err(ExpectedError::BadInput(format!("data set `{name}` is not as published"))),
+        (0, false) => Err(ExpectedError::BadInput(format!(
+            "data set `{name}` is not as published"
+        ))),
         (count, _) => {
             let total = check.found.num_train + check.found.num_test;
-            Err(ExpectedError::BadInput(format!("{count} of {total} images of `{name}` cannot be decoded")))
+            Err(ExpectedError::BadInput(format!(
+                "{count} of {total} images of `{name}` cannot be decoded"
+            )))
         }
     }
 }
 
 fn check_text(check: &Check) -> String {
-    let mut text = format!("{:10}  {:>7}  {:>8}  {:>7}  per class\n", check.name, "classes", "train", "test");
+    let mut text = format!(
+        "{:10}  {:>7}  {:>8}  {:>7}  per class\n",
+        check.name, "classes", "train", "test"
+    );
     text.push_str(&row_text("found", &check.found));
     if let Some(published) = &check.published {
         text.push_str(&row_text("published", published));
     }
     if check.classes.len() <= LISTED_CLASSES {
-        let width = check.classes.iter().map(|class| class.name.chars().count()).max().unwrap_or_default();
+        let width = check
+            .classes
+            .iter()
+            .map(|class| class.name.chars().count())
+            .max()
+            .unwrap_or_default();
         for ClassCounts { name, train, test } in &check.classes {
-            text.push_str(&format!("  class {name:width$}  {train:>7} train  {test:>7} test\n"));
+            text.push_str(&format!(
+                "  class {name:width$}  {train:>7} train  {test:>7} test\n"
+            ));
         }
     } else {
         text.push_str("  (--output json lists every class)\n");
     }
-    if let Some(Sizes { heights, widths, shorter_sides }) = check.sizes {
-        let spread = |[least, median, largest]: [u32; 3]| format!("{least} to {largest} (median {median})");
+    if let Some(Sizes {
+        heights,
+        widths,
+        shorter_sides,
+    }) = check.sizes
+    {
+        let spread =
+            |[least, median, largest]: [u32; 3]| format!("{least} to {largest} (median {median})");
         text.push_str(&format!(
             "pixels: height {}, width {}, shorter side {}\n",
             spread(heights),
@@ -101,14 +139,22 @@ fn check_text(check: &Check) -> String {
             spread(shorter_sides)
         ));
     }
-    check.notes.iter().for_each(|note| text.push_str(&format!("note: {note}\n")));
-    check.corrupt.iter().for_each(|reason| text.push_str(&format!("corrupt: {reason}\n")));
-    text.push_str(match (check.corrupt.is_empty(), check.agrees(), &check.published) {
-        (false, ..) => "NOT readable as a whole\n",
-        (true, true, Some(_)) => "as published\n",
-        (true, true, None) => "every image can be decoded\n",
-        (true, false, _) => "NOT as published\n",
-    });
+    check
+        .notes
+        .iter()
+        .for_each(|note| text.push_str(&format!("note: {note}\n")));
+    check
+        .corrupt
+        .iter()
+        .for_each(|reason| text.push_str(&format!("corrupt: {reason}\n")));
+    text.push_str(
+        match (check.corrupt.is_empty(), check.agrees(), &check.published) {
+            (false, ..) => "NOT readable as a whole\n",
+            (true, true, Some(_)) => "as published\n",
+            (true, true, None) => "every image can be decoded\n",
+            (true, false, _) => "NOT as published\n",
+        },
+    );
     text
 }
 
@@ -140,34 +186,57 @@ pub fn sheet(arguments: &SheetArgs, output: Output) -> Result<Outcome, ExpectedE
     let places = Places::of(&arguments.data)?;
     let side = data::typical_side(&places.request(&arguments.name, None)).map_err(failure)?;
     let side = side.filter(|_| arguments.name.starts_with(data::catalog::FOLDER_PREFIX));
-    let settings = sweep::recipe::fitted(&arguments.recipe, &arguments.name, side).ok_or_else(|| {
-        let known: Vec<&str> = sweep::recipe::names().collect();
-        ExpectedError::BadInput(format!("there is no recipe `{}`; known are {}", arguments.recipe, known.join(", ")))
-    })?;
+    let settings =
+        sweep::recipe::fitted(&arguments.recipe, &arguments.name, side).ok_or_else(|| {
+            let known: Vec<&str> = sweep::recipe::names().collect();
+            ExpectedError::BadInput(format!(
+                "there is no recipe `{}`; known are {}",
+                arguments.recipe,
+                known.join(", ")
+            ))
+        })?;
     let bar = bar("decoding");
     let progress = |decoded: u64, total: u64| {
         bar.set_length(total);
         bar.set_position(decoded);
     };
-    let request = OpenRequest { test_resize: settings.test_resize, ..places.request(&arguments.name, settings.resize) };
+    let request = OpenRequest {
+        test_resize: settings.test_resize,
+        ..places.request(&arguments.name, settings.resize)
+    };
     let dataset = data::open(&request, &progress);
     bar.finish_and_clear();
-    let pipeline = Pipeline::new(Arc::new(dataset.map_err(failure)?), &settings, arguments.seed, false);
+    let pipeline = Pipeline::new(
+        Arc::new(dataset.map_err(failure)?),
+        &settings,
+        arguments.seed,
+        false,
+    );
     let pipeline = pipeline.map_err(failure)?;
     let (epoch, count) = (arguments.epoch, arguments.images as usize);
-    let images = data::contact_sheet(&pipeline, epoch, count, SHEET_COLUMNS, &arguments.out).map_err(failure)?;
+    let images = data::contact_sheet(&pipeline, epoch, count, SHEET_COLUMNS, &arguments.out)
+        .map_err(failure)?;
     output.print(
-        || format!("{images} images of epoch {epoch}: {}\n", arguments.out.display()),
+        || {
+            format!(
+                "{images} images of epoch {epoch}: {}\n",
+                arguments.out.display()
+            )
+        },
         || json!({ "schema": SCHEMA, "images": images, "epoch": epoch, "file": arguments.out }),
     )?;
     Ok(Outcome::Complete)
 }
 
-/// Classifies an error: the user must fix unusable data, but an error of a disk or network is not the user's.
+/// Classifies an error: the user must fix unusable data, but an error of a disk or network is not
+/// the user's.
 fn failure(error: data::Error) -> ExpectedError {
     match error {
         data::Error::Io { .. } | data::Error::Download { .. } | data::Error::Checksum { .. } => {
-            ExpectedError::Infrastructure { what: "the data set", reason: chain(&error) }
+            ExpectedError::Infrastructure {
+                what: "the data set",
+                reason: chain(&error),
+            }
         }
         error => ExpectedError::BadInput(chain(&error)),
     }
@@ -202,35 +271,67 @@ impl Progress {
 }
 
 fn bar(what: &'static str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg} [{wide_bar}] {pos}/{len}").expect("the template is well-formed");
-    shown(ProgressBar::new(0).with_style(style.progress_chars("=> ")).with_message(what))
+    let style = ProgressStyle::with_template("{msg} [{wide_bar}] {pos}/{len}")
+        .expect("the template is well-formed");
+    shown(
+        ProgressBar::new(0)
+            .with_style(style.progress_chars("=> "))
+            .with_message(what),
+    )
 }
 
 fn bytes_bar(file: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-    let style = style.expect("the template is well-formed").progress_chars("=> ");
-    shown(ProgressBar::new(0).with_style(style).with_message(file.to_owned()))
+    let style = ProgressStyle::with_template(
+        "{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+    );
+    let style = style
+        .expect("the template is well-formed")
+        .progress_chars("=> ");
+    shown(
+        ProgressBar::new(0)
+            .with_style(style)
+            .with_message(file.to_owned()),
+    )
 }
 
 fn shown(bar: ProgressBar) -> ProgressBar {
-    if talk::quiet() || !talk::interactive() { ProgressBar::hidden() } else { talk::bars().add(bar) }
+    if talk::quiet() || !talk::interactive() {
+        ProgressBar::hidden()
+    } else {
+        talk::bars().add(bar)
+    }
 }
 
 fn listing_text(listing: &Listing) -> String {
-    let Entry { name, title, published, licence, origin, .. } = listing.entry;
+    let Entry {
+        name,
+        title,
+        published,
+        licence,
+        origin,
+        ..
+    } = listing.entry;
     let state = match &listing.state {
         State::Ready(Some(root)) => format!("there: {}", root.display()),
         State::Ready(None) => "built in".to_owned(),
         State::Absent => "absent".to_owned(),
         State::Broken(error) => format!("UNUSABLE: {}", chain(error)),
     };
-    let Row { num_classes, num_train, num_test, .. } = published;
+    let Row {
+        num_classes,
+        num_train,
+        num_test,
+        ..
+    } = published;
     let origin = match origin {
         Origin::BuiltIn => "part of the program".to_owned(),
         Origin::Download(files) => {
             let bytes: u64 = files.iter().map(|file| file.max_bytes).sum();
             let first = files.first().map_or("", |file| file.url);
-            format!("orchestrator data fetch {name}  ({first}, at most {})", HumanBytes(bytes))
+            format!(
+                "orchestrator data fetch {name}  ({first}, at most {})",
+                HumanBytes(bytes)
+            )
         }
         Origin::ByHand(instructions) => format!("by hand: {instructions}"),
     };
@@ -241,7 +342,14 @@ fn listing_text(listing: &Listing) -> String {
 }
 
 fn listing_json(listing: &Listing) -> Value {
-    let Entry { name, title, published, licence, origin, .. } = listing.entry;
+    let Entry {
+        name,
+        title,
+        published,
+        licence,
+        origin,
+        ..
+    } = listing.entry;
     let (state, root, reason) = match &listing.state {
         State::Ready(root) => ("ready", root.clone(), None),
         State::Absent => ("absent", None, None),

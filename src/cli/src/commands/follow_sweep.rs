@@ -1,5 +1,5 @@
-//! Follows one sweep at a coordinator: its events as they arrive, also after the connection broke, and its results
-//! folder as results arrive.
+//! Follows one sweep at a coordinator: its events as they arrive, also after the connection broke,
+//! and its results folder as results arrive.
 
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(5);
 /// Pause between two reports while results arrive.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
-/// The shortest pause after a report, as a multiple of the time it took: reports of a large sweep are slow.
+/// The shortest pause after a report, as a multiple of the time it took: reports of a large sweep
+/// are slow.
 const REPORT_SHARE: u32 = 10;
 /// Longest pause between two failed attempts to write results: a full disk stays full for a while.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -47,7 +48,15 @@ pub struct Follower {
 
 impl Follower {
     pub fn new(client: Client, token: Option<Token>, sweep: &str, reconnects: bool) -> Self {
-        Self { client, token, sweep: sweep.to_owned(), stream: None, reconnects, wait: AGAIN, away: false }
+        Self {
+            client,
+            token,
+            sweep: sweep.to_owned(),
+            stream: None,
+            reconnects,
+            wait: AGAIN,
+            away: false,
+        }
     }
 
     /// Waits for the next step. May be dropped while it waits: only an attempt to connect is lost.
@@ -59,7 +68,9 @@ impl Follower {
                 Ok(None) => {}
                 Err(ExpectedError::Unreachable { address, reason }) if self.reconnects => {
                     if !self.away {
-                        talk::say(&format!("the coordinator at {address} is away ({reason}); trying again"));
+                        talk::say(&format!(
+                            "the coordinator at {address} is away ({reason}); trying again"
+                        ));
                         self.away = true;
                     }
                 }
@@ -83,7 +94,9 @@ impl Follower {
             }
             self.wait = AGAIN;
         }
-        let Some(stream) = &mut self.stream else { return Ok(None) };
+        let Some(stream) = &mut self.stream else {
+            return Ok(None);
+        };
         match stream.message().await {
             Ok(Some(message)) => Ok(message.message.map(|message| match message {
                 Message::Status(status) => Step::Status(Box::new(status)),
@@ -105,8 +118,14 @@ impl Follower {
     /// Fetches the report's text. Waits for a coordinator that is away.
     pub async fn report(&mut self) -> Result<Report, ExpectedError> {
         loop {
-            match self.client.report(&self.sweep, ReportFiles::None, &mut Nowhere).await {
-                Err(ExpectedError::Unreachable { .. }) if self.reconnects => self.connect_again().await,
+            match self
+                .client
+                .report(&self.sweep, ReportFiles::None, &mut Nowhere)
+                .await
+            {
+                Err(ExpectedError::Unreachable { .. }) if self.reconnects => {
+                    self.connect_again().await
+                }
                 answer => return answer,
             }
         }
@@ -116,7 +135,9 @@ impl Follower {
     async fn write_report(&mut self, folder: &ResultsFolder) -> Result<(), ExpectedError> {
         loop {
             match write_report(&mut self.client, &self.sweep, folder).await {
-                Err(ExpectedError::Unreachable { .. }) if self.reconnects => self.connect_again().await,
+                Err(ExpectedError::Unreachable { .. }) if self.reconnects => {
+                    self.connect_again().await
+                }
                 answer => return answer,
             }
         }
@@ -129,7 +150,11 @@ impl Follower {
     }
 }
 
-async fn write_report(client: &mut Client, sweep: &str, folder: &ResultsFolder) -> Result<(), ExpectedError> {
+async fn write_report(
+    client: &mut Client,
+    sweep: &str,
+    folder: &ResultsFolder,
+) -> Result<(), ExpectedError> {
     let mut update = folder.update()?;
     client.report(sweep, ReportFiles::All, &mut update).await?;
     update.finish()
@@ -153,7 +178,9 @@ pub async fn submit(
         match submitted.await {
             Err(ExpectedError::Unreachable { address, reason }) if Instant::now() < deadline => {
                 if !std::mem::replace(&mut said, true) {
-                    talk::say(&format!("the coordinator at {address} is not there ({reason}); trying again"));
+                    talk::say(&format!(
+                        "the coordinator at {address} is not there ({reason}); trying again"
+                    ));
                 }
                 tokio::time::sleep(AGAIN).await;
             }
@@ -162,8 +189,8 @@ pub async fn submit(
     }
 }
 
-/// Keeps the results folder up to date at a reasonable rate. Training never depends on it: files that cannot be written
-/// now are written later.
+/// Keeps the results folder up to date at a reasonable rate. Training never depends on it: files
+/// that cannot be written now are written later.
 pub struct Writer {
     folder: ResultsFolder,
     dirty: bool,
@@ -174,7 +201,12 @@ pub struct Writer {
 
 impl Writer {
     pub fn new(folder: ResultsFolder) -> Self {
-        Self { folder, dirty: false, next: Instant::now(), pause: Duration::ZERO }
+        Self {
+            folder,
+            dirty: false,
+            next: Instant::now(),
+            pause: Duration::ZERO,
+        }
     }
 
     pub fn folder(&self) -> &ResultsFolder {
@@ -200,7 +232,10 @@ impl Writer {
         match write_report(client, sweep, &self.folder).await {
             Ok(()) => {
                 if std::mem::take(&mut self.pause) > Duration::ZERO {
-                    talk::say(&format!("results are written again, into {}", self.folder.path().display()));
+                    talk::say(&format!(
+                        "results are written again, into {}",
+                        self.folder.path().display()
+                    ));
                 }
                 self.dirty = false;
                 self.next = Instant::now() + REPORT_EVERY.max(started.elapsed() * REPORT_SHARE);
@@ -210,7 +245,9 @@ impl Writer {
             Err(error) => {
                 if self.pause.is_zero() {
                     let reason = error.render().trim_end().to_owned();
-                    talk::say(&format!("results are not written for now ({reason}); training continues, trying again"));
+                    talk::say(&format!(
+                        "results are not written for now ({reason}); training continues, trying again"
+                    ));
                 }
                 self.pause = (self.pause * 2).clamp(REPORT_EVERY, LONGEST_PAUSE);
                 self.next = Instant::now() + self.pause;

@@ -3,7 +3,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use coordinator::status as describe;
-use protocol::v1::{ReportFiles, RunningTrial, StatusReply, SweepStatus, TrialEnded, WorkerStatus, trial_ended};
+use protocol::v1::{
+    ReportFiles, RunningTrial, StatusReply, SweepStatus, TrialEnded, WorkerStatus, trial_ended,
+};
 use report::FileSink;
 use schedule::Config;
 use schedule::state::State;
@@ -26,7 +28,8 @@ use crate::{advice, talk};
 /// Interval of printed tables, in a pipe and on a terminal, where the table is replaced.
 const TABLE_EVERY: Duration = Duration::from_secs(60);
 const TERMINAL_TABLE_EVERY: Duration = Duration::from_secs(2);
-/// The shortest pause after a table, as a multiple of the time it took: tables of a large sweep are slow.
+/// The shortest pause after a table, as a multiple of the time it took: tables of a large sweep are
+/// slow.
 const TABLE_SHARE: u32 = 10;
 /// The number of running trials that `status` lists; the JSON has up to 1,000.
 const MAX_RUNNING: usize = 20;
@@ -41,7 +44,8 @@ pub async fn status(arguments: &StatusArgs, output: Output) -> Result<Outcome, E
         Source::Journal(state) => (offline_status(&state, sweep)?, None),
     };
     for sweep in &mut reply.sweeps {
-        sweep.waits_because = advice::complete(&sweep.waits_because, &arguments.target, reach.as_deref());
+        sweep.waits_because =
+            advice::complete(&sweep.waits_because, &arguments.target, reach.as_deref());
     }
     if !reply.storage_fault.is_empty() {
         talk::say(&format!(
@@ -49,7 +53,10 @@ pub async fn status(arguments: &StatusArgs, output: Output) -> Result<Outcome, E
             reply.storage_fault
         ));
     }
-    output.print(|| status_text(&reply), || coordinator::document::status(&reply))?;
+    output.print(
+        || status_text(&reply),
+        || coordinator::document::status(&reply),
+    )?;
     Ok(Outcome::Complete)
 }
 
@@ -73,17 +80,25 @@ pub async fn table(arguments: &TableArgs, output: Output) -> Result<Outcome, Exp
     if !output.is_json() {
         output.print(|| output::table(&report.text), || Value::Null)?;
     }
-    Ok(if report.complete && report.failed_trials > 0 { Outcome::FailedCells } else { Outcome::Complete })
+    Ok(if report.complete && report.failed_trials > 0 {
+        Outcome::FailedCells
+    } else {
+        Outcome::Complete
+    })
 }
 
 pub async fn why(arguments: &WhyArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let (text, json) = match offline::source(&arguments.target).await? {
         Source::Live(mut client) => {
             let reply = client.why(&arguments.sweep, &arguments.cell).await?;
-            (reply.text, serde_json::from_slice(&reply.json).unwrap_or_default())
+            (
+                reply.text,
+                serde_json::from_slice(&reply.json).unwrap_or_default(),
+            )
         }
         Source::Journal(state) => {
-            let why = report::why(&state, &arguments.sweep, &arguments.cell).map_err(ExpectedError::BadInput)?;
+            let why = report::why(&state, &arguments.sweep, &arguments.cell)
+                .map_err(ExpectedError::BadInput)?;
             (why.text, why.json)
         }
     };
@@ -95,13 +110,17 @@ pub async fn explain(arguments: &ExplainArgs, output: Output) -> Result<Outcome,
     let (text, json, reach) = match offline::source(&arguments.target).await? {
         Source::Live(mut client) => {
             let reply = client.explain(&arguments.trial).await?;
-            (reply.text, serde_json::from_slice(&reply.json).unwrap_or_default(), Some(client.flags()))
+            (
+                reply.text,
+                serde_json::from_slice(&reply.json).unwrap_or_default(),
+                Some(client.flags()),
+            )
         }
         Source::Journal(state) => {
             let trial = find_trial(state.trials.keys().copied(), &arguments.trial)?;
             let config = Config::new(sweep::build());
-            let mut explanation =
-                schedule::explain(&state, &config, trial, now_ms()).expect("the trial was just found");
+            let mut explanation = schedule::explain(&state, &config, trial, now_ms())
+                .expect("the trial was just found");
             if let Some(number) = explanation.last_failure()
                 && let Ok(Some(recorded)) = journal::event(&arguments.target.state_dir, number)
             {
@@ -121,7 +140,13 @@ pub async fn explain(arguments: &ExplainArgs, output: Output) -> Result<Outcome,
 pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let Some(client) = offline::live(&arguments.target).await? else {
         talk::say("no coordinator runs: nothing will change; this is how it stands");
-        let report = report(&arguments.target, &arguments.sweep, ReportFiles::None, &mut Nowhere).await?;
+        let report = report(
+            &arguments.target,
+            &arguments.sweep,
+            ReportFiles::None,
+            &mut Nowhere,
+        )
+        .await?;
         return last_words(&report, output);
     };
     let mut signals = Signals::listen()?;
@@ -129,7 +154,12 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
     let reconnects = arguments.target.coordinator.is_some();
     let mut follower = Follower::new(client, token, &arguments.sweep, reconnects);
     let mut view = View::new();
-    let mut next_table = Instant::now() + if view.is_terminal() { Duration::ZERO } else { TABLE_EVERY };
+    let mut next_table = Instant::now()
+        + if view.is_terminal() {
+            Duration::ZERO
+        } else {
+            TABLE_EVERY
+        };
     loop {
         let step = tokio::select! {
             step = follower.next() => step?,
@@ -141,7 +171,8 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
         match step {
             Step::Status(mut status) => {
                 let reach = follower.client.flags();
-                status.waits_because = advice::complete(&status.waits_because, &arguments.target, Some(&reach));
+                status.waits_because =
+                    advice::complete(&status.waits_because, &arguments.target, Some(&reach));
                 view.status(&status);
             }
             Step::Note(note) => view.note(&note),
@@ -157,7 +188,9 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
                     let asked = Instant::now();
                     let shown = match follower.report().await {
                         Ok(report) if view.table(&report.text) => Ok(()),
-                        Ok(report) => output.print(|| format!("\n{}\n", report.text), || Value::Null),
+                        Ok(report) => {
+                            output.print(|| format!("\n{}\n", report.text), || Value::Null)
+                        }
                         // results continue to arrive, and the next table may succeed
                         Err(error) => {
                             talk::say(&format!("no table for now: {}", error.render().trim_end()));
@@ -165,7 +198,11 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
                         }
                     };
                     shown?;
-                    let pause = if view.is_terminal() { TERMINAL_TABLE_EVERY } else { TABLE_EVERY };
+                    let pause = if view.is_terminal() {
+                        TERMINAL_TABLE_EVERY
+                    } else {
+                        TABLE_EVERY
+                    };
                     next_table = Instant::now() + pause.max(asked.elapsed() * TABLE_SHARE);
                 }
             }
@@ -181,11 +218,14 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
 
 /// Prints the final table and the outcome of the sweep.
 fn last_words(report: &Report, output: Output) -> Result<Outcome, ExpectedError> {
-    let end =
-        || json!({ "schema": SCHEMA, "end": { "complete": report.complete, "failed_trials": report.failed_trials } });
+    let end = || json!({ "schema": SCHEMA, "end": { "complete": report.complete, "failed_trials": report.failed_trials } });
     // the outcome is that of the sweep, with or without a reader of stdout
     let _ = output.print_line(|| format!("\n{}", output::table(&report.text)), end)?;
-    Ok(if report.complete && report.failed_trials > 0 { Outcome::FailedCells } else { Outcome::Complete })
+    Ok(if report.complete && report.failed_trials > 0 {
+        Outcome::FailedCells
+    } else {
+        Outcome::Complete
+    })
 }
 
 async fn report(
@@ -211,12 +251,20 @@ fn offline_status(state: &State, sweep: Option<&str>) -> Result<StatusReply, Exp
         Some(name) => vec![name],
         None => state.sweeps.keys().map(|name| &**name).collect(),
     };
-    let sweeps = names.into_iter().filter_map(|name| describe::sweep(state, &config, name, now)).map(at_rest).collect();
-    Ok(StatusReply { sweeps, build: config.build, ..StatusReply::default() })
+    let sweeps = names
+        .into_iter()
+        .filter_map(|name| describe::sweep(state, &config, name, now))
+        .map(at_rest)
+        .collect();
+    Ok(StatusReply {
+        sweeps,
+        build: config.build,
+        ..StatusReply::default()
+    })
 }
 
-/// Adapts the status while no coordinator runs: nothing runs, no worker is missing, and the sweep waits for a
-/// coordinator.
+/// Adapts the status while no coordinator runs: nothing runs, no worker is missing, and the sweep
+/// waits for a coordinator.
 fn at_rest(mut sweep: SweepStatus) -> SweepStatus {
     let ended = sweep.complete || !sweep.cancelled_reason.is_empty();
     (sweep.waits, sweep.waits_because) = match ended {
@@ -232,16 +280,26 @@ fn at_rest(mut sweep: SweepStatus) -> SweepStatus {
 
 fn unknown_sweep(state: &State, name: &str) -> ExpectedError {
     let known: Vec<&str> = state.sweeps.keys().map(|name| &**name).collect();
-    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
     ExpectedError::BadInput(format!("no sweep is named `{name}`; known: {known}"))
 }
 
 fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
 }
 
 fn with_newline(text: String) -> String {
-    if text.ends_with('\n') { text } else { text + "\n" }
+    if text.ends_with('\n') {
+        text
+    } else {
+        text + "\n"
+    }
 }
 
 fn status_text(reply: &StatusReply) -> String {
@@ -255,11 +313,23 @@ fn status_text(reply: &StatusReply) -> String {
     if !reply.workers.is_empty() {
         text.push_str("\nworkers\n");
     }
-    let (gone, here): (Vec<_>, Vec<_>) = reply.workers.iter().partition(|worker| worker.presence == "gone");
-    here.into_iter().for_each(|worker| text.push_str(&worker_text(worker)));
+    let (gone, here): (Vec<_>, Vec<_>) = reply
+        .workers
+        .iter()
+        .partition(|worker| worker.presence == "gone");
+    here.into_iter()
+        .for_each(|worker| text.push_str(&worker_text(worker)));
     for worker in gone.iter().take(MAX_GONE) {
-        let WorkerStatus { worker: id, reason, silent_ms, .. } = worker;
-        text.push_str(&format!("  {id}  gone {} ago: {reason}\n", duration(*silent_ms)));
+        let WorkerStatus {
+            worker: id,
+            reason,
+            silent_ms,
+            ..
+        } = worker;
+        text.push_str(&format!(
+            "  {id}  gone {} ago: {reason}\n",
+            duration(*silent_ms)
+        ));
     }
     let more = gone.len().saturating_sub(MAX_GONE);
     if more > 0 {
@@ -277,8 +347,14 @@ fn status_text(reply: &StatusReply) -> String {
 }
 
 fn sweep_text(sweep: &SweepStatus) -> String {
-    let state = match (sweep.complete, sweep.cancelled_reason.is_empty(), sweep.failed + sweep.cancelled) {
-        (_, false, _) if sweep.cancelled_reason.starts_with("cancelled") => sweep.cancelled_reason.clone(),
+    let state = match (
+        sweep.complete,
+        sweep.cancelled_reason.is_empty(),
+        sweep.failed + sweep.cancelled,
+    ) {
+        (_, false, _) if sweep.cancelled_reason.starts_with("cancelled") => {
+            sweep.cancelled_reason.clone()
+        }
         (_, false, _) => format!("cancelled: {}", sweep.cancelled_reason),
         (true, true, 0) => "complete".to_owned(),
         (true, true, _) => "finished, with trials that have no result".to_owned(),
@@ -296,14 +372,26 @@ fn sweep_text(sweep: &SweepStatus) -> String {
     if !sweep.cancelled_reason.is_empty() {
         // trials that are not wanted any more: their progress does not matter
         if sweep.running > 0 {
-            text.push_str(&format!("  {} told to stop\n", counted(sweep.running, "attempt")));
+            text.push_str(&format!(
+                "  {} told to stop\n",
+                counted(sweep.running, "attempt")
+            ));
         }
         return text;
     }
     for trial in sweep.running_trials.iter().take(MAX_RUNNING) {
-        let RunningTrial { trial: id, cell, seed, worker, slot, .. } = trial;
+        let RunningTrial {
+            trial: id,
+            cell,
+            seed,
+            worker,
+            slot,
+            ..
+        } = trial;
         let progress = follow::trial_text(trial);
-        text.push_str(&format!("  {id}  {cell} seed {seed}  {progress}  on {worker} slot {slot}\n"));
+        text.push_str(&format!(
+            "  {id}  {cell} seed {seed}  {progress}  on {worker} slot {slot}\n"
+        ));
     }
     let more = sweep.running.saturating_sub(MAX_RUNNING as u64);
     if more > 0 {
@@ -316,17 +404,31 @@ fn sweep_text(sweep: &SweepStatus) -> String {
 }
 
 fn worker_text(worker: &WorkerStatus) -> String {
-    let WorkerStatus { worker: id, presence, slots, busy_slots, .. } = worker;
-    let reason = if worker.reason.is_empty() { String::new() } else { format!(": {}", worker.reason) };
+    let WorkerStatus {
+        worker: id,
+        presence,
+        slots,
+        busy_slots,
+        ..
+    } = worker;
+    let reason = if worker.reason.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", worker.reason)
+    };
     let silent = match presence.as_str() {
         "unreachable" => format!(", silent for {}", duration(worker.silent_ms)),
         _ => String::new(),
     };
     let disk = match worker.work_dir_bytes {
         0 => String::new(),
-        bytes => format!(", {:.1} MiB in its work directory", bytes as f64 / f64::from(1 << 20)),
+        bytes => format!(
+            ", {:.1} MiB in its work directory",
+            bytes as f64 / f64::from(1 << 20)
+        ),
     };
-    let mut text = format!("  {id}  {presence}{reason}{silent}  {busy_slots} of {slots} slots busy{disk}\n");
+    let mut text =
+        format!("  {id}  {presence}{reason}{silent}  {busy_slots} of {slots} slots busy{disk}\n");
     let mut counted: Vec<(&str, usize)> = Vec::new();
     for description in &worker.slot_descriptions {
         match counted.last_mut() {
@@ -335,7 +437,11 @@ fn worker_text(worker: &WorkerStatus) -> String {
         }
     }
     for (description, count) in counted {
-        let times = if count > 1 { format!("{count} x ") } else { String::new() };
+        let times = if count > 1 {
+            format!("{count} x ")
+        } else {
+            String::new()
+        };
         text.push_str(&format!("    {times}{description}\n"));
     }
     text

@@ -1,4 +1,5 @@
-//! `orchestrator journal`: export and verify, which only read and may run while a coordinator runs, and repair.
+//! `orchestrator journal`: export and verify, which only read and may run while a coordinator runs,
+//! and repair.
 
 use std::io::{self, BufWriter};
 
@@ -14,7 +15,9 @@ pub fn export(arguments: &JournalArgs) -> Result<Outcome, ExpectedError> {
     match journal::export(&arguments.state_dir, BufWriter::new(io::stdout().lock())) {
         Ok(_) => Ok(Outcome::Complete),
         // no error: the reader is gone, as in `orchestrator journal export | head`
-        Err(journal::Error::Export { source }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(Outcome::Complete),
+        Err(journal::Error::Export { source }) if source.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(Outcome::Complete)
+        }
         Err(journal::Error::Export { source }) => Err(ExpectedError::Stdout(source)),
         Err(error) => Err(failure(error)),
     }
@@ -22,8 +25,17 @@ pub fn export(arguments: &JournalArgs) -> Result<Outcome, ExpectedError> {
 
 pub fn verify(arguments: &JournalArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let found = journal::verify(&arguments.state_dir).map_err(failure)?;
-    let journal::Verified { events, bytes, sweeps, trials, hash, remarks } = &found;
-    remarks.iter().for_each(|remark| talk::say(&format!("note: {remark}")));
+    let journal::Verified {
+        events,
+        bytes,
+        sweeps,
+        trials,
+        hash,
+        remarks,
+    } = &found;
+    remarks
+        .iter()
+        .for_each(|remark| talk::say(&format!("note: {remark}")));
     output.print(
         || format!("sound: {events} events, {bytes} bytes, {sweeps} sweeps, {trials} trials, hash {hash}\n"),
         || {
@@ -50,7 +62,9 @@ pub fn repair(arguments: &RepairArgs, output: Output) -> Result<Outcome, Expecte
         )?,
         Repaired::Done { kept, lost, aside } => {
             let number = lost.as_ref().map_or(Some(0), |lost| lost.events);
-            let without = lost.as_ref().map_or_else(String::new, |lost| format!(", without {}", lost_events(lost)));
+            let without = lost.as_ref().map_or_else(String::new, |lost| {
+                format!(", without {}", lost_events(lost))
+            });
             output.print(
                 || {
                     let (kept, aside) = (counted(kept, "event"), aside.display());
@@ -86,6 +100,9 @@ fn lost_events(lost: &Lost) -> String {
 fn failure(error: journal::Error) -> ExpectedError {
     match error {
         journal::Error::Missing { .. } => ExpectedError::BadInput(chain(&error)),
-        error => ExpectedError::Infrastructure { what: "the journal", reason: chain(&error) },
+        error => ExpectedError::Infrastructure {
+            what: "the journal",
+            reason: chain(&error),
+        },
     }
 }

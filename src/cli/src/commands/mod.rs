@@ -1,4 +1,5 @@
-//! One file per group of commands. This one only dispatches, and finds the trial that several commands take.
+//! One file per group of commands. This one only dispatches, and finds the trial that several
+//! commands take.
 
 mod change;
 mod data;
@@ -54,8 +55,13 @@ fn completions(shell: clap_complete::Shell) -> Result<Outcome, ExpectedError> {
 }
 
 /// Runs a command that needs the network, signals or timers.
-pub fn block_on(command: impl Future<Output = Result<Outcome, ExpectedError>>) -> Result<Outcome, ExpectedError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+pub fn block_on(
+    command: impl Future<Output = Result<Outcome, ExpectedError>>,
+) -> Result<Outcome, ExpectedError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| ExpectedError::Infrastructure {
         what: "cannot start the threads of this program",
         reason: error.to_string(),
@@ -66,7 +72,12 @@ pub fn block_on(command: impl Future<Output = Result<Outcome, ExpectedError>>) -
 }
 
 /// Finds a trial by its id or a unique prefix of it.
-fn find_trial(ids: impl IntoIterator<Item = TrialId>, text: &str) -> Result<TrialId, ExpectedError> {
-    let found = text.parse::<TrialPrefix>().and_then(|prefix| prefix.find(ids));
+fn find_trial(
+    ids: impl IntoIterator<Item = TrialId>,
+    text: &str,
+) -> Result<TrialId, ExpectedError> {
+    let found = text
+        .parse::<TrialPrefix>()
+        .and_then(|prefix| prefix.find(ids));
     found.map_err(|bad| ExpectedError::BadInput(bad.to_string()))
 }

@@ -41,24 +41,35 @@ pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedErr
     Ok(Outcome::Complete)
 }
 
-/// The effect of a submission to the coordinator of this state directory; `None` if nothing was ever submitted.
+/// The effect of a submission to the coordinator of this state directory; `None` if nothing was
+/// ever submitted.
 fn preview(state_dir: &Path, sweep: &Sweep) -> Result<Option<Submission>, ExpectedError> {
     match journal::read(state_dir) {
         Ok(state) => {
             let submission = schedule::preview(&state, sweep);
-            submission.map(Some).map_err(|rejected| ExpectedError::BadInput(rejected.to_string()))
+            submission
+                .map(Some)
+                .map_err(|rejected| ExpectedError::BadInput(rejected.to_string()))
         }
         Err(journal::Error::Missing { .. }) => Ok(None),
-        Err(error) => Err(ExpectedError::Infrastructure { what: "the journal", reason: chain(&error) }),
+        Err(error) => Err(ExpectedError::Infrastructure {
+            what: "the journal",
+            reason: chain(&error),
+        }),
     }
 }
 
-/// Returns one of all the trials that a run could start: a search chooses among them by its results.
+/// Returns one of all the trials that a run could start: a search chooses among them by its
+/// results.
 fn specification(sweep: &Sweep, id: &str) -> Result<Value, ExpectedError> {
-    let candidates = sweep.search.as_ref().map_or(0, |search| search.candidates.len());
+    let candidates = sweep
+        .search
+        .as_ref()
+        .map_or(0, |search| search.candidates.len());
     let chosen = || [None].into_iter().chain((0..candidates).map(Some));
     let cells = 0..sweep.cells.len();
-    let trials = cells.flat_map(|index| chosen().flat_map(move |chosen| sweep.cell_trials(index, chosen)));
+    let trials =
+        cells.flat_map(|index| chosen().flat_map(move |chosen| sweep.cell_trials(index, chosen)));
     let specs: BTreeMap<TrialId, TrialSpec> = trials.map(|trial| (trial.id, trial.spec)).collect();
     let id = find_trial(specs.keys().copied(), id)?;
     Ok(serde_json::to_value(&specs[&id]).expect("settings are JSON"))
@@ -70,7 +81,11 @@ fn text(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>, cells
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:12}{value}\n"));
     line("recipe", sweep.recipe.clone());
     for axis in &sweep.axes {
-        let values: Vec<&str> = axis.values.iter().map(|value| value.name.as_str()).collect();
+        let values: Vec<&str> = axis
+            .values
+            .iter()
+            .map(|value| value.name.as_str())
+            .collect();
         line("axis", format!("{}: {}", axis.name, values.join(", ")));
     }
     let seeds: Vec<String> = sweep.seeds.iter().map(u64::to_string).collect();
@@ -78,10 +93,15 @@ fn text(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>, cells
     if let Some(search) = &sweep.search {
         let how = match search.select {
             Select::Validation => format!("chosen on {} % held out", 100.0 * search.holdout),
-            Select::BestOnTest => "chosen on the test set, the paper's protocol: optimistic".to_owned(),
+            Select::BestOnTest => {
+                "chosen on the test set, the paper's protocol: optimistic".to_owned()
+            }
         };
         let candidates: Vec<String> = search.candidates.iter().map(Value::to_string).collect();
-        line("search", format!("{} among {}, {how}", search.field, candidates.join(", ")));
+        line(
+            "search",
+            format!("{} among {}, {how}", search.field, candidates.join(", ")),
+        );
         if search.select == Select::Validation {
             line("", judged_on(sweep, search));
         }
@@ -108,17 +128,36 @@ fn text(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>, cells
             estimate::text(estimate::on_cpu(summary.cost, 1))
         ),
     );
-    line("devices", format!("{} per trial", sweep.resources.devices_per_trial));
+    line(
+        "devices",
+        format!("{} per trial", sweep.resources.devices_per_trial),
+    );
     for settings in wrapped(&sweep.settings_in_force()) {
         line("settings", settings);
     }
     for output in &sweep.outputs {
         match output {
             SweepOutput::Table(table) => {
-                line("table", format!("{}: {} by {}", table.name, table.rows.join(", "), names(&table.columns)));
+                line(
+                    "table",
+                    format!(
+                        "{}: {} by {}",
+                        table.name,
+                        table.rows.join(", "),
+                        names(&table.columns)
+                    ),
+                );
             }
             SweepOutput::Figure(figure) => {
-                line("figure", format!("{}: {} over {}", figure.name, names(&figure.series), figure.x));
+                line(
+                    "figure",
+                    format!(
+                        "{}: {} over {}",
+                        figure.name,
+                        names(&figure.series),
+                        figure.x
+                    ),
+                );
             }
         }
     }
@@ -139,7 +178,13 @@ fn text(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>, cells
     }
     if let Some(submission) = submission {
         if submission.reused > 0 {
-            line("finished", format!("{} of these trials: their results are reused", submission.reused));
+            line(
+                "finished",
+                format!(
+                    "{} of these trials: their results are reused",
+                    submission.reused
+                ),
+            );
         }
         for explanation in &submission.explanation {
             line("submitted", explanation.clone());
@@ -148,9 +193,21 @@ fn text(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>, cells
     if cells {
         text.push_str("cells\n");
         for cell in &sweep.cells {
-            let set: Vec<String> = cell.set.iter().map(|(field, value)| format!("{field} {value}")).collect();
-            let skipped = cell.skipped.as_ref().map(|reason| format!("  left out: {reason}")).unwrap_or_default();
-            text.push_str(&format!("  {}  {}{skipped}\n", sweep.cell_name(cell), set.join(", ")));
+            let set: Vec<String> = cell
+                .set
+                .iter()
+                .map(|(field, value)| format!("{field} {value}"))
+                .collect();
+            let skipped = cell
+                .skipped
+                .as_ref()
+                .map(|reason| format!("  left out: {reason}"))
+                .unwrap_or_default();
+            text.push_str(&format!(
+                "  {}  {}{skipped}\n",
+                sweep.cell_name(cell),
+                set.join(", ")
+            ));
         }
     }
     text
@@ -159,15 +216,29 @@ fn text(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>, cells
 /// Describes the differences that a search with a held-out split can resolve.
 fn judged_on(sweep: &Sweep, search: &Search) -> String {
     let cells = || sweep.cells.iter().filter(|cell| cell.skipped.is_none());
-    let range = |low: u64, high: u64| if low == high { low.to_string() } else { format!("{low} to {high}") };
+    let range = |low: u64, high: u64| {
+        if low == high {
+            low.to_string()
+        } else {
+            format!("{low} to {high}")
+        }
+    };
     let seeds = || cells().map(|cell| search.seeds_for(cell).len() as u64);
     let seeds = range(seeds().min().unwrap_or(0), seeds().max().unwrap_or(0));
-    let images: Vec<u64> = cells().filter_map(|cell| sweep.search_images(cell)).collect();
+    let images: Vec<u64> = cells()
+        .filter_map(|cell| sweep.search_images(cell))
+        .collect();
     let (Some(&low), Some(&high)) = (images.iter().min(), images.iter().max()) else {
-        return format!("seeds per candidate: {seeds}; how many images are held out is not known here");
+        return format!(
+            "seeds per candidate: {seeds}; how many images are held out is not known here"
+        );
     };
     let points = held_out::distinguishable(low);
-    let smallest = if low == high { "" } else { "in the smallest cells " };
+    let smallest = if low == high {
+        ""
+    } else {
+        "in the smallest cells "
+    };
     format!(
         "held-out images per candidate: {} (seeds: {seeds}); {smallest}differences below {points:.1} points are noise",
         range(low, high)
@@ -191,12 +262,20 @@ fn wrapped(entries: &[String]) -> Vec<String> {
 }
 
 fn names(axes: &[String]) -> String {
-    if axes.is_empty() { "nothing".to_owned() } else { axes.join(", ") }
+    if axes.is_empty() {
+        "nothing".to_owned()
+    } else {
+        axes.join(", ")
+    }
 }
 
 fn document(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>) -> Value {
     let ids = |index: usize| -> BTreeSet<String> {
-        sweep.cell_trials(index, None).iter().map(|trial| trial.id.to_string()).collect()
+        sweep
+            .cell_trials(index, None)
+            .iter()
+            .map(|trial| trial.id.to_string())
+            .collect()
     };
     let cells = sweep.cells.iter().enumerate().map(|(index, cell)| {
         json!({

@@ -1,7 +1,8 @@
-//! `orchestrator run`: a sweep from its file to its table, with a remote coordinator or one inside this process.
+//! `orchestrator run`: a sweep from its file to its table, with a remote coordinator or one inside
+//! this process.
 //!
-//! All checks happen before anything starts. Read `serve.rs` for the embedded coordinator and worker, `follow_sweep.rs`
-//! for what happens while the sweep runs.
+//! All checks happen before anything starts. Read `serve.rs` for the embedded coordinator and
+//! worker, `follow_sweep.rs` for what happens while the sweep runs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,8 +29,8 @@ use crate::{advice, estimate, rendezvous, talk, trainer};
 
 /// Timeout for a remote coordinator to answer when a sweep is submitted.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Timeout for another command that has taken the state directory: its coordinator replays the journal before it
-/// answers.
+/// Timeout for another command that has taken the state directory: its coordinator replays the
+/// journal before it answers.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Interval of checks of a state directory whose coordinator is starting or ending.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -43,7 +44,12 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
     if arguments.smoke {
         sweep = sweep.into_smoke();
     }
-    if !looks && sweep.cells.iter().any(|cell| is_folder(&sweep.cell_settings(cell).dataset)) {
+    if !looks
+        && sweep
+            .cells
+            .iter()
+            .any(|cell| is_folder(&sweep.cell_settings(cell).dataset))
+    {
         talk::say(
             "note: images of `folder:` data sets are not looked at from here, so their sizes are the recipe's; with --data-dir \
              they follow the images",
@@ -74,23 +80,42 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
         sweep.trainer = trainer::find(arguments.devices.trainer.as_deref())?.program;
     }
     if !sweep.trainer.is_built_in() {
-        talk::say(&format!("note: {} trains; its results are kept apart from those of others", sweep.trainer));
+        talk::say(&format!(
+            "note: {} trains; its results are kept apart from those of others",
+            sweep.trainer
+        ));
     }
-    let run = Run { arguments, sweep, places, sizes, output };
+    let run = Run {
+        arguments,
+        sweep,
+        places,
+        sizes,
+        output,
+    };
     if elsewhere {
         let address = arguments.target.coordinator.clone().unwrap_or_default();
         let token = arguments.target.token_file.clone();
-        return super::block_on(async { run.elsewhere(address, token, true, &mut Signals::listen()?).await });
+        return super::block_on(async {
+            run.elsewhere(address, token, true, &mut Signals::listen()?)
+                .await
+        });
     }
     super::block_on(run.here())
 }
 
-/// Reads a sweep file; its errors are formatted for the terminal. Sizes follow the images of `folder:` data sets in
-/// `places`; without `places`, the recipes' own sizes are used.
+/// Reads a sweep file; its errors are formatted for the terminal. Sizes follow the images of
+/// `folder:` data sets in `places`; without `places`, the recipes' own sizes are used.
 pub fn load(file: &Path, places: Option<&Places>) -> Result<Sweep, ExpectedError> {
-    let style = sweep::Style { colour: talk::colour(), ..sweep::Style::default() };
+    let style = sweep::Style {
+        colour: talk::colour(),
+        ..sweep::Style::default()
+    };
     // Problems of a data set are reported when all data sets are looked for.
-    let side = |dataset: &str| data::typical_side(&places?.request(dataset, None)).ok().flatten();
+    let side = |dataset: &str| {
+        data::typical_side(&places?.request(dataset, None))
+            .ok()
+            .flatten()
+    };
     sweep::load_with(file, &side).map_err(|errors| ExpectedError::SweepFile(errors.render(style)))
 }
 
@@ -117,8 +142,8 @@ enum Followed {
 }
 
 impl Run<'_> {
-    /// Runs with the coordinator of the state directory, which may be part of another `orchestrator run`: if that one
-    /// ends before this sweep, this one takes over.
+    /// Runs with the coordinator of the state directory, which may be part of another `orchestrator
+    /// run`: if that one ends before this sweep, this one takes over.
     async fn here(&self) -> Result<Outcome, ExpectedError> {
         let mut signals = Signals::listen()?;
         let state_dir = &self.arguments.target.state_dir;
@@ -151,9 +176,14 @@ impl Run<'_> {
             };
             taken_since = None;
             let (pid, place) = (found.pid, state_dir.display());
-            talk::say(&format!("a coordinator (process {pid}) runs on {place} already: submitting to it"));
+            talk::say(&format!(
+                "a coordinator (process {pid}) runs on {place} already: submitting to it"
+            ));
             let borrowed = !found.lasts && found.is_here();
-            match self.elsewhere(found.address, found.token_file, found.lasts, &mut signals).await {
+            match self
+                .elsewhere(found.address, found.token_file, found.lasts, &mut signals)
+                .await
+            {
                 // its token was removed with it
                 Err(
                     ExpectedError::Unreachable { .. }
@@ -161,17 +191,22 @@ impl Run<'_> {
                     | ExpectedError::Refused { .. }
                     | ExpectedError::Token(_),
                 ) if borrowed && self.has_gone(pid).await => {
-                    talk::say(&format!("process {pid} has ended, and its coordinator with it: continuing here"));
+                    talk::say(&format!(
+                        "process {pid} has ended, and its coordinator with it: continuing here"
+                    ));
                 }
                 ended => return ended,
             }
         }
     }
 
-    /// Waits until the coordinator of this process id is gone. Returns false if it is still there after a while.
+    /// Waits until the coordinator of this process id is gone. Returns false if it is still there
+    /// after a while.
     async fn has_gone(&self, pid: u32) -> bool {
         let deadline = Instant::now() + PATIENCE;
-        while rendezvous::find(&self.arguments.target.state_dir).is_some_and(|found| found.pid == pid) {
+        while rendezvous::find(&self.arguments.target.state_dir)
+            .is_some_and(|found| found.pid == pid)
+        {
             if Instant::now() > deadline {
                 return false;
             }
@@ -180,7 +215,8 @@ impl Run<'_> {
         true
     }
 
-    /// Runs with another coordinator. `lasts`: it is a service that comes back, not part of an `orchestrator run`.
+    /// Runs with another coordinator. `lasts`: it is a service that comes back, not part of an
+    /// `orchestrator run`.
     async fn elsewhere(
         &self,
         address: String,
@@ -210,7 +246,11 @@ impl Run<'_> {
         let mut follower = Follower::new(client, token, &reply.sweep, lasts);
         let mut writer = Writer::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let mut view = View::new();
-        let workers = if lasts { Workers::Any } else { Workers::Borrowed };
+        let workers = if lasts {
+            Workers::Any
+        } else {
+            Workers::Borrowed
+        };
         let followed = tokio::select! {
             followed = self.follow(&mut follower, &mut writer, &mut view, workers) => followed,
             signal = signals.next() => Ok(Followed::Interrupted(signal)),
@@ -223,13 +263,18 @@ impl Run<'_> {
                     Err(error @ ExpectedError::Unreachable { .. }) if !lasts => return Err(error),
                     report => report,
                 };
-                self.conclude(&mut follower, &mut writer, report, None).await
+                self.conclude(&mut follower, &mut writer, report, None)
+                    .await
             }
             Followed::Interrupted(signal) => {
                 let name = &reply.sweep;
-                talk::say(&format!("{signal}: no longer following; the sweep goes on at {address}"));
+                talk::say(&format!(
+                    "{signal}: no longer following; the sweep goes on at {address}"
+                ));
                 let flags = self.arguments.target.flags();
-                talk::say(&format!("follow it again with the same command, or: orchestrator tail {name}{flags}"));
+                talk::say(&format!(
+                    "follow it again with the same command, or: orchestrator tail {name}{flags}"
+                ));
                 Ok(Outcome::Interrupted)
             }
         }
@@ -246,7 +291,8 @@ impl Run<'_> {
         let state_dir = &self.arguments.target.state_dir;
         let mut embedded = Embedded::start(state_dir, slots, trainer, &self.places).await?;
         let token = embedded.token.clone();
-        let (mut client, reply) = submit(&embedded.address, Some(&token), &self.sweep, PATIENCE).await?;
+        let (mut client, reply) =
+            submit(&embedded.address, Some(&token), &self.sweep, PATIENCE).await?;
         self.say_submitted(&reply);
         self.start_anew(&mut client, &reply.sweep).await?;
         self.say_unfinished(&client.status(None).await?, &reply.sweep);
@@ -282,19 +328,27 @@ impl Run<'_> {
             (Err(error), _) | (Ok(_), Err(error)) => Err(error),
             (Ok(Followed::Complete), Ok(())) => {
                 let report = follower.report().await;
-                self.conclude(&mut follower, &mut writer, report, None).await
+                self.conclude(&mut follower, &mut writer, report, None)
+                    .await
             }
             (Ok(Followed::Interrupted(signal)), Ok(())) => {
                 let report = follower.report().await;
-                self.conclude(&mut follower, &mut writer, report, Some(signal)).await
+                self.conclude(&mut follower, &mut writer, report, Some(signal))
+                    .await
             }
             (Ok(Followed::Stuck(because)), Ok(())) => {
                 // the reason comes first; results that cannot be written are in the journal anyway
                 let _ = writer.finish(&mut follower).await;
                 // no other process can start a worker for this coordinator
-                let because = because.replace("start a worker with --devices-per-slot", "give --devices-per-slot");
+                let because = because.replace(
+                    "start a worker with --devices-per-slot",
+                    "give --devices-per-slot",
+                );
                 let reason = advice::complete(&because, &self.arguments.target, None);
-                Err(ExpectedError::Infrastructure { what: "the sweep cannot go on", reason })
+                Err(ExpectedError::Infrastructure {
+                    what: "the sweep cannot go on",
+                    reason,
+                })
             }
         };
         let ended = embedded.shutdown().await;
@@ -305,7 +359,9 @@ impl Run<'_> {
     async fn start_anew(&self, client: &mut Client, sweep: &str) -> Result<(), ExpectedError> {
         if self.arguments.fresh {
             let again = counted(client.retry(sweep, true, &[]).await?, "trial");
-            talk::say(&format!("  to be trained again from the start, as --fresh asks for: {again}"));
+            talk::say(&format!(
+                "  to be trained again from the start, as --fresh asks for: {again}"
+            ));
         }
         Ok(())
     }
@@ -347,15 +403,22 @@ impl Run<'_> {
     /// Adds to the commands that the coordinator advises the flags that they need to reach it.
     fn advised(&self, status: SweepStatus, follower: &Follower) -> SweepStatus {
         let reach = follower.client.flags();
-        let waits_because = advice::complete(&status.waits_because, &self.arguments.target, Some(&reach));
-        SweepStatus { waits_because, ..status }
+        let waits_because =
+            advice::complete(&status.waits_because, &self.arguments.target, Some(&reach));
+        SweepStatus {
+            waits_because,
+            ..status
+        }
     }
 
     /// Prints an estimate on a CPU if the sweep takes hours.
     fn say_how_long(&self, slots: &[Slot]) {
         let devices: Vec<&String> = slots.iter().flat_map(|slot| &slot.devices).collect();
         let threads = devices.iter().filter(|device| **device == "cpu").count();
-        let work = self.sweep.summary_with(&|dataset| self.sizes.get(dataset).copied()).cost;
+        let work = self
+            .sweep
+            .summary_with(&|dataset| self.sizes.get(dataset).copied())
+            .cost;
         let time = estimate::on_cpu(work, threads);
         if threads == devices.len() && time >= estimate::LONG {
             talk::say(&format!(
@@ -369,31 +432,50 @@ impl Run<'_> {
 
     fn say_submitted(&self, reply: &SubmitReply) {
         let trials = counted(reply.trials, "trial");
-        talk::say(&format!("{} (revision {}): {trials}", reply.sweep, reply.revision));
+        talk::say(&format!(
+            "{} (revision {}): {trials}",
+            reply.sweep, reply.revision
+        ));
         for line in &reply.explanation {
             talk::say(&format!("  {line}"));
         }
     }
 
-    /// Announces older sweeps of the same state directory that were interrupted: they continue too, and first. The user
-    /// should not find this out from a busy machine.
+    /// Announces older sweeps of the same state directory that were interrupted: they continue too,
+    /// and first. The user should not find this out from a busy machine.
     fn say_unfinished(&self, status: &StatusReply, own: &str) {
-        let submitted = status.sweeps.iter().find(|sweep| sweep.name == own).map_or(0, |sweep| sweep.submitted_at_ms);
+        let submitted = status
+            .sweeps
+            .iter()
+            .find(|sweep| sweep.name == own)
+            .map_or(0, |sweep| sweep.submitted_at_ms);
         // attempts of a cancelled sweep may still be ending: nothing is left to cancel
         let goes_on = |sweep: &&SweepStatus| !sweep.complete && sweep.cancelled_reason.is_empty();
-        for sweep in status.sweeps.iter().filter(|sweep| sweep.name != own).filter(goes_on) {
+        for sweep in status
+            .sweeps
+            .iter()
+            .filter(|sweep| sweep.name != own)
+            .filter(goes_on)
+        {
             let name = &sweep.name;
             let left = counted(sweep.waiting + sweep.running, "trial");
-            let when = if sweep.submitted_at_ms <= submitted { "before these" } else { "in slots that are free" };
-            let (place, flags) = (self.arguments.target.state_dir.display(), self.arguments.target.flags());
+            let when = if sweep.submitted_at_ms <= submitted {
+                "before these"
+            } else {
+                "in slots that are free"
+            };
+            let (place, flags) = (
+                self.arguments.target.state_dir.display(),
+                self.arguments.target.flags(),
+            );
             talk::say(&format!(
                 "unfinished sweep `{name}` of {place} goes on as well: {left} {when}; not wanted? orchestrator cancel {name}{flags}"
             ));
         }
     }
 
-    /// Writes the results, prints the tables, and reports the outcome. Results that cannot be written are an error, but
-    /// the table is printed anyway.
+    /// Writes the results, prints the tables, and reports the outcome. Results that cannot be
+    /// written are an error, but the table is printed anyway.
     async fn conclude(
         &self,
         follower: &mut Follower,
@@ -440,11 +522,17 @@ impl Run<'_> {
                 self.arguments.target.flags()
             )),
             Outcome::Interrupted if self.arguments.fresh => {
-                talk::say("interrupted; everything done is kept, and the same command without --fresh continues");
+                talk::say(
+                    "interrupted; everything done is kept, and the same command without --fresh continues",
+                );
             }
-            Outcome::Interrupted => talk::say("interrupted; everything done is kept, and the same command continues"),
+            Outcome::Interrupted => {
+                talk::say("interrupted; everything done is kept, and the same command continues")
+            }
         }
-        written.map_err(|error| self.not_written(writer, &error)).map(|()| outcome)
+        written
+            .map_err(|error| self.not_written(writer, &error))
+            .map(|()| outcome)
     }
 
     /// The error if files could not be written. The journal has every result.
@@ -473,8 +561,14 @@ enum Workers {
     Any,
 }
 
-/// Returns true if running workers cannot help: slots stay broken until a user acts, and no slot becomes larger.
+/// Returns true if running workers cannot help: slots stay broken until a user acts, and no slot
+/// becomes larger.
 fn is_stuck(status: &SweepStatus) -> bool {
-    let lasting = [WaitReason::SlotsBroken, WaitReason::NoSlotLargeEnough, WaitReason::NoTrainer].map(WaitReason::name);
+    let lasting = [
+        WaitReason::SlotsBroken,
+        WaitReason::NoSlotLargeEnough,
+        WaitReason::NoTrainer,
+    ]
+    .map(WaitReason::name);
     status.running == 0 && lasting.contains(&status.waits.as_str())
 }

@@ -1,4 +1,5 @@
-//! The long-running processes: `orchestrator coordinator`, `orchestrator worker`, and both inside `orchestrator run`.
+//! The long-running processes: `orchestrator coordinator`, `orchestrator worker`, and both inside
+//! `orchestrator run`.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -33,7 +34,11 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
             config.lease_ms, config.heartbeat_ms
         )));
     }
-    let http = arguments.http.as_ref().map(|http| http.resolve("--http")).transpose()?;
+    let http = arguments
+        .http
+        .as_ref()
+        .map(|http| http.resolve("--http"))
+        .transpose()?;
     let options = coordinator::Options {
         listen: Listen::Address(arguments.listen.resolve("--listen")?),
         state_dir: arguments.state_dir.clone(),
@@ -41,15 +46,35 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
         token_file: arguments.token_file.clone(),
         config,
     };
-    let mut handle = Coordinator::start(options).await.map_err(coordinator_error)?;
-    let names = arguments.http_host.iter().cloned().chain(arguments.http.as_ref().map(ToString::to_string)).collect();
+    let mut handle = Coordinator::start(options)
+        .await
+        .map_err(coordinator_error)?;
+    let names = arguments
+        .http_host
+        .iter()
+        .cloned()
+        .chain(arguments.http.as_ref().map(ToString::to_string))
+        .collect();
     let page = match http {
-        Some(http) => Some(handle.serve_http(http, names).await.map_err(coordinator_error)?),
+        Some(http) => Some(
+            handle
+                .serve_http(http, names)
+                .await
+                .map_err(coordinator_error)?,
+        ),
         None => None,
     };
     let address = format!("http://{}", handle.address());
-    let announced = rendezvous::announce(&arguments.state_dir, address.clone(), arguments.token_file.as_deref(), true)?;
-    talk::say(&format!("coordinator listening on {address}, state in {}", arguments.state_dir.display()));
+    let announced = rendezvous::announce(
+        &arguments.state_dir,
+        address.clone(),
+        arguments.token_file.as_deref(),
+        true,
+    )?;
+    talk::say(&format!(
+        "coordinator listening on {address}, state in {}",
+        arguments.state_dir.display()
+    ));
     if let Some(page) = &page {
         talk::say(&format!("status page on http://{}", page.address()));
     }
@@ -71,7 +96,10 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
     let work_dir = &arguments.work_dir;
     let trainer = trainer::find(arguments.devices.trainer.as_deref())?;
     if !trainer.program.is_built_in() {
-        talk::say(&format!("note: {} trains here, and only the trials of sweeps that ask for it", trainer.program));
+        talk::say(&format!(
+            "note: {} trains here, and only the trials of sweeps that ask for it",
+            trainer.program
+        ));
     }
     let options = worker::Options {
         coordinator: with_scheme(&arguments.coordinator),
@@ -89,7 +117,11 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
         timing: Timing::default(),
     };
     let num_slots = options.slots.len();
-    let description = options.slots.first().map(|slot| slot.description.clone()).unwrap_or_default();
+    let description = options
+        .slots
+        .first()
+        .map(|slot| slot.description.clone())
+        .unwrap_or_default();
     let mut handle = Worker::start(options).await.map_err(worker_error)?;
     talk::say(&format!(
         "worker {} with {num_slots} slots ({description}) for {}",
@@ -124,7 +156,12 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
 /// Returns the slots that the arguments ask for, made of the existing devices.
 pub fn slots(arguments: &DeviceArgs) -> Result<Vec<Slot>, ExpectedError> {
     let inventory = Inventory::detect();
-    Ok(devices::slots(&arguments.devices, arguments.slots, arguments.devices_per_slot, &inventory)?)
+    Ok(devices::slots(
+        &arguments.devices,
+        arguments.slots,
+        arguments.devices_per_slot,
+        &inventory,
+    )?)
 }
 
 /// A coordinator on loopback and a worker, in this process.
@@ -158,19 +195,22 @@ impl Embedded {
             // Its sweeps belong to the user of this process.
             allowed_paths: None,
             cache_dir: places.cache_dir.clone(),
-            work_dir: std::path::absolute(&work_dir).map_err(ExpectedError::file("find", &work_dir))?,
+            work_dir: std::path::absolute(&work_dir)
+                .map_err(ExpectedError::file("find", &work_dir))?,
             timing: Timing::default(),
         };
         embedded.worker = Some(Worker::start(options).await.map_err(worker_error)?);
         Ok(embedded)
     }
 
-    /// Starts a coordinator without a worker, for commands that change a sweep while no coordinator runs.
+    /// Starts a coordinator without a worker, for commands that change a sweep while no coordinator
+    /// runs.
     pub async fn without_worker(state_dir: &Path) -> Result<Self, ExpectedError> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| ExpectedError::Infrastructure {
-            what: "cannot listen on loopback",
-            reason: error.to_string(),
-        })?;
+        let listener =
+            TcpListener::bind(("127.0.0.1", 0)).map_err(|error| ExpectedError::Infrastructure {
+                what: "cannot listen on loopback",
+                reason: error.to_string(),
+            })?;
         let token_text = rendezvous::random_token()?;
         let token = Token::new(&token_text).expect("64 hexadecimal digits are a token");
         let options = coordinator::Options {
@@ -180,12 +220,20 @@ impl Embedded {
             token_file: None,
             config: Config::new(sweep::build()),
         };
-        let coordinator = Coordinator::start(options).await.map_err(|error| taken(state_dir, error))?;
+        let coordinator = Coordinator::start(options)
+            .await
+            .map_err(|error| taken(state_dir, error))?;
         let address = format!("http://{}", coordinator.address());
         // Only now is the state directory known to be ours.
         let token_file = rendezvous::write_token(state_dir, &token_text)?;
         let announced = rendezvous::announce(state_dir, address.clone(), Some(&token_file), false)?;
-        Ok(Self { address, token, coordinator, worker: None, _announced: announced })
+        Ok(Self {
+            address,
+            token,
+            coordinator,
+            worker: None,
+            _announced: announced,
+        })
     }
 
     /// Waits until a part fails that should keep running.
@@ -235,10 +283,16 @@ impl Embedded {
     }
 }
 
-/// The error if the state directory is taken. The journal's lock decides; its holder may be on another host.
+/// The error if the state directory is taken. The journal's lock decides; its holder may be on
+/// another host.
 fn taken(state_dir: &Path, error: coordinator::Error) -> ExpectedError {
-    match (coordinator_error(error), rendezvous::left_elsewhere(state_dir)) {
-        (ExpectedError::Taken(reason), Some(left)) => ExpectedError::Taken(format!("{reason}; {left}")),
+    match (
+        coordinator_error(error),
+        rendezvous::left_elsewhere(state_dir),
+    ) {
+        (ExpectedError::Taken(reason), Some(left)) => {
+            ExpectedError::Taken(format!("{reason}; {left}"))
+        }
         (error, _) => error,
     }
 }
@@ -246,14 +300,24 @@ fn taken(state_dir: &Path, error: coordinator::Error) -> ExpectedError {
 fn coordinator_error(error: coordinator::Error) -> ExpectedError {
     match error {
         coordinator::Error::NeedsToken { .. } => ExpectedError::BadInput(error.to_string()),
-        coordinator::Error::Journal(journal::Error::Locked { .. }) => ExpectedError::Taken(chain(&error)),
-        error => ExpectedError::Infrastructure { what: "the coordinator", reason: chain(&error) },
+        coordinator::Error::Journal(journal::Error::Locked { .. }) => {
+            ExpectedError::Taken(chain(&error))
+        }
+        error => ExpectedError::Infrastructure {
+            what: "the coordinator",
+            reason: chain(&error),
+        },
     }
 }
 
 fn worker_error(error: worker::Error) -> ExpectedError {
     match error {
-        worker::Error::BadAddress { .. } | worker::Error::BadSlots { .. } => ExpectedError::BadInput(chain(&error)),
-        error => ExpectedError::Infrastructure { what: "the worker", reason: chain(&error) },
+        worker::Error::BadAddress { .. } | worker::Error::BadSlots { .. } => {
+            ExpectedError::BadInput(chain(&error))
+        }
+        error => ExpectedError::Infrastructure {
+            what: "the worker",
+            reason: chain(&error),
+        },
     }
 }

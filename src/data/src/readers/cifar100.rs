@@ -1,6 +1,7 @@
 //! CIFAR-100 in its two distributed forms: the binary records and the Python pickles. Fine labels.
 //!
-//! Both keep pixels as red, green and blue planes; the reader returns them with channels last, like every other image.
+//! Both keep pixels as red, green and blue planes; the reader returns them with channels last, like
+//! every other image.
 
 use std::path::{Path, PathBuf};
 
@@ -14,9 +15,26 @@ const PLANE: usize = 32 * 32;
 const RECORD: usize = 2 + 3 * PLANE;
 
 pub(super) fn find(data_dir: &Path) -> Result<Found, Error> {
-    first_complete(&[&|| binary(locate("cifar100", data_dir, "cifar-100-binary", "train.bin", &[])?), &|| {
-        super::cifar100_python::find(locate("cifar100", data_dir, "cifar-100-python", "train", &[])?)
-    }])
+    first_complete(&[
+        &|| {
+            binary(locate(
+                "cifar100",
+                data_dir,
+                "cifar-100-binary",
+                "train.bin",
+                &[],
+            )?)
+        },
+        &|| {
+            super::cifar100_python::find(locate(
+                "cifar100",
+                data_dir,
+                "cifar-100-python",
+                "train",
+                &[],
+            )?)
+        },
+    ])
 }
 
 fn binary(root: PathBuf) -> Result<Found, Error> {
@@ -25,10 +43,21 @@ fn binary(root: PathBuf) -> Result<Found, Error> {
     let files = vec![train.clone(), test.clone(), names.clone()];
     all_there("cifar100", files.iter())?;
     let text = files::text(&names)?;
-    let class_names: Vec<String> =
-        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    let class_names: Vec<String> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect();
     check_names(&names, &class_names)?;
-    let read = move || Ok(Arrays { height: 32, width: 32, train: records(&train)?, test: records(&test)? });
+    let read = move || {
+        Ok(Arrays {
+            height: 32,
+            width: 32,
+            train: records(&train)?,
+            test: records(&test)?,
+        })
+    };
     Ok(Found {
         root: Some(root),
         channels: 3,
@@ -42,7 +71,10 @@ fn binary(root: PathBuf) -> Result<Found, Error> {
 
 pub(super) fn check_names(path: &Path, names: &[String]) -> Result<(), Error> {
     if names.len() != NUM_CLASSES {
-        return Err(Error::malformed(path, format!("it names {} classes, not {NUM_CLASSES}", names.len())));
+        return Err(Error::malformed(
+            path,
+            format!("it names {} classes, not {NUM_CLASSES}", names.len()),
+        ));
     }
     Ok(())
 }
@@ -50,19 +82,31 @@ pub(super) fn check_names(path: &Path, names: &[String]) -> Result<(), Error> {
 fn records(path: &Path) -> Result<Labelled, Error> {
     let bytes = files::read(path, files::MAX_ARRAY_BYTES)?;
     if bytes.is_empty() || bytes.len() % RECORD != 0 {
-        let reason =
-            format!("its {} bytes are not whole records of {RECORD}: it is truncated or something else", bytes.len());
+        let reason = format!(
+            "its {} bytes are not whole records of {RECORD}: it is truncated or something else",
+            bytes.len()
+        );
         return Err(Error::malformed(path, reason));
     }
     let labels: Vec<u8> = bytes.chunks_exact(RECORD).map(|record| record[1]).collect();
     let mut pixels = Vec::with_capacity(labels.len() * 3 * PLANE);
-    bytes.chunks_exact(RECORD).for_each(|record| interleave(&record[2..], &mut pixels));
-    Ok(Labelled { labels: widen(path, &labels, NUM_CLASSES)?, pixels })
+    bytes
+        .chunks_exact(RECORD)
+        .for_each(|record| interleave(&record[2..], &mut pixels));
+    Ok(Labelled {
+        labels: widen(path, &labels, NUM_CLASSES)?,
+        pixels,
+    })
 }
 
 /// Converts three planes to channels last.
 pub(super) fn interleave(planes: &[u8], pixels: &mut Vec<u8>) {
     let (red, rest) = planes.split_at(PLANE);
     let (green, blue) = rest.split_at(PLANE);
-    pixels.extend(red.iter().zip(green).zip(blue).flat_map(|((&red, &green), &blue)| [red, green, blue]));
+    pixels.extend(
+        red.iter()
+            .zip(green)
+            .zip(blue)
+            .flat_map(|((&red, &green), &blue)| [red, green, blue]),
+    );
 }

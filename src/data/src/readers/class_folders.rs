@@ -1,8 +1,8 @@
 //! A folder with one folder per class, and a report of everything in it that is not read.
 //!
-//! Nothing is skipped silently: files and folders that are no image or class are counted and named, for `plan`,
-//! `run` and `data check` to print. A class folder with only such files is an error: leaving the class out would change
-//! the classification problem.
+//! Nothing is skipped silently: files and folders that are no image or class are counted and named,
+//! for `plan`, `run` and `data check` to print. A class folder with only such files is an error:
+//! leaving the class out would change the classification problem.
 
 use std::collections::BTreeMap;
 use std::fs::DirEntry;
@@ -13,8 +13,15 @@ use crate::error::Error;
 pub(super) const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "gif", "bmp", "webp"];
 
 /// Folders that file systems, network storage and archivers create.
-const OF_SYSTEMS: [&str; 7] =
-    ["@eaDir", "#recycle", "lost+found", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "__pycache__"];
+const OF_SYSTEMS: [&str; 7] = [
+    "@eaDir",
+    "#recycle",
+    "lost+found",
+    "__MACOSX",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "__pycache__",
+];
 
 /// Most names in one note; more are counted.
 const MAX_LISTED: usize = 8;
@@ -54,7 +61,11 @@ pub(super) fn read(root: &Path) -> Result<ClassFolders, Error> {
         for inner in &contents.folders {
             below.add_all_below(inner, MAX_DEPTH)?;
         }
-        let unread = contents.others.values().chain(below.others.values()).sum::<usize>();
+        let unread = contents
+            .others
+            .values()
+            .chain(below.others.values())
+            .sum::<usize>();
         match (contents.images.len(), below.images.len() + unread) {
             (0, 0) => {
                 empty.push(name);
@@ -73,7 +84,10 @@ pub(super) fn read(root: &Path) -> Result<ClassFolders, Error> {
         images.insert(name, contents.images);
     }
     if images.is_empty() {
-        return Err(Error::malformed(root, "it holds no class folders with images"));
+        return Err(Error::malformed(
+            root,
+            "it holds no class folders with images",
+        ));
     }
     let mut notes = Vec::new();
     let mut note = |applies: bool, text: String| {
@@ -81,19 +95,48 @@ pub(super) fn read(root: &Path) -> Result<ClassFolders, Error> {
             notes.push(format!("{}: {text}", root.display()));
         }
     };
-    note(!systems.is_empty(), format!("not taken for classes: {}", list(&systems)));
-    note(!empty.is_empty(), format!("empty folders are not classes: {}", list(&empty)));
+    note(
+        !systems.is_empty(),
+        format!("not taken for classes: {}", list(&systems)),
+    );
+    note(
+        !empty.is_empty(),
+        format!("empty folders are not classes: {}", list(&empty)),
+    );
     let loose = top.images.len();
-    note(loose > 0, format!("beside the class folders, so of no class: {}", counted(loose)));
-    note(nested > 0, format!("in folders inside of classes, not read: {} ({})", counted(nested), list(&nested_in)));
-    note(!others.is_empty(), format!("files that are not read: {}", by_kind(&others)));
+    note(
+        loose > 0,
+        format!(
+            "beside the class folders, so of no class: {}",
+            counted(loose)
+        ),
+    );
+    note(
+        nested > 0,
+        format!(
+            "in folders inside of classes, not read: {} ({})",
+            counted(nested),
+            list(&nested_in)
+        ),
+    );
+    note(
+        !others.is_empty(),
+        format!("files that are not read: {}", by_kind(&others)),
+    );
     Ok(ClassFolders { images, notes })
 }
 
 /// Returns the names of the subfolders that may be relevant, sorted.
 pub(super) fn subfolders(root: &Path) -> Result<Vec<String>, Error> {
-    let names = Contents::of(root)?.folders.iter().map(|folder| name_of(folder)).collect::<Result<Vec<_>, _>>()?;
-    Ok(names.into_iter().filter(|name| !is_of_a_system(name)).collect())
+    let names = Contents::of(root)?
+        .folders
+        .iter()
+        .map(|folder| name_of(folder))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(names
+        .into_iter()
+        .filter(|name| !is_of_a_system(name))
+        .collect())
 }
 
 /// Formats the first names and the number of the others.
@@ -121,7 +164,11 @@ impl Contents {
         if path.is_dir() {
             return self.folders.push(path);
         }
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_lowercase();
+        let extension = path
+            .extension()
+            .and_then(|extension| extension.to_str())
+            .unwrap_or_default()
+            .to_lowercase();
         let kind = match extension.as_str() {
             _ if entry.file_name().as_encoded_bytes().starts_with(b".") => "hidden".to_owned(),
             extension if EXTENSIONS.contains(&extension) => return self.images.push(path),
@@ -131,7 +178,8 @@ impl Contents {
         *self.others.entry(kind).or_default() += 1;
     }
 
-    /// Adds all images below a folder. Does not follow symbolic links to folders, which may form cycles.
+    /// Adds all images below a folder. Does not follow symbolic links to folders, which may form
+    /// cycles.
     fn add_all_below(&mut self, folder: &Path, depth: usize) -> Result<(), Error> {
         for entry in entries(folder)? {
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -146,23 +194,39 @@ impl Contents {
 
 fn without_images(contents: &Contents, below: &Contents) -> String {
     if !below.images.is_empty() {
-        return format!("it has {} in folders inside of it and none itself; move them up", counted(below.images.len()));
+        return format!(
+            "it has {} in folders inside of it and none itself; move them up",
+            counted(below.images.len())
+        );
     }
     let mut others = contents.others.clone();
-    below.others.iter().for_each(|(kind, count)| *others.entry(kind.clone()).or_default() += count);
-    format!("it holds no image that can be read, but {}; convert them, or move the folder away", by_kind(&others))
+    below
+        .others
+        .iter()
+        .for_each(|(kind, count)| *others.entry(kind.clone()).or_default() += count);
+    format!(
+        "it holds no image that can be read, but {}; convert them, or move the folder away",
+        by_kind(&others)
+    )
 }
 
 /// Formats counts, such as `40 .tiff, 2 .txt; images are jpg, ...`.
 fn by_kind(others: &BTreeMap<String, usize>) -> String {
     let mut kinds: Vec<(&String, &usize)> = others.iter().collect();
     kinds.sort_by_key(|(kind, count)| (std::cmp::Reverse(**count), *kind));
-    let kinds: Vec<String> = kinds.into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let kinds: Vec<String> = kinds
+        .into_iter()
+        .map(|(kind, count)| format!("{count} {kind}"))
+        .collect();
     format!("{} (images are {})", list(&kinds), EXTENSIONS.join(", "))
 }
 
 fn counted(images: usize) -> String {
-    if images == 1 { "1 image".to_owned() } else { format!("{images} images") }
+    if images == 1 {
+        "1 image".to_owned()
+    } else {
+        format!("{images} images")
+    }
 }
 
 fn is_of_a_system(name: &str) -> bool {
@@ -170,11 +234,15 @@ fn is_of_a_system(name: &str) -> bool {
 }
 
 fn name_of(folder: &Path) -> Result<String, Error> {
-    let name = folder.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+    let name = folder
+        .file_name()
+        .and_then(|name| name.to_str())
+        .map(str::to_owned);
     name.ok_or_else(|| Error::malformed(folder, "its name is not UTF-8"))
 }
 
 fn entries(folder: &Path) -> Result<Vec<DirEntry>, Error> {
     let read = std::fs::read_dir(folder).map_err(Error::io("list", folder))?;
-    read.collect::<Result<_, _>>().map_err(Error::io("list", folder))
+    read.collect::<Result<_, _>>()
+        .map_err(Error::io("list", folder))
 }

@@ -1,5 +1,6 @@
-//! The 1,797 handwritten digits that are part of the program: 8x8 grey, 1,297 to train on and 500 (50 per class) to
-//! test. Their origin and split are described in ../../digits/ATTRIBUTION.md and convert.py.
+//! The 1,797 handwritten digits that are part of the program: 8x8 grey, 1,297 to train on and 500
+//! (50 per class) to test. Their origin and split are described in ../../digits/ATTRIBUTION.md and
+//! convert.py.
 
 use super::{Arrays, Content, Found, Labelled, numbers};
 use crate::idx;
@@ -33,8 +34,19 @@ fn read() -> Arrays {
 
 fn split(images: &[u8], labels: &[u8]) -> Labelled {
     // The source counts inked pixels of 4x4 blocks, 0..=16: scaled to the range of a byte.
-    let pixels = idx::embedded(images, 3).bytes.iter().map(|&ink| ((u32::from(ink) * 255 + 8) / 16) as u8).collect();
-    Labelled { labels: idx::embedded(labels, 1).bytes.iter().map(|&label| u32::from(label)).collect(), pixels }
+    let pixels = idx::embedded(images, 3)
+        .bytes
+        .iter()
+        .map(|&ink| ((u32::from(ink) * 255 + 8) / 16) as u8)
+        .collect();
+    Labelled {
+        labels: idx::embedded(labels, 1)
+            .bytes
+            .iter()
+            .map(|&label| u32::from(label))
+            .collect(),
+        pixels,
+    }
 }
 
 #[cfg(test)]
@@ -47,12 +59,16 @@ mod tests {
         assert_eq!(arrays.train.pixels.len(), 1297 * 64);
         assert_eq!(arrays.test.pixels.len(), 500 * 64);
         for class in 0..10 {
-            let count = |split: &Labelled| split.labels.iter().filter(|&&label| label == class).count();
+            let count =
+                |split: &Labelled| split.labels.iter().filter(|&&label| label == class).count();
             assert!(count(&arrays.train) >= 100);
             assert_eq!(count(&arrays.test), 50);
         }
         assert_eq!(arrays.train.pixels.iter().max(), Some(&255));
         // The source's first line begins 0,0,5,13,9,1 and is a zero.
-        assert_eq!((arrays.train.labels[0], &arrays.train.pixels[..6]), (0, &[0, 0, 80, 207, 143, 16][..]));
+        assert_eq!(
+            (arrays.train.labels[0], &arrays.train.pixels[..6]),
+            (0, &[0, 0, 80, 207, 143, 16][..])
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! Oxford Flowers-102: `jpg/image_%05d.jpg`, labels and splits in .mat files. As in the paper, the training and
-//! validation splits together are trained on (2,040 images), in this order. The files contain no class names.
+//! Oxford Flowers-102: `jpg/image_%05d.jpg`, labels and splits in .mat files. As in the paper, the
+//! training and validation splits together are trained on (2,040 images), in this order. The files
+//! contain no class names.
 
 use std::path::Path;
 
@@ -23,12 +24,20 @@ pub(super) fn find(data_dir: &Path) -> Result<Found, Error> {
     let splits = mat5::read(&splits_path)?;
     let split = |name: &str| {
         let file = |id: usize| match labels.get(id - 1) {
-            Some(&label) => {
-                Ok(ImageFile { path: root.join(format!("jpg/image_{id:05}.jpg")), label: label as u32 - 1 })
-            }
-            None => Err(Error::malformed(&splits_path, format!("`{name}` names image {id}, which has no label"))),
+            Some(&label) => Ok(ImageFile {
+                path: root.join(format!("jpg/image_{id:05}.jpg")),
+                label: label as u32 - 1,
+            }),
+            None => Err(Error::malformed(
+                &splits_path,
+                format!("`{name}` names image {id}, which has no label"),
+            )),
         };
-        splits.ordinals(&splits_path, name)?.into_iter().map(file).collect::<Result<Vec<_>, Error>>()
+        splits
+            .ordinals(&splits_path, name)?
+            .into_iter()
+            .map(file)
+            .collect::<Result<Vec<_>, Error>>()
     };
     let train = [split("trnid")?, split("valid")?].concat();
     let test = split("tstid")?;

@@ -1,5 +1,5 @@
-//! Readers of the data sets' real layouts on disk. Each finds its files, checks them and lists the images;
-//! `decode.rs` decodes them, and the cache keeps the result.
+//! Readers of the data sets' real layouts on disk. Each finds its files, checks them and lists the
+//! images; `decode.rs` decodes them, and the cache keeps the result.
 
 mod birds;
 mod cars;
@@ -28,7 +28,8 @@ pub(crate) struct Found {
     pub(crate) class_names: Vec<String>,
     /// Ids of the classes in hierarchies.
     pub(crate) class_ids: Vec<String>,
-    /// Files that determine the content, images included: the cache is rebuilt when one of them changes.
+    /// Files that determine the content, images included: the cache is rebuilt when one of them
+    /// changes.
     pub(crate) files: Vec<PathBuf>,
     pub(crate) content: Content,
     /// Notes on files that are not read, a line each.
@@ -44,7 +45,8 @@ impl Found {
 
     /// Adds a validation split, which searches use instead of held-out training images.
     fn with_validation(mut self, files: Vec<ImageFile>) -> Self {
-        self.files.extend(files.iter().map(|file| file.path.clone()));
+        self.files
+            .extend(files.iter().map(|file| file.path.clone()));
         if let Content::Files { validation, .. } = &mut self.content {
             *validation = files;
         }
@@ -57,11 +59,19 @@ impl Found {
     pub(crate) fn images(&self) -> impl Iterator<Item = (&'static str, &ImageFile)> {
         let splits = match &self.content {
             Content::Arrays(_) => [("train", &[][..]), ("val", &[][..]), ("test", &[][..])],
-            Content::Files { train, validation, test } => {
-                [("train", &train[..]), ("val", &validation[..]), ("test", &test[..])]
-            }
+            Content::Files {
+                train,
+                validation,
+                test,
+            } => [
+                ("train", &train[..]),
+                ("val", &validation[..]),
+                ("test", &test[..]),
+            ],
         };
-        splits.into_iter().flat_map(|(split, files)| files.iter().map(move |file| (split, file)))
+        splits
+            .into_iter()
+            .flat_map(|(split, files)| files.iter().map(move |file| (split, file)))
     }
 }
 
@@ -70,7 +80,11 @@ pub(crate) enum Content {
     Arrays(Box<dyn Fn() -> Result<Arrays, Error>>),
     /// One file per image.
     /// `validation` is empty for data sets without one.
-    Files { train: Vec<ImageFile>, validation: Vec<ImageFile>, test: Vec<ImageFile> },
+    Files {
+        train: Vec<ImageFile>,
+        validation: Vec<ImageFile>,
+        test: Vec<ImageFile>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -115,22 +129,42 @@ pub(crate) fn find(name: &str, reach: &Reach) -> Result<Found, Error> {
 /// Returns the error for a name without a reader.
 pub(crate) fn unknown(name: &str) -> Error {
     let names: Vec<&str> = ENTRIES.iter().map(|entry| entry.name).collect();
-    Error::UnknownDataset { name: name.to_owned(), known: names.join(", ") }
+    Error::UnknownDataset {
+        name: name.to_owned(),
+        known: names.join(", "),
+    }
 }
 
-/// Returns the first of `data_dir/NAME/FOLDER`, `data_dir/FOLDER`, `data_dir/NAME` and the other places with `marker`.
-/// `folder` is the one to which the official archive unpacks.
-fn locate(name: &str, data_dir: &Path, folder: &str, marker: &str, others: &[&str]) -> Result<PathBuf, Error> {
-    let mut places = vec![data_dir.join(name).join(folder), data_dir.join(folder), data_dir.join(name)];
+/// Returns the first of `data_dir/NAME/FOLDER`, `data_dir/FOLDER`, `data_dir/NAME` and the other
+/// places with `marker`. `folder` is the one to which the official archive unpacks.
+fn locate(
+    name: &str,
+    data_dir: &Path,
+    folder: &str,
+    marker: &str,
+    others: &[&str],
+) -> Result<PathBuf, Error> {
+    let mut places = vec![
+        data_dir.join(name).join(folder),
+        data_dir.join(folder),
+        data_dir.join(name),
+    ];
     places.extend(others.iter().map(PathBuf::from));
-    places.iter().find(|place| place.join(marker).exists()).cloned().ok_or_else(|| {
-        let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
-        Error::NotFound {
-            dataset: name.to_owned(),
-            looked_for: format!("no `{marker}` in {}", places.join(", ")),
-            remedy: remedy(name),
-        }
-    })
+    places
+        .iter()
+        .find(|place| place.join(marker).exists())
+        .cloned()
+        .ok_or_else(|| {
+            let places: Vec<String> = places
+                .iter()
+                .map(|place| place.display().to_string())
+                .collect();
+            Error::NotFound {
+                dataset: name.to_owned(),
+                looked_for: format!("no `{marker}` in {}", places.join(", ")),
+                remedy: remedy(name),
+            }
+        })
 }
 
 /// Returns the remedy for a missing data set.
@@ -143,12 +177,15 @@ pub(crate) fn remedy(name: &str) -> String {
     let elsewhere = "or point --data-dir at the folder that holds it";
     match catalog::find(name).map(|entry| entry.origin) {
         Some(Origin::Download(_)) => format!("run `orchestrator data fetch {name}`, {elsewhere}"),
-        Some(_) => format!("`orchestrator data list` says where to get it and what to put where, {elsewhere}"),
+        Some(_) => format!(
+            "`orchestrator data list` says where to get it and what to put where, {elsewhere}"
+        ),
         None => "look at the folder".to_owned(),
     }
 }
 
-/// Returns the first of several layouts that is complete; if none is, the error of the partly present one.
+/// Returns the first of several layouts that is complete; if none is, the error of the partly
+/// present one.
 fn first_complete(layouts: &[&dyn Fn() -> Result<Found, Error>]) -> Result<Found, Error> {
     let mut first_error = None;
     for layout in layouts {
@@ -166,7 +203,8 @@ fn first_complete(layouts: &[&dyn Fn() -> Result<Found, Error>]) -> Result<Found
     Err(first_error.expect("there is at least one layout"))
 }
 
-/// Returns a data set of one file per image, after checking that all exist and every class has training images.
+/// Returns a data set of one file per image, after checking that all exist and every class has
+/// training images.
 fn found(
     name: &str,
     root: PathBuf,
@@ -184,13 +222,23 @@ fn found(
     }
     let without = |files: &[ImageFile]| {
         let mut is_empty = vec![true; class_names.len()];
-        files.iter().for_each(|file| is_empty[file.label as usize] = false);
-        let names = class_names.iter().zip(is_empty).filter(|(_, is_empty)| *is_empty).map(|(name, _)| name.clone());
+        files
+            .iter()
+            .for_each(|file| is_empty[file.label as usize] = false);
+        let names = class_names
+            .iter()
+            .zip(is_empty)
+            .filter(|(_, is_empty)| *is_empty)
+            .map(|(name, _)| name.clone());
         names.collect::<Vec<String>>()
     };
     let untrained = without(&train);
     if let Some(class) = untrained.first() {
-        return Err(Error::EmptyClass { dataset: name.to_owned(), class: class.clone(), count: untrained.len() });
+        return Err(Error::EmptyClass {
+            dataset: name.to_owned(),
+            class: class.clone(),
+            count: untrained.len(),
+        });
     }
     let untested = without(&test);
     let notes = match untested.len() {
@@ -203,14 +251,21 @@ fn found(
             )]
         }
     };
-    let files = lists.into_iter().chain(train.iter().chain(&test).map(|file| file.path.clone())).collect();
+    let files = lists
+        .into_iter()
+        .chain(train.iter().chain(&test).map(|file| file.path.clone()))
+        .collect();
     Ok(Found {
         root: Some(root),
         channels: 3,
         class_names,
         class_ids,
         files,
-        content: Content::Files { train, validation: Vec::new(), test },
+        content: Content::Files {
+            train,
+            validation: Vec::new(),
+            test,
+        },
         notes,
     })
 }
@@ -226,13 +281,21 @@ fn numbers(count: usize) -> Vec<String> {
 
 /// Checks that labels are classes, and widens them.
 fn widen(path: &Path, labels: &[u8], num_classes: usize) -> Result<Vec<u32>, Error> {
-    if let Some((index, label)) = labels.iter().enumerate().find(|(_, label)| usize::from(**label) >= num_classes) {
-        return Err(Error::malformed(path, format!("image {index} has class {label}; there are {num_classes}")));
+    if let Some((index, label)) = labels
+        .iter()
+        .enumerate()
+        .find(|(_, label)| usize::from(**label) >= num_classes)
+    {
+        return Err(Error::malformed(
+            path,
+            format!("image {index} has class {label}; there are {num_classes}"),
+        ));
     }
     Ok(labels.iter().map(|&label| u32::from(label)).collect())
 }
 
-/// Checks that files exist and are not empty; the error counts the missing ones and names the first.
+/// Checks that files exist and are not empty; the error counts the missing ones and names the
+/// first.
 fn all_there<'a>(dataset: &str, files: impl Iterator<Item = &'a PathBuf>) -> Result<(), Error> {
     let (mut count, mut first) = (0, None);
     for path in files {
@@ -245,7 +308,12 @@ fn all_there<'a>(dataset: &str, files: impl Iterator<Item = &'a PathBuf>) -> Res
         None => Ok(()),
         Some(first) => {
             let first = first.clone();
-            Err(Error::FilesMissing { dataset: dataset.to_owned(), count, first, remedy: remedy(dataset) })
+            Err(Error::FilesMissing {
+                dataset: dataset.to_owned(),
+                count,
+                first,
+                remedy: remedy(dataset),
+            })
         }
     }
 }

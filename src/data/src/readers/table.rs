@@ -9,11 +9,19 @@ use crate::files;
 /// Reads `id value` lines in file order; the value may contain spaces.
 pub(super) fn pairs(path: &Path) -> Result<Vec<(String, String)>, Error> {
     let text = files::text(path)?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let pairs = lines.map(|(number, line)| match line.trim().split_once(char::is_whitespace) {
-        Some((id, value)) => Ok((id.to_owned(), value.trim().to_owned())),
-        None => Err(Error::malformed(path, format!("line {} is not `id value`", number + 1))),
-    });
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty());
+    let pairs = lines.map(
+        |(number, line)| match line.trim().split_once(char::is_whitespace) {
+            Some((id, value)) => Ok((id.to_owned(), value.trim().to_owned())),
+            None => Err(Error::malformed(
+                path,
+                format!("line {} is not `id value`", number + 1),
+            )),
+        },
+    );
     let pairs: Vec<_> = pairs.collect::<Result<_, _>>()?;
     if pairs.is_empty() {
         return Err(Error::malformed(path, "it is empty"));
@@ -35,8 +43,12 @@ pub(super) fn by_id(path: &Path) -> Result<HashMap<String, String>, Error> {
 
 /// Returns the non-empty lines, trimmed.
 pub(super) fn lines(path: &Path) -> Result<Vec<String>, Error> {
-    let lines: Vec<String> =
-        files::text(path)?.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    let lines: Vec<String> = files::text(path)?
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect();
     if lines.is_empty() {
         return Err(Error::malformed(path, "it is empty"));
     }

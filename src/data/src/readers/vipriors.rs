@@ -1,7 +1,8 @@
-//! VIPriors ImageNet-50: 50 training and 50 validation images of each of 1,000 classes, both from ILSVRC2012's
-//! training set. Read as folders (`imagenet_50/{train,val}/WNID/`), as the challenge's script creates them, or from the
-//! challenge's pickled lists beside a folder of ILSVRC2012's training images. Evaluation uses the validation split: the
-//! challenge's test images come without labels.
+//! VIPriors ImageNet-50: 50 training and 50 validation images of each of 1,000 classes, both from
+//! ILSVRC2012's training set. Read as folders (`imagenet_50/{train,val}/WNID/`), as the challenge's
+//! script creates them, or from the challenge's pickled lists beside a folder of ILSVRC2012's
+//! training images. Evaluation uses the validation split: the challenge's test images come without
+//! labels.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -13,12 +14,26 @@ use crate::error::Error;
 use crate::files;
 
 /// Possible folders of ILSVRC2012's training images, relative to the lists.
-const IMAGE_FOLDERS: [&str; 4] = ["images", "ILSVRC2012/train", "ILSVRC/Data/CLS-LOC/train", "ILSVRC2012_img_train"];
+const IMAGE_FOLDERS: [&str; 4] = [
+    "images",
+    "ILSVRC2012/train",
+    "ILSVRC/Data/CLS-LOC/train",
+    "ILSVRC2012_img_train",
+];
 
 pub(super) fn find(data_dir: &Path) -> Result<Found, Error> {
-    first_complete(&[&|| folders(locate("vipriors", data_dir, "imagenet_50", "train/", &[])?), &|| {
-        lists(locate("vipriors", data_dir, "imagenet_50", "train.pickle", &[])?)
-    }])
+    first_complete(&[
+        &|| folders(locate("vipriors", data_dir, "imagenet_50", "train/", &[])?),
+        &|| {
+            lists(locate(
+                "vipriors",
+                data_dir,
+                "imagenet_50",
+                "train.pickle",
+                &[],
+            )?)
+        },
+    ])
 }
 
 fn folders(root: PathBuf) -> Result<Found, Error> {
@@ -32,19 +47,35 @@ fn folders(root: PathBuf) -> Result<Found, Error> {
 fn lists(root: PathBuf) -> Result<Found, Error> {
     let lists = vec![root.join("train.pickle"), root.join("val.pickle")];
     all_there("vipriors", lists.iter())?;
-    let images = IMAGE_FOLDERS.iter().map(|folder| root.join(folder)).find(|folder| folder.is_dir());
+    let images = IMAGE_FOLDERS
+        .iter()
+        .map(|folder| root.join(folder))
+        .find(|folder| folder.is_dir());
     let images = images.ok_or_else(|| {
-        let reason = format!("ILSVRC2012's training images were looked for beside it in {}", IMAGE_FOLDERS.join(", "));
+        let reason = format!(
+            "ILSVRC2012's training images were looked for beside it in {}",
+            IMAGE_FOLDERS.join(", ")
+        );
         Error::malformed(&lists[0], reason)
     })?;
     let (train, val) = (entries(&lists[0])?, entries(&lists[1])?);
     let names: BTreeSet<&str> = train.iter().map(|(class, _)| class.as_str()).collect();
     let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
-    let labels: HashMap<&str, u32> = names.iter().enumerate().map(|(label, name)| (&**name, label as u32)).collect();
+    let labels: HashMap<&str, u32> = names
+        .iter()
+        .enumerate()
+        .map(|(label, name)| (&**name, label as u32))
+        .collect();
     let split = |path: &Path, entries: &[(String, String)]| {
         let file = |(class, file): &(String, String)| match labels.get(class.as_str()) {
-            Some(&label) => Ok(ImageFile { path: images.join(class).join(file), label }),
-            None => Err(Error::malformed(path, format!("class `{class}` has no training images"))),
+            Some(&label) => Ok(ImageFile {
+                path: images.join(class).join(file),
+                label,
+            }),
+            None => Err(Error::malformed(
+                path,
+                format!("class `{class}` has no training images"),
+            )),
         };
         entries.iter().map(file).collect::<Result<Vec<_>, Error>>()
     };
@@ -62,12 +93,16 @@ fn entries(path: &Path) -> Result<Vec<(String, String)>, Error> {
         _ => None,
     };
     let pair = |value: &Value| match value {
-        Value::List(pair) | Value::Tuple(pair) if pair.len() == 2 => Some((text(&pair[0])?, text(&pair[1])?)),
+        Value::List(pair) | Value::Tuple(pair) if pair.len() == 2 => {
+            Some((text(&pair[0])?, text(&pair[1])?))
+        }
         _ => None,
     };
     let pairs = match &value {
         Value::List(entries) => entries.iter().map(pair).collect::<Option<Vec<_>>>(),
         _ => None,
     };
-    pairs.filter(|pairs| !pairs.is_empty()).ok_or_else(|| Error::malformed(path, "it is not a list of [class, file]"))
+    pairs
+        .filter(|pairs| !pairs.is_empty())
+        .ok_or_else(|| Error::malformed(path, "it is not a list of [class, file]"))
 }

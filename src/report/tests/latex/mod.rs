@@ -1,5 +1,5 @@
-//! Tables typeset by a real LaTeX: `.ci/run` installs one and runs this. Where there is none, the unit tests of
-//! `escape.rs` check the same promise.
+//! Tables typeset by a real LaTeX: `.ci/run` installs one and runs this. Where there is none, the
+//! unit tests of `escape.rs` check the same promise.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -13,7 +13,10 @@ use crate::fixture::{axis, state, succeeded, sweep, table};
 const ROWS: usize = 30;
 
 fn run(folder: &Path, program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).current_dir(folder).output();
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(folder)
+        .output();
     let output = output.unwrap_or_else(|error| panic!("{program} cannot be started: {error}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{program} failed:\n{text}");
@@ -23,18 +26,33 @@ fn run(folder: &Path, program: &str, arguments: &[&str]) -> String {
 /// Returns the words on the pages of a document with one table per group of labels.
 fn words(labels: &[String]) -> Vec<String> {
     let mut document =
-        "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n\\listoftables\n".to_owned();
+        "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n\\listoftables\n"
+            .to_owned();
     for group in labels.chunks(ROWS) {
         let names: Vec<String> = (0..group.len()).map(|row| format!("v{row}")).collect();
-        let values: Vec<(&str, &str)> =
-            names.iter().map(String::as_str).zip(group.iter().map(String::as_str)).collect();
+        let values: Vec<(&str, &str)> = names
+            .iter()
+            .map(String::as_str)
+            .zip(group.iter().map(String::as_str))
+            .collect();
         let mut sweep = sweep("labels", vec![axis("loss", &values)], &[1, 2], |_| true);
         for cell in &mut sweep.cells {
             cell.set.clear();
         }
-        sweep.outputs = vec![Output::Table(table("main", &group[0], &["loss"], &[], Measure::Last))];
-        let report = report::report(&state(sweep, |_, _, _| succeeded(0.5)), "labels").expect("the sweep exists");
-        let (_, tex) = report.files.iter().find(|(name, _)| name == "main.tex").expect("a table has a LaTeX file");
+        sweep.outputs = vec![Output::Table(table(
+            "main",
+            &group[0],
+            &["loss"],
+            &[],
+            Measure::Last,
+        ))];
+        let report = report::report(&state(sweep, |_, _, _| succeeded(0.5)), "labels")
+            .expect("the sweep exists");
+        let (_, tex) = report
+            .files
+            .iter()
+            .find(|(name, _)| name == "main.tex")
+            .expect("a table has a LaTeX file");
         let _ = writeln!(document, "{}\\clearpage", String::from_utf8_lossy(tex));
     }
     document.push_str("\\end{document}\n");
@@ -42,7 +60,11 @@ fn words(labels: &[String]) -> Vec<String> {
     std::fs::write(folder.path().join("labels.tex"), document).expect("the folder can be written");
     // twice, so that captions appear in the list of tables
     for _ in 0..2 {
-        run(folder.path(), "pdflatex", &["-interaction=nonstopmode", "-halt-on-error", "labels.tex"]);
+        run(
+            folder.path(),
+            "pdflatex",
+            &["-interaction=nonstopmode", "-halt-on-error", "labels.tex"],
+        );
     }
     let text = run(folder.path(), "pdftotext", &["-layout", "labels.pdf", "-"]);
     let plain = |character: char| match character {
@@ -52,18 +74,25 @@ fn words(labels: &[String]) -> Vec<String> {
         '˜' => '~',
         other => other,
     };
-    text.split_whitespace().map(|word| word.chars().map(plain).collect()).collect()
+    text.split_whitespace()
+        .map(|word| word.chars().map(plain).collect())
+        .collect()
 }
 
 #[test]
 #[ignore = "needs pdflatex, booktabs and pdftotext, which .ci/run installs"]
 fn every_label_survives_a_real_latex() {
     // at the beginning, doubled, inside and at the end
-    let labels: Vec<String> = ('!'..='~').map(|symbol| format!("{symbol}{symbol}Q{symbol}Q{symbol}")).collect();
+    let labels: Vec<String> = ('!'..='~')
+        .map(|symbol| format!("{symbol}{symbol}Q{symbol}Q{symbol}"))
+        .collect();
     let found = words(&labels);
     // an underscore is drawn as a rule, which is not text
     for label in labels.iter().filter(|label| !label.contains('_')) {
-        assert!(found.contains(label), "{label} is not on the pages: {found:?}");
+        assert!(
+            found.contains(label),
+            "{label} is not on the pages: {found:?}"
+        );
     }
 }
 
@@ -71,11 +100,19 @@ fn every_label_survives_a_real_latex() {
 #[ignore = "needs pdflatex, booktabs and pdftotext, which .ci/run installs"]
 fn characters_of_every_script_are_set_or_named() {
     let letters = '\u{a0}'..='\u{24f}';
-    let others = ('\u{370}'..='\u{3ff}').chain('\u{2000}'..='\u{23ff}').chain("中😀\u{301}\u{200b}".chars());
-    let labels: Vec<String> =
-        letters.chain(others).filter(|symbol| !symbol.is_control()).map(|symbol| format!("{symbol}Q")).collect();
+    let others = ('\u{370}'..='\u{3ff}')
+        .chain('\u{2000}'..='\u{23ff}')
+        .chain("中😀\u{301}\u{200b}".chars());
+    let labels: Vec<String> = letters
+        .chain(others)
+        .filter(|symbol| !symbol.is_control())
+        .map(|symbol| format!("{symbol}Q"))
+        .collect();
     let found = words(&labels);
     for known in ["U+4E2DQ", "U+1F600Q", "U+0301Q", "λQ", "≤Q", "—Q"] {
-        assert!(found.iter().any(|word| word == known), "{known} is not on the pages: {found:?}");
+        assert!(
+            found.iter().any(|word| word == known),
+            "{known} is not on the pages: {found:?}"
+        );
     }
 }

@@ -31,7 +31,12 @@ fn a_waiting_trial_says_for_what() {
     );
     let worker = world.join("w", 1);
     assert!(text(&world, id).contains("needs a slot of 2 devices, and the largest offered has 1"));
-    world.give(Input::Drain { name: worker.to_string(), reason: "maintenance".into() }).expect("it joined");
+    world
+        .give(Input::Drain {
+            name: worker.to_string(),
+            reason: "maintenance".into(),
+        })
+        .expect("it joined");
     assert!(text(&world, id).contains("host `w` is drained (maintenance)"));
 }
 
@@ -46,16 +51,25 @@ fn broken_slots_are_named_with_what_lets_them_work_again() {
     world.submit(grid("a", 4, 1, ""));
     assert_eq!(sweep_waits(&world, "a"), None, "its own trials run");
     let started = world.started();
-    world.fail(&started[0], FailureClass::BadDevice).expect("it is current");
+    world
+        .fail(&started[0], FailureClass::BadDevice)
+        .expect("it is current");
     assert_eq!(sweep_waits(&world, "a"), None, "its own trial runs");
-    world.fail(&started[1], FailureClass::BadDevice).expect("it is current");
+    world
+        .fail(&started[1], FailureClass::BadDevice)
+        .expect("it is current");
     let because = "every slot of 1 device is broken: slot 0 of worker `w`: BadDevice for a test (1 more: \
                    `orchestrator status`); fix it, then `orchestrator undrain w`";
-    assert_eq!(sweep_waits(&world, "a"), Some((WaitReason::SlotsBroken, because.to_owned())));
+    assert_eq!(
+        sweep_waits(&world, "a"),
+        Some((WaitReason::SlotsBroken, because.to_owned()))
+    );
     for id in world.state.trials.keys() {
         assert!(text(&world, *id).contains(because), "{}", text(&world, *id));
     }
-    world.give(Input::Undrain { name: "w".into() }).expect("it is known");
+    world
+        .give(Input::Undrain { name: "w".into() })
+        .expect("it is known");
     assert!(sweep_waits(&world, "a").is_none_or(|(reason, _)| !reason.is_lasting()));
 }
 
@@ -63,21 +77,41 @@ fn broken_slots_are_named_with_what_lets_them_work_again() {
 fn a_sweep_that_does_not_get_on_says_why() {
     let mut world = World::new();
     world.submit(grid("wide", 2, 1, "resources: {devices_per_trial: 2}\n"));
-    assert_eq!(sweep_waits(&world, "wide").expect("it waits").0, WaitReason::NoWorkers);
+    assert_eq!(
+        sweep_waits(&world, "wide").expect("it waits").0,
+        WaitReason::NoWorkers
+    );
     world.join("w", 1);
     let (reason, because) = sweep_waits(&world, "wide").expect("it waits");
     assert_eq!(reason, WaitReason::NoSlotLargeEnough);
-    assert!(because.contains("--devices-per-slot 2") && because.contains("`resources.devices_per_trial`"), "{because}");
-    world.submit(grid("first", 1, 1, "overrides: [{when: {learning_rate: 0.01}, set: {repeats: 2}}]\n"));
+    assert!(
+        because.contains("--devices-per-slot 2")
+            && because.contains("`resources.devices_per_trial`"),
+        "{because}"
+    );
+    world.submit(grid(
+        "first",
+        1,
+        1,
+        "overrides: [{when: {learning_rate: 0.01}, set: {repeats: 2}}]\n",
+    ));
     let started = world.started();
     world.submit(grid("second", 1, 1, ""));
     let busy = "other sweeps occupy every slot of 1 device".to_owned();
-    assert_eq!(sweep_waits(&world, "second"), Some((WaitReason::SlotsBusy, busy)));
+    assert_eq!(
+        sweep_waits(&world, "second"),
+        Some((WaitReason::SlotsBusy, busy))
+    );
     world.finish(&started[0]).expect("it is current");
     let started = world.started();
     assert_eq!(sweep_waits(&world, "second"), None);
-    world.fail(&started[0], FailureClass::Crashed).expect("it is current");
-    assert_eq!(sweep_waits(&world, "second").expect("it waits").0, WaitReason::Backoff);
+    world
+        .fail(&started[0], FailureClass::Crashed)
+        .expect("it is current");
+    assert_eq!(
+        sweep_waits(&world, "second").expect("it waits").0,
+        WaitReason::Backoff
+    );
 }
 
 #[test]
@@ -85,8 +119,13 @@ fn a_trial_in_the_queue_says_how_many_are_before_it() {
     let mut world = World::new();
     world.submit(grid("a", 3, 1, ""));
     world.join("w", 1);
-    let last = world.state.queue.by_needs[&(1, sweep::Trainer::BuiltIn)].last().expect("two wait").trial;
-    assert!(text(&world, last).contains("every slot of 1 device is occupied; 1 trial is before it"));
+    let last = world.state.queue.by_needs[&(1, sweep::Trainer::BuiltIn)]
+        .last()
+        .expect("two wait")
+        .trial;
+    assert!(
+        text(&world, last).contains("every slot of 1 device is occupied; 1 trial is before it")
+    );
 }
 
 #[test]
@@ -96,7 +135,9 @@ fn a_trial_that_runs_again_says_why() {
     world.submit(grid("a", 1, 1, ""));
     let started = world.started()[0].clone();
     world.now += 5_000;
-    world.fail(&started, FailureClass::Crashed).expect("it is current");
+    world
+        .fail(&started, FailureClass::Crashed)
+        .expect("it is current");
     let id = started.2;
     assert_eq!(
         text(&world, id),
@@ -124,7 +165,11 @@ fn a_trial_that_runs_again_says_why() {
     );
     world
         .end(
-            &world.started().first().cloned().unwrap_or((started.0, 0, id, sweep::AttemptNo(2))),
+            &world
+                .started()
+                .first()
+                .cloned()
+                .unwrap_or((started.0, 0, id, sweep::AttemptNo(2))),
             Outcome::Finished(Box::new(result(0.5))),
         )
         .expect("it is current");
@@ -137,18 +182,36 @@ fn a_failed_trial_says_whether_it_is_ever_tried_again() {
     world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));
     let started = world.started()[0].clone();
-    world.fail(&started, FailureClass::BadInput).expect("it is current");
+    world
+        .fail(&started, FailureClass::BadInput)
+        .expect("it is current");
     let explanation = text(&world, started.2);
-    assert!(explanation.contains("attempt 1 ended as bad_input: BadInput for a test"), "{explanation}");
-    assert!(explanation.contains("bad_input is never tried again by itself; `orchestrator retry a`"));
+    assert!(
+        explanation.contains("attempt 1 ended as bad_input: BadInput for a test"),
+        "{explanation}"
+    );
+    assert!(
+        explanation.contains("bad_input is never tried again by itself; `orchestrator retry a`")
+    );
 }
 
 #[test]
 fn a_cancelled_trial_names_the_reason() {
     let mut world = World::new();
     world.submit(search("s", 1, 2, 1));
-    world.give(Input::Cancel { sweep: "s".into(), reason: "a test".into() }).expect("it exists");
+    world
+        .give(Input::Cancel {
+            sweep: "s".into(),
+            reason: "a test".into(),
+        })
+        .expect("it exists");
     let explanation = text(&world, only(&world));
-    assert!(explanation.starts_with("trial ID is cancelled\n  no sweep wants it any more\n"), "{explanation}");
-    assert!(explanation.contains("candidate learning_rate") && explanation.contains("(cancelled: a test)"));
+    assert!(
+        explanation.starts_with("trial ID is cancelled\n  no sweep wants it any more\n"),
+        "{explanation}"
+    );
+    assert!(
+        explanation.contains("candidate learning_rate")
+            && explanation.contains("(cancelled: a test)")
+    );
 }

@@ -29,7 +29,9 @@ fn attempts_until_failed(class: FailureClass, hosts: u32) -> usize {
                 // The workers must send heartbeats meanwhile.
                 world.now += 1_000;
                 for host in 0..hosts {
-                    world.beat(&WorkerId(format!("w{host}").into()), &[], 0).expect("it is present");
+                    world
+                        .beat(&WorkerId(format!("w{host}").into()), &[], 0)
+                        .expect("it is present");
                     if started.is_empty() {
                         started = world.started();
                     }
@@ -79,13 +81,20 @@ fn budgets_of_different_classes_do_not_add_up() {
             started = world.started();
         }
     }
-    world.fail(&started[0], FailureClass::Crashed).expect("it is current");
+    world
+        .fail(&started[0], FailureClass::Crashed)
+        .expect("it is current");
     assert!(world.is_failed(started[0].2));
 }
 
 #[test]
 fn backoff_doubles_up_to_a_bound() {
-    let budget = schedule::Budget { retries: None, first_ms: 0, then_ms: 500, most_ms: 10_000 };
+    let budget = schedule::Budget {
+        retries: None,
+        first_ms: 0,
+        then_ms: 500,
+        most_ms: 10_000,
+    };
     let waits: Vec<_> = (1..=9).map(|spent| budget.backoff(spent)).collect();
     let expected = [0, 500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000, 10_000].map(Some);
     assert_eq!(waits, expected);
@@ -98,22 +107,33 @@ fn a_broken_device_takes_its_slot_out_of_use_on_this_and_later_workers() {
     let mut gpus = info("node", 2, 1);
     gpus.slots[0].devices = vec!["cuda:0".to_owned()];
     gpus.slots[1].devices = vec!["cuda:1".to_owned()];
-    world.connect(&WorkerId("first".into()), gpus.clone(), &[], &[]).expect("it may join");
+    world
+        .connect(&WorkerId("first".into()), gpus.clone(), &[], &[])
+        .expect("it may join");
     world.submit(grid("a", 5, 1, ""));
     let started = world.started();
     let (bad, good) = (started[0].clone(), started[1].clone());
-    world.fail(&bad, FailureClass::BadDevice).expect("it is current");
+    world
+        .fail(&bad, FailureClass::BadDevice)
+        .expect("it is current");
     assert_eq!(world.started(), []);
     world.finish(&good).expect("it is current");
     assert_eq!(world.started()[0].1, good.1);
     // Another process on the same node has the same broken device.
-    world.connect(&WorkerId("second".into()), gpus, &[], &[]).expect("it may join");
+    world
+        .connect(&WorkerId("second".into()), gpus, &[], &[])
+        .expect("it may join");
     assert!(world.started().iter().all(|(_, slot, ..)| *slot != bad.1));
-    world.give(Input::Undrain { name: "node".into() }).expect("the host is known");
+    world
+        .give(Input::Undrain {
+            name: "node".into(),
+        })
+        .expect("the host is known");
     assert!(!world.started().is_empty());
 }
 
-/// A worker with these devices in its slots; UUIDs are the names in capitals, as if the driver had never renumbered.
+/// A worker with these devices in its slots; UUIDs are the names in capitals, as if the driver had
+/// never renumbered.
 fn gpus(slots: &[&[&str]]) -> WorkerInfo {
     let slots = slots.iter().map(|devices| Slot {
         devices: devices.iter().map(|name| (*name).to_owned()).collect(),
@@ -130,21 +150,43 @@ fn gpus(slots: &[&[&str]]) -> WorkerInfo {
 
 fn bad_device(devices: &[&str]) -> Outcome {
     let devices = devices.iter().map(|name| (*name).to_owned()).collect();
-    Outcome::Failed(Failure { devices, ..Failure::new(FailureClass::BadDevice, "an Xid".to_owned()) })
+    Outcome::Failed(Failure {
+        devices,
+        ..Failure::new(FailureClass::BadDevice, "an Xid".to_owned())
+    })
 }
 
 fn broken_slots(world: &World, worker: &str) -> Vec<u32> {
-    world.state.workers[&WorkerId(worker.into())].broken_slots.keys().copied().collect()
+    world.state.workers[&WorkerId(worker.into())]
+        .broken_slots
+        .keys()
+        .copied()
+        .collect()
 }
 
 #[test]
 fn slots_that_share_a_broken_device_are_broken_together() {
     let mut world = World::new();
-    world.connect(&WorkerId("w".into()), gpus(&[&["cuda:0"], &["cuda:1"], &["cuda:0"]]), &[], &[]).expect("it joins");
+    world
+        .connect(
+            &WorkerId("w".into()),
+            gpus(&[&["cuda:0"], &["cuda:1"], &["cuda:0"]]),
+            &[],
+            &[],
+        )
+        .expect("it joins");
     world.submit(grid("a", 5, 1, ""));
     let started = world.started();
-    assert_eq!(started.iter().map(|(_, slot, ..)| *slot).collect::<Vec<_>>(), [0, 1, 2]);
-    world.end(&started[0], bad_device(&["cuda:0"])).expect("it is current");
+    assert_eq!(
+        started
+            .iter()
+            .map(|(_, slot, ..)| *slot)
+            .collect::<Vec<_>>(),
+        [0, 1, 2]
+    );
+    world
+        .end(&started[0], bad_device(&["cuda:0"]))
+        .expect("it is current");
     assert_eq!(broken_slots(&world, "w"), [0, 2]);
     assert_eq!(world.started(), []);
     // The trial that runs there finishes, and no other follows.
@@ -158,12 +200,20 @@ fn slots_that_share_a_broken_device_are_broken_together() {
 fn of_a_slot_of_several_devices_only_those_named_are_broken_elsewhere() {
     let slots: &[&[&str]] = &[&["cuda:0", "cuda:1"], &["cuda:0"], &["cuda:1"]];
     // The broken device is unknown, or one that the slot does not have.
-    for (named, broken) in [(&["cuda:1"][..], vec![0, 2]), (&[], vec![0, 1, 2]), (&["cuda:7"], vec![0, 1, 2])] {
+    for (named, broken) in [
+        (&["cuda:1"][..], vec![0, 2]),
+        (&[], vec![0, 1, 2]),
+        (&["cuda:7"], vec![0, 1, 2]),
+    ] {
         let mut world = World::new();
-        world.connect(&WorkerId("w".into()), gpus(slots), &[], &[]).expect("it joins");
+        world
+            .connect(&WorkerId("w".into()), gpus(slots), &[], &[])
+            .expect("it joins");
         world.submit(grid("a", 1, 1, "resources: {devices_per_trial: 2}\n"));
         let started = world.started();
-        world.end(&started[0], bad_device(named)).expect("it is current");
+        world
+            .end(&started[0], bad_device(named))
+            .expect("it is current");
         assert_eq!(broken_slots(&world, "w"), broken, "{named:?}");
         world.restart();
         assert_eq!(broken_slots(&world, "w"), broken, "{named:?}");
@@ -177,26 +227,49 @@ fn a_slot_without_gpus_can_be_broken_too() {
     world.join("w", 2);
     world.submit(grid("a", 3, 1, ""));
     let started = world.started();
-    world.end(&started[1], bad_device(&[])).expect("it is current");
-    assert_eq!((broken_slots(&world, "w"), world.started()), (vec![1], vec![]));
+    world
+        .end(&started[1], bad_device(&[]))
+        .expect("it is current");
+    assert_eq!(
+        (broken_slots(&world, "w"), world.started()),
+        (vec![1], vec![])
+    );
 }
 
 /// After a reboot without the lost GPU the driver gives its number to another, healthy one.
 #[test]
 fn a_broken_device_is_known_by_its_uuid() {
     let mut world = World::new();
-    world.connect(&WorkerId("first".into()), gpus(&[&["cuda:0"], &["cuda:1"]]), &[], &[]).expect("it joins");
+    world
+        .connect(
+            &WorkerId("first".into()),
+            gpus(&[&["cuda:0"], &["cuda:1"]]),
+            &[],
+            &[],
+        )
+        .expect("it joins");
     world.submit(grid("a", 2, 1, ""));
     let started = world.started();
-    world.end(&started[0], bad_device(&["cuda:0"])).expect("it is current");
+    world
+        .end(&started[0], bad_device(&["cuda:0"]))
+        .expect("it is current");
     let mut counted_anew = gpus(&[&["cuda:0"], &["cuda:1"]]);
     counted_anew.slots[0].uuids = vec!["CUDA:1".to_owned()];
     counted_anew.slots[1].uuids = vec!["CUDA:0".to_owned()];
-    world.connect(&WorkerId("second".into()), counted_anew, &[], &[]).expect("it joins");
-    assert_eq!((broken_slots(&world, "first"), broken_slots(&world, "second")), (vec![0], vec![1]));
+    world
+        .connect(&WorkerId("second".into()), counted_anew, &[], &[])
+        .expect("it joins");
+    assert_eq!(
+        (
+            broken_slots(&world, "first"),
+            broken_slots(&world, "second")
+        ),
+        (vec![0], vec![1])
+    );
 }
 
-/// Older journals have neither UUIDs nor devices at fault: a device is its name, and all of the slot are bad.
+/// Older journals have neither UUIDs nor devices at fault: a device is its name, and all of the
+/// slot are bad.
 #[test]
 fn broken_slots_of_older_journals_stay_broken() {
     let lines = [
@@ -207,28 +280,46 @@ fn broken_slots_of_older_journals_stay_broken() {
     let mut world = World::new();
     for line in lines {
         let event = serde_json::from_str(line).expect("older events are read");
-        world.force(&Recorded { at: 0, event }).expect("they can be replayed");
+        world
+            .force(&Recorded { at: 0, event })
+            .expect("they can be replayed");
     }
     let slots: &[&[&str]] = &[&["cuda:0"], &["cuda:1"], &["cuda:2"]];
-    world.connect(&WorkerId("new".into()), gpus(slots), &[], &[]).expect("it joins");
-    assert_eq!((broken_slots(&world, "old"), broken_slots(&world, "new")), (vec![0], vec![0, 1]));
+    world
+        .connect(&WorkerId("new".into()), gpus(slots), &[], &[])
+        .expect("it joins");
+    assert_eq!(
+        (broken_slots(&world, "old"), broken_slots(&world, "new")),
+        (vec![0], vec![0, 1])
+    );
 }
 
-/// A GPU that hangs first shows as a stall; it is known to be broken when its trainer could not be killed.
+/// A GPU that hangs first shows as a stall; it is known to be broken when its trainer could not be
+/// killed.
 #[test]
 fn a_device_that_fails_after_its_attempt_was_given_up_is_not_used_again() {
     let mut world = World::new();
     let worker = WorkerId("w".into());
-    world.connect(&worker, gpus(&[&["cuda:0"]]), &[], &[]).expect("it joins");
+    world
+        .connect(&worker, gpus(&[&["cuda:0"]]), &[], &[])
+        .expect("it joins");
     world.submit(grid("a", 2, 1, ""));
     let started = world.started();
     world.beat(&worker, &started, 0).expect("it is present");
     world.now += world.config.stall_ms;
     world.beat(&worker, &started, 0).expect("it is present");
     assert!(world.is_waiting(started[0].2) && world.stopped().contains(&started[0].2));
-    world.end(&started[0], bad_device(&[])).expect("it occupied its slot");
+    world
+        .end(&started[0], bad_device(&[]))
+        .expect("it occupied its slot");
     assert!(world.acknowledged(&started[0]) && world.started().is_empty());
-    assert_eq!((broken_slots(&world, "w"), &world.state.workers[&worker].slots[0]), (vec![0], &None));
+    assert_eq!(
+        (
+            broken_slots(&world, "w"),
+            &world.state.workers[&worker].slots[0]
+        ),
+        (vec![0], &None)
+    );
     // A repeated report changes nothing.
     assert!(world.end(&started[0], bad_device(&[])).is_err());
     world.restart();
@@ -239,26 +330,40 @@ fn a_device_that_fails_after_its_attempt_was_given_up_is_not_used_again() {
 fn a_device_that_fails_while_its_worker_is_cut_off_is_not_used_again() {
     let mut world = World::new();
     let (worker, info) = (WorkerId("w".into()), gpus(&[&["cuda:0"], &["cuda:1"]]));
-    world.connect(&worker, info.clone(), &[], &[]).expect("it joins");
+    world
+        .connect(&worker, info.clone(), &[], &[])
+        .expect("it joins");
     world.submit(grid("a", 2, 1, ""));
     let started = world.started();
     world.wait(world.config.lease_ms);
-    let ended =
-        |(_, _, trial, attempt): &Started| EndedAttempt { trial: *trial, attempt: *attempt, outcome: bad_device(&[]) };
+    let ended = |(_, _, trial, attempt): &Started| EndedAttempt {
+        trial: *trial,
+        attempt: *attempt,
+        outcome: bad_device(&[]),
+    };
     let lists = [ended(&started[1])];
-    world.connect(&worker, info.clone(), &[], &lists).expect("it may come back");
+    world
+        .connect(&worker, info.clone(), &[], &lists)
+        .expect("it may come back");
     assert_eq!(broken_slots(&world, "w"), [1]);
     assert!(world.started().iter().all(|(_, slot, ..)| *slot == 0));
     // The same in a message of its own, when the lists had nothing of it.
     let mut world = World::new();
-    world.connect(&worker, info.clone(), &[], &[]).expect("it joins");
+    world
+        .connect(&worker, info.clone(), &[], &[])
+        .expect("it joins");
     world.submit(grid("a", 2, 1, ""));
     let started = world.started();
     world.wait(world.config.lease_ms);
-    world.connect(&worker, info, &[], &[]).expect("it may come back");
+    world
+        .connect(&worker, info, &[], &[])
+        .expect("it may come back");
     world.end(&started[1], bad_device(&[])).expect("it is news");
     assert_eq!(broken_slots(&world, "w"), [1]);
-    assert!(world.end(&started[1], bad_device(&[])).is_err(), "it is known");
+    assert!(
+        world.end(&started[1], bad_device(&[])).is_err(),
+        "it is known"
+    );
 }
 
 #[test]
@@ -272,7 +377,9 @@ fn a_host_that_fails_what_succeeds_elsewhere_is_drained_and_can_come_back() {
     while world.state.hosts["bad"].drained.is_none() && !running.is_empty() {
         for started in running.drain(..) {
             if &*started.0.0 == "bad" {
-                world.fail(&started, FailureClass::Crashed).expect("it is current");
+                world
+                    .fail(&started, FailureClass::Crashed)
+                    .expect("it is current");
             } else {
                 world.finish(&started).expect("it is current");
             }
@@ -282,17 +389,27 @@ fn a_host_that_fails_what_succeeds_elsewhere_is_drained_and_can_come_back() {
         next.extend(world.started());
         std::mem::swap(&mut running, &mut next);
     }
-    let reason = world.state.hosts["bad"].drained.clone().expect("the rule applies after three trials");
+    let reason = world.state.hosts["bad"]
+        .drained
+        .clone()
+        .expect("the rule applies after three trials");
     assert!(reason.contains("3 trials failed here"), "{reason}");
     assert!(world.state.hosts["good"].drained.is_none());
     for started in running {
         // The attempt that had started there before finishes.
         world.finish(&started).expect("it is current");
-        assert!(world.started().iter().all(|(worker, ..)| &*worker.0 == "good"));
+        assert!(
+            world
+                .started()
+                .iter()
+                .all(|(worker, ..)| &*worker.0 == "good")
+        );
     }
     world.restart();
     assert!(world.state.hosts["bad"].drained.is_some());
-    world.give(Input::Undrain { name: "bad".into() }).expect("the host is known");
+    world
+        .give(Input::Undrain { name: "bad".into() })
+        .expect("the host is known");
     assert!(world.state.hosts["bad"].drained.is_none());
 }
 
@@ -300,14 +417,28 @@ fn a_host_that_fails_what_succeeds_elsewhere_is_drained_and_can_come_back() {
 fn a_result_of_no_such_training_is_a_failure_of_the_attempt() {
     type Lie = fn(&mut TrialResult);
     let lies: [(&str, Lie); 8] = [
-        ("`best_epoch`: is 4294967295 of 1 epochs", |result| result.best_epoch = u32::MAX),
+        ("`best_epoch`: is 4294967295 of 1 epochs", |result| {
+            result.best_epoch = u32::MAX
+        }),
         ("`epochs`: is empty", |result| result.epochs.clear()),
-        ("`epochs`: holds 2 epochs, and 1 were asked for", |result| result.epochs.push(result.epochs[0].clone())),
-        ("`last_accuracy`: is 91", |result| result.last_accuracy = 91.0),
-        ("`best_accuracy`: is -1", |result| result.best_accuracy = -1.0),
-        ("`timing.departed_at_epoch`: is 7 of 1 epochs", |result| result.timing.departed_at_epoch = Some(7)),
-        ("`timing.resumed_from_epoch`: is 4294967295", |result| result.timing.resumed_from_epoch = u32::MAX),
-        ("`epochs[0].state_hash`: is no hash", |result| result.epochs[0].state_hash = "\u{1b}[2J".to_owned()),
+        ("`epochs`: holds 2 epochs, and 1 were asked for", |result| {
+            result.epochs.push(result.epochs[0].clone())
+        }),
+        ("`last_accuracy`: is 91", |result| {
+            result.last_accuracy = 91.0
+        }),
+        ("`best_accuracy`: is -1", |result| {
+            result.best_accuracy = -1.0
+        }),
+        ("`timing.departed_at_epoch`: is 7 of 1 epochs", |result| {
+            result.timing.departed_at_epoch = Some(7)
+        }),
+        ("`timing.resumed_from_epoch`: is 4294967295", |result| {
+            result.timing.resumed_from_epoch = u32::MAX
+        }),
+        ("`epochs[0].state_hash`: is no hash", |result| {
+            result.epochs[0].state_hash = "\u{1b}[2J".to_owned()
+        }),
     ];
     for (expected, lie) in lies {
         let mut world = World::new();
@@ -316,15 +447,31 @@ fn a_result_of_no_such_training_is_a_failure_of_the_attempt() {
         let started = world.started().remove(0);
         let mut lied = result(0.5);
         lie(&mut lied);
-        world.end(&started, Outcome::Finished(Box::new(lied))).expect("it is current");
-        assert!(world.acknowledged(&started), "it is not to be sent again: {expected}");
+        world
+            .end(&started, Outcome::Finished(Box::new(lied)))
+            .expect("it is current");
+        assert!(
+            world.acknowledged(&started),
+            "it is not to be sent again: {expected}"
+        );
         let attempt = world.trial(started.2).attempts[0].clone();
-        let failure = attempt.ended.expect("it has ended").failure.expect("not a result");
-        assert!(failure.message.contains(expected), "{expected}: {}", failure.message);
+        let failure = attempt
+            .ended
+            .expect("it has ended")
+            .failure
+            .expect("not a result");
+        assert!(
+            failure.message.contains(expected),
+            "{expected}: {}",
+            failure.message
+        );
         world.wait(1_000);
         let again = world.started().remove(0);
         world.finish(&again).expect("it is current");
-        assert!(matches!(world.trial(started.2).phase, Phase::Succeeded { .. }), "{expected}");
+        assert!(
+            matches!(world.trial(started.2).phase, Phase::Succeeded { .. }),
+            "{expected}"
+        );
     }
 }
 
@@ -334,10 +481,18 @@ fn numbers_that_cannot_be_journalled_are_a_failure_of_the_attempt() {
     world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));
     let started = world.started();
-    world.end(&started[0], Outcome::Finished(Box::new(result(f64::NAN)))).expect("it is current");
+    world
+        .end(&started[0], Outcome::Finished(Box::new(result(f64::NAN))))
+        .expect("it is current");
     let failure = world.trial(started[0].2).failure().expect("not a result");
     assert_eq!(failure.class, FailureClass::NonFinite);
-    assert!(failure.message.contains("field `epochs[0].accuracy`: is NaN"), "{}", failure.message);
+    assert!(
+        failure
+            .message
+            .contains("field `epochs[0].accuracy`: is NaN"),
+        "{}",
+        failure.message
+    );
 }
 
 #[test]
@@ -346,11 +501,24 @@ fn a_long_message_keeps_its_first_line_and_its_end() {
     world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));
     let started = world.started();
-    let message = format!("the trainer crashed\n{}\nthe last line é", "stderr é\n".repeat(100_000));
+    let message = format!(
+        "the trainer crashed\n{}\nthe last line é",
+        "stderr é\n".repeat(100_000)
+    );
     let failure = sweep::record::Failure::new(FailureClass::BadInput, message);
-    world.end(&started[0], Outcome::Failed(failure)).expect("it is current");
-    let kept = &world.trial(started[0].2).failure().expect("it failed").message;
-    assert!(kept.starts_with("the trainer crashed\n") && kept.ends_with("the last line é") && kept.len() < 1_000);
+    world
+        .end(&started[0], Outcome::Failed(failure))
+        .expect("it is current");
+    let kept = &world
+        .trial(started[0].2)
+        .failure()
+        .expect("it failed")
+        .message;
+    assert!(
+        kept.starts_with("the trainer crashed\n")
+            && kept.ends_with("the last line é")
+            && kept.len() < 1_000
+    );
     let journalled = serde_json::to_vec(&world.journal).expect("events are plain data");
     assert!(journalled.len() < 64 << 10);
 }
@@ -362,15 +530,29 @@ fn a_preempted_trial_runs_elsewhere_at_once() {
     world.submit(grid("a", 1, 1, ""));
     let started = world.started();
     world.join("other", 1);
-    world.give(Input::Leaving { worker: leaving, reason: "SIGTERM".into() }).expect("it joined");
-    assert_eq!(world.trial(started[0].2).phase, Phase::Running { attempt: started[0].3 });
-    world.fail(&started[0], FailureClass::Preempted).expect("it is current");
+    world
+        .give(Input::Leaving {
+            worker: leaving,
+            reason: "SIGTERM".into(),
+        })
+        .expect("it joined");
+    assert_eq!(
+        world.trial(started[0].2).phase,
+        Phase::Running {
+            attempt: started[0].3
+        }
+    );
+    world
+        .fail(&started[0], FailureClass::Preempted)
+        .expect("it is current");
     assert_eq!(&*world.started()[0].0.0, "other");
 }
 
 /// Fails the attempt through a node fault, and waits until the trial starts again.
 fn starve(world: &mut World, worker: &WorkerId, started: &Started) -> (u64, Started) {
-    world.fail(started, FailureClass::Node).expect("it is current");
+    world
+        .fail(started, FailureClass::Node)
+        .expect("it is current");
     let failed_at = world.now;
     while world.started().is_empty() {
         world.now += 1_000;
@@ -391,12 +573,26 @@ fn a_fault_of_the_node_pauses_the_slot_longer_each_time_and_costs_the_trial_noth
         waits.push(waited);
         started = next;
     }
-    assert_eq!(waits, [5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000]);
+    assert_eq!(
+        waits,
+        [
+            5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000
+        ]
+    );
     assert!(world.trial(started.2).spent.is_empty());
     // Replay restores the row, and an attempt that ends otherwise restarts it.
     world.restart();
-    world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&started), &[]).expect("it may return");
-    world.fail(&started, FailureClass::Crashed).expect("it is current");
+    world
+        .connect(
+            &worker,
+            info("w", 1, 1),
+            std::slice::from_ref(&started),
+            &[],
+        )
+        .expect("it may return");
+    world
+        .fail(&started, FailureClass::Crashed)
+        .expect("it is current");
     while world.started().is_empty() {
         world.now += 1_000;
         world.beat(&worker, &[], 0).expect("it is present");
@@ -412,11 +608,16 @@ fn other_hosts_get_the_trial_while_a_slot_pauses() {
     world.submit(grid("a", 1, 1, ""));
     let first = world.started()[0].clone();
     world.join("good", 1);
-    world.fail(&first, FailureClass::Node).expect("it is current");
+    world
+        .fail(&first, FailureClass::Node)
+        .expect("it is current");
     let second = world.started()[0].clone();
     assert_eq!((&*second.0.0, second.2, second.3.0), ("good", first.2, 2));
     world.finish(&second).expect("it is current");
-    assert!(world.state.hosts["full"].failed_here.is_empty(), "it is not held against the host");
+    assert!(
+        world.state.hosts["full"].failed_here.is_empty(),
+        "it is not held against the host"
+    );
 }
 
 #[test]
@@ -425,25 +626,45 @@ fn a_paused_slot_says_why_and_undrain_ends_the_pause() {
     let worker = world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));
     let started = world.started()[0].clone();
-    let failure = Failure::new(FailureClass::Node, "cannot write work/x: No space left on device\nmore".to_owned());
-    world.end(&started, Outcome::Failed(failure)).expect("it is current");
+    let failure = Failure::new(
+        FailureClass::Node,
+        "cannot write work/x: No space left on device\nmore".to_owned(),
+    );
+    world
+        .end(&started, Outcome::Failed(failure))
+        .expect("it is current");
     assert_eq!(world.waits(), [schedule::WaitReason::SlotsPaused]);
-    assert_eq!(schedule::next_deadline(&world.state, &world.config, world.now), Some(world.now + 5_000));
+    assert_eq!(
+        schedule::next_deadline(&world.state, &world.config, world.now),
+        Some(world.now + 5_000)
+    );
     let because = "every slot of 1 device pauses, because its node could not run a trial: slot 0 of worker `w`: cannot \
                    write work/x: No space left on device; it is tried again by itself, or at once after `orchestrator \
                    undrain w`";
     let waits = schedule::sweep_waits(&world.state, "a", world.now).expect("it waits");
-    assert_eq!((waits.because.as_str(), waits.reason.is_lasting()), (because, false));
-    let explained = schedule::explain(&world.state, &world.config, started.2, world.now).expect("it exists");
-    assert_eq!(explained.because[0], format!("{because}; the next try is in 5.0 s"));
-    assert!(explained.because[1].starts_with("the attempt before ended as node on w: cannot write"));
-    world.give(Input::Undrain { name: "w".into() }).expect("the host is known");
+    assert_eq!(
+        (waits.because.as_str(), waits.reason.is_lasting()),
+        (because, false)
+    );
+    let explained =
+        schedule::explain(&world.state, &world.config, started.2, world.now).expect("it exists");
+    assert_eq!(
+        explained.because[0],
+        format!("{because}; the next try is in 5.0 s")
+    );
+    assert!(
+        explained.because[1].starts_with("the attempt before ended as node on w: cannot write")
+    );
+    world
+        .give(Input::Undrain { name: "w".into() })
+        .expect("the host is known");
     assert_eq!(world.started()[0].0, worker);
     world.restart();
     assert!(world.state.workers[&worker].pauses.is_empty());
 }
 
-/// Late reports: in the lists of a worker that returns, and of an attempt that has ended for the coordinator.
+/// Late reports: in the lists of a worker that returns, and of an attempt that has ended for the
+/// coordinator.
 #[test]
 fn a_fault_of_the_node_that_is_reported_late_pauses_its_slot_too() {
     let ended = |(_, _, trial, attempt): &Started| EndedAttempt {
@@ -455,15 +676,27 @@ fn a_fault_of_the_node_that_is_reported_late_pauses_its_slot_too() {
     let worker = world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));
     let first = world.started()[0].clone();
-    world.connect(&worker, info("w", 1, 1), &[], &[ended(&first)]).expect("it may return");
-    assert_eq!((world.started(), world.waits()), (vec![], vec![schedule::WaitReason::SlotsPaused]));
+    world
+        .connect(&worker, info("w", 1, 1), &[], &[ended(&first)])
+        .expect("it may return");
+    assert_eq!(
+        (world.started(), world.waits()),
+        (vec![], vec![schedule::WaitReason::SlotsPaused])
+    );
 
     let mut world = World::new();
     let worker = world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));
     let first = world.started()[0].clone();
     world.wait(world.config.lease_ms);
-    world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[]).expect("it may return");
-    world.end(&first, ended(&first).outcome).expect("it frees the slot");
-    assert_eq!((world.started(), world.waits()), (vec![], vec![schedule::WaitReason::SlotsPaused]));
+    world
+        .connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[])
+        .expect("it may return");
+    world
+        .end(&first, ended(&first).outcome)
+        .expect("it frees the slot");
+    assert_eq!(
+        (world.started(), world.waits()),
+        (vec![], vec![schedule::WaitReason::SlotsPaused])
+    );
 }

@@ -20,13 +20,23 @@ fn workers_that_have_been_gone_for_long_leave_their_host_and_nothing_else() {
     let mut world = World::new();
     for number in 0..KEPT_GONE + 3 {
         let worker = world.join(&format!("w{number:04}"), 1);
-        world.give(Input::Drain { name: worker.to_string(), reason: "for a test".into() }).expect("it joined");
+        world
+            .give(Input::Drain {
+                name: worker.to_string(),
+                reason: "for a test".into(),
+            })
+            .expect("it joined");
         let connection = world.state.live.connected[&worker];
         world.now += 1;
-        world.give(Input::Disconnected { worker, connection }).expect("it hangs up");
+        world
+            .give(Input::Disconnected { worker, connection })
+            .expect("it hangs up");
     }
-    let (forgotten, whole): (Vec<_>, Vec<_>) =
-        world.state.workers.values().partition(|entry| entry.info.slots.is_empty());
+    let (forgotten, whole): (Vec<_>, Vec<_>) = world
+        .state
+        .workers
+        .values()
+        .partition(|entry| entry.info.slots.is_empty());
     assert_eq!((forgotten.len(), whole.len()), (3, KEPT_GONE));
     for (number, entry) in forgotten.iter().enumerate() {
         assert_eq!(entry.info.host, format!("w{number:04}"));
@@ -39,19 +49,31 @@ fn workers_that_have_been_gone_for_long_leave_their_host_and_nothing_else() {
     assert!(!world.state.workers[&WorkerId("w0000".into())].is_gone());
 }
 
-/// The coordinator was stopped (SIGSTOP, a suspended machine) for twice the lease: no worker was silent.
+/// The coordinator was stopped (SIGSTOP, a suspended machine) for twice the lease: no worker was
+/// silent.
 #[test]
 fn a_coordinator_that_was_stopped_gives_everybody_a_whole_lease() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
     let lease = world.config.lease_ms;
     world.now += 2 * lease;
-    assert!(held_up(&mut world.state, &world.config, 2 * lease, world.now));
+    assert!(held_up(
+        &mut world.state,
+        &world.config,
+        2 * lease,
+        world.now
+    ));
     world.wait(lease - 1);
-    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+    assert_eq!(
+        world.trial(first.2).phase,
+        Phase::Running { attempt: first.3 }
+    );
     // It has missed the lease that was started anew.
     world.wait(1);
-    assert!(matches!(world.state.workers[&worker].presence, Presence::Gone { .. }));
+    assert!(matches!(
+        world.state.workers[&worker].presence,
+        Presence::Gone { .. }
+    ));
 }
 
 #[test]
@@ -59,28 +81,44 @@ fn a_short_stop_of_the_coordinator_counts_against_nobody() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
     let lease = world.config.lease_ms;
-    assert!(!held_up(&mut world.state, &world.config, 1_000, world.now), "busy machines are late by as much");
+    assert!(
+        !held_up(&mut world.state, &world.config, 1_000, world.now),
+        "busy machines are late by as much"
+    );
     world.wait(lease / 2);
     let gap = lease / 2 - 1;
     world.now += gap;
     assert!(held_up(&mut world.state, &world.config, gap, world.now));
     world.wait(lease / 2 - 1);
-    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+    assert_eq!(
+        world.trial(first.2).phase,
+        Phase::Running { attempt: first.3 }
+    );
     // A dead worker is found although the coordinator is slow again and again.
     world.wait(1);
-    assert!(matches!(world.state.workers[&worker].presence, Presence::Gone { .. }));
+    assert!(matches!(
+        world.state.workers[&worker].presence,
+        Presence::Gone { .. }
+    ));
 }
 
 #[test]
 fn a_stop_of_the_coordinator_is_no_stall_of_an_attempt() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
-    world.beat(&worker, std::slice::from_ref(&first), 1).expect("it joined");
+    world
+        .beat(&worker, std::slice::from_ref(&first), 1)
+        .expect("it joined");
     let stall = world.config.stall_ms;
     world.now += stall;
     assert!(held_up(&mut world.state, &world.config, stall, world.now));
-    world.beat(&worker, std::slice::from_ref(&first), 1).expect("it joined");
-    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+    world
+        .beat(&worker, std::slice::from_ref(&first), 1)
+        .expect("it joined");
+    assert_eq!(
+        world.trial(first.2).phase,
+        Phase::Running { attempt: first.3 }
+    );
 }
 
 #[test]
@@ -100,12 +138,29 @@ fn silence_for_longer_than_the_lease_gives_the_trial_to_another() {
     let deadline = next_deadline(&world.state, &world.config, world.now).expect("a lease runs");
     assert_eq!(deadline, world.now + world.config.lease_ms);
     world.wait(world.config.lease_ms - 1);
-    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+    assert_eq!(
+        world.trial(first.2).phase,
+        Phase::Running { attempt: first.3 }
+    );
     world.wait(1);
-    assert!(matches!(world.state.workers[&worker].presence, Presence::Gone { .. }));
-    assert!(world.effects.iter().any(|effect| matches!(effect, Effect::Disconnect { .. })));
-    let end = world.trial(first.2).attempts[0].ended.clone().expect("it has ended");
-    assert_eq!(end.failure.expect("with a failure").class, FailureClass::Unreachable);
+    assert!(matches!(
+        world.state.workers[&worker].presence,
+        Presence::Gone { .. }
+    ));
+    assert!(
+        world
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Disconnect { .. }))
+    );
+    let end = world.trial(first.2).attempts[0]
+        .ended
+        .clone()
+        .expect("it has ended");
+    assert_eq!(
+        end.failure.expect("with a failure").class,
+        FailureClass::Unreachable
+    );
     world.join("other", 1);
     assert_eq!((world.started()[0].2, world.started()[0].3.0), (first.2, 2));
 }
@@ -117,17 +172,34 @@ fn a_worker_that_was_cut_off_cannot_write_over_its_successor() {
     world.wait(world.config.lease_ms);
     world.join("other", 1);
     let second = world.started()[0].clone();
-    // A heartbeat or an outcome on the old stream does not count: the worker must connect with its lists.
-    assert_eq!(world.finish(&first), Err(Rejected::UnknownWorker(worker.clone())));
+    // A heartbeat or an outcome on the old stream does not count: the worker must connect with its
+    // lists.
+    assert_eq!(
+        world.finish(&first),
+        Err(Rejected::UnknownWorker(worker.clone()))
+    );
     assert!(!world.acknowledged(&first));
     // It comes back with a finished result.
-    world.connect(&worker, info("w", 1, 1), &[], &[finished(&first)]).expect("it may return");
+    world
+        .connect(&worker, info("w", 1, 1), &[], &[finished(&first)])
+        .expect("it may return");
     assert!(world.acknowledged(&first));
-    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: second.3 });
+    assert_eq!(
+        world.trial(first.2).phase,
+        Phase::Running { attempt: second.3 }
+    );
     world.finish(&second).expect("it is current");
-    assert!(matches!(&world.trial(first.2).phase, Phase::Succeeded { attempt, .. } if *attempt == second.3));
-    assert!(matches!(world.finish(&second), Err(Rejected::StaleAttempt { .. })));
-    assert!(world.acknowledged(&second), "a repeated outcome is acknowledged again");
+    assert!(
+        matches!(&world.trial(first.2).phase, Phase::Succeeded { attempt, .. } if *attempt == second.3)
+    );
+    assert!(matches!(
+        world.finish(&second),
+        Err(Rejected::StaleAttempt { .. })
+    ));
+    assert!(
+        world.acknowledged(&second),
+        "a repeated outcome is acknowledged again"
+    );
 }
 
 #[test]
@@ -135,10 +207,14 @@ fn a_worker_that_was_cut_off_stops_what_it_lost_before_its_slot_is_used() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
     world.wait(world.config.lease_ms);
-    world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[]).expect("it may return");
+    world
+        .connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[])
+        .expect("it may return");
     assert_eq!(world.stopped(), [first.2]);
     assert_eq!(world.started(), [], "its slot is still occupied");
-    world.end(&first, Outcome::Stopped).expect("it frees the slot");
+    world
+        .end(&first, Outcome::Stopped)
+        .expect("it frees the slot");
     assert_eq!(world.started().len(), 1);
     assert_eq!(world.started()[0].3.0, 2);
 }
@@ -148,8 +224,15 @@ fn a_short_cut_leaves_no_trace() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
     let journal = world.journal.len();
-    world.give(Input::Disconnected { worker: worker.clone(), connection: 1 }).expect("always");
-    world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[]).expect("it may return");
+    world
+        .give(Input::Disconnected {
+            worker: worker.clone(),
+            connection: 1,
+        })
+        .expect("always");
+    world
+        .connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[])
+        .expect("it may return");
     assert_eq!(world.journal.len(), journal);
     world.finish(&first).expect("it is current");
 }
@@ -158,8 +241,13 @@ fn a_short_cut_leaves_no_trace() {
 fn what_finished_while_cut_off_is_accepted_when_still_current() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
-    world.connect(&worker, info("w", 1, 1), &[], &[finished(&first)]).expect("it may return");
-    assert!(matches!(world.trial(first.2).phase, Phase::Succeeded { .. }));
+    world
+        .connect(&worker, info("w", 1, 1), &[], &[finished(&first)])
+        .expect("it may return");
+    assert!(matches!(
+        world.trial(first.2).phase,
+        Phase::Succeeded { .. }
+    ));
     assert!(world.acknowledged(&first));
 }
 
@@ -167,7 +255,9 @@ fn what_finished_while_cut_off_is_accepted_when_still_current() {
 fn a_start_that_was_lost_with_a_connection_costs_one_attempt_number_and_no_time() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
-    world.connect(&worker, info("w", 1, 1), &[], &[]).expect("it may return");
+    world
+        .connect(&worker, info("w", 1, 1), &[], &[])
+        .expect("it may return");
     assert_eq!((world.started()[0].2, world.started()[0].3.0), (first.2, 2));
 }
 
@@ -175,7 +265,9 @@ fn a_start_that_was_lost_with_a_connection_costs_one_attempt_number_and_no_time(
 fn lists_of_an_older_stream_cannot_undo_newer_ones() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
-    world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[]).expect("it may return");
+    world
+        .connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[])
+        .expect("it may return");
     let late = Input::Connected {
         worker: worker.clone(),
         connection: 1,
@@ -184,10 +276,21 @@ fn lists_of_an_older_stream_cannot_undo_newer_ones() {
         running: Vec::new(),
         ended: Vec::new(),
     };
-    assert!(matches!(world.give(late), Err(Rejected::StaleConnection { newest: 2, .. })));
-    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+    assert!(matches!(
+        world.give(late),
+        Err(Rejected::StaleConnection { newest: 2, .. })
+    ));
+    assert_eq!(
+        world.trial(first.2).phase,
+        Phase::Running { attempt: first.3 }
+    );
     // The end of the older stream must not be taken for the end of the newer one.
-    world.give(Input::Disconnected { worker: worker.clone(), connection: 1 }).expect("always");
+    world
+        .give(Input::Disconnected {
+            worker: worker.clone(),
+            connection: 1,
+        })
+        .expect("always");
     assert!(world.state.live.connected.contains_key(&worker));
 }
 
@@ -208,9 +311,17 @@ fn only_the_process_that_joined_can_connect_as_its_worker() {
             world.restart();
         }
         let newest = world.state.live.newest_connection.clone();
-        assert_eq!(world.give(as_process(2, u64::MAX)), Err(Rejected::Impostor(worker.clone())));
-        assert_eq!(world.state.live.newest_connection, newest, "it does not shut the worker out");
-        world.give(as_process(1, 2 + u64::from(restarted))).expect("it may return");
+        assert_eq!(
+            world.give(as_process(2, u64::MAX)),
+            Err(Rejected::Impostor(worker.clone()))
+        );
+        assert_eq!(
+            world.state.live.newest_connection, newest,
+            "it does not shut the worker out"
+        );
+        world
+            .give(as_process(1, 2 + u64::from(restarted)))
+            .expect("it may return");
     }
     world.finish(&first).expect("it is current");
 }
@@ -226,8 +337,15 @@ fn a_worker_of_an_older_journal_gets_its_secret_when_it_connects() {
     world.force(&recorded).expect("it can be replayed");
     world.journal.push(recorded);
     let worker = WorkerId("w".into());
-    world.connect(&worker, info("w", 1, 1), &[], &[]).expect("it may join");
-    assert!(world.state.workers[&worker].secret.as_ref().is_some_and(|known| known.is_same(&secret(1))));
+    world
+        .connect(&worker, info("w", 1, 1), &[], &[])
+        .expect("it may join");
+    assert!(
+        world.state.workers[&worker]
+            .secret
+            .as_ref()
+            .is_some_and(|known| known.is_same(&secret(1)))
+    );
     world.restart();
     assert!(world.state.workers[&worker].secret.is_some());
 }
@@ -239,8 +357,13 @@ fn after_a_restart_leases_run_anew_and_running_work_goes_on() {
     world.now += 10 * world.config.lease_ms;
     world.restart();
     world.wait(world.config.lease_ms - 1);
-    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
-    world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[]).expect("it may return");
+    assert_eq!(
+        world.trial(first.2).phase,
+        Phase::Running { attempt: first.3 }
+    );
+    world
+        .connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[])
+        .expect("it may return");
     world.finish(&first).expect("it is current");
 }
 
@@ -253,21 +376,41 @@ fn a_heartbeat_without_progress_is_not_health() {
     let beats = |world: &mut World, count: u64, at: &dyn Fn(u64) -> u64| {
         for beat in 0..count {
             world.now += step;
-            world.beat(&worker, std::slice::from_ref(&first), at(beat)).expect("it is present");
+            world
+                .beat(&worker, std::slice::from_ref(&first), at(beat))
+                .expect("it is present");
         }
     };
     beats(&mut world, 2 * limit / step, &|beat| beat);
-    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+    assert_eq!(
+        world.trial(first.2).phase,
+        Phase::Running { attempt: first.3 }
+    );
     beats(&mut world, limit / step - 1, &|_| 0);
-    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+    assert_eq!(
+        world.trial(first.2).phase,
+        Phase::Running { attempt: first.3 }
+    );
     beats(&mut world, 1, &|_| 0);
-    let end = world.trial(first.2).attempts[0].ended.clone().expect("it has ended");
-    assert_eq!(end.failure.expect("with a failure").class, FailureClass::Stalled);
-    assert_eq!(world.stopped(), vec![first.2; 2], "at its end, and as the answer to the heartbeat that still lists it");
+    let end = world.trial(first.2).attempts[0]
+        .ended
+        .clone()
+        .expect("it has ended");
+    assert_eq!(
+        end.failure.expect("with a failure").class,
+        FailureClass::Stalled
+    );
+    assert_eq!(
+        world.stopped(),
+        vec![first.2; 2],
+        "at its end, and as the answer to the heartbeat that still lists it"
+    );
     // Its slot is free only when the worker reports it.
     world.wait(5_000);
     assert_eq!(world.started(), []);
-    world.end(&first, Outcome::Stopped).expect("it frees the slot");
+    world
+        .end(&first, Outcome::Stopped)
+        .expect("it frees the slot");
     assert_eq!(world.started()[0].3.0, 2);
 }
 
@@ -276,8 +419,14 @@ fn a_silent_worker_is_unreachable_and_not_stalled() {
     let mut world = World::new();
     let (_, first) = one_running(&mut world);
     world.wait(2 * world.config.stall_ms);
-    let end = world.trial(first.2).attempts[0].ended.clone().expect("it has ended");
-    assert_eq!(end.failure.expect("with a failure").class, FailureClass::Unreachable);
+    let end = world.trial(first.2).attempts[0]
+        .ended
+        .clone()
+        .expect("it has ended");
+    assert_eq!(
+        end.failure.expect("with a failure").class,
+        FailureClass::Unreachable
+    );
 }
 
 #[test]
@@ -288,17 +437,31 @@ fn an_attempt_that_the_worker_never_mentions_stalls() {
         world.now += 1_000;
         world.beat(&worker, &[], 0).expect("it is present");
     }
-    let end = world.trial(first.2).attempts[0].ended.clone().expect("it has ended");
-    assert_eq!(end.failure.expect("with a failure").class, FailureClass::Stalled);
+    let end = world.trial(first.2).attempts[0]
+        .ended
+        .clone()
+        .expect("it has ended");
+    assert_eq!(
+        end.failure.expect("with a failure").class,
+        FailureClass::Stalled
+    );
 }
 
 #[test]
 fn another_build_is_refused_with_both_names() {
     let mut world = World::new();
-    let other = schedule::state::WorkerInfo { build: "build 2".to_owned(), ..info("w", 1, 1) };
-    let refused = world.connect(&WorkerId("w".into()), other, &[], &[]).expect_err("it is another build");
+    let other = schedule::state::WorkerInfo {
+        build: "build 2".to_owned(),
+        ..info("w", 1, 1)
+    };
+    let refused = world
+        .connect(&WorkerId("w".into()), other, &[], &[])
+        .expect_err("it is another build");
     let text = refused.to_string();
-    assert!(text.contains("build 1") && text.contains("build 2"), "{text}");
+    assert!(
+        text.contains("build 1") && text.contains("build 2"),
+        "{text}"
+    );
     assert!(world.state.workers.is_empty() && world.state.live.connected.is_empty());
 }
 
@@ -307,10 +470,19 @@ fn contradictory_lists_are_refused() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
     let twice = [first.clone(), first.clone()];
-    assert!(matches!(world.connect(&worker, info("w", 1, 1), &twice, &[]), Err(Rejected::Invalid(_))));
+    assert!(matches!(
+        world.connect(&worker, info("w", 1, 1), &twice, &[]),
+        Err(Rejected::Invalid(_))
+    ));
     let outside = (first.0.clone(), 7, first.2, first.3);
-    assert!(matches!(world.connect(&worker, info("w", 1, 1), &[outside], &[]), Err(Rejected::Invalid(_))));
-    assert!(matches!(world.connect(&worker, info("w", 0, 1), &[], &[]), Err(Rejected::Invalid(_))));
+    assert!(matches!(
+        world.connect(&worker, info("w", 1, 1), &[outside], &[]),
+        Err(Rejected::Invalid(_))
+    ));
+    assert!(matches!(
+        world.connect(&worker, info("w", 0, 1), &[], &[]),
+        Err(Rejected::Invalid(_))
+    ));
 }
 
 #[test]
@@ -319,11 +491,16 @@ fn work_that_this_journal_never_gave_out_is_stopped_and_its_slot_left_alone() {
     let (worker, stray) = one_running(&mut old);
     let mut world = World::new();
     world.submit(grid("a", 2, 1, ""));
-    world.connect(&worker, info("w", 1, 1), std::slice::from_ref(&stray), &[]).expect("it may join");
+    world
+        .connect(&worker, info("w", 1, 1), std::slice::from_ref(&stray), &[])
+        .expect("it may join");
     assert_eq!(world.stopped(), [stray.2]);
     assert_eq!(world.started(), []);
-    // The same trial does not start on this worker a second time, and no other trial starts in the slot.
-    world.end(&stray, Outcome::Stopped).expect("it frees the slot");
+    // The same trial does not start on this worker a second time, and no other trial starts in the
+    // slot.
+    world
+        .end(&stray, Outcome::Stopped)
+        .expect("it frees the slot");
     assert_eq!(world.started().len(), 1);
 }
 
@@ -332,10 +509,23 @@ fn an_outcome_from_a_worker_that_was_not_given_the_attempt_is_refused() {
     let mut world = World::new();
     let (_, first) = one_running(&mut world);
     let liar = world.join("liar", 1);
-    let ended = EndedAttempt { trial: first.2, attempt: first.3, outcome: Outcome::Stopped };
-    let answer = world.give(Input::Ended { worker: liar, ended });
-    assert!(matches!(answer, Err(Rejected::StaleAttempt { .. })), "{answer:?}");
-    assert_eq!(world.trial(first.2).phase, Phase::Running { attempt: first.3 });
+    let ended = EndedAttempt {
+        trial: first.2,
+        attempt: first.3,
+        outcome: Outcome::Stopped,
+    };
+    let answer = world.give(Input::Ended {
+        worker: liar,
+        ended,
+    });
+    assert!(
+        matches!(answer, Err(Rejected::StaleAttempt { .. })),
+        "{answer:?}"
+    );
+    assert_eq!(
+        world.trial(first.2).phase,
+        Phase::Running { attempt: first.3 }
+    );
 }
 
 #[test]
@@ -343,27 +533,52 @@ fn a_drained_worker_that_hangs_up_empty_is_gone_at_once_and_drains_on_if_it_retu
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
     drain(&mut world, &worker.0);
-    let told = Effect::Drain { worker: worker.clone(), reason: "maintenance".into() };
-    assert!(!world.effects.contains(&told), "it finishes what runs, and may be undrained until then");
+    let told = Effect::Drain {
+        worker: worker.clone(),
+        reason: "maintenance".into(),
+    };
+    assert!(
+        !world.effects.contains(&told),
+        "it finishes what runs, and may be undrained until then"
+    );
     world.finish(&first).expect("it is current");
     assert!(world.effects.contains(&told));
-    world.give(Input::Disconnected { worker: worker.clone(), connection: 1 }).expect("always");
+    world
+        .give(Input::Disconnected {
+            worker: worker.clone(),
+            connection: 1,
+        })
+        .expect("always");
     assert!(world.state.workers[&worker].is_gone());
-    world.connect(&worker, info("w", 1, 1), &[], &[]).expect("it may return");
+    world
+        .connect(&worker, info("w", 1, 1), &[], &[])
+        .expect("it may return");
     assert!(world.effects.contains(&told));
 }
 
 fn drain(world: &mut World, name: &str) {
-    world.give(Input::Drain { name: name.to_owned(), reason: "maintenance".into() }).expect("it is known");
+    world
+        .give(Input::Drain {
+            name: name.to_owned(),
+            reason: "maintenance".into(),
+        })
+        .expect("it is known");
 }
 
 fn undrain(world: &mut World, name: &str) {
-    world.give(Input::Undrain { name: name.to_owned() }).expect("it is known");
+    world
+        .give(Input::Undrain {
+            name: name.to_owned(),
+        })
+        .expect("it is known");
 }
 
 fn on_host(world: &mut World, name: &str) -> WorkerId {
     let worker = WorkerId(name.into());
-    let info = WorkerInfo { host: "host".into(), ..info(name, 1, 1) };
+    let info = WorkerInfo {
+        host: "host".into(),
+        ..info(name, 1, 1)
+    };
     world.connect(&worker, info, &[], &[]).expect("it joins");
     worker
 }
@@ -379,8 +594,15 @@ fn an_undrained_worker_that_has_not_left_stays_and_works_on() {
         drain(&mut world, drained);
         undrain(&mut world, undrained);
         world.finish(&first).expect("it is current");
-        assert_eq!(world.started().len(), 1, "{drained}, {undrained}: the next trial follows");
-        let told = world.effects.iter().any(|effect| matches!(effect, Effect::Drain { .. }));
+        assert_eq!(
+            world.started().len(),
+            1,
+            "{drained}, {undrained}: the next trial follows"
+        );
+        let told = world
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Drain { .. }));
         assert!(!told, "{drained}, {undrained}: it was told to leave");
     }
 }
@@ -391,8 +613,14 @@ fn a_drained_host_gives_no_work_to_its_later_workers_either() {
     let early = ["one", "two"].map(|name| on_host(&mut world, name));
     drain(&mut world, "host");
     for worker in early {
-        let told = Effect::Drain { worker, reason: "maintenance".into() };
-        assert!(world.effects.contains(&told), "an idle one leaves at once: {told:?}");
+        let told = Effect::Drain {
+            worker,
+            reason: "maintenance".into(),
+        };
+        assert!(
+            world.effects.contains(&told),
+            "an idle one leaves at once: {told:?}"
+        );
     }
     on_host(&mut world, "three");
     world.submit(grid("a", 1, 1, ""));
@@ -405,13 +633,25 @@ fn a_drained_host_gives_no_work_to_its_later_workers_either() {
 fn a_worker_that_leaves_by_itself_is_not_kept_by_undrain() {
     let mut world = World::new();
     let (worker, _) = one_running(&mut world);
-    world.give(Input::Leaving { worker: worker.clone(), reason: "SIGTERM".into() }).expect("it joined");
+    world
+        .give(Input::Leaving {
+            worker: worker.clone(),
+            reason: "SIGTERM".into(),
+        })
+        .expect("it joined");
     undrain(&mut world, &worker.0);
     assert!(world.state.workers[&worker].draining.is_some());
     // After a restart its next message has the same effect.
     world.restart();
-    world.connect(&worker, info("w", 1, 1), &[], &[]).expect("it may return");
-    world.give(Input::Leaving { worker: worker.clone(), reason: "SIGTERM".into() }).expect("it joined");
+    world
+        .connect(&worker, info("w", 1, 1), &[], &[])
+        .expect("it may return");
+    world
+        .give(Input::Leaving {
+            worker: worker.clone(),
+            reason: "SIGTERM".into(),
+        })
+        .expect("it joined");
     undrain(&mut world, &worker.0);
     assert!(world.state.workers[&worker].draining.is_some());
 }
@@ -421,11 +661,26 @@ fn a_worker_that_has_left_cannot_be_drained() {
     let mut world = World::new();
     let worker = on_host(&mut world, "w");
     let connection = world.state.live.connected[&worker];
-    world.give(Input::Leaving { worker: worker.clone(), reason: "SIGTERM".into() }).expect("it joined");
-    world.give(Input::Disconnected { worker: worker.clone(), connection }).expect("always");
+    world
+        .give(Input::Leaving {
+            worker: worker.clone(),
+            reason: "SIGTERM".into(),
+        })
+        .expect("it joined");
+    world
+        .give(Input::Disconnected {
+            worker: worker.clone(),
+            connection,
+        })
+        .expect("always");
     assert!(world.state.workers[&worker].is_gone());
-    let answer = world.give(Input::Drain { name: "w".into(), reason: "maintenance".into() });
-    assert!(matches!(&answer, Err(rejected @ Rejected::HasLeft { .. }) if rejected.to_string().contains("SIGTERM")));
+    let answer = world.give(Input::Drain {
+        name: "w".into(),
+        reason: "maintenance".into(),
+    });
+    assert!(
+        matches!(&answer, Err(rejected @ Rejected::HasLeft { .. }) if rejected.to_string().contains("SIGTERM"))
+    );
 }
 
 #[test]
@@ -436,10 +691,17 @@ fn inputs_that_came_together_share_one_turn() {
     let inputs: Vec<Input> = world
         .started()
         .iter()
-        .map(|started| Input::Ended { worker: started.0.clone(), ended: finished(started) })
+        .map(|started| Input::Ended {
+            worker: started.0.clone(),
+            ended: finished(started),
+        })
         .collect();
     let turn = turn(&mut world.state, &world.config, &inputs, world.now);
-    let kinds: Vec<bool> = turn.recorded.iter().map(|r| matches!(r.event, Event::TrialDispatched { .. })).collect();
+    let kinds: Vec<bool> = turn
+        .recorded
+        .iter()
+        .map(|r| matches!(r.event, Event::TrialDispatched { .. }))
+        .collect();
     assert_eq!(kinds, [false, false, true, true]);
     assert_eq!(turn.answers.len(), 2);
 }
@@ -451,15 +713,34 @@ fn an_impossible_history_is_an_error_value_and_changes_nothing() {
     let before = world.state.clone();
     let at = world.now;
     let impossible = [
-        Event::TrialDispatched { trial: first.2, attempt: first.3, worker: worker.clone(), slot: 0 },
-        Event::WorkerGone { worker: worker.clone(), reason: Default::default() },
-        Event::SlotFreed { worker: worker.clone(), slot: 0 },
+        Event::TrialDispatched {
+            trial: first.2,
+            attempt: first.3,
+            worker: worker.clone(),
+            slot: 0,
+        },
+        Event::WorkerGone {
+            worker: worker.clone(),
+            reason: Default::default(),
+        },
+        Event::SlotFreed {
+            worker: worker.clone(),
+            slot: 0,
+        },
         Event::SlotFreed { worker, slot: 9 },
-        Event::AttemptStopped { trial: first.2, attempt: first.3 },
-        Event::SweepCancelled { sweep: "no".into(), reason: Default::default() },
+        Event::AttemptStopped {
+            trial: first.2,
+            attempt: first.3,
+        },
+        Event::SweepCancelled {
+            sweep: "no".into(),
+            reason: Default::default(),
+        },
     ];
     for event in impossible {
-        let error = world.force(&Recorded { at, event }).expect_err("it cannot follow");
+        let error = world
+            .force(&Recorded { at, event })
+            .expect_err("it cannot follow");
         assert_eq!(error.number, before.applied + 1);
         assert_eq!(world.state, before);
     }
@@ -469,10 +750,17 @@ fn an_impossible_history_is_an_error_value_and_changes_nothing() {
 fn late_words_about_an_earlier_attempt_do_not_hide_a_stall() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
-    world.connect(&worker, info("w", 1, 1), &[], &[]).expect("its start was lost");
+    world
+        .connect(&worker, info("w", 1, 1), &[], &[])
+        .expect("its start was lost");
     let second = world.started()[0].clone();
-    world.beat(&worker, std::slice::from_ref(&second), 5).expect("it is present");
-    let late = Input::Heartbeat { worker: worker.clone(), running: vec![says(&first, 900)] };
+    world
+        .beat(&worker, std::slice::from_ref(&second), 5)
+        .expect("it is present");
+    let late = Input::Heartbeat {
+        worker: worker.clone(),
+        running: vec![says(&first, 900)],
+    };
     world.give(late).expect("it is present");
     assert_eq!(world.state.live.progress[&first.2].attempt, second.3);
 }

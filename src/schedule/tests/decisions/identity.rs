@@ -1,4 +1,5 @@
-//! The identity of a trial beside its settings: the content of its data, and the program that trains it.
+//! The identity of a trial beside its settings: the content of its data, and the program that
+//! trains it.
 
 use schedule::WaitReason;
 use schedule::state::WorkerInfo;
@@ -11,9 +12,18 @@ use crate::world::{World, info};
 fn on(hash: Option<&str>, values: u32) -> Sweep {
     let mut sweep = grid("a", values, 2, "");
     sweep.base.dataset = "folder:t".to_owned();
-    let parts = hash.map(|hash| [("train/cat/1.png".to_owned(), hash.to_owned())].into()).unwrap_or_default();
-    let content = hash.map(|hash| Content { hash: hash.to_owned(), files: 8, bytes: 80, parts });
-    sweep.inputs.extend(content.map(|content| ("data set folder:t".to_owned(), content.into())));
+    let parts = hash
+        .map(|hash| [("train/cat/1.png".to_owned(), hash.to_owned())].into())
+        .unwrap_or_default();
+    let content = hash.map(|hash| Content {
+        hash: hash.to_owned(),
+        files: 8,
+        bytes: 80,
+        parts,
+    });
+    sweep
+        .inputs
+        .extend(content.map(|content| ("data set folder:t".to_owned(), content.into())));
     sweep
 }
 
@@ -37,12 +47,24 @@ fn changed_data_are_trained_anew_and_the_reason_is_counted() {
     assert_eq!((unchanged.revision, unchanged.reused), (1, 4));
     // One more cell does not concern the data.
     let changed = world.submit(on(Some("bb"), 3));
-    assert_eq!((changed.revision, changed.trials, changed.reused), (2, 6, 0));
+    assert_eq!(
+        (changed.revision, changed.trials, changed.reused),
+        (2, 6, 0)
+    );
     let line = "4 trials are trained anew: the content of data set folder:t changed";
     assert!(says(&changed.explanation, line), "{changed:?}");
-    assert!(says(&changed.explanation, "changed: train/cat/1.png differs"), "{changed:?}");
-    assert!(!says(&changed.explanation, "nothing that decides"), "{changed:?}");
-    assert_eq!(world.state.sweeps["a"].changed_inputs["data set folder:t"], "the content of data set folder:t changed");
+    assert!(
+        says(&changed.explanation, "changed: train/cat/1.png differs"),
+        "{changed:?}"
+    );
+    assert!(
+        !says(&changed.explanation, "nothing that decides"),
+        "{changed:?}"
+    );
+    assert_eq!(
+        world.state.sweeps["a"].changed_inputs["data set folder:t"],
+        "the content of data set folder:t changed"
+    );
     train_all(&mut world);
     let back = world.submit(on(Some("aa"), 2));
     assert_eq!(back.reused, 4);
@@ -61,7 +83,13 @@ fn a_content_that_was_unknown_before_or_is_unknown_now_is_said() {
     assert!(says(&known.explanation, line), "{known:?}");
     train_all(&mut world);
     let unknown = world.submit(on(None, 1));
-    assert!(says(&unknown.explanation, "the content of data set folder:t is not known any more"), "{unknown:?}");
+    assert!(
+        says(
+            &unknown.explanation,
+            "the content of data set folder:t is not known any more"
+        ),
+        "{unknown:?}"
+    );
     assert_eq!(unknown.reused, 2);
 }
 
@@ -71,15 +99,27 @@ fn a_new_input_is_no_change() {
     let mut world = World::new();
     world.submit(grid("a", 1, 1, ""));
     let other = world.submit(on(Some("aa"), 1));
-    assert!(!says(&other.explanation, "trained anew") && !says(&other.explanation, "not known before"), "{other:?}");
+    assert!(
+        !says(&other.explanation, "trained anew") && !says(&other.explanation, "not known before"),
+        "{other:?}"
+    );
 }
 
 fn foreign(hash: &str) -> Trainer {
-    Trainer::Foreign(Program { name: "mine.sh".to_owned(), hash: hash.to_owned() }.into())
+    Trainer::Foreign(
+        Program {
+            name: "mine.sh".to_owned(),
+            hash: hash.to_owned(),
+        }
+        .into(),
+    )
 }
 
 fn by(trainer: &Trainer) -> Sweep {
-    Sweep { trainer: trainer.clone(), ..grid("a", 1, 2, "") }
+    Sweep {
+        trainer: trainer.clone(),
+        ..grid("a", 1, 2, "")
+    }
 }
 
 #[test]
@@ -91,14 +131,34 @@ fn a_worker_gets_the_trials_of_its_own_trainer_alone() {
     assert_eq!(world.started(), []);
     assert_eq!(world.waits(), [WaitReason::NoTrainer; 2]);
     let waits = schedule::sweep_waits(&world.state, "a", world.now).expect("it waits");
-    assert!(waits.because.contains("no connected worker has the trainer `mine.sh` (11): start one with"), "{waits:?}");
-    let other = WorkerInfo { trainer: foreign("22"), ..info("other", 2, 1) };
-    world.connect(&schedule::state::WorkerId("other".into()), other, &[], &[]).expect("it may join");
+    assert!(
+        waits
+            .because
+            .contains("no connected worker has the trainer `mine.sh` (11): start one with"),
+        "{waits:?}"
+    );
+    let other = WorkerInfo {
+        trainer: foreign("22"),
+        ..info("other", 2, 1)
+    };
+    world
+        .connect(&schedule::state::WorkerId("other".into()), other, &[], &[])
+        .expect("it may join");
     assert_eq!(world.started(), []);
-    let own = WorkerInfo { trainer: mine, ..info("own", 1, 1) };
+    let own = WorkerInfo {
+        trainer: mine,
+        ..info("own", 1, 1)
+    };
     let worker = schedule::state::WorkerId("own".into());
     world.connect(&worker, own, &[], &[]).expect("it may join");
-    assert_eq!(world.started().iter().map(|started| &started.0).collect::<Vec<_>>(), [&worker]);
+    assert_eq!(
+        world
+            .started()
+            .iter()
+            .map(|started| &started.0)
+            .collect::<Vec<_>>(),
+        [&worker]
+    );
     world.restart();
 }
 
@@ -128,7 +188,10 @@ fn a_journal_of_an_older_version_replays() {
         let id = id.to_string();
         text = text.replace(&id, &id[1..]);
     }
-    assert!(!text.contains("inputs") && !text.contains("trainer\":\"built_in"), "{text}");
+    assert!(
+        !text.contains("inputs") && !text.contains("trainer\":\"built_in"),
+        "{text}"
+    );
     let old: Vec<schedule::event::Recorded> = serde_json::from_str(&text).expect("it can be read");
     let replayed = schedule::replay(&old).expect("it is a possible history");
     assert!(replayed.same_history(&world.state));

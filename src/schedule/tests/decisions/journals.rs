@@ -9,16 +9,24 @@ use sweep::text::MAX_LINE_BYTES;
 use crate::sweeps::grid;
 use crate::world::World;
 
-/// Replays a sweep of one trial with its result, on a worker that was drained and ended, after a change to each event.
+/// Replays a sweep of one trial with its result, on a worker that was drained and ended, after a
+/// change to each event.
 fn replayed(change: impl Fn(&mut Value)) -> State {
     let mut world = World::new();
     let worker = world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));
     let started = world.started().remove(0);
     world.finish(&started).expect("it is current");
-    world.give(Input::Drain { name: worker.to_string(), reason: "REASON".into() }).expect("it joined");
+    world
+        .give(Input::Drain {
+            name: worker.to_string(),
+            reason: "REASON".into(),
+        })
+        .expect("it joined");
     let connection = world.state.live.connected[&worker];
-    world.give(Input::Disconnected { worker, connection }).expect("it hangs up");
+    world
+        .give(Input::Disconnected { worker, connection })
+        .expect("it hangs up");
     let events = world.journal.iter().map(|recorded| {
         let mut value = serde_json::to_value(recorded).expect("plain data");
         change(&mut value);
@@ -51,15 +59,28 @@ fn texts_without_bounds_are_cut_and_cleaned() {
         }
     });
     let worker = &state.workers[&WorkerId("w".into())];
-    let Presence::Gone { reason, .. } = &worker.presence else { panic!("{worker:?}") };
+    let Presence::Gone { reason, .. } = &worker.presence else {
+        panic!("{worker:?}")
+    };
     let entry = &state.sweeps["a"];
-    let Phase::Succeeded { result, .. } = &state.trials.values().next().expect("one trial").phase else { panic!() };
-    let lines = [reason, worker.draining.as_ref().expect("it was drained"), &entry.sweep.axes[0].values[0].label]
-        .into_iter()
-        .chain(&entry.sweep.cells[0].skipped)
-        .chain([&result.provenance.host, &result.state_hash]);
+    let Phase::Succeeded { result, .. } = &state.trials.values().next().expect("one trial").phase
+    else {
+        panic!()
+    };
+    let lines = [
+        reason,
+        worker.draining.as_ref().expect("it was drained"),
+        &entry.sweep.axes[0].values[0].label,
+    ]
+    .into_iter()
+    .chain(&entry.sweep.cells[0].skipped)
+    .chain([&result.provenance.host, &result.state_hash]);
     for line in lines {
-        assert!(line.starts_with("xxx") && line.len() <= MAX_LINE_BYTES, "{} bytes", line.len());
+        assert!(
+            line.starts_with("xxx") && line.len() <= MAX_LINE_BYTES,
+            "{} bytes",
+            line.len()
+        );
     }
     let description = &entry.sweep.description;
     assert!(description.starts_with("xxx") && description.len() <= sweep::text::MAX_LINES_BYTES);
@@ -78,5 +99,10 @@ fn numbers_without_bounds_are_explained_without_a_panic() {
     });
     let id = *state.trials.keys().next().expect("one trial");
     let config = schedule::Config::new("build 1");
-    assert!(explain(&state, &config, id, u64::MAX).expect("it exists").to_string().contains("succeeded"));
+    assert!(
+        explain(&state, &config, id, u64::MAX)
+            .expect("it exists")
+            .to_string()
+            .contains("succeeded")
+    );
 }

@@ -10,9 +10,14 @@ use crate::world::{Started, World};
 
 /// Returns whether checkpoints and logs may be removed now.
 fn may_go(world: &World, trial: TrialId) -> (bool, bool) {
-    let Leftovers { checkpoints, logs, .. } = leftovers(&world.state, &[trial], world.now);
+    let Leftovers {
+        checkpoints, logs, ..
+    } = leftovers(&world.state, &[trial], world.now);
     let last = (trial, AttemptNo(world.trial(trial).attempts.len() as u32));
-    assert!(checkpoints.iter().chain(&logs).all(|found| *found == last), "{checkpoints:?} {logs:?}");
+    assert!(
+        checkpoints.iter().chain(&logs).all(|found| *found == last),
+        "{checkpoints:?} {logs:?}"
+    );
     (!checkpoints.is_empty(), !logs.is_empty())
 }
 
@@ -43,7 +48,9 @@ fn checkpoints_go_with_the_result_and_logs_a_day_later() {
 #[test]
 fn what_waits_keeps_everything_for_as_long_as_it_waits() {
     let (mut world, started) = begun();
-    world.fail(&started, FailureClass::Crashed).expect("it is current");
+    world
+        .fail(&started, FailureClass::Crashed)
+        .expect("it is current");
     assert!(world.is_waiting(started.2));
     world.now += 100 * KEEP_MS;
     assert_eq!(may_go(&world, started.2), (false, false));
@@ -52,23 +59,43 @@ fn what_waits_keeps_everything_for_as_long_as_it_waits() {
 #[test]
 fn a_failure_keeps_its_stderr_for_as_long_as_it_is_shown() {
     let (mut world, started) = begun();
-    world.fail(&started, FailureClass::NonFinite).expect("it is current");
+    world
+        .fail(&started, FailureClass::NonFinite)
+        .expect("it is current");
     assert!(world.is_failed(started.2));
-    assert_eq!(may_go(&world, started.2), (false, false), "asked for again it goes on from its checkpoint");
+    assert_eq!(
+        may_go(&world, started.2),
+        (false, false),
+        "asked for again it goes on from its checkpoint"
+    );
     a_day_later(&mut world);
     world.now += 1;
     assert_eq!(may_go(&world, started.2), (true, false));
-    world.give(Input::Retry { sweep: "a".to_owned(), which: Retry::Failed }).expect("it may be asked for again");
+    world
+        .give(Input::Retry {
+            sweep: "a".to_owned(),
+            which: Retry::Failed,
+        })
+        .expect("it may be asked for again");
     assert_eq!(may_go(&world, started.2), (false, false));
 }
 
 #[test]
 fn what_was_cancelled_keeps_everything_for_a_day() {
     let (mut world, started) = begun();
-    let cancel = Input::Cancel { sweep: "a".to_owned(), reason: "for a test".into() };
+    let cancel = Input::Cancel {
+        sweep: "a".to_owned(),
+        reason: "for a test".into(),
+    };
     world.give(cancel).expect("it may be cancelled");
-    assert_eq!(may_go(&world, started.2), (false, false), "it is still being stopped");
-    world.end(&started, Outcome::Stopped).expect("it is current");
+    assert_eq!(
+        may_go(&world, started.2),
+        (false, false),
+        "it is still being stopped"
+    );
+    world
+        .end(&started, Outcome::Stopped)
+        .expect("it is current");
     assert_eq!(may_go(&world, started.2), (false, false));
     a_day_later(&mut world);
     world.now += 1;
@@ -80,9 +107,21 @@ fn what_this_coordinator_did_not_start_stays_and_what_it_does_not_know_is_named(
     let mut world = World::new();
     world.submit(grid("a", 1, 1, ""));
     let never_begun = *world.state.trials.keys().next().expect("a trial");
-    world.give(Input::Cancel { sweep: "a".to_owned(), reason: Default::default() }).expect("it may be cancelled");
+    world
+        .give(Input::Cancel {
+            sweep: "a".to_owned(),
+            reason: Default::default(),
+        })
+        .expect("it may be cancelled");
     let foreign: TrialId = "00000000000000ff".parse().expect("an id");
-    let found = leftovers(&world.state, &[never_begun, foreign], world.now + 100 * KEEP_MS);
+    let found = leftovers(
+        &world.state,
+        &[never_begun, foreign],
+        world.now + 100 * KEEP_MS,
+    );
     assert!(found.checkpoints.is_empty() && found.logs.is_empty());
-    assert_eq!((found.unknown, found.now), (vec![foreign], world.now + 100 * KEEP_MS));
+    assert_eq!(
+        (found.unknown, found.now),
+        (vec![foreign], world.now + 100 * KEEP_MS)
+    );
 }

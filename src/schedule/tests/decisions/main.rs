@@ -1,5 +1,5 @@
-//! The decisions, one scenario each, through the same `turn` that the coordinator runs; every invariant is checked
-//! after each step. Random histories are in tests/simulation.
+//! The decisions, one scenario each, through the same `turn` that the coordinator runs; every
+//! invariant is checked after each step. Random histories are in tests/simulation.
 
 #[path = "../support/sweeps.rs"]
 mod sweeps;

@@ -12,18 +12,39 @@ use crate::world::{World, info};
 fn sweeps_are_served_first_come_first_served_and_the_longest_trial_first() {
     let mut world = World::new();
     world.submit(grid("a", 1, 2, ""));
-    world.submit(grid("b", 1, 1, "overrides: [{when: {learning_rate: 0.01}, set: {repeats: 3}}]\n"));
+    world.submit(grid(
+        "b",
+        1,
+        1,
+        "overrides: [{when: {learning_rate: 0.01}, set: {repeats: 3}}]\n",
+    ));
     world.join("w", 3);
-    let order: Vec<_> =
-        world.started().iter().map(|(_, _, trial, _)| world.trial(*trial).wanted_by[0].0.clone()).collect();
-    assert_eq!(order.iter().map(|name| &**name).collect::<Vec<_>>(), ["a", "a", "b"]);
+    let order: Vec<_> = world
+        .started()
+        .iter()
+        .map(|(_, _, trial, _)| world.trial(*trial).wanted_by[0].0.clone())
+        .collect();
+    assert_eq!(
+        order.iter().map(|name| &**name).collect::<Vec<_>>(),
+        ["a", "a", "b"]
+    );
 
     let mut world = World::new();
-    let sweep = grid("c", 3, 1, "overrides: [{when: {learning_rate: 0.02}, set: {repeats: 3}}]\n");
+    let sweep = grid(
+        "c",
+        3,
+        1,
+        "overrides: [{when: {learning_rate: 0.02}, set: {repeats: 3}}]\n",
+    );
     world.submit(sweep);
     world.join("w", 1);
     let first = world.started()[0].2;
-    let longest = world.state.trials.values().map(|trial| trial.cost).fold(0.0, f64::max);
+    let longest = world
+        .state
+        .trials
+        .values()
+        .map(|trial| trial.cost)
+        .fold(0.0, f64::max);
     assert_eq!(world.trial(first).cost, longest);
 }
 
@@ -46,7 +67,9 @@ fn a_trial_gets_the_smallest_slot_that_has_enough_devices() {
     assert_eq!(world.waits(), [WaitReason::NoSlotLargeEnough]);
     let mut large = info("large", 2, 4);
     large.slots[1].devices.truncate(2);
-    world.connect(&WorkerId("large".into()), large, &[], &[]).expect("it may join");
+    world
+        .connect(&WorkerId("large".into()), large, &[], &[])
+        .expect("it may join");
     assert_eq!(world.started()[0].1, 1);
 }
 
@@ -54,11 +77,22 @@ fn a_trial_gets_the_smallest_slot_that_has_enough_devices() {
 fn small_trials_go_past_one_that_no_free_slot_fits() {
     let mut world = World::new();
     world.submit(grid("wide", 1, 1, "resources: {devices_per_trial: 2}\n"));
-    world.submit(grid("narrow", 2, 2, "overrides: [{when: {learning_rate: 0.01}, set: {repeats: 2}}]\n"));
+    world.submit(grid(
+        "narrow",
+        2,
+        2,
+        "overrides: [{when: {learning_rate: 0.01}, set: {repeats: 2}}]\n",
+    ));
     world.join("w", 2);
-    let names: Vec<_> =
-        world.started().iter().map(|(_, _, trial, _)| world.trial(*trial).wanted_by[0].0.clone()).collect();
-    assert_eq!(names, [crate::world::named("narrow"), crate::world::named("narrow")]);
+    let names: Vec<_> = world
+        .started()
+        .iter()
+        .map(|(_, _, trial, _)| world.trial(*trial).wanted_by[0].0.clone())
+        .collect();
+    assert_eq!(
+        names,
+        [crate::world::named("narrow"), crate::world::named("narrow")]
+    );
 }
 
 #[test]
@@ -79,9 +113,15 @@ fn a_retry_goes_to_another_host_even_if_it_must_wait_for_it() {
     let first = world.started()[0].clone();
     world.join("good", 1);
     let second = world.started()[0].clone();
-    world.fail(&first, FailureClass::Crashed).expect("it is current");
+    world
+        .fail(&first, FailureClass::Crashed)
+        .expect("it is current");
     world.wait(2_000);
-    assert_eq!(world.started(), [], "the only free slot is on the host that it failed on");
+    assert_eq!(
+        world.started(),
+        [],
+        "the only free slot is on the host that it failed on"
+    );
     assert_eq!(world.waits(), [WaitReason::AnotherHost]);
     world.finish(&second).expect("it is current");
     assert_eq!(world.started()[0].0, second.0);
@@ -93,7 +133,9 @@ fn a_retry_stays_when_there_is_no_other_host() {
     world.join("only", 1);
     world.submit(grid("a", 1, 1, ""));
     let first = world.started()[0].clone();
-    world.fail(&first, FailureClass::Crashed).expect("it is current");
+    world
+        .fail(&first, FailureClass::Crashed)
+        .expect("it is current");
     assert_eq!(world.started(), [], "it waits for its backoff");
     world.wait(2_000);
     assert_eq!(world.started().len(), 1);
@@ -105,11 +147,28 @@ fn nothing_is_placed_on_workers_that_drain_leave_or_are_cut_off() {
     let draining = world.join("draining", 1);
     let leaving = world.join("leaving", 1);
     let cut = world.join("cut", 1);
-    world.give(Input::Drain { name: draining.to_string(), reason: "a test".into() }).expect("it joined");
-    world.give(Input::Leaving { worker: leaving, reason: "SIGTERM".into() }).expect("it joined");
-    world.give(Input::Disconnected { worker: cut.clone(), connection: 3 }).expect("always");
+    world
+        .give(Input::Drain {
+            name: draining.to_string(),
+            reason: "a test".into(),
+        })
+        .expect("it joined");
+    world
+        .give(Input::Leaving {
+            worker: leaving,
+            reason: "SIGTERM".into(),
+        })
+        .expect("it joined");
+    world
+        .give(Input::Disconnected {
+            worker: cut.clone(),
+            connection: 3,
+        })
+        .expect("always");
     world.submit(grid("a", 3, 1, ""));
     assert_eq!(world.started(), []);
-    world.connect(&cut, info("cut", 1, 1), &[], &[]).expect("it may return");
+    world
+        .connect(&cut, info("cut", 1, 1), &[], &[])
+        .expect("it may return");
     assert_eq!(world.started().len(), 1);
 }

@@ -10,11 +10,17 @@ use crate::sweeps::grid;
 use crate::world::World;
 
 fn cancel(world: &mut World, sweep: &str) -> Result<Answer, Rejected> {
-    world.give(Input::Cancel { sweep: sweep.to_owned(), reason: "for a test".into() })
+    world.give(Input::Cancel {
+        sweep: sweep.to_owned(),
+        reason: "for a test".into(),
+    })
 }
 
 fn retry(world: &mut World, sweep: &str) -> Result<Answer, Rejected> {
-    world.give(Input::Retry { sweep: sweep.to_owned(), which: Retry::Failed })
+    world.give(Input::Retry {
+        sweep: sweep.to_owned(),
+        which: Retry::Failed,
+    })
 }
 
 #[test]
@@ -27,14 +33,22 @@ fn the_same_file_twice_does_nothing_twice() {
     assert_eq!(world.journal.len(), journal);
 }
 
-/// `TRAINING_VERSION` was raised since: replay keeps the old ids, and the same file now means other trials.
+/// `TRAINING_VERSION` was raised since: replay keeps the old ids, and the same file now means other
+/// trials.
 #[test]
 fn the_same_file_under_another_version_of_training_is_a_new_revision() {
     let mut world = World::new();
     world.submit(grid("a", 2, 2, ""));
-    let Event::SweepSubmitted { trials, .. } = &mut world.journal[0].event else { panic!("it was submitted") };
-    let old: Vec<TrialId> = (0..4).map(|number| format!("{number:016x}").parse().expect("an id")).collect();
-    trials.iter_mut().zip(&old).for_each(|(trial, old)| trial.id = *old);
+    let Event::SweepSubmitted { trials, .. } = &mut world.journal[0].event else {
+        panic!("it was submitted")
+    };
+    let old: Vec<TrialId> = (0..4)
+        .map(|number| format!("{number:016x}").parse().expect("an id"))
+        .collect();
+    trials
+        .iter_mut()
+        .zip(&old)
+        .for_each(|(trial, old)| trial.id = *old);
     world.state = replay(&world.journal).expect("an older version's journal");
     world.restart();
     world.join("w", 4);
@@ -44,9 +58,28 @@ fn the_same_file_under_another_version_of_training_is_a_new_revision() {
     }
     let again = world.submit(grid("a", 2, 2, ""));
     assert_eq!((again.revision, again.trials, again.reused), (2, 4, 0));
-    assert!(again.explanation.iter().any(|line| line.contains("4 of its trials count as others")), "{again:?}");
-    assert!(!again.explanation.iter().any(|line| line.contains("nothing that decides")), "{again:?}");
-    assert_eq!(world.started().iter().filter(|started| old.contains(&started.2)).count(), 0);
+    assert!(
+        again
+            .explanation
+            .iter()
+            .any(|line| line.contains("4 of its trials count as others")),
+        "{again:?}"
+    );
+    assert!(
+        !again
+            .explanation
+            .iter()
+            .any(|line| line.contains("nothing that decides")),
+        "{again:?}"
+    );
+    assert_eq!(
+        world
+            .started()
+            .iter()
+            .filter(|started| old.contains(&started.2))
+            .count(),
+        0
+    );
     assert_eq!(world.started().len(), 4);
     world.restart();
     assert_eq!(world.submit(grid("a", 2, 2, "")).revision, 2);
@@ -62,7 +95,12 @@ fn finished_trials_are_reused_across_sweeps_and_the_reuse_is_explained() {
     }
     let submission = world.submit(grid("b", 3, 2, ""));
     assert_eq!((submission.trials, submission.reused), (6, 4));
-    assert!(submission.explanation.iter().any(|line| line.contains("4 trials") && line.contains("`a`")));
+    assert!(
+        submission
+            .explanation
+            .iter()
+            .any(|line| line.contains("4 trials") && line.contains("`a`"))
+    );
     assert_eq!(world.started().len(), 2);
     assert_eq!(world.state.sweeps["b"].counts.succeeded, 4);
 }
@@ -86,16 +124,40 @@ fn an_edit_trains_only_what_changed_and_says_why() {
     world.submit(grid("a", 2, 1, ""));
     let started = world.started();
     let edited = world.submit(grid("a", 3, 2, "description: more\n"));
-    assert_eq!((edited.revision, edited.trials, edited.shared, edited.dropped), (2, 6, 2, 0));
-    assert!(edited.explanation.iter().any(|line| line.contains("`learning_rate` value") && line.contains("added")));
-    assert!(edited.explanation.iter().any(|line| line.starts_with("seed")));
+    assert_eq!(
+        (
+            edited.revision,
+            edited.trials,
+            edited.shared,
+            edited.dropped
+        ),
+        (2, 6, 2, 0)
+    );
+    assert!(
+        edited
+            .explanation
+            .iter()
+            .any(|line| line.contains("`learning_rate` value") && line.contains("added"))
+    );
+    assert!(
+        edited
+            .explanation
+            .iter()
+            .any(|line| line.starts_with("seed"))
+    );
     assert_eq!(world.stopped(), []);
     let narrowed = world.submit(grid("a", 1, 1, ""));
     assert_eq!(narrowed.dropped, 5);
     // One of the two that ran is not wanted any more.
     assert_eq!(world.stopped().len(), 1);
-    let dropped = started.iter().find(|(_, _, trial, _)| world.stopped().contains(trial)).expect("it ran").clone();
-    world.end(&dropped, Outcome::Stopped).expect("it was told to");
+    let dropped = started
+        .iter()
+        .find(|(_, _, trial, _)| world.stopped().contains(trial))
+        .expect("it ran")
+        .clone();
+    world
+        .end(&dropped, Outcome::Stopped)
+        .expect("it was told to");
     assert_eq!(world.trial(dropped.2).phase, Phase::Cancelled);
 }
 
@@ -106,7 +168,9 @@ fn a_result_that_nobody_waits_for_any_more_is_kept() {
     world.submit(grid("a", 1, 1, ""));
     let started = world.started();
     cancel(&mut world, "a").expect("it runs");
-    world.finish(&started[0]).expect("it is still the current attempt");
+    world
+        .finish(&started[0])
+        .expect("it is still the current attempt");
     assert_eq!(world.submit(grid("b", 1, 1, "")).reused, 1);
 }
 
@@ -118,7 +182,9 @@ fn a_stopped_trial_that_is_wanted_again_runs_again() {
     let started = world.started();
     cancel(&mut world, "a").expect("it runs");
     world.submit(grid("b", 1, 1, ""));
-    world.end(&started[0], Outcome::Stopped).expect("it is current");
+    world
+        .end(&started[0], Outcome::Stopped)
+        .expect("it is current");
     assert_eq!(world.started().len(), 1);
     assert_eq!(world.started()[0].3.0, 2);
 }
@@ -129,11 +195,27 @@ fn the_first_failure_stops_a_sweep_that_says_so_and_retry_lets_it_go_on() {
     world.join("w", 2);
     world.submit(grid("a", 4, 1, "on_failure: stop\n"));
     let started = world.started();
-    world.fail(&started[0], FailureClass::BadInput).expect("it is current");
+    world
+        .fail(&started[0], FailureClass::BadInput)
+        .expect("it is current");
     let sweep = &world.state.sweeps["a"];
-    assert!(sweep.cancelled.as_ref().is_some_and(|reason| reason.contains("on_failure: stop")));
-    assert_eq!((sweep.counts.failed, sweep.counts.cancelled, sweep.counts.running), (1, 2, 1));
-    world.end(&started[1], Outcome::Stopped).expect("it was told to");
+    assert!(
+        sweep
+            .cancelled
+            .as_ref()
+            .is_some_and(|reason| reason.contains("on_failure: stop"))
+    );
+    assert_eq!(
+        (
+            sweep.counts.failed,
+            sweep.counts.cancelled,
+            sweep.counts.running
+        ),
+        (1, 2, 1)
+    );
+    world
+        .end(&started[1], Outcome::Stopped)
+        .expect("it was told to");
     assert!(world.state.is_complete("a"));
     assert_eq!(retry(&mut world, "a"), Ok(Answer::Retried(4)));
     assert_eq!(world.started().len(), 2);
@@ -145,7 +227,9 @@ fn retry_gives_a_fresh_budget_and_goes_on_counting_attempts() {
     world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));
     let started = world.started();
-    world.fail(&started[0], FailureClass::BadInput).expect("it is current");
+    world
+        .fail(&started[0], FailureClass::BadInput)
+        .expect("it is current");
     assert!(world.is_failed(started[0].2));
     assert_eq!(world.submit(grid("b", 1, 1, "")).failed, 1);
     assert_eq!(retry(&mut world, "b"), Ok(Answer::Retried(1)));
@@ -158,11 +242,26 @@ fn retry_gives_a_fresh_budget_and_goes_on_counting_attempts() {
 #[test]
 fn what_does_not_exist_is_refused_by_name() {
     let mut world = World::new();
-    assert_eq!(cancel(&mut world, "no"), Err(Rejected::UnknownSweep("no".to_owned())));
-    assert_eq!(retry(&mut world, "no"), Err(Rejected::UnknownSweep("no".to_owned())));
-    let drain = Input::Drain { name: "no".to_owned(), reason: Default::default() };
-    assert_eq!(world.give(drain), Err(Rejected::UnknownPlace("no".to_owned())));
-    assert_eq!(world.give(Input::Undrain { name: "no".into() }), Err(Rejected::UnknownPlace("no".to_owned())));
+    assert_eq!(
+        cancel(&mut world, "no"),
+        Err(Rejected::UnknownSweep("no".to_owned()))
+    );
+    assert_eq!(
+        retry(&mut world, "no"),
+        Err(Rejected::UnknownSweep("no".to_owned()))
+    );
+    let drain = Input::Drain {
+        name: "no".to_owned(),
+        reason: Default::default(),
+    };
+    assert_eq!(
+        world.give(drain),
+        Err(Rejected::UnknownPlace("no".to_owned()))
+    );
+    assert_eq!(
+        world.give(Input::Undrain { name: "no".into() }),
+        Err(Rejected::UnknownPlace("no".to_owned()))
+    );
     assert!(world.journal.is_empty());
 }
 
@@ -171,6 +270,11 @@ fn a_sweep_that_could_not_be_read_back_is_refused() {
     let mut world = World::new();
     let mut sweep = grid("a", 1, 1, "");
     sweep.base.learning_rate = f64::NAN;
-    assert!(matches!(world.give(Input::Submit { sweep: Box::new(sweep) }), Err(Rejected::Invalid(_))));
+    assert!(matches!(
+        world.give(Input::Submit {
+            sweep: Box::new(sweep)
+        }),
+        Err(Rejected::Invalid(_))
+    ));
     assert!(world.journal.is_empty());
 }

@@ -26,11 +26,23 @@ impl World {
         let mut state = State::default();
         restart(&mut state, 1_000);
         let config = Config::new("build 1");
-        Self { state, config, now: 1_000, journal: Vec::new(), effects: Vec::new(), connections: 0 }
+        Self {
+            state,
+            config,
+            now: 1_000,
+            journal: Vec::new(),
+            effects: Vec::new(),
+            connections: 0,
+        }
     }
 
     pub fn give(&mut self, input: Input) -> Result<Answer, Rejected> {
-        let mut turn = turn(&mut self.state, &self.config, std::slice::from_ref(&input), self.now);
+        let mut turn = turn(
+            &mut self.state,
+            &self.config,
+            std::slice::from_ref(&input),
+            self.now,
+        );
         self.journal.append(&mut turn.recorded);
         self.effects = turn.effects;
         assert_eq!(check(&self.state), [], "after {input:?}");
@@ -40,13 +52,18 @@ impl World {
     /// Replays the journal into a fresh coordinator.
     pub fn restart(&mut self) {
         let replayed = replay(&self.journal).expect("what was journalled can be replayed");
-        assert!(replayed.same_history(&self.state), "replay differs from live");
+        assert!(
+            replayed.same_history(&self.state),
+            "replay differs from live"
+        );
         self.state = replayed;
         restart(&mut self.state, self.now);
     }
 
     pub fn submit(&mut self, sweep: Sweep) -> Submission {
-        match self.give(Input::Submit { sweep: Box::new(sweep) }) {
+        match self.give(Input::Submit {
+            sweep: Box::new(sweep),
+        }) {
             Ok(Answer::Submitted(submission)) => submission,
             other => panic!("submission was answered with {other:?}"),
         }
@@ -55,7 +72,8 @@ impl World {
     /// Connects a worker on a host of its own name, with slots of one CPU thread each.
     pub fn join(&mut self, name: &str, slots: u32) -> WorkerId {
         let worker = WorkerId(name.into());
-        self.connect(&worker, info(name, slots, 1), &[], &[]).expect("it may join");
+        self.connect(&worker, info(name, slots, 1), &[], &[])
+            .expect("it may join");
         worker
     }
 
@@ -70,12 +88,24 @@ impl World {
         let connection = self.connections;
         let running = running.iter().map(|started| says(started, 0)).collect();
         let (worker, secret) = (worker.clone(), secret(1));
-        self.give(Input::Connected { worker, connection, secret, info, running, ended: ended.to_vec() })
+        self.give(Input::Connected {
+            worker,
+            connection,
+            secret,
+            info,
+            running,
+            ended: ended.to_vec(),
+        })
     }
 
     pub fn started(&self) -> Vec<Started> {
         let starts = self.effects.iter().filter_map(|effect| match effect {
-            Effect::Start { worker, slot, trial, attempt } => Some((worker.clone(), *slot, *trial, *attempt)),
+            Effect::Start {
+                worker,
+                slot,
+                trial,
+                attempt,
+            } => Some((worker.clone(), *slot, *trial, *attempt)),
             _ => None,
         });
         starts.collect()
@@ -86,18 +116,40 @@ impl World {
     }
 
     pub fn fail(&mut self, started: &Started, class: FailureClass) -> Result<Answer, Rejected> {
-        self.end(started, Outcome::Failed(Failure::new(class, format!("{class:?} for a test"))))
+        self.end(
+            started,
+            Outcome::Failed(Failure::new(class, format!("{class:?} for a test"))),
+        )
     }
 
-    pub fn end(&mut self, (worker, _, trial, attempt): &Started, outcome: Outcome) -> Result<Answer, Rejected> {
-        let ended = EndedAttempt { trial: *trial, attempt: *attempt, outcome };
-        self.give(Input::Ended { worker: worker.clone(), ended })
+    pub fn end(
+        &mut self,
+        (worker, _, trial, attempt): &Started,
+        outcome: Outcome,
+    ) -> Result<Answer, Rejected> {
+        let ended = EndedAttempt {
+            trial: *trial,
+            attempt: *attempt,
+            outcome,
+        };
+        self.give(Input::Ended {
+            worker: worker.clone(),
+            ended,
+        })
     }
 
     /// Sends a heartbeat with this step for every attempt.
-    pub fn beat(&mut self, worker: &WorkerId, running: &[Started], step: u64) -> Result<Answer, Rejected> {
+    pub fn beat(
+        &mut self,
+        worker: &WorkerId,
+        running: &[Started],
+        step: u64,
+    ) -> Result<Answer, Rejected> {
         let running = running.iter().map(|started| says(started, step)).collect();
-        self.give(Input::Heartbeat { worker: worker.clone(), running })
+        self.give(Input::Heartbeat {
+            worker: worker.clone(),
+            running,
+        })
     }
 
     pub fn wait(&mut self, ms: u64) {
@@ -119,8 +171,16 @@ impl World {
 
     /// Returns the reason of each waiting trial, from its explanation.
     pub fn waits(&self) -> Vec<schedule::WaitReason> {
-        let explained = |id| schedule::explain(&self.state, &self.config, id, self.now).expect("it exists").waits;
-        self.state.trials.keys().filter_map(|id| explained(*id)).collect()
+        let explained = |id| {
+            schedule::explain(&self.state, &self.config, id, self.now)
+                .expect("it exists")
+                .waits
+        };
+        self.state
+            .trials
+            .keys()
+            .filter_map(|id| explained(*id))
+            .collect()
     }
 
     /// Returns the trials that the workers were ordered to stop in the last step.
@@ -134,7 +194,11 @@ impl World {
 
     pub fn acknowledged(&self, started: &Started) -> bool {
         let (worker, _, trial, attempt) = started.clone();
-        self.effects.contains(&Effect::Acknowledge { worker, trial, attempt })
+        self.effects.contains(&Effect::Acknowledge {
+            worker,
+            trial,
+            attempt,
+        })
     }
 
     /// Applies an event without a decision, as a damaged journal would.
@@ -149,7 +213,11 @@ pub fn secret(process: u8) -> SecretHash {
 }
 
 pub fn info(host: &str, slots: u32, devices: usize) -> WorkerInfo {
-    let slot = Slot { devices: vec!["cpu".to_owned(); devices], uuids: Vec::new(), description: "1 thread".to_owned() };
+    let slot = Slot {
+        devices: vec!["cpu".to_owned(); devices],
+        uuids: Vec::new(),
+        description: "1 thread".to_owned(),
+    };
     WorkerInfo {
         host: host.to_owned(),
         build: "build 1".to_owned(),
@@ -160,11 +228,23 @@ pub fn info(host: &str, slots: u32, devices: usize) -> WorkerInfo {
 
 pub fn says(started: &Started, step: u64) -> RunningAttempt {
     let (_, slot, trial, attempt) = started.clone();
-    RunningAttempt { trial, attempt, slot, progress: Progress { step, ..Progress::default() } }
+    RunningAttempt {
+        trial,
+        attempt,
+        slot,
+        progress: Progress {
+            step,
+            ..Progress::default()
+        },
+    }
 }
 
 pub fn result(accuracy: f64) -> TrialResult {
-    let epoch = EpochRecord { train_loss: 0.1, accuracy: Some(accuracy), state_hash: "0123456789abcdef".to_owned() };
+    let epoch = EpochRecord {
+        train_loss: 0.1,
+        accuracy: Some(accuracy),
+        state_hash: "0123456789abcdef".to_owned(),
+    };
     TrialResult {
         last_accuracy: accuracy,
         best_accuracy: accuracy,
@@ -180,7 +260,11 @@ pub fn result(accuracy: f64) -> TrialResult {
 
 pub fn finished(started: &Started) -> EndedAttempt {
     let (_, _, trial, attempt) = *started;
-    EndedAttempt { trial, attempt, outcome: Outcome::Finished(Box::new(result(0.5))) }
+    EndedAttempt {
+        trial,
+        attempt,
+        outcome: Outcome::Finished(Box::new(result(0.5))),
+    }
 }
 
 pub fn named(name: &str) -> Arc<str> {

@@ -1,9 +1,11 @@
-//! The state machine under a seeded simulator: virtual time, workers as values, messages delayed, repeated, reordered
-//! and lost, partitions, crashes of everything, full disks, edits in the middle. All invariants hold after each turn.
-//! At the end every trial has ended, and the results are those of an undisturbed run.
+//! The state machine under a seeded simulator: virtual time, workers as values, messages delayed,
+//! repeated, reordered and lost, partitions, crashes of everything, full disks, edits in the
+//! middle. All invariants hold after each turn. At the end every trial has ended, and the results
+//! are those of an undisturbed run.
 //!
-//! `SIMULATION_SEEDS=10000 SIMULATION_FIRST=50000 cargo test --release -p schedule --test simulation` runs more seeds.
-//! A seed that fails prints its reduced script: keep that in `found.rs`.
+//! `SIMULATION_SEEDS=10000 SIMULATION_FIRST=50000 cargo test --release -p schedule --test
+//! simulation` runs more seeds. A seed that fails prints its reduced script: keep that in
+//! `found.rs`.
 
 #[path = "../support/sweeps.rs"]
 mod sweeps;
@@ -71,7 +73,9 @@ fn promises_hold_under_every_seed() {
                     Err(reason) => {
                         let smaller = make_smaller(&script);
                         let then = simulate(&smaller).err().unwrap_or_default();
-                        panic!("seed {seed}: {reason}\nkeep this script in found.rs ({then}):\n{smaller:?}");
+                        panic!(
+                            "seed {seed}: {reason}\nkeep this script in found.rs ({then}):\n{smaller:?}"
+                        );
                     }
                 }
             }
@@ -79,11 +83,17 @@ fn promises_hold_under_every_seed() {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
         threads
             .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
             .collect()
     });
     let steps: u64 = totals.iter().map(|total| total.0).sum();
-    let answers = totals.into_iter().fold(Answers::default(), |sum, total| sum.plus(total.1));
+    let answers = totals
+        .into_iter()
+        .fold(Answers::default(), |sum, total| sum.plus(total.1));
     println!("{seeds} seeds, {steps} steps, {answers:?}");
     if seeds >= 1_000 {
         // The simulation must meet the cases that it is there to test.
@@ -96,12 +106,39 @@ fn promises_hold_under_every_seed() {
 /// The coordinator dies at each of its transactions in turn, before and after the commit.
 #[test]
 fn a_coordinator_killed_at_any_append_ends_in_the_same_results() {
-    let search = Submit::Search { name: "alpha", cells: 2, candidates: 3, seeds: 2 };
-    let grid = Submit::Grid { name: "beta", values: 4, seeds: 2, stop: false, wide: true };
-    let crash = Action::FailNext { host: 1, class: FailureClass::Crashed };
-    let actions =
-        [Action::Submit(search), Action::Submit(grid), crash, Action::KillWorker { host: 0, down_ms: 20_000 }];
-    let script = Script { seed: 1, actions: [1_000, 9_000, 12_000, 15_000].into_iter().zip(actions).collect() };
+    let search = Submit::Search {
+        name: "alpha",
+        cells: 2,
+        candidates: 3,
+        seeds: 2,
+    };
+    let grid = Submit::Grid {
+        name: "beta",
+        values: 4,
+        seeds: 2,
+        stop: false,
+        wide: true,
+    };
+    let crash = Action::FailNext {
+        host: 1,
+        class: FailureClass::Crashed,
+    };
+    let actions = [
+        Action::Submit(search),
+        Action::Submit(grid),
+        crash,
+        Action::KillWorker {
+            host: 0,
+            down_ms: 20_000,
+        },
+    ];
+    let script = Script {
+        seed: 1,
+        actions: [1_000, 9_000, 12_000, 15_000]
+            .into_iter()
+            .zip(actions)
+            .collect(),
+    };
     for moment in [Moment::BeforeCommit, Moment::AfterCommit] {
         let mut commit = 1;
         loop {

@@ -1,4 +1,5 @@
-//! Streams that delay, repeat, break, and reorder messages among one another; and the list of future happenings.
+//! Streams that delay, repeat, break, and reorder messages among one another; and the list of
+//! future happenings.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +37,13 @@ struct Stream {
 impl Network {
     pub fn new(seed: u64) -> Self {
         let random = Random::new(seed, "network");
-        Self { happenings: BTreeMap::new(), planned: 0, streams: Vec::new(), coordinators: 0, random }
+        Self {
+            happenings: BTreeMap::new(),
+            planned: 0,
+            streams: Vec::new(),
+            coordinators: 0,
+            random,
+        }
     }
 
     pub fn at(&mut self, time: Millis, happening: Happening) {
@@ -45,7 +52,9 @@ impl Network {
     }
 
     pub fn next(&mut self) -> Option<(Millis, Happening)> {
-        self.happenings.pop_first().map(|((at, _), happening)| (at, happening))
+        self.happenings
+            .pop_first()
+            .map(|((at, _), happening)| (at, happening))
     }
 
     /// Returns the next happening, if it is a message to the coordinator no later than `until`.
@@ -79,12 +88,26 @@ impl Network {
         self.streams.len() - 1
     }
 
-    pub fn send_to_coordinator(&mut self, stream: StreamNo, input: Input, now: Millis, not_before: Millis) {
-        let at = (now + self.delay()).max(self.streams[stream].last_to_coordinator).max(not_before);
+    pub fn send_to_coordinator(
+        &mut self,
+        stream: StreamNo,
+        input: Input,
+        now: Millis,
+        not_before: Millis,
+    ) {
+        let at = (now + self.delay())
+            .max(self.streams[stream].last_to_coordinator)
+            .max(not_before);
         self.streams[stream].last_to_coordinator = at;
         if self.random.one_in(40) {
             let later = at + self.random.below(8_000);
-            self.at(later, Happening::ToCoordinator { stream, input: input.clone() });
+            self.at(
+                later,
+                Happening::ToCoordinator {
+                    stream,
+                    input: input.clone(),
+                },
+            );
         }
         self.at(at, Happening::ToCoordinator { stream, input });
     }
@@ -103,14 +126,18 @@ impl Network {
         }
     }
 
-    /// Breaks a stream: some messages under way to the coordinator still arrive, perhaps after a newer stream was
-    /// opened; the two ends notice at different times.
+    /// Breaks a stream: some messages under way to the coordinator still arrive, perhaps after a
+    /// newer stream was opened; the two ends notice at different times.
     pub fn cut(&mut self, stream: StreamNo, now: Millis) {
         if self.is_cut(stream) {
             return;
         }
         let (soon, late) = (self.random.below(2_000), self.random.below(15_000));
-        let rest = if self.random.one_in(2) { self.random.below(5_000) } else { 0 };
+        let rest = if self.random.one_in(2) {
+            self.random.below(5_000)
+        } else {
+            0
+        };
         self.streams[stream].arrives_until = Some(now + rest);
         self.at(now + soon, Happening::WorkerNotices { stream });
         self.at(now + late, Happening::CoordinatorNotices { stream });
@@ -126,7 +153,10 @@ impl Network {
 
     /// Returns true if a message on this stream still reaches the coordinator.
     pub fn arrives(&self, stream: StreamNo, now: Millis) -> bool {
-        self.is_of_this_coordinator(stream) && self.streams[stream].arrives_until.is_none_or(|until| now <= until)
+        self.is_of_this_coordinator(stream)
+            && self.streams[stream]
+                .arrives_until
+                .is_none_or(|until| now <= until)
     }
 
     pub fn is_of_this_coordinator(&self, stream: StreamNo) -> bool {
@@ -138,14 +168,21 @@ impl Network {
     }
 
     pub fn ends(&self, stream: StreamNo) -> (WorkerId, u64) {
-        (self.streams[stream].worker.clone(), self.streams[stream].connection)
+        (
+            self.streams[stream].worker.clone(),
+            self.streams[stream].connection,
+        )
     }
 
     pub fn find(&self, worker: &WorkerId, connection: u64) -> Option<StreamNo> {
-        self.streams.iter().rposition(|stream| stream.connection == connection && stream.worker == *worker)
+        self.streams
+            .iter()
+            .rposition(|stream| stream.connection == connection && stream.worker == *worker)
     }
 
     pub fn newest(&self, worker: &WorkerId) -> Option<StreamNo> {
-        self.streams.iter().rposition(|stream| stream.worker == *worker)
+        self.streams
+            .iter()
+            .rposition(|stream| stream.worker == *worker)
     }
 }

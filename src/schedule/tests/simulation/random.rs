@@ -1,4 +1,5 @@
-//! Random numbers from a seed: SplitMix64, one generator per purpose, so that a new draw for one shifts no other.
+//! Random numbers from a seed: SplitMix64, one generator per purpose, so that a new draw for one
+//! shifts no other.
 
 pub struct Random(u64);
 

@@ -1,5 +1,5 @@
-//! The events that hit a simulated cluster from outside: submissions, edits, crashes, cuts. A script is data, so that
-//! one that found a fault can be printed, reduced, and kept as a test.
+//! The events that hit a simulated cluster from outside: submissions, edits, crashes, cuts. A
+//! script is data, so that one that found a fault can be printed, reduced, and kept as a test.
 
 use sweep::Sweep;
 use sweep::record::FailureClass;
@@ -63,7 +63,8 @@ pub enum Action {
         host: usize,
         class: FailureClass,
     },
-    /// The host's disk is full for a while: every attempt that starts on it ends through the node's fault.
+    /// The host's disk is full for a while: every attempt that starts on it ends through the node's
+    /// fault.
     Starve {
         host: usize,
         ms: u64,
@@ -94,19 +95,45 @@ pub enum Moment {
 /// Small sweeps that share trials with one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Submit {
-    Grid { name: &'static str, values: u32, seeds: u64, stop: bool, wide: bool },
-    Search { name: &'static str, cells: u32, candidates: u32, seeds: u64 },
+    Grid {
+        name: &'static str,
+        values: u32,
+        seeds: u64,
+        stop: bool,
+        wide: bool,
+    },
+    Search {
+        name: &'static str,
+        cells: u32,
+        candidates: u32,
+        seeds: u64,
+    },
 }
 
 impl Submit {
     pub fn sweep(&self) -> Sweep {
         match *self {
-            Self::Grid { name, values, seeds, stop, wide } => {
+            Self::Grid {
+                name,
+                values,
+                seeds,
+                stop,
+                wide,
+            } => {
                 let on_failure = if stop { "on_failure: stop\n" } else { "" };
-                let devices = if wide { "resources: {devices_per_trial: 2}\n" } else { "" };
+                let devices = if wide {
+                    "resources: {devices_per_trial: 2}\n"
+                } else {
+                    ""
+                };
                 sweeps::grid(name, values, seeds, &format!("{on_failure}{devices}"))
             }
-            Self::Search { name, cells, candidates, seeds } => sweeps::search(name, cells, candidates, seeds),
+            Self::Search {
+                name,
+                cells,
+                candidates,
+                seeds,
+            } => sweeps::search(name, cells, candidates, seeds),
         }
     }
 }
@@ -121,9 +148,16 @@ impl Script {
                 0..=3 => Action::Submit(submission(&mut people)),
                 4 => Action::Cancel(name(&mut people)),
                 5 => Action::Retry(name(&mut people)),
-                6 => Action::TrainAgain { sweep: name(&mut people), whole: people.one_in(2) },
-                7 => Action::Drain { host: people.below(NUM_HOSTS as u64) as usize },
-                _ => Action::Undrain { host: people.below(NUM_HOSTS as u64) as usize },
+                6 => Action::TrainAgain {
+                    sweep: name(&mut people),
+                    whole: people.one_in(2),
+                },
+                7 => Action::Drain {
+                    host: people.below(NUM_HOSTS as u64) as usize,
+                },
+                _ => Action::Undrain {
+                    host: people.below(NUM_HOSTS as u64) as usize,
+                },
             };
             actions.push((people.below(QUIET_FROM), action));
         }
@@ -146,10 +180,21 @@ fn submission(random: &mut Random) -> Submit {
     let name = name(random);
     if random.one_in(3) {
         let (cells, candidates) = (1 + random.below(2) as u32, 2 + random.below(2) as u32);
-        return Submit::Search { name, cells, candidates, seeds: 1 + random.below(2) };
+        return Submit::Search {
+            name,
+            cells,
+            candidates,
+            seeds: 1 + random.below(2),
+        };
     }
     let (values, seeds) = (1 + random.below(5) as u32, 1 + random.below(3));
-    Submit::Grid { name, values, seeds, stop: random.one_in(6), wide: random.one_in(5) }
+    Submit::Grid {
+        name,
+        values,
+        seeds,
+        stop: random.one_in(6),
+        wide: random.one_in(5),
+    }
 }
 
 fn fault(random: &mut Random) -> Action {
@@ -162,11 +207,17 @@ fn fault(random: &mut Random) -> Action {
         4..=5 => Action::Freeze { host, ms },
         6..=7 => Action::Partition { host, ms },
         8..=9 => Action::Cut { host },
-        10..=11 => Action::FailNext { host, class: class(random) },
+        10..=11 => Action::FailNext {
+            host,
+            class: class(random),
+        },
         12 => Action::Bad { host },
         13..=14 => {
             let moments = [Moment::Idle, Moment::BeforeCommit, Moment::AfterCommit];
-            Action::KillCoordinator { at: moments[random.below(3) as usize], down_ms: ms }
+            Action::KillCoordinator {
+                at: moments[random.below(3) as usize],
+                down_ms: ms,
+            }
         }
         15 => Action::Starve { host, ms },
         _ => Action::DiskFull { ms },
@@ -174,6 +225,11 @@ fn fault(random: &mut Random) -> Action {
 }
 
 fn class(random: &mut Random) -> FailureClass {
-    let classes = [FailureClass::Crashed, FailureClass::Stalled, FailureClass::BadDevice, FailureClass::OutOfMemory];
+    let classes = [
+        FailureClass::Crashed,
+        FailureClass::Stalled,
+        FailureClass::BadDevice,
+        FailureClass::OutOfMemory,
+    ];
     classes[random.below(4) as usize]
 }

@@ -1,5 +1,5 @@
-//! The outcome of every simulated training, by its id alone: duration, accuracy, and whether it can succeed. An
-//! undisturbed run and a disturbed one must both arrive at this.
+//! The outcome of every simulated training, by its id alone: duration, accuracy, and whether it can
+//! succeed. An undisturbed run and a disturbed one must both arrive at this.
 
 use sweep::TrialId;
 use sweep::record::{EpochRecord, FailureClass, Provenance, TrialResult};
@@ -28,10 +28,15 @@ pub fn doom(trial: TrialId) -> Option<FailureClass> {
     }
 }
 
-/// Returns a result signed by its attempt, so that a result accepted under another attempt would show.
+/// Returns a result signed by its attempt, so that a result accepted under another attempt would
+/// show.
 pub fn result(trial: TrialId, signature: String) -> TrialResult {
     let accuracy = accuracy(trial);
-    let epoch = EpochRecord { train_loss: 0.1, accuracy: Some(accuracy), state_hash: trial.to_string() };
+    let epoch = EpochRecord {
+        train_loss: 0.1,
+        accuracy: Some(accuracy),
+        state_hash: trial.to_string(),
+    };
     TrialResult {
         last_accuracy: accuracy,
         best_accuracy: accuracy,
@@ -40,7 +45,10 @@ pub fn result(trial: TrialId, signature: String) -> TrialResult {
         train_loss: 0.1,
         eval_loss: 0.2,
         epochs: vec![epoch],
-        provenance: Provenance { trainer: signature, ..Provenance::default() },
+        provenance: Provenance {
+            trainer: signature,
+            ..Provenance::default()
+        },
         timing: Default::default(),
     }
 }

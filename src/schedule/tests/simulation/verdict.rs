@@ -1,5 +1,5 @@
-//! Conditions at the end of every simulation: the promises P1, P2 and P4, judged from the journal and from the truth
-//! about each trial, without the state machine's own logic.
+//! Conditions at the end of every simulation: the promises P1, P2 and P4, judged from the journal
+//! and from the truth about each trial, without the state machine's own logic.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,11 @@ use crate::truth;
 use crate::world::{Verdict, World};
 
 pub fn judge(world: &World) -> Verdict {
-    let state = &world.coordinator.as_ref().expect("it ends with a coordinator").state;
+    let state = &world
+        .coordinator
+        .as_ref()
+        .expect("it ends with a coordinator")
+        .state;
     let replayed = replay(&world.journal).map_err(|impossible| impossible.to_string())?;
     if !replayed.same_history(state) {
         return Err("P4: replay differs from live at the end".to_owned());
@@ -40,10 +44,18 @@ fn one_result_under_its_own_attempt(journal: &[Recorded]) -> Verdict {
     let mut succeeded = BTreeMap::new();
     for recorded in journal {
         match &recorded.event {
-            Event::TrialDispatched { trial, attempt, worker, slot } => {
-                let before = dispatched.insert(*trial, (attempt.0, format!("{worker}/{slot}/{attempt}")));
+            Event::TrialDispatched {
+                trial,
+                attempt,
+                worker,
+                slot,
+            } => {
+                let before =
+                    dispatched.insert(*trial, (attempt.0, format!("{worker}/{slot}/{attempt}")));
                 if before.map_or(0, |(attempt, _)| attempt) + 1 != attempt.0 {
-                    return Err(format!("P2: attempt {attempt} of trial {trial} does not follow the one before"));
+                    return Err(format!(
+                        "P2: attempt {attempt} of trial {trial} does not follow the one before"
+                    ));
                 }
                 if succeeded.contains_key(trial) {
                     return Err(format!("P1: trial {trial} is dispatched after its result"));
@@ -53,7 +65,11 @@ fn one_result_under_its_own_attempt(journal: &[Recorded]) -> Verdict {
             Event::TrialsRetried { trials, .. } => trials.iter().for_each(|trial| {
                 succeeded.remove(trial);
             }),
-            Event::AttemptSucceeded { trial, attempt, result } => {
+            Event::AttemptSucceeded {
+                trial,
+                attempt,
+                result,
+            } => {
                 let newest = &dispatched[trial];
                 if newest.0 != attempt.0 || newest.1 != result.provenance.trainer {
                     let by = &result.provenance.trainer;
@@ -80,20 +96,38 @@ fn nothing_starts_on_a_broken_device(journal: &[Recorded]) -> Verdict {
             Event::WorkerJoined { worker, info, .. } => {
                 workers.insert(worker, info);
             }
-            Event::TrialDispatched { trial, worker, slot, .. } => {
+            Event::TrialDispatched {
+                trial,
+                worker,
+                slot,
+                ..
+            } => {
                 let devices = &workers[worker].slots[*slot as usize].devices;
                 let bad = broken.get(workers[worker].host.as_str());
-                if bad.is_some_and(|bad| devices.iter().any(|device| bad.contains(device.as_str()))) {
+                if bad.is_some_and(|bad| devices.iter().any(|device| bad.contains(device.as_str())))
+                {
                     return Err(format!(
                         "trial {trial} was given to slot {slot} of {worker}, which has a broken device"
                     ));
                 }
             }
-            Event::SlotBroken { worker, slot, devices, .. } => {
+            Event::SlotBroken {
+                worker,
+                slot,
+                devices,
+                ..
+            } => {
                 let held = &workers[worker].slots[*slot as usize].devices;
-                let named: Vec<&str> = held.iter().filter(|one| devices.contains(one)).map(String::as_str).collect();
+                let named: Vec<&str> = held
+                    .iter()
+                    .filter(|one| devices.contains(one))
+                    .map(String::as_str)
+                    .collect();
                 let all = held.iter().map(String::as_str).filter(|_| named.is_empty());
-                broken.entry(&workers[worker].host).or_default().extend(all.chain(named.iter().copied()));
+                broken
+                    .entry(&workers[worker].host)
+                    .or_default()
+                    .extend(all.chain(named.iter().copied()));
             }
             Event::HostUndrained { host } => {
                 broken.remove(host.as_str());
@@ -112,19 +146,35 @@ fn faults_of_nodes_cost_no_trial_and_pause_slots(journal: &[Recorded]) -> Verdic
             Event::WorkerJoined { worker, info, .. } => {
                 hosts.insert(worker, info.host.as_str());
             }
-            Event::AttemptFailed { trial, failure, then: AfterFailure::GiveUp, .. }
-                if failure.class == FailureClass::Node =>
-            {
+            Event::AttemptFailed {
+                trial,
+                failure,
+                then: AfterFailure::GiveUp,
+                ..
+            } if failure.class == FailureClass::Node => {
                 return Err(format!("trial {trial} failed through the fault of a node"));
             }
-            Event::SlotPaused { worker, slot, until, .. } => {
+            Event::SlotPaused {
+                worker,
+                slot,
+                until,
+                ..
+            } => {
                 paused.insert((worker, *slot), *until);
             }
             Event::HostUndrained { host } => paused.retain(|(worker, _), _| hosts[*worker] != host),
-            Event::TrialDispatched { trial, worker, slot, .. }
-                if paused.get(&(worker, *slot)).is_some_and(|until| recorded.at < *until) =>
+            Event::TrialDispatched {
+                trial,
+                worker,
+                slot,
+                ..
+            } if paused
+                .get(&(worker, *slot))
+                .is_some_and(|until| recorded.at < *until) =>
             {
-                return Err(format!("trial {trial} was given to slot {slot} of {worker}, which pauses"));
+                return Err(format!(
+                    "trial {trial} was given to slot {slot} of {worker}, which pauses"
+                ));
             }
             _ => {}
         }
@@ -132,27 +182,41 @@ fn faults_of_nodes_cost_no_trial_and_pause_slots(journal: &[Recorded]) -> Verdic
     Ok(())
 }
 
-fn results_are_those_of_an_undisturbed_run(name: &str, state: &State, entry: &SweepState) -> Verdict {
+fn results_are_those_of_an_undisturbed_run(
+    name: &str,
+    state: &State,
+    entry: &SweepState,
+) -> Verdict {
     let expected = expected_trials(&entry.sweep);
-    let mut found: Vec<(TrialId, u32, Option<u32>)> =
-        entry.trials.iter().map(|wanted| (wanted.id, wanted.cell, wanted.candidate)).collect();
+    let mut found: Vec<(TrialId, u32, Option<u32>)> = entry
+        .trials
+        .iter()
+        .map(|wanted| (wanted.id, wanted.cell, wanted.candidate))
+        .collect();
     found.sort();
     if found != expected {
-        return Err(format!("sweep `{name}` ends with trials {found:?}, not {expected:?}"));
+        return Err(format!(
+            "sweep `{name}` ends with trials {found:?}, not {expected:?}"
+        ));
     }
     for (id, ..) in found {
         let phase = &state.trials[&id].phase;
         let holds = match (truth::doom(id), phase) {
             (None, Phase::Succeeded { result, .. }) => result.last_accuracy == truth::accuracy(id),
-            // A fault of the script may come first: out of memory with no other host to try is final too, and no user
-            // retries a trial that would fail again.
-            (Some(class), Phase::Failed { .. }) => state.trials[&id]
-                .failure()
-                .is_some_and(|failure| failure.class == class || failure.class == FailureClass::OutOfMemory),
+            // A fault of the script may come first: out of memory with no other host to try is
+            // final too, and no user retries a trial that would fail again.
+            (Some(class), Phase::Failed { .. }) => {
+                state.trials[&id].failure().is_some_and(|failure| {
+                    failure.class == class || failure.class == FailureClass::OutOfMemory
+                })
+            }
             _ => false,
         };
         if !holds {
-            return Err(format!("trial {id} of sweep `{name}` ends as {phase:?}, doom {:?}", truth::doom(id)));
+            return Err(format!(
+                "trial {id} of sweep `{name}` ends as {phase:?}, doom {:?}",
+                truth::doom(id)
+            ));
         }
     }
     Ok(())
@@ -163,20 +227,36 @@ fn expected_trials(sweep: &Sweep) -> Vec<(TrialId, u32, Option<u32>)> {
     let mut expected = Vec::new();
     for cell in 0..sweep.cells.len() {
         let searched = sweep.cell_trials(cell, None);
-        let candidates = sweep.search.as_ref().map_or(0, |search| search.candidates.len());
+        let candidates = sweep
+            .search
+            .as_ref()
+            .map_or(0, |search| search.candidates.len());
         let mean = |candidate: usize| {
-            let mine = searched.iter().filter(|trial| trial.role == Role::Search && trial.candidate == Some(candidate));
+            let mine = searched
+                .iter()
+                .filter(|trial| trial.role == Role::Search && trial.candidate == Some(candidate));
             let ids: Vec<TrialId> = mine.map(|trial| trial.id).collect();
             let eligible = !ids.is_empty() && ids.iter().all(|id| truth::doom(*id).is_none());
-            eligible.then(|| ids.iter().map(|id| truth::accuracy(*id)).sum::<f64>() / ids.len() as f64)
+            eligible
+                .then(|| ids.iter().map(|id| truth::accuracy(*id)).sum::<f64>() / ids.len() as f64)
         };
-        let means: Vec<(usize, f64)> = (0..candidates).filter_map(|at| Some((at, mean(at)?))).collect();
+        let means: Vec<(usize, f64)> = (0..candidates)
+            .filter_map(|at| Some((at, mean(at)?)))
+            .collect();
         // Folding from behind with `>=` gives the first of equal candidates.
-        let best = means.iter().rev().copied().reduce(|best, other| if other.1 >= best.1 { other } else { best });
+        let best = means
+            .iter()
+            .rev()
+            .copied()
+            .reduce(|best, other| if other.1 >= best.1 { other } else { best });
         let trials = sweep.cell_trials(cell, best.map(|(candidate, _)| candidate));
-        expected.extend(
-            trials.iter().map(|trial| (trial.id, trial.cell as u32, trial.candidate.map(|candidate| candidate as u32))),
-        );
+        expected.extend(trials.iter().map(|trial| {
+            (
+                trial.id,
+                trial.cell as u32,
+                trial.candidate.map(|candidate| candidate as u32),
+            )
+        }));
     }
     expected.sort();
     expected

@@ -1,5 +1,5 @@
-//! A worker as a value: its slots, its unacknowledged outcomes, its stream. It follows the protocol, and reports an
-//! error if the coordinator asks for something forbidden.
+//! A worker as a value: its slots, its unacknowledged outcomes, its stream. It follows the
+//! protocol, and reports an error if the coordinator asks for something forbidden.
 
 use std::collections::BTreeMap;
 
@@ -43,18 +43,41 @@ pub struct Training {
 }
 
 pub enum Told {
-    Start { trial: TrialId, attempt: AttemptNo, slot: u32, since: AttemptNo, devices: u32 },
-    Stop { trial: TrialId, attempt: AttemptNo },
-    Acknowledged { trial: TrialId, attempt: AttemptNo },
+    Start {
+        trial: TrialId,
+        attempt: AttemptNo,
+        slot: u32,
+        since: AttemptNo,
+        devices: u32,
+    },
+    Stop {
+        trial: TrialId,
+        attempt: AttemptNo,
+    },
+    Acknowledged {
+        trial: TrialId,
+        attempt: AttemptNo,
+    },
     Drain,
 }
 
 impl Worker {
-    /// Returns a worker of two slots: two devices and one on odd hosts; two that share a device on the last but one.
+    /// Returns a worker of two slots: two devices and one on odd hosts; two that share a device on
+    /// the last but one.
     pub fn new(host: usize, run: u64) -> Self {
         let id = WorkerId(format!("host{host}-{run}").into());
         let slots = (0..2).map(|_| None).collect();
-        Self { id, host, run, slots, ended: Vec::new(), connection: 0, is_open: false, leaving: false, draining: false }
+        Self {
+            id,
+            host,
+            run,
+            slots,
+            ended: Vec::new(),
+            connection: 0,
+            is_open: false,
+            leaving: false,
+            draining: false,
+        }
     }
 
     fn shares_a_device(&self) -> bool {
@@ -63,23 +86,51 @@ impl Worker {
 
     fn info(&self) -> WorkerInfo {
         let device = |number: usize| format!("cuda:{number}");
-        let first = if self.host % 2 == 1 { vec![device(0), device(1)] } else { vec![device(0)] };
-        let second = if self.shares_a_device() { first.clone() } else { vec![device(2)] };
+        let first = if self.host % 2 == 1 {
+            vec![device(0), device(1)]
+        } else {
+            vec![device(0)]
+        };
+        let second = if self.shares_a_device() {
+            first.clone()
+        } else {
+            vec![device(2)]
+        };
         // The first process of a host knows GPUs by name alone, as those of an older version did.
         let uuid = |name: &String| format!("GPU-{}-{name}", self.host);
-        let uuids = |devices: &[String]| if self.run > 1 { devices.iter().map(uuid).collect() } else { Vec::new() };
-        let slots = [first, second].map(|devices| Slot { uuids: uuids(&devices), devices, description: String::new() });
+        let uuids = |devices: &[String]| {
+            if self.run > 1 {
+                devices.iter().map(uuid).collect()
+            } else {
+                Vec::new()
+            }
+        };
+        let slots = [first, second].map(|devices| Slot {
+            uuids: uuids(&devices),
+            devices,
+            description: String::new(),
+        });
         let slots = slots.to_vec();
-        WorkerInfo { host: format!("host{}", self.host), build: "1".to_owned(), trainer: Default::default(), slots }
+        WorkerInfo {
+            host: format!("host{}", self.host),
+            build: "1".to_owned(),
+            trainer: Default::default(),
+            slots,
+        }
     }
 
     fn running(&self) -> Vec<RunningAttempt> {
-        let held = (0..).zip(&self.slots).filter_map(|(slot, held)| Some((slot, held.as_ref()?)));
+        let held = (0..)
+            .zip(&self.slots)
+            .filter_map(|(slot, held)| Some((slot, held.as_ref()?)));
         let running = held.map(|(slot, held)| RunningAttempt {
             trial: held.trial,
             attempt: held.attempt,
             slot,
-            progress: Progress { step: held.steps, ..Progress::default() },
+            progress: Progress {
+                step: held.steps,
+                ..Progress::default()
+            },
         });
         running.collect()
     }
@@ -100,16 +151,27 @@ impl Worker {
     /// Returns its messages of one second, with every outcome that was not acknowledged.
     pub fn says(&self) -> Vec<Input> {
         let worker = &self.id;
-        let mut inputs = vec![Input::Heartbeat { worker: worker.clone(), running: self.running() }];
+        let mut inputs = vec![Input::Heartbeat {
+            worker: worker.clone(),
+            running: self.running(),
+        }];
         if self.leaving {
-            inputs.push(Input::Leaving { worker: worker.clone(), reason: "SIGTERM".into() });
+            inputs.push(Input::Leaving {
+                worker: worker.clone(),
+                reason: "SIGTERM".into(),
+            });
         }
-        inputs.extend(self.ended.iter().map(|ended| Input::Ended { worker: worker.clone(), ended: ended.clone() }));
+        inputs.extend(self.ended.iter().map(|ended| Input::Ended {
+            worker: worker.clone(),
+            ended: ended.clone(),
+        }));
         inputs
     }
 
     pub fn is_finished(&self) -> bool {
-        (self.leaving || self.draining) && self.ended.is_empty() && self.slots.iter().all(Option::is_none)
+        (self.leaving || self.draining)
+            && self.ended.is_empty()
+            && self.slots.iter().all(Option::is_none)
     }
 
     /// Takes a message. The error names a request that a worker must never get.
@@ -120,24 +182,44 @@ impl Worker {
         done: u64,
     ) -> Result<(), String> {
         match told {
-            Told::Start { trial, attempt, slot, since, devices } => {
+            Told::Start {
+                trial,
+                attempt,
+                slot,
+                since,
+                devices,
+            } => {
                 let offered = self.info().slots[slot as usize].devices.len();
                 if self.slots[slot as usize].is_some() {
-                    return Err(format!("slot {slot} of {} was given to trial {trial} while occupied", self.id));
+                    return Err(format!(
+                        "slot {slot} of {} was given to trial {trial} while occupied",
+                        self.id
+                    ));
                 }
                 if self.slots.iter().flatten().any(|held| held.trial == trial) {
                     return Err(format!("trial {trial} was given to {} twice", self.id));
                 }
                 if offered < devices as usize {
-                    return Err(format!("trial {trial} needs {devices} devices, slot {slot} has {offered}"));
+                    return Err(format!(
+                        "trial {trial} needs {devices} devices, slot {slot} has {offered}"
+                    ));
                 }
                 let fate = fate(trial);
-                self.slots[slot as usize] = Some(Training { trial, attempt, since, done, steps: 0, fate, stop: None });
+                self.slots[slot as usize] = Some(Training {
+                    trial,
+                    attempt,
+                    since,
+                    done,
+                    steps: 0,
+                    fate,
+                    stop: None,
+                });
             }
             Told::Stop { trial, attempt } => {
                 for held in self.slots.iter_mut().flatten() {
                     if (held.trial, held.attempt) == (trial, attempt) && held.stop.is_none() {
-                        // Half of the stalls are due to the device, which shows when the trainer cannot be killed.
+                        // Half of the stalls are due to the device, which shows when the trainer
+                        // cannot be killed.
                         let hangs = held.fate == Some(FailureClass::Stalled) && attempt.0 % 2 == 1;
                         let broken = Outcome::Failed(failure(FailureClass::BadDevice));
                         held.stop = Some((2, if hangs { broken } else { Outcome::Stopped }));
@@ -145,7 +227,8 @@ impl Worker {
                 }
             }
             Told::Acknowledged { trial, attempt } => {
-                self.ended.retain(|ended| (ended.trial, ended.attempt) != (trial, attempt));
+                self.ended
+                    .retain(|ended| (ended.trial, ended.attempt) != (trial, attempt));
             }
             Told::Drain => self.draining = true,
         }
@@ -154,7 +237,12 @@ impl Worker {
 
     pub fn leave(&mut self) {
         self.leaving = true;
-        for held in self.slots.iter_mut().flatten().filter(|held| held.stop.is_none()) {
+        for held in self
+            .slots
+            .iter_mut()
+            .flatten()
+            .filter(|held| held.stop.is_none())
+        {
             held.stop = Some((1, Outcome::Failed(failure(FailureClass::Preempted))));
         }
     }
@@ -164,7 +252,11 @@ impl Worker {
         for (slot, place) in self.slots.iter_mut().enumerate() {
             let Some(held) = place else { continue };
             if let Some(outcome) = held.second(&self.id, slot, checkpoints) {
-                self.ended.push(EndedAttempt { trial: held.trial, attempt: held.attempt, outcome });
+                self.ended.push(EndedAttempt {
+                    trial: held.trial,
+                    attempt: held.attempt,
+                    outcome,
+                });
                 *place = None;
             }
         }
@@ -204,8 +296,16 @@ impl Training {
     }
 }
 
-/// Returns a failure that names its broken device: the first one in a slot of two, if the slot has it.
+/// Returns a failure that names its broken device: the first one in a slot of two, if the slot has
+/// it.
 fn failure(class: FailureClass) -> Failure {
-    let devices = if class == FailureClass::BadDevice { vec!["cuda:0".to_owned()] } else { Vec::new() };
-    Failure { devices, ..Failure::new(class, format!("{class:?} in the simulation")) }
+    let devices = if class == FailureClass::BadDevice {
+        vec!["cuda:0".to_owned()]
+    } else {
+        Vec::new()
+    };
+    Failure {
+        devices,
+        ..Failure::new(class, format!("{class:?} in the simulation"))
+    }
 }

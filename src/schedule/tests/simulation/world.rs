@@ -1,5 +1,6 @@
-//! The simulated cluster: one coordinator, four hosts, a network between them, virtual time. The coordinator's side is
-//! the real `turn`; the rest behaves as processes, disks and connections do when they fail.
+//! The simulated cluster: one coordinator, four hosts, a network between them, virtual time. The
+//! coordinator's side is the real `turn`; the rest behaves as processes, disks and connections do
+//! when they fail.
 
 use std::collections::BTreeMap;
 
@@ -107,14 +108,43 @@ pub struct Answers {
 
 impl Answers {
     pub fn counts(self) -> [u64; 8] {
-        let Self { turns, stale_attempts, stale_connections, unknown_workers, .. } = self;
-        let Self { coordinator_kills, worker_kills, cuts, pauses, .. } = self;
-        [turns, stale_attempts, stale_connections, unknown_workers, coordinator_kills, worker_kills, cuts, pauses]
+        let Self {
+            turns,
+            stale_attempts,
+            stale_connections,
+            unknown_workers,
+            ..
+        } = self;
+        let Self {
+            coordinator_kills,
+            worker_kills,
+            cuts,
+            pauses,
+            ..
+        } = self;
+        [
+            turns,
+            stale_attempts,
+            stale_connections,
+            unknown_workers,
+            coordinator_kills,
+            worker_kills,
+            cuts,
+            pauses,
+        ]
     }
 
     pub fn plus(self, other: Self) -> Self {
-        let [turns, stale_attempts, stale_connections, unknown_workers, coordinator_kills, worker_kills, cuts, pauses] =
-            std::array::from_fn(|index| self.counts()[index] + other.counts()[index]);
+        let [
+            turns,
+            stale_attempts,
+            stale_connections,
+            unknown_workers,
+            coordinator_kills,
+            worker_kills,
+            cuts,
+            pauses,
+        ] = std::array::from_fn(|index| self.counts()[index] + other.counts()[index]);
         Self {
             turns,
             stale_attempts,
@@ -172,7 +202,9 @@ impl World {
             self.now = at;
             self.steps += 1;
             if at > LATEST_END {
-                return Err(format!("not at an end after {LATEST_END} virtual milliseconds"));
+                return Err(format!(
+                    "not at an end after {LATEST_END} virtual milliseconds"
+                ));
             }
             self.happen(happening)?;
             if at > QUIET_FROM && self.is_over() {
@@ -183,12 +215,14 @@ impl World {
     }
 
     fn is_over(&self) -> bool {
-        let Some(coordinator) = &self.coordinator else { return false };
+        let Some(coordinator) = &self.coordinator else {
+            return false;
+        };
         let state = &coordinator.state;
         let idle = |host: &Host| {
-            host.worker
-                .as_ref()
-                .is_none_or(|worker| worker.ended.is_empty() && worker.slots.iter().all(Option::is_none))
+            host.worker.as_ref().is_none_or(|worker| {
+                worker.ended.is_empty() && worker.slots.iter().all(Option::is_none)
+            })
         };
         coordinator.fault.is_none()
             && self.hosts.iter().all(idle)
@@ -221,12 +255,15 @@ impl World {
                 }
             }
             Happening::Second { host } => {
-                self.network.at(self.now + 1_000, Happening::Second { host });
+                self.network
+                    .at(self.now + 1_000, Happening::Second { host });
                 self.second(host);
                 Ok(())
             }
             Happening::Deadline { at } => match &self.coordinator {
-                Some(coordinator) if coordinator.deadline == Some(at) => self.input(vec![Input::Tick]),
+                Some(coordinator) if coordinator.deadline == Some(at) => {
+                    self.input(vec![Input::Tick])
+                }
                 _ => Ok(()),
             },
             Happening::StartWorker { host } => {
@@ -245,27 +282,76 @@ impl World {
 
     fn act(&mut self, action: Action) -> Verdict {
         match action {
-            Action::Submit(submit) => return self.ask(Input::Submit { sweep: Box::new(submit.sweep()) }, action),
+            Action::Submit(submit) => {
+                return self.ask(
+                    Input::Submit {
+                        sweep: Box::new(submit.sweep()),
+                    },
+                    action,
+                );
+            }
             Action::Cancel(sweep) => {
-                return self.ask(Input::Cancel { sweep: sweep.to_owned(), reason: "the script".into() }, action);
+                return self.ask(
+                    Input::Cancel {
+                        sweep: sweep.to_owned(),
+                        reason: "the script".into(),
+                    },
+                    action,
+                );
             }
             Action::Retry(sweep) => {
-                return self.ask(Input::Retry { sweep: sweep.to_owned(), which: Retry::Failed }, action);
+                return self.ask(
+                    Input::Retry {
+                        sweep: sweep.to_owned(),
+                        which: Retry::Failed,
+                    },
+                    action,
+                );
             }
             Action::TrainAgain { sweep, whole } => {
-                let known = self.coordinator.as_ref().and_then(|coordinator| coordinator.state.sweeps.get(sweep));
+                let known = self
+                    .coordinator
+                    .as_ref()
+                    .and_then(|coordinator| coordinator.state.sweeps.get(sweep));
                 let first = known.map(|known| known.sweep.cell_name(&known.sweep.cells[0]));
-                let which = if whole { Retry::All } else { Retry::Cells(first.into_iter().collect()) };
-                return self.ask(Input::Retry { sweep: sweep.to_owned(), which }, action);
+                let which = if whole {
+                    Retry::All
+                } else {
+                    Retry::Cells(first.into_iter().collect())
+                };
+                return self.ask(
+                    Input::Retry {
+                        sweep: sweep.to_owned(),
+                        which,
+                    },
+                    action,
+                );
             }
             Action::Drain { host } => {
-                let Some(worker) = self.hosts[host].worker.as_ref().map(|worker| worker.id.clone()) else {
+                let Some(worker) = self.hosts[host]
+                    .worker
+                    .as_ref()
+                    .map(|worker| worker.id.clone())
+                else {
                     return Ok(());
                 };
                 self.hosts[host].down_ms = 3_000;
-                return self.ask(Input::Drain { name: worker.to_string(), reason: "the script".into() }, action);
+                return self.ask(
+                    Input::Drain {
+                        name: worker.to_string(),
+                        reason: "the script".into(),
+                    },
+                    action,
+                );
             }
-            Action::Undrain { host } => return self.ask(Input::Undrain { name: format!("host{host}") }, action),
+            Action::Undrain { host } => {
+                return self.ask(
+                    Input::Undrain {
+                        name: format!("host{host}"),
+                    },
+                    action,
+                );
+            }
             Action::KillWorker { host, down_ms } => self.kill_worker(host, down_ms),
             Action::Leave { host, down_ms } => {
                 self.hosts[host].down_ms = down_ms;
@@ -284,7 +370,10 @@ impl World {
             Action::FailNext { host, class } => self.hosts[host].fail_next = Some(class),
             Action::Starve { host, ms } => self.hosts[host].starved_until = self.now + ms,
             Action::Bad { host } => self.hosts[host].bad = !self.hosts[host].bad,
-            Action::KillCoordinator { at: Moment::Idle, down_ms } => return self.kill_coordinator(down_ms, true),
+            Action::KillCoordinator {
+                at: Moment::Idle,
+                down_ms,
+            } => return self.kill_coordinator(down_ms, true),
             Action::KillCoordinator { at, down_ms } => self.kill_at = Some((at, down_ms)),
             Action::DiskFull { ms } => {
                 self.disk_full = true;
@@ -296,9 +385,14 @@ impl World {
 
     /// Sends a user's request; it is repeated later while no coordinator can take it.
     fn ask(&mut self, input: Input, action: Action) -> Verdict {
-        if self.coordinator.as_ref().is_none_or(|coordinator| coordinator.fault.is_some()) {
+        if self
+            .coordinator
+            .as_ref()
+            .is_none_or(|coordinator| coordinator.fault.is_some())
+        {
             self.script.push((self.now + 1_000, action));
-            self.network.at(self.now + 1_000, Happening::Script(self.script.len() - 1));
+            self.network
+                .at(self.now + 1_000, Happening::Script(self.script.len() - 1));
             return Ok(());
         }
         self.input(vec![input])
@@ -308,7 +402,9 @@ impl World {
 
     fn second(&mut self, host: usize) {
         let place = &mut self.hosts[host];
-        let Some(worker) = &mut place.worker else { return };
+        let Some(worker) = &mut place.worker else {
+            return;
+        };
         worker.train(&mut self.checkpoints);
         if self.now < place.frozen_until {
             return;
@@ -321,14 +417,21 @@ impl World {
         match place.stream {
             Some(stream) => {
                 for input in worker.says() {
-                    self.network.send_to_coordinator(stream, input, self.now, place.partitioned_until);
+                    self.network.send_to_coordinator(
+                        stream,
+                        input,
+                        self.now,
+                        place.partitioned_until,
+                    );
                 }
             }
             None => {
                 let reachable = self.coordinator.is_some() && self.now >= place.partitioned_until;
                 if reachable && !self.work.one_in(3) {
                     let hello = worker.hello();
-                    let stream = self.network.open(host, worker.id.clone(), worker.connection);
+                    let stream = self
+                        .network
+                        .open(host, worker.id.clone(), worker.connection);
                     place.stream = Some(stream);
                     self.network.send_to_coordinator(stream, hello, self.now, 0);
                 }
@@ -340,7 +443,8 @@ impl World {
         let place = &mut self.hosts[host];
         if place.worker.take().is_some() {
             self.answers.worker_kills += 1;
-            self.network.at(self.now + down_ms, Happening::StartWorker { host });
+            self.network
+                .at(self.now + down_ms, Happening::StartWorker { host });
         }
         if let Some(stream) = place.stream.take() {
             self.network.cut(stream, self.now);
@@ -355,17 +459,31 @@ impl World {
         }
         let deaf_until = place.frozen_until.max(place.partitioned_until);
         if self.now < deaf_until {
-            self.network.at(deaf_until, Happening::ToWorker { stream, told });
+            self.network
+                .at(deaf_until, Happening::ToWorker { stream, told });
             return Ok(());
         }
-        let Some(worker) = &mut place.worker else { return Ok(()) };
+        let Some(worker) = &mut place.worker else {
+            return Ok(());
+        };
         let done = match &told {
-            Told::Start { trial, since, .. } => self.checkpoints.get(&(*trial, *since)).copied().unwrap_or(0),
+            Told::Start { trial, since, .. } => self
+                .checkpoints
+                .get(&(*trial, *since))
+                .copied()
+                .unwrap_or(0),
             Told::Stop { .. } | Told::Acknowledged { .. } | Told::Drain => 0,
         };
-        let searches = self.coordinator.as_ref().is_some_and(|coordinator| is_searching(&coordinator.state, &told));
+        let searches = self
+            .coordinator
+            .as_ref()
+            .is_some_and(|coordinator| is_searching(&coordinator.state, &told));
         let is_starved = self.now < place.starved_until;
-        let wanted = if place.bad { Some(FailureClass::Crashed) } else { place.fail_next };
+        let wanted = if place.bad {
+            Some(FailureClass::Crashed)
+        } else {
+            place.fail_next
+        };
         let (injected, fail_next) = (&mut self.injected, &mut place.fail_next);
         let fate = |trial: TrialId| {
             if is_starved {
@@ -374,7 +492,11 @@ impl World {
             let class = wanted?;
             let spent = injected.entry((trial, class)).or_insert(0);
             // A failed search trial would rightly change the choice.
-            let limit = if class == FailureClass::OutOfMemory && searches { 0 } else { 3 };
+            let limit = if class == FailureClass::OutOfMemory && searches {
+                0
+            } else {
+                3
+            };
             (*spent < limit).then(|| {
                 *spent += 1;
                 *fail_next = None;
@@ -393,13 +515,15 @@ impl World {
         }
         let blocked_until = self.hosts[host].partitioned_until;
         if self.now < blocked_until && !self.network.is_cut(stream) {
-            self.network.at(blocked_until, Happening::ToCoordinator { stream, input });
+            self.network
+                .at(blocked_until, Happening::ToCoordinator { stream, input });
             return Ok(());
         }
         let mut inputs = vec![input];
         // Messages at nearly the same time are decided in one turn.
         while let Some((next, input)) = self.network.also_arriving(self.now + 3) {
-            if self.network.arrives(next, self.now) && self.now >= self.hosts[self.network.host(next)].partitioned_until
+            if self.network.arrives(next, self.now)
+                && self.now >= self.hosts[self.network.host(next)].partitioned_until
             {
                 inputs.push(input);
             }
@@ -408,18 +532,29 @@ impl World {
     }
 
     fn input(&mut self, inputs: Vec<Input>) -> Verdict {
-        let Some(coordinator) = &mut self.coordinator else { return Ok(()) };
+        let Some(coordinator) = &mut self.coordinator else {
+            return Ok(());
+        };
         if coordinator.fault.is_some() {
             self.while_in_fault(inputs);
             return Ok(());
         }
-        let Turn { recorded, answers, effects } = turn(&mut coordinator.state, &self.config, &inputs, self.now);
+        let Turn {
+            recorded,
+            answers,
+            effects,
+        } = turn(&mut coordinator.state, &self.config, &inputs, self.now);
         self.answers.turns += 1;
         if let Some(violation) = check(&coordinator.state).first() {
-            return Err(format!("invariant {} after {inputs:?}: {}", violation.invariant, violation.detail));
+            return Err(format!(
+                "invariant {} after {inputs:?}: {}",
+                violation.invariant, violation.detail
+            ));
         }
         self.judge(&inputs, &answers)?;
-        let pauses = recorded.iter().filter(|entry| matches!(entry.event, Event::SlotPaused { .. }));
+        let pauses = recorded
+            .iter()
+            .filter(|entry| matches!(entry.event, Event::SlotPaused { .. }));
         self.answers.pauses += pauses.count() as u64;
         self.commits += u64::from(!recorded.is_empty());
         if let Some((commit, moment)) = self.kill_at_commit
@@ -451,7 +586,9 @@ impl World {
     fn while_in_fault(&mut self, inputs: Vec<Input>) {
         for input in inputs {
             match &input {
-                Input::Connected { worker, connection, .. } => {
+                Input::Connected {
+                    worker, connection, ..
+                } => {
                     if let Some(stream) = self.network.find(worker, *connection) {
                         self.network.cut(stream, self.now);
                     }
@@ -470,7 +607,11 @@ impl World {
             match answer {
                 Err(Rejected::StaleAttempt { .. }) => self.answers.stale_attempts += 1,
                 Err(Rejected::UnknownWorker(_)) => self.answers.unknown_workers += 1,
-                Err(Rejected::UnknownSweep(_) | Rejected::UnknownPlace(_) | Rejected::HasLeft { .. }) => {}
+                Err(
+                    Rejected::UnknownSweep(_)
+                    | Rejected::UnknownPlace(_)
+                    | Rejected::HasLeft { .. },
+                ) => {}
                 Err(Rejected::StaleConnection { .. }) => self.answers.stale_connections += 1,
                 Err(
                     rejected @ (Rejected::Internal(_)
@@ -490,14 +631,37 @@ impl World {
         let coordinator = self.coordinator.as_ref().expect("it performs");
         let state = &coordinator.state;
         let (worker, told) = match effect {
-            Effect::Start { worker, slot, trial, attempt } => {
+            Effect::Start {
+                worker,
+                slot,
+                trial,
+                attempt,
+            } => {
                 let devices = state.trials[&trial].devices;
                 assert_eq!(state.spec_of(trial).map(|spec| spec.id()), Some(trial));
                 let since = state.trials[&trial].since;
-                (worker, Told::Start { trial, attempt, slot, since, devices })
+                (
+                    worker,
+                    Told::Start {
+                        trial,
+                        attempt,
+                        slot,
+                        since,
+                        devices,
+                    },
+                )
             }
-            Effect::Stop { worker, trial, attempt, .. } => (worker, Told::Stop { trial, attempt }),
-            Effect::Acknowledge { worker, trial, attempt } => (worker, Told::Acknowledged { trial, attempt }),
+            Effect::Stop {
+                worker,
+                trial,
+                attempt,
+                ..
+            } => (worker, Told::Stop { trial, attempt }),
+            Effect::Acknowledge {
+                worker,
+                trial,
+                attempt,
+            } => (worker, Told::Acknowledged { trial, attempt }),
             Effect::Drain { worker, .. } => (worker, Told::Drain),
             Effect::Disconnect { worker, .. } => {
                 if let Some(stream) = self.network.newest(&worker) {
@@ -506,15 +670,20 @@ impl World {
                 return;
             }
         };
-        let Some(connection) = state.live.connected.get(&worker) else { return };
+        let Some(connection) = state.live.connected.get(&worker) else {
+            return;
+        };
         if let Some(stream) = self.network.find(&worker, *connection) {
             self.network.send_to_worker(stream, told, self.now);
         }
     }
 
     fn set_deadline(&mut self) {
-        let Some(coordinator) = &mut self.coordinator else { return };
-        let deadline = next_deadline(&coordinator.state, &self.config, self.now).map(|at| at.max(self.now + 1));
+        let Some(coordinator) = &mut self.coordinator else {
+            return;
+        };
+        let deadline = next_deadline(&coordinator.state, &self.config, self.now)
+            .map(|at| at.max(self.now + 1));
         if deadline != coordinator.deadline {
             coordinator.deadline = deadline;
             if let Some(at) = deadline {
@@ -525,13 +694,21 @@ impl World {
 
     /// Kills the coordinator. `is_journalled`: the state holds only what the journal has.
     fn kill_coordinator(&mut self, down_ms: u64, is_journalled: bool) -> Verdict {
-        let Some(coordinator) = self.coordinator.take() else { return Ok(()) };
+        let Some(coordinator) = self.coordinator.take() else {
+            return Ok(());
+        };
         self.answers.coordinator_kills += 1;
         self.network.cut_all(self.now);
-        self.network.at(self.now + down_ms, Happening::StartCoordinator);
+        self.network
+            .at(self.now + down_ms, Happening::StartCoordinator);
         let replayed = replay(&self.journal).map_err(|impossible| impossible.to_string())?;
-        if is_journalled && coordinator.fault.is_none() && !replayed.same_history(&coordinator.state) {
-            return Err("replay differs from what was live when the coordinator was killed".to_owned());
+        if is_journalled
+            && coordinator.fault.is_none()
+            && !replayed.same_history(&coordinator.state)
+        {
+            return Err(
+                "replay differs from what was live when the coordinator was killed".to_owned(),
+            );
         }
         Ok(())
     }
@@ -543,14 +720,20 @@ impl World {
         let mut state = replay(&self.journal).map_err(|impossible| impossible.to_string())?;
         restart(&mut state, self.now);
         self.network.new_coordinator();
-        self.coordinator = Some(Coordinator { state, deadline: None, fault: None });
+        self.coordinator = Some(Coordinator {
+            state,
+            deadline: None,
+            fault: None,
+        });
         self.set_deadline();
         Ok(())
     }
 
     fn disk_free(&mut self) -> Verdict {
         self.disk_full = false;
-        let Some(coordinator) = &mut self.coordinator else { return Ok(()) };
+        let Some(coordinator) = &mut self.coordinator else {
+            return Ok(());
+        };
         if let Some((recorded, effects)) = coordinator.fault.take() {
             self.journal.extend(recorded);
             effects.into_iter().for_each(|effect| self.perform(effect));
@@ -566,32 +749,54 @@ impl World {
         self.disk_free()?;
         self.kill_at = None;
         for host in &mut self.hosts {
-            (host.frozen_until, host.partitioned_until, host.starved_until) = (0, 0, 0);
+            (
+                host.frozen_until,
+                host.partitioned_until,
+                host.starved_until,
+            ) = (0, 0, 0);
             (host.fail_next, host.bad) = (None, false);
         }
-        while let Some(input) = self.coordinator.as_ref().and_then(|coordinator| self.to_mend(&coordinator.state)) {
+        while let Some(input) = self
+            .coordinator
+            .as_ref()
+            .and_then(|coordinator| self.to_mend(&coordinator.state))
+        {
             self.input(vec![input])?;
         }
         Ok(())
     }
 
     fn to_mend(&self, state: &State) -> Option<Input> {
-        let drained = |host: &schedule::state::HostState| host.drained.is_some() || !host.broken_devices.is_empty();
+        let drained = |host: &schedule::state::HostState| {
+            host.drained.is_some() || !host.broken_devices.is_empty()
+        };
         if let Some((name, _)) = state.hosts.iter().find(|(_, host)| drained(host)) {
             return Some(Input::Undrain { name: name.clone() });
         }
-        let by_script = |reason: &Option<String>| reason.as_ref().is_some_and(|reason| reason == "the script");
-        let mended = |id: TrialId| matches!(state.trials[&id].phase, Phase::Failed { .. }) && truth::doom(id).is_none();
-        let sweep = state
-            .sweeps
-            .iter()
-            .find(|(_, sweep)| !by_script(&sweep.cancelled) && sweep.trials.iter().any(|wanted| mended(wanted.id)));
-        sweep.map(|(name, _)| Input::Retry { sweep: name.to_string(), which: Retry::Failed })
+        let by_script =
+            |reason: &Option<String>| reason.as_ref().is_some_and(|reason| reason == "the script");
+        let mended = |id: TrialId| {
+            matches!(state.trials[&id].phase, Phase::Failed { .. }) && truth::doom(id).is_none()
+        };
+        let sweep = state.sweeps.iter().find(|(_, sweep)| {
+            !by_script(&sweep.cancelled) && sweep.trials.iter().any(|wanted| mended(wanted.id))
+        });
+        sweep.map(|(name, _)| Input::Retry {
+            sweep: name.to_string(),
+            which: Retry::Failed,
+        })
     }
 }
 
 fn is_searching(state: &State, told: &Told) -> bool {
-    let Told::Start { trial, .. } = told else { return false };
-    let wanted = state.trials.get(trial).map_or(&[][..], |trial| &trial.wanted_by);
-    wanted.iter().any(|(name, index)| state.sweeps[name].trials[*index as usize].role == Role::Search)
+    let Told::Start { trial, .. } = told else {
+        return false;
+    };
+    let wanted = state
+        .trials
+        .get(trial)
+        .map_or(&[][..], |trial| &trial.wanted_by);
+    wanted
+        .iter()
+        .any(|(name, index)| state.sweeps[name].trials[*index as usize].role == Role::Search)
 }

@@ -4,7 +4,9 @@ use sweep::Sweep;
 
 /// Trials: `values` learning rates times `seeds` seeds on digits, with more lines of YAML.
 pub fn grid(name: &str, values: u32, seeds: u64, more: &str) -> Sweep {
-    let rates: Vec<String> = (1..=values).map(|value| format!("{}", f64::from(value) / 100.0)).collect();
+    let rates: Vec<String> = (1..=values)
+        .map(|value| format!("{}", f64::from(value) / 100.0))
+        .collect();
     let axis = format!("axes:\n  learning_rate: [{}]\n", rates.join(", "));
     yaml(&format!(
         "name: {name}\nrecipe: quick\nset: {{dataset: digits, schedule: {{constant: {{epochs: 1}}}}}}\nseeds: {seeds}\n{axis}{more}"
@@ -13,7 +15,9 @@ pub fn grid(name: &str, values: u32, seeds: u64, more: &str) -> Sweep {
 
 /// A search over `candidates` learning rates for each of `cells` numbers of images per class.
 pub fn search(name: &str, cells: u32, candidates: u32, seeds: u64) -> Sweep {
-    let rates: Vec<String> = (1..=candidates).map(|value| format!("{}", f64::from(value) / 100.0)).collect();
+    let rates: Vec<String> = (1..=candidates)
+        .map(|value| format!("{}", f64::from(value) / 100.0))
+        .collect();
     let kept: Vec<String> = (1..=cells).map(|cell| (cell * 10).to_string()).collect();
     yaml(&format!(
         "name: {name}\nrecipe: quick\nset: {{dataset: digits, schedule: {{constant: {{epochs: 1}}}}}}\nseeds: {seeds}\naxes:\n  samples_per_class: [{}]\n\

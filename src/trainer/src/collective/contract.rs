@@ -1,6 +1,8 @@
-//! The contract of `Collective` as one suite, which every implementation runs on the CPU or on a GPU (nccl/drills.rs).
+//! The contract of `Collective` as one suite, which every implementation runs on the CPU or on a
+//! GPU (nccl/drills.rs).
 //!
-//! The fakes that hang, panic or die are replicas of a real group that misbehave: the group must fail for the others.
+//! The fakes that hang, panic or die are replicas of a real group that misbehave: the group must
+//! fail for the others.
 
 use std::sync::Arc;
 use std::thread;
@@ -29,18 +31,24 @@ fn on_all<T: Send>(
             prepare_thread(device, true, 1).unwrap();
             body(end, device)
         };
-        let threads: Vec<_> = group.iter().map(|end| scope.spawn(move || run(&**end))).collect();
+        let threads: Vec<_> = group
+            .iter()
+            .map(|end| scope.spawn(move || run(&**end)))
+            .collect();
         threads.into_iter().map(|thread| thread.join()).collect()
     })
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
-    Vec::try_from(&tensor.to_kind(Kind::Float).view(-1).to_device(Device::Cpu)).expect("a small tensor")
+    Vec::try_from(&tensor.to_kind(Kind::Float).view(-1).to_device(Device::Cpu))
+        .expect("a small tensor")
 }
 
-/// The input of one replica. Its values have no exact representation, so the order of additions shows in the bits.
+/// The input of one replica. Its values have no exact representation, so the order of additions
+/// shows in the bits.
 fn input(rank: usize, length: i64) -> Tensor {
-    (Tensor::arange(length, (Kind::Float, Device::Cpu)) + 1.0) * (0.1 + 1e-3 * rank as f64).powi(1 + rank as i32)
+    (Tensor::arange(length, (Kind::Float, Device::Cpu)) + 1.0)
+        * (0.1 + 1e-3 * rank as f64).powi(1 + rank as i32)
 }
 
 fn zeros(device: Device) -> Tensor {
@@ -58,7 +66,11 @@ fn sums_and_broadcasts(group: &Group, devices: &[Device]) {
         let mut expected = input(0, length);
         (1..group.len()).for_each(|rank| drop(expected.g_add_(&input(rank, length))));
         for result in reduced {
-            assert_eq!(result.unwrap(), values(&expected), "length {length}: every replica has the sum in rank order");
+            assert_eq!(
+                result.unwrap(),
+                values(&expected),
+                "length {length}: every replica has the sum in rank order"
+            );
         }
         for result in on_all(group, devices, |end, device| {
             let tensor = input(end.rank(), length).to_device(device);
@@ -82,7 +94,10 @@ fn survives_many_rounds(group: &Group, devices: &[Device]) {
         (0..200i64).for_each(|round| {
             let tensor = Tensor::full([1 + round % 7], round as f64, (Kind::Double, device));
             end.all_reduce(&tensor).unwrap();
-            assert_eq!(tensor.double_value(&[0]), (round * end.size() as i64) as f64);
+            assert_eq!(
+                tensor.double_value(&[0]),
+                (round * end.size() as i64) as f64
+            );
         });
     }) {
         result.unwrap();
@@ -104,12 +119,21 @@ fn fails_for_all_when_one_panics(group: &Group, devices: &[Device]) {
         match result {
             Err(_) => assert_eq!(rank, last),
             Ok(error) => {
-                assert_eq!(error, CollectiveError::Aborted { rank: last, reason: "it panicked".to_owned() });
+                assert_eq!(
+                    error,
+                    CollectiveError::Aborted {
+                        rank: last,
+                        reason: "it panicked".to_owned()
+                    }
+                );
             }
         }
     }
     for end in group {
-        assert!(end.check().is_err() && end.wait().is_err(), "a group that failed once stays failed");
+        assert!(
+            end.check().is_err() && end.wait().is_err(),
+            "a group that failed once stays failed"
+        );
     }
 }
 
@@ -120,17 +144,25 @@ fn ends_at_the_deadline_when_one_is_stuck(group: &Group, devices: &[Device]) {
         rank if rank == stuck => Ok(()),
         _ => end.all_reduce(&zeros(device)),
     });
-    for (rank, result) in results.into_iter().enumerate().filter(|(rank, _)| *rank != stuck) {
+    for (rank, result) in results
+        .into_iter()
+        .enumerate()
+        .filter(|(rank, _)| *rank != stuck)
+    {
         let failure = result.unwrap().unwrap_err();
         assert!(
             matches!(&failure, CollectiveError::TimedOut { missing, .. } if *missing == [stuck]),
             "replica {rank}: {failure}"
         );
     }
-    assert!(group[stuck].check().is_err(), "the one that was stuck hears of it");
+    assert!(
+        group[stuck].check().is_err(),
+        "the one that was stuck hears of it"
+    );
 }
 
-/// Runs the suite. `make` returns a new group on the given devices, with the given deadline for its waits.
+/// Runs the suite. `make` returns a new group on the given devices, with the given deadline for its
+/// waits.
 pub(super) fn contract(make: impl Fn(Duration) -> Group, devices: &[Device]) {
     let group = make(PATIENT);
     sums_and_broadcasts(&group, devices);
@@ -158,15 +190,21 @@ fn shared_memory_keeps_the_contract() {
 #[test]
 fn nccl_keeps_the_contract() {
     for size in [1, 2, 4] {
-        contract(|deadline| super::nccl::fake::group(size, deadline), &[Device::Cpu]);
+        contract(
+            |deadline| super::nccl::fake::group(size, deadline),
+            &[Device::Cpu],
+        );
     }
 }
 
-/// Forward, the result is the sum. Backward, every replica's loss depends on every input, so gradients are summed too.
+/// Forward, the result is the sum. Backward, every replica's loss depends on every input, so
+/// gradients are summed too.
 #[test]
 fn sums_inside_a_graph_pass_the_gradient_to_all() {
-    let group: Vec<Arc<dyn Collective>> =
-        shared_memory(2, Duration::from_secs(60)).into_iter().map(Arc::from).collect();
+    let group: Vec<Arc<dyn Collective>> = shared_memory(2, Duration::from_secs(60))
+        .into_iter()
+        .map(Arc::from)
+        .collect();
     thread::scope(|scope| {
         for end in group {
             scope.spawn(move || {

@@ -1,7 +1,8 @@
-//! Meeting point of a group's threads: a barrier whose waits have a deadline and which ends at the first failure.
+//! Meeting point of a group's threads: a barrier whose waits have a deadline and which ends at the
+//! first failure.
 //!
-//! The first failure is kept, and all replicas receive it from then on. Knows no tensors: the threads share a `T`.
-//! Used by shared_memory.rs and nccl.rs.
+//! The first failure is kept, and all replicas receive it from then on. Knows no tensors: the
+//! threads share a `T`. Used by shared_memory.rs and nccl.rs.
 
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -24,12 +25,23 @@ struct State<T> {
 
 impl<T> Meeting<T> {
     pub fn new(size: usize, deadline: Duration, shared: T) -> Self {
-        let state = State { round: 0, arrived: vec![false; size], failure: None, shared };
-        Self { state: Mutex::new(state), changed: Condvar::new(), deadline }
+        let state = State {
+            round: 0,
+            arrived: vec![false; size],
+            failure: None,
+            shared,
+        };
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            deadline,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().expect("nothing panics while it holds the lock")
+        self.state
+            .lock()
+            .expect("nothing panics while it holds the lock")
     }
 
     /// Runs `body` with exclusive access to the shared value.
@@ -48,8 +60,8 @@ impl<T> Meeting<T> {
         kept
     }
 
-    /// Waits until every replica has arrived, at most the deadline. `prepare` runs under the lock on arrival; `last`
-    /// runs once, after all have arrived and before any leaves.
+    /// Waits until every replica has arrived, at most the deadline. `prepare` runs under the lock
+    /// on arrival; `last` runs once, after all have arrived and before any leaves.
     pub fn meet(
         &self,
         rank: usize,
@@ -79,15 +91,29 @@ impl<T> Meeting<T> {
             if let Some(failure) = &state.failure {
                 return Err(failure.clone());
             }
-            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
-                let missing = (0..state.arrived.len()).filter(|&other| !state.arrived[other]).collect();
+            let Some(left) = until
+                .checked_duration_since(Instant::now())
+                .filter(|left| !left.is_zero())
+            else {
+                let missing = (0..state.arrived.len())
+                    .filter(|&other| !state.arrived[other])
+                    .collect();
                 let seconds = self.deadline.as_secs();
-                let failure = CollectiveError::TimedOut { rank, operation, seconds, missing };
+                let failure = CollectiveError::TimedOut {
+                    rank,
+                    operation,
+                    seconds,
+                    missing,
+                };
                 state.failure = Some(failure.clone());
                 self.changed.notify_all();
                 return Err(failure);
             };
-            state = self.changed.wait_timeout(state, left).expect("nothing panics while it holds the lock").0;
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .expect("nothing panics while it holds the lock")
+                .0;
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Replicas on several GPUs over NCCL: one thread per GPU, in one process or in several.
 //!
-//! Never run on hardware so far: developed on machines without a GPU. The logic is tested against a fake library
-//! (nccl/fake.rs), the bindings against the real one as far as possible without a device. The doc of `Nccl` lists the
-//! ways in which NCCL hangs. The crate `cudarc` was requested but is not used: its safe layer lacks non-blocking
-//! communicators, asynchronous errors and abort, and its loader does not look for libtorch's name, `libnccl.so.2`.
-//! Read nccl/backend.rs, then nccl/library.rs.
+//! Never run on hardware so far: developed on machines without a GPU. The logic is tested against a
+//! fake library (nccl/fake.rs), the bindings against the real one as far as possible without a
+//! device. The doc of `Nccl` lists the ways in which NCCL hangs. The crate `cudarc` was requested
+//! but is not used: its safe layer lacks non-blocking communicators, asynchronous errors and abort,
+//! and its loader does not look for libtorch's name, `libnccl.so.2`. Read nccl/backend.rs, then
+//! nccl/library.rs.
 
 mod backend;
 mod cuda;
@@ -33,33 +34,49 @@ use device::Gpus;
 pub use backend::GroupId;
 pub use cuda::{cuda_version, pci_bus_id};
 
-/// Limit on the collectives that a replica may have queued on its device before it waits for the oldest: a replica
-/// running further ahead would fill the launch queue, which all devices of a process share.
+/// Limit on the collectives that a replica may have queued on its device before it waits for the
+/// oldest: a replica running further ahead would fill the launch queue, which all devices of a
+/// process share.
 const MAX_IN_FLIGHT: usize = 2;
 /// First and longest pause between polls; the pause doubles from one to the other.
 const PAUSES: [Duration; 2] = [Duration::from_micros(10), Duration::from_millis(1)];
 
-/// Returns the ends of a group on these GPUs, in rank order. Communicators are made once per set of devices and reused
-/// by later trials, unless a group on them failed.
-pub fn nccl(devices: &[usize], deadline: Duration) -> Result<Vec<Box<dyn Collective>>, CollectiveError> {
+/// Returns the ends of a group on these GPUs, in rank order. Communicators are made once per set of
+/// devices and reused by later trials, unless a group on them failed.
+pub fn nccl(
+    devices: &[usize],
+    deadline: Duration,
+) -> Result<Vec<Box<dyn Collective>>, CollectiveError> {
     pool()?.group(devices, deadline)
 }
 
-/// Returns one replica's end of a group with one replica per process; all processes receive the same `id`.
+/// Returns one replica's end of a group with one replica per process; all processes receive the
+/// same `id`.
 pub fn nccl_among_processes(
     id: GroupId,
     (rank, size): (usize, usize),
     device: usize,
     deadline: Duration,
 ) -> Result<Box<dyn Collective>, CollectiveError> {
-    let part = Part { devices: vec![device], first_rank: rank, size, id: Some(id) };
+    let part = Part {
+        devices: vec![device],
+        first_rank: rank,
+        size,
+        id: Some(id),
+    };
     let communicators = Communicators::make(pool()?.backend.clone(), part, deadline)?;
     Ok(ends(&Arc::new(communicators), deadline).remove(0))
 }
 
 /// Returns a new id for a group of several processes.
 pub fn nccl_group_id() -> Result<GroupId, CollectiveError> {
-    pool()?.backend.group_id().map_err(|reason| CollectiveError::Failed { operation: "naming a group", reason })
+    pool()?
+        .backend
+        .group_id()
+        .map_err(|reason| CollectiveError::Failed {
+            operation: "naming a group",
+            reason,
+        })
 }
 
 /// Returns the version of the library that groups on GPUs use; the first call opens it.
@@ -69,8 +86,15 @@ pub fn nccl_version() -> Result<String, CollectiveError> {
 
 fn pool() -> Result<&'static Pool<Gpus>, CollectiveError> {
     static POOL: OnceLock<Result<Pool<Gpus>, String>> = OnceLock::new();
-    let pool = POOL.get_or_init(|| Gpus::open().map(Pool::new).map_err(|error| error.to_string()));
-    pool.as_ref().map_err(|reason| CollectiveError::Failed { operation: "opening NCCL", reason: reason.clone() })
+    let pool = POOL.get_or_init(|| {
+        Gpus::open()
+            .map(Pool::new)
+            .map_err(|error| error.to_string())
+    });
+    pool.as_ref().map_err(|reason| CollectiveError::Failed {
+        operation: "opening NCCL",
+        reason: reason.clone(),
+    })
 }
 
 /// The communicators of each set of devices.
@@ -81,20 +105,31 @@ struct Pool<B: Backend> {
 
 impl<B: Backend> Pool<B> {
     fn new(backend: B) -> Self {
-        Self { backend: Arc::new(backend), idle: Mutex::default() }
+        Self {
+            backend: Arc::new(backend),
+            idle: Mutex::default(),
+        }
     }
 
-    fn group(&self, devices: &[usize], deadline: Duration) -> Result<Vec<Box<dyn Collective>>, CollectiveError> {
+    fn group(
+        &self,
+        devices: &[usize],
+        deadline: Duration,
+    ) -> Result<Vec<Box<dyn Collective>>, CollectiveError> {
         let communicators = {
             let mut idle = lock(&self.idle);
             idle.retain(|communicators| communicators.is_whole());
-            let found = idle
-                .iter()
-                .find(|communicators| communicators.part.devices == devices && Arc::strong_count(communicators) == 1);
+            let found = idle.iter().find(|communicators| {
+                communicators.part.devices == devices && Arc::strong_count(communicators) == 1
+            });
             match found {
                 Some(communicators) => communicators.clone(),
                 None => {
-                    let made = Arc::new(Communicators::make(self.backend.clone(), Part::whole(devices), deadline)?);
+                    let made = Arc::new(Communicators::make(
+                        self.backend.clone(),
+                        Part::whole(devices),
+                        deadline,
+                    )?);
                     idle.push(made.clone());
                     made
                 }
@@ -105,7 +140,10 @@ impl<B: Backend> Pool<B> {
 }
 
 /// Returns one end for each replica of this process.
-fn ends<B: Backend>(communicators: &Arc<Communicators<B>>, deadline: Duration) -> Vec<Box<dyn Collective>> {
+fn ends<B: Backend>(
+    communicators: &Arc<Communicators<B>>,
+    deadline: Duration,
+) -> Vec<Box<dyn Collective>> {
     let count = communicators.part.devices.len();
     let meeting = Arc::new(Meeting::new(count, deadline, ()));
     let end = |place| Nccl {
@@ -115,7 +153,9 @@ fn ends<B: Backend>(communicators: &Arc<Communicators<B>>, deadline: Duration) -
         in_flight: Mutex::default(),
         num_completed: AtomicU64::new(0),
     };
-    (0..count).map(|place| Box::new(end(place)) as Box<dyn Collective>).collect()
+    (0..count)
+        .map(|place| Box::new(end(place)) as Box<dyn Collective>)
+        .collect()
 }
 
 /// The communicators of one set of devices, in rank order; a place is `None` after an abort.
@@ -128,10 +168,22 @@ struct Communicators<B: Backend> {
 impl<B: Backend> Communicators<B> {
     fn make(backend: Arc<B>, part: Part, deadline: Duration) -> Result<Self, CollectiveError> {
         const OPERATION: &str = "making communicators";
-        let failed = |reason| CollectiveError::Failed { operation: OPERATION, reason };
-        let ends = backend.start(&part).map_err(failed)?.into_iter().map(|end| Mutex::new(Some(end))).collect();
+        let failed = |reason| CollectiveError::Failed {
+            operation: OPERATION,
+            reason,
+        };
+        let ends = backend
+            .start(&part)
+            .map_err(failed)?
+            .into_iter()
+            .map(|end| Mutex::new(Some(end)))
+            .collect();
         // dropping an unfinished set aborts it
-        let made = Self { backend, part, ends };
+        let made = Self {
+            backend,
+            part,
+            ends,
+        };
         let until = Instant::now() + deadline;
         let mut pause = PAUSES[0];
         loop {
@@ -153,7 +205,12 @@ impl<B: Backend> Communicators<B> {
                 made.abort_all();
                 let seconds = deadline.as_secs();
                 let rank = made.part.first_rank;
-                return Err(CollectiveError::TimedOut { rank, operation: OPERATION, seconds, missing });
+                return Err(CollectiveError::TimedOut {
+                    rank,
+                    operation: OPERATION,
+                    seconds,
+                    missing,
+                });
             }
             pause = rest(pause);
         }
@@ -184,7 +241,11 @@ impl<B: Backend> Communicators<B> {
 
 impl<B: Backend> Drop for Communicators<B> {
     fn drop(&mut self) {
-        let ends: Vec<B::Communicator> = self.ends.iter().filter_map(|end| lock(end).take()).collect();
+        let ends: Vec<B::Communicator> = self
+            .ends
+            .iter()
+            .filter_map(|end| lock(end).take())
+            .collect();
         if ends.len() == self.part.devices.len() {
             self.backend.close(ends);
         } else {
@@ -196,13 +257,17 @@ impl<B: Backend> Drop for Communicators<B> {
 
 /// One replica's end.
 ///
-/// Known causes of a hang in a process with one thread per GPU (docs/trainer.md), and the measures against them:
-/// - A replica is dead, panicked or stuck: no replica launches before all have arrived, within the deadline.
-/// - A call holds a lock of the driver until its device is idle (memory allocation, the first launch of a lazily loaded
-///   kernel), while the device waits for a kernel that another thread cannot launch without that lock: no replica
-///   continues before all have launched.
-/// - NCCL waits inside a call: communicators are non-blocking, and every wait polls NCCL, the device and the group.
-/// - Queued kernels never end: on any failure every replica aborts its own communicator, which stops them.
+/// Known causes of a hang in a process with one thread per GPU (docs/trainer.md), and the measures
+/// against them:
+/// - A replica is dead, panicked or stuck: no replica launches before all have arrived, within the
+///   deadline.
+/// - A call holds a lock of the driver until its device is idle (memory allocation, the first
+///   launch of a lazily loaded kernel), while the device waits for a kernel that another thread
+///   cannot launch without that lock: no replica continues before all have launched.
+/// - NCCL waits inside a call: communicators are non-blocking, and every wait polls NCCL, the
+///   device and the group.
+/// - Queued kernels never end: on any failure every replica aborts its own communicator, which
+///   stops them.
 struct Nccl<B: Backend> {
     communicators: Arc<Communicators<B>>,
     /// Meeting point of this process's replicas.
@@ -233,7 +298,10 @@ impl<B: Backend> Nccl<B> {
 
     fn launch(&self, operation: Operation, tensor: &Tensor) -> Result<(), CollectiveError> {
         let name = operation.name();
-        let failed = |reason| CollectiveError::Failed { operation: name, reason };
+        let failed = |reason| CollectiveError::Failed {
+            operation: name,
+            reason,
+        };
         if !tensor.is_contiguous() {
             return Err(failed("the tensor is not contiguous".to_owned()));
         }
@@ -241,7 +309,9 @@ impl<B: Backend> Nccl<B> {
         self.meeting.meet(self.place, name, |()| (), |()| ())?;
         let backend = &self.communicators.backend;
         match &*lock(&self.communicators.ends[self.place]) {
-            Some(end) => backend.enqueue(end, self.device(), operation, tensor).map_err(failed)?,
+            Some(end) => backend
+                .enqueue(end, self.device(), operation, tensor)
+                .map_err(failed)?,
             None => return Err(failed("its communicator was aborted".to_owned())),
         }
         self.poll(name, || match self.communicators.state(self.place) {
@@ -250,12 +320,19 @@ impl<B: Backend> Nccl<B> {
             State::Failed(reason) => Err(reason),
         })?;
         let done = backend.mark(self.device()).map_err(failed)?;
-        lock(&self.in_flight).push_back(InFlight { done, _tensor: tensor.shallow_clone() });
+        lock(&self.in_flight).push_back(InFlight {
+            done,
+            _tensor: tensor.shallow_clone(),
+        });
         self.meeting.meet(self.place, name, |()| (), |()| ())
     }
 
     /// Waits until at most `count` collectives are left on the device.
-    fn wait_until_in_flight(&self, count: usize, operation: &'static str) -> Result<(), CollectiveError> {
+    fn wait_until_in_flight(
+        &self,
+        count: usize,
+        operation: &'static str,
+    ) -> Result<(), CollectiveError> {
         let mut in_flight = lock(&self.in_flight);
         while in_flight.len() > count {
             let oldest = in_flight.front().expect("longer than count");
@@ -263,7 +340,9 @@ impl<B: Backend> Nccl<B> {
                 if let State::Failed(reason) = self.communicators.state(self.place) {
                     return Err(reason);
                 }
-                self.communicators.backend.is_done(self.device(), &oldest.done)
+                self.communicators
+                    .backend
+                    .is_done(self.device(), &oldest.done)
             })?;
             in_flight.pop_front();
             self.num_completed.fetch_add(1, Ordering::Relaxed);
@@ -288,7 +367,12 @@ impl<B: Backend> Nccl<B> {
             }
             if Instant::now() >= until {
                 let seconds = self.meeting.deadline.as_secs();
-                return Err(CollectiveError::TimedOut { rank: self.rank(), operation, seconds, missing: Vec::new() });
+                return Err(CollectiveError::TimedOut {
+                    rank: self.rank(),
+                    operation,
+                    seconds,
+                    missing: Vec::new(),
+                });
             }
             pause = rest(pause);
         }
@@ -325,7 +409,10 @@ impl<B: Backend> Collective for Nccl<B> {
         const OPERATION: &str = "waiting for the device";
         let backend = &self.communicators.backend;
         let all = self.wait_until_in_flight(0, OPERATION).and_then(|()| {
-            let failed = |reason| CollectiveError::Failed { operation: OPERATION, reason };
+            let failed = |reason| CollectiveError::Failed {
+                operation: OPERATION,
+                reason,
+            };
             let queued = backend.mark(self.device()).map_err(failed)?;
             self.poll(OPERATION, || backend.is_done(self.device(), &queued))
         });
@@ -335,7 +422,10 @@ impl<B: Backend> Collective for Nccl<B> {
     fn check(&self) -> Result<(), CollectiveError> {
         let failure = match (self.meeting.failure(), self.communicators.state(self.place)) {
             (Some(failure), _) => Err(failure),
-            (None, State::Failed(reason)) => Err(CollectiveError::Failed { operation: "asking NCCL", reason }),
+            (None, State::Failed(reason)) => Err(CollectiveError::Failed {
+                operation: "asking NCCL",
+                reason,
+            }),
             (None, State::Ready | State::InProgress) => Ok(()),
         };
         self.ending_all(failure)
@@ -346,7 +436,10 @@ impl<B: Backend> Collective for Nccl<B> {
     }
 
     fn abort(&self, reason: &str) {
-        self.meeting.fail(CollectiveError::Aborted { rank: self.rank(), reason: reason.to_owned() });
+        self.meeting.fail(CollectiveError::Aborted {
+            rank: self.rank(),
+            reason: reason.to_owned(),
+        });
         self.communicators.abort(self.place);
     }
 }
@@ -366,5 +459,7 @@ fn rest(pause: Duration) -> Duration {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("nothing panics while it holds the lock")
+    mutex
+        .lock()
+        .expect("nothing panics while it holds the lock")
 }

@@ -1,8 +1,9 @@
-//! Replicas as threads of one process: each sums its own slice of all replicas' tensors, in rank order.
+//! Replicas as threads of one process: each sums its own slice of all replicas' tensors, in rank
+//! order.
 //!
-//! The order of additions is fixed, so results have the same bits on every replica and in every run. Every wait has a
-//! deadline. Works for CPU tensors, and in tests for several replicas on one GPU. Tensors must be contiguous.
-//! Next: contract.rs, the tests that every implementation passes.
+//! The order of additions is fixed, so results have the same bits on every replica and in every
+//! run. Every wait has a deadline. Works for CPU tensors, and in tests for several replicas on one
+//! GPU. Tensors must be contiguous. Next: contract.rs, the tests that every implementation passes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,11 +17,18 @@ use super::{Collective, CollectiveError};
 /// Makes the ends of one group, in rank order; move each to its replica's thread.
 pub fn shared_memory(size: usize, deadline: Duration) -> Vec<Box<dyn Collective>> {
     assert!(size > 0, "a group has at least one replica");
-    let shared = Shared { inputs: (0..size).map(|_| None).collect(), sum: None };
+    let shared = Shared {
+        inputs: (0..size).map(|_| None).collect(),
+        sum: None,
+    };
     let meeting = Arc::new(Meeting::new(size, deadline, shared));
     let end = |rank| {
-        Box::new(SharedMemory { meeting: meeting.clone(), rank, size, num_completed: AtomicU64::new(0) })
-            as Box<dyn Collective>
+        Box::new(SharedMemory {
+            meeting: meeting.clone(),
+            rank,
+            size,
+            num_completed: AtomicU64::new(0),
+        }) as Box<dyn Collective>
     };
     (0..size).map(end).collect()
 }
@@ -45,14 +53,29 @@ impl SharedMemory {
         if tensor.is_contiguous() {
             return Ok(());
         }
-        Err(CollectiveError::Failed { operation, reason: "the tensor is not contiguous".to_owned() })
+        Err(CollectiveError::Failed {
+            operation,
+            reason: "the tensor is not contiguous".to_owned(),
+        })
     }
 
     /// Adds up this replica's slice of all inputs, in rank order.
     fn reduce_slice(&self) {
         let (inputs, sum): (Vec<Tensor>, Tensor) = self.meeting.with(|shared| {
-            let inputs = shared.inputs.iter().flatten().map(Tensor::shallow_clone).collect();
-            (inputs, shared.sum.as_ref().expect("made by the last to arrive").shallow_clone())
+            let inputs = shared
+                .inputs
+                .iter()
+                .flatten()
+                .map(Tensor::shallow_clone)
+                .collect();
+            (
+                inputs,
+                shared
+                    .sum
+                    .as_ref()
+                    .expect("made by the last to arrive")
+                    .shallow_clone(),
+            )
         });
         let length = sum.numel() as i64;
         let start = length * self.rank as i64 / self.size as i64;
@@ -84,19 +107,30 @@ impl Collective for SharedMemory {
         let mine = tensor.detach();
         let deposit = |shared: &mut Shared| shared.inputs[self.rank] = Some(mine.shallow_clone());
         let make_sum = |shared: &mut Shared| {
-            let fits =
-                |sum: &Tensor| sum.size() == mine.size() && sum.kind() == mine.kind() && sum.device() == mine.device();
+            let fits = |sum: &Tensor| {
+                sum.size() == mine.size()
+                    && sum.kind() == mine.kind()
+                    && sum.device() == mine.device()
+            };
             if !shared.sum.as_ref().is_some_and(fits) {
                 shared.sum = Some(mine.empty_like());
             }
         };
-        self.meeting.meet(self.rank, "all-reduce", deposit, make_sum)?;
+        self.meeting
+            .meet(self.rank, "all-reduce", deposit, make_sum)?;
         self.reduce_slice();
         self.meeting.meet(self.rank, "all-reduce", |_| (), |_| ())?;
-        let sum = self.meeting.with(|shared| shared.sum.as_ref().expect("made above").shallow_clone());
+        let sum = self
+            .meeting
+            .with(|shared| shared.sum.as_ref().expect("made above").shallow_clone());
         mine.shallow_clone().copy_(&sum);
         // no replica may overwrite the sum for the next round before all have copied it
-        self.meeting.meet(self.rank, "all-reduce", |shared| shared.inputs[self.rank] = None, |_| ())?;
+        self.meeting.meet(
+            self.rank,
+            "all-reduce",
+            |shared| shared.inputs[self.rank] = None,
+            |_| (),
+        )?;
         self.num_completed.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -108,10 +142,20 @@ impl Collective for SharedMemory {
         let deposit = |shared: &mut Shared| shared.inputs[self.rank] = Some(mine.shallow_clone());
         self.meeting.meet(self.rank, "broadcast", deposit, |_| ())?;
         if self.rank != 0 {
-            let first = self.meeting.with(|shared| shared.inputs[0].as_ref().expect("deposited above").shallow_clone());
+            let first = self.meeting.with(|shared| {
+                shared.inputs[0]
+                    .as_ref()
+                    .expect("deposited above")
+                    .shallow_clone()
+            });
             mine.copy_(&first);
         }
-        self.meeting.meet(self.rank, "broadcast", |_| (), |shared| shared.inputs.fill_with(|| None))?;
+        self.meeting.meet(
+            self.rank,
+            "broadcast",
+            |_| (),
+            |shared| shared.inputs.fill_with(|| None),
+        )?;
         self.num_completed.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -129,6 +173,9 @@ impl Collective for SharedMemory {
     }
 
     fn abort(&self, reason: &str) {
-        self.meeting.fail(CollectiveError::Aborted { rank: self.rank, reason: reason.to_owned() });
+        self.meeting.fail(CollectiveError::Aborted {
+            rank: self.rank,
+            reason: reason.to_owned(),
+        });
     }
 }

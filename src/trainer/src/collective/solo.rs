@@ -1,6 +1,7 @@
 //! A group of one: nothing to sum, no replica to wait for.
 //!
-//! It still counts collectives, so progress reports mean the same for any number of replicas. Next: shared_memory.rs.
+//! It still counts collectives, so progress reports mean the same for any number of replicas. Next:
+//! shared_memory.rs.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,7 +46,10 @@ impl Collective for Solo {
     }
 
     fn check(&self) -> Result<(), CollectiveError> {
-        let abort = |reason: &String| CollectiveError::Aborted { rank: 0, reason: reason.clone() };
+        let abort = |reason: &String| CollectiveError::Aborted {
+            rank: 0,
+            reason: reason.clone(),
+        };
         self.aborted.get().map(abort).map_or(Ok(()), Err)
     }
 

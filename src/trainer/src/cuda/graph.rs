@@ -1,8 +1,10 @@
-//! CUDA graphs as the recorder of steps: a thread's work on its GPU's stream is recorded once and launched as a whole.
+//! CUDA graphs as the recorder of steps: a thread's work on its GPU's stream is recorded once and
+//! launched as a whole.
 //!
-//! Recording affects the recording thread alone (thread-local capture mode), so other replicas may allocate and launch
-//! meanwhile. Two recordings of one process wait for each other, because libtorch supports one at a time. NCCL is never
-//! recorded. Never run on hardware so far. Next: recorded.rs, which decides when to record.
+//! Recording affects the recording thread alone (thread-local capture mode), so other replicas may
+//! allocate and launch meanwhile. Two recordings of one process wait for each other, because
+//! libtorch supports one at a time. NCCL is never recorded. Never run on hardware so far. Next:
+//! recorded.rs, which decides when to record.
 
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,15 +23,24 @@ pub struct CudaGraphs {
 
 impl CudaGraphs {
     pub fn open(index: usize) -> Result<Self, OpenError> {
-        Ok(Self { functions: half()?, index })
+        Ok(Self {
+            functions: half()?,
+            index,
+        })
     }
 
     fn begin(&self, with: Option<&dyn Recording>) -> Result<Graph, ShimError> {
         let other = with.map_or(std::ptr::null_mut(), |recording| recording.raw());
         let mut raw = std::ptr::null_mut();
-        // SAFETY: `other` is null or a live graph of this trait's only implementation with pointers; writes a pointer.
-        shim::check(unsafe { (self.functions.graph_begin)(other.cast(), self.index as i8, &mut raw) })?;
-        Ok(Graph { functions: self.functions, raw })
+        // SAFETY: `other` is null or a live graph of this trait's only implementation with
+        // pointers; writes a pointer.
+        shim::check(unsafe {
+            (self.functions.graph_begin)(other.cast(), self.index as i8, &mut raw)
+        })?;
+        Ok(Graph {
+            functions: self.functions,
+            raw,
+        })
     }
 }
 
@@ -61,7 +72,9 @@ struct Graph {
 impl Recording for Graph {
     fn replay(&mut self, _body: Body) -> Result<(), TrialError> {
         // SAFETY: the graph is live and its recording ended without an error.
-        Ok(shim::check(unsafe { (self.functions.graph_replay)(self.raw) })?)
+        Ok(shim::check(unsafe {
+            (self.functions.graph_replay)(self.raw)
+        })?)
     }
 
     fn raw(&self) -> *mut c_void {

@@ -1,8 +1,9 @@
 //! Opens libtorch_cuda.so, which lies beside the mapped libtorch, and then the shim's CUDA half.
 //!
-//! The half is a shared object that build.rs compiles against headers alone; the trainer contains it as bytes and opens
-//! it from a file in memory. Its symbols are resolved in libtorch's libraries, which must be global in the process.
-//! Must run before libtorch is first asked about CUDA: libtorch remembers the answer. Next: graph.rs.
+//! The half is a shared object that build.rs compiles against headers alone; the trainer contains
+//! it as bytes and opens it from a file in memory. Its symbols are resolved in libtorch's
+//! libraries, which must be global in the process. Must run before libtorch is first asked about
+//! CUDA: libtorch remembers the answer. Next: graph.rs.
 
 use std::ffi::{c_char, c_void};
 use std::io::Write;
@@ -52,7 +53,8 @@ functions! {
     }
 }
 
-/// Makes CUDA available to libtorch. Must be called before any other use of a GPU; later calls cost nothing.
+/// Makes CUDA available to libtorch. Must be called before any other use of a GPU; later calls cost
+/// nothing.
 pub fn libtorch() -> Result<(), OpenError> {
     static OPENED: OnceLock<Result<(), OpenError>> = OnceLock::new();
     OPENED.get_or_init(open_libtorch).clone()
@@ -75,24 +77,33 @@ fn open_global(path: &Path) -> Result<(), OpenError> {
             std::mem::forget(library);
             Ok(())
         }
-        Err(error) => Err(OpenError::Refused { path: path.display().to_string(), reason: error.to_string() }),
+        Err(error) => Err(OpenError::Refused {
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        }),
     }
 }
 
 /// Opens the shim's CUDA half, after libtorch's CUDA library.
 pub(super) fn half() -> Result<Functions, OpenError> {
     static HALF_OPENED: OnceLock<Result<Functions, OpenError>> = OnceLock::new();
-    HALF_OPENED.get_or_init(|| libtorch().and_then(|()| open_half())).clone()
+    HALF_OPENED
+        .get_or_init(|| libtorch().and_then(|()| open_half()))
+        .clone()
 }
 
 fn open_half() -> Result<Functions, OpenError> {
     if HALF.is_empty() {
         return Err(OpenError::BuiltWithout);
     }
-    let refused = |reason: String| OpenError::Refused { path: "the CUDA half of the trainer".to_owned(), reason };
+    let refused = |reason: String| OpenError::Refused {
+        path: "the CUDA half of the trainer".to_owned(),
+        reason,
+    };
     let io = |error: std::io::Error| refused(error.to_string());
     // SAFETY: makes a file without a path; the name only appears in listings.
-    let descriptor = unsafe { libc::memfd_create(c"orchestrator_cuda_half".as_ptr(), libc::MFD_CLOEXEC) };
+    let descriptor =
+        unsafe { libc::memfd_create(c"orchestrator_cuda_half".as_ptr(), libc::MFD_CLOEXEC) };
     if descriptor < 0 {
         return Err(io(std::io::Error::last_os_error()));
     }
@@ -103,7 +114,10 @@ fn open_half() -> Result<Functions, OpenError> {
     // SAFETY: our own object, whose initialisers need only libtorch, which is open.
     let library = unsafe { UnixLibrary::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
     let library = Library::from(library.map_err(|error| refused(error.to_string()))?);
-    let opened = Opened { library: Box::leak(Box::new(library)), path: "the CUDA half of the trainer".to_owned() };
+    let opened = Opened {
+        library: Box::leak(Box::new(library)),
+        path: "the CUDA half of the trainer".to_owned(),
+    };
     Ok(Functions::load(&opened)?)
 }
 
@@ -111,7 +125,9 @@ fn open_half() -> Result<Functions, OpenError> {
 pub fn set_memory_share(index: usize, share: f64) -> Result<(), MemoryShareError> {
     let functions = half()?;
     // SAFETY: takes two numbers; an index without a device is an exception, which is caught.
-    Ok(shim::check(unsafe { (functions.set_memory_fraction)(index as i8, share) })?)
+    Ok(shim::check(unsafe {
+        (functions.set_memory_fraction)(index as i8, share)
+    })?)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +142,8 @@ pub enum MemoryShareError {
 mod tests {
     use super::*;
 
-    /// On any machine with the CUDA kind of libtorch, GPU or not: it opens, and all symbols of the half are found.
+    /// On any machine with the CUDA kind of libtorch, GPU or not: it opens, and all symbols of the
+    /// half are found.
     #[test]
     fn the_real_libraries_open_and_the_half_is_complete() {
         match half() {
@@ -134,7 +151,9 @@ mod tests {
                 let error = set_memory_share(0, 0.5).map_err(|error| error.to_string());
                 assert!(error.is_ok() == tch::Cuda::is_available(), "{error:?}");
             }
-            Err(error @ (OpenError::Absent(_) | OpenError::BuiltWithout)) => eprintln!("skipped: {error}"),
+            Err(error @ (OpenError::Absent(_) | OpenError::BuiltWithout)) => {
+                eprintln!("skipped: {error}")
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -142,6 +161,9 @@ mod tests {
     #[test]
     fn a_libtorch_without_cuda_says_how_to_get_the_other_kind() {
         let text = OpenError::Absent("/x/torch/lib/libtorch_cuda.so".to_owned()).to_string();
-        assert!(text.contains("/x/torch/lib/libtorch_cuda.so") && text.contains("ORCHESTRATOR_CUDA=1"), "{text}");
+        assert!(
+            text.contains("/x/torch/lib/libtorch_cuda.so") && text.contains("ORCHESTRATOR_CUDA=1"),
+            "{text}"
+        );
     }
 }

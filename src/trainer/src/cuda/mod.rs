@@ -1,7 +1,8 @@
-//! Code for machines with a GPU, opened on first use: libtorch's CUDA library and the shim's CUDA half.
+//! Code for machines with a GPU, opened on first use: libtorch's CUDA library and the shim's CUDA
+//! half.
 //!
-//! The trainer is linked without either, so one binary runs everywhere. The CPU needs nothing from here. Never run on
-//! hardware so far. Read half.rs, then graph.rs, norm.rs and run_ahead.rs.
+//! The trainer is linked without either, so one binary runs everywhere. The CPU needs nothing from
+//! here. Never run on hardware so far. Read half.rs, then graph.rs, norm.rs and run_ahead.rs.
 
 mod graph;
 mod half;

@@ -1,9 +1,10 @@
-//! The kernels of fused batch normalisation on GPUs (shim/norm_kernels.cu): compiled for the present GPU and loaded.
+//! The kernels of fused batch normalisation on GPUs (shim/norm_kernels.cu): compiled for the
+//! present GPU and loaded.
 //!
-//! NVRTC, NVIDIA's compiler as a library, comes with libtorch's CUDA wheels: a machine with a GPU needs no tool chain,
-//! and this program needs no machine code for every kind of GPU.
-//! Done once per process and GPU, when a network first asks; a GPU without these kernels uses libtorch's operations.
-//! Next: shim/norm_cuda.cpp, which launches the kernels.
+//! NVRTC, NVIDIA's compiler as a library, comes with libtorch's CUDA wheels: a machine with a GPU
+//! needs no tool chain, and this program needs no machine code for every kind of GPU. Done once per
+//! process and GPU, when a network first asks; a GPU without these kernels uses libtorch's
+//! operations. Next: shim/norm_cuda.cpp, which launches the kernels.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -40,17 +41,24 @@ pub enum FusedNormError {
     #[error(transparent)]
     Nvrtc(#[from] DynamicError),
     #[error("{NVRTC} cannot compile the kernels for {architecture}: {reason}")]
-    Compile { architecture: String, reason: String },
+    Compile {
+        architecture: String,
+        reason: String,
+    },
     #[error(transparent)]
     Libtorch(#[from] ShimError),
 }
 
-/// Returns true if batch normalisation has its own kernels on a device. The first call loads them; later calls cost
-/// nothing. A reason why there are none is logged, once per device.
+/// Returns true if batch normalisation has its own kernels on a device. The first call loads them;
+/// later calls cost nothing. A reason why there are none is logged, once per device.
 pub fn fused_norm_available(device: Device) -> bool {
     static OF_GPU: [OnceLock<bool>; MAX_GPUS] = [const { OnceLock::new() }; MAX_GPUS];
-    let Device::Cuda(index) = device else { return device == Device::Cpu };
-    let Some(of_gpu) = OF_GPU.get(index) else { return false };
+    let Device::Cuda(index) = device else {
+        return device == Device::Cpu;
+    };
+    let Some(of_gpu) = OF_GPU.get(index) else {
+        return false;
+    };
     *of_gpu.get_or_init(|| match load(index) {
         Ok(()) => true,
         Err(error) => {
@@ -72,7 +80,8 @@ fn load(index: usize) -> Result<(), FusedNormError> {
     let code = code_for(architecture)?;
     // SAFETY: complete machine code, as NVRTC made it; the library copies it.
     shim::check(unsafe { (functions.load_norm)(index as i8, code.as_ptr().cast()) })?;
-    // SAFETY: the table is part of the half, which is never closed; threads that read it ask this module first.
+    // SAFETY: the table is part of the half, which is never closed; threads that read it ask this
+    // module first.
     unsafe { shim_register_norm_on_cuda((functions.norm_kernels)()) };
     Ok(())
 }
@@ -84,7 +93,8 @@ fn code_for(architecture: i32) -> Result<&'static [u8], FusedNormError> {
     if let Some(code) = compiled.get(&architecture) {
         return Ok(code);
     }
-    let code: &'static [u8] = compile(&Compiler::open()?, &format!("sm_{architecture}"), KERNELS)?.leak();
+    let code: &'static [u8] =
+        compile(&Compiler::open()?, &format!("sm_{architecture}"), KERNELS)?.leak();
     compiled.insert(architecture, code);
     Ok(code)
 }
@@ -117,18 +127,27 @@ impl Compiler {
             return Ok(());
         }
         // SAFETY: the library has a constant string for every number.
-        Err(unsafe { CStr::from_ptr((self.name_of_error)(status)) }.to_string_lossy().into_owned())
+        Err(unsafe { CStr::from_ptr((self.name_of_error)(status)) }
+            .to_string_lossy()
+            .into_owned())
     }
 }
 
-/// Opens NVRTC's builtins, which NVRTC looks up by bare name and not beside itself; it finds a library that is already
-/// open. If this fails, NVRTC's log names what is missing.
+/// Opens NVRTC's builtins, which NVRTC looks up by bare name and not beside itself; it finds a
+/// library that is already open. If this fails, NVRTC's log names what is missing.
 fn open_builtins_beside(nvrtc: &Opened) {
-    let Some(entries) = Path::new(&nvrtc.path).parent().and_then(|folder| std::fs::read_dir(folder).ok()) else {
+    let Some(entries) = Path::new(&nvrtc.path)
+        .parent()
+        .and_then(|folder| std::fs::read_dir(folder).ok())
+    else {
         return;
     };
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with("libnvrtc-builtins.so.") {
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with("libnvrtc-builtins.so.")
+        {
             // SAFETY: a library of data, whose initialisers have no precondition.
             std::mem::forget(unsafe { Library::new(entry.path()) });
         }
@@ -136,14 +155,28 @@ fn open_builtins_beside(nvrtc: &Opened) {
 }
 
 /// Compiles `source` to machine code for an architecture such as `sm_90`.
-fn compile(compiler: &Compiler, architecture: &str, source: &CStr) -> Result<Vec<u8>, FusedNormError> {
-    let failed = |reason| FusedNormError::Compile { architecture: architecture.to_owned(), reason };
+fn compile(
+    compiler: &Compiler,
+    architecture: &str,
+    source: &CStr,
+) -> Result<Vec<u8>, FusedNormError> {
+    let failed = |reason| FusedNormError::Compile {
+        architecture: architecture.to_owned(),
+        reason,
+    };
     let (headers, names) = ([PASS.as_ptr()], [c"norm_pass.h".as_ptr()]);
     let mut raw = std::ptr::null_mut();
     // SAFETY: NUL-terminated strings, copied by the library; writes one pointer.
     let created = unsafe {
         let name = c"norm_kernels.cu".as_ptr();
-        (compiler.create)(&mut raw, source.as_ptr(), name, 1, headers.as_ptr(), names.as_ptr())
+        (compiler.create)(
+            &mut raw,
+            source.as_ptr(),
+            name,
+            1,
+            headers.as_ptr(),
+            names.as_ptr(),
+        )
     };
     compiler.check(created).map_err(failed)?;
     let code = compile_program(compiler, raw, architecture);
@@ -152,24 +185,35 @@ fn compile(compiler: &Compiler, architecture: &str, source: &CStr) -> Result<Vec
     code.map_err(failed)
 }
 
-fn compile_program(compiler: &Compiler, program: Program, architecture: &str) -> Result<Vec<u8>, String> {
-    let architecture = CString::new(format!("--gpu-architecture={architecture}")).map_err(|error| error.to_string())?;
+fn compile_program(
+    compiler: &Compiler,
+    program: Program,
+    architecture: &str,
+) -> Result<Vec<u8>, String> {
+    let architecture = CString::new(format!("--gpu-architecture={architecture}"))
+        .map_err(|error| error.to_string())?;
     let options = [architecture.as_ptr(), c"--std=c++17".as_ptr()];
     // SAFETY: a live program, and the given number of options.
     let status = unsafe { (compiler.compile)(program, options.len() as c_int, options.as_ptr()) };
     let read = |size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
                 bytes: unsafe extern "C" fn(Program, *mut c_char) -> c_int| {
         let mut len = 0;
-        // SAFETY: a live program; the first call returns the number of bytes that the second one writes.
+        // SAFETY: a live program; the first call returns the number of bytes that the second one
+        // writes.
         unsafe {
             compiler.check(size(program, &mut len))?;
             let mut buffer = vec![0_u8; len];
-            compiler.check(bytes(program, buffer.as_mut_ptr().cast())).map(|()| buffer)
+            compiler
+                .check(bytes(program, buffer.as_mut_ptr().cast()))
+                .map(|()| buffer)
         }
     };
     compiler.check(status).map_err(|error| {
         let log = read(compiler.log_size, compiler.log).unwrap_or_default();
-        format!("{error}: {}", String::from_utf8_lossy(&log).trim_end_matches('\0').trim())
+        format!(
+            "{error}: {}",
+            String::from_utf8_lossy(&log).trim_end_matches('\0').trim()
+        )
     })?;
     read(compiler.code_size, compiler.code)
 }
@@ -193,7 +237,8 @@ mod tests {
     fn the_kernels_compile_for_the_gpus_this_is_for() {
         let Some(compiler) = compiler() else { return };
         for architecture in ["sm_80", "sm_90"] {
-            let code = compile(&compiler, architecture, KERNELS).unwrap_or_else(|error| panic!("{error}"));
+            let code =
+                compile(&compiler, architecture, KERNELS).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(&code[..4], b"\x7fELF", "{architecture}");
         }
     }
@@ -201,11 +246,22 @@ mod tests {
     #[test]
     fn what_the_compiler_says_is_in_the_error() {
         let Some(compiler) = compiler() else { return };
-        let wrong =
-            compile(&compiler, "sm_90", c"__global__ void kernel() { no_such_thing(); }").unwrap_err().to_string();
-        assert!(wrong.contains("for sm_90") && wrong.contains("no_such_thing"), "{wrong}");
+        let wrong = compile(
+            &compiler,
+            "sm_90",
+            c"__global__ void kernel() { no_such_thing(); }",
+        )
+        .unwrap_err()
+        .to_string();
+        assert!(
+            wrong.contains("for sm_90") && wrong.contains("no_such_thing"),
+            "{wrong}"
+        );
         let unknown = compile(&compiler, "sm_1", KERNELS).unwrap_err().to_string();
-        assert!(unknown.contains("for sm_1") && unknown.contains("gpu-architecture"), "{unknown}");
+        assert!(
+            unknown.contains("for sm_1") && unknown.contains("gpu-architecture"),
+            "{unknown}"
+        );
     }
 
     #[test]
@@ -223,6 +279,9 @@ mod tests {
         assert!(!fused_norm_available(Device::Cuda(0)));
         let error = load(0).unwrap_err().to_string();
         let reasons = ["libtorch_cuda.so", "nvidia-cuda-crt", "architecture"];
-        assert!(reasons.iter().any(|reason| error.contains(reason)), "{error}");
+        assert!(
+            reasons.iter().any(|reason| error.contains(reason)),
+            "{error}"
+        );
     }
 }

@@ -1,9 +1,10 @@
 //! Keeps the host at most a few steps ahead of its GPU, and bounds every wait for the GPU.
 //!
-//! Without a limit, a step that is one recorded graph would be queued a thousand times: progress would count steps not
-//! yet executed, a stop would wait for all of them, and each holds page-locked memory of its batch. Two steps ahead
-//! suffice to keep a GPU busy. A GPU that hangs answers no blocking call, so every wait polls, has a deadline, and ends
-//! when the group fails. Used by replica.rs.
+//! Without a limit, a step that is one recorded graph would be queued a thousand times: progress
+//! would count steps not yet executed, a stop would wait for all of them, and each holds
+//! page-locked memory of its batch. Two steps ahead suffice to keep a GPU busy. A GPU that hangs
+//! answers no blocking call, so every wait polls, has a deadline, and ends when the group fails.
+//! Used by replica.rs.
 
 use std::collections::VecDeque;
 use std::thread;
@@ -21,8 +22,8 @@ pub trait Mark {
     fn is_passed(&self) -> Result<bool, ShimError>;
 }
 
-/// Waits until a device has reached a mark; `operation` names the device's work. For the time `awake` it polls without
-/// pauses, for waits that are timed.
+/// Waits until a device has reached a mark; `operation` names the device's work. For the time
+/// `awake` it polls without pauses, for waits that are timed.
 pub fn wait_for(
     mark: &impl Mark,
     operation: &'static str,
@@ -35,9 +36,18 @@ pub fn wait_for(
         group.check()?;
         let waited = began.elapsed();
         if waited >= deadline {
-            return Err(CollectiveError::Stuck { rank: group.rank(), operation, seconds: deadline.as_secs() }.into());
+            return Err(CollectiveError::Stuck {
+                rank: group.rank(),
+                operation,
+                seconds: deadline.as_secs(),
+            }
+            .into());
         }
-        if waited < awake { thread::yield_now() } else { thread::sleep(PAUSE) }
+        if waited < awake {
+            thread::yield_now()
+        } else {
+            thread::sleep(PAUSE)
+        }
     }
     Ok(())
 }
@@ -49,13 +59,21 @@ pub struct RunAhead<M> {
 
 impl<M> Default for RunAhead<M> {
     fn default() -> Self {
-        Self { marks: VecDeque::new() }
+        Self {
+            marks: VecDeque::new(),
+        }
     }
 }
 
 impl<M: Mark> RunAhead<M> {
-    /// Registers a queued step by the mark behind it; waits until few enough are left, for at most the deadline each.
-    pub fn queued(&mut self, mark: M, group: &dyn Collective, deadline: Duration) -> Result<(), TrialError> {
+    /// Registers a queued step by the mark behind it; waits until few enough are left, for at most
+    /// the deadline each.
+    pub fn queued(
+        &mut self,
+        mark: M,
+        group: &dyn Collective,
+        deadline: Duration,
+    ) -> Result<(), TrialError> {
         self.marks.push_back(mark);
         while self.marks.len() > STEPS_AHEAD {
             wait_for(&self.marks[0], "a step", group, deadline, Duration::ZERO)?;
@@ -109,7 +127,16 @@ mod tests {
         let made = Rc::new(Cell::new(0));
         let mut run_ahead = RunAhead::default();
         for number in 1..=9 {
-            run_ahead.queued(Fake { number, made: made.clone() }, &Solo::default(), PATIENT).unwrap();
+            run_ahead
+                .queued(
+                    Fake {
+                        number,
+                        made: made.clone(),
+                    },
+                    &Solo::default(),
+                    PATIENT,
+                )
+                .unwrap();
             assert_eq!(made.get(), number.saturating_sub(2));
         }
     }
@@ -118,9 +145,17 @@ mod tests {
     fn a_device_that_hangs_ends_the_wait_at_the_deadline() {
         let mut run_ahead = RunAhead::default();
         let mut queue = || run_ahead.queued(Hung, &Solo::default(), Duration::from_millis(20));
-        assert!(queue().is_ok() && queue().is_ok(), "two steps are queued without a wait");
+        assert!(
+            queue().is_ok() && queue().is_ok(),
+            "two steps are queued without a wait"
+        );
         let error = queue().unwrap_err();
-        let TrialError::Collective(CollectiveError::Stuck { rank: 0, operation: "a step", .. }) = error else {
+        let TrialError::Collective(CollectiveError::Stuck {
+            rank: 0,
+            operation: "a step",
+            ..
+        }) = error
+        else {
             panic!("{error}");
         };
     }
@@ -130,10 +165,17 @@ mod tests {
     fn a_group_that_fails_ends_the_wait_for_a_device_that_hangs() {
         let group = shared_memory(2, PATIENT);
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| wait_for(&Hung, "a step", &*group[0], PATIENT, Duration::ZERO));
+            let waiting =
+                scope.spawn(|| wait_for(&Hung, "a step", &*group[0], PATIENT, Duration::ZERO));
             group[1].abort("its device failed");
             let error = waiting.join().unwrap().unwrap_err();
-            assert!(matches!(error, TrialError::Collective(CollectiveError::Aborted { rank: 1, .. })), "{error}");
+            assert!(
+                matches!(
+                    error,
+                    TrialError::Collective(CollectiveError::Aborted { rank: 1, .. })
+                ),
+                "{error}"
+            );
         });
     }
 }

@@ -1,13 +1,16 @@
 //! Residual networks for small images: three stages of 3x3 blocks, no pooling before the end.
 //!
-//! `original` is He et al. (CVPR 2016) section 4.2 with 16/32/64 channels and its option A: shortcuts have no
-//! parameters; where a stage begins they take every second row and column and pad channels with zeros, half before
-//! and half after (the paper leaves the side open). `wide` is the cosine-loss authors' resnet-110-wfc (docs/paper.md,
-//! section 4): 32/64/128 channels, biases, TensorFlow's 'same' padding, and 2x2 average pooling in the shortcut.
+//! `original` is He et al. (CVPR 2016) section 4.2 with 16/32/64 channels and its option A:
+//! shortcuts have no parameters; where a stage begins they take every second row and column and pad
+//! channels with zeros, half before and half after (the paper leaves the side open). `wide` is the
+//! cosine-loss authors' resnet-110-wfc (docs/paper.md, section 4): 32/64/128 channels, biases,
+//! TensorFlow's 'same' padding, and 2x2 average pooling in the shortcut.
 
 use tch::Tensor;
 
-use crate::nn::{BatchNorm, Builder, Conv2d, ConvOptions, Fill, Form, Network, Padding, Pass, global_avg_pool};
+use crate::nn::{
+    BatchNorm, Builder, Conv2d, ConvOptions, Fill, Form, Network, Padding, Pass, global_avg_pool,
+};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Variant {
@@ -16,14 +19,26 @@ enum Variant {
 }
 
 pub fn original(blocks_per_stage: usize, channels: i64, builder: &Builder) -> Network {
-    network(Variant::Original, [16, 32, 64], blocks_per_stage, channels, builder)
+    network(
+        Variant::Original,
+        [16, 32, 64],
+        blocks_per_stage,
+        channels,
+        builder,
+    )
 }
 
 pub fn wide(channels: i64, builder: &Builder) -> Network {
     network(Variant::Wide, [32, 64, 128], 18, channels, builder)
 }
 
-fn network(variant: Variant, widths: [i64; 3], blocks_per_stage: usize, channels: i64, builder: &Builder) -> Network {
+fn network(
+    variant: Variant,
+    widths: [i64; 3],
+    blocks_per_stage: usize,
+    channels: i64,
+    builder: &Builder,
+) -> Network {
     let stem = conv3x3(&(builder / "conv1"), variant, channels, widths[0], 1);
     let stem_norm = BatchNorm::new(&(builder / "bn1"), widths[0]);
     let mut blocks = Vec::new();
@@ -51,7 +66,19 @@ fn conv3x3(builder: &Builder, variant: Variant, inputs: i64, outputs: i64, strid
         Variant::Original => (Padding::Symmetric(1), false),
         Variant::Wide => (Padding::Same, true),
     };
-    Conv2d::new(builder, inputs, outputs, 3, ConvOptions { stride, padding, groups: 1, bias, fill })
+    Conv2d::new(
+        builder,
+        inputs,
+        outputs,
+        3,
+        ConvOptions {
+            stride,
+            padding,
+            groups: 1,
+            bias,
+            fill,
+        },
+    )
 }
 
 struct Block {
@@ -85,8 +112,12 @@ impl Block {
             return self.norm2.forward_add_relu(&out, x, pass);
         }
         let reduced = match self.variant {
-            Variant::Original => x.slice(2, None, None, self.stride).slice(3, None, None, self.stride),
-            // equal to the authors' pooling on even sides; on odd ones theirs would not fit the convolution's size
+            Variant::Original => {
+                x.slice(2, None, None, self.stride)
+                    .slice(3, None, None, self.stride)
+            }
+            // equal to the authors' pooling on even sides; on odd ones theirs would not fit the
+            // convolution's size
             Variant::Wide => x.avg_pool2d([2, 2], [2, 2], [0, 0], true, false, None::<i64>),
         };
         let shortcut = reduced.constant_pad_nd([0, 0, 0, 0, self.extra, self.extra]);
@@ -101,11 +132,15 @@ mod tests {
     use super::*;
     use crate::nn::{Linear, Options};
 
-    /// The authors' narrower networks, with parameter counts for 100 classes from docs/paper.md, section 4.
+    /// The authors' narrower networks, with parameter counts for 100 classes from docs/paper.md,
+    /// section 4.
     #[test]
     fn wide_variant_with_narrow_channels_has_the_published_counts() {
         for (blocks_per_stage, expected) in [(18, 1_737_860), (5, 471_140)] {
-            let options = Options { init: Init::Keras, batch_norm_eps: 1e-3 };
+            let options = Options {
+                init: Init::Keras,
+                batch_norm_eps: 1e-3,
+            };
             let builder = Builder::new(options);
             let backbone = network(Variant::Wide, [16, 32, 64], blocks_per_stage, 3, &builder);
             Linear::new(&(&builder / "fc"), backbone.num_features, 100, true);

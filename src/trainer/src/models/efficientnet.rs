@@ -1,13 +1,17 @@
-//! EfficientNet-B0 as torchvision builds it: inverted bottlenecks with depthwise convolutions and channel gates.
+//! EfficientNet-B0 as torchvision builds it: inverted bottlenecks with depthwise convolutions and
+//! channel gates.
 //!
-//! Two random parts of torchvision's network are left out on purpose: dropout (0.2) before the classifier and
-//! stochastic depth (up to 0.2). Their draws would have to depend on (seed, epoch, sample) alone, and no published
-//! setting of this project's sweeps needs them. The classifier starts like every other (torchvision: uniform within 1 /
-//! sqrt(classes)). Next: golden_tests.rs, which compares with torchvision.
+//! Two random parts of torchvision's network are left out on purpose: dropout (0.2) before the
+//! classifier and stochastic depth (up to 0.2). Their draws would have to depend on (seed, epoch,
+//! sample) alone, and no published setting of this project's sweeps needs them. The classifier
+//! starts like every other (torchvision: uniform within 1 / sqrt(classes)). Next: golden_tests.rs,
+//! which compares with torchvision.
 
 use tch::Tensor;
 
-use crate::nn::{BatchNorm, Builder, Conv2d, ConvOptions, Fill, Form, Network, Padding, Pass, global_avg_pool};
+use crate::nn::{
+    BatchNorm, Builder, Conv2d, ConvOptions, Fill, Form, Network, Padding, Pass, global_avg_pool,
+};
 
 struct Stage {
     expansion: i64,
@@ -19,13 +23,55 @@ struct Stage {
 
 /// The stages of Tan & Le, ICML 2019, table 1, rows 2 to 8.
 const STAGES: [Stage; 7] = [
-    Stage { expansion: 1, kernel: 3, stride: 1, outputs: 16, num_blocks: 1 },
-    Stage { expansion: 6, kernel: 3, stride: 2, outputs: 24, num_blocks: 2 },
-    Stage { expansion: 6, kernel: 5, stride: 2, outputs: 40, num_blocks: 2 },
-    Stage { expansion: 6, kernel: 3, stride: 2, outputs: 80, num_blocks: 3 },
-    Stage { expansion: 6, kernel: 5, stride: 1, outputs: 112, num_blocks: 3 },
-    Stage { expansion: 6, kernel: 5, stride: 2, outputs: 192, num_blocks: 4 },
-    Stage { expansion: 6, kernel: 3, stride: 1, outputs: 320, num_blocks: 1 },
+    Stage {
+        expansion: 1,
+        kernel: 3,
+        stride: 1,
+        outputs: 16,
+        num_blocks: 1,
+    },
+    Stage {
+        expansion: 6,
+        kernel: 3,
+        stride: 2,
+        outputs: 24,
+        num_blocks: 2,
+    },
+    Stage {
+        expansion: 6,
+        kernel: 5,
+        stride: 2,
+        outputs: 40,
+        num_blocks: 2,
+    },
+    Stage {
+        expansion: 6,
+        kernel: 3,
+        stride: 2,
+        outputs: 80,
+        num_blocks: 3,
+    },
+    Stage {
+        expansion: 6,
+        kernel: 5,
+        stride: 1,
+        outputs: 112,
+        num_blocks: 3,
+    },
+    Stage {
+        expansion: 6,
+        kernel: 5,
+        stride: 2,
+        outputs: 192,
+        num_blocks: 4,
+    },
+    Stage {
+        expansion: 6,
+        kernel: 3,
+        stride: 1,
+        outputs: 320,
+        num_blocks: 1,
+    },
 ];
 const STEM_CHANNELS: i64 = 32;
 const LAST_CHANNELS: i64 = 1280;
@@ -43,7 +89,13 @@ pub fn b0(channels: i64, builder: &Builder) -> Network {
             inputs = stage.outputs;
         }
     }
-    let last = ConvNorm::new(&(&features / (STAGES.len() + 1)), [inputs, LAST_CHANNELS], 1, 1, 1);
+    let last = ConvNorm::new(
+        &(&features / (STAGES.len() + 1)),
+        [inputs, LAST_CHANNELS],
+        1,
+        1,
+        1,
+    );
     Network::new(LAST_CHANNELS, move |images, pass| {
         let mut x = stem.forward(images, pass).silu();
         for block in &blocks {
@@ -60,9 +112,21 @@ struct ConvNorm {
 }
 
 impl ConvNorm {
-    fn new(builder: &Builder, [inputs, outputs]: [i64; 2], kernel: i64, stride: i64, groups: i64) -> Self {
+    fn new(
+        builder: &Builder,
+        [inputs, outputs]: [i64; 2],
+        kernel: i64,
+        stride: i64,
+        groups: i64,
+    ) -> Self {
         let fill = Fill::conv(builder.options().init, Form::ImageNet);
-        let options = ConvOptions { stride, padding: Padding::Symmetric(kernel / 2), groups, bias: false, fill };
+        let options = ConvOptions {
+            stride,
+            padding: Padding::Symmetric(kernel / 2),
+            groups,
+            bias: false,
+            fill,
+        };
         Self {
             conv: Conv2d::new(&(builder / 0), inputs, outputs, kernel, options),
             norm: BatchNorm::new(&(builder / 1), outputs),
@@ -74,7 +138,8 @@ impl ConvNorm {
     }
 }
 
-/// Squeeze and excitation: each channel is scaled by a gate in 0..1 computed from all channels' means.
+/// Squeeze and excitation: each channel is scaled by a gate in 0..1 computed from all channels'
+/// means.
 struct Gate {
     squeeze: Conv2d,
     excite: Conv2d,
@@ -83,7 +148,13 @@ struct Gate {
 impl Gate {
     fn new(builder: &Builder, channels: i64, squeezed: i64) -> Self {
         let fill = Fill::conv(builder.options().init, Form::ImageNet);
-        let options = ConvOptions { stride: 1, padding: Padding::Symmetric(0), groups: 1, bias: true, fill };
+        let options = ConvOptions {
+            stride: 1,
+            padding: Padding::Symmetric(0),
+            groups: 1,
+            bias: true,
+            fill,
+        };
         Self {
             squeeze: Conv2d::new(&(builder / "fc1"), channels, squeezed, 1, options),
             excite: Conv2d::new(&(builder / "fc2"), squeezed, channels, 1, options),
@@ -92,7 +163,10 @@ impl Gate {
 
     fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let means = x.mean_dim([2i64, 3].as_slice(), true, x.kind());
-        let gate = self.excite.forward(&self.squeeze.forward(&means, pass).silu(), pass).sigmoid();
+        let gate = self
+            .excite
+            .forward(&self.squeeze.forward(&means, pass).silu(), pass)
+            .sigmoid();
         x * gate
     }
 }
@@ -122,8 +196,14 @@ impl InvertedBottleneck {
     }
 
     fn forward(&self, x: Tensor, pass: &Pass) -> Tensor {
-        let expanded = self.expand.as_ref().map(|expand| expand.forward(&x, pass).silu());
-        let out = self.depthwise.forward(expanded.as_ref().unwrap_or(&x), pass).silu();
+        let expanded = self
+            .expand
+            .as_ref()
+            .map(|expand| expand.forward(&x, pass).silu());
+        let out = self
+            .depthwise
+            .forward(expanded.as_ref().unwrap_or(&x), pass)
+            .silu();
         let mut out = self.project.forward(&self.gate.forward(&out, pass), pass);
         if self.residual { out.g_add_(&x) } else { out }
     }

@@ -1,9 +1,11 @@
-//! Residual networks for large images: a strided 7x7 stem, a pool, four stages of basic or bottleneck blocks.
+//! Residual networks for large images: a strided 7x7 stem, a pool, four stages of basic or
+//! bottleneck blocks.
 //!
-//! `basic` and `Variant::Torchvision` are torchvision's resnet18/34/50. `Variant::Keras` is the network of the
-//! cosine-loss authors: stride on the first 1x1 and biases in all convolutions. `Variant::FullConvolution` pads every
-//! k x k convolution by k - 1, so that each weight sees each place of the image (Kayhan & van Gemert, CVPR 2020);
-//! its shortcuts need a border of zeros too. Facts: docs/paper.md, sections 4 and 8. Next: golden_tests.rs.
+//! `basic` and `Variant::Torchvision` are torchvision's resnet18/34/50. `Variant::Keras` is the
+//! network of the cosine-loss authors: stride on the first 1x1 and biases in all convolutions.
+//! `Variant::FullConvolution` pads every k x k convolution by k - 1, so that each weight sees each
+//! place of the image (Kayhan & van Gemert, CVPR 2020); its shortcuts need a border of zeros too.
+//! Facts: docs/paper.md, sections 4 and 8. Next: golden_tests.rs.
 
 use tch::Tensor;
 
@@ -22,7 +24,13 @@ pub enum Variant {
 
 /// Builds torchvision's resnet18 or resnet34.
 pub fn basic(blocks_per_stage: [usize; 4], channels: i64, builder: &Builder) -> Network {
-    network(Variant::Torchvision, blocks_per_stage, channels, builder, BasicBlock::new)
+    network(
+        Variant::Torchvision,
+        blocks_per_stage,
+        channels,
+        builder,
+        BasicBlock::new,
+    )
 }
 
 /// Builds a ResNet-50.
@@ -59,7 +67,15 @@ fn network<B: Block + 'static>(
         for index in 0..num_blocks {
             let stride = if stage > 0 && index == 0 { 2 } else { 1 };
             let place = builder / format!("layer{}", stage + 1) / index;
-            let block = make(&place, Shape { inputs, width, stride, variant });
+            let block = make(
+                &place,
+                Shape {
+                    inputs,
+                    width,
+                    stride,
+                    variant,
+                },
+            );
             inputs = block.num_outputs();
             blocks.push(block);
         }
@@ -67,7 +83,8 @@ fn network<B: Block + 'static>(
     Network::new(inputs, move |images, pass| {
         let x = stem_norm.forward_relu(&stem.forward(images, pass), pass);
         let mut x = match variant {
-            // after a ReLU, PyTorch's padding with -inf and Keras' padding with 0 give the same result
+            // after a ReLU, PyTorch's padding with -inf and Keras' padding with 0 give the same
+            // result
             Variant::Torchvision | Variant::Keras => max_pool(&x, 3, 2, 1),
             Variant::FullConvolution => max_pool(&x, 2, 2, 0),
         };
@@ -78,7 +95,13 @@ fn network<B: Block + 'static>(
     })
 }
 
-fn conv(builder: &Builder, variant: Variant, [inputs, outputs]: [i64; 2], kernel: i64, stride: i64) -> Conv2d {
+fn conv(
+    builder: &Builder,
+    variant: Variant,
+    [inputs, outputs]: [i64; 2],
+    kernel: i64,
+    stride: i64,
+) -> Conv2d {
     let padding = match variant {
         Variant::Torchvision | Variant::Keras => kernel / 2,
         Variant::FullConvolution => kernel - 1,
@@ -102,12 +125,23 @@ struct Shortcut {
 
 impl Shortcut {
     fn new(builder: &Builder, shape: Shape, outputs: i64) -> Self {
-        let Shape { inputs, stride, variant, .. } = shape;
+        let Shape {
+            inputs,
+            stride,
+            variant,
+            ..
+        } = shape;
         let place = builder / "downsample";
         let projection = (stride != 1 || inputs != outputs).then(|| {
-            (conv(&(&place / 0), variant, [inputs, outputs], 1, stride), BatchNorm::new(&(&place / 1), outputs))
+            (
+                conv(&(&place / 0), variant, [inputs, outputs], 1, stride),
+                BatchNorm::new(&(&place / 1), outputs),
+            )
         });
-        Self { projection, border: i64::from(variant == Variant::FullConvolution) }
+        Self {
+            projection,
+            border: i64::from(variant == Variant::FullConvolution),
+        }
     }
 
     fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
@@ -130,7 +164,12 @@ struct BasicBlock {
 
 impl BasicBlock {
     fn new(builder: &Builder, shape: Shape) -> Self {
-        let Shape { inputs, width, stride, variant } = shape;
+        let Shape {
+            inputs,
+            width,
+            stride,
+            variant,
+        } = shape;
         Self {
             conv1: conv(&(builder / "conv1"), variant, [inputs, width], 3, stride),
             norm1: BatchNorm::new(&(builder / "bn1"), width),
@@ -150,7 +189,8 @@ impl Block for BasicBlock {
     fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let out = self.norm1.forward_relu(&self.conv1.forward(x, pass), pass);
         let out = self.conv2.forward(&out, pass);
-        self.norm2.forward_add_relu(&out, &self.shortcut.forward(x, pass), pass)
+        self.norm2
+            .forward_add_relu(&out, &self.shortcut.forward(x, pass), pass)
     }
 }
 
@@ -167,16 +207,33 @@ struct Bottleneck {
 
 impl Bottleneck {
     fn new(builder: &Builder, shape: Shape) -> Self {
-        let Shape { inputs, width, stride, variant } = shape;
+        let Shape {
+            inputs,
+            width,
+            stride,
+            variant,
+        } = shape;
         let outputs = width * BOTTLENECK_EXPANSION;
         let (first_stride, middle_stride) = match variant {
             Variant::Keras => (stride, 1),
             Variant::Torchvision | Variant::FullConvolution => (1, stride),
         };
         Self {
-            conv1: conv(&(builder / "conv1"), variant, [inputs, width], 1, first_stride),
+            conv1: conv(
+                &(builder / "conv1"),
+                variant,
+                [inputs, width],
+                1,
+                first_stride,
+            ),
             norm1: BatchNorm::new(&(builder / "bn1"), width),
-            conv2: conv(&(builder / "conv2"), variant, [width, width], 3, middle_stride),
+            conv2: conv(
+                &(builder / "conv2"),
+                variant,
+                [width, width],
+                3,
+                middle_stride,
+            ),
             norm2: BatchNorm::new(&(builder / "bn2"), width),
             conv3: conv(&(builder / "conv3"), variant, [width, outputs], 1, 1),
             norm3: BatchNorm::new(&(builder / "bn3"), outputs),
@@ -193,8 +250,11 @@ impl Block for Bottleneck {
 
     fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let out = self.norm1.forward_relu(&self.conv1.forward(x, pass), pass);
-        let out = self.norm2.forward_relu(&self.conv2.forward(&out, pass), pass);
+        let out = self
+            .norm2
+            .forward_relu(&self.conv2.forward(&out, pass), pass);
         let out = self.conv3.forward(&out, pass);
-        self.norm3.forward_add_relu(&out, &self.shortcut.forward(x, pass), pass)
+        self.norm3
+            .forward_add_relu(&out, &self.shortcut.forward(x, pass), pass)
     }
 }

@@ -1,7 +1,8 @@
-//! Every network makes a training step in both number formats, with and without the shim's own operations, and its
-//! gradient matches the one of libtorch's operations in f64.
+//! Every network makes a training step in both number formats, with and without the shim's own
+//! operations, and its gradient matches the one of libtorch's operations in f64.
 //!
-//! A step is the replica's own: forward, backward, update. Next: golden_tests.rs, which compares with PyTorch.
+//! A step is the replica's own: forward, backward, update. Next: golden_tests.rs, which compares
+//! with PyTorch.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,7 +38,10 @@ fn settings(model: Model) -> Settings {
 }
 
 fn batch(side: i64) -> (Tensor, Tensor) {
-    let numbers = Tensor::arange(BATCH * CHANNELS as i64 * side * side, (Kind::Float, Device::Cpu));
+    let numbers = Tensor::arange(
+        BATCH * CHANNELS as i64 * side * side,
+        (Kind::Float, Device::Cpu),
+    );
     let images = (&numbers * 0.37).sin() + (&numbers * 0.011).cos();
     let labels = Tensor::arange(BATCH, (Kind::Int64, Device::Cpu)).remainder(NUM_CLASSES as i64);
     (images.view([BATCH, CHANNELS as i64, side, side]), labels)
@@ -50,7 +54,10 @@ fn replica(settings: &Settings, bf16: bool) -> Replica {
         channels: CHANNELS,
         num_classes: NUM_CLASSES,
         embeddings: None,
-        format: Format { bf16, channels_last: true },
+        format: Format {
+            bf16,
+            channels_last: true,
+        },
         deadline: Duration::from_secs(60),
     };
     let mut replica = Replica::new(&blueprint, Arc::new(Solo::default()), Device::Cpu).unwrap();
@@ -58,8 +65,9 @@ fn replica(settings: &Settings, bf16: bool) -> Replica {
     replica
 }
 
-/// Makes the gradient less sensitive to rounding: kernels are bf16 numbers, and a residual block adds little to its
-/// shortcut. With initial weights as drawn, the error of a ResNet-50's bf16 gradient is longer than the gradient.
+/// Makes the gradient less sensitive to rounding: kernels are bf16 numbers, and a residual block
+/// adds little to its shortcut. With initial weights as drawn, the error of a ResNet-50's bf16
+/// gradient is longer than the gradient.
 fn calm(replica: &mut Replica) {
     let _guard = tch::no_grad_guard();
     let notes = &replica.inventory.parameters;
@@ -84,60 +92,120 @@ fn calm(replica: &mut Replica) {
 /// Returns the block of a parameter: `layer1.0` for `layer1.0.bn2.weight`.
 fn block_of(name: &str) -> Option<&str> {
     let mut dots = name.match_indices('.').map(|(at, _)| at).skip(1);
-    name.starts_with("layer").then(|| dots.next()).flatten().map(|end| &name[..end])
+    name.starts_with("layer")
+        .then(|| dots.next())
+        .flatten()
+        .map(|end| &name[..end])
 }
 
 /// Makes a step and returns the gradient of each parameter in f64.
 fn step(replica: &mut Replica, side: i64, own: bool) -> Vec<Tensor> {
-    replica.use_own_operations(OwnOperations { fused_norm: own, products: own });
+    replica.use_own_operations(OwnOperations {
+        fused_norm: own,
+        products: own,
+    });
     let (images, labels) = batch(side);
-    let shard = Shard { images, labels, mixed: None, batch_len: BATCH as usize };
+    let shard = Shard {
+        images,
+        labels,
+        mixed: None,
+        batch_len: BATCH as usize,
+    };
     let before = replica.storage.weights.copy();
-    replica.train_step(&shard, StepOptions { learning_rate: 0.0, steps_made: 0, new_layers_only: false }).unwrap();
+    replica
+        .train_step(
+            &shard,
+            StepOptions {
+                learning_rate: 0.0,
+                steps_made: 0,
+                new_layers_only: false,
+            },
+        )
+        .unwrap();
     assert_eq!(replica.storage.weights, before);
     assert_eq!(replica.storage.momentum, replica.storage.gradients);
-    let gradient = |index| replica.storage.gradient(&replica.inventory, index).to_kind(Kind::Double);
-    (0..replica.inventory.parameters.len()).map(gradient).collect()
+    let gradient = |index| {
+        replica
+            .storage
+            .gradient(&replica.inventory, index)
+            .to_kind(Kind::Double)
+    };
+    (0..replica.inventory.parameters.len())
+        .map(gradient)
+        .collect()
 }
 
 /// Returns the same gradients from libtorch's operations in f64, with channels outermost.
 fn reference(replica: &Replica, settings: &Settings, side: i64) -> Vec<Tensor> {
-    let builder = Builder::new(Options { init: settings.init, batch_norm_eps: settings.batch_norm_eps });
+    let builder = Builder::new(Options {
+        init: settings.init,
+        batch_norm_eps: settings.batch_norm_eps,
+    });
     let network = build(settings.model, &builder, CHANNELS as i64);
     let classifier = classifier_name(settings.model);
-    let head = Head::new(settings, &builder, classifier, network.num_features, NUM_CLASSES as i64);
+    let head = Head::new(
+        settings,
+        &builder,
+        classifier,
+        network.num_features,
+        NUM_CLASSES as i64,
+    );
     let own = |tensor: Tensor| tensor.to_kind(Kind::Double).contiguous().detach();
-    let parameter = |index| own(replica.storage.master(&replica.inventory, index)).set_requires_grad(true);
-    let parameters: Vec<Tensor> = (0..replica.inventory.parameters.len()).map(parameter).collect();
-    let buffers: Vec<Tensor> = replica.storage.buffers.iter().map(|buffer| own(buffer.copy())).collect();
+    let parameter =
+        |index| own(replica.storage.master(&replica.inventory, index)).set_requires_grad(true);
+    let parameters: Vec<Tensor> = (0..replica.inventory.parameters.len())
+        .map(parameter)
+        .collect();
+    let buffers: Vec<Tensor> = replica
+        .storage
+        .buffers
+        .iter()
+        .map(|buffer| own(buffer.copy()))
+        .collect();
     let pass = Pass {
         parameters: &parameters,
         buffers: &buffers,
-        mode: Mode::Train { batch_norm_momentum: 0.0 },
+        mode: Mode::Train {
+            batch_norm_momentum: 0.0,
+        },
         synchronised: None,
-        own_operations: OwnOperations { fused_norm: false, products: false },
+        own_operations: OwnOperations {
+            fused_norm: false,
+            products: false,
+        },
     };
     let (images, labels) = batch(side);
-    let outputs = head.forward(&network.forward(&images.to_kind(Kind::Double), &pass), &pass);
+    let outputs = head.forward(
+        &network.forward(&images.to_kind(Kind::Double), &pass),
+        &pass,
+    );
     let logits = outputs.logits.expect("the cross-entropy has logits");
-    logits.log_softmax(1, Kind::Double).g_nll_loss(&labels, None::<Tensor>, Reduction::Mean, -100).backward();
+    logits
+        .log_softmax(1, Kind::Double)
+        .g_nll_loss(&labels, None::<Tensor>, Reduction::Mean, -100)
+        .backward();
     parameters.iter().map(Tensor::grad).collect()
 }
 
 /// Returns the distance of two gradients, relative to the length of the second.
 fn distance(found: &[Tensor], expected: &[Tensor]) -> f64 {
     let squares = |tensor: &Tensor| tensor.square().sum(Kind::Double).double_value(&[]);
-    let apart: f64 = found.iter().zip(expected).map(|(found, expected)| squares(&(found - expected))).sum();
+    let apart: f64 = found
+        .iter()
+        .zip(expected)
+        .map(|(found, expected)| squares(&(found - expected)))
+        .sum();
     (apart / expected.iter().map(squares).sum::<f64>()).sqrt()
 }
 
-/// Returns the largest distance allowed: distances found are at most 1e-3, and 0.3 where numbers have eight bits.
+/// Returns the largest distance allowed: distances found are at most 1e-3, and 0.3 where numbers
+/// have eight bits.
 fn bound(bf16: bool) -> f64 {
     if bf16 { 0.4 } else { 5e-3 }
 }
 
-/// Makes steps of networks, each with its image side: small images are fast, but a last stage of single pixels leaves
-/// few values for its statistics.
+/// Makes steps of networks, each with its image side: small images are fast, but a last stage of
+/// single pixels leaves few values for its statistics.
 fn steps_of(models: &[(Model, i64)]) {
     tch::set_num_threads(1);
     for &(model, side) in models {
@@ -160,7 +228,17 @@ fn steps_of(models: &[(Model, i64)]) {
 #[test]
 fn every_small_image_network_makes_a_step() {
     use Model::{Resnet8, Resnet20, Resnet32, Resnet56, Resnet110, Resnet110Wfc};
-    steps_of(&[Resnet8, Resnet20, Resnet32, Resnet56, Resnet110, Resnet110Wfc].map(|model| (model, 16)));
+    steps_of(
+        &[
+            Resnet8,
+            Resnet20,
+            Resnet32,
+            Resnet56,
+            Resnet110,
+            Resnet110Wfc,
+        ]
+        .map(|model| (model, 16)),
+    );
 }
 
 #[test]

@@ -1,8 +1,10 @@
-//! Builder of networks: it records a network's parameters and buffers, the role of each and its initial values.
+//! Builder of networks: it records a network's parameters and buffers, the role of each and its
+//! initial values.
 //!
-//! It allocates nothing and draws nothing, so that parameters can be counted, frozen, sharded or laid out in one
-//! buffer before the first byte exists. Names are torchvision's (`layer1.0.conv1.weight`), because weight files are
-//! exchanged under them. Two parameters with the same name are a programming error and panic. Next: layers.rs.
+//! It allocates nothing and draws nothing, so that parameters can be counted, frozen, sharded or
+//! laid out in one buffer before the first byte exists. Names are torchvision's
+//! (`layer1.0.conv1.weight`), because weight files are exchanged under them. Two parameters with
+//! the same name are a programming error and panic. Next: layers.rs.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -34,7 +36,8 @@ impl Role {
         matches!(self, Self::ConvKernel | Self::LinearKernel)
     }
 
-    /// Returns true if a bf16 run works on a bf16 copy of the parameter. Normalisation and the heads stay in f32.
+    /// Returns true if a bf16 run works on a bf16 copy of the parameter. Normalisation and the
+    /// heads stay in f32.
     pub fn is_convolution(self) -> bool {
         matches!(self, Self::ConvKernel | Self::ConvBias)
     }
@@ -83,7 +86,9 @@ impl Fill {
             Init::Keras => (Self::GlorotUniform, Self::Zeros),
             // PyTorch's kaiming_uniform_(a = sqrt(5)) is the same bound for kernel and bias
             Init::Torchvision => {
-                let uniform = Self::Uniform { bound: 1.0 / (num_inputs as f64).sqrt() };
+                let uniform = Self::Uniform {
+                    bound: 1.0 / (num_inputs as f64).sqrt(),
+                };
                 (uniform, uniform)
             }
         }
@@ -123,7 +128,10 @@ pub struct Inventory {
 impl Inventory {
     /// Returns the number of trainable numbers, the parameter count in papers.
     pub fn num_parameters(&self) -> u64 {
-        self.parameters.iter().map(|note| note.shape.iter().product::<i64>() as u64).sum()
+        self.parameters
+            .iter()
+            .map(|note| note.shape.iter().product::<i64>() as u64)
+            .sum()
     }
 }
 
@@ -144,7 +152,11 @@ pub struct Builder {
 
 impl Builder {
     pub fn new(options: Options) -> Self {
-        Self { prefix: String::new(), options, inventory: Rc::default() }
+        Self {
+            prefix: String::new(),
+            options,
+            inventory: Rc::default(),
+        }
     }
 
     pub fn options(&self) -> Options {
@@ -154,16 +166,31 @@ impl Builder {
     pub fn parameter(&self, name: &str, shape: &[i64], role: Role, fill: Fill) -> Parameter {
         let name = self.full_name(name);
         let mut inventory = self.inventory.borrow_mut();
-        assert!(inventory.parameters.iter().all(|note| note.name != name), "parameter {name} is declared twice");
-        inventory.parameters.push(ParameterNote { name, shape: shape.to_vec(), role, fill });
+        assert!(
+            inventory.parameters.iter().all(|note| note.name != name),
+            "parameter {name} is declared twice"
+        );
+        inventory.parameters.push(ParameterNote {
+            name,
+            shape: shape.to_vec(),
+            role,
+            fill,
+        });
         Parameter(inventory.parameters.len() - 1)
     }
 
     pub fn buffer(&self, name: &str, shape: &[i64], fill: Fill) -> Buffer {
         let name = self.full_name(name);
         let mut inventory = self.inventory.borrow_mut();
-        assert!(inventory.buffers.iter().all(|note| note.name != name), "buffer {name} is declared twice");
-        inventory.buffers.push(BufferNote { name, shape: shape.to_vec(), fill });
+        assert!(
+            inventory.buffers.iter().all(|note| note.name != name),
+            "buffer {name} is declared twice"
+        );
+        inventory.buffers.push(BufferNote {
+            name,
+            shape: shape.to_vec(),
+            fill,
+        });
         Buffer(inventory.buffers.len() - 1)
     }
 
@@ -173,7 +200,11 @@ impl Builder {
     }
 
     fn full_name(&self, name: &str) -> String {
-        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+        if self.prefix.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.prefix)
+        }
     }
 }
 
@@ -181,7 +212,10 @@ impl<N: Display> Div<N> for &Builder {
     type Output = Builder;
 
     fn div(self, name: N) -> Builder {
-        Builder { prefix: self.full_name(&name.to_string()), ..self.clone() }
+        Builder {
+            prefix: self.full_name(&name.to_string()),
+            ..self.clone()
+        }
     }
 }
 
@@ -195,7 +229,8 @@ impl<N: Display> Div<N> for Builder {
 
 type Forward = dyn Fn(&Tensor, &Pass) -> Tensor;
 
-/// A backbone: images [batch, channels, height, width] to features [batch, num_features] after global average pooling.
+/// A backbone: images [batch, channels, height, width] to features [batch, num_features] after
+/// global average pooling.
 pub struct Network {
     pub num_features: i64,
     forward: Box<Forward>,
@@ -203,7 +238,10 @@ pub struct Network {
 
 impl Network {
     pub fn new(num_features: i64, forward: impl Fn(&Tensor, &Pass) -> Tensor + 'static) -> Self {
-        Self { num_features, forward: Box::new(forward) }
+        Self {
+            num_features,
+            forward: Box::new(forward),
+        }
     }
 
     pub fn forward(&self, images: &Tensor, pass: &Pass) -> Tensor {

@@ -1,19 +1,22 @@
 //! Initial weights from counters: every number is a pure function of (seed, parameter name, index).
 //!
-//! There is no generator state, so replicas, devices, layouts and partial rebuilds all start from the same weights, and
-//! adding a parameter changes no other. The generator is Philox 4x32-10 (Salmon et al., SC 2011). Next: storage.rs.
+//! There is no generator state, so replicas, devices, layouts and partial rebuilds all start from
+//! the same weights, and adding a parameter changes no other. The generator is Philox 4x32-10
+//! (Salmon et al., SC 2011). Next: storage.rs.
 
 use std::f64::consts::TAU;
 
 use super::builder::Fill;
 
-/// Standard deviation of a unit normal cut at +-2; Keras divides by it to get the intended variance.
+/// Standard deviation of a unit normal cut at +-2; Keras divides by it to get the intended
+/// variance.
 const STD_OF_UNIT_NORMAL_CUT_AT_TWO: f64 = 0.879_625_661_034_239_8;
 
 /// Amount of numbers that justifies a thread.
 const SHARE: usize = 1 << 16;
 
-/// Draws the values of one parameter in row-major order, on the number of threads that libtorch uses here.
+/// Draws the values of one parameter in row-major order, on the number of threads that libtorch
+/// uses here.
 pub fn draw(seed: u64, name: &str, shape: &[i64], fill: Fill) -> Vec<f32> {
     let count = shape.iter().product::<i64>() as usize;
     let (fan_in, fan_out) = fan_in_out(shape);
@@ -58,7 +61,8 @@ fn each(count: usize, value: impl Fn(u64) -> f64 + Sync) -> Vec<f32> {
     values
 }
 
-/// Returns the fans of [out, in] or [out, in, height, width] as PyTorch and Keras count them, else the length.
+/// Returns the fans of [out, in] or [out, in, height, width] as PyTorch and Keras count them, else
+/// the length.
 pub fn fan_in_out(shape: &[i64]) -> (f64, f64) {
     match *shape {
         [outputs, inputs, ref receptive @ ..] => {
@@ -82,8 +86,12 @@ impl Philox {
         hasher.update(&seed.to_le_bytes());
         hasher.update(name.as_bytes());
         let hash = hasher.finalize();
-        let word = |at: usize| u32::from_le_bytes(hash.as_bytes()[at..at + 4].try_into().expect("four bytes"));
-        Self { key: [word(0), word(4)] }
+        let word = |at: usize| {
+            u32::from_le_bytes(hash.as_bytes()[at..at + 4].try_into().expect("four bytes"))
+        };
+        Self {
+            key: [word(0), word(4)],
+        }
     }
 
     /// Returns 128 random bits for a 128-bit counter.
@@ -108,9 +116,13 @@ impl Philox {
         (-2.0 * Self::to_unit(a, b).ln()).sqrt() * (TAU * Self::to_unit(c, d)).cos()
     }
 
-    /// Redraws under the next round number until within two standard deviations: one in 22 is redrawn.
+    /// Redraws under the next round number until within two standard deviations: one in 22 is
+    /// redrawn.
     fn normal_cut_at_two(self, index: u64) -> f64 {
-        (0..).map(|round| self.normal(index, round)).find(|value| value.abs() <= 2.0).expect("an endless supply")
+        (0..)
+            .map(|round| self.normal(index, round))
+            .find(|value| value.abs() <= 2.0)
+            .expect("an endless supply")
     }
 }
 
@@ -118,16 +130,24 @@ impl Philox {
 mod tests {
     use super::*;
 
-    /// Known answer of the reference implementation (Random123 kat_vectors) for counter and key zero.
+    /// Known answer of the reference implementation (Random123 kat_vectors) for counter and key
+    /// zero.
     #[test]
     fn philox_matches_the_reference() {
         let generator = Philox { key: [0, 0] };
-        assert_eq!(generator.block(0, 0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        assert_eq!(
+            generator.block(0, 0),
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
+        );
     }
 
     fn moments(values: &[f32]) -> (f64, f64) {
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64;
-        let var = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / values.len() as f64;
+        let var = values
+            .iter()
+            .map(|&v| (f64::from(v) - mean).powi(2))
+            .sum::<f64>()
+            / values.len() as f64;
         (mean, var.sqrt())
     }
 
@@ -144,7 +164,10 @@ mod tests {
         for (fill, std) in expected {
             let (mean, found) = moments(&draw(7, "conv.weight", &shape, fill));
             assert!(mean.abs() < 0.03 * std, "{fill:?}: mean {mean}");
-            assert!((found / std - 1.0).abs() < 0.02, "{fill:?}: {found} instead of {std}");
+            assert!(
+                (found / std - 1.0).abs() < 0.02,
+                "{fill:?}: {found} instead of {std}"
+            );
         }
         let limit = 2.0 * (2.0f32 / 288.0).sqrt() / STD_OF_UNIT_NORMAL_CUT_AT_TWO as f32;
         let cut = draw(7, "conv.weight", &shape, Fill::HeNormalTruncated);
@@ -161,7 +184,9 @@ mod tests {
         });
         assert_eq!(drawn[0], drawn[1]);
         let generator = Philox::keyed(5, "w");
-        assert!((0..shape[0] as u64).all(|i| drawn[1][i as usize] == generator.normal(i, 0) as f32));
+        assert!(
+            (0..shape[0] as u64).all(|i| drawn[1][i as usize] == generator.normal(i, 0) as f32)
+        );
     }
 
     #[test]

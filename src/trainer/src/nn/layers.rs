@@ -1,8 +1,9 @@
 //! Layers with parameters: convolution, fully connected, batch normalisation.
 //!
-//! A layer declares its parameters (see builder.rs) and finds its tensors through the `Pass`. Inputs are converted to
-//! the dtype of the layer's kernel, so a network runs in bf16 or f32 without knowing it; batch normalisation keeps f32
-//! parameters and statistics in both. Next: storage.rs, which owns the tensors.
+//! A layer declares its parameters (see builder.rs) and finds its tensors through the `Pass`.
+//! Inputs are converted to the dtype of the layer's kernel, so a network runs in bf16 or f32
+//! without knowing it; batch normalisation keeps f32 parameters and statistics in both. Next:
+//! storage.rs, which owns the tensors.
 
 use tch::{Kind, Tensor};
 
@@ -16,7 +17,8 @@ use super::pool::{pad_zero, same_padding};
 pub enum Padding {
     /// The same number of zeros on all sides (PyTorch).
     Symmetric(i64),
-    /// TensorFlow's 'same': ceil(size / stride) outputs; an odd zero goes to the right and the bottom.
+    /// TensorFlow's 'same': ceil(size / stride) outputs; an odd zero goes to the right and the
+    /// bottom.
     Same,
 }
 
@@ -39,24 +41,47 @@ pub struct Conv2d {
 
 impl Conv2d {
     /// Declares a convolution with a square kernel. Biases start at zero.
-    pub fn new(builder: &Builder, in_channels: i64, out_channels: i64, kernel: i64, options: ConvOptions) -> Self {
+    pub fn new(
+        builder: &Builder,
+        in_channels: i64,
+        out_channels: i64,
+        kernel: i64,
+        options: ConvOptions,
+    ) -> Self {
         let shape = [out_channels, in_channels / options.groups, kernel, kernel];
         let weight = builder.parameter("weight", &shape, Role::ConvKernel, options.fill);
-        let bias = options.bias.then(|| builder.parameter("bias", &[out_channels], Role::ConvBias, Fill::Zeros));
-        Self { weight, bias, kernel, options }
+        let bias = options
+            .bias
+            .then(|| builder.parameter("bias", &[out_channels], Role::ConvBias, Fill::Zeros));
+        Self {
+            weight,
+            bias,
+            kernel,
+            options,
+        }
     }
 
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let weight = pass.parameter(self.weight);
         let bias = self.bias.map(|bias| pass.parameter(bias));
-        let x = if x.kind() == weight.kind() { x.shallow_clone() } else { x.to_kind(weight.kind()) };
+        let x = if x.kind() == weight.kind() {
+            x.shallow_clone()
+        } else {
+            x.to_kind(weight.kind())
+        };
         let (x, padding) = self.pad(x);
         let ConvOptions { stride, groups, .. } = self.options;
-        let window = Window { kernel: self.kernel, stride, padding, groups };
+        let window = Window {
+            kernel: self.kernel,
+            stride,
+            padding,
+            groups,
+        };
         convolve(&x, weight, bias, window, pass.own_operations.products)
     }
 
-    /// Pads the input if padding is asymmetric; symmetric padding is left to the convolution, where it costs nothing.
+    /// Pads the input if padding is asymmetric; symmetric padding is left to the convolution, where
+    /// it costs nothing.
     fn pad(&self, x: Tensor) -> (Tensor, i64) {
         match self.options.padding {
             Padding::Symmetric(padding) => (x, padding),
@@ -64,7 +89,11 @@ impl Conv2d {
                 let (_, _, height, width) = x.size4().expect("images have four axes");
                 let (top, bottom) = same_padding(height, self.kernel, self.options.stride);
                 let (left, right) = same_padding(width, self.kernel, self.options.stride);
-                if [bottom, left, right] == [top; 3] { (x, top) } else { (pad_zero(&x, [left, right, top, bottom]), 0) }
+                if [bottom, left, right] == [top; 3] {
+                    (x, top)
+                } else {
+                    (pad_zero(&x, [left, right, top, bottom]), 0)
+                }
             }
         }
     }
@@ -81,8 +110,14 @@ impl Linear {
     /// Declares a layer whose initial values follow `Options::init`.
     pub fn new(builder: &Builder, num_inputs: i64, num_outputs: i64, bias: bool) -> Self {
         let (weight_fill, bias_fill) = Fill::linear(builder.options().init, num_inputs);
-        let weight = builder.parameter("weight", &[num_outputs, num_inputs], Role::LinearKernel, weight_fill);
-        let bias = bias.then(|| builder.parameter("bias", &[num_outputs], Role::LinearBias, bias_fill));
+        let weight = builder.parameter(
+            "weight",
+            &[num_outputs, num_inputs],
+            Role::LinearKernel,
+            weight_fill,
+        );
+        let bias =
+            bias.then(|| builder.parameter("bias", &[num_outputs], Role::LinearBias, bias_fill));
         Self { weight, bias }
     }
 
@@ -92,12 +127,13 @@ impl Linear {
 
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let weight = pass.parameter(self.weight);
-        x.to_kind(weight.kind()).linear(weight, self.bias.map(|bias| pass.parameter(bias)))
+        x.to_kind(weight.kind())
+            .linear(weight, self.bias.map(|bias| pass.parameter(bias)))
     }
 }
 
-/// Batch normalisation over axis 1 of [batch, channels] or [batch, channels, height, width]. The moving variance is
-/// the unbiased one.
+/// Batch normalisation over axis 1 of [batch, channels] or [batch, channels, height, width]. The
+/// moving variance is the unbiased one.
 #[derive(Clone, Debug)]
 pub struct BatchNorm {
     weight: Parameter,
@@ -141,38 +177,61 @@ impl BatchNorm {
             fused: pass.own_operations.fused_norm,
         };
         match (pass.mode, pass.synchronised) {
-            (Mode::Train { batch_norm_momentum }, Some(_)) => {
-                then.apply(&mut self.forward_synchronised(x, pass, batch_norm_momentum))
-            }
-            (Mode::Train { batch_norm_momentum }, None) => {
-                norm.forward(x, By::Batch { momentum: batch_norm_momentum }, then)
-            }
+            (
+                Mode::Train {
+                    batch_norm_momentum,
+                },
+                Some(_),
+            ) => then.apply(&mut self.forward_synchronised(x, pass, batch_norm_momentum)),
+            (
+                Mode::Train {
+                    batch_norm_momentum,
+                },
+                None,
+            ) => norm.forward(
+                x,
+                By::Batch {
+                    momentum: batch_norm_momentum,
+                },
+                then,
+            ),
             (Mode::Evaluate, _) => norm.forward(x, By::Moving, then),
         }
     }
 
-    /// Normalises with the statistics of the whole batch: two sums over all replicas, the mean first, because the
-    /// variance as a difference of squares would lose digits. Autograd carries the gradient through both sums.
+    /// Normalises with the statistics of the whole batch: two sums over all replicas, the mean
+    /// first, because the variance as a difference of squares would lose digits. Autograd carries
+    /// the gradient through both sums.
     fn forward_synchronised(&self, x: &Tensor, pass: &Pass, momentum: f64) -> Tensor {
         let reduction = pass.synchronised.expect("called with a reduction");
         let axes: Vec<i64> = (0..x.dim() as i64).filter(|&axis| axis != 1).collect();
-        let shape: Vec<i64> = (0..x.dim()).map(|axis| if axis == 1 { -1 } else { 1 }).collect();
+        let shape: Vec<i64> = (0..x.dim())
+            .map(|axis| if axis == 1 { -1 } else { 1 })
+            .collect();
         let wide = x.to_kind(Kind::Float);
         let per_image: i64 = wide.size()[2..].iter().product();
         let count = (reduction.batch_len() as i64 * per_image) as f64;
-        let mean = reduction.sum(&wide.sum_dim_intlist(axes.as_slice(), false, Kind::Float)) / count;
+        let mean =
+            reduction.sum(&wide.sum_dim_intlist(axes.as_slice(), false, Kind::Float)) / count;
         let centred = &wide - mean.view(shape.as_slice());
         let squares = (&centred * &centred).sum_dim_intlist(axes.as_slice(), false, Kind::Float);
         let var = reduction.sum(&squares) / count;
         let scale = pass.parameter(self.weight) * (&var + self.eps).rsqrt();
-        let normalised = centred * scale.view(shape.as_slice()) + pass.parameter(self.bias).view(shape.as_slice());
+        let normalised = centred * scale.view(shape.as_slice())
+            + pass.parameter(self.bias).view(shape.as_slice());
         tch::no_grad(|| {
             if count <= 1.0 {
                 return;
             }
             let unbiased = var.detach() * (count / (count - 1.0));
-            let _ = pass.buffer(self.running_mean).shallow_clone().lerp_(&mean.detach(), momentum);
-            let _ = pass.buffer(self.running_var).shallow_clone().lerp_(&unbiased, momentum);
+            let _ = pass
+                .buffer(self.running_mean)
+                .shallow_clone()
+                .lerp_(&mean.detach(), momentum);
+            let _ = pass
+                .buffer(self.running_var)
+                .shallow_clone()
+                .lerp_(&unbiased, momentum);
         });
         normalised.to_kind(x.kind())
     }

@@ -1,8 +1,10 @@
-//! Networks without a framework: declared parameters, layers that look them up, one flat buffer for all of them.
+//! Networks without a framework: declared parameters, layers that look them up, one flat buffer for
+//! all of them.
 //!
-//! A model is built with a `Builder`, which only records declarations (names, shapes, roles, initial fills). `Storage`
-//! then places every declared parameter in flat buffers, and a `Pass` gives the layers their views while they run.
-//! Nothing here knows losses, optimisers or devices. Read builder.rs, then layers.rs, then storage.rs.
+//! A model is built with a `Builder`, which only records declarations (names, shapes, roles,
+//! initial fills). `Storage` then places every declared parameter in flat buffers, and a `Pass`
+//! gives the layers their views while they run. Nothing here knows losses, optimisers or devices.
+//! Read builder.rs, then layers.rs, then storage.rs.
 
 mod builder;
 mod convolution;
@@ -18,7 +20,8 @@ mod pool;
 mod storage;
 
 pub use builder::{
-    Buffer, BufferNote, Builder, Fill, Form, Inventory, Network, Options, Parameter, ParameterNote, Role,
+    Buffer, BufferNote, Builder, Fill, Form, Inventory, Network, Options, Parameter, ParameterNote,
+    Role,
 };
 pub use convolution::has_products;
 pub use init::{draw, fan_in_out};

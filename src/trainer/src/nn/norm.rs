@@ -1,8 +1,10 @@
-//! Batch normalisation, addition and ReLU as one operation where the shim has kernels for it, otherwise as libtorch's.
+//! Batch normalisation, addition and ReLU as one operation where the shim has kernels for it,
+//! otherwise as libtorch's.
 //!
-//! In a residual network these operations are bound by memory, not arithmetic: fused, they read and write half as much
-//! (docs/performance.md). The kernels (shim/norm.h) need channels innermost in memory and f32 or bf16. Statistics over
-//! replicas (layers.rs) and the networks' tests in f64 use libtorch's operations. Next: layers.rs, the user.
+//! In a residual network these operations are bound by memory, not arithmetic: fused, they read and
+//! write half as much (docs/performance.md). The kernels (shim/norm.h) need channels innermost in
+//! memory and f32 or bf16. Statistics over replicas (layers.rs) and the networks' tests in f64 use
+//! libtorch's operations. Next: layers.rs, the user.
 
 use std::ffi::{c_char, c_void};
 
@@ -51,7 +53,8 @@ pub enum Then<'a> {
 /// The statistics that images are normalised with.
 #[derive(Clone, Copy)]
 pub enum By {
-    /// The batch's statistics, which also update the moving ones; a single value, which has no variance, does not.
+    /// The batch's statistics, which also update the moving ones; a single value, which has no
+    /// variance, does not.
     Batch {
         momentum: f64,
     },
@@ -95,7 +98,10 @@ impl Norm<'_> {
             Then::AddRelu(residual) => (true, Some(residual)),
         };
         if let Some(residual) = residual {
-            assert!(residual.size() == x.size() && residual.kind() == x.kind(), "{residual:?} is added to {x:?}");
+            assert!(
+                residual.size() == x.size() && residual.kind() == x.kind(),
+                "{residual:?} is added to {x:?}"
+            );
         }
         let raw = |tensor: &Tensor| tensor.as_ptr() as Raw;
         let residual = residual.map_or(std::ptr::null_mut(), raw);
@@ -104,17 +110,43 @@ impl Norm<'_> {
         let mut result = std::ptr::null_mut();
         let message = match by {
             By::Batch { momentum } => {
-                let [mean, var] = if is_single(x) { [std::ptr::null_mut(); 2] } else { moving };
-                // SAFETY: tensors that live through the call, of the kinds and layouts that the kernels expect (checked
-                // above and by `is_fused`), null where the C++ side takes null; `result` is written on success only.
+                let [mean, var] = if is_single(x) {
+                    [std::ptr::null_mut(); 2]
+                } else {
+                    moving
+                };
+                // SAFETY: tensors that live through the call, of the kinds and layouts that the
+                // kernels expect (checked above and by `is_fused`), null where the C++ side takes
+                // null; `result` is written on success only.
                 unsafe {
-                    shim_norm_train(raw(x), weight, bias, mean, var, residual, momentum, self.eps, relu, &mut result)
+                    shim_norm_train(
+                        raw(x),
+                        weight,
+                        bias,
+                        mean,
+                        var,
+                        residual,
+                        momentum,
+                        self.eps,
+                        relu,
+                        &mut result,
+                    )
                 }
             }
             // SAFETY: as above.
             By::Moving => unsafe {
                 let [mean, var] = moving;
-                shim_norm_evaluate(raw(x), weight, bias, mean, var, residual, self.eps, relu, &mut result)
+                shim_norm_evaluate(
+                    raw(x),
+                    weight,
+                    bias,
+                    mean,
+                    var,
+                    residual,
+                    self.eps,
+                    relu,
+                    &mut result,
+                )
             },
         };
         shim::check(message).unwrap_or_else(|error| panic!("batch normalisation: {error}"));
@@ -126,18 +158,30 @@ impl Norm<'_> {
         let moving = (Some(self.moving_mean), Some(self.moving_var));
         let mut normalised = match by {
             // libtorch would store NaN here
-            By::Batch { .. } if is_single(x) => {
-                x.batch_norm(weight, bias, None::<&Tensor>, None, true, 0.0, self.eps, false)
-            }
-            By::Batch { momentum } => x.batch_norm(weight, bias, moving.0, moving.1, true, momentum, self.eps, false),
-            By::Moving => x.batch_norm(weight, bias, moving.0, moving.1, false, 0.0, self.eps, false),
+            By::Batch { .. } if is_single(x) => x.batch_norm(
+                weight,
+                bias,
+                None::<&Tensor>,
+                None,
+                true,
+                0.0,
+                self.eps,
+                false,
+            ),
+            By::Batch { momentum } => x.batch_norm(
+                weight, bias, moving.0, moving.1, true, momentum, self.eps, false,
+            ),
+            By::Moving => x.batch_norm(
+                weight, bias, moving.0, moving.1, false, 0.0, self.eps, false,
+            ),
         };
         then.apply(&mut normalised)
     }
 }
 
 impl Then<'_> {
-    /// Applies the operation in place, which autograd allows: no gradient needs the normalised values.
+    /// Applies the operation in place, which autograd allows: no gradient needs the normalised
+    /// values.
     pub fn apply(self, normalised: &mut Tensor) -> Tensor {
         match self {
             Then::Nothing => normalised.shallow_clone(),

@@ -1,7 +1,8 @@
-//! One pass through a network: the tensors of the declared parameters, and the mode, training or evaluation.
+//! One pass through a network: the tensors of the declared parameters, and the mode, training or
+//! evaluation.
 //!
-//! A pass borrows everything, so the same layers can run on f32 masters, bf16 working copies, or another replica's
-//! parameters. It holds no state of its own between calls. Next: layers.rs.
+//! A pass borrows everything, so the same layers can run on f32 masters, bf16 working copies, or
+//! another replica's parameters. It holds no state of its own between calls. Next: layers.rs.
 
 use tch::Tensor;
 
@@ -15,8 +16,8 @@ pub enum Mode {
     Evaluate,
 }
 
-/// Sums a small tensor over all replicas inside the forward pass, differentiably: the backward pass sums the
-/// gradient over all replicas too. Synchronised batch normalisation is made from it.
+/// Sums a small tensor over all replicas inside the forward pass, differentiably: the backward pass
+/// sums the gradient over all replicas too. Synchronised batch normalisation is made from it.
 pub trait StatisticsReduction {
     fn sum(&self, tensor: &Tensor) -> Tensor;
     /// Returns the number of images in the whole batch.
@@ -34,7 +35,10 @@ pub struct OwnOperations {
 
 impl Default for OwnOperations {
     fn default() -> Self {
-        Self { fused_norm: true, products: true }
+        Self {
+            fused_norm: true,
+            products: true,
+        }
     }
 }
 
@@ -42,7 +46,8 @@ pub struct Pass<'a> {
     pub parameters: &'a [Tensor],
     pub buffers: &'a [Tensor],
     pub mode: Mode,
-    /// Sums for the statistics of the whole batch; without them batch normalisation uses the replica's own.
+    /// Sums for the statistics of the whole batch; without them batch normalisation uses the
+    /// replica's own.
     pub synchronised: Option<&'a dyn StatisticsReduction>,
     pub own_operations: OwnOperations,
 }

@@ -1,11 +1,12 @@
-//! Parameter-free layers: pooling and padding, with TensorFlow's asymmetric 'same' rule beside PyTorch's symmetric one.
+//! Parameter-free layers: pooling and padding, with TensorFlow's asymmetric 'same' rule beside
+//! PyTorch's symmetric one.
 //!
 //! All work on [batch, channels, height, width] and keep the memory format. Next: layers.rs.
 
 use tch::{Kind, Tensor};
 
-/// Applies TensorFlow's 'same' rule to one axis: returns the zeros before and after for ceil(size / stride) outputs.
-/// With stride 2 on an even size the single zero goes after.
+/// Applies TensorFlow's 'same' rule to one axis: returns the zeros before and after for ceil(size /
+/// stride) outputs. With stride 2 on an even size the single zero goes after.
 pub fn same_padding(size: i64, kernel: i64, stride: i64) -> (i64, i64) {
     let outputs = (size + stride - 1) / stride;
     let total = ((outputs - 1) * stride + kernel - size).max(0);

@@ -1,8 +1,10 @@
-//! One flat buffer each for weights, momentum, and gradients with moving statistics; parameters are views into them.
+//! One flat buffer each for weights, momentum, and gradients with moving statistics; parameters are
+//! views into them.
 //!
-//! All-reduce, clipping, the optimiser, hashing and checkpoints are then operations on one tensor each. Convolutions
-//! come first, so that a bf16 run keeps one contiguous bf16 copy of that part (`precision`); within a part, parameters
-//! that are treated alike are adjacent (`Segment`). The caller decides which these are, by the order it gives.
+//! All-reduce, clipping, the optimiser, hashing and checkpoints are then operations on one tensor
+//! each. Convolutions come first, so that a bf16 run keeps one contiguous bf16 copy of that part
+//! (`precision`); within a part, parameters that are treated alike are adjacent (`Segment`). The
+//! caller decides which these are, by the order it gives.
 
 use std::ops::Range;
 
@@ -19,7 +21,8 @@ const ALIGNMENT: usize = 64;
 /// The number and memory format of convolutions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Format {
-    /// True if kernels and biases of convolutions have bf16 working copies; weights, gradients and momentum stay f32.
+    /// True if kernels and biases of convolutions have bf16 working copies; weights, gradients and
+    /// momentum stay f32.
     pub bf16: bool,
     /// True if convolution kernels, and therefore activations, have channels innermost.
     pub channels_last: bool,
@@ -49,7 +52,13 @@ impl<G: Ord + Copy> Layout<G> {
     pub fn new(inventory: &Inventory, format: Format, group: impl Fn(&ParameterNote) -> G) -> Self {
         let notes = &inventory.parameters;
         let mut order: Vec<usize> = (0..notes.len()).collect();
-        order.sort_by_key(|&index| (!notes[index].role.is_convolution(), group(&notes[index]), index));
+        order.sort_by_key(|&index| {
+            (
+                !notes[index].role.is_convolution(),
+                group(&notes[index]),
+                index,
+            )
+        });
         let mut offsets = vec![0; notes.len()];
         let mut segments: Vec<Segment<G>> = Vec::new();
         let (mut length, mut convolutions) = (0, 0);
@@ -63,35 +72,63 @@ impl<G: Ord + Copy> Layout<G> {
             }
             match segments.last_mut() {
                 Some(last) if last.group == group => last.range.end = length,
-                _ => segments.push(Segment { range: start..length, group }),
+                _ => segments.push(Segment {
+                    range: start..length,
+                    group,
+                }),
             }
         }
-        let strides = notes.iter().map(|note| strides(&note.shape, format.channels_last)).collect();
-        Self { format, offsets, strides, segments, convolutions, length }
+        let strides = notes
+            .iter()
+            .map(|note| strides(&note.shape, format.channels_last))
+            .collect();
+        Self {
+            format,
+            offsets,
+            strides,
+            segments,
+            convolutions,
+            length,
+        }
     }
 }
 
 impl<G> Layout<G> {
-    /// Returns a hash of names, shapes, places and number formats: flat buffers with equal digests can be exchanged.
+    /// Returns a hash of names, shapes, places and number formats: flat buffers with equal digests
+    /// can be exchanged.
     pub fn digest(&self, inventory: &Inventory) -> String {
-        let notes = inventory.parameters.iter().zip(&self.offsets).zip(&self.strides);
-        let parameters: Vec<_> =
-            notes.map(|((note, offset), strides)| (&note.name, &note.shape, offset, strides)).collect();
-        let buffers: Vec<_> = inventory.buffers.iter().map(|note| (&note.name, &note.shape)).collect();
-        let text = serde_json::to_vec(&(self.format.bf16, self.length, parameters, buffers)).expect("plain data");
+        let notes = inventory
+            .parameters
+            .iter()
+            .zip(&self.offsets)
+            .zip(&self.strides);
+        let parameters: Vec<_> = notes
+            .map(|((note, offset), strides)| (&note.name, &note.shape, offset, strides))
+            .collect();
+        let buffers: Vec<_> = inventory
+            .buffers
+            .iter()
+            .map(|note| (&note.name, &note.shape))
+            .collect();
+        let text = serde_json::to_vec(&(self.format.bf16, self.length, parameters, buffers))
+            .expect("plain data");
         blake3::hash(&text).to_hex()[..32].to_owned()
     }
 }
 
 fn strides(shape: &[i64], channels_last: bool) -> Vec<i64> {
     match *shape {
-        [_, inputs, height, width] if channels_last => vec![inputs * height * width, 1, width * inputs, inputs],
-        _ => (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect(),
+        [_, inputs, height, width] if channels_last => {
+            vec![inputs * height * width, 1, width * inputs, inputs]
+        }
+        _ => (0..shape.len())
+            .map(|axis| shape[axis + 1..].iter().product())
+            .collect(),
     }
 }
 
-/// The state of one replica's network. `weights`, `gradients` and `momentum` are f32 of equal length; the gaps between
-/// views always hold zeros.
+/// The state of one replica's network. `weights`, `gradients` and `momentum` are f32 of equal
+/// length; the gaps between views always hold zeros.
 pub struct Storage<G> {
     pub layout: Layout<G>,
     pub weights: Tensor,
@@ -99,7 +136,8 @@ pub struct Storage<G> {
     pub momentum: Tensor,
     /// Moving statistics, f32.
     pub statistics: Tensor,
-    /// Gradients and moving statistics in one tensor: replicas exchange both at every step, in one operation.
+    /// Gradients and moving statistics in one tensor: replicas exchange both at every step, in one
+    /// operation.
     pub exchanged: Tensor,
     /// Leaves of the graph, in the order of the inventory.
     pub parameters: Vec<Tensor>,
@@ -120,26 +158,45 @@ pub struct BatchBuffers {
 
 impl<G> Storage<G> {
     /// Draws the initial weights from (seed, name).
-    pub fn new(inventory: &Inventory, layout: Layout<G>, seed: u64, device: Device) -> Result<Self, ShimError> {
+    pub fn new(
+        inventory: &Inventory,
+        layout: Layout<G>,
+        seed: u64,
+        device: Device,
+    ) -> Result<Self, ShimError> {
         let _guard = tch::no_grad_guard();
         let flat = |length: usize, kind: Kind| Tensor::zeros([length as i64], (kind, device));
         let weights = flat(layout.length, Kind::Float);
         let exchanged = flat(layout.length + statistics_length(inventory), Kind::Float);
         let gradients = exchanged.narrow(0, 0, layout.length as i64);
-        let statistics = exchanged.narrow(0, layout.length as i64, statistics_length(inventory) as i64);
-        let working = layout.format.bf16.then(|| flat(layout.convolutions, Kind::BFloat16));
+        let statistics =
+            exchanged.narrow(0, layout.length as i64, statistics_length(inventory) as i64);
+        let working = layout
+            .format
+            .bf16
+            .then(|| flat(layout.convolutions, Kind::BFloat16));
         let mut places = Vec::with_capacity(inventory.parameters.len());
         let mut parameters = Vec::with_capacity(inventory.parameters.len());
         for (index, note) in inventory.parameters.iter().enumerate() {
             let values = Tensor::from_slice(&draw(seed, &note.name, &note.shape, note.fill));
             view(&weights, note, &layout, index).copy_(&values.view(note.shape.as_slice()));
-            let values = working.as_ref().filter(|_| note.role.is_convolution()).unwrap_or(&weights);
-            parameters.push(view(values, note, &layout, index).detach().set_requires_grad(true));
+            let values = working
+                .as_ref()
+                .filter(|_| note.role.is_convolution())
+                .unwrap_or(&weights);
+            parameters.push(
+                view(values, note, &layout, index)
+                    .detach()
+                    .set_requires_grad(true),
+            );
             places.push(view(&gradients, note, &layout, index));
         }
         let buffers = buffers(inventory, seed, &statistics);
         let momentum = weights.zeros_like();
-        let batch_statistics = BatchBuffers { flat: statistics.narrow(0, 0, 0), buffers: Vec::new() };
+        let batch_statistics = BatchBuffers {
+            flat: statistics.narrow(0, 0, 0),
+            buffers: Vec::new(),
+        };
         let mut storage = Self {
             layout,
             weights,
@@ -178,11 +235,15 @@ impl<G> Storage<G> {
     pub fn take_in_batch_statistics(&self, momentum: &Tensor) {
         if self.statistics.numel() > 0 {
             let _guard = tch::no_grad_guard();
-            let _ = self.statistics.shallow_clone().lerp_tensor_(&self.batch_statistics.flat, momentum);
+            let _ = self
+                .statistics
+                .shallow_clone()
+                .lerp_tensor_(&self.batch_statistics.flat, momentum);
         }
     }
 
-    /// Drops the gradients of a failed backward pass, so that nothing is added to them; call before each pass.
+    /// Drops the gradients of a failed backward pass, so that nothing is added to them; call before
+    /// each pass.
     pub fn forget_gradients(&self) -> Result<(), ShimError> {
         update::forget_gradients(&self.parameters)
     }
@@ -192,27 +253,49 @@ impl<G> Storage<G> {
         update::collect_gradients(&self.parameters, &self.places)
     }
 
-    /// Updates a range of `weights` and `momentum` from `gradients`, and the working copy, in one pass on the CPU.
+    /// Updates a range of `weights` and `momentum` from `gradients`, and the working copy, in one
+    /// pass on the CPU.
     pub fn update(&mut self, range: Range<usize>, rule: Rule) {
         let working = self.working.as_mut();
-        update::update((&mut self.weights, &mut self.momentum), &self.gradients, working, range, rule);
+        update::update(
+            (&mut self.weights, &mut self.momentum),
+            &self.gradients,
+            working,
+            range,
+            rule,
+        );
     }
 
     /// Returns the f32 view of a parameter in its declared shape, by index into the inventory.
     pub fn master(&self, inventory: &Inventory, index: usize) -> Tensor {
         let _guard = tch::no_grad_guard();
-        view(&self.weights, &inventory.parameters[index], &self.layout, index)
+        view(
+            &self.weights,
+            &inventory.parameters[index],
+            &self.layout,
+            index,
+        )
     }
 
-    /// Returns the f32 gradient of a parameter in its declared shape; valid after `collect_gradients`.
+    /// Returns the f32 gradient of a parameter in its declared shape; valid after
+    /// `collect_gradients`.
     pub fn gradient(&self, inventory: &Inventory, index: usize) -> Tensor {
         let _guard = tch::no_grad_guard();
-        view(&self.gradients, &inventory.parameters[index], &self.layout, index)
+        view(
+            &self.gradients,
+            &inventory.parameters[index],
+            &self.layout,
+            index,
+        )
     }
 }
 
 fn view<G>(flat: &Tensor, note: &ParameterNote, layout: &Layout<G>, index: usize) -> Tensor {
-    flat.as_strided(note.shape.as_slice(), layout.strides[index].as_slice(), layout.offsets[index] as i64)
+    flat.as_strided(
+        note.shape.as_slice(),
+        layout.strides[index].as_slice(),
+        layout.offsets[index] as i64,
+    )
 }
 
 fn padded_length(note: &BufferNote) -> usize {
@@ -229,7 +312,10 @@ fn buffers(inventory: &Inventory, seed: u64, flat: &Tensor) -> Vec<Tensor> {
     let view = |note: &BufferNote| {
         let length = note.shape.iter().product::<i64>();
         let mut view = flat.narrow(0, offset, length).view(note.shape.as_slice());
-        view.copy_(&Tensor::from_slice(&draw(seed, &note.name, &note.shape, note.fill)).view(note.shape.as_slice()));
+        view.copy_(
+            &Tensor::from_slice(&draw(seed, &note.name, &note.shape, note.fill))
+                .view(note.shape.as_slice()),
+        );
         offset += padded_length(note) as i64;
         view
     };

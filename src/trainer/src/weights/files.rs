@@ -1,8 +1,8 @@
 //! Named tensors in files: safetensors and PyTorch's state dicts, read and written.
 //!
-//! When reading, the content determines the format; when writing, the name's ending (`.pth` and `.pt`: state dict).
-//! Tensors are returned as f32 on the CPU. Never runs code from a file, and never quotes a file that is not a weights
-//! file: a sweep may name any file. Next: state_dict.rs.
+//! When reading, the content determines the format; when writing, the name's ending (`.pth` and
+//! `.pt`: state dict). Tensors are returned as f32 on the CPU. Never runs code from a file, and
+//! never quotes a file that is not a weights file: a sweep may name any file. Next: state_dict.rs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -20,8 +20,12 @@ const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 const PICKLE_MAGIC: &[u8] = b"\x80\x02";
 
 pub fn read(path: &Path) -> Result<Named, WeightsError> {
-    let bytes = data::files::read(path, data::files::MAX_WEIGHTS_BYTES).map_err(WeightsError::File)?;
-    let format = |reason: String| WeightsError::Format { path: path.to_owned(), reason };
+    let bytes =
+        data::files::read(path, data::files::MAX_WEIGHTS_BYTES).map_err(WeightsError::File)?;
+    let format = |reason: String| WeightsError::Format {
+        path: path.to_owned(),
+        reason,
+    };
     let named = if bytes.starts_with(ZIP_MAGIC) {
         state_dict::read_archive(&bytes)
     } else if bytes.starts_with(PICKLE_MAGIC) {
@@ -40,7 +44,8 @@ pub fn read(path: &Path) -> Result<Named, WeightsError> {
 
 fn read_safetensors(bytes: &[u8]) -> Result<Named, String> {
     // The library's own message may quote the header.
-    let file = SafeTensors::deserialize(bytes).map_err(|_| "its header is damaged, or it was cut".to_owned())?;
+    let file = SafeTensors::deserialize(bytes)
+        .map_err(|_| "its header is damaged, or it was cut".to_owned())?;
     let read = |(name, view): (&str, TensorView<'_>)| {
         let kind = match view.dtype() {
             Dtype::F64 => Kind::Double,
@@ -48,10 +53,15 @@ fn read_safetensors(bytes: &[u8]) -> Result<Named, String> {
             Dtype::F16 => Kind::Half,
             Dtype::BF16 => Kind::BFloat16,
             Dtype::I64 => Kind::Int64,
-            other => return Err(format!("a tensor has the type {other:?}; weights are floating-point numbers")),
+            other => {
+                return Err(format!(
+                    "a tensor has the type {other:?}; weights are floating-point numbers"
+                ));
+            }
         };
         let shape: Vec<i64> = view.shape().iter().map(|&length| length as i64).collect();
-        let tensor = Tensor::f_from_data_size(view.data(), &shape, kind).map_err(|error| error.to_string())?;
+        let tensor = Tensor::f_from_data_size(view.data(), &shape, kind)
+            .map_err(|error| error.to_string())?;
         Ok((name.to_owned(), tensor.to_kind(Kind::Float)))
     };
     file.iter().map(read).collect()
@@ -62,23 +72,42 @@ pub fn write(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<(), WeightsE
     let contents: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .into_iter()
         .map(|(name, tensor)| {
-            let shape = tensor.size().into_iter().map(|length| length as usize).collect();
-            let values =
-                Vec::<f32>::try_from(tensor.to_device(Device::Cpu).contiguous().view(-1)).expect("an f32 tensor");
-            (name, shape, values.into_iter().flat_map(f32::to_le_bytes).collect())
+            let shape = tensor
+                .size()
+                .into_iter()
+                .map(|length| length as usize)
+                .collect();
+            let values = Vec::<f32>::try_from(tensor.to_device(Device::Cpu).contiguous().view(-1))
+                .expect("an f32 tensor");
+            (
+                name,
+                shape,
+                values.into_iter().flat_map(f32::to_le_bytes).collect(),
+            )
         })
         .collect();
-    let is_state_dict = path.extension().is_some_and(|ending| ending == "pth" || ending == "pt");
+    let is_state_dict = path
+        .extension()
+        .is_some_and(|ending| ending == "pth" || ending == "pt");
     let bytes = if is_state_dict {
         state_dict::write_archive(&contents).map_err(|error| error.to_string())
     } else {
         write_safetensors(&contents).map_err(|error| error.to_string())
     };
-    let bytes = bytes.map_err(|reason| WeightsError::Format { path: path.to_owned(), reason })?;
-    write_whole(path, &bytes).map_err(|source| WeightsError::Io { action: "write", path: path.to_owned(), source })
+    let bytes = bytes.map_err(|reason| WeightsError::Format {
+        path: path.to_owned(),
+        reason,
+    })?;
+    write_whole(path, &bytes).map_err(|source| WeightsError::Io {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    })
 }
 
-fn write_safetensors(contents: &[(String, Vec<usize>, Vec<u8>)]) -> Result<Vec<u8>, safetensors::SafeTensorError> {
+fn write_safetensors(
+    contents: &[(String, Vec<usize>, Vec<u8>)],
+) -> Result<Vec<u8>, safetensors::SafeTensorError> {
     let mut views = Vec::with_capacity(contents.len());
     for (name, shape, bytes) in contents {
         views.push((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?));
@@ -91,7 +120,8 @@ fn write_safetensors(contents: &[(String, Vec<usize>, Vec<u8>)]) -> Result<Vec<u
 /// Replaces a file atomically: a reader sees the old file or the new one, never a partial one.
 fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let unfinished = path.with_extension(format!("{}.unfinished", std::process::id()));
-    // remove the leftover of a process with this id, or a link placed there to have its target overwritten
+    // remove the leftover of a process with this id, or a link placed there to have its target
+    // overwritten
     let _ = fs::remove_file(&unfinished);
     let written = File::create_new(&unfinished).and_then(|mut file| {
         file.write_all(bytes)?;

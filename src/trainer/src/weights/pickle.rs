@@ -1,8 +1,9 @@
 //! Reads the part of Python's pickle format that state dicts are written in, and executes nothing.
 //!
-//! libtorch's own reader returns nothing for what `torch.save(model.state_dict())` writes, because an ordered dict
-//! with attributes is beyond it. Calls of anything but tensor constructors become `Value::Other`: they are an error
-//! only if used as a tensor. Opcodes: CPython's Lib/pickletools.py. Next: state_dict.rs.
+//! libtorch's own reader returns nothing for what `torch.save(model.state_dict())` writes, because
+//! an ordered dict with attributes is beyond it. Calls of anything but tensor constructors become
+//! `Value::Other`: they are an error only if used as a tensor. Opcodes: CPython's
+//! Lib/pickletools.py. Next: state_dict.rs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead, Read};
@@ -13,8 +14,9 @@ const MAX_NAME_BYTES: u64 = 1000;
 /// Largest number of dimensions that libtorch allows.
 const MAX_DIMENSIONS: usize = 64;
 
-/// A pickled value. Containers are kept in a list and referenced by index, so that a value is small even if a hostile
-/// pickle nests a million deep, contains itself, or holds one container a thousand times.
+/// A pickled value. Containers are kept in a list and referenced by index, so that a value is small
+/// even if a hostile pickle nests a million deep, contains itself, or holds one container a
+/// thousand times.
 #[derive(Clone, Debug)]
 pub enum Value {
     Int(i64),
@@ -28,7 +30,8 @@ pub enum Value {
     /// The storage that a persistent id of torch.save names.
     Storage(Rc<Storage>),
     Tensor(Rc<StoredTensor>),
-    /// Anything else, from which no tensor is made, including the results of calls that are not executed.
+    /// Anything else, from which no tensor is made, including the results of calls that are not
+    /// executed.
     Other,
     Mark,
 }
@@ -86,7 +89,11 @@ impl Pickle {
     /// Returns the entries of a dict.
     pub fn dict(&self, value: &Value) -> Option<impl Iterator<Item = (&Value, &Value)>> {
         match value {
-            Value::Dict(place) => Some(self.containers[*place].chunks_exact(2).map(|entry| (&entry[0], &entry[1]))),
+            Value::Dict(place) => Some(
+                self.containers[*place]
+                    .chunks_exact(2)
+                    .map(|entry| (&entry[0], &entry[1])),
+            ),
             _ => None,
         }
     }
@@ -99,7 +106,11 @@ pub fn read(reader: &mut impl BufRead) -> Result<Pickle, String> {
         let opcode = byte(reader)?;
         if opcode == b'.' {
             let top = machine.pop()?;
-            return Ok(Pickle { top, storage_classes: machine.storage_classes, containers: machine.containers });
+            return Ok(Pickle {
+                top,
+                storage_classes: machine.storage_classes,
+                containers: machine.containers,
+            });
         }
         machine.step(opcode, reader)?;
     }
@@ -115,11 +126,16 @@ struct Machine {
 
 impl Machine {
     fn pop(&mut self) -> Result<Value, String> {
-        self.stack.pop().ok_or_else(|| "the pickle takes more than it holds".to_owned())
+        self.stack
+            .pop()
+            .ok_or_else(|| "the pickle takes more than it holds".to_owned())
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<Value>, String> {
-        let mark = self.stack.iter().rposition(|value| matches!(value, Value::Mark));
+        let mark = self
+            .stack
+            .iter()
+            .rposition(|value| matches!(value, Value::Mark));
         let mark = mark.ok_or_else(|| "the pickle lacks a mark".to_owned())?;
         let values = self.stack.split_off(mark + 1);
         self.stack.pop();
@@ -127,7 +143,9 @@ impl Machine {
     }
 
     fn top(&mut self) -> Result<&Value, String> {
-        self.stack.last().ok_or_else(|| "the pickle takes more than it holds".to_owned())
+        self.stack
+            .last()
+            .ok_or_else(|| "the pickle takes more than it holds".to_owned())
     }
 
     fn container(&mut self, items: Vec<Value>) -> usize {
@@ -165,7 +183,9 @@ impl Machine {
             }
             0x85..=0x87 => {
                 let from = self.stack.len().checked_sub(usize::from(opcode - 0x84));
-                let items = self.stack.split_off(from.ok_or("the pickle takes more than it holds")?);
+                let items = self
+                    .stack
+                    .split_off(from.ok_or("the pickle takes more than it holds")?);
                 Value::Tuple(self.container(items))
             }
             b'h' => {
@@ -220,7 +240,11 @@ impl Machine {
                 let items = self.pop_to_mark()?;
                 self.extend_dict(items)?;
             }
-            _ => return Err(format!("the pickle has the unexpected opcode {opcode:#04x}")),
+            _ => {
+                return Err(format!(
+                    "the pickle has the unexpected opcode {opcode:#04x}"
+                ));
+            }
         }
         Ok(())
     }
@@ -232,7 +256,10 @@ impl Machine {
     }
 
     fn recall(&self, key: u32) -> Result<Value, String> {
-        self.memo.get(&key).cloned().ok_or_else(|| format!("the pickle refers to entry {key}, which it lacks"))
+        self.memo
+            .get(&key)
+            .cloned()
+            .ok_or_else(|| format!("the pickle refers to entry {key}, which it lacks"))
     }
 
     fn extend_list(&mut self, items: Vec<Value>) -> Result<(), String> {
@@ -255,15 +282,26 @@ impl Machine {
         Ok(())
     }
 
-    /// Reads torch.save's reference to a storage: ("storage", class, key, place, number of elements, ...).
+    /// Reads torch.save's reference to a storage: ("storage", class, key, place, number of
+    /// elements, ...).
     fn persistent(&mut self, id: &Value) -> Result<Value, String> {
         let unknown = || "the pickle refers to an unknown outside object".to_owned();
-        let Value::Tuple(place) = id else { return Err(unknown()) };
+        let Value::Tuple(place) = id else {
+            return Err(unknown());
+        };
         match self.containers[*place].as_slice() {
-            [Value::Text(kind), Value::Global(class), Value::Text(key), ..] if &**kind == "storage" => {
+            [
+                Value::Text(kind),
+                Value::Global(class),
+                Value::Text(key),
+                ..,
+            ] if &**kind == "storage" => {
                 let class = class.rsplit('.').next().unwrap_or_default().to_owned();
                 self.storage_classes.insert(key.to_string(), class.clone());
-                Ok(Value::Storage(Rc::new(Storage { class, key: key.to_string() })))
+                Ok(Value::Storage(Rc::new(Storage {
+                    class,
+                    key: key.to_string(),
+                })))
             }
             _ => Err(unknown()),
         }
@@ -277,14 +315,22 @@ impl Machine {
             ("collections.OrderedDict", []) => Ok(Value::Dict(self.container(Vec::new()))),
             (
                 "torch._utils._rebuild_tensor_v2",
-                [Value::Storage(storage), Value::Int(offset), Value::Tuple(size), Value::Tuple(stride), ..],
+                [
+                    Value::Storage(storage),
+                    Value::Int(offset),
+                    Value::Tuple(size),
+                    Value::Tuple(stride),
+                    ..,
+                ],
             ) => Ok(Value::Tensor(Rc::new(StoredTensor {
                 storage: storage.clone(),
                 offset: *offset,
                 size: whole_numbers(&self.containers[*size])?,
                 stride: whole_numbers(&self.containers[*stride])?,
             }))),
-            ("torch._utils._rebuild_parameter", [tensor @ Value::Tensor(_), ..]) => Ok(tensor.clone()),
+            ("torch._utils._rebuild_parameter", [tensor @ Value::Tensor(_), ..]) => {
+                Ok(tensor.clone())
+            }
             _ => Ok(Value::Other),
         }
     }
@@ -303,7 +349,9 @@ fn whole_numbers(values: &[Value]) -> Result<Vec<i64>, String> {
 
 fn bytes<const N: usize>(reader: &mut impl BufRead) -> Result<[u8; N], String> {
     let mut bytes = [0; N];
-    reader.read_exact(&mut bytes).map_err(|error| ended(&error))?;
+    reader
+        .read_exact(&mut bytes)
+        .map_err(|error| ended(&error))?;
     Ok(bytes)
 }
 
@@ -318,7 +366,9 @@ fn ended(error: &io::Error) -> String {
 fn text(reader: &mut impl BufRead, length: u32) -> Result<Value, String> {
     let mut bytes = Vec::new();
     // not allocated in advance: the length may be false
-    Read::take(&mut *reader, u64::from(length)).read_to_end(&mut bytes).map_err(|error| ended(&error))?;
+    Read::take(&mut *reader, u64::from(length))
+        .read_to_end(&mut bytes)
+        .map_err(|error| ended(&error))?;
     if bytes.len() != length as usize {
         return Err("the pickle ends inside a text".to_owned());
     }
@@ -329,11 +379,16 @@ fn text(reader: &mut impl BufRead, length: u32) -> Result<Value, String> {
 
 fn line(reader: &mut impl BufRead) -> Result<String, String> {
     let mut line = String::new();
-    Read::take(&mut *reader, MAX_NAME_BYTES).read_line(&mut line).map_err(|error| ended(&error))?;
-    line.strip_suffix('\n').map(str::to_owned).ok_or_else(|| "the pickle ends inside a name".to_owned())
+    Read::take(&mut *reader, MAX_NAME_BYTES)
+        .read_line(&mut line)
+        .map_err(|error| ended(&error))?;
+    line.strip_suffix('\n')
+        .map(str::to_owned)
+        .ok_or_else(|| "the pickle ends inside a name".to_owned())
 }
 
-/// Reads little-endian two's complement of any length; the ten-byte magic number of old files is not needed whole.
+/// Reads little-endian two's complement of any length; the ten-byte magic number of old files is
+/// not needed whole.
 fn long(reader: &mut impl BufRead) -> Result<Value, String> {
     let length = usize::from(byte(reader)?);
     let mut value = 0i64;

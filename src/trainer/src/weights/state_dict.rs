@@ -1,8 +1,9 @@
-//! PyTorch's state dicts: zip archives since version 1.6, a stream of pickles and raw storages before.
+//! PyTorch's state dicts: zip archives since version 1.6, a stream of pickles and raw storages
+//! before.
 //!
-//! A checkpoint that keeps the state dict under `state_dict` is accepted, and a `module.` prefix on every name
-//! (DataParallel) is dropped. Both forms are common: torchvision's older weights use the old one. Rejects
-//! compressed archives and big-endian data. Next: pickle.rs.
+//! A checkpoint that keeps the state dict under `state_dict` is accepted, and a `module.` prefix on
+//! every name (DataParallel) is dropped. Both forms are common: torchvision's older weights use the
+//! old one. Rejects compressed archives and big-endian data. Next: pickle.rs.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -22,11 +23,16 @@ type Storages = BTreeMap<String, Vec<u8>>;
 pub fn read_archive(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
     let damaged = |error: ZipError| format!("the archive is damaged: {error}");
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
-    let names: Result<Vec<String>, _> = archive.file_names().map(|name| name.map(Cow::into_owned)).collect();
+    let names: Result<Vec<String>, _> = archive
+        .file_names()
+        .map(|name| name.map(Cow::into_owned))
+        .collect();
     let names = names.map_err(damaged)?;
     let root = names.iter().find_map(|name| name.strip_suffix("data.pkl"));
     let root = root.ok_or("the archive has no data.pkl")?.to_owned();
-    if names.contains(&format!("{root}byteorder")) && entry(&mut archive, &format!("{root}byteorder"))? != b"little" {
+    if names.contains(&format!("{root}byteorder"))
+        && entry(&mut archive, &format!("{root}byteorder"))? != b"little"
+    {
         return Err("its numbers are big-endian".to_owned());
     }
     let top = pickle::read(&mut entry(&mut archive, &format!("{root}data.pkl"))?.as_slice())?;
@@ -35,7 +41,9 @@ pub fn read_archive(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
     for name in &names {
         if let Some(key) = name.strip_prefix(&format!("{root}data/")) {
             let storage = entry(&mut archive, name)?;
-            left = left.checked_sub(storage.len()).ok_or("the archive's entries overlap")?;
+            left = left
+                .checked_sub(storage.len())
+                .ok_or("the archive's entries overlap")?;
             storages.insert(key.to_owned(), storage);
         }
     }
@@ -43,17 +51,20 @@ pub fn read_archive(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
 }
 
 fn entry(archive: &mut ZipArchive<impl Read + Seek>, name: &str) -> Result<Vec<u8>, String> {
-    let damaged = |error: &dyn std::fmt::Display| format!("an entry of the archive is damaged: {error}");
+    let damaged =
+        |error: &dyn std::fmt::Display| format!("an entry of the archive is damaged: {error}");
     let mut file = archive.by_name(name).map_err(|error| damaged(&error))?;
     if file.compression() != CompressionMethod::Stored {
         return Err("an entry of the archive is compressed, which PyTorch never does".to_owned());
     }
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(|error| damaged(&error))?;
+    file.read_to_end(&mut bytes)
+        .map_err(|error| damaged(&error))?;
     Ok(bytes)
 }
 
-/// Reads the form before 1.6: magic, protocol, system, the object, the list of keys, then a length and bytes per key.
+/// Reads the form before 1.6: magic, protocol, system, the object, the list of keys, then a length
+/// and bytes per key.
 pub fn read_stream(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
     let mut reader = BufReader::new(bytes);
     pickle::read(&mut reader)?;
@@ -64,20 +75,30 @@ pub fn read_stream(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
     pickle::read(&mut reader)?;
     let top = pickle::read(&mut reader)?;
     let keys = pickle::read(&mut reader)?;
-    let keys = keys.list(&keys.top).ok_or("it lacks the list of its storages")?;
+    let keys = keys
+        .list(&keys.top)
+        .ok_or("it lacks the list of its storages")?;
     let mut storages = Storages::new();
     for key in keys {
         let Value::Text(key) = key else {
             return Err(format!("{} names one of its storages", key.kind()));
         };
         let mut length = [0; 8];
-        reader.read_exact(&mut length).map_err(|_| "it ends before its last storage".to_owned())?;
+        reader
+            .read_exact(&mut length)
+            .map_err(|_| "it ends before its last storage".to_owned())?;
         // without its class its bytes could not be skipped
-        let kind = top.storage_classes.get(&**key).ok_or("nothing refers to one of its storages");
+        let kind = top
+            .storage_classes
+            .get(&**key)
+            .ok_or("nothing refers to one of its storages");
         let element = kind_of(kind?)?.elt_size_in_bytes() as u64;
         let expected = u64::from_le_bytes(length).saturating_mul(element);
         let mut storage = Vec::new();
-        (&mut reader).take(expected).read_to_end(&mut storage).map_err(|error| error.to_string())?;
+        (&mut reader)
+            .take(expected)
+            .read_to_end(&mut storage)
+            .map_err(|error| error.to_string())?;
         if storage.len() as u64 != expected {
             return Err("it ends inside a storage".to_owned());
         }
@@ -89,42 +110,78 @@ pub fn read_stream(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
 fn tensors(pickle: &Pickle, storages: &Storages) -> Result<BTreeMap<String, Tensor>, String> {
     let no_dict = "it holds no state dict; save model.state_dict()";
     let is_inner = |key: &Value| matches!(key, Value::Text(key) if &**key == "state_dict");
-    let inner = pickle.dict(&pickle.top).ok_or(no_dict)?.find(|(key, _)| is_inner(key)).map(|(_, value)| value);
-    let dict = inner.filter(|value| matches!(value, Value::Dict(_))).unwrap_or(&pickle.top);
+    let inner = pickle
+        .dict(&pickle.top)
+        .ok_or(no_dict)?
+        .find(|(key, _)| is_inner(key))
+        .map(|(_, value)| value);
+    let dict = inner
+        .filter(|value| matches!(value, Value::Dict(_)))
+        .unwrap_or(&pickle.top);
     let mut tensors = BTreeMap::new();
     for (key, value) in pickle.dict(dict).ok_or(no_dict)? {
         let Value::Text(name) = key else {
-            return Err(format!("{} names one of its entries; save model.state_dict() and nothing else", key.kind()));
+            return Err(format!(
+                "{} names one of its entries; save model.state_dict() and nothing else",
+                key.kind()
+            ));
         };
         let tensor = match value {
             Value::Tensor(tensor) => tensor,
-            _ => return Err("it holds more than tensors; save model.state_dict() and nothing else".to_owned()),
+            _ => {
+                return Err(
+                    "it holds more than tensors; save model.state_dict() and nothing else"
+                        .to_owned(),
+                );
+            }
         };
-        let tensor = materialise(tensor, storages).map_err(|error| format!("tensor {}: {error}", tensors.len() + 1))?;
+        let tensor = materialise(tensor, storages)
+            .map_err(|error| format!("tensor {}: {error}", tensors.len() + 1))?;
         tensors.insert(name.to_string(), tensor);
     }
     const PARALLEL: &str = "module.";
     if tensors.keys().all(|name| name.starts_with(PARALLEL)) {
-        tensors = tensors.into_iter().map(|(name, tensor)| (name[PARALLEL.len()..].to_owned(), tensor)).collect();
+        tensors = tensors
+            .into_iter()
+            .map(|(name, tensor)| (name[PARALLEL.len()..].to_owned(), tensor))
+            .collect();
     }
     Ok(tensors)
 }
 
 fn materialise(tensor: &StoredTensor, storages: &Storages) -> Result<Tensor, String> {
-    let StoredTensor { storage, offset, size, stride } = tensor;
+    let StoredTensor {
+        storage,
+        offset,
+        size,
+        stride,
+    } = tensor;
     let kind = kind_of(&storage.class)?;
     let bytes = storages.get(&storage.key).ok_or("its storage is missing")?;
     let length = bytes.len() / kind.elt_size_in_bytes();
     let used = &bytes[..length * kind.elt_size_in_bytes()];
-    let first_line = |error: tch::TchError| error.to_string().lines().next().unwrap_or_default().to_owned();
+    let first_line = |error: tch::TchError| {
+        error
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
     // with a stride of 0 a small storage could become any amount of memory
-    let elements = size.iter().try_fold(1i64, |count, &side| count.checked_mul(side));
+    let elements = size
+        .iter()
+        .try_fold(1i64, |count, &side| count.checked_mul(side));
     if elements.is_none_or(|elements| elements > length as i64) {
-        return Err(format!("its shape {size:?} has more elements than its storage, which has {length}"));
+        return Err(format!(
+            "its shape {size:?} has more elements than its storage, which has {length}"
+        ));
     }
     let flat = Tensor::f_from_data_size(used, &[length as i64], kind).map_err(first_line)?;
     // rejects anything outside of the storage
-    let view = flat.f_as_strided(size.as_slice(), stride.as_slice(), *offset).map_err(first_line)?;
+    let view = flat
+        .f_as_strided(size.as_slice(), stride.as_slice(), *offset)
+        .map_err(first_line)?;
     Ok(view.to_kind(Kind::Float).contiguous())
 }
 
@@ -135,14 +192,18 @@ fn kind_of(class: &str) -> Result<Kind, String> {
         "HalfStorage" => Ok(Kind::Half),
         "BFloat16Storage" => Ok(Kind::BFloat16),
         "LongStorage" => Ok(Kind::Int64),
-        _ => Err("its numbers are of an unknown class; weights are floating-point numbers".to_owned()),
+        _ => Err(
+            "its numbers are of an unknown class; weights are floating-point numbers".to_owned(),
+        ),
     }
 }
 
 /// Returns the archive that `torch.load` reads: row-major f32 tensors by name, in the given order.
 pub fn write_archive(tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Result<Vec<u8>, ZipError> {
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
-    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
+    let options = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Stored)
+        .large_file(true);
     let mut add = |name: &str, bytes: &[u8]| {
         archive.start_file(format!("weights/{name}"), options)?;
         archive.write_all(bytes).map_err(ZipError::from)
@@ -156,7 +217,8 @@ pub fn write_archive(tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Result<Vec<u8
     Ok(archive.finish()?.into_inner())
 }
 
-/// Pickles, in protocol 2, a dict of name to `_rebuild_tensor_v2(storage, 0, size, stride, False, OrderedDict())`.
+/// Pickles, in protocol 2, a dict of name to `_rebuild_tensor_v2(storage, 0, size, stride, False,
+/// OrderedDict())`.
 fn pickled(tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Vec<u8> {
     fn text(out: &mut Vec<u8>, text: &str) {
         out.push(b'X');
@@ -165,7 +227,11 @@ fn pickled(tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Vec<u8> {
     }
     fn int(out: &mut Vec<u8>, value: usize) {
         out.push(b'J');
-        out.extend(i32::try_from(value).expect("a tensor of less than 2^31 elements").to_le_bytes());
+        out.extend(
+            i32::try_from(value)
+                .expect("a tensor of less than 2^31 elements")
+                .to_le_bytes(),
+        );
     }
     fn ints(out: &mut Vec<u8>, values: &[usize]) {
         out.push(b'(');
@@ -174,7 +240,9 @@ fn pickled(tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Vec<u8> {
     }
     let mut out = b"\x80\x02}(".to_vec();
     for (index, (name, shape, bytes)) in tensors.iter().enumerate() {
-        let strides: Vec<usize> = (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect();
+        let strides: Vec<usize> = (0..shape.len())
+            .map(|axis| shape[axis + 1..].iter().product())
+            .collect();
         text(&mut out, name);
         out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
         text(&mut out, "storage");

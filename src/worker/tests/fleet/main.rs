@@ -1,4 +1,5 @@
-//! Coordinator and workers in one process, over loopback, with a fake trainer: whole sweeps, disturbed and not.
+//! Coordinator and workers in one process, over loopback, with a fake trainer: whole sweeps,
+//! disturbed and not.
 
 mod peer;
 mod refusals;
@@ -19,13 +20,23 @@ async fn two_workers_run_a_sweep() {
     rig.worker(1).await;
     rig.submit().await;
     let summary = rig.complete().await;
-    assert_eq!((summary.succeeded, summary.failed, summary.cells), (12, 0, 6));
+    assert_eq!(
+        (summary.succeeded, summary.failed, summary.cells),
+        (12, 0, 6)
+    );
     assert_eq!(summary.complete_cells, 6);
     for worker in 0..2 {
         rig.handle(worker).leave("the sweep is complete");
-        assert_eq!(patient(rig.handle(worker).wait()).await.unwrap(), Ended::Left);
+        assert_eq!(
+            patient(rig.handle(worker).wait()).await.unwrap(),
+            Ended::Left
+        );
     }
-    assert_eq!(rig.checkpoints(), 0, "acknowledged results leave no checkpoints");
+    assert_eq!(
+        rig.checkpoints(),
+        0,
+        "acknowledged results leave no checkpoints"
+    );
     rig.end().await;
 }
 
@@ -36,7 +47,9 @@ async fn trials_of_an_older_training_are_refused_until_the_file_is_submitted_aga
     rig.submitted_by_an_older_version();
     rig.coordinator().await;
     rig.worker(2).await;
-    let summary = rig.until(|status| status.waiting + status.running == 0).await;
+    let summary = rig
+        .until(|status| status.waiting + status.running == 0)
+        .await;
     assert_eq!((summary.succeeded, summary.failed), (0, 12));
     assert_eq!(rig.most_attempts().await, 1, "bad input is not tried again");
     assert_eq!(rig.submit().await.revision, 2);
@@ -46,7 +59,8 @@ async fn trials_of_an_older_training_are_refused_until_the_file_is_submitted_aga
     rig.end().await;
 }
 
-/// A killed worker cannot clean up. The next one asks the coordinator and leaves files that it does not know.
+/// A killed worker cannot clean up. The next one asks the coordinator and leaves files that it does
+/// not know.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_left_of_finished_trials_is_removed() {
     let mut rig = Rig::new("");
@@ -55,7 +69,11 @@ async fn what_others_left_of_finished_trials_is_removed() {
     rig.submit().await;
     rig.complete().await;
     let results = rig.results().await;
-    let finished = results.lines().nth(1).and_then(|line| line.split(',').next()).unwrap();
+    let finished = results
+        .lines()
+        .nth(1)
+        .and_then(|line| line.split(',').next())
+        .unwrap();
     rig.leave_checkpoint(finished, 1000);
     rig.leave_checkpoint("t00000000000000ff", 10);
     patient(async {
@@ -64,14 +82,23 @@ async fn what_others_left_of_finished_trials_is_removed() {
         }
     })
     .await;
-    assert_eq!(rig.checkpoints(), 1, "what the coordinator does not know stays");
+    assert_eq!(
+        rig.checkpoints(),
+        1,
+        "what the coordinator does not know stays"
+    );
     rig.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_that_crash_are_tried_again() {
     let undisturbed = Rig::results_of_undisturbed_run().await;
-    for behaviour in ["first=crash epoch-ms=1", "first=garbage", "first=grandchild", "first=ignore-term"] {
+    for behaviour in [
+        "first=crash epoch-ms=1",
+        "first=garbage",
+        "first=grandchild",
+        "first=ignore-term",
+    ] {
         let mut rig = Rig::new(behaviour);
         rig.coordinator().await;
         rig.worker(3).await;
@@ -94,7 +121,10 @@ async fn a_killed_worker_costs_time_and_nothing_else() {
     rig.coordinator().await;
     let doomed = rig.worker(2).await;
     rig.submit().await;
-    rig.until(|summary| summary.running == 2 && summary.running_trials.iter().all(|trial| trial.epoch > 0)).await;
+    rig.until(|summary| {
+        summary.running == 2 && summary.running_trials.iter().all(|trial| trial.epoch > 0)
+    })
+    .await;
     rig.kill(doomed).await;
     rig.worker(2).await;
     let summary = rig.complete().await;
@@ -110,14 +140,19 @@ async fn a_restarted_coordinator_goes_on() {
     rig.worker(2).await;
     rig.submit().await;
     for succeeded in [1, 4, 8] {
-        rig.until(|summary| summary.succeeded >= succeeded && summary.running > 0).await;
+        rig.until(|summary| summary.succeeded >= succeeded && summary.running > 0)
+            .await;
         rig.drop_coordinator().await;
         rig.coordinator().await;
     }
     let summary = rig.complete().await;
     assert_eq!(summary.succeeded, 12);
     assert_eq!(rig.results().await, Rig::results_of_undisturbed_run().await);
-    assert_eq!(rig.most_attempts().await, 1, "workers trained on while nobody listened");
+    assert_eq!(
+        rig.most_attempts().await,
+        1,
+        "workers trained on while nobody listened"
+    );
     rig.end().await;
 }
 
@@ -127,9 +162,15 @@ async fn a_leaving_worker_checkpoints_and_loses_nothing() {
     rig.coordinator().await;
     let leaver = rig.worker(2).await;
     rig.submit().await;
-    rig.until(|summary| summary.running == 2 && summary.running_trials.iter().all(|trial| trial.epoch > 0)).await;
+    rig.until(|summary| {
+        summary.running == 2 && summary.running_trials.iter().all(|trial| trial.epoch > 0)
+    })
+    .await;
     rig.handle(leaver).leave("the node is needed");
-    assert_eq!(patient(rig.handle(leaver).wait()).await.unwrap(), Ended::Left);
+    assert_eq!(
+        patient(rig.handle(leaver).wait()).await.unwrap(),
+        Ended::Left
+    );
     let status = rig.status().await;
     assert_eq!(status.workers[0].presence, "gone");
     assert_eq!(status.sweeps[0].running, 0);
@@ -149,7 +190,12 @@ async fn a_drained_worker_finishes_and_ends() {
     rig.until(|summary| summary.running == 1).await;
     rig.drain(drained).await;
     let ended = patient(rig.handle(drained).wait()).await.unwrap();
-    assert_eq!(ended, Ended::Drained { reason: "for a test".into() });
+    assert_eq!(
+        ended,
+        Ended::Drained {
+            reason: "for a test".into()
+        }
+    );
     assert_eq!(rig.sweep_status().await.succeeded, 1);
     rig.end().await;
 }
@@ -185,7 +231,13 @@ async fn a_stale_attempt_cannot_write() {
     let mut returned = rig.peer("stale-1-1").await;
     returned.hello_with(2, vec![(trial, attempt)]).await;
     returned.stopped(trial, attempt).await;
-    returned.ended(trial, attempt, Outcome::Finished(Box::new(peer::result(0.123456)))).await;
+    returned
+        .ended(
+            trial,
+            attempt,
+            Outcome::Finished(Box::new(peer::result(0.123456))),
+        )
+        .await;
     returned.acknowledged(trial, attempt).await;
     assert_eq!(rig.results().await, before);
     assert!(!before.contains("0.123456"));
@@ -212,7 +264,8 @@ async fn a_second_stream_replaces_the_first() {
     rig.end().await;
 }
 
-/// It reports an outcome under the connection number of the true worker's stream, before its Hello was checked.
+/// It reports an outcome under the connection number of the true worker's stream, before its Hello
+/// was checked.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_alone_cannot_take_a_workers_place_or_shut_it_out() {
     let mut rig = Rig::new("");
@@ -223,8 +276,16 @@ async fn an_id_alone_cannot_take_a_workers_place_or_shut_it_out() {
     let (trial, attempt) = worker.start().await;
     for connection in [1, 2, u64::from(u32::MAX)] {
         let mut impostor = rig.peer("victim-1-1").await.with_another_secret();
-        impostor.hello_with(connection, vec![(trial, attempt)]).await;
-        impostor.ended(trial, attempt, Outcome::Finished(Box::new(peer::result(0.123456)))).await;
+        impostor
+            .hello_with(connection, vec![(trial, attempt)])
+            .await;
+        impostor
+            .ended(
+                trial,
+                attempt,
+                Outcome::Finished(Box::new(peer::result(0.123456))),
+            )
+            .await;
         assert!(impostor.refused().await.contains("is another process"));
         impostor.is_closed().await;
     }
@@ -239,7 +300,11 @@ async fn an_id_alone_cannot_take_a_workers_place_or_shut_it_out() {
     worker.welcome().await;
     worker.ended(trial, attempt, Outcome::Stopped).await;
     worker.acknowledged(trial, attempt).await;
-    assert_eq!(rig.sweep_status().await.succeeded, 0, "the impostor's result does not count");
+    assert_eq!(
+        rig.sweep_status().await.succeeded,
+        0,
+        "the impostor's result does not count"
+    );
     rig.end().await;
 }
 
@@ -251,7 +316,11 @@ async fn lies_close_the_stream_with_the_field() {
     liar.say_nonsense().await;
     let status = liar.is_closed().await.unwrap();
     assert_eq!(status.code(), tonic::Code::InvalidArgument);
-    assert!(status.message().contains("hello.worker"), "{}", status.message());
+    assert!(
+        status.message().contains("hello.worker"),
+        "{}",
+        status.message()
+    );
     rig.end().await;
 }
 
@@ -274,12 +343,22 @@ async fn workers_that_do_not_belong_are_refused() {
     options.build = "other".into();
     let mut older = worker::Worker::start(options).await.unwrap();
     let reason = refused(patient(older.wait()).await.unwrap_err());
-    assert!(reason.contains("`other`") && reason.contains("`test`"), "{reason}");
+    assert!(
+        reason.contains("`other`") && reason.contains("`test`"),
+        "{reason}"
+    );
 
     let mut options = rig.worker_options(1);
     options.trainer = rig.trainer_of_build("start=other-build");
-    let error = worker::Worker::start(options).await.err().unwrap().to_string();
-    assert!(error.contains("is of build `other`, this worker of `test`"), "{error}");
+    let error = worker::Worker::start(options)
+        .await
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("is of build `other`, this worker of `test`"),
+        "{error}"
+    );
     rig.end().await;
 }
 
@@ -289,24 +368,37 @@ async fn a_gpu_that_is_gone_takes_its_slots_out_of_use() {
     let mut rig = Rig::new("absent=GPU-a");
     rig.coordinator().await;
     let mut options = rig.worker_options(3);
-    for (slot, (name, uuid)) in
-        options.slots.iter_mut().zip([("cuda:0", "GPU-a"), ("cuda:1", "GPU-b"), ("cuda:0", "GPU-a")])
-    {
+    for (slot, (name, uuid)) in options.slots.iter_mut().zip([
+        ("cuda:0", "GPU-a"),
+        ("cuda:1", "GPU-b"),
+        ("cuda:0", "GPU-a"),
+    ]) {
         (slot.devices, slot.uuids) = (vec![name.into()], vec![uuid.into()]);
     }
     let mut worker = patient(worker::Worker::start(options)).await.unwrap();
     rig.submit().await;
     assert_eq!(rig.complete().await.succeeded, 12);
     let described = rig.status().await.workers.remove(0).slot_descriptions;
-    let broken: Vec<bool> = described.iter().map(|slot| slot.contains("broken")).collect();
+    let broken: Vec<bool> = described
+        .iter()
+        .map(|slot| slot.contains("broken"))
+        .collect();
     assert_eq!(broken, [true, false, true], "{described:?}");
     worker.stop_now();
     patient(worker.wait()).await.unwrap();
 
     let mut options = rig.worker_options(1);
-    (options.slots[0].devices, options.slots[0].uuids) = (vec!["cuda:0".into()], vec!["GPU-a".into()]);
-    let error = worker::Worker::start(options).await.err().unwrap().to_string();
-    assert!(error.contains("does not find the devices of its slot (cuda:0)"), "{error}");
+    (options.slots[0].devices, options.slots[0].uuids) =
+        (vec!["cuda:0".into()], vec!["GPU-a".into()]);
+    let error = worker::Worker::start(options)
+        .await
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("does not find the devices of its slot (cuda:0)"),
+        "{error}"
+    );
     rig.end().await;
 }
 
@@ -359,9 +451,17 @@ async fn a_coordinator_that_others_can_reach_needs_a_token() {
         token_file: None,
         config: schedule::Config::new("test"),
     };
-    let error = coordinator::Coordinator::start(options).await.err().unwrap().to_string();
+    let error = coordinator::Coordinator::start(options)
+        .await
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("--token-file"), "{error}");
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        0,
+        "nothing was made"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -369,7 +469,13 @@ async fn a_second_coordinator_on_the_same_state_is_refused() {
     let mut rig = Rig::new("");
     rig.coordinator().await;
     let error = rig.start_coordinator(0).await.err().unwrap();
-    assert!(matches!(error, coordinator::Error::Journal(journal::Error::Locked { .. })), "{error}");
+    assert!(
+        matches!(
+            error,
+            coordinator::Error::Journal(journal::Error::Locked { .. })
+        ),
+        "{error}"
+    );
     rig.end().await;
 }
 
@@ -383,7 +489,10 @@ async fn a_worker_waits_for_its_coordinator() {
     rig.submit().await;
     assert_eq!(rig.complete().await.succeeded, 12);
     rig.handle(early).stop_now();
-    assert_eq!(patient(rig.handle(early).wait()).await.unwrap(), Ended::Stopped);
+    assert_eq!(
+        patient(rig.handle(early).wait()).await.unwrap(),
+        Ended::Stopped
+    );
     rig.end().await;
 }
 
@@ -394,12 +503,23 @@ async fn the_status_page_wants_a_token_away_from_loopback() {
     rig.submit().await;
     let page = rig.page("127.0.0.1:0").await.unwrap();
     let answer = rig::get(page.address().port(), "/metrics", None).await;
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("orchestrator_trials"), "{answer}");
-    assert!(rig::get(page.address().port(), "/status", None).await.contains("\"waiting\":12"));
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("orchestrator_trials"),
+        "{answer}"
+    );
+    assert!(
+        rig::get(page.address().port(), "/status", None)
+            .await
+            .contains("\"waiting\":12")
+    );
     let guarded = rig.page("0.0.0.0:0").await.unwrap();
     let port = guarded.address().port();
     assert!(rig::get(port, "/", None).await.starts_with("HTTP/1.1 401"));
-    assert!(rig::get(port, "/", Some("Bearer wrong")).await.starts_with("HTTP/1.1 401"));
+    assert!(
+        rig::get(port, "/", Some("Bearer wrong"))
+            .await
+            .starts_with("HTTP/1.1 401")
+    );
     drop((page, guarded));
     rig.end().await;
 }

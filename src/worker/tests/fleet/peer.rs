@@ -22,7 +22,11 @@ pub struct Peer {
 }
 
 pub fn result(accuracy: f64) -> TrialResult {
-    let epoch = EpochRecord { train_loss: 0.5, accuracy: Some(accuracy), state_hash: "0123456789abcdef".into() };
+    let epoch = EpochRecord {
+        train_loss: 0.5,
+        accuracy: Some(accuracy),
+        state_hash: "0123456789abcdef".into(),
+    };
     TrialResult {
         last_accuracy: accuracy,
         best_accuracy: accuracy,
@@ -39,11 +43,20 @@ pub fn result(accuracy: f64) -> TrialResult {
 impl Peer {
     pub async fn connect(channel: Channel, token: Token, worker: &str) -> Self {
         let (outgoing, messages) = mpsc::channel(16);
-        let mut client = FleetClient::with_interceptor(channel, protocol::token::attach(Some(token)));
-        let incoming = patient(client.connect(ReceiverStream::new(messages))).await.unwrap().into_inner();
+        let mut client =
+            FleetClient::with_interceptor(channel, protocol::token::attach(Some(token)));
+        let incoming = patient(client.connect(ReceiverStream::new(messages)))
+            .await
+            .unwrap()
+            .into_inner();
         // one secret that streams of the same process share
         let secret = WorkerSecret::try_from(&[1; 32][..]).unwrap();
-        Self { worker: WorkerId(worker.into()), secret, outgoing, incoming }
+        Self {
+            worker: WorkerId(worker.into()),
+            secret,
+            outgoing,
+            incoming,
+        }
     }
 
     /// Turns this peer into another process, which knows the worker's id and nothing else.
@@ -59,7 +72,10 @@ impl Peer {
     pub async fn say_nonsense(&self) {
         let hello = v1::Hello::default();
         let message = Some(v1::worker_message::Message::Hello(hello));
-        self.outgoing.send(v1::WorkerMessage { message }).await.unwrap();
+        self.outgoing
+            .send(v1::WorkerMessage { message })
+            .await
+            .unwrap();
     }
 
     pub async fn hello(&self, connection: u64) {
@@ -67,28 +83,55 @@ impl Peer {
     }
 
     pub async fn hello_with(&self, connection: u64, running: Vec<(TrialId, AttemptNo)>) {
-        let slot = Slot { devices: vec!["cpu".into()], uuids: Vec::new(), description: String::new() };
-        let info =
-            WorkerInfo { host: "by-hand".into(), build: "test".into(), trainer: Default::default(), slots: vec![slot] };
+        let slot = Slot {
+            devices: vec!["cpu".into()],
+            uuids: Vec::new(),
+            description: String::new(),
+        };
+        let info = WorkerInfo {
+            host: "by-hand".into(),
+            build: "test".into(),
+            trainer: Default::default(),
+            slots: vec![slot],
+        };
         let running = running.into_iter().map(|(trial, attempt)| RunningAttempt {
             trial,
             attempt,
             slot: 0,
             progress: Progress::default(),
         });
-        let (worker, secret, running) = (self.worker.clone(), self.secret.clone(), running.collect());
-        self.say(FromWorker::Hello(Hello { worker, connection, secret, info, running, ended: Vec::new() })).await;
+        let (worker, secret, running) =
+            (self.worker.clone(), self.secret.clone(), running.collect());
+        self.say(FromWorker::Hello(Hello {
+            worker,
+            connection,
+            secret,
+            info,
+            running,
+            ended: Vec::new(),
+        }))
+        .await;
     }
 
     pub async fn ended(&self, trial: TrialId, attempt: AttemptNo, outcome: Outcome) {
-        self.say(FromWorker::Ended(EndedAttempt { trial, attempt, outcome })).await;
+        self.say(FromWorker::Ended(EndedAttempt {
+            trial,
+            attempt,
+            outcome,
+        }))
+        .await;
     }
 
     /// Waits for the first message that the function accepts.
     async fn hear<T>(&mut self, wanted: impl Fn(FromCoordinator) -> Option<T>) -> T {
         patient(async {
             loop {
-                let message = self.incoming.message().await.unwrap().expect("the stream is open");
+                let message = self
+                    .incoming
+                    .message()
+                    .await
+                    .unwrap()
+                    .expect("the stream is open");
                 if let Some(found) = wanted(message.try_into().unwrap()) {
                     return found;
                 }
@@ -98,7 +141,8 @@ impl Peer {
     }
 
     pub async fn welcome(&mut self) {
-        self.hear(|message| matches!(message, FromCoordinator::Welcome { .. }).then_some(())).await;
+        self.hear(|message| matches!(message, FromCoordinator::Welcome { .. }).then_some(()))
+            .await;
     }
 
     pub async fn start(&mut self) -> (TrialId, AttemptNo) {
@@ -118,7 +162,10 @@ impl Peer {
     }
 
     pub async fn acknowledged(&mut self, trial: TrialId, attempt: AttemptNo) {
-        self.hear(|message| (message == FromCoordinator::Acknowledged { trial, attempt }).then_some(())).await;
+        self.hear(|message| {
+            (message == FromCoordinator::Acknowledged { trial, attempt }).then_some(())
+        })
+        .await;
     }
 
     pub async fn refused(&mut self) -> String {

@@ -11,7 +11,8 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::rig::{Rig, patient};
 
-/// Another server at the coordinator's address, such as a proxy: refuses every stream with one code.
+/// Another server at the coordinator's address, such as a proxy: refuses every stream with one
+/// code.
 struct Stranger(tonic::Code, Arc<AtomicUsize>);
 
 #[tonic::async_trait]
@@ -54,8 +55,11 @@ async fn training_worker(rig: &mut Rig, slots: usize) -> usize {
     rig.coordinator().await;
     let worker = rig.worker(slots).await;
     rig.submit().await;
-    rig.until(|summary| summary.running == slots as u64 && summary.running_trials.iter().all(|trial| trial.epoch > 0))
-        .await;
+    rig.until(|summary| {
+        summary.running == slots as u64
+            && summary.running_trials.iter().all(|trial| trial.epoch > 0)
+    })
+    .await;
     worker
 }
 
@@ -64,7 +68,11 @@ async fn a_moments_wrong_answer_costs_no_attempt() {
     let mut rig = Rig::new("epoch-ms=50");
     training_worker(&mut rig, 2).await;
     // HTTP's 403, 404 and 401, as tonic reads them
-    for code in [Code::PermissionDenied, Code::Unimplemented, Code::Unauthenticated] {
+    for code in [
+        Code::PermissionDenied,
+        Code::Unimplemented,
+        Code::Unauthenticated,
+    ] {
         rig.drop_coordinator().await;
         stranger(rig.port(), code, 2).await;
         rig.coordinator().await;
@@ -98,7 +106,10 @@ async fn a_worker_that_stays_refused_leaves_with_checkpoints() {
     rig.rotate_token();
     rig.coordinator().await;
     let error = patient(rig.handle(worker).wait()).await.unwrap_err();
-    assert!(matches!(&error, worker::Error::Refused { reason } if reason.contains("--token-file")), "{error}");
+    assert!(
+        matches!(&error, worker::Error::Refused { reason } if reason.contains("--token-file")),
+        "{error}"
+    );
     assert!(rig.checkpoints() > 0, "what it trained is kept");
     rig.worker(2).await;
     assert_eq!(rig.complete().await.succeeded, 12);

@@ -24,18 +24,27 @@ use crate::peer::Peer;
 
 /// Waits with a timeout: nothing in these tests takes long, and a test must not hang for ever.
 pub async fn patient<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it hangs")
+    tokio::time::timeout(Duration::from_secs(60), future)
+        .await
+        .expect("it hangs")
 }
 
 /// Returns the whole HTTP answer, head and body.
 pub async fn get(port: u16, path: &str, authorization: Option<&str>) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let authorization = authorization.map_or_else(String::new, |value| format!("authorization: {value}\r\n"));
-    let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n{authorization}\r\n");
-    let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let authorization =
+        authorization.map_or_else(String::new, |value| format!("authorization: {value}\r\n"));
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n{authorization}\r\n"
+    );
+    let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", port))
+        .await
+        .unwrap();
     connection.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    patient(connection.read_to_string(&mut answer)).await.unwrap();
+    patient(connection.read_to_string(&mut answer))
+        .await
+        .unwrap();
     answer
 }
 
@@ -60,10 +69,25 @@ pub fn sweep() -> Sweep {
 }
 
 fn script(dir: &Path, name: &str, behaviour: &str) -> PathBuf {
-    let program = std::env::current_exe().unwrap().parent().unwrap().join("../examples/fake_trainer");
-    assert!(program.exists(), "{} is missing: `cargo test -p worker` builds it", program.display());
+    let program = std::env::current_exe()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .join("../examples/fake_trainer");
+    assert!(
+        program.exists(),
+        "{} is missing: `cargo test -p worker` builds it",
+        program.display()
+    );
     let script = dir.join(name);
-    fs::write(&script, format!("#!/bin/sh\nFAKE_TRAINER='{behaviour}' exec '{}' \"$@\"\n", program.display())).unwrap();
+    fs::write(
+        &script,
+        format!(
+            "#!/bin/sh\nFAKE_TRAINER='{behaviour}' exec '{}' \"$@\"\n",
+            program.display()
+        ),
+    )
+    .unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     script
 }
@@ -74,10 +98,20 @@ impl Rig {
         let trainer = script(dir.path(), "trainer.sh", behaviour);
         let token = Token::random().unwrap();
         let refused = Timing::default().refused;
-        Self { dir, trainer, token, port: 0, lease_ms: 60_000, refused, coordinator: None, workers: Vec::new() }
+        Self {
+            dir,
+            trainer,
+            token,
+            port: 0,
+            lease_ms: 60_000,
+            refused,
+            coordinator: None,
+            workers: Vec::new(),
+        }
     }
 
-    /// Sets a short lease for tests where it must expire. The default is longer than any delay of a loaded machine.
+    /// Sets a short lease for tests where it must expire. The default is longer than any delay of a
+    /// loaded machine.
     pub fn with_short_lease(mut self) -> Self {
         self.lease_ms = 500;
         self
@@ -100,7 +134,8 @@ impl Rig {
         self.dir.path().join("token")
     }
 
-    /// Makes the coordinator's next start require another token; workers find it with `publish_token`.
+    /// Makes the coordinator's next start require another token; workers find it with
+    /// `publish_token`.
     pub fn rotate_token(&mut self) -> String {
         let text = "another-token-of-32-characters-1";
         self.token = Token::new(text).unwrap();
@@ -115,7 +150,11 @@ impl Rig {
 
     /// Chooses the port before a coordinator runs.
     pub fn choose_port(&mut self) {
-        self.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        self.port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
     }
 
     /// Starts a coordinator, or restarts it on the same port and state.
@@ -125,20 +164,37 @@ impl Rig {
         self.coordinator = Some(handle);
     }
 
-    pub async fn start_coordinator(&self, port: u16) -> Result<coordinator::Handle, coordinator::Error> {
+    pub async fn start_coordinator(
+        &self,
+        port: u16,
+    ) -> Result<coordinator::Handle, coordinator::Error> {
         let mut config = Config::new("test");
         (config.heartbeat_ms, config.lease_ms) = (50, self.lease_ms);
-        for budget in [&mut config.budgets.crashed, &mut config.budgets.unreachable, &mut config.budgets.preempted] {
+        for budget in [
+            &mut config.budgets.crashed,
+            &mut config.budgets.unreachable,
+            &mut config.budgets.preempted,
+        ] {
             (budget.first_ms, budget.then_ms, budget.most_ms) = (0, 0, 0);
         }
         let listen = coordinator::Listen::Address(([127, 0, 0, 1], port).into());
         let state_dir = self.dir.path().join("state");
-        Coordinator::start(coordinator::Options { listen, state_dir, token: self.token(), token_file: None, config })
-            .await
+        Coordinator::start(coordinator::Options {
+            listen,
+            state_dir,
+            token: self.token(),
+            token_file: None,
+            config,
+        })
+        .await
     }
 
     pub async fn page(&self, address: &str) -> Result<coordinator::Page, coordinator::Error> {
-        self.coordinator.as_ref().unwrap().serve_http(address.parse().unwrap(), Vec::new()).await
+        self.coordinator
+            .as_ref()
+            .unwrap()
+            .serve_http(address.parse().unwrap(), Vec::new())
+            .await
     }
 
     /// Drops the coordinator without notice to any worker.
@@ -151,7 +207,11 @@ impl Rig {
     }
 
     pub fn worker_options(&self, slots: usize) -> Options {
-        let slot = Slot { devices: vec!["cpu".into()], uuids: Vec::new(), description: "a test".into() };
+        let slot = Slot {
+            devices: vec!["cpu".into()],
+            uuids: Vec::new(),
+            description: "a test".into(),
+        };
         Options {
             coordinator: format!("http://127.0.0.1:{}", self.port),
             token: self.token(),
@@ -165,7 +225,11 @@ impl Rig {
             allowed_paths: None,
             cache_dir: self.dir.path().into(),
             work_dir: self.dir.path().join("work"),
-            timing: Timing { terminate: Duration::from_millis(200), refused: self.refused, ..Timing::default() },
+            timing: Timing {
+                terminate: Duration::from_millis(200),
+                refused: self.refused,
+                ..Timing::default()
+            },
         }
     }
 
@@ -175,7 +239,11 @@ impl Rig {
 
     /// Starts a worker and returns its index, for `handle`.
     pub async fn worker(&mut self, slots: usize) -> usize {
-        self.workers.push(patient(Worker::start(self.worker_options(slots))).await.unwrap());
+        self.workers.push(
+            patient(Worker::start(self.worker_options(slots)))
+                .await
+                .unwrap(),
+        );
         self.workers.len() - 1
     }
 
@@ -198,11 +266,18 @@ impl Rig {
         patient(endpoint.connect()).await.unwrap()
     }
 
-    pub async fn try_submit(&self, build: &str, token: Option<Token>) -> Result<v1::SubmitReply, Status> {
-        let mut client = ControlClient::with_interceptor(self.channel().await, protocol::token::attach(token))
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    pub async fn try_submit(
+        &self,
+        build: &str,
+        token: Option<Token>,
+    ) -> Result<v1::SubmitReply, Status> {
+        let mut client =
+            ControlClient::with_interceptor(self.channel().await, protocol::token::attach(token))
+                .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let request = v1::SubmitRequest::new(&sweep(), build).unwrap();
-        patient(client.submit(request)).await.map(tonic::Response::into_inner)
+        patient(client.submit(request))
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     pub async fn submit(&self) -> v1::SubmitReply {
@@ -212,7 +287,12 @@ impl Rig {
     pub async fn status(&self) -> v1::StatusReply {
         let token = protocol::token::attach(self.token());
         let mut client = ControlClient::with_interceptor(self.channel().await, token);
-        patient(client.status(v1::StatusRequest { sweep: String::new() })).await.unwrap().into_inner()
+        patient(client.status(v1::StatusRequest {
+            sweep: String::new(),
+        }))
+        .await
+        .unwrap()
+        .into_inner()
     }
 
     pub async fn sweep_status(&self) -> v1::SweepStatus {
@@ -239,25 +319,47 @@ impl Rig {
     pub async fn cancel(&self) {
         let token = protocol::token::attach(self.token());
         let mut client = ControlClient::with_interceptor(self.channel().await, token);
-        patient(client.cancel(v1::CancelRequest { sweep: "small".into() })).await.unwrap();
+        patient(client.cancel(v1::CancelRequest {
+            sweep: "small".into(),
+        }))
+        .await
+        .unwrap();
     }
 
     pub async fn drain(&mut self, worker: usize) {
         let worker = self.handle(worker).worker().to_string();
         let token = protocol::token::attach(self.token());
         let mut client = ControlClient::with_interceptor(self.channel().await, token);
-        patient(client.drain(v1::DrainRequest { worker, reason: "for a test".into() })).await.unwrap();
+        patient(client.drain(v1::DrainRequest {
+            worker,
+            reason: "for a test".into(),
+        }))
+        .await
+        .unwrap();
     }
 
     /// Follows the sweep from now on and returns every result and the last status.
-    pub async fn tail(&self) -> impl Future<Output = (Vec<v1::TrialEnded>, v1::SweepStatus)> + Send + 'static {
+    pub async fn tail(
+        &self,
+    ) -> impl Future<Output = (Vec<v1::TrialEnded>, v1::SweepStatus)> + Send + 'static {
         let token = protocol::token::attach(self.token());
         let mut client = ControlClient::with_interceptor(self.channel().await, token);
-        let mut messages = patient(client.tail(v1::TailRequest { sweep: "small".into() })).await.unwrap().into_inner();
+        let mut messages = patient(client.tail(v1::TailRequest {
+            sweep: "small".into(),
+        }))
+        .await
+        .unwrap()
+        .into_inner();
         async move {
             let mut ended = Vec::new();
             loop {
-                match messages.message().await.unwrap().expect("complete comes last").message {
+                match messages
+                    .message()
+                    .await
+                    .unwrap()
+                    .expect("complete comes last")
+                    .message
+                {
                     Some(Message::Ended(trial)) => ended.push(trial),
                     Some(Message::Complete(status)) => return (ended, status),
                     Some(Message::Status(_) | Message::Note(_)) | None => {}
@@ -274,8 +376,15 @@ impl Rig {
     async fn report_file(&self, name: &str) -> String {
         let token = protocol::token::attach(self.token());
         let mut client = ControlClient::with_interceptor(self.channel().await, token);
-        let request = v1::ReportRequest { sweep: "small".into(), width: 0, files: v1::ReportFiles::All.into() };
-        let mut chunks = patient(client.get_report(request)).await.unwrap().into_inner();
+        let request = v1::ReportRequest {
+            sweep: "small".into(),
+            width: 0,
+            files: v1::ReportFiles::All.into(),
+        };
+        let mut chunks = patient(client.get_report(request))
+            .await
+            .unwrap()
+            .into_inner();
         let (mut content, mut is_it, mut ended) = (Vec::new(), false, false);
         while let Some(chunk) = patient(chunks.message()).await.unwrap() {
             match chunk.chunk.unwrap() {
@@ -292,26 +401,43 @@ impl Rig {
     /// The largest number of attempts of any trial, from the journal.
     pub async fn most_attempts(&mut self) -> usize {
         self.drop_coordinator().await;
-        let state = journal::Journal::open(&self.dir.path().join("state")).unwrap().replay().unwrap();
+        let state = journal::Journal::open(&self.dir.path().join("state"))
+            .unwrap()
+            .replay()
+            .unwrap();
         self.coordinator().await;
-        state.trials.values().map(|trial| trial.attempts.len()).max().unwrap()
+        state
+            .trials
+            .values()
+            .map(|trial| trial.attempts.len())
+            .max()
+            .unwrap()
     }
 
-    /// Rewrites the journal, while no coordinator runs, as if a version with other training ids had submitted the
-    /// sweep.
+    /// Rewrites the journal, while no coordinator runs, as if a version with other training ids had
+    /// submitted the sweep.
     pub fn submitted_by_an_older_version(&self) {
         let sweep = Box::new(sweep());
-        let planned = (0..sweep.cells.len())
-            .flat_map(|cell| sweep.cell_trials(cell, None).into_iter().map(move |planned| (cell as u32, planned)));
-        let trials = (0_u64..).zip(planned).map(|(number, (cell, planned))| SweepTrial {
-            id: format!("{number:016x}").parse().unwrap(),
-            cell,
-            candidate: None,
-            role: planned.role,
-            seed: planned.spec.seed,
-            cost: 1.0,
+        let planned = (0..sweep.cells.len()).flat_map(|cell| {
+            sweep
+                .cell_trials(cell, None)
+                .into_iter()
+                .map(move |planned| (cell as u32, planned))
         });
-        let event = Event::SweepSubmitted { trials: trials.collect(), sweep: sweep.clone() };
+        let trials = (0_u64..)
+            .zip(planned)
+            .map(|(number, (cell, planned))| SweepTrial {
+                id: format!("{number:016x}").parse().unwrap(),
+                cell,
+                candidate: None,
+                role: planned.role,
+                seed: planned.spec.seed,
+                cost: 1.0,
+            });
+        let event = Event::SweepSubmitted {
+            trials: trials.collect(),
+            sweep: sweep.clone(),
+        };
         let mut journal = journal::Journal::open(&self.dir.path().join("state")).unwrap();
         journal.append(&[Recorded { at: 1, event }]).unwrap();
     }
@@ -320,13 +446,18 @@ impl Rig {
     pub fn leave_checkpoint(&self, trial: &str, bytes: usize) {
         let dir = self.dir.path().join("work/checkpoints").join(trial);
         fs::create_dir(&dir).unwrap();
-        fs::write(dir.join("epoch-00001.attempt-1.safetensors"), vec![0; bytes]).unwrap();
+        fs::write(
+            dir.join("epoch-00001.attempt-1.safetensors"),
+            vec![0; bytes],
+        )
+        .unwrap();
     }
 
     /// The number of checkpoint files.
     pub fn checkpoints(&self) -> usize {
         let dirs = fs::read_dir(self.dir.path().join("work/checkpoints")).unwrap();
-        dirs.map(|dir| fs::read_dir(dir.unwrap().path()).map_or(0, |files| files.count())).sum()
+        dirs.map(|dir| fs::read_dir(dir.unwrap().path()).map_or(0, |files| files.count()))
+            .sum()
     }
 
     pub async fn results_of_undisturbed_run() -> String {

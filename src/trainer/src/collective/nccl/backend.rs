@@ -1,4 +1,5 @@
-//! Operations of NCCL and CUDA that `Nccl` needs, as a trait: the real libraries (device.rs) or a test fake (fake.rs).
+//! Operations of NCCL and CUDA that `Nccl` needs, as a trait: the real libraries (device.rs) or a
+//! test fake (fake.rs).
 //!
 //! No call may block for longer than it takes to hand over work; the caller waits by polling.
 
@@ -35,7 +36,12 @@ pub struct Part {
 
 impl Part {
     pub fn whole(devices: &[usize]) -> Self {
-        Self { devices: devices.to_owned(), first_rank: 0, size: devices.len(), id: None }
+        Self {
+            devices: devices.to_owned(),
+            first_rank: 0,
+            size: devices.len(),
+            id: None,
+        }
     }
 }
 
@@ -70,8 +76,8 @@ pub trait Backend: Send + Sync + 'static {
 
     fn state(&self, communicator: &Self::Communicator) -> State;
 
-    /// Queues the operation, in place, behind everything that torch queued on the device. The tensor must live until
-    /// the device is done.
+    /// Queues the operation, in place, behind everything that torch queued on the device. The
+    /// tensor must live until the device is done.
     fn enqueue(
         &self,
         communicator: &Self::Communicator,
@@ -86,7 +92,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Returns true if the device has reached the mark.
     fn is_done(&self, device: usize, event: &Self::Event) -> Result<bool, String>;
 
-    /// Stops the communicator's kernels and frees it. No thread may be inside the library with this communicator.
+    /// Stops the communicator's kernels and frees it. No thread may be inside the library with this
+    /// communicator.
     fn abort(&self, communicator: Self::Communicator);
 
     /// Frees all communicators of an idle set.

@@ -1,7 +1,8 @@
-//! Functions of CUDA's runtime that tch lacks: needed for waiting without blocking and for a trial's record.
+//! Functions of CUDA's runtime that tch lacks: needed for waiting without blocking and for a
+//! trial's record.
 //!
-//! Events are recorded on the stream where torch queues this thread's work. The library is the one that libtorch has
-//! loaded. Never run on hardware so far. Next: device.rs.
+//! Events are recorded on the stream where torch queues this thread's work. The library is the one
+//! that libtorch has loaded. Never run on hardware so far. Next: device.rs.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
@@ -10,8 +11,10 @@ use std::sync::{Arc, OnceLock};
 use crate::dynamic::{DynamicError, functions, open};
 
 /// Library names in torch 2.11's wheels, then in older ones.
-const NAMES: [(&str, &str); 2] =
-    [("libcudart.so.13", "nvidia/cu13/lib"), ("libcudart.so.12", "nvidia/cuda_runtime/lib")];
+const NAMES: [(&str, &str); 2] = [
+    ("libcudart.so.13", "nvidia/cu13/lib"),
+    ("libcudart.so.12", "nvidia/cuda_runtime/lib"),
+];
 
 const SUCCESS: c_int = 0;
 const NOT_READY: c_int = 600;
@@ -48,7 +51,11 @@ impl Runtime {
         let mut first_error = None;
         for (name, folder) in NAMES {
             match open(name, &[folder]) {
-                Ok(opened) => return Ok(Self { functions: Functions::load(&opened)? }),
+                Ok(opened) => {
+                    return Ok(Self {
+                        functions: Functions::load(&opened)?,
+                    });
+                }
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
@@ -74,17 +81,27 @@ impl Runtime {
     pub fn pci_bus_id(&self, device: usize) -> Result<String, String> {
         let mut text = [0 as c_char; PCI_BUS_ID_BYTES];
         // SAFETY: writes at most the given number of bytes, with a zero at the end.
-        let result =
-            unsafe { (self.functions.get_pci_bus_id)(text.as_mut_ptr(), PCI_BUS_ID_BYTES as c_int, device as c_int) };
+        let result = unsafe {
+            (self.functions.get_pci_bus_id)(
+                text.as_mut_ptr(),
+                PCI_BUS_ID_BYTES as c_int,
+                device as c_int,
+            )
+        };
         self.check(result)?;
         // SAFETY: zero-terminated, see above.
-        Ok(unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned())
+        Ok(unsafe { CStr::from_ptr(text.as_ptr()) }
+            .to_string_lossy()
+            .into_owned())
     }
 }
 
-/// Returns the id under which NVML finds CUDA's device number `device`: CUDA_VISIBLE_DEVICES makes the numbers differ.
+/// Returns the id under which NVML finds CUDA's device number `device`: CUDA_VISIBLE_DEVICES makes
+/// the numbers differ.
 pub fn pci_bus_id(device: usize) -> Result<String, String> {
-    Runtime::shared().map_err(|error| error.to_string())?.pci_bus_id(device)
+    Runtime::shared()
+        .map_err(|error| error.to_string())?
+        .pci_bus_id(device)
 }
 
 /// Returns the runtime's version, such as `13.0`, with or without a GPU.
@@ -111,13 +128,18 @@ impl Event {
         let mut raw = ptr::null_mut();
         // SAFETY: writes one handle.
         runtime.check(unsafe { (runtime.functions.event_create)(&mut raw, DISABLE_TIMING) })?;
-        let event = Self { runtime: runtime.clone(), raw };
-        // SAFETY: the event was just made; the stream is libtorch's and lives as long as the process.
+        let event = Self {
+            runtime: runtime.clone(),
+            raw,
+        };
+        // SAFETY: the event was just made; the stream is libtorch's and lives as long as the
+        // process.
         runtime.check(unsafe { (runtime.functions.event_record)(raw, stream) })?;
         Ok(event)
     }
 
-    /// Returns true if the device has reached the event. Errors of earlier work on the device come back here as well.
+    /// Returns true if the device has reached the event. Errors of earlier work on the device come
+    /// back here as well.
     pub fn is_done(&self) -> Result<bool, String> {
         // SAFETY: the event lives as long as this object.
         match unsafe { (self.runtime.functions.event_query)(self.raw) } {
@@ -129,7 +151,8 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        // SAFETY: made by `record`, destroyed once. An error here belongs to earlier work, which reports it elsewhere.
+        // SAFETY: made by `record`, destroyed once. An error here belongs to earlier work, which
+        // reports it elsewhere.
         unsafe { (self.runtime.functions.event_destroy)(self.raw) };
     }
 }
@@ -138,7 +161,8 @@ impl Drop for Event {
 mod tests {
     use super::*;
 
-    /// On any machine with the library, with or without a GPU: every symbol is found, and errors have texts.
+    /// On any machine with the library, with or without a GPU: every symbol is found, and errors
+    /// have texts.
     #[test]
     fn the_real_library_is_complete() {
         match Runtime::shared() {
@@ -146,9 +170,14 @@ mod tests {
                 let error = runtime.check(101).unwrap_err();
                 assert_eq!(error, "CUDA: invalid device ordinal (error 101)");
                 let version = cuda_version().unwrap();
-                assert!(version.starts_with("13.") || version.starts_with("12."), "{version}");
+                assert!(
+                    version.starts_with("13.") || version.starts_with("12."),
+                    "{version}"
+                );
             }
-            Err(DynamicError::Absent { .. }) => eprintln!("skipped: CUDA's runtime is not installed here"),
+            Err(DynamicError::Absent { .. }) => {
+                eprintln!("skipped: CUDA's runtime is not installed here")
+            }
             Err(error) => panic!("{error}"),
         }
     }

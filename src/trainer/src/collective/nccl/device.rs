@@ -39,7 +39,10 @@ impl Gpus {
     pub fn open() -> Result<Self, OpenError> {
         let nccl = Library::open()?;
         tracing::info!(version = %nccl.version, path = nccl.path, "NCCL was opened");
-        Ok(Self { nccl, cuda: Runtime::shared()? })
+        Ok(Self {
+            nccl,
+            cuda: Runtime::shared()?,
+        })
     }
 
     pub fn version(&self) -> String {
@@ -56,7 +59,9 @@ impl Backend for Gpus {
     type Event = Event;
 
     fn start(&self, part: &Part) -> Result<Vec<Communicator>, String> {
-        let raw = self.nccl.start(part, |place| self.cuda.select(part.devices[place]))?;
+        let raw = self
+            .nccl
+            .start(part, |place| self.cuda.select(part.devices[place]))?;
         Ok(raw.into_iter().map(Communicator).collect())
     }
 
@@ -72,16 +77,26 @@ impl Backend for Gpus {
         tensor: &Tensor,
     ) -> Result<(), String> {
         if tensor.device() != Device::Cuda(device) {
-            return Err(format!("the tensor is on {:?}, the communicator on cuda:{device}", tensor.device()));
+            return Err(format!(
+                "the tensor is on {:?}, the communicator on cuda:{device}",
+                tensor.device()
+            ));
         }
         self.cuda.select(device)?;
         let stream = shim::current_stream(device).map_err(|error| error.to_string())?;
         let (data, count) = (tensor.data_ptr(), tensor.numel());
-        // SAFETY: the caller holds the tensor until the device is done (`InFlight`), and checked that it is contiguous.
+        // SAFETY: the caller holds the tensor until the device is done (`InFlight`), and checked
+        // that it is contiguous.
         unsafe {
             match operation {
-                Operation::AllReduce => self.nccl.all_reduce(communicator.0, data, count, tensor.kind(), stream),
-                Operation::Broadcast => self.nccl.broadcast(communicator.0, data, count, tensor.kind(), stream),
+                Operation::AllReduce => {
+                    self.nccl
+                        .all_reduce(communicator.0, data, count, tensor.kind(), stream)
+                }
+                Operation::Broadcast => {
+                    self.nccl
+                        .broadcast(communicator.0, data, count, tensor.kind(), stream)
+                }
             }
         }
     }
@@ -102,9 +117,12 @@ impl Backend for Gpus {
 
     /// Flushes all communicators before it destroys any: a single one would wait for the others.
     fn close(&self, communicators: Vec<Communicator>) {
-        let begun = communicators.iter().try_for_each(|communicator| self.nccl.finalize(communicator.0));
+        let begun = communicators
+            .iter()
+            .try_for_each(|communicator| self.nccl.finalize(communicator.0));
         let until = Instant::now() + CLOSE_DEADLINE;
-        let is_flushed = |communicator: &Communicator| self.nccl.state(communicator.0) == State::Ready;
+        let is_flushed =
+            |communicator: &Communicator| self.nccl.state(communicator.0) == State::Ready;
         while begun.is_ok() && !communicators.iter().all(is_flushed) && Instant::now() < until {
             thread::sleep(Duration::from_millis(1));
         }

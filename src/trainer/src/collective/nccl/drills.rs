@@ -1,7 +1,9 @@
-//! NCCL itself on a GPU, as far as one GPU allows: a group of one through the whole path, and two processes that NCCL
-//! takes for two machines (NCCL_HOSTID), which share the GPU and communicate over the loopback interface.
+//! NCCL itself on a GPU, as far as one GPU allows: a group of one through the whole path, and two
+//! processes that NCCL takes for two machines (NCCL_HOSTID), which share the GPU and communicate
+//! over the loopback interface.
 //!
-//! All need a GPU and are ignored by default; bench/README.md explains how to run them. Times are printed, not checked.
+//! All need a GPU and are ignored by default; bench/README.md explains how to run them. Times are
+//! printed, not checked.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -26,7 +28,10 @@ fn prepare() {
 
 fn sums(tensor: &Tensor, expected: f64) {
     let found = tensor.to_device(Device::Cpu).to_kind(Kind::Double);
-    assert_eq!((found.min().double_value(&[]), found.max().double_value(&[])), (expected, expected));
+    assert_eq!(
+        (found.min().double_value(&[]), found.max().double_value(&[])),
+        (expected, expected)
+    );
 }
 
 #[test]
@@ -35,7 +40,10 @@ fn a_group_of_one_goes_through_the_whole_path() {
     prepare();
     let began = Instant::now();
     let end = nccl(&[0], DEADLINE).unwrap().remove(0);
-    println!("communicator of one: {:.2} s", began.elapsed().as_secs_f64());
+    println!(
+        "communicator of one: {:.2} s",
+        began.elapsed().as_secs_f64()
+    );
     for kind in [Kind::Float, Kind::BFloat16, Kind::Double] {
         let tensor = Tensor::ones([1 << 20], (kind, GPU)) * 3.0;
         end.all_reduce(&tensor).unwrap();
@@ -49,7 +57,9 @@ fn a_group_of_one_goes_through_the_whole_path() {
     let began = Instant::now();
     let again = nccl(&[0], DEADLINE).unwrap().remove(0);
     println!("and again: {:.6} s", began.elapsed().as_secs_f64());
-    again.all_reduce(&Tensor::ones([8], (Kind::Float, GPU))).unwrap();
+    again
+        .all_reduce(&Tensor::ones([8], (Kind::Float, GPU)))
+        .unwrap();
     again.wait().unwrap();
 }
 
@@ -66,7 +76,10 @@ fn a_group_of_one_keeps_the_contract() {
 #[ignore = "needs two GPUs"]
 fn a_group_of_two_gpus_keeps_the_contract() {
     assert!(device::num_gpus() > 1, "this machine has not two GPUs");
-    contract(|deadline| nccl(&[0, 1], deadline).unwrap(), &[Device::Cuda(0), Device::Cuda(1)]);
+    contract(
+        |deadline| nccl(&[0, 1], deadline).unwrap(),
+        &[Device::Cuda(0), Device::Cuda(1)],
+    );
 }
 
 #[test]
@@ -89,14 +102,22 @@ fn a_killed_process_ends_the_other_within_its_deadline() {
     let began = Instant::now();
     assert!(survivor.wait().unwrap().success());
     let waited = began.elapsed();
-    println!("the other process was gone {:.1} s after the first was killed", waited.as_secs_f64());
+    println!(
+        "the other process was gone {:.1} s after the first was killed",
+        waited.as_secs_f64()
+    );
     assert!(waited < 2 * DEADLINE, "{waited:?}");
 }
 
 fn start(rank: usize, folder: &Path, kill_after: Option<u32>) -> Child {
     let order = format!("{rank} 2 {} {}", folder.display(), kill_after.unwrap_or(0));
     Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "--nocapture", "collective::nccl::drills::member"])
+        .args([
+            "--ignored",
+            "--exact",
+            "--nocapture",
+            "collective::nccl::drills::member",
+        ])
         .env(ORDER, order)
         .env("NCCL_HOSTID", format!("rank{rank}"))
         .env("NCCL_SOCKET_IFNAME", "lo")
@@ -110,16 +131,28 @@ fn start(rank: usize, folder: &Path, kill_after: Option<u32>) -> Child {
 #[test]
 #[ignore = "is started by the other drills"]
 fn member() {
-    let Ok(order) = std::env::var(ORDER) else { return eprintln!("skipped: it is started by the other drills") };
+    let Ok(order) = std::env::var(ORDER) else {
+        return eprintln!("skipped: it is started by the other drills");
+    };
     let words: Vec<&str> = order.split(' ').collect();
-    let [rank, size, kill_after] = [words[0], words[1], words[3]].map(|word| word.parse::<usize>().unwrap());
+    let [rank, size, kill_after] =
+        [words[0], words[1], words[3]].map(|word| word.parse::<usize>().unwrap());
     prepare();
-    let end = nccl_among_processes(id(rank, &PathBuf::from(words[2])), (rank, size), 0, DEADLINE).unwrap();
+    let end = nccl_among_processes(
+        id(rank, &PathBuf::from(words[2])),
+        (rank, size),
+        0,
+        DEADLINE,
+    )
+    .unwrap();
     let began = Instant::now();
     let outcome = (1..=20).try_for_each(|number| sum(&*end, number, kill_after));
     if kill_after == 0 {
         outcome.unwrap();
-        println!("rank {rank}: 20 sums of 4 MB in {:.3} s", began.elapsed().as_secs_f64());
+        println!(
+            "rank {rank}: 20 sums of 4 MB in {:.3} s",
+            began.elapsed().as_secs_f64()
+        );
         return;
     }
     let failure = outcome.expect_err("the other process was killed");

@@ -1,6 +1,8 @@
-//! A fake library that sums CPU tensors at once and can be set to hang, report an error late, or fail at the start.
+//! A fake library that sums CPU tensors at once and can be set to hang, report an error late, or
+//! fail at the start.
 //!
-//! It records what was started, aborted and closed, so that tests can check that nothing is left behind.
+//! It records what was started, aborted and closed, so that tests can check that nothing is left
+//! behind.
 
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
@@ -58,10 +60,15 @@ pub struct FakeCommunicator {
 
 impl Fake {
     pub fn new(fault: Fault) -> Self {
-        Self { fault, shared: Mutex::default(), changed: Condvar::new() }
+        Self {
+            fault,
+            shared: Mutex::default(),
+            changed: Condvar::new(),
+        }
     }
 
-    /// Returns the number of sets started, the ranks aborted in rank order, and the number of sets closed.
+    /// Returns the number of sets started, the ranks aborted in rank order, and the number of sets
+    /// closed.
     pub fn history(&self) -> (usize, Vec<usize>, usize) {
         let shared = self.shared.lock().unwrap();
         let mut aborted = shared.aborted.clone();
@@ -77,7 +84,9 @@ impl Fake {
 /// Returns the ends of a group whose library works.
 pub fn group(size: usize, deadline: Duration) -> Vec<Box<dyn Collective>> {
     let devices: Vec<usize> = (0..size).collect();
-    Pool::new(Fake::new(Fault::None)).group(&devices, deadline).expect("no fault was asked for")
+    Pool::new(Fake::new(Fault::None))
+        .group(&devices, deadline)
+        .expect("no fault was asked for")
 }
 
 /// Returns a pool over a library with a fault.
@@ -85,7 +94,10 @@ pub(super) fn pool(fault: Fault) -> Pool<Fake> {
     Pool::new(Fake::new(fault))
 }
 
-pub(super) fn group_of(pool: &Pool<Fake>, size: usize) -> Result<Vec<Box<dyn Collective>>, CollectiveError> {
+pub(super) fn group_of(
+    pool: &Pool<Fake>,
+    size: usize,
+) -> Result<Vec<Box<dyn Collective>>, CollectiveError> {
     let devices: Vec<usize> = (0..size).collect();
     pool.group(&devices, Duration::from_millis(200))
 }
@@ -104,14 +116,18 @@ impl Backend for Fake {
         shared.started += 1;
         shared.deposited = devices.iter().map(|_| None).collect();
         shared.begun = vec![0; devices.len()];
-        Ok((0..devices.len()).map(|rank| FakeCommunicator { rank }).collect())
+        Ok((0..devices.len())
+            .map(|rank| FakeCommunicator { rank })
+            .collect())
     }
 
     fn state(&self, communicator: &FakeCommunicator) -> State {
         let begun = self.begun(communicator.rank);
         match self.fault {
             Fault::StartHangs => State::InProgress,
-            Fault::LaunchHangs { rank, nth } if rank == communicator.rank && begun >= nth => State::InProgress,
+            Fault::LaunchHangs { rank, nth } if rank == communicator.rank && begun >= nth => {
+                State::InProgress
+            }
             Fault::AsyncError { rank, nth } if rank == communicator.rank && begun >= nth => {
                 State::Failed("NCCL: remote process exited or there was a network error".to_owned())
             }
@@ -119,7 +135,8 @@ impl Backend for Fake {
         }
     }
 
-    /// All ranks arrive together, because `Nccl` lets no rank launch alone; the last one does the work of all.
+    /// All ranks arrive together, because `Nccl` lets no rank launch alone; the last one does the
+    /// work of all.
     fn enqueue(
         &self,
         communicator: &FakeCommunicator,
@@ -127,23 +144,38 @@ impl Backend for Fake {
         operation: Operation,
         tensor: &Tensor,
     ) -> Result<(), String> {
-        assert_eq!(device, communicator.rank, "each replica uses its own device");
+        assert_eq!(
+            device, communicator.rank,
+            "each replica uses its own device"
+        );
         let mut shared = self.shared.lock().unwrap();
         shared.begun[communicator.rank] += 1;
         shared.deposited[communicator.rank] = Some(tensor.shallow_clone());
         if shared.deposited.iter().all(Option::is_some) {
-            let tensors: Vec<Tensor> = shared.deposited.iter_mut().filter_map(Option::take).collect();
+            let tensors: Vec<Tensor> = shared
+                .deposited
+                .iter_mut()
+                .filter_map(Option::take)
+                .collect();
             let result = tensors[0].copy();
             if operation == Operation::AllReduce {
-                tensors[1..].iter().for_each(|other| drop(result.shallow_clone().g_add_(other)));
+                tensors[1..]
+                    .iter()
+                    .for_each(|other| drop(result.shallow_clone().g_add_(other)));
             }
-            tensors.iter().for_each(|place| place.shallow_clone().copy_(&result));
+            tensors
+                .iter()
+                .for_each(|place| place.shallow_clone().copy_(&result));
             shared.round += 1;
             self.changed.notify_all();
             return Ok(());
         }
         let round = shared.round;
-        drop(self.changed.wait_while(shared, |shared| shared.round == round).unwrap());
+        drop(
+            self.changed
+                .wait_while(shared, |shared| shared.round == round)
+                .unwrap(),
+        );
         Ok(())
     }
 
@@ -152,7 +184,9 @@ impl Backend for Fake {
     }
 
     fn is_done(&self, _device: usize, &(rank, begun): &(usize, usize)) -> Result<bool, String> {
-        Ok(!matches!(self.fault, Fault::DeviceHangs { rank: hung, nth } if hung == rank && begun >= nth))
+        Ok(
+            !matches!(self.fault, Fault::DeviceHangs { rank: hung, nth } if hung == rank && begun >= nth),
+        )
     }
 
     fn abort(&self, communicator: FakeCommunicator) {

@@ -1,7 +1,7 @@
 //! The thirteen functions of libnccl.so.2 that are used, from the copy that comes with libtorch.
 //!
-//! Signatures and numbers are those of nccl.h 2.28.9. Refuses versions before 2.14, which cannot make non-blocking
-//! communicators, and other major versions. Next: device.rs, the only user.
+//! Signatures and numbers are those of nccl.h 2.28.9. Refuses versions before 2.14, which cannot
+//! make non-blocking communicators, and other major versions. Next: device.rs, the only user.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
@@ -14,7 +14,11 @@ use crate::dynamic::{DynamicError, functions, open};
 const NAME: &str = "libnccl.so.2";
 const FOLDER: &str = "nvidia/nccl/lib";
 /// Oldest supported version: the first with `ncclCommInitRankConfig` and `ncclCommFinalize`.
-const OLDEST: Version = Version { major: 2, minor: 14, patch: 0 };
+const OLDEST: Version = Version {
+    major: 2,
+    minor: 14,
+    patch: 0,
+};
 
 const SUCCESS: c_int = 0;
 const IN_PROGRESS: c_int = 7;
@@ -30,8 +34,8 @@ pub type Stream = *mut c_void;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct UniqueId([c_char; GROUP_ID_BYTES]);
 
-/// `ncclConfig_t` of 2.14. The library copies `size` bytes and uses its defaults for fields that `version` lacked,
-/// so this short form works with every later version.
+/// `ncclConfig_t` of 2.14. The library copies `size` bytes and uses its defaults for fields that
+/// `version` lacked, so this short form works with every later version.
 #[repr(C)]
 struct Config {
     size: usize,
@@ -40,7 +44,12 @@ struct Config {
     blocking: c_int,
 }
 
-const CONFIG: Config = Config { size: size_of::<Config>(), magic: 0xcafe_beef, version: OLDEST.code(), blocking: 0 };
+const CONFIG: Config = Config {
+    size: size_of::<Config>(),
+    magic: 0xcafe_beef,
+    version: OLDEST.code(),
+    blocking: 0,
+};
 
 functions! {
     struct Functions {
@@ -76,7 +85,11 @@ impl Version {
     /// Returns the version of a code; codes before 2.9 have two digits less.
     pub fn of_code(code: u32) -> Self {
         let major_unit = if code < 10_000 { 1000 } else { 10_000 };
-        Self { major: code / major_unit, minor: code % major_unit / 100, patch: code % 100 }
+        Self {
+            major: code / major_unit,
+            minor: code % major_unit / 100,
+            patch: code % 100,
+        }
     }
 
     /// Returns an error with the reason if this version cannot be used.
@@ -84,7 +97,9 @@ impl Version {
         if self.major == OLDEST.major && self >= OLDEST {
             return Ok(());
         }
-        Err(format!("this is NCCL {self}; a version from {OLDEST} on and below 3 is needed, as torch 2.11 brings it"))
+        Err(format!(
+            "this is NCCL {self}; a version from {OLDEST} on and below 3 is needed, as torch 2.11 brings it"
+        ))
     }
 }
 
@@ -116,17 +131,30 @@ impl Library {
         // SAFETY: writes one int.
         let result = unsafe { (functions.get_version)(&mut code) };
         let version = Version::of_code(u32::try_from(code).unwrap_or(0));
-        let refused = |reason| LibraryError::Version { path: opened.path.clone(), reason };
+        let refused = |reason| LibraryError::Version {
+            path: opened.path.clone(),
+            reason,
+        };
         if result != SUCCESS {
-            return Err(refused(format!("it does not tell its version (error {result})")));
+            return Err(refused(format!(
+                "it does not tell its version (error {result})"
+            )));
         }
         version.check().map_err(refused)?;
-        Ok(Self { functions, version, path: opened.path.clone() })
+        Ok(Self {
+            functions,
+            version,
+            path: opened.path.clone(),
+        })
     }
 
     /// Converts a result; "in progress" is no error, because communicators are non-blocking.
     fn check(&self, result: c_int, communicator: Raw) -> Result<(), String> {
-        if result == SUCCESS || result == IN_PROGRESS { Ok(()) } else { Err(self.describe(result, communicator)) }
+        if result == SUCCESS || result == IN_PROGRESS {
+            Ok(())
+        } else {
+            Err(self.describe(result, communicator))
+        }
     }
 
     pub fn describe(&self, result: c_int, communicator: Raw) -> String {
@@ -135,29 +163,48 @@ impl Library {
                 return String::new();
             }
             // SAFETY: both functions return a C string that the library keeps.
-            unsafe { CStr::from_ptr(pointer) }.to_string_lossy().trim().to_owned()
+            unsafe { CStr::from_ptr(pointer) }
+                .to_string_lossy()
+                .trim()
+                .to_owned()
         };
-        // SAFETY: the first takes any number; the second takes any communicator, or null for the process.
+        // SAFETY: the first takes any number; the second takes any communicator, or null for the
+        // process.
         let (name, last) = unsafe {
-            (text((self.functions.get_error_string)(result)), text((self.functions.get_last_error)(communicator)))
+            (
+                text((self.functions.get_error_string)(result)),
+                text((self.functions.get_last_error)(communicator)),
+            )
         };
-        if last.is_empty() { format!("NCCL: {name}") } else { format!("NCCL: {name}: {last}") }
+        if last.is_empty() {
+            format!("NCCL: {name}")
+        } else {
+            format!("NCCL: {name}: {last}")
+        }
     }
 
     pub fn unique_id(&self) -> Result<GroupId, String> {
         let mut id = UniqueId([0; GROUP_ID_BYTES]);
         // SAFETY: writes 128 bytes.
         let result = unsafe { (self.functions.get_unique_id)(&mut id) };
-        self.check(result, ptr::null_mut()).map(|()| GroupId(id.0.map(|byte| byte as u8)))
+        self.check(result, ptr::null_mut())
+            .map(|()| GroupId(id.0.map(|byte| byte as u8)))
     }
 
-    /// Starts making the communicators of this process's ranks; `select` makes the device of the n-th rank current.
-    pub fn start(&self, part: &Part, select: impl Fn(usize) -> Result<(), String>) -> Result<Vec<Raw>, String> {
+    /// Starts making the communicators of this process's ranks; `select` makes the device of the
+    /// n-th rank current.
+    pub fn start(
+        &self,
+        part: &Part,
+        select: impl Fn(usize) -> Result<(), String>,
+    ) -> Result<Vec<Raw>, String> {
         let id = part.id.map_or_else(|| self.unique_id(), Ok)?;
         let id = UniqueId(id.0.map(|byte| byte as c_char));
-        let ranks = c_int::try_from(part.size).map_err(|_| format!("{} replicas are too many", part.size))?;
+        let ranks = c_int::try_from(part.size)
+            .map_err(|_| format!("{} replicas are too many", part.size))?;
         let mut communicators = vec![ptr::null_mut(); part.devices.len()];
-        // SAFETY: no argument. The group lets one thread start all ranks, which otherwise wait for each other.
+        // SAFETY: no argument. The group lets one thread start all ranks, which otherwise wait for
+        // each other.
         self.check(unsafe { (self.functions.group_start)() }, ptr::null_mut())?;
         let mut begun = Ok(());
         for (place, communicator) in communicators.iter_mut().enumerate() {
@@ -165,15 +212,21 @@ impl Library {
                 let rank = (part.first_rank + place) as c_int;
                 let mut config = CONFIG;
                 let config = ptr::from_mut(&mut config);
-                // SAFETY: NCCL reads the config within the call; the handle's place lives until the group's end below.
-                let result = unsafe { (self.functions.comm_init_rank_config)(communicator, ranks, id, rank, config) };
+                // SAFETY: NCCL reads the config within the call; the handle's place lives until the
+                // group's end below.
+                let result = unsafe {
+                    (self.functions.comm_init_rank_config)(communicator, ranks, id, rank, config)
+                };
                 self.check(result, ptr::null_mut())
             });
         }
         // SAFETY: ends the group that was started above, also after an error.
         let ended = self.check(unsafe { (self.functions.group_end)() }, ptr::null_mut());
         if let Err(reason) = begun.and(ended) {
-            communicators.into_iter().filter(|communicator| !communicator.is_null()).for_each(|raw| self.abort(raw));
+            communicators
+                .into_iter()
+                .filter(|communicator| !communicator.is_null())
+                .for_each(|raw| self.abort(raw));
             return Err(reason);
         }
         Ok(communicators)
@@ -181,7 +234,8 @@ impl Library {
 
     pub fn state(&self, communicator: Raw) -> State {
         let mut state = SUCCESS;
-        // SAFETY: the communicator comes from `start` and is not yet aborted or destroyed; writes one int.
+        // SAFETY: the communicator comes from `start` and is not yet aborted or destroyed; writes
+        // one int.
         let result = unsafe { (self.functions.comm_get_async_error)(communicator, &mut state) };
         match (result, state) {
             (SUCCESS, SUCCESS) => State::Ready,
@@ -191,8 +245,8 @@ impl Library {
     }
 
     /// # Safety
-    /// `data` must hold `count` elements of `kind` on the communicator's device until the device is done; `stream` must
-    /// be a stream of that device.
+    /// `data` must hold `count` elements of `kind` on the communicator's device until the device is
+    /// done; `stream` must be a stream of that device.
     pub unsafe fn all_reduce(
         &self,
         raw: Raw,
@@ -203,7 +257,8 @@ impl Library {
     ) -> Result<(), String> {
         let kind = data_type(kind)?;
         // SAFETY: guaranteed by the caller.
-        let result = unsafe { (self.functions.all_reduce)(data, data, count, kind, SUM, raw, stream) };
+        let result =
+            unsafe { (self.functions.all_reduce)(data, data, count, kind, SUM, raw, stream) };
         self.check(result, raw)
     }
 
@@ -236,7 +291,10 @@ impl Library {
     /// Starts to flush the communicator; `destroy` may follow once the state is ready.
     pub fn finalize(&self, communicator: Raw) -> Result<(), String> {
         // SAFETY: the communicator comes from `start` and is not yet aborted or destroyed.
-        self.check(unsafe { (self.functions.comm_finalize)(communicator) }, communicator)
+        self.check(
+            unsafe { (self.functions.comm_finalize)(communicator) },
+            communicator,
+        )
     }
 
     pub fn destroy(&self, communicator: Raw) {
@@ -268,7 +326,11 @@ mod tests {
 
     #[test]
     fn versions_are_read_from_both_kinds_of_code() {
-        let version = |major, minor, patch| Version { major, minor, patch };
+        let version = |major, minor, patch| Version {
+            major,
+            minor,
+            patch,
+        };
         assert_eq!(Version::of_code(22_809), version(2, 28, 9));
         assert_eq!(Version::of_code(21_400), version(2, 14, 0));
         assert_eq!(Version::of_code(2708), version(2, 7, 8));
@@ -277,13 +339,21 @@ mod tests {
 
     #[test]
     fn old_and_foreign_versions_are_refused() {
-        for (code, usable) in
-            [(22_809, true), (21_400, true), (23_007, true), (21_304, false), (2708, false), (30_000, false)]
-        {
+        for (code, usable) in [
+            (22_809, true),
+            (21_400, true),
+            (23_007, true),
+            (21_304, false),
+            (2708, false),
+            (30_000, false),
+        ] {
             assert_eq!(Version::of_code(code).check().is_ok(), usable, "{code}");
         }
         let reason = Version::of_code(2708).check().unwrap_err();
-        assert!(reason.starts_with("this is NCCL 2.7.8; a version from 2.14.0 on"), "{reason}");
+        assert!(
+            reason.starts_with("this is NCCL 2.7.8; a version from 2.14.0 on"),
+            "{reason}"
+        );
     }
 
     #[test]
@@ -305,13 +375,24 @@ mod tests {
             }
             Err(error) => panic!("{error}"),
         };
-        assert!(library.version >= OLDEST, "{} has version {}", library.path, library.version);
+        assert!(
+            library.version >= OLDEST,
+            "{} has version {}",
+            library.path,
+            library.version
+        );
         assert_eq!(
-            library.describe(IN_PROGRESS, ptr::null_mut()).split(": ").nth(1),
+            library
+                .describe(IN_PROGRESS, ptr::null_mut())
+                .split(": ")
+                .nth(1),
             Some("NCCL operation in progress")
         );
         let (one, other) = (library.unique_id().unwrap(), library.unique_id().unwrap());
-        assert!(one.0.iter().any(|&byte| byte != 0) && one != other, "two ids of one process differ");
+        assert!(
+            one.0.iter().any(|&byte| byte != 0) && one != other,
+            "two ids of one process differ"
+        );
     }
 
     #[test]
