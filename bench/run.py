@@ -28,7 +28,7 @@ REFERENCE = HERE / "reference" / "train.py"
 # model, image side, batch size
 STEP_CASES = [("resnet-20", 32, 128), ("resnet-18", 64, 32), ("resnet-18", 224, 8), ("resnet-50", 224, 8)]
 # Largest relative difference of one step from equal weights: of the loss, of the gradients, of what it went on with.
-GATE_TOLERANCE = {"f32-nchw": 1e-5, "f32-nhwc": 1e-5, "bf16-nhwc": 1e-2}
+GATE_TOLERANCE = {"f32-nhwc": 1e-5, "bf16-nhwc": 1e-2}
 GATE_STEPS = 30
 # Before each timing of steps.
 SHORT_GATE_STEPS = 5
@@ -41,8 +41,8 @@ GATE_SPREADS = 3
 GATE_ERRORS = 1.25
 GATE_LEARNING_RATE = 0.01
 # Formats, each against the one before; and what the trainer can do without, each against the whole.
-FORMATS = ["f32-nchw", "f32-nhwc", "bf16-nhwc"]
-LEVERS = ["products", "fused-norm", "kept-memory", "one-pass", "prefetch"]
+FORMATS = ["f32-nhwc", "bf16-nhwc"]
+LEVERS = ["products", "fused-norm", "kept-memory", "prefetch"]
 # What `precision: auto` is made from: model, image side, batch size.
 PRECISION_CASES = [("resnet-8", 8, 50), ("resnet-20", 28, 128), ("resnet-20", 32, 128), ("resnet-18", 32, 64),
                    ("resnet-18", 64, 32), ("resnet-18", 224, 8), ("resnet-50", 64, 16), ("resnet-50", 224, 8)]
@@ -239,8 +239,6 @@ def passes(found, precision, tolerances=GATE_TOLERANCE):
     single = found["loss"] <= loss and near("state")
     if bf16:
         single = single and found["error"] <= max(tolerance, GATE_ERRORS * found["own_error"])
-    elif precision == "f32-nchw":
-        single = single and found["gradient"] <= tolerance
     else:
         # normalisation is another operation here, and rounding grows from layer to layer
         single = single and near("gradient")
@@ -299,23 +297,6 @@ def times(rates, others):
     return spread([mine / other for mine, other in zip(rates, others)])
 
 
-def case_f32(options):
-    """What a processor without bf16 has: both layouts, products of our own, and R1 in the layout that is faster there."""
-    rows = []
-    for model, side, batch in PRECISION_CASES:
-        ours = [trainer_steps(options, model, side, batch, "f32-nchw"),
-                trainer_steps(options, model, side, batch, "f32-nhwc", "products"),
-                trainer_steps(options, model, side, batch, "f32-nhwc")]
-        theirs = [reference_steps(options, "r1", model, side, batch, precision) for precision in ("f32-nchw", "f32-nhwc")]
-        nchw, without, whole, *r1 = rates_in_turn(ours + theirs, batch, options.pairs)
-        fastest = max(r1, key=statistics.median)
-        rows.append([f"{model}, {side} px, batch {batch}", f"{statistics.median(whole):.0f}", times(whole, nchw),
-                     times(whole, without), times(whole, fastest)])
-        print(" | ".join(rows[-1]), file=sys.stderr)
-    return table(["network", "f32 channels last, images/s", "over f32", "over itself without products", "over R1, f32 in the faster layout"],
-                 rows)
-
-
 def case_precision(options):
     """What the table in src/trainer/src/precision.rs is made from."""
     rows = []
@@ -329,8 +310,7 @@ def case_precision(options):
         rows.append([f"{model}, {side} px, batch {batch}", f"{medians[0]:.0f}", *ratios,
                      drivers[medians.index(max(medians))].ready["precision"], auto.ready["precision"]])
         print(" | ".join(rows[-1]), file=sys.stderr)
-    return table(["network", "f32, images/s", "f32 channels last, times", "bf16 channels last, times", "fastest",
-                  "`precision: auto`"], rows)
+    return table(["network", "f32, images/s", "bf16, times", "fastest", "`precision: auto`"], rows)
 
 
 def run_json(command):
@@ -504,7 +484,6 @@ def case_overhead(options):
 
 
 CASES = {"gate": case_gate, "steps": case_steps, "compiled": case_compiled, "ablation": case_ablation, "precision": case_precision,
-         "f32": case_f32,
          "fashion": case_fashion, "sweep": case_sweep, "start": case_start, "overhead": case_overhead}
 
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 const SHIM: [&str; 8] = [
     "shim",
-    "update",
+    "gradients",
     "convolution",
     "kernel_gradient",
     "kernel_gradient_tiles",

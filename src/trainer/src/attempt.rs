@@ -156,7 +156,6 @@ pub fn run(
     let image = ImageShape {
         channels: pipeline.channels(),
         side: pipeline.side(),
-        channels_last: format.channels_last,
     };
     let header = match &resumed {
         Some(checkpoint) => checkpoint.header.clone(),
@@ -165,7 +164,7 @@ pub fn run(
     let num_replicas = settings.replicas as usize;
     let form = around
         .resident
-        .form(&around.devices.gpus_of(num_replicas), &pipeline, image);
+        .form(&around.devices.gpus_of(num_replicas), &pipeline);
     let steps_per_epoch = pipeline.steps_per_epoch();
     let shares_devices = around.devices.are_shared_by(num_replicas);
     let shared = Shared {
@@ -306,7 +305,7 @@ fn fresh_header(request: &RunRequest, format: Format, data_fingerprint: &str) ->
         position: Position::default(),
         num_replicas: request.spec.settings.replicas as usize,
         layout: String::new(),
-        precision: precision::name(format),
+        precision: precision::name(format).to_owned(),
         epochs: Vec::new(),
         chain: String::new(),
         last_balanced_accuracy: 0.0,
@@ -534,7 +533,7 @@ fn provenance(
         libtorch: crate::device::libtorch_version(),
         devices: devices.describe(num_replicas),
         host: process::host_name(),
-        precision: precision::name(format),
+        precision: precision::name(format).to_owned(),
         execution: ran.execution,
         kernels: ran.kernels,
         images: images::site_of(form).to_owned(),

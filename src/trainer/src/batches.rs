@@ -36,8 +36,6 @@ pub struct Batches {
 pub struct ImageShape {
     pub channels: usize,
     pub side: usize,
-    /// True if pixels arrive with channels innermost.
-    pub channels_last: bool,
 }
 
 struct State {
@@ -131,40 +129,22 @@ impl Batches {
 }
 
 impl ImageShape {
-    pub fn layout(self) -> data::Layout {
-        if self.channels_last {
-            data::Layout::Nhwc
-        } else {
-            data::Layout::Nchw
-        }
-    }
-
-    /// Returns f32 [batch, channels, side, side], in the memory format of the pixels.
+    /// Returns f32 [batch, channels, side, side] with channels innermost, from pixels in that order.
     pub fn tensor(self, pixels: &[f32], device: Device) -> Tensor {
         let (channels, side) = (self.channels as i64, self.side as i64);
         let count = pixels.len() as i64 / (channels * side * side);
-        let flat = upload(Tensor::from_slice(pixels), device);
-        if self.channels_last {
-            self.arrange(
-                &flat
-                    .view([count, side, side, channels])
-                    .permute([0, 3, 1, 2]),
-            )
-        } else {
-            flat.view([count, channels, side, side])
-        }
+        let pixels = upload(Tensor::from_slice(pixels), device);
+        let pixels = pixels.view([count, side, side, channels]);
+        self.arrange(&pixels.permute([0, 3, 1, 2]))
     }
 
-    /// Converts [batch, channels, side, side] to the memory format of the network.
+    /// Gives images the strides that the network expects: with one channel both orders of memory are
+    /// the same and libtorch chooses the strides of the other.
     pub fn arrange(self, images: &Tensor) -> Tensor {
-        match (self.channels_last, self.channels) {
-            // with one channel both formats have the same strides, and libtorch chooses the other
-            // one
-            (true, 1) => shim::channels_last(images).unwrap_or_else(|_| images.shallow_clone()),
-            (true, _) => images.shallow_clone(),
-            (false, 1) => images.reshape(-1).view(images.size().as_slice()),
-            (false, _) => images.contiguous(),
+        if self.channels > 1 {
+            return images.shallow_clone();
         }
+        shim::channels_last(images).unwrap_or_else(|_| images.shallow_clone())
     }
 }
 

@@ -26,7 +26,6 @@ use crate::collective::Solo;
 use crate::device::{self, DeviceSet};
 use crate::images::{Images, ResidentSets};
 use crate::nn::{Format, OwnOperations};
-use crate::optimiser::Way;
 use crate::recorded::Policy;
 use crate::replica::{Blueprint, Replica, Shard, StepOptions};
 use crate::{precision, process, profile, weights};
@@ -78,8 +77,6 @@ pub struct StepsArgs {
 enum Lever {
     /// See `process::keep_freed_memory`
     KeptMemory,
-    /// See `optimiser::Way`
-    OnePass,
     /// Threads that prepare batches
     Prefetch,
     /// See `nn::OwnOperations`
@@ -116,8 +113,6 @@ pub struct GateArgs {
 enum Choice {
     /// The format that a trial would get
     Auto,
-    #[value(name = "f32-nchw")]
-    F32Nchw,
     #[value(name = "f32-nhwc")]
     F32Nhwc,
     #[value(name = "bf16-nhwc")]
@@ -156,7 +151,6 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
     let image = ImageShape {
         channels: 3,
         side: network.side as usize,
-        channels_last: format.channels_last,
     };
     let data_threads = match without.contains(&Lever::Prefetch) {
         true => 0,
@@ -167,7 +161,7 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
     } else {
         1.0
     });
-    let form = resident.form(&network.devices()?.gpus_of(1), &pipeline, image);
+    let form = resident.form(&network.devices()?.gpus_of(1), &pipeline);
     let options = PrefetchOptions {
         epoch: 0,
         step: 0,
@@ -184,9 +178,6 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
     );
     let images_of = Images::new(form, &resident, &pipeline, image, device);
     let mut replica = network.replica(&settings, format, NUM_CLASSES as usize, device)?;
-    if without.contains(&Lever::OnePass) {
-        replica.update_by(Way::Operations);
-    }
     replica.use_own_operations(OwnOperations {
         fused_norm: !without.contains(&Lever::FusedNorm),
         products: !without.contains(&Lever::Products),
@@ -283,14 +274,10 @@ fn gate(arguments: &GateArgs) -> anyhow::Result<()> {
     for (step, line) in (0..steps).zip(std::io::stdin().lock().lines()) {
         line?;
         let images = images.select(0, step).to_device(device);
-        let images = if format.channels_last {
-            images
-                .permute([0, 2, 3, 1])
-                .contiguous()
-                .permute([0, 3, 1, 2])
-        } else {
-            images
-        };
+        let images = images
+            .permute([0, 2, 3, 1])
+            .contiguous()
+            .permute([0, 3, 1, 2]);
         let labels = labels.select(0, step).to_device(device);
         let shard = Shard {
             images,
@@ -384,18 +371,8 @@ impl Network {
     fn format(&self, settings: &Settings, device: Device) -> Format {
         match self.precision {
             Choice::Auto => precision::choose(settings, self.side as usize, device),
-            Choice::F32Nchw => Format {
-                bf16: false,
-                channels_last: false,
-            },
-            Choice::F32Nhwc => Format {
-                bf16: false,
-                channels_last: true,
-            },
-            Choice::Bf16Nhwc => Format {
-                bf16: true,
-                channels_last: true,
-            },
+            Choice::F32Nhwc => Format { bf16: false },
+            Choice::Bf16Nhwc => Format { bf16: true },
         }
     }
 

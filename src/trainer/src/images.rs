@@ -50,9 +50,9 @@ impl ResidentSets {
     }
 
     /// Returns the form that batches need for replicas on these devices.
-    pub fn form(&self, devices: &[usize], pipeline: &Pipeline, shape: ImageShape) -> Form {
+    pub fn form(&self, devices: &[usize], pipeline: &Pipeline) -> Form {
         if devices.is_empty() || !pipeline.can_look_up() {
-            return Form::Pixels(shape.layout());
+            return Form::Pixels(data::Layout::Nhwc);
         }
         let devices: Vec<Device> = devices.iter().map(|&index| Device::Cuda(index)).collect();
         Form::Lookup(
@@ -233,7 +233,7 @@ impl Images {
         let _guard = tch::no_grad_guard();
         let Some(gather) = &self.gather else {
             let mut pixels = vec![0.0; range.len() * pipeline.image_len()];
-            pipeline.fill_eval(range, self.shape.layout(), &mut pixels);
+            pipeline.fill_eval(range, data::Layout::Nhwc, &mut pixels);
             return self.shape.tensor(&pixels, self.device);
         };
         let split = gather.splits.as_ref().map(|(_, evaluated)| evaluated);

@@ -145,33 +145,25 @@ fn assert_same(device: Device) {
     for (name, dataset, settings) in cases() {
         let pipeline = Arc::new(Pipeline::new(dataset, &settings, 3, false).unwrap());
         assert!(pipeline.can_look_up(), "{name}");
-        for channels_last in [false, true] {
-            let shape = ImageShape {
-                channels: pipeline.channels(),
-                side: pipeline.side(),
-                channels_last,
-            };
-            let layout = if channels_last {
-                Layout::Nhwc
-            } else {
-                Layout::Nchw
-            };
-            let expected = everything(&pipeline, Form::Pixels(layout), shape, Device::Cpu);
-            for origin in [Origin::Split, Origin::Batch] {
-                let found = everything(&pipeline, Form::Lookup(origin), shape, device);
-                assert_eq!(found.len(), expected.len());
-                for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                    assert_eq!(found.size(), expected.size(), "{name}, {origin:?}");
-                    assert_eq!(found.stride(), expected.stride(), "{name}, {origin:?}");
-                    let found = found.to_device(Device::Cpu);
-                    let difference = (&found - expected).abs().max().double_value(&[]);
-                    assert!(
-                        found.equal(expected),
-                        "{name}, {origin:?}, tensor {number}: off by {difference}"
-                    );
-                    assert_eq!(found.isfinite().all().int64_value(&[]), 1, "{name}");
-                    assert_eq!(found.kind(), Kind::Float);
-                }
+        let shape = ImageShape {
+            channels: pipeline.channels(),
+            side: pipeline.side(),
+        };
+        let expected = everything(&pipeline, Form::Pixels(Layout::Nhwc), shape, Device::Cpu);
+        for origin in [Origin::Split, Origin::Batch] {
+            let found = everything(&pipeline, Form::Lookup(origin), shape, device);
+            assert_eq!(found.len(), expected.len());
+            for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                assert_eq!(found.size(), expected.size(), "{name}, {origin:?}");
+                assert_eq!(found.stride(), expected.stride(), "{name}, {origin:?}");
+                let found = found.to_device(Device::Cpu);
+                let difference = (&found - expected).abs().max().double_value(&[]);
+                assert!(
+                    found.equal(expected),
+                    "{name}, {origin:?}, tensor {number}: off by {difference}"
+                );
+                assert_eq!(found.isfinite().all().int64_value(&[]), 1, "{name}");
+                assert_eq!(found.kind(), Kind::Float);
             }
         }
     }
@@ -199,13 +191,8 @@ fn what_makes_new_bytes_stays_on_the_host() {
     };
     let pipeline = Pipeline::new(photographs(), &resized, 3, false).unwrap();
     assert!(!pipeline.can_look_up());
-    let shape = ImageShape {
-        channels: 3,
-        side: 32,
-        channels_last: true,
-    };
     assert_eq!(
-        ResidentSets::new(1.0).form(&[0], &pipeline, shape),
+        ResidentSets::new(1.0).form(&[0], &pipeline),
         Form::Pixels(Layout::Nhwc)
     );
 }

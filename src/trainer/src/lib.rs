@@ -18,6 +18,7 @@ pub mod evaluate;
 pub mod fault;
 #[cfg(test)]
 mod gpu_tests;
+pub mod gradients;
 pub mod hardware;
 pub mod head;
 pub mod history;
@@ -54,6 +55,5 @@ pub mod session;
 pub mod shim;
 pub mod threads;
 pub mod train;
-pub mod update;
 pub mod weights;
 pub mod writer;

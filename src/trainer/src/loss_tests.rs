@@ -223,14 +223,7 @@ fn gradients_of_every_head_match_finite_differences() {
         let builder = Builder::new(options);
         let head = Head::new(&settings, &builder, "fc", num_features, num_classes);
         let inventory = builder.inventory();
-        let layout = Layout::new(
-            &inventory,
-            Format {
-                bf16: false,
-                channels_last: false,
-            },
-            |_| 0u8,
-        );
+        let layout = Layout::new(&inventory, Format { bf16: false }, |_| 0u8);
         let storage = Storage::new(&inventory, layout, 3, Device::Cpu).unwrap();
         let criterion = criterion(&settings, num_classes);
         let counted = Tensor::arange(batch * num_features, (Kind::Float, Device::Cpu)) * 0.7;

@@ -98,9 +98,8 @@ struct RunArgs {
     /// Keep checkpoints here and resume from them (default: none are kept)
     #[arg(long)]
     checkpoint_dir: Option<PathBuf>,
-    /// Write the trained weights here, under torchvision's names: a state dict (`.pth`, `.pt`),
-    /// else safetensors
-    #[arg(long)]
+    /// Write the trained weights here as safetensors, under torchvision's names
+    #[arg(long, value_parser = safetensors_path, value_name = "FILE.safetensors")]
     weights_out: Option<PathBuf>,
 }
 
@@ -123,6 +122,23 @@ fn main() -> ExitCode {
             ExitCode::from(if absent { EXIT_DEVICE_ABSENT } else { 1 })
         }
     }
+}
+
+/// Accepts a path of a safetensors file, so that nobody finds out after the training that
+/// `torch.load` cannot read it.
+fn safetensors_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path
+        .extension()
+        .is_some_and(|ending| ending == "safetensors")
+    {
+        return Ok(path);
+    }
+    Err(
+        "weights are written as safetensors: end the name in `.safetensors`; in Python, \
+         `torch.save(safetensors.torch.load_file(FILE), \"weights.pth\")` converts it"
+            .to_owned(),
+    )
 }
 
 fn carry_out(command: Command) -> anyhow::Result<ExitCode> {

@@ -1,5 +1,5 @@
 //! SGD with momentum on the flat buffers: weight decay, clipping and update in a handful of
-//! operations, or in one pass.
+//! operations.
 //!
 //! The order is the authors': L2 gradients are added, the global norm is clipped, then momentum is
 //! applied. Gradients must be those of the whole batch: this runs after the all-reduce. The host
@@ -12,8 +12,7 @@ use sweep::settings::{MomentumForm, WeightDecayOn};
 use tch::{Device, Kind, Tensor};
 
 use crate::head::CLS_HEAD;
-use crate::nn::{ParameterNote, Role, Segment, Storage};
-use crate::update::Rule;
+use crate::nn::{ParameterNote, Role, Storage};
 
 /// Treatment of a parameter; parameters of one group are adjacent in the flat buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,41 +65,19 @@ pub struct Sgd {
     form: MomentumForm,
     nesterov: bool,
     clip_norm: Option<f64>,
-    weight_decay: Option<Coefficient>,
-    cls_head_decay: Option<Coefficient>,
-    /// Implementation of the update; `OnePass` is for the CPU only.
-    pub way: Way,
+    /// On the device: `addcmul_` takes tensors only, and uploading one per step would wait for it.
+    weight_decay: Option<Tensor>,
+    cls_head_decay: Option<Tensor>,
     learning_rate: f64,
     /// Factor of gradients or momentum: -`learning_rate` in Keras' form, `learning_rate` in
     /// PyTorch's.
     step_size: Tensor,
 }
 
-#[derive(Debug)]
-struct Coefficient {
-    value: f64,
-    /// Copy on the device: `addcmul_` takes tensors only, and uploading one per step would wait for
-    /// it.
-    tensor: Tensor,
-}
-
-/// Implementations of the update, with the same bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// libtorch's operations, one pass over memory each: used on a GPU.
-    Operations,
-    /// The single pass of update.rs: used on the CPU.
-    OnePass,
-}
-
 impl Sgd {
     pub fn new(settings: &Settings, device: Device) -> Self {
-        let coefficient = |value: f64| {
-            (value != 0.0).then(|| Coefficient {
-                value,
-                tensor: Tensor::full([], value, (Kind::Float, device)),
-            })
-        };
+        let coefficient =
+            |value: f64| (value != 0.0).then(|| Tensor::full([], value, (Kind::Float, device)));
         Self {
             momentum: settings.momentum,
             form: settings.momentum_form,
@@ -108,11 +85,6 @@ impl Sgd {
             clip_norm: settings.clip_norm,
             weight_decay: coefficient(settings.weight_decay),
             cls_head_decay: coefficient(settings.cls_head_decay),
-            way: if device.is_cuda() {
-                Way::Operations
-            } else {
-                Way::OnePass
-            },
             learning_rate: 0.0,
             step_size: Tensor::zeros([], (Kind::Float, device)),
         }
@@ -131,7 +103,7 @@ impl Sgd {
         }
     }
 
-    fn decay(&self, decay: Decay) -> Option<&Coefficient> {
+    fn decay(&self, decay: Decay) -> Option<&Tensor> {
         match decay {
             Decay::Weights => self.weight_decay.as_ref(),
             Decay::ClsHead => self.cls_head_decay.as_ref(),
@@ -142,8 +114,6 @@ impl Sgd {
     /// Updates all weights, or only those of the new layers. Overwrites `storage.gradients`.
     pub fn step(&self, storage: &mut Storage<Group>, new_layers_only: bool) {
         let _guard = tch::no_grad_guard();
-        // the clipped norm is that of gradients and decay together
-        let decays_first = self.way == Way::Operations || self.clip_norm.is_some();
         for segment in &storage.layout.segments {
             let (start, length) = (segment.range.start as i64, segment.range.len() as i64);
             let mut gradients = storage.gradients.narrow(0, start, length);
@@ -151,42 +121,16 @@ impl Sgd {
                 let _ = gradients.zero_();
                 continue;
             }
-            if let Some(decay) = self.decay(segment.group.decay).filter(|_| decays_first) {
-                let _ =
-                    gradients.addcmul_(&storage.weights.narrow(0, start, length), &decay.tensor);
+            if let Some(decay) = self.decay(segment.group.decay) {
+                let _ = gradients.addcmul_(&storage.weights.narrow(0, start, length), decay);
             }
         }
+        // the clipped norm is that of gradients and decay together
         if let Some(limit) = self.clip_norm {
             clip(&mut storage.gradients, limit);
         }
-        match self.way {
-            Way::OnePass => self.update_in_one_pass(storage, new_layers_only, !decays_first),
-            Way::Operations => {
-                self.update(storage);
-                storage.refresh_working_copy();
-            }
-        }
-    }
-
-    fn update_in_one_pass(
-        &self,
-        storage: &mut Storage<Group>,
-        new_layers_only: bool,
-        decays: bool,
-    ) {
-        for Segment { range, group } in storage.layout.segments.clone() {
-            let frozen = new_layers_only && group.part == Part::Frozen;
-            let decay = self.decay(group.decay).filter(|_| decays && !frozen);
-            let rule = Rule {
-                learning_rate: self.learning_rate as f32,
-                momentum: self.momentum as f32,
-                decay: decay.map_or(0.0, |decay| decay.value as f32),
-                keras: self.form == MomentumForm::Keras,
-                nesterov: self.nesterov,
-                decays: decay.is_some(),
-            };
-            storage.update(range, rule);
-        }
+        self.update(storage);
+        storage.refresh_working_copy();
     }
 
     fn update(&self, storage: &mut Storage<Group>) {

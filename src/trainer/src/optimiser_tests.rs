@@ -5,10 +5,10 @@
 
 use sweep::Settings;
 use sweep::settings::{MomentumForm, WeightDecayOn};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
 use crate::nn::{Builder, Fill, Format, Layout, Options, Role, Storage};
-use crate::optimiser::{Group, Sgd, Way};
+use crate::optimiser::{Group, Sgd};
 
 fn settings() -> Settings {
     let mut settings = sweep::recipe::settings("quick", "digits").expect("a recipe");
@@ -44,10 +44,7 @@ impl Fixture {
             builder.parameter(name, &[1, 1], role, Fill::Ones);
         }
         let inventory = builder.inventory();
-        let format = Format {
-            bf16: false,
-            channels_last: false,
-        };
+        let format = Format { bf16: false };
         let layout = Layout::new(&inventory, format, |note| Group::of(note, settings, "fc"));
         let storage = Storage::new(&inventory, layout, 0, Device::Cpu).unwrap();
         Self { storage, inventory }
@@ -206,82 +203,4 @@ fn the_first_phase_of_fine_tuning_moves_new_fully_connected_layers_alone() {
             .signum(),
         -1.0
     );
-}
-
-/// Returns weights, momentum and the bf16 copy after three steps on gradients of all sizes.
-fn trained(settings: &Settings, way: Way, new_layers_only: bool) -> Vec<Vec<f32>> {
-    let builder = Builder::new(Options {
-        init: settings.init,
-        batch_norm_eps: 1e-3,
-    });
-    // longer than a block of the one pass and than one thread's part; odd, so that vectors have
-    // remainders
-    for ((name, role), length) in NAMES.into_iter().zip([30_011, 63, 9_001, 7, 129, 65]) {
-        builder.parameter(name, &[length, 1], role, Fill::Normal { std: 0.5 });
-    }
-    let inventory = builder.inventory();
-    let layout = Layout::new(
-        &inventory,
-        Format {
-            bf16: true,
-            channels_last: false,
-        },
-        |note| Group::of(note, settings, "fc"),
-    );
-    let mut storage = Storage::new(&inventory, layout, 3, Device::Cpu).unwrap();
-    let mut optimiser = Sgd::new(settings, Device::Cpu);
-    optimiser.way = way;
-    for step in 1..4 {
-        let _ = storage.gradients.zero_();
-        for (index, note) in inventory.parameters.iter().enumerate() {
-            let numbers =
-                Tensor::arange(note.shape[0], (Kind::Float, Device::Cpu)) * 0.37 * f64::from(step);
-            let gradient =
-                (&numbers.sin() * (&numbers * 0.01).cos().exp2() * 3.0).view(note.shape.as_slice());
-            storage.gradient(&inventory, index).copy_(&gradient);
-        }
-        optimiser.set_learning_rate(0.1 / f64::from(step));
-        optimiser.step(&mut storage, new_layers_only);
-    }
-    let working = storage.parameters[0]
-        .to_kind(Kind::Float)
-        .view([-1])
-        .detach();
-    [&storage.weights, &storage.momentum, &working]
-        .map(|values| Vec::try_from(values).unwrap())
-        .to_vec()
-}
-
-#[test]
-fn one_pass_makes_the_bits_of_the_operations() {
-    for number in 0..32 {
-        let on = |bit: usize| number >> bit & 1 == 1;
-        let settings = Settings {
-            momentum_form: if on(0) {
-                MomentumForm::Keras
-            } else {
-                MomentumForm::Torch
-            },
-            nesterov: on(1),
-            weight_decay: if on(2) { 5e-3 } else { 0.0 },
-            cls_head_decay: 1e-2,
-            clip_norm: on(3).then_some(1.0),
-            ..settings()
-        };
-        let of = |way: Way| trained(&settings, way, on(4));
-        let (one_pass, operations) = (of(Way::OnePass), of(Way::Operations));
-        for (name, (found, expected)) in ["weights", "momentum", "copy"]
-            .iter()
-            .zip(one_pass.iter().zip(&operations))
-        {
-            let same = found
-                .iter()
-                .zip(expected)
-                .all(|(found, expected)| found.to_bits() == expected.to_bits());
-            assert!(
-                same && found.len() == expected.len(),
-                "{name} with {settings:?}"
-            );
-        }
-    }
 }

@@ -43,12 +43,7 @@ fn rule(precision: Precision, model: Model, side: usize, hardware: Hardware) -> 
         Precision::Bf16 => true,
         Precision::Auto => side >= bf16_from(hardware, is_narrow(model)),
     };
-    // fused normalisation and our own products need it, and with them it is the fastest layout
-    // everywhere
-    Format {
-        bf16,
-        channels_last: true,
-    }
+    Format { bf16 }
 }
 
 /// Returns true for the networks for small images, with 16 to 128 channels.
@@ -70,26 +65,20 @@ fn is_narrow(model: Model) -> bool {
 }
 
 /// Name of a format in results and checkpoints.
-pub fn name(format: Format) -> String {
-    let number = if format.bf16 { "bf16" } else { "f32" };
-    let layout = if format.channels_last {
-        ", channels last"
+pub fn name(format: Format) -> &'static str {
+    if format.bf16 {
+        "bf16, channels last"
     } else {
-        ""
-    };
-    format!("{number}{layout}")
+        "f32, channels last"
+    }
 }
 
 /// Parses a format's name; the inverse of `name`.
 pub fn parse(text: &str) -> Option<Format> {
-    let formats = [(false, false), (false, true), (true, false), (true, true)];
-    let mut formats = formats
-        .map(|(bf16, channels_last)| Format {
-            bf16,
-            channels_last,
-        })
-        .into_iter();
-    formats.find(|&format| name(format) == text)
+    [false, true]
+        .map(|bf16| Format { bf16 })
+        .into_iter()
+        .find(|&format| name(format) == text)
 }
 
 #[cfg(test)]
@@ -98,14 +87,14 @@ mod tests {
 
     #[test]
     fn names_are_read_back() {
-        for text in ["f32", "f32, channels last", "bf16", "bf16, channels last"] {
+        for text in ["f32, channels last", "bf16, channels last"] {
             assert_eq!(name(parse(text).unwrap()), text);
         }
         assert_eq!(parse("f16"), None);
     }
 
     #[test]
-    fn auto_follows_the_hardware_and_an_order_is_an_order() {
+    fn auto_follows_the_hardware_and_other_settings_do_not() {
         let auto = |model, side, hardware| name(rule(Precision::Auto, model, side, hardware));
         assert_eq!(
             auto(Model::Resnet8, 8, Hardware::VectorBf16),

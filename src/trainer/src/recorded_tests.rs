@@ -13,7 +13,6 @@ use tch::{Device, Kind, Tensor};
 use crate::collective::{Collective, Solo};
 use crate::error::TrialError;
 use crate::nn::Format;
-use crate::optimiser::Way;
 use crate::recorded::{Body, Frozen, Policy, Recorder, Recording};
 use crate::replica::{Blueprint, Replica, Shard, StepOptions};
 
@@ -111,10 +110,7 @@ struct Trained {
 fn train(device: Device, recorder: Box<dyn Recorder>, policy: Policy) -> Trained {
     tch::set_num_threads(1);
     let settings = settings();
-    let format = Format {
-        bf16: true,
-        channels_last: true,
-    };
+    let format = Format { bf16: true };
     let blueprint = Blueprint {
         settings: &settings,
         seed: 5,
@@ -127,8 +123,6 @@ fn train(device: Device, recorder: Box<dyn Recorder>, policy: Policy) -> Trained
     let collective = Arc::new(Solo::default());
     let replica = Replica::new(&blueprint, collective.clone(), device).unwrap();
     let mut replica = replica.with_recorder(recorder, policy);
-    // the update that a GPU makes; the CPU's own reads the learning rate from the host
-    replica.update_by(Way::Operations);
     for step in 0..12 {
         let learning_rate = 0.1 / (step + 1) as f64;
         let options = StepOptions {

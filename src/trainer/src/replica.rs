@@ -25,7 +25,7 @@ use crate::nn::{
     Builder, Format, Inventory, Layout, Mode, Network, Options, OwnOperations, Pass,
     StatisticsReduction, Storage, has_products,
 };
-use crate::optimiser::{Group, Sgd, Way};
+use crate::optimiser::{Group, Sgd};
 use crate::recorded::{Policy, Recorder, Steps};
 use crate::shim::Event;
 
@@ -194,17 +194,11 @@ impl Replica {
 
     /// Lists the operations that are not libtorch's, for the trial's record.
     pub fn kernels(&self) -> String {
-        let Format {
-            bf16,
-            channels_last,
-        } = self.format;
         let fused_norm = self.own_operations.fused_norm
-            && channels_last
             && self.synchronised.is_none()
             && cuda::fused_norm_available(self.device);
         let products = self.own_operations.products
-            && channels_last
-            && has_products(bf16, Hardware::of(self.device));
+            && has_products(self.format.bf16, Hardware::of(self.device));
         let own = [(fused_norm, "fused-norm"), (products, "products")];
         let own: Vec<&str> = own
             .into_iter()
@@ -220,12 +214,6 @@ impl Replica {
     /// Selects which operations use our own kernels instead of libtorch's: to measure their gain.
     pub fn use_own_operations(&mut self, own_operations: OwnOperations) {
         self.own_operations = own_operations;
-    }
-
-    /// Selects another implementation of the update, with the same bits: to measure the gain of the
-    /// usual one.
-    pub fn update_by(&mut self, way: Way) {
-        self.optimiser.way = way;
     }
 
     /// Returns this replica's images of a batch: `batch / size` each, the last rank also takes the

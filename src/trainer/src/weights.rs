@@ -1,4 +1,5 @@
-//! Weights from and to files: safetensors and PyTorch state dicts, under torchvision's names.
+//! Weights from files (safetensors and PyTorch state dicts) and to safetensors, under torchvision's
+//! names.
 //!
 //! A file fits a network or it does not: every missing, extra or misshapen tensor is named in one
 //! error, and nothing is loaded. Only layers of the head may differ, on purpose: fine-tuning starts
@@ -149,9 +150,9 @@ impl Weights {
     }
 }
 
-/// Writes all parameters and moving statistics in f32, under names that torchvision's networks load
-/// (`load_state_dict(torch.load(path))`): a state dict for `.pth` or `.pt`, else safetensors. The
-/// file appears complete or not at all.
+/// Writes all parameters and moving statistics in f32 as safetensors, under names that torchvision's
+/// networks load (`load_state_dict(safetensors.torch.load_file(path))`). The file appears complete or
+/// not at all.
 pub fn export<G>(
     path: &Path,
     inventory: &Inventory,

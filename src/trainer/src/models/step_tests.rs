@@ -54,10 +54,7 @@ fn replica(settings: &Settings, bf16: bool) -> Replica {
         channels: CHANNELS,
         num_classes: NUM_CLASSES,
         embeddings: None,
-        format: Format {
-            bf16,
-            channels_last: true,
-        },
+        format: Format { bf16 },
         deadline: Duration::from_secs(60),
     };
     let mut replica = Replica::new(&blueprint, Arc::new(Solo::default()), Device::Cpu).unwrap();

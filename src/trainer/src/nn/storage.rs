@@ -12,20 +12,18 @@ use tch::{Device, Kind, Tensor};
 
 use super::builder::{BufferNote, Inventory, ParameterNote};
 use super::init::draw;
+use crate::gradients;
 use crate::shim::ShimError;
-use crate::update::{self, Rule};
 
 /// Alignment of every view, in elements: vector units and cuDNN need aligned pointers.
 const ALIGNMENT: usize = 64;
 
-/// The number and memory format of convolutions.
+/// The number format of convolutions. Their memory format is channels innermost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Format {
     /// True if kernels and biases of convolutions have bf16 working copies; weights, gradients and
     /// momentum stay f32.
     pub bf16: bool,
-    /// True if convolution kernels, and therefore activations, have channels innermost.
-    pub channels_last: bool,
 }
 
 /// Adjacent parameters that are treated alike, as a range of the flat buffers.
@@ -78,10 +76,7 @@ impl<G: Ord + Copy> Layout<G> {
                 }),
             }
         }
-        let strides = notes
-            .iter()
-            .map(|note| strides(&note.shape, format.channels_last))
-            .collect();
+        let strides = notes.iter().map(|note| strides(&note.shape)).collect();
         Self {
             format,
             offsets,
@@ -116,9 +111,11 @@ impl<G> Layout<G> {
     }
 }
 
-fn strides(shape: &[i64], channels_last: bool) -> Vec<i64> {
+/// Strides with channels innermost for kernels of convolutions: own operations need that order, and
+/// with them it is the fastest one everywhere.
+fn strides(shape: &[i64]) -> Vec<i64> {
     match *shape {
-        [_, inputs, height, width] if channels_last => {
+        [_, inputs, height, width] => {
             vec![inputs * height * width, 1, width * inputs, inputs]
         }
         _ => (0..shape.len())
@@ -245,25 +242,12 @@ impl<G> Storage<G> {
     /// Drops the gradients of a failed backward pass, so that nothing is added to them; call before
     /// each pass.
     pub fn forget_gradients(&self) -> Result<(), ShimError> {
-        update::forget_gradients(&self.parameters)
+        gradients::forget(&self.parameters)
     }
 
     /// Collects the gradients in f32 in `gradients`; must be called after a backward pass.
     pub fn collect_gradients(&self) -> Result<(), ShimError> {
-        update::collect_gradients(&self.parameters, &self.places)
-    }
-
-    /// Updates a range of `weights` and `momentum` from `gradients`, and the working copy, in one
-    /// pass on the CPU.
-    pub fn update(&mut self, range: Range<usize>, rule: Rule) {
-        let working = self.working.as_mut();
-        update::update(
-            (&mut self.weights, &mut self.momentum),
-            &self.gradients,
-            working,
-            range,
-            rule,
-        );
+        gradients::collect(&self.parameters, &self.places)
     }
 
     /// Returns the f32 view of a parameter in its declared shape, by index into the inventory.

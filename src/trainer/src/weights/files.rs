@@ -1,7 +1,6 @@
-//! Named tensors in files: safetensors and PyTorch's state dicts, read and written.
+//! Named tensors in files: safetensors and PyTorch's state dicts read, safetensors written.
 //!
-//! When reading, the content determines the format; when writing, the name's ending (`.pth` and
-//! `.pt`: state dict). Tensors are returned as f32 on the CPU. Never runs code from a file, and
+//! The content determines the format, not the name. Tensors are returned as f32 on the CPU. Never runs code from a file, and
 //! never quotes a file that is not a weights file: a sweep may name any file. Next: state_dict.rs.
 
 use std::collections::{BTreeMap, HashMap};
@@ -86,17 +85,9 @@ pub fn write(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<(), WeightsE
             )
         })
         .collect();
-    let is_state_dict = path
-        .extension()
-        .is_some_and(|ending| ending == "pth" || ending == "pt");
-    let bytes = if is_state_dict {
-        state_dict::write_archive(&contents).map_err(|error| error.to_string())
-    } else {
-        write_safetensors(&contents).map_err(|error| error.to_string())
-    };
-    let bytes = bytes.map_err(|reason| WeightsError::Format {
+    let bytes = write_safetensors(&contents).map_err(|error| WeightsError::Format {
         path: path.to_owned(),
-        reason,
+        reason: error.to_string(),
     })?;
     write_whole(path, &bytes).map_err(|source| WeightsError::Io {
         action: "write",

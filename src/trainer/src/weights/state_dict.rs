@@ -2,17 +2,16 @@
 //! before.
 //!
 //! A checkpoint that keeps the state dict under `state_dict` is accepted, and a `module.` prefix on
-//! every name (DataParallel) is dropped. Both forms are common: torchvision's older weights use the
-//! old one. Rejects compressed archives and big-endian data. Next: pickle.rs.
+//! every name (DataParallel) is dropped. Both forms are common: pre-trained weights come that way,
+//! torchvision's older ones in the old form. Nothing is written in this format. Rejects compressed archives and big-endian data. Next: pickle.rs.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::{BufReader, Cursor, Read, Seek, Write};
+use std::io::{BufReader, Cursor, Read, Seek};
 
 use tch::{Kind, Tensor};
 use zip::result::ZipError;
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipArchive, ZipWriter};
+use zip::{CompressionMethod, ZipArchive};
 
 use super::pickle::{self, Pickle, StoredTensor, Value};
 
@@ -196,66 +195,4 @@ fn kind_of(class: &str) -> Result<Kind, String> {
             "its numbers are of an unknown class; weights are floating-point numbers".to_owned(),
         ),
     }
-}
-
-/// Returns the archive that `torch.load` reads: row-major f32 tensors by name, in the given order.
-pub fn write_archive(tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Result<Vec<u8>, ZipError> {
-    let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
-    let options = SimpleFileOptions::default()
-        .compression_method(CompressionMethod::Stored)
-        .large_file(true);
-    let mut add = |name: &str, bytes: &[u8]| {
-        archive.start_file(format!("weights/{name}"), options)?;
-        archive.write_all(bytes).map_err(ZipError::from)
-    };
-    add("data.pkl", &pickled(tensors))?;
-    add("byteorder", b"little")?;
-    for (index, (_, _, bytes)) in tensors.iter().enumerate() {
-        add(&format!("data/{index}"), bytes)?;
-    }
-    add("version", b"3\n")?;
-    Ok(archive.finish()?.into_inner())
-}
-
-/// Pickles, in protocol 2, a dict of name to `_rebuild_tensor_v2(storage, 0, size, stride, False,
-/// OrderedDict())`.
-fn pickled(tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Vec<u8> {
-    fn text(out: &mut Vec<u8>, text: &str) {
-        out.push(b'X');
-        out.extend((text.len() as u32).to_le_bytes());
-        out.extend(text.as_bytes());
-    }
-    fn int(out: &mut Vec<u8>, value: usize) {
-        out.push(b'J');
-        out.extend(
-            i32::try_from(value)
-                .expect("a tensor of less than 2^31 elements")
-                .to_le_bytes(),
-        );
-    }
-    fn ints(out: &mut Vec<u8>, values: &[usize]) {
-        out.push(b'(');
-        values.iter().for_each(|&value| int(out, value));
-        out.push(b't');
-    }
-    let mut out = b"\x80\x02}(".to_vec();
-    for (index, (name, shape, bytes)) in tensors.iter().enumerate() {
-        let strides: Vec<usize> = (0..shape.len())
-            .map(|axis| shape[axis + 1..].iter().product())
-            .collect();
-        text(&mut out, name);
-        out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
-        text(&mut out, "storage");
-        out.extend(b"ctorch\nFloatStorage\n");
-        text(&mut out, &index.to_string());
-        text(&mut out, "cpu");
-        int(&mut out, bytes.len() / size_of::<f32>());
-        out.extend(b"tQ");
-        int(&mut out, 0);
-        ints(&mut out, shape);
-        ints(&mut out, &strides);
-        out.extend(b"\x89ccollections\nOrderedDict\n)RtR");
-    }
-    out.extend(b"u.");
-    out
 }
