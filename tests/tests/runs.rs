@@ -22,7 +22,7 @@ outputs:
   - table: {rows: loss}
 ";
 
-/// Signals this soon after the first one belong to its request.
+/// An interrupt this long after the first signal is a request of its own.
 const SAME_REQUEST: Duration = Duration::from_millis(1_100);
 
 fn trainer(system: &System, epoch_ms: u32) -> PathBuf {
@@ -111,10 +111,10 @@ fn signals_of_one_request_to_end_count_once() {
     assert!(said.contains("the same command continues"), "{said}");
 }
 
-/// A second request insists even before the first is carried out: a trainer checks for it between
-/// two epochs.
+/// A second SIGINT insists even before the first request is carried out: a trainer checks for it
+/// between two epochs. What Slurm repeats does not insist.
 #[test]
-fn a_second_request_to_end_stops_at_once() {
+fn a_second_interrupt_stops_at_once_and_a_repeated_sigterm_does_not() {
     let mut system = System::new();
     let _coordinator = system.coordinator();
     let trainer = binary("orchestrator-trainer");
@@ -122,7 +122,9 @@ fn a_second_request_to_end_stops_at_once() {
         "exec {} \"$@\" --rehearse --rehearse-epoch-ms 600000",
         trainer.display()
     ));
-    let mut worker = system.worker("deaf", 1);
+    let mut command = system.worker_command("deaf", 1, 1);
+    command.env("SLURM_JOB_ID", "1");
+    let mut worker = system.start("deaf", command);
     system.file("idle.yaml", SWEEP);
     let url = system.url();
     system
@@ -138,7 +140,7 @@ fn a_second_request_to_end_stops_at_once() {
             .filter(|running| *running > 0)
     });
     worker.signal(Signal::SIGTERM);
-    wait_for("the first is heard", || {
+    wait_for("the first is received", || {
         worker
             .stderr()
             .contains("SIGTERM: writing checkpoints")
@@ -146,6 +148,14 @@ fn a_second_request_to_end_stops_at_once() {
     });
     std::thread::sleep(SAME_REQUEST);
     worker.signal(Signal::SIGTERM);
+    worker.signal(Signal::SIGUSR1);
+    std::thread::sleep(SAME_REQUEST);
+    assert!(
+        !worker.stderr().contains("stopping at once"),
+        "Slurm repeats itself: {}",
+        worker.stderr()
+    );
+    worker.signal(Signal::SIGINT);
     worker.expect_exit(130);
     assert!(
         worker.stderr().contains("stopping at once"),

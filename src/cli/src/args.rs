@@ -251,8 +251,9 @@ pub struct CoordinatorArgs {
   orchestrator worker --coordinator http://127.0.0.1:7400
   orchestrator worker --coordinator http://login1:7400 --token-file token --devices cuda:0-3
 
-SIGTERM, SIGINT, SIGHUP and Slurm's SIGUSR1 make it write checkpoints and leave; another one,
-a second later or more, stops it at once.")]
+SIGTERM, SIGINT, SIGHUP and Slurm's SIGUSR1 make it write checkpoints and leave. SIGINT (Ctrl-C)
+a second later or more stops it at once; so does, outside Slurm jobs, any other of them five
+seconds later or more.")]
 pub struct WorkerArgs {
     /// The coordinator, as http://HOST:PORT
     #[arg(long, value_name = "URL", env = "ORCHESTRATOR_COORDINATOR")]

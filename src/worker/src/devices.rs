@@ -37,6 +37,8 @@ pub enum DeviceError {
         "`auto` cannot tell whether there are GPUs: {0}; mend the driver, or say `--devices cpu`"
     )]
     SilentDriver(Unknown),
+    #[error("{promise}, and {found}: see that nvidia-smi works here, or choose `--devices cpu`")]
+    Promised { promise: Promise, found: String },
     #[error("{devices} devices cannot be divided into {what}")]
     Indivisible { devices: usize, what: String },
     #[error("`{option}` must be at least 1")]
@@ -56,10 +58,31 @@ pub enum Unknown {
     Silent(String),
 }
 
+/// GPUs that a variable of the environment promises to this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promise {
+    variable: &'static str,
+    value: String,
+    count: usize,
+}
+
+impl fmt::Display for Promise {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            variable,
+            value,
+            count,
+        } = self;
+        let plural = if *count == 1 { "" } else { "s" };
+        write!(formatter, "{variable}={value} promises {count} GPU{plural}")
+    }
+}
+
 /// The devices of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inventory {
-    /// Threads that this process may use. Respects the cgroup quota and the CPU affinity.
+    /// Threads that this process may use. Respects the cgroup quota, the CPU affinity, and the CPUs
+    /// that Slurm gave to its job.
     pub cpu_threads: usize,
     pub cpu_name: String,
     /// GPUs in bus order, as nvidia-smi counts them, or in the order of CUDA_VISIBLE_DEVICES if
@@ -67,6 +90,7 @@ pub struct Inventory {
     pub gpus: Vec<Gpu>,
     /// The reason why `gpus` is empty, if it is.
     pub no_gpus: Unknown,
+    pub promise: Option<Promise>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +159,8 @@ impl fmt::Display for Gpu {
 impl Inventory {
     /// Detects the devices. Takes up to 20 seconds if a driver does not respond.
     pub fn detect() -> Self {
-        let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        let visible = std::env::var(VISIBLE).ok();
+        let on_node = std::env::var(ON_NODE).ok();
         let answer = ask_nvidia_smi(GPU_FIELDS);
         let hidden = "nvidia-smi lists none that CUDA_VISIBLE_DEVICES shows".to_owned();
         let (gpus, no_gpus) =
@@ -143,15 +168,72 @@ impl Inventory {
                 Ok(gpus) => (gpus, Unknown::NoGpu(hidden)),
                 Err(unknown) => (Vec::new(), unknown),
             };
-        let cpu_threads = std::thread::available_parallelism().map_or(1, usize::from);
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         Self {
-            cpu_threads,
+            cpu_threads: cpu_threads(),
             cpu_name: cpu_name(&cpu),
             gpus,
             no_gpus,
+            promise: promise(visible.as_deref(), on_node.as_deref()),
         }
     }
+
+    /// Returns an error if GPUs were promised that are not there.
+    fn keeps_its_promise(&self) -> Result<(), DeviceError> {
+        let Some(promise) = &self.promise else {
+            return Ok(());
+        };
+        let found = match self.gpus.len() {
+            count if count >= promise.count => return Ok(()),
+            0 => self.no_gpus.to_string(),
+            count => format!("nvidia-smi shows {count} of them"),
+        };
+        Err(DeviceError::Promised {
+            promise: promise.clone(),
+            found,
+        })
+    }
+}
+
+const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+/// Set by Slurm: the number of GPUs of the job on this node.
+const ON_NODE: &str = "SLURM_GPUS_ON_NODE";
+/// The value of CUDA_VISIBLE_DEVICES that launchers set where they found no GPU.
+const NO_DEVICES: &str = "NoDevFiles";
+
+/// Returns the GPUs that the environment promises. CUDA_VISIBLE_DEVICES comes first, where it is
+/// set: an empty list and `-1` hide every GPU on purpose.
+fn promise(visible: Option<&str>, on_node: Option<&str>) -> Option<Promise> {
+    let (variable, value, count) = match visible.map(str::trim) {
+        Some(value) if value != NO_DEVICES => {
+            let entries = value.split(',').map(str::trim);
+            let named = entries.take_while(|entry| !entry.is_empty() && *entry != "-1");
+            (VISIBLE, value, named.count())
+        }
+        Some(_) | None => {
+            let value = on_node?.trim();
+            (ON_NODE, value, value.parse().ok()?)
+        }
+    };
+    (count > 0).then(|| Promise {
+        variable,
+        value: value.to_owned(),
+        count,
+    })
+}
+
+/// Returns the number of threads that this process may use.
+fn cpu_threads() -> usize {
+    let allowed = std::thread::available_parallelism().map_or(1, usize::from);
+    bounded_by_slurm(allowed, std::env::var("SLURM_CPUS_ON_NODE").ok().as_deref())
+}
+
+/// Slurm does not confine a job to its CPUs everywhere (`TaskPlugin=task/none`).
+fn bounded_by_slurm(allowed: usize, on_node: Option<&str>) -> usize {
+    let granted = on_node.and_then(|text| text.trim().parse::<usize>().ok());
+    granted
+        .filter(|granted| *granted > 0)
+        .map_or(allowed, |granted| allowed.min(granted))
 }
 
 /// Divides the chosen devices into slots.
@@ -175,10 +257,13 @@ pub fn slots(
         count.map(|count| count as usize),
         per_slot.map(|per_slot| per_slot as usize),
     );
+    // a node with GPUs must not silently train on the CPU, nor on fewer GPUs
+    if matches!(choice, DeviceChoice::Auto | DeviceChoice::AllGpus) {
+        inventory.keeps_its_promise()?;
+    }
     match choice {
         DeviceChoice::Cpu => cpu_slots(count, per_slot, inventory),
         DeviceChoice::Auto if inventory.gpus.is_empty() => match &inventory.no_gpus {
-            // a node with GPUs must not silently train on the CPU
             Unknown::Silent(_) => Err(DeviceError::SilentDriver(inventory.no_gpus.clone())),
             Unknown::NoTool(_) | Unknown::NoGpu(_) => cpu_slots(count, per_slot, inventory),
         },
@@ -207,8 +292,7 @@ pub fn threads(slot: &Slot, num_slots: usize) -> usize {
     if on_cpu > 0 {
         return on_cpu;
     }
-    let all = std::thread::available_parallelism().map_or(1, usize::from);
-    (all / num_slots.max(1)).max(1)
+    (cpu_threads() / num_slots.max(1)).max(1)
 }
 
 /// The fraction of a GPU's memory that each trainer may use: all of it if no other slot shares the
@@ -429,6 +513,7 @@ mod tests {
             cpu_name: "Some CPU".to_owned(),
             gpus,
             no_gpus: Unknown::NoTool("none".to_owned()),
+            promise: None,
         }
     }
 
@@ -552,6 +637,89 @@ mod tests {
         );
         assert!(auto(failed(9, true)).is_err() && auto(failed(255, false)).is_err());
         assert_eq!(auto(failed(9, false)).unwrap().len(), 8);
+    }
+
+    #[test]
+    fn gpus_that_the_environment_promises_are_never_replaced_by_the_cpu() {
+        let choose = |num_gpus, choice: &str, visible, on_node| {
+            let inventory = Inventory {
+                promise: promise(visible, on_node),
+                ..machine(num_gpus)
+            };
+            slots(&choice.parse().unwrap(), None, None, &inventory)
+        };
+        let broken = [
+            (
+                0,
+                Some("0,1"),
+                None,
+                "CUDA_VISIBLE_DEVICES=0,1 promises 2 GPUs, and none: see",
+            ),
+            (
+                0,
+                None,
+                Some("1"),
+                "SLURM_GPUS_ON_NODE=1 promises 1 GPU, and none: see",
+            ),
+            (
+                0,
+                Some("NoDevFiles"),
+                Some("2"),
+                "SLURM_GPUS_ON_NODE=2 promises 2 GPUs",
+            ),
+            (
+                0,
+                Some("MIG-aaaa"),
+                Some("1"),
+                "CUDA_VISIBLE_DEVICES=MIG-aaaa promises 1 GPU",
+            ),
+            (
+                1,
+                Some("GPU-aaaa,GPU-zzzz"),
+                None,
+                "nvidia-smi shows 1 of them",
+            ),
+        ];
+        for (num_gpus, visible, on_node, expected) in broken {
+            for choice in ["auto", "cuda"] {
+                let error = choose(num_gpus, choice, visible, on_node).unwrap_err();
+                assert!(error.to_string().contains(expected), "{choice}: {error}");
+                assert!(error.to_string().contains("`--devices cpu`"), "{error}");
+            }
+            assert!(
+                choose(num_gpus, "cpu", visible, on_node).is_ok(),
+                "the user's own choice"
+            );
+        }
+        for (visible, on_node) in [
+            (None, None),
+            (Some(""), Some("2")),
+            (Some("-1"), Some("2")),
+            (Some("NoDevFiles"), None),
+            (Some("NoDevFiles"), Some("0")),
+            (None, Some("")),
+        ] {
+            assert_eq!(choose(0, "auto", visible, on_node).unwrap().len(), 8);
+        }
+        assert_eq!(
+            choose(2, "auto", Some("1,GPU-aaaa"), Some("4"))
+                .unwrap()
+                .len(),
+            2
+        );
+    }
+
+    #[test]
+    fn a_slurm_job_has_no_more_slots_than_cpus() {
+        for (on_node, expected) in [
+            (None, 8),
+            (Some("2"), 2),
+            (Some("64"), 8),
+            (Some("0"), 8),
+            (Some("many"), 8),
+        ] {
+            assert_eq!(bounded_by_slurm(8, on_node), expected, "{on_node:?}");
+        }
     }
 
     #[test]

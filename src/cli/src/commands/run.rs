@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use protocol::v1::{StatusReply, SubmitReply, SweepStatus};
 use schedule::WaitReason;
 use schedule::state::Slot;
@@ -24,7 +25,7 @@ use crate::output::{self, Output, SCHEMA, counted};
 use crate::preflight::{self, Places};
 use crate::reports::Report;
 use crate::results_folder::ResultsFolder;
-use crate::signals::Signals;
+use crate::signals::{HOW_TO_INSIST, Signals};
 use crate::{advice, estimate, rendezvous, talk, trainer};
 
 /// Timeout for a remote coordinator to answer when a sweep is submitted.
@@ -138,7 +139,7 @@ enum Followed {
     /// No slot of this process can take the sweep's trials, and no other worker can connect.
     Stuck(String),
     /// The signal that interrupted it.
-    Interrupted(&'static str),
+    Interrupted(Signal),
 }
 
 impl Run<'_> {
@@ -307,9 +308,7 @@ impl Run<'_> {
         view.finish();
         let reason = match &followed {
             Ok(Followed::Interrupted(signal)) => {
-                talk::say(&format!(
-                    "{signal}: writing checkpoints; another one, a second later or more, stops at once"
-                ));
+                talk::say(&format!("{signal}: writing checkpoints; {HOW_TO_INSIST}"));
                 format!("its run received {signal}")
             }
             Ok(Followed::Complete | Followed::Stuck(_)) => "the sweep ends here".to_owned(),
@@ -481,7 +480,7 @@ impl Run<'_> {
         follower: &mut Follower,
         writer: &mut Writer,
         report: Result<Report, ExpectedError>,
-        interrupted: Option<&'static str>,
+        interrupted: Option<Signal>,
     ) -> Result<Outcome, ExpectedError> {
         let report = report.map_err(|error| self.not_written(writer, &error))?;
         let written = writer.finish(follower).await;

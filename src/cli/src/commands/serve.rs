@@ -16,7 +16,7 @@ use crate::client::{self, with_scheme};
 use crate::exit::{ExpectedError, Outcome, chain};
 use crate::preflight::Places;
 use crate::rendezvous::{self, Announced};
-use crate::signals::Signals;
+use crate::signals::{HOW_TO_INSIST, Signals};
 use crate::{talk, trainer};
 
 /// The work directory of the embedded worker, below the state directory.
@@ -144,8 +144,8 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
                     talk::say(&format!("{signal}: stopping at once"));
                     handle.stop_now();
                 } else {
-                    talk::say(&format!("{signal}: writing checkpoints and leaving; another one, a second later or more, stops at once"));
-                    handle.leave(signal);
+                    talk::say(&format!("{signal}: writing checkpoints and leaving; {HOW_TO_INSIST}"));
+                    handle.leave(signal.as_str());
                 }
                 asked = true;
             }
