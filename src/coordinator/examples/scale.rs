@@ -92,6 +92,8 @@ fn fill(trials: u32, directory: &Path) -> Outcomes<()> {
         build: "scale".to_owned(),
         trainer: Default::default(),
         slots: vec![slot; SLOTS],
+        allocation: None,
+        leaves_at_ms: None,
     };
     let joined = Input::Connected {
         worker: worker.clone(),

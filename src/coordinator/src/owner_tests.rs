@@ -186,6 +186,8 @@ fn hello(worker: &WorkerId, connection: u64, ended: Vec<EndedAttempt>) -> Box<He
         build: "test".into(),
         trainer: Default::default(),
         slots: vec![slot; 2],
+        allocation: None,
+        leaves_at_ms: None,
     };
     let secret = protocol::WorkerSecret::try_from(&[7; 32][..]).unwrap();
     Box::new(Hello {

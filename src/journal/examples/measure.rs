@@ -217,6 +217,8 @@ fn join(number: u64) -> Input {
         build: "measure".to_owned(),
         trainer: Default::default(),
         slots: vec![slot; SLOTS],
+        allocation: None,
+        leaves_at_ms: None,
     };
     let worker = WorkerId(format!("host-{number}-1-abcdef").into());
     let secret = schedule::state::SecretHash::new([0; 32]);

@@ -173,6 +173,10 @@ impl TryFrom<v1::Hello> for Hello {
         let trainer = hello.trainer.map_or(Ok(Trainer::BuiltIn), |program| {
             foreign("hello.trainer", program)
         })?;
+        let allocation = match hello.allocation.is_empty() {
+            true => None,
+            false => Some(name("hello.allocation", hello.allocation)?),
+        };
         Ok(Self {
             worker,
             connection,
@@ -182,6 +186,8 @@ impl TryFrom<v1::Hello> for Hello {
                 build,
                 trainer,
                 slots,
+                allocation,
+                leaves_at_ms: hello.leaves_at_ms,
             },
             running,
             ended,
@@ -214,6 +220,8 @@ impl From<Hello> for v1::Hello {
                 }),
             },
             slots: hello.info.slots.into_iter().map(slot).collect(),
+            allocation: hello.info.allocation.unwrap_or_default(),
+            leaves_at_ms: hello.info.leaves_at_ms,
             running: hello.running.into_iter().map(to_running).collect(),
             ended: hello.ended.into_iter().map(to_ended).collect(),
         }

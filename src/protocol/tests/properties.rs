@@ -85,7 +85,7 @@ prop_compose! {
 
 prop_compose! {
     fn hello()(
-        worker in name(), connection in 1..=protocol::limits::MAX_CONNECTIONS, host in name(), build in name(), program in name(), own in any::<bool>(),
+        worker in name(), allocation in proptest::option::of(name()), leaves_at_ms in any::<Option<u64>>(), connection in 1..=protocol::limits::MAX_CONNECTIONS, host in name(), build in name(), program in name(), own in any::<bool>(),
         slots in proptest::collection::vec((proptest::collection::vec((name(), name()), 1..3), any::<bool>(), name()), 1..4),
         running in proptest::collection::vec(running(), 0..4), ended in proptest::collection::vec(ended(), 0..4),
     ) -> Hello {
@@ -97,7 +97,7 @@ prop_compose! {
         let foreign = Program { name: program, hash: "0123456789abcdef".to_owned() };
         let trainer = if own { Trainer::BuiltIn } else { Trainer::Foreign(foreign.into()) };
         let secret = WorkerSecret::try_from(&[9; 32][..]).unwrap();
-        let info = WorkerInfo { host, build, trainer, slots };
+        let info = WorkerInfo { host, build, trainer, slots, allocation, leaves_at_ms };
         Hello { worker: WorkerId(worker.into()), connection, secret, info, running, ended }
     }
 }

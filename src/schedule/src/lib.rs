@@ -5,6 +5,7 @@
 //! from the state (`plan`), and the shell gets its actions (`effects`). `turn` runs them in order.
 //! Read `state.rs`, `event.rs`, then `apply.rs`.
 
+pub mod allocation;
 mod apply;
 mod check;
 mod config;

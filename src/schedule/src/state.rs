@@ -293,6 +293,12 @@ pub struct WorkerInfo {
     #[serde(default, skip_serializing_if = "Trainer::is_built_in")]
     pub trainer: Trainer,
     pub slots: Vec<Slot>,
+    /// Name of the allocation that it runs in, if a launcher started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocation: Option<String>,
+    /// Time at which its allocation ends, if it does; the worker leaves before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaves_at_ms: Option<Millis>,
 }
 
 /// A set of devices that one trial occupies.

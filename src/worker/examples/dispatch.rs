@@ -151,6 +151,8 @@ async fn worker(channel: Channel, index: usize, slots: usize) -> Vec<Duration> {
         build: "measured".into(),
         trainer: Default::default(),
         slots: vec![slot; slots],
+        allocation: None,
+        leaves_at_ms: None,
     };
     let worker = WorkerId(format!("host-{index}-1-1").into());
     let secret = protocol::WorkerSecret::random().unwrap();

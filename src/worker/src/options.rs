@@ -223,6 +223,8 @@ impl Worker {
             build: options.build,
             trainer: options.program,
             slots: options.slots,
+            allocation: None,
+            leaves_at_ms: None,
         };
         let slots = commands.clone();
         let state = Session::default();

@@ -145,6 +145,8 @@ fn gpus(slots: &[&[&str]]) -> WorkerInfo {
         build: "build 1".to_owned(),
         trainer: Default::default(),
         slots: slots.collect(),
+        allocation: None,
+        leaves_at_ms: None,
     }
 }
 

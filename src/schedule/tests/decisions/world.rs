@@ -223,6 +223,8 @@ pub fn info(host: &str, slots: u32, devices: usize) -> WorkerInfo {
         build: "build 1".to_owned(),
         trainer: Default::default(),
         slots: vec![slot; slots as usize],
+        allocation: None,
+        leaves_at_ms: None,
     }
 }
 

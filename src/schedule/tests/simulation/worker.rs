@@ -116,6 +116,8 @@ impl Worker {
             build: "1".to_owned(),
             trainer: Default::default(),
             slots,
+            allocation: None,
+            leaves_at_ms: None,
         }
     }
 

@@ -93,6 +93,8 @@ impl Peer {
             build: "test".into(),
             trainer: Default::default(),
             slots: vec![slot],
+            allocation: None,
+            leaves_at_ms: None,
         };
         let running = running.into_iter().map(|(trial, attempt)| RunningAttempt {
             trial,

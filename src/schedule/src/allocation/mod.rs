@@ -1,0 +1,308 @@
+//! Allocations: what a cluster lends to the coordinator, each with one worker in it. A Slurm job
+//! of one node is one; so is a worker that runs on a host over ssh.
+//!
+//! Whoever launches them (crate `launch`) and the state machine share the types of this file. The
+//! life of an allocation is the table in `phase.rs`, in the style of the trials' table.
+//!
+//! The name of an allocation is journalled before the cluster is asked for it, and the job has the
+//! same name. So a job whose submission was never answered is found again.
+
+mod phase;
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sweep::text::{Line, Lines};
+
+use crate::state::Millis;
+
+pub use phase::{AllocationEvent, AllocationPhase, IllegalStep};
+
+/// Start of every name, so that a user recognises the jobs of this program.
+const PREFIX: &str = "orch-";
+/// Limit of a queue's label: a name stays short enough for every cluster.
+const MAX_LABEL: usize = 32;
+
+/// The name of a queue: `orch-LABEL-RANDOM`. The random part keeps the jobs of two coordinators
+/// apart, also those of the same user and the same sweep.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct QueueName(Arc<str>);
+
+impl QueueName {
+    /// Makes a name of a label, usually a sweep's name, and random bits. Characters that a cluster
+    /// might not accept in a name become `-`.
+    pub fn new(label: &str, random: u32) -> Self {
+        let accepted = |letter: char| match letter.is_ascii_alphanumeric() || letter == '_' {
+            true => letter,
+            false => '-',
+        };
+        let label: String = label.chars().map(accepted).take(MAX_LABEL).collect();
+        Self(format!("{PREFIX}{label}-{random:08x}").into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// The name of an allocation and of its job: the queue's name and a number, which are never used
+/// twice. Letters, digits, `_` and `-` only.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AllocationId(Arc<str>);
+
+impl AllocationId {
+    pub fn new(queue: &QueueName, number: u32) -> Self {
+        Self(format!("{queue}-{number}").into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for AllocationId {
+    fn from(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+/// A worker sends its allocation's name as text.
+impl Borrow<str> for AllocationId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AllocationId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// The cluster's own name of a job: Slurm's number, or a host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(pub Arc<str>);
+
+impl fmt::Display for JobId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// A source of allocations, as the user asked for it on the command line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueSpec {
+    /// `slurm` or `ssh`: only a launcher of this kind is asked about the queue's allocations.
+    pub launcher: String,
+    /// What each allocation asks for, for users: `--partition=gpu --time=04:00:00`.
+    pub request: Line,
+    /// Absolute path of the folder with a folder for each allocation, named after it. Its `log` is
+    /// the worker's output.
+    pub folder: String,
+    /// Maximum number of allocations at a time (`--nodes`), without those that are about to end.
+    pub max_allocations: u32,
+    /// Duration of an allocation; `None`: it does not end by itself.
+    pub time_limit_ms: Option<Millis>,
+    /// Time between the signal that the allocation is about to end and its end.
+    pub notice_ms: Millis,
+}
+
+/// The state of a job, as its cluster reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobState {
+    Pending(PendingReason),
+    Running,
+    /// It is being taken down; the end comes.
+    Ending,
+    Ended(EndCause),
+    /// A word that this version does not know: the last state stays. Users see the word.
+    Unknown(Line),
+}
+
+/// The reason why a job waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingReason {
+    /// The cluster's own word: `QOSMaxJobsPerUserLimit`.
+    pub word: Line,
+    /// The same as a sentence for users, without a full stop.
+    pub sentence: Line,
+    pub class: ReasonClass,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasonClass {
+    /// It ends by waiting.
+    Wait,
+    /// The job as it was submitted can never start.
+    Never,
+    /// A person holds the job; only a person can release it.
+    Held,
+}
+
+/// The reason why an allocation ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndCause {
+    /// Its worker left in order.
+    Completed,
+    /// Its worker, or the script around it, failed. `detail`: exit code and the end of its log.
+    Failed {
+        detail: Lines,
+    },
+    OutOfMemory,
+    /// Its time was over.
+    TimedOut,
+    Preempted,
+    NodeFailed,
+    /// The coordinator cancelled it.
+    CancelledByUs,
+    /// Somebody else cancelled it.
+    CancelledByOthers,
+    /// The cluster refused the request, in its own words.
+    Refused {
+        message: Line,
+    },
+    /// The request did not become a job.
+    NotSubmitted {
+        message: Line,
+    },
+    /// The cluster does not know the job any more, and did not report its end.
+    Gone,
+}
+
+/// The outcome of one request for an allocation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubmitOutcome {
+    Submitted(JobId),
+    /// The cluster will never accept this request: no such partition, account or resource.
+    Refused {
+        message: Line,
+    },
+    /// A limit of jobs or of submissions is reached; there is no job.
+    Full {
+        message: Line,
+    },
+    /// The cluster's controller was not reached; there is no job.
+    Unreachable {
+        message: Line,
+    },
+    /// The answer was lost: there may be a job, now or later.
+    Unknown {
+        message: Line,
+    },
+}
+
+/// One job in an observation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedJob {
+    pub allocation: AllocationId,
+    pub job: JobId,
+    pub state: JobState,
+    pub node: Option<String>,
+    /// Time of its end, as the cluster plans it.
+    pub ends_at: Option<Millis>,
+}
+
+/// How allocations are given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GiveBack {
+    /// Only those that wait: one that has started meanwhile is left alone.
+    Waiting,
+    /// Those that run: their workers write checkpoints and leave.
+    Leave,
+    /// All, at once.
+    Now,
+}
+
+/// A request of the state machine to a launcher. At most one is under way at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaunchRequest {
+    Submit {
+        allocation: AllocationId,
+    },
+    /// Reports the state of all these, in one call to the cluster. Jobs that the cluster does not
+    /// know are left out of the answer.
+    Observe {
+        allocations: Vec<AllocationId>,
+    },
+    GiveBack {
+        allocations: Vec<(AllocationId, Option<JobId>)>,
+        how: GiveBack,
+    },
+}
+
+/// The answer to a request. An error says nothing about any job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaunchAnswer {
+    Submitted {
+        allocation: AllocationId,
+        outcome: SubmitOutcome,
+    },
+    Observed(Result<Vec<ObservedJob>, Line>),
+    GaveBack(Result<(), Line>),
+}
+
+/// The part of a program that talks to one kind of cluster; crate `launch` has them. Each call
+/// ends within a time limit of its own, and holds nothing that a later call needs.
+pub trait Launcher: Send + 'static {
+    /// Performs one request. The answer is of the same kind as the request.
+    fn perform(&mut self, request: LaunchRequest) -> Answering<'_>;
+}
+
+/// A launcher's answer to come.
+pub type Answering<'a> = Pin<Box<dyn Future<Output = LaunchAnswer> + Send + 'a>>;
+
+impl EndCause {
+    /// A sentence for users, without a full stop.
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Completed => "its worker left".to_owned(),
+            Self::Failed { detail } => format!("it failed: {detail}"),
+            Self::OutOfMemory => "it used more memory than it had asked for".to_owned(),
+            Self::TimedOut => "its time was over".to_owned(),
+            Self::Preempted => "it was preempted".to_owned(),
+            Self::NodeFailed => "its node failed".to_owned(),
+            Self::CancelledByUs => "it was no longer needed".to_owned(),
+            Self::CancelledByOthers => "it was cancelled from outside".to_owned(),
+            Self::Refused { message } => format!("the cluster refused it: {message}"),
+            Self::NotSubmitted { message } => format!("it was not submitted: {message}"),
+            Self::Gone => "the cluster no longer knows it".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain_and_short() {
+        let queue = QueueName::new("fig. 2/größe und noch viel mehr als erlaubt ist", 0xab);
+        assert_eq!(
+            queue.as_str(),
+            "orch-fig--2-gr--e-und-noch-viel-mehr--000000ab"
+        );
+        assert_eq!(AllocationId::new(&queue, 3).as_str(), format!("{queue}-3"));
+    }
+
+    #[test]
+    fn a_name_is_plain_text_in_the_journal() {
+        let id = AllocationId::from("orch-table2-7f3a9c1e-3");
+        let text = serde_json::to_string(&id).unwrap();
+        assert_eq!(text, "\"orch-table2-7f3a9c1e-3\"");
+        assert_eq!(serde_json::from_str::<AllocationId>(&text).unwrap(), id);
+    }
+}
