@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use coordinator::NoAnswer;
+
 /// Text shown by `--help`.
 pub const EXIT_CODES: &str = "Exit codes:
   0    complete: every cell has its results, or the command did what was asked
@@ -122,6 +124,12 @@ impl ExpectedError {
             path,
             source,
         }
+    }
+}
+
+impl From<NoAnswer> for ExpectedError {
+    fn from(reason: NoAnswer) -> Self {
+        Self::BadInput(reason.to_string())
     }
 }
 

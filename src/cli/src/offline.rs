@@ -1,7 +1,11 @@
 //! Chooses the source of an answer: the named coordinator, else the one that runs on the state
 //! directory, else its journal, read without changing it.
 
-use schedule::state::State;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use coordinator::Answers;
+use schedule::Config;
+use schedule::state::{Millis, State};
 
 use crate::args::Target;
 use crate::client::{self, Client};
@@ -10,7 +14,29 @@ use crate::{rendezvous, talk};
 
 pub enum Source {
     Live(Box<Client>),
-    Journal(Box<State>),
+    Journal(Box<Journal>),
+}
+
+/// The state of a journal that no coordinator uses.
+pub struct Journal {
+    pub state: State,
+    config: Config,
+    read_at: Millis,
+}
+
+impl Journal {
+    fn new(state: State) -> Self {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            state,
+            config: Config::new(sweep::build()),
+            read_at: since_1970.map_or(0, |since| since.as_millis() as Millis),
+        }
+    }
+
+    pub fn answers(&self) -> Answers<'_> {
+        Answers::from_journal(&self.state, &self.config, self.read_at)
+    }
 }
 
 /// Returns the source that can answer.
@@ -25,7 +51,7 @@ pub async fn source(target: &Target) -> Result<Source, ExpectedError> {
                 None => format!("no coordinator runs on {place}: read from its journal"),
                 Some(left) => format!("{left}: read from the journal of {place}"),
             });
-            Ok(Source::Journal(Box::new(state)))
+            Ok(Source::Journal(Box::new(Journal::new(state))))
         }
         Err(journal::Error::Missing { .. }) => Err(nothing_there(target)),
         Err(error) => Err(ExpectedError::Infrastructure {

@@ -3,7 +3,8 @@
 
 use std::io::{self, Write};
 
-use protocol::v1::ReportFiles;
+use coordinator::NoAnswer;
+use protocol::v1::{self, ReportFiles};
 use report::{FileSink, Reporter};
 use schedule::state::State;
 
@@ -19,29 +20,24 @@ pub struct Report {
     pub failed_trials: u64,
 }
 
-/// Builds the report that a coordinator would send, from a journal's state. Returns `None` if there
-/// is no such sweep.
+/// Builds the report that a coordinator would send, from a journal's state.
 pub fn from_state(
     state: &State,
     sweep: &str,
     files: ReportFiles,
     sink: &mut dyn FileSink,
-) -> Result<Option<Report>, ExpectedError> {
-    let Some(reporter) = Reporter::of(state, sweep) else {
-        return Ok(None);
-    };
-    let written = match files {
-        ReportFiles::None => Ok(()),
-        ReportFiles::Json => reporter.write_json(sink),
-        ReportFiles::All => reporter.write_files(sink),
-    };
-    written.map_err(not_taken)?;
-    let (complete, failed_trials) = (reporter.complete(), reporter.failed_trials());
-    Ok(Some(Report {
+) -> Result<Report, ExpectedError> {
+    let reporter = Reporter::of(state, sweep).map_err(NoAnswer::from)?;
+    coordinator::write_report(&reporter, files, sink).map_err(not_taken)?;
+    let v1::ReportHead {
+        complete,
+        failed_trials,
+    } = coordinator::report_head(&reporter);
+    Ok(Report {
         text: reporter.text(output::width()),
         complete,
         failed_trials,
-    }))
+    })
 }
 
 /// Converts the error of a sink: an [`ExpectedError`] that it wrapped, or the error itself.

@@ -22,7 +22,7 @@ use protocol::v1::report_chunk::Chunk;
 use protocol::{Token, v1};
 use schedule::event::{Effect, EndedAttempt, Input, Outcome};
 use schedule::state::{SecretHash, Slot, State, WorkerId, WorkerInfo};
-use schedule::{Config, restart, turn};
+use schedule::{CheckedSweep, Config, restart, turn};
 use sweep::record::{EpochRecord, Provenance, TrialResult};
 use sweep::{AttemptNo, TrialId};
 use tonic::service::Interceptor;
@@ -72,12 +72,18 @@ fn fill(trials: u32, directory: &Path) -> Outcomes<()> {
     let mut state = State::default();
     restart(&mut state, 1);
     let mut journal = Journal::open(directory)?;
-    let sweep = Box::new(grid(trials)?);
+    let sweep = grid(trials)?;
+    let started = Instant::now();
+    let sweep = CheckedSweep::new(sweep)?;
+    println!(
+        "check a sweep, beside the owner: {:.2} s",
+        started.elapsed().as_secs_f64()
+    );
     let started = Instant::now();
     let submitted = turn(&mut state, &config, &[Input::Submit { sweep }], 1).recorded;
     journal.append(&submitted)?;
     println!(
-        "submit {} trials, journalled: {:.2} s",
+        "submit {} trials, the owner's turn with its append: {:.2} s",
         state.trials.len(),
         started.elapsed().as_secs_f64()
     );

@@ -4,14 +4,15 @@
 use protocol::invalid::{line, name, optional_name};
 use protocol::v1;
 use protocol::v1::control_server::Control;
-use schedule::event::Retry;
+use schedule::Answer;
+use schedule::event::{Input, Retry};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::message::{self, Change, Message, Read, Reply};
 use crate::outbox::{Taken, outbox};
 use crate::reports::Reports;
+use crate::requests::{OwnerRequest, Question, ask};
 
 /// Limit on the bytes under way to one `tail`; one that falls further behind is cut off.
 const TAIL_BYTES: u32 = 1 << 20;
@@ -19,20 +20,35 @@ const TAIL_BYTES: u32 = 1 << 20;
 const MAX_WIDTH: u32 = 10_000;
 
 pub struct ControlService {
-    owner: mpsc::Sender<Message>,
+    owner: mpsc::Sender<OwnerRequest>,
     reports: Reports,
+    /// The build that submitters must have.
+    build: String,
 }
 
 impl ControlService {
-    pub fn new(owner: mpsc::Sender<Message>) -> Self {
+    pub fn new(owner: mpsc::Sender<OwnerRequest>, build: String) -> Self {
         Self {
             reports: Reports::new(owner.clone()),
             owner,
+            build,
         }
     }
 
-    async fn ask<T>(&self, question: impl FnOnce(Reply<T>) -> Message) -> Result<T, Status> {
-        message::ask(&self.owner, question).await
+    /// Sends a command, and returns its answer once the change is durable.
+    async fn command(&self, input: Input) -> Result<Answer, Status> {
+        ask(&self.owner, |reply| OwnerRequest::Command { input, reply }).await
+    }
+
+    fn check_build(&self, build: &str) -> Result<(), Status> {
+        let build = line("build", build)?;
+        if *build == *self.build {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!(
+            "this command is of build `{build}`, the coordinator of `{}`: use those of one build",
+            self.build
+        )))
     }
 }
 
@@ -42,28 +58,21 @@ impl Control for ControlService {
         &self,
         request: Request<v1::SubmitRequest>,
     ) -> Result<Response<v1::SubmitReply>, Status> {
-        // The check of 100,000 cells takes a while: not on a thread that other calls wait for.
         let request = request.into_inner();
+        self.check_build(&request.build)?;
+        // The check of a large sweep takes seconds: not on a thread that other calls wait for.
         let checked = tokio::task::spawn_blocking(move || request.into_sweep()).await;
-        let (sweep, build) = checked.map_err(|error| Status::internal(error.to_string()))??;
-        let done = self
-            .ask(|reply| {
-                Message::Change(Change::Submit {
-                    sweep,
-                    build,
-                    reply,
-                })
-            })
-            .await?;
+        let sweep = checked.map_err(|error| Status::internal(error.to_string()))??;
+        let submission = self.command(Input::Submit { sweep }).await?.submission;
         Ok(Response::new(v1::SubmitReply {
-            sweep: done.sweep,
-            revision: done.revision,
-            trials: done.trials,
-            reused: done.reused,
-            shared: done.shared,
-            dropped: done.dropped,
-            explanation: done.explanation,
-            failed: done.failed,
+            sweep: submission.sweep,
+            revision: submission.revision,
+            trials: submission.trials,
+            reused: submission.reused,
+            shared: submission.shared,
+            dropped: submission.dropped,
+            explanation: submission.explanation,
+            failed: submission.failed,
         }))
     }
 
@@ -72,9 +81,8 @@ impl Control for ControlService {
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusReply>, Status> {
         let sweep = optional_name("sweep", request.into_inner().sweep)?;
-        self.ask(|reply| Message::Read(Read::Status { sweep, reply }))
-            .await
-            .map(Response::new)
+        let question = |reply| OwnerRequest::Question(Question::Status { sweep, reply });
+        ask(&self.owner, question).await.map(Response::new)
     }
 
     type TailStream = Taken<v1::TailMessage>;
@@ -87,7 +95,7 @@ impl Control for ControlService {
         let sweep = name("sweep", request.into_inner().sweep)?;
         let sent = self
             .owner
-            .send(Message::Read(Read::Tail { sweep, messages }))
+            .send(OwnerRequest::Question(Question::Tail { sweep, messages }))
             .await;
         sent.map_err(|_| Status::unavailable("the coordinator is ending"))?;
         Ok(Response::new(taken))
@@ -116,9 +124,9 @@ impl Control for ControlService {
         request: Request<v1::CancelRequest>,
     ) -> Result<Response<v1::CancelReply>, Status> {
         let sweep = name("sweep", request.into_inner().sweep)?;
-        let cancelled = self
-            .ask(|reply| Message::Change(Change::Cancel { sweep, reply }))
-            .await?;
+        let reason = "cancelled by a user".into();
+        let answer = self.command(Input::Cancel { sweep, reason }).await?;
+        let cancelled = answer.trials;
         Ok(Response::new(v1::CancelReply { cancelled }))
     }
 
@@ -142,15 +150,7 @@ impl Control for ControlService {
                 ));
             }
         };
-        let retried = self
-            .ask(|reply| {
-                Message::Change(Change::Retry {
-                    sweep,
-                    which,
-                    reply,
-                })
-            })
-            .await?;
+        let retried = self.command(Input::Retry { sweep, which }).await?.trials;
         Ok(Response::new(v1::RetryReply { retried }))
     }
 
@@ -159,9 +159,8 @@ impl Control for ControlService {
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainReply>, Status> {
         let trial = name("trial", request.into_inner().trial)?;
-        self.ask(|reply| Message::Read(Read::Explain { trial, reply }))
-            .await
-            .map(Response::new)
+        let question = |reply| OwnerRequest::Question(Question::Explain { trial, reply });
+        ask(&self.owner, question).await.map(Response::new)
     }
 
     async fn why(
@@ -170,11 +169,7 @@ impl Control for ControlService {
     ) -> Result<Response<v1::WhyReply>, Status> {
         let v1::WhyRequest { sweep, cell } = request.into_inner();
         let (sweep, cell) = (name("sweep", sweep)?, String::from(line("cell", &cell)?));
-        let why = self.reports.why(sweep, cell).await?;
-        Ok(Response::new(v1::WhyReply {
-            text: why.text,
-            json: why.json.to_string().into_bytes(),
-        }))
+        self.reports.why(sweep, cell).await.map(Response::new)
     }
 
     async fn drain(
@@ -182,20 +177,13 @@ impl Control for ControlService {
         request: Request<v1::DrainRequest>,
     ) -> Result<Response<v1::DrainReply>, Status> {
         let v1::DrainRequest { worker, reason } = request.into_inner();
-        let worker = name("worker", worker)?;
+        let name = name("worker", worker)?;
         let reason = if reason.is_empty() {
             "drained by a user".into()
         } else {
             line("reason", &reason)?
         };
-        self.ask(|reply| {
-            Message::Change(Change::Drain {
-                worker,
-                reason,
-                reply,
-            })
-        })
-        .await?;
+        self.command(Input::Drain { name, reason }).await?;
         Ok(Response::new(v1::DrainReply {}))
     }
 
@@ -203,9 +191,8 @@ impl Control for ControlService {
         &self,
         request: Request<v1::UndrainRequest>,
     ) -> Result<Response<v1::UndrainReply>, Status> {
-        let host = name("host", request.into_inner().host)?;
-        self.ask(|reply| Message::Change(Change::Undrain { host, reply }))
-            .await?;
+        let name = name("host", request.into_inner().host)?;
+        self.command(Input::Undrain { name }).await?;
         Ok(Response::new(v1::UndrainReply {}))
     }
 }

@@ -8,8 +8,8 @@ use protocol::{FromWorker, Hello, v1};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::message::{Message, Stream, ToWorker};
 use crate::outbox::{Taken, outbox};
+use crate::requests::{OwnerRequest, Stream, ToWorker};
 
 /// Deadline for the Hello; a peer that connects and does not send it is cut off.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -17,7 +17,7 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 const OUTGOING_BYTES: u32 = 16 << 20;
 
 pub struct FleetService {
-    pub owner: mpsc::Sender<Message>,
+    pub owner: mpsc::Sender<OwnerRequest>,
 }
 
 #[tonic::async_trait]
@@ -37,9 +37,9 @@ impl Fleet for FleetService {
 async fn serve(
     mut incoming: Streaming<v1::WorkerMessage>,
     outgoing: ToWorker,
-    owner: mpsc::Sender<Message>,
+    owner: mpsc::Sender<OwnerRequest>,
 ) {
-    let hello = match tokio::time::timeout(HELLO_DEADLINE, hear_hello(&mut incoming)).await {
+    let hello = match tokio::time::timeout(HELLO_DEADLINE, receive_hello(&mut incoming)).await {
         Ok(Ok(hello)) => hello,
         Ok(Err(status)) => return outgoing.end(status),
         Err(_) => return outgoing.end(Status::deadline_exceeded("no Hello was sent")),
@@ -56,7 +56,7 @@ async fn serve(
         accepted: Some(accepted),
     };
     if owner
-        .send(Message::Connected {
+        .send(OwnerRequest::Connected {
             hello: Box::new(hello),
             stream,
         })
@@ -70,7 +70,7 @@ async fn serve(
     }
     loop {
         let message = tokio::select! {
-            message = hear(&mut incoming) => message,
+            message = receive(&mut incoming) => message,
             _ = &mut is_cut => return,
         };
         let message = match message {
@@ -82,7 +82,7 @@ async fn serve(
             }
         };
         if owner
-            .send(Message::Said {
+            .send(OwnerRequest::Received {
                 worker: worker.clone(),
                 connection,
                 message,
@@ -93,18 +93,22 @@ async fn serve(
             return;
         }
     }
-    let _ = owner.send(Message::Closed { worker, connection }).await;
+    let _ = owner
+        .send(OwnerRequest::Closed { worker, connection })
+        .await;
 }
 
-async fn hear_hello(incoming: &mut Streaming<v1::WorkerMessage>) -> Result<Hello, Status> {
-    match hear(incoming).await? {
+async fn receive_hello(incoming: &mut Streaming<v1::WorkerMessage>) -> Result<Hello, Status> {
+    match receive(incoming).await? {
         Some(FromWorker::Hello(hello)) => Ok(hello),
         Some(_) => Err(Status::invalid_argument("a stream begins with Hello")),
         None => Err(Status::cancelled("the worker hung up")),
     }
 }
 
-async fn hear(incoming: &mut Streaming<v1::WorkerMessage>) -> Result<Option<FromWorker>, Status> {
+async fn receive(
+    incoming: &mut Streaming<v1::WorkerMessage>,
+) -> Result<Option<FromWorker>, Status> {
     match incoming.message().await? {
         Some(message) => Ok(Some(FromWorker::try_from(message)?)),
         None => Ok(None),

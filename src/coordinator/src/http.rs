@@ -16,15 +16,15 @@ use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use protocol::{AcceptedTokens, v1};
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::connections::{Gate, Guard, Limits};
 use crate::document;
-use crate::message::{Message, Read};
-use crate::options::Error;
+use crate::requests::{self, OwnerRequest, Question};
+use crate::server::Error;
 
-type Owner = mpsc::Sender<Message>;
+type Owner = mpsc::Sender<OwnerRequest>;
 
 /// The status page; dropping it ends it.
 pub struct Page {
@@ -185,23 +185,16 @@ async fn check(State(tokens): State<AcceptedTokens>, request: Request, next: Nex
 }
 
 async fn ask(owner: &Owner) -> Result<v1::StatusReply, Response> {
-    let ends = || {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the coordinator is ending\n",
-        )
-            .into_response()
+    let question = |reply| {
+        OwnerRequest::Question(Question::Status {
+            sweep: String::new(),
+            reply,
+        })
     };
-    let (reply, answer) = oneshot::channel();
-    let read = Read::Status {
-        sweep: String::new(),
-        reply,
-    };
-    owner.send(Message::Read(read)).await.map_err(|_| ends())?;
-    match answer.await {
-        Ok(Ok(status)) => Ok(status),
-        _ => Err(ends()),
-    }
+    requests::ask(owner, question).await.map_err(|status| {
+        let text = format!("{}\n", status.message());
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    })
 }
 
 async fn status(State(owner): State<Owner>) -> Result<Json<Value>, Response> {

@@ -1,27 +1,29 @@
 //! The shell around the state machine of `schedule`: gRPC, timers, the journal and the effects of
-//! decisions. It decides nothing itself. Read `options.rs` for the start, `owner.rs` for the loop
+//! decisions. It decides nothing itself. Read `server.rs` for the start, `owner.rs` for the loop
 //! that owns the state.
 
+mod answers;
 mod clock;
 mod connections;
 mod control;
 pub mod document;
 mod fleet;
 mod http;
-mod message;
-mod options;
 mod outbox;
 mod owner;
 #[cfg(test)]
 mod owner_tests;
-mod read;
-mod remaining;
+mod questions;
 mod reports;
-pub mod status;
+mod requests;
+mod server;
+mod status;
 mod storage;
 mod streams;
 mod tail;
+mod time_left;
 mod token_file;
 
+pub use answers::{Answers, NoAnswer, report_head, why, write_report};
 pub use http::Page;
-pub use options::{Coordinator, Error, Handle, Listen, Options};
+pub use server::{Coordinator, Error, Handle, Listen, Options};

@@ -10,8 +10,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use protocol::FromCoordinator;
-use schedule::event::{Effect, Input, Recorded, Rejected};
+use protocol::{FromCoordinator, Hello};
+use schedule::event::{Effect, Input, Rejected};
 use schedule::state::{Millis, State, WorkerId};
 use schedule::{Answer, Config, Turn};
 use sweep::TrialId;
@@ -19,8 +19,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
+use crate::answers::Answers;
 use crate::clock::Clock;
-use crate::message::{Change, Message, Reply, Stream};
+use crate::requests::{OwnerRequest, Reply, Stream};
 use crate::storage::{Storage, StorageFault};
 use crate::streams::Streams;
 use crate::tail::Tails;
@@ -42,48 +43,34 @@ pub struct Owner {
     pub(crate) storage: Box<dyn Storage>,
     pub(crate) streams: Streams,
     pub(crate) tails: Tails,
-    pub(crate) fault: Option<Fault>,
-    pub(crate) last_tick: Millis,
+    held: Option<HeldTurn>,
+    last_tick: Millis,
 }
 
-/// A turn that is decided but not journalled.
-pub(crate) struct Fault {
-    pub(crate) cause: StorageFault,
-    recorded: Vec<Recorded>,
-    rest: Rest,
+/// A turn, with the receivers of its answers in their order.
+struct Decided {
+    turn: Turn,
+    recipients: Vec<Recipient>,
+}
+
+/// A turn whose append failed: it is appended again, and nothing is decided until that succeeds.
+struct HeldTurn {
+    decided: Decided,
+    cause: StorageFault,
     retry_at: Instant,
     pause: Duration,
 }
 
-/// Data for the open `tail` calls.
-pub(crate) struct Looking<'a> {
-    pub state: &'a State,
-    pub config: &'a Config,
-    pub now: Millis,
-}
-
-/// Answers and effects that follow once a turn is durable.
-struct Rest {
-    answers: Vec<(After, Result<Answer, Rejected>)>,
-    effects: Vec<Effect>,
-}
-
 /// The receiver of the answer to an input.
-enum After {
+enum Recipient {
     Nobody,
-    Stream {
+    NewStream {
         worker: WorkerId,
         connection: u64,
         stream: Stream,
     },
-    Leaving(WorkerId),
-    Change(Asked),
-}
-
-enum Asked {
-    Submit(Reply<schedule::Submission>),
-    Count(Reply<u64>),
-    Done(Reply<()>),
+    LeavingWorker(WorkerId),
+    User(Reply<Answer>),
 }
 
 impl Owner {
@@ -97,153 +84,138 @@ impl Owner {
             storage,
             streams,
             tails,
-            fault: None,
+            held: None,
             last_tick,
         }
     }
 
     /// Runs until a stop message, until no sender is left, or until the journal cannot be used
     /// again.
-    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) -> Result<(), StorageFault> {
+    pub async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<OwnerRequest>,
+    ) -> Result<(), StorageFault> {
         // A coordinator that has just started may have trials to place.
-        self.turn(vec![(Input::Tick, After::Nobody)], self.clock.now());
+        self.turn(vec![(Input::Tick, Recipient::Nobody)], self.clock.now());
         loop {
             let before = self.clock.now();
             let wait = self.wait(before);
             let first = tokio::select! {
-                message = messages.recv() => match message {
-                    Some(message) => Some(message),
+                request = requests.recv() => match request {
+                    Some(request) => Some(request),
                     None => return Ok(()),
                 },
                 () = sleep(wait) => None,
             };
             let woken = self.clock.now();
-            self.forgive(woken.saturating_sub(before.saturating_add(wait.as_millis() as Millis)));
-            let mut batch: Vec<Message> = first.into_iter().collect();
+            let due = before.saturating_add(wait.as_millis() as Millis);
+            self.extend_leases(woken.saturating_sub(due));
+            let mut batch: Vec<OwnerRequest> = first.into_iter().collect();
             while batch.len() < MAX_BATCH
-                && let Ok(message) = messages.try_recv()
+                && let Ok(request) = requests.try_recv()
             {
-                batch.push(message);
+                batch.push(request);
             }
-            let stop = self.take(batch, messages.is_empty());
-            self.forgive(self.clock.now().saturating_sub(woken));
-            match &self.fault {
-                Some(fault) if !fault.cause.is_passing => return Err(fault.cause.clone()),
+            let stop = self.take(batch, requests.is_empty());
+            self.extend_leases(self.clock.now().saturating_sub(woken));
+            match &self.held {
+                Some(held) if !held.cause.is_passing => return Err(held.cause.clone()),
                 _ if stop => return Ok(()),
                 _ => {}
             }
         }
     }
 
-    /// Decides on a batch. True: it is time to end.
-    fn take(&mut self, batch: Vec<Message>, all_heard: bool) -> bool {
-        if !self.mended() {
-            return self.take_in_fault(batch);
+    /// Decides on a batch; `is_last`: no further request waits. Returns true if it is time to end.
+    fn take(&mut self, batch: Vec<OwnerRequest>, is_last: bool) -> bool {
+        if !self.append_held_turn() {
+            return self.take_while_held(batch);
         }
-        let mut inputs: Vec<(Input, After)> = Vec::new();
-        let mut reads = Vec::new();
+        let mut inputs: Vec<(Input, Recipient)> = Vec::new();
+        let mut questions = Vec::new();
         let mut stop = false;
-        for message in batch {
-            match message {
-                Message::Read(read) => reads.push(read),
-                Message::Stop => stop = true,
-                Message::Change(change) => inputs.extend(self.change(change)),
-                message => inputs.extend(self.hear(message)),
+        for request in batch {
+            match request {
+                OwnerRequest::Question(question) => questions.push(question),
+                OwnerRequest::Stop => stop = true,
+                OwnerRequest::Command { input, reply } => {
+                    inputs.push((input, Recipient::User(reply)))
+                }
+                request => inputs.extend(self.input_of_worker(request)),
             }
         }
-        inputs.extend(
-            self.streams
-                .take_cut()
-                .into_iter()
-                .map(|input| (input, After::Nobody)),
-        );
+        let cut = self.streams.take_cut().into_iter();
+        inputs.extend(cut.map(|input| (input, Recipient::Nobody)));
         let now = self.clock.now();
-        if self.tick_is_due(now) && (all_heard || now > self.last_tick + TICK_OVERDUE_MS) {
+        if self.tick_is_due(now) && (is_last || now > self.last_tick + TICK_OVERDUE_MS) {
             self.last_tick = now;
-            inputs.push((Input::Tick, After::Nobody));
+            inputs.push((Input::Tick, Recipient::Nobody));
         }
         if !inputs.is_empty() {
             self.turn(inputs, now);
         }
-        self.tell_tails(|tails, owner| tails.flush(owner.state, owner.config, owner.now));
-        for read in reads {
-            self.read(read);
+        self.update_tails(|tails, answers| tails.flush(&answers));
+        for question in questions {
+            self.answer(question);
         }
         stop
     }
 
-    /// Returns the input for a message; nothing for a message on a stream that was replaced.
-    fn hear(&mut self, message: Message) -> Option<(Input, After)> {
-        match message {
-            Message::Connected { hello, stream } => {
-                let worker = hello.worker.clone();
-                let connection = hello.connection;
-                let after = After::Stream {
-                    worker: worker.clone(),
-                    connection,
-                    stream,
-                };
-                let protocol::Hello {
-                    secret,
-                    info,
-                    running,
-                    ended,
-                    ..
-                } = *hello;
-                Some((
-                    Input::Connected {
-                        worker,
-                        connection,
-                        secret: secret.hash(),
-                        info,
-                        running,
-                        ended,
-                    },
-                    after,
-                ))
-            }
-            Message::Closed { worker, connection } => {
+    /// Returns the input for a worker's request; nothing for a message on a stream that was
+    /// replaced.
+    fn input_of_worker(&mut self, request: OwnerRequest) -> Option<(Input, Recipient)> {
+        match request {
+            OwnerRequest::Connected { hello, stream } => Some(connected(*hello, stream)),
+            OwnerRequest::Closed { worker, connection } => {
                 self.streams.remove(&worker, connection);
-                Some((Input::Disconnected { worker, connection }, After::Nobody))
+                let input = Input::Disconnected { worker, connection };
+                Some((input, Recipient::Nobody))
             }
-            Message::Said {
+            OwnerRequest::Received {
                 worker,
                 connection,
                 message,
-            } if self.streams.is_current(&worker, connection) => self.said(worker, message),
-            Message::Said { .. } | Message::Change(_) | Message::Read(_) | Message::Stop => None,
+            } if self.streams.is_current(&worker, connection) => self.received(worker, message),
+            OwnerRequest::Received { .. }
+            | OwnerRequest::Command { .. }
+            | OwnerRequest::Question(_)
+            | OwnerRequest::Stop => None,
         }
     }
 
-    fn said(&mut self, worker: WorkerId, message: protocol::FromWorker) -> Option<(Input, After)> {
+    fn received(
+        &mut self,
+        worker: WorkerId,
+        message: protocol::FromWorker,
+    ) -> Option<(Input, Recipient)> {
         use protocol::FromWorker;
         match message {
             FromWorker::Hello(_) => {
                 self.streams
-                    .disconnect(&worker, "Hello was said twice on one stream");
+                    .disconnect(&worker, "Hello was sent twice on one stream");
                 None
             }
             FromWorker::Heartbeat { running, disk } => {
-                self.answer_seen(&worker, &disk.seen);
+                self.send_leftovers(&worker, &disk.seen);
                 self.streams.note_disk(&worker, disk);
                 self.tails.touch();
-                Some((Input::Heartbeat { worker, running }, After::Nobody))
+                Some((Input::Heartbeat { worker, running }, Recipient::Nobody))
             }
-            FromWorker::Ended(ended) => Some((Input::Ended { worker, ended }, After::Nobody)),
+            FromWorker::Ended(ended) => Some((Input::Ended { worker, ended }, Recipient::Nobody)),
             FromWorker::Leaving { reason } => Some((
                 Input::Leaving {
                     worker: worker.clone(),
                     reason,
                 },
-                After::Leaving(worker),
+                Recipient::LeavingWorker(worker),
             )),
         }
     }
 
     /// Sends a worker the files that it may remove. Not while the state is ahead of the journal:
     /// removal is final.
-    fn answer_seen(&mut self, worker: &WorkerId, seen: &[TrialId]) {
-        if self.fault.is_none() {
+    fn send_leftovers(&mut self, worker: &WorkerId, seen: &[TrialId]) {
+        if self.held.is_none() {
             let leftovers = schedule::leftovers(&self.state, seen, self.clock.now());
             if !leftovers.is_empty() {
                 self.streams
@@ -252,75 +224,22 @@ impl Owner {
         }
     }
 
-    fn change(&self, change: Change) -> Option<(Input, After)> {
-        Some(match change {
-            Change::Submit { build, reply, .. } if build != self.config.build => {
-                let own = &self.config.build;
-                let reason = format!(
-                    "this command is of build `{build}`, the coordinator of `{own}`: use those of one build"
-                );
-                let _ = reply.send(Err(Status::failed_precondition(reason)));
-                return None;
-            }
-            Change::Submit { sweep, reply, .. } => {
-                (Input::Submit { sweep }, After::Change(Asked::Submit(reply)))
-            }
-            Change::Cancel { sweep, reply } => {
-                let reason = "cancelled by a user".into();
-                (
-                    Input::Cancel { sweep, reason },
-                    After::Change(Asked::Count(reply)),
-                )
-            }
-            Change::Retry {
-                sweep,
-                which,
-                reply,
-            } => (
-                Input::Retry { sweep, which },
-                After::Change(Asked::Count(reply)),
-            ),
-            Change::Drain {
-                worker,
-                reason,
-                reply,
-            } => (
-                Input::Drain {
-                    name: worker,
-                    reason,
-                },
-                After::Change(Asked::Done(reply)),
-            ),
-            Change::Undrain { host, reply } => (
-                Input::Undrain { name: host },
-                After::Change(Asked::Done(reply)),
-            ),
-        })
-    }
-
     /// Runs one turn. `now` is the time at which it became due: if the process is stopped in
     /// between, a later time must not count.
-    fn turn(&mut self, inputs: Vec<(Input, After)>, now: Millis) {
-        let (inputs, afters): (Vec<Input>, Vec<After>) = inputs.into_iter().unzip();
-        let Turn {
-            recorded,
-            answers,
-            effects,
-        } = schedule::turn(&mut self.state, &self.config, &inputs, now);
+    fn turn(&mut self, inputs: Vec<(Input, Recipient)>, now: Millis) {
+        let (inputs, recipients): (Vec<Input>, Vec<Recipient>) = inputs.into_iter().unzip();
+        let turn = schedule::turn(&mut self.state, &self.config, &inputs, now);
         debug_assert_eq!(
             schedule::check(&self.state),
             [],
             "an invariant of the state does not hold"
         );
-        let rest = Rest {
-            answers: afters.into_iter().zip(answers).collect(),
-            effects,
-        };
-        if recorded.is_empty() {
-            return self.finish(&recorded, rest);
+        let decided = Decided { turn, recipients };
+        if decided.turn.recorded.is_empty() {
+            return self.finish(decided);
         }
-        match self.storage.append(&recorded) {
-            Ok(()) => self.finish(&recorded, rest),
+        match self.storage.append(&decided.turn.recorded) {
+            Ok(()) => self.finish(decided),
             Err(cause) => {
                 if cause.is_passing {
                     tracing::error!(
@@ -328,97 +247,74 @@ impl Owner {
                         "the journal cannot be written; nothing is acknowledged until it can"
                     );
                 }
-                let retry_at = Instant::now() + FIRST_PAUSE;
-                self.fault = Some(Fault {
+                self.held = Some(HeldTurn {
+                    decided,
                     cause,
-                    recorded,
-                    rest,
-                    retry_at,
+                    retry_at: Instant::now() + FIRST_PAUSE,
                     pause: FIRST_PAUSE,
                 });
             }
         }
     }
 
-    /// Answers and acts, once the events are durable.
-    fn finish(&mut self, recorded: &[Recorded], rest: Rest) {
-        for (after, answer) in rest.answers {
-            self.answer(after, answer);
+    /// Sends the answers and performs the effects of a turn whose events are durable.
+    fn finish(&mut self, Decided { turn, recipients }: Decided) {
+        for (recipient, answer) in recipients.into_iter().zip(turn.answers) {
+            self.send_answer(recipient, answer);
         }
-        for effect in rest.effects {
+        for effect in turn.effects {
             self.perform(effect);
         }
-        self.tell_tails(|tails, owner| {
-            tails.events(recorded, owner.state, owner.config, owner.now)
-        });
+        self.update_tails(|tails, answers| tails.events(&turn.recorded, &answers));
     }
 
     /// Updates the `tail` calls. A panic there ends these calls and nothing else.
-    pub(crate) fn tell_tails(&mut self, tell: impl FnOnce(&mut Tails, Looking<'_>)) {
-        let looking = Looking {
-            state: &self.state,
-            config: &self.config,
-            now: self.clock.now(),
-        };
-        if catch_unwind(AssertUnwindSafe(|| tell(&mut self.tails, looking))).is_err() {
+    pub(crate) fn update_tails(&mut self, update: impl FnOnce(&mut Tails, Answers<'_>)) {
+        let answers = Answers::live(&self.state, &self.config, self.clock.now());
+        if catch_unwind(AssertUnwindSafe(|| update(&mut self.tails, answers))).is_err() {
             self.tails = Tails::default();
         }
     }
 
-    fn answer(&mut self, after: After, answer: Result<Answer, Rejected>) {
-        match (after, answer) {
-            (After::Nobody, Ok(_)) => {}
-            (After::Nobody, Err(rejected)) => tracing::debug!(%rejected, "nothing changes"),
+    fn send_answer(&mut self, recipient: Recipient, answer: Result<Answer, Rejected>) {
+        match (recipient, answer) {
+            (Recipient::Nobody, Ok(_)) => {}
+            (Recipient::Nobody, Err(rejected)) => tracing::debug!(%rejected, "nothing changes"),
             (
-                After::Stream {
+                Recipient::NewStream {
                     worker,
                     connection,
-                    mut stream,
+                    stream,
                 },
                 Ok(_),
-            ) => {
-                stream.accept();
-                let (heartbeat_ms, lease_ms) = (self.config.heartbeat_ms, self.config.lease_ms);
-                tracing::info!(%worker, connection, "worker connected");
-                self.streams.insert(worker.clone(), connection, stream);
-                self.streams.send(
-                    &worker,
-                    FromCoordinator::Welcome {
-                        heartbeat_ms,
-                        lease_ms,
-                    },
-                );
-            }
-            (
-                After::Stream { worker, stream, .. },
-                Err(rejected @ Rejected::StaleConnection { .. }),
-            ) => {
-                tracing::debug!(%worker, %rejected, "closing an old stream");
-                stream.outgoing.end(Status::aborted(rejected.to_string()));
-            }
-            (After::Stream { worker, stream, .. }, Err(rejected)) => {
-                tracing::warn!(%worker, %rejected, "refusing a worker");
-                let refused = FromCoordinator::Refused {
-                    reason: rejected.to_string(),
-                };
-                stream.outgoing.send(refused.into());
+            ) => self.welcome(worker, connection, stream),
+            (Recipient::NewStream { worker, stream, .. }, Err(rejected)) => {
+                refuse(&worker, &stream, &rejected);
             }
             // The reply that lets the worker end.
-            (After::Leaving(worker), Ok(_)) => {
-                self.streams.send(
-                    &worker,
-                    FromCoordinator::Drain {
-                        reason: "the worker leaves".to_owned(),
-                    },
-                );
+            (Recipient::LeavingWorker(worker), Ok(_)) => {
+                let reason = "the worker leaves".to_owned();
+                self.streams
+                    .send(&worker, FromCoordinator::Drain { reason });
             }
-            (After::Leaving(worker), Err(rejected)) => {
-                tracing::debug!(%worker, %rejected, "nothing changes")
+            (Recipient::LeavingWorker(worker), Err(rejected)) => {
+                tracing::debug!(%worker, %rejected, "nothing changes");
             }
-            (After::Change(asked), answer) => {
-                asked.answer(answer.map_err(|rejected| status_of(&rejected)))
+            (Recipient::User(reply), answer) => {
+                drop(reply.send(answer.map_err(|rejected| status_of(&rejected))));
             }
         }
+    }
+
+    fn welcome(&mut self, worker: WorkerId, connection: u64, mut stream: Stream) {
+        stream.accept();
+        tracing::info!(%worker, connection, "worker connected");
+        self.streams.insert(worker.clone(), connection, stream);
+        let welcome = FromCoordinator::Welcome {
+            heartbeat_ms: self.config.heartbeat_ms,
+            lease_ms: self.config.lease_ms,
+        };
+        self.streams.send(&worker, welcome);
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -482,8 +378,8 @@ impl Owner {
     }
 
     fn wait(&self, now: Millis) -> Duration {
-        if let Some(fault) = &self.fault {
-            return fault.retry_at.saturating_duration_since(Instant::now());
+        if let Some(held) = &self.held {
+            return held.retry_at.saturating_duration_since(Instant::now());
         }
         if self.streams.has_cut() {
             return Duration::ZERO;
@@ -499,7 +395,7 @@ impl Owner {
     }
 
     /// Extends leases: after a SIGSTOP, a suspension or on a slow disk workers only look silent.
-    fn forgive(&mut self, gap: Millis) {
+    fn extend_leases(&mut self, gap: Millis) {
         if schedule::held_up(&mut self.state, &self.config, gap, self.clock.now()) {
             tracing::warn!(
                 gap_ms = gap,
@@ -508,78 +404,93 @@ impl Owner {
         }
     }
 
-    /// Returns true if the journal works, after a retry of the kept turn.
-    fn mended(&mut self) -> bool {
-        let Some(mut fault) = self.fault.take() else {
+    /// Returns the reason why the journal cannot be written, while it cannot.
+    pub(crate) fn storage_fault(&self) -> Option<&str> {
+        self.held.as_ref().map(|held| held.cause.reason.as_str())
+    }
+
+    /// Appends the held turn once its retry is due. Returns true if none is held any more.
+    fn append_held_turn(&mut self) -> bool {
+        let Some(mut held) = self.held.take() else {
             return true;
         };
-        if Instant::now() >= fault.retry_at {
-            match self.storage.append(&fault.recorded) {
+        if Instant::now() >= held.retry_at {
+            match self.storage.append(&held.decided.turn.recorded) {
                 Ok(()) => {
                     tracing::info!("the journal can be written again");
                     // Workers whose messages could not be read meanwhile were not silent.
-                    self.forgive(self.config.lease_ms);
-                    self.finish(&fault.recorded, fault.rest);
+                    self.extend_leases(self.config.lease_ms);
+                    self.finish(held.decided);
                     return true;
                 }
                 Err(cause) => {
-                    fault.cause = cause;
-                    fault.pause = (fault.pause * 2).min(LONGEST_PAUSE);
-                    fault.retry_at = Instant::now() + fault.pause;
+                    held.cause = cause;
+                    held.pause = (held.pause * 2).min(LONGEST_PAUSE);
+                    held.retry_at = Instant::now() + held.pause;
                 }
             }
         }
-        self.fault = Some(fault);
+        self.held = Some(held);
         false
     }
 
-    /// Handles messages without deciding. Workers repeat outcomes until they are acknowledged, and
+    /// Handles requests without deciding. Workers repeat outcomes until they are acknowledged, and
     /// retry to connect.
-    fn take_in_fault(&mut self, batch: Vec<Message>) -> bool {
-        let reason = self
-            .fault
-            .as_ref()
-            .map(|fault| fault.cause.reason.clone())
-            .unwrap_or_default();
+    fn take_while_held(&mut self, batch: Vec<OwnerRequest>) -> bool {
+        let reason = self.storage_fault().unwrap_or_default().to_owned();
         let refusal = || Status::unavailable(format!("the journal cannot be written: {reason}"));
         let mut stop = false;
-        for message in batch {
-            match message {
-                Message::Connected { stream, .. } => stream.outgoing.end(refusal()),
-                Message::Change(change) => change.refuse(refusal()),
-                Message::Read(read) => self.read(read),
-                Message::Stop => stop = true,
-                message @ (Message::Said { .. } | Message::Closed { .. }) => {
+        for request in batch {
+            match request {
+                OwnerRequest::Connected { stream, .. } => stream.outgoing.end(refusal()),
+                OwnerRequest::Command { reply, .. } => drop(reply.send(Err(refusal()))),
+                OwnerRequest::Question(question) => self.answer(question),
+                OwnerRequest::Stop => stop = true,
+                request @ (OwnerRequest::Received { .. } | OwnerRequest::Closed { .. }) => {
                     // Live state is never journalled.
                     if let Some((
                         input @ (Input::Heartbeat { .. } | Input::Disconnected { .. }),
                         _,
-                    )) = self.hear(message)
+                    )) = self.input_of_worker(request)
                     {
                         schedule::observe(&mut self.state, &input, self.clock.now());
                     }
                 }
             }
         }
-        self.tell_tails(|tails, owner| tails.flush(owner.state, owner.config, owner.now));
+        self.update_tails(|tails, answers| tails.flush(&answers));
         stop
     }
 }
 
-impl Asked {
-    fn answer(self, answer: Result<Answer, Status>) {
-        let odd = || Status::internal("the answer is of another question");
-        match self {
-            Self::Submit(reply) => drop(reply.send(answer.and_then(|answer| match answer {
-                Answer::Submitted(submission) => Ok(submission),
-                _ => Err(odd()),
-            }))),
-            Self::Count(reply) => drop(reply.send(answer.and_then(|answer| match answer {
-                Answer::Cancelled(count) | Answer::Retried(count) => Ok(count),
-                _ => Err(odd()),
-            }))),
-            Self::Done(reply) => drop(reply.send(answer.map(|_| ()))),
-        }
+fn connected(hello: Hello, stream: Stream) -> (Input, Recipient) {
+    let recipient = Recipient::NewStream {
+        worker: hello.worker.clone(),
+        connection: hello.connection,
+        stream,
+    };
+    let input = Input::Connected {
+        worker: hello.worker,
+        connection: hello.connection,
+        secret: hello.secret.hash(),
+        info: hello.info,
+        running: hello.running,
+        ended: hello.ended,
+    };
+    (input, recipient)
+}
+
+/// Ends the stream of a worker that may not connect. An old stream is not worth a warning.
+fn refuse(worker: &WorkerId, stream: &Stream, rejected: &Rejected) {
+    let reason = rejected.to_string();
+    if let Rejected::StaleConnection { .. } = rejected {
+        tracing::debug!(%worker, reason, "closing an old stream");
+        stream.outgoing.end(Status::aborted(reason));
+    } else {
+        tracing::warn!(%worker, reason, "refusing a worker");
+        stream
+            .outgoing
+            .send(FromCoordinator::Refused { reason }.into());
     }
 }
 

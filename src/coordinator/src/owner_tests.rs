@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use protocol::{DiskUse, FromCoordinator, FromWorker, Hello, v1};
-use schedule::Config;
-use schedule::event::{EndedAttempt, Outcome, Recorded};
+use schedule::event::{EndedAttempt, Input, Outcome, Recorded};
 use schedule::state::{Slot, State, WorkerId, WorkerInfo};
+use schedule::{CheckedSweep, Config};
 use sweep::record::{EpochRecord, Failure, FailureClass, Provenance, Timing, TrialResult};
-use sweep::{AttemptNo, Sweep, TrialId};
+use sweep::{AttemptNo, TrialId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
@@ -17,10 +17,10 @@ use tonic::{Code, Status};
 use v1::report_chunk::Chunk;
 
 use crate::clock::Clock;
-use crate::message::{Change, Message, Read, Reply, Stream};
 use crate::outbox::{Taken, outbox};
 use crate::owner::Owner;
 use crate::reports::Reports;
+use crate::requests::{OwnerRequest, Question, Reply, Stream};
 use crate::storage::{Storage, StorageFault};
 
 /// State that survives the death of a process.
@@ -92,7 +92,12 @@ impl Disk {
     }
 
     /// Starts a coordinator on this disk.
-    fn start(&self) -> (mpsc::Sender<Message>, JoinHandle<Result<(), StorageFault>>) {
+    fn start(
+        &self,
+    ) -> (
+        mpsc::Sender<OwnerRequest>,
+        JoinHandle<Result<(), StorageFault>>,
+    ) {
         let mut state = self.replay();
         let mut config = Config::new("test");
         config.lease_ms = 200;
@@ -107,10 +112,11 @@ impl Disk {
     }
 }
 
-fn sweep() -> Box<Sweep> {
+fn sweep() -> CheckedSweep {
     let text = "name: small\nrecipe: quick\nset: {dataset: digits, schedule: {constant: {epochs: 1}}}\naxes: {loss: [xent, cos]}\nseeds: 2\n\
                 outputs: [{table: {name: table, rows: loss, columns: []}}]\n";
-    Box::new(sweep::parse("small.yaml", text, &|_| Err(std::io::Error::other("none"))).unwrap())
+    let none = |_: &str| Err(std::io::Error::other("none"));
+    CheckedSweep::new(sweep::parse("small.yaml", text, &none).unwrap()).unwrap()
 }
 
 fn result(trial: TrialId) -> TrialResult {
@@ -133,28 +139,25 @@ fn result(trial: TrialId) -> TrialResult {
 }
 
 async fn ask<T>(
-    messages: &mpsc::Sender<Message>,
-    message: impl FnOnce(Reply<T>) -> Message,
+    messages: &mpsc::Sender<OwnerRequest>,
+    message: impl FnOnce(Reply<T>) -> OwnerRequest,
 ) -> Option<Result<T, Status>> {
     let (reply, answer) = oneshot::channel();
     messages.send(message(reply)).await.ok()?;
     answer.await.ok()
 }
 
-async fn submit(messages: &mpsc::Sender<Message>) -> Option<Result<schedule::Submission, Status>> {
-    ask(messages, |reply| {
-        Message::Change(Change::Submit {
-            sweep: sweep(),
-            build: "test".into(),
-            reply,
-        })
-    })
-    .await
+async fn submit(
+    messages: &mpsc::Sender<OwnerRequest>,
+) -> Option<Result<schedule::Submission, Status>> {
+    let input = Input::Submit { sweep: sweep() };
+    let answer = ask(messages, |reply| OwnerRequest::Command { input, reply }).await?;
+    Some(answer.map(|answer| answer.submission))
 }
 
-async fn status(messages: &mpsc::Sender<Message>) -> Option<v1::StatusReply> {
+async fn status(messages: &mpsc::Sender<OwnerRequest>) -> Option<v1::StatusReply> {
     ask(messages, |reply| {
-        Message::Read(Read::Status {
+        OwnerRequest::Question(Question::Status {
             sweep: String::new(),
             reply,
         })
@@ -217,13 +220,13 @@ impl TaskWorker {
     }
 
     /// Serves until the stream ends.
-    async fn serve(&mut self, messages: &mpsc::Sender<Message>) {
+    async fn serve(&mut self, messages: &mpsc::Sender<OwnerRequest>) {
         self.connections += 1;
         let connection = self.connections;
         let (stream, mut incoming) = stream();
         let hello = hello(&self.id, connection, self.ended.values().cloned().collect());
         if messages
-            .send(Message::Connected { hello, stream })
+            .send(OwnerRequest::Connected { hello, stream })
             .await
             .is_err()
         {
@@ -242,7 +245,7 @@ impl TaskWorker {
                     let message = FromWorker::Ended(ended);
                     let worker = self.id.clone();
                     let _ = messages
-                        .send(Message::Said {
+                        .send(OwnerRequest::Received {
                             worker,
                             connection,
                             message,
@@ -279,7 +282,7 @@ async fn run_to_the_end(disk: &Disk) -> (String, usize) {
             () = worker.serve(&messages) => {}
             () = person => {}
         }
-        let _ = messages.send(Message::Stop).await;
+        let _ = messages.send(OwnerRequest::Stop).await;
         if owner.await.unwrap().is_ok() {
             let report = report::report(&disk.replay(), "small").unwrap();
             assert!(report.complete);
@@ -319,12 +322,11 @@ async fn while_the_journal_fails_nothing_is_acknowledged_and_then_everything_is(
     let (messages, owner) = disk.start();
     disk.0.lock().unwrap().full = true;
     let (reply, mut first) = oneshot::channel();
-    let change = Change::Submit {
-        sweep: sweep(),
-        build: "test".into(),
-        reply,
-    };
-    messages.send(Message::Change(change)).await.unwrap();
+    let input = Input::Submit { sweep: sweep() };
+    messages
+        .send(OwnerRequest::Command { input, reply })
+        .await
+        .unwrap();
     // Questions after it are answered while it waits.
     let shown = status(&messages).await.unwrap();
     assert_eq!(shown.storage_fault, "the disk is full");
@@ -332,7 +334,7 @@ async fn while_the_journal_fails_nothing_is_acknowledged_and_then_everything_is(
     let second = submit(&messages).await.unwrap().unwrap_err();
     assert_eq!(second.code(), Code::Unavailable);
     let snapshot = |reply| {
-        Message::Read(Read::Snapshot {
+        OwnerRequest::Question(Question::Snapshot {
             sweep: "small".into(),
             known: None,
             reply,
@@ -343,7 +345,7 @@ async fn while_the_journal_fails_nothing_is_acknowledged_and_then_everything_is(
     let (stream, mut incoming) = stream();
     let worker = WorkerId("worker-1-1".into());
     messages
-        .send(Message::Connected {
+        .send(OwnerRequest::Connected {
             hello: hello(&worker, 1, Vec::new()),
             stream,
         })
@@ -355,10 +357,10 @@ async fn while_the_journal_fails_nothing_is_acknowledged_and_then_everything_is(
     );
     assert!(disk.0.lock().unwrap().stored.is_empty());
     disk.0.lock().unwrap().full = false;
-    assert_eq!(first.await.unwrap().unwrap().trials, 4);
+    assert_eq!(first.await.unwrap().unwrap().submission.trials, 4);
     assert_eq!(disk.0.lock().unwrap().stored.len(), 1);
     assert_eq!(status(&messages).await.unwrap().storage_fault, "");
-    messages.send(Message::Stop).await.unwrap();
+    messages.send(OwnerRequest::Stop).await.unwrap();
     owner.await.unwrap().unwrap();
 }
 
@@ -376,7 +378,7 @@ async fn a_worker_that_does_not_read_is_cut_off() {
         accepted: None,
     };
     messages
-        .send(Message::Connected {
+        .send(OwnerRequest::Connected {
             hello: hello(&worker, 1, Vec::new()),
             stream,
         })
@@ -405,7 +407,7 @@ async fn a_worker_that_does_not_read_is_cut_off() {
         () = returned.serve(&messages) => panic!("it reads, so its stream stays open"),
         () = complete => {}
     }
-    messages.send(Message::Stop).await.unwrap();
+    messages.send(OwnerRequest::Stop).await.unwrap();
     owner.await.unwrap().unwrap();
 }
 
@@ -417,7 +419,7 @@ async fn trials_are_found_by_a_unique_beginning() {
     let explain = async |text: &str| {
         let trial = text.to_owned();
         ask(&messages, |reply| {
-            Message::Read(Read::Explain { trial, reply })
+            OwnerRequest::Question(Question::Explain { trial, reply })
         })
         .await
         .unwrap()
@@ -453,7 +455,7 @@ async fn a_panic_while_answering_answers_that_question_and_nothing_else() {
     let worker = WorkerId("worker-1-1".into());
     let (stream, mut incoming) = stream();
     messages
-        .send(Message::Connected {
+        .send(OwnerRequest::Connected {
             hello: hello(&worker, 1, Vec::new()),
             stream,
         })
@@ -472,7 +474,7 @@ async fn a_panic_while_answering_answers_that_question_and_nothing_else() {
         outcome,
     });
     messages
-        .send(Message::Said {
+        .send(OwnerRequest::Received {
             worker,
             connection: 1,
             message,
@@ -482,7 +484,7 @@ async fn a_panic_while_answering_answers_that_question_and_nothing_else() {
     let explain = async || {
         let trial = trial.to_string();
         ask(&messages, |reply| {
-            Message::Read(Read::Explain { trial, reply })
+            OwnerRequest::Question(Question::Explain { trial, reply })
         })
         .await
         .unwrap()
@@ -498,7 +500,7 @@ async fn a_panic_while_answering_answers_that_question_and_nothing_else() {
     );
     disk.0.lock().unwrap().faulty = false;
     assert!(explain().await.unwrap().text.contains("no data"));
-    messages.send(Message::Stop).await.unwrap();
+    messages.send(OwnerRequest::Stop).await.unwrap();
     owner.await.unwrap().unwrap();
 }
 
@@ -511,7 +513,7 @@ async fn numbers_of_a_lying_worker_do_not_end_the_coordinator() {
         let worker = WorkerId(name.into());
         let (stream, mut incoming) = stream();
         messages
-            .send(Message::Connected {
+            .send(OwnerRequest::Connected {
                 hello: hello(&worker, 1, Vec::new()),
                 stream,
             })
@@ -529,7 +531,7 @@ async fn numbers_of_a_lying_worker_do_not_end_the_coordinator() {
             disk,
         };
         messages
-            .send(Message::Said {
+            .send(OwnerRequest::Received {
                 worker,
                 connection: 1,
                 message,
@@ -538,7 +540,7 @@ async fn numbers_of_a_lying_worker_do_not_end_the_coordinator() {
             .unwrap();
     }
     assert_eq!(status(&messages).await.unwrap().checkpoint_bytes, u64::MAX);
-    messages.send(Message::Stop).await.unwrap();
+    messages.send(OwnerRequest::Stop).await.unwrap();
     owner.await.unwrap().unwrap();
 }
 
@@ -613,6 +615,6 @@ async fn a_report_in_pieces_is_that_of_the_journal() {
         .await
         .unwrap_err();
     assert_eq!(unknown.message(), "no sweep is named `no`; known: small");
-    messages.send(Message::Stop).await.unwrap();
+    messages.send(OwnerRequest::Stop).await.unwrap();
     owner.await.unwrap().unwrap();
 }

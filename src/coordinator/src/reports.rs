@@ -16,7 +16,8 @@ use tokio::task::spawn_blocking;
 use tonic::Status;
 use v1::report_chunk::Chunk;
 
-use crate::message::{self, Message, Read};
+use crate::answers::{NoAnswer, report_head, why, write_report};
+use crate::requests::{self, OwnerRequest, Question};
 
 /// Maximum number of reports with files of large sweeps at a time; further ones wait.
 const LARGE_AT_A_TIME: usize = 2;
@@ -35,7 +36,7 @@ type Files = Vec<(String, Vec<u8>)>;
 
 #[derive(Clone)]
 pub struct Reports {
-    owner: mpsc::Sender<Message>,
+    owner: mpsc::Sender<OwnerRequest>,
     made_last: Arc<Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Kept>>>>>,
     large: Arc<Semaphore>,
 }
@@ -62,7 +63,7 @@ struct Whole {
 }
 
 impl Reports {
-    pub fn new(owner: mpsc::Sender<Message>) -> Self {
+    pub fn new(owner: mpsc::Sender<OwnerRequest>) -> Self {
         Self {
             owner,
             made_last: Arc::default(),
@@ -103,14 +104,12 @@ impl Reports {
         Ok(receiver)
     }
 
-    pub async fn why(&self, sweep: String, cell: String) -> Result<report::Why, Status> {
+    pub async fn why(&self, sweep: String, cell: String) -> Result<v1::WhyReply, Status> {
         let state = self
             .snapshot(&sweep, None)
             .await?
             .ok_or_else(|| Status::internal("no snapshot was taken"))?;
-        off_thread(move || report::why(&state, &sweep, &cell))
-            .await?
-            .map_err(Status::not_found)
+        Ok(off_thread(move || why(&state, &sweep, &cell)).await??)
     }
 
     /// Returns a snapshot; `None`: the sweep has not changed since `known`.
@@ -120,14 +119,14 @@ impl Reports {
         known: Option<u64>,
     ) -> Result<Option<Arc<State>>, Status> {
         let sweep = sweep.to_owned();
-        message::ask(&self.owner, |reply| {
-            Message::Read(Read::Snapshot {
+        let question = |reply| {
+            OwnerRequest::Question(Question::Snapshot {
                 sweep,
                 known,
                 reply,
             })
-        })
-        .await
+        };
+        requests::ask(&self.owner, question).await
     }
 
     async fn send_kept(
@@ -223,18 +222,12 @@ impl Reports {
             runtime: Handle::current(),
         };
         let written = move || -> io::Result<()> {
-            let Some(reporter) = Reporter::of(&state, &sweep) else {
-                return Err(io::ErrorKind::NotFound.into());
-            };
-            reader.send(Chunk::Head(head_of(&reporter)))?;
+            let reporter = Reporter::of(&state, &sweep).map_err(io::Error::other)?;
+            reader.send(Chunk::Head(report_head(&reporter)))?;
             for piece in pieces(&reporter.text(width)) {
                 reader.send(Chunk::Text(piece.to_owned()))?;
             }
-            match files {
-                v1::ReportFiles::None => {}
-                v1::ReportFiles::Json => reporter.write_json(&mut reader)?,
-                v1::ReportFiles::All => reporter.write_files(&mut reader)?,
-            }
+            write_report(&reporter, files, &mut reader)?;
             reader.send(Chunk::End(v1::ReportEnd {}))
         };
         off_thread(written)
@@ -249,29 +242,21 @@ async fn made(
     width: usize,
     with_files: bool,
 ) -> Result<Whole, Status> {
-    let made = move || {
+    let made = move || -> Result<Whole, NoAnswer> {
         let reporter = Reporter::of(&state, &sweep)?;
         let mut files = Files::new();
         if with_files {
-            reporter.write_files(&mut files).ok()?;
+            reporter
+                .write_files(&mut files)
+                .expect("memory takes every file");
         }
-        let (head, text) = (head_of(&reporter), reporter.text(width).into());
-        Some(Whole {
-            head,
-            text,
+        Ok(Whole {
+            head: report_head(&reporter),
+            text: reporter.text(width).into(),
             files: with_files.then(|| Arc::new(files)),
         })
     };
-    off_thread(made)
-        .await?
-        .ok_or_else(|| Status::internal("a snapshot without its sweep"))
-}
-
-fn head_of(reporter: &Reporter<'_>) -> v1::ReportHead {
-    v1::ReportHead {
-        complete: reporter.complete(),
-        failed_trials: reporter.failed_trials(),
-    }
+    Ok(off_thread(made).await??)
 }
 
 /// Runs blocking work. A panic fails this question and no other.

@@ -4,18 +4,23 @@
 use protocol::v1;
 use schedule::Config;
 use schedule::state::{
-    Millis, Phase, Presence, State, SweepState, SweepTrial, WorkerId, WorkerState,
+    Millis, Phase, Presence, State, SweepState, SweepTrial, UnknownSweep, WorkerId, WorkerState,
 };
 
-use crate::remaining::remaining;
+use crate::time_left::time_left;
 
 /// Maximum number of running trials listed per sweep; `SweepStatus::running` counts them all.
 const MAX_RUNNING: usize = 1_000;
 /// Share of the stall limit after which `status` shows a running trial as stalled.
 const STALL_SHOWN: f64 = 0.5;
 
-pub fn sweep(state: &State, config: &Config, name: &str, now: Millis) -> Option<v1::SweepStatus> {
-    let entry = state.sweeps.get(name)?;
+pub fn sweep(
+    state: &State,
+    config: &Config,
+    name: &str,
+    now: Millis,
+) -> Result<v1::SweepStatus, UnknownSweep> {
+    let entry = state.sweep(name)?;
     let running = entry
         .tally
         .running
@@ -33,12 +38,12 @@ pub fn sweep(state: &State, config: &Config, name: &str, now: Millis) -> Option<
         .count() as u64;
     let counts = entry.counts;
     let waits = schedule::sweep_waits(state, name, now);
-    let remaining = remaining(state, entry, now);
+    let time_left = time_left(state, entry, now);
     let waits_because = waits
         .as_ref()
         .map(|waits| waits.because.clone())
         .unwrap_or_default();
-    Some(v1::SweepStatus {
+    Ok(v1::SweepStatus {
         name: name.to_owned(),
         revision: entry.revision,
         submitted_at_ms: entry.submitted_at,
@@ -50,8 +55,8 @@ pub fn sweep(state: &State, config: &Config, name: &str, now: Millis) -> Option<
         complete_cells: entry.tally.complete_cells,
         cells,
         cancelled_reason: entry.cancelled.clone().unwrap_or_default(),
-        remaining_ms: remaining.ms,
-        remaining_at_least: remaining.at_least,
+        remaining_ms: time_left.ms,
+        remaining_at_least: time_left.at_least,
         running_trials,
         complete: state.is_complete(name),
         waits: waits
@@ -105,7 +110,7 @@ pub fn worker(
             Presence::Gone { at, .. } => now.saturating_sub(at),
             Presence::Present => silent_ms,
         },
-        // The streams have this number.
+        // Only the streams know it: `Owner::status` fills it in.
         work_dir_bytes: 0,
     })
 }

@@ -8,7 +8,7 @@ use schedule::event::Input;
 use schedule::state::WorkerId;
 use tonic::Status;
 
-use crate::message::Stream;
+use crate::requests::Stream;
 
 #[derive(Default)]
 pub struct Streams {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use protocol::v1;
-use schedule::Config;
 use schedule::event::{AfterFailure, Event, Recorded};
 use schedule::state::{Millis, Phase, State, SweepState, SweepTrial};
 use sweep::TrialId;
@@ -12,7 +11,8 @@ use sweep::record::FailureClass;
 use tonic::Status;
 use v1::tail_message::Message;
 
-use crate::message::ToTail;
+use crate::answers::{Answers, NoAnswer};
+use crate::requests::ToTail;
 use crate::status;
 
 pub const STATUS_EVERY_MS: Millis = 500;
@@ -30,26 +30,20 @@ struct Tail {
     sweep: String,
     messages: ToTail,
     /// The last status sent; an equal one is not sent again.
-    said: Option<v1::SweepStatus>,
+    last_sent: Option<v1::SweepStatus>,
 }
 
 impl Tails {
-    pub fn open(
-        &mut self,
-        sweep: String,
-        messages: ToTail,
-        state: &State,
-        config: &Config,
-        now: Millis,
-    ) {
+    pub fn open(&mut self, sweep: String, messages: ToTail, answers: &Answers<'_>) {
         self.open.retain(|tail| !tail.messages.is_closed());
         if self.open.len() >= MAX_OPEN {
             return messages.end(Status::resource_exhausted(format!(
                 "{MAX_OPEN} commands follow sweeps already"
             )));
         }
-        let Some(status) = status::sweep(state, config, &sweep, now) else {
-            return messages.end(Status::not_found(format!("no sweep is named `{sweep}`")));
+        let status = match answers.sweep(&sweep) {
+            Ok(status) => status,
+            Err(unknown) => return messages.end(NoAnswer::from(unknown).into()),
         };
         let complete = status.complete;
         if !send(&messages, Message::Status(status.clone())) {
@@ -61,7 +55,7 @@ impl Tails {
             self.open.push(Tail {
                 sweep,
                 messages,
-                said: Some(status),
+                last_sent: Some(status),
             });
         }
     }
@@ -77,39 +71,39 @@ impl Tails {
     }
 
     /// Sends the ends of trials, and other news for users.
-    pub fn events(&mut self, recorded: &[Recorded], state: &State, config: &Config, now: Millis) {
+    pub fn events(&mut self, recorded: &[Recorded], answers: &Answers<'_>) {
         self.changed |= !recorded.is_empty();
         if self.open.is_empty() {
             return;
         }
         for Recorded { event, .. } in recorded {
-            self.event(event, state);
+            self.event(event, answers.state);
         }
         if !recorded.is_empty() {
-            self.complete(state, config, now);
+            self.complete(answers);
         }
     }
 
-    pub fn flush(&mut self, state: &State, config: &Config, now: Millis) {
-        if self.due().is_none_or(|due| now < due) {
+    pub fn flush(&mut self, answers: &Answers<'_>) {
+        if self.due().is_none_or(|due| answers.now < due) {
             return;
         }
         self.changed = false;
-        self.last_status = now;
+        self.last_status = answers.now;
         let mut statuses: BTreeMap<String, Option<v1::SweepStatus>> = BTreeMap::new();
         self.open.retain_mut(|tail| {
             let status = statuses
                 .entry(tail.sweep.clone())
-                .or_insert_with(|| status::sweep(state, config, &tail.sweep, now))
+                .or_insert_with(|| answers.sweep(&tail.sweep).ok())
                 .clone();
             if !tail.messages.is_empty() {
                 // It reads slowly: nothing is added to what it has not taken yet, and the status is
                 // sent later.
                 self.changed = true;
-            } else if status != tail.said
+            } else if status != tail.last_sent
                 && let Some(status) = status
             {
-                tail.said = Some(status.clone());
+                tail.last_sent = Some(status.clone());
                 return send(&tail.messages, Message::Status(status));
             }
             !tail.messages.is_closed()
@@ -233,12 +227,12 @@ impl Tails {
         }
     }
 
-    fn complete(&mut self, state: &State, config: &Config, now: Millis) {
+    fn complete(&mut self, answers: &Answers<'_>) {
         self.open.retain(|tail| {
-            if !state.is_complete(&tail.sweep) {
+            if !answers.state.is_complete(&tail.sweep) {
                 return true;
             }
-            if let Some(status) = status::sweep(state, config, &tail.sweep, now) {
+            if let Ok(status) = answers.sweep(&tail.sweep) {
                 send(&tail.messages, Message::Complete(status));
             }
             false

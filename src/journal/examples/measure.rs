@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use journal::Journal;
 use schedule::event::{Effect, EndedAttempt, Input, Outcome, Recorded};
 use schedule::state::{Slot, State, WorkerId, WorkerInfo};
-use schedule::{Budget, Config, restart, turn};
+use schedule::{Budget, CheckedSweep, Config, restart, turn};
 use sweep::record::{EpochRecord, Failure, FailureClass, Provenance, Subset, TrialResult};
 use sweep::{AttemptNo, TrialId};
 
@@ -50,17 +50,9 @@ fn measure(trials: u32, directory: &Path) -> Outcomes {
     let mut state = State::default();
     restart(&mut state, 1);
     let empty = resident_mib()?;
-    let sweep = grid(trials)?;
+    let sweep = CheckedSweep::new(grid(trials)?)?;
     let started = Instant::now();
-    let submitted = turn(
-        &mut state,
-        &config,
-        &[Input::Submit {
-            sweep: Box::new(sweep),
-        }],
-        1,
-    )
-    .recorded;
+    let submitted = turn(&mut state, &config, &[Input::Submit { sweep }], 1).recorded;
     println!(
         "submit {} trials: {:.2} s",
         state.trials.len(),

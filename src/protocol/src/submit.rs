@@ -1,8 +1,9 @@
 //! Submission of a compiled sweep.
 
+use schedule::CheckedSweep;
 use sweep::Sweep;
 
-use crate::invalid::{Invalid, at_most, name};
+use crate::invalid::{Invalid, at_most};
 use crate::limits::MAX_MESSAGE_BYTES;
 use crate::v1;
 
@@ -22,20 +23,17 @@ impl v1::SubmitRequest {
         })
     }
 
-    /// Returns the sweep and the build of the program that compiled it.
-    pub fn into_sweep(self) -> Result<(Box<Sweep>, String), Invalid> {
+    /// Reads and checks the sweep, which takes seconds for a large one. The build of the program
+    /// that compiled it is the caller's to check.
+    pub fn into_sweep(self) -> Result<CheckedSweep, Invalid> {
         at_most(
             "sweep_json",
             "bytes",
             self.sweep_json.len(),
             MAX_SWEEP_BYTES,
         )?;
-        let build = name("build", self.build)?;
-        let sweep: Box<Sweep> = serde_json::from_slice(&self.sweep_json)
+        let sweep: Sweep = serde_json::from_slice(&self.sweep_json)
             .map_err(|error| Invalid::new("sweep_json", error))?;
-        sweep
-            .check()
-            .map_err(|bad| Invalid::new(format!("sweep_json.{}", bad.place), bad.reason))?;
-        Ok((sweep, build))
+        CheckedSweep::new(sweep).map_err(|bad| Invalid::new("sweep_json", bad))
     }
 }

@@ -23,7 +23,7 @@ mod why;
 
 use std::io;
 
-use schedule::state::State;
+use schedule::state::{State, UnknownSweep};
 use sweep::definition::{Output, Table};
 
 use crate::figure::Plot;
@@ -63,7 +63,7 @@ pub fn report(state: &State, sweep: &str) -> Option<Report> {
 
 /// Returns the same report with `Report::text` laid out for a terminal of that many columns.
 pub fn report_at(state: &State, sweep: &str, width: usize) -> Option<Report> {
-    let reporter = Reporter::of(state, sweep)?;
+    let reporter = Reporter::of(state, sweep).ok()?;
     let mut files = Vec::new();
     reporter
         .write_files(&mut files)
@@ -83,9 +83,8 @@ pub struct Reporter<'a> {
 }
 
 impl<'a> Reporter<'a> {
-    /// Returns `None` if no sweep has that name.
-    pub fn of(state: &'a State, sweep: &str) -> Option<Self> {
-        Some(Self {
+    pub fn of(state: &'a State, sweep: &str) -> Result<Self, UnknownSweep> {
+        Ok(Self {
             results: Results::of(state, sweep)?,
         })
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use schedule::state::{Attempt, Phase, ResultSummary, State, SweepState, SweepTrial};
+use schedule::state::{Attempt, Phase, ResultSummary, State, SweepState, SweepTrial, UnknownSweep};
 use schedule::{Choice, Score};
 use serde_json::Value;
 use sweep::definition::{Cell, Measure, Role, Search, Select};
@@ -108,9 +108,8 @@ impl CellStatus {
 }
 
 impl<'a> Results<'a> {
-    /// Returns `None` if no sweep has that name.
-    pub fn of(state: &'a State, name: &str) -> Option<Self> {
-        let sweep_state = state.sweeps.get(name)?;
+    pub fn of(state: &'a State, name: &str) -> Result<Self, UnknownSweep> {
+        let sweep_state = state.sweep(name)?;
         let sweep = sweep_state.sweep.as_ref();
         let mut trials: Vec<TrialRow> = sweep_state
             .trials
@@ -136,7 +135,7 @@ impl<'a> Results<'a> {
             start += length;
         }
         let base = serde_json::to_value(&sweep.base).expect("settings are a record");
-        Some(Self {
+        Ok(Self {
             state: sweep_state,
             sweep,
             trials,

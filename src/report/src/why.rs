@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use schedule::state::{Attempt, Millis, State};
 use serde_json::{Value, json};
 use sweep::Share;
-use sweep::cell_name::listed;
 use sweep::definition::{Measure, Select};
 
 use crate::files::{SCHEMA, candidate, cell_json, role_name, trial_json};
@@ -26,10 +25,7 @@ pub struct Why {
 /// names that matches exactly one cell. The error names the sweep or cell that does not exist, and
 /// those that do.
 pub fn why(state: &State, sweep: &str, cell: &str) -> Result<Why, String> {
-    let results = Results::of(state, sweep).ok_or_else(|| {
-        let known: Vec<&str> = state.sweeps.keys().map(|name| &**name).collect();
-        format!("no sweep is named `{sweep}`; known: {}", listed(&known))
-    })?;
+    let results = Results::of(state, sweep).map_err(|unknown| unknown.to_string())?;
     let index = results.sweep.find_cell(cell)?;
     let changed = changed_settings(&results, index);
     let json = json!({

@@ -12,21 +12,40 @@ use sweep::TrialId;
 use crate::config::Config;
 use crate::event::{Event, Input, Rejected, Retry};
 use crate::fleet::{self, present};
-use crate::state::{Millis, Phase, Presence, State, SweepState, WorkerId, WorkerState};
+use crate::state::{Millis, Phase, Presence, State, SweepState, SweepTrial, WorkerId, WorkerState};
 use crate::submission::{Submission, submitted};
 
-/// The result of an input: its events and, for a submission, a summary for the user.
+/// The result of an input: its events, and the answer to its sender.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decision {
     pub events: Vec<Event>,
-    pub submission: Option<Submission>,
+    pub answer: Answer,
 }
 
-impl From<Vec<Event>> for Decision {
-    fn from(events: Vec<Event>) -> Self {
+/// The answer to an accepted input. Each command reads the part that it asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Number of trials that a cancellation ends, or that a retry makes wait again.
+    pub trials: u64,
+    /// Summary of a submission.
+    pub submission: Submission,
+}
+
+impl Decision {
+    /// Decides on nothing but events.
+    fn of(events: Vec<Event>) -> Self {
         Self {
             events,
-            submission: None,
+            answer: Answer::default(),
+        }
+    }
+
+    /// Decides on an event that changes this number of trials.
+    fn on_trials(event: Event, trials: u64) -> Self {
+        let submission = Submission::default();
+        Self {
+            events: vec![event],
+            answer: Answer { trials, submission },
         }
     }
 }
@@ -39,14 +58,15 @@ pub fn decide(
 ) -> Result<Decision, Rejected> {
     let events = match input {
         Input::Submit { sweep } => {
-            let (submission, events) = submitted(state, sweep)?;
-            return Ok(Decision {
-                events,
-                submission: Some(submission),
-            });
+            let (submission, events) = submitted(state, sweep);
+            let answer = Answer {
+                submission,
+                ..Answer::default()
+            };
+            return Ok(Decision { events, answer });
         }
-        Input::Cancel { sweep, reason } => cancel(state, sweep, reason),
-        Input::Retry { sweep, which } => retry(state, sweep, which),
+        Input::Cancel { sweep, reason } => return cancel(state, sweep, reason),
+        Input::Retry { sweep, which } => return retry(state, sweep, which),
         Input::Drain { name, reason } => drain(state, name, reason),
         Input::Undrain { name } => undrain(state, name),
         Input::Connected {
@@ -76,28 +96,25 @@ pub fn decide(
         Input::Leaving { worker, reason } => leaving(state, worker, reason),
         Input::Tick => Ok(fleet::expired_leases(state, config, now)),
     };
-    events.map(Decision::from)
+    events.map(Decision::of)
 }
 
-fn cancel(state: &State, sweep: &str, reason: &str) -> Result<Vec<Event>, Rejected> {
-    let entry = state
-        .sweeps
-        .get(sweep)
-        .ok_or_else(|| Rejected::UnknownSweep(sweep.to_owned()))?;
+fn cancel(state: &State, sweep: &str, reason: &str) -> Result<Decision, Rejected> {
+    let entry = state.sweep(sweep)?;
     if entry.cancelled.is_some() || state.is_complete(sweep) {
-        return Ok(Vec::new());
+        return Ok(Decision::default());
     }
-    Ok(vec![Event::SweepCancelled {
+    let ends = |trial: &&SweepTrial| state.ends_without(&state.trials[&trial.id], sweep);
+    let event = Event::SweepCancelled {
         sweep: sweep.to_owned(),
         reason: reason.into(),
-    }])
+    };
+    let ended = entry.trials.iter().filter(ends).count();
+    Ok(Decision::on_trials(event, ended as u64))
 }
 
-fn retry(state: &State, sweep: &str, which: &Retry) -> Result<Vec<Event>, Rejected> {
-    let entry = state
-        .sweeps
-        .get(sweep)
-        .ok_or_else(|| Rejected::UnknownSweep(sweep.to_owned()))?;
+fn retry(state: &State, sweep: &str, which: &Retry) -> Result<Decision, Rejected> {
+    let entry = state.sweep(sweep)?;
     let cells: Option<BTreeSet<u32>> = match which {
         Retry::Failed => return Ok(retry_failed(state, sweep, entry)),
         Retry::All => None,
@@ -119,22 +136,31 @@ fn retry(state: &State, sweep: &str, which: &Retry) -> Result<Vec<Event>, Reject
         .filter(|id| state.trials[id].phase.is_terminal())
         .collect();
     if ended.is_empty() && entry.cancelled.is_none() {
-        return Ok(Vec::new());
+        return Ok(Decision::default());
     }
-    Ok(vec![Event::TrialsRetried {
+    let retried = ended.len() as u64;
+    let event = Event::TrialsRetried {
         sweep: sweep.to_owned(),
         trials: ended.into_iter().collect(),
-    }])
+    };
+    Ok(Decision::on_trials(event, retried))
 }
 
-fn retry_failed(state: &State, sweep: &str, entry: &SweepState) -> Vec<Event> {
-    let failed = |id| matches!(state.trials[&id].phase, Phase::Failed { .. });
-    if entry.cancelled.is_none() && !entry.trials.iter().any(|trial| failed(trial.id)) {
-        return Vec::new();
+/// Retries the failed trials. Those of a cancelled sweep that never ran wait again too.
+fn retry_failed(state: &State, sweep: &str, entry: &SweepState) -> Decision {
+    let waits_again = |trial: &&SweepTrial| match state.trials[&trial.id].phase {
+        Phase::Failed { .. } => true,
+        Phase::Cancelled => entry.cancelled.is_some(),
+        Phase::Waiting { .. } | Phase::Running { .. } | Phase::Succeeded { .. } => false,
+    };
+    let retried = entry.trials.iter().filter(waits_again).count();
+    if entry.cancelled.is_none() && retried == 0 {
+        return Decision::default();
     }
-    vec![Event::FailedTrialsRetried {
+    let event = Event::FailedTrialsRetried {
         sweep: sweep.to_owned(),
-    }]
+    };
+    Decision::on_trials(event, retried as u64)
 }
 
 fn drain(state: &State, name: &str, reason: &str) -> Result<Vec<Event>, Rejected> {

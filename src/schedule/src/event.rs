@@ -1,6 +1,7 @@
 //! The vocabulary of the state machine: inputs, journalled events, effects and refusals.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sweep::handoff::Progress;
@@ -8,13 +9,14 @@ use sweep::record::{Failure, TrialResult};
 use sweep::text::{self, Line};
 use sweep::{AttemptNo, Sweep, TrialId};
 
-use crate::state::{Millis, SecretHash, SlotIndex, SweepTrial, WorkerId, WorkerInfo};
+use crate::checked_sweep::CheckedSweep;
+use crate::state::{Millis, SecretHash, SlotIndex, SweepTrial, UnknownSweep, WorkerId, WorkerInfo};
 
 /// Everything that can happen to the coordinator.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     Submit {
-        sweep: Box<Sweep>,
+        sweep: CheckedSweep,
     },
     Cancel {
         sweep: String,
@@ -116,8 +118,8 @@ pub enum Event {
     /// A first or a new revision under its name; the sweep no longer wants the trials of the
     /// revision before.
     SweepSubmitted {
-        sweep: Box<Sweep>,
-        trials: Vec<SweepTrial>,
+        sweep: Arc<Sweep>,
+        trials: Arc<Vec<SweepTrial>>,
     },
     SweepCancelled {
         sweep: String,
@@ -286,8 +288,8 @@ pub enum Effect {
 /// The reason why an input changed nothing. A value, never a panic: peers may send anything.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
-    #[error("no sweep is named `{0}`")]
-    UnknownSweep(String),
+    #[error(transparent)]
+    UnknownSweep(#[from] UnknownSweep),
     #[error("no worker `{0}` has joined")]
     UnknownWorker(WorkerId),
     #[error("no worker and no host is named `{0}`: `orchestrator status` lists them")]

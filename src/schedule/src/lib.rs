@@ -8,6 +8,7 @@
 pub mod allocation;
 mod apply;
 mod check;
+mod checked_sweep;
 mod config;
 mod decide;
 mod effects;
@@ -30,8 +31,9 @@ mod waits;
 
 pub use apply::{Impossible, KEPT_GONE, apply, replay};
 pub use check::{INVARIANTS, Violation, check};
+pub use checked_sweep::CheckedSweep;
 pub use config::{BadNode, Budget, Budgets, Config};
-pub use decide::{Decision, decide};
+pub use decide::{Answer, Decision, decide};
 pub use effects::{effects, replies};
 pub use explain::{Explanation, Spent, Tried, Wanted, explain};
 pub use leftovers::{KEEP_MS, Leftovers, leftovers};
@@ -41,5 +43,5 @@ pub use plan::plan;
 pub use search::{Choice, DecidedBy, Score, choice_of, choose, explain_choice};
 pub use submission::{Submission, preview};
 pub use trials::Trials;
-pub use turn::{Answer, Turn, turn};
+pub use turn::{Turn, turn};
 pub use waits::{SweepWaits, WaitReason, sweep_waits};

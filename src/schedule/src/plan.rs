@@ -14,13 +14,13 @@ use sweep::definition::OnFailure;
 use sweep::{Trainer, TrialId};
 
 use crate::apply::blames_host;
+use crate::checked_sweep::sweep_trials;
 use crate::config::Config;
 use crate::event::Event;
 use crate::search::best_candidate;
 use crate::state::{
     Millis, Needs, Phase, Place, SlotIndex, State, TrialState, WorkerId, WorkerState,
 };
-use crate::submission::sweep_trials;
 
 /// Returns the events to journal and apply. Planning again may give more (a search chose, its
 /// trials can start).

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
+use sweep::cell_name::listed;
 use sweep::definition::Role;
 use sweep::handoff::Progress;
 use sweep::record::{Failure, FailureClass, Provenance, Timing, TrialResult};
@@ -383,7 +384,28 @@ pub struct LiveProgress {
     pub advanced_at: Millis,
 }
 
+/// A name that no sweep has. The message lists the sweeps that exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no sweep is named `{name}`; known: {known}")]
+pub struct UnknownSweep {
+    pub name: String,
+    known: String,
+}
+
 impl State {
+    /// Returns the sweep of this name.
+    pub fn sweep(&self, name: &str) -> Result<&SweepState, UnknownSweep> {
+        self.sweeps.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.sweeps.keys().map(|name| &**name).collect();
+            let known = match known.as_slice() {
+                [] => "none".to_owned(),
+                known => listed(known),
+            };
+            let name = name.to_owned();
+            UnknownSweep { name, known }
+        })
+    }
+
     /// Returns true if every trial of the sweep has ended, with or without a result, and no search
     /// will add more.
     pub fn is_complete(&self, sweep: &str) -> bool {
@@ -401,11 +423,18 @@ impl State {
 
     /// Returns true if a sweep that is not cancelled wants this trial.
     pub fn is_wanted(&self, trial: &TrialState) -> bool {
-        trial.wanted_by.iter().any(|(name, _)| {
-            self.sweeps
-                .get(name)
-                .is_some_and(|sweep| sweep.cancelled.is_none())
-        })
+        trial.wanted_by.iter().any(|(name, _)| self.wants(name))
+    }
+
+    fn wants(&self, sweep: &str) -> bool {
+        let entry = self.sweeps.get(sweep);
+        entry.is_some_and(|entry| entry.cancelled.is_none())
+    }
+
+    /// Returns true if the trial has not ended, and only `sweep` keeps it from being cancelled.
+    pub fn ends_without(&self, trial: &TrialState, sweep: &str) -> bool {
+        let mut others = trial.wanted_by.iter().filter(|(name, _)| **name != *sweep);
+        !trial.phase.is_terminal() && others.all(|(name, _)| !self.wants(name))
     }
 
     /// Returns true if this attempt, on this worker, is the one whose outcome counts: the fence

@@ -9,7 +9,8 @@ use serde_json::Value;
 use sweep::definition::{Axis, Cell};
 use sweep::{Sweep, TrialId};
 
-use crate::event::{Event, Rejected};
+use crate::checked_sweep::CheckedSweep;
+use crate::event::Event;
 use crate::state::{Phase, State, SweepState, SweepTrial};
 
 /// Summary of a submission, shown before it takes effect.
@@ -32,33 +33,22 @@ pub struct Submission {
 }
 
 /// Returns the summary of a submission without submitting.
-pub fn preview(state: &State, sweep: &Sweep) -> Result<Submission, Rejected> {
-    submitted(state, sweep).map(|(submission, _)| submission)
+pub fn preview(state: &State, sweep: &CheckedSweep) -> Submission {
+    describe(state, sweep, is_same(state, sweep.sweep()))
 }
 
 /// Returns the summary and the events of a submission: no events if nothing would change.
-pub(crate) fn submitted(
-    state: &State,
-    sweep: &Sweep,
-) -> Result<(Submission, Vec<Event>), Rejected> {
-    if is_same(state, sweep) {
-        return Ok((
-            describe(state, sweep, &state.sweeps[sweep.name.as_str()].trials),
-            Vec::new(),
-        ));
-    }
-    check(sweep)?;
-    let trials: Vec<SweepTrial> = (0..sweep.cells.len() as u32)
-        .flat_map(|cell| sweep_trials(sweep, cell, None))
-        .collect();
-    let submission = describe(state, sweep, &trials);
-    Ok((
-        submission,
-        vec![Event::SweepSubmitted {
-            sweep: Box::new(sweep.clone()),
-            trials,
+pub(crate) fn submitted(state: &State, sweep: &CheckedSweep) -> (Submission, Vec<Event>) {
+    let same = is_same(state, sweep.sweep());
+    let submission = describe(state, sweep, same);
+    let events = match same {
+        true => Vec::new(),
+        false => vec![Event::SweepSubmitted {
+            sweep: sweep.sweep().clone(),
+            trials: sweep.trials().clone(),
         }],
-    ))
+    };
+    (submission, events)
 }
 
 fn is_same(state: &State, sweep: &Sweep) -> bool {
@@ -85,44 +75,9 @@ fn of_another_version(known: &SweepState) -> usize {
         .count()
 }
 
-/// Checks a sweep that came over the wire and need not come from our compiler.
-fn check(sweep: &Sweep) -> Result<(), Rejected> {
-    let invalid = |what: String| Err(Rejected::Invalid(format!("sweep `{}`: {what}", sweep.name)));
-    let json = serde_json::to_vec(sweep).map_err(|error| Rejected::Invalid(error.to_string()))?;
-    match serde_json::from_slice::<Sweep>(&json) {
-        Ok(read) if read == *sweep => {}
-        Ok(_) => {
-            return invalid(
-                "does not survive being written and read, so it cannot be journalled".to_owned(),
-            );
-        }
-        Err(error) => return invalid(format!("cannot be journalled: {error}")),
-    }
-    sweep
-        .check()
-        .map_err(|bad| Rejected::Invalid(format!("sweep `{}`: {bad}", sweep.name)))
-}
-
-/// Returns the trials of one cell as they are journalled.
-pub(crate) fn sweep_trials(sweep: &Sweep, cell: u32, chosen: Option<u32>) -> Vec<SweepTrial> {
-    let planned = sweep.cell_trials(cell as usize, chosen.map(|chosen| chosen as usize));
-    let trials = planned.into_iter().map(|planned| SweepTrial {
-        id: planned.id,
-        cell,
-        candidate: planned.candidate.map(|candidate| candidate as u32),
-        role: planned.role,
-        seed: planned.spec.seed,
-        cost: finite(sweep::cost(&planned.spec)),
-    });
-    trials.collect()
-}
-
-/// Returns a cost that the queue can sort by.
-fn finite(cost: f64) -> f64 {
-    if cost.is_finite() { cost.max(0.0) } else { 0.0 }
-}
-
-fn describe(state: &State, sweep: &Sweep, trials: &[SweepTrial]) -> Submission {
+/// Summarises a submission. `same`: it is the current revision once more.
+fn describe(state: &State, checked: &CheckedSweep, same: bool) -> Submission {
+    let sweep = &**checked.sweep();
     let known = state.sweeps.get(sweep.name.as_str());
     let revision = known.map_or(0, |known| known.revision);
     let mut submission = Submission {
@@ -130,7 +85,11 @@ fn describe(state: &State, sweep: &Sweep, trials: &[SweepTrial]) -> Submission {
         revision: revision + 1,
         ..Submission::default()
     };
-    let same = is_same(state, sweep);
+    // The same sweep may know more trials by now: those that its search chose.
+    let trials = match known {
+        Some(known) if same => known.trials.as_slice(),
+        _ => checked.trials().as_slice(),
+    };
     let mut elsewhere: BTreeMap<&str, u64> = Default::default();
     submission.trials = trials.len() as u64;
     for trial in trials
@@ -161,16 +120,9 @@ fn describe(state: &State, sweep: &Sweep, trials: &[SweepTrial]) -> Submission {
         ));
     } else if let Some(known) = known {
         let new: BTreeSet<TrialId> = trials.iter().map(|trial| trial.id).collect();
-        let alone = |id: &TrialId| {
-            let trial = &state.trials[id];
-            !trial.phase.is_terminal()
-                && trial
-                    .wanted_by
-                    .iter()
-                    .all(|(name, _)| **name == *sweep.name)
-        };
+        let ends = |id: &&TrialId| state.ends_without(&state.trials[id], &sweep.name);
         let old: BTreeSet<TrialId> = known.trials.iter().map(|trial| trial.id).collect();
-        submission.dropped = old.difference(&new).filter(|id| alone(id)).count() as u64;
+        submission.dropped = old.difference(&new).filter(ends).count() as u64;
         if *known.sweep != *sweep {
             submission.explanation.extend(changes(&known.sweep, sweep));
         }

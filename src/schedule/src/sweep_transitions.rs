@@ -21,7 +21,7 @@ type Applied = Result<(), String>;
 
 pub(crate) fn sweep_submitted(
     state: &mut State,
-    sweep: &Sweep,
+    sweep: &Arc<Sweep>,
     trials: &[SweepTrial],
     context: Context,
 ) -> Applied {
@@ -36,7 +36,7 @@ pub(crate) fn sweep_submitted(
         sweep.changed_inputs(&before.sweep)
     });
     let entry = SweepState {
-        sweep: Arc::new(sweep.clone()),
+        sweep: sweep.clone(),
         revision: before.as_ref().map_or(0, |before| before.revision) + 1,
         submitted_at: context.at,
         order: context.number,

@@ -15,13 +15,12 @@
 
 use crate::apply::apply;
 use crate::config::Config;
-use crate::decide::{Decision, decide};
+use crate::decide::{Answer, Decision, decide};
 use crate::effects::{effects, replies};
 use crate::event::{Effect, Event, Input, Recorded, Rejected};
 use crate::live::observe;
 use crate::plan::plan;
-use crate::state::{Counts, Millis, State};
-use crate::submission::Submission;
+use crate::state::{Millis, State};
 
 pub struct Turn {
     /// Events already applied, to be journalled in one transaction before any effect or answer.
@@ -30,16 +29,6 @@ pub struct Turn {
     pub answers: Vec<Result<Answer, Rejected>>,
     /// Effects to perform in this order once the events are durable.
     pub effects: Vec<Effect>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    Done,
-    Submitted(Submission),
-    /// Number of trials that end because of it.
-    Cancelled(u64),
-    /// Number of trials that wait again.
-    Retried(u64),
 }
 
 pub fn turn(state: &mut State, config: &Config, inputs: &[Input], now: Millis) -> Turn {
@@ -76,35 +65,10 @@ fn take(
     now: Millis,
     recorded: &mut Vec<Recorded>,
 ) -> Result<Answer, Rejected> {
-    let before = counts(state, input);
-    let Decision { events, submission } = decide(state, config, input, now)?;
-    let retried = events.iter().find_map(|event| match event {
-        Event::TrialsRetried { trials, .. } => Some(trials.len() as u64),
-        _ => None,
-    });
+    let Decision { events, answer } = decide(state, config, input, now)?;
     record(state, events, now, recorded)?;
     observe(state, input, now);
-    let after = counts(state, input);
-    Ok(match (input, submission) {
-        (_, Some(submission)) => Answer::Submitted(submission),
-        (Input::Cancel { .. }, _) => {
-            Answer::Cancelled(after.cancelled - before.cancelled + after.running)
-        }
-        (Input::Retry { .. }, _) => {
-            Answer::Retried(retried.unwrap_or_else(|| after.waiting.saturating_sub(before.waiting)))
-        }
-        _ => Answer::Done,
-    })
-}
-
-fn counts(state: &State, input: &Input) -> Counts {
-    match input {
-        Input::Cancel { sweep, .. } | Input::Retry { sweep, .. } => state
-            .sweeps
-            .get(sweep.as_str())
-            .map_or(Counts::default(), |entry| entry.counts),
-        _ => Counts::default(),
-    }
+    Ok(answer)
 }
 
 /// Records events. If `apply` refuses a decision, this program is at fault, not the peer; events

@@ -1,20 +1,16 @@
 //! Commands that only read: status, tail, table, why, explain.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use coordinator::status as describe;
 use protocol::v1::{
     ReportFiles, RunningTrial, StatusReply, SweepStatus, TrialEnded, WorkerStatus, trial_ended,
 };
 use report::FileSink;
-use schedule::Config;
-use schedule::state::State;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::args::{ExplainArgs, StatusArgs, SweepArgs, TableArgs, WhyArgs};
 use crate::client;
-use crate::commands::find_trial;
 use crate::commands::follow_sweep::{Follower, Step};
 use crate::exit::{ExpectedError, Outcome};
 use crate::follow::{self, View, duration};
@@ -35,13 +31,15 @@ const TABLE_SHARE: u32 = 10;
 const MAX_RUNNING: usize = 20;
 /// The number of workers that are gone that `status` lists.
 const MAX_GONE: usize = 3;
-const NO_COORDINATOR: &str = "no coordinator runs on this state directory: `orchestrator run FILE` with the sweep's file continues it, and so does `orchestrator coordinator` with its workers";
 
 pub async fn status(arguments: &StatusArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let sweep = arguments.sweep.as_deref();
     let (mut reply, reach) = match offline::source(&arguments.target).await? {
         Source::Live(mut client) => (client.status(sweep).await?, Some(client.flags())),
-        Source::Journal(state) => (offline_status(&state, sweep)?, None),
+        Source::Journal(journal) => {
+            let sweep = sweep.unwrap_or_default();
+            (journal.answers().status(sweep)?, None)
+        }
     };
     for sweep in &mut reply.sweeps {
         sweep.waits_because =
@@ -88,52 +86,31 @@ pub async fn table(arguments: &TableArgs, output: Output) -> Result<Outcome, Exp
 }
 
 pub async fn why(arguments: &WhyArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let (text, json) = match offline::source(&arguments.target).await? {
-        Source::Live(mut client) => {
-            let reply = client.why(&arguments.sweep, &arguments.cell).await?;
-            (
-                reply.text,
-                serde_json::from_slice(&reply.json).unwrap_or_default(),
-            )
-        }
-        Source::Journal(state) => {
-            let why = report::why(&state, &arguments.sweep, &arguments.cell)
-                .map_err(ExpectedError::BadInput)?;
-            (why.text, why.json)
-        }
+    let (sweep, cell) = (&arguments.sweep, &arguments.cell);
+    let reply = match offline::source(&arguments.target).await? {
+        Source::Live(mut client) => client.why(sweep, cell).await?,
+        Source::Journal(journal) => coordinator::why(&journal.state, sweep, cell)?,
     };
-    output.print(|| text, || json)?;
+    let json = || serde_json::from_slice(&reply.json).unwrap_or_default();
+    output.print(|| reply.text.clone(), json)?;
     Ok(Outcome::Complete)
 }
 
 pub async fn explain(arguments: &ExplainArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let (text, json, reach) = match offline::source(&arguments.target).await? {
-        Source::Live(mut client) => {
-            let reply = client.explain(&arguments.trial).await?;
-            (
-                reply.text,
-                serde_json::from_slice(&reply.json).unwrap_or_default(),
-                Some(client.flags()),
-            )
-        }
-        Source::Journal(state) => {
-            let trial = find_trial(state.trials.keys().copied(), &arguments.trial)?;
-            let config = Config::new(sweep::build());
-            let mut explanation = schedule::explain(&state, &config, trial, now_ms())
-                .expect("the trial was just found");
-            if let Some(number) = explanation.last_failure()
-                && let Ok(Some(recorded)) = journal::event(&arguments.target.state_dir, number)
-            {
-                explanation.read(number, &recorded);
-            }
-            explanation.at_rest(NO_COORDINATOR);
-            (explanation.to_string(), json!(explanation), None)
+    let trial = &arguments.trial;
+    let (reply, reach) = match offline::source(&arguments.target).await? {
+        Source::Live(mut client) => (client.explain(trial).await?, Some(client.flags())),
+        Source::Journal(journal) => {
+            let state_dir = &arguments.target.state_dir;
+            let event = |number| journal::event(state_dir, number).ok().flatten();
+            (journal.answers().explain(trial, event)?, None)
         }
     };
     // the journal of an older version may hold a trainer's coloured output
-    let text = anstream::adapter::strip_str(&text).to_string();
+    let text = anstream::adapter::strip_str(&reply.text).to_string();
     let text = advice::complete(&text, &arguments.target, reach.as_deref());
-    output.print(|| with_newline(text), || json)?;
+    let json = || serde_json::from_slice(&reply.json).unwrap_or_default();
+    output.print(|| with_newline(text), json)?;
     Ok(Outcome::Complete)
 }
 
@@ -236,62 +213,8 @@ async fn report(
 ) -> Result<Report, ExpectedError> {
     match offline::source(target).await? {
         Source::Live(mut client) => client.report(sweep, files, sink).await,
-        Source::Journal(state) => {
-            let report = reports::from_state(&state, sweep, files, sink)?;
-            report.ok_or_else(|| unknown_sweep(&state, sweep))
-        }
+        Source::Journal(journal) => reports::from_state(&journal.state, sweep, files, sink),
     }
-}
-
-fn offline_status(state: &State, sweep: Option<&str>) -> Result<StatusReply, ExpectedError> {
-    let config = Config::new(sweep::build());
-    let now = now_ms();
-    let names: Vec<&str> = match sweep {
-        Some(name) if !state.sweeps.contains_key(name) => return Err(unknown_sweep(state, name)),
-        Some(name) => vec![name],
-        None => state.sweeps.keys().map(|name| &**name).collect(),
-    };
-    let sweeps = names
-        .into_iter()
-        .filter_map(|name| describe::sweep(state, &config, name, now))
-        .map(at_rest)
-        .collect();
-    Ok(StatusReply {
-        sweeps,
-        build: config.build,
-        ..StatusReply::default()
-    })
-}
-
-/// Adapts the status while no coordinator runs: nothing runs, no worker is missing, and the sweep
-/// waits for a coordinator.
-fn at_rest(mut sweep: SweepStatus) -> SweepStatus {
-    let ended = sweep.complete || !sweep.cancelled_reason.is_empty();
-    (sweep.waits, sweep.waits_because) = match ended {
-        true => (String::new(), String::new()),
-        false => ("no_coordinator".to_owned(), NO_COORDINATOR.to_owned()),
-    };
-    sweep.remaining_ms = 0;
-    for trial in &mut sweep.running_trials {
-        trial.condition = "no coordinator".to_owned();
-    }
-    sweep
-}
-
-fn unknown_sweep(state: &State, name: &str) -> ExpectedError {
-    let known: Vec<&str> = state.sweeps.keys().map(|name| &**name).collect();
-    let known = if known.is_empty() {
-        "none".to_owned()
-    } else {
-        known.join(", ")
-    };
-    ExpectedError::BadInput(format!("no sweep is named `{name}`; known: {known}"))
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
 }
 
 fn with_newline(text: String) -> String {

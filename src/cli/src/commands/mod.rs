@@ -1,5 +1,4 @@
-//! One file per group of commands. This one only dispatches, and finds the trial that several
-//! commands take.
+//! One file per group of commands. This one only dispatches.
 
 mod change;
 mod data;
@@ -10,8 +9,6 @@ mod journal;
 mod plan;
 mod run;
 mod serve;
-
-use sweep::{TrialId, TrialPrefix};
 
 use crate::args::{Cli, Command, DataCommand, JournalCommand};
 use crate::exit::{ExpectedError, Outcome};
@@ -69,15 +66,4 @@ pub fn block_on(
     let outcome = runtime.block_on(command);
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     outcome
-}
-
-/// Finds a trial by its id or a unique prefix of it.
-fn find_trial(
-    ids: impl IntoIterator<Item = TrialId>,
-    text: &str,
-) -> Result<TrialId, ExpectedError> {
-    let found = text
-        .parse::<TrialPrefix>()
-        .and_then(|prefix| prefix.find(ids));
-    found.map_err(|bad| ExpectedError::BadInput(bad.to_string()))
 }

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use schedule::Submission;
+use coordinator::NoAnswer;
+use schedule::{CheckedSweep, Submission};
 use serde_json::{Value, json};
 use sweep::definition::{Output as SweepOutput, Search, Select};
-use sweep::{Sweep, TrialId, TrialSpec, held_out};
+use sweep::{Sweep, TrialId, TrialPrefix, TrialSpec, held_out};
 
 use crate::args::PlanArgs;
-use crate::commands::find_trial;
 use crate::commands::run::load;
 use crate::estimate;
 use crate::exit::{ExpectedError, Outcome, chain};
@@ -46,10 +46,9 @@ pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedErr
 fn preview(state_dir: &Path, sweep: &Sweep) -> Result<Option<Submission>, ExpectedError> {
     match journal::read(state_dir) {
         Ok(state) => {
-            let submission = schedule::preview(&state, sweep);
-            submission
-                .map(Some)
-                .map_err(|rejected| ExpectedError::BadInput(rejected.to_string()))
+            let sweep = CheckedSweep::new(sweep.clone())
+                .map_err(|bad| ExpectedError::BadInput(format!("sweep `{}`: {bad}", sweep.name)))?;
+            Ok(Some(schedule::preview(&state, &sweep)))
         }
         Err(journal::Error::Missing { .. }) => Ok(None),
         Err(error) => Err(ExpectedError::Infrastructure {
@@ -71,7 +70,10 @@ fn specification(sweep: &Sweep, id: &str) -> Result<Value, ExpectedError> {
     let trials =
         cells.flat_map(|index| chosen().flat_map(move |chosen| sweep.cell_trials(index, chosen)));
     let specs: BTreeMap<TrialId, TrialSpec> = trials.map(|trial| (trial.id, trial.spec)).collect();
-    let id = find_trial(specs.keys().copied(), id)?;
+    let found = id
+        .parse::<TrialPrefix>()
+        .and_then(|prefix| prefix.find(specs.keys().copied()));
+    let id = found.map_err(NoAnswer::from)?;
     Ok(serde_json::to_value(&specs[&id]).expect("settings are JSON"))
 }
 

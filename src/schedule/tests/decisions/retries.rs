@@ -1,9 +1,9 @@
 //! Trials trained again on a user's request: results that no longer count, running trials that are
 //! left alone, searches that are decided again.
 
+use schedule::check;
 use schedule::event::{Event, Input, Outcome, Rejected, Retry};
 use schedule::state::Phase;
-use schedule::{Answer, check};
 use sweep::definition::Role;
 use sweep::record::FailureClass;
 use sweep::{AttemptNo, TrialId};
@@ -12,11 +12,13 @@ use crate::searches::{place, train};
 use crate::sweeps::{grid, search};
 use crate::world::{World, result};
 
-fn again(world: &mut World, sweep: &str, which: Retry) -> Result<Answer, Rejected> {
-    world.give(Input::Retry {
+/// Returns the number of trials that wait again.
+fn again(world: &mut World, sweep: &str, which: Retry) -> Result<u64, Rejected> {
+    let answer = world.give(Input::Retry {
         sweep: sweep.to_owned(),
         which,
-    })
+    });
+    answer.map(|answer| answer.trials)
 }
 
 fn accuracy(world: &World, id: TrialId) -> Option<f64> {
@@ -37,7 +39,7 @@ fn finished_trials_are_trained_again_from_the_start_and_their_results_count_no_m
         .fail(&started[1], FailureClass::BadInput)
         .expect("it is current");
     world.submit(grid("b", 3, 1, ""));
-    assert_eq!(again(&mut world, "a", Retry::All), Ok(Answer::Retried(2)));
+    assert_eq!(again(&mut world, "a", Retry::All), Ok(2));
     // The third one runs: it is being trained already.
     assert_eq!(
         (world.trial(started[2].2).phase.clone(), world.stopped()),
@@ -121,7 +123,7 @@ fn only_the_cells_that_are_named_are_trained_again() {
     );
     assert_eq!(
         again(&mut world, "a", Retry::Cells(vec!["0.02".to_owned()])),
-        Ok(Answer::Retried(2))
+        Ok(2)
     );
     let cells: Vec<u32> = world
         .started()
@@ -147,11 +149,11 @@ fn a_cancelled_sweep_goes_on_and_its_trials_start_from_the_beginning() {
     world
         .end(&started, Outcome::Stopped)
         .expect("it was told to");
-    assert_eq!(again(&mut world, "a", Retry::All), Ok(Answer::Retried(2)));
+    assert_eq!(again(&mut world, "a", Retry::All), Ok(2));
     assert_eq!(world.trial(started.2).since, AttemptNo(2));
     assert_eq!(
         again(&mut world, "a", Retry::All),
-        Ok(Answer::Retried(0)),
+        Ok(0),
         "nothing has ended since"
     );
 }
@@ -182,7 +184,7 @@ fn a_search_whose_trials_are_trained_again_is_decided_anew() {
         .collect();
     assert_eq!(
         again(&mut world, "s", Retry::Cells(vec!["10".to_owned()])),
-        Ok(Answer::Retried(4 + 2))
+        Ok(4 + 2)
     );
     assert!(
         !world.state.sweeps["s"].chosen.contains_key(&0)

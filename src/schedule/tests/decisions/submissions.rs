@@ -1,26 +1,32 @@
 //! Submitting, editing, cancelling, retrying.
 
+use std::sync::Arc;
+
 use schedule::event::{Event, Input, Outcome, Rejected, Retry};
 use schedule::state::Phase;
-use schedule::{Answer, replay};
-use sweep::TrialId;
+use schedule::{CheckedSweep, replay};
 use sweep::record::FailureClass;
+use sweep::{Sweep, TrialId};
 
 use crate::sweeps::grid;
 use crate::world::World;
 
-fn cancel(world: &mut World, sweep: &str) -> Result<Answer, Rejected> {
-    world.give(Input::Cancel {
+/// Returns the number of trials that end.
+fn cancel(world: &mut World, sweep: &str) -> Result<u64, Rejected> {
+    let answer = world.give(Input::Cancel {
         sweep: sweep.to_owned(),
         reason: "for a test".into(),
-    })
+    });
+    answer.map(|answer| answer.trials)
 }
 
-fn retry(world: &mut World, sweep: &str) -> Result<Answer, Rejected> {
-    world.give(Input::Retry {
+/// Returns the number of trials that wait again.
+fn retry(world: &mut World, sweep: &str) -> Result<u64, Rejected> {
+    let answer = world.give(Input::Retry {
         sweep: sweep.to_owned(),
         which: Retry::Failed,
-    })
+    });
+    answer.map(|answer| answer.trials)
 }
 
 #[test]
@@ -45,7 +51,7 @@ fn the_same_file_under_another_version_of_training_is_a_new_revision() {
     let old: Vec<TrialId> = (0..4)
         .map(|number| format!("{number:016x}").parse().expect("an id"))
         .collect();
-    trials
+    Arc::make_mut(trials)
         .iter_mut()
         .zip(&old)
         .for_each(|(trial, old)| trial.id = *old);
@@ -110,11 +116,22 @@ fn waiting_trials_are_joined_and_outlive_the_cancelling_of_one_sweep() {
     let mut world = World::new();
     world.submit(grid("a", 2, 1, ""));
     assert_eq!(world.submit(grid("b", 2, 1, "")).shared, 2);
-    assert_eq!(cancel(&mut world, "a"), Ok(Answer::Cancelled(0)));
+    assert_eq!(cancel(&mut world, "a"), Ok(0));
     world.join("w", 2);
     assert_eq!(world.started().len(), 2);
-    assert_eq!(cancel(&mut world, "b"), Ok(Answer::Cancelled(2)));
+    assert_eq!(cancel(&mut world, "b"), Ok(2));
     assert_eq!(world.stopped().len(), 2);
+    assert_eq!(cancel(&mut world, "b"), Ok(0), "it is cancelled already");
+}
+
+#[test]
+fn a_running_trial_that_another_sweep_wants_is_not_counted_as_cancelled() {
+    let mut world = World::new();
+    world.join("w", 2);
+    world.submit(grid("a", 2, 1, ""));
+    world.submit(grid("b", 1, 1, ""));
+    assert_eq!(cancel(&mut world, "a"), Ok(1));
+    assert_eq!(world.stopped().len(), 1);
 }
 
 #[test]
@@ -217,7 +234,7 @@ fn the_first_failure_stops_a_sweep_that_says_so_and_retry_lets_it_go_on() {
         .end(&started[1], Outcome::Stopped)
         .expect("it was told to");
     assert!(world.state.is_complete("a"));
-    assert_eq!(retry(&mut world, "a"), Ok(Answer::Retried(4)));
+    assert_eq!(retry(&mut world, "a"), Ok(4));
     assert_eq!(world.started().len(), 2);
 }
 
@@ -232,7 +249,7 @@ fn retry_gives_a_fresh_budget_and_goes_on_counting_attempts() {
         .expect("it is current");
     assert!(world.is_failed(started[0].2));
     assert_eq!(world.submit(grid("b", 1, 1, "")).failed, 1);
-    assert_eq!(retry(&mut world, "b"), Ok(Answer::Retried(1)));
+    assert_eq!(retry(&mut world, "b"), Ok(1));
     let again = world.started();
     assert_eq!(again[0].3.0, 2);
     world.finish(&again[0]).expect("it is current");
@@ -242,14 +259,10 @@ fn retry_gives_a_fresh_budget_and_goes_on_counting_attempts() {
 #[test]
 fn what_does_not_exist_is_refused_by_name() {
     let mut world = World::new();
-    assert_eq!(
-        cancel(&mut world, "no"),
-        Err(Rejected::UnknownSweep("no".to_owned()))
-    );
-    assert_eq!(
-        retry(&mut world, "no"),
-        Err(Rejected::UnknownSweep("no".to_owned()))
-    );
+    let unknown = |known: &str| Err(format!("no sweep is named `no`; known: {known}"));
+    let text = |rejected: Rejected| rejected.to_string();
+    assert_eq!(cancel(&mut world, "no").map_err(text), unknown("none"));
+    assert_eq!(retry(&mut world, "no").map_err(text), unknown("none"));
     let drain = Input::Drain {
         name: "no".to_owned(),
         reason: Default::default(),
@@ -263,18 +276,22 @@ fn what_does_not_exist_is_refused_by_name() {
         Err(Rejected::UnknownPlace("no".to_owned()))
     );
     assert!(world.journal.is_empty());
+    world.submit(grid("a", 1, 1, ""));
+    assert_eq!(cancel(&mut world, "no").map_err(text), unknown("a"));
 }
 
 #[test]
 fn a_sweep_that_could_not_be_read_back_is_refused() {
-    let mut world = World::new();
-    let mut sweep = grid("a", 1, 1, "");
-    sweep.base.learning_rate = f64::NAN;
-    assert!(matches!(
-        world.give(Input::Submit {
-            sweep: Box::new(sweep)
-        }),
-        Err(Rejected::Invalid(_))
-    ));
-    assert!(world.journal.is_empty());
+    let refusal = |change: &dyn Fn(&mut Sweep)| {
+        let mut sweep = grid("a", 1, 1, "");
+        change(&mut sweep);
+        CheckedSweep::new(sweep)
+            .expect_err("the journal would change it")
+            .to_string()
+    };
+    let refused = refusal(&|sweep| sweep.base.learning_rate = f64::NAN);
+    assert!(refused.starts_with("base.learning_rate"), "{refused}");
+    // A reader removes escape sequences.
+    let refused = refusal(&|sweep| sweep.description = "\u{1b}[31mred".to_owned());
+    assert!(refused.contains("cannot be journalled"), "{refused}");
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use schedule::event::{Effect, EndedAttempt, Input, Outcome, Recorded, Rejected, RunningAttempt};
 use schedule::state::{Phase, SecretHash, Slot, State, TrialState, WorkerId, WorkerInfo};
-use schedule::{Answer, Config, Submission, apply, check, replay, restart, turn};
+use schedule::{Answer, CheckedSweep, Config, Submission, apply, check, replay, restart, turn};
 use sweep::handoff::Progress;
 use sweep::record::{EpochRecord, Failure, FailureClass, TrialResult};
 use sweep::{AttemptNo, Sweep, TrialId};
@@ -61,12 +61,9 @@ impl World {
     }
 
     pub fn submit(&mut self, sweep: Sweep) -> Submission {
-        match self.give(Input::Submit {
-            sweep: Box::new(sweep),
-        }) {
-            Ok(Answer::Submitted(submission)) => submission,
-            other => panic!("submission was answered with {other:?}"),
-        }
+        let sweep = CheckedSweep::new(sweep).expect("a compiled sweep");
+        let answer = self.give(Input::Submit { sweep });
+        answer.expect("any sweep may be submitted").submission
     }
 
     /// Connects a worker on a host of its own name, with slots of one CPU thread each.

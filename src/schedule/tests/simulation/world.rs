@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use schedule::event::{Effect, Event, Input, Recorded, Rejected, Retry};
 use schedule::state::{Millis, Phase, State};
-use schedule::{Answer, Config, Turn, check, next_deadline, observe, replay, restart, turn};
+use schedule::{
+    Answer, CheckedSweep, Config, Turn, check, next_deadline, observe, replay, restart, turn,
+};
 use sweep::definition::Role;
 use sweep::record::FailureClass;
 use sweep::{AttemptNo, TrialId};
@@ -285,7 +287,7 @@ impl World {
             Action::Submit(submit) => {
                 return self.ask(
                     Input::Submit {
-                        sweep: Box::new(submit.sweep()),
+                        sweep: CheckedSweep::new(submit.sweep()).expect("a compiled sweep"),
                     },
                     action,
                 );

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use coordinator::Coordinator;
@@ -417,7 +418,7 @@ impl Rig {
     /// Rewrites the journal, while no coordinator runs, as if a version with other training ids had
     /// submitted the sweep.
     pub fn submitted_by_an_older_version(&self) {
-        let sweep = Box::new(sweep());
+        let sweep = sweep();
         let planned = (0..sweep.cells.len()).flat_map(|cell| {
             sweep
                 .cell_trials(cell, None)
@@ -435,8 +436,8 @@ impl Rig {
                 cost: 1.0,
             });
         let event = Event::SweepSubmitted {
-            trials: trials.collect(),
-            sweep: sweep.clone(),
+            trials: Arc::new(trials.collect()),
+            sweep: Arc::new(sweep),
         };
         let mut journal = journal::Journal::open(&self.dir.path().join("state")).unwrap();
         journal.append(&[Recorded { at: 1, event }]).unwrap();

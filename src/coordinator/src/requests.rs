@@ -1,13 +1,11 @@
-//! Messages of the services to the owner, and the ways in which it answers.
+//! What the services send to the owner, and what the owner sends back.
 
 use std::sync::Arc;
 
 use protocol::{FromWorker, Hello, v1};
-use schedule::Submission;
-use schedule::event::Retry;
+use schedule::Answer;
+use schedule::event::Input;
 use schedule::state::{State, WorkerId};
-use sweep::Sweep;
-use sweep::text::Line;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
@@ -19,14 +17,14 @@ pub type ToWorker = Outbox<v1::CoordinatorMessage>;
 pub type ToTail = Outbox<v1::TailMessage>;
 pub type Reply<T> = oneshot::Sender<Result<T, Status>>;
 
-pub enum Message {
+pub enum OwnerRequest {
     /// A stream has opened with its Hello. The owner keeps both ends; dropping them ends the
     /// stream.
     Connected {
         hello: Box<Hello>,
         stream: Stream,
     },
-    Said {
+    Received {
         worker: WorkerId,
         connection: u64,
         message: FromWorker,
@@ -35,9 +33,13 @@ pub enum Message {
         worker: WorkerId,
         connection: u64,
     },
-    Change(Change),
-    Read(Read),
-    /// Journals the messages received so far and ends.
+    /// An input of a user, answered when its events are durable.
+    Command {
+        input: Input,
+        reply: Reply<Answer>,
+    },
+    Question(Question),
+    /// Journals the requests received so far and ends.
     Stop,
 }
 
@@ -60,34 +62,9 @@ impl Stream {
     }
 }
 
-/// A request for a change, answered when the change is durable.
-pub enum Change {
-    Submit {
-        sweep: Box<Sweep>,
-        build: String,
-        reply: Reply<Submission>,
-    },
-    Cancel {
-        sweep: String,
-        reply: Reply<u64>,
-    },
-    Retry {
-        sweep: String,
-        which: Retry,
-        reply: Reply<u64>,
-    },
-    Drain {
-        worker: String,
-        reason: Line,
-        reply: Reply<()>,
-    },
-    Undrain {
-        host: String,
-        reply: Reply<()>,
-    },
-}
-
-pub enum Read {
+/// A request that changes nothing.
+pub enum Question {
+    /// The status of a sweep, or of all if the name is empty.
     Status {
         sweep: String,
         reply: Reply<v1::StatusReply>,
@@ -109,25 +86,13 @@ pub enum Read {
     },
 }
 
-/// Sends a question and waits for its answer.
+/// Sends a request and waits for its answer.
 pub async fn ask<T>(
-    owner: &mpsc::Sender<Message>,
-    question: impl FnOnce(Reply<T>) -> Message,
+    owner: &mpsc::Sender<OwnerRequest>,
+    request: impl FnOnce(Reply<T>) -> OwnerRequest,
 ) -> Result<T, Status> {
     let ends = || Status::unavailable("the coordinator is ending");
     let (reply, answer) = oneshot::channel();
-    owner.send(question(reply)).await.map_err(|_| ends())?;
+    owner.send(request(reply)).await.map_err(|_| ends())?;
     answer.await.map_err(|_| ends())?
-}
-
-impl Change {
-    pub fn refuse(self, status: Status) {
-        match self {
-            Self::Submit { reply, .. } => drop(reply.send(Err(status))),
-            Self::Cancel { reply, .. } | Self::Retry { reply, .. } => drop(reply.send(Err(status))),
-            Self::Drain { reply, .. } | Self::Undrain { reply, .. } => {
-                drop(reply.send(Err(status)))
-            }
-        }
-    }
 }

@@ -23,8 +23,8 @@ use crate::connections::{Gate, Guard, Limits};
 use crate::control::ControlService;
 use crate::fleet::FleetService;
 use crate::http::Page;
-use crate::message::Message;
 use crate::owner::Owner;
+use crate::requests::OwnerRequest;
 use crate::storage::{self, Storage, StorageFault};
 use crate::token_file;
 
@@ -83,7 +83,7 @@ pub struct Coordinator;
 /// A running coordinator. Dropping it stops it abruptly; nothing acknowledged is lost.
 pub struct Handle {
     address: SocketAddr,
-    messages: mpsc::Sender<Message>,
+    messages: mpsc::Sender<OwnerRequest>,
     tokens: Option<AcceptedTokens>,
     token_watch: Option<JoinHandle<()>>,
     stop_server: Option<oneshot::Sender<()>>,
@@ -125,13 +125,14 @@ fn serve(
     let clock = Clock::start(last);
     schedule::restart(&mut state, clock.now());
     let (messages, inbox) = mpsc::channel(INBOX);
+    let build = config.build.clone();
     let owner_ended = start_owner(Owner::new(state, config, clock, storage), inbox)?;
     let fleet = FleetServer::new(FleetService {
         owner: messages.clone(),
     })
     .max_decoding_message_size(MAX_MESSAGE_BYTES)
     .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let control = ControlServer::new(ControlService::new(messages.clone()))
+    let control = ControlServer::new(ControlService::new(messages.clone(), build))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let check = admit(tokens.clone());
@@ -178,7 +179,7 @@ fn admit(
 /// timers.
 fn start_owner(
     owner: Owner,
-    inbox: mpsc::Receiver<Message>,
+    inbox: mpsc::Receiver<OwnerRequest>,
 ) -> Result<oneshot::Receiver<Result<(), StorageFault>>, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -259,7 +260,7 @@ impl Handle {
 
     /// Journals the messages received so far, closes every stream and ends.
     pub async fn shutdown(mut self) -> Result<(), Error> {
-        let _ = self.messages.send(Message::Stop).await;
+        let _ = self.messages.send(OwnerRequest::Stop).await;
         let ended = match self.owner_ended.take() {
             Some(ended) => ended.await.map_err(|_| Error::OwnerEnded),
             None => Ok(Ok(())),
@@ -280,7 +281,7 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let _ = self.messages.try_send(Message::Stop);
+        let _ = self.messages.try_send(OwnerRequest::Stop);
         self.server.abort();
         if let Some(watch) = &self.token_watch {
             watch.abort();

@@ -11,7 +11,7 @@ use sweep::TrialId;
 
 /// An estimate for users.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Remaining {
+pub struct TimeLeft {
     /// 0: unknown.
     pub ms: Millis,
     /// True if a search has not ended: the trials that follow from it are unknown.
@@ -25,7 +25,7 @@ struct Pace {
     cost: f64,
 }
 
-pub fn remaining(state: &State, entry: &SweepState, now: Millis) -> Remaining {
+pub fn time_left(state: &State, entry: &SweepState, now: Millis) -> TimeLeft {
     let tally = &entry.tally;
     let finished = Pace {
         ms: tally.done_ms as f64,
@@ -62,11 +62,11 @@ pub fn remaining(state: &State, entry: &SweepState, now: Millis) -> Remaining {
     let parallel = usable_slots(state, entry.sweep.resources.devices_per_trial)
         .min(left_trials.max(coming_trials));
     if pace.cost <= 0.0 || parallel == 0 {
-        return Remaining::default();
+        return TimeLeft::default();
     }
     let work = ((left_cost + coming_cost) / parallel as f64).max(longest);
     // A cast from a float saturates.
-    Remaining {
+    TimeLeft {
         ms: (work * pace.ms / pace.cost) as Millis,
         at_least: coming_trials > 0,
     }

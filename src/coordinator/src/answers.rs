@@ -1,0 +1,202 @@
+//! The answers to questions of users, from a state: that of a running coordinator between two turns,
+//! or that of a journal while no coordinator runs.
+
+use std::cmp::Reverse;
+use std::io;
+
+use protocol::v1;
+use report::{FileSink, Reporter};
+use schedule::Config;
+use schedule::event::Recorded;
+use schedule::state::{Millis, Presence, State, UnknownSweep, WorkerState};
+use sweep::{NotATrial, TrialId, TrialPrefix};
+use tonic::Status;
+
+use crate::status;
+
+/// Maximum number of gone workers in `status`, which shows those of the last day. They stay in the
+/// state for ever.
+const GONE_SHOWN: usize = 20;
+const GONE_SHOWN_MS: Millis = 24 * 3600 * 1000;
+const NO_COORDINATOR: &str = "no coordinator runs on this state directory: `orchestrator run FILE` with the sweep's file continues it, and so does `orchestrator coordinator` with its workers";
+
+pub struct Answers<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) config: &'a Config,
+    pub(crate) now: Millis,
+    coordinator_runs: bool,
+}
+
+/// The reason why a question has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoAnswer {
+    #[error(transparent)]
+    UnknownSweep(#[from] UnknownSweep),
+    #[error(transparent)]
+    NotATrial(#[from] NotATrial),
+    /// No such cell, with the cells that there are.
+    #[error("{0}")]
+    UnknownCell(String),
+}
+
+impl From<NoAnswer> for Status {
+    fn from(reason: NoAnswer) -> Self {
+        let text = reason.to_string();
+        match reason {
+            NoAnswer::NotATrial(NotATrial::Malformed(_) | NotATrial::Ambiguous { .. }) => {
+                Self::invalid_argument(text)
+            }
+            NoAnswer::UnknownSweep(_)
+            | NoAnswer::UnknownCell(_)
+            | NoAnswer::NotATrial(NotATrial::Unknown(_)) => Self::not_found(text),
+        }
+    }
+}
+
+impl<'a> Answers<'a> {
+    /// Answers from the state of a running coordinator.
+    pub(crate) fn live(state: &'a State, config: &'a Config, now: Millis) -> Self {
+        Self {
+            state,
+            config,
+            now,
+            coordinator_runs: true,
+        }
+    }
+
+    /// Answers from the state of a journal: nothing runs, and everything waits for a coordinator.
+    pub fn from_journal(state: &'a State, config: &'a Config, now: Millis) -> Self {
+        Self {
+            state,
+            config,
+            now,
+            coordinator_runs: false,
+        }
+    }
+
+    /// Returns the status of a sweep, or of all if the name is empty. What only a running
+    /// coordinator knows (its disk, its streams) is left for it to fill in.
+    pub fn status(&self, sweep: &str) -> Result<v1::StatusReply, NoAnswer> {
+        let names: Vec<&str> = match sweep {
+            "" => self.state.sweeps.keys().map(|name| &**name).collect(),
+            name => vec![name],
+        };
+        let sweeps: Result<_, _> = names.into_iter().map(|name| self.sweep(name)).collect();
+        Ok(v1::StatusReply {
+            sweeps: sweeps?,
+            workers: self.workers(),
+            build: self.config.build.clone(),
+            ..v1::StatusReply::default()
+        })
+    }
+
+    pub(crate) fn sweep(&self, name: &str) -> Result<v1::SweepStatus, UnknownSweep> {
+        let status = status::sweep(self.state, self.config, name, self.now)?;
+        Ok(match self.coordinator_runs {
+            true => status,
+            false => without_coordinator(status),
+        })
+    }
+
+    /// Returns the workers that are present, then those that left in the last day. None are present
+    /// without a coordinator.
+    fn workers(&self) -> Vec<v1::WorkerStatus> {
+        if !self.coordinator_runs {
+            return Vec::new();
+        }
+        let gone_at = |worker: &WorkerState| match worker.presence {
+            Presence::Gone { at, .. } => Some(at),
+            Presence::Present => None,
+        };
+        let is_recent = |at: Millis| self.now.saturating_sub(at) < GONE_SHOWN_MS;
+        let mut workers: Vec<_> = self.state.workers.iter().collect();
+        workers.retain(|(_, worker)| gone_at(worker).is_none_or(is_recent));
+        workers.sort_by_key(|(_, worker)| {
+            let since = gone_at(worker).unwrap_or(worker.joined_at);
+            (worker.is_gone(), Reverse(since))
+        });
+        let num_present = workers
+            .iter()
+            .filter(|(_, worker)| !worker.is_gone())
+            .count();
+        workers.truncate(num_present + GONE_SHOWN);
+        let describe = |(id, _)| status::worker(self.state, self.config, id, self.now);
+        workers.into_iter().filter_map(describe).collect()
+    }
+
+    /// Explains the state of a trial, named by its id or a unique prefix of it. `event` reads an
+    /// event from the journal by its number.
+    pub fn explain(
+        &self,
+        trial: &str,
+        event: impl FnOnce(u64) -> Option<Recorded>,
+    ) -> Result<v1::ExplainReply, NoAnswer> {
+        let trial = self.find_trial(trial)?;
+        let explanation = schedule::explain(self.state, self.config, trial, self.now);
+        let mut explanation = explanation.expect("the trial was just found");
+        if let Some(number) = explanation.last_failure()
+            && let Some(recorded) = event(number)
+        {
+            explanation.read(number, &recorded);
+        }
+        if !self.coordinator_runs {
+            explanation.at_rest(NO_COORDINATOR);
+        }
+        Ok(v1::ExplainReply {
+            text: explanation.to_string(),
+            json: serde_json::to_vec(&explanation).expect("an explanation is JSON"),
+        })
+    }
+
+    fn find_trial(&self, text: &str) -> Result<TrialId, NotATrial> {
+        let prefix: TrialPrefix = text.parse()?;
+        // The order of ids is that of their digits.
+        let from = self.state.trials.ids_from(prefix.lowest());
+        prefix.find(from.take_while(|id| prefix.begins(*id)))
+    }
+}
+
+/// Adapts the status of a sweep that no coordinator drives.
+fn without_coordinator(mut sweep: v1::SweepStatus) -> v1::SweepStatus {
+    let ended = sweep.complete || !sweep.cancelled_reason.is_empty();
+    (sweep.waits, sweep.waits_because) = match ended {
+        true => (String::new(), String::new()),
+        false => ("no_coordinator".to_owned(), NO_COORDINATOR.to_owned()),
+    };
+    sweep.remaining_ms = 0;
+    for trial in &mut sweep.running_trials {
+        trial.condition = "no coordinator".to_owned();
+    }
+    sweep
+}
+
+/// Returns where the number of a cell comes from.
+pub fn why(state: &State, sweep: &str, cell: &str) -> Result<v1::WhyReply, NoAnswer> {
+    state.sweep(sweep)?;
+    let why = report::why(state, sweep, cell).map_err(NoAnswer::UnknownCell)?;
+    Ok(v1::WhyReply {
+        text: why.text,
+        json: why.json.to_string().into_bytes(),
+    })
+}
+
+/// Returns the first part of a report.
+pub fn report_head(reporter: &Reporter<'_>) -> v1::ReportHead {
+    v1::ReportHead {
+        complete: reporter.complete(),
+        failed_trials: reporter.failed_trials(),
+    }
+}
+
+/// Writes the files of a report that were asked for.
+pub fn write_report(
+    reporter: &Reporter<'_>,
+    files: v1::ReportFiles,
+    sink: &mut dyn FileSink,
+) -> io::Result<()> {
+    match files {
+        v1::ReportFiles::None => Ok(()),
+        v1::ReportFiles::Json => reporter.write_json(sink),
+        v1::ReportFiles::All => reporter.write_files(sink),
+    }
+}
