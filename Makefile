@@ -6,6 +6,7 @@
 #   make bench    against PyTorch (bench/README.md)      make soak     kill everything, many times
 #   make dist     a tarball for a cluster                make clean    remove what cargo built
 #   make test-latex   tables through a real LaTeX (pdflatex with booktabs, pdftotext)
+#   make test-cluster   on a real Slurm, several nodes on this machine (tests/slurm)
 #   make stand-in-gpu   what needs a GPU, on one that is none (tests/stand_in_gpu/README.md)
 
 SWEEP ?= sweeps/quickstart.yaml
@@ -27,7 +28,7 @@ export ORCHESTRATOR_COMMIT := $(or $(ORCHESTRATOR_COMMIT),$(shell git describe -
 # Another way of naming a libtorch, which would win over LIBTORCH in tch's build script.
 unexport LIBTORCH_USE_PYTORCH
 
-.PHONY: run build test test-latex lint bench soak stand-in-gpu dist clean setup
+.PHONY: run build test test-latex test-cluster lint bench soak stand-in-gpu dist clean setup
 
 run: build
 	@"$(BINARIES)/orchestrator" run "$(SWEEP)" $(ARGS)
@@ -54,6 +55,11 @@ test: build lint
 # Needs pdflatex with booktabs, and pdftotext (on Debian: texlive-latex-recommended, poppler-utils).
 test-latex: setup
 	@$(CARGO) test --release --workspace --locked --test report latex -- --ignored
+
+# Two at a time: each has a Slurm of its own, and trains.
+test-cluster: build
+	@tests/slurm/prepare.sh
+	@$(CARGO) test --release --workspace --locked --test cluster -- --ignored --test-threads 2
 
 soak: build
 	@$(CARGO) test --release --workspace --locked --test soak --test control_plane -- --ignored --nocapture

@@ -6,6 +6,7 @@
 //! workers, `process.rs` for one process.
 
 pub mod binaries;
+pub mod cluster;
 pub mod process;
 pub mod results;
 pub mod system;

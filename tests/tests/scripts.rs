@@ -24,6 +24,8 @@ fn scripts_parse() {
         "scripts/rust.sh",
         "scripts/dist.sh",
         "deploy/bootstrap.sh",
+        "tests/slurm/cluster.sh",
+        "tests/slurm/prepare.sh",
     ];
     for script in scripts
         .into_iter()

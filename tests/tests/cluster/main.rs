@@ -1,0 +1,5 @@
+//! The program on a cluster: a real Slurm, with several nodes on this machine.
+//!
+//! `make test-cluster` runs these tests and installs what they need; `make test` leaves them out.
+
+mod static_job;
