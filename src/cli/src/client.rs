@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use protocol::{Token, v1};
 use report::FileSink;
-use sweep::Sweep;
+use sweep::{Sweep, with_causes};
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
@@ -14,7 +14,7 @@ use v1::control_client::ControlClient;
 use v1::report_chunk::Chunk;
 
 use crate::args::quoted;
-use crate::exit::{ExpectedError, chain};
+use crate::exit::ExpectedError;
 use crate::output;
 use crate::reports::{Report, not_taken};
 
@@ -60,7 +60,7 @@ impl Client {
             return Err(bad("only http is supported".to_owned()));
         }
         let endpoint =
-            Endpoint::from_shared(address.clone()).map_err(|error| bad(chain(&error)))?;
+            Endpoint::from_shared(address.clone()).map_err(|error| bad(with_causes(&error)))?;
         if endpoint.uri().port_u16().is_none() {
             return Err(bad("it names no port".to_owned()));
         }
@@ -72,7 +72,7 @@ impl Client {
             .await
             .map_err(|error| ExpectedError::Unreachable {
                 address: address.clone(),
-                reason: chain(&error),
+                reason: with_causes(&error),
             })?;
         let metadata = match protocol::token::attach(token)(Request::new(())) {
             Ok(request) => request.metadata().clone(),
@@ -267,7 +267,7 @@ impl Client {
             }
             _ if is_transport(status) => ExpectedError::Unreachable {
                 address,
-                reason: chain(status),
+                reason: with_causes(status),
             },
             _ => ExpectedError::Coordinator { action, message },
         }

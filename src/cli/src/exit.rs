@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use coordinator::NoAnswer;
+use sweep::with_causes;
 
 /// Text shown by `--help`.
 pub const EXIT_CODES: &str = "Exit codes:
@@ -104,14 +105,7 @@ impl ExpectedError {
         if let Self::SweepFile(drawn) = self {
             return drawn.clone();
         }
-        let mut text = format!("error: {self}");
-        let mut source = std::error::Error::source(self);
-        while let Some(reason) = source {
-            text.push_str(&format!(": {reason}"));
-            source = reason.source();
-        }
-        text.push('\n');
-        text
+        format!("error: {}\n", with_causes(self))
     }
 
     pub fn file(
@@ -131,22 +125,6 @@ impl From<NoAnswer> for ExpectedError {
     fn from(reason: NoAnswer) -> Self {
         Self::BadInput(reason.to_string())
     }
-}
-
-/// Formats an error and its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(reason) = source {
-        let reason_text = reason.to_string();
-        // Many libraries repeat their source in their own message.
-        if !text.contains(&reason_text) {
-            text.push_str(": ");
-            text.push_str(&reason_text);
-        }
-        source = reason.source();
-    }
-    text
 }
 
 fn count(lines: &[String]) -> String {

@@ -6,10 +6,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use coordinator::Answers;
 use schedule::Config;
 use schedule::state::{Millis, State};
+use sweep::with_causes;
 
 use crate::args::Target;
 use crate::client::{self, Client};
-use crate::exit::{ExpectedError, chain};
+use crate::exit::ExpectedError;
 use crate::{rendezvous, talk};
 
 pub enum Source {
@@ -56,7 +57,7 @@ pub async fn source(target: &Target) -> Result<Source, ExpectedError> {
         Err(journal::Error::Missing { .. }) => Err(nothing_there(target)),
         Err(error) => Err(ExpectedError::Infrastructure {
             what: "the journal",
-            reason: chain(&error),
+            reason: with_causes(&error),
         }),
     }
 }

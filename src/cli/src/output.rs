@@ -65,15 +65,6 @@ impl Output {
     }
 }
 
-/// `1 trial`, `2 trials`
-pub fn counted(count: u64, noun: &str) -> String {
-    if count == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{count} {noun}s")
-    }
-}
-
 /// Formats a table for stdout; on a terminal the best cells are bold.
 pub fn table(text: &str) -> String {
     if colour() {

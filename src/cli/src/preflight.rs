@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use data::files::Reach;
 use data::{OpenRequest, Preflight};
 use sweep::settings::{Corrupt, Embedding, HierarchyFile, SamplesPerClass};
-use sweep::{Input, Inputs, Settings, Sweep};
+use sweep::{Input, Inputs, Settings, Sweep, with_causes};
 
 use crate::args::DataArgs;
 use crate::cache_dir;
-use crate::exit::{ExpectedError, chain};
+use crate::exit::ExpectedError;
 use crate::talk;
 
 /// The directories of this machine.
@@ -167,7 +167,7 @@ impl Looked {
             let found = match data::preflight(&places.request(name, settings.resize)) {
                 Ok(found) => Ok(found),
                 Err(error) => {
-                    let message = chain(&error);
+                    let message = with_causes(&error);
                     if !is_missing(&error) {
                         self.wrong.push(message.clone());
                     }
@@ -180,7 +180,7 @@ impl Looked {
             && settings.samples_per_class != SamplesPerClass::All
             && let Err(error) = found.require(settings.samples_per_class)
         {
-            let message = chain(&error);
+            let message = with_causes(&error);
             if !self.wrong.contains(&message) {
                 self.wrong.push(message);
             }
@@ -211,7 +211,7 @@ impl Looked {
                 self.wrong.push(format!(
                     "data set `{}`: {}",
                     settings.dataset,
-                    chain(&error)
+                    with_causes(&error)
                 ));
             }
         }
@@ -267,8 +267,9 @@ impl Looked {
                     data::file_content(path, &places.cache_dir, &on_read).map(Some)
                 }
             };
-            let content = content
-                .map_err(|error| ExpectedError::BadInput(format!("{name}: {}", chain(&error))))?;
+            let content = content.map_err(|error| {
+                ExpectedError::BadInput(format!("{name}: {}", with_causes(&error)))
+            })?;
             contents.extend(content.map(|content| (name.clone(), Arc::new(content))));
         }
         Ok(contents)

@@ -2,12 +2,12 @@
 //! 0600, with address, process and token file. It is a hint and may be stale; its content is
 //! checked before use.
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use protocol::Token;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::ExpectedError;
@@ -107,20 +107,10 @@ pub fn left_elsewhere(state_dir: &Path) -> Option<String> {
     })
 }
 
-/// Returns 256 bits from the kernel, as text.
-pub fn random_token() -> Result<String, ExpectedError> {
-    let mut bytes = [0; 32];
-    let random = Path::new("/dev/urandom");
-    File::open(random)
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .map_err(ExpectedError::file("read randomness from", random))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
 /// Stores an embedded coordinator's token where only its user's commands can read it.
-pub fn write_token(state_dir: &Path, token: &str) -> Result<PathBuf, ExpectedError> {
+pub fn write_token(state_dir: &Path, token: &Token) -> Result<PathBuf, ExpectedError> {
     let path = state_dir.join(TOKEN_FILE);
-    write_private(&path, format!("{token}\n").as_bytes())?;
+    write_private(&path, format!("{}\n", token.reveal()).as_bytes())?;
     Ok(path)
 }
 
@@ -153,10 +143,7 @@ fn write_private(path: &Path, content: &[u8]) -> Result<(), ExpectedError> {
 }
 
 fn host() -> String {
-    nix::unistd::gethostname().map_or_else(
-        |_| String::new(),
-        |name| name.to_string_lossy().into_owned(),
-    )
+    gethostname::gethostname().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -169,8 +156,8 @@ mod tests {
     fn announced_found_and_gone() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(find(dir.path()), None);
-        let token = write_token(dir.path(), &random_token().unwrap()).unwrap();
-        protocol::Token::from_file(&token).unwrap();
+        let token = write_token(dir.path(), &Token::random().unwrap()).unwrap();
+        Token::from_file(&token).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let announced = announce(dir.path(), address.clone(), Some(&token), false).unwrap();
@@ -201,7 +188,7 @@ mod tests {
         ] {
             std::os::unix::fs::symlink(&target, dir.path().join(name)).unwrap();
         }
-        let token = write_token(dir.path(), &random_token().unwrap()).unwrap();
+        let token = write_token(dir.path(), &Token::random().unwrap()).unwrap();
         assert_eq!(std::fs::read_to_string(&target).unwrap(), "theirs");
         let found = std::fs::symlink_metadata(&token).unwrap();
         assert!(

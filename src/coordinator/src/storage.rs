@@ -5,6 +5,7 @@ use std::path::Path;
 use journal::Journal;
 use schedule::event::Recorded;
 use schedule::state::{Millis, State};
+use sweep::with_causes;
 
 pub trait Storage: Send {
     /// Appends all entries or none, durable when it returns. After a failure the same call may be
@@ -30,14 +31,18 @@ impl Storage for Journal {
     fn append(&mut self, entries: &[Recorded]) -> Result<(), StorageFault> {
         Journal::append(self, entries).map_err(|error| StorageFault {
             is_passing: error.is_passing(),
-            reason: chain(&error),
+            reason: with_causes(&error),
         })
     }
 
     fn event(&mut self, number: u64) -> Option<Recorded> {
         Journal::event(self, number)
             .inspect_err(|error| {
-                tracing::warn!(number, reason = chain(error), "an event cannot be read")
+                tracing::warn!(
+                    number,
+                    reason = with_causes(error),
+                    "an event cannot be read"
+                )
             })
             .ok()
             .flatten()
@@ -56,15 +61,4 @@ pub fn open(state_dir: &Path) -> Result<(State, Millis, Box<dyn Storage>), journ
         .event(journal.last())?
         .map_or(0, |recorded| recorded.at);
     Ok((state, last, Box::new(journal)))
-}
-
-/// Formats an error and its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -141,9 +141,8 @@ pub(crate) fn lock(directory: &Path) -> Result<Lock, Error> {
         }
         Err(TryLockError::Error(source)) => return Err(fail(source)),
     }
-    let host = nix::unistd::gethostname()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let host = gethostname::gethostname();
+    let host = host.to_string_lossy();
     // The name is only for the message to other coordinators: on a full disk the lock holds without
     // it.
     let _ = file

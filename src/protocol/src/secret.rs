@@ -2,8 +2,7 @@
 //! nothing: the process proves its identity with the secret that it sent when it first connected.
 //! Coordinators keep a hash.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 
 use schedule::state::SecretHash;
 
@@ -14,7 +13,7 @@ impl WorkerSecret {
     /// Draws a secret from the kernel's random numbers.
     pub fn random() -> io::Result<Self> {
         let mut bytes = [0; 32];
-        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+        getrandom::fill(&mut bytes)?;
         Ok(Self(bytes))
     }
 

@@ -37,7 +37,7 @@ pub enum TokenError {
     Exposed { path: PathBuf, mode: u32 },
     #[error("the token file `{path}` does not hold a token: {reason}")]
     Unusable { path: PathBuf, reason: String },
-    #[error("no randomness for a token from /dev/urandom")]
+    #[error("the kernel gives no random bytes for a token")]
     NoRandomness(#[source] std::io::Error),
 }
 
@@ -91,15 +91,18 @@ impl Token {
         Ok(Self(text.into()))
     }
 
-    /// Draws 256 bits from the kernel, for an embedded coordinator that only its own process may
-    /// call.
+    /// Draws 256 bits from the kernel, for an embedded coordinator that only commands of its own
+    /// user may call.
     pub fn random() -> Result<Self, TokenError> {
         let mut bytes = [0; 32];
-        File::open("/dev/urandom")
-            .and_then(|mut file| file.read_exact(&mut bytes))
-            .map_err(TokenError::NoRandomness)?;
+        getrandom::fill(&mut bytes).map_err(|error| TokenError::NoRandomness(error.into()))?;
         let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Self(text.into()))
+    }
+
+    /// Returns the secret itself, to store it in a file.
+    pub fn reveal(&self) -> &str {
+        &self.0
     }
 
     /// Returns true if this is the value of an `authorization` header with the token. Takes equally

@@ -9,6 +9,7 @@ use schedule::state::{Attempt, Millis, State};
 use serde_json::{Value, json};
 use sweep::Share;
 use sweep::definition::{Measure, Select};
+use time::OffsetDateTime;
 
 use crate::files::{SCHEMA, candidate, cell_json, role_name, trial_json};
 use crate::grid::number;
@@ -408,37 +409,27 @@ fn attempt_text(attempt: &Attempt) -> String {
     }
 }
 
-/// Formats `2026-11-23 14:05:09 UTC`. Days to a civil date after Hinnant, "chrono-compatible
-/// low-level date algorithms".
+/// Formats `2026-11-23 14:05:09 UTC`.
 fn utc(at: Millis) -> String {
-    let seconds = at / 1000;
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
+    let time = i64::try_from(at / 1000)
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let Some(time) = time else {
+        return format!("{at} ms after 1970");
     };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    let (hour, minute, second) = time.to_hms();
+    format!("{} {hour:02}:{minute:02}:{second:02} UTC", time.date())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::utc;
+    use super::*;
 
     #[test]
     fn dates() {
         assert_eq!(utc(0), "1970-01-01 00:00:00 UTC");
         assert_eq!(utc(951_782_400_000), "2000-02-29 00:00:00 UTC");
         assert_eq!(utc(1_795_435_509_000), "2026-11-23 12:05:09 UTC");
+        assert_eq!(utc(Millis::MAX), "18446744073709551615 ms after 1970");
     }
 }

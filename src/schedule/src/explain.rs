@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 use sweep::definition::Role;
 use sweep::record::FailureClass;
-use sweep::{AttemptNo, TrialId};
+use sweep::{AttemptNo, TrialId, counted};
 
 use crate::config::Config;
 use crate::event::{Event, Recorded};
@@ -343,14 +343,6 @@ fn tried(state: &State, id: TrialId, (no, attempt): (AttemptNo, &Attempt), now: 
     }
 }
 
-fn plural(count: u64, noun: &str) -> String {
-    if count == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{count} {noun}s")
-    }
-}
-
 fn times(count: u32) -> String {
     match count {
         1 => "once".to_owned(),
@@ -425,7 +417,7 @@ impl fmt::Display for Explanation {
             }
         }
         for spent in &self.spent {
-            let failures = plural(u64::from(spent.failures), "failure");
+            let failures = counted(u64::from(spent.failures), "failure");
             match spent.retries {
                 Some(retries) => {
                     writeln!(

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use sweep::{Trainer, TrialId};
+use sweep::{Trainer, TrialId, counted};
 
 use crate::plan::{Placing, failed_hosts, is_usable};
 use crate::state::{Millis, Phase, Presence, SlotIndex, State, TrialState, WorkerId, WorkerState};
@@ -95,7 +95,7 @@ pub fn sweep_waits(state: &State, sweep: &str, now: Millis) -> Option<SweepWaits
     let because = match reason {
         WaitReason::SlotsBusy => format!(
             "other sweeps occupy every slot of {}",
-            plural(trial.devices, "device")
+            counted(u64::from(trial.devices), "device")
         ),
         WaitReason::Backoff => "its trials failed, and are tried again after a pause".to_owned(),
         WaitReason::SlotsBroken
@@ -268,7 +268,7 @@ pub(crate) fn because(
     reason: WaitReason,
     now: Millis,
 ) -> String {
-    let devices = plural(trial.devices, "device");
+    let devices = counted(u64::from(trial.devices), "device");
     match reason {
         WaitReason::SlotsBroken => slots_broken(state, trial),
         WaitReason::NoSlotLargeEnough => {
@@ -309,7 +309,7 @@ fn slots_broken(state: &State, trial: &TrialState) -> String {
     match first_of(broken_slots(state), trial) {
         Some((first, host)) => format!(
             "every slot of {} is broken: {first}; fix it, then `orchestrator undrain {host}`",
-            plural(trial.devices, "device")
+            counted(u64::from(trial.devices), "device")
         ),
         None => no_workers(state),
     }
@@ -320,7 +320,7 @@ fn slots_paused(state: &State, trial: &TrialState, now: Millis) -> String {
         Some((first, host)) => format!(
             "every slot of {} pauses, because its node could not run a trial: {first}; it is tried again by itself, or \
              at once after `orchestrator undrain {host}`",
-            plural(trial.devices, "device")
+            counted(u64::from(trial.devices), "device")
         ),
         None => no_workers(state),
     }
@@ -398,13 +398,5 @@ fn no_workers(state: &State) -> String {
             };
             format!("{which}: start one with `orchestrator worker --coordinator URL`")
         }
-    }
-}
-
-fn plural(count: u32, noun: &str) -> String {
-    if count == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{count} {noun}s")
     }
 }

@@ -34,6 +34,7 @@ mod tree;
 pub mod trial;
 pub mod variant;
 mod version;
+mod wording;
 mod yaml;
 
 pub use check::BadSweep;
@@ -48,3 +49,4 @@ pub use share::Share;
 pub use trainer::{Program, Trainer};
 pub use trial::{AttemptNo, NotATrial, TrialId, TrialPrefix, TrialSpec};
 pub use version::build;
+pub use wording::{counted, with_causes};

@@ -7,8 +7,8 @@
 
 use std::any::Any;
 
-use sweep::node_fault;
 use sweep::record::{Failure, FailureClass};
+use sweep::{node_fault, with_causes};
 
 use tch::Device;
 
@@ -263,16 +263,6 @@ impl From<data::Error> for TrialError {
             (judged, _) => judged,
         }
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-    message
 }
 
 #[cfg(test)]

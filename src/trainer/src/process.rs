@@ -163,8 +163,7 @@ pub fn cpu_name() -> String {
 }
 
 pub fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().to_owned()
+    gethostname::gethostname().to_string_lossy().into_owned()
 }
 
 /// Returns the CPU seconds of the calling thread.

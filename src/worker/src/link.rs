@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use protocol::limits::MAX_MESSAGE_BYTES;
 use protocol::v1::fleet_client::FleetClient;
 use protocol::{FromCoordinator, Token, v1};
+use sweep::with_causes;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -89,7 +90,7 @@ impl Link {
             let mut was_up = false;
             let problem = match self.endpoint.connect().await {
                 Ok(channel) => self.converse(channel, &mut was_up).await,
-                Err(error) => Problem::Broken(chain(&error)),
+                Err(error) => Problem::Broken(with_causes(&error)),
             };
             if self.events.send(LinkEvent::Down).await.is_err() {
                 return;
@@ -146,7 +147,7 @@ impl Link {
             Ok(_) => false,
             Err(error) => {
                 tracing::warn!(
-                    reason = chain(&error),
+                    reason = with_causes(&error),
                     "the token file cannot be read again"
                 );
                 false
@@ -205,17 +206,6 @@ impl Link {
             code => Problem::Broken(format!("{code:?}: {reason}")),
         }
     }
-}
-
-/// The error with its causes: tonic's own text is only "transport error".
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// A random part of the pause, at most half of it, so that the workers of a cluster do not all

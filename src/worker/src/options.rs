@@ -1,7 +1,6 @@
 //! The options of a worker, its start and its end.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,7 +148,7 @@ impl Worker {
         let endpoint = link::endpoint(&options.coordinator)?;
         let host = match &options.name {
             Some(name) => name.clone(),
-            None => host_name()?,
+            None => gethostname::gethostname().to_string_lossy().into_owned(),
         };
         let host = file_name(&host);
         let worker = worker_id(&host)?;
@@ -291,11 +290,6 @@ async fn end_slots(
     tokio::time::timeout(LAST_WAIT, all).await.map_err(|_| left)
 }
 
-fn host_name() -> Result<String, Error> {
-    let name = nix::unistd::gethostname().map_err(|error| Error::System(error.into()))?;
-    Ok(name.to_string_lossy().into_owned())
-}
-
 /// Makes a short name without `/`: a worker's id begins with its host and names a file.
 fn file_name(host: &str) -> String {
     protocol::fleet::to_name(host)
@@ -307,17 +301,9 @@ fn file_name(host: &str) -> String {
 
 /// `HOST-PID-RANDOM`
 fn worker_id(host: &str) -> Result<WorkerId, Error> {
-    let mut random = [0; 4];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut random))
-        .map_err(Error::System)?;
+    let random = getrandom::u32().map_err(|error| Error::System(error.into()))?;
     Ok(WorkerId(
-        format!(
-            "{host}-{}-{:08x}",
-            std::process::id(),
-            u32::from_le_bytes(random)
-        )
-        .into(),
+        format!("{host}-{}-{random:08x}", std::process::id()).into(),
     ))
 }
 

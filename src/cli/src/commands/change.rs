@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use protocol::v1::WorkerStatus;
 use serde_json::json;
+use sweep::counted;
 use tokio::time::Instant;
 
 use crate::args::{DrainArgs, RetryArgs, SweepArgs, Target, UndrainArgs};
 use crate::client::Client;
 use crate::commands::serve::Embedded;
 use crate::exit::{ExpectedError, Outcome};
-use crate::output::{Output, SCHEMA, counted};
+use crate::output::{Output, SCHEMA};
 use crate::{offline, rendezvous};
 
 /// Timeout for another command that has taken the state directory: its coordinator must answer, or

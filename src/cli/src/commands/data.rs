@@ -8,9 +8,10 @@ use data::{
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use sweep::with_causes;
 
 use crate::args::{DataListArgs, DataNameArgs, FetchArgs, SheetArgs};
-use crate::exit::{ExpectedError, Outcome, chain};
+use crate::exit::{ExpectedError, Outcome};
 use crate::output::{Output, SCHEMA};
 use crate::preflight::Places;
 use crate::talk;
@@ -235,10 +236,10 @@ fn failure(error: data::Error) -> ExpectedError {
         data::Error::Io { .. } | data::Error::Download { .. } | data::Error::Checksum { .. } => {
             ExpectedError::Infrastructure {
                 what: "the data set",
-                reason: chain(&error),
+                reason: with_causes(&error),
             }
         }
-        error => ExpectedError::BadInput(chain(&error)),
+        error => ExpectedError::BadInput(with_causes(&error)),
     }
 }
 
@@ -315,7 +316,7 @@ fn listing_text(listing: &Listing) -> String {
         State::Ready(Some(root)) => format!("there: {}", root.display()),
         State::Ready(None) => "built in".to_owned(),
         State::Absent => "absent".to_owned(),
-        State::Broken(error) => format!("UNUSABLE: {}", chain(error)),
+        State::Broken(error) => format!("UNUSABLE: {}", with_causes(error)),
     };
     let Row {
         num_classes,
@@ -353,7 +354,7 @@ fn listing_json(listing: &Listing) -> Value {
     let (state, root, reason) = match &listing.state {
         State::Ready(root) => ("ready", root.clone(), None),
         State::Absent => ("absent", None, None),
-        State::Broken(error) => ("broken", None, Some(chain(error))),
+        State::Broken(error) => ("broken", None, Some(with_causes(error))),
     };
     let (urls, instructions) = match origin {
         Origin::BuiltIn => (Vec::new(), None),

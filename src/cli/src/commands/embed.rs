@@ -7,9 +7,10 @@ use hierarchy::{Hierarchy, Order};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::json;
+use sweep::with_causes;
 
 use crate::args::EmbedArgs;
-use crate::exit::{ExpectedError, Outcome, chain};
+use crate::exit::{ExpectedError, Outcome};
 use crate::output::{Output, SCHEMA};
 
 pub fn embed(arguments: &EmbedArgs, output: Output) -> Result<Outcome, ExpectedError> {
@@ -18,7 +19,7 @@ pub fn embed(arguments: &EmbedArgs, output: Output) -> Result<Outcome, ExpectedE
     } else {
         Order::ParentChild
     };
-    let bad = |error: hierarchy::Error| ExpectedError::BadInput(chain(&error));
+    let bad = |error: hierarchy::Error| ExpectedError::BadInput(with_causes(&error));
     let hierarchy = Hierarchy::load(&arguments.hierarchy, order).map_err(bad)?;
     let classes = hierarchy.leaves();
     let similarity = hierarchy.similarity(&classes).map_err(bad)?;

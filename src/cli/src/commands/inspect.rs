@@ -7,6 +7,7 @@ use protocol::v1::{
 };
 use report::FileSink;
 use serde_json::{Value, json};
+use sweep::counted;
 use tokio::time::Instant;
 
 use crate::args::{ExplainArgs, StatusArgs, SweepArgs, TableArgs, WhyArgs};
@@ -15,7 +16,7 @@ use crate::commands::follow_sweep::{Follower, Step};
 use crate::exit::{ExpectedError, Outcome};
 use crate::follow::{self, View, duration};
 use crate::offline::{self, Source};
-use crate::output::{self, Output, Reader, SCHEMA, counted};
+use crate::output::{self, Output, Reader, SCHEMA};
 use crate::reports::{self, Nowhere, Report, ToStdout};
 use crate::results_folder::ResultsFolder;
 use crate::signals::Signals;

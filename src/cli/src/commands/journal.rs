@@ -5,10 +5,11 @@ use std::io::{self, BufWriter};
 
 use journal::{Lost, Repaired};
 use serde_json::json;
+use sweep::{counted, with_causes};
 
 use crate::args::{JournalArgs, RepairArgs};
-use crate::exit::{ExpectedError, Outcome, chain};
-use crate::output::{Output, SCHEMA, counted};
+use crate::exit::{ExpectedError, Outcome};
+use crate::output::{Output, SCHEMA};
 use crate::talk;
 
 pub fn export(arguments: &JournalArgs) -> Result<Outcome, ExpectedError> {
@@ -99,10 +100,10 @@ fn lost_events(lost: &Lost) -> String {
 
 fn failure(error: journal::Error) -> ExpectedError {
     match error {
-        journal::Error::Missing { .. } => ExpectedError::BadInput(chain(&error)),
+        journal::Error::Missing { .. } => ExpectedError::BadInput(with_causes(&error)),
         error => ExpectedError::Infrastructure {
             what: "the journal",
-            reason: chain(&error),
+            reason: with_causes(&error),
         },
     }
 }

@@ -7,12 +7,12 @@ use coordinator::NoAnswer;
 use schedule::{CheckedSweep, Submission};
 use serde_json::{Value, json};
 use sweep::definition::{Output as SweepOutput, Search, Select};
-use sweep::{Sweep, TrialId, TrialPrefix, TrialSpec, held_out};
+use sweep::{Sweep, TrialId, TrialPrefix, TrialSpec, held_out, with_causes};
 
 use crate::args::PlanArgs;
 use crate::commands::run::load;
 use crate::estimate;
-use crate::exit::{ExpectedError, Outcome, chain};
+use crate::exit::{ExpectedError, Outcome};
 use crate::output::{Output, SCHEMA};
 use crate::preflight::{self, Checked, Places};
 use crate::trainer;
@@ -53,7 +53,7 @@ fn preview(state_dir: &Path, sweep: &Sweep) -> Result<Option<Submission>, Expect
         Err(journal::Error::Missing { .. }) => Ok(None),
         Err(error) => Err(ExpectedError::Infrastructure {
             what: "the journal",
-            reason: chain(&error),
+            reason: with_causes(&error),
         }),
     }
 }

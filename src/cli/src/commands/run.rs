@@ -13,7 +13,7 @@ use protocol::v1::{StatusReply, SubmitReply, SweepStatus};
 use schedule::WaitReason;
 use schedule::state::Slot;
 use serde_json::json;
-use sweep::Sweep;
+use sweep::{Sweep, counted};
 
 use crate::args::{RunArgs, quoted};
 use crate::client::{self, Client};
@@ -21,7 +21,7 @@ use crate::commands::follow_sweep::{Follower, Step, Writer, submit};
 use crate::commands::serve::{Embedded, slots};
 use crate::exit::{ExpectedError, Outcome};
 use crate::follow::View;
-use crate::output::{self, Output, SCHEMA, counted};
+use crate::output::{self, Output, SCHEMA};
 use crate::preflight::{self, Places};
 use crate::reports::Report;
 use crate::results_folder::ResultsFolder;

@@ -8,12 +8,13 @@ use coordinator::{Coordinator, Listen};
 use protocol::Token;
 use schedule::Config;
 use schedule::state::Slot;
+use sweep::with_causes;
 use worker::devices::{self, Inventory};
 use worker::{Ended, Timing, Worker};
 
 use crate::args::{CoordinatorArgs, DeviceArgs, WorkerArgs};
 use crate::client::{self, with_scheme};
-use crate::exit::{ExpectedError, Outcome, chain};
+use crate::exit::{ExpectedError, Outcome};
 use crate::preflight::Places;
 use crate::rendezvous::{self, Announced};
 use crate::signals::{HOW_TO_INSIST, Signals};
@@ -211,8 +212,7 @@ impl Embedded {
                 what: "cannot listen on loopback",
                 reason: error.to_string(),
             })?;
-        let token_text = rendezvous::random_token()?;
-        let token = Token::new(&token_text).expect("64 hexadecimal digits are a token");
+        let token = Token::random()?;
         let options = coordinator::Options {
             listen: Listen::Bound(listener),
             state_dir: state_dir.to_owned(),
@@ -225,7 +225,7 @@ impl Embedded {
             .map_err(|error| taken(state_dir, error))?;
         let address = format!("http://{}", coordinator.address());
         // Only now is the state directory known to be ours.
-        let token_file = rendezvous::write_token(state_dir, &token_text)?;
+        let token_file = rendezvous::write_token(state_dir, &token)?;
         let announced = rendezvous::announce(state_dir, address.clone(), Some(&token_file), false)?;
         Ok(Self {
             address,
@@ -301,11 +301,11 @@ fn coordinator_error(error: coordinator::Error) -> ExpectedError {
     match error {
         coordinator::Error::NeedsToken { .. } => ExpectedError::BadInput(error.to_string()),
         coordinator::Error::Journal(journal::Error::Locked { .. }) => {
-            ExpectedError::Taken(chain(&error))
+            ExpectedError::Taken(with_causes(&error))
         }
         error => ExpectedError::Infrastructure {
             what: "the coordinator",
-            reason: chain(&error),
+            reason: with_causes(&error),
         },
     }
 }
@@ -313,11 +313,11 @@ fn coordinator_error(error: coordinator::Error) -> ExpectedError {
 fn worker_error(error: worker::Error) -> ExpectedError {
     match error {
         worker::Error::BadAddress { .. } | worker::Error::BadSlots { .. } => {
-            ExpectedError::BadInput(chain(&error))
+            ExpectedError::BadInput(with_causes(&error))
         }
         error => ExpectedError::Infrastructure {
             what: "the worker",
-            reason: chain(&error),
+            reason: with_causes(&error),
         },
     }
 }

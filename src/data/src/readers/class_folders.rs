@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 
+use sweep::counted;
+
 use crate::error::Error;
 
 pub(super) const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "gif", "bmp", "webp"];
@@ -108,14 +110,14 @@ pub(super) fn read(root: &Path) -> Result<ClassFolders, Error> {
         loose > 0,
         format!(
             "beside the class folders, so of no class: {}",
-            counted(loose)
+            counted(loose as u64, "image")
         ),
     );
     note(
         nested > 0,
         format!(
             "in folders inside of classes, not read: {} ({})",
-            counted(nested),
+            counted(nested as u64, "image"),
             list(&nested_in)
         ),
     );
@@ -196,7 +198,7 @@ fn without_images(contents: &Contents, below: &Contents) -> String {
     if !below.images.is_empty() {
         return format!(
             "it has {} in folders inside of it and none itself; move them up",
-            counted(below.images.len())
+            counted(below.images.len() as u64, "image")
         );
     }
     let mut others = contents.others.clone();
@@ -219,14 +221,6 @@ fn by_kind(others: &BTreeMap<String, usize>) -> String {
         .map(|(kind, count)| format!("{count} {kind}"))
         .collect();
     format!("{} (images are {})", list(&kinds), EXTENSIONS.join(", "))
-}
-
-fn counted(images: usize) -> String {
-    if images == 1 {
-        "1 image".to_owned()
-    } else {
-        format!("{images} images")
-    }
 }
 
 fn is_of_a_system(name: &str) -> bool {
