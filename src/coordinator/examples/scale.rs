@@ -23,8 +23,8 @@ use protocol::{Token, v1};
 use schedule::event::{Effect, EndedAttempt, Input, Outcome};
 use schedule::state::{SecretHash, Slot, State, WorkerId, WorkerInfo};
 use schedule::{CheckedSweep, Config, restart, turn};
+use sweep::AttemptId;
 use sweep::record::{EpochRecord, Provenance, TrialResult};
-use sweep::{AttemptNo, TrialId};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -116,12 +116,10 @@ fn fill(trials: u32, directory: &Path) -> Outcomes<()> {
         let turn = turn(&mut state, &config, &inputs, now);
         journal.append(&turn.recorded)?;
         let started = turn.effects.into_iter().filter_map(|effect| match effect {
-            Effect::Start { trial, attempt, .. } => Some((trial, attempt)),
+            Effect::Start { attempt, .. } => Some(attempt),
             _ => None,
         });
-        inputs = started
-            .map(|(trial, attempt)| end(&worker, trial, attempt))
-            .collect();
+        inputs = started.map(|attempt| end(&worker, attempt)).collect();
     }
     let done = state.sweeps[SWEEP].counts.succeeded;
     println!(
@@ -339,8 +337,8 @@ fn grid(trials: u32) -> Outcomes<sweep::Sweep> {
     sweep::parse("large.yaml", &text, &no_file).map_err(|errors| errors.to_string().into())
 }
 
-fn end(worker: &WorkerId, trial: TrialId, attempt: AttemptNo) -> Input {
-    let accuracy = (trial.bits() % 1000) as f64 / 1000.0;
+fn end(worker: &WorkerId, attempt: AttemptId) -> Input {
+    let accuracy = (attempt.trial.bits() % 1000) as f64 / 1000.0;
     let epoch = EpochRecord {
         train_loss: 0.5,
         accuracy: Some(accuracy),
@@ -370,8 +368,7 @@ fn end(worker: &WorkerId, trial: TrialId, attempt: AttemptNo) -> Input {
     Input::Ended {
         worker: worker.clone(),
         ended: EndedAttempt {
-            trial,
-            attempt,
+            id: attempt,
             outcome,
         },
     }

@@ -322,17 +322,15 @@ impl Owner {
             Effect::Start {
                 worker,
                 slot,
-                trial,
                 attempt,
-            } => match self.state.spec_of(trial) {
+            } => match self.state.spec_of(attempt.trial) {
                 Some(spec) => {
                     let since = self
                         .state
                         .trials
-                        .get(&trial)
-                        .map_or(attempt, |trial| trial.since);
+                        .get(&attempt.trial)
+                        .map_or(attempt.number, |trial| trial.since);
                     let start = FromCoordinator::Start {
-                        trial,
                         attempt,
                         slot,
                         since,
@@ -340,30 +338,21 @@ impl Owner {
                     };
                     self.streams.send(&worker, start);
                 }
-                None => tracing::error!(%trial, "a trial was dispatched that no sweep lists"),
+                None => {
+                    tracing::error!(%attempt, "an attempt was dispatched at a trial that no sweep lists")
+                }
             },
             Effect::Stop {
                 worker,
-                trial,
                 attempt,
                 reason,
             } => {
-                self.streams.send(
-                    &worker,
-                    FromCoordinator::Stop {
-                        trial,
-                        attempt,
-                        reason,
-                    },
-                );
-            }
-            Effect::Acknowledge {
-                worker,
-                trial,
-                attempt,
-            } => {
                 self.streams
-                    .send(&worker, FromCoordinator::Acknowledged { trial, attempt });
+                    .send(&worker, FromCoordinator::Stop { attempt, reason });
+            }
+            Effect::Acknowledge { worker, attempt } => {
+                self.streams
+                    .send(&worker, FromCoordinator::Acknowledged { attempt });
             }
             Effect::Drain { worker, reason } => self
                 .streams

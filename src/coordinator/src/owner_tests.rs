@@ -9,7 +9,7 @@ use schedule::event::{EndedAttempt, Input, Outcome, Recorded};
 use schedule::state::{Slot, State, WorkerId, WorkerInfo};
 use schedule::{CheckedSweep, Config};
 use sweep::record::{EpochRecord, Failure, FailureClass, Provenance, Timing, TrialResult};
-use sweep::{AttemptNo, TrialId};
+use sweep::{AttemptId, TrialId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
@@ -207,7 +207,7 @@ fn hello(worker: &WorkerId, connection: u64, ended: Vec<EndedAttempt>) -> Box<He
 struct TaskWorker {
     id: WorkerId,
     connections: u64,
-    ended: BTreeMap<(TrialId, AttemptNo), EndedAttempt>,
+    ended: BTreeMap<AttemptId, EndedAttempt>,
 }
 
 impl TaskWorker {
@@ -234,14 +234,13 @@ impl TaskWorker {
         }
         while let Some(Ok(message)) = incoming.next().await {
             match FromCoordinator::try_from(message).unwrap() {
-                FromCoordinator::Start { trial, attempt, .. } => {
-                    let outcome = Outcome::Finished(Box::new(result(trial)));
+                FromCoordinator::Start { attempt, .. } => {
+                    let outcome = Outcome::Finished(Box::new(result(attempt.trial)));
                     let ended = EndedAttempt {
-                        trial,
-                        attempt,
+                        id: attempt,
                         outcome,
                     };
-                    self.ended.insert((trial, attempt), ended.clone());
+                    self.ended.insert(attempt, ended.clone());
                     let message = FromWorker::Ended(ended);
                     let worker = self.id.clone();
                     let _ = messages
@@ -252,9 +251,7 @@ impl TaskWorker {
                         })
                         .await;
                 }
-                FromCoordinator::Acknowledged { trial, attempt } => {
-                    drop(self.ended.remove(&(trial, attempt)))
-                }
+                FromCoordinator::Acknowledged { attempt } => drop(self.ended.remove(&attempt)),
                 _ => {}
             }
         }
@@ -461,16 +458,15 @@ async fn a_panic_while_answering_answers_that_question_and_nothing_else() {
         })
         .await
         .unwrap();
-    let (trial, attempt) = loop {
+    let attempt = loop {
         match FromCoordinator::try_from(incoming.next().await.unwrap().unwrap()).unwrap() {
-            FromCoordinator::Start { trial, attempt, .. } => break (trial, attempt),
+            FromCoordinator::Start { attempt, .. } => break attempt,
             _ => continue,
         }
     };
     let outcome = Outcome::Failed(Failure::new(FailureClass::BadInput, "no data".to_owned()));
     let message = FromWorker::Ended(EndedAttempt {
-        trial,
-        attempt,
+        id: attempt,
         outcome,
     });
     messages
@@ -482,7 +478,7 @@ async fn a_panic_while_answering_answers_that_question_and_nothing_else() {
         .await
         .unwrap();
     let explain = async || {
-        let trial = trial.to_string();
+        let trial = attempt.trial.to_string();
         ask(&messages, |reply| {
             OwnerRequest::Question(Question::Explain { trial, reply })
         })

@@ -112,22 +112,21 @@ impl Tails {
 
     fn event(&mut self, event: &Event, state: &State) {
         match event {
-            Event::AttemptSucceeded { trial, .. } => self.ended(*trial, state),
+            Event::AttemptSucceeded { attempt, .. } => self.ended(attempt.trial, state),
             Event::AttemptFailed {
-                trial,
                 attempt,
                 failure,
                 then,
                 ..
             } => match then {
-                AfterFailure::GiveUp => self.ended(*trial, state),
+                AfterFailure::GiveUp => self.ended(attempt.trial, state),
                 // The pause of its slot is the news.
                 AfterFailure::Retry { .. } if failure.class == FailureClass::Node => {}
                 AfterFailure::Retry { .. } => {
                     let first_line = failure.message.lines().next().unwrap_or_default();
-                    let class = failure.class;
-                    self.note_trial(*trial, state, |name| {
-                        format!("{name}: attempt {attempt} ended ({class}): {first_line}; another follows")
+                    let (number, class) = (attempt.number, failure.class);
+                    self.note_trial(attempt.trial, state, |name| {
+                        format!("{name}: attempt {number} ended ({class}): {first_line}; another follows")
                     });
                 }
                 AfterFailure::Unwanted => {}

@@ -15,8 +15,8 @@ use journal::Journal;
 use schedule::event::{Effect, EndedAttempt, Input, Outcome, Recorded};
 use schedule::state::{Slot, State, WorkerId, WorkerInfo};
 use schedule::{Budget, CheckedSweep, Config, restart, turn};
+use sweep::AttemptId;
 use sweep::record::{EpochRecord, Failure, FailureClass, Provenance, Subset, TrialResult};
-use sweep::{AttemptNo, TrialId};
 
 type Outcomes = Result<(), Box<dyn Error>>;
 
@@ -89,7 +89,7 @@ fn measure(trials: u32, directory: &Path) -> Outcomes {
 /// journalled singly.
 fn run_all(state: &mut State, config: &Config, journal: &mut Journal) -> Outcomes {
     const ONE_BY_ONE: usize = 2_000;
-    let mut running: VecDeque<(WorkerId, TrialId, AttemptNo)> = VecDeque::new();
+    let mut running: VecDeque<(WorkerId, AttemptId)> = VecDeque::new();
     let mut deciding = Vec::new();
     let mut appending = Vec::new();
     let mut pending: Vec<Recorded> = Vec::new();
@@ -101,12 +101,12 @@ fn run_all(state: &mut State, config: &Config, journal: &mut Journal) -> Outcome
             joining += 1;
             join(joining)
         } else {
-            let Some((worker, trial, attempt)) = running.pop_front() else {
+            let Some((worker, attempt)) = running.pop_front() else {
                 break;
             };
             Input::Ended {
                 worker,
-                ended: end(trial, attempt),
+                ended: end(attempt),
             }
         };
         let started = Instant::now();
@@ -114,11 +114,8 @@ fn run_all(state: &mut State, config: &Config, journal: &mut Journal) -> Outcome
         deciding.push(started.elapsed());
         running.extend(turn.effects.into_iter().filter_map(|effect| match effect {
             Effect::Start {
-                worker,
-                trial,
-                attempt,
-                ..
-            } => Some((worker, trial, attempt)),
+                worker, attempt, ..
+            } => Some((worker, attempt)),
             _ => None,
         }));
         pending.extend(turn.recorded);
@@ -224,21 +221,17 @@ fn join(number: u64) -> Input {
     }
 }
 
-fn end(trial: TrialId, attempt: AttemptNo) -> EndedAttempt {
-    if attempt.0 <= LOST_ATTEMPTS {
+fn end(id: AttemptId) -> EndedAttempt {
+    if id.number.0 <= LOST_ATTEMPTS {
         let message =
             "worker `host-1-1-abcdef` was silent for 10 s, longer than its lease".to_owned();
         let outcome = Outcome::Failed(Failure::new(FailureClass::Unreachable, message));
-        return EndedAttempt {
-            trial,
-            attempt,
-            outcome,
-        };
+        return EndedAttempt { id, outcome };
     }
     let epoch = EpochRecord {
         train_loss: 0.123456789,
         accuracy: Some(0.987654321),
-        state_hash: trial.to_string(),
+        state_hash: id.trial.to_string(),
     };
     let provenance = Provenance {
         trainer: "0.1.0 (0123456)".to_owned(),
@@ -269,8 +262,7 @@ fn end(trial: TrialId, attempt: AttemptNo) -> EndedAttempt {
         timing: Default::default(),
     };
     EndedAttempt {
-        trial,
-        attempt,
+        id,
         outcome: Outcome::Finished(Box::new(result)),
     }
 }

@@ -7,11 +7,9 @@ use schedule::state::{Slot, SlotIndex, WorkerId, WorkerInfo};
 use sweep::handoff::Progress;
 use sweep::record::{Failure, FailureClass, TrialResult};
 use sweep::text::{self, Line};
-use sweep::{AttemptNo, Program, Trainer, TrialId, TrialSpec};
+use sweep::{AttemptId, AttemptNo, Program, Trainer, TrialId, TrialSpec};
 
-use crate::invalid::{
-    Invalid, at_most, attempt_ref, document, line, name, present, to_attempt_ref,
-};
+use crate::invalid::{Invalid, at_most, document, id, line, name, present};
 use crate::limits::{
     MAX_CONNECTIONS, MAX_DEVICES, MAX_DEVICES_PER_SLOT, MAX_DOCUMENT_BYTES, MAX_ENDED,
     MAX_NAME_BYTES, MAX_SEEN, MAX_SLOTS,
@@ -69,21 +67,18 @@ pub enum FromCoordinator {
         reason: String,
     },
     Start {
-        trial: TrialId,
-        attempt: AttemptNo,
+        attempt: AttemptId,
         slot: SlotIndex,
         /// The first attempt of the current training.
         since: AttemptNo,
         spec: Box<TrialSpec>,
     },
     Stop {
-        trial: TrialId,
-        attempt: AttemptNo,
+        attempt: AttemptId,
         reason: String,
     },
     Acknowledged {
-        trial: TrialId,
-        attempt: AttemptNo,
+        attempt: AttemptId,
     },
     Drain {
         reason: String,
@@ -102,7 +97,7 @@ impl TryFrom<v1::WorkerMessage> for FromWorker {
                 disk: DiskUse {
                     checkpoint_bytes: heartbeat.checkpoint_bytes,
                     work_dir_bytes: heartbeat.work_dir_bytes,
-                    seen: list("heartbeat.seen", heartbeat.seen, MAX_SEEN, trial_id)?,
+                    seen: list("heartbeat.seen", heartbeat.seen, MAX_SEEN, id)?,
                 },
             },
             ToCoordinator::Ended(attempt) => Self::Ended(ended("ended", attempt)?),
@@ -121,11 +116,7 @@ impl From<FromWorker> for v1::WorkerMessage {
                 running: running.into_iter().map(to_running).collect(),
                 checkpoint_bytes: disk.checkpoint_bytes,
                 work_dir_bytes: disk.work_dir_bytes,
-                seen: disk
-                    .seen
-                    .into_iter()
-                    .map(|trial| trial.to_string())
-                    .collect(),
+                seen: to_ids(&disk.seen),
             }),
             FromWorker::Ended(attempt) => ToCoordinator::Ended(to_ended(attempt)),
             FromWorker::Leaving { reason } => ToCoordinator::Leaving(v1::Leaving {
@@ -251,42 +242,36 @@ impl TryFrom<v1::CoordinatorMessage> for FromCoordinator {
                 reason: line("refused.reason", &refused.reason)?.into(),
             },
             ToWorker::Start(start) => {
-                let (trial, attempt) = attempt_ref("start.ref", start.r#ref)?;
+                let attempt: AttemptId = id("start.attempt", start.attempt)?;
                 let spec = document("start.spec_json", &start.spec_json)?;
-                if start.since == 0 || start.since > attempt.0 {
+                if start.since == 0 || start.since > attempt.number.0 {
                     let problem = format!(
-                        "is {}; an attempt in 1..={attempt} was expected",
-                        start.since
+                        "is {}; an attempt in 1..={} was expected",
+                        start.since, attempt.number
                     );
                     return Err(Invalid::new("start.since", problem));
                 }
                 Self::Start {
-                    trial,
                     attempt,
                     slot: start.slot,
                     since: AttemptNo(start.since),
                     spec,
                 }
             }
-            ToWorker::Stop(stop) => {
-                let (trial, attempt) = attempt_ref("stop.ref", stop.r#ref)?;
-                Self::Stop {
-                    trial,
-                    attempt,
-                    reason: line("stop.reason", &stop.reason)?.into(),
-                }
-            }
-            ToWorker::Acknowledged(acknowledged) => {
-                let (trial, attempt) = attempt_ref("acknowledged.ref", acknowledged.r#ref)?;
-                Self::Acknowledged { trial, attempt }
-            }
+            ToWorker::Stop(stop) => Self::Stop {
+                attempt: id("stop.attempt", stop.attempt)?,
+                reason: line("stop.reason", &stop.reason)?.into(),
+            },
+            ToWorker::Acknowledged(acknowledged) => Self::Acknowledged {
+                attempt: id("acknowledged.attempt", acknowledged.attempt)?,
+            },
             ToWorker::Drain(drain) => Self::Drain {
                 reason: line("drain.reason", &drain.reason)?.into(),
             },
             ToWorker::Remove(remove) => Self::Remove(Leftovers {
-                checkpoints: attempts("remove.checkpoints", remove.checkpoints)?,
-                logs: attempts("remove.logs", remove.logs)?,
-                unknown: list("remove.unknown", remove.unknown, MAX_SEEN, trial_id)?,
+                checkpoints: list("remove.checkpoints", remove.checkpoints, MAX_SEEN, id)?,
+                logs: list("remove.logs", remove.logs, MAX_SEEN, id)?,
+                unknown: list("remove.unknown", remove.unknown, MAX_SEEN, id)?,
                 now: remove.now_ms,
             }),
         })
@@ -307,7 +292,6 @@ impl From<FromCoordinator> for v1::CoordinatorMessage {
                 reason: to_line(reason),
             }),
             FromCoordinator::Start {
-                trial,
                 attempt,
                 slot,
                 since,
@@ -315,46 +299,28 @@ impl From<FromCoordinator> for v1::CoordinatorMessage {
             } => {
                 let spec_json = serde_json::to_vec(&spec).expect("settings are plain data");
                 ToWorker::Start(v1::Start {
-                    r#ref: to_attempt_ref(trial, attempt),
+                    attempt: attempt.to_string(),
                     slot,
                     spec_json,
                     since: since.0,
                 })
             }
-            FromCoordinator::Stop {
-                trial,
-                attempt,
-                reason,
-            } => ToWorker::Stop(v1::Stop {
-                r#ref: to_attempt_ref(trial, attempt),
+            FromCoordinator::Stop { attempt, reason } => ToWorker::Stop(v1::Stop {
+                attempt: attempt.to_string(),
                 reason: to_line(reason),
             }),
-            FromCoordinator::Acknowledged { trial, attempt } => {
-                ToWorker::Acknowledged(v1::Acknowledged {
-                    r#ref: to_attempt_ref(trial, attempt),
-                })
-            }
+            FromCoordinator::Acknowledged { attempt } => ToWorker::Acknowledged(v1::Acknowledged {
+                attempt: attempt.to_string(),
+            }),
             FromCoordinator::Drain { reason } => ToWorker::Drain(v1::Drain {
                 reason: to_line(reason),
             }),
-            FromCoordinator::Remove(leftovers) => {
-                let refs = |attempts: Vec<(TrialId, AttemptNo)>| {
-                    attempts
-                        .into_iter()
-                        .filter_map(|(trial, attempt)| to_attempt_ref(trial, attempt))
-                        .collect()
-                };
-                ToWorker::Remove(v1::Remove {
-                    checkpoints: refs(leftovers.checkpoints),
-                    logs: refs(leftovers.logs),
-                    unknown: leftovers
-                        .unknown
-                        .into_iter()
-                        .map(|trial| trial.to_string())
-                        .collect(),
-                    now_ms: leftovers.now,
-                })
-            }
+            FromCoordinator::Remove(leftovers) => ToWorker::Remove(v1::Remove {
+                checkpoints: to_ids(&leftovers.checkpoints),
+                logs: to_ids(&leftovers.logs),
+                unknown: to_ids(&leftovers.unknown),
+                now_ms: leftovers.now,
+            }),
         };
         Self {
             message: Some(message),
@@ -362,14 +328,8 @@ impl From<FromCoordinator> for v1::CoordinatorMessage {
     }
 }
 
-fn trial_id(field: &str, trial: String) -> Result<TrialId, Invalid> {
-    trial.parse().map_err(|error| Invalid::new(field, error))
-}
-
-fn attempts(field: &str, refs: Vec<v1::AttemptRef>) -> Result<Vec<(TrialId, AttemptNo)>, Invalid> {
-    list(field, refs, MAX_SEEN, |field, reference| {
-        attempt_ref(field, Some(reference))
-    })
+fn to_ids(ids: &[impl ToString]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
 }
 
 fn list<Wire, Domain>(
@@ -428,21 +388,18 @@ fn slot(field: &str, slot: v1::Slot) -> Result<Slot, Invalid> {
 }
 
 fn running(field: &str, running: v1::Running) -> Result<RunningAttempt, Invalid> {
-    let (trial, attempt) = attempt_ref(&format!("{field}.ref"), running.r#ref)?;
     let progress_field = format!("{field}.progress");
     let progress = progress(&progress_field, present(&progress_field, running.progress)?)?;
     Ok(RunningAttempt {
-        trial,
-        attempt,
+        id: id(&format!("{field}.attempt"), running.attempt)?,
         slot: running.slot,
         progress,
     })
 }
 
 fn to_running(running: RunningAttempt) -> v1::Running {
-    let r#ref = to_attempt_ref(running.trial, running.attempt);
     v1::Running {
-        r#ref,
+        attempt: running.id.to_string(),
         slot: running.slot,
         progress: Some(to_progress(running.progress)),
     }
@@ -494,7 +451,7 @@ fn to_progress(progress: Progress) -> v1::Progress {
 }
 
 fn ended(field: &str, ended: v1::AttemptEnded) -> Result<EndedAttempt, Invalid> {
-    let (trial, attempt) = attempt_ref(&format!("{field}.ref"), ended.r#ref)?;
+    let id = id(&format!("{field}.attempt"), ended.attempt)?;
     let outcome = match present(&format!("{field}.outcome"), ended.outcome)? {
         // whether it is a result of this trial is checked where the trial is known
         WireOutcome::ResultJson(json) => {
@@ -505,11 +462,7 @@ fn ended(field: &str, ended: v1::AttemptEnded) -> Result<EndedAttempt, Invalid> 
         }
         WireOutcome::Stopped(v1::Stopped {}) => Outcome::Stopped,
     };
-    Ok(EndedAttempt {
-        trial,
-        attempt,
-        outcome,
-    })
+    Ok(EndedAttempt { id, outcome })
 }
 
 fn to_ended(ended: EndedAttempt) -> v1::AttemptEnded {
@@ -519,7 +472,7 @@ fn to_ended(ended: EndedAttempt) -> v1::AttemptEnded {
         Outcome::Stopped => WireOutcome::Stopped(v1::Stopped {}),
     };
     v1::AttemptEnded {
-        r#ref: to_attempt_ref(ended.trial, ended.attempt),
+        attempt: ended.id.to_string(),
         outcome: Some(outcome),
     }
 }

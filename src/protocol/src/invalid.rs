@@ -1,11 +1,12 @@
 //! The error type of conversion, and the checks that several messages share.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use serde::de::DeserializeOwned;
 use sweep::text::Line;
-use sweep::{AttemptNo, TrialId};
 
 use crate::limits::{MAX_DOCUMENT_BYTES, MAX_NAME_BYTES};
-use crate::v1;
 
 /// A problem with a message, and the field that has it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,27 +84,14 @@ pub(crate) fn document<T: DeserializeOwned>(field: &str, json: &[u8]) -> Result<
     serde_json::from_slice(json).map_err(|error| Invalid::new(field, error))
 }
 
-pub(crate) fn attempt_ref(
-    field: &str,
-    value: Option<v1::AttemptRef>,
-) -> Result<(TrialId, AttemptNo), Invalid> {
-    let value = present(field, value)?;
-    let trial = value
-        .trial
+/// Parses the id of a trial or of an attempt.
+pub(crate) fn id<T>(field: &str, value: impl AsRef<str>) -> Result<T, Invalid>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    value
+        .as_ref()
         .parse()
-        .map_err(|error| Invalid::new(format!("{field}.trial"), error))?;
-    if value.attempt == 0 {
-        return Err(Invalid::new(
-            format!("{field}.attempt"),
-            "is 0; attempts are counted from 1",
-        ));
-    }
-    Ok((trial, AttemptNo(value.attempt)))
-}
-
-pub(crate) fn to_attempt_ref(trial: TrialId, attempt: AttemptNo) -> Option<v1::AttemptRef> {
-    Some(v1::AttemptRef {
-        trial: trial.to_string(),
-        attempt: attempt.0,
-    })
+        .map_err(|error| Invalid::new(field, error))
 }

@@ -9,14 +9,14 @@ use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::{Slot, WorkerId, WorkerInfo};
 use sweep::handoff::Progress;
 use sweep::record::{EpochRecord, Failure, FailureClass, Provenance, Timing, TrialResult};
-use sweep::{AttemptNo, Program, Trainer, TrialId};
+use sweep::{AttemptId, AttemptNo, Program, Trainer, TrialId};
 
 fn trial() -> impl Strategy<Value = TrialId> {
     "[0-9a-f]{16}".prop_map(|digits| digits.parse().unwrap())
 }
 
-fn attempt() -> impl Strategy<Value = AttemptNo> {
-    (1..=u32::MAX).prop_map(AttemptNo)
+fn attempt() -> impl Strategy<Value = AttemptId> {
+    (trial(), 1..=u32::MAX).prop_map(|(trial, number)| trial.attempt(AttemptNo(number)))
 }
 
 fn name() -> impl Strategy<Value = String> {
@@ -42,8 +42,8 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn running()(trial in trial(), attempt in attempt(), slot in any::<u32>(), progress in progress()) -> RunningAttempt {
-        RunningAttempt { trial, attempt, slot, progress }
+    fn running()(id in attempt(), slot in any::<u32>(), progress in progress()) -> RunningAttempt {
+        RunningAttempt { id, slot, progress }
     }
 }
 
@@ -78,8 +78,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 }
 
 prop_compose! {
-    fn ended()(trial in trial(), attempt in attempt(), outcome in outcome()) -> EndedAttempt {
-        EndedAttempt { trial, attempt, outcome }
+    fn ended()(id in attempt(), outcome in outcome()) -> EndedAttempt {
+        EndedAttempt { id, outcome }
     }
 }
 
@@ -127,8 +127,8 @@ fn from_worker() -> impl Strategy<Value = FromWorker> {
     ]
 }
 
-fn attempts() -> impl Strategy<Value = Vec<(TrialId, AttemptNo)>> {
-    proptest::collection::vec((trial(), attempt()), 0..4)
+fn attempts() -> impl Strategy<Value = Vec<AttemptId>> {
+    proptest::collection::vec(attempt(), 0..4)
 }
 
 fn from_coordinator() -> impl Strategy<Value = FromCoordinator> {
@@ -140,16 +140,11 @@ fn from_coordinator() -> impl Strategy<Value = FromCoordinator> {
             }
         }),
         name().prop_map(|reason| FromCoordinator::Refused { reason }),
-        (trial(), attempt(), name()).prop_map(|(trial, attempt, reason)| FromCoordinator::Stop {
-            trial,
-            attempt,
-            reason
-        }),
-        (trial(), attempt())
-            .prop_map(|(trial, attempt)| FromCoordinator::Acknowledged { trial, attempt }),
+        (attempt(), name()).prop_map(|(attempt, reason)| FromCoordinator::Stop { attempt, reason }),
+        attempt().prop_map(|attempt| FromCoordinator::Acknowledged { attempt }),
         name().prop_map(|reason| FromCoordinator::Drain { reason }),
         (attempts(), attempts()).prop_map(|(checkpoints, logs)| {
-            let unknown = checkpoints.iter().map(|(trial, _)| *trial).collect();
+            let unknown = checkpoints.iter().map(|attempt| attempt.trial).collect();
             FromCoordinator::Remove(Leftovers {
                 checkpoints,
                 logs,
@@ -162,27 +157,23 @@ fn from_coordinator() -> impl Strategy<Value = FromCoordinator> {
 
 /// Generates messages with arbitrary strings, numbers and documents.
 fn lying_worker() -> impl Strategy<Value = v1::WorkerMessage> {
-    let reference = || {
-        proptest::option::of(
-            (".{0,20}", 0..3u32).prop_map(|(trial, attempt)| v1::AttemptRef { trial, attempt }),
-        )
-    };
+    let attempt = || prop_oneof![".{0,20}", "t[0-9a-f]{16}#[0-2]"];
     let document = || proptest::collection::vec(any::<u8>(), 0..60);
     let outcome = prop_oneof![
         document().prop_map(v1::attempt_ended::Outcome::ResultJson),
         document().prop_map(v1::attempt_ended::Outcome::FailureJson),
     ];
-    let ended = (reference(), proptest::option::of(outcome))
-        .prop_map(|(r#ref, outcome)| v1::AttemptEnded { r#ref, outcome });
+    let ended = (attempt(), proptest::option::of(outcome))
+        .prop_map(|(attempt, outcome)| v1::AttemptEnded { attempt, outcome });
     let rate = proptest::option::of(any::<f64>());
     let progress = rate.prop_map(|loss| v1::Progress {
         train_loss: loss,
         accuracy: loss,
         ..v1::Progress::default()
     });
-    let running = (reference(), any::<u32>(), proptest::option::of(progress)).prop_map(
-        |(r#ref, slot, progress)| v1::Running {
-            r#ref,
+    let running = (attempt(), any::<u32>(), proptest::option::of(progress)).prop_map(
+        |(attempt, slot, progress)| v1::Running {
+            attempt,
             slot,
             progress,
         },
@@ -271,9 +262,9 @@ proptest! {
                 prop_assert!(hello.info.slots.iter().all(|slot| !slot.devices.is_empty()));
                 let whole = |slot: &Slot| slot.uuids.is_empty() || slot.uuids.len() == slot.devices.len();
                 prop_assert!(hello.info.slots.iter().all(whole));
-                prop_assert!(hello.running.iter().all(|running| running.attempt.0 > 0));
+                prop_assert!(hello.running.iter().all(|running| running.id.number.0 > 0));
             }
-            Ok(FromWorker::Ended(ended)) => prop_assert!(ended.attempt.0 > 0),
+            Ok(FromWorker::Ended(ended)) => prop_assert!(ended.id.number.0 > 0),
             Ok(other) => prop_assert!(false, "nobody said {other:?}"),
             Err(invalid) => prop_assert!(!invalid.field.is_empty() && !invalid.problem.is_empty()),
         }
@@ -353,10 +344,8 @@ fn escape_sequences_do_not_pass_in_documents() {
         provenance,
         timing: Timing::default(),
     };
-    let trial = "0123456789abcdef".parse().unwrap();
     let ended = EndedAttempt {
-        trial,
-        attempt: AttemptNo(1),
+        id: "t0123456789abcdef#1".parse().unwrap(),
         outcome: Outcome::Finished(Box::new(result)),
     };
     let back = FromWorker::try_from(v1::WorkerMessage::from(FromWorker::Ended(ended))).unwrap();
@@ -412,15 +401,11 @@ fn lies_in_a_hello_are_named() {
         ("hello.slots[0].uuids", |hello| {
             hello.slots[0].uuids = vec!["GPU-1".into(), "GPU-2".into()]
         }),
-        ("hello.running[0].ref.trial", |hello| {
-            let r#ref = Some(v1::AttemptRef {
-                trial: "0123456789abcdeg".into(),
-                attempt: 1,
-            });
+        ("hello.running[0].attempt", |hello| {
             hello.running.push(v1::Running {
-                r#ref,
+                attempt: "t0123456789abcdeg#1".into(),
                 slot: 0,
-                progress: None,
+                progress: Some(v1::Progress::default()),
             });
         }),
     ];
@@ -437,43 +422,33 @@ fn lies_in_a_hello_are_named() {
 
 #[test]
 fn lies_in_an_outcome_are_named() {
-    let reference = || {
-        Some(v1::AttemptRef {
-            trial: "t0123456789abcdef".into(),
-            attempt: 1,
-        })
-    };
+    use v1::attempt_ended::Outcome;
+    let good = "t0123456789abcdef#1";
     let cases = [
-        (None, None, "ended.ref"),
+        ("", None, "ended.attempt"),
+        ("t0123456789abcdef#0", None, "ended.attempt"),
+        (good, None, "ended.outcome"),
         (
-            Some(v1::AttemptRef {
-                attempt: 0,
-                ..reference().unwrap()
-            }),
-            None,
-            "ended.ref.attempt",
-        ),
-        (reference(), None, "ended.outcome"),
-        (
-            reference(),
-            Some(v1::attempt_ended::Outcome::ResultJson(b"{}".to_vec())),
+            good,
+            Some(Outcome::ResultJson(b"{}".to_vec())),
             "ended.result_json",
         ),
         (
-            reference(),
-            Some(v1::attempt_ended::Outcome::ResultJson(vec![b' '; 17 << 20])),
+            good,
+            Some(Outcome::ResultJson(vec![b' '; 17 << 20])),
             "ended.result_json",
         ),
         (
-            reference(),
-            Some(v1::attempt_ended::Outcome::FailureJson(
+            good,
+            Some(Outcome::FailureJson(
                 br#"{"class":"odd","message":""}"#.to_vec(),
             )),
             "ended.failure_json",
         ),
     ];
-    for (r#ref, outcome, field) in cases {
-        let ended = v1::AttemptEnded { r#ref, outcome };
+    for (attempt, outcome, field) in cases {
+        let attempt = attempt.to_owned();
+        let ended = v1::AttemptEnded { attempt, outcome };
         assert_eq!(
             refused(v1::worker_message::Message::Ended(ended)).field,
             field
@@ -498,10 +473,8 @@ fn a_result_that_nobody_would_take_is_sent_as_a_failure() {
         provenance: Provenance::default(),
         timing: Timing::default(),
     };
-    let trial = "0123456789abcdef".parse().unwrap();
     let ended = EndedAttempt {
-        trial,
-        attempt: AttemptNo(1),
+        id: "t0123456789abcdef#1".parse().unwrap(),
         outcome: Outcome::Finished(Box::new(result)),
     };
     let back = FromWorker::try_from(v1::WorkerMessage::from(FromWorker::Ended(ended))).unwrap();
@@ -526,10 +499,8 @@ fn progress_that_is_not_a_number_is_left_out() {
         images_per_s: f64::INFINITY,
         ..Progress::default()
     };
-    let trial = "0123456789abcdef".parse().unwrap();
     let running = vec![RunningAttempt {
-        trial,
-        attempt: AttemptNo(1),
+        id: "t0123456789abcdef#1".parse().unwrap(),
         slot: 0,
         progress,
     }];
@@ -546,10 +517,8 @@ fn progress_that_is_not_a_number_is_left_out() {
 #[test]
 fn long_failures_are_cut_to_what_is_accepted() {
     let failure = Failure::new(FailureClass::Crashed, "é\x07".repeat(1 << 20));
-    let trial = "0123456789abcdef".parse().unwrap();
     let ended = EndedAttempt {
-        trial,
-        attempt: AttemptNo(1),
+        id: "t0123456789abcdef#1".parse().unwrap(),
         outcome: Outcome::Failed(failure),
     };
     let back = FromWorker::try_from(v1::WorkerMessage::from(FromWorker::Ended(ended))).unwrap();

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sweep::record::{Failure, FailureClass, Provenance, TrialResult};
-use sweep::{AttemptNo, TrialId, text};
+use sweep::{AttemptId, TrialId, text};
 
 use crate::event::{AfterFailure, Context, Event, Recorded};
 use crate::phase::TrialEvent;
@@ -89,33 +89,20 @@ pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
             reason,
         } => slot_paused(state, worker, *slot, *until, reason),
         Event::TrialDispatched {
-            trial,
             attempt,
             worker,
             slot,
-        } => trial_dispatched(state, (*trial, *attempt), worker, *slot, context),
-        Event::AttemptSucceeded {
-            trial,
-            attempt,
-            result,
-        } => attempt_succeeded(state, (*trial, *attempt), result, context),
+        } => trial_dispatched(state, *attempt, worker, *slot, context),
+        Event::AttemptSucceeded { attempt, result } => {
+            attempt_succeeded(state, *attempt, result, context)
+        }
         Event::AttemptFailed {
-            trial,
             attempt,
             failure,
             then,
             slot_free,
-        } => attempt_failed(
-            state,
-            (*trial, *attempt),
-            failure,
-            *then,
-            *slot_free,
-            context,
-        ),
-        Event::AttemptStopped { trial, attempt } => {
-            attempt_stopped(state, (*trial, *attempt), context)
-        }
+        } => attempt_failed(state, *attempt, failure, *then, *slot_free, context),
+        Event::AttemptStopped { attempt } => attempt_stopped(state, *attempt, context),
     };
     applied.map_err(|reason| Impossible { number, reason })?;
     state.applied = number;
@@ -135,16 +122,20 @@ pub fn replay<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Result<Stat
 
 fn trial_dispatched(
     state: &mut State,
-    (id, attempt): (TrialId, AttemptNo),
+    id: AttemptId,
     worker: &WorkerId,
     slot: SlotIndex,
     context: Context,
 ) -> Applied {
-    let phase = next_phase(state, id, &TrialEvent::Dispatched { attempt })?;
-    let trial = state.trials.get_mut(&id).expect("it has a next phase");
+    let attempt = id.number;
+    let phase = next_phase(state, id.trial, &TrialEvent::Dispatched { attempt })?;
+    let trial = state
+        .trials
+        .get_mut(&id.trial)
+        .expect("it has a next phase");
     if attempt != trial.next_attempt() {
         return Err(format!(
-            "trial {id} is dispatched as attempt {attempt}, not {}",
+            "{id} is dispatched, but the next attempt is {}",
             trial.next_attempt()
         ));
     }
@@ -164,11 +155,9 @@ fn trial_dispatched(
     }
     let entry = state.workers.get_mut(&worker).expect("just found");
     match entry.slots.get_mut(slot as usize) {
-        Some(held @ None) => *held = Some((id, attempt)),
-        Some(Some((other, _))) => {
-            return Err(format!(
-                "slot {slot} of `{worker}` is occupied by trial {other}"
-            ));
+        Some(held @ None) => *held = Some(id),
+        Some(Some(other)) => {
+            return Err(format!("slot {slot} of `{worker}` is occupied by {other}"));
         }
         None => return Err(format!("worker `{worker}` has no slot {slot}")),
     }
@@ -178,102 +167,89 @@ fn trial_dispatched(
         started_at: context.at,
         ended: None,
     });
-    set_phase(state, id, phase);
+    set_phase(state, id.trial, phase);
     Ok(())
 }
 
 fn attempt_succeeded(
     state: &mut State,
-    (id, attempt): (TrialId, AttemptNo),
+    id: AttemptId,
     result: &TrialResult,
     context: Context,
 ) -> Applied {
     let mut summary = ResultSummary::new(result, context.number);
     summary.provenance = interned(state, summary.provenance);
     let provenance = summary.provenance.clone();
-    let phase = next_phase(
-        state,
-        id,
-        &TrialEvent::Succeeded {
-            attempt,
-            result: Arc::new(summary),
-        },
-    )?;
-    let (worker, slot) = place(state, id, attempt)?;
-    end_attempt(state, id, attempt, None, context);
-    let trial = state.trials.get_mut(&id).expect("it runs");
-    trial.attempts[attempt.0 as usize - 1]
-        .ended
-        .as_mut()
-        .expect("it has just ended")
-        .succeeded = true;
+    let succeeded = TrialEvent::Succeeded {
+        attempt: id.number,
+        result: Arc::new(summary),
+    };
+    let phase = next_phase(state, id.trial, &succeeded)?;
+    let (worker, slot) = place(state, id)?;
+    end_attempt(state, id, true, None, context);
     free(state, &worker, slot);
     end_pauses(state, &worker, slot);
     remember(state, provenance);
-    set_phase(state, id, phase);
-    credit_hosts(state, id, &worker);
+    set_phase(state, id.trial, phase);
+    credit_hosts(state, id.trial, &worker);
     Ok(())
 }
 
 fn attempt_failed(
     state: &mut State,
-    (id, attempt): (TrialId, AttemptNo),
+    id: AttemptId,
     failure: &Failure,
     then: AfterFailure,
     slot_free: bool,
     context: Context,
 ) -> Applied {
-    let phase = next_phase(state, id, &TrialEvent::Failed { attempt, then })?;
-    let (worker, slot) = place(state, id, attempt)?;
-    end_attempt(state, id, attempt, Some(failure), context);
+    let attempt = id.number;
+    let phase = next_phase(state, id.trial, &TrialEvent::Failed { attempt, then })?;
+    let (worker, slot) = place(state, id)?;
+    end_attempt(state, id, false, Some(failure), context);
     if slot_free {
         free(state, &worker, slot);
     }
     if failure.class != FailureClass::Node {
         end_pauses(state, &worker, slot);
-        let trial = state.trials.get_mut(&id).expect("it runs");
+        let trial = state.trials.get_mut(&id.trial).expect("it runs");
         *trial.spent.entry(failure.class).or_default() += 1;
     }
     if blames_host(failure.class) {
         let host = state.workers[&worker].info.host.clone();
-        state.hosts.entry(host).or_default().failed_here.insert(id);
+        let host = state.hosts.entry(host).or_default();
+        host.failed_here.insert(id.trial);
     }
-    set_phase(state, id, phase);
+    set_phase(state, id.trial, phase);
     Ok(())
 }
 
-fn attempt_stopped(
-    state: &mut State,
-    (id, attempt): (TrialId, AttemptNo),
-    context: Context,
-) -> Applied {
-    let phase = next_phase(state, id, &TrialEvent::Stopped { attempt })?;
-    let (worker, slot) = place(state, id, attempt)?;
-    end_attempt(state, id, attempt, None, context);
+fn attempt_stopped(state: &mut State, id: AttemptId, context: Context) -> Applied {
+    let attempt = id.number;
+    let phase = next_phase(state, id.trial, &TrialEvent::Stopped { attempt })?;
+    let (worker, slot) = place(state, id)?;
+    end_attempt(state, id, false, None, context);
     free(state, &worker, slot);
     end_pauses(state, &worker, slot);
-    set_phase(state, id, phase);
+    set_phase(state, id.trial, phase);
     Ok(())
 }
 
 /// Returns the worker and slot of an attempt.
-fn place(state: &State, id: TrialId, attempt: AttemptNo) -> Result<(WorkerId, SlotIndex), String> {
-    let entry = state
-        .trials
-        .get(&id)
-        .and_then(|trial| trial.attempt(attempt));
-    let entry = entry.ok_or_else(|| format!("trial {id} has no attempt {attempt}"))?;
-    Ok((entry.worker.clone(), entry.slot))
+fn place(state: &State, id: AttemptId) -> Result<(WorkerId, SlotIndex), String> {
+    let attempt = state
+        .attempt(id)
+        .ok_or_else(|| format!("there is no attempt {id}"))?;
+    Ok((attempt.worker.clone(), attempt.slot))
 }
 
 fn end_attempt(
     state: &mut State,
-    id: TrialId,
-    attempt: AttemptNo,
+    id: AttemptId,
+    succeeded: bool,
     failure: Option<&Failure>,
     context: Context,
 ) {
-    let trial = state.trials.get_mut(&id).expect("its next phase is known");
     let failure = failure.map(|failure| {
         Failure::new(
             failure.class,
@@ -283,10 +259,14 @@ fn end_attempt(
     let end = AttemptEnd {
         at: context.at,
         event: context.number,
-        succeeded: false,
+        succeeded,
         failure,
     };
-    trial.attempts[attempt.0 as usize - 1].ended = Some(end);
+    let trial = state
+        .trials
+        .get_mut(&id.trial)
+        .expect("its next phase is known");
+    trial.attempts[id.number.0 as usize - 1].ended = Some(end);
 }
 
 fn free(state: &mut State, worker: &WorkerId, slot: SlotIndex) {
@@ -401,10 +381,7 @@ fn worker_joined(
     state: &mut State,
     worker: &WorkerId,
     info: &WorkerInfo,
-    (secret, occupied): (
-        Option<&SecretHash>,
-        &BTreeMap<SlotIndex, (TrialId, AttemptNo)>,
-    ),
+    (secret, occupied): (Option<&SecretHash>, &BTreeMap<SlotIndex, AttemptId>),
     context: Context,
 ) -> Applied {
     if let Some((&slot, _)) = occupied.last_key_value()
@@ -417,10 +394,10 @@ fn worker_joined(
     }
     let lost = state
         .current_attempts(worker)
-        .find(|(slot, trial, no)| occupied.get(slot) != Some(&(*trial, *no)));
-    if let Some((_, trial, _)) = lost {
+        .find(|(slot, attempt)| occupied.get(slot) != Some(attempt));
+    if let Some((_, attempt)) = lost {
         return Err(format!(
-            "worker `{worker}` joins without trial {trial}, which runs there"
+            "worker `{worker}` joins without {attempt}, which runs there"
         ));
     }
     let host = state.hosts.entry(info.host.clone()).or_default();
@@ -489,9 +466,9 @@ fn worker_undrained(state: &mut State, worker: &WorkerId) -> Applied {
 }
 
 fn worker_gone(state: &mut State, worker: &WorkerId, reason: &str, context: Context) -> Applied {
-    if let Some((_, trial, _)) = state.current_attempts(worker).next() {
+    if let Some((_, attempt)) = state.current_attempts(worker).next() {
         return Err(format!(
-            "worker `{worker}` is gone, but trial {trial} runs there"
+            "worker `{worker}` is gone, but {attempt} runs there"
         ));
     }
     let entry = worker_mut(state, worker)?;

@@ -124,7 +124,7 @@ fn trials(state: &State, found: &mut Found) {
                     let worker = state.workers.get(&entry.worker)?;
                     *worker.slots.get(entry.slot as usize)?
                 });
-                let holds = *attempt == last && end.is_none() && held == Some((*id, *attempt));
+                let holds = *attempt == last && end.is_none() && held == Some(id.attempt(*attempt));
                 found.unless(holds, "S1", || {
                     format!("attempt {attempt} of trial {id}: its slot holds {held:?}")
                 });
@@ -187,29 +187,24 @@ fn slots(state: &State, found: &mut Found) {
             || format!("worker `{worker}`"),
         );
         for (slot, held) in entry.slots.iter().enumerate() {
-            let Some((trial, attempt)) = *held else {
+            let Some(attempt) = *held else {
                 continue;
             };
-            if state.is_current(trial, attempt, worker) {
-                let given = state.trials[&trial]
-                    .attempt(attempt)
-                    .map(|entry| entry.slot as usize);
-                let holds = given == Some(slot) && current.insert((trial, attempt));
+            if state.is_current(attempt, worker) {
+                let given = state.attempt(attempt).map(|entry| entry.slot as usize);
+                let holds = given == Some(slot) && current.insert(attempt);
                 found.unless(holds, "S3", || {
-                    format!("slot {slot} of `{worker}`: attempt {attempt} of trial {trial}")
+                    format!("slot {slot} of `{worker}`: attempt {attempt}")
                 });
             }
         }
         for (slot, pause) in &entry.pauses {
             let mut current = state
                 .current_attempts(worker)
-                .filter(|(held, ..)| held == slot);
-            let started = |(_, trial, no): (u32, TrialId, AttemptNo)| {
-                state.trials[&trial].attempt(no).map(|a| a.started_at)
-            };
+                .filter(|(held, _)| held == slot)
+                .filter_map(|(_, attempt)| state.attempt(attempt));
             let holds = (*slot as usize) < entry.slots.len()
-                && current
-                    .all(|held| started(held).is_none_or(|started_at| started_at >= pause.until));
+                && current.all(|attempt| attempt.started_at >= pause.until);
             found.unless(holds, "S14", || {
                 format!("slot {slot} of `{worker}`, paused until {}", pause.until)
             });

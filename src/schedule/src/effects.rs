@@ -4,7 +4,7 @@
 //! No message here has to arrive: if a crash or a broken connection loses it, it is sent again when
 //! the worker connects and the lists are compared (`fleet.rs`).
 
-use sweep::{AttemptNo, TrialId};
+use sweep::AttemptId;
 
 use crate::decide::named;
 use crate::event::{Effect, Event, Input, Recorded, Rejected};
@@ -17,32 +17,26 @@ pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
     for entry in recorded {
         match &entry.event {
             Event::TrialDispatched {
-                trial,
                 attempt,
                 worker,
                 slot,
             } => effects.push(Effect::Start {
                 worker: worker.clone(),
                 slot: *slot,
-                trial: *trial,
                 attempt: *attempt,
             }),
             Event::AttemptFailed {
-                trial,
                 attempt,
                 slot_free: false,
                 failure,
                 ..
             } => {
-                let worker = state.trials[trial]
-                    .attempt(*attempt)
-                    .map(|entry| entry.worker.clone());
-                let here = worker
-                    .filter(|worker| state.workers[worker].slot_of(*trial, *attempt).is_some());
+                let worker = state.attempt(*attempt).map(|entry| entry.worker.clone());
+                let here =
+                    worker.filter(|worker| state.workers[worker].slot_of(*attempt).is_some());
                 let reason = failure.message.clone();
                 effects.extend(here.map(|worker| Effect::Stop {
                     worker,
-                    trial: *trial,
                     attempt: *attempt,
                     reason,
                 }));
@@ -76,8 +70,7 @@ pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
     if wants_changed {
         for (worker, entry) in &state.workers {
             let held = entry.slots.iter().flatten();
-            effects
-                .extend(held.filter_map(|&(trial, attempt)| stop(state, worker, trial, attempt)));
+            effects.extend(held.filter_map(|attempt| stop(state, worker, *attempt)));
         }
     }
     effects
@@ -86,9 +79,8 @@ pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
 /// Returns the replies to a worker's message, whether it changed anything or not: acknowledgements,
 /// and orders to stop attempts that it should not run.
 pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> Vec<Effect> {
-    let acknowledge = |worker: &WorkerId, trial, attempt| Effect::Acknowledge {
+    let acknowledge = |worker: &WorkerId, attempt| Effect::Acknowledge {
         worker: worker.clone(),
-        trial,
         attempt,
     };
     match (input, outcome) {
@@ -105,15 +97,13 @@ pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> 
             }]
         }
         // The outcome is durable now, or too late to matter: it need not be reported again.
-        (Input::Ended { worker, ended }, _) => {
-            std::iter::once(acknowledge(worker, ended.trial, ended.attempt))
-                .chain(drain(state, worker))
-                .collect()
-        }
+        (Input::Ended { worker, ended }, _) => std::iter::once(acknowledge(worker, ended.id))
+            .chain(drain(state, worker))
+            .collect(),
         (Input::Heartbeat { worker, running }, Ok(())) => {
             let stopped = running
                 .iter()
-                .filter_map(|said| stop(state, worker, said.trial, said.attempt));
+                .filter_map(|running| stop(state, worker, running.id));
             stopped.chain(drain(state, worker)).collect()
         }
         (
@@ -125,12 +115,10 @@ pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> 
             },
             Ok(()),
         ) => {
-            let acknowledged = ended
-                .iter()
-                .map(|ended| acknowledge(worker, ended.trial, ended.attempt));
+            let acknowledged = ended.iter().map(|ended| acknowledge(worker, ended.id));
             let stopped = running
                 .iter()
-                .filter_map(|said| stop(state, worker, said.trial, said.attempt));
+                .filter_map(|running| stop(state, worker, running.id));
             acknowledged
                 .chain(stopped)
                 .chain(drain(state, worker))
@@ -156,17 +144,16 @@ pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> 
 }
 
 /// Returns the order to stop an attempt that is not current on this worker, or that no sweep wants.
-fn stop(state: &State, worker: &WorkerId, trial: TrialId, attempt: AttemptNo) -> Option<Effect> {
-    let reason = if !state.is_current(trial, attempt, worker) {
+fn stop(state: &State, worker: &WorkerId, attempt: AttemptId) -> Option<Effect> {
+    let reason = if !state.is_current(attempt, worker) {
         "the attempt is no longer current"
-    } else if !state.is_wanted(&state.trials[&trial]) {
+    } else if !state.is_wanted(&state.trials[&attempt.trial]) {
         "no sweep wants the trial any more"
     } else {
         return None;
     };
     Some(Effect::Stop {
         worker: worker.clone(),
-        trial,
         attempt,
         reason: reason.to_owned(),
     })

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sweep::handoff::Progress;
 use sweep::record::{Failure, TrialResult};
 use sweep::text::{self, Line};
-use sweep::{AttemptNo, Sweep, TrialId};
+use sweep::{AttemptId, Sweep, TrialId};
 
 use crate::checked_sweep::CheckedSweep;
 use crate::state::{Millis, SecretHash, SlotIndex, SweepTrial, UnknownSweep, WorkerId, WorkerInfo};
@@ -88,8 +88,7 @@ pub enum Retry {
 /// An attempt that occupies a slot, whether its outcome still counts or not.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunningAttempt {
-    pub trial: TrialId,
-    pub attempt: AttemptNo,
+    pub id: AttemptId,
     pub slot: SlotIndex,
     pub progress: Progress,
 }
@@ -97,8 +96,7 @@ pub struct RunningAttempt {
 /// The end of an attempt, sent once none of its processes is left and its devices are free.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndedAttempt {
-    pub trial: TrialId,
-    pub attempt: AttemptNo,
+    pub id: AttemptId,
     pub outcome: Outcome,
 }
 
@@ -142,8 +140,12 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         secret: Option<SecretHash>,
         /// Contents of its slots now, as the worker reports them.
-        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-        occupied: BTreeMap<SlotIndex, (TrialId, AttemptNo)>,
+        #[serde(
+            default,
+            with = "attempts_as_pairs",
+            skip_serializing_if = "BTreeMap::is_empty"
+        )]
+        occupied: BTreeMap<SlotIndex, AttemptId>,
     },
     WorkerDraining {
         worker: WorkerId,
@@ -165,20 +167,20 @@ pub enum Event {
         host: String,
     },
     TrialDispatched {
-        trial: TrialId,
-        attempt: AttemptNo,
+        #[serde(flatten)]
+        attempt: AttemptId,
         worker: WorkerId,
         slot: SlotIndex,
     },
     /// The attempt has a result, and its slot is free.
     AttemptSucceeded {
-        trial: TrialId,
-        attempt: AttemptNo,
+        #[serde(flatten)]
+        attempt: AttemptId,
         result: Box<TrialResult>,
     },
     AttemptFailed {
-        trial: TrialId,
-        attempt: AttemptNo,
+        #[serde(flatten)]
+        attempt: AttemptId,
         failure: Failure,
         then: AfterFailure,
         /// True: the worker reported the slot free. Otherwise the attempt occupies it until the
@@ -187,8 +189,8 @@ pub enum Event {
     },
     /// The worker stopped an attempt that no sweep wanted any more. Its slot is free.
     AttemptStopped {
-        trial: TrialId,
-        attempt: AttemptNo,
+        #[serde(flatten)]
+        attempt: AttemptId,
     },
     /// The worker reports that nothing of an attempt that ended earlier (its lease ran out) is left
     /// in the slot.
@@ -239,6 +241,35 @@ pub enum AfterFailure {
     Unwanted,
 }
 
+/// Contents of slots in the journal: `{"SLOT": ["TRIAL", ATTEMPT]}`.
+mod attempts_as_pairs {
+    use serde::Deserializer;
+    use serde::Serializer;
+    use sweep::AttemptNo;
+
+    use super::*;
+
+    pub fn serialize<S: Serializer>(
+        occupied: &BTreeMap<SlotIndex, AttemptId>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let pairs = occupied
+            .iter()
+            .map(|(slot, attempt)| (slot, (attempt.trial, attempt.number)));
+        serializer.collect_map(pairs)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<SlotIndex, AttemptId>, D::Error> {
+        let pairs = BTreeMap::<SlotIndex, (TrialId, AttemptNo)>::deserialize(deserializer)?;
+        let attempts = pairs
+            .into_iter()
+            .map(|(slot, (trial, number))| (slot, trial.attempt(number)));
+        Ok(attempts.collect())
+    }
+}
+
 /// Time and number of the event that is being applied.
 #[derive(Clone, Copy)]
 pub(crate) struct Context {
@@ -262,21 +293,18 @@ pub enum Effect {
     Start {
         worker: WorkerId,
         slot: SlotIndex,
-        trial: TrialId,
-        attempt: AttemptNo,
+        attempt: AttemptId,
     },
     /// Stop an attempt. May be sent more than once, and for attempts that have ended on their own.
     Stop {
         worker: WorkerId,
-        trial: TrialId,
-        attempt: AttemptNo,
+        attempt: AttemptId,
         reason: String,
     },
     /// The outcome of this attempt is durable (or was stale): the worker may forget it.
     Acknowledge {
         worker: WorkerId,
-        trial: TrialId,
-        attempt: AttemptNo,
+        attempt: AttemptId,
     },
     /// Take no new work, finish what runs, then end.
     Drain { worker: WorkerId, reason: String },
@@ -314,12 +342,8 @@ pub enum Rejected {
         "worker `{0}` is another process: only the one that connected first under this id may use it"
     )]
     Impostor(WorkerId),
-    #[error("attempt {attempt} of trial {trial} is not current: {reason}")]
-    StaleAttempt {
-        trial: TrialId,
-        attempt: AttemptNo,
-        reason: String,
-    },
+    #[error("attempt {attempt} is not current: {reason}")]
+    StaleAttempt { attempt: AttemptId, reason: String },
     #[error("{0}")]
     Invalid(String),
     #[error("a decision contradicts the state, which is a fault of the coordinator: {0}")]

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 use sweep::definition::Role;
 use sweep::record::FailureClass;
-use sweep::{AttemptNo, TrialId, counted};
+use sweep::{AttemptId, AttemptNo, TrialId, counted};
 
 use crate::config::Config;
 use crate::event::{Event, Recorded};
@@ -124,7 +124,9 @@ pub fn explain(state: &State, config: &Config, id: TrialId, now: Millis) -> Opti
         .flatten();
     let (phase, because) = match &trial.phase {
         Phase::Waiting { not_before } => ("waiting", waiting(state, id, waits, *not_before, now)),
-        Phase::Running { attempt } => ("running", running(state, config, (id, *attempt), now)),
+        Phase::Running { attempt } => {
+            ("running", running(state, config, id.attempt(*attempt), now))
+        }
         Phase::Succeeded { attempt, result } => {
             let accuracy = 100.0 * result.last_accuracy;
             (
@@ -242,13 +244,8 @@ fn again(state: &State, trial: &TrialState) -> Option<String> {
     ))
 }
 
-fn running(
-    state: &State,
-    config: &Config,
-    (id, attempt): (TrialId, AttemptNo),
-    now: Millis,
-) -> Vec<String> {
-    let trial = &state.trials[&id];
+fn running(state: &State, config: &Config, id: AttemptId, now: Millis) -> Vec<String> {
+    let (trial, attempt) = (&state.trials[&id.trial], id.number);
     let Some(entry) = trial.attempt(attempt) else {
         return Vec::new();
     };
@@ -278,7 +275,7 @@ fn running(
             seconds(silent)
         ));
     }
-    let still = now.saturating_sub(still_since(state, (id, attempt), None, now));
+    let still = now.saturating_sub(still_since(state, id, None, now));
     if still > config.stall_ms / 10 {
         let limit = seconds(config.stall_ms);
         because.push(format!(

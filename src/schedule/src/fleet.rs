@@ -4,11 +4,11 @@
 //! changes its trial. At most, any other report of a worker frees its slot. A worker that was cut
 //! off is reconciled only in `connected`, where its lists are compared with the slots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sweep::record::{BadResult, Failure, FailureClass, TrialResult};
 use sweep::text::Lines;
-use sweep::{AttemptNo, TrialId};
+use sweep::{AttemptId, TrialId};
 
 use crate::config::Config;
 use crate::event::{AfterFailure, EndedAttempt, Event, Outcome, Rejected, RunningAttempt};
@@ -48,18 +48,13 @@ pub(crate) fn connected(
     let mut events = Vec::new();
     let known = state.workers.get(worker).filter(|entry| !entry.is_gone());
     let mut slots = known.map_or_else(Vec::new, |entry| entry.slots.clone());
-    for (slot, trial, attempt) in state.current_attempts(worker) {
-        let is_it = |other: (TrialId, AttemptNo)| other == (trial, attempt);
-        if let Some(ended) = lists
-            .ended
-            .iter()
-            .find(|ended| is_it((ended.trial, ended.attempt)))
-        {
+    for (slot, attempt) in state.current_attempts(worker) {
+        if let Some(ended) = lists.ended.iter().find(|ended| ended.id == attempt) {
             events.extend(outcome(state, config, worker, slot, ended, now));
         } else if lists
             .running
             .iter()
-            .any(|running| is_it((running.trial, running.attempt)) && running.slot == slot)
+            .any(|running| running.id == attempt && running.slot == slot)
         {
             continue;
         } else {
@@ -70,7 +65,7 @@ pub(crate) fn connected(
             events.push(failed(
                 state,
                 config,
-                (trial, attempt),
+                attempt,
                 failure,
                 SlotAfter::Free,
                 now,
@@ -80,15 +75,11 @@ pub(crate) fn connected(
     }
     let mut occupied = BTreeMap::new();
     for running in lists.running {
-        let over = lists
-            .ended
-            .iter()
-            .any(|ended| (ended.trial, ended.attempt) == (running.trial, running.attempt));
-        if !over {
-            occupied.insert(running.slot, (running.trial, running.attempt));
+        if lists.ended.iter().all(|ended| ended.id != running.id) {
+            occupied.insert(running.slot, running.id);
         }
     }
-    let held = |slots: &[Option<(TrialId, AttemptNo)>]| {
+    let held = |slots: &[Option<AttemptId>]| {
         let held = slots
             .iter()
             .enumerate()
@@ -109,7 +100,7 @@ pub(crate) fn connected(
     let late = lists
         .ended
         .iter()
-        .filter(|ended| !state.is_current(ended.trial, ended.attempt, worker));
+        .filter(|ended| !state.is_current(ended.id, worker));
     events.extend(
         late.filter_map(|ended| late_breakage(state, worker, lists.info.slots.len(), ended)),
     );
@@ -146,7 +137,7 @@ fn check_lists(config: &Config, worker: &WorkerId, lists: &Lists<'_>) -> Result<
             "worker `{worker}` offers no slot, or one without devices"
         )));
     }
-    let mut seen = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     for running in lists.running {
         if running.slot as usize >= lists.info.slots.len() {
             let slots = lists.info.slots.len();
@@ -155,7 +146,7 @@ fn check_lists(config: &Config, worker: &WorkerId, lists: &Lists<'_>) -> Result<
                 running.slot
             )));
         }
-        if seen.insert(running.slot, running.trial).is_some() {
+        if !seen.insert(running.slot) {
             return Err(Rejected::Invalid(format!(
                 "worker `{worker}` says two attempts in slot {}",
                 running.slot
@@ -194,11 +185,9 @@ pub(crate) fn heartbeat(
 ) -> Result<Vec<Event>, Rejected> {
     present(state, worker)?;
     let mut events = Vec::new();
-    for (_, trial, attempt) in state.current_attempts(worker) {
-        let said = running
-            .iter()
-            .find(|running| (running.trial, running.attempt) == (trial, attempt));
-        let since = live::still_since(state, (trial, attempt), said, now);
+    for (_, attempt) in state.current_attempts(worker) {
+        let said = running.iter().find(|running| running.id == attempt);
+        let since = live::still_since(state, attempt, said, now);
         let still = now.saturating_sub(since);
         if still >= config.stall_ms {
             let message = format!(
@@ -210,7 +199,7 @@ pub(crate) fn heartbeat(
             events.push(failed(
                 state,
                 config,
-                (trial, attempt),
+                attempt,
                 failure,
                 SlotAfter::Occupied,
                 now,
@@ -228,9 +217,9 @@ pub(crate) fn ended(
     now: Millis,
 ) -> Result<Vec<Event>, Rejected> {
     let entry = present(state, worker)?;
-    let slot = entry.slot_of(ended.trial, ended.attempt);
+    let slot = entry.slot_of(ended.id);
     match slot {
-        Some(slot) if state.is_current(ended.trial, ended.attempt, worker) => {
+        Some(slot) if state.is_current(ended.id, worker) => {
             Ok(outcome(state, config, worker, slot, ended, now))
         }
         // Too late to count, but the slot is free now, or known to be broken.
@@ -245,7 +234,7 @@ pub(crate) fn ended(
         }
         None => match late_breakage(state, worker, entry.info.slots.len(), ended) {
             Some(broken) => Ok(vec![broken]),
-            None => Err(stale(state, ended.trial, ended.attempt)),
+            None => Err(stale(state, ended.id)),
         },
     }
 }
@@ -306,7 +295,7 @@ fn late_breakage(
     num_slots: usize,
     ended: &EndedAttempt,
 ) -> Option<Event> {
-    let attempt = state.trials.get(&ended.trial)?.attempt(ended.attempt)?;
+    let attempt = state.attempt(ended.id)?;
     let told = attempt
         .ended
         .as_ref()?
@@ -326,23 +315,19 @@ fn late_breakage(
     }
 }
 
-fn stale(state: &State, trial: TrialId, attempt: AttemptNo) -> Rejected {
-    let reason = match state.trials.get(&trial) {
+fn stale(state: &State, attempt: AttemptId) -> Rejected {
+    let reason = match state.trials.get(&attempt.trial) {
         None => "no sweep has such a trial".to_owned(),
-        Some(known) if (attempt.0 as usize) < known.attempts.len() => {
+        Some(known) if (attempt.number.0 as usize) < known.attempts.len() => {
             format!("attempt {} came after it", known.attempts.len())
         }
-        Some(known) => match known.attempt(attempt) {
+        Some(known) => match known.attempt(attempt.number) {
             Some(entry) if entry.ended.is_some() => "it has ended already".to_owned(),
             Some(entry) => format!("it was given to worker `{}`", entry.worker),
             None => "it was never dispatched".to_owned(),
         },
     };
-    Rejected::StaleAttempt {
-        trial,
-        attempt,
-        reason,
-    }
+    Rejected::StaleAttempt { attempt, reason }
 }
 
 /// Ends the attempts of workers silent for longer than the lease; other workers get the trials (P8:
@@ -362,7 +347,7 @@ pub(crate) fn expired_leases(state: &State, config: &Config, now: Millis) -> Vec
             "silent for {} s, longer than its lease",
             config.lease_ms / 1000
         );
-        for (_, trial, attempt) in state.current_attempts(worker) {
+        for (_, attempt) in state.current_attempts(worker) {
             let failure = Failure::new(
                 FailureClass::Unreachable,
                 format!("worker `{worker}` was {reason}"),
@@ -370,7 +355,7 @@ pub(crate) fn expired_leases(state: &State, config: &Config, now: Millis) -> Vec
             events.push(failed(
                 state,
                 config,
-                (trial, attempt),
+                attempt,
                 failure,
                 SlotAfter::Occupied,
                 now,
@@ -393,12 +378,11 @@ fn outcome(
     ended: &EndedAttempt,
     now: Millis,
 ) -> Vec<Event> {
-    let (trial, attempt) = (ended.trial, ended.attempt);
+    let attempt = ended.id;
     let failure = match &ended.outcome {
-        Outcome::Finished(result) => match check_result(state, trial, result) {
+        Outcome::Finished(result) => match check_result(state, attempt.trial, result) {
             Ok(()) => {
                 return vec![Event::AttemptSucceeded {
-                    trial,
                     attempt,
                     result: result.clone(),
                 }];
@@ -409,8 +393,8 @@ fn outcome(
             ),
         },
         Outcome::Failed(failure) => failure.clone(),
-        Outcome::Stopped if !state.is_wanted(&state.trials[&trial]) => {
-            return vec![Event::AttemptStopped { trial, attempt }];
+        Outcome::Stopped if !state.is_wanted(&state.trials[&attempt.trial]) => {
+            return vec![Event::AttemptStopped { attempt }];
         }
         // Wanted again after its stop was ordered, or a user stopped its worker.
         Outcome::Stopped => Failure::new(
@@ -420,14 +404,7 @@ fn outcome(
     };
     let broken = breakage(worker, slot, &ended.outcome);
     let paused = pause(state, config, worker, slot, &ended.outcome, now);
-    let failed = failed(
-        state,
-        config,
-        (trial, attempt),
-        failure,
-        SlotAfter::Free,
-        now,
-    );
+    let failed = failed(state, config, attempt, failure, SlotAfter::Free, now);
     std::iter::once(failed)
         .chain(broken)
         .chain(paused)
@@ -454,18 +431,17 @@ enum SlotAfter {
 fn failed(
     state: &State,
     config: &Config,
-    (trial, attempt): (TrialId, AttemptNo),
+    attempt: AttemptId,
     failure: Failure,
     slot: SlotAfter,
     now: Millis,
 ) -> Event {
-    let then = after_failure(state, config, trial, attempt, failure.class, now);
+    let then = after_failure(state, config, attempt, failure.class, now);
     let failure = Failure {
         message: Lines::from(failure.message).into(),
         ..failure
     };
     Event::AttemptFailed {
-        trial,
         attempt,
         failure,
         then,
@@ -476,12 +452,11 @@ fn failed(
 fn after_failure(
     state: &State,
     config: &Config,
-    id: TrialId,
-    attempt: AttemptNo,
+    attempt: AttemptId,
     class: FailureClass,
     now: Millis,
 ) -> AfterFailure {
-    let trial = &state.trials[&id];
+    let trial = &state.trials[&attempt.trial];
     if !state.is_wanted(trial) {
         return AfterFailure::Unwanted;
     }
@@ -490,7 +465,7 @@ fn after_failure(
         return AfterFailure::Retry { not_before: now };
     }
     // The same host would most likely run out again.
-    if class == FailureClass::OutOfMemory && !another_host(state, id, attempt, now) {
+    if class == FailureClass::OutOfMemory && !another_host(state, attempt, now) {
         return AfterFailure::GiveUp;
     }
     let spent = trial.spent.get(&class).copied().unwrap_or(0) + 1;
@@ -503,9 +478,9 @@ fn after_failure(
 }
 
 /// Returns true if a host other than this attempt's offers a slot that is large enough.
-fn another_host(state: &State, id: TrialId, attempt: AttemptNo, now: Millis) -> bool {
-    let trial = &state.trials[&id];
-    let Some(entry) = trial.attempt(attempt) else {
+fn another_host(state: &State, attempt: AttemptId, now: Millis) -> bool {
+    let trial = &state.trials[&attempt.trial];
+    let Some(entry) = trial.attempt(attempt.number) else {
         return false;
     };
     let here = &state.workers[&entry.worker].info.host;

@@ -12,7 +12,7 @@
 //! send the trials whose files they see (several may share a directory, and a killed worker cannot
 //! clean up), and get this answer.
 
-use sweep::{AttemptNo, TrialId};
+use sweep::{AttemptId, AttemptNo, TrialId};
 
 use crate::state::{Millis, Phase, State};
 
@@ -21,8 +21,8 @@ pub const KEEP_MS: Millis = 24 * 3600 * 1000;
 /// Trials and the last attempt whose files are no longer needed; files of later attempts stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leftovers {
-    pub checkpoints: Vec<(TrialId, AttemptNo)>,
-    pub logs: Vec<(TrialId, AttemptNo)>,
+    pub checkpoints: Vec<AttemptId>,
+    pub logs: Vec<AttemptId>,
     /// Trials that are not in the journal.
     pub unknown: Vec<TrialId>,
     /// The coordinator's time, for the unknown trials.
@@ -48,7 +48,7 @@ pub fn leftovers(state: &State, seen: &[TrialId], now: Millis) -> Leftovers {
             leftovers.unknown.push(*id);
             continue;
         };
-        let last = AttemptNo(trial.attempts.len() as u32);
+        let last = id.attempt(AttemptNo(trial.attempts.len() as u32));
         let Some(ended) = trial
             .attempts
             .iter()
@@ -60,10 +60,10 @@ pub fn leftovers(state: &State, seen: &[TrialId], now: Millis) -> Leftovers {
         };
         let (checkpoints, logs) = not_needed(&trial.phase, now >= ended.saturating_add(KEEP_MS));
         if checkpoints {
-            leftovers.checkpoints.push((*id, last));
+            leftovers.checkpoints.push(last);
         }
         if logs {
-            leftovers.logs.push((*id, last));
+            leftovers.logs.push(last);
         }
     }
     leftovers

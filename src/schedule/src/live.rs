@@ -2,7 +2,7 @@
 //! the progress of attempts. Never journalled; used only to decide when leases and stalls expire.
 //! `fleet.rs` acts on it.
 
-use sweep::{AttemptNo, TrialId};
+use sweep::{AttemptId, TrialId};
 
 use crate::config::Config;
 use crate::event::{Input, RunningAttempt};
@@ -48,9 +48,9 @@ pub fn observe(state: &mut State, input: &Input, now: Millis) {
         }
         Input::Ended { worker, ended } => {
             heard(state, worker, now);
-            let known = state.live.progress.get(&ended.trial);
-            if known.is_some_and(|known| known.attempt == ended.attempt) {
-                state.live.progress.remove(&ended.trial);
+            let known = state.live.progress.get(&ended.id.trial);
+            if known.is_some_and(|known| known.attempt == ended.id.number) {
+                state.live.progress.remove(&ended.id.trial);
             }
         }
         Input::Leaving { worker, .. } => {
@@ -137,24 +137,22 @@ pub(crate) fn lease_end(state: &State, config: &Config, worker: &WorkerId) -> Mi
 /// Returns the time since which an attempt has made no progress, given its entry in this heartbeat.
 pub(crate) fn still_since(
     state: &State,
-    (id, attempt): (TrialId, AttemptNo),
+    attempt: AttemptId,
     said: Option<&RunningAttempt>,
     now: Millis,
 ) -> Millis {
     let known = state
         .live
         .progress
-        .get(&id)
-        .filter(|known| known.attempt == attempt);
+        .get(&attempt.trial)
+        .filter(|known| known.attempt == attempt.number);
     match (known, said) {
         (Some(known), Some(said)) if advanced(known, said) => now,
         (Some(known), _) => known.advanced_at,
         // The first report of it, perhaps to a coordinator that has just started.
         (None, Some(_)) => now,
         (None, None) => {
-            let started = state.trials[&id]
-                .attempt(attempt)
-                .map_or(now, |entry| entry.started_at);
+            let started = state.attempt(attempt).map_or(now, |entry| entry.started_at);
             started.max(state.live.since)
         }
     }
@@ -166,19 +164,20 @@ fn heard(state: &mut State, worker: &WorkerId, now: Millis) {
 
 fn progressed(state: &mut State, running: &[RunningAttempt], now: Millis) {
     for said in running {
-        let moved = match state.live.progress.get(&said.trial) {
+        let AttemptId { trial, number } = said.id;
+        let moved = match state.live.progress.get(&trial) {
             // A late report of an attempt that newer ones have followed.
-            Some(known) if known.attempt > said.attempt => continue,
-            Some(known) if known.attempt == said.attempt => advanced(known, said),
+            Some(known) if known.attempt > number => continue,
+            Some(known) if known.attempt == number => advanced(known, said),
             _ => true,
         };
         if moved {
             let entry = LiveProgress {
-                attempt: said.attempt,
+                attempt: number,
                 progress: said.progress.clone(),
                 advanced_at: now,
             };
-            state.live.progress.insert(said.trial, entry);
+            state.live.progress.insert(trial, entry);
         }
     }
 }

@@ -255,9 +255,8 @@ impl<'a> Placing<'a> {
                 .free_slots
                 .get_mut(worker)
                 .expect("it offered the slot") -= 1;
-            let (worker, attempt) = (worker.clone(), trial.next_attempt());
+            let (worker, attempt) = (worker.clone(), id.attempt(trial.next_attempt()));
             self.events.push(Event::TrialDispatched {
-                trial: id,
                 attempt,
                 worker,
                 slot,
@@ -308,6 +307,6 @@ impl<'a> Placing<'a> {
             .slots
             .iter()
             .flatten()
-            .any(|(trial, _)| *trial == id)
+            .any(|held| held.trial == id)
     }
 }

@@ -16,7 +16,7 @@ use sweep::cell_name::listed;
 use sweep::definition::Role;
 use sweep::handoff::Progress;
 use sweep::record::{Failure, FailureClass, Provenance, Timing, TrialResult};
-use sweep::{AttemptNo, Sweep, Trainer, TrialId, TrialSpec, text};
+use sweep::{AttemptId, AttemptNo, Sweep, Trainer, TrialId, TrialSpec, text};
 
 use crate::tally::Tally;
 use crate::trials::Trials;
@@ -257,7 +257,7 @@ pub struct WorkerState {
     pub draining: Option<String>,
     /// The attempt in each slot. A slot is free only when its worker reports that nothing of the
     /// attempt is left.
-    pub slots: Vec<Option<(TrialId, AttemptNo)>>,
+    pub slots: Vec<Option<AttemptId>>,
     /// Slots never used again, with the reason (bad device).
     pub broken_slots: BTreeMap<SlotIndex, String>,
     /// Slots whose last attempt ended through a node fault. An attempt that ends otherwise removes
@@ -439,20 +439,26 @@ impl State {
 
     /// Returns true if this attempt, on this worker, is the one whose outcome counts: the fence
     /// (P2).
-    pub fn is_current(&self, trial: TrialId, attempt: AttemptNo, worker: &WorkerId) -> bool {
-        self.trials.get(&trial).is_some_and(|state| {
-            state.phase == Phase::Running { attempt }
-                && state
+    pub fn is_current(&self, id: AttemptId, worker: &WorkerId) -> bool {
+        self.trials.get(&id.trial).is_some_and(|trial| {
+            let attempt = id.number;
+            trial.phase == Phase::Running { attempt }
+                && trial
                     .attempt(attempt)
                     .is_some_and(|at| at.worker == *worker)
         })
+    }
+
+    /// Returns an attempt, whether it has ended or not.
+    pub fn attempt(&self, id: AttemptId) -> Option<&Attempt> {
+        self.trials.get(&id.trial)?.attempt(id.number)
     }
 
     /// Returns the attempts of a worker whose outcome counts, with their slots.
     pub fn current_attempts<'a>(
         &'a self,
         worker: &'a WorkerId,
-    ) -> impl Iterator<Item = (SlotIndex, TrialId, AttemptNo)> + 'a {
+    ) -> impl Iterator<Item = (SlotIndex, AttemptId)> + 'a {
         let slots = self
             .workers
             .get(worker)
@@ -460,8 +466,8 @@ impl State {
         let occupied = slots
             .iter()
             .enumerate()
-            .filter_map(|(slot, held)| held.map(|(trial, no)| (slot as u32, trial, no)));
-        occupied.filter(move |&(_, trial, attempt)| self.is_current(trial, attempt, worker))
+            .filter_map(|(slot, held)| Some((slot as SlotIndex, (*held)?)));
+        occupied.filter(move |&(_, attempt)| self.is_current(attempt, worker))
     }
 
     /// Returns the settings of a dispatched trial; `None` for a trial that no sweep lists.
@@ -595,10 +601,10 @@ impl WorkerState {
     }
 
     /// Returns the index of the slot that this attempt occupies.
-    pub fn slot_of(&self, trial: TrialId, attempt: AttemptNo) -> Option<SlotIndex> {
+    pub fn slot_of(&self, attempt: AttemptId) -> Option<SlotIndex> {
         self.slots
             .iter()
-            .position(|slot| *slot == Some((trial, attempt)))
+            .position(|held| *held == Some(attempt))
             .map(|index| index as SlotIndex)
     }
 }

@@ -47,6 +47,6 @@ pub use load::{MAX_FILE_BYTES, load, load_with, parse};
 pub use settings::Settings;
 pub use share::Share;
 pub use trainer::{Program, Trainer};
-pub use trial::{AttemptNo, NotATrial, TrialId, TrialPrefix, TrialSpec};
+pub use trial::{AttemptId, AttemptNo, NotATrial, TrialId, TrialPrefix, TrialSpec};
 pub use version::build;
 pub use wording::{counted, with_causes};

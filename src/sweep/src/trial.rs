@@ -106,6 +106,14 @@ impl TrialId {
     pub const fn bits(self) -> u64 {
         u64::from_be_bytes(self.0)
     }
+
+    /// Returns the id of this trial's attempt with this number.
+    pub const fn attempt(self, number: AttemptNo) -> AttemptId {
+        AttemptId {
+            trial: self,
+            number,
+        }
+    }
 }
 
 impl fmt::Display for TrialId {
@@ -244,6 +252,52 @@ impl fmt::Display for AttemptNo {
     }
 }
 
+/// The id of an attempt, displayed as the trial's id and the number: `t884182218182e510#2`. In JSON
+/// it has two fields, `trial` and `attempt`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AttemptId {
+    pub trial: TrialId,
+    #[serde(rename = "attempt")]
+    pub number: AttemptNo,
+}
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}#{}", self.trial, self.number)
+    }
+}
+
+impl fmt::Debug for AttemptId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+/// Reason why a text is no attempt id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadAttemptId {
+    #[error(transparent)]
+    Trial(#[from] BadTrialId),
+    #[error("`{0}` is not an attempt id: a trial id, `#` and a number from 1 were expected")]
+    Number(String),
+}
+
+impl FromStr for AttemptId {
+    type Err = BadAttemptId;
+
+    fn from_str(text: &str) -> Result<Self, BadAttemptId> {
+        let malformed = || BadAttemptId::Number(text.escape_debug().take(80).collect());
+        let (trial, number) = text.split_once('#').ok_or_else(malformed)?;
+        let is_decimal = number.bytes().all(|byte| byte.is_ascii_digit());
+        let number = number
+            .parse()
+            .ok()
+            .filter(|number| is_decimal && *number > 0)
+            .ok_or_else(malformed)?;
+        Ok(trial.parse::<TrialId>()?.attempt(AttemptNo(number)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,6 +330,35 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<TrialId>(), Err(BadTrialId(bad.to_owned())));
         }
+    }
+
+    #[test]
+    fn an_attempt_id_is_read_as_it_is_displayed() {
+        let attempt = id("t884182218182e510").attempt(AttemptNo(2));
+        assert_eq!(attempt.to_string(), "t884182218182e510#2");
+        assert_eq!("t884182218182e510#2".parse(), Ok(attempt));
+        assert_eq!(
+            serde_json::to_string(&attempt).unwrap(),
+            r#"{"trial":"t884182218182e510","attempt":2}"#
+        );
+        for bad in [
+            "t884182218182e510",
+            "t884182218182e510#",
+            "t884182218182e510#0",
+            "t884182218182e510#+1",
+            "t884182218182e510#-1",
+            "t884182218182e510#1#2",
+            "t884182218182e510#4294967296",
+        ] {
+            assert_eq!(
+                bad.parse::<AttemptId>(),
+                Err(BadAttemptId::Number(bad.to_owned()))
+            );
+        }
+        assert_eq!(
+            "t1#1".parse::<AttemptId>(),
+            Err(BadAttemptId::Trial(BadTrialId("t1".to_owned())))
+        );
     }
 
     #[test]

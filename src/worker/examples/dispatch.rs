@@ -189,19 +189,12 @@ async fn worker(channel: Channel, index: usize, slots: usize) -> Vec<Duration> {
         let Ok(Some(message)) = message else {
             return latencies;
         };
-        if let FromCoordinator::Start {
-            trial,
-            attempt,
-            slot,
-            ..
-        } = message.try_into().unwrap()
-        {
+        if let FromCoordinator::Start { attempt, slot, .. } = message.try_into().unwrap() {
             latencies.extend(ended_at[slot as usize].map(|ended| ended.elapsed()));
             let outcome = Outcome::Finished(Box::new(result()));
             ended_at[slot as usize] = Some(Instant::now());
             let ended = FromWorker::Ended(EndedAttempt {
-                trial,
-                attempt,
+                id: attempt,
                 outcome,
             });
             if outgoing.send(ended.into()).await.is_err() {

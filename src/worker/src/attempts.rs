@@ -7,15 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::limits::{MAX_ENDED, MAX_HELLO_RESULT_BYTES};
 use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::SlotIndex;
-use sweep::TrialId;
 use sweep::handoff::Progress;
-
-use crate::slot::AttemptKey;
+use sweep::{AttemptId, TrialId};
 
 #[derive(Debug, Default)]
 pub struct Attempts {
-    running: BTreeMap<AttemptKey, (SlotIndex, Progress)>,
-    ended: BTreeMap<AttemptKey, (SlotIndex, Outcome)>,
+    running: BTreeMap<AttemptId, (SlotIndex, Progress)>,
+    ended: BTreeMap<AttemptId, (SlotIndex, Outcome)>,
 }
 
 /// The meaning of a `Start` from the coordinator.
@@ -29,39 +27,39 @@ pub enum Start {
 }
 
 impl Attempts {
-    pub fn start(&mut self, key: AttemptKey, slot: SlotIndex) -> Start {
-        if self.ended.contains_key(&key) {
+    pub fn start(&mut self, id: AttemptId, slot: SlotIndex) -> Start {
+        if self.ended.contains_key(&id) {
             return Start::HasEnded;
         }
-        if self.running.contains_key(&key) {
+        if self.running.contains_key(&id) {
             return Start::Runs;
         }
-        self.running.insert(key, (slot, Progress::default()));
+        self.running.insert(id, (slot, Progress::default()));
         Start::New
     }
 
-    pub fn progress(&mut self, key: AttemptKey, progress: Progress) {
-        if let Some((_, last)) = self.running.get_mut(&key) {
+    pub fn progress(&mut self, id: AttemptId, progress: Progress) {
+        if let Some((_, last)) = self.running.get_mut(&id) {
             *last = progress;
         }
     }
 
-    pub fn end(&mut self, key: AttemptKey, outcome: Outcome) {
-        if let Some((slot, _)) = self.running.remove(&key) {
-            self.ended.insert(key, (slot, outcome));
+    pub fn end(&mut self, id: AttemptId, outcome: Outcome) {
+        if let Some((slot, _)) = self.running.remove(&id) {
+            self.ended.insert(id, (slot, outcome));
         }
     }
 
     /// Removes and returns the outcome if it was not acknowledged yet.
-    pub fn acknowledge(&mut self, key: AttemptKey) -> Option<Outcome> {
-        self.ended.remove(&key).map(|(_, outcome)| outcome)
+    pub fn acknowledge(&mut self, id: AttemptId) -> Option<Outcome> {
+        self.ended.remove(&id).map(|(_, outcome)| outcome)
     }
 
-    pub fn slot_of(&self, key: AttemptKey) -> Option<SlotIndex> {
-        self.running.get(&key).map(|(slot, _)| *slot)
+    pub fn slot_of(&self, id: AttemptId) -> Option<SlotIndex> {
+        self.running.get(&id).map(|(slot, _)| *slot)
     }
 
-    pub fn keys(&self) -> Vec<AttemptKey> {
+    pub fn running_ids(&self) -> Vec<AttemptId> {
         self.running.keys().copied().collect()
     }
 
@@ -70,7 +68,7 @@ impl Attempts {
         self.running
             .keys()
             .chain(self.ended.keys())
-            .map(|(trial, _)| *trial)
+            .map(|attempt| attempt.trial)
             .collect()
     }
 
@@ -86,25 +84,21 @@ impl Attempts {
     pub fn running(&self) -> Vec<RunningAttempt> {
         self.running
             .iter()
-            .map(|(key, (slot, progress))| running(*key, *slot, progress.clone()))
+            .map(|(id, (slot, progress))| running(*id, *slot, progress.clone()))
             .collect()
     }
 
     pub fn ended(&self) -> impl Iterator<Item = EndedAttempt> + '_ {
-        self.ended
-            .iter()
-            .map(|((trial, attempt), (_, outcome))| EndedAttempt {
-                trial: *trial,
-                attempt: *attempt,
-                outcome: outcome.clone(),
-            })
+        self.ended.iter().map(|(id, (_, outcome))| EndedAttempt {
+            id: *id,
+            outcome: outcome.clone(),
+        })
     }
 
-    pub fn outcome(&self, key: AttemptKey) -> Option<EndedAttempt> {
-        let (_, outcome) = self.ended.get(&key)?;
+    pub fn outcome(&self, id: AttemptId) -> Option<EndedAttempt> {
+        let (_, outcome) = self.ended.get(&id)?;
         Some(EndedAttempt {
-            trial: key.0,
-            attempt: key.1,
+            id,
             outcome: outcome.clone(),
         })
     }
@@ -116,30 +110,24 @@ impl Attempts {
         let mut running_now = self.running();
         let mut ended_now = Vec::new();
         let mut room = MAX_HELLO_RESULT_BYTES;
-        for (key, (slot, outcome)) in &self.ended {
+        for (id, (slot, outcome)) in &self.ended {
             let size = size(outcome);
             if ended_now.len() < MAX_ENDED && size <= room {
                 room -= size;
                 ended_now.push(EndedAttempt {
-                    trial: key.0,
-                    attempt: key.1,
+                    id: *id,
                     outcome: outcome.clone(),
                 });
             } else if running_now.iter().all(|running| running.slot != *slot) {
-                running_now.push(running(*key, *slot, Progress::default()));
+                running_now.push(running(*id, *slot, Progress::default()));
             }
         }
         (running_now, ended_now)
     }
 }
 
-fn running((trial, attempt): AttemptKey, slot: SlotIndex, progress: Progress) -> RunningAttempt {
-    RunningAttempt {
-        trial,
-        attempt,
-        slot,
-        progress,
-    }
+fn running(id: AttemptId, slot: SlotIndex, progress: Progress) -> RunningAttempt {
+    RunningAttempt { id, slot, progress }
 }
 
 fn size(outcome: &Outcome) -> usize {
@@ -148,13 +136,12 @@ fn size(outcome: &Outcome) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use sweep::AttemptNo;
     use sweep::record::{Failure, FailureClass};
 
     use super::*;
 
-    fn key(number: u8) -> AttemptKey {
-        (format!("{number:016x}").parse().unwrap(), AttemptNo(1))
+    fn id(trial: u8) -> AttemptId {
+        format!("t{trial:016x}#1").parse().unwrap()
     }
 
     fn failure(length: usize) -> Outcome {
@@ -164,21 +151,21 @@ mod tests {
     #[test]
     fn an_outcome_is_kept_until_it_is_acknowledged() {
         let mut attempts = Attempts::default();
-        assert_eq!(attempts.start(key(1), 0), Start::New);
-        assert_eq!(attempts.start(key(1), 0), Start::Runs);
-        attempts.end(key(1), Outcome::Stopped);
-        assert_eq!(attempts.start(key(1), 0), Start::HasEnded);
+        assert_eq!(attempts.start(id(1), 0), Start::New);
+        assert_eq!(attempts.start(id(1), 0), Start::Runs);
+        attempts.end(id(1), Outcome::Stopped);
+        assert_eq!(attempts.start(id(1), 0), Start::HasEnded);
         assert_eq!(attempts.whole().1.len(), 1);
-        assert_eq!(attempts.acknowledge(key(1)), Some(Outcome::Stopped));
-        assert_eq!(attempts.acknowledge(key(1)), None);
+        assert_eq!(attempts.acknowledge(id(1)), Some(Outcome::Stopped));
+        assert_eq!(attempts.acknowledge(id(1)), None);
         assert!(attempts.is_empty());
     }
 
     #[test]
     fn what_is_said_of_unknown_attempts_changes_nothing() {
         let mut attempts = Attempts::default();
-        attempts.progress(key(1), Progress::default());
-        attempts.end(key(1), Outcome::Stopped);
+        attempts.progress(id(1), Progress::default());
+        attempts.end(id(1), Outcome::Stopped);
         assert!(attempts.is_empty());
     }
 
@@ -186,20 +173,20 @@ mod tests {
     fn outcomes_without_room_are_listed_as_running() {
         let mut attempts = Attempts::default();
         for number in 0..3 {
-            attempts.start(key(number), u32::from(number));
-            attempts.end(key(number), failure(15 << 20));
+            attempts.start(id(number), u32::from(number));
+            attempts.end(id(number), failure(15 << 20));
         }
         let (running, ended) = attempts.whole();
         assert_eq!(
-            ended.iter().map(|ended| ended.trial).collect::<Vec<_>>(),
-            [key(0).0, key(1).0]
+            ended.iter().map(|ended| ended.id).collect::<Vec<_>>(),
+            [id(0), id(1)]
         );
         assert_eq!(
             running
                 .iter()
-                .map(|running| (running.trial, running.slot))
+                .map(|running| (running.id, running.slot))
                 .collect::<Vec<_>>(),
-            [(key(2).0, 2)]
+            [(id(2), 2)]
         );
         assert_eq!(attempts.ended().count(), 3);
     }

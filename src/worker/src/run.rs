@@ -11,7 +11,7 @@ use schedule::event::Outcome;
 use schedule::state::{SlotIndex, WorkerId, WorkerInfo};
 use sweep::record::{Failure, FailureClass};
 use sweep::trial::TRAINING_VERSION;
-use sweep::{AttemptNo, TrialSpec};
+use sweep::{AttemptId, AttemptNo, TrialSpec};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use crate::attempts::{Attempts, Start};
 use crate::link::{LinkEvent, Outgoing};
 use crate::options::{Ended, Error};
-use crate::slot::{AttemptKey, Command, Said, Surroundings, Why};
+use crate::slot::{Command, Said, Surroundings, Why};
 
 /// Interval, in heartbeats, at which outcomes without an acknowledgement are sent again.
 const SAY_AGAIN: u64 = 5;
@@ -185,23 +185,16 @@ impl Loop {
     fn hear(&mut self, message: FromCoordinator) {
         match message {
             FromCoordinator::Start {
-                trial,
                 attempt,
                 slot,
                 since,
                 spec,
-            } => {
-                self.start((trial, attempt), slot, since, spec);
+            } => self.start(attempt, slot, since, spec),
+            FromCoordinator::Stop { attempt, reason } => {
+                tracing::info!(%attempt, reason, "told to stop");
+                self.stop(attempt, Why::Unwanted);
             }
-            FromCoordinator::Stop {
-                trial,
-                attempt,
-                reason,
-            } => {
-                tracing::info!(%trial, %attempt, reason, "told to stop");
-                self.stop((trial, attempt), Why::Unwanted);
-            }
-            FromCoordinator::Acknowledged { trial, attempt } => self.acknowledged((trial, attempt)),
+            FromCoordinator::Acknowledged { attempt } => self.acknowledged(attempt),
             FromCoordinator::Drain { reason } => {
                 tracing::info!(reason, "told to take no new work and to end");
                 self.state.draining.get_or_insert(reason);
@@ -212,10 +205,16 @@ impl Loop {
         }
     }
 
-    fn start(&mut self, key: AttemptKey, slot: SlotIndex, since: AttemptNo, spec: Box<TrialSpec>) {
-        match self.state.attempts.start(key, slot) {
+    fn start(
+        &mut self,
+        attempt: AttemptId,
+        slot: SlotIndex,
+        since: AttemptNo,
+        spec: Box<TrialSpec>,
+    ) {
+        match self.state.attempts.start(attempt, slot) {
             Start::Runs => return,
-            Start::HasEnded => return self.state.say_outcome(key),
+            Start::HasEnded => return self.state.say_outcome(attempt),
             Start::New => {}
         }
         let refusal = match (&self.state.leaving, self.slots.get(slot as usize)) {
@@ -226,7 +225,9 @@ impl Loop {
                 );
                 Failure::new(FailureClass::BadInput, message)
             }
-            _ if spec.id() != key.0 => Failure::new(FailureClass::BadInput, other_training(&spec)),
+            _ if spec.id() != attempt.trial => {
+                Failure::new(FailureClass::BadInput, other_training(&spec))
+            }
             (Some(reason), _) => Failure::new(
                 FailureClass::Preempted,
                 format!("the worker leaves: {reason}"),
@@ -236,9 +237,16 @@ impl Loop {
                 Failure::new(FailureClass::Crashed, message)
             }
             (None, Some(commands)) => {
-                tracing::info!(trial = %key.0, attempt = %key.1, slot, "starting");
+                tracing::info!(%attempt, slot, "starting");
                 // never waits: a slot that is ending a stubborn trainer must not delay heartbeats
-                if commands.try_send(Command::Run { key, since, spec }).is_ok() {
+                if commands
+                    .try_send(Command::Run {
+                        attempt,
+                        since,
+                        spec,
+                    })
+                    .is_ok()
+                {
                     return;
                 }
                 Failure::new(
@@ -248,28 +256,28 @@ impl Loop {
             }
         };
         self.note(Said::Ended {
-            key,
+            attempt,
             outcome: Outcome::Failed(refusal),
         });
     }
 
     /// Stops the attempt. Does nothing if it does not run here: its outcome was sent, or no one
     /// waits for it.
-    fn stop(&mut self, key: AttemptKey, why: Why) {
-        let slot = self.state.attempts.slot_of(key);
+    fn stop(&mut self, attempt: AttemptId, why: Why) {
+        let slot = self.state.attempts.slot_of(attempt);
         if let Some(commands) = slot.and_then(|slot| self.slots.get(slot as usize)) {
-            if commands.try_send(Command::Stop { key, why }).is_err() {
-                tracing::warn!(trial = %key.0, attempt = %key.1, slot, "the slot takes no more commands");
+            if commands.try_send(Command::Stop { attempt, why }).is_err() {
+                tracing::warn!(%attempt, slot, "the slot takes no more commands");
             }
         } else {
-            self.state.say_outcome(key);
+            self.state.say_outcome(attempt);
         }
     }
 
-    fn acknowledged(&mut self, key: AttemptKey) {
-        if let Some(Outcome::Finished(_)) = self.state.attempts.acknowledge(key) {
+    fn acknowledged(&mut self, attempt: AttemptId) {
+        if let Some(Outcome::Finished(_)) = self.state.attempts.acknowledge(attempt) {
             self.remove(Leftovers {
-                checkpoints: vec![key],
+                checkpoints: vec![attempt],
                 ..Leftovers::default()
             });
         }
@@ -280,12 +288,13 @@ impl Loop {
         while self.state.removals.try_join_next().is_some() {}
         self.state.removals.spawn_blocking(move || {
             work_dir.remove_abandoned(&leftovers.unknown, leftovers.now);
-            let checkpoints = leftovers.checkpoints.into_iter().map(|key| (key, work_dir.remove_checkpoints(key)));
-            for ((trial, _), removed) in
-                checkpoints.chain(leftovers.logs.into_iter().map(|key| (key, work_dir.remove_logs(key))))
-            {
+            let checkpoints = leftovers.checkpoints.into_iter();
+            let checkpoints = checkpoints.map(|attempt| (attempt, work_dir.remove_checkpoints(attempt)));
+            let logs = leftovers.logs.into_iter();
+            let logs = logs.map(|attempt| (attempt, work_dir.remove_logs(attempt)));
+            for (attempt, removed) in checkpoints.chain(logs) {
                 if let Err(error) = removed {
-                    tracing::warn!(%trial, %error, "cannot remove files that are not needed any more");
+                    tracing::warn!(%attempt, %error, "cannot remove files that are not needed any more");
                 }
             }
         });
@@ -293,25 +302,25 @@ impl Loop {
 
     fn note(&mut self, said: Said) {
         match said {
-            Said::Progress { key, progress } => self.state.attempts.progress(key, progress),
-            Said::Ended { key, outcome } => {
+            Said::Progress { attempt, progress } => self.state.attempts.progress(attempt, progress),
+            Said::Ended { attempt, outcome } => {
                 match &outcome {
                     Outcome::Finished(_) => {
-                        tracing::info!(trial = %key.0, attempt = %key.1, "finished")
+                        tracing::info!(%attempt, "finished")
                     }
                     Outcome::Failed(failure) if failure.class == FailureClass::Preempted => {
-                        tracing::info!(trial = %key.0, attempt = %key.1, "checkpointed");
+                        tracing::info!(%attempt, "checkpointed");
                     }
                     Outcome::Failed(failure) => {
                         // its own log target: `orchestrator run` reports failures itself. `explain`
                         // shows the whole message
                         let reason = failure.message.lines().next().unwrap_or_default();
-                        tracing::warn!(target: "attempt", trial = %key.0, attempt = %key.1, class = %failure.class, "failed: {reason}");
+                        tracing::warn!(target: "attempt", %attempt, class = %failure.class, "failed: {reason}");
                     }
-                    Outcome::Stopped => tracing::info!(trial = %key.0, attempt = %key.1, "stopped"),
+                    Outcome::Stopped => tracing::info!(%attempt, "stopped"),
                 }
-                self.state.attempts.end(key, outcome);
-                self.state.say_outcome(key);
+                self.state.attempts.end(attempt, outcome);
+                self.state.say_outcome(attempt);
             }
         }
     }
@@ -357,8 +366,8 @@ impl Loop {
         self.state.say(FromWorker::Leaving {
             reason: reason.as_str().into(),
         });
-        for key in self.state.attempts.keys() {
-            self.stop(key, Why::Preempted(reason.clone()));
+        for attempt in self.state.attempts.running_ids() {
+            self.stop(attempt, Why::Preempted(reason.clone()));
         }
     }
 }
@@ -389,8 +398,8 @@ impl Session {
         }
     }
 
-    fn say_outcome(&self, key: AttemptKey) {
-        if let Some(ended) = self.attempts.outcome(key) {
+    fn say_outcome(&self, attempt: AttemptId) {
+        if let Some(ended) = self.attempts.outcome(attempt) {
             self.say(FromWorker::Ended(ended));
         }
     }

@@ -11,7 +11,7 @@ use schedule::event::Outcome;
 use schedule::state::SlotIndex;
 use sweep::handoff::{Progress, Reply, Request, RunRequest};
 use sweep::record::{Failure, FailureClass};
-use sweep::{AttemptNo, TrialId, TrialSpec};
+use sweep::{AttemptId, AttemptNo, TrialSpec};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -23,18 +23,16 @@ use crate::residue::{self, Residue};
 use crate::trainer::{Broken, Exit, Spawner, Trainer};
 use crate::work_dir::WorkDir;
 
-pub type AttemptKey = (TrialId, AttemptNo);
-
 #[derive(Debug)]
 pub enum Command {
     Run {
-        key: AttemptKey,
+        attempt: AttemptId,
         /// The first attempt of the present training.
         since: AttemptNo,
         spec: Box<TrialSpec>,
     },
     Stop {
-        key: AttemptKey,
+        attempt: AttemptId,
         why: Why,
     },
     /// Ends everything at once, without checkpoint or report; the slot ends too.
@@ -51,8 +49,14 @@ pub enum Why {
 
 #[derive(Debug)]
 pub enum Said {
-    Progress { key: AttemptKey, progress: Progress },
-    Ended { key: AttemptKey, outcome: Outcome },
+    Progress {
+        attempt: AttemptId,
+        progress: Progress,
+    },
+    Ended {
+        attempt: AttemptId,
+        outcome: Outcome,
+    },
 }
 
 /// The settings and services that all slots of a worker share.
@@ -81,7 +85,7 @@ pub struct Slot {
 }
 
 struct Queued {
-    key: AttemptKey,
+    attempt: AttemptId,
     since: AttemptNo,
     spec: Box<TrialSpec>,
     /// Set if it was stopped before it started.
@@ -135,7 +139,7 @@ impl Slot {
         while let Some(run) = self.next_run().await {
             let outcome = match run.stopped {
                 Some(why) => why.outcome(),
-                None => match self.attempt(run.key, run.since, run.spec).await {
+                None => match self.attempt(run.attempt, run.since, run.spec).await {
                     Ok(outcome) => outcome,
                     Err(Killed) => break,
                 },
@@ -143,7 +147,7 @@ impl Slot {
             if self
                 .events
                 .send(Said::Ended {
-                    key: run.key,
+                    attempt: run.attempt,
                     outcome,
                 })
                 .await
@@ -164,9 +168,13 @@ impl Slot {
         }
         loop {
             match self.commands.recv().await? {
-                Command::Run { key, since, spec } => {
+                Command::Run {
+                    attempt,
+                    since,
+                    spec,
+                } => {
                     return Some(Queued {
-                        key,
+                        attempt,
                         since,
                         spec,
                         stopped: None,
@@ -179,7 +187,7 @@ impl Slot {
         }
     }
 
-    async fn start_trainer(&mut self, current: Option<AttemptKey>) -> Started {
+    async fn start_trainer(&mut self, current: Option<AttemptId>) -> Started {
         self.serial += 1;
         let path = self.launch.program.display().to_string();
         if let Err(reason) = executable::check(&self.launch.program, &self.launch.trainer) {
@@ -240,11 +248,11 @@ impl Slot {
 
     async fn attempt(
         &mut self,
-        key: AttemptKey,
+        attempt: AttemptId,
         since: AttemptNo,
         spec: Box<TrialSpec>,
     ) -> Result<Outcome, Killed> {
-        match self.have_trainer(key).await {
+        match self.have_trainer(attempt).await {
             Started::Ready => {}
             Started::Failed(failure) => return Ok(Outcome::Failed(failure)),
             Started::Stopped(why) => return Ok(why.outcome()),
@@ -254,19 +262,21 @@ impl Slot {
             return Err(Killed);
         };
         let oom = OomCounter::read();
-        trainer.stderr.attempt(self.around.work_dir.log_file(key));
+        trainer
+            .stderr
+            .attempt(self.around.work_dir.log_file(attempt));
         let run = Request::Run(Box::new(RunRequest {
-            trial: key.0,
-            attempt: key.1,
+            trial: attempt.trial,
+            attempt: attempt.number,
             since,
             spec: *spec,
             data_dir: self.around.data_dir.clone(),
             allowed_paths: self.around.allowed_paths.clone(),
             cache_dir: self.around.cache_dir.clone(),
-            checkpoint_dir: self.around.work_dir.checkpoint_dir(key.0),
+            checkpoint_dir: self.around.work_dir.checkpoint_dir(attempt.trial),
         }));
         let end = match trainer.send(&run).await {
-            Ok(()) => self.converse(&mut trainer, key).await,
+            Ok(()) => self.converse(&mut trainer, attempt).await,
             Err(broken) => End::Broken(broken),
         };
         Ok(match end {
@@ -292,7 +302,7 @@ impl Slot {
     }
 
     /// Ensures that there is a trainer: after `Ready` it lives in `self.trainer`.
-    async fn have_trainer(&mut self, key: AttemptKey) -> Started {
+    async fn have_trainer(&mut self, attempt: AttemptId) -> Started {
         if let Some(mut idle) = self.trainer.take() {
             if idle.is_quiet() {
                 self.trainer = Some(idle);
@@ -309,18 +319,18 @@ impl Slot {
                 return Started::Failed(failure);
             }
         }
-        self.start_trainer(Some(key)).await
+        self.start_trainer(Some(attempt)).await
     }
 
     /// Runs the attempt from `Run` to whatever ends it.
-    async fn converse(&mut self, trainer: &mut Trainer, key: AttemptKey) -> End {
+    async fn converse(&mut self, trainer: &mut Trainer, attempt: AttemptId) -> End {
         let mut stopping: Option<(Why, Instant)> = None;
         loop {
             let deadline = stopping.as_ref().map(|(_, deadline)| *deadline);
             tokio::select! {
                 reply = trainer.reply() => match reply {
                     Ok(Reply::Progress(progress)) => {
-                        if self.events.send(Said::Progress { key, progress }).await.is_err() {
+                        if self.events.send(Said::Progress { attempt, progress }).await.is_err() {
                             return End::Killed;
                         }
                     }
@@ -341,7 +351,7 @@ impl Slot {
                     Ok(Reply::Ready(_)) => return End::Broken(Broken::Garbage("it said Ready twice".into())),
                     Err(broken) => return End::Broken(broken),
                 },
-                command = self.commands.recv() => match command.map(|command| self.note(command, Some(key))) {
+                command = self.commands.recv() => match command.map(|command| self.note(command, Some(attempt))) {
                     Some(Noted::Nothing) => {}
                     Some(Noted::Stop(why)) if stopping.is_none() => {
                         if let Err(broken) = trainer.send(&Request::Stop).await {
@@ -362,20 +372,24 @@ impl Slot {
     }
 
     /// Interprets a command while the attempt `current` runs.
-    fn note(&mut self, command: Command, current: Option<AttemptKey>) -> Noted {
+    fn note(&mut self, command: Command, current: Option<AttemptId>) -> Noted {
         match command {
-            Command::Run { key, since, spec } => {
+            Command::Run {
+                attempt,
+                since,
+                spec,
+            } => {
                 self.queued.push_back(Queued {
-                    key,
+                    attempt,
                     since,
                     spec,
                     stopped: None,
                 });
                 Noted::Nothing
             }
-            Command::Stop { key, why } if Some(key) == current => Noted::Stop(why),
-            Command::Stop { key, why } => {
-                let queued = self.queued.iter_mut().find(|run| run.key == key);
+            Command::Stop { attempt, why } if Some(attempt) == current => Noted::Stop(why),
+            Command::Stop { attempt, why } => {
+                let queued = self.queued.iter_mut().find(|run| run.attempt == attempt);
                 if let Some(run) = queued.filter(|run| run.stopped.is_none()) {
                     run.stopped = Some(why);
                 }

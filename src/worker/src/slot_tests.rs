@@ -11,7 +11,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use schedule::event::Outcome;
 use schedule::state;
 use sweep::record::{Failure, FailureClass};
-use sweep::{AttemptNo, TrialSpec};
+use sweep::{AttemptId, AttemptNo, TrialSpec};
 use tokio::sync::mpsc;
 
 use crate::devices::Unknown;
@@ -19,7 +19,7 @@ use crate::launch::Launch;
 use crate::options::Timing;
 use crate::processes::Family;
 use crate::residue::{GpuDriver, NvidiaSmi};
-use crate::slot::{AttemptKey, Command, Said, Slot, Surroundings, Why};
+use crate::slot::{Command, Said, Slot, Surroundings, Why};
 use crate::trainer::Spawner;
 use crate::work_dir::WorkDir;
 
@@ -146,10 +146,10 @@ impl Bench {
         }
     }
 
-    async fn run(&self, key: AttemptKey) {
+    async fn run(&self, attempt: AttemptId) {
         self.commands
             .send(Command::Run {
-                key,
+                attempt,
                 since: AttemptNo(1),
                 spec: spec(),
             })
@@ -158,11 +158,13 @@ impl Bench {
     }
 
     /// Waits until the trainer has written to stderr, as it does at the beginning of an attempt.
-    async fn begun(&self, (trial, attempt): AttemptKey) {
+    async fn begun(&self, attempt: AttemptId) {
         let log = self
             .dir
             .path()
-            .join(format!("work/logs/{trial}/attempt-{attempt}.stderr"));
+            .join("work/logs")
+            .join(attempt.trial.to_string())
+            .join(format!("attempt-{}.stderr", attempt.number));
         while fs::read_to_string(&log).unwrap_or_default().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -175,20 +177,20 @@ impl Bench {
         ));
     }
 
-    async fn outcome(&mut self, expected: AttemptKey) -> Outcome {
+    async fn outcome(&mut self, expected: AttemptId) -> Outcome {
         loop {
             match self.said.recv().await.unwrap() {
                 Said::Progress { .. } => {}
-                Said::Ended { key, outcome } => {
-                    assert_eq!(key, expected);
+                Said::Ended { attempt, outcome } => {
+                    assert_eq!(attempt, expected);
                     return outcome;
                 }
             }
         }
     }
 
-    async fn failure(&mut self, key: AttemptKey) -> Failure {
-        match self.outcome(key).await {
+    async fn failure(&mut self, attempt: AttemptId) -> Failure {
+        match self.outcome(attempt).await {
             Outcome::Failed(failure) => failure,
             other => panic!("{other:?}"),
         }
@@ -206,19 +208,16 @@ impl Bench {
     }
 }
 
-fn key(number: u32, attempt: u32) -> AttemptKey {
-    (
-        format!("{number:016x}").parse().unwrap(),
-        AttemptNo(attempt),
-    )
+fn id(trial: u32, number: u32) -> AttemptId {
+    format!("t{trial:016x}#{number}").parse().unwrap()
 }
 
 #[tokio::test]
 async fn one_trainer_serves_trial_after_trial() {
     let mut bench = Bench::new("");
     for number in 1..4 {
-        bench.run(key(number, 1)).await;
-        let Outcome::Finished(result) = bench.outcome(key(number, 1)).await else {
+        bench.run(id(number, 1)).await;
+        let Outcome::Finished(result) = bench.outcome(id(number, 1)).await else {
             panic!()
         };
         assert_eq!(result.epochs.len(), 5);
@@ -284,8 +283,8 @@ const MISBEHAVIOUR: [(&str, FailureClass, &[&str]); 9] = [
 async fn a_trainer_that_misbehaves_is_gone_when_its_failure_is_said() {
     for (behaviour, class, parts) in MISBEHAVIOUR {
         let mut bench = Bench::new(behaviour);
-        bench.run(key(1, 1)).await;
-        let failure = bench.failure(key(1, 1)).await;
+        bench.run(id(1, 1)).await;
+        let failure = bench.failure(id(1, 1)).await;
         assert_eq!(bench.processes(), 0, "{behaviour}: something is left");
         assert_eq!(failure.class, class, "{behaviour}");
         for part in parts {
@@ -296,9 +295,9 @@ async fn a_trainer_that_misbehaves_is_gone_when_its_failure_is_said() {
             );
         }
         if behaviour.starts_with("first") {
-            bench.run(key(1, 2)).await;
+            bench.run(id(1, 2)).await;
             assert!(
-                matches!(bench.outcome(key(1, 2)).await, Outcome::Finished(_)),
+                matches!(bench.outcome(id(1, 2)).await, Outcome::Finished(_)),
                 "{behaviour}"
             );
         }
@@ -317,8 +316,8 @@ async fn a_trainer_that_is_not_one_is_refused() {
         ),
     ] {
         let mut bench = Bench::new(behaviour);
-        bench.run(key(1, 1)).await;
-        let failure = bench.failure(key(1, 1)).await;
+        bench.run(id(1, 1)).await;
+        let failure = bench.failure(id(1, 1)).await;
         assert!(
             failure.message.contains(part),
             "{behaviour}: {}",
@@ -337,8 +336,8 @@ async fn a_trainer_that_is_not_one_is_refused() {
 async fn a_missing_trainer_is_named() {
     let mut bench = Bench::new("");
     fs::remove_file(bench.dir.path().join("trainer.sh")).unwrap();
-    bench.run(key(1, 1)).await;
-    let failure = bench.failure(key(1, 1)).await;
+    bench.run(id(1, 1)).await;
+    let failure = bench.failure(id(1, 1)).await;
     assert!(
         failure.message.contains("cannot start the trainer")
             && failure.message.contains("trainer.sh")
@@ -350,17 +349,17 @@ async fn a_missing_trainer_is_named() {
 #[tokio::test]
 async fn stop_leaves_a_checkpoint_and_the_trainer() {
     let mut bench = Bench::new("epoch-ms=20");
-    bench.run(key(1, 1)).await;
+    bench.run(id(1, 1)).await;
     bench.progress().await;
     bench
         .commands
         .send(Command::Stop {
-            key: key(1, 1),
+            attempt: id(1, 1),
             why: Why::Unwanted,
         })
         .await
         .unwrap();
-    assert_eq!(bench.outcome(key(1, 1)).await, Outcome::Stopped);
+    assert_eq!(bench.outcome(id(1, 1)).await, Outcome::Stopped);
     assert_eq!(bench.processes(), 1);
     assert!(
         bench
@@ -375,17 +374,17 @@ async fn stop_leaves_a_checkpoint_and_the_trainer() {
 #[tokio::test]
 async fn a_trainer_that_does_not_stop_is_killed() {
     let mut bench = Bench::new("first=hang");
-    bench.run(key(1, 1)).await;
+    bench.run(id(1, 1)).await;
     let why = Why::Preempted("the node is needed".into());
     bench
         .commands
         .send(Command::Stop {
-            key: key(1, 1),
+            attempt: id(1, 1),
             why,
         })
         .await
         .unwrap();
-    let failure = bench.failure(key(1, 1)).await;
+    let failure = bench.failure(id(1, 1)).await;
     assert_eq!(failure.class, FailureClass::Preempted);
     assert!(failure.message.contains("the node is needed"));
     assert_eq!(bench.processes(), 0);
@@ -396,23 +395,23 @@ async fn a_trainer_that_does_not_stop_is_killed() {
 async fn runs_wait_for_their_turn_and_can_be_stopped_before_it() {
     let mut bench = Bench::new("epoch-ms=20");
     for number in 1..4 {
-        bench.run(key(number, 1)).await;
+        bench.run(id(number, 1)).await;
     }
     bench
         .commands
         .send(Command::Stop {
-            key: key(2, 1),
+            attempt: id(2, 1),
             why: Why::Unwanted,
         })
         .await
         .unwrap();
     assert!(matches!(
-        bench.outcome(key(1, 1)).await,
+        bench.outcome(id(1, 1)).await,
         Outcome::Finished(_)
     ));
-    assert_eq!(bench.outcome(key(2, 1)).await, Outcome::Stopped);
+    assert_eq!(bench.outcome(id(2, 1)).await, Outcome::Stopped);
     assert!(matches!(
-        bench.outcome(key(3, 1)).await,
+        bench.outcome(id(3, 1)).await,
         Outcome::Finished(_)
     ));
     bench.end().await;
@@ -433,11 +432,11 @@ async fn end_idle_trainer(bench: &Bench) {
 #[tokio::test]
 async fn an_idle_trainer_that_ends_is_replaced_without_a_failure() {
     let mut bench = Bench::new("");
-    bench.run(key(1, 1)).await;
-    bench.outcome(key(1, 1)).await;
+    bench.run(id(1, 1)).await;
+    bench.outcome(id(1, 1)).await;
     end_idle_trainer(&bench).await;
-    bench.run(key(2, 1)).await;
-    let outcome = bench.outcome(key(2, 1)).await;
+    bench.run(id(2, 1)).await;
+    let outcome = bench.outcome(id(2, 1)).await;
     assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?}");
     bench.end().await;
 }
@@ -445,12 +444,12 @@ async fn an_idle_trainer_that_ends_is_replaced_without_a_failure() {
 #[tokio::test]
 async fn kill_ends_everything_without_a_report() {
     let mut bench = Bench::new("always=ignore-term");
-    bench.run(key(1, 1)).await;
+    bench.run(id(1, 1)).await;
     let hanging = Bench::new("always=hang");
-    hanging.run(key(1, 1)).await;
+    hanging.run(id(1, 1)).await;
     hanging.commands.send(Command::Kill).await.unwrap();
     hanging.end().await;
-    bench.failure(key(1, 1)).await;
+    bench.failure(id(1, 1)).await;
     bench.end().await;
 }
 
@@ -459,8 +458,8 @@ const ALL: [&str; 3] = ["GPU-a", "GPU-b", "GPU-c"];
 #[tokio::test]
 async fn what_a_trainer_says_of_its_gpus_is_said_in_the_machines_names() {
     let mut bench = Bench::on_gpus("first=gpu", &ALL, true);
-    bench.run(key(1, 1)).await;
-    let failure = bench.failure(key(1, 1)).await;
+    bench.run(id(1, 1)).await;
+    let failure = bench.failure(id(1, 1)).await;
     assert_eq!(
         (failure.class, failure.devices),
         (FailureClass::BadDevice, vec!["cuda:0".to_owned()])
@@ -469,8 +468,8 @@ async fn what_a_trainer_says_of_its_gpus_is_said_in_the_machines_names() {
         failure.message,
         "cuda:0 has an Xid\nstderr:\nattempt 1 of t0000000000000001\nwhat cuda:0 said at last"
     );
-    bench.run(key(1, 2)).await;
-    let Outcome::Finished(result) = bench.outcome(key(1, 2)).await else {
+    bench.run(id(1, 2)).await;
+    let Outcome::Finished(result) = bench.outcome(id(1, 2)).await else {
         panic!()
     };
     assert_eq!(
@@ -496,8 +495,8 @@ async fn a_gpu_that_is_gone_when_a_trainer_starts_is_a_bad_device() {
         ),
     ] {
         let mut bench = Bench::on_gpus("absent=GPU-c", there, true);
-        bench.run(key(1, 1)).await;
-        let failure = bench.failure(key(1, 1)).await;
+        bench.run(id(1, 1)).await;
+        let failure = bench.failure(id(1, 1)).await;
         assert_eq!(
             (failure.class, failure.devices),
             (FailureClass::BadDevice, named)
@@ -531,62 +530,59 @@ async fn a_trainer_that_leaves_something_on_a_gpu_has_spoilt_its_slot() {
         );
     };
     let mut failing = Bench::on_gpus("always=failed", &ALL, false);
-    failing.run(key(1, 1)).await;
+    failing.run(id(1, 1)).await;
     residue(
-        failing.failure(key(1, 1)).await,
+        failing.failure(id(1, 1)).await,
         "the loss is NaN\nstderr:\n",
     );
     failing.end().await;
 
     // then the device that the trainer blames is not the only suspect
     let mut broken = Bench::on_gpus("always=gpu", &ALL, false);
-    broken.run(key(1, 1)).await;
-    residue(broken.failure(key(1, 1)).await, "cuda:0 has an Xid\n");
+    broken.run(id(1, 1)).await;
+    residue(broken.failure(id(1, 1)).await, "cuda:0 has an Xid\n");
     broken.end().await;
 
     let mut stubborn = Bench::on_gpus("always=hang", &ALL, false);
-    stubborn.run(key(1, 1)).await;
-    stubborn.begun(key(1, 1)).await;
+    stubborn.run(id(1, 1)).await;
+    stubborn.begun(id(1, 1)).await;
     stubborn
         .commands
         .send(Command::Stop {
-            key: key(1, 1),
+            attempt: id(1, 1),
             why: Why::Unwanted,
         })
         .await
         .unwrap();
     residue(
-        stubborn.failure(key(1, 1)).await,
+        stubborn.failure(id(1, 1)).await,
         "it was told to stop and did not\n",
     );
     stubborn.end().await;
 
     let mut starting = Bench::on_gpus("start=hang", &ALL, false);
-    starting.run(key(1, 1)).await;
+    starting.run(id(1, 1)).await;
     starting
         .commands
         .send(Command::Stop {
-            key: key(1, 1),
+            attempt: id(1, 1),
             why: Why::Unwanted,
         })
         .await
         .unwrap();
     residue(
-        starting.failure(key(1, 1)).await,
+        starting.failure(id(1, 1)).await,
         "it was told to stop while its trainer started",
     );
     starting.end().await;
 
     let mut idle = Bench::on_gpus("", &ALL, false);
-    idle.run(key(1, 1)).await;
-    assert!(matches!(
-        idle.outcome(key(1, 1)).await,
-        Outcome::Finished(_)
-    ));
+    idle.run(id(1, 1)).await;
+    assert!(matches!(idle.outcome(id(1, 1)).await, Outcome::Finished(_)));
     end_idle_trainer(&idle).await;
-    idle.run(key(2, 1)).await;
+    idle.run(id(2, 1)).await;
     residue(
-        idle.failure(key(2, 1)).await,
+        idle.failure(id(2, 1)).await,
         "it had not begun; the idle trainer ended by itself",
     );
     idle.end().await;

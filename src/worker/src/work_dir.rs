@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use protocol::DiskUse;
 use protocol::limits::MAX_SEEN;
 use schedule::state::Millis;
-use sweep::{AttemptNo, TrialId};
+use sweep::{AttemptId, AttemptNo, TrialId};
 
 use crate::origin::Origin;
 use crate::places::create_temporary;
@@ -54,11 +54,13 @@ impl WorkDir {
         self.0.join("checkpoints").join(trial.to_string())
     }
 
-    pub fn log_file(&self, (trial, attempt): (TrialId, AttemptNo)) -> PathBuf {
-        self.0
-            .join("logs")
-            .join(trial.to_string())
-            .join(format!("attempt-{attempt}.stderr"))
+    pub fn log_file(&self, attempt: AttemptId) -> PathBuf {
+        self.log_dir(attempt.trial)
+            .join(format!("attempt-{}.stderr", attempt.number))
+    }
+
+    fn log_dir(&self, trial: TrialId) -> PathBuf {
+        self.0.join("logs").join(trial.to_string())
     }
 
     /// Registers this worker as alive, so that a later worker can detect its death. The file is
@@ -118,13 +120,13 @@ impl WorkDir {
 
     /// Removes the checkpoints of an attempt and of those before it. A later attempt, if this
     /// request arrived too late, keeps its own.
-    pub fn remove_checkpoints(&self, (trial, attempt): (TrialId, AttemptNo)) -> io::Result<()> {
-        remove_up_to(&self.checkpoint_dir(trial), attempt)
+    pub fn remove_checkpoints(&self, attempt: AttemptId) -> io::Result<()> {
+        remove_up_to(&self.checkpoint_dir(attempt.trial), attempt.number)
     }
 
     /// Removes the stderr files of the same attempts.
-    pub fn remove_logs(&self, (trial, attempt): (TrialId, AttemptNo)) -> io::Result<()> {
-        remove_up_to(&self.0.join("logs").join(trial.to_string()), attempt)
+    pub fn remove_logs(&self, attempt: AttemptId) -> io::Result<()> {
+        remove_up_to(&self.log_dir(attempt.trial), attempt.number)
     }
 
     /// Measures the disk use of all trials and of those that run here, and lists other trials with
@@ -305,15 +307,21 @@ mod tests {
         ] {
             fs::write(checkpoints.join(name), "12345").unwrap();
         }
-        work_dir.remove_checkpoints((trial, AttemptNo(2))).unwrap();
+        work_dir
+            .remove_checkpoints(trial.attempt(AttemptNo(2)))
+            .unwrap();
         let left: Vec<_> = fs::read_dir(&checkpoints)
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
             .collect();
         assert_eq!(left, ["epoch-00002.attempt-10.ckpt"]);
-        work_dir.remove_checkpoints((trial, AttemptNo(10))).unwrap();
+        work_dir
+            .remove_checkpoints(trial.attempt(AttemptNo(10)))
+            .unwrap();
         assert!(!checkpoints.exists());
-        work_dir.remove_checkpoints((trial, AttemptNo(10))).unwrap();
+        work_dir
+            .remove_checkpoints(trial.attempt(AttemptNo(10)))
+            .unwrap();
     }
 
     #[test]
@@ -334,7 +342,7 @@ mod tests {
             );
         }
         for attempt in 1..=2 {
-            write(work_dir.log_file((id(4), AttemptNo(attempt))), 10);
+            write(work_dir.log_file(id(4).attempt(AttemptNo(attempt))), 10);
         }
         let disk = work_dir.survey(&BTreeSet::from([id(1)]), 0);
         assert_eq!(
@@ -345,12 +353,12 @@ mod tests {
                 seen: vec![id(2), id(3), id(4)]
             }
         );
-        work_dir.remove_logs((id(4), AttemptNo(1))).unwrap();
+        work_dir.remove_logs(id(4).attempt(AttemptNo(1))).unwrap();
         assert!(
-            work_dir.log_file((id(4), AttemptNo(2))).exists(),
+            work_dir.log_file(id(4).attempt(AttemptNo(2))).exists(),
             "a later attempt keeps its log"
         );
-        work_dir.remove_logs((id(4), AttemptNo(2))).unwrap();
+        work_dir.remove_logs(id(4).attempt(AttemptNo(2))).unwrap();
         assert_eq!(
             work_dir.survey(&BTreeSet::new(), 0).seen,
             [id(1), id(2), id(3)]

@@ -138,7 +138,7 @@ fn a_trial_that_runs_again_says_why() {
     world
         .fail(&started, FailureClass::Crashed)
         .expect("it is current");
-    let id = started.2;
+    let id = started.id.trial;
     assert_eq!(
         text(&world, id),
         "trial ID is waiting\n  \
@@ -169,7 +169,10 @@ fn a_trial_that_runs_again_says_why() {
                 .started()
                 .first()
                 .cloned()
-                .unwrap_or((started.0, 0, id, sweep::AttemptNo(2))),
+                .unwrap_or(crate::world::Started {
+                    id: id.attempt(sweep::AttemptNo(2)),
+                    ..started
+                }),
             Outcome::Finished(Box::new(result(0.5))),
         )
         .expect("it is current");
@@ -185,7 +188,7 @@ fn a_failed_trial_says_whether_it_is_ever_tried_again() {
     world
         .fail(&started, FailureClass::BadInput)
         .expect("it is current");
-    let explanation = text(&world, started.2);
+    let explanation = text(&world, started.id.trial);
     assert!(
         explanation.contains("attempt 1 ended as bad_input: BadInput for a test"),
         "{explanation}"

@@ -16,7 +16,7 @@ fn attempts_until_failed(class: FailureClass, hosts: u32) -> usize {
     world.submit(grid("a", 1, 1, ""));
     let mut started = world.started();
     for _ in 0..50 {
-        let trial = started[0].2;
+        let trial = started[0].id.trial;
         world.fail(&started[0], class).expect("it is current");
         if world.is_failed(trial) {
             return world.trial(trial).attempts.len();
@@ -84,7 +84,7 @@ fn budgets_of_different_classes_do_not_add_up() {
     world
         .fail(&started[0], FailureClass::Crashed)
         .expect("it is current");
-    assert!(world.is_failed(started[0].2));
+    assert!(world.is_failed(started[0].id.trial));
 }
 
 #[test]
@@ -118,12 +118,17 @@ fn a_broken_device_takes_its_slot_out_of_use_on_this_and_later_workers() {
         .expect("it is current");
     assert_eq!(world.started(), []);
     world.finish(&good).expect("it is current");
-    assert_eq!(world.started()[0].1, good.1);
+    assert_eq!(world.started()[0].slot, good.slot);
     // Another process on the same node has the same broken device.
     world
         .connect(&WorkerId("second".into()), gpus, &[], &[])
         .expect("it may join");
-    assert!(world.started().iter().all(|(_, slot, ..)| *slot != bad.1));
+    assert!(
+        world
+            .started()
+            .iter()
+            .all(|started| started.slot != bad.slot)
+    );
     world
         .give(Input::Undrain {
             name: "node".into(),
@@ -182,7 +187,7 @@ fn slots_that_share_a_broken_device_are_broken_together() {
     assert_eq!(
         started
             .iter()
-            .map(|(_, slot, ..)| *slot)
+            .map(|started| started.slot)
             .collect::<Vec<_>>(),
         [0, 1, 2]
     );
@@ -195,7 +200,7 @@ fn slots_that_share_a_broken_device_are_broken_together() {
     world.finish(&started[2]).expect("it is current");
     assert_eq!(world.started(), []);
     world.finish(&started[1]).expect("it is current");
-    assert_eq!(world.started()[0].1, 1);
+    assert_eq!(world.started()[0].slot, 1);
 }
 
 #[test]
@@ -310,7 +315,9 @@ fn a_device_that_fails_after_its_attempt_was_given_up_is_not_used_again() {
     world.beat(&worker, &started, 0).expect("it is present");
     world.now += world.config.stall_ms;
     world.beat(&worker, &started, 0).expect("it is present");
-    assert!(world.is_waiting(started[0].2) && world.stopped().contains(&started[0].2));
+    assert!(
+        world.is_waiting(started[0].id.trial) && world.stopped().contains(&started[0].id.trial)
+    );
     world
         .end(&started[0], bad_device(&[]))
         .expect("it occupied its slot");
@@ -338,9 +345,8 @@ fn a_device_that_fails_while_its_worker_is_cut_off_is_not_used_again() {
     world.submit(grid("a", 2, 1, ""));
     let started = world.started();
     world.wait(world.config.lease_ms);
-    let ended = |(_, _, trial, attempt): &Started| EndedAttempt {
-        trial: *trial,
-        attempt: *attempt,
+    let ended = |started: &Started| EndedAttempt {
+        id: started.id,
         outcome: bad_device(&[]),
     };
     let lists = [ended(&started[1])];
@@ -348,7 +354,7 @@ fn a_device_that_fails_while_its_worker_is_cut_off_is_not_used_again() {
         .connect(&worker, info.clone(), &[], &lists)
         .expect("it may come back");
     assert_eq!(broken_slots(&world, "w"), [1]);
-    assert!(world.started().iter().all(|(_, slot, ..)| *slot == 0));
+    assert!(world.started().iter().all(|started| started.slot == 0));
     // The same in a message of its own, when the lists had nothing of it.
     let mut world = World::new();
     world
@@ -378,7 +384,7 @@ fn a_host_that_fails_what_succeeds_elsewhere_is_drained_and_can_come_back() {
     let mut next: Vec<Started> = Vec::new();
     while world.state.hosts["bad"].drained.is_none() && !running.is_empty() {
         for started in running.drain(..) {
-            if &*started.0.0 == "bad" {
+            if &*started.worker.0 == "bad" {
                 world
                     .fail(&started, FailureClass::Crashed)
                     .expect("it is current");
@@ -404,7 +410,7 @@ fn a_host_that_fails_what_succeeds_elsewhere_is_drained_and_can_come_back() {
             world
                 .started()
                 .iter()
-                .all(|(worker, ..)| &*worker.0 == "good")
+                .all(|started| &*started.worker.0 == "good")
         );
     }
     world.restart();
@@ -456,7 +462,7 @@ fn a_result_of_no_such_training_is_a_failure_of_the_attempt() {
             world.acknowledged(&started),
             "it is not to be sent again: {expected}"
         );
-        let attempt = world.trial(started.2).attempts[0].clone();
+        let attempt = world.trial(started.id.trial).attempts[0].clone();
         let failure = attempt
             .ended
             .expect("it has ended")
@@ -471,7 +477,7 @@ fn a_result_of_no_such_training_is_a_failure_of_the_attempt() {
         let again = world.started().remove(0);
         world.finish(&again).expect("it is current");
         assert!(
-            matches!(world.trial(started.2).phase, Phase::Succeeded { .. }),
+            matches!(world.trial(started.id.trial).phase, Phase::Succeeded { .. }),
             "{expected}"
         );
     }
@@ -486,7 +492,10 @@ fn numbers_that_cannot_be_journalled_are_a_failure_of_the_attempt() {
     world
         .end(&started[0], Outcome::Finished(Box::new(result(f64::NAN))))
         .expect("it is current");
-    let failure = world.trial(started[0].2).failure().expect("not a result");
+    let failure = world
+        .trial(started[0].id.trial)
+        .failure()
+        .expect("not a result");
     assert_eq!(failure.class, FailureClass::NonFinite);
     assert!(
         failure
@@ -512,7 +521,7 @@ fn a_long_message_keeps_its_first_line_and_its_end() {
         .end(&started[0], Outcome::Failed(failure))
         .expect("it is current");
     let kept = &world
-        .trial(started[0].2)
+        .trial(started[0].id.trial)
         .failure()
         .expect("it failed")
         .message;
@@ -539,15 +548,15 @@ fn a_preempted_trial_runs_elsewhere_at_once() {
         })
         .expect("it joined");
     assert_eq!(
-        world.trial(started[0].2).phase,
+        world.trial(started[0].id.trial).phase,
         Phase::Running {
-            attempt: started[0].3
+            attempt: started[0].id.number
         }
     );
     world
         .fail(&started[0], FailureClass::Preempted)
         .expect("it is current");
-    assert_eq!(&*world.started()[0].0.0, "other");
+    assert_eq!(&*world.started()[0].worker.0, "other");
 }
 
 /// Fails the attempt through a node fault, and waits until the trial starts again.
@@ -581,7 +590,7 @@ fn a_fault_of_the_node_pauses_the_slot_longer_each_time_and_costs_the_trial_noth
             5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000
         ]
     );
-    assert!(world.trial(started.2).spent.is_empty());
+    assert!(world.trial(started.id.trial).spent.is_empty());
     // Replay restores the row, and an attempt that ends otherwise restarts it.
     world.restart();
     world
@@ -614,7 +623,10 @@ fn other_hosts_get_the_trial_while_a_slot_pauses() {
         .fail(&first, FailureClass::Node)
         .expect("it is current");
     let second = world.started()[0].clone();
-    assert_eq!((&*second.0.0, second.2, second.3.0), ("good", first.2, 2));
+    assert_eq!(
+        (&*second.worker.0, second.id.trial, second.id.number.0),
+        ("good", first.id.trial, 2)
+    );
     world.finish(&second).expect("it is current");
     assert!(
         world.state.hosts["full"].failed_here.is_empty(),
@@ -648,8 +660,8 @@ fn a_paused_slot_says_why_and_undrain_ends_the_pause() {
         (waits.because.as_str(), waits.reason.is_lasting()),
         (because, false)
     );
-    let explained =
-        schedule::explain(&world.state, &world.config, started.2, world.now).expect("it exists");
+    let explained = schedule::explain(&world.state, &world.config, started.id.trial, world.now)
+        .expect("it exists");
     assert_eq!(
         explained.because[0],
         format!("{because}; the next try is in 5.0 s")
@@ -660,7 +672,7 @@ fn a_paused_slot_says_why_and_undrain_ends_the_pause() {
     world
         .give(Input::Undrain { name: "w".into() })
         .expect("the host is known");
-    assert_eq!(world.started()[0].0, worker);
+    assert_eq!(world.started()[0].worker, worker);
     world.restart();
     assert!(world.state.workers[&worker].pauses.is_empty());
 }
@@ -669,9 +681,8 @@ fn a_paused_slot_says_why_and_undrain_ends_the_pause() {
 /// coordinator.
 #[test]
 fn a_fault_of_the_node_that_is_reported_late_pauses_its_slot_too() {
-    let ended = |(_, _, trial, attempt): &Started| EndedAttempt {
-        trial: *trial,
-        attempt: *attempt,
+    let ended = |started: &Started| EndedAttempt {
+        id: started.id,
         outcome: Outcome::Failed(Failure::new(FailureClass::Node, "a full disk".to_owned())),
     };
     let mut world = World::new();

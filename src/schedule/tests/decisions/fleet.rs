@@ -65,8 +65,10 @@ fn a_coordinator_that_was_stopped_gives_everybody_a_whole_lease() {
     ));
     world.wait(lease - 1);
     assert_eq!(
-        world.trial(first.2).phase,
-        Phase::Running { attempt: first.3 }
+        world.trial(first.id.trial).phase,
+        Phase::Running {
+            attempt: first.id.number
+        }
     );
     // It has missed the lease that was started anew.
     world.wait(1);
@@ -91,8 +93,10 @@ fn a_short_stop_of_the_coordinator_counts_against_nobody() {
     assert!(held_up(&mut world.state, &world.config, gap, world.now));
     world.wait(lease / 2 - 1);
     assert_eq!(
-        world.trial(first.2).phase,
-        Phase::Running { attempt: first.3 }
+        world.trial(first.id.trial).phase,
+        Phase::Running {
+            attempt: first.id.number
+        }
     );
     // A dead worker is found although the coordinator is slow again and again.
     world.wait(1);
@@ -116,8 +120,10 @@ fn a_stop_of_the_coordinator_is_no_stall_of_an_attempt() {
         .beat(&worker, std::slice::from_ref(&first), 1)
         .expect("it joined");
     assert_eq!(
-        world.trial(first.2).phase,
-        Phase::Running { attempt: first.3 }
+        world.trial(first.id.trial).phase,
+        Phase::Running {
+            attempt: first.id.number
+        }
     );
 }
 
@@ -139,8 +145,10 @@ fn silence_for_longer_than_the_lease_gives_the_trial_to_another() {
     assert_eq!(deadline, world.now + world.config.lease_ms);
     world.wait(world.config.lease_ms - 1);
     assert_eq!(
-        world.trial(first.2).phase,
-        Phase::Running { attempt: first.3 }
+        world.trial(first.id.trial).phase,
+        Phase::Running {
+            attempt: first.id.number
+        }
     );
     world.wait(1);
     assert!(matches!(
@@ -153,7 +161,7 @@ fn silence_for_longer_than_the_lease_gives_the_trial_to_another() {
             .iter()
             .any(|effect| matches!(effect, Effect::Disconnect { .. }))
     );
-    let end = world.trial(first.2).attempts[0]
+    let end = world.trial(first.id.trial).attempts[0]
         .ended
         .clone()
         .expect("it has ended");
@@ -162,7 +170,10 @@ fn silence_for_longer_than_the_lease_gives_the_trial_to_another() {
         FailureClass::Unreachable
     );
     world.join("other", 1);
-    assert_eq!((world.started()[0].2, world.started()[0].3.0), (first.2, 2));
+    assert_eq!(
+        (world.started()[0].id.trial, world.started()[0].id.number.0),
+        (first.id.trial, 2)
+    );
 }
 
 #[test]
@@ -185,12 +196,14 @@ fn a_worker_that_was_cut_off_cannot_write_over_its_successor() {
         .expect("it may return");
     assert!(world.acknowledged(&first));
     assert_eq!(
-        world.trial(first.2).phase,
-        Phase::Running { attempt: second.3 }
+        world.trial(first.id.trial).phase,
+        Phase::Running {
+            attempt: second.id.number
+        }
     );
     world.finish(&second).expect("it is current");
     assert!(
-        matches!(&world.trial(first.2).phase, Phase::Succeeded { attempt, .. } if *attempt == second.3)
+        matches!(&world.trial(first.id.trial).phase, Phase::Succeeded { attempt, .. } if *attempt == second.id.number)
     );
     assert!(matches!(
         world.finish(&second),
@@ -210,13 +223,13 @@ fn a_worker_that_was_cut_off_stops_what_it_lost_before_its_slot_is_used() {
     world
         .connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[])
         .expect("it may return");
-    assert_eq!(world.stopped(), [first.2]);
+    assert_eq!(world.stopped(), [first.id.trial]);
     assert_eq!(world.started(), [], "its slot is still occupied");
     world
         .end(&first, Outcome::Stopped)
         .expect("it frees the slot");
     assert_eq!(world.started().len(), 1);
-    assert_eq!(world.started()[0].3.0, 2);
+    assert_eq!(world.started()[0].id.number.0, 2);
 }
 
 #[test]
@@ -245,7 +258,7 @@ fn what_finished_while_cut_off_is_accepted_when_still_current() {
         .connect(&worker, info("w", 1, 1), &[], &[finished(&first)])
         .expect("it may return");
     assert!(matches!(
-        world.trial(first.2).phase,
+        world.trial(first.id.trial).phase,
         Phase::Succeeded { .. }
     ));
     assert!(world.acknowledged(&first));
@@ -258,7 +271,10 @@ fn a_start_that_was_lost_with_a_connection_costs_one_attempt_number_and_no_time(
     world
         .connect(&worker, info("w", 1, 1), &[], &[])
         .expect("it may return");
-    assert_eq!((world.started()[0].2, world.started()[0].3.0), (first.2, 2));
+    assert_eq!(
+        (world.started()[0].id.trial, world.started()[0].id.number.0),
+        (first.id.trial, 2)
+    );
 }
 
 #[test]
@@ -281,8 +297,10 @@ fn lists_of_an_older_stream_cannot_undo_newer_ones() {
         Err(Rejected::StaleConnection { newest: 2, .. })
     ));
     assert_eq!(
-        world.trial(first.2).phase,
-        Phase::Running { attempt: first.3 }
+        world.trial(first.id.trial).phase,
+        Phase::Running {
+            attempt: first.id.number
+        }
     );
     // The end of the older stream must not be taken for the end of the newer one.
     world
@@ -358,8 +376,10 @@ fn after_a_restart_leases_run_anew_and_running_work_goes_on() {
     world.restart();
     world.wait(world.config.lease_ms - 1);
     assert_eq!(
-        world.trial(first.2).phase,
-        Phase::Running { attempt: first.3 }
+        world.trial(first.id.trial).phase,
+        Phase::Running {
+            attempt: first.id.number
+        }
     );
     world
         .connect(&worker, info("w", 1, 1), std::slice::from_ref(&first), &[])
@@ -383,16 +403,20 @@ fn a_heartbeat_without_progress_is_not_health() {
     };
     beats(&mut world, 2 * limit / step, &|beat| beat);
     assert_eq!(
-        world.trial(first.2).phase,
-        Phase::Running { attempt: first.3 }
+        world.trial(first.id.trial).phase,
+        Phase::Running {
+            attempt: first.id.number
+        }
     );
     beats(&mut world, limit / step - 1, &|_| 0);
     assert_eq!(
-        world.trial(first.2).phase,
-        Phase::Running { attempt: first.3 }
+        world.trial(first.id.trial).phase,
+        Phase::Running {
+            attempt: first.id.number
+        }
     );
     beats(&mut world, 1, &|_| 0);
-    let end = world.trial(first.2).attempts[0]
+    let end = world.trial(first.id.trial).attempts[0]
         .ended
         .clone()
         .expect("it has ended");
@@ -402,7 +426,7 @@ fn a_heartbeat_without_progress_is_not_health() {
     );
     assert_eq!(
         world.stopped(),
-        vec![first.2; 2],
+        vec![first.id.trial; 2],
         "at its end, and as the answer to the heartbeat that still lists it"
     );
     // Its slot is free only when the worker reports it.
@@ -411,7 +435,7 @@ fn a_heartbeat_without_progress_is_not_health() {
     world
         .end(&first, Outcome::Stopped)
         .expect("it frees the slot");
-    assert_eq!(world.started()[0].3.0, 2);
+    assert_eq!(world.started()[0].id.number.0, 2);
 }
 
 #[test]
@@ -419,7 +443,7 @@ fn a_silent_worker_is_unreachable_and_not_stalled() {
     let mut world = World::new();
     let (_, first) = one_running(&mut world);
     world.wait(2 * world.config.stall_ms);
-    let end = world.trial(first.2).attempts[0]
+    let end = world.trial(first.id.trial).attempts[0]
         .ended
         .clone()
         .expect("it has ended");
@@ -437,7 +461,7 @@ fn an_attempt_that_the_worker_never_mentions_stalls() {
         world.now += 1_000;
         world.beat(&worker, &[], 0).expect("it is present");
     }
-    let end = world.trial(first.2).attempts[0]
+    let end = world.trial(first.id.trial).attempts[0]
         .ended
         .clone()
         .expect("it has ended");
@@ -474,7 +498,10 @@ fn contradictory_lists_are_refused() {
         world.connect(&worker, info("w", 1, 1), &twice, &[]),
         Err(Rejected::Invalid(_))
     ));
-    let outside = (first.0.clone(), 7, first.2, first.3);
+    let outside = Started {
+        slot: 7,
+        ..first.clone()
+    };
     assert!(matches!(
         world.connect(&worker, info("w", 1, 1), &[outside], &[]),
         Err(Rejected::Invalid(_))
@@ -494,7 +521,7 @@ fn work_that_this_journal_never_gave_out_is_stopped_and_its_slot_left_alone() {
     world
         .connect(&worker, info("w", 1, 1), std::slice::from_ref(&stray), &[])
         .expect("it may join");
-    assert_eq!(world.stopped(), [stray.2]);
+    assert_eq!(world.stopped(), [stray.id.trial]);
     assert_eq!(world.started(), []);
     // The same trial does not start on this worker a second time, and no other trial starts in the
     // slot.
@@ -510,8 +537,7 @@ fn an_outcome_from_a_worker_that_was_not_given_the_attempt_is_refused() {
     let (_, first) = one_running(&mut world);
     let liar = world.join("liar", 1);
     let ended = EndedAttempt {
-        trial: first.2,
-        attempt: first.3,
+        id: first.id,
         outcome: Outcome::Stopped,
     };
     let answer = world.give(Input::Ended {
@@ -523,8 +549,10 @@ fn an_outcome_from_a_worker_that_was_not_given_the_attempt_is_refused() {
         "{answer:?}"
     );
     assert_eq!(
-        world.trial(first.2).phase,
-        Phase::Running { attempt: first.3 }
+        world.trial(first.id.trial).phase,
+        Phase::Running {
+            attempt: first.id.number
+        }
     );
 }
 
@@ -692,7 +720,7 @@ fn inputs_that_came_together_share_one_turn() {
         .started()
         .iter()
         .map(|started| Input::Ended {
-            worker: started.0.clone(),
+            worker: started.worker.clone(),
             ended: finished(started),
         })
         .collect();
@@ -714,8 +742,7 @@ fn an_impossible_history_is_an_error_value_and_changes_nothing() {
     let at = world.now;
     let impossible = [
         Event::TrialDispatched {
-            trial: first.2,
-            attempt: first.3,
+            attempt: first.id,
             worker: worker.clone(),
             slot: 0,
         },
@@ -728,10 +755,7 @@ fn an_impossible_history_is_an_error_value_and_changes_nothing() {
             slot: 0,
         },
         Event::SlotFreed { worker, slot: 9 },
-        Event::AttemptStopped {
-            trial: first.2,
-            attempt: first.3,
-        },
+        Event::AttemptStopped { attempt: first.id },
         Event::SweepCancelled {
             sweep: "no".into(),
             reason: Default::default(),
@@ -762,5 +786,8 @@ fn late_words_about_an_earlier_attempt_do_not_hide_a_stall() {
         running: vec![says(&first, 900)],
     };
     world.give(late).expect("it is present");
-    assert_eq!(world.state.live.progress[&first.2].attempt, second.3);
+    assert_eq!(
+        world.state.live.progress[&first.id.trial].attempt,
+        second.id.number
+    );
 }

@@ -155,7 +155,7 @@ fn a_worker_gets_the_trials_of_its_own_trainer_alone() {
         world
             .started()
             .iter()
-            .map(|started| &started.0)
+            .map(|started| &started.worker)
             .collect::<Vec<_>>(),
         [&worker]
     );

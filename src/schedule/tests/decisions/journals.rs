@@ -106,3 +106,18 @@ fn numbers_without_bounds_are_explained_without_a_panic() {
             .contains("succeeded")
     );
 }
+
+/// One line for each kind of event that names an attempt, as journals have them.
+#[test]
+fn events_about_attempts_keep_their_form() {
+    let lines = [
+        r#"{"at":7,"event":{"worker_joined":{"worker":"w","info":{"host":"h","build":"b","slots":[{"devices":["cpu"],"description":"1 thread"}]},"occupied":{"0":["t884182218182e510",2]}}}}"#,
+        r#"{"at":8,"event":{"trial_dispatched":{"trial":"t884182218182e510","attempt":1,"worker":"w","slot":0}}}"#,
+        r#"{"at":9,"event":{"attempt_failed":{"trial":"t884182218182e510","attempt":1,"failure":{"class":"crashed","message":"it ended"},"then":{"retry":{"not_before":1009}},"slot_free":true}}}"#,
+        r#"{"at":9,"event":{"attempt_stopped":{"trial":"t884182218182e510","attempt":1}}}"#,
+    ];
+    for line in lines {
+        let recorded: Recorded = serde_json::from_str(line).expect("it can be read");
+        assert_eq!(serde_json::to_string(&recorded).expect("plain data"), line);
+    }
+}

@@ -13,7 +13,7 @@ fn may_go(world: &World, trial: TrialId) -> (bool, bool) {
     let Leftovers {
         checkpoints, logs, ..
     } = leftovers(&world.state, &[trial], world.now);
-    let last = (trial, AttemptNo(world.trial(trial).attempts.len() as u32));
+    let last = trial.attempt(AttemptNo(world.trial(trial).attempts.len() as u32));
     assert!(
         checkpoints.iter().chain(&logs).all(|found| *found == last),
         "{checkpoints:?} {logs:?}"
@@ -36,13 +36,13 @@ fn begun() -> (World, Started) {
 #[test]
 fn checkpoints_go_with_the_result_and_logs_a_day_later() {
     let (mut world, started) = begun();
-    assert_eq!(may_go(&world, started.2), (false, false), "it runs");
+    assert_eq!(may_go(&world, started.id.trial), (false, false), "it runs");
     world.finish(&started).expect("it is current");
-    assert_eq!(may_go(&world, started.2), (true, false));
+    assert_eq!(may_go(&world, started.id.trial), (true, false));
     a_day_later(&mut world);
-    assert_eq!(may_go(&world, started.2), (true, false));
+    assert_eq!(may_go(&world, started.id.trial), (true, false));
     world.now += 1;
-    assert_eq!(may_go(&world, started.2), (true, true));
+    assert_eq!(may_go(&world, started.id.trial), (true, true));
 }
 
 #[test]
@@ -51,9 +51,9 @@ fn what_waits_keeps_everything_for_as_long_as_it_waits() {
     world
         .fail(&started, FailureClass::Crashed)
         .expect("it is current");
-    assert!(world.is_waiting(started.2));
+    assert!(world.is_waiting(started.id.trial));
     world.now += 100 * KEEP_MS;
-    assert_eq!(may_go(&world, started.2), (false, false));
+    assert_eq!(may_go(&world, started.id.trial), (false, false));
 }
 
 #[test]
@@ -62,22 +62,22 @@ fn a_failure_keeps_its_stderr_for_as_long_as_it_is_shown() {
     world
         .fail(&started, FailureClass::NonFinite)
         .expect("it is current");
-    assert!(world.is_failed(started.2));
+    assert!(world.is_failed(started.id.trial));
     assert_eq!(
-        may_go(&world, started.2),
+        may_go(&world, started.id.trial),
         (false, false),
         "asked for again it goes on from its checkpoint"
     );
     a_day_later(&mut world);
     world.now += 1;
-    assert_eq!(may_go(&world, started.2), (true, false));
+    assert_eq!(may_go(&world, started.id.trial), (true, false));
     world
         .give(Input::Retry {
             sweep: "a".to_owned(),
             which: Retry::Failed,
         })
         .expect("it may be asked for again");
-    assert_eq!(may_go(&world, started.2), (false, false));
+    assert_eq!(may_go(&world, started.id.trial), (false, false));
 }
 
 #[test]
@@ -89,17 +89,17 @@ fn what_was_cancelled_keeps_everything_for_a_day() {
     };
     world.give(cancel).expect("it may be cancelled");
     assert_eq!(
-        may_go(&world, started.2),
+        may_go(&world, started.id.trial),
         (false, false),
         "it is still being stopped"
     );
     world
         .end(&started, Outcome::Stopped)
         .expect("it is current");
-    assert_eq!(may_go(&world, started.2), (false, false));
+    assert_eq!(may_go(&world, started.id.trial), (false, false));
     a_day_later(&mut world);
     world.now += 1;
-    assert_eq!(may_go(&world, started.2), (true, true));
+    assert_eq!(may_go(&world, started.id.trial), (true, true));
 }
 
 #[test]

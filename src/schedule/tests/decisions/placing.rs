@@ -22,7 +22,7 @@ fn sweeps_are_served_first_come_first_served_and_the_longest_trial_first() {
     let order: Vec<_> = world
         .started()
         .iter()
-        .map(|(_, _, trial, _)| world.trial(*trial).wanted_by[0].0.clone())
+        .map(|started| world.trial(started.id.trial).wanted_by[0].0.clone())
         .collect();
     assert_eq!(
         order.iter().map(|name| &**name).collect::<Vec<_>>(),
@@ -38,7 +38,7 @@ fn sweeps_are_served_first_come_first_served_and_the_longest_trial_first() {
     );
     world.submit(sweep);
     world.join("w", 1);
-    let first = world.started()[0].2;
+    let first = world.started()[0].id.trial;
     let longest = world
         .state
         .trials
@@ -70,7 +70,7 @@ fn a_trial_gets_the_smallest_slot_that_has_enough_devices() {
     world
         .connect(&WorkerId("large".into()), large, &[], &[])
         .expect("it may join");
-    assert_eq!(world.started()[0].1, 1);
+    assert_eq!(world.started()[0].slot, 1);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn small_trials_go_past_one_that_no_free_slot_fits() {
     let names: Vec<_> = world
         .started()
         .iter()
-        .map(|(_, _, trial, _)| world.trial(*trial).wanted_by[0].0.clone())
+        .map(|started| world.trial(started.id.trial).wanted_by[0].0.clone())
         .collect();
     assert_eq!(
         names,
@@ -124,7 +124,7 @@ fn a_retry_goes_to_another_host_even_if_it_must_wait_for_it() {
     );
     assert_eq!(world.waits(), [WaitReason::AnotherHost]);
     world.finish(&second).expect("it is current");
-    assert_eq!(world.started()[0].0, second.0);
+    assert_eq!(world.started()[0].worker, second.worker);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use sweep::{AttemptNo, TrialId};
 
 use crate::searches::{place, train};
 use crate::sweeps::{grid, search};
-use crate::world::{World, result};
+use crate::world::{Started, World, result};
 
 /// Returns the number of trials that wait again.
 fn again(world: &mut World, sweep: &str, which: Retry) -> Result<u64, Rejected> {
@@ -42,7 +42,10 @@ fn finished_trials_are_trained_again_from_the_start_and_their_results_count_no_m
     assert_eq!(again(&mut world, "a", Retry::All), Ok(2));
     // The third one runs: it is being trained already.
     assert_eq!(
-        (world.trial(started[2].2).phase.clone(), world.stopped()),
+        (
+            world.trial(started[2].id.trial).phase.clone(),
+            world.stopped()
+        ),
         (
             Phase::Running {
                 attempt: AttemptNo(1)
@@ -52,14 +55,14 @@ fn finished_trials_are_trained_again_from_the_start_and_their_results_count_no_m
     );
     let anew = world.started();
     assert_eq!(anew.len(), 2);
-    for (_, _, trial, attempt) in &anew {
+    for Started { id, .. } in &anew {
         assert_eq!(
-            (*attempt, world.trial(*trial).since),
+            (id.number, world.trial(id.trial).since),
             (AttemptNo(2), AttemptNo(2))
         );
     }
     assert_eq!(
-        accuracy(&world, started[0].2),
+        accuracy(&world, started[0].id.trial),
         None,
         "it is no result while another is made"
     );
@@ -71,9 +74,9 @@ fn finished_trials_are_trained_again_from_the_start_and_their_results_count_no_m
             .expect("it is current");
     }
     world.finish(&started[2]).expect("it was never disturbed");
-    assert_eq!(accuracy(&world, started[0].2), Some(0.9));
-    let explained =
-        schedule::explain(&world.state, &world.config, started[0].2, world.now).expect("it exists");
+    assert_eq!(accuracy(&world, started[0].id.trial), Some(0.9));
+    let explained = schedule::explain(&world.state, &world.config, started[0].id.trial, world.now)
+        .expect("it exists");
     let outcomes: Vec<&str> = explained
         .attempts
         .iter()
@@ -102,7 +105,7 @@ fn what_the_superseded_attempt_says_late_changes_nothing() {
     world
         .end(&second, Outcome::Finished(Box::new(result(0.7))))
         .expect("it is current");
-    assert_eq!(accuracy(&world, first.2), Some(0.7));
+    assert_eq!(accuracy(&world, first.id.trial), Some(0.7));
 }
 
 #[test]
@@ -150,7 +153,7 @@ fn a_cancelled_sweep_goes_on_and_its_trials_start_from_the_beginning() {
         .end(&started, Outcome::Stopped)
         .expect("it was told to");
     assert_eq!(again(&mut world, "a", Retry::All), Ok(2));
-    assert_eq!(world.trial(started.2).since, AttemptNo(2));
+    assert_eq!(world.trial(started.id.trial).since, AttemptNo(2));
     assert_eq!(
         again(&mut world, "a", Retry::All),
         Ok(0),
@@ -227,7 +230,7 @@ fn a_history_that_supersedes_what_has_not_ended_is_impossible() {
     let mut world = World::new();
     world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));
-    let running = world.started()[0].2;
+    let running = world.started()[0].id.trial;
     let force = |world: &mut World, trials: Vec<TrialId>| {
         let event = Event::TrialsRetried {
             sweep: "a".to_owned(),

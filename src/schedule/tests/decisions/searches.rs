@@ -23,7 +23,7 @@ pub fn train(world: &mut World, accuracy: impl Fn(&World, &Started) -> Option<f6
 }
 
 pub fn place(world: &World, started: &Started) -> (u32, Option<u32>, Role) {
-    let (name, index) = &world.trial(started.2).wanted_by[0];
+    let (name, index) = &world.trial(started.id.trial).wanted_by[0];
     let wanted = &world.state.sweeps[name].trials[*index as usize];
     (wanted.cell, wanted.candidate, wanted.role)
 }

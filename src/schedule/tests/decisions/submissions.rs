@@ -59,7 +59,7 @@ fn the_same_file_under_another_version_of_training_is_a_new_revision() {
     world.restart();
     world.join("w", 4);
     for started in world.started() {
-        assert!(old.contains(&started.2));
+        assert!(old.contains(&started.id.trial));
         world.finish(&started).expect("it is current");
     }
     let again = world.submit(grid("a", 2, 2, ""));
@@ -82,7 +82,7 @@ fn the_same_file_under_another_version_of_training_is_a_new_revision() {
         world
             .started()
             .iter()
-            .filter(|started| old.contains(&started.2))
+            .filter(|started| old.contains(&started.id.trial))
             .count(),
         0
     );
@@ -169,13 +169,13 @@ fn an_edit_trains_only_what_changed_and_says_why() {
     assert_eq!(world.stopped().len(), 1);
     let dropped = started
         .iter()
-        .find(|(_, _, trial, _)| world.stopped().contains(trial))
+        .find(|started| world.stopped().contains(&started.id.trial))
         .expect("it ran")
         .clone();
     world
         .end(&dropped, Outcome::Stopped)
         .expect("it was told to");
-    assert_eq!(world.trial(dropped.2).phase, Phase::Cancelled);
+    assert_eq!(world.trial(dropped.id.trial).phase, Phase::Cancelled);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_stopped_trial_that_is_wanted_again_runs_again() {
         .end(&started[0], Outcome::Stopped)
         .expect("it is current");
     assert_eq!(world.started().len(), 1);
-    assert_eq!(world.started()[0].3.0, 2);
+    assert_eq!(world.started()[0].id.number.0, 2);
 }
 
 #[test]
@@ -247,11 +247,11 @@ fn retry_gives_a_fresh_budget_and_goes_on_counting_attempts() {
     world
         .fail(&started[0], FailureClass::BadInput)
         .expect("it is current");
-    assert!(world.is_failed(started[0].2));
+    assert!(world.is_failed(started[0].id.trial));
     assert_eq!(world.submit(grid("b", 1, 1, "")).failed, 1);
     assert_eq!(retry(&mut world, "b"), Ok(1));
     let again = world.started();
-    assert_eq!(again[0].3.0, 2);
+    assert_eq!(again[0].id.number.0, 2);
     world.finish(&again[0]).expect("it is current");
     assert!(world.state.is_complete("a") && world.state.is_complete("b"));
 }

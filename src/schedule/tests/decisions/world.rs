@@ -7,7 +7,7 @@ use schedule::state::{Phase, SecretHash, Slot, State, TrialState, WorkerId, Work
 use schedule::{Answer, CheckedSweep, Config, Submission, apply, check, replay, restart, turn};
 use sweep::handoff::Progress;
 use sweep::record::{EpochRecord, Failure, FailureClass, TrialResult};
-use sweep::{AttemptNo, Sweep, TrialId};
+use sweep::{AttemptId, Sweep, TrialId};
 
 pub struct World {
     pub state: State,
@@ -19,7 +19,13 @@ pub struct World {
     connections: u64,
 }
 
-pub type Started = (WorkerId, u32, TrialId, AttemptNo);
+/// An attempt that a worker was ordered to start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Started {
+    pub worker: WorkerId,
+    pub slot: u32,
+    pub id: AttemptId,
+}
 
 impl World {
     pub fn new() -> Self {
@@ -100,9 +106,12 @@ impl World {
             Effect::Start {
                 worker,
                 slot,
-                trial,
                 attempt,
-            } => Some((worker.clone(), *slot, *trial, *attempt)),
+            } => Some(Started {
+                worker: worker.clone(),
+                slot: *slot,
+                id: *attempt,
+            }),
             _ => None,
         });
         starts.collect()
@@ -119,19 +128,10 @@ impl World {
         )
     }
 
-    pub fn end(
-        &mut self,
-        (worker, _, trial, attempt): &Started,
-        outcome: Outcome,
-    ) -> Result<Answer, Rejected> {
-        let ended = EndedAttempt {
-            trial: *trial,
-            attempt: *attempt,
-            outcome,
-        };
+    pub fn end(&mut self, started: &Started, outcome: Outcome) -> Result<Answer, Rejected> {
         self.give(Input::Ended {
-            worker: worker.clone(),
-            ended,
+            worker: started.worker.clone(),
+            ended: ended(started, outcome),
         })
     }
 
@@ -183,18 +183,16 @@ impl World {
     /// Returns the trials that the workers were ordered to stop in the last step.
     pub fn stopped(&self) -> Vec<TrialId> {
         let stops = self.effects.iter().filter_map(|effect| match effect {
-            Effect::Stop { trial, .. } => Some(*trial),
+            Effect::Stop { attempt, .. } => Some(attempt.trial),
             _ => None,
         });
         stops.collect()
     }
 
     pub fn acknowledged(&self, started: &Started) -> bool {
-        let (worker, _, trial, attempt) = started.clone();
         self.effects.contains(&Effect::Acknowledge {
-            worker,
-            trial,
-            attempt,
+            worker: started.worker.clone(),
+            attempt: started.id,
         })
     }
 
@@ -226,11 +224,9 @@ pub fn info(host: &str, slots: u32, devices: usize) -> WorkerInfo {
 }
 
 pub fn says(started: &Started, step: u64) -> RunningAttempt {
-    let (_, slot, trial, attempt) = started.clone();
     RunningAttempt {
-        trial,
-        attempt,
-        slot,
+        id: started.id,
+        slot: started.slot,
         progress: Progress {
             step,
             ..Progress::default()
@@ -258,11 +254,13 @@ pub fn result(accuracy: f64) -> TrialResult {
 }
 
 pub fn finished(started: &Started) -> EndedAttempt {
-    let (_, _, trial, attempt) = *started;
+    ended(started, Outcome::Finished(Box::new(result(0.5))))
+}
+
+pub fn ended(started: &Started, outcome: Outcome) -> EndedAttempt {
     EndedAttempt {
-        trial,
-        attempt,
-        outcome: Outcome::Finished(Box::new(result(0.5))),
+        id: started.id,
+        outcome,
     }
 }
 

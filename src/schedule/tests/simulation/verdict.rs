@@ -8,7 +8,7 @@ use schedule::replay;
 use schedule::state::{Phase, State, SweepState};
 use sweep::definition::Role;
 use sweep::record::FailureClass;
-use sweep::{Sweep, TrialId};
+use sweep::{AttemptId, Sweep, TrialId};
 
 use crate::truth;
 use crate::world::{Verdict, World};
@@ -45,19 +45,19 @@ fn one_result_under_its_own_attempt(journal: &[Recorded]) -> Verdict {
     for recorded in journal {
         match &recorded.event {
             Event::TrialDispatched {
-                trial,
                 attempt,
                 worker,
                 slot,
             } => {
+                let AttemptId { trial, number } = *attempt;
                 let before =
-                    dispatched.insert(*trial, (attempt.0, format!("{worker}/{slot}/{attempt}")));
-                if before.map_or(0, |(attempt, _)| attempt) + 1 != attempt.0 {
+                    dispatched.insert(trial, (number.0, format!("{worker}/{slot}/{number}")));
+                if before.map_or(0, |(number, _)| number) + 1 != number.0 {
                     return Err(format!(
-                        "P2: attempt {attempt} of trial {trial} does not follow the one before"
+                        "P2: attempt {attempt} does not follow the one before"
                     ));
                 }
-                if succeeded.contains_key(trial) {
+                if succeeded.contains_key(&trial) {
                     return Err(format!("P1: trial {trial} is dispatched after its result"));
                 }
             }
@@ -65,19 +65,16 @@ fn one_result_under_its_own_attempt(journal: &[Recorded]) -> Verdict {
             Event::TrialsRetried { trials, .. } => trials.iter().for_each(|trial| {
                 succeeded.remove(trial);
             }),
-            Event::AttemptSucceeded {
-                trial,
-                attempt,
-                result,
-            } => {
-                let newest = &dispatched[trial];
-                if newest.0 != attempt.0 || newest.1 != result.provenance.trainer {
+            Event::AttemptSucceeded { attempt, result } => {
+                let AttemptId { trial, number } = *attempt;
+                let newest = &dispatched[&trial];
+                if newest.0 != number.0 || newest.1 != result.provenance.trainer {
                     let by = &result.provenance.trainer;
                     return Err(format!(
-                        "P2: attempt {attempt} of trial {trial} has a result by {by}, not by {newest:?}"
+                        "P2: attempt {attempt} has a result by {by}, not by {newest:?}"
                     ));
                 }
-                if succeeded.insert(*trial, *attempt).is_some() {
+                if succeeded.insert(trial, number).is_some() {
                     return Err(format!("P1: trial {trial} has two results"));
                 }
             }
@@ -97,7 +94,7 @@ fn nothing_starts_on_a_broken_device(journal: &[Recorded]) -> Verdict {
                 workers.insert(worker, info);
             }
             Event::TrialDispatched {
-                trial,
+                attempt,
                 worker,
                 slot,
                 ..
@@ -107,7 +104,7 @@ fn nothing_starts_on_a_broken_device(journal: &[Recorded]) -> Verdict {
                 if bad.is_some_and(|bad| devices.iter().any(|device| bad.contains(device.as_str())))
                 {
                     return Err(format!(
-                        "trial {trial} was given to slot {slot} of {worker}, which has a broken device"
+                        "{attempt} was given to slot {slot} of {worker}, which has a broken device"
                     ));
                 }
             }
@@ -147,12 +144,12 @@ fn faults_of_nodes_cost_no_trial_and_pause_slots(journal: &[Recorded]) -> Verdic
                 hosts.insert(worker, info.host.as_str());
             }
             Event::AttemptFailed {
-                trial,
+                attempt,
                 failure,
                 then: AfterFailure::GiveUp,
                 ..
             } if failure.class == FailureClass::Node => {
-                return Err(format!("trial {trial} failed through the fault of a node"));
+                return Err(format!("{attempt} failed through the fault of a node"));
             }
             Event::SlotPaused {
                 worker,
@@ -164,7 +161,7 @@ fn faults_of_nodes_cost_no_trial_and_pause_slots(journal: &[Recorded]) -> Verdic
             }
             Event::HostUndrained { host } => paused.retain(|(worker, _), _| hosts[*worker] != host),
             Event::TrialDispatched {
-                trial,
+                attempt,
                 worker,
                 slot,
                 ..
@@ -173,7 +170,7 @@ fn faults_of_nodes_cost_no_trial_and_pause_slots(journal: &[Recorded]) -> Verdic
                 .is_some_and(|until| recorded.at < *until) =>
             {
                 return Err(format!(
-                    "trial {trial} was given to slot {slot} of {worker}, which pauses"
+                    "{attempt} was given to slot {slot} of {worker}, which pauses"
                 ));
             }
             _ => {}

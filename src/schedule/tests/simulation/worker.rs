@@ -7,7 +7,7 @@ use schedule::event::{EndedAttempt, Input, Outcome, RunningAttempt};
 use schedule::state::{SecretHash, Slot, WorkerId, WorkerInfo};
 use sweep::handoff::Progress;
 use sweep::record::{Failure, FailureClass};
-use sweep::{AttemptNo, TrialId};
+use sweep::{AttemptId, AttemptNo, TrialId};
 
 use crate::script::NUM_HOSTS;
 use crate::truth;
@@ -31,8 +31,7 @@ pub struct Worker {
 }
 
 pub struct Training {
-    pub trial: TrialId,
-    pub attempt: AttemptNo,
+    pub id: AttemptId,
     since: AttemptNo,
     done: u64,
     steps: u64,
@@ -44,19 +43,16 @@ pub struct Training {
 
 pub enum Told {
     Start {
-        trial: TrialId,
-        attempt: AttemptNo,
+        attempt: AttemptId,
         slot: u32,
         since: AttemptNo,
         devices: u32,
     },
     Stop {
-        trial: TrialId,
-        attempt: AttemptNo,
+        attempt: AttemptId,
     },
     Acknowledged {
-        trial: TrialId,
-        attempt: AttemptNo,
+        attempt: AttemptId,
     },
     Drain,
 }
@@ -126,8 +122,7 @@ impl Worker {
             .zip(&self.slots)
             .filter_map(|(slot, held)| Some((slot, held.as_ref()?)));
         let running = held.map(|(slot, held)| RunningAttempt {
-            trial: held.trial,
-            attempt: held.attempt,
+            id: held.id,
             slot,
             progress: Progress {
                 step: held.steps,
@@ -185,12 +180,12 @@ impl Worker {
     ) -> Result<(), String> {
         match told {
             Told::Start {
-                trial,
                 attempt,
                 slot,
                 since,
                 devices,
             } => {
+                let trial = attempt.trial;
                 let offered = self.info().slots[slot as usize].devices.len();
                 if self.slots[slot as usize].is_some() {
                     return Err(format!(
@@ -198,7 +193,12 @@ impl Worker {
                         self.id
                     ));
                 }
-                if self.slots.iter().flatten().any(|held| held.trial == trial) {
+                if self
+                    .slots
+                    .iter()
+                    .flatten()
+                    .any(|held| held.id.trial == trial)
+                {
                     return Err(format!("trial {trial} was given to {} twice", self.id));
                 }
                 if offered < devices as usize {
@@ -208,8 +208,7 @@ impl Worker {
                 }
                 let fate = fate(trial);
                 self.slots[slot as usize] = Some(Training {
-                    trial,
-                    attempt,
+                    id: attempt,
                     since,
                     done,
                     steps: 0,
@@ -217,21 +216,19 @@ impl Worker {
                     stop: None,
                 });
             }
-            Told::Stop { trial, attempt } => {
+            Told::Stop { attempt } => {
                 for held in self.slots.iter_mut().flatten() {
-                    if (held.trial, held.attempt) == (trial, attempt) && held.stop.is_none() {
+                    if held.id == attempt && held.stop.is_none() {
                         // Half of the stalls are due to the device, which shows when the trainer
                         // cannot be killed.
-                        let hangs = held.fate == Some(FailureClass::Stalled) && attempt.0 % 2 == 1;
+                        let hangs =
+                            held.fate == Some(FailureClass::Stalled) && attempt.number.0 % 2 == 1;
                         let broken = Outcome::Failed(failure(FailureClass::BadDevice));
                         held.stop = Some((2, if hangs { broken } else { Outcome::Stopped }));
                     }
                 }
             }
-            Told::Acknowledged { trial, attempt } => {
-                self.ended
-                    .retain(|ended| (ended.trial, ended.attempt) != (trial, attempt));
-            }
+            Told::Acknowledged { attempt } => self.ended.retain(|ended| ended.id != attempt),
             Told::Drain => self.draining = true,
         }
         Ok(())
@@ -250,13 +247,12 @@ impl Worker {
     }
 
     /// Trains for one second in every slot; `checkpoints` outlive everything.
-    pub fn train(&mut self, checkpoints: &mut BTreeMap<(TrialId, AttemptNo), u64>) {
+    pub fn train(&mut self, checkpoints: &mut BTreeMap<AttemptId, u64>) {
         for (slot, place) in self.slots.iter_mut().enumerate() {
             let Some(held) = place else { continue };
             if let Some(outcome) = held.second(&self.id, slot, checkpoints) {
                 self.ended.push(EndedAttempt {
-                    trial: held.trial,
-                    attempt: held.attempt,
+                    id: held.id,
                     outcome,
                 });
                 *place = None;
@@ -270,7 +266,7 @@ impl Training {
         &mut self,
         worker: &WorkerId,
         slot: usize,
-        checkpoints: &mut BTreeMap<(TrialId, AttemptNo), u64>,
+        checkpoints: &mut BTreeMap<AttemptId, u64>,
     ) -> Option<Outcome> {
         if let Some((left, outcome)) = &mut self.stop {
             *left -= 1;
@@ -283,17 +279,19 @@ impl Training {
         }
         self.steps += 1;
         self.done += 1;
-        let work = truth::work(self.trial);
-        if let Some(class) = truth::doom(self.trial)
+        let work = truth::work(self.id.trial);
+        if let Some(class) = truth::doom(self.id.trial)
             && self.done >= work / 2
         {
             return Some(Outcome::Failed(failure(class)));
         }
-        let saved = checkpoints.entry((self.trial, self.since)).or_insert(0);
+        let saved = checkpoints
+            .entry(self.id.trial.attempt(self.since))
+            .or_insert(0);
         *saved = (*saved).max(self.done.saturating_sub(1));
         (self.done >= work).then(|| {
-            let signature = format!("{worker}/{slot}/{}", self.attempt);
-            Outcome::Finished(Box::new(truth::result(self.trial, signature)))
+            let signature = format!("{worker}/{slot}/{}", self.id.number);
+            Outcome::Finished(Box::new(truth::result(self.id.trial, signature)))
         })
     }
 }

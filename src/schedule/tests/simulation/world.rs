@@ -11,7 +11,7 @@ use schedule::{
 };
 use sweep::definition::Role;
 use sweep::record::FailureClass;
-use sweep::{AttemptNo, TrialId};
+use sweep::{AttemptId, TrialId};
 
 use crate::network::{Network, StreamNo};
 use crate::random::Random;
@@ -81,7 +81,7 @@ pub struct World {
     pub hosts: Vec<Host>,
     pub network: Network,
     /// Checkpoints of the trainings that began with this attempt.
-    checkpoints: BTreeMap<(TrialId, AttemptNo), u64>,
+    checkpoints: BTreeMap<AttemptId, u64>,
     /// Injected failures, not the trial's own, which must stay within the budgets.
     injected: BTreeMap<(TrialId, FailureClass), u32>,
     kill_at: Option<(Moment, u64)>,
@@ -469,9 +469,9 @@ impl World {
             return Ok(());
         };
         let done = match &told {
-            Told::Start { trial, since, .. } => self
+            Told::Start { attempt, since, .. } => self
                 .checkpoints
-                .get(&(*trial, *since))
+                .get(&attempt.trial.attempt(*since))
                 .copied()
                 .unwrap_or(0),
             Told::Stop { .. } | Told::Acknowledged { .. } | Told::Drain => 0,
@@ -636,16 +636,15 @@ impl World {
             Effect::Start {
                 worker,
                 slot,
-                trial,
                 attempt,
             } => {
+                let trial = attempt.trial;
                 let devices = state.trials[&trial].devices;
                 assert_eq!(state.spec_of(trial).map(|spec| spec.id()), Some(trial));
                 let since = state.trials[&trial].since;
                 (
                     worker,
                     Told::Start {
-                        trial,
                         attempt,
                         slot,
                         since,
@@ -654,16 +653,9 @@ impl World {
                 )
             }
             Effect::Stop {
-                worker,
-                trial,
-                attempt,
-                ..
-            } => (worker, Told::Stop { trial, attempt }),
-            Effect::Acknowledge {
-                worker,
-                trial,
-                attempt,
-            } => (worker, Told::Acknowledged { trial, attempt }),
+                worker, attempt, ..
+            } => (worker, Told::Stop { attempt }),
+            Effect::Acknowledge { worker, attempt } => (worker, Told::Acknowledged { attempt }),
             Effect::Drain { worker, .. } => (worker, Told::Drain),
             Effect::Disconnect { worker, .. } => {
                 if let Some(stream) = self.network.newest(&worker) {
@@ -791,12 +783,12 @@ impl World {
 }
 
 fn is_searching(state: &State, told: &Told) -> bool {
-    let Told::Start { trial, .. } = told else {
+    let Told::Start { attempt, .. } = told else {
         return false;
     };
     let wanted = state
         .trials
-        .get(trial)
+        .get(&attempt.trial)
         .map_or(&[][..], |trial| &trial.wanted_by);
     wanted
         .iter()

@@ -222,23 +222,19 @@ async fn a_stale_attempt_cannot_write() {
     rig.submit().await;
     let mut stale = rig.peer("stale-1-1").await;
     stale.hello(1).await;
-    let (trial, attempt) = stale.start().await;
-    assert_eq!(attempt, AttemptNo(1));
+    let attempt = stale.start().await;
+    assert_eq!(attempt.number, AttemptNo(1));
     // silent for longer than the lease, while another worker does the work
     rig.worker(1).await;
     assert_eq!(rig.complete().await.succeeded, 12);
     let before = rig.results().await;
     let mut returned = rig.peer("stale-1-1").await;
-    returned.hello_with(2, vec![(trial, attempt)]).await;
-    returned.stopped(trial, attempt).await;
+    returned.hello_with(2, vec![attempt]).await;
+    returned.stopped(attempt).await;
     returned
-        .ended(
-            trial,
-            attempt,
-            Outcome::Finished(Box::new(peer::result(0.123456))),
-        )
+        .ended(attempt, Outcome::Finished(Box::new(peer::result(0.123456))))
         .await;
-    returned.acknowledged(trial, attempt).await;
+    returned.acknowledged(attempt).await;
     assert_eq!(rig.results().await, before);
     assert!(!before.contains("0.123456"));
     rig.end().await;
@@ -273,18 +269,12 @@ async fn an_id_alone_cannot_take_a_workers_place_or_shut_it_out() {
     rig.submit().await;
     let mut worker = rig.peer("victim-1-1").await;
     worker.hello(1).await;
-    let (trial, attempt) = worker.start().await;
+    let attempt = worker.start().await;
     for connection in [1, 2, u64::from(u32::MAX)] {
         let mut impostor = rig.peer("victim-1-1").await.with_another_secret();
+        impostor.hello_with(connection, vec![attempt]).await;
         impostor
-            .hello_with(connection, vec![(trial, attempt)])
-            .await;
-        impostor
-            .ended(
-                trial,
-                attempt,
-                Outcome::Finished(Box::new(peer::result(0.123456))),
-            )
+            .ended(attempt, Outcome::Finished(Box::new(peer::result(0.123456))))
             .await;
         assert!(impostor.refused().await.contains("is another process"));
         impostor.is_closed().await;
@@ -296,10 +286,10 @@ async fn an_id_alone_cannot_take_a_workers_place_or_shut_it_out() {
     impostor.hello(u64::from(u32::MAX)).await;
     assert!(impostor.refused().await.contains("is another process"));
     let mut worker = rig.peer("victim-1-1").await;
-    worker.hello_with(2, vec![(trial, attempt)]).await;
+    worker.hello_with(2, vec![attempt]).await;
     worker.welcome().await;
-    worker.ended(trial, attempt, Outcome::Stopped).await;
-    worker.acknowledged(trial, attempt).await;
+    worker.ended(attempt, Outcome::Stopped).await;
+    worker.acknowledged(attempt).await;
     assert_eq!(
         rig.sweep_status().await.succeeded,
         0,

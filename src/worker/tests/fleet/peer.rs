@@ -4,9 +4,9 @@ use protocol::v1::fleet_client::FleetClient;
 use protocol::{FromCoordinator, FromWorker, Hello, Token, WorkerSecret, v1};
 use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::{Slot, WorkerId, WorkerInfo};
+use sweep::AttemptId;
 use sweep::handoff::Progress;
 use sweep::record::{EpochRecord, Provenance, Timing, TrialResult};
-use sweep::{AttemptNo, TrialId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -82,7 +82,7 @@ impl Peer {
         self.hello_with(connection, Vec::new()).await;
     }
 
-    pub async fn hello_with(&self, connection: u64, running: Vec<(TrialId, AttemptNo)>) {
+    pub async fn hello_with(&self, connection: u64, running: Vec<AttemptId>) {
         let slot = Slot {
             devices: vec!["cpu".into()],
             uuids: Vec::new(),
@@ -96,9 +96,8 @@ impl Peer {
             allocation: None,
             leaves_at_ms: None,
         };
-        let running = running.into_iter().map(|(trial, attempt)| RunningAttempt {
-            trial,
-            attempt,
+        let running = running.into_iter().map(|id| RunningAttempt {
+            id,
             slot: 0,
             progress: Progress::default(),
         });
@@ -115,13 +114,9 @@ impl Peer {
         .await;
     }
 
-    pub async fn ended(&self, trial: TrialId, attempt: AttemptNo, outcome: Outcome) {
-        self.say(FromWorker::Ended(EndedAttempt {
-            trial,
-            attempt,
-            outcome,
-        }))
-        .await;
+    pub async fn ended(&self, id: AttemptId, outcome: Outcome) {
+        self.say(FromWorker::Ended(EndedAttempt { id, outcome }))
+            .await;
     }
 
     /// Waits for the first message that the function accepts.
@@ -147,27 +142,24 @@ impl Peer {
             .await;
     }
 
-    pub async fn start(&mut self) -> (TrialId, AttemptNo) {
+    pub async fn start(&mut self) -> AttemptId {
         self.hear(|message| match message {
-            FromCoordinator::Start { trial, attempt, .. } => Some((trial, attempt)),
+            FromCoordinator::Start { attempt, .. } => Some(attempt),
             _ => None,
         })
         .await
     }
 
-    pub async fn stopped(&mut self, trial: TrialId, attempt: AttemptNo) {
+    pub async fn stopped(&mut self, id: AttemptId) {
         self.hear(|message| {
-            matches!(message, FromCoordinator::Stop { trial: of, attempt: number, .. } if (of, number) == (trial, attempt))
-                .then_some(())
+            matches!(message, FromCoordinator::Stop { attempt, .. } if attempt == id).then_some(())
         })
         .await;
     }
 
-    pub async fn acknowledged(&mut self, trial: TrialId, attempt: AttemptNo) {
-        self.hear(|message| {
-            (message == FromCoordinator::Acknowledged { trial, attempt }).then_some(())
-        })
-        .await;
+    pub async fn acknowledged(&mut self, attempt: AttemptId) {
+        self.hear(|message| (message == FromCoordinator::Acknowledged { attempt }).then_some(()))
+            .await;
     }
 
     pub async fn refused(&mut self) -> String {
