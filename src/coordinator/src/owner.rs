@@ -196,7 +196,7 @@ impl Owner {
                 None
             }
             FromWorker::Heartbeat { running, disk } => {
-                self.send_leftovers(&worker, &disk.seen);
+                self.send_removable(&worker, &disk.seen);
                 self.streams.note_disk(&worker, disk);
                 self.tails.touch();
                 Some((Input::Heartbeat { worker, running }, Recipient::Nobody))
@@ -214,12 +214,12 @@ impl Owner {
 
     /// Sends a worker the files that it may remove. Not while the state is ahead of the journal:
     /// removal is final.
-    fn send_leftovers(&mut self, worker: &WorkerId, seen: &[TrialId]) {
+    fn send_removable(&mut self, worker: &WorkerId, seen: &[TrialId]) {
         if self.held.is_none() {
-            let leftovers = schedule::leftovers(&self.state, seen, self.clock.now());
-            if !leftovers.is_empty() {
+            let removable = schedule::removable(&self.state, seen, self.clock.now());
+            if !removable.is_empty() {
                 self.streams
-                    .send(worker, FromCoordinator::Remove(leftovers));
+                    .send(worker, FromCoordinator::Remove(removable));
             }
         }
     }

@@ -75,7 +75,7 @@ pub fn worker(
     let entry = state.workers.get(id)?;
     let heard = state
         .live
-        .last_heard
+        .last_message
         .get(id)
         .copied()
         .unwrap_or(state.live.since);
@@ -164,7 +164,7 @@ fn running_trial(
     let silent = now.saturating_sub(
         state
             .live
-            .last_heard
+            .last_message
             .get(&attempt.worker)
             .copied()
             .unwrap_or(state.live.since),

@@ -8,7 +8,7 @@ use rusqlite::ErrorCode;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the disk that holds {} is full: nothing was stored; free some space and it goes on", path.display())]
+    #[error("the disk that holds {} is full: nothing was stored; free some space, and it continues", path.display())]
     Full {
         path: PathBuf,
         source: rusqlite::Error,
@@ -33,27 +33,27 @@ pub enum Error {
     },
     #[error("{} is a SQLite file, but not a journal of this program; name another state directory", path.display())]
     NotAJournal { path: PathBuf },
-    #[error("{} is damaged: {reason}; {}", path.display(), way_on(path))]
+    #[error("{} is damaged: {reason}; {}", path.display(), advice(path))]
     Damaged { path: PathBuf, reason: String },
     #[error(
-        "{} ends at event {found}, but {noted} events were acknowledged: {} at its end, because the file or its write-ahead \
+        "{} ends at event {found}, but {acknowledged} events were acknowledged: {} at its end, because the file or its write-ahead \
          log was damaged, or an older copy was put in its place; nothing was changed. {}",
-        path.display(), missing(*noted - *found), way_on(path)
+        path.display(), missing(*acknowledged - *found), advice(path)
     )]
     Shortened {
         path: PathBuf,
         found: u64,
-        noted: u64,
+        acknowledged: u64,
     },
-    #[error("{} {reason}; no new journal is begun in its place. {}", path.display(), way_on(path))]
+    #[error("{} {reason}; no new journal is begun in its place. {}", path.display(), advice(path))]
     Gone { path: PathBuf, reason: String },
     #[error(
-        "{} does not hold the events that journal.head beside it notes: it is another journal, was continued otherwise, or is \
-         damaged; {}",
-        path.display(), way_on(path)
+        "{} does not hold the events that journal.head beside it records: it is another journal, has other events at its end, or \
+         is damaged; {}",
+        path.display(), advice(path)
     )]
     Exchanged { path: PathBuf },
-    #[error("{} is damaged, so nobody can tell whether events are missing at the journal's end; {}", path.display(), way_on(path))]
+    #[error("{} is damaged, so it is unknown whether events are missing at the journal's end; {}", path.display(), advice(path))]
     HeadDamaged { path: PathBuf },
     #[error("cannot read or write {}", path.display())]
     HeadFile { path: PathBuf, source: io::Error },
@@ -78,7 +78,7 @@ pub enum Error {
         number: u64,
         source: serde_json::Error,
     },
-    #[error("{} does not tell a possible history; use the program that wrote it", path.display())]
+    #[error("{} holds a history that cannot have happened; use the program that wrote it", path.display())]
     Impossible {
         path: PathBuf,
         source: schedule::Impossible,
@@ -97,7 +97,7 @@ pub enum Error {
 }
 
 /// Returns the advice for a person whose journal is damaged or incomplete.
-fn way_on(file: &Path) -> String {
+fn advice(file: &Path) -> String {
     let directory = file.parent().unwrap_or(file).display();
     format!(
         "put a copy of the state directory back, or let `orchestrator journal repair --state-dir {directory}` show what \

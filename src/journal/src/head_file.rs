@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use crate::chain::{Head, Link};
 use crate::error::Error;
-use crate::place;
+use crate::state_dir;
 
 pub(crate) const FILE: &str = "journal.head";
 /// Distance of the two copies: they never share a block of the disk.
@@ -23,13 +23,13 @@ const COPY_BYTES: usize = 4096;
 
 /// The identity of a journal and how far it reaches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Noted {
+pub(crate) struct HeadRecord {
     /// Hash of event 1, which is unique to the journal; zero while there is none.
     pub first: Link,
     pub head: Head,
 }
 
-impl Noted {
+impl HeadRecord {
     fn to_text(self) -> String {
         let Self { first, head } = self;
         let text = format!(
@@ -48,12 +48,12 @@ impl Noted {
         let first = lines.next()?.strip_prefix("first ")?.parse().ok()?;
         let number = lines.next()?.strip_prefix("number ")?.parse().ok()?;
         let link = lines.next()?.strip_prefix("link ")?.parse().ok()?;
-        let noted = Self {
+        let record = Self {
             first,
             head: Head { number, link },
         };
-        (noted.to_text().as_bytes() == text && padding.iter().all(|byte| *byte == 0))
-            .then_some(noted)
+        (record.to_text().as_bytes() == text && padding.iter().all(|byte| *byte == 0))
+            .then_some(record)
     }
 }
 
@@ -64,7 +64,7 @@ fn check_of(text: &str) -> String {
 /// The content of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
-    pub noted: Noted,
+    pub record: HeadRecord,
     /// One of the two copies cannot be read: the machine lost power while it was written, or the
     /// disk changed it.
     pub one_is_damaged: bool,
@@ -80,16 +80,16 @@ pub(crate) fn read(directory: &Path) -> Result<Option<Found>, Error> {
         Err(source) => return Err(Error::HeadFile { path, source }),
     };
     let copies = [0, 1]
-        .map(|copy| Noted::from_bytes(bytes.get(copy * COPY_BYTES..(copy + 1) * COPY_BYTES)?));
+        .map(|copy| HeadRecord::from_bytes(bytes.get(copy * COPY_BYTES..(copy + 1) * COPY_BYTES)?));
     let newest = copies
         .iter()
         .flatten()
-        .max_by_key(|noted| noted.head.number)
+        .max_by_key(|record| record.head.number)
         .copied();
     let one_is_damaged = copies.contains(&None) || bytes.len() != 2 * COPY_BYTES;
     match newest {
-        Some(noted) => Ok(Some(Found {
-            noted,
+        Some(record) => Ok(Some(Found {
+            record,
             one_is_damaged,
         })),
         None => Err(Error::HeadDamaged { path }),
@@ -105,7 +105,7 @@ pub(crate) struct HeadFile {
 
 impl HeadFile {
     /// Replaces the file, if there is one, by a file with this record, in one step.
-    pub(crate) fn replace(directory: &Path, noted: Noted) -> Result<Self, Error> {
+    pub(crate) fn replace(directory: &Path, record: HeadRecord) -> Result<Self, Error> {
         let path = directory.join(FILE);
         let fail = |source| Error::HeadFile {
             path: path.clone(),
@@ -120,7 +120,7 @@ impl HeadFile {
             .mode(0o600)
             .open(&unfinished)
             .map_err(fail)?;
-        let mut copy = noted.to_text().into_bytes();
+        let mut copy = record.to_text().into_bytes();
         copy.resize(COPY_BYTES, 0);
         let written = file
             .write_all(&copy)
@@ -129,7 +129,7 @@ impl HeadFile {
         written
             .and_then(|()| std::fs::rename(&unfinished, &path))
             .map_err(fail)?;
-        place::sync_directory(directory)?;
+        state_dir::sync(directory)?;
         Ok(Self {
             path,
             file,
@@ -138,11 +138,11 @@ impl HeadFile {
     }
 
     /// Overwrites the older of the two copies. The write is on the disk when this returns.
-    pub(crate) fn write(&mut self, noted: Noted) -> Result<(), Error> {
+    pub(crate) fn write(&mut self, record: HeadRecord) -> Result<(), Error> {
         let offset = (self.next_copy * COPY_BYTES) as u64;
         let written = self
             .file
-            .write_all_at(noted.to_text().as_bytes(), offset)
+            .write_all_at(record.to_text().as_bytes(), offset)
             .and_then(|()| self.file.sync_data());
         written.map_err(|source| Error::HeadFile {
             path: self.path.clone(),
@@ -157,9 +157,9 @@ impl HeadFile {
 mod tests {
     use super::*;
 
-    fn noted(number: u64) -> Noted {
+    fn record(number: u64) -> HeadRecord {
         let head = Head::default().next(number, b"event");
-        Noted {
+        HeadRecord {
             first: head.link,
             head: Head {
                 number,
@@ -169,12 +169,12 @@ mod tests {
     }
 
     fn filled(directory: &Path, newest: u64) {
-        let mut file = HeadFile::replace(directory, noted(1)).unwrap();
-        (2..=newest).for_each(|number| file.write(noted(number)).unwrap());
+        let mut file = HeadFile::replace(directory, record(1)).unwrap();
+        (2..=newest).for_each(|number| file.write(record(number)).unwrap());
     }
 
     #[test]
-    fn the_newest_note_is_read_back() {
+    fn the_newest_record_is_read_back() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(read(directory.path()).unwrap(), None);
         for newest in 1..6 {
@@ -183,7 +183,7 @@ mod tests {
             assert_eq!(
                 found,
                 Found {
-                    noted: noted(newest),
+                    record: record(newest),
                     one_is_damaged: false
                 }
             );
@@ -192,30 +192,30 @@ mod tests {
 
     /// An interrupted write is the newest: it overwrites the record before the one that is kept.
     #[test]
-    fn a_write_that_was_cut_off_leaves_the_note_before() {
+    fn an_interrupted_write_leaves_the_record_before() {
         let directory = tempfile::tempdir().unwrap();
         filled(directory.path(), 7);
         let path = directory.path().join(FILE);
         let sound = std::fs::read(&path).unwrap();
-        let (newest, before) = (noted(7).to_text(), noted(5).to_text());
+        let (newest, before) = (record(7).to_text(), record(5).to_text());
         let start = (0..2)
             .map(|copy| copy * COPY_BYTES)
             .find(|start| sound[*start..].starts_with(newest.as_bytes()));
-        let start = start.expect("the newest note is in one of the copies");
+        let start = start.expect("the newest record is in one of the copies");
         for cut in 0..newest.len() {
             let torn = format!("{}{}", &newest[..cut], &before[cut..]);
             let mut bytes = sound.clone();
             bytes[start..start + torn.len()].copy_from_slice(torn.as_bytes());
             std::fs::write(&path, &bytes).unwrap();
             let found = read(directory.path()).unwrap().unwrap();
-            let (noted, one_is_damaged) = (
-                noted(if torn == newest { 7 } else { 6 }),
+            let (record, one_is_damaged) = (
+                record(if torn == newest { 7 } else { 6 }),
                 torn != newest && torn != before,
             );
             assert_eq!(
                 found,
                 Found {
-                    noted,
+                    record,
                     one_is_damaged
                 },
                 "cut at {cut}"
@@ -238,7 +238,7 @@ mod tests {
             std::fs::write(&path, &flipped).unwrap();
             let found = read(directory.path()).unwrap().unwrap();
             assert!(
-                found.one_is_damaged && found.noted.head.number >= 6,
+                found.one_is_damaged && found.record.head.number >= 6,
                 "byte {at}"
             );
         }

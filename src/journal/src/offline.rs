@@ -10,10 +10,10 @@ use schedule::state::State;
 use crate::chain::Head;
 use crate::error::Error;
 use crate::store::{connect_to_read, read_all, read_event, read_rows};
-use crate::{head_file, log, place};
+use crate::{head_file, state_dir, wal};
 
 /// Number of times that a log is read, because a coordinator may restart it meanwhile.
-const LOG_READS: usize = 5;
+const WAL_READS: usize = 5;
 
 /// The findings in a sound journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub fn verify(directory: &Path) -> Result<Verified, Error> {
     let head = head_file::read(directory)?;
     // Before SQLite opens it, because that rebuilds the log's index from the frames that it
     // accepts.
-    let damage = log_damage(directory)?;
+    let damage = wal_damage(directory)?;
     let (path, connection) = connect_to_read(directory)?;
     if let Some(reason) = damage {
         return Err(Error::Damaged { path, reason });
@@ -93,7 +93,7 @@ pub fn verify(directory: &Path) -> Result<Verified, Error> {
     };
     Ok(Verified {
         events: end.number,
-        bytes: place::bytes(directory),
+        bytes: state_dir::bytes(directory),
         sweeps: state.sweeps.len(),
         trials: state.trials.len(),
         hash: end.link.to_string(),
@@ -103,12 +103,12 @@ pub fn verify(directory: &Path) -> Result<Verified, Error> {
 
 /// Checks the log, more than once: if a coordinator restarts it meanwhile it looks damaged, but not
 /// every time.
-pub(crate) fn log_damage(directory: &Path) -> Result<Option<String>, Error> {
+pub(crate) fn wal_damage(directory: &Path) -> Result<Option<String>, Error> {
     let mut damage = None;
-    for _ in 0..LOG_READS {
-        damage = log::damage(
-            &place::side(directory, "-wal"),
-            &place::side(directory, "-shm"),
+    for _ in 0..WAL_READS {
+        damage = wal::damage(
+            &state_dir::side_file(directory, "-wal"),
+            &state_dir::side_file(directory, "-shm"),
         )
         .map_err(|source| Error::Directory {
             path: directory.to_path_buf(),

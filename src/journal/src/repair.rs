@@ -17,14 +17,14 @@ use schedule::state::State;
 
 use crate::chain::{Head, Link};
 use crate::error::Error;
-use crate::head_file::{self, HeadFile, Noted};
-use crate::log;
-use crate::offline::log_damage;
-use crate::place::{self, Mode};
+use crate::head_file::{self, HeadFile, HeadRecord};
+use crate::offline::wal_damage;
+use crate::state_dir::{self, Mode};
 use crate::store::{check_identity, connect, has_tables, parse, read_rows, store};
+use crate::wal;
 
 /// Folder of the copies, and of the new journal until it is complete.
-const WORKPLACE: &str = "journal.repair";
+const WORK_DIRECTORY: &str = "journal.repair";
 /// Number of events in one transaction of the new journal.
 const BATCH: usize = 10_000;
 
@@ -58,20 +58,20 @@ pub struct Lost {
 /// # Errors
 /// A running coordinator, no journal, another kind of file, a disk without room for a copy.
 pub fn repair(directory: &Path, accept_loss: bool) -> Result<Repaired, Error> {
-    let noted = head_file::read(directory).map(|found| found.map(|found| found.noted));
+    let record = head_file::read(directory).map(|found| found.map(|found| found.record));
     let nothing_there = matches!(
-        place::is_fresh(directory, noted.as_ref().ok().copied().flatten()),
+        state_dir::is_fresh(directory, record.as_ref().ok().copied().flatten()),
         Ok(true)
     );
-    if nothing_there && noted.is_ok() {
+    if nothing_there && record.is_ok() {
         return Err(Error::Missing {
-            path: directory.join(place::FILE),
+            path: directory.join(state_dir::FILE),
         });
     }
-    let _lock = place::lock(directory)?;
-    let workplace = directory.join(WORKPLACE);
-    let outcome = repair_in(directory, &workplace, noted, accept_loss);
-    let cleared = clear(&workplace).map_err(|source| Error::Repair {
+    let _lock = state_dir::lock(directory)?;
+    let work_directory = directory.join(WORK_DIRECTORY);
+    let outcome = repair_in(directory, &work_directory, record, accept_loss);
+    let cleared = clear(&work_directory).map_err(|source| Error::Repair {
         path: directory.to_path_buf(),
         source,
     });
@@ -80,43 +80,43 @@ pub fn repair(directory: &Path, accept_loss: bool) -> Result<Repaired, Error> {
 
 fn repair_in(
     directory: &Path,
-    workplace: &Path,
-    noted: Result<Option<Noted>, Error>,
+    work_directory: &Path,
+    record: Result<Option<HeadRecord>, Error>,
     accept_loss: bool,
 ) -> Result<Repaired, Error> {
     let fail = |source| Error::Repair {
         path: directory.to_path_buf(),
         source,
     };
-    clear(workplace).map_err(fail)?;
+    clear(work_directory).map_err(fail)?;
     DirBuilder::new()
         .mode(0o700)
-        .create(workplace)
+        .create(work_directory)
         .map_err(fail)?;
-    let known = noted.as_ref().ok().copied().flatten();
-    let as_read = copy(directory, &workplace.join("as-read"), false)?;
-    let as_read = look(as_read, known)?;
-    let whole_log = copy(directory, &workplace.join("whole-log"), true)?;
-    let whole_log = look(whole_log, known)?;
-    let log_is_sound = log_damage(directory)?.is_none();
+    let known = record.as_ref().ok().copied().flatten();
+    let as_read = copy(directory, &work_directory.join("as-read"), false)?;
+    let as_read = read_copy(as_read, known)?;
+    let whole_log = copy(directory, &work_directory.join("whole-log"), true)?;
+    let whole_log = read_copy(whole_log, known)?;
+    let log_is_sound = wal_damage(directory)?.is_none();
     let (best, is_as_read) = if whole_log.head.number > as_read.head.number {
         (whole_log, false)
     } else {
         (as_read, true)
     };
-    let (kept, lost) = (best.head.number, best.lost(&noted));
+    let (kept, lost) = (best.head.number, best.lost(&record));
     if lost.is_none() && is_as_read && log_is_sound && best.end.is_ok() {
         return Ok(Repaired::Sound { events: kept });
     }
     match lost {
         Some(lost) if !accept_loss => Ok(Repaired::WouldLose { kept, lost }),
         lost => {
-            let new = write_new(directory, &workplace.join("new"), &best)?;
-            let noted = Noted {
+            let new = write_new(directory, &work_directory.join("new"), &best)?;
+            let record = HeadRecord {
                 first: best.first,
                 head: best.head,
             };
-            let aside = exchange(directory, &new, noted).map_err(fail)??;
+            let aside = replace_journal(directory, &new, record).map_err(fail)??;
             Ok(Repaired::Done { kept, lost, aside })
         }
     }
@@ -128,7 +128,7 @@ struct Beginning {
     first: Link,
     head: Head,
     /// Hash of the event that the head file names, if the beginning reaches that far.
-    at_noted: Option<Link>,
+    at_record: Option<Link>,
     /// The number of events according to the journal itself; 0: unknown.
     own_number: u64,
     /// The reason why it ends there; `Ok`: this is all that was ever written to it.
@@ -136,20 +136,21 @@ struct Beginning {
 }
 
 impl Beginning {
-    fn lost(&self, noted: &Result<Option<Noted>, Error>) -> Option<Lost> {
+    fn lost(&self, record: &Result<Option<HeadRecord>, Error>) -> Option<Lost> {
         let reason = |otherwise: &str| {
             self.end
                 .clone()
                 .err()
                 .unwrap_or_else(|| otherwise.to_owned())
         };
-        match noted {
-            Ok(Some(noted)) if self.head.number < noted.head.number => Some(Lost {
-                events: Some(noted.head.number - self.head.number),
+        match record {
+            Ok(Some(record)) if self.head.number < record.head.number => Some(Lost {
+                events: Some(record.head.number - self.head.number),
                 reason: reason("they are missing at the journal's end"),
             }),
-            Ok(Some(noted)) if noted.head.number > 0 => {
-                let is_same = self.first == noted.first && self.at_noted == Some(noted.head.link);
+            Ok(Some(record)) if record.head.number > 0 => {
+                let is_same =
+                    self.first == record.first && self.at_record == Some(record.head.link);
                 let reason = "journal.head was written for another journal, or for another continuation of this one";
                 (!is_same).then(|| Lost {
                     events: None,
@@ -183,25 +184,29 @@ fn copy(directory: &Path, target: &Path, whole_log: bool) -> Result<PathBuf, Err
         source,
     };
     DirBuilder::new().mode(0o700).create(target).map_err(fail)?;
-    let database = target.join(place::FILE);
-    copy_if_there(&directory.join(place::FILE), &database).map_err(fail)?;
+    let database = target.join(state_dir::FILE);
+    copy_if_there(&directory.join(state_dir::FILE), &database).map_err(fail)?;
     if whole_log {
         if fs::metadata(&database).map_or(0, |found| found.len()) == 0 {
             // The tables of a new journal are in the same pages as those of the lost one.
-            place::begin(target)?;
-            connect(&database, Mode::RollbackJournal, Noted::default())?;
+            state_dir::create_journal(target)?;
+            connect(&database, Mode::RollbackJournal, HeadRecord::default())?;
         }
         let file = File::options()
             .read(true)
             .write(true)
             .open(&database)
             .map_err(fail)?;
-        log::apply(&place::side(directory, "-wal"), &file)
+        wal::apply(&state_dir::side_file(directory, "-wal"), &file)
             .and_then(|()| file.sync_all())
             .map_err(fail)?;
     } else {
         for end in ["-wal", "-journal"] {
-            copy_if_there(&place::side(directory, end), &place::side(target, end)).map_err(fail)?;
+            copy_if_there(
+                &state_dir::side_file(directory, end),
+                &state_dir::side_file(target, end),
+            )
+            .map_err(fail)?;
         }
     }
     Ok(database)
@@ -214,16 +219,16 @@ fn copy_if_there(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-fn look(database: PathBuf, noted: Option<Noted>) -> Result<Beginning, Error> {
+fn read_copy(database: PathBuf, record: Option<HeadRecord>) -> Result<Beginning, Error> {
     let mut beginning = Beginning {
         database,
         first: Link::default(),
         head: Head::default(),
-        at_noted: None,
+        at_record: None,
         own_number: 0,
         end: Ok(()),
     };
-    beginning.end = match read_beginning(&mut beginning, noted) {
+    beginning.end = match read_beginning(&mut beginning, record) {
         Ok(()) => Ok(()),
         Err(error @ (Error::Newer { .. } | Error::NotAJournal { .. })) => return Err(error),
         Err(Error::Damaged { reason, .. }) => Err(reason),
@@ -232,12 +237,12 @@ fn look(database: PathBuf, noted: Option<Noted>) -> Result<Beginning, Error> {
     Ok(beginning)
 }
 
-fn read_beginning(beginning: &mut Beginning, noted: Option<Noted>) -> Result<(), Error> {
+fn read_beginning(beginning: &mut Beginning, record: Option<HeadRecord>) -> Result<(), Error> {
     let path = beginning.database.clone();
     let connection = Connection::open(&path).map_err(|error| Error::of(&path, error))?;
     match check_identity(&path, &connection) {
         // There is a head file, so it was a journal.
-        Err(Error::NotAJournal { .. }) if noted.is_some() => {}
+        Err(Error::NotAJournal { .. }) if record.is_some() => {}
         checked => checked?,
     }
     if !has_tables(&path, &connection)? {
@@ -260,8 +265,8 @@ fn read_beginning(beginning: &mut Beginning, noted: Option<Noted>) -> Result<(),
         if number == 1 {
             beginning.first = beginning.head.link;
         }
-        if noted.is_some_and(|noted| noted.head.number == number) {
-            beginning.at_noted = Some(beginning.head.link);
+        if record.is_some_and(|record| record.head.number == number) {
+            beginning.at_record = Some(beginning.head.link);
         }
         Ok(())
     })
@@ -270,10 +275,10 @@ fn read_beginning(beginning: &mut Beginning, noted: Option<Noted>) -> Result<(),
 
 /// Writes a new journal with the events of the beginning.
 fn write_new(directory: &Path, target: &Path, best: &Beginning) -> Result<PathBuf, Error> {
-    place::prepare(target)?;
-    place::begin(target)?;
-    let path = target.join(place::FILE);
-    let mut connection = connect(&path, place::mode_for(directory), Noted::default())?;
+    state_dir::create(target)?;
+    state_dir::create_journal(target)?;
+    let path = target.join(state_dir::FILE);
+    let mut connection = connect(&path, state_dir::mode_for(directory), HeadRecord::default())?;
     let source =
         Connection::open(&best.database).map_err(|error| Error::of(&best.database, error))?;
     let mut head = Head::default();
@@ -306,30 +311,37 @@ fn write_new(directory: &Path, target: &Path, best: &Beginning) -> Result<PathBu
 
 /// Replaces the old journal by the new one, and keeps all its files in a folder beside it. If this
 /// is interrupted, the head file does not match the journal, and the journal is not opened.
-fn exchange(directory: &Path, new: &Path, noted: Noted) -> io::Result<Result<PathBuf, Error>> {
+fn replace_journal(
+    directory: &Path,
+    new: &Path,
+    record: HeadRecord,
+) -> io::Result<Result<PathBuf, Error>> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |now| now.as_secs());
     let aside = directory.join(format!("damaged-{now}-{}", std::process::id()));
     DirBuilder::new().mode(0o700).create(&aside)?;
-    let own = [directory.join(place::FILE), directory.join(head_file::FILE)];
-    let sides = place::SIDES.map(|end| place::side(directory, end));
+    let own = [
+        directory.join(state_dir::FILE),
+        directory.join(head_file::FILE),
+    ];
+    let sides = state_dir::SIDE_SUFFIXES.map(|end| state_dir::side_file(directory, end));
     for path in own.iter().chain(&sides) {
         let name = path.file_name().expect("each has a name");
         copy_if_there(path, &aside.join(name))?;
     }
     sync(&aside)?;
     if !directory.join(head_file::FILE).exists()
-        && let Err(error) = HeadFile::replace(directory, noted)
+        && let Err(error) = HeadFile::replace(directory, record)
     {
         return Ok(Err(error));
     }
     for side in &sides {
         remove_if_there(side)?;
     }
-    fs::rename(new, directory.join(place::FILE))?;
+    fs::rename(new, directory.join(state_dir::FILE))?;
     sync(directory)?;
-    Ok(HeadFile::replace(directory, noted).map(|_| aside))
+    Ok(HeadFile::replace(directory, record).map(|_| aside))
 }
 
 fn sync(directory: &Path) -> io::Result<()> {
@@ -349,8 +361,8 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-fn clear(workplace: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(workplace) {
+fn clear(work_directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(work_directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
     }

@@ -4,7 +4,7 @@
 //! not always know whether the commit will survive a crash. So after any fault the file is reopened
 //! before it is used, and a repeated append of the same events checks the hash to find out whether
 //! they are already stored. After the commit the head file is written (`head_file.rs`), and the
-//! files must still be where they were opened (`removed.rs`).
+//! files must still be where they were opened (`open_files.rs`).
 
 use std::path::{Path, PathBuf};
 
@@ -15,10 +15,10 @@ use schedule::state::State;
 
 use crate::chain::{Head, Link};
 use crate::error::Error;
-use crate::head_file::{self, HeadFile, Noted};
-use crate::log;
-use crate::place::{self, Mode};
-use crate::removed::{self, OpenFiles};
+use crate::head_file::{self, HeadFile, HeadRecord};
+use crate::open_files::{self, OpenFiles};
+use crate::state_dir::{self, Mode};
+use crate::wal;
 
 /// "orch", in SQLite's header: distinguishes a journal from other SQLite files.
 pub(crate) const APPLICATION_ID: i32 = 0x6f72_6368;
@@ -47,12 +47,12 @@ pub struct Journal {
     files: OpenFiles,
     head_file: HeadFile,
     /// The content of the head file.
-    noted: Noted,
+    head_record: HeadRecord,
     /// Hash of event 1; zero while there is none.
     first: Link,
     head: Head,
     /// The lock is declared after the connection, so that it is dropped last.
-    _lock: place::Lock,
+    _lock: state_dir::Lock,
 }
 
 impl Journal {
@@ -63,14 +63,14 @@ impl Journal {
     /// A directory that cannot be used, a second coordinator, a newer version, another kind of
     /// file, a damaged file, a journal that ends before what was acknowledged.
     pub fn open(directory: &Path) -> Result<Self, Error> {
-        Self::open_as(directory, place::mode_for(directory))
+        Self::open_as(directory, state_dir::mode_for(directory))
     }
 
     /// Opens the journal in a given mode, whatever the file system is.
     pub fn open_as(directory: &Path, mode: Mode) -> Result<Self, Error> {
-        place::prepare(directory)?;
-        let lock = place::lock(directory)?;
-        let path = directory.join(place::FILE);
+        state_dir::create(directory)?;
+        let lock = state_dir::lock(directory)?;
+        let path = directory.join(state_dir::FILE);
         if mode == Mode::RollbackJournal {
             tracing::warn!(
                 path = %path.display(),
@@ -78,17 +78,17 @@ impl Journal {
                  its safety depends on that file system's locks and syncs; a local directory is better"
             );
         }
-        let noted = head_file::read(directory)?.map(|found| found.noted);
-        let is_fresh = place::is_fresh(directory, noted)?;
-        if noted.is_none() && !is_fresh {
+        let record = head_file::read(directory)?.map(|found| found.record);
+        let is_fresh = state_dir::is_fresh(directory, record)?;
+        if record.is_none() && !is_fresh {
             adopt(directory)?;
         }
         // Before the journal itself: a journal without this file is one of an earlier version,
         // which holds events.
-        let head_file = HeadFile::replace(directory, noted.unwrap_or_default())?;
-        let noted = noted.unwrap_or_default();
-        place::begin(directory)?;
-        let connection = connect(&path, mode, noted)?;
+        let head_file = HeadFile::replace(directory, record.unwrap_or_default())?;
+        let record = record.unwrap_or_default();
+        state_dir::create_journal(directory)?;
+        let connection = connect(&path, mode, record)?;
         if mode == Mode::WriteAheadLog {
             // Empties the log of the last coordinator; a reader may keep it full, which does no
             // harm.
@@ -97,7 +97,7 @@ impl Journal {
             });
             tracing::debug!(?emptied, "the write-ahead log is emptied");
         }
-        place::sync_directory(directory)?;
+        state_dir::sync(directory)?;
         let head = read_head(&path, &connection)?;
         let first = link_of(&path, &connection, 1)?.unwrap_or_default();
         let files = OpenFiles::of(directory, mode)?;
@@ -110,7 +110,7 @@ impl Journal {
             connection,
             files,
             head_file,
-            noted,
+            head_record: record,
             first,
             head,
             _lock: lock,
@@ -128,7 +128,7 @@ impl Journal {
 
     /// Returns the bytes that the journal occupies on disk.
     pub fn bytes(&self) -> u64 {
-        place::bytes(&self.directory)
+        state_dir::bytes(&self.directory)
     }
 
     /// Stores events after all others, in one transaction that is on the disk when this returns.
@@ -148,18 +148,18 @@ impl Journal {
             head = head.next(recorded.at, text.as_bytes());
             rows.push((head, recorded.at, text));
         }
-        self.still_there()?;
+        self.check_files()?;
         let first = if self.head.number == 0 {
             rows[0].0.link
         } else {
             self.first
         };
-        let noted = Noted { first, head };
+        let record = HeadRecord { first, head };
         if self.connection.is_none() {
             let found = self.reopen()?;
             if found == head {
                 // The commit before the fault did reach the disk.
-                return self.note(noted);
+                return self.finish_append(record);
             }
             if found != self.head {
                 self.connection = None;
@@ -170,9 +170,9 @@ impl Journal {
         }
         let connection = self.connection.as_mut().expect("opened above");
         match store(connection, &rows) {
-            Ok(()) => self.note(noted),
+            Ok(()) => self.finish_append(record),
             Err(error) => {
-                self.still_there()?;
+                self.check_files()?;
                 self.connection = None;
                 Err(Error::of(&self.path, error))
             }
@@ -181,24 +181,24 @@ impl Journal {
 
     /// Ends an append: committed events count once the head file has them and the files are still
     /// in place.
-    fn note(&mut self, noted: Noted) -> Result<(), Error> {
-        if self.noted != noted
-            && let Err(error) = self.head_file.write(noted)
+    fn finish_append(&mut self, record: HeadRecord) -> Result<(), Error> {
+        if self.head_record != record
+            && let Err(error) = self.head_file.write(record)
         {
             self.connection = None;
             return Err(error);
         }
-        self.still_there()?;
-        (self.noted, self.first, self.head) = (noted, noted.first, noted.head);
+        self.check_files()?;
+        (self.head_record, self.first, self.head) = (record, record.first, record.head);
         Ok(())
     }
 
     /// Refuses to write to files that were removed, moved or replaced.
-    fn still_there(&self) -> Result<(), Error> {
+    fn check_files(&self) -> Result<(), Error> {
         let Some(what) = self.files.lost(self.connection.is_some()) else {
             return Ok(());
         };
-        let saved = removed::save(&self.directory, self.connection.as_ref(), self.noted);
+        let saved = open_files::save(&self.directory, self.connection.as_ref(), self.head_record);
         Err(Error::Removed {
             what,
             acknowledged: self.head.number,
@@ -228,7 +228,7 @@ impl Journal {
         let connection = self.connection.as_ref().expect("opened above");
         let head = read_all(&self.path, connection, each)?;
         let first = link_of(&self.path, connection, 1)?.unwrap_or_default();
-        self.note(Noted { first, head })
+        self.finish_append(HeadRecord { first, head })
     }
 
     /// Returns one event by its number, from 1.
@@ -244,8 +244,8 @@ impl Journal {
     }
 
     fn reopen(&mut self) -> Result<Head, Error> {
-        self.still_there()?;
-        let connection = connect(&self.path, self.mode, self.noted)?;
+        self.check_files()?;
+        let connection = connect(&self.path, self.mode, self.head_record)?;
         let head = read_head(&self.path, &connection)?;
         self.files = OpenFiles::of(&self.directory, self.mode)?;
         self.connection = Some(connection);
@@ -289,10 +289,10 @@ pub(crate) fn store(
 
 /// Refuses a journal without a head file (of an earlier version) if it is known to lack events.
 fn adopt(directory: &Path) -> Result<(), Error> {
-    let path = directory.join(place::FILE);
-    let found = log::damage(
-        &place::side(directory, "-wal"),
-        &place::side(directory, "-shm"),
+    let path = directory.join(state_dir::FILE);
+    let found = wal::damage(
+        &state_dir::side_file(directory, "-wal"),
+        &state_dir::side_file(directory, "-shm"),
     );
     if let Some(reason) = found.map_err(|source| Error::Directory {
         path: directory.to_path_buf(),
@@ -300,7 +300,7 @@ fn adopt(directory: &Path) -> Result<(), Error> {
     })? {
         return Err(Error::Damaged { path, reason });
     }
-    let connection = connect_to_look(&path)?;
+    let connection = connect_unchecked(&path)?;
     if !has_tables(&path, &connection)? {
         let reason =
             "holds no events: was its write-ahead log, journal.sqlite-wal, removed?".to_owned();
@@ -309,7 +309,7 @@ fn adopt(directory: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-pub(crate) fn connect(path: &Path, mode: Mode, noted: Noted) -> Result<Connection, Error> {
+pub(crate) fn connect(path: &Path, mode: Mode, record: HeadRecord) -> Result<Connection, Error> {
     let fail = |error| Error::of(path, error);
     let mut connection = Connection::open(path).map_err(fail)?;
     // Set until it is known that nothing is missing: closing would remove the log, which may still
@@ -322,7 +322,7 @@ pub(crate) fn connect(path: &Path, mode: Mode, noted: Noted) -> Result<Connectio
         .busy_timeout(std::time::Duration::from_secs(10))
         .map_err(fail)?;
     check_identity(path, &connection)?;
-    check_end(path, &connection, noted)?;
+    check_end(path, &connection, record)?;
     let journal_mode = match mode {
         Mode::WriteAheadLog => "WAL",
         Mode::RollbackJournal => "TRUNCATE",
@@ -360,19 +360,19 @@ pub(crate) fn connect(path: &Path, mode: Mode, noted: Noted) -> Result<Connectio
 /// Opens the journal of a state directory for reading, if it reaches as far as its head file
 /// requires.
 pub(crate) fn connect_to_read(directory: &Path) -> Result<(PathBuf, Connection), Error> {
-    let path = directory.join(place::FILE);
+    let path = directory.join(state_dir::FILE);
     // Before the journal, which may grow meanwhile and never shrinks.
-    let noted = head_file::read(directory)?.map(|found| found.noted);
-    if place::is_fresh(directory, noted)? {
+    let record = head_file::read(directory)?.map(|found| found.record);
+    if state_dir::is_fresh(directory, record)? {
         return Err(Error::Missing { path });
     }
-    let connection = connect_to_look(&path)?;
+    let connection = connect_unchecked(&path)?;
     check_identity(&path, &connection)?;
-    check_end(&path, &connection, noted.unwrap_or_default())?;
+    check_end(&path, &connection, record.unwrap_or_default())?;
     Ok((path, connection))
 }
 
-fn connect_to_look(path: &Path) -> Result<Connection, Error> {
+fn connect_unchecked(path: &Path) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection =
         Connection::open_with_flags(path, flags).map_err(|error| Error::of(path, error))?;
@@ -382,8 +382,12 @@ fn connect_to_look(path: &Path) -> Result<Connection, Error> {
 }
 
 /// Compares the journal's end with the head file.
-pub(crate) fn check_end(path: &Path, connection: &Connection, noted: Noted) -> Result<(), Error> {
-    if noted.head.number == 0 {
+pub(crate) fn check_end(
+    path: &Path,
+    connection: &Connection,
+    record: HeadRecord,
+) -> Result<(), Error> {
+    if record.head.number == 0 {
         return Ok(());
     }
     let found = if has_tables(path, connection)? {
@@ -391,16 +395,16 @@ pub(crate) fn check_end(path: &Path, connection: &Connection, noted: Noted) -> R
     } else {
         0
     };
-    if found < noted.head.number {
+    if found < record.head.number {
         return Err(Error::Shortened {
             path: path.to_path_buf(),
             found,
-            noted: noted.head.number,
+            acknowledged: record.head.number,
         });
     }
-    for (number, noted) in [(1, noted.first), (noted.head.number, noted.head.link)] {
+    for (number, expected) in [(1, record.first), (record.head.number, record.head.link)] {
         match link_of(path, connection, number)? {
-            Some(link) if link == noted => {}
+            Some(link) if link == expected => {}
             Some(_) => {
                 return Err(Error::Exchanged {
                     path: path.to_path_buf(),
@@ -530,11 +534,11 @@ pub(crate) fn read_rows(
         }
         each(number, at, text)?;
     }
-    let noted = read_head(path, &snapshot)?;
-    if noted != head {
+    let stored = read_head(path, &snapshot)?;
+    if stored != head {
         return Err(damaged(format!(
             "it ends at event {}, and {} were written",
-            head.number, noted.number
+            head.number, stored.number
         )));
     }
     Ok(head)

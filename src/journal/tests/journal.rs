@@ -50,7 +50,7 @@ fn events_come_back_in_order_in_both_modes() {
 }
 
 #[test]
-fn a_second_coordinator_is_kept_out_and_told_by_whom() {
+fn a_second_coordinator_is_refused_and_the_first_is_named() {
     let (directory, journal) = filled(1);
     match Journal::open(directory.path()) {
         Err(Error::Locked { holder, .. }) => {
@@ -108,7 +108,7 @@ fn a_newer_version_and_another_program_s_file_are_refused() {
 }
 
 #[test]
-fn a_full_disk_stores_nothing_and_the_journal_goes_on_when_there_is_room() {
+fn a_full_disk_stores_nothing_and_the_journal_continues_when_there_is_room() {
     let (directory, mut journal) = filled(3);
     journal.pragma("max_page_count", &3).expect("it can be set");
     let large = Recorded {
@@ -133,7 +133,7 @@ fn a_full_disk_stores_nothing_and_the_journal_goes_on_when_there_is_room() {
 }
 
 #[test]
-fn a_journal_that_becomes_read_only_stores_nothing_and_goes_on_later() {
+fn a_journal_that_becomes_read_only_stores_nothing_and_continues_later() {
     let (directory, mut journal) = filled(1);
     journal.pragma("query_only", &true).expect("it can be set");
     let fault = journal.append(&[joined(2)]).expect_err("it is read-only");

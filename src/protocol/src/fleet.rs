@@ -1,7 +1,7 @@
 //! The conversation of `fleet.proto` in domain types: the messages that workers and coordinator may
 //! send.
 
-use schedule::Leftovers;
+use schedule::Removable;
 use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::{Slot, SlotIndex, WorkerId, WorkerInfo};
 use sweep::handoff::Progress;
@@ -83,7 +83,7 @@ pub enum FromCoordinator {
     Drain {
         reason: String,
     },
-    Remove(Leftovers),
+    Remove(Removable),
 }
 
 impl TryFrom<v1::WorkerMessage> for FromWorker {
@@ -268,7 +268,7 @@ impl TryFrom<v1::CoordinatorMessage> for FromCoordinator {
             ToWorker::Drain(drain) => Self::Drain {
                 reason: line("drain.reason", &drain.reason)?.into(),
             },
-            ToWorker::Remove(remove) => Self::Remove(Leftovers {
+            ToWorker::Remove(remove) => Self::Remove(Removable {
                 checkpoints: list("remove.checkpoints", remove.checkpoints, MAX_SEEN, id)?,
                 logs: list("remove.logs", remove.logs, MAX_SEEN, id)?,
                 unknown: list("remove.unknown", remove.unknown, MAX_SEEN, id)?,
@@ -315,11 +315,11 @@ impl From<FromCoordinator> for v1::CoordinatorMessage {
             FromCoordinator::Drain { reason } => ToWorker::Drain(v1::Drain {
                 reason: to_line(reason),
             }),
-            FromCoordinator::Remove(leftovers) => ToWorker::Remove(v1::Remove {
-                checkpoints: to_ids(&leftovers.checkpoints),
-                logs: to_ids(&leftovers.logs),
-                unknown: to_ids(&leftovers.unknown),
-                now_ms: leftovers.now,
+            FromCoordinator::Remove(removable) => ToWorker::Remove(v1::Remove {
+                checkpoints: to_ids(&removable.checkpoints),
+                logs: to_ids(&removable.logs),
+                unknown: to_ids(&removable.unknown),
+                now_ms: removable.now,
             }),
         };
         Self {

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use prost::Message;
 use protocol::{DiskUse, FromCoordinator, FromWorker, Hello, Invalid, WorkerSecret, v1};
-use schedule::Leftovers;
+use schedule::Removable;
 use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::{Slot, WorkerId, WorkerInfo};
 use sweep::handoff::Progress;
@@ -145,7 +145,7 @@ fn from_coordinator() -> impl Strategy<Value = FromCoordinator> {
         name().prop_map(|reason| FromCoordinator::Drain { reason }),
         (attempts(), attempts()).prop_map(|(checkpoints, logs)| {
             let unknown = checkpoints.iter().map(|attempt| attempt.trial).collect();
-            FromCoordinator::Remove(Leftovers {
+            FromCoordinator::Remove(Removable {
                 checkpoints,
                 logs,
                 unknown,

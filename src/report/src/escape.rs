@@ -7,31 +7,32 @@
 /// Escapes text for XML. A browser may open the file, so characters that are invalid in XML become
 /// spaces.
 pub fn xml(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\u{fffe}' | '\u{ffff}' => out.push(' '),
-            control if control.is_control() => out.push(' '),
-            _ => out.push(character),
-        }
-    }
-    out
+    escaped(text, |character, out| match character {
+        '"' => out.push_str("&quot;"),
+        '\u{fffe}' | '\u{ffff}' => out.push(' '),
+        _ => out.push(character),
+    })
 }
 
 pub fn markdown_literal(text: &str) -> String {
+    escaped(text, |character, out| {
+        if r"|*_\[]`~$".contains(character) {
+            out.push('\\');
+        }
+        out.push(character);
+    })
+}
+
+/// Replaces what every markup of the HTML family interprets; `own` writes the other characters.
+fn escaped(text: &str, own: impl Fn(char, &mut String)) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
-            '|' | '*' | '_' | '\\' | '[' | ']' | '`' | '~' | '$' => out.extend(['\\', character]),
             control if control.is_control() => out.push(' '),
-            _ => out.push(character),
+            _ => own(character, &mut out),
         }
     }
     out

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use sweep::definition::{Figure, Table};
 
-use crate::grid::{Layout, heading, published_value};
+use crate::grid::{TableLayout, heading, published_value};
 use crate::notes;
 use crate::results::{CellStatus, Results};
 
@@ -124,7 +124,7 @@ pub fn as_table(figure: &Figure) -> Table {
     }
 }
 
-pub fn plot(results: &Results, figure: &Figure, layout: &Layout) -> Plot {
+pub fn plot(results: &Results, figure: &Figure, layout: &TableLayout) -> Plot {
     let sweep = results.sweep;
     let axis = |name: &String| sweep.axes.iter().position(|axis| axis.name == *name);
     let x_axis = axis(&figure.x);

@@ -14,7 +14,7 @@ use sweep::definition::{Measure, Role, Search, Table};
 use sweep::record::Provenance;
 
 use crate::csv;
-use crate::grid::{Layout, Mark, footnotes_of, published_value};
+use crate::grid::{Mark, TableLayout, footnotes_of, published_value};
 use crate::results::{CellStatus, CellSummary, Results, TrialRow, TrialStatus};
 use crate::sink::Written;
 
@@ -367,7 +367,7 @@ fn attempt_json((attempt, number): (&schedule::state::Attempt, u32)) -> Value {
 pub fn cells_csv(
     results: &Results,
     table: &Table,
-    layout: &Layout,
+    layout: &TableLayout,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let axes = results.sweep.axes.iter().map(|axis| axis.name.as_str());

@@ -85,7 +85,7 @@ pub struct Note {
 const SHORT_REASON: usize = 20;
 
 /// Positions of the cells and the best ones among them: shared by the drawn table and its CSV.
-pub struct Layout {
+pub struct TableLayout {
     rows: Vec<usize>,
     columns: Vec<usize>,
     row_keys: Vec<Vec<u32>>,
@@ -97,7 +97,7 @@ pub struct Layout {
     pub marks: Vec<Mark>,
 }
 
-impl Layout {
+impl TableLayout {
     pub fn of(results: &Results, table: &Table) -> Self {
         let cells = &results.sweep.cells;
         let rows = axis_positions(results, &table.rows);
@@ -135,7 +135,7 @@ impl Layout {
 }
 
 /// Lays out one table.
-pub fn grid(results: &Results, table: &Table, layout: &Layout) -> Grid {
+pub fn grid(results: &Results, table: &Table, layout: &TableLayout) -> Grid {
     let mut footnotes = Footnotes::default();
     let published: Vec<Option<&PublishedValue>> = results
         .sweep
@@ -156,7 +156,9 @@ pub fn grid(results: &Results, table: &Table, layout: &Layout) -> Grid {
         for (column, &cell) in row.iter().enumerate() {
             line.push(match cell {
                 None => GridCell::Absent,
-                Some(cell) => ours(&layout.summaries[cell], layout.marks[cell], &mut footnotes),
+                Some(cell) => {
+                    measured_cell(&layout.summaries[cell], layout.marks[cell], &mut footnotes)
+                }
             });
             if with_reference[column] {
                 line.push(match cell.and_then(|cell| published[cell]) {
@@ -356,7 +358,7 @@ fn labels(results: &Results, axes: &[usize], key: &[u32]) -> Vec<String> {
     axes.iter().zip(key).map(label).collect()
 }
 
-fn ours(summary: &CellSummary, mark: Mark, footnotes: &mut Footnotes) -> GridCell {
+fn measured_cell(summary: &CellSummary, mark: Mark, footnotes: &mut Footnotes) -> GridCell {
     if let Some(Summary {
         mean, deviation, ..
     }) = summary.summary
@@ -514,7 +516,7 @@ fn letters(position: usize) -> String {
 
 fn all_notes(
     results: &Results,
-    layout: &Layout,
+    layout: &TableLayout,
     cells: &[Vec<GridCell>],
     footnotes: Footnotes,
 ) -> Vec<Note> {

@@ -27,7 +27,7 @@ use schedule::state::{State, UnknownSweep};
 use sweep::definition::{Output, Table};
 
 use crate::figure::Plot;
-use crate::grid::{Grid, Layout};
+use crate::grid::{Grid, TableLayout};
 use crate::results::Results;
 use crate::sink::Files;
 
@@ -146,7 +146,7 @@ impl<'a> Reporter<'a> {
             Output::Table(table) => table.clone(),
             Output::Figure(figure) => figure::as_table(figure),
         };
-        let layout = Layout::of(&self.results, &table);
+        let layout = TableLayout::of(&self.results, &table);
         let plot = match output {
             Output::Table(_) => None,
             Output::Figure(figure) => Some(figure::plot(&self.results, figure, &layout)),
@@ -163,7 +163,7 @@ impl<'a> Reporter<'a> {
 /// A table, or a figure with the table of its numbers.
 struct Drawn {
     table: Table,
-    layout: Layout,
+    layout: TableLayout,
     grid: Grid,
     plot: Option<Plot>,
 }

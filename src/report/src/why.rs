@@ -265,7 +265,7 @@ fn provenance_text(out: &mut String, rows: &[TrialRow]) {
         return;
     }
     out.push_str("\nprovenance\n");
-    let mut say = |what: &str, values: BTreeSet<String>| {
+    let mut line = |what: &str, values: BTreeSet<String>| {
         let mixed = if values.len() > 1 { "MIXED: " } else { "" };
         let shown: Vec<&str> = values
             .iter()
@@ -281,7 +281,7 @@ fn provenance_text(out: &mut String, rows: &[TrialRow]) {
         .flat_map(|result| result.provenance.inputs.keys())
         .collect();
     for name in names {
-        say(
+        line(
             name,
             all(&|result| {
                 result
@@ -293,39 +293,39 @@ fn provenance_text(out: &mut String, rows: &[TrialRow]) {
             }),
         );
     }
-    say(
+    line(
         "data fingerprint",
         all(&|result| result.provenance.data_fingerprint.clone()),
     );
-    say("trainer", all(&|result| result.provenance.trainer.clone()));
-    say(
+    line("trainer", all(&|result| result.provenance.trainer.clone()));
+    line(
         "libtorch",
         all(&|result| result.provenance.libtorch.clone()),
     );
-    say(
+    line(
         "precision",
         all(&|result| result.provenance.precision.clone()),
     );
-    say("kernels", all(&|result| result.provenance.kernels.clone()));
-    say(
+    line("kernels", all(&|result| result.provenance.kernels.clone()));
+    line(
         "parameters",
         all(&|result| result.provenance.num_parameters.to_string()),
     );
-    say(
+    line(
         "devices",
         all(&|result| result.provenance.devices.join(" + ")),
     );
     // a CPU has no libraries besides libtorch
     let libraries: BTreeSet<String> = all(&|result| result.provenance.libraries.join(" + "));
     if libraries.iter().any(|names| !names.is_empty()) {
-        say("libraries", libraries);
+        line("libraries", libraries);
     }
-    say(
+    line(
         "execution",
         all(&|result| result.provenance.execution.clone()),
     );
-    say("images", all(&|result| result.provenance.images.clone()));
-    say("hosts", all(&|result| result.provenance.host.clone()));
+    line("images", all(&|result| result.provenance.images.clone()));
+    line("hosts", all(&|result| result.provenance.host.clone()));
 }
 
 fn trial_text(out: &mut String, results: &Results, row: &TrialRow) {

@@ -143,7 +143,7 @@ fn one_seed_has_no_spread_and_nothing_is_tested() {
 }
 
 #[test]
-fn mixed_provenance_and_rehearsals_are_said_loudly() {
+fn mixed_provenance_and_rehearsals_are_warned_about() {
     let text = file(&nested(), "nested", "nested.txt");
     assert!(text.contains("!! REHEARSAL (--smoke)"), "{text}");
     assert!(
@@ -194,7 +194,7 @@ fn images_that_were_left_out_are_a_footnote() {
 
 /// The record has everything that decides bits and speed on a GPU, and a person can find it.
 #[test]
-fn a_gpu_trial_says_what_it_ran_on() {
+fn a_gpu_trial_names_its_device() {
     let mut state = every_status();
     for trial in state.trials.values_mut() {
         let Phase::Succeeded { result, .. } = &mut trial.phase else {
@@ -481,7 +481,7 @@ fn csv_columns_are_unique_and_text_is_no_formula() {
 
 /// Ties and near ties are listed below the table, by cell, and in the cell's history.
 #[test]
-fn ties_and_near_ties_of_a_search_are_told() {
+fn ties_and_near_ties_of_a_search_are_reported() {
     let axes = vec![axis(
         "loss",
         &[("xent", "xent"), ("cos", "cos"), ("mse", "mse")],

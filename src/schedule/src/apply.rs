@@ -488,11 +488,11 @@ pub const KEPT_GONE: usize = 100;
 /// Reduces the records of the workers that have been gone the longest to host and build. Attempts
 /// refer to workers for ever, and each run of a worker is a new one.
 fn forget_the_longest_gone(state: &mut State) {
-    let whole = |(worker, entry): (&WorkerId, &WorkerState)| match entry.presence {
+    let full_record = |(worker, entry): (&WorkerId, &WorkerState)| match entry.presence {
         Presence::Gone { at, .. } if !entry.info.slots.is_empty() => Some((at, worker.clone())),
         _ => None,
     };
-    let mut gone: Vec<(Millis, WorkerId)> = state.workers.iter().filter_map(whole).collect();
+    let mut gone: Vec<(Millis, WorkerId)> = state.workers.iter().filter_map(full_record).collect();
     let Some(too_many) = gone.len().checked_sub(KEPT_GONE) else {
         return;
     };

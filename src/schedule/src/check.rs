@@ -48,11 +48,11 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ),
     (
         "S9",
-        "a search chooses once per cell, and only after all its search trials; what is ready to choose is noted",
+        "a search chooses once per cell, and only after all its search trials; what is ready to choose is recorded",
     ),
     (
         "S10",
-        "a failed trial's last attempt says why; no more failures of a class are counted than happened",
+        "a failed trial's last attempt has the reason; no more failures of a class are counted than happened",
     ),
     (
         "S11",
@@ -64,7 +64,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ),
     (
         "S13",
-        "only workers that are present are connected, and each was heard since this coordinator started",
+        "only workers that are present are connected, and each has sent a message since this coordinator started",
     ),
     (
         "S14",
@@ -217,7 +217,7 @@ fn queue(state: &State, found: &mut Found) {
     for (id, trial) in state.trials.iter() {
         let place = place_of(state, *id);
         found.unless(trial.place == place.map(|(place, _)| place), "S6", || {
-            format!("trial {id} notes another place")
+            format!("trial {id} has another place")
         });
         if let Some((place, not_before)) = place {
             expected
@@ -286,21 +286,21 @@ fn searches(state: &State, name: &std::sync::Arc<str>, entry: &SweepState, found
             }
         }
     }
-    let noted: BTreeMap<u32, u32> = entry
+    let recorded: BTreeMap<u32, u32> = entry
         .searching
         .iter()
         .map(|(cell, search)| (*cell, search.unfinished))
         .collect();
-    found.unless(noted == unfinished, "S9", || {
-        format!("sweep `{name}` notes {noted:?} unfinished, not {unfinished:?}")
+    found.unless(recorded == unfinished, "S9", || {
+        format!("sweep `{name}` records {recorded:?} unfinished, not {unfinished:?}")
     });
     for (cell, open) in &unfinished {
         let ready = *open == 0
             && !entry.chosen.contains_key(cell)
             && best_candidate(state, entry, *cell).is_some();
-        let noted = state.to_choose.contains(&(name.clone(), *cell));
-        found.unless(ready == noted, "S9", || {
-            format!("cell {cell} of `{name}`: ready {ready}, noted {noted}")
+        let recorded = state.to_choose.contains(&(name.clone(), *cell));
+        found.unless(ready == recorded, "S9", || {
+            format!("cell {cell} of `{name}`: ready {ready}, recorded {recorded}")
         });
     }
     let validates = entry
@@ -375,13 +375,13 @@ fn live(state: &State, found: &mut Found) {
         found.unless(present, "S13", || {
             format!("worker `{worker}` is connected, but not present")
         });
-        let heard = state
+        let is_recent = state
             .live
-            .last_heard
+            .last_message
             .get(worker)
-            .is_some_and(|heard| *heard >= state.live.since);
-        found.unless(heard, "S13", || {
-            format!("worker `{worker}` is connected, but was not heard")
+            .is_some_and(|at| *at >= state.live.since);
+        found.unless(is_recent, "S13", || {
+            format!("worker `{worker}` is connected, but has sent no message")
         });
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! `fleet.rs` decides on reports of workers, this file on requests of users. An input without
 //! consequence gives no events; one that must not count is refused with a value. What follows from
-//! the state alone (placing trials, ending a search, the bad-node rule) is in `plan.rs`.
+//! the state alone (placing trials, ending a search, the bad-node rule) is in `follow_up.rs`.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use sweep::TrialId;
 
 use crate::config::Config;
 use crate::event::{Event, Input, Rejected, Retry};
-use crate::fleet::{self, present};
+use crate::fleet::{self, present_worker};
 use crate::state::{Millis, Phase, Presence, State, SweepState, SweepTrial, WorkerId, WorkerState};
 use crate::submission::{Submission, submitted};
 
@@ -77,14 +77,14 @@ pub fn decide(
             running,
             ended,
         } => {
-            fleet::check_secret(state, worker, secret)?;
-            let lists = fleet::Lists {
+            let hello = fleet::Hello {
+                connection: *connection,
                 secret,
                 info,
                 running,
                 ended,
             };
-            fleet::connected(state, config, worker, *connection, lists, now)
+            fleet::connected(state, config, worker, &hello, now)
         }
         Input::Disconnected { worker, connection } => {
             Ok(fleet::disconnected(state, worker, *connection))
@@ -164,11 +164,11 @@ fn retry_failed(state: &State, sweep: &str, entry: &SweepState) -> Decision {
 }
 
 fn drain(state: &State, name: &str, reason: &str) -> Result<Vec<Event>, Rejected> {
-    let present: Vec<_> = named(state, name)
+    let present: Vec<_> = workers_named(state, name)
         .filter(|(_, entry)| !entry.is_gone())
         .collect();
     let mut events = Vec::new();
-    match (state.hosts.get(name), named(state, name).next()) {
+    match (state.hosts.get(name), workers_named(state, name).next()) {
         (Some(host), _) if host.drained.is_none() => {
             events.push(Event::HostDrained {
                 host: name.to_owned(),
@@ -195,7 +195,7 @@ fn drain(state: &State, name: &str, reason: &str) -> Result<Vec<Event>, Rejected
 
 /// Drains a worker that leaves on its own.
 fn leaving(state: &State, worker: &WorkerId, reason: &str) -> Result<Vec<Event>, Rejected> {
-    let entry = present(state, worker)?;
+    let entry = present_worker(state, worker)?;
     Ok(if entry.draining.is_some() {
         Vec::new()
     } else {
@@ -211,7 +211,7 @@ fn draining(worker: &WorkerId, reason: &str) -> Event {
 }
 
 /// Returns the worker with this id, or all workers that ever joined from the host of this name.
-pub(crate) fn named<'a>(
+pub(crate) fn workers_named<'a>(
     state: &'a State,
     name: &'a str,
 ) -> impl Iterator<Item = (&'a WorkerId, &'a WorkerState)> {
@@ -222,7 +222,7 @@ pub(crate) fn named<'a>(
 }
 
 fn undrain(state: &State, name: &str) -> Result<Vec<Event>, Rejected> {
-    let host_of_worker = named(state, name)
+    let host_of_worker = workers_named(state, name)
         .next()
         .map(|(_, entry)| entry.info.host.as_str());
     let known = state
@@ -237,7 +237,7 @@ fn undrain(state: &State, name: &str) -> Result<Vec<Event>, Rejected> {
         .hosts
         .get(host)
         .is_some_and(|entry| entry.drained.is_some() || !entry.broken_devices.is_empty());
-    let mut workers = named(state, host).map(|(_, worker)| worker);
+    let mut workers = workers_named(state, host).map(|(_, worker)| worker);
     let holds_back =
         workers.any(|worker| !worker.broken_slots.is_empty() || !worker.pauses.is_empty());
     if distrusted || holds_back {
@@ -249,7 +249,7 @@ fn undrain(state: &State, name: &str) -> Result<Vec<Event>, Rejected> {
     let stays = |worker: &WorkerId, entry: &WorkerState| {
         !entry.is_gone() && !state.live.leaving.contains(worker)
     };
-    let drained = named(state, name)
+    let drained = workers_named(state, name)
         .filter(|(worker, entry)| entry.draining.is_some() && stays(worker, entry));
     events.extend(drained.map(|(worker, _)| Event::WorkerUndrained {
         worker: worker.clone(),

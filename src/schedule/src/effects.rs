@@ -6,7 +6,7 @@
 
 use sweep::AttemptId;
 
-use crate::decide::named;
+use crate::decide::workers_named;
 use crate::event::{Effect, Event, Input, Recorded, Rejected};
 use crate::state::{State, WorkerId};
 
@@ -124,7 +124,7 @@ pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> 
                 .chain(drain(state, worker))
                 .collect()
         }
-        (Input::Drain { name, .. }, Ok(())) => named(state, name)
+        (Input::Drain { name, .. }, Ok(())) => workers_named(state, name)
             .filter_map(|(worker, _)| drain(state, worker))
             .collect(),
         (

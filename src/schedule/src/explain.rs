@@ -1,5 +1,5 @@
 //! The reasons why a trial does not run, or runs again: data first, text second. They come from the
-//! same functions that `plan` and `decide` use.
+//! same functions that `placement.rs` and `decide` use.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use sweep::{AttemptId, AttemptNo, TrialId, counted};
 
 use crate::config::Config;
 use crate::event::{Event, Recorded};
-use crate::live::{lease_end, still_since};
+use crate::live::{lease_end, no_progress_since};
 use crate::state::{Attempt, Millis, Phase, State, TrialState};
 use crate::waits::{WaitReason, because, paused_slots, wait_reason};
 
@@ -261,13 +261,13 @@ fn running(state: &State, config: &Config, id: AttemptId, now: Millis) -> Vec<St
     if attempt.0 > 1 {
         because.extend(again(state, trial));
     }
-    let heard = state
+    let last_message = state
         .live
-        .last_heard
+        .last_message
         .get(&entry.worker)
         .copied()
         .unwrap_or(state.live.since);
-    let silent = now.saturating_sub(heard);
+    let silent = now.saturating_sub(last_message);
     if silent > config.heartbeat_ms.saturating_mul(3) {
         let left = seconds(lease_end(state, config, &entry.worker).saturating_sub(now));
         because.push(format!(
@@ -275,7 +275,7 @@ fn running(state: &State, config: &Config, id: AttemptId, now: Millis) -> Vec<St
             seconds(silent)
         ));
     }
-    let still = now.saturating_sub(still_since(state, id, None, now));
+    let still = now.saturating_sub(no_progress_since(state, id, None, now));
     if still > config.stall_ms / 10 {
         let limit = seconds(config.stall_ms);
         because.push(format!(

@@ -13,49 +13,57 @@ use sweep::{AttemptId, TrialId};
 use crate::config::Config;
 use crate::event::{AfterFailure, EndedAttempt, Event, Outcome, Rejected, RunningAttempt};
 use crate::live;
+use crate::placement::offers;
 use crate::state::{Millis, SecretHash, SlotIndex, State, WorkerId, WorkerInfo, WorkerState};
 
-/// The lists that a worker sends when it connects.
-pub(crate) struct Lists<'a> {
+/// The first message of a stream: the worker's devices and every attempt that it knows of.
+pub(crate) struct Hello<'a> {
+    /// Number of the stream.
+    pub connection: u64,
     pub secret: &'a SecretHash,
     pub info: &'a WorkerInfo,
     pub running: &'a [RunningAttempt],
     pub ended: &'a [EndedAttempt],
 }
 
+impl Hello<'_> {
+    fn ended(&self, attempt: AttemptId) -> Option<&EndedAttempt> {
+        self.ended.iter().find(|ended| ended.id == attempt)
+    }
+
+    fn is_running(&self, attempt: AttemptId, slot: SlotIndex) -> bool {
+        self.running
+            .iter()
+            .any(|running| (running.id, running.slot) == (attempt, slot))
+    }
+
+    /// Returns the attempts that occupy slots.
+    fn occupied(&self) -> BTreeMap<SlotIndex, AttemptId> {
+        self.running
+            .iter()
+            .filter(|running| self.ended(running.id).is_none())
+            .map(|running| (running.slot, running.id))
+            .collect()
+    }
+}
+
+/// Compares the lists of a worker that opens a stream with the slots that the state knows.
 pub(crate) fn connected(
     state: &State,
     config: &Config,
     worker: &WorkerId,
-    connection: u64,
-    lists: Lists<'_>,
+    hello: &Hello<'_>,
     now: Millis,
 ) -> Result<Vec<Event>, Rejected> {
-    let newest = state
-        .live
-        .newest_connection
-        .get(worker)
-        .copied()
-        .unwrap_or(0);
-    if connection <= newest {
-        return Err(Rejected::StaleConnection {
-            worker: worker.clone(),
-            connection,
-            newest,
-        });
-    }
-    check_lists(config, worker, &lists)?;
+    check_secret(state, worker, hello.secret)?;
+    check_connection(state, worker, hello.connection)?;
+    check_hello(config, worker, hello)?;
     let mut events = Vec::new();
-    let known = state.workers.get(worker).filter(|entry| !entry.is_gone());
-    let mut slots = known.map_or_else(Vec::new, |entry| entry.slots.clone());
+    let mut expected = occupied_slots(state, worker);
     for (slot, attempt) in state.current_attempts(worker) {
-        if let Some(ended) = lists.ended.iter().find(|ended| ended.id == attempt) {
+        if let Some(ended) = hello.ended(attempt) {
             events.extend(outcome(state, config, worker, slot, ended, now));
-        } else if lists
-            .running
-            .iter()
-            .any(|running| running.id == attempt && running.slot == slot)
-        {
+        } else if hello.is_running(attempt, slot) {
             continue;
         } else {
             let message = format!(
@@ -71,49 +79,64 @@ pub(crate) fn connected(
                 now,
             ));
         }
-        slots[slot as usize] = None;
+        expected.remove(&slot);
     }
-    let mut occupied = BTreeMap::new();
-    for running in lists.running {
-        if lists.ended.iter().all(|ended| ended.id != running.id) {
-            occupied.insert(running.slot, running.id);
-        }
-    }
-    let held = |slots: &[Option<AttemptId>]| {
-        let held = slots
-            .iter()
-            .enumerate()
-            .filter_map(|(slot, held)| Some((slot as SlotIndex, (*held)?)));
-        held.collect::<BTreeMap<_, _>>()
-    };
-    // A stream that was opened again and changed nothing leaves no trace in the journal.
-    let is_unchanged = |entry: &WorkerState| entry.info == *lists.info && entry.secret.is_some();
-    if !known.is_some_and(is_unchanged) || held(&slots) != occupied {
-        let (info, secret) = (lists.info.clone(), Some(lists.secret.clone()));
+    let occupied = hello.occupied();
+    if !is_as_recorded(state, worker, hello) || expected != occupied {
         events.push(Event::WorkerJoined {
             worker: worker.clone(),
-            info,
-            secret,
+            info: hello.info.clone(),
+            secret: Some(hello.secret.clone()),
             occupied,
         });
     }
-    let late = lists
+    let late = hello
         .ended
         .iter()
         .filter(|ended| !state.is_current(ended.id, worker));
     events.extend(
-        late.filter_map(|ended| late_breakage(state, worker, lists.info.slots.len(), ended)),
+        late.filter_map(|ended| late_breakage(state, worker, hello.info.slots.len(), ended)),
     );
     Ok(events)
 }
 
+/// Returns true if the worker is present and has the recorded devices and a secret: a stream that
+/// was opened again and changed nothing leaves no trace in the journal.
+fn is_as_recorded(state: &State, worker: &WorkerId, hello: &Hello<'_>) -> bool {
+    present_worker(state, worker)
+        .is_ok_and(|entry| entry.info == *hello.info && entry.secret.is_some())
+}
+
+/// Returns the attempt in each occupied slot of a worker.
+fn occupied_slots(state: &State, worker: &WorkerId) -> BTreeMap<SlotIndex, AttemptId> {
+    let slots = present_worker(state, worker).map_or(&[][..], |entry| &entry.slots);
+    (0..)
+        .zip(slots)
+        .filter_map(|(slot, held)| Some((slot, (*held)?)))
+        .collect()
+}
+
+/// Refuses a stream that is not newer than all before it.
+fn check_connection(state: &State, worker: &WorkerId, connection: u64) -> Result<(), Rejected> {
+    let newest = state
+        .live
+        .newest_connection
+        .get(worker)
+        .copied()
+        .unwrap_or(0);
+    if connection > newest {
+        return Ok(());
+    }
+    Err(Rejected::StaleConnection {
+        worker: worker.clone(),
+        connection,
+        newest,
+    })
+}
+
 /// Checks a worker's secret. Its id is no secret: a process that uses it must know what the first
 /// one sent.
-pub(crate) fn check_secret(
-    state: &State,
-    worker: &WorkerId,
-    secret: &SecretHash,
-) -> Result<(), Rejected> {
+fn check_secret(state: &State, worker: &WorkerId, secret: &SecretHash) -> Result<(), Rejected> {
     let known = state
         .workers
         .get(worker)
@@ -124,31 +147,31 @@ pub(crate) fn check_secret(
     }
 }
 
-fn check_lists(config: &Config, worker: &WorkerId, lists: &Lists<'_>) -> Result<(), Rejected> {
-    if lists.info.build != config.build {
+fn check_hello(config: &Config, worker: &WorkerId, hello: &Hello<'_>) -> Result<(), Rejected> {
+    if hello.info.build != config.build {
         return Err(Rejected::OtherBuild {
             worker: worker.clone(),
-            worker_build: lists.info.build.clone(),
+            worker_build: hello.info.build.clone(),
             coordinator_build: config.build.clone(),
         });
     }
-    if lists.info.slots.is_empty() || lists.info.slots.iter().any(|slot| slot.devices.is_empty()) {
+    if hello.info.slots.is_empty() || hello.info.slots.iter().any(|slot| slot.devices.is_empty()) {
         return Err(Rejected::Invalid(format!(
             "worker `{worker}` offers no slot, or one without devices"
         )));
     }
     let mut seen = BTreeSet::new();
-    for running in lists.running {
-        if running.slot as usize >= lists.info.slots.len() {
-            let slots = lists.info.slots.len();
+    for running in hello.running {
+        if running.slot as usize >= hello.info.slots.len() {
+            let slots = hello.info.slots.len();
             return Err(Rejected::Invalid(format!(
-                "worker `{worker}` says slot {} of {slots}",
+                "worker `{worker}` reports an attempt in slot {} and has {slots} slots",
                 running.slot
             )));
         }
         if !seen.insert(running.slot) {
             return Err(Rejected::Invalid(format!(
-                "worker `{worker}` says two attempts in slot {}",
+                "worker `{worker}` reports two attempts in slot {}",
                 running.slot
             )));
         }
@@ -158,7 +181,7 @@ fn check_lists(config: &Config, worker: &WorkerId, lists: &Lists<'_>) -> Result<
 
 /// Ends a draining worker that holds nothing and closes its stream, as it was ordered to.
 pub(crate) fn disconnected(state: &State, worker: &WorkerId, connection: u64) -> Vec<Event> {
-    let Ok(entry) = present(state, worker) else {
+    let Ok(entry) = present_worker(state, worker) else {
         return Vec::new();
     };
     let newest = state.live.connected.get(worker) == Some(&connection);
@@ -183,15 +206,15 @@ pub(crate) fn heartbeat(
     running: &[RunningAttempt],
     now: Millis,
 ) -> Result<Vec<Event>, Rejected> {
-    present(state, worker)?;
+    present_worker(state, worker)?;
     let mut events = Vec::new();
     for (_, attempt) in state.current_attempts(worker) {
-        let said = running.iter().find(|running| running.id == attempt);
-        let since = live::still_since(state, attempt, said, now);
+        let reported = running.iter().find(|running| running.id == attempt);
+        let since = live::no_progress_since(state, attempt, reported, now);
         let still = now.saturating_sub(since);
         if still >= config.stall_ms {
             let message = format!(
-                "its worker was heard, but epoch, step and collectives stood still for {} s (limit {} s)",
+                "its worker sent heartbeats, but epoch, step and collectives did not advance for {} s (limit {} s)",
                 still / 1000,
                 config.stall_ms / 1000
             );
@@ -216,7 +239,7 @@ pub(crate) fn ended(
     ended: &EndedAttempt,
     now: Millis,
 ) -> Result<Vec<Event>, Rejected> {
-    let entry = present(state, worker)?;
+    let entry = present_worker(state, worker)?;
     let slot = entry.slot_of(ended.id);
     match slot {
         Some(slot) if state.is_current(ended.id, worker) => {
@@ -296,19 +319,19 @@ fn late_breakage(
     ended: &EndedAttempt,
 ) -> Option<Event> {
     let attempt = state.attempt(ended.id)?;
-    let told = attempt
+    let is_reported = attempt
         .ended
         .as_ref()?
         .failure
         .as_ref()
-        .is_some_and(|said| said.class == FailureClass::BadDevice);
+        .is_some_and(|reported| reported.class == FailureClass::BadDevice);
     let is_here = attempt.worker == *worker && (attempt.slot as usize) < num_slots;
     let known = state
         .workers
         .get(worker)?
         .broken_slots
         .contains_key(&attempt.slot);
-    if told || known || !is_here {
+    if is_reported || known || !is_here {
         None
     } else {
         breakage(worker, attempt.slot, &ended.outcome)
@@ -484,7 +507,7 @@ fn another_host(state: &State, attempt: AttemptId, now: Millis) -> bool {
         return false;
     };
     let here = &state.workers[&entry.worker].info.host;
-    crate::plan::offers(state, now)
+    offers(state, now)
         .into_iter()
         .any(|((host, trainer), devices)| {
             host != here && *trainer == trial.trainer && devices >= trial.devices
@@ -493,7 +516,7 @@ fn another_host(state: &State, attempt: AttemptId, now: Millis) -> bool {
 
 /// Returns a worker whose messages count. One that is gone must first connect again, with its
 /// lists.
-pub(crate) fn present<'a>(
+pub(crate) fn present_worker<'a>(
     state: &'a State,
     worker: &WorkerId,
 ) -> Result<&'a WorkerState, Rejected> {

@@ -2,7 +2,8 @@
 //! randomness, no IO.
 //!
 //! An input becomes events (`decide`), only events change the state (`apply`), more events follow
-//! from the state (`plan`), and the shell gets its actions (`effects`). `turn` runs them in order.
+//! from the state (`follow_up`), and the shell gets its actions (`effects`). `turn` runs them in
+//! order.
 //! Read `state.rs`, `event.rs`, then `apply.rs`.
 
 pub mod allocation;
@@ -15,10 +16,11 @@ mod effects;
 pub mod event;
 mod explain;
 mod fleet;
-mod leftovers;
+mod follow_up;
 mod live;
 mod phase;
-mod plan;
+mod placement;
+mod removable;
 mod search;
 mod snapshot;
 pub mod state;
@@ -36,10 +38,9 @@ pub use config::{BadNode, Budget, Budgets, Config};
 pub use decide::{Answer, Decision, decide};
 pub use effects::{effects, replies};
 pub use explain::{Explanation, Spent, Tried, Wanted, explain};
-pub use leftovers::{KEEP_MS, Leftovers, leftovers};
 pub use live::{held_up, longest_wait, next_deadline, observe, restart};
 pub use phase::{Illegal, TrialEvent};
-pub use plan::plan;
+pub use removable::{KEEP_MS, Removable, removable};
 pub use search::{Choice, DecidedBy, Score, choice_of, choose, explain_choice};
 pub use submission::{Submission, preview};
 pub use trials::Trials;

@@ -33,8 +33,8 @@ pub fn observe(state: &mut State, input: &Input, now: Millis) {
                 .insert(worker.clone(), *connection);
             // A worker that leaves announces it again.
             state.live.leaving.remove(worker);
-            heard(state, worker, now);
-            progressed(state, running, now);
+            message_received(state, worker, now);
+            record_progress(state, running, now);
         }
         Input::Disconnected { worker, connection } => {
             if state.live.connected.get(worker) == Some(connection) {
@@ -43,11 +43,11 @@ pub fn observe(state: &mut State, input: &Input, now: Millis) {
             forget_the_gone(state);
         }
         Input::Heartbeat { worker, running } => {
-            heard(state, worker, now);
-            progressed(state, running, now);
+            message_received(state, worker, now);
+            record_progress(state, running, now);
         }
         Input::Ended { worker, ended } => {
-            heard(state, worker, now);
+            message_received(state, worker, now);
             let known = state.live.progress.get(&ended.id.trial);
             if known.is_some_and(|known| known.attempt == ended.id.number) {
                 state.live.progress.remove(&ended.id.trial);
@@ -55,7 +55,7 @@ pub fn observe(state: &mut State, input: &Input, now: Millis) {
         }
         Input::Leaving { worker, .. } => {
             state.live.leaving.insert(worker.clone());
-            heard(state, worker, now);
+            message_received(state, worker, now);
         }
         Input::Tick => forget_the_gone(state),
         Input::Submit { .. }
@@ -111,9 +111,9 @@ pub fn held_up(state: &mut State, config: &Config, gap: Millis, now: Millis) -> 
     };
     let live = &mut state.live;
     live.since = later(live.since);
-    live.last_heard
+    live.last_message
         .values_mut()
-        .for_each(|heard| *heard = later(*heard));
+        .for_each(|at| *at = later(*at));
     // A stall lasts minutes, so it is enough not to count the gap.
     for progress in live.progress.values_mut() {
         progress.advanced_at = progress.advanced_at.saturating_add(gap).min(now);
@@ -125,20 +125,20 @@ pub fn held_up(state: &mut State, config: &Config, gap: Millis, now: Millis) -> 
 const HARDLY_HELD_UP_MS: Millis = 1_000;
 
 pub(crate) fn lease_end(state: &State, config: &Config, worker: &WorkerId) -> Millis {
-    let heard = state
+    let at = state
         .live
-        .last_heard
+        .last_message
         .get(worker)
         .copied()
         .unwrap_or(state.live.since);
-    heard.saturating_add(config.lease_ms)
+    at.saturating_add(config.lease_ms)
 }
 
 /// Returns the time since which an attempt has made no progress, given its entry in this heartbeat.
-pub(crate) fn still_since(
+pub(crate) fn no_progress_since(
     state: &State,
     attempt: AttemptId,
-    said: Option<&RunningAttempt>,
+    reported: Option<&RunningAttempt>,
     now: Millis,
 ) -> Millis {
     let known = state
@@ -146,8 +146,8 @@ pub(crate) fn still_since(
         .progress
         .get(&attempt.trial)
         .filter(|known| known.attempt == attempt.number);
-    match (known, said) {
-        (Some(known), Some(said)) if advanced(known, said) => now,
+    match (known, reported) {
+        (Some(known), Some(reported)) if advanced(known, reported) => now,
         (Some(known), _) => known.advanced_at,
         // The first report of it, perhaps to a coordinator that has just started.
         (None, Some(_)) => now,
@@ -158,23 +158,23 @@ pub(crate) fn still_since(
     }
 }
 
-fn heard(state: &mut State, worker: &WorkerId, now: Millis) {
-    state.live.last_heard.insert(worker.clone(), now);
+fn message_received(state: &mut State, worker: &WorkerId, now: Millis) {
+    state.live.last_message.insert(worker.clone(), now);
 }
 
-fn progressed(state: &mut State, running: &[RunningAttempt], now: Millis) {
-    for said in running {
-        let AttemptId { trial, number } = said.id;
+fn record_progress(state: &mut State, running: &[RunningAttempt], now: Millis) {
+    for reported in running {
+        let AttemptId { trial, number } = reported.id;
         let moved = match state.live.progress.get(&trial) {
             // A late report of an attempt that newer ones have followed.
             Some(known) if known.attempt > number => continue,
-            Some(known) if known.attempt == number => advanced(known, said),
+            Some(known) if known.attempt == number => advanced(known, reported),
             _ => true,
         };
         if moved {
             let entry = LiveProgress {
                 attempt: number,
-                progress: said.progress.clone(),
+                progress: reported.progress.clone(),
                 advanced_at: now,
             };
             state.live.progress.insert(trial, entry);
@@ -183,8 +183,8 @@ fn progressed(state: &mut State, running: &[RunningAttempt], now: Millis) {
 }
 
 /// Returns true if a counter grew; counters only grow within an attempt.
-fn advanced(known: &LiveProgress, said: &RunningAttempt) -> bool {
-    let (before, after) = (&known.progress, &said.progress);
+fn advanced(known: &LiveProgress, reported: &RunningAttempt) -> bool {
+    let (before, after) = (&known.progress, &reported.progress);
     after.epoch > before.epoch || after.step > before.step || after.collectives > before.collectives
 }
 
@@ -198,7 +198,7 @@ fn forget_the_gone(state: &mut State) {
     } = state;
     let present = |worker: &WorkerId| workers.get(worker).is_some_and(|entry| !entry.is_gone());
     live.connected.retain(|worker, _| present(worker));
-    live.last_heard.retain(|worker, _| present(worker));
+    live.last_message.retain(|worker, _| present(worker));
     live.leaving.retain(|worker| present(worker));
     live.progress.retain(|id, known| {
         let attempt = trials

@@ -1,5 +1,5 @@
 //! Chooses the candidate of a search that makes a cell, and measures how certain the choice is.
-//! Pure functions; `plan.rs` journals the choice, the report repeats the reasons for it.
+//! Pure functions; `follow_up.rs` journals the choice, the report repeats the reasons for it.
 //!
 //! The highest mean accuracy wins, among candidates all of whose trials succeeded. Between equal
 //! ones the mean loss on the same images decides. If that is equal too, the middle one is taken: of
@@ -353,7 +353,7 @@ mod tests {
     /// The standard error of the difference between two shares near 80 % of 100 images is 5.7
     /// points.
     #[test]
-    fn what_is_within_noise_is_noted() {
+    fn candidates_within_noise_are_reported() {
         let scores = [
             score(75, 100, 1.0),
             score(80, 100, 1.0),

@@ -370,7 +370,7 @@ pub struct Live {
     pub connected: BTreeMap<WorkerId, u64>,
     /// The newest stream number seen of each worker.
     pub newest_connection: BTreeMap<WorkerId, u64>,
-    pub last_heard: BTreeMap<WorkerId, Millis>,
+    pub last_message: BTreeMap<WorkerId, Millis>,
     /// Workers that have announced on their open stream that they leave.
     pub leaving: BTreeSet<WorkerId>,
     pub progress: BTreeMap<TrialId, LiveProgress>,

@@ -147,7 +147,7 @@ fn describe(state: &State, checked: &CheckedSweep, same: bool) -> Submission {
 }
 
 fn explain_numbers(submission: &mut Submission, elsewhere: BTreeMap<&str, u64>) {
-    let mut say = |count: u64, text: &str| {
+    let mut add_line = |count: u64, text: &str| {
         if count > 0 {
             submission.explanation.push(format!(
                 "{count} {} {text}",
@@ -156,23 +156,23 @@ fn explain_numbers(submission: &mut Submission, elsewhere: BTreeMap<&str, u64>) 
         }
     };
     for (sweep, count) in elsewhere {
-        say(
+        add_line(
             count,
             &format!("with the same settings and seed finished in sweep `{sweep}`: reused"),
         );
     }
-    say(
+    add_line(
         submission.shared,
         "waiting or running already: shared, not trained twice",
     );
-    say(
+    add_line(
         submission.failed,
         &format!(
             "failed before: not tried again, unless `orchestrator retry {}` says so",
             submission.sweep
         ),
     );
-    say(
+    add_line(
         submission.dropped,
         "of the revision before that no sweep wants now: dropped",
     );

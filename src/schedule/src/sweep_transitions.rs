@@ -60,11 +60,11 @@ pub(crate) fn sweep_submitted(
         trial.wanted_by.retain(|(other, _)| *other != name);
     }
     state.sweeps.insert(name.clone(), entry);
-    list(state, &name, &dropped, trials, context)
+    list_trials(state, &name, &dropped, trials, context)
 }
 
 /// Gives a sweep that lists nothing its trials, and releases those that it listed before.
-fn list(
+fn list_trials(
     state: &mut State,
     name: &Arc<str>,
     before: &[TrialId],
@@ -72,7 +72,7 @@ fn list(
     context: Context,
 ) -> Applied {
     state.to_choose.retain(|(other, _)| other != name);
-    want(state, name, trials, context)?;
+    add_trials(state, name, trials, context)?;
     for id in before {
         settle(state, *id, context)?;
     }
@@ -117,7 +117,7 @@ pub(crate) fn failed_trials_retried(state: &mut State, sweep: &str, context: Con
             .expect("sweeps list trials that exist");
         if matches!(trial.phase, Phase::Failed { .. }) {
             trial.spent.clear();
-            happens(state, id, &TrialEvent::FailureRetried { at: context.at })?;
+            advance(state, id, &TrialEvent::FailureRetried { at: context.at })?;
         }
     }
     settle_all(state, sweep, context)
@@ -164,7 +164,7 @@ pub(crate) fn trials_retried(
             .expect("sweeps list trials that exist");
         trial.spent.clear();
         trial.since = trial.next_attempt();
-        happens(state, *id, &TrialEvent::TrainedAgain { at: context.at })?;
+        advance(state, *id, &TrialEvent::TrainedAgain { at: context.at })?;
     }
     if !searched.is_empty() {
         search_again(state, &name, &searched, context)?;
@@ -206,7 +206,7 @@ fn search_again(
             .expect("sweeps list trials that exist");
         trial.wanted_by.retain(|(other, _)| other != name);
     }
-    list(state, name, &before, &kept, context)
+    list_trials(state, name, &before, &kept, context)
 }
 
 pub(crate) fn candidate_chosen(
@@ -242,7 +242,7 @@ pub(crate) fn candidate_chosen(
     entry.chosen.insert(cell, candidate);
     entry.changed = context.number;
     state.to_choose.remove(&(name.clone(), cell));
-    want(state, &name, trials, context)
+    add_trials(state, &name, trials, context)
 }
 
 fn check_trials(sweep: &Sweep, trials: &[SweepTrial]) -> Applied {
@@ -291,7 +291,12 @@ fn searches(trials: &[SweepTrial]) -> Result<std::collections::BTreeMap<u32, Sea
 }
 
 /// Adds trials to a sweep: new ones wait, known ones are shared.
-fn want(state: &mut State, name: &Arc<str>, trials: &[SweepTrial], context: Context) -> Applied {
+fn add_trials(
+    state: &mut State,
+    name: &Arc<str>,
+    trials: &[SweepTrial],
+    context: Context,
+) -> Applied {
     for trial in trials {
         let entry = state.sweeps.get_mut(name).expect("the caller found it");
         let devices = entry.sweep.resources.devices_per_trial;
@@ -362,7 +367,7 @@ pub(crate) fn next_phase(state: &State, id: TrialId, event: &TrialEvent) -> Resu
 }
 
 /// Changes a trial's phase by the table; changes nothing if the event cannot follow.
-fn happens(state: &mut State, id: TrialId, event: &TrialEvent) -> Applied {
+fn advance(state: &mut State, id: TrialId, event: &TrialEvent) -> Applied {
     let phase = next_phase(state, id, event)?;
     set_phase(state, id, phase);
     Ok(())

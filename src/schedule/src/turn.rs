@@ -1,5 +1,5 @@
-//! One turn of the owner's loop: decide and apply each input, plan until nothing follows, return
-//! the effects.
+//! One turn of the owner's loop: decide and apply each input, follow up until nothing more follows,
+//! return the effects.
 //!
 //! The events are applied to the state before they are durable, so that all inputs that came
 //! together share one transaction. The shell must append them before it performs an effect or gives
@@ -18,8 +18,8 @@ use crate::config::Config;
 use crate::decide::{Answer, Decision, decide};
 use crate::effects::{effects, replies};
 use crate::event::{Effect, Event, Input, Recorded, Rejected};
+use crate::follow_up::follow_up;
 use crate::live::observe;
-use crate::plan::plan;
 use crate::state::{Millis, State};
 
 pub struct Turn {
@@ -38,7 +38,7 @@ pub fn turn(state: &mut State, config: &Config, inputs: &[Input], now: Millis) -
         .map(|input| take(state, config, input, now, &mut recorded))
         .collect();
     loop {
-        let events = plan(state, config, now);
+        let events = follow_up(state, config, now);
         // Placing is the last step: it leaves nothing to place.
         let placed = events
             .iter()

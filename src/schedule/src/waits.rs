@@ -1,12 +1,12 @@
-//! The reasons why trials wait, as data and as text for users. Reads what `plan` reads, and changes
-//! nothing.
+//! The reasons why trials wait, as data and as text for users. Reads what `placement.rs` reads, and
+//! changes nothing.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use sweep::{Trainer, TrialId, counted};
 
-use crate::plan::{Placing, failed_hosts, is_usable};
+use crate::placement::{Placement, failed_hosts, is_usable};
 use crate::state::{Millis, Phase, Presence, SlotIndex, State, TrialState, WorkerId, WorkerState};
 
 /// The reason why a waiting trial was not placed; the worst for its sweep first.
@@ -59,7 +59,7 @@ impl WaitReason {
 
 /// Maximum number of waiting trials of a sweep to check: there are few reasons, and a million
 /// trials share them.
-const LOOKED_AT: usize = 1_000;
+const MAX_TRIALS_CHECKED: usize = 1_000;
 
 /// The reason why a sweep makes no progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,16 +75,16 @@ pub fn sweep_waits(state: &State, sweep: &str, now: Millis) -> Option<SweepWaits
     if entry.counts.waiting == 0 {
         return None;
     }
-    let looking = Looking::new(state, now);
+    let survey = SlotSurvey::new(state, now);
     let mut worst: Option<(WaitReason, TrialId)> = None;
-    for index in entry.tally.waiting.iter().take(LOOKED_AT) {
+    for index in entry.tally.waiting.iter().take(MAX_TRIALS_CHECKED) {
         let wanted = &entry.trials[*index as usize];
         let trial = &state.trials[&wanted.id];
-        let reason = match looking.shortage(trial) {
+        let reason = match survey.shortage(trial) {
             Some(reason) => reason,
             // Its own trials have the slots.
             None if entry.counts.running > 0 => continue,
-            None => looking.reason(wanted.id, trial, now)?,
+            None => survey.reason(wanted.id, trial, now)?,
         };
         if worst.is_none_or(|(known, _)| reason < known) {
             worst = Some((reason, wanted.id));
@@ -112,16 +112,16 @@ pub fn sweep_waits(state: &State, sweep: &str, now: Millis) -> Option<SweepWaits
 pub(crate) fn wait_reason(state: &State, id: TrialId, now: Millis) -> Option<WaitReason> {
     let trial = state.trials.get(&id)?;
     match trial.phase {
-        Phase::Waiting { .. } => Looking::new(state, now).reason(id, trial, now),
+        Phase::Waiting { .. } => SlotSurvey::new(state, now).reason(id, trial, now),
         _ => None,
     }
 }
 
-struct Looking<'a> {
-    placing: Placing<'a>,
+struct SlotSurvey<'a> {
+    placement: Placement<'a>,
     /// For each trainer, devices of the largest slot that takes work, of the largest that will
     /// after its pause, and of the largest that would if it were not broken.
-    whole: Largest<'a>,
+    in_service: Largest<'a>,
     paused: Largest<'a>,
     broken: Largest<'a>,
 }
@@ -137,11 +137,11 @@ fn largest<'a>(slots: impl Iterator<Item = (&'a Trainer, u32)>) -> Largest<'a> {
     largest
 }
 
-impl<'a> Looking<'a> {
+impl<'a> SlotSurvey<'a> {
     fn new(state: &'a State, now: Millis) -> Self {
-        let placing = Placing::new(state, now);
-        let whole = largest(
-            placing
+        let placement = Placement::new(state, now);
+        let in_service = largest(
+            placement
                 .offers
                 .iter()
                 .map(|((_, trainer), devices)| (*trainer, *devices)),
@@ -149,8 +149,8 @@ impl<'a> Looking<'a> {
         let paused = largest(paused_slots(state, now).map(|held| (held.trainer, held.num_devices)));
         let broken = largest(broken_slots(state).map(|held| (held.trainer, held.num_devices)));
         Self {
-            placing,
-            whole,
+            placement,
+            in_service,
             paused,
             broken,
         }
@@ -160,16 +160,18 @@ impl<'a> Looking<'a> {
     /// hold.
     fn shortage(&self, trial: &TrialState) -> Option<WaitReason> {
         let of = |largest: &Largest| largest.get(&trial.trainer).copied().unwrap_or(0);
-        let (whole, paused, broken) = (of(&self.whole), of(&self.paused), of(&self.broken));
-        if whole >= trial.devices {
+        let (in_service, paused, broken) =
+            (of(&self.in_service), of(&self.paused), of(&self.broken));
+        if in_service >= trial.devices {
             None
         } else if paused >= trial.devices {
             Some(WaitReason::SlotsPaused)
         } else if broken >= trial.devices {
             Some(WaitReason::SlotsBroken)
-        } else if whole > 0 || paused > 0 || broken > 0 {
+        } else if in_service > 0 || paused > 0 || broken > 0 {
             Some(WaitReason::NoSlotLargeEnough)
-        } else if !(self.whole.is_empty() && self.paused.is_empty() && self.broken.is_empty()) {
+        } else if !(self.in_service.is_empty() && self.paused.is_empty() && self.broken.is_empty())
+        {
             Some(WaitReason::NoTrainer)
         } else {
             Some(WaitReason::NoWorkers)
@@ -183,13 +185,13 @@ impl<'a> Looking<'a> {
         if matches!(trial.phase, Phase::Waiting { not_before } if not_before > now) {
             return Some(WaitReason::Backoff);
         }
-        if self.placing.is_placed_next(id, trial) {
+        if self.placement.is_placed_next(id, trial) {
             return None;
         }
         let failed = trial.attempts.iter().any(|attempt| attempt.ended.is_some());
         let elsewhere = failed
-            && !failed_hosts(self.placing.state, trial).is_empty()
-            && self.placing.elsewhere(trial);
+            && !failed_hosts(self.placement.state, trial).is_empty()
+            && self.placement.elsewhere(trial);
         Some(if elsewhere {
             WaitReason::AnotherHost
         } else {
@@ -233,8 +235,8 @@ pub(crate) fn paused_slots(state: &State, now: Millis) -> impl Iterator<Item = H
             .pauses
             .iter()
             .filter(move |(_, pause)| pause.until > now);
-        let whole = pauses.filter(|(slot, _)| !entry.broken_slots.contains_key(slot));
-        whole.filter_map(|(slot, pause)| {
+        let not_broken = pauses.filter(|(slot, _)| !entry.broken_slots.contains_key(slot));
+        not_broken.filter_map(|(slot, pause)| {
             held_back(worker, entry, *slot, &pause.reason, Some(pause.until))
         })
     })
@@ -272,9 +274,9 @@ pub(crate) fn because(
     match reason {
         WaitReason::SlotsBroken => slots_broken(state, trial),
         WaitReason::NoSlotLargeEnough => {
-            let looking = Looking::new(state, now);
+            let survey = SlotSurvey::new(state, now);
             let of = |largest: &Largest| largest.get(&trial.trainer).copied().unwrap_or(0);
-            let largest = of(&looking.whole).max(of(&looking.paused));
+            let largest = of(&survey.in_service).max(of(&survey.paused));
             format!(
                 "it needs a slot of {devices}, and the largest offered has {largest}: start a worker with \
                  --devices-per-slot {}, or change `resources.devices_per_trial` in the sweep file",

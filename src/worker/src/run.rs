@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use protocol::{DiskUse, FromCoordinator, FromWorker, Hello, WorkerSecret};
-use schedule::Leftovers;
+use schedule::Removable;
 use schedule::event::Outcome;
 use schedule::state::{SlotIndex, WorkerId, WorkerInfo};
 use sweep::record::{Failure, FailureClass};
@@ -199,7 +199,7 @@ impl Loop {
                 tracing::info!(reason, "told to take no new work and to end");
                 self.state.draining.get_or_insert(reason);
             }
-            FromCoordinator::Remove(leftovers) => self.remove(leftovers),
+            FromCoordinator::Remove(removable) => self.remove(removable),
             // handled by the caller and by the link
             FromCoordinator::Welcome { .. } | FromCoordinator::Refused { .. } => {}
         }
@@ -276,21 +276,21 @@ impl Loop {
 
     fn acknowledged(&mut self, attempt: AttemptId) {
         if let Some(Outcome::Finished(_)) = self.state.attempts.acknowledge(attempt) {
-            self.remove(Leftovers {
+            self.remove(Removable {
                 checkpoints: vec![attempt],
-                ..Leftovers::default()
+                ..Removable::default()
             });
         }
     }
 
-    fn remove(&mut self, leftovers: Leftovers) {
+    fn remove(&mut self, removable: Removable) {
         let work_dir = self.around.work_dir.clone();
         while self.state.removals.try_join_next().is_some() {}
         self.state.removals.spawn_blocking(move || {
-            work_dir.remove_abandoned(&leftovers.unknown, leftovers.now);
-            let checkpoints = leftovers.checkpoints.into_iter();
+            work_dir.remove_abandoned(&removable.unknown, removable.now);
+            let checkpoints = removable.checkpoints.into_iter();
             let checkpoints = checkpoints.map(|attempt| (attempt, work_dir.remove_checkpoints(attempt)));
-            let logs = leftovers.logs.into_iter();
+            let logs = removable.logs.into_iter();
             let logs = logs.map(|attempt| (attempt, work_dir.remove_logs(attempt)));
             for (attempt, removed) in checkpoints.chain(logs) {
                 if let Err(error) = removed {

@@ -81,7 +81,7 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
     }
     tokio::select! {
         error = handle.wait() => return Err(coordinator_error(error)),
-        signal = signals.next() => talk::say(&format!("{signal}: ending; started again it goes on")),
+        signal = signals.next() => talk::say(&format!("{signal}: ending; started again it continues")),
     }
     drop(announced);
     tokio::select! {

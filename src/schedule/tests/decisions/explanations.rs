@@ -19,7 +19,7 @@ fn only(world: &World) -> TrialId {
 }
 
 #[test]
-fn a_waiting_trial_says_for_what() {
+fn a_waiting_trial_reports_what_it_waits_for() {
     let mut world = World::new();
     world.submit(grid("a", 1, 1, "resources: {devices_per_trial: 2}\n"));
     let id = only(&world);
@@ -74,7 +74,7 @@ fn broken_slots_are_named_with_what_lets_them_work_again() {
 }
 
 #[test]
-fn a_sweep_that_does_not_get_on_says_why() {
+fn a_sweep_without_progress_reports_why() {
     let mut world = World::new();
     world.submit(grid("wide", 2, 1, "resources: {devices_per_trial: 2}\n"));
     assert_eq!(
@@ -115,7 +115,7 @@ fn a_sweep_that_does_not_get_on_says_why() {
 }
 
 #[test]
-fn a_trial_in_the_queue_says_how_many_are_before_it() {
+fn a_queued_trial_reports_how_many_are_ahead() {
     let mut world = World::new();
     world.submit(grid("a", 3, 1, ""));
     world.join("w", 1);
@@ -129,7 +129,7 @@ fn a_trial_in_the_queue_says_how_many_are_before_it() {
 }
 
 #[test]
-fn a_trial_that_runs_again_says_why() {
+fn a_retried_trial_reports_why() {
     let mut world = World::new();
     world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));
@@ -180,7 +180,7 @@ fn a_trial_that_runs_again_says_why() {
 }
 
 #[test]
-fn a_failed_trial_says_whether_it_is_ever_tried_again() {
+fn a_failed_trial_reports_whether_it_is_retried() {
     let mut world = World::new();
     world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));

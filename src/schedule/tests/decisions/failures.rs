@@ -635,7 +635,7 @@ fn other_hosts_get_the_trial_while_a_slot_pauses() {
 }
 
 #[test]
-fn a_paused_slot_says_why_and_undrain_ends_the_pause() {
+fn a_paused_slot_reports_why_and_undrain_ends_the_pause() {
     let mut world = World::new();
     let worker = world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));

@@ -6,7 +6,7 @@ use schedule::{KEPT_GONE, held_up, longest_wait, next_deadline, turn};
 use sweep::record::FailureClass;
 
 use crate::sweeps::grid;
-use crate::world::{Started, World, finished, info, says, secret};
+use crate::world::{Started, World, finished, info, report_of, secret};
 
 fn one_running(world: &mut World) -> (WorkerId, Started) {
     let worker = world.join("w", 1);
@@ -321,7 +321,7 @@ fn only_the_process_that_joined_can_connect_as_its_worker() {
         connection,
         secret: secret(process),
         info: info("w", 1, 1),
-        running: vec![says(&first, 0)],
+        running: vec![report_of(&first, 0)],
         ended: Vec::new(),
     };
     for restarted in [false, true] {
@@ -369,7 +369,7 @@ fn a_worker_of_an_older_journal_gets_its_secret_when_it_connects() {
 }
 
 #[test]
-fn after_a_restart_leases_run_anew_and_running_work_goes_on() {
+fn after_a_restart_leases_start_again_and_running_work_continues() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
     world.now += 10 * world.config.lease_ms;
@@ -454,7 +454,7 @@ fn a_silent_worker_is_unreachable_and_not_stalled() {
 }
 
 #[test]
-fn an_attempt_that_the_worker_never_mentions_stalls() {
+fn an_attempt_that_the_worker_never_reports_stalls() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
     for _ in 0..world.config.stall_ms / 1_000 {
@@ -513,7 +513,7 @@ fn contradictory_lists_are_refused() {
 }
 
 #[test]
-fn work_that_this_journal_never_gave_out_is_stopped_and_its_slot_left_alone() {
+fn work_that_this_journal_never_dispatched_is_stopped_and_its_slot_left_alone() {
     let mut old = World::new();
     let (worker, stray) = one_running(&mut old);
     let mut world = World::new();
@@ -557,20 +557,20 @@ fn an_outcome_from_a_worker_that_was_not_given_the_attempt_is_refused() {
 }
 
 #[test]
-fn a_drained_worker_that_hangs_up_empty_is_gone_at_once_and_drains_on_if_it_returns() {
+fn a_drained_idle_worker_is_gone_when_it_disconnects_and_still_drains_if_it_returns() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
     drain(&mut world, &worker.0);
-    let told = Effect::Drain {
+    let order = Effect::Drain {
         worker: worker.clone(),
         reason: "maintenance".into(),
     };
     assert!(
-        !world.effects.contains(&told),
+        !world.effects.contains(&order),
         "it finishes what runs, and may be undrained until then"
     );
     world.finish(&first).expect("it is current");
-    assert!(world.effects.contains(&told));
+    assert!(world.effects.contains(&order));
     world
         .give(Input::Disconnected {
             worker: worker.clone(),
@@ -581,7 +581,7 @@ fn a_drained_worker_that_hangs_up_empty_is_gone_at_once_and_drains_on_if_it_retu
     world
         .connect(&worker, info("w", 1, 1), &[], &[])
         .expect("it may return");
-    assert!(world.effects.contains(&told));
+    assert!(world.effects.contains(&order));
 }
 
 fn drain(world: &mut World, name: &str) {
@@ -627,11 +627,11 @@ fn an_undrained_worker_that_has_not_left_stays_and_works_on() {
             1,
             "{drained}, {undrained}: the next trial follows"
         );
-        let told = world
+        let order = world
             .effects
             .iter()
             .any(|effect| matches!(effect, Effect::Drain { .. }));
-        assert!(!told, "{drained}, {undrained}: it was told to leave");
+        assert!(!order, "{drained}, {undrained}: it was ordered to leave");
     }
 }
 
@@ -641,13 +641,13 @@ fn a_drained_host_gives_no_work_to_its_later_workers_either() {
     let early = ["one", "two"].map(|name| on_host(&mut world, name));
     drain(&mut world, "host");
     for worker in early {
-        let told = Effect::Drain {
+        let order = Effect::Drain {
             worker,
             reason: "maintenance".into(),
         };
         assert!(
-            world.effects.contains(&told),
-            "an idle one leaves at once: {told:?}"
+            world.effects.contains(&order),
+            "an idle one leaves at once: {order:?}"
         );
     }
     on_host(&mut world, "three");
@@ -771,7 +771,7 @@ fn an_impossible_history_is_an_error_value_and_changes_nothing() {
 }
 
 #[test]
-fn late_words_about_an_earlier_attempt_do_not_hide_a_stall() {
+fn late_reports_of_an_earlier_attempt_do_not_hide_a_stall() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
     world
@@ -783,7 +783,7 @@ fn late_words_about_an_earlier_attempt_do_not_hide_a_stall() {
         .expect("it is present");
     let late = Input::Heartbeat {
         worker: worker.clone(),
-        running: vec![says(&first, 900)],
+        running: vec![report_of(&first, 900)],
     };
     world.give(late).expect("it is present");
     assert_eq!(

@@ -33,7 +33,7 @@ fn train_all(world: &mut World) {
     }
 }
 
-fn says(explanation: &[String], part: &str) -> bool {
+fn explains(explanation: &[String], part: &str) -> bool {
     explanation.iter().any(|line| line.contains(part))
 }
 
@@ -52,13 +52,13 @@ fn changed_data_are_trained_anew_and_the_reason_is_counted() {
         (2, 6, 0)
     );
     let line = "4 trials are trained anew: the content of data set folder:t changed";
-    assert!(says(&changed.explanation, line), "{changed:?}");
+    assert!(explains(&changed.explanation, line), "{changed:?}");
     assert!(
-        says(&changed.explanation, "changed: train/cat/1.png differs"),
+        explains(&changed.explanation, "changed: train/cat/1.png differs"),
         "{changed:?}"
     );
     assert!(
-        !says(&changed.explanation, "nothing that decides"),
+        !explains(&changed.explanation, "nothing that decides"),
         "{changed:?}"
     );
     assert_eq!(
@@ -68,23 +68,23 @@ fn changed_data_are_trained_anew_and_the_reason_is_counted() {
     train_all(&mut world);
     let back = world.submit(on(Some("aa"), 2));
     assert_eq!(back.reused, 4);
-    assert!(!says(&back.explanation, "trained anew"), "{back:?}");
+    assert!(!explains(&back.explanation, "trained anew"), "{back:?}");
     world.restart();
 }
 
 #[test]
-fn a_content_that_was_unknown_before_or_is_unknown_now_is_said() {
+fn content_that_is_unknown_before_or_after_an_edit_is_reported() {
     let mut world = World::new();
     world.join("w", 1);
     world.submit(on(None, 1));
     train_all(&mut world);
     let known = world.submit(on(Some("aa"), 1));
     let line = "2 trials are trained anew: the content of data set folder:t was not known before";
-    assert!(says(&known.explanation, line), "{known:?}");
+    assert!(explains(&known.explanation, line), "{known:?}");
     train_all(&mut world);
     let unknown = world.submit(on(None, 1));
     assert!(
-        says(
+        explains(
             &unknown.explanation,
             "the content of data set folder:t is not known any more"
         ),
@@ -100,7 +100,8 @@ fn a_new_input_is_no_change() {
     world.submit(grid("a", 1, 1, ""));
     let other = world.submit(on(Some("aa"), 1));
     assert!(
-        !says(&other.explanation, "trained anew") && !says(&other.explanation, "not known before"),
+        !explains(&other.explanation, "trained anew")
+            && !explains(&other.explanation, "not known before"),
         "{other:?}"
     );
 }
@@ -163,7 +164,7 @@ fn a_worker_gets_the_trials_of_its_own_trainer_alone() {
 }
 
 #[test]
-fn another_trainer_trains_anew_and_says_so() {
+fn another_trainer_trains_anew_and_the_reason_is_reported() {
     let mut world = World::new();
     world.join("w", 1);
     world.submit(by(&Trainer::BuiltIn));
@@ -171,7 +172,7 @@ fn another_trainer_trains_anew_and_says_so() {
     let other = world.submit(by(&foreign("11")));
     assert_eq!(other.reused, 0);
     let line = "2 trials are trained anew: the trainer `mine.sh` (11) trains, and not the built-in trainer any more";
-    assert!(says(&other.explanation, line), "{other:?}");
+    assert!(explains(&other.explanation, line), "{other:?}");
     assert_eq!(world.submit(by(&Trainer::BuiltIn)).reused, 2);
 }
 

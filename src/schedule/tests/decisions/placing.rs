@@ -49,7 +49,7 @@ fn sweeps_are_served_first_come_first_served_and_the_longest_trial_first() {
 }
 
 #[test]
-fn every_slot_gets_one_trial_and_the_rest_says_why_it_waits() {
+fn every_slot_gets_one_trial_and_the_others_report_why_they_wait() {
     let mut world = World::new();
     world.submit(grid("a", 5, 1, ""));
     assert_eq!(world.waits(), [WaitReason::NoWorkers; 5]);

@@ -90,7 +90,7 @@ fn finished_trials_are_trained_again_from_the_start_and_their_results_count_no_m
 }
 
 #[test]
-fn what_the_superseded_attempt_says_late_changes_nothing() {
+fn a_late_report_of_a_superseded_attempt_changes_nothing() {
     let mut world = World::new();
     world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));
@@ -138,7 +138,7 @@ fn only_the_cells_that_are_named_are_trained_again() {
 }
 
 #[test]
-fn a_cancelled_sweep_goes_on_and_its_trials_start_from_the_beginning() {
+fn retry_resumes_a_cancelled_sweep_and_its_trials_start_from_the_beginning() {
     let mut world = World::new();
     world.join("w", 1);
     world.submit(grid("a", 2, 1, ""));
@@ -151,7 +151,7 @@ fn a_cancelled_sweep_goes_on_and_its_trials_start_from_the_beginning() {
         .expect("it exists");
     world
         .end(&started, Outcome::Stopped)
-        .expect("it was told to");
+        .expect("its stop was sent");
     assert_eq!(again(&mut world, "a", Retry::All), Ok(2));
     assert_eq!(world.trial(started.id.trial).since, AttemptNo(2));
     assert_eq!(

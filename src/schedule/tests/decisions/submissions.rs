@@ -135,7 +135,7 @@ fn a_running_trial_that_another_sweep_wants_is_not_counted_as_cancelled() {
 }
 
 #[test]
-fn an_edit_trains_only_what_changed_and_says_why() {
+fn an_edit_trains_only_what_changed_and_explains_why() {
     let mut world = World::new();
     world.join("w", 2);
     world.submit(grid("a", 2, 1, ""));
@@ -174,12 +174,12 @@ fn an_edit_trains_only_what_changed_and_says_why() {
         .clone();
     world
         .end(&dropped, Outcome::Stopped)
-        .expect("it was told to");
+        .expect("its stop was sent");
     assert_eq!(world.trial(dropped.id.trial).phase, Phase::Cancelled);
 }
 
 #[test]
-fn a_result_that_nobody_waits_for_any_more_is_kept() {
+fn a_result_is_kept_when_no_sweep_wants_it_any_more() {
     let mut world = World::new();
     world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));
@@ -207,7 +207,7 @@ fn a_stopped_trial_that_is_wanted_again_runs_again() {
 }
 
 #[test]
-fn the_first_failure_stops_a_sweep_that_says_so_and_retry_lets_it_go_on() {
+fn on_failure_stop_cancels_the_sweep_and_retry_resumes_it() {
     let mut world = World::new();
     world.join("w", 2);
     world.submit(grid("a", 4, 1, "on_failure: stop\n"));
@@ -232,14 +232,14 @@ fn the_first_failure_stops_a_sweep_that_says_so_and_retry_lets_it_go_on() {
     );
     world
         .end(&started[1], Outcome::Stopped)
-        .expect("it was told to");
+        .expect("its stop was sent");
     assert!(world.state.is_complete("a"));
     assert_eq!(retry(&mut world, "a"), Ok(4));
     assert_eq!(world.started().len(), 2);
 }
 
 #[test]
-fn retry_gives_a_fresh_budget_and_goes_on_counting_attempts() {
+fn retry_gives_a_fresh_budget_and_keeps_counting_attempts() {
     let mut world = World::new();
     world.join("w", 1);
     world.submit(grid("a", 1, 1, ""));

@@ -89,7 +89,10 @@ impl World {
     ) -> Result<Answer, Rejected> {
         self.connections += 1;
         let connection = self.connections;
-        let running = running.iter().map(|started| says(started, 0)).collect();
+        let running = running
+            .iter()
+            .map(|started| report_of(started, 0))
+            .collect();
         let (worker, secret) = (worker.clone(), secret(1));
         self.give(Input::Connected {
             worker,
@@ -142,7 +145,10 @@ impl World {
         running: &[Started],
         step: u64,
     ) -> Result<Answer, Rejected> {
-        let running = running.iter().map(|started| says(started, step)).collect();
+        let running = running
+            .iter()
+            .map(|started| report_of(started, step))
+            .collect();
         self.give(Input::Heartbeat {
             worker: worker.clone(),
             running,
@@ -223,7 +229,7 @@ pub fn info(host: &str, slots: u32, devices: usize) -> WorkerInfo {
     }
 }
 
-pub fn says(started: &Started, step: u64) -> RunningAttempt {
+pub fn report_of(started: &Started, step: u64) -> RunningAttempt {
     RunningAttempt {
         id: started.id,
         slot: started.slot,

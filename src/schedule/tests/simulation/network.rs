@@ -7,7 +7,7 @@ use schedule::event::Input;
 use schedule::state::{Millis, WorkerId};
 
 use crate::random::Random;
-use crate::worker::Told;
+use crate::worker::Message;
 use crate::world::Happening;
 
 pub type StreamNo = usize;
@@ -112,10 +112,10 @@ impl Network {
         self.at(at, Happening::ToCoordinator { stream, input });
     }
 
-    pub fn send_to_worker(&mut self, stream: StreamNo, told: Told, now: Millis) {
+    pub fn send_to_worker(&mut self, stream: StreamNo, message: Message, now: Millis) {
         let at = (now + self.delay()).max(self.streams[stream].last_to_worker);
         self.streams[stream].last_to_worker = at;
-        self.at(at, Happening::ToWorker { stream, told });
+        self.at(at, Happening::ToWorker { stream, message });
     }
 
     fn delay(&mut self) -> Millis {

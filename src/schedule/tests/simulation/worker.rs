@@ -41,7 +41,7 @@ pub struct Training {
     stop: Option<(u64, Outcome)>,
 }
 
-pub enum Told {
+pub enum Message {
     Start {
         attempt: AttemptId,
         slot: u32,
@@ -146,7 +146,7 @@ impl Worker {
     }
 
     /// Returns its messages of one second, with every outcome that was not acknowledged.
-    pub fn says(&self) -> Vec<Input> {
+    pub fn messages(&self) -> Vec<Input> {
         let worker = &self.id;
         let mut inputs = vec![Input::Heartbeat {
             worker: worker.clone(),
@@ -172,14 +172,14 @@ impl Worker {
     }
 
     /// Takes a message. The error names a request that a worker must never get.
-    pub fn hear(
+    pub fn receive(
         &mut self,
-        told: Told,
+        message: Message,
         fate: impl FnOnce(TrialId) -> Option<FailureClass>,
         done: u64,
     ) -> Result<(), String> {
-        match told {
-            Told::Start {
+        match message {
+            Message::Start {
                 attempt,
                 slot,
                 since,
@@ -216,7 +216,7 @@ impl Worker {
                     stop: None,
                 });
             }
-            Told::Stop { attempt } => {
+            Message::Stop { attempt } => {
                 for held in self.slots.iter_mut().flatten() {
                     if held.id == attempt && held.stop.is_none() {
                         // Half of the stalls are due to the device, which shows when the trainer
@@ -228,8 +228,8 @@ impl Worker {
                     }
                 }
             }
-            Told::Acknowledged { attempt } => self.ended.retain(|ended| ended.id != attempt),
-            Told::Drain => self.draining = true,
+            Message::Acknowledged { attempt } => self.ended.retain(|ended| ended.id != attempt),
+            Message::Drain => self.draining = true,
         }
         Ok(())
     }

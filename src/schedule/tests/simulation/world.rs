@@ -17,7 +17,7 @@ use crate::network::{Network, StreamNo};
 use crate::random::Random;
 use crate::script::{Action, Moment, NUM_HOSTS, QUIET_FROM, Script};
 use crate::truth;
-use crate::worker::{STALL_MS, Told, Worker};
+use crate::worker::{Message, STALL_MS, Worker};
 
 /// Far beyond the time that the slowest trial needs after the last fault.
 const LATEST_END: u64 = QUIET_FROM + 3_600_000;
@@ -30,7 +30,7 @@ pub enum Happening {
     },
     ToWorker {
         stream: StreamNo,
-        told: Told,
+        message: Message,
     },
     WorkerNotices {
         stream: StreamNo,
@@ -238,7 +238,7 @@ impl World {
         match happening {
             Happening::Script(index) => self.act(self.script[index].1),
             Happening::ToCoordinator { stream, input } => self.deliver(stream, input),
-            Happening::ToWorker { stream, told } => self.tell(stream, told),
+            Happening::ToWorker { stream, message } => self.deliver_to_worker(stream, message),
             Happening::WorkerNotices { stream } => {
                 let host = &mut self.hosts[self.network.host(stream)];
                 if host.stream == Some(stream) {
@@ -418,7 +418,7 @@ impl World {
         }
         match place.stream {
             Some(stream) => {
-                for input in worker.says() {
+                for input in worker.messages() {
                     self.network.send_to_coordinator(
                         stream,
                         input,
@@ -453,7 +453,7 @@ impl World {
         }
     }
 
-    fn tell(&mut self, stream: StreamNo, told: Told) -> Verdict {
+    fn deliver_to_worker(&mut self, stream: StreamNo, message: Message) -> Verdict {
         let host = self.network.host(stream);
         let place = &mut self.hosts[host];
         if place.stream != Some(stream) || self.network.is_cut(stream) {
@@ -462,24 +462,24 @@ impl World {
         let deaf_until = place.frozen_until.max(place.partitioned_until);
         if self.now < deaf_until {
             self.network
-                .at(deaf_until, Happening::ToWorker { stream, told });
+                .at(deaf_until, Happening::ToWorker { stream, message });
             return Ok(());
         }
         let Some(worker) = &mut place.worker else {
             return Ok(());
         };
-        let done = match &told {
-            Told::Start { attempt, since, .. } => self
+        let done = match &message {
+            Message::Start { attempt, since, .. } => self
                 .checkpoints
                 .get(&attempt.trial.attempt(*since))
                 .copied()
                 .unwrap_or(0),
-            Told::Stop { .. } | Told::Acknowledged { .. } | Told::Drain => 0,
+            Message::Stop { .. } | Message::Acknowledged { .. } | Message::Drain => 0,
         };
         let searches = self
             .coordinator
             .as_ref()
-            .is_some_and(|coordinator| is_searching(&coordinator.state, &told));
+            .is_some_and(|coordinator| is_searching(&coordinator.state, &message));
         let is_starved = self.now < place.starved_until;
         let wanted = if place.bad {
             Some(FailureClass::Crashed)
@@ -505,7 +505,7 @@ impl World {
                 class
             })
         };
-        worker.hear(told, fate, done)
+        worker.receive(message, fate, done)
     }
 
     // -- the coordinator
@@ -632,7 +632,7 @@ impl World {
     fn perform(&mut self, effect: Effect) {
         let coordinator = self.coordinator.as_ref().expect("it performs");
         let state = &coordinator.state;
-        let (worker, told) = match effect {
+        let (worker, message) = match effect {
             Effect::Start {
                 worker,
                 slot,
@@ -644,7 +644,7 @@ impl World {
                 let since = state.trials[&trial].since;
                 (
                     worker,
-                    Told::Start {
+                    Message::Start {
                         attempt,
                         slot,
                         since,
@@ -654,9 +654,9 @@ impl World {
             }
             Effect::Stop {
                 worker, attempt, ..
-            } => (worker, Told::Stop { attempt }),
-            Effect::Acknowledge { worker, attempt } => (worker, Told::Acknowledged { attempt }),
-            Effect::Drain { worker, .. } => (worker, Told::Drain),
+            } => (worker, Message::Stop { attempt }),
+            Effect::Acknowledge { worker, attempt } => (worker, Message::Acknowledged { attempt }),
+            Effect::Drain { worker, .. } => (worker, Message::Drain),
             Effect::Disconnect { worker, .. } => {
                 if let Some(stream) = self.network.newest(&worker) {
                     self.network.cut(stream, self.now);
@@ -668,7 +668,7 @@ impl World {
             return;
         };
         if let Some(stream) = self.network.find(&worker, *connection) {
-            self.network.send_to_worker(stream, told, self.now);
+            self.network.send_to_worker(stream, message, self.now);
         }
     }
 
@@ -782,8 +782,8 @@ impl World {
     }
 }
 
-fn is_searching(state: &State, told: &Told) -> bool {
-    let Told::Start { attempt, .. } = told else {
+fn is_searching(state: &State, message: &Message) -> bool {
+    let Message::Start { attempt, .. } = message else {
         return false;
     };
     let wanted = state

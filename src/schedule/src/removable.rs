@@ -20,7 +20,7 @@ pub const KEEP_MS: Millis = 24 * 3600 * 1000;
 
 /// Trials and the last attempt whose files are no longer needed; files of later attempts stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Leftovers {
+pub struct Removable {
     pub checkpoints: Vec<AttemptId>,
     pub logs: Vec<AttemptId>,
     /// Trials that are not in the journal.
@@ -29,23 +29,23 @@ pub struct Leftovers {
     pub now: Millis,
 }
 
-impl Leftovers {
+impl Removable {
     pub fn is_empty(&self) -> bool {
         self.checkpoints.is_empty() && self.logs.is_empty() && self.unknown.is_empty()
     }
 }
 
-/// Returns the leftovers among the trials whose files a worker sees. A trial without an attempt of
+/// Returns what may be removed of the trials whose files a worker sees. A trial without an attempt of
 /// this coordinator may be another coordinator's, so it is left out; for an unknown trial, the
 /// worker decides how long to wait.
-pub fn leftovers(state: &State, seen: &[TrialId], now: Millis) -> Leftovers {
-    let mut leftovers = Leftovers {
+pub fn removable(state: &State, seen: &[TrialId], now: Millis) -> Removable {
+    let mut removable = Removable {
         now,
-        ..Leftovers::default()
+        ..Removable::default()
     };
     for id in seen {
         let Some(trial) = state.trials.get(id) else {
-            leftovers.unknown.push(*id);
+            removable.unknown.push(*id);
             continue;
         };
         let last = id.attempt(AttemptNo(trial.attempts.len() as u32));
@@ -60,13 +60,13 @@ pub fn leftovers(state: &State, seen: &[TrialId], now: Millis) -> Leftovers {
         };
         let (checkpoints, logs) = not_needed(&trial.phase, now >= ended.saturating_add(KEEP_MS));
         if checkpoints {
-            leftovers.checkpoints.push(last);
+            removable.checkpoints.push(last);
         }
         if logs {
-            leftovers.logs.push(last);
+            removable.logs.push(last);
         }
     }
-    leftovers
+    removable
 }
 
 /// Returns whether the checkpoints and the logs of a trial may be removed.

@@ -7,13 +7,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::head_file::Noted;
+use crate::head_file::HeadRecord;
 
 pub(crate) const FILE: &str = "journal.sqlite";
 pub(crate) const LOCK: &str = "journal.lock";
 /// Suffixes of SQLite's side files: its write-ahead log, the index of that log, and its rollback
 /// journal.
-pub(crate) const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
+pub(crate) const SIDE_SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// The way in which SQLite makes transactions durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Mode {
 }
 
 /// Creates the directory if it is missing, for its owner alone.
-pub(crate) fn prepare(directory: &Path) -> Result<(), Error> {
+pub(crate) fn create(directory: &Path) -> Result<(), Error> {
     let result = DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -45,13 +45,13 @@ pub(crate) fn prepare(directory: &Path) -> Result<(), Error> {
 }
 
 /// Returns the path of one of SQLite's side files.
-pub(crate) fn side(directory: &Path, end: &str) -> PathBuf {
+pub(crate) fn side_file(directory: &Path, end: &str) -> PathBuf {
     directory.join(format!("{FILE}{end}"))
 }
 
 /// Returns true if a journal may begin here: its file is missing or empty, and nothing shows that
 /// it ever held an event.
-pub(crate) fn is_fresh(directory: &Path, noted: Option<Noted>) -> Result<bool, Error> {
+pub(crate) fn is_fresh(directory: &Path, record: Option<HeadRecord>) -> Result<bool, Error> {
     let length = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
     let path = directory.join(FILE);
     if length(&path) > 0 {
@@ -62,19 +62,19 @@ pub(crate) fn is_fresh(directory: &Path, noted: Option<Noted>) -> Result<bool, E
     } else {
         "is missing"
     };
-    let evidence = match noted {
-        Some(noted) if noted.head.number > 0 => {
-            Some(format!("{} events were stored in it", noted.head.number))
+    let evidence = match record {
+        Some(record) if record.head.number > 0 => {
+            Some(format!("{} events were stored in it", record.head.number))
         }
         // Nothing was ever acknowledged.
         Some(_) => None,
-        None => SIDES
+        None => SIDE_SUFFIXES
             .iter()
-            .map(|end| side(directory, end))
+            .map(|end| side_file(directory, end))
             .find(|side| length(side) > 0)
             .map(|side| {
                 format!(
-                    "{} bytes of events or of their undoing lie in {}",
+                    "{} bytes of events or of a rollback are in {}",
                     length(&side),
                     side.display()
                 )
@@ -90,7 +90,7 @@ pub(crate) fn is_fresh(directory: &Path, noted: Option<Noted>) -> Result<bool, E
 }
 
 /// Creates the journal's file, for its owner alone; SQLite gives its side files the same mode.
-pub(crate) fn begin(directory: &Path) -> Result<(), Error> {
+pub(crate) fn create_journal(directory: &Path) -> Result<(), Error> {
     let made = File::options()
         .write(true)
         .create(true)
@@ -161,7 +161,7 @@ fn describe(holder: &str) -> String {
 }
 
 /// Syncs the directory, because the file's name has to survive a power loss, too.
-pub(crate) fn sync_directory(directory: &Path) -> Result<(), Error> {
+pub(crate) fn sync(directory: &Path) -> Result<(), Error> {
     let result = File::open(directory).and_then(|file| file.sync_all());
     result.map_err(|source| Error::Directory {
         path: directory.to_path_buf(),
@@ -209,8 +209,8 @@ fn mode_of(magic: u64) -> Mode {
 pub(crate) fn bytes(directory: &Path) -> u64 {
     let files = [
         directory.join(FILE),
-        side(directory, "-wal"),
-        side(directory, "-journal"),
+        side_file(directory, "-wal"),
+        side_file(directory, "-journal"),
     ];
     files
         .iter()

@@ -1,7 +1,7 @@
 //! The files of attempts that may be removed, and when.
 
 use schedule::event::{Input, Outcome, Retry};
-use schedule::{KEEP_MS, Leftovers, leftovers};
+use schedule::{KEEP_MS, Removable, removable};
 use sweep::record::FailureClass;
 use sweep::{AttemptNo, TrialId};
 
@@ -10,9 +10,9 @@ use crate::world::{Started, World};
 
 /// Returns whether checkpoints and logs may be removed now.
 fn may_go(world: &World, trial: TrialId) -> (bool, bool) {
-    let Leftovers {
+    let Removable {
         checkpoints, logs, ..
-    } = leftovers(&world.state, &[trial], world.now);
+    } = removable(&world.state, &[trial], world.now);
     let last = trial.attempt(AttemptNo(world.trial(trial).attempts.len() as u32));
     assert!(
         checkpoints.iter().chain(&logs).all(|found| *found == last),
@@ -46,7 +46,7 @@ fn checkpoints_go_with_the_result_and_logs_a_day_later() {
 }
 
 #[test]
-fn what_waits_keeps_everything_for_as_long_as_it_waits() {
+fn a_waiting_trial_keeps_all_its_files() {
     let (mut world, started) = begun();
     world
         .fail(&started, FailureClass::Crashed)
@@ -114,7 +114,7 @@ fn what_this_coordinator_did_not_start_stays_and_what_it_does_not_know_is_named(
         })
         .expect("it may be cancelled");
     let foreign: TrialId = "00000000000000ff".parse().expect("an id");
-    let found = leftovers(
+    let found = removable(
         &world.state,
         &[never_begun, foreign],
         world.now + 100 * KEEP_MS,

@@ -10,8 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::Connection;
 
 use crate::error::Error;
-use crate::head_file::{self, HeadFile, Noted};
-use crate::place::{self, Mode};
+use crate::head_file::{self, HeadFile, HeadRecord};
+use crate::state_dir::{self, Mode};
 
 /// The files that a running journal has open, as they were in its directory.
 pub(crate) struct OpenFiles(Vec<OpenFile>);
@@ -26,9 +26,10 @@ struct OpenFile {
 
 impl OpenFiles {
     pub(crate) fn of(directory: &Path, mode: Mode) -> Result<Self, Error> {
-        let kept =
-            [place::FILE, head_file::FILE, place::LOCK].map(|name| (directory.join(name), false));
-        let log = (mode == Mode::WriteAheadLog).then(|| (place::side(directory, "-wal"), true));
+        let kept = [state_dir::FILE, head_file::FILE, state_dir::LOCK]
+            .map(|name| (directory.join(name), false));
+        let log =
+            (mode == Mode::WriteAheadLog).then(|| (state_dir::side_file(directory, "-wal"), true));
         let files = kept
             .into_iter()
             .chain(log)
@@ -78,7 +79,11 @@ impl OpenFiles {
 
 /// Writes a state directory with everything that the connection still holds, beside the lost one or
 /// among the temporary files. Returns a message with its path.
-pub(crate) fn save(directory: &Path, connection: Option<&Connection>, noted: Noted) -> String {
+pub(crate) fn save(
+    directory: &Path,
+    connection: Option<&Connection>,
+    record: HeadRecord,
+) -> String {
     let Some(connection) = connection else {
         return "no copy could be saved, because the file was not open any more".to_owned();
     };
@@ -95,7 +100,7 @@ pub(crate) fn save(directory: &Path, connection: Option<&Connection>, noted: Not
     let beside = directory.parent().map(|parent| parent.join(&name));
     let mut reasons = Vec::new();
     for target in beside.into_iter().chain([std::env::temp_dir().join(&name)]) {
-        match save_in(&target, connection, noted) {
+        match save_in(&target, connection, record) {
             Ok(()) => {
                 return format!(
                     "a copy of the journal was saved: start the coordinator again with --state-dir {}",
@@ -108,20 +113,20 @@ pub(crate) fn save(directory: &Path, connection: Option<&Connection>, noted: Not
     format!("no copy could be saved: {}", reasons.join("; "))
 }
 
-fn save_in(target: &Path, connection: &Connection, noted: Noted) -> Result<(), String> {
+fn save_in(target: &Path, connection: &Connection, record: HeadRecord) -> Result<(), String> {
     let fail = |error: &dyn std::error::Error| format!("{}: {error}", target.display());
     DirBuilder::new()
         .mode(0o700)
         .create(target)
         .map_err(|error| fail(&error))?;
-    place::begin(target).map_err(|error| fail(&error))?;
-    let file = target.join(place::FILE);
+    state_dir::create_journal(target).map_err(|error| fail(&error))?;
+    let file = target.join(state_dir::FILE);
     connection
         .execute("VACUUM INTO ?1", [file.to_string_lossy()])
         .map_err(|error| fail(&error))?;
     File::open(&file)
         .and_then(|file| file.sync_all())
         .map_err(|error| fail(&error))?;
-    HeadFile::replace(target, noted).map_err(|error| fail(&error))?;
+    HeadFile::replace(target, record).map_err(|error| fail(&error))?;
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! Events that follow from the state alone: searches choose, sweeps and hosts stop, trials start
-//! (`waits.rs` explains why the others wait). Sweeps are first come, first served; inside a sweep
-//! the longest trial is first. A trial runs in one slot.
+//! Which waiting trial starts in which free slot. Sweeps are first come, first served; inside a
+//! sweep the longest trial is first. A trial runs in one slot (`waits.rs` explains why the others
+//! wait).
 //!
 //! No two attempts of one trial and no two trials in one slot are placed, and nothing on a worker
 //! without a stream: `apply` would refuse the first two. The message to the worker is an order and
@@ -10,114 +10,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 
-use sweep::definition::OnFailure;
 use sweep::{Trainer, TrialId};
 
 use crate::apply::blames_host;
-use crate::checked_sweep::sweep_trials;
-use crate::config::Config;
 use crate::event::Event;
-use crate::search::best_candidate;
 use crate::state::{
     Millis, Needs, Phase, Place, SlotIndex, State, TrialState, WorkerId, WorkerState,
 };
-
-/// Returns the events to journal and apply. Planning again may give more (a search chose, its
-/// trials can start).
-pub fn plan(state: &State, config: &Config, now: Millis) -> Vec<Event> {
-    let mut events = chosen_candidates(state);
-    events.extend(stopped_sweeps(state));
-    events.extend(bad_hosts(state, config, now));
-    // These events change what is to be placed, and where.
-    if !events.is_empty() || state.queue.by_needs.is_empty() {
-        return events;
-    }
-    let mut placing = Placing::new(state, now);
-    placing.run(now);
-    placing.events
-}
-
-fn chosen_candidates(state: &State) -> Vec<Event> {
-    let mut events = Vec::new();
-    for (name, cell) in &state.to_choose {
-        let entry = &state.sweeps[name];
-        if entry.cancelled.is_some() {
-            continue;
-        }
-        if let Some(candidate) = best_candidate(state, entry, *cell) {
-            let trials = sweep_trials(&entry.sweep, *cell, Some(candidate));
-            let trials = trials
-                .into_iter()
-                .filter(|trial| trial.role == sweep::definition::Role::Result)
-                .collect();
-            events.push(Event::CandidateChosen {
-                sweep: name.to_string(),
-                cell: *cell,
-                candidate,
-                trials,
-            });
-        }
-    }
-    events
-}
-
-fn stopped_sweeps(state: &State) -> Vec<Event> {
-    let stops = state.sweeps.iter().filter(|(_, entry)| {
-        entry.sweep.on_failure == OnFailure::Stop
-            && entry.counts.failed > 0
-            && entry.cancelled.is_none()
-    });
-    let events = stops.map(|(name, entry)| {
-        let failed = entry
-            .trials
-            .iter()
-            .find(|trial| matches!(state.trials[&trial.id].phase, Phase::Failed { .. }));
-        let trial = failed
-            .map(|trial| format!("trial {} failed", trial.id))
-            .unwrap_or_default();
-        Event::SweepCancelled {
-            sweep: name.to_string(),
-            reason: format!("{trial} and the sweep says `on_failure: stop`").into(),
-        }
-    });
-    events.collect()
-}
-
-/// Drains hosts on which trials fail that succeed elsewhere, as long as another host can work.
-fn bad_hosts(state: &State, config: &Config, now: Millis) -> Vec<Event> {
-    let bad = state.hosts.iter().filter(|(_, host)| {
-        let elsewhere = host.succeeded_elsewhere;
-        let share = f64::from(elsewhere) / f64::from((elsewhere + host.succeeded_here).max(1));
-        host.drained.is_none()
-            && elsewhere >= config.bad_node.trials
-            && share >= config.bad_node.share
-    });
-    let mut bad = bad.peekable();
-    if bad.peek().is_none() {
-        // The usual case: no need to look at every worker's slots.
-        return Vec::new();
-    }
-    let mut left: BTreeSet<&str> = offers(state, now)
-        .into_keys()
-        .map(|(host, _)| host)
-        .collect();
-    let mut events = Vec::new();
-    for (name, host) in bad {
-        if !left.iter().any(|other| other != name) {
-            continue;
-        }
-        left.remove(name.as_str());
-        let reason = format!(
-            "{} trials failed here and succeeded on other hosts; {} succeeded here",
-            host.succeeded_elsewhere, host.succeeded_here
-        );
-        events.push(Event::HostDrained {
-            host: name.clone(),
-            reason: reason.into(),
-        });
-    }
-    events
-}
 
 /// Returns true if the worker takes new work, given a free slot.
 pub(crate) fn is_usable(state: &State, worker: &WorkerId, entry: &WorkerState) -> bool {
@@ -140,8 +39,8 @@ pub(crate) fn offers(state: &State, now: Millis) -> BTreeMap<(&str, &Trainer), u
         .filter(|(worker, entry)| is_usable(state, worker, entry))
     {
         let slots = (0..).zip(&entry.info.slots);
-        let whole = slots.filter(|(index, _)| is_whole(entry, *index, now));
-        if let Some(largest) = whole.map(|(_, slot)| slot.devices.len() as u32).max() {
+        let in_service = slots.filter(|(index, _)| is_in_service(entry, *index, now));
+        if let Some(largest) = in_service.map(|(_, slot)| slot.devices.len() as u32).max() {
             let known = offers
                 .entry((entry.info.host.as_str(), &entry.info.trainer))
                 .or_insert(0);
@@ -152,7 +51,7 @@ pub(crate) fn offers(state: &State, now: Millis) -> BTreeMap<(&str, &Trainer), u
 }
 
 /// Returns true if the slot is neither broken nor paused.
-fn is_whole(entry: &WorkerState, slot: SlotIndex, now: Millis) -> bool {
+fn is_in_service(entry: &WorkerState, slot: SlotIndex, now: Millis) -> bool {
     !entry.broken_slots.contains_key(&slot) && entry.pause_of(slot, now).is_none()
 }
 
@@ -181,7 +80,7 @@ impl FreeSlot<'_> {
     }
 }
 
-pub(crate) struct Placing<'a> {
+pub(crate) struct Placement<'a> {
     pub state: &'a State,
     pub offers: BTreeMap<(&'a str, &'a Trainer), u32>,
     free: Vec<FreeSlot<'a>>,
@@ -190,7 +89,7 @@ pub(crate) struct Placing<'a> {
     events: Vec<Event>,
 }
 
-impl<'a> Placing<'a> {
+impl<'a> Placement<'a> {
     pub fn new(state: &'a State, now: Millis) -> Self {
         let mut free = Vec::new();
         let mut free_slots = BTreeMap::new();
@@ -200,7 +99,7 @@ impl<'a> Placing<'a> {
             .filter(|(worker, entry)| is_usable(state, worker, entry))
         {
             for (slot, (held, offered)) in (0..).zip(entry.slots.iter().zip(&entry.info.slots)) {
-                if held.is_none() && is_whole(entry, slot, now) {
+                if held.is_none() && is_in_service(entry, slot, now) {
                     let devices = offered.devices.len() as u32;
                     free.push(FreeSlot {
                         devices,
@@ -223,8 +122,9 @@ impl<'a> Placing<'a> {
         }
     }
 
-    /// Merges the queues of all needs that a free slot meets, in queue order.
-    fn run(&mut self, now: Millis) {
+    /// Places trials until no free slot fits: merges the queues of all needs that a free slot meets,
+    /// in queue order.
+    pub fn run(mut self, now: Millis) -> Vec<Event> {
         let queues = self.state.queue.by_needs.iter();
         let mut heads: Vec<(&Needs, Peekable<_>)> = queues
             .map(|(needs, places)| (needs, places.iter().peekable()))
@@ -241,6 +141,7 @@ impl<'a> Placing<'a> {
             places.next();
             self.place(place, now);
         }
+        self.events
     }
 
     fn place(&mut self, place: &Place, now: Millis) {
