@@ -115,7 +115,7 @@ fn a_sweep_that_no_slot_can_take_says_so() {
     own.expect_exit(2);
     assert!(
         own.stderr()
-            .contains("the sweep cannot go on: it needs a slot of 4 devices"),
+            .contains("the sweep cannot continue: it needs a slot of 4 devices"),
         "{}",
         own.stderr()
     );

@@ -204,7 +204,7 @@ fn a_run_whose_every_slot_is_broken_ends_and_says_what_to_do() {
     let mut broken = run(&system, "broken");
     broken.expect_exit(2);
     for part in [
-        "the sweep cannot go on: every slot of 1 device is broken",
+        "the sweep cannot continue: every slot of 1 device is broken",
         "`orchestrator undrain ",
     ] {
         assert!(

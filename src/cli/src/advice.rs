@@ -4,7 +4,7 @@
 use crate::args::Target;
 
 /// Commands that contact a coordinator and take the flags of [`Target`].
-const ASKING: [&str; 9] = [
+const CONTACTING: [&str; 9] = [
     "status", "tail", "table", "why", "explain", "cancel", "retry", "drain", "undrain",
 ];
 
@@ -28,7 +28,7 @@ pub fn complete(text: &str, target: &Target, reach: Option<&str>) -> String {
             }
             _ => complete.push_str(command),
         }
-        if ASKING.contains(&name) {
+        if CONTACTING.contains(&name) {
             complete.push_str(&flags);
         }
         rest = &rest[begin + 1 + length..];

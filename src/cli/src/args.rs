@@ -70,7 +70,7 @@ pub enum Command {
     Status(StatusArgs),
     /// Print each result of a sweep as it lands, and the table as it fills
     Tail(SweepArgs),
-    /// Print the tables of a sweep as they stand
+    /// Print the tables of a sweep with the results so far
     Table(TableArgs),
     /// Show where a cell of a table came from: trials, attempts, settings, data, versions
     Why(WhyArgs),
@@ -213,7 +213,7 @@ pub struct RunArgs {
   orchestrator coordinator --listen 0.0.0.0:7400 --token-file token --http 127.0.0.1:7480
 
 Listening on anything but loopback needs a token file. SIGTERM ends it; started
-again on the same state directory it goes on.")]
+again on the same state directory it continues.")]
 pub struct CoordinatorArgs {
     /// Where workers and commands connect to, as HOST:PORT; 0.0.0.0:PORT is every network of this
     /// machine
@@ -300,7 +300,7 @@ pub struct PlanArgs {
     /// Plan for `run --trainer`: the program is part of the trials' ids
     #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TRAINER")]
     pub trainer: Option<PathBuf>,
-    /// Where earlier submissions are looked up: what would be trained anew, and why
+    /// Where earlier submissions are looked up: what would be trained again, and why
     #[arg(long, value_name = "DIR", default_value = "orchestrator-state")]
     pub state_dir: PathBuf,
     #[command(flatten)]

@@ -16,7 +16,7 @@ use v1::report_chunk::Chunk;
 use crate::args::quoted;
 use crate::exit::ExpectedError;
 use crate::output;
-use crate::reports::{Report, not_taken};
+use crate::reports::{Report, sink_error};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The interval and timeout that detect a coordinator that vanished without closing its connection.
@@ -170,8 +170,8 @@ impl Client {
                     (report.complete, report.failed_trials) = (complete, failed_trials);
                 }
                 Some(Chunk::Text(piece)) => report.text.push_str(&piece),
-                Some(Chunk::File(name)) => sink.begin(&name).map_err(not_taken)?,
-                Some(Chunk::Content(piece)) => sink.write(&piece).map_err(not_taken)?,
+                Some(Chunk::File(name)) => sink.begin(&name).map_err(sink_error)?,
+                Some(Chunk::Content(piece)) => sink.write(&piece).map_err(sink_error)?,
                 Some(Chunk::End(v1::ReportEnd {})) => return Ok(report),
                 // an item from a newer coordinator
                 None => {}

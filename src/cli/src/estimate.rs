@@ -31,12 +31,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_in_the_unit_that_fits() {
-        let told = |cost: f64, threads: usize| text(on_cpu(cost, threads));
-        assert_eq!(told(1.0, 1), "20 s");
-        assert_eq!(told(1_000.0, 2), "3 h");
-        assert_eq!(told(1_000.0, 1), "6 h");
-        assert_eq!(told(1e6, 1), "231 days");
-        assert_eq!(told(f64::INFINITY, 0), text(Duration::MAX));
+    fn times_have_the_unit_that_fits() {
+        let estimated = |cost: f64, threads: usize| text(on_cpu(cost, threads));
+        assert_eq!(estimated(1.0, 1), "20 s");
+        assert_eq!(estimated(1_000.0, 2), "3 h");
+        assert_eq!(estimated(1_000.0, 1), "6 h");
+        assert_eq!(estimated(1e6, 1), "231 days");
+        assert_eq!(estimated(f64::INFINITY, 0), text(Duration::MAX));
     }
 }

@@ -29,7 +29,7 @@ pub enum ExpectedError {
     Token(#[from] protocol::TokenError),
     #[error(transparent)]
     Devices(#[from] worker::devices::DeviceError),
-    #[error("{action}: the coordinator says: {message}")]
+    #[error("{action}: {message}")]
     Rejected {
         action: &'static str,
         message: String,

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::args::Target;
 use crate::footer::{Content, Row};
-use crate::talk;
+use crate::stderr;
 
 /// Interval of plain lines about running trials at first; a long run prints fewer.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -42,16 +42,16 @@ pub struct Lines {
 /// Prints the reason why the sweep makes no progress, whenever it changes.
 #[derive(Default)]
 struct Waits {
-    said: String,
+    printed: String,
 }
 
 impl Waits {
     fn status(&mut self, status: &SweepStatus) {
         let because = &status.waits_because;
-        if !because.is_empty() && *because != self.said {
-            talk::say(&format!("{} waits: {because}", status.name));
+        if !because.is_empty() && *because != self.printed {
+            stderr::print(&format!("{} waits: {because}", status.name));
         }
-        self.said.clone_from(because);
+        self.printed.clone_from(because);
     }
 }
 
@@ -59,10 +59,10 @@ impl View {
     /// Chooses the view for stderr and `--quiet`. Needs a runtime: a footer follows the size of its
     /// terminal.
     pub fn new() -> Self {
-        if talk::quiet() {
+        if stderr::quiet() {
             return Self::Silent;
         }
-        if !talk::interactive() {
+        if !stderr::interactive() {
             let waits = Waits::default();
             return Self::Lines(Lines {
                 began: Instant::now(),
@@ -89,11 +89,11 @@ impl View {
 
     /// Prints a result or failure that has just arrived.
     pub fn ended(&mut self, ended: &TrialEnded, target: &Target) {
-        talk::say(&ended_line(ended, target));
+        stderr::print(&ended_line(ended, target));
     }
 
     pub fn note(&mut self, note: &str) {
-        talk::say(&shortened(note));
+        stderr::print(&shortened(note));
     }
 
     pub fn is_terminal(&self) -> bool {
@@ -104,7 +104,7 @@ impl View {
     pub fn table(&mut self, text: &str) -> bool {
         let Self::Bars(bars) = self else { return false };
         bars.content.table = text.trim_end().lines().map(str::to_owned).collect();
-        talk::show(Some(bars.content.clone()));
+        stderr::set_footer(Some(bars.content.clone()));
         true
     }
 
@@ -112,7 +112,7 @@ impl View {
     pub fn finish(&mut self) {
         if let Self::Bars(bars) = self {
             bars.watch.abort();
-            talk::show(None);
+            stderr::set_footer(None);
         }
     }
 }
@@ -136,8 +136,8 @@ async fn watch_terminal() {
     };
     loop {
         tokio::select! {
-            _ = resized.recv() => talk::resized(),
-            _ = continued.recv() => talk::continued(),
+            _ = resized.recv() => stderr::resized(),
+            _ = continued.recv() => stderr::continued(),
         }
     }
 }
@@ -163,7 +163,7 @@ impl Bars {
             share,
             details,
         };
-        talk::show(Some(self.content.clone()));
+        stderr::set_footer(Some(self.content.clone()));
     }
 }
 
@@ -172,7 +172,7 @@ impl Lines {
         let first = self.total == 0;
         self.total = total(status);
         if first {
-            talk::say(&format!(
+            stderr::print(&format!(
                 "{}: {}, {} done",
                 status.name,
                 counted(total(status), "trial"),
@@ -201,7 +201,7 @@ impl Lines {
         } else {
             String::new()
         };
-        talk::say(&format!(
+        stderr::print(&format!(
             "{}: {} of {} trials, {}: {}{more}",
             status.name,
             done(status),

@@ -1,7 +1,7 @@
 //! The footer: lines at the bottom of the terminal that show running trials, redrawn when they
 //! change. All other output of the program scrolls above it.
 //!
-//! Pure: it returns the text to write for a terminal of a given size. `talk.rs` owns the footer of
+//! Pure: it returns the text to write for a terminal of a given size. `stderr.rs` owns the footer of
 //! the process and writes it, `follow.rs` fills it.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};

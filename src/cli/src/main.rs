@@ -21,7 +21,7 @@ mod rendezvous;
 mod reports;
 mod results_folder;
 mod signals;
-mod talk;
+mod stderr;
 mod trainer;
 
 use std::process::ExitCode;
@@ -40,11 +40,11 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    talk::start(&cli.global, &cli.command);
+    stderr::init(&cli.global, &cli.command);
     match commands::run(cli) {
         Ok(outcome) => ExitCode::from(outcome.exit_code()),
         Err(error) => {
-            talk::error(&error);
+            stderr::error(&error);
             ExitCode::from(error.exit_code())
         }
     }

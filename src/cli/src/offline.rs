@@ -11,7 +11,7 @@ use sweep::with_causes;
 use crate::args::Target;
 use crate::client::{self, Client};
 use crate::exit::ExpectedError;
-use crate::{rendezvous, talk};
+use crate::{rendezvous, stderr};
 
 pub enum Source {
     Live(Box<Client>),
@@ -48,7 +48,7 @@ pub async fn source(target: &Target) -> Result<Source, ExpectedError> {
     match journal::read(&target.state_dir) {
         Ok(state) => {
             let place = target.state_dir.display();
-            talk::say(&match rendezvous::left_elsewhere(&target.state_dir) {
+            stderr::print(&match rendezvous::left_elsewhere(&target.state_dir) {
                 None => format!("no coordinator runs on {place}: read from its journal"),
                 Some(left) => format!("{left}: read from the journal of {place}"),
             });

@@ -113,7 +113,7 @@ pub fn write(bytes: &[u8]) -> Result<Reader, ExpectedError> {
         let mut stdout = std::io::stdout().lock();
         stdout.write_all(bytes).and_then(|()| stdout.flush())
     };
-    match crate::talk::without_bars(write) {
+    match crate::stderr::without_bars(write) {
         Ok(()) => Ok(Reader::Reads),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
         Err(error) => Err(ExpectedError::Stdout(error)),

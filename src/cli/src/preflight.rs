@@ -15,7 +15,7 @@ use sweep::{Input, Inputs, Settings, Sweep, with_causes};
 use crate::args::DataArgs;
 use crate::cache_dir;
 use crate::exit::ExpectedError;
-use crate::talk;
+use crate::stderr;
 
 /// The directories of this machine.
 #[derive(Clone, Debug)]
@@ -332,7 +332,7 @@ impl<'a> Reading<'a> {
         if now >= *next {
             *next = now + NEXT_LINE;
             let gb = |bytes: u64| bytes as f64 / 1e9;
-            talk::say(&format!(
+            stderr::print(&format!(
                 "reading {} to tell whether it changed: {:.1} of {:.1} GB; next time only changed files are read",
                 self.name,
                 gb(done),

@@ -28,7 +28,7 @@ pub fn from_state(
     sink: &mut dyn FileSink,
 ) -> Result<Report, ExpectedError> {
     let reporter = Reporter::of(state, sweep).map_err(NoAnswer::from)?;
-    coordinator::write_report(&reporter, files, sink).map_err(not_taken)?;
+    coordinator::write_report(&reporter, files, sink).map_err(sink_error)?;
     let v1::ReportHead {
         complete,
         failed_trials,
@@ -41,7 +41,7 @@ pub fn from_state(
 }
 
 /// Converts the error of a sink: an [`ExpectedError`] that it wrapped, or the error itself.
-pub fn not_taken(error: io::Error) -> ExpectedError {
+pub fn sink_error(error: io::Error) -> ExpectedError {
     error
         .downcast::<ExpectedError>()
         .unwrap_or_else(|error| ExpectedError::Infrastructure {
@@ -50,10 +50,10 @@ pub fn not_taken(error: io::Error) -> ExpectedError {
         })
 }
 
-/// A sink for reports without files.
-pub struct Nowhere;
+/// A sink for files that nobody asked for.
+pub struct Discard;
 
-impl FileSink for Nowhere {
+impl FileSink for Discard {
     fn begin(&mut self, _: &str) -> io::Result<()> {
         Ok(())
     }

@@ -61,7 +61,7 @@ fn locate(named: Option<&Path>) -> Result<PathBuf, ExpectedError> {
 fn check(path: &Path) -> Result<(), String> {
     let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => "does not exist".to_owned(),
-        _ => format!("cannot be looked at: {error}"),
+        _ => format!("cannot be examined: {error}"),
     })?;
     if !metadata.is_file() {
         return Err("is not a file".to_owned());
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_with_a_named_trainer_is_said() {
+    fn what_is_wrong_with_a_named_trainer_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("trainer");
         let error = |path: &Path| find(Some(path)).unwrap_err().to_string();

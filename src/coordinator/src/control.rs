@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::outbox::{Taken, outbox};
+use crate::outbox::{OutboxStream, outbox};
 use crate::reports::Reports;
 use crate::requests::{OwnerRequest, Question, ask};
 
@@ -85,7 +85,7 @@ impl Control for ControlService {
         ask(&self.owner, question).await.map(Response::new)
     }
 
-    type TailStream = Taken<v1::TailMessage>;
+    type TailStream = OutboxStream<v1::TailMessage>;
 
     async fn tail(
         &self,

@@ -8,7 +8,7 @@ use protocol::{FromWorker, Hello, v1};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::outbox::{Taken, outbox};
+use crate::outbox::{OutboxStream, outbox};
 use crate::requests::{OwnerRequest, Stream, ToWorker};
 
 /// Deadline for the Hello; a peer that connects and does not send it is cut off.
@@ -22,7 +22,7 @@ pub struct FleetService {
 
 #[tonic::async_trait]
 impl Fleet for FleetService {
-    type ConnectStream = Taken<v1::CoordinatorMessage>;
+    type ConnectStream = OutboxStream<v1::CoordinatorMessage>;
 
     async fn connect(
         &self,
@@ -47,7 +47,7 @@ async fn serve(
     let (worker, connection) = (hello.worker.clone(), hello.connection);
     let (cut, mut is_cut) = oneshot::channel();
     let (accepted, is_accepted) = oneshot::channel();
-    let last_word = outgoing.last_word();
+    let closer = outgoing.closer();
     // The owner has the sending half now; when the owner drops it, the worker must see the end of
     // the stream.
     let stream = Stream {
@@ -77,7 +77,7 @@ async fn serve(
             Ok(Some(message)) => message,
             Ok(None) => break,
             Err(status) => {
-                last_word.end(status);
+                closer.end(status);
                 break;
             }
         };
@@ -102,7 +102,7 @@ async fn receive_hello(incoming: &mut Streaming<v1::WorkerMessage>) -> Result<He
     match receive(incoming).await? {
         Some(FromWorker::Hello(hello)) => Ok(hello),
         Some(_) => Err(Status::invalid_argument("a stream begins with Hello")),
-        None => Err(Status::cancelled("the worker hung up")),
+        None => Err(Status::cancelled("the worker closed the connection")),
     }
 }
 

@@ -64,9 +64,9 @@ impl Page {
             .route("/status", get(status))
             .route("/metrics", get(metrics))
             .with_state(owner)
-            .layer(from_fn(hold));
+            .layer(from_fn(keep_connection));
         if let Some(tokens) = tokens.filter(|_| !is_local) {
-            router = router.layer(from_fn_with_state(tokens, check));
+            router = router.layer(from_fn_with_state(tokens, check_token));
         }
         let router = router.layer(from_fn_with_state(
             Hosts::new(address.ip(), names),
@@ -90,7 +90,11 @@ impl Drop for Page {
 
 /// Keeps the connection while a request on it is answered. The peer then has to send the next
 /// request in time.
-async fn hold(ConnectInfo(guard): ConnectInfo<Guard>, request: Request, next: Next) -> Response {
+async fn keep_connection(
+    ConnectInfo(guard): ConnectInfo<Guard>,
+    request: Request,
+    next: Next,
+) -> Response {
     guard.begin_request();
     let response = next.run(request).await;
     guard.end_request();
@@ -171,14 +175,18 @@ async fn check_host(State(hosts): State<Hosts>, request: Request, next: Next) ->
         .into_response()
 }
 
-async fn check(State(tokens): State<AcceptedTokens>, request: Request, next: Next) -> Response {
+async fn check_token(
+    State(tokens): State<AcceptedTokens>,
+    request: Request,
+    next: Next,
+) -> Response {
     let carried = request.headers().get(header::AUTHORIZATION);
     if carried.is_some_and(|value| tokens.are_carried_by(value.as_bytes(), Instant::now())) {
         next.run(request).await
     } else {
         (
             StatusCode::UNAUTHORIZED,
-            "authorization: Bearer TOKEN is wanted\n",
+            "the header `authorization: Bearer TOKEN` is needed\n",
         )
             .into_response()
     }
@@ -316,7 +324,7 @@ fn as_html(status: &v1::StatusReply) -> String {
     if !status.storage_fault.is_empty() {
         let _ = write!(
             page,
-            "<p><strong>Nothing is acknowledged:</strong> {}</p>",
+            "<p><strong>The journal cannot be written, so nothing new is accepted:</strong> {}</p>",
             html(&status.storage_fault)
         );
     }

@@ -30,12 +30,12 @@ struct Queued<T> {
 }
 
 /// The receiving half, from which the transport takes messages.
-pub struct Taken<T>(UnboundedReceiver<Queued<T>>);
+pub struct OutboxStream<T>(UnboundedReceiver<Queued<T>>);
 
 /// A handle that can end a stream, and does not keep it open.
-pub struct LastWord<T>(WeakUnboundedSender<Queued<T>>);
+pub struct Closer<T>(WeakUnboundedSender<Queued<T>>);
 
-pub fn outbox<T>(limit: u32) -> (Outbox<T>, Taken<T>) {
+pub fn outbox<T>(limit: u32) -> (Outbox<T>, OutboxStream<T>) {
     let (queue, taken) = unbounded_channel();
     (
         Outbox {
@@ -43,7 +43,7 @@ pub fn outbox<T>(limit: u32) -> (Outbox<T>, Taken<T>) {
             room: Arc::new(Semaphore::new(limit as usize)),
             limit,
         },
-        Taken(taken),
+        OutboxStream(taken),
     )
 }
 
@@ -76,8 +76,8 @@ impl<T> Outbox<T> {
         });
     }
 
-    pub fn last_word(&self) -> LastWord<T> {
-        LastWord(self.queue.downgrade())
+    pub fn closer(&self) -> Closer<T> {
+        Closer(self.queue.downgrade())
     }
 
     /// Returns true if everything that was sent has been taken.
@@ -90,7 +90,7 @@ impl<T> Outbox<T> {
     }
 }
 
-impl<T> LastWord<T> {
+impl<T> Closer<T> {
     pub fn end(&self, status: Status) {
         if let Some(queue) = self.0.upgrade() {
             let _ = queue.send(Queued {
@@ -101,7 +101,7 @@ impl<T> LastWord<T> {
     }
 }
 
-impl<T> Stream for Taken<T> {
+impl<T> Stream for OutboxStream<T> {
     type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -146,10 +146,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_word_passes_a_full_queue_and_large_messages_an_empty_one() {
+    async fn the_end_passes_a_full_queue_and_large_messages_an_empty_one() {
         let (outbox, mut taken) = outbox::<TailMessage>(1_000);
         assert!(outbox.send(note(5_000)) && !outbox.send(note(1)));
-        outbox.last_word().end(Status::aborted("cut"));
+        outbox.closer().end(Status::aborted("cut"));
         assert!(taken.next().await.unwrap().is_ok());
         assert_eq!(taken.next().await.unwrap().unwrap_err().message(), "cut");
         drop(outbox);

@@ -244,7 +244,7 @@ impl Owner {
                 if cause.is_passing {
                     tracing::error!(
                         cause.reason,
-                        "the journal cannot be written; nothing is acknowledged until it can"
+                        "the journal cannot be written; every request is refused until it can be"
                     );
                 }
                 self.held = Some(HeldTurn {
@@ -388,7 +388,7 @@ impl Owner {
         if schedule::held_up(&mut self.state, &self.config, gap, self.clock.now()) {
             tracing::warn!(
                 gap_ms = gap,
-                "the coordinator itself was held up; nobody's silence in that time counts"
+                "the coordinator itself was held up; leases are longer by that time"
             );
         }
     }

@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use v1::report_chunk::Chunk;
 
 use crate::clock::Clock;
-use crate::outbox::{Taken, outbox};
+use crate::outbox::{OutboxStream, outbox};
 use crate::owner::Owner;
 use crate::reports::Reports;
 use crate::requests::{OwnerRequest, Question, Reply, Stream};
@@ -166,7 +166,7 @@ async fn status(messages: &mpsc::Sender<OwnerRequest>) -> Option<v1::StatusReply
     .map(Result::unwrap)
 }
 
-fn stream() -> (Stream, Taken<v1::CoordinatorMessage>) {
+fn stream() -> (Stream, OutboxStream<v1::CoordinatorMessage>) {
     let (outgoing, incoming) = outbox(1 << 20);
     (
         Stream {
@@ -488,7 +488,10 @@ async fn a_panic_while_answering_answers_that_question_and_nothing_else() {
     disk.0.lock().unwrap().faulty = true;
     let refused = explain().await.unwrap_err();
     assert_eq!(refused.code(), Code::Internal);
-    assert!(refused.message().contains("its log says more"), "{refused}");
+    assert!(
+        refused.message().contains("its log has the details"),
+        "{refused}"
+    );
     assert_eq!(
         status(&messages).await.unwrap().sweeps[0].failed,
         1,

@@ -72,7 +72,7 @@ impl Owner {
 fn guarded<T>(answer: impl FnOnce() -> Result<T, Status>) -> Result<T, Status> {
     let fault = |_| {
         Err(Status::internal(
-            "the coordinator has a fault and cannot answer this: its log says more",
+            "the coordinator has a fault and cannot answer this: its log has the details",
         ))
     };
     catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(fault)

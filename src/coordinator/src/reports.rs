@@ -27,7 +27,7 @@ const SMALL: usize = 2_000;
 const KEPT_SWEEPS: usize = 16;
 const KEPT_WIDTHS: usize = 4;
 /// Timeout for a reader to take one piece; it is then cut off, because it holds a snapshot.
-const SEND_PATIENCE: Duration = Duration::from_secs(30);
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Number of pieces under way to one reader.
 const PIECES: usize = 4;
 
@@ -97,8 +97,8 @@ impl Reports {
                 reports.send_large(sweep, width, files, &sender).await
             };
             if let Err(status) = sent {
-                tracing::warn!(%status, "a report was not sent to its end");
-                let _ = tokio::time::timeout(SEND_PATIENCE, sender.send(Err(status))).await;
+                tracing::warn!(%status, "a report was not sent completely");
+                let _ = tokio::time::timeout(SEND_TIMEOUT, sender.send(Err(status))).await;
             }
         });
         Ok(receiver)
@@ -162,15 +162,15 @@ impl Reports {
     /// result.
     async fn kept(&self, sweep: &str, width: usize, with_files: bool) -> Result<Whole, Status> {
         let asked = Instant::now();
-        let place = self.place_of(sweep);
-        let mut kept = place.lock().await;
+        let entry = self.entry_of(sweep);
+        let mut kept = entry.lock().await;
         let has = kept.texts.contains_key(&width) && (!with_files || kept.files.is_some());
         if !has || kept.asked.is_none_or(|taken| taken < asked) {
             let taken = Instant::now();
             if let Some(state) = self.snapshot(sweep, kept.changed.filter(|_| has)).await? {
                 let changed = state.sweeps.get(sweep).map(|entry| entry.changed);
                 let Whole { head, text, files } =
-                    made(state, sweep.to_owned(), width, with_files).await?;
+                    make(state, sweep.to_owned(), width, with_files).await?;
                 if kept.changed != changed || kept.texts.len() >= KEPT_WIDTHS {
                     *kept = Kept::default();
                 }
@@ -188,16 +188,16 @@ impl Reports {
         })
     }
 
-    fn place_of(&self, sweep: &str) -> Arc<tokio::sync::Mutex<Kept>> {
-        let mut places = self
+    fn entry_of(&self, sweep: &str) -> Arc<tokio::sync::Mutex<Kept>> {
+        let mut entries = self
             .made_last
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if places.len() >= KEPT_SWEEPS && !places.contains_key(sweep) {
+        if entries.len() >= KEPT_SWEEPS && !entries.contains_key(sweep) {
             // Entries that a call waits for stay.
-            places.retain(|_, place| Arc::strong_count(place) > 1);
+            entries.retain(|_, entry| Arc::strong_count(entry) > 1);
         }
-        places.entry(sweep.to_owned()).or_default().clone()
+        entries.entry(sweep.to_owned()).or_default().clone()
     }
 
     /// Writes a report while it is sent, from one snapshot.
@@ -236,13 +236,13 @@ impl Reports {
     }
 }
 
-async fn made(
+async fn make(
     state: Arc<State>,
     sweep: String,
     width: usize,
     with_files: bool,
 ) -> Result<Whole, Status> {
-    let made = move || -> Result<Whole, NoAnswer> {
+    let make = move || -> Result<Whole, NoAnswer> {
         let reporter = Reporter::of(&state, &sweep)?;
         let mut files = Files::new();
         if with_files {
@@ -256,7 +256,7 @@ async fn made(
             files: with_files.then(|| Arc::new(files)),
         })
     };
-    Ok(off_thread(made).await??)
+    Ok(off_thread(make).await??)
 }
 
 /// Runs blocking work. A panic fails this question and no other.
@@ -265,15 +265,19 @@ async fn off_thread<T: Send + 'static>(
 ) -> Result<T, Status> {
     spawn_blocking(work).await.map_err(|error| {
         tracing::error!(%error, "a question cannot be answered");
-        Status::internal("the coordinator has a fault and cannot answer this: its log says more")
+        Status::internal(
+            "the coordinator has a fault and cannot answer this: its log has the details",
+        )
     })
 }
 
 async fn send(to: &ToReader, chunk: Chunk) -> Result<(), Status> {
     let chunk = v1::ReportChunk { chunk: Some(chunk) };
-    match tokio::time::timeout(SEND_PATIENCE, to.send(Ok(chunk))).await {
+    match tokio::time::timeout(SEND_TIMEOUT, to.send(Ok(chunk))).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(Status::cancelled("the reader of a report hung up")),
+        Ok(Err(_)) => Err(Status::cancelled(
+            "the reader of a report closed its connection",
+        )),
         Err(_) => Err(Status::aborted("the report was not read")),
     }
 }

@@ -31,7 +31,7 @@ use crate::token_file;
 /// Number of messages that may wait for the owner; further senders wait.
 const INBOX: usize = 4096;
 /// Maximum time for calls under way after `shutdown`.
-const LAST_CALLS: Duration = Duration::from_secs(3);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Address for workers and commands.
 pub enum Listen {
@@ -269,7 +269,7 @@ impl Handle {
             let _ = stop.send(());
         }
         if !self.server_ended
-            && tokio::time::timeout(LAST_CALLS, &mut self.server)
+            && tokio::time::timeout(SHUTDOWN_TIMEOUT, &mut self.server)
                 .await
                 .is_err()
         {

@@ -73,13 +73,13 @@ pub fn worker(
     now: Millis,
 ) -> Option<v1::WorkerStatus> {
     let entry = state.workers.get(id)?;
-    let heard = state
+    let last_message = state
         .live
         .last_message
         .get(id)
         .copied()
         .unwrap_or(state.live.since);
-    let silent_ms = now.saturating_sub(heard);
+    let silent_ms = now.saturating_sub(last_message);
     let connected = state.live.connected.contains_key(id);
     let host_drained = state
         .hosts

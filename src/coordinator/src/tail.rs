@@ -118,19 +118,21 @@ impl Tails {
                 failure,
                 then,
                 ..
-            } => match then {
-                AfterFailure::GiveUp => self.ended(attempt.trial, state),
-                // The pause of its slot is the news.
-                AfterFailure::Retry { .. } if failure.class == FailureClass::Node => {}
-                AfterFailure::Retry { .. } => {
-                    let first_line = failure.message.lines().next().unwrap_or_default();
-                    let (number, class) = (attempt.number, failure.class);
-                    self.note_trial(attempt.trial, state, |name| {
-                        format!("{name}: attempt {number} ended ({class}): {first_line}; another follows")
+            } => {
+                match then {
+                    AfterFailure::GiveUp => self.ended(attempt.trial, state),
+                    // The pause of its slot is the news.
+                    AfterFailure::Retry { .. } if failure.class == FailureClass::Node => {}
+                    AfterFailure::Retry { .. } => {
+                        let first_line = failure.message.lines().next().unwrap_or_default();
+                        let (number, class) = (attempt.number, failure.class);
+                        self.note_trial(attempt.trial, state, |name| {
+                        format!("{name}: attempt {number} ended ({class}): {first_line}; it is retried")
                     });
+                    }
+                    AfterFailure::Unwanted => {}
                 }
-                AfterFailure::Unwanted => {}
-            },
+            }
             Event::WorkerJoined { worker, info, .. } => {
                 self.note(&format!(
                     "worker {worker} joined with {} slots",
@@ -172,7 +174,7 @@ impl Tails {
                 self.note_sweep(sweep, &format!("cancelled: {reason}"))
             }
             Event::FailedTrialsRetried { sweep } => {
-                self.note_sweep(sweep, "failed trials are tried again")
+                self.note_sweep(sweep, "failed trials are retried")
             }
             Event::TrialsRetried { sweep, trials } => {
                 self.note_sweep(

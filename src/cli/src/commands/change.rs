@@ -18,14 +18,14 @@ use crate::{offline, rendezvous};
 
 /// Timeout for another command that has taken the state directory: its coordinator must answer, or
 /// be gone.
-const PATIENCE: Duration = Duration::from_secs(20);
-const AGAIN: Duration = Duration::from_millis(100);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 pub async fn cancel(arguments: &SweepArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let sweep = &arguments.sweep;
-    let mut asked = Asked::of(&arguments.target).await?;
-    let cancelled = asked.client.cancel(sweep).await;
-    asked.end().await?;
+    let mut receiver = Receiver::of(&arguments.target).await?;
+    let cancelled = receiver.client.cancel(sweep).await;
+    receiver.end().await?;
     let cancelled = cancelled?;
     output.print(
         || {
@@ -41,11 +41,11 @@ pub async fn cancel(arguments: &SweepArgs, output: Output) -> Result<Outcome, Ex
 
 pub async fn retry(arguments: &RetryArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let sweep = &arguments.sweep;
-    let mut asked = Asked::of(&arguments.target).await?;
+    let mut receiver = Receiver::of(&arguments.target).await?;
     let (all, cells) = (arguments.all, &arguments.cells);
-    let retried = asked.client.retry(sweep, all, cells).await;
-    let running = asked.momentary.is_none();
-    asked.end().await?;
+    let retried = receiver.client.retry(sweep, all, cells).await;
+    let running = receiver.temporary.is_none();
+    receiver.end().await?;
     let retried = retried?;
     let then = if running || retried == 0 {
         ""
@@ -67,10 +67,10 @@ pub async fn retry(arguments: &RetryArgs, output: Output) -> Result<Outcome, Exp
 
 pub async fn drain(arguments: &DrainArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let name = &arguments.name;
-    let mut asked = Asked::of(&arguments.target).await?;
-    let drained = asked.client.drain(name, &arguments.reason).await;
-    let workers = asked.workers(name).await;
-    asked.end().await?;
+    let mut receiver = Receiver::of(&arguments.target).await?;
+    let drained = receiver.client.drain(name, &arguments.reason).await;
+    let workers = receiver.workers(name).await;
+    receiver.end().await?;
     drained?;
     let leaves = |worker: &WorkerStatus| match worker.busy_slots {
         0 => format!("{}: leaves now\n", worker.worker),
@@ -85,10 +85,10 @@ pub async fn drain(arguments: &DrainArgs, output: Output) -> Result<Outcome, Exp
 
 pub async fn undrain(arguments: &UndrainArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let name = &arguments.name;
-    let mut asked = Asked::of(&arguments.target).await?;
-    let undrained = asked.client.undrain(name).await;
-    let workers = asked.workers(name).await;
-    asked.end().await?;
+    let mut receiver = Receiver::of(&arguments.target).await?;
+    let undrained = receiver.client.undrain(name).await;
+    let workers = receiver.workers(name).await;
+    receiver.end().await?;
     undrained?;
     let works = |worker: &WorkerStatus| match worker.presence.as_str() {
         "draining" => format!(
@@ -121,19 +121,19 @@ fn names(workers: &[WorkerStatus]) -> Vec<&str> {
 }
 
 /// The coordinator that receives the command.
-struct Asked {
+struct Receiver {
     client: Client,
-    momentary: Option<Embedded>,
+    temporary: Option<Embedded>,
 }
 
-impl Asked {
+impl Receiver {
     async fn of(target: &Target) -> Result<Self, ExpectedError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if let Some(client) = offline::live(target).await? {
                 return Ok(Self {
                     client,
-                    momentary: None,
+                    temporary: None,
                 });
             }
             if let Err(journal::Error::Missing { .. }) = journal::read(&target.state_dir) {
@@ -145,7 +145,7 @@ impl Asked {
                     if Instant::now() < deadline
                         && rendezvous::left_elsewhere(&target.state_dir).is_none() =>
                 {
-                    tokio::time::sleep(AGAIN).await;
+                    tokio::time::sleep(CHECK_INTERVAL).await;
                 }
                 Err(error) => return Err(error),
                 Ok(embedded) => {
@@ -153,7 +153,7 @@ impl Asked {
                         Client::connect(&embedded.address, Some(embedded.token.clone())).await?;
                     return Ok(Self {
                         client,
-                        momentary: Some(embedded),
+                        temporary: Some(embedded),
                     });
                 }
             }
@@ -176,7 +176,7 @@ impl Asked {
     }
 
     async fn end(self) -> Result<(), ExpectedError> {
-        match self.momentary {
+        match self.temporary {
             Some(embedded) => embedded.shutdown().await,
             None => Ok(()),
         }

@@ -14,7 +14,7 @@ use crate::args::{DataListArgs, DataNameArgs, FetchArgs, SheetArgs};
 use crate::exit::{ExpectedError, Outcome};
 use crate::output::{Output, SCHEMA};
 use crate::preflight::Places;
-use crate::talk;
+use crate::stderr;
 
 /// Images in a row of a contact sheet.
 const SHEET_COLUMNS: usize = 8;
@@ -253,8 +253,8 @@ impl Progress {
     fn at(&mut self, step: FetchProgress) {
         if self.bar.as_ref().is_none_or(|(file, _)| file != step.file) {
             self.finish();
-            if !talk::interactive() {
-                talk::say(&format!("fetching {}", step.file));
+            if !stderr::interactive() {
+                stderr::print(&format!("fetching {}", step.file));
             }
             self.bar = Some((step.file.to_owned(), bytes_bar(step.file)));
         }
@@ -296,10 +296,10 @@ fn bytes_bar(file: &str) -> ProgressBar {
 }
 
 fn shown(bar: ProgressBar) -> ProgressBar {
-    if talk::quiet() || !talk::interactive() {
+    if stderr::quiet() || !stderr::interactive() {
         ProgressBar::hidden()
     } else {
-        talk::bars().add(bar)
+        stderr::bars().add(bar)
     }
 }
 

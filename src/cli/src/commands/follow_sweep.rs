@@ -10,13 +10,13 @@ use tonic::Streaming;
 
 use crate::client::Client;
 use crate::exit::ExpectedError;
-use crate::reports::{Nowhere, Report};
+use crate::reports::{Discard, Report};
 use crate::results_folder::ResultsFolder;
-use crate::talk;
+use crate::stderr;
 
 /// Pause between two attempts to reach a coordinator that went away.
-const AGAIN: Duration = Duration::from_millis(500);
-const AGAIN_AT_MOST: Duration = Duration::from_secs(5);
+const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// Pause between two reports while results arrive.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// The shortest pause after a report, as a multiple of the time it took: reports of a large sweep
@@ -25,7 +25,7 @@ const REPORT_SHARE: u32 = 10;
 /// Longest pause between two failed attempts to write results: a full disk stays full for a while.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Attempts to write the last report.
-const LAST_TRIES: u32 = 3;
+const LAST_ATTEMPTS: u32 = 3;
 
 #[derive(Debug)]
 pub enum Step {
@@ -43,6 +43,7 @@ pub struct Follower {
     /// False for a coordinator in this process: it does not come back.
     reconnects: bool,
     wait: Duration,
+    /// True from a lost connection until the next one.
     away: bool,
 }
 
@@ -54,7 +55,7 @@ impl Follower {
             sweep: sweep.to_owned(),
             stream: None,
             reconnects,
-            wait: AGAIN,
+            wait: FIRST_RETRY_PAUSE,
             away: false,
         }
     }
@@ -68,8 +69,8 @@ impl Follower {
                 Ok(None) => {}
                 Err(ExpectedError::Unreachable { address, reason }) if self.reconnects => {
                     if !self.away {
-                        talk::say(&format!(
-                            "the coordinator at {address} is away ({reason}); trying again"
+                        stderr::print(&format!(
+                            "the coordinator at {address} cannot be reached ({reason}); retrying"
                         ));
                         self.away = true;
                     }
@@ -78,7 +79,7 @@ impl Follower {
             }
             if self.stream.is_none() {
                 tokio::time::sleep(self.wait).await;
-                self.wait = (self.wait * 2).min(AGAIN_AT_MOST);
+                self.wait = (self.wait * 2).min(LONGEST_RETRY_PAUSE);
             }
         }
     }
@@ -90,9 +91,9 @@ impl Follower {
             }
             self.stream = Some(self.client.tail(&self.sweep).await?);
             if std::mem::take(&mut self.away) {
-                talk::say("the coordinator is back");
+                stderr::print("the coordinator is back");
             }
-            self.wait = AGAIN;
+            self.wait = FIRST_RETRY_PAUSE;
         }
         let Some(stream) = &mut self.stream else {
             return Ok(None);
@@ -120,7 +121,7 @@ impl Follower {
         loop {
             match self
                 .client
-                .report(&self.sweep, ReportFiles::None, &mut Nowhere)
+                .report(&self.sweep, ReportFiles::None, &mut Discard)
                 .await
             {
                 Err(ExpectedError::Unreachable { .. }) if self.reconnects => {
@@ -144,7 +145,7 @@ impl Follower {
     }
 
     async fn connect_again(&mut self) {
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(FIRST_RETRY_PAUSE).await;
         // the next request finds out whether it is back
         let _ = self.client.reconnect(self.token.clone()).await;
     }
@@ -165,10 +166,10 @@ pub async fn submit(
     address: &str,
     token: Option<&Token>,
     sweep: &sweep::Sweep,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<(Client, v1::SubmitReply), ExpectedError> {
-    let deadline = Instant::now() + patience;
-    let mut said = false;
+    let deadline = Instant::now() + timeout;
+    let mut reported = false;
     loop {
         let submitted = async {
             let mut client = Client::connect(address, token.cloned()).await?;
@@ -177,12 +178,12 @@ pub async fn submit(
         };
         match submitted.await {
             Err(ExpectedError::Unreachable { address, reason }) if Instant::now() < deadline => {
-                if !std::mem::replace(&mut said, true) {
-                    talk::say(&format!(
-                        "the coordinator at {address} is not there ({reason}); trying again"
+                if !std::mem::replace(&mut reported, true) {
+                    stderr::print(&format!(
+                        "the coordinator at {address} cannot be reached yet ({reason}); retrying"
                     ));
                 }
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(FIRST_RETRY_PAUSE).await;
             }
             answer => return answer,
         }
@@ -191,7 +192,7 @@ pub async fn submit(
 
 /// Keeps the results folder up to date at a reasonable rate. Training never depends on it: files
 /// that cannot be written now are written later.
-pub struct Writer {
+pub struct ResultsWriter {
     folder: ResultsFolder,
     dirty: bool,
     next: Instant,
@@ -199,7 +200,7 @@ pub struct Writer {
     pause: Duration,
 }
 
-impl Writer {
+impl ResultsWriter {
     pub fn new(folder: ResultsFolder) -> Self {
         Self {
             folder,
@@ -213,7 +214,7 @@ impl Writer {
         &self.folder
     }
 
-    pub fn result_landed(&mut self) {
+    pub fn result_arrived(&mut self) {
         self.dirty = true;
     }
 
@@ -232,7 +233,7 @@ impl Writer {
         match write_report(client, sweep, &self.folder).await {
             Ok(()) => {
                 if std::mem::take(&mut self.pause) > Duration::ZERO {
-                    talk::say(&format!(
+                    stderr::print(&format!(
                         "results are written again, into {}",
                         self.folder.path().display()
                     ));
@@ -245,8 +246,8 @@ impl Writer {
             Err(error) => {
                 if self.pause.is_zero() {
                     let reason = error.render().trim_end().to_owned();
-                    talk::say(&format!(
-                        "results are not written for now ({reason}); training continues, trying again"
+                    stderr::print(&format!(
+                        "results are not written for now ({reason}); training continues, and writing is retried"
                     ));
                 }
                 self.pause = (self.pause * 2).clamp(REPORT_EVERY, LONGEST_PAUSE);
@@ -257,12 +258,12 @@ impl Writer {
 
     /// Writes the last report of a command, which is worth a few attempts.
     pub async fn finish(&mut self, follower: &mut Follower) -> Result<(), ExpectedError> {
-        let mut tries = 1;
+        let mut attempts = 1;
         loop {
             match follower.write_report(&self.folder).await {
-                Err(_) if tries < LAST_TRIES => {
-                    tries += 1;
-                    tokio::time::sleep(AGAIN).await;
+                Err(_) if attempts < LAST_ATTEMPTS => {
+                    attempts += 1;
+                    tokio::time::sleep(FIRST_RETRY_PAUSE).await;
                 }
                 written => return written,
             }

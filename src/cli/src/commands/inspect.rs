@@ -17,10 +17,10 @@ use crate::exit::{ExpectedError, Outcome};
 use crate::follow::{self, View, duration};
 use crate::offline::{self, Source};
 use crate::output::{self, Output, Reader, SCHEMA};
-use crate::reports::{self, Nowhere, Report, ToStdout};
+use crate::reports::{self, Discard, Report, ToStdout};
 use crate::results_folder::ResultsFolder;
 use crate::signals::Signals;
-use crate::{advice, talk};
+use crate::{advice, stderr};
 
 /// Interval of printed tables, in a pipe and on a terminal, where the table is replaced.
 const TABLE_EVERY: Duration = Duration::from_secs(60);
@@ -47,7 +47,7 @@ pub async fn status(arguments: &StatusArgs, output: Output) -> Result<Outcome, E
             advice::complete(&sweep.waits_because, &arguments.target, reach.as_deref());
     }
     if !reply.storage_fault.is_empty() {
-        talk::say(&format!(
+        stderr::print(&format!(
             "the coordinator cannot write its journal, nothing new is accepted: {}",
             reply.storage_fault
         ));
@@ -67,14 +67,14 @@ pub async fn table(arguments: &TableArgs, output: Output) -> Result<Outcome, Exp
             let mut update = folder.update()?;
             let report = report(target, sweep, ReportFiles::All, &mut update).await?;
             update.finish()?;
-            talk::say(&format!("results are in {}", folder.path().display()));
+            stderr::print(&format!("results are in {}", folder.path().display()));
             if output.is_json() {
                 output::copy_file(&folder.path().join(report::RESULTS_JSON))?;
             }
             report
         }
         None if output.is_json() => report(target, sweep, ReportFiles::Json, &mut ToStdout).await?,
-        None => report(target, sweep, ReportFiles::None, &mut Nowhere).await?,
+        None => report(target, sweep, ReportFiles::None, &mut Discard).await?,
     };
     if !output.is_json() {
         output.print(|| output::table(&report.text), || Value::Null)?;
@@ -117,15 +117,15 @@ pub async fn explain(arguments: &ExplainArgs, output: Output) -> Result<Outcome,
 
 pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let Some(client) = offline::live(&arguments.target).await? else {
-        talk::say("no coordinator runs: nothing will change; this is how it stands");
+        stderr::print("no coordinator runs: nothing will change; this is how it stands");
         let report = report(
             &arguments.target,
             &arguments.sweep,
             ReportFiles::None,
-            &mut Nowhere,
+            &mut Discard,
         )
         .await?;
-        return last_words(&report, output);
+        return conclude(&report, output);
     };
     let mut signals = Signals::listen()?;
     let token = client::token(arguments.target.token_file.as_deref())?;
@@ -171,7 +171,10 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
                         }
                         // results continue to arrive, and the next table may succeed
                         Err(error) => {
-                            talk::say(&format!("no table for now: {}", error.render().trim_end()));
+                            stderr::print(&format!(
+                                "no table for now: {}",
+                                error.render().trim_end()
+                            ));
                             Ok(())
                         }
                     };
@@ -188,14 +191,14 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
                 view.status(&status);
                 view.finish();
                 let report = follower.report().await?;
-                return last_words(&report, output);
+                return conclude(&report, output);
             }
         }
     }
 }
 
 /// Prints the final table and the outcome of the sweep.
-fn last_words(report: &Report, output: Output) -> Result<Outcome, ExpectedError> {
+fn conclude(report: &Report, output: Output) -> Result<Outcome, ExpectedError> {
     let end = || json!({ "schema": SCHEMA, "end": { "complete": report.complete, "failed_trials": report.failed_trials } });
     // the outcome is that of the sweep, with or without a reader of stdout
     let _ = output.print_line(|| format!("\n{}", output::table(&report.text)), end)?;
@@ -297,7 +300,7 @@ fn sweep_text(sweep: &SweepStatus) -> String {
         // trials that are not wanted any more: their progress does not matter
         if sweep.running > 0 {
             text.push_str(&format!(
-                "  {} told to stop\n",
+                "  {} being stopped\n",
                 counted(sweep.running, "attempt")
             ));
         }

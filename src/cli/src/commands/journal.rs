@@ -10,7 +10,7 @@ use sweep::{counted, with_causes};
 use crate::args::{JournalArgs, RepairArgs};
 use crate::exit::{ExpectedError, Outcome};
 use crate::output::{Output, SCHEMA};
-use crate::talk;
+use crate::stderr;
 
 pub fn export(arguments: &JournalArgs) -> Result<Outcome, ExpectedError> {
     match journal::export(&arguments.state_dir, BufWriter::new(io::stdout().lock())) {
@@ -36,7 +36,7 @@ pub fn verify(arguments: &JournalArgs, output: Output) -> Result<Outcome, Expect
     } = &found;
     remarks
         .iter()
-        .for_each(|remark| talk::say(&format!("note: {remark}")));
+        .for_each(|remark| stderr::print(&format!("note: {remark}")));
     output.print(
         || format!("sound: {events} events, {bytes} bytes, {sweeps} sweeps, {trials} trials, hash {hash}\n"),
         || {

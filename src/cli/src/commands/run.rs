@@ -17,7 +17,7 @@ use sweep::{Sweep, counted};
 
 use crate::args::{RunArgs, quoted};
 use crate::client::{self, Client};
-use crate::commands::follow_sweep::{Follower, Step, Writer, submit};
+use crate::commands::follow_sweep::{Follower, ResultsWriter, Step, submit};
 use crate::commands::serve::{Embedded, slots};
 use crate::exit::{ExpectedError, Outcome};
 use crate::follow::View;
@@ -26,15 +26,15 @@ use crate::preflight::{self, Places};
 use crate::reports::Report;
 use crate::results_folder::ResultsFolder;
 use crate::signals::{HOW_TO_INSIST, Signals};
-use crate::{advice, estimate, rendezvous, talk, trainer};
+use crate::{advice, estimate, rendezvous, stderr, trainer};
 
 /// Timeout for a remote coordinator to answer when a sweep is submitted.
-const PATIENCE: Duration = Duration::from_secs(10);
+const SUBMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout for another command that has taken the state directory: its coordinator replays the
 /// journal before it answers.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Interval of checks of a state directory whose coordinator is starting or ending.
-const AGAIN: Duration = Duration::from_millis(200);
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let places = Places::of(&arguments.data)?;
@@ -51,8 +51,8 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
             .iter()
             .any(|cell| is_folder(&sweep.cell_settings(cell).dataset))
     {
-        talk::say(
-            "note: images of `folder:` data sets are not looked at from here, so their sizes are the recipe's; with --data-dir \
+        stderr::print(
+            "note: images of `folder:` data sets are not read here, so their sizes are the recipe's; with --data-dir \
              they follow the images",
         );
     }
@@ -60,28 +60,28 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
     if looks {
         let checked = preflight::check(&mut sweep, &places, arguments.skip_missing)?;
         for lacks in checked.missing {
-            talk::say(&format!("left out: {lacks}"));
+            stderr::print(&format!("left out: {lacks}"));
         }
         for note in checked.notes {
-            talk::say(&format!("data set {note}"));
+            stderr::print(&format!("data set {note}"));
         }
         sizes = checked.sizes;
     }
     let unknown: Vec<String> = sweep.unknown_inputs().into_iter().collect();
     if !unknown.is_empty() {
-        talk::say(&format!(
+        stderr::print(&format!(
             "note: the content of {} is not known here, so nobody will notice when it changes; --data-dir names it",
             unknown.join(", ")
         ));
     }
     for remark in sweep.remarks() {
-        talk::say(&format!("note: {remark}"));
+        stderr::print(&format!("note: {remark}"));
     }
     if arguments.devices.trainer.is_some() {
         sweep.trainer = trainer::find(arguments.devices.trainer.as_deref())?.program;
     }
     if !sweep.trainer.is_built_in() {
-        talk::say(&format!(
+        stderr::print(&format!(
             "note: {} trains; its results are kept apart from those of others",
             sweep.trainer
         ));
@@ -97,18 +97,18 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
         let address = arguments.target.coordinator.clone().unwrap_or_default();
         let token = arguments.target.token_file.clone();
         return super::block_on(async {
-            run.elsewhere(address, token, true, &mut Signals::listen()?)
+            run.with_coordinator(address, token, true, &mut Signals::listen()?)
                 .await
         });
     }
-    super::block_on(run.here())
+    super::block_on(run.without_address())
 }
 
 /// Reads a sweep file; its errors are formatted for the terminal. Sizes follow the images of
 /// `folder:` data sets in `places`; without `places`, the recipes' own sizes are used.
 pub fn load(file: &Path, places: Option<&Places>) -> Result<Sweep, ExpectedError> {
     let style = sweep::Style {
-        colour: talk::colour(),
+        colour: stderr::colour(),
         ..sweep::Style::default()
     };
     // Problems of a data set are reported when all data sets are looked for.
@@ -145,29 +145,29 @@ enum Followed {
 impl Run<'_> {
     /// Runs with the coordinator of the state directory, which may be part of another `orchestrator
     /// run`: if that one ends before this sweep, this one takes over.
-    async fn here(&self) -> Result<Outcome, ExpectedError> {
+    async fn without_address(&self) -> Result<Outcome, ExpectedError> {
         let mut signals = Signals::listen()?;
         let state_dir = &self.arguments.target.state_dir;
         let mut taken_since: Option<Instant> = None;
         loop {
             let Some(found) = rendezvous::find(state_dir) else {
-                match self.embedded(&mut signals).await {
+                match self.with_embedded(&mut signals).await {
                     // another command was faster and does not answer yet, or has not quite ended
                     Err(ExpectedError::Taken(_))
                         if rendezvous::left_elsewhere(state_dir).is_none()
-                            && taken_since.is_none_or(|since| since.elapsed() < START_PATIENCE) =>
+                            && taken_since.is_none_or(|since| since.elapsed() < START_TIMEOUT) =>
                     {
                         if taken_since.is_none() {
                             let place = state_dir.display();
-                            talk::say(&format!(
+                            stderr::print(&format!(
                                 "another command starts or ends on {place} at this moment: waiting for it"
                             ));
                             taken_since = Some(Instant::now());
                         }
                         tokio::select! {
-                            () = tokio::time::sleep(AGAIN) => continue,
+                            () = tokio::time::sleep(CHECK_INTERVAL) => continue,
                             signal = signals.next() => {
-                                talk::say(&format!("{signal}: nothing was submitted"));
+                                stderr::print(&format!("{signal}: nothing was submitted"));
                                 return Ok(Outcome::Interrupted);
                             }
                         }
@@ -177,12 +177,12 @@ impl Run<'_> {
             };
             taken_since = None;
             let (pid, place) = (found.pid, state_dir.display());
-            talk::say(&format!(
+            stderr::print(&format!(
                 "a coordinator (process {pid}) runs on {place} already: submitting to it"
             ));
             let borrowed = !found.lasts && found.is_here();
             match self
-                .elsewhere(found.address, found.token_file, found.lasts, &mut signals)
+                .with_coordinator(found.address, found.token_file, found.lasts, &mut signals)
                 .await
             {
                 // its token was removed with it
@@ -192,7 +192,7 @@ impl Run<'_> {
                     | ExpectedError::Refused { .. }
                     | ExpectedError::Token(_),
                 ) if borrowed && self.has_gone(pid).await => {
-                    talk::say(&format!(
+                    stderr::print(&format!(
                         "process {pid} has ended, and its coordinator with it: continuing here"
                     ));
                 }
@@ -204,21 +204,21 @@ impl Run<'_> {
     /// Waits until the coordinator of this process id is gone. Returns false if it is still there
     /// after a while.
     async fn has_gone(&self, pid: u32) -> bool {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + SUBMIT_TIMEOUT;
         while rendezvous::find(&self.arguments.target.state_dir)
             .is_some_and(|found| found.pid == pid)
         {
             if Instant::now() > deadline {
                 return false;
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
         true
     }
 
     /// Runs with another coordinator. `lasts`: it is a service that comes back, not part of an
     /// `orchestrator run`.
-    async fn elsewhere(
+    async fn with_coordinator(
         &self,
         address: String,
         token_file: Option<std::path::PathBuf>,
@@ -229,14 +229,15 @@ impl Run<'_> {
         if !self.arguments.detach {
             ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
         }
-        let (mut client, reply) = submit(&address, token.as_ref(), &self.sweep, PATIENCE).await?;
+        let (mut client, reply) =
+            submit(&address, token.as_ref(), &self.sweep, SUBMIT_TIMEOUT).await?;
         client.token_file = token_file;
-        self.say_submitted(&reply);
-        self.start_anew(&mut client, &reply.sweep).await?;
+        self.print_submission(&reply);
+        self.discard_results(&mut client, &reply.sweep).await?;
         if self.arguments.detach {
             let name = &reply.sweep;
             let flags = self.arguments.target.flags();
-            talk::say(&format!("follow it with: orchestrator tail {name}{flags}"));
+            stderr::print(&format!("follow it with: orchestrator tail {name}{flags}"));
             let text = || format!("{name}\n");
             self.output.print(
                 text,
@@ -245,7 +246,8 @@ impl Run<'_> {
             return Ok(Outcome::Complete);
         }
         let mut follower = Follower::new(client, token, &reply.sweep, lasts);
-        let mut writer = Writer::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
+        let mut writer =
+            ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let mut view = View::new();
         let workers = if lasts {
             Workers::Any
@@ -260,7 +262,7 @@ impl Run<'_> {
         match followed? {
             Followed::Complete | Followed::Stuck(_) => {
                 let report = match follower.report().await {
-                    // `here` takes over
+                    // `without_address` takes over
                     Err(error @ ExpectedError::Unreachable { .. }) if !lasts => return Err(error),
                     report => report,
                 };
@@ -269,11 +271,11 @@ impl Run<'_> {
             }
             Followed::Interrupted(signal) => {
                 let name = &reply.sweep;
-                talk::say(&format!(
-                    "{signal}: no longer following; the sweep goes on at {address}"
+                stderr::print(&format!(
+                    "{signal}: no longer following; the sweep continues at {address}"
                 ));
                 let flags = self.arguments.target.flags();
-                talk::say(&format!(
+                stderr::print(&format!(
                     "follow it again with the same command, or: orchestrator tail {name}{flags}"
                 ));
                 Ok(Outcome::Interrupted)
@@ -281,24 +283,25 @@ impl Run<'_> {
         }
     }
 
-    async fn embedded(&self, signals: &mut Signals) -> Result<Outcome, ExpectedError> {
+    async fn with_embedded(&self, signals: &mut Signals) -> Result<Outcome, ExpectedError> {
         let mut devices = self.arguments.devices.clone();
         let needed = self.sweep.resources.devices_per_trial;
         devices.devices_per_slot = devices.devices_per_slot.or((needed > 1).then_some(needed));
         let slots = slots(&devices)?;
-        self.say_how_long(&slots);
+        self.print_estimate(&slots);
         let trainer = trainer::find(devices.trainer.as_deref())?;
         ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
         let state_dir = &self.arguments.target.state_dir;
         let mut embedded = Embedded::start(state_dir, slots, trainer, &self.places).await?;
         let token = embedded.token.clone();
         let (mut client, reply) =
-            submit(&embedded.address, Some(&token), &self.sweep, PATIENCE).await?;
-        self.say_submitted(&reply);
-        self.start_anew(&mut client, &reply.sweep).await?;
-        self.say_unfinished(&client.status(None).await?, &reply.sweep);
+            submit(&embedded.address, Some(&token), &self.sweep, SUBMIT_TIMEOUT).await?;
+        self.print_submission(&reply);
+        self.discard_results(&mut client, &reply.sweep).await?;
+        self.print_unfinished(&client.status(None).await?, &reply.sweep);
         let mut follower = Follower::new(client, Some(token), &reply.sweep, false);
-        let mut writer = Writer::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
+        let mut writer =
+            ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let mut view = View::new();
         let followed = tokio::select! {
             followed = self.follow(&mut follower, &mut writer, &mut view, Workers::Own) => followed,
@@ -308,7 +311,7 @@ impl Run<'_> {
         view.finish();
         let reason = match &followed {
             Ok(Followed::Interrupted(signal)) => {
-                talk::say(&format!("{signal}: writing checkpoints; {HOW_TO_INSIST}"));
+                stderr::print(&format!("{signal}: writing checkpoints; {HOW_TO_INSIST}"));
                 format!("its run received {signal}")
             }
             Ok(Followed::Complete | Followed::Stuck(_)) => "the sweep ends here".to_owned(),
@@ -318,7 +321,7 @@ impl Run<'_> {
         let left = tokio::select! {
             ended = embedded.worker_ended() => ended,
             _ = signals.next() => {
-                talk::say("stopping at once");
+                stderr::print("stopping at once");
                 embedded.stop_now();
                 embedded.worker_ended().await
             }
@@ -345,7 +348,7 @@ impl Run<'_> {
                 );
                 let reason = advice::complete(&because, &self.arguments.target, None);
                 Err(ExpectedError::Infrastructure {
-                    what: "the sweep cannot go on",
+                    what: "the sweep cannot continue",
                     reason,
                 })
             }
@@ -355,10 +358,10 @@ impl Run<'_> {
     }
 
     /// Discards the earlier results of the sweep's trials, for `--fresh`.
-    async fn start_anew(&self, client: &mut Client, sweep: &str) -> Result<(), ExpectedError> {
+    async fn discard_results(&self, client: &mut Client, sweep: &str) -> Result<(), ExpectedError> {
         if self.arguments.fresh {
             let again = counted(client.retry(sweep, true, &[]).await?, "trial");
-            talk::say(&format!(
+            stderr::print(&format!(
                 "  to be trained again from the start, as --fresh asks for: {again}"
             ));
         }
@@ -369,7 +372,7 @@ impl Run<'_> {
     async fn follow(
         &self,
         follower: &mut Follower,
-        writer: &mut Writer,
+        writer: &mut ResultsWriter,
         view: &mut View,
         workers: Workers,
     ) -> Result<Followed, ExpectedError> {
@@ -386,7 +389,7 @@ impl Run<'_> {
                     Step::Status(status) => view.status(&self.advised(*status, follower)),
                     Step::Ended(ended) => {
                         view.ended(&ended, &self.arguments.target);
-                        writer.result_landed();
+                        writer.result_arrived();
                     }
                     Step::Note(note) => view.note(&note),
                     Step::Complete(status) => {
@@ -411,7 +414,7 @@ impl Run<'_> {
     }
 
     /// Prints an estimate on a CPU if the sweep takes hours.
-    fn say_how_long(&self, slots: &[Slot]) {
+    fn print_estimate(&self, slots: &[Slot]) {
         let devices: Vec<&String> = slots.iter().flat_map(|slot| &slot.devices).collect();
         let threads = devices.iter().filter(|device| **device == "cpu").count();
         let work = self
@@ -420,7 +423,7 @@ impl Run<'_> {
             .cost;
         let time = estimate::on_cpu(work, threads);
         if threads == devices.len() && time >= estimate::LONG {
-            talk::say(&format!(
+            stderr::print(&format!(
                 "note: from its start the sweep takes about {} on {}; what decides it: `orchestrator plan {}`",
                 estimate::text(time),
                 counted(threads as u64, "CPU thread"),
@@ -429,32 +432,32 @@ impl Run<'_> {
         }
     }
 
-    fn say_submitted(&self, reply: &SubmitReply) {
+    fn print_submission(&self, reply: &SubmitReply) {
         let trials = counted(reply.trials, "trial");
-        talk::say(&format!(
+        stderr::print(&format!(
             "{} (revision {}): {trials}",
             reply.sweep, reply.revision
         ));
         for line in &reply.explanation {
-            talk::say(&format!("  {line}"));
+            stderr::print(&format!("  {line}"));
         }
     }
 
     /// Announces older sweeps of the same state directory that were interrupted: they continue too,
     /// and first. The user should not find this out from a busy machine.
-    fn say_unfinished(&self, status: &StatusReply, own: &str) {
+    fn print_unfinished(&self, status: &StatusReply, own: &str) {
         let submitted = status
             .sweeps
             .iter()
             .find(|sweep| sweep.name == own)
             .map_or(0, |sweep| sweep.submitted_at_ms);
         // attempts of a cancelled sweep may still be ending: nothing is left to cancel
-        let goes_on = |sweep: &&SweepStatus| !sweep.complete && sweep.cancelled_reason.is_empty();
+        let continues = |sweep: &&SweepStatus| !sweep.complete && sweep.cancelled_reason.is_empty();
         for sweep in status
             .sweeps
             .iter()
             .filter(|sweep| sweep.name != own)
-            .filter(goes_on)
+            .filter(continues)
         {
             let name = &sweep.name;
             let left = counted(sweep.waiting + sweep.running, "trial");
@@ -467,8 +470,8 @@ impl Run<'_> {
                 self.arguments.target.state_dir.display(),
                 self.arguments.target.flags(),
             );
-            talk::say(&format!(
-                "unfinished sweep `{name}` of {place} goes on as well: {left} {when}; not wanted? orchestrator cancel {name}{flags}"
+            stderr::print(&format!(
+                "unfinished sweep `{name}` of {place} continues too: {left} {when}; not wanted? orchestrator cancel {name}{flags}"
             ));
         }
     }
@@ -478,7 +481,7 @@ impl Run<'_> {
     async fn conclude(
         &self,
         follower: &mut Follower,
-        writer: &mut Writer,
+        writer: &mut ResultsWriter,
         report: Result<Report, ExpectedError>,
         interrupted: Option<Signal>,
     ) -> Result<Outcome, ExpectedError> {
@@ -509,25 +512,25 @@ impl Run<'_> {
             },
         )?;
         match &written {
-            Ok(()) => talk::say(&format!("results are in {}", folder.display())),
-            Err(_) => talk::say("the table above is complete, its files are not written"),
+            Ok(()) => stderr::print(&format!("results are in {}", folder.display())),
+            Err(_) => stderr::print("the table above is complete, its files are not written"),
         }
         match outcome {
             Outcome::Complete => {}
-            Outcome::FailedCells => talk::say(&format!(
+            Outcome::FailedCells => stderr::print(&format!(
                 "without a result: {}; after fixing the cause: orchestrator retry {}{}",
                 counted(report.failed_trials, "trial"),
                 self.sweep.name,
                 self.arguments.target.flags()
             )),
             Outcome::Interrupted if self.arguments.fresh => {
-                talk::say(
+                stderr::print(
                     "interrupted; everything done is kept, and the same command without --fresh continues",
                 );
             }
-            Outcome::Interrupted => {
-                talk::say("interrupted; everything done is kept, and the same command continues")
-            }
+            Outcome::Interrupted => stderr::print(
+                "interrupted; everything done is kept, and the same command continues",
+            ),
         }
         written
             .map_err(|error| self.not_written(writer, &error))
@@ -535,7 +538,7 @@ impl Run<'_> {
     }
 
     /// The error if files could not be written. The journal has every result.
-    fn not_written(&self, writer: &Writer, error: &ExpectedError) -> ExpectedError {
+    fn not_written(&self, writer: &ResultsWriter, error: &ExpectedError) -> ExpectedError {
         let (name, flags) = (&self.sweep.name, self.arguments.target.flags());
         let (folder, results) = (writer.folder().path().display(), &self.arguments.results);
         let reason = error.render();

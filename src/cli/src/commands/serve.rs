@@ -18,7 +18,7 @@ use crate::exit::{ExpectedError, Outcome};
 use crate::preflight::Places;
 use crate::rendezvous::{self, Announced};
 use crate::signals::{HOW_TO_INSIST, Signals};
-use crate::{talk, trainer};
+use crate::{stderr, trainer};
 
 /// The work directory of the embedded worker, below the state directory.
 const WORK_DIR: &str = "work";
@@ -72,16 +72,16 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
         arguments.token_file.as_deref(),
         true,
     )?;
-    talk::say(&format!(
+    stderr::print(&format!(
         "coordinator listening on {address}, state in {}",
         arguments.state_dir.display()
     ));
     if let Some(page) = &page {
-        talk::say(&format!("status page on http://{}", page.address()));
+        stderr::print(&format!("status page on http://{}", page.address()));
     }
     tokio::select! {
         error = handle.wait() => return Err(coordinator_error(error)),
-        signal = signals.next() => talk::say(&format!("{signal}: ending; started again it continues")),
+        signal = signals.next() => stderr::print(&format!("{signal}: ending; started again it continues")),
     }
     drop(announced);
     tokio::select! {
@@ -97,7 +97,7 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
     let work_dir = &arguments.work_dir;
     let trainer = trainer::find(arguments.devices.trainer.as_deref())?;
     if !trainer.program.is_built_in() {
-        talk::say(&format!(
+        stderr::print(&format!(
             "note: {} trains here, and only the trials of sweeps that ask for it",
             trainer.program
         ));
@@ -124,7 +124,7 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
         .map(|slot| slot.description.clone())
         .unwrap_or_default();
     let mut handle = Worker::start(options).await.map_err(worker_error)?;
-    talk::say(&format!(
+    stderr::print(&format!(
         "worker {} with {num_slots} slots ({description}) for {}",
         handle.worker(),
         arguments.coordinator
@@ -136,16 +136,16 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
                 Ended::Left => Ok(Outcome::Complete),
                 Ended::Stopped => Ok(Outcome::Interrupted),
                 Ended::Drained { reason } => {
-                    talk::say(&format!("drained: {reason}"));
+                    stderr::print(&format!("drained: {reason}"));
                     Ok(Outcome::Complete)
                 }
             },
             signal = signals.next() => {
                 if asked {
-                    talk::say(&format!("{signal}: stopping at once"));
+                    stderr::print(&format!("{signal}: stopping at once"));
                     handle.stop_now();
                 } else {
-                    talk::say(&format!("{signal}: writing checkpoints and leaving; {HOW_TO_INSIST}"));
+                    stderr::print(&format!("{signal}: writing checkpoints and leaving; {HOW_TO_INSIST}"));
                     handle.leave(signal.as_str());
                 }
                 asked = true;

@@ -20,7 +20,7 @@ static BARS: OnceLock<MultiProgress> = OnceLock::new();
 static FOOTER: OnceLock<Mutex<Footer>> = OnceLock::new();
 
 /// Sets up log lines; called once, at the start.
-pub fn start(global: &Global, command: &Command) {
+pub fn init(global: &Global, command: &Command) {
     QUIET.store(global.quiet, Ordering::Relaxed);
     let level = match (global.quiet, global.verbose) {
         (true, _) => "error",
@@ -47,9 +47,9 @@ pub fn bars() -> &'static MultiProgress {
 }
 
 /// Prints a message for people; `--quiet` silences it.
-pub fn say(line: &str) {
-    if !QUIET.load(Ordering::Relaxed) {
-        line_out(line);
+pub fn print(line: &str) {
+    if !quiet() {
+        write_stderr(format!("{line}\n").as_bytes());
     }
 }
 
@@ -76,12 +76,8 @@ pub fn quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 
-fn line_out(line: &str) {
-    write_stderr(format!("{line}\n").as_bytes());
-}
-
 /// Shows these lines at the bottom of the terminal from now on; `None` removes them.
-pub fn show(content: Option<Content>) {
+pub fn set_footer(content: Option<Content>) {
     let mut footer = footer();
     footer.set(content);
     redraw(&mut footer);
