@@ -128,20 +128,20 @@ def case_drills(options):
     """The tests that need a GPU, from the test binary: pixels, recorded steps, NCCL alone and among two processes."""
     if not options.tests:
         return "Not run: `--tests` did not name the trainer's test binary.\n"
-    names = ["images_tests::on_a_gpu_pixels_are_the_same_bits",
-             "recorded_tests::on_a_gpu_recorded_steps_are_the_queued_ones",
-             "cuda::norm_drills::on_a_gpu_the_fused_operation_is_libtorchs_three",
-             "cuda::norm_drills::on_a_gpu_a_recording_gives_the_same_bits",
-             "gpu_tests::a_trial_gives_the_same_bits_recorded_queued_and_interrupted",
-             "gpu_tests::running_out_of_memory_names_a_batch_that_fits",
-             "collective::nccl::drills::a_group_of_one_goes_through_the_whole_path",
-             "collective::nccl::drills::a_group_of_one_keeps_the_contract",
-             "collective::nccl::drills::two_processes_sum_over_the_wire",
-             "collective::nccl::drills::a_killed_process_ends_the_other_within_its_deadline"]
+    names = ["step::images_tests::on_a_gpu_pixels_are_the_same_bits",
+             "step::cuda_graph_steps_tests::on_a_gpu_recorded_steps_are_the_queued_ones",
+             "device::cuda::norm_drills::on_a_gpu_the_fused_operation_is_libtorchs_three",
+             "device::cuda::norm_drills::on_a_gpu_a_recording_gives_the_same_bits",
+             "conversation::gpu_tests::a_trial_gives_the_same_bits_recorded_queued_and_interrupted",
+             "conversation::gpu_tests::running_out_of_memory_names_a_batch_that_fits",
+             "device::collective::nccl::drills::a_group_of_one_goes_through_the_whole_path",
+             "device::collective::nccl::drills::a_group_of_one_keeps_the_contract",
+             "device::collective::nccl::drills::two_processes_sum_over_the_wire",
+             "device::collective::nccl::drills::a_killed_process_ends_the_other_within_its_deadline"]
     devices = subprocess.run([str(options.trainer), "devices"], capture_output=True, text=True).stdout
     if "\ncuda:1 " in devices:
-        names += ["collective::nccl::drills::a_group_of_two_gpus_keeps_the_contract",
-                  "gpu_tests::two_gpus_give_the_bits_of_two_replicas_on_one"]
+        names += ["device::collective::nccl::drills::a_group_of_two_gpus_keeps_the_contract",
+                  "conversation::gpu_tests::two_gpus_give_the_bits_of_two_replicas_on_one"]
     rows = []
     for name in names:
         command = [str(options.tests), "--ignored", "--exact", "--nocapture", name]

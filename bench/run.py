@@ -298,7 +298,7 @@ def times(rates, others):
 
 
 def case_precision(options):
-    """What the table in src/trainer/src/precision.rs is made from."""
+    """What the table in src/trainer/src/step/precision.rs is made from."""
     rows = []
     for model, side, batch in PRECISION_CASES:
         drivers = [trainer_steps(options, model, side, batch, precision) for precision in FORMATS]

@@ -1,7 +1,7 @@
 //! Points the linker at libtorch and builds both halves of the C++ shim against its headers.
 //!
 //! Downloads nothing: `make` puts libtorch in place. Read shim/shim.cpp next, then
-//! shim/cuda_half.cpp.
+//! shim/cuda_library.cpp.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ const SHIM: [&str; 8] = [
     "norm_cpu",
     "profile",
 ];
-const CUDA_HALF: [&str; 2] = ["cuda_half", "norm_cuda"];
+const CUDA_LIBRARY: [&str; 2] = ["cuda_library", "norm_cuda"];
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
@@ -39,7 +39,7 @@ fn main() {
         .flag("-Wno-psabi")
         .files(SHIM.map(|name| format!("shim/{name}.cpp")))
         .compile("orchestrator_shim");
-    cuda_half(&libtorch);
+    cuda_library(&libtorch);
 }
 
 fn compiler(libtorch: &str) -> cc::Build {
@@ -56,19 +56,19 @@ fn compiler(libtorch: &str) -> cc::Build {
     build
 }
 
-/// A shared object that src/cuda/half.rs carries as bytes. Linked against nothing, because its
+/// A shared object that src/device/cuda/cuda_library.rs carries as bytes. Linked against nothing, because its
 /// libraries exist only where a GPU does. Empty where CUDA's headers are absent: such a trainer
 /// uses GPUs without recording steps, and without kernels of its own.
-fn cuda_half(libtorch: &str) {
+fn cuda_library(libtorch: &str) {
     let output =
-        PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets it")).join("cuda_half.so");
+        PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets it")).join("cuda_library.so");
     let Some(headers) = cuda_headers(libtorch) else {
         let without = "built without CUDA graphs and without kernels of its own";
         println!("cargo:warning=no CUDA headers beside {libtorch} (nvidia-cuda-crt): {without}");
         return std::fs::write(&output, []).expect("OUT_DIR can be written to");
     };
     let compiler = compiler(libtorch).include(headers).get_compiler();
-    let sources = CUDA_HALF.map(|name| format!("shim/{name}.cpp"));
+    let sources = CUDA_LIBRARY.map(|name| format!("shim/{name}.cpp"));
     let status = compiler
         .to_command()
         .args(["-shared", "-o"])
@@ -78,7 +78,7 @@ fn cuda_half(libtorch: &str) {
         .expect("g++ runs");
     assert!(
         status.success(),
-        "the CUDA half does not compile (see above)"
+        "the CUDA library of the shim does not compile (see above)"
     );
 }
 

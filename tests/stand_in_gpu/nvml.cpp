@@ -1,4 +1,4 @@
-// libnvidia-ml.so.1 of the stand-in GPU: the functions that the trainer calls (src/trainer/src/nvml.rs).
+// libnvidia-ml.so.1 of the stand-in GPU: the functions that the trainer calls (src/trainer/src/device/nvml.rs).
 
 #include <stdio.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-//! Trainers that fail on request (ORCHESTRATOR_FAULT, src/trainer/src/fault.rs) in real training:
+//! Trainers that fail on request (ORCHESTRATOR_FAULT, src/trainer/src/attempt/fault.rs) in real training:
 //! each failure class is recognised, costs what it should, and leaves nothing behind.
 
 use std::os::unix::fs::PermissionsExt;

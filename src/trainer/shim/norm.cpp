@@ -24,7 +24,7 @@ using Maybe = std::optional<Tensor>;
 
 const NormKernels& kernels(const Tensor& x) {
   if (x.device().is_cpu()) return norm_on_cpu;
-  TORCH_CHECK(norm_on_cuda, "fused batch normalisation: the shim's CUDA half is not open");
+  TORCH_CHECK(norm_on_cuda, "fused batch normalisation: the CUDA library of the shim is not open");
   return *norm_on_cuda;
 }
 

@@ -32,7 +32,7 @@ struct NormKernels {
 
 extern const NormKernels norm_on_cpu;
 
-// Of GPUs; null until the shim's CUDA half is open (shim_register_norm_on_cuda).
+// Of GPUs; null until the CUDA library of the shim is open (shim_register_norm_on_cuda).
 extern const NormKernels* norm_on_cuda;
 
 }  // namespace orchestrator

@@ -1,4 +1,4 @@
-// norm.h on a GPU: what launches the kernels of norm_kernels.cu. Part of the CUDA half, as cuda_half.cpp.
+// norm.h on a GPU: what launches the kernels of norm_kernels.cu. Part of the CUDA library of the shim, as cuda_library.cpp.
 //
 // The machine code comes from src/cuda/norm.rs, which has NVRTC make it for the GPU at hand. All of it is loaded before
 // the first pass, so that no kernel has to be while a step is recorded. A pass allocates from libtorch's allocator,
@@ -142,7 +142,7 @@ void check(cudaError_t error, const char* what, const char* name) {
 extern "C" {
 
 // As in `sm_90`: 90.
-char* cuda_half_architecture(int8_t index, int32_t* architecture) {
+char* cuda_library_architecture(int8_t index, int32_t* architecture) {
   return orchestrator::guarded([&] {
     int major = 0, minor = 0;
     cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
@@ -153,7 +153,7 @@ char* cuda_half_architecture(int8_t index, int32_t* architecture) {
 }
 
 // Loads machine code of norm_kernels.cu, made for this GPU, for good; once per GPU. `code` is not needed afterwards.
-char* cuda_half_load_norm(int8_t index, const void* code) {
+char* cuda_library_load_norm(int8_t index, const void* code) {
   using namespace orchestrator;
   return guarded([&] {
     TORCH_CHECK(index >= 0 && index < MAX_GPUS, "cuda:", static_cast<int>(index), " is beyond what this is made for");
@@ -173,5 +173,5 @@ char* cuda_half_load_norm(int8_t index, const void* code) {
   });
 }
 
-const orchestrator::NormKernels* cuda_half_norm_kernels() { return &orchestrator::kernels; }
+const orchestrator::NormKernels* cuda_library_norm_kernels() { return &orchestrator::kernels; }
 }

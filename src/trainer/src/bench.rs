@@ -21,14 +21,16 @@ use sweep::settings::{
 use tch::{Device, Kind, Tensor};
 
 use crate::attempt;
-use crate::batches::{Batches, ImageShape, Turn};
-use crate::collective::Solo;
+use crate::device::collective::Solo;
 use crate::device::{self, DeviceSet};
-use crate::images::{Images, ResidentSets};
-use crate::nn::{Format, OwnOperations};
-use crate::recorded::Policy;
-use crate::replica::{Blueprint, Replica, Shard, StepOptions};
-use crate::{precision, process, profile, weights};
+use crate::device::{process, profile};
+use crate::network::nn::{Format, OwnOperations};
+use crate::network::weights;
+use crate::step::batches::{Batches, ImageShape, Turn};
+use crate::step::cuda_graph_steps::Policy;
+use crate::step::images::{Images, ResidentSets};
+use crate::step::precision;
+use crate::step::replica::{Blueprint, Replica, Shard, StepOptions};
 
 #[derive(Subcommand)]
 pub enum Bench {

@@ -3,7 +3,7 @@
 //!
 //! libtorch throws exceptions, which tch turns into panics; `from_panic` parses those messages in
 //! one place, so that running out of memory is not mistaken for a crash. Retries are decided
-//! elsewhere. Next: attempt.rs.
+//! elsewhere. Next: attempt/mod.rs.
 
 use std::any::Any;
 
@@ -12,9 +12,9 @@ use sweep::{node_fault, with_causes};
 
 use tch::Device;
 
-use crate::collective::CollectiveError;
+use crate::device::collective::CollectiveError;
+use crate::device::shim::ShimError;
 use crate::device::{Ailment, cuda_name};
-use crate::shim::ShimError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {

@@ -1,7 +1,7 @@
 //! The command line of the trainer: `serve` for workers, `run` for people who debug one trial,
 //! `devices` for both.
 //!
-//! Only parses arguments and starts the commands; see serve.rs, run.rs and session.rs. Exit codes:
+//! Only parses arguments and starts the commands; see serve.rs, run_file.rs and session.rs. Exit codes:
 //! 0 done, 1 bad input, 2 broken connection to the worker, 3 the trial failed, 4 a device is
 //! missing.
 
@@ -12,15 +12,15 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use sweep::handoff::{EXIT_DEVICE_ABSENT, Ready};
+use trainer::attempt::fault::Fault;
 use trainer::bench::Bench;
+use trainer::conversation::rehearsal::Rehearsal;
+use trainer::conversation::run_file::{RunOptions, run_file};
+use trainer::conversation::serve::{Runner, serve};
+use trainer::conversation::session::{Session, SessionOptions};
 use trainer::device::{self, DeviceError, DeviceSet};
-use trainer::fault::Fault;
-use trainer::recorded::Policy;
-use trainer::rehearse::Rehearsal;
-use trainer::run::{RunOptions, run_file};
-use trainer::serve::{Runner, serve};
-use trainer::session::{Session, SessionOptions};
-use trainer::{nvml, process, shim};
+use trainer::device::{nvml, process, shim};
+use trainer::step::cuda_graph_steps::Policy;
 
 /// Interval between reports; the hand-off protocol promises progress once a second.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);

@@ -10,10 +10,10 @@ use sweep::handoff::RunRequest;
 use sweep::settings::{Loss, Precision, SamplesPerClass, Schedule, Settings};
 use sweep::{AttemptNo, TrialSpec};
 use trainer::attempt::Outcome;
+use trainer::conversation::serve::Runner;
+use trainer::conversation::session::{Session, SessionOptions};
 use trainer::device::DeviceSet;
-use trainer::recorded::Policy;
-use trainer::serve::Runner;
-use trainer::session::{Session, SessionOptions};
+use trainer::step::cuda_graph_steps::Policy;
 
 #[test]
 fn every_loss_learns_digits() {

@@ -14,11 +14,11 @@ use sweep::record::{EpochRecord, FailureClass, TrialResult};
 use sweep::settings::{Loss, SamplesPerClass, Schedule, Settings};
 use sweep::{AttemptNo, TrialSpec};
 use trainer::attempt::Outcome;
+use trainer::attempt::fault::Fault;
+use trainer::conversation::serve::Runner;
+use trainer::conversation::session::{Session, SessionOptions};
 use trainer::device::DeviceSet;
-use trainer::fault::Fault;
-use trainer::recorded::Policy;
-use trainer::serve::Runner;
-use trainer::session::{Session, SessionOptions};
+use trainer::step::cuda_graph_steps::Policy;
 
 const NUM_EPOCHS: u32 = 3;
 /// Steps for 40 images in batches of 16.

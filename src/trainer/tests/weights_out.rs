@@ -14,10 +14,10 @@ use sweep::record::TrialResult;
 use sweep::settings::{Init, Loss, MomentumForm, SamplesPerClass, Schedule, Settings};
 use sweep::{AttemptNo, TrialSpec};
 use trainer::attempt::Outcome;
+use trainer::conversation::serve::Runner;
+use trainer::conversation::session::{Session, SessionOptions};
 use trainer::device::DeviceSet;
-use trainer::recorded::Policy;
-use trainer::serve::Runner;
-use trainer::session::{Session, SessionOptions};
+use trainer::step::cuda_graph_steps::Policy;
 
 fn run(settings: Settings, folder: &Path, weights_out: Option<PathBuf>) -> TrialResult {
     let spec = TrialSpec::new(settings, 3);

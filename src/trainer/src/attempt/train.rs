@@ -1,0 +1,215 @@
+//! The training loop: load, step, report; after each epoch check that the loss is finite, evaluate,
+//! checkpoint.
+//!
+//! Every replica runs it in step with the others; the one with a leader also keeps the record. The
+//! host waits for the device at epoch borders only. Data, steps and records are in batches.rs,
+//! replica.rs and leader.rs.
+
+use std::time::{Duration, Instant};
+
+use sweep::settings::Settings;
+use sweep::{AttemptNo, TrialSpec};
+use tch::{Kind, Tensor};
+
+use crate::attempt::checkpoint::Position;
+use crate::attempt::evaluate::Evaluator;
+use crate::attempt::fault::Fault;
+use crate::attempt::leader::Leader;
+use crate::device::collective::AbortOnDrop;
+use crate::error::TrialError;
+use crate::step::batches::{Batches, Turn};
+use crate::step::images::Images;
+use crate::step::replica::{Replica, StepOptions};
+
+/// Data shared by the replicas of an attempt.
+pub struct Course {
+    pub spec: TrialSpec,
+    pub attempt: AttemptNo,
+    pub steps_per_epoch: u64,
+    /// Images per epoch, repeats included.
+    pub images_per_epoch: u64,
+    pub batches: Batches,
+    pub fault: Option<Fault>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Finished,
+    /// Stopped on request; the leader has written a checkpoint.
+    Stopped,
+}
+
+/// Trains from `position` until the end or a stop. `leader` is present on rank 0.
+pub fn train(
+    course: &Course,
+    replica: &mut Replica,
+    images: &Images,
+    evaluator: &mut Evaluator,
+    mut position: Position,
+    mut leader: Option<&mut Leader>,
+) -> Result<Ending, TrialError> {
+    let collective = replica.collective.clone();
+    let guard = AbortOnDrop::new(&*collective);
+    while position.epoch < course.spec.num_epochs() {
+        let began = Instant::now();
+        while position.step < course.steps_per_epoch {
+            let Turn::Step(batch) = course.batches.take(course.number(position))? else {
+                stop(course, replica, position, began.elapsed(), leader)?;
+                guard.finished();
+                return Ok(Ending::Stopped);
+            };
+            course.strike(position, replica);
+            if course.begins_second_phase(position) {
+                replica.forget_momentum();
+            }
+            let shard = course
+                .batches
+                .shard(&batch, replica.shard(batch.len()), images);
+            replica.train_step(&shard, course.step_options(position))?;
+            position.step += 1;
+            if let Some(leader) = &mut leader {
+                leader.step_made(position, batch.len(), collective.num_completed());
+            }
+        }
+        let epoch = position.epoch;
+        let loss = loss_sums(replica)?.iter().sum::<f64>() / course.images_per_epoch as f64;
+        if !loss.is_finite() {
+            return Err(TrialError::NonFinite {
+                loss: "training",
+                epoch,
+                value: loss,
+            });
+        }
+        let trained = began.elapsed();
+        let evaluates = course.spec.evaluates_after(epoch);
+        let evaluation = if evaluates {
+            Some(evaluator.evaluate(replica)?)
+        } else {
+            None
+        };
+        let evaluated = began.elapsed() - trained;
+        replica.set_loss_sum(0.0);
+        position = Position {
+            epoch: epoch + 1,
+            step: 0,
+        };
+        if let Some(leader) = &mut leader {
+            leader.epoch_done(
+                replica,
+                position,
+                loss,
+                evaluation,
+                course.batches.waited(),
+                trained,
+                evaluated,
+            )?;
+        }
+    }
+    guard.finished();
+    Ok(Ending::Finished)
+}
+
+/// Stops at a step border: the state is written to disk, including the epoch's losses so far.
+fn stop(
+    course: &Course,
+    replica: &Replica,
+    position: Position,
+    trained: Duration,
+    leader: Option<&mut Leader>,
+) -> Result<(), TrialError> {
+    let loss_sums = loss_sums(replica)?;
+    match leader {
+        Some(leader) => leader.stopped(
+            replica,
+            position,
+            loss_sums,
+            course.batches.waited(),
+            trained,
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Returns every replica's loss sum, on every replica. The sums stay separate, because adding them
+/// in another order after a resume could change the last bit.
+fn loss_sums(replica: &Replica) -> Result<Vec<f64>, TrialError> {
+    let size = replica.collective.size();
+    let mut sums = vec![0.0; size];
+    sums[replica.collective.rank()] = replica.loss_sum()?;
+    if size > 1 {
+        let tensor = Tensor::from_slice(&sums)
+            .to_kind(Kind::Double)
+            .to_device(replica.device);
+        replica.collective.all_reduce(&tensor)?;
+        replica.wait()?;
+        sums = Vec::try_from(&tensor.to_device(tch::Device::Cpu)).expect("a vector of f64");
+    }
+    Ok(sums)
+}
+
+impl Course {
+    /// Returns the number of steps before this position, over all epochs.
+    fn number(&self, position: Position) -> u64 {
+        u64::from(position.epoch) * self.steps_per_epoch + position.step
+    }
+
+    fn step_options(&self, position: Position) -> StepOptions {
+        let (learning_rate, new_layers_only) = learning_rate(&self.spec.settings, position.epoch);
+        let first_phase = u64::from(first_phase(&self.spec.settings)) * self.steps_per_epoch;
+        let steps_made = self.number(position).saturating_sub(first_phase);
+        StepOptions {
+            learning_rate,
+            steps_made,
+            new_layers_only,
+        }
+    }
+
+    /// Returns true if the schedule starts here, after a first phase: the authors' code recompiles
+    /// its optimiser there.
+    fn begins_second_phase(&self, position: Position) -> bool {
+        let first_phase = first_phase(&self.spec.settings);
+        first_phase > 0
+            && position
+                == Position {
+                    epoch: first_phase,
+                    step: 0,
+                }
+    }
+
+    fn strike(&self, position: Position, replica: &Replica) {
+        if let Some(fault) = &self.fault {
+            let rank = replica.collective.rank();
+            fault.strike(
+                self.attempt,
+                rank,
+                position.epoch,
+                position.step,
+                Some(&replica.storage.weights),
+            );
+        }
+    }
+}
+
+/// Returns the number of epochs of fine-tuning's first phase.
+fn first_phase(settings: &Settings) -> u32 {
+    if settings.weights.is_some() {
+        settings.finetune_epochs
+    } else {
+        0
+    }
+}
+
+/// Returns an epoch's learning rate, and whether only the new layers are trained: fine-tuning
+/// trains those first.
+pub fn learning_rate(settings: &Settings, epoch: u32) -> (f64, bool) {
+    let first_phase = first_phase(settings);
+    if epoch < first_phase {
+        return (settings.finetune_learning_rate, true);
+    }
+    (
+        settings
+            .schedule
+            .learning_rate(settings.learning_rate, epoch - first_phase),
+        false,
+    )
+}

@@ -1,0 +1,232 @@
+//! The GPU data of NVIDIA's driver: names, memory, load and health.
+//!
+//! The library comes with the driver and is opened on first use; on a machine without it there are
+//! no devices, and the caller gets `NvmlError`. Read only: nothing here changes a device's
+//! settings. Never run on hardware so far. The worker creates its slots from `nvidia-smi` (its
+//! devices.rs), and checks with it that finished attempts hold nothing (residue.rs); this file
+//! serves a trial's record, and the check of a device after an error.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use nvml_wrapper::Nvml;
+use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError};
+use nvml_wrapper::error::NvmlError as Reason;
+
+use crate::device::collective::pci_bus_id;
+
+/// Name that the driver's package installs; the wrapper's own default exists only with development
+/// packages.
+const LIBRARY: &str = "libnvidia-ml.so.1";
+
+#[derive(Debug, thiserror::Error)]
+pub enum NvmlError {
+    #[error("no NVIDIA driver here: {LIBRARY} cannot be opened")]
+    Absent { source: Reason },
+    #[error("the NVIDIA driver does not answer: {action}")]
+    Refused { action: String, source: Reason },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inventory {
+    /// Driver version, such as `580.65.06`.
+    pub driver: String,
+    /// Number of GPUs, regardless of CUDA_VISIBLE_DEVICES.
+    pub num_gpus: u32,
+}
+
+impl Inventory {
+    pub fn read() -> Result<Self, NvmlError> {
+        let nvml = open()?;
+        let driver = nvml.sys_driver_version().map_err(refused("its version"))?;
+        let num_gpus = nvml.device_count().map_err(refused("counting GPUs"))?;
+        Ok(Self { driver, num_gpus })
+    }
+}
+
+/// Describes a GPU in CUDA's numbering for a trial's record: `cuda:0 (NVIDIA H200, 143771 MiB,
+/// driver 580.65.06)`, or only the index if the driver gives no more. Queried once: it does not
+/// change while a process holds the GPU.
+pub fn describe(index: usize) -> String {
+    static KNOWN: Mutex<BTreeMap<usize, String>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(text) = known.get(&index) {
+        return text.clone();
+    }
+    match describe_anew(index) {
+        Ok(text) => known
+            .entry(index)
+            .or_insert(format!("cuda:{index} ({text})"))
+            .clone(),
+        Err(reason) => {
+            tracing::warn!(reason, "cuda:{index} cannot be described");
+            format!("cuda:{index}")
+        }
+    }
+}
+
+fn describe_anew(index: usize) -> Result<String, String> {
+    let place = place(index)?;
+    let nvml = open().map_err(|error| error.to_string())?;
+    let read = || {
+        let device = nvml.device_by_pci_bus_id(place.as_str())?;
+        let (name, memory) = (device.name()?, device.memory_info()?);
+        Ok(format!(
+            "{name}, {} MiB, driver {}",
+            memory.total >> 20,
+            nvml.sys_driver_version()?
+        ))
+    };
+    read().map_err(|reason: Reason| {
+        format!("the driver does not describe the GPU at {place}: {reason}")
+    })
+}
+
+/// Load of an attempt's GPUs: a mean over samples, each over the driver's own last period (up to a
+/// second).
+pub struct Meter {
+    gauges: Vec<Box<dyn FnMut() -> Option<f64>>>,
+    sum: f64,
+    num_samples: u32,
+}
+
+impl Meter {
+    /// Opens GPUs in CUDA's numbering; one that cannot be queried is left out.
+    pub fn open(indices: &[usize]) -> Self {
+        static NVML: OnceLock<Option<Nvml>> = OnceLock::new();
+        let nvml = if indices.is_empty() {
+            None
+        } else {
+            NVML.get_or_init(|| open().ok()).as_ref()
+        };
+        let gauge = |index: usize| {
+            let device = nvml?.device_by_pci_bus_id(place(index).ok()?).ok()?;
+            let ask = move || {
+                device
+                    .utilization_rates()
+                    .ok()
+                    .map(|rates| f64::from(rates.gpu) / 100.0)
+            };
+            Some(Box::new(ask) as Box<dyn FnMut() -> Option<f64>>)
+        };
+        Self::of(indices.iter().copied().filter_map(gauge).collect())
+    }
+
+    fn of(gauges: Vec<Box<dyn FnMut() -> Option<f64>>>) -> Self {
+        Self {
+            gauges,
+            sum: 0.0,
+            num_samples: 0,
+        }
+    }
+
+    pub fn sample(&mut self) {
+        for share in self.gauges.iter_mut().filter_map(|gauge| gauge()) {
+            self.sum += share;
+            self.num_samples += 1;
+        }
+    }
+
+    /// Returns the mean over all GPUs and samples, or none if there are no samples.
+    pub fn mean(&self) -> Option<f64> {
+        (self.num_samples > 0).then(|| self.sum / f64::from(self.num_samples))
+    }
+}
+
+/// Returns why a GPU, in CUDA's numbering, can no longer be trusted; `None` if the driver knows of
+/// no fault.
+pub fn ailment(index: usize) -> Option<String> {
+    let place = match place(index) {
+        Ok(place) => place,
+        Err(reason) => return Some(format!("cuda:{index} does not answer ({reason})")),
+    };
+    let nvml = open().ok()?;
+    match nvml
+        .device_by_pci_bus_id(place.as_str())
+        .and_then(|device| {
+            device.memory_info()?;
+            device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile)
+        }) {
+        Ok(0) | Err(Reason::NotSupported) => None,
+        Ok(errors) => Some(format!(
+            "cuda:{index} at {place} has {errors} uncorrectable memory errors since its start"
+        )),
+        Err(reason) => Some(format!(
+            "cuda:{index} at {place} does not answer ({reason})"
+        )),
+    }
+}
+
+/// Returns a GPU's PCI address, by which the driver knows it. CUDA is queried once, before any
+/// error: after one it returns that error from every call, and a program's fault would look like
+/// one of the device.
+fn place(index: usize) -> Result<String, String> {
+    static KNOWN: Mutex<BTreeMap<usize, String>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(place) = known.get(&index) {
+        return Ok(place.clone());
+    }
+    let place = pci_bus_id(index)?;
+    Ok(known.entry(index).or_insert(place).clone())
+}
+
+fn open() -> Result<Nvml, NvmlError> {
+    Nvml::builder()
+        .lib_path(LIBRARY.as_ref())
+        .init()
+        .map_err(|source| match source {
+            Reason::LibloadingError(_) | Reason::LibraryNotFound => NvmlError::Absent { source },
+            source => refused("starting it")(source),
+        })
+}
+
+fn refused(action: &str) -> impl FnOnce(Reason) -> NvmlError {
+    let action = action.to_owned();
+    move |source| NvmlError::Refused { action, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_driver_the_error_says_so() {
+        match Inventory::read() {
+            Err(error @ NvmlError::Absent { .. }) => {
+                assert_eq!(
+                    error.to_string(),
+                    "no NVIDIA driver here: libnvidia-ml.so.1 cannot be opened"
+                );
+            }
+            Err(error) => panic!("{error}"),
+            Ok(inventory) => eprintln!(
+                "skipped: driver {} with {} GPUs",
+                inventory.driver, inventory.num_gpus
+            ),
+        }
+    }
+
+    #[test]
+    fn busy_is_the_mean_of_those_that_tell() {
+        let rising = |first: f64| {
+            let mut next = first;
+            move || {
+                next += 0.25;
+                Some(next - 0.25)
+            }
+        };
+        let mut meter = Meter::of(vec![
+            Box::new(rising(0.0)),
+            Box::new(rising(0.5)),
+            Box::new(|| None),
+        ]);
+        assert_eq!(meter.mean(), None, "nobody was asked");
+        meter.sample();
+        assert_eq!(meter.mean(), Some(0.25));
+        meter.sample();
+        assert_eq!(meter.mean(), Some(0.375));
+        let mut blind = Meter::open(&[]);
+        blind.sample();
+        assert_eq!(blind.mean(), None);
+    }
+}
