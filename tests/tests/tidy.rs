@@ -182,6 +182,44 @@ fn crates_depend_only_on_what_the_architecture_allows() {
     }
 }
 
+/// Tests may use any folder.
+#[test]
+fn folders_of_the_trainer_use_those_below_them() {
+    let from_the_top = ["conversation", "attempt", "step", "network", "device"];
+    let source = root().join("src/trainer/src");
+    let mut upward = Vec::new();
+    let mut count = 0;
+    for (place, folder) in from_the_top.iter().enumerate() {
+        for file in text_files(&source.join(folder)) {
+            let name = shown(&file);
+            if ["tests.rs", "drills.rs", "contract.rs"]
+                .iter()
+                .any(|end| name.ends_with(end))
+            {
+                continue;
+            }
+            let text = read(&file);
+            let code = text.split("#[cfg(test)]\nmod tests {").next();
+            for used in code.unwrap_or_default().split("crate::").skip(1) {
+                let used = used
+                    .split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .next();
+                let used = used.unwrap_or_default();
+                count += usize::from(from_the_top.contains(&used));
+                let is_error = used == "error" && ["network", "device"].contains(folder);
+                if from_the_top[..place].contains(&used) || is_error {
+                    upward.push(format!("{name} uses crate::{used}"));
+                }
+            }
+        }
+    }
+    assert!(upward.is_empty(), "{upward:#?}");
+    assert!(
+        count >= 50,
+        "only {count} uses found: is the search still right?"
+    );
+}
+
 #[test]
 fn unsafe_code_stays_in_the_trainer_and_says_why_it_is_sound() {
     let mut found = Vec::new();

@@ -6,6 +6,7 @@
 //! elsewhere. Next: attempt/mod.rs.
 
 use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sweep::record::{Failure, FailureClass};
 use sweep::{node_fault, with_causes};
@@ -13,6 +14,7 @@ use sweep::{node_fault, with_causes};
 use tch::Device;
 
 use crate::device::collective::CollectiveError;
+use crate::device::cuda::WaitError;
 use crate::device::shim::ShimError;
 use crate::device::{Ailment, cuda_name};
 
@@ -253,6 +255,15 @@ impl From<ShimError> for TrialError {
     }
 }
 
+impl From<WaitError> for TrialError {
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::Group(error) => error.into(),
+            WaitError::Shim(error) => error.into(),
+        }
+    }
+}
+
 /// Errors of the data crate. Bad content on disk or in the settings is the user's fault; an
 /// unreadable file may be the node's, and is worth a retry on another node.
 impl From<data::Error> for TrialError {
@@ -263,6 +274,12 @@ impl From<data::Error> for TrialError {
             (judged, _) => judged,
         }
     }
+}
+
+/// Runs `body` and turns a panic, which is how libtorch's errors arrive, into an error.
+pub fn caught<T>(body: impl FnOnce() -> Result<T, TrialError>) -> Result<T, TrialError> {
+    catch_unwind(AssertUnwindSafe(body))
+        .unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload)))
 }
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ impl Figures {
                     );
                     runs.len() - 1
                 };
-                if line.contains("trainer::serve: run ") {
+                if line.contains("trainer::conversation::serve: run ") {
                     let attempt = field(line, "attempt").parse().expect("a number");
                     runs.push(Run {
                         pid,
@@ -148,10 +148,10 @@ impl Figures {
                         began: None,
                         num_epochs: 0,
                     });
-                } else if line.contains("trainer::leader: training ") {
+                } else if line.contains("trainer::attempt::leader: training ") {
                     let run = last(&mut runs);
                     runs[run].began = Some(at());
-                } else if line.contains("trainer::leader: epoch done ") {
+                } else if line.contains("trainer::attempt::leader: epoch done ") {
                     let run = last(&mut runs);
                     runs[run].num_epochs += 1;
                 } else if line.contains("checkpoint passed over") {

@@ -39,14 +39,14 @@ use crate::attempt::epoch_hashes::History;
 use crate::attempt::evaluate::Evaluator;
 use crate::attempt::fault::Fault;
 use crate::attempt::leader::{Duties, Leader};
-use crate::attempt::replica_threads::{Measuring, caught, clearest, join};
+use crate::attempt::replica_threads::{Measuring, clearest, join};
 use crate::attempt::train::{Course, Ending, train};
 use crate::device::collective::{AbortOnDrop, Collective};
 use crate::device::cuda::CudaGraphs;
 use crate::device::nvml::Meter;
 use crate::device::{self, DeviceSet, Member};
 use crate::device::{process, shim};
-use crate::error::TrialError;
+use crate::error::{TrialError, caught};
 use crate::network::models;
 use crate::network::nn::Format;
 use crate::network::weights::{self, Weights};
@@ -130,7 +130,10 @@ pub fn run(
     settings
         .check()
         .map_err(|contradiction| TrialError::BadInput(contradiction.to_string()))?;
-    around.devices.check_replicas(settings.replicas as usize)?;
+    around
+        .devices
+        .check_replicas(settings.replicas as usize)
+        .map_err(|error| TrialError::bad_input(error.to_string()))?;
     let pipeline = Arc::new(Pipeline::new(
         around.dataset.clone(),
         settings,
@@ -230,7 +233,9 @@ pub fn run(
     let group = around
         .devices
         .group(num_replicas, around.collective_deadline);
-    let ran = group.and_then(|group| run_replicas(&Arc::new(shared), group, &mut leader));
+    let ran = group
+        .map_err(TrialError::from)
+        .and_then(|group| run_replicas(&Arc::new(shared), group, &mut leader));
     let ran = ran.map_err(|error| error.diagnosed(|| around.devices.ailments()))?;
     match ran.ending {
         Ending::Stopped => Ok(Outcome::Stopped),

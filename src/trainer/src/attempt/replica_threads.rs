@@ -4,7 +4,6 @@
 //! A replica that hangs cannot be joined: it is abandoned after a while, and the worker ends the
 //! process. Knows nothing of what replicas do. Next: attempt/mod.rs, which starts them.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -81,11 +80,6 @@ impl Measuring {
                 PATIENCE
             }
     }
-}
-
-pub fn caught<T>(body: impl FnOnce() -> Result<T, TrialError>) -> Result<T, TrialError> {
-    catch_unwind(AssertUnwindSafe(body))
-        .unwrap_or_else(|payload| Err(TrialError::from_panic(&*payload)))
 }
 
 #[cfg(test)]

@@ -14,9 +14,8 @@ use std::sync::{Arc, Mutex};
 use sweep::handoff::{Progress, Ready, Reply, Request, RunRequest, read_frame, write_frame};
 
 use crate::attempt::Outcome;
-use crate::attempt::replica_threads::caught;
 use crate::device::process;
-use crate::error::TrialError;
+use crate::error::{TrialError, caught};
 
 /// An executor of requests.
 pub trait Runner {

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use tch::{Cuda, Device};
 
-use crate::device::collective::{Collective, Solo, nccl, shared_memory};
+use crate::device::collective::{Collective, CollectiveError, Solo, nccl, shared_memory};
 use crate::device::shim::{self, ShimError};
 use crate::device::{cuda, library_versions, nvml, process};
-use crate::error::TrialError;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum DeviceSet {
@@ -48,6 +47,13 @@ pub enum DeviceError {
     Malformed(String),
     #[error("`--devices` names cuda:{index}, but {present}")]
     Absent { index: usize, present: String },
+    #[error(
+        "`replicas` = {num_replicas} do not fit {num_gpus} GPUs: one GPU each, or all on one GPU"
+    )]
+    TooFewGpus {
+        num_replicas: usize,
+        num_gpus: usize,
+    },
 }
 
 impl DeviceSet {
@@ -98,13 +104,13 @@ impl DeviceSet {
         }
     }
 
-    pub fn check_replicas(&self, num_replicas: usize) -> Result<(), TrialError> {
+    pub fn check_replicas(&self, num_replicas: usize) -> Result<(), DeviceError> {
         match self {
             Self::Cuda { indices } if indices.len() > 1 && indices.len() < num_replicas => {
-                Err(TrialError::bad_input(format!(
-                    "`replicas` = {num_replicas} do not fit {} GPUs: one GPU each, or all on one GPU",
-                    indices.len()
-                )))
+                Err(DeviceError::TooFewGpus {
+                    num_replicas,
+                    num_gpus: indices.len(),
+                })
             }
             _ => Ok(()),
         }
@@ -181,7 +187,7 @@ impl DeviceSet {
         &self,
         num_replicas: usize,
         deadline: Duration,
-    ) -> Result<Vec<Member>, TrialError> {
+    ) -> Result<Vec<Member>, CollectiveError> {
         let device = |rank: usize| match self {
             Self::Cpu { .. } => Device::Cpu,
             Self::Cuda { indices } => Device::Cuda(indices[rank % indices.len()]),

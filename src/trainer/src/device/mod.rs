@@ -12,6 +12,7 @@ mod library_versions;
 pub mod nvml;
 pub mod process;
 pub mod profile;
+pub mod recorder;
 mod shared_library;
 pub mod shim;
 

@@ -1,4 +1,4 @@
-//! Safe functions for what tch does not bind, around the project's C++ (shim/shim.cpp; update.rs
+//! Safe functions for what tch does not bind, around the project's C++ (shim/shim.cpp; gradients.rs
 //! has the rest of it).
 //!
 //! The C++ side catches every exception and returns its message. Nothing here keeps a pointer

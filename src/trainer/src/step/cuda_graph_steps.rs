@@ -12,43 +12,18 @@
 //! step is recorded. A failed recording loses nothing else: its step, and all later ones, are
 //! queued. Both ways give the same bits. Next: cuda/graph.rs.
 
-use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
 use tch::Tensor;
 
-use crate::error::TrialError;
+use crate::device::recorder::{Recorder, Recording};
+use crate::error::{TrialError, caught};
 use crate::step::replica::{Replica, Shard, StepOptions};
 
 /// Steps before the first timed one, in which kernels are selected, libraries load and the
 /// allocator sees every size.
 const WARM_UP: u32 = 3;
 const WATCHED: u32 = 3;
-
-/// A recorder of the work that a thread queues on its device.
-pub trait Recorder {
-    /// Records the work that `body` queues, without running it. The recording shares its memory
-    /// with `with`, and is replayed only after it.
-    fn record(
-        &self,
-        with: Option<&dyn Recording>,
-        frozen: Frozen,
-        body: Body,
-    ) -> Result<Box<dyn Recording>, TrialError>;
-}
-
-pub trait Recording {
-    /// Queues the recorded work. `body` is for test recorders, which call it with the frozen
-    /// values.
-    fn replay(&mut self, body: Body) -> Result<(), TrialError>;
-
-    /// Handle for recorders of the same kind.
-    fn raw(&self) -> *mut c_void {
-        std::ptr::null_mut()
-    }
-}
-
-pub type Body<'a> = &'a mut dyn FnMut(Frozen) -> Result<(), TrialError>;
 
 /// Values that the host knows in a step; in a recording, those of the recorded step for ever.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +32,10 @@ pub struct Frozen {
     /// Images of the whole batch.
     pub batch_len: usize,
 }
+
+/// A recorder of steps.
+pub type StepRecorder = dyn Recorder<Frozen, TrialError>;
+type StepRecording = dyn Recording<Frozen, TrialError>;
 
 /// Policy that decides when steps are recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -214,7 +193,7 @@ impl Decision {
 
 /// The steps of one replica.
 pub struct Steps {
-    recorder: Box<dyn Recorder>,
+    recorder: Box<StepRecorder>,
     decision: Decision,
     recorded: Option<Recorded>,
 }
@@ -223,12 +202,12 @@ struct Recorded {
     /// Inputs of the forward and backward pass.
     images: Tensor,
     labels: Tensor,
-    passes: Box<dyn Recording>,
-    update: Box<dyn Recording>,
+    passes: Box<StepRecording>,
+    update: Box<StepRecording>,
 }
 
 impl Steps {
-    pub fn new(recorder: Box<dyn Recorder>, policy: Policy) -> Self {
+    pub fn new(recorder: Box<StepRecorder>, policy: Policy) -> Self {
         Self {
             recorder,
             decision: Decision::new(policy),
@@ -303,12 +282,16 @@ impl Steps {
             batch_len: shard.batch_len,
         };
         let (images, labels) = (shard.images.empty_like(), shard.labels.empty_like());
-        let passes = self.recorder.record(None, frozen, &mut |frozen| {
-            passes(replica, &images, &labels, frozen)
+        let passes = caught(|| {
+            self.recorder.record(None, frozen, &mut |frozen| {
+                passes(replica, &images, &labels, frozen)
+            })
         })?;
-        let update = self.recorder.record(Some(&*passes), frozen, &mut |_| {
-            replica.update();
-            Ok(())
+        let update = caught(|| {
+            self.recorder.record(Some(&*passes), frozen, &mut |_| {
+                replica.update();
+                Ok(())
+            })
         })?;
         Ok(Recorded {
             images,

@@ -11,9 +11,10 @@ use sweep::settings::{BatchNorm, Init, Loss, Model};
 use tch::{Device, Kind, Tensor};
 
 use crate::device::collective::{Collective, Solo};
+use crate::device::recorder::{Body, Recorder, Recording};
 use crate::error::TrialError;
 use crate::network::nn::Format;
-use crate::step::cuda_graph_steps::{Body, Frozen, Policy, Recorder, Recording};
+use crate::step::cuda_graph_steps::{Frozen, Policy, StepRecorder};
 use crate::step::replica::{Blueprint, Replica, Shard, StepOptions};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -32,13 +33,13 @@ struct FakeRecording {
     name: &'static str,
 }
 
-impl Recorder for Fake {
+impl Recorder<Frozen, TrialError> for Fake {
     fn record(
         &self,
-        with: Option<&dyn Recording>,
+        with: Option<&dyn Recording<Frozen, TrialError>>,
         frozen: Frozen,
-        _: Body,
-    ) -> Result<Box<dyn Recording>, TrialError> {
+        _: Body<Frozen, TrialError>,
+    ) -> Result<Box<dyn Recording<Frozen, TrialError>>, TrialError> {
         let (begun, name) = if with.is_some() {
             ("record update", "update")
         } else {
@@ -64,8 +65,8 @@ impl Recorder for Fake {
     }
 }
 
-impl Recording for FakeRecording {
-    fn replay(&mut self, body: Body) -> Result<(), TrialError> {
+impl Recording<Frozen, TrialError> for FakeRecording {
+    fn replay(&mut self, body: Body<Frozen, TrialError>) -> Result<(), TrialError> {
         self.log.borrow_mut().push(self.name);
         body(self.frozen)
     }
@@ -107,7 +108,7 @@ struct Trained {
     num_collectives: u64,
 }
 
-fn train(device: Device, recorder: Box<dyn Recorder>, policy: Policy) -> Trained {
+fn train(device: Device, recorder: Box<StepRecorder>, policy: Policy) -> Trained {
     tch::set_num_threads(1);
     let settings = settings();
     let format = Format { bf16: true };

@@ -24,7 +24,7 @@ use crate::network::nn::{
     Builder, Format, Inventory, Layout, Mode, Network, Options, OwnOperations, Pass,
     StatisticsReduction, Storage, has_products,
 };
-use crate::step::cuda_graph_steps::{Policy, Recorder, Steps};
+use crate::step::cuda_graph_steps::{Policy, StepRecorder, Steps};
 use crate::step::head::Head;
 use crate::step::loss::{Criterion, Outputs};
 use crate::step::optimiser::{Group, Sgd};
@@ -170,7 +170,7 @@ impl Replica {
     }
 
     /// Enables recording of steps for when it is faster.
-    pub fn with_recorder(self, recorder: Box<dyn Recorder>, policy: Policy) -> Self {
+    pub fn with_recorder(self, recorder: Box<StepRecorder>, policy: Policy) -> Self {
         // synchronised statistics are summed within the forward pass, which cannot be recorded
         if self.synchronised.is_some() {
             return self;
@@ -246,7 +246,7 @@ impl Replica {
             return Ok(());
         };
         let mark = Event::record(index)?;
-        run_ahead.queued(mark, &*self.collective, self.deadline)
+        Ok(run_ahead.queued(mark, &*self.collective, self.deadline)?)
     }
 
     /// Queues a step, one operation after the other.
@@ -441,13 +441,13 @@ impl Replica {
             return Ok(());
         };
         let mark = Event::record(index)?;
-        cuda::wait_for(
+        Ok(cuda::wait_for(
             &mark,
             "the end of what was queued",
             &*self.collective,
             self.deadline,
             AWAKE,
-        )
+        )?)
     }
 
     /// Returns this replica's loss sum of the epoch so far. Waits for the device.

@@ -4,7 +4,6 @@
 //! The fakes that hang, panic or die are replicas of a real group that misbehave: the group must
 //! fail for the others.
 
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 

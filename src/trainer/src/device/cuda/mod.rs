@@ -16,4 +16,4 @@ mod run_ahead;
 pub use cuda_library::{MemoryShareError, OpenError, libtorch, set_memory_share};
 pub use graph::CudaGraphs;
 pub use norm::fused_norm_available;
-pub use run_ahead::{RunAhead, wait_for};
+pub use run_ahead::{RunAhead, WaitError, wait_for};

@@ -8,10 +8,9 @@ use sweep::settings::Init;
 use tch::{Device, Kind, Tensor};
 
 use super::CudaGraphs;
-use crate::device::shim;
+use crate::device::recorder::Recorder;
+use crate::device::shim::{self, ShimError};
 use crate::network::nn::{BatchNorm, Builder, Mode, Options, OwnOperations, Pass};
-use crate::step::cuda_graph_steps::{Frozen, Recorder};
-use crate::step::replica::StepOptions;
 
 /// A layer with its inputs.
 struct Layer {
@@ -218,27 +217,14 @@ fn on_a_gpu_a_recording_gives_the_same_bits() {
     for kind in [Kind::Float, Kind::BFloat16] {
         let queued = Layer::new([16, 64, 28, 28], kind, kind, device).results(Then::AddRelu, true);
         let layer = Layer::new([16, 64, 28, 28], kind, kind, device);
-        let options = StepOptions {
-            learning_rate: 0.0,
-            steps_made: 0,
-            new_layers_only: false,
-        };
         let mut outputs = Vec::new();
-        let mut recording = CudaGraphs::open(0)
-            .unwrap()
-            .record(
-                None,
-                Frozen {
-                    options,
-                    batch_len: 16,
-                },
-                &mut |_| {
-                    outputs = layer.results(Then::AddRelu, true);
-                    Ok(())
-                },
-            )
-            .unwrap();
-        recording.replay(&mut |_| Ok(())).unwrap();
+        let graphs = CudaGraphs::open(0).unwrap();
+        let mut record = |()| -> Result<(), ShimError> {
+            outputs = layer.results(Then::AddRelu, true);
+            Ok(())
+        };
+        let mut recording = graphs.record(None, (), &mut record).unwrap();
+        recording.replay(&mut |()| Ok(())).unwrap();
         for ((name, recorded), (_, queued)) in outputs.into_iter().zip(queued) {
             assert!(
                 recorded.equal(&queued),

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use crate::device::collective::{Collective, CollectiveError};
 use crate::device::shim::{self, ShimError};
-use crate::error::TrialError;
 
 const STEPS_AHEAD: usize = 2;
 const PAUSE: Duration = Duration::from_micros(50);
@@ -20,6 +19,16 @@ const PAUSE: Duration = Duration::from_micros(50);
 /// A point in a device's queue.
 pub trait Mark {
     fn is_passed(&self) -> Result<bool, ShimError>;
+}
+
+/// The reason why a device was not waited for to the end.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    /// The group failed, or the deadline passed.
+    #[error(transparent)]
+    Group(#[from] CollectiveError),
+    #[error(transparent)]
+    Shim(#[from] ShimError),
 }
 
 /// Waits until a device has reached a mark; `operation` names the device's work. For the time
@@ -30,7 +39,7 @@ pub fn wait_for(
     group: &dyn Collective,
     deadline: Duration,
     awake: Duration,
-) -> Result<(), TrialError> {
+) -> Result<(), WaitError> {
     let began = Instant::now();
     while !mark.is_passed()? {
         group.check()?;
@@ -73,7 +82,7 @@ impl<M: Mark> RunAhead<M> {
         mark: M,
         group: &dyn Collective,
         deadline: Duration,
-    ) -> Result<(), TrialError> {
+    ) -> Result<(), WaitError> {
         self.marks.push_back(mark);
         while self.marks.len() > STEPS_AHEAD {
             wait_for(&self.marks[0], "a step", group, deadline, Duration::ZERO)?;
@@ -150,7 +159,7 @@ mod tests {
             "two steps are queued without a wait"
         );
         let error = queue().unwrap_err();
-        let TrialError::Collective(CollectiveError::Stuck {
+        let WaitError::Group(CollectiveError::Stuck {
             rank: 0,
             operation: "a step",
             ..
@@ -172,7 +181,7 @@ mod tests {
             assert!(
                 matches!(
                     error,
-                    TrialError::Collective(CollectiveError::Aborted { rank: 1, .. })
+                    WaitError::Group(CollectiveError::Aborted { rank: 1, .. })
                 ),
                 "{error}"
             );
