@@ -71,12 +71,9 @@ fn cell_inputs(results: &Results, index: usize) -> Value {
 fn changed_settings(results: &Results, index: usize) -> Vec<(String, Value)> {
     let settings = results.sweep.cell_settings(&results.sweep.cells[index]);
     let recipe = sweep::recipe::settings(&results.sweep.recipe, &settings.dataset);
-    let record = |settings: &sweep::Settings| match serde_json::to_value(settings) {
-        Ok(Value::Object(record)) => record,
-        _ => unreachable!("settings are a record"),
-    };
-    let recipe = recipe.as_ref().map(record).unwrap_or_default();
-    record(&settings)
+    let recipe = recipe.map(|recipe| recipe.fields()).unwrap_or_default();
+    settings
+        .fields()
         .into_iter()
         .filter(|(field, value)| recipe.get(field) != Some(value))
         .collect()

@@ -6,10 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
-
 use crate::axis::check_value_name;
-use crate::definition::{Axis, Output, Sweep, with_fields};
+use crate::definition::{Axis, Output, Sweep};
 use crate::draft::{HIGHEST_MAX_TRIALS, check_name};
 use crate::expand::num_trials;
 use crate::field;
@@ -17,7 +15,7 @@ use crate::inputs::Content;
 use crate::load::MAX_FILE_BYTES;
 use crate::output::RESERVED_NAMES;
 use crate::recipe;
-use crate::settings::Settings;
+use crate::settings::{Fields, Settings};
 use crate::trainer::Trainer;
 use crate::variant::SMOKE_SUFFIX;
 
@@ -53,7 +51,7 @@ impl Sweep {
     /// Returns the first problem that makes the sweep unusable.
     pub fn check(&self) -> Result<(), BadSweep> {
         self.check_words()?;
-        check_fields("base", &fields_of(&self.base))?;
+        check_fields("base", &self.base.fields())?;
         ensure(self.axes.len() <= 16, "axes", "are more than 16")?;
         let mut names = BTreeSet::new();
         for axis in &self.axes {
@@ -196,9 +194,11 @@ impl Sweep {
     }
 
     /// Checks that a trainer can use the settings of a cell and of its candidates.
-    fn check_settings(&self, place: &str, set: &BTreeMap<String, Value>) -> Result<(), BadSweep> {
-        let fine = |base: &Settings, set: &BTreeMap<String, Value>| {
-            let settings = with_fields(base, set).map_err(|error| bad(place, error.to_string()))?;
+    fn check_settings(&self, place: &str, set: &Fields) -> Result<(), BadSweep> {
+        let fine = |base: &Settings, set: &Fields| {
+            let settings = base
+                .with(set)
+                .map_err(|error| bad(place, error.to_string()))?;
             settings
                 .check()
                 .map_err(|contradiction| bad(place, contradiction.to_string()))?;
@@ -339,16 +339,9 @@ fn check_axis(axis: &Axis) -> Result<(), BadSweep> {
     Ok(())
 }
 
-fn fields_of(settings: &Settings) -> BTreeMap<String, Value> {
-    match serde_json::to_value(settings) {
-        Ok(Value::Object(fields)) => fields.into_iter().collect(),
-        _ => BTreeMap::new(),
-    }
-}
-
 /// Checks for known fields with possible values in the form that `Settings` writes, so that equal
 /// settings have equal ids.
-fn check_fields(place: &str, fields: &BTreeMap<String, Value>) -> Result<(), BadSweep> {
+fn check_fields(place: &str, fields: &Fields) -> Result<(), BadSweep> {
     for (name, value) in fields {
         let place = format!("{place}.{}", name.escape_debug());
         let field = field::find(name).ok_or_else(|| bad(&place, "is no field"))?;

@@ -203,7 +203,9 @@ pub enum Role {
 
 impl Sweep {
     pub fn cell_settings(&self, cell: &Cell) -> Settings {
-        with_fields(&self.base, &cell.set).expect("a compiled cell holds valid fields")
+        self.base
+            .with(&cell.set)
+            .expect("a compiled cell holds valid fields")
     }
 
     /// Returns the trials of one cell. Without a search: one per seed. With `Select::BestOnTest`:
@@ -235,8 +237,9 @@ impl Sweep {
         let mut trials = Vec::new();
         for (number, value) in search.candidates.iter().enumerate() {
             let set = BTreeMap::from([(search.field.clone(), value.clone())]);
-            let candidate =
-                with_fields(&settings, &set).expect("a compiled search holds valid candidates");
+            let candidate = settings
+                .with(&set)
+                .expect("a compiled search holds valid candidates");
             if search.select == Select::Validation {
                 let held_out = Settings {
                     holdout: Some(search.holdout),
@@ -272,8 +275,9 @@ impl Sweep {
         if let (Some(search), Some(candidate)) = (&self.search, candidate) {
             let set =
                 BTreeMap::from([(search.field.clone(), search.candidates[candidate].clone())]);
-            settings =
-                with_fields(&settings, &set).expect("a compiled search holds valid candidates");
+            settings = settings
+                .with(&set)
+                .expect("a compiled search holds valid candidates");
             if role == Role::Search {
                 settings.holdout = Some(search.holdout);
             }
@@ -310,21 +314,4 @@ impl Sweep {
     pub fn cell_name(&self, cell: &Cell) -> String {
         self.value_names(cell).join("/")
     }
-}
-
-/// Returns the settings with some fields replaced. The error is serde's and names the field.
-pub fn with_fields(
-    settings: &Settings,
-    set: &BTreeMap<String, Value>,
-) -> Result<Settings, serde_json::Error> {
-    if set.is_empty() {
-        return Ok(settings.clone());
-    }
-    let mut value = serde_json::to_value(settings)?;
-    let fields = value.as_object_mut().expect("settings are a record");
-    fields.extend(
-        set.iter()
-            .map(|(name, value)| (name.clone(), value.clone())),
-    );
-    serde_json::from_value(value)
 }

@@ -18,11 +18,8 @@ use crate::field;
 use crate::held_out;
 use crate::load::FindSide;
 use crate::recipe;
-use crate::settings::Settings;
+use crate::settings::{Fields, Settings};
 use crate::tree::{Assignment, Reader};
-
-/// Name to value, in the form that `Settings` writes.
-type Fields = BTreeMap<String, Value>;
 
 pub(crate) struct Expanded {
     pub base: Settings,
@@ -89,7 +86,7 @@ pub(crate) fn expand(
         let fields = grid.with_overrides(reader, &coordinates, point, &mut override_used);
         let (_, base_fields) = base.get_or_insert_with(|| {
             let fields = grid.common(&fields);
-            (from_fields(&fields), fields)
+            (settings_of(&fields), fields)
         });
         grid.check_settings(reader, &coordinates, &before, &fields);
         if let Some(first) = seen.insert(digest(&fields), coordinates.clone()) {
@@ -97,7 +94,7 @@ pub(crate) fn expand(
         }
         let held_out = search.filter(|search| search.select == Select::Validation);
         let held_out =
-            held_out.and_then(|search| held_out::published(&from_fields(&fields), search.holdout));
+            held_out.and_then(|search| held_out::published(&settings_of(&fields), search.holdout));
         let set = fields
             .into_iter()
             .filter(|(name, value)| base_fields.get(name) != Some(value))
@@ -234,16 +231,8 @@ fn digest(fields: &Fields) -> [u8; 32] {
     *blake3::hash(&serde_json::to_vec(fields).expect("fields are plain data")).as_bytes()
 }
 
-fn to_fields(settings: &Settings) -> Fields {
-    match serde_json::to_value(settings) {
-        Ok(Value::Object(fields)) => fields.into_iter().collect(),
-        _ => unreachable!("settings are a record"),
-    }
-}
-
-fn from_fields(fields: &Fields) -> Settings {
-    let value = Value::Object(fields.clone().into_iter().collect());
-    serde_json::from_value(value).expect("every field was checked")
+fn settings_of(fields: &Fields) -> Settings {
+    Settings::from_fields(fields).expect("every field was checked")
 }
 
 /// Returns the fields of a trial that tests a candidate.
@@ -307,7 +296,7 @@ impl Grid<'_, '_> {
                 .flatten();
             let settings = recipe::fitted(&draft.recipe, dataset, side)
                 .expect("the recipe's name was checked");
-            let mut fields = to_fields(&settings);
+            let mut fields = settings.fields();
             for set in draft.set.iter().filter(|set| set.field.name != "dataset") {
                 fields.insert(set.field.name.to_owned(), set.value.clone());
             }
@@ -505,7 +494,7 @@ impl Grid<'_, '_> {
                 .collect(),
         };
         for fields in variants {
-            for contradiction in from_fields(&fields).contradictions() {
+            for contradiction in settings_of(&fields).contradictions() {
                 if self.reported.insert(contradiction.message.clone()) {
                     self.report_impossible(reader, coordinates, before, contradiction);
                 }

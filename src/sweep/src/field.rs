@@ -1,12 +1,16 @@
-//! Every field of `Settings` with its possible values: one table for the sweep language, for its
-//! reference, and for compiled sweeps from a peer.
+//! The fields of the sweep language and their possible values, for sweep files, for their
+//! reference, and for compiled sweeps from a peer. `settings.rs` declares them.
 //!
-//! It works on JSON values and knows no places in files: complaints have a path into the value
+//! Checks work on JSON values and know no places in files: complaints have a path into the value
 //! instead. Combinations of fields are checked in `contradiction.rs`.
+
+use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
 use crate::dataset;
+
+pub use crate::settings::FIELDS;
 
 /// A key of the sweep language that names a field of `Settings`.
 #[derive(Clone, Copy, Debug)]
@@ -15,28 +19,36 @@ pub struct Field {
     pub kind: Kind,
     /// True if `null` switches it off.
     pub optional: bool,
+    /// Its meaning, for the reference.
+    pub meaning: &'static str,
 }
 
+/// Possible values of a field or of a part of one.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
+    /// One of these words.
     Choice(&'static [&'static str]),
     /// Smallest and largest value, both inclusive.
     Count(u64, u64),
     Real(Range),
     Flag,
-    /// A path.
-    Text,
+    Path,
+    /// A data set's name, or `folder:PATH`.
     Dataset,
+    /// `all`, or a number of images.
     SamplesPerClass,
+    /// A mapping with these parts.
     Record(&'static [Part]),
     /// A mapping with one key; variants without parts are written as text.
     Variant(&'static [(&'static str, &'static [Part])]),
 }
 
+/// An entry of a mapping.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
     pub name: &'static str,
     pub kind: Kind,
+    /// False for a flag that is off unless written.
     pub required: bool,
 }
 
@@ -48,193 +60,54 @@ pub struct Range {
     pub high_excluded: bool,
 }
 
-const fn field(name: &'static str, kind: Kind) -> Field {
-    Field {
-        name,
-        kind,
-        optional: false,
+/// Describes whole numbers.
+pub(crate) const fn count(range: RangeInclusive<u64>) -> Kind {
+    Kind::Count(*range.start(), *range.end())
+}
+
+/// The lower end of a range of numbers.
+#[derive(Clone, Copy)]
+pub(crate) struct LowerEnd {
+    low: f64,
+    excluded: bool,
+}
+
+/// Begins a range with its lowest number.
+pub(crate) const fn from(low: f64) -> LowerEnd {
+    LowerEnd {
+        low,
+        excluded: false,
     }
 }
 
-const fn optional(name: &'static str, kind: Kind) -> Field {
-    Field {
-        name,
-        kind,
-        optional: true,
+/// Begins a range above a number.
+pub(crate) const fn above(low: f64) -> LowerEnd {
+    LowerEnd {
+        low,
+        excluded: true,
     }
 }
 
-const fn part(name: &'static str, kind: Kind) -> Part {
-    Part {
-        name,
-        kind,
-        required: true,
+impl LowerEnd {
+    /// Ends a range with its highest number.
+    pub(crate) const fn to(self, high: f64) -> Kind {
+        self.range(high, false)
     }
-}
 
-const fn range(low: f64, high: f64) -> Kind {
-    Kind::Real(Range {
-        low,
-        high,
-        low_excluded: false,
-        high_excluded: false,
-    })
-}
+    /// Ends a range below a number.
+    pub(crate) const fn below(self, high: f64) -> Kind {
+        self.range(high, true)
+    }
 
-/// Builds a range that excludes its lower end.
-const fn above(low: f64, high: f64) -> Kind {
-    Kind::Real(Range {
-        low,
-        high,
-        low_excluded: true,
-        high_excluded: false,
-    })
-}
-
-/// Builds a range that excludes its upper end.
-const fn below(low: f64, high: f64) -> Kind {
-    Kind::Real(Range {
-        low,
-        high,
-        low_excluded: false,
-        high_excluded: true,
-    })
-}
-
-const EPOCHS: Kind = Kind::Count(1, 100_000);
-
-/// All fields, in the order of `Settings`.
-pub const FIELDS: &[Field] = &[
-    field("dataset", Kind::Dataset),
-    field("samples_per_class", Kind::SamplesPerClass),
-    field("repeats", Kind::Count(1, 10_000)),
-    optional("resize", Kind::Count(1, 4096)),
-    optional("test_resize", Kind::Count(1, 4096)),
-    optional("crop_size", Kind::Count(1, 4096)),
-    field(
-        "crop",
-        Kind::Choice(&["centre", "random", "random_resized"]),
-    ),
-    field("shift", below(0.0, 1.0)),
-    field("flip", Kind::Flag),
-    field("erase", Kind::Flag),
-    optional(
-        "rand_augment",
-        Kind::Record(&[
-            part("operations", Kind::Count(1, 100)),
-            part("magnitude", range(0.0, 10.0)),
-            part("magnitude_std", range(0.0, 10.0)),
-            part("probability", range(0.0, 1.0)),
-        ]),
-    ),
-    optional(
-        "cutmix",
-        Kind::Record(&[
-            part("alpha", above(0.0, 1000.0)),
-            part("probability", range(0.0, 1.0)),
-        ]),
-    ),
-    field(
-        "normalise",
-        Kind::Choice(&["dataset", "computed", "ilsvrc", "torchvision"]),
-    ),
-    field("corrupt", Kind::Choice(&["refuse", "skip"])),
-    field(
-        "model",
-        Kind::Choice(&[
-            "resnet-8",
-            "resnet-20",
-            "resnet-32",
-            "resnet-56",
-            "resnet-110",
-            "resnet-110-wfc",
-            "resnet-18",
-            "resnet-34",
-            "resnet-50",
-            "resnet-50-keras",
-            "resnet-50-fconv",
-            "efficientnet-b0",
-        ]),
-    ),
-    field("init", Kind::Choice(&["keras", "torchvision"])),
-    field("batch_norm_eps", above(0.0, 1.0)),
-    field("batch_norm_momentum", above(0.0, 1.0)),
-    field("batch_norm", Kind::Choice(&["per_replica", "synchronised"])),
-    optional("weights", Kind::Text),
-    field("finetune_epochs", Kind::Count(0, 100_000)),
-    field("finetune_learning_rate", above(0.0, 1e6)),
-    field(
-        "loss",
-        Kind::Choice(&["xent", "mse", "cos", "cos_xent", "cos_xent_direct"]),
-    ),
-    field("label_smoothing", below(0.0, 1.0)),
-    field("cls_weight", range(0.0, 1e6)),
-    field("cls_head", Kind::Choice(&["relu_bn_fc", "plain_fc"])),
-    field("cls_head_decay", range(0.0, 1e3)),
-    field("softmax", Kind::Choice(&["log_softmax", "keras_clip"])),
-    field(
-        "embedding",
-        Kind::Variant(&[
-            ("one_hot", &[]),
-            (
-                "hierarchy",
-                &[
-                    part("path", Kind::Text),
-                    Part {
-                        name: "child_parent",
-                        kind: Kind::Flag,
-                        required: false,
-                    },
-                ],
-            ),
-        ]),
-    ),
-    field(
-        "schedule",
-        Kind::Variant(&[
-            (
-                "sgdr",
-                &[
-                    part("base_cycle", EPOCHS),
-                    part("multiplier", Kind::Count(1, 100)),
-                    part("cycles", Kind::Count(1, 100)),
-                    part("learning_rate_min", range(0.0, 1e6)),
-                ],
-            ),
-            (
-                "step",
-                &[
-                    part("epochs", EPOCHS),
-                    part("every", EPOCHS),
-                    part("factor", above(0.0, 1.0)),
-                ],
-            ),
-            ("cosine", &[part("epochs", EPOCHS)]),
-            ("constant", &[part("epochs", EPOCHS)]),
-        ]),
-    ),
-    field("learning_rate", above(0.0, 1e6)),
-    field("momentum", below(0.0, 1.0)),
-    field("momentum_form", Kind::Choice(&["keras", "torch"])),
-    field("nesterov", Kind::Flag),
-    field("weight_decay", range(0.0, 1e3)),
-    field("weight_decay_on", Kind::Choice(&["kernels", "all"])),
-    optional("clip_norm", above(0.0, 1e9)),
-    field("batch_size", Kind::Count(1, 1_000_000)),
-    field("replicas", Kind::Count(1, 64)),
-    field("precision", Kind::Choice(&["auto", "f32", "bf16"])),
-    field("deterministic", Kind::Flag),
-    optional(
-        "holdout",
+    const fn range(self, high: f64, high_excluded: bool) -> Kind {
         Kind::Real(Range {
-            low: 0.0,
-            high: 1.0,
-            low_excluded: true,
-            high_excluded: true,
-        }),
-    ),
-    field("evaluate_every", EPOCHS),
-];
+            low: self.low,
+            high,
+            low_excluded: self.excluded,
+            high_excluded,
+        })
+    }
+}
 
 pub fn find(name: &str) -> Option<&'static Field> {
     FIELDS.iter().find(|field| field.name == name)
@@ -306,7 +179,7 @@ impl Kind {
                 format!("a number {low} {} {high} {}", range.low, range.high)
             }
             Self::Flag => "true or false".to_owned(),
-            Self::Text => "a path".to_owned(),
+            Self::Path => "a path".to_owned(),
             Self::Dataset => "a data set's name, or folder:PATH".to_owned(),
             Self::SamplesPerClass => "`all`, or a whole number of at least 1".to_owned(),
             Self::Record(parts) => record_shape(parts),
@@ -365,7 +238,7 @@ impl Kind {
                 .is_boolean()
                 .then(|| value.clone())
                 .ok_or_else(wrong_type),
-            Self::Text => {
+            Self::Path => {
                 let text = value.as_str().ok_or_else(wrong_type)?;
                 let usable = !text.trim().is_empty()
                     && text.len() <= 4096
@@ -423,7 +296,7 @@ fn check_variant(
             let checked = match (inner, parts) {
                 // Shorthand: if the only required part is text, that text alone is enough.
                 (Value::String(_), [first, rest @ ..])
-                    if matches!(first.kind, Kind::Text)
+                    if matches!(first.kind, Kind::Path)
                         && rest.iter().all(|part| !part.required) =>
                 {
                     check_parts(
@@ -463,7 +336,6 @@ fn check_parts(entries: &Map<String, Value>, parts: &[Part]) -> Result<Value, Co
                 let message = format!("lacks `{}`", part.name);
                 return Err(Complaint::new(message).help(format!("write {}", record_shape(parts))));
             }
-            // The only optional parts are flags, which are off by default.
             None => {
                 checked.insert(part.name.to_owned(), Value::Bool(false));
             }

@@ -16,9 +16,7 @@ impl Sweep {
     /// (cub), 256 (mit67)` if cells differ. Fields that are off everywhere come last, as one entry;
     /// fields that an axis lists are left out.
     pub fn settings_in_force(&self) -> Vec<String> {
-        let Ok(Value::Object(base)) = serde_json::to_value(&self.base) else {
-            unreachable!("settings are a record")
-        };
+        let base = self.base.fields();
         let cells: Vec<&Cell> = self
             .cells
             .iter()

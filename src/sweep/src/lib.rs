@@ -8,6 +8,7 @@ mod compile;
 mod contradiction;
 mod cost;
 pub mod dataset;
+mod declare;
 pub mod definition;
 pub mod diagnostic;
 mod draft;

@@ -1,5 +1,5 @@
 //! Recipes: named starting points for every field of `Settings`, each right for the data set it is
-//! used on.
+//! used on. The paper's values stand with the declarations in `settings.rs`.
 //!
 //! Some values of a recipe depend on the data set: image size, augmentation (digits are never
 //! flipped), network, batch. `set:`, axes and overrides of a sweep change any of them afterwards.
@@ -8,8 +8,7 @@
 
 use crate::dataset;
 use crate::settings::{
-    BatchNorm, ClsHead, Corrupt, Crop, Embedding, Init, Loss, Model, MomentumForm, Normalise,
-    Precision, SamplesPerClass, Schedule, Settings, Softmax, WeightDecayOn,
+    ClsHead, Crop, Init, Model, MomentumForm, Normalise, Schedule, Settings, Softmax, WeightDecayOn,
 };
 
 /// Every recipe and its purpose.
@@ -41,12 +40,12 @@ pub fn names() -> impl Iterator<Item = &'static str> + Clone {
 pub fn settings(recipe: &str, dataset: &str) -> Option<Settings> {
     let mut settings = match recipe {
         "paper" => match dataset {
-            "cifar100" => cifar(paper(dataset)),
-            "digits" | "fashion-mnist" => small(paper(dataset)),
-            _ => fine_grained(paper(dataset)),
+            "cifar100" => cifar(Settings::paper(dataset)),
+            "digits" | "fashion-mnist" => small(Settings::paper(dataset)),
+            _ => fine_grained(Settings::paper(dataset)),
         },
-        "paper-finegrained" => fine_grained(paper(dataset)),
-        "paper-cifar" => cifar(paper(dataset)),
+        "paper-finegrained" => fine_grained(Settings::paper(dataset)),
+        "paper-cifar" => cifar(Settings::paper(dataset)),
         "quick" => quick(dataset),
         "vipriors" => vipriors(dataset),
         _ => return None,
@@ -106,68 +105,6 @@ pub fn fitted(recipe: &str, dataset: &str, side: Option<u32>) -> Option<Settings
         crop_size: Some(crop_to),
         ..settings
     })
-}
-
-/// Returns the common part of the paper's trainings: optimiser, schedule, clipping, loss numerics.
-fn paper(dataset: &str) -> Settings {
-    Settings {
-        dataset: dataset.to_owned(),
-        samples_per_class: SamplesPerClass::All,
-        // An epoch of a subset of CUB repeats it, to have about as many steps as an epoch of the
-        // whole.
-        repeats: dataset::cub_subset(dataset).map_or(1, |count| 30 / count),
-        resize: None,
-        test_resize: None,
-        crop_size: None,
-        crop: Crop::Centre,
-        shift: 0.0,
-        flip: false,
-        erase: false,
-        rand_augment: None,
-        cutmix: None,
-        normalise: Normalise::Dataset,
-        corrupt: Corrupt::Refuse,
-        model: Model::Resnet8,
-        init: Init::Keras,
-        batch_norm_eps: 1e-3,
-        // Keras' moving-average momentum of 0.99.
-        batch_norm_momentum: 0.01,
-        batch_norm: BatchNorm::PerReplica,
-        weights: None,
-        finetune_epochs: 0,
-        finetune_learning_rate: 0.1,
-        loss: Loss::Xent,
-        label_smoothing: 0.0,
-        cls_weight: 0.1,
-        cls_head: ClsHead::ReluBnFc,
-        // Keras' l2(5e-4) adds 5e-4 w^2 to the loss: 1e-3 w to the gradient.
-        cls_head_decay: 1e-3,
-        softmax: Softmax::KerasClip,
-        embedding: Embedding::OneHot,
-        // 12 + 24 + 48 + 96 + 192 = 372 epochs. Not verified for every data set.
-        schedule: Schedule::Sgdr {
-            base_cycle: 12,
-            multiplier: 2,
-            cycles: 5,
-            learning_rate_min: 1e-6,
-        },
-        // The authors' default. The published choice per data set and loss is in
-        // sweeps/table2.yaml.
-        learning_rate: 0.1,
-        momentum: 0.9,
-        momentum_form: MomentumForm::Keras,
-        nesterov: false,
-        // None on ResNet-50: the paper's cross-entropy baseline depends on that.
-        weight_decay: 0.0,
-        weight_decay_on: WeightDecayOn::Kernels,
-        clip_norm: Some(10.0),
-        batch_size: 100,
-        replicas: 1,
-        precision: Precision::Auto,
-        deterministic: false,
-        holdout: None,
-        evaluate_every: 1,
-    }
 }
 
 /// Returns the side of a data set's images if all have the same small size.
@@ -241,7 +178,7 @@ fn small(settings: Settings) -> Settings {
 
 /// Returns three cycles of the paper's schedule, 84 epochs, with PyTorch's usual numerics.
 fn quick(dataset: &str) -> Settings {
-    let base = paper(dataset);
+    let base = Settings::paper(dataset);
     let sized = match dataset {
         "digits" | "fashion-mnist" => Settings {
             model: Model::Resnet8,
@@ -310,6 +247,6 @@ fn vipriors(dataset: &str) -> Settings {
         weight_decay_on: WeightDecayOn::All,
         clip_norm: None,
         batch_size: 256,
-        ..paper(dataset)
+        ..Settings::paper(dataset)
     }
 }

@@ -1,103 +1,231 @@
 //! The settings of one training: one flat record whose field names are the keys of the sweep
-//! language.
+//! language, declared once (see `declare.rs` for what a declaration gives).
 //!
 //! Every field may be fixed by a recipe, varied by an axis, or changed by an override. Everything
 //! in here affects the numbers of a trial, and therefore its id (see `trial.rs`); everything else
 //! (threads, directories, how often to print) is elsewhere. See `recipe.rs` for the named starting
-//! points.
+//! points, and `contradiction.rs` for fields that cannot go together.
 
+use std::collections::BTreeMap;
+
+use serde::de::value::MapDeserializer;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-/// Everything that decides the result of a training, except the seed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
+use crate::dataset;
+use crate::declare::{FieldType, record, settings, variants, words};
+use crate::field::{Kind, above, count, from};
+
+/// Longest part of a schedule, in epochs.
+const EPOCHS: Kind = count(1..=100_000);
+
+settings! {
+    /// Everything that decides the result of a training, except the seed.
+    pub struct Settings = paper(dataset);
+
     // -- data
-    /// A data set's name (`digits`, `cub`, ...) or `folder:PATH`.
-    pub dataset: String,
-    /// Training images kept per class: a nested, seeded, class-stratified subset.
-    pub samples_per_class: SamplesPerClass,
-    /// Passes over the subset that make one epoch (the authors repeat small subsets, docs/paper.md,
-    /// section 7).
-    pub repeats: u32,
-    /// Shorter side of training images after decoding, in pixels. If absent, they keep their size,
-    /// and without a `crop_size` all must have the same.
-    pub resize: Option<u32>,
-    /// Shorter side of test and held-out images; the default is `resize`.
+
+    /// Data set to train on.
+    dataset: String = dataset.to_owned(), Kind::Dataset;
+
+    /// Training images kept of each class: a nested, seeded subset.
+    samples_per_class: SamplesPerClass = SamplesPerClass::All;
+
+    /// Passes over the subset that make one epoch. The authors repeat small subsets of CUB, so that
+    /// an epoch has about as many steps as one of the whole (docs/paper.md, section 7).
+    repeats: u32 = dataset::cub_subset(dataset).map_or(1, |count| 30 / count), count(1..=10_000);
+
+    /// Shorter side of training images after decoding, in pixels; null: the originals, which must
+    /// all have the same size unless there is a `crop_size`.
+    resize: Option<u32> = None, count(1..=4096);
+
+    /// Shorter side of test and held-out images; null: as `resize`.
     #[serde(default)]
-    pub test_resize: Option<u32>,
-    /// Side of the square input of the network; absent: the image's own size.
-    pub crop_size: Option<u32>,
-    /// Where training crops are taken. Test images are always centre-cropped.
-    pub crop: Crop,
+    test_resize: Option<u32> = None, count(1..=4096);
+
+    /// Side of the square that the network sees; null: the image's own size.
+    crop_size: Option<u32> = None, count(1..=4096);
+
+    /// Place of training crops. Test images are cropped at the centre.
+    crop: Crop = Crop::Centre;
+
     /// Largest random shift as a fraction of height and width (bilinear, edge replicated); 0: off.
-    pub shift: f64,
+    shift: f64 = 0.0, from(0.0).below(1.0);
+
     /// Horizontal flip with probability one half.
-    pub flip: bool,
+    flip: bool = false;
+
     /// Random erasing with probability one half, before cropping.
-    pub erase: bool,
-    pub rand_augment: Option<RandAugment>,
-    pub cutmix: Option<CutMix>,
-    /// Channel statistics that images are standardised with.
-    pub normalise: Normalise,
-    /// Handling of images that cannot be decoded.
+    erase: bool = false;
+
+    /// Random operations on each image.
+    rand_augment: Option<RandAugment> = None;
+
+    /// Patches of other images, and their labels.
+    cutmix: Option<CutMix> = None;
+
+    /// Channel statistics that images are standardised with: published, computed, or those of
+    /// ImageNet.
+    normalise: Normalise = Normalise::Dataset;
+
+    /// Handling of images that cannot be decoded: the trial fails and lists them, or they are left
+    /// out and the table reports how many.
     #[serde(default)]
-    pub corrupt: Corrupt,
+    corrupt: Corrupt = Corrupt::Refuse;
+
     // -- network
-    pub model: Model,
-    /// How weights are drawn before training.
-    pub init: Init,
-    pub batch_norm_eps: f64,
+
+    /// The network.
+    model: Model = Model::Resnet8;
+
+    /// Distribution that weights are drawn from before training.
+    init: Init = Init::Keras;
+
+    /// Number added to the variance in batch normalisation.
+    batch_norm_eps: f64 = 1e-3, above(0.0).to(1.0);
+
     /// Weight of the new batch in the moving statistics (PyTorch's definition; Keras' 0.99 is 0.01
     /// here).
-    pub batch_norm_momentum: f64,
-    pub batch_norm: BatchNorm,
-    /// A safetensors or .pth state dict with torchvision's names to start from: relative to the
-    /// data directory, or absolute.
-    pub weights: Option<String>,
+    batch_norm_momentum: f64 = 0.01, above(0.0).to(1.0);
+
+    /// Statistics of each replica by itself, or of the whole batch.
+    batch_norm: BatchNorm = BatchNorm::PerReplica;
+
+    /// Pre-trained weights to start from: a safetensors or .pth state dict with torchvision's names.
+    weights: Option<String> = None;
+
     /// With `weights`: epochs in which only the new layers train, before the schedule starts.
-    pub finetune_epochs: u32,
-    pub finetune_learning_rate: f64,
+    finetune_epochs: u32 = 0, count(0..=100_000);
+
+    /// Learning rate of those epochs.
+    finetune_learning_rate: f64 = 0.1, above(0.0).to(1e6);
+
     // -- loss
-    pub loss: Loss,
+
+    /// The loss, its head and its decision rule.
+    loss: Loss = Loss::Xent;
+
     /// Label smoothing of the cross-entropy; 0: off.
-    pub label_smoothing: f64,
+    label_smoothing: f64 = 0.0, from(0.0).below(1.0);
+
     /// Weight of the cross-entropy beside the cosine loss (lambda of the paper).
-    pub cls_weight: f64,
+    cls_weight: f64 = 0.1, from(0.0).to(1e6);
+
     /// Layers between the normalised embedding and the logits of `cos_xent`.
-    pub cls_head: ClsHead,
-    /// Gradient form (`g += d * w`) of the L2 penalty on the kernel of that head, replacing
-    /// `weight_decay` there.
-    pub cls_head_decay: f64,
-    pub softmax: Softmax,
-    /// Target of the cosine and squared losses.
-    pub embedding: Embedding,
+    cls_head: ClsHead = ClsHead::ReluBnFc;
+
+    /// L2 penalty on that head's kernel, in place of `weight_decay` (gradient form). Keras'
+    /// `l2(5e-4)` adds `5e-4 w^2` to the loss: `1e-3 w` to the gradient.
+    cls_head_decay: f64 = 1e-3, from(0.0).to(1e3);
+
+    /// Log-softmax, or Keras' clipped probabilities.
+    softmax: Softmax = Softmax::KerasClip;
+
+    /// Targets of `mse`, `cos` and `cos_xent`; `{hierarchy: PATH}` for short.
+    embedding: Embedding = Embedding::OneHot;
+
     // -- optimiser
-    pub schedule: Schedule,
-    pub learning_rate: f64,
-    pub momentum: f64,
-    pub momentum_form: MomentumForm,
-    pub nesterov: bool,
-    /// Gradient form (`g += d * w`) of the L2 penalty.
-    pub weight_decay: f64,
-    pub weight_decay_on: WeightDecayOn,
-    /// Global norm above which the gradient is scaled down; absent: no clipping.
-    pub clip_norm: Option<f64>,
+
+    /// Number of epochs, and course of the learning rate.
+    // 12 + 24 + 48 + 96 + 192 = 372 epochs. Not verified for every data set.
+    schedule: Schedule = Schedule::Sgdr {
+        base_cycle: 12,
+        multiplier: 2,
+        cycles: 5,
+        learning_rate_min: 1e-6,
+    };
+
+    /// Highest learning rate of the schedule.
+    // The authors' default. The published choice per data set and loss is in sweeps/table2.yaml.
+    learning_rate: f64 = 0.1, above(0.0).to(1e6);
+
+    /// Momentum of SGD.
+    momentum: f64 = 0.9, from(0.0).below(1.0);
+
+    /// Form of momentum: with the learning rate in it (Keras) or without (PyTorch).
+    momentum_form: MomentumForm = MomentumForm::Keras;
+
+    /// Nesterov's form of momentum.
+    nesterov: bool = false;
+
+    /// L2 penalty (gradient form: `g += d * w`).
+    // None on ResNet-50: the paper's cross-entropy baseline depends on that.
+    weight_decay: f64 = 0.0, from(0.0).to(1e3);
+
+    /// Parameters with weight decay: kernels alone, or all.
+    weight_decay_on: WeightDecayOn = WeightDecayOn::Kernels;
+
+    /// Global norm above which the gradient is scaled down; null: no clipping.
+    clip_norm: Option<f64> = Some(10.0), above(0.0).to(1e9);
+
     /// Size of a batch, over all replicas.
-    pub batch_size: u32,
+    batch_size: u32 = 100, count(1..=1_000_000);
+
     // -- execution, where it affects the numbers
+
     /// Copies of the model that share each batch.
-    pub replicas: u32,
-    pub precision: Precision,
-    /// Use only deterministic kernels on CUDA. The CPU always does.
-    pub deterministic: bool,
+    replicas: u32 = 1, count(1..=64);
+
+    /// Number format of the network; `auto`: chosen by the trainer for model, image side and
+    /// device.
+    precision: Precision = Precision::Auto;
+
+    /// On CUDA: only deterministic kernels. The CPU has no others.
+    deterministic: bool = false;
+
     // -- evaluation
-    /// Hold this fraction of every class out of the training subset and evaluate on it instead of
-    /// the test set.
-    pub holdout: Option<f64>,
-    /// Epochs between evaluations; the last epoch is always evaluated. It limits what `best` means:
-    /// the best of the evaluated epochs.
-    pub evaluate_every: u32,
+
+    /// Fraction of every class that is held out of the training subset and evaluated on instead of
+    /// the test set. A data set's own `val/` is used in its place.
+    holdout: Option<f64> = None, above(0.0).below(1.0);
+
+    /// Epochs between evaluations; the last one is always evaluated. The best epoch is the best of
+    /// those.
+    evaluate_every: u32 = 1, EPOCHS;
+}
+
+/// Fields by name, with values as `Settings` writes them.
+pub type Fields = BTreeMap<String, Value>;
+
+impl Settings {
+    /// Returns all fields.
+    pub fn fields(&self) -> Fields {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(fields)) => fields.into_iter().collect(),
+            _ => unreachable!("settings are a record"),
+        }
+    }
+
+    /// Returns the settings with these fields. The error is serde's and names the field.
+    pub fn from_fields(fields: &Fields) -> Result<Self, serde_json::Error> {
+        let entries = fields.iter().map(|(name, value)| (name.as_str(), value));
+        Self::deserialize(MapDeserializer::new(entries))
+    }
+
+    /// Returns the settings with some fields replaced.
+    pub fn with(&self, set: &Fields) -> Result<Self, serde_json::Error> {
+        if set.is_empty() {
+            return Ok(self.clone());
+        }
+        let mut fields = self.fields();
+        fields.extend(set.clone());
+        Self::from_fields(&fields)
+    }
+
+    /// Returns the shorter side of evaluated images; absent: they keep their size.
+    pub fn evaluated_resize(&self) -> Option<u32> {
+        self.test_resize.or(self.resize)
+    }
+
+    /// Returns the number of epochs of a trial, including the first phase of fine-tuning.
+    pub fn num_epochs(&self) -> u32 {
+        let first_phase = if self.weights.is_some() {
+            self.finetune_epochs
+        } else {
+            0
+        };
+        self.schedule.num_epochs().saturating_add(first_phase)
+    }
 }
 
 /// `all`, or a number of training images of every class.
@@ -162,142 +290,151 @@ impl std::fmt::Display for SamplesPerClass {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Crop {
-    /// The centre, as at test time.
-    Centre,
-    /// Uniform over all positions; images smaller than the crop are reflect-padded.
-    Random,
-    /// Area in 8..100 %, aspect ratio in 3/4..4/3, resized to the crop (torchvision's
-    /// RandomResizedCrop).
-    RandomResized,
+impl FieldType for SamplesPerClass {
+    const KIND: Kind = Kind::SamplesPerClass;
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RandAugment {
-    /// Number of operations per image.
-    pub operations: u32,
-    /// 0..=10.
-    pub magnitude: f64,
-    /// Standard deviation of the magnitude.
-    pub magnitude_std: f64,
-    /// Probability that each chosen operation is applied.
-    pub probability: f64,
+words! {
+    /// Place of training crops.
+    pub enum Crop {
+        /// The centre, as at test time.
+        Centre = "centre",
+        /// Uniform over all positions; images smaller than the crop are reflect-padded.
+        Random = "random",
+        /// Area in 8..100 %, aspect ratio in 3/4..4/3, resized to the crop (torchvision's
+        /// RandomResizedCrop).
+        RandomResized = "random_resized",
+    }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CutMix {
-    /// Both parameters of the Beta distribution that the mixing ratio is drawn from.
-    pub alpha: f64,
-    /// Probability that a batch is mixed.
-    pub probability: f64,
+record! {
+    /// RandAugment's choice of operations.
+    pub struct RandAugment {
+        /// Number of operations per image.
+        operations: u32, count(1..=100);
+        magnitude: f64, from(0.0).to(10.0);
+        /// Standard deviation of the magnitude.
+        magnitude_std: f64, from(0.0).to(10.0);
+        /// Probability that each chosen operation is applied.
+        probability: f64, from(0.0).to(1.0);
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Normalise {
-    /// The published statistics of the data set if there are any, otherwise computed from the
-    /// training set.
-    Dataset,
-    /// Computed from the whole training set.
-    Computed,
-    /// The ILSVRC statistics the authors used with pre-trained weights.
-    Ilsvrc,
-    /// torchvision's .485 .456 .406 / .229 .224 .225.
-    Torchvision,
+record! {
+    /// CutMix' mixing of images.
+    pub struct CutMix {
+        /// Both parameters of the Beta distribution that the mixing ratio is drawn from.
+        alpha: f64, above(0.0).to(1000.0);
+        /// Probability that a batch is mixed.
+        probability: f64, from(0.0).to(1.0);
+    }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Corrupt {
-    /// The trial fails and names them.
-    #[default]
-    Refuse,
-    /// They are left out of both splits, and tables report their number.
-    Skip,
+words! {
+    /// Channel statistics that images are standardised with.
+    pub enum Normalise {
+        /// The published statistics of the data set if there are any, otherwise computed from the
+        /// training set.
+        Dataset = "dataset",
+        /// Computed from the whole training set.
+        Computed = "computed",
+        /// The ILSVRC statistics the authors used with pre-trained weights.
+        Ilsvrc = "ilsvrc",
+        /// torchvision's .485 .456 .406 / .229 .224 .225.
+        Torchvision = "torchvision",
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Model {
-    #[serde(rename = "resnet-8")]
-    Resnet8,
-    #[serde(rename = "resnet-20")]
-    Resnet20,
-    #[serde(rename = "resnet-32")]
-    Resnet32,
-    #[serde(rename = "resnet-56")]
-    Resnet56,
-    #[serde(rename = "resnet-110")]
-    Resnet110,
-    /// The authors' wide CIFAR network: 32/64/128 channels, biased convolutions, pooled shortcuts.
-    #[serde(rename = "resnet-110-wfc")]
-    Resnet110Wfc,
-    #[serde(rename = "resnet-18")]
-    Resnet18,
-    #[serde(rename = "resnet-34")]
-    Resnet34,
-    /// torchvision's form: stride on the 3x3 convolution, no biases.
-    #[serde(rename = "resnet-50")]
-    Resnet50,
-    /// The authors' form: stride on the first 1x1 convolution, biases.
-    #[serde(rename = "resnet-50-keras")]
-    Resnet50Keras,
-    /// Full convolutions (VIPriors).
-    #[serde(rename = "resnet-50-fconv")]
-    Resnet50Fconv,
-    #[serde(rename = "efficientnet-b0")]
-    EfficientnetB0,
+words! {
+    /// Handling of images that cannot be decoded.
+    #[derive(Default)]
+    pub enum Corrupt {
+        /// The trial fails and names them.
+        #[default]
+        Refuse = "refuse",
+        /// They are left out of both splits, and tables report their number.
+        Skip = "skip",
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Init {
-    /// Truncated He normal for ImageNet-form convolutions, Glorot uniform elsewhere, biases zero.
-    Keras,
-    /// He normal (fan out) for convolutions; PyTorch's default for linear layers.
-    Torchvision,
+words! {
+    /// The network.
+    #[derive(PartialOrd, Ord, Hash)]
+    pub enum Model {
+        Resnet8 = "resnet-8",
+        Resnet20 = "resnet-20",
+        Resnet32 = "resnet-32",
+        Resnet56 = "resnet-56",
+        Resnet110 = "resnet-110",
+        /// The authors' wide CIFAR network: 32/64/128 channels, biased convolutions, pooled
+        /// shortcuts.
+        Resnet110Wfc = "resnet-110-wfc",
+        Resnet18 = "resnet-18",
+        Resnet34 = "resnet-34",
+        /// torchvision's form: stride on the 3x3 convolution, no biases.
+        Resnet50 = "resnet-50",
+        /// The authors' form: stride on the first 1x1 convolution, biases.
+        Resnet50Keras = "resnet-50-keras",
+        /// Full convolutions (VIPriors).
+        Resnet50Fconv = "resnet-50-fconv",
+        EfficientnetB0 = "efficientnet-b0",
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BatchNorm {
-    /// Each replica normalises with the statistics of its own shard, as in the paper.
-    PerReplica,
-    /// Statistics over the whole batch: results do not depend on the number of replicas.
-    Synchronised,
+words! {
+    /// Distribution that weights are drawn from before training.
+    pub enum Init {
+        /// Truncated He normal for ImageNet-form convolutions, Glorot uniform elsewhere, biases
+        /// zero.
+        Keras = "keras",
+        /// He normal (fan out) for convolutions; PyTorch's default for linear layers.
+        Torchvision = "torchvision",
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Loss {
-    Xent,
-    Mse,
-    Cos,
-    CosXent,
-    /// Cross-entropy directly on the unit-norm output, as in the VIPriors slides.
-    CosXentDirect,
+words! {
+    /// Images that batch normalisation takes its statistics from.
+    pub enum BatchNorm {
+        /// Each replica normalises with the statistics of its own shard, as in the paper.
+        PerReplica = "per_replica",
+        /// Statistics over the whole batch: results do not depend on the number of replicas.
+        Synchronised = "synchronised",
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ClsHead {
-    /// The head in the authors' code: ReLU, batch normalisation, fully connected.
-    ReluBnFc,
-    /// The head in the paper's text: fully connected.
-    PlainFc,
+words! {
+    /// The loss, its head and its decision rule.
+    #[derive(PartialOrd, Ord, Hash)]
+    pub enum Loss {
+        Xent = "xent",
+        Mse = "mse",
+        Cos = "cos",
+        CosXent = "cos_xent",
+        /// Cross-entropy directly on the unit-norm output, as in the VIPriors slides.
+        CosXentDirect = "cos_xent_direct",
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Softmax {
-    LogSoftmax,
-    /// Probabilities clipped to [1e-7, 1 - 1e-7]: a sample below has no gradient.
-    KerasClip,
+words! {
+    /// Layers between the normalised embedding and the logits of `cos_xent`.
+    pub enum ClsHead {
+        /// The head in the authors' code: ReLU, batch normalisation, fully connected.
+        ReluBnFc = "relu_bn_fc",
+        /// The head in the paper's text: fully connected.
+        PlainFc = "plain_fc",
+    }
 }
 
+words! {
+    /// Form of the softmax in a cross-entropy.
+    pub enum Softmax {
+        LogSoftmax = "log_softmax",
+        /// Probabilities clipped to [1e-7, 1 - 1e-7]: a sample below has no gradient.
+        KerasClip = "keras_clip",
+    }
+}
+
+/// Targets of the cosine and squared losses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Embedding {
@@ -306,68 +443,73 @@ pub enum Embedding {
     Hierarchy(HierarchyFile),
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HierarchyFile {
-    /// Relative to the data directory, or absolute.
-    pub path: String,
-    /// True if lines read "child parent" instead of "parent child".
-    #[serde(default)]
-    pub child_parent: bool,
+impl FieldType for Embedding {
+    const KIND: Kind = Kind::Variant(&[("one_hot", &[]), ("hierarchy", HierarchyFile::PARTS)]);
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Schedule {
-    /// Warm restarts: cycles of `base_cycle`, `base_cycle * multiplier`, ... epochs (docs/paper.md,
-    /// section 2.2).
-    Sgdr {
-        base_cycle: u32,
-        multiplier: u32,
-        cycles: u32,
-        learning_rate_min: f64,
-    },
-    /// The learning rate is multiplied by `factor` every `every` epochs.
-    Step {
-        epochs: u32,
-        every: u32,
-        factor: f64,
-    },
-    /// One half cosine down to zero, per epoch.
-    Cosine {
-        epochs: u32,
-    },
-    Constant {
-        epochs: u32,
-    },
+record! {
+    /// A file with the edges of a class hierarchy.
+    pub struct HierarchyFile {
+        /// Relative to the data directory, or absolute.
+        path: String;
+        /// True if lines read "child parent" instead of "parent child".
+        #[serde(default)]
+        child_parent: bool;
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MomentumForm {
-    /// `v = m v - lr g; w += v`: the form behind the published numbers.
-    Keras,
-    /// `v = m v + g; w -= lr v`.
-    Torch,
+variants! {
+    /// Number of epochs, and course of the learning rate.
+    pub enum Schedule {
+        /// Warm restarts: cycles of `base_cycle`, `base_cycle * multiplier`, ... epochs
+        /// (docs/paper.md, section 2.2).
+        Sgdr = "sgdr" {
+            base_cycle: u32, EPOCHS;
+            multiplier: u32, count(1..=100);
+            cycles: u32, count(1..=100);
+            learning_rate_min: f64, from(0.0).to(1e6);
+        }
+        /// The learning rate is multiplied by `factor` every `every` epochs.
+        Step = "step" {
+            epochs: u32, EPOCHS;
+            every: u32, EPOCHS;
+            factor: f64, above(0.0).to(1.0);
+        }
+        /// One half cosine down to zero, per epoch.
+        Cosine = "cosine" { epochs: u32, EPOCHS; }
+        Constant = "constant" { epochs: u32, EPOCHS; }
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WeightDecayOn {
-    /// Weight decay on kernels of convolutions and fully connected layers.
-    Kernels,
-    All,
+words! {
+    /// Form of momentum.
+    pub enum MomentumForm {
+        /// `v = m v - lr g; w += v`: the form behind the published numbers.
+        Keras = "keras",
+        /// `v = m v + g; w -= lr v`.
+        Torch = "torch",
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Precision {
-    /// Chosen by the trainer for the model, image side and device; the choice is part of the
-    /// record.
-    Auto,
-    F32,
-    /// bf16 working weights and activations; f32 master weights and batch normalisation.
-    Bf16,
+words! {
+    /// Parameters with weight decay.
+    pub enum WeightDecayOn {
+        /// Weight decay on kernels of convolutions and fully connected layers.
+        Kernels = "kernels",
+        All = "all",
+    }
+}
+
+words! {
+    /// Number format of the network.
+    pub enum Precision {
+        /// Chosen by the trainer for the model, image side and device; the choice is part of the
+        /// record.
+        Auto = "auto",
+        F32 = "f32",
+        /// bf16 working weights and activations; f32 master weights and batch normalisation.
+        Bf16 = "bf16",
+    }
 }
 
 impl Schedule {
@@ -430,22 +572,5 @@ impl Schedule {
             }
             Self::Constant { .. } => maximum,
         }
-    }
-}
-
-impl Settings {
-    /// Returns the shorter side of evaluated images; absent: they keep their size.
-    pub fn evaluated_resize(&self) -> Option<u32> {
-        self.test_resize.or(self.resize)
-    }
-
-    /// Returns the number of epochs of a trial, including the first phase of fine-tuning.
-    pub fn num_epochs(&self) -> u32 {
-        let first_phase = if self.weights.is_some() {
-            self.finetune_epochs
-        } else {
-            0
-        };
-        self.schedule.num_epochs().saturating_add(first_phase)
     }
 }

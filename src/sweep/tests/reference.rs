@@ -1,13 +1,16 @@
 //! docs/sweep-file.md is correct: its examples compile, and its table of fields matches the
 //! program's.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sweep::field::{FIELDS, Kind};
 
+fn path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/sweep-file.md")
+}
+
 fn reference() -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/sweep-file.md"))
-        .unwrap()
+    std::fs::read_to_string(path()).unwrap()
 }
 
 #[test]
@@ -85,22 +88,36 @@ fn values(kind: &Kind) -> String {
     }
 }
 
+const TABLE_START: &str = "<!-- table of fields: written by a test -->\n";
+const TABLE_END: &str = "<!-- /table of fields -->";
+
+/// `UPDATE_GOLDENS=1 cargo test -p sweep --test reference` rewrites the table.
 #[test]
-fn every_field_is_described_with_its_values() {
+fn the_table_of_fields_is_the_declaration_of_settings() {
+    let mut table = "| field | values | meaning |\n|---|---|---|\n".to_owned();
+    for field in FIELDS {
+        let or_null = if field.optional { " *or null*" } else { "" };
+        let row = [
+            format!("`{}`", field.name),
+            values(&field.kind) + or_null,
+            field.meaning.trim().to_owned(),
+        ];
+        table += &format!("| {} |\n", row.join(" | "));
+    }
     let text = reference();
-    let rows: Vec<&str> = text
-        .lines()
-        .skip_while(|line| *line != "| field | values | meaning |")
-        .skip(2)
-        .collect();
-    for (field, row) in FIELDS.iter().zip(rows) {
-        let optional = if field.optional { " *or null*" } else { "" };
-        let start = format!("| `{}` | {}{optional} | ", field.name, values(&field.kind));
-        assert!(
-            row.starts_with(&start),
-            "expected a row\n{start}... |\nfound\n{row}"
+    let (before, rest) = text.split_once(TABLE_START).expect("a marked table");
+    let (written, after) = rest.split_once(TABLE_END).expect("the end of the table");
+    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+        std::fs::write(
+            path(),
+            [before, TABLE_START, &table, TABLE_END, after].concat(),
+        )
+        .unwrap();
+    } else {
+        assert_eq!(
+            written, table,
+            "run this test with UPDATE_GOLDENS=1 and read the difference"
         );
-        assert!(row.len() > start.len() + 3 && row.ends_with(" |"), "{row}");
     }
 }
 

@@ -61,7 +61,7 @@ impl Choices {
                 ]))
             }
             Kind::Flag => json!(self.below(2) == 0),
-            Kind::Text => json!("a/path"),
+            Kind::Path => json!("a/path"),
             Kind::Dataset | Kind::SamplesPerClass => unreachable!("chosen apart"),
             Kind::Record(parts) => self.parts(parts),
             Kind::Variant(variants) => {

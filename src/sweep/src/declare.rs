@@ -1,0 +1,187 @@
+//! Macros that declare settings. One declaration gives a field its place in `Settings` and its JSON
+//! form, the values that sweep files may give it, the paper's choice, and its row in
+//! docs/sweep-file.md.
+//!
+//! Read `settings.rs` for the declarations and `field.rs` for the table that they fill.
+
+use crate::field::{Kind, from};
+
+/// A type that a field, or a part of one, can have.
+pub(crate) trait FieldType {
+    /// Possible values, unless a declaration narrows them.
+    const KIND: Kind;
+    /// True if `null` is possible too.
+    const OPTIONAL: bool = false;
+}
+
+impl FieldType for bool {
+    const KIND: Kind = Kind::Flag;
+}
+
+impl FieldType for u32 {
+    const KIND: Kind = Kind::Count(0, u32::MAX as u64);
+}
+
+impl FieldType for f64 {
+    const KIND: Kind = from(f64::MIN).to(f64::MAX);
+}
+
+impl FieldType for String {
+    const KIND: Kind = Kind::Path;
+}
+
+impl<T: FieldType> FieldType for Option<T> {
+    const KIND: Kind = T::KIND;
+    const OPTIONAL: bool = true;
+}
+
+/// Returns the values of a declaration: those that it names, or those of its type.
+macro_rules! kind {
+    ($type:ty) => {
+        <$type as crate::declare::FieldType>::KIND
+    };
+    ($type:ty, $kind:expr) => {
+        $kind
+    };
+}
+
+/// Returns false for a part with a serde default.
+macro_rules! is_required {
+    () => {
+        true
+    };
+    (default) => {
+        false
+    };
+}
+
+/// Lists parts of a value: `name: type, values;`. A part with a serde default may be left out.
+macro_rules! parts {
+    ($($(#[serde($default:ident)])? $name:ident: $type:ty $(, $kind:expr)?;)+) => {
+        &[$(crate::field::Part {
+            name: stringify!($name),
+            kind: crate::declare::kind!($type $(, $kind)?),
+            required: crate::declare::is_required!($($default)?),
+        },)+]
+    };
+}
+
+/// Declares all fields: the record, `FIELDS` with their values and meanings, and the paper's value
+/// of each. A field is `name: type = the paper's value, possible values;`, and its doc comment is
+/// its row in docs/sweep-file.md. `paper(dataset)` names the function with the paper's values.
+macro_rules! settings {
+    (
+        $(#[$about:meta])*
+        pub struct $Settings:ident = $paper:ident($dataset:ident);
+        $(
+            $(#[doc = $meaning:literal])+
+            $(#[serde($serde:ident)])?
+            $name:ident: $type:ty = $value:expr $(, $kind:expr)?;
+        )+
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $Settings {
+            $(
+                $(#[doc = $meaning])+
+                $(#[serde($serde)])?
+                pub $name: $type,
+            )+
+        }
+
+        /// Every field, in the order of the record.
+        pub const FIELDS: &[crate::field::Field] = &[
+            $(crate::field::Field {
+                name: stringify!($name),
+                kind: crate::declare::kind!($type $(, $kind)?),
+                optional: <$type as crate::declare::FieldType>::OPTIONAL,
+                meaning: concat!($($meaning),+),
+            },)+
+        ];
+
+        impl $Settings {
+            /// Returns the part that the paper's trainings have in common: optimiser, schedule,
+            /// clipping, loss numerics.
+            pub(crate) fn $paper($dataset: &str) -> Self {
+                Self { $($name: $value,)+ }
+            }
+        }
+    };
+}
+
+/// Declares a field's words: `Variant = "word",`.
+macro_rules! words {
+    (
+        $(#[$about:meta])*
+        pub enum $Type:ident { $($(#[$note:meta])* $Variant:ident = $word:literal,)+ }
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $Type {
+            $($(#[$note])* #[serde(rename = $word)] $Variant,)+
+        }
+
+        impl crate::declare::FieldType for $Type {
+            const KIND: crate::field::Kind = crate::field::Kind::Choice(&[$($word,)+]);
+        }
+    };
+}
+
+/// Declares a value that is a mapping: parts as in `parts!`.
+macro_rules! record {
+    (
+        $(#[$about:meta])*
+        pub struct $Type:ident {
+            $(
+                $(#[doc = $note:literal])*
+                $(#[serde($serde:ident)])?
+                $name:ident: $type:ty $(, $kind:expr)?;
+            )+
+        }
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $Type {
+            $($(#[doc = $note])* $(#[serde($serde)])? pub $name: $type,)+
+        }
+
+        impl $Type {
+            const PARTS: &[crate::field::Part] =
+                crate::declare::parts!($($(#[serde($serde)])? $name: $type $(, $kind)?;)+);
+        }
+
+        impl crate::declare::FieldType for $Type {
+            const KIND: crate::field::Kind = crate::field::Kind::Record(Self::PARTS);
+        }
+    };
+}
+
+/// Declares a value that is a mapping with one key: `Variant = "key" { parts }`.
+macro_rules! variants {
+    (
+        $(#[$about:meta])*
+        pub enum $Type:ident {
+            $(
+                $(#[$note:meta])*
+                $Variant:ident = $word:literal { $($name:ident: $type:ty $(, $kind:expr)?;)+ }
+            )+
+        }
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub enum $Type {
+            $($(#[$note])* #[serde(rename = $word)] $Variant { $($name: $type,)+ },)+
+        }
+
+        impl crate::declare::FieldType for $Type {
+            const KIND: crate::field::Kind = crate::field::Kind::Variant(&[
+                $(($word, crate::declare::parts!($($name: $type $(, $kind)?;)+)),)+
+            ]);
+        }
+    };
+}
+
+pub(crate) use {is_required, kind, parts, record, settings, variants, words};
