@@ -58,32 +58,24 @@ impl DraftAxis {
             return None;
         }
         let shown = name.unwrap_or_else(|| node.kind().to_owned());
-        let problem = reader.problem(
-            &node.at,
-            format!("axis `{}` has no value `{shown}`", self.name),
-            "",
-        );
-        let help = did_you_mean(&shown, self.values.iter().map(|value| value.name.as_str()));
-        reader.report(
-            problem.help(help.unwrap_or_else(|| format!("its values are {}", self.value_names()))),
-        );
+        let message = format!("axis `{}` has no value `{shown}`", self.name);
+        reader.refuse(&node.at, message, self.help_for(&shown));
         None
     }
 
-    pub(crate) fn value_names(&self) -> String {
+    /// Suggests what to write instead of a name that none of the values has.
+    pub(crate) fn help_for(&self, name: &str) -> String {
         const SHOWN: usize = 20;
-        let names: Vec<&str> = self
-            .values
-            .iter()
-            .take(SHOWN)
-            .map(|value| value.name.as_str())
-            .collect();
-        let more = if self.values.len() > SHOWN {
-            ", ..."
-        } else {
-            ""
-        };
-        names.join(", ") + more
+        let names = || self.values.iter().map(|value| value.name.as_str());
+        did_you_mean(name, names()).unwrap_or_else(|| {
+            let shown: Vec<&str> = names().take(SHOWN).collect();
+            let more = if self.values.len() > SHOWN {
+                ", ..."
+            } else {
+                ""
+            };
+            format!("its values are {}{more}", shown.join(", "))
+        })
     }
 
     pub(crate) fn compiled(&self) -> Axis {
@@ -108,8 +100,11 @@ pub(crate) fn read(reader: &mut Reader, node: &Node) -> Vec<DraftAxis> {
         return Vec::new();
     };
     if mapping.0.len() > MAX_AXES {
-        let problem = reader.problem(&node.at, format!("there are more than {MAX_AXES} axes"), "");
-        reader.report(problem.help("put fields that vary together into one axis of named bundles"));
+        reader.refuse(
+            &node.at,
+            format!("there are more than {MAX_AXES} axes"),
+            "put fields that vary together into one axis of named bundles",
+        );
         return Vec::new();
     }
     let mut axes = Vec::with_capacity(mapping.0.len());
@@ -130,34 +125,36 @@ pub(crate) fn read(reader: &mut Reader, node: &Node) -> Vec<DraftAxis> {
 fn read_values(reader: &mut Reader, key: &Key, node: &Node) -> Option<Vec<DraftValue>> {
     let name = key.text.as_str();
     if let Err(reason) = crate::draft::check_name(name) {
-        let problem = reader.problem(
+        reader.report(reader.problem(
             &key.at,
             format!("the axis name `{}` {reason}", name.escape_debug()),
-            "",
-        );
-        reader.report(problem);
+        ));
         return None;
     }
     if matches!(name, "seed" | "seeds") {
-        let problem = reader.problem(&key.at, "seeds are no axis", "");
-        reader
-            .report(problem.help("write `seeds: 5` beside `axes`: results are averaged over them"));
+        reader.refuse(
+            &key.at,
+            "seeds are no axis",
+            "write `seeds: 5` beside `axes`: results are averaged over them",
+        );
         return None;
     }
     let items = reader.list(node, &format!("axis `{name}`"))?;
     let field = field::find(name);
     let only_bundles = items.iter().all(|item| matches!(item.data, Data::Map(_)));
     if field.is_none() && !only_bundles {
-        let problem = reader.problem(&key.at, format!("no field is called `{name}`"), "");
         let help = field::help_for(name).unwrap_or_else(|| {
             "an axis with a name of its own needs values of the form {name: ..., set: {field: value}}".to_owned()
         });
-        reader.report(problem.help(help));
+        reader.refuse(&key.at, format!("no field is called `{name}`"), help);
         return None;
     }
     if items.is_empty() {
-        let problem = reader.problem(&key.at, format!("axis `{name}` has no values"), "");
-        reader.report(problem.help("list at least one value, or remove the axis"));
+        reader.refuse(
+            &key.at,
+            format!("axis `{name}` has no values"),
+            "list at least one value, or remove the axis",
+        );
         return None;
     }
     let mut values: Vec<DraftValue> = Vec::with_capacity(items.len());
@@ -171,13 +168,13 @@ fn read_values(reader: &mut Reader, key: &Key, node: &Node) -> Option<Vec<DraftV
             .iter()
             .find(|other| other.name == value.name || same_scalar(item, other, &value));
         if let Some(first) = twin {
-            let problem = reader.problem(
-                &value.at,
-                format!("axis `{name}` has the value `{}` twice", value.name),
-                "again",
-            );
             reader.report(
-                problem
+                reader
+                    .problem(
+                        &value.at,
+                        format!("axis `{name}` has the value `{}` twice", value.name),
+                    )
+                    .label("again")
                     .also(first.at.clone(), "first here")
                     .help("keep one of the two"),
             );
@@ -207,12 +204,11 @@ fn read_scalar(
     // the value that switches a field off is a value like any other
     let off = (node.data == Data::Null && field.optional).then(|| "null".to_owned());
     let Some(name) = off.or_else(|| reader.scalar_name(node)) else {
-        let problem = reader.problem(
+        reader.refuse(
             &node.at,
             format!("a value of axis `{axis}` is {}", node.kind()),
-            "",
+            "give it a name: {name: ..., set: {field: value}}",
         );
-        reader.report(problem.help("give it a name: {name: ..., set: {field: value}}"));
         return None;
     };
     let value = reader.value(field, node)?;
@@ -247,14 +243,16 @@ fn read_bundle(
         &["name", "label", "set"],
     )?;
     let Some(name_node) = mapping.get("name") else {
-        let at = mapping.0.first().map_or(&node.at, |(key, _)| &key.at);
-        let problem = reader.problem(at, format!("a value of axis `{axis}` has no `name`"), "");
-        reader.report(problem.help("write {name: ..., set: {field: value}}"));
+        let at = mapping.start(node);
+        reader.refuse(
+            &at,
+            format!("a value of axis `{axis}` has no `name`"),
+            "write {name: ..., set: {field: value}}",
+        );
         return None;
     };
     let Some(name) = reader.scalar_name(name_node) else {
-        let problem = reader.problem(&name_node.at, format!("`name` is {}", name_node.kind()), "");
-        reader.report(problem);
+        reader.report(reader.problem(&name_node.at, format!("`name` is {}", name_node.kind())));
         return None;
     };
     let name = usable_name(reader, axis, name, &name_node.at)?;
@@ -280,8 +278,11 @@ fn read_bundle(
                 let message = format!(
                     "`{name}` is no value of `{axis}`, and its `set` does not say which one it is"
                 );
-                let problem = reader.problem(&name_node.at, message, "");
-                reader.report(problem.help(format!("add `{axis}: VALUE` to its `set`")));
+                reader.refuse(
+                    &name_node.at,
+                    message,
+                    format!("add `{axis}: VALUE` to its `set`"),
+                );
                 return None;
             }
         }
@@ -301,12 +302,11 @@ fn read_bundle(
 
 fn read_label(reader: &mut Reader, node: &Node) -> Option<String> {
     let Some(label) = reader.scalar_name(node) else {
-        let problem = reader.problem(
+        reader.refuse(
             &node.at,
             format!("`label` is {}, not text", node.kind()),
-            "",
+            "put it into quotes if text is meant",
         );
-        reader.report(problem.help("put it into quotes if text is meant"));
         return None;
     };
     let characters = label.chars().count();
@@ -325,8 +325,7 @@ fn read_label(reader: &mut Reader, node: &Node) -> Option<String> {
     } else {
         return Some(label);
     };
-    let problem = reader.problem(&node.at, message, "");
-    reader.report(problem.help(help));
+    reader.refuse(&node.at, message, help);
     None
 }
 
@@ -338,10 +337,9 @@ fn usable_name(reader: &mut Reader, axis: &str, name: String, at: &Range<usize>)
         "`{}` cannot be the name of an axis value",
         name.escape_debug()
     );
-    let problem = reader.problem(at, message, "");
-    reader.report(problem.help(format!(
+    reader.refuse(at, message, format!(
         "names have up to 100 characters and no `/`, `,` or `=`: write {{name: SHORT, set: {{{axis}: ...}}}}"
-    )));
+    ));
     None
 }
 

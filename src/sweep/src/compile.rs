@@ -24,25 +24,21 @@ pub(crate) fn compile(
     if text.len() as u64 > MAX_FILE_BYTES {
         let reader = Reader::new(Source::new(miette::NamedSource::new(name, String::new())));
         let message = format!("the file is larger than {} MiB", MAX_FILE_BYTES >> 20);
-        return Err(reader
-            .problem(&(0..0), message, "")
-            .help("is it a sweep file?")
-            .into());
+        let problem = reader.problem(&(0..0), message);
+        return Err(problem.help("is it a sweep file?").into());
     }
     let mut reader = Reader::new(Source::new(miette::NamedSource::new(name, text.to_owned())));
     let root = match yaml::parse(text) {
         Ok(Some(root)) => root,
         Ok(None) => {
-            let problem = reader.problem(&(0..0), "the file is empty", "");
+            let problem = reader.problem(&(0..0), "the file is empty");
             return Err(problem
                 .help("start from sweeps/quickstart.yaml; docs/sweep-file.md describes every key")
                 .into());
         }
         Err(error) => {
-            return Err(reader
-                .problem(&error.at, error.message, "")
-                .help(error.help)
-                .into());
+            let problem = reader.problem(&error.at, error.message);
+            return Err(problem.help(error.help).into());
         }
     };
     let stem = Path::new(name)

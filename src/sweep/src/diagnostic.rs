@@ -26,20 +26,22 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub fn new(
-        source: &Source,
-        at: Range<usize>,
-        message: impl Into<String>,
-        label: impl Into<String>,
-    ) -> Self {
+    pub fn new(source: &Source, at: Range<usize>, message: impl Into<String>) -> Self {
         let mut problem = Self {
             source: Arc::clone(source),
             message: message.into(),
             labels: Vec::new(),
             help: None,
         };
-        problem.labels.push((problem.clamp(at), label.into()));
+        problem.labels.push((problem.clamp(at), String::new()));
         problem
+    }
+
+    /// Labels the place of the problem.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.labels[0].1 = label.into();
+        self
     }
 
     #[must_use]

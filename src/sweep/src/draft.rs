@@ -163,13 +163,10 @@ fn read_name(reader: &mut Reader, top: &Mapping<'_>, stem: &str) -> String {
         None => (stem.to_owned(), 0..0),
     };
     if let Err(reason) = check_name(&name) {
-        let problem = reader.problem(
+        reader.refuse(
             &at,
             format!("the name `{}` {reason}", name.escape_debug()),
-            "",
-        );
-        reader.report(
-            problem.help("results are kept in a folder of this name: write `name: my-sweep`"),
+            "results are kept in a folder of this name: write `name: my-sweep`",
         );
     }
     name
@@ -196,20 +193,22 @@ pub(crate) fn check_name(name: &str) -> Result<(), &'static str> {
 fn read_recipe(reader: &mut Reader, top: &Mapping<'_>) -> Option<(String, Vec<Assignment>)> {
     let all = recipe::names().collect::<Vec<_>>().join(", ");
     let Some(node) = top.get("recipe") else {
-        let problem = reader.problem(&(0..0), "the sweep has no `recipe`", "");
-        reader.report(problem.help(format!("write `recipe: NAME`; recipes are {all}")));
+        reader.refuse(
+            &(0..0),
+            "the sweep has no `recipe`",
+            format!("write `recipe: NAME`; recipes are {all}"),
+        );
         return None;
     };
     let (name_node, fields) = match &node.data {
         Data::Map(_) => {
             let mapping = reader.mapping(node, "`recipe`", &[])?;
             let Some(base) = mapping.get("base") else {
-                let problem = reader.problem(
+                reader.refuse(
                     &node.at,
                     "`recipe` does not say which recipe it starts from",
-                    "",
+                    format!("add `base: NAME`; recipes are {all}"),
                 );
-                reader.report(problem.help(format!("add `base: NAME`; recipes are {all}")));
                 return None;
             };
             let fields = mapping.0.iter().filter(|(key, _)| key.text != "base");
@@ -224,9 +223,11 @@ fn read_recipe(reader: &mut Reader, top: &Mapping<'_>) -> Option<(String, Vec<As
     };
     let name = reader.text(name_node, "the recipe's name")?;
     if recipe::names().all(|known| known != name) {
-        let problem = reader.problem(&name_node.at, format!("no recipe is called `{name}`"), "");
-        let help = did_you_mean(&name, recipe::names());
-        reader.report(problem.help(help.unwrap_or_else(|| format!("recipes are {all}"))));
+        reader.refuse(
+            &name_node.at,
+            format!("no recipe is called `{name}`"),
+            did_you_mean(&name, recipe::names()).unwrap_or_else(|| format!("recipes are {all}")),
+        );
         return None;
     }
     Some((name, fields))
@@ -258,8 +259,11 @@ fn read_seeds(reader: &mut Reader, node: &Node, what: &str) -> Vec<u64> {
         return (0..count).collect();
     };
     if items.is_empty() {
-        let problem = reader.problem(&node.at, format!("{what} is empty"), "");
-        reader.report(problem.help("write `seeds: 5`, or a list of numbers"));
+        reader.refuse(
+            &node.at,
+            format!("{what} is empty"),
+            "write `seeds: 5`, or a list of numbers",
+        );
     }
     let mut places: BTreeMap<u64, Range<usize>> = BTreeMap::new();
     let mut seeds = Vec::new();
@@ -268,10 +272,10 @@ fn read_seeds(reader: &mut Reader, node: &Node, what: &str) -> Vec<u64> {
             continue;
         };
         if let Some(first) = places.insert(seed, item.at.clone()) {
-            let problem =
-                reader.problem(&item.at, format!("the seed {seed} occurs twice"), "again");
             reader.report(
-                problem
+                reader
+                    .problem(&item.at, format!("the seed {seed} occurs twice"))
+                    .label("again")
                     .also(first, "first here")
                     .help("each seed is one more independent training"),
             );
@@ -280,12 +284,10 @@ fn read_seeds(reader: &mut Reader, node: &Node, what: &str) -> Vec<u64> {
         }
     }
     if seeds.len() as u64 > MAX_SEEDS {
-        let problem = reader.problem(
+        reader.report(reader.problem(
             &node.at,
             format!("{what} holds more than {MAX_SEEDS} seeds"),
-            "",
-        );
-        reader.report(problem);
+        ));
     }
     seeds
 }
@@ -301,13 +303,13 @@ fn read_overrides(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<O
         else {
             continue;
         };
-        let at = mapping
-            .0
-            .first()
-            .map_or(item.at.clone(), |(key, _)| key.at.clone());
+        let at = mapping.start(item);
         let (Some(when), Some(set)) = (mapping.get("when"), mapping.get("set")) else {
-            let problem = reader.problem(&at, "an override needs both `when` and `set`", "");
-            reader.report(problem.help("write {when: {axis: value}, set: {field: value}}"));
+            reader.refuse(
+                &at,
+                "an override needs both `when` and `set`",
+                "write {when: {axis: value}, set: {field: value}}",
+            );
             continue;
         };
         let when = read_when(reader, when, axes);
@@ -316,11 +318,11 @@ fn read_overrides(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<O
             .iter()
             .filter(|assignment| assignment.field.name == "dataset")
         {
-            let problem =
-                reader.problem(&assignment.at, "an override cannot change the data set", "");
-            reader.report(problem.help(
+            reader.refuse(
+                &assignment.at,
+                "an override cannot change the data set",
                 "the recipe's values follow the data set: make `dataset` an axis, or use `set`",
-            ));
+            );
         }
         let priority = match mapping.get("priority").map(|node| (&node.data, node)) {
             None => 0,
@@ -328,9 +330,10 @@ fn read_overrides(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<O
                 number.as_i64().unwrap_or(0)
             }
             Some((_, node)) => {
-                let problem = reader.problem(&node.at, "`priority` is not a whole number", "");
-                reader.report(
-                    problem.help("0 unless given; the higher one wins where overrides meet"),
+                reader.refuse(
+                    &node.at,
+                    "`priority` is not a whole number",
+                    "0 unless given; the higher one wins where overrides meet",
                 );
                 0
             }
@@ -355,18 +358,18 @@ fn read_exclude(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Exc
         let Some(mapping) = reader.mapping(item, "an exclusion", &["when"]) else {
             continue;
         };
-        let at = mapping
-            .0
-            .first()
-            .map_or(item.at.clone(), |(key, _)| key.at.clone());
+        let at = mapping.start(item);
         match mapping.get("when") {
             Some(when) => exclude.push(Exclusion {
                 at,
                 when: read_when(reader, when, axes),
             }),
             None => {
-                let problem = reader.problem(&at, "an exclusion needs `when`", "");
-                reader.report(problem.help("write {when: {axis: value}}"));
+                reader.refuse(
+                    &at,
+                    "an exclusion needs `when`",
+                    "write {when: {axis: value}}",
+                );
             }
         }
     }
@@ -378,15 +381,17 @@ fn read_when(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Condit
         return Vec::new();
     };
     if mapping.0.is_empty() {
-        let problem = reader.problem(&node.at, "`when` names nothing", "");
-        reader.report(problem.help("what holds for every cell belongs into `set`"));
+        reader.refuse(
+            &node.at,
+            "`when` names nothing",
+            "what holds for every cell belongs into `set`",
+        );
     }
     let mut conditions = Vec::new();
     for (key, value) in mapping.0 {
         let items = reader.one_or_many(value);
         if items.is_empty() {
-            let problem = reader.problem(&value.at, format!("`{}` lists no value", key.text), "");
-            reader.report(problem);
+            reader.report(reader.problem(&value.at, format!("`{}` lists no value", key.text)));
         } else if let Some((index, axis)) = axes
             .iter()
             .enumerate()
@@ -404,24 +409,16 @@ fn read_when(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Condit
                 .collect();
             conditions.push(Condition::Field(field, values));
         } else {
-            let problem = reader.problem(
-                &key.at,
-                format!("no axis or field is called `{}`", key.text),
-                "",
-            );
+            let axes: Vec<&str> = axes.iter().map(|axis| axis.name.as_str()).collect();
             let names = axes
                 .iter()
-                .map(|axis| axis.name.as_str())
+                .copied()
                 .chain(field::names().map(|name| -> &str { name }));
-            let axes = axes
-                .iter()
-                .map(|axis| axis.name.as_str())
-                .collect::<Vec<_>>()
-                .join(", ");
-            let help = did_you_mean(&key.text, names).or_else(|| field::help_for(&key.text));
-            reader.report(
-                problem.help(help.unwrap_or_else(|| format!("axes of this sweep: {axes}"))),
-            );
+            let help = did_you_mean(&key.text, names)
+                .or_else(|| field::help_for(&key.text))
+                .unwrap_or_else(|| format!("axes of this sweep: {}", axes.join(", ")));
+            let message = format!("no axis or field is called `{}`", key.text);
+            reader.refuse(&key.at, message, help);
         }
     }
     conditions
@@ -430,33 +427,33 @@ fn read_when(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Condit
 fn read_search(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Option<DraftSearch> {
     let keys = ["field", "candidates", "select", "holdout", "seeds"];
     let mapping = reader.mapping(node, "`search`", &keys)?;
-    let at = mapping
-        .0
-        .first()
-        .map_or(node.at.clone(), |(key, _)| key.at.clone());
+    let at = mapping.start(node);
     let (Some(field_node), Some(candidates)) = (mapping.get("field"), mapping.get("candidates"))
     else {
-        let problem = reader.problem(&at, "`search` needs `field` and `candidates`", "");
-        reader.report(problem.help("write {field: learning_rate, candidates: [0.5, 0.1, 0.05]}"));
+        reader.refuse(
+            &at,
+            "`search` needs `field` and `candidates`",
+            "write {field: learning_rate, candidates: [0.5, 0.1, 0.05]}",
+        );
         return None;
     };
     let name = reader.text(field_node, "`search.field`")?;
     let Some(field) = field::find(&name) else {
-        let problem = reader.problem(&field_node.at, format!("no field is called `{name}`"), "");
-        reader.report(problem.maybe_help(field::help_for(&name)));
+        reader.report(
+            reader
+                .problem(&field_node.at, format!("no field is called `{name}`"))
+                .maybe_help(field::help_for(&name)),
+        );
         return None;
     };
     let on_axis = axes
         .iter()
         .any(|axis| axis.name == name || axis.sets(field));
     if on_axis || ["dataset", "samples_per_class", "holdout"].contains(&field.name) {
-        let problem = reader.problem(
+        reader.refuse(
             &field_node.at,
             format!("`{name}` cannot be searched over"),
-            "",
-        );
-        reader.report(
-            problem.help("a search chooses a field that no axis sets, for every cell by itself"),
+            "a search chooses a field that no axis sets, for every cell by itself",
         );
     }
     let mut values: Vec<Value> = Vec::new();
@@ -465,19 +462,15 @@ fn read_search(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Option<D
             continue;
         };
         if values.contains(&value) {
-            let problem = reader.problem(&item.at, "this candidate occurs twice", "");
-            reader.report(problem);
+            reader.report(reader.problem(&item.at, "this candidate occurs twice"));
         }
         values.push(value);
     }
     if values.len() < 2 || values.len() > 1000 {
-        let problem = reader.problem(
+        reader.refuse(
             &candidates.at,
             format!("a search between {} candidates", values.len()),
-            "",
-        );
-        reader.report(
-            problem.help("write from 2 to 1000 candidates, or put the one value into `set`"),
+            "write from 2 to 1000 candidates, or put the one value into `set`",
         );
     }
     let words = [
@@ -493,13 +486,10 @@ fn read_search(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Option<D
         if value > 0.0 && value < 1.0 {
             return Some(value);
         }
-        let problem = reader.problem(
+        reader.refuse(
             &node.at,
             format!("`search.holdout` is {value}, not between 0 and 1"),
-            "",
-        );
-        reader.report(
-            problem.help("it is the fraction of every class that candidates are compared on: 0.2"),
+            "it is the fraction of every class that candidates are compared on: 0.2",
         );
         None
     });
@@ -520,14 +510,11 @@ fn read_search(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Option<D
             .iter()
             .find(|(key, _)| key.text == "holdout" || key.text == "seeds")
     {
-        let problem = reader.problem(
+        reader.refuse(
             &key.at,
             format!("`{}` has no use with `select: best_on_test`", key.text),
-            "",
-        );
-        reader.report(problem.help(
             "remove it: that protocol trains every candidate on everything, with the sweep's seeds",
-        ));
+        );
     }
     let search = Search {
         field: name,

@@ -185,13 +185,12 @@ fn check_size(reader: &mut Reader, draft: &Draft<'_>, trials: Option<u64>) -> Op
         draft.max_trials
     );
     let at = draft.axes.first().map_or(0..0, |axis| axis.at.clone());
-    let problem = reader.problem(&at, message, "");
-    reader.report(problem.help(format!(
+    reader.refuse(&at, message, format!(
         "axes: {}; times {} seeds. Take values away, or raise the limit with `limits: {{trials: N}}` (at most {})",
         sizes.join(", "),
         draft.seeds.len(),
         crate::draft::HIGHEST_MAX_TRIALS
-    )));
+    ));
     None
 }
 
@@ -259,13 +258,10 @@ impl Grid<'_, '_> {
         if let Some(found) = self.dataset_place() {
             return Some(found);
         }
-        let problem = reader.problem(
+        reader.refuse(
             &(0..0),
             "the sweep does not say which data set it trains on",
-            "",
-        );
-        reader.report(
-            problem.help("add `dataset: [digits]` to `axes`, or `dataset: digits` to `set`"),
+            "add `dataset: [digits]` to `axes`, or `dataset: digits` to `set`",
         );
         None
     }
@@ -323,13 +319,15 @@ impl Grid<'_, '_> {
                         draft.axes[other].name, axis.name, set.field.name
                     );
                     let label = format!("{} here", field::show(&set.value));
-                    let problem = reader.problem(&set.at, message, label);
-                    let problem = problem.also(
-                        first.at.clone(),
-                        format!("{} here", field::show(&first.value)),
-                    );
                     reader.report(
-                        problem.help("a field belongs to one axis; exceptions are overrides"),
+                        reader
+                            .problem(&set.at, message)
+                            .label(label)
+                            .also(
+                                first.at.clone(),
+                                format!("{} here", field::show(&first.value)),
+                            )
+                            .help("a field belongs to one axis; exceptions are overrides"),
                     );
                 }
             }
@@ -401,17 +399,14 @@ impl Grid<'_, '_> {
             "two overrides set `{name}` of the cell {}",
             self.cell_name(coordinates)
         );
-        let problem = reader.problem(
-            &second.1.at,
-            message,
-            format!("to {}", field::show(&second.1.value)),
-        );
-        let problem = problem.also(
-            first.1.at.clone(),
-            format!("to {}", field::show(&first.1.value)),
-        );
         reader.report(
-            problem
+            reader
+                .problem(&second.1.at, message)
+                .label(format!("to {}", field::show(&second.1.value)))
+                .also(
+                    first.1.at.clone(),
+                    format!("to {}", field::show(&first.1.value)),
+                )
                 .help("narrow one of their `when`, or give the one that should win `priority: 1`"),
         );
     }
@@ -431,13 +426,7 @@ impl Grid<'_, '_> {
             && fields.get(name) != Some(&set.value)
             && self.reported.insert(format!("axis {index}/{name}"))
         {
-            let problem = reader.problem(
-                &set.at,
-                format!("an override changes `{name}`, which is an axis"),
-                "",
-            );
-            let problem = problem.also(axis.at.clone(), "the axis");
-            reader.report(problem.help(
+            reader.report(reader.problem(&set.at, format!("an override changes `{name}`, which is an axis")).also(axis.at.clone(), "the axis").help(
                 "its cells would not be what their names say: `exclude` them, or edit the axis",
             ));
         }
@@ -448,13 +437,12 @@ impl Grid<'_, '_> {
             .filter(|search| search.search.field == name)
             && self.reported.insert(format!("search {index}"))
         {
-            let problem = reader.problem(
-                &set.at,
-                format!("an override sets `{name}`, which the search chooses"),
-                "",
-            );
             reader.report(
-                problem
+                reader
+                    .problem(
+                        &set.at,
+                        format!("an override sets `{name}`, which the search chooses"),
+                    )
                     .also(search.at.clone(), "the search")
                     .help("remove one of the two"),
             );
@@ -479,9 +467,10 @@ impl Grid<'_, '_> {
                 "`holdout` of the cell {} and a search that holds out",
                 self.cell_name(coordinates)
             );
-            let problem = reader.problem(&search.at, message, "");
-            reader.report(
-                problem.help("leave `holdout` to `search.holdout`: results come from the test set"),
+            reader.refuse(
+                &search.at,
+                message,
+                "leave `holdout` to `search.holdout`: results come from the test set",
             );
         }
         let variants = match search {
@@ -521,7 +510,7 @@ impl Grid<'_, '_> {
             .filter_map(|name| self.place_of(coordinates, before, name));
         let first = places.next().unwrap_or(0..0);
         let message = format!("{message} (cell {})", self.cell_name(coordinates));
-        let mut problem = reader.problem(&first, message, "");
+        let mut problem = reader.problem(&first, message);
         for place in places {
             problem = problem.also(place, "and this");
         }
@@ -572,17 +561,17 @@ impl Grid<'_, '_> {
             return;
         }
         let names = (self.cell_name(first), self.cell_name(second));
-        let problem = reader.problem(
-            &other.at,
-            format!(
-                "the cells {} and {} are the same training",
-                names.0, names.1
-            ),
-            "",
-        );
-        let problem = problem.also(one.at.clone(), "same settings as this");
         reader.report(
-            problem.help("exclude one of them, or tell them apart in `set` or by an override"),
+            reader
+                .problem(
+                    &other.at,
+                    format!(
+                        "the cells {} and {} are the same training",
+                        names.0, names.1
+                    ),
+                )
+                .also(one.at.clone(), "same settings as this")
+                .help("exclude one of them, or tell them apart in `set` or by an override"),
         );
         self.reported.insert(key);
     }
@@ -616,19 +605,18 @@ fn check_used(
         .zip(exclusions)
         .filter(|(_, used)| !**used)
     {
-        let problem = reader.problem(&exclusion.at, "this exclusion matches no cell", "");
-        reader
-            .report(problem.help(
-                "no cell of the grid has all that its `when` asks for: correct or remove it",
-            ));
+        reader.refuse(
+            &exclusion.at,
+            "this exclusion matches no cell",
+            "no cell of the grid has all that its `when` asks for: correct or remove it",
+        );
     }
     if no_cells {
         let at = draft
             .exclude
             .first()
             .map_or(0..0, |exclusion| exclusion.at.clone());
-        let problem = reader.problem(&at, "the exclusions leave no cell", "");
-        reader.report(problem.help("remove one of them"));
+        reader.refuse(&at, "the exclusions leave no cell", "remove one of them");
         return;
     }
     for (over, _) in draft
@@ -637,10 +625,7 @@ fn check_used(
         .zip(overrides)
         .filter(|(_, used)| !**used)
     {
-        let problem = reader.problem(&over.at, "this override matches no cell", "");
-        reader.report(problem.help(
-            "no cell has all that its `when` asks for, exclusions counted: correct or remove it. Fields are compared \
-             as recipe, `set` and axes leave them, before any override",
-        ));
+        reader.refuse(&over.at, "this override matches no cell", "no cell has all that its `when` asks for, exclusions counted: correct or remove it. Fields are compared \
+             as recipe, `set` and axes leave them, before any override");
     }
 }

@@ -81,7 +81,7 @@ fn unreadable(name: &str, error: &io::Error) -> Errors {
         }
         _ => "a sweep is a YAML file in UTF-8, see docs/sweep-file.md",
     };
-    Problem::new(&source, 0..0, format!("cannot read {name}: {error}"), "")
+    Problem::new(&source, 0..0, format!("cannot read {name}: {error}"))
         .help(help)
         .into()
 }

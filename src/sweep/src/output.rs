@@ -23,8 +23,11 @@ pub(crate) fn read(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<
         return Vec::new();
     };
     if items.is_empty() {
-        let problem = reader.problem(&node.at, "`outputs` is empty", "");
-        reader.report(problem.help("remove it to get one table of all axes"));
+        reader.refuse(
+            &node.at,
+            "`outputs` is empty",
+            "remove it to get one table of all axes",
+        );
     }
     let mut outputs = Vec::new();
     let mut names = BTreeSet::new();
@@ -33,12 +36,11 @@ pub(crate) fn read(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<
             continue;
         };
         if mapping.0.len() != 1 {
-            let problem = reader.problem(
+            reader.refuse(
                 &item.at,
                 "an output is either one `table` or one `figure`",
-                "",
+                "start a new `- ` item for each",
             );
-            reader.report(problem.help("start a new `- ` item for each"));
         }
         for (key, body) in mapping.0 {
             let read = if key.text == "table" {
@@ -49,16 +51,18 @@ pub(crate) fn read(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<
             for output in read {
                 if RESERVED_NAMES.contains(&output.name()) {
                     let message = format!("an output cannot be called `{}`", output.name());
-                    let problem = reader.problem(&key.at, message, "");
-                    reader.report(problem.help(
+                    reader.refuse(
+                        &key.at,
+                        message,
                         "every report has files of that name already: choose another `name`",
-                    ));
+                    );
                 }
                 if !names.insert(output.name().to_owned()) {
                     let message = format!("two outputs are called `{}`", output.name());
-                    let problem = reader.problem(&key.at, message, "");
-                    reader.report(
-                        problem.help("give each a `name` of its own: it becomes a file's name"),
+                    reader.refuse(
+                        &key.at,
+                        message,
+                        "give each a `name` of its own: it becomes a file's name",
                     );
                 }
                 outputs.push(output);
@@ -114,7 +118,7 @@ fn read_table(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Outpu
     let columns = axis_list(reader, &mapping, "columns", axes);
     check_cover(
         reader,
-        &place(&mapping, node),
+        &mapping.start(node),
         "table",
         "`rows` or `columns`",
         &[&rows, &columns],
@@ -148,7 +152,7 @@ fn read_figure(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Outp
     let panels = axis_list(reader, &mapping, "panels", axes);
     check_cover(
         reader,
-        &place(&mapping, node),
+        &mapping.start(node),
         "figure",
         "`x`, `series` or `panels`",
         &[&x, &series, &panels],
@@ -158,10 +162,12 @@ fn read_figure(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Outp
         if list.len() > 1 || (needed && mapping.get(key).is_none()) {
             let at = mapping
                 .get(key)
-                .map_or_else(|| place(&mapping, node), |node| node.at.clone());
-            let problem = reader.problem(&at, format!("`{key}` of a figure is one axis"), "");
-            reader
-                .report(problem.help(format!("write `{key}: AXIS`; further axes can be `series`")));
+                .map_or_else(|| mapping.start(node), |node| node.at.clone());
+            reader.refuse(
+                &at,
+                format!("`{key}` of a figure is one axis"),
+                format!("write `{key}: AXIS`; further axes can be `series`"),
+            );
         }
     }
     let name = read_name(reader, &mapping, "figure");
@@ -190,13 +196,6 @@ fn names(list: &AxisList) -> Vec<String> {
     list.iter().map(|(name, _)| name.clone()).collect()
 }
 
-fn place(mapping: &Mapping<'_>, node: &Node) -> Range<usize> {
-    mapping
-        .0
-        .first()
-        .map_or(node.at.clone(), |(key, _)| key.at.clone())
-}
-
 fn axis_list(
     reader: &mut Reader,
     mapping: &Mapping<'_>,
@@ -215,14 +214,10 @@ fn axis_list(
             list.push((name, item.at.clone()));
             continue;
         }
-        let problem = reader.problem(&item.at, format!("no axis is called `{name}`"), "");
-        let all = axes
-            .iter()
-            .map(|axis| axis.name.as_str())
-            .collect::<Vec<_>>()
-            .join(", ");
-        let help = did_you_mean(&name, axes.iter().map(|axis| axis.name.as_str()));
-        reader.report(problem.help(help.unwrap_or_else(|| format!("axes of this sweep: {all}"))));
+        let axes: Vec<&str> = axes.iter().map(|axis| axis.name.as_str()).collect();
+        let help = did_you_mean(&name, axes.iter().copied())
+            .unwrap_or_else(|| format!("axes of this sweep: {}", axes.join(", ")));
+        reader.refuse(&item.at, format!("no axis is called `{name}`"), help);
     }
     list
 }
@@ -239,12 +234,15 @@ fn check_cover(
     let mut seen: Vec<&(String, Range<usize>)> = Vec::new();
     for entry in lists.iter().flat_map(|list| list.iter()) {
         if let Some((_, first)) = seen.iter().find(|(name, _)| *name == entry.0) {
-            let problem = reader.problem(
-                &entry.1,
-                format!("axis `{}` is used twice in this {what}", entry.0),
-                "again",
+            reader.report(
+                reader
+                    .problem(
+                        &entry.1,
+                        format!("axis `{}` is used twice in this {what}", entry.0),
+                    )
+                    .label("again")
+                    .also(first.clone(), "first here"),
             );
-            reader.report(problem.also(first.clone(), "first here"));
         }
         seen.push(entry);
     }
@@ -254,9 +252,9 @@ fn check_cover(
                 "the {what} has no place for axis `{}`, which has several values",
                 axis.name
             );
-            let problem = reader.problem(at, message, "");
             reader.report(
-                problem
+                reader
+                    .problem(at, message)
                     .also(axis.at.clone(), "the axis")
                     .help(format!("add it to {places}")),
             );
@@ -272,12 +270,11 @@ fn read_name(reader: &mut Reader, mapping: &Mapping<'_>, default: &str) -> Strin
         .text(node, "`name`")
         .unwrap_or_else(|| default.to_owned());
     if let Err(reason) = crate::draft::check_name(&name) {
-        let problem = reader.problem(
+        reader.refuse(
             &node.at,
             format!("the name `{}` {reason}", name.escape_debug()),
-            "",
+            "it becomes a file's name",
         );
-        reader.report(problem.help("it becomes a file's name"));
     }
     name
 }
@@ -294,10 +291,11 @@ fn measures(reader: &mut Reader, mapping: &Mapping<'_>, name: &str) -> Vec<(Stri
     let value = mapping.get("value").and_then(|node| match &node.data {
         Data::Text(_) => reader.word(node, "`value`", MEASURES),
         _ => {
-            let problem = reader.problem(&node.at, format!("`value` is {}", node.kind()), "");
-            reader.report(problem.help(
+            reader.refuse(
+                &node.at,
+                format!("`value` is {}", node.kind()),
                 "write last (after the last epoch), best (best epoch on the test set), or both",
-            ));
+            );
             None
         }
     });

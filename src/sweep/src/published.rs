@@ -46,11 +46,10 @@ pub(crate) fn read(
             continue;
         };
         if mapping.0.len() > 1 {
-            let problem = reader.problem(&file.at, "`file` stands alone", "");
-            reader.report(
-                problem.help(
-                    "make `published` a list: one item for the file, one for what stands here",
-                ),
+            reader.refuse(
+                &file.at,
+                "`file` stands alone",
+                "make `published` a list: one item for the file, one for what stands here",
             );
         }
         let Some(path) = reader.text(file, "`published.file`") else {
@@ -66,12 +65,14 @@ pub(crate) fn read(
                     .for_each(|problem| reader.report(problem));
             }
             Ok(_) => {
-                let problem = reader.problem(&file.at, format!("{path} is too large"), "");
-                reader.report(problem);
+                reader.report(reader.problem(&file.at, format!("{path} is too large")));
             }
             Err(error) => {
-                let problem = reader.problem(&file.at, format!("cannot read {path}: {error}"), "");
-                reader.report(problem.help("paths are relative to the sweep file's folder"));
+                reader.refuse(
+                    &file.at,
+                    format!("cannot read {path}: {error}"),
+                    "paths are relative to the sweep file's folder",
+                );
             }
         }
     }
@@ -98,12 +99,14 @@ fn read_in_file(
             }
         }
         Ok(None) => {
-            let problem = reader.problem(&(0..0), "the file is empty", "");
-            reader.report(problem.help("write `axes` and `values`, or remove `published`"));
+            reader.refuse(
+                &(0..0),
+                "the file is empty",
+                "write `axes` and `values`, or remove `published`",
+            );
         }
         Err(error) => {
-            let problem = reader.problem(&error.at, error.message, "");
-            reader.report(problem.help(error.help));
+            reader.refuse(&error.at, error.message, error.help);
         }
     }
 }
@@ -126,11 +129,11 @@ impl Block<'_, '_> {
         };
         let footnotes = self.read_footnotes(mapping.get("footnotes"));
         let (Some(order), Some(values)) = (mapping.get("axes"), mapping.get("values")) else {
-            let problem =
-                self.reader
-                    .problem(&node.at, "`published` needs `axes` and `values`", "");
-            self.reader
-                .report(problem.help("write {axes: [loss, dataset], values: {cos: {cub: 67.6}}}"));
+            self.reader.refuse(
+                &node.at,
+                "`published` needs `axes` and `values`",
+                "write {axes: [loss, dataset], values: {cos: {cub: 67.6}}}",
+            );
             return;
         };
         let mut order_indices: Vec<usize> = Vec::new();
@@ -140,15 +143,17 @@ impl Block<'_, '_> {
             };
             let index = self.axes.iter().position(|axis| axis.name == name);
             let Some(index) = index.filter(|index| !order_indices.contains(index)) else {
-                let problem = self.reader.problem(
-                    &item.at,
-                    format!("`{name}` is no axis, or the same one again"),
-                    "",
+                self.reader.report(
+                    self.reader
+                        .problem(
+                            &item.at,
+                            format!("`{name}` is no axis, or the same one again"),
+                        )
+                        .maybe_help(did_you_mean(
+                            &name,
+                            self.axes.iter().map(|axis| axis.name.as_str()),
+                        )),
                 );
-                self.reader.report(problem.maybe_help(did_you_mean(
-                    &name,
-                    self.axes.iter().map(|axis| axis.name.as_str()),
-                )));
                 return;
             };
             order_indices.push(index);
@@ -214,14 +219,8 @@ impl Block<'_, '_> {
         for (key, value) in mapping.0 {
             let Some(index) = axis.values.iter().position(|value| value.name == key.text) else {
                 let message = format!("axis `{}` has no value `{}`", axis.name, key.text);
-                let problem = self.reader.problem(&key.at, message, "");
-                let help = did_you_mean(
-                    &key.text,
-                    axis.values.iter().map(|value| value.name.as_str()),
-                );
-                self.reader.report(problem.help(
-                    help.unwrap_or_else(|| format!("its values are {}", axis.value_names())),
-                ));
+                self.reader
+                    .refuse(&key.at, message, axis.help_for(&key.text));
                 continue;
             };
             path.push(index as u32);
@@ -243,16 +242,12 @@ impl Block<'_, '_> {
         }
         let value = self.reader.number(node, "a published value")?;
         if value > 0.0 && value <= 1.0 {
-            let problem = self.reader.problem(
-                &node.at,
-                format!("a published value of {value}: in per cent?"),
-                "",
-            );
             let help = format!(
                 "write {} if it is a fraction, and `{value} %` if it is per cent",
                 Share::of_percent(100.0 * value)
             );
-            self.reader.report(problem.help(help));
+            let message = format!("a published value of {value}: in per cent?");
+            self.reader.refuse(&node.at, message, help);
             return None;
         }
         Some(value)
@@ -276,11 +271,11 @@ impl Block<'_, '_> {
                     return;
                 };
                 let Some(number) = mapping.get("value") else {
-                    let problem =
-                        self.reader
-                            .problem(&node.at, "a published value has no `value`", "");
-                    self.reader
-                        .report(problem.help("write 67.6, or {value: 67.6, footnote: a}"));
+                    self.reader.refuse(
+                        &node.at,
+                        "a published value has no `value`",
+                        "write 67.6, or {value: 67.6, footnote: a}",
+                    );
                     return;
                 };
                 (number, mapping.get("footnote"))
@@ -291,34 +286,30 @@ impl Block<'_, '_> {
             return;
         };
         if !(0.0..=100.0).contains(&value) {
-            let problem = self.reader.problem(
+            self.reader.refuse(
                 &number.at,
                 format!("a published value of {value} per cent"),
-                "",
+                "write accuracies in per cent, from 0 to 100",
             );
-            self.reader
-                .report(problem.help("write accuracies in per cent, from 0 to 100"));
             return;
         }
         if there.is_some_and(|there| !there.contains(path)) {
-            let problem = self.reader.problem(
+            self.reader.refuse(
                 &number.at,
                 "a published value for a cell that the sweep does not have",
-                "",
+                "remove the value, or the exclusion that removed the cell",
             );
-            self.reader
-                .report(problem.help("remove the value, or the exclusion that removed the cell"));
             return;
         }
         let footnote = footnote.and_then(|node| {
             let name = self.reader.scalar_name(node).unwrap_or_default();
             let index = footnotes.get(&name).copied();
             if index.is_none() {
-                let problem =
-                    self.reader
-                        .problem(&node.at, format!("no footnote is called `{name}`"), "");
-                self.reader
-                    .report(problem.help("add it to `footnotes` of the same block"));
+                self.reader.refuse(
+                    &node.at,
+                    format!("no footnote is called `{name}`"),
+                    "add it to `footnotes` of the same block",
+                );
             }
             index
         });

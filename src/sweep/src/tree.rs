@@ -28,6 +28,12 @@ impl<'n> Mapping<'n> {
             .find(|(key, _)| key.text == name)
             .map(|(_, node)| *node)
     }
+
+    /// Returns the place of its first key; that of its node if it is empty.
+    pub(crate) fn start(&self, node: &Node) -> Range<usize> {
+        let first = self.0.first();
+        first.map_or(node.at.clone(), |(key, _)| key.at.clone())
+    }
 }
 
 /// `field: value` as written in a recipe, a `set`, an axis value or an override.
@@ -47,13 +53,19 @@ impl Reader {
         }
     }
 
-    pub(crate) fn problem(
-        &self,
+    /// Returns a problem of this file, for `report`.
+    pub(crate) fn problem(&self, at: &Range<usize>, message: impl Into<String>) -> Problem {
+        Problem::new(&self.source, at.clone(), message)
+    }
+
+    /// Reports a problem at one place, with its fix.
+    pub(crate) fn refuse(
+        &mut self,
         at: &Range<usize>,
         message: impl Into<String>,
-        label: impl Into<String>,
-    ) -> Problem {
-        Problem::new(&self.source, at.clone(), message, label)
+        help: impl Into<String>,
+    ) {
+        self.report(self.problem(at, message).help(help));
     }
 
     pub(crate) fn report(&mut self, problem: Problem) {
@@ -73,40 +85,30 @@ impl Reader {
         known: &[&str],
     ) -> Option<Mapping<'n>> {
         let Data::Map(entries) = &node.data else {
-            let problem = self.problem(
+            let example = known.first().unwrap_or(&"key");
+            self.refuse(
                 &node.at,
                 format!("{what} is {}, not a mapping", node.kind()),
-                "",
+                format!("write `{example}: ...`, one key per line"),
             );
-            let example = known.first().map_or("key", |key| key);
-            self.report(problem.help(format!("write `{example}: ...`, one key per line")));
             return None;
         };
         let mut seen: Vec<(&Key, &Node)> = Vec::with_capacity(entries.len());
         for (key, value) in entries {
             if let Some((first, _)) = seen.iter().find(|(other, _)| other.text == key.text) {
-                let problem = self.problem(
-                    &key.at,
-                    format!("{what} has the key `{}` twice", key.text),
-                    "again",
-                );
                 self.report(
-                    problem
+                    self.problem(&key.at, format!("{what} has the key `{}` twice", key.text))
+                        .label("again")
                         .also(first.at.clone(), "first here")
                         .help("keep one of the two"),
                 );
             } else if known.is_empty() || known.contains(&key.text.as_str()) {
                 seen.push((key, value));
             } else {
-                let problem = self.problem(
-                    &key.at,
-                    format!("{what} has no key `{}`", key.text),
-                    "unknown key",
-                );
-                let help = unknown_key_help(&key.text, known);
-                self.report(
-                    problem.help(help.unwrap_or_else(|| format!("possible: {}", known.join(", ")))),
-                );
+                let problem = self.problem(&key.at, format!("{what} has no key `{}`", key.text));
+                let help = unknown_key_help(&key.text, known)
+                    .unwrap_or_else(|| format!("possible: {}", known.join(", ")));
+                self.report(problem.label("unknown key").help(help));
             }
         }
         Some(Mapping(seen))
@@ -116,12 +118,11 @@ impl Reader {
         match &node.data {
             Data::List(items) => Some(items),
             _ => {
-                let problem = self.problem(
+                self.refuse(
                     &node.at,
                     format!("{what} is {}, not a list", node.kind()),
-                    "",
+                    "write [one, two], or one `- item` per line",
                 );
-                self.report(problem.help("write [one, two], or one `- item` per line"));
                 None
             }
         }
@@ -139,9 +140,11 @@ impl Reader {
         match &node.data {
             Data::Text(text) => Some(text.clone()),
             _ => {
-                let problem =
-                    self.problem(&node.at, format!("{what} is {}, not text", node.kind()), "");
-                self.report(problem.help("put it into quotes if text is meant"));
+                self.refuse(
+                    &node.at,
+                    format!("{what} is {}, not text", node.kind()),
+                    "put it into quotes if text is meant",
+                );
                 None
             }
         }
@@ -164,8 +167,7 @@ impl Reader {
                 range.start(),
                 range.end()
             );
-            let problem = self.problem(&node.at, message, "");
-            self.report(problem);
+            self.report(self.problem(&node.at, message));
         }
         value
     }
@@ -174,12 +176,9 @@ impl Reader {
         match &node.data {
             Data::Number(number) => number.as_f64(),
             _ => {
-                let problem = self.problem(
-                    &node.at,
-                    format!("{what} is {}, not a number", node.kind()),
-                    "",
+                self.report(
+                    self.problem(&node.at, format!("{what} is {}, not a number", node.kind())),
                 );
-                self.report(problem);
                 None
             }
         }
@@ -193,12 +192,9 @@ impl Reader {
         words: &[(&str, T)],
     ) -> Option<T> {
         let names = || words.iter().map(|(name, _)| *name);
+        let all = || format!("write one of {}", names().collect::<Vec<_>>().join(", "));
         let Data::Text(text) = &node.data else {
-            let problem = self.problem(&node.at, format!("{what} is {}", node.kind()), "");
-            self.report(problem.help(format!(
-                "write one of {}",
-                names().collect::<Vec<_>>().join(", ")
-            )));
+            self.refuse(&node.at, format!("{what} is {}", node.kind()), all());
             return None;
         };
         let found = words
@@ -206,13 +202,11 @@ impl Reader {
             .find(|(name, _)| name == text)
             .map(|(_, meaning)| *meaning);
         if found.is_none() {
-            let problem = self.problem(
+            self.refuse(
                 &node.at,
                 format!("{what} is `{text}`, which does not exist"),
-                "",
+                did_you_mean(text, names()).unwrap_or_else(all),
             );
-            let all = || format!("write one of {}", names().collect::<Vec<_>>().join(", "));
-            self.report(problem.help(did_you_mean(text, names()).unwrap_or_else(all)));
         }
         found
     }
@@ -256,17 +250,10 @@ impl Reader {
 
     pub(crate) fn assignment(&mut self, key: &Key, node: &Node) -> Option<Assignment> {
         let Some(field) = field::find(&key.text) else {
-            let problem = self.problem(
-                &key.at,
-                format!("no field is called `{}`", key.text),
-                "unknown field",
-            );
-            let help = field::help_for(&key.text);
-            self.report(
-                problem.help(
-                    help.unwrap_or_else(|| "docs/sweep-file.md lists every field".to_owned()),
-                ),
-            );
+            let problem = self.problem(&key.at, format!("no field is called `{}`", key.text));
+            let help = field::help_for(&key.text)
+                .unwrap_or_else(|| "docs/sweep-file.md lists every field".to_owned());
+            self.report(problem.label("unknown field").help(help));
             return None;
         };
         self.value(field, node).map(|value| Assignment {
@@ -279,15 +266,14 @@ impl Reader {
     /// Reads a value of a field, in the form that `Settings` writes.
     pub(crate) fn value(&mut self, field: &'static Field, node: &Node) -> Option<Value> {
         if let Some((first, again)) = repeated_key(node) {
-            let problem = self.problem(
-                &again.at,
-                format!("`{}` has the key `{}` twice", field.name, again.text),
-                "again",
-            );
             self.report(
-                problem
-                    .also(first.at.clone(), "first here")
-                    .help("keep one of the two"),
+                self.problem(
+                    &again.at,
+                    format!("`{}` has the key `{}` twice", field.name, again.text),
+                )
+                .label("again")
+                .also(first.at.clone(), "first here")
+                .help("keep one of the two"),
             );
             return None;
         }
@@ -333,8 +319,7 @@ impl Reader {
         } else {
             format!("`{}` {}", path.join("."), complaint.message)
         };
-        self.problem(at, message, "")
-            .maybe_help(complaint.help.clone())
+        self.problem(at, message).maybe_help(complaint.help.clone())
     }
 }
 

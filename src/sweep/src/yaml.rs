@@ -52,6 +52,24 @@ impl Node {
         }
     }
 
+    /// Moves the node and everything in it to later places.
+    fn shift(&mut self, by: usize) {
+        if by == 0 {
+            return;
+        }
+        self.at = shifted(&self.at, by);
+        match &mut self.data {
+            Data::List(items) => items.iter_mut().for_each(|item| item.shift(by)),
+            Data::Map(entries) => {
+                for (key, node) in entries {
+                    key.at = shifted(&key.at, by);
+                    node.shift(by);
+                }
+            }
+            _ => {}
+        }
+    }
+
     pub(crate) fn to_json(&self) -> Value {
         match &self.data {
             Data::Null => Value::Null,
@@ -96,12 +114,10 @@ pub(crate) fn parse(text: &str) -> Result<Option<Node>, ParseError> {
         strict_booleans: true,
         with_snippet: false,
     };
-    let parsed: Result<Spanned<Raw>, Error> =
-        serde_saphyr::from_str_with_options(without_mark, options);
-    match parsed {
-        Ok(root) => {
-            let node = node(root, shift);
-            Ok((node.data != Data::Null).then_some(node))
+    match serde_saphyr::from_str_with_options::<Node>(without_mark, options) {
+        Ok(mut root) => {
+            root.shift(shift);
+            Ok((root.data != Data::Null).then_some(root))
         }
         Err(Error::Eof { .. }) => Ok(None),
         Err(error) => Err(explain(&error, without_mark, shift)),
@@ -113,9 +129,9 @@ fn explain(error: &Error, text: &str, shift: usize) -> ParseError {
     while let Error::AliasError { error: inner, .. } = error {
         error = inner.without_snippet();
     }
-    let at = error
-        .location()
-        .map_or(0..0, |location| place_of_error(location, text, shift));
+    let at = error.location().map_or(0..0, |location| {
+        shifted(&place_of_error(location, text), shift)
+    });
     // After an unclosed bracket or quote the parser points past the last line: show the last line
     // with content.
     let last = shift + text.trim_end().len();
@@ -159,21 +175,25 @@ fn without_position(message: &str) -> String {
     text.trim_end_matches([',', ':', ' ']).to_owned()
 }
 
-fn place(location: Location, shift: usize) -> Range<usize> {
+fn shifted(at: &Range<usize>, by: usize) -> Range<usize> {
+    at.start.saturating_add(by)..at.end.saturating_add(by)
+}
+
+fn place(location: Location) -> Range<usize> {
     let span = location.span();
     let index = |value: Option<u64>| {
         value
             .and_then(|value| usize::try_from(value).ok())
             .unwrap_or(0)
     };
-    let start = index(span.byte_offset()).saturating_add(shift);
+    let start = index(span.byte_offset());
     start..start.saturating_add(index(span.byte_len()))
 }
 
 /// Finds the place of an error. Errors of the scanner have line and column, but no bytes.
-fn place_of_error(location: Location, text: &str, shift: usize) -> Range<usize> {
+fn place_of_error(location: Location, text: &str) -> Range<usize> {
     if location.span().byte_offset().is_some() {
-        return place(location, shift);
+        return place(location);
     }
     let index = |value: u64| {
         usize::try_from(value)
@@ -189,114 +209,98 @@ fn place_of_error(location: Location, text: &str, shift: usize) -> Range<usize> 
         .char_indices()
         .nth(index(location.column()))
         .map_or(0, |(byte, _)| byte);
-    let start = line_start + column + shift;
+    let start = line_start + column;
     start..start + 1
 }
 
-fn node(spanned: Spanned<Raw>, shift: usize) -> Node {
-    let data = match spanned.value {
-        Raw::Null => Data::Null,
-        Raw::Bool(value) => Data::Bool(value),
-        Raw::Number(number) => Data::Number(number),
-        Raw::Text(text) => Data::Text(text),
-        Raw::List(items) => Data::List(items.into_iter().map(|item| node(item, shift)).collect()),
-        Raw::Map(entries) => {
-            let key = |key: Spanned<String>| Key {
-                at: place(key.referenced, shift),
-                text: key.value,
-            };
-            Data::Map(
-                entries
-                    .into_iter()
-                    .map(|(name, value)| (key(name), node(value, shift)))
-                    .collect(),
-            )
-        }
-    };
-    Node {
-        at: place(spanned.referenced, shift),
-        data,
-    }
-}
-
-/// The data from serde, before the spans are unwrapped.
-enum Raw {
-    Null,
-    Bool(bool),
-    Number(Number),
-    Text(String),
-    List(Vec<Spanned<Raw>>),
-    Map(Vec<(Spanned<String>, Spanned<Raw>)>),
-}
-
-impl<'de> Deserialize<'de> for Raw {
+impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(RawVisitor)
+        let spanned = Spanned::deserialize(deserializer)?;
+        Ok(Self {
+            at: place(spanned.referenced),
+            data: spanned.value,
+        })
     }
 }
 
-struct RawVisitor;
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = Spanned::deserialize(deserializer)?;
+        Ok(Self {
+            at: place(spanned.referenced),
+            text: spanned.value,
+        })
+    }
+}
 
-impl<'de> Visitor<'de> for RawVisitor {
-    type Value = Raw;
+impl<'de> Deserialize<'de> for Data {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(DataVisitor)
+    }
+}
+
+struct DataVisitor;
+
+impl<'de> Visitor<'de> for DataVisitor {
+    type Value = Data;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a value")
     }
 
-    fn visit_unit<E: de::Error>(self) -> Result<Raw, E> {
-        Ok(Raw::Null)
+    fn visit_unit<E: de::Error>(self) -> Result<Data, E> {
+        Ok(Data::Null)
     }
 
-    fn visit_none<E: de::Error>(self) -> Result<Raw, E> {
-        Ok(Raw::Null)
+    fn visit_none<E: de::Error>(self) -> Result<Data, E> {
+        Ok(Data::Null)
     }
 
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Raw, D::Error> {
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Data, D::Error> {
         deserializer.deserialize_any(self)
     }
 
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Raw, E> {
-        Ok(Raw::Bool(value))
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Data, E> {
+        Ok(Data::Bool(value))
     }
 
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Raw, E> {
-        Ok(Raw::Number(value.into()))
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Data, E> {
+        Ok(Data::Number(value.into()))
     }
 
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Raw, E> {
-        Ok(Raw::Number(value.into()))
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Data, E> {
+        Ok(Data::Number(value.into()))
     }
 
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Raw, E> {
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Data, E> {
         let number = Number::from_f64(value);
         number
-            .map(Raw::Number)
+            .map(Data::Number)
             .ok_or_else(|| E::custom("infinite numbers and `.nan` have no use here"))
     }
 
-    fn visit_str<E: de::Error>(self, value: &str) -> Result<Raw, E> {
-        Ok(Raw::Text(value.to_owned()))
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Data, E> {
+        Ok(Data::Text(value.to_owned()))
     }
 
-    fn visit_string<E: de::Error>(self, value: String) -> Result<Raw, E> {
-        Ok(Raw::Text(value))
+    fn visit_string<E: de::Error>(self, value: String) -> Result<Data, E> {
+        Ok(Data::Text(value))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Raw, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Data, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = items.next_element()? {
             list.push(item);
         }
-        Ok(Raw::List(list))
+        Ok(Data::List(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Raw, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Data, A::Error> {
         let mut map = Vec::new();
         while let Some(key) = entries.next_key()? {
             map.push((key, entries.next_value()?));
         }
-        Ok(Raw::Map(map))
+        Ok(Data::Map(map))
     }
 }
 
