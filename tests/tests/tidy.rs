@@ -18,9 +18,8 @@ const MAX_LINES_OF_TESTS: usize = 900;
 const LONG_FILES: [(&str, &str); 0] = [];
 
 /// The crates of this workspace that each crate may use. `tests` drives processes and uses none.
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 11] = [
     ("sweep", &[]),
-    ("hierarchy", &["data"]),
     ("schedule", &["sweep"]),
     ("report", &["sweep", "schedule"]),
     ("journal", &["schedule"]),
@@ -31,7 +30,7 @@ const EDGES: [(&str, &[&str]); 12] = [
     ),
     ("worker", &["sweep", "schedule", "protocol"]),
     ("data", &["sweep"]),
-    ("trainer", &["sweep", "data", "hierarchy"]),
+    ("trainer", &["sweep", "data"]),
     (
         "cli",
         &[
@@ -43,7 +42,6 @@ const EDGES: [(&str, &[&str]); 12] = [
             "coordinator",
             "worker",
             "data",
-            "hierarchy",
         ],
     ),
     ("tests", &[]),

@@ -201,7 +201,7 @@ impl Looked {
                 how_to_get(settings, file)
             ));
         } else if let Some(Ok(found)) = self.data.get(&settings.dataset) {
-            let classes = hierarchy::class_embeddings(
+            let classes = data::hierarchy::class_embeddings(
                 &path,
                 file.child_parent,
                 &found.class_ids,

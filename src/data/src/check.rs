@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
+use sweep::dataset::{Counts, PerClass};
 use sweep::settings::Corrupt;
 
-use crate::catalog::{self, ENTRIES, Entry, Row};
+use crate::catalog::found::{Content, ImageFile};
+use crate::catalog::{self, ENTRIES, Entry};
 use crate::error::Error;
 use crate::files::Reach;
+use crate::images::decode;
+use crate::images::resize::CropResizer;
 use crate::open::{OpenRequest, Preflight, preflight};
-use crate::readers::{Content, ImageFile};
-use crate::resize::CropResizer;
-use crate::{decode, readers};
 
 /// A line of `data list`.
 #[derive(Debug)]
@@ -36,9 +37,9 @@ pub enum State {
 pub struct Check {
     pub name: String,
     pub root: Option<PathBuf>,
-    pub found: Row,
-    /// Published row; absent for a user's own folder and for a subset.
-    pub published: Option<Row>,
+    pub found: Counts,
+    /// Published numbers; absent for a user's own folder and for a subset.
+    pub published: Option<Counts>,
     /// Counts of the classes in label order.
     pub classes: Vec<ClassCounts>,
     /// Sizes of the images that can be decoded; absent if the format fixes one size.
@@ -113,7 +114,7 @@ pub fn check(
             train,
             validation,
             test,
-        } = readers::find(request.dataset, &request.reach)?.content
+        } = catalog::find_files(request.dataset, &request.reach)?.content
     {
         let files: Vec<&ImageFile> = train.iter().chain(&validation).chain(&test).collect();
         let done = AtomicU64::new(0);
@@ -137,10 +138,10 @@ pub fn check(
     let counts = found.train_counts.iter().zip(&found.test_counts);
     let classes = found.class_names.iter().zip(counts);
     Ok(Check {
-        found: row(&found),
+        found: counted(&found),
         published: catalog::find(request.dataset)
             .filter(|entry| entry.name == request.dataset)
-            .map(|entry| entry.published),
+            .map(|entry| entry.known().counts),
         classes: classes
             .map(|(name, (&train, &test))| ClassCounts {
                 name: name.clone(),
@@ -172,19 +173,20 @@ impl Sizes {
     }
 }
 
-fn row(found: &Preflight) -> Row {
+/// Returns the numbers of what was found.
+fn counted(found: &Preflight) -> Counts {
     let mut counts = found.train_counts.clone();
     counts.sort_unstable();
-    let at = |index: usize| counts.get(index).copied().unwrap_or(0);
-    Row {
-        num_classes: counts.len(),
-        num_train: found.num_train(),
-        num_test: found.num_test(),
-        per_class: (
-            at(0),
-            at(counts.len().saturating_sub(1)),
-            at(counts.len() / 2),
-        ),
+    let at = |index: usize| counts.get(index).copied().unwrap_or(0) as u32;
+    Counts {
+        num_classes: counts.len() as u32,
+        num_train: found.num_train() as u32,
+        num_test: found.num_test() as u32,
+        per_class: PerClass {
+            fewest: at(0),
+            most: at(counts.len().saturating_sub(1)),
+            median: at(counts.len() / 2),
+        },
     }
 }
 
@@ -208,20 +210,27 @@ mod tests {
     fn the_digits_agree_with_their_row() {
         let check = check(&request("digits", Path::new("/nonexistent")), &|_, _| ()).unwrap();
         assert!(check.agrees(), "{check:?}");
-        assert_eq!(check.found.per_class, (124, 133, 131));
+        assert_eq!(
+            check.found.per_class,
+            PerClass {
+                fewest: 124,
+                most: 133,
+                median: 131
+            }
+        );
     }
 
     #[test]
     fn every_image_is_decoded_and_every_fault_listed() {
         let place = tempfile::tempdir().unwrap();
-        let amount = crate::stand_in_files::Amount {
+        let amount = crate::catalog::stand_in_files::Amount {
             num_classes: 2,
             train_per_class: 6,
             test_per_class: 3,
             height: 4,
             width: 3,
         };
-        let root = crate::stand_in_files::write("mit67", place.path(), amount).unwrap();
+        let root = crate::catalog::stand_in_files::write("mit67", place.path(), amount).unwrap();
         let image = |class: usize, number: usize| {
             root.join(format!("Images/class_{class:02}/image_{number}.jpg"))
         };
@@ -241,11 +250,15 @@ mod tests {
         assert!(!check.agrees(), "{check:?}");
         assert_eq!(
             check.found,
-            Row {
+            Counts {
                 num_classes: 2,
                 num_train: 12,
                 num_test: 6,
-                per_class: (6, 6, 6)
+                per_class: PerClass {
+                    fewest: 6,
+                    most: 6,
+                    median: 6
+                }
             }
         );
         assert_eq!(

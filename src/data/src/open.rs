@@ -1,7 +1,7 @@
 //! Finding a data set by its name: `preflight` checks cheaply that it exists, `open` makes its
 //! pixels available.
 //!
-//! Neither downloads anything. Read `readers/` for the layouts on disk and `cache.rs` for the
+//! Neither downloads anything. Read `catalog/` for the layouts on disk and `cache/` for the
 //! decoded form.
 
 use std::collections::HashSet;
@@ -13,13 +13,15 @@ use rayon::prelude::*;
 use sweep::held_out::of_class;
 use sweep::settings::{Corrupt, SamplesPerClass};
 
-use crate::content::Manifest;
+use crate::batches::subset;
+use crate::cache::content::Manifest;
+use crate::catalog;
+use crate::catalog::found::{Arrays, Content, Found, ImageFile, Labelled};
 use crate::dataset::{self, Dataset, Split};
 use crate::error::Error;
 use crate::files::{self, Reach};
-use crate::metadata;
-use crate::readers::{self, Arrays, Content, Found, ImageFile};
-use crate::{cache, stand_in, subset};
+use crate::images::metadata;
+use crate::{cache, stand_in};
 
 /// The data set to open, its form, and the folders.
 #[derive(Clone, Copy, Debug)]
@@ -228,7 +230,7 @@ pub fn open(
 }
 
 fn find(request: &OpenRequest) -> Result<Found, Error> {
-    let found = readers::find(request.dataset, &request.reach)?;
+    let found = catalog::find_files(request.dataset, &request.reach)?;
     let refuse = |value: u32, reason: &str| {
         Err(Error::Setting {
             field: "resize",
@@ -322,9 +324,8 @@ fn in_memory(name: &str, found: Found, arrays: Arrays) -> Dataset {
         train,
         test,
     } = arrays;
-    let split = |split: readers::Labelled| {
-        Split::uniform(split.labels, split.pixels, height, width, found.channels)
-    };
+    let split =
+        |split: Labelled| Split::uniform(split.labels, split.pixels, height, width, found.channels);
     let (train, test) = (split(train), split(test));
     Dataset {
         name: name.to_owned(),

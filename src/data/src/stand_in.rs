@@ -4,11 +4,10 @@
 //! Results on them are meaningless and marked as such. Read `stand_in_files.rs` for the same images
 //! on disk.
 
-use crate::catalog;
+use crate::catalog::{self, Entry};
 use crate::dataset::{self, Dataset, Extent, Pixels, Split};
 use crate::error::Error;
 use crate::random::{Purpose, Stream};
-use crate::readers;
 
 /// Largest side of the network's square input in a rehearsal.
 pub const SIDE: usize = 32;
@@ -26,14 +25,14 @@ const FOLDER_CLASSES: u32 = 10;
 
 /// Returns the stand-in for a data set of the catalogue or any `folder:`.
 pub fn dataset(name: &str) -> Result<Dataset, Error> {
-    let (num_classes, side, channels) = match catalog::find(name) {
-        Some(entry) => (
-            entry.published.num_classes as u32,
-            entry.side,
-            entry.channels,
+    let (num_classes, side, channels) = match catalog::find(name).map(Entry::known) {
+        Some(known) => (
+            known.counts.num_classes,
+            known.side,
+            known.channels as usize,
         ),
         None if name.starts_with(catalog::FOLDER_PREFIX) => (FOLDER_CLASSES, None, 3),
-        None => return Err(readers::unknown(name)),
+        None => return Err(catalog::unknown(name)),
     };
     // Photographs differ in size and are larger than the crop, so that cropping is rehearsed too.
     let size = |number: usize| match side {

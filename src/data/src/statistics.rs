@@ -8,6 +8,7 @@
 use rayon::prelude::*;
 use sweep::settings::Normalise;
 
+use crate::catalog;
 use crate::dataset::{Dataset, Image};
 
 /// Statistics with one value per channel, in units of 0..=255. `std` is never zero.
@@ -21,48 +22,18 @@ pub struct Statistics {
 /// ImageDataGenerator); here it also prevents a constant channel from causing a division by zero.
 const SMALLEST_STD: f64 = 1e-6;
 
-type Rgb = [f64; 3];
+/// Mean and standard deviation of red, green and blue, in units of 0..=255.
+pub(crate) type Moments = ([f64; 3], [f64; 3]);
 
-const ILSVRC: (Rgb, Rgb) = (
+const ILSVRC: Moments = (
     [122.65435242, 116.6545058, 103.99789959],
     [71.40583196, 69.56888997, 73.0440314],
 );
-const TORCHVISION: (Rgb, Rgb) = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]);
-
-fn published(name: &str) -> Option<(Rgb, Rgb)> {
-    Some(match sweep::dataset::base(name) {
-        "cub" => (
-            [123.82988033, 127.35116805, 110.25606303],
-            [59.2230949, 58.0736071, 67.80251684],
-        ),
-        "nabirds" => (
-            [125.30513277, 129.66606421, 118.45121113],
-            [57.0045467, 56.70059436, 68.44430446],
-        ),
-        "cars" => (
-            [120.03730636, 117.33780928, 116.0130335],
-            [75.40415763, 75.15394251, 77.28286728],
-        ),
-        "flowers" => (
-            [110.7799141, 97.65648664, 75.32889973],
-            [74.90387818, 62.70218863, 69.7656359],
-        ),
-        "mit67" => (
-            [124.62788179, 110.01028625, 94.95780545],
-            [68.56923599, 66.86607736, 67.35944349],
-        ),
-        "cifar100" => (
-            [129.30386353, 124.06987, 112.43356323],
-            [68.17019653, 65.39176178, 70.4180603],
-        ),
-        "vipriors" => TORCHVISION,
-        _ => return None,
-    })
-}
+pub(crate) const TORCHVISION: Moments = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]);
 
 pub(crate) fn of(dataset: &Dataset, normalise: Normalise) -> Statistics {
     let fixed = match normalise {
-        Normalise::Dataset => published(&dataset.name),
+        Normalise::Dataset => catalog::find(&dataset.name).and_then(|entry| entry.statistics),
         Normalise::Computed => None,
         Normalise::Ilsvrc => Some(ILSVRC),
         Normalise::Torchvision => Some(TORCHVISION),

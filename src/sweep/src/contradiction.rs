@@ -1,13 +1,13 @@
 //! Combinations of fields that are valid by themselves but not together, whatever the data. They
 //! are found when a sweep is compiled, each with the fields concerned and a fix.
 //!
-//! The trainer and the data crate assume that settings have no contradiction. Problems that depend
-//! on the data (a folder's image sizes, classes with too few images) are found by reading it,
+//! The trainer calls `Settings::check` once; it and the data crate trust the settings from there on.
+//! Problems that depend on the data (a folder's image sizes, classes with too few images) are found by reading it,
 //! before the start.
 
 use crate::dataset;
 use crate::settings::{
-    Crop, Embedding, Loss, Model, Normalise, SamplesPerClass, Schedule, Settings,
+    Crop, Embedding, FIELDS, Loss, Model, Normalise, SamplesPerClass, Schedule, Settings,
 };
 
 /// A reason why no trial with these settings could train.
@@ -47,8 +47,23 @@ impl Found {
 }
 
 impl Settings {
-    /// Returns the first contradiction as an error.
+    /// Returns the first reason why no trial could train with these settings: a value that its field
+    /// cannot have, or a contradiction.
     pub fn check(&self) -> Result<(), Contradiction> {
+        let fields = self.fields();
+        for field in FIELDS {
+            field.check(&fields[field.name]).map_err(|complaint| {
+                let mut path = vec![field.name.to_owned()];
+                path.extend(complaint.path);
+                Contradiction {
+                    fields: vec![field.name],
+                    message: format!("`{}` {}", path.join("."), complaint.message),
+                    help: complaint
+                        .help
+                        .unwrap_or_else(|| format!("write {}", field.kind.expected())),
+                }
+            })?;
+        }
         self.contradictions().into_iter().next().map_or(Ok(()), Err)
     }
 
@@ -79,12 +94,12 @@ impl Settings {
             }
         }
         let known = dataset::find(&self.dataset);
-        if let Some(known) = known.filter(|known| known.side > 0) {
+        let known_side = known.and_then(|known| known.side);
+        if let Some(side) = known_side {
             for (field, resize) in resizes {
                 let message = format!(
                     "`{field}` {resize}, but the images of `{name}` are used as they are: {side} x {side} pixels",
-                    name = self.dataset,
-                    side = known.side
+                    name = self.dataset
                 );
                 found.push(
                     &[field, "dataset"],
@@ -93,7 +108,7 @@ impl Settings {
                 );
             }
         }
-        if known.is_some_and(|known| known.side == 0) && self.crop_size.is_none() {
+        if known.is_some_and(|known| known.side.is_none()) && self.crop_size.is_none() {
             let message = format!(
                 "the photographs of `{}` differ in size, and there is no `crop_size`",
                 self.dataset
@@ -104,9 +119,7 @@ impl Settings {
                 "set `crop_size` to the side that the network shall see",
             );
         }
-        let side = self
-            .crop_size
-            .or(known.map(|known| known.side).filter(|&side| side > 0));
+        let side = self.crop_size.or(known_side);
         if let Some(side) =
             side.filter(|&side| self.model == Model::Resnet110Wfc && side < SMALLEST_SIDE_OF_WFC)
         {
@@ -155,10 +168,11 @@ impl Settings {
         let SamplesPerClass::Count(samples) = self.samples_per_class else {
             return;
         };
-        if let Some(known) =
-            dataset::find(&self.dataset).filter(|known| samples > known.smallest_class)
+        let known = dataset::find(&self.dataset);
+        if let Some(smallest) = known
+            .map(|known| known.counts.per_class.fewest)
+            .filter(|&smallest| samples > smallest)
         {
-            let smallest = known.smallest_class;
             let message = format!(
                 "`samples_per_class` {samples}, but the smallest class of `{}` has {smallest} training images",
                 self.dataset

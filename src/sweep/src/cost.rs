@@ -4,20 +4,15 @@
 //! The unit is multiply-adds of the network times images times passes. Devices and seconds are not
 //! modelled: only ratios between trials are meaningful.
 
-use crate::dataset::{self, Known};
+use crate::dataset::{self, Counts};
 use crate::settings::{Model, SamplesPerClass, Settings};
 use crate::trial::TrialSpec;
 
-/// Assumed sizes of a data set that was not inspected.
-const UNKNOWN: Known = Known {
-    name: "",
-    label: "",
+/// Assumed size of a data set that was not inspected.
+const UNKNOWN: Size = Size {
     num_classes: 50,
     num_train: 5_000,
     num_test: 5_000,
-    smallest_class: 0,
-    side: 0,
-    channels: 3,
 };
 /// Assumed side of photographs that are not resized, in pixels.
 const UNKNOWN_SIDE: u32 = 224;
@@ -30,6 +25,16 @@ pub struct Size {
     pub num_test: u32,
 }
 
+impl From<Counts> for Size {
+    fn from(counts: Counts) -> Self {
+        Self {
+            num_classes: counts.num_classes,
+            num_train: counts.num_train,
+            num_test: counts.num_test,
+        }
+    }
+}
+
 /// Predicts the work of a trial, in 10^12 multiply-adds, including backward passes and evaluation.
 pub fn cost(spec: &TrialSpec) -> f64 {
     cost_on(spec, None)
@@ -38,55 +43,44 @@ pub fn cost(spec: &TrialSpec) -> f64 {
 /// Predicts the same for a data set of this size, if it was inspected.
 pub(crate) fn cost_on(spec: &TrialSpec, size: Option<Size>) -> f64 {
     let settings = &spec.settings;
-    let mut known = dataset::find(&settings.dataset).unwrap_or(UNKNOWN);
-    if let Some(Size {
-        num_classes,
-        num_train,
-        num_test,
-    }) = size
-    {
-        known = Known {
-            num_classes,
-            num_train,
-            num_test,
-            ..known
-        };
-    }
+    let known = dataset::find(&settings.dataset);
+    let size = size
+        .or(known.map(|known| known.counts.into()))
+        .unwrap_or(UNKNOWN);
     let epochs = f64::from(spec.num_epochs());
     if spec.smoke {
         // One step per epoch of tiny images.
         return epochs * 2.0 * 3.0 * model_cost(settings.model, 32) / 1e12;
     }
     let subset = match settings.samples_per_class {
-        SamplesPerClass::All => f64::from(known.num_train),
+        SamplesPerClass::All => f64::from(size.num_train),
         SamplesPerClass::Count(count) => {
-            (f64::from(count) * f64::from(known.num_classes)).min(f64::from(known.num_train))
+            (f64::from(count) * f64::from(size.num_classes)).min(f64::from(size.num_train))
         }
     };
     let (train, test) = match settings.holdout {
         Some(fraction) => (subset * (1.0 - fraction), subset * fraction),
-        None => (subset, f64::from(known.num_test)),
+        None => (subset, f64::from(size.num_test)),
     };
-    let evaluations = (epochs / f64::from(settings.evaluate_every.max(1))).ceil();
+    let evaluations = (epochs / f64::from(settings.evaluate_every)).ceil();
     // A backward pass costs two forward ones. The fixed overhead of a step matters for tiny images.
     let steps =
         epochs * f64::from(settings.repeats) * (train / f64::from(settings.batch_size)).ceil();
-    let per_image = model_cost(settings.model, side(settings, &known));
+    let per_image = model_cost(
+        settings.model,
+        side(settings, known.and_then(|known| known.side)),
+    );
     let passes = epochs * f64::from(settings.repeats) * train * 3.0 + evaluations * test;
     const STEP_OVERHEAD: f64 = 5e7;
     (passes * per_image + steps * STEP_OVERHEAD) / 1e12
 }
 
-fn side(settings: &Settings, known: &Known) -> u32 {
-    let own = if known.side > 0 {
-        known.side
-    } else {
-        UNKNOWN_SIDE
-    };
+fn side(settings: &Settings, known: Option<u32>) -> u32 {
     settings
         .crop_size
         .or(settings.evaluated_resize())
-        .unwrap_or(own)
+        .or(known)
+        .unwrap_or(UNKNOWN_SIDE)
 }
 
 /// Multiply-adds of one forward pass of one image: the published figures at their usual side,

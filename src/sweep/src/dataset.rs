@@ -9,35 +9,126 @@ use crate::field::did_you_mean;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Known {
     pub name: &'static str,
+    /// Name in tables.
     pub label: &'static str,
-    pub num_classes: u32,
-    pub num_train: u32,
-    pub num_test: u32,
-    /// Training images of the smallest class.
-    pub smallest_class: u32,
-    /// Side of the images in pixels if it is fixed; 0 for photographs of any size.
-    pub side: u32,
+    /// Full name.
+    pub title: &'static str,
+    pub counts: Counts,
+    /// Side of the images in pixels; absent: photographs of any size.
+    pub side: Option<u32>,
     /// Colour channels of a pixel.
     pub channels: u32,
 }
 
-/// Sizes as published (docs/paper.md, section 6); `digits` as split by this project.
+/// Numbers of classes and images: a row of the paper's Table 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    pub num_classes: u32,
+    pub num_train: u32,
+    pub num_test: u32,
+    pub per_class: PerClass,
+}
+
+/// Numbers of training images of the smallest, the largest and the median class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerClass {
+    pub fewest: u32,
+    pub most: u32,
+    pub median: u32,
+}
+
+/// Builds a row: classes, training images and test images; then the fewest, most and median number
+/// of training images per class.
+const fn counts(
+    [num_classes, num_train, num_test]: [u32; 3],
+    [fewest, most, median]: [u32; 3],
+) -> Counts {
+    Counts {
+        num_classes,
+        num_train,
+        num_test,
+        per_class: PerClass {
+            fewest,
+            most,
+            median,
+        },
+    }
+}
+
+/// Numbers as published (docs/paper.md, section 6); `digits` as split by this project.
 pub const KNOWN: &[Known] = &[
-    small_images("digits", "Digits", [10, 1_297, 500, 124], 8, 1),
-    small_images(
-        "fashion-mnist",
-        "Fashion-MNIST",
-        [10, 60_000, 10_000, 6_000],
-        28,
-        1,
-    ),
-    small_images("cifar100", "CIFAR-100", [100, 50_000, 10_000, 500], 32, 3),
-    photographs("cub", "CUB", [200, 5_994, 5_794, 29]),
-    photographs("nabirds", "NAB", [555, 23_929, 24_633, 4]),
-    photographs("cars", "Cars", [196, 8_144, 8_041, 24]),
-    photographs("flowers", "Flowers-102", [102, 2_040, 6_149, 20]),
-    photographs("mit67", "MIT Indoor", [67, 5_360, 1_340, 77]),
-    photographs("vipriors", "VIPriors", [1_000, 50_000, 50_000, 50]),
+    Known {
+        name: "digits",
+        label: "Digits",
+        title: "UCI handwritten digits",
+        counts: counts([10, 1_297, 500], [124, 133, 131]),
+        side: Some(8),
+        channels: 1,
+    },
+    Known {
+        name: "fashion-mnist",
+        label: "Fashion-MNIST",
+        title: "Fashion-MNIST",
+        counts: counts([10, 60_000, 10_000], [6_000, 6_000, 6_000]),
+        side: Some(28),
+        channels: 1,
+    },
+    Known {
+        name: "cifar100",
+        label: "CIFAR-100",
+        title: "CIFAR-100",
+        counts: counts([100, 50_000, 10_000], [500, 500, 500]),
+        side: Some(32),
+        channels: 3,
+    },
+    Known {
+        name: "cub",
+        label: "CUB",
+        title: "CUB-200-2011",
+        counts: counts([200, 5_994, 5_794], [29, 30, 30]),
+        side: None,
+        channels: 3,
+    },
+    Known {
+        name: "nabirds",
+        label: "NAB",
+        title: "NABirds",
+        counts: counts([555, 23_929, 24_633], [4, 60, 44]),
+        side: None,
+        channels: 3,
+    },
+    Known {
+        name: "cars",
+        label: "Cars",
+        title: "Stanford Cars",
+        counts: counts([196, 8_144, 8_041], [24, 68, 42]),
+        side: None,
+        channels: 3,
+    },
+    Known {
+        name: "flowers",
+        label: "Flowers-102",
+        title: "Oxford Flowers-102",
+        counts: counts([102, 2_040, 6_149], [20, 20, 20]),
+        side: None,
+        channels: 3,
+    },
+    Known {
+        name: "mit67",
+        label: "MIT Indoor",
+        title: "MIT Indoor 67",
+        counts: counts([67, 5_360, 1_340], [77, 83, 80]),
+        side: None,
+        channels: 3,
+    },
+    Known {
+        name: "vipriors",
+        label: "VIPriors",
+        title: "VIPriors ImageNet-50",
+        counts: counts([1_000, 50_000, 50_000], [50, 50, 50]),
+        side: None,
+        channels: 3,
+    },
 ];
 
 /// Prefix of the path of a user's own data: one directory per class.
@@ -48,32 +139,6 @@ pub const FOLDER_PREFIX: &str = "folder:";
 const CUB_SUBSET_PREFIX: &str = "cub-sub";
 /// The number of images of CUB's largest class.
 const MOST_OF_CUB: u32 = 30;
-
-/// Describes a data set of small images. `sizes`: classes, training images, test images, and
-/// training images of the smallest class.
-const fn small_images(
-    name: &'static str,
-    label: &'static str,
-    sizes: [u32; 4],
-    side: u32,
-    channels: u32,
-) -> Known {
-    let [num_classes, num_train, num_test, smallest_class] = sizes;
-    Known {
-        name,
-        label,
-        num_classes,
-        num_train,
-        num_test,
-        smallest_class,
-        side,
-        channels,
-    }
-}
-
-const fn photographs(name: &'static str, label: &'static str, sizes: [u32; 4]) -> Known {
-    small_images(name, label, sizes, 0, 3)
-}
 
 /// Returns true if a data set is part of the program: it then changes with `TRAINING_VERSION` only.
 pub fn is_built_in(name: &str) -> bool {
@@ -88,8 +153,15 @@ pub fn find(name: &str) -> Option<Known> {
         .copied()?;
     Some(match cub_subset(name) {
         Some(count) => Known {
-            num_train: count * known.num_classes,
-            smallest_class: count,
+            counts: Counts {
+                num_train: count * known.counts.num_classes,
+                per_class: PerClass {
+                    fewest: count,
+                    most: count,
+                    median: count,
+                },
+                ..known.counts
+            },
             ..known
         },
         None => known,
@@ -171,9 +243,9 @@ mod tests {
             assert_eq!(cub_subset(other), None, "{other}");
             assert_eq!(check_name(other).is_ok(), other == "cub", "{other}");
         }
-        let subset = find("cub-sub5").unwrap();
+        let subset = find("cub-sub5").unwrap().counts;
         assert_eq!(
-            (subset.num_train, subset.num_test, subset.smallest_class),
+            (subset.num_train, subset.num_test, subset.per_class.fewest),
             (1_000, 5_794, 5)
         );
         assert_eq!(base("cub-sub5"), "cub");

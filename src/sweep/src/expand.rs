@@ -522,58 +522,49 @@ impl Grid<'_, '_> {
     fn place_of(&self, coordinates: &[u32], before: &Fields, name: &str) -> Option<Range<usize>> {
         let draft = self.draft;
         let sets = |set: &&Assignment| set.field.name == name;
-        let matching = draft
+        let override_ = draft
             .overrides
             .iter()
-            .filter(|over| matches(&over.when, coordinates, before));
-        let overrides =
-            matching.filter_map(|over| Some((over.priority, over.set.iter().find(sets)?)));
-        let override_ = overrides
-            .max_by_key(|(priority, _)| *priority)
-            .map(|(_, set)| set);
-        let on_axes = draft
-            .axes
-            .iter()
-            .zip(coordinates)
-            .flat_map(|(axis, &value)| &axis.values[value as usize].set);
-        let searched = draft.search.as_ref().filter(|search| {
-            search.search.field == name
-                || name == "holdout" && search.search.select == Select::Validation
-        });
-        let assigned = override_
-            .or_else(|| on_axes.into_iter().find(sets))
-            .map(|set| set.at.clone());
-        let searched = || searched.map(|search| search.at.clone());
-        assigned
-            .or_else(searched)
-            .or_else(|| draft.set.iter().find(sets).map(|set| set.at.clone()))
+            .filter(|over| matches(&over.when, coordinates, before))
+            .filter_map(|over| Some((over.priority, over.set.iter().find(sets)?)))
+            .max_by_key(|(priority, _)| *priority);
+        if let Some((_, set)) = override_ {
+            return Some(set.at.clone());
+        }
+        for (axis, &value) in draft.axes.iter().zip(coordinates) {
+            if let Some(set) = axis.values[value as usize].set.iter().find(sets) {
+                return Some(set.at.clone());
+            }
+        }
+        if let Some(DraftSearch { search, at }) = &draft.search
+            && (search.field == name || name == "holdout" && search.select == Select::Validation)
+        {
+            return Some(at.clone());
+        }
+        draft.set.iter().find(sets).map(|set| set.at.clone())
     }
 
     fn report_twin(&mut self, reader: &mut Reader, first: &[u32], second: &[u32]) {
         let differs = (0..first.len())
             .find(|&axis| first[axis] != second[axis])
             .unwrap_or(0);
-        let value =
-            |coordinates: &[u32]| &self.draft.axes[differs].values[coordinates[differs] as usize];
-        let (one, other) = (value(first), value(second));
         let key = format!("twin {differs}/{}/{}", first[differs], second[differs]);
-        if self.reported.contains(&key) {
+        if !self.reported.insert(key) {
             return;
         }
-        let names = (self.cell_name(first), self.cell_name(second));
+        let axis = &self.draft.axes[differs];
+        let [one, other] = [first, second].map(|cell| &axis.values[cell[differs] as usize]);
+        let message = format!(
+            "the cells {} and {} are the same training",
+            self.cell_name(first),
+            self.cell_name(second)
+        );
         reader.report(
             reader
-                .problem(
-                    &other.at,
-                    format!(
-                        "the cells {} and {} are the same training",
-                        names.0, names.1
-                    ),
-                )
+                .problem(&other.at, message)
                 .also(one.at.clone(), "same settings as this")
                 .help("exclude one of them, or tell them apart in `set` or by an override"),
         );
-        self.reported.insert(key);
     }
 
     fn cell_name(&self, coordinates: &[u32]) -> String {

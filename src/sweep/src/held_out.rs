@@ -67,12 +67,12 @@ pub fn distinguishable(num_images: u64) -> f64 {
 
 /// Returns the number of images held out of a data set of published size; `None` for others.
 pub(crate) fn published(settings: &Settings, fraction: f64) -> Option<u32> {
-    let known = dataset::find(&settings.dataset)?;
+    let counts = dataset::find(&settings.dataset)?.counts;
     Some(match settings.samples_per_class {
         SamplesPerClass::Count(count) => {
-            known.num_classes.saturating_mul(of_class(count, fraction))
+            counts.num_classes.saturating_mul(of_class(count, fraction))
         }
-        SamplesPerClass::All => (f64::from(known.num_train) * fraction).round() as u32,
+        SamplesPerClass::All => (f64::from(counts.num_train) * fraction).round() as u32,
     })
 }
 

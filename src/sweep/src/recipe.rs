@@ -109,9 +109,7 @@ pub fn fitted(recipe: &str, dataset: &str, side: Option<u32>) -> Option<Settings
 
 /// Returns the side of a data set's images if all have the same small size.
 fn small_side(dataset: &str) -> Option<u32> {
-    dataset::find(dataset)
-        .map(|known| known.side)
-        .filter(|&side| side > 0)
+    dataset::find(dataset)?.side
 }
 
 /// Adds the fine-grained part: CUB, NABirds, Stanford Cars, Flowers-102 at 448 pixels, MIT Indoor
@@ -144,7 +142,7 @@ fn fine_grained(paper: Settings) -> Settings {
 fn cifar(paper: Settings) -> Settings {
     // Photographs are scaled to CIFAR's size. The content of a user's folder is unknown: it may be
     // small images.
-    let photographs = dataset::find(&paper.dataset).is_some_and(|known| known.side == 0);
+    let photographs = dataset::find(&paper.dataset).is_some_and(|known| known.side.is_none());
     let side = photographs.then_some(32);
     Settings {
         resize: side,

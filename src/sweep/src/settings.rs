@@ -564,11 +564,9 @@ impl Schedule {
                 learning_rate_min
                     + (maximum - learning_rate_min) / 2.0 * (1.0 + (PI * progress).cos())
             }
-            Self::Step { every, factor, .. } => {
-                maximum * factor.powi((epoch / every.max(1)) as i32)
-            }
+            Self::Step { every, factor, .. } => maximum * factor.powi((epoch / every) as i32),
             Self::Cosine { epochs } => {
-                maximum / 2.0 * (1.0 + (PI * f64::from(epoch) / f64::from(epochs.max(1))).cos())
+                maximum / 2.0 * (1.0 + (PI * f64::from(epoch) / f64::from(epochs)).cos())
             }
             Self::Constant { .. } => maximum,
         }

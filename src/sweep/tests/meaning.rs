@@ -289,6 +289,37 @@ fn recipes_hold_possible_values_that_go_together() {
     }
 }
 
+/// A trainer's settings come from a peer: `Settings::check` covers what a sweep file's reader covers.
+#[test]
+fn impossible_values_are_refused_whoever_sent_them() {
+    let refused = |settings: Settings| settings.check().unwrap_err().to_string();
+    let paper = paper("cub");
+    assert_eq!(
+        refused(Settings {
+            batch_size: 0,
+            ..paper.clone()
+        }),
+        "`batch_size` is 0, which is out of range; write a whole number from 1 to 1000000"
+    );
+    assert_eq!(
+        refused(Settings {
+            momentum: f64::NAN,
+            ..paper.clone()
+        }),
+        "`momentum` has no value; write a number from 0 below 1"
+    );
+    let schedule = Schedule::Step {
+        epochs: 9,
+        every: 0,
+        factor: 0.1,
+    };
+    let schedule = refused(Settings { schedule, ..paper });
+    assert!(
+        schedule.starts_with("`schedule.step.every` is 0"),
+        "{schedule}"
+    );
+}
+
 /// The words of an embedding are the only ones that are not declared together with their variants.
 #[test]
 fn every_word_is_one_that_settings_know() {
@@ -517,7 +548,7 @@ fn published_values_below_one_per_cent_carry_the_sign() {
 fn an_edited_sweep_says_what_changed() {
     let text = "recipe: quick\nset: {dataset: digits}\naxes: {loss: [cos, mse], samples_per_class: [5, 10]}\nseeds: 3\n";
     let old = parse(text);
-    let diff = |edited: String| sweep::plan::diff(&old, &parse(&edited));
+    let diff = |edited: String| sweep::summary::diff(&old, &parse(&edited));
     assert!(diff(text.to_owned()).is_empty());
     assert_eq!(
         diff(text.replace("seeds: 3", "seeds: 5")),

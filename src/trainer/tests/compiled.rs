@@ -132,7 +132,7 @@ fn accept(settings: &Settings) {
     }
     pipeline.fill_eval(0..1, Layout::Nhwc, &mut pixels);
     let semantic = settings.embedding != Embedding::OneHot;
-    let embeddings = semantic.then(|| hierarchy::stand_in_embeddings(num_classes));
+    let embeddings = semantic.then(|| data::hierarchy::stand_in_embeddings(num_classes));
     Criterion::new(
         settings,
         embeddings.as_deref(),

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use data::catalog::{Entry, Origin, Row};
+use data::catalog::{Entry, Origin};
 use data::{
     Check, ClassCounts, FetchProgress, FetchRequest, Listing, OpenRequest, Pipeline, Sizes, State,
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use sweep::dataset::{Counts, Known, PerClass};
 use sweep::with_causes;
 
 use crate::args::{DataListArgs, DataNameArgs, FetchArgs, SheetArgs};
@@ -106,9 +107,9 @@ fn check_text(check: &Check) -> String {
         "{:10}  {:>7}  {:>8}  {:>7}  per class\n",
         check.name, "classes", "train", "test"
     );
-    text.push_str(&row_text("found", &check.found));
+    text.push_str(&counts_text("found", &check.found));
     if let Some(published) = &check.published {
-        text.push_str(&row_text("published", published));
+        text.push_str(&counts_text("published", published));
     }
     if check.classes.len() <= LISTED_CLASSES {
         let width = check
@@ -173,8 +174,8 @@ fn check_json(check: &Check) -> Value {
         "schema": SCHEMA,
         "name": check.name,
         "root": check.root,
-        "found": row_json(&check.found),
-        "published": check.published.as_ref().map(row_json),
+        "found": counts_json(&check.found),
+        "published": check.published.as_ref().map(counts_json),
         "classes": check.classes.iter().map(class).collect::<Vec<Value>>(),
         "pixels": check.sizes.as_ref().map(sizes),
         "notes": check.notes,
@@ -306,24 +307,23 @@ fn shown(bar: ProgressBar) -> ProgressBar {
 fn listing_text(listing: &Listing) -> String {
     let Entry {
         name,
-        title,
-        published,
         licence,
         origin,
         ..
     } = listing.entry;
+    let Known { title, counts, .. } = listing.entry.known();
     let state = match &listing.state {
         State::Ready(Some(root)) => format!("there: {}", root.display()),
         State::Ready(None) => "built in".to_owned(),
         State::Absent => "absent".to_owned(),
         State::Broken(error) => format!("UNUSABLE: {}", with_causes(error)),
     };
-    let Row {
+    let Counts {
         num_classes,
         num_train,
         num_test,
         ..
-    } = published;
+    } = counts;
     let origin = match origin {
         Origin::BuiltIn => "part of the program".to_owned(),
         Origin::Download(files) => {
@@ -345,12 +345,11 @@ fn listing_text(listing: &Listing) -> String {
 fn listing_json(listing: &Listing) -> Value {
     let Entry {
         name,
-        title,
-        published,
         licence,
         origin,
         ..
     } = listing.entry;
+    let Known { title, counts, .. } = listing.entry.known();
     let (state, root, reason) = match &listing.state {
         State::Ready(root) => ("ready", root.clone(), None),
         State::Absent => ("absent", None, None),
@@ -370,26 +369,34 @@ fn listing_json(listing: &Listing) -> Value {
         "reason": reason,
         "urls": urls,
         "instructions": instructions,
-        "published": row_json(published),
+        "published": counts_json(&counts),
     })
 }
 
-fn row_text(name: &str, row: &Row) -> String {
-    let (low, high, median) = row.per_class;
+fn counts_text(name: &str, counts: &Counts) -> String {
+    let PerClass {
+        fewest,
+        most,
+        median,
+    } = counts.per_class;
     format!(
-        "{name:10}  {:>7}  {:>8}  {:>7}  {low}-{high} (median {median})\n",
-        row.num_classes, row.num_train, row.num_test
+        "{name:10}  {:>7}  {:>8}  {:>7}  {fewest}-{most} (median {median})\n",
+        counts.num_classes, counts.num_train, counts.num_test
     )
 }
 
-fn row_json(row: &Row) -> Value {
-    let (low, high, median) = row.per_class;
+fn counts_json(counts: &Counts) -> Value {
+    let PerClass {
+        fewest,
+        most,
+        median,
+    } = counts.per_class;
     json!({
-        "classes": row.num_classes,
-        "train": row.num_train,
-        "test": row.num_test,
-        "per_class_min": low,
-        "per_class_max": high,
+        "classes": counts.num_classes,
+        "train": counts.num_train,
+        "test": counts.num_test,
+        "per_class_min": fewest,
+        "per_class_max": most,
         "per_class_median": median,
     })
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use hierarchy::{Hierarchy, Order};
+use data::hierarchy::{Hierarchy, Order};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::json;
@@ -19,12 +19,12 @@ pub fn embed(arguments: &EmbedArgs, output: Output) -> Result<Outcome, ExpectedE
     } else {
         Order::ParentChild
     };
-    let bad = |error: hierarchy::Error| ExpectedError::BadInput(with_causes(&error));
+    let bad = |error: data::hierarchy::Error| ExpectedError::BadInput(with_causes(&error));
     let hierarchy = Hierarchy::load(&arguments.hierarchy, order).map_err(bad)?;
     let classes = hierarchy.leaves();
     let similarity = hierarchy.similarity(&classes).map_err(bad)?;
-    let embeddings = hierarchy::unit_sphere(&similarity, classes.len()).map_err(|row| {
-        bad(hierarchy::Error::NoEmbedding {
+    let embeddings = data::hierarchy::unit_sphere(&similarity, classes.len()).map_err(|row| {
+        bad(data::hierarchy::Error::NoEmbedding {
             name: classes[row].to_owned(),
         })
     })?;

@@ -295,10 +295,12 @@ fn embeddings(
         return Ok(None);
     };
     if spec.smoke {
-        return Ok(Some(hierarchy::stand_in_embeddings(dataset.num_classes())));
+        return Ok(Some(data::hierarchy::stand_in_embeddings(
+            dataset.num_classes(),
+        )));
     }
     let path = reach.resolve("embedding", &file.path)?;
-    let rows = hierarchy::class_embeddings(
+    let rows = data::hierarchy::class_embeddings(
         &path,
         file.child_parent,
         &dataset.class_ids,
