@@ -54,7 +54,7 @@ fn main() {
         Some("other-build") => "other",
         _ => "test",
     };
-    say(&Reply::Ready(Ready {
+    send(&Reply::Ready(Ready {
         build: build.into(),
         libtorch: "none".into(),
         devices: vec!["cpu".into()],
@@ -94,13 +94,13 @@ fn attempt(run: &RunRequest, words: &BTreeMap<&str, &str>, requests: &Receiver<R
     let num_epochs = run.spec.num_epochs();
     for epoch in resume(run)..num_epochs {
         match requests.recv_timeout(Duration::from_millis(epoch_ms)) {
-            Ok(Request::Stop) => return say(&Reply::Stopped),
+            Ok(Request::Stop) => return send(&Reply::Stopped),
             Ok(Request::Run(_)) => panic!("two runs at once"),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let step = u64::from(epoch + 1);
-        say(&Reply::Progress(Progress {
+        send(&Reply::Progress(Progress {
             epoch: epoch + 1,
             num_epochs,
             step,
@@ -111,7 +111,7 @@ fn attempt(run: &RunRequest, words: &BTreeMap<&str, &str>, requests: &Receiver<R
         let name = format!("epoch-{:05}.attempt-{}.fake", epoch + 1, run.attempt);
         std::fs::write(run.checkpoint_dir.join(name), "state").unwrap();
     }
-    say(&Reply::Finished(Box::new(result(run.trial, num_epochs))));
+    send(&Reply::Finished(Box::new(result(run.trial, num_epochs))));
 }
 
 fn resume(run: &RunRequest) -> u32 {
@@ -143,7 +143,7 @@ fn misbehave(mode: &str) {
         }
         "hang" => wait_for_ever(),
         "ignore-term" => {
-            say(&Reply::Failed(Failure::new(
+            send(&Reply::Failed(Failure::new(
                 FailureClass::NonFinite,
                 "and it will not go".into(),
             )));
@@ -163,23 +163,23 @@ fn misbehave(mode: &str) {
         }
         "failed" => {
             eprintln!("why it failed, in detail");
-            say(&Reply::Failed(Failure::new(
+            send(&Reply::Failed(Failure::new(
                 FailureClass::NonFinite,
                 "the loss is NaN".into(),
             )));
             wait_for_ever()
         }
         "gpu" => {
-            eprintln!("what cuda:1 said at last");
+            eprintln!("the last line about cuda:1");
             let failure = Failure::new(FailureClass::BadDevice, "cuda:1 has an Xid".into());
-            say(&Reply::Failed(Failure {
+            send(&Reply::Failed(Failure {
                 devices: vec!["cuda:1".into()],
                 ..failure
             }));
             wait_for_ever()
         }
         "stop" => {
-            say(&Reply::Stopped);
+            send(&Reply::Stopped);
             wait_for_ever()
         }
         other => panic!("unknown mode {other}"),
@@ -192,7 +192,7 @@ fn wait_for_ever() -> ! {
     }
 }
 
-fn say(reply: &Reply) {
+fn send(reply: &Reply) {
     write_frame(std::io::stdout().lock(), reply).unwrap();
 }
 

@@ -16,26 +16,26 @@ pub struct Attempts {
     ended: BTreeMap<AttemptId, (SlotIndex, Outcome)>,
 }
 
-/// The meaning of a `Start` from the coordinator.
+/// The result of a `Start` from the coordinator.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Start {
+pub enum Admission {
     New,
     /// The attempt runs already.
-    Runs,
+    Running,
     /// The attempt has ended; its outcome must be sent again.
-    HasEnded,
+    Ended,
 }
 
 impl Attempts {
-    pub fn start(&mut self, id: AttemptId, slot: SlotIndex) -> Start {
+    pub fn start(&mut self, id: AttemptId, slot: SlotIndex) -> Admission {
         if self.ended.contains_key(&id) {
-            return Start::HasEnded;
+            return Admission::Ended;
         }
         if self.running.contains_key(&id) {
-            return Start::Runs;
+            return Admission::Running;
         }
         self.running.insert(id, (slot, Progress::default()));
-        Start::New
+        Admission::New
     }
 
     pub fn progress(&mut self, id: AttemptId, progress: Progress) {
@@ -77,7 +77,7 @@ impl Attempts {
         self.running.is_empty() && self.ended.is_empty()
     }
 
-    pub fn none_runs(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.running.is_empty()
     }
 
@@ -106,7 +106,7 @@ impl Attempts {
     /// Both lists of a `Hello`. An outcome that does not fit into the message is listed as running:
     /// it occupies its slot until the outcome is sent, and `ended()` returns it afterwards. If the
     /// slot is in use again, the coordinator has received the outcome, and it is left out.
-    pub fn whole(&self) -> (Vec<RunningAttempt>, Vec<EndedAttempt>) {
+    pub fn hello_lists(&self) -> (Vec<RunningAttempt>, Vec<EndedAttempt>) {
         let mut running_now = self.running();
         let mut ended_now = Vec::new();
         let mut room = MAX_HELLO_RESULT_BYTES;
@@ -151,18 +151,18 @@ mod tests {
     #[test]
     fn an_outcome_is_kept_until_it_is_acknowledged() {
         let mut attempts = Attempts::default();
-        assert_eq!(attempts.start(id(1), 0), Start::New);
-        assert_eq!(attempts.start(id(1), 0), Start::Runs);
+        assert_eq!(attempts.start(id(1), 0), Admission::New);
+        assert_eq!(attempts.start(id(1), 0), Admission::Running);
         attempts.end(id(1), Outcome::Stopped);
-        assert_eq!(attempts.start(id(1), 0), Start::HasEnded);
-        assert_eq!(attempts.whole().1.len(), 1);
+        assert_eq!(attempts.start(id(1), 0), Admission::Ended);
+        assert_eq!(attempts.hello_lists().1.len(), 1);
         assert_eq!(attempts.acknowledge(id(1)), Some(Outcome::Stopped));
         assert_eq!(attempts.acknowledge(id(1)), None);
         assert!(attempts.is_empty());
     }
 
     #[test]
-    fn what_is_said_of_unknown_attempts_changes_nothing() {
+    fn reports_about_unknown_attempts_change_nothing() {
         let mut attempts = Attempts::default();
         attempts.progress(id(1), Progress::default());
         attempts.end(id(1), Outcome::Stopped);
@@ -176,7 +176,7 @@ mod tests {
             attempts.start(id(number), u32::from(number));
             attempts.end(id(number), failure(15 << 20));
         }
-        let (running, ended) = attempts.whole();
+        let (running, ended) = attempts.hello_lists();
         assert_eq!(
             ended.iter().map(|ended| ended.id).collect::<Vec<_>>(),
             [id(0), id(1)]

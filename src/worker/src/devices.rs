@@ -32,11 +32,11 @@ pub enum DeviceError {
     #[error("there is no `cuda:{index}`: this machine has {present}")]
     NoSuchGpu { index: u32, present: String },
     #[error("no GPU was found: {0}")]
-    NoGpus(Unknown),
+    NoGpus(DriverError),
     #[error(
-        "`auto` cannot tell whether there are GPUs: {0}; mend the driver, or say `--devices cpu`"
+        "`auto` cannot find out if there are GPUs: {0}; fix the driver, or pass `--devices cpu`"
     )]
-    SilentDriver(Unknown),
+    SilentDriver(DriverError),
     #[error("{promise}, and {found}: see that nvidia-smi works here, or choose `--devices cpu`")]
     Promised { promise: Promise, found: String },
     #[error("{devices} devices cannot be divided into {what}")]
@@ -47,7 +47,7 @@ pub enum DeviceError {
 
 /// The reason why the driver's tool, nvidia-smi, gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unknown {
+pub enum DriverError {
     #[error("{0}")]
     NoTool(String),
     /// The tool reports that there is no GPU, or no driver.
@@ -89,7 +89,7 @@ pub struct Inventory {
     /// that is set.
     pub gpus: Vec<Gpu>,
     /// The reason why `gpus` is empty, if it is.
-    pub no_gpus: Unknown,
+    pub no_gpus: DriverError,
     pub promise: Option<Promise>,
 }
 
@@ -165,7 +165,7 @@ impl Inventory {
         let hidden = "nvidia-smi lists none that CUDA_VISIBLE_DEVICES shows".to_owned();
         let (gpus, no_gpus) =
             match answer.map(|answer| visible_gpus(parse_gpus(&answer), visible.as_deref())) {
-                Ok(gpus) => (gpus, Unknown::NoGpu(hidden)),
+                Ok(gpus) => (gpus, DriverError::NoGpu(hidden)),
                 Err(unknown) => (Vec::new(), unknown),
             };
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -264,8 +264,8 @@ pub fn slots(
     match choice {
         DeviceChoice::Cpu => cpu_slots(count, per_slot, inventory),
         DeviceChoice::Auto if inventory.gpus.is_empty() => match &inventory.no_gpus {
-            Unknown::Silent(_) => Err(DeviceError::SilentDriver(inventory.no_gpus.clone())),
-            Unknown::NoTool(_) | Unknown::NoGpu(_) => cpu_slots(count, per_slot, inventory),
+            DriverError::Silent(_) => Err(DeviceError::SilentDriver(inventory.no_gpus.clone())),
+            DriverError::NoTool(_) | DriverError::NoGpu(_) => cpu_slots(count, per_slot, inventory),
         },
         DeviceChoice::Auto | DeviceChoice::AllGpus => {
             if inventory.gpus.is_empty() {
@@ -412,22 +412,22 @@ const GPU_FIELDS: &str = "--query-gpu=index,uuid,memory.total,driver_version,nam
 
 /// Runs nvidia-smi with a query. Returns its answer, one line per item, or the reason why there is
 /// none.
-pub(crate) fn ask_nvidia_smi(query: &str) -> Result<String, Unknown> {
-    let silent = |error: std::io::Error| Unknown::Silent(error.to_string());
+pub(crate) fn ask_nvidia_smi(query: &str) -> Result<String, DriverError> {
+    let silent = |error: std::io::Error| DriverError::Silent(error.to_string());
     let mut child = Command::new("nvidia-smi")
         .args([query, "--format=csv,noheader,nounits"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|error| Unknown::NoTool(format!("nvidia-smi does not run: {error}")))?;
+        .map_err(|error| DriverError::NoTool(format!("nvidia-smi does not run: {error}")))?;
     let deadline = Instant::now() + Duration::from_secs(20);
     // the answer is far smaller than a pipe's buffer, so the process can exit before it is read
     while child.try_wait().map_err(silent)?.is_none() {
         if Instant::now() > deadline {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(Unknown::Silent(
+            return Err(DriverError::Silent(
                 "nvidia-smi did not answer within 20 s".to_owned(),
             ));
         }
@@ -443,11 +443,11 @@ pub(crate) fn ask_nvidia_smi(query: &str) -> Result<String, Unknown> {
 
 /// The reason for a failure of nvidia-smi. Its manual: 6 means that a query found nothing, 9 that
 /// the driver is not loaded, 12 that a library of the driver is missing.
-fn refusal(status: ExitStatus, driver_is_loaded: bool) -> Unknown {
+fn refusal(status: ExitStatus, driver_is_loaded: bool) -> DriverError {
     let reason = format!("nvidia-smi failed with {status}");
     match status.code() {
-        Some(6 | 9 | 12) if !driver_is_loaded => Unknown::NoGpu(reason),
-        _ => Unknown::Silent(reason),
+        Some(6 | 9 | 12) if !driver_is_loaded => DriverError::NoGpu(reason),
+        _ => DriverError::Silent(reason),
     }
 }
 
@@ -512,7 +512,7 @@ mod tests {
             cpu_threads: 8,
             cpu_name: "Some CPU".to_owned(),
             gpus,
-            no_gpus: Unknown::NoTool("none".to_owned()),
+            no_gpus: DriverError::NoTool("none".to_owned()),
             promise: None,
         }
     }
@@ -632,7 +632,7 @@ mod tests {
         let failed = |code: i32, loaded| refusal(ExitStatus::from_raw(code << 8), loaded);
         let error = auto(failed(15, true)).unwrap_err().to_string();
         assert!(
-            error.contains("failed with exit status: 15; mend the driver, or say `--devices cpu`"),
+            error.contains("failed with exit status: 15; fix the driver, or pass `--devices cpu`"),
             "{error}"
         );
         assert!(auto(failed(9, true)).is_err() && auto(failed(255, false)).is_err());
@@ -723,7 +723,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_say_the_uuids_of_their_gpus() {
+    fn slots_have_the_uuids_of_their_gpus() {
         let slots = slots(&"cuda:2,0".parse().unwrap(), None, Some(2), &machine(3)).unwrap();
         assert_eq!(slots[0].uuids, ["GPU-cccc", "GPU-aaaa"]);
         assert!(

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use schedule::state::Slot;
 
 use crate::environment;
-use crate::residue::GpuDriver;
+use crate::gpu_release::GpuDriver;
 
 #[derive(Clone)]
 pub struct Launch {
@@ -74,7 +74,7 @@ impl Launch {
     }
 
     /// Replaces each `cuda:N` in a trainer's text by the machine's name of that GPU.
-    pub fn named(&self, text: &str) -> String {
+    pub fn with_machine_names(&self, text: &str) -> String {
         const GPU: &str = "cuda:";
         if self.slot.uuids.is_empty() {
             return text.to_owned();
@@ -113,7 +113,7 @@ impl Launch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::residue::NvidiaSmi;
+    use crate::gpu_release::NvidiaSmi;
 
     fn launch(devices: &[&str], uuids: &[&str]) -> Launch {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
@@ -159,15 +159,24 @@ mod tests {
     }
 
     #[test]
-    fn what_it_says_of_them_is_said_in_the_machines_names() {
+    fn gpus_in_its_messages_get_the_machines_names() {
         let pair = launch(&["cuda:5", "cuda:0"], &["GPU-f", "GPU-a"]);
-        assert_eq!(pair.named("cuda:0 (NVIDIA H200)"), "cuda:5 (NVIDIA H200)");
         assert_eq!(
-            pair.named("é cuda:1, cuda:0, cuda:7 and cuda:x: cuda:"),
+            pair.with_machine_names("cuda:0 (NVIDIA H200)"),
+            "cuda:5 (NVIDIA H200)"
+        );
+        assert_eq!(
+            pair.with_machine_names("é cuda:1, cuda:0, cuda:7 and cuda:x: cuda:"),
             "é cuda:0, cuda:5, cuda:7 and cuda:x: cuda:"
         );
-        assert_eq!(pair.named("cuda:10 CUDA error"), "cuda:10 CUDA error");
-        assert_eq!(launch(&["cuda:5"], &[]).named("cuda:0"), "cuda:0");
+        assert_eq!(
+            pair.with_machine_names("cuda:10 CUDA error"),
+            "cuda:10 CUDA error"
+        );
+        assert_eq!(
+            launch(&["cuda:5"], &[]).with_machine_names("cuda:0"),
+            "cuda:0"
+        );
         assert_eq!(
             pair.names_of(&["GPU-a".to_owned(), "GPU-z".to_owned()]),
             ["cuda:0"]

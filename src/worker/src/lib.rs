@@ -1,25 +1,27 @@
 //! A worker: holds the slots of one machine, runs a trainer in each, and reports the outcome of
-//! attempts to the coordinator. It never decides what to train. Read `options.rs` for how it is
+//! attempts to the coordinator. It never decides what to train. Read `start.rs` for how it is
 //! started, `run.rs` for its loop, `slot.rs` for what happens to one attempt.
 
 mod attempts;
+mod connection;
 pub mod devices;
+mod directories;
 mod environment;
+mod error;
 pub mod executable;
+mod gpu_release;
 mod launch;
-mod link;
-mod options;
 mod origin;
 mod out_of_memory;
-mod places;
 mod processes;
-mod residue;
 mod run;
 mod slot;
 #[cfg(test)]
 mod slot_tests;
+mod start;
 mod stderr;
 mod trainer;
 mod work_dir;
 
-pub use options::{Ended, Error, Handle, Options, Timing, Worker};
+pub use error::Error;
+pub use start::{Ended, Handle, Options, Timing, start};

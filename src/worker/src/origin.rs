@@ -27,7 +27,7 @@ impl Origin {
     pub fn of_this_process(file: &File) -> io::Result<Self> {
         let pid = std::process::id();
         let started = start_of(pid)
-            .ok_or_else(|| io::Error::other("/proc does not tell when this process started"))?;
+            .ok_or_else(|| io::Error::other("/proc does not show when this process started"))?;
         let metadata = file.metadata()?;
         Ok(Self {
             boot: boot_id()?,

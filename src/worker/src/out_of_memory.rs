@@ -33,7 +33,7 @@ impl OomCounter {
             return failure;
         }
         let message = format!(
-            "the kernel killed a process of this machine for want of memory; {}",
+            "the kernel killed a process of this machine because memory ran out; {}",
             failure.message
         );
         Failure {

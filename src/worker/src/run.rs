@@ -16,16 +16,17 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use crate::attempts::{Attempts, Start};
-use crate::link::{LinkEvent, Outgoing};
-use crate::options::{Ended, Error};
-use crate::slot::{Command, Said, Surroundings, Why};
+use crate::attempts::{Admission, Attempts};
+use crate::connection::{ConnectionEvent, Outgoing};
+use crate::error::Error;
+use crate::slot::{Command, Run, SlotContext, SlotEvent, StopReason};
+use crate::start::Ended;
 
 /// Interval, in heartbeats, at which outcomes without an acknowledgement are sent again.
-const SAY_AGAIN: u64 = 5;
+const RESEND_EVERY: u64 = 5;
 /// Interval, in heartbeats, at which the work directory is measured and the coordinator is asked
 /// about other trials in it.
-const MEASURE: u64 = 15;
+const SURVEY_EVERY: u64 = 15;
 
 /// A request of the user, made through the handle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,17 +36,17 @@ pub enum Intent {
     StopNow,
 }
 
-pub struct Loop {
+pub struct WorkerLoop {
     pub worker: WorkerId,
     pub secret: WorkerSecret,
     pub info: WorkerInfo,
-    pub around: Arc<Surroundings>,
+    pub context: Arc<SlotContext>,
     /// The command channels, one for each slot.
     pub slots: Vec<mpsc::Sender<Command>>,
-    pub said: mpsc::Receiver<Said>,
-    pub link: mpsc::Receiver<LinkEvent>,
+    pub slot_events: mpsc::Receiver<SlotEvent>,
+    pub connection: mpsc::Receiver<ConnectionEvent>,
     pub intent: watch::Receiver<Intent>,
-    pub state: Session,
+    pub session: Session,
 }
 
 /// The state that changes while the worker runs.
@@ -69,14 +70,14 @@ pub struct Session {
     goodbye: Option<Instant>,
 }
 
-impl Loop {
+impl WorkerLoop {
     /// Runs until the user or the coordinator ends it. The slots still hold their trainers
     /// afterwards.
     pub async fn run(mut self) -> Result<Ended, Error> {
         let ended = self.serve().await;
         // files that are not removed now stay for ever; a file system that hangs must not delay the
         // end
-        let removed = async { while self.state.removals.join_next().await.is_some() {} };
+        let removed = async { while self.session.removals.join_next().await.is_some() {} };
         let _ = timeout(Duration::from_secs(10), removed).await;
         ended
     }
@@ -85,26 +86,26 @@ impl Loop {
         let mut beat = interval(Duration::from_secs(1));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let goodbye = self.state.goodbye;
+            let goodbye = self.session.goodbye;
             tokio::select! {
-                event = self.link.recv(), if self.state.refused.is_none() => match event {
-                    Some(LinkEvent::Message(FromCoordinator::Welcome { heartbeat_ms, lease_ms })) => {
+                event = self.connection.recv(), if self.session.refused.is_none() => match event {
+                    Some(ConnectionEvent::Message(FromCoordinator::Welcome { heartbeat_ms, lease_ms })) => {
                         tracing::info!(worker = %self.worker, heartbeat_ms, lease_ms, "connected");
                         beat = interval(Duration::from_millis(heartbeat_ms));
                         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
                         self.welcomed();
                     }
-                    Some(LinkEvent::Message(message)) => self.hear(message),
-                    Some(LinkEvent::Up(outgoing)) => self.greet(outgoing),
-                    Some(LinkEvent::Down) => self.state.forget_stream(),
-                    Some(LinkEvent::Final(error)) => {
+                    Some(ConnectionEvent::Message(message)) => self.receive(message),
+                    Some(ConnectionEvent::Opened(outgoing)) => self.send_hello(outgoing),
+                    Some(ConnectionEvent::Lost) => self.session.forget_stream(),
+                    Some(ConnectionEvent::Refused(error)) => {
                         self.leave(error.to_string());
-                        self.state.refused = Some(error);
+                        self.session.refused = Some(error);
                     }
                     None => return Ok(Ended::Stopped),
                 },
-                said = self.said.recv() => match said {
-                    Some(said) => self.note(said),
+                event = self.slot_events.recv() => match event {
+                    Some(event) => self.slot_event(event),
                     None => return Ok(Ended::Stopped),
                 },
                 _ = beat.tick() => self.heartbeat(),
@@ -128,16 +129,16 @@ impl Loop {
     }
 
     fn finished(&mut self) -> Option<Result<Ended, Error>> {
-        let session = &mut self.state;
+        let session = &mut self.session;
         if session.refused.is_some() {
-            return if session.attempts.none_runs() {
+            return if session.attempts.is_idle() {
                 session.refused.take().map(Err)
             } else {
                 None
             };
         }
-        if session.leaving.is_some() && session.attempts.none_runs() && session.goodbye.is_none() {
-            session.goodbye = Some(Instant::now() + self.around.timing.goodbye);
+        if session.leaving.is_some() && session.attempts.is_idle() && session.goodbye.is_none() {
+            session.goodbye = Some(Instant::now() + self.context.timing.goodbye);
         }
         if !session.attempts.is_empty() {
             return None;
@@ -155,12 +156,12 @@ impl Loop {
     }
 
     /// Sends everything that this worker knows. It is the first message on a new stream.
-    fn greet(&mut self, outgoing: Outgoing) {
-        let session = &mut self.state;
+    fn send_hello(&mut self, outgoing: Outgoing) {
+        let session = &mut self.session;
         session.connections += 1;
         session.welcome = false;
         session.outgoing = Some(outgoing);
-        let (running, ended) = session.attempts.whole();
+        let (running, ended) = session.attempts.hello_lists();
         let hello = Hello {
             worker: self.worker.clone(),
             connection: session.connections,
@@ -169,20 +170,20 @@ impl Loop {
             running,
             ended,
         };
-        session.say(FromWorker::Hello(hello));
+        session.send(FromWorker::Hello(hello));
     }
 
     fn welcomed(&mut self) {
-        self.state.welcome = true;
-        if let Some(reason) = self.state.leaving.clone() {
-            self.state.say(FromWorker::Leaving {
+        self.session.welcome = true;
+        if let Some(reason) = self.session.leaving.clone() {
+            self.session.send(FromWorker::Leaving {
                 reason: reason.into(),
             });
         }
-        self.state.say_outcomes();
+        self.session.send_outcomes();
     }
 
-    fn hear(&mut self, message: FromCoordinator) {
+    fn receive(&mut self, message: FromCoordinator) {
         match message {
             FromCoordinator::Start {
                 attempt,
@@ -191,16 +192,16 @@ impl Loop {
                 spec,
             } => self.start(attempt, slot, since, spec),
             FromCoordinator::Stop { attempt, reason } => {
-                tracing::info!(%attempt, reason, "told to stop");
-                self.stop(attempt, Why::Unwanted);
+                tracing::info!(%attempt, reason, "the coordinator stops the attempt");
+                self.stop(attempt, StopReason::Unwanted);
             }
             FromCoordinator::Acknowledged { attempt } => self.acknowledged(attempt),
             FromCoordinator::Drain { reason } => {
-                tracing::info!(reason, "told to take no new work and to end");
-                self.state.draining.get_or_insert(reason);
+                tracing::info!(reason, "drained: no new work, then the end");
+                self.session.draining.get_or_insert(reason);
             }
             FromCoordinator::Remove(removable) => self.remove(removable),
-            // handled by the caller and by the link
+            // handled by the caller and by the connection
             FromCoordinator::Welcome { .. } | FromCoordinator::Refused { .. } => {}
         }
     }
@@ -212,12 +213,12 @@ impl Loop {
         since: AttemptNo,
         spec: Box<TrialSpec>,
     ) {
-        match self.state.attempts.start(attempt, slot) {
-            Start::Runs => return,
-            Start::HasEnded => return self.state.say_outcome(attempt),
-            Start::New => {}
+        match self.session.attempts.start(attempt, slot) {
+            Admission::Running => return,
+            Admission::Ended => return self.session.send_outcome(attempt),
+            Admission::New => {}
         }
-        let refusal = match (&self.state.leaving, self.slots.get(slot as usize)) {
+        let refusal = match (&self.session.leaving, self.slots.get(slot as usize)) {
             _ if spec.trainer != self.info.trainer => {
                 let message = format!(
                     "this worker has {}, the trial asks for {}",
@@ -238,24 +239,22 @@ impl Loop {
             }
             (None, Some(commands)) => {
                 tracing::info!(%attempt, slot, "starting");
+                let run = Run {
+                    attempt,
+                    since,
+                    spec,
+                };
                 // never waits: a slot that is ending a stubborn trainer must not delay heartbeats
-                if commands
-                    .try_send(Command::Run {
-                        attempt,
-                        since,
-                        spec,
-                    })
-                    .is_ok()
-                {
+                if commands.try_send(Command::Run(run)).is_ok() {
                     return;
                 }
                 Failure::new(
                     FailureClass::Crashed,
-                    format!("slot {slot} takes no more commands"),
+                    format!("the command queue of slot {slot} is full"),
                 )
             }
         };
-        self.note(Said::Ended {
+        self.slot_event(SlotEvent::Ended {
             attempt,
             outcome: Outcome::Failed(refusal),
         });
@@ -263,19 +262,22 @@ impl Loop {
 
     /// Stops the attempt. Does nothing if it does not run here: its outcome was sent, or no one
     /// waits for it.
-    fn stop(&mut self, attempt: AttemptId, why: Why) {
-        let slot = self.state.attempts.slot_of(attempt);
+    fn stop(&mut self, attempt: AttemptId, reason: StopReason) {
+        let slot = self.session.attempts.slot_of(attempt);
         if let Some(commands) = slot.and_then(|slot| self.slots.get(slot as usize)) {
-            if commands.try_send(Command::Stop { attempt, why }).is_err() {
-                tracing::warn!(%attempt, slot, "the slot takes no more commands");
+            if commands
+                .try_send(Command::Stop { attempt, reason })
+                .is_err()
+            {
+                tracing::warn!(%attempt, slot, "the slot's command queue is full");
             }
         } else {
-            self.state.say_outcome(attempt);
+            self.session.send_outcome(attempt);
         }
     }
 
     fn acknowledged(&mut self, attempt: AttemptId) {
-        if let Some(Outcome::Finished(_)) = self.state.attempts.acknowledge(attempt) {
+        if let Some(Outcome::Finished(_)) = self.session.attempts.acknowledge(attempt) {
             self.remove(Removable {
                 checkpoints: vec![attempt],
                 ..Removable::default()
@@ -284,9 +286,9 @@ impl Loop {
     }
 
     fn remove(&mut self, removable: Removable) {
-        let work_dir = self.around.work_dir.clone();
-        while self.state.removals.try_join_next().is_some() {}
-        self.state.removals.spawn_blocking(move || {
+        let work_dir = self.context.work_dir.clone();
+        while self.session.removals.try_join_next().is_some() {}
+        self.session.removals.spawn_blocking(move || {
             work_dir.remove_abandoned(&removable.unknown, removable.now);
             let checkpoints = removable.checkpoints.into_iter();
             let checkpoints = checkpoints.map(|attempt| (attempt, work_dir.remove_checkpoints(attempt)));
@@ -300,10 +302,12 @@ impl Loop {
         });
     }
 
-    fn note(&mut self, said: Said) {
-        match said {
-            Said::Progress { attempt, progress } => self.state.attempts.progress(attempt, progress),
-            Said::Ended { attempt, outcome } => {
+    fn slot_event(&mut self, event: SlotEvent) {
+        match event {
+            SlotEvent::Progress { attempt, progress } => {
+                self.session.attempts.progress(attempt, progress)
+            }
+            SlotEvent::Ended { attempt, outcome } => {
                 match &outcome {
                     Outcome::Finished(_) => {
                         tracing::info!(%attempt, "finished")
@@ -319,19 +323,19 @@ impl Loop {
                     }
                     Outcome::Stopped => tracing::info!(%attempt, "stopped"),
                 }
-                self.state.attempts.end(attempt, outcome);
-                self.state.say_outcome(attempt);
+                self.session.attempts.end(attempt, outcome);
+                self.session.send_outcome(attempt);
             }
         }
     }
 
     fn heartbeat(&mut self) {
-        let session = &mut self.state;
+        let session = &mut self.session;
         session.heartbeats += 1;
-        if session.heartbeats % MEASURE == 1 {
+        if session.heartbeats % SURVEY_EVERY == 1 {
             let held = session.attempts.trials();
-            let (work_dir, disk) = (self.around.work_dir.clone(), session.disk.clone());
-            let round = session.heartbeats / MEASURE;
+            let (work_dir, disk) = (self.context.work_dir.clone(), session.disk.clone());
+            let round = session.heartbeats / SURVEY_EVERY;
             tokio::task::spawn_blocking(move || {
                 let found = work_dir.survey(&held, round);
                 *disk.lock().unwrap_or_else(PoisonError::into_inner) = found;
@@ -348,26 +352,26 @@ impl Loop {
                 ..*found
             }
         };
-        session.say(FromWorker::Heartbeat {
+        session.send(FromWorker::Heartbeat {
             running: session.attempts.running(),
             disk,
         });
-        if session.heartbeats.is_multiple_of(SAY_AGAIN) {
-            session.say_outcomes();
+        if session.heartbeats.is_multiple_of(RESEND_EVERY) {
+            session.send_outcomes();
         }
     }
 
     fn leave(&mut self, reason: String) {
-        if self.state.leaving.is_some() {
+        if self.session.leaving.is_some() {
             return;
         }
         tracing::info!(reason, "leaving: attempts checkpoint and stop");
-        self.state.leaving = Some(reason.clone());
-        self.state.say(FromWorker::Leaving {
+        self.session.leaving = Some(reason.clone());
+        self.session.send(FromWorker::Leaving {
             reason: reason.as_str().into(),
         });
-        for attempt in self.state.attempts.running_ids() {
-            self.stop(attempt, Why::Preempted(reason.clone()));
+        for attempt in self.session.attempts.running_ids() {
+            self.stop(attempt, StopReason::Preempted(reason.clone()));
         }
     }
 }
@@ -390,7 +394,7 @@ impl Session {
 
     /// Sends a message. One that does not fit is not lost: everything is sent again, or is part of
     /// the next Hello.
-    fn say(&self, message: FromWorker) {
+    fn send(&self, message: FromWorker) {
         if let Some(outgoing) = &self.outgoing
             && outgoing.try_send(message.into()).is_err()
         {
@@ -398,15 +402,15 @@ impl Session {
         }
     }
 
-    fn say_outcome(&self, attempt: AttemptId) {
+    fn send_outcome(&self, attempt: AttemptId) {
         if let Some(ended) = self.attempts.outcome(attempt) {
-            self.say(FromWorker::Ended(ended));
+            self.send(FromWorker::Ended(ended));
         }
     }
 
-    fn say_outcomes(&self) {
+    fn send_outcomes(&self) {
         for ended in self.attempts.ended() {
-            self.say(FromWorker::Ended(ended));
+            self.send(FromWorker::Ended(ended));
         }
     }
 }

@@ -16,39 +16,56 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::executable;
+use crate::gpu_release::{self, NotReleased};
 use crate::launch::Launch;
-use crate::options::Timing;
 use crate::out_of_memory::OomCounter;
-use crate::residue::{self, Residue};
-use crate::trainer::{Broken, Exit, Spawner, Trainer};
+use crate::start::Timing;
+use crate::trainer::{Exit, Spawner, Trainer, TrainerError};
 use crate::work_dir::WorkDir;
 
 #[derive(Debug)]
 pub enum Command {
-    Run {
-        attempt: AttemptId,
-        /// The first attempt of the present training.
-        since: AttemptNo,
-        spec: Box<TrialSpec>,
-    },
+    Run(Run),
     Stop {
         attempt: AttemptId,
-        why: Why,
+        reason: StopReason,
     },
     /// Ends everything at once, without checkpoint or report; the slot ends too.
     Kill,
 }
 
+/// An attempt to run.
+#[derive(Debug)]
+pub struct Run {
+    pub attempt: AttemptId,
+    /// The first attempt of the present training.
+    pub since: AttemptNo,
+    pub spec: Box<TrialSpec>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum StopReason {
     /// The coordinator's request.
     Unwanted,
     /// The machine is being taken away.
     Preempted(String),
 }
 
+impl StopReason {
+    /// Returns the outcome of an attempt that was stopped for this reason.
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::Unwanted => Outcome::Stopped,
+            Self::Preempted(reason) => Outcome::Failed(Failure::new(
+                FailureClass::Preempted,
+                format!("the worker leaves: {reason}"),
+            )),
+        }
+    }
+}
+
 #[derive(Debug)]
-pub enum Said {
+pub enum SlotEvent {
     Progress {
         attempt: AttemptId,
         progress: Progress,
@@ -60,7 +77,7 @@ pub enum Said {
 }
 
 /// The settings and services that all slots of a worker share.
-pub struct Surroundings {
+pub struct SlotContext {
     pub spawner: Spawner,
     pub build: String,
     pub data_dir: PathBuf,
@@ -74,112 +91,115 @@ pub struct Surroundings {
 pub struct Slot {
     index: SlotIndex,
     launch: Launch,
-    around: Arc<Surroundings>,
+    context: Arc<SlotContext>,
     commands: mpsc::Receiver<Command>,
-    events: mpsc::Sender<Said>,
-    trainer: Option<Trainer>,
+    events: mpsc::Sender<SlotEvent>,
+    /// The trainer while no attempt runs.
+    idle_trainer: Option<Trainer>,
     /// The number of trainers started.
     serial: u64,
-    /// Runs that arrived while another one was still ending.
-    queued: VecDeque<Queued>,
+    /// Runs that arrived while another one was still ending, and why one was stopped before it
+    /// started.
+    queued: VecDeque<(Run, Option<StopReason>)>,
 }
 
-struct Queued {
-    attempt: AttemptId,
-    since: AttemptNo,
-    spec: Box<TrialSpec>,
-    /// Set if it was stopped before it started.
-    stopped: Option<Why>,
-}
-
-enum Started {
-    Ready,
-    Failed(Failure),
-    Stopped(Why),
+/// The end of an attempt.
+enum End {
+    /// Nothing of the attempt is left.
+    Outcome(Outcome),
+    /// The slot must end too.
     Killed,
 }
 
-/// The slot must end too.
-struct Killed;
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Outcome(Outcome::Failed(failure))
+    }
+}
+
+/// The end of a conversation with a trainer that kept to the hand-off.
+enum Conversation {
+    /// The trainer is ready for the next attempt.
+    Finished(Outcome),
+    /// The trainer must be ended.
+    Failed(Failure),
+    /// The trainer did not answer a stop in time.
+    StopTimedOut(StopReason),
+    Killed,
+}
+
+/// A command that ends the current attempt.
+enum Interrupt {
+    Stop(StopReason),
+    Kill,
+}
 
 impl Slot {
     pub fn new(
         index: SlotIndex,
         launch: Launch,
-        around: Arc<Surroundings>,
+        context: Arc<SlotContext>,
         commands: mpsc::Receiver<Command>,
-        events: mpsc::Sender<Said>,
+        events: mpsc::Sender<SlotEvent>,
     ) -> Self {
         Self {
             index,
             launch,
-            around,
+            context,
             commands,
             events,
-            trainer: None,
+            idle_trainer: None,
             serial: 0,
             queued: VecDeque::new(),
         }
     }
 
     /// Starts a trainer before the first attempt and checks that it has the worker's build.
-    pub async fn prove_trainer(&mut self) -> Result<(), Failure> {
+    pub async fn check_trainer(&mut self) -> Result<(), Failure> {
         match self.start_trainer(None).await {
-            Started::Ready => Ok(()),
-            Started::Failed(failure) => Err(failure),
-            Started::Stopped(_) | Started::Killed => Err(Failure::new(
-                FailureClass::Crashed,
-                "stopped while the trainer started".to_owned(),
-            )),
+            Ok(trainer) => {
+                self.idle_trainer = Some(trainer);
+                Ok(())
+            }
+            Err(End::Outcome(Outcome::Failed(failure))) => Err(failure),
+            Err(End::Outcome(Outcome::Finished(_) | Outcome::Stopped) | End::Killed) => {
+                Err(Failure::new(
+                    FailureClass::Crashed,
+                    "stopped while the trainer started".to_owned(),
+                ))
+            }
         }
     }
 
     /// Runs until the commands end or `Kill` arrives. No process of the slot is left then.
     pub async fn run(mut self) {
-        while let Some(run) = self.next_run().await {
-            let outcome = match run.stopped {
-                Some(why) => why.outcome(),
-                None => match self.attempt(run.attempt, run.since, run.spec).await {
-                    Ok(outcome) => outcome,
-                    Err(Killed) => break,
+        while let Some((run, stopped)) = self.next_run().await {
+            let attempt = run.attempt;
+            let outcome = match stopped {
+                Some(reason) => reason.outcome(),
+                None => match self.attempt(run).await {
+                    End::Outcome(outcome) => outcome,
+                    End::Killed => break,
                 },
             };
-            if self
-                .events
-                .send(Said::Ended {
-                    attempt: run.attempt,
-                    outcome,
-                })
-                .await
-                .is_err()
-            {
+            let ended = SlotEvent::Ended { attempt, outcome };
+            if self.events.send(ended).await.is_err() {
                 break;
             }
         }
-        if let Some(trainer) = self.trainer.take() {
-            self.end_unheard(trainer, self.around.timing.terminate)
+        if let Some(trainer) = self.idle_trainer.take() {
+            self.end_unreported(trainer, self.context.timing.terminate)
                 .await;
         }
     }
 
-    async fn next_run(&mut self) -> Option<Queued> {
+    async fn next_run(&mut self) -> Option<(Run, Option<StopReason>)> {
         if let Some(run) = self.queued.pop_front() {
             return Some(run);
         }
         loop {
             match self.commands.recv().await? {
-                Command::Run {
-                    attempt,
-                    since,
-                    spec,
-                } => {
-                    return Some(Queued {
-                        attempt,
-                        since,
-                        spec,
-                        stopped: None,
-                    });
-                }
+                Command::Run(run) => return Some((run, None)),
                 // the command crossed the end of the attempt
                 Command::Stop { .. } => {}
                 Command::Kill => return None,
@@ -187,252 +207,216 @@ impl Slot {
         }
     }
 
-    async fn start_trainer(&mut self, current: Option<AttemptId>) -> Started {
-        self.serial += 1;
-        let path = self.launch.program.display().to_string();
-        if let Err(reason) = executable::check(&self.launch.program, &self.launch.trainer) {
-            return Started::Failed(Failure::new(FailureClass::Node, reason));
-        }
-        let oom = OomCounter::read();
-        let started = Trainer::start(&self.around.spawner, &self.launch, self.serial).await;
-        let mut trainer = match started {
+    async fn attempt(&mut self, run: Run) -> End {
+        let attempt = run.attempt;
+        let mut trainer = match self.take_trainer(attempt).await {
             Ok(trainer) => trainer,
-            Err(error) => {
-                return not_started(format!("cannot start the trainer `{path}`: {error}"));
-            }
-        };
-        let deadline = Instant::now() + self.around.timing.trainer_start;
-        let greeting = loop {
-            tokio::select! {
-                greeting = trainer.ready() => break Some(greeting),
-                () = sleep_until(deadline) => break None,
-                command = self.commands.recv() => match command.map(|command| self.note(command, current)) {
-                    Some(Noted::Nothing) => {}
-                    Some(Noted::Stop(why)) => {
-                        let failure = self.put_away(trainer, "it was told to stop while its trainer started").await;
-                        return failure.map_or(Started::Stopped(why), Started::Failed);
-                    }
-                    Some(Noted::Kill) | None => {
-                        self.end_unheard(trainer, Duration::ZERO).await;
-                        return Started::Killed;
-                    }
-                },
-            }
-        };
-        let problem = match greeting {
-            Some(Ok(ready)) if ready.build == self.around.build => {
-                tracing::debug!(slot = self.index, devices = ?ready.devices, libtorch = ready.libtorch, "trainer ready");
-                self.trainer = Some(trainer);
-                return Started::Ready;
-            }
-            Some(Ok(ready)) => format!(
-                "the trainer `{path}` is of build `{}`, this worker of `{}`: use those of one build",
-                ready.build, self.around.build
-            ),
-            Some(Err(broken)) => {
-                let failure = self
-                    .post_mortem(trainer, broken, "before it was ready")
-                    .await;
-                return Started::Failed(before_any_trial(oom.explain(failure)));
-            }
-            None => {
-                let seconds = self.around.timing.trainer_start.as_secs_f64();
-                format!("the trainer `{path}` was not ready after {seconds} s")
-            }
-        };
-        Started::Failed(
-            self.ended(trainer, Failure::new(FailureClass::Node, problem))
-                .await,
-        )
-    }
-
-    async fn attempt(
-        &mut self,
-        attempt: AttemptId,
-        since: AttemptNo,
-        spec: Box<TrialSpec>,
-    ) -> Result<Outcome, Killed> {
-        match self.have_trainer(attempt).await {
-            Started::Ready => {}
-            Started::Failed(failure) => return Ok(Outcome::Failed(failure)),
-            Started::Stopped(why) => return Ok(why.outcome()),
-            Started::Killed => return Err(Killed),
-        }
-        let Some(mut trainer) = self.trainer.take() else {
-            return Err(Killed);
+            Err(end) => return end,
         };
         let oom = OomCounter::read();
-        trainer
-            .stderr
-            .attempt(self.around.work_dir.log_file(attempt));
-        let run = Request::Run(Box::new(RunRequest {
+        let work_dir = &self.context.work_dir;
+        trainer.stderr.attempt(work_dir.log_file(attempt));
+        let request = RunRequest {
             trial: attempt.trial,
             attempt: attempt.number,
-            since,
-            spec: *spec,
-            data_dir: self.around.data_dir.clone(),
-            allowed_paths: self.around.allowed_paths.clone(),
-            cache_dir: self.around.cache_dir.clone(),
-            checkpoint_dir: self.around.work_dir.checkpoint_dir(attempt.trial),
-        }));
-        let end = match trainer.send(&run).await {
-            Ok(()) => self.converse(&mut trainer, attempt).await,
-            Err(broken) => End::Broken(broken),
+            since: run.since,
+            spec: *run.spec,
+            data_dir: self.context.data_dir.clone(),
+            allowed_paths: self.context.allowed_paths.clone(),
+            cache_dir: self.context.cache_dir.clone(),
+            checkpoint_dir: work_dir.checkpoint_dir(attempt.trial),
         };
-        Ok(match end {
-            End::Finished(outcome) => {
-                self.trainer = Some(trainer);
-                outcome
+        match self.converse(&mut trainer, attempt, request).await {
+            Ok(Conversation::Finished(outcome)) => {
+                self.idle_trainer = Some(trainer);
+                End::Outcome(outcome)
             }
-            End::Failed(failure) => Outcome::Failed(self.ended(trainer, failure).await),
-            End::Broken(broken) => Outcome::Failed(
-                oom.explain(self.post_mortem(trainer, broken, "while it trained").await),
-            ),
-            End::TooSlowToStop(why) => {
-                let failure = self
-                    .put_away(trainer, "it was told to stop and did not")
-                    .await;
-                failure.map_or_else(|| why.outcome(), Outcome::Failed)
+            Ok(Conversation::Failed(failure)) => self.end_failed(trainer, failure).await.into(),
+            Ok(Conversation::StopTimedOut(reason)) => {
+                self.end_stopped(trainer, reason, "it did not stop in time")
+                    .await
             }
-            End::Killed => {
-                self.end_unheard(trainer, Duration::ZERO).await;
-                return Err(Killed);
+            Ok(Conversation::Killed) => {
+                self.end_unreported(trainer, Duration::ZERO).await;
+                End::Killed
             }
-        })
+            Err(error) => {
+                let failure = self.end_broken(trainer, error, "while it trained").await;
+                oom.explain(failure).into()
+            }
+        }
     }
 
-    /// Ensures that there is a trainer: after `Ready` it lives in `self.trainer`.
-    async fn have_trainer(&mut self, attempt: AttemptId) -> Started {
-        if let Some(mut idle) = self.trainer.take() {
+    /// Returns the idle trainer if it is still alive, and otherwise a new one.
+    async fn take_trainer(&mut self, attempt: AttemptId) -> Result<Trainer, End> {
+        if let Some(mut idle) = self.idle_trainer.take() {
             if idle.is_quiet() {
-                self.trainer = Some(idle);
-                return Started::Ready;
+                return Ok(idle);
             }
             tracing::warn!(
                 slot = self.index,
                 "the idle trainer ended by itself; starting another"
             );
-            if let Some(failure) = self
-                .put_away(idle, "it had not begun; the idle trainer ended by itself")
-                .await
-            {
-                return Started::Failed(failure);
+            let what_happened = "it had not begun; the idle trainer ended by itself";
+            if let Some(failure) = self.end_healthy(idle, what_happened).await {
+                return Err(failure.into());
             }
         }
         self.start_trainer(Some(attempt)).await
     }
 
-    /// Runs the attempt from `Run` to whatever ends it.
-    async fn converse(&mut self, trainer: &mut Trainer, attempt: AttemptId) -> End {
-        let mut stopping: Option<(Why, Instant)> = None;
+    async fn start_trainer(&mut self, current: Option<AttemptId>) -> Result<Trainer, End> {
+        let node_failure = |message| Failure::new(FailureClass::Node, message);
+        self.serial += 1;
+        let path = self.launch.program.display().to_string();
+        executable::check(&self.launch.program, &self.launch.trainer).map_err(node_failure)?;
+        let oom = OomCounter::read();
+        let mut trainer = Trainer::start(&self.context.spawner, &self.launch, self.serial)
+            .await
+            .map_err(|error| node_failure(format!("cannot start the trainer `{path}`: {error}")))?;
+        let deadline = Instant::now() + self.context.timing.trainer_start;
+        let greeting = tokio::select! {
+            greeting = trainer.ready() => Some(greeting),
+            () = sleep_until(deadline) => None,
+            interrupt = self.interrupt(current) => return Err(match interrupt {
+                Interrupt::Stop(reason) => {
+                    self.end_stopped(trainer, reason, "it was stopped while its trainer started").await
+                }
+                Interrupt::Kill => {
+                    self.end_unreported(trainer, Duration::ZERO).await;
+                    End::Killed
+                }
+            }),
+        };
+        let problem = match greeting {
+            Some(Ok(ready)) if ready.build == self.context.build => {
+                tracing::debug!(slot = self.index, devices = ?ready.devices, libtorch = ready.libtorch, "trainer ready");
+                return Ok(trainer);
+            }
+            Some(Ok(ready)) => format!(
+                "the trainer `{path}` is of build `{}`, this worker of `{}`: use those of one build",
+                ready.build, self.context.build
+            ),
+            Some(Err(error)) => {
+                let failure = self.end_broken(trainer, error, "before it was ready").await;
+                return Err(before_any_trial(oom.explain(failure)).into());
+            }
+            None => {
+                let seconds = self.context.timing.trainer_start.as_secs_f64();
+                format!("the trainer `{path}` was not ready after {seconds} s")
+            }
+        };
+        Err(self.end_failed(trainer, node_failure(problem)).await.into())
+    }
+
+    /// Sends the request and runs the attempt to whatever ends it. The error is a trainer that
+    /// ended or broke the hand-off.
+    async fn converse(
+        &mut self,
+        trainer: &mut Trainer,
+        attempt: AttemptId,
+        request: RunRequest,
+    ) -> Result<Conversation, TrainerError> {
+        trainer.send(&Request::Run(Box::new(request))).await?;
+        let mut stopping: Option<(StopReason, Instant)> = None;
         loop {
             let deadline = stopping.as_ref().map(|(_, deadline)| *deadline);
             tokio::select! {
-                reply = trainer.reply() => match reply {
-                    Ok(Reply::Progress(progress)) => {
-                        if self.events.send(Said::Progress { attempt, progress }).await.is_err() {
-                            return End::Killed;
+                reply = trainer.reply() => match reply? {
+                    Reply::Progress(progress) => {
+                        if self.events.send(SlotEvent::Progress { attempt, progress }).await.is_err() {
+                            return Ok(Conversation::Killed);
                         }
                     }
-                    Ok(Reply::Finished(mut result)) => {
-                        let devices = &mut result.provenance.devices;
-                        devices.iter_mut().for_each(|device| *device = self.launch.named(device));
-                        return End::Finished(Outcome::Finished(result));
+                    Reply::Finished(mut result) => {
+                        for device in &mut result.provenance.devices {
+                            *device = self.launch.with_machine_names(device);
+                        }
+                        return Ok(Conversation::Finished(Outcome::Finished(result)));
                     }
-                    Ok(Reply::Failed(mut failure)) => {
-                        failure.message = self.launch.named(&failure.message);
-                        failure.devices.iter_mut().for_each(|device| *device = self.launch.named(device));
-                        return End::Failed(failure);
+                    Reply::Failed(mut failure) => {
+                        for text in failure.devices.iter_mut().chain([&mut failure.message]) {
+                            *text = self.launch.with_machine_names(text);
+                        }
+                        return Ok(Conversation::Failed(failure));
                     }
-                    Ok(Reply::Stopped) => match stopping {
-                        Some((why, _)) => return End::Finished(why.outcome()),
-                        None => return End::Broken(Broken::Garbage("it stopped without being told to".into())),
+                    Reply::Stopped => match stopping {
+                        Some((reason, _)) => return Ok(Conversation::Finished(reason.outcome())),
+                        None => return Err(TrainerError::Violation("it stopped without a request".into())),
                     },
-                    Ok(Reply::Ready(_)) => return End::Broken(Broken::Garbage("it said Ready twice".into())),
-                    Err(broken) => return End::Broken(broken),
+                    Reply::Ready(_) => return Err(TrainerError::Violation("it sent Ready twice".into())),
                 },
-                command = self.commands.recv() => match command.map(|command| self.note(command, Some(attempt))) {
-                    Some(Noted::Nothing) => {}
-                    Some(Noted::Stop(why)) if stopping.is_none() => {
-                        if let Err(broken) = trainer.send(&Request::Stop).await {
-                            return End::Broken(broken);
-                        }
-                        stopping = Some((why, Instant::now() + self.around.timing.checkpoint));
+                interrupt = self.interrupt(Some(attempt)) => match interrupt {
+                    Interrupt::Stop(reason) if stopping.is_none() => {
+                        trainer.send(&Request::Stop).await?;
+                        stopping = Some((reason, Instant::now() + self.context.timing.checkpoint));
                     }
-                    Some(Noted::Stop(_)) => {}
-                    Some(Noted::Kill) | None => return End::Killed,
+                    Interrupt::Stop(_) => {}
+                    Interrupt::Kill => return Ok(Conversation::Killed),
                 },
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    if let Some((why, _)) = stopping {
-                        return End::TooSlowToStop(why);
+                    if let Some((reason, _)) = stopping {
+                        return Ok(Conversation::StopTimedOut(reason));
                     }
                 }
             }
         }
     }
 
-    /// Interprets a command while the attempt `current` runs.
-    fn note(&mut self, command: Command, current: Option<AttemptId>) -> Noted {
-        match command {
-            Command::Run {
-                attempt,
-                since,
-                spec,
-            } => {
-                self.queued.push_back(Queued {
-                    attempt,
-                    since,
-                    spec,
-                    stopped: None,
-                });
-                Noted::Nothing
-            }
-            Command::Stop { attempt, why } if Some(attempt) == current => Noted::Stop(why),
-            Command::Stop { attempt, why } => {
-                let queued = self.queued.iter_mut().find(|run| run.attempt == attempt);
-                if let Some(run) = queued.filter(|run| run.stopped.is_none()) {
-                    run.stopped = Some(why);
+    /// Waits for a command that ends the attempt `current`. Commands about other attempts are
+    /// carried out meanwhile. Safe to cancel.
+    async fn interrupt(&mut self, current: Option<AttemptId>) -> Interrupt {
+        loop {
+            match self.commands.recv().await {
+                Some(Command::Run(run)) => self.queued.push_back((run, None)),
+                Some(Command::Stop { attempt, reason }) if Some(attempt) == current => {
+                    return Interrupt::Stop(reason);
                 }
-                Noted::Nothing
+                Some(Command::Stop { attempt, reason }) => {
+                    let mut queued = self.queued.iter_mut();
+                    if let Some((_, stopped)) = queued.find(|(run, _)| run.attempt == attempt) {
+                        stopped.get_or_insert(reason);
+                    }
+                }
+                Some(Command::Kill) | None => return Interrupt::Kill,
             }
-            Command::Kill => Noted::Kill,
         }
     }
 
     /// Ends a trainer that stopped responding and returns the reason.
-    async fn post_mortem(&self, trainer: Trainer, broken: Broken, when: &str) -> Failure {
-        let timing = &self.around.timing;
-        let alone = match broken {
-            Broken::Closed | Broken::Unreachable(_) => timing.terminate,
-            Broken::Garbage(_) => Duration::ZERO,
+    async fn end_broken(&self, trainer: Trainer, error: TrainerError, when: &str) -> Failure {
+        let timing = &self.context.timing;
+        let alone = match error {
+            TrainerError::Closed | TrainerError::Unreachable(_) => timing.terminate,
+            TrainerError::Violation(_) => Duration::ZERO,
         };
         let (exit, tail) = self.end_and_read(trainer, alone, timing.terminate).await;
-        let failure = match broken {
-            Broken::Closed if exit.lacks_a_device() => self.absent_device().await,
-            Broken::Closed => {
+        let failure = match error {
+            TrainerError::Closed if exit.lacks_a_device() => self.missing_device().await,
+            TrainerError::Closed => {
                 let how = format!("{}{}", exit.describe(), hint(&exit));
                 Failure::new(
                     FailureClass::Crashed,
                     format!("the trainer ended {when} with {how}"),
                 )
             }
-            Broken::Garbage(_) | Broken::Unreachable(_) => {
-                Failure::new(FailureClass::Crashed, format!("{broken}, {when}"))
+            TrainerError::Violation(_) | TrainerError::Unreachable(_) => {
+                Failure::new(FailureClass::Crashed, format!("{error}, {when}"))
             }
         };
-        self.told(failure, exit, &tail)
+        self.with_exit(failure, exit, &tail)
     }
 
     /// The failure for a missing device. The driver knows which one: a trainer sees the GPUs up to
     /// the first missing one.
-    async fn absent_device(&self) -> Failure {
+    async fn missing_device(&self) -> Failure {
         let slot = &self.launch.slot;
-        let absent = residue::absent(&self.launch.driver, &slot.uuids).await;
-        let devices = self.launch.names_of(&absent);
+        let missing = gpu_release::missing_gpus(&self.launch.driver, &slot.uuids).await;
+        let devices = self.launch.names_of(&missing);
         // the name may belong to another GPU by now
         let known: Vec<String> = devices
             .iter()
-            .zip(&absent)
+            .zip(&missing)
             .map(|(name, uuid)| format!("{name} ({uuid})"))
             .collect();
         let message = match known.is_empty() {
@@ -449,32 +433,41 @@ impl Slot {
     }
 
     /// Ends a trainer that has failed.
-    async fn ended(&self, trainer: Trainer, failure: Failure) -> Failure {
+    async fn end_failed(&self, trainer: Trainer, failure: Failure) -> Failure {
         let (exit, tail) = self
-            .end_and_read(trainer, Duration::ZERO, self.around.timing.terminate)
+            .end_and_read(trainer, Duration::ZERO, self.context.timing.terminate)
             .await;
-        self.told(failure, exit, &tail)
+        self.with_exit(failure, exit, &tail)
     }
 
-    /// Ends a trainer that is not at fault. Returns a failure, with `why` for the user, if the
-    /// trainer leaves something behind.
-    async fn put_away(&self, trainer: Trainer, why: &str) -> Option<Failure> {
+    /// Ends a trainer that is not at fault. Returns a failure if the trainer still holds a GPU;
+    /// `what_happened` to the attempt is part of its message.
+    async fn end_healthy(&self, trainer: Trainer, what_happened: &str) -> Option<Failure> {
         let (exit, tail) = self
-            .end_and_read(trainer, Duration::ZERO, self.around.timing.terminate)
+            .end_and_read(trainer, Duration::ZERO, self.context.timing.terminate)
             .await;
-        let failure = Failure::new(FailureClass::Crashed, why.to_owned());
-        exit.residue
+        let failure = Failure::new(FailureClass::Crashed, what_happened.to_owned());
+        exit.not_released
             .is_some()
-            .then(|| self.told(failure, exit, &tail))
+            .then(|| self.with_exit(failure, exit, &tail))
     }
 
-    /// Ends a trainer whose slot ends with it: no one receives a report about a residue.
-    async fn end_unheard(&self, trainer: Trainer, grace: Duration) {
-        if let Some(Residue { reason, .. }) = trainer.end(Duration::ZERO, grace).await.residue {
+    /// Ends the trainer of a stopped attempt.
+    async fn end_stopped(&self, trainer: Trainer, reason: StopReason, what_happened: &str) -> End {
+        match self.end_healthy(trainer, what_happened).await {
+            Some(failure) => failure.into(),
+            None => End::Outcome(reason.outcome()),
+        }
+    }
+
+    /// Ends a trainer whose slot ends with it: no one receives a report about GPUs that it holds.
+    async fn end_unreported(&self, trainer: Trainer, grace: Duration) {
+        let exit = trainer.end(Duration::ZERO, grace).await;
+        if let Some(NotReleased { reason, .. }) = exit.not_released {
             tracing::warn!(
                 slot = self.index,
                 reason,
-                "the trainer may have left something on its GPUs"
+                "the trainer may still hold memory of its GPUs"
             );
         }
     }
@@ -487,20 +480,19 @@ impl Slot {
     ) -> (Exit, String) {
         let tail = trainer.stderr.tail();
         let exit = trainer.end(alone, grace).await;
-        (exit, self.launch.named(&tail.text()))
+        (exit, self.launch.with_machine_names(&tail.text()))
     }
 
-    /// Adds the exit of the process to a failure: if something is left on a GPU, the slot is
-    /// broken.
-    fn told(&self, failure: Failure, exit: Exit, tail: &str) -> Failure {
-        let Some(Residue { reason, uuids }) = exit.residue else {
+    /// Adds the exit of the process to a failure: if it still holds a GPU, the slot is broken.
+    fn with_exit(&self, failure: Failure, exit: Exit, tail: &str) -> Failure {
+        let Some(NotReleased { reason, uuids }) = exit.not_released else {
             return Failure {
                 message: with_tail(failure.message, tail),
                 ..failure
             };
         };
         let mut devices = self.launch.names_of(&uuids);
-        // if the GPUs with a residue are not known, all devices of the slot are suspect
+        // if it is not known which GPUs are held, all devices of the slot are suspected
         if !devices.is_empty() {
             devices.extend(failure.devices);
         }
@@ -513,10 +505,6 @@ impl Slot {
             ..Failure::new(FailureClass::BadDevice, message)
         }
     }
-}
-
-fn not_started(message: String) -> Started {
-    Started::Failed(Failure::new(FailureClass::Node, message))
 }
 
 /// The failure when no trial was running, so that none is blamed; a missing or broken device stays
@@ -540,35 +528,8 @@ fn with_tail(message: String, tail: &str) -> String {
 
 fn hint(exit: &Exit) -> &'static str {
     if exit.was_killed() {
-        " (sent from outside, or by the kernel for want of memory)"
+        " (sent from outside, or by the kernel because memory ran out)"
     } else {
         ""
-    }
-}
-
-enum End {
-    /// The trainer stays alive.
-    Finished(Outcome),
-    Failed(Failure),
-    Broken(Broken),
-    TooSlowToStop(Why),
-    Killed,
-}
-
-enum Noted {
-    Nothing,
-    Stop(Why),
-    Kill,
-}
-
-impl Why {
-    fn outcome(self) -> Outcome {
-        match self {
-            Self::Unwanted => Outcome::Stopped,
-            Self::Preempted(reason) => Outcome::Failed(Failure::new(
-                FailureClass::Preempted,
-                format!("the worker leaves: {reason}"),
-            )),
-        }
     }
 }

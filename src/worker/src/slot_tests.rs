@@ -14,12 +14,12 @@ use sweep::record::{Failure, FailureClass};
 use sweep::{AttemptId, AttemptNo, TrialSpec};
 use tokio::sync::mpsc;
 
-use crate::devices::Unknown;
+use crate::devices::DriverError;
+use crate::gpu_release::{GpuDriver, NvidiaSmi};
 use crate::launch::Launch;
-use crate::options::Timing;
 use crate::processes::Family;
-use crate::residue::{GpuDriver, NvidiaSmi};
-use crate::slot::{Command, Said, Slot, Surroundings, Why};
+use crate::slot::{Command, Run, Slot, SlotContext, SlotEvent, StopReason};
+use crate::start::Timing;
 use crate::trainer::Spawner;
 use crate::work_dir::WorkDir;
 
@@ -27,7 +27,7 @@ struct Bench {
     dir: tempfile::TempDir,
     mark: String,
     commands: mpsc::Sender<Command>,
-    said: mpsc::Receiver<Said>,
+    slot_events: mpsc::Receiver<SlotEvent>,
     slot: tokio::task::JoinHandle<()>,
 }
 
@@ -70,15 +70,15 @@ struct Driver {
 }
 
 impl GpuDriver for Driver {
-    fn processes(&self) -> Result<Vec<(u32, String)>, Unknown> {
+    fn processes(&self) -> Result<Vec<(u32, String)>, DriverError> {
         if self.answers {
             Ok(Vec::new())
         } else {
-            Err(Unknown::Silent("nvidia-smi did not answer".into()))
+            Err(DriverError::Silent("nvidia-smi did not answer".into()))
         }
     }
 
-    fn gpus(&self) -> Result<Vec<String>, Unknown> {
+    fn gpus(&self) -> Result<Vec<String>, DriverError> {
         Ok(self.there.clone())
     }
 }
@@ -115,7 +115,7 @@ impl Bench {
             mark: format!("{mark}/0"),
             driver,
         };
-        let around = Surroundings {
+        let context = SlotContext {
             spawner: Spawner::start().unwrap(),
             build: "test".into(),
             data_dir: dir.path().into(),
@@ -135,24 +135,24 @@ impl Bench {
             },
         };
         let (commands, receiver) = mpsc::channel(16);
-        let (events, said) = mpsc::channel(64);
-        let slot = tokio::spawn(Slot::new(0, launch, Arc::new(around), receiver, events).run());
+        let (events, slot_events) = mpsc::channel(64);
+        let slot = tokio::spawn(Slot::new(0, launch, Arc::new(context), receiver, events).run());
         Self {
             dir,
             mark,
             commands,
-            said,
+            slot_events,
             slot,
         }
     }
 
     async fn run(&self, attempt: AttemptId) {
         self.commands
-            .send(Command::Run {
+            .send(Command::Run(Run {
                 attempt,
                 since: AttemptNo(1),
                 spec: spec(),
-            })
+            }))
             .await
             .unwrap();
     }
@@ -172,16 +172,16 @@ impl Bench {
 
     async fn progress(&mut self) {
         assert!(matches!(
-            self.said.recv().await,
-            Some(Said::Progress { .. })
+            self.slot_events.recv().await,
+            Some(SlotEvent::Progress { .. })
         ));
     }
 
     async fn outcome(&mut self, expected: AttemptId) -> Outcome {
         loop {
-            match self.said.recv().await.unwrap() {
-                Said::Progress { .. } => {}
-                Said::Ended { attempt, outcome } => {
+            match self.slot_events.recv().await.unwrap() {
+                SlotEvent::Progress { .. } => {}
+                SlotEvent::Ended { attempt, outcome } => {
                     assert_eq!(attempt, expected);
                     return outcome;
                 }
@@ -260,7 +260,7 @@ const MISBEHAVIOUR: [(&str, FailureClass, &[&str]); 9] = [
     (
         "first=stop",
         FailureClass::Crashed,
-        &["stopped without being told to"],
+        &["stopped without a request"],
     ),
     (
         "first=ignore-term",
@@ -280,7 +280,7 @@ const MISBEHAVIOUR: [(&str, FailureClass, &[&str]); 9] = [
 ];
 
 #[tokio::test]
-async fn a_trainer_that_misbehaves_is_gone_when_its_failure_is_said() {
+async fn a_trainer_that_misbehaves_is_gone_when_its_failure_is_reported() {
     for (behaviour, class, parts) in MISBEHAVIOUR {
         let mut bench = Bench::new(behaviour);
         bench.run(id(1, 1)).await;
@@ -355,7 +355,7 @@ async fn stop_leaves_a_checkpoint_and_the_trainer() {
         .commands
         .send(Command::Stop {
             attempt: id(1, 1),
-            why: Why::Unwanted,
+            reason: StopReason::Unwanted,
         })
         .await
         .unwrap();
@@ -375,12 +375,12 @@ async fn stop_leaves_a_checkpoint_and_the_trainer() {
 async fn a_trainer_that_does_not_stop_is_killed() {
     let mut bench = Bench::new("first=hang");
     bench.run(id(1, 1)).await;
-    let why = Why::Preempted("the node is needed".into());
+    let reason = StopReason::Preempted("the node is needed".into());
     bench
         .commands
         .send(Command::Stop {
             attempt: id(1, 1),
-            why,
+            reason,
         })
         .await
         .unwrap();
@@ -401,7 +401,7 @@ async fn runs_wait_for_their_turn_and_can_be_stopped_before_it() {
         .commands
         .send(Command::Stop {
             attempt: id(2, 1),
-            why: Why::Unwanted,
+            reason: StopReason::Unwanted,
         })
         .await
         .unwrap();
@@ -456,7 +456,7 @@ async fn kill_ends_everything_without_a_report() {
 const ALL: [&str; 3] = ["GPU-a", "GPU-b", "GPU-c"];
 
 #[tokio::test]
-async fn what_a_trainer_says_of_its_gpus_is_said_in_the_machines_names() {
+async fn gpus_in_a_trainers_reports_have_the_machines_names() {
     let mut bench = Bench::on_gpus("first=gpu", &ALL, true);
     bench.run(id(1, 1)).await;
     let failure = bench.failure(id(1, 1)).await;
@@ -466,7 +466,7 @@ async fn what_a_trainer_says_of_its_gpus_is_said_in_the_machines_names() {
     );
     assert_eq!(
         failure.message,
-        "cuda:0 has an Xid\nstderr:\nattempt 1 of t0000000000000001\nwhat cuda:0 said at last"
+        "cuda:0 has an Xid\nstderr:\nattempt 1 of t0000000000000001\nthe last line about cuda:0"
     );
     bench.run(id(1, 2)).await;
     let Outcome::Finished(result) = bench.outcome(id(1, 2)).await else {
@@ -516,8 +516,8 @@ async fn a_gpu_that_is_gone_when_a_trainer_starts_is_a_bad_device() {
 /// Whatever ended the trainer, a driver that does not answer afterwards means that the device must
 /// not be used again.
 #[tokio::test]
-async fn a_trainer_that_leaves_something_on_a_gpu_has_spoilt_its_slot() {
-    let residue = |failure: Failure, attempt: &str| {
+async fn a_slot_whose_trainer_still_holds_a_gpu_is_broken() {
+    let not_released = |failure: Failure, attempt: &str| {
         assert_eq!(
             (failure.class, failure.devices),
             (FailureClass::BadDevice, vec![])
@@ -531,7 +531,7 @@ async fn a_trainer_that_leaves_something_on_a_gpu_has_spoilt_its_slot() {
     };
     let mut failing = Bench::on_gpus("always=failed", &ALL, false);
     failing.run(id(1, 1)).await;
-    residue(
+    not_released(
         failing.failure(id(1, 1)).await,
         "the loss is NaN\nstderr:\n",
     );
@@ -540,7 +540,7 @@ async fn a_trainer_that_leaves_something_on_a_gpu_has_spoilt_its_slot() {
     // then the device that the trainer blames is not the only suspect
     let mut broken = Bench::on_gpus("always=gpu", &ALL, false);
     broken.run(id(1, 1)).await;
-    residue(broken.failure(id(1, 1)).await, "cuda:0 has an Xid\n");
+    not_released(broken.failure(id(1, 1)).await, "cuda:0 has an Xid\n");
     broken.end().await;
 
     let mut stubborn = Bench::on_gpus("always=hang", &ALL, false);
@@ -550,13 +550,13 @@ async fn a_trainer_that_leaves_something_on_a_gpu_has_spoilt_its_slot() {
         .commands
         .send(Command::Stop {
             attempt: id(1, 1),
-            why: Why::Unwanted,
+            reason: StopReason::Unwanted,
         })
         .await
         .unwrap();
-    residue(
+    not_released(
         stubborn.failure(id(1, 1)).await,
-        "it was told to stop and did not\n",
+        "it did not stop in time\n",
     );
     stubborn.end().await;
 
@@ -566,13 +566,13 @@ async fn a_trainer_that_leaves_something_on_a_gpu_has_spoilt_its_slot() {
         .commands
         .send(Command::Stop {
             attempt: id(1, 1),
-            why: Why::Unwanted,
+            reason: StopReason::Unwanted,
         })
         .await
         .unwrap();
-    residue(
+    not_released(
         starting.failure(id(1, 1)).await,
-        "it was told to stop while its trainer started",
+        "it was stopped while its trainer started",
     );
     starting.end().await;
 
@@ -581,7 +581,7 @@ async fn a_trainer_that_leaves_something_on_a_gpu_has_spoilt_its_slot() {
     assert!(matches!(idle.outcome(id(1, 1)).await, Outcome::Finished(_)));
     end_idle_trainer(&idle).await;
     idle.run(id(2, 1)).await;
-    residue(
+    not_released(
         idle.failure(id(2, 1)).await,
         "it had not begun; the idle trainer ended by itself",
     );

@@ -15,9 +15,9 @@ use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::gpu_release::{self, GpuDriver, NotReleased};
 use crate::launch::Launch;
 use crate::processes::{Family, MARK};
-use crate::residue::{self, GpuDriver, Residue};
 use crate::stderr::StderrLog;
 
 /// Timeout for the driver to clean up after a process.
@@ -65,7 +65,7 @@ pub struct Trainer {
     group: Pid,
     family: Family,
     stdin: Option<ChildStdin>,
-    replies: mpsc::Receiver<Result<Reply, Broken>>,
+    replies: mpsc::Receiver<Result<Reply, TrainerError>>,
     pub stderr: StderrLog,
     /// The driver, asked at the trainer's end if it has GPUs.
     driver: Option<Arc<dyn GpuDriver>>,
@@ -73,22 +73,22 @@ pub struct Trainer {
 
 /// The reason why the trainer cannot be used any more.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Broken {
+pub enum TrainerError {
     #[error("the trainer closed its stdout")]
     Closed,
     #[error("the trainer broke the hand-off: {0}")]
-    Garbage(String),
-    #[error("cannot talk to the trainer: {0}")]
+    Violation(String),
+    #[error("cannot send to the trainer: {0}")]
     Unreachable(String),
 }
 
 /// The end of the process.
 #[derive(Clone, Debug)]
-#[must_use = "a trainer that leaves something on a GPU has spoilt its slot"]
+#[must_use = "a slot whose trainer still holds a GPU must not be used again"]
 pub struct Exit {
     pub status: Option<ExitStatus>,
     /// The reason why its GPUs cannot be used again.
-    pub residue: Option<Residue>,
+    pub not_released: Option<NotReleased>,
 }
 
 impl Trainer {
@@ -123,17 +123,17 @@ impl Trainer {
     }
 
     /// Waits for the greeting that every trainer sends first.
-    pub async fn ready(&mut self) -> Result<Ready, Broken> {
+    pub async fn ready(&mut self) -> Result<Ready, TrainerError> {
         match self.reply().await? {
             Reply::Ready(ready) => Ok(ready),
-            other => Err(Broken::Garbage(format!("it began with {other:?}"))),
+            other => Err(TrainerError::Violation(format!("it began with {other:?}"))),
         }
     }
 
-    pub async fn send(&mut self, request: &Request) -> Result<(), Broken> {
+    pub async fn send(&mut self, request: &Request) -> Result<(), TrainerError> {
         let frame = handoff::encode_frame(request);
-        let stdin = self.stdin.as_mut().ok_or(Broken::Closed)?;
-        let unreachable = |error: String| Broken::Unreachable(error);
+        let stdin = self.stdin.as_mut().ok_or(TrainerError::Closed)?;
+        let unreachable = |error: String| TrainerError::Unreachable(error);
         // a request is far smaller than a pipe's buffer, so this only waits if the trainer has
         // stopped reading
         match timeout(Duration::from_secs(10), stdin.write_all(&frame)).await {
@@ -143,8 +143,11 @@ impl Trainer {
     }
 
     /// Waits for the next reply. Safe to cancel.
-    pub async fn reply(&mut self) -> Result<Reply, Broken> {
-        self.replies.recv().await.unwrap_or(Err(Broken::Closed))
+    pub async fn reply(&mut self) -> Result<Reply, TrainerError> {
+        self.replies
+            .recv()
+            .await
+            .unwrap_or(Err(TrainerError::Closed))
     }
 
     /// Returns true if nothing was received since the last run and the trainer is still alive.
@@ -163,15 +166,20 @@ impl Trainer {
         self.stdin = None;
         let _ = timeout(alone, self.gone_by_itself()).await;
         self.family.end(grace).await;
-        let residue = match &self.driver {
-            Some(driver) => residue::gone(driver, self.group.as_raw() as u32, DRIVER_PATIENCE)
-                .await
-                .err(),
+        let not_released = match &self.driver {
+            Some(driver) => {
+                gpu_release::wait_for(driver, self.group.as_raw() as u32, DRIVER_PATIENCE)
+                    .await
+                    .err()
+            }
             None => None,
         };
         let status = self.child.take().and_then(|mut child| child.wait().ok());
         self.stderr.finished().await;
-        Exit { status, residue }
+        Exit {
+            status,
+            not_released,
+        }
     }
 
     async fn gone_by_itself(&self) {
@@ -201,35 +209,35 @@ fn no_pipe() -> io::Error {
     io::Error::other("the trainer has no pipe")
 }
 
-async fn read_replies(mut stdout: ChildStdout, replies: mpsc::Sender<Result<Reply, Broken>>) {
+async fn read_replies(mut stdout: ChildStdout, replies: mpsc::Sender<Result<Reply, TrainerError>>) {
     loop {
         let reply = read_reply(&mut stdout).await;
-        let broken = reply.is_err();
-        if replies.send(reply).await.is_err() || broken {
+        let error = reply.is_err();
+        if replies.send(reply).await.is_err() || error {
             return;
         }
     }
 }
 
-async fn read_reply(stdout: &mut (impl AsyncRead + Unpin)) -> Result<Reply, Broken> {
+async fn read_reply(stdout: &mut (impl AsyncRead + Unpin)) -> Result<Reply, TrainerError> {
     let mut header = [0; 4];
     stdout
         .read_exact(&mut header)
         .await
-        .map_err(|_| Broken::Closed)?;
-    let garbage = |error: io::Error| Broken::Garbage(error.to_string());
-    let length = handoff::frame_length(header).map_err(garbage)?;
+        .map_err(|_| TrainerError::Closed)?;
+    let violation = |error: io::Error| TrainerError::Violation(error.to_string());
+    let length = handoff::frame_length(header).map_err(violation)?;
     // grown as bytes arrive: the announced length need not be true
     let mut frame = Vec::new();
     stdout
         .take(length as u64)
         .read_to_end(&mut frame)
         .await
-        .map_err(|_| Broken::Closed)?;
+        .map_err(|_| TrainerError::Closed)?;
     if frame.len() < length {
-        return Err(Broken::Closed);
+        return Err(TrainerError::Closed);
     }
-    handoff::decode_frame(&frame).map_err(garbage)
+    handoff::decode_frame(&frame).map_err(violation)
 }
 
 impl Exit {
@@ -265,7 +273,7 @@ mod tests {
 
     use super::*;
 
-    fn read(mut bytes: &[u8]) -> (Result<Reply, Broken>, usize) {
+    fn read(mut bytes: &[u8]) -> (Result<Reply, TrainerError>, usize) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
@@ -281,7 +289,7 @@ mod tests {
         let (reply, left) = read(&bytes);
         assert_eq!((reply, left), (Ok(Reply::Stopped), bytes.len() - length));
         for cut in 0..length {
-            assert_eq!(read(&bytes[..cut]).0, Err(Broken::Closed));
+            assert_eq!(read(&bytes[..cut]).0, Err(TrainerError::Closed));
         }
     }
 
@@ -297,8 +305,8 @@ mod tests {
             frame.extend(document.as_bytes());
             let (reply, left) = read(&frame);
             prop_assert_eq!(left, 0);
-            if let Err(broken) = reply {
-                prop_assert!(matches!(broken, Broken::Garbage(_)));
+            if let Err(error) = reply {
+                prop_assert!(matches!(error, TrainerError::Violation(_)));
             }
         }
     }

@@ -17,8 +17,8 @@ use protocol::limits::MAX_SEEN;
 use schedule::state::Millis;
 use sweep::{AttemptId, AttemptNo, TrialId};
 
+use crate::directories::create_temporary;
 use crate::origin::Origin;
-use crate::places::create_temporary;
 use crate::processes::Family;
 
 #[derive(Clone, Debug)]
@@ -110,7 +110,11 @@ impl WorkDir {
                 Vec::new()
             };
             if !orphans.is_empty() {
-                tracing::warn!(worker, ?orphans, "ending what a dead worker left running");
+                tracing::warn!(
+                    worker,
+                    ?orphans,
+                    "ending processes that a dead worker left running"
+                );
                 family.end(Duration::from_secs(2)).await;
             }
             fs::remove_file(entry.path())?;
@@ -199,7 +203,7 @@ impl WorkDir {
                 .1
                 .and_then(|changed| now.duration_since(changed).ok());
             if age.is_some_and(|age| age > ABANDONED) {
-                tracing::info!(%trial, part, "removing what nobody has touched for 30 days");
+                tracing::info!(%trial, part, "removing files that have not changed for 30 days");
                 let _ = fs::remove_dir_all(folder);
             }
         }
@@ -453,7 +457,7 @@ mod tests {
         );
         assert!(
             child.0.try_wait().unwrap().is_none(),
-            "the live worker's trainer goes on"
+            "the live worker's trainer keeps running"
         );
         assert!(!dir.path().join("workers").join(dead).exists());
         drop(registration);

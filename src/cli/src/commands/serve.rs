@@ -10,7 +10,7 @@ use schedule::Config;
 use schedule::state::Slot;
 use sweep::with_causes;
 use worker::devices::{self, Inventory};
-use worker::{Ended, Timing, Worker};
+use worker::{Ended, Timing};
 
 use crate::args::{CoordinatorArgs, DeviceArgs, WorkerArgs};
 use crate::client::{self, with_scheme};
@@ -123,7 +123,7 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
         .first()
         .map(|slot| slot.description.clone())
         .unwrap_or_default();
-    let mut handle = Worker::start(options).await.map_err(worker_error)?;
+    let mut handle = worker::start(options).await.map_err(worker_error)?;
     stderr::print(&format!(
         "worker {} with {num_slots} slots ({description}) for {}",
         handle.worker(),
@@ -200,7 +200,7 @@ impl Embedded {
                 .map_err(ExpectedError::file("find", &work_dir))?,
             timing: Timing::default(),
         };
-        embedded.worker = Some(Worker::start(options).await.map_err(worker_error)?);
+        embedded.worker = Some(worker::start(options).await.map_err(worker_error)?);
         Ok(embedded)
     }
 

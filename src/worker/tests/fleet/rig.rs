@@ -19,7 +19,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use v1::report_chunk::Chunk;
 use v1::tail_message::Message;
-use worker::{Handle, Options, Timing, Worker};
+use worker::{Handle, Options, Timing};
 
 use crate::peer::Peer;
 
@@ -241,7 +241,7 @@ impl Rig {
     /// Starts a worker and returns its index, for `handle`.
     pub async fn worker(&mut self, slots: usize) -> usize {
         self.workers.push(
-            patient(Worker::start(self.worker_options(slots)))
+            patient(worker::start(self.worker_options(slots)))
                 .await
                 .unwrap(),
         );

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::options::Error;
+use crate::error::Error;
 
 /// Size of the test file: a trainer cannot work with less free space than this.
 const PROBE_BYTES: usize = 1 << 20;

@@ -1,5 +1,5 @@
-//! Proves that an ended trainer holds no GPU (promise P5): the driver does not list its process any
-//! more.
+//! Checks that an ended trainer has released its GPUs (promise P5): the driver does not list its
+//! process any more.
 //!
 //! A process can be gone from the kernel while the driver still cleans up after it; the next
 //! attempt in that slot would then start with too little memory. If the driver numbers processes
@@ -11,19 +11,19 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::devices::{Unknown, ask_nvidia_smi};
+use crate::devices::{DriverError, ask_nvidia_smi};
 
 /// The driver's view of GPUs and of the processes on them. Both methods block.
 pub trait GpuDriver: Send + Sync {
     /// Processes that hold a context on some GPU, with the GPU's UUID.
-    fn processes(&self) -> Result<Vec<(u32, String)>, Unknown>;
+    fn processes(&self) -> Result<Vec<(u32, String)>, DriverError>;
     /// UUIDs of the GPUs that are present.
-    fn gpus(&self) -> Result<Vec<String>, Unknown>;
+    fn gpus(&self) -> Result<Vec<String>, DriverError>;
 }
 
 /// The reason why the devices of an ended trainer cannot be trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Residue {
+pub struct NotReleased {
     pub reason: String,
     /// The GPUs that the process still uses; empty if the driver did not report them.
     pub uuids: Vec<String>,
@@ -32,13 +32,13 @@ pub struct Residue {
 pub struct NvidiaSmi;
 
 impl GpuDriver for NvidiaSmi {
-    fn processes(&self) -> Result<Vec<(u32, String)>, Unknown> {
+    fn processes(&self) -> Result<Vec<(u32, String)>, DriverError> {
         Ok(parse_processes(&ask_nvidia_smi(
             "--query-compute-apps=pid,gpu_uuid",
         )?))
     }
 
-    fn gpus(&self) -> Result<Vec<String>, Unknown> {
+    fn gpus(&self) -> Result<Vec<String>, DriverError> {
         Ok(ask_nvidia_smi("--query-gpu=uuid")?
             .lines()
             .map(|line| line.trim().to_owned())
@@ -56,7 +56,7 @@ fn parse_processes(answer: &str) -> Vec<(u32, String)> {
 
 /// Returns those of a slot's GPUs that the driver does not list any more; none if it does not
 /// answer.
-pub async fn absent(driver: &Arc<dyn GpuDriver>, uuids: &[String]) -> Vec<String> {
+pub async fn missing_gpus(driver: &Arc<dyn GpuDriver>, uuids: &[String]) -> Vec<String> {
     let asked = driver.clone();
     match tokio::task::spawn_blocking(move || asked.gpus()).await {
         Ok(Ok(there)) => uuids
@@ -65,21 +65,21 @@ pub async fn absent(driver: &Arc<dyn GpuDriver>, uuids: &[String]) -> Vec<String
             .cloned()
             .collect(),
         Ok(Err(unknown)) => {
-            tracing::warn!(%unknown, "nobody tells which GPU is gone");
+            tracing::warn!(%unknown, "cannot find out which GPU is missing");
             Vec::new()
         }
         Err(_) => Vec::new(),
     }
 }
 
-/// Waits until the driver does not list the ended process. Returns the residue after `patience`, or
-/// if there is no answer.
-pub async fn gone(
+/// Waits until the driver does not list the ended process. Returns an error after `patience`, or if
+/// there is no answer.
+pub async fn wait_for(
     driver: &Arc<dyn GpuDriver>,
     pid: u32,
     patience: Duration,
-) -> Result<(), Residue> {
-    let unknown = |reason: String| Residue {
+) -> Result<(), NotReleased> {
+    let unknown = |reason: String| NotReleased {
         reason,
         uuids: Vec::new(),
     };
@@ -95,20 +95,20 @@ pub async fn gone(
                     "{seconds} s after process {pid} ended, the driver still lists it on a GPU"
                 );
                 let mine = listed.into_iter().filter(|(other, _)| *other == pid);
-                return Err(Residue {
+                return Err(NotReleased {
                     reason,
                     uuids: mine.map(|(_, uuid)| uuid).collect(),
                 });
             }
             Ok(Ok(_)) => {}
             // the process had GPUs, so an answer without GPUs or without a driver proves nothing
-            Ok(Err(Unknown::Silent(reason) | Unknown::NoGpu(reason))) => {
+            Ok(Err(DriverError::Silent(reason) | DriverError::NoGpu(reason))) => {
                 return Err(unknown(reason));
             }
-            Ok(Err(Unknown::NoTool(reason))) => {
+            Ok(Err(DriverError::NoTool(reason))) => {
                 tracing::warn!(
                     reason,
-                    "nobody tells whether an ended trainer still holds memory of a GPU"
+                    "cannot find out if an ended trainer still holds memory of a GPU"
                 );
                 return Ok(());
             }
@@ -125,13 +125,13 @@ mod tests {
 
     use super::*;
 
-    type Answer = Result<Vec<(u32, &'static str)>, Unknown>;
+    type Answer = Result<Vec<(u32, &'static str)>, DriverError>;
 
     /// A driver that gives the listed answers in order and repeats the last one.
     struct Fake(Mutex<Vec<Answer>>);
 
     impl GpuDriver for Fake {
-        fn processes(&self) -> Result<Vec<(u32, String)>, Unknown> {
+        fn processes(&self) -> Result<Vec<(u32, String)>, DriverError> {
             let mut answers = self.0.lock().unwrap();
             let answer = if answers.len() > 1 {
                 answers.remove(0)
@@ -144,7 +144,7 @@ mod tests {
                 .collect())
         }
 
-        fn gpus(&self) -> Result<Vec<String>, Unknown> {
+        fn gpus(&self) -> Result<Vec<String>, DriverError> {
             self.processes()
                 .map(|listed| listed.into_iter().map(|(_, uuid)| uuid).collect())
         }
@@ -158,10 +158,10 @@ mod tests {
             .block_on(future)
     }
 
-    fn ask(answers: Vec<Answer>) -> (Result<(), Residue>, usize) {
+    fn ask(answers: Vec<Answer>) -> (Result<(), NotReleased>, usize) {
         let fake = Arc::new(Fake(Mutex::new(answers)));
         let driver: Arc<dyn GpuDriver> = fake.clone();
-        let result = block_on(gone(&driver, 7, Duration::from_millis(120)));
+        let result = block_on(wait_for(&driver, 7, Duration::from_millis(120)));
         let left = fake.0.lock().unwrap().len();
         (result, left)
     }
@@ -176,30 +176,30 @@ mod tests {
             ]),
             (Ok(()), 1)
         );
-        let residue = ask(vec![Ok(vec![(3, "a"), (7, "b"), (7, "c")])])
+        let not_released = ask(vec![Ok(vec![(3, "a"), (7, "b"), (7, "c")])])
             .0
             .unwrap_err();
         assert_eq!(
-            residue.reason,
+            not_released.reason,
             "0.12 s after process 7 ended, the driver still lists it on a GPU"
         );
-        assert_eq!(residue.uuids, ["b", "c"]);
+        assert_eq!(not_released.uuids, ["b", "c"]);
     }
 
     #[test]
     fn a_silent_driver_is_a_reason_and_a_missing_tool_is_none() {
         for trouble in [
-            Unknown::Silent("no answer".to_owned()),
-            Unknown::NoGpu("no answer".to_owned()),
+            DriverError::Silent("no answer".to_owned()),
+            DriverError::NoGpu("no answer".to_owned()),
         ] {
-            let residue = Residue {
+            let not_released = NotReleased {
                 reason: "no answer".to_owned(),
                 uuids: Vec::new(),
             };
-            assert_eq!(ask(vec![Err(trouble)]).0, Err(residue));
+            assert_eq!(ask(vec![Err(trouble)]).0, Err(not_released));
         }
         assert_eq!(
-            ask(vec![Err(Unknown::NoTool("it does not run".to_owned()))]).0,
+            ask(vec![Err(DriverError::NoTool("it does not run".to_owned()))]).0,
             Ok(())
         );
     }
@@ -208,10 +208,13 @@ mod tests {
     fn gpus_that_are_gone_are_named_where_the_driver_answers() {
         let absent = |answer: Answer| {
             let driver: Arc<dyn GpuDriver> = Arc::new(Fake(Mutex::new(vec![answer])));
-            block_on(super::absent(&driver, &["a".to_owned(), "b".to_owned()]))
+            block_on(super::missing_gpus(
+                &driver,
+                &["a".to_owned(), "b".to_owned()],
+            ))
         };
         assert_eq!(absent(Ok(vec![(1, "a"), (2, "c")])), ["b"]);
-        assert!(absent(Err(Unknown::Silent("no answer".to_owned()))).is_empty());
+        assert!(absent(Err(DriverError::Silent("no answer".to_owned()))).is_empty());
     }
 
     #[test]

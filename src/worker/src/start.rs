@@ -1,6 +1,5 @@
 //! The options of a worker, its start and its end.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +11,14 @@ use sweep::record::{Failure, FailureClass};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::connection::{self, Connection};
 use crate::devices;
+use crate::directories;
+use crate::error::Error;
+use crate::gpu_release::NvidiaSmi;
 use crate::launch::Launch;
-use crate::link::{self, Link};
-use crate::places;
-use crate::residue::NvidiaSmi;
-use crate::run::{Intent, Loop, Session};
-use crate::slot::{Command, Slot, Surroundings};
+use crate::run::{Intent, Session, WorkerLoop};
+use crate::slot::{Command, Slot, SlotContext};
 use crate::trainer::Spawner;
 use crate::work_dir::WorkDir;
 
@@ -91,44 +91,6 @@ pub enum Ended {
     Drained { reason: String },
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("the coordinator's address `{address}` cannot be used: {reason}")]
-    BadAddress { address: String, reason: String },
-    #[error("a worker needs at least one slot and at most {MAX_SLOTS}, not {count}")]
-    BadSlots { count: usize },
-    #[error("cannot use the {name} `{path}`; {flag} chooses another")]
-    Directory {
-        name: &'static str,
-        flag: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot use the work directory `{path}`")]
-    WorkDir {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("the trainer cannot be used: {reason}")]
-    Trainer { reason: String },
-    #[error("the coordinator refused this worker: {reason}")]
-    Refused { reason: String },
-    #[error("what answers at `{address}` is not a coordinator")]
-    NotACoordinator { address: String },
-    #[error("cannot start a thread or read this machine's name")]
-    System(#[source] io::Error),
-    #[error(
-        "processes of trainers are still there {seconds} s after they were killed: look at the machine's devices"
-    )]
-    ProcessesLeft { seconds: u64 },
-    #[error("the worker's task ended without an answer")]
-    Vanished,
-}
-
-pub struct Worker;
-
 /// A running worker. Dropping it kills its trainers.
 pub struct Handle {
     worker: WorkerId,
@@ -137,128 +99,126 @@ pub struct Handle {
     task: Option<JoinHandle<Result<Ended, Error>>>,
 }
 
-impl Worker {
-    /// Kills what a dead worker left in the work directory, starts one trainer to check that it
-    /// runs and has this build, then serves on tasks of the current runtime.
-    pub async fn start(options: Options) -> Result<Handle, Error> {
-        let count = options.slots.len();
-        if count == 0 || count > MAX_SLOTS {
-            return Err(Error::BadSlots { count });
-        }
-        let endpoint = link::endpoint(&options.coordinator)?;
-        let host = match &options.name {
-            Some(name) => name.clone(),
-            None => gethostname::gethostname().to_string_lossy().into_owned(),
-        };
-        let host = file_name(&host);
-        let worker = worker_id(&host)?;
-        let secret = WorkerSecret::random().map_err(Error::System)?;
-        places::check(&options.work_dir, &options.cache_dir, &options.data_dir)?;
-        let in_work_dir = |source| Error::WorkDir {
-            path: options.work_dir.clone(),
-            source,
-        };
-        let work_dir = WorkDir::open(&options.work_dir).map_err(in_work_dir)?;
-        work_dir.end_orphans(&host).await.map_err(in_work_dir)?;
-        let registration = work_dir.register(&worker.0).map_err(in_work_dir)?;
-        let patience = options.timing.refused;
-        let around = Arc::new(Surroundings {
-            spawner: Spawner::start().map_err(Error::System)?,
-            build: options.build.clone(),
-            data_dir: options.data_dir,
-            allowed_paths: options.allowed_paths,
-            cache_dir: options.cache_dir,
-            work_dir,
-            timing: options.timing,
-        });
-        let (events, said) = mpsc::channel(1024);
-        let mut commands = Vec::new();
-        let mut slots = Vec::new();
-        for (index, slot) in options.slots.iter().enumerate() {
-            // far more messages than the coordinator sends to one slot
-            let (sender, receiver) = mpsc::channel(64);
-            let launch = Launch {
-                program: options.trainer.clone(),
-                trainer: options.program.clone(),
-                slot: slot.clone(),
-                threads: devices::threads(slot, count),
-                memory_share: devices::memory_share(slot, &options.slots),
-                mark: format!("{worker}/{index}"),
-                driver: Arc::new(NvidiaSmi),
-            };
-            commands.push(sender);
-            slots.push(Slot::new(
-                index as u32,
-                launch,
-                around.clone(),
-                receiver,
-                events.clone(),
-            ));
-        }
-        prove_trainer(&mut slots)
-            .await
-            .map_err(|failure| Error::Trainer {
-                reason: failure.message,
-            })?;
-        let (link_events, link) = mpsc::channel(256);
-        let (token, token_file) = (options.token, options.token_file);
-        let link_task = tokio::spawn(
-            Link {
-                endpoint,
-                token,
-                token_file,
-                patience,
-                events: link_events,
-            }
-            .run(),
-        );
-        let mut slot_tasks = JoinSet::new();
-        for slot in slots {
-            slot_tasks.spawn(slot.run());
-        }
-        let (intent, wanted) = watch::channel(Intent::Work);
-        let info = WorkerInfo {
-            host,
-            build: options.build,
-            trainer: options.program,
-            slots: options.slots,
-            allocation: None,
-            leaves_at_ms: None,
-        };
-        let slots = commands.clone();
-        let state = Session::default();
-        let running = Loop {
-            worker: worker.clone(),
-            secret,
-            info,
-            around,
-            slots,
-            said,
-            link,
-            intent: wanted,
-            state,
-        };
-        let task = tokio::spawn(async move {
-            let ended = running.run().await;
-            link_task.abort();
-            end_slots(commands, slot_tasks).await?;
-            drop(registration);
-            ended
-        });
-        Ok(Handle {
-            worker,
-            intent,
-            task: Some(task),
-        })
+/// Kills what a dead worker left in the work directory, starts one trainer to check that it
+/// runs and has this build, then serves on tasks of the current runtime.
+pub async fn start(options: Options) -> Result<Handle, Error> {
+    let count = options.slots.len();
+    if count == 0 || count > MAX_SLOTS {
+        return Err(Error::BadSlots { count });
     }
+    let endpoint = connection::endpoint(&options.coordinator)?;
+    let host = match &options.name {
+        Some(name) => name.clone(),
+        None => gethostname::gethostname().to_string_lossy().into_owned(),
+    };
+    let host = file_name(&host);
+    let worker = worker_id(&host)?;
+    let secret = WorkerSecret::random().map_err(Error::System)?;
+    directories::check(&options.work_dir, &options.cache_dir, &options.data_dir)?;
+    let in_work_dir = |source| Error::WorkDir {
+        path: options.work_dir.clone(),
+        source,
+    };
+    let work_dir = WorkDir::open(&options.work_dir).map_err(in_work_dir)?;
+    work_dir.end_orphans(&host).await.map_err(in_work_dir)?;
+    let registration = work_dir.register(&worker.0).map_err(in_work_dir)?;
+    let patience = options.timing.refused;
+    let context = Arc::new(SlotContext {
+        spawner: Spawner::start().map_err(Error::System)?,
+        build: options.build.clone(),
+        data_dir: options.data_dir,
+        allowed_paths: options.allowed_paths,
+        cache_dir: options.cache_dir,
+        work_dir,
+        timing: options.timing,
+    });
+    let (events, slot_events) = mpsc::channel(1024);
+    let mut commands = Vec::new();
+    let mut slots = Vec::new();
+    for (index, slot) in options.slots.iter().enumerate() {
+        // far more messages than the coordinator sends to one slot
+        let (sender, receiver) = mpsc::channel(64);
+        let launch = Launch {
+            program: options.trainer.clone(),
+            trainer: options.program.clone(),
+            slot: slot.clone(),
+            threads: devices::threads(slot, count),
+            memory_share: devices::memory_share(slot, &options.slots),
+            mark: format!("{worker}/{index}"),
+            driver: Arc::new(NvidiaSmi),
+        };
+        commands.push(sender);
+        slots.push(Slot::new(
+            index as u32,
+            launch,
+            context.clone(),
+            receiver,
+            events.clone(),
+        ));
+    }
+    check_trainer(&mut slots)
+        .await
+        .map_err(|failure| Error::Trainer {
+            reason: failure.message,
+        })?;
+    let (connection_events, connection) = mpsc::channel(256);
+    let (token, token_file) = (options.token, options.token_file);
+    let connection_task = tokio::spawn(
+        Connection {
+            endpoint,
+            token,
+            token_file,
+            patience,
+            events: connection_events,
+        }
+        .run(),
+    );
+    let mut slot_tasks = JoinSet::new();
+    for slot in slots {
+        slot_tasks.spawn(slot.run());
+    }
+    let (intent, wanted) = watch::channel(Intent::Work);
+    let info = WorkerInfo {
+        host,
+        build: options.build,
+        trainer: options.program,
+        slots: options.slots,
+        allocation: None,
+        leaves_at_ms: None,
+    };
+    let slots = commands.clone();
+    let session = Session::default();
+    let running = WorkerLoop {
+        worker: worker.clone(),
+        secret,
+        info,
+        context,
+        slots,
+        slot_events,
+        connection,
+        intent: wanted,
+        session,
+    };
+    let task = tokio::spawn(async move {
+        let ended = running.run().await;
+        connection_task.abort();
+        end_slots(commands, slot_tasks).await?;
+        drop(registration);
+        ended
+    });
+    Ok(Handle {
+        worker,
+        intent,
+        task: Some(task),
+    })
 }
 
 /// Starts one trainer to prove that trainers start. A missing GPU is left to its slot, whose first
 /// attempt reports it.
-async fn prove_trainer(slots: &mut [Slot]) -> Result<(), Failure> {
+async fn check_trainer(slots: &mut [Slot]) -> Result<(), Failure> {
     let mut proved = Ok(());
     for slot in slots {
-        proved = slot.prove_trainer().await;
+        proved = slot.check_trainer().await;
         match &proved {
             Err(failure) if failure.class == FailureClass::BadDevice => {
                 tracing::warn!(

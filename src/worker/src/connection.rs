@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::options::Error;
+use crate::error::Error;
 
 /// Capacity for outgoing messages to the coordinator; a message that does not fit is sent again
 /// later.
@@ -24,23 +24,23 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub type Outgoing = mpsc::Sender<v1::WorkerMessage>;
 
 #[derive(Debug)]
-pub enum LinkEvent {
+pub enum ConnectionEvent {
     /// A new stream. The first message on it must be Hello.
-    Up(Outgoing),
+    Opened(Outgoing),
     Message(FromCoordinator),
-    Down,
+    Lost,
     /// The last event: a retry would not help.
-    Final(Error),
+    Refused(Error),
 }
 
-pub struct Link {
+pub struct Connection {
     pub endpoint: Endpoint,
     pub token: Option<Token>,
     /// File that is read again when the token is refused: the token may have been replaced.
     pub token_file: Option<PathBuf>,
     /// The time for which a worker that was welcomed before treats refusals as temporary.
     pub patience: Duration,
-    pub events: mpsc::Sender<LinkEvent>,
+    pub events: mpsc::Sender<ConnectionEvent>,
 }
 
 /// The reason why a stream ended, or why none was opened.
@@ -48,7 +48,7 @@ enum Problem {
     Broken(String),
     Refused(Error),
     /// The receiver of the events is gone.
-    Unheard,
+    Abandoned,
 }
 
 /// Parses the address before anything is started.
@@ -76,14 +76,14 @@ pub fn endpoint(coordinator: &str) -> Result<Endpoint, Error> {
         .keep_alive_while_idle(true))
 }
 
-impl Link {
+impl Connection {
     /// Runs until the receiver of its events is gone, or until a final answer. A refusal is final
     /// before the first Welcome: the address, the token or the build is wrong. Later, something may
     /// answer in place of the coordinator for a moment (a proxy with 403 or 404, another program on
     /// its port), or the token was replaced: then the worker retries.
     pub async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
-        let mut complained = false;
+        let mut warned = false;
         let mut was_welcomed = false;
         let mut refused_since: Option<Instant> = None;
         loop {
@@ -92,14 +92,14 @@ impl Link {
                 Ok(channel) => self.converse(channel, &mut was_up).await,
                 Err(error) => Problem::Broken(with_causes(&error)),
             };
-            if self.events.send(LinkEvent::Down).await.is_err() {
+            if self.events.send(ConnectionEvent::Lost).await.is_err() {
                 return;
             }
             if was_up {
-                (pause, complained, was_welcomed, refused_since) = (FIRST_PAUSE, false, true, None);
+                (pause, warned, was_welcomed, refused_since) = (FIRST_PAUSE, false, true, None);
             }
             let problem = match problem {
-                Problem::Unheard => return,
+                Problem::Abandoned => return,
                 Problem::Broken(problem) => problem,
                 Problem::Refused(_) if self.has_new_token() => {
                     (pause, refused_since) = (FIRST_PAUSE, None);
@@ -108,7 +108,7 @@ impl Link {
                 Problem::Refused(error) => {
                     let since = *refused_since.get_or_insert_with(Instant::now);
                     if !was_welcomed || since.elapsed() >= self.patience {
-                        let _ = self.events.send(LinkEvent::Final(error)).await;
+                        let _ = self.events.send(ConnectionEvent::Refused(error)).await;
                         return;
                     }
                     format!(
@@ -117,9 +117,9 @@ impl Link {
                     )
                 }
             };
-            if !complained {
-                tracing::warn!(coordinator = %self.endpoint.uri(), problem, "no connection; training goes on, trying again");
-                complained = true;
+            if !warned {
+                tracing::warn!(coordinator = %self.endpoint.uri(), problem, "no connection; training continues, and the worker retries");
+                warned = true;
             }
             tokio::select! {
                 () = tokio::time::sleep(pause + jitter(pause)) => {}
@@ -158,8 +158,13 @@ impl Link {
     /// Runs one stream until it ends.
     async fn converse(&self, channel: Channel, was_up: &mut bool) -> Problem {
         let (outgoing, messages) = mpsc::channel(OUTGOING);
-        if self.events.send(LinkEvent::Up(outgoing)).await.is_err() {
-            return Problem::Unheard;
+        if self
+            .events
+            .send(ConnectionEvent::Opened(outgoing))
+            .await
+            .is_err()
+        {
+            return Problem::Abandoned;
         }
         let mut client =
             FleetClient::with_interceptor(channel, protocol::token::attach(self.token.clone()))
@@ -172,7 +177,9 @@ impl Link {
         loop {
             let message = match incoming.message().await {
                 Ok(Some(message)) => FromCoordinator::try_from(message),
-                Ok(None) => return Problem::Broken("the coordinator closed the stream".to_owned()),
+                Ok(None) => {
+                    return Problem::Broken("the coordinator closed the stream".to_owned());
+                }
                 Err(status) => return self.judge(status),
             };
             match message {
@@ -181,13 +188,18 @@ impl Link {
                 }
                 Ok(message) => {
                     *was_up = true;
-                    if self.events.send(LinkEvent::Message(message)).await.is_err() {
-                        return Problem::Unheard;
+                    if self
+                        .events
+                        .send(ConnectionEvent::Message(message))
+                        .await
+                        .is_err()
+                    {
+                        return Problem::Abandoned;
                     }
                 }
                 Err(invalid) => {
                     return Problem::Broken(format!(
-                        "the coordinator sent something impossible: {invalid}"
+                        "the coordinator sent an invalid message: {invalid}"
                     ));
                 }
             }
