@@ -11,8 +11,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ];
     let descriptors = protox::compile(files, [&root])?;
     // the client's generated constructor would be named `connect`, like the call of service Fleet
-    tonic_prost_build::configure()
-        .build_transport(false)
-        .compile_fds(descriptors)?;
+    let mut build = tonic_prost_build::configure().build_transport(false);
+    // the status is also a JSON document
+    for message in ["StatusReply", "SweepStatus", "RunningTrial", "WorkerStatus"] {
+        build = build.type_attribute(message, "#[derive(serde::Serialize)]");
+    }
+    for (field, name) in [
+        ("SweepStatus.waits", "WaitReason"),
+        ("RunningTrial.condition", "Condition"),
+        ("WorkerStatus.presence", "Presence"),
+    ] {
+        let word = format!("crate::status::word::<{name}, _>");
+        build = build.field_attribute(field, format!("#[serde(serialize_with = \"{word}\")]"));
+    }
+    build.compile_fds(descriptors)?;
     Ok(())
 }

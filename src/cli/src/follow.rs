@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::v1::{RunningTrial, SweepStatus, TrialEnded, trial_ended};
+use protocol::v1::{Condition, RunningTrial, SweepStatus, TrialEnded, trial_ended};
 use sweep::text::cut;
 use sweep::{Share, counted};
 use tokio::signal::unix::{SignalKind, signal};
@@ -262,8 +262,9 @@ fn details(trial: &RunningTrial) -> Vec<String> {
         0 => vec!["starting".to_owned()],
         epochs => vec![format!("epoch {}/{epochs}", trial.epoch)],
     };
-    if !matches!(trial.condition.as_str(), "" | "running") {
-        details.push(trial.condition.clone());
+    match trial.condition() {
+        Condition::Running => {}
+        condition => details.push(condition.to_string().replace('_', " ")),
     }
     if let Some(accuracy) = trial.accuracy {
         details.push(format!("{} %", Share::new(accuracy, 0)));
@@ -378,7 +379,7 @@ mod tests {
     #[test]
     fn a_trial_that_has_not_begun_has_no_epochs() {
         let mut trial = RunningTrial {
-            condition: "running".into(),
+            condition: Condition::Running.into(),
             ..RunningTrial::default()
         };
         assert_eq!(trial_text(&trial), "starting");
@@ -386,7 +387,7 @@ mod tests {
             epoch: 0,
             num_epochs: 42,
             attempt: 2,
-            condition: "stalled".into(),
+            condition: Condition::Stalled.into(),
             ..trial
         };
         assert_eq!(trial_text(&trial), "epoch 0/42  stalled  attempt 2");

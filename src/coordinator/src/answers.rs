@@ -160,12 +160,15 @@ impl<'a> Answers<'a> {
 fn without_coordinator(mut sweep: v1::SweepStatus) -> v1::SweepStatus {
     let ended = sweep.complete || !sweep.cancelled_reason.is_empty();
     (sweep.waits, sweep.waits_because) = match ended {
-        true => (String::new(), String::new()),
-        false => ("no_coordinator".to_owned(), NO_COORDINATOR.to_owned()),
+        true => (v1::WaitReason::Unspecified.into(), String::new()),
+        false => (
+            v1::WaitReason::NoCoordinator.into(),
+            NO_COORDINATOR.to_owned(),
+        ),
     };
     sweep.remaining_ms = 0;
     for trial in &mut sweep.running_trials {
-        trial.condition = "no coordinator".to_owned();
+        trial.set_condition(v1::Condition::NoCoordinator);
     }
     sweep
 }

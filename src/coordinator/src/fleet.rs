@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use protocol::invalid::name;
 use protocol::v1::fleet_server::Fleet;
-use protocol::{FromWorker, Hello, v1};
+use protocol::{FromCoordinator, FromWorker, Hello, Invalid, v1};
+use schedule::event::Rejected;
+use schedule::state::WorkerId;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -18,6 +21,8 @@ const OUTGOING_BYTES: u32 = 16 << 20;
 
 pub struct FleetService {
     pub owner: mpsc::Sender<OwnerRequest>,
+    /// The build that workers must have.
+    pub build: String,
 }
 
 #[tonic::async_trait]
@@ -29,7 +34,8 @@ impl Fleet for FleetService {
         request: Request<Streaming<v1::WorkerMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let (outgoing, messages) = outbox(OUTGOING_BYTES);
-        tokio::spawn(serve(request.into_inner(), outgoing, self.owner.clone()));
+        let (owner, build) = (self.owner.clone(), self.build.clone());
+        tokio::spawn(serve(request.into_inner(), outgoing, owner, build));
         Ok(Response::new(messages))
     }
 }
@@ -38,9 +44,17 @@ async fn serve(
     mut incoming: Streaming<v1::WorkerMessage>,
     outgoing: ToWorker,
     owner: mpsc::Sender<OwnerRequest>,
+    build: String,
 ) {
-    let hello = match tokio::time::timeout(HELLO_DEADLINE, receive_hello(&mut incoming)).await {
-        Ok(Ok(hello)) => hello,
+    let hello = receive_hello(&mut incoming, &build);
+    let hello = match tokio::time::timeout(HELLO_DEADLINE, hello).await {
+        Ok(Ok(Ok(hello))) => hello,
+        Ok(Ok(Err(rejected))) => {
+            let reason = rejected.to_string();
+            tracing::warn!(reason, "refusing a worker");
+            outgoing.send(FromCoordinator::Refused { reason }.into());
+            return;
+        }
         Ok(Err(status)) => return outgoing.end(status),
         Err(_) => return outgoing.end(Status::deadline_exceeded("no Hello was sent")),
     };
@@ -98,12 +112,34 @@ async fn serve(
         .await;
 }
 
-async fn receive_hello(incoming: &mut Streaming<v1::WorkerMessage>) -> Result<Hello, Status> {
-    match receive(incoming).await? {
-        Some(FromWorker::Hello(hello)) => Ok(hello),
-        Some(_) => Err(Status::invalid_argument("a stream begins with Hello")),
-        None => Err(Status::cancelled("the worker closed the connection")),
+/// Reads the Hello. A worker of another build is refused before the rest is read, which may have
+/// another form than here.
+async fn receive_hello(
+    incoming: &mut Streaming<v1::WorkerMessage>,
+    build: &str,
+) -> Result<Result<Hello, Rejected>, Status> {
+    let Some(message) = incoming.message().await? else {
+        return Err(Status::cancelled("the worker closed the connection"));
+    };
+    if let Some(v1::worker_message::Message::Hello(hello)) = &message.message
+        && let Some(rejected) = other_build(hello, build)?
+    {
+        return Ok(Err(rejected));
     }
+    match FromWorker::try_from(message)? {
+        FromWorker::Hello(hello) => Ok(Ok(hello)),
+        _ => Err(Status::invalid_argument("a stream begins with Hello")),
+    }
+}
+
+fn other_build(hello: &v1::Hello, build: &str) -> Result<Option<Rejected>, Invalid> {
+    let worker = WorkerId(name("hello.worker", hello.worker.clone())?.into());
+    let worker_build = name("hello.build", hello.build.clone())?;
+    Ok((worker_build != build).then(|| Rejected::OtherBuild {
+        worker,
+        worker_build,
+        coordinator_build: build.to_owned(),
+    }))
 }
 
 async fn receive(

@@ -274,10 +274,10 @@ fn as_metrics(status: &v1::StatusReply) -> String {
     for worker in status
         .workers
         .iter()
-        .filter(|worker| worker.presence != "gone")
+        .filter(|worker| worker.presence() != v1::Presence::Gone)
     {
         let labels = |use_: &str| {
-            let (name, presence) = (escaped(&worker.worker), &worker.presence);
+            let (name, presence) = (escaped(&worker.worker), worker.presence());
             format!("{{worker=\"{name}\",presence=\"{presence}\",use=\"{use_}\"}}")
         };
         slots.push((labels("busy"), u64::from(worker.busy_slots)));
@@ -290,7 +290,7 @@ fn as_metrics(status: &v1::StatusReply) -> String {
     let present = status
         .workers
         .iter()
-        .filter(|worker| worker.presence != "gone");
+        .filter(|worker| worker.presence() != v1::Presence::Gone);
     let work_dirs: Vec<_> = present
         .map(|worker| {
             (
@@ -358,9 +358,9 @@ fn as_html(status: &v1::StatusReply) -> String {
             epoch,
             num_epochs,
             images_per_s,
-            condition,
             ..
         } = trial;
+        let condition = trial.condition();
         let cell = html(&trial.cell);
         let epoch = if *num_epochs == 0 {
             "starting".to_owned()
@@ -377,11 +377,9 @@ fn as_html(status: &v1::StatusReply) -> String {
     );
     for worker in &status.workers {
         let v1::WorkerStatus {
-            busy_slots,
-            slots,
-            presence,
-            ..
+            busy_slots, slots, ..
         } = worker;
+        let presence = worker.presence();
         let (name, reason) = (html(&worker.worker), html(&worker.reason));
         let _ = write!(
             page,
@@ -415,7 +413,7 @@ mod tests {
         };
         let worker = v1::WorkerStatus {
             worker: "node-1-2".into(),
-            presence: "present".into(),
+            presence: v1::Presence::Present.into(),
             slots: 2,
             busy_slots: 1,
             reason: "<script>".into(),

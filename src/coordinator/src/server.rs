@@ -129,6 +129,7 @@ fn serve(
     let owner_ended = start_owner(Owner::new(state, config, clock, storage), inbox)?;
     let fleet = FleetServer::new(FleetService {
         owner: messages.clone(),
+        build: build.clone(),
     })
     .max_decoding_message_size(MAX_MESSAGE_BYTES)
     .max_encoding_message_size(MAX_MESSAGE_BYTES);

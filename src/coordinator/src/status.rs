@@ -60,8 +60,8 @@ pub fn sweep(
         running_trials,
         complete: state.is_complete(name),
         waits: waits
-            .map(|waits| waits.reason.name().to_owned())
-            .unwrap_or_default(),
+            .map_or(v1::WaitReason::Unspecified, |waits| waits.reason.into())
+            .into(),
         waits_because,
     })
 }
@@ -86,22 +86,22 @@ pub fn worker(
         .get(&entry.info.host)
         .and_then(|host| host.drained.clone());
     let (presence, reason) = match (&entry.presence, entry.draining.clone().or(host_drained)) {
-        (Presence::Gone { reason, .. }, _) => ("gone", reason.clone()),
+        (Presence::Gone { reason, .. }, _) => (v1::Presence::Gone, reason.clone()),
         (Presence::Present, _)
             if !connected || silent_ms > config.heartbeat_ms.saturating_mul(3) =>
         {
             (
-                "unreachable",
+                v1::Presence::Unreachable,
                 format!("silent; its lease is {} s", config.lease_ms / 1000),
             )
         }
-        (Presence::Present, Some(reason)) => ("draining", reason),
-        (Presence::Present, None) => ("present", String::new()),
+        (Presence::Present, Some(reason)) => (v1::Presence::Draining, reason),
+        (Presence::Present, None) => (v1::Presence::Present, String::new()),
     };
     Some(v1::WorkerStatus {
         worker: id.to_string(),
         host: entry.info.host.clone(),
-        presence: presence.to_owned(),
+        presence: presence.into(),
         reason,
         slots: entry.slots.len() as u32,
         busy_slots: entry.slots.iter().flatten().count() as u32,
@@ -172,11 +172,11 @@ fn running_trial(
     let condition = if silent > config.heartbeat_ms.saturating_mul(3)
         || !state.live.connected.contains_key(&attempt.worker)
     {
-        "unreachable"
+        v1::Condition::Unreachable
     } else if still as f64 > config.stall_ms as f64 * STALL_SHOWN {
-        "stalled"
+        v1::Condition::Stalled
     } else {
-        "running"
+        v1::Condition::Running
     };
     Some(v1::RunningTrial {
         trial: wanted.id.to_string(),
@@ -190,7 +190,7 @@ fn running_trial(
         images_per_s: progress.images_per_s,
         train_loss: progress.train_loss,
         accuracy: progress.accuracy,
-        condition: condition.to_owned(),
+        condition: condition.into(),
     })
 }
 

@@ -4,8 +4,7 @@
 use schedule::Removable;
 use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::{Slot, SlotIndex, WorkerId, WorkerInfo};
-use sweep::handoff::Progress;
-use sweep::record::{Failure, FailureClass, TrialResult};
+use sweep::record::{BadResult, Failure, FailureClass, TrialResult};
 use sweep::text::{self, Line};
 use sweep::{AttemptId, AttemptNo, Program, Trainer, TrialId, TrialSpec};
 
@@ -388,12 +387,10 @@ fn slot(field: &str, slot: v1::Slot) -> Result<Slot, Invalid> {
 }
 
 fn running(field: &str, running: v1::Running) -> Result<RunningAttempt, Invalid> {
-    let progress_field = format!("{field}.progress");
-    let progress = progress(&progress_field, present(&progress_field, running.progress)?)?;
     Ok(RunningAttempt {
         id: id(&format!("{field}.attempt"), running.attempt)?,
         slot: running.slot,
-        progress,
+        progress: document(&format!("{field}.progress_json"), &running.progress_json)?,
     })
 }
 
@@ -401,52 +398,7 @@ fn to_running(running: RunningAttempt) -> v1::Running {
     v1::Running {
         attempt: running.id.to_string(),
         slot: running.slot,
-        progress: Some(to_progress(running.progress)),
-    }
-}
-
-fn progress(field: &str, progress: v1::Progress) -> Result<Progress, Invalid> {
-    let finite = |name: &str, value: Option<f64>| match value {
-        Some(value) if !value.is_finite() => Err(Invalid::new(
-            format!("{field}.{name}"),
-            format!("is {value}"),
-        )),
-        value => Ok(value),
-    };
-    let train_loss = finite("train_loss", progress.train_loss)?;
-    let accuracy = finite("accuracy", progress.accuracy)?;
-    if let Some(accuracy) = accuracy.filter(|accuracy| !(0.0..=1.0).contains(accuracy)) {
-        let problem = format!("is {accuracy}; a fraction in 0..=1 was expected");
-        return Err(Invalid::new(format!("{field}.accuracy"), problem));
-    }
-    let images_per_s = finite("images_per_s", Some(progress.images_per_s))?.unwrap_or(0.0);
-    Ok(Progress {
-        epoch: progress.epoch,
-        num_epochs: progress.num_epochs,
-        step: progress.step,
-        steps_per_epoch: progress.steps_per_epoch,
-        collectives: progress.collectives,
-        train_loss,
-        accuracy,
-        images_per_s,
-    })
-}
-
-/// Converts progress for sending. Infinite and NaN measurements are left out, since they would end
-/// the stream.
-fn to_progress(progress: Progress) -> v1::Progress {
-    let rate = progress.images_per_s;
-    v1::Progress {
-        epoch: progress.epoch,
-        num_epochs: progress.num_epochs,
-        step: progress.step,
-        steps_per_epoch: progress.steps_per_epoch,
-        collectives: progress.collectives,
-        train_loss: progress.train_loss.filter(|loss| loss.is_finite()),
-        accuracy: progress
-            .accuracy
-            .filter(|accuracy| (0.0..=1.0).contains(accuracy)),
-        images_per_s: if rate.is_finite() { rate } else { 0.0 },
+        progress_json: serde_json::to_vec(&running.progress).expect("progress is plain data"),
     }
 }
 
@@ -480,18 +432,15 @@ fn to_ended(ended: EndedAttempt) -> v1::AttemptEnded {
 /// Replaces a result that the receiver would refuse with a failure that gives the reason.
 fn result_or_failure(result: &TrialResult) -> WireOutcome {
     let json = serde_json::to_vec(result).expect("results are plain data");
-    let unusable = |class, reason| {
-        Failure::new(
-            class,
-            format!("the trainer's result cannot be used: {reason}"),
-        )
+    let too_large = |Invalid { field, problem }| BadResult {
+        field,
+        problem,
+        class: FailureClass::Crashed,
     };
-    if let Err(bad) = result.check() {
-        return to_failure(unusable(bad.class, bad.to_string()));
-    }
-    match at_most("result", "bytes", json.len(), MAX_DOCUMENT_BYTES) {
+    let fits = at_most("result", "bytes", json.len(), MAX_DOCUMENT_BYTES).map_err(too_large);
+    match result.check().and(fits) {
         Ok(()) => WireOutcome::ResultJson(json),
-        Err(invalid) => to_failure(unusable(FailureClass::Crashed, invalid.to_string())),
+        Err(bad) => to_failure(bad.into()),
     }
 }
 

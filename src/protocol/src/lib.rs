@@ -7,6 +7,7 @@ pub mod fleet;
 pub mod invalid;
 pub mod limits;
 mod secret;
+mod status;
 pub mod submit;
 pub mod token;
 

@@ -156,7 +156,7 @@ fn from_coordinator() -> impl Strategy<Value = FromCoordinator> {
 }
 
 /// Generates messages with arbitrary strings, numbers and documents.
-fn lying_worker() -> impl Strategy<Value = v1::WorkerMessage> {
+fn hostile_worker() -> impl Strategy<Value = v1::WorkerMessage> {
     let attempt = || prop_oneof![".{0,20}", "t[0-9a-f]{16}#[0-2]"];
     let document = || proptest::collection::vec(any::<u8>(), 0..60);
     let outcome = prop_oneof![
@@ -165,19 +165,14 @@ fn lying_worker() -> impl Strategy<Value = v1::WorkerMessage> {
     ];
     let ended = (attempt(), proptest::option::of(outcome))
         .prop_map(|(attempt, outcome)| v1::AttemptEnded { attempt, outcome });
-    let rate = proptest::option::of(any::<f64>());
-    let progress = rate.prop_map(|loss| v1::Progress {
-        train_loss: loss,
-        accuracy: loss,
-        ..v1::Progress::default()
-    });
-    let running = (attempt(), any::<u32>(), proptest::option::of(progress)).prop_map(
-        |(attempt, slot, progress)| v1::Running {
-            attempt,
-            slot,
-            progress,
-        },
-    );
+    let running =
+        (attempt(), any::<u32>(), document()).prop_map(|(attempt, slot, progress_json)| {
+            v1::Running {
+                attempt,
+                slot,
+                progress_json,
+            }
+        });
     let slots = proptest::collection::vec(".{0,9}", 0..3);
     prop_oneof![
         (
@@ -216,14 +211,14 @@ fn lying_worker() -> impl Strategy<Value = v1::WorkerMessage> {
 
 proptest! {
     #[test]
-    fn what_a_worker_says_survives_the_wire(message in from_worker()) {
+    fn a_workers_messages_survive_the_wire(message in from_worker()) {
         let bytes = v1::WorkerMessage::from(message.clone()).encode_to_vec();
         let back = FromWorker::try_from(v1::WorkerMessage::decode(&bytes[..]).unwrap()).unwrap();
         prop_assert_eq!(back, message);
     }
 
     #[test]
-    fn what_a_coordinator_says_survives_the_wire(message in from_coordinator()) {
+    fn a_coordinators_messages_survive_the_wire(message in from_coordinator()) {
         let bytes = v1::CoordinatorMessage::from(message.clone()).encode_to_vec();
         let back = FromCoordinator::try_from(v1::CoordinatorMessage::decode(&bytes[..]).unwrap()).unwrap();
         prop_assert_eq!(back, message);
@@ -255,7 +250,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_understood_of_a_liar_is_sound(message in lying_worker()) {
+    fn what_is_accepted_from_a_hostile_worker_is_sound(message in hostile_worker()) {
         match FromWorker::try_from(message) {
             Ok(FromWorker::Hello(hello)) => {
                 prop_assert!(!hello.worker.0.is_empty() && hello.connection > 0);
@@ -265,7 +260,7 @@ proptest! {
                 prop_assert!(hello.running.iter().all(|running| running.id.number.0 > 0));
             }
             Ok(FromWorker::Ended(ended)) => prop_assert!(ended.id.number.0 > 0),
-            Ok(other) => prop_assert!(false, "nobody said {other:?}"),
+            Ok(other) => prop_assert!(false, "{other:?} was not sent"),
             Err(invalid) => prop_assert!(!invalid.field.is_empty() && !invalid.problem.is_empty()),
         }
     }
@@ -309,9 +304,9 @@ fn reasons_of_any_length_are_refused_and_escape_sequences_are_dropped() {
     let invalid = FromWorker::try_from(leaving("x".repeat(40 << 20))).unwrap_err();
     assert_eq!(invalid.field, "leaving.reason");
     assert!(invalid.problem.contains("at most 1024"), "{invalid}");
-    let said = FromWorker::try_from(leaving("\u{1b}[2Jthe node\nis needed".into())).unwrap();
+    let message = FromWorker::try_from(leaving("\u{1b}[2Jthe node\nis needed".into())).unwrap();
     assert_eq!(
-        said,
+        message,
         FromWorker::Leaving {
             reason: "the node is needed".into()
         }
@@ -377,9 +372,9 @@ fn an_empty_message_is_refused() {
 }
 
 #[test]
-fn lies_in_a_hello_are_named() {
-    type Lie = fn(&mut v1::Hello);
-    let lies: [(&str, Lie); 14] = [
+fn bad_fields_of_a_hello_are_named() {
+    type Damage = fn(&mut v1::Hello);
+    let damages: [(&str, Damage); 14] = [
         ("hello.worker", |hello| hello.worker.clear()),
         ("hello.worker", |hello| hello.worker = "x".repeat(257)),
         ("hello.host", |hello| hello.host = "a\x1b[2Jb".into()),
@@ -405,13 +400,13 @@ fn lies_in_a_hello_are_named() {
             hello.running.push(v1::Running {
                 attempt: "t0123456789abcdeg#1".into(),
                 slot: 0,
-                progress: Some(v1::Progress::default()),
+                progress_json: Vec::new(),
             });
         }),
     ];
-    for (field, lie) in lies {
+    for (field, damage) in damages {
         let mut hello = good_hello();
-        lie(&mut hello);
+        damage(&mut hello);
         assert_eq!(
             refused(v1::worker_message::Message::Hello(hello)).field,
             field
@@ -421,7 +416,7 @@ fn lies_in_a_hello_are_named() {
 }
 
 #[test]
-fn lies_in_an_outcome_are_named() {
+fn bad_fields_of_an_outcome_are_named() {
     use v1::attempt_ended::Outcome;
     let good = "t0123456789abcdef#1";
     let cases = [
@@ -504,11 +499,11 @@ fn progress_that_is_not_a_number_is_left_out() {
         slot: 0,
         progress,
     }];
-    let said = v1::WorkerMessage::from(FromWorker::Heartbeat {
+    let message = v1::WorkerMessage::from(FromWorker::Heartbeat {
         running,
         disk: DiskUse::default(),
     });
-    let Ok(FromWorker::Heartbeat { running, .. }) = FromWorker::try_from(said) else {
+    let Ok(FromWorker::Heartbeat { running, .. }) = FromWorker::try_from(message) else {
         panic!()
     };
     assert_eq!(running[0].progress, Progress::default());

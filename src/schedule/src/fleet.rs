@@ -410,10 +410,7 @@ fn outcome(
                     result: result.clone(),
                 }];
             }
-            Err(bad) => Failure::new(
-                bad.class,
-                format!("the trainer's result cannot be used: {bad}"),
-            ),
+            Err(bad) => bad.into(),
         },
         Outcome::Failed(failure) => failure.clone(),
         Outcome::Stopped if !state.is_wanted(&state.trials[&attempt.trial]) => {

@@ -34,20 +34,6 @@ pub enum WaitReason {
 }
 
 impl WaitReason {
-    /// Returns the name as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::SlotsBroken => "slots_broken",
-            Self::NoSlotLargeEnough => "no_slot_large_enough",
-            Self::NoTrainer => "no_trainer",
-            Self::NoWorkers => "no_workers",
-            Self::SlotsPaused => "slots_paused",
-            Self::SlotsBusy => "slots_busy",
-            Self::AnotherHost => "another_host",
-            Self::Backoff => "backoff",
-        }
-    }
-
     /// Returns true if nothing that runs now ends the wait.
     pub fn is_lasting(self) -> bool {
         match self {

@@ -20,7 +20,7 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::record::{Failure, TrialResult};
 use crate::trial::{AttemptNo, TrialId, TrialSpec};
@@ -92,8 +92,22 @@ pub struct Progress {
     pub collectives: u64,
     /// Training loss of the last finished epoch.
     pub train_loss: Option<f64>,
+    #[serde(default, deserialize_with = "fraction")]
     pub accuracy: Option<f64>,
+    #[serde(deserialize_with = "rate")]
     pub images_per_s: f64,
+}
+
+/// Reads an accuracy. Leaves it out if it is no fraction: it is for people, and no reason to end a
+/// training.
+fn fraction<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    let value = Option::<f64>::deserialize(deserializer)?;
+    Ok(value.filter(|value| (0.0..=1.0).contains(value)))
+}
+
+/// Reads a rate. JSON has `null` for infinite numbers and NaN: they are read as 0.
+fn rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Writes one frame and flushes.

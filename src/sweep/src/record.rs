@@ -50,6 +50,16 @@ impl BadResult {
     }
 }
 
+/// The failure of an attempt whose trainer sent this result.
+impl From<BadResult> for Failure {
+    fn from(bad: BadResult) -> Self {
+        Self::new(
+            bad.class,
+            format!("the trainer's result cannot be used: {bad}"),
+        )
+    }
+}
+
 /// Maximum length of a `state_hash`.
 const MAX_HASH_BYTES: usize = 64;
 

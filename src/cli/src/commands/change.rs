@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use protocol::v1::WorkerStatus;
+use protocol::v1::{Presence, WorkerStatus};
 use serde_json::json;
 use sweep::counted;
 use tokio::time::Instant;
@@ -90,12 +90,14 @@ pub async fn undrain(arguments: &UndrainArgs, output: Output) -> Result<Outcome,
     let workers = receiver.workers(name).await;
     receiver.end().await?;
     undrained?;
-    let works = |worker: &WorkerStatus| match worker.presence.as_str() {
-        "draining" => format!(
+    let works = |worker: &WorkerStatus| match worker.presence() {
+        Presence::Draining => format!(
             "{}: leaves all the same ({})\n",
             worker.worker, worker.reason
         ),
-        _ => format!("{}: gets work again\n", worker.worker),
+        Presence::Present | Presence::Unreachable | Presence::Gone => {
+            format!("{}: gets work again\n", worker.worker)
+        }
     };
     output.print(
         || format!("{name} is trusted again\n") + &workers.iter().map(works).collect::<String>(),
@@ -170,7 +172,7 @@ impl Receiver {
             .map(|reply| reply.workers)
             .unwrap_or_default();
         let meant = |worker: &WorkerStatus| {
-            worker.presence != "gone" && (worker.worker == name || worker.host == name)
+            worker.presence() != Presence::Gone && (worker.worker == name || worker.host == name)
         };
         workers.into_iter().filter(meant).collect()
     }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use protocol::v1::{
-    ReportFiles, RunningTrial, StatusReply, SweepStatus, TrialEnded, WorkerStatus, trial_ended,
+    Presence, ReportFiles, RunningTrial, StatusReply, SweepStatus, TrialEnded, WorkerStatus,
+    trial_ended,
 };
 use report::FileSink;
 use serde_json::{Value, json};
@@ -243,7 +244,7 @@ fn status_text(reply: &StatusReply) -> String {
     let (gone, here): (Vec<_>, Vec<_>) = reply
         .workers
         .iter()
-        .partition(|worker| worker.presence == "gone");
+        .partition(|worker| worker.presence() == Presence::Gone);
     here.into_iter()
         .for_each(|worker| text.push_str(&worker_text(worker)));
     for worker in gone.iter().take(MAX_GONE) {
@@ -333,7 +334,6 @@ fn sweep_text(sweep: &SweepStatus) -> String {
 fn worker_text(worker: &WorkerStatus) -> String {
     let WorkerStatus {
         worker: id,
-        presence,
         slots,
         busy_slots,
         ..
@@ -343,9 +343,10 @@ fn worker_text(worker: &WorkerStatus) -> String {
     } else {
         format!(": {}", worker.reason)
     };
-    let silent = match presence.as_str() {
-        "unreachable" => format!(", silent for {}", duration(worker.silent_ms)),
-        _ => String::new(),
+    let presence = worker.presence();
+    let silent = match presence {
+        Presence::Unreachable => format!(", silent for {}", duration(worker.silent_ms)),
+        Presence::Present | Presence::Draining | Presence::Gone => String::new(),
     };
     let disk = match worker.work_dir_bytes {
         0 => String::new(),

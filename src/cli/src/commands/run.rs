@@ -9,8 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use protocol::v1::{StatusReply, SubmitReply, SweepStatus};
-use schedule::WaitReason;
+use protocol::v1::{StatusReply, SubmitReply, SweepStatus, WaitReason};
 use schedule::state::Slot;
 use serde_json::json;
 use sweep::{Sweep, counted};
@@ -380,7 +379,7 @@ impl Run<'_> {
             tokio::select! {
                 step = follower.next() => match step? {
                     // the worker is about to connect, or leaves with its process
-                    Step::Status(status) if workers != Workers::Any && status.waits == WaitReason::NoWorkers.name() => {
+                    Step::Status(status) if workers != Workers::Any && status.waits() == WaitReason::NoWorkers => {
                         view.status(&SweepStatus { waits_because: String::new(), ..*status });
                     }
                     Step::Status(status) if workers == Workers::Own && is_stuck(&status) => {
@@ -566,11 +565,9 @@ enum Workers {
 /// Returns true if running workers cannot help: slots stay broken until a user acts, and no slot
 /// becomes larger.
 fn is_stuck(status: &SweepStatus) -> bool {
-    let lasting = [
-        WaitReason::SlotsBroken,
-        WaitReason::NoSlotLargeEnough,
-        WaitReason::NoTrainer,
-    ]
-    .map(WaitReason::name);
-    status.running == 0 && lasting.contains(&status.waits.as_str())
+    status.running == 0
+        && matches!(
+            status.waits(),
+            WaitReason::SlotsBroken | WaitReason::NoSlotLargeEnough | WaitReason::NoTrainer
+        )
 }

@@ -114,6 +114,7 @@ fn events_about_attempts_keep_their_form() {
         r#"{"at":7,"event":{"worker_joined":{"worker":"w","info":{"host":"h","build":"b","slots":[{"devices":["cpu"],"description":"1 thread"}]},"occupied":{"0":["t884182218182e510",2]}}}}"#,
         r#"{"at":8,"event":{"trial_dispatched":{"trial":"t884182218182e510","attempt":1,"worker":"w","slot":0}}}"#,
         r#"{"at":9,"event":{"attempt_failed":{"trial":"t884182218182e510","attempt":1,"failure":{"class":"crashed","message":"it ended"},"then":{"retry":{"not_before":1009}},"slot_free":true}}}"#,
+        r#"{"at":9,"event":{"attempt_succeeded":{"trial":"t884182218182e510","attempt":2,"result":{"last_accuracy":0.5,"best_accuracy":0.5,"best_epoch":0,"last_balanced_accuracy":0.5,"train_loss":0.1,"eval_loss":0.2,"epochs":[{"train_loss":0.1,"accuracy":0.5,"state_hash":"0123456789abcdef"}],"provenance":{"trainer":"0.1.0","libtorch":"2.11.0","devices":["cpu"],"host":"h","precision":"f32","execution":"queued","kernels":"libtorch","images":"host","libraries":[],"data_fingerprint":"0123456789abcdef","skipped_images":0,"subset":"all","num_eval_images":10,"num_parameters":20},"timing":{"train_s":1.0,"evaluate_s":0.0,"checkpoint_s":0.0,"data_wait_s":0.0,"start_s":0.0,"images_per_s":0.0,"peak_memory_mib":0.0,"resumed_from_epoch":0}}}}}"#,
         r#"{"at":9,"event":{"attempt_stopped":{"trial":"t884182218182e510","attempt":1}}}"#,
     ];
     for line in lines {

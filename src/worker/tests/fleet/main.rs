@@ -151,7 +151,7 @@ async fn a_restarted_coordinator_goes_on() {
     assert_eq!(
         rig.most_attempts().await,
         1,
-        "workers trained on while nobody listened"
+        "workers trained on while there was no coordinator"
     );
     rig.end().await;
 }
@@ -172,7 +172,7 @@ async fn a_leaving_worker_checkpoints_and_loses_nothing() {
         Ended::Left
     );
     let status = rig.status().await;
-    assert_eq!(status.workers[0].presence, "gone");
+    assert_eq!(status.workers[0].presence(), protocol::v1::Presence::Gone);
     assert_eq!(status.sweeps[0].running, 0);
     assert!(rig.checkpoints() > 0);
     rig.worker(2).await;
@@ -299,12 +299,12 @@ async fn an_id_alone_cannot_take_a_workers_place_or_shut_it_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lies_close_the_stream_with_the_field() {
+async fn a_bad_message_closes_the_stream_and_names_the_field() {
     let mut rig = Rig::new("");
     rig.coordinator().await;
-    let mut liar = rig.peer("liar-1-1").await;
-    liar.say_nonsense().await;
-    let status = liar.is_closed().await.unwrap();
+    let mut peer = rig.peer("peer-1-1").await;
+    peer.send_empty_hello().await;
+    let status = peer.is_closed().await.unwrap();
     assert_eq!(status.code(), tonic::Code::InvalidArgument);
     assert!(
         status.message().contains("hello.worker"),
@@ -324,27 +324,32 @@ async fn workers_that_do_not_belong_are_refused() {
     };
     let mut options = rig.worker_options(1);
     options.token = Some(protocol::Token::random().unwrap());
-    let mut stranger = worker::Worker::start(options).await.unwrap();
+    let mut stranger = worker::start(options).await.unwrap();
     let reason = refused(patient(stranger.wait()).await.unwrap_err());
     assert!(reason.contains("not the coordinator's"), "{reason}");
 
     let mut options = rig.worker_options(1);
     options.trainer = rig.trainer_of_build("start=other-build");
     options.build = "other".into();
-    let mut older = worker::Worker::start(options).await.unwrap();
+    let mut older = worker::start(options).await.unwrap();
     let reason = refused(patient(older.wait()).await.unwrap_err());
     assert!(
         reason.contains("`other`") && reason.contains("`test`"),
         "{reason}"
     );
 
+    let mut changed = rig.peer("changed-1-1").await;
+    changed.send_hello_of_another_build().await;
+    let reason = changed.refused().await;
+    assert!(
+        reason.contains("`other`") && reason.contains("`test`"),
+        "{reason}"
+    );
+    changed.is_closed().await;
+
     let mut options = rig.worker_options(1);
     options.trainer = rig.trainer_of_build("start=other-build");
-    let error = worker::Worker::start(options)
-        .await
-        .err()
-        .unwrap()
-        .to_string();
+    let error = worker::start(options).await.err().unwrap().to_string();
     assert!(
         error.contains("is of build `other`, this worker of `test`"),
         "{error}"
@@ -365,7 +370,7 @@ async fn a_gpu_that_is_gone_takes_its_slots_out_of_use() {
     ]) {
         (slot.devices, slot.uuids) = (vec![name.into()], vec![uuid.into()]);
     }
-    let mut worker = patient(worker::Worker::start(options)).await.unwrap();
+    let mut worker = patient(worker::start(options)).await.unwrap();
     rig.submit().await;
     assert_eq!(rig.complete().await.succeeded, 12);
     let described = rig.status().await.workers.remove(0).slot_descriptions;
@@ -380,11 +385,7 @@ async fn a_gpu_that_is_gone_takes_its_slots_out_of_use() {
     let mut options = rig.worker_options(1);
     (options.slots[0].devices, options.slots[0].uuids) =
         (vec!["cuda:0".into()], vec!["GPU-a".into()]);
-    let error = worker::Worker::start(options)
-        .await
-        .err()
-        .unwrap()
-        .to_string();
+    let error = worker::start(options).await.err().unwrap().to_string();
     assert!(
         error.contains("does not find the devices of its slot (cuda:0)"),
         "{error}"
@@ -419,7 +420,7 @@ async fn submitting_twice_does_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tail_tells_every_result_and_ends() {
+async fn tail_sends_every_result_and_ends() {
     let mut rig = Rig::new("epoch-ms=1");
     rig.coordinator().await;
     rig.submit().await;

@@ -65,12 +65,26 @@ impl Peer {
         self
     }
 
-    async fn say(&self, message: FromWorker) {
+    async fn send(&self, message: FromWorker) {
         self.outgoing.send(message.into()).await.unwrap();
     }
 
-    pub async fn say_nonsense(&self) {
-        let hello = v1::Hello::default();
+    pub async fn send_empty_hello(&self) {
+        self.send_raw_hello(v1::Hello::default()).await;
+    }
+
+    /// Sends a Hello of another build, in which only name and build have the form of this one.
+    pub async fn send_hello_of_another_build(&self) {
+        let hello = v1::Hello {
+            worker: self.worker.to_string(),
+            build: "other".to_owned(),
+            running: vec![v1::Running::default()],
+            ..v1::Hello::default()
+        };
+        self.send_raw_hello(hello).await;
+    }
+
+    async fn send_raw_hello(&self, hello: v1::Hello) {
         let message = Some(v1::worker_message::Message::Hello(hello));
         self.outgoing
             .send(v1::WorkerMessage { message })
@@ -103,7 +117,7 @@ impl Peer {
         });
         let (worker, secret, running) =
             (self.worker.clone(), self.secret.clone(), running.collect());
-        self.say(FromWorker::Hello(Hello {
+        self.send(FromWorker::Hello(Hello {
             worker,
             connection,
             secret,
@@ -115,12 +129,12 @@ impl Peer {
     }
 
     pub async fn ended(&self, id: AttemptId, outcome: Outcome) {
-        self.say(FromWorker::Ended(EndedAttempt { id, outcome }))
+        self.send(FromWorker::Ended(EndedAttempt { id, outcome }))
             .await;
     }
 
     /// Waits for the first message that the function accepts.
-    async fn hear<T>(&mut self, wanted: impl Fn(FromCoordinator) -> Option<T>) -> T {
+    async fn receive<T>(&mut self, wanted: impl Fn(FromCoordinator) -> Option<T>) -> T {
         patient(async {
             loop {
                 let message = self
@@ -138,12 +152,12 @@ impl Peer {
     }
 
     pub async fn welcome(&mut self) {
-        self.hear(|message| matches!(message, FromCoordinator::Welcome { .. }).then_some(()))
+        self.receive(|message| matches!(message, FromCoordinator::Welcome { .. }).then_some(()))
             .await;
     }
 
     pub async fn start(&mut self) -> AttemptId {
-        self.hear(|message| match message {
+        self.receive(|message| match message {
             FromCoordinator::Start { attempt, .. } => Some(attempt),
             _ => None,
         })
@@ -151,19 +165,21 @@ impl Peer {
     }
 
     pub async fn stopped(&mut self, id: AttemptId) {
-        self.hear(|message| {
+        self.receive(|message| {
             matches!(message, FromCoordinator::Stop { attempt, .. } if attempt == id).then_some(())
         })
         .await;
     }
 
     pub async fn acknowledged(&mut self, attempt: AttemptId) {
-        self.hear(|message| (message == FromCoordinator::Acknowledged { attempt }).then_some(()))
-            .await;
+        self.receive(|message| {
+            (message == FromCoordinator::Acknowledged { attempt }).then_some(())
+        })
+        .await;
     }
 
     pub async fn refused(&mut self) -> String {
-        self.hear(|message| match message {
+        self.receive(|message| match message {
             FromCoordinator::Refused { reason } => Some(reason.to_string()),
             _ => None,
         })
