@@ -20,11 +20,11 @@ use crate::open::{OpenRequest, Preflight, preflight};
 #[derive(Debug)]
 pub struct Listing {
     pub entry: &'static Entry,
-    pub state: State,
+    pub state: Presence,
 }
 
 #[derive(Debug)]
-pub enum State {
+pub enum Presence {
     /// Complete, in this folder; `None` if built in.
     Ready(Option<PathBuf>),
     Absent,
@@ -87,9 +87,9 @@ pub fn list(data_dir: &Path) -> Vec<Listing> {
             smoke: false,
         };
         match preflight(&request) {
-            Ok(found) => State::Ready(found.root),
-            Err(Error::NotFound { .. }) => State::Absent,
-            Err(error) => State::Broken(error),
+            Ok(found) => Presence::Ready(found.root),
+            Err(Error::NotFound { .. }) => Presence::Absent,
+            Err(error) => Presence::Broken(error),
         }
     };
     ENTRIES
@@ -301,11 +301,11 @@ mod tests {
                 .state
         };
         assert_eq!(list.len(), ENTRIES.len());
-        assert!(matches!(state("digits"), State::Ready(None)));
-        assert!(matches!(state("cub"), State::Absent));
+        assert!(matches!(state("digits"), Presence::Ready(None)));
+        assert!(matches!(state("cub"), Presence::Absent));
         assert!(matches!(
             state("cars"),
-            State::Broken(Error::Malformed { .. })
+            Presence::Broken(Error::Malformed { .. })
         ));
     }
 }

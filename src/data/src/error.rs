@@ -83,7 +83,7 @@ pub enum Error {
         reason: String,
     },
     #[error(
-        "{count} of {total} images of `{dataset}` cannot be decoded; mend or remove them, or leave them out with \
+        "{count} of {total} images of `{dataset}` cannot be decoded; fix or remove them, or leave them out with \
          `corrupt: skip`: {files}"
     )]
     Corrupt {

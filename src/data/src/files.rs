@@ -176,7 +176,7 @@ mod tests {
 
     /// Files of /proc report a size of 0 and contain more.
     #[test]
-    fn the_limit_holds_for_what_is_read_and_not_for_what_is_announced() {
+    fn the_limit_applies_to_bytes_read_not_to_bytes_announced() {
         let announced = std::fs::metadata("/proc/self/status").unwrap().len();
         assert_eq!(announced, 0);
         assert!(matches!(

@@ -70,7 +70,7 @@ fn leaves_that_are_numbers_are_in_numerical_order() {
 }
 
 #[test]
-fn wrong_files_are_told_apart() {
+fn wrong_files_have_distinct_errors() {
     assert!(matches!(refuse(" \n"), Error::Empty));
     assert!(matches!(
         refuse("a b\na\n"),

@@ -201,6 +201,23 @@ pub enum Role {
     Search,
 }
 
+impl Search {
+    /// Returns a cell's settings with one of the candidates.
+    fn with_candidate(&self, settings: &Settings, candidate: usize, role: Role) -> Settings {
+        let value = self.candidates[candidate].clone();
+        let settings = settings
+            .with(&BTreeMap::from([(self.field.clone(), value)]))
+            .expect("a compiled search holds valid candidates");
+        match role {
+            Role::Result => settings,
+            Role::Search => Settings {
+                holdout: Some(self.holdout),
+                ..settings
+            },
+        }
+    }
+}
+
 impl Sweep {
     pub fn cell_settings(&self, cell: &Cell) -> Settings {
         self.base
@@ -235,26 +252,17 @@ impl Sweep {
                 .collect();
         };
         let mut trials = Vec::new();
-        for (number, value) in search.candidates.iter().enumerate() {
-            let set = BTreeMap::from([(search.field.clone(), value.clone())]);
-            let candidate = settings
-                .with(&set)
-                .expect("a compiled search holds valid candidates");
+        for number in 0..search.candidates.len() {
+            let mut add = |seeds: &[u64], role: Role| {
+                let settings = search.with_candidate(&settings, number, role);
+                let seeds = seeds.iter();
+                trials.extend(seeds.map(|&seed| trial(&settings, seed, Some(number), role)));
+            };
             if search.select == Select::Validation {
-                let held_out = Settings {
-                    holdout: Some(search.holdout),
-                    ..candidate.clone()
-                };
-                let seeds = search.seeds_for(cell).iter();
-                trials
-                    .extend(seeds.map(|&seed| trial(&held_out, seed, Some(number), Role::Search)));
+                add(search.seeds_for(cell), Role::Search);
             }
             if search.select == Select::BestOnTest || chosen == Some(number) {
-                trials.extend(
-                    self.seeds
-                        .iter()
-                        .map(|&seed| trial(&candidate, seed, Some(number), Role::Result)),
-                );
+                add(&self.seeds, Role::Result);
             }
         }
         trials
@@ -273,14 +281,7 @@ impl Sweep {
     ) -> TrialSpec {
         let mut settings = self.cell_settings(&self.cells[cell]);
         if let (Some(search), Some(candidate)) = (&self.search, candidate) {
-            let set =
-                BTreeMap::from([(search.field.clone(), search.candidates[candidate].clone())]);
-            settings = settings
-                .with(&set)
-                .expect("a compiled search holds valid candidates");
-            if role == Role::Search {
-                settings.holdout = Some(search.holdout);
-            }
+            settings = search.with_candidate(&settings, candidate, role);
         }
         self.spec(settings, seed)
     }

@@ -208,7 +208,7 @@ mod tests {
 
     /// The first word of every text in backquotes is the name of something that exists.
     #[test]
-    fn what_is_advised_exists() {
+    fn advice_names_existing_fields() {
         for (names, help) in NAMES {
             let named = help
                 .split('`')

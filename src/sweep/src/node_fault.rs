@@ -75,7 +75,7 @@ mod tests {
     struct Wrapped(#[source] io::Error);
 
     #[test]
-    fn errors_of_the_node_are_told_from_errors_of_the_input() {
+    fn node_faults_are_distinguished_from_bad_input() {
         // ENOSPC, EDQUOT, EROFS, EMFILE, ENFILE, ENOMEM, EIO
         for number in [28, 122, 30, 24, 23, 12, 5] {
             let error = io::Error::from_raw_os_error(number);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn only_used_up_resources_say_nothing_about_a_file() {
+    fn only_exhausted_resources_are_no_fault_of_a_file() {
         assert!(is_exhaustion(&io::Error::from_raw_os_error(24)));
         assert!(!is_exhaustion(&io::Error::from_raw_os_error(5)));
     }

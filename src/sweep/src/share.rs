@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_round_up_and_nothing_else_does() {
+    fn only_halves_round_up() {
         for (right, of, text) in [
             (1, 2000, "0.1"),
             (1, 2001, "0.0"),

@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escape_sequences_leave_only_what_they_dressed() {
+    fn escape_sequences_are_removed_and_their_text_stays() {
         for (raw, line, lines) in [
             ("plain ü 猫", "plain ü 猫", "plain ü 猫"),
             ("\u{1b}[1;31merror\u{1b}[0m: no", "error: no", "error: no"),
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_refused_or_cut() {
+    fn long_texts_are_refused_or_cut() {
         let long = "é".repeat(MAX_LINE_BYTES);
         assert_eq!(
             Line::checked(&long),
@@ -351,7 +351,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_steers_a_terminal_passes(raw in any::<String>(), noise in "[\u{1b}\u{9b}\\[\\]0-9;m\r\n\tx]{0,40}") {
+        fn terminal_control_sequences_are_removed(raw in any::<String>(), noise in "[\u{1b}\u{9b}\\[\\]0-9;m\r\n\tx]{0,40}") {
             let raw = format!("{raw}{noise}");
             let (line, lines) = (Line::from(raw.as_str()), Lines::from(raw.as_str()));
             prop_assert!(!line.contains(|c: char| c.is_control() || is_steering(c)));

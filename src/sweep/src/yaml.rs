@@ -335,14 +335,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_nothing() {
+    fn a_file_without_content_has_no_tree() {
         for text in ["", "\n\n", "# only a comment\n", "---\n", "\u{feff}"] {
             assert!(parse(text).unwrap().is_none(), "{text:?}");
         }
     }
 
     #[test]
-    fn what_is_not_one_bounded_document_is_refused() {
+    fn several_unbounded_or_broken_documents_are_refused() {
         let deep = "[".repeat(2000);
         let mut bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for (name, before) in "bcdefghi".chars().zip("abcdefgh".chars()) {

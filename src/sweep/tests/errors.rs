@@ -43,7 +43,7 @@ fn check(text: &str, place: (usize, usize), message: &str, help: &str) {
 }
 
 #[test]
-fn the_file_they_all_spoil_is_good() {
+fn the_file_that_these_tests_change_compiles() {
     assert_eq!(
         parse(GOOD)
             .map(|sweep| sweep.cells.len())
@@ -786,7 +786,7 @@ axes:
 }
 
 #[test]
-fn names_of_other_tools_are_answered_with_the_name_here() {
+fn names_of_other_tools_get_the_name_in_this_language() {
     let set = |field: &str| format!("recipe: quick\nset: {{dataset: digits, {field}: 1}}\n");
     for (name, advice) in [
         ("lr", "`learning_rate`"),
@@ -864,7 +864,7 @@ fn a_message_shows_the_line_and_what_to_do() {
 }
 
 #[test]
-fn files_that_cannot_be_read_say_so() {
+fn unreadable_files_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let errors = |name: &str| {
         sweep::load(&folder.path().join(name))

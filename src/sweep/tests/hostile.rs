@@ -142,7 +142,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn damaged_sweeps_compile_or_explain_themselves(
+    fn damaged_sweeps_compile_or_have_errors(
         file in 0..5usize, damages in prop::collection::vec(damage(), 1..6),
     ) {
         let text = damages.iter().fold(sweeps()[file].clone(), |text, damage| apply(&text, damage));
@@ -231,7 +231,7 @@ fn a_lie(number: usize) -> Value {
 }
 
 #[test]
-fn check_names_what_a_peer_lied_about() {
+fn check_names_the_invalid_part() {
     let good = compile(&sweeps()[0]).unwrap();
     assert_eq!(good.check(), Ok(()));
     let lie = |change: &dyn Fn(&mut Sweep)| {

@@ -545,7 +545,7 @@ fn published_values_below_one_per_cent_carry_the_sign() {
 }
 
 #[test]
-fn an_edited_sweep_says_what_changed() {
+fn the_diff_of_an_edited_sweep_names_its_changes() {
     let text = "recipe: quick\nset: {dataset: digits}\naxes: {loss: [cos, mse], samples_per_class: [5, 10]}\nseeds: 3\n";
     let old = parse(text);
     let diff = |edited: String| sweep::summary::diff(&old, &parse(&edited));
@@ -602,7 +602,7 @@ fn evaluations_come_as_often_as_asked_and_at_the_end() {
 }
 
 #[test]
-fn what_has_no_effect_is_remarked_on_with_the_cells() {
+fn settings_without_effect_are_remarked_on_with_the_cells() {
     let sweep = |rest: &str| format!("name: a\nrecipe: quick\naxes: {{loss: [xent, cos]}}\n{rest}");
     let remarks = |rest: &str| parse(&sweep(rest)).remarks();
     assert_eq!(

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use data::files::Reach;
-use data::{Dataset, Layout, OpenRequest, Pipeline};
+use data::{Dataset, OpenRequest, Pipeline};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use sweep::Settings;
@@ -127,10 +127,10 @@ fn accept(settings: &Settings) {
     let plan = pipeline.train_step(0, pipeline.steps_per_epoch() - 1);
     let mut pixels = vec![f32::NAN; pipeline.image_len()];
     for position in [0, plan.len() - 1] {
-        pipeline.fill_train(&plan, position..position + 1, Layout::Nhwc, &mut pixels);
+        pipeline.fill_train(&plan, position..position + 1, &mut pixels);
         assert!(pixels.iter().all(|value| value.is_finite()), "{settings:?}");
     }
-    pipeline.fill_eval(0..1, Layout::Nhwc, &mut pixels);
+    pipeline.fill_eval(0..1, &mut pixels);
     let semantic = settings.embedding != Embedding::OneHot;
     let embeddings = semantic.then(|| data::hierarchy::stand_in_embeddings(num_classes));
     Criterion::new(

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use data::catalog::{Entry, Origin};
 use data::{
-    Check, ClassCounts, FetchProgress, FetchRequest, Listing, OpenRequest, Pipeline, Sizes, State,
+    Check, ClassCounts, FetchProgress, FetchRequest, Listing, OpenRequest, Pipeline, Presence,
+    Sizes,
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -313,10 +314,10 @@ fn listing_text(listing: &Listing) -> String {
     } = listing.entry;
     let Known { title, counts, .. } = listing.entry.known();
     let state = match &listing.state {
-        State::Ready(Some(root)) => format!("there: {}", root.display()),
-        State::Ready(None) => "built in".to_owned(),
-        State::Absent => "absent".to_owned(),
-        State::Broken(error) => format!("UNUSABLE: {}", with_causes(error)),
+        Presence::Ready(Some(root)) => format!("there: {}", root.display()),
+        Presence::Ready(None) => "built in".to_owned(),
+        Presence::Absent => "absent".to_owned(),
+        Presence::Broken(error) => format!("UNUSABLE: {}", with_causes(error)),
     };
     let Counts {
         num_classes,
@@ -351,9 +352,9 @@ fn listing_json(listing: &Listing) -> Value {
     } = listing.entry;
     let Known { title, counts, .. } = listing.entry.known();
     let (state, root, reason) = match &listing.state {
-        State::Ready(root) => ("ready", root.clone(), None),
-        State::Absent => ("absent", None, None),
-        State::Broken(error) => ("broken", None, Some(with_causes(error))),
+        Presence::Ready(root) => ("ready", root.clone(), None),
+        Presence::Absent => ("absent", None, None),
+        Presence::Broken(error) => ("broken", None, Some(with_causes(error))),
     };
     let (urls, instructions) = match origin {
         Origin::BuiltIn => (Vec::new(), None),

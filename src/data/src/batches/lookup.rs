@@ -15,7 +15,7 @@ use crate::random::{Purpose, Stream};
 
 /// Location of the bytes for the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum ByteSource {
     /// The device has the whole split.
     Split,
     /// The device gets the images of the batch with the tables.
@@ -30,12 +30,12 @@ pub struct Lookup {
     /// For each sample and column of the output, its source column.
     pub columns: Vec<i64>,
     /// Present if images are shifted: outputs lie between four pixels.
-    pub between: Option<Between>,
+    pub between: Option<Interpolation>,
     /// Positions of the output that noise covers: (sample, row, column), row-major.
     pub erased: Vec<i64>,
     /// Standardised noise, one value per channel of each of `erased`.
     pub noise: Vec<f32>,
-    /// The images, for `Origin::Batch`.
+    /// The images, for `ByteSource::Batch`.
     pub bytes: Vec<u8>,
     /// Start of each sample's part of `erased` and of `bytes`.
     starts: Vec<(usize, usize)>,
@@ -46,7 +46,7 @@ pub struct Lookup {
 /// The second row and column of an interpolated output, and the weights of these, one of each per
 /// sample.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Between {
+pub struct Interpolation {
     pub rows: Vec<i64>,
     pub columns: Vec<i64>,
     pub down: Vec<f32>,
@@ -57,13 +57,13 @@ pub struct Between {
 pub(crate) struct Tables<'a> {
     pub(crate) renderer: &'a Renderer,
     pub(crate) split: &'a Split,
-    pub(crate) origin: Origin,
+    pub(crate) origin: ByteSource,
     rows: Vec<usize>,
     columns: Vec<usize>,
 }
 
 impl<'a> Tables<'a> {
-    pub(crate) fn new(renderer: &'a Renderer, split: &'a Split, origin: Origin) -> Self {
+    pub(crate) fn new(renderer: &'a Renderer, split: &'a Split, origin: ByteSource) -> Self {
         Self {
             renderer,
             split,
@@ -78,7 +78,7 @@ impl<'a> Tables<'a> {
         Lookup {
             side,
             channels,
-            between: shifted.then(Between::default),
+            between: shifted.then(Interpolation::default),
             ..Lookup::default()
         }
     }
@@ -130,10 +130,10 @@ impl<'a> Tables<'a> {
             .starts
             .push((lookup.erased.len(), lookup.bytes.len()));
         let first = match self.origin {
-            Origin::Split => self.split.offset_in_pixels(index) / channels,
-            Origin::Batch => lookup.bytes.len() / channels,
+            ByteSource::Split => self.split.offset_in_pixels(index) / channels,
+            ByteSource::Batch => lookup.bytes.len() / channels,
         };
-        if self.origin == Origin::Batch {
+        if self.origin == ByteSource::Batch {
             lookup.bytes.extend_from_slice(pixels);
         }
         self.renderer.look_up(
@@ -233,7 +233,7 @@ impl Lookup {
         Self {
             rows: moved(&self.rows[lines.clone()], first_pixel),
             columns: self.columns[lines.clone()].to_vec(),
-            between: self.between.as_ref().map(|between| Between {
+            between: self.between.as_ref().map(|between| Interpolation {
                 rows: moved(&between.rows[lines.clone()], first_pixel),
                 columns: between.columns[lines.clone()].to_vec(),
                 down: between.down[samples.clone()].to_vec(),

@@ -13,11 +13,11 @@ use sweep::record::Subset;
 use sweep::settings::{Crop, SamplesPerClass};
 
 use crate::batches::choices::{self, Chooser, Mix, SamplePlan, StepPlan};
-use crate::batches::lookup::{Lookup, Origin, Tables};
+use crate::batches::lookup::{ByteSource, Lookup, Tables};
 use crate::batches::subset;
 use crate::dataset::{Dataset, Split};
 use crate::error::Error;
-use crate::images::augment::{Layout, Renderer};
+use crate::images::augment::Renderer;
 use crate::random::{Purpose, Stream};
 use crate::stand_in;
 use crate::statistics::Statistics;
@@ -276,14 +276,8 @@ impl Pipeline {
     }
 
     /// Fills standardised pixels of some samples of a batch, e.g. one replica's shard; `out` holds
-    /// exactly `shard.len() * image_len()` values. The bits do not depend on the shard.
-    pub fn fill_train(
-        &self,
-        plan: &StepPlan,
-        shard: Range<usize>,
-        layout: Layout,
-        out: &mut [f32],
-    ) {
+    /// exactly `shard.len() * image_len()` values, channels innermost. The bits do not depend on the shard.
+    pub fn fill_train(&self, plan: &StepPlan, shard: Range<usize>, out: &mut [f32]) {
         let image_len = self.image_len();
         assert_eq!(
             out.len(),
@@ -292,7 +286,7 @@ impl Pipeline {
         );
         let first = shard.start;
         for (position, out) in shard.clone().zip(out.chunks_exact_mut(image_len)) {
-            self.render(plan, position, layout, out);
+            self.render(plan, position, out);
         }
         let Some(mix) = plan.mix.as_ref().filter(|mix| mix.lambda < 1.0) else {
             return;
@@ -304,19 +298,15 @@ impl Pipeline {
             .map(|position| {
                 let partner = mix.partners[position] as usize;
                 if shard.contains(&partner) {
-                    return self.copy_box(
-                        mix,
-                        layout,
-                        &out[(partner - first) * image_len..][..image_len],
-                    );
+                    return self.copy_box(mix, &out[(partner - first) * image_len..][..image_len]);
                 }
-                self.render(plan, partner, layout, &mut other);
-                self.copy_box(mix, layout, &other)
+                self.render(plan, partner, &mut other);
+                self.copy_box(mix, &other)
             })
             .collect();
         for (boxed, out) in boxes.iter().zip(out.chunks_exact_mut(image_len)) {
             let mut values = boxed.iter();
-            for range in self.box_ranges(mix, layout) {
+            for range in self.box_ranges(mix) {
                 out[range]
                     .iter_mut()
                     .zip(&mut values)
@@ -325,41 +315,33 @@ impl Pipeline {
         }
     }
 
-    fn render(&self, plan: &StepPlan, position: usize, layout: Layout, out: &mut [f32]) {
+    fn render(&self, plan: &StepPlan, position: usize, out: &mut [f32]) {
         let sample = &plan.samples[position];
         let image = self.dataset.train.image(sample.index as usize);
         self.renderer
-            .train(image, sample, self.chooser.seed, plan.epoch, layout, out);
+            .train(image, sample, self.chooser.seed, plan.epoch, out);
     }
 
-    fn copy_box(&self, mix: &Mix, layout: Layout, image: &[f32]) -> Vec<f32> {
-        self.box_ranges(mix, layout)
+    fn copy_box(&self, mix: &Mix, image: &[f32]) -> Vec<f32> {
+        self.box_ranges(mix)
             .flat_map(|range| &image[range])
             .copied()
             .collect()
     }
 
     /// Returns the box as ranges of one image's values.
-    fn box_ranges(&self, mix: &Mix, layout: Layout) -> impl Iterator<Item = Range<usize>> {
+    fn box_ranges(&self, mix: &Mix) -> impl Iterator<Item = Range<usize>> {
         let (side, channels) = (self.side(), self.channels());
         let (rows, columns) = (mix.rows, mix.columns);
-        // One line of the image is `width` values long; channels-first has `planes` images of such
-        // lines.
-        let (planes, width) = match layout {
-            Layout::Nchw => (channels, 1),
-            Layout::Nhwc => (1, channels),
-        };
-        (0..planes).flat_map(move |plane| {
-            (rows.0 as usize..rows.1 as usize).map(move |row| {
-                let line = (plane * side + row) * side * width;
-                line + columns.0 as usize * width..line + columns.1 as usize * width
-            })
+        (rows.0 as usize..rows.1 as usize).map(move |row| {
+            let line = row * side * channels;
+            line + columns.0 as usize * channels..line + columns.1 as usize * channels
         })
     }
 
     /// Fills standardised centre crops of some evaluation images; `out` holds exactly `range.len()
     /// * image_len()`.
-    pub fn fill_eval(&self, range: Range<usize>, layout: Layout, out: &mut [f32]) {
+    pub fn fill_eval(&self, range: Range<usize>, out: &mut [f32]) {
         assert_eq!(
             out.len(),
             range.len() * self.image_len(),
@@ -368,7 +350,7 @@ impl Pipeline {
         let (split, held_out) = self.eval_split();
         for (position, out) in range.zip(out.chunks_exact_mut(self.image_len())) {
             let index = held_out.map_or(position, |held_out| held_out[position] as usize);
-            self.renderer.evaluate(split.image(index), layout, out);
+            self.renderer.evaluate(split.image(index), out);
         }
     }
 
@@ -388,7 +370,7 @@ impl Pipeline {
 
     /// Returns the tables of a step: of its samples and, with CutMix, of their partners. Only if
     /// `can_look_up`.
-    pub fn look_up_train(&self, plan: &StepPlan, origin: Origin) -> StepLookup {
+    pub fn look_up_train(&self, plan: &StepPlan, origin: ByteSource) -> StepLookup {
         let mut tables = Tables::new(&self.renderer, &self.dataset.train, origin);
         let mut of = |positions: &mut dyn Iterator<Item = usize>| {
             let mut lookup = tables.empty(self.chooser.shift > 0.0);
@@ -409,7 +391,7 @@ impl Pipeline {
     }
 
     /// Returns the tables of the centre crops of some evaluation images.
-    pub fn look_up_eval(&self, range: Range<usize>, origin: Origin) -> Lookup {
+    pub fn look_up_eval(&self, range: Range<usize>, origin: ByteSource) -> Lookup {
         let (split, held_out) = self.eval_split();
         let mut tables = Tables::new(&self.renderer, split, origin);
         let mut lookup = tables.empty(false);

@@ -12,9 +12,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::batches::choices::StepPlan;
-use crate::batches::lookup::Origin;
+use crate::batches::lookup::ByteSource;
 use crate::batches::pipeline::{Pipeline, StepLookup};
-use crate::images::augment::Layout;
 
 /// Starting position, and use of threads.
 #[derive(Clone, Copy, Debug)]
@@ -34,9 +33,10 @@ pub struct PrefetchOptions {
 /// Content of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    Pixels(Layout),
+    /// Standardised values.
+    Pixels,
     /// For a device that gathers pixels itself.
-    Lookup(Origin),
+    Lookup(ByteSource),
 }
 
 pub struct Prefetch {
@@ -72,14 +72,14 @@ struct Shared {
     pipeline: Arc<Pipeline>,
     form: Form,
     depth: u64,
-    /// End of the batch numbers, which count over all epochs; `state.taken..end` remain.
+    /// End of the batch numbers, which count over all epochs; `queue.taken..end` remain.
     end: u64,
-    state: Mutex<State>,
+    queue: Mutex<Queue>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct Queue {
     /// Number of the next batch that a thread will begin.
     begun: u64,
     /// Number of the next batch that `next` will return.
@@ -91,8 +91,8 @@ struct State {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue
             .lock()
             .expect("nothing panics while it holds the lock")
     }
@@ -107,10 +107,9 @@ impl Shared {
         let plan = self.pipeline.train_step(epoch, step);
         let lookup = match self.form {
             Form::Lookup(origin) => Some(self.pipeline.look_up_train(&plan, origin)),
-            Form::Pixels(layout) => {
+            Form::Pixels => {
                 pixels.resize(plan.len() * self.pipeline.image_len(), 0.0);
-                self.pipeline
-                    .fill_train(&plan, 0..plan.len(), layout, &mut pixels);
+                self.pipeline.fill_train(&plan, 0..plan.len(), &mut pixels);
                 None
             }
         };
@@ -122,27 +121,27 @@ impl Shared {
     }
 
     fn work(&self) {
-        let mut state = self.lock();
+        let mut queue = self.lock();
         loop {
-            if state.stop || state.broken.is_some() || state.begun >= self.end {
+            if queue.stop || queue.broken.is_some() || queue.begun >= self.end {
                 return;
             }
-            if state.begun >= state.taken + self.depth {
-                state = self
+            if queue.begun >= queue.taken + self.depth {
+                queue = self
                     .changed
-                    .wait(state)
+                    .wait(queue)
                     .expect("nothing panics while it holds the lock");
                 continue;
             }
-            let number = state.begun;
-            state.begun += 1;
-            let buffer = state.free.pop().unwrap_or_default();
-            drop(state);
+            let number = queue.begun;
+            queue.begun += 1;
+            let buffer = queue.free.pop().unwrap_or_default();
+            drop(queue);
             let filled = catch_unwind(AssertUnwindSafe(|| self.fill(number, buffer)));
-            state = self.lock();
+            queue = self.lock();
             match filled {
-                Ok(batch) => drop(state.ready.insert(number, batch)),
-                Err(_) => state.broken = Some(number),
+                Ok(batch) => drop(queue.ready.insert(number, batch)),
+                Err(_) => queue.broken = Some(number),
             }
             self.changed.notify_all();
         }
@@ -157,10 +156,10 @@ impl Prefetch {
             end: u64::from(options.num_epochs) * steps,
             form: options.form,
             depth: options.depth.max(1) as u64,
-            state: Mutex::new(State {
+            queue: Mutex::new(Queue {
                 begun: first,
                 taken: first,
-                ..State::default()
+                ..Queue::default()
             }),
             changed: Condvar::new(),
             pipeline,
@@ -185,8 +184,8 @@ impl Prefetch {
     pub fn next(&mut self) -> Result<Option<Batch>, Broken> {
         let began = Instant::now();
         let shared = &self.shared;
-        let mut state = shared.lock();
-        let number = state.taken;
+        let mut queue = shared.lock();
+        let number = queue.taken;
         if number >= shared.end {
             return Ok(None);
         }
@@ -195,24 +194,24 @@ impl Prefetch {
             pixels,
             lookup,
         } = if self.threads.is_empty() {
-            state.taken += 1;
-            let buffer = state.free.pop().unwrap_or_default();
-            drop(state);
+            queue.taken += 1;
+            let buffer = queue.free.pop().unwrap_or_default();
+            drop(queue);
             shared.fill(number, buffer)
         } else {
             loop {
-                if let Some(batch) = state.ready.remove(&number) {
-                    state.taken += 1;
+                if let Some(batch) = queue.ready.remove(&number) {
+                    queue.taken += 1;
                     shared.changed.notify_all();
                     break batch;
                 }
-                if let Some(broken) = state.broken {
+                if let Some(broken) = queue.broken {
                     let (epoch, step) = shared.position(broken);
                     return Err(Broken { epoch, step });
                 }
-                state = shared
+                queue = shared
                     .changed
-                    .wait(state)
+                    .wait(queue)
                     .expect("nothing panics while it holds the lock");
             }
         };
@@ -243,8 +242,7 @@ impl Drop for Prefetch {
 }
 
 impl Batch {
-    /// Returns the pixels of `Form::Pixels`: `plan.len() * image_len` values in the requested
-    /// layout; shards are ranges of whole images.
+    /// Returns the pixels of `Form::Pixels`: `plan.len() * image_len` values; shards are ranges of whole images.
     pub fn pixels(&self) -> &[f32] {
         &self.pixels
     }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use crate::batches::pipeline::Pipeline;
 use crate::error::Error;
-use crate::images::augment::Layout;
 
 /// Gap between images in pixels.
 const GAP: usize = 2;
@@ -55,7 +54,7 @@ fn images(pipeline: &Pipeline, epoch: u32, count: usize) -> Vec<Vec<u8>> {
         }
         let plan = pipeline.train_step(epoch, step);
         let mut values = vec![0.0; plan.len() * pipeline.image_len()];
-        pipeline.fill_train(&plan, 0..plan.len(), Layout::Nhwc, &mut values);
+        pipeline.fill_train(&plan, 0..plan.len(), &mut values);
         let byte = |(position, value): (usize, &f32)| {
             let channel = position % pipeline.channels();
             (value * statistics.std[channel] + statistics.mean[channel])

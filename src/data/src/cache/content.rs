@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn many_files_are_told_apart_by_folder_and_many_folders_by_ranges() {
+    fn many_files_are_grouped_by_folder_and_many_folders_by_ranges() {
         let entry = |place: String| Entry {
             text: place.clone(),
             path: PathBuf::from(&place),
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_while_it_is_decoded_is_noticed() {
+    fn files_that_change_while_they_are_decoded_are_noticed() {
         let place = Place::new();
         let found = catalog::find_files("folder:t", &Reach::anywhere(place.0.path())).unwrap();
         let manifest = Manifest::of(&found, &place.path("cache"), &|_, _| ())
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_ends_where_it_was_said_to() {
+    fn progress_ends_at_the_announced_total() {
         let place = Place::new();
         let found = catalog::find_files("folder:t", &Reach::anywhere(place.0.path())).unwrap();
         let seen = Mutex::new(Vec::new());

@@ -492,7 +492,7 @@ mod tests {
 
     /// Any user can create links in a folder for temporary files.
     #[test]
-    fn what_others_planted_in_the_cache_leads_nowhere() {
+    fn links_planted_in_the_cache_are_not_followed() {
         let place = tempfile::tempdir().unwrap();
         let (data_dir, cache_dir) = (place.path().join("data"), place.path().join("cache"));
         for class in ["set/train/a", "set/test/a"] {

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_encoded_is_read() {
+    fn encoded_arrays_are_read_back() {
         let file = encode(&[2, 1, 3], &[1, 2, 3, 4, 5, 6]);
         let idx = parse(GzDecoder::new(&file[..]), 3).unwrap();
         assert_eq!(
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_files_are_told_apart() {
+    fn malformed_files_have_distinct_errors() {
         let reason = |bytes: &[u8], rank| parse(bytes, rank).unwrap_err();
         assert!(reason(&[0, 0, 8], 1).contains("header"));
         assert!(reason(&[1, 0, 8, 1, 0, 0, 0, 0], 1).contains("IDX"));

@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_in_cells_end_at_a_depth() {
+    fn nesting_of_cells_is_limited() {
         let mut value = Value::Numbers(vec![1.0]);
         for _ in 0..MAX_DEPTH {
             value = Value::Cell(vec![value]);
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn announced_lengths_are_not_believed() {
+    fn announced_lengths_are_not_trusted() {
         for class in [1u8, 2, 6] {
             let mut body = tag(6, 8);
             body.extend([class, 0, 0, 0, 0, 0, 0, 0]);

@@ -14,13 +14,6 @@ use crate::images::resize::{CropResizer, shorter_side};
 use crate::random::{Purpose, Stream};
 use crate::statistics::Statistics;
 
-/// Order of a batch's values; the batch is the outermost in both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    Nchw,
-    Nhwc,
-}
-
 /// Settings that are the same for every image.
 #[derive(Clone, Debug)]
 pub(crate) struct Renderer {
@@ -65,7 +58,7 @@ impl Renderer {
         self.side * self.side * self.channels
     }
 
-    /// Fills `out`, which has `image_len` values. The sample's draws come from (seed, epoch, its
+    /// Fills `out`, which has `image_len` values, channels innermost. The sample's draws come from (seed, epoch, its
     /// own index and repeat).
     pub(crate) fn train(
         &self,
@@ -73,7 +66,6 @@ impl Renderer {
         plan: &SamplePlan,
         seed: u64,
         epoch: u32,
-        layout: Layout,
         out: &mut [f32],
     ) {
         SCRATCH.with_borrow_mut(|scratch| {
@@ -95,7 +87,6 @@ impl Renderer {
                         image.width,
                         &scratch.rows,
                         &scratch.columns,
-                        layout,
                         out,
                     );
                 }
@@ -104,7 +95,6 @@ impl Renderer {
                     image.width,
                     &scratch.rows,
                     &scratch.columns,
-                    layout,
                     out,
                 ),
             }
@@ -119,7 +109,9 @@ impl Renderer {
                         .iter_mut()
                         .for_each(|column| *column = width - 1 - *column);
                 }
-                let put = |y, x, channel, value| out[self.position(layout, y, x, channel)] = value;
+                let put = |y, x, channel, value| {
+                    out[(y * self.side + x) * self.channels + channel] = value;
+                };
                 self.erase(erase, &noise, &scratch.rows, &scratch.columns, put);
             }
             scratch.bytes = bytes;
@@ -127,7 +119,7 @@ impl Renderer {
     }
 
     /// Fills `out` with the centre crop, standardised.
-    pub(crate) fn evaluate(&self, image: Image, layout: Layout, out: &mut [f32]) {
+    pub(crate) fn evaluate(&self, image: Image, out: &mut [f32]) {
         SCRATCH.with_borrow_mut(|scratch| {
             let Scratch {
                 resizer,
@@ -157,7 +149,7 @@ impl Renderer {
                 image.width as u32,
             );
             self.look_up(window, (image.height, image.width), false, rows, columns);
-            self.gather(image.pixels, image.width, rows, columns, layout, out);
+            self.gather(image.pixels, image.width, rows, columns, out);
         });
     }
 
@@ -240,33 +232,23 @@ impl Renderer {
         }));
     }
 
+    /// Standardises the pixels that the rows and columns name.
     fn gather<T: Copy + Into<f32>>(
         &self,
         source: &[T],
         width: usize,
         rows: &[usize],
         columns: &[usize],
-        layout: Layout,
         out: &mut [f32],
     ) {
-        match (layout, self.channels) {
-            (Layout::Nchw, 1) | (Layout::Nhwc, 1) => {
-                let (mean, scale) = (self.mean[0], self.inverse_std[0]);
-                for (out, &row) in out.chunks_exact_mut(self.side).zip(rows) {
-                    let line = &source[row * width..][..width];
-                    for (out, &column) in out.iter_mut().zip(columns) {
-                        *out = (line[column].into() - mean) * scale;
-                    }
-                }
-            }
-            (Layout::Nchw, 3) => self.gather_planes(source, width, rows, columns, out),
-            (Layout::Nhwc, 3) => self.gather_pixels(source, width, rows, columns, out),
-            _ => self.gather_any(source, width, rows, columns, layout, out),
+        match self.channels {
+            1 => self.gather_grey(source, width, rows, columns, out),
+            3 => self.gather_colours(source, width, rows, columns, out),
+            other => unreachable!("images have 1 or 3 channels, not {other}"),
         }
     }
 
-    /// Gathers three channels into three planes, in one pass over the source.
-    fn gather_planes<T: Copy + Into<f32>>(
+    fn gather_grey<T: Copy + Into<f32>>(
         &self,
         source: &[T],
         width: usize,
@@ -274,26 +256,16 @@ impl Renderer {
         columns: &[usize],
         out: &mut [f32],
     ) {
-        let (red, rest) = out.split_at_mut(self.side * self.side);
-        let (green, blue) = rest.split_at_mut(self.side * self.side);
-        let (mean, scale) = (&self.mean[..3], &self.inverse_std[..3]);
-        let planes = red
-            .chunks_exact_mut(self.side)
-            .zip(green.chunks_exact_mut(self.side));
-        for (((red, green), blue), &row) in planes.zip(blue.chunks_exact_mut(self.side)).zip(rows) {
-            let line = &source[3 * row * width..][..3 * width];
-            let values = red.iter_mut().zip(green.iter_mut()).zip(blue.iter_mut());
-            for (((red, green), blue), &column) in values.zip(columns) {
-                let pixel = &line[3 * column..3 * column + 3];
-                *red = (pixel[0].into() - mean[0]) * scale[0];
-                *green = (pixel[1].into() - mean[1]) * scale[1];
-                *blue = (pixel[2].into() - mean[2]) * scale[2];
+        let (mean, scale) = (self.mean[0], self.inverse_std[0]);
+        for (out, &row) in out.chunks_exact_mut(self.side).zip(rows) {
+            let line = &source[row * width..][..width];
+            for (out, &column) in out.iter_mut().zip(columns) {
+                *out = (line[column].into() - mean) * scale;
             }
         }
     }
 
-    /// Gathers three channels side by side.
-    fn gather_pixels<T: Copy + Into<f32>>(
+    fn gather_colours<T: Copy + Into<f32>>(
         &self,
         source: &[T],
         width: usize,
@@ -310,35 +282,6 @@ impl Renderer {
                 out[1] = (pixel[1].into() - mean[1]) * scale[1];
                 out[2] = (pixel[2].into() - mean[2]) * scale[2];
             }
-        }
-    }
-
-    fn gather_any<T: Copy + Into<f32>>(
-        &self,
-        source: &[T],
-        width: usize,
-        rows: &[usize],
-        columns: &[usize],
-        layout: Layout,
-        out: &mut [f32],
-    ) {
-        let channels = self.channels;
-        for (y, &row) in rows.iter().enumerate() {
-            let line = &source[channels * row * width..][..channels * width];
-            for (x, &column) in columns.iter().enumerate() {
-                let pixel = &line[channels * column..][..channels];
-                for (channel, &value) in pixel.iter().enumerate() {
-                    out[self.position(layout, y, x, channel)] =
-                        (value.into() - self.mean[channel]) * self.inverse_std[channel];
-                }
-            }
-        }
-    }
-
-    fn position(&self, layout: Layout, y: usize, x: usize, channel: usize) -> usize {
-        match layout {
-            Layout::Nchw => (channel * self.side + y) * self.side + x,
-            Layout::Nhwc => (y * self.side + x) * self.channels + channel,
         }
     }
 

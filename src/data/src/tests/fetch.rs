@@ -173,7 +173,7 @@ fn a_file_is_fetched_once() {
 }
 
 #[test]
-fn a_cut_download_goes_on_where_it_stopped() {
+fn an_interrupted_download_resumes() {
     let server = serve(
         body(),
         &[
@@ -198,7 +198,7 @@ fn a_cut_download_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn an_interrupted_process_goes_on_where_it_stopped() {
+fn a_download_resumes_after_its_process_was_killed() {
     let down = serve(body(), &[Answer::CutAfter(90_000); 1]);
     let (attempt, checksum) = (Attempt::new(), Checksum::Sha256(sha256(&body())));
     let workplace = attempt.root().join(".download");
@@ -237,7 +237,7 @@ fn servers_without_ranges_and_overlong_parts_begin_again() {
 }
 
 #[test]
-fn a_server_that_never_gives_anything_is_given_up_on() {
+fn a_server_that_sends_nothing_is_given_up_on() {
     let (server, attempt) = (serve(body(), &[Answer::CutAfter(0); 20]), Attempt::new());
     let error = attempt.run(&server, FILE, Checksum::Unknown).unwrap_err();
     assert!(
@@ -396,7 +396,7 @@ fn damaged_archives_are_errors() {
 }
 
 #[test]
-fn what_no_program_can_fetch_comes_with_instructions() {
+fn data_sets_obtained_by_hand_come_with_instructions() {
     let place = tempfile::tempdir().unwrap();
     let fetch = |name| {
         let request = FetchRequest {

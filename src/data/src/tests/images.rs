@@ -45,7 +45,7 @@ fn refused(place: &Place) -> String {
 }
 
 #[test]
-fn what_is_no_class_and_no_image_is_named_and_counted() {
+fn ignored_files_are_named_and_counted() {
     let (place, root) = pets();
     assert_eq!(found(&place).notes, Vec::<String>::new());
     image(&root.join("train/@eaDir/thumbnail.png"));
@@ -264,7 +264,7 @@ fn opened(place: &Place, corrupt: Corrupt) -> Result<Dataset, Error> {
 }
 
 #[test]
-fn the_user_decides_what_becomes_of_corrupt_images() {
+fn corrupt_images_are_refused_or_skipped_as_configured() {
     let (place, root) = pets();
     file(&root.join("train/cat/1.png"));
     file(&root.join("test/dog/0.png"));

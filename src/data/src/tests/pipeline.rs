@@ -9,7 +9,7 @@ use sweep::settings::*;
 
 use crate::dataset::{Dataset, Split};
 use crate::files::Reach;
-use crate::{Form, Layout, OpenRequest, Pipeline, Prefetch, PrefetchOptions};
+use crate::{Form, OpenRequest, Pipeline, Prefetch, PrefetchOptions};
 
 pub(crate) fn settings(dataset: &str) -> Settings {
     Settings {
@@ -74,10 +74,10 @@ fn pipeline(dataset: Arc<Dataset>, settings: &Settings, seed: u64) -> Pipeline {
     Pipeline::new(dataset, settings, seed, false).unwrap()
 }
 
-fn fill(pipeline: &Pipeline, epoch: u32, step: u64, layout: Layout) -> Vec<f32> {
+fn fill(pipeline: &Pipeline, epoch: u32, step: u64) -> Vec<f32> {
     let plan = pipeline.train_step(epoch, step);
     let mut out = vec![f32::NAN; plan.len() * pipeline.image_len()];
-    pipeline.fill_train(&plan, 0..plan.len(), layout, &mut out);
+    pipeline.fill_train(&plan, 0..plan.len(), &mut out);
     out
 }
 
@@ -128,9 +128,7 @@ fn shards_and_call_order_do_not_change_a_bit() {
     let data = digits();
     let first = pipeline(data.clone(), &busy("digits"), 9);
     let second = pipeline(data, &busy("digits"), 9);
-    let expected: Vec<Vec<f32>> = (0..14)
-        .map(|step| fill(&first, 2, step, Layout::Nchw))
-        .collect();
+    let expected: Vec<Vec<f32>> = (0..14).map(|step| fill(&first, 2, step)).collect();
     let mut mixed = 0;
     for step in (0..14).rev() {
         let plan = second.train_step(2, step);
@@ -138,8 +136,8 @@ fn shards_and_call_order_do_not_change_a_bit() {
         let middle = plan.len() / 3;
         let mut out = vec![0.0; plan.len() * second.image_len()];
         let (left, right) = out.split_at_mut(middle * second.image_len());
-        second.fill_train(&plan, middle..plan.len(), Layout::Nchw, right);
-        second.fill_train(&plan, 0..middle, Layout::Nchw, left);
+        second.fill_train(&plan, middle..plan.len(), right);
+        second.fill_train(&plan, 0..middle, left);
         assert_eq!(out, expected[step as usize]);
     }
     assert!((1..14).contains(&mixed), "{mixed} of 14 batches were mixed");
@@ -175,29 +173,6 @@ fn a_samples_augmentation_does_not_depend_on_its_batch() {
 }
 
 #[test]
-fn layouts_hold_the_same_values() {
-    let pipeline = pipeline(
-        single(9, 11, 3),
-        &Settings {
-            samples_per_class: SamplesPerClass::All,
-            ..busy("x")
-        },
-        3,
-    );
-    for epoch in 0..8 {
-        let (planes, last) = (
-            fill(&pipeline, epoch, 0, Layout::Nchw),
-            fill(&pipeline, epoch, 0, Layout::Nhwc),
-        );
-        for channel in 0..3 {
-            for pixel in 0..49 {
-                assert_eq!(planes[channel * 49 + pixel], last[pixel * 3 + channel]);
-            }
-        }
-    }
-}
-
-#[test]
 fn without_augmentation_pixels_are_standardised_and_cropped_at_the_centre() {
     let data = single(5, 8, 3);
     let settings = Settings {
@@ -208,8 +183,8 @@ fn without_augmentation_pixels_are_standardised_and_cropped_at_the_centre() {
     let pipeline = pipeline(data.clone(), &settings, 0);
     let statistics = data.statistics(Normalise::Dataset);
     let mut eval = vec![0.0; pipeline.image_len()];
-    pipeline.fill_eval(0..1, Layout::Nhwc, &mut eval);
-    assert_eq!(eval, fill(&pipeline, 0, 0, Layout::Nhwc));
+    pipeline.fill_eval(0..1, &mut eval);
+    assert_eq!(eval, fill(&pipeline, 0, 0));
     for (position, value) in eval.iter().enumerate() {
         let (row, column, channel) = (position / 12, position / 3 % 4 + 2, position % 3);
         let pixel = f32::from(data.train.image(0).pixels[(row * 8 + column) * 3 + channel]);
@@ -303,7 +278,7 @@ fn pixels_follow_the_stated_order_of_augmentations() {
         let (mut num_erased, mut num_flipped) = (0, 0);
         for epoch in 0..60 {
             let (expected, erased) = reference(&pipeline, &data, epoch);
-            let actual = fill(&pipeline, epoch, 0, Layout::Nchw);
+            let actual = fill(&pipeline, epoch, 0);
             num_erased += usize::from(erased.contains(&true));
             num_flipped += usize::from(pipeline.train_step(epoch, 0).samples[0].flip);
             for ((actual, expected), erased) in actual.iter().zip(&expected).zip(&erased) {
@@ -337,7 +312,7 @@ fn prefetched_batches_are_those_of_the_pipeline() {
             epoch: 1,
             step: 5,
             num_epochs: 3,
-            form: Form::Pixels(Layout::Nhwc),
+            form: Form::Pixels,
             num_threads,
             depth: 2,
         };
@@ -346,10 +321,7 @@ fn prefetched_batches_are_those_of_the_pipeline() {
         while let Some(batch) = prefetch.next().unwrap() {
             assert_eq!((batch.epoch, batch.step), position);
             assert_eq!(batch.plan, pipeline.train_step(position.0, position.1));
-            assert_eq!(
-                batch.pixels(),
-                fill(&pipeline, position.0, position.1, Layout::Nhwc)
-            );
+            assert_eq!(batch.pixels(), fill(&pipeline, position.0, position.1));
             position = if position.1 + 1 == pipeline.steps_per_epoch() {
                 (position.0 + 1, 0)
             } else {
@@ -367,7 +339,7 @@ fn dropping_a_prefetch_in_the_middle_ends_its_threads() {
         epoch: 0,
         step: 0,
         num_epochs: 1000,
-        form: Form::Pixels(Layout::Nchw),
+        form: Form::Pixels,
         num_threads: 2,
         depth: 3,
     };
@@ -393,7 +365,7 @@ fn held_out_images_are_evaluated_on_and_not_trained_on() {
     assert_eq!((pipeline.num_train(), pipeline.num_eval()), (80, 20));
     assert_eq!(pipeline.subset().num_images(), Some(80));
     let mut eval = vec![0.0; 20 * 64];
-    pipeline.fill_eval(0..20, Layout::Nchw, &mut eval);
+    pipeline.fill_eval(0..20, &mut eval);
     let whole = self::pipeline(data, &self::settings("digits"), 4);
     assert_eq!((whole.num_eval(), whole.num_train()), (500, 100));
 }
@@ -456,7 +428,7 @@ fn held_out_images_have_the_size_of_test_images() {
     );
     let evaluated = |pipeline: &Pipeline| {
         let mut out = vec![f32::NAN; 4 * pipeline.image_len()];
-        pipeline.fill_eval(0..4, Layout::Nhwc, &mut out);
+        pipeline.fill_eval(0..4, &mut out);
         out
     };
     assert_eq!(evaluated(&originals), evaluated(&smaller));
@@ -497,16 +469,12 @@ fn a_rehearsal_is_tiny_and_needs_no_files() {
         let pipeline = Pipeline::new(data, &settings, 0, true).unwrap();
         assert!(pipeline.side() <= 32 && pipeline.batch_size() <= 8 && pipeline.num_eval() <= 64);
         assert_eq!(pipeline.steps_per_epoch(), 2);
-        assert!(
-            fill(&pipeline, 0, 1, Layout::Nchw)
-                .iter()
-                .all(|value| value.is_finite())
-        );
+        assert!(fill(&pipeline, 0, 1).iter().all(|value| value.is_finite()));
     }
 }
 
 #[test]
-fn data_that_do_not_fit_the_settings_are_named() {
+fn errors_name_data_that_do_not_fit_the_settings() {
     let refuse = |settings: Settings, word: &str| {
         let error = Pipeline::new(single(5, 8, 1), &settings, 0, false)
             .unwrap_err()
@@ -545,9 +513,7 @@ fn random_resized_crops_and_rand_augment_fill_the_side() {
         ..settings("x")
     };
     let pipeline = pipeline(single(40, 50, 3), &settings, 1);
-    let epochs: Vec<Vec<f32>> = (0..20)
-        .map(|epoch| fill(&pipeline, epoch, 0, Layout::Nchw))
-        .collect();
+    let epochs: Vec<Vec<f32>> = (0..20).map(|epoch| fill(&pipeline, epoch, 0)).collect();
     assert!(epochs.iter().flatten().all(|value| value.is_finite()));
     assert!(
         epochs
@@ -589,10 +555,7 @@ fn cutmix_pastes_the_box_of_the_partner_and_counts_its_area() {
         let plan = mixed.train_step(0, step);
         let mix = plan.mix.clone().unwrap();
         assert_eq!(plan.samples, plain.train_step(0, step).samples);
-        let (before, after) = (
-            fill(&plain, 0, step, Layout::Nchw),
-            fill(&mixed, 0, step, Layout::Nchw),
-        );
+        let (before, after) = (fill(&plain, 0, step), fill(&mixed, 0, step));
         for (position, &partner) in mix.partners.iter().enumerate() {
             assert_eq!(mix.labels[position], plan.labels[partner as usize]);
             let mut own = 0;

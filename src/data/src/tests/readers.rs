@@ -341,7 +341,7 @@ fn cifar_pickles_are_read_like_the_binary_form() {
 }
 
 #[test]
-fn missing_data_sets_say_where_they_were_looked_for() {
+fn errors_of_missing_data_sets_name_the_places_searched() {
     let place = Place::new();
     for entry in crate::catalog::ENTRIES
         .iter()

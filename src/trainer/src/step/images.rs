@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use data::{Batch, Between, Dataset, Form, Lookup, Origin, Pipeline};
+use data::{Batch, ByteSource, Dataset, Form, Interpolation, Lookup, Pipeline};
 use tch::{Device, Kind, Tensor};
 
 use crate::device::shim::{self, CudaMemory};
@@ -20,9 +20,9 @@ use crate::step::batches::{ImageShape, upload};
 /// Name of the place where pixels are made, for the trial's record.
 pub fn site_of(form: Form) -> &'static str {
     match form {
-        Form::Pixels(_) => "host",
-        Form::Lookup(Origin::Batch) => "staged",
-        Form::Lookup(Origin::Split) => "resident",
+        Form::Pixels => "host",
+        Form::Lookup(ByteSource::Batch) => "staged",
+        Form::Lookup(ByteSource::Split) => "resident",
     }
 }
 
@@ -52,7 +52,7 @@ impl ResidentSets {
     /// Returns the form that batches need for replicas on these devices.
     pub fn form(&self, devices: &[usize], pipeline: &Pipeline) -> Form {
         if devices.is_empty() || !pipeline.can_look_up() {
-            return Form::Pixels(data::Layout::Nhwc);
+            return Form::Pixels;
         }
         let devices: Vec<Device> = devices.iter().map(|&index| Device::Cuda(index)).collect();
         Form::Lookup(
@@ -70,7 +70,7 @@ impl ResidentSets {
         devices: &[Device],
         dataset: &Dataset,
         memory_of: impl Fn(Device) -> Option<CudaMemory>,
-    ) -> Origin {
+    ) -> ByteSource {
         let absent: Vec<Device> = {
             let mut kept = self.lock();
             let is_absent = |device: &&Device| find(&kept, **device, dataset).is_none();
@@ -84,9 +84,9 @@ impl ResidentSets {
             memory_of(device).is_some_and(|memory| fits(num_bytes(dataset), memory, self.share))
         };
         if absent.iter().all(has_room) {
-            Origin::Split
+            ByteSource::Split
         } else {
-            Origin::Batch
+            ByteSource::Batch
         }
     }
 
@@ -174,7 +174,7 @@ impl Images {
         device: Device,
     ) -> Self {
         let splits = |origin| {
-            (origin == Origin::Split).then(|| {
+            (origin == ByteSource::Split).then(|| {
                 let (train, test) = sets.get(device, pipeline.dataset());
                 let evaluated = if pipeline.evaluates_on_train() {
                     train.shallow_clone()
@@ -185,7 +185,7 @@ impl Images {
             })
         };
         let gather = match form {
-            Form::Pixels(_) => None,
+            Form::Pixels => None,
             Form::Lookup(origin) => {
                 let (mean, inverse_std) = pipeline.standardisation();
                 let put = |values: &[f32]| Tensor::from_slice(values).to_device(device);
@@ -233,14 +233,14 @@ impl Images {
         let _guard = tch::no_grad_guard();
         let Some(gather) = &self.gather else {
             let mut pixels = vec![0.0; range.len() * pipeline.image_len()];
-            pipeline.fill_eval(range, data::Layout::Nhwc, &mut pixels);
+            pipeline.fill_eval(range, &mut pixels);
             return self.shape.tensor(&pixels, self.device);
         };
         let split = gather.splits.as_ref().map(|(_, evaluated)| evaluated);
         let origin = if split.is_some() {
-            Origin::Split
+            ByteSource::Split
         } else {
-            Origin::Batch
+            ByteSource::Batch
         };
         self.render(gather, split, &pipeline.look_up_eval(range, origin))
     }
@@ -274,7 +274,7 @@ impl Images {
         let (first_rows, first_columns) = (rows(&lookup.rows), columns(&lookup.columns));
         let mut values = match &lookup.between {
             None => at(&first_rows, &first_columns),
-            Some(Between {
+            Some(Interpolation {
                 rows: others,
                 columns: other_columns,
                 down,
@@ -368,12 +368,15 @@ mod tests {
             })
         };
         for dataset in [&digits, &photographs, &digits, &digits] {
-            assert_eq!(sets.origin(&[Device::Cpu], dataset, memory), Origin::Split);
+            assert_eq!(
+                sets.origin(&[Device::Cpu], dataset, memory),
+                ByteSource::Split
+            );
             drop(sets.get(Device::Cpu, dataset));
         }
         assert_eq!(
             sets.origin(&[Device::Cpu], &photographs, |_| None),
-            Origin::Batch,
+            ByteSource::Batch,
             "nobody tells of room"
         );
     }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use data::{Dataset, Form, Layout, Origin, Pipeline, Prefetch, PrefetchOptions};
+use data::{ByteSource, Dataset, Form, Pipeline, Prefetch, PrefetchOptions};
 use sweep::Settings;
 use sweep::settings::{Crop, CutMix, Normalise};
 use tch::{Device, Kind, Tensor};
@@ -149,8 +149,8 @@ fn assert_same(device: Device) {
             channels: pipeline.channels(),
             side: pipeline.side(),
         };
-        let expected = everything(&pipeline, Form::Pixels(Layout::Nhwc), shape, Device::Cpu);
-        for origin in [Origin::Split, Origin::Batch] {
+        let expected = everything(&pipeline, Form::Pixels, shape, Device::Cpu);
+        for origin in [ByteSource::Split, ByteSource::Batch] {
             let found = everything(&pipeline, Form::Lookup(origin), shape, device);
             assert_eq!(found.len(), expected.len());
             for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -191,10 +191,7 @@ fn what_makes_new_bytes_stays_on_the_host() {
     };
     let pipeline = Pipeline::new(photographs(), &resized, 3, false).unwrap();
     assert!(!pipeline.can_look_up());
-    assert_eq!(
-        ResidentSets::new(1.0).form(&[0], &pipeline),
-        Form::Pixels(Layout::Nhwc)
-    );
+    assert_eq!(ResidentSets::new(1.0).form(&[0], &pipeline), Form::Pixels);
 }
 
 #[test]
