@@ -59,7 +59,7 @@ test-latex: setup
 # Two at a time: each has a Slurm of its own, and trains.
 test-cluster: build
 	@tests/slurm/prepare.sh
-	@$(CARGO) test --release --workspace --locked --test cluster -- --ignored --test-threads 2
+	@$(CARGO) test --release --workspace --locked --test cluster --test real_slurm -- --ignored --test-threads 2
 
 soak: build
 	@$(CARGO) test --release --workspace --locked --test soak --test control_plane -- --ignored --nocapture

@@ -40,8 +40,13 @@ impl Cluster {
     /// both.
     pub fn command(&self, system: &System, program: &str) -> Command {
         let mut command = system.marked(program);
-        command.env("SLURM_CONF", self.folder.path().join("slurm.conf"));
+        command.env("SLURM_CONF", self.config());
         command
+    }
+
+    /// The file that names this cluster to Slurm's commands, in `SLURM_CONF`.
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("slurm.conf")
     }
 
     /// Runs one of Slurm's commands, which must succeed, and returns its stdout.
@@ -61,7 +66,7 @@ impl Cluster {
 
     pub fn output(&self, program: &str, arguments: &[&str]) -> Output {
         let mut command = Command::new(program);
-        command.env("SLURM_CONF", self.folder.path().join("slurm.conf"));
+        command.env("SLURM_CONF", self.config());
         command
             .args(arguments)
             .output()
@@ -114,7 +119,7 @@ impl Cluster {
 
     /// Starts slurmctld again after it was killed.
     pub fn start_controller(&self) {
-        let config = self.folder.path().join("slurm.conf");
+        let config = self.config();
         let config = config.to_str().expect("a path in UTF-8");
         self.ask("/usr/sbin/slurmctld", &["-f", config]);
     }

@@ -18,11 +18,12 @@ const MAX_LINES_OF_TESTS: usize = 900;
 const LONG_FILES: [(&str, &str); 0] = [];
 
 /// The crates of this workspace that each crate may use. `tests` drives processes and uses none.
-const EDGES: [(&str, &[&str]); 11] = [
+const EDGES: [(&str, &[&str]); 12] = [
     ("sweep", &[]),
     ("schedule", &["sweep"]),
     ("report", &["sweep", "schedule"]),
     ("journal", &["schedule"]),
+    ("launch", &["sweep", "schedule"]),
     ("protocol", &["sweep", "schedule"]),
     (
         "coordinator",
@@ -38,6 +39,7 @@ const EDGES: [(&str, &[&str]); 11] = [
             "schedule",
             "report",
             "journal",
+            "launch",
             "protocol",
             "coordinator",
             "worker",
