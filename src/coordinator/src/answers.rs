@@ -86,8 +86,14 @@ impl<'a> Answers<'a> {
             sweeps: sweeps?,
             workers: self.workers(),
             build: self.config.build.clone(),
+            cluster_json: self.cluster(),
             ..v1::StatusReply::default()
         })
+    }
+
+    fn cluster(&self) -> Vec<u8> {
+        let status = schedule::allocation::cluster_status(self.state, self.config, self.now);
+        serde_json::to_vec(&status).expect("a record of text and numbers can be written")
     }
 
     pub(crate) fn sweep(&self, name: &str) -> Result<v1::SweepStatus, UnknownSweep> {

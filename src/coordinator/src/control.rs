@@ -5,6 +5,7 @@ use protocol::invalid::{line, name, optional_name};
 use protocol::v1;
 use protocol::v1::control_server::Control;
 use schedule::Answer;
+use schedule::allocation::LaunchInput;
 use schedule::event::{Input, Retry};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -194,5 +195,26 @@ impl Control for ControlService {
         let name = name("host", request.into_inner().host)?;
         self.command(Input::Undrain { name }).await?;
         Ok(Response::new(v1::UndrainReply {}))
+    }
+
+    async fn resume_cluster(
+        &self,
+        _: Request<v1::ResumeClusterRequest>,
+    ) -> Result<Response<v1::ResumeClusterReply>, Status> {
+        self.command(Input::Launch(LaunchInput::Resume)).await?;
+        Ok(Response::new(v1::ResumeClusterReply {}))
+    }
+
+    async fn stop_cluster(
+        &self,
+        request: Request<v1::StopClusterRequest>,
+    ) -> Result<Response<v1::StopClusterReply>, Status> {
+        let reason = match request.into_inner().reason {
+            reason if reason.is_empty() => "stopped by a user".into(),
+            reason => line("reason", &reason)?,
+        };
+        let stop = LaunchInput::Stop { reason };
+        self.command(Input::Launch(stop)).await?;
+        Ok(Response::new(v1::StopClusterReply {}))
     }
 }

@@ -9,6 +9,7 @@ mod control;
 pub mod document;
 mod fleet;
 mod http;
+mod launcher;
 mod outbox;
 mod owner;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use protocol::{FromCoordinator, Hello};
+use schedule::allocation::LaunchRequest;
 use schedule::event::{Effect, Input, Rejected};
 use schedule::state::{Millis, State, WorkerId};
 use schedule::{Answer, Config, Turn};
@@ -43,6 +44,7 @@ pub struct Owner {
     pub(crate) storage: Box<dyn Storage>,
     pub(crate) streams: Streams,
     pub(crate) tails: Tails,
+    launcher: Option<mpsc::Sender<LaunchRequest>>,
     held: Option<HeldTurn>,
     last_tick: Millis,
 }
@@ -84,6 +86,7 @@ impl Owner {
             storage,
             streams,
             tails,
+            launcher: None,
             held: None,
             last_tick,
         }
@@ -138,6 +141,7 @@ impl Owner {
             match request {
                 OwnerRequest::Question(question) => questions.push(question),
                 OwnerRequest::Stop => stop = true,
+                OwnerRequest::Launcher(launcher) => self.launcher = Some(launcher),
                 OwnerRequest::Command { input, reply } => {
                     inputs.push((input, Recipient::User(reply)))
                 }
@@ -179,6 +183,7 @@ impl Owner {
             OwnerRequest::Received { .. }
             | OwnerRequest::Command { .. }
             | OwnerRequest::Question(_)
+            | OwnerRequest::Launcher(_)
             | OwnerRequest::Stop => None,
         }
     }
@@ -358,6 +363,15 @@ impl Owner {
                 .streams
                 .send(&worker, FromCoordinator::Drain { reason }),
             Effect::Disconnect { worker, reason } => self.streams.disconnect(&worker, &reason),
+            Effect::Launch(request) => {
+                let sent = self
+                    .launcher
+                    .as_ref()
+                    .map(|launcher| launcher.try_send(request));
+                if !matches!(sent, Some(Ok(()))) {
+                    tracing::error!("the launcher has ended: no workers are launched any more");
+                }
+            }
         }
     }
 
@@ -435,6 +449,7 @@ impl Owner {
                 OwnerRequest::Command { reply, .. } => drop(reply.send(Err(refusal()))),
                 OwnerRequest::Question(question) => self.answer(question),
                 OwnerRequest::Stop => stop = true,
+                OwnerRequest::Launcher(launcher) => self.launcher = Some(launcher),
                 request @ (OwnerRequest::Received { .. } | OwnerRequest::Closed { .. }) => {
                     // Live state is never journalled.
                     if let Some((
@@ -490,7 +505,8 @@ fn status_of(rejected: &Rejected) -> Status {
         | Rejected::UnknownWorker(_)
         | Rejected::UnknownPlace(_)
         | Rejected::HasLeft { .. } => Status::not_found(text),
-        Rejected::OtherBuild { .. }
+        Rejected::NoLauncher
+        | Rejected::OtherBuild { .. }
         | Rejected::StaleConnection { .. }
         | Rejected::StaleAttempt { .. } => Status::failed_precondition(text),
         Rejected::Impostor(_) => Status::permission_denied(text),

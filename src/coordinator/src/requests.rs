@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use protocol::{FromWorker, Hello, v1};
 use schedule::Answer;
+use schedule::allocation::LaunchRequest;
 use schedule::event::Input;
 use schedule::state::{State, WorkerId};
 use tokio::sync::{mpsc, oneshot};
@@ -39,6 +40,8 @@ pub enum OwnerRequest {
         reply: Reply<Answer>,
     },
     Question(Question),
+    /// The launcher of this coordinator takes the owner's requests here.
+    Launcher(mpsc::Sender<LaunchRequest>),
     /// Journals the requests received so far and ends.
     Stop,
 }

@@ -1,5 +1,6 @@
 //! Start and shutdown of a coordinator.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -10,6 +11,8 @@ use protocol::v1::control_server::ControlServer;
 use protocol::v1::fleet_server::FleetServer;
 use protocol::{AcceptedTokens, Token};
 use schedule::Config;
+use schedule::allocation::{LaunchInput, Launcher, QueueName, QueueSpec};
+use schedule::event::Input;
 use schedule::state::{Millis, State};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -23,8 +26,9 @@ use crate::connections::{Gate, Guard, Limits};
 use crate::control::ControlService;
 use crate::fleet::FleetService;
 use crate::http::Page;
+use crate::launcher;
 use crate::owner::Owner;
-use crate::requests::OwnerRequest;
+use crate::requests::{OwnerRequest, ask};
 use crate::storage::{self, Storage, StorageFault};
 use crate::token_file;
 
@@ -231,6 +235,27 @@ impl Handle {
     /// It answers to its own address and to `names`.
     pub async fn serve_http(&self, address: SocketAddr, names: Vec<String>) -> Result<Page, Error> {
         Page::start(address, names, self.tokens.clone(), self.messages.clone()).await
+    }
+
+    /// Launches workers from now on: opens a queue of this label, or the one that was open before
+    /// with the same specification.
+    pub async fn launch(
+        &self,
+        label: &str,
+        spec: QueueSpec,
+        launcher: Box<dyn Launcher>,
+    ) -> Result<(), Status> {
+        let (requests, taken) = mpsc::channel(1);
+        let _ = self.messages.send(OwnerRequest::Launcher(requests)).await;
+        tokio::spawn(launcher::run(launcher, taken, self.messages.clone()));
+        let random = RandomState::new().hash_one(std::process::id()) as u32;
+        let name = QueueName::new(label, random);
+        let input = Input::Launch(LaunchInput::Open { name, spec });
+        let opened = ask(&self.messages, |reply| OwnerRequest::Command {
+            input,
+            reply,
+        });
+        opened.await.map(drop)
     }
 
     /// Waits until the coordinator ends on its own, which happens only through an error.

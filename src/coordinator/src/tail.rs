@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::v1;
+use schedule::allocation::{AllocationEvent, LaunchEvent, PauseCause};
 use schedule::event::{AfterFailure, Event, Recorded};
 use schedule::state::{Millis, Phase, State, SweepState, SweepTrial};
 use sweep::TrialId;
@@ -210,9 +211,53 @@ impl Tails {
                     self.note_sweep(sweep, &note);
                 }
             }
+            Event::Launch(event) => self.launched(event, state),
             Event::TrialDispatched { .. }
             | Event::AttemptStopped { .. }
             | Event::SlotFreed { .. } => {}
+        }
+    }
+
+    fn launched(&mut self, event: &LaunchEvent, state: &State) {
+        match event {
+            LaunchEvent::QueuePaused { reason, cause, .. } if *cause != PauseCause::Stopped => {
+                self.note(&format!(
+                    "no more workers are launched: {reason}; `orchestrator cluster resume` tries again"
+                ));
+            }
+            LaunchEvent::QueueDelayed { reason, .. } => {
+                self.note(&format!(
+                    "a worker could not be launched, the next try follows: {reason}"
+                ));
+            }
+            LaunchEvent::Changed { allocation, change } => {
+                let job = state
+                    .allocations
+                    .get(allocation)
+                    .and_then(|entry| entry.job.as_ref());
+                let job = job.map_or_else(String::new, |job| format!(" (job {job})"));
+                match change {
+                    AllocationEvent::Queued { reason } => self.note(&format!(
+                        "allocation {allocation}{job} waits: {} ({})",
+                        reason.sentence, reason.word
+                    )),
+                    AllocationEvent::Ended { cause } => {
+                        self.note(&format!(
+                            "allocation {allocation}{job} ended: {}",
+                            cause.sentence()
+                        ));
+                    }
+                    AllocationEvent::Submitted { .. }
+                    | AllocationEvent::Started
+                    | AllocationEvent::Joined
+                    | AllocationEvent::Drained { .. }
+                    | AllocationEvent::Undrained => {}
+                }
+            }
+            LaunchEvent::QueueOpened { .. }
+            | LaunchEvent::QueuePaused { .. }
+            | LaunchEvent::QueueResumed { .. }
+            | LaunchEvent::Intended { .. } => {}
         }
     }
 

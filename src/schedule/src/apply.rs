@@ -13,8 +13,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sweep::record::{Failure, FailureClass, Provenance, TrialResult};
-use sweep::{AttemptId, TrialId, text};
+use sweep::text::{self, Line};
+use sweep::{AttemptId, TrialId};
 
+use crate::allocation::{self, AllocationEvent};
 use crate::event::{AfterFailure, Context, Event, Recorded};
 use crate::phase::TrialEvent;
 use crate::state::{
@@ -70,8 +72,8 @@ pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
             secret,
             occupied,
         } => worker_joined(state, worker, info, (secret.as_ref(), occupied), context),
-        Event::WorkerDraining { worker, reason } => worker_draining(state, worker, reason),
-        Event::WorkerUndrained { worker } => worker_undrained(state, worker),
+        Event::WorkerDraining { worker, reason } => worker_draining(state, worker, reason, context),
+        Event::WorkerUndrained { worker } => worker_undrained(state, worker, context),
         Event::WorkerGone { worker, reason } => worker_gone(state, worker, reason, context),
         Event::HostDrained { host, reason } => host_drained(state, host, reason),
         Event::HostUndrained { host } => host_undrained(state, host),
@@ -103,6 +105,7 @@ pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
             slot_free,
         } => attempt_failed(state, *attempt, failure, *then, *slot_free, context),
         Event::AttemptStopped { attempt } => attempt_stopped(state, *attempt, context),
+        Event::Launch(event) => allocation::record::apply(state, event, context.at),
     };
     applied.map_err(|reason| Impossible { number, reason })?;
     state.applied = number;
@@ -440,7 +443,7 @@ fn worker_joined(
             .extend(kept.map(|(slot, pause)| (*slot, pause.clone())));
     }
     state.workers.insert(worker.clone(), entry);
-    Ok(())
+    allocation::record::worker_joined(state, worker, info, context.at)
 }
 
 fn worker_mut<'a>(state: &'a mut State, worker: &WorkerId) -> Result<&'a mut WorkerState, String> {
@@ -450,19 +453,26 @@ fn worker_mut<'a>(state: &'a mut State, worker: &WorkerId) -> Result<&'a mut Wor
         .ok_or_else(|| format!("no worker `{worker}`"))
 }
 
-fn worker_draining(state: &mut State, worker: &WorkerId, reason: &str) -> Applied {
-    worker_mut(state, worker)?.draining = Some(reason.to_owned());
-    Ok(())
+fn worker_draining(
+    state: &mut State,
+    worker: &WorkerId,
+    reason: &Line,
+    context: Context,
+) -> Applied {
+    worker_mut(state, worker)?.draining = Some(reason.to_string());
+    let reason = reason.clone();
+    let drained = AllocationEvent::Drained { reason };
+    allocation::record::worker_changed(state, worker, &drained, context.at)
 }
 
-fn worker_undrained(state: &mut State, worker: &WorkerId) -> Applied {
+fn worker_undrained(state: &mut State, worker: &WorkerId, context: Context) -> Applied {
     let entry = worker_mut(state, worker)?;
     if entry.draining.take().is_none() {
         return Err(format!(
             "worker `{worker}` is undrained, but does not drain"
         ));
     }
-    Ok(())
+    allocation::record::worker_changed(state, worker, &AllocationEvent::Undrained, context.at)
 }
 
 fn worker_gone(state: &mut State, worker: &WorkerId, reason: &str, context: Context) -> Applied {

@@ -21,6 +21,7 @@ pub struct Config {
     pub stall_ms: Millis,
     pub budgets: Budgets,
     pub bad_node: BadNode,
+    pub launch: LaunchLimits,
 }
 
 impl Config {
@@ -36,6 +37,75 @@ impl Config {
                 trials: 3,
                 share: 0.5,
             },
+            launch: LaunchLimits::default(),
+        }
+    }
+}
+
+/// The numbers of decisions on allocations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchLimits {
+    /// Time between two observations of the cluster, and the longest after failed ones.
+    pub observe_ms: Millis,
+    pub longest_wait_ms: Millis,
+    /// Time to the next observation after a submission, or after a worker fell silent.
+    pub soon_ms: Millis,
+    /// Time between two turns while there are allocations.
+    pub look_ms: Millis,
+    /// Time after which an allocation has ended that its cluster does not know and that has no
+    /// worker; shorter if its submission was never answered.
+    pub gone_ms: Millis,
+    pub lost_ms: Millis,
+    /// Time after which a job that runs without a connected worker is given up.
+    pub silent_ms: Millis,
+    /// Time after which a job is given up whose reason to wait cannot end.
+    pub never_ms: Millis,
+    /// An allocation that fails within this time of its worker's arrival counts as a strike.
+    pub early_ms: Millis,
+    /// Strikes in a row that pause the queue.
+    pub max_strikes: u32,
+    /// Delay after the first strike, the second, and so on; the last one stays.
+    pub strike_delays_ms: [Millis; 4],
+    /// The same after requests that did not become a job.
+    pub miss_delays_ms: [Millis; 4],
+    /// Maximum number of allocations that wait.
+    pub max_queued: u32,
+    /// Time after which allocations that wait and that nobody needs are cancelled.
+    pub surplus_ms: Millis,
+    /// Longest time before an allocation's notice at which its successor is asked for.
+    pub renew_ms: Millis,
+    /// Time that workers have to leave in order when their queue is stopped.
+    pub stop_grace_ms: Millis,
+}
+
+impl LaunchLimits {
+    /// Returns the delay after `before` failures in a row and another one.
+    pub(crate) fn nth(delays: &[Millis], before: u32) -> Millis {
+        let last = delays.len() - 1;
+        delays[last.min(before as usize)]
+    }
+}
+
+impl Default for LaunchLimits {
+    fn default() -> Self {
+        Self {
+            // Slurm's manual asks for few calls; a worker reports sooner than any of them.
+            observe_ms: 30_000,
+            longest_wait_ms: 300_000,
+            soon_ms: 5_000,
+            look_ms: 5_000,
+            gone_ms: 300_000,
+            lost_ms: 60_000,
+            silent_ms: 300_000,
+            never_ms: 60_000,
+            early_ms: 60_000,
+            max_strikes: 3,
+            strike_delays_ms: [0, 60_000, 300_000, 900_000],
+            miss_delays_ms: [10_000, 30_000, 60_000, 120_000],
+            max_queued: 4,
+            surplus_ms: 60_000,
+            renew_ms: 600_000,
+            stop_grace_ms: 30_000,
         }
     }
 }

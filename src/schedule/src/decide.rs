@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use sweep::TrialId;
 
+use crate::allocation;
 use crate::config::Config;
 use crate::event::{Event, Input, Rejected, Retry};
 use crate::fleet::{self, present_worker};
@@ -94,6 +95,7 @@ pub fn decide(
         }
         Input::Ended { worker, ended } => fleet::ended(state, config, worker, ended, now),
         Input::Leaving { worker, reason } => leaving(state, worker, reason),
+        Input::Launch(input) => allocation::decide::decide(state, config, input, now),
         Input::Tick => Ok(fleet::expired_leases(state, config, now)),
     };
     events.map(Decision::of)

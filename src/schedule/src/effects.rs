@@ -64,6 +64,7 @@ pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
             | Event::SlotFreed { .. }
             | Event::SlotBroken { .. }
             | Event::SlotPaused { .. }
+            | Event::Launch(_)
             | Event::CandidateChosen { .. } => {}
         }
     }
@@ -137,6 +138,7 @@ pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> 
             | Input::Disconnected { .. }
             | Input::Heartbeat { .. }
             | Input::Leaving { .. }
+            | Input::Launch(_)
             | Input::Tick,
             _,
         ) => Vec::new(),

@@ -9,6 +9,7 @@ use sweep::record::{Failure, TrialResult};
 use sweep::text::{self, Line};
 use sweep::{AttemptId, Sweep, TrialId};
 
+use crate::allocation::{LaunchEvent, LaunchInput, LaunchRequest};
 use crate::checked_sweep::CheckedSweep;
 use crate::state::{Millis, SecretHash, SlotIndex, SweepTrial, UnknownSweep, WorkerId, WorkerInfo};
 
@@ -70,6 +71,8 @@ pub enum Input {
         worker: WorkerId,
         reason: Line,
     },
+    /// What a user or the launcher sends about allocations.
+    Launch(LaunchInput),
     /// A deadline passed (see `next_deadline`), or no other input came for a while.
     Tick,
 }
@@ -226,6 +229,8 @@ pub enum Event {
         /// The result trials of the cell.
         trials: Vec<SweepTrial>,
     },
+    /// A change of launch queues and allocations.
+    Launch(LaunchEvent),
 }
 
 /// The consequence of a failed attempt for its trial. Decided once and journalled, so that replay
@@ -311,6 +316,8 @@ pub enum Effect {
     /// Close the worker's stream, if one is open: it must connect again with its lists before its
     /// messages count.
     Disconnect { worker: WorkerId, reason: String },
+    /// Ask the launcher; its answer comes back as `LaunchInput::Answered`.
+    Launch(LaunchRequest),
 }
 
 /// The reason why an input changed nothing. A value, never a panic: peers may send anything.
@@ -344,6 +351,8 @@ pub enum Rejected {
     Impostor(WorkerId),
     #[error("attempt {attempt} is not current: {reason}")]
     StaleAttempt { attempt: AttemptId, reason: String },
+    #[error("this coordinator launches no workers: start it with --launch")]
+    NoLauncher,
     #[error("{0}")]
     Invalid(String),
     #[error("a decision contradicts the state, which is a fault of the coordinator: {0}")]

@@ -4,6 +4,7 @@
 
 use sweep::{AttemptId, TrialId};
 
+use crate::allocation;
 use crate::config::Config;
 use crate::event::{Input, RunningAttempt};
 use crate::state::{Live, LiveProgress, Millis, State, WorkerId};
@@ -62,7 +63,8 @@ pub fn observe(state: &mut State, input: &Input, now: Millis) {
         | Input::Cancel { .. }
         | Input::Retry { .. }
         | Input::Drain { .. }
-        | Input::Undrain { .. } => {}
+        | Input::Undrain { .. }
+        | Input::Launch(_) => {}
     }
 }
 
@@ -82,7 +84,8 @@ pub fn next_deadline(state: &State, config: &Config, now: Millis) -> Option<Mill
         .range((now.saturating_add(1), TrialId::MIN)..)
         .next()
         .map(|(time, _)| *time);
-    lease.into_iter().chain(backoff).chain(pause).min()
+    let launch = allocation::deadline(state, config);
+    [lease, backoff, pause, launch].into_iter().flatten().min()
 }
 
 /// Longest single wait of the coordinator while workers are present. A longer gap means that it was

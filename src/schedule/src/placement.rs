@@ -12,6 +12,7 @@ use std::iter::Peekable;
 
 use sweep::{Trainer, TrialId};
 
+use crate::allocation;
 use crate::apply::blames_host;
 use crate::event::Event;
 use crate::state::{
@@ -19,9 +20,15 @@ use crate::state::{
 };
 
 /// Returns true if the worker takes new work, given a free slot.
-pub(crate) fn is_usable(state: &State, worker: &WorkerId, entry: &WorkerState) -> bool {
+pub(crate) fn is_usable(
+    state: &State,
+    worker: &WorkerId,
+    entry: &WorkerState,
+    now: Millis,
+) -> bool {
     !entry.is_gone()
         && entry.draining.is_none()
+        && !allocation::leaves_too_soon(state, entry, now)
         && state.live.connected.contains_key(worker)
         && state
             .hosts
@@ -36,7 +43,7 @@ pub(crate) fn offers(state: &State, now: Millis) -> BTreeMap<(&str, &Trainer), u
     for (_, entry) in state
         .workers
         .iter()
-        .filter(|(worker, entry)| is_usable(state, worker, entry))
+        .filter(|(worker, entry)| is_usable(state, worker, entry, now))
     {
         let slots = (0..).zip(&entry.info.slots);
         let in_service = slots.filter(|(index, _)| is_in_service(entry, *index, now));
@@ -96,7 +103,7 @@ impl<'a> Placement<'a> {
         for (worker, entry) in state
             .workers
             .iter()
-            .filter(|(worker, entry)| is_usable(state, worker, entry))
+            .filter(|(worker, entry)| is_usable(state, worker, entry, now))
         {
             for (slot, (held, offered)) in (0..).zip(entry.slots.iter().zip(&entry.info.slots)) {
                 if held.is_none() && is_in_service(entry, slot, now) {

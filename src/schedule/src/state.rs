@@ -18,6 +18,7 @@ use sweep::handoff::Progress;
 use sweep::record::{Failure, FailureClass, Provenance, Timing, TrialResult};
 use sweep::{AttemptId, AttemptNo, Sweep, Trainer, TrialId, TrialSpec, text};
 
+use crate::allocation::{Allocation, AllocationId, LaunchLive, LaunchQueue, QueueName};
 use crate::tally::Tally;
 use crate::trials::Trials;
 
@@ -93,6 +94,9 @@ pub struct State {
     pub provenances: Vec<Arc<Provenance>>,
     /// Cells whose search trials have all ended, with an eligible candidate and none chosen yet.
     pub to_choose: BTreeSet<(Arc<str>, u32)>,
+    /// Where workers are launched, and what was asked for there.
+    pub launch_queues: BTreeMap<QueueName, LaunchQueue>,
+    pub allocations: BTreeMap<AllocationId, Allocation>,
     pub live: Live,
 }
 
@@ -374,6 +378,8 @@ pub struct Live {
     /// Workers that have announced on their open stream that they leave.
     pub leaving: BTreeSet<WorkerId>,
     pub progress: BTreeMap<TrialId, LiveProgress>,
+    /// The launcher of this coordinator, if it has one.
+    pub launch: Option<LaunchLive>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -495,12 +501,15 @@ impl State {
             queue,
             provenances,
             to_choose,
+            launch_queues,
+            allocations,
             live: _,
         } = self;
         (applied, sweeps, trials, workers)
             == (&other.applied, &other.sweeps, &other.trials, &other.workers)
             && (hosts, queue) == (&other.hosts, &other.queue)
             && (provenances, to_choose) == (&other.provenances, &other.to_choose)
+            && (launch_queues, allocations) == (&other.launch_queues, &other.allocations)
     }
 }
 

@@ -13,6 +13,7 @@
 //! | after the append, before an effect | the whole turn | `Connected`: lists are compared, lost starts become the next attempt |
 //! | between two effects | the whole turn | the same; repeated outcomes are stale and acknowledged |
 
+use crate::allocation;
 use crate::apply::apply;
 use crate::config::Config;
 use crate::decide::{Answer, Decision, decide};
@@ -47,9 +48,19 @@ pub fn turn(state: &mut State, config: &Config, inputs: &[Input], now: Millis) -
             break;
         }
     }
+    // Placing comes first: what it leaves is what more allocations are for.
+    let launched = allocation::plan(state, config, now);
+    let launched = launched.into_iter().map(Event::Launch).collect();
+    // A refused event is a fault of this program; the events before it stand.
+    let _ = record(state, launched, now, &mut recorded);
+    allocation::note_turn(state, config, &recorded, now);
     let mut effects = effects(state, &recorded);
     for (input, answer) in inputs.iter().zip(&answers) {
         effects.extend(replies(state, input, answer.as_ref().map(|_| ())));
+    }
+    if let Some(request) = allocation::next_request(state, config, now) {
+        allocation::ask(state, &request);
+        effects.push(Effect::Launch(request));
     }
     Turn {
         recorded,
@@ -68,6 +79,7 @@ fn take(
     let Decision { events, answer } = decide(state, config, input, now)?;
     record(state, events, now, recorded)?;
     observe(state, input, now);
+    allocation::note_input(state, config, input, now);
     Ok(answer)
 }
 

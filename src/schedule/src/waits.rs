@@ -133,7 +133,7 @@ impl<'a> SlotSurvey<'a> {
                 .map(|((_, trainer), devices)| (*trainer, *devices)),
         );
         let paused = largest(paused_slots(state, now).map(|held| (held.trainer, held.num_devices)));
-        let broken = largest(broken_slots(state).map(|held| (held.trainer, held.num_devices)));
+        let broken = largest(broken_slots(state, now).map(|held| (held.trainer, held.num_devices)));
         Self {
             placement,
             in_service,
@@ -198,12 +198,12 @@ pub(crate) struct HeldBack<'a> {
     pub until: Option<Millis>,
 }
 
-fn broken_slots(state: &State) -> impl Iterator<Item = HeldBack<'_>> {
+fn broken_slots(state: &State, now: Millis) -> impl Iterator<Item = HeldBack<'_>> {
     let usable = state
         .workers
         .iter()
-        .filter(|(worker, entry)| is_usable(state, worker, entry));
-    usable.flat_map(|(worker, entry)| {
+        .filter(move |(worker, entry)| is_usable(state, worker, entry, now));
+    usable.flat_map(move |(worker, entry)| {
         entry
             .broken_slots
             .iter()
@@ -215,7 +215,7 @@ pub(crate) fn paused_slots(state: &State, now: Millis) -> impl Iterator<Item = H
     let usable = state
         .workers
         .iter()
-        .filter(|(worker, entry)| is_usable(state, worker, entry));
+        .filter(move |(worker, entry)| is_usable(state, worker, entry, now));
     usable.flat_map(move |(worker, entry)| {
         let pauses = entry
             .pauses
@@ -258,7 +258,7 @@ pub(crate) fn because(
 ) -> String {
     let devices = counted(u64::from(trial.devices), "device");
     match reason {
-        WaitReason::SlotsBroken => slots_broken(state, trial),
+        WaitReason::SlotsBroken => slots_broken(state, trial, now),
         WaitReason::NoSlotLargeEnough => {
             let survey = SlotSurvey::new(state, now);
             let of = |largest: &Largest| largest.get(&trial.trainer).copied().unwrap_or(0);
@@ -293,8 +293,8 @@ pub(crate) fn because(
     }
 }
 
-fn slots_broken(state: &State, trial: &TrialState) -> String {
-    match first_of(broken_slots(state), trial) {
+fn slots_broken(state: &State, trial: &TrialState, now: Millis) -> String {
+    match first_of(broken_slots(state, now), trial) {
         Some((first, host)) => format!(
             "every slot of {} is broken: {first}; fix it, then `orchestrator undrain {host}`",
             counted(u64::from(trial.devices), "device")

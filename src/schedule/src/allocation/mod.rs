@@ -7,7 +7,12 @@
 //! The name of an allocation is journalled before the cluster is asked for it, and the job has the
 //! same name. So a job whose submission was never answered is found again.
 
+pub(crate) mod decide;
+mod live;
 mod phase;
+mod plan;
+pub(crate) mod record;
+mod status;
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -19,7 +24,13 @@ use sweep::text::{Line, Lines};
 
 use crate::state::Millis;
 
+pub use live::{JobSeen, LaunchLive};
+pub(crate) use live::{ask, deadline, next_request, note_input, note_turn};
 pub use phase::{AllocationEvent, AllocationPhase, IllegalStep};
+pub use plan::FIRST_CHECKPOINT_MS;
+pub(crate) use plan::{leaves_too_soon, plan};
+pub use record::{Allocation, Delay, KEPT_ENDED, LaunchQueue, Pause, PauseCause, Shape};
+pub use status::{AllocationStatus, ClusterStatus, QueueStatus, cluster_status};
 
 /// Start of every name, so that a user recognises the jobs of this program.
 const PREFIX: &str = "orch-";
@@ -225,6 +236,62 @@ pub enum GiveBack {
     Leave,
     /// All, at once.
     Now,
+}
+
+/// What users and the launcher send to the state machine.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LaunchInput {
+    /// This coordinator launches workers as the specification says. `name` is used if it has no
+    /// queue yet.
+    Open {
+        name: QueueName,
+        spec: QueueSpec,
+    },
+    /// Ends the pause of the queue.
+    Resume,
+    /// Gives every allocation back: those that wait are cancelled, workers write checkpoints and
+    /// leave.
+    Stop {
+        reason: Line,
+    },
+    Answered(LaunchAnswer),
+}
+
+/// A journalled change of launch queues and allocations.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LaunchEvent {
+    /// Workers are launched in this queue from now on.
+    QueueOpened {
+        queue: QueueName,
+        spec: QueueSpec,
+    },
+    /// Nothing is asked for until the queue is resumed or opened again.
+    QueuePaused {
+        queue: QueueName,
+        cause: PauseCause,
+        reason: Line,
+    },
+    QueueResumed {
+        queue: QueueName,
+    },
+    /// Nothing is asked for before this time. `is_strike`: because an allocation failed; otherwise
+    /// because a request did not become a job.
+    QueueDelayed {
+        queue: QueueName,
+        until: Millis,
+        reason: Line,
+        is_strike: bool,
+    },
+    /// The allocation will be asked for. Its job gets this name.
+    Intended {
+        queue: QueueName,
+        allocation: AllocationId,
+    },
+    Changed {
+        allocation: AllocationId,
+        change: AllocationEvent,
+    },
 }
 
 /// A request of the state machine to a launcher. At most one is under way at a time.

@@ -141,6 +141,10 @@ impl AllocationPhase {
         })
     }
 
+    pub fn is_draining(&self) -> bool {
+        matches!(self, Self::Draining { .. })
+    }
+
     pub fn is_ended(&self) -> bool {
         matches!(self, Self::Ended { .. })
     }

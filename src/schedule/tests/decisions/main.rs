@@ -4,6 +4,7 @@
 #[path = "../support/sweeps.rs"]
 mod sweeps;
 
+mod allocations;
 mod explanations;
 mod failures;
 mod fleet;

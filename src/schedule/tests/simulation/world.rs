@@ -617,6 +617,7 @@ impl World {
                 Err(Rejected::StaleConnection { .. }) => self.answers.stale_connections += 1,
                 Err(
                     rejected @ (Rejected::Internal(_)
+                    | Rejected::NoLauncher
                     | Rejected::Invalid(_)
                     | Rejected::Impostor(_)
                     | Rejected::OtherBuild { .. }),
@@ -663,6 +664,7 @@ impl World {
                 }
                 return;
             }
+            Effect::Launch(request) => unreachable!("nothing is launched here: {request:?}"),
         };
         let Some(connection) = state.live.connected.get(&worker) else {
             return;
