@@ -135,6 +135,54 @@ fn a_killed_trainer_changes_no_result_and_leaves_nothing() {
     assert_eq!(system.processes(), Vec::<u32>::new());
 }
 
+/// Slurm with `proctrack/linuxproc` signals every process below a job's step, a trainer before its
+/// worker. A trial that is longer than many time limits meets this more often than its budget for
+/// crashes allows.
+#[test]
+fn a_signal_to_every_process_of_a_job_is_no_crash() {
+    const SIGNALS: [Signal; 5] = [
+        Signal::SIGUSR1,
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+    ];
+    let mut system = System::new();
+    let _coordinator = system.coordinator();
+    let mut run = submit(&system);
+    for signal in SIGNALS {
+        let mut worker = system.worker("node", 2);
+        wait_for("both slots train", || {
+            (epochs_under_way(&system).len() == 2).then_some(())
+        });
+        for trainer in system.trainers() {
+            let trainer = nix::unistd::Pid::from_raw(trainer.try_into().expect("a process id"));
+            nix::sys::signal::kill(trainer, signal).expect("the trainer runs");
+        }
+        worker.signal(signal);
+        worker.wait();
+    }
+    let _last = system.worker("node", 2);
+    run.expect_exit(0);
+    assert_same(undisturbed(), &undisturbed_files(&system.results("small")));
+    let failures: Vec<String> = system
+        .journal()
+        .iter()
+        .filter_map(|event| {
+            Some(
+                event["event"]["attempt_failed"]["failure"]["class"]
+                    .as_str()?
+                    .to_owned(),
+            )
+        })
+        .collect();
+    assert!(failures.len() >= SIGNALS.len(), "{failures:?}");
+    assert!(
+        failures.iter().all(|class| class == "preempted"),
+        "{failures:?}"
+    );
+}
+
 /// P5: a stopped trainer cannot notice the end of stdin; the kernel's signal at its worker's death
 /// ends it.
 #[test]

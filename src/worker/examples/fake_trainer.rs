@@ -3,9 +3,9 @@
 //!
 //! `FAKE_TRAINER` holds words: `start=hang|exit|garbage|other-build` at the start, and
 //! `absent=UUID` if a GPU with that UUID is missing; `first=MODE` in the first attempt of every
-//! trial and `always=MODE` in each, where MODE is `crash`, `exit`, `garbage`, `huge`, `hang`,
-//! `ignore-term`, `grandchild`, `failed`, `gpu`, `stop`; `epoch-ms=N` is the duration of an epoch.
-//! The result depends on the trial alone.
+//! trial and `always=MODE` in each, where MODE is `crash`, `exit`, `killed`, `garbage`, `huge`,
+//! `hang`, `ignore-end`, `grandchild`, `failed`, `gpu`, `stop`; `epoch-ms=N` is the duration of an
+//! epoch. The result depends on the trial alone.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,7 +14,8 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use sweep::TrialId;
 use sweep::handoff::{
     EXIT_DEVICE_ABSENT, Progress, Ready, Reply, Request, RunRequest, read_frame, write_frame,
@@ -27,11 +28,7 @@ fn main() {
         .split_whitespace()
         .filter_map(|word| word.split_once('='))
         .collect();
-    let stubborn = words.values().any(|mode| *mode == "ignore-term");
-    if stubborn {
-        // before a second thread exists: threads inherit the mask
-        SigSet::from(Signal::SIGTERM).thread_block().unwrap();
-    }
+    let stubborn = words.values().any(|mode| *mode == "ignore-end");
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
     if let Some(place) = words
         .get("absent")
@@ -129,6 +126,10 @@ fn misbehave(mode: &str) {
     match mode {
         "crash" => std::process::abort(),
         "exit" => std::process::exit(7),
+        "killed" => {
+            kill(Pid::this(), Signal::SIGKILL).unwrap();
+            wait_for_ever()
+        }
         "garbage" => {
             std::io::stdout().write_all(b"\x04\0\0\0oops").unwrap();
             std::io::stdout().flush().unwrap();
@@ -142,7 +143,7 @@ fn misbehave(mode: &str) {
             wait_for_ever()
         }
         "hang" => wait_for_ever(),
-        "ignore-term" => {
+        "ignore-end" => {
             send(&Reply::Failed(Failure::new(
                 FailureClass::NonFinite,
                 "and it will not go".into(),

@@ -94,26 +94,24 @@ impl Family {
         })
     }
 
-    /// Signals the group at once, and each member that left it.
-    fn signal(&self, signal: Signal, members: &[Pid]) {
+    /// Kills the group at once, and each member that left it.
+    fn kill_once(&self, members: &[Pid]) {
         if let Some(group) = self.group {
-            log_failure(killpg(group, signal), signal);
+            log_failure(killpg(group, Signal::SIGKILL));
         }
         for &member in members
             .iter()
             .filter(|member| self.contains(member.as_raw()))
         {
-            log_failure(kill(member, signal), signal);
+            log_failure(kill(member, Signal::SIGKILL));
         }
     }
 
-    /// Sends TERM, waits for `grace`, then sends KILL until no process is left.
-    pub async fn end(&self, grace: Duration) {
-        let started = Instant::now();
+    /// Sends KILL until no process is left.
+    pub async fn kill(&self) {
         let mut pause = Duration::from_millis(2);
-        let mut sent = None;
         let mut empty_before = false;
-        let mut complaint = started + grace + Duration::from_secs(10);
+        let mut complaint = Instant::now() + Duration::from_secs(10);
         loop {
             let members = self.members_elsewhere().await;
             if members.is_empty() {
@@ -126,18 +124,8 @@ impl Family {
                 continue;
             }
             empty_before = false;
-            let signal = if started.elapsed() < grace {
-                Signal::SIGTERM
-            } else {
-                Signal::SIGKILL
-            };
-            // TERM once, since handlers may count it; KILL each time, since there may be new
-            // members
-            if sent != Some(signal) || signal == Signal::SIGKILL {
-                self.signal(signal, &members);
-                sent = Some(signal);
-                pause = Duration::from_millis(2);
-            }
+            // each time, since there may be new members
+            self.kill_once(&members);
             if Instant::now() > complaint {
                 tracing::warn!(
                     ?members,
@@ -171,10 +159,10 @@ impl Family {
     }
 }
 
-fn log_failure(result: nix::Result<()>, signal: Signal) {
+fn log_failure(result: nix::Result<()>) {
     match result {
         Ok(()) | Err(Errno::ESRCH) => {}
-        Err(error) => tracing::warn!(%error, %signal, "cannot signal a trainer"),
+        Err(error) => tracing::warn!(%error, "cannot kill a trainer"),
     }
 }
 

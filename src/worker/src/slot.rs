@@ -13,7 +13,7 @@ use sweep::handoff::{Progress, Reply, Request, RunRequest};
 use sweep::record::{Failure, FailureClass};
 use sweep::{AttemptId, AttemptNo, TrialSpec};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::executable;
 use crate::gpu_release::{self, NotReleased};
@@ -128,6 +128,13 @@ enum Conversation {
     Killed,
 }
 
+/// The end of a trainer that was not asked to end.
+struct Death {
+    failure: Failure,
+    /// A signal from outside ended it, and nothing shows that it was at fault.
+    was_sent_a_signal: bool,
+}
+
 /// A command that ends the current attempt.
 enum Interrupt {
     Stop(StopReason),
@@ -188,8 +195,7 @@ impl Slot {
             }
         }
         if let Some(trainer) = self.idle_trainer.take() {
-            self.end_unreported(trainer, self.context.timing.terminate)
-                .await;
+            self.end_unreported(trainer, self.context.timing.exit).await;
         }
     }
 
@@ -226,7 +232,9 @@ impl Slot {
             cache_dir: self.context.cache_dir.clone(),
             checkpoint_dir: work_dir.checkpoint_dir(attempt.trial),
         };
-        match self.converse(&mut trainer, attempt, request).await {
+        let mut stopping = None;
+        let conversation = self.converse(&mut trainer, attempt, request, &mut stopping);
+        match conversation.await {
             Ok(Conversation::Finished(outcome)) => {
                 self.idle_trainer = Some(trainer);
                 End::Outcome(outcome)
@@ -241,8 +249,11 @@ impl Slot {
                 End::Killed
             }
             Err(error) => {
-                let failure = self.end_broken(trainer, error, "while it trained").await;
-                oom.explain(failure).into()
+                let death = self
+                    .end_broken(trainer, error, "while it trained", &oom)
+                    .await;
+                let stopping = stopping.map(|(reason, _)| reason);
+                self.end_after(death, stopping, Some(attempt)).await
             }
         }
     }
@@ -298,8 +309,11 @@ impl Slot {
                 ready.build, self.context.build
             ),
             Some(Err(error)) => {
-                let failure = self.end_broken(trainer, error, "before it was ready").await;
-                return Err(before_any_trial(oom.explain(failure)).into());
+                let mut death = self
+                    .end_broken(trainer, error, "before it was ready", &oom)
+                    .await;
+                death.failure = before_any_trial(death.failure);
+                return Err(self.end_after(death, None, current).await);
             }
             None => {
                 let seconds = self.context.timing.trainer_start.as_secs_f64();
@@ -310,15 +324,15 @@ impl Slot {
     }
 
     /// Sends the request and runs the attempt to whatever ends it. The error is a trainer that
-    /// ended or broke the hand-off.
+    /// ended or broke the hand-off; `stopping` then has the stop that it was sent.
     async fn converse(
         &mut self,
         trainer: &mut Trainer,
         attempt: AttemptId,
         request: RunRequest,
+        stopping: &mut Option<(StopReason, Instant)>,
     ) -> Result<Conversation, TrainerError> {
         trainer.send(&Request::Run(Box::new(request))).await?;
-        let mut stopping: Option<(StopReason, Instant)> = None;
         loop {
             let deadline = stopping.as_ref().map(|(_, deadline)| *deadline);
             tokio::select! {
@@ -340,7 +354,7 @@ impl Slot {
                         }
                         return Ok(Conversation::Failed(failure));
                     }
-                    Reply::Stopped => match stopping {
+                    Reply::Stopped => match stopping.take() {
                         Some((reason, _)) => return Ok(Conversation::Finished(reason.outcome())),
                         None => return Err(TrainerError::Violation("it stopped without a request".into())),
                     },
@@ -348,14 +362,15 @@ impl Slot {
                 },
                 interrupt = self.interrupt(Some(attempt)) => match interrupt {
                     Interrupt::Stop(reason) if stopping.is_none() => {
+                        let deadline = Instant::now() + self.context.timing.checkpoint;
+                        *stopping = Some((reason, deadline));
                         trainer.send(&Request::Stop).await?;
-                        stopping = Some((reason, Instant::now() + self.context.timing.checkpoint));
                     }
                     Interrupt::Stop(_) => {}
                     Interrupt::Kill => return Ok(Conversation::Killed),
                 },
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    if let Some((reason, _)) = stopping {
+                    if let Some((reason, _)) = stopping.take() {
                         return Ok(Conversation::StopTimedOut(reason));
                     }
                 }
@@ -383,14 +398,41 @@ impl Slot {
         }
     }
 
-    /// Ends a trainer that stopped responding and returns the reason.
-    async fn end_broken(&self, trainer: Trainer, error: TrainerError, when: &str) -> Failure {
-        let timing = &self.context.timing;
-        let alone = match error {
-            TrainerError::Closed | TrainerError::Unreachable(_) => timing.terminate,
-            TrainerError::Violation(_) => Duration::ZERO,
-        };
-        let (exit, tail) = self.end_and_read(trainer, alone, timing.terminate).await;
+    /// Returns the end of an attempt whose trainer has died. Whoever signals every process of a job
+    /// reaches the trainer a moment before its worker is asked to leave: then the attempt was
+    /// preempted.
+    async fn end_after(
+        &mut self,
+        death: Death,
+        stopping: Option<StopReason>,
+        current: Option<AttemptId>,
+    ) -> End {
+        if !death.was_sent_a_signal || current.is_none() {
+            return death.failure.into();
+        }
+        if let Some(reason) = stopping {
+            return End::Outcome(reason.outcome());
+        }
+        tokio::select! {
+            () = sleep(self.context.timing.signal_before_request) => death.failure.into(),
+            interrupt = self.interrupt(current) => match interrupt {
+                Interrupt::Stop(reason) => End::Outcome(reason.outcome()),
+                Interrupt::Kill => End::Killed,
+            },
+        }
+    }
+
+    /// Ends a trainer that stopped responding and finds the reason.
+    async fn end_broken(
+        &self,
+        trainer: Trainer,
+        error: TrainerError,
+        when: &str,
+        oom: &OomCounter,
+    ) -> Death {
+        let (exit, tail) = self.end_and_read(trainer).await;
+        let was_sent_a_signal =
+            !matches!(error, TrainerError::Violation(_)) && exit.was_sent_a_signal();
         let failure = match error {
             TrainerError::Closed if exit.lacks_a_device() => self.missing_device().await,
             TrainerError::Closed => {
@@ -404,7 +446,12 @@ impl Slot {
                 Failure::new(FailureClass::Crashed, format!("{error}, {when}"))
             }
         };
-        self.with_exit(failure, exit, &tail)
+        let failure = oom.explain(self.with_exit(failure, exit, &tail));
+        Death {
+            // want of memory and a GPU that stays occupied have their own explanations
+            was_sent_a_signal: was_sent_a_signal && failure.class == FailureClass::Crashed,
+            failure,
+        }
     }
 
     /// The failure for a missing device. The driver knows which one: a trainer sees the GPUs up to
@@ -434,18 +481,14 @@ impl Slot {
 
     /// Ends a trainer that has failed.
     async fn end_failed(&self, trainer: Trainer, failure: Failure) -> Failure {
-        let (exit, tail) = self
-            .end_and_read(trainer, Duration::ZERO, self.context.timing.terminate)
-            .await;
+        let (exit, tail) = self.end_and_read(trainer).await;
         self.with_exit(failure, exit, &tail)
     }
 
     /// Ends a trainer that is not at fault. Returns a failure if the trainer still holds a GPU;
     /// `what_happened` to the attempt is part of its message.
     async fn end_healthy(&self, trainer: Trainer, what_happened: &str) -> Option<Failure> {
-        let (exit, tail) = self
-            .end_and_read(trainer, Duration::ZERO, self.context.timing.terminate)
-            .await;
+        let (exit, tail) = self.end_and_read(trainer).await;
         let failure = Failure::new(FailureClass::Crashed, what_happened.to_owned());
         exit.not_released
             .is_some()
@@ -461,8 +504,8 @@ impl Slot {
     }
 
     /// Ends a trainer whose slot ends with it: no one receives a report about GPUs that it holds.
-    async fn end_unreported(&self, trainer: Trainer, grace: Duration) {
-        let exit = trainer.end(Duration::ZERO, grace).await;
+    async fn end_unreported(&self, trainer: Trainer, patience: Duration) {
+        let exit = trainer.end(patience).await;
         if let Some(NotReleased { reason, .. }) = exit.not_released {
             tracing::warn!(
                 slot = self.index,
@@ -472,14 +515,9 @@ impl Slot {
         }
     }
 
-    async fn end_and_read(
-        &self,
-        trainer: Trainer,
-        alone: Duration,
-        grace: Duration,
-    ) -> (Exit, String) {
+    async fn end_and_read(&self, trainer: Trainer) -> (Exit, String) {
         let tail = trainer.stderr.tail();
-        let exit = trainer.end(alone, grace).await;
+        let exit = trainer.end(self.context.timing.exit).await;
         (exit, self.launch.with_machine_names(&tail.text()))
     }
 

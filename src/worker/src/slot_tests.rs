@@ -129,7 +129,13 @@ impl Bench {
                     60
                 }),
                 checkpoint: Duration::from_secs(1),
-                terminate: Duration::from_millis(300),
+                exit: Duration::from_millis(300),
+                // longer than any delay of a busy machine, where a request follows
+                signal_before_request: Duration::from_secs(if behaviour == "always=killed" {
+                    60
+                } else {
+                    0
+                }),
                 goodbye: Duration::ZERO,
                 refused: Duration::ZERO,
             },
@@ -235,13 +241,18 @@ async fn one_trainer_serves_trial_after_trial() {
 }
 
 /// The behaviour, its failure class, and texts that the message must contain.
-const MISBEHAVIOUR: [(&str, FailureClass, &[&str]); 9] = [
+const MISBEHAVIOUR: [(&str, FailureClass, &[&str]); 10] = [
     (
         "first=crash",
         FailureClass::Crashed,
         &["while it trained", "SIGABRT", "attempt 1 of"],
     ),
     ("first=exit", FailureClass::Crashed, &["exit code 7"]),
+    (
+        "first=killed",
+        FailureClass::Crashed,
+        &["SIGKILL", "sent from outside"],
+    ),
     (
         "first=garbage",
         FailureClass::Crashed,
@@ -263,7 +274,7 @@ const MISBEHAVIOUR: [(&str, FailureClass, &[&str]); 9] = [
         &["stopped without a request"],
     ),
     (
-        "first=ignore-term",
+        "first=ignore-end",
         FailureClass::NonFinite,
         &["and it will not go"],
     ),
@@ -417,6 +428,52 @@ async fn runs_wait_for_their_turn_and_can_be_stopped_before_it() {
     bench.end().await;
 }
 
+/// Slurm with `proctrack/linuxproc` signals every process below a job's step.
+#[tokio::test]
+async fn signals_that_ask_to_end_do_not_reach_a_trainer() {
+    use nix::sys::signal::{Signal, kill};
+    let mut bench = Bench::new("epoch-ms=20");
+    bench.run(id(1, 1)).await;
+    bench.progress().await;
+    let before = Family::of_worker(&bench.mark).members().unwrap();
+    for signal in [
+        Signal::SIGUSR1,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGINT,
+    ] {
+        kill(before[0], signal).unwrap();
+    }
+    assert!(matches!(
+        bench.outcome(id(1, 1)).await,
+        Outcome::Finished(_)
+    ));
+    assert_eq!(Family::of_worker(&bench.mark).members().unwrap(), before);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_trainer_that_a_signal_ended_before_its_worker_leaves_was_preempted() {
+    let mut bench = Bench::new("always=killed");
+    bench.run(id(1, 1)).await;
+    bench.begun(id(1, 1)).await;
+    while bench.processes() > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    bench
+        .commands
+        .send(Command::Stop {
+            attempt: id(1, 1),
+            reason: StopReason::Preempted("SIGTERM".into()),
+        })
+        .await
+        .unwrap();
+    let failure = bench.failure(id(1, 1)).await;
+    assert_eq!(failure.class, FailureClass::Preempted);
+    assert_eq!(failure.message, "the worker leaves: SIGTERM");
+    bench.end().await;
+}
+
 async fn end_idle_trainer(bench: &Bench) {
     let trainer = Family::of_worker(&bench.mark).members().unwrap()[0];
     nix::sys::signal::kill(trainer, nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -443,7 +500,7 @@ async fn an_idle_trainer_that_ends_is_replaced_without_a_failure() {
 
 #[tokio::test]
 async fn kill_ends_everything_without_a_report() {
-    let mut bench = Bench::new("always=ignore-term");
+    let mut bench = Bench::new("always=ignore-end");
     bench.run(id(1, 1)).await;
     let hanging = Bench::new("always=hang");
     hanging.run(id(1, 1)).await;

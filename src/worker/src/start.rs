@@ -59,8 +59,11 @@ pub struct Timing {
     pub trainer_start: Duration,
     /// Timeout from `Stop` to the trainer's answer: time for a step and a checkpoint.
     pub checkpoint: Duration,
-    /// Timeout from TERM to KILL.
-    pub terminate: Duration,
+    /// Timeout from the end of a trainer's stdin to KILL.
+    pub exit: Duration,
+    /// A signal that ends a trainer this long before its worker is asked to leave, or sooner, is
+    /// part of that request.
+    pub signal_before_request: Duration,
     /// Timeout of a leaving worker for the last acknowledgements.
     pub goodbye: Duration,
     /// Timeout of refusals for a worker that was welcomed once. Afterwards it checkpoints and
@@ -73,7 +76,8 @@ impl Default for Timing {
         Self {
             trainer_start: Duration::from_secs(120),
             checkpoint: Duration::from_secs(30),
-            terminate: Duration::from_secs(5),
+            exit: Duration::from_secs(5),
+            signal_before_request: Duration::from_secs(1),
             goodbye: Duration::from_secs(15),
             refused: Duration::from_secs(5 * 60),
         }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, mpsc as blocking};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::Pid;
 use sweep::handoff::{self, EXIT_DEVICE_ABSENT, Ready, Reply, Request};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -23,8 +23,18 @@ use crate::stderr::StderrLog;
 /// Timeout for the driver to clean up after a process.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(20);
 
+/// The signals that ask a process to end. Slurm, a shell or `timeout` may send them to every process
+/// below the worker, but only the worker decides on its trainers: these end with their stdin.
+const REQUESTS_TO_END: [Signal; 4] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+];
+
 /// Starts every trainer from one thread that lives as long as the worker: trainers ask the kernel
-/// to send SIGKILL when the *thread* that started them dies.
+/// to send SIGKILL when the *thread* that started them dies. The thread blocks the signals that ask
+/// a process to end, and a trainer inherits that from before its exec.
 #[derive(Clone)]
 pub struct Spawner(Arc<blocking::Sender<SpawnRequest>>);
 
@@ -37,6 +47,10 @@ impl Spawner {
     pub fn start() -> io::Result<Self> {
         let (sender, requests) = blocking::channel::<SpawnRequest>();
         let serve = move || {
+            let blocked: SigSet = REQUESTS_TO_END.into_iter().collect();
+            blocked
+                .thread_block()
+                .expect("the set holds valid signals, and nothing else can fail");
             for SpawnRequest { mut command, reply } in requests {
                 if let Err(Ok(mut unwanted)) = reply.send(command.spawn()) {
                     let _ = unwanted.kill();
@@ -158,14 +172,12 @@ impl Trainer {
         ) && self.family.has_leader()
     }
 
-    /// Ends the process and returns when none of its processes is left. `alone`: how long it may
-    /// take to exit by itself first, so that the exit status of a crash is its own. `grace`: the
-    /// time from TERM to KILL.
-    pub async fn end(mut self, alone: Duration, grace: Duration) -> Exit {
-        // the end of stdin asks the trainer to exit
+    /// Ends the process and returns when none of its processes is left. The end of stdin asks it to
+    /// exit; after `patience` it is killed. The exit status of a crash is its own.
+    pub async fn end(mut self, patience: Duration) -> Exit {
         self.stdin = None;
-        let _ = timeout(alone, self.gone_by_itself()).await;
-        self.family.end(grace).await;
+        let _ = timeout(patience, self.gone_by_itself()).await;
+        self.family.kill().await;
         let not_released = match &self.driver {
             Some(driver) => {
                 gpu_release::wait_for(driver, self.group.as_raw() as u32, DRIVER_PATIENCE)
@@ -243,14 +255,13 @@ async fn read_reply(stdout: &mut (impl AsyncRead + Unpin)) -> Result<Reply, Trai
 impl Exit {
     /// `exit code 3`, `signal SIGSEGV`
     pub fn describe(&self) -> String {
-        use std::os::unix::process::ExitStatusExt;
         let Some(status) = self.status else {
             return "unknown exit status".to_owned();
         };
-        match (status.code(), status.signal().map(Signal::try_from)) {
+        match (status.code(), self.signal()) {
             (Some(code), _) => format!("exit code {code}"),
-            (None, Some(Ok(signal))) => format!("signal {signal}"),
-            (None, _) => status.to_string(),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => status.to_string(),
         }
     }
 
@@ -260,9 +271,18 @@ impl Exit {
     }
 
     pub fn was_killed(&self) -> bool {
+        self.signal() == Some(Signal::SIGKILL)
+    }
+
+    /// Returns true if a signal ended it that others send, and no fault of its own raises.
+    pub fn was_sent_a_signal(&self) -> bool {
+        self.signal()
+            .is_some_and(|signal| signal == Signal::SIGKILL || REQUESTS_TO_END.contains(&signal))
+    }
+
+    fn signal(&self) -> Option<Signal> {
         use std::os::unix::process::ExitStatusExt;
-        self.status
-            .is_some_and(|status| status.signal() == Some(Signal::SIGKILL as i32))
+        self.status?.signal()?.try_into().ok()
     }
 }
 

@@ -115,7 +115,7 @@ impl WorkDir {
                     ?orphans,
                     "ending processes that a dead worker left running"
                 );
-                family.end(Duration::from_secs(2)).await;
+                family.kill().await;
             }
             fs::remove_file(entry.path())?;
         }

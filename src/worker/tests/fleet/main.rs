@@ -97,14 +97,14 @@ async fn attempts_that_crash_are_tried_again() {
         "first=crash epoch-ms=1",
         "first=garbage",
         "first=grandchild",
-        "first=ignore-term",
+        "first=ignore-end",
     ] {
         let mut rig = Rig::new(behaviour);
         rig.coordinator().await;
         rig.worker(3).await;
         rig.submit().await;
         let summary = rig.complete().await;
-        if behaviour.contains("ignore-term") {
+        if behaviour.contains("ignore-end") {
             // the fake trainer reports that the loss is not finite, which is never retried
             assert_eq!((summary.succeeded, summary.failed), (0, 12));
         } else {

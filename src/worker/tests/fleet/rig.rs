@@ -227,7 +227,7 @@ impl Rig {
             cache_dir: self.dir.path().into(),
             work_dir: self.dir.path().join("work"),
             timing: Timing {
-                terminate: Duration::from_millis(200),
+                exit: Duration::from_millis(200),
                 refused: self.refused,
                 ..Timing::default()
             },
