@@ -9,6 +9,7 @@ use report::{FileSink, Reporter};
 use schedule::Config;
 use schedule::event::Recorded;
 use schedule::state::{Millis, Presence, State, UnknownSweep, WorkerState};
+use serde_json::Value;
 use sweep::{NotATrial, TrialId, TrialPrefix};
 use tonic::Status;
 
@@ -18,6 +19,8 @@ use crate::status;
 /// state for ever.
 const GONE_SHOWN: usize = 20;
 const GONE_SHOWN_MS: Millis = 24 * 3600 * 1000;
+/// Version of the status as JSON.
+const STATUS_SCHEMA: u32 = 1;
 const NO_COORDINATOR: &str = "no coordinator runs on this state directory: `orchestrator run FILE` with the sweep's file continues it, and so does `orchestrator coordinator` with its workers";
 
 pub struct Answers<'a> {
@@ -179,6 +182,14 @@ fn without_coordinator(mut sweep: v1::SweepStatus) -> v1::SweepStatus {
     sweep
 }
 
+/// Returns the status as `orchestrator status --output json` and the status page print it. Fields
+/// are added to the messages, never renamed; the schema rises when one is removed.
+pub fn status_document(status: &v1::StatusReply) -> Value {
+    let mut document = serde_json::to_value(status).expect("a status is JSON");
+    document["schema"] = STATUS_SCHEMA.into();
+    document
+}
+
 /// Returns where the number of a cell comes from.
 pub fn why(state: &State, sweep: &str, cell: &str) -> Result<v1::WhyReply, NoAnswer> {
     state.sweep(sweep)?;
@@ -207,5 +218,51 @@ pub fn write_report(
         v1::ReportFiles::None => Ok(()),
         v1::ReportFiles::Json => reporter.write_json(sink),
         v1::ReportFiles::All => reporter.write_files(sink),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_as_json_has_the_fields_that_scripts_read() {
+        let status = v1::StatusReply {
+            sweeps: vec![v1::SweepStatus {
+                running_trials: vec![v1::RunningTrial::default()],
+                ..v1::SweepStatus::default()
+            }],
+            workers: vec![v1::WorkerStatus::default()],
+            ..v1::StatusReply::default()
+        };
+        let document = status_document(&status);
+        let fields = |part: &Value| {
+            let part = part.as_object().unwrap();
+            part.keys().cloned().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(document["schema"], 1);
+        assert_eq!(
+            fields(&document),
+            "build checkpoint_bytes journal_bytes schema storage_fault sweeps workers"
+        );
+        let sweep = &document["sweeps"][0];
+        assert_eq!(
+            fields(sweep),
+            "cancelled cancelled_reason cells complete complete_cells failed name \
+             remaining_at_least remaining_ms revision running running_trials submitted_at_ms \
+             succeeded waiting waits waits_because"
+        );
+        let trial = &sweep["running_trials"][0];
+        assert_eq!(
+            fields(trial),
+            "accuracy attempt cell condition epoch images_per_s num_epochs seed slot train_loss \
+             trial worker"
+        );
+        assert_eq!(trial["accuracy"], Value::Null);
+        assert_eq!(
+            fields(&document["workers"][0]),
+            "busy_slots host presence reason silent_ms slot_descriptions slots work_dir_bytes \
+             worker"
+        );
     }
 }

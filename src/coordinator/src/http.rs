@@ -19,8 +19,8 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::answers::status_document;
 use crate::connections::{Gate, Guard, Limits};
-use crate::document;
 use crate::requests::{self, OwnerRequest, Question};
 use crate::server::Error;
 
@@ -206,7 +206,7 @@ async fn ask(owner: &Owner) -> Result<v1::StatusReply, Response> {
 }
 
 async fn status(State(owner): State<Owner>) -> Result<Json<Value>, Response> {
-    Ok(Json(document::status(&ask(&owner).await?)))
+    Ok(Json(status_document(&ask(&owner).await?)))
 }
 
 async fn metrics(State(owner): State<Owner>) -> Result<impl IntoResponse, Response> {

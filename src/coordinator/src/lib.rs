@@ -6,7 +6,6 @@ mod answers;
 mod clock;
 mod connections;
 mod control;
-pub mod document;
 mod fleet;
 mod http;
 mod launcher;
@@ -25,6 +24,6 @@ mod tail;
 mod time_left;
 mod token_file;
 
-pub use answers::{Answers, NoAnswer, report_head, why, write_report};
+pub use answers::{Answers, NoAnswer, report_head, status_document, why, write_report};
 pub use http::Page;
 pub use server::{Coordinator, Error, Handle, Listen, Options};

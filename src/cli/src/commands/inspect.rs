@@ -55,7 +55,7 @@ pub async fn status(arguments: &StatusArgs, output: Output) -> Result<Outcome, E
     }
     output.print(
         || status_text(&reply),
-        || coordinator::document::status(&reply),
+        || coordinator::status_document(&reply),
     )?;
     Ok(Outcome::Complete)
 }
