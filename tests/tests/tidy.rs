@@ -152,7 +152,7 @@ fn crates_depend_only_on_what_the_architecture_allows() {
         .iter()
         .map(|(name, uses)| (*name, uses.iter().copied().collect()))
         .collect();
-    let metadata = metadata();
+    let metadata = metadata(&["--no-deps"]);
     for package in metadata["packages"]
         .as_array()
         .expect("cargo metadata lists packages")
@@ -218,6 +218,80 @@ fn folders_of_the_trainer_use_those_below_them() {
         count >= 50,
         "only {count} uses found: is the search still right?"
     );
+}
+
+/// Licences of dependencies that allow a binary to be given away under MIT OR Apache-2.0, as long as
+/// their notices come with it.
+const LICENCES: [&str; 9] = [
+    "0BSD",
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "CC0-1.0",
+    "ISC",
+    "MIT",
+    "Unicode-3.0",
+    "Zlib",
+];
+
+/// Exceptions: crate, licence and reason.
+const OTHER_LICENCES: [(&str, &str, &str); 1] = [(
+    "webpki-roots",
+    "CDLA-Permissive-2.0",
+    "the list of root certificates, which is data and may be shared with its licence text",
+)];
+
+#[test]
+fn every_dependency_has_a_licence_that_allows_this_one() {
+    // Only the crates of this platform are downloaded by a build.
+    let metadata = metadata(&["--locked", "--filter-platform", "x86_64-unknown-linux-gnu"]);
+    let nodes = metadata["resolve"]["nodes"].as_array();
+    let used: BTreeSet<&str> = nodes
+        .expect("cargo metadata resolves dependencies")
+        .iter()
+        .map(|node| text(&node["id"]))
+        .collect();
+    let packages = metadata["packages"].as_array();
+    let packages = packages.expect("cargo metadata lists packages").iter();
+    let mut checked = 0;
+    let mut refused = Vec::new();
+    for package in packages.filter(|package| used.contains(text(&package["id"]))) {
+        let name = text(&package["name"]);
+        let licence = package["license"].as_str().unwrap_or("no licence");
+        let excused = OTHER_LICENCES
+            .iter()
+            .any(|(other, of, _)| (*other, *of) == (name, licence));
+        checked += 1;
+        if !excused && !is_allowed(licence) {
+            refused.push(format!("{name}: {licence}"));
+        }
+    }
+    assert!(
+        refused.is_empty(),
+        "licences that are not in LICENCES: {refused:#?}"
+    );
+    assert!(checked > 100, "only {checked} crates were checked");
+}
+
+/// Returns true if a licence expression can be met: one of the choices of each of its parts.
+fn is_allowed(expression: &str) -> bool {
+    let expression = expression.replace('/', " OR ");
+    expression.split(" AND ").all(|part| {
+        let choices = part.trim_matches(['(', ')', ' ']).split(" OR ");
+        choices
+            .map(str::trim)
+            .any(|licence| LICENCES.contains(&licence))
+    })
+}
+
+#[test]
+fn a_licence_is_allowed_if_each_of_its_parts_offers_a_choice_that_is() {
+    for allowed in ["MIT", "MIT/Apache-2.0", "(GPL-3.0 OR MIT) AND ISC"] {
+        assert!(is_allowed(allowed), "{allowed}");
+    }
+    for refused in ["GPL-3.0", "no licence", "MIT AND GPL-3.0", ""] {
+        assert!(!is_allowed(refused), "{refused}");
+    }
 }
 
 #[test]
@@ -549,16 +623,11 @@ fn without_test_module(source: &str) -> &str {
         .map_or(source, |end| &source[..end])
 }
 
-fn metadata() -> Value {
+fn metadata(arguments: &[&str]) -> Value {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args([
-            "metadata",
-            "--no-deps",
-            "--offline",
-            "--format-version",
-            "1",
-        ])
+        .args(["metadata", "--offline", "--format-version", "1"])
+        .args(arguments)
         .current_dir(root())
         .output()
         .expect("cargo runs");
