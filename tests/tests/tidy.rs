@@ -357,6 +357,27 @@ fn tests_that_documents_cite_exist() {
     );
 }
 
+/// The walks of docs/ARCHITECTURE.md follow one thing through the files, each of them once.
+#[test]
+fn walks_name_files_that_exist_and_none_twice() {
+    let document = read(&root().join("docs/ARCHITECTURE.md"));
+    let mut walks = 0;
+    for section in document.split("\n## ").filter(|s| s.starts_with("A walk")) {
+        let title = section.lines().next().unwrap_or_default();
+        let words = section.split('`');
+        let files: Vec<_> = words.filter(|word| word.ends_with(".rs")).collect();
+        let mut seen = BTreeSet::new();
+        for file in &files {
+            let path = root().join("src").join(file);
+            assert!(path.exists(), "{title}: no file {}", shown(&path));
+            assert!(seen.insert(file), "{title}: {file} is named twice");
+        }
+        assert!(files.len() > 5, "{title}: only {} files", files.len());
+        walks += 1;
+    }
+    assert!(walks > 0, "no walk was found");
+}
+
 /// Documents list the columns of a sweep's files as the golden files of src/report have them.
 #[test]
 fn every_column_of_the_results_is_described() {
