@@ -9,6 +9,7 @@ use worker::devices::DeviceChoice;
 
 use crate::exit::EXIT_CODES;
 use crate::host_port::HostPort;
+pub use crate::launch_args::LaunchArgs;
 
 /// Trains sweeps of small-data experiments on every device there is, survives anything being
 /// killed, and fills in the table.
@@ -84,6 +85,9 @@ pub enum Command {
     Drain(DrainArgs),
     /// Give a drained worker or host work again; a worker that has not left stays
     Undrain(UndrainArgs),
+    /// Workers that are launched on a cluster: what was asked for, what came, and why not
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Data sets: where they come from, whether they are there, what is in them
     #[command(subcommand)]
     Data(DataCommand),
@@ -175,6 +179,8 @@ pub struct DataArgs {
   orchestrator run sweeps/table2.yaml --smoke
   orchestrator run sweeps/table2.yaml --coordinator http://login1:7400 --token-file token --detach
 
+  orchestrator run sweeps/table2.yaml --launch slurm --nodes 8 --gpus-per-node 4 --time 8:00:00
+
 Without --coordinator, a coordinator and a worker run inside this process. Ctrl-C writes
 checkpoints and keeps everything; again, a second later or more, it stops at once. The same
 command continues.")]
@@ -185,7 +191,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub target: Target,
     /// Submit to the coordinator and return; follow later with `orchestrator tail`
-    #[arg(long, requires = "coordinator")]
+    #[arg(long, requires = "coordinator", conflicts_with = "launch")]
     pub detach: bool,
     /// Folder for results; those of the sweep go into a folder of its name below it
     #[arg(long, value_name = "DIR", default_value = "results")]
@@ -203,6 +209,8 @@ pub struct RunArgs {
     pub fresh: bool,
     #[command(flatten)]
     pub devices: DeviceArgs,
+    #[command(flatten)]
+    pub launch: LaunchArgs,
     #[command(flatten)]
     pub data: DataArgs,
 }
@@ -244,6 +252,12 @@ pub struct CoordinatorArgs {
     /// [default: 900000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=86_400_000))]
     pub stall_ms: Option<u64>,
+    #[command(flatten)]
+    pub launch: LaunchArgs,
+    #[command(flatten)]
+    pub devices: DeviceArgs,
+    #[command(flatten)]
+    pub data: DataArgs,
 }
 
 #[derive(Debug, Args)]
@@ -398,6 +412,22 @@ pub struct UndrainArgs {
     /// A worker or a host, as `orchestrator status` shows them
     #[arg(value_name = "NAME")]
     pub name: String,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Show the launch queue and its allocations, with the reason of each state
+    Status(ClusterArgs),
+    /// Ask the cluster for workers again, after a pause
+    Resume(ClusterArgs),
+    /// Ask for no more workers and give back what there is: workers write checkpoints and leave
+    Stop(ClusterArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
     #[command(flatten)]
     pub target: Target,
 }

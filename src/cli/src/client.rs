@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use protocol::{Token, v1};
 use report::FileSink;
+use schedule::allocation::ClusterStatus;
 use sweep::{Sweep, with_causes};
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
@@ -248,6 +249,27 @@ impl Client {
             }))
             .await;
         self.answer("undraining", reply).map(|_| ())
+    }
+
+    pub async fn resume_cluster(&mut self) -> Result<(), ExpectedError> {
+        let message = v1::ResumeClusterRequest {};
+        let reply = self.control.resume_cluster(self.request(message)).await;
+        self.answer("resuming the cluster", reply).map(|_| ())
+    }
+
+    pub async fn stop_cluster(&mut self, reason: &str) -> Result<(), ExpectedError> {
+        let reason = reason.to_owned();
+        let message = v1::StopClusterRequest { reason };
+        let reply = self.control.stop_cluster(self.request(message)).await;
+        self.answer("stopping the cluster", reply).map(|_| ())
+    }
+
+    pub async fn cluster_status(&mut self) -> Result<ClusterStatus, ExpectedError> {
+        let status = self.status(None).await?;
+        serde_json::from_slice(&status.cluster_json).map_err(|error| ExpectedError::Coordinator {
+            action: "asking for the cluster",
+            message: format!("its answer cannot be read: {error}"),
+        })
     }
 
     /// Converts an error in the middle of a stream.

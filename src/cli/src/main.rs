@@ -14,6 +14,8 @@ mod exit;
 mod follow;
 mod footer;
 mod host_port;
+mod launch_args;
+mod launching;
 mod offline;
 mod output;
 mod preflight;

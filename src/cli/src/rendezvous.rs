@@ -107,6 +107,18 @@ pub fn left_elsewhere(state_dir: &Path) -> Option<String> {
     })
 }
 
+/// Returns the port of the coordinator that was here last, if it could not announce its end.
+pub fn port_left(state_dir: &Path) -> Option<u16> {
+    let left: Rendezvous = serde_json::from_slice(&std::fs::read(state_dir.join(FILE)).ok()?).ok()?;
+    let address: SocketAddr = left.address.strip_prefix("http://")?.parse().ok()?;
+    Some(address.port())
+}
+
+/// Returns the token of the coordinator that was here last.
+pub fn token_left(state_dir: &Path) -> Option<Token> {
+    Token::from_file(&state_dir.join(TOKEN_FILE)).ok()
+}
+
 /// Stores an embedded coordinator's token where only its user's commands can read it.
 pub fn write_token(state_dir: &Path, token: &Token) -> Result<PathBuf, ExpectedError> {
     let path = state_dir.join(TOKEN_FILE);

@@ -21,6 +21,21 @@ pub enum DeviceChoice {
     Gpus(Vec<u32>),
 }
 
+/// As `--devices` takes it.
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => formatter.write_str("auto"),
+            Self::Cpu => formatter.write_str("cpu"),
+            Self::AllGpus => formatter.write_str("cuda"),
+            Self::Gpus(numbers) => {
+                let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+                write!(formatter, "cuda:{}", numbers.join(","))
+            }
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     #[error(

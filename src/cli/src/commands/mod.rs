@@ -1,6 +1,7 @@
 //! One file per group of commands. This one only dispatches.
 
 mod change;
+mod cluster;
 mod data;
 mod embed;
 mod follow_sweep;
@@ -31,6 +32,7 @@ pub fn run(cli: Cli) -> Result<Outcome, ExpectedError> {
         Command::Retry(arguments) => block_on(change::retry(&arguments, output)),
         Command::Drain(arguments) => block_on(change::drain(&arguments, output)),
         Command::Undrain(arguments) => block_on(change::undrain(&arguments, output)),
+        Command::Cluster(command) => block_on(cluster::cluster(&command, output)),
         Command::Data(DataCommand::List(arguments)) => data::list(&arguments, output),
         Command::Data(DataCommand::Fetch(arguments)) => data::fetch(&arguments, output),
         Command::Data(DataCommand::Sheet(arguments)) => data::sheet(&arguments, output),

@@ -4,6 +4,8 @@
 //! All checks happen before anything starts. Read `serve.rs` for the embedded coordinator and
 //! worker, `follow_sweep.rs` for what happens while the sweep runs.
 
+mod on_cluster;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -100,6 +102,9 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
                 .await
         });
     }
+    if arguments.launch.dry_run {
+        return run.print_script();
+    }
     super::block_on(run.without_address())
 }
 
@@ -150,7 +155,11 @@ impl Run<'_> {
         let mut taken_since: Option<Instant> = None;
         loop {
             let Some(found) = rendezvous::find(state_dir) else {
-                match self.with_embedded(&mut signals).await {
+                let started = match self.arguments.launch.launch {
+                    Some(_) => self.on_cluster(&mut signals).await,
+                    None => self.with_embedded(&mut signals).await,
+                };
+                match started {
                     // another command was faster and does not answer yet, or has not quite ended
                     Err(ExpectedError::Taken(_))
                         if rendezvous::left_elsewhere(state_dir).is_none()
@@ -382,7 +391,7 @@ impl Run<'_> {
                     Step::Status(status) if workers != Workers::Any && status.waits() == WaitReason::NoWorkers => {
                         view.status(&SweepStatus { waits_because: String::new(), ..*status });
                     }
-                    Step::Status(status) if workers == Workers::Own && is_stuck(&status) => {
+                    Step::Status(status) if matches!(workers, Workers::Own | Workers::Launched) && is_stuck(&status) => {
                         return Ok(Followed::Stuck(status.waits_because));
                     }
                     Step::Status(status) => view.status(&self.advised(*status, follower)),
@@ -559,6 +568,8 @@ enum Workers {
     Own,
     /// The worker of another `orchestrator run`'s process.
     Borrowed,
+    /// Those that this process launches.
+    Launched,
     Any,
 }
 

@@ -1,8 +1,8 @@
 //! The long-running processes: `orchestrator coordinator`, `orchestrator worker`, and both inside
 //! `orchestrator run`.
 
-use std::net::TcpListener;
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 
 use coordinator::{Coordinator, Listen};
 use protocol::Token;
@@ -15,10 +15,11 @@ use worker::{Ended, Timing};
 use crate::args::{CoordinatorArgs, DeviceArgs, WorkerArgs};
 use crate::client::{self, with_scheme};
 use crate::exit::{ExpectedError, Outcome};
+use crate::launching::{Launching, Reach};
 use crate::preflight::Places;
 use crate::rendezvous::{self, Announced};
 use crate::signals::{HOW_TO_INSIST, Signals};
-use crate::{stderr, trainer};
+use crate::{launching, output, stderr, trainer};
 
 /// The work directory of the embedded worker, below the state directory.
 const WORK_DIR: &str = "work";
@@ -40,8 +41,13 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
         .as_ref()
         .map(|http| http.resolve("--http"))
         .transpose()?;
+    let listen = arguments.listen.resolve("--listen")?;
+    if arguments.launch.dry_run {
+        let script = launching_for(arguments, listen)?.script("orch-sweeps-RANDOM-1");
+        return output::write(script.as_bytes()).map(|_| Outcome::Complete);
+    }
     let options = coordinator::Options {
-        listen: Listen::Address(arguments.listen.resolve("--listen")?),
+        listen: Listen::Address(listen),
         state_dir: arguments.state_dir.clone(),
         token: client::token(arguments.token_file.as_deref())?,
         token_file: arguments.token_file.clone(),
@@ -50,6 +56,10 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
     let mut handle = Coordinator::start(options)
         .await
         .map_err(coordinator_error)?;
+    if arguments.launch.launch.is_some() {
+        let launching = launching_for(arguments, handle.address())?;
+        launch(&handle, "sweeps", launching).await?;
+    }
     let names = arguments
         .http_host
         .iter()
@@ -89,6 +99,36 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
         _ = signals.next() => return Ok(Outcome::Interrupted),
     }
     Ok(Outcome::Complete)
+}
+
+/// Workers on a cluster for a coordinator of its own, which must be reached from there.
+fn launching_for(
+    arguments: &CoordinatorArgs,
+    bound: SocketAddr,
+) -> Result<Launching, ExpectedError> {
+    let Some(token_file) = arguments.token_file.clone() else {
+        return Err(ExpectedError::BadInput(
+            "launched workers read the token from a file that they share with the coordinator: give --token-file"
+                .to_owned(),
+        ));
+    };
+    let host = match &arguments.launch.advertise {
+        Some(host) => host.clone(),
+        None if bound.ip().is_loopback() => {
+            return Err(ExpectedError::BadInput(format!(
+                "nodes do not reach {bound}: give --listen 0.0.0.0:{}, or --advertise HOST for the name by which they do",
+                bound.port()
+            )));
+        }
+        None if bound.ip().is_unspecified() => launching::own_address()?.to_string(),
+        None => bound.ip().to_string(),
+    };
+    let reach = Reach {
+        state_dir: &arguments.state_dir,
+        address: format!("http://{host}:{}", bound.port()),
+        token_file,
+    };
+    Launching::new(&arguments.launch, &arguments.devices, &arguments.data, &reach)
 }
 
 pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
@@ -168,7 +208,9 @@ pub fn slots(arguments: &DeviceArgs) -> Result<Vec<Slot>, ExpectedError> {
 /// A coordinator on loopback and a worker, in this process.
 pub struct Embedded {
     pub address: String,
+    pub port: u16,
     pub token: Token,
+    pub token_file: PathBuf,
     coordinator: coordinator::Handle,
     worker: Option<worker::Handle>,
     _announced: Announced,
@@ -207,12 +249,34 @@ impl Embedded {
     /// Starts a coordinator without a worker, for commands that change a sweep while no coordinator
     /// runs.
     pub async fn without_worker(state_dir: &Path) -> Result<Self, ExpectedError> {
-        let listener =
-            TcpListener::bind(("127.0.0.1", 0)).map_err(|error| ExpectedError::Infrastructure {
-                what: "cannot listen on loopback",
-                reason: error.to_string(),
-            })?;
+        let listener = listener(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)?;
         let token = Token::random()?;
+        Self::start_coordinator(state_dir, listener, token).await
+    }
+
+    /// Starts a coordinator that workers on other machines reach. After a `kill -9` it has the port
+    /// and the token of the one before, so that the workers of that one find it.
+    pub async fn on_network(state_dir: &Path, advertise: &IpAddr) -> Result<Self, ExpectedError> {
+        let ip = match advertise.is_loopback() {
+            true => *advertise,
+            false => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        };
+        let listener = match rendezvous::port_left(state_dir) {
+            Some(port) => listener(ip, port).or_else(|_| listener(ip, 0))?,
+            None => listener(ip, 0)?,
+        };
+        let token = match rendezvous::token_left(state_dir) {
+            Some(token) => token,
+            None => Token::random()?,
+        };
+        Self::start_coordinator(state_dir, listener, token).await
+    }
+
+    async fn start_coordinator(
+        state_dir: &Path,
+        listener: TcpListener,
+        token: Token,
+    ) -> Result<Self, ExpectedError> {
         let options = coordinator::Options {
             listen: Listen::Bound(listener),
             state_dir: state_dir.to_owned(),
@@ -223,17 +287,28 @@ impl Embedded {
         let coordinator = Coordinator::start(options)
             .await
             .map_err(|error| taken(state_dir, error))?;
-        let address = format!("http://{}", coordinator.address());
+        let mut bound = coordinator.address();
+        if bound.ip().is_unspecified() {
+            bound.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
+        let address = format!("http://{bound}");
         // Only now is the state directory known to be ours.
         let token_file = rendezvous::write_token(state_dir, &token)?;
         let announced = rendezvous::announce(state_dir, address.clone(), Some(&token_file), false)?;
         Ok(Self {
             address,
+            port: bound.port(),
             token,
+            token_file,
             coordinator,
             worker: None,
             _announced: announced,
         })
+    }
+
+    /// Launches workers in a queue of this label from now on.
+    pub async fn launch(&self, label: &str, launching: Launching) -> Result<(), ExpectedError> {
+        launch(&self.coordinator, label, launching).await
     }
 
     /// Waits until a part fails that should keep running.
@@ -281,6 +356,27 @@ impl Embedded {
     pub async fn shutdown(self) -> Result<(), ExpectedError> {
         self.coordinator.shutdown().await.map_err(coordinator_error)
     }
+}
+
+async fn launch(
+    coordinator: &coordinator::Handle,
+    label: &str,
+    launching: Launching,
+) -> Result<(), ExpectedError> {
+    let spec = launching.spec.clone();
+    let launched = coordinator.launch(label, spec, launching.into_launcher());
+    let refused = |status: tonic::Status| ExpectedError::Rejected {
+        action: "launching workers",
+        message: status.message().to_owned(),
+    };
+    launched.await.map_err(refused)
+}
+
+fn listener(ip: IpAddr, port: u16) -> Result<TcpListener, ExpectedError> {
+    TcpListener::bind((ip, port)).map_err(|error| ExpectedError::Infrastructure {
+        what: "cannot listen",
+        reason: format!("{ip}:{port}: {error}"),
+    })
 }
 
 /// The error if the state directory is taken. The journal's lock decides; its holder may be on

@@ -1,0 +1,179 @@
+//! `orchestrator run --launch`: the coordinator is here, the workers come from a cluster while there
+//! is work, and everything that was asked for is given back at the end.
+
+use std::net::{IpAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use schedule::allocation::{ClusterStatus, PauseCause};
+use sweep::counted;
+use tokio::time::{Instant, sleep};
+
+use super::{Followed, HOW_TO_INSIST, SUBMIT_TIMEOUT, Run, Workers};
+use crate::client::Client;
+use crate::commands::follow_sweep::{Follower, ResultsWriter, submit};
+use crate::commands::serve::Embedded;
+use crate::exit::{ExpectedError, Outcome};
+use crate::follow::View;
+use crate::launching::{self, Launching, Reach};
+use crate::output;
+use crate::results_folder::ResultsFolder;
+use crate::signals::Signals;
+use crate::{advice, stderr};
+
+/// Interval between two looks at the cluster's state.
+const LOOK: Duration = Duration::from_secs(2);
+/// Time for jobs to end once they were given back.
+const GIVE_BACK: Duration = Duration::from_secs(90);
+
+impl Run<'_> {
+    /// Prints the script of a job, for `--dry-run`.
+    pub(super) fn print_script(&self) -> Result<Outcome, ExpectedError> {
+        let launching = self.launching(0, "token".into())?;
+        let script = launching.script(&format!("orch-{}-RANDOM-1", self.sweep.name));
+        output::write(script.as_bytes()).map(|_| Outcome::Complete)
+    }
+
+    pub(super) async fn on_cluster(&self, signals: &mut Signals) -> Result<Outcome, ExpectedError> {
+        ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
+        let state_dir = &self.arguments.target.state_dir;
+        let mut embedded = Embedded::on_network(state_dir, &self.advertised_ip()?).await?;
+        let launching = self.launching(embedded.port, embedded.token_file.clone())?;
+        let token = embedded.token.clone();
+        let (mut client, reply) =
+            submit(&embedded.address, Some(&token), &self.sweep, SUBMIT_TIMEOUT).await?;
+        self.print_submission(&reply);
+        self.discard_results(&mut client, &reply.sweep).await?;
+        self.print_unfinished(&client.status(None).await?, &reply.sweep);
+        embedded.launch(&reply.sweep, launching).await?;
+        let mut cluster = client.clone();
+        let mut follower = Follower::new(client, Some(token), &reply.sweep, false);
+        let mut writer = ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
+        let mut view = View::new();
+        let followed = tokio::select! {
+            followed = self.follow(&mut follower, &mut writer, &mut view, Workers::Launched) => followed,
+            error = embedded.failed() => Err(error),
+            error = hopeless(&mut cluster) => Err(error),
+            signal = signals.next() => Ok(Followed::Interrupted(signal)),
+        };
+        view.finish();
+        let (reason, interrupted) = match &followed {
+            Ok(Followed::Interrupted(signal)) => {
+                stderr::print(&format!("{signal}: workers write checkpoints and leave; {HOW_TO_INSIST}"));
+                (format!("its run received {signal}"), Some(*signal))
+            }
+            Ok(Followed::Complete | Followed::Stuck(_)) => ("the sweep ends here".to_owned(), None),
+            Err(_) => ("its run has failed".to_owned(), None),
+        };
+        let given_back = tokio::select! {
+            given_back = give_back(&mut cluster, &reason) => given_back,
+            _ = signals.next() => {
+                stderr::print("stopping at once");
+                Ok(())
+            }
+        };
+        let outcome = match followed {
+            Err(error) => Err(error),
+            Ok(Followed::Stuck(because)) => {
+                let _ = writer.finish(&mut follower).await;
+                Err(ExpectedError::Infrastructure {
+                    what: "the sweep cannot continue",
+                    reason: advice::complete(&because, &self.arguments.target, None),
+                })
+            }
+            Ok(Followed::Complete | Followed::Interrupted(_)) => {
+                let report = follower.report().await;
+                self.conclude(&mut follower, &mut writer, report, interrupted)
+                    .await
+            }
+        };
+        let ended = embedded.shutdown().await;
+        outcome.and_then(|outcome| given_back.and(ended).map(|()| outcome))
+    }
+
+    fn launching(
+        &self,
+        port: u16,
+        token_file: std::path::PathBuf,
+    ) -> Result<Launching, ExpectedError> {
+        let arguments = &self.arguments.launch;
+        let host = match &arguments.advertise {
+            Some(host) => host.clone(),
+            None => launching::own_address()?.to_string(),
+        };
+        let mut devices = self.arguments.devices.clone();
+        let needed = self.sweep.resources.devices_per_trial;
+        devices.devices_per_slot = devices.devices_per_slot.or((needed > 1).then_some(needed));
+        let reach = Reach {
+            state_dir: &self.arguments.target.state_dir,
+            address: format!("http://{host}:{port}"),
+            token_file,
+        };
+        Launching::new(arguments, &devices, &self.arguments.data, &reach)
+    }
+
+    /// The address that decides whether other machines may connect.
+    fn advertised_ip(&self) -> Result<IpAddr, ExpectedError> {
+        let Some(host) = &self.arguments.launch.advertise else {
+            return launching::own_address();
+        };
+        let mut found = (host.as_str(), 0).to_socket_addrs().map_err(|error| {
+            ExpectedError::BadInput(format!("--advertise {host}: {error}"))
+        })?;
+        let first = found.next().map(|address| address.ip());
+        first.ok_or_else(|| ExpectedError::BadInput(format!("--advertise {host} has no address")))
+    }
+}
+
+/// Waits until the cluster has refused for good what it was asked for, and nothing runs.
+async fn hopeless(client: &mut Client) -> ExpectedError {
+    loop {
+        sleep(LOOK).await;
+        // A coordinator that is gone is noticed elsewhere.
+        let Ok(status) = client.cluster_status().await else {
+            continue;
+        };
+        if let Some(reason) = refusal(&status) {
+            return ExpectedError::Infrastructure {
+                what: "no workers can be launched",
+                reason,
+            };
+        }
+    }
+}
+
+fn refusal(status: &ClusterStatus) -> Option<String> {
+    let queue = status.queue.as_ref()?;
+    let is_final = match queue.paused? {
+        PauseCause::Refused | PauseCause::NeverStarts => true,
+        PauseCause::Strikes | PauseCause::CancelledByOthers | PauseCause::Stopped => false,
+    };
+    let runs = status.allocations.iter().any(|entry| entry.state == "running");
+    (is_final && !runs).then(|| queue.reason.clone().unwrap_or_default())
+}
+
+/// Gives every allocation back and waits until none is left.
+async fn give_back(client: &mut Client, reason: &str) -> Result<(), ExpectedError> {
+    client.stop_cluster(reason).await?;
+    let deadline = Instant::now() + GIVE_BACK;
+    let mut is_printed = false;
+    loop {
+        let status = client.cluster_status().await?;
+        let open = status.num_open();
+        if open == 0 {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let names = status.allocations.iter().filter(|entry| entry.state != "ended");
+            let names: Vec<&str> = names.map(|entry| entry.allocation.as_str()).collect();
+            return Err(ExpectedError::Infrastructure {
+                what: "the cluster still has jobs of this run",
+                reason: format!("end them with: scancel --me --name={}", names.join(",")),
+            });
+        }
+        if !std::mem::replace(&mut is_printed, true) {
+            let open = counted(open as u64, "allocation");
+            stderr::print(&format!("giving back {open} of the cluster"));
+        }
+        sleep(LOOK).await;
+    }
+}

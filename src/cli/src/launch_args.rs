@@ -1,0 +1,156 @@
+//! The arguments of `--launch`: workers that a cluster lends while there is work.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Workers on a cluster")]
+pub struct LaunchArgs {
+    /// Launch workers while there is work, and none when there is not. `slurm`: as jobs of one node
+    /// each
+    #[arg(long, value_name = "HOW")]
+    pub launch: Option<How>,
+    /// Maximum number of nodes at a time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub nodes: u32,
+    /// GPUs of each node
+    #[arg(long, value_name = "N", requires = "launch", conflicts_with = "cpus_per_node", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub gpus_per_node: Option<u32>,
+    /// CPUs of each node
+    #[arg(long, value_name = "N", requires = "launch", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub cpus_per_node: Option<u32>,
+    /// Time limit of each job, as sbatch takes it: 90, 8:00:00, 2-00:00:00
+    #[arg(long, value_name = "TIME", requires = "launch")]
+    pub time: Option<TimeLimit>,
+    /// The partition, or several
+    #[arg(long, value_name = "NAME", requires = "launch")]
+    pub partition: Option<String>,
+    /// The account that pays
+    #[arg(long, value_name = "NAME", requires = "launch")]
+    pub account: Option<String>,
+    /// Shell lines before the worker starts, for modules and environments
+    #[arg(long, value_name = "FILE", requires = "launch")]
+    pub prologue: Option<PathBuf>,
+    /// A command before the worker's: 'apptainer exec --nv IMAGE'
+    #[arg(long, value_name = "COMMAND", requires = "launch")]
+    pub wrap: Option<String>,
+    /// Seconds after which a worker without a trial gives its node back
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub idle_timeout: u64,
+    /// Name or address of this machine as the nodes reach it
+    #[arg(long, value_name = "HOST", requires = "launch")]
+    pub advertise: Option<String>,
+    /// Print the script of a job and start nothing
+    #[arg(long, requires = "launch")]
+    pub dry_run: bool,
+    /// Further options of sbatch, after `--`
+    #[arg(last = true, value_name = "SBATCH OPTIONS", requires = "launch")]
+    pub options: Vec<String>,
+}
+
+/// The kind of cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum How {
+    Slurm,
+}
+
+impl FromStr for How {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "slurm" => Ok(Self::Slurm),
+            other => Err(format!(
+                "`{other}` is no kind of cluster: `slurm` was expected"
+            )),
+        }
+    }
+}
+
+/// A time limit, with the text that the user wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeLimit {
+    text: String,
+    pub limit: Duration,
+}
+
+impl FromStr for TimeLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || {
+            format!(
+                "`{text}` is no time limit: MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS were expected"
+            )
+        };
+        let (days, rest) = text
+            .split_once('-')
+            .map_or((None, text), |(days, rest)| (Some(days), rest));
+        let number = |text: &str| text.parse::<u32>().map(u64::from).map_err(|_| expected());
+        let parts = rest
+            .split(':')
+            .map(number)
+            .collect::<Result<Vec<u64>, _>>()?;
+        let (hours, minutes, seconds) = match (days.is_some(), parts[..].as_ref()) {
+            (false, [minutes]) => (0, *minutes, 0),
+            (false, [minutes, seconds]) => (0, *minutes, *seconds),
+            (true, [hours]) => (*hours, 0, 0),
+            (true, [hours, minutes]) => (*hours, *minutes, 0),
+            (_, [hours, minutes, seconds]) => (*hours, *minutes, *seconds),
+            _ => return Err(expected()),
+        };
+        let days = days.map_or(Ok(0), number)?;
+        let limit = Duration::from_secs(((days * 24 + hours) * 60 + minutes) * 60 + seconds);
+        if limit.is_zero() {
+            return Err(expected());
+        }
+        let text = text.to_owned();
+        Ok(Self { text, limit })
+    }
+}
+
+impl LaunchArgs {
+    /// The options of sbatch that these arguments are.
+    pub fn slurm_options(&self) -> Vec<String> {
+        let number = |count: u32| count.to_string();
+        let given = [
+            ("gpus-per-node", self.gpus_per_node.map(number)),
+            ("cpus-per-task", self.cpus_per_node.map(number)),
+            ("time", self.time.as_ref().map(|time| time.text.clone())),
+            ("partition", self.partition.clone()),
+            ("account", self.account.clone()),
+        ];
+        let given = given
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        given
+            .map(|(name, value)| format!("--{name}={value}"))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_limits_are_read_as_sbatch_reads_them() {
+        for (text, seconds) in [
+            ("90", 5_400),
+            ("2:30", 150),
+            ("8:00:00", 28_800),
+            ("1-0", 86_400),
+            ("1-2:03", 93_780),
+            ("2-00:00:01", 172_801),
+        ] {
+            let limit = text.parse::<TimeLimit>().map(|time| time.limit.as_secs());
+            assert_eq!(limit, Ok(seconds), "{text}");
+        }
+        for text in ["", "0", "x", "1:2:3:4", "-5", "1-", "1h"] {
+            assert!(text.parse::<TimeLimit>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! `--launch`: what the user asked for, as the state machine and the launcher take it.
+
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use launch::script::{self, Template};
+use launch::slurm::Slurm;
+use schedule::allocation::{Launcher, QueueSpec};
+
+use crate::args::{DataArgs, DeviceArgs, LaunchArgs, quoted};
+use crate::exit::ExpectedError;
+use crate::preflight::Places;
+
+/// Folder of the allocations, below the state directory.
+const ALLOCATIONS: &str = "allocations";
+/// Folder of checkpoints, below the state directory: the next allocation takes over the
+/// checkpoints of the last.
+const WORK: &str = "work";
+/// An address that no machine has: connecting to it, without sending anything, shows which of our
+/// own addresses other machines see.
+const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
+
+/// How workers reach the coordinator of a state directory.
+pub struct Reach<'a> {
+    pub state_dir: &'a Path,
+    /// http://HOST:PORT
+    pub address: String,
+    pub token_file: PathBuf,
+}
+
+pub struct Launching {
+    pub spec: QueueSpec,
+    template: Template,
+}
+
+impl Launching {
+    pub fn new(
+        arguments: &LaunchArgs,
+        devices: &DeviceArgs,
+        data: &DataArgs,
+        reach: &Reach<'_>,
+    ) -> Result<Self, ExpectedError> {
+        let folder = absolute(&reach.state_dir.join(ALLOCATIONS))?;
+        let limit = arguments.time.as_ref().map(|time| time.limit);
+        let notice = script::notice(limit);
+        let options = arguments.slurm_options();
+        let request = options.iter().chain(&arguments.options);
+        let request: Vec<String> = request.map(|option| quoted(option)).collect();
+        let prologue = arguments
+            .prologue
+            .as_deref()
+            .map(|file| std::fs::read_to_string(file).map_err(ExpectedError::file("read", file)));
+        let spec = QueueSpec {
+            launcher: "slurm".to_owned(),
+            request: request.join(" ").as_str().into(),
+            folder: folder.to_string_lossy().into_owned(),
+            max_allocations: arguments.nodes,
+            time_limit_ms: limit.map(|limit| limit.as_millis() as u64),
+            notice_ms: notice.as_millis() as u64,
+        };
+        let template = Template {
+            folder,
+            options,
+            user_options: arguments.options.clone(),
+            notice,
+            prologue: prologue.transpose()?,
+            wrap: arguments.wrap.clone(),
+            worker: worker(arguments, devices, data, reach)?,
+        };
+        Ok(Self { spec, template })
+    }
+
+    /// Returns the script of an allocation of this name.
+    pub fn script(&self, allocation: &str) -> String {
+        self.template.text(&allocation.into())
+    }
+
+    pub fn into_launcher(self) -> Box<dyn Launcher> {
+        Box::new(Slurm::new(self.template))
+    }
+}
+
+/// Returns the worker's command line, with absolute paths: a job starts in a folder of its own.
+fn worker(
+    arguments: &LaunchArgs,
+    devices: &DeviceArgs,
+    data: &DataArgs,
+    reach: &Reach<'_>,
+) -> Result<Vec<String>, ExpectedError> {
+    let places = Places::of(data)?;
+    let program = std::env::current_exe().map_err(|error| ExpectedError::Infrastructure {
+        what: "the path of this program is not known",
+        reason: error.to_string(),
+    })?;
+    let mut words = vec![text(&program), "worker".to_owned()];
+    let mut flag = |name: &str, value: String| words.extend([name.to_owned(), value]);
+    flag("--coordinator", reach.address.clone());
+    flag("--token-file", text(&absolute(&reach.token_file)?));
+    flag("--work-dir", text(&absolute(&reach.state_dir.join(WORK))?));
+    flag("--idle-timeout", format!("{}s", arguments.idle_timeout));
+    flag("--data-dir", text(&absolute(&places.data_dir)?));
+    flag("--cache-dir", text(&absolute(&places.cache_dir)?));
+    // Its sweeps belong to the user who launches it.
+    flag("--allow-path", "/".to_owned());
+    flag("--devices", devices.devices.to_string());
+    if let Some(slots) = devices.slots {
+        flag("--slots", slots.to_string());
+    }
+    if let Some(count) = devices.devices_per_slot {
+        flag("--devices-per-slot", count.to_string());
+    }
+    if let Some(trainer) = &devices.trainer {
+        flag("--trainer", text(&absolute(trainer)?));
+    }
+    Ok(words)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, ExpectedError> {
+    std::path::absolute(path).map_err(ExpectedError::file("find", path))
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Returns the address of this machine that others reach.
+pub fn own_address() -> Result<IpAddr, ExpectedError> {
+    let found = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        socket.connect(ELSEWHERE)?;
+        socket.local_addr()
+    });
+    found
+        .map(|address| address.ip())
+        .map_err(|error| ExpectedError::Infrastructure {
+            what: "the address of this machine is not known",
+            reason: format!("{error}; give it with --advertise HOST"),
+        })
+}
