@@ -109,7 +109,8 @@ pub fn left_elsewhere(state_dir: &Path) -> Option<String> {
 
 /// Returns the port of the coordinator that was here last, if it could not announce its end.
 pub fn port_left(state_dir: &Path) -> Option<u16> {
-    let left: Rendezvous = serde_json::from_slice(&std::fs::read(state_dir.join(FILE)).ok()?).ok()?;
+    let left: Rendezvous =
+        serde_json::from_slice(&std::fs::read(state_dir.join(FILE)).ok()?).ok()?;
     let address: SocketAddr = left.address.strip_prefix("http://")?.parse().ok()?;
     Some(address.port())
 }

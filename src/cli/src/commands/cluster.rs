@@ -17,7 +17,11 @@ pub async fn cluster(command: &ClusterCommand, output: Output) -> Result<Outcome
         ClusterCommand::Resume(arguments) => {
             let mut client = connect(arguments).await?;
             client.resume_cluster().await?;
-            print_change(output, "workers are launched again while there is work", "resumed")
+            print_change(
+                output,
+                "workers are launched again while there is work",
+                "resumed",
+            )
         }
         ClusterCommand::Stop(arguments) => {
             let mut client = connect(arguments).await?;
@@ -81,13 +85,23 @@ fn text(status: &ClusterStatus) -> String {
 }
 
 fn head(queue: &QueueStatus) -> String {
-    let QueueStatus { name, launcher, request, wanted, max_allocations, .. } = queue;
-    let mut text = format!("queue {name} ({launcher} {request}): {wanted} wanted, at most {max_allocations}\n");
+    let QueueStatus {
+        name,
+        launcher,
+        request,
+        wanted,
+        max_allocations,
+        ..
+    } = queue;
+    let mut text = format!(
+        "queue {name} ({launcher} {request}): {wanted} wanted, at most {max_allocations}\n"
+    );
     let reason = queue.reason.as_deref().unwrap_or_default();
     match queue.paused {
         Some(PauseCause::Stopped) => text += &format!("stopped: {reason}\n"),
         Some(_) => {
-            text += &format!("paused: {reason}\nafter fixing the cause: orchestrator cluster resume\n");
+            text +=
+                &format!("paused: {reason}\nafter fixing the cause: orchestrator cluster resume\n");
         }
         None if queue.delayed_until_ms.is_some() => {
             text += &format!("the next request waits: {reason}\n");
@@ -101,7 +115,15 @@ fn head(queue: &QueueStatus) -> String {
 }
 
 fn table(allocations: &[AllocationStatus]) -> String {
-    let titles = ["JOB", "STATE", "NODE", "WORKER", "TIME LEFT", "REASON", "LOG"];
+    let titles = [
+        "JOB",
+        "STATE",
+        "NODE",
+        "WORKER",
+        "TIME LEFT",
+        "REASON",
+        "LOG",
+    ];
     let mut rows = vec![titles.map(str::to_owned)];
     rows.extend(allocations.iter().map(|entry| {
         let or_dash = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
@@ -119,7 +141,10 @@ fn table(allocations: &[AllocationStatus]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths: Vec<usize> = (0..titles.len()).filter_map(width).collect();
     let line = |row: &[String; 7]| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
     rows.iter().map(line).collect()
@@ -128,7 +153,12 @@ fn table(allocations: &[AllocationStatus]) -> String {
 /// `3:05:09`
 fn time(left: Duration) -> String {
     let seconds = left.as_secs();
-    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    format!(
+        "{}:{:02}:{:02}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
 }
 
 #[cfg(test)]
@@ -178,7 +208,10 @@ mod tests {
     #[test]
     fn a_paused_queue_says_why_and_how_to_go_on() {
         let text = text(&status(Some(PauseCause::Refused)));
-        assert!(text.contains("paused: invalid partition specified: gpu9\n"), "{text}");
+        assert!(
+            text.contains("paused: invalid partition specified: gpu9\n"),
+            "{text}"
+        );
         assert!(text.contains("orchestrator cluster resume"), "{text}");
     }
 }

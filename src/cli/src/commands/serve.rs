@@ -128,7 +128,12 @@ fn launching_for(
         address: format!("http://{host}:{}", bound.port()),
         token_file,
     };
-    Launching::new(&arguments.launch, &arguments.devices, &arguments.data, &reach)
+    Launching::new(
+        &arguments.launch,
+        &arguments.devices,
+        &arguments.data,
+        &reach,
+    )
 }
 
 pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {

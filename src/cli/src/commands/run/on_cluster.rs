@@ -8,7 +8,7 @@ use schedule::allocation::{ClusterStatus, PauseCause};
 use sweep::counted;
 use tokio::time::{Instant, sleep};
 
-use super::{Followed, HOW_TO_INSIST, SUBMIT_TIMEOUT, Run, Workers};
+use super::{Followed, HOW_TO_INSIST, Run, SUBMIT_TIMEOUT, Workers};
 use crate::client::Client;
 use crate::commands::follow_sweep::{Follower, ResultsWriter, submit};
 use crate::commands::serve::Embedded;
@@ -47,7 +47,8 @@ impl Run<'_> {
         embedded.launch(&reply.sweep, launching).await?;
         let mut cluster = client.clone();
         let mut follower = Follower::new(client, Some(token), &reply.sweep, false);
-        let mut writer = ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
+        let mut writer =
+            ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let mut view = View::new();
         let followed = tokio::select! {
             followed = self.follow(&mut follower, &mut writer, &mut view, Workers::Launched) => followed,
@@ -58,7 +59,9 @@ impl Run<'_> {
         view.finish();
         let (reason, interrupted) = match &followed {
             Ok(Followed::Interrupted(signal)) => {
-                stderr::print(&format!("{signal}: workers write checkpoints and leave; {HOW_TO_INSIST}"));
+                stderr::print(&format!(
+                    "{signal}: workers write checkpoints and leave; {HOW_TO_INSIST}"
+                ));
                 (format!("its run received {signal}"), Some(*signal))
             }
             Ok(Followed::Complete | Followed::Stuck(_)) => ("the sweep ends here".to_owned(), None),
@@ -116,9 +119,9 @@ impl Run<'_> {
         let Some(host) = &self.arguments.launch.advertise else {
             return launching::own_address();
         };
-        let mut found = (host.as_str(), 0).to_socket_addrs().map_err(|error| {
-            ExpectedError::BadInput(format!("--advertise {host}: {error}"))
-        })?;
+        let mut found = (host.as_str(), 0)
+            .to_socket_addrs()
+            .map_err(|error| ExpectedError::BadInput(format!("--advertise {host}: {error}")))?;
         let first = found.next().map(|address| address.ip());
         first.ok_or_else(|| ExpectedError::BadInput(format!("--advertise {host} has no address")))
     }
@@ -147,7 +150,10 @@ fn refusal(status: &ClusterStatus) -> Option<String> {
         PauseCause::Refused | PauseCause::NeverStarts => true,
         PauseCause::Strikes | PauseCause::CancelledByOthers | PauseCause::Stopped => false,
     };
-    let runs = status.allocations.iter().any(|entry| entry.state == "running");
+    let runs = status
+        .allocations
+        .iter()
+        .any(|entry| entry.state == "running");
     (is_final && !runs).then(|| queue.reason.clone().unwrap_or_default())
 }
 
@@ -163,7 +169,10 @@ async fn give_back(client: &mut Client, reason: &str) -> Result<(), ExpectedErro
             return Ok(());
         }
         if Instant::now() > deadline {
-            let names = status.allocations.iter().filter(|entry| entry.state != "ended");
+            let names = status
+                .allocations
+                .iter()
+                .filter(|entry| entry.state != "ended");
             let names: Vec<&str> = names.map(|entry| entry.allocation.as_str()).collect();
             return Err(ExpectedError::Infrastructure {
                 what: "the cluster still has jobs of this run",
