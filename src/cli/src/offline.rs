@@ -54,7 +54,7 @@ pub async fn source(target: &Target) -> Result<Source, ExpectedError> {
             });
             Ok(Source::Journal(Box::new(Journal::new(state))))
         }
-        Err(journal::Error::Missing { .. }) => Err(nothing_there(target)),
+        Err(journal::Error::Missing { .. }) => Err(no_journal(target)),
         Err(error) => Err(ExpectedError::Infrastructure {
             what: "the journal",
             reason: with_causes(&error),
@@ -86,7 +86,7 @@ pub async fn live(target: &Target) -> Result<Option<Client>, ExpectedError> {
 }
 
 /// The error if there is neither a coordinator nor a journal.
-pub fn nothing_there(target: &Target) -> ExpectedError {
+pub fn no_journal(target: &Target) -> ExpectedError {
     ExpectedError::BadInput(format!(
         "no coordinator runs on the state directory {} and it holds no journal: name a coordinator with --coordinator, or its state directory with --state-dir",
         target.state_dir.display()

@@ -69,9 +69,9 @@ pub struct Checked {
 /// Looks for everything that the sweep's cells need, and records the content of existing inputs in
 /// the sweep. An input that can never work is an error; a missing one is not.
 pub fn survey(sweep: &mut Sweep, places: &Places) -> Result<Checked, ExpectedError> {
-    let looked = look(sweep, places)?;
-    sweep.inputs = looked.contents(places)?;
-    Ok(looked.checked())
+    let findings = find_inputs(sweep, places)?;
+    sweep.inputs = findings.contents(places)?;
+    Ok(findings.checked())
 }
 
 /// Does the same before a run, where missing inputs are an error. With `skip_missing`, the affected
@@ -81,11 +81,11 @@ pub fn check(
     places: &Places,
     skip_missing: bool,
 ) -> Result<Checked, ExpectedError> {
-    let looked = look(sweep, places)?;
-    let checked = looked.checked();
+    let findings = find_inputs(sweep, places)?;
+    let checked = findings.checked();
     if !checked.missing.is_empty() {
         let skipped = if skip_missing {
-            sweep.skip_cells(|settings| looked.lacks(settings))
+            sweep.skip_cells(|settings| findings.missing_for(settings))
         } else {
             0
         };
@@ -93,29 +93,29 @@ pub fn check(
             return Err(ExpectedError::Missing(checked.missing));
         }
     }
-    sweep.inputs = looked.contents(places)?;
+    sweep.inputs = findings.contents(places)?;
     Ok(checked)
 }
 
-fn look(sweep: &mut Sweep, places: &Places) -> Result<Looked, ExpectedError> {
-    let mut looked = Looked::default();
+fn find_inputs(sweep: &mut Sweep, places: &Places) -> Result<Findings, ExpectedError> {
+    let mut findings = Findings::default();
     for cell in sweep
         .cells
         .iter()
         .filter(|cell| cell.skipped.is_none() && !sweep.smoke)
     {
-        looked.at(&sweep.cell_settings(cell), places);
+        findings.add(&sweep.cell_settings(cell), places);
     }
-    if !looked.wrong.is_empty() {
-        return Err(ExpectedError::BadInput(looked.wrong.join("\n       ")));
+    if !findings.wrong.is_empty() {
+        return Err(ExpectedError::BadInput(findings.wrong.join("\n       ")));
     }
-    sweep.count_held_out(|settings, fraction| looked.held_out(settings, fraction));
-    Ok(looked)
+    sweep.count_held_out(|settings, fraction| findings.held_out(settings, fraction));
+    Ok(findings)
 }
 
 /// The findings about each input, made once.
 #[derive(Default)]
-struct Looked {
+struct Findings {
     data: BTreeMap<String, Result<Preflight, String>>,
     files: BTreeMap<PathBuf, Option<String>>,
     /// Results by hierarchy and data set.
@@ -132,8 +132,8 @@ enum Source {
     File(PathBuf),
 }
 
-impl Looked {
-    fn at(&mut self, settings: &Settings, places: &Places) {
+impl Findings {
+    fn add(&mut self, settings: &Settings, places: &Places) {
         for input in settings.inputs() {
             self.inputs
                 .entry(input.to_string())
@@ -144,7 +144,7 @@ impl Looked {
                     }
                 });
         }
-        self.at_data(settings, places);
+        self.add_data(settings, places);
         if let Some(weights) = &settings.weights {
             let path = places.data_dir.join(weights);
             self.files.entry(path.clone()).or_insert_with(|| {
@@ -157,11 +157,11 @@ impl Looked {
             });
         }
         if let Embedding::Hierarchy(file) = &settings.embedding {
-            self.at_hierarchy(settings, file, places);
+            self.add_hierarchy(settings, file, places);
         }
     }
 
-    fn at_data(&mut self, settings: &Settings, places: &Places) {
+    fn add_data(&mut self, settings: &Settings, places: &Places) {
         let name = &settings.dataset;
         if !self.data.contains_key(name) {
             let found = match data::preflight(&places.request(name, settings.resize)) {
@@ -187,15 +187,15 @@ impl Looked {
         }
     }
 
-    fn at_hierarchy(&mut self, settings: &Settings, file: &HierarchyFile, places: &Places) {
+    fn add_hierarchy(&mut self, settings: &Settings, file: &HierarchyFile, places: &Places) {
         let key = hierarchy_key(settings, file);
         if self.hierarchies.contains_key(&key) {
             return;
         }
         let path = places.data_dir.join(&file.path);
-        let mut lacks = None;
+        let mut missing = None;
         if !path.is_file() {
-            lacks = Some(format!(
+            missing = Some(format!(
                 "hierarchy {}: no such file; {}",
                 path.display(),
                 how_to_get(settings, file)
@@ -215,7 +215,7 @@ impl Looked {
                 ));
             }
         }
-        self.hierarchies.insert(key, lacks);
+        self.hierarchies.insert(key, missing);
     }
 
     /// Returns the number of images that a search with these settings holds out.
@@ -282,17 +282,17 @@ impl Looked {
     }
 
     /// Returns the reason why a cell with these settings cannot run.
-    fn lacks(&self, settings: &Settings) -> Option<String> {
+    fn missing_for(&self, settings: &Settings) -> Option<String> {
         let data = self
             .data
             .get(&settings.dataset)
             .and_then(|found| found.as_ref().err());
         let weights = settings.weights.as_ref().and_then(|weights| {
-            let (_, lacks) = self
+            let (_, missing) = self
                 .files
                 .iter()
                 .find(|(path, _)| path.ends_with(weights))?;
-            lacks.as_ref()
+            missing.as_ref()
         });
         let hierarchy = match &settings.embedding {
             Embedding::OneHot => None,

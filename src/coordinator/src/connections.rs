@@ -20,11 +20,11 @@ use tokio::time::{Instant, Interval, interval};
 /// Open files that are not connections: the journal, the runtime, the pipes of children.
 const RESERVED_FILES: usize = 64;
 /// Interval between two checks of the connections that wait for a request.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a failed accept, because there is no connection to wait for.
-const PAUSE: Duration = Duration::from_millis(200);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Minimum interval between two warnings of one kind.
-const COMPLAINT: Duration = Duration::from_secs(60);
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Limits on the connections of peers.
 #[derive(Clone, Copy, Debug)]
@@ -69,9 +69,9 @@ fn raise_file_limit() -> usize {
 pub struct Gate {
     listener: TcpListener,
     connections: Arc<Connections>,
-    look: Interval,
-    accept_complaint: Complaint,
-    limit_complaint: Complaint,
+    check: Interval,
+    accept_warning: RareWarning,
+    limit_warning: RareWarning,
 }
 
 impl Gate {
@@ -82,13 +82,13 @@ impl Gate {
             num_open: AtomicUsize::new(0),
             silent: Mutex::default(),
         });
-        let (accept_complaint, limit_complaint) = (Complaint::default(), Complaint::default());
+        let (accept_warning, limit_warning) = (RareWarning::default(), RareWarning::default());
         Ok(Self {
             listener,
             connections,
-            look: interval(LOOK),
-            accept_complaint,
-            limit_complaint,
+            check: interval(CHECK_INTERVAL),
+            accept_warning,
+            limit_warning,
         })
     }
 
@@ -102,7 +102,7 @@ impl Gate {
                     },
                     Err(error) => self.accept_failed(&error).await,
                 },
-                _ = self.look.tick() => self.connections.close_overdue(Instant::now()),
+                _ = self.check.tick() => self.connections.close_overdue(Instant::now()),
             }
         }
     }
@@ -112,7 +112,7 @@ impl Gate {
         let (limits, peer) = (self.connections.limits, address.ip());
         let closed = self.connections.make_room(peer);
         if closed.is_err() || closed == Ok(true) {
-            self.limit_complaint.log(|| {
+            self.limit_warning.log(|| {
                 let Limits { silent, silent_per_address, open, .. } = limits;
                 tracing::warn!(
                     %peer, silent_per_address, silent, open,
@@ -150,10 +150,10 @@ impl Gate {
             self.connections.num_open.load(Ordering::Relaxed),
             self.connections.silent().len(),
         );
-        self.accept_complaint
+        self.accept_warning
             .log(|| tracing::error!(%error, num_open, silent, "connections cannot be accepted"));
         self.connections.close_oldest_quarter();
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 
     /// Returns the connections as a stream, for the gRPC server; it ends with its receiver.
@@ -188,12 +188,12 @@ impl axum::serve::Listener for Gate {
 
 /// Limits the warnings of one kind to one per minute.
 #[derive(Default)]
-struct Complaint(Option<Instant>);
+struct RareWarning(Option<Instant>);
 
-impl Complaint {
+impl RareWarning {
     fn log(&mut self, log: impl FnOnce()) {
         let now = Instant::now();
-        if self.0.is_none_or(|last| now >= last + COMPLAINT) {
+        if self.0.is_none_or(|last| now >= last + WARNING_INTERVAL) {
             self.0 = Some(now);
             log();
         }

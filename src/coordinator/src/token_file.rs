@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use protocol::{AcceptedTokens, Token};
 
 /// Interval between two checks of the file.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time for which the old token is accepted, while the new one reaches workers and commands.
 pub const GRACE: Duration = Duration::from_secs(600);
 
@@ -55,6 +55,6 @@ pub async fn watch(path: PathBuf, tokens: AcceptedTokens) {
                 }
             }
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }

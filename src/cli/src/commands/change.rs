@@ -139,7 +139,7 @@ impl Receiver {
                 });
             }
             if let Err(journal::Error::Missing { .. }) = journal::read(&target.state_dir) {
-                return Err(offline::nothing_there(target));
+                return Err(offline::no_journal(target));
             }
             match Embedded::without_worker(&target.state_dir).await {
                 // another command starts or ends there: soon its coordinator answers or is gone
