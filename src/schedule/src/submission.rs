@@ -34,12 +34,12 @@ pub struct Submission {
 
 /// Returns the summary of a submission without submitting.
 pub fn preview(state: &State, sweep: &CheckedSweep) -> Submission {
-    describe(state, sweep, is_same(state, sweep.sweep()))
+    describe(state, sweep, is_same(state, sweep))
 }
 
 /// Returns the summary and the events of a submission: no events if nothing would change.
 pub(crate) fn submitted(state: &State, sweep: &CheckedSweep) -> (Submission, Vec<Event>) {
-    let same = is_same(state, sweep.sweep());
+    let same = is_same(state, sweep);
     let submission = describe(state, sweep, same);
     let events = match same {
         true => Vec::new(),
@@ -51,16 +51,23 @@ pub(crate) fn submitted(state: &State, sweep: &CheckedSweep) -> (Submission, Vec
     (submission, events)
 }
 
-fn is_same(state: &State, sweep: &Sweep) -> bool {
-    let known = state.sweeps.get(sweep.name.as_str());
+fn is_same(state: &State, sweep: &CheckedSweep) -> bool {
+    let known = state.sweeps.get(sweep.sweep().name.as_str());
     known.is_some_and(|known| {
-        known.cancelled.is_none() && *known.sweep == *sweep && of_another_version(known) == 0
+        known.cancelled.is_none()
+            && known.sweep == *sweep.sweep()
+            && of_another_version(known, &ids(sweep.trials())) == 0
     })
 }
 
+fn ids(trials: &[SweepTrial]) -> BTreeSet<TrialId> {
+    trials.iter().map(|trial| trial.id).collect()
+}
+
 /// Counts the trials whose ids differ from those that this program gives to their settings: an
-/// older version submitted them, and the meaning of a training has changed since.
-fn of_another_version(known: &SweepState) -> usize {
+/// older version submitted them, and the meaning of a training has changed since. `current`: ids
+/// that this program has just given, which need no second look.
+fn of_another_version(known: &SweepState, current: &BTreeSet<TrialId>) -> usize {
     let id = |trial: &SweepTrial| {
         let candidate = trial.candidate.map(|candidate| candidate as usize);
         known
@@ -71,7 +78,7 @@ fn of_another_version(known: &SweepState) -> usize {
     known
         .trials
         .iter()
-        .filter(|trial| id(trial) != trial.id)
+        .filter(|trial| !current.contains(&trial.id) && id(trial) != trial.id)
         .count()
 }
 
@@ -119,9 +126,9 @@ fn describe(state: &State, checked: &CheckedSweep, same: bool) -> Submission {
             "revision {revision} is the same file: nothing is done twice"
         ));
     } else if let Some(known) = known {
-        let new: BTreeSet<TrialId> = trials.iter().map(|trial| trial.id).collect();
+        let new = ids(trials);
         let ends = |id: &&TrialId| state.ends_without(&state.trials[id], &sweep.name);
-        let old: BTreeSet<TrialId> = known.trials.iter().map(|trial| trial.id).collect();
+        let old = ids(&known.trials);
         submission.dropped = old.difference(&new).filter(ends).count() as u64;
         if *known.sweep != *sweep {
             submission.explanation.extend(changes(&known.sweep, sweep));
@@ -129,7 +136,7 @@ fn describe(state: &State, checked: &CheckedSweep, same: bool) -> Submission {
         submission
             .explanation
             .extend(trained_anew(state, known, sweep, trials));
-        let other = of_another_version(known);
+        let other = of_another_version(known, &new);
         if other > 0 {
             submission.explanation.push(format!(
                 "revision {revision} was submitted by a version that trains differently: {other} of its trials count \
@@ -139,7 +146,7 @@ fn describe(state: &State, checked: &CheckedSweep, same: bool) -> Submission {
         if known.cancelled.is_some() {
             submission
                 .explanation
-                .push("it was cancelled and goes on".to_owned());
+                .push("it was cancelled and continues".to_owned());
         }
     }
     explain_numbers(&mut submission, elsewhere);
@@ -191,7 +198,7 @@ fn trained_anew(
     if changed.is_empty() && !other_trainer {
         return Vec::new();
     }
-    let old: BTreeSet<TrialId> = known.trials.iter().map(|trial| trial.id).collect();
+    let old = ids(&known.trials);
     let has_result = |id: &TrialId| {
         state
             .trials
