@@ -187,6 +187,7 @@ fn without_coordinator(mut sweep: v1::SweepStatus) -> v1::SweepStatus {
 pub fn status_document(status: &v1::StatusReply) -> Value {
     let mut document = serde_json::to_value(status).expect("a status is JSON");
     document["schema"] = STATUS_SCHEMA.into();
+    document["cluster"] = serde_json::from_slice(&status.cluster_json).unwrap_or_default();
     document
 }
 
@@ -233,6 +234,7 @@ mod tests {
                 ..v1::SweepStatus::default()
             }],
             workers: vec![v1::WorkerStatus::default()],
+            cluster_json: b"{\"paused\": null}".to_vec(),
             ..v1::StatusReply::default()
         };
         let document = status_document(&status);
@@ -243,8 +245,9 @@ mod tests {
         assert_eq!(document["schema"], 1);
         assert_eq!(
             fields(&document),
-            "build checkpoint_bytes journal_bytes schema storage_fault sweeps workers"
+            "build checkpoint_bytes cluster journal_bytes schema storage_fault sweeps workers"
         );
+        assert!(document["cluster"].is_object());
         let sweep = &document["sweeps"][0];
         assert_eq!(
             fields(sweep),
