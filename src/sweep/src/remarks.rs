@@ -74,12 +74,12 @@ impl Sweep {
 /// Returns the fields that differ from the recipe's but have no effect with the other ones, with
 /// the reason.
 fn without_effect(settings: &Settings, recipe: &Settings) -> Vec<(&'static str, &'static str)> {
-    let softmax = matches!(
-        settings.loss,
-        Loss::Xent | Loss::CosXent | Loss::CosXentDirect
-    );
-    let two_losses = matches!(settings.loss, Loss::CosXent | Loss::CosXentDirect);
-    let classifier = settings.loss == Loss::CosXent;
+    let (softmax, two_losses, classifier) = match settings.loss {
+        Loss::Xent => (true, false, false),
+        Loss::Mse | Loss::Cos => (false, false, false),
+        Loss::CosXent => (true, true, true),
+        Loss::CosXentDirect => (true, true, false),
+    };
     let cases = [
         (
             "label_smoothing",
