@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::dataset;
 use crate::definition::{Axis, AxisValue};
 use crate::field::{self, Field, did_you_mean};
-use crate::tree::{Assignment, Reader};
+use crate::reader::{Assignment, Reader};
 use crate::yaml::{Data, Key, Node};
 
 const MAX_AXES: usize = 16;

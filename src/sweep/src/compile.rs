@@ -11,8 +11,8 @@ use crate::inputs::Inputs;
 use crate::load::{FindSide, MAX_FILE_BYTES, ReadFile};
 use crate::output;
 use crate::published::{self, Published};
+use crate::reader::Reader;
 use crate::trainer::Trainer;
-use crate::tree::Reader;
 use crate::yaml;
 
 pub(crate) fn compile(

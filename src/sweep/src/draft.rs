@@ -12,8 +12,8 @@ use crate::axis::{self, DraftAxis};
 use crate::definition::{OnFailure, Resources, Search, Select};
 use crate::field::{self, Field, did_you_mean};
 use crate::held_out;
+use crate::reader::{Assignment, Mapping, Reader};
 use crate::recipe;
-use crate::tree::{Assignment, Mapping, Reader};
 use crate::yaml::{Data, Node};
 
 /// Larger grids are refused unless `limits: {trials: N}` raises the limit.
@@ -184,7 +184,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), &'static str> {
     if !name.starts_with(|symbol: char| symbol.is_ascii_alphanumeric()) {
         return Err("does not start with a letter or digit");
     }
-    if name.ends_with(crate::variant::SMOKE_SUFFIX) {
+    if name.ends_with(crate::derived::SMOKE_SUFFIX) {
         return Err("ends with `-smoke`, which is kept for rehearsals");
     }
     Ok(())

@@ -17,9 +17,9 @@ use crate::draft::{Condition, Draft, DraftSearch};
 use crate::field;
 use crate::held_out;
 use crate::load::FindSide;
+use crate::reader::{Assignment, Reader};
 use crate::recipe;
 use crate::settings::{Fields, Settings};
-use crate::tree::{Assignment, Reader};
 
 pub(crate) struct Expanded {
     pub base: Settings,

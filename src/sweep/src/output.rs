@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::axis::DraftAxis;
 use crate::definition::{Axis, Figure, Measure, Output, Table};
 use crate::field::did_you_mean;
-use crate::tree::{Mapping, Reader};
+use crate::reader::{Mapping, Reader};
 use crate::yaml::{Data, Node};
 
 const MEASURES: &[(&str, &[Measure])] = &[

@@ -7,8 +7,8 @@ use crate::definition::{Cell, PublishedValue};
 use crate::diagnostic::Source;
 use crate::field::did_you_mean;
 use crate::load::{MAX_FILE_BYTES, ReadFile};
+use crate::reader::Reader;
 use crate::share::Share;
-use crate::tree::Reader;
 use crate::yaml::{self, Data, Node};
 
 #[derive(Default)]

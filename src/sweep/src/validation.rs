@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::axis::check_value_name;
 use crate::definition::{Axis, Output, Sweep};
+use crate::derived::SMOKE_SUFFIX;
 use crate::draft::{HIGHEST_MAX_TRIALS, check_name};
 use crate::expand::num_trials;
 use crate::field;
@@ -17,7 +18,6 @@ use crate::output::RESERVED_NAMES;
 use crate::recipe;
 use crate::settings::{Fields, Settings};
 use crate::trainer::Trainer;
-use crate::variant::SMOKE_SUFFIX;
 
 /// A reason why a sweep is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,7 +5,7 @@ use crate::definition::{Cell, Sweep};
 use crate::settings::Settings;
 
 /// Suffix of the name of every rehearsal, and of no other sweep.
-pub const SMOKE_SUFFIX: &str = "-smoke";
+pub(crate) const SMOKE_SUFFIX: &str = "-smoke";
 
 impl Sweep {
     /// Returns the same cells as a rehearsal: a name of its own, trials with other ids, one seed
