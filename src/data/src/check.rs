@@ -23,6 +23,7 @@ pub struct Listing {
     pub state: Presence,
 }
 
+/// State of a data set in the data directory.
 #[derive(Debug)]
 pub enum Presence {
     /// Complete, in this folder; `None` if built in.
@@ -50,6 +51,7 @@ pub struct Check {
     pub corrupt: Vec<String>,
 }
 
+/// Numbers of images of one class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassCounts {
     pub name: String,

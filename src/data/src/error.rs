@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+/// An error about data; see the head of this file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot {action} {path}", path = path.display())]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use data::hierarchy::{Hierarchy, Order, unit_sphere};
+use data::hierarchy::{ColumnOrder, Hierarchy, unit_sphere};
 
 struct Oracle {
     file: &'static str,
@@ -72,7 +72,7 @@ fn the_authors_hierarchies_give_the_golden_values() {
     let folder = folder();
     for oracle in ORACLES {
         let path = folder.join(format!("{}.parent-child.txt", oracle.file));
-        let tree = Hierarchy::load(&path, Order::ParentChild).unwrap();
+        let tree = Hierarchy::load(&path, ColumnOrder::ParentChild).unwrap();
         assert_eq!(
             (tree.num_nodes(), tree.root()),
             (oracle.num_nodes, oracle.root),
@@ -132,7 +132,7 @@ fn single_rows_and_diagonals_match_the_oracles() {
     let embed = |name: &str| {
         let tree = Hierarchy::load(
             &folder.join(format!("{name}.parent-child.txt")),
-            Order::ParentChild,
+            ColumnOrder::ParentChild,
         )
         .unwrap();
         let similarity = tree.similarity(&tree.leaves()).unwrap();

@@ -1,18 +1,18 @@
 //! A tree small enough to compute by hand, and every kind of error in a file.
 
 use data::hierarchy::{
-    Error, Hierarchy, Order, class_embeddings, stand_in_embeddings, unit_sphere,
+    ColumnOrder, Error, Hierarchy, class_embeddings, stand_in_embeddings, unit_sphere,
 };
 
 /// animal -> (bird -> (owl, hawk), dog)
 const TREE: &str = "animal bird\nanimal dog\n\nbird owl\nbird\thawk\n";
 
 fn tree() -> Hierarchy {
-    Hierarchy::parse(TREE, Order::ParentChild).unwrap()
+    Hierarchy::parse(TREE, ColumnOrder::ParentChild).unwrap()
 }
 
 fn refuse(text: &str) -> Error {
-    Hierarchy::parse(text, Order::ParentChild).unwrap_err()
+    Hierarchy::parse(text, ColumnOrder::ParentChild).unwrap_err()
 }
 
 #[test]
@@ -55,17 +55,17 @@ fn child_parent_lines_give_the_same_tree() {
         .lines()
         .filter_map(|line| line.split_once([' ', '\t']))
         .fold(String::new(), |text, (p, c)| text + &format!("{c} {p}\n"));
-    let tree = Hierarchy::parse(&turned, Order::ChildParent).unwrap();
+    let tree = Hierarchy::parse(&turned, ColumnOrder::ChildParent).unwrap();
     assert_eq!(tree.leaves(), ["dog", "hawk", "owl"]);
     assert!(matches!(
-        Hierarchy::parse(&turned, Order::ParentChild),
+        Hierarchy::parse(&turned, ColumnOrder::ParentChild),
         Err(Error::SeveralParents { .. })
     ));
 }
 
 #[test]
 fn leaves_that_are_numbers_are_in_numerical_order() {
-    let tree = Hierarchy::parse("0 1010\n0 295\n0 99\n", Order::ParentChild).unwrap();
+    let tree = Hierarchy::parse("0 1010\n0 295\n0 99\n", ColumnOrder::ParentChild).unwrap();
     assert_eq!(tree.leaves(), ["99", "295", "1010"]);
 }
 

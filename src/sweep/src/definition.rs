@@ -16,6 +16,7 @@ use crate::text;
 use crate::trainer::Trainer;
 use crate::trial::{TrialId, TrialSpec};
 
+/// A compiled sweep: everything that the coordinator needs to run it and to make its report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sweep {
     /// Unique per coordinator: submitting another file with the same name replaces the sweep and
@@ -57,6 +58,7 @@ pub struct Axis {
     pub values: Vec<AxisValue>,
 }
 
+/// One value of an axis: its name, and the fields that it sets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AxisValue {
     /// Name that users type, and that `when:` and `published:` refer to: `cub`, `10`,
@@ -103,6 +105,7 @@ pub struct Search {
     pub automatic: bool,
 }
 
+/// Rule by which a search chooses among its candidates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Select {
@@ -113,6 +116,7 @@ pub enum Select {
     BestOnTest,
 }
 
+/// A table or figure of the report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Output {
@@ -120,6 +124,7 @@ pub enum Output {
     Figure(Figure),
 }
 
+/// A table: the axes of its rows and columns, outermost first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Table {
     pub name: String,
@@ -132,6 +137,7 @@ pub struct Table {
     pub value: Measure,
 }
 
+/// A figure: the axes of its horizontal direction, its lines and its panels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     pub name: String,
@@ -144,6 +150,7 @@ pub struct Figure {
     pub value: Measure,
 }
 
+/// The accuracy that an output shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Measure {
@@ -164,6 +171,7 @@ pub struct PublishedValue {
     pub footnote: Option<u32>,
 }
 
+/// Effect of a failed trial on the rest of the sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
@@ -173,6 +181,7 @@ pub enum OnFailure {
     Stop,
 }
 
+/// Resources that each trial gets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
     /// Devices of one trial: GPUs, or CPU threads. Several GPUs are used only by several
@@ -192,6 +201,7 @@ pub struct PlannedTrial {
     pub spec: TrialSpec,
 }
 
+/// Use of a trial's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -219,6 +229,7 @@ impl Search {
 }
 
 impl Sweep {
+    /// Returns the settings of a cell: the base with the cell's own fields.
     pub fn cell_settings(&self, cell: &Cell) -> Settings {
         self.base
             .with(&cell.set)

@@ -52,6 +52,7 @@ pub struct Part {
     pub required: bool,
 }
 
+/// A range of numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct Range {
     pub low: f64,

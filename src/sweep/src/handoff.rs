@@ -32,6 +32,7 @@ pub const EXIT_DEVICE_ABSENT: u8 = 4;
 /// Larger frames are refused: a result with its epochs and subset stays far below.
 pub const MAX_FRAME_BYTES: u32 = 64 << 20;
 
+/// A message from the worker to its trainer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
@@ -40,6 +41,7 @@ pub enum Request {
     Stop,
 }
 
+/// An attempt to run, with the folders that it may use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRequest {
     pub trial: TrialId,
@@ -60,6 +62,7 @@ pub struct RunRequest {
     pub checkpoint_dir: PathBuf,
 }
 
+/// A message from the trainer to its worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
@@ -71,6 +74,7 @@ pub enum Reply {
     Stopped,
 }
 
+/// The trainer's first message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ready {
     /// Version and build; a sweep runs with one.

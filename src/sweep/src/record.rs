@@ -140,6 +140,7 @@ fn finite(field: &str, value: f64) -> Result<(), BadResult> {
     })
 }
 
+/// The record of one epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     pub train_loss: f64,

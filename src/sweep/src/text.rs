@@ -29,6 +29,7 @@ pub struct Line(String);
 #[serde(transparent)]
 pub struct Lines(String);
 
+/// The error for a text above its limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("has {bytes} bytes, at most {limit} are allowed")]
 pub struct TooLong {

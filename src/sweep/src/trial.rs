@@ -132,6 +132,7 @@ impl fmt::Debug for TrialId {
     }
 }
 
+/// The error for a text that is not the id of a trial.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a trial id: `t` and 16 hexadecimal digits were expected")]
 pub struct BadTrialId(pub String);

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use data::hierarchy::{Hierarchy, Order};
+use data::hierarchy::{ColumnOrder, Hierarchy};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::json;
@@ -15,9 +15,9 @@ use crate::output::{Output, SCHEMA};
 
 pub fn embed(arguments: &EmbedArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let order = if arguments.child_parent {
-        Order::ChildParent
+        ColumnOrder::ChildParent
     } else {
-        Order::ParentChild
+        ColumnOrder::ParentChild
     };
     let bad = |error: data::hierarchy::Error| ExpectedError::BadInput(with_causes(&error));
     let hierarchy = Hierarchy::load(&arguments.hierarchy, order).map_err(bad)?;

@@ -40,7 +40,7 @@ pub struct Pipeline {
     batch_size: usize,
     repeats: u32,
     steps_per_epoch: u64,
-    orders: Mutex<Vec<Order>>,
+    permutations: Mutex<Vec<Permutation>>,
 }
 
 /// The tables of one step.
@@ -53,7 +53,7 @@ pub struct StepLookup {
 
 /// The images of one pass, in the order of that pass.
 #[derive(Debug)]
-struct Order {
+struct Permutation {
     epoch: u32,
     repeat: u32,
     images: Arc<[u32]>,
@@ -61,7 +61,7 @@ struct Order {
 
 /// Number of permutations kept. A few threads prefetch steps in order: only the current repeat and
 /// the next are needed.
-const REMEMBERED_ORDERS: usize = 4;
+const REMEMBERED_PERMUTATIONS: usize = 4;
 
 impl Pipeline {
     /// Chooses the subset. Settings have no contradiction (`Settings::check`); here they must fit
@@ -149,7 +149,7 @@ impl Pipeline {
             batch_size,
             repeats: settings.repeats,
             steps_per_epoch,
-            orders: Mutex::default(),
+            permutations: Mutex::default(),
             dataset,
         })
     }
@@ -254,8 +254,8 @@ impl Pipeline {
     /// Returns the images of one pass in the order of that pass: a full shuffle per (epoch,
     /// repeat).
     fn order(&self, epoch: u32, repeat: u32) -> Arc<[u32]> {
-        let mut orders = self.orders.lock().expect("shuffling does not panic");
-        if let Some(order) = orders
+        let mut permutations = self.permutations.lock().expect("shuffling does not panic");
+        if let Some(order) = permutations
             .iter()
             .find(|order| (order.epoch, order.repeat) == (epoch, repeat))
         {
@@ -264,10 +264,10 @@ impl Pipeline {
         let mut images = self.indices.clone();
         Stream::new(self.chooser.seed, Purpose::Shuffle, epoch, repeat, 0).shuffle(&mut images);
         let images: Arc<[u32]> = images.into();
-        if orders.len() == REMEMBERED_ORDERS {
-            orders.remove(0);
+        if permutations.len() == REMEMBERED_PERMUTATIONS {
+            permutations.remove(0);
         }
-        orders.push(Order {
+        permutations.push(Permutation {
             epoch,
             repeat,
             images: images.clone(),

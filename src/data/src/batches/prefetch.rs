@@ -39,6 +39,7 @@ pub enum Form {
     Lookup(ByteSource),
 }
 
+/// The threads that prepare batches, and the batches that are ready.
 pub struct Prefetch {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,

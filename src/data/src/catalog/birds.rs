@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use super::found::{Found, ImageFile, all_there, found, locate};
-use super::stand_in_files::{Item, StandIns, put};
+use super::stand_in_files::{StandInImage, StandIns, put};
 use super::{Checksum, Entry, Origin, archive};
 use crate::error::Error;
 use crate::formats::table;
@@ -130,11 +130,11 @@ fn find(name: &str, data_dir: &Path) -> Result<Found, Error> {
 fn write_stand_ins(stand_ins: &StandIns, root: &Path, with_gaps: bool) -> Result<(), Error> {
     // NABirds' class ids have gaps and do not begin at 1; its image ids are not numbers.
     let class_id = |class: usize| if with_gaps { 95 + 5 * class } else { class + 1 };
-    let image_id = |item: &Item| match with_gaps {
+    let image_id = |item: &StandInImage| match with_gaps {
         true => format!("{:08x}-21dc-4d0c-bfe1-4cae3c85c829", item.number),
         false => item.number.to_string(),
     };
-    let path = |item: &Item| {
+    let path = |item: &StandInImage| {
         format!(
             "{:04}.Class_{}/image_{}.jpg",
             class_id(item.class),

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::found::{Found, ImageFile, all_there, first_complete, found, locate, numbers_from_one};
-use super::stand_in_files::{Item, StandIns, put};
+use super::stand_in_files::{StandInImage, StandIns, put};
 use super::{Entry, Origin};
 use crate::error::Error;
 use crate::formats::mat5::{self, Value, Variables};
@@ -135,8 +135,8 @@ fn label(path: &Path, class: &Value, num_classes: usize) -> Result<u32, Error> {
 
 /// Writes the merged layout.
 fn write_stand_ins(stand_ins: &StandIns, root: &Path) -> Result<(), Error> {
-    let path = |item: &Item| format!("car_ims/{:06}.jpg", item.number);
-    let element = |item: &Item| {
+    let path = |item: &StandInImage| format!("car_ims/{:06}.jpg", item.number);
+    let element = |item: &StandInImage| {
         let number = |value: usize| Value::Numbers(vec![value as f64]);
         vec![
             Value::Text(path(item)),

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::found::{Found, ImageFile, all_there, found, locate, numbers_from_one};
-use super::stand_in_files::{Item, StandIns, put};
+use super::stand_in_files::{StandInImage, StandIns, put};
 use super::{Checksum, Entry, Origin, archive, file};
 use crate::error::Error;
 use crate::formats::mat5::{self, Value};
@@ -104,7 +104,7 @@ fn write_stand_ins(stand_ins: &StandIns, root: &Path) -> Result<(), Error> {
     let (train, valid, test) = (ids(true, Some(1)), ids(true, Some(0)), ids(false, None));
     let splits = mat5::write::file(&[("trnid", &train), ("valid", &valid), ("tstid", &test)]);
     put(&root.join("setid.mat"), &splits)?;
-    let path = |item: &Item| root.join(format!("jpg/image_{:05}.jpg", item.number));
+    let path = |item: &StandInImage| root.join(format!("jpg/image_{:05}.jpg", item.number));
     stand_ins
         .items
         .iter()

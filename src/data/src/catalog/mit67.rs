@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use super::found::{Found, ImageFile, all_there, found, locate};
-use super::stand_in_files::{Item, StandIns, put};
+use super::stand_in_files::{StandInImage, StandIns, put};
 use super::{Checksum, Entry, Origin, archive, file};
 use crate::error::Error;
 use crate::formats::{class_folders, table};
@@ -93,7 +93,7 @@ fn find(data_dir: &Path) -> Result<Found, Error> {
 }
 
 fn write_stand_ins(stand_ins: &StandIns, root: &Path) -> Result<(), Error> {
-    let path = |item: &Item| format!("class_{:02}/image_{}.jpg", item.class, item.number);
+    let path = |item: &StandInImage| format!("class_{:02}/image_{}.jpg", item.class, item.number);
     for (list, is_train) in [("TrainImages.txt", true), ("TestImages.txt", false)] {
         let lines: Vec<String> = stand_ins.split(is_train).map(path).collect();
         put(&root.join(list), lines.join("\n").as_bytes())?;

@@ -84,6 +84,7 @@ pub enum Origin {
     ByHand(&'static str),
 }
 
+/// One file of a data set at its public address.
 #[derive(Clone, Copy, Debug)]
 pub struct Download {
     pub url: &'static str,
@@ -93,6 +94,7 @@ pub struct Download {
     pub max_bytes: u64,
 }
 
+/// A published checksum of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum {
     Md5(&'static str),

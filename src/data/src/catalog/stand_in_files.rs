@@ -20,7 +20,7 @@ pub struct Amount {
 }
 
 /// One image to write.
-pub(super) struct Item {
+pub(super) struct StandInImage {
     pub(super) class: usize,
     pub(super) is_train: bool,
     /// Number over all images, from 1.
@@ -47,7 +47,7 @@ pub fn write(name: &str, data_dir: &Path, amount: Amount) -> Result<PathBuf, Err
 /// The images of one data set.
 pub(crate) struct StandIns {
     pub(super) amount: Amount,
-    pub(super) items: Vec<Item>,
+    pub(super) items: Vec<StandInImage>,
 }
 
 pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), Error> {
@@ -62,7 +62,7 @@ impl StandIns {
         let mut items = Vec::new();
         for class in 0..amount.num_classes {
             for index in 0..amount.train_per_class + amount.test_per_class {
-                items.push(Item {
+                items.push(StandInImage {
                     class,
                     is_train: index < amount.train_per_class,
                     number: items.len() + 1,
@@ -72,7 +72,7 @@ impl StandIns {
         Self { amount, items }
     }
 
-    pub(super) fn jpeg(&self, path: &Path, item: &Item) -> Result<(), Error> {
+    pub(super) fn jpeg(&self, path: &Path, item: &StandInImage) -> Result<(), Error> {
         let Amount { height, width, .. } = self.amount;
         let pixels = stand_in::image(item.class as u32, item.number as u32, height, width, 3);
         if let Some(folder) = path.parent() {
@@ -83,14 +83,14 @@ impl StandIns {
             .map_err(|error| Error::io("write", path)(std::io::Error::other(error)))
     }
 
-    pub(super) fn split(&self, is_train: bool) -> impl Iterator<Item = &Item> {
+    pub(super) fn split(&self, is_train: bool) -> impl Iterator<Item = &StandInImage> {
         self.items
             .iter()
             .filter(move |item| item.is_train == is_train)
     }
 
     /// Returns one line per image.
-    pub(super) fn lines(&self, line: impl Fn(&Item) -> String) -> Vec<u8> {
+    pub(super) fn lines(&self, line: impl Fn(&StandInImage) -> String) -> Vec<u8> {
         self.items
             .iter()
             .map(|item| line(item) + "\n")
@@ -99,7 +99,7 @@ impl StandIns {
     }
 
     pub(super) fn class_folders(&self, root: &Path, test: &str) -> Result<(), Error> {
-        let path = |item: &Item| {
+        let path = |item: &StandInImage| {
             let split = if item.is_train { "train" } else { test };
             root.join(split).join(format!(
                 "n{:08}/n{:08}_{}.JPEG",

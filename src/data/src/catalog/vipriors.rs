@@ -11,7 +11,7 @@ use serde_pickle::{DeOptions, Value};
 
 use super::found::{Found, ImageFile, all_there, first_complete, found, locate};
 #[cfg(test)]
-use super::stand_in_files::{Item, StandIns, put};
+use super::stand_in_files::{StandInImage, StandIns, put};
 use super::{Entry, Origin, folder};
 use crate::error::Error;
 use crate::formats::pickle;
@@ -130,8 +130,8 @@ fn entries(path: &Path) -> Result<Vec<(String, String)>, Error> {
 /// Writes the challenge's lists beside a folder of images.
 #[cfg(test)]
 pub(super) fn write_lists(stand_ins: &StandIns, root: &Path) -> Result<(), Error> {
-    let class = |item: &Item| format!("n{:08}", item.class);
-    let file = |item: &Item| format!("n{:08}_{}.JPEG", item.class, item.number);
+    let class = |item: &StandInImage| format!("n{:08}", item.class);
+    let file = |item: &StandInImage| format!("n{:08}_{}.JPEG", item.class, item.number);
     for (list, is_train) in [("train.pickle", true), ("val.pickle", false)] {
         let pairs: Vec<[String; 2]> = stand_ins
             .split(is_train)
@@ -140,7 +140,7 @@ pub(super) fn write_lists(stand_ins: &StandIns, root: &Path) -> Result<(), Error
         let bytes = serde_pickle::to_vec(&pairs, serde_pickle::SerOptions::new()).unwrap();
         put(&root.join(list), &bytes)?;
     }
-    let path = |item: &Item| root.join("images").join(class(item)).join(file(item));
+    let path = |item: &StandInImage| root.join("images").join(class(item)).join(file(item));
     stand_ins
         .items
         .iter()

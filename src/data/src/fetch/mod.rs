@@ -21,6 +21,7 @@ use crate::catalog::{self, Checksum, Download, Origin};
 use crate::error::Error;
 use crate::lock;
 
+/// The data set to download, and where from and to.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchRequest<'a> {
     /// Name of a data set, or `hierarchies`.
@@ -47,6 +48,7 @@ pub struct Fetched {
     pub files: Vec<FetchedFile>,
 }
 
+/// One downloaded file.
 #[derive(Debug)]
 pub struct FetchedFile {
     pub name: String,

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use super::{Error, Hierarchy, Order};
+use super::{ColumnOrder, Error, Hierarchy};
 
 /// Smallest remainder of a unit vector whose square root is more than rounding noise.
 const SMALLEST_REMAINDER: f64 = 1e-9;
@@ -53,9 +53,9 @@ pub fn class_embeddings(
     class_names: &[String],
 ) -> Result<Vec<f32>, Error> {
     let order = if child_parent {
-        Order::ChildParent
+        ColumnOrder::ChildParent
     } else {
-        Order::ParentChild
+        ColumnOrder::ParentChild
     };
     let hierarchy = Hierarchy::load(path, order)?;
     let embed = || {

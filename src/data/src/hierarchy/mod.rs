@@ -10,7 +10,7 @@ mod embedding;
 mod tree;
 
 pub use embedding::{class_embeddings, stand_in_embeddings, unit_sphere};
-pub use tree::{Hierarchy, Order};
+pub use tree::{ColumnOrder, Hierarchy};
 
 use std::path::PathBuf;
 

@@ -6,9 +6,9 @@ use std::path::Path;
 use super::Error;
 use crate::files;
 
-/// Order of the two ids on a line.
+/// ColumnOrder of the two ids on a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum ColumnOrder {
     ParentChild,
     /// The order in the file of NABirds.
     ChildParent,
@@ -28,7 +28,7 @@ pub struct Hierarchy {
 
 impl Hierarchy {
     /// Reads and parses a file; every error names the file.
-    pub fn load(path: &Path, order: Order) -> Result<Self, Error> {
+    pub fn load(path: &Path, order: ColumnOrder) -> Result<Self, Error> {
         let text = files::text(path).map_err(Error::File)?;
         Self::parse(&text, order).map_err(|error| Error::InFile {
             path: path.to_owned(),
@@ -37,7 +37,7 @@ impl Hierarchy {
     }
 
     /// Parses lines of two ids separated by white space; empty lines are skipped.
-    pub fn parse(text: &str, order: Order) -> Result<Self, Error> {
+    pub fn parse(text: &str, order: ColumnOrder) -> Result<Self, Error> {
         let (mut ids, mut by_id, mut parents) = (Vec::new(), HashMap::new(), Vec::new());
         // The line that first names a node, and the one that gives it its parent.
         let (mut named_in, mut edges) = (Vec::new(), Vec::new());
@@ -55,8 +55,8 @@ impl Hierarchy {
                 });
             };
             let (parent, child) = match order {
-                Order::ParentChild => (first, second),
-                Order::ChildParent => (second, first),
+                ColumnOrder::ParentChild => (first, second),
+                ColumnOrder::ChildParent => (second, first),
             };
             let mut node = |id: &str| {
                 *by_id.entry(id.to_owned()).or_insert_with(|| {
