@@ -2,6 +2,7 @@
 //! implements them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -267,7 +268,11 @@ pub struct CoordinatorArgs {
 
 SIGTERM, SIGINT, SIGHUP and Slurm's SIGUSR1 make it write checkpoints and leave. SIGINT (Ctrl-C)
 a second later or more stops it at once; so does, outside Slurm jobs, any other of them five
-seconds later or more.")]
+seconds later or more.
+
+Its exit code is 0 if it left without unfinished trials (idle, drained, or asked to leave), 75 if
+other workers have to finish what it held, 2 if it cannot work (no coordinator, a refused token, a
+trainer that does not start), 130 if it was stopped at once.")]
 pub struct WorkerArgs {
     /// The coordinator, as http://HOST:PORT
     #[arg(long, value_name = "URL", env = "ORCHESTRATOR_COORDINATOR")]
@@ -275,12 +280,20 @@ pub struct WorkerArgs {
     /// File with the token shared by coordinator, workers and commands, mode 0600
     #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// Name of this machine, in place of a host name that means nothing
+    /// Name of this machine, in place of a host name that means nothing [default: the node's name in
+    /// Slurm, else the host name]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// Checkpoints and logs. Workers that share it take over each other's checkpoints
     #[arg(long, value_name = "DIR", default_value = "orchestrator-work")]
     pub work_dir: PathBuf,
+    /// Leave when no trial has run here for this long and none waits that this worker can take,
+    /// such as 5m or 90s; by default it stays
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub idle_timeout: Option<Duration>,
+    /// Name of the allocation that a launcher made for this worker
+    #[arg(long, value_name = "NAME")]
+    pub allocation: Option<String>,
     /// Sweeps may name data sets, weights and hierarchies below this folder too, not only in the
     /// data directory. Repeatable; in the variable, folders are separated by `:`
     #[arg(

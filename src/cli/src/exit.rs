@@ -12,6 +12,7 @@ pub const EXIT_CODES: &str = "Exit codes:
   1    bad input: a sweep file, a flag, a name or data that is not there; nothing was started
   2    infrastructure: no coordinator, a refused token, a disk, a trainer that does not start
   3    the sweep is finished, but trials failed or were cancelled: the table has marked cells
+  75   a worker left, and trials that it had are not finished: other workers continue them
   130  interrupted; what was done is kept, and the same command continues";
 
 /// The errors that are expected, grouped by what the user must do about them.
@@ -67,6 +68,8 @@ pub enum Outcome {
     Complete,
     /// Finished, with cells that lack results.
     FailedCells,
+    /// A worker left before what it held was finished.
+    WorkOutstanding,
     Interrupted,
 }
 
@@ -75,7 +78,18 @@ impl Outcome {
         match self {
             Self::Complete => 0,
             Self::FailedCells => 3,
+            Self::WorkOutstanding => 75,
             Self::Interrupted => 130,
+        }
+    }
+
+    /// The name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::FailedCells => "failed_cells",
+            Self::WorkOutstanding => "work_outstanding",
+            Self::Interrupted => "interrupted",
         }
     }
 }
@@ -155,9 +169,10 @@ mod tests {
             ExpectedError::BadInput("x".into()).exit_code(),
             ExpectedError::file("write", "x")(io()).exit_code(),
             Outcome::FailedCells.exit_code(),
+            Outcome::WorkOutstanding.exit_code(),
             Outcome::Interrupted.exit_code(),
         ];
-        assert_eq!(found, [0, 1, 2, 3, 130]);
+        assert_eq!(found, [0, 1, 2, 3, 75, 130]);
         for code in found {
             assert!(
                 EXIT_CODES

@@ -214,6 +214,9 @@ impl Owner {
                 },
                 Recipient::LeavingWorker(worker),
             )),
+            FromWorker::Idle { reason } => {
+                Some((Input::Idle { worker, reason }, Recipient::Nobody))
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use tonic::Status;
 
 use crate::answers::{Answers, NoAnswer};
 use crate::owner::Owner;
-use crate::requests::Question;
+use crate::requests::{Held, Question};
 
 impl Owner {
     pub(crate) fn answer(&mut self, question: Question) {
@@ -28,6 +28,7 @@ impl Owner {
             Question::Explain { trial, reply } => {
                 drop(reply.send(guarded(|| self.explain(&trial))));
             }
+            Question::Held { reply } => drop(reply.send(guarded(|| Ok(self.held())))),
         }
     }
 
@@ -44,6 +45,19 @@ impl Owner {
             storage_fault: self.storage_fault().unwrap_or_default().to_owned(),
             ..status
         })
+    }
+
+    fn held(&self) -> Held {
+        let live = &self.state.live;
+        let held = |worker: &WorkerId| {
+            let entry = &self.state.workers[worker];
+            entry.slots.iter().flatten().count()
+        };
+        let leaving = |worker: &&WorkerId| live.leaving.contains(*worker);
+        Held {
+            attempts: live.connected.keys().map(held).sum(),
+            given_back: live.connected.keys().filter(leaving).map(held).sum(),
+        }
     }
 
     fn snapshot(&self, sweep: &str, known: Option<u64>) -> Result<Option<Arc<State>>, Status> {

@@ -87,6 +87,16 @@ pub enum Question {
         trial: String,
         reply: Reply<v1::ExplainReply>,
     },
+    Held {
+        reply: Reply<Held>,
+    },
+}
+
+/// The attempts that connected workers hold.
+pub struct Held {
+    pub attempts: usize,
+    /// Those of workers that leave: they write checkpoints and give them back.
+    pub given_back: usize,
 }
 
 /// Sends a request and waits for its answer.

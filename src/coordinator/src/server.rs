@@ -16,6 +16,7 @@ use schedule::event::Input;
 use schedule::state::{Millis, State};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
@@ -28,7 +29,7 @@ use crate::fleet::FleetService;
 use crate::http::Page;
 use crate::launcher;
 use crate::owner::Owner;
-use crate::requests::{OwnerRequest, ask};
+use crate::requests::{OwnerRequest, Question, ask};
 use crate::storage::{self, Storage, StorageFault};
 use crate::token_file;
 
@@ -36,6 +37,10 @@ use crate::token_file;
 const INBOX: usize = 4096;
 /// Maximum time for calls under way after `shutdown`.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time in which workers that were signalled with this process report that they leave.
+const LEAVES_TOO: Duration = Duration::from_secs(1);
+/// Time for the checkpoints of workers that leave: more than a worker gives its trainers.
+const GIVES_BACK: Duration = Duration::from_secs(45);
 
 /// Address for workers and commands.
 pub enum Listen {
@@ -282,6 +287,28 @@ impl Handle {
             _ => self.owner_ended = None,
         }
         error
+    }
+
+    /// Waits until the workers that leave have given back what they hold. Whoever ends a whole job
+    /// signals its workers together with this process: they report a moment later that they leave,
+    /// and write checkpoints.
+    pub async fn take_back(&self) {
+        let started = Instant::now();
+        loop {
+            let held = ask(&self.messages, |reply| {
+                OwnerRequest::Question(Question::Held { reply })
+            });
+            let Ok(held) = held.await else { return };
+            let waits = match started.elapsed() {
+                elapsed if elapsed < LEAVES_TOO => held.attempts > 0,
+                elapsed if elapsed < GIVES_BACK => held.given_back > 0,
+                _ => false,
+            };
+            if !waits {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Journals the messages received so far, closes every stream and ends.

@@ -112,6 +112,11 @@ pub fn worker(
         },
         // Only the streams know it: `Owner::status` fills it in.
         work_dir_bytes: 0,
+        allocation: entry.info.allocation.clone().unwrap_or_default(),
+        leaves_in_ms: match entry.presence {
+            Presence::Present => entry.info.leaves_at_ms.map(|end| end.saturating_sub(now)),
+            Presence::Gone { .. } => None,
+        },
     })
 }
 

@@ -30,6 +30,9 @@ pub enum FromWorker {
     Leaving {
         reason: Line,
     },
+    Idle {
+        reason: Line,
+    },
 }
 
 /// Disk use of a worker's attempts.
@@ -103,6 +106,9 @@ impl TryFrom<v1::WorkerMessage> for FromWorker {
             ToCoordinator::Leaving(leaving) => Self::Leaving {
                 reason: line("leaving.reason", &leaving.reason)?,
             },
+            ToCoordinator::Idle(idle) => Self::Idle {
+                reason: line("idle.reason", &idle.reason)?,
+            },
         })
     }
 }
@@ -119,6 +125,9 @@ impl From<FromWorker> for v1::WorkerMessage {
             }),
             FromWorker::Ended(attempt) => ToCoordinator::Ended(to_ended(attempt)),
             FromWorker::Leaving { reason } => ToCoordinator::Leaving(v1::Leaving {
+                reason: reason.into(),
+            }),
+            FromWorker::Idle { reason } => ToCoordinator::Idle(v1::Idle {
                 reason: reason.into(),
             }),
         };

@@ -13,6 +13,7 @@ use crate::allocation;
 use crate::config::Config;
 use crate::event::{Event, Input, Rejected, Retry};
 use crate::fleet::{self, present_worker};
+use crate::placement::has_work_for;
 use crate::state::{Millis, Phase, Presence, State, SweepState, SweepTrial, WorkerId, WorkerState};
 use crate::submission::{Submission, submitted};
 
@@ -96,6 +97,7 @@ pub fn decide(
         Input::Ended { worker, ended } => fleet::ended(state, config, worker, ended, now),
         Input::Leaving { worker, reason } => leaving(state, worker, reason),
         Input::Launch(input) => allocation::decide::decide(state, config, input, now),
+        Input::Idle { worker, reason } => idle(state, worker, reason, now),
         Input::Tick => Ok(fleet::expired_leases(state, config, now)),
     };
     events.map(Decision::of)
@@ -199,6 +201,25 @@ fn drain(state: &State, name: &str, reason: &str) -> Result<Vec<Event>, Rejected
 fn leaving(state: &State, worker: &WorkerId, reason: &str) -> Result<Vec<Event>, Rejected> {
     let entry = present_worker(state, worker)?;
     Ok(if entry.draining.is_some() {
+        Vec::new()
+    } else {
+        vec![draining(worker, reason)]
+    })
+}
+
+/// Lets an idle worker go unless it holds an attempt or a trial waits that it can take, now or
+/// after a backoff.
+fn idle(
+    state: &State,
+    worker: &WorkerId,
+    reason: &str,
+    now: Millis,
+) -> Result<Vec<Event>, Rejected> {
+    let entry = present_worker(state, worker)?;
+    let stays = entry.draining.is_some()
+        || entry.slots.iter().any(Option::is_some)
+        || has_work_for(state, worker, entry, now);
+    Ok(if stays {
         Vec::new()
     } else {
         vec![draining(worker, reason)]

@@ -88,7 +88,8 @@ pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> 
         (
             Input::Ended { worker, .. }
             | Input::Heartbeat { worker, .. }
-            | Input::Leaving { worker, .. },
+            | Input::Leaving { worker, .. }
+            | Input::Idle { worker, .. },
             Err(Rejected::UnknownWorker(_)),
         ) => {
             let reason = "its lease ran out, or it never joined: connect again".to_owned();
@@ -125,6 +126,7 @@ pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> 
                 .chain(drain(state, worker))
                 .collect()
         }
+        (Input::Idle { worker, .. }, Ok(())) => drain(state, worker).into_iter().collect(),
         (Input::Drain { name, .. }, Ok(())) => workers_named(state, name)
             .filter_map(|(worker, _)| drain(state, worker))
             .collect(),
@@ -139,6 +141,7 @@ pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> 
             | Input::Heartbeat { .. }
             | Input::Leaving { .. }
             | Input::Launch(_)
+            | Input::Idle { .. }
             | Input::Tick,
             _,
         ) => Vec::new(),

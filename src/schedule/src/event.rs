@@ -71,6 +71,11 @@ pub enum Input {
         worker: WorkerId,
         reason: Line,
     },
+    /// Nothing has run on the worker for its idle timeout: it asks to leave.
+    Idle {
+        worker: WorkerId,
+        reason: Line,
+    },
     /// What a user or the launcher sends about allocations.
     Launch(LaunchInput),
     /// A deadline passed (see `next_deadline`), or no other input came for a while.

@@ -58,6 +58,7 @@ pub fn observe(state: &mut State, input: &Input, now: Millis) {
             state.live.leaving.insert(worker.clone());
             message_received(state, worker, now);
         }
+        Input::Idle { worker, .. } => message_received(state, worker, now),
         Input::Tick => forget_the_gone(state),
         Input::Submit { .. }
         | Input::Cancel { .. }

@@ -36,6 +36,29 @@ pub(crate) fn is_usable(
             .is_none_or(|host| host.drained.is_none())
 }
 
+/// Returns true if a trial waits that the worker can take, now or after a backoff or a pause.
+pub(crate) fn has_work_for(
+    state: &State,
+    worker: &WorkerId,
+    entry: &WorkerState,
+    now: Millis,
+) -> bool {
+    let offers = |needed: u32| {
+        let slots = (0..).zip(&entry.info.slots);
+        slots
+            .filter(|(index, _)| !entry.broken_slots.contains_key(index))
+            .any(|(_, slot)| slot.devices.len() as u32 >= needed)
+    };
+    is_usable(state, worker, entry, now)
+        && state
+            .queue
+            .by_needs
+            .iter()
+            .any(|((devices, trainer), waiting)| {
+                !waiting.is_empty() && *trainer == entry.info.trainer && offers(*devices)
+            })
+}
+
 /// Returns the hosts that take work and their trainers, with the number of devices of their largest
 /// slot, occupied or not. Broken and paused slots are left out.
 pub(crate) fn offers(state: &State, now: Millis) -> BTreeMap<(&str, &Trainer), u32> {

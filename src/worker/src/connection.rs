@@ -28,7 +28,11 @@ pub enum ConnectionEvent {
     /// A new stream. The first message on it must be Hello.
     Opened(Outgoing),
     Message(FromCoordinator),
-    Lost,
+    /// `nobody_listens`: the coordinator's host refused the connection, since no process has its
+    /// port.
+    Lost {
+        nobody_listens: bool,
+    },
     /// The last event: a retry would not help.
     Refused(Error),
 }
@@ -88,11 +92,16 @@ impl Connection {
         let mut refused_since: Option<Instant> = None;
         loop {
             let mut was_up = false;
+            let mut nobody_listens = false;
             let problem = match self.endpoint.connect().await {
                 Ok(channel) => self.converse(channel, &mut was_up).await,
-                Err(error) => Problem::Broken(with_causes(&error)),
+                Err(error) => {
+                    nobody_listens = was_refused(&error);
+                    Problem::Broken(with_causes(&error))
+                }
             };
-            if self.events.send(ConnectionEvent::Lost).await.is_err() {
+            let lost = ConnectionEvent::Lost { nobody_listens };
+            if self.events.send(lost).await.is_err() {
                 return;
             }
             if was_up {
@@ -218,6 +227,13 @@ impl Connection {
             code => Problem::Broken(format!("{code:?}: {reason}")),
         }
     }
+}
+
+fn was_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 /// A random part of the pause, at most half of it, so that the workers of a cluster do not all

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use protocol::limits::MAX_SLOTS;
 
@@ -31,6 +32,10 @@ pub enum Error {
     Refused { reason: String },
     #[error("what answers at `{address}` is not a coordinator")]
     NotACoordinator { address: String },
+    #[error(
+        "nothing runs here, and no coordinator has answered at `{address}` for {timeout:?}: start it, or see that this machine reaches the address"
+    )]
+    NoCoordinator { address: String, timeout: Duration },
     #[error("cannot start a thread or read this machine's name")]
     System(#[source] io::Error),
     #[error(

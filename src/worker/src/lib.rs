@@ -18,6 +18,7 @@ mod run;
 mod slot;
 #[cfg(test)]
 mod slot_tests;
+pub mod slurm;
 mod start;
 mod stderr;
 mod trainer;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use protocol::{DiskUse, FromCoordinator, FromWorker, Hello, WorkerSecret};
 use schedule::Removable;
 use schedule::event::Outcome;
-use schedule::state::{SlotIndex, WorkerId, WorkerInfo};
+use schedule::state::{Millis, SlotIndex, WorkerId, WorkerInfo};
 use sweep::record::{Failure, FailureClass};
 use sweep::trial::TRAINING_VERSION;
 use sweep::{AttemptId, AttemptNo, TrialSpec};
@@ -27,6 +27,11 @@ const RESEND_EVERY: u64 = 5;
 /// Interval, in heartbeats, at which the work directory is measured and the coordinator is asked
 /// about other trials in it.
 const SURVEY_EVERY: u64 = 15;
+/// Interval at which an idle worker asks to leave.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Time that a leaving worker gives a coordinator whose port nobody has: one that is started again
+/// is back by then.
+const COMES_BACK: Duration = Duration::from_secs(2);
 
 /// A request of the user, made through the handle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +51,12 @@ pub struct WorkerLoop {
     pub slot_events: mpsc::Receiver<SlotEvent>,
     pub connection: mpsc::Receiver<ConnectionEvent>,
     pub intent: watch::Receiver<Intent>,
+    /// The end of the Slurm job that the worker runs in.
+    pub job_end: watch::Receiver<Option<Millis>>,
+    /// The coordinator's address, for messages.
+    pub coordinator: String,
+    /// See `Options::idle_timeout`.
+    pub idle_timeout: Option<Duration>,
     pub session: Session,
 }
 
@@ -66,8 +77,18 @@ pub struct Session {
     draining: Option<String>,
     /// The coordinator refuses this worker: it leaves, and no acknowledgement will come.
     refused: Option<Error>,
-    /// The deadline of a leaving worker for acknowledgements.
-    goodbye: Option<Instant>,
+    /// The time since which a leaving worker only waits for acknowledgements.
+    goodbye_since: Option<Instant>,
+    /// The time since which nobody has listened at the coordinator's address.
+    refused_since: Option<Instant>,
+    /// The time since which no coordinator has welcomed this worker, from its start.
+    unwelcome_since: Option<Instant>,
+    /// The time since which no attempt runs.
+    idle_since: Option<Instant>,
+    /// The last time that the worker asked to leave because it is idle.
+    asked_to_leave: Option<Instant>,
+    /// Attempts ended here without having finished, because the worker leaves.
+    gave_back: bool,
 }
 
 impl WorkerLoop {
@@ -85,8 +106,10 @@ impl WorkerLoop {
     async fn serve(&mut self) -> Result<Ended, Error> {
         let mut beat = interval(Duration::from_secs(1));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.session.unwelcome_since = Some(Instant::now());
         loop {
-            let goodbye = self.session.goodbye;
+            let idle = self.idle_deadline();
+            let goodbye = self.session.goodbye(self.context.timing.goodbye);
             tokio::select! {
                 event = self.connection.recv(), if self.session.refused.is_none() => match event {
                     Some(ConnectionEvent::Message(FromCoordinator::Welcome { heartbeat_ms, lease_ms })) => {
@@ -97,7 +120,12 @@ impl WorkerLoop {
                     }
                     Some(ConnectionEvent::Message(message)) => self.receive(message),
                     Some(ConnectionEvent::Opened(outgoing)) => self.send_hello(outgoing),
-                    Some(ConnectionEvent::Lost) => self.session.forget_stream(),
+                    Some(ConnectionEvent::Lost { nobody_listens }) => {
+                        self.session.forget_stream();
+                        if nobody_listens {
+                            self.session.refused_since.get_or_insert_with(Instant::now);
+                        }
+                    }
                     Some(ConnectionEvent::Refused(error)) => {
                         self.leave(error.to_string());
                         self.session.refused = Some(error);
@@ -117,15 +145,63 @@ impl WorkerLoop {
                         Intent::StopNow => return Ok(Ended::Stopped),
                     }
                 }
+                Ok(()) = self.job_end.changed() => self.report_job_end(),
+                () = sleep_until(idle.unwrap_or_else(Instant::now)), if idle.is_some() => {
+                    self.ask_to_leave()?;
+                }
                 () = sleep_until(goodbye.unwrap_or_else(Instant::now)), if goodbye.is_some() => {
                     tracing::warn!("leaving although the coordinator has not acknowledged everything");
-                    return Ok(Ended::Left);
+                    return Ok(Ended::Left { outstanding: true });
                 }
             }
             if let Some(ended) = self.finished() {
                 return ended;
             }
         }
+    }
+
+    /// Returns the time at which the worker has been idle for too long, or asks to leave again.
+    fn idle_deadline(&mut self) -> Option<Instant> {
+        let session = &mut self.session;
+        if session.attempts.is_idle() {
+            session.idle_since.get_or_insert_with(Instant::now);
+        } else {
+            session.idle_since = None;
+        }
+        let ends = session.leaving.is_some() || session.draining.is_some();
+        let idle = session.idle_since.filter(|_| !ends)?;
+        // a coordinator that comes back has the whole time for its trials
+        let since = session
+            .unwelcome_since
+            .map_or(idle, |since| since.max(idle));
+        let due = since + self.idle_timeout?;
+        let again = session.asked_to_leave.map(|asked| asked + ASK_AGAIN);
+        Some(again.map_or(due, |again| again.max(due)))
+    }
+
+    /// Asks to leave. The coordinator alone knows whether a trial waits for this worker, and answers
+    /// `Drain` if none does. An error: there has been no coordinator for the whole time.
+    fn ask_to_leave(&mut self) -> Result<(), Error> {
+        let session = &mut self.session;
+        let timeout = self.idle_timeout.unwrap_or_default();
+        if session.unwelcome_since.is_some() {
+            return Err(Error::NoCoordinator {
+                address: self.coordinator.clone(),
+                timeout,
+            });
+        }
+        session.asked_to_leave = Some(Instant::now());
+        session.send(FromWorker::Idle {
+            reason: format!("idle for {timeout:?}").into(),
+        });
+        Ok(())
+    }
+
+    /// Reports another end of the job, in the Hello of a new stream.
+    fn report_job_end(&mut self) {
+        self.info.leaves_at_ms = *self.job_end.borrow();
+        tracing::info!("the time limit of the job has changed: connecting again to report it");
+        self.session.forget_stream();
     }
 
     fn finished(&mut self) -> Option<Result<Ended, Error>> {
@@ -137,8 +213,8 @@ impl WorkerLoop {
                 None
             };
         }
-        if session.leaving.is_some() && session.attempts.is_idle() && session.goodbye.is_none() {
-            session.goodbye = Some(Instant::now() + self.context.timing.goodbye);
+        if session.leaving.is_some() && session.attempts.is_idle() {
+            session.goodbye_since.get_or_insert_with(Instant::now);
         }
         if !session.attempts.is_empty() {
             return None;
@@ -147,7 +223,9 @@ impl WorkerLoop {
             // `Drain` answers `Leaving`: before it arrives the coordinator may not have received
             // `Leaving`
             (Some(_), None) if session.outgoing.is_some() => None,
-            (Some(_), _) => Some(Ok(Ended::Left)),
+            (Some(_), _) => Some(Ok(Ended::Left {
+                outstanding: session.gave_back,
+            })),
             (None, Some(reason)) => Some(Ok(Ended::Drained {
                 reason: reason.clone(),
             })),
@@ -160,6 +238,7 @@ impl WorkerLoop {
         let session = &mut self.session;
         session.connections += 1;
         session.welcome = false;
+        session.refused_since = None;
         session.outgoing = Some(outgoing);
         let (running, ended) = session.attempts.hello_lists();
         let hello = Hello {
@@ -175,6 +254,7 @@ impl WorkerLoop {
 
     fn welcomed(&mut self) {
         self.session.welcome = true;
+        self.session.unwelcome_since = None;
         if let Some(reason) = self.session.leaving.clone() {
             self.session.send(FromWorker::Leaving {
                 reason: reason.into(),
@@ -313,6 +393,7 @@ impl WorkerLoop {
                         tracing::info!(%attempt, "finished")
                     }
                     Outcome::Failed(failure) if failure.class == FailureClass::Preempted => {
+                        self.session.gave_back = true;
                         tracing::info!(%attempt, "checkpointed");
                     }
                     Outcome::Failed(failure) => {
@@ -387,9 +468,20 @@ fn other_training(spec: &TrialSpec) -> String {
 }
 
 impl Session {
+    /// Returns the time at which a worker that only waits for acknowledgements leaves without them.
+    fn goodbye(&self, patience: Duration) -> Option<Instant> {
+        let since = self.goodbye_since?;
+        let last = since + patience;
+        Some(match self.refused_since {
+            Some(refused) => last.min(refused.max(since) + COMES_BACK),
+            None => last,
+        })
+    }
+
     fn forget_stream(&mut self) {
         self.outgoing = None;
         self.welcome = false;
+        self.unwelcome_since.get_or_insert_with(Instant::now);
     }
 
     /// Sends a message. One that does not fit is not lost: everything is sent again, or is part of

@@ -19,6 +19,7 @@ use crate::gpu_release::NvidiaSmi;
 use crate::launch::Launch;
 use crate::run::{Intent, Session, WorkerLoop};
 use crate::slot::{Command, Slot, SlotContext};
+use crate::slurm::{self, Job};
 use crate::trainer::Spawner;
 use crate::work_dir::WorkDir;
 
@@ -49,6 +50,13 @@ pub struct Options {
     /// share it, on one machine or on a network file system. Then the trials of a killed worker
     /// resume elsewhere from their checkpoints.
     pub work_dir: PathBuf,
+    /// Time without an attempt after which the worker asks to leave, or leaves if no coordinator
+    /// answers; `None`: it stays.
+    pub idle_timeout: Option<Duration>,
+    /// Name of the allocation that a launcher made for this worker.
+    pub allocation: Option<String>,
+    /// The Slurm job that this process runs in.
+    pub job: Option<Job>,
     pub timing: Timing,
 }
 
@@ -87,8 +95,9 @@ impl Default for Timing {
 /// The reason why a worker ended normally.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// After [`Handle::leave`]: attempts are checkpointed and reported as preempted.
-    Left,
+    /// After [`Handle::leave`]. `outstanding`: it gave attempts back, or does not know whether the
+    /// coordinator has their outcomes.
+    Left { outstanding: bool },
     /// After [`Handle::stop_now`].
     Stopped,
     /// The coordinator drained it, and its running attempts have finished.
@@ -160,11 +169,11 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
             events.clone(),
         ));
     }
-    check_trainer(&mut slots)
-        .await
-        .map_err(|failure| Error::Trainer {
-            reason: failure.message,
-        })?;
+    let (checked, job_end) =
+        tokio::join!(check_trainer(&mut slots), slurm::follow_end(options.job));
+    checked.map_err(|failure| Error::Trainer {
+        reason: failure.message,
+    })?;
     let (connection_events, connection) = mpsc::channel(256);
     let (token, token_file) = (options.token, options.token_file);
     let connection_task = tokio::spawn(
@@ -187,8 +196,8 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         build: options.build,
         trainer: options.program,
         slots: options.slots,
-        allocation: None,
-        leaves_at_ms: None,
+        allocation: options.allocation,
+        leaves_at_ms: *job_end.borrow(),
     };
     let slots = commands.clone();
     let session = Session::default();
@@ -201,6 +210,9 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         slot_events,
         connection,
         intent: wanted,
+        job_end,
+        coordinator: options.coordinator,
+        idle_timeout: options.idle_timeout,
         session,
     };
     let task = tokio::spawn(async move {

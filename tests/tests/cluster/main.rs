@@ -2,4 +2,5 @@
 //!
 //! `make test-cluster` runs these tests and installs what they need; `make test` leaves them out.
 
+mod batch_worker;
 mod static_job;

@@ -348,6 +348,10 @@ fn worker_text(worker: &WorkerStatus) -> String {
         Presence::Unreachable => format!(", silent for {}", duration(worker.silent_ms)),
         Presence::Present | Presence::Draining | Presence::Gone => String::new(),
     };
+    let left = match worker.leaves_in_ms {
+        Some(ms) => format!(", leaves in {}", duration(ms)),
+        None => String::new(),
+    };
     let disk = match worker.work_dir_bytes {
         0 => String::new(),
         bytes => format!(
@@ -355,8 +359,9 @@ fn worker_text(worker: &WorkerStatus) -> String {
             bytes as f64 / f64::from(1 << 20)
         ),
     };
-    let mut text =
-        format!("  {id}  {presence}{reason}{silent}  {busy_slots} of {slots} slots busy{disk}\n");
+    let mut text = format!(
+        "  {id}  {presence}{reason}{silent}  {busy_slots} of {slots} slots busy{left}{disk}\n"
+    );
     let mut counted: Vec<(&str, usize)> = Vec::new();
     for description in &worker.slot_descriptions {
         match counted.last_mut() {

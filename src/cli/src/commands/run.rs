@@ -501,18 +501,13 @@ impl Run<'_> {
             (None, false) => Outcome::FailedCells,
         };
         let folder = writer.folder().path();
-        let name = match outcome {
-            Outcome::Complete => "complete",
-            Outcome::FailedCells => "failed_cells",
-            Outcome::Interrupted => "interrupted",
-        };
         self.output.print(
             || output::table(&report.text),
             || {
                 json!({
                     "schema": SCHEMA,
                     "sweep": self.sweep.name,
-                    "outcome": name,
+                    "outcome": outcome.name(),
                     "complete": report.complete,
                     "failed_trials": report.failed_trials,
                     "results": folder,
@@ -524,7 +519,7 @@ impl Run<'_> {
             Err(_) => stderr::print("the table above is complete, its files are not written"),
         }
         match outcome {
-            Outcome::Complete => {}
+            Outcome::Complete | Outcome::WorkOutstanding => {}
             Outcome::FailedCells => stderr::print(&format!(
                 "without a result: {}; after fixing the cause: orchestrator retry {}{}",
                 counted(report.failed_trials, "trial"),

@@ -10,6 +10,7 @@ use schedule::Config;
 use schedule::state::Slot;
 use sweep::with_causes;
 use worker::devices::{self, Inventory};
+use worker::slurm::Job;
 use worker::{Ended, Timing};
 
 use crate::args::{CoordinatorArgs, DeviceArgs, WorkerArgs};
@@ -94,8 +95,12 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
         signal = signals.next() => stderr::print(&format!("{signal}: ending; started again it continues")),
     }
     drop(announced);
+    let end = async {
+        handle.take_back().await;
+        handle.shutdown().await
+    };
     tokio::select! {
-        ended = handle.shutdown() => ended.map_err(coordinator_error)?,
+        ended = end => ended.map_err(coordinator_error)?,
         _ = signals.next() => return Ok(Outcome::Interrupted),
     }
     Ok(Outcome::Complete)
@@ -140,6 +145,7 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
     let mut signals = Signals::listen()?;
     let places = Places::of(&arguments.data)?;
     let work_dir = &arguments.work_dir;
+    let job = Job::of_environment();
     let trainer = trainer::find(arguments.devices.trainer.as_deref())?;
     if !trainer.program.is_built_in() {
         stderr::print(&format!(
@@ -152,7 +158,10 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
         token: client::token(arguments.token_file.as_deref())?,
         token_file: arguments.token_file.clone(),
         build: sweep::build(),
-        name: arguments.name.clone(),
+        name: arguments
+            .name
+            .clone()
+            .or_else(|| job.as_ref()?.node.clone()),
         slots: slots(&arguments.devices)?,
         trainer: trainer.path,
         program: trainer.program,
@@ -160,6 +169,9 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
         allowed_paths: Some(arguments.allowed_paths.clone()),
         cache_dir: places.cache_dir,
         work_dir: std::path::absolute(work_dir).map_err(ExpectedError::file("find", work_dir))?,
+        idle_timeout: arguments.idle_timeout,
+        allocation: arguments.allocation.clone(),
+        job,
         timing: Timing::default(),
     };
     let num_slots = options.slots.len();
@@ -178,7 +190,8 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
     loop {
         tokio::select! {
             ended = handle.wait() => return match ended.map_err(worker_error)? {
-                Ended::Left => Ok(Outcome::Complete),
+                Ended::Left { outstanding: false } => Ok(Outcome::Complete),
+                Ended::Left { outstanding: true } => Ok(Outcome::WorkOutstanding),
                 Ended::Stopped => Ok(Outcome::Interrupted),
                 Ended::Drained { reason } => {
                     stderr::print(&format!("drained: {reason}"));
@@ -245,6 +258,9 @@ impl Embedded {
             cache_dir: places.cache_dir.clone(),
             work_dir: std::path::absolute(&work_dir)
                 .map_err(ExpectedError::file("find", &work_dir))?,
+            idle_timeout: None,
+            allocation: None,
+            job: Job::of_environment(),
             timing: Timing::default(),
         };
         embedded.worker = Some(worker::start(options).await.map_err(worker_error)?);
@@ -331,7 +347,7 @@ impl Embedded {
                     what: "the worker ended before the sweep",
                     reason: match ended {
                         Ended::Drained { reason } => format!("it was drained ({reason})"),
-                        Ended::Left | Ended::Stopped => "without a reason".to_owned(),
+                        Ended::Left { .. } | Ended::Stopped => "without a reason".to_owned(),
                     },
                 },
                 Err(error) => worker_error(error),

@@ -158,6 +158,14 @@ impl Worker {
                 reason: "SIGTERM".into(),
             });
         }
+        // every second process of a host has an idle timeout
+        let is_idle = self.ended.is_empty() && self.slots.iter().all(Option::is_none);
+        if self.run.is_multiple_of(2) && is_idle {
+            inputs.push(Input::Idle {
+                worker: worker.clone(),
+                reason: "idle".into(),
+            });
+        }
         inputs.extend(self.ended.iter().map(|ended| Input::Ended {
             worker: worker.clone(),
             ended: ended.clone(),

@@ -29,7 +29,7 @@ async fn two_workers_run_a_sweep() {
         rig.handle(worker).leave("the sweep is complete");
         assert_eq!(
             patient(rig.handle(worker).wait()).await.unwrap(),
-            Ended::Left
+            Ended::Left { outstanding: false }
         );
     }
     assert_eq!(
@@ -169,7 +169,7 @@ async fn a_leaving_worker_checkpoints_and_loses_nothing() {
     rig.handle(leaver).leave("the node is needed");
     assert_eq!(
         patient(rig.handle(leaver).wait()).await.unwrap(),
-        Ended::Left
+        Ended::Left { outstanding: true }
     );
     let status = rig.status().await;
     assert_eq!(status.workers[0].presence(), protocol::v1::Presence::Gone);
@@ -178,6 +178,84 @@ async fn a_leaving_worker_checkpoints_and_loses_nothing() {
     rig.worker(2).await;
     assert_eq!(rig.complete().await.succeeded, 12);
     assert_eq!(rig.results().await, Rig::results_of_undisturbed_run().await);
+    rig.end().await;
+}
+
+/// Slurm signals every process of a cancelled job at once, and the coordinator may end first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaving_worker_does_not_wait_for_a_coordinator_that_is_gone() {
+    let mut rig = Rig::new("epoch-ms=600000");
+    rig.goodbye_takes(Duration::from_secs(3_600));
+    rig.coordinator().await;
+    let leaver = rig.worker(2).await;
+    rig.submit().await;
+    rig.until(|summary| summary.running == 2).await;
+    rig.drop_coordinator().await;
+    rig.handle(leaver).leave("SIGTERM");
+    assert_eq!(
+        patient(rig.handle(leaver).wait()).await.unwrap(),
+        Ended::Left { outstanding: true }
+    );
+    rig.coordinator().await;
+    rig.end().await;
+}
+
+/// As above, and the coordinator is asked to end in order: it waits for what is given back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_ends_takes_back_what_leaving_workers_hold() {
+    let mut rig = Rig::new("epoch-ms=600000");
+    rig.coordinator().await;
+    let leaver = rig.worker(2).await;
+    rig.submit().await;
+    rig.until(|summary| summary.running == 2).await;
+    rig.handle(leaver).leave("SIGTERM");
+    patient(rig.end_coordinator()).await;
+    assert_eq!(
+        patient(rig.handle(leaver).wait()).await.unwrap(),
+        Ended::Left { outstanding: true }
+    );
+    rig.coordinator().await;
+    let summary = rig.sweep_status().await;
+    assert_eq!(
+        (summary.running, summary.waiting),
+        (0, 12),
+        "nothing waits for a lease"
+    );
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_worker_leaves_when_no_trial_waits_for_it() {
+    let mut rig = Rig::new("epoch-ms=2");
+    rig.idle_for(Duration::from_millis(300));
+    rig.coordinator().await;
+    rig.submit().await;
+    let worker = rig.worker(2).await;
+    let ended = patient(rig.handle(worker).wait()).await.unwrap();
+    assert_eq!(
+        ended,
+        Ended::Drained {
+            reason: "idle for 300ms".into()
+        }
+    );
+    let summary = rig.sweep_status().await;
+    assert_eq!((summary.succeeded, summary.waiting), (12, 0));
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_worker_without_a_coordinator_says_so_and_leaves() {
+    let mut rig = Rig::new("");
+    rig.choose_port();
+    rig.idle_for(Duration::from_millis(300));
+    let worker = rig.worker(1).await;
+    let error = patient(rig.handle(worker).wait()).await.unwrap_err();
+    let expected = format!(
+        "no coordinator has answered at `http://127.0.0.1:{}` for 300ms",
+        rig.port()
+    );
+    assert!(error.to_string().contains(&expected), "{error}");
+    rig.coordinator().await;
     rig.end().await;
 }
 

@@ -61,6 +61,8 @@ pub struct Rig {
     port: u16,
     lease_ms: u64,
     refused: Duration,
+    idle_timeout: Option<Duration>,
+    goodbye: Duration,
     coordinator: Option<coordinator::Handle>,
     workers: Vec<Handle>,
 }
@@ -106,6 +108,8 @@ impl Rig {
             port: 0,
             lease_ms: 60_000,
             refused,
+            idle_timeout: None,
+            goodbye: Timing::default().goodbye,
             coordinator: None,
             workers: Vec::new(),
         }
@@ -116,6 +120,14 @@ impl Rig {
     pub fn with_short_lease(mut self) -> Self {
         self.lease_ms = 500;
         self
+    }
+
+    pub fn idle_for(&mut self, timeout: Duration) {
+        self.idle_timeout = Some(timeout);
+    }
+
+    pub fn goodbye_takes(&mut self, patience: Duration) {
+        self.goodbye = patience;
     }
 
     pub fn refused_after(&mut self, patience: Duration) {
@@ -207,6 +219,13 @@ impl Rig {
         }
     }
 
+    /// Ends the coordinator as its command does when it is asked to.
+    pub async fn end_coordinator(&mut self) {
+        let handle = self.coordinator.take().unwrap();
+        handle.take_back().await;
+        handle.shutdown().await.unwrap();
+    }
+
     pub fn worker_options(&self, slots: usize) -> Options {
         let slot = Slot {
             devices: vec!["cpu".into()],
@@ -226,9 +245,13 @@ impl Rig {
             allowed_paths: None,
             cache_dir: self.dir.path().into(),
             work_dir: self.dir.path().join("work"),
+            idle_timeout: self.idle_timeout,
+            allocation: None,
+            job: None,
             timing: Timing {
                 exit: Duration::from_millis(200),
                 refused: self.refused,
+                goodbye: self.goodbye,
                 ..Timing::default()
             },
         }
