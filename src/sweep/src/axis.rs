@@ -168,16 +168,8 @@ fn read_values(reader: &mut Reader, key: &Key, node: &Node) -> Option<Vec<DraftV
             .iter()
             .find(|other| other.name == value.name || same_scalar(item, other, &value));
         if let Some(first) = twin {
-            reader.report(
-                reader
-                    .problem(
-                        &value.at,
-                        format!("axis `{name}` has the value `{}` twice", value.name),
-                    )
-                    .label("again")
-                    .also(first.at.clone(), "first here")
-                    .help("keep one of the two"),
-            );
+            let message = format!("axis `{name}` has the value `{}` twice", value.name);
+            reader.refuse_again(&value.at, &first.at, message, "keep one of the two");
             continue;
         }
         values.push(value);

@@ -212,12 +212,8 @@ fn read_recipe(reader: &mut Reader, top: &Mapping<'_>) -> Option<(String, Vec<As
                 return None;
             };
             let fields = mapping.0.iter().filter(|(key, _)| key.text != "base");
-            (
-                base,
-                fields
-                    .filter_map(|(key, value)| reader.assignment(key, value))
-                    .collect(),
-            )
+            let fields = fields.filter_map(|(key, value)| reader.assignment(key, value));
+            (base, fields.collect())
         }
         _ => (node, Vec::new()),
     };
@@ -272,13 +268,9 @@ fn read_seeds(reader: &mut Reader, node: &Node, what: &str) -> Vec<u64> {
             continue;
         };
         if let Some(first) = places.insert(seed, item.at.clone()) {
-            reader.report(
-                reader
-                    .problem(&item.at, format!("the seed {seed} occurs twice"))
-                    .label("again")
-                    .also(first, "first here")
-                    .help("each seed is one more independent training"),
-            );
+            let message = format!("the seed {seed} occurs twice");
+            let help = "each seed is one more independent training";
+            reader.refuse_again(&item.at, &first, message, help);
         } else {
             seeds.push(seed);
         }
@@ -314,39 +306,40 @@ fn read_overrides(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<O
         };
         let when = read_when(reader, when, axes);
         let set = reader.assignments(set, "`set`");
-        for assignment in set
-            .iter()
-            .filter(|assignment| assignment.field.name == "dataset")
-        {
+        if let Some(assignment) = set.iter().find(|set| set.field.name == "dataset") {
             reader.refuse(
                 &assignment.at,
                 "an override cannot change the data set",
                 "the recipe's values follow the data set: make `dataset` an axis, or use `set`",
             );
         }
-        let priority = match mapping.get("priority").map(|node| (&node.data, node)) {
-            None => 0,
-            Some((Data::Number(number), _)) if number.as_i64().is_some() => {
-                number.as_i64().unwrap_or(0)
-            }
-            Some((_, node)) => {
-                reader.refuse(
-                    &node.at,
-                    "`priority` is not a whole number",
-                    "0 unless given; the higher one wins where overrides meet",
-                );
-                0
-            }
-        };
+        let priority = mapping
+            .get("priority")
+            .and_then(|node| read_priority(reader, node));
         overrides.push(Override {
             at,
             when,
             set,
-            priority,
+            priority: priority.unwrap_or(0),
             sound: reader.problems.len() == before,
         });
     }
     overrides
+}
+
+fn read_priority(reader: &mut Reader, node: &Node) -> Option<i64> {
+    let priority = match &node.data {
+        Data::Number(number) => number.as_i64(),
+        _ => None,
+    };
+    if priority.is_none() {
+        reader.refuse(
+            &node.at,
+            "`priority` is not a whole number",
+            "0 unless given; the higher one wins where overrides meet",
+        );
+    }
+    priority
 }
 
 fn read_exclude(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Exclusion> {

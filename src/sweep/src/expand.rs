@@ -64,7 +64,14 @@ pub(crate) fn expand(
         recipes: BTreeMap::new(),
         reported: BTreeSet::new(),
     };
-    grid.check_dataset(reader)?;
+    if !grid.has_dataset() {
+        reader.refuse(
+            &(0..0),
+            "the sweep does not say which data set it trains on",
+            "add `dataset: [digits]` to `axes`, or `dataset: digits` to `set`",
+        );
+        return None;
+    }
     let mut override_used = vec![false; draft.overrides.len()];
     let mut exclusion_used = vec![false; draft.exclude.len()];
     let mut cells = Vec::new();
@@ -72,14 +79,13 @@ pub(crate) fn expand(
     let mut seen: HashMap<[u8; 32], Vec<u32>> = HashMap::new();
     for coordinates in every_coordinate(draft) {
         let point = grid.before_overrides(reader, &coordinates);
-        let mut excluded = false;
+        let mut is_excluded = false;
         for (exclusion, used) in draft.exclude.iter().zip(&mut exclusion_used) {
-            if matches(&exclusion.when, &coordinates, &point) {
-                *used = true;
-                excluded = true;
-            }
+            let applies = matches(&exclusion.when, &coordinates, &point);
+            *used |= applies;
+            is_excluded |= applies;
         }
-        if excluded {
+        if is_excluded {
             continue;
         }
         let before = point.clone();
@@ -133,7 +139,7 @@ pub(crate) fn report_conflicts(reader: &mut Reader, draft: &Draft<'_>) {
         reported: BTreeSet::new(),
     };
     if !has_recipe
-        || grid.dataset_place().is_none()
+        || !grid.has_dataset()
         || fewest_trials(draft).is_none_or(|trials| trials > draft.max_trials)
     {
         return;
@@ -254,27 +260,12 @@ struct Grid<'d, 'n> {
 }
 
 impl Grid<'_, '_> {
-    fn check_dataset(&self, reader: &mut Reader) -> Option<()> {
-        if let Some(found) = self.dataset_place() {
-            return Some(found);
-        }
-        reader.refuse(
-            &(0..0),
-            "the sweep does not say which data set it trains on",
-            "add `dataset: [digits]` to `axes`, or `dataset: digits` to `set`",
-        );
-        None
-    }
-
-    /// Checks that the sweep sets a data set for every cell.
-    fn dataset_place(&self) -> Option<()> {
+    /// Returns true if the sweep sets a data set for every cell.
+    fn has_dataset(&self) -> bool {
         let sets = |set: &Assignment| set.field.name == "dataset";
-        let on_axis = self
-            .draft
-            .axes
-            .iter()
-            .any(|axis| axis.values.iter().all(|value| value.set.iter().any(sets)));
-        (on_axis || self.draft.set.iter().any(sets)).then_some(())
+        let mut axes = self.draft.axes.iter();
+        axes.any(|axis| axis.values.iter().all(|value| value.set.iter().any(sets)))
+            || self.draft.set.iter().any(sets)
     }
 
     /// Returns recipe and `set` for the data set of the given fields.
@@ -300,35 +291,42 @@ impl Grid<'_, '_> {
         })
     }
 
+    /// Reports two axes that set one field differently.
+    fn report_two_axes(
+        &mut self,
+        reader: &mut Reader,
+        (other, first): (usize, &Assignment),
+        (index, second): (usize, &Assignment),
+    ) {
+        let name = second.field.name;
+        if !self.reported.insert(format!("{other}/{index}/{name}")) {
+            return;
+        }
+        let [one, two] = [other, index].map(|index| &self.draft.axes[index].name);
+        let here = |set: &Assignment| format!("{} here", field::show(&set.value));
+        reader.report(
+            reader
+                .problem(
+                    &second.at,
+                    format!("axes `{one}` and `{two}` both set `{name}`"),
+                )
+                .label(here(second))
+                .also(first.at.clone(), here(first))
+                .help("a field belongs to one axis; exceptions are overrides"),
+        );
+    }
+
+    /// Returns the fields of a cell before any override.
     fn before_overrides(&mut self, reader: &mut Reader, coordinates: &[u32]) -> Fields {
         let draft = self.draft;
         let mut set_by: BTreeMap<&str, (usize, &Assignment)> = BTreeMap::new();
         for (index, (axis, &value)) in draft.axes.iter().zip(coordinates).enumerate() {
             for set in &axis.values[value as usize].set {
                 let earlier = set_by.insert(set.field.name, (index, set));
-                let Some((other, first)) = earlier.filter(|(_, first)| first.value != set.value)
-                else {
-                    continue;
-                };
-                if self
-                    .reported
-                    .insert(format!("{other}/{index}/{}", set.field.name))
+                if let Some((other, first)) = earlier
+                    && first.value != set.value
                 {
-                    let message = format!(
-                        "axes `{}` and `{}` both set `{}`",
-                        draft.axes[other].name, axis.name, set.field.name
-                    );
-                    let label = format!("{} here", field::show(&set.value));
-                    reader.report(
-                        reader
-                            .problem(&set.at, message)
-                            .label(label)
-                            .also(
-                                first.at.clone(),
-                                format!("{} here", field::show(&first.value)),
-                            )
-                            .help("a field belongs to one axis; exceptions are overrides"),
-                    );
+                    self.report_two_axes(reader, (other, first), (index, set));
                 }
             }
         }
@@ -345,6 +343,7 @@ impl Grid<'_, '_> {
         fields
     }
 
+    /// Returns the fields of a cell, and marks the overrides that apply to it as used.
     fn with_overrides(
         &mut self,
         reader: &mut Reader,
@@ -353,60 +352,55 @@ impl Grid<'_, '_> {
         used: &mut [bool],
     ) -> Fields {
         let draft = self.draft;
-        let mut rivals: BTreeMap<&str, Vec<(usize, &Assignment)>> = BTreeMap::new();
+        let mut by_field: BTreeMap<&str, Vec<(usize, &Assignment)>> = BTreeMap::new();
         for (index, over) in draft.overrides.iter().enumerate() {
             if over.sound && matches(&over.when, coordinates, &before) {
                 used[index] = true;
-                over.set
-                    .iter()
-                    .for_each(|set| rivals.entry(set.field.name).or_default().push((index, set)));
+                for set in &over.set {
+                    by_field
+                        .entry(set.field.name)
+                        .or_default()
+                        .push((index, set));
+                }
             }
         }
+        let priority = |index: usize| draft.overrides[index].priority;
         let mut fields = before;
-        for (name, rivals) in rivals {
-            let priority = |index: usize| draft.overrides[index].priority;
+        for (name, mut rivals) in by_field {
             let highest = rivals.iter().map(|(index, _)| priority(*index)).max();
-            let mut strongest = rivals
-                .into_iter()
-                .filter(|(index, _)| Some(priority(*index)) == highest);
-            let Some(winner) = strongest.next() else {
-                continue;
-            };
-            if let Some(other) = strongest.find(|(_, set)| set.value != winner.1.value) {
-                self.report_contradiction(reader, coordinates, winner, other);
+            rivals.retain(|(index, _)| Some(priority(*index)) == highest);
+            let (index, winner) = rivals[0];
+            if let Some(other) = rivals.iter().find(|(_, set)| set.value != winner.value) {
+                self.report_two_overrides(reader, coordinates, (index, winner), *other);
             }
-            self.check_override(reader, winner.0, winner.1, &fields);
-            fields.insert(name.to_owned(), winner.1.value.clone());
+            self.check_override(reader, index, winner, &fields);
+            fields.insert(name.to_owned(), winner.value.clone());
         }
         fields
     }
 
-    fn report_contradiction(
+    /// Reports two overrides of one priority that set a field of one cell differently.
+    fn report_two_overrides(
         &mut self,
         reader: &mut Reader,
         coordinates: &[u32],
-        first: (usize, &Assignment),
-        second: (usize, &Assignment),
+        (one, first): (usize, &Assignment),
+        (two, second): (usize, &Assignment),
     ) {
-        let name = first.1.field.name;
-        if !self
-            .reported
-            .insert(format!("override {}/{}/{name}", first.0, second.0))
-        {
+        let name = first.field.name;
+        if !self.reported.insert(format!("override {one}/{two}/{name}")) {
             return;
         }
-        let message = format!(
-            "two overrides set `{name}` of the cell {}",
-            self.cell_name(coordinates)
-        );
+        let cell = self.cell_name(coordinates);
+        let to = |set: &Assignment| format!("to {}", field::show(&set.value));
         reader.report(
             reader
-                .problem(&second.1.at, message)
-                .label(format!("to {}", field::show(&second.1.value)))
-                .also(
-                    first.1.at.clone(),
-                    format!("to {}", field::show(&first.1.value)),
+                .problem(
+                    &second.at,
+                    format!("two overrides set `{name}` of the cell {cell}"),
                 )
+                .label(to(second))
+                .also(first.at.clone(), to(first))
                 .help("narrow one of their `when`, or give the one that should win `priority: 1`"),
         );
     }
@@ -426,24 +420,25 @@ impl Grid<'_, '_> {
             && fields.get(name) != Some(&set.value)
             && self.reported.insert(format!("axis {index}/{name}"))
         {
-            reader.report(reader.problem(&set.at, format!("an override changes `{name}`, which is an axis")).also(axis.at.clone(), "the axis").help(
-                "its cells would not be what their names say: `exclude` them, or edit the axis",
-            ));
-        }
-        if let Some(search) = self
-            .draft
-            .search
-            .as_ref()
-            .filter(|search| search.search.field == name)
-            && self.reported.insert(format!("search {index}"))
-        {
+            let message = format!("an override changes `{name}`, which is an axis");
+            let help =
+                "its cells would not be what their names say: `exclude` them, or edit the axis";
             reader.report(
                 reader
-                    .problem(
-                        &set.at,
-                        format!("an override sets `{name}`, which the search chooses"),
-                    )
-                    .also(search.at.clone(), "the search")
+                    .problem(&set.at, message)
+                    .also(axis.at.clone(), "the axis")
+                    .help(help),
+            );
+        }
+        if let Some(DraftSearch { search, at }) = &self.draft.search
+            && search.field == name
+            && self.reported.insert(format!("search {index}"))
+        {
+            let message = format!("an override sets `{name}`, which the search chooses");
+            reader.report(
+                reader
+                    .problem(&set.at, message)
+                    .also(at.clone(), "the search")
                     .help("remove one of the two"),
             );
         }
@@ -583,6 +578,7 @@ impl Grid<'_, '_> {
     }
 }
 
+/// Reports exclusions and overrides that match no cell, and exclusions that leave none.
 fn check_used(
     reader: &mut Reader,
     draft: &Draft<'_>,
@@ -590,33 +586,26 @@ fn check_used(
     exclusions: &[bool],
     no_cells: bool,
 ) {
-    for (exclusion, _) in draft
-        .exclude
-        .iter()
-        .zip(exclusions)
-        .filter(|(_, used)| !**used)
-    {
-        reader.refuse(
-            &exclusion.at,
-            "this exclusion matches no cell",
-            "no cell of the grid has all that its `when` asks for: correct or remove it",
-        );
+    for (exclusion, used) in draft.exclude.iter().zip(exclusions) {
+        if !used {
+            reader.refuse(
+                &exclusion.at,
+                "this exclusion matches no cell",
+                "no cell of the grid has all that its `when` asks for: correct or remove it",
+            );
+        }
     }
     if no_cells {
-        let at = draft
-            .exclude
-            .first()
-            .map_or(0..0, |exclusion| exclusion.at.clone());
+        let first = draft.exclude.first();
+        let at = first.map_or(0..0, |exclusion| exclusion.at.clone());
         reader.refuse(&at, "the exclusions leave no cell", "remove one of them");
         return;
     }
-    for (over, _) in draft
-        .overrides
-        .iter()
-        .zip(overrides)
-        .filter(|(_, used)| !**used)
-    {
-        reader.refuse(&over.at, "this override matches no cell", "no cell has all that its `when` asks for, exclusions counted: correct or remove it. Fields are compared \
-             as recipe, `set` and axes leave them, before any override");
+    let help = "no cell has all that its `when` asks for, exclusions counted: correct or remove it. \
+        Fields are compared as recipe, `set` and axes leave them, before any override";
+    for (over, used) in draft.overrides.iter().zip(overrides) {
+        if !used {
+            reader.refuse(&over.at, "this override matches no cell", help);
+        }
     }
 }

@@ -76,6 +76,18 @@ impl Reader {
         }
     }
 
+    /// Reports something that is there a second time.
+    pub(crate) fn refuse_again(
+        &mut self,
+        at: &Range<usize>,
+        first: &Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let problem = self.problem(at, message).label("again").help(help);
+        self.report(problem.also(first.clone(), "first here"));
+    }
+
     /// Reports a problem unless the node is a mapping, its keys are known and each occurs once.
     /// `what` is the name of the mapping in messages; `known` is empty if any key is allowed.
     pub(crate) fn mapping<'n>(
@@ -96,12 +108,8 @@ impl Reader {
         let mut seen: Vec<(&Key, &Node)> = Vec::with_capacity(entries.len());
         for (key, value) in entries {
             if let Some((first, _)) = seen.iter().find(|(other, _)| other.text == key.text) {
-                self.report(
-                    self.problem(&key.at, format!("{what} has the key `{}` twice", key.text))
-                        .label("again")
-                        .also(first.at.clone(), "first here")
-                        .help("keep one of the two"),
-                );
+                let message = format!("{what} has the key `{}` twice", key.text);
+                self.refuse_again(&key.at, &first.at, message, "keep one of the two");
             } else if known.is_empty() || known.contains(&key.text.as_str()) {
                 seen.push((key, value));
             } else {
@@ -266,15 +274,8 @@ impl Reader {
     /// Reads a value of a field, in the form that `Settings` writes.
     pub(crate) fn value(&mut self, field: &'static Field, node: &Node) -> Option<Value> {
         if let Some((first, again)) = repeated_key(node) {
-            self.report(
-                self.problem(
-                    &again.at,
-                    format!("`{}` has the key `{}` twice", field.name, again.text),
-                )
-                .label("again")
-                .also(first.at.clone(), "first here")
-                .help("keep one of the two"),
-            );
+            let message = format!("`{}` has the key `{}` twice", field.name, again.text);
+            self.refuse_again(&again.at, &first.at, message, "keep one of the two");
             return None;
         }
         match field.check(&node.to_json()) {
