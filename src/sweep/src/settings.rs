@@ -217,14 +217,21 @@ impl Settings {
         self.test_resize.or(self.resize)
     }
 
-    /// Returns the number of epochs of a trial, including the first phase of fine-tuning.
-    pub fn num_epochs(&self) -> u32 {
-        let first_phase = if self.weights.is_some() {
+    /// Returns the number of epochs before the schedule, in which fine-tuning trains the new layers
+    /// alone.
+    pub fn first_phase(&self) -> u32 {
+        if self.weights.is_some() {
             self.finetune_epochs
         } else {
             0
-        };
-        self.schedule.num_epochs().saturating_add(first_phase)
+        }
+    }
+
+    /// Returns the number of epochs of a trial: the first phase and the schedule.
+    pub fn num_epochs(&self) -> u32 {
+        self.schedule
+            .num_epochs()
+            .saturating_add(self.first_phase())
     }
 }
 

@@ -155,7 +155,7 @@ impl Course {
 
     fn step_options(&self, position: Position) -> StepOptions {
         let (learning_rate, new_layers_only) = learning_rate(&self.spec.settings, position.epoch);
-        let first_phase = u64::from(first_phase(&self.spec.settings)) * self.steps_per_epoch;
+        let first_phase = u64::from(self.spec.settings.first_phase()) * self.steps_per_epoch;
         let steps_made = self.number(position).saturating_sub(first_phase);
         StepOptions {
             learning_rate,
@@ -167,7 +167,7 @@ impl Course {
     /// Returns true if the schedule starts here, after a first phase: the authors' code recompiles
     /// its optimiser there.
     fn begins_second_phase(&self, position: Position) -> bool {
-        let first_phase = first_phase(&self.spec.settings);
+        let first_phase = self.spec.settings.first_phase();
         first_phase > 0
             && position
                 == Position {
@@ -190,19 +190,10 @@ impl Course {
     }
 }
 
-/// Returns the number of epochs of fine-tuning's first phase.
-fn first_phase(settings: &Settings) -> u32 {
-    if settings.weights.is_some() {
-        settings.finetune_epochs
-    } else {
-        0
-    }
-}
-
 /// Returns an epoch's learning rate, and whether only the new layers are trained: fine-tuning
 /// trains those first.
 pub fn learning_rate(settings: &Settings, epoch: u32) -> (f64, bool) {
-    let first_phase = first_phase(settings);
+    let first_phase = settings.first_phase();
     if epoch < first_phase {
         return (settings.finetune_learning_rate, true);
     }
