@@ -95,3 +95,23 @@ where
         .parse()
         .map_err(|error| Invalid::new(field, error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_optional_name_is_empty_or_a_name() {
+        for accepted in ["", "table1"] {
+            assert_eq!(
+                optional_name("sweep", accepted.to_owned()).unwrap(),
+                accepted
+            );
+        }
+        let refused = optional_name("sweep", "a\x1b".to_owned()).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "field `sweep`: holds control characters: a\\u{1b}"
+        );
+    }
+}

@@ -241,8 +241,14 @@ mod tests {
     fn a_private_file_is_read_with_or_without_newline() {
         for (content, mode) in [("0123456789abcdef\n", 0o600), ("0123456789abcdef", 0o400)] {
             let (_dir, path) = file_with(content, mode);
-            assert_eq!(&*Token::from_file(&path).unwrap().0, "0123456789abcdef");
+            assert_eq!(
+                Token::from_file(&path).unwrap().reveal(),
+                "0123456789abcdef"
+            );
         }
+        let longest = "x".repeat(MAX_TOKEN_BYTES);
+        let (_dir, path) = file_with(&longest, 0o600);
+        assert_eq!(Token::from_file(&path).unwrap().reveal(), longest);
     }
 
     #[test]
@@ -262,7 +268,8 @@ mod tests {
             assert_eq!(refused.code(), tonic::Code::Unauthenticated);
         }
         assert!(require(None)(Request::new(())).is_ok());
-        assert!(!format!("{token:?}").contains(&*token.0));
+        assert_eq!(format!("{token:?}"), "Token(hidden)");
+        assert!(token.is_same(&token.clone()) && !token.is_same(&Token::random().unwrap()));
     }
 
     #[test]

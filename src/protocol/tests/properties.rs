@@ -516,7 +516,9 @@ fn long_failures_are_cut_to_what_is_accepted() {
         id: "t0123456789abcdef#1".parse().unwrap(),
         outcome: Outcome::Failed(failure),
     };
-    let back = FromWorker::try_from(v1::WorkerMessage::from(FromWorker::Ended(ended))).unwrap();
+    let message = v1::WorkerMessage::from(FromWorker::Ended(ended));
+    assert!(message.encoded_len() < 2 * sweep::text::MAX_LINES_BYTES);
+    let back = FromWorker::try_from(message).unwrap();
     let FromWorker::Ended(EndedAttempt {
         outcome: Outcome::Failed(failure),
         ..
@@ -528,4 +530,35 @@ fn long_failures_are_cut_to_what_is_accepted() {
         failure.message.starts_with("é\u{fffd}é")
             && failure.message.len() <= sweep::text::MAX_LINES_BYTES
     );
+}
+
+#[test]
+fn a_start_resumes_from_one_of_its_own_attempts() {
+    let started = |since: u32| {
+        let no_file = |_: &str| Err(std::io::ErrorKind::NotFound.into());
+        let yaml = "name: a\nrecipe: quick\nset: {dataset: digits}\nseeds: 1\n";
+        let spec = sweep::parse("test.yaml", yaml, &no_file)
+            .unwrap_or_else(|errors| panic!("{errors:?}"))
+            .trial_spec(0, None, sweep::definition::Role::Result, 0);
+        let mut message = v1::CoordinatorMessage::from(FromCoordinator::Start {
+            attempt: "t0123456789abcdef#3".parse().unwrap(),
+            slot: 0,
+            since: AttemptNo(1),
+            spec: Box::new(spec),
+        });
+        let Some(v1::coordinator_message::Message::Start(start)) = &mut message.message else {
+            panic!("it is a start")
+        };
+        start.since = since;
+        FromCoordinator::try_from(message)
+    };
+    for since in 1..=3 {
+        let Ok(FromCoordinator::Start { since: read, .. }) = started(since) else {
+            panic!("attempt {since} of 3 is refused")
+        };
+        assert_eq!(read, AttemptNo(since));
+    }
+    for since in [0, 4, u32::MAX] {
+        assert_eq!(started(since).unwrap_err().field, "start.since");
+    }
 }

@@ -303,6 +303,31 @@ mod tests {
         (choice.candidate, choice.decided_by)
     }
 
+    #[test]
+    fn a_score_combines_the_results_of_all_trials() {
+        let result = |accuracy: f64, loss: f64, num_eval_images: u32| ResultSummary {
+            last_accuracy: accuracy,
+            eval_loss: loss,
+            provenance: std::sync::Arc::new(sweep::record::Provenance {
+                num_eval_images,
+                ..Default::default()
+            }),
+            ..ResultSummary::default()
+        };
+        let score = |results: &[Option<&ResultSummary>]| {
+            Score::of(results.iter().copied(), |result| result.last_accuracy)
+        };
+        let (one, two) = (result(0.5, 1.0, 200), result(0.7, 2.0, 200));
+        let both = score(&[Some(&one), Some(&two)]).expect("all have results");
+        assert!((both.accuracy.fraction() - 0.6).abs() < 1e-9);
+        assert_eq!((both.num_images, both.loss), (400, 1.5));
+        let old = result(0.5, 1.0, 0);
+        let uncounted = score(&[Some(&one), Some(&old)]).expect("all have results");
+        assert_eq!(uncounted.num_images, 0);
+        assert_eq!(score(&[Some(&one), None]), None);
+        assert_eq!(score(&[]), None);
+    }
+
     /// Fashion-MNIST's cosine loss: 1.0 and 0.3 were right 157 times of 200, and 1.0 won because it
     /// was written first.
     #[test]

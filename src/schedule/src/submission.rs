@@ -300,16 +300,6 @@ fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
             );
         }
     }
-    if before.smoke != after.smoke {
-        lines.push(
-            if after.smoke {
-                "it is a rehearsal now"
-            } else {
-                "it is no rehearsal any more"
-            }
-            .to_owned(),
-        );
-    }
     let overridden = changed_cells(before, after);
     if overridden > 0 {
         lines.push(format!(

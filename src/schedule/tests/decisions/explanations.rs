@@ -3,7 +3,7 @@
 use schedule::event::{Input, Outcome};
 use schedule::{WaitReason, explain};
 use sweep::TrialId;
-use sweep::record::FailureClass;
+use sweep::record::{Failure, FailureClass};
 
 use crate::sweeps::{grid, search};
 use crate::world::{World, result};
@@ -217,4 +217,152 @@ fn a_cancelled_trial_names_the_reason() {
         explanation.contains("candidate learning_rate")
             && explanation.contains("(cancelled: a test)")
     );
+}
+
+#[test]
+fn a_failed_trial_names_the_budget_that_it_spent() {
+    for (class, retries, expected) in [
+        (
+            FailureClass::Crashed,
+            1,
+            "crashed is tried again once, and that is spent",
+        ),
+        (
+            FailureClass::Crashed,
+            2,
+            "crashed is tried again twice, and that is spent",
+        ),
+        (
+            FailureClass::Crashed,
+            3,
+            "crashed is tried again 3 times, and that is spent",
+        ),
+        (
+            FailureClass::OutOfMemory,
+            1,
+            "out_of_memory was not tried again, for want of another host",
+        ),
+    ] {
+        let mut world = World::new();
+        world.config.budgets.crashed.retries = Some(retries);
+        world.config.lease_ms = 1_000_000;
+        world.join("w", 1);
+        world.submit(grid("a", 1, 1, ""));
+        let id = only(&world);
+        while !world.is_failed(id) {
+            if let Some(started) = world.started().first().cloned() {
+                world.fail(&started, class).expect("it is current");
+            } else {
+                world.wait(60_000);
+            }
+        }
+        let explanation = text(&world, id);
+        assert!(explanation.contains(expected), "{explanation}");
+    }
+}
+
+#[test]
+fn silence_and_stalls_are_explained_only_when_they_are_long() {
+    let mut world = World::new();
+    world.config.lease_ms = 1_000_000;
+    world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let id = only(&world);
+    world.now += 3 * world.config.heartbeat_ms;
+    assert!(!text(&world, id).contains("is silent"));
+    world.now += 1;
+    assert!(text(&world, id).contains("its worker is silent for 3.0 s; its lease ends in 16 min"));
+    world.now += world.config.stall_ms / 10 - 3 * world.config.heartbeat_ms - 1;
+    assert!(!text(&world, id).contains("no progress"));
+    world.now += 1;
+    assert!(
+        text(&world, id).contains("it made no progress for 90 s; at 15 min it counts as stalled")
+    );
+    world.now += 3 * 3_600_000;
+    let explanation = text(&world, id);
+    assert!(explanation.contains("since 3.0 h"), "{explanation}");
+}
+
+/// Without a coordinator a trial waits for one and for nothing else.
+#[test]
+fn explanations_at_rest_advise_to_start_a_coordinator() {
+    let mut world = World::new();
+    world.submit(grid("a", 2, 1, ""));
+    world.join("w", 1);
+    let running = world.started()[0].clone();
+    let waiting = *world
+        .state
+        .trials
+        .keys()
+        .find(|id| world.is_waiting(**id))
+        .expect("one waits");
+    let at_rest = |world: &World, id| {
+        let mut explanation =
+            explain(&world.state, &world.config, id, world.now).expect("it exists");
+        explanation.at_rest("start one");
+        (explanation.because, explanation.waits)
+    };
+    assert_eq!(
+        at_rest(&world, waiting),
+        (vec!["start one".to_owned()], None)
+    );
+    let line = "attempt 1 ran on w when the coordinator ended; start one";
+    assert_eq!(
+        at_rest(&world, running.id.trial),
+        (vec![line.to_owned()], None)
+    );
+    world
+        .fail(&running, FailureClass::Crashed)
+        .expect("it is current");
+    assert_eq!(
+        at_rest(&world, running.id.trial).0,
+        [
+            "start one",
+            "the attempt before ended as crashed on w: Crashed for a test"
+        ]
+    );
+    let other = world.started()[0].clone();
+    world.finish(&other).expect("it is current");
+    let ended = explain(&world.state, &world.config, other.id.trial, world.now);
+    let because = ended.expect("it exists").because;
+    assert_eq!(at_rest(&world, other.id.trial).0, because);
+}
+
+#[test]
+fn the_journal_has_the_whole_message_of_a_failure() {
+    let mut world = World::new();
+    world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let started = world.started()[0].clone();
+    let message = format!("first line\n{}\nlast line", "x".repeat(5_000));
+    let failure = Failure::new(FailureClass::Crashed, message.clone());
+    world
+        .end(&started, Outcome::Failed(failure))
+        .expect("it is current");
+    let mut explanation =
+        explain(&world.state, &world.config, started.id.trial, world.now).expect("it exists");
+    let number = explanation.last_failure().expect("it failed");
+    assert!(explanation.attempts[0].message.len() < message.len());
+    let recorded = &world.journal[number as usize - 1];
+    explanation.read(number + 1, recorded);
+    assert!(explanation.attempts[0].message.len() < message.len());
+    explanation.read(number, recorded);
+    assert_eq!(explanation.attempts[0].message, message);
+}
+
+/// A slot that is paused or broken is too small as well: nothing but a larger one helps.
+#[test]
+fn small_slots_are_no_reason_to_wait_for_them() {
+    for class in [FailureClass::Node, FailureClass::BadDevice] {
+        let mut world = World::new();
+        world.join("w", 1);
+        world.submit(grid("a", 1, 1, ""));
+        let started = world.started()[0].clone();
+        world.fail(&started, class).expect("it is current");
+        world.submit(grid("wide", 1, 2, "resources: {devices_per_trial: 2}\n"));
+        assert_eq!(
+            sweep_waits(&world, "wide").expect("it waits").0,
+            WaitReason::NoSlotLargeEnough
+        );
+    }
 }

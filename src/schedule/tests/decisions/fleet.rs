@@ -1,8 +1,11 @@
 //! Leases, streams, reconciliation, fencing, stalls.
 
-use schedule::event::{Effect, EndedAttempt, Event, Input, Outcome, Recorded, Rejected};
+use schedule::event::{
+    Effect, EndedAttempt, Event, Input, Outcome, Recorded, Rejected, RunningAttempt,
+};
 use schedule::state::{Phase, Presence, WorkerId, WorkerInfo};
 use schedule::{KEPT_GONE, held_up, longest_wait, next_deadline, turn};
+use sweep::handoff::Progress;
 use sweep::record::FailureClass;
 
 use crate::sweeps::grid;
@@ -822,4 +825,78 @@ fn late_reports_of_an_earlier_attempt_do_not_hide_a_stall() {
         world.state.live.progress[&first.id.trial].attempt,
         second.id.number
     );
+}
+
+/// Epochs, steps and collectives are progress, each on its own.
+#[test]
+fn any_counter_that_grows_is_progress() {
+    type Count = fn(&mut Progress);
+    let counters: [Count; 3] = [
+        |progress| progress.epoch += 1,
+        |progress| progress.step += 1,
+        |progress| progress.collectives += 1,
+    ];
+    for (number, count) in counters.into_iter().enumerate() {
+        let mut world = World::new();
+        let (worker, first) = one_running(&mut world);
+        world.config.lease_ms = 1_000_000_000;
+        let mut report = report_of(&first, 7);
+        (report.progress.epoch, report.progress.collectives) = (3, 5);
+        let beat = |world: &mut World, report: &RunningAttempt| {
+            world
+                .give(Input::Heartbeat {
+                    worker: worker.clone(),
+                    running: vec![report.clone()],
+                })
+                .expect("it is present");
+            world.is_waiting(first.id.trial)
+        };
+        assert!(!beat(&mut world, &report));
+        world.now += world.config.stall_ms;
+        count(&mut report.progress);
+        assert!(!beat(&mut world, &report), "counter {number} grew");
+        world.now += world.config.stall_ms - 1;
+        assert!(!beat(&mut world, &report));
+        world.now += 1;
+        assert!(beat(&mut world, &report), "counter {number} stood still");
+    }
+}
+
+/// One attempt that stands still fails, and its neighbour on the same worker does not.
+#[test]
+fn a_stall_is_judged_attempt_by_attempt() {
+    let mut world = World::new();
+    let worker = world.join("w", 2);
+    world.submit(grid("a", 2, 1, ""));
+    let [moves, stands] = &world.started()[..] else {
+        panic!("two start")
+    };
+    let (moves, stands) = (moves.clone(), stands.clone());
+    world.config.lease_ms = 1_000_000_000;
+    let running = [moves.clone(), stands.clone()];
+    world.beat(&worker, &running, 0).expect("it is present");
+    world.now += world.config.stall_ms;
+    world
+        .give(Input::Heartbeat {
+            worker,
+            running: vec![report_of(&moves, 1), report_of(&stands, 0)],
+        })
+        .expect("it is present");
+    assert!(world.is_waiting(stands.id.trial) && !world.is_waiting(moves.id.trial));
+}
+
+#[test]
+fn half_a_lease_without_the_coordinator_starts_every_lease_again() {
+    let mut world = World::new();
+    let (worker, _) = one_running(&mut world);
+    let lease = world.config.lease_ms;
+    world.now += lease / 2;
+    let (config, now) = (world.config.clone(), world.now);
+    assert!(held_up(&mut world.state, &config, lease / 2, now));
+    assert_eq!(world.state.live.last_message[&worker], now);
+    // A quarter of a short lease is not worth a change.
+    world.config.lease_ms = 2_000;
+    let config = world.config.clone();
+    assert!(!held_up(&mut world.state, &config, 500, now));
+    assert!(held_up(&mut world.state, &config, 501, now));
 }

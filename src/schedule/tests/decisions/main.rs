@@ -5,14 +5,18 @@
 mod sweeps;
 
 mod allocations;
+mod edits;
 mod explanations;
 mod failures;
 mod fleet;
 mod identity;
+mod invariants;
 mod journals;
 mod placing;
+mod refusals;
 mod removable;
 mod retries;
 mod searches;
 mod submissions;
+mod totals;
 mod world;

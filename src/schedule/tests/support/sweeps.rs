@@ -27,7 +27,7 @@ pub fn search(name: &str, cells: u32, candidates: u32, seeds: u64) -> Sweep {
     ))
 }
 
-fn yaml(text: &str) -> Sweep {
+pub fn yaml(text: &str) -> Sweep {
     let no_file = |_: &str| Err(std::io::ErrorKind::NotFound.into());
     match sweep::parse("test.yaml", text, &no_file) {
         Ok(sweep) => sweep,
