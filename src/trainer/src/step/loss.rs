@@ -73,7 +73,7 @@ impl Criterion {
         }
     }
 
-    /// Returns the loss of each sample, [batch]. `labels`: int64 [batch].
+    /// Returns the loss of each sample, `[batch]`. `labels`: int64 `[batch]`.
     pub fn per_sample(&self, outputs: &Outputs, labels: &Tensor) -> Tensor {
         match self.loss {
             Loss::Xent => self.cross_entropy(outputs.logits(), labels),
@@ -88,7 +88,7 @@ impl Criterion {
         }
     }
 
-    /// Returns which samples are classified correctly, bool [batch].
+    /// Returns which samples are classified correctly, bool `[batch]`.
     pub fn hits(&self, outputs: &Outputs, labels: &Tensor) -> Tensor {
         match self.loss {
             Loss::Xent | Loss::CosXent | Loss::CosXentDirect => {
@@ -146,7 +146,7 @@ impl Criterion {
     }
 }
 
-/// Returns values[b, labels[b]], float [batch]. Uses the likelihood, whose gradient writes one
+/// Returns `values[b, labels[b]]`, float `[batch]`. Uses the likelihood, whose gradient writes one
 /// element per row; the gradient of `gather` adds to its elements, for which CUDA's deterministic
 /// form must sort.
 fn of_label(values: &Tensor, labels: &Tensor) -> Tensor {

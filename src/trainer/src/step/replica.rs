@@ -51,7 +51,7 @@ pub struct Blueprint<'a> {
 pub struct Shard {
     /// f32 [shard, channels, side, side].
     pub images: Tensor,
-    /// int64 [shard].
+    /// int64 `[shard]`.
     pub labels: Tensor,
     /// CutMix: labels of the partners, and the weight of the sample's own label.
     pub mixed: Option<(Tensor, f64)>,
@@ -397,7 +397,7 @@ impl Replica {
         }
     }
 
-    /// Returns losses and hits of some images, [batch] each, with the moving statistics.
+    /// Returns losses and hits of some images, `[batch]` each, with the moving statistics.
     pub fn evaluate(&self, images: &Tensor, labels: &Tensor) -> (Tensor, Tensor) {
         let _guard = tch::no_grad_guard();
         let outputs = self.outputs(images, &self.pass(Mode::Evaluate));

@@ -61,7 +61,7 @@ pub enum By {
     Moving,
 }
 
-/// The tensors of a layer, [channels] each, f32 where the operations are fused.
+/// The tensors of a layer, `[channels]` each, f32 where the operations are fused.
 #[derive(Clone, Copy)]
 pub struct Norm<'a> {
     pub weight: &'a Tensor,
