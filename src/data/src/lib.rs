@@ -1,5 +1,10 @@
 //! Data sets: readers of the real on-disk formats, download, the decode-once cache, subsets,
-//! augmentation, batches, and the embeddings of class hierarchies. No libtorch: pixels are returned as plain slices.
+//! augmentation, batches, and the embeddings of class hierarchies. No libtorch: pixels are returned
+//! as plain slices.
+//!
+//! `catalog/` has a file for each data set, `formats/` the file formats they come in, `fetch/` the
+//! download. `open.rs` makes a data set available, by way of `cache/`; `images/` decodes and changes
+//! single images, and `batches/` makes the batches of a trial. `hierarchy/` is on its own.
 
 mod batches;
 mod cache;
