@@ -3,8 +3,8 @@
 //! as plain slices.
 //!
 //! `catalog/` has a file for each data set, `formats/` the file formats they come in, `fetch/` the
-//! download. `open.rs` makes a data set available, by way of `cache/`; `images/` decodes and changes
-//! single images, and `batches/` makes the batches of a trial. `hierarchy/` is on its own.
+//! download. `open.rs` makes a data set available, by way of `cache/`; `images/` decodes and
+//! changes single images, and `batches/` makes the batches of a trial. `hierarchy/` is on its own.
 
 mod batches;
 mod cache;

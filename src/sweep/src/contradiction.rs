@@ -1,9 +1,9 @@
 //! Combinations of fields that are valid by themselves but not together, whatever the data. They
 //! are found when a sweep is compiled, each with the fields concerned and a fix.
 //!
-//! The trainer calls `Settings::check` once; it and the data crate trust the settings from there on.
-//! Problems that depend on the data (a folder's image sizes, classes with too few images) are found by reading it,
-//! before the start.
+//! The trainer calls `Settings::check` once; it and the data crate trust the settings from there
+//! on. Problems that depend on the data (a folder's image sizes, classes with too few images) are
+//! found by reading it, before the start.
 
 use crate::dataset;
 use crate::settings::{
@@ -47,8 +47,8 @@ impl Found {
 }
 
 impl Settings {
-    /// Returns the first reason why no trial could train with these settings: a value that its field
-    /// cannot have, or a contradiction.
+    /// Returns the first reason why no trial could train with these settings: a value that its
+    /// field cannot have, or a contradiction.
     pub fn check(&self) -> Result<(), Contradiction> {
         let fields = self.fields();
         for field in FIELDS {

@@ -91,7 +91,8 @@ settings! {
     /// Statistics of each replica by itself, or of the whole batch.
     batch_norm: BatchNorm = BatchNorm::PerReplica;
 
-    /// Pre-trained weights to start from: a safetensors or .pth state dict with torchvision's names.
+    /// Pre-trained weights to start from: a safetensors or .pth state dict with torchvision's
+    /// names.
     weights: Option<String> = None;
 
     /// With `weights`: epochs in which only the new layers train, before the schedule starts.

@@ -289,7 +289,8 @@ fn recipes_hold_possible_values_that_go_together() {
     }
 }
 
-/// A trainer's settings come from a peer: `Settings::check` covers what a sweep file's reader covers.
+/// A trainer's settings come from a peer: `Settings::check` covers what a sweep file's reader
+/// covers.
 #[test]
 fn impossible_values_are_refused_whoever_sent_them() {
     let refused = |settings: Settings| settings.check().unwrap_err().to_string();

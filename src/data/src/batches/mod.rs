@@ -1,5 +1,5 @@
-//! From a data set in memory to batches: the subset of a trial, the random choices of each step, and
-//! the pixels.
+//! From a data set in memory to batches: the subset of a trial, the random choices of each step,
+//! and the pixels.
 
 pub(crate) mod choices;
 pub(crate) mod lookup;

@@ -2,8 +2,8 @@
 //! pixels.
 //!
 //! Everything is a function of (settings, seed, epoch, step): threads may request any step in any
-//! order and get the same bits (promise P7). Read `choices.rs` for the choices, `augment.rs` for the
-//! pixels, `prefetch.rs` for the thread that works ahead.
+//! order and get the same bits (promise P7). Read `choices.rs` for the choices, `augment.rs` for
+//! the pixels, `prefetch.rs` for the thread that works ahead.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -276,7 +276,8 @@ impl Pipeline {
     }
 
     /// Fills standardised pixels of some samples of a batch, e.g. one replica's shard; `out` holds
-    /// exactly `shard.len() * image_len()` values, channels innermost. The bits do not depend on the shard.
+    /// exactly `shard.len() * image_len()` values, channels innermost. The bits do not depend on
+    /// the shard.
     pub fn fill_train(&self, plan: &StepPlan, shard: Range<usize>, out: &mut [f32]) {
         let image_len = self.image_len();
         assert_eq!(

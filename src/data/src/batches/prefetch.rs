@@ -243,7 +243,8 @@ impl Drop for Prefetch {
 }
 
 impl Batch {
-    /// Returns the pixels of `Form::Pixels`: `plan.len() * image_len` values; shards are ranges of whole images.
+    /// Returns the pixels of `Form::Pixels`: `plan.len() * image_len` values; shards are ranges of
+    /// whole images.
     pub fn pixels(&self) -> &[f32] {
         &self.pixels
     }

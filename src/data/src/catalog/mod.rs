@@ -1,9 +1,9 @@
 //! The data sets that have a reader, a file each: where they come from, how they are read, their
 //! published statistics, and stand-ins in their layout.
 //!
-//! Names and sizes are in `sweep::dataset`. Checksums and their certainty are those of docs/paper.md,
-//! section 6. Read `fetch/` for the download itself and `check.rs` for the comparison with what is
-//! on disk.
+//! Names and sizes are in `sweep::dataset`. Checksums and their certainty are those of
+//! docs/paper.md, section 6. Read `fetch/` for the download itself and `check.rs` for the
+//! comparison with what is on disk.
 
 mod birds;
 mod cars;

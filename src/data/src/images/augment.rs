@@ -1,5 +1,5 @@
-//! Executes the random choices of `choices.rs`: one image from bytes to standardised f32, in one pass if
-//! nothing is resampled.
+//! Executes the random choices of `choices.rs`: one image from bytes to standardised f32, in one
+//! pass if nothing is resampled.
 //!
 //! The order is that of docs/paper.md, section 3: shift, flip, erase, crop. The crop comes last but
 //! is free: output pixels look up their source, so only what the network sees is ever computed.
@@ -58,8 +58,8 @@ impl Renderer {
         self.side * self.side * self.channels
     }
 
-    /// Fills `out`, which has `image_len` values, channels innermost. The sample's draws come from (seed, epoch, its
-    /// own index and repeat).
+    /// Fills `out`, which has `image_len` values, channels innermost. The sample's draws come from
+    /// (seed, epoch, its own index and repeat).
     pub(crate) fn train(
         &self,
         image: Image,
