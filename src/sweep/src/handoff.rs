@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::record::{Failure, TrialResult};
-use crate::trial::{AttemptNo, TrialId, TrialSpec};
+use crate::trial::{AttemptId, AttemptNo, TrialSpec};
 
 /// Exit code of a trainer that does not find a device in `--devices`: the device is at fault, not
 /// the trial.
@@ -44,8 +44,8 @@ pub enum Request {
 /// An attempt to run, with the folders that it may use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRequest {
-    pub trial: TrialId,
-    pub attempt: AttemptNo,
+    #[serde(flatten)]
+    pub attempt: AttemptId,
     /// The first attempt of the current training. It is later than 1 if a user asked to train the
     /// trial again from the start; checkpoints of earlier attempts are then not resumed from.
     #[serde(default = "AttemptNo::first")]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sweep::handoff::{self, Progress, Reply, Request};
+use sweep::handoff::{self, Progress, Reply, Request, RunRequest};
 use sweep::record::{Failure, FailureClass};
 use sweep::{Sweep, TrialSpec};
 
@@ -378,6 +378,49 @@ fn a_failure_of_no_device_is_written_as_before() {
         Failure::new(FailureClass::BadDevice, "gone".into())
     );
     assert_eq!(serde_json::to_string(&failure).unwrap(), before);
+}
+
+/// Trainers of users read this form.
+#[test]
+fn a_run_request_has_trial_and_attempt_as_two_fields() {
+    let sweep = compile(&sweeps()[0]).unwrap();
+    let request: RunRequest = serde_json::from_value(json!({
+        "trial": "t884182218182e510",
+        "attempt": 2,
+        "spec": sweep.cell_trials(0, None).remove(0).spec,
+        "data_dir": "data",
+        "cache_dir": "cache",
+        "checkpoint_dir": "checkpoints",
+    }))
+    .unwrap();
+    assert_eq!(request.attempt.to_string(), "t884182218182e510#2");
+    let sent = serde_json::to_value(&request).unwrap();
+    assert_eq!(
+        (&sent["trial"], &sent["attempt"]),
+        (&json!("t884182218182e510"), &json!(2))
+    );
+}
+
+#[test]
+fn progress_that_is_no_number_is_left_out() {
+    let progress = Progress {
+        step: 3,
+        train_loss: Some(f64::NAN),
+        accuracy: Some(f64::INFINITY),
+        images_per_s: f64::NAN,
+        ..Progress::default()
+    };
+    let read = |json: &str| serde_json::from_str::<Progress>(json).unwrap();
+    let expected = Progress {
+        step: 3,
+        ..Progress::default()
+    };
+    assert_eq!(read(&serde_json::to_string(&progress).unwrap()), expected);
+    let json = serde_json::to_string(&Progress {
+        accuracy: Some(1.5),
+        ..expected.clone()
+    });
+    assert_eq!(read(&json.unwrap()), expected);
 }
 
 #[test]

@@ -58,8 +58,7 @@ fn options(fault: Option<&str>) -> SessionOptions {
 
 fn request(spec: &TrialSpec, attempt: u32, folder: &Path) -> RunRequest {
     RunRequest {
-        trial: spec.id(),
-        attempt: AttemptNo(attempt),
+        attempt: spec.id().attempt(AttemptNo(attempt)),
         since: AttemptNo::first(),
         spec: spec.clone(),
         data_dir: folder.join("data"),

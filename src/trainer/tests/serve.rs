@@ -85,8 +85,7 @@ impl Trainer {
 
 fn request(spec: &TrialSpec, folder: &Path) -> RunRequest {
     RunRequest {
-        trial: spec.id(),
-        attempt: AttemptNo(1),
+        attempt: spec.id().attempt(AttemptNo(1)),
         since: AttemptNo::first(),
         spec: spec.clone(),
         data_dir: folder.join("data"),

@@ -22,8 +22,7 @@ use trainer::step::cuda_graph_steps::Policy;
 fn run(settings: Settings, folder: &Path, weights_out: Option<PathBuf>) -> TrialResult {
     let spec = TrialSpec::new(settings, 3);
     let request = RunRequest {
-        trial: spec.id(),
-        attempt: AttemptNo(1),
+        attempt: spec.id().attempt(AttemptNo(1)),
         since: AttemptNo::first(),
         data_dir: folder.join("data"),
         allowed_paths: None,

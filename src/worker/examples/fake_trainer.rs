@@ -80,8 +80,8 @@ fn listen(stubborn: bool) -> Receiver<Request> {
 }
 
 fn attempt(run: &RunRequest, words: &BTreeMap<&str, &str>, requests: &Receiver<Request>) {
-    eprintln!("attempt {} of {}", run.attempt, run.trial);
-    let first = words.get("first").filter(|_| run.attempt.0 == 1);
+    eprintln!("attempt {} of {}", run.attempt.number, run.attempt.trial);
+    let first = words.get("first").filter(|_| run.attempt.number.0 == 1);
     if let Some(mode) = first.or(words.get("always")) {
         misbehave(mode);
     }
@@ -105,10 +105,13 @@ fn attempt(run: &RunRequest, words: &BTreeMap<&str, &str>, requests: &Receiver<R
             ..Progress::default()
         }));
         std::fs::create_dir_all(&run.checkpoint_dir).unwrap();
-        let name = format!("epoch-{:05}.attempt-{}.fake", epoch + 1, run.attempt);
+        let name = format!("epoch-{:05}.attempt-{}.fake", epoch + 1, run.attempt.number);
         std::fs::write(run.checkpoint_dir.join(name), "state").unwrap();
     }
-    send(&Reply::Finished(Box::new(result(run.trial, num_epochs))));
+    send(&Reply::Finished(Box::new(result(
+        run.attempt.trial,
+        num_epochs,
+    ))));
 }
 
 fn resume(run: &RunRequest) -> u32 {

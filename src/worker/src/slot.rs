@@ -223,8 +223,7 @@ impl Slot {
         let work_dir = &self.context.work_dir;
         trainer.stderr.attempt(work_dir.log_file(attempt));
         let request = RunRequest {
-            trial: attempt.trial,
-            attempt: attempt.number,
+            attempt,
             since: run.since,
             spec: *run.spec,
             data_dir: self.context.data_dir.clone(),

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sweep::node_fault;
 use sweep::record::{EpochRecord, Timing};
 use sweep::trial::TRAINING_VERSION;
-use sweep::{AttemptNo, TrialId};
+use sweep::{AttemptId, AttemptNo, TrialId};
 
 use crate::error::TrialError;
 
@@ -203,8 +203,7 @@ fn checksum(header: &str, tensors: &[Vec<u8>; 4]) -> String {
 #[derive(Clone, Debug)]
 pub struct Folder {
     path: PathBuf,
-    trial: TrialId,
-    attempt: AttemptNo,
+    attempt: AttemptId,
     /// First attempt of the current training; checkpoints of earlier attempts belong to an earlier
     /// training.
     since: AttemptNo,
@@ -219,10 +218,9 @@ struct Entry {
 }
 
 impl Folder {
-    pub fn new(path: &Path, trial: TrialId, attempt: AttemptNo, since: AttemptNo) -> Self {
+    pub fn new(path: &Path, attempt: AttemptId, since: AttemptNo) -> Self {
         Self {
             path: path.to_owned(),
-            trial,
             attempt,
             since,
         }
@@ -263,7 +261,7 @@ impl Folder {
         data_fingerprint: &str,
     ) -> Result<Checkpoint, String> {
         let header = &checkpoint.header;
-        if header.trial != self.trial {
+        if header.trial != self.attempt.trial {
             return Err(format!("it belongs to trial {}", header.trial));
         }
         if header.training_version != TRAINING_VERSION {
@@ -285,7 +283,7 @@ impl Folder {
         let entries = self.entries()?;
         let stem = format!(
             "epoch-{:05}.attempt-{}",
-            checkpoint.header.position.epoch, self.attempt
+            checkpoint.header.position.epoch, self.attempt.number
         );
         let path = self.path.join(format!("{stem}.{EXTENSION}"));
         let partial = self.path.join(format!("{stem}.{PARTIAL}"));
@@ -321,7 +319,7 @@ impl Folder {
             let of = path
                 .file_name()
                 .and_then(|name| parse_name(name.to_str()?, PARTIAL));
-            if of.is_some_and(|(_, attempt)| attempt <= self.attempt)
+            if of.is_some_and(|(_, attempt)| attempt <= self.attempt.number)
                 && let Err(error) = fs::remove_file(&path)
             {
                 tracing::warn!(path = %path.display(), %error, "an unfinished checkpoint stays");
@@ -348,11 +346,10 @@ impl Folder {
             else {
                 continue;
             };
-            if attempt > self.attempt {
+            if attempt > self.attempt.number {
                 return Err(TrialError::Crashed(format!(
-                    "attempt {} of trial {} was replaced: {} is of attempt {attempt}",
+                    "attempt {} was replaced: {} is of attempt {attempt}",
                     self.attempt,
-                    self.trial,
                     path.display()
                 )));
             }
@@ -416,8 +413,7 @@ mod tests {
     fn folder(path: &Path, attempt: u32) -> Folder {
         Folder::new(
             path,
-            "0123456789abcdef".parse().unwrap(),
-            AttemptNo(attempt),
+            format!("t0123456789abcdef#{attempt}").parse().unwrap(),
             AttemptNo::first(),
         )
     }

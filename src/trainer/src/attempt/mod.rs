@@ -149,12 +149,7 @@ pub fn run(
     let weights = weights
         .map(|named| reach.resolve("weights", named))
         .transpose()?;
-    let folder = Folder::new(
-        &request.checkpoint_dir,
-        request.trial,
-        request.attempt,
-        request.since,
-    );
+    let folder = Folder::new(&request.checkpoint_dir, request.attempt, request.since);
     folder.remove_unfinished();
     let resumed = folder.newest(pipeline.fingerprint())?;
     let device = around.devices.kind();
@@ -187,7 +182,7 @@ pub fn run(
     let shared = Shared {
         course: Course {
             spec: spec.clone(),
-            attempt: request.attempt,
+            attempt: request.attempt.number,
             steps_per_epoch,
             images_per_epoch: images_per_epoch(&pipeline),
             batches: batches(&pipeline, spec, position, form, around),
@@ -221,7 +216,10 @@ pub fn run(
     };
     let duties = Duties {
         writer: CheckpointWriter::start(folder),
-        history: History::open(&request.checkpoint_dir, request.since..request.attempt),
+        history: History::open(
+            &request.checkpoint_dir,
+            request.since..request.attempt.number,
+        ),
         checkpoint_interval: around.checkpoint_interval,
         report: &mut report,
         report_interval: around.report_interval,
@@ -320,7 +318,7 @@ fn images_per_epoch(pipeline: &Pipeline) -> u64 {
 
 fn fresh_header(request: &RunRequest, format: Format, data_fingerprint: &str) -> Header {
     Header {
-        trial: request.trial,
+        trial: request.attempt.trial,
         training_version: TRAINING_VERSION,
         data_fingerprint: data_fingerprint.to_owned(),
         position: Position::default(),

@@ -64,8 +64,7 @@ fn digits() -> Settings {
 
 fn request(spec: &TrialSpec, attempt: u32, folder: &Path) -> RunRequest {
     RunRequest {
-        trial: spec.id(),
-        attempt: AttemptNo(attempt),
+        attempt: spec.id().attempt(AttemptNo(attempt)),
         since: AttemptNo::first(),
         spec: spec.clone(),
         data_dir: folder.join("data"),

@@ -38,10 +38,10 @@ impl Runner for Rehearsal {
                 return Ok(Outcome::Stopped);
             }
             if let Some(fault) = &self.fault {
-                fault.strike(request.attempt, 0, epoch, 0, None);
+                fault.strike(request.attempt.number, 0, epoch, 0, None);
             }
             std::thread::sleep(self.epoch);
-            let hash = blake3::hash(format!("{} {epoch}", request.trial).as_bytes());
+            let hash = blake3::hash(format!("{} {epoch}", request.attempt.trial).as_bytes());
             let accuracy = f64::from(hash.as_bytes()[0]) / 255.0;
             epochs.push(EpochRecord {
                 train_loss: 1.0 / f64::from(epoch + 1),

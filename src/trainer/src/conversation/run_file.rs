@@ -37,8 +37,7 @@ pub fn run_file(options: &RunOptions, session: SessionOptions) -> anyhow::Result
         serde_json::from_str(&text).with_context(|| format!("{file} is no trial specification"))?;
     let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
     let request = RunRequest {
-        trial: spec.id(),
-        attempt: AttemptNo(1),
+        attempt: spec.id().attempt(AttemptNo(1)),
         since: AttemptNo::first(),
         spec,
         data_dir: options.data_dir.clone(),
@@ -55,7 +54,7 @@ pub fn run_file(options: &RunOptions, session: SessionOptions) -> anyhow::Result
         .join(", ");
     eprintln!(
         "trial {}: {} epochs on {devices}",
-        request.trial,
+        request.attempt.trial,
         request.spec.num_epochs()
     );
     let mut printed = u32::MAX;

@@ -44,7 +44,7 @@ pub fn serve(ready: Ready, runner: &mut dyn Runner, stdout: File) -> io::Result<
             .lock()
             .expect("nothing panics while it holds the lock")
             .clone();
-        tracing::info!(trial = %request.trial, attempt = %request.attempt, "run");
+        tracing::info!(attempt = %request.attempt, "run");
         let mut lost = None;
         let mut report = |progress: Progress| {
             if let Err(error) = write_frame(&stdout, &Reply::Progress(progress)) {
