@@ -19,15 +19,15 @@ const TAIL_BYTES: usize = 8 << 10;
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
 pub struct StderrLog {
-    shared: Arc<Mutex<Shared>>,
+    log: Arc<Mutex<Log>>,
     ended: oneshot::Receiver<()>,
 }
 
 /// The end of the trainer's stderr, read when the trainer is gone.
-pub struct Tail(Arc<Mutex<Shared>>);
+pub struct Tail(Arc<Mutex<Log>>);
 
 #[derive(Default)]
-struct Shared {
+struct Log {
     tail: VecDeque<u8>,
     /// The file of the attempt, created when there is something to write.
     path: Option<PathBuf>,
@@ -39,13 +39,13 @@ struct Shared {
 
 impl StderrLog {
     pub fn start(mut stderr: ChildStderr) -> std::io::Result<Self> {
-        let shared = Arc::new(Mutex::new(Shared::default()));
+        let log = Arc::new(Mutex::new(Log::default()));
         let (end, ended) = oneshot::channel();
-        let theirs = shared.clone();
+        let writer = log.clone();
         let pump = move || {
             let mut buffer = [0; 8192];
             while let Ok(count @ 1..) = stderr.read(&mut buffer) {
-                theirs
+                writer
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .take(&buffer[..count]);
@@ -55,18 +55,18 @@ impl StderrLog {
         std::thread::Builder::new()
             .name("trainer-stderr".into())
             .spawn(pump)?;
-        Ok(Self { shared, ended })
+        Ok(Self { log, ended })
     }
 
     /// Begins a new attempt, with a file of its own. Earlier output stays in the tail: start-up
     /// errors.
     pub fn attempt(&self, path: PathBuf) {
-        let mut shared = self.lock();
-        shared.path = Some(path);
-        shared.file = None;
-        shared.written = 0;
-        shared.tail.clear();
-        shared.colours = StripBytes::new();
+        let mut log = self.lock();
+        log.path = Some(path);
+        log.file = None;
+        log.written = 0;
+        log.tail.clear();
+        log.colours = StripBytes::new();
     }
 
     /// Waits until the last writer has closed stderr. Call it when no process of the trainer is
@@ -76,11 +76,11 @@ impl StderrLog {
     }
 
     pub fn tail(&self) -> Tail {
-        Tail(self.shared.clone())
+        Tail(self.log.clone())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -98,7 +98,7 @@ impl Tail {
     }
 }
 
-impl Shared {
+impl Log {
     fn take(&mut self, bytes: &[u8]) {
         let plain: Vec<u8> = self.colours.strip_next(bytes).flatten().copied().collect();
         self.tail.extend(&plain);
@@ -150,18 +150,18 @@ mod tests {
     fn colours_are_removed_from_log_and_tail() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logs/attempt-1.stderr");
-        let mut shared = Shared {
+        let mut log = Log {
             path: Some(path.clone()),
-            ..Shared::default()
+            ..Log::default()
         };
         let text = "\x1b[2m12:00\x1b[0m \x1b[33m WARN\x1b[0m größer\n\ttwo\n";
         // byte by byte: a read may end anywhere
         for byte in text.bytes() {
-            shared.take(&[byte]);
+            log.take(&[byte]);
         }
         let plain = "12:00  WARN größer\n\ttwo\n";
         assert_eq!(fs::read_to_string(&path).unwrap(), plain);
-        let tail: Vec<u8> = shared.tail.iter().copied().collect();
+        let tail: Vec<u8> = log.tail.iter().copied().collect();
         assert_eq!(String::from_utf8(tail).unwrap(), plain);
     }
 }
