@@ -58,8 +58,7 @@ impl StderrLog {
         Ok(Self { log, ended })
     }
 
-    /// Begins a new attempt, with a file of its own. Earlier output stays in the tail: start-up
-    /// errors.
+    /// Begins a new attempt, with a file and a tail of its own.
     pub fn attempt(&self, path: PathBuf) {
         let mut log = self.lock();
         log.path = Some(path);
