@@ -50,7 +50,7 @@ pub fn sink_error(error: io::Error) -> ExpectedError {
         })
 }
 
-/// A sink for files that nobody asked for.
+/// A sink for files that were not asked for.
 pub struct Discard;
 
 impl FileSink for Discard {

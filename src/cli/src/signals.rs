@@ -21,7 +21,7 @@ const SAME_INTERRUPT: Duration = Duration::from_secs(1);
 /// Any other signal this soon after a request is part of it.
 const SAME_REQUEST: Duration = Duration::from_secs(5);
 
-/// What messages say after a first request: true wherever the program runs.
+/// Advice in messages after a first request, true wherever the program runs.
 pub const HOW_TO_INSIST: &str = "Ctrl-C (SIGINT) a second later or more stops at once";
 
 pub struct Signals {

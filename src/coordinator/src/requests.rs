@@ -1,4 +1,4 @@
-//! What the services send to the owner, and what the owner sends back.
+//! Requests of the services to the owner, and its answers.
 
 use std::sync::Arc;
 

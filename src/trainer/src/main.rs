@@ -124,7 +124,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Accepts a path of a safetensors file, so that nobody finds out after the training that
+/// Accepts a path of a safetensors file, so that no user finds out after the training that
 /// `torch.load` cannot read it.
 fn safetensors_path(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);

@@ -28,10 +28,9 @@ pub enum ConnectionEvent {
     /// A new stream. The first message on it must be Hello.
     Opened(Outgoing),
     Message(FromCoordinator),
-    /// `nobody_listens`: the coordinator's host refused the connection, since no process has its
-    /// port.
+    /// `port_closed`: the coordinator's host refused the connection, since no process has its port.
     Lost {
-        nobody_listens: bool,
+        port_closed: bool,
     },
     /// The last event: a retry would not help.
     Refused(Error),
@@ -92,15 +91,15 @@ impl Connection {
         let mut refused_since: Option<Instant> = None;
         loop {
             let mut was_up = false;
-            let mut nobody_listens = false;
+            let mut port_closed = false;
             let problem = match self.endpoint.connect().await {
                 Ok(channel) => self.converse(channel, &mut was_up).await,
                 Err(error) => {
-                    nobody_listens = was_refused(&error);
+                    port_closed = was_refused(&error);
                     Problem::Broken(with_causes(&error))
                 }
             };
-            let lost = ConnectionEvent::Lost { nobody_listens };
+            let lost = ConnectionEvent::Lost { port_closed };
             if self.events.send(lost).await.is_err() {
                 return;
             }

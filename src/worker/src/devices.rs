@@ -21,7 +21,7 @@ pub enum DeviceChoice {
     Gpus(Vec<u32>),
 }
 
-/// As `--devices` takes it.
+/// The form that `--devices` takes.
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -201,8 +201,8 @@ pub(crate) mod tests {
         let mark = format!("test-{}/0/1", std::process::id());
         let mut child = Sleeper::start(&mark);
         let pid = Pid::from_raw(child.0.id() as i32);
-        let nobody = Pid::from_raw(i32::MAX);
-        let family = Family::of_trainer(nobody, &mark);
+        let no_process = Pid::from_raw(i32::MAX);
+        let family = Family::of_trainer(no_process, &mark);
         // the environment is visible a moment after exec
         while family.members().unwrap().is_empty() {
             std::thread::yield_now();
@@ -215,7 +215,7 @@ pub(crate) mod tests {
             [pid]
         );
         assert!(
-            Family::of_trainer(nobody, &mark[..mark.len() - 1])
+            Family::of_trainer(no_process, &mark[..mark.len() - 1])
                 .members()
                 .unwrap()
                 .is_empty()

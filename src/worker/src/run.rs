@@ -28,10 +28,10 @@ const RESEND_EVERY: u64 = 5;
 /// about other trials in it.
 const SURVEY_EVERY: u64 = 15;
 /// Interval at which an idle worker asks to leave.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// Time that a leaving worker gives a coordinator whose port nobody has: one that is started again
-/// is back by then.
-const COMES_BACK: Duration = Duration::from_secs(2);
+const LEAVE_REQUEST_EVERY: Duration = Duration::from_secs(1);
+/// Time that a leaving worker gives a coordinator whose port is closed: one that restarts is back by
+/// then.
+const RESTART_TIME: Duration = Duration::from_secs(2);
 
 /// A request of the user, made through the handle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,8 +79,8 @@ pub struct Session {
     refused: Option<Error>,
     /// The time since which a leaving worker only waits for acknowledgements.
     goodbye_since: Option<Instant>,
-    /// The time since which nobody has listened at the coordinator's address.
-    refused_since: Option<Instant>,
+    /// The time since which the coordinator's port has been closed.
+    port_closed_since: Option<Instant>,
     /// The time since which no coordinator has welcomed this worker, from its start.
     unwelcome_since: Option<Instant>,
     /// The time since which no attempt runs.
@@ -120,10 +120,10 @@ impl WorkerLoop {
                     }
                     Some(ConnectionEvent::Message(message)) => self.receive(message),
                     Some(ConnectionEvent::Opened(outgoing)) => self.send_hello(outgoing),
-                    Some(ConnectionEvent::Lost { nobody_listens }) => {
+                    Some(ConnectionEvent::Lost { port_closed }) => {
                         self.session.forget_stream();
-                        if nobody_listens {
-                            self.session.refused_since.get_or_insert_with(Instant::now);
+                        if port_closed {
+                            self.session.port_closed_since.get_or_insert_with(Instant::now);
                         }
                     }
                     Some(ConnectionEvent::Refused(error)) => {
@@ -175,7 +175,9 @@ impl WorkerLoop {
             .unwelcome_since
             .map_or(idle, |since| since.max(idle));
         let due = since + self.idle_timeout?;
-        let again = session.asked_to_leave.map(|asked| asked + ASK_AGAIN);
+        let again = session
+            .asked_to_leave
+            .map(|asked| asked + LEAVE_REQUEST_EVERY);
         Some(again.map_or(due, |again| again.max(due)))
     }
 
@@ -238,7 +240,7 @@ impl WorkerLoop {
         let session = &mut self.session;
         session.connections += 1;
         session.welcome = false;
-        session.refused_since = None;
+        session.port_closed_since = None;
         session.outgoing = Some(outgoing);
         let (running, ended) = session.attempts.hello_lists();
         let hello = Hello {
@@ -472,8 +474,8 @@ impl Session {
     fn goodbye(&self, patience: Duration) -> Option<Instant> {
         let since = self.goodbye_since?;
         let last = since + patience;
-        Some(match self.refused_since {
-            Some(refused) => last.min(refused.max(since) + COMES_BACK),
+        Some(match self.port_closed_since {
+            Some(closed) => last.min(closed.max(since) + RESTART_TIME),
             None => last,
         })
     }

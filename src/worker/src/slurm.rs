@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 /// Interval of questions to `squeue`: the time limit of a job can be changed while it runs.
-const ASK_AGAIN: Duration = Duration::from_secs(10 * 60);
+const CHECK_EVERY: Duration = Duration::from_secs(10 * 60);
 /// Timeout of `squeue`, which waits for a controller that is away.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Difference between two answers that is no change of the limit: `squeue` prints whole seconds.
@@ -83,7 +83,7 @@ impl Job {
         parse_time_left(&String::from_utf8_lossy(&output.stdout))
     }
 
-    /// Returns the end of the job; `None`: nobody knows it, `Some(None)`: there is none.
+    /// Returns the end of the job. `None`: it is unknown; `Some(None)`: there is none.
     async fn end(&self) -> Option<Option<Millis>> {
         if self.end.is_some() {
             return Some(self.end);
@@ -107,7 +107,7 @@ pub async fn follow_end(job: Option<Job>) -> watch::Receiver<Option<Millis>> {
         tokio::spawn(async move {
             loop {
                 tokio::select! {
-                    () = sleep(ASK_AGAIN) => {}
+                    () = sleep(CHECK_EVERY) => {}
                     () = sender.closed() => return,
                 }
                 if let Some(end) = job.end().await {

@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_no_coordinator_knows_and_nobody_touches_for_long_is_removed() {
+    fn only_old_files_of_unknown_trials_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let work_dir = WorkDir::open(dir.path()).unwrap();
         let ids: Vec<TrialId> = (1..=3)

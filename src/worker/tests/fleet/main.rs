@@ -200,7 +200,7 @@ async fn a_leaving_worker_does_not_wait_for_a_coordinator_that_is_gone() {
     rig.end().await;
 }
 
-/// As above, and the coordinator is asked to end in order: it waits for what is given back.
+/// The coordinator is asked to end in order: it waits for what is given back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_that_ends_takes_back_what_leaving_workers_hold() {
     let mut rig = Rig::new("epoch-ms=600000");
