@@ -92,6 +92,8 @@ pub enum Command {
     /// Data sets: where they come from, whether they are there, what is in them
     #[command(subcommand)]
     Data(DataCommand),
+    /// Show what a worker would get here, and whether Slurm can be used
+    Doctor,
     /// Write the class embeddings of a hierarchy
     Embed(EmbedArgs),
     /// The journal: export its events, verify it, or repair it after damage

@@ -691,3 +691,62 @@ fn data_check_decodes_every_image_and_lists_every_fault() {
     let fetched = place.refused(1, &["data", "fetch", "digits"]);
     assert!(fetched.contains("there is nothing to fetch"), "{fetched}");
 }
+
+/// With stand-ins for Slurm's commands in a PATH of its own.
+#[test]
+fn doctor_shows_what_a_worker_gets_here_and_whether_slurm_can_be_used() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let tools = place.folder.path().join("tools");
+    std::fs::create_dir(&tools).expect("the folder can be written");
+    let doctor = |variables: &[(&str, &str)]| {
+        let mut command = place.command(&["doctor"]);
+        for variable in ["CUDA_VISIBLE_DEVICES", "SLURM_GPUS_ON_NODE", "SLURM_JOB_ID"] {
+            command.env_remove(variable);
+        }
+        command.env("PATH", &tools).env("SLURM_CPUS_ON_NODE", "1");
+        command.envs(variables.iter().copied());
+        let output = command.output().expect("the command starts");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = doctor(&[]);
+    assert_eq!(code, Some(0), "no Slurm is no problem: {said}");
+    assert!(said.contains("CPU         1 thread of "), "{said}");
+    assert!(said.contains(" GiB\n"), "the memory: {said}");
+    assert!(said.contains("its commands are not in PATH"), "{said}");
+    let (code, said) = doctor(&[("CUDA_VISIBLE_DEVICES", "0,1")]);
+    assert_eq!(code, Some(2));
+    assert!(
+        said.contains("problem: CUDA_VISIBLE_DEVICES=0,1 promises 2 GPUs"),
+        "{said}"
+    );
+    for (name, answer) in [
+        ("sbatch", "slurm 22.05.8"),
+        ("scontrol", "Slurmctld(primary) at login1 is UP"),
+        ("scancel", ""),
+        ("squeue", "1:00:00"),
+    ] {
+        let path = tools.join(name);
+        let script = format!("#!/bin/sh\necho '{answer}'\n");
+        std::fs::write(&path, script).expect("the folder can be written");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("it is ours");
+    }
+    let job = [("SLURM_JOB_ID", "17"), ("SLURMD_NODENAME", "n1")];
+    let (code, said) = doctor(&job);
+    assert_eq!(code, Some(0), "{said}");
+    for part in [
+        "no sacct, which is not needed",
+        "version     slurm 22.05.8",
+        "controller  Slurmctld(primary) at login1 is UP",
+        "job         17 on n1",
+        "time left   1h00m",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    std::fs::remove_file(tools.join("squeue")).expect("it is ours");
+    let (code, said) = doctor(&job);
+    assert_eq!(code, Some(2));
+    assert!(said.contains("problem: not in PATH: squeue"), "{said}");
+    assert!(said.contains("problem: squeue does not tell"), "{said}");
+}

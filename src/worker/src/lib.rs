@@ -11,6 +11,7 @@ mod error;
 pub mod executable;
 mod gpu_release;
 mod launch;
+pub mod memory;
 mod origin;
 mod out_of_memory;
 mod processes;

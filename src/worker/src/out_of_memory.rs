@@ -14,9 +14,7 @@ type Source = PathBuf;
 
 impl OomCounter {
     pub fn read() -> Self {
-        let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let readable = sources(&cgroups, &mounts)
+        let readable = sources_of_this_process()
             .into_iter()
             .filter_map(|source| Some((source.clone(), count(&source)?)));
         Self(readable.collect())
@@ -42,6 +40,13 @@ impl OomCounter {
             ..failure
         }
     }
+}
+
+/// The counters of the cgroups of this process. They need not exist.
+pub fn sources_of_this_process() -> Vec<PathBuf> {
+    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    sources(&cgroups, &mounts)
 }
 
 /// The counters of the cgroups of this process, and so of its trainers, from `/proc/self/cgroup`

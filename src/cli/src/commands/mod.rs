@@ -3,6 +3,7 @@
 mod change;
 mod cluster;
 mod data;
+mod doctor;
 mod embed;
 mod follow_sweep;
 mod inspect;
@@ -37,6 +38,7 @@ pub fn run(cli: Cli) -> Result<Outcome, ExpectedError> {
         Command::Data(DataCommand::Fetch(arguments)) => data::fetch(&arguments, output),
         Command::Data(DataCommand::Sheet(arguments)) => data::sheet(&arguments, output),
         Command::Data(DataCommand::Check(arguments)) => data::check(&arguments, output),
+        Command::Doctor => block_on(doctor::doctor(output)),
         Command::Embed(arguments) => embed::embed(&arguments, output),
         Command::Journal(JournalCommand::Export(arguments)) => journal::export(&arguments),
         Command::Journal(JournalCommand::Verify(arguments)) => journal::verify(&arguments, output),
