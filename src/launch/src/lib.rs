@@ -1,4 +1,4 @@
-//! What the program asks of a cluster: Slurm's commands, the script of a job, and hosts over ssh.
+//! Requests of the program to a cluster: Slurm's commands, the script of a job, and hosts over ssh.
 //!
 //! The state machine decides (`schedule::allocation`); this crate performs its requests and reports
 //! what the cluster answered. What a command printed is understood by pure functions: `slurm/text.rs`,

@@ -1,4 +1,4 @@
-//! What Slurm prints, from 22.05 to 25.11, and the script that is submitted to it.
+//! Output of Slurm, from 22.05 to 25.11, and the script that is submitted to it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -135,7 +135,7 @@ proptest! {
     fn details_survive_any_values(
         fields in prop::collection::btree_map("[A-Z][A-Za-z/:]{0,12}", "[a-z0-9(),.=:/*\" -]{0,20}", 0..12)
     ) {
-        // a value with ` Name=` in it cannot be told from two fields; these values have no capitals
+        // a value with ` Name=` in it looks like two fields; these values have no capitals
         let line = fields.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ");
         let expected: BTreeMap<String, String> =
             fields.into_iter().map(|(name, value)| (name, value.trim().to_owned())).collect();

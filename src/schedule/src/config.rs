@@ -70,7 +70,7 @@ pub struct LaunchLimits {
     pub miss_delays_ms: [Millis; 4],
     /// Maximum number of allocations that wait.
     pub max_queued: u32,
-    /// Time after which allocations that wait and that nobody needs are cancelled.
+    /// Time after which allocations that wait and that no trial needs are cancelled.
     pub surplus_ms: Millis,
     /// Longest time before an allocation's notice at which its successor is asked for.
     pub renew_ms: Millis,

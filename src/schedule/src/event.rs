@@ -76,7 +76,7 @@ pub enum Input {
         worker: WorkerId,
         reason: Line,
     },
-    /// What a user or the launcher sends about allocations.
+    /// A message of a user or the launcher about allocations.
     Launch(LaunchInput),
     /// A deadline passed (see `next_deadline`), or no other input came for a while.
     Tick,

@@ -242,7 +242,7 @@ fn is_over(message: &str) -> bool {
     })
 }
 
-/// What Slurm knows about one job, by the names of `scontrol show job`.
+/// Slurm's view of one job, by the names of `scontrol show job`.
 pub async fn details(job: &JobId) -> Result<std::collections::BTreeMap<String, String>, Line> {
     let scontrol = question("scontrol", ["show", "job", "-o", &*job.0]);
     let output = succeeded(command::run(scontrol, ASK_LIMIT).await)?;

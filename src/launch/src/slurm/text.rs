@@ -1,4 +1,4 @@
-//! What Slurm's commands print, as values. Pure functions; the texts of 22.05 in
+//! The output of Slurm's commands as values. Pure functions; the texts of 22.05 in
 //! `tests/fixtures/slurm` were recorded from it.
 
 use std::collections::BTreeMap;

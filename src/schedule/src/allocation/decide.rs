@@ -1,6 +1,6 @@
 //! Decisions on launch queues and allocations: what users ask for, and what the launcher answers.
 //!
-//! An answer of a cluster is evidence, not truth. A failed observation says nothing. A job that is
+//! An answer of a cluster is evidence, not truth. A failed observation proves nothing. A job that is
 //! missing in one observation may be there in the next. A connected worker proves that its
 //! allocation runs, whatever the cluster answers.
 

@@ -1,5 +1,5 @@
-//! What is known of the launcher since this coordinator started, and the next request to it. None
-//! of it is journalled: a restart observes every allocation again.
+//! The state of the launcher since this coordinator started, and the next request to it. Nothing
+//! here is journalled: a restart observes every allocation again.
 //!
 //! At most one request is under way at a time. The next one follows from the state alone, so a
 //! request that a crash lost is made again, except a submission: whether it reached the cluster is
@@ -38,7 +38,7 @@ pub struct LaunchLive {
     pub looked_at: Millis,
 }
 
-/// What observations reported of an allocation.
+/// The result of observations of an allocation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JobSeen {
     /// Time of the first of the observations in a row that lack it.

@@ -117,7 +117,7 @@ impl fmt::Display for JobId {
 pub struct QueueSpec {
     /// `slurm` or `ssh`: only a launcher of this kind is asked about the queue's allocations.
     pub launcher: String,
-    /// What each allocation asks for, for users: `--partition=gpu --time=04:00:00`.
+    /// The request of each allocation, for users: `--partition=gpu --time=04:00:00`.
     pub request: Line,
     /// Absolute path of the folder with a folder for each allocation, named after it. Its `log` is
     /// the worker's output.
@@ -238,10 +238,10 @@ pub enum GiveBack {
     Now,
 }
 
-/// What users and the launcher send to the state machine.
+/// Messages of users and the launcher to the state machine.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LaunchInput {
-    /// This coordinator launches workers as the specification says. `name` is used if it has no
+    /// This coordinator launches workers by this specification. `name` is used if it has no
     /// queue yet.
     Open {
         name: QueueName,
@@ -311,7 +311,7 @@ pub enum LaunchRequest {
     },
 }
 
-/// The answer to a request. An error says nothing about any job.
+/// The answer to a request. An error proves nothing about any job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LaunchAnswer {
     Submitted {

@@ -1,7 +1,7 @@
 //! How many allocations are wanted, and which are given back. Follows from the state alone.
 //!
 //! Growth: one at a time, and the first one alone until its worker has reported its slots.
-//! Shrink: jobs that wait are cancelled once nobody has needed them for a while. Those that run are
+//! Shrink: jobs that wait are cancelled once no trial has needed them for a while. Those that run are
 //! left to their workers, which leave when they have been idle.
 
 use super::decide::{changed, drained, present_worker, struck, unended};
@@ -78,7 +78,7 @@ fn given_up(state: &State, config: &Config, live: &LaunchLive, now: Millis) -> V
 pub(crate) struct Need {
     /// One more may be asked for.
     pub grow: bool,
-    /// Number of those that wait and that nobody needs.
+    /// Number of those that wait and that no trial needs.
     pub surplus: u32,
     /// Number that the work could use.
     pub wanted: u32,

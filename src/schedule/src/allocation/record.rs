@@ -1,4 +1,4 @@
-//! What the state keeps about launch queues and allocations, and how their events change it.
+//! The state of launch queues and allocations, and how their events change it.
 //! `crate::apply` calls this; nothing else changes these records.
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct LaunchQueue {
     pub spec: Arc<QueueSpec>,
     /// Number of allocations intended so far: the number of the last one.
     pub issued: u32,
-    /// What the queue's last worker had; `None` until its first has connected.
+    /// Shape of the queue's last worker; `None` until its first has connected.
     pub shape: Option<Shape>,
     /// Failed allocations in a row.
     pub strikes: u32,

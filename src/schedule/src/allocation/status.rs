@@ -1,4 +1,4 @@
-//! What users see of launch queues and allocations: `orchestrator cluster status`.
+//! The users' view of launch queues and allocations: `orchestrator cluster status`.
 
 use serde::{Deserialize, Serialize};
 

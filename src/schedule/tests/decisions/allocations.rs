@@ -375,7 +375,7 @@ fn what_is_taken_away_is_replaced_at_once_and_is_no_strike() {
     submission(&world);
 }
 
-/// Complaint 2: it stopped submitting and nobody said why.
+/// Complaint 2: it stopped submitting without a reason.
 #[test]
 fn three_failures_in_a_row_pause_the_queue_with_the_reason_until_it_is_resumed() {
     let mut world = launching(1, 4);

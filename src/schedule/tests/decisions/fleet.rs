@@ -890,13 +890,11 @@ fn half_a_lease_without_the_coordinator_starts_every_lease_again() {
     let mut world = World::new();
     let (worker, _) = one_running(&mut world);
     let lease = world.config.lease_ms;
-    world.now += lease / 2;
-    let (config, now) = (world.config.clone(), world.now);
-    assert!(held_up(&mut world.state, &config, lease / 2, now));
+    let now = world.now + lease / 2;
+    assert!(held_up(&mut world.state, &world.config, lease / 2, now));
     assert_eq!(world.state.live.last_message[&worker], now);
     // A quarter of a short lease is not worth a change.
     world.config.lease_ms = 2_000;
-    let config = world.config.clone();
-    assert!(!held_up(&mut world.state, &config, 500, now));
-    assert!(held_up(&mut world.state, &config, 501, now));
+    assert!(!held_up(&mut world.state, &world.config, 500, now));
+    assert!(held_up(&mut world.state, &world.config, 501, now));
 }
