@@ -64,7 +64,8 @@ test-cluster: build
 soak: build
 	@$(CARGO) test --release --workspace --locked --test soak --test control_plane -- --ignored --nocapture
 
-# Drills that start processes of their own need NCCL's wire, and `member` is one of those processes.
+# Drills that start processes of their own need NCCL's wire, and `member` is one of those processes. Tests named `real_`
+# check the bindings of CUDA's libraries and NCCL against the real ones, which need no GPU for that.
 STAND_IN := $(CURDIR)/.stand-in-gpu
 stand-in-gpu: build
 	@ORCHESTRATOR_CUDA=1 scripts/libtorch.sh "$(CURDIR)/.libtorch-cuda"
@@ -72,7 +73,9 @@ stand-in-gpu: build
 	@$(CARGO) test --release --workspace --locked --lib --no-run
 	@LD_LIBRARY_PATH="$(STAND_IN)/site/torch/lib" STAND_IN_GPUS=2 STAND_IN_GPU_MIB=1024 \
 	  $(CARGO) test --release --workspace --locked --lib -- --ignored --test-threads 1 \
-	  --skip two_processes --skip a_killed_process --skip drills::member
+	  --skip two_processes --skip a_killed_process --skip drills::member --skip real_
+	@LD_LIBRARY_PATH="$(CURDIR)/.libtorch-cuda/site/torch/lib" \
+	  $(CARGO) test --release --workspace --locked --lib -- --ignored real_
 	@ORCHESTRATOR_STAND_IN_GPU="$(STAND_IN)" \
 	  $(CARGO) test --release --workspace --locked --test stand_in_gpu -- --ignored --test-threads 1
 

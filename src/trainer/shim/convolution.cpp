@@ -1,4 +1,4 @@
-// Convolution on the CPU as a product of matrices, where that beats libtorch's: see src/nn/convolution.rs, which decides.
+// Convolution on the CPU as a product of matrices, where that beats libtorch's: see src/network/nn/convolution.rs, which decides.
 //
 // Images have channels innermost in memory, and so have kernels: [outputs, kernel, kernel, inputs]. Then each place of
 // the output sees `kernel` stretches of the image, which are copied one after the other into a row of `columns`, and
@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <cstddef>
 #include <vector>
 
 #include "convolution.h"
@@ -20,10 +21,12 @@
 
 namespace orchestrator {
 
-// Which of the three products are made here; the others are libtorch's. As in src/nn/convolution.rs.
-struct Ways {
+// Which of the three passes are products made here; the others are libtorch's. As in src/network/nn/convolution.rs, which
+// asserts the same.
+struct ProductPasses {
   bool forward, images, kernels;
 };
+static_assert(sizeof(ProductPasses) == 3 && offsetof(ProductPasses, images) == 1 && offsetof(ProductPasses, kernels) == 2);
 
 namespace {
 
@@ -211,11 +214,11 @@ extern "C" {
 // x [batch, inputs, height, width] and weight [outputs, inputs, kernel, kernel] with channels innermost, of one dtype, f32
 // or bf16; bias: null or [outputs].
 char* shim_convolution(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, int64_t stride, int64_t padding,
-                       orchestrator::Ways ways, at::Tensor** result) {
+                       orchestrator::ProductPasses passes, at::Tensor** result) {
   using namespace orchestrator;
   return guarded([&] {
-    *result = new at::Tensor(Convolution::apply(*x, *weight, bias ? std::optional<at::Tensor>(*bias) : std::nullopt, stride, padding, ways.forward,
-                                                ways.images, ways.kernels));
+    *result = new at::Tensor(Convolution::apply(*x, *weight, bias ? std::optional<at::Tensor>(*bias) : std::nullopt, stride, padding, passes.forward,
+                                                passes.images, passes.kernels));
   });
 }
 }

@@ -1,4 +1,4 @@
-// Moves the gradients of a backward pass into one buffer. Declared in src/gradients.rs.
+// Moves the gradients of a backward pass into one buffer. Declared in src/network/gradients.rs.
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>

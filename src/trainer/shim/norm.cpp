@@ -1,4 +1,4 @@
-// The autograd node of norm.h. Declared in src/nn/norm.rs.
+// The autograd node of norm.h. Declared in src/network/nn/norm.rs.
 
 #include "norm.h"
 

@@ -1,6 +1,6 @@
 // norm.h on a GPU: what launches the kernels of norm_kernels.cu. Part of the CUDA library of the shim, as cuda_library.cpp.
 //
-// The machine code comes from src/cuda/norm.rs, which has NVRTC make it for the GPU at hand. All of it is loaded before
+// The machine code comes from src/device/cuda/norm.rs, which has NVRTC make it for the GPU at hand. All of it is loaded before
 // the first pass, so that no kernel has to be while a step is recorded. A pass allocates from libtorch's allocator,
 // queues on the current stream and waits for nothing: that can be recorded.
 

@@ -1,5 +1,5 @@
-// The kernels of norm.h on a GPU. NVRTC compiles this file where a GPU is (src/cuda/norm.rs); a test compiles it as C++
-// and runs it thread by thread (src/cuda/norm_tests.rs).
+// The kernels of norm.h on a GPU. NVRTC compiles this file where a GPU is (src/device/cuda/norm.rs); a test compiles it as C++
+// and runs it thread by thread (src/device/cuda/norm_tests.rs).
 //
 // Sums are made in a fixed order, by a grid that depends on the shape alone: first per thread, then per block, then by a
 // second kernel over blocks. Nothing here is atomic, so that a pass gives the same bits in every run and on every GPU.

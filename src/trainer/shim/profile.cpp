@@ -1,4 +1,4 @@
-// libtorch's profiler, the one behind torch.profiler. Declared in src/profile.rs.
+// libtorch's profiler, the one behind torch.profiler. Declared in src/device/profile.rs.
 
 #include <torch/csrc/autograd/profiler_kineto.h>
 

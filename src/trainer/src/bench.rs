@@ -20,13 +20,12 @@ use sweep::settings::{
 };
 use tch::{Device, Kind, Tensor};
 
-use crate::attempt;
 use crate::device::collective::Solo;
 use crate::device::{self, DeviceSet};
 use crate::device::{process, profile};
 use crate::network::nn::{Format, OwnOperations};
 use crate::network::weights;
-use crate::step::batches::{Batches, ImageShape, Turn};
+use crate::step::batches::{Batches, ImageShape, NextBatch};
 use crate::step::cuda_graph_steps::Policy;
 use crate::step::images::{Images, ResidentSets};
 use crate::step::precision;
@@ -180,16 +179,16 @@ fn steps(network: &Network, without: &[Lever]) -> anyhow::Result<()> {
     );
     let images_of = Images::new(form, &resident, &pipeline, image, device);
     let mut replica = network.replica(&settings, format, NUM_CLASSES as usize, device)?;
-    replica.use_own_operations(OwnOperations {
+    replica.own_operations = OwnOperations {
         fused_norm: !without.contains(&Lever::FusedNorm),
         products: !without.contains(&Lever::Products),
-    });
+    };
     let mut number = 0;
     let mut make_steps = |replica: &mut Replica, count: usize| -> anyhow::Result<usize> {
         let mut images = 0;
         for _ in 0..count {
-            let Turn::Step(batch) = batches.take(number)? else {
-                anyhow::bail!("nobody asked for a stop")
+            let NextBatch::Batch(batch) = batches.take(number)? else {
+                anyhow::bail!("no stop was requested")
             };
             let shard = batches.shard(&batch, 0..batch.len(), &images_of);
             replica.train_step(&shard, step_options(0.01, number))?;
@@ -329,7 +328,7 @@ impl Network {
     /// nothing else.
     fn settings(&self, learning_rate: f64) -> anyhow::Result<Settings> {
         let model: Model = serde_json::from_value(json!(self.model))
-            .with_context(|| format!("`--model {}` names no network", self.model))?;
+            .with_context(|| format!("`--model {}` is not a network", self.model))?;
         let base = sweep::recipe::settings("quick", "cifar100").expect("the recipe exists");
         Ok(Settings {
             dataset: "stand-in".to_owned(),
@@ -394,9 +393,7 @@ impl Network {
             format,
             deadline: DEADLINE,
         };
-        Ok(attempt::recordable(
-            Replica::new(&blueprint, Arc::new(Solo::default()), device)?,
-            self.graphs,
-        ))
+        let replica = Replica::new(&blueprint, Arc::new(Solo::default()), device)?;
+        Ok(replica.with_cuda_graphs(self.graphs))
     }
 }

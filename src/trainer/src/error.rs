@@ -16,7 +16,7 @@ use tch::Device;
 use crate::device::collective::CollectiveError;
 use crate::device::cuda::WaitError;
 use crate::device::shim::ShimError;
-use crate::device::{Ailment, cuda_name};
+use crate::device::{UnhealthyDevice, cuda_name};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
@@ -87,7 +87,7 @@ fn less_memory(fits: Option<usize>) -> String {
 
 /// Returns the message in a panic of tch or an error of libtorch, without the debug form around it
 /// and the C++ frames after it, which are in the trainer's log; returns other texts unchanged.
-fn said_by_libtorch(text: &str) -> String {
+fn libtorch_message(text: &str) -> String {
     let escaped = text.strip_prefix("called `Result::unwrap()` on an `Err` value: Torch(\"");
     let message = match escaped {
         Some(rest) => rest
@@ -140,7 +140,7 @@ impl TrialError {
         let text = text
             .or_else(|| payload.downcast_ref::<&str>().copied())
             .unwrap_or("a panic without a message");
-        let text = said_by_libtorch(text);
+        let text = libtorch_message(text);
         Self::recognised(&text)
             .unwrap_or_else(|| Self::Crashed(format!("the trainer panicked: {text}")))
     }
@@ -181,7 +181,7 @@ impl TrialError {
 
     /// Blames unhealthy devices after an error of CUDA or between replicas, whatever the error's
     /// text (a missed deadline may be a GPU that hangs).
-    pub fn diagnosed(self, ailments: impl FnOnce() -> Vec<Ailment>) -> Self {
+    pub fn diagnosed(self, find_unhealthy: impl FnOnce() -> Vec<UnhealthyDevice>) -> Self {
         let message = self.to_string();
         let is_of_gpu =
             message.contains("CUDA") || message.contains("NCCL") || message.contains("cuDNN");
@@ -190,24 +190,28 @@ impl TrialError {
             Self::Crashed(_) => is_of_gpu,
             _ => false,
         };
-        let ailments = if is_suspect { ailments() } else { Vec::new() };
-        if ailments.is_empty() {
+        let unhealthy = if is_suspect {
+            find_unhealthy()
+        } else {
+            Vec::new()
+        };
+        if unhealthy.is_empty() {
             return self;
         }
-        let reasons: Vec<String> = ailments
+        let reasons: Vec<String> = unhealthy
             .iter()
-            .map(|ailment| ailment.reason.clone())
+            .map(|device| device.reason.clone())
             .collect();
         Self::BadDevice {
             what: format!("{}, found after: {message}", reasons.join("; ")),
-            devices: ailments.into_iter().map(|ailment| ailment.device).collect(),
+            devices: unhealthy.into_iter().map(|device| device.device).collect(),
         }
     }
 
     /// Ranks the failures of a group's replicas by how little they reveal of the cause: a device
     /// that fails or is out of memory makes NCCL fail as well, and a replica that gave up only
     /// knows of another's failure.
-    pub fn obscurity(&self) -> u8 {
+    pub fn cause_rank(&self) -> u8 {
         match self {
             Self::BadDevice { .. } => 0,
             Self::OutOfMemory { fits: Some(_), .. } => 1,
@@ -422,11 +426,11 @@ mod tests {
 
     #[test]
     fn a_device_that_is_unwell_is_at_fault_for_errors_of_the_gpu_alone() {
-        let ailment = |index: usize| Ailment {
+        let device = |index: usize| UnhealthyDevice {
             device: cuda_name(index),
             reason: format!("cuda:{index} is gone"),
         };
-        let unwell = || vec![ailment(0), ailment(2)];
+        let unwell = || vec![device(0), device(2)];
         let crash = |text: &str| TrialError::from_panic(&text.to_owned());
         let found = crash("CUDA error: misaligned address").diagnosed(unwell);
         assert_eq!(found.class(), FailureClass::BadDevice);
@@ -455,7 +459,7 @@ mod tests {
     #[test]
     fn a_device_that_hangs_is_found_behind_the_deadline_that_passed() {
         let unwell = || {
-            vec![Ailment {
+            vec![UnhealthyDevice {
                 device: cuda_name(1),
                 reason: "cuda:1 does not answer".to_owned(),
             }]

@@ -16,7 +16,7 @@ use sweep::Settings;
 use sweep::field::{FIELDS, Field, Kind, Part};
 use sweep::settings::{Corrupt, Embedding};
 use tch::Device;
-use trainer::step::loss::Criterion;
+use trainer::Criterion;
 
 /// Small images of one and of three colours, photographs of a known and of an unknown data set.
 const DATASETS: [&str; 4] = ["digits", "cifar100", "flowers", "folder:images"];
@@ -139,8 +139,8 @@ fn accept(settings: &Settings) {
         num_classes as i64,
         Device::Cpu,
     );
-    let rates = (0..settings.num_epochs().min(50))
-        .map(|epoch| trainer::attempt::train::learning_rate(settings, epoch).0);
+    let rates =
+        (0..settings.num_epochs().min(50)).map(|epoch| trainer::learning_rate(settings, epoch).0);
     assert!(rates.into_iter().all(f64::is_finite), "{settings:?}");
 }
 

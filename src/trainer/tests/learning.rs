@@ -9,16 +9,12 @@ use std::time::Duration;
 use sweep::handoff::RunRequest;
 use sweep::settings::{Loss, Precision, SamplesPerClass, Schedule, Settings};
 use sweep::{AttemptNo, TrialSpec};
-use trainer::attempt::Outcome;
-use trainer::conversation::serve::Runner;
-use trainer::conversation::session::{Session, SessionOptions};
-use trainer::device::DeviceSet;
-use trainer::step::cuda_graph_steps::Policy;
+use trainer::{AttemptEnd, DeviceSet, Policy, Runner, Session, SlotOptions};
 
 #[test]
 fn every_loss_learns_digits() {
     let folder = tempfile::tempdir().unwrap();
-    let mut session = Session::new(SessionOptions {
+    let mut session = Session::new(SlotOptions {
         devices: DeviceSet::Cpu { num_threads: 1 },
         fault: None,
         checkpoint_interval: Duration::from_secs(3600),
@@ -61,10 +57,10 @@ fn every_loss_learns_digits() {
             checkpoint_dir: folder.path().join(spec.id().to_string()),
             spec,
         };
-        let Outcome::Finished(result) =
+        let AttemptEnd::Finished(result) =
             session.run(&request, &Arc::default(), &mut |_| ()).unwrap()
         else {
-            panic!("nobody asked for a stop");
+            panic!("no stop was requested");
         };
         assert!(
             result.last_accuracy > 0.4,

@@ -1,4 +1,4 @@
-// The kernels of shim/norm_kernels.cu on the CPU, for src/cuda/norm_tests.rs, which compiles this file and opens it.
+// The kernels of shim/norm_kernels.cu on the CPU, for src/device/cuda/norm_tests.rs, which compiles this file and opens it.
 //
 // The threads of a block are contexts with their own stacks; each runs until a barrier or its end, then the next one
 // runs. Their order can be reversed: a kernel that lacks a barrier then gives another result.
@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 #include <math.h>
 #include <setjmp.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -149,6 +150,9 @@ struct Shape {
   bool aligned;
   bool reversed;
 };
+// src/device/cuda/norm_tests.rs asserts the same
+static_assert(sizeof(Shape) == 24 && offsetof(Shape, channels) == 8 && offsetof(Shape, bf16) == 16 &&
+              offsetof(Shape, aligned) == 17 && offsetof(Shape, reversed) == 18);
 
 Pass pass_of(const Plan& plan, const Shape& shape, const void* x, float* saved, std::vector<float>& partials) {
   Pass pass{};

@@ -13,12 +13,7 @@ use sweep::handoff::{Progress, RunRequest};
 use sweep::record::{EpochRecord, FailureClass, TrialResult};
 use sweep::settings::{Loss, SamplesPerClass, Schedule, Settings};
 use sweep::{AttemptNo, TrialSpec};
-use trainer::attempt::Outcome;
-use trainer::attempt::fault::Fault;
-use trainer::conversation::serve::Runner;
-use trainer::conversation::session::{Session, SessionOptions};
-use trainer::device::DeviceSet;
-use trainer::step::cuda_graph_steps::Policy;
+use trainer::{AttemptEnd, DeviceSet, Fault, Policy, Runner, Session, SlotOptions};
 
 const NUM_EPOCHS: u32 = 3;
 /// Steps for 40 images in batches of 16.
@@ -42,8 +37,8 @@ fn session(fault: Option<&str>) -> Session {
     Session::new(options(fault))
 }
 
-fn options(fault: Option<&str>) -> SessionOptions {
-    SessionOptions {
+fn options(fault: Option<&str>) -> SlotOptions {
+    SlotOptions {
         devices: DeviceSet::Cpu { num_threads: 1 },
         fault: fault.map(|text| Fault::parse(text).unwrap()),
         checkpoint_interval: Duration::ZERO,
@@ -75,8 +70,8 @@ fn undisturbed(spec: &TrialSpec) -> TrialResult {
         .run(&request(spec, 1, folder.path()), &stop, &mut |_| ())
         .unwrap()
     {
-        Outcome::Finished(result) => *result,
-        Outcome::Stopped => panic!("nobody asked for a stop"),
+        AttemptEnd::Finished(result) => *result,
+        AttemptEnd::Stopped => panic!("no stop was requested"),
     }
 }
 
@@ -109,11 +104,11 @@ fn stop_after_every_step(spec: &TrialSpec) {
             .run(&request(spec, attempt, folder.path()), &stop, &mut report)
             .unwrap()
         {
-            Outcome::Stopped => assert!(
+            AttemptEnd::Stopped => assert!(
                 attempt <= NUM_EPOCHS * STEPS_PER_EPOCH,
                 "every attempt makes a step"
             ),
-            Outcome::Finished(result) => {
+            AttemptEnd::Finished(result) => {
                 // a second replica may begin the next step before the first one's report is
                 // received
                 let fewest = if replicas == 1 {
@@ -145,7 +140,7 @@ fn stopped_after_every_step_with_two_replicas() {
 fn stopped_after_every_step_of_a_fine_tuning() {
     let folder = tempfile::tempdir().unwrap();
     let weights = folder.path().join("weights.safetensors");
-    let options = SessionOptions {
+    let options = SlotOptions {
         weights_out: Some(weights.clone()),
         ..options(None)
     };
@@ -194,11 +189,11 @@ fn died_in_every_epoch() {
         .run(&request(&spec, attempt, folder.path()), &stop, &mut |_| ())
         .unwrap()
     {
-        Outcome::Finished(result) => {
+        AttemptEnd::Finished(result) => {
             assert_eq!(numbers(&result), numbers(&expected));
             assert_eq!(result.timing.resumed_from_epoch, NUM_EPOCHS - 2);
         }
-        Outcome::Stopped => panic!("nobody asked for a stop"),
+        AttemptEnd::Stopped => panic!("no stop was requested"),
     }
 }
 
@@ -232,11 +227,11 @@ fn an_attempt_that_departs_from_the_one_before_is_flagged() {
             .run(&request(&spec, 2, folder.path()), &stop, &mut |_| ())
             .unwrap()
         {
-            Outcome::Finished(result) => (
+            AttemptEnd::Finished(result) => (
                 result.timing.resumed_from_epoch,
                 result.timing.departed_at_epoch,
             ),
-            Outcome::Stopped => panic!("nobody asked for a stop"),
+            AttemptEnd::Stopped => panic!("no stop was requested"),
         }
     };
     assert_eq!(attempts(false), (1, None));
@@ -354,7 +349,7 @@ fn a_result_has_finite_numbers() {
 fn a_stuck_replica_ends_the_attempt_at_the_deadline() {
     let spec = spec(2);
     let folder = tempfile::tempdir().unwrap();
-    let options = SessionOptions {
+    let options = SlotOptions {
         devices: DeviceSet::Cpu { num_threads: 1 },
         fault: Some(Fault::parse("stall epoch=1 replica=1").unwrap()),
         checkpoint_interval: Duration::ZERO,

@@ -28,7 +28,7 @@ impl Trainer {
         let mut child = Command::new(env!("CARGO_BIN_EXE_orchestrator-trainer"))
             .arg("serve")
             .args(arguments)
-            .env(trainer::attempt::fault::VARIABLE, fault)
+            .env(trainer::FAULT_VARIABLE, fault)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

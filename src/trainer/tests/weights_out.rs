@@ -13,11 +13,7 @@ use sweep::handoff::RunRequest;
 use sweep::record::TrialResult;
 use sweep::settings::{Init, Loss, MomentumForm, SamplesPerClass, Schedule, Settings};
 use sweep::{AttemptNo, TrialSpec};
-use trainer::attempt::Outcome;
-use trainer::conversation::serve::Runner;
-use trainer::conversation::session::{Session, SessionOptions};
-use trainer::device::DeviceSet;
-use trainer::step::cuda_graph_steps::Policy;
+use trainer::{AttemptEnd, DeviceSet, Policy, Runner, Session, SlotOptions};
 
 fn run(settings: Settings, folder: &Path, weights_out: Option<PathBuf>) -> TrialResult {
     let spec = TrialSpec::new(settings, 3);
@@ -30,7 +26,7 @@ fn run(settings: Settings, folder: &Path, weights_out: Option<PathBuf>) -> Trial
         checkpoint_dir: folder.join("checkpoints").join(spec.id().to_string()),
         spec,
     };
-    let options = SessionOptions {
+    let options = SlotOptions {
         devices: DeviceSet::Cpu { num_threads: 1 },
         fault: None,
         checkpoint_interval: Duration::from_secs(1000),
@@ -45,8 +41,8 @@ fn run(settings: Settings, folder: &Path, weights_out: Option<PathBuf>) -> Trial
         .run(&request, &Arc::new(AtomicBool::new(false)), &mut |_| ())
         .unwrap()
     {
-        Outcome::Finished(result) => *result,
-        Outcome::Stopped => panic!("nobody asked for a stop"),
+        AttemptEnd::Finished(result) => *result,
+        AttemptEnd::Stopped => panic!("no stop was requested"),
     }
 }
 

@@ -3,23 +3,64 @@
 //!
 //! A step's memory is a fixed part (weights, momentum, workspaces) plus a part per image, so two
 //! peaks give both. The answer is added to the failure's message; it is not used for a retry,
-//! because another batch size is another trial. Next: attempt/mod.rs, which measures.
+//! because another batch size is another trial.
 
-use crate::device::shim::CudaMemory;
+use tch::Device;
+
+use crate::attempt::open::Attempt;
+use crate::device::shim::{self, CudaMemory};
+use crate::error::{TrialError, caught};
+use crate::step::batches::ImageShape;
+use crate::step::replica::Replica;
 
 /// Share of memory left free: an allocator that has been in use for a while cannot fill its last
 /// gaps.
 const MARGIN: f64 = 0.05;
 
+/// Adds the largest batch that would have fitted to an out-of-memory error on a GPU. Corrupts the
+/// state of the replica.
+pub fn add_to(error: TrialError, replica: &mut Replica, attempt: &Attempt) -> TrialError {
+    let (TrialError::OutOfMemory { what, .. }, Device::Cuda(index)) = (&error, replica.device)
+    else {
+        return error;
+    };
+    // if replicas share a device, none of them can measure the memory of all
+    if attempt.shares_devices() || !attempt.measurement_claim.take() {
+        return error;
+    }
+    let ImageShape { channels, side } = attempt.image;
+    let too_many = replica.shard(attempt.pipeline.batch_size()).len();
+    replica.retire();
+    let peak_of = |images: usize| {
+        shim::free_cached_cuda_memory()
+            .and_then(|()| shim::reset_peak_cuda_memory(index))
+            .ok()?;
+        caught(|| replica.rehearse_passes(images, channels, side)).ok()?;
+        shim::peak_cuda_memory(index).ok()
+    };
+    let memory = shim::free_cached_cuda_memory()
+        .and_then(|()| shim::cuda_memory(index))
+        .ok();
+    let fits = memory.and_then(|memory| {
+        let limit = limit(memory, attempt.slot.memory_share);
+        largest_fitting(too_many, limit, peak_of)
+    });
+    attempt.measurement_claim.done();
+    TrialError::OutOfMemory {
+        what: what.clone(),
+        fits: fits.map(|images| images * attempt.num_replicas()),
+    }
+}
+
 /// Returns the bytes of a GPU that this process may take; `share` is its share of the whole GPU.
-pub fn limit(memory: CudaMemory, share: f64) -> u64 {
+fn limit(memory: CudaMemory, share: f64) -> u64 {
     (memory.free + memory.allocated).min((memory.total as f64 * share) as u64)
 }
 
 /// Returns the largest number of images, below `too_many`, that fits in `limit` bytes, or `None` if
 /// not even one does. `peak_of` runs a step with N images and returns its peak in bytes, or `None`
 /// if memory ran out.
-pub fn largest_fitting(
+fn largest_fitting(
     too_many: usize,
     limit: u64,
     mut peak_of: impl FnMut(usize) -> Option<u64>,
@@ -110,7 +151,7 @@ mod tests {
         assert_eq!(
             measure(64, 1000, 500, 0).0,
             Some(32),
-            "memory that does not grow says nothing"
+            "memory that does not grow gives no estimate"
         );
     }
 }

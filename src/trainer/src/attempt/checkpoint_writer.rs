@@ -10,32 +10,32 @@ use crate::attempt::checkpoint::{Checkpoint, Folder};
 use crate::error::TrialError;
 
 pub struct CheckpointWriter {
-    shared: Arc<Shared>,
+    queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
+struct Queue {
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     waiting: Option<Checkpoint>,
     writing: bool,
     failure: Option<TrialError>,
     end: bool,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state
             .lock()
             .expect("nothing panics while it holds the lock")
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn wait<'a>(&self, state: MutexGuard<'a, QueueState>) -> MutexGuard<'a, QueueState> {
         self.changed
             .wait(state)
             .expect("nothing panics while it holds the lock")
@@ -63,14 +63,14 @@ impl Shared {
 
 impl CheckpointWriter {
     pub fn start(folder: Folder) -> Self {
-        let shared = Arc::new(Shared::default());
-        let worker = shared.clone();
+        let queue = Arc::new(Queue::default());
+        let worker = queue.clone();
         let thread = std::thread::Builder::new().name("checkpoint-writer".to_owned());
         let thread = thread
             .spawn(move || worker.work(&folder))
             .expect("the system can start a thread");
         Self {
-            shared,
+            queue,
             thread: Some(thread),
         }
     }
@@ -78,26 +78,26 @@ impl CheckpointWriter {
     /// Returns true while the previous checkpoint is being written: another would only replace the
     /// waiting one.
     pub fn is_busy(&self) -> bool {
-        let state = self.shared.lock();
+        let state = self.queue.lock();
         state.writing || state.waiting.is_some()
     }
 
     /// Queues a state. The error is that of the previous checkpoint.
     pub fn write(&self, checkpoint: Checkpoint) -> Result<(), TrialError> {
-        let mut state = self.shared.lock();
+        let mut state = self.queue.lock();
         if let Some(failure) = state.failure.take() {
             return Err(failure);
         }
         state.waiting = Some(checkpoint);
-        self.shared.changed.notify_all();
+        self.queue.changed.notify_all();
         Ok(())
     }
 
     /// Waits until all queued states are on disk.
     pub fn finish(&self) -> Result<(), TrialError> {
-        let mut state = self.shared.lock();
+        let mut state = self.queue.lock();
         while state.writing || state.waiting.is_some() {
-            state = self.shared.wait(state);
+            state = self.queue.wait(state);
         }
         state.failure.take().map_or(Ok(()), Err)
     }
@@ -105,8 +105,8 @@ impl CheckpointWriter {
 
 impl Drop for CheckpointWriter {
     fn drop(&mut self) {
-        self.shared.lock().end = true;
-        self.shared.changed.notify_all();
+        self.queue.lock().end = true;
+        self.queue.changed.notify_all();
         if let Some(thread) = self.thread.take() {
             // a panic there was reported on stderr; the previous checkpoint remains
             let _ = thread.join();

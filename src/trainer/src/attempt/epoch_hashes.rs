@@ -18,13 +18,13 @@ const STEM: &str = "chain.attempt-";
 /// Number of hexadecimal digits of a state hash; a shorter last line was cut off by a crash.
 const DIGITS: usize = 16;
 
-pub struct History {
+pub struct EpochHashes {
     earlier: BTreeMap<u32, String>,
     file: Option<File>,
 }
 
-impl History {
-    /// Opens the history in the folder of a trial's checkpoints. `attempts` starts with the first
+impl EpochHashes {
+    /// Opens the hashes in the folder of a trial's checkpoints. `attempts` starts with the first
     /// attempt at the same training and ends before the current one.
     pub fn open(folder: &Path, attempts: Range<AttemptNo>) -> Self {
         let own = folder.join(format!("{STEM}{}", attempts.end));
@@ -47,12 +47,12 @@ impl History {
 
     /// Records an epoch (from 0). Returns false if an earlier attempt had a different state after
     /// it.
-    pub fn note(&mut self, epoch: u32, state_hash: &str) -> bool {
+    pub fn record(&mut self, epoch: u32, state_hash: &str) -> bool {
         let written = self.file.as_mut().map_or(Ok(()), |file| {
             file.write_all(format!("{epoch} {state_hash}\n").as_bytes())
         });
         if let Err(error) = written {
-            tracing::warn!(%error, "epochs are not noted any more");
+            tracing::warn!(%error, "state hashes are no longer recorded");
             self.file = None;
         }
         self.earlier
@@ -106,20 +106,20 @@ mod tests {
     fn an_epoch_that_comes_out_otherwise_is_noticed() {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("trial");
-        let mut first = History::open(&folder, AttemptNo(1)..AttemptNo(1));
+        let mut first = EpochHashes::open(&folder, AttemptNo(1)..AttemptNo(1));
         assert!(
             [(0, A), (1, B), (2, A)]
                 .iter()
-                .all(|(epoch, hash)| first.note(*epoch, hash))
+                .all(|(epoch, hash)| first.record(*epoch, hash))
         );
-        let mut second = History::open(&folder, AttemptNo(1)..AttemptNo(2));
-        assert!(second.note(1, B));
-        assert!(!second.note(2, B));
-        assert!(second.note(3, A));
+        let mut second = EpochHashes::open(&folder, AttemptNo(1)..AttemptNo(2));
+        assert!(second.record(1, B));
+        assert!(!second.record(2, B));
+        assert!(second.record(3, A));
         // the second attempt's epoch 2 counts; the files of this and later attempts do not
-        let mut third = History::open(&folder, AttemptNo(1)..AttemptNo(3));
-        assert!(third.note(2, B) && third.note(0, A));
-        assert!(History::open(&folder, AttemptNo(1)..AttemptNo(1)).note(0, B));
+        let mut third = EpochHashes::open(&folder, AttemptNo(1)..AttemptNo(3));
+        assert!(third.record(2, B) && third.record(0, A));
+        assert!(EpochHashes::open(&folder, AttemptNo(1)..AttemptNo(1)).record(0, B));
     }
 
     #[test]
@@ -131,9 +131,11 @@ mod tests {
         )
         .unwrap();
         fs::write(place.path().join("chain.attempt-x"), "0 cccccccccccccccc\n").unwrap();
-        let mut history = History::open(place.path(), AttemptNo(1)..AttemptNo(2));
-        assert!(history.note(0, A) && history.note(1, B));
+        let mut hashes = EpochHashes::open(place.path(), AttemptNo(1)..AttemptNo(2));
+        assert!(hashes.record(0, A) && hashes.record(1, B));
         fs::write(place.path().join("file"), "").unwrap();
-        assert!(History::open(&place.path().join("file"), AttemptNo(1)..AttemptNo(1)).note(0, A));
+        assert!(
+            EpochHashes::open(&place.path().join("file"), AttemptNo(1)..AttemptNo(1)).record(0, A)
+        );
     }
 }

@@ -37,16 +37,16 @@ enum FaultKind {
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{VARIABLE}: `{word}` is not understood in `{text}`; the form is \"KIND epoch=E [attempt=A] [replica=R]\""
+    "{VARIABLE}: cannot parse `{word}` in `{text}`; the form is \"KIND epoch=E [attempt=A] [replica=R]\""
 )]
-pub struct BadFault {
+pub struct FaultParseError {
     text: String,
     word: String,
 }
 
 impl Fault {
     /// Returns the fault in the environment, if any.
-    pub fn from_environment() -> Result<Option<Self>, BadFault> {
+    pub fn from_environment() -> Result<Option<Self>, FaultParseError> {
         std::env::var(VARIABLE)
             .ok()
             .filter(|text| !text.is_empty())
@@ -54,10 +54,10 @@ impl Fault {
             .transpose()
     }
 
-    pub fn parse(text: &str) -> Result<Self, BadFault> {
+    pub fn parse(text: &str) -> Result<Self, FaultParseError> {
         let (mut kind, mut epoch, mut attempt, mut replica) = (None, None, 1, 0);
         for word in text.split_whitespace() {
-            let bad = || BadFault {
+            let bad = || FaultParseError {
                 text: text.to_owned(),
                 word: word.to_owned(),
             };
@@ -83,7 +83,7 @@ impl Fault {
                 _ => return Err(bad()),
             }
         }
-        let missing = |word: &str| BadFault {
+        let missing = |word: &str| FaultParseError {
             text: text.to_owned(),
             word: format!("{word} (missing)"),
         };
@@ -117,11 +117,11 @@ impl Fault {
         if epoch != self.epoch || step != 0 {
             return;
         }
-        tracing::warn!(?self, "fault on order");
+        tracing::warn!(?self, "injected fault");
         match self.kind {
             FaultKind::Exit(code) => process::end_now(code),
             FaultKind::Abort => std::process::abort(),
-            FaultKind::Panic => panic!("fault on order"),
+            FaultKind::Panic => panic!("injected fault"),
             FaultKind::Stall => loop {
                 std::thread::sleep(Duration::from_secs(3600));
             },

@@ -7,35 +7,27 @@
 use std::time::{Duration, Instant};
 
 use sweep::handoff::Progress;
-use sweep::record::{EpochRecord, Provenance, TrialResult};
+use sweep::record::{EpochRecord, Provenance, Timing, TrialResult};
+use sweep::trial::TRAINING_VERSION;
 use tch::{Device, Tensor};
 
 use crate::attempt::checkpoint::{Checkpoint, Header, Position};
 use crate::attempt::checkpoint_writer::CheckpointWriter;
-use crate::attempt::epoch_hashes::History;
+use crate::attempt::epoch_hashes::EpochHashes;
 use crate::attempt::evaluate::Evaluation;
+use crate::attempt::open::Attempt;
 use crate::attempt::rate::Rate;
 use crate::device::process;
 use crate::error::TrialError;
+use crate::step::precision;
 use crate::step::replica::Replica;
 
-/// Everything that a leader is built from.
-pub struct Duties<'a> {
-    pub writer: CheckpointWriter,
-    pub history: History,
-    /// Minimum age of the last checkpoint when an epoch writes another: what a crash can cost in
-    /// any case.
-    pub checkpoint_interval: Duration,
-    pub report: &'a mut dyn FnMut(Progress),
-    /// Longest time between progress reports while training steps run.
-    pub report_interval: Duration,
-    pub requested_at: Instant,
-    pub num_epochs: u32,
-    pub steps_per_epoch: u64,
-}
-
 pub struct Leader<'a> {
-    duties: Duties<'a>,
+    attempt: &'a Attempt,
+    requested_at: Instant,
+    report: &'a mut dyn FnMut(Progress),
+    writer: CheckpointWriter,
+    earlier_hashes: EpochHashes,
     header: Header,
     progress: Progress,
     reported_at: Instant,
@@ -82,19 +74,46 @@ impl Snapshot {
     }
 }
 
+fn fresh_header(attempt: &Attempt) -> Header {
+    Header {
+        trial: attempt.request.attempt.trial,
+        training_version: TRAINING_VERSION,
+        data_fingerprint: attempt.pipeline.fingerprint().to_owned(),
+        position: Position::default(),
+        num_replicas: attempt.num_replicas(),
+        layout: String::new(),
+        precision: precision::name(attempt.format).to_owned(),
+        epochs: Vec::new(),
+        chain: String::new(),
+        last_balanced_accuracy: 0.0,
+        eval_loss: 0.0,
+        images: 0,
+        timing: Timing::default(),
+    }
+}
+
 fn values(flat: &Tensor) -> Vec<f32> {
     Vec::try_from(&flat.to_device(Device::Cpu)).expect("a flat f32 tensor")
 }
 
 impl<'a> Leader<'a> {
-    /// Creates a leader; `header` is that of the checkpoint to resume from, or a fresh one.
-    pub fn new(duties: Duties<'a>, mut header: Header) -> Self {
+    pub fn new(
+        attempt: &'a Attempt,
+        requested_at: Instant,
+        report: &'a mut dyn FnMut(Progress),
+    ) -> Self {
+        let mut header = match &attempt.resumed {
+            Some(checkpoint) => checkpoint.header.clone(),
+            None => fresh_header(attempt),
+        };
+        let request = &attempt.request;
+        let earlier = request.since..request.attempt.number;
         let now = Instant::now();
         let last = header.epochs.last();
         let progress = Progress {
             epoch: header.position.epoch,
-            num_epochs: duties.num_epochs,
-            steps_per_epoch: duties.steps_per_epoch,
+            num_epochs: attempt.spec().num_epochs(),
+            steps_per_epoch: attempt.pipeline.steps_per_epoch(),
             train_loss: last.map(|record| record.train_loss),
             accuracy: header
                 .epochs
@@ -107,7 +126,11 @@ impl<'a> Leader<'a> {
         header.timing.start_s = 0.0;
         let waited_before = header.timing.data_wait_s;
         Self {
-            duties,
+            attempt,
+            requested_at,
+            report,
+            writer: CheckpointWriter::start(attempt.checkpoint_folder()),
+            earlier_hashes: EpochHashes::open(&request.checkpoint_dir, earlier),
             header,
             progress,
             reported_at: now,
@@ -123,7 +146,7 @@ impl<'a> Leader<'a> {
     pub fn begin(&mut self, layout: String) {
         self.header.layout = layout;
         let now = Instant::now();
-        self.header.timing.start_s = now.duration_since(self.duties.requested_at).as_secs_f64();
+        self.header.timing.start_s = now.duration_since(self.requested_at).as_secs_f64();
         (self.rate, self.saved_at, self.has_begun) = (Rate::new(now), now, true);
         tracing::info!(trial = %self.header.trial, epoch = self.header.position.epoch, "training");
         self.report(now);
@@ -137,7 +160,7 @@ impl<'a> Leader<'a> {
         self.progress.collectives = collectives;
         let now = Instant::now();
         self.rate.step_made(images, now);
-        if now.duration_since(self.reported_at) >= self.duties.report_interval {
+        if now.duration_since(self.reported_at) >= self.attempt.slot.report_interval {
             self.report(now);
         }
     }
@@ -145,7 +168,7 @@ impl<'a> Leader<'a> {
     fn report(&mut self, now: Instant) {
         self.progress.images_per_s = self.rate.per_s();
         self.reported_at = now;
-        (self.duties.report)(self.progress.clone());
+        (self.report)(self.progress.clone());
     }
 
     /// Records an epoch; `position` is where the next one begins.
@@ -169,10 +192,10 @@ impl<'a> Leader<'a> {
         let accuracy = evaluation.map(|evaluation| evaluation.accuracy);
         let state_hash = header.chain[..16].to_owned();
         let epoch = position.epoch - 1;
-        if !self.duties.history.note(epoch, &state_hash)
+        if !self.earlier_hashes.record(epoch, &state_hash)
             && header.timing.departed_at_epoch.is_none()
         {
-            tracing::warn!(trial = %header.trial, epoch, "departs from the attempt before: not resumed bit for bit");
+            tracing::warn!(trial = %header.trial, epoch, "differs from the attempt before: it was not resumed bit for bit");
             header.timing.departed_at_epoch = Some(epoch);
         }
         header.epochs.push(EpochRecord {
@@ -192,8 +215,8 @@ impl<'a> Leader<'a> {
         self.progress.epoch = position.epoch;
         self.progress.train_loss = Some(train_loss);
         self.progress.collectives = replica.collective.num_completed();
-        let due = self.saved_at.elapsed() >= self.duties.checkpoint_interval;
-        if due && !self.duties.writer.is_busy() {
+        let due = self.saved_at.elapsed() >= self.attempt.slot.checkpoint_interval;
+        if due && !self.writer.is_busy() {
             self.saved_at = began;
             let loss_sums = vec![0.0; self.header.num_replicas];
             self.save(snapshot, loss_sums)?;
@@ -218,7 +241,7 @@ impl<'a> Leader<'a> {
         self.header.timing.train_s += trained.as_secs_f64();
         self.header.timing.data_wait_s = self.waited_before + waited.as_secs_f64();
         self.save(Snapshot::of(replica), loss_sums)?;
-        self.duties.writer.finish()
+        self.writer.finish()
     }
 
     fn save(&mut self, snapshot: Snapshot, loss_sums: Vec<f64>) -> Result<(), TrialError> {
@@ -235,7 +258,7 @@ impl<'a> Leader<'a> {
             statistics,
             loss_sums,
         };
-        self.duties.writer.write(checkpoint)
+        self.writer.write(checkpoint)
     }
 
     /// Returns the result of a finished trial. Waits for the last checkpoint, so that nothing is
@@ -245,7 +268,7 @@ impl<'a> Leader<'a> {
         provenance: Provenance,
         peak_memory_mib: f64,
     ) -> Result<TrialResult, TrialError> {
-        self.duties.writer.finish()?;
+        self.writer.finish()?;
         let Header {
             epochs,
             mut timing,

@@ -2,7 +2,7 @@
 //! the attempt's.
 //!
 //! A replica that hangs cannot be joined: it is abandoned after a while, and the worker ends the
-//! process. Knows nothing of what replicas do. Next: attempt/mod.rs, which starts them.
+//! process. Knows nothing of what replicas do. Next: replicas.rs, which starts them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -24,7 +24,7 @@ pub fn clearest<T>(mut results: Vec<Result<T, TrialError>>) -> Result<T, TrialEr
         .enumerate()
         .filter_map(|(rank, result)| Some((rank, result.as_ref().err()?)));
     let clearest = failures
-        .min_by_key(|(_, error)| error.obscurity())
+        .min_by_key(|(_, error)| error.cause_rank())
         .map_or(0, |(rank, _)| rank);
     results.swap_remove(clearest)
 }
@@ -34,10 +34,10 @@ pub fn clearest<T>(mut results: Vec<Result<T, TrialError>>) -> Result<T, TrialEr
 pub fn join<T>(
     thread: JoinHandle<Result<T, TrialError>>,
     failed_at: Option<Instant>,
-    measuring: &Measuring,
+    claim: &MeasurementClaim,
 ) -> Option<Result<T, TrialError>> {
     if let Some(failed_at) = failed_at {
-        while !thread.is_finished() && measuring.is_worth_waiting(failed_at.elapsed()) {
+        while !thread.is_finished() && claim.is_worth_waiting(failed_at.elapsed()) {
             thread::sleep(Duration::from_millis(10));
         }
         if !thread.is_finished() {
@@ -54,12 +54,12 @@ pub fn join<T>(
 /// The claim to measure which batch would have fitted, taken by the first replica of a group that
 /// runs out of memory.
 #[derive(Default)]
-pub struct Measuring {
+pub struct MeasurementClaim {
     is_taken: AtomicBool,
     is_done: AtomicBool,
 }
 
-impl Measuring {
+impl MeasurementClaim {
     /// Returns true if the caller takes the claim.
     pub fn take(&self) -> bool {
         !self.is_taken.swap(true, Ordering::Relaxed)
@@ -71,10 +71,10 @@ impl Measuring {
 
     /// Returns true if a replica should still be awaited at this time after the group's failure.
     fn is_worth_waiting(&self, waited: Duration) -> bool {
-        let is_under_way =
+        let is_measuring =
             self.is_taken.load(Ordering::Relaxed) && !self.is_done.load(Ordering::Relaxed);
         waited
-            < if is_under_way {
+            < if is_measuring {
                 MEASURING_PATIENCE
             } else {
                 PATIENCE
@@ -136,15 +136,12 @@ mod tests {
 
     #[test]
     fn the_replica_that_measures_is_waited_for_longer() {
-        let measuring = Measuring::default();
-        let is_worth_waiting = |seconds| measuring.is_worth_waiting(Duration::from_secs(seconds));
+        let claim = MeasurementClaim::default();
+        let is_worth_waiting = |seconds| claim.is_worth_waiting(Duration::from_secs(seconds));
         assert!(is_worth_waiting(1) && !is_worth_waiting(6));
-        assert!(
-            measuring.take() && !measuring.take(),
-            "one replica measures"
-        );
+        assert!(claim.take() && !claim.take(), "one replica measures");
         assert!(is_worth_waiting(6) && !is_worth_waiting(61));
-        measuring.done();
+        claim.done();
         assert!(!is_worth_waiting(6));
     }
 
@@ -157,9 +154,9 @@ mod tests {
                 .recv()
                 .map_err(|_| TrialError::Crashed("let go".to_owned()))
         });
-        assert!(join(thread, long_ago, &Measuring::default()).is_none());
+        assert!(join(thread, long_ago, &MeasurementClaim::default()).is_none());
         let panicking = thread::spawn(|| panic!("CUDA out of memory"));
-        let failure = join::<()>(panicking, None, &Measuring::default())
+        let failure = join::<()>(panicking, None, &MeasurementClaim::default())
             .expect("it ends")
             .unwrap_err();
         assert!(

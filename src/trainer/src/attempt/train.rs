@@ -8,71 +8,59 @@
 use std::time::{Duration, Instant};
 
 use sweep::settings::Settings;
-use sweep::{AttemptNo, TrialSpec};
 use tch::{Kind, Tensor};
 
 use crate::attempt::checkpoint::Position;
 use crate::attempt::evaluate::Evaluator;
-use crate::attempt::fault::Fault;
 use crate::attempt::leader::Leader;
+use crate::attempt::open::Attempt;
 use crate::device::collective::AbortOnDrop;
 use crate::error::TrialError;
-use crate::step::batches::{Batches, Turn};
+use crate::step::batches::NextBatch;
 use crate::step::images::Images;
 use crate::step::replica::{Replica, StepOptions};
 
-/// Data shared by the replicas of an attempt.
-pub struct Course {
-    pub spec: TrialSpec,
-    pub attempt: AttemptNo,
-    pub steps_per_epoch: u64,
-    /// Images per epoch, repeats included.
-    pub images_per_epoch: u64,
-    pub batches: Batches,
-    pub fault: Option<Fault>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum TrainingEnd {
     Finished,
     /// Stopped on request; the leader has written a checkpoint.
     Stopped,
 }
 
-/// Trains from `position` until the end or a stop. `leader` is present on rank 0.
+/// Trains from the attempt's start until the end or a stop. `leader` is present on rank 0.
 pub fn train(
-    course: &Course,
+    attempt: &Attempt,
     replica: &mut Replica,
     images: &Images,
     evaluator: &mut Evaluator,
-    mut position: Position,
     mut leader: Option<&mut Leader>,
-) -> Result<Ending, TrialError> {
+) -> Result<TrainingEnd, TrialError> {
+    let mut position = attempt.start();
     let collective = replica.collective.clone();
     let guard = AbortOnDrop::new(&*collective);
-    while position.epoch < course.spec.num_epochs() {
+    while position.epoch < attempt.spec().num_epochs() {
         let began = Instant::now();
-        while position.step < course.steps_per_epoch {
-            let Turn::Step(batch) = course.batches.take(course.number(position))? else {
-                stop(course, replica, position, began.elapsed(), leader)?;
+        while position.step < attempt.pipeline.steps_per_epoch() {
+            let NextBatch::Batch(batch) = attempt.batches.take(attempt.number(position))? else {
+                stop(attempt, replica, position, began.elapsed(), leader)?;
                 guard.finished();
-                return Ok(Ending::Stopped);
+                return Ok(TrainingEnd::Stopped);
             };
-            course.strike(position, replica);
-            if course.begins_second_phase(position) {
+            attempt.strike(position, replica);
+            if attempt.begins_second_phase(position) {
                 replica.forget_momentum();
             }
-            let shard = course
+            let shard = attempt
                 .batches
                 .shard(&batch, replica.shard(batch.len()), images);
-            replica.train_step(&shard, course.step_options(position))?;
+            replica.train_step(&shard, attempt.step_options(position))?;
             position.step += 1;
             if let Some(leader) = &mut leader {
                 leader.step_made(position, batch.len(), collective.num_completed());
             }
         }
         let epoch = position.epoch;
-        let loss = loss_sums(replica)?.iter().sum::<f64>() / course.images_per_epoch as f64;
+        let loss = loss_sums(replica)?.iter().sum::<f64>() / attempt.images_per_epoch as f64;
         if !loss.is_finite() {
             return Err(TrialError::NonFinite {
                 loss: "training",
@@ -81,7 +69,7 @@ pub fn train(
             });
         }
         let trained = began.elapsed();
-        let evaluates = course.spec.evaluates_after(epoch);
+        let evaluates = attempt.spec().evaluates_after(epoch);
         let evaluation = if evaluates {
             Some(evaluator.evaluate(replica)?)
         } else {
@@ -99,19 +87,19 @@ pub fn train(
                 position,
                 loss,
                 evaluation,
-                course.batches.waited(),
+                attempt.batches.waited(),
                 trained,
                 evaluated,
             )?;
         }
     }
     guard.finished();
-    Ok(Ending::Finished)
+    Ok(TrainingEnd::Finished)
 }
 
 /// Stops at a step border: the state is written to disk, including the epoch's losses so far.
 fn stop(
-    course: &Course,
+    attempt: &Attempt,
     replica: &Replica,
     position: Position,
     trained: Duration,
@@ -123,7 +111,7 @@ fn stop(
             replica,
             position,
             loss_sums,
-            course.batches.waited(),
+            attempt.batches.waited(),
             trained,
         ),
         None => Ok(()),
@@ -147,15 +135,16 @@ fn loss_sums(replica: &Replica) -> Result<Vec<f64>, TrialError> {
     Ok(sums)
 }
 
-impl Course {
+impl Attempt {
     /// Returns the number of steps before this position, over all epochs.
     fn number(&self, position: Position) -> u64 {
-        u64::from(position.epoch) * self.steps_per_epoch + position.step
+        u64::from(position.epoch) * self.pipeline.steps_per_epoch() + position.step
     }
 
     fn step_options(&self, position: Position) -> StepOptions {
-        let (learning_rate, new_layers_only) = learning_rate(&self.spec.settings, position.epoch);
-        let first_phase = u64::from(self.spec.settings.first_phase()) * self.steps_per_epoch;
+        let (learning_rate, new_layers_only) = learning_rate(self.settings(), position.epoch);
+        let first_phase =
+            u64::from(self.settings().first_phase()) * self.pipeline.steps_per_epoch();
         let steps_made = self.number(position).saturating_sub(first_phase);
         StepOptions {
             learning_rate,
@@ -167,7 +156,7 @@ impl Course {
     /// Returns true if the schedule starts here, after a first phase: the authors' code recompiles
     /// its optimiser there.
     fn begins_second_phase(&self, position: Position) -> bool {
-        let first_phase = self.spec.settings.first_phase();
+        let first_phase = self.settings().first_phase();
         first_phase > 0
             && position
                 == Position {
@@ -177,10 +166,10 @@ impl Course {
     }
 
     fn strike(&self, position: Position, replica: &Replica) {
-        if let Some(fault) = &self.fault {
+        if let Some(fault) = &self.slot.fault {
             let rank = replica.collective.rank();
             fault.strike(
-                self.attempt,
+                self.request.attempt.number,
                 rank,
                 position.epoch,
                 position.step,

@@ -14,9 +14,10 @@ use sweep::record::{EpochRecord, TrialResult};
 use sweep::settings::{Init, Model, SamplesPerClass, Schedule};
 use sweep::{AttemptNo, Settings, TrialSpec};
 
-use crate::attempt::Outcome;
+use crate::attempt::AttemptEnd;
+use crate::attempt::slot::SlotOptions;
 use crate::conversation::serve::Runner;
-use crate::conversation::session::{Session, SessionOptions};
+use crate::conversation::session::Session;
 use crate::device::DeviceSet;
 use crate::device::shim;
 use crate::error::TrialError;
@@ -30,7 +31,7 @@ fn session(indices: &[usize], recording: Policy) -> Session {
     };
     devices.check_present().unwrap();
     crate::device::process::fix_cublas_workspace();
-    Session::new(SessionOptions {
+    Session::new(SlotOptions {
         devices,
         fault: None,
         checkpoint_interval: Duration::ZERO,
@@ -81,8 +82,8 @@ fn run(session: &mut Session, spec: &TrialSpec) -> Result<TrialResult, TrialErro
         &Arc::default(),
         &mut |_| (),
     )? {
-        Outcome::Finished(result) => Ok(*result),
-        Outcome::Stopped => panic!("nobody asked for a stop"),
+        AttemptEnd::Finished(result) => Ok(*result),
+        AttemptEnd::Stopped => panic!("no stop was requested"),
     }
 }
 
@@ -120,7 +121,7 @@ fn a_trial_gives_the_same_bits_recorded_queued_and_interrupted() {
     for attempt in 1.. {
         let stop = Arc::new(AtomicBool::new(false));
         let mut report = |progress: Progress| stop.store(progress.step >= 7, Ordering::Relaxed);
-        if let Outcome::Finished(result) = interrupted
+        if let AttemptEnd::Finished(result) = interrupted
             .run(&request(&spec, attempt, folder.path()), &stop, &mut report)
             .unwrap()
         {

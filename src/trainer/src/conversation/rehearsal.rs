@@ -12,7 +12,7 @@ use std::time::Duration;
 use sweep::handoff::{Progress, RunRequest};
 use sweep::record::{EpochRecord, Provenance, Timing, TrialResult};
 
-use crate::attempt::Outcome;
+use crate::attempt::AttemptEnd;
 use crate::attempt::fault::Fault;
 use crate::conversation::serve::Runner;
 use crate::device::process;
@@ -29,13 +29,13 @@ impl Runner for Rehearsal {
         request: &RunRequest,
         stop: &Arc<AtomicBool>,
         report: &mut dyn FnMut(Progress),
-    ) -> Result<Outcome, TrialError> {
+    ) -> Result<AttemptEnd, TrialError> {
         let spec = &request.spec;
         let num_epochs = spec.num_epochs();
         let mut epochs = Vec::new();
         for epoch in 0..num_epochs {
             if stop.load(Ordering::Relaxed) {
-                return Ok(Outcome::Stopped);
+                return Ok(AttemptEnd::Stopped);
             }
             if let Some(fault) = &self.fault {
                 fault.strike(request.attempt.number, 0, epoch, 0, None);
@@ -62,7 +62,7 @@ impl Runner for Rehearsal {
                 });
             }
         }
-        Ok(Outcome::Finished(Box::new(result(epochs))))
+        Ok(AttemptEnd::Finished(Box::new(result(epochs))))
     }
 }
 

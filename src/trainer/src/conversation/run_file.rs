@@ -13,9 +13,10 @@ use anyhow::Context;
 use sweep::handoff::{Progress, RunRequest};
 use sweep::{AttemptNo, TrialSpec};
 
-use crate::attempt::Outcome;
+use crate::attempt::AttemptEnd;
+use crate::attempt::slot::SlotOptions;
 use crate::conversation::serve::Runner;
-use crate::conversation::session::{Session, SessionOptions};
+use crate::conversation::session::Session;
 use crate::device::process;
 
 pub struct RunOptions {
@@ -29,12 +30,12 @@ pub struct RunOptions {
 /// Exit code when the trial failed, as opposed to the command.
 const TRIAL_FAILED: u8 = 3;
 
-pub fn run_file(options: &RunOptions, session: SessionOptions) -> anyhow::Result<ExitCode> {
+pub fn run_file(options: &RunOptions, session: SlotOptions) -> anyhow::Result<ExitCode> {
     let file = options.file.display();
     let text =
         std::fs::read_to_string(&options.file).with_context(|| format!("cannot read {file}"))?;
-    let spec: TrialSpec =
-        serde_json::from_str(&text).with_context(|| format!("{file} is no trial specification"))?;
+    let spec: TrialSpec = serde_json::from_str(&text)
+        .with_context(|| format!("{file} is not a trial specification"))?;
     let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
     let request = RunRequest {
         attempt: spec.id().attempt(AttemptNo(1)),
@@ -65,11 +66,11 @@ pub fn run_file(options: &RunOptions, session: SessionOptions) -> anyhow::Result
         }
     };
     match Session::new(session).run(&request, &Arc::new(AtomicBool::new(false)), &mut report) {
-        Ok(Outcome::Finished(result)) => {
+        Ok(AttemptEnd::Finished(result)) => {
             process::print(&serde_json::to_string_pretty(&result)?)?;
             Ok(ExitCode::SUCCESS)
         }
-        Ok(Outcome::Stopped) => unreachable!("nobody asks for a stop"),
+        Ok(AttemptEnd::Stopped) => unreachable!("a stop is never requested"),
         Err(error) => {
             let failure = error.failure();
             eprintln!("error: {}: {}", failure.class, failure.message);

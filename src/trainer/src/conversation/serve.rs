@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use sweep::handoff::{Progress, Ready, Reply, Request, RunRequest, read_frame, write_frame};
 
-use crate::attempt::Outcome;
+use crate::attempt::AttemptEnd;
 use crate::device::process;
 use crate::error::{TrialError, caught};
 
@@ -24,7 +24,7 @@ pub trait Runner {
         request: &RunRequest,
         stop: &Arc<AtomicBool>,
         report: &mut dyn FnMut(Progress),
-    ) -> Result<Outcome, TrialError>;
+    ) -> Result<AttemptEnd, TrialError>;
 }
 
 /// Queue of requests. A stop belongs to the run before it; one that arrives after the end of its
@@ -53,8 +53,8 @@ pub fn serve(ready: Ready, runner: &mut dyn Runner, stdout: File) -> io::Result<
         };
         // errors outside of replicas are also failures with a reason
         let reply = match caught(|| runner.run(&request, &stop, &mut report)) {
-            Ok(Outcome::Finished(result)) => Reply::Finished(result),
-            Ok(Outcome::Stopped) => Reply::Stopped,
+            Ok(AttemptEnd::Finished(result)) => Reply::Finished(result),
+            Ok(AttemptEnd::Stopped) => Reply::Stopped,
             Err(error) => Reply::Failed(error.failure()),
         };
         if let Some(error) = lost {
@@ -91,7 +91,7 @@ fn listen() -> Inbox {
                 }
                 Ok(None) => process::end_now(0),
                 Err(error) => {
-                    tracing::error!(%error, "the worker sent something that is no request");
+                    tracing::error!(%error, "the worker sent a frame that is not a request");
                     process::end_now(2);
                 }
             }

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use data::files::Reach;
 use data::{Dataset, OpenRequest};
@@ -15,45 +15,25 @@ use sweep::Settings;
 use sweep::handoff::{Progress, RunRequest};
 use sweep::settings::{Corrupt, Model};
 
-use crate::attempt::fault::Fault;
 use crate::attempt::inputs;
-use crate::attempt::{self, Outcome, Surroundings};
+use crate::attempt::slot::SlotOptions;
+use crate::attempt::{self, AttemptEnd, Inputs};
 use crate::conversation::serve::Runner;
-use crate::device::DeviceSet;
 use crate::device::process;
 use crate::error::TrialError;
-use crate::step::cuda_graph_steps::Policy;
 use crate::step::images::ResidentSets;
 
-/// Settings that do not change from trial to trial.
-#[derive(Clone, Debug)]
-pub struct SessionOptions {
-    pub devices: DeviceSet,
-    pub fault: Option<Fault>,
-    pub checkpoint_interval: Duration,
-    /// See `leader::Duties`.
-    pub report_interval: Duration,
-    pub collective_deadline: Duration,
-    pub data_threads: usize,
-    /// Policy for recording steps on a GPU.
-    pub recording: Policy,
-    /// Largest share of a GPU's memory to take.
-    pub memory_share: f64,
-    /// Path for the weights of a finished trial.
-    pub weights_out: Option<PathBuf>,
-}
-
 pub struct Session {
-    options: SessionOptions,
+    slot: Arc<SlotOptions>,
     kept: Option<(DatasetKey, Arc<Dataset>)>,
     /// Size of the previous trial.
-    size: Option<Size>,
+    size: Option<TrialSize>,
     resident: Arc<ResidentSets>,
 }
 
 /// Settings that determine how much memory a trial takes, apart from its data set.
 #[derive(Clone, Debug, PartialEq)]
-struct Size {
+struct TrialSize {
     model: Model,
     batch_size: u32,
     crop_size: Option<u32>,
@@ -73,10 +53,10 @@ struct DatasetKey {
 }
 
 impl Session {
-    pub fn new(options: SessionOptions) -> Self {
-        let resident = Arc::new(ResidentSets::new(options.memory_share));
+    pub fn new(slot: SlotOptions) -> Self {
+        let resident = Arc::new(ResidentSets::new(slot.memory_share));
         Self {
-            options,
+            slot: Arc::new(slot),
             kept: None,
             size: None,
             resident,
@@ -91,28 +71,16 @@ impl Runner for Session {
         request: &RunRequest,
         stop: &Arc<AtomicBool>,
         report: &mut dyn FnMut(Progress),
-    ) -> Result<Outcome, TrialError> {
+    ) -> Result<AttemptEnd, TrialError> {
         let requested_at = Instant::now();
         self.forget_memory_of_other_trials(&request.spec.settings);
         let dataset = self.dataset(request)?;
-        let inputs = inputs::check(request, &dataset)?;
-        let around = Surroundings {
-            devices: &self.options.devices,
+        let inputs = Inputs {
+            hashes: inputs::check(request, &dataset)?,
             dataset,
-            inputs,
-            resident: &self.resident,
-            requested_at,
-            stop,
-            fault: self.options.fault,
-            checkpoint_interval: self.options.checkpoint_interval,
-            report_interval: self.options.report_interval,
-            collective_deadline: self.options.collective_deadline,
-            data_threads: self.options.data_threads,
-            recording: self.options.recording,
-            memory_share: self.options.memory_share,
-            weights_out: self.options.weights_out.clone(),
+            resident: self.resident.clone(),
         };
-        attempt::run(request, &around, report)
+        attempt::run(&self.slot, request, inputs, requested_at, stop, report)
     }
 }
 
@@ -120,7 +88,7 @@ impl Session {
     /// Frees memory kept by a previous trial of another size, because peak memory is reported per
     /// trial.
     fn forget_memory_of_other_trials(&mut self, settings: &Settings) {
-        let size = Size {
+        let size = TrialSize {
             model: settings.model,
             batch_size: settings.batch_size,
             crop_size: settings.crop_size,
@@ -132,7 +100,7 @@ impl Session {
         {
             process::give_back_freed_memory();
         }
-        self.options.devices.reset_peak_memory();
+        self.slot.devices.reset_peak_memory();
     }
 
     fn dataset(&mut self, request: &RunRequest) -> Result<Arc<Dataset>, TrialError> {

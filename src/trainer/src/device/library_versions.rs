@@ -42,7 +42,7 @@ fn named((name, version): (&str, Result<String, String>)) -> Option<String> {
     match version {
         Ok(version) => Some(format!("{name} {version}")),
         Err(reason) => {
-            tracing::warn!(reason, "{name} does not tell its version");
+            tracing::warn!(reason, "the version of {name} cannot be read");
             None
         }
     }
@@ -63,15 +63,17 @@ fn of_cudnn_code(code: usize) -> String {
 mod tests {
     use super::*;
 
-    /// Runs on any machine that has the library, with or without a GPU.
+    /// Needs no GPU.
     #[test]
-    fn the_real_library_tells_its_version() {
+    #[ignore = "needs the libraries of libtorch for CUDA: make stand-in-gpu"]
+    fn the_version_of_the_real_library_is_read() {
+        let version = cudnn_version().unwrap_or_else(|error| panic!("{error}"));
+        assert!(version.starts_with("9."), "{version}");
+    }
+
+    #[test]
+    fn versions_are_read_from_codes() {
         assert_eq!(of_cudnn_code(91_002), "9.10.2");
-        match cudnn_version() {
-            Ok(version) => assert!(version.starts_with("9."), "{version}"),
-            Err(DynamicError::Absent { .. }) => eprintln!("skipped: {CUDNN} is not installed here"),
-            Err(error) => panic!("{error}"),
-        }
     }
 
     #[test]

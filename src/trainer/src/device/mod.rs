@@ -17,6 +17,6 @@ mod shared_library;
 pub mod shim;
 
 pub use device_set::{
-    Ailment, CUDNN_CANDIDATES, DeviceError, DeviceSet, Member, cuda_name, libtorch_version,
+    CUDNN_CANDIDATES, DeviceError, DeviceSet, UnhealthyDevice, cuda_name, libtorch_version,
     num_gpus, prepare_thread,
 };

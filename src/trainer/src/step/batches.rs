@@ -19,15 +19,16 @@ use crate::error::TrialError;
 use crate::step::images::Images;
 use crate::step::replica::Shard;
 
-pub enum Turn {
-    Step(Arc<Batch>),
+/// The answer to a replica that asks for its next batch.
+pub enum NextBatch {
+    Batch(Arc<Batch>),
     /// A stop was requested before this step began.
     Stop,
 }
 
 /// The batches of one attempt, shared by its replicas.
 pub struct Batches {
-    state: Mutex<State>,
+    state: Mutex<Distribution>,
     num_replicas: usize,
     stop: Arc<AtomicBool>,
 }
@@ -38,7 +39,7 @@ pub struct ImageShape {
     pub side: usize,
 }
 
-struct State {
+struct Distribution {
     prefetch: Prefetch,
     /// Batches that some replicas have yet to take, with the number of replicas that have taken
     /// them.
@@ -52,7 +53,7 @@ struct State {
 impl Batches {
     /// Makes the batches of an attempt; `prefetch` begins at step `first`, counted over all epochs.
     pub fn new(prefetch: Prefetch, first: u64, num_replicas: usize, stop: Arc<AtomicBool>) -> Self {
-        let state = State {
+        let state = Distribution {
             prefetch,
             open: VecDeque::new(),
             stopped_at: None,
@@ -67,7 +68,7 @@ impl Batches {
 
     /// Returns the batch of a step, counted over all epochs. Every replica asks for every step, in
     /// order.
-    pub fn take(&self, number: u64) -> Result<Turn, TrialError> {
+    pub fn take(&self, number: u64) -> Result<NextBatch, TrialError> {
         let mut state = self
             .state
             .lock()
@@ -76,12 +77,12 @@ impl Batches {
             .stopped_at
             .is_some_and(|stopped_at| number >= stopped_at)
         {
-            return Ok(Turn::Stop);
+            return Ok(NextBatch::Stop);
         }
         if number == state.next {
             if self.stop.load(Ordering::Relaxed) {
                 state.stopped_at = Some(number);
-                return Ok(Turn::Stop);
+                return Ok(NextBatch::Stop);
             }
             let batch = state
                 .prefetch
@@ -100,7 +101,7 @@ impl Batches {
         let batch = open.1.clone();
         let num_replicas = self.num_replicas;
         state.open.retain(|&(_, _, taken)| taken < num_replicas);
-        Ok(Turn::Step(batch))
+        Ok(NextBatch::Batch(batch))
     }
 
     /// Returns one replica's part of a batch as tensors.

@@ -14,8 +14,9 @@
 
 use std::time::{Duration, Instant};
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
+use crate::device::cuda::CudaGraphs;
 use crate::device::recorder::{Recorder, Recording};
 use crate::error::{TrialError, caught};
 use crate::step::replica::{Replica, Shard, StepOptions};
@@ -25,17 +26,17 @@ use crate::step::replica::{Replica, Shard, StepOptions};
 const WARM_UP: u32 = 3;
 const WATCHED: u32 = 3;
 
-/// Values that the host knows in a step; in a recording, those of the recorded step for ever.
+/// Values that the host knows in a step. A recording keeps those of the step that was recorded.
 #[derive(Clone, Copy, Debug)]
-pub struct Frozen {
+pub struct HostValues {
     pub options: StepOptions,
     /// Images of the whole batch.
     pub batch_len: usize,
 }
 
 /// A recorder of steps.
-pub type StepRecorder = dyn Recorder<Frozen, TrialError>;
-type StepRecording = dyn Recording<Frozen, TrialError>;
+pub type StepRecorder = dyn Recorder<HostValues, TrialError>;
+type StepRecording = dyn Recording<HostValues, TrialError>;
 
 /// Policy that decides when steps are recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -191,6 +192,31 @@ impl Decision {
     }
 }
 
+impl Replica {
+    /// Enables recording of steps on a GPU for when it is faster.
+    pub fn with_cuda_graphs(self, policy: Policy) -> Self {
+        let Device::Cuda(index) = self.device else {
+            return self;
+        };
+        match CudaGraphs::open(index) {
+            Ok(graphs) => self.with_recorder(Box::new(graphs), policy),
+            Err(error) => {
+                tracing::warn!(%error, "steps cannot be recorded");
+                self
+            }
+        }
+    }
+
+    pub fn with_recorder(mut self, recorder: Box<StepRecorder>, policy: Policy) -> Self {
+        // synchronised statistics are summed within the forward pass, which cannot be recorded
+        if !self.moving_statistics.is_synchronised() {
+            self.keep_statistics_weight_on_device();
+            self.steps = Some(Steps::new(recorder, policy));
+        }
+        self
+    }
+}
+
 /// The steps of one replica.
 pub struct Steps {
     recorder: Box<StepRecorder>,
@@ -220,7 +246,7 @@ impl Steps {
         match &self.decision.verdict {
             Some(Verdict::Recorded) => "recorded".to_owned(),
             Some(Verdict::Queued(reason)) => format!("queued: {reason}"),
-            None => "queued: too few steps to tell".to_owned(),
+            None => "queued: too few steps to decide".to_owned(),
         }
     }
 
@@ -277,18 +303,18 @@ impl Steps {
         shard: &Shard,
         options: StepOptions,
     ) -> Result<Recorded, TrialError> {
-        let frozen = Frozen {
+        let values = HostValues {
             options,
             batch_len: shard.batch_len,
         };
         let (images, labels) = (shard.images.empty_like(), shard.labels.empty_like());
         let passes = caught(|| {
-            self.recorder.record(None, frozen, &mut |frozen| {
-                passes(replica, &images, &labels, frozen)
+            self.recorder.record(None, values, &mut |values| {
+                passes(replica, &images, &labels, values)
             })
         })?;
         let update = caught(|| {
-            self.recorder.record(Some(&*passes), frozen, &mut |_| {
+            self.recorder.record(Some(&*passes), values, &mut |_| {
                 replica.update();
                 Ok(())
             })
@@ -318,7 +344,7 @@ impl Steps {
             labels.copy_(&shard.labels);
         });
         replica.prepare(options);
-        recording.replay(&mut |frozen| passes(replica, images, labels, frozen))?;
+        recording.replay(&mut |values| passes(replica, images, labels, values))?;
         replica.sum_over_replicas(shard)?;
         update.replay(&mut |_| {
             replica.update();
@@ -331,7 +357,7 @@ fn passes(
     replica: &mut Replica,
     images: &Tensor,
     labels: &Tensor,
-    frozen: Frozen,
+    values: HostValues,
 ) -> Result<(), TrialError> {
     let (images, labels) = (images.shallow_clone(), labels.shallow_clone());
     replica.passes(
@@ -339,9 +365,9 @@ fn passes(
             images,
             labels,
             mixed: None,
-            batch_len: frozen.batch_len,
+            batch_len: values.batch_len,
         },
-        frozen.options,
+        values.options,
     )
 }
 

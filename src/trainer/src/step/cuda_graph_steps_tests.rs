@@ -14,7 +14,7 @@ use crate::device::collective::{Collective, Solo};
 use crate::device::recorder::{Body, Recorder, Recording};
 use crate::error::TrialError;
 use crate::network::nn::Format;
-use crate::step::cuda_graph_steps::{Frozen, Policy, StepRecorder};
+use crate::step::cuda_graph_steps::{HostValues, Policy, StepRecorder};
 use crate::step::replica::{Blueprint, Replica, Shard, StepOptions};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -29,17 +29,17 @@ struct Fake {
 
 struct FakeRecording {
     log: Log,
-    frozen: Frozen,
+    values: HostValues,
     name: &'static str,
 }
 
-impl Recorder<Frozen, TrialError> for Fake {
+impl Recorder<HostValues, TrialError> for Fake {
     fn record(
         &self,
-        with: Option<&dyn Recording<Frozen, TrialError>>,
-        frozen: Frozen,
-        _: Body<Frozen, TrialError>,
-    ) -> Result<Box<dyn Recording<Frozen, TrialError>>, TrialError> {
+        with: Option<&dyn Recording<HostValues, TrialError>>,
+        values: HostValues,
+        _: Body<HostValues, TrialError>,
+    ) -> Result<Box<dyn Recording<HostValues, TrialError>>, TrialError> {
         let (begun, name) = if with.is_some() {
             ("record update", "update")
         } else {
@@ -59,16 +59,16 @@ impl Recorder<Frozen, TrialError> for Fake {
         }
         Ok(Box::new(FakeRecording {
             log: self.log.clone(),
-            frozen,
+            values,
             name,
         }))
     }
 }
 
-impl Recording<Frozen, TrialError> for FakeRecording {
-    fn replay(&mut self, body: Body<Frozen, TrialError>) -> Result<(), TrialError> {
+impl Recording<HostValues, TrialError> for FakeRecording {
+    fn replay(&mut self, body: Body<HostValues, TrialError>) -> Result<(), TrialError> {
         self.log.borrow_mut().push(self.name);
-        body(self.frozen)
+        body(self.values)
     }
 }
 

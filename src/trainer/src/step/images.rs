@@ -377,7 +377,7 @@ mod tests {
         assert_eq!(
             sets.origin(&[Device::Cpu], &photographs, |_| None),
             ByteSource::Batch,
-            "nobody tells of room"
+            "no device reports free memory"
         );
     }
 }

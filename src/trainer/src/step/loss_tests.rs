@@ -8,7 +8,9 @@ use sweep::Settings;
 use sweep::settings::{ClsHead, Embedding, HierarchyFile, Loss, Softmax};
 use tch::{Device, Kind, Tensor};
 
-use crate::network::nn::{Builder, Format, Layout, Mode, Options, OwnOperations, Pass, Storage};
+use crate::network::nn::{
+    Builder, FlatLayout, Format, Mode, Options, OwnOperations, Pass, Storage,
+};
 use crate::step::head::{Head, normalise};
 use crate::step::loss::{Criterion, Outputs};
 
@@ -223,7 +225,7 @@ fn gradients_of_every_head_match_finite_differences() {
         let builder = Builder::new(options);
         let head = Head::new(&settings, &builder, "fc", num_features, num_classes);
         let inventory = builder.inventory();
-        let layout = Layout::new(&inventory, Format { bf16: false }, |_| 0u8);
+        let layout = FlatLayout::new(&inventory, Format { bf16: false }, |_| 0u8);
         let storage = Storage::new(&inventory, layout, 3, Device::Cpu).unwrap();
         let criterion = criterion(&settings, num_classes);
         let counted = Tensor::arange(batch * num_features, (Kind::Float, Device::Cpu)) * 0.7;

@@ -7,7 +7,7 @@ use sweep::Settings;
 use sweep::settings::{MomentumForm, WeightDecayOn};
 use tch::{Device, Kind};
 
-use crate::network::nn::{Builder, Fill, Format, Layout, Options, Role, Storage};
+use crate::network::nn::{Builder, Fill, FlatLayout, Format, Options, Role, Storage};
 use crate::step::optimiser::{Group, Sgd};
 
 fn settings() -> Settings {
@@ -45,7 +45,7 @@ impl Fixture {
         }
         let inventory = builder.inventory();
         let format = Format { bf16: false };
-        let layout = Layout::new(&inventory, format, |note| Group::of(note, settings, "fc"));
+        let layout = FlatLayout::new(&inventory, format, |note| Group::of(note, settings, "fc"));
         let storage = Storage::new(&inventory, layout, 0, Device::Cpu).unwrap();
         Self { storage, inventory }
     }

@@ -11,24 +11,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sweep::Settings;
-use sweep::settings::{BatchNorm, Init};
 use tch::{Device, Kind, Tensor};
 
-use crate::device::collective::{Collective, CollectiveError, Solo};
+use crate::device::collective::{Collective, CollectiveError};
 use crate::device::cuda::{self, RunAhead};
-use crate::device::hardware::Hardware;
 use crate::device::shim::Event;
 use crate::error::TrialError;
 use crate::network::models;
 use crate::network::nn::{
-    Builder, Format, Inventory, Layout, Mode, Network, Options, OwnOperations, Pass,
-    StatisticsReduction, Storage, has_products,
+    Builder, FlatLayout, Format, Inventory, Mode, Network, Options, OwnOperations, Pass, Storage,
 };
-use crate::step::cuda_graph_steps::{Policy, StepRecorder, Steps};
+use crate::step::cuda_graph_steps::Steps;
 use crate::step::head::Head;
 use crate::step::loss::{Criterion, Outputs};
+use crate::step::moving_statistics::MovingStatistics;
 use crate::step::optimiser::{Group, Sgd};
-use crate::step::synchronised_statistics::BatchStatistics;
 
 /// Busy part of a wait: longer than a step worth recording, because such waits time the steps
 /// (cuda_graph_steps.rs).
@@ -89,14 +86,12 @@ pub struct Replica {
     head: Head,
     criterion: Criterion,
     optimiser: Sgd,
-    synchronised: Option<BatchStatistics>,
-    batch_norm: MovingAverage,
-    /// Weight of the batch in the moving statistics, if it is kept on the device.
-    momentum_on_device: Option<(f64, Tensor)>,
-    own_operations: OwnOperations,
-    format: Format,
+    pub(super) moving_statistics: MovingStatistics,
+    /// Operations that use the shim's kernels instead of libtorch's.
+    pub own_operations: OwnOperations,
+    pub(super) format: Format,
     /// Present if steps can be recorded.
-    steps: Option<Steps>,
+    pub(super) steps: Option<Steps>,
     run_ahead: RunAhead<Event>,
     /// See `Blueprint`.
     deadline: Duration,
@@ -127,13 +122,12 @@ impl Replica {
         );
         let criterion = Criterion::new(settings, blueprint.embeddings, num_classes, device);
         let inventory = builder.inventory();
-        let layout = Layout::new(&inventory, blueprint.format, |note| {
+        let layout = FlatLayout::new(&inventory, blueprint.format, |note| {
             Group::of(note, settings, classifier)
         });
         let storage = Storage::new(&inventory, layout, blueprint.seed, device)?;
-        let shared = collective.size() > 1 && settings.batch_norm == BatchNorm::Synchronised;
-        let replica = Self {
-            synchronised: shared.then(|| BatchStatistics::new(collective.clone())),
+        let mut replica = Self {
+            moving_statistics: MovingStatistics::new(settings, &collective),
             collective,
             device,
             inventory,
@@ -142,8 +136,6 @@ impl Replica {
             head,
             criterion,
             optimiser: Sgd::new(settings, device),
-            batch_norm: MovingAverage::of(settings),
-            momentum_on_device: None,
             own_operations: OwnOperations::default(),
             format: blueprint.format,
             steps: None,
@@ -151,70 +143,18 @@ impl Replica {
             deadline: blueprint.deadline,
             loss_sum: Tensor::zeros([], (Kind::Double, device)),
         };
-        Ok(if device.is_cuda() {
-            replica.with_momentum_on_device()
-        } else {
-            replica
-        })
-    }
-
-    /// Updates moving statistics by a separate operation whose weight is a tensor. It rounds
-    /// differently from libtorch's batch normalisation, so a trial must not switch between the two:
-    /// a GPU always uses this one.
-    fn with_momentum_on_device(mut self) -> Self {
-        if self.synchronised.is_none() && self.momentum_on_device.is_none() {
-            self.storage.set_batch_statistics_apart(&self.inventory);
-            self.momentum_on_device = Some((0.0, Tensor::zeros([], (Kind::Float, self.device))));
+        if device.is_cuda() {
+            replica.keep_statistics_weight_on_device();
         }
-        self
+        Ok(replica)
     }
 
-    /// Enables recording of steps for when it is faster.
-    pub fn with_recorder(self, recorder: Box<StepRecorder>, policy: Policy) -> Self {
-        // synchronised statistics are summed within the forward pass, which cannot be recorded
-        if self.synchronised.is_some() {
-            return self;
-        }
-        Self {
-            steps: Some(Steps::new(recorder, policy)),
-            ..self.with_momentum_on_device()
-        }
-    }
-
-    /// Describes how steps were made, for the trial's record.
-    pub fn execution(&self) -> String {
-        self.steps
-            .as_ref()
-            .map_or_else(|| "queued".to_owned(), Steps::describe)
-    }
-
-    /// See `Timing::watched_step_ms`.
-    pub fn watched_step_ms(&self) -> Option<(f64, f64)> {
-        self.steps.as_ref().and_then(Steps::watched_step_ms)
-    }
-
-    /// Lists the operations that are not libtorch's, for the trial's record.
-    pub fn kernels(&self) -> String {
-        let fused_norm = self.own_operations.fused_norm
-            && self.synchronised.is_none()
-            && cuda::fused_norm_available(self.device);
-        let products = self.own_operations.products
-            && has_products(self.format.bf16, Hardware::of(self.device));
-        let own = [(fused_norm, "fused-norm"), (products, "products")];
-        let own: Vec<&str> = own
-            .into_iter()
-            .filter_map(|(is_used, name)| is_used.then_some(name))
-            .collect();
-        if own.is_empty() {
-            "libtorch".to_owned()
-        } else {
-            own.join("+")
-        }
-    }
-
-    /// Selects which operations use our own kernels instead of libtorch's: to measure their gain.
-    pub fn use_own_operations(&mut self, own_operations: OwnOperations) {
-        self.own_operations = own_operations;
+    pub(super) fn keep_statistics_weight_on_device(&mut self) {
+        self.moving_statistics.keep_weight_on_device(
+            &mut self.storage,
+            &self.inventory,
+            self.device,
+        );
     }
 
     /// Returns this replica's images of a batch: `batch / size` each, the last rank also takes the
@@ -267,15 +207,7 @@ impl Replica {
     /// Copies to the device what changes from step to step.
     pub fn prepare(&mut self, options: StepOptions) {
         self.optimiser.set_learning_rate(options.learning_rate);
-        let momentum = self.batch_norm.momentum(options.steps_made);
-        if let Some((known, tensor)) = self
-            .momentum_on_device
-            .as_mut()
-            .filter(|(known, _)| *known != momentum)
-        {
-            *known = momentum;
-            let _ = tensor.fill_(momentum);
-        }
+        self.moving_statistics.prepare(options.steps_made);
     }
 
     /// Runs forward and backward pass; afterwards `storage.gradients` holds this replica's part.
@@ -283,10 +215,8 @@ impl Replica {
         self.storage.forget_gradients()?;
         // An empty shard adds nothing, but with synchronised statistics the other replicas wait for
         // its zero sums.
-        if !shard.is_empty() || self.synchronised.is_some() {
-            if let Some(statistics) = &mut self.synchronised {
-                statistics.set_batch_len(shard.batch_len);
-            }
+        if !shard.is_empty() || self.moving_statistics.is_synchronised() {
+            self.moving_statistics.set_batch_len(shard.batch_len);
             let losses = self.losses(shard, options);
             let total = losses.sum(Kind::Float);
             let backward = (&total / shard.batch_len as f64).f_backward();
@@ -295,43 +225,6 @@ impl Replica {
         }
         self.storage.collect_gradients()?;
         Ok(())
-    }
-
-    /// Leaves the failed group and drops recordings, which hold memory of their own. For
-    /// `rehearse_passes`.
-    pub fn retire(&mut self) {
-        self.collective = Arc::new(Solo::default());
-        if self.synchronised.is_some() {
-            // keeps the same operations: those of per-replica statistics take different memory
-            self.synchronised = Some(BatchStatistics::new(self.collective.clone()));
-        }
-        self.steps = None;
-    }
-
-    /// Runs forward and backward pass on N zero images to measure their memory. Corrupts the
-    /// replica's trained state.
-    pub fn rehearse_passes(
-        &mut self,
-        images: usize,
-        channels: usize,
-        side: usize,
-    ) -> Result<(), TrialError> {
-        let size = [images as i64, side as i64, side as i64, channels as i64];
-        let shard = Shard {
-            images: Tensor::zeros(size, (Kind::Float, self.device)).permute([0, 3, 1, 2]),
-            labels: Tensor::zeros([images as i64], (Kind::Int64, self.device)),
-            mixed: None,
-            batch_len: images,
-        };
-        self.passes(
-            &shard,
-            StepOptions {
-                learning_rate: 0.0,
-                steps_made: 0,
-                new_layers_only: false,
-            },
-        )?;
-        self.loss_sum().map(drop)
     }
 
     /// Makes the next update the first one for its momentum.
@@ -346,7 +239,7 @@ impl Replica {
 
     /// Sums the shards' gradients and moving statistics to those of the whole batch.
     pub fn sum_over_replicas(&mut self, shard: &Shard) -> Result<(), CollectiveError> {
-        if self.collective.size() == 1 || self.synchronised.is_some() {
+        if self.collective.size() == 1 || self.moving_statistics.is_synchronised() {
             return self.collective.all_reduce(&self.storage.gradients);
         }
         let share = shard.len() as f64 / shard.batch_len as f64;
@@ -356,37 +249,10 @@ impl Replica {
 
     /// Returns the loss of each sample of the shard.
     fn losses(&self, shard: &Shard, options: StepOptions) -> Tensor {
-        let momentum = self.batch_norm.momentum(options.steps_made);
         let outputs = if options.new_layers_only {
-            // like layers frozen in Keras (2.2): normalised with batch statistics, which are not
-            // stored
-            let frozen = self.pass(Mode::Train {
-                batch_norm_momentum: 0.0,
-            });
-            let features = tch::no_grad(|| self.network.forward(&shard.images, &frozen));
-            self.head.forward(&features, &frozen)
+            self.outputs_of_frozen_network(&shard.images)
         } else {
-            match &self.momentum_on_device {
-                // a single image may have no statistics to add
-                Some((_, momentum)) if shard.len() > 1 => {
-                    // the statistics of this batch alone, then their part in the moving ones
-                    let pass = Pass {
-                        buffers: &self.storage.batch_statistics.buffers,
-                        ..self.pass(Mode::Train {
-                            batch_norm_momentum: 1.0,
-                        })
-                    };
-                    let outputs = self.outputs(&shard.images, &pass);
-                    self.storage.take_in_batch_statistics(momentum);
-                    outputs
-                }
-                _ => self.outputs(
-                    &shard.images,
-                    &self.pass(Mode::Train {
-                        batch_norm_momentum: momentum,
-                    }),
-                ),
-            }
+            self.training_outputs(shard, options.steps_made)
         };
         let losses = self.criterion.per_sample(&outputs, &shard.labels);
         match &shard.mixed {
@@ -395,6 +261,41 @@ impl Replica {
                 losses * *own + self.criterion.per_sample(&outputs, partners) * (1.0 - own)
             }
         }
+    }
+
+    fn training_outputs(&self, shard: &Shard, steps_made: u64) -> Outputs {
+        let pass = |batch_norm_momentum| {
+            self.pass(Mode::Train {
+                batch_norm_momentum,
+            })
+        };
+        match self.moving_statistics.weight_on_device() {
+            // a single image may have no statistics to add
+            Some(weight) if shard.len() > 1 => {
+                // the statistics of this batch alone, then their part in the moving ones
+                let of_batch = Pass {
+                    buffers: &self.storage.batch_statistics.buffers,
+                    ..pass(1.0)
+                };
+                let outputs = self.outputs(&shard.images, &of_batch);
+                self.storage.take_in_batch_statistics(weight);
+                outputs
+            }
+            _ => {
+                let weight = self.moving_statistics.weight(steps_made);
+                self.outputs(&shard.images, &pass(weight))
+            }
+        }
+    }
+
+    /// Returns outputs that only the head learns from, like layers frozen in Keras (2.2): they are
+    /// normalised with batch statistics, which are not stored.
+    fn outputs_of_frozen_network(&self, images: &Tensor) -> Outputs {
+        let frozen = self.pass(Mode::Train {
+            batch_norm_momentum: 0.0,
+        });
+        let features = tch::no_grad(|| self.network.forward(images, &frozen));
+        self.head.forward(&features, &frozen)
     }
 
     /// Returns losses and hits of some images, `[batch]` each, with the moving statistics.
@@ -416,10 +317,7 @@ impl Replica {
             parameters: &self.storage.parameters,
             buffers: &self.storage.buffers,
             mode,
-            synchronised: self
-                .synchronised
-                .as_ref()
-                .map(|statistics| statistics as &dyn StatisticsReduction),
+            synchronised: self.moving_statistics.reduction(),
             own_operations: self.own_operations,
         }
     }
@@ -472,33 +370,6 @@ pub fn shard(batch_len: usize, rank: usize, size: usize) -> Range<usize> {
     rank * step..end
 }
 
-/// Weight of a new batch in the moving statistics of batch normalisation.
-#[derive(Clone, Copy, Debug)]
-struct MovingAverage {
-    momentum: f64,
-    /// Keras removes the bias of a moving average that starts at zero: after t batches the weight
-    /// of the newest is m / (1 - (1 - m)^t), so that the first batch counts fully and the start
-    /// value not at all, even from a file.
-    debiased: bool,
-}
-
-impl MovingAverage {
-    fn of(settings: &Settings) -> Self {
-        Self {
-            momentum: settings.batch_norm_momentum,
-            debiased: settings.init == Init::Keras,
-        }
-    }
-
-    fn momentum(self, steps_made: u64) -> f64 {
-        if !self.debiased {
-            return self.momentum;
-        }
-        let seen = (steps_made + 1) as f64;
-        self.momentum / (1.0 - (1.0 - self.momentum).powf(seen))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -514,26 +385,5 @@ mod tests {
             [0..0, 0..0, 0..0, 0..3]
         );
         assert_eq!(shard(7, 0, 1), 0..7);
-    }
-
-    #[test]
-    fn the_debiased_average_is_the_mean_weighted_by_age() {
-        let average = MovingAverage {
-            momentum: 0.01,
-            debiased: true,
-        };
-        let values = [3.0, -1.0, 4.0, 1.5];
-        let mut moving = 99.0;
-        let (mut weighted, mut weights) = (0.0, 0.0);
-        for (step, value) in values.into_iter().enumerate() {
-            moving += (value - moving) * average.momentum(step as u64);
-            weighted = weighted * 0.99 + value * 0.01;
-            weights = weights * 0.99 + 0.01;
-        }
-        assert!(
-            (moving - weighted / weights).abs() < 1e-9,
-            "{moving} {}",
-            weighted / weights
-        );
     }
 }

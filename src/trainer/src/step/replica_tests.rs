@@ -427,10 +427,10 @@ fn the_record_names_the_operations_that_are_not_libtorchs() {
         };
         let mut replica =
             Replica::new(&blueprint(&settings, format), Arc::from(end), Device::Cpu).unwrap();
-        replica.use_own_operations(OwnOperations {
+        replica.own_operations = OwnOperations {
             fused_norm,
             ..OwnOperations::default()
-        });
+        };
         replica.kernels()
     };
     assert_eq!(

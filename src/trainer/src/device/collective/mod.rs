@@ -6,9 +6,9 @@
 //! that has failed stays failed: it is never retried or repaired. Read shared_memory.rs for
 //! replicas as threads in one memory, nccl/mod.rs for one replica per GPU.
 
+mod barrier;
 #[cfg(test)]
 mod contract;
-mod meeting;
 mod nccl;
 mod shared_memory;
 mod solo;
@@ -17,9 +17,7 @@ use tch::Tensor;
 
 #[cfg(test)]
 pub(crate) use nccl::fake::group as fake_nccl;
-pub use nccl::{
-    GroupId, cuda_version, nccl, nccl_among_processes, nccl_group_id, nccl_version, pci_bus_id,
-};
+pub use nccl::{cuda_version, nccl, nccl_version, pci_bus_id};
 pub use shared_memory::shared_memory;
 pub use solo::Solo;
 

@@ -11,20 +11,20 @@ use std::time::Duration;
 
 use tch::Tensor;
 
-use super::meeting::Meeting;
+use super::barrier::GroupBarrier;
 use super::{Collective, CollectiveError};
 
 /// Makes the ends of one group, in rank order; move each to its replica's thread.
 pub fn shared_memory(size: usize, deadline: Duration) -> Vec<Box<dyn Collective>> {
     assert!(size > 0, "a group has at least one replica");
-    let shared = Shared {
+    let shared = Exchange {
         inputs: (0..size).map(|_| None).collect(),
         sum: None,
     };
-    let meeting = Arc::new(Meeting::new(size, deadline, shared));
+    let barrier = Arc::new(GroupBarrier::new(size, deadline, shared));
     let end = |rank| {
         Box::new(SharedMemory {
-            meeting: meeting.clone(),
+            barrier: barrier.clone(),
             rank,
             size,
             num_completed: AtomicU64::new(0),
@@ -34,14 +34,14 @@ pub fn shared_memory(size: usize, deadline: Duration) -> Vec<Box<dyn Collective>
 }
 
 struct SharedMemory {
-    meeting: Arc<Meeting<Shared>>,
+    barrier: Arc<GroupBarrier<Exchange>>,
     rank: usize,
     size: usize,
     num_completed: AtomicU64,
 }
 
-/// State that the threads of a group share.
-struct Shared {
+/// The tensors that the threads of a group exchange.
+struct Exchange {
     /// Handles on the tensors of all replicas, sharing their memory.
     inputs: Vec<Option<Tensor>>,
     /// Buffer for the sum, which every replica then copies.
@@ -61,7 +61,7 @@ impl SharedMemory {
 
     /// Adds up this replica's slice of all inputs, in rank order.
     fn reduce_slice(&self) {
-        let (inputs, sum): (Vec<Tensor>, Tensor) = self.meeting.with(|shared| {
+        let (inputs, sum): (Vec<Tensor>, Tensor) = self.barrier.with(|shared| {
             let inputs = shared
                 .inputs
                 .iter()
@@ -105,8 +105,8 @@ impl Collective for SharedMemory {
         let _guard = tch::no_grad_guard();
         Self::is_usable(tensor, "all-reduce")?;
         let mine = tensor.detach();
-        let deposit = |shared: &mut Shared| shared.inputs[self.rank] = Some(mine.shallow_clone());
-        let make_sum = |shared: &mut Shared| {
+        let deposit = |shared: &mut Exchange| shared.inputs[self.rank] = Some(mine.shallow_clone());
+        let make_sum = |shared: &mut Exchange| {
             let fits = |sum: &Tensor| {
                 sum.size() == mine.size()
                     && sum.kind() == mine.kind()
@@ -116,16 +116,16 @@ impl Collective for SharedMemory {
                 shared.sum = Some(mine.empty_like());
             }
         };
-        self.meeting
-            .meet(self.rank, "all-reduce", deposit, make_sum)?;
+        self.barrier
+            .wait(self.rank, "all-reduce", deposit, make_sum)?;
         self.reduce_slice();
-        self.meeting.meet(self.rank, "all-reduce", |_| (), |_| ())?;
+        self.barrier.wait(self.rank, "all-reduce", |_| (), |_| ())?;
         let sum = self
-            .meeting
+            .barrier
             .with(|shared| shared.sum.as_ref().expect("made above").shallow_clone());
         mine.shallow_clone().copy_(&sum);
         // no replica may overwrite the sum for the next round before all have copied it
-        self.meeting.meet(
+        self.barrier.wait(
             self.rank,
             "all-reduce",
             |shared| shared.inputs[self.rank] = None,
@@ -139,10 +139,10 @@ impl Collective for SharedMemory {
         let _guard = tch::no_grad_guard();
         Self::is_usable(tensor, "broadcast")?;
         let mut mine = tensor.detach();
-        let deposit = |shared: &mut Shared| shared.inputs[self.rank] = Some(mine.shallow_clone());
-        self.meeting.meet(self.rank, "broadcast", deposit, |_| ())?;
+        let deposit = |shared: &mut Exchange| shared.inputs[self.rank] = Some(mine.shallow_clone());
+        self.barrier.wait(self.rank, "broadcast", deposit, |_| ())?;
         if self.rank != 0 {
-            let first = self.meeting.with(|shared| {
+            let first = self.barrier.with(|shared| {
                 shared.inputs[0]
                     .as_ref()
                     .expect("deposited above")
@@ -150,7 +150,7 @@ impl Collective for SharedMemory {
             });
             mine.copy_(&first);
         }
-        self.meeting.meet(
+        self.barrier.wait(
             self.rank,
             "broadcast",
             |_| (),
@@ -165,7 +165,7 @@ impl Collective for SharedMemory {
     }
 
     fn check(&self) -> Result<(), CollectiveError> {
-        self.meeting.failure().map_or(Ok(()), Err)
+        self.barrier.failure().map_or(Ok(()), Err)
     }
 
     fn num_completed(&self) -> u64 {
@@ -173,7 +173,7 @@ impl Collective for SharedMemory {
     }
 
     fn abort(&self, reason: &str) {
-        self.meeting.fail(CollectiveError::Aborted {
+        self.barrier.fail(CollectiveError::Aborted {
             rank: self.rank,
             reason: reason.to_owned(),
         });

@@ -13,7 +13,7 @@ mod norm_drills;
 mod norm_tests;
 mod run_ahead;
 
-pub use cuda_library::{MemoryShareError, OpenError, libtorch, set_memory_share};
+pub use cuda_library::{libtorch, set_memory_share};
 pub use graph::CudaGraphs;
 pub use norm::fused_norm_available;
 pub use run_ahead::{RunAhead, WaitError, wait_for};

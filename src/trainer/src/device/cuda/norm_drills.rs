@@ -23,7 +23,7 @@ struct Layer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Then {
+enum Epilogue {
     Nothing,
     Relu,
     AddRelu,
@@ -62,7 +62,7 @@ impl Layer {
         }
     }
 
-    fn forward(&self, then: Then, mode: Mode, fused_norm: bool) -> Tensor {
+    fn forward(&self, epilogue: Epilogue, mode: Mode, fused_norm: bool) -> Tensor {
         let own_operations = OwnOperations {
             fused_norm,
             ..OwnOperations::default()
@@ -74,10 +74,10 @@ impl Layer {
             synchronised: None,
             own_operations,
         };
-        match then {
-            Then::Nothing => self.norm.forward(&self.images, &pass),
-            Then::Relu => self.norm.forward_relu(&self.images, &pass),
-            Then::AddRelu => self
+        match epilogue {
+            Epilogue::Nothing => self.norm.forward(&self.images, &pass),
+            Epilogue::Relu => self.norm.forward_relu(&self.images, &pass),
+            Epilogue::AddRelu => self
                 .norm
                 .forward_add_relu(&self.images, &self.shortcut, &pass),
         }
@@ -85,16 +85,16 @@ impl Layer {
 
     /// Returns 0 where ReLU's input is so near zero that rounding decides whether a gradient
     /// passes, else 1.
-    fn far_from_zero(&self, then: Then) -> Tensor {
+    fn far_from_zero(&self, epilogue: Epilogue) -> Tensor {
         let _guard = tch::no_grad_guard();
         let input = self.forward(
-            Then::Nothing,
+            Epilogue::Nothing,
             Mode::Train {
                 batch_norm_momentum: 0.0,
             },
             false,
         );
-        let input = if then == Then::AddRelu {
+        let input = if epilogue == Epilogue::AddRelu {
             input + &self.shortcut
         } else {
             input
@@ -103,17 +103,17 @@ impl Layer {
     }
 
     /// Returns the outputs in training and evaluation, all gradients, and the moving statistics.
-    fn results(&self, then: Then, fused: bool) -> Vec<(&'static str, Tensor)> {
+    fn results(&self, epilogue: Epilogue, fused: bool) -> Vec<(&'static str, Tensor)> {
         let output = self.forward(
-            then,
+            epilogue,
             Mode::Train {
                 batch_norm_momentum: 0.2,
             },
             fused,
         );
-        let evaluated = tch::no_grad(|| self.forward(then, Mode::Evaluate, fused));
+        let evaluated = tch::no_grad(|| self.forward(epilogue, Mode::Evaluate, fused));
         let mut leaves = vec![&self.images, &self.parameters[0], &self.parameters[1]];
-        if then == Then::AddRelu {
+        if epilogue == Epilogue::AddRelu {
             leaves.push(&self.shortcut);
         }
         let sum = (&output * &self.cotangent).sum(Kind::Float);
@@ -149,18 +149,18 @@ const SHAPES: [[i64; 4]; 5] = [
 fn check_against_libtorch(device: Device) -> f64 {
     let mut worst: f64 = 0.0;
     for shape in SHAPES {
-        for then in [Then::Nothing, Then::Relu, Then::AddRelu] {
+        for epilogue in [Epilogue::Nothing, Epilogue::Relu, Epilogue::AddRelu] {
             for (kind, tolerance) in [(Kind::Float, 1e-4), (Kind::BFloat16, 1e-2)] {
                 // libtorch's operations work in f32, on the same rounded values
                 let mut ours = Layer::new(shape, kind, kind, device);
                 let mut theirs = Layer::new(shape, kind, Kind::Float, device);
-                let decided = theirs.far_from_zero(then);
+                let decided = theirs.far_from_zero(epilogue);
                 for layer in [&mut ours, &mut theirs] {
                     layer.cotangent = &layer.cotangent * decided.to_kind(layer.cotangent.kind());
                 }
-                let expected = theirs.results(then, false);
+                let expected = theirs.results(epilogue, false);
                 for ((name, found), (_, expected)) in
-                    ours.results(then, true).into_iter().zip(expected)
+                    ours.results(epilogue, true).into_iter().zip(expected)
                 {
                     let apart = (found.to_kind(Kind::Float) - &expected)
                         .abs()
@@ -169,7 +169,7 @@ fn check_against_libtorch(device: Device) -> f64 {
                     let scale = expected.abs().max().double_value(&[]).max(1.0);
                     assert!(
                         apart < tolerance * scale,
-                        "{shape:?} {kind:?} {then:?}: {name}: {apart:e} of {scale:e}"
+                        "{shape:?} {kind:?} {epilogue:?}: {name}: {apart:e} of {scale:e}"
                     );
                     worst = worst.max(apart / scale / tolerance);
                 }
@@ -191,7 +191,7 @@ fn gpu() -> Device {
     let start = std::time::Instant::now();
     assert!(
         super::fused_norm_available(Device::Cuda(0)),
-        "the warning above says why"
+        "the warning above has the reason"
     );
     println!(
         "the kernels were compiled and loaded in {:.1} s",
@@ -215,12 +215,13 @@ fn on_a_gpu_the_fused_operation_is_libtorchs_three() {
 fn on_a_gpu_a_recording_gives_the_same_bits() {
     let device = gpu();
     for kind in [Kind::Float, Kind::BFloat16] {
-        let queued = Layer::new([16, 64, 28, 28], kind, kind, device).results(Then::AddRelu, true);
+        let queued =
+            Layer::new([16, 64, 28, 28], kind, kind, device).results(Epilogue::AddRelu, true);
         let layer = Layer::new([16, 64, 28, 28], kind, kind, device);
         let mut outputs = Vec::new();
         let graphs = CudaGraphs::open(0).unwrap();
         let mut record = |()| -> Result<(), ShimError> {
-            outputs = layer.results(Then::AddRelu, true);
+            outputs = layer.results(Epilogue::AddRelu, true);
             Ok(())
         };
         let mut recording = graphs.record(None, (), &mut record).unwrap();

@@ -2,10 +2,11 @@
 //! against sums in f64.
 //!
 //! Checked are the kernels' arithmetic, indexes and barriers, with the grids of a GPU. Not checked
-//! are their speed and NVRTC's code; a drill in gpu_tests.rs does that.
+//! are their speed and NVRTC's code; a drill in norm_drills.rs does that.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::fmt::Display;
+use std::mem::offset_of;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 
@@ -26,6 +27,15 @@ struct Shape {
     /// True if the last thread of a block runs first.
     reversed: bool,
 }
+
+// tests/norm_emulation.cpp asserts the same
+const _: () = assert!(
+    size_of::<Shape>() == 24
+        && offset_of!(Shape, channels) == 8
+        && offset_of!(Shape, bf16) == 16
+        && offset_of!(Shape, aligned) == 17
+        && offset_of!(Shape, reversed) == 18
+);
 
 type Fault = *const c_char;
 

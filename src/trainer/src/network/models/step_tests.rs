@@ -97,10 +97,10 @@ fn block_of(name: &str) -> Option<&str> {
 
 /// Makes a step and returns the gradient of each parameter in f64.
 fn step(replica: &mut Replica, side: i64, own: bool) -> Vec<Tensor> {
-    replica.use_own_operations(OwnOperations {
+    replica.own_operations = OwnOperations {
         fused_norm: own,
         products: own,
-    });
+    };
     let (images, labels) = batch(side);
     let shard = Shard {
         images,

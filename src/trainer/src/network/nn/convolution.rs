@@ -11,22 +11,30 @@
 //! layers.rs, the user.
 
 use std::ffi::{c_char, c_void};
+use std::mem::offset_of;
 
 use tch::{Kind, Tensor};
 
 use crate::device::hardware::Hardware;
 use crate::device::shim;
 
-/// The passes that are products of matrices. Layout as in shim/convolution.cpp.
+/// The passes that are products of matrices. Same layout as in shim/convolution.cpp.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ways {
+pub(super) struct ProductPasses {
     pub forward: bool,
     /// The gradient of the images.
     pub images: bool,
     /// The gradient of the kernels.
     pub kernels: bool,
 }
+
+// shim/convolution.cpp asserts the same
+const _: () = assert!(
+    size_of::<ProductPasses>() == 3
+        && offset_of!(ProductPasses, images) == 1
+        && offset_of!(ProductPasses, kernels) == 2
+);
 
 unsafe extern "C" {
     fn shim_convolution(
@@ -35,7 +43,7 @@ unsafe extern "C" {
         bias: *mut c_void,
         stride: i64,
         padding: i64,
-        ways: Ways,
+        passes: ProductPasses,
         result: *mut *mut c_void,
     ) -> *mut c_char;
 }
@@ -59,12 +67,12 @@ pub fn convolve(
     window: Window,
     products: bool,
 ) -> Tensor {
-    let ways = if products {
-        ways(x, weight, window)
+    let passes = if products {
+        faster_products(x, weight, window)
     } else {
-        Ways::default()
+        ProductPasses::default()
     };
-    if ways == Ways::default() {
+    if passes == ProductPasses::default() {
         let Window {
             stride,
             padding,
@@ -73,22 +81,22 @@ pub fn convolve(
         } = window;
         return x.conv2d(weight, bias, [stride; 2], [padding; 2], [1, 1], groups);
     }
-    by_ways(x, weight, bias, window, ways)
+    convolve_by_products(x, weight, bias, window, passes)
 }
 
-/// Convolves in the given ways, whether or not they are faster. Both tensors have channels
+/// Convolves with products in the given passes, whether or not they are faster. Both tensors have channels
 /// innermost and are f32 or bf16 on the CPU.
-pub(super) fn by_ways(
+pub(super) fn convolve_by_products(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
     window: Window,
-    ways: Ways,
+    passes: ProductPasses,
 ) -> Tensor {
     let raw = |tensor: &Tensor| tensor.as_ptr() as *mut c_void;
     let bias = bias.map_or(std::ptr::null_mut(), raw);
     let mut result = std::ptr::null_mut();
-    // SAFETY: the tensors live through the call and are as the C++ side expects (`ways` has checked
+    // SAFETY: the tensors live through the call and are as the C++ side expects (`faster_products` has checked
     // layouts, kinds and device); `result` is written on success only.
     let message = unsafe {
         shim_convolution(
@@ -97,7 +105,7 @@ pub(super) fn by_ways(
             bias,
             window.stride,
             window.padding,
-            ways,
+            passes,
             &mut result,
         )
     };
@@ -105,24 +113,24 @@ pub(super) fn by_ways(
     shim::owned(result)
 }
 
-fn ways(x: &Tensor, weight: &Tensor, window: Window) -> Ways {
+fn faster_products(x: &Tensor, weight: &Tensor, window: Window) -> ProductPasses {
     let ours = !x.device().is_cuda()
         && x.kind() == weight.kind()
         && window.groups == 1
         && shim::has_channels_innermost(x)
         && shim::has_channels_innermost(weight);
     let (Ok((batch, inputs, height, width)), true) = (x.size4(), ours) else {
-        return Ways::default();
+        return ProductPasses::default();
     };
     let length = |side: i64| (side + 2 * window.padding - window.kernel) / window.stride + 1;
     let places = batch * length(height) * length(width);
-    let size = Size {
+    let size = ConvolutionSize {
         places,
         pixels: height * width,
         inputs,
         outputs: weight.size()[0],
     };
-    faster(size, window, x.kind(), Hardware::of_cpu())
+    faster_passes(size, window, x.kind(), Hardware::of_cpu())
 }
 
 /// Returns true if the convolutions of some shapes are products.
@@ -134,7 +142,7 @@ pub fn has_products(bf16: bool, hardware: Hardware) -> bool {
     }
 }
 
-pub(super) struct Size {
+pub(super) struct ConvolutionSize {
     /// Number of outputs per channel.
     pub places: i64,
     /// Number of pixels of an image, per channel.
@@ -148,7 +156,7 @@ pub(super) struct Size {
 const BLOCK: i64 = 32;
 
 /// The largest numbers of places for which a product is faster than libtorch's pass.
-struct Most {
+struct ProductLimits {
     forward: i64,
     images: i64,
     /// Limit for the gradient of kernels if channels do not fill whole blocks.
@@ -159,7 +167,7 @@ struct Most {
 /// Intel Xeon with `amx_bf16`, f32 on that Xeon, limited to AVX-512 and to AVX2. Reordering kernels
 /// costs oneDNN the same for few places as for many; a strided 1x1 kernel skips three of four
 /// pixels, which a product does not visit.
-fn most(window: Window, bf16: bool, hardware: Hardware) -> Most {
+fn product_limits(window: Window, bf16: bool, hardware: Hardware) -> ProductLimits {
     let (forward, images, kernels) = match (bf16, hardware, window.kernel, window.stride) {
         (false, _, 1, 1) => (1024, 1024, 4096),
         (false, _, 1, _) => (1024, 4096, 1600),
@@ -175,15 +183,20 @@ fn most(window: Window, bf16: bool, hardware: Hardware) -> Most {
         (true, Hardware::TileBf16, _, _) => (512, 2048, 2048),
         (true, Hardware::Plain | Hardware::Gpu, _, _) => (0, 0, 0),
     };
-    Most {
+    ProductLimits {
         forward,
         images,
         kernels,
     }
 }
 
-pub(super) fn faster(size: Size, window: Window, kind: Kind, hardware: Hardware) -> Ways {
-    let Size {
+pub(super) fn faster_passes(
+    size: ConvolutionSize,
+    window: Window,
+    kind: Kind,
+    hardware: Hardware,
+) -> ProductPasses {
+    let ConvolutionSize {
         places,
         pixels,
         inputs,
@@ -192,20 +205,20 @@ pub(super) fn faster(size: Size, window: Window, kind: Kind, hardware: Hardware)
     let bf16 = match kind {
         Kind::BFloat16 => true,
         Kind::Float => false,
-        _ => return Ways::default(),
+        _ => return ProductPasses::default(),
     };
     // a replica without images has nothing to multiply but joins its group's sums: libtorch handles
     // empty batches
     if places == 0 || !has_products(bf16, hardware) {
-        return Ways::default();
+        return ProductPasses::default();
     }
-    let most = most(window, bf16, hardware);
+    let limits = product_limits(window, bf16, hardware);
     let in_blocks = bf16 && inputs % BLOCK == 0 && outputs % BLOCK == 0;
     // oneDNN skips the part of a kernel beyond a single pixel; a product multiplies those zeros
     let sees_zeros = !bf16 && pixels == 1 && window.kernel > 1;
-    Ways {
-        forward: places <= most.forward && !sees_zeros,
-        images: places <= most.images && !sees_zeros,
-        kernels: in_blocks || places <= most.kernels,
+    ProductPasses {
+        forward: places <= limits.forward && !sees_zeros,
+        images: places <= limits.images && !sees_zeros,
+        kernels: in_blocks || places <= limits.kernels,
     }
 }

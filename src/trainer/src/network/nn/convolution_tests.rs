@@ -4,13 +4,15 @@
 use tch::{Kind, Tensor};
 
 use super::builder::Fill;
-use super::convolution::{Size, Ways, Window, by_ways, faster};
+use super::convolution::{
+    ConvolutionSize, ProductPasses, Window, convolve_by_products, faster_passes,
+};
 use super::init;
 use crate::device::hardware::Hardware;
 use crate::device::process;
 use crate::device::shim;
 
-const ALL: Ways = Ways {
+const ALL: ProductPasses = ProductPasses {
     forward: true,
     images: true,
     kernels: true,
@@ -28,7 +30,7 @@ fn run(
     outputs: i64,
     window: Window,
     kind: Kind,
-    ways: Option<Ways>,
+    passes: Option<ProductPasses>,
 ) -> Vec<(&'static str, Tensor)> {
     let innermost = |name: &str, shape: &[i64]| {
         let values = noise(name, shape).to_kind(kind);
@@ -41,8 +43,8 @@ fn run(
     let bias = noise("bias", &[outputs])
         .to_kind(kind)
         .set_requires_grad(true);
-    let output = match ways {
-        Some(ways) => by_ways(&x, &weight, Some(&bias), window, ways),
+    let output = match passes {
+        Some(passes) => convolve_by_products(&x, &weight, Some(&bias), window, passes),
         None => {
             let Window {
                 stride,
@@ -107,28 +109,28 @@ fn products_are_convolutions() {
         for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
             let expected = run(shape, outputs, window, kind, None);
             let some = [
-                Ways {
+                ProductPasses {
                     forward: false,
                     ..ALL
                 },
-                Ways {
+                ProductPasses {
                     images: false,
                     ..ALL
                 },
-                Ways {
+                ProductPasses {
                     kernels: false,
                     ..ALL
                 },
             ];
-            for ways in some.into_iter().chain([ALL]) {
-                let found = run(shape, outputs, window, kind, Some(ways));
+            for passes in some.into_iter().chain([ALL]) {
+                let found = run(shape, outputs, window, kind, Some(passes));
                 for ((name, found), (_, expected)) in found.iter().zip(&expected) {
                     assert_eq!(found.size(), expected.size(), "{shape:?} {window:?} {name}");
                     let scale = expected.abs().max().double_value(&[]);
                     let apart = (found - expected).abs().max().double_value(&[]);
                     assert!(
                         apart <= tolerance * scale,
-                        "{shape:?} {window:?} {kind:?} {ways:?} {name}: {apart:e} of {scale:e}"
+                        "{shape:?} {window:?} {kind:?} {passes:?} {name}: {apart:e} of {scale:e}"
                     );
                 }
             }
@@ -165,8 +167,9 @@ fn a_product_may_be_changed_in_place() {
                     .map(|gradient| gradient.to_kind(Kind::Float))
                     .collect::<Vec<_>>()
             };
-            let in_place = gradients(by_ways(&x, &weight, None, window, ALL).sigmoid_());
-            let apart = gradients(by_ways(&x, &weight, None, window, ALL).sigmoid());
+            let in_place =
+                gradients(convolve_by_products(&x, &weight, None, window, ALL).sigmoid_());
+            let apart = gradients(convolve_by_products(&x, &weight, None, window, ALL).sigmoid());
             assert_eq!(in_place, apart, "{kernel} x {kernel} in {kind:?}");
         }
     }
@@ -188,9 +191,9 @@ fn kernel_gradients_have_the_same_bits_with_any_number_of_threads() {
         padding: 1,
         groups: 1,
     };
-    let kernels_alone = Some(Ways {
+    let kernels_alone = Some(ProductPasses {
         kernels: true,
-        ..Ways::default()
+        ..ProductPasses::default()
     });
     let of_threads = |threads| {
         tch::set_num_threads(threads);
@@ -223,18 +226,18 @@ fn the_first_layer_has_a_gradient_of_its_kernels_alone() {
         innermost("x", [2, 3, 4, 4]),
         innermost("weight", [5, 3, 3, 3]).set_requires_grad(true),
     );
-    for ways in [
+    for passes in [
         ALL,
-        Ways {
+        ProductPasses {
             images: false,
             ..ALL
         },
-        Ways {
+        ProductPasses {
             kernels: false,
             ..ALL
         },
     ] {
-        by_ways(&x, &weight, None, window, ways)
+        convolve_by_products(&x, &weight, None, window, passes)
             .sum(Kind::Float)
             .backward();
     }
@@ -249,16 +252,17 @@ fn products_are_for_few_places_and_in_bf16_for_channels_in_blocks() {
         padding: kernel / 2,
         groups: 1,
     };
-    let few = |places| Size {
+    let few = |places| ConvolutionSize {
         places,
         pixels: 16,
         inputs: 48,
         outputs: 48,
     };
-    let chosen = |places, window, hardware| faster(few(places), window, Kind::BFloat16, hardware);
-    let kernels_alone = Ways {
+    let chosen =
+        |places, window, hardware| faster_passes(few(places), window, Kind::BFloat16, hardware);
+    let kernels_alone = ProductPasses {
         kernels: true,
-        ..Ways::default()
+        ..ProductPasses::default()
     };
     assert_eq!(chosen(128, window(3, 1), Hardware::VectorBf16), ALL);
     assert_eq!(
@@ -272,12 +276,12 @@ fn products_are_for_few_places_and_in_bf16_for_channels_in_blocks() {
     );
     assert_eq!(
         chosen(100_000, window(1, 1), Hardware::VectorBf16),
-        Ways::default()
+        ProductPasses::default()
     );
     assert_eq!(chosen(128, window(3, 1), Hardware::TileBf16), ALL);
     assert_eq!(
         chosen(1024, window(3, 2), Hardware::TileBf16),
-        Ways {
+        ProductPasses {
             forward: false,
             ..ALL
         }
@@ -288,21 +292,24 @@ fn products_are_for_few_places_and_in_bf16_for_channels_in_blocks() {
     );
     assert_eq!(
         chosen(100_000, window(1, 1), Hardware::TileBf16),
-        Ways::default()
+        ProductPasses::default()
     );
     for hardware in [Hardware::Plain, Hardware::Gpu] {
-        assert_eq!(chosen(128, window(3, 1), hardware), Ways::default());
+        assert_eq!(
+            chosen(128, window(3, 1), hardware),
+            ProductPasses::default()
+        );
     }
-    let in_blocks = |inputs, outputs| Size {
+    let in_blocks = |inputs, outputs| ConvolutionSize {
         places: 100_000,
         pixels: 3136,
         inputs,
         outputs,
     };
-    let of_many = |size| faster(size, window(3, 1), Kind::BFloat16, Hardware::VectorBf16);
+    let of_many = |size| faster_passes(size, window(3, 1), Kind::BFloat16, Hardware::VectorBf16);
     assert_eq!(of_many(in_blocks(64, 96)), kernels_alone);
     assert_eq!(
-        faster(
+        faster_passes(
             in_blocks(64, 96),
             window(3, 1),
             Kind::BFloat16,
@@ -310,27 +317,27 @@ fn products_are_for_few_places_and_in_bf16_for_channels_in_blocks() {
         ),
         kernels_alone
     );
-    assert_eq!(of_many(in_blocks(64, 48)), Ways::default());
+    assert_eq!(of_many(in_blocks(64, 48)), ProductPasses::default());
     assert_eq!(
-        of_many(Size {
+        of_many(ConvolutionSize {
             places: 0,
             pixels: 16,
             inputs: 64,
             outputs: 64
         }),
-        Ways::default()
+        ProductPasses::default()
     );
-    assert_eq!(of_many(in_blocks(3, 64)), Ways::default());
+    assert_eq!(of_many(in_blocks(3, 64)), ProductPasses::default());
     assert_eq!(
-        faster(few(128), window(3, 1), Kind::Double, Hardware::Plain),
-        Ways::default()
+        faster_passes(few(128), window(3, 1), Kind::Double, Hardware::Plain),
+        ProductPasses::default()
     );
-    let in_f32 = |size, window, hardware| faster(size, window, Kind::Float, hardware);
+    let in_f32 = |size, window, hardware| faster_passes(size, window, Kind::Float, hardware);
     for hardware in [Hardware::Plain, Hardware::VectorBf16, Hardware::TileBf16] {
         assert_eq!(in_f32(few(128), window(3, 1), hardware), ALL);
         assert_eq!(
             in_f32(few(1024), window(3, 2), hardware),
-            Ways {
+            ProductPasses {
                 forward: false,
                 ..ALL
             }
@@ -338,11 +345,11 @@ fn products_are_for_few_places_and_in_bf16_for_channels_in_blocks() {
         assert_eq!(in_f32(few(1024), window(3, 1), hardware), kernels_alone);
         assert_eq!(
             in_f32(in_blocks(64, 96), window(3, 1), hardware),
-            Ways::default()
+            ProductPasses::default()
         );
         assert_eq!(
             in_f32(
-                Size {
+                ConvolutionSize {
                     pixels: 1,
                     ..few(64)
                 },
@@ -353,7 +360,7 @@ fn products_are_for_few_places_and_in_bf16_for_channels_in_blocks() {
         );
         assert_eq!(
             in_f32(
-                Size {
+                ConvolutionSize {
                     pixels: 1,
                     ..few(64)
                 },
@@ -365,6 +372,6 @@ fn products_are_for_few_places_and_in_bf16_for_channels_in_blocks() {
     }
     assert_eq!(
         in_f32(few(128), window(3, 1), Hardware::Gpu),
-        Ways::default()
+        ProductPasses::default()
     );
 }

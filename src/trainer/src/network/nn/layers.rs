@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 
 use super::builder::{Buffer, Builder, Fill, Parameter, Role};
 use super::convolution::{Window, convolve};
-use super::norm::{By, Norm, Then};
+use super::norm::{Epilogue, Norm, Statistics};
 use super::pass::{Mode, Pass};
 use super::pool::{pad_zero, same_padding};
 
@@ -121,10 +121,6 @@ impl Linear {
         Self { weight, bias }
     }
 
-    pub fn weight(&self) -> Parameter {
-        self.weight
-    }
-
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let weight = pass.parameter(self.weight);
         x.to_kind(weight.kind())
@@ -155,19 +151,19 @@ impl BatchNorm {
     }
 
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        self.forward_then(x, Then::Nothing, pass)
+        self.forward_then(x, Epilogue::Nothing, pass)
     }
 
     pub fn forward_relu(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        self.forward_then(x, Then::Relu, pass)
+        self.forward_then(x, Epilogue::Relu, pass)
     }
 
     /// Returns the end of a residual block: ReLU of the sum with its shortcut.
     pub fn forward_add_relu(&self, x: &Tensor, shortcut: &Tensor, pass: &Pass) -> Tensor {
-        self.forward_then(x, Then::AddRelu(shortcut), pass)
+        self.forward_then(x, Epilogue::AddRelu(shortcut), pass)
     }
 
-    fn forward_then(&self, x: &Tensor, then: Then, pass: &Pass) -> Tensor {
+    fn forward_then(&self, x: &Tensor, epilogue: Epilogue, pass: &Pass) -> Tensor {
         let norm = Norm {
             weight: pass.parameter(self.weight),
             bias: pass.parameter(self.bias),
@@ -182,7 +178,7 @@ impl BatchNorm {
                     batch_norm_momentum,
                 },
                 Some(_),
-            ) => then.apply(&mut self.forward_synchronised(x, pass, batch_norm_momentum)),
+            ) => epilogue.apply(&mut self.forward_synchronised(x, pass, batch_norm_momentum)),
             (
                 Mode::Train {
                     batch_norm_momentum,
@@ -190,12 +186,12 @@ impl BatchNorm {
                 None,
             ) => norm.forward(
                 x,
-                By::Batch {
+                Statistics::Batch {
                     momentum: batch_norm_momentum,
                 },
-                then,
+                epilogue,
             ),
-            (Mode::Evaluate, _) => norm.forward(x, By::Moving, then),
+            (Mode::Evaluate, _) => norm.forward(x, Statistics::Moving, epilogue),
         }
     }
 

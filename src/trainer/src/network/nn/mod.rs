@@ -19,13 +19,9 @@ mod pass;
 mod pool;
 mod storage;
 
-pub use builder::{
-    Buffer, BufferNote, Builder, Fill, Form, Inventory, Network, Options, Parameter, ParameterNote,
-    Role,
-};
+pub use builder::{Builder, Fill, Form, Inventory, Network, Options, ParameterNote, Role};
 pub use convolution::has_products;
-pub use init::{draw, fan_in_out};
 pub use layers::{BatchNorm, Conv2d, ConvOptions, Linear, Padding};
 pub use pass::{Mode, OwnOperations, Pass, StatisticsReduction};
-pub use pool::{avg_pool, global_avg_pool, max_pool, pad_zero, same_padding};
-pub use storage::{Format, Layout, Segment, Storage};
+pub use pool::{global_avg_pool, max_pool, pad_zero};
+pub use storage::{FlatLayout, Format, Storage};

@@ -43,7 +43,7 @@ unsafe extern "C" {
 
 /// The operation after a normalisation.
 #[derive(Clone, Copy)]
-pub enum Then<'a> {
+pub enum Epilogue<'a> {
     Nothing,
     Relu,
     /// ReLU of the sum with this tensor, which has the shape of the output.
@@ -52,7 +52,7 @@ pub enum Then<'a> {
 
 /// The statistics that images are normalised with.
 #[derive(Clone, Copy)]
-pub enum By {
+pub enum Statistics {
     /// The batch's statistics, which also update the moving ones; a single value, which has no
     /// variance, does not.
     Batch {
@@ -75,10 +75,10 @@ pub struct Norm<'a> {
 
 impl Norm<'_> {
     /// Normalises images. Panics where libtorch's own operations fail.
-    pub fn forward(&self, x: &Tensor, by: By, then: Then) -> Tensor {
+    pub fn forward(&self, x: &Tensor, statistics: Statistics, epilogue: Epilogue) -> Tensor {
         match self.is_fused(x) {
-            true => self.fused(x, by, then),
-            false => self.unfused(x, by, then),
+            true => self.fused(x, statistics, epilogue),
+            false => self.unfused(x, statistics, epilogue),
         }
     }
 
@@ -91,11 +91,11 @@ impl Norm<'_> {
             && shim::has_channels_innermost(x)
     }
 
-    fn fused(&self, x: &Tensor, by: By, then: Then) -> Tensor {
-        let (relu, residual) = match then {
-            Then::Nothing => (false, None),
-            Then::Relu => (true, None),
-            Then::AddRelu(residual) => (true, Some(residual)),
+    fn fused(&self, x: &Tensor, statistics: Statistics, epilogue: Epilogue) -> Tensor {
+        let (relu, residual) = match epilogue {
+            Epilogue::Nothing => (false, None),
+            Epilogue::Relu => (true, None),
+            Epilogue::AddRelu(residual) => (true, Some(residual)),
         };
         if let Some(residual) = residual {
             assert!(
@@ -108,8 +108,8 @@ impl Norm<'_> {
         let (weight, bias) = (raw(self.weight), raw(self.bias));
         let moving = [raw(self.moving_mean), raw(self.moving_var)];
         let mut result = std::ptr::null_mut();
-        let message = match by {
-            By::Batch { momentum } => {
+        let message = match statistics {
+            Statistics::Batch { momentum } => {
                 let [mean, var] = if is_single(x) {
                     [std::ptr::null_mut(); 2]
                 } else {
@@ -134,7 +134,7 @@ impl Norm<'_> {
                 }
             }
             // SAFETY: as above.
-            By::Moving => unsafe {
+            Statistics::Moving => unsafe {
                 let [mean, var] = moving;
                 shim_norm_evaluate(
                     raw(x),
@@ -153,12 +153,12 @@ impl Norm<'_> {
         shim::owned(result)
     }
 
-    fn unfused(&self, x: &Tensor, by: By, then: Then) -> Tensor {
+    fn unfused(&self, x: &Tensor, statistics: Statistics, epilogue: Epilogue) -> Tensor {
         let (weight, bias) = (Some(self.weight), Some(self.bias));
         let moving = (Some(self.moving_mean), Some(self.moving_var));
-        let mut normalised = match by {
+        let mut normalised = match statistics {
             // libtorch would store NaN here
-            By::Batch { .. } if is_single(x) => x.batch_norm(
+            Statistics::Batch { .. } if is_single(x) => x.batch_norm(
                 weight,
                 bias,
                 None::<&Tensor>,
@@ -168,25 +168,25 @@ impl Norm<'_> {
                 self.eps,
                 false,
             ),
-            By::Batch { momentum } => x.batch_norm(
+            Statistics::Batch { momentum } => x.batch_norm(
                 weight, bias, moving.0, moving.1, true, momentum, self.eps, false,
             ),
-            By::Moving => x.batch_norm(
+            Statistics::Moving => x.batch_norm(
                 weight, bias, moving.0, moving.1, false, 0.0, self.eps, false,
             ),
         };
-        then.apply(&mut normalised)
+        epilogue.apply(&mut normalised)
     }
 }
 
-impl Then<'_> {
+impl Epilogue<'_> {
     /// Applies the operation in place, which autograd allows: no gradient needs the normalised
     /// values.
     pub fn apply(self, normalised: &mut Tensor) -> Tensor {
         match self {
-            Then::Nothing => normalised.shallow_clone(),
-            Then::Relu => normalised.relu_(),
-            Then::AddRelu(residual) => normalised.g_add_(residual).relu_(),
+            Epilogue::Nothing => normalised.shallow_clone(),
+            Epilogue::Relu => normalised.relu_(),
+            Epilogue::AddRelu(residual) => normalised.g_add_(residual).relu_(),
         }
     }
 }

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::builder::Fill;
 use super::init;
-use super::norm::{By, Norm, Then};
+use super::norm::{Epilogue, Norm, Statistics};
 use crate::device::shim;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,7 +36,7 @@ fn spread(found: &Tensor, expected: &Tensor) -> f64 {
 
 /// Returns 0 where ReLU's input is so near zero that rounding may decide whether the gradient
 /// passes, else 1.
-fn far_from_zero(norm: &Norm, x: &Tensor, then: Then) -> Tensor {
+fn far_from_zero(norm: &Norm, x: &Tensor, epilogue: Epilogue) -> Tensor {
     let _guard = tch::no_grad_guard();
     let norm = Norm {
         fused: false,
@@ -44,10 +44,10 @@ fn far_from_zero(norm: &Norm, x: &Tensor, then: Then) -> Tensor {
     };
     let mut input = norm.forward(
         &x.to_kind(Kind::Float),
-        By::Batch { momentum: 0.0 },
-        Then::Nothing,
+        Statistics::Batch { momentum: 0.0 },
+        Epilogue::Nothing,
     );
-    if let Then::AddRelu(shortcut) = then {
+    if let Epilogue::AddRelu(shortcut) = epilogue {
         input += shortcut;
     }
     input.abs().gt(1e-5).to_kind(Kind::Float)
@@ -81,16 +81,16 @@ fn run(shape: [i64; 4], kind: Kind, after: After, mean: f64, fused: bool) -> Fou
         eps: 1e-3,
         fused,
     };
-    let then = match after {
-        After::Nothing => Then::Nothing,
-        After::Relu => Then::Relu,
-        After::AddRelu => Then::AddRelu(&shortcut),
+    let epilogue = match after {
+        After::Nothing => Epilogue::Nothing,
+        After::Relu => Epilogue::Relu,
+        After::AddRelu => Epilogue::AddRelu(&shortcut),
     };
-    let output = norm.forward(&x, By::Batch { momentum: 0.2 }, then);
+    let output = norm.forward(&x, Statistics::Batch { momentum: 0.2 }, epilogue);
     let cotangent = noise("cotangent", &shape)
         .to_kind(kind)
         .to_kind(Kind::Float)
-        * far_from_zero(&norm, &x, then);
+        * far_from_zero(&norm, &x, epilogue);
     (output.to_kind(Kind::Float) * cotangent)
         .sum(Kind::Float)
         .backward();
@@ -213,7 +213,7 @@ fn what_is_not_a_number_passes_through() {
             eps: 1e-3,
             fused: true,
         };
-        let output = norm.forward(&x, By::Batch { momentum: 0.1 }, Then::Relu);
+        let output = norm.forward(&x, Statistics::Batch { momentum: 0.1 }, Epilogue::Relu);
         for channel in 0..18 {
             let is_nan = output.select(1, channel).isnan().any().int64_value(&[]) == 1;
             assert_eq!(
@@ -239,7 +239,7 @@ fn evaluation_uses_the_moving_statistics_and_leaves_them() {
         vector("var"),
     );
     let (mean_before, var_before) = (mean.copy(), var.copy());
-    let forward = |fused: bool, then: Then| {
+    let forward = |fused: bool, epilogue: Epilogue| {
         let norm = Norm {
             weight: &weight,
             bias: &bias,
@@ -248,10 +248,14 @@ fn evaluation_uses_the_moving_statistics_and_leaves_them() {
             eps: 1e-3,
             fused,
         };
-        tch::no_grad(|| norm.forward(&x, By::Moving, then))
+        tch::no_grad(|| norm.forward(&x, Statistics::Moving, epilogue))
     };
-    for then in [Then::Nothing, Then::Relu, Then::AddRelu(&shortcut)] {
-        assert!(spread(&forward(true, then), &forward(false, then)) < 1e-5);
+    for epilogue in [
+        Epilogue::Nothing,
+        Epilogue::Relu,
+        Epilogue::AddRelu(&shortcut),
+    ] {
+        assert!(spread(&forward(true, epilogue), &forward(false, epilogue)) < 1e-5);
     }
     assert!(mean.equal(&mean_before) && var.equal(&var_before));
 }
@@ -276,8 +280,8 @@ fn a_fused_output_may_be_changed_in_place() {
             eps: 1e-3,
             fused: true,
         };
-        for then in [Then::Nothing, Then::Relu] {
-            let mut output = norm.forward(&x, By::Batch { momentum: 0.1 }, then);
+        for epilogue in [Epilogue::Nothing, Epilogue::Relu] {
+            let mut output = norm.forward(&x, Statistics::Batch { momentum: 0.1 }, epilogue);
             let gradient = |output: &Tensor| {
                 Tensor::run_backward(
                     &[(output * noise("cotangent", &[4, 8, 3, 3])).sum(Kind::Float)],

@@ -60,8 +60,4 @@ impl Pass<'_> {
     pub fn buffer(&self, buffer: Buffer) -> &Tensor {
         &self.buffers[buffer.0]
     }
-
-    pub fn is_training(&self) -> bool {
-        matches!(self.mode, Mode::Train { .. })
-    }
 }

@@ -25,10 +25,6 @@ pub fn max_pool(x: &Tensor, kernel: i64, stride: i64, padding: i64) -> Tensor {
     x.max_pool2d([kernel; 2], [stride; 2], [padding; 2], [1, 1], false)
 }
 
-pub fn avg_pool(x: &Tensor, kernel: i64, stride: i64) -> Tensor {
-    x.avg_pool2d([kernel; 2], [stride; 2], [0, 0], false, true, None::<i64>)
-}
-
 /// Averages [batch, channels, height, width] to f32 [batch, channels], in any working precision.
 pub fn global_avg_pool(x: &Tensor) -> Tensor {
     x.mean_dim([2i64, 3].as_slice(), false, Kind::Float)

@@ -35,7 +35,7 @@ pub struct Segment<G> {
 
 /// The place of each parameter: a pure function of inventory, format and grouping.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Layout<G> {
+pub struct FlatLayout<G> {
     pub format: Format,
     /// Start of each parameter, in the order of the inventory.
     offsets: Vec<usize>,
@@ -46,7 +46,7 @@ pub struct Layout<G> {
     length: usize,
 }
 
-impl<G: Ord + Copy> Layout<G> {
+impl<G: Ord + Copy> FlatLayout<G> {
     pub fn new(inventory: &Inventory, format: Format, group: impl Fn(&ParameterNote) -> G) -> Self {
         let notes = &inventory.parameters;
         let mut order: Vec<usize> = (0..notes.len()).collect();
@@ -88,7 +88,7 @@ impl<G: Ord + Copy> Layout<G> {
     }
 }
 
-impl<G> Layout<G> {
+impl<G> FlatLayout<G> {
     /// Returns a hash of names, shapes, places and number formats: flat buffers with equal digests
     /// can be exchanged.
     pub fn digest(&self, inventory: &Inventory) -> String {
@@ -127,7 +127,7 @@ fn strides(shape: &[i64]) -> Vec<i64> {
 /// The state of one replica's network. `weights`, `gradients` and `momentum` are f32 of equal
 /// length; the gaps between views always hold zeros.
 pub struct Storage<G> {
-    pub layout: Layout<G>,
+    pub layout: FlatLayout<G>,
     pub weights: Tensor,
     pub gradients: Tensor,
     pub momentum: Tensor,
@@ -157,7 +157,7 @@ impl<G> Storage<G> {
     /// Draws the initial weights from (seed, name).
     pub fn new(
         inventory: &Inventory,
-        layout: Layout<G>,
+        layout: FlatLayout<G>,
         seed: u64,
         device: Device,
     ) -> Result<Self, ShimError> {
@@ -274,7 +274,7 @@ impl<G> Storage<G> {
     }
 }
 
-fn view<G>(flat: &Tensor, note: &ParameterNote, layout: &Layout<G>, index: usize) -> Tensor {
+fn view<G>(flat: &Tensor, note: &ParameterNote, layout: &FlatLayout<G>, index: usize) -> Tensor {
     flat.as_strided(
         note.shape.as_slice(),
         layout.strides[index].as_slice(),

@@ -124,15 +124,6 @@ impl Weights {
         })
     }
 
-    /// Returns the parameters that the file lacks: the new layers, which fine-tuning trains first
-    /// (docs/paper.md, section 2.5). Indices into the inventory; empty when the head fits too.
-    pub fn new_parameters(&self) -> Vec<usize> {
-        let indices = self.parameters.iter().enumerate();
-        indices
-            .filter_map(|(index, tensor)| tensor.is_none().then_some(index))
-            .collect()
-    }
-
     /// Copies the weights into a replica's storage; the new layers keep their values.
     pub fn load_into<G>(&self, inventory: &Inventory, storage: &mut Storage<G>) {
         let _guard = tch::no_grad_guard();

@@ -1,4 +1,4 @@
-//! Operations of NCCL and CUDA that `Nccl` needs, as a trait: the real libraries (device.rs) or a
+//! Operations of NCCL and CUDA that `Nccl` needs, as a trait: the real libraries (gpus.rs) or a
 //! test fake (fake.rs).
 //!
 //! No call may block for longer than it takes to hand over work; the caller waits by polling.
@@ -24,7 +24,7 @@ impl Operation {
 
 /// The part of a group that one process holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct GroupPart {
     /// The device of each replica of this process, in rank order.
     pub devices: Vec<usize>,
     pub first_rank: usize,
@@ -34,7 +34,7 @@ pub struct Part {
     pub id: Option<GroupId>,
 }
 
-impl Part {
+impl GroupPart {
     pub fn whole(devices: &[usize]) -> Self {
         Self {
             devices: devices.to_owned(),
@@ -59,7 +59,7 @@ impl std::fmt::Debug for GroupId {
 
 /// State of a communicator: `Ready` once everything started on it has been handed to its device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum CommunicatorState {
     Ready,
     InProgress,
     Failed(String),
@@ -72,9 +72,9 @@ pub trait Backend: Send + Sync + 'static {
     type Event: Send;
 
     /// Starts making one communicator for each device; they are usable once their state is `Ready`.
-    fn start(&self, part: &Part) -> Result<Vec<Self::Communicator>, String>;
+    fn start(&self, part: &GroupPart) -> Result<Vec<Self::Communicator>, String>;
 
-    fn state(&self, communicator: &Self::Communicator) -> State;
+    fn state(&self, communicator: &Self::Communicator) -> CommunicatorState;
 
     /// Queues the operation, in place, behind everything that torch queued on the device. The
     /// tensor must live until the device is done.

@@ -2,7 +2,7 @@
 //! trial's record.
 //!
 //! Events are recorded on the stream where torch queues this thread's work. The library is the one
-//! that libtorch has loaded. Never run on hardware so far. Next: device.rs.
+//! that libtorch has loaded. Never run on hardware so far. Next: gpus.rs.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
@@ -161,24 +161,17 @@ impl Drop for Event {
 mod tests {
     use super::*;
 
-    /// On any machine with the library, with or without a GPU: every symbol is found, and errors
-    /// have texts.
+    /// Needs no GPU: every symbol is found, and errors have texts.
     #[test]
+    #[ignore = "needs the libraries of libtorch for CUDA: make stand-in-gpu"]
     fn the_real_library_is_complete() {
-        match Runtime::shared() {
-            Ok(runtime) => {
-                let error = runtime.check(101).unwrap_err();
-                assert_eq!(error, "CUDA: invalid device ordinal (error 101)");
-                let version = cuda_version().unwrap();
-                assert!(
-                    version.starts_with("13.") || version.starts_with("12."),
-                    "{version}"
-                );
-            }
-            Err(DynamicError::Absent { .. }) => {
-                eprintln!("skipped: CUDA's runtime is not installed here")
-            }
-            Err(error) => panic!("{error}"),
-        }
+        let runtime = Runtime::shared().unwrap_or_else(|error| panic!("{error}"));
+        let error = runtime.check(101).unwrap_err();
+        assert_eq!(error, "CUDA: invalid device ordinal (error 101)");
+        let version = cuda_version().unwrap();
+        assert!(
+            version.starts_with("13.") || version.starts_with("12."),
+            "{version}"
+        );
     }
 }

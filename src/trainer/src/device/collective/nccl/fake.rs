@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tch::Tensor;
 
-use super::backend::{Backend, Operation, Part, State};
+use super::backend::{Backend, CommunicatorState, GroupPart, Operation};
 use super::{Collective, CollectiveError, Pool};
 
 /// A failure of one rank.
@@ -107,7 +107,7 @@ impl Backend for Fake {
     /// Rank, and the number of collectives it had started.
     type Event = (usize, usize);
 
-    fn start(&self, part: &Part) -> Result<Vec<FakeCommunicator>, String> {
+    fn start(&self, part: &GroupPart) -> Result<Vec<FakeCommunicator>, String> {
         let devices = &part.devices;
         if self.fault == Fault::StartFails {
             return Err("NCCL: unhandled cuda error".to_owned());
@@ -121,17 +121,19 @@ impl Backend for Fake {
             .collect())
     }
 
-    fn state(&self, communicator: &FakeCommunicator) -> State {
+    fn state(&self, communicator: &FakeCommunicator) -> CommunicatorState {
         let begun = self.begun(communicator.rank);
         match self.fault {
-            Fault::StartHangs => State::InProgress,
+            Fault::StartHangs => CommunicatorState::InProgress,
             Fault::LaunchHangs { rank, nth } if rank == communicator.rank && begun >= nth => {
-                State::InProgress
+                CommunicatorState::InProgress
             }
             Fault::AsyncError { rank, nth } if rank == communicator.rank && begun >= nth => {
-                State::Failed("NCCL: remote process exited or there was a network error".to_owned())
+                CommunicatorState::Failed(
+                    "NCCL: remote process exited or there was a network error".to_owned(),
+                )
             }
-            _ => State::Ready,
+            _ => CommunicatorState::Ready,
         }
     }
 

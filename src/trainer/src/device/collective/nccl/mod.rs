@@ -9,11 +9,11 @@
 
 mod backend;
 mod cuda;
-mod device;
 #[cfg(test)]
 mod drills;
 #[cfg(test)]
 pub(super) mod fake;
+mod gpus;
 mod library;
 #[cfg(test)]
 mod tests;
@@ -26,12 +26,13 @@ use std::time::{Duration, Instant};
 
 use tch::Tensor;
 
-use super::meeting::Meeting;
+use super::barrier::GroupBarrier;
 use super::{Collective, CollectiveError};
-use backend::{Backend, Operation, Part, State};
-use device::Gpus;
+use backend::{Backend, CommunicatorState, GroupPart, Operation};
+use gpus::Gpus;
 
-pub use backend::GroupId;
+#[cfg(test)]
+use backend::GroupId;
 pub use cuda::{cuda_version, pci_bus_id};
 
 /// Limit on the collectives that a replica may have queued on its device before it waits for the
@@ -51,14 +52,15 @@ pub fn nccl(
 }
 
 /// Returns one replica's end of a group with one replica per process; all processes receive the
-/// same `id`.
-pub fn nccl_among_processes(
+/// same `id`. Used by drills: trials have one process.
+#[cfg(test)]
+fn nccl_among_processes(
     id: GroupId,
     (rank, size): (usize, usize),
     device: usize,
     deadline: Duration,
 ) -> Result<Box<dyn Collective>, CollectiveError> {
-    let part = Part {
+    let part = GroupPart {
         devices: vec![device],
         first_rank: rank,
         size,
@@ -69,7 +71,8 @@ pub fn nccl_among_processes(
 }
 
 /// Returns a new id for a group of several processes.
-pub fn nccl_group_id() -> Result<GroupId, CollectiveError> {
+#[cfg(test)]
+fn nccl_group_id() -> Result<GroupId, CollectiveError> {
     pool()?
         .backend
         .group_id()
@@ -127,7 +130,7 @@ impl<B: Backend> Pool<B> {
                 None => {
                     let made = Arc::new(Communicators::make(
                         self.backend.clone(),
-                        Part::whole(devices),
+                        GroupPart::whole(devices),
                         deadline,
                     )?);
                     idle.push(made.clone());
@@ -145,10 +148,10 @@ fn ends<B: Backend>(
     deadline: Duration,
 ) -> Vec<Box<dyn Collective>> {
     let count = communicators.part.devices.len();
-    let meeting = Arc::new(Meeting::new(count, deadline, ()));
+    let barrier = Arc::new(GroupBarrier::new(count, deadline, ()));
     let end = |place| Nccl {
         communicators: communicators.clone(),
-        meeting: meeting.clone(),
+        barrier: barrier.clone(),
         place,
         in_flight: Mutex::default(),
         num_completed: AtomicU64::new(0),
@@ -161,12 +164,12 @@ fn ends<B: Backend>(
 /// The communicators of one set of devices, in rank order; a place is `None` after an abort.
 struct Communicators<B: Backend> {
     backend: Arc<B>,
-    part: Part,
+    part: GroupPart,
     ends: Vec<Mutex<Option<B::Communicator>>>,
 }
 
 impl<B: Backend> Communicators<B> {
-    fn make(backend: Arc<B>, part: Part, deadline: Duration) -> Result<Self, CollectiveError> {
+    fn make(backend: Arc<B>, part: GroupPart, deadline: Duration) -> Result<Self, CollectiveError> {
         const OPERATION: &str = "making communicators";
         let failed = |reason| CollectiveError::Failed {
             operation: OPERATION,
@@ -190,9 +193,9 @@ impl<B: Backend> Communicators<B> {
             let mut missing = Vec::new();
             for place in 0..made.ends.len() {
                 match made.state(place) {
-                    State::Ready => {}
-                    State::InProgress => missing.push(made.part.first_rank + place),
-                    State::Failed(reason) => {
+                    CommunicatorState::Ready => {}
+                    CommunicatorState::InProgress => missing.push(made.part.first_rank + place),
+                    CommunicatorState::Failed(reason) => {
                         made.abort_all();
                         return Err(failed(reason));
                     }
@@ -216,10 +219,10 @@ impl<B: Backend> Communicators<B> {
         }
     }
 
-    fn state(&self, place: usize) -> State {
+    fn state(&self, place: usize) -> CommunicatorState {
         match &*lock(&self.ends[place]) {
             Some(end) => self.backend.state(end),
-            None => State::Failed("its communicator was aborted".to_owned()),
+            None => CommunicatorState::Failed("its communicator was aborted".to_owned()),
         }
     }
 
@@ -270,8 +273,8 @@ impl<B: Backend> Drop for Communicators<B> {
 ///   stops them.
 struct Nccl<B: Backend> {
     communicators: Arc<Communicators<B>>,
-    /// Meeting point of this process's replicas.
-    meeting: Arc<Meeting<()>>,
+    /// Barrier of this process's replicas.
+    barrier: Arc<GroupBarrier<()>>,
     /// Index among the replicas of this process.
     place: usize,
     in_flight: Mutex<VecDeque<InFlight<B::Event>>>,
@@ -306,7 +309,7 @@ impl<B: Backend> Nccl<B> {
             return Err(failed("the tensor is not contiguous".to_owned()));
         }
         self.wait_until_in_flight(MAX_IN_FLIGHT - 1, name)?;
-        self.meeting.meet(self.place, name, |()| (), |()| ())?;
+        self.barrier.wait(self.place, name, |()| (), |()| ())?;
         let backend = &self.communicators.backend;
         match &*lock(&self.communicators.ends[self.place]) {
             Some(end) => backend
@@ -315,16 +318,16 @@ impl<B: Backend> Nccl<B> {
             None => return Err(failed("its communicator was aborted".to_owned())),
         }
         self.poll(name, || match self.communicators.state(self.place) {
-            State::Ready => Ok(true),
-            State::InProgress => Ok(false),
-            State::Failed(reason) => Err(reason),
+            CommunicatorState::Ready => Ok(true),
+            CommunicatorState::InProgress => Ok(false),
+            CommunicatorState::Failed(reason) => Err(reason),
         })?;
         let done = backend.mark(self.device()).map_err(failed)?;
         lock(&self.in_flight).push_back(InFlight {
             done,
             _tensor: tensor.shallow_clone(),
         });
-        self.meeting.meet(self.place, name, |()| (), |()| ())
+        self.barrier.wait(self.place, name, |()| (), |()| ())
     }
 
     /// Waits until at most `count` collectives are left on the device.
@@ -337,7 +340,7 @@ impl<B: Backend> Nccl<B> {
         while in_flight.len() > count {
             let oldest = in_flight.front().expect("longer than count");
             self.poll(operation, || {
-                if let State::Failed(reason) = self.communicators.state(self.place) {
+                if let CommunicatorState::Failed(reason) = self.communicators.state(self.place) {
                     return Err(reason);
                 }
                 self.communicators
@@ -356,17 +359,17 @@ impl<B: Backend> Nccl<B> {
         operation: &'static str,
         mut is_done: impl FnMut() -> Result<bool, String>,
     ) -> Result<(), CollectiveError> {
-        let until = Instant::now() + self.meeting.deadline;
+        let until = Instant::now() + self.barrier.deadline;
         let mut pause = PAUSES[0];
         loop {
-            if let Some(failure) = self.meeting.failure() {
+            if let Some(failure) = self.barrier.failure() {
                 return Err(failure);
             }
             if is_done().map_err(|reason| CollectiveError::Failed { operation, reason })? {
                 return Ok(());
             }
             if Instant::now() >= until {
-                let seconds = self.meeting.deadline.as_secs();
+                let seconds = self.barrier.deadline.as_secs();
                 return Err(CollectiveError::TimedOut {
                     rank: self.rank(),
                     operation,
@@ -381,7 +384,7 @@ impl<B: Backend> Nccl<B> {
     /// Passes a result on; an error fails the whole group and aborts this replica's communicator.
     fn ending_all(&self, result: Result<(), CollectiveError>) -> Result<(), CollectiveError> {
         result.map_err(|failure| {
-            let first = self.meeting.fail(failure);
+            let first = self.barrier.fail(failure);
             self.communicators.abort(self.place);
             first
         })
@@ -420,13 +423,13 @@ impl<B: Backend> Collective for Nccl<B> {
     }
 
     fn check(&self) -> Result<(), CollectiveError> {
-        let failure = match (self.meeting.failure(), self.communicators.state(self.place)) {
+        let failure = match (self.barrier.failure(), self.communicators.state(self.place)) {
             (Some(failure), _) => Err(failure),
-            (None, State::Failed(reason)) => Err(CollectiveError::Failed {
+            (None, CommunicatorState::Failed(reason)) => Err(CollectiveError::Failed {
                 operation: "asking NCCL",
                 reason,
             }),
-            (None, State::Ready | State::InProgress) => Ok(()),
+            (None, CommunicatorState::Ready | CommunicatorState::InProgress) => Ok(()),
         };
         self.ending_all(failure)
     }
@@ -436,7 +439,7 @@ impl<B: Backend> Collective for Nccl<B> {
     }
 
     fn abort(&self, reason: &str) {
-        self.meeting.fail(CollectiveError::Aborted {
+        self.barrier.fail(CollectiveError::Aborted {
             rank: self.rank(),
             reason: reason.to_owned(),
         });
@@ -446,7 +449,7 @@ impl<B: Backend> Collective for Nccl<B> {
 
 impl<B: Backend> Drop for Nccl<B> {
     fn drop(&mut self) {
-        if self.meeting.failure().is_some() {
+        if self.barrier.failure().is_some() {
             self.communicators.abort(self.place);
         }
     }

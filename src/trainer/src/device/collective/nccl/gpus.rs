@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Tensor};
 
-use super::backend::{Backend, GroupId, Operation, Part, State};
+#[cfg(test)]
+use super::backend::GroupId;
+use super::backend::{Backend, CommunicatorState, GroupPart, Operation};
 use super::cuda::{Event, Runtime};
 use super::library::{Library, LibraryError, Raw};
 use crate::device::shared_library::DynamicError;
@@ -49,6 +51,7 @@ impl Gpus {
         self.nccl.version.to_string()
     }
 
+    #[cfg(test)]
     pub fn group_id(&self) -> Result<GroupId, String> {
         self.nccl.unique_id()
     }
@@ -58,14 +61,14 @@ impl Backend for Gpus {
     type Communicator = Communicator;
     type Event = Event;
 
-    fn start(&self, part: &Part) -> Result<Vec<Communicator>, String> {
+    fn start(&self, part: &GroupPart) -> Result<Vec<Communicator>, String> {
         let raw = self
             .nccl
             .start(part, |place| self.cuda.select(part.devices[place]))?;
         Ok(raw.into_iter().map(Communicator).collect())
     }
 
-    fn state(&self, communicator: &Communicator) -> State {
+    fn state(&self, communicator: &Communicator) -> CommunicatorState {
         self.nccl.state(communicator.0)
     }
 
@@ -121,8 +124,9 @@ impl Backend for Gpus {
             .iter()
             .try_for_each(|communicator| self.nccl.finalize(communicator.0));
         let until = Instant::now() + CLOSE_DEADLINE;
-        let is_flushed =
-            |communicator: &Communicator| self.nccl.state(communicator.0) == State::Ready;
+        let is_flushed = |communicator: &Communicator| {
+            self.nccl.state(communicator.0) == CommunicatorState::Ready
+        };
         while begun.is_ok() && !communicators.iter().all(is_flushed) && Instant::now() < until {
             thread::sleep(Duration::from_millis(1));
         }

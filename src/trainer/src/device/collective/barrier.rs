@@ -1,5 +1,4 @@
-//! Meeting point of a group's threads: a barrier whose waits have a deadline and which ends at the
-//! first failure.
+//! A barrier for a group's threads whose waits have a deadline and end at the first failure.
 //!
 //! The first failure is kept, and all replicas receive it from then on. Knows no tensors: the
 //! threads share a `T`. Used by shared_memory.rs and nccl/mod.rs.
@@ -9,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::CollectiveError;
 
-pub struct Meeting<T> {
-    state: Mutex<State<T>>,
+pub struct GroupBarrier<T> {
+    state: Mutex<BarrierState<T>>,
     changed: Condvar,
     pub deadline: Duration,
 }
 
-struct State<T> {
+struct BarrierState<T> {
     /// Rounds completed; a waiting thread leaves when its round is over.
     round: u64,
     arrived: Vec<bool>,
@@ -23,9 +22,9 @@ struct State<T> {
     shared: T,
 }
 
-impl<T> Meeting<T> {
+impl<T> GroupBarrier<T> {
     pub fn new(size: usize, deadline: Duration, shared: T) -> Self {
-        let state = State {
+        let state = BarrierState {
             round: 0,
             arrived: vec![false; size],
             failure: None,
@@ -38,7 +37,7 @@ impl<T> Meeting<T> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+    fn lock(&self) -> MutexGuard<'_, BarrierState<T>> {
         self.state
             .lock()
             .expect("nothing panics while it holds the lock")
@@ -62,7 +61,7 @@ impl<T> Meeting<T> {
 
     /// Waits until every replica has arrived, at most the deadline. `prepare` runs under the lock
     /// on arrival; `last` runs once, after all have arrived and before any leaves.
-    pub fn meet(
+    pub fn wait(
         &self,
         rank: usize,
         operation: &'static str,
