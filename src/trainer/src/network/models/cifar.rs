@@ -9,7 +9,7 @@
 use tch::Tensor;
 
 use crate::network::nn::{
-    BatchNorm, Builder, Conv2d, ConvOptions, Fill, Form, Network, Padding, Pass, global_avg_pool,
+    BatchNorm, Builder, Conv2d, ConvOptions, Family, Fill, Network, Padding, Pass, global_avg_pool,
 };
 
 #[derive(Clone, Copy, PartialEq)]
@@ -61,7 +61,7 @@ fn network(
 }
 
 fn conv3x3(builder: &Builder, variant: Variant, inputs: i64, outputs: i64, stride: i64) -> Conv2d {
-    let fill = Fill::conv(builder.options().init, Form::Cifar);
+    let fill = Fill::conv(builder.options().init, Family::Cifar);
     let (padding, bias) = match variant {
         Variant::Original => (Padding::Symmetric(1), false),
         Variant::Wide => (Padding::Same, true),

@@ -10,7 +10,7 @@
 use tch::Tensor;
 
 use crate::network::nn::{
-    BatchNorm, Builder, Conv2d, ConvOptions, Fill, Form, Network, Padding, Pass, global_avg_pool,
+    BatchNorm, Builder, Conv2d, ConvOptions, Family, Fill, Network, Padding, Pass, global_avg_pool,
 };
 
 struct Stage {
@@ -119,7 +119,7 @@ impl ConvNorm {
         stride: i64,
         groups: i64,
     ) -> Self {
-        let fill = Fill::conv(builder.options().init, Form::ImageNet);
+        let fill = Fill::conv(builder.options().init, Family::ImageNet);
         let options = ConvOptions {
             stride,
             padding: Padding::Symmetric(kernel / 2),
@@ -147,7 +147,7 @@ struct Gate {
 
 impl Gate {
     fn new(builder: &Builder, channels: i64, squeezed: i64) -> Self {
-        let fill = Fill::conv(builder.options().init, Form::ImageNet);
+        let fill = Fill::conv(builder.options().init, Family::ImageNet);
         let options = ConvOptions {
             stride: 1,
             padding: Padding::Symmetric(0),

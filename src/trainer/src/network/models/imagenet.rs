@@ -10,7 +10,7 @@
 use tch::Tensor;
 
 use crate::network::nn::{
-    BatchNorm, Builder, Conv2d, ConvOptions, Fill, Form, Network, Padding, Pass,
+    BatchNorm, Builder, Conv2d, ConvOptions, Family, Fill, Network, Padding, Pass,
 };
 use crate::network::nn::{global_avg_pool, max_pool, pad_zero};
 
@@ -113,7 +113,7 @@ fn conv(
         padding: Padding::Symmetric(padding),
         groups: 1,
         bias: variant == Variant::Keras,
-        fill: Fill::conv(builder.options().init, Form::ImageNet),
+        fill: Fill::conv(builder.options().init, Family::ImageNet),
     };
     Conv2d::new(builder, inputs, outputs, kernel, options)
 }

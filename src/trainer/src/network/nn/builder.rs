@@ -66,16 +66,16 @@ pub enum Fill {
 
 /// Families of recipes whose initial weights differ (docs/paper.md, section 2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum Family {
     Cifar,
     ImageNet,
 }
 
 impl Fill {
-    pub fn conv(init: Init, form: Form) -> Self {
-        match (init, form) {
-            (Init::Keras, Form::ImageNet) => Self::HeNormalTruncated,
-            (Init::Keras, Form::Cifar) => Self::GlorotUniform,
+    pub fn conv(init: Init, family: Family) -> Self {
+        match (init, family) {
+            (Init::Keras, Family::ImageNet) => Self::HeNormalTruncated,
+            (Init::Keras, Family::Cifar) => Self::GlorotUniform,
             (Init::Torchvision, _) => Self::KaimingNormalFanOut,
         }
     }

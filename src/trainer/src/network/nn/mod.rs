@@ -19,7 +19,7 @@ mod pass;
 mod pool;
 mod storage;
 
-pub use builder::{Builder, Fill, Form, Inventory, Network, Options, ParameterNote, Role};
+pub use builder::{Builder, Family, Fill, Inventory, Network, Options, ParameterNote, Role};
 pub use convolution::has_products;
 pub use layers::{BatchNorm, Conv2d, ConvOptions, Linear, Padding};
 pub use pass::{Mode, OwnOperations, Pass, StatisticsReduction};

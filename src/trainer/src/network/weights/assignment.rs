@@ -16,7 +16,7 @@ const MAX_LISTED: usize = 12;
 /// Decision by index into the inventory: true if the file's tensor is used. Tensors not used belong
 /// to the head.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct Assignment {
     pub parameters: Vec<bool>,
     pub buffers: Vec<bool>,
 }
@@ -49,11 +49,11 @@ impl fmt::Display for Problems {
 }
 
 /// Decides which tensors to use. `found`: names and shapes in the file.
-pub fn plan(
+pub fn assign(
     inventory: &Inventory,
     found: &BTreeMap<&str, Vec<i64>>,
     head_layers: &[&str],
-) -> Result<Plan, Problems> {
+) -> Result<Assignment, Problems> {
     let mut problems = Problems::default();
     let parameters = inventory
         .parameters
@@ -99,7 +99,7 @@ pub fn plan(
             .all(|other| fits(other))
     };
     let taken = |name: &str| !is_below(name, head_layers) || layer_fits(name);
-    Ok(Plan {
+    Ok(Assignment {
         parameters: parameters.map(|(name, _)| taken(name)).collect(),
         buffers: buffers.map(|(name, _)| taken(name)).collect(),
     })

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 
 use crate::network::nn::{Inventory, Storage};
-use assignment::{Plan, plan};
+use assignment::{Assignment, assign};
 pub use files::write;
 
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +63,10 @@ impl Weights {
             .iter()
             .map(|(name, tensor)| (name.as_str(), tensor.size()))
             .collect();
-        let Plan {
+        let Assignment {
             parameters,
             buffers,
-        } = plan(inventory, &shapes, head_layers).map_err(|problems| WeightsError::Misfit {
+        } = assign(inventory, &shapes, head_layers).map_err(|problems| WeightsError::Misfit {
             path: path.to_owned(),
             problems,
         })?;
