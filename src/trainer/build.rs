@@ -56,9 +56,9 @@ fn compiler(libtorch: &str) -> cc::Build {
     build
 }
 
-/// A shared object that src/device/cuda/cuda_library.rs carries as bytes. Linked against nothing, because its
-/// libraries exist only where a GPU does. Empty where CUDA's headers are absent: such a trainer
-/// uses GPUs without recording steps, and without kernels of its own.
+/// A shared object that src/device/cuda/cuda_library.rs carries as bytes. Linked against nothing,
+/// because its libraries exist only where a GPU does. Empty where CUDA's headers are absent: such a
+/// trainer uses GPUs without recording steps, and without kernels of its own.
 fn cuda_library(libtorch: &str) {
     let output =
         PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets it")).join("cuda_library.so");

@@ -3,7 +3,8 @@
 //! A checkpoint is one safetensors file (weights, momentum, moving statistics, as laid out in the
 //! flat buffers) whose metadata holds the rest and a checksum over all of it. It is written beside
 //! its final place, synced, renamed, and the folder synced. File names carry the attempt
-//! (sweep::handoff explains why). Next: checkpoint_writer.rs, which keeps this off the critical path.
+//! (sweep::handoff explains why). Next: checkpoint_writer.rs, which keeps this off the critical
+//! path.
 
 use std::collections::HashMap;
 use std::fs::{self, File};

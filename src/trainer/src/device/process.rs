@@ -1,8 +1,8 @@
 //! The process: allocator settings, threads, the private output channel, and facts about the
 //! machine.
 //!
-//! Everything here is done once, at start, by command_line.rs, or reads /proc. Knows nothing of trials.
-//! Next: device_set.rs.
+//! Everything here is done once, at start, by command_line.rs, or reads /proc. Knows nothing of
+//! trials. Next: device_set.rs.
 
 use std::fs::File;
 use std::io::{self, Write};

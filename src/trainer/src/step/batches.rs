@@ -130,7 +130,8 @@ impl Batches {
 }
 
 impl ImageShape {
-    /// Returns f32 [batch, channels, side, side] with channels innermost, from pixels in that order.
+    /// Returns f32 [batch, channels, side, side] with channels innermost, from pixels in that
+    /// order.
     pub fn tensor(self, pixels: &[f32], device: Device) -> Tensor {
         let (channels, side) = (self.channels as i64, self.side as i64);
         let count = pixels.len() as i64 / (channels * side * side);
@@ -139,8 +140,8 @@ impl ImageShape {
         self.arrange(&pixels.permute([0, 3, 1, 2]))
     }
 
-    /// Gives images the strides that the network expects: with one channel both orders of memory are
-    /// the same and libtorch chooses the strides of the other.
+    /// Gives images the strides that the network expects: with one channel both orders of memory
+    /// are the same and libtorch chooses the strides of the other.
     pub fn arrange(self, images: &Tensor) -> Tensor {
         if self.channels > 1 {
             return images.shallow_clone();

@@ -1,8 +1,8 @@
 //! The moving statistics of batch normalisation: the weight of a new batch in them, and the
 //! operation that adds it.
 //!
-//! On the CPU the forward pass adds a batch's statistics. On a GPU a separate operation does, with a
-//! weight that lies on the device, because a recorded step would keep a number of the host.
+//! On the CPU the forward pass adds a batch's statistics. On a GPU a separate operation does, with
+//! a weight that lies on the device, because a recorded step would keep a number of the host.
 //! Synchronised statistics are those of the whole batch, summed over replicas within the forward
 //! pass. Next: replica.rs.
 

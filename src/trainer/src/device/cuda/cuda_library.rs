@@ -1,4 +1,5 @@
-//! Opens libtorch_cuda.so, which lies beside the mapped libtorch, and then the CUDA library of the shim.
+//! Opens libtorch_cuda.so, which lies beside the mapped libtorch, and then the CUDA library of the
+//! shim.
 //!
 //! The latter is a shared object that build.rs compiles against headers alone; the trainer contains
 //! it as bytes and opens it from a file in memory. Its symbols are resolved in libtorch's

@@ -2,7 +2,8 @@
 //! library.
 //!
 //! The trainer is linked without either, so one binary runs everywhere. The CPU needs nothing from
-//! here. Never run on hardware so far. Read cuda_library.rs, then graph.rs, norm.rs and run_ahead.rs.
+//! here. Never run on hardware so far. Read cuda_library.rs, then graph.rs, norm.rs and
+//! run_ahead.rs.
 
 mod cuda_library;
 mod graph;

@@ -80,8 +80,8 @@ fn load(index: usize) -> Result<(), FusedNormError> {
     let code = code_for(architecture)?;
     // SAFETY: complete machine code, as NVRTC made it; the library copies it.
     shim::check(unsafe { (functions.load_norm)(index as i8, code.as_ptr().cast()) })?;
-    // SAFETY: the table is part of the cuda_library, which is never closed; threads that read it ask this
-    // module first.
+    // SAFETY: the table is part of the cuda_library, which is never closed; threads that read it
+    // ask this module first.
     unsafe { shim_register_norm_on_cuda((functions.norm_kernels)()) };
     Ok(())
 }

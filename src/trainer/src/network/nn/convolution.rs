@@ -84,8 +84,8 @@ pub fn convolve(
     convolve_by_products(x, weight, bias, window, passes)
 }
 
-/// Convolves with products in the given passes, whether or not they are faster. Both tensors have channels
-/// innermost and are f32 or bf16 on the CPU.
+/// Convolves with products in the given passes, whether or not they are faster. Both tensors have
+/// channels innermost and are f32 or bf16 on the CPU.
 pub(super) fn convolve_by_products(
     x: &Tensor,
     weight: &Tensor,
@@ -96,8 +96,8 @@ pub(super) fn convolve_by_products(
     let raw = |tensor: &Tensor| tensor.as_ptr() as *mut c_void;
     let bias = bias.map_or(std::ptr::null_mut(), raw);
     let mut result = std::ptr::null_mut();
-    // SAFETY: the tensors live through the call and are as the C++ side expects (`faster_products` has checked
-    // layouts, kinds and device); `result` is written on success only.
+    // SAFETY: the tensors live through the call and are as the C++ side expects (`faster_products`
+    // has checked layouts, kinds and device); `result` is written on success only.
     let message = unsafe {
         shim_convolution(
             raw(x),

@@ -1,7 +1,8 @@
 //! Named tensors in files: safetensors and PyTorch's state dicts read, safetensors written.
 //!
-//! The content determines the format, not the name. Tensors are returned as f32 on the CPU. Never runs code from a file, and
-//! never quotes a file that is not a weights file: a sweep may name any file. Next: state_dict.rs.
+//! The content determines the format, not the name. Tensors are returned as f32 on the CPU. Never
+//! runs code from a file, and never quotes a file that is not a weights file: a sweep may name any
+//! file. Next: state_dict.rs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};

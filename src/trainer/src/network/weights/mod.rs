@@ -141,9 +141,9 @@ impl Weights {
     }
 }
 
-/// Writes all parameters and moving statistics in f32 as safetensors, under names that torchvision's
-/// networks load (`load_state_dict(safetensors.torch.load_file(path))`). The file appears complete or
-/// not at all.
+/// Writes all parameters and moving statistics in f32 as safetensors, under names that
+/// torchvision's networks load (`load_state_dict(safetensors.torch.load_file(path))`). The file
+/// appears complete or not at all.
 pub fn export<G>(
     path: &Path,
     inventory: &Inventory,

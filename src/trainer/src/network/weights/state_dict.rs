@@ -3,7 +3,8 @@
 //!
 //! A checkpoint that keeps the state dict under `state_dict` is accepted, and a `module.` prefix on
 //! every name (DataParallel) is dropped. Both forms are common: pre-trained weights come that way,
-//! torchvision's older ones in the old form. Nothing is written in this format. Rejects compressed archives and big-endian data. Next: pickle.rs.
+//! torchvision's older ones in the old form. Nothing is written in this format. Rejects compressed
+//! archives and big-endian data. Next: pickle.rs.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
