@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use data::files::Reach;
 use data::{OpenRequest, Preflight};
+use sweep::dataset::Counts;
 use sweep::settings::{Corrupt, Embedding, HierarchyFile, SamplesPerClass};
 use sweep::{Input, Inputs, Settings, Sweep, with_causes};
 
@@ -63,7 +64,7 @@ pub struct Checked {
     /// Files in the data sets that are not read.
     pub notes: Vec<String>,
     /// The number of images per data set.
-    pub sizes: BTreeMap<String, sweep::Size>,
+    pub sizes: BTreeMap<String, Counts>,
 }
 
 /// Looks for everything that the sweep's cells need, and records the content of existing inputs in
@@ -230,13 +231,8 @@ impl Findings {
                 .iter()
                 .filter_map(|(name, found)| Some((name, found.as_ref().ok()?)))
         };
-        let size = |found: &Preflight| sweep::Size {
-            num_classes: found.class_names.len() as u32,
-            num_train: found.num_train() as u32,
-            num_test: found.num_test() as u32,
-        };
         let sizes = found()
-            .map(|(name, found)| (name.clone(), size(found)))
+            .map(|(name, found)| (name.clone(), found.counts()))
             .collect();
         let notes = found().flat_map(|(name, found)| {
             found

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
-use sweep::dataset::{Counts, PerClass};
+use sweep::dataset::Counts;
 use sweep::settings::Corrupt;
 
 use crate::catalog::found::{Content, ImageFile};
@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::files::Reach;
 use crate::images::decode;
 use crate::images::resize::CropResizer;
-use crate::open::{OpenRequest, Preflight, preflight};
+use crate::open::{OpenRequest, preflight};
 
 /// A line of `data list`.
 #[derive(Debug)]
@@ -140,7 +140,7 @@ pub fn check(
     let counts = found.train_counts.iter().zip(&found.test_counts);
     let classes = found.class_names.iter().zip(counts);
     Ok(Check {
-        found: counted(&found),
+        found: found.counts(),
         published: catalog::find(request.dataset)
             .filter(|entry| entry.name == request.dataset)
             .map(|entry| entry.known().counts),
@@ -175,25 +175,10 @@ impl Sizes {
     }
 }
 
-/// Returns the numbers of what was found.
-fn counted(found: &Preflight) -> Counts {
-    let mut counts = found.train_counts.clone();
-    counts.sort_unstable();
-    let at = |index: usize| counts.get(index).copied().unwrap_or(0) as u32;
-    Counts {
-        num_classes: counts.len() as u32,
-        num_train: found.num_train() as u32,
-        num_test: found.num_test() as u32,
-        per_class: PerClass {
-            fewest: at(0),
-            most: at(counts.len().saturating_sub(1)),
-            median: at(counts.len() / 2),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use sweep::dataset::PerClass;
+
     use super::*;
 
     fn request<'a>(dataset: &'a str, data_dir: &'a Path) -> OpenRequest<'a> {

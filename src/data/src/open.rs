@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use sweep::dataset::{Counts, PerClass};
 use sweep::held_out::of_class;
 use sweep::settings::{Corrupt, SamplesPerClass};
 
@@ -83,6 +84,23 @@ impl Preflight {
 
     pub fn num_test(&self) -> usize {
         self.test_counts.iter().sum()
+    }
+
+    /// Returns the numbers of classes and images.
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.train_counts.clone();
+        counts.sort_unstable();
+        let at = |index: usize| counts.get(index).copied().unwrap_or(0) as u32;
+        Counts {
+            num_classes: counts.len() as u32,
+            num_train: self.num_train() as u32,
+            num_test: self.num_test() as u32,
+            per_class: PerClass {
+                fewest: at(0),
+                most: at(counts.len().saturating_sub(1)),
+                median: at(counts.len() / 2),
+            },
+        }
     }
 
     /// Returns the number of evaluation images with `holdout: fraction`: the validation split, or

@@ -8,44 +8,22 @@ use crate::dataset::{self, Counts};
 use crate::settings::{Model, SamplesPerClass, Settings};
 use crate::trial::TrialSpec;
 
-/// Assumed size of a data set that was not inspected.
-const UNKNOWN: Size = Size {
-    num_classes: 50,
-    num_train: 5_000,
-    num_test: 5_000,
-};
+/// Assumed numbers of a data set that was not inspected.
+const UNKNOWN: Counts = dataset::counts([50, 5_000, 5_000], [100, 100, 100]);
 /// Assumed side of photographs that are not resized, in pixels.
 const UNKNOWN_SIDE: u32 = 224;
-
-/// Numbers of classes and images of a data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size {
-    pub num_classes: u32,
-    pub num_train: u32,
-    pub num_test: u32,
-}
-
-impl From<Counts> for Size {
-    fn from(counts: Counts) -> Self {
-        Self {
-            num_classes: counts.num_classes,
-            num_train: counts.num_train,
-            num_test: counts.num_test,
-        }
-    }
-}
 
 /// Predicts the work of a trial, in 10^12 multiply-adds, including backward passes and evaluation.
 pub fn cost(spec: &TrialSpec) -> f64 {
     cost_on(spec, None)
 }
 
-/// Predicts the same for a data set of this size, if it was inspected.
-pub(crate) fn cost_on(spec: &TrialSpec, size: Option<Size>) -> f64 {
+/// Predicts the same for a data set with these numbers, if it was inspected.
+pub(crate) fn cost_on(spec: &TrialSpec, counts: Option<Counts>) -> f64 {
     let settings = &spec.settings;
     let known = dataset::find(&settings.dataset);
-    let size = size
-        .or(known.map(|known| known.counts.into()))
+    let counts = counts
+        .or(known.map(|known| known.counts))
         .unwrap_or(UNKNOWN);
     let epochs = f64::from(spec.num_epochs());
     if spec.smoke {
@@ -53,14 +31,14 @@ pub(crate) fn cost_on(spec: &TrialSpec, size: Option<Size>) -> f64 {
         return epochs * 2.0 * 3.0 * model_cost(settings.model, 32) / 1e12;
     }
     let subset = match settings.samples_per_class {
-        SamplesPerClass::All => f64::from(size.num_train),
+        SamplesPerClass::All => f64::from(counts.num_train),
         SamplesPerClass::Count(count) => {
-            (f64::from(count) * f64::from(size.num_classes)).min(f64::from(size.num_train))
+            (f64::from(count) * f64::from(counts.num_classes)).min(f64::from(counts.num_train))
         }
     };
     let (train, test) = match settings.holdout {
         Some(fraction) => (subset * (1.0 - fraction), subset * fraction),
-        None => (subset, f64::from(size.num_test)),
+        None => (subset, f64::from(counts.num_test)),
     };
     let evaluations = (epochs / f64::from(settings.evaluate_every)).ceil();
     // A backward pass costs two forward ones. The fixed overhead of a step matters for tiny images.

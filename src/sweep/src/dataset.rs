@@ -39,7 +39,7 @@ pub struct PerClass {
 
 /// Builds a row: classes, training images and test images; then the fewest, most and median number
 /// of training images per class.
-const fn counts(
+pub(crate) const fn counts(
     [num_classes, num_train, num_test]: [u32; 3],
     [fewest, most, median]: [u32; 3],
 ) -> Counts {

@@ -39,7 +39,7 @@ mod wording;
 mod yaml;
 
 pub use contradiction::Contradiction;
-pub use cost::{Size, cost};
+pub use cost::cost;
 pub use definition::Sweep;
 pub use diagnostic::{Errors, Style};
 pub use inputs::{Content, Input, Inputs};

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cost::{Size, cost_on};
+use crate::cost::cost_on;
+use crate::dataset::Counts;
 use crate::definition::{Cell, PlannedTrial, Role, Select, Sweep};
 use crate::field::show;
 use crate::trial::TrialId;
@@ -37,7 +38,7 @@ impl Sweep {
     }
 
     /// Returns the summary with the sizes of data sets that were inspected.
-    pub fn summary_with(&self, size: &dyn Fn(&str) -> Option<Size>) -> Summary {
+    pub fn summary_with(&self, size: &dyn Fn(&str) -> Option<Counts>) -> Summary {
         let mut uses: BTreeMap<TrialId, usize> = BTreeMap::new();
         let mut summary = Summary {
             cells: self.cells.len(),
@@ -76,7 +77,7 @@ impl Sweep {
     }
 }
 
-fn count(summary: &mut Summary, trial: &PlannedTrial, size: Option<Size>) {
+fn count(summary: &mut Summary, trial: &PlannedTrial, size: Option<Counts>) {
     match trial.role {
         Role::Result => summary.result_trials += 1,
         Role::Search => summary.search_trials += 1,

@@ -133,7 +133,7 @@ struct Run<'a> {
     sweep: Sweep,
     places: Places,
     /// The number of images of each data set that was looked at.
-    sizes: BTreeMap<String, sweep::Size>,
+    sizes: BTreeMap<String, sweep::dataset::Counts>,
     output: Output,
 }
 
