@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::out_of_memory;
 
 /// Returns the memory of the machine, or the limit of this process's cgroup where that is lower.
-/// `None`: the kernel does not say.
+/// `None`: /proc/meminfo has no total.
 pub fn limit() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let counters = out_of_memory::sources_of_this_process();

@@ -688,38 +688,6 @@ fn a_worker_that_leaves_by_itself_is_not_kept_by_undrain() {
 }
 
 #[test]
-fn an_idle_worker_leaves_unless_a_trial_waits_that_it_can_take() {
-    let idle = |world: &mut World, worker: &WorkerId| {
-        let input = Input::Idle {
-            worker: worker.clone(),
-            reason: "idle for 300s".into(),
-        };
-        world.give(input).expect("it joined");
-        let told =
-            |effect: &Effect| matches!(effect, Effect::Drain { worker: to, .. } if to == worker);
-        let leaves = world.effects.iter().any(told);
-        assert_eq!(world.state.workers[worker].draining.is_some(), leaves);
-        leaves
-    };
-    let mut world = World::new();
-    let (worker, running) = one_running(&mut world);
-    assert!(!idle(&mut world, &worker), "it holds an attempt");
-    world
-        .fail(&running, FailureClass::Crashed)
-        .expect("it is current");
-    assert_eq!(world.waits(), [schedule::WaitReason::Backoff]);
-    assert!(!idle(&mut world, &worker), "a trial waits for its backoff");
-    world.wait(1_000);
-    let running = world.started()[0].clone();
-    world.finish(&running).expect("it is current");
-    assert!(idle(&mut world, &worker), "nothing is left to do");
-    let mut world = World::new();
-    let worker = world.join("small", 1);
-    world.submit(grid("a", 1, 1, "resources: {devices_per_trial: 2}\n"));
-    assert!(idle(&mut world, &worker), "it is too small for what waits");
-}
-
-#[test]
 fn a_worker_that_has_left_cannot_be_drained() {
     let mut world = World::new();
     let worker = on_host(&mut world, "w");

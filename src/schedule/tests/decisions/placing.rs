@@ -1,7 +1,7 @@
 //! The places of waiting trials, and the order in which they start.
 
 use schedule::WaitReason;
-use schedule::event::Input;
+use schedule::event::{Effect, Input};
 use schedule::state::WorkerId;
 use sweep::record::FailureClass;
 
@@ -171,4 +171,38 @@ fn nothing_is_placed_on_workers_that_drain_leave_or_are_cut_off() {
         .connect(&cut, info("cut", 1, 1), &[], &[])
         .expect("it may return");
     assert_eq!(world.started().len(), 1);
+}
+
+#[test]
+fn an_idle_worker_leaves_unless_a_trial_waits_that_it_can_take() {
+    let idle = |world: &mut World, worker: &WorkerId| {
+        let input = Input::Idle {
+            worker: worker.clone(),
+            reason: "idle for 300s".into(),
+        };
+        world.give(input).expect("it joined");
+        let ends =
+            |effect: &Effect| matches!(effect, Effect::Drain { worker: to, .. } if to == worker);
+        let leaves = world.effects.iter().any(ends);
+        assert_eq!(world.state.workers[worker].draining.is_some(), leaves);
+        leaves
+    };
+    let mut world = World::new();
+    let worker = world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let running = world.started()[0].clone();
+    assert!(!idle(&mut world, &worker), "it holds an attempt");
+    world
+        .fail(&running, FailureClass::Crashed)
+        .expect("it is current");
+    assert_eq!(world.waits(), [WaitReason::Backoff]);
+    assert!(!idle(&mut world, &worker), "a trial waits for its backoff");
+    world.wait(1_000);
+    let running = world.started()[0].clone();
+    world.finish(&running).expect("it is current");
+    assert!(idle(&mut world, &worker), "nothing is left to do");
+    let mut world = World::new();
+    let worker = world.join("small", 1);
+    world.submit(grid("a", 1, 1, "resources: {devices_per_trial: 2}\n"));
+    assert!(idle(&mut world, &worker), "it is too small for what waits");
 }
