@@ -8,8 +8,10 @@
 #   make test-latex   tables through a real LaTeX (pdflatex with booktabs, pdftotext)
 #   make test-cluster   on a real Slurm, several nodes on this machine (tests/slurm)
 #   make stand-in-gpu   what needs a GPU, on one that is none (tests/stand_in_gpu/README.md)
+#   make mutants [CRATES="protocol journal"] [ARGS="--shard 0/8"]   change the code and expect a test to fail (docs/mutants.md)
 
 SWEEP ?= sweeps/quickstart.yaml
+CRATES ?= protocol journal report schedule sweep
 ARGS ?=
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
@@ -60,6 +62,11 @@ test-latex: setup
 test-cluster: build
 	@tests/slurm/prepare.sh
 	@$(CARGO) test --release --workspace --locked --test cluster --test real_slurm -- --ignored --test-threads 2
+
+# The simulator runs few seeds: each mutant costs them again.
+mutants:
+	@command -v cargo-mutants >/dev/null || { echo "error: cargo-mutants is not installed: cargo install --locked cargo-mutants@27.1.0" >&2; exit 1; }
+	@SIMULATION_SEEDS=10 $(CARGO) mutants $(CRATES:%=--package %) --output "$(TARGET_DIR)" $(ARGS)
 
 soak: build
 	@$(CARGO) test --release --workspace --locked --test soak --test control_plane -- --ignored --nocapture

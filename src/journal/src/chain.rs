@@ -64,3 +64,25 @@ impl Head {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_32_hexadecimal_digits() {
+        let link = Link::default().next(1, 2, b"event");
+        assert_eq!(link.to_string().len(), 32);
+        assert_eq!(link.to_string().parse(), Ok(link));
+        let no_links = [
+            String::new(),
+            "0".repeat(30),
+            "0".repeat(34),
+            "g".repeat(32),
+            "é".repeat(16),
+        ];
+        for text in no_links {
+            assert_eq!(text.parse::<Link>(), Err(()), "{text}");
+        }
+    }
+}

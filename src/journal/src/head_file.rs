@@ -248,4 +248,14 @@ mod tests {
             Err(Error::HeadDamaged { .. })
         ));
     }
+
+    #[test]
+    fn a_head_file_that_cannot_be_read_is_not_taken_for_a_missing_one() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join(FILE)).unwrap();
+        assert!(matches!(
+            read(directory.path()),
+            Err(Error::HeadFile { .. })
+        ));
+    }
 }

@@ -244,4 +244,39 @@ mod tests {
             assert_eq!(mode_of(local), Mode::WriteAheadLog);
         }
     }
+
+    /// The process ended between the head file and the journal: nothing was stored yet.
+    #[test]
+    fn a_head_file_without_events_keeps_no_journal_from_beginning() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let none = HeadRecord::default();
+        assert!(is_fresh(directory.path(), Some(none)).expect("nothing is missing"));
+        assert!(is_fresh(directory.path(), None).expect("nothing is missing"));
+        let mut one = none;
+        one.head.number = 1;
+        assert!(matches!(
+            is_fresh(directory.path(), Some(one)),
+            Err(Error::Gone { .. })
+        ));
+        std::fs::write(side_file(directory.path(), "-wal"), "x").expect("there is room");
+        assert!(matches!(
+            is_fresh(directory.path(), None),
+            Err(Error::Gone { .. })
+        ));
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_journal_and_its_logs() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        assert_eq!(bytes(directory.path()), 0);
+        for (name, content) in [
+            (FILE, "12345"),
+            ("journal.sqlite-wal", "123"),
+            ("journal.sqlite-journal", "12"),
+            ("journal.sqlite-shm", "1234567"),
+        ] {
+            std::fs::write(directory.path().join(name), content).expect("there is room");
+        }
+        assert_eq!(bytes(directory.path()), 10, "the index is no content");
+    }
 }

@@ -206,3 +206,66 @@ fn salts_of(bytes: &[u8], at: usize) -> [u8; 8] {
 fn number(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the header that SQLite writes on a machine of either byte order.
+    fn header(big_endian: bool, page_bytes: u32) -> [u8; HEADER] {
+        let mut bytes = [0; HEADER];
+        bytes[..4].copy_from_slice(&(0x377f_0682 | u32::from(big_endian)).to_be_bytes());
+        bytes[4..8].copy_from_slice(&3_007_000u32.to_be_bytes());
+        bytes[8..12].copy_from_slice(&page_bytes.to_be_bytes());
+        bytes[16..24].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        with_sums(bytes, big_endian)
+    }
+
+    fn with_sums(mut bytes: [u8; HEADER], big_endian: bool) -> [u8; HEADER] {
+        let (mut one, mut two) = (0u32, 0u32);
+        for pair in 0..3 {
+            let word = |at: usize| {
+                let word = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+                if big_endian {
+                    u32::from_be_bytes(word)
+                } else {
+                    u32::from_le_bytes(word)
+                }
+            };
+            one = one.wrapping_add(word(8 * pair)).wrapping_add(two);
+            two = two.wrapping_add(word(8 * pair + 4)).wrapping_add(one);
+        }
+        bytes[24..28].copy_from_slice(&one.to_be_bytes());
+        bytes[28..].copy_from_slice(&two.to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn headers_of_both_byte_orders_are_read() {
+        for big_endian in [false, true] {
+            let sound = header(big_endian, 4096);
+            let parsed = Header::parse(&sound);
+            assert!(parsed.is_sound && parsed.big_endian == big_endian);
+            assert_eq!(
+                (parsed.page_bytes, parsed.salts),
+                (4096, [1, 2, 3, 4, 5, 6, 7, 8])
+            );
+            for at in (0..HEADER).filter(|at| *at != 3) {
+                let mut flipped = sound;
+                flipped[at] ^= 4;
+                assert!(!Header::parse(&flipped).is_sound, "byte {at}");
+            }
+            // Checksums alone make no log.
+            let mut other = sound;
+            other[0] ^= 4;
+            assert!(!Header::parse(&with_sums(other, big_endian)).is_sound);
+        }
+    }
+
+    #[test]
+    fn page_sizes_are_those_of_sqlite() {
+        let allows = |page_bytes| Header::parse(&header(false, page_bytes)).has_page_size();
+        assert!([512, 4096, 65536].into_iter().all(allows));
+        assert!(![0, 256, 1000, 4095, 131_072].into_iter().any(allows));
+    }
+}

@@ -494,3 +494,65 @@ fn nobody_else_can_read_a_state_directory() {
         }
     }
 }
+
+/// Directories of earlier versions have no head file: the journal's own count is all there is.
+#[test]
+fn a_journal_without_a_head_file_is_repaired_by_its_own_count() {
+    let (directory, journal) = filled(4);
+    drop(journal);
+    fs::remove_file(directory.path().join("journal.head")).expect("it is there");
+    assert_eq!(
+        repair(directory.path(), true).expect("it is sound"),
+        Repaired::Sound { events: 4 }
+    );
+    let database = rusqlite::Connection::open(directory.path().join("journal.sqlite"))
+        .expect("it is a database");
+    database
+        .execute("UPDATE events SET event = '{}' WHERE number = 3", [])
+        .expect("it can be changed");
+    drop(database);
+    let would = repair(directory.path(), false).expect("it can be looked at");
+    assert!(
+        matches!(&would, Repaired::WouldLose { kept: 2, lost } if lost.events == Some(2)),
+        "{would:?}"
+    );
+}
+
+/// A damaged header may lose the mark of a journal; beside a head file it is one all the same.
+#[test]
+fn a_file_without_the_mark_of_a_journal_is_repaired_only_beside_a_head_file() {
+    let (directory, journal) = filled(2);
+    drop(journal);
+    rusqlite::Connection::open(directory.path().join("journal.sqlite"))
+        .expect("it is a database")
+        .pragma_update(None, "application_id", 7)
+        .expect("it can be changed");
+    assert!(!matches!(
+        repair(directory.path(), false),
+        Err(Error::NotAJournal { .. })
+    ));
+    fs::remove_file(directory.path().join("journal.head")).expect("it is there");
+    assert!(matches!(
+        repair(directory.path(), false),
+        Err(Error::NotAJournal { .. })
+    ));
+}
+
+#[test]
+fn a_damaged_copy_in_the_head_file_is_remarked() {
+    let (directory, journal) = filled(2);
+    drop(journal);
+    assert_eq!(
+        verify(directory.path()).expect("it is sound").remarks,
+        [""; 0]
+    );
+    let path = directory.path().join("journal.head");
+    let mut head = fs::read(&path).expect("it is there");
+    head[4100] ^= 1;
+    fs::write(&path, head).expect("there is room");
+    let remarks = verify(directory.path()).expect("it is sound").remarks;
+    assert!(
+        remarks.len() == 1 && remarks[0].contains("one of the two copies"),
+        "{remarks:?}"
+    );
+}

@@ -44,7 +44,10 @@ fn events_come_back_in_order_in_both_modes() {
         assert_eq!(journal.event(6).expect("it is sound"), None);
         let state = journal.replay().expect("it is sound");
         assert_eq!(state.applied, 5);
+        assert!(journal.bytes() > 4096, "{}", journal.bytes());
         drop(journal);
+        let second = journal::event(directory.path(), 2).expect("it is sound");
+        assert_eq!(second, Some(events[1].clone()));
         assert_eq!(read(directory.path()), events);
     }
 }
