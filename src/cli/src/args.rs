@@ -181,7 +181,6 @@ pub struct DataArgs {
   orchestrator run sweeps/quickstart.yaml
   orchestrator run sweeps/table2.yaml --smoke
   orchestrator run sweeps/table2.yaml --coordinator http://login1:7400 --token-file token --detach
-
   orchestrator run sweeps/table2.yaml --launch slurm --nodes 8 --gpus-per-node 4 --time 8:00:00
 
 Without --coordinator, a coordinator and a worker run inside this process. Ctrl-C writes
@@ -213,9 +212,9 @@ pub struct RunArgs {
     #[command(flatten)]
     pub devices: DeviceArgs,
     #[command(flatten)]
-    pub launch: LaunchArgs,
-    #[command(flatten)]
     pub data: DataArgs,
+    #[command(flatten)]
+    pub launch: LaunchArgs,
 }
 
 #[derive(Debug, Args)]
@@ -256,11 +255,11 @@ pub struct CoordinatorArgs {
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=86_400_000))]
     pub stall_ms: Option<u64>,
     #[command(flatten)]
-    pub launch: LaunchArgs,
-    #[command(flatten)]
     pub devices: DeviceArgs,
     #[command(flatten)]
     pub data: DataArgs,
+    #[command(flatten)]
+    pub launch: LaunchArgs,
 }
 
 #[derive(Debug, Args)]

@@ -113,6 +113,50 @@ fn help_names_every_command_and_exit_code() {
     golden("help-worker.txt", &place.printed(&["worker", "--help"]));
 }
 
+#[test]
+fn a_dry_run_prints_the_script_of_a_job_and_starts_nothing() {
+    let place = Place::new();
+    place.file("tiny.yaml", SWEEP);
+    place.file("modules", "module load cuda\n");
+    let words = "run tiny.yaml --launch slurm --gpus-per-node 4 --time 8:00:00 --partition gpu --advertise login1 \
+                 --prologue modules --dry-run -- --qos=long";
+    let words: Vec<&str> = words.split_whitespace().collect();
+    let script = place.printed(&words);
+    for line in [
+        "#!/bin/bash\n",
+        "#SBATCH --job-name=orch-tiny-",
+        "#SBATCH --gpus-per-node=4\n",
+        "#SBATCH --time=8:00:00\n",
+        "#SBATCH --partition=gpu\n",
+        "#SBATCH --qos=long\n",
+        "\nmodule load cuda\nexec ",
+        " worker --coordinator http://login1:",
+        " --idle-timeout 300s ",
+    ] {
+        assert!(script.contains(line), "{line:?} in {script}");
+    }
+    let secret = place.path().join("orchestrator-state");
+    assert!(!secret.exists(), "nothing was started");
+}
+
+#[test]
+fn launch_flags_that_cannot_be_meant_are_refused() {
+    let place = Place::new();
+    place.file("tiny.yaml", SWEEP);
+    let refused = |words: &str| {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        place.refused(1, &words)
+    };
+    let text = refused("run tiny.yaml --launch pbs");
+    assert!(text.contains("`pbs` is no kind of cluster"), "{text}");
+    let text = refused("run tiny.yaml --partition gpu");
+    assert!(text.contains("--launch"), "{text}");
+    let text = refused("run tiny.yaml --launch slurm --time soon");
+    assert!(text.contains("`soon` is no time limit"), "{text}");
+    let text = refused("coordinator --launch slurm");
+    assert!(text.contains("--token-file"), "{text}");
+}
+
 /// The differences that a search can resolve with its held-out images, for known data sets and a
 /// user's own folder.
 #[test]

@@ -43,9 +43,13 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
         .map(|http| http.resolve("--http"))
         .transpose()?;
     let listen = arguments.listen.resolve("--listen")?;
-    if arguments.launch.dry_run {
-        let script = launching_for(arguments, listen)?.script("orch-sweeps-RANDOM-1");
-        return output::write(script.as_bytes()).map(|_| Outcome::Complete);
+    if arguments.launch.launch.is_some() {
+        // What cannot work is refused before anything starts.
+        let launching = launching_for(arguments, listen)?;
+        if arguments.launch.dry_run {
+            let script = launching.script("orch-sweeps-RANDOM-1");
+            return output::write(script.as_bytes()).map(|_| Outcome::Complete);
+        }
     }
     let options = coordinator::Options {
         listen: Listen::Address(listen),

@@ -95,8 +95,15 @@ fn note_answer(state: &mut State, config: &Config, answer: &LaunchAnswer, now: M
     let Some(live) = &mut live.launch else {
         return;
     };
-    let asked = live.asked.take();
-    match (answer, asked) {
+    // An answer that comes twice is not that to the next request.
+    if !live
+        .asked
+        .as_ref()
+        .is_some_and(|asked| asked.is_answered_by(answer))
+    {
+        return;
+    }
+    match (answer, live.asked.take()) {
         (LaunchAnswer::Submitted { .. }, _) => live.next_observation = now + config.launch.soon_ms,
         (LaunchAnswer::Observed(Err(error)), _) => {
             live.failures = live.failures.saturating_add(1);

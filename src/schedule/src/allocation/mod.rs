@@ -322,6 +322,20 @@ pub enum LaunchAnswer {
     GaveBack(Result<(), Line>),
 }
 
+impl LaunchRequest {
+    /// Returns true if the answer is of this request's kind, and of the same allocation.
+    pub(crate) fn is_answered_by(&self, answer: &LaunchAnswer) -> bool {
+        match (self, answer) {
+            (Self::Submit { allocation: asked }, LaunchAnswer::Submitted { allocation, .. }) => {
+                asked == allocation
+            }
+            (Self::Observe { .. }, LaunchAnswer::Observed(_))
+            | (Self::GiveBack { .. }, LaunchAnswer::GaveBack(_)) => true,
+            (Self::Submit { .. } | Self::Observe { .. } | Self::GiveBack { .. }, _) => false,
+        }
+    }
+}
+
 /// The part of a program that talks to one kind of cluster; crate `launch` has them. Each call
 /// ends within a time limit of its own, and holds nothing that a later call needs.
 pub trait Launcher: Send + 'static {
