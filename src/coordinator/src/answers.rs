@@ -264,8 +264,8 @@ mod tests {
         assert_eq!(trial["accuracy"], Value::Null);
         assert_eq!(
             fields(&document["workers"][0]),
-            "busy_slots host presence reason silent_ms slot_descriptions slots work_dir_bytes \
-             worker"
+            "allocation busy_slots host leaves_in_ms presence reason silent_ms slot_descriptions \
+             slots work_dir_bytes worker"
         );
     }
 }
