@@ -1,29 +1,17 @@
 //! `deploy/slurm.sbatch`, a sweep as one job: the table is that of a local run whatever happens to
 //! the job, and no accident keeps an allocation without use.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::sync::OnceLock;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::binaries::binary;
 use tests::cluster::Cluster;
-use tests::results::{assert_same, undisturbed_files};
 use tests::{System, wait_for};
 
-const SWEEP: &str = "
-name: job
-recipe: quick
-set: {dataset: digits, model: resnet-8, samples_per_class: 20, schedule: {constant: {epochs: 40}}}
-axes:
-  loss: [xent, cos]
-seeds: 2
-outputs:
-  - table: {rows: loss}
-";
+use crate::reference::{SWEEP, assert_same_table, running};
 
 #[test]
 #[ignore = "needs slurmctld: make test-cluster"]
@@ -296,32 +284,4 @@ fn wait_until_training(system: &System, job: &str) {
     wait_for("an epoch has been trained", || {
         log(system, job).contains(" epoch ").then_some(())
     });
-}
-
-/// The processes of this system that run the program with this command, without `srun`.
-fn running(system: &System, role: &str) -> Vec<i32> {
-    let command = |pid: &u32| {
-        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let mut words = words.split(|byte| *byte == 0);
-        words
-            .next()
-            .is_some_and(|program| program.ends_with(b"bin/orchestrator"))
-            && words.next() == Some(role.as_bytes())
-    };
-    let pids = system.processes().into_iter().filter(command);
-    pids.map(|pid| pid.try_into().expect("a process id"))
-        .collect()
-}
-
-/// Requires the results of an undisturbed run on this machine, byte for byte.
-fn assert_same_table(system: &System) {
-    static LOCAL: OnceLock<BTreeMap<String, Vec<u8>>> = OnceLock::new();
-    let expected = LOCAL.get_or_init(|| {
-        let local = System::new();
-        local.file("job.yaml", SWEEP);
-        let run = local.orchestrator(&["run", "job.yaml"]);
-        local.start("local", run).expect_exit(0);
-        undisturbed_files(&local.results("job"))
-    });
-    assert_same(expected, &undisturbed_files(&system.results("job")));
 }
