@@ -83,7 +83,7 @@ pub struct Cell {
     #[serde(default, deserialize_with = "text::optional_line")]
     pub skipped: Option<String>,
     /// Number of images that one search trial is evaluated on, if known: see
-    /// [`Sweep::search_seeds`].
+    /// [`Search::seeds_for`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<u32>,
 }
@@ -189,7 +189,7 @@ pub struct Resources {
     pub devices_per_trial: u32,
 }
 
-/// One training of a sweep: see [`Sweep::trials`].
+/// One training of a sweep: see [`Sweep::cell_trials`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedTrial {
     pub id: TrialId,
