@@ -144,7 +144,7 @@ fn a_node_that_fails_is_replaced() {
     assert_nothing_left(&cluster, &system);
 }
 
-/// Complaint 2: it waits, and says why in words.
+/// Complaint 2: it waits, and the reason is given in words.
 #[test]
 #[ignore = "needs slurmctld: make test-cluster"]
 fn a_job_that_waits_is_explained_and_starts_when_its_partition_is_up() {
