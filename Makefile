@@ -30,7 +30,7 @@ export ORCHESTRATOR_COMMIT := $(or $(ORCHESTRATOR_COMMIT),$(shell git describe -
 # Another way of naming a libtorch, which would win over LIBTORCH in tch's build script.
 unexport LIBTORCH_USE_PYTORCH
 
-.PHONY: run build test test-latex test-cluster lint bench soak stand-in-gpu dist clean setup
+.PHONY: run build test test-latex test-cluster mutants lint bench soak stand-in-gpu dist clean setup
 
 run: build
 	@"$(BINARIES)/orchestrator" run "$(SWEEP)" $(ARGS)

@@ -294,6 +294,21 @@ mod tests {
     }
 
     #[test]
+    fn signs_and_greek_letters_have_their_commands() {
+        let commands = "\
+             ±pm ×times ≈approx ≠neq ≤leq ≥geq ≪ll ≫gg ∞infty ∈in ∼sim √surd ∑sum ∏prod ∂partial \
+             ∇nabla ⋅cdot ↔leftrightarrow ⇒Rightarrow ΓGamma ΔDelta ∆Delta ΘTheta ΛLambda ΞXi ΠPi \
+             ΣSigma ΦPhi ΨPsi ΩOmega αalpha βbeta γgamma δdelta εvarepsilon ζzeta ηeta θtheta ιiota \
+             κkappa λlambda μmu νnu ξxi πpi ρrho σsigma τtau υupsilon φvarphi χchi ψpsi ωomega";
+        for entry in commands.split_whitespace() {
+            let mut characters = entry.chars();
+            let sign = characters.next().expect("an entry is a sign and a name");
+            let command = format!("$\\{}$", characters.as_str());
+            assert_eq!(latex_literal(&sign.to_string()), command);
+        }
+    }
+
+    #[test]
     fn what_markdown_and_xml_are_given() {
         assert_eq!(
             markdown_literal("a|b <i> &lt; `c` ~d~ $e$"),

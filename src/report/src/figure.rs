@@ -295,3 +295,38 @@ fn y_range(panels: &[Panel]) -> (f64, f64) {
         ((high - step).max(0.0), (low + step).min(100.0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(points: &[(f64, f64)], published: &[f64]) -> (f64, f64) {
+        let points = points.iter().map(|(mean, deviation)| Point {
+            x: 0.0,
+            mean: *mean,
+            deviation: Some(*deviation),
+            complete: true,
+        });
+        let line = Line {
+            series: 0,
+            points: points.collect(),
+            published: published.iter().map(|value| (0.0, *value)).collect(),
+        };
+        y_range(&[Panel {
+            title: String::new(),
+            lines: vec![line],
+        }])
+    }
+
+    #[test]
+    fn the_range_contains_means_spreads_and_published_numbers() {
+        assert_eq!(range(&[], &[]), (0.0, 100.0));
+        assert_eq!(range(&[(51.0, 0.5), (55.0, 2.0)], &[]), (50.0, 58.0));
+        assert_eq!(range(&[(51.0, 0.0)], &[61.5]), (50.0, 62.0));
+        assert_eq!(range(&[(11.0, 0.0), (55.0, 0.0)], &[]), (10.0, 60.0));
+        assert_eq!(range(&[(99.0, 3.0)], &[]), (96.0, 100.0));
+        assert_eq!(range(&[(1.0, 3.0)], &[]), (0.0, 4.0));
+        assert_eq!(range(&[(50.0, 0.0)], &[]), (48.0, 52.0));
+        assert_eq!(range(&[(20.0, 0.0), (45.0, 0.0)], &[]), (20.0, 46.0));
+    }
+}

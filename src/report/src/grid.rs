@@ -576,3 +576,32 @@ fn all_notes(
     all.extend(notes::below(results).into_iter().map(about_all));
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn footnotes_are_lettered_like_the_columns_of_a_spreadsheet() {
+        for (position, expected) in [
+            (0, "a"),
+            (1, "b"),
+            (25, "z"),
+            (26, "aa"),
+            (51, "az"),
+            (52, "ba"),
+            (701, "zz"),
+            (702, "aaa"),
+        ] {
+            assert_eq!(letters(position), expected);
+        }
+    }
+
+    #[test]
+    fn equal_reasons_share_a_numbered_footnote() {
+        let mut footnotes = Footnotes::default();
+        let numbers = ["no data", "too large", "no data", "too large", "another"]
+            .map(|text| footnotes.numbered(text));
+        assert_eq!(numbers, ["1", "2", "1", "2", "3"]);
+    }
+}
