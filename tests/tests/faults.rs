@@ -58,7 +58,7 @@ fn a_crashed_trainer_is_tried_again_and_its_last_words_are_kept() {
     let failed = failed.expect("just counted");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (message, trial) = (text(&failed["failure"]["message"]), text(&failed["trial"]));
-    assert!(message.contains("fault on order"), "{message}");
+    assert!(message.contains("injected fault"), "{message}");
     // more than the coordinator keeps in memory: the backtrace
     assert!(message.len() > 2000, "{message}");
     let live = system.ask(&["explain", &trial]);
