@@ -383,8 +383,13 @@ impl Observation<'_> {
         events: &mut Vec<LaunchEvent>,
     ) {
         let was_drained = entry.phase.is_draining();
+        let pause = self.state.launch_queues[&entry.queue].paused.as_ref();
+        let is_stopped = pause.is_some_and(|pause| pause.cause == PauseCause::Stopped);
         let cause = match cause {
-            EndCause::CancelledByOthers if was_drained => EndCause::CancelledByUs,
+            // Its worker leaves at scancel too, which does not make it a wish of ours.
+            EndCause::CancelledByOthers if entry.is_given_back || is_stopped => {
+                EndCause::CancelledByUs
+            }
             cause => cause,
         };
         events.push(changed(

@@ -9,7 +9,7 @@ use super::live::{LaunchLive, is_never_submitted};
 use super::record::Allocation;
 use super::{AllocationEvent, AllocationId, AllocationPhase, EndCause, LaunchEvent};
 use crate::config::Config;
-use crate::state::{Millis, State, WorkerState};
+use crate::state::{Millis, State, WorkerId, WorkerState};
 
 /// Time that a trial needs before its first checkpoint: a trainer writes one after any step, so
 /// this is its start and its first batch.
@@ -94,7 +94,10 @@ impl Need {
             if let Some((worker, _)) = present_worker(state, entry) {
                 busy += state.current_attempts(worker).count() as u32;
             }
-            if entry.phase.is_draining() || is_expiring(state, config, live, (id, entry), now) {
+            // Why a worker leaves by itself is known once its job has ended: a person may have
+            // cancelled it, and does not want another in its place.
+            let is_over = entry.phase.is_draining() && !leaves_by_itself(state, entry);
+            if is_over || is_expiring(state, config, live, (id, entry), now) {
                 continue;
             }
             lasting += 1;
@@ -135,6 +138,13 @@ fn waiting_trials(state: &State, live: &LaunchLive) -> u64 {
     fitting.map(|(_, places)| places.len() as u64).sum()
 }
 
+/// Its worker has announced that it leaves, or has left, and nobody gave the allocation back.
+fn leaves_by_itself(state: &State, entry: &Allocation) -> bool {
+    let has_started = entry.phase == AllocationPhase::Draining { has_started: true };
+    let stays = |(worker, _): (&WorkerId, &WorkerState)| !state.live.leaving.contains(worker);
+    has_started && !entry.is_given_back && !present_worker(state, entry).is_some_and(stays)
+}
+
 /// The cluster has it, and it waits.
 fn is_queued(entry: &Allocation) -> bool {
     matches!(
@@ -152,8 +162,9 @@ fn is_expiring(
     (id, entry): (&AllocationId, &Allocation),
     now: Millis,
 ) -> bool {
-    if entry.phase != AllocationPhase::Running {
-        return false;
+    match entry.phase {
+        AllocationPhase::Running | AllocationPhase::Draining { has_started: true } => {}
+        _ => return false,
     }
     let spec = &state.launch_queues[&entry.queue].spec;
     let by_worker = present_worker(state, entry).and_then(|(_, known)| known.info.leaves_at_ms);

@@ -82,6 +82,8 @@ pub struct Allocation {
     pub joined_at: Option<Millis>,
     /// Why it is given back.
     pub drained: Option<Line>,
+    /// The coordinator gave it back; otherwise its worker leaves for a reason of its own.
+    pub is_given_back: bool,
 }
 
 type Applied = Result<(), String>;
@@ -120,7 +122,13 @@ pub(crate) fn apply(state: &mut State, event: &LaunchEvent, at: Millis) -> Appli
             Ok(())
         }
         LaunchEvent::Intended { queue, allocation } => intended(state, queue, allocation, at),
-        LaunchEvent::Changed { allocation, change } => changed(state, allocation, change, at),
+        LaunchEvent::Changed { allocation, change } => {
+            changed(state, allocation, change, at)?;
+            if let Some(entry) = state.allocations.get_mut(allocation) {
+                entry.is_given_back |= matches!(change, AllocationEvent::Drained { .. });
+            }
+            Ok(())
+        }
     }
 }
 
@@ -179,6 +187,7 @@ fn intended(state: &mut State, name: &QueueName, id: &AllocationId, at: Millis) 
         worker: None,
         joined_at: None,
         drained: None,
+        is_given_back: false,
     };
     state.allocations.insert(id.clone(), intended);
     Ok(())

@@ -494,6 +494,25 @@ fn a_job_cancelled_by_somebody_else_pauses_the_queue_and_one_of_ours_does_not() 
     assert_eq!(pause(&world), None);
 }
 
+/// scancel sends TERM, so the worker of a job that runs leaves in order before the job is cancelled.
+#[test]
+fn a_worker_that_leaves_because_its_job_is_cancelled_pauses_the_queue_too() {
+    let mut world = launching(1, 4);
+    let id = accepted(&mut world);
+    let worker = join(&mut world, &id, 1);
+    let leaving = Input::Leaving {
+        worker: worker.clone(),
+        reason: "SIGTERM".into(),
+    };
+    world.give(leaving).expect("it is present");
+    let over = JobState::Ended(EndCause::CancelledByOthers);
+    while !phase(&world, &id).is_ended() {
+        observe(&mut world, &[(&id, over.clone())]);
+    }
+    assert_eq!(cause(&world, &id), EndCause::CancelledByOthers);
+    assert_eq!(pause(&world), Some(PauseCause::CancelledByOthers));
+}
+
 fn cancel_sweep(world: &mut World) {
     let cancelled = world.give(Input::Cancel {
         sweep: "table".to_owned(),
