@@ -2,7 +2,7 @@
 # The Rust tool chain is the one on PATH (scripts/rust.sh checks its version); one profile serves build, clippy and tests, so that they share what they compile.
 #
 #   make run [SWEEP=sweeps/quickstart.yaml] [ARGS=...]   train a sweep on this machine and print its table
-#   make test     formatting, clippy, every test         make build    both binaries
+#   make test     formatting, clippy, docs, every test   make build    both binaries
 #   make bench    against PyTorch (bench/README.md)      make soak     kill everything, many times
 #   make dist     a tarball for a cluster                make clean    remove what cargo built
 #   make test-latex   tables through a real LaTeX (pdflatex with booktabs, pdftotext)
@@ -46,6 +46,7 @@ build: setup
 lint: setup
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --release --workspace --all-targets --locked --quiet -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --locked --quiet
 
 # Unit tests first: they are quick, and what they find explains a failure of the whole system. All three calls choose
 # the whole workspace, so that cargo builds every dependency once. Examples: some are processes that tests start.
