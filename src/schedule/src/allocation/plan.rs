@@ -138,7 +138,7 @@ fn waiting_trials(state: &State, live: &LaunchLive) -> u64 {
     fitting.map(|(_, places)| places.len() as u64).sum()
 }
 
-/// Its worker has announced that it leaves, or has left, and nobody gave the allocation back.
+/// Its worker has announced that it leaves, or has left, and the coordinator did not ask for it.
 fn leaves_by_itself(state: &State, entry: &Allocation) -> bool {
     let has_started = entry.phase == AllocationPhase::Draining { has_started: true };
     let stays = |(worker, _): (&WorkerId, &WorkerState)| !state.live.leaving.contains(worker);

@@ -10,6 +10,7 @@
 #[path = "../support/sweeps.rs"]
 mod sweeps;
 
+mod cluster;
 mod found;
 mod network;
 mod random;
@@ -22,16 +23,50 @@ mod world;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use cluster::ClusterCounts;
 use script::{Action, Moment, Script, Submit};
 use sweep::record::FailureClass;
 use world::{Answers, World};
 
-/// Returns the steps and answers of a run that passed.
-fn simulate(script: &Script) -> Result<(u64, Answers), String> {
+/// The numbers of runs that passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Totals {
+    steps: u64,
+    answers: Answers,
+    cluster: ClusterCounts,
+}
+
+impl Totals {
+    fn plus(mut self, other: Self) -> Self {
+        self.cluster.add(other.cluster);
+        Self {
+            steps: self.steps + other.steps,
+            answers: self.answers.plus(other.answers),
+            cluster: self.cluster,
+        }
+    }
+}
+
+/// Returns the numbers of a run that passed.
+fn simulate(script: &Script) -> Result<Totals, String> {
     let mut world = World::new(script);
     world.run()?;
     verdict::judge(&world)?;
-    Ok((world.steps, world.answers))
+    world.judge_cluster()?;
+    let cluster = world.cluster.as_ref().map(|cluster| cluster.counts);
+    Ok(Totals {
+        steps: world.steps,
+        answers: world.answers,
+        cluster: cluster.unwrap_or_default(),
+    })
+}
+
+/// Returns a line for each turn of a run.
+fn trace(script: &Script) -> Vec<String> {
+    let mut world = World::new(script);
+    world.trace = Some(Vec::new());
+    world.run().expect("it passes");
+    world.trace.expect("it was wanted")
 }
 
 /// Reduces a script to the parts that are needed to fail.
@@ -53,23 +88,23 @@ fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
-#[test]
-fn promises_hold_under_every_seed() {
+/// Runs the scripts of many seeds and returns their number with the totals.
+fn simulate_all(script: fn(u64) -> Script) -> (u64, Totals) {
     let first = number("SIMULATION_FIRST", 0);
     let seeds = number("SIMULATION_SEEDS", 3_000);
     let next = AtomicU64::new(first);
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    let totals: Vec<(u64, Answers)> = thread::scope(|scope| {
+    let totals: Vec<Totals> = thread::scope(|scope| {
         let run = || {
-            let mut total = (0, Answers::default());
+            let mut total = Totals::default();
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= first + seeds {
                     return total;
                 }
-                let script = Script::random(seed);
+                let script = script(seed);
                 match simulate(&script) {
-                    Ok((steps, answers)) => total = (total.0 + steps, total.1.plus(answers)),
+                    Ok(passed) => total = total.plus(passed),
                     Err(reason) => {
                         let smaller = make_smaller(&script);
                         let then = simulate(&smaller).err().unwrap_or_default();
@@ -90,15 +125,30 @@ fn promises_hold_under_every_seed() {
             })
             .collect()
     });
-    let steps: u64 = totals.iter().map(|total| total.0).sum();
-    let answers = totals
-        .into_iter()
-        .fold(Answers::default(), |sum, total| sum.plus(total.1));
-    println!("{seeds} seeds, {steps} steps, {answers:?}");
+    let total = totals.into_iter().fold(Totals::default(), Totals::plus);
+    println!("{seeds} seeds, {total:?}");
+    (seeds, total)
+}
+
+#[test]
+fn promises_hold_under_every_seed() {
+    let (seeds, total) = simulate_all(Script::random);
     if seeds >= 1_000 {
         // The simulation must meet the cases that it is there to test.
-        for count in answers.counts() {
-            assert!(count > seeds / 20, "{answers:?}");
+        for count in total.answers.counts() {
+            assert!(count > seeds / 20, "{total:?}");
+        }
+    }
+}
+
+/// No allocation is forgotten, none is submitted twice for one intent, there are never more than
+/// were asked for, none is kept without work, and what is taken away never counts as a failure.
+#[test]
+fn promises_about_allocations_hold_under_every_seed() {
+    let (seeds, total) = simulate_all(Script::random_on_cluster);
+    if seeds >= 1_000 {
+        for count in total.cluster.all() {
+            assert!(count > seeds / 20, "{total:?}");
         }
     }
 }
@@ -138,6 +188,7 @@ fn a_coordinator_killed_at_any_append_ends_in_the_same_results() {
             .into_iter()
             .zip(actions)
             .collect(),
+        on_cluster: false,
     };
     for moment in [Moment::BeforeCommit, Moment::AfterCommit] {
         let mut commit = 1;
@@ -156,8 +207,15 @@ fn a_coordinator_killed_at_any_append_ends_in_the_same_results() {
     }
 }
 
+/// Without this a seed that failed could not be studied.
 #[test]
-fn the_same_seed_is_the_same_run() {
-    let script = Script::random(7);
-    assert_eq!(simulate(&script), simulate(&script));
+fn the_same_seed_is_the_same_run_line_by_line() {
+    for script in [Script::random(7), Script::random_on_cluster(7)] {
+        let (one, other) = (trace(&script), trace(&script));
+        assert!(one.len() > 100, "{}", one.len());
+        for (one, other) in one.iter().zip(&other) {
+            assert_eq!(one, other);
+        }
+        assert_eq!(one.len(), other.len());
+    }
 }

@@ -73,6 +73,11 @@ impl Network {
         self.coordinators += 1;
     }
 
+    /// Returns the number of the coordinator that runs, or ran last.
+    pub fn coordinator(&self) -> u64 {
+        self.coordinators
+    }
+
     pub fn open(&mut self, host: usize, worker: WorkerId, connection: u64) -> StreamNo {
         let coordinator = self.coordinators;
         let (last_to_coordinator, last_to_worker) = (0, 0);

@@ -4,6 +4,7 @@
 use sweep::Sweep;
 use sweep::record::FailureClass;
 
+use crate::cluster::ClusterFault;
 use crate::random::Random;
 use crate::sweeps;
 
@@ -16,6 +17,8 @@ pub struct Script {
     /// Seed of delays, speeds and the like.
     pub seed: u64,
     pub actions: Vec<(u64, Action)>,
+    /// Its workers come from a cluster.
+    pub on_cluster: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +80,7 @@ pub enum Action {
         at: Moment,
         down_ms: u64,
     },
+    Cluster(ClusterFault),
     /// Nothing can be journalled for a while.
     DiskFull {
         ms: u64,
@@ -166,7 +170,68 @@ impl Script {
             actions.push((faults.below(QUIET_FROM), fault(&mut faults)));
         }
         actions.sort_by_key(|(at, _)| *at);
-        Self { seed, actions }
+        Self {
+            seed,
+            actions,
+            on_cluster: false,
+        }
+    }
+}
+
+impl Script {
+    /// The same for a cluster, which has faults of its own.
+    pub fn random_on_cluster(seed: u64) -> Self {
+        let mut script = Self::random(seed);
+        let mut faults = Random::new(seed, "cluster faults");
+        script.on_cluster = true;
+        for _ in 0..faults.below(10) {
+            let fault = match faults.below(9) {
+                0..=2 => ClusterFault::Preempt {
+                    grace_ms: faults.below(30_000),
+                },
+                3 | 4 => ClusterFault::NodeFails,
+                5 => ClusterFault::Cancel,
+                6 => ClusterFault::Away {
+                    ms: faults.below(120_000),
+                },
+                _ => ClusterFault::Resume,
+            };
+            let at = faults.below(QUIET_FROM);
+            script.actions.push((at, Action::Cluster(fault)));
+        }
+        script.actions.sort_by_key(|(at, _)| *at);
+        script
+    }
+}
+
+impl Action {
+    /// Moves an action on a host to one of those that there are; `None`: there is none.
+    pub fn on_host(self, num_hosts: usize) -> Option<Self> {
+        let mut action = self;
+        match &mut action {
+            Self::Drain { host }
+            | Self::Undrain { host }
+            | Self::KillWorker { host, .. }
+            | Self::Leave { host, .. }
+            | Self::Freeze { host, .. }
+            | Self::Partition { host, .. }
+            | Self::Cut { host }
+            | Self::FailNext { host, .. }
+            | Self::Starve { host, .. }
+            | Self::Bad { host } => {
+                // The newest hosts: those of a cluster come and go.
+                let newest = num_hosts.min(NUM_HOSTS);
+                *host = num_hosts - newest + host.checked_rem(newest)?;
+            }
+            Self::Submit(_)
+            | Self::Cancel(_)
+            | Self::Retry(_)
+            | Self::TrainAgain { .. }
+            | Self::Cluster(_)
+            | Self::KillCoordinator { .. }
+            | Self::DiskFull { .. } => {}
+        }
+        Some(action)
     }
 }
 

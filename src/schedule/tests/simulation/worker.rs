@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use schedule::allocation::AllocationId;
 use schedule::event::{EndedAttempt, Input, Outcome, RunningAttempt};
 use schedule::state::{SecretHash, Slot, WorkerId, WorkerInfo};
 use sweep::handoff::Progress;
@@ -14,6 +15,9 @@ use crate::truth;
 
 /// A stall limit longer than any lease or delay of the simulation.
 pub const STALL_MS: u64 = 30_000;
+
+/// Seconds without a trial after which a worker gives back a host that is lent.
+const IDLE_S: u64 = 30;
 
 pub struct Worker {
     pub id: WorkerId,
@@ -28,6 +32,10 @@ pub struct Worker {
     pub is_open: bool,
     pub leaving: bool,
     pub draining: bool,
+    /// The allocation that lends its host, and the time of its end.
+    lent: Option<(AllocationId, u64)>,
+    /// Seconds without a trial.
+    idle_s: u64,
 }
 
 pub struct Training {
@@ -60,7 +68,7 @@ pub enum Message {
 impl Worker {
     /// Returns a worker of two slots: two devices and one on odd hosts; two that share a device on
     /// the last but one.
-    pub fn new(host: usize, run: u64) -> Self {
+    pub fn new(host: usize, run: u64, lent: Option<(AllocationId, u64)>) -> Self {
         let id = WorkerId(format!("host{host}-{run}").into());
         let slots = (0..2).map(|_| None).collect();
         Self {
@@ -73,16 +81,18 @@ impl Worker {
             is_open: false,
             leaving: false,
             draining: false,
+            lent,
+            idle_s: 0,
         }
     }
 
     fn shares_a_device(&self) -> bool {
-        self.host + 2 == NUM_HOSTS
+        self.lent.is_none() && self.host + 2 == NUM_HOSTS
     }
 
     fn info(&self) -> WorkerInfo {
         let device = |number: usize| format!("cuda:{number}");
-        let first = if self.host % 2 == 1 {
+        let first = if self.lent.is_some() || self.host % 2 == 1 {
             vec![device(0), device(1)]
         } else {
             vec![device(0)]
@@ -112,8 +122,11 @@ impl Worker {
             build: "1".to_owned(),
             trainer: Default::default(),
             slots,
-            allocation: None,
-            leaves_at_ms: None,
+            allocation: self
+                .lent
+                .as_ref()
+                .map(|(allocation, _)| allocation.to_string()),
+            leaves_at_ms: self.lent.as_ref().map(|(_, ends_at)| *ends_at),
         }
     }
 
@@ -265,6 +278,16 @@ impl Worker {
                 });
                 *place = None;
             }
+        }
+        self.idle();
+    }
+
+    /// Leaves a lent host that has had no trial for a while.
+    fn idle(&mut self) {
+        let is_busy = !self.ended.is_empty() || self.slots.iter().any(Option::is_some);
+        self.idle_s = if is_busy { 0 } else { self.idle_s + 1 };
+        if self.lent.is_some() && self.idle_s == IDLE_S {
+            self.leave();
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use schedule::allocation::{AllocationId, EndCause};
 use schedule::event::{Effect, Event, Input, Recorded, Rejected, Retry};
 use schedule::state::{Millis, Phase, State};
 use schedule::{
@@ -13,6 +14,7 @@ use sweep::definition::Role;
 use sweep::record::FailureClass;
 use sweep::{AttemptId, TrialId};
 
+use crate::cluster::{self, Cluster};
 use crate::network::{Network, StreamNo};
 use crate::random::Random;
 use crate::script::{Action, Moment, NUM_HOSTS, QUIET_FROM, Script};
@@ -51,6 +53,7 @@ pub enum Happening {
     DiskFree,
     /// A person repairs what only a person can.
     Tend,
+    Cluster(cluster::Step),
 }
 
 #[derive(Default)]
@@ -64,6 +67,23 @@ pub struct Host {
     starved_until: Millis,
     bad: bool,
     down_ms: u64,
+    /// The allocation that lends it, and the time of its end.
+    pub lent: Option<(AllocationId, Millis)>,
+    /// Its job has ended: no worker starts here again.
+    is_taken_away: bool,
+    /// Its worker hangs until it is killed.
+    is_stuck: bool,
+}
+
+impl Host {
+    /// Returns a host that an allocation lends until this time. `is_stuck`: its worker hangs.
+    pub fn lent(lent: (AllocationId, Millis), is_stuck: bool) -> Self {
+        Self {
+            lent: Some(lent),
+            is_stuck,
+            ..Self::default()
+        }
+    }
 }
 
 pub struct Coordinator {
@@ -71,6 +91,13 @@ pub struct Coordinator {
     deadline: Option<Millis>,
     /// Events applied but not yet journalled: the disk is full.
     fault: Option<(Vec<Recorded>, Vec<Effect>)>,
+}
+
+impl Coordinator {
+    /// Returns true if it decides nothing, because it cannot write its journal.
+    pub fn is_held(&self) -> bool {
+        self.fault.is_some()
+    }
 }
 
 pub struct World {
@@ -93,6 +120,11 @@ pub struct World {
     pub steps: u64,
     work: Random,
     pub answers: Answers,
+    pub cluster: Option<Cluster>,
+    /// A fault that shows outside a turn.
+    pub broken: Option<String>,
+    /// A line for each turn, if they are wanted.
+    pub trace: Option<Vec<String>>,
 }
 
 /// Number of answers of each kind: a simulation that never meets a case proves nothing about it.
@@ -167,12 +199,14 @@ impl World {
     pub fn new(script: &Script) -> Self {
         let mut config = Config::new("1");
         config.stall_ms = STALL_MS;
+        // A cluster brings hosts of its own.
+        let num_hosts = if script.on_cluster { 0 } else { NUM_HOSTS };
         let mut world = Self {
             now: 0,
             config,
             coordinator: None,
             journal: Vec::new(),
-            hosts: (0..NUM_HOSTS).map(|_| Host::default()).collect(),
+            hosts: (0..num_hosts).map(|_| Host::default()).collect(),
             network: Network::new(script.seed),
             checkpoints: BTreeMap::new(),
             injected: BTreeMap::new(),
@@ -184,12 +218,15 @@ impl World {
             steps: 0,
             work: Random::new(script.seed, "work"),
             answers: Answers::default(),
+            cluster: script.on_cluster.then(|| Cluster::new(script.seed)),
+            broken: None,
+            trace: None,
         };
         for (index, (at, _)) in script.actions.iter().enumerate() {
             world.network.at(*at, Happening::Script(index));
         }
         world.network.at(0, Happening::StartCoordinator);
-        for host in 0..NUM_HOSTS {
+        for host in 0..num_hosts {
             let at = 100 + world.work.below(3_000);
             world.network.at(at, Happening::StartWorker { host });
             world.network.at(at + 500, Happening::Second { host });
@@ -232,6 +269,8 @@ impl World {
             // Includes the trials that no sweep wants any more.
             && state.trials.values().all(|trial| trial.phase.is_terminal())
             && self.to_mend(state).is_none()
+            && self.cluster.as_ref().is_none_or(Cluster::is_idle)
+            && state.allocations.values().all(|entry| entry.phase.is_ended())
     }
 
     fn happen(&mut self, happening: Happening) -> Verdict {
@@ -256,6 +295,7 @@ impl World {
                     false => Ok(()),
                 }
             }
+            Happening::Second { host } if self.hosts[host].is_taken_away => Ok(()),
             Happening::Second { host } => {
                 self.network
                     .at(self.now + 1_000, Happening::Second { host });
@@ -270,20 +310,27 @@ impl World {
             },
             Happening::StartWorker { host } => {
                 let place = &mut self.hosts[host];
-                if place.worker.is_none() {
+                if place.worker.is_none() && !place.is_taken_away {
                     place.runs += 1;
-                    place.worker = Some(Worker::new(host, place.runs));
+                    place.worker = Some(Worker::new(host, place.runs, place.lent.clone()));
                 }
                 Ok(())
             }
             Happening::StartCoordinator => self.start_coordinator(),
             Happening::DiskFree => self.disk_free(),
             Happening::Tend => self.tend(),
+            Happening::Cluster(step) => self.step_cluster(step),
         }
     }
 
     fn act(&mut self, action: Action) -> Verdict {
+        let action = match action.on_host(self.hosts.len()) {
+            Some(action) => action,
+            // No host to hit.
+            None => return Ok(()),
+        };
         match action {
+            Action::Cluster(fault) => return self.strike_cluster(fault),
             Action::Submit(submit) => {
                 return self.ask(
                     Input::Submit {
@@ -408,10 +455,14 @@ impl World {
             return;
         };
         worker.train(&mut self.checkpoints);
-        if self.now < place.frozen_until {
+        if self.now < place.frozen_until || place.is_stuck {
             return;
         }
         if worker.is_finished() {
+            if place.lent.is_some() {
+                self.job_of_host_ends(host, EndCause::Completed);
+                return;
+            }
             let down_ms = place.down_ms;
             self.kill_worker(host, down_ms);
             return;
@@ -441,8 +492,25 @@ impl World {
         }
     }
 
+    /// Ends a worker whose node is taken away.
+    pub fn remove_worker(&mut self, host: usize) {
+        let place = &mut self.hosts[host];
+        place.worker = None;
+        place.is_taken_away = true;
+        if let Some(stream) = place.stream.take() {
+            self.network.cut(stream, self.now);
+        }
+    }
+
     fn kill_worker(&mut self, host: usize, down_ms: u64) {
         let place = &mut self.hosts[host];
+        if place.lent.is_some() {
+            if !place.is_taken_away {
+                let detail = "exit 137".into();
+                self.job_of_host_ends(host, EndCause::Failed { detail });
+            }
+            return;
+        }
         if place.worker.take().is_some() {
             self.answers.worker_kills += 1;
             self.network
@@ -533,7 +601,7 @@ impl World {
         self.input(inputs)
     }
 
-    fn input(&mut self, inputs: Vec<Input>) -> Verdict {
+    pub fn input(&mut self, inputs: Vec<Input>) -> Verdict {
         let Some(coordinator) = &mut self.coordinator else {
             return Ok(());
         };
@@ -547,6 +615,9 @@ impl World {
             effects,
         } = turn(&mut coordinator.state, &self.config, &inputs, self.now);
         self.answers.turns += 1;
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{} {inputs:?} {recorded:?} {effects:?}", self.now));
+        }
         if let Some(violation) = check(&coordinator.state).first() {
             return Err(format!(
                 "invariant {} after {inputs:?}: {}",
@@ -581,7 +652,8 @@ impl World {
         self.journal.extend(recorded);
         effects.into_iter().for_each(|effect| self.perform(effect));
         self.set_deadline();
-        Ok(())
+        let coordinator = self.coordinator.as_ref().expect("it runs");
+        self.check_cluster(&coordinator.state)
     }
 
     /// Acts as the shell does in a fault: decides nothing, records live state, refuses streams.
@@ -664,7 +736,7 @@ impl World {
                 }
                 return;
             }
-            Effect::Launch(request) => unreachable!("nothing is launched here: {request:?}"),
+            Effect::Launch(request) => return self.launch(request),
         };
         let Some(connection) = state.live.connected.get(&worker) else {
             return;
@@ -722,7 +794,10 @@ impl World {
             fault: None,
         });
         self.set_deadline();
-        Ok(())
+        match self.cluster {
+            Some(_) => self.open_queue(),
+            None => Ok(()),
+        }
     }
 
     fn disk_free(&mut self) -> Verdict {
@@ -752,6 +827,7 @@ impl World {
             ) = (0, 0, 0);
             (host.fail_next, host.bad) = (None, false);
         }
+        self.tend_cluster()?;
         while let Some(input) = self
             .coordinator
             .as_ref()
