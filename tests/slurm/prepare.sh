@@ -10,6 +10,8 @@ lacking() {
   done
   echo "${missing[*]-}"
 }
+# sshd as root does not start without it.
+if [ "$(id -u)" -eq 0 ]; then mkdir -p /run/sshd; fi
 missing=$(lacking)
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then

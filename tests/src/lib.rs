@@ -9,6 +9,7 @@ pub mod binaries;
 pub mod cluster;
 pub mod process;
 pub mod results;
+pub mod sshd;
 pub mod system;
 
 pub use process::Process;

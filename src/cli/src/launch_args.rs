@@ -10,7 +10,8 @@ use clap::Args;
 #[command(next_help_heading = "Workers on a cluster")]
 pub struct LaunchArgs {
     /// Launch workers while there is work, and none when there is not. `slurm`: as jobs of one node
-    /// each
+    /// each. `ssh:FILE`: on the hosts of a file, `[user@]host [slots=N] [devices=LIST] [dir=PATH]
+    /// [data=PATH] [work=PATH]` in each line
     #[arg(long, value_name = "HOW")]
     pub launch: Option<How>,
     /// Maximum number of nodes at a time
@@ -46,8 +47,8 @@ pub struct LaunchArgs {
     /// Print the script of a job and start nothing
     #[arg(long, requires = "launch")]
     pub dry_run: bool,
-    /// Further options of sbatch, after `--`
-    #[arg(last = true, value_name = "SBATCH OPTIONS", requires = "launch")]
+    /// Further options of sbatch, or of ssh, after `--`
+    #[arg(last = true, value_name = "OPTIONS", requires = "launch")]
     pub options: Vec<String>,
 }
 
@@ -55,16 +56,19 @@ pub struct LaunchArgs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum How {
     Slurm,
+    /// With the path of the hosts file.
+    Ssh(PathBuf),
 }
 
 impl FromStr for How {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "slurm" => Ok(Self::Slurm),
-            other => Err(format!(
-                "`{other}` is no kind of cluster: `slurm` was expected"
+        match text.strip_prefix("ssh:") {
+            Some(file) if !file.is_empty() => Ok(Self::Ssh(file.into())),
+            None if text == "slurm" => Ok(Self::Slurm),
+            _ => Err(format!(
+                "`{text}` is no kind of cluster: `slurm` or `ssh:FILE` was expected"
             )),
         }
     }

@@ -1,14 +1,20 @@
 //! `--launch`: what the user asked for, as the state machine and the launcher take it.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
+use clap::CommandFactory;
 use launch::script::{self, Template};
 use launch::slurm::Slurm;
+use launch::ssh::Ssh;
+use launch::ssh::hosts::{self, Host};
+use launch::ssh::remote::{self, Settings};
 use schedule::allocation::{Launcher, QueueSpec};
 
-use crate::args::{DataArgs, DeviceArgs, LaunchArgs, quoted};
+use crate::args::{Cli, DataArgs, DeviceArgs, LaunchArgs, quoted};
 use crate::exit::ExpectedError;
+use crate::launch_args::How;
 use crate::preflight::Places;
 
 /// Folder of the allocations, below the state directory.
@@ -25,16 +31,37 @@ pub struct Reach<'a> {
     pub state_dir: &'a Path,
     /// http://HOST:PORT
     pub address: String,
+    pub port: u16,
     pub token_file: PathBuf,
 }
 
 pub struct Launching {
     pub spec: QueueSpec,
-    template: Template,
+    means: Means,
+}
+
+enum Means {
+    Slurm(Template),
+    Ssh {
+        settings: Settings,
+        hosts: Vec<Host>,
+    },
 }
 
 impl Launching {
     pub fn new(
+        arguments: &LaunchArgs,
+        devices: &DeviceArgs,
+        data: &DataArgs,
+        reach: &Reach<'_>,
+    ) -> Result<Self, ExpectedError> {
+        match &arguments.launch {
+            Some(How::Ssh(file)) => Self::over_ssh(arguments, file, reach),
+            Some(How::Slurm) | None => Self::with_slurm(arguments, devices, data, reach),
+        }
+    }
+
+    fn with_slurm(
         arguments: &LaunchArgs,
         devices: &DeviceArgs,
         data: &DataArgs,
@@ -67,17 +94,86 @@ impl Launching {
             wrap: arguments.wrap.clone(),
             worker: worker(arguments, devices, data, reach)?,
         };
-        Ok(Self { spec, template })
+        Ok(Self {
+            spec,
+            means: Means::Slurm(template),
+        })
+    }
+
+    fn over_ssh(
+        arguments: &LaunchArgs,
+        file: &Path,
+        reach: &Reach<'_>,
+    ) -> Result<Self, ExpectedError> {
+        let list = std::fs::read_to_string(file).map_err(ExpectedError::file("read", file))?;
+        let hosts = hosts::parse(&list).map_err(|errors| {
+            let lines = errors
+                .iter()
+                .map(|error| format!("{}: {error}", file.display()));
+            ExpectedError::BadInput(lines.collect::<Vec<_>>().join("\n"))
+        })?;
+        let folder = absolute(&reach.state_dir.join(ALLOCATIONS))?;
+        let program = program()?;
+        let home = program.parent().and_then(Path::parent);
+        let state_dir = absolute(reach.state_dir)?;
+        let spec = QueueSpec {
+            launcher: "ssh".to_owned(),
+            request: text(file).as_str().into(),
+            folder: text(&folder),
+            max_allocations: hosts.len() as u32,
+            time_limit_ms: None,
+            notice_ms: 0,
+        };
+        let settings = Settings {
+            folder,
+            port: reach.port,
+            token_file: absolute(&reach.token_file)?,
+            version: Cli::command().render_version().trim().to_owned(),
+            state: short_name(&state_dir),
+            dir: text(home.unwrap_or(Path::new("/"))),
+            ssh_options: arguments.options.clone(),
+            worker_options: [
+                "--idle-timeout".to_owned(),
+                format!("{}s", arguments.idle_timeout),
+                // Its sweeps belong to the user who launches it.
+                "--allow-path".to_owned(),
+                "/".to_owned(),
+            ]
+            .into(),
+        };
+        Ok(Self {
+            spec,
+            means: Means::Ssh { settings, hosts },
+        })
     }
 
     /// Returns the script of an allocation of this name.
     pub fn script(&self, allocation: &str) -> String {
-        self.template.text(&allocation.into())
+        match &self.means {
+            Means::Slurm(template) => template.text(&allocation.into()),
+            Means::Ssh { settings, hosts } => {
+                let scripts = hosts.iter().map(|host| {
+                    let script = remote::script(settings, host, &allocation.into());
+                    format!("# on {host}\n{script}")
+                });
+                scripts.collect()
+            }
+        }
     }
 
     pub fn into_launcher(self) -> Box<dyn Launcher> {
-        Box::new(Slurm::new(self.template))
+        match self.means {
+            Means::Slurm(template) => Box::new(Slurm::new(template)),
+            Means::Ssh { settings, hosts } => Box::new(Ssh::new(settings, hosts)),
+        }
     }
+}
+
+fn program() -> Result<PathBuf, ExpectedError> {
+    std::env::current_exe().map_err(|error| ExpectedError::Infrastructure {
+        what: "the path of this program is not known",
+        reason: error.to_string(),
+    })
 }
 
 /// Returns the worker's command line, with absolute paths: a job starts in a folder of its own.
@@ -88,10 +184,7 @@ fn worker(
     reach: &Reach<'_>,
 ) -> Result<Vec<String>, ExpectedError> {
     let places = Places::of(data)?;
-    let program = std::env::current_exe().map_err(|error| ExpectedError::Infrastructure {
-        what: "the path of this program is not known",
-        reason: error.to_string(),
-    })?;
+    let program = program()?;
     let mut words = vec![text(&program), "worker".to_owned()];
     let mut flag = |name: &str, value: String| words.extend([name.to_owned(), value]);
     flag("--coordinator", reach.address.clone());
@@ -113,6 +206,13 @@ fn worker(
         flag("--trainer", text(&absolute(trainer)?));
     }
     Ok(words)
+}
+
+/// A short name for a state directory on this machine.
+fn short_name(state_dir: &Path) -> String {
+    let mut hasher = DefaultHasher::new();
+    (gethostname::gethostname(), state_dir).hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, ExpectedError> {

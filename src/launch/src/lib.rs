@@ -7,3 +7,4 @@
 mod command;
 pub mod script;
 pub mod slurm;
+pub mod ssh;

@@ -16,6 +16,7 @@ use worker::{Ended, Timing};
 use crate::args::{CoordinatorArgs, DeviceArgs, WorkerArgs};
 use crate::client::{self, with_scheme};
 use crate::exit::{ExpectedError, Outcome};
+use crate::launch_args::How;
 use crate::launching::{Launching, Reach};
 use crate::preflight::Places;
 use crate::rendezvous::{self, Announced};
@@ -123,6 +124,8 @@ fn launching_for(
     };
     let host = match &arguments.launch.advertise {
         Some(host) => host.clone(),
+        // Hosts reach it through their tunnels.
+        None if matches!(arguments.launch.launch, Some(How::Ssh(_))) => "127.0.0.1".to_owned(),
         None if bound.ip().is_loopback() => {
             return Err(ExpectedError::BadInput(format!(
                 "nodes do not reach {bound}: give --listen 0.0.0.0:{}, or --advertise HOST for the name by which they do",
@@ -135,6 +138,7 @@ fn launching_for(
     let reach = Reach {
         state_dir: &arguments.state_dir,
         address: format!("http://{host}:{}", bound.port()),
+        port: bound.port(),
         token_file,
     };
     Launching::new(

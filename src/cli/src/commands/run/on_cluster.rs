@@ -1,7 +1,7 @@
 //! `orchestrator run --launch`: the coordinator is here, the workers come from a cluster while there
 //! is work, and everything that was asked for is given back at the end.
 
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
 use std::time::Duration;
 
 use schedule::allocation::{ClusterStatus, PauseCause};
@@ -14,6 +14,7 @@ use crate::commands::follow_sweep::{Follower, ResultsWriter, submit};
 use crate::commands::serve::Embedded;
 use crate::exit::{ExpectedError, Outcome};
 use crate::follow::View;
+use crate::launch_args::How;
 use crate::launching::{self, Launching, Reach};
 use crate::output;
 use crate::results_folder::ResultsFolder;
@@ -101,7 +102,7 @@ impl Run<'_> {
         let arguments = &self.arguments.launch;
         let host = match &arguments.advertise {
             Some(host) => host.clone(),
-            None => launching::own_address()?.to_string(),
+            None => self.advertised_ip()?.to_string(),
         };
         let mut devices = self.arguments.devices.clone();
         let needed = self.sweep.resources.devices_per_trial;
@@ -109,6 +110,7 @@ impl Run<'_> {
         let reach = Reach {
             state_dir: &self.arguments.target.state_dir,
             address: format!("http://{host}:{port}"),
+            port,
             token_file,
         };
         Launching::new(arguments, &devices, &self.arguments.data, &reach)
@@ -116,7 +118,12 @@ impl Run<'_> {
 
     /// The address that decides whether other machines may connect.
     fn advertised_ip(&self) -> Result<IpAddr, ExpectedError> {
-        let Some(host) = &self.arguments.launch.advertise else {
+        let arguments = &self.arguments.launch;
+        if let Some(How::Ssh(_)) = arguments.launch {
+            // Hosts reach it through their tunnels.
+            return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
+        let Some(host) = &arguments.advertise else {
             return launching::own_address();
         };
         let mut found = (host.as_str(), 0)
@@ -174,9 +181,19 @@ async fn give_back(client: &mut Client, reason: &str) -> Result<(), ExpectedErro
                 .iter()
                 .filter(|entry| entry.state != "ended");
             let names: Vec<&str> = names.map(|entry| entry.allocation.as_str()).collect();
+            let is_ssh = status
+                .queue
+                .as_ref()
+                .is_some_and(|queue| queue.launcher == "ssh");
             return Err(ExpectedError::Infrastructure {
                 what: "the cluster still has jobs of this run",
-                reason: format!("end them with: scancel --me --name={}", names.join(",")),
+                reason: match is_ssh {
+                    true => format!(
+                        "{} did not end; with this process their connections end",
+                        names.join(", ")
+                    ),
+                    false => format!("end them with: scancel --me --name={}", names.join(",")),
+                },
             });
         }
         if !std::mem::replace(&mut is_printed, true) {
