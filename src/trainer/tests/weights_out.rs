@@ -46,6 +46,9 @@ fn run(settings: Settings, folder: &Path, weights_out: Option<PathBuf>) -> Trial
     }
 }
 
+/// Above zero, as settings must be, and zero in the arithmetic of a step.
+const ZERO_IN_F32: f64 = 1e-300;
+
 #[test]
 fn a_trial_starts_where_another_one_ended() {
     let folder = tempfile::tempdir().unwrap();
@@ -60,11 +63,11 @@ fn a_trial_starts_where_another_one_ended() {
     let second = Settings {
         weights: Some(path.display().to_string()),
         finetune_epochs: 1,
-        finetune_learning_rate: 0.0,
-        learning_rate: 0.0,
+        finetune_learning_rate: ZERO_IN_F32,
+        learning_rate: ZERO_IN_F32,
         // moving statistics without Keras' first batch, which would replace those of the file
         init: Init::Torchvision,
-        batch_norm_momentum: 0.0,
+        batch_norm_momentum: ZERO_IN_F32,
         schedule: Schedule::Constant { epochs: 1 },
         ..first.clone()
     };
