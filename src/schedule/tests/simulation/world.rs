@@ -847,11 +847,11 @@ impl World {
         }
         let by_script =
             |reason: &Option<String>| reason.as_ref().is_some_and(|reason| reason == "the script");
-        let mended = |id: TrialId| {
+        let recovered = |id: TrialId| {
             matches!(state.trials[&id].phase, Phase::Failed { .. }) && truth::doom(id).is_none()
         };
         let sweep = state.sweeps.iter().find(|(_, sweep)| {
-            !by_script(&sweep.cancelled) && sweep.trials.iter().any(|wanted| mended(wanted.id))
+            !by_script(&sweep.cancelled) && sweep.trials.iter().any(|wanted| recovered(wanted.id))
         });
         sweep.map(|(name, _)| Input::Retry {
             sweep: name.to_string(),
