@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 /// One line of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// As ssh takes it: a name, an alias of the user's ssh configuration, `user@name`.
+    /// Destination for ssh: a name, an alias of the user's ssh configuration, or `user@name`.
     pub address: String,
     pub slots: Option<NonZeroU32>,
     pub devices: Option<String>,

@@ -1,4 +1,4 @@
-//! What runs on a host: the ssh command line, and the shell script at its end.
+//! The command on a host: the ssh command line, and the shell script at its end.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ pub struct Settings {
     pub port: u16,
     /// File with the token, read for every connection.
     pub token_file: PathBuf,
-    /// What `orchestrator --version` prints here; hosts must print the same.
+    /// Output of `orchestrator --version` here; hosts must print the same.
     pub version: String,
     /// Names the coordinator's state: a host has at most one worker of each.
     pub state: String,
