@@ -190,13 +190,22 @@ fn a_waiting_job_cancelled_from_outside_pauses_the_queue_until_it_is_resumed() {
 
 #[test]
 #[ignore = "needs slurmctld: make test-cluster"]
-fn a_running_job_cancelled_from_outside_costs_no_trial() {
+fn a_running_job_cancelled_from_outside_pauses_the_queue_and_costs_no_trial() {
     let cluster = Cluster::start(&["--nodes", "1"]);
     let system = folder();
     let mut run = run(&cluster, &system, &[]);
     wait_until_training(&run);
     let job = cluster.ask("squeue", &["-h", "-t", "running", "-o", "%A"]);
     cluster.ask("scancel", &[&job]);
+    wait_for("the queue is paused", || {
+        cluster_status(&cluster, &system).filter(|text| text.contains("paused"))
+    });
+    let mut resume = orchestrator(
+        &cluster,
+        &system,
+        &["cluster", "resume", "--state-dir", "state"],
+    );
+    assert!(resume.status().expect("the client starts").success());
     run.expect_exit(0);
     assert_same_table(&system);
     assert_no_trial_failed(&system);
