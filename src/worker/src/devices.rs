@@ -351,7 +351,7 @@ fn cpu_slots(
             slots = count,
             threads_per_slot = per_slot,
             threads,
-            "more threads in slots than the machine has"
+            "more threads in slots than this process may use"
         );
     }
     let description = format!(

@@ -131,7 +131,7 @@ async fn slurm(findings: &mut Vec<Finding>) {
         Err(reason) => problem("version", reason),
     });
     findings.push(match run("scontrol", &["ping"]).await {
-        Ok(answer) => fine("controller", answer.replace('\n', "; ")),
+        Ok(answer) => fine("controller", answer),
         Err(reason) => problem("controller", reason),
     });
     let Some(job) = Job::of_environment() else {
@@ -172,5 +172,6 @@ async fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
 }
 
 fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).trim().to_owned()
+    let text = String::from_utf8_lossy(bytes);
+    text.trim().replace('\n', "; ")
 }
