@@ -25,7 +25,7 @@ pub fn running(system: &System, role: &str) -> Vec<i32> {
         let mut words = words.split(|byte| *byte == 0);
         words
             .next()
-            .is_some_and(|program| program.ends_with(b"bin/orchestrator"))
+            .is_some_and(|program| program.ends_with(b"/orchestrator"))
             && words.next() == Some(role.as_bytes())
     };
     let pids = system.processes().into_iter().filter(command);
