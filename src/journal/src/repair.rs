@@ -367,3 +367,38 @@ fn clear(work_directory: &Path) -> io::Result<()> {
         removed => removed,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Journal;
+
+    /// Its hash is right, so the row itself is sound; only this program cannot use it.
+    #[test]
+    fn an_event_that_cannot_be_parsed_ends_the_sound_beginning() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(Journal::open(directory.path()).unwrap());
+        assert_eq!(
+            repair(directory.path(), false).unwrap(),
+            Repaired::Sound { events: 0 }
+        );
+        let mut connection = Connection::open(directory.path().join(state_dir::FILE)).unwrap();
+        let text = "no event";
+        let head = Head::default().next(1, text.as_bytes());
+        store(&mut connection, &[(head, 1, text.to_owned())]).unwrap();
+        drop(connection);
+        let would = repair(directory.path(), false).unwrap();
+        assert!(
+            matches!(&would, Repaired::WouldLose { kept: 0, lost } if lost.events == Some(1)),
+            "{would:?}"
+        );
+        assert!(matches!(
+            repair(directory.path(), true),
+            Ok(Repaired::Done { kept: 0, .. })
+        ));
+        assert_eq!(
+            repair(directory.path(), false).unwrap(),
+            Repaired::Sound { events: 0 }
+        );
+    }
+}

@@ -439,13 +439,9 @@ pub(crate) fn check_identity(path: &Path, connection: &Connection) -> Result<(),
             .pragma_query_value(None, name, |row| row.get(0))
             .map_err(|error| Error::of(path, error))
     };
-    let (identity, version, pages) = (
-        pragma("application_id")?,
-        pragma("user_version")?,
-        pragma("page_count")?,
-    );
+    let (identity, version) = (pragma("application_id")?, pragma("user_version")?);
     let fresh = (identity, version) == (0, 0) && !has_tables(path, connection)?;
-    if pages > 0 && !fresh && identity != APPLICATION_ID {
+    if !fresh && identity != APPLICATION_ID {
         return Err(Error::NotAJournal {
             path: path.to_path_buf(),
         });

@@ -268,4 +268,177 @@ mod tests {
         assert!([512, 4096, 65536].into_iter().all(allows));
         assert!(![0, 256, 1000, 4095, 131_072].into_iter().any(allows));
     }
+
+    /// A log that SQLite wrote, and its index.
+    struct Written {
+        directory: tempfile::TempDir,
+        log: Vec<u8>,
+        index: Vec<u8>,
+    }
+
+    impl Written {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let database = directory.path().join("database");
+            let connection = rusqlite::Connection::open(&database).unwrap();
+            connection
+                .pragma_update(None, "journal_mode", "WAL")
+                .unwrap();
+            connection
+                .execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)")
+                .unwrap();
+            let log = std::fs::read(directory.path().join("database-wal")).unwrap();
+            let index = std::fs::read(directory.path().join("database-shm")).unwrap();
+            Self {
+                directory,
+                log,
+                index,
+            }
+        }
+
+        fn damage(&self, log: &[u8], index: &[u8]) -> Option<String> {
+            let [log_path, index_path] =
+                ["log", "index"].map(|name| self.directory.path().join(name));
+            std::fs::write(&log_path, log).unwrap();
+            std::fs::write(&index_path, index).unwrap();
+            damage(&log_path, &index_path).unwrap()
+        }
+    }
+
+    fn flipped(bytes: &[u8], at: usize) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        bytes[at] ^= 1;
+        bytes
+    }
+
+    #[test]
+    fn a_changed_byte_of_the_log_is_named() {
+        let written = Written::new();
+        let frame_bytes = FRAME_HEADER + USUAL_PAGE;
+        let num_frames = (written.log.len() - HEADER) / frame_bytes;
+        assert!(num_frames >= 2);
+        assert_eq!(written.damage(&written.log, &written.index), None);
+        // The last of these is the checksum, which frames do not continue.
+        for at in [8, 16, 24] {
+            let found = written.damage(&flipped(&written.log, at), &written.index);
+            assert!(found.unwrap().contains("header"), "byte {at}");
+        }
+        let second = HEADER + frame_bytes;
+        // A page's number, a salt, a checksum, a byte of the page.
+        for at in [3, 10, 17, 500] {
+            let found = written.damage(&flipped(&written.log, second + at), &written.index);
+            let expected = format!("frame 2 of the {num_frames} ");
+            assert!(found.unwrap().contains(&expected), "byte {at}");
+        }
+        let cut = &written.log[..written.log.len() - 1];
+        let expected = format!("frame {num_frames} of the {num_frames} ");
+        assert!(
+            written
+                .damage(cut, &written.index)
+                .unwrap()
+                .contains(&expected)
+        );
+        assert_eq!(written.damage(&written.log[..10], &written.index), None);
+        assert_eq!(written.damage(&written.log, &written.index[..95]), None);
+    }
+
+    /// Without a valid index it is unknown how far the log reached, so no damage is reported.
+    #[test]
+    fn only_a_valid_index_of_this_log_shows_damage() {
+        let written = Written::new();
+        let log = flipped(&written.log, HEADER + FRAME_HEADER);
+        assert!(written.damage(&log, &written.index).is_some());
+        let index = |change: &dyn Fn(&mut [u8])| {
+            let mut one = written.index[..48].to_vec();
+            change(&mut one);
+            let (sum, other) = add(&one, (0, 0), 0..40, cfg!(target_endian = "big"));
+            one[40..44].copy_from_slice(&sum.to_ne_bytes());
+            one[44..].copy_from_slice(&other.to_ne_bytes());
+            [one.clone(), one].concat()
+        };
+        assert!(written.damage(&log, &index(&|_| {})).is_some());
+        let without_frames = index(&|one| one[16..20].fill(0));
+        let header_changed = flipped(&written.log, 24);
+        for (reason, index) in [
+            ("copies differ", flipped(&written.index, 48 + 20)),
+            ("not initialized", index(&|one| one[12] = 0)),
+            ("of an earlier log", index(&|one| one[32] ^= 1)),
+            ("without frames", without_frames.clone()),
+            (
+                "its checksum is wrong",
+                flipped(&flipped(&written.index, 40), 48 + 40),
+            ),
+        ] {
+            assert_eq!(written.damage(&log, &index), None, "{reason}");
+        }
+        assert_eq!(written.damage(&header_changed, &without_frames), None);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_is_not_taken_for_a_missing_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let below = file.path().join("log");
+        assert!(damage(&below, &below).is_err());
+        assert!(apply(&below, file.as_file()).is_err());
+        let missing = file.path().with_extension("missing");
+        assert_eq!(damage(&missing, &missing).unwrap(), None);
+        apply(&missing, file.as_file()).unwrap();
+    }
+
+    const PAGE: usize = 512;
+
+    fn frame(page: u32, ends_transaction: bool, salts: [u8; 8], content: u8) -> Vec<u8> {
+        let mut bytes = vec![content; FRAME_HEADER + PAGE];
+        bytes[..4].copy_from_slice(&page.to_be_bytes());
+        bytes[4..8].copy_from_slice(&u32::from(ends_transaction).to_be_bytes());
+        bytes[8..16].copy_from_slice(&salts);
+        bytes
+    }
+
+    /// Applies a log to a database of two pages of zeros, and returns the first byte of each page.
+    fn applied(frames: &[Vec<u8>]) -> Vec<u8> {
+        let database = tempfile::tempfile().unwrap();
+        database.set_len(2 * PAGE as u64).unwrap();
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let bytes = [header(false, PAGE as u32).to_vec(), frames.concat()].concat();
+        std::fs::write(log.path(), bytes).unwrap();
+        apply(log.path(), &database).unwrap();
+        let pages = database.metadata().unwrap().len() / PAGE as u64;
+        let first_byte = |page| {
+            let mut byte = [0];
+            database
+                .read_exact_at(&mut byte, page * PAGE as u64)
+                .unwrap();
+            byte[0]
+        };
+        (0..pages).map(first_byte).collect()
+    }
+
+    #[test]
+    fn pages_of_finished_transactions_are_applied() {
+        let salts = [1, 2, 3, 4, 5, 6, 7, 8];
+        let one_differs = [1, 2, 3, 4, 5, 6, 7, 9];
+        let two_differ = [1, 2, 3, 4, 5, 6, 9, 9];
+        let first = frame(1, false, salts, 7);
+        let second = frame(2, true, salts, 8);
+        assert_eq!(applied(&[first.clone(), second.clone()]), [7, 8]);
+        assert_eq!(applied(&[second.clone(), first]), [0, 8]);
+        assert_eq!(
+            applied(&[second.clone(), frame(1, true, one_differs, 7)]),
+            [7, 8]
+        );
+        assert_eq!(applied(&[second, frame(1, true, two_differ, 7)]), [0, 8]);
+    }
+
+    /// The number of a page may be what changed: both files together bound it.
+    #[test]
+    fn a_page_beyond_both_files_is_ignored() {
+        let salts = [1, 2, 3, 4, 5, 6, 7, 8];
+        // 1,024 bytes and 1,104 bytes: 4 whole pages, and one more at most.
+        let last = frame(5, true, salts, 7);
+        let beyond = frame(6, true, salts, 8);
+        let page_0 = frame(0, true, salts, 9);
+        assert_eq!(applied(&[last.clone(), beyond]), [0, 0, 0, 0, 7]);
+        assert_eq!(applied(&[last, page_0]), [0, 0, 0, 0, 7]);
+    }
 }

@@ -297,6 +297,9 @@ fn events_are_recovered_from_a_log_without_its_file() {
             ),
             "{done:?}"
         );
+        for gone in ["journal.sqlite-wal", "journal.sqlite-shm", "journal.repair"] {
+            assert!(!directory.path().join(gone).exists(), "{gone} is left");
+        }
         assert_eq!(opened(directory.path()).expect("it is sound").len(), 5);
     }
 }
@@ -555,4 +558,59 @@ fn a_damaged_copy_in_the_head_file_is_remarked() {
         remarks.len() == 1 && remarks[0].contains("one of the two copies"),
         "{remarks:?}"
     );
+}
+
+#[test]
+fn verify_names_the_changed_frame_of_a_log() {
+    let killed = Killed::after(3);
+    let mut log = killed.content("journal.sqlite-wal").to_vec();
+    log[32 + 24 + 100] ^= 1;
+    let directory = killed.replace("journal.sqlite-wal", log).directory();
+    let found = verify(directory.path()).expect_err("a frame was changed");
+    assert!(found.to_string().contains("frame 1 of the"), "{found}");
+}
+
+/// The first events are the same, and both files were written by this program.
+#[test]
+fn another_continuation_of_a_journal_is_refused() {
+    let [mine, other] = [4, 5].map(|next| {
+        let (directory, mut journal) = filled(3);
+        journal.append(&[joined(next)]).expect("it is stored");
+        directory
+    });
+    fs::copy(
+        other.path().join("journal.sqlite"),
+        mine.path().join("journal.sqlite"),
+    )
+    .expect("there is room");
+    let message = refusal(mine.path());
+    assert!(message.contains("other events at its end"), "{message}");
+    let would = repair(mine.path(), false).expect("it can be looked at");
+    assert!(
+        matches!(&would, Repaired::WouldLose { kept: 4, lost }
+            if lost.events.is_none() && lost.reason.contains("another continuation")),
+        "{would:?}"
+    );
+}
+
+#[test]
+fn repair_names_a_file_that_it_cannot_copy_or_remove() {
+    type Harm = fn(&Path);
+    let harms: [Harm; 2] = [
+        |state| fs::create_dir(state.join("journal.sqlite-wal")).expect("there is room"),
+        |state| fs::write(state.join("journal.repair"), "").expect("there is room"),
+    ];
+    for (harm, kind) in harms.into_iter().zip([
+        std::io::ErrorKind::InvalidInput,
+        std::io::ErrorKind::NotADirectory,
+    ]) {
+        let (directory, journal) = filled(2);
+        drop(journal);
+        harm(directory.path());
+        let fault = repair(directory.path(), true).expect_err("it must not be passed over");
+        assert!(
+            matches!(&fault, Error::Repair { source, .. } if source.kind() == kind),
+            "{fault:?}"
+        );
+    }
 }
