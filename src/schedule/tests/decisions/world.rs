@@ -17,7 +17,11 @@ pub struct World {
     /// Effects of the last step.
     pub effects: Vec<Effect>,
     connections: u64,
+    num_inputs: usize,
 }
+
+/// The most inputs that a test may give: one whose loop does not end fails.
+const MAX_INPUTS: usize = 50_000;
 
 /// An attempt that a worker was ordered to start.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,10 +43,13 @@ impl World {
             journal: Vec::new(),
             effects: Vec::new(),
             connections: 0,
+            num_inputs: 0,
         }
     }
 
     pub fn give(&mut self, input: Input) -> Result<Answer, Rejected> {
+        self.num_inputs += 1;
+        assert!(self.num_inputs <= MAX_INPUTS, "the test does not end");
         let mut turn = turn(
             &mut self.state,
             &self.config,
