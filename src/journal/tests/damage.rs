@@ -560,14 +560,35 @@ fn a_damaged_copy_in_the_head_file_is_remarked() {
     );
 }
 
+/// SQLite reads the log up to the changed frame, and no head file shows how far it must reach.
 #[test]
-fn verify_names_the_changed_frame_of_a_log() {
-    let killed = Killed::after(3);
+fn verify_names_a_changed_frame_though_no_head_file_shows_the_loss() {
+    let killed = Killed::after(3).without("journal.head");
     let mut log = killed.content("journal.sqlite-wal").to_vec();
-    log[32 + 24 + 100] ^= 1;
+    let last_page = log.len() - 100;
+    log[last_page] ^= 1;
     let directory = killed.replace("journal.sqlite-wal", log).directory();
     let found = verify(directory.path()).expect_err("a frame was changed");
-    assert!(found.to_string().contains("frame 1 of the"), "{found}");
+    assert!(found.to_string().contains("frame"), "{found}");
+}
+
+/// The journal's own count may be what is damaged.
+#[test]
+fn a_loss_that_nothing_counts_has_no_number() {
+    let (directory, journal) = filled(4);
+    drop(journal);
+    fs::remove_file(directory.path().join("journal.head")).expect("it is there");
+    rusqlite::Connection::open(directory.path().join("journal.sqlite"))
+        .expect("it is a database")
+        .execute_batch(
+            "UPDATE head SET number = 2; UPDATE events SET event = '{}' WHERE number = 3",
+        )
+        .expect("it can be changed");
+    let would = repair(directory.path(), false).expect("it can be looked at");
+    assert!(
+        matches!(&would, Repaired::WouldLose { kept: 2, lost } if lost.events.is_none()),
+        "{would:?}"
+    );
 }
 
 /// The first events are the same, and both files were written by this program.
