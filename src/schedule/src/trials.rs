@@ -142,7 +142,9 @@ mod tests {
     #[test]
     fn a_clone_does_not_change_with_the_original() {
         let mut trials = Trials::default();
+        assert!(trials.is_empty());
         (0..5_000).for_each(|number| trials.insert(id(number), trial(1)));
+        assert!(!trials.is_empty());
         let snapshot = trials.clone();
         trials.get_mut(&id(7)).unwrap().devices = 2;
         trials.get_or_insert_with(id(8), || trial(9)).devices = 3;

@@ -6,7 +6,7 @@ use schedule::allocation::{
     LaunchRequest, ObservedJob, PauseCause, PendingReason, QueueName, QueueSpec, ReasonClass,
     SubmitOutcome,
 };
-use schedule::event::{Input, Rejected};
+use schedule::event::{Input, Recorded, Rejected};
 use schedule::state::WorkerId;
 
 use crate::sweeps::grid;
@@ -586,6 +586,11 @@ fn a_job_that_runs_without_a_worker_for_five_minutes_is_given_up_and_is_a_strike
         assert!(world.now < since + 10 * MINUTE);
     }
     assert_eq!(strikes(&world), 1);
+    let is_explained = |recorded: &Recorded| {
+        let event = format!("{:?}", recorded.event);
+        event.contains("its job has run for 5 min and no worker connected")
+    };
+    assert!(world.journal.iter().any(is_explained));
     let how = match asked(&world) {
         Some(LaunchRequest::GiveBack { how, .. }) => how,
         other => panic!("{other:?}"),

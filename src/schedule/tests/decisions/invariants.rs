@@ -168,6 +168,10 @@ fn damaged_attempts_and_slots_are_noticed() {
         let host = state.hosts.get_mut("w").expect("it is known");
         host.failed_here.insert(waiting);
     });
+    notices("S12", &|state| {
+        let elsewhere = state.hosts.entry("x".into()).or_default();
+        elsewhere.failed_here.insert(failed);
+    });
     notices("S13", &|state| state.live.last_message.clear());
     notices("S13", &|state| state.live.since = u64::MAX);
     notices("S13", &|state| {

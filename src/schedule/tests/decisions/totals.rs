@@ -63,6 +63,7 @@ fn the_tally_follows_every_phase() {
     assert_eq!((now.waiting.len(), now.running.len()), (0, 0));
     assert_eq!((now.waiting_work, now.running_work), (0, 0));
     close(now.done_work, 4.0 * cost);
+    assert_eq!(world.state.hosts["w"].succeeded_here, 4);
 }
 
 /// Trials of a search make no cell complete; result trials that failed do not either.
