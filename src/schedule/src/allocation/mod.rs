@@ -376,7 +376,11 @@ mod tests {
             queue.as_str(),
             "orch-fig--2-gr--e-und-noch-viel-mehr--000000ab"
         );
-        assert_eq!(AllocationId::new(&queue, 3).as_str(), format!("{queue}-3"));
+        assert_eq!(
+            AllocationId::new(&queue, 3).to_string(),
+            "orch-fig--2-gr--e-und-noch-viel-mehr--000000ab-3"
+        );
+        assert_eq!(JobId("17".into()).to_string(), "17");
     }
 
     #[test]
@@ -385,5 +389,24 @@ mod tests {
         let text = serde_json::to_string(&id).unwrap();
         assert_eq!(text, "\"orch-table2-7f3a9c1e-3\"");
         assert_eq!(serde_json::from_str::<AllocationId>(&text).unwrap(), id);
+    }
+
+    #[test]
+    fn a_request_is_answered_by_its_own_kind() {
+        let request = LaunchRequest::Observe {
+            allocations: Vec::new(),
+        };
+        assert!(request.is_answered_by(&LaunchAnswer::Observed(Ok(Vec::new()))));
+        assert!(!request.is_answered_by(&LaunchAnswer::GaveBack(Ok(()))));
+    }
+
+    /// A job that ends early is a strike, and one whose worker has held long enough is none.
+    #[test]
+    fn only_an_early_failure_is_a_strike() {
+        let strikes = |held_ms| EndCause::OutOfMemory.is_strike(held_ms, 1_000);
+        assert!(strikes(None) && strikes(Some(999)));
+        assert!(!strikes(Some(1_000)) && !strikes(Some(1_001)));
+        assert!(EndCause::Completed.is_strike(None, 1_000));
+        assert!(!EndCause::Completed.is_strike(Some(1), 1_000));
     }
 }
