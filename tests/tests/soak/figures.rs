@@ -140,11 +140,12 @@ impl Figures {
                     runs.len() - 1
                 };
                 if line.contains("trainer::conversation::serve: run ") {
-                    let attempt = field(line, "attempt").parse().expect("a number");
+                    let id = field(line, "attempt");
+                    let (trial, number) = id.split_once('#').expect("TRIAL#N");
                     runs.push(Run {
                         pid,
-                        trial: field(line, "trial"),
-                        attempt,
+                        trial: trial.to_owned(),
+                        attempt: number.parse().expect("a number"),
                         began: None,
                         num_epochs: 0,
                     });

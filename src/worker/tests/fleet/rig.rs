@@ -170,9 +170,22 @@ impl Rig {
             .port();
     }
 
-    /// Starts a coordinator, or restarts it on the same port and state.
+    /// Starts a coordinator, or restarts it on the same port and state. A connection of another
+    /// process may have been given the port in between: then it waits for the end of that.
     pub async fn coordinator(&mut self) {
-        let handle = patient(self.start_coordinator(self.port)).await.unwrap();
+        let listens = async {
+            loop {
+                match self.start_coordinator(self.port).await {
+                    Err(coordinator::Error::Listen { source, .. })
+                        if source.kind() == std::io::ErrorKind::AddrInUse =>
+                    {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                    started => break started,
+                }
+            }
+        };
+        let handle = patient(listens).await.unwrap();
         self.port = handle.address().port();
         self.coordinator = Some(handle);
     }

@@ -238,10 +238,29 @@ fn every_small_image_network_makes_a_step() {
     );
 }
 
+// Networks for large images in several tests, so that threads share their time.
 #[test]
-fn every_large_image_network_makes_a_step() {
-    use Model::{EfficientnetB0, Resnet18, Resnet34, Resnet50, Resnet50Fconv, Resnet50Keras};
-    steps_of(&[Resnet18, Resnet34, Resnet50, Resnet50Keras].map(|model| (model, 32)));
-    // full convolutions shrink images less
-    steps_of(&[(Resnet50Fconv, 16), (EfficientnetB0, 40)]);
+fn every_network_of_basic_blocks_makes_a_step() {
+    steps_of(&[(Model::Resnet18, 32), (Model::Resnet34, 32)]);
+}
+
+#[test]
+fn a_network_of_bottlenecks_makes_a_step() {
+    steps_of(&[(Model::Resnet50, 32)]);
+}
+
+#[test]
+fn a_network_of_bottlenecks_in_keras_form_makes_a_step() {
+    steps_of(&[(Model::Resnet50Keras, 32)]);
+}
+
+/// Full convolutions shrink images less.
+#[test]
+fn a_fully_convolutional_network_makes_a_step() {
+    steps_of(&[(Model::Resnet50Fconv, 16)]);
+}
+
+#[test]
+fn a_network_of_inverted_bottlenecks_makes_a_step() {
+    steps_of(&[(Model::EfficientnetB0, 40)]);
 }
