@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
 use std::time::Duration;
 
-use schedule::allocation::{ClusterStatus, PauseCause};
+use schedule::allocation::{AllocationStatus, ClusterStatus, PauseCause};
 use sweep::counted;
 use tokio::time::{Instant, sleep};
 
@@ -176,24 +176,13 @@ async fn give_back(client: &mut Client, reason: &str) -> Result<(), ExpectedErro
             return Ok(());
         }
         if Instant::now() > deadline {
-            let names = status
-                .allocations
-                .iter()
-                .filter(|entry| entry.state != "ended");
-            let names: Vec<&str> = names.map(|entry| entry.allocation.as_str()).collect();
             let is_ssh = status
                 .queue
                 .as_ref()
                 .is_some_and(|queue| queue.launcher == "ssh");
             return Err(ExpectedError::Infrastructure {
                 what: "the cluster still has jobs of this run",
-                reason: match is_ssh {
-                    true => format!(
-                        "{} did not end; with this process their connections end",
-                        names.join(", ")
-                    ),
-                    false => format!("end them with: scancel --me --name={}", names.join(",")),
-                },
+                reason: way_out(&status.allocations, is_ssh),
             });
         }
         if !std::mem::replace(&mut is_printed, true) {
@@ -201,5 +190,75 @@ async fn give_back(client: &mut Client, reason: &str) -> Result<(), ExpectedErro
             stderr::print(&format!("giving back {open} of the cluster"));
         }
         sleep(LOOK).await;
+    }
+}
+
+/// Returns what a user can do about allocations that did not end. Jobs are named by their numbers:
+/// `scancel --name` with several names cancels none of them in Slurm 22.05.
+fn way_out(allocations: &[AllocationStatus], is_ssh: bool) -> String {
+    let open: Vec<&AllocationStatus> = allocations
+        .iter()
+        .filter(|entry| entry.state != "ended")
+        .collect();
+    if is_ssh {
+        let names: Vec<&str> = open.iter().map(|entry| &*entry.allocation).collect();
+        return format!(
+            "{} did not end; with this process their connections end",
+            names.join(", ")
+        );
+    }
+    let jobs: Vec<&str> = open
+        .iter()
+        .filter_map(|entry| entry.job.as_deref())
+        .collect();
+    let unknown: Vec<&str> = open
+        .iter()
+        .filter(|entry| entry.job.is_none())
+        .map(|entry| &*entry.allocation)
+        .collect();
+    let mut advice = Vec::new();
+    if !jobs.is_empty() {
+        advice.push(format!("end them with: scancel {}", jobs.join(" ")));
+    }
+    if !unknown.is_empty() {
+        advice.push(format!(
+            "Slurm did not report a job for {}: look for these names in `squeue --me`",
+            unknown.join(", ")
+        ));
+    }
+    advice.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_that_stay_are_named_by_their_numbers() {
+        let entry = |number: u32, job: Option<&str>, state: &str| AllocationStatus {
+            allocation: format!("orch-job-{number}"),
+            job: job.map(str::to_owned),
+            state: state.to_owned(),
+            reason: None,
+            node: None,
+            worker: None,
+            time_left_ms: None,
+            since_ms: 0,
+            log: String::new(),
+        };
+        let all = [
+            entry(1, Some("17"), "ended"),
+            entry(2, Some("18"), "running"),
+            entry(3, Some("19"), "pending"),
+            entry(4, None, "intended"),
+        ];
+        assert_eq!(
+            way_out(&all, false),
+            "end them with: scancel 18 19; Slurm did not report a job for orch-job-4: look for these names in `squeue --me`"
+        );
+        assert_eq!(
+            way_out(&all[1..2], true),
+            "orch-job-2 did not end; with this process their connections end"
+        );
     }
 }
