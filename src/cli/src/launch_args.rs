@@ -85,32 +85,12 @@ impl FromStr for TimeLimit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || {
+        let limit = launch::slurm::text::duration(text).filter(|limit| !limit.is_zero());
+        let limit = limit.ok_or_else(|| {
             format!(
                 "`{text}` is no time limit: MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS were expected"
             )
-        };
-        let (days, rest) = text
-            .split_once('-')
-            .map_or((None, text), |(days, rest)| (Some(days), rest));
-        let number = |text: &str| text.parse::<u32>().map(u64::from).map_err(|_| expected());
-        let parts = rest
-            .split(':')
-            .map(number)
-            .collect::<Result<Vec<u64>, _>>()?;
-        let (hours, minutes, seconds) = match (days.is_some(), parts[..].as_ref()) {
-            (false, [minutes]) => (0, *minutes, 0),
-            (false, [minutes, seconds]) => (0, *minutes, *seconds),
-            (true, [hours]) => (*hours, 0, 0),
-            (true, [hours, minutes]) => (*hours, *minutes, 0),
-            (_, [hours, minutes, seconds]) => (*hours, *minutes, *seconds),
-            _ => return Err(expected()),
-        };
-        let days = days.map_or(Ok(0), number)?;
-        let limit = Duration::from_secs(((days * 24 + hours) * 60 + minutes) * 60 + seconds);
-        if limit.is_zero() {
-            return Err(expected());
-        }
+        })?;
         let text = text.to_owned();
         Ok(Self { text, limit })
     }

@@ -8,6 +8,8 @@
 
 pub mod allocation;
 mod apply;
+#[cfg(test)]
+mod architecture;
 mod check;
 mod checked_sweep;
 mod config;

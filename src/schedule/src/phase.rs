@@ -224,23 +224,7 @@ mod tests {
 
     #[test]
     fn the_table_of_the_architecture_is_this_code() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ARCHITECTURE.md");
-        let document = std::fs::read_to_string(path).unwrap();
-        let (begin, end) = (
-            "<!-- table of phases: written by a test -->\n",
-            "<!-- /table of phases -->",
-        );
-        let (before, rest) = document.split_once(begin).expect("the table has its place");
-        let (written, after) = rest.split_once(end).expect("the table has an end");
-        if std::env::var_os("UPDATE_GOLDENS").is_some() {
-            std::fs::write(path, format!("{before}{begin}{}{end}{after}", table())).unwrap();
-            return;
-        }
-        assert_eq!(
-            written,
-            table(),
-            "run this test with UPDATE_GOLDENS=1 and read the difference"
-        );
+        crate::architecture::assert_table("phases", &table());
     }
 
     #[test]

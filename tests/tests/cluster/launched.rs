@@ -54,9 +54,7 @@ fn a_coordinator_killed_between_intent_and_answer_submits_no_job_twice() {
     cluster.signal("slurmctld", Signal::SIGCONT);
     run(&cluster, &system, &[]).expect_exit(0);
     assert_same_table(&system);
-    let jobs = jobs(&cluster);
-    let names: BTreeSet<_> = jobs.iter().map(|(name, _)| name).collect();
-    assert_eq!(names.len(), jobs.len(), "one job for each name: {jobs:#?}");
+    assert_one_job_for_each_name(&cluster);
     assert_nothing_left(&cluster, &system);
 }
 
@@ -79,9 +77,7 @@ fn a_submission_without_an_answer_is_one_job_and_a_controller_that_was_away_cost
     cluster.start_controller();
     run.expect_exit(0);
     assert_same_table(&system);
-    let jobs = jobs(&cluster);
-    let names: BTreeSet<_> = jobs.iter().map(|(name, _)| name).collect();
-    assert_eq!(names.len(), jobs.len(), "one job for each name: {jobs:#?}");
+    assert_one_job_for_each_name(&cluster);
     assert_nothing_left(&cluster, &system);
 }
 
@@ -418,6 +414,12 @@ fn jobs(cluster: &Cluster) -> Vec<(String, String)> {
     jobs.filter(|(name, _)| name.starts_with("orch-"))
         .map(|(name, state)| (name.to_owned(), state.to_owned()))
         .collect()
+}
+
+fn assert_one_job_for_each_name(cluster: &Cluster) {
+    let jobs = jobs(cluster);
+    let names: BTreeSet<_> = jobs.iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), jobs.len(), "one job for each name: {jobs:#?}");
 }
 
 fn assert_nothing_left(cluster: &Cluster, system: &System) {

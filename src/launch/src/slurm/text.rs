@@ -193,7 +193,7 @@ pub fn details(line: &str) -> BTreeMap<String, String> {
 /// `HOURS:MINUTES:SECONDS`, `DAYS-HOURS`, `DAYS-HOURS:MINUTES` or `DAYS-HOURS:MINUTES:SECONDS`.
 /// `None` for everything else, `UNLIMITED` included.
 pub fn duration(text: &str) -> Option<Duration> {
-    let number = |text: &str| text.parse::<u64>().ok();
+    let number = |text: &str| text.parse::<u32>().ok().map(u64::from);
     let (days, rest) = match text.split_once('-') {
         Some((days, rest)) => (Some(number(days)?), rest),
         None => (None, text),
@@ -207,9 +207,6 @@ pub fn duration(text: &str) -> Option<Duration> {
         (_, [hours, minutes, seconds]) => (*hours, *minutes, *seconds),
         _ => return None,
     };
-    let hours = days.unwrap_or(0).checked_mul(24)?.checked_add(hours)?;
-    let minutes = hours.checked_mul(60)?.checked_add(minutes)?;
-    Some(Duration::from_secs(
-        minutes.checked_mul(60)?.checked_add(seconds)?,
-    ))
+    let hours = days.unwrap_or(0) * 24 + hours;
+    Some(Duration::from_secs((hours * 60 + minutes) * 60 + seconds))
 }

@@ -95,51 +95,27 @@ mod tests {
 
     #[test]
     fn auto_follows_the_hardware_and_other_settings_do_not() {
-        let auto = |model, side, hardware| name(rule(Precision::Auto, model, side, hardware));
-        assert_eq!(
-            auto(Model::Resnet8, 8, Hardware::VectorBf16),
-            "f32, channels last"
-        );
-        assert_eq!(
-            auto(Model::Resnet8, 8, Hardware::TileBf16),
-            "bf16, channels last"
-        );
-        assert_eq!(
-            auto(Model::Resnet20, 32, Hardware::VectorBf16),
-            "bf16, channels last"
-        );
-        assert_eq!(
-            auto(Model::Resnet20, 32, Hardware::TileBf16),
-            "bf16, channels last"
-        );
-        assert_eq!(
-            auto(Model::Resnet18, 64, Hardware::TileBf16),
-            "bf16, channels last"
-        );
-        assert_eq!(
-            auto(Model::Resnet18, 64, Hardware::Plain),
-            "f32, channels last"
-        );
-        assert_eq!(
-            auto(Model::Resnet50, 224, Hardware::Plain),
-            "f32, channels last"
-        );
-        assert_eq!(
-            auto(Model::Resnet8, 8, Hardware::Gpu),
-            "bf16, channels last"
-        );
-        assert_eq!(
-            name(rule(
-                Precision::F32,
-                Model::Resnet50,
-                224,
-                Hardware::TileBf16
-            )),
-            "f32, channels last"
-        );
-        assert_eq!(
-            name(rule(Precision::Bf16, Model::Resnet8, 8, Hardware::Plain)),
-            "bf16, channels last"
-        );
+        use Hardware::{Gpu, Plain, TileBf16, VectorBf16};
+        use Model::{Resnet8, Resnet18, Resnet20, Resnet50};
+        use Precision::{Auto, Bf16, F32};
+        for (precision, model, side, hardware, expected) in [
+            (Auto, Resnet8, 8, VectorBf16, "f32, channels last"),
+            (Auto, Resnet8, 8, TileBf16, "bf16, channels last"),
+            (Auto, Resnet20, 32, VectorBf16, "bf16, channels last"),
+            (Auto, Resnet20, 32, TileBf16, "bf16, channels last"),
+            (Auto, Resnet18, 64, TileBf16, "bf16, channels last"),
+            (Auto, Resnet18, 64, Plain, "f32, channels last"),
+            (Auto, Resnet50, 224, Plain, "f32, channels last"),
+            (Auto, Resnet8, 8, Gpu, "bf16, channels last"),
+            (F32, Resnet50, 224, TileBf16, "f32, channels last"),
+            (Bf16, Resnet8, 8, Plain, "bf16, channels last"),
+        ] {
+            let found = rule(precision, model, side, hardware);
+            assert_eq!(
+                name(found),
+                expected,
+                "{precision:?} {model:?} {side} {hardware:?}"
+            );
+        }
     }
 }
