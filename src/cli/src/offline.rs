@@ -1,6 +1,7 @@
 //! Chooses the source of an answer: the named coordinator, else the one that runs on the state
 //! directory, else its journal, read without changing it.
 
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use coordinator::Answers;
@@ -21,15 +22,17 @@ pub enum Source {
 /// The state of a journal that no coordinator uses.
 pub struct Journal {
     pub state: State,
+    pub state_dir: PathBuf,
     config: Config,
     read_at: Millis,
 }
 
 impl Journal {
-    fn new(state: State) -> Self {
+    fn new(state: State, state_dir: &Path) -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             state,
+            state_dir: state_dir.to_path_buf(),
             config: Config::new(sweep::build()),
             read_at: since_1970.map_or(0, |since| since.as_millis() as Millis),
         }
@@ -52,7 +55,10 @@ pub async fn source(target: &Target) -> Result<Source, ExpectedError> {
                 None => format!("no coordinator runs on {place}: read from its journal"),
                 Some(left) => format!("{left}: read from the journal of {place}"),
             });
-            Ok(Source::Journal(Box::new(Journal::new(state))))
+            Ok(Source::Journal(Box::new(Journal::new(
+                state,
+                &target.state_dir,
+            ))))
         }
         Err(journal::Error::Missing { .. }) => Err(no_journal(target)),
         Err(error) => Err(ExpectedError::Infrastructure {

@@ -3,12 +3,12 @@
 
 use std::io::{self, Write};
 
-use coordinator::NoAnswer;
+use coordinator::{JournalEpochs, NoAnswer};
 use protocol::v1::{self, ReportFiles};
 use report::{FileSink, Reporter};
-use schedule::state::State;
 
 use crate::exit::ExpectedError;
+use crate::offline::Journal;
 use crate::output;
 
 /// The part of a report before its files.
@@ -20,15 +20,16 @@ pub struct Report {
     pub failed_trials: u64,
 }
 
-/// Builds the report that a coordinator would send, from a journal's state.
-pub fn from_state(
-    state: &State,
+/// Builds the report that a coordinator would send, from its journal.
+pub fn from_journal(
+    journal: &Journal,
     sweep: &str,
     files: ReportFiles,
     sink: &mut dyn FileSink,
 ) -> Result<Report, ExpectedError> {
-    let reporter = Reporter::of(state, sweep).map_err(NoAnswer::from)?;
-    coordinator::write_report(&reporter, files, sink).map_err(sink_error)?;
+    let reporter = Reporter::of(&journal.state, sweep).map_err(NoAnswer::from)?;
+    let mut epochs = JournalEpochs::of(&journal.state_dir);
+    coordinator::write_report(&reporter, files, &mut epochs, sink).map_err(sink_error)?;
     let v1::ReportHead {
         complete,
         failed_trials,

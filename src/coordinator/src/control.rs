@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::epochs::OpenEpochs;
 use crate::outbox::{OutboxStream, outbox};
 use crate::reports::Reports;
 use crate::requests::{OwnerRequest, Question, ask};
@@ -28,9 +29,9 @@ pub struct ControlService {
 }
 
 impl ControlService {
-    pub fn new(owner: mpsc::Sender<OwnerRequest>, build: String) -> Self {
+    pub fn new(owner: mpsc::Sender<OwnerRequest>, epochs: OpenEpochs, build: String) -> Self {
         Self {
-            reports: Reports::new(owner.clone()),
+            reports: Reports::new(owner.clone(), epochs),
             owner,
             build,
         }

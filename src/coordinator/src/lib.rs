@@ -6,6 +6,7 @@ mod answers;
 mod clock;
 mod connections;
 mod control;
+mod epochs;
 mod fleet;
 mod http;
 mod launcher;
@@ -25,5 +26,6 @@ mod time_left;
 mod token_file;
 
 pub use answers::{Answers, NoAnswer, report_head, status_document, why, write_report};
+pub use epochs::JournalEpochs;
 pub use http::Page;
 pub use server::{Coordinator, Error, Handle, Listen, Options};

@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 use v1::report_chunk::Chunk;
 
 use crate::clock::Clock;
+use crate::epochs::epochs_of;
 use crate::outbox::{OutboxStream, outbox};
 use crate::owner::Owner;
 use crate::reports::Reports;
@@ -42,6 +43,12 @@ struct Content {
 enum Moment {
     BeforeCommit,
     AfterCommit,
+}
+
+impl report::Epochs for Disk {
+    fn epochs(&mut self, event: u64) -> std::io::Result<Vec<EpochRecord>> {
+        epochs_of(self.event(event), event)
+    }
 }
 
 impl Storage for Disk {
@@ -281,7 +288,7 @@ async fn run_to_the_end(disk: &Disk) -> (String, usize) {
         }
         let _ = messages.send(OwnerRequest::Stop).await;
         if owner.await.unwrap().is_ok() {
-            let report = report::report(&disk.replay(), "small").unwrap();
+            let report = report::report(&disk.replay(), &mut disk.clone(), "small").unwrap();
             assert!(report.complete);
             let file = report
                 .files
@@ -574,7 +581,10 @@ async fn a_report_in_pieces_is_that_of_the_journal() {
     let disk = Disk::default();
     let (messages, owner) = disk.start();
     submit(&messages).await.unwrap().unwrap();
-    let reports = Reports::new(messages.clone());
+    let reports = Reports::new(messages.clone(), {
+        let disk = disk.clone();
+        Arc::new(move || Box::new(disk.clone()))
+    });
     let mut worker = TaskWorker::new("worker-1-1");
     let complete = async {
         while !report_of(&reports, v1::ReportFiles::None).await.0.complete {
@@ -585,7 +595,7 @@ async fn a_report_in_pieces_is_that_of_the_journal() {
         () = worker.serve(&messages) => panic!("its stream stays open"),
         () = complete => {}
     }
-    let expected = report::report_at(&disk.replay(), "small", 100).unwrap();
+    let expected = report::report_at(&disk.replay(), &mut disk.clone(), "small", 100).unwrap();
     // Made, kept, and made again for another width in between.
     for _ in 0..2 {
         let (head, text, files) = report_of(&reports, v1::ReportFiles::All).await;

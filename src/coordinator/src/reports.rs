@@ -17,12 +17,14 @@ use tonic::Status;
 use v1::report_chunk::Chunk;
 
 use crate::answers::{NoAnswer, report_head, why, write_report};
+use crate::epochs::OpenEpochs;
 use crate::requests::{self, OwnerRequest, Question};
 
 /// Maximum number of reports with files of large sweeps at a time; further ones wait.
 const LARGE_AT_A_TIME: usize = 2;
-/// Maximum number of trials for which a report is made in memory, and kept.
+/// Maximum number of trials, and of their epochs, for which a report is made in memory, and kept.
 const SMALL: usize = 2_000;
+const FEW_EPOCHS: usize = 100_000;
 /// Maximum number of sweeps whose reports are kept, each at a few widths.
 const KEPT_SWEEPS: usize = 16;
 const KEPT_WIDTHS: usize = 4;
@@ -37,6 +39,7 @@ type Files = Vec<(String, Vec<u8>)>;
 #[derive(Clone)]
 pub struct Reports {
     owner: mpsc::Sender<OwnerRequest>,
+    epochs: OpenEpochs,
     made_last: Arc<Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Kept>>>>>,
     large: Arc<Semaphore>,
 }
@@ -63,9 +66,10 @@ struct Whole {
 }
 
 impl Reports {
-    pub fn new(owner: mpsc::Sender<OwnerRequest>) -> Self {
+    pub fn new(owner: mpsc::Sender<OwnerRequest>, epochs: OpenEpochs) -> Self {
         Self {
             owner,
+            epochs,
             made_last: Arc::default(),
             large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)),
         }
@@ -82,16 +86,15 @@ impl Reports {
             .snapshot(&sweep, None)
             .await?
             .ok_or_else(|| Status::internal("no snapshot was taken"))?;
-        let num_trials = first
-            .sweeps
-            .values()
-            .map(|entry| entry.trials.len())
-            .sum::<usize>();
+        let is_small = first.sweeps.values().all(|entry| {
+            let (trials, epochs) = (entry.trials.len(), entry.sweep.base.num_epochs());
+            trials <= SMALL && trials.saturating_mul(epochs as usize) <= FEW_EPOCHS
+        });
         drop(first);
         let (sender, receiver) = mpsc::channel(PIECES);
         let reports = self.clone();
         tokio::spawn(async move {
-            let sent = if num_trials <= SMALL || files == v1::ReportFiles::None {
+            let sent = if is_small || files == v1::ReportFiles::None {
                 reports.send_kept(sweep, width, files, &sender).await
             } else {
                 reports.send_large(sweep, width, files, &sender).await
@@ -169,8 +172,9 @@ impl Reports {
             let taken = Instant::now();
             if let Some(state) = self.snapshot(sweep, kept.changed.filter(|_| has)).await? {
                 let changed = state.sweeps.get(sweep).map(|entry| entry.changed);
+                let epochs = with_files.then(|| self.epochs.clone());
                 let Whole { head, text, files } =
-                    make(state, sweep.to_owned(), width, with_files).await?;
+                    make(state, sweep.to_owned(), width, epochs).await?;
                 if kept.changed != changed || kept.texts.len() >= KEPT_WIDTHS {
                     *kept = Kept::default();
                 }
@@ -221,13 +225,14 @@ impl Reports {
             to: to.clone(),
             runtime: Handle::current(),
         };
+        let open_epochs = self.epochs.clone();
         let written = move || -> io::Result<()> {
             let reporter = Reporter::of(&state, &sweep).map_err(io::Error::other)?;
             reader.send(Chunk::Head(report_head(&reporter)))?;
             for piece in pieces(&reporter.text(width)) {
                 reader.send(Chunk::Text(piece.to_owned()))?;
             }
-            write_report(&reporter, files, &mut reader)?;
+            write_report(&reporter, files, &mut *open_epochs(), &mut reader)?;
             reader.send(Chunk::End(v1::ReportEnd {}))
         };
         off_thread(written)
@@ -240,23 +245,24 @@ async fn make(
     state: Arc<State>,
     sweep: String,
     width: usize,
-    with_files: bool,
+    with_files: Option<OpenEpochs>,
 ) -> Result<Whole, Status> {
-    let make = move || -> Result<Whole, NoAnswer> {
-        let reporter = Reporter::of(&state, &sweep)?;
-        let mut files = Files::new();
-        if with_files {
+    let make = move || -> Result<Whole, Status> {
+        let reporter = Reporter::of(&state, &sweep).map_err(NoAnswer::from)?;
+        let files = with_files.map(|open_epochs| {
+            let mut files = Files::new();
             reporter
-                .write_files(&mut files)
-                .expect("memory takes every file");
-        }
+                .write_files(&mut *open_epochs(), &mut files)
+                .map_err(|error| Status::unavailable(error.to_string()))?;
+            Ok::<_, Status>(Arc::new(files))
+        });
         Ok(Whole {
             head: report_head(&reporter),
             text: reporter.text(width).into(),
-            files: with_files.then(|| Arc::new(files)),
+            files: files.transpose()?,
         })
     };
-    Ok(off_thread(make).await??)
+    off_thread(make).await?
 }
 
 /// Runs blocking work. A panic fails this question and no other.

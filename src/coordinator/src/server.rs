@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::limits::MAX_MESSAGE_BYTES;
@@ -25,6 +26,7 @@ use tonic::{Request, Status};
 use crate::clock::Clock;
 use crate::connections::{Gate, Guard, Limits};
 use crate::control::ControlService;
+use crate::epochs::{JournalEpochs, OpenEpochs};
 use crate::fleet::FleetService;
 use crate::http::Page;
 use crate::launcher;
@@ -106,10 +108,13 @@ impl Coordinator {
     pub async fn start(options: Options) -> Result<Handle, Error> {
         let (listener, address) = bind(options.listen, options.token.is_some())?;
         let tokens = options.token.map(AcceptedTokens::new);
-        let path = options.state_dir;
+        let state_dir = options.state_dir;
+        let path = state_dir.clone();
         let opened = tokio::task::spawn_blocking(move || storage::open(&path));
         let opened = opened.await.map_err(|_| Error::OwnerEnded)??;
-        let mut handle = serve(listener, address, tokens.clone(), options.config, opened)?;
+        let epochs: OpenEpochs = Arc::new(move || Box::new(JournalEpochs::of(&state_dir)));
+        let config = options.config;
+        let mut handle = serve(listener, address, tokens.clone(), config, opened, epochs)?;
         handle.token_watch = options
             .token_file
             .zip(tokens)
@@ -126,6 +131,7 @@ fn serve(
     tokens: Option<AcceptedTokens>,
     config: Config,
     (mut state, last, storage): Opened,
+    epochs: OpenEpochs,
 ) -> Result<Handle, Error> {
     let cannot_listen = |source| Error::Listen {
         address: address.to_string(),
@@ -142,7 +148,7 @@ fn serve(
     })
     .max_decoding_message_size(MAX_MESSAGE_BYTES)
     .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let control = ControlServer::new(ControlService::new(messages.clone(), build))
+    let control = ControlServer::new(ControlService::new(messages.clone(), epochs, build))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let check = admit(tokens.clone());

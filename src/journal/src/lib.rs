@@ -20,7 +20,7 @@ mod store;
 mod wal;
 
 pub use error::Error;
-pub use offline::{Verified, event, export, read, verify};
+pub use offline::{Reader, Verified, export, read, verify};
 pub use repair::{Lost, Repaired, repair};
 pub use state_dir::Mode;
 pub use store::Journal;

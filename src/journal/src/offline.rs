@@ -1,7 +1,7 @@
 //! Uses of a journal without a coordinator, or beside one: export as JSON lines, verify.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 use schedule::event::Recorded;
@@ -35,10 +35,22 @@ pub fn read(directory: &Path) -> Result<State, Error> {
     replay(&path, &connection).map(|(state, _)| state)
 }
 
-/// Returns one event by its number, from 1.
-pub fn event(directory: &Path, number: u64) -> Result<Option<Recorded>, Error> {
-    let (path, connection) = connect_to_read(directory)?;
-    read_event(&path, &connection, number)
+/// Reads single events, without the coordinator's lock and without changing anything.
+pub struct Reader {
+    path: PathBuf,
+    connection: Connection,
+}
+
+impl Reader {
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let (path, connection) = connect_to_read(directory)?;
+        Ok(Self { path, connection })
+    }
+
+    /// Returns one event by its number, from 1.
+    pub fn event(&self, number: u64) -> Result<Option<Recorded>, Error> {
+        read_event(&self.path, &self.connection, number)
+    }
 }
 
 fn replay(path: &Path, connection: &Connection) -> Result<(State, Head), Error> {

@@ -46,7 +46,9 @@ fn events_come_back_in_order_in_both_modes() {
         assert_eq!(state.applied, 5);
         assert!(journal.bytes() > 4096, "{}", journal.bytes());
         drop(journal);
-        let second = journal::event(directory.path(), 2).expect("it is sound");
+        let second = journal::Reader::open(directory.path())
+            .and_then(|reader| reader.event(2))
+            .expect("it is sound");
         assert_eq!(second, Some(events[1].clone()));
         assert_eq!(read(directory.path()), events);
     }

@@ -10,7 +10,9 @@ use std::io::{self, Write};
 use schedule::Choice;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
+use sweep::Settings;
 use sweep::definition::{Measure, Role, Search, Table};
+use sweep::field::{FIELDS, Field};
 use sweep::record::Provenance;
 
 use crate::csv;
@@ -22,11 +24,14 @@ use crate::sink::Written;
 pub const SCHEMA: u32 = 1;
 
 /// Columns of results.csv before those of the axes (`BEFORE_AXES`) and after them (`AFTER_AXES`).
+/// The settings come last, one column per field of [`FIELDS`].
 const BEFORE_AXES: [&str; 2] = ["trial", "cell"];
-const AFTER_AXES: [&str; 22] = [
+const AFTER_AXES: [&str; 24] = [
     "seed",
     "role",
     "candidate",
+    "chosen",
+    "choice",
     "status",
     "last_accuracy",
     "best_accuracy",
@@ -63,18 +68,40 @@ const CELL_COLUMNS: [&str; 12] = [
     "skipped",
 ];
 
-/// Writes one row per trial: identity, axes, outcome.
+/// Writes one row per trial: identity, axes, outcome, settings.
 pub fn results_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
     let axes = results.sweep.axes.iter().map(|axis| axis.name.as_str());
-    let axes = csv::axis_columns(axes, &[&BEFORE_AXES[..], &AFTER_AXES[..]].concat());
+    let settings_columns: Vec<String> = FIELDS
+        .iter()
+        .map(|field| format!("settings.{}", field.name))
+        .collect();
+    let mut others = [&BEFORE_AXES[..], &AFTER_AXES[..]].concat();
+    others.extend(settings_columns.iter().map(String::as_str));
+    let axes = csv::axis_columns(axes, &others);
     let fixed = |names: &[&str]| {
         names
             .iter()
             .map(|&name| name.to_owned())
             .collect::<Vec<_>>()
     };
-    out.write_all(csv::line([fixed(&BEFORE_AXES), axes, fixed(&AFTER_AXES)].concat()).as_bytes())?;
+    let head = [
+        fixed(&BEFORE_AXES),
+        axes,
+        fixed(&AFTER_AXES),
+        settings_columns,
+    ];
+    out.write_all(csv::line(head.concat()).as_bytes())?;
+    let measure = results.first_measure();
+    let (mut of_cell, mut of_training) = (None, None);
     for row in &results.trials {
+        // The rows of a cell and of a candidate are adjacent.
+        let summary = kept(&mut of_cell, row.cell(), || {
+            results.cell(row.cell(), measure)
+        });
+        let training = (row.trial.cell, row.trial.candidate, row.trial.role);
+        let settings = kept(&mut of_training, training, || {
+            settings_fields(&results.settings(row))
+        });
         let cell = &results.sweep.cells[row.cell()];
         let mut fields = vec![
             row.trial.id.to_string(),
@@ -85,6 +112,17 @@ pub fn results_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
         fields.push(role_name(row.trial.role).to_owned());
         fields.push(
             candidate(results, row).map_or_else(String::new, |value| csv::text(value.to_string())),
+        );
+        let is_chosen = summary
+            .choice
+            .as_ref()
+            .map(|choice| (row.candidate() == Some(choice.candidate as usize), choice));
+        fields.push(is_chosen.map_or_else(String::new, |(chosen, _)| chosen.to_string()));
+        let choice = is_chosen.filter(|(chosen, _)| *chosen);
+        fields.push(
+            choice
+                .map_or("", |(_, choice)| choice_word(choice))
+                .to_owned(),
         );
         fields.push(row.status.name().to_owned());
         match row.result() {
@@ -129,9 +167,37 @@ pub fn results_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
             }
             _ => fields.extend([String::new(), String::new()]),
         }
+        fields.extend_from_slice(settings);
         out.write_all(csv::line(fields).as_bytes())?;
     }
     Ok(())
+}
+
+/// Returns what was made last for this key, or makes it.
+fn kept<K: PartialEq, V>(last: &mut Option<(K, V)>, key: K, make: impl FnOnce() -> V) -> &V {
+    let known = last.take().filter(|(made_for, _)| *made_for == key);
+    &last.insert(known.unwrap_or_else(|| (key, make()))).1
+}
+
+/// Returns the settings as fields of results.csv, in the order of their declaration: text as it is,
+/// mappings as JSON, and nothing for what is off.
+fn settings_fields(settings: &Settings) -> Vec<String> {
+    let values = settings.fields();
+    let field = |field: &Field| match &values[field.name] {
+        Value::Null => String::new(),
+        Value::String(text) => csv::text(text),
+        value => csv::text(value.to_string()),
+    };
+    FIELDS.iter().map(field).collect()
+}
+
+/// Describes in a word how clearly a search chose.
+fn choice_word(choice: &Choice) -> &'static str {
+    match (choice.tied.is_empty(), choice.close.is_empty()) {
+        (false, _) => "tied",
+        (true, false) => "close",
+        (true, true) => "clear",
+    }
 }
 
 /// Writes one row per trial: the machine, the duration, the number of attempts.
@@ -343,6 +409,7 @@ pub fn trial_json(results: &Results, row: &TrialRow) -> Value {
         "seed": row.trial.seed,
         "role": row.trial.role,
         "candidate": candidate(results, row),
+        "settings": results.settings(row),
         "status": row.status.name(),
         "result": result,
         "provenance": provenance,
@@ -409,13 +476,7 @@ pub fn cells_csv(
         fields.push(chosen.map_or_else(String::new, |(search, number)| {
             csv::text(search.candidates[number].to_string())
         }));
-        let choice = summary.choice.as_ref().map(|choice| {
-            match (choice.tied.is_empty(), choice.close.is_empty()) {
-                (false, _) => "tied",
-                (true, false) => "close",
-                (true, true) => "clear",
-            }
-        });
+        let choice = summary.choice.as_ref().map(choice_word);
         fields.push(choice.unwrap_or_default().to_owned());
         let published = published_value(results, cell);
         fields.push(published.map_or_else(String::new, |value| value.value.to_string()));

@@ -3,10 +3,11 @@
 //!
 //! `results.rs` folds the state into trials and cells; `grid.rs` and `figure.rs` lay them out;
 //! `text.rs`, `markup.rs`, `sketch.rs` and `svg.rs` draw (`escape.rs` keeps text from being
-//! markup); `files.rs` (with `csv.rs`) writes files for programs, to a `sink.rs`; `why.rs` traces a
-//! cell back to its trials.
+//! markup); `files.rs` and `curves.rs` (with `csv.rs`) write files for programs, to a `sink.rs`;
+//! `why.rs` traces a cell back to its trials.
 
 mod csv;
+mod curves;
 mod escape;
 mod figure;
 mod files;
@@ -31,6 +32,7 @@ use crate::grid::{Grid, TableLayout};
 use crate::results::Results;
 use crate::sink::Files;
 
+pub use curves::Epochs;
 pub use sink::{FileSink, MAX_PIECE};
 pub use statistics::{SIGNIFICANCE, Summary, indistinguishable, welch_p};
 pub use text::embolden;
@@ -57,17 +59,22 @@ const FILE_WIDTH: usize = 120;
 pub const TERMINAL_WIDTH: usize = 100;
 
 /// Returns the report of one sweep; `None` if no sweep has that name.
-pub fn report(state: &State, sweep: &str) -> Option<Report> {
-    report_at(state, sweep, TERMINAL_WIDTH)
+pub fn report(state: &State, epochs: &mut dyn Epochs, sweep: &str) -> Option<Report> {
+    report_at(state, epochs, sweep, TERMINAL_WIDTH)
 }
 
 /// Returns the same report with `Report::text` laid out for a terminal of that many columns.
-pub fn report_at(state: &State, sweep: &str, width: usize) -> Option<Report> {
+pub fn report_at(
+    state: &State,
+    epochs: &mut dyn Epochs,
+    sweep: &str,
+    width: usize,
+) -> Option<Report> {
     let reporter = Reporter::of(state, sweep).ok()?;
     let mut files = Vec::new();
     reporter
-        .write_files(&mut files)
-        .expect("memory takes every file");
+        .write_files(epochs, &mut files)
+        .expect("every epoch can be read, and memory takes every file");
     let (complete, failed_trials) = (reporter.complete(), reporter.failed_trials());
     Some(Report {
         files,
@@ -114,7 +121,7 @@ impl<'a> Reporter<'a> {
     }
 
     /// Writes the whole results folder, manifest.json last.
-    pub fn write_files(&self, sink: &mut dyn FileSink) -> io::Result<()> {
+    pub fn write_files(&self, epochs: &mut dyn Epochs, sink: &mut dyn FileSink) -> io::Result<()> {
         let results = &self.results;
         let mut files = Files::to(sink);
         files.write("results.csv".to_owned(), |out| {
@@ -123,6 +130,13 @@ impl<'a> Reporter<'a> {
         files.write("timing.csv".to_owned(), |out| {
             files::timing_csv(results, out)
         })?;
+        // Sweeps of earlier versions may have an output of this name.
+        let is_taken = |output: &Output| output.name() == "curves";
+        if !results.sweep.outputs.iter().any(is_taken) {
+            files.write("curves.csv".to_owned(), |out| {
+                curves::curves_csv(results, epochs, out)
+            })?;
+        }
         files.write(RESULTS_JSON.to_owned(), |out| {
             files::results_json(results, out)
         })?;

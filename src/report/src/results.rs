@@ -8,9 +8,9 @@ use std::sync::Arc;
 use schedule::state::{Attempt, Phase, ResultSummary, State, SweepState, SweepTrial, UnknownSweep};
 use schedule::{Choice, Score};
 use serde_json::Value;
-use sweep::definition::{Cell, Measure, Role, Search, Select};
+use sweep::definition::{Cell, Measure, Output, Role, Search, Select};
 use sweep::record::{Failure, FailureClass};
-use sweep::{Share, Sweep};
+use sweep::{Settings, Share, Sweep};
 
 use crate::statistics::Summary;
 
@@ -148,6 +148,24 @@ impl<'a> Results<'a> {
     /// Returns one field of a cell's settings.
     pub fn field(&self, cell: &'a Cell, name: &str) -> &Value {
         cell.set.get(name).unwrap_or(&self.base[name])
+    }
+
+    /// Returns the settings that a trial is trained with, the candidate of a search included.
+    pub fn settings(&self, row: &TrialRow) -> Settings {
+        let role = row.trial.role;
+        let spec = self
+            .sweep
+            .trial_spec(row.cell(), row.candidate(), role, row.trial.seed);
+        spec.settings
+    }
+
+    /// Returns the measure of the sweep's first output.
+    pub fn first_measure(&self) -> Measure {
+        match self.sweep.outputs.first() {
+            Some(Output::Table(table)) => table.value,
+            Some(Output::Figure(figure)) => figure.value,
+            None => Measure::Last,
+        }
     }
 
     pub fn cell_trials(&self, cell: usize) -> &[TrialRow<'a>] {

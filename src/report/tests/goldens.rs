@@ -23,7 +23,7 @@ fn check(name: &str, found: &str) {
 }
 
 fn file(state: &State, sweep: &str, name: &str) -> String {
-    let report = report::report(state, sweep).expect("the sweep exists");
+    let report = fixture::report_of(state, sweep);
     let (_, content) = report
         .files
         .into_iter()
@@ -36,7 +36,9 @@ fn file(state: &State, sweep: &str, name: &str) -> String {
 fn every_status_at_80_and_120_columns() {
     let state = fixture::every_status();
     for width in [80, 120] {
-        let text = report::report_at(&state, "statuses", width).unwrap().text;
+        let text = report::report_at(&state, &mut fixture::Stored, "statuses", width)
+            .unwrap()
+            .text;
         assert!(
             text.lines().all(|line| line.chars().count() <= width),
             "wider than {width}:\n{text}"
@@ -53,8 +55,9 @@ fn every_status_in_markup_and_data() {
         "main.tex",
         "main.csv",
         "results.csv",
+        "curves.csv",
         "timing.csv",
-        "curves.svg",
+        "growth.svg",
     ] {
         check(&format!("statuses.{name}"), &file(&state, "statuses", name));
     }
@@ -65,11 +68,15 @@ fn two_axes_on_each_side() {
     let state = fixture::nested();
     check(
         "nested.80.txt",
-        &report::report_at(&state, "nested", 80).unwrap().text,
+        &report::report_at(&state, &mut fixture::Stored, "nested", 80)
+            .unwrap()
+            .text,
     );
     check(
         "nested.120.txt",
-        &report::report_at(&state, "nested", 120).unwrap().text,
+        &report::report_at(&state, &mut fixture::Stored, "nested", 120)
+            .unwrap()
+            .text,
     );
     check("nested.md", &file(&state, "nested", "nested.md"));
     check("nested.tex", &file(&state, "nested", "nested.tex"));
@@ -80,7 +87,9 @@ fn the_papers_protocol_is_labelled() {
     let state = fixture::searched();
     check(
         "searched.80.txt",
-        &report::report_at(&state, "searched", 80).unwrap().text,
+        &report::report_at(&state, &mut fixture::Stored, "searched", 80)
+            .unwrap()
+            .text,
     );
     let why = report::why(&state, "searched", "xent").unwrap();
     assert_eq!(why.json["cell"]["best"]["candidate"]["learning_rate"], 0.5);

@@ -6,14 +6,15 @@ mod latex;
 use std::sync::Arc;
 
 use fixture::{
-    FAILED, RUNNING, WAITING, axis, every_status, nested, searched, state, succeeded, sweep, table,
+    FAILED, RUNNING, Stored, WAITING, axis, every_status, nested, report_of, searched, state,
+    succeeded, sweep, table,
 };
 use schedule::state::{Phase, State};
 use serde_json::json;
 use sweep::definition::{Measure, Output, Search, Select};
 
 fn file(state: &State, sweep: &str, name: &str) -> String {
-    let report = report::report(state, sweep).expect("the sweep exists");
+    let report = report_of(state, sweep);
     let (_, content) = report
         .files
         .into_iter()
@@ -41,8 +42,8 @@ fn a_disturbed_run_differs_in_timing_and_attempts_only() {
     }
     disturbed.sweeps.get_mut("statuses").unwrap().submitted_at += 60_000;
     let (calm, disturbed) = (
-        report::report(&calm, "statuses").unwrap(),
-        report::report(&disturbed, "statuses").unwrap(),
+        report_of(&calm, "statuses"),
+        report_of(&disturbed, "statuses"),
     );
     assert_eq!(calm.text, disturbed.text);
     let mut different = Vec::new();
@@ -70,8 +71,8 @@ fn the_order_of_trials_in_the_state_does_not_matter() {
     let (ordered, mut shuffled) = (searched(), searched());
     Arc::make_mut(&mut shuffled.sweeps.get_mut("searched").unwrap().trials).reverse();
     assert_eq!(
-        report::report(&ordered, "searched"),
-        report::report(&shuffled, "searched")
+        report_of(&ordered, "searched"),
+        report_of(&shuffled, "searched")
     );
 }
 
@@ -91,7 +92,7 @@ fn completeness_and_failures() {
             &[],
             Measure::Last,
         ))];
-        let report = report::report(&state(sweep, |_, _, seed| phase(seed)), "one").unwrap();
+        let report = report_of(&state(sweep, |_, _, seed| phase(seed)), "one");
         (report.complete, report.failed_trials)
     };
     assert_eq!(one(|_| succeeded(0.5)), (true, 0));
@@ -105,13 +106,68 @@ fn completeness_and_failures() {
     );
     assert_eq!(one(|_| WAITING), (false, 0));
     assert_eq!(one(|_| Phase::Cancelled), (true, 3));
-    assert_eq!(report::report(&State::default(), "one"), None);
+    assert_eq!(report::report(&State::default(), &mut Stored, "one"), None);
+}
+
+/// Splits a line at the commas outside quotes.
+fn fields(line: &str) -> Vec<&str> {
+    let mut is_quoted = false;
+    let at_comma = |character: char| {
+        is_quoted ^= character == '"';
+        character == ',' && !is_quoted
+    };
+    line.split(at_comma).collect()
+}
+
+/// The settings of a search trial are those that it was trained with.
+#[test]
+fn every_trial_lists_its_settings_and_whether_its_candidate_was_chosen() {
+    let csv = file(&searched(), "searched", "results.csv");
+    let rows: Vec<Vec<&str>> = csv.lines().map(fields).collect();
+    let column = |name: &str| rows[0].iter().position(|column| *column == name).unwrap();
+    let of = |name: &str| -> Vec<&str> {
+        let column = column(name);
+        rows[1..].iter().map(|row| row[column]).collect()
+    };
+    let rates = ["0.1", "0.1", "0.5", "0.5", "2.5", "2.5"];
+    assert_eq!(of("candidate"), [rates, rates].concat());
+    assert_eq!(of("settings.learning_rate"), of("candidate"));
+    assert!(of("settings.schedule")[0].contains("\"\"base_cycle\"\":12"));
+    let xent = ["false", "false", "true", "true", "false", "false"];
+    assert_eq!(of("chosen")[..6], xent);
+    assert_eq!(of("chosen")[6..], [""; 6], "cos has not chosen yet");
+    assert_eq!(of("choice")[..4], ["", "", "clear", "clear"]);
+    let document: serde_json::Value =
+        serde_json::from_str(&file(&searched(), "searched", "results.json")).unwrap();
+    let settings = &document["trials"][2]["settings"];
+    assert_eq!(
+        (&settings["learning_rate"], &settings["loss"]),
+        (&json!(0.5), &json!("xent"))
+    );
+    let declared: Vec<String> = sweep::field::names()
+        .map(|name| format!("settings.{name}"))
+        .collect();
+    assert!(rows[0].ends_with(&declared.iter().map(String::as_str).collect::<Vec<_>>()));
+}
+
+#[test]
+fn an_output_of_an_earlier_version_keeps_its_name() {
+    let mut sweep = sweep("old", vec![axis("loss", &[("xent", "xent")])], &[1], |_| {
+        true
+    });
+    let output = table("curves", "", &["loss"], &[], Measure::Last);
+    sweep.outputs = vec![Output::Table(output)];
+    let state = state(sweep, |_, _, _| succeeded(0.5));
+    let files = report_of(&state, "old").files;
+    let names = files.iter().filter(|(name, _)| name == "curves.csv");
+    assert_eq!(names.count(), 1);
+    assert!(file(&state, "old", "curves.csv").starts_with("loss,measure,"));
 }
 
 /// A learning rate that diverges does not fail a cell that another learning rate completes.
 #[test]
 fn failed_candidates_of_a_search_do_not_count() {
-    let report = report::report(&searched(), "searched").unwrap();
+    let report = report_of(&searched(), "searched");
     // `cos` is still running; its two failures may not matter in the end, but it is not complete.
     assert_eq!((report.complete, report.failed_trials), (false, 2));
     let csv = file(&searched(), "searched", "searched.csv");
@@ -334,10 +390,10 @@ fn general_footnotes_of_published_numbers_are_in_every_format() {
         "main.txt",
         "main.md",
         "main.tex",
-        "curves.txt",
-        "curves.md",
-        "curves.tex",
-        "curves.svg",
+        "growth.txt",
+        "growth.md",
+        "growth.tex",
+        "growth.svg",
     ] {
         let found = file(&state, "statuses", name);
         assert_eq!(

@@ -103,8 +103,10 @@ pub async fn explain(arguments: &ExplainArgs, output: Output) -> Result<Outcome,
     let (reply, reach) = match offline::source(&arguments.target).await? {
         Source::Live(mut client) => (client.explain(trial).await?, Some(client.flags())),
         Source::Journal(journal) => {
-            let state_dir = &arguments.target.state_dir;
-            let event = |number| journal::event(state_dir, number).ok().flatten();
+            let event = |number| {
+                let reader = journal::Reader::open(&journal.state_dir).ok()?;
+                reader.event(number).ok().flatten()
+            };
             (journal.answers().explain(trial, event)?, None)
         }
     };
@@ -218,7 +220,7 @@ async fn report(
 ) -> Result<Report, ExpectedError> {
     match offline::source(target).await? {
         Source::Live(mut client) => client.report(sweep, files, sink).await,
-        Source::Journal(journal) => reports::from_state(&journal.state, sweep, files, sink),
+        Source::Journal(journal) => reports::from_journal(&journal, sweep, files, sink),
     }
 }
 

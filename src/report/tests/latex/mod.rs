@@ -7,7 +7,7 @@ use std::process::Command;
 
 use sweep::definition::{Measure, Output};
 
-use crate::fixture::{axis, state, succeeded, sweep, table};
+use crate::fixture::{axis, report_of, state, succeeded, sweep, table};
 
 /// Rows that fit on a page.
 const ROWS: usize = 30;
@@ -46,8 +46,7 @@ fn words(labels: &[String]) -> Vec<String> {
             &[],
             Measure::Last,
         ))];
-        let report = report::report(&state(sweep, |_, _, _| succeeded(0.5)), "labels")
-            .expect("the sweep exists");
+        let report = report_of(&state(sweep, |_, _, _| succeeded(0.5)), "labels");
         let (_, tex) = report
             .files
             .iter()
