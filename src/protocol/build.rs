@@ -13,7 +13,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // the client's generated constructor would be named `connect`, like the call of service Fleet
     let mut build = tonic_prost_build::configure().build_transport(false);
     // the status is also a JSON document
-    for message in ["StatusReply", "SweepStatus", "RunningTrial", "WorkerStatus"] {
+    for message in [
+        "StatusReply",
+        "SweepStatus",
+        "RunningTrial",
+        "FailedTrial",
+        "WorkerStatus",
+    ] {
         build = build.type_attribute(message, "#[derive(serde::Serialize)]");
     }
     for (field, name) in [

@@ -7,15 +7,20 @@ use sweep::text::cut;
 use sweep::{Share, counted};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
+use unicode_width::UnicodeWidthStr;
 
 use crate::args::Target;
 use crate::footer::{Content, Row};
-use crate::stderr;
+use crate::{fit, stderr};
 
 /// Interval of plain lines about running trials at first; a long run prints fewer.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 /// The interval of plain lines is at least the run's time so far divided by this.
 const LINE_SHARE: u32 = 60;
+/// Running trials that plain lines list.
+const MAX_LISTED: usize = 4;
+/// Columns of a trial's name that are worth more than a detail of it.
+const MIN_NAME: usize = 32;
 /// Limit for the first line of a failure, in bytes.
 const MAX_REASON: usize = 200;
 
@@ -190,33 +195,47 @@ impl Lines {
             return;
         }
         self.last = Some(Instant::now());
-        let shown = under_way
-            .iter()
-            .take(4)
-            .map(|trial| format!("{} {}", trial_name(trial), trial_text(trial)));
-        let shown: Vec<String> = shown.collect();
-        let more = under_way.len().saturating_sub(shown.len());
-        let more = if more > 0 {
-            format!("; and {more} more")
-        } else {
-            String::new()
-        };
-        stderr::print(&format!(
-            "{}: {} of {} trials, {}: {}{more}",
-            status.name,
-            done(status),
-            total(status),
-            counts(status),
-            shown.join("; ")
+        let columns = stderr::columns();
+        stderr::print(&fit::beginning(
+            &format!(
+                "{}: {} of {} trials, {}",
+                status.name,
+                done(status),
+                total(status),
+                counts(status)
+            ),
+            columns,
         ));
+        for trial in under_way.iter().take(MAX_LISTED) {
+            stderr::print(&trial_line(trial, columns));
+        }
+        let more = under_way.len().saturating_sub(MAX_LISTED);
+        if more > 0 {
+            stderr::print(&format!("  and {more} more"));
+        }
     }
+}
+
+/// `  cos/10 seed 3  epoch 12/42  93.1 % test  2100 images/s`, without the last details if there is
+/// no room for them.
+fn trial_line(trial: &RunningTrial, columns: usize) -> String {
+    let details = details(trial);
+    let fits = |count: &usize| details[..*count].join("  ").width() + MIN_NAME + 4 <= columns;
+    let count = (1..=details.len()).rev().find(fits).unwrap_or(1);
+    let details = details[..count].join("  ");
+    let name = fit::trial(
+        &trial.cell,
+        trial.seed,
+        columns.saturating_sub(details.width() + 4),
+    );
+    fit::beginning(&format!("  {name}  {details}"), columns)
 }
 
 fn trial_name(trial: &RunningTrial) -> String {
     format!("{} seed {}", trial.cell, trial.seed)
 }
 
-/// `cos/10 seed 3: 95.2 % (best 95.8 %), 3.2 s`
+/// `cos/10 seed 3: 95.2 % test (best 95.8 %), 3.2 s`
 pub fn ended_line(ended: &TrialEnded, target: &Target) -> String {
     let kind = if ended.search { " (search)" } else { "" };
     let attempts = match ended.attempts {
@@ -224,11 +243,12 @@ pub fn ended_line(ended: &TrialEnded, target: &Target) -> String {
         count => format!(", attempt {count}"),
     };
     let name = format!("{} seed {}{kind}", ended.cell, ended.seed);
+    let of = evaluated_on(ended.search);
     match &ended.outcome {
         Some(trial_ended::Outcome::Accuracy(accuracy)) => {
             let (last, best) = (Share::new(*accuracy, 0), Share::new(ended.best_accuracy, 0));
             format!(
-                "{name}: {last} % (best {best} %), {:.1} s{attempts}",
+                "{name}: {last} % {of} (best {best} %), {:.1} s{attempts}",
                 ended.seconds
             )
         }
@@ -250,7 +270,7 @@ fn shortened(text: &str) -> String {
     cut(&anstream::adapter::strip_str(line).to_string(), MAX_REASON)
 }
 
-/// `epoch 12/42  93.1 %  2100 images/s`
+/// `epoch 12/42  93.1 % test  2100 images/s`
 pub fn trial_text(trial: &RunningTrial) -> String {
     details(trial).join("  ")
 }
@@ -267,7 +287,8 @@ fn details(trial: &RunningTrial) -> Vec<String> {
         condition => details.push(condition.to_string().replace('_', " ")),
     }
     if let Some(accuracy) = trial.accuracy {
-        details.push(format!("{} %", Share::new(accuracy, 0)));
+        let of = evaluated_on(trial.search);
+        details.push(format!("{} % {of}", Share::new(accuracy, 0)));
     }
     if trial.images_per_s > 0.0 {
         details.push(format!("{:.0} images/s", trial.images_per_s));
@@ -276,6 +297,11 @@ fn details(trial: &RunningTrial) -> Vec<String> {
         details.push(format!("attempt {}", trial.attempt));
     }
     details
+}
+
+/// Returns what an accuracy is of: the images of a test set, or those that a search holds out.
+pub fn evaluated_on(search: bool) -> &'static str {
+    if search { "held out" } else { "test" }
 }
 
 pub fn total(status: &SweepStatus) -> u64 {
@@ -304,7 +330,7 @@ fn numbers(status: &SweepStatus) -> Vec<String> {
     parts
 }
 
-/// `about 1m20s left`, or `about 1m20s left, at least` while searches may still add an unknown
+/// `about 1m20s left (1m05s to 1m40s)`, with `, at least` while searches may still add an unknown
 /// number of trials.
 fn remaining(status: &SweepStatus) -> Option<String> {
     let least = if status.remaining_at_least {
@@ -312,8 +338,12 @@ fn remaining(status: &SweepStatus) -> Option<String> {
     } else {
         ""
     };
+    let range = match (status.remaining_low_ms, status.remaining_high_ms) {
+        (_, 0) => String::new(),
+        (low, high) => format!(" ({} to {})", duration(low), duration(high)),
+    };
     (status.remaining_ms > 0 && !status.complete)
-        .then(|| format!("about {} left{least}", duration(status.remaining_ms)))
+        .then(|| format!("about {} left{range}{least}", duration(status.remaining_ms)))
 }
 
 /// `45s`, `1m20s`, `2h05m`, `3d04h`
@@ -356,7 +386,7 @@ mod tests {
         };
         assert_eq!(
             ended_line(&ended, &target),
-            "cos/10 seed 3: 95.2 % (best 95.8 %), 3.2 s, attempt 2"
+            "cos/10 seed 3: 95.2 % test (best 95.8 %), 3.2 s, attempt 2"
         );
         ended.search = true;
         ended.attempts = 1;
@@ -400,8 +430,34 @@ mod tests {
         };
         assert_eq!(
             trial_text(&trial),
-            "epoch 3/42  stalled  93.1 %  2100 images/s"
+            "epoch 3/42  stalled  93.1 % test  2100 images/s"
         );
+    }
+
+    #[test]
+    fn the_line_of_a_trial_fits_and_says_what_its_accuracy_is_of() {
+        let trial = RunningTrial {
+            cell: "cos/a-value-whose-name-is-long/another-of-that-kind learning_rate=0.05".into(),
+            seed: 12,
+            epoch: 3,
+            num_epochs: 42,
+            accuracy: Some(0.931),
+            images_per_s: 2100.4,
+            search: true,
+            ..RunningTrial::default()
+        };
+        assert_eq!(
+            trial_line(&trial, 80),
+            "  cos…ind learning_rate=0.05 seed 12  epoch 3/42  93.1 % held out  2100 images/s"
+        );
+        for columns in 20..120 {
+            let line = trial_line(&trial, columns);
+            assert!(line.width() <= columns, "{columns}: {line}");
+            assert!(
+                columns < 50 || line.contains("learning_rate=0.05 seed 12"),
+                "{line}"
+            );
+        }
     }
 
     #[test]
@@ -414,9 +470,10 @@ mod tests {
         };
         assert_eq!(counts(&status), "2 running, 1 failed, about 1m20s left");
         status.remaining_at_least = true;
+        (status.remaining_low_ms, status.remaining_high_ms) = (65_000, 100_000);
         assert_eq!(
             counts(&status),
-            "2 running, 1 failed, about 1m20s left, at least"
+            "2 running, 1 failed, about 1m20s left (1m05s to 1m40s), at least"
         );
         status.complete = true;
         assert_eq!(counts(&status), "2 running, 1 failed");

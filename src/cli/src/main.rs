@@ -11,6 +11,7 @@ mod client;
 mod commands;
 mod estimate;
 mod exit;
+mod fit;
 mod follow;
 mod footer;
 mod host_port;

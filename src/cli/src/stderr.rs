@@ -111,6 +111,11 @@ fn redraw(footer: &mut Footer) {
     }
 }
 
+/// Returns the columns of a line that does not wrap; 80 in a pipe.
+pub fn columns() -> usize {
+    if interactive() { size().columns } else { 80 }
+}
+
 fn size() -> Size {
     let found = terminal_size::terminal_size_of(std::io::stderr());
     let (columns, rows) = found.map_or((80, 24), |(columns, rows)| {

@@ -6,9 +6,10 @@ use std::io;
 
 use protocol::v1;
 use report::{Epochs, FileSink, Reporter};
-use schedule::Config;
+use schedule::curve::{self, Point};
 use schedule::event::Recorded;
-use schedule::state::{Millis, Presence, State, UnknownSweep, WorkerState};
+use schedule::state::{Millis, Phase, Presence, State, UnknownSweep, WorkerState};
+use schedule::{Config, Explanation, Tried};
 use serde_json::Value;
 use sweep::{NotATrial, TrialId, TrialPrefix};
 use tonic::Status;
@@ -84,7 +85,12 @@ impl<'a> Answers<'a> {
             "" => self.state.sweeps.keys().map(|name| &**name).collect(),
             name => vec![name],
         };
-        let sweeps: Result<_, _> = names.into_iter().map(|name| self.sweep(name)).collect();
+        let with_failures = |name: &str| {
+            let mut status = self.sweep(name)?;
+            status.failures = status::failures(self.state, self.state.sweep(name)?);
+            Ok::<_, UnknownSweep>(status)
+        };
+        let sweeps: Result<_, _> = names.into_iter().map(with_failures).collect();
         Ok(v1::StatusReply {
             sweeps: sweeps?,
             workers: self.workers(),
@@ -140,7 +146,18 @@ impl<'a> Answers<'a> {
         trial: &str,
         event: impl FnOnce(u64) -> Option<Recorded>,
     ) -> Result<v1::ExplainReply, NoAnswer> {
-        let trial = self.find_trial(trial)?;
+        let explanation = self.explanation(self.find_trial(trial)?, event);
+        Ok(v1::ExplainReply {
+            text: explanation.to_string(),
+            json: serde_json::to_vec(&explanation).expect("an explanation is JSON"),
+        })
+    }
+
+    fn explanation(
+        &self,
+        trial: TrialId,
+        event: impl FnOnce(u64) -> Option<Recorded>,
+    ) -> Explanation {
         let explanation = schedule::explain(self.state, self.config, trial, self.now);
         let mut explanation = explanation.expect("the trial was just found");
         if let Some(number) = explanation.last_failure()
@@ -151,9 +168,44 @@ impl<'a> Answers<'a> {
         if !self.coordinator_runs {
             explanation.at_rest(NO_COORDINATOR);
         }
-        Ok(v1::ExplainReply {
-            text: explanation.to_string(),
-            json: serde_json::to_vec(&explanation).expect("an explanation is JSON"),
+        explanation
+    }
+
+    /// Describes a trial, named by its id or a unique prefix of it. `event` reads an event from the
+    /// journal by its number.
+    pub fn trial(
+        &self,
+        trial: &str,
+        mut event: impl FnMut(u64) -> Option<Recorded>,
+    ) -> Result<v1::TrialReply, NoAnswer> {
+        let id = self.find_trial(trial)?;
+        let explanation = self.explanation(id, &mut event);
+        let points: Vec<Point> = match &self.state.trials[&id].phase {
+            Phase::Succeeded { result, .. } => event(result.event)
+                .map(|recorded| curve::of_result(&recorded.event))
+                .unwrap_or_default(),
+            _ => {
+                let live = self.state.live.progress.get(&id);
+                live.map_or_else(Vec::new, |live| live.curve.points().to_vec())
+            }
+        };
+        let curve = points.into_iter().map(|point| v1::CurvePoint {
+            epoch: point.epoch,
+            train_loss: point.train_loss,
+            accuracy: point.accuracy,
+        });
+        let settings = self.state.spec_of(id).map(|spec| spec.settings.fields());
+        let last = explanation.attempts.last();
+        let of_last = |part: fn(&Tried) -> &String| last.map(part).cloned().unwrap_or_default();
+        Ok(v1::TrialReply {
+            trial: id.to_string(),
+            settings_json: serde_json::to_vec(&settings.unwrap_or_default())
+                .expect("settings are JSON"),
+            curve: curve.collect(),
+            worker: of_last(|tried| &tried.worker),
+            host: of_last(|tried| &tried.host),
+            log: of_last(|tried| &tried.log),
+            explanation: explanation.to_string(),
         })
     }
 
@@ -252,15 +304,15 @@ mod tests {
         let sweep = &document["sweeps"][0];
         assert_eq!(
             fields(sweep),
-            "cancelled cancelled_reason cells complete complete_cells failed name \
-             remaining_at_least remaining_ms revision running running_trials submitted_at_ms \
+            "cancelled cancelled_reason cells complete complete_cells failed failures name \
+             remaining_at_least remaining_high_ms remaining_low_ms remaining_ms revision running running_trials submitted_at_ms \
              succeeded waiting waits waits_because"
         );
         let trial = &sweep["running_trials"][0];
         assert_eq!(
             fields(trial),
-            "accuracy attempt cell condition epoch images_per_s num_epochs seed slot train_loss \
-             trial worker"
+            "accuracy attempt cell condition epoch images_per_s num_epochs search seed slot \
+             train_loss trial worker"
         );
         assert_eq!(trial["accuracy"], Value::Null);
         assert_eq!(

@@ -165,6 +165,15 @@ impl Control for ControlService {
         ask(&self.owner, question).await.map(Response::new)
     }
 
+    async fn get_trial(
+        &self,
+        request: Request<v1::TrialRequest>,
+    ) -> Result<Response<v1::TrialReply>, Status> {
+        let trial = name("trial", request.into_inner().trial)?;
+        let question = |reply| OwnerRequest::Question(Question::Trial { trial, reply });
+        ask(&self.owner, question).await.map(Response::new)
+    }
+
     async fn why(
         &self,
         request: Request<v1::WhyRequest>,

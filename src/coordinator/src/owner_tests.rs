@@ -452,6 +452,39 @@ async fn trials_are_found_by_a_unique_beginning() {
 }
 
 #[tokio::test]
+async fn a_trial_is_described_with_its_settings_and_its_curve() {
+    let disk = Disk::default();
+    run_to_the_end(&disk).await;
+    let (messages, _owner) = disk.start();
+    let state = disk.replay();
+    let id = *state.trials.keys().next().unwrap();
+    let described = ask(&messages, |reply| {
+        OwnerRequest::Question(Question::Trial {
+            trial: id.to_string(),
+            reply,
+        })
+    })
+    .await
+    .unwrap()
+    .unwrap();
+    let accuracy = (id.bits() % 1000) as f64 / 1000.0;
+    assert_eq!(
+        described.curve,
+        [v1::CurvePoint {
+            epoch: 1,
+            train_loss: Some(0.5),
+            accuracy: Some(accuracy),
+        }],
+        "the journal has the whole curve"
+    );
+    let settings: serde_json::Value = serde_json::from_slice(&described.settings_json).unwrap();
+    assert_eq!(settings["dataset"], "digits");
+    assert_eq!(described.worker, "worker-1-1");
+    assert_eq!(described.log, format!("logs/{id}/attempt-1.stderr"));
+    assert!(described.explanation.contains("succeeded"));
+}
+
+#[tokio::test]
 async fn a_panic_while_answering_answers_that_question_and_nothing_else() {
     let disk = Disk::default();
     let (messages, owner) = disk.start();

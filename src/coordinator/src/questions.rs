@@ -28,6 +28,9 @@ impl Owner {
             Question::Explain { trial, reply } => {
                 drop(reply.send(guarded(|| self.explain(&trial))));
             }
+            Question::Trial { trial, reply } => {
+                drop(reply.send(guarded(|| self.trial(&trial))));
+            }
             Question::Held { reply } => drop(reply.send(guarded(|| Ok(self.held())))),
         }
     }
@@ -78,6 +81,12 @@ impl Owner {
         let answers = Answers::live(&self.state, &self.config, self.clock.now());
         let storage = &mut self.storage;
         Ok(answers.explain(trial, |number| storage.event(number))?)
+    }
+
+    fn trial(&mut self, trial: &str) -> Result<v1::TrialReply, Status> {
+        let answers = Answers::live(&self.state, &self.config, self.clock.now());
+        let storage = &mut self.storage;
+        Ok(answers.trial(trial, |number| storage.event(number))?)
     }
 }
 

@@ -83,6 +83,10 @@ pub enum Question {
         known: Option<u64>,
         reply: Reply<Option<Arc<State>>>,
     },
+    Trial {
+        trial: String,
+        reply: Reply<v1::TrialReply>,
+    },
     Explain {
         trial: String,
         reply: Reply<v1::ExplainReply>,

@@ -6,11 +6,14 @@ use schedule::Config;
 use schedule::state::{
     Millis, Phase, Presence, State, SweepState, SweepTrial, UnknownSweep, WorkerId, WorkerState,
 };
+use sweep::definition::Role;
 
 use crate::time_left::time_left;
 
 /// Maximum number of running trials listed per sweep; `SweepStatus::running` counts them all.
 const MAX_RUNNING: usize = 1_000;
+/// Maximum number of failed trials listed per sweep.
+const MAX_FAILURES: usize = 100;
 /// Share of the stall limit after which `status` shows a running trial as stalled.
 const STALL_SHOWN: f64 = 0.5;
 
@@ -63,7 +66,28 @@ pub fn sweep(
             .map_or(v1::WaitReason::Unspecified, |waits| waits.reason.into())
             .into(),
         waits_because,
+        remaining_low_ms: time_left.range.map_or(0, |(low, _)| low),
+        remaining_high_ms: time_left.range.map_or(0, |(_, high)| high),
+        failures: Vec::new(),
     })
+}
+
+/// Returns the first trials of a sweep that failed.
+pub fn failures(state: &State, entry: &SweepState) -> Vec<v1::FailedTrial> {
+    let describe = |index: &u32| {
+        let wanted = entry.trials.get(*index as usize)?;
+        let trial = state.trials.get(&wanted.id)?;
+        Some(v1::FailedTrial {
+            trial: wanted.id.to_string(),
+            cell: cell_name(entry, wanted),
+            seed: wanted.seed,
+            attempts: trial.attempts.len() as u32,
+            search: wanted.role == Role::Search,
+            failure: trial.failure()?.message.clone(),
+        })
+    };
+    let failed = entry.tally.failed.iter().take(MAX_FAILURES);
+    failed.filter_map(describe).collect()
 }
 
 pub fn worker(
@@ -196,6 +220,7 @@ fn running_trial(
         train_loss: progress.train_loss,
         accuracy: progress.accuracy,
         condition: condition.into(),
+        search: wanted.role == Role::Search,
     })
 }
 

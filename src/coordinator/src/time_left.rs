@@ -16,7 +16,14 @@ pub struct TimeLeft {
     pub ms: Millis,
     /// True if a search has not ended: the trials that follow from it are unknown.
     pub at_least: bool,
+    /// The range of the time with 95 % probability, by the spread of the trials so far.
+    pub range: Option<(Millis, Millis)>,
 }
+
+/// Fewest trials whose durations have a spread that means something.
+const MIN_TRIALS: u64 = 3;
+/// Standard deviations on either side that hold 95 % of a normal distribution.
+const DEVIATIONS: f64 = 1.96;
 
 /// Work and the time that it took.
 #[derive(Clone, Copy, Default)]
@@ -65,11 +72,38 @@ pub fn time_left(state: &State, entry: &SweepState, now: Millis) -> TimeLeft {
         return TimeLeft::default();
     }
     let work = ((left_cost + coming_cost) / parallel as f64).max(longest);
+    let ms = work * pace.ms / pace.cost;
+    let deviation = (entry.counts.succeeded >= MIN_TRIALS && finished.cost > 0.0).then(|| {
+        let variance = pace_variance(tally.done_squares as f64, finished, entry.counts.succeeded);
+        // One slot's share of the work varies by itself; the pace that was measured is common to all.
+        (variance * (work / parallel_of(work, longest, parallel) + work * work / finished.cost))
+            .sqrt()
+    });
     // A cast from a float saturates.
     TimeLeft {
-        ms: (work * pace.ms / pace.cost) as Millis,
+        ms: ms as Millis,
         at_least: coming_trials > 0,
+        range: deviation.map(|deviation| {
+            let half = DEVIATIONS * deviation;
+            ((ms - half).max(0.0) as Millis, (ms + half) as Millis)
+        }),
     }
+}
+
+/// Returns the number of slots whose differences level out: none if one long trial decides the end.
+fn parallel_of(work: f64, longest: f64, parallel: u64) -> f64 {
+    if work <= longest {
+        1.0
+    } else {
+        parallel as f64
+    }
+}
+
+/// Returns the variance of the duration of one unit of work, if that of a trial is proportional to
+/// its work. `squares`: the sum of squared durations, each divided by its work.
+fn pace_variance(squares: f64, finished: Pace, trials: u64) -> f64 {
+    let around_the_mean = squares - finished.ms * finished.ms / finished.cost;
+    around_the_mean.max(0.0) / (trials - 1) as f64
 }
 
 /// Returns the predicted work of the longest waiting trial, which is the first of its sweep in the
@@ -156,4 +190,30 @@ fn share_done(state: &State, wanted: &SweepTrial, trial: &TrialState) -> f64 {
         .map_or(0.0, |live| {
             (f64::from(live.progress.epoch) / f64::from(live.progress.num_epochs)).min(1.0)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variance_of_the_pace_is_that_of_the_sample() {
+        let durations = [80.0, 100.0, 120.0];
+        let finished = Pace {
+            ms: durations.iter().sum(),
+            cost: 3.0,
+        };
+        let squares = durations.iter().map(|ms| ms * ms).sum::<f64>();
+        assert!((pace_variance(squares, finished, 3) - 400.0).abs() < 1e-9);
+        let equal = Pace {
+            ms: 300.0,
+            cost: 3.0,
+        };
+        assert_eq!(pace_variance(30_000.0, equal, 3), 0.0);
+        assert_eq!(
+            pace_variance(29_999.0, equal, 3),
+            0.0,
+            "rounding does not make it negative"
+        );
+    }
 }

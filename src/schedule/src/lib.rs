@@ -13,6 +13,7 @@ mod architecture;
 mod check;
 mod checked_sweep;
 mod config;
+pub mod curve;
 mod decide;
 mod effects;
 pub mod event;

@@ -6,6 +6,7 @@ use sweep::{AttemptId, TrialId};
 
 use crate::allocation;
 use crate::config::Config;
+use crate::curve::Curve;
 use crate::event::{Input, RunningAttempt};
 use crate::state::{Live, LiveProgress, Millis, State, WorkerId};
 
@@ -169,20 +170,21 @@ fn message_received(state: &mut State, worker: &WorkerId, now: Millis) {
 fn record_progress(state: &mut State, running: &[RunningAttempt], now: Millis) {
     for reported in running {
         let AttemptId { trial, number } = reported.id;
-        let moved = match state.live.progress.get(&trial) {
+        let mut curve = match state.live.progress.get_mut(&trial) {
             // A late report of an attempt that newer ones have followed.
             Some(known) if known.attempt > number => continue,
-            Some(known) if known.attempt == number => advanced(known, reported),
-            _ => true,
+            Some(known) if known.attempt == number && !advanced(known, reported) => continue,
+            Some(known) if known.attempt == number => std::mem::take(&mut known.curve),
+            _ => Curve::default(),
         };
-        if moved {
-            let entry = LiveProgress {
-                attempt: number,
-                progress: reported.progress.clone(),
-                advanced_at: now,
-            };
-            state.live.progress.insert(trial, entry);
-        }
+        curve.add(&reported.progress);
+        let entry = LiveProgress {
+            attempt: number,
+            progress: reported.progress.clone(),
+            advanced_at: now,
+            curve,
+        };
+        state.live.progress.insert(trial, entry);
     }
 }
 

@@ -19,6 +19,7 @@ use sweep::record::{Failure, FailureClass, Provenance, Timing, TrialResult};
 use sweep::{AttemptId, AttemptNo, Sweep, Trainer, TrialId, TrialSpec, text};
 
 use crate::allocation::{Allocation, AllocationId, LaunchLive, LaunchQueue, QueueName};
+use crate::curve::Curve;
 use crate::tally::Tally;
 use crate::trials::Trials;
 
@@ -388,6 +389,7 @@ pub struct LiveProgress {
     pub progress: Progress,
     /// Time at which epoch, step or collectives last grew.
     pub advanced_at: Millis,
+    pub curve: Curve,
 }
 
 /// A name that no sweep has. The message lists the sweeps that exist.

@@ -16,6 +16,7 @@ pub struct Tally {
     /// Waiting trials, as indices into `SweepState::trials`.
     pub waiting: BTreeSet<u32>,
     pub running: BTreeSet<u32>,
+    pub failed: BTreeSet<u32>,
     /// Cells that have result trials and a result for each.
     pub complete_cells: u64,
     /// Predicted work of the trials with a result, of those that wait and of those that run, in
@@ -25,6 +26,9 @@ pub struct Tally {
     pub running_work: u128,
     /// Total duration of the attempts that gave results.
     pub done_ms: u64,
+    /// Sum over the trials with a result of the square of that duration divided by the predicted
+    /// work, which gives the spread of their pace.
+    pub done_squares: u128,
     /// Result trials of each cell, and how many of them have a result.
     cells: Vec<(u32, u32)>,
 }
@@ -64,8 +68,12 @@ impl Tally {
             Phase::Succeeded { .. } => {
                 self.done_work += work(wanted.cost);
                 self.done_ms = self.done_ms.saturating_add(duration_ms(trial));
+                self.done_squares = self.done_squares.saturating_add(square(wanted, trial));
             }
-            Phase::Failed { .. } | Phase::Cancelled => {}
+            Phase::Failed { .. } => {
+                self.failed.insert(index);
+            }
+            Phase::Cancelled => {}
         }
         self.change_cell(wanted, |(trials, succeeded)| {
             *trials += 1;
@@ -87,8 +95,12 @@ impl Tally {
             Phase::Succeeded { .. } => {
                 self.done_work -= work(wanted.cost);
                 self.done_ms = self.done_ms.saturating_sub(duration_ms(trial));
+                self.done_squares = self.done_squares.saturating_sub(square(wanted, trial));
             }
-            Phase::Failed { .. } | Phase::Cancelled => {}
+            Phase::Failed { .. } => {
+                self.failed.remove(&index);
+            }
+            Phase::Cancelled => {}
         }
         self.change_cell(wanted, |(trials, succeeded)| {
             *trials -= 1;
@@ -112,6 +124,13 @@ impl Tally {
 
 fn has_result(trial: &TrialState) -> bool {
     matches!(trial.phase, Phase::Succeeded { .. })
+}
+
+/// Returns the square of a trial's duration divided by its predicted work; a cast from a float
+/// saturates.
+fn square(wanted: &SweepTrial, trial: &TrialState) -> u128 {
+    let duration = duration_ms(trial) as f64;
+    (duration * duration / wanted.cost.max(f64::MIN_POSITIVE)) as u128
 }
 
 /// Returns the duration of the attempt that gave the result.
