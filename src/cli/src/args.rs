@@ -8,6 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use worker::devices::DeviceChoice;
 
+pub use crate::config::ConfigArgs;
 use crate::exit::EXIT_CODES;
 use crate::host_port::HostPort;
 pub use crate::launch_args::LaunchArgs;
@@ -44,6 +45,9 @@ pub struct Global {
     /// Format of stdout: text for people, or JSON with `"schema": 1` for programs
     #[arg(long, value_enum, default_value_t = OutputFormat::Text, global = true, value_name = "FORMAT")]
     pub output: OutputFormat,
+    /// Settings of the project, in place of the `orchestrator.toml` in this folder or above it
+    #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_CONFIG", global = true)]
+    pub config: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -94,6 +98,8 @@ pub enum Command {
     Data(DataCommand),
     /// Show what a worker would get here, and whether Slurm can be used
     Doctor,
+    /// Show the settings in force, and whether each is from a flag, the environment or a file
+    Config(ConfigArgs),
     /// Write the class embeddings of a hierarchy
     Embed(EmbedArgs),
     /// The journal: export its events, verify it, or repair it after damage

@@ -2,24 +2,23 @@
 //! home it is in the folder for temporary files, where another user could have created a directory
 //! of that name before.
 
-use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 
 use crate::exit::ExpectedError;
+use crate::home_folders;
 
 const NAME: &str = "orchestrator";
 
 pub fn default() -> Result<PathBuf, ExpectedError> {
-    let uid = Uid::current();
-    let from_passwd = || User::from_uid(uid).ok().flatten().map(|user| user.dir);
-    if let Some(dir) = in_home(|variable| std::env::var_os(variable), from_passwd) {
+    if let Some(dir) = home_folders::cache() {
         return Ok(dir);
     }
+    let uid = Uid::current();
     let dir = std::env::temp_dir().join(format!("{NAME}-{uid}"));
     private(&dir, uid.as_raw()).map_err(|reason| ExpectedError::Infrastructure {
         what: "no cache directory",
@@ -29,28 +28,6 @@ pub fn default() -> Result<PathBuf, ExpectedError> {
         ),
     })?;
     Ok(dir)
-}
-
-/// `$XDG_CACHE_HOME/orchestrator`, else `.cache/orchestrator` in the home directory from the
-/// environment or else from the password file. A missing home directory and `/`, which services
-/// have, do not count.
-fn in_home(
-    variable: impl Fn(&str) -> Option<OsString>,
-    from_passwd: impl FnOnce() -> Option<PathBuf>,
-) -> Option<PathBuf> {
-    let absolute = |name: &str| {
-        variable(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    if let Some(caches) = absolute("XDG_CACHE_HOME") {
-        return Some(caches.join(NAME));
-    }
-    let is_home = |home: &PathBuf| home.is_dir() && home.parent().is_some();
-    let home = absolute("HOME")
-        .filter(is_home)
-        .or_else(|| from_passwd().filter(is_home))?;
-    Some(home.join(".cache").join(NAME))
 }
 
 /// Creates the directory with mode 0700, or accepts one of this user that no other user can enter.
@@ -82,32 +59,6 @@ mod tests {
     use std::fs::{self, Permissions};
 
     use super::*;
-
-    #[test]
-    fn a_home_is_looked_for_in_the_environment_and_then_among_the_users() {
-        let place = tempfile::tempdir().unwrap();
-        let home = place.path();
-        let found = |xdg: &str, variable: &str, passwd: Option<&Path>| {
-            let value = |name: &str| {
-                let value = if name == "XDG_CACHE_HOME" {
-                    xdg
-                } else {
-                    variable
-                };
-                (!value.is_empty()).then(|| OsString::from(value))
-            };
-            in_home(value, || passwd.map(Path::to_owned))
-        };
-        let expected = Some(home.join(".cache/orchestrator"));
-        assert_eq!(
-            found("/caches", "/nonexistent", None),
-            Some("/caches/orchestrator".into())
-        );
-        assert_eq!(found("relative", home.to_str().unwrap(), None), expected);
-        assert_eq!(found("", "", Some(home)), expected);
-        assert_eq!(found("", "/nonexistent", Some(home)), expected);
-        assert_eq!(found("", "/", Some(Path::new("/nonexistent"))), None);
-    }
 
     #[test]
     fn a_directory_among_temporary_files_must_be_this_users_alone() {

@@ -18,9 +18,9 @@ pub const EXIT_CODES: &str = "Exit codes:
 /// The errors that are expected, grouped by what the user must do about them.
 #[derive(Debug, thiserror::Error)]
 pub enum ExpectedError {
-    /// The errors of a sweep file, already formatted with excerpts of the file.
+    /// The errors of a sweep or configuration file, already formatted with excerpts of the file.
     #[error("{0}")]
-    SweepFile(String),
+    InFile(String),
     #[error("{0}")]
     BadInput(String),
     /// The missing inputs, one line each, with the command that gets it.
@@ -97,7 +97,7 @@ impl Outcome {
 impl ExpectedError {
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::SweepFile(_)
+            Self::InFile(_)
             | Self::BadInput(_)
             | Self::Missing(_)
             | Self::Token(_)
@@ -116,7 +116,7 @@ impl ExpectedError {
 
     /// Formats the message and its causes for stderr.
     pub fn render(&self) -> String {
-        if let Self::SweepFile(drawn) = self {
+        if let Self::InFile(drawn) = self {
             return drawn.clone();
         }
         format!("error: {}\n", with_causes(self))

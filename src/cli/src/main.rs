@@ -9,11 +9,13 @@ mod args;
 mod cache_dir;
 mod client;
 mod commands;
+mod config;
 mod estimate;
 mod exit;
 mod fit;
 mod follow;
 mod footer;
+mod home_folders;
 mod host_port;
 mod launch_args;
 mod launching;
@@ -29,22 +31,24 @@ mod trainer;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use args::Cli;
+use config::Refused;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
+    let (cli, configuration) = match config::command_line(std::env::args_os().collect()) {
+        Ok(read) => read,
+        Err(Refused::CommandLine(error)) => {
             // `--help` and `--version` arrive here too, and are no errors.
             let code = if error.use_stderr() { 1 } else { 0 };
             let _ = error.print();
             return ExitCode::from(code);
         }
+        Err(Refused::File(error)) => {
+            stderr::error(&error);
+            return ExitCode::from(error.exit_code());
+        }
     };
     stderr::init(&cli.global, &cli.command);
-    match commands::run(cli) {
+    match commands::run(cli, &configuration) {
         Ok(outcome) => ExitCode::from(outcome.exit_code()),
         Err(error) => {
             stderr::error(&error);

@@ -18,6 +18,9 @@ use crate::cache_dir;
 use crate::exit::ExpectedError;
 use crate::stderr;
 
+/// The data directory that is used if none is named.
+pub const DATA_DIR: &str = "data";
+
 /// The directories of this machine.
 #[derive(Clone, Debug)]
 pub struct Places {
@@ -32,7 +35,7 @@ impl Places {
         let data_dir = arguments
             .data_dir
             .clone()
-            .unwrap_or_else(|| PathBuf::from("data"));
+            .unwrap_or_else(|| PathBuf::from(DATA_DIR));
         let cache_dir = match &arguments.cache_dir {
             Some(cache_dir) => cache_dir.clone(),
             None => cache_dir::default()?,

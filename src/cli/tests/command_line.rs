@@ -3,10 +3,11 @@
 //! `UPDATE_GOLDENS=1 cargo test --release -p cli` rewrites the golden files; read the difference as
 //! prose.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+mod place;
 
-use tempfile::TempDir;
+use std::process::Stdio;
+
+use place::{Place, golden};
 
 const SWEEP: &str = "
 name: tiny
@@ -20,86 +21,6 @@ seeds: 3
 outputs:
   - table: {rows: loss, columns: samples_per_class}
 ";
-
-struct Place {
-    folder: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        Self {
-            folder: TempDir::new().expect("a folder for temporary files"),
-        }
-    }
-
-    fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.folder.path().join(name);
-        std::fs::write(&path, text).expect("the folder can be written");
-        path
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments)
-            .output()
-            .expect("the command starts")
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
-        command.args(arguments).current_dir(self.folder.path());
-        for (variable, _) in std::env::vars_os() {
-            if variable.to_string_lossy().starts_with("ORCHESTRATOR_") || variable == "RUST_LOG" {
-                command.env_remove(variable);
-            }
-        }
-        command.env("COLUMNS", "100");
-        command
-    }
-
-    /// Returns stderr of a command that must end with this code and print no data.
-    fn refused(&self, code: i32, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let stderr = String::from_utf8(output.stderr).expect("messages are UTF-8");
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
-        assert!(
-            output.stdout.is_empty(),
-            "{arguments:?} printed {}",
-            String::from_utf8_lossy(&output.stdout)
-        );
-        stderr
-    }
-
-    /// Returns stdout of a command that must succeed.
-    fn printed(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert_eq!(
-            output.status.code(),
-            Some(0),
-            "{arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).expect("output is UTF-8")
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-}
-
-fn golden(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/goldens")
-        .join(name);
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
-        std::fs::write(&path, found).expect("the golden file can be written");
-    }
-    let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        found == expected,
-        "{} differs:\n--- expected\n{expected}\n--- found\n{found}",
-        path.display()
-    );
-}
 
 #[test]
 fn help_names_every_command_and_exit_code() {
@@ -741,7 +662,7 @@ fn data_check_decodes_every_image_and_lists_every_fault() {
 fn doctor_shows_what_a_worker_gets_here_and_whether_slurm_can_be_used() {
     use std::os::unix::fs::PermissionsExt;
     let place = Place::new();
-    let tools = place.folder.path().join("tools");
+    let tools = place.path().join("tools");
     std::fs::create_dir(&tools).expect("the folder can be written");
     let doctor = |variables: &[(&str, &str)]| {
         let mut command = place.command(&["doctor"]);

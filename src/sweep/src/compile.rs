@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::definition::Sweep;
-use crate::diagnostic::{Errors, Source};
+use crate::diagnostic::{Errors, source};
 use crate::draft::{self, Draft};
 use crate::expand::{self, Expanded};
 use crate::inputs::Inputs;
@@ -22,12 +22,12 @@ pub(crate) fn compile(
     find_side: FindSide<'_>,
 ) -> Result<Sweep, Errors> {
     if text.len() as u64 > MAX_FILE_BYTES {
-        let reader = Reader::new(Source::new(miette::NamedSource::new(name, String::new())));
+        let reader = Reader::new(source(name, ""));
         let message = format!("the file is larger than {} MiB", MAX_FILE_BYTES >> 20);
         let problem = reader.problem(&(0..0), message);
         return Err(problem.help("is it a sweep file?").into());
     }
-    let mut reader = Reader::new(Source::new(miette::NamedSource::new(name, text.to_owned())));
+    let mut reader = Reader::new(source(name, text));
     let root = match yaml::parse(text) {
         Ok(Some(root)) => root,
         Ok(None) => {

@@ -12,8 +12,13 @@ use miette::{
     Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode,
 };
 
-/// A file that was read: the sweep itself, or one with published values.
+/// A file that was read, such as the sweep itself.
 pub type Source = Arc<NamedSource<String>>;
+
+/// Returns a text with the name that it has in messages.
+pub fn source(name: &str, text: impl Into<String>) -> Source {
+    Arc::new(NamedSource::new(name, text.into()))
+}
 
 /// One problem at one place.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::path::{Component, Path};
 
 use crate::definition::Sweep;
-use crate::diagnostic::{Errors, Problem, Source};
+use crate::diagnostic::{Errors, Problem, source};
 
 /// Larger files are refused unread: the longest sweep that a person writes is a hundredth of this.
 pub const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -74,7 +74,7 @@ fn read_bounded(path: &Path) -> io::Result<String> {
 }
 
 fn unreadable(name: &str, error: &io::Error) -> Errors {
-    let source = Source::new(miette::NamedSource::new(name, String::new()));
+    let source = source(name, "");
     let help = match error.kind() {
         io::ErrorKind::NotFound => {
             "check the path; the sweeps that come with the program are in sweeps/"

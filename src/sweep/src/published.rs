@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::axis::DraftAxis;
 use crate::definition::{Cell, PublishedValue};
-use crate::diagnostic::Source;
+use crate::diagnostic::source;
 use crate::field::did_you_mean;
 use crate::load::{MAX_FILE_BYTES, ReadFile};
 use crate::reader::Reader;
@@ -57,7 +57,7 @@ pub(crate) fn read(
         };
         match read_file(&path) {
             Ok(text) if text.len() as u64 <= MAX_FILE_BYTES => {
-                let mut inner = Reader::new(Source::new(miette::NamedSource::new(path, text)));
+                let mut inner = Reader::new(source(&path, text));
                 read_in_file(&mut inner, axes, cells, &mut published);
                 inner
                     .problems

@@ -2,6 +2,7 @@
 
 mod change;
 mod cluster;
+mod config;
 mod data;
 mod doctor;
 mod embed;
@@ -13,11 +14,12 @@ mod run;
 mod serve;
 
 use crate::args::{Cli, Command, DataCommand, JournalCommand};
+use crate::config::Configuration;
 use crate::exit::{ExpectedError, Outcome};
 use crate::output::{self, Output};
 
 /// Runs one command to its end.
-pub fn run(cli: Cli) -> Result<Outcome, ExpectedError> {
+pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedError> {
     let output = Output::new(cli.global.output);
     match cli.command {
         Command::Run(arguments) => run::run(&arguments, output),
@@ -39,6 +41,7 @@ pub fn run(cli: Cli) -> Result<Outcome, ExpectedError> {
         Command::Data(DataCommand::Sheet(arguments)) => data::sheet(&arguments, output),
         Command::Data(DataCommand::Check(arguments)) => data::check(&arguments, output),
         Command::Doctor => block_on(doctor::doctor(output)),
+        Command::Config(_) => config::config(configuration, output),
         Command::Embed(arguments) => embed::embed(&arguments, output),
         Command::Journal(JournalCommand::Export(arguments)) => journal::export(&arguments),
         Command::Journal(JournalCommand::Verify(arguments)) => journal::verify(&arguments, output),

@@ -121,7 +121,7 @@ pub fn load(file: &Path, places: Option<&Places>) -> Result<Sweep, ExpectedError
             .ok()
             .flatten()
     };
-    sweep::load_with(file, &side).map_err(|errors| ExpectedError::SweepFile(errors.render(style)))
+    sweep::load_with(file, &side).map_err(|errors| ExpectedError::InFile(errors.render(style)))
 }
 
 fn is_folder(dataset: &str) -> bool {
