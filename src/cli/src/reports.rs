@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use coordinator::{JournalEpochs, NoAnswer};
+use coordinator::{JournalResults, NoAnswer};
 use protocol::v1::{self, ReportFiles};
 use report::{FileSink, Reporter};
 
@@ -28,8 +28,8 @@ pub fn from_journal(
     sink: &mut dyn FileSink,
 ) -> Result<Report, ExpectedError> {
     let reporter = Reporter::of(&journal.state, sweep).map_err(NoAnswer::from)?;
-    let mut epochs = JournalEpochs::of(&journal.state_dir);
-    coordinator::write_report(&reporter, files, &mut epochs, sink).map_err(sink_error)?;
+    let mut stored = JournalResults::of(&journal.state_dir);
+    coordinator::write_report(&reporter, files, &mut stored, sink).map_err(sink_error)?;
     let v1::ReportHead {
         complete,
         failed_trials,

@@ -343,6 +343,7 @@ fn end(worker: &WorkerId, attempt: AttemptId) -> Input {
         train_loss: 0.5,
         accuracy: Some(accuracy),
         state_hash: "0123456789abcdef".to_owned(),
+        ..EpochRecord::default()
     };
     let provenance = Provenance {
         trainer: "0.1.0 (0123456)".to_owned(),
@@ -354,6 +355,7 @@ fn end(worker: &WorkerId, attempt: AttemptId) -> Input {
         ..Provenance::default()
     };
     let result = TrialResult {
+        classes: None,
         last_accuracy: accuracy,
         best_accuracy: accuracy,
         best_epoch: 0,

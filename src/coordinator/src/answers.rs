@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::io;
 
 use protocol::v1;
-use report::{Epochs, FileSink, Reporter};
+use report::{FileSink, Reporter, StoredResults};
 use schedule::curve::{self, Point};
 use schedule::event::Recorded;
 use schedule::state::{Millis, Phase, Presence, State, UnknownSweep, WorkerState};
@@ -265,13 +265,13 @@ pub fn report_head(reporter: &Reporter<'_>) -> v1::ReportHead {
 pub fn write_report(
     reporter: &Reporter<'_>,
     files: v1::ReportFiles,
-    epochs: &mut dyn Epochs,
+    stored: &mut dyn StoredResults,
     sink: &mut dyn FileSink,
 ) -> io::Result<()> {
     match files {
         v1::ReportFiles::None => Ok(()),
         v1::ReportFiles::Json => reporter.write_json(sink),
-        v1::ReportFiles::All => reporter.write_files(epochs, sink),
+        v1::ReportFiles::All => reporter.write_files(stored, sink),
     }
 }
 

@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::epochs::OpenEpochs;
 use crate::outbox::{OutboxStream, outbox};
 use crate::reports::Reports;
 use crate::requests::{OwnerRequest, Question, ask};
+use crate::stored_results::OpenResults;
 
 /// Limit on the bytes under way to one `tail`; one that falls further behind is cut off.
 const TAIL_BYTES: u32 = 1 << 20;
@@ -29,9 +29,9 @@ pub struct ControlService {
 }
 
 impl ControlService {
-    pub fn new(owner: mpsc::Sender<OwnerRequest>, epochs: OpenEpochs, build: String) -> Self {
+    pub fn new(owner: mpsc::Sender<OwnerRequest>, results: OpenResults, build: String) -> Self {
         Self {
-            reports: Reports::new(owner.clone(), epochs),
+            reports: Reports::new(owner.clone(), results),
             owner,
             build,
         }

@@ -17,12 +17,12 @@ use tonic::{Code, Status};
 use v1::report_chunk::Chunk;
 
 use crate::clock::Clock;
-use crate::epochs::epochs_of;
 use crate::outbox::{OutboxStream, outbox};
 use crate::owner::Owner;
 use crate::reports::Reports;
 use crate::requests::{OwnerRequest, Question, Reply, Stream};
 use crate::storage::{Storage, StorageFault};
+use crate::stored_results::result_of;
 
 /// State that survives the death of a process.
 #[derive(Clone, Default)]
@@ -45,9 +45,9 @@ enum Moment {
     AfterCommit,
 }
 
-impl report::Epochs for Disk {
-    fn epochs(&mut self, event: u64) -> std::io::Result<Vec<EpochRecord>> {
-        epochs_of(self.event(event), event)
+impl report::StoredResults for Disk {
+    fn result(&mut self, event: u64) -> std::io::Result<TrialResult> {
+        result_of(self.event(event), event)
     }
 }
 
@@ -129,6 +129,7 @@ fn sweep() -> CheckedSweep {
 fn result(trial: TrialId) -> TrialResult {
     let accuracy = (trial.bits() % 1000) as f64 / 1000.0;
     TrialResult {
+        classes: None,
         last_accuracy: accuracy,
         best_accuracy: accuracy,
         best_epoch: 0,
@@ -139,6 +140,7 @@ fn result(trial: TrialId) -> TrialResult {
             train_loss: 0.5,
             accuracy: Some(accuracy),
             state_hash: trial.to_string(),
+            ..EpochRecord::default()
         }],
         provenance: Provenance::default(),
         timing: Timing::default(),

@@ -17,8 +17,8 @@ use tonic::Status;
 use v1::report_chunk::Chunk;
 
 use crate::answers::{NoAnswer, report_head, why, write_report};
-use crate::epochs::OpenEpochs;
 use crate::requests::{self, OwnerRequest, Question};
+use crate::stored_results::OpenResults;
 
 /// Maximum number of reports with files of large sweeps at a time; further ones wait.
 const LARGE_AT_A_TIME: usize = 2;
@@ -39,7 +39,7 @@ type Files = Vec<(String, Vec<u8>)>;
 #[derive(Clone)]
 pub struct Reports {
     owner: mpsc::Sender<OwnerRequest>,
-    epochs: OpenEpochs,
+    results: OpenResults,
     made_last: Arc<Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Kept>>>>>,
     large: Arc<Semaphore>,
 }
@@ -66,10 +66,10 @@ struct Whole {
 }
 
 impl Reports {
-    pub fn new(owner: mpsc::Sender<OwnerRequest>, epochs: OpenEpochs) -> Self {
+    pub fn new(owner: mpsc::Sender<OwnerRequest>, results: OpenResults) -> Self {
         Self {
             owner,
-            epochs,
+            results,
             made_last: Arc::default(),
             large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)),
         }
@@ -172,9 +172,9 @@ impl Reports {
             let taken = Instant::now();
             if let Some(state) = self.snapshot(sweep, kept.changed.filter(|_| has)).await? {
                 let changed = state.sweeps.get(sweep).map(|entry| entry.changed);
-                let epochs = with_files.then(|| self.epochs.clone());
+                let results = with_files.then(|| self.results.clone());
                 let Whole { head, text, files } =
-                    make(state, sweep.to_owned(), width, epochs).await?;
+                    make(state, sweep.to_owned(), width, results).await?;
                 if kept.changed != changed || kept.texts.len() >= KEPT_WIDTHS {
                     *kept = Kept::default();
                 }
@@ -225,14 +225,14 @@ impl Reports {
             to: to.clone(),
             runtime: Handle::current(),
         };
-        let open_epochs = self.epochs.clone();
+        let open_results = self.results.clone();
         let written = move || -> io::Result<()> {
             let reporter = Reporter::of(&state, &sweep).map_err(io::Error::other)?;
             reader.send(Chunk::Head(report_head(&reporter)))?;
             for piece in pieces(&reporter.text(width)) {
                 reader.send(Chunk::Text(piece.to_owned()))?;
             }
-            write_report(&reporter, files, &mut *open_epochs(), &mut reader)?;
+            write_report(&reporter, files, &mut *open_results(), &mut reader)?;
             reader.send(Chunk::End(v1::ReportEnd {}))
         };
         off_thread(written)
@@ -245,14 +245,14 @@ async fn make(
     state: Arc<State>,
     sweep: String,
     width: usize,
-    with_files: Option<OpenEpochs>,
+    with_files: Option<OpenResults>,
 ) -> Result<Whole, Status> {
     let make = move || -> Result<Whole, Status> {
         let reporter = Reporter::of(&state, &sweep).map_err(NoAnswer::from)?;
-        let files = with_files.map(|open_epochs| {
+        let files = with_files.map(|open_results| {
             let mut files = Files::new();
             reporter
-                .write_files(&mut *open_epochs(), &mut files)
+                .write_files(&mut *open_results(), &mut files)
                 .map_err(|error| Status::unavailable(error.to_string()))?;
             Ok::<_, Status>(Arc::new(files))
         });

@@ -26,13 +26,13 @@ use tonic::{Request, Status};
 use crate::clock::Clock;
 use crate::connections::{Gate, Guard, Limits};
 use crate::control::ControlService;
-use crate::epochs::{JournalEpochs, OpenEpochs};
 use crate::fleet::FleetService;
 use crate::http::Page;
 use crate::launcher;
 use crate::owner::Owner;
 use crate::requests::{OwnerRequest, Question, ask};
 use crate::storage::{self, Storage, StorageFault};
+use crate::stored_results::{JournalResults, OpenResults};
 use crate::token_file;
 
 /// Number of messages that may wait for the owner; further senders wait.
@@ -112,9 +112,9 @@ impl Coordinator {
         let path = state_dir.clone();
         let opened = tokio::task::spawn_blocking(move || storage::open(&path));
         let opened = opened.await.map_err(|_| Error::OwnerEnded)??;
-        let epochs: OpenEpochs = Arc::new(move || Box::new(JournalEpochs::of(&state_dir)));
+        let results: OpenResults = Arc::new(move || Box::new(JournalResults::of(&state_dir)));
         let config = options.config;
-        let mut handle = serve(listener, address, tokens.clone(), config, opened, epochs)?;
+        let mut handle = serve(listener, address, tokens.clone(), config, opened, results)?;
         handle.token_watch = options
             .token_file
             .zip(tokens)
@@ -131,7 +131,7 @@ fn serve(
     tokens: Option<AcceptedTokens>,
     config: Config,
     (mut state, last, storage): Opened,
-    epochs: OpenEpochs,
+    results: OpenResults,
 ) -> Result<Handle, Error> {
     let cannot_listen = |source| Error::Listen {
         address: address.to_string(),
@@ -148,7 +148,7 @@ fn serve(
     })
     .max_decoding_message_size(MAX_MESSAGE_BYTES)
     .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let control = ControlServer::new(ControlService::new(messages.clone(), epochs, build))
+    let control = ControlServer::new(ControlService::new(messages.clone(), results, build))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let check = admit(tokens.clone());

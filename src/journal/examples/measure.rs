@@ -232,6 +232,7 @@ fn end(id: AttemptId) -> EndedAttempt {
         train_loss: 0.123456789,
         accuracy: Some(0.987654321),
         state_hash: id.trial.to_string(),
+        ..EpochRecord::default()
     };
     let provenance = Provenance {
         trainer: "0.1.0 (0123456)".to_owned(),
@@ -251,6 +252,7 @@ fn end(id: AttemptId) -> EndedAttempt {
         num_parameters: 78_042,
     };
     let result = TrialResult {
+        classes: None,
         last_accuracy: 0.987654321,
         best_accuracy: 0.987654321,
         best_epoch: 11,

@@ -49,7 +49,7 @@ prop_compose! {
 
 prop_compose! {
     fn epoch()(train_loss in finite(), accuracy in proptest::option::of(fraction()), hash in any::<u64>()) -> EpochRecord {
-        EpochRecord { train_loss, accuracy, state_hash: format!("{hash:016x}") }
+        EpochRecord { train_loss, accuracy, state_hash: format!("{hash:016x}"), ..EpochRecord::default() }
     }
 }
 
@@ -61,6 +61,7 @@ prop_compose! {
     ) -> TrialResult {
         let best_epoch = best.index(epochs.len()) as u32;
         TrialResult {
+classes: None,
             last_accuracy, best_accuracy, best_epoch, last_balanced_accuracy, train_loss, eval_loss, epochs,
             provenance: Provenance { host, ..Provenance::default() },
             timing: Timing { train_s, ..Timing::default() },
@@ -320,6 +321,7 @@ fn escape_sequences_do_not_pass_in_documents() {
         train_loss: 0.5,
         accuracy: None,
         state_hash: "00".into(),
+        ..EpochRecord::default()
     };
     let provenance = Provenance {
         trainer: dirty.into(),
@@ -329,6 +331,7 @@ fn escape_sequences_do_not_pass_in_documents() {
         ..Provenance::default()
     };
     let result = TrialResult {
+        classes: None,
         last_accuracy: 0.5,
         best_accuracy: 0.5,
         best_epoch: 0,
@@ -454,6 +457,7 @@ fn bad_fields_of_an_outcome_are_named() {
 #[test]
 fn a_result_that_nobody_would_take_is_sent_as_a_failure() {
     let result = TrialResult {
+        classes: None,
         last_accuracy: f64::NAN,
         best_accuracy: 1.0,
         best_epoch: 0,
@@ -464,6 +468,7 @@ fn a_result_that_nobody_would_take_is_sent_as_a_failure() {
             train_loss: 0.5,
             accuracy: Some(0.5),
             state_hash: "00".into(),
+            ..EpochRecord::default()
         }],
         provenance: Provenance::default(),
         timing: Timing::default(),

@@ -26,7 +26,7 @@ pub const SCHEMA: u32 = 1;
 /// Columns of results.csv before those of the axes (`BEFORE_AXES`) and after them (`AFTER_AXES`).
 /// The settings come last, one column per field of [`FIELDS`].
 const BEFORE_AXES: [&str; 2] = ["trial", "cell"];
-const AFTER_AXES: [&str; 24] = [
+const AFTER_AXES: [&str; 27] = [
     "seed",
     "role",
     "candidate",
@@ -37,6 +37,9 @@ const AFTER_AXES: [&str; 24] = [
     "best_accuracy",
     "best_epoch",
     "last_balanced_accuracy",
+    "last_top5_accuracy",
+    "best_balanced_accuracy",
+    "best_top5_accuracy",
     "train_loss",
     "eval_loss",
     "num_eval_images",
@@ -126,18 +129,24 @@ pub fn results_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
         );
         fields.push(row.status.name().to_owned());
         match row.result() {
-            None => fields.extend(std::iter::repeat_n(String::new(), 16)),
+            None => fields.extend(std::iter::repeat_n(String::new(), 19)),
             Some(result) => {
                 let provenance = &result.provenance;
                 let numbers = [result.last_accuracy, result.best_accuracy];
                 fields.extend(numbers.map(|number| number.to_string()));
                 fields.push(result.best_epoch.to_string());
                 let numbers = [
-                    result.last_balanced_accuracy,
-                    result.train_loss,
-                    result.eval_loss,
+                    Some(result.last_balanced_accuracy),
+                    result.last_top5_accuracy,
+                    result.best_balanced_accuracy,
+                    result.best_top5_accuracy,
+                    Some(result.train_loss),
+                    Some(result.eval_loss),
                 ];
-                fields.extend(numbers.map(|number| number.to_string()));
+                let optional = |number: Option<f64>| {
+                    number.map_or_else(String::new, |number| number.to_string())
+                };
+                fields.extend(numbers.map(optional));
                 let images = provenance.num_eval_images;
                 fields.push(if images > 0 {
                     images.to_string()
@@ -393,6 +402,9 @@ pub fn trial_json(results: &Results, row: &TrialRow) -> Value {
             "best_accuracy": summary.best_accuracy,
             "best_epoch": summary.best_epoch,
             "last_balanced_accuracy": summary.last_balanced_accuracy,
+            "last_top5_accuracy": summary.last_top5_accuracy,
+            "best_balanced_accuracy": summary.best_balanced_accuracy,
+            "best_top5_accuracy": summary.best_top5_accuracy,
             "train_loss": summary.train_loss,
             "eval_loss": summary.eval_loss,
             "num_epochs": summary.num_epochs,

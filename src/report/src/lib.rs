@@ -3,11 +3,10 @@
 //!
 //! `results.rs` folds the state into trials and cells; `grid.rs` and `figure.rs` lay them out;
 //! `text.rs`, `markup.rs`, `sketch.rs` and `svg.rs` draw (`escape.rs` keeps text from being
-//! markup); `files.rs` and `curves.rs` (with `csv.rs`) write files for programs, to a `sink.rs`;
+//! markup); `files.rs` and `stored.rs` (with `csv.rs`) write files for programs, to a `sink.rs`;
 //! `why.rs` traces a cell back to its trials.
 
 mod csv;
-mod curves;
 mod escape;
 mod figure;
 mod files;
@@ -18,6 +17,7 @@ mod results;
 mod sink;
 mod sketch;
 mod statistics;
+mod stored;
 mod svg;
 mod text;
 mod why;
@@ -32,9 +32,9 @@ use crate::grid::{Grid, TableLayout};
 use crate::results::Results;
 use crate::sink::Files;
 
-pub use curves::Epochs;
 pub use sink::{FileSink, MAX_PIECE};
 pub use statistics::{SIGNIFICANCE, Summary, indistinguishable, welch_p};
+pub use stored::StoredResults;
 pub use text::embolden;
 pub use why::{Why, why};
 
@@ -59,22 +59,22 @@ const FILE_WIDTH: usize = 120;
 pub const TERMINAL_WIDTH: usize = 100;
 
 /// Returns the report of one sweep; `None` if no sweep has that name.
-pub fn report(state: &State, epochs: &mut dyn Epochs, sweep: &str) -> Option<Report> {
-    report_at(state, epochs, sweep, TERMINAL_WIDTH)
+pub fn report(state: &State, stored: &mut dyn StoredResults, sweep: &str) -> Option<Report> {
+    report_at(state, stored, sweep, TERMINAL_WIDTH)
 }
 
 /// Returns the same report with `Report::text` laid out for a terminal of that many columns.
 pub fn report_at(
     state: &State,
-    epochs: &mut dyn Epochs,
+    stored: &mut dyn StoredResults,
     sweep: &str,
     width: usize,
 ) -> Option<Report> {
     let reporter = Reporter::of(state, sweep).ok()?;
     let mut files = Vec::new();
     reporter
-        .write_files(epochs, &mut files)
-        .expect("every epoch can be read, and memory takes every file");
+        .write_files(stored, &mut files)
+        .expect("every result can be read, and memory takes every file");
     let (complete, failed_trials) = (reporter.complete(), reporter.failed_trials());
     Some(Report {
         files,
@@ -121,7 +121,11 @@ impl<'a> Reporter<'a> {
     }
 
     /// Writes the whole results folder, manifest.json last.
-    pub fn write_files(&self, epochs: &mut dyn Epochs, sink: &mut dyn FileSink) -> io::Result<()> {
+    pub fn write_files(
+        &self,
+        stored: &mut dyn StoredResults,
+        sink: &mut dyn FileSink,
+    ) -> io::Result<()> {
         let results = &self.results;
         let mut files = Files::to(sink);
         files.write("results.csv".to_owned(), |out| {
@@ -130,12 +134,15 @@ impl<'a> Reporter<'a> {
         files.write("timing.csv".to_owned(), |out| {
             files::timing_csv(results, out)
         })?;
-        // Sweeps of earlier versions may have an output of this name.
-        let is_taken = |output: &Output| output.name() == "curves";
-        if !results.sweep.outputs.iter().any(is_taken) {
-            files.write("curves.csv".to_owned(), |out| {
-                curves::curves_csv(results, epochs, out)
-            })?;
+        for (name, fill) in [
+            ("curves", stored::curves_csv as stored::Fill),
+            ("classes", stored::classes_csv),
+        ] {
+            // Sweeps of earlier versions may have an output of this name.
+            let is_taken = |output: &Output| output.name() == name;
+            if !results.sweep.outputs.iter().any(is_taken) {
+                files.write(format!("{name}.csv"), |out| fill(results, stored, out))?;
+            }
         }
         files.write(RESULTS_JSON.to_owned(), |out| {
             files::results_json(results, out)

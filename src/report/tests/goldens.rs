@@ -56,6 +56,7 @@ fn every_status_in_markup_and_data() {
         "main.csv",
         "results.csv",
         "curves.csv",
+        "classes.csv",
         "timing.csv",
         "growth.svg",
     ] {

@@ -213,6 +213,10 @@ pub struct ResultSummary {
     pub best_accuracy: f64,
     pub best_epoch: u32,
     pub last_balanced_accuracy: f64,
+    /// Absent, like the next two, in results from before it was kept.
+    pub last_top5_accuracy: Option<f64>,
+    pub best_balanced_accuracy: Option<f64>,
+    pub best_top5_accuracy: Option<f64>,
     pub train_loss: f64,
     pub eval_loss: f64,
     pub num_epochs: u32,
@@ -550,17 +554,22 @@ impl ResultSummary {
             subset: Default::default(),
             ..result.provenance.clone()
         };
+        let (last, best) = (
+            result.epochs.last(),
+            result.epochs.get(result.best_epoch as usize),
+        );
         Self {
             last_accuracy: result.last_accuracy,
             best_accuracy: result.best_accuracy,
             best_epoch: result.best_epoch,
             last_balanced_accuracy: result.last_balanced_accuracy,
+            last_top5_accuracy: last.and_then(|epoch| epoch.top5_accuracy),
+            best_balanced_accuracy: best.and_then(|epoch| epoch.balanced_accuracy),
+            best_top5_accuracy: best.and_then(|epoch| epoch.top5_accuracy),
             train_loss: result.train_loss,
             eval_loss: result.eval_loss,
             num_epochs: result.epochs.len() as u32,
-            state_hash: result
-                .epochs
-                .last()
+            state_hash: last
                 .map(|epoch| epoch.state_hash.clone())
                 .unwrap_or_default(),
             timing: result.timing.clone(),

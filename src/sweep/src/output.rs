@@ -16,7 +16,9 @@ const MEASURES: &[(&str, &[Measure])] = &[
 ];
 
 /// Files of a report that do not belong to an output.
-pub(crate) const RESERVED_NAMES: [&str; 5] = ["results", "timing", "curves", "manifest", "sweep"];
+pub(crate) const RESERVED_NAMES: [&str; 6] = [
+    "results", "timing", "curves", "classes", "manifest", "sweep",
+];
 
 pub(crate) fn read(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Output> {
     let Some(items) = reader.list(node, "`outputs`") else {

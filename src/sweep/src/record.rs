@@ -25,6 +25,9 @@ pub struct TrialResult {
     pub eval_loss: f64,
     /// One entry per epoch.
     pub epochs: Vec<EpochRecord>,
+    /// Counts by class after the last epoch; absent in results from before they were kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<ClassCounts>,
     pub provenance: Provenance,
     pub timing: Timing,
 }
@@ -85,6 +88,15 @@ impl TrialResult {
             if let Some(accuracy) = epoch.accuracy {
                 fraction(&format!("epochs[{index}].accuracy"), accuracy)?;
             }
+            let fractions = [
+                ("balanced_accuracy", epoch.balanced_accuracy),
+                ("top5_accuracy", epoch.top5_accuracy),
+            ];
+            for (name, value) in fractions {
+                if let Some(value) = value {
+                    fraction(&format!("epochs[{index}].{name}"), value)?;
+                }
+            }
             finite(&format!("epochs[{index}].train_loss"), epoch.train_loss)?;
             let is_hash = |text: &str| {
                 text.len() <= MAX_HASH_BYTES
@@ -103,6 +115,9 @@ impl TrialResult {
         fraction("last_balanced_accuracy", self.last_balanced_accuracy)?;
         finite("train_loss", self.train_loss)?;
         finite("eval_loss", self.eval_loss)?;
+        if let Some(classes) = &self.classes {
+            classes.check()?;
+        }
         self.timing.check(num_epochs)
     }
 
@@ -141,15 +156,51 @@ fn finite(field: &str, value: f64) -> Result<(), BadResult> {
 }
 
 /// The record of one epoch.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     pub train_loss: f64,
     /// Absent if the epoch was not evaluated (`Settings::evaluate_every`).
     pub accuracy: Option<f64>,
+    /// Mean of the classes' recalls. Records from before it was kept lack this and the next two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balanced_accuracy: Option<f64>,
+    /// Share of the images whose class is one of the five that fit best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top5_accuracy: Option<f64>,
+    /// Loss on the evaluation set, mean over samples; absent if it was not finite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_loss: Option<f64>,
     /// First 64 bits of the hash of parameters, momentum and batch-norm statistics chained with the
     /// previous epoch: equal chains mean bit-equal training. 16 hexadecimal digits.
     #[serde(deserialize_with = "text::line")]
     pub state_hash: String,
+}
+
+/// What an evaluation counted, by class in the order of the data set's labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassCounts {
+    pub images: Vec<u32>,
+    /// The images of each class that were classified correctly.
+    pub correct: Vec<u32>,
+}
+
+impl ClassCounts {
+    fn check(&self) -> Result<(), BadResult> {
+        let problem = if self.images.len() != self.correct.len() {
+            "has lists of different lengths"
+        } else if self.classes().any(|(images, correct)| correct > images) {
+            "has a class with more correct images than images"
+        } else {
+            return Ok(());
+        };
+        Err(BadResult::new("classes", problem.to_owned()))
+    }
+
+    /// Returns the numbers of images and of correct ones of each class.
+    pub fn classes(&self) -> impl Iterator<Item = (u32, u32)> {
+        let images = self.images.iter().copied();
+        images.zip(self.correct.iter().copied())
+    }
 }
 
 /// Origin of the numbers.

@@ -210,8 +210,10 @@ fn result() -> TrialResult {
         train_loss: 0.5,
         accuracy: Some(0.5),
         state_hash: "0123456789abcdef".into(),
+        ..EpochRecord::default()
     };
     TrialResult {
+        classes: None,
         last_accuracy: 0.5,
         best_accuracy: 0.5,
         best_epoch: 0,

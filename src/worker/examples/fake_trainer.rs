@@ -219,8 +219,10 @@ fn result(trial: TrialId, num_epochs: u32) -> TrialResult {
         train_loss: 0.5,
         accuracy: Some(accuracy),
         state_hash: trial.to_string(),
+        ..EpochRecord::default()
     };
     TrialResult {
+        classes: None,
         last_accuracy: accuracy,
         best_accuracy: accuracy,
         best_epoch: 0,

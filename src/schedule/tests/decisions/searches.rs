@@ -76,6 +76,7 @@ fn ties_go_to_the_lower_loss_then_to_the_middle_and_failed_candidates_do_not_cou
             (0, ..) => world.end(&started, Outcome::Finished(Box::new(result(0.5)))),
             (1, Some(3), Role::Search) => {
                 let better = TrialResult {
+                    classes: None,
                     eval_loss: 0.19,
                     ..result(0.5)
                 };

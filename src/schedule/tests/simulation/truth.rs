@@ -36,8 +36,10 @@ pub fn result(trial: TrialId, signature: String) -> TrialResult {
         train_loss: 0.1,
         accuracy: Some(accuracy),
         state_hash: trial.to_string(),
+        ..EpochRecord::default()
     };
     TrialResult {
+        classes: None,
         last_accuracy: accuracy,
         best_accuracy: accuracy,
         best_epoch: 0,

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 use sweep::node_fault;
-use sweep::record::{EpochRecord, Timing};
+use sweep::record::{ClassCounts, EpochRecord, Timing};
 use sweep::trial::TRAINING_VERSION;
 use sweep::{AttemptId, AttemptNo, TrialId};
 
@@ -59,6 +59,9 @@ pub struct Header {
     /// May be infinite or NaN, which JSON cannot represent: see `any_number`.
     #[serde(with = "any_number")]
     pub eval_loss: f64,
+    /// Counts of the last evaluation; checkpoints from before lack them.
+    #[serde(default)]
+    pub classes: Option<ClassCounts>,
     /// Number of training images seen over all attempts.
     pub images: u64,
     pub timing: Timing,
@@ -387,6 +390,7 @@ mod tests {
             train_loss: 0.1 + 0.2,
             accuracy: None,
             state_hash: "00".repeat(8),
+            ..EpochRecord::default()
         };
         Checkpoint {
             header: Header {
@@ -401,6 +405,7 @@ mod tests {
                 chain: "ab".repeat(32),
                 last_balanced_accuracy: 0.1,
                 eval_loss: 1.0 / 3.0,
+                classes: None,
                 images: 7,
                 timing: Timing::default(),
             },

@@ -5,13 +5,14 @@
 //! decides which split this is. Next: train.rs.
 
 use data::Pipeline;
+use sweep::record::ClassCounts;
 use tch::{Device, Kind, Tensor};
 
 use crate::device::cuda::RunAhead;
 use crate::error::TrialError;
 use crate::step::batches::labels_tensor;
 use crate::step::images::Images;
-use crate::step::replica::Replica;
+use crate::step::replica::{Judged, Replica};
 
 /// Number of f32 values per batch of images: bounds memory for large images and keeps small ones in
 /// the caches.
@@ -21,13 +22,16 @@ const LARGEST_BATCH: usize = 500;
 /// Largest number of f32 values of images kept between evaluations.
 const KEPT_VALUES: usize = 16 << 20;
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
     pub accuracy: f64,
     /// Mean of per-class recalls, over classes that have images.
     pub balanced_accuracy: f64,
+    /// Share of the images whose class is one of the five that fit best.
+    pub top5_accuracy: f64,
     /// Mean over samples.
     pub loss: f64,
+    pub classes: ClassCounts,
 }
 
 pub struct Evaluator<'a> {
@@ -49,8 +53,8 @@ impl<'a> Evaluator<'a> {
     pub fn evaluate(&mut self, replica: &Replica) -> Result<Evaluation, TrialError> {
         let num_classes = self.pipeline.num_classes() as i64;
         let options = (Kind::Double, replica.device);
-        // hits per class, images per class, loss
-        let totals = Tensor::zeros([2 * num_classes + 1], options);
+        // hits per class, images per class, loss, images with their class among five
+        let totals = Tensor::zeros([2 * num_classes + 2], options);
         let share = self.share(replica);
         let mut start = share.start;
         let mut number = 0;
@@ -58,7 +62,11 @@ impl<'a> Evaluator<'a> {
         while start < share.end {
             let end = (start + self.batch_len()).min(share.end);
             let (images, labels) = self.batch(number, start..end, replica.device);
-            let (losses, hits) = replica.evaluate(&images, &labels);
+            let Judged {
+                losses,
+                hits,
+                top5_hits,
+            } = replica.evaluate(&images, &labels);
             let _guard = tch::no_grad_guard();
             let _ = totals.narrow(0, 0, num_classes).index_add_(
                 0,
@@ -72,6 +80,9 @@ impl<'a> Evaluator<'a> {
             let _ = totals
                 .narrow(0, 2 * num_classes, 1)
                 .g_add_(&losses.sum(Kind::Double));
+            let _ = totals
+                .narrow(0, 2 * num_classes + 1, 1)
+                .g_add_(&top5_hits.sum(Kind::Double));
             (start, number) = (end, number + 1);
             replica.keep_close(&mut run_ahead)?;
         }
@@ -110,10 +121,11 @@ impl<'a> Evaluator<'a> {
     }
 }
 
-/// Computes the result from `totals`: hits per class, images per class, sum of losses.
+/// Computes the result from `totals`: hits per class, images per class, sum of losses, hits among
+/// five.
 fn summarise(totals: &[f64], num_classes: usize) -> Evaluation {
     let (hits, rest) = totals.split_at(num_classes);
-    let (images, loss) = rest.split_at(num_classes);
+    let (images, sums) = rest.split_at(num_classes);
     let count: f64 = images.iter().sum();
     let recalls: Vec<f64> = hits
         .iter()
@@ -124,7 +136,12 @@ fn summarise(totals: &[f64], num_classes: usize) -> Evaluation {
     Evaluation {
         accuracy: hits.iter().sum::<f64>() / count.max(1.0),
         balanced_accuracy: recalls.iter().sum::<f64>() / (recalls.len() as f64).max(1.0),
-        loss: loss[0] / count.max(1.0),
+        top5_accuracy: sums[1] / count.max(1.0),
+        loss: sums[0] / count.max(1.0),
+        classes: ClassCounts {
+            images: images.iter().map(|&images| images as u32).collect(),
+            correct: hits.iter().map(|&hits| hits as u32).collect(),
+        },
     }
 }
 
@@ -134,9 +151,11 @@ mod tests {
 
     #[test]
     fn accuracy_is_over_images_and_balanced_accuracy_over_classes() {
-        let evaluation = summarise(&[1.0, 3.0, 0.0, 1.0, 9.0, 0.0, 5.0], 3);
+        let evaluation = summarise(&[1.0, 3.0, 0.0, 1.0, 9.0, 0.0, 5.0, 8.0], 3);
         assert_eq!(evaluation.accuracy, 0.4);
         assert!((evaluation.balanced_accuracy - (1.0 + 1.0 / 3.0) / 2.0).abs() < 1e-12);
-        assert_eq!(evaluation.loss, 0.5);
+        assert_eq!((evaluation.loss, evaluation.top5_accuracy), (0.5, 0.8));
+        assert_eq!(evaluation.classes.images, [1, 9, 0]);
+        assert_eq!(evaluation.classes.correct, [1, 3, 0]);
     }
 }

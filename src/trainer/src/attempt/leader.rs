@@ -87,6 +87,7 @@ fn fresh_header(attempt: &Attempt) -> Header {
         chain: String::new(),
         last_balanced_accuracy: 0.0,
         eval_loss: 0.0,
+        classes: None,
         images: 0,
         timing: Timing::default(),
     }
@@ -189,7 +190,8 @@ impl<'a> Leader<'a> {
         let snapshot = Snapshot::of(replica);
         let header = &mut self.header;
         header.chain = snapshot.chain(&header.chain);
-        let accuracy = evaluation.map(|evaluation| evaluation.accuracy);
+        let found = evaluation.as_ref();
+        let accuracy = found.map(|evaluation| evaluation.accuracy);
         let state_hash = header.chain[..16].to_owned();
         let epoch = position.epoch - 1;
         if !self.earlier_hashes.record(epoch, &state_hash)
@@ -201,11 +203,17 @@ impl<'a> Leader<'a> {
         header.epochs.push(EpochRecord {
             train_loss,
             accuracy,
+            balanced_accuracy: found.map(|evaluation| evaluation.balanced_accuracy),
+            top5_accuracy: found.map(|evaluation| evaluation.top5_accuracy),
+            eval_loss: found
+                .map(|evaluation| evaluation.loss)
+                .filter(|loss| loss.is_finite()),
             state_hash,
         });
         if let Some(evaluation) = evaluation {
             header.last_balanced_accuracy = evaluation.balanced_accuracy;
             header.eval_loss = evaluation.loss;
+            header.classes = Some(evaluation.classes);
             self.progress.accuracy = accuracy;
         }
         header.position = position;
@@ -275,6 +283,7 @@ impl<'a> Leader<'a> {
             images,
             last_balanced_accuracy,
             eval_loss,
+            classes,
             ..
         } = self.header;
         timing.images_per_s = if timing.train_s > 0.0 {
@@ -305,6 +314,7 @@ impl<'a> Leader<'a> {
         let best = evaluated().reduce(|best, other| if other.1 > best.1 { other } else { best });
         let (best_epoch, best_accuracy) = best.expect("the last epoch is evaluated");
         Ok(TrialResult {
+            classes,
             last_accuracy,
             best_accuracy,
             best_epoch: best_epoch as u32,

@@ -47,6 +47,7 @@ impl Runner for Rehearsal {
                 train_loss: 1.0 / f64::from(epoch + 1),
                 accuracy: spec.evaluates_after(epoch).then_some(accuracy),
                 state_hash: hash.to_hex()[..16].to_owned(),
+                ..EpochRecord::default()
             });
             // without a pause there is nothing to watch
             if !self.epoch.is_zero() {
@@ -74,6 +75,7 @@ fn result(epochs: Vec<EpochRecord>) -> TrialResult {
     let best_epoch = best_epoch.unwrap_or(0);
     let last_accuracy = epochs.last().map_or(0.0, accuracy);
     TrialResult {
+        classes: None,
         last_accuracy,
         best_accuracy: epochs.get(best_epoch).map_or(0.0, accuracy),
         best_epoch: best_epoch as u32,

@@ -88,27 +88,44 @@ impl Criterion {
         }
     }
 
-    /// Returns which samples are classified correctly, bool `[batch]`.
-    pub fn hits(&self, outputs: &Outputs, labels: &Tensor) -> Tensor {
+    /// Returns how well each class fits each sample, `[batch, classes]`: the logits, or a measure of
+    /// how near the class's embedding is.
+    pub fn scores(&self, outputs: &Outputs) -> Tensor {
         match self.loss {
-            Loss::Xent | Loss::CosXent | Loss::CosXentDirect => {
-                outputs.logits().argmax(1, false).eq_tensor(labels)
-            }
+            Loss::Xent | Loss::CosXent | Loss::CosXentDirect => outputs.logits().shallow_clone(),
             // nearest embedding in Euclidean distance; equals the argmax of z for one-hot
             // embeddings
-            Loss::Mse => {
-                let scores = outputs.embedding().matmul(&self.targets.tr()) - &self.half_squares;
-                scores.argmax(1, false).eq_tensor(labels)
-            }
-            Loss::Cos if self.semantic => {
-                let similarities = outputs.embedding().matmul(&self.targets.tr());
-                let of_label = similarities
-                    .gather(1, &labels.unsqueeze(1), false)
-                    .squeeze_dim(1);
-                of_label.gt_tensor(&(similarities.amax([1i64].as_slice(), false) - TIE))
-            }
-            Loss::Cos => outputs.embedding().argmax(1, false).eq_tensor(labels),
+            Loss::Mse => outputs.embedding().matmul(&self.targets.tr()) - &self.half_squares,
+            Loss::Cos if self.semantic => outputs.embedding().matmul(&self.targets.tr()),
+            Loss::Cos => outputs.embedding().shallow_clone(),
         }
+    }
+
+    /// Returns which samples are classified correctly, bool `[batch]`.
+    pub fn hits(&self, scores: &Tensor, labels: &Tensor) -> Tensor {
+        if self.has_ties() {
+            let highest = scores.amax([1i64].as_slice(), false);
+            return score_of(labels, scores)
+                .squeeze_dim(1)
+                .gt_tensor(&(highest - TIE));
+        }
+        scores.argmax(1, false).eq_tensor(labels)
+    }
+
+    /// Returns for which samples at most four classes fit better than the label, bool `[batch]`.
+    pub fn top5_hits(&self, scores: &Tensor, labels: &Tensor) -> Tensor {
+        let others = scores.size()[1] - 5;
+        let mut of_label = score_of(labels, scores);
+        if self.has_ties() {
+            of_label += TIE;
+        }
+        let not_better = scores.le_tensor(&of_label);
+        let not_better = not_better.sum_dim_intlist([1i64].as_slice(), false, Kind::Int64);
+        not_better.gt(others.max(0))
+    }
+
+    fn has_ties(&self) -> bool {
+        self.loss == Loss::Cos && self.semantic
     }
 
     /// Returns phi(y), [batch, classes].
@@ -144,6 +161,11 @@ impl Criterion {
         let all = log_probabilities.sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
         -(of_label * (1.0 - self.label_smoothing - other) + all * other)
     }
+}
+
+/// Returns `scores[b, labels[b]]`, `[batch, 1]`.
+fn score_of(labels: &Tensor, scores: &Tensor) -> Tensor {
+    scores.gather(1, &labels.unsqueeze(1), false)
 }
 
 /// Returns `values[b, labels[b]]`, float `[batch]`. Uses the likelihood, whose gradient writes one

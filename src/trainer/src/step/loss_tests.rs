@@ -139,9 +139,35 @@ fn hits(criterion: &Criterion, embedding: &[f32], label: i64) -> bool {
         logits: None,
     };
     criterion
-        .hits(&outputs, &Tensor::from_slice(&[label]))
+        .hits(&criterion.scores(&outputs), &Tensor::from_slice(&[label]))
         .int64_value(&[0])
         == 1
+}
+
+#[test]
+fn the_label_is_one_of_five_if_at_most_four_classes_fit_better() {
+    let top5 = |criterion: &Criterion, scores: &[f32], label: i64| {
+        let scores = Tensor::from_slice(scores).unsqueeze(0);
+        let hits = criterion.top5_hits(&scores, &Tensor::from_slice(&[label]));
+        hits.int64_value(&[0]) == 1
+    };
+    let xent = Criterion::new(&settings(Loss::Xent), None, 7, Device::Cpu);
+    let scores = [7.0, 6.0, 5.0, 4.0, 3.0, 3.0, 2.0];
+    let found: Vec<bool> = (0..7).map(|label| top5(&xent, &scores, label)).collect();
+    assert_eq!(found, [true, true, true, true, true, true, false]);
+    assert!(top5(&xent, &[1.0, 0.0, 2.0], 1), "three classes");
+    assert!(!top5(&xent, &[f32::NAN; 7], 0));
+    // siblings can tie but for rounding
+    let cosine = semantic(Loss::Cos);
+    let tied = [
+        0.5 + 1e-7,
+        0.5,
+        0.5 + 1e-7,
+        0.5 + 1e-7,
+        0.5 + 1e-7,
+        0.5 + 1e-7,
+    ];
+    assert!(top5(&cosine, &tied, 1) && !top5(&xent, &tied, 1));
 }
 
 #[test]

@@ -56,6 +56,15 @@ pub struct Shard {
     pub batch_len: usize,
 }
 
+/// What a replica makes of some images: a value per image, `[batch]`.
+pub struct Judged {
+    pub losses: Tensor,
+    /// True where the decision rule finds the label.
+    pub hits: Tensor,
+    /// True where the label is one of the five classes that fit best.
+    pub top5_hits: Tensor,
+}
+
 impl Shard {
     pub fn len(&self) -> usize {
         self.labels.size()[0] as usize
@@ -298,14 +307,16 @@ impl Replica {
         self.head.forward(&features, &frozen)
     }
 
-    /// Returns losses and hits of some images, `[batch]` each, with the moving statistics.
-    pub fn evaluate(&self, images: &Tensor, labels: &Tensor) -> (Tensor, Tensor) {
+    /// Evaluates some images with the moving statistics.
+    pub fn evaluate(&self, images: &Tensor, labels: &Tensor) -> Judged {
         let _guard = tch::no_grad_guard();
         let outputs = self.outputs(images, &self.pass(Mode::Evaluate));
-        (
-            self.criterion.per_sample(&outputs, labels),
-            self.criterion.hits(&outputs, labels),
-        )
+        let scores = self.criterion.scores(&outputs);
+        Judged {
+            losses: self.criterion.per_sample(&outputs, labels),
+            hits: self.criterion.hits(&scores, labels),
+            top5_hits: self.criterion.top5_hits(&scores, labels),
+        }
     }
 
     fn outputs(&self, images: &Tensor, pass: &Pass) -> Outputs {

@@ -26,8 +26,10 @@ pub fn result(accuracy: f64) -> TrialResult {
         train_loss: 0.5,
         accuracy: Some(accuracy),
         state_hash: "0123456789abcdef".into(),
+        ..EpochRecord::default()
     };
     TrialResult {
+        classes: None,
         last_accuracy: accuracy,
         best_accuracy: accuracy,
         best_epoch: 0,

@@ -1,24 +1,24 @@
-//! The epochs of results, which the state does not keep: read from the journal beside its owner.
+//! Whole results, of which the state keeps a part: read from the journal beside its owner.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use report::Epochs;
+use report::StoredResults;
 use schedule::event::{Event, Recorded};
-use sweep::record::EpochRecord;
+use sweep::record::TrialResult;
 use sweep::with_causes;
 
 /// Opens a reader for one report.
-pub type OpenEpochs = Arc<dyn Fn() -> Box<dyn Epochs + Send> + Send + Sync>;
+pub type OpenResults = Arc<dyn Fn() -> Box<dyn StoredResults + Send> + Send + Sync>;
 
-/// The epochs in the journal of a state directory, which is opened when the first are read.
-pub struct JournalEpochs {
+/// The results in the journal of a state directory, which is opened when the first is read.
+pub struct JournalResults {
     directory: PathBuf,
     reader: Option<journal::Reader>,
 }
 
-impl JournalEpochs {
+impl JournalResults {
     pub fn of(directory: &Path) -> Self {
         Self {
             directory: directory.to_path_buf(),
@@ -35,19 +35,19 @@ impl JournalEpochs {
     }
 }
 
-impl Epochs for JournalEpochs {
-    fn epochs(&mut self, event: u64) -> io::Result<Vec<EpochRecord>> {
+impl StoredResults for JournalResults {
+    fn result(&mut self, event: u64) -> io::Result<TrialResult> {
         let recorded = self
             .event(event)
             .map_err(|error| io::Error::other(with_causes(&error)))?;
-        epochs_of(recorded, event)
+        result_of(recorded, event)
     }
 }
 
-/// Returns the epochs of the result in an event.
-pub fn epochs_of(recorded: Option<Recorded>, number: u64) -> io::Result<Vec<EpochRecord>> {
+/// Returns the result in an event.
+pub fn result_of(recorded: Option<Recorded>, number: u64) -> io::Result<TrialResult> {
     match recorded.map(|recorded| recorded.event) {
-        Some(Event::AttemptSucceeded { result, .. }) => Ok(result.epochs),
+        Some(Event::AttemptSucceeded { result, .. }) => Ok(*result),
         Some(_) => Err(io::Error::other(format!(
             "event {number} of the journal holds no result"
         ))),
