@@ -16,7 +16,6 @@ impl Sweep {
         {
             return Ok(index);
         }
-        // Names of values may contain a `/` (`folder:PATH`); a full name was tried above.
         let parts: Vec<&str> = wanted.split('/').filter(|part| !part.is_empty()).collect();
         let fits = |index: &usize| {
             let mut names = self.value_names(&self.cells[*index]);

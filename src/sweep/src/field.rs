@@ -363,10 +363,7 @@ fn choose(
 }
 
 fn record_shape(parts: &[Part]) -> String {
-    let shape = |part: &Part| match part.kind {
-        Kind::Record(_) | Kind::Variant(_) => format!("{}: ...", part.name),
-        _ => format!("{}: {}", part.name, part.kind.expected()),
-    };
+    let shape = |part: &Part| format!("{}: {}", part.name, part.kind.expected());
     format!(
         "{{{}}}",
         parts.iter().map(shape).collect::<Vec<_>>().join(", ")

@@ -233,6 +233,22 @@ mod tests {
         assert_eq!(Share::mean(&[]), None);
     }
 
+    /// Denominators of unrelated data sets: their product is more than a share can hold.
+    #[test]
+    fn unrelated_splits_are_scaled_to_one_denominator() {
+        let odd = |right: u64, of: u64| Share { right, of };
+        let unrelated = [odd(1, 999_979), odd(500_000, 999_983), odd(3, 4)];
+        let sum = 1.0 / 999_979.0 + 500_000.0 / 999_983.0 + 0.75;
+        let mean = Share::mean(&unrelated).unwrap();
+        assert!((mean.fraction() - sum / 3.0).abs() < 1e-11, "{mean:?}");
+        let deviation = Share::deviation(&unrelated).unwrap();
+        assert!((deviation - 0.381_881_6).abs() < 1e-6, "{deviation}");
+        // Near the largest denominator that is common.
+        let related = [odd(1, 1 << 20), odd(1, 5), odd(1, 3)];
+        let exact = (1.0 / f64::from(1 << 20) + 1.0 / 5.0 + 1.0 / 3.0) / 3.0;
+        assert!((Share::mean(&related).unwrap().fraction() - exact).abs() < 1e-15);
+    }
+
     #[test]
     fn deviations_do_not_depend_on_the_order() {
         let (one, other) = (

@@ -331,6 +331,17 @@ mod tests {
     }
 
     #[test]
+    fn a_long_message_keeps_its_first_line_and_its_end_and_fills_the_limit() {
+        let text = format!("one\n{}", "x".repeat(100));
+        let tail = "x".repeat(50 - "one\n[...]\n".len());
+        assert_eq!(shortened(&text, 50), format!("one\n[...]\n{tail}"));
+        assert_eq!(shortened(&text, 104), text);
+        let first = "y".repeat(100);
+        let (kept, tail) = ("y".repeat(21), "y".repeat(22));
+        assert_eq!(shortened(&first, 50), format!("{kept}\n[...]\n{tail}"));
+    }
+
+    #[test]
     fn records_read_their_strings_by_the_same_rules() {
         #[derive(Deserialize)]
         struct Record {
@@ -340,14 +351,27 @@ mod tests {
             several: String,
             #[serde(deserialize_with = "line_list")]
             list: Vec<String>,
+            #[serde(deserialize_with = "line_map")]
+            map: BTreeMap<String, String>,
         }
-        let json = r#"{"one": "a\u001b[2Jb\nc", "several": "a\u001b[2Jb\nc", "list": ["\u001b]0;x\u0007y"]}"#;
-        let record: Record = serde_json::from_str(json).unwrap();
+        let many = |number| format!("\u{1b}[1m{number:04}");
+        let numbers = || 0..MAX_LIST + 1;
+        let map: BTreeMap<String, String> = numbers().map(|key| (many(key), many(key))).collect();
+        let json = serde_json::json!({
+            "one": "a\u{1b}[2Jb\nc",
+            "several": "a\u{1b}[2Jb\nc",
+            "list": numbers().map(many).collect::<Vec<_>>(),
+            "map": map,
+        })
+        .to_string();
+        let record: Record = serde_json::from_str(&json).unwrap();
         assert_eq!(
             (record.one.as_str(), record.several.as_str()),
             ("ab c", "ab\nc")
         );
-        assert_eq!(record.list, ["y"]);
+        let kept: Vec<String> = (0..MAX_LIST).map(|number| format!("{number:04}")).collect();
+        assert_eq!(record.list, kept);
+        assert!(record.map.keys().eq(&kept) && record.map.values().eq(&kept));
     }
 
     proptest! {

@@ -1,0 +1,518 @@
+//! The last value that is accepted and the first that is refused: of the language, of a sweep
+//! that a peer sends, of files and frames.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+use serde_json::json;
+use sweep::definition::{Output, PublishedValue};
+use sweep::handoff::{self, Reply};
+use sweep::settings::Model;
+use sweep::{Content, Program, Sweep, Trainer, recipe};
+
+fn parse(text: &str) -> Result<Sweep, sweep::Errors> {
+    let no_files = |_: &str| Err(io::ErrorKind::NotFound.into());
+    sweep::parse("test.yaml", text, &no_files)
+}
+
+fn compiled(text: &str) -> Sweep {
+    parse(text).unwrap_or_else(|errors| panic!("{errors}\nfor\n{text}"))
+}
+
+const GOOD: &str = "recipe: quick\nset: {dataset: digits}\naxes: {loss: [xent, cos], samples_per_class: [5, 10]}\n";
+
+/// Checks text that compiles, and text that a problem with these words refuses.
+fn border(inside: &str, outside: &str, problem: &str) {
+    compiled(inside);
+    let errors = parse(outside).expect_err("it lies outside").to_string();
+    assert!(errors.contains(problem), "no `{problem}` in {errors}");
+}
+
+fn listed(numbers: impl Iterator<Item = u32>) -> String {
+    let numbers: Vec<String> = numbers.map(|number| number.to_string()).collect();
+    numbers.join(", ")
+}
+
+#[test]
+fn limits_of_the_language_are_inclusive() {
+    let name = |length: usize| format!("name: {}\n{GOOD}", "n".repeat(length));
+    border(&name(64), &name(65), "between 1 and 64 characters");
+    let seeds = |count: u32| format!("{GOOD}seeds: [{}]\n", listed(0..count));
+    border(&seeds(10_000), &seeds(10_001), "more than 10000 seeds");
+    let candidates = |count: u32| {
+        let values = listed(1..count + 1);
+        format!(
+            "{GOOD}search: {{field: batch_size, candidates: [{values}]}}\nlimits: {{trials: 1000000}}\n"
+        )
+    };
+    border(
+        &candidates(1_000),
+        &candidates(1_001),
+        "from 2 to 1000 candidates",
+    );
+    let value = |length: usize| {
+        let name = "v".repeat(length);
+        format!(
+            "recipe: quick\nset: {{dataset: digits}}\naxes: {{a: [{{name: {name}, set: {{flip: true}}}}]}}\n"
+        )
+    };
+    border(
+        &value(100),
+        &value(101),
+        "cannot be the name of an axis value",
+    );
+    let label = |length: usize| {
+        let label = "l".repeat(length);
+        format!(
+            "recipe: quick\nset: {{dataset: digits}}\naxes: {{loss: [{{name: cos, label: {label}}}]}}\n"
+        )
+    };
+    border(&label(200), &label(201), "at most 200 are possible");
+    let axes = |count: usize| {
+        let axes: String = (0..count)
+            .map(|axis| format!("  a{axis}: [{{name: v, set: {{shift: 0.1}}}}]\n"))
+            .collect();
+        format!("recipe: quick\nset: {{dataset: digits}}\naxes:\n{axes}")
+    };
+    let too_many = |count| {
+        let problem = parse(&axes(count)).map_err(|errors| errors.to_string());
+        problem.is_err_and(|problem| problem.contains("more than 16 axes"))
+    };
+    assert!(too_many(17) && !too_many(16));
+}
+
+#[test]
+fn numbers_of_trials_are_exact() {
+    let trials = |text: &str, trials: u32| {
+        let limited = |limit: u32| format!("{GOOD}{text}limits: {{trials: {limit}}}\n");
+        let found: usize = {
+            let sweep = compiled(&limited(trials));
+            let chosen = text.contains("validation").then_some(0);
+            (0..sweep.cells.len())
+                .map(|cell| sweep.cell_trials(cell, chosen).len())
+                .sum()
+        };
+        assert_eq!(found, trials as usize);
+        border(
+            &limited(trials),
+            &limited(trials - 1),
+            &format!("the grid has {trials} trials"),
+        );
+    };
+    trials("seeds: 3\n", 12);
+    let search = "search: {field: learning_rate, candidates: [0.1, 0.2, 0.3], select: ";
+    trials(&format!("seeds: 4\n{search}best_on_test}}\n"), 4 * 3 * 4);
+    trials(
+        &format!("seeds: 4\n{search}validation, seeds: 2}}\n"),
+        4 * (3 * 2 + 4),
+    );
+    // Ten and twenty held-out images take ten and five seeds.
+    trials(
+        &format!("seeds: 4\n{search}validation}}\n"),
+        2 * (3 * 10 + 4) + 2 * (3 * 5 + 4),
+    );
+}
+
+#[test]
+fn numbers_out_of_range_are_told_from_other_types() {
+    for (value, problem) in [
+        ("-1", "out of range"),
+        ("0", "out of range"),
+        ("1.5", "the wrong type"),
+        ("[1]", "the wrong type"),
+    ] {
+        let text =
+            format!("{GOOD}overrides: [{{when: {{loss: cos}}, set: {{batch_size: {value}}}}}]\n");
+        let errors = parse(&text).unwrap_err().to_string();
+        assert!(errors.contains(problem), "{value}: {errors}");
+    }
+}
+
+#[test]
+fn names_are_as_written_if_they_are_the_number() {
+    let names = |values: &str| -> Vec<String> {
+        let text = format!(
+            "recipe: quick\nset: {{dataset: digits}}\naxes: {{learning_rate: [{values}]}}\n"
+        );
+        let axis = compiled(&text).axes.remove(0);
+        axis.values.into_iter().map(|value| value.name).collect()
+    };
+    assert_eq!(names("1e-3, 0.10, 1"), ["1e-3", "0.10", "1"]);
+    assert_eq!(names("0x10, 1"), ["16", "1"]);
+}
+
+#[test]
+fn help_lists_some_values_and_suggests_close_names() {
+    let help = |count: u32| {
+        let values = listed(1..count + 1);
+        let text = format!(
+            "recipe: quick\nset: {{dataset: digits}}\naxes: {{batch_size: [{values}]}}\noverrides: [{{when: {{batch_size: 999}}, set: {{flip: true}}}}]\n"
+        );
+        let errors = parse(&text).unwrap_err();
+        let problem = errors.problems().first().expect("a problem").help_text();
+        problem.expect("it has help").to_owned()
+    };
+    assert_eq!(help(20), format!("its values are {}", listed(1..21)));
+    assert_eq!(help(21), format!("its values are {}, ...", listed(1..21)));
+    let close = |text: &str, name: &'static str| {
+        sweep::field::did_you_mean(text, [name].into_iter()).is_some()
+    };
+    for (text, name, is_close) in [
+        ("moment", "momentum", true),
+        ("Batch-Size", "batch_size", true),
+        ("xcos", "cos", true),
+        ("xyos", "cos", false),
+        // Three slips in ten letters, two in nine.
+        ("xyzdefghij", "abcdefghij", true),
+        ("wxyzefghij", "abcdefghij", false),
+        ("xycdefghi", "abcdefghi", true),
+        ("xyzdefghi", "abcdefghi", false),
+        // Slips at the end matter less.
+        ("abcdefxyz", "abcdefghi", false),
+        ("abcdefgxyz", "abcdefghij", true),
+    ] {
+        assert_eq!(close(text, name), is_close, "{text} {name}");
+    }
+    let nearest = sweep::field::did_you_mean("cosx", ["cos_xent", "cos"].into_iter());
+    assert_eq!(nearest.as_deref(), Some("did you mean `cos`?"));
+}
+
+#[test]
+fn at_most_fifty_problems_are_reported() {
+    let problems = |count: u32| {
+        let keys: String = (0..count).map(|key| format!("wrong{key}: 1\n")).collect();
+        parse(&format!("{GOOD}{keys}"))
+            .unwrap_err()
+            .problems()
+            .len()
+    };
+    assert_eq!((problems(49), problems(50), problems(51)), (49, 50, 50));
+}
+
+#[test]
+fn errors_of_the_scanner_are_placed_by_line_and_column() {
+    for (text, place) in [
+        ("b: 1\nlonger: 2\na: [1, 2\n", (3, 4)),
+        ("b: é\na: é\n\tb: 2\n", (2, 4)),
+    ] {
+        let errors = parse(text).unwrap_err();
+        let found: Vec<_> = errors
+            .problems()
+            .iter()
+            .map(|problem| problem.position())
+            .collect();
+        assert_eq!(found, [place], "{errors}");
+    }
+}
+
+#[test]
+fn a_file_of_exactly_the_limit_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("full.yaml");
+    let rest = sweep::MAX_FILE_BYTES as usize - GOOD.len() - 2;
+    let text = format!("{GOOD}#{}\n", "x".repeat(rest));
+    std::fs::write(&path, text).expect("it can be written");
+    assert!(sweep::load(&path).is_ok());
+}
+
+/// A stream that fails with these errors, then has these bytes.
+struct Failing(Vec<io::ErrorKind>, &'static [u8]);
+
+impl Read for Failing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.pop() {
+            Some(kind) => Err(kind.into()),
+            None => self.1.read(buffer),
+        }
+    }
+}
+
+#[test]
+fn only_an_interruption_of_a_read_is_tried_again() {
+    let read = |errors: &[io::ErrorKind]| {
+        let frame = handoff::encode_frame(&Reply::Stopped);
+        let stream = Failing(errors.to_vec(), frame.leak());
+        handoff::read_frame::<Reply>(stream).map_err(|error| error.kind())
+    };
+    let interrupted = io::ErrorKind::Interrupted;
+    assert_eq!(read(&[interrupted, interrupted]), Ok(Some(Reply::Stopped)));
+    let broken = io::ErrorKind::ConnectionReset;
+    assert_eq!(read(&[broken, interrupted]), Err(broken));
+}
+
+#[test]
+fn recipes_know_the_sizes_of_published_data() {
+    let sweep = compiled(
+        "recipe: quick\nset: {samples_per_class: all}\naxes: {dataset: [cifar100, digits]}\nsearch: {field: learning_rate, candidates: [0.1, 0.2], holdout: 0.1}\n",
+    );
+    let held_out: Vec<_> = sweep.cells.iter().map(|cell| cell.held_out).collect();
+    assert_eq!(held_out, [Some(5_000), Some(130)]);
+    assert_eq!(
+        sweep
+            .cells
+            .iter()
+            .map(|cell| sweep.search_images(cell))
+            .collect::<Vec<_>>(),
+        [Some(5_000), Some(130)]
+    );
+    let model = |recipe: &str, dataset: &str| {
+        let settings = recipe::settings(recipe, dataset).expect("a recipe");
+        (settings.model, settings.batch_size, settings.crop_size)
+    };
+    let cifar_batch = model("paper", "cifar100").1;
+    assert_eq!(
+        model("paper", "digits"),
+        (Model::Resnet8, cifar_batch, None)
+    );
+    assert_eq!(
+        model("paper", "fashion-mnist"),
+        (Model::Resnet20, cifar_batch, None)
+    );
+    assert_eq!(
+        model("paper", "mit67"),
+        (Model::Resnet50Keras, 96, Some(224))
+    );
+    assert_eq!(model("paper", "cub"), (Model::Resnet50Keras, 96, Some(448)));
+    assert_eq!(recipe::settings("none", "cub"), None);
+}
+
+/// Checks the borders of a compiled sweep: changes that `check` accepts, and one step more.
+#[test]
+fn a_peers_sweep_is_refused_one_step_outside_its_limits() {
+    let good = compiled(&format!(
+        "{GOOD}search: {{field: learning_rate, candidates: [0.1, 0.2], seeds: 1}}\n"
+    ));
+    let check = |change: &dyn Fn(&mut Sweep)| {
+        let mut sweep = good.clone();
+        change(&mut sweep);
+        sweep.check().map_err(|bad| bad.to_string())
+    };
+    let text = |length: usize| "t".repeat(length);
+    type Change<'a> = &'a dyn Fn(&mut Sweep, usize);
+    let limits: [(usize, &str, Change); 16] = [
+        (4096, "description is too long", &|sweep, size| {
+            sweep.description = text(size)
+        }),
+        (64, "no or too many devices", &|sweep, size| {
+            sweep.resources.devices_per_trial = size as u32;
+        }),
+        (
+            sweep::MAX_FILE_BYTES as usize,
+            "source is too long",
+            &|sweep, size| {
+                sweep.source = text(size);
+            },
+        ),
+        (10_000, "seeds are none, too many", &|sweep, size| {
+            sweep.seeds = (0..size as u64).collect();
+        }),
+        (10_000, "search.seeds are none, too many", &|sweep, size| {
+            sweep.search.as_mut().expect("a search").seeds = (0..size as u64).collect();
+        }),
+        (
+            u32::MAX as usize,
+            "seeds are none, too many, too large",
+            &|sweep, size| {
+                sweep.seeds = vec![size as u64];
+            },
+        ),
+        (1, "cells[0] lies outside the axes", &|sweep, size| {
+            sweep.cells.truncate(1);
+            sweep.cells[0].coordinates[0] = size as u32;
+        }),
+        (
+            4096,
+            "cells[1] is skipped for too long a reason",
+            &|sweep, size| {
+                sweep.cells[1].skipped = Some(text(size));
+            },
+        ),
+        (
+            1000,
+            "search.candidates are none or too many",
+            &|sweep, size| {
+                let search = sweep.search.as_mut().expect("a search");
+                search.candidates = (1..=size).map(|rate| json!(rate as f64)).collect();
+            },
+        ),
+        (4096, "an output's caption is too long", &|sweep, size| {
+            if let Output::Table(table) = &mut sweep.outputs[0] {
+                table.caption = text(size);
+            }
+        }),
+        (10_000, "footnotes are too many", &|sweep, size| {
+            sweep.footnotes = vec![String::new(); size];
+        }),
+        (4096, "footnotes are too long", &|sweep, size| {
+            sweep.footnotes = vec![text(size)]
+        }),
+        (
+            1,
+            "refers to a footnote that does not exist",
+            &|sweep, size| {
+                sweep.footnotes = vec![String::new(); 2];
+                sweep.published = vec![published(Some(size as u32), 50.0)];
+            },
+        ),
+        (100, "published is not a percentage", &|sweep, size| {
+            sweep.published = vec![published(None, size as f64)];
+        }),
+        (100, "a value with an impossible name", &|sweep, size| {
+            sweep.axes[0].values[0].name = text(size);
+        }),
+        (4096, "a label that is not one line", &|sweep, size| {
+            sweep.axes[0].values[0].label = text(size);
+        }),
+    ];
+    for (size, problem, change) in limits {
+        assert_eq!(check(&|sweep| change(sweep, size)), Ok(()), "{problem}");
+        let refused = check(&|sweep| change(sweep, size + 1)).expect_err(problem);
+        assert!(refused.contains(problem), "{refused}, not {problem}");
+    }
+    for name in [" a", "a ", "", " ", "a\nb", "a/b", "a,b", "a=b"] {
+        let refused = check(&|sweep| sweep.axes[0].values[0].name = name.to_owned());
+        assert!(
+            refused.is_err_and(|bad| bad.contains("impossible name")),
+            "{name:?}"
+        );
+    }
+    for (holdout, fine) in [(0.0, false), (0.001, true), (0.999, true), (1.0, false)] {
+        let found = check(&|sweep| sweep.search.as_mut().expect("a search").holdout = holdout);
+        assert_eq!(found.is_ok(), fine, "{holdout}");
+    }
+    let empty = check(&|sweep| sweep.search.as_mut().expect("a search").candidates.clear());
+    assert_eq!(
+        empty,
+        Err("search.candidates are none or too many".to_owned())
+    );
+}
+
+fn published(footnote: Option<u32>, value: f64) -> PublishedValue {
+    PublishedValue {
+        cell: BTreeMap::new(),
+        value,
+        footnote,
+    }
+}
+
+#[test]
+fn outputs_of_a_peers_sweep_place_every_axis_once() {
+    let good = compiled(GOOD);
+    let refused = |change: &dyn Fn(&mut Sweep)| {
+        let mut sweep = good.clone();
+        change(&mut sweep);
+        sweep.check().expect_err("a lie").reason
+    };
+    let table = |sweep: &mut Sweep, change: &dyn Fn(&mut sweep::definition::Table)| match &mut sweep
+        .outputs[0]
+    {
+        Output::Table(table) => change(table),
+        Output::Figure(_) => panic!("the output that a sweep has without being asked is a table"),
+    };
+    for (expected, change) in [
+        (
+            "has no place for an axis",
+            &|table: &mut sweep::definition::Table| table.columns.clear(),
+        ),
+        ("names an axis that does not exist", &|table| {
+            table.columns.push("other".into())
+        }),
+        ("uses an axis twice", &|table| {
+            table.columns.push("loss".into())
+        }),
+        ("have the name of a file that every report has", &|table| {
+            table.name = "results".into()
+        }),
+    ] as [(&str, &dyn Fn(&mut sweep::definition::Table)); 4]
+    {
+        assert_eq!(refused(&|sweep| table(sweep, change)), expected);
+    }
+    let twice = refused(&|sweep| sweep.outputs.push(sweep.outputs[0].clone()));
+    assert_eq!(twice, "hold two of the same name");
+    let unknown = refused(&|sweep| {
+        let cell = BTreeMap::from([("loss".to_owned(), "mse".to_owned())]);
+        sweep.published = vec![PublishedValue {
+            cell,
+            ..published(None, 1.0)
+        }];
+    });
+    assert_eq!(unknown, "refers to an axis value that does not exist");
+    let mut one_value = good.clone();
+    for cell in &mut one_value.cells {
+        cell.set.remove("samples_per_class");
+    }
+    one_value.axes[1].values.truncate(1);
+    one_value.cells.retain(|cell| cell.coordinates[1] == 0);
+    table(&mut one_value, &|table| {
+        table.columns.retain(|name| name == "loss")
+    });
+    table(&mut one_value, &|table| {
+        table.rows.retain(|name| name == "loss")
+    });
+    assert_eq!(
+        one_value.check(),
+        Ok(()),
+        "an axis of one value needs no place"
+    );
+}
+
+#[test]
+fn inputs_and_trainers_of_a_peers_sweep_have_names_and_hashes() {
+    let good = compiled(GOOD);
+    let check = |name: &str, content: Content| {
+        let mut sweep = good.clone();
+        sweep.inputs.insert(name.to_owned(), content.into());
+        sweep.check().is_ok()
+    };
+    let content = |hash: &str, parts: &[(&str, &str)]| Content {
+        hash: hash.to_owned(),
+        parts: parts
+            .iter()
+            .map(|(name, hash)| ((*name).to_owned(), (*hash).to_owned()))
+            .collect(),
+        ..Content::default()
+    };
+    let long = "a".repeat(64);
+    for (name, hash, parts, fine) in [
+        ("n", "0aF", &[("p", "1")] as &[_], true),
+        ("n", &long, &[], true),
+        ("n", &format!("{long}a"), &[], false),
+        ("n", "", &[], false),
+        ("n", "xy", &[], false),
+        ("", "aa", &[], false),
+        ("a\nb", "aa", &[], false),
+        (&"n".repeat(4096 + 64), "aa", &[], true),
+        (&"n".repeat(4096 + 65), "aa", &[], false),
+        ("n", "aa", &[("", "1")], false),
+        ("n", "aa", &[("p", "")], false),
+    ] {
+        assert_eq!(
+            check(name, content(hash, parts)),
+            fine,
+            "{name} {hash} {parts:?}"
+        );
+    }
+    let many = |count: usize| Content {
+        parts: (0..count)
+            .map(|part| (part.to_string(), "aa".to_owned()))
+            .collect(),
+        ..content("aa", &[])
+    };
+    assert!(check("n", many(Content::MAX_PARTS)) && !check("n", many(Content::MAX_PARTS + 1)));
+    for (name, hash, fine) in [
+        ("mine.sh", "aa", true),
+        (&"n".repeat(256), "aa", true),
+        (&"n".repeat(257), "aa", false),
+        ("", "aa", false),
+        ("a\nb", "aa", false),
+        ("mine.sh", "", false),
+    ] {
+        let mut sweep = good.clone();
+        let program = Program {
+            name: name.to_owned(),
+            hash: hash.to_owned(),
+        };
+        sweep.trainer = Trainer::Foreign(program.into());
+        assert_eq!(sweep.check().is_ok(), fine, "{name} {hash}");
+    }
+}
