@@ -22,6 +22,7 @@ mod launching;
 mod offline;
 mod output;
 mod preflight;
+mod proposal;
 mod rendezvous;
 mod reports;
 mod results_folder;

@@ -5,10 +5,7 @@
 //! decoded form.
 
 use std::collections::HashSet;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-
-use rayon::prelude::*;
 
 use sweep::dataset::{Counts, PerClass};
 use sweep::held_out::of_class;
@@ -20,8 +17,7 @@ use crate::catalog;
 use crate::catalog::found::{Arrays, Content, Found, ImageFile, Labelled};
 use crate::dataset::{self, Dataset, Split};
 use crate::error::Error;
-use crate::files::{self, Reach};
-use crate::images::metadata;
+use crate::files::Reach;
 use crate::{cache, stand_in};
 
 /// The data set to open, its form, and the folders.
@@ -187,38 +183,6 @@ pub fn preflight(request: &OpenRequest) -> Result<Preflight, Error> {
     })
 }
 
-/// Number of files sampled for the size of images, and bytes of each.
-const SAMPLED_FILES: usize = 400;
-const HEAD_BYTES: u64 = 1 << 20;
-
-/// Returns the typical shorter side of the training images, in pixels: the median over files
-/// sampled evenly from all of them, by their heads alone. `None` for data sets whose images have
-/// one fixed size.
-pub fn typical_side(request: &OpenRequest) -> Result<Option<u32>, Error> {
-    let Content::Files { train, .. } = find(request)?.content else {
-        return Ok(None);
-    };
-    let count = train.len().min(SAMPLED_FILES);
-    let sampled: Vec<&ImageFile> = (0..count)
-        .map(|index| &train[index * train.len() / count])
-        .collect();
-    let side = |file: &&ImageFile| {
-        let mut head = Vec::new();
-        let read = files::open(&file.path)?
-            .take(HEAD_BYTES)
-            .read_to_end(&mut head);
-        read.map_err(Error::io("read", &file.path))?;
-        Ok(metadata::shorter_side(&head))
-    };
-    let sides = sampled
-        .par_iter()
-        .map(side)
-        .collect::<Result<Vec<_>, Error>>()?;
-    let mut sides: Vec<u32> = sides.into_iter().flatten().collect();
-    sides.sort_unstable();
-    Ok(sides.get(sides.len() / 2).copied())
-}
-
 /// Opens a data set, decoding it into the cache first if necessary. `on_progress` receives (images
 /// decoded, total images) from several threads.
 pub fn open(
@@ -247,7 +211,7 @@ pub fn open(
     cache::open(request, &found, &manifest, on_progress)
 }
 
-fn find(request: &OpenRequest) -> Result<Found, Error> {
+pub(crate) fn find(request: &OpenRequest) -> Result<Found, Error> {
     let found = catalog::find_files(request.dataset, &request.reach)?;
     let refuse = |value: u32, reason: &str| {
         Err(Error::Setting {

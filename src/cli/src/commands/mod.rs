@@ -7,6 +7,7 @@ mod data;
 mod doctor;
 mod embed;
 mod follow_sweep;
+mod init;
 mod inspect;
 mod journal;
 mod plan;
@@ -25,6 +26,7 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
         Command::Run(arguments) => run::run(&arguments, output),
         Command::Coordinator(arguments) => block_on(serve::coordinator(&arguments)),
         Command::Worker(arguments) => block_on(serve::worker(&arguments)),
+        Command::Init(arguments) => init::init(&arguments, configuration, output),
         Command::Plan(arguments) => plan::plan(&arguments, output),
         Command::Status(arguments) => block_on(inspect::status(&arguments, output)),
         Command::Tail(arguments) => block_on(inspect::tail(&arguments, output)),

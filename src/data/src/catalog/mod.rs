@@ -135,6 +135,17 @@ pub fn find(name: &str) -> Option<&'static Entry> {
         .find(|entry| entry.name == sweep::dataset::base(name))
 }
 
+/// Returns the named data set whose files lie in a folder, in the layout of its publication.
+pub fn published_in(folder: &Path) -> Option<&'static str> {
+    let data_dir = folder.parent()?;
+    let lies_here = |entry: &&Entry| {
+        let found = (entry.find)(entry.name, data_dir);
+        let root = found.ok().and_then(|found| found.root);
+        root.is_some_and(|root| root.starts_with(folder))
+    };
+    ENTRIES.iter().find(lies_here).map(|entry| entry.name)
+}
+
 /// Finds a data set's files by its name; checks its lists and that every image file exists.
 pub(crate) fn find_files(name: &str, reach: &Reach) -> Result<Found, Error> {
     match find(name) {

@@ -89,8 +89,23 @@ fn webp_exif(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Returns the shorter side of an image in pixels, from the head of its file.
-pub(crate) fn shorter_side(bytes: &[u8]) -> Option<u32> {
+/// Facts about an image in the head of its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    /// The file has no colours; false where its format does not show it.
+    pub(crate) is_grey: bool,
+}
+
+impl Head {
+    pub(crate) fn shorter_side(self) -> u32 {
+        self.width.min(self.height)
+    }
+}
+
+/// Reads the head of an image's file. `None`: it is no image, or its head is incomplete.
+pub(crate) fn head(bytes: &[u8]) -> Option<Head> {
     let short = |at: usize| {
         Some(u32::from(u16::from_le_bytes([
             *bytes.get(at)?,
@@ -99,30 +114,45 @@ pub(crate) fn shorter_side(bytes: &[u8]) -> Option<u32> {
     };
     let long =
         |at: usize, big_endian: bool| Some(number(bytes.get(at..at + 4)?, big_endian) as u32);
-    let (width, height) = match image::guess_format(bytes).ok()? {
-        ImageFormat::Jpeg => jpeg_size(bytes)?,
-        ImageFormat::Png => (long(16, true)?, long(20, true)?),
-        ImageFormat::Gif => (short(6)?, short(8)?),
+    let (width, height, is_grey) = match image::guess_format(bytes).ok()? {
+        ImageFormat::Jpeg => jpeg_head(bytes)?,
+        // Colour types 0 and 4 are grey without and with an alpha channel.
+        ImageFormat::Png => (
+            long(16, true)?,
+            long(20, true)?,
+            matches!(bytes.get(25)?, 0 | 4),
+        ),
+        ImageFormat::Gif => (short(6)?, short(8)?, false),
         // Negative heights mark images whose first row is at the top.
-        ImageFormat::Bmp => (long(18, false)?, (long(22, false)? as i32).unsigned_abs()),
+        ImageFormat::Bmp => (
+            long(18, false)?,
+            (long(22, false)? as i32).unsigned_abs(),
+            false,
+        ),
         ImageFormat::WebP => match bytes.get(12..16)? {
             b"VP8X" => (
                 (long(24, false)? & 0xff_ffff) + 1,
                 (long(26, false)? >> 8) + 1,
+                false,
             ),
             b"VP8L" => {
                 let packed = long(21, false)?;
-                ((packed & 0x3fff) + 1, (packed >> 14 & 0x3fff) + 1)
+                ((packed & 0x3fff) + 1, (packed >> 14 & 0x3fff) + 1, false)
             }
-            _ => (short(26)? & 0x3fff, short(28)? & 0x3fff),
+            _ => (short(26)? & 0x3fff, short(28)? & 0x3fff, false),
         },
         _ => return None,
     };
-    Some(width.min(height)).filter(|&side| side > 0)
+    (width > 0 && height > 0).then_some(Head {
+        width,
+        height,
+        is_grey,
+    })
 }
 
-/// Returns width and height from the first segment that begins a frame.
-fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
+/// Returns width, height, and whether there is one component alone, from the first segment that
+/// begins a frame.
+fn jpeg_head(bytes: &[u8]) -> Option<(u32, u32, bool)> {
     let mut at = 2;
     loop {
         let rest = bytes.get(at..)?;
@@ -138,7 +168,7 @@ fn jpeg_size(bytes: &[u8]) -> Option<(u32, u32)> {
         };
         match bytes[at - 1] {
             0xc4 | 0xc8 | 0xcc => at += big(at)? as usize,
-            0xc0..=0xcf => return Some((big(at + 5)?, big(at + 3)?)),
+            0xc0..=0xcf => return Some((big(at + 5)?, big(at + 3)?, *bytes.get(at + 7)? == 1)),
             0x01 | 0xd0..=0xd8 => {}
             0xd9 | 0xda => return None,
             _ => at += big(at)? as usize,

@@ -8,6 +8,7 @@ use image::{ImageFormat, Rgb, RgbImage};
 use sweep::settings::{Corrupt, SamplesPerClass};
 
 use crate::catalog::stand_in_files::write_other_layout;
+use crate::images::metadata::Head;
 use crate::images::metadata::tests::{exif, turned};
 use crate::images::resize::CropResizer;
 use crate::tests::readers::{Place, written};
@@ -430,7 +431,7 @@ fn the_typical_side_is_the_median_over_heads_of_files() {
                 .write_to(&mut bytes, format)
                 .unwrap();
             assert_eq!(
-                crate::images::metadata::shorter_side(bytes.get_ref()),
+                crate::images::metadata::head(bytes.get_ref()).map(Head::shorter_side),
                 Some(48),
                 "{format:?} {width} x {height}"
             );
@@ -463,4 +464,53 @@ fn cmyk_is_converted_as_pillow_does() {
         "{:?}",
         &image.pixels[..3]
     );
+}
+
+/// Grey and colour, a size of its own for each format, and files that are no images.
+#[test]
+fn heads_show_sizes_colours_and_what_is_no_image() {
+    let (place, root) = pets();
+    file(&root.join("train/cat/broken.png"));
+    let train = root.join("train/dog");
+    for (name, format) in [
+        ("grey.png", ImageFormat::Png),
+        ("grey.jpg", ImageFormat::Jpeg),
+    ] {
+        image::GrayImage::new(30, 20)
+            .save_with_format(train.join(name), format)
+            .unwrap();
+    }
+    RgbImage::new(60, 50)
+        .save(train.join("colour.jpg"))
+        .unwrap();
+    // a name of one format, the content of another
+    RgbImage::new(7, 9)
+        .save_with_format(train.join("bmp.png"), ImageFormat::Bmp)
+        .unwrap();
+    let whole = std::fs::read(train.join("colour.jpg")).unwrap();
+    std::fs::write(train.join("cut.jpg"), &whole[..16]).unwrap();
+    let paths = (place.data(), place.cache());
+    let heads = crate::heads(&place.request("folder:pets", None, &paths));
+    let heads = heads.unwrap().unwrap();
+    assert_eq!(heads.sides, [vec![4; 10], vec![7, 20, 20, 50]].concat());
+    assert_eq!(heads.grey, 2);
+    assert_eq!(heads.train_counts, [3, 7]);
+    assert_eq!(
+        heads.unreadable,
+        ["train/cat/broken.png", "train/dog/cut.jpg"]
+    );
+    let digits = place.request("digits", None, &paths);
+    assert_eq!(crate::heads(&digits).unwrap(), None);
+}
+
+#[test]
+fn a_published_data_set_is_recognised_by_its_folder() {
+    for name in ["flowers", "cifar100", "fashion-mnist"] {
+        let (place, _) = written(name);
+        let folder = place.data().join(name);
+        assert_eq!(crate::catalog::published_in(&folder), Some(name));
+    }
+    let (place, root) = pets();
+    assert_eq!(crate::catalog::published_in(&root), None);
+    assert_eq!(crate::catalog::published_in(&place.data()), None);
 }
