@@ -85,7 +85,8 @@ impl System {
         self.installed = Some(program);
     }
 
-    /// The command `orchestrator`, in this system's folder.
+    /// The command `orchestrator`, in this system's folder. A command for a coordinator has its
+    /// token.
     pub fn orchestrator(&self, arguments: &[&str]) -> Command {
         let program = self
             .installed
@@ -93,6 +94,10 @@ impl System {
             .unwrap_or_else(|| binary("orchestrator"));
         let mut command = self.marked(program);
         command.args(arguments);
+        let given = |flag: &str| arguments.contains(&flag);
+        if given("--coordinator") && !given("--token-file") && !given("--state-dir") {
+            command.args(["--state-dir", "state"]);
+        }
         command
     }
 
@@ -225,8 +230,8 @@ impl System {
     /// Runs a client command to its end.
     pub fn client(&self, arguments: &[&str]) -> Output {
         let url = self.url();
-        let mut command = self.orchestrator(arguments);
-        command.args(["--coordinator", &url]);
+        let arguments = [arguments, &["--coordinator", &url]].concat();
+        let mut command = self.orchestrator(&arguments);
         command.output().expect("the client starts")
     }
 

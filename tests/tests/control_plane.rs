@@ -70,7 +70,7 @@ fn a_sweep_that_no_slot_can_take_says_so() {
         system.orchestrator(&["run", "wide.yaml", "--coordinator", &url]),
     );
     let no_worker = format!(
-        "idle waits: no worker has joined: start one with `orchestrator worker --coordinator {url}`"
+        "idle waits: no worker has joined: start one with `orchestrator worker --coordinator {url} --token-file "
     );
     wait_for("the run says what it waits for", || {
         run.stderr().contains(&no_worker).then_some(())

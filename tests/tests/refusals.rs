@@ -101,26 +101,41 @@ fn a_state_directory_that_another_host_uses_is_refused_with_file_and_host() {
 }
 
 #[test]
-fn a_coordinator_for_other_machines_needs_a_token() {
+fn a_token_that_others_can_read_is_refused() {
     let system = System::new();
-    let listen = |token: &[&str]| {
-        let mut command = system.orchestrator(&[
-            "coordinator",
-            "--listen",
-            "0.0.0.0:0",
-            "--state-dir",
-            "state",
-        ]);
-        command
-            .args(token)
-            .output()
-            .expect("the coordinator starts")
-    };
-    assert!(refused(&listen(&[]), BAD_INPUT).contains("--token-file"));
     let token = system.file("token", "between-you-and-me-0123456789abcdef\n");
     std::fs::set_permissions(&token, PermissionsExt::from_mode(0o644))
         .expect("the test owns its files");
-    assert!(refused(&listen(&["--token-file", "token"]), BAD_INPUT).contains("0600"));
+    let mut command = system.orchestrator(&["coordinator", "--listen", "127.0.0.1:0"]);
+    command.args(["--state-dir", "state", "--token-file", "token"]);
+    let output = command.output().expect("the coordinator starts");
+    assert!(refused(&output, BAD_INPUT).contains("0600"));
+}
+
+/// A login node's loopback belongs to everybody on it.
+#[test]
+fn a_coordinator_on_loopback_answers_only_to_who_can_read_its_state_directory() {
+    let mut system = System::new();
+    let _coordinator = system.coordinator();
+    let stranger = ["status", "--state-dir", "nowhere"];
+    let message = refused(&system.client(&stranger), INFRASTRUCTURE);
+    assert!(
+        message.contains("--token-file") && message.contains("--state-dir"),
+        "{message}"
+    );
+    let url = system.url();
+    let worker = ["worker", "--coordinator", &url, "--state-dir", "nowhere"];
+    let output = system.orchestrator(&worker).output();
+    let message = refused(&output.expect("the worker starts"), BAD_INPUT);
+    assert!(message.contains("no token for"), "{message}");
+    // neither address nor token is named
+    let worker = ["worker", "--state-dir", "state", "--devices", "cpu"];
+    let _worker = system.start("worker", system.orchestrator(&worker));
+    wait_for("the worker joins", || {
+        system.status()?["workers"][0]["worker"]
+            .as_str()
+            .map(|_| ())
+    });
 }
 
 #[test]
@@ -136,8 +151,6 @@ fn a_wrong_token_is_refused_and_the_right_one_is_not() {
     }
     system.coordinator_flags = vec!["--token-file".to_owned(), "token".to_owned()];
     let _coordinator = system.coordinator();
-    let message = refused(&system.client(&["status"]), INFRASTRUCTURE);
-    assert!(message.contains("token"), "{message}");
     let message = refused(
         &system.client(&["status", "--token-file", "wrong"]),
         INFRASTRUCTURE,

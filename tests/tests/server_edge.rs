@@ -238,10 +238,12 @@ fn a_state_directory_that_vanishes_ends_the_coordinator_with_a_copy() {
     let mut system = System::new();
     let mut coordinator = system.coordinator();
     let url = system.url();
+    fs::copy(system.path("state/token"), system.path("token")).expect("a token was made");
     let submit = |name: &str| {
         system.file("sweep.yaml", &SWEEP.replace("NAME", name));
         let mut command =
             system.orchestrator(&["run", "sweep.yaml", "--detach", "--coordinator", &url]);
+        command.args(["--token-file", "token"]);
         command
             .output()
             .expect("the client starts")

@@ -12,6 +12,7 @@ pub use crate::config::ConfigArgs;
 use crate::exit::EXIT_CODES;
 use crate::host_port::HostPort;
 pub use crate::launch_args::LaunchArgs;
+use crate::rendezvous;
 
 /// Trains sweeps of small-data experiments on every device there is, survives anything being
 /// killed, and fills in the table.
@@ -117,7 +118,8 @@ pub struct Target {
     /// The coordinator, as http://HOST:PORT; by default the one on this machine's state directory
     #[arg(long, value_name = "URL", env = "ORCHESTRATOR_COORDINATOR")]
     pub coordinator: Option<String>,
-    /// File with the token shared by coordinator, workers and commands, mode 0600
+    /// File with the token shared by coordinator, workers and commands, mode 0600; by default that of
+    /// the state directory's coordinator
     #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// Where the coordinator of this machine keeps its journal
@@ -126,6 +128,13 @@ pub struct Target {
 }
 
 impl Target {
+    /// Returns the file with the token of the coordinator at this address: the given one, or that of
+    /// the state directory, if its coordinator is there.
+    pub fn token_file_of(&self, address: &str) -> Option<PathBuf> {
+        let given = self.token_file.clone();
+        given.or_else(|| rendezvous::token_file_of(&self.state_dir, address))
+    }
+
     /// Returns ` --coordinator URL --token-file FILE`, or ` --state-dir DIR` if that leads to
     /// address and token: the flags that a command shown to a user needs to contact the same
     /// coordinator.
@@ -230,8 +239,9 @@ pub struct RunArgs {
   orchestrator coordinator --state-dir state
   orchestrator coordinator --listen 0.0.0.0:7400 --token-file token --http 127.0.0.1:7480
 
-Listening on anything but loopback needs a token file. SIGTERM ends it; started
-again on the same state directory it continues.")]
+Without --token-file it makes a token in the state directory, which workers and commands with the
+same --state-dir find, and nobody else can read. SIGTERM ends it; started again on the same state
+directory it continues.")]
 pub struct CoordinatorArgs {
     /// Where workers and commands connect to, as HOST:PORT; 0.0.0.0:PORT is every network of this
     /// machine
@@ -240,7 +250,8 @@ pub struct CoordinatorArgs {
     /// Holds the journal; made when it is missing
     #[arg(long, value_name = "DIR", default_value = "orchestrator-state")]
     pub state_dir: PathBuf,
-    /// File with the token shared by coordinator, workers and commands, mode 0600
+    /// File with the token shared by coordinator, workers and commands, mode 0600 [default: `token`
+    /// in the state directory, made when it is missing]
     #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// Also serve a read-only status page and metrics here; anywhere but on loopback they want the
@@ -272,7 +283,8 @@ pub struct CoordinatorArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  orchestrator worker --coordinator http://127.0.0.1:7400
+  orchestrator worker
+  orchestrator worker --state-dir /shared/orchestrator-state
   orchestrator worker --coordinator http://login1:7400 --token-file token --devices cuda:0-3
 
 SIGTERM, SIGINT, SIGHUP and Slurm's SIGUSR1 make it write checkpoints and leave. SIGINT (Ctrl-C)
@@ -283,12 +295,18 @@ Its exit code is 0 if it left without unfinished trials (idle, drained, or asked
 other workers have to finish what it held, 2 if it cannot work (no coordinator, a refused token, a
 trainer that does not start), 130 if it was stopped at once.")]
 pub struct WorkerArgs {
-    /// The coordinator, as http://HOST:PORT
+    /// The coordinator, as http://HOST:PORT; by default the one that announces itself in the state
+    /// directory
     #[arg(long, value_name = "URL", env = "ORCHESTRATOR_COORDINATOR")]
-    pub coordinator: String,
-    /// File with the token shared by coordinator, workers and commands, mode 0600
+    pub coordinator: Option<String>,
+    /// File with the token shared by coordinator, workers and commands, mode 0600; by default that of
+    /// the state directory's coordinator
     #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// The coordinator's state directory, on this machine or shared: its address and its token are
+    /// read there, again whenever it is lost
+    #[arg(long, value_name = "DIR", default_value = "orchestrator-state")]
+    pub state_dir: PathBuf,
     /// Name of this machine, in place of a host name that means nothing [default: the node's name in
     /// Slurm, else the host name]
     #[arg(long, value_name = "NAME")]

@@ -17,6 +17,7 @@ use v1::report_chunk::Chunk;
 use crate::args::quoted;
 use crate::exit::ExpectedError;
 use crate::output;
+use crate::rendezvous::{self, Rendezvous};
 use crate::reports::{Report, sink_error};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,9 +29,73 @@ pub struct Client {
     control: ControlClient<Channel>,
     /// Metadata with the token.
     metadata: MetadataMap,
+    access: Access,
+}
+
+/// Where a coordinator is reached, and with which token.
+#[derive(Clone, Debug)]
+pub struct Access {
     pub address: String,
-    /// The file that the token came from, for commands that are shown to users.
-    pub token_file: Option<PathBuf>,
+    pub token: Option<Token>,
+    /// The file that the token came from; read again for each connection.
+    token_file: Option<PathBuf>,
+    /// The state directory in which it announces itself: looked at for each new connection.
+    state_dir: Option<PathBuf>,
+}
+
+impl Access {
+    /// The coordinator at an address, with the token in a file.
+    pub fn at(address: &str, token_file: Option<PathBuf>) -> Result<Self, ExpectedError> {
+        Ok(Self {
+            address: with_scheme(address),
+            token: token(token_file.as_deref())?,
+            token_file,
+            state_dir: None,
+        })
+    }
+
+    /// The coordinator of this process.
+    pub fn embedded(address: &str, token: Token) -> Self {
+        Self {
+            address: address.to_owned(),
+            token: Some(token),
+            token_file: None,
+            state_dir: None,
+        }
+    }
+
+    /// The coordinator that announced itself in a state directory; `given` replaces its token file.
+    pub fn announced(
+        state_dir: &Path,
+        found: &Rendezvous,
+        given: Option<&Path>,
+    ) -> Result<Self, ExpectedError> {
+        let token_file = given.map(Path::to_owned).or(found.token_file.clone());
+        Ok(Self {
+            state_dir: Some(state_dir.to_owned()),
+            ..Self::at(&found.address, token_file)?
+        })
+    }
+
+    /// Returns the access to the same coordinator by now: it may have come back at another address,
+    /// and its token may have been replaced.
+    fn again(&self) -> Result<Self, ExpectedError> {
+        if let Some(state_dir) = &self.state_dir
+            && let Some(found) = rendezvous::find(state_dir)
+        {
+            let is_same = self.address == found.address;
+            let token_file = self.token_file.as_deref().filter(|_| is_same);
+            return Self::announced(state_dir, &found, token_file);
+        }
+        let token = match token(self.token_file.as_deref())? {
+            Some(token) => Some(token),
+            None => self.token.clone(),
+        };
+        Ok(Self {
+            token,
+            ..self.clone()
+        })
+    }
 }
 
 /// Reads the token from the file. Returns `None` without a file.
@@ -50,8 +115,8 @@ pub fn with_scheme(address: &str) -> String {
 }
 
 impl Client {
-    pub async fn connect(address: &str, token: Option<Token>) -> Result<Self, ExpectedError> {
-        let address = with_scheme(address);
+    pub async fn connect(access: Access) -> Result<Self, ExpectedError> {
+        let address = &access.address;
         let bad = |reason: String| {
             ExpectedError::BadInput(format!(
                 "`{address}` is not a coordinator's address ({reason}): http://HOST:PORT was expected"
@@ -75,7 +140,7 @@ impl Client {
                 address: address.clone(),
                 reason: with_causes(&error),
             })?;
-        let metadata = match protocol::token::attach(token)(Request::new(())) {
+        let metadata = match protocol::token::attach(access.token.clone())(Request::new(())) {
             Ok(request) => request.metadata().clone(),
             Err(status) => return Err(bad(status.message().to_owned())),
         };
@@ -86,31 +151,27 @@ impl Client {
         Ok(Self {
             control,
             metadata,
-            address,
-            token_file: None,
+            access,
         })
     }
 
-    /// Opens a new connection to the same coordinator.
-    pub async fn reconnect(&mut self, token: Option<Token>) -> Result<(), ExpectedError> {
-        let token_file = self.token_file.clone();
-        *self = Self {
-            token_file,
-            ..Self::connect(&self.address, token).await?
-        };
+    /// Opens a new connection to the same coordinator, wherever it is by now.
+    pub async fn reconnect(&mut self) -> Result<(), ExpectedError> {
+        *self = Self::connect(self.access.again()?).await?;
         Ok(())
     }
 
     /// The flags with which a command line reaches this coordinator: `--coordinator URL
     /// --token-file FILE`.
     pub fn flags(&self) -> String {
-        let token = self
+        let access = &self.access;
+        let token = access
             .token_file
             .as_ref()
             .map(|file| format!(" --token-file {}", quoted(&file.to_string_lossy())));
         format!(
             "--coordinator {}{}",
-            quoted(&self.address),
+            quoted(&access.address),
             token.unwrap_or_default()
         )
     }
@@ -180,7 +241,7 @@ impl Client {
         }
         let reason = "it sent only a part of the report".to_owned();
         Err(ExpectedError::Unreachable {
-            address: self.address.clone(),
+            address: self.access.address.clone(),
             reason,
         })
     }
@@ -275,7 +336,7 @@ impl Client {
     /// Converts an error in the middle of a stream.
     pub fn failure(&self, action: &'static str, status: &Status) -> ExpectedError {
         let message = status.message().to_owned();
-        let address = self.address.clone();
+        let address = self.access.address.clone();
         match status.code() {
             Code::Unavailable => ExpectedError::Unreachable {
                 address,

@@ -28,11 +28,11 @@ const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
 
 /// How workers reach the coordinator of a state directory.
 pub struct Reach<'a> {
+    /// Jobs find its address and its token there when they start.
     pub state_dir: &'a Path,
-    /// http://HOST:PORT
-    pub address: String,
+    /// Hosts over ssh get these through their connection.
     pub port: u16,
-    pub token_file: PathBuf,
+    pub token_file: &'a Path,
 }
 
 pub struct Launching {
@@ -127,7 +127,7 @@ impl Launching {
         let settings = Settings {
             folder,
             port: reach.port,
-            token_file: absolute(&reach.token_file)?,
+            token_file: absolute(reach.token_file)?,
             version: Cli::command().render_version().trim().to_owned(),
             state: short_name(&state_dir),
             dir: text(home.unwrap_or(Path::new("/"))),
@@ -150,7 +150,7 @@ impl Launching {
     /// Returns the script of an allocation of this name.
     pub fn script(&self, allocation: &str) -> String {
         match &self.means {
-            Means::Slurm(template) => template.text(&allocation.into()),
+            Means::Slurm(template) => template.text(&allocation.into(), &[]),
             Means::Ssh { settings, hosts } => {
                 let scripts = hosts.iter().map(|host| {
                     let script = remote::script(settings, host, &allocation.into());
@@ -159,6 +159,19 @@ impl Launching {
                 scripts.collect()
             }
         }
+    }
+
+    /// Asks the cluster whether it would refuse what the queue asks for, before anything is started.
+    pub async fn test(&self) -> Result<(), ExpectedError> {
+        let Means::Slurm(template) = &self.means else {
+            return Ok(());
+        };
+        let slurm = Slurm::new(template.clone());
+        let tested = slurm.test(&"orch-test".into()).await;
+        tested.map_err(|words| ExpectedError::Infrastructure {
+            what: "Slurm refuses such jobs",
+            reason: words.to_string(),
+        })
     }
 
     pub fn into_launcher(self) -> Box<dyn Launcher> {
@@ -187,8 +200,7 @@ fn worker(
     let program = program()?;
     let mut words = vec![text(&program), "worker".to_owned()];
     let mut flag = |name: &str, value: String| words.extend([name.to_owned(), value]);
-    flag("--coordinator", reach.address.clone());
-    flag("--token-file", text(&absolute(&reach.token_file)?));
+    flag("--state-dir", text(&absolute(reach.state_dir)?));
     flag("--work-dir", text(&absolute(&reach.state_dir.join(WORK))?));
     flag("--idle-timeout", format!("{}s", arguments.idle_timeout));
     flag("--data-dir", text(&absolute(&places.data_dir)?));

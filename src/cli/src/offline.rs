@@ -10,7 +10,7 @@ use schedule::state::{Millis, State};
 use sweep::with_causes;
 
 use crate::args::Target;
-use crate::client::{self, Client};
+use crate::client::{Access, Client};
 use crate::exit::ExpectedError;
 use crate::{rendezvous, stderr};
 
@@ -71,20 +71,15 @@ pub async fn source(target: &Target) -> Result<Source, ExpectedError> {
 /// Returns the named coordinator or the one on the state directory, `None` if none runs there.
 pub async fn live(target: &Target) -> Result<Option<Client>, ExpectedError> {
     if let Some(address) = &target.coordinator {
-        let token = client::token(target.token_file.as_deref())?;
-        let mut client = Client::connect(address, token).await?;
-        client.token_file.clone_from(&target.token_file);
-        return Ok(Some(client));
+        let access = Access::at(address, target.token_file_of(address))?;
+        return Client::connect(access).await.map(Some);
     }
     let Some(found) = rendezvous::find(&target.state_dir) else {
         return Ok(None);
     };
-    let token_file = target.token_file.clone().or(found.token_file);
-    match Client::connect(&found.address, client::token(token_file.as_deref())?).await {
-        Ok(mut client) => {
-            client.token_file = token_file;
-            Ok(Some(client))
-        }
+    let access = Access::announced(&target.state_dir, &found, target.token_file.as_deref())?;
+    match Client::connect(access).await {
+        Ok(client) => Ok(Some(client)),
         // A stale file whose process id was reused by another process.
         Err(ExpectedError::Unreachable { .. }) => Ok(None),
         Err(error) => Err(error),

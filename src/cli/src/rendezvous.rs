@@ -1,14 +1,15 @@
-//! The file by which commands on the same machine find the coordinator of a state directory: mode
-//! 0600, with address, process and token file. It is a hint and may be stale; its content is
-//! checked before use.
+//! The file by which commands and workers find the coordinator of a state directory: mode 0600,
+//! with address, process and token file. It is a hint and may be stale; its content is checked
+//! before use. Machines that share the directory read it too.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::Token;
 use serde::{Deserialize, Serialize};
+use sweep::with_causes;
 
 use crate::exit::ExpectedError;
 use crate::output::SCHEMA;
@@ -21,10 +22,13 @@ const PROBE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rendezvous {
     schema: u32,
-    /// http://HOST:PORT
+    /// http://HOST:PORT, as this machine reaches it.
     pub address: String,
+    /// The same for other machines; `None`: they do not reach it.
+    #[serde(default)]
+    reach: Option<String>,
     pub pid: u32,
-    pub host: String,
+    host: String,
     pub token_file: Option<PathBuf>,
     /// True if the coordinator is a service that restarts, and not part of an `orchestrator run`.
     #[serde(default)]
@@ -38,24 +42,37 @@ pub struct Announced {
     content: Vec<u8>,
 }
 
-/// Announces the address of this state directory's coordinator to other commands.
+/// What a coordinator announces of itself.
+pub struct Announcement<'a> {
+    pub bound: SocketAddr,
+    /// Name or address by which other machines reach it, if they do.
+    pub advertise: Option<&'a str>,
+    pub token_file: &'a Path,
+    /// See [`Rendezvous::lasts`].
+    pub lasts: bool,
+}
+
+/// Announces the coordinator of this state directory to commands and workers.
 pub fn announce(
     state_dir: &Path,
-    address: String,
-    token_file: Option<&Path>,
-    lasts: bool,
+    announcement: &Announcement<'_>,
 ) -> Result<Announced, ExpectedError> {
-    let token_file = match token_file {
-        Some(path) => Some(std::path::absolute(path).map_err(ExpectedError::file("find", path))?),
-        None => None,
-    };
-    let found = Rendezvous {
-        schema: SCHEMA,
-        address,
-        pid: std::process::id(),
-        host: host(),
+    let Announcement {
+        bound,
+        advertise,
         token_file,
         lasts,
+    } = announcement;
+    let token_file =
+        std::path::absolute(token_file).map_err(ExpectedError::file("find", *token_file))?;
+    let found = Rendezvous {
+        schema: SCHEMA,
+        address: address_here(*bound),
+        reach: advertise.map(|host| format!("http://{host}:{}", bound.port())),
+        pid: std::process::id(),
+        host: host(),
+        token_file: Some(token_file),
+        lasts: *lasts,
     };
     let content = serde_json::to_vec_pretty(&found).expect("a record of text can be written");
     let path = state_dir.join(FILE);
@@ -63,66 +80,150 @@ pub fn announce(
     Ok(Announced { path, content })
 }
 
+/// Returns the address by which this machine reaches what it bound.
+pub fn address_here(mut bound: SocketAddr) -> String {
+    match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => bound.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => bound.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    format!("http://{bound}")
+}
+
 impl Rendezvous {
+    fn read(state_dir: &Path) -> Option<Self> {
+        let text = std::fs::read(state_dir.join(FILE)).ok()?;
+        let found: Self = serde_json::from_slice(&text).ok()?;
+        (found.schema == SCHEMA).then_some(found)
+    }
+
     /// Returns true if the coordinator is on this machine, where the end of its process can be
     /// detected.
     pub fn is_here(&self) -> bool {
         self.host == host()
     }
+
+    /// Returns true if its process is known to have ended.
+    fn has_ended(&self) -> bool {
+        let pid = self.pid.try_into().map(nix::unistd::Pid::from_raw);
+        let ended = |pid| nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH);
+        self.is_here() && pid.map_or(true, ended)
+    }
+
+    /// Returns the address by which this machine reaches it.
+    fn address_from_here(&self) -> Option<&String> {
+        match self.is_here() {
+            true => Some(&self.address),
+            false => self.reach.as_ref(),
+        }
+    }
+
+    /// Returns true if this is the address of the coordinator: only then is its token meant for
+    /// whatever answers there.
+    fn is_at(&self, address: &str) -> bool {
+        let Some(own) = self.address_from_here() else {
+            return false;
+        };
+        let (own, other) = (socket_addresses(own), socket_addresses(address));
+        other.iter().any(|address| own.contains(address))
+    }
+}
+
+/// Returns the addresses that `http://HOST:PORT` names.
+fn socket_addresses(address: &str) -> Vec<SocketAddr> {
+    let host = address.strip_prefix("http://").unwrap_or(address);
+    let found = host.trim_end_matches('/').to_socket_addrs();
+    found.map(Iterator::collect).unwrap_or_default()
 }
 
 /// Finds the coordinator that runs on this state directory, as far as this is possible without a
-/// request to it.
+/// request to it. Its address is the one for this machine.
 pub fn find(state_dir: &Path) -> Option<Rendezvous> {
-    let text = std::fs::read(state_dir.join(FILE)).ok()?;
-    let found: Rendezvous = serde_json::from_slice(&text).ok()?;
-    if found.schema != SCHEMA {
-        return None;
-    }
-    let pid = nix::unistd::Pid::from_raw(found.pid.try_into().ok()?);
-    let address: SocketAddr = found.address.strip_prefix("http://")?.parse().ok()?;
-    // A process on another host that shares the folder cannot be checked, and its loopback address
-    // is not ours.
-    let wrong = match found.is_here() {
-        true => nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH),
-        false => address.ip().is_loopback() || address.ip().is_unspecified(),
+    let found = Rendezvous::read(state_dir)?;
+    // A process on another host that shares the folder cannot be checked. Its process id or its
+    // port may have been reused since.
+    let address = found.address_from_here()?.clone();
+    let answers = |address: &SocketAddr| TcpStream::connect_timeout(address, PROBE).is_ok();
+    let is_there = !found.has_ended() && socket_addresses(&address).iter().any(answers);
+    is_there.then_some(Rendezvous { address, ..found })
+}
+
+/// Returns the place that a state directory publishes for workers; `given` replaces its token file.
+/// The error is a sentence for people.
+pub fn place(state_dir: &Path, given: Option<&Path>) -> Result<worker::Place, String> {
+    let file = state_dir.join(FILE);
+    let file = file.display();
+    let Some(found) = Rendezvous::read(state_dir) else {
+        return Err(format!("no coordinator has announced itself in {file}"));
     };
-    // Its process id or its port may have been reused since.
-    (!wrong && TcpStream::connect_timeout(&address, PROBE).is_ok()).then_some(found)
+    if found.has_ended() {
+        let pid = found.pid;
+        return Err(format!(
+            "the coordinator of {file}, process {pid}, has ended"
+        ));
+    }
+    let Some(address) = found.address_from_here() else {
+        return Err(format!(
+            "the coordinator of {file} listens on loopback of {} alone: start it with --listen 0.0.0.0:PORT",
+            found.host
+        ));
+    };
+    let token_file = given.map(Path::to_owned).or(found.token_file.clone());
+    let token = token_file.as_deref().map(Token::from_file);
+    Ok(worker::Place {
+        address: address.clone(),
+        token: token.transpose().map_err(|error| with_causes(&error))?,
+        token_file,
+    })
+}
+
+/// Returns true if the state directory names this address, whether or not its coordinator still
+/// runs.
+pub fn announces(state_dir: &Path, address: &str) -> bool {
+    Rendezvous::read(state_dir).is_some_and(|found| found.is_at(address))
+}
+
+/// Returns the token file of the coordinator at this address, if the state directory announces it
+/// there.
+pub fn token_file_of(state_dir: &Path, address: &str) -> Option<PathBuf> {
+    let found = Rendezvous::read(state_dir)?;
+    let is_it = found.is_at(address) && !found.has_ended();
+    found.token_file.filter(|_| is_it)
 }
 
 /// Describes a coordinator on another host that announced itself here, for errors about a taken or
 /// unreachable directory.
 pub fn left_elsewhere(state_dir: &Path) -> Option<String> {
-    let path = state_dir.join(FILE);
-    let left: Rendezvous = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+    let left = Rendezvous::read(state_dir)?;
     let Rendezvous {
         pid, host, address, ..
     } = &left;
+    let address = left.reach.as_ref().unwrap_or(address);
     (!left.is_here()).then(|| {
         format!(
             "{} names process {pid} on host {host}, at {address}, which is not reached from here",
-            path.display()
+            state_dir.join(FILE).display()
         )
     })
 }
 
-/// Returns the port of the coordinator that was here last, if it could not announce its end.
-pub fn port_left(state_dir: &Path) -> Option<u16> {
-    let left: Rendezvous =
-        serde_json::from_slice(&std::fs::read(state_dir.join(FILE)).ok()?).ok()?;
-    let address: SocketAddr = left.address.strip_prefix("http://")?.parse().ok()?;
-    Some(address.port())
+/// Returns the token of this state directory's coordinators: that of the last one, so that its
+/// workers keep it, or a new one. [`write_token`] stores it, once the directory is known to be ours.
+pub fn token(state_dir: &Path) -> Result<Token, ExpectedError> {
+    // One that others could read, or that is damaged, is replaced.
+    match Token::from_file(&token_file(state_dir)) {
+        Ok(token) => Ok(token),
+        Err(_) => Ok(Token::random()?),
+    }
 }
 
-/// Returns the token of the coordinator that was here last.
-pub fn token_left(state_dir: &Path) -> Option<Token> {
-    Token::from_file(&state_dir.join(TOKEN_FILE)).ok()
+pub fn token_file(state_dir: &Path) -> PathBuf {
+    state_dir.join(TOKEN_FILE)
 }
 
-/// Stores an embedded coordinator's token where only its user's commands can read it.
+/// Stores the token where only its user's commands can read it.
 pub fn write_token(state_dir: &Path, token: &Token) -> Result<PathBuf, ExpectedError> {
-    let path = state_dir.join(TOKEN_FILE);
+    let path = token_file(state_dir);
     write_private(&path, format!("{}\n", token.reveal()).as_bytes())?;
     Ok(path)
 }
@@ -165,6 +266,19 @@ mod tests {
 
     use super::*;
 
+    fn announcement<'a>(
+        bound: SocketAddr,
+        advertise: Option<&'a str>,
+        token_file: &'a Path,
+    ) -> Announcement<'a> {
+        Announcement {
+            bound,
+            advertise,
+            token_file,
+            lasts: false,
+        }
+    }
+
     #[test]
     fn announced_found_and_gone() {
         let dir = tempfile::tempdir().unwrap();
@@ -172,11 +286,21 @@ mod tests {
         let token = write_token(dir.path(), &Token::random().unwrap()).unwrap();
         Token::from_file(&token).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let announced = announce(dir.path(), address.clone(), Some(&token), false).unwrap();
+        let bound = listener.local_addr().unwrap();
+        let address = format!("http://{bound}");
+        let announced = announce(dir.path(), &announcement(bound, None, &token)).unwrap();
         let found = find(dir.path()).unwrap();
-        assert_eq!((found.address, found.pid), (address, std::process::id()));
+        assert_eq!((&found.address, found.pid), (&address, std::process::id()));
         assert_eq!(found.token_file.unwrap(), token);
+        let place = place(dir.path(), None).unwrap();
+        assert_eq!(place.address, address);
+        assert!(place.token.is_some());
+        let localhost = format!("http://localhost:{}/", bound.port());
+        for same in [&address, &localhost] {
+            assert_eq!(token_file_of(dir.path(), same).as_ref(), Some(&token));
+        }
+        let other = format!("http://127.0.0.1:{}", bound.port() ^ 1);
+        assert_eq!(token_file_of(dir.path(), &other), None, "not its address");
         let mode = std::fs::metadata(dir.path().join(FILE))
             .unwrap()
             .permissions()
@@ -219,28 +343,48 @@ mod tests {
     #[test]
     fn the_loopback_of_another_host_is_not_believed() {
         let dir = tempfile::tempdir().unwrap();
+        let token = write_token(dir.path(), &Token::random().unwrap()).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        for address in [
-            format!("http://127.0.0.1:{port}"),
-            format!("http://0.0.0.0:{port}"),
-        ] {
-            let announced = announce(dir.path(), address.clone(), None, true).unwrap();
+        let announced_elsewhere = |announcement: &Announcement<'_>| {
+            let announced = announce(dir.path(), announcement).unwrap();
             assert_eq!(left_elsewhere(dir.path()), None, "it is here");
             let text = String::from_utf8(announced.content.clone()).unwrap();
             let theirs = Rendezvous {
                 host: "elsewhere".into(),
+                pid: 1,
                 ..serde_json::from_str(&text).unwrap()
             };
             std::fs::write(dir.path().join(FILE), serde_json::to_vec(&theirs).unwrap()).unwrap();
+        };
+        for ip in [Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED] {
+            announced_elsewhere(&announcement((ip, port).into(), None, &token));
             assert_eq!(find(dir.path()), None);
-            let said = left_elsewhere(dir.path()).unwrap();
+            let left = left_elsewhere(dir.path()).unwrap();
             assert!(
-                said.contains("coordinator.json")
-                    && said.contains("host elsewhere")
-                    && said.contains(&address)
+                left.contains("coordinator.json")
+                    && left.contains("host elsewhere")
+                    && left.contains(&format!("127.0.0.1:{port}")),
+                "{left}"
             );
+            let reason = place(dir.path(), None).unwrap_err();
+            assert!(reason.contains("loopback of elsewhere"), "{reason}");
         }
+        let bound = (Ipv4Addr::UNSPECIFIED, port).into();
+        announced_elsewhere(&announcement(bound, Some("localhost"), &token));
+        let address = format!("http://localhost:{port}");
+        assert_eq!(find(dir.path()).unwrap().address, address);
+        assert_eq!(place(dir.path(), None).unwrap().address, address);
+    }
+
+    #[test]
+    fn a_token_stays_and_one_that_others_could_read_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = token(dir.path()).unwrap();
+        let file = write_token(dir.path(), &first).unwrap();
+        assert!(token(dir.path()).unwrap().is_same(&first));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(!token(dir.path()).unwrap().is_same(&first));
     }
 
     #[test]
@@ -252,6 +396,7 @@ mod tests {
         let stale = Rendezvous {
             schema: SCHEMA,
             address: String::new(),
+            reach: None,
             pid,
             host: host(),
             token_file: None,

@@ -51,7 +51,7 @@ fn a_dry_run_prints_the_script_of_a_job_and_starts_nothing() {
         "#SBATCH --partition=gpu\n",
         "#SBATCH --qos=long\n",
         "\nmodule load cuda\nexec ",
-        " worker --coordinator http://login1:",
+        " worker --state-dir ",
         " --idle-timeout 300s ",
     ] {
         assert!(script.contains(line), "{line:?} in {script}");
@@ -75,7 +75,7 @@ fn launch_flags_that_cannot_be_meant_are_refused() {
     let text = refused("run tiny.yaml --launch slurm --time soon");
     assert!(text.contains("`soon` is no time limit"), "{text}");
     let text = refused("coordinator --launch slurm");
-    assert!(text.contains("--token-file"), "{text}");
+    assert!(text.contains("nodes do not reach 127.0.0.1"), "{text}");
 }
 
 /// The differences that a search can resolve with its held-out images, for known data sets and a
@@ -385,8 +385,16 @@ fn a_damaged_journal_is_refused_shown_and_repaired() {
 #[test]
 fn a_coordinator_refuses_what_cannot_work() {
     let place = Place::new();
-    let message = place.refused(1, &["coordinator", "--listen", "0.0.0.0:0"]);
-    assert!(message.contains("--token-file"), "{message}");
+    let message = place.refused(1, &["coordinator", "--token-file", "nowhere"]);
+    assert!(message.contains("nowhere"), "{message}");
+    let trainer = place.file("trainer", "#!/bin/sh\n");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&trainer, executable).expect("the test owns its files");
+    let message = place.refused(1, &["worker", "--trainer", "./trainer"]);
+    assert!(
+        message.contains("orchestrator-state") && message.contains("--coordinator"),
+        "{message}"
+    );
     for (listen, reason) in [
         ("localhost", "names no port"),
         ("7400", "names no port"),
@@ -402,17 +410,6 @@ fn a_coordinator_refuses_what_cannot_work() {
     assert!(message.contains("cannot be looked up"), "{message}");
     let message = place.refused(1, &["status", "--coordinator", "http://127.0.0.1"]);
     assert!(message.contains("names no port"), "{message}");
-    let message = place.refused(
-        1,
-        &[
-            "coordinator",
-            "--listen",
-            "127.0.0.1:0",
-            "--http",
-            "0.0.0.0:0",
-        ],
-    );
-    assert!(message.contains("--token-file"), "{message}");
     let message = place.refused(
         1,
         &["coordinator", "--lease-ms", "100", "--heartbeat-ms", "100"],

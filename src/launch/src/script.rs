@@ -55,8 +55,9 @@ impl Template {
     }
 
     /// Returns every option of sbatch, one word each. The same are in the script: there they can be
-    /// read, and on the command line no variable of the user (`SBATCH_...`) changes them.
-    pub fn all_options(&self, allocation: &AllocationId) -> Vec<String> {
+    /// read, and on the command line no variable of the user (`SBATCH_...`) changes them. The nodes to
+    /// `avoid` come before the user's options: an `--exclude` among those takes their place.
+    pub fn all_options(&self, allocation: &AllocationId, avoid: &[String]) -> Vec<String> {
         let own = [
             format!("--job-name={allocation}"),
             "--nodes=1".to_owned(),
@@ -72,13 +73,14 @@ impl Template {
             ),
             format!("--chdir={}", shown(&self.folder_of(allocation))),
         ];
+        let avoid = (!avoid.is_empty()).then(|| format!("--exclude={}", avoid.join(",")));
         let given = self.options.iter().chain(&self.user_options).cloned();
-        own.into_iter().chain(given).collect()
+        own.into_iter().chain(avoid).chain(given).collect()
     }
 
-    pub fn text(&self, allocation: &AllocationId) -> String {
+    pub fn text(&self, allocation: &AllocationId, avoid: &[String]) -> String {
         let mut text = "#!/bin/bash\n".to_owned();
-        for line in lines_of_options(&self.all_options(allocation)) {
+        for line in lines_of_options(&self.all_options(allocation, avoid)) {
             text += &format!("#SBATCH {line}\n");
         }
         // A core file of a trainer is as large as its memory.

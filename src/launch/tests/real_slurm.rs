@@ -93,7 +93,13 @@ fn launcher(worker: &str, user_options: &[&str]) -> Slurm {
 
 async fn submit(slurm: &mut Slurm, name: &str) -> SubmitOutcome {
     let allocation = AllocationId::from(name);
-    match slurm.perform(LaunchRequest::Submit { allocation }).await {
+    match slurm
+        .perform(LaunchRequest::Submit {
+            allocation,
+            avoid: Vec::new(),
+        })
+        .await
+    {
         LaunchAnswer::Submitted { outcome, .. } => outcome,
         other => panic!("{other:?}"),
     }

@@ -98,7 +98,13 @@ impl Rig {
 
 async fn submit(ssh: &mut Ssh, name: &str) -> SubmitOutcome {
     let allocation = AllocationId::from(name);
-    match ssh.perform(LaunchRequest::Submit { allocation }).await {
+    match ssh
+        .perform(LaunchRequest::Submit {
+            allocation,
+            avoid: Vec::new(),
+        })
+        .await
+    {
         LaunchAnswer::Submitted { outcome, .. } => outcome,
         other => panic!("{other:?}"),
     }

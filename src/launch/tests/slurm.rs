@@ -221,11 +221,18 @@ fn the_script_is_the_worker_and_shows_every_option() {
         ]),
     };
     let allocation = AllocationId::from("orch-table2-7f3a9c1e-3");
-    assert_golden("script.txt", &template.text(&allocation));
+    assert_golden("script.txt", &template.text(&allocation, &[]));
     let mut bash = std::process::Command::new("bash");
-    bash.arg("-n").arg("-c").arg(template.text(&allocation));
+    bash.arg("-n")
+        .arg("-c")
+        .arg(template.text(&allocation, &[]));
     assert!(bash.status().unwrap().success());
-    let options = template.all_options(&allocation);
+    let options = template.all_options(&allocation, &["node7".to_owned(), "node9".to_owned()]);
+    let position = |word: &str| options.iter().position(|option| option == word);
+    assert!(
+        position("--exclude=node7,node9").unwrap() < position("--account").unwrap(),
+        "an `--exclude` of the user counts: {options:?}"
+    );
     assert!(
         options.contains(&"lab 7".to_owned()),
         "unquoted on the command line: {options:?}"

@@ -196,7 +196,7 @@ pub fn require(
         };
         let Some(given) = request.metadata().get(HEADER) else {
             return Err(Status::unauthenticated(
-                "this coordinator wants a token: give --token-file",
+                "this coordinator wants a token: give --token-file, or --state-dir with its state directory",
             ));
         };
         if tokens.are_carried_by(given.as_encoded_bytes(), Instant::now()) {

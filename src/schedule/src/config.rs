@@ -76,6 +76,10 @@ pub struct LaunchLimits {
     pub renew_ms: Millis,
     /// Time that workers have to leave in order when their queue is stopped.
     pub stop_grace_ms: Millis,
+    /// Time for which a node is avoided on which an allocation failed, and the maximum number of
+    /// nodes that are avoided.
+    pub avoid_ms: Millis,
+    pub max_avoided: usize,
 }
 
 impl LaunchLimits {
@@ -106,6 +110,8 @@ impl Default for LaunchLimits {
             surplus_ms: 60_000,
             renew_ms: 600_000,
             stop_grace_ms: 30_000,
+            avoid_ms: 3_600_000,
+            max_avoided: 16,
         }
     }
 }

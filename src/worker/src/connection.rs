@@ -1,7 +1,9 @@
 //! The stream to the coordinator: opened, and reopened for as long as the worker lives. It does not
 //! interpret messages, except refusals.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::limits::MAX_MESSAGE_BYTES;
@@ -23,6 +25,47 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 pub type Outgoing = mpsc::Sender<v1::WorkerMessage>;
 
+/// The place where a coordinator listens.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// `http://HOST:PORT`
+    pub address: String,
+    pub token: Option<Token>,
+    /// The file that the token was read from; read again when the coordinator refuses the token.
+    pub token_file: Option<PathBuf>,
+}
+
+/// How a worker finds its coordinator.
+#[derive(Clone)]
+pub struct Coordinator {
+    /// Name in messages: an address, or the file that holds it.
+    pub name: String,
+    /// Asked before each attempt to connect, since a coordinator may come back elsewhere. May block.
+    /// The error is a sentence for people.
+    pub find: Arc<dyn Fn() -> Result<Place, String> + Send + Sync>,
+}
+
+impl Coordinator {
+    /// A coordinator that stays where it is.
+    pub fn at(address: String, token: Option<Token>, token_file: Option<PathBuf>) -> Self {
+        let place = Place {
+            address: address.clone(),
+            token,
+            token_file,
+        };
+        Self {
+            name: address,
+            find: Arc::new(move || Ok(place.clone())),
+        }
+    }
+}
+
+impl fmt::Debug for Coordinator {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.name)
+    }
+}
+
 #[derive(Debug)]
 pub enum ConnectionEvent {
     /// A new stream. The first message on it must be Hello.
@@ -37,10 +80,9 @@ pub enum ConnectionEvent {
 }
 
 pub struct Connection {
-    pub endpoint: Endpoint,
+    pub coordinator: Coordinator,
+    /// The token that replaced the refused one of the same place.
     pub token: Option<Token>,
-    /// File that is read again when the token is refused: the token may have been replaced.
-    pub token_file: Option<PathBuf>,
     /// The time for which a worker that was welcomed before treats refusals as temporary.
     pub patience: Duration,
     pub events: mpsc::Sender<ConnectionEvent>,
@@ -89,14 +131,35 @@ impl Connection {
         let mut warned = false;
         let mut was_welcomed = false;
         let mut refused_since: Option<Instant> = None;
+        let mut known: Option<String> = None;
         loop {
             let mut was_up = false;
             let mut port_closed = false;
-            let problem = match self.endpoint.connect().await {
-                Ok(channel) => self.converse(channel, &mut was_up).await,
-                Err(error) => {
-                    port_closed = was_refused(&error);
-                    Problem::Broken(with_causes(&error))
+            let (mut token_file, mut used) = (None, None);
+            let problem = match self.find().await {
+                Ok((endpoint, place)) => {
+                    if known.as_ref().is_some_and(|known| *known != place.address) {
+                        tracing::info!(
+                            coordinator = place.address,
+                            "the coordinator is elsewhere now"
+                        );
+                        (self.token, refused_since) = (None, None);
+                    }
+                    known = Some(place.address);
+                    token_file = place.token_file;
+                    let token = self.token.clone().or(place.token);
+                    used.clone_from(&token);
+                    match endpoint.connect().await {
+                        Ok(channel) => self.converse(&endpoint, channel, token, &mut was_up).await,
+                        Err(error) => {
+                            port_closed = was_refused(&error);
+                            Problem::Broken(with_causes(&error))
+                        }
+                    }
+                }
+                Err(reason) => {
+                    port_closed = true;
+                    Problem::Broken(reason)
                 }
             };
             let lost = ConnectionEvent::Lost { port_closed };
@@ -109,7 +172,7 @@ impl Connection {
             let problem = match problem {
                 Problem::Abandoned => return,
                 Problem::Broken(problem) => problem,
-                Problem::Refused(_) if self.has_new_token() => {
+                Problem::Refused(_) if self.has_new_token(token_file.as_deref(), used.as_ref()) => {
                     (pause, refused_since) = (FIRST_PAUSE, None);
                     "its token was replaced; the token file has another one now".to_owned()
                 }
@@ -126,7 +189,11 @@ impl Connection {
                 }
             };
             if !warned {
-                tracing::warn!(coordinator = %self.endpoint.uri(), problem, "no connection; training continues, and the worker retries");
+                tracing::warn!(
+                    coordinator = self.coordinator.name,
+                    problem,
+                    "no connection; training continues, and the worker retries"
+                );
                 warned = true;
             }
             tokio::select! {
@@ -137,18 +204,22 @@ impl Connection {
         }
     }
 
-    /// Reads the token file. Returns true if it holds a new token.
-    fn has_new_token(&mut self) -> bool {
-        let Some(file) = &self.token_file else {
+    async fn find(&self) -> Result<(Endpoint, Place), String> {
+        let find = self.coordinator.find.clone();
+        // a network file system may hang
+        let place = tokio::task::spawn_blocking(move || find()).await;
+        let place = place.map_err(|error| error.to_string())??;
+        let endpoint = endpoint(&place.address).map_err(|error| error.to_string())?;
+        Ok((endpoint, place))
+    }
+
+    /// Reads the token file. Returns true if it holds another token than the one that was used.
+    fn has_new_token(&mut self, file: Option<&Path>, used: Option<&Token>) -> bool {
+        let Some(file) = file else {
             return false;
         };
         match Token::from_file(file) {
-            Ok(token)
-                if self
-                    .token
-                    .as_ref()
-                    .is_none_or(|known| !known.is_same(&token)) =>
-            {
+            Ok(token) if used.is_none_or(|used| !used.is_same(&token)) => {
                 self.token = Some(token);
                 true
             }
@@ -164,7 +235,13 @@ impl Connection {
     }
 
     /// Runs one stream until it ends.
-    async fn converse(&self, channel: Channel, was_up: &mut bool) -> Problem {
+    async fn converse(
+        &self,
+        endpoint: &Endpoint,
+        channel: Channel,
+        token: Option<Token>,
+        was_up: &mut bool,
+    ) -> Problem {
         let (outgoing, messages) = mpsc::channel(OUTGOING);
         if self
             .events
@@ -174,13 +251,12 @@ impl Connection {
         {
             return Problem::Abandoned;
         }
-        let mut client =
-            FleetClient::with_interceptor(channel, protocol::token::attach(self.token.clone()))
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let mut client = FleetClient::with_interceptor(channel, protocol::token::attach(token))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let mut incoming = match client.connect(ReceiverStream::new(messages)).await {
             Ok(response) => response.into_inner(),
-            Err(status) => return self.judge(status),
+            Err(status) => return judge(endpoint, status),
         };
         loop {
             let message = match incoming.message().await {
@@ -188,7 +264,7 @@ impl Connection {
                 Ok(None) => {
                     return Problem::Broken("the coordinator closed the stream".to_owned());
                 }
-                Err(status) => return self.judge(status),
+                Err(status) => return judge(endpoint, status),
             };
             match message {
                 Ok(FromCoordinator::Refused { reason }) => {
@@ -213,18 +289,18 @@ impl Connection {
             }
         }
     }
+}
 
-    fn judge(&self, status: tonic::Status) -> Problem {
-        let reason = status.message().to_owned();
-        match status.code() {
-            Code::Unauthenticated | Code::PermissionDenied => {
-                Problem::Refused(Error::Refused { reason })
-            }
-            Code::Unimplemented => Problem::Refused(Error::NotACoordinator {
-                address: self.endpoint.uri().to_string(),
-            }),
-            code => Problem::Broken(format!("{code:?}: {reason}")),
+fn judge(endpoint: &Endpoint, status: tonic::Status) -> Problem {
+    let reason = status.message().to_owned();
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied => {
+            Problem::Refused(Error::Refused { reason })
         }
+        Code::Unimplemented => Problem::Refused(Error::NotACoordinator {
+            address: endpoint.uri().to_string(),
+        }),
+        code => Problem::Broken(format!("{code:?}: {reason}")),
     }
 }
 

@@ -25,5 +25,6 @@ mod stderr;
 mod trainer;
 mod work_dir;
 
+pub use connection::{Coordinator, Place};
 pub use error::Error;
 pub use start::{Ended, Handle, Options, Timing, start};

@@ -53,7 +53,7 @@ pub struct WorkerLoop {
     pub intent: watch::Receiver<Intent>,
     /// The end of the Slurm job that the worker runs in.
     pub job_end: watch::Receiver<Option<Millis>>,
-    /// The coordinator's address, for messages.
+    /// The coordinator's address, or the file that holds it, for messages.
     pub coordinator: String,
     /// See `Options::idle_timeout`.
     pub idle_timeout: Option<Duration>,

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::WorkerSecret;
 use protocol::limits::MAX_SLOTS;
-use protocol::{Token, WorkerSecret};
 use schedule::state::{self, WorkerId, WorkerInfo};
 use sweep::record::{Failure, FailureClass};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::connection::{self, Connection};
+use crate::connection::{self, Connection, Coordinator};
 use crate::devices;
 use crate::directories;
 use crate::error::Error;
@@ -24,11 +24,7 @@ use crate::trainer::Spawner;
 use crate::work_dir::WorkDir;
 
 pub struct Options {
-    /// `http://HOST:PORT`
-    pub coordinator: String,
-    pub token: Option<Token>,
-    /// The file that the token was read from; read again when the coordinator refuses the token.
-    pub token_file: Option<PathBuf>,
+    pub coordinator: Coordinator,
     /// Version and build; must equal the coordinator's and the trainer's.
     pub build: String,
     /// A replacement for the machine's host name if that is not useful (containers).
@@ -119,7 +115,10 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     if count == 0 || count > MAX_SLOTS {
         return Err(Error::BadSlots { count });
     }
-    let endpoint = connection::endpoint(&options.coordinator)?;
+    // Not yet published is no error: the coordinator may start later.
+    if let Ok(place) = (options.coordinator.find)() {
+        connection::endpoint(&place.address)?;
+    }
     let host = match &options.name {
         Some(name) => name.clone(),
         None => gethostname::gethostname().to_string_lossy().into_owned(),
@@ -175,12 +174,10 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         reason: failure.message,
     })?;
     let (connection_events, connection) = mpsc::channel(256);
-    let (token, token_file) = (options.token, options.token_file);
     let connection_task = tokio::spawn(
         Connection {
-            endpoint,
-            token,
-            token_file,
+            coordinator: options.coordinator.clone(),
+            token: None,
             patience,
             events: connection_events,
         }
@@ -211,7 +208,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         connection,
         intent: wanted,
         job_end,
-        coordinator: options.coordinator,
+        coordinator: options.coordinator.name,
         idle_timeout: options.idle_timeout,
         session,
     };

@@ -112,11 +112,10 @@ fn granted_gpus_that_are_not_there_are_an_error() {
     let cluster = Cluster::start(&["--nodes", "1", "--gpus", "2"]);
     let mut system = System::new();
     let _coordinator = system.coordinator();
-    let url = system.url();
     system.script(
         "gpus.sh",
         &format!(
-            "exec {} worker --coordinator {url} --data-dir data --cache-dir cache",
+            "exec {} worker --state-dir state --data-dir data --cache-dir cache",
             tests::binaries::binary("orchestrator").display()
         ),
     );
@@ -141,10 +140,9 @@ fn submit_sweep(system: &System) -> Process {
 /// Submits a job whose batch script becomes a worker with two slots and these flags.
 fn submit_worker(cluster: &Cluster, system: &System, options: &[&str], flags: &str) -> String {
     let command = format!(
-        "exec {} worker --coordinator {} --devices cpu --slots 2 --devices-per-slot 1 --work-dir work \
+        "exec {} worker --state-dir state --devices cpu --slots 2 --devices-per-slot 1 --work-dir work \
          --data-dir data --cache-dir cache {flags}",
         tests::binaries::binary("orchestrator").display(),
-        system.url()
     );
     system.script("worker.sh", &command);
     submit(cluster, system, options, "worker.sh")

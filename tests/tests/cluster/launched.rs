@@ -257,24 +257,12 @@ fn idle_workers_leave_by_themselves_and_new_work_brings_new_ones() {
             .replace("name: job", "name: other")
             .replace("xent, ", ""),
     );
-    system.file("token", "0123456789abcdef0123456789abcdef\n");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(system.path("token"), mode).expect("the test owns its files");
     let mut command = orchestrator(
         &cluster,
         &system,
         &["coordinator", "--listen", "127.0.0.1:0"],
     );
-    command.args([
-        "--state-dir",
-        "state",
-        "--token-file",
-        "token",
-        "--launch",
-        "slurm",
-        "--nodes",
-        "2",
-    ]);
+    command.args(["--state-dir", "state", "--launch", "slurm", "--nodes", "2"]);
     command.args([
         "--cpus-per-node",
         "2",
@@ -293,14 +281,7 @@ fn idle_workers_leave_by_themselves_and_new_work_brings_new_ones() {
     });
     for sweep in ["job", "other"] {
         let file = format!("{sweep}.yaml");
-        let mut run = system.orchestrator(&[
-            "run",
-            &file,
-            "--coordinator",
-            &address,
-            "--token-file",
-            "token",
-        ]);
+        let mut run = system.orchestrator(&["run", &file, "--coordinator", &address]);
         assert!(run.status().expect("the client starts").success());
         wait_for("the workers have left", || {
             cluster.queue().is_empty().then_some(())

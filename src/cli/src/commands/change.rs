@@ -151,8 +151,7 @@ impl Receiver {
                 }
                 Err(error) => return Err(error),
                 Ok(embedded) => {
-                    let client =
-                        Client::connect(&embedded.address, Some(embedded.token.clone())).await?;
+                    let client = Client::connect(embedded.access.clone()).await?;
                     return Ok(Self {
                         client,
                         temporary: Some(embedded),

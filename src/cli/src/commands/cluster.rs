@@ -8,8 +8,8 @@ use serde_json::json;
 use crate::args::{ClusterArgs, ClusterCommand};
 use crate::client::Client;
 use crate::exit::{ExpectedError, Outcome};
+use crate::offline;
 use crate::output::{Output, SCHEMA};
-use crate::{client, rendezvous};
 
 pub async fn cluster(command: &ClusterCommand, output: Output) -> Result<Outcome, ExpectedError> {
     match command {
@@ -56,21 +56,15 @@ async fn status(arguments: &ClusterArgs, output: Output) -> Result<Outcome, Expe
 /// Connects to the coordinator that launches: a cluster is asked only while one runs.
 async fn connect(arguments: &ClusterArgs) -> Result<Client, ExpectedError> {
     let target = &arguments.target;
-    if let Some(address) = &target.coordinator {
-        let token = client::token(target.token_file.as_deref())?;
-        return Client::connect(address, token).await;
-    }
-    let Some(found) = rendezvous::find(&target.state_dir) else {
-        return Err(ExpectedError::Infrastructure {
+    offline::live(target)
+        .await?
+        .ok_or_else(|| ExpectedError::Infrastructure {
             what: "no coordinator runs",
             reason: format!(
                 "nothing is launched for {}; its workers, if some are left, end by themselves",
                 target.state_dir.display()
             ),
-        });
-    };
-    let token = client::token(found.token_file.as_deref())?;
-    Client::connect(&found.address, token).await
+        })
 }
 
 fn text(status: &ClusterStatus) -> String {
@@ -107,6 +101,10 @@ fn head(queue: &QueueStatus) -> String {
             text += &format!("the next request waits: {reason}\n");
         }
         None => {}
+    }
+    if !queue.avoided.is_empty() {
+        let nodes = queue.avoided.join(", ");
+        text += &format!("avoided: {nodes} (drained, or an allocation failed there lately)\n");
     }
     if let Some(error) = &queue.error {
         text += &format!("the cluster does not answer: {error}\n");
@@ -176,6 +174,7 @@ mod tests {
             reason: paused.map(|_| "invalid partition specified: gpu9".into()),
             delayed_until_ms: None,
             error: None,
+            avoided: vec!["node7".into()],
         };
         let allocation = AllocationStatus {
             allocation: "orch-table2-7f3a9c1e-1".into(),
@@ -199,6 +198,7 @@ mod tests {
         assert_eq!(
             text(&status(None)),
             "queue orch-table2-7f3a9c1e (slurm --time=8:00:00): 3 wanted, at most 8\n\
+             avoided: node7 (drained, or an allocation failed there lately)\n\
              JOB   STATE    NODE  WORKER  TIME LEFT  REASON                                 LOG\n\
              4711  pending  -     -       3:05:09    other jobs are ahead of it (Priority)  \
              /s/allocations/orch-table2-7f3a9c1e-1/log\n"

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
+use protocol::v1;
 use protocol::v1::{ReportFiles, SweepStatus, TailMessage, TrialEnded, tail_message::Message};
-use protocol::{Token, v1};
 use tokio::time::Instant;
 use tonic::Streaming;
 
-use crate::client::Client;
+use crate::client::{Access, Client};
 use crate::exit::ExpectedError;
 use crate::reports::{Discard, Report};
 use crate::results_folder::ResultsFolder;
@@ -37,7 +37,6 @@ pub enum Step {
 
 pub struct Follower {
     pub client: Client,
-    token: Option<Token>,
     sweep: String,
     stream: Option<Streaming<TailMessage>>,
     /// False for a coordinator in this process: it does not come back.
@@ -48,10 +47,9 @@ pub struct Follower {
 }
 
 impl Follower {
-    pub fn new(client: Client, token: Option<Token>, sweep: &str, reconnects: bool) -> Self {
+    pub fn new(client: Client, sweep: &str, reconnects: bool) -> Self {
         Self {
             client,
-            token,
             sweep: sweep.to_owned(),
             stream: None,
             reconnects,
@@ -87,7 +85,7 @@ impl Follower {
     async fn try_next(&mut self) -> Result<Option<Step>, ExpectedError> {
         if self.stream.is_none() {
             if self.away {
-                self.client.reconnect(self.token.clone()).await?;
+                self.client.reconnect().await?;
             }
             self.stream = Some(self.client.tail(&self.sweep).await?);
             if std::mem::take(&mut self.away) {
@@ -147,7 +145,7 @@ impl Follower {
     async fn connect_again(&mut self) {
         tokio::time::sleep(FIRST_RETRY_PAUSE).await;
         // the next request finds out whether it is back
-        let _ = self.client.reconnect(self.token.clone()).await;
+        let _ = self.client.reconnect().await;
     }
 }
 
@@ -163,8 +161,7 @@ async fn write_report(
 
 /// Submits the sweep. Waits for a coordinator that has not started yet or is restarting.
 pub async fn submit(
-    address: &str,
-    token: Option<&Token>,
+    access: &Access,
     sweep: &sweep::Sweep,
     timeout: Duration,
 ) -> Result<(Client, v1::SubmitReply), ExpectedError> {
@@ -172,7 +169,7 @@ pub async fn submit(
     let mut reported = false;
     loop {
         let submitted = async {
-            let mut client = Client::connect(address, token.cloned()).await?;
+            let mut client = Client::connect(access.clone()).await?;
             let reply = client.submit(sweep).await?;
             Ok((client, reply))
         };

@@ -12,7 +12,6 @@ use sweep::counted;
 use tokio::time::Instant;
 
 use crate::args::{ExplainArgs, StatusArgs, SweepArgs, TableArgs, WhyArgs};
-use crate::client;
 use crate::commands::follow_sweep::{Follower, Step};
 use crate::exit::{ExpectedError, Outcome};
 use crate::follow::{self, View, duration};
@@ -131,9 +130,8 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
         return conclude(&report, output);
     };
     let mut signals = Signals::listen()?;
-    let token = client::token(arguments.target.token_file.as_deref())?;
     let reconnects = arguments.target.coordinator.is_some();
-    let mut follower = Follower::new(client, token, &arguments.sweep, reconnects);
+    let mut follower = Follower::new(client, &arguments.sweep, reconnects);
     let mut view = View::new();
     let mut next_table = Instant::now()
         + if view.is_terminal() {

@@ -17,7 +17,7 @@ use serde_json::json;
 use sweep::{Sweep, counted};
 
 use crate::args::{RunArgs, quoted};
-use crate::client::{self, Client};
+use crate::client::{Access, Client};
 use crate::commands::follow_sweep::{Follower, ResultsWriter, Step, submit};
 use crate::commands::serve::{Embedded, slots};
 use crate::exit::{ExpectedError, Outcome};
@@ -94,11 +94,10 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
         sizes,
         output,
     };
-    if elsewhere {
-        let address = arguments.target.coordinator.clone().unwrap_or_default();
-        let token = arguments.target.token_file.clone();
+    if let Some(address) = &arguments.target.coordinator {
+        let access = Access::at(address, arguments.target.token_file_of(address))?;
         return super::block_on(async {
-            run.with_coordinator(address, token, true, &mut Signals::listen()?)
+            run.with_coordinator(&access, true, &mut Signals::listen()?)
                 .await
         });
     }
@@ -189,10 +188,14 @@ impl Run<'_> {
                 "a coordinator (process {pid}) runs on {place} already: submitting to it"
             ));
             let borrowed = !found.lasts && found.is_here();
-            match self
-                .with_coordinator(found.address, found.token_file, found.lasts, &mut signals)
-                .await
-            {
+            let attached = match Access::announced(state_dir, &found, None) {
+                Ok(access) => {
+                    self.with_coordinator(&access, found.lasts, &mut signals)
+                        .await
+                }
+                Err(error) => Err(error),
+            };
+            match attached {
                 // its token was removed with it
                 Err(
                     ExpectedError::Unreachable { .. }
@@ -228,18 +231,14 @@ impl Run<'_> {
     /// `orchestrator run`.
     async fn with_coordinator(
         &self,
-        address: String,
-        token_file: Option<std::path::PathBuf>,
+        access: &Access,
         lasts: bool,
         signals: &mut Signals,
     ) -> Result<Outcome, ExpectedError> {
-        let token = client::token(token_file.as_deref())?;
         if !self.arguments.detach {
             ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
         }
-        let (mut client, reply) =
-            submit(&address, token.as_ref(), &self.sweep, SUBMIT_TIMEOUT).await?;
-        client.token_file = token_file;
+        let (mut client, reply) = submit(access, &self.sweep, SUBMIT_TIMEOUT).await?;
         self.print_submission(&reply);
         self.discard_results(&mut client, &reply.sweep).await?;
         if self.arguments.detach {
@@ -253,7 +252,7 @@ impl Run<'_> {
             )?;
             return Ok(Outcome::Complete);
         }
-        let mut follower = Follower::new(client, token, &reply.sweep, lasts);
+        let mut follower = Follower::new(client, &reply.sweep, lasts);
         let mut writer =
             ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let mut view = View::new();
@@ -280,7 +279,8 @@ impl Run<'_> {
             Followed::Interrupted(signal) => {
                 let name = &reply.sweep;
                 stderr::print(&format!(
-                    "{signal}: no longer following; the sweep continues at {address}"
+                    "{signal}: no longer following; the sweep continues at {}",
+                    access.address
                 ));
                 let flags = self.arguments.target.flags();
                 stderr::print(&format!(
@@ -301,13 +301,11 @@ impl Run<'_> {
         ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
         let state_dir = &self.arguments.target.state_dir;
         let mut embedded = Embedded::start(state_dir, slots, trainer, &self.places).await?;
-        let token = embedded.token.clone();
-        let (mut client, reply) =
-            submit(&embedded.address, Some(&token), &self.sweep, SUBMIT_TIMEOUT).await?;
+        let (mut client, reply) = submit(&embedded.access, &self.sweep, SUBMIT_TIMEOUT).await?;
         self.print_submission(&reply);
         self.discard_results(&mut client, &reply.sweep).await?;
         self.print_unfinished(&client.status(None).await?, &reply.sweep);
-        let mut follower = Follower::new(client, Some(token), &reply.sweep, false);
+        let mut follower = Follower::new(client, &reply.sweep, false);
         let mut writer =
             ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let mut view = View::new();

@@ -1,8 +1,9 @@
 //! The long-running processes: `orchestrator coordinator`, `orchestrator worker`, and both inside
 //! `orchestrator run`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use coordinator::{Coordinator, Listen};
 use protocol::Token;
@@ -14,12 +15,12 @@ use worker::slurm::Job;
 use worker::{Ended, Timing};
 
 use crate::args::{CoordinatorArgs, DeviceArgs, WorkerArgs};
-use crate::client::{self, with_scheme};
+use crate::client::{self, Access, with_scheme};
 use crate::exit::{ExpectedError, Outcome};
 use crate::launch_args::How;
 use crate::launching::{Launching, Reach};
 use crate::preflight::Places;
-use crate::rendezvous::{self, Announced};
+use crate::rendezvous::{self, Announced, Announcement};
 use crate::signals::{HOW_TO_INSIST, Signals};
 use crate::{launching, output, stderr, trainer};
 
@@ -44,26 +45,50 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
         .map(|http| http.resolve("--http"))
         .transpose()?;
     let listen = arguments.listen.resolve("--listen")?;
+    let state_dir = &arguments.state_dir;
+    let (token, token_file) = match &arguments.token_file {
+        Some(file) => (Token::from_file(file)?, file.clone()),
+        None => (
+            rendezvous::token(state_dir)?,
+            rendezvous::token_file(state_dir),
+        ),
+    };
     if arguments.launch.launch.is_some() {
         // What cannot work is refused before anything starts.
-        let launching = launching_for(arguments, listen)?;
+        advertised(arguments, listen)?;
+        let launching = launching_for(arguments, listen.port(), &token_file)?;
         if arguments.launch.dry_run {
             let script = launching.script("orch-sweeps-RANDOM-1");
             return output::write(script.as_bytes()).map(|_| Outcome::Complete);
         }
+        launching.test().await?;
     }
     let options = coordinator::Options {
         listen: Listen::Address(listen),
-        state_dir: arguments.state_dir.clone(),
-        token: client::token(arguments.token_file.as_deref())?,
-        token_file: arguments.token_file.clone(),
+        state_dir: state_dir.clone(),
+        token: Some(token.clone()),
+        token_file: Some(token_file.clone()),
         config,
     };
     let mut handle = Coordinator::start(options)
         .await
         .map_err(coordinator_error)?;
+    let bound = handle.address();
+    if arguments.token_file.is_none() {
+        // Only now is the state directory known to be ours.
+        rendezvous::write_token(state_dir, &token)?;
+    }
+    let advertise = advertised(arguments, bound)?;
+    let announcement = Announcement {
+        bound,
+        advertise: advertise.as_deref(),
+        token_file: &token_file,
+        lasts: true,
+    };
+    // before a worker is launched, which looks there
+    let announced = rendezvous::announce(state_dir, &announcement)?;
     if arguments.launch.launch.is_some() {
-        let launching = launching_for(arguments, handle.address())?;
+        let launching = launching_for(arguments, bound.port(), &token_file)?;
         launch(&handle, "sweeps", launching).await?;
     }
     let names = arguments
@@ -81,16 +106,9 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
         ),
         None => None,
     };
-    let address = format!("http://{}", handle.address());
-    let announced = rendezvous::announce(
-        &arguments.state_dir,
-        address.clone(),
-        arguments.token_file.as_deref(),
-        true,
-    )?;
     stderr::print(&format!(
-        "coordinator listening on {address}, state in {}",
-        arguments.state_dir.display()
+        "coordinator listening on http://{bound}, state in {}",
+        state_dir.display()
     ));
     if let Some(page) = &page {
         stderr::print(&format!("status page on http://{}", page.address()));
@@ -111,34 +129,40 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
     Ok(Outcome::Complete)
 }
 
-/// Workers on a cluster for a coordinator of its own, which must be reached from there.
-fn launching_for(
+/// Returns the name or address by which other machines reach the coordinator; `None`: it listens on
+/// loopback alone.
+fn advertised(
     arguments: &CoordinatorArgs,
     bound: SocketAddr,
-) -> Result<Launching, ExpectedError> {
-    let Some(token_file) = arguments.token_file.clone() else {
-        return Err(ExpectedError::BadInput(
-            "launched workers read the token from a file that they share with the coordinator: give --token-file"
-                .to_owned(),
-        ));
-    };
-    let host = match &arguments.launch.advertise {
-        Some(host) => host.clone(),
-        // Hosts reach it through their tunnels.
-        None if matches!(arguments.launch.launch, Some(How::Ssh(_))) => "127.0.0.1".to_owned(),
-        None if bound.ip().is_loopback() => {
-            return Err(ExpectedError::BadInput(format!(
-                "nodes do not reach {bound}: give --listen 0.0.0.0:{}, or --advertise HOST for the name by which they do",
-                bound.port()
-            )));
+) -> Result<Option<String>, ExpectedError> {
+    let launches = matches!(arguments.launch.launch, Some(How::Slurm));
+    match &arguments.launch.advertise {
+        Some(host) => Ok(Some(host.clone())),
+        None if bound.ip().is_loopback() && launches => Err(ExpectedError::BadInput(format!(
+            "nodes do not reach {bound}: give --listen 0.0.0.0:{}, or --advertise HOST for the name by which they do",
+            bound.port()
+        ))),
+        None if bound.ip().is_loopback() => Ok(None),
+        None if bound.ip().is_unspecified() && launches => {
+            Ok(Some(launching::own_address()?.to_string()))
         }
-        None if bound.ip().is_unspecified() => launching::own_address()?.to_string(),
-        None => bound.ip().to_string(),
-    };
+        // Without a network nobody else reaches it.
+        None if bound.ip().is_unspecified() => {
+            Ok(launching::own_address().ok().map(|ip| ip.to_string()))
+        }
+        None => Ok(Some(bound.ip().to_string())),
+    }
+}
+
+/// Workers on a cluster for a coordinator of its own.
+fn launching_for(
+    arguments: &CoordinatorArgs,
+    port: u16,
+    token_file: &Path,
+) -> Result<Launching, ExpectedError> {
     let reach = Reach {
         state_dir: &arguments.state_dir,
-        address: format!("http://{host}:{}", bound.port()),
-        port: bound.port(),
+        port,
         token_file,
     };
     Launching::new(
@@ -161,10 +185,10 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
             trainer.program
         ));
     }
+    let coordinator = coordinator_of(arguments)?;
+    let whose = coordinator.name.clone();
     let options = worker::Options {
-        coordinator: with_scheme(&arguments.coordinator),
-        token: client::token(arguments.token_file.as_deref())?,
-        token_file: arguments.token_file.clone(),
+        coordinator,
         build: sweep::build(),
         name: arguments
             .name
@@ -190,9 +214,8 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
         .unwrap_or_default();
     let mut handle = worker::start(options).await.map_err(worker_error)?;
     stderr::print(&format!(
-        "worker {} with {num_slots} slots ({description}) for {}",
+        "worker {} with {num_slots} slots ({description}) for {whose}",
         handle.worker(),
-        arguments.coordinator
     ));
     let mut asked = false;
     loop {
@@ -220,6 +243,38 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
     }
 }
 
+/// Returns the coordinator that a worker serves: the named one, or the one that announces itself in
+/// the state directory, wherever it is by then.
+fn coordinator_of(arguments: &WorkerArgs) -> Result<worker::Coordinator, ExpectedError> {
+    let state_dir = &arguments.state_dir;
+    let token_file = arguments.token_file.clone();
+    if let Some(address) = &arguments.coordinator {
+        let address = with_scheme(address);
+        if token_file.is_some() {
+            let token = client::token(token_file.as_deref())?;
+            return Ok(worker::Coordinator::at(address, token, token_file));
+        }
+        if !rendezvous::announces(state_dir, &address) {
+            return Err(ExpectedError::BadInput(format!(
+                "no token for the coordinator at {address}: give --token-file FILE, or --state-dir DIR with its state \
+                 directory"
+            )));
+        }
+    } else if !state_dir.is_dir() {
+        return Err(ExpectedError::BadInput(format!(
+            "there is no state directory {}: name that of the coordinator with --state-dir, or the coordinator with \
+             --coordinator http://HOST:PORT and --token-file FILE",
+            state_dir.display()
+        )));
+    }
+    let state_dir =
+        std::path::absolute(state_dir).map_err(ExpectedError::file("find", state_dir))?;
+    Ok(worker::Coordinator {
+        name: format!("the coordinator of {}", state_dir.display()),
+        find: Arc::new(move || rendezvous::place(&state_dir, token_file.as_deref())),
+    })
+}
+
 /// Returns the slots that the arguments ask for, made of the existing devices.
 pub fn slots(arguments: &DeviceArgs) -> Result<Vec<Slot>, ExpectedError> {
     let inventory = Inventory::detect();
@@ -233,9 +288,8 @@ pub fn slots(arguments: &DeviceArgs) -> Result<Vec<Slot>, ExpectedError> {
 
 /// A coordinator on loopback and a worker, in this process.
 pub struct Embedded {
-    pub address: String,
+    pub access: Access,
     pub port: u16,
-    pub token: Token,
     pub token_file: PathBuf,
     coordinator: coordinator::Handle,
     worker: Option<worker::Handle>,
@@ -252,9 +306,11 @@ impl Embedded {
         let mut embedded = Self::without_worker(state_dir).await?;
         let work_dir = state_dir.join(WORK_DIR);
         let options = worker::Options {
-            coordinator: embedded.address.clone(),
-            token: Some(embedded.token.clone()),
-            token_file: None,
+            coordinator: worker::Coordinator::at(
+                embedded.access.address.clone(),
+                embedded.access.token.clone(),
+                None,
+            ),
             build: sweep::build(),
             name: None,
             slots,
@@ -278,36 +334,31 @@ impl Embedded {
     /// Starts a coordinator without a worker, for commands that change a sweep while no coordinator
     /// runs.
     pub async fn without_worker(state_dir: &Path) -> Result<Self, ExpectedError> {
-        let listener = listener(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)?;
-        let token = Token::random()?;
-        Self::start_coordinator(state_dir, listener, token).await
+        Self::start_coordinator(state_dir, IpAddr::V4(Ipv4Addr::LOCALHOST), None).await
     }
 
-    /// Starts a coordinator that workers on other machines reach. After a `kill -9` it has the port
-    /// and the token of the one before, so that the workers of that one find it.
-    pub async fn on_network(state_dir: &Path, advertise: &IpAddr) -> Result<Self, ExpectedError> {
-        let ip = match advertise.is_loopback() {
-            true => *advertise,
+    /// Starts a coordinator that workers on other machines reach by this name. `ip` decides whether
+    /// there are other machines.
+    pub async fn on_network(
+        state_dir: &Path,
+        ip: &IpAddr,
+        advertise: &str,
+    ) -> Result<Self, ExpectedError> {
+        let ip = match ip.is_loopback() {
+            true => *ip,
             false => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         };
-        let listener = match rendezvous::port_left(state_dir) {
-            Some(port) => listener(ip, port).or_else(|_| listener(ip, 0))?,
-            None => listener(ip, 0)?,
-        };
-        let token = match rendezvous::token_left(state_dir) {
-            Some(token) => token,
-            None => Token::random()?,
-        };
-        Self::start_coordinator(state_dir, listener, token).await
+        Self::start_coordinator(state_dir, ip, Some(advertise)).await
     }
 
     async fn start_coordinator(
         state_dir: &Path,
-        listener: TcpListener,
-        token: Token,
+        ip: IpAddr,
+        advertise: Option<&str>,
     ) -> Result<Self, ExpectedError> {
+        let token = rendezvous::token(state_dir)?;
         let options = coordinator::Options {
-            listen: Listen::Bound(listener),
+            listen: Listen::Address((ip, 0).into()),
             state_dir: state_dir.to_owned(),
             token: Some(token.clone()),
             token_file: None,
@@ -316,18 +367,19 @@ impl Embedded {
         let coordinator = Coordinator::start(options)
             .await
             .map_err(|error| taken(state_dir, error))?;
-        let mut bound = coordinator.address();
-        if bound.ip().is_unspecified() {
-            bound.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        }
-        let address = format!("http://{bound}");
+        let bound = coordinator.address();
         // Only now is the state directory known to be ours.
         let token_file = rendezvous::write_token(state_dir, &token)?;
-        let announced = rendezvous::announce(state_dir, address.clone(), Some(&token_file), false)?;
+        let announcement = Announcement {
+            bound,
+            advertise,
+            token_file: &token_file,
+            lasts: false,
+        };
+        let announced = rendezvous::announce(state_dir, &announcement)?;
         Ok(Self {
-            address,
+            access: Access::embedded(&rendezvous::address_here(bound), token),
             port: bound.port(),
-            token,
             token_file,
             coordinator,
             worker: None,
@@ -399,13 +451,6 @@ async fn launch(
         message: status.message().to_owned(),
     };
     launched.await.map_err(refused)
-}
-
-fn listener(ip: IpAddr, port: u16) -> Result<TcpListener, ExpectedError> {
-    TcpListener::bind((ip, port)).map_err(|error| ExpectedError::Infrastructure {
-        what: "cannot listen",
-        reason: format!("{ip}:{port}: {error}"),
-    })
 }
 
 /// The error if the state directory is taken. The journal's lock decides; its holder may be on

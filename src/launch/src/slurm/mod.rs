@@ -25,6 +25,8 @@ use crate::script::Template;
 /// A hanging controller answers sbatch after 20 s, one that is gone after 40 s.
 const SUBMIT_LIMIT: Duration = Duration::from_secs(60);
 const ASK_LIMIT: Duration = Duration::from_secs(45);
+/// A test is a courtesy: nobody waits long for it.
+const TEST_LIMIT: Duration = Duration::from_secs(10);
 /// The part of a failed job's log that is reported with it.
 const LOG_TAIL_BYTES: u64 = 2 << 10;
 
@@ -42,26 +44,41 @@ impl Slurm {
         }
     }
 
-    /// Asks Slurm whether it would accept an allocation, without a job. An error has Slurm's own
-    /// words. Some requests that can never start are accepted all the same.
+    /// Asks Slurm whether it refuses an allocation, without a job. The error has Slurm's own words. A
+    /// controller that does not answer refuses nothing, and some requests that can never start are
+    /// accepted all the same.
     pub async fn test(&self, allocation: &AllocationId) -> Result<(), Line> {
-        let script = self.write_script(allocation)?;
+        if names_several_partitions(&self.template) {
+            return Ok(());
+        }
         let mut words = vec!["--test-only".to_owned()];
-        words.extend(self.template.all_options(allocation));
-        let mut sbatch = slurm("sbatch", words);
-        sbatch.arg(&script);
-        let output = succeeded(command::run(sbatch, SUBMIT_LIMIT).await)?;
-        tracing::debug!(answer = output.stderr, "sbatch --test-only");
-        Ok(())
+        words.extend(self.template.all_options(allocation, &[]));
+        // the options are all that it looks at
+        words.push("--wrap=true".to_owned());
+        match command::run(slurm("sbatch", words), TEST_LIMIT).await {
+            Ok(output) if output.code == Some(0) => Ok(()),
+            Ok(output) => match text::refused(&output.stderr) {
+                SubmitOutcome::Refused { message } => Err(message),
+                outcome => {
+                    tracing::info!(?outcome, "sbatch --test-only gives no answer");
+                    Ok(())
+                }
+            },
+            Err(failure @ Failure::TimedOut { .. }) => {
+                tracing::info!(%failure, "sbatch --test-only gives no answer");
+                Ok(())
+            }
+            Err(failure) => Err(failure.to_string().into()),
+        }
     }
 
-    async fn submit(&self, allocation: &AllocationId) -> SubmitOutcome {
-        let script = match self.write_script(allocation) {
+    async fn submit(&self, allocation: &AllocationId, avoid: &[String]) -> SubmitOutcome {
+        let script = match self.write_script(allocation, avoid) {
             Ok(script) => script,
             Err(message) => return SubmitOutcome::Refused { message },
         };
         let mut words = vec!["--parsable".to_owned()];
-        words.extend(self.template.all_options(allocation));
+        words.extend(self.template.all_options(allocation, avoid));
         let mut sbatch = slurm("sbatch", words);
         sbatch.arg(&script);
         let output = match command::run(sbatch, SUBMIT_LIMIT).await {
@@ -95,14 +112,18 @@ impl Slurm {
     }
 
     /// Writes the script into the allocation's folder and returns its path.
-    fn write_script(&self, allocation: &AllocationId) -> Result<std::path::PathBuf, Line> {
+    fn write_script(
+        &self,
+        allocation: &AllocationId,
+        avoid: &[String],
+    ) -> Result<std::path::PathBuf, Line> {
         let script = self.template.script_of(allocation);
         let written = || {
             fs::create_dir_all(self.template.folder_of(allocation))?;
             let mut options = fs::OpenOptions::new();
             options.write(true).create(true).truncate(true).mode(0o700);
             let mut file = options.open(&script)?;
-            std::io::Write::write_all(&mut file, self.template.text(allocation).as_bytes())
+            std::io::Write::write_all(&mut file, self.template.text(allocation, avoid).as_bytes())
         };
         match written() {
             Ok(()) => Ok(script),
@@ -234,6 +255,24 @@ impl Slurm {
     }
 }
 
+/// Several partitions of which one has no nodes made `sbatch --test-only` end controllers before
+/// 25.11.7.
+fn names_several_partitions(template: &Template) -> bool {
+    let words: Vec<&String> = template
+        .options
+        .iter()
+        .chain(&template.user_options)
+        .collect();
+    let is_flag = |word: &str| word == "-p" || word == "--partition";
+    let is_list = |(at, word): (usize, &&String)| {
+        let is_value = at > 0 && is_flag(words[at - 1]);
+        let has_value = word.starts_with("-p") || word.starts_with("--partition=");
+        word.contains(',') && (is_value || has_value)
+    };
+    let by_variable = std::env::var("SBATCH_PARTITION").is_ok_and(|value| value.contains(','));
+    by_variable || words.iter().enumerate().any(is_list)
+}
+
 /// Returns true if scancel only complained that jobs had ended.
 fn is_over(message: &str) -> bool {
     message.split("; ").all(|line| {
@@ -301,8 +340,8 @@ impl Launcher for Slurm {
     fn perform(&mut self, request: LaunchRequest) -> Answering<'_> {
         Box::pin(async move {
             match request {
-                LaunchRequest::Submit { allocation } => {
-                    let outcome = self.submit(&allocation).await;
+                LaunchRequest::Submit { allocation, avoid } => {
+                    let outcome = self.submit(&allocation, &avoid).await;
                     LaunchAnswer::Submitted {
                         allocation,
                         outcome,

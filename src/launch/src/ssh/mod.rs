@@ -540,7 +540,7 @@ impl Launcher for Ssh {
     fn perform(&mut self, request: LaunchRequest) -> Answering<'_> {
         Box::pin(async move {
             match request {
-                LaunchRequest::Submit { allocation } => LaunchAnswer::Submitted {
+                LaunchRequest::Submit { allocation, .. } => LaunchAnswer::Submitted {
                     outcome: self.submit(&allocation),
                     allocation,
                 },

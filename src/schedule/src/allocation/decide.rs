@@ -153,7 +153,10 @@ fn answered(state: &State, config: &Config, answer: &LaunchAnswer, now: Millis) 
                 outcome,
             },
             _,
-        ) => submitted(state, config, allocation, outcome, now),
+        ) => {
+            let avoided = live.asked.as_ref().is_some_and(LaunchRequest::avoids_nodes);
+            submitted(state, config, allocation, (outcome, avoided), now)
+        }
         (LaunchAnswer::Observed(Ok(jobs)), Some(LaunchRequest::Observe { allocations })) => {
             let mut events = Vec::new();
             let mut seen = Observation {
@@ -176,7 +179,7 @@ fn submitted(
     state: &State,
     config: &Config,
     id: &AllocationId,
-    outcome: &SubmitOutcome,
+    (outcome, avoided): (&SubmitOutcome, bool),
     now: Millis,
 ) -> Vec<LaunchEvent> {
     let Some(entry) = state.allocations.get(id) else {
@@ -200,6 +203,8 @@ fn submitted(
             let fits = entry.job.is_none() && entry.phase.next(&event).is_ok();
             fits.then(|| changed(id, event)).into_iter().collect()
         }
+        // The avoided nodes may be all there are: the next request avoids none.
+        SubmitOutcome::Refused { message } if avoided => not_submitted(message),
         SubmitOutcome::Refused { message } if entry.phase == AllocationPhase::Intended => {
             let cause = EndCause::Refused {
                 message: message.clone(),

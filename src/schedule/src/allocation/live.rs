@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use sweep::text::Line;
 
 use super::decide::{present_worker, queue_of, unended};
-use super::record::PauseCause;
+use super::record::{Allocation, PauseCause};
 use super::{
-    AllocationId, AllocationPhase, GiveBack, JobState, LaunchAnswer, LaunchEvent, LaunchInput,
-    LaunchRequest, QueueName, QueueSpec, ReasonClass,
+    AllocationId, AllocationPhase, EndCause, GiveBack, JobState, LaunchAnswer, LaunchEvent,
+    LaunchInput, LaunchRequest, ObservedJob, QueueName, QueueSpec, ReasonClass, SubmitOutcome,
 };
 use crate::config::Config;
 use crate::event::{Event, Input, Recorded};
@@ -32,6 +32,10 @@ pub struct LaunchLive {
     pub failures: u32,
     pub error: Option<Line>,
     pub jobs: BTreeMap<AllocationId, JobSeen>,
+    /// Nodes on which an allocation failed, and when the last one did.
+    pub failed_nodes: BTreeMap<String, Millis>,
+    /// False after the cluster has refused a request that avoided nodes: they may be all there are.
+    pub avoids_nodes: bool,
     /// Time since which more allocations wait than are wanted.
     pub surplus_since: Option<Millis>,
     /// Time of the last turn: the next is due a while later.
@@ -67,6 +71,8 @@ impl LaunchLive {
             failures: 0,
             error: None,
             jobs: BTreeMap::new(),
+            failed_nodes: BTreeMap::new(),
+            avoids_nodes: true,
             surplus_since: None,
             looked_at: now,
         }
@@ -104,7 +110,13 @@ fn note_answer(state: &mut State, config: &Config, answer: &LaunchAnswer, now: M
         return;
     }
     match (answer, live.asked.take()) {
-        (LaunchAnswer::Submitted { .. }, _) => live.next_observation = now + config.launch.soon_ms,
+        (LaunchAnswer::Submitted { outcome, .. }, asked) => {
+            live.next_observation = now + config.launch.soon_ms;
+            let is_refused = matches!(outcome, SubmitOutcome::Refused { .. });
+            if is_refused && asked.is_some_and(|asked| asked.avoids_nodes()) {
+                live.avoids_nodes = false;
+            }
+        }
         (LaunchAnswer::Observed(Err(error)), _) => {
             live.failures = live.failures.saturating_add(1);
             live.error = Some(error.clone());
@@ -123,17 +135,23 @@ fn note_answer(state: &mut State, config: &Config, answer: &LaunchAnswer, now: M
             };
             live.next_observation = now + wait;
             for id in &asked {
-                let Some(entry) = allocations.get(id).filter(|entry| !entry.phase.is_ended())
-                else {
-                    live.jobs.remove(id);
+                let Some(entry) = allocations.get(id) else {
                     continue;
                 };
-                let is_it = |job: &&super::ObservedJob| {
+                let is_it = |job: &&ObservedJob| {
                     job.allocation == *id
                         && entry.job.as_ref().is_none_or(|known| *known == job.job)
                 };
+                let job = jobs.iter().find(is_it);
+                if entry.phase.is_ended() {
+                    if let Some(node) = job.and_then(|job| failed_node(entry, job, config, now)) {
+                        live.failed_nodes.insert(node.to_owned(), now);
+                    }
+                    live.jobs.remove(id);
+                    continue;
+                }
                 let seen = live.jobs.entry(id.clone()).or_default();
-                let Some(job) = jobs.iter().find(is_it) else {
+                let Some(job) = job else {
                     seen.absent_since.get_or_insert(now);
                     continue;
                 };
@@ -146,6 +164,8 @@ fn note_answer(state: &mut State, config: &Config, answer: &LaunchAnswer, now: M
                     _ => None,
                 };
             }
+            let lately = |at: &Millis| now < at.saturating_add(config.launch.avoid_ms);
+            live.failed_nodes.retain(|_, at| lately(at));
             live.jobs.retain(|id, _| {
                 allocations
                     .get(id)
@@ -165,6 +185,21 @@ fn note_answer(state: &mut State, config: &Config, answer: &LaunchAnswer, now: M
     }
 }
 
+/// Returns the node of a job that ended there for a reason that may be the node's.
+fn failed_node<'a>(
+    entry: &Allocation,
+    job: &'a ObservedJob,
+    config: &Config,
+    now: Millis,
+) -> Option<&'a str> {
+    let JobState::Ended(cause) = &job.state else {
+        return None;
+    };
+    let held_ms = entry.joined_at.map(|joined| now.saturating_sub(joined));
+    let failed = *cause == EndCause::NodeFailed || cause.is_strike(held_ms, config.launch.early_ms);
+    job.node.as_deref().filter(|_| failed)
+}
+
 impl LaunchLive {
     fn observe_by(&mut self, time: Millis) {
         self.next_observation = self.next_observation.min(time);
@@ -181,6 +216,11 @@ pub(crate) fn note_turn(state: &mut State, config: &Config, recorded: &[Recorded
         match &entry.event {
             Event::Launch(LaunchEvent::Intended { allocation, .. }) => {
                 live.untried.insert(allocation.clone());
+            }
+            // A user has seen to the cause.
+            Event::Launch(LaunchEvent::QueueOpened { .. } | LaunchEvent::QueueResumed { .. }) => {
+                live.failed_nodes.clear();
+                live.avoids_nodes = true;
             }
             Event::WorkerGone { worker, .. } => {
                 let known = state.workers.get(worker);
@@ -246,7 +286,8 @@ pub(crate) fn next_request(state: &State, config: &Config, now: Millis) -> Optio
             .is_some_and(|entry| entry.phase == AllocationPhase::Intended)
     };
     if let Some(allocation) = untried.find(intended).cloned() {
-        return Some(LaunchRequest::Submit { allocation });
+        let avoid = super::plan::avoided(state, config, live, now);
+        return Some(LaunchRequest::Submit { allocation, avoid });
     }
     let allocations: Vec<_> = unended(state, launcher).map(|(id, _)| id.clone()).collect();
     let is_due = now >= live.next_observation && !allocations.is_empty();
@@ -258,7 +299,7 @@ pub(crate) fn ask(state: &mut State, request: &LaunchRequest) {
     let Some(live) = &mut state.live.launch else {
         return;
     };
-    if let LaunchRequest::Submit { allocation } = request {
+    if let LaunchRequest::Submit { allocation, .. } = request {
         live.untried.remove(allocation);
     }
     live.asked = Some(request.clone());
@@ -269,7 +310,7 @@ fn way_back(
     state: &State,
     config: &Config,
     live: &LaunchLive,
-    (id, entry): (&AllocationId, &super::record::Allocation),
+    (id, entry): (&AllocationId, &Allocation),
     now: Millis,
 ) -> Option<GiveBack> {
     let AllocationPhase::Draining { has_started } = entry.phase else {

@@ -297,14 +297,14 @@ pub enum LaunchEvent {
 /// A request of the state machine to a launcher. At most one is under way at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LaunchRequest {
+    /// `avoid`: nodes on which allocations failed lately, or that are drained.
     Submit {
         allocation: AllocationId,
+        avoid: Vec<String>,
     },
     /// Reports the state of all these, in one call to the cluster. Jobs that the cluster does not
     /// know are left out of the answer.
-    Observe {
-        allocations: Vec<AllocationId>,
-    },
+    Observe { allocations: Vec<AllocationId> },
     GiveBack {
         allocations: Vec<(AllocationId, Option<JobId>)>,
         how: GiveBack,
@@ -323,12 +323,19 @@ pub enum LaunchAnswer {
 }
 
 impl LaunchRequest {
+    pub(crate) fn avoids_nodes(&self) -> bool {
+        matches!(self, Self::Submit { avoid, .. } if !avoid.is_empty())
+    }
+
     /// Returns true if the answer is of this request's kind, and of the same allocation.
     pub(crate) fn is_answered_by(&self, answer: &LaunchAnswer) -> bool {
         match (self, answer) {
-            (Self::Submit { allocation: asked }, LaunchAnswer::Submitted { allocation, .. }) => {
-                asked == allocation
-            }
+            (
+                Self::Submit {
+                    allocation: asked, ..
+                },
+                LaunchAnswer::Submitted { allocation, .. },
+            ) => asked == allocation,
             (Self::Observe { .. }, LaunchAnswer::Observed(_))
             | (Self::GiveBack { .. }, LaunchAnswer::GaveBack(_)) => true,
             (Self::Submit { .. } | Self::Observe { .. } | Self::GiveBack { .. }, _) => false,

@@ -4,6 +4,8 @@
 //! Shrink: jobs that wait are cancelled once no trial has needed them for a while. Those that run are
 //! left to their workers, which leave when they have been idle.
 
+use std::collections::BTreeSet;
+
 use super::decide::{changed, drained, present_worker, struck, unended};
 use super::live::{LaunchLive, is_never_submitted};
 use super::record::Allocation;
@@ -178,6 +180,40 @@ fn is_expiring(
     let renew = spec.time_limit_ms.map_or(longest, half).min(longest);
     let stagger = entry.intended_at % 4 * renew / 8;
     now + spec.notice_ms + renew + stagger >= ends_at
+}
+
+/// Returns the nodes that the next allocation avoids: those that are drained, and those on which an
+/// allocation failed lately. Only names that the cluster itself reported: it refuses others.
+pub(crate) fn avoided(
+    state: &State,
+    config: &Config,
+    live: &LaunchLive,
+    now: Millis,
+) -> Vec<String> {
+    if !live.avoids_nodes {
+        return Vec::new();
+    }
+    let nodes: BTreeSet<&str> = state
+        .workers
+        .values()
+        .filter(|known| known.info.allocation.is_some())
+        .map(|known| known.info.host.as_str())
+        .collect();
+    let is_drained = |name: &str| {
+        let host = state.hosts.get(name);
+        host.is_some_and(|host| host.drained.is_some())
+    };
+    let drained = nodes.into_iter().filter(|name| is_drained(name));
+    let mut failed: Vec<(Millis, &str)> = live
+        .failed_nodes
+        .iter()
+        .filter(|(name, at)| now < *at + config.launch.avoid_ms && !is_drained(name))
+        .map(|(name, at)| (*at, name.as_str()))
+        .collect();
+    failed.sort_unstable();
+    let latest = failed.into_iter().rev().map(|(_, name)| name);
+    let avoided = drained.chain(latest).take(config.launch.max_avoided);
+    avoided.map(str::to_owned).collect()
 }
 
 /// Returns true if a trial that started now on this worker could not write a checkpoint before

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::decide::present_worker;
-use super::plan::Need;
+use super::plan::{Need, avoided};
 use super::record::{Allocation, PauseCause};
 use super::{AllocationId, AllocationPhase};
 use crate::config::Config;
@@ -33,6 +33,9 @@ pub struct QueueStatus {
     pub delayed_until_ms: Option<Millis>,
     /// The last error of the cluster's commands, while they fail.
     pub error: Option<String>,
+    /// Nodes that the next request avoids: drained, or an allocation failed there lately.
+    #[serde(default)]
+    pub avoided: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,6 +75,7 @@ pub fn cluster_status(state: &State, config: &Config, now: Millis) -> ClusterSta
                 .map(ToString::to_string),
             delayed_until_ms: delay.map(|delay| delay.until),
             error: live.error.as_ref().map(ToString::to_string),
+            avoided: avoided(state, config, live, now),
         }
     });
     let mut allocations: Vec<_> = state.allocations.iter().collect();

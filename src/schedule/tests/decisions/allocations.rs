@@ -52,7 +52,7 @@ fn answer(world: &mut World, answer: LaunchAnswer) {
 /// The allocation that the launcher is asked to submit now.
 fn submission(world: &World) -> AllocationId {
     match asked(world) {
-        Some(LaunchRequest::Submit { allocation }) => allocation,
+        Some(LaunchRequest::Submit { allocation, .. }) => allocation,
         other => panic!("a submission was expected, not {other:?}"),
     }
 }
@@ -102,7 +102,7 @@ fn observe_with(world: &mut World, jobs: Result<Vec<ObservedJob>, sweep::text::L
                 return answer(world, LaunchAnswer::Observed(jobs));
             }
             Some(LaunchRequest::GiveBack { .. }) => answer(world, LaunchAnswer::GaveBack(Ok(()))),
-            Some(LaunchRequest::Submit { allocation }) => {
+            Some(LaunchRequest::Submit { allocation, .. }) => {
                 panic!("{allocation} is submitted, and nothing is observed")
             }
             None => world.wait(5_000),
@@ -373,6 +373,65 @@ fn what_is_taken_away_is_replaced_at_once_and_is_no_strike() {
         assert_eq!((pause(&world), strikes(&world)), (None, 0), "{cause:?}");
     }
     submission(&world);
+}
+
+/// The nodes that the submission under way avoids.
+fn avoided(world: &World) -> Vec<String> {
+    match asked(world) {
+        Some(LaunchRequest::Submit { avoid, .. }) => avoid,
+        other => panic!("a submission was expected, not {other:?}"),
+    }
+}
+
+fn ends_on(world: &mut World, node: &str, cause: EndCause) {
+    let id = accepted(world);
+    let seen = ObservedJob {
+        node: Some(node.to_owned()),
+        ..observed(&id, JobState::Ended(cause))
+    };
+    observe_with(world, Ok(vec![seen]));
+    while asked(world).is_none() {
+        world.wait(5_000);
+    }
+}
+
+#[test]
+fn a_node_on_which_an_allocation_failed_is_avoided_for_an_hour() {
+    let mut world = launching(1, 4);
+    assert_eq!(avoided(&world), Vec::<String>::new());
+    ends_on(&mut world, "n1", EndCause::NodeFailed);
+    ends_on(&mut world, "n2", EndCause::Preempted);
+    assert_eq!(
+        avoided(&world),
+        ["n1"],
+        "preemption is not the node's fault"
+    );
+    let detail = "no such driver".into();
+    ends_on(&mut world, "n3", EndCause::Failed { detail });
+    assert_eq!(avoided(&world), ["n3", "n1"]);
+    let id = accepted(&mut world);
+    world.wait(61 * MINUTE);
+    observe(&mut world, &[(&id, JobState::Ended(EndCause::Preempted))]);
+    assert_eq!(avoided(&world), Vec::<String>::new());
+}
+
+/// On a small cluster the nodes that failed may be all there are.
+#[test]
+fn a_refusal_of_a_request_that_avoids_nodes_is_none_of_the_request() {
+    let mut world = launching(1, 4);
+    ends_on(&mut world, "n1", EndCause::NodeFailed);
+    assert_eq!(avoided(&world), ["n1"]);
+    let refused = || SubmitOutcome::Refused {
+        message: "Requested node configuration is not available".into(),
+    };
+    submitted(&mut world, refused());
+    assert_eq!(pause(&world), None);
+    while asked(&world).is_none() {
+        world.wait(5_000);
+    }
+    assert_eq!(avoided(&world), Vec::<String>::new());
+    submitted(&mut world, refused());
+    assert_eq!(pause(&world), Some(PauseCause::Refused));
 }
 
 /// Complaint 2: it stopped submitting without a reason.

@@ -231,7 +231,7 @@ impl World {
         let dice = cluster.random.below(20);
         let mut delay = 50 + cluster.random.below(2_000);
         let answer = match request {
-            LaunchRequest::Submit { allocation } => {
+            LaunchRequest::Submit { allocation, .. } => {
                 if !cluster.asked.insert(allocation.clone()) {
                     self.broken = Some(format!("{allocation} was submitted twice"));
                 }

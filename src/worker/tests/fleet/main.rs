@@ -401,7 +401,9 @@ async fn workers_that_do_not_belong_are_refused() {
         other => panic!("{other}"),
     };
     let mut options = rig.worker_options(1);
-    options.token = Some(protocol::Token::random().unwrap());
+    let address = format!("http://127.0.0.1:{}", rig.port());
+    let other = Some(protocol::Token::random().unwrap());
+    options.coordinator = worker::Coordinator::at(address, other, None);
     let mut stranger = worker::start(options).await.unwrap();
     let reason = refused(patient(stranger.wait()).await.unwrap_err());
     assert!(reason.contains("not the coordinator's"), "{reason}");

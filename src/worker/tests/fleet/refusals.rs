@@ -1,7 +1,7 @@
 //! A coordinator that refuses a worker it has welcomed before: for a moment, for a while, for ever.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use protocol::v1;
@@ -91,6 +91,33 @@ async fn a_replaced_token_is_read_again_by_workers() {
     rig.coordinator().await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     rig.publish_token(&text);
+    assert_eq!(rig.complete().await.succeeded, 12);
+    assert_eq!(rig.most_attempts().await, 1, "the worker trained on");
+    rig.end().await;
+}
+
+/// It is started before there is a coordinator, and the coordinator then comes back at another port
+/// with another token.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_comes_back_elsewhere_is_found_by_its_published_place() {
+    let mut rig = Rig::new("epoch-ms=50");
+    let published = Arc::new(Mutex::new(None));
+    rig.worker_that_looks_in(published.clone()).await;
+    rig.coordinator().await;
+    *published.lock().unwrap() = Some(rig.place());
+    rig.submit().await;
+    rig.until(|summary| {
+        summary.running == 2 && summary.running_trials.iter().all(|trial| trial.epoch > 0)
+    })
+    .await;
+    rig.drop_coordinator().await;
+    let before = rig.port();
+    while rig.port() == before {
+        rig.choose_port();
+    }
+    rig.rotate_token();
+    rig.coordinator().await;
+    *published.lock().unwrap() = Some(rig.place());
     assert_eq!(rig.complete().await.succeeded, 12);
     assert_eq!(rig.most_attempts().await, 1, "the worker trained on");
     rig.end().await;

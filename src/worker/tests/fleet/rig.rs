@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coordinator::Coordinator;
@@ -19,7 +19,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use v1::report_chunk::Chunk;
 use v1::tail_message::Message;
-use worker::{Handle, Options, Timing};
+use worker::{Handle, Options, Place, Timing};
 
 use crate::peer::Peer;
 
@@ -246,9 +246,11 @@ impl Rig {
             description: "a test".into(),
         };
         Options {
-            coordinator: format!("http://127.0.0.1:{}", self.port),
-            token: self.token(),
-            token_file: Some(self.token_file()),
+            coordinator: worker::Coordinator::at(
+                format!("http://127.0.0.1:{}", self.port),
+                self.token(),
+                Some(self.token_file()),
+            ),
             build: "test".into(),
             name: None,
             slots: vec![slot; slots],
@@ -282,6 +284,33 @@ impl Rig {
                 .unwrap(),
         );
         self.workers.len() - 1
+    }
+
+    /// Starts a worker that looks for the coordinator's place in `published` before each connection.
+    pub async fn worker_that_looks_in(&mut self, published: Arc<Mutex<Option<Place>>>) -> usize {
+        let find = move || {
+            let place = published.lock().unwrap().clone();
+            place.ok_or_else(|| "nothing is published".to_owned())
+        };
+        let options = Options {
+            coordinator: worker::Coordinator {
+                name: "a test".to_owned(),
+                find: Arc::new(find),
+            },
+            ..self.worker_options(2)
+        };
+        self.workers
+            .push(patient(worker::start(options)).await.unwrap());
+        self.workers.len() - 1
+    }
+
+    /// The place where the coordinator listens.
+    pub fn place(&self) -> Place {
+        Place {
+            address: format!("http://127.0.0.1:{}", self.port),
+            token: self.token(),
+            token_file: None,
+        }
     }
 
     pub fn handle(&mut self, worker: usize) -> &mut Handle {

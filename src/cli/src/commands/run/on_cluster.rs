@@ -2,6 +2,7 @@
 //! is work, and everything that was asked for is given back at the end.
 
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
+use std::path::Path;
 use std::time::Duration;
 
 use schedule::allocation::{AllocationStatus, ClusterStatus, PauseCause};
@@ -29,7 +30,7 @@ const GIVE_BACK: Duration = Duration::from_secs(90);
 impl Run<'_> {
     /// Prints the script of a job, for `--dry-run`.
     pub(super) fn print_script(&self) -> Result<Outcome, ExpectedError> {
-        let launching = self.launching(0, "token".into())?;
+        let launching = self.launching(0, Path::new("token"))?;
         let script = launching.script(&format!("orch-{}-RANDOM-1", self.sweep.name));
         output::write(script.as_bytes()).map(|_| Outcome::Complete)
     }
@@ -37,17 +38,20 @@ impl Run<'_> {
     pub(super) async fn on_cluster(&self, signals: &mut Signals) -> Result<Outcome, ExpectedError> {
         ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
         let state_dir = &self.arguments.target.state_dir;
-        let mut embedded = Embedded::on_network(state_dir, &self.advertised_ip()?).await?;
-        let launching = self.launching(embedded.port, embedded.token_file.clone())?;
-        let token = embedded.token.clone();
-        let (mut client, reply) =
-            submit(&embedded.address, Some(&token), &self.sweep, SUBMIT_TIMEOUT).await?;
+        let tested = self.launching(0, Path::new("token"))?;
+        tested.test().await?;
+        let ip = self.advertised_ip()?;
+        let advertise = self.arguments.launch.advertise.clone();
+        let advertise = advertise.unwrap_or_else(|| ip.to_string());
+        let mut embedded = Embedded::on_network(state_dir, &ip, &advertise).await?;
+        let launching = self.launching(embedded.port, &embedded.token_file)?;
+        let (mut client, reply) = submit(&embedded.access, &self.sweep, SUBMIT_TIMEOUT).await?;
         self.print_submission(&reply);
         self.discard_results(&mut client, &reply.sweep).await?;
         self.print_unfinished(&client.status(None).await?, &reply.sweep);
         embedded.launch(&reply.sweep, launching).await?;
         let mut cluster = client.clone();
-        let mut follower = Follower::new(client, Some(token), &reply.sweep, false);
+        let mut follower = Follower::new(client, &reply.sweep, false);
         let mut writer =
             ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let mut view = View::new();
@@ -94,22 +98,13 @@ impl Run<'_> {
         outcome.and_then(|outcome| given_back.and(ended).map(|()| outcome))
     }
 
-    fn launching(
-        &self,
-        port: u16,
-        token_file: std::path::PathBuf,
-    ) -> Result<Launching, ExpectedError> {
+    fn launching(&self, port: u16, token_file: &Path) -> Result<Launching, ExpectedError> {
         let arguments = &self.arguments.launch;
-        let host = match &arguments.advertise {
-            Some(host) => host.clone(),
-            None => self.advertised_ip()?.to_string(),
-        };
         let mut devices = self.arguments.devices.clone();
         let needed = self.sweep.resources.devices_per_trial;
         devices.devices_per_slot = devices.devices_per_slot.or((needed > 1).then_some(needed));
         let reach = Reach {
             state_dir: &self.arguments.target.state_dir,
-            address: format!("http://{host}:{port}"),
             port,
             token_file,
         };
@@ -134,7 +129,8 @@ impl Run<'_> {
     }
 }
 
-/// Waits until the cluster has refused for good what it was asked for, and nothing runs.
+/// Waits until the queue is paused for a reason that waiting does not end, and no allocation is left
+/// that could work.
 async fn hopeless(client: &mut Client) -> ExpectedError {
     loop {
         sleep(LOOK).await;
@@ -153,15 +149,18 @@ async fn hopeless(client: &mut Client) -> ExpectedError {
 
 fn refusal(status: &ClusterStatus) -> Option<String> {
     let queue = status.queue.as_ref()?;
-    let is_final = match queue.paused? {
-        PauseCause::Refused | PauseCause::NeverStarts => true,
-        PauseCause::Strikes | PauseCause::CancelledByOthers | PauseCause::Stopped => false,
+    let way_on = match queue.paused? {
+        PauseCause::Refused | PauseCause::NeverStarts => "ask for something else",
+        PauseCause::Strikes => "after fixing the cause, the same command asks again",
+        // The wish of a person, who can end the pause as well.
+        PauseCause::CancelledByOthers | PauseCause::Stopped => return None,
     };
-    let runs = status
-        .allocations
-        .iter()
-        .any(|entry| entry.state == "running");
-    (is_final && !runs).then(|| queue.reason.clone().unwrap_or_default())
+    let may_work = |entry: &AllocationStatus| {
+        ["submitted", "pending", "running"].contains(&entry.state.as_str())
+    };
+    let reason = queue.reason.as_deref().unwrap_or_default();
+    let is_over = !status.allocations.iter().any(may_work);
+    is_over.then(|| format!("{reason}\n{way_on}"))
 }
 
 /// Gives every allocation back and waits until none is left.
