@@ -199,6 +199,7 @@ pub struct DataArgs {
   orchestrator run sweeps/table2.yaml --smoke
   orchestrator run sweeps/table2.yaml --coordinator http://login1:7400 --token-file token --detach
   orchestrator run sweeps/table2.yaml --launch slurm --nodes 8 --gpus-per-node 4 --time 8:00:00
+  orchestrator run sweeps/table2.yaml --launch slurm --nodes 8 --coordinator-job --detach
 
 Without --coordinator, a coordinator and a worker run inside this process. Ctrl-C writes
 checkpoints and keeps everything; again, a second later or more, it stops at once. The same
@@ -210,7 +211,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub target: Target,
     /// Submit to the coordinator and return; follow later with `orchestrator tail`
-    #[arg(long, requires = "coordinator", conflicts_with = "launch")]
+    #[arg(long)]
     pub detach: bool,
     /// Folder for results; those of the sweep go into a folder of its name below it
     #[arg(long, value_name = "DIR", default_value = "results")]
@@ -232,6 +233,20 @@ pub struct RunArgs {
     pub data: DataArgs,
     #[command(flatten)]
     pub launch: LaunchArgs,
+    /// Run the coordinator as a Slurm job of one CPU, where login nodes end long processes; this
+    /// command follows it, and may end and be started again. OPTIONS of sbatch for this job, in one
+    /// word: '--partition=cpu --time=7-0'
+    #[arg(
+        long,
+        value_name = "OPTIONS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        requires = "launch",
+        conflicts_with = "advertise",
+        help_heading = "Workers on a cluster"
+    )]
+    pub coordinator_job: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -279,6 +294,10 @@ pub struct CoordinatorArgs {
     pub data: DataArgs,
     #[command(flatten)]
     pub launch: LaunchArgs,
+    /// End when for this long no sweep had trials to train and no launched worker was left, such as
+    /// 5m; by default it stays
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub end_when_idle: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

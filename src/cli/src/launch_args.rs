@@ -1,5 +1,6 @@
 //! The arguments of `--launch`: workers that a cluster lends while there is work.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -60,6 +61,15 @@ pub enum How {
     Ssh(PathBuf),
 }
 
+impl fmt::Display for How {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Slurm => formatter.write_str("slurm"),
+            Self::Ssh(file) => write!(formatter, "ssh:{}", file.display()),
+        }
+    }
+}
+
 impl FromStr for How {
     type Err = String;
 
@@ -97,6 +107,56 @@ impl FromStr for TimeLimit {
 }
 
 impl LaunchArgs {
+    /// The options of sbatch for a job that is the coordinator.
+    pub fn slurm_options_of_coordinator(&self) -> Vec<String> {
+        let given = [("partition", &self.partition), ("account", &self.account)];
+        let given = given.into_iter().filter_map(|(name, value)| {
+            let value = value.as_ref()?;
+            Some(format!("--{name}={value}"))
+        });
+        given.collect()
+    }
+
+    /// These arguments on the command line of another process of this program, without the further
+    /// options, which come last.
+    pub fn words(&self) -> Vec<String> {
+        let number = |count: u32| count.to_string();
+        let how = self.launch.as_ref().map(ToString::to_string);
+        let prologue = self.prologue.as_ref();
+        let prologue = prologue.map(|file| std::path::absolute(file).unwrap_or(file.clone()));
+        let given = [
+            ("launch", how),
+            ("nodes", Some(number(self.nodes))),
+            ("gpus-per-node", self.gpus_per_node.map(number)),
+            ("cpus-per-node", self.cpus_per_node.map(number)),
+            ("time", self.time.as_ref().map(|time| time.text.clone())),
+            ("partition", self.partition.clone()),
+            ("account", self.account.clone()),
+            (
+                "prologue",
+                prologue.map(|file| file.to_string_lossy().into_owned()),
+            ),
+            ("wrap", self.wrap.clone()),
+            ("idle-timeout", Some(self.idle_timeout.to_string())),
+            ("advertise", self.advertise.clone()),
+        ];
+        let given = given
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        given
+            .flat_map(|(name, value)| [format!("--{name}"), value])
+            .collect()
+    }
+
+    /// The options after `--`, with it.
+    pub fn further_options(&self) -> Vec<String> {
+        let dashes = (!self.options.is_empty()).then(|| "--".to_owned());
+        dashes
+            .into_iter()
+            .chain(self.options.iter().cloned())
+            .collect()
+    }
+
     /// The options of sbatch that these arguments are.
     pub fn slurm_options(&self) -> Vec<String> {
         let number = |count: u32| count.to_string();

@@ -196,17 +196,42 @@ fn worker(
     data: &DataArgs,
     reach: &Reach<'_>,
 ) -> Result<Vec<String>, ExpectedError> {
-    let places = Places::of(data)?;
-    let program = program()?;
-    let mut words = vec![text(&program), "worker".to_owned()];
+    let mut words = vec![text(&program()?), "worker".to_owned()];
+    words.extend(places_and_devices(devices, data, reach.state_dir)?);
     let mut flag = |name: &str, value: String| words.extend([name.to_owned(), value]);
-    flag("--state-dir", text(&absolute(reach.state_dir)?));
     flag("--work-dir", text(&absolute(&reach.state_dir.join(WORK))?));
     flag("--idle-timeout", format!("{}s", arguments.idle_timeout));
-    flag("--data-dir", text(&absolute(&places.data_dir)?));
-    flag("--cache-dir", text(&absolute(&places.cache_dir)?));
     // Its sweeps belong to the user who launches it.
     flag("--allow-path", "/".to_owned());
+    Ok(words)
+}
+
+/// Returns the command line of a coordinator that launches by these arguments, but for the further
+/// options of sbatch.
+pub fn coordinator(
+    arguments: &LaunchArgs,
+    devices: &DeviceArgs,
+    data: &DataArgs,
+    state_dir: &Path,
+) -> Result<Vec<String>, ExpectedError> {
+    let mut words = vec![text(&program()?), "coordinator".to_owned()];
+    words.extend(["--listen".to_owned(), "0.0.0.0:0".to_owned()]);
+    words.extend(places_and_devices(devices, data, state_dir)?);
+    words.extend(arguments.words());
+    Ok(words)
+}
+
+fn places_and_devices(
+    devices: &DeviceArgs,
+    data: &DataArgs,
+    state_dir: &Path,
+) -> Result<Vec<String>, ExpectedError> {
+    let places = Places::of(data)?;
+    let mut words = Vec::new();
+    let mut flag = |name: &str, value: String| words.extend([name.to_owned(), value]);
+    flag("--state-dir", text(&absolute(state_dir)?));
+    flag("--data-dir", text(&absolute(&places.data_dir)?));
+    flag("--cache-dir", text(&absolute(&places.cache_dir)?));
     flag("--devices", devices.devices.to_string());
     if let Some(slots) = devices.slots {
         flag("--slots", slots.to_string());
@@ -227,7 +252,7 @@ fn short_name(state_dir: &Path) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, ExpectedError> {
+pub fn absolute(path: &Path) -> Result<PathBuf, ExpectedError> {
     std::path::absolute(path).map_err(ExpectedError::file("find", path))
 }
 

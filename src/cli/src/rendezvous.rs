@@ -238,7 +238,7 @@ impl Drop for Announced {
 }
 
 /// Replaces the file in one step. Other users can never read it, or guess its temporary name.
-fn write_private(path: &Path, content: &[u8]) -> Result<(), ExpectedError> {
+pub fn write_private(path: &Path, content: &[u8]) -> Result<(), ExpectedError> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())

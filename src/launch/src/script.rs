@@ -80,9 +80,7 @@ impl Template {
 
     pub fn text(&self, allocation: &AllocationId, avoid: &[String]) -> String {
         let mut text = "#!/bin/bash\n".to_owned();
-        for line in lines_of_options(&self.all_options(allocation, avoid)) {
-            text += &format!("#SBATCH {line}\n");
-        }
+        text += &directives(&self.all_options(allocation, avoid));
         // A core file of a trainer is as large as its memory.
         text += "ulimit -c 0\n";
         if let Some(prologue) = &self.prologue {
@@ -100,6 +98,12 @@ impl Template {
         let words = self.worker.iter().chain(&name).map(|word| quoted(word));
         text + &words.collect::<Vec<_>>().join(" ") + "\n"
     }
+}
+
+/// Returns the lines of a script that hold options of sbatch.
+pub(crate) fn directives(options: &[String]) -> String {
+    let lines = lines_of_options(options).into_iter();
+    lines.map(|line| format!("#SBATCH {line}\n")).collect()
 }
 
 /// Puts options into lines: a word that begins with `-` begins a line, its values follow it.

@@ -4,8 +4,10 @@
 //! All checks happen before anything starts. Read `serve.rs` for the embedded coordinator and
 //! worker, `follow_sweep.rs` for what happens while the sweep runs.
 
+mod coordinator_job;
 mod on_cluster;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,12 +18,13 @@ use schedule::state::Slot;
 use serde_json::json;
 use sweep::{Sweep, counted};
 
-use crate::args::{RunArgs, quoted};
+use crate::args::{DeviceArgs, RunArgs, quoted};
 use crate::client::{Access, Client};
 use crate::commands::follow_sweep::{Follower, ResultsWriter, Step, submit};
 use crate::commands::serve::{Embedded, slots};
 use crate::exit::{ExpectedError, Outcome};
 use crate::follow::View;
+use crate::launch_args::How;
 use crate::output::{self, Output, SCHEMA};
 use crate::preflight::{self, Places};
 use crate::reports::Report;
@@ -38,6 +41,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    refuse_what_cannot_be_meant(arguments)?;
     let places = Places::of(&arguments.data)?;
     let elsewhere = arguments.target.coordinator.is_some();
     // A login node need not have the data: then the workers report missing inputs.
@@ -92,6 +96,7 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
         sweep,
         places,
         sizes,
+        is_fresh: Cell::new(arguments.fresh),
         output,
     };
     if let Some(address) = &arguments.target.coordinator {
@@ -105,6 +110,23 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
         return run.print_script();
     }
     super::block_on(run.without_address())
+}
+
+/// Refuses flags that contradict each other.
+fn refuse_what_cannot_be_meant(arguments: &RunArgs) -> Result<(), ExpectedError> {
+    let elsewhere = arguments.target.coordinator.is_some();
+    let as_job = arguments.coordinator_job.is_some();
+    let problem = match &arguments.launch.launch {
+        Some(_) if elsewhere => {
+            "--launch is for a coordinator of this command, and --coordinator names another"
+        }
+        Some(How::Ssh(_)) if as_job => "--coordinator-job is a Slurm job: it needs --launch slurm",
+        _ if arguments.detach && !elsewhere && !as_job => {
+            "--detach needs a coordinator that stays: --coordinator URL, or --launch slurm --coordinator-job"
+        }
+        _ => return Ok(()),
+    };
+    Err(ExpectedError::BadInput(problem.to_owned()))
 }
 
 /// Reads a sweep file; its errors are formatted for the terminal. Sizes follow the images of
@@ -133,6 +155,8 @@ struct Run<'a> {
     places: Places,
     /// The number of images of each data set that was looked at.
     sizes: BTreeMap<String, sweep::dataset::Counts>,
+    /// Earlier results are to be discarded, and have not been.
+    is_fresh: Cell<bool>,
     output: Output,
 }
 
@@ -150,6 +174,9 @@ impl Run<'_> {
     /// run`: if that one ends before this sweep, this one takes over.
     async fn without_address(&self) -> Result<Outcome, ExpectedError> {
         let mut signals = Signals::listen()?;
+        if self.arguments.coordinator_job.is_some() {
+            return self.with_coordinator_job(&mut signals).await;
+        }
         let state_dir = &self.arguments.target.state_dir;
         let mut taken_since: Option<Instant> = None;
         loop {
@@ -292,9 +319,7 @@ impl Run<'_> {
     }
 
     async fn with_embedded(&self, signals: &mut Signals) -> Result<Outcome, ExpectedError> {
-        let mut devices = self.arguments.devices.clone();
-        let needed = self.sweep.resources.devices_per_trial;
-        devices.devices_per_slot = devices.devices_per_slot.or((needed > 1).then_some(needed));
+        let devices = self.devices();
         let slots = slots(&devices)?;
         self.print_estimate(&slots);
         let trainer = trainer::find(devices.trainer.as_deref())?;
@@ -363,9 +388,17 @@ impl Run<'_> {
         outcome.and_then(|outcome| ended.map(|()| outcome))
     }
 
-    /// Discards the earlier results of the sweep's trials, for `--fresh`.
+    /// The devices of each worker, in slots that are large enough for the sweep.
+    fn devices(&self) -> DeviceArgs {
+        let mut devices = self.arguments.devices.clone();
+        let needed = self.sweep.resources.devices_per_trial;
+        devices.devices_per_slot = devices.devices_per_slot.or((needed > 1).then_some(needed));
+        devices
+    }
+
+    /// Discards the earlier results of the sweep's trials, once, for `--fresh`.
     async fn discard_results(&self, client: &mut Client, sweep: &str) -> Result<(), ExpectedError> {
-        if self.arguments.fresh {
+        if self.is_fresh.take() {
             let again = counted(client.retry(sweep, true, &[]).await?, "trial");
             stderr::print(&format!(
                 "  to be trained again from the start, as --fresh asks for: {again}"

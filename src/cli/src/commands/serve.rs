@@ -4,9 +4,11 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use coordinator::{Coordinator, Listen};
 use protocol::Token;
+use protocol::v1::SweepStatus;
 use schedule::Config;
 use schedule::state::Slot;
 use sweep::with_causes;
@@ -15,7 +17,7 @@ use worker::slurm::Job;
 use worker::{Ended, Timing};
 
 use crate::args::{CoordinatorArgs, DeviceArgs, WorkerArgs};
-use crate::client::{self, Access, with_scheme};
+use crate::client::{self, Access, Client, with_scheme};
 use crate::exit::{ExpectedError, Outcome};
 use crate::launch_args::How;
 use crate::launching::{Launching, Reach};
@@ -26,6 +28,9 @@ use crate::{launching, output, stderr, trainer};
 
 /// The work directory of the embedded worker, below the state directory.
 const WORK_DIR: &str = "work";
+/// Timeout for another process to give the state directory back, and the interval of checks.
+const FREE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_CHECK: Duration = Duration::from_secs(2);
 
 pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, ExpectedError> {
     let mut signals = Signals::listen()?;
@@ -70,10 +75,15 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
         token_file: Some(token_file.clone()),
         config,
     };
-    let mut handle = Coordinator::start(options)
-        .await
-        .map_err(coordinator_error)?;
+    let mut handle = match arguments.end_when_idle {
+        // A command that changes the same state ends soon.
+        Some(_) => start_when_free(options).await?,
+        None => Coordinator::start(options)
+            .await
+            .map_err(coordinator_error)?,
+    };
     let bound = handle.address();
+    let access = Access::embedded(&rendezvous::address_here(bound), token.clone());
     if arguments.token_file.is_none() {
         // Only now is the state directory known to be ours.
         rendezvous::write_token(state_dir, &token)?;
@@ -116,6 +126,9 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
     tokio::select! {
         error = handle.wait() => return Err(coordinator_error(error)),
         signal = signals.next() => stderr::print(&format!("{signal}: ending; started again it continues")),
+        () = idle(access, arguments.end_when_idle) => {
+            stderr::print("no sweep has trials to train, and no launched worker is left: ending");
+        }
     }
     drop(announced);
     let end = async {
@@ -127,6 +140,47 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
         _ = signals.next() => return Ok(Outcome::Interrupted),
     }
     Ok(Outcome::Complete)
+}
+
+/// Starts a coordinator, also when another process still holds the state directory for a moment.
+async fn start_when_free(
+    options: coordinator::Options,
+) -> Result<coordinator::Handle, ExpectedError> {
+    let deadline = Instant::now() + FREE_TIMEOUT;
+    while let Err(journal::Error::Locked { .. }) = journal::Journal::open(&options.state_dir)
+        && Instant::now() < deadline
+    {
+        tokio::time::sleep(IDLE_CHECK).await;
+    }
+    Coordinator::start(options).await.map_err(coordinator_error)
+}
+
+/// Waits until no sweep has had trials to train and no launched worker has been left for this long;
+/// for ever without a limit.
+async fn idle(access: Access, limit: Option<Duration>) {
+    let Some(limit) = limit else {
+        return std::future::pending().await;
+    };
+    let mut since: Option<Instant> = None;
+    loop {
+        tokio::time::sleep(IDLE_CHECK.min(limit)).await;
+        // An answer that does not come proves nothing.
+        since = match is_idle(&access).await {
+            Ok(true) => Some(since.unwrap_or_else(Instant::now)),
+            Ok(false) | Err(_) => None,
+        };
+        if since.is_some_and(|since| since.elapsed() >= limit) {
+            return;
+        }
+    }
+}
+
+async fn is_idle(access: &Access) -> Result<bool, ExpectedError> {
+    let mut client = Client::connect(access.clone()).await?;
+    let status = client.status(None).await?;
+    let trains = |sweep: &SweepStatus| !sweep.complete && sweep.cancelled_reason.is_empty();
+    let open = client.cluster_status().await?.num_open();
+    Ok(open == 0 && !status.sweeps.iter().any(trains))
 }
 
 /// Returns the name or address by which other machines reach the coordinator; `None`: it listens on

@@ -4,13 +4,14 @@
 //! Output is asked for in fixed fields and never as JSON, whose form changes between versions.
 
 pub mod reason;
+pub mod service;
 pub mod state;
 pub mod text;
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use schedule::allocation::{
@@ -73,62 +74,21 @@ impl Slurm {
     }
 
     async fn submit(&self, allocation: &AllocationId, avoid: &[String]) -> SubmitOutcome {
-        let script = match self.write_script(allocation, avoid) {
+        let text = self.template.text(allocation, avoid);
+        let script = match write_script(&self.template.script_of(allocation), &text) {
             Ok(script) => script,
             Err(message) => return SubmitOutcome::Refused { message },
         };
-        let mut words = vec!["--parsable".to_owned()];
-        words.extend(self.template.all_options(allocation, avoid));
-        let mut sbatch = slurm("sbatch", words);
-        sbatch.arg(&script);
-        let output = match command::run(sbatch, SUBMIT_LIMIT).await {
-            Ok(output) => output,
-            Err(failure @ Failure::TimedOut { .. }) => {
-                return SubmitOutcome::Unknown {
-                    message: failure.to_string().into(),
-                };
+        let options = self.template.all_options(allocation, avoid);
+        let outcome = submitted_by(&options, &script).await;
+        if let SubmitOutcome::Submitted(job) = &outcome {
+            // For people; the journal has it too.
+            let note = self.template.folder_of(allocation).join("job");
+            if let Err(error) = fs::write(&note, format!("{job}\n")) {
+                tracing::warn!(%error, file = %note.display(), "the job's number was not written");
             }
-            Err(failure) => {
-                return SubmitOutcome::Refused {
-                    message: failure.to_string().into(),
-                };
-            }
-        };
-        if output.code != Some(0) {
-            return text::refused(&output.stderr);
         }
-        let Some(job) = text::submitted(&output.stdout) else {
-            let message = format!("sbatch printed no job number: {}", output.stdout.trim());
-            return SubmitOutcome::Unknown {
-                message: message.into(),
-            };
-        };
-        // For people; the journal has it too.
-        let note = self.template.folder_of(allocation).join("job");
-        if let Err(error) = fs::write(&note, format!("{job}\n")) {
-            tracing::warn!(%error, file = %note.display(), "the job's number was not written");
-        }
-        SubmitOutcome::Submitted(job)
-    }
-
-    /// Writes the script into the allocation's folder and returns its path.
-    fn write_script(
-        &self,
-        allocation: &AllocationId,
-        avoid: &[String],
-    ) -> Result<std::path::PathBuf, Line> {
-        let script = self.template.script_of(allocation);
-        let written = || {
-            fs::create_dir_all(self.template.folder_of(allocation))?;
-            let mut options = fs::OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o700);
-            let mut file = options.open(&script)?;
-            std::io::Write::write_all(&mut file, self.template.text(allocation, avoid).as_bytes())
-        };
-        match written() {
-            Ok(()) => Ok(script),
-            Err(error) => Err(format!("cannot write {}: {error}", script.display()).into()),
-        }
+        outcome
     }
 
     /// The state of all these jobs, by one call: squeue for those that are there, sacct for others
@@ -161,10 +121,12 @@ impl Slurm {
         if !absent.is_empty() && self.keeps_accounts {
             jobs.extend(self.accounts(&absent).await);
         }
-        for job in &mut jobs {
-            self.explain(job).await;
+        let mut known = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let log = self.template.log_of(&job.allocation);
+            known.push(explained(job, &log).await);
         }
-        Ok(jobs)
+        Ok(known)
     }
 
     /// The jobs that squeue no longer lists, from Slurm's accounts.
@@ -193,28 +155,6 @@ impl Slurm {
                 tracing::warn!(%failure, "Slurm's accounts were not read");
                 Vec::new()
             }
-        }
-    }
-
-    /// Adds what is known about the end of a failed job: its exit code and the end of its log.
-    async fn explain(&self, job: &mut ObservedJob) {
-        let JobState::Ended(EndCause::Failed { .. }) = &job.state else {
-            return;
-        };
-        let details = details(&job.job).await.unwrap_or_default();
-        let JobState::Ended(cause) = &mut job.state else {
-            return;
-        };
-        if let Some(exit) = details.get("ExitCode") {
-            *cause = text::with_exit(cause.clone(), exit);
-        }
-        if let EndCause::Failed { detail } = cause {
-            let log = self.template.log_of(&job.allocation);
-            let text = match log_tail(&log) {
-                Some(tail) => format!("{detail}; {} ends with:\n{tail}", log.display()),
-                None => format!("{detail}; {} is empty", log.display()),
-            };
-            *detail = Lines::from(text);
         }
     }
 
@@ -253,6 +193,75 @@ impl Slurm {
             _ => Ok(()),
         }
     }
+}
+
+/// Writes a script, with the folder that it is in.
+fn write_script(path: &Path, text: &str) -> Result<PathBuf, Line> {
+    let written = || {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o700);
+        options.open(path)?.write_all(text.as_bytes())
+    };
+    match written() {
+        Ok(()) => Ok(path.to_owned()),
+        Err(error) => Err(format!("cannot write {}: {error}", path.display()).into()),
+    }
+}
+
+/// Submits a script with these options of sbatch.
+async fn submitted_by(options: &[String], script: &Path) -> SubmitOutcome {
+    let mut sbatch = slurm("sbatch", ["--parsable"]);
+    sbatch.args(options).arg(script);
+    let output = match command::run(sbatch, SUBMIT_LIMIT).await {
+        Ok(output) => output,
+        Err(failure @ Failure::TimedOut { .. }) => {
+            return SubmitOutcome::Unknown {
+                message: failure.to_string().into(),
+            };
+        }
+        Err(failure) => {
+            return SubmitOutcome::Refused {
+                message: failure.to_string().into(),
+            };
+        }
+    };
+    if output.code != Some(0) {
+        return text::refused(&output.stderr);
+    }
+    match text::submitted(&output.stdout) {
+        Some(job) => SubmitOutcome::Submitted(job),
+        None => {
+            let message = format!("sbatch printed no job number: {}", output.stdout.trim());
+            SubmitOutcome::Unknown {
+                message: message.into(),
+            }
+        }
+    }
+}
+
+/// Adds what is known about the end of a failed job: its exit code and the end of its log.
+async fn explained(mut job: ObservedJob, log: &Path) -> ObservedJob {
+    let JobState::Ended(EndCause::Failed { .. }) = &job.state else {
+        return job;
+    };
+    let details = details(&job.job).await.unwrap_or_default();
+    let JobState::Ended(cause) = &mut job.state else {
+        return job;
+    };
+    if let Some(exit) = details.get("ExitCode") {
+        *cause = text::with_exit(cause.clone(), exit);
+    }
+    if let EndCause::Failed { detail } = cause {
+        let text = match log_tail(log) {
+            Some(tail) => format!("{detail}; {} ends with:\n{tail}", log.display()),
+            None => format!("{detail}; {} is empty", log.display()),
+        };
+        *detail = Lines::from(text);
+    }
+    job
 }
 
 /// Several partitions of which one has no nodes made `sbatch --test-only` end controllers before

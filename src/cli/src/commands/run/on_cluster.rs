@@ -31,6 +31,9 @@ impl Run<'_> {
     /// Prints the script of a job, for `--dry-run`.
     pub(super) fn print_script(&self) -> Result<Outcome, ExpectedError> {
         let launching = self.launching(0, Path::new("token"))?;
+        if self.arguments.coordinator_job.is_some() {
+            self.print_coordinator_script()?;
+        }
         let script = launching.script(&format!("orch-{}-RANDOM-1", self.sweep.name));
         output::write(script.as_bytes()).map(|_| Outcome::Complete)
     }
@@ -98,11 +101,13 @@ impl Run<'_> {
         outcome.and_then(|outcome| given_back.and(ended).map(|()| outcome))
     }
 
-    fn launching(&self, port: u16, token_file: &Path) -> Result<Launching, ExpectedError> {
+    pub(super) fn launching(
+        &self,
+        port: u16,
+        token_file: &Path,
+    ) -> Result<Launching, ExpectedError> {
         let arguments = &self.arguments.launch;
-        let mut devices = self.arguments.devices.clone();
-        let needed = self.sweep.resources.devices_per_trial;
-        devices.devices_per_slot = devices.devices_per_slot.or((needed > 1).then_some(needed));
+        let devices = self.devices();
         let reach = Reach {
             state_dir: &self.arguments.target.state_dir,
             port,

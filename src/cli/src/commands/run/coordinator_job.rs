@@ -1,0 +1,429 @@
+//! `orchestrator run --coordinator-job`: the coordinator is a Slurm job of its own, and this process
+//! a client that may go and come back.
+//!
+//! The sweep is submitted here, by a coordinator of this process that ends before the job starts.
+//! The name of the job is recorded before sbatch is called, so that a second command finds the job
+//! and submits none.
+
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use launch::slurm::service::Service;
+use schedule::allocation::{JobState, ObservedJob, ReasonClass, SubmitOutcome};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use super::{CHECK_INTERVAL, Run, SUBMIT_TIMEOUT};
+use crate::client::Access;
+use crate::commands::follow_sweep::{Follower, ResultsWriter, submit};
+use crate::commands::serve::Embedded;
+use crate::exit::{ExpectedError, Outcome};
+use crate::launching;
+use crate::output::SCHEMA;
+use crate::results_folder::ResultsFolder;
+use crate::signals::Signals;
+use crate::{output, rendezvous, stderr};
+
+/// Folder of the job's record, script and log, below the state directory.
+const FOLDER: &str = "coordinator-job";
+/// Interval between two questions to Slurm.
+const ASK: Duration = Duration::from_secs(10);
+/// Time for a job to be seen whose submission was not answered.
+const LOST: Duration = Duration::from_secs(60);
+/// Time without sweeps to train and without launched workers after which the job ends.
+const END_WHEN_IDLE: &str = "60s";
+
+/// The job that this state directory's coordinator is, or will be.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    schema: u32,
+    name: String,
+    /// `None` until sbatch has answered.
+    job: Option<String>,
+}
+
+impl Run<'_> {
+    pub(super) async fn with_coordinator_job(
+        &self,
+        signals: &mut Signals,
+    ) -> Result<Outcome, ExpectedError> {
+        if !self.arguments.detach {
+            ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
+        }
+        self.launching(0, std::path::Path::new("token"))?
+            .test()
+            .await?;
+        let attached = async {
+            let state_dir = &self.arguments.target.state_dir;
+            let mut is_submitted = false;
+            loop {
+                let found = rendezvous::find(state_dir);
+                if let Some(found) = found.filter(|found| found.lasts) {
+                    return Access::announced(state_dir, &found, None).map(Attached::To);
+                }
+                if !is_submitted {
+                    match self.submit_here().await {
+                        Ok(Some(outcome)) => return Ok(Attached::Complete(outcome)),
+                        Ok(None) => is_submitted = true,
+                        // The job starts at this moment.
+                        Err(ExpectedError::Taken(_)) => {
+                            sleep(CHECK_INTERVAL).await;
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                let service = self.job().await?;
+                if self.arguments.detach {
+                    return Ok(Attached::Detached);
+                }
+                self.until_it_serves(&service).await?;
+            }
+        };
+        let attached = tokio::select! {
+            attached = attached => attached?,
+            signal = signals.next() => {
+                stderr::print(&format!(
+                    "{signal}: no longer waiting for the coordinator's job; the same command follows it"
+                ));
+                return Ok(Outcome::Interrupted);
+            }
+        };
+        match attached {
+            Attached::Complete(outcome) => Ok(outcome),
+            Attached::Detached => {
+                stderr::print("the same command without --detach follows the sweep");
+                Ok(Outcome::Complete)
+            }
+            Attached::To(access) => {
+                let service = self.service(&self.record()?.unwrap_or_else(Record::new))?;
+                tokio::select! {
+                    ended = self.with_coordinator(&access, true, signals) => ended,
+                    error = job_ends(&service) => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Submits the sweep by a coordinator of this process. Returns the outcome if nothing is left to
+    /// train.
+    async fn submit_here(&self) -> Result<Option<Outcome>, ExpectedError> {
+        let embedded = Embedded::without_worker(&self.arguments.target.state_dir).await?;
+        let (mut client, reply) = submit(&embedded.access, &self.sweep, SUBMIT_TIMEOUT).await?;
+        self.discard_results(&mut client, &reply.sweep).await?;
+        let status = client.status(Some(&reply.sweep)).await?;
+        let is_complete = status.sweeps.iter().all(|sweep| sweep.complete);
+        let mut outcome = None;
+        if is_complete {
+            self.print_submission(&reply);
+            let mut follower = Follower::new(client, &reply.sweep, false);
+            let folder = ResultsFolder::new(&self.arguments.results, &reply.sweep);
+            let report = follower.report().await;
+            let mut writer = ResultsWriter::new(folder);
+            let concluded = self.conclude(&mut follower, &mut writer, report, None);
+            outcome = Some(concluded.await);
+        }
+        embedded.shutdown().await?;
+        outcome.transpose()
+    }
+
+    /// Returns the job that is or will be the coordinator, and submits it if there is none.
+    async fn job(&self) -> Result<Service, ExpectedError> {
+        let _lock = self.lock().await?;
+        let known = self.record()?;
+        if let Some(record) = &known {
+            let service = self.service(record)?;
+            if let Some(job) = self.look_for(&service, record).await?
+                && !matches!(job.state, JobState::Ended(_))
+            {
+                return Ok(service);
+            }
+        }
+        let mut record = Record::new();
+        let service = self.service(&record)?;
+        self.write(&record)?;
+        service.forget_log();
+        let refused = |message: &dyn std::fmt::Display| ExpectedError::Infrastructure {
+            what: "the coordinator's job was not submitted",
+            reason: message.to_string(),
+        };
+        match service.submit().await {
+            SubmitOutcome::Submitted(job) => {
+                stderr::print(&format!(
+                    "job {job} will be the coordinator; its log is {}",
+                    service.log().display()
+                ));
+                record.job = Some(job.to_string());
+                self.write(&record)?;
+                Ok(service)
+            }
+            SubmitOutcome::Unknown { message } => match self.look_for(&service, &record).await? {
+                Some(_) => Ok(service),
+                None => Err(refused(&message)),
+            },
+            SubmitOutcome::Refused { message }
+            | SubmitOutcome::Full { message }
+            | SubmitOutcome::Unreachable { message } => Err(refused(&message)),
+        }
+    }
+
+    /// Asks Slurm for the recorded job. One whose submission was not answered may appear late.
+    async fn look_for(
+        &self,
+        service: &Service,
+        record: &Record,
+    ) -> Result<Option<ObservedJob>, ExpectedError> {
+        loop {
+            let found = service.job().await.map_err(unknown)?;
+            let age = self
+                .record_path()
+                .metadata()
+                .and_then(|found| found.modified());
+            let age = age.map(|written| {
+                SystemTime::now()
+                    .duration_since(written)
+                    .unwrap_or_default()
+            });
+            let may_come = record.job.is_none() && age.is_ok_and(|age| age < LOST);
+            if found.is_some() || !may_come {
+                return Ok(found);
+            }
+            sleep(Duration::from_secs(2)).await;
+        }
+    }
+
+    /// Waits until the coordinator announces itself, and prints what its job waits for.
+    async fn until_it_serves(&self, service: &Service) -> Result<(), ExpectedError> {
+        let mut printed = String::new();
+        let mut next = Instant::now();
+        loop {
+            if rendezvous::find(&self.arguments.target.state_dir).is_some_and(|found| found.lasts) {
+                return Ok(());
+            }
+            if Instant::now() >= next {
+                next = Instant::now() + ASK;
+                match service.job().await {
+                    Ok(Some(job)) => {
+                        let text = state_of(&job)?;
+                        if printed != text {
+                            stderr::print(&text);
+                            printed = text;
+                        }
+                    }
+                    // It may not be listed yet.
+                    Ok(None) => {}
+                    Err(reason) => {
+                        let text = format!("Slurm does not answer ({reason}); retrying");
+                        if printed != text {
+                            stderr::print(&text);
+                            printed = text;
+                        }
+                    }
+                }
+            }
+            sleep(CHECK_INTERVAL).await;
+        }
+    }
+
+    fn service(&self, record: &Record) -> Result<Service, ExpectedError> {
+        let arguments = &self.arguments.launch;
+        let given = self
+            .arguments
+            .coordinator_job
+            .as_deref()
+            .unwrap_or_default();
+        let mut options = arguments.slurm_options_of_coordinator();
+        options.extend(given.split_whitespace().map(str::to_owned));
+        let state_dir = &self.arguments.target.state_dir;
+        let mut command =
+            launching::coordinator(arguments, &self.devices(), &self.arguments.data, state_dir)?;
+        command.extend(["--end-when-idle".to_owned(), END_WHEN_IDLE.to_owned()]);
+        command.extend(arguments.further_options());
+        Ok(Service {
+            name: record.name.as_str().into(),
+            folder: launching::absolute(&self.folder())?,
+            options,
+            command,
+        })
+    }
+
+    /// Prints the script of the coordinator's job, for `--dry-run`.
+    pub(super) fn print_coordinator_script(&self) -> Result<(), ExpectedError> {
+        let record = Record {
+            name: "orch-coordinator-RANDOM".to_owned(),
+            ..Record::new()
+        };
+        output::write(self.service(&record)?.text().as_bytes()).map(drop)
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.arguments.target.state_dir.join(FOLDER)
+    }
+
+    fn record_path(&self) -> PathBuf {
+        self.folder().join("record.json")
+    }
+
+    fn record(&self) -> Result<Option<Record>, ExpectedError> {
+        let path = self.record_path();
+        match std::fs::read(&path) {
+            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ExpectedError::file("read", path)(error)),
+        }
+    }
+
+    fn write(&self, record: &Record) -> Result<(), ExpectedError> {
+        let text = serde_json::to_vec_pretty(record).expect("a record of text can be written");
+        rendezvous::write_private(&self.record_path(), &text)
+    }
+
+    /// Keeps a second command from submitting at the same time.
+    async fn lock(&self) -> Result<File, ExpectedError> {
+        let folder = self.folder();
+        std::fs::create_dir_all(&folder).map_err(ExpectedError::file("make", &folder))?;
+        let path = folder.join("lock");
+        let file = File::create(&path).map_err(ExpectedError::file("open", &path))?;
+        let locked = tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await;
+        let locked = locked.map_err(std::io::Error::other).flatten();
+        locked.map_err(ExpectedError::file("lock", path))
+    }
+}
+
+/// How a client found its coordinator.
+enum Attached {
+    To(Access),
+    /// The sweep had been complete before.
+    Complete(Outcome),
+    Detached,
+}
+
+impl Record {
+    /// A record of a name that no job has had.
+    fn new() -> Self {
+        let random = RandomState::new().hash_one(std::process::id()) as u32;
+        Self {
+            schema: SCHEMA,
+            name: format!("orch-coordinator-{random:08x}"),
+            job: None,
+        }
+    }
+}
+
+fn unknown(reason: sweep::text::Line) -> ExpectedError {
+    ExpectedError::Infrastructure {
+        what: "Slurm does not report whether the coordinator's job is there",
+        reason: reason.to_string(),
+    }
+}
+
+/// Returns a sentence about the state of the job. An error: it will not serve.
+fn state_of(job: &ObservedJob) -> Result<String, ExpectedError> {
+    let id = &job.job;
+    let fails = |reason: String| {
+        Err(ExpectedError::Infrastructure {
+            what: "the coordinator's job",
+            reason,
+        })
+    };
+    match &job.state {
+        JobState::Pending(reason) if reason.class == ReasonClass::Never => fails(format!(
+            "job {id} can never start: {} ({}); `scancel {id}` removes it",
+            reason.sentence, reason.word
+        )),
+        JobState::Pending(reason) => Ok(format!(
+            "job {id}, the coordinator, waits: {} ({})",
+            reason.sentence, reason.word
+        )),
+        JobState::Running => Ok(format!(
+            "job {id}, the coordinator, starts on {}",
+            job.node.as_deref().unwrap_or("its node")
+        )),
+        JobState::Ending | JobState::Unknown(_) => {
+            Ok(format!("job {id}, the coordinator, is ending"))
+        }
+        JobState::Ended(cause) => fails(format!(
+            "job {id} ended: {}; the same command submits another",
+            cause.sentence()
+        )),
+    }
+}
+
+/// Waits until the job of a coordinator that was there has ended for good.
+async fn job_ends(service: &Service) -> ExpectedError {
+    let mut absent = 0;
+    loop {
+        sleep(3 * ASK).await;
+        match service.job().await {
+            Ok(Some(job)) => {
+                absent = 0;
+                if let Err(error) = state_of(&job) {
+                    return error;
+                }
+            }
+            Ok(None) => absent += 1,
+            // Nothing is known.
+            Err(_) => {}
+        }
+        if absent == 3 {
+            return ExpectedError::Infrastructure {
+                what: "the coordinator's job",
+                reason: format!(
+                    "Slurm no longer knows {}; the same command submits another",
+                    service.name
+                ),
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schedule::allocation::{EndCause, JobId, PendingReason};
+
+    use super::*;
+
+    fn job(state: JobState) -> ObservedJob {
+        ObservedJob {
+            allocation: "orch-coordinator-7f3a9c1e".into(),
+            job: JobId("17".into()),
+            state,
+            node: Some("node1".to_owned()),
+            ends_at: None,
+        }
+    }
+
+    fn waits(class: ReasonClass) -> JobState {
+        JobState::Pending(PendingReason {
+            word: "Priority".into(),
+            sentence: "jobs with a higher priority come first".into(),
+            class,
+        })
+    }
+
+    #[test]
+    fn a_job_that_waits_is_explained_and_one_that_will_not_serve_is_an_error() {
+        let text = state_of(&job(waits(ReasonClass::Wait))).unwrap();
+        assert_eq!(
+            text,
+            "job 17, the coordinator, waits: jobs with a higher priority come first (Priority)"
+        );
+        let text = state_of(&job(JobState::Running)).unwrap();
+        assert!(text.ends_with("starts on node1"), "{text}");
+        let never = state_of(&job(waits(ReasonClass::Never))).unwrap_err();
+        assert!(never.to_string().contains("scancel 17"), "{never}");
+        let ended = JobState::Ended(EndCause::CancelledByOthers);
+        let ended = state_of(&job(ended)).unwrap_err().to_string();
+        assert!(
+            ended.contains("the same command submits another"),
+            "{ended}"
+        );
+    }
+
+    #[test]
+    fn names_differ() {
+        assert_ne!(Record::new().name, Record::new().name);
+    }
+}
