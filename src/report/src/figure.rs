@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use sweep::definition::{Figure, Table};
+use sweep::definition::{Figure, Spread, Table};
 
 use crate::grid::{TableLayout, heading, published_value};
 use crate::notes;
@@ -121,6 +121,8 @@ pub fn as_table(figure: &Figure) -> Table {
             .collect(),
         columns: vec![figure.x.clone()],
         value: figure.value,
+        baseline: BTreeMap::new(),
+        spread: Spread::default(),
     }
 }
 
@@ -205,7 +207,7 @@ pub fn plot(results: &Results, figure: &Figure, layout: &TableLayout) -> Plot {
         label: x_axis.map_or_else(String::new, |axis| label(axis, value as u32)),
     });
     let mut subtitle = notes::warnings(results);
-    subtitle.push(notes::protocol(results, figure.value));
+    subtitle.push(notes::protocol(results, figure.value, Spread::Std));
     if panels
         .iter()
         .flat_map(|panel| &panel.lines)

@@ -16,7 +16,8 @@ use sweep::field::{FIELDS, Field};
 use sweep::record::Provenance;
 
 use crate::csv;
-use crate::grid::{Mark, TableLayout, footnotes_of, published_value};
+use crate::families::Sign;
+use crate::grid::{TableLayout, footnotes_of, published_value};
 use crate::results::{CellStatus, CellSummary, Results, TrialRow, TrialStatus};
 use crate::sink::Written;
 
@@ -56,7 +57,7 @@ const AFTER_AXES: [&str; 27] = [
     "failure",
 ];
 /// Columns of a table's CSV after those of the axes.
-const CELL_COLUMNS: [&str; 12] = [
+const CELL_COLUMNS: [&str; 14] = [
     "measure",
     "status",
     "n",
@@ -64,6 +65,8 @@ const CELL_COLUMNS: [&str; 12] = [
     "mean_percent",
     "deviation_percent",
     "mark",
+    "difference_percent",
+    "margin_percent",
     "candidate",
     "choice",
     "published_percent",
@@ -478,12 +481,21 @@ pub fn cells_csv(
         let deviation = summary.summary.and_then(|summary| summary.deviation);
         fields
             .push(deviation.map_or_else(String::new, |deviation| (100.0 * deviation).to_string()));
-        let mark = match layout.marks[index] {
-            Mark::None => "",
-            Mark::Best => "best",
-            Mark::Tied => "not_distinguishable",
+        let standing = &layout.standings.cells[index];
+        let mark = match (standing.best, standing.sign) {
+            (_, Some(Sign::Same)) => "not_distinguishable",
+            (_, Some(Sign::Higher)) => "higher",
+            (_, Some(Sign::Lower)) => "lower",
+            (true, None) => "best",
+            (false, None) => "",
         };
         fields.push(mark.to_owned());
+        let compared = standing.comparison;
+        let points = |value: Option<f64>| {
+            value.map_or_else(String::new, |value| format!("{:.4}", 100.0 * value))
+        };
+        fields.push(points(compared.map(|one| one.difference)));
+        fields.push(points(compared.map(|one| one.margin)));
         let chosen = results.sweep.search.as_ref().zip(summary.candidate);
         fields.push(chosen.map_or_else(String::new, |(search, number)| {
             csv::text(search.candidates[number].to_string())

@@ -1,17 +1,14 @@
 //! A table before it is drawn: headings, cells, marks and notes. `text.rs` and `markup.rs` draw it.
-//!
-//! This module decides which cells are bold: the highest mean among complete cells that solve the
-//! same problem (data set, sample count, pre-training), column by column unless the problem changes
-//! from row to row.
+//! `families.rs` decides which cells are best and how they compare.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sweep::Share;
-use sweep::definition::{Cell, PublishedValue, Table};
+use sweep::definition::{Cell, PublishedValue, Spread, Table};
 
+use crate::families::{Sign, Standing, Standings, standings};
 use crate::notes;
 use crate::results::{CellStatus, CellSummary, Results};
-use crate::statistics::{Summary, indistinguishable};
 
 pub struct Grid {
     pub name: String,
@@ -46,11 +43,12 @@ pub enum GridCell {
     Absent,
     Value {
         mean: Share,
-        /// Deviation in per cent.
-        deviation: Option<f64>,
+        /// The number after the ±, in per cent.
+        spread: Option<f64>,
         /// Results so far and results wanted, if they differ.
         incomplete: Option<(usize, usize)>,
-        mark: Mark,
+        best: bool,
+        sign: Option<Sign>,
     },
     /// `failed`, `running`, `skipped: reason`, ...
     Status {
@@ -63,14 +61,6 @@ pub enum GridCell {
     },
     /// No published number, in a column of them.
     Blank,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
-    None,
-    Best,
-    /// Not distinguishable from the best at this n.
-    Tied,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -94,7 +84,7 @@ pub struct TableLayout {
     positions: Vec<Vec<Option<usize>>>,
     /// Summaries, indexed by cell.
     pub summaries: Vec<CellSummary>,
-    pub marks: Vec<Mark>,
+    pub standings: Standings,
 }
 
 impl TableLayout {
@@ -121,7 +111,7 @@ impl TableLayout {
         let summaries: Vec<CellSummary> = (0..cells.len())
             .map(|cell| results.cell(cell, table.value))
             .collect();
-        let marks = marks(results, &positions, &summaries);
+        let standings = standings(results, table, &positions, &summaries);
         Self {
             rows,
             columns,
@@ -129,7 +119,7 @@ impl TableLayout {
             column_keys,
             positions,
             summaries,
-            marks,
+            standings,
         }
     }
 }
@@ -157,7 +147,13 @@ pub fn grid(results: &Results, table: &Table, layout: &TableLayout) -> Grid {
             line.push(match cell {
                 None => GridCell::Absent,
                 Some(cell) => {
-                    measured_cell(&layout.summaries[cell], layout.marks[cell], &mut footnotes)
+                    let standing = &layout.standings.cells[cell];
+                    measured_cell(
+                        &layout.summaries[cell],
+                        standing,
+                        table.spread,
+                        &mut footnotes,
+                    )
                 }
             });
             if with_reference[column] {
@@ -192,7 +188,7 @@ pub fn grid(results: &Results, table: &Table, layout: &TableLayout) -> Grid {
     Grid {
         name: table.name.clone(),
         caption: table.caption.clone(),
-        protocol: notes::protocol(results, table.value),
+        protocol: notes::protocol(results, table.value, table.spread),
         warnings: notes::warnings(results),
         row_headings: table.rows.iter().map(|name| heading(name)).collect(),
         column_headings: table.columns.iter().map(|name| heading(name)).collect(),
@@ -202,7 +198,7 @@ pub fn grid(results: &Results, table: &Table, layout: &TableLayout) -> Grid {
             .map(|key| labels(results, &layout.rows, key))
             .collect(),
         columns,
-        notes: all_notes(results, layout, &cells, footnotes),
+        notes: all_notes(results, table, layout, &cells, footnotes),
         cells,
     }
 }
@@ -274,11 +270,11 @@ impl Grid {
             GridCell::Published { value, note } => with_note(value.to_string(), note),
             GridCell::Value {
                 mean,
-                deviation,
+                spread,
                 incomplete,
                 ..
             } => {
-                let mut text = number(*mean, *deviation);
+                let mut text = number(*mean, *spread);
                 if let Some((done, total)) = incomplete {
                     text.push_str(&format!(" ({done}/{total})"));
                 }
@@ -312,9 +308,9 @@ impl Grid {
 }
 
 /// Formats `71.2 ± 0.4`, or `71.2` if there is one seed and therefore no spread.
-pub fn number(mean: Share, deviation: Option<f64>) -> String {
-    match deviation {
-        Some(deviation) => format!("{mean} ± {deviation:.1}"),
+pub fn number(mean: Share, spread: Option<f64>) -> String {
+    match spread {
+        Some(spread) => format!("{mean} ± {spread:.1}"),
         None => mean.to_string(),
     }
 }
@@ -358,18 +354,21 @@ fn labels(results: &Results, axes: &[usize], key: &[u32]) -> Vec<String> {
     axes.iter().zip(key).map(label).collect()
 }
 
-fn measured_cell(summary: &CellSummary, mark: Mark, footnotes: &mut Footnotes) -> GridCell {
-    if let Some(Summary {
-        mean, deviation, ..
-    }) = summary.summary
-    {
+fn measured_cell(
+    summary: &CellSummary,
+    standing: &Standing,
+    spread: Spread,
+    footnotes: &mut Footnotes,
+) -> GridCell {
+    if let Some(accuracy) = summary.summary {
         let incomplete =
             (summary.status != CellStatus::Complete).then_some((summary.done, summary.total));
         return GridCell::Value {
-            mean,
-            deviation: deviation.map(|deviation| 100.0 * deviation),
+            mean: accuracy.mean,
+            spread: accuracy.spread(spread).map(|spread| 100.0 * spread),
             incomplete,
-            mark,
+            best: standing.best,
+            sign: standing.sign,
         };
     }
     match &summary.status {
@@ -386,87 +385,6 @@ fn measured_cell(summary: &CellSummary, mark: Mark, footnotes: &mut Footnotes) -
             note: None,
         },
     }
-}
-
-fn marks(
-    results: &Results,
-    positions: &[Vec<Option<usize>>],
-    summaries: &[CellSummary],
-) -> Vec<Mark> {
-    let sweep = results.sweep;
-    let problems: Vec<String> = sweep
-        .cells
-        .iter()
-        .map(|cell| problem(results, cell))
-        .collect();
-    let num_columns = positions.first().map_or(0, Vec::len);
-    let changes_down = (0..num_columns).any(|column| {
-        let mut down = positions
-            .iter()
-            .filter_map(|row| row[column])
-            .map(|cell| &problems[cell]);
-        let first = down.next();
-        down.any(|problem| Some(problem) != first)
-    });
-    let mut groups: BTreeMap<(usize, &str), Vec<usize>> = BTreeMap::new();
-    for row in positions {
-        for (column, cell) in row.iter().enumerate() {
-            let complete = |cell: &usize| summaries[*cell].status == CellStatus::Complete;
-            if let Some(cell) = cell.filter(complete) {
-                let column = if changes_down { 0 } else { column };
-                groups
-                    .entry((column, &problems[cell]))
-                    .or_default()
-                    .push(cell);
-            }
-        }
-    }
-    let mut marks = vec![Mark::None; sweep.cells.len()];
-    for group in groups.values().filter(|group| group.len() > 1) {
-        mark_group(group, summaries, &mut marks);
-    }
-    marks
-}
-
-fn mark_group(group: &[usize], summaries: &[CellSummary], marks: &mut [Mark]) {
-    let summary = |cell: usize| {
-        summaries[cell]
-            .summary
-            .expect("a complete cell has results")
-    };
-    let highest = group.iter().map(|&cell| summary(cell).mean).max();
-    let (best, others): (Vec<usize>, Vec<usize>) = group
-        .iter()
-        .partition(|&&cell| Some(summary(cell).mean) == highest);
-    for &cell in &best {
-        marks[cell] = Mark::Best;
-    }
-    // With one seed nothing is tested; the table has one note about that instead of a mark in every
-    // cell.
-    if summary(best[0]).n < 2 {
-        return;
-    }
-    let compared: Vec<Summary> = others.iter().map(|&cell| summary(cell)).collect();
-    for (&cell, tied) in others
-        .iter()
-        .zip(indistinguishable(&summary(best[0]), &compared))
-    {
-        if tied {
-            marks[cell] = Mark::Tied;
-        }
-    }
-}
-
-/// Returns a key that two cells must share to be comparable: the same training images and the same
-/// kind of start.
-fn problem(results: &Results, cell: &Cell) -> String {
-    let field = |name| results.field(cell, name);
-    format!(
-        "{} {} {}",
-        field("dataset"),
-        field("samples_per_class"),
-        !field("weights").is_null()
-    )
 }
 
 #[derive(Default)]
@@ -516,36 +434,31 @@ fn letters(position: usize) -> String {
 
 fn all_notes(
     results: &Results,
+    table: &Table,
     layout: &TableLayout,
     cells: &[Vec<GridCell>],
     footnotes: Footnotes,
 ) -> Vec<Note> {
     let mut all = Vec::new();
-    let has = |wanted: Mark| {
+    let shows = |wanted: &dyn Fn(bool, Option<Sign>) -> bool| {
         cells
             .iter()
             .flatten()
-            .any(|cell| matches!(cell, GridCell::Value { mark, .. } if *mark == wanted))
+            .any(|cell| matches!(cell, GridCell::Value { best, sign, .. } if wanted(*best, *sign)))
     };
-    if has(Mark::Best) {
-        let tested = if results.sweep.seeds.len() < 2 {
-            "; one seed gives no spread, so nothing tells it from the others"
-        } else {
-            ""
-        };
-        let text =
-            format!("best of the complete cells with the same data and pre-training{tested}");
+    if shows(&|best, _| best) {
         all.push(Note {
             mark: Some("*".to_owned()),
-            text,
+            text: notes::best(results),
         });
     }
-    if has(Mark::Tied) {
-        let text = "not distinguishable from the best at this n (Welch's t-test, two-sided, 5 %, Holm's correction)";
-        all.push(Note {
-            mark: Some("≈".to_owned()),
-            text: text.to_owned(),
-        });
+    for sign in [Sign::Higher, Sign::Lower, Sign::Same] {
+        if shows(&|_, shown| shown == Some(sign)) {
+            all.push(Note {
+                mark: Some(sign.symbol().to_string()),
+                text: notes::sign(results, table, sign),
+            });
+        }
     }
     for (index, text) in footnotes.numbered.iter().enumerate() {
         all.push(Note {
@@ -561,6 +474,12 @@ fn all_notes(
         });
     }
     let about_all = |text: String| Note { mark: None, text };
+    let headings: Vec<String> = layout
+        .column_keys
+        .iter()
+        .map(|key| labels(results, &layout.columns, key).join(" / "))
+        .collect();
+    all.extend(notes::comparisons(table, &layout.standings.families, &headings).map(about_all));
     if cells
         .iter()
         .flatten()

@@ -1,13 +1,16 @@
 //! Results, tables and figures from the coordinator's state. Pure: no clock, no randomness, no IO,
 //! so that replaying a journal gives the same report, byte for byte.
 //!
-//! `results.rs` folds the state into trials and cells; `grid.rs` and `figure.rs` lay them out;
+//! `results.rs` folds the state into trials and cells; `grid.rs` and `figure.rs` lay them out
+//! (`families.rs` compares the cells, `comparison.rs` has the methods);
 //! `text.rs`, `markup.rs`, `sketch.rs` and `svg.rs` draw (`escape.rs` keeps text from being
 //! markup); `files.rs` and `stored.rs` (with `csv.rs`) write files for programs, to a `sink.rs`;
 //! `why.rs` traces a cell back to its trials.
 
+mod comparison;
 mod csv;
 mod escape;
+mod families;
 mod figure;
 mod files;
 mod grid;
@@ -33,7 +36,6 @@ use crate::results::Results;
 use crate::sink::Files;
 
 pub use sink::{FileSink, MAX_PIECE};
-pub use statistics::{SIGNIFICANCE, Summary, indistinguishable, welch_p};
 pub use stored::StoredResults;
 pub use text::embolden;
 pub use why::{Why, why};

@@ -1,8 +1,9 @@
-//! Draws a grid as Markdown and as LaTeX (booktabs). Best cells are bold; cells that are not
-//! distinguishable from the best have a `≈`.
+//! Draws a grid as Markdown and as LaTeX (booktabs). Best cells are bold; the sign of a
+//! comparison follows the number.
 
 use crate::escape::{latex_literal, latex_prose, markdown_literal, markdown_prose};
-use crate::grid::{Grid, GridCell, Mark, Note};
+use crate::families::Sign;
+use crate::grid::{Grid, GridCell, Note};
 
 /// Draws a Markdown table with caption and notes.
 pub fn markdown(grid: &Grid) -> String {
@@ -68,7 +69,9 @@ pub fn markdown(grid: &Grid) -> String {
         out.push_str(&match shown_mark(note) {
             None => format!("- {}\n", markdown_prose(&note.text)),
             Some("*") => format!("- **bold**: {}\n", markdown_prose(&note.text)),
-            Some("≈") => format!("- ≈: {}\n", markdown_prose(&note.text)),
+            Some(sign @ ("≈" | "↑" | "↓")) => {
+                format!("- {sign}: {}\n", markdown_prose(&note.text))
+            }
             Some(mark) => format!("- <sup>{mark}</sup> {}\n", markdown_prose(&note.text)),
         });
     }
@@ -77,13 +80,19 @@ pub fn markdown(grid: &Grid) -> String {
 
 fn markdown_cell(cell: &GridCell) -> String {
     match cell {
-        GridCell::Value {
-            mark: Mark::Best, ..
-        } => format!("**{}**", Grid::plain(cell)),
-        GridCell::Value {
-            mark: Mark::Tied, ..
-        } => format!("{} ≈", Grid::plain(cell)),
-        GridCell::Value { .. } | GridCell::Absent | GridCell::Blank => Grid::plain(cell),
+        GridCell::Value { best, sign, .. } => {
+            let number = Grid::plain(cell);
+            let number = if *best {
+                format!("**{number}**")
+            } else {
+                number
+            };
+            match sign {
+                Some(sign) => format!("{number} {}", sign.symbol()),
+                None => number,
+            }
+        }
+        GridCell::Absent | GridCell::Blank => Grid::plain(cell),
         GridCell::Status { text, note } => raised(&format!("*{}*", markdown_literal(text)), note),
         GridCell::Published { value, note } => raised(&value.to_string(), note),
     }
@@ -137,7 +146,9 @@ pub fn latex(grid: &Grid) -> String {
         let line = match shown_mark(note) {
             None => text,
             Some("*") => format!("\\textbf{{bold}}: {text}"),
-            Some("≈") => format!("${{}}^{{\\approx}}$ {text}"),
+            Some("≈") => format!("${{}}^{{{}}}$ {text}", latex_sign(Sign::Same)),
+            Some("↑") => format!("${{}}^{{{}}}$ {text}", latex_sign(Sign::Higher)),
+            Some("↓") => format!("${{}}^{{{}}}$ {text}", latex_sign(Sign::Lower)),
             Some(mark) => format!("${{}}^{{\\mathrm{{{mark}}}}}$ {text}"),
         };
         out.push_str(&format!("  \\par{{\\footnotesize {line}}}\n"));
@@ -213,14 +224,26 @@ fn latex_cell(cell: &GridCell) -> String {
             raised(format!("\\emph{{{}}}", latex_literal(text)), note)
         }
         GridCell::Published { value, note } => raised(value.to_string(), note),
-        GridCell::Value { mark, .. } => {
+        GridCell::Value { best, sign, .. } => {
             let text = Grid::plain(cell).replace('±', "$\\pm$");
-            match mark {
-                Mark::None => text,
-                Mark::Best => format!("\\textbf{{{text}}}"),
-                Mark::Tied => format!("{text}$^{{\\approx}}$"),
+            let text = if *best {
+                format!("\\textbf{{{text}}}")
+            } else {
+                text
+            };
+            match sign {
+                Some(sign) => format!("{text}$^{{{}}}$", latex_sign(*sign)),
+                None => text,
             }
         }
+    }
+}
+
+fn latex_sign(sign: Sign) -> &'static str {
+    match sign {
+        Sign::Same => "\\approx",
+        Sign::Higher => "\\uparrow",
+        Sign::Lower => "\\downarrow",
     }
 }
 

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schedule::Choice;
-use sweep::definition::{Measure, Select};
+use sweep::definition::{Measure, Select, Spread, Table};
 
+use crate::families::{Family, Sign};
 use crate::grid::general_footnotes;
 use crate::results::{CellSummary, Results, TrialStatus};
 
@@ -15,7 +16,7 @@ const MAX_FAILURES: usize = 8;
 const MAX_CELLS: usize = 8;
 
 /// Describes the numbers: measure, spread and n, recipe, search.
-pub fn protocol(results: &Results, measure: Measure) -> String {
+pub fn protocol(results: &Results, measure: Measure, spread: Spread) -> String {
     let sweep = results.sweep;
     let evaluated = if sweep.base.holdout.is_some() {
         "a held-out split of the training set"
@@ -32,7 +33,14 @@ pub fn protocol(results: &Results, measure: Measure) -> String {
     };
     let spread = match sweep.seeds.len() {
         1 => "one seed, so no spread (n = 1)".to_owned(),
-        n => format!("mean ± sample standard deviation over seeds (n = {n})"),
+        n => {
+            let spread = match spread {
+                Spread::Std => "sample standard deviation",
+                Spread::Se => "standard error",
+                Spread::Ci95 => "half of its 95 % interval (Student's t)",
+            };
+            format!("mean ± {spread} over seeds (n = {n})")
+        }
     };
     let mut text = format!("{measured}; {spread}; recipe `{}`.", sweep.recipe);
     if !sweep.trainer.is_built_in() {
@@ -130,6 +138,73 @@ pub fn warnings(results: &Results) -> Vec<String> {
         ));
     }
     warnings
+}
+
+/// Explains bold type.
+pub fn best(results: &Results) -> String {
+    let mut text =
+        "highest mean of the complete cells with the same data and pre-training".to_owned();
+    if results.sweep.seeds.len() < 2 {
+        text.push_str("; one seed gives no spread, so nothing tells it from the others");
+    }
+    text
+}
+
+/// Explains the sign of a comparison.
+pub fn sign(results: &Results, table: &Table, sign: Sign) -> String {
+    if table.baseline.is_empty() {
+        return "not distinguishable from the best at this n".to_owned();
+    }
+    let label = |(axis, value): (&String, &String)| {
+        let axis = results
+            .sweep
+            .axes
+            .iter()
+            .find(|known| known.name == *axis)?;
+        let value = axis.values.iter().find(|known| known.name == *value)?;
+        Some(value.label.clone())
+    };
+    let names: Vec<String> = table.baseline.iter().filter_map(label).collect();
+    let names = names.join(" / ");
+    match sign {
+        Sign::Same => format!("not distinguishable from {names} at this n"),
+        Sign::Higher => format!("higher than {names}"),
+        Sign::Lower => format!("lower than {names}"),
+    }
+}
+
+/// Names the method of comparison and what the seeds could have shown; nothing if no cells were
+/// compared.
+pub fn comparisons(table: &Table, families: &[Family], headings: &[String]) -> Option<String> {
+    let points = |family: &Family| format!("{:.1}", 100.0 * family.smallest_shown);
+    let columns: Vec<&Family> = families
+        .iter()
+        .filter(|family| family.column.is_some())
+        .collect();
+    let numbers = match (families, columns.len()) {
+        ([], _) => return None,
+        ([one], _) => points(one),
+        (_, count) if count == families.len() && count <= MAX_CELLS => columns
+            .iter()
+            .filter_map(|family| Some(format!("{}: {}", headings[family.column?], points(family))))
+            .collect::<Vec<_>>()
+            .join(", "),
+        _ => {
+            let by_size = |a: &&Family, b: &&Family| a.smallest_shown.total_cmp(&b.smallest_shown);
+            let least = families.iter().min_by(by_size).map(points)?;
+            let most = families.iter().max_by(by_size).map(points)?;
+            format!("{least} to {most}, by column")
+        }
+    };
+    let (subject, method) = if table.baseline.is_empty() {
+        ("Compared with the best", "Tukey-Kramer")
+    } else {
+        ("Compared with the baseline", "Dunnett")
+    };
+    Some(format!(
+        "{subject} by {method}, with the spread of all compared cells and 5 % for all comparisons \
+         of a column together. Smallest difference that shows, in points: {numbers}."
+    ))
 }
 
 /// Returns the notes that apply to all published numbers.

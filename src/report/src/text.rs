@@ -1,12 +1,12 @@
 //! Draws a grid for a terminal or a text file: no colour, at most as wide as requested.
 //!
 //! A table that does not fit is cut into blocks of columns, each with the row labels; a column of
-//! ours and its published numbers stay together. The best cell ends in ` *`, one that is not
-//! distinguishable from it in ` ≈`; `embolden` turns the former into bold type for a terminal.
+//! ours and its published numbers stay together. The best cell ends in ` *`, the result of a comparison
+//! in its sign; `embolden` turns the best into bold type for a terminal.
 
 use unicode_width::UnicodeWidthStr;
 
-use crate::grid::{Grid, GridCell, Mark};
+use crate::grid::{Grid, GridCell};
 
 const GAP: usize = 2;
 /// Heading of a table without column axes.
@@ -36,7 +36,7 @@ pub fn text(grid: &Grid, width: usize) -> String {
     }
     for note in &grid.notes {
         match &note.mark {
-            Some(mark) if mark == "*" || mark == "≈" => {
+            Some(mark) if ["*", "≈", "↑", "↓"].contains(&mark.as_str()) => {
                 wrap(&mut out, &format!("{mark} {}", note.text), width, "  ")
             }
             Some(mark) => wrap(&mut out, &format!("[{mark}] {}", note.text), width, "    "),
@@ -220,12 +220,14 @@ fn shortened(text: &str, width: usize) -> String {
 
 fn marked(cell: &GridCell) -> String {
     let mut text = Grid::plain(cell);
-    if let GridCell::Value { mark, .. } = cell {
-        text.push_str(match mark {
-            Mark::None => "",
-            Mark::Best => " *",
-            Mark::Tied => " ≈",
-        });
+    if let GridCell::Value { best, sign, .. } = cell {
+        if *best {
+            text.push_str(" *");
+        }
+        if let Some(sign) = sign {
+            text.push(' ');
+            text.push(sign.symbol());
+        }
     }
     text
 }

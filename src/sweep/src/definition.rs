@@ -135,6 +135,31 @@ pub struct Table {
     pub rows: Vec<String>,
     pub columns: Vec<String>,
     pub value: Measure,
+    /// Axis name to value name: each cell is compared with the one that has these values and is
+    /// otherwise equal. Empty: with the best of its column.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub baseline: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Spread::is_default")]
+    pub spread: Spread,
+}
+
+/// The number after the ± of a mean over seeds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spread {
+    /// Sample standard deviation of the seeds' results.
+    #[default]
+    Std,
+    /// Standard error of the mean.
+    Se,
+    /// Half of the 95 % interval of the mean (Student's t).
+    Ci95,
+}
+
+impl Spread {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A figure: the axes of its horizontal direction, its lines and its panels.

@@ -1,10 +1,10 @@
 //! Tables and figures as written, checked against the axes: each must have a place for every cell.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::axis::DraftAxis;
-use crate::definition::{Axis, Figure, Measure, Output, Table};
+use crate::definition::{Axis, Figure, Measure, Output, Spread, Table};
 use crate::field::did_you_mean;
 use crate::reader::{Mapping, Reader};
 use crate::yaml::{Data, Node};
@@ -13,6 +13,12 @@ const MEASURES: &[(&str, &[Measure])] = &[
     ("last", &[Measure::Last]),
     ("best", &[Measure::Best]),
     ("both", &[Measure::Last, Measure::Best]),
+];
+
+const SPREADS: &[(&str, Spread)] = &[
+    ("std", Spread::Std),
+    ("se", Spread::Se),
+    ("ci95", Spread::Ci95),
 ];
 
 /// Files of a report that do not belong to an output.
@@ -107,12 +113,16 @@ pub(crate) fn default_outputs(axes: &[Axis], name: &str, caption: &str) -> Vec<O
         rows,
         columns,
         value: Measure::Last,
+        baseline: BTreeMap::new(),
+        spread: Spread::default(),
     };
     vec![Output::Table(table)]
 }
 
 fn read_table(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Output> {
-    let keys = ["name", "caption", "rows", "columns", "value"];
+    let keys = [
+        "name", "caption", "rows", "columns", "value", "baseline", "spread",
+    ];
     let Some(mapping) = reader.mapping(node, "`table`", &keys) else {
         return Vec::new();
     };
@@ -128,6 +138,11 @@ fn read_table(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Outpu
     );
     let name = read_name(reader, &mapping, "table");
     let caption = read_caption(reader, &mapping);
+    let baseline = read_baseline(reader, &mapping, axes);
+    let spread = mapping
+        .get("spread")
+        .and_then(|node| reader.word(node, "`spread`", SPREADS))
+        .unwrap_or_default();
     let make = |(name, value): (String, Measure)| {
         let (rows, columns) = (names(&rows), names(&columns));
         Output::Table(Table {
@@ -136,12 +151,36 @@ fn read_table(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Outpu
             rows,
             columns,
             value,
+            baseline: baseline.clone(),
+            spread,
         })
     };
     measures(reader, &mapping, &name)
         .into_iter()
         .map(make)
         .collect()
+}
+
+/// Reads `baseline: {loss: xent}`: axis to value, by name.
+fn read_baseline(
+    reader: &mut Reader,
+    mapping: &Mapping<'_>,
+    axes: &[DraftAxis],
+) -> BTreeMap<String, String> {
+    let named = mapping
+        .get("baseline")
+        .and_then(|node| reader.mapping(node, "`baseline`", &[]));
+    let mut baseline = BTreeMap::new();
+    for (key, node) in named.map_or_else(Vec::new, |named| named.0) {
+        let Some(axis) = find_axis(reader, &key.text, &key.at, axes) else {
+            continue;
+        };
+        if let Some(index) = axis.value_index(reader, node) {
+            let value = axis.values[index as usize].name.clone();
+            baseline.insert(axis.name.clone(), value);
+        }
+    }
+    baseline
 }
 
 fn read_figure(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Output> {
@@ -212,16 +251,28 @@ fn axis_list(
         let Some(name) = reader.text(item, &format!("`{key}`")) else {
             continue;
         };
-        if axes.iter().any(|axis| axis.name == name) {
+        if find_axis(reader, &name, &item.at, axes).is_some() {
             list.push((name, item.at.clone()));
-            continue;
         }
-        let axes: Vec<&str> = axes.iter().map(|axis| axis.name.as_str()).collect();
-        let help = did_you_mean(&name, axes.iter().copied())
-            .unwrap_or_else(|| format!("axes of this sweep: {}", axes.join(", ")));
-        reader.refuse(&item.at, format!("no axis is called `{name}`"), help);
     }
     list
+}
+
+/// Finds an axis by its name; reports a problem if there is none.
+fn find_axis<'a>(
+    reader: &mut Reader,
+    name: &str,
+    at: &Range<usize>,
+    axes: &'a [DraftAxis],
+) -> Option<&'a DraftAxis> {
+    let found = axes.iter().find(|axis| axis.name == name);
+    if found.is_none() {
+        let axes: Vec<&str> = axes.iter().map(|axis| axis.name.as_str()).collect();
+        let help = did_you_mean(name, axes.iter().copied())
+            .unwrap_or_else(|| format!("axes of this sweep: {}", axes.join(", ")));
+        reader.refuse(at, format!("no axis is called `{name}`"), help);
+    }
+    found
 }
 
 /// Checks that every axis with several values has a place, and that no axis has two.

@@ -176,7 +176,7 @@ pub struct EpochRecord {
     pub state_hash: String,
 }
 
-/// What an evaluation counted, by class in the order of the data set's labels.
+/// Counts of an evaluation, by class in the order of the data set's labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassCounts {
     pub images: Vec<u32>,

@@ -265,6 +265,10 @@ impl Sweep {
                 "an output's caption",
                 "is too long",
             )?;
+            if let Output::Table(table) = output {
+                let known = table.baseline.iter().all(|named| self.has_value(named));
+                ensure(known, output.name(), "has a baseline that does not exist")?;
+            }
             let placed = output.axes();
             let known = placed
                 .iter()
@@ -277,6 +281,12 @@ impl Sweep {
             ensure(covered, output.name(), "has no place for an axis")?;
         }
         Ok(())
+    }
+
+    /// Returns true if an axis of this name has a value of this name.
+    fn has_value(&self, (name, value): (&String, &String)) -> bool {
+        let axis = self.axes.iter().find(|axis| axis.name == *name);
+        axis.is_some_and(|axis| axis.values.iter().any(|known| known.name == *value))
     }
 
     fn check_published(&self) -> Result<(), BadSweep> {
@@ -305,10 +315,7 @@ impl Sweep {
                 "published",
                 "refers to a footnote that does not exist",
             )?;
-            let known = published.cell.iter().all(|(name, value)| {
-                let axis = self.axes.iter().find(|axis| axis.name == *name);
-                axis.is_some_and(|axis| axis.values.iter().any(|known| known.name == *value))
-            });
+            let known = published.cell.iter().all(|named| self.has_value(named));
             ensure(
                 known,
                 "published",

@@ -584,54 +584,63 @@ fn wrong_searches() {
 #[test]
 fn wrong_outputs() {
     let out = |body: &str| format!("{GOOD}outputs:\n  - {body}\n");
-    check(
-        &out("table: {rows: loss}"),
-        (7, 13),
-        "no place for axis `samples_per_class`",
-        "columns",
-    );
-    check(
-        &out("table: {rows: loss, columns: [samples_per_class, loss]}"),
-        (7, 54),
-        "used twice",
-        "",
-    );
-    check(
-        &out("table: {rows: los, columns: samples_per_class}"),
-        (7, 19),
-        "no axis is called `los`",
-        "`loss`",
-    );
-    check(
-        &out("table: {rows: loss, columns: samples_per_class, value: mean}"),
-        (7, 60),
-        "`mean`",
-        "last",
-    );
-    check(
-        &out("table: {name: results, rows: loss, columns: samples_per_class}"),
-        (7, 5),
-        "cannot be called `results`",
-        "",
-    );
-    check(
-        &out("tabel: {rows: loss}"),
-        (7, 5),
-        "no key `tabel`",
-        "`table`",
-    );
-    check(
-        &out("figure: {series: [loss, samples_per_class]}"),
-        (7, 14),
-        "`x` of a figure is one axis",
-        "",
-    );
-    check(
-        &out("figure: {x: [samples_per_class, loss]}"),
-        (7, 17),
-        "`x` of a figure is one axis",
-        "",
-    );
+    let table = "table: {rows: loss, columns: samples_per_class";
+    for (body, column, message, help) in [
+        (
+            "table: {rows: loss}",
+            13,
+            "no place for axis `samples_per_class`",
+            "columns",
+        ),
+        (
+            "table: {rows: loss, columns: [samples_per_class, loss]}",
+            54,
+            "used twice",
+            "",
+        ),
+        (
+            "table: {rows: los, columns: samples_per_class}",
+            19,
+            "no axis is called `los`",
+            "`loss`",
+        ),
+        ("TABLE, value: mean}", 60, "`mean`", "last"),
+        (
+            "TABLE, baseline: {los: xent}}",
+            64,
+            "no axis is called `los`",
+            "`loss`",
+        ),
+        (
+            "TABLE, baseline: {loss: xnt}}",
+            70,
+            "has no value `xnt`",
+            "`xent`",
+        ),
+        ("TABLE, baseline: xent}", 63, "`baseline` is", ""),
+        ("TABLE, spread: sem}", 61, "`spread` is `sem`", "`se`"),
+        ("TABLE, name: results}", 5, "cannot be called `results`", ""),
+        ("tabel: {rows: loss}", 5, "no key `tabel`", "`table`"),
+        (
+            "figure: {series: [loss, samples_per_class]}",
+            14,
+            "`x` of a figure is one axis",
+            "",
+        ),
+        (
+            "figure: {x: [samples_per_class, loss]}",
+            17,
+            "`x` of a figure is one axis",
+            "",
+        ),
+    ] {
+        check(
+            &out(&body.replace("TABLE", table)),
+            (7, column),
+            message,
+            help,
+        );
+    }
     let twice = "table: {rows: loss, columns: samples_per_class}\n  - table: {rows: samples_per_class, columns: loss}";
     check(&out(twice), (8, 5), "two outputs are called `table`", "");
 }
@@ -639,66 +648,35 @@ fn wrong_outputs() {
 #[test]
 fn wrong_published_numbers() {
     let published = |body: &str| format!("{GOOD}published: {{{body}}}\n");
-    check(
-        &published("file: gone.yaml"),
-        (6, 19),
-        "cannot read gone.yaml",
-        "relative",
-    );
-    check(
-        &published("axes: [loss, model], values: {}"),
-        (6, 26),
-        "no axis",
-        "",
-    );
-    check(
-        &published("axes: loss, values: {mse: 1}"),
-        (6, 34),
-        "no value `mse`",
-        "",
-    );
-    check(
-        &published("axes: loss, values: {cos: 101}"),
-        (6, 39),
-        "101 per cent",
-        "",
-    );
-    check(
-        &published("axes: loss, values: {cos: {value: 2, footnote: a}}"),
-        (6, 60),
-        "no footnote",
-        "",
-    );
-    check(
-        &published("axes: loss, values: {cos: 0.91}"),
-        (6, 39),
-        "0.91: in per cent?",
-        "write 91.0",
-    );
-    check(
-        &published("axes: loss, values: {xent: 51.9, cos: {value: 1}}"),
-        (6, 59),
-        "1: in per cent?",
-        "`1 %`",
-    );
-    check(
-        &published("axes: loss, values: {cos: 101 %}"),
-        (6, 39),
-        "101 per cent",
-        "",
-    );
-    check(
-        &published("axes: loss, values: {cos: high %}"),
-        (6, 39),
-        "not a number",
-        "",
-    );
-    check(
-        &published("axes: loss, values: {cos: high}"),
-        (6, 39),
-        "not a number",
-        "",
-    );
+    for (body, column, message, help) in [
+        ("file: gone.yaml", 19, "cannot read gone.yaml", "relative"),
+        ("axes: [loss, model], values: {}", 26, "no axis", ""),
+        ("axes: loss, values: {mse: 1}", 34, "no value `mse`", ""),
+        ("axes: loss, values: {cos: 101}", 39, "101 per cent", ""),
+        (
+            "axes: loss, values: {cos: {value: 2, footnote: a}}",
+            60,
+            "no footnote",
+            "",
+        ),
+        (
+            "axes: loss, values: {cos: 0.91}",
+            39,
+            "0.91: in per cent?",
+            "write 91.0",
+        ),
+        (
+            "axes: loss, values: {xent: 51.9, cos: {value: 1}}",
+            59,
+            "1: in per cent?",
+            "`1 %`",
+        ),
+        ("axes: loss, values: {cos: 101 %}", 39, "101 per cent", ""),
+        ("axes: loss, values: {cos: high %}", 39, "not a number", ""),
+        ("axes: loss, values: {cos: high}", 39, "not a number", ""),
+    ] {
+        check(&published(body), (6, column), message, help);
+    }
     let excluded = format!(
         "{}exclude: [{{when: {{loss: cos}}}}]\n",
         published("axes: loss, values: {cos: 50}")

@@ -56,7 +56,7 @@ pub struct Shard {
     pub batch_len: usize,
 }
 
-/// What a replica makes of some images: a value per image, `[batch]`.
+/// A replica's outcome for some images: a value per image, `[batch]`.
 pub struct Judged {
     pub losses: Tensor,
     /// True where the decision rule finds the label.

@@ -1,0 +1,487 @@
+//! Comparisons of the cells of a family, with all of them together wrong in at most 5 % of tables.
+//!
+//! Cells are compared with the best of them (Tukey and Kramer: the best is chosen by the data, so
+//! every pair must hold) or with a baseline named in the sweep (Dunnett). Both take the spread from
+//! the whole family, which is what makes three seeds worth comparing: ten cells of three seeds
+//! estimate one spread with 20 degrees of freedom. If the two cells of a pair spread more than the
+//! family, the pair's own spread counts, so a collapsed cell does not make the others look precise.
+//!
+//! Seeds are not paired. Results of one seed are alike because they share a subset, which makes the
+//! differences less variable than assumed here: the rate of errors falls, it does not rise.
+//! docs/statistics.md has the measured rates.
+
+use std::collections::BTreeMap;
+
+use crate::statistics::Summary;
+
+/// Rate at which a family has any wrong difference, if there is none.
+pub const SIGNIFICANCE: f64 = 0.05;
+
+/// The difference of one cell from the cell it is compared with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Comparison {
+    /// Mean of the cell minus the mean of the other, as a fraction.
+    pub difference: f64,
+    /// Half of the width of the interval around it; the intervals of a family hold together.
+    pub margin: f64,
+}
+
+impl Comparison {
+    /// Returns true if the interval leaves out zero.
+    pub fn is_shown(&self) -> bool {
+        self.difference.abs() > self.margin
+    }
+}
+
+/// The two methods, with the factors that they have computed: tables repeat few of them.
+#[derive(Default)]
+pub struct Comparisons {
+    /// Tukey's factors; keys: number of cells, degrees of freedom.
+    of_ranges: BTreeMap<(usize, usize), f64>,
+    /// Dunnett's factors; keys: numbers of results (the baseline's first), degrees of freedom.
+    of_controls: BTreeMap<(Vec<usize>, usize), f64>,
+}
+
+impl Comparisons {
+    /// Compares every cell of a family with the one of the highest mean (the first of equals),
+    /// which is compared with none, after Tukey and Kramer. Returns nothing if no cell has two
+    /// results, or if there is only one cell.
+    ///
+    /// Kramer, "Extension of multiple range tests to group means with unequal numbers of
+    /// replications", Biometrics 12 (1956).
+    pub fn with_best(&mut self, family: &[Summary]) -> Option<Vec<Option<Comparison>>> {
+        let spread = Spread::of(family).filter(|_| family.len() > 1)?;
+        let (count, freedom) = (family.len(), spread.freedom);
+        let factor = *self.of_ranges.entry((count, freedom)).or_insert_with(|| {
+            quantile(|q| probability_of_range(q, count, freedom)) / 2.0_f64.sqrt()
+        });
+        Some(spread.compare_with_best(family, factor))
+    }
+
+    /// Compares every one of `others` with the baseline, after Dunnett (two-sided). Returns nothing
+    /// if no cell has two results, or if there are no others.
+    ///
+    /// Dunnett, "A multiple comparison procedure for comparing several treatments with a control",
+    /// Journal of the American Statistical Association 50 (1955).
+    pub fn with_baseline(
+        &mut self,
+        baseline: &Summary,
+        others: &[Summary],
+    ) -> Option<Vec<Comparison>> {
+        let family: Vec<Summary> = std::iter::once(baseline).chain(others).copied().collect();
+        let spread = Spread::of(&family).filter(|_| !others.is_empty())?;
+        let counts: Vec<usize> = family.iter().map(|cell| cell.n).collect();
+        let share = |&n: &usize| n as f64 / (n + baseline.n) as f64;
+        let shares: Vec<f64> = counts[1..].iter().map(share).collect();
+        let factor = *self
+            .of_controls
+            .entry((counts, spread.freedom))
+            .or_insert_with(|| quantile(|d| probability_of_control(d, &shares, spread.freedom)));
+        let compare = |cell| spread.compare(cell, baseline, factor);
+        Some(others.iter().map(compare).collect())
+    }
+}
+
+/// Returns the half width of the 95 % interval of a mean of `n` results, in standard errors
+/// (Student's t). `n` is at least two.
+pub fn student_factor(n: usize) -> f64 {
+    quantile(|t| probability_of_control(t, &[0.0], n - 1))
+}
+
+/// The spread of a family: the variance within its cells and its degrees of freedom.
+struct Spread {
+    variance: f64,
+    freedom: usize,
+}
+
+impl Spread {
+    fn of(family: &[Summary]) -> Option<Self> {
+        let freedom: usize = family.iter().map(|cell| cell.n.saturating_sub(1)).sum();
+        let squares: f64 = family.iter().map(squares).sum();
+        (freedom > 0).then(|| Self {
+            variance: squares / freedom as f64,
+            freedom,
+        })
+    }
+
+    /// Compares all cells but the best with the best.
+    fn compare_with_best(&self, family: &[Summary], factor: f64) -> Vec<Option<Comparison>> {
+        let higher = |best: usize, index: usize| match family[index].mean > family[best].mean {
+            true => index,
+            false => best,
+        };
+        let best = (0..family.len()).fold(0, higher);
+        let compare =
+            |index| (index != best).then(|| self.compare(&family[index], &family[best], factor));
+        (0..family.len()).map(compare).collect()
+    }
+
+    fn compare(&self, cell: &Summary, other: &Summary, factor: f64) -> Comparison {
+        let own = match (cell.n + other.n).saturating_sub(2) {
+            0 => 0.0,
+            freedom => (squares(cell) + squares(other)) / freedom as f64,
+        };
+        let per_result = self.variance.max(own);
+        Comparison {
+            difference: cell.mean.fraction() - other.mean.fraction(),
+            margin: factor * (per_result * (1.0 / cell.n as f64 + 1.0 / other.n as f64)).sqrt(),
+        }
+    }
+}
+
+/// Returns the sum of squared deviations of a cell's results from their mean.
+fn squares(cell: &Summary) -> f64 {
+    cell.deviation
+        .map_or(0.0, |deviation| deviation.powi(2) * (cell.n - 1) as f64)
+}
+
+/// Returns the probability that the range of `count` standard normal numbers, divided by an
+/// independent estimate of their deviation with `freedom` degrees of freedom, stays below `q`:
+/// the distribution of the studentized range.
+fn probability_of_range(q: f64, count: usize, freedom: usize) -> f64 {
+    let others = i32::try_from(count - 1).unwrap_or(i32::MAX);
+    let nodes = normal_nodes().map(|(z, weight)| (z, count as f64 * weight, normal_below(z)));
+    let nodes: Vec<(f64, f64, f64)> = nodes.collect();
+    over_scales(freedom, |scale| {
+        nodes
+            .iter()
+            .map(|(z, weight, below)| weight * (below - normal_below(z - q * scale)).powi(others))
+            .sum()
+    })
+}
+
+/// Returns the probability that all of Dunnett's statistics stay within `d`. `shares` has one
+/// number for each comparison: n / (n + n of the control).
+///
+/// Given the control's own deviation z, the statistics are independent: each is
+/// sqrt(share) z + sqrt(1 - share) x with a standard normal x of its own.
+fn probability_of_control(d: f64, shares: &[f64], freedom: usize) -> f64 {
+    let mut repeated: BTreeMap<u64, i32> = BTreeMap::new();
+    for share in shares {
+        *repeated.entry(share.to_bits()).or_default() += 1;
+    }
+    let within = |z: f64, limit: f64| -> f64 {
+        repeated
+            .iter()
+            .map(|(&bits, &count)| {
+                let share = f64::from_bits(bits);
+                let (common, own) = (share.sqrt() * z, (1.0 - share).sqrt());
+                let one =
+                    normal_below((common + limit) / own) - normal_below((common - limit) / own);
+                one.powi(count)
+            })
+            .product()
+    };
+    over_scales(freedom, |scale| {
+        normal_nodes()
+            .map(|(z, weight)| weight * within(z, d * scale))
+            .sum()
+    })
+}
+
+/// Returns the number at which a distribution function reaches 1 - `SIGNIFICANCE` (regula falsi in
+/// Illinois' form, on an interval found by doubling).
+fn quantile(probability: impl Fn(f64) -> f64) -> f64 {
+    let missing = |x: f64| probability(x) - (1.0 - SIGNIFICANCE);
+    let (mut low, mut high) = (0.0, 2.0);
+    let (mut at_low, mut at_high) = (missing(low), missing(high));
+    while at_high < 0.0 {
+        (low, at_low) = (high, at_high);
+        high *= 2.0;
+        at_high = missing(high);
+    }
+    while high - low > 1e-10 * high {
+        let x = (low * at_high - high * at_low) / (at_high - at_low);
+        let at = missing(x);
+        if at.abs() < 1e-12 {
+            return x;
+        }
+        if at < 0.0 {
+            (low, at_low) = (x, at);
+            at_high /= 2.0;
+        } else {
+            (high, at_high) = (x, at);
+            at_low /= 2.0;
+        }
+    }
+    high
+}
+
+/// Integrates over the distribution of an estimated deviation whose true value is 1:
+/// sqrt(chi squared / freedom). The logarithm of the deviation is the variable, in which the
+/// density falls off fast on both sides; the trapezoidal rule then converges faster than any power.
+fn over_scales(freedom: usize, value: impl Fn(f64) -> f64) -> f64 {
+    let half = freedom as f64 / 2.0;
+    let constant = std::f64::consts::LN_2 + half * half.ln() - libm::lgamma(half);
+    let step = 0.3 / (4.0 * half).sqrt();
+    let term = |index: i32| {
+        let log = f64::from(index) * step;
+        let density = (constant + 2.0 * half * log - half * (2.0 * log).exp()).exp();
+        (density, log.exp())
+    };
+    let mut sum = 0.0;
+    for direction in [1, -1] {
+        let mut index = if direction > 0 { 0 } else { -1 };
+        loop {
+            let (density, scale) = term(index);
+            if density < 1e-14 {
+                break;
+            }
+            sum += density * value(scale);
+            index += direction;
+        }
+    }
+    sum * step
+}
+
+/// Returns the nodes and weights of an integral over the standard normal distribution (trapezoidal
+/// rule).
+fn normal_nodes() -> impl Iterator<Item = (f64, f64)> {
+    const STEP: f64 = 0.2;
+    (-40..=40).map(|index| {
+        let z = f64::from(index) * STEP;
+        let density = (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+        (z, STEP * density)
+    })
+}
+
+fn normal_below(z: f64) -> f64 {
+    0.5 * libm::erfc(-z * std::f64::consts::FRAC_1_SQRT_2)
+}
+
+#[cfg(test)]
+mod tests {
+    use sweep::Share;
+
+    use super::*;
+
+    fn cell(n: usize, mean: f64, deviation: f64) -> Summary {
+        Summary {
+            n,
+            mean: Share::new(mean, 0),
+            deviation: (n > 1).then_some(deviation),
+        }
+    }
+
+    fn close(a: f64, b: f64) {
+        assert!((a - b).abs() < 1e-7 * b.abs(), "{a} is not {b}");
+    }
+
+    /// The 5 % points of scipy 1.17.1: `scipy.stats.studentized_range.ppf(0.95, count, freedom)`.
+    #[test]
+    fn points_of_the_studentized_range_are_scipys() {
+        for (count, freedom, expected) in [
+            (2, 4, 3.926_486_322_955_114),
+            (2, 2, 6.084_869_844_593_298),
+            (3, 1, 26.975_529_869_500),
+            (3, 6, 4.339_195_476_520_279),
+            (5, 10, 4.654_292_997_854_538),
+            (5, 20, 4.231_856_748_997_479),
+            (10, 20, 5.007_882_667_595_452),
+            (10, 90, 4.588_312_805_042_144),
+            (20, 190, 5.083_733_996_567_37),
+            (12, 24, 5.099_129_844_466_36),
+        ] {
+            close(
+                quantile(|q| probability_of_range(q, count, freedom)),
+                expected,
+            );
+        }
+    }
+
+    /// The 5 % points of Dunnett's statistic, integrated with scipy 1.17.1 (adaptive quadrature of
+    /// the same probability). For one comparison they are Student's.
+    #[test]
+    fn points_of_dunnetts_statistic_are_scipys() {
+        for (shares, freedom, expected) in [
+            (&[0.5][..], 4, 2.776_445_105_198),
+            (&[0.5; 2], 6, 2.862_750_146_202),
+            (&[0.5; 4], 10, 2.890_480_110_325),
+            (&[0.5; 9], 20, 2.946_281_505_901),
+            (&[0.375, 0.625, 0.5], 13, 2.655_329_720_897),
+        ] {
+            close(
+                quantile(|d| probability_of_control(d, shares, freedom)),
+                expected,
+            );
+        }
+        close(student_factor(3), 4.302_652_729_749);
+    }
+
+    /// Ten cells of three seeds see a gap of 2.9 deviations; Welch's test with Holm's correction
+    /// needed 5.7.
+    #[test]
+    fn the_whole_family_lends_its_spread() {
+        let mut family = vec![cell(3, 0.6, 0.02); 10];
+        family[4] = cell(3, 0.7, 0.02);
+        let compared = Comparisons::default().with_best(&family).unwrap();
+        assert_eq!(compared[4], None);
+        let one = compared[0].unwrap();
+        close(one.difference, -0.1);
+        close(one.margin, 5.007_882_667_595 * 0.02 / 3.0_f64.sqrt());
+        assert!(one.is_shown());
+    }
+
+    /// Five cells that collapsed to one number must not make the others look precise.
+    #[test]
+    fn a_pair_that_spreads_more_than_the_family_counts_its_own_spread() {
+        let mut family = vec![cell(3, 0.1, 0.0); 10];
+        family[0] = cell(3, 0.7, 0.02);
+        family[1] = cell(3, 0.65, 0.02);
+        let one = Comparisons::default().with_best(&family).unwrap()[1].unwrap();
+        close(one.margin, 5.007_882_667_595 * 0.02 / 3.0_f64.sqrt());
+    }
+
+    #[test]
+    fn comparisons_with_a_baseline() {
+        let baseline = cell(3, 0.6, 0.02);
+        let others = [cell(3, 0.7, 0.02), cell(3, 0.61, 0.02)];
+        let compared = Comparisons::default()
+            .with_baseline(&baseline, &others)
+            .unwrap();
+        close(compared[0].difference, 0.1);
+        close(
+            compared[0].margin,
+            2.862_750_146_202 * 0.02 * (2.0_f64 / 3.0).sqrt(),
+        );
+        assert_eq!([true, false], [0, 1].map(|cell| compared[cell].is_shown()));
+    }
+
+    #[test]
+    fn what_cannot_be_compared() {
+        let single = [cell(1, 0.5, 0.0), cell(1, 0.9, 0.0)];
+        assert_eq!(Comparisons::default().with_best(&single), None);
+        assert_eq!(
+            Comparisons::default().with_baseline(&single[0], &single[1..]),
+            None
+        );
+        let constant = [cell(3, 0.5, 0.0), cell(3, 0.9, 0.0), cell(3, 0.9, 0.0)];
+        let compared = Comparisons::default().with_best(&constant).unwrap();
+        assert!(compared[0].unwrap().is_shown());
+        assert!(!compared[2].unwrap().is_shown());
+        // A cell with one result is compared by the spread of the others.
+        let mixed = [cell(1, 0.5, 0.0), cell(3, 0.9, 0.01), cell(3, 0.9, 0.01)];
+        assert!(
+            Comparisons::default().with_best(&mixed).unwrap()[0]
+                .unwrap()
+                .is_shown()
+        );
+    }
+
+    /// Standard normal numbers: splitmix64, then Box and Muller.
+    struct Normals(u64);
+
+    impl Normals {
+        fn uniform(&mut self) -> f64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut bits = self.0;
+            bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((bits ^ (bits >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        }
+
+        fn next(&mut self) -> f64 {
+            let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
+            radius * (2.0 * std::f64::consts::PI * self.uniform()).cos()
+        }
+    }
+
+    /// Returns the share of tables in which any cell is called different although all true means
+    /// are equal, against the best and against the first cell. `deviations` has one number per
+    /// cell; results of one seed have this correlation.
+    fn error_rates(
+        deviations: &[f64],
+        seeds: usize,
+        correlation: f64,
+        tables: usize,
+    ) -> (f64, f64) {
+        let count = deviations.len();
+        let freedom = count * (seeds - 1);
+        let range = quantile(|q| probability_of_range(q, count, freedom)) / 2.0_f64.sqrt();
+        let control = quantile(|d| probability_of_control(d, &vec![0.5; count - 1], freedom));
+        let mut normals = Normals(count as u64 * 1_000_000 + seeds as u64 * 1_000);
+        let mut wrong = (0, 0);
+        for _ in 0..tables {
+            let common: Vec<f64> = (0..seeds).map(|_| normals.next()).collect();
+            let mut family = Vec::new();
+            for deviation in deviations {
+                let result = |common: &f64| {
+                    let own = (1.0 - correlation).sqrt() * normals.next();
+                    let z = correlation.sqrt() * common + own;
+                    Share::new(0.5 + 0.01 * deviation * z, 0)
+                };
+                let results: Vec<Share> = common.iter().map(result).collect();
+                family.push(Summary::of(&results).expect("there are results"));
+            }
+            let spread = Spread::of(&family).expect("there are several seeds");
+            let from_best = spread.compare_with_best(&family, range);
+            wrong.0 += usize::from(from_best.iter().flatten().any(Comparison::is_shown));
+            let mut others = family[1..].iter();
+            wrong.1 += usize::from(
+                others.any(|cell| spread.compare(cell, &family[0], control).is_shown()),
+            );
+        }
+        let share = |wrong: usize| wrong as f64 / tables as f64;
+        (share(wrong.0), share(wrong.1))
+    }
+
+    /// Highest rate that 5 % can give by chance in this number of tables (3.5 standard errors).
+    fn highest(tables: usize) -> f64 {
+        SIGNIFICANCE + 3.5 * (SIGNIFICANCE * (1.0 - SIGNIFICANCE) / tables as f64).sqrt()
+    }
+
+    #[test]
+    fn equal_cells_are_called_different_in_five_per_cent_of_tables_at_most() {
+        const TABLES: usize = 1_000;
+        for (count, seeds) in [(2, 3), (10, 3)] {
+            for correlation in [0.0, 0.5] {
+                let rates = error_rates(&vec![1.0; count], seeds, correlation, TABLES);
+                assert!(rates.0 <= highest(TABLES), "{count} {seeds} {rates:?}");
+                assert!(rates.1 <= highest(TABLES), "{count} {seeds} {rates:?}");
+            }
+        }
+        // Nor is the method so cautious that it shows nothing.
+        let (best, baseline) = error_rates(&[1.0; 10], 3, 0.0, TABLES);
+        assert!(best > 0.02 && baseline > 0.02, "{best} {baseline}");
+    }
+
+    /// The tables of docs/statistics.md.
+    #[test]
+    #[ignore = "prints the tables of docs/statistics.md; takes a minute"]
+    fn tables_of_error_rates() {
+        const TABLES: usize = 20_000;
+        println!(
+            "| cells | seeds | best, 0 | best, 0.2 | best, 0.5 | base, 0 | base, 0.2 | base, 0.5 |"
+        );
+        println!("|---|---|---|---|---|---|---|---|");
+        for count in [2, 5, 10] {
+            for seeds in [3, 4, 5, 8, 20] {
+                let rates = [0.0, 0.2, 0.5]
+                    .map(|correlation| error_rates(&vec![1.0; count], seeds, correlation, TABLES));
+                let shown = |rate: f64| {
+                    assert!(rate <= highest(TABLES), "{count} {seeds} {rate}");
+                    format!("{:.1}", 100.0 * rate)
+                };
+                let numbers: Vec<String> = (rates.iter().map(|rate| shown(rate.0)))
+                    .chain(rates.iter().map(|rate| shown(rate.1)))
+                    .collect();
+                println!("| {count} | {seeds} | {} |", numbers.join(" | "));
+            }
+        }
+        println!("\n| deviations | seeds | best | base |\n|---|---|---|---|");
+        for (name, deviations) in [
+            ("two of ten are 2", [&[1.0; 8][..], &[2.0; 2]].concat()),
+            ("one of ten is 3", [&[1.0; 9][..], &[3.0; 1]].concat()),
+            ("half of ten are 0.3", [[1.0; 5], [0.3; 5]].concat()),
+        ] {
+            for seeds in [3, 5, 8] {
+                let (best, base) = error_rates(&deviations, seeds, 0.0, TABLES);
+                println!(
+                    "| {name} | {seeds} | {:.1} | {:.1} |",
+                    100.0 * best,
+                    100.0 * base
+                );
+            }
+        }
+    }
+}
