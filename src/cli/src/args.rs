@@ -19,7 +19,7 @@ use crate::rendezvous;
 #[derive(Debug, Parser)]
 #[command(
     name = "orchestrator",
-    version,
+    version = crate::libtorch::pins::build(),
     max_term_width = 100,
     after_help = EXIT_CODES,
     after_long_help = EXIT_CODES,
@@ -99,6 +99,8 @@ pub enum Command {
     /// Data sets: where they come from, whether they are there, what is in them
     #[command(subcommand)]
     Data(DataCommand),
+    /// Fetch the libtorch that the trainer runs with, once; resumes where it was cut off
+    Setup(SetupArgs),
     /// Show what a worker would get here, and whether Slurm can be used
     Doctor,
     /// Show the settings in force, and whether each is from a flag, the environment or a file
@@ -110,6 +112,9 @@ pub enum Command {
     Journal(JournalCommand),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// Which coordinator is asked.
@@ -580,6 +585,40 @@ pub struct SheetArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator setup
+  orchestrator setup --cuda
+  orchestrator setup --from wheels
+
+Nothing is fetched where libtorch is already: in a build from source, in a bundle, or where the
+same Python environment has the right torch. Without --index, the index is that of pip's settings,
+or else the public one.")]
+pub struct SetupArgs {
+    /// The kind for GPUs, on a machine without a driver too: a login node
+    #[arg(long, conflicts_with = "cpu")]
+    pub cuda: bool,
+    /// The kind without CUDA, whatever the machine has
+    #[arg(long)]
+    pub cpu: bool,
+    /// The package index that has the wheels
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "PIP_INDEX_URL",
+        hide_env_values = true,
+        conflicts_with = "from"
+    )]
+    pub index: Option<String>,
+    /// A folder that holds the wheels, for machines without internet
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Where libtorch goes, and where every command looks for it if the variable is set [default:
+    /// in ~/.cache/orchestrator]
+    #[arg(long, value_name = "DIR", env = crate::libtorch::VARIABLE)]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 #[command(
     after_help = "The file holds `embeddings` (classes x classes, f32, rows of length 1), with --similarity also
 `similarity`, and in its metadata the class ids in the order of the rows."
@@ -628,6 +667,12 @@ pub struct JournalArgs {
     /// Where the coordinator keeps its journal
     #[arg(long, value_name = "DIR", default_value = "orchestrator-state")]
     pub state_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

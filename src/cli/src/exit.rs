@@ -53,6 +53,11 @@ pub enum ExpectedError {
     },
     #[error("no trainer was found: {0}")]
     NoTrainer(String),
+    #[error(
+        "the trainer needs libtorch {}, which is not here yet: run `orchestrator setup` once",
+        crate::libtorch::pins::version()
+    )]
+    NoLibtorch,
     /// The state directory belongs to another coordinator.
     #[error("the coordinator: {0}")]
     Taken(String),
@@ -108,6 +113,7 @@ impl ExpectedError {
             | Self::Coordinator { .. }
             | Self::File { .. }
             | Self::NoTrainer(_)
+            | Self::NoLibtorch
             | Self::Taken(_)
             | Self::Infrastructure { .. }
             | Self::Stdout(_) => 2,

@@ -19,6 +19,7 @@ mod home_folders;
 mod host_port;
 mod launch_args;
 mod launching;
+mod libtorch;
 mod offline;
 mod output;
 mod preflight;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::exit::ExpectedError;
+use crate::libtorch;
 
 const NAME: &str = "orchestrator-trainer";
 
@@ -11,6 +12,30 @@ const NAME: &str = "orchestrator-trainer";
 pub struct Found {
     pub path: PathBuf,
     pub program: sweep::Trainer,
+}
+
+/// A trainer that can be started.
+#[derive(Debug)]
+pub struct Ready {
+    pub path: PathBuf,
+    pub program: sweep::Trainer,
+    /// Where its libraries are, if it does not find them by itself.
+    pub libraries: Option<PathBuf>,
+}
+
+/// Returns the trainer of `find`, with libtorch for the built-in one. Another program finds its
+/// own libraries.
+pub fn ready(named: Option<&Path>) -> Result<Ready, ExpectedError> {
+    let Found { path, program } = find(named)?;
+    let libraries = match program.is_built_in() {
+        true => libtorch::find(&path)?.path_to_set(),
+        false => None,
+    };
+    Ok(Ready {
+        path,
+        program,
+        libraries,
+    })
 }
 
 /// Returns the named executable, or else the one beside this program.

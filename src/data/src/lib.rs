@@ -37,7 +37,7 @@ pub use catalog::stand_in_files;
 pub use check::{Check, ClassCounts, Listing, Presence, Sizes, check, list};
 pub use dataset::{Dataset, Image, Split};
 pub use error::Error;
-pub use fetch::{FetchProgress, FetchRequest, Fetched, FetchedFile, fetch};
+pub use fetch::{FetchProgress, FetchRequest, Fetched, FetchedFile, fetch, fetch_file, sha256};
 pub use heads::{Heads, heads, typical_side};
 pub use open::{OpenRequest, Preflight, open, preflight};
 pub use random::philox;

@@ -5,7 +5,8 @@
 //! driver's tools. `cuda:0` in a trainer's messages is replaced by the machine's name here, before
 //! anything else reads it. Next: trainer.rs.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ pub struct Launch {
     pub program: PathBuf,
     /// The program that `executable` is.
     pub trainer: sweep::Trainer,
+    /// Where the trainer's libraries are, if it does not find them by itself.
+    pub libraries: Option<PathBuf>,
     pub slot: Slot,
     pub threads: usize,
     /// The fraction of its GPUs' memory that the trainer may use.
@@ -44,6 +47,9 @@ impl Launch {
         }
         if !self.slot.uuids.is_empty() {
             command.env("CUDA_VISIBLE_DEVICES", self.slot.uuids.join(","));
+        }
+        if let Some(libraries) = &self.libraries {
+            command.env("LD_LIBRARY_PATH", library_path(libraries));
         }
         // if CUDA counts GPUs at all, it counts as nvidia-smi does
         command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
@@ -110,6 +116,16 @@ impl Launch {
     }
 }
 
+/// Returns the value of `LD_LIBRARY_PATH` that puts a folder before those that it has here.
+pub fn library_path(first: &Path) -> OsString {
+    let mut path = first.as_os_str().to_owned();
+    if let Some(rest) = std::env::var_os("LD_LIBRARY_PATH").filter(|rest| !rest.is_empty()) {
+        path.push(":");
+        path.push(rest);
+    }
+    path
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +136,7 @@ mod tests {
         Launch {
             program: "trainer".into(),
             trainer: sweep::Trainer::BuiltIn,
+            libraries: None,
             slot: Slot {
                 devices: owned(devices),
                 uuids: owned(uuids),

@@ -27,4 +27,5 @@ mod work_dir;
 
 pub use connection::{Coordinator, Place};
 pub use error::Error;
+pub use launch::library_path;
 pub use start::{Ended, Handle, Options, Timing, start};

@@ -105,6 +105,7 @@ impl Bench {
         let launch = Launch {
             program: fake_trainer(dir.path(), behaviour),
             trainer: sweep::Trainer::BuiltIn,
+            libraries: None,
             slot: state::Slot {
                 devices: devices.iter().map(|name| (*name).to_owned()).collect(),
                 uuids: uuids.iter().map(|uuid| (*uuid).to_owned()).collect(),

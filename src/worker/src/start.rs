@@ -35,6 +35,8 @@ pub struct Options {
     pub trainer: PathBuf,
     /// The program that `trainer` is: see `executable::identify`.
     pub program: sweep::Trainer,
+    /// Where the trainer's libraries are, if it does not find them by itself.
+    pub libraries: Option<PathBuf>,
     /// The folder of data sets and of other files that sweeps name.
     pub data_dir: PathBuf,
     /// Folders besides the data directory in which sweeps may name files. `None` allows any folder,
@@ -153,6 +155,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         let launch = Launch {
             program: options.trainer.clone(),
             trainer: options.program.clone(),
+            libraries: options.libraries.clone(),
             slot: slot.clone(),
             threads: devices::threads(slot, count),
             memory_share: devices::memory_share(slot, &options.slots),

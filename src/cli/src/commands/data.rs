@@ -247,12 +247,12 @@ fn failure(error: data::Error) -> ExpectedError {
 
 /// One progress bar, for the current file.
 #[derive(Default)]
-struct Progress {
+pub(super) struct Progress {
     bar: Option<(String, ProgressBar)>,
 }
 
 impl Progress {
-    fn at(&mut self, step: FetchProgress) {
+    pub(super) fn at(&mut self, step: FetchProgress) {
         if self.bar.as_ref().is_none_or(|(file, _)| file != step.file) {
             self.finish();
             if !stderr::interactive() {
@@ -266,7 +266,7 @@ impl Progress {
         }
     }
 
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         if let Some((_, bar)) = self.bar.take() {
             bar.finish_and_clear();
         }

@@ -13,6 +13,11 @@ mod journal;
 mod plan;
 mod run;
 mod serve;
+mod setup;
+
+use std::path::Path;
+
+use clap::CommandFactory;
 
 use crate::args::{Cli, Command, DataCommand, JournalCommand};
 use crate::config::Configuration;
@@ -42,6 +47,7 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
         Command::Data(DataCommand::Fetch(arguments)) => data::fetch(&arguments, output),
         Command::Data(DataCommand::Sheet(arguments)) => data::sheet(&arguments, output),
         Command::Data(DataCommand::Check(arguments)) => data::check(&arguments, output),
+        Command::Setup(arguments) => setup::setup(&arguments, output),
         Command::Doctor => block_on(doctor::doctor(output)),
         Command::Config(_) => config::config(configuration, output),
         Command::Embed(arguments) => embed::embed(&arguments, output),
@@ -49,11 +55,18 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
         Command::Journal(JournalCommand::Verify(arguments)) => journal::verify(&arguments, output),
         Command::Journal(JournalCommand::Repair(arguments)) => journal::repair(&arguments, output),
         Command::Completions(arguments) => completions(arguments.shell),
+        Command::Man(arguments) => man(&arguments.dir),
     }
 }
 
+/// Writes `orchestrator.1`, and a page of its own for each command.
+fn man(dir: &Path) -> Result<Outcome, ExpectedError> {
+    std::fs::create_dir_all(dir).map_err(ExpectedError::file("create", dir))?;
+    clap_mangen::generate_to(Cli::command(), dir).map_err(ExpectedError::file("write", dir))?;
+    Ok(Outcome::Complete)
+}
+
 fn completions(shell: clap_complete::Shell) -> Result<Outcome, ExpectedError> {
-    use clap::CommandFactory;
     // in memory first: the generator panics if its reader stops early
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "orchestrator", &mut script);

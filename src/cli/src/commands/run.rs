@@ -322,7 +322,7 @@ impl Run<'_> {
         let devices = self.devices();
         let slots = slots(&devices)?;
         self.print_estimate(&slots);
-        let trainer = trainer::find(devices.trainer.as_deref())?;
+        let trainer = trainer::ready(devices.trainer.as_deref())?;
         ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
         let state_dir = &self.arguments.target.state_dir;
         let mut embedded = Embedded::start(state_dir, slots, trainer, &self.places).await?;

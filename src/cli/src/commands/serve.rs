@@ -232,7 +232,7 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
     let places = Places::of(&arguments.data)?;
     let work_dir = &arguments.work_dir;
     let job = Job::of_environment();
-    let trainer = trainer::find(arguments.devices.trainer.as_deref())?;
+    let trainer = trainer::ready(arguments.devices.trainer.as_deref())?;
     if !trainer.program.is_built_in() {
         stderr::print(&format!(
             "note: {} trains here, and only the trials of sweeps that ask for it",
@@ -249,6 +249,7 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
             .clone()
             .or_else(|| job.as_ref()?.node.clone()),
         slots: slots(&arguments.devices)?,
+        libraries: trainer.libraries,
         trainer: trainer.path,
         program: trainer.program,
         data_dir: places.data_dir,
@@ -354,7 +355,7 @@ impl Embedded {
     pub async fn start(
         state_dir: &Path,
         slots: Vec<Slot>,
-        trainer: trainer::Found,
+        trainer: trainer::Ready,
         places: &Places,
     ) -> Result<Self, ExpectedError> {
         let mut embedded = Self::without_worker(state_dir).await?;
@@ -368,6 +369,7 @@ impl Embedded {
             build: sweep::build(),
             name: None,
             slots,
+            libraries: trainer.libraries,
             trainer: trainer.path,
             program: trainer.program,
             data_dir: places.data_dir.clone(),

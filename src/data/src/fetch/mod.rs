@@ -154,6 +154,24 @@ pub(crate) fn fetch_all(
     Ok(Fetched { root, files })
 }
 
+/// Downloads one file to `path` and verifies it; resumes what an earlier call left. Returns its
+/// SHA-256.
+pub fn fetch_file(
+    url: &str,
+    path: &Path,
+    checksum: Checksum,
+    max_bytes: u64,
+    on_progress: &mut dyn FnMut(FetchProgress),
+) -> Result<String, Error> {
+    get(url, path, max_bytes, on_progress)?;
+    verify(path, checksum)
+}
+
+/// Returns the SHA-256 of a file.
+pub fn sha256(path: &Path) -> Result<String, Error> {
+    verify(path, Checksum::Unknown)
+}
+
 /// Returns the hash of a previously installed file, if everything from it is still there.
 fn known(root: &Path, done: &Path) -> Option<String> {
     let memo = std::fs::read_to_string(done).ok()?;

@@ -256,6 +256,7 @@ impl Rig {
             slots: vec![slot; slots],
             trainer: self.trainer.clone(),
             program: sweep::Trainer::BuiltIn,
+            libraries: None,
             data_dir: self.dir.path().into(),
             allowed_paths: None,
             cache_dir: self.dir.path().into(),

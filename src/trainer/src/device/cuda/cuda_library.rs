@@ -27,7 +27,7 @@ static CUDA_LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cuda_libr
 pub enum OpenError {
     #[error(
         "the libtorch in use is one for machines without a GPU: there is no {0}; \
-         `ORCHESTRATOR_CUDA=1 scripts/libtorch.sh DIRECTORY` installs the other kind"
+         `orchestrator setup --cuda` fetches the other kind, ORCHESTRATOR_CUDA=1 before `make` builds with it"
     )]
     Absent(String),
     #[error("cannot open {path}: {reason}")]
