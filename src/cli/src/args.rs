@@ -85,6 +85,8 @@ pub enum Command {
     Why(WhyArgs),
     /// Explain why a trial is not running, or why it runs again
     Explain(ExplainArgs),
+    /// Print the class of each image, by a network that a sweep kept (`keep: [weights]`)
+    Predict(PredictArgs),
     /// Stop a sweep; finished trials keep their results
     Cancel(SweepArgs),
     /// Try the failed trials of a sweep again, or train finished ones again on purpose
@@ -407,6 +409,28 @@ pub struct PlanArgs {
     pub state_dir: PathBuf,
     #[command(flatten)]
     pub data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator predict results/quickstart/trials/t884182218182e510/weights.safetensors *.png
+  orchestrator predict weights.safetensors photo.jpg --output json
+
+Prints CSV: image, class, probability. The JSON has the score of every class too. Losses without
+probabilities (cos, mse) leave that column empty.")]
+pub struct PredictArgs {
+    /// The network: `weights.safetensors` of a trial in the results folder
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// Image files
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<PathBuf>,
+    /// CPU threads that compute
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: u16,
+    /// The trainer's executable; by default the `orchestrator-trainer` beside this program
+    #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TRAINER")]
+    pub trainer: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -246,6 +246,42 @@ impl Client {
         })
     }
 
+    pub async fn kept_files(&mut self, sweep: &str) -> Result<Vec<v1::KeptFile>, ExpectedError> {
+        let message = v1::ListKeptRequest {
+            sweep: sweep.to_owned(),
+        };
+        let reply = self.control.list_kept(self.request(message)).await;
+        self.answer("asking for kept files", reply)
+            .map(|reply| reply.files)
+    }
+
+    /// Fetches a kept file in pieces.
+    pub async fn kept_file(
+        &mut self,
+        file: &v1::KeptFile,
+        mut write: impl FnMut(&[u8]) -> Result<(), ExpectedError>,
+    ) -> Result<(), ExpectedError> {
+        const ACTION: &str = "asking for a kept file";
+        let reply = self.control.get_kept(self.request(file.clone())).await;
+        let mut pieces = self.answer(ACTION, reply)?;
+        let mut received = 0;
+        while let Some(piece) = pieces
+            .message()
+            .await
+            .map_err(|status| self.failure(ACTION, &status))?
+        {
+            received += piece.content.len() as u64;
+            write(&piece.content)?;
+        }
+        if received == file.bytes {
+            return Ok(());
+        }
+        Err(ExpectedError::Unreachable {
+            address: self.access.address.clone(),
+            reason: "it sent only a part of a kept file".to_owned(),
+        })
+    }
+
     pub async fn cancel(&mut self, sweep: &str) -> Result<u64, ExpectedError> {
         let reply = self
             .control

@@ -17,6 +17,7 @@ mod follow;
 mod footer;
 mod home_folders;
 mod host_port;
+mod kept_files;
 mod launch_args;
 mod launching;
 mod libtorch;

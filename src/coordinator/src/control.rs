@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::kept_files::{KeptFile, KeptFiles};
 use crate::outbox::{OutboxStream, outbox};
 use crate::reports::Reports;
 use crate::requests::{OwnerRequest, Question, ask};
@@ -24,13 +25,20 @@ const MAX_WIDTH: u32 = 10_000;
 pub struct ControlService {
     owner: mpsc::Sender<OwnerRequest>,
     reports: Reports,
+    kept: KeptFiles,
     /// The build that submitters must have.
     build: String,
 }
 
 impl ControlService {
-    pub fn new(owner: mpsc::Sender<OwnerRequest>, results: OpenResults, build: String) -> Self {
+    pub fn new(
+        owner: mpsc::Sender<OwnerRequest>,
+        results: OpenResults,
+        kept: KeptFiles,
+        build: String,
+    ) -> Self {
         Self {
+            kept,
             reports: Reports::new(owner.clone(), results),
             owner,
             build,
@@ -119,6 +127,33 @@ impl Control for ControlService {
         };
         let chunks = self.reports.open(sweep, width, files).await?;
         Ok(Response::new(ReceiverStream::new(chunks)))
+    }
+
+    async fn list_kept(
+        &self,
+        request: Request<v1::ListKeptRequest>,
+    ) -> Result<Response<v1::ListKeptReply>, Status> {
+        let sweep = name("sweep", request.into_inner().sweep)?;
+        let files = self.reports.kept_files(&self.kept, sweep).await?;
+        let file = |file: KeptFile| v1::KeptFile {
+            attempt: file.attempt.to_string(),
+            kept: file.kept.word().to_owned(),
+            bytes: file.bytes,
+            stored_at_ms: file.stored_at_ms,
+        };
+        let files = files.into_iter().map(file).collect();
+        Ok(Response::new(v1::ListKeptReply { files }))
+    }
+
+    type GetKeptStream = ReceiverStream<Result<v1::KeptContent, Status>>;
+
+    async fn get_kept(
+        &self,
+        request: Request<v1::KeptFile>,
+    ) -> Result<Response<Self::GetKeptStream>, Status> {
+        let file = request.into_inner();
+        let content = self.kept.open(&file.attempt, &file.kept).await?;
+        Ok(Response::new(ReceiverStream::new(content)))
     }
 
     async fn cancel(

@@ -11,6 +11,7 @@ use schedule::state::WorkerId;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::kept_files::KeptFiles;
 use crate::outbox::{OutboxStream, outbox};
 use crate::requests::{OwnerRequest, Stream, ToWorker};
 
@@ -23,6 +24,7 @@ pub struct FleetService {
     pub owner: mpsc::Sender<OwnerRequest>,
     /// The build that workers must have.
     pub build: String,
+    pub kept: KeptFiles,
 }
 
 #[tonic::async_trait]
@@ -37,6 +39,14 @@ impl Fleet for FleetService {
         let (owner, build) = (self.owner.clone(), self.build.clone());
         tokio::spawn(serve(request.into_inner(), outgoing, owner, build));
         Ok(Response::new(messages))
+    }
+
+    async fn keep(
+        &self,
+        request: Request<Streaming<v1::KeptPiece>>,
+    ) -> Result<Response<v1::KeepReply>, Status> {
+        self.kept.receive(request.into_inner()).await?;
+        Ok(Response::new(v1::KeepReply {}))
     }
 }
 

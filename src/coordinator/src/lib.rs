@@ -8,6 +8,7 @@ mod connections;
 mod control;
 mod fleet;
 mod http;
+mod kept_files;
 mod launcher;
 mod outbox;
 mod owner;
@@ -27,5 +28,6 @@ mod token_file;
 
 pub use answers::{Answers, NoAnswer, report_head, status_document, why, write_report};
 pub use http::Page;
+pub use kept_files::{KeptFile, KeptFiles};
 pub use server::{Coordinator, Error, Handle, Listen, Options};
 pub use stored_results::JournalResults;

@@ -343,6 +343,7 @@ impl Owner {
                         slot,
                         since,
                         spec: Box::new(spec),
+                        keep: self.state.keep_of(attempt.trial),
                     };
                     self.streams.send(&worker, start);
                 }

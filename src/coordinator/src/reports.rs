@@ -17,6 +17,7 @@ use tonic::Status;
 use v1::report_chunk::Chunk;
 
 use crate::answers::{NoAnswer, report_head, why, write_report};
+use crate::kept_files::{KeptFile, KeptFiles};
 use crate::requests::{self, OwnerRequest, Question};
 use crate::stored_results::OpenResults;
 
@@ -113,6 +114,20 @@ impl Reports {
             .await?
             .ok_or_else(|| Status::internal("no snapshot was taken"))?;
         Ok(off_thread(move || why(&state, &sweep, &cell)).await??)
+    }
+
+    /// Returns the files that the sweep keeps of its results.
+    pub async fn kept_files(
+        &self,
+        kept: &KeptFiles,
+        sweep: String,
+    ) -> Result<Vec<KeptFile>, Status> {
+        let state = self
+            .snapshot(&sweep, None)
+            .await?
+            .ok_or_else(|| Status::internal("no snapshot was taken"))?;
+        let kept = kept.clone();
+        off_thread(move || kept.of_sweep(&state, &sweep)).await
     }
 
     /// Returns a snapshot; `None`: the sweep has not changed since `known`.

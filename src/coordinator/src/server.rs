@@ -28,6 +28,7 @@ use crate::connections::{Gate, Guard, Limits};
 use crate::control::ControlService;
 use crate::fleet::FleetService;
 use crate::http::Page;
+use crate::kept_files::KeptFiles;
 use crate::launcher;
 use crate::owner::Owner;
 use crate::requests::{OwnerRequest, Question, ask};
@@ -112,9 +113,18 @@ impl Coordinator {
         let path = state_dir.clone();
         let opened = tokio::task::spawn_blocking(move || storage::open(&path));
         let opened = opened.await.map_err(|_| Error::OwnerEnded)??;
+        let kept = KeptFiles::of(&state_dir);
         let results: OpenResults = Arc::new(move || Box::new(JournalResults::of(&state_dir)));
         let config = options.config;
-        let mut handle = serve(listener, address, tokens.clone(), config, opened, results)?;
+        let mut handle = serve(
+            listener,
+            address,
+            tokens.clone(),
+            config,
+            opened,
+            results,
+            kept,
+        )?;
         handle.token_watch = options
             .token_file
             .zip(tokens)
@@ -132,6 +142,7 @@ fn serve(
     config: Config,
     (mut state, last, storage): Opened,
     results: OpenResults,
+    kept: KeptFiles,
 ) -> Result<Handle, Error> {
     let cannot_listen = |source| Error::Listen {
         address: address.to_string(),
@@ -145,10 +156,11 @@ fn serve(
     let fleet = FleetServer::new(FleetService {
         owner: messages.clone(),
         build: build.clone(),
+        kept: kept.clone(),
     })
     .max_decoding_message_size(MAX_MESSAGE_BYTES)
     .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let control = ControlServer::new(ControlService::new(messages.clone(), results, build))
+    let control = ControlServer::new(ControlService::new(messages.clone(), results, kept, build))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let check = admit(tokens.clone());

@@ -39,6 +39,7 @@ pub use dataset::{Dataset, Image, Split};
 pub use error::Error;
 pub use fetch::{FetchProgress, FetchRequest, Fetched, FetchedFile, fetch, fetch_file, sha256};
 pub use heads::{Heads, heads, typical_side};
+pub use images::input_form::InputForm;
 pub use open::{OpenRequest, Preflight, open, preflight};
 pub use random::philox;
 pub use statistics::Statistics;

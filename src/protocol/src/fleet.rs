@@ -4,13 +4,14 @@
 use schedule::Removable;
 use schedule::event::{EndedAttempt, Outcome, RunningAttempt};
 use schedule::state::{Slot, SlotIndex, WorkerId, WorkerInfo};
+use sweep::keep::{Keep, Kept};
 use sweep::record::{BadResult, Failure, FailureClass, TrialResult};
 use sweep::text::{self, Line};
 use sweep::{AttemptId, AttemptNo, Program, Trainer, TrialId, TrialSpec};
 
 use crate::invalid::{Invalid, at_most, document, id, line, name, present};
 use crate::limits::{
-    MAX_CONNECTIONS, MAX_DEVICES, MAX_DEVICES_PER_SLOT, MAX_DOCUMENT_BYTES, MAX_ENDED,
+    MAX_CONNECTIONS, MAX_DEVICES, MAX_DEVICES_PER_SLOT, MAX_DOCUMENT_BYTES, MAX_ENDED, MAX_KEEP,
     MAX_NAME_BYTES, MAX_SEEN, MAX_SLOTS,
 };
 use crate::secret::WorkerSecret;
@@ -74,6 +75,7 @@ pub enum FromCoordinator {
         /// The first attempt of the current training.
         since: AttemptNo,
         spec: Box<TrialSpec>,
+        keep: Keep,
     },
     Stop {
         attempt: AttemptId,
@@ -259,11 +261,16 @@ impl TryFrom<v1::CoordinatorMessage> for FromCoordinator {
                     );
                     return Err(Invalid::new("start.since", problem));
                 }
+                let keep = list("start.keep", start.keep, MAX_KEEP, |field, word: String| {
+                    Kept::of_word(&word)
+                        .ok_or_else(|| Invalid::new(field, "is nothing that a sweep keeps"))
+                })?;
                 Self::Start {
                     attempt,
                     slot: start.slot,
                     since: AttemptNo(start.since),
                     spec,
+                    keep: keep.into_iter().collect(),
                 }
             }
             ToWorker::Stop(stop) => Self::Stop {
@@ -304,6 +311,7 @@ impl From<FromCoordinator> for v1::CoordinatorMessage {
                 slot,
                 since,
                 spec,
+                keep,
             } => {
                 let spec_json = serde_json::to_vec(&spec).expect("settings are plain data");
                 ToWorker::Start(v1::Start {
@@ -311,6 +319,7 @@ impl From<FromCoordinator> for v1::CoordinatorMessage {
                     slot,
                     spec_json,
                     since: since.0,
+                    keep: keep.iter().map(|kept| kept.word().to_owned()).collect(),
                 })
             }
             FromCoordinator::Stop { attempt, reason } => ToWorker::Stop(v1::Stop {

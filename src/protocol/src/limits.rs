@@ -24,3 +24,9 @@ pub const MAX_CONNECTIONS: u64 = u32::MAX as u64;
 /// Limit for names of workers, hosts, builds and devices. `sweep::text` limits reasons and
 /// descriptions.
 pub const MAX_NAME_BYTES: usize = 256;
+/// Limit for the words of `Start.keep`.
+pub const MAX_KEEP: usize = 16;
+/// Limit for a file that a sweep keeps of a trial.
+pub const MAX_KEPT_BYTES: u64 = 4 << 30;
+/// Content of one piece of such a file.
+pub const KEPT_PIECE_BYTES: usize = 256 << 10;

@@ -550,6 +550,7 @@ fn a_start_resumes_from_one_of_its_own_attempts() {
             slot: 0,
             since: AttemptNo(1),
             spec: Box::new(spec),
+            keep: Default::default(),
         });
         let Some(v1::coordinator_message::Message::Start(start)) = &mut message.message else {
             panic!("it is a start")

@@ -29,12 +29,14 @@ use std::io;
 
 use schedule::state::{State, UnknownSweep};
 use sweep::definition::{Output, Table};
+use sweep::keep::Kept;
 
 use crate::figure::Plot;
 use crate::grid::{Grid, TableLayout};
 use crate::results::Results;
 use crate::sink::Files;
 
+pub use csv::{line as csv_line, text as csv_text};
 pub use sink::{FileSink, MAX_PIECE};
 pub use stored::StoredResults;
 pub use text::embolden;
@@ -142,7 +144,8 @@ impl<'a> Reporter<'a> {
         ] {
             // Sweeps of earlier versions may have an output of this name.
             let is_taken = |output: &Output| output.name() == name;
-            if !results.sweep.outputs.iter().any(is_taken) {
+            let keeps = results.sweep.keep.contains(&Kept::Curves);
+            if keeps && !results.sweep.outputs.iter().any(is_taken) {
                 files.write(format!("{name}.csv"), |out| fill(results, stored, out))?;
             }
         }

@@ -15,6 +15,7 @@ use subtle::ConstantTimeEq;
 use sweep::cell_name::listed;
 use sweep::definition::Role;
 use sweep::handoff::Progress;
+use sweep::keep::Keep;
 use sweep::record::{Failure, FailureClass, Provenance, Timing, TrialResult};
 use sweep::{AttemptId, AttemptNo, Sweep, Trainer, TrialId, TrialSpec, text};
 
@@ -493,6 +494,18 @@ impl State {
                 .sweep
                 .trial_spec(wanted.cell as usize, candidate, wanted.role, wanted.seed),
         )
+    }
+
+    /// Returns what the sweeps that list a trial keep of it.
+    pub fn keep_of(&self, trial: TrialId) -> Keep {
+        let wanted_by = self.trials.get(&trial).map(|trial| &trial.wanted_by);
+        let sweeps = wanted_by
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, _)| self.sweeps.get(name));
+        sweeps
+            .flat_map(|entry| entry.sweep.keep.iter().copied())
+            .collect()
     }
 
     /// Returns true if the durable parts of both are equal: what replay must reproduce.

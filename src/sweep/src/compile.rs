@@ -93,6 +93,7 @@ fn assemble(
         published: values,
         footnotes,
         on_failure: draft.on_failure,
+        keep: draft.keep.clone(),
         resources: draft.resources.clone(),
         smoke: false,
         inputs: Inputs::new(),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::inputs::{self, Inputs};
+use crate::keep::{self, Keep};
 use crate::settings::Settings;
 use crate::text;
 use crate::trainer::Trainer;
@@ -36,6 +37,12 @@ pub struct Sweep {
     #[serde(deserialize_with = "text::lines_list")]
     pub footnotes: Vec<String>,
     pub on_failure: OnFailure,
+    /// What is kept of each trial besides its result.
+    #[serde(
+        default = "keep::default_keep",
+        skip_serializing_if = "keep::is_default"
+    )]
+    pub keep: Keep,
     pub resources: Resources,
     /// True for a rehearsal on stand-in images.
     pub smoke: bool,

@@ -12,6 +12,7 @@ use crate::axis::{self, DraftAxis};
 use crate::definition::{OnFailure, Resources, Search, Select};
 use crate::field::{self, Field, did_you_mean};
 use crate::held_out;
+use crate::keep::{self, Keep, Kept};
 use crate::reader::{Assignment, Mapping, Reader};
 use crate::recipe;
 use crate::yaml::{Data, Node};
@@ -36,6 +37,7 @@ const KEYS: &[&str] = &[
     "outputs",
     "published",
     "on_failure",
+    "keep",
     "limits",
 ];
 
@@ -54,6 +56,7 @@ pub(crate) struct Draft<'n> {
     pub outputs: Option<&'n Node>,
     pub published: Option<&'n Node>,
     pub on_failure: OnFailure,
+    pub keep: Keep,
     pub max_trials: u64,
 }
 
@@ -126,6 +129,11 @@ pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Optio
             &[("continue", OnFailure::Continue), ("stop", OnFailure::Stop)],
         )
     });
+    let keep = top.get("keep").map(|node| {
+        let words = reader.list(node, "`keep`").unwrap_or_default();
+        let kept = |node| reader.word(node, "an entry of `keep`", Kept::WORDS);
+        words.iter().filter_map(kept).collect()
+    });
     let max_trials = top.get("limits").and_then(|node| {
         let limits = reader.mapping(node, "`limits`", &["trials"])?;
         reader.count(
@@ -148,6 +156,7 @@ pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Optio
         outputs: top.get("outputs"),
         published: top.get("published"),
         on_failure: on_failure.unwrap_or(OnFailure::Continue),
+        keep: keep.unwrap_or_else(keep::default_keep),
         max_trials: max_trials.unwrap_or(DEFAULT_MAX_TRIALS),
     })
 }

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::keep::Keep;
 use crate::record::{Failure, TrialResult};
 use crate::trial::{AttemptId, AttemptNo, TrialSpec};
 
@@ -58,6 +59,10 @@ pub struct RunRequest {
     pub allowed_paths: Option<Vec<PathBuf>>,
     /// Decoded data sets; shared by the trainers of a machine.
     pub cache_dir: PathBuf,
+    /// What to keep of the trial: files in the checkpoint directory, under the names of
+    /// `Kept::file_of_attempt`, that are complete before `Finished` is sent.
+    #[serde(default, skip_serializing_if = "Keep::is_empty")]
+    pub keep: Keep,
     /// Checkpoints of this trial alone, shared by its attempts (see above); may not exist yet.
     pub checkpoint_dir: PathBuf,
 }

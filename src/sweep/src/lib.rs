@@ -19,6 +19,7 @@ pub mod handoff;
 pub mod held_out;
 mod in_force;
 pub mod inputs;
+pub mod keep;
 mod load;
 pub mod node_fault;
 mod output;

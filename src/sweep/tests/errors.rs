@@ -319,6 +319,13 @@ fn wrong_names_seeds_and_limits() {
         "continue, stop",
     );
     check(
+        &format!("{GOOD}keep: [curves, weight]\n"),
+        (6, 16),
+        "`weight`",
+        "did you mean `weights`?",
+    );
+    check(&format!("{GOOD}keep: all\n"), (6, 7), "not a list", "");
+    check(
         &format!("{GOOD}resources: {{devices_per_trial: 0}}\n"),
         (6, 32),
         "from 1 to 64",

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use sweep::definition::Role;
 use sweep::field::{FIELDS, Kind};
+use sweep::keep::Kept;
 use sweep::settings::{Crop, SamplesPerClass, Schedule, Settings};
 use sweep::{Content, Input, Inputs, Program, Sweep, Trainer, TrialSpec, recipe};
 
@@ -265,6 +266,23 @@ fn differences_of_content_are_named_by_part() {
         Ok(()),
         "unknown where it was submitted: nothing to compare with"
     );
+}
+
+#[test]
+fn what_is_kept_changes_no_id_and_no_older_journal() {
+    let kept = |keep: &str| parse(&format!("recipe: quick\nset: {{dataset: digits}}\n{keep}"));
+    let ids = |sweep: &Sweep| sweep.cell_trials(0, None)[0].id;
+    let (plain, more) = (kept(""), kept("keep: [predictions, weights]\n"));
+    assert_eq!(ids(&plain), ids(&more));
+    assert_eq!(plain.keep, [Kept::Curves].into());
+    assert_eq!(more.keep, [Kept::Predictions, Kept::Weights].into());
+    assert!(kept("keep: []\n").keep.is_empty());
+    // a journal from before has no field, and means curves
+    let written = |sweep: &Sweep| serde_json::to_value(sweep).unwrap();
+    assert_eq!(written(&plain).get("keep"), None);
+    assert_eq!(written(&more)["keep"], json!(["predictions", "weights"]));
+    let read = |sweep: &Sweep| serde_json::from_value::<Sweep>(written(sweep)).unwrap();
+    assert_eq!((read(&plain), read(&more)), (plain, more));
 }
 
 #[test]

@@ -253,7 +253,12 @@ fn gate(arguments: &GateArgs) -> anyhow::Result<()> {
     let device = network.prepare()?;
     let format = network.format(&settings, device);
     let mut replica = network.replica(&settings, format, arguments.classes, device)?;
-    weights::export(&arguments.weights, &replica.inventory, &replica.storage)?;
+    weights::export(
+        &arguments.weights,
+        &replica.inventory,
+        &replica.storage,
+        Default::default(),
+    )?;
     tch::manual_seed(1);
     let (steps, batch, side) = (
         arguments.steps as i64,
@@ -304,7 +309,7 @@ fn gate(arguments: &GateArgs) -> anyhow::Result<()> {
                 )
             });
         state.extend(gradients);
-        weights::write(&arguments.state, state)?;
+        weights::write(&arguments.state, state, Default::default())?;
         writeln!(
             stdout,
             "{}",

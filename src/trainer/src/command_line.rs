@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::attempt::fault::Fault;
 use crate::attempt::slot::SlotOptions;
 use crate::bench::{self, Bench};
+use crate::conversation::predict;
 use crate::conversation::rehearsal::Rehearsal;
 use crate::conversation::run_file::{RunOptions, run_file};
 use crate::conversation::serve::{Runner, serve};
@@ -53,6 +54,16 @@ enum Command {
         slot: SlotArgs,
         #[command(flatten)]
         run: RunArgs,
+    },
+    /// Print the class of each image, as a line of JSON, by a network that a sweep kept
+    Predict {
+        #[arg(value_name = "MODEL.safetensors")]
+        model: PathBuf,
+        #[arg(value_name = "IMAGE", required = true)]
+        images: Vec<PathBuf>,
+        /// CPU threads that compute
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+        threads: u16,
     },
     /// Time training steps, for bench/run.py
     #[command(subcommand, hide = true)]
@@ -146,6 +157,11 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Bench(bench) => bench::run(&bench).map(|()| ExitCode::SUCCESS),
         Command::Devices => print_devices(),
+        Command::Predict {
+            model,
+            images,
+            threads,
+        } => predict::print(&model, &images, threads.into()).map(|()| ExitCode::SUCCESS),
         Command::Run { slot, run } => {
             let options = SlotOptions {
                 weights_out: run.weights_out,

@@ -22,6 +22,7 @@ pub use attempt::AttemptEnd;
 pub use attempt::fault::{Fault, VARIABLE as FAULT_VARIABLE};
 pub use attempt::slot::SlotOptions;
 pub use attempt::train::learning_rate;
+pub use conversation::predict::{Model, Prediction};
 pub use conversation::serve::Runner;
 pub use conversation::session::Session;
 pub use device::DeviceSet;

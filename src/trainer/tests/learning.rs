@@ -49,6 +49,7 @@ fn every_loss_learns_digits() {
         };
         let spec = TrialSpec::new(settings, 1);
         let request = RunRequest {
+            keep: Default::default(),
             attempt: spec.id().attempt(AttemptNo(1)),
             since: AttemptNo::first(),
             data_dir: folder.path().join("data"),

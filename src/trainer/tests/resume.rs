@@ -53,6 +53,7 @@ fn options(fault: Option<&str>) -> SlotOptions {
 
 fn request(spec: &TrialSpec, attempt: u32, folder: &Path) -> RunRequest {
     RunRequest {
+        keep: Default::default(),
         attempt: spec.id().attempt(AttemptNo(attempt)),
         since: AttemptNo::first(),
         spec: spec.clone(),

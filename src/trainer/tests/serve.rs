@@ -85,6 +85,7 @@ impl Trainer {
 
 fn request(spec: &TrialSpec, folder: &Path) -> RunRequest {
     RunRequest {
+        keep: Default::default(),
         attempt: spec.id().attempt(AttemptNo(1)),
         since: AttemptNo::first(),
         spec: spec.clone(),

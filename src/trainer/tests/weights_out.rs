@@ -18,6 +18,7 @@ use trainer::{AttemptEnd, DeviceSet, Policy, Runner, Session, SlotOptions};
 fn run(settings: Settings, folder: &Path, weights_out: Option<PathBuf>) -> TrialResult {
     let spec = TrialSpec::new(settings, 3);
     let request = RunRequest {
+        keep: Default::default(),
         attempt: spec.id().attempt(AttemptNo(1)),
         since: AttemptNo::first(),
         data_dir: folder.join("data"),

@@ -108,6 +108,12 @@ fn attempt(run: &RunRequest, words: &BTreeMap<&str, &str>, requests: &Receiver<R
         let name = format!("epoch-{:05}.attempt-{}.fake", epoch + 1, run.attempt.number);
         std::fs::write(run.checkpoint_dir.join(name), "state").unwrap();
     }
+    for kept in &run.keep {
+        if let Some(name) = kept.file_of_attempt(run.attempt.number) {
+            let content = format!("{} of {}", kept.word(), run.attempt).repeat(30_000);
+            std::fs::write(run.checkpoint_dir.join(name), content).unwrap();
+        }
+    }
     send(&Reply::Finished(Box::new(result(
         run.attempt.trial,
         num_epochs,

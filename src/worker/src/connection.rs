@@ -60,6 +60,18 @@ impl Coordinator {
     }
 }
 
+impl Coordinator {
+    /// Finds the place, without blocking.
+    pub async fn locate(&self) -> Result<(Endpoint, Place), String> {
+        let find = self.find.clone();
+        // a network file system may hang
+        let place = tokio::task::spawn_blocking(move || find()).await;
+        let place = place.map_err(|error| error.to_string())??;
+        let endpoint = endpoint(&place.address).map_err(|error| error.to_string())?;
+        Ok((endpoint, place))
+    }
+}
+
 impl fmt::Debug for Coordinator {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.name)
@@ -136,7 +148,7 @@ impl Connection {
             let mut was_up = false;
             let mut port_closed = false;
             let (mut token_file, mut used) = (None, None);
-            let problem = match self.find().await {
+            let problem = match self.coordinator.locate().await {
                 Ok((endpoint, place)) => {
                     if known.as_ref().is_some_and(|known| *known != place.address) {
                         tracing::info!(
@@ -202,15 +214,6 @@ impl Connection {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-    }
-
-    async fn find(&self) -> Result<(Endpoint, Place), String> {
-        let find = self.coordinator.find.clone();
-        // a network file system may hang
-        let place = tokio::task::spawn_blocking(move || find()).await;
-        let place = place.map_err(|error| error.to_string())??;
-        let endpoint = endpoint(&place.address).map_err(|error| error.to_string())?;
-        Ok((endpoint, place))
     }
 
     /// Reads the token file. Returns true if it holds another token than the one that was used.

@@ -23,6 +23,7 @@ pub mod slurm;
 mod start;
 mod stderr;
 mod trainer;
+mod uploads;
 mod work_dir;
 
 pub use connection::{Coordinator, Place};

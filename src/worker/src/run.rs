@@ -9,6 +9,7 @@ use protocol::{DiskUse, FromCoordinator, FromWorker, Hello, WorkerSecret};
 use schedule::Removable;
 use schedule::event::Outcome;
 use schedule::state::{Millis, SlotIndex, WorkerId, WorkerInfo};
+use sweep::keep::Keep;
 use sweep::record::{Failure, FailureClass};
 use sweep::trial::TRAINING_VERSION;
 use sweep::{AttemptId, AttemptNo, TrialSpec};
@@ -272,7 +273,8 @@ impl WorkerLoop {
                 slot,
                 since,
                 spec,
-            } => self.start(attempt, slot, since, spec),
+                keep,
+            } => self.start(attempt, slot, since, spec, keep),
             FromCoordinator::Stop { attempt, reason } => {
                 tracing::info!(%attempt, reason, "the coordinator stops the attempt");
                 self.stop(attempt, StopReason::Unwanted);
@@ -294,6 +296,7 @@ impl WorkerLoop {
         slot: SlotIndex,
         since: AttemptNo,
         spec: Box<TrialSpec>,
+        keep: Keep,
     ) {
         match self.session.attempts.start(attempt, slot) {
             Admission::Running => return,
@@ -325,6 +328,7 @@ impl WorkerLoop {
                     attempt,
                     since,
                     spec,
+                    keep,
                 };
                 // never waits: a slot that is ending a stubborn trainer must not delay heartbeats
                 if commands.try_send(Command::Run(run)).is_ok() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use schedule::event::Outcome;
 use schedule::state::SlotIndex;
 use sweep::handoff::{Progress, Reply, Request, RunRequest};
+use sweep::keep::Keep;
 use sweep::record::{Failure, FailureClass};
 use sweep::{AttemptId, AttemptNo, TrialSpec};
 use tokio::sync::mpsc;
@@ -21,6 +22,7 @@ use crate::launch::Launch;
 use crate::out_of_memory::OomCounter;
 use crate::start::Timing;
 use crate::trainer::{Exit, Spawner, Trainer, TrainerError};
+use crate::uploads::Uploads;
 use crate::work_dir::WorkDir;
 
 #[derive(Debug)]
@@ -41,6 +43,7 @@ pub struct Run {
     /// The first attempt of the present training.
     pub since: AttemptNo,
     pub spec: Box<TrialSpec>,
+    pub keep: Keep,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +89,7 @@ pub struct SlotContext {
     pub cache_dir: PathBuf,
     pub work_dir: WorkDir,
     pub timing: Timing,
+    pub uploads: Uploads,
 }
 
 pub struct Slot {
@@ -229,6 +233,7 @@ impl Slot {
             data_dir: self.context.data_dir.clone(),
             allowed_paths: self.context.allowed_paths.clone(),
             cache_dir: self.context.cache_dir.clone(),
+            keep: run.keep.clone(),
             checkpoint_dir: work_dir.checkpoint_dir(attempt.trial),
         };
         let mut stopping = None;
@@ -236,7 +241,10 @@ impl Slot {
         match conversation.await {
             Ok(Conversation::Finished(outcome)) => {
                 self.idle_trainer = Some(trainer);
-                End::Outcome(outcome)
+                match outcome {
+                    Outcome::Finished(_) => self.finished(attempt, &run.keep, outcome).await,
+                    outcome => End::Outcome(outcome),
+                }
             }
             Ok(Conversation::Failed(failure)) => self.end_failed(trainer, failure).await.into(),
             Ok(Conversation::StopTimedOut(reason)) => {
@@ -255,6 +263,27 @@ impl Slot {
                 self.end_after(death, stopping, Some(attempt)).await
             }
         }
+    }
+
+    /// Sends the files that are kept of a finished attempt. A request to stop ends the sending, not the
+    /// result.
+    async fn finished(&mut self, attempt: AttemptId, keep: &Keep, outcome: Outcome) -> End {
+        let context = self.context.clone();
+        let folder = context.work_dir.checkpoint_dir(attempt.trial);
+        for kept in keep {
+            let Some(name) = kept.file_of_attempt(attempt.number) else {
+                continue;
+            };
+            let path = folder.join(name);
+            tokio::select! {
+                () = context.uploads.send(attempt, *kept, &path) => {}
+                interrupt = self.interrupt(Some(attempt)) => match interrupt {
+                    Interrupt::Stop(_) => break,
+                    Interrupt::Kill => return End::Killed,
+                },
+            }
+        }
+        End::Outcome(outcome)
     }
 
     /// Returns the idle trainer if it is still alive, and otherwise a new one.

@@ -14,6 +14,7 @@ use sweep::record::{Failure, FailureClass};
 use sweep::{AttemptId, AttemptNo, TrialSpec};
 use tokio::sync::mpsc;
 
+use crate::connection::Coordinator;
 use crate::devices::DriverError;
 use crate::gpu_release::{GpuDriver, NvidiaSmi};
 use crate::launch::Launch;
@@ -21,6 +22,7 @@ use crate::processes::Family;
 use crate::slot::{Command, Run, Slot, SlotContext, SlotEvent, StopReason};
 use crate::start::Timing;
 use crate::trainer::Spawner;
+use crate::uploads::Uploads;
 use crate::work_dir::WorkDir;
 
 struct Bench {
@@ -123,6 +125,10 @@ impl Bench {
             allowed_paths: None,
             cache_dir: dir.path().into(),
             work_dir: WorkDir::open(&dir.path().join("work")).unwrap(),
+            uploads: Uploads {
+                coordinator: Coordinator::at("http://127.0.0.1:1".to_owned(), None, None),
+                patience: Duration::ZERO,
+            },
             timing: Timing {
                 trainer_start: Duration::from_secs(if behaviour.contains("start=hang") {
                     1
@@ -138,6 +144,7 @@ impl Bench {
                     0
                 }),
                 goodbye: Duration::ZERO,
+                uploads: Duration::ZERO,
                 refused: Duration::ZERO,
             },
         };
@@ -159,6 +166,7 @@ impl Bench {
                 attempt,
                 since: AttemptNo(1),
                 spec: spec(),
+                keep: Default::default(),
             }))
             .await
             .unwrap();

@@ -21,6 +21,7 @@ use crate::run::{Intent, Session, WorkerLoop};
 use crate::slot::{Command, Slot, SlotContext};
 use crate::slurm::{self, Job};
 use crate::trainer::Spawner;
+use crate::uploads::Uploads;
 use crate::work_dir::WorkDir;
 
 pub struct Options {
@@ -72,6 +73,8 @@ pub struct Timing {
     pub signal_before_request: Duration,
     /// Timeout of a leaving worker for the last acknowledgements.
     pub goodbye: Duration,
+    /// Timeout for the files that a sweep keeps of a trial.
+    pub uploads: Duration,
     /// Timeout of refusals for a worker that was welcomed once. Afterwards it checkpoints and
     /// leaves.
     pub refused: Duration,
@@ -85,6 +88,7 @@ impl Default for Timing {
             exit: Duration::from_secs(5),
             signal_before_request: Duration::from_secs(1),
             goodbye: Duration::from_secs(15),
+            uploads: Duration::from_secs(10 * 60),
             refused: Duration::from_secs(5 * 60),
         }
     }
@@ -144,6 +148,10 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         allowed_paths: options.allowed_paths,
         cache_dir: options.cache_dir,
         work_dir,
+        uploads: Uploads {
+            coordinator: options.coordinator.clone(),
+            patience: options.timing.uploads,
+        },
         timing: options.timing,
     });
     let (events, slot_events) = mpsc::channel(1024);

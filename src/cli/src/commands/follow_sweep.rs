@@ -10,6 +10,7 @@ use tonic::Streaming;
 
 use crate::client::{Access, Client};
 use crate::exit::ExpectedError;
+use crate::kept_files;
 use crate::reports::{Discard, Report};
 use crate::results_folder::ResultsFolder;
 use crate::stderr;
@@ -156,7 +157,8 @@ async fn write_report(
 ) -> Result<(), ExpectedError> {
     let mut update = folder.update()?;
     client.report(sweep, ReportFiles::All, &mut update).await?;
-    update.finish()
+    update.finish()?;
+    kept_files::fetch(client, sweep, folder).await
 }
 
 /// Submits the sweep. Waits for a coordinator that has not started yet or is restarting.

@@ -20,7 +20,7 @@ use crate::output::{self, Output, Reader, SCHEMA};
 use crate::reports::{self, Discard, Report, ToStdout};
 use crate::results_folder::ResultsFolder;
 use crate::signals::Signals;
-use crate::{advice, stderr};
+use crate::{advice, kept_files, stderr};
 
 /// Interval of printed tables, in a pipe and on a terminal, where the table is replaced.
 const TABLE_EVERY: Duration = Duration::from_secs(60);
@@ -67,6 +67,10 @@ pub async fn table(arguments: &TableArgs, output: Output) -> Result<Outcome, Exp
             let mut update = folder.update()?;
             let report = report(target, sweep, ReportFiles::All, &mut update).await?;
             update.finish()?;
+            match offline::source(target).await? {
+                Source::Live(mut client) => kept_files::fetch(&mut client, sweep, &folder).await?,
+                Source::Journal(journal) => kept_files::copy(&journal, sweep, &folder)?,
+            }
             stderr::print(&format!("results are in {}", folder.path().display()));
             if output.is_json() {
                 output::copy_file(&folder.path().join(report::RESULTS_JSON))?;

@@ -11,6 +11,7 @@ mod init;
 mod inspect;
 mod journal;
 mod plan;
+mod predict;
 mod run;
 mod serve;
 mod setup;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
         Command::Worker(arguments) => block_on(serve::worker(&arguments)),
         Command::Init(arguments) => init::init(&arguments, configuration, output),
         Command::Plan(arguments) => plan::plan(&arguments, output),
+        Command::Predict(arguments) => predict::predict(&arguments, output),
         Command::Status(arguments) => block_on(inspect::status(&arguments, output)),
         Command::Tail(arguments) => block_on(inspect::tail(&arguments, output)),
         Command::Table(arguments) => block_on(inspect::table(&arguments, output)),

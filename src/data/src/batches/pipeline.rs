@@ -410,6 +410,13 @@ impl Pipeline {
         self.held_out.is_some()
     }
 
+    /// Returns an evaluation image's place in its split: among the test images, or among the training
+    /// images if some are held out.
+    pub fn eval_index(&self, position: usize) -> usize {
+        let (_, held_out) = self.eval_split();
+        held_out.map_or(position, |held_out| held_out[position] as usize)
+    }
+
     fn eval_split(&self) -> (&Split, Option<&Vec<u32>>) {
         match &self.held_out {
             Some(held_out) => (&self.dataset.train, Some(held_out)),

@@ -66,6 +66,7 @@ impl<'a> Evaluator<'a> {
                 losses,
                 hits,
                 top5_hits,
+                ..
             } = replica.evaluate(&images, &labels);
             let _guard = tch::no_grad_guard();
             let _ = totals.narrow(0, 0, num_classes).index_add_(
@@ -90,6 +91,34 @@ impl<'a> Evaluator<'a> {
         replica.wait()?;
         let totals = Vec::<f64>::try_from(&totals.to_device(Device::Cpu)).expect("a vector of f64");
         Ok(summarise(&totals, num_classes as usize))
+    }
+
+    /// Returns how well each class fits each evaluation image, f32 [images, classes] on the CPU; must
+    /// be called by all replicas, and each gets the result.
+    pub fn scores(&mut self, replica: &Replica) -> Result<Tensor, TrialError> {
+        let size = [
+            self.pipeline.num_eval() as i64,
+            self.pipeline.num_classes() as i64,
+        ];
+        let scores = Tensor::zeros(size, (Kind::Float, replica.device));
+        let share = self.share(replica);
+        let mut start = share.start;
+        let mut number = 0;
+        let mut run_ahead = RunAhead::default();
+        while start < share.end {
+            let end = (start + self.batch_len()).min(share.end);
+            let (images, labels) = self.batch(number, start..end, replica.device);
+            let _guard = tch::no_grad_guard();
+            scores
+                .narrow(0, start as i64, (end - start) as i64)
+                .copy_(&replica.evaluate(&images, &labels).scores);
+            (start, number) = (end, number + 1);
+            replica.keep_close(&mut run_ahead)?;
+        }
+        // the rows of other replicas are zero
+        replica.collective.all_reduce(&scores)?;
+        replica.wait()?;
+        Ok(scores.to_device(Device::Cpu))
     }
 
     fn share(&self, replica: &Replica) -> std::ops::Range<usize> {

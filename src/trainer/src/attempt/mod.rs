@@ -12,6 +12,7 @@ mod epoch_hashes;
 mod evaluate;
 pub mod fault;
 pub mod inputs;
+mod kept;
 mod leader;
 mod open;
 mod rate;

@@ -12,6 +12,7 @@ use tch::{Device, Tensor};
 use crate::attempt::batch_that_fits;
 use crate::attempt::checkpoint::Checkpoint;
 use crate::attempt::evaluate::Evaluator;
+use crate::attempt::kept;
 use crate::attempt::leader::Leader;
 use crate::attempt::open::Attempt;
 use crate::attempt::replica_threads::{clearest, join};
@@ -125,8 +126,10 @@ fn run_replica(
     if let (TrainingEnd::Finished, Some(path), 0) =
         (training, &attempt.slot.weights_out, collective.rank())
     {
-        weights::export(path, &replica.inventory, &replica.storage)
-            .map_err(|error| TrialError::of_input(&error))?;
+        kept::export(path, attempt, &replica)?;
+    }
+    if training == TrainingEnd::Finished {
+        kept::write(attempt, &replica, &mut evaluator)?;
     }
     guard.finished();
     Ok(ReplicaReport {

@@ -65,6 +65,7 @@ fn digits() -> Settings {
 
 fn request(spec: &TrialSpec, attempt: u32, folder: &Path) -> RunRequest {
     RunRequest {
+        keep: Default::default(),
         attempt: spec.id().attempt(AttemptNo(attempt)),
         since: AttemptNo::first(),
         spec: spec.clone(),

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod gpu_tests;
+pub mod predict;
 pub mod rehearsal;
 pub mod run_file;
 pub mod serve;

@@ -38,6 +38,7 @@ pub fn run_file(options: &RunOptions, session: SlotOptions) -> anyhow::Result<Ex
         .with_context(|| format!("{file} is not a trial specification"))?;
     let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
     let request = RunRequest {
+        keep: Default::default(),
         attempt: spec.id().attempt(AttemptNo(1)),
         since: AttemptNo::first(),
         spec,

@@ -63,6 +63,8 @@ pub struct Judged {
     pub hits: Tensor,
     /// True where the label is one of the five classes that fit best.
     pub top5_hits: Tensor,
+    /// How well each class fits, `[batch, classes]`.
+    pub scores: Tensor,
 }
 
 impl Shard {
@@ -316,6 +318,7 @@ impl Replica {
             losses: self.criterion.per_sample(&outputs, labels),
             hits: self.criterion.hits(&scores, labels),
             top5_hits: self.criterion.top5_hits(&scores, labels),
+            scores,
         }
     }
 

@@ -91,6 +91,44 @@ async fn what_others_left_of_finished_trials_is_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_counts_has_its_kept_files() {
+    let mut rig = Rig::new("first=crash epoch-ms=1");
+    rig.coordinator().await;
+    rig.submit_keeping_predictions().await;
+    rig.worker(3).await;
+    rig.complete().await;
+    let files = rig.kept_files().await;
+    assert_eq!(files.len(), 12);
+    for (attempt, content) in &files {
+        assert!(
+            attempt.ends_with("#2"),
+            "the first attempt crashed: {attempt}"
+        );
+        assert_eq!(*content, format!("predictions of {attempt}").repeat(30_000));
+    }
+    // the same file under a new coordinator
+    rig.drop_coordinator().await;
+    rig.coordinator().await;
+    assert_eq!(rig.kept_files().await, files);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_file_waits_for_a_coordinator_that_is_away() {
+    let mut rig = Rig::new("epoch-ms=20");
+    rig.coordinator().await;
+    rig.submit_keeping_predictions().await;
+    rig.worker(1).await;
+    rig.until(|status| status.running == 1).await;
+    rig.drop_coordinator().await;
+    while !rig.has_written_predictions() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    rig.coordinator().await;
+    rig.complete().await;
+    assert_eq!(rig.kept_files().await.len(), 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn attempts_that_crash_are_tried_again() {
     let undisturbed = Rig::results_of_undisturbed_run().await;
     for behaviour in [

@@ -26,6 +26,13 @@ impl Fleet for Stranger {
         self.1.fetch_add(1, Ordering::Relaxed);
         Err(Status::new(self.0, "a proxy's opinion"))
     }
+
+    async fn keep(
+        &self,
+        _request: Request<Streaming<v1::KeptPiece>>,
+    ) -> Result<Response<v1::KeepReply>, Status> {
+        Err(Status::new(self.0, "a proxy's opinion"))
+    }
 }
 
 /// Answers on the port until it has refused the given number of streams.

@@ -15,6 +15,7 @@ use schedule::Config;
 use schedule::event::{Event, Recorded};
 use schedule::state::{Slot, SweepTrial};
 use sweep::Sweep;
+use sweep::keep::Kept;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use v1::report_chunk::Chunk;
@@ -345,6 +346,57 @@ impl Rig {
         patient(client.submit(request))
             .await
             .map(tonic::Response::into_inner)
+    }
+
+    /// Submits the sweep so that predictions are kept.
+    pub async fn submit_keeping_predictions(&self) {
+        let token = protocol::token::attach(self.token());
+        let mut client = ControlClient::with_interceptor(self.channel().await, token);
+        let sweep = Sweep {
+            keep: [Kept::Predictions].into(),
+            ..sweep()
+        };
+        let request = v1::SubmitRequest::new(&sweep, "test").unwrap();
+        patient(client.submit(request)).await.unwrap();
+    }
+
+    /// Returns the attempts and contents of the files that the sweep keeps.
+    pub async fn kept_files(&self) -> Vec<(String, String)> {
+        let token = protocol::token::attach(self.token());
+        let mut client = ControlClient::with_interceptor(self.channel().await, token);
+        let request = v1::ListKeptRequest {
+            sweep: "small".into(),
+        };
+        let listed = patient(client.list_kept(request)).await.unwrap();
+        let mut files = Vec::new();
+        for file in listed.into_inner().files {
+            assert_eq!(file.kept, "predictions");
+            let mut pieces = patient(client.get_kept(file.clone()))
+                .await
+                .unwrap()
+                .into_inner();
+            let mut content = Vec::new();
+            while let Some(piece) = patient(pieces.message()).await.unwrap() {
+                content.extend(piece.content);
+            }
+            assert_eq!(content.len() as u64, file.bytes);
+            files.push((file.attempt, String::from_utf8(content).unwrap()));
+        }
+        files
+    }
+
+    /// Returns true once a trainer has written a file to keep.
+    pub fn has_written_predictions(&self) -> bool {
+        let trials = fs::read_dir(self.dir.path().join("work/checkpoints"));
+        let files = trials
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|trial| fs::read_dir(trial.path()).ok());
+        files.flatten().flatten().any(|file| {
+            let name = file.file_name();
+            name.to_string_lossy().starts_with("predictions.")
+        })
     }
 
     pub async fn submit(&self) -> v1::SubmitReply {

@@ -42,6 +42,15 @@ pub fn read(path: &Path) -> Result<Named, WeightsError> {
     Ok(named)
 }
 
+/// Returns the metadata of a safetensors file; none for other formats.
+pub fn metadata(path: &Path) -> Result<HashMap<String, String>, WeightsError> {
+    let bytes =
+        data::files::read(path, data::files::MAX_WEIGHTS_BYTES).map_err(WeightsError::File)?;
+    let read = SafeTensors::read_metadata(&bytes).ok();
+    let metadata = read.and_then(|(_, metadata)| metadata.metadata().clone());
+    Ok(metadata.unwrap_or_default())
+}
+
 fn read_safetensors(bytes: &[u8]) -> Result<Named, String> {
     // The library's own message may quote the header.
     let file = SafeTensors::deserialize(bytes)
@@ -68,7 +77,11 @@ fn read_safetensors(bytes: &[u8]) -> Result<Named, String> {
 }
 
 /// Writes tensors as row-major f32, whatever their layout.
-pub fn write(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<(), WeightsError> {
+pub fn write(
+    path: &Path,
+    tensors: Vec<(String, Tensor)>,
+    metadata: HashMap<String, String>,
+) -> Result<(), WeightsError> {
     let contents: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .into_iter()
         .map(|(name, tensor)| {
@@ -86,7 +99,7 @@ pub fn write(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<(), WeightsE
             )
         })
         .collect();
-    let bytes = write_safetensors(&contents).map_err(|error| WeightsError::Format {
+    let bytes = write_safetensors(&contents, metadata).map_err(|error| WeightsError::Format {
         path: path.to_owned(),
         reason: error.to_string(),
     })?;
@@ -99,13 +112,14 @@ pub fn write(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<(), WeightsE
 
 fn write_safetensors(
     contents: &[(String, Vec<usize>, Vec<u8>)],
+    mut metadata: HashMap<String, String>,
 ) -> Result<Vec<u8>, safetensors::SafeTensorError> {
     let mut views = Vec::with_capacity(contents.len());
     for (name, shape, bytes) in contents {
         views.push((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?));
     }
     // other readers of the format look for this
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    metadata.insert("format".to_owned(), "pt".to_owned());
     safetensors::serialize(views, Some(metadata))
 }
 

@@ -13,13 +13,14 @@ mod state_dict;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use tch::{Kind, Tensor};
 
 use crate::network::nn::{Inventory, Storage};
 use assignment::{Assignment, assign};
-pub use files::write;
+pub use files::{metadata, write};
 
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
@@ -148,8 +149,9 @@ pub fn export<G>(
     path: &Path,
     inventory: &Inventory,
     storage: &Storage<G>,
+    metadata: HashMap<String, String>,
 ) -> Result<(), WeightsError> {
-    write(path, named(inventory, storage))
+    write(path, named(inventory, storage), metadata)
 }
 
 /// Returns weights and moving statistics in f32, under torchvision's names. They share the

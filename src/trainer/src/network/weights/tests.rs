@@ -333,7 +333,7 @@ fn weights_that_are_not_finite_are_named() {
     let inventory = tiny(1, 3);
     let source = storage(&inventory, false);
     let _ = source.master(&inventory, 1).fill_(f64::NAN);
-    export(&path, &inventory, &source).unwrap();
+    export(&path, &inventory, &source, Default::default()).unwrap();
     let text = Weights::read(&path, &inventory, HEAD)
         .unwrap_err()
         .to_string();
@@ -353,7 +353,7 @@ fn a_network_survives_a_round_trip() {
     let inventory = builder.inventory();
     let source = storage(&inventory, false);
     let _ = source.buffers[0].shallow_clone().fill_(0.75);
-    export(path, &inventory, &source).unwrap();
+    export(path, &inventory, &source, Default::default()).unwrap();
     let layout = FlatLayout::new(&inventory, Format { bf16: false }, |_| ());
     let mut copy: Storage<()> = Storage::new(&inventory, layout, 2, Device::Cpu).unwrap();
     Weights::read(path, &inventory, HEAD)
