@@ -55,7 +55,8 @@ test: build lint
 	@$(CARGO) test --release --workspace --locked --lib --bins
 	@$(CARGO) test --release --workspace --locked --test '*'
 
-# Needs pdflatex with booktabs, and pdftotext (on Debian: texlive-latex-recommended, poppler-utils).
+# Needs pdflatex with booktabs, siunitx and pgfplots, and pdftotext (on Debian: texlive-latex-recommended, texlive-science,
+# texlive-pictures, poppler-utils).
 test-latex: setup
 	@$(CARGO) test --release --workspace --locked --test report latex -- --ignored
 

@@ -112,7 +112,7 @@ fn a_token_that_others_can_read_is_refused() {
     assert!(refused(&output, BAD_INPUT).contains("0600"));
 }
 
-/// A login node's loopback belongs to everybody on it.
+/// Every user of a login node can connect to its loopback.
 #[test]
 fn a_coordinator_on_loopback_answers_only_to_who_can_read_its_state_directory() {
     let mut system = System::new();

@@ -11,7 +11,7 @@ use sweep::{Errors, Sweep, counted};
 
 use crate::estimate;
 
-/// What was found about a data set.
+/// Facts about a data set.
 pub struct Images {
     /// Name in sweep files: that of a published data set, or `folder:PATH`.
     pub dataset: String,

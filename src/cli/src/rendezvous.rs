@@ -42,7 +42,7 @@ pub struct Announced {
     content: Vec<u8>,
 }
 
-/// What a coordinator announces of itself.
+/// A coordinator's announcement of itself.
 pub struct Announcement<'a> {
     pub bound: SocketAddr,
     /// Name or address by which other machines reach it, if they do.

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tonic::{Code, Status};
-use v1::report_chunk::Chunk;
+use v1::{ReportFiles, report_chunk::Chunk};
 
 use crate::clock::Clock;
 use crate::outbox::{OutboxStream, outbox};
@@ -588,7 +588,7 @@ async fn numbers_of_a_lying_worker_do_not_end_the_coordinator() {
 /// Returns the output of `Reports` in one piece, and its number of chunks.
 async fn report_of(
     reports: &Reports,
-    files: v1::ReportFiles,
+    files: ReportFiles,
 ) -> (v1::ReportHead, String, BTreeMap<String, Vec<u8>>) {
     let mut chunks = reports.open("small".to_owned(), 100, files).await.unwrap();
     let (mut head, mut text, mut found) = (None, String::new(), BTreeMap::<String, Vec<u8>>::new());
@@ -622,7 +622,7 @@ async fn a_report_in_pieces_is_that_of_the_journal() {
     });
     let mut worker = TaskWorker::new("worker-1-1");
     let complete = async {
-        while !report_of(&reports, v1::ReportFiles::None).await.0.complete {
+        while !report_of(&reports, ReportFiles::None).await.0.complete {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
     };
@@ -633,7 +633,7 @@ async fn a_report_in_pieces_is_that_of_the_journal() {
     let expected = report::report_at(&disk.replay(), &mut disk.clone(), "small", 100).unwrap();
     // Made, kept, and made again for another width in between.
     for _ in 0..2 {
-        let (head, text, files) = report_of(&reports, v1::ReportFiles::All).await;
+        let (head, text, files) = report_of(&reports, ReportFiles::All).await;
         assert_eq!(
             (head.complete, head.failed_trials),
             (expected.complete, expected.failed_trials)
@@ -644,18 +644,18 @@ async fn a_report_in_pieces_is_that_of_the_journal() {
                 .into_iter()
                 .eq(expected.files.iter().cloned().collect::<BTreeMap<_, _>>())
         );
-        let (_, _, files) = report_of(&reports, v1::ReportFiles::Json).await;
+        let (_, _, files) = report_of(&reports, ReportFiles::Json).await;
         assert_eq!(
             files.into_keys().collect::<Vec<_>>(),
             [report::RESULTS_JSON]
         );
         let narrow = reports
-            .open("small".to_owned(), 40, v1::ReportFiles::None)
+            .open("small".to_owned(), 40, ReportFiles::None)
             .await;
         drop(narrow.unwrap());
     }
     let unknown = reports
-        .open("no".to_owned(), 100, v1::ReportFiles::None)
+        .open("no".to_owned(), 100, ReportFiles::None)
         .await
         .unwrap_err();
     assert_eq!(unknown.message(), "no sweep is named `no`; known: small");

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use sweep::definition::{Figure, Spread, Table};
+use sweep::definition::{Figure, Look, Spread, Table};
 
 use crate::grid::{TableLayout, heading, published_value};
 use crate::notes;
@@ -122,7 +122,7 @@ pub fn as_table(figure: &Figure) -> Table {
         columns: vec![figure.x.clone()],
         value: figure.value,
         baseline: BTreeMap::new(),
-        spread: Spread::default(),
+        look: Look::default(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A table before it is drawn: headings, cells, marks and notes. `text.rs` and `markup.rs` draw it.
+//! A table before it is drawn: headings, cells, marks and notes. `text.rs`, `markdown.rs` and `latex.rs` draw it.
 //! `families.rs` decides which cells are best and how they compare.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -147,11 +147,14 @@ pub fn grid(results: &Results, table: &Table, layout: &TableLayout) -> Grid {
             line.push(match cell {
                 None => GridCell::Absent,
                 Some(cell) => {
-                    let standing = &layout.standings.cells[cell];
+                    let standing = match table.look.unmarked {
+                        true => &Standing::default(),
+                        false => &layout.standings.cells[cell],
+                    };
                     measured_cell(
                         &layout.summaries[cell],
                         standing,
-                        table.spread,
+                        table.look.spread,
                         &mut footnotes,
                     )
                 }
@@ -188,7 +191,7 @@ pub fn grid(results: &Results, table: &Table, layout: &TableLayout) -> Grid {
     Grid {
         name: table.name.clone(),
         caption: table.caption.clone(),
-        protocol: notes::protocol(results, table.value, table.spread),
+        protocol: notes::protocol(results, table.value, table.look.spread),
         warnings: notes::warnings(results),
         row_headings: table.rows.iter().map(|name| heading(name)).collect(),
         column_headings: table.columns.iter().map(|name| heading(name)).collect(),
@@ -479,7 +482,10 @@ fn all_notes(
         .iter()
         .map(|key| labels(results, &layout.columns, key).join(" / "))
         .collect();
-    all.extend(notes::comparisons(table, &layout.standings.families, &headings).map(about_all));
+    if !table.look.unmarked {
+        let families = &layout.standings.families;
+        all.extend(notes::comparisons(table, families, &headings).map(about_all));
+    }
     if cells
         .iter()
         .flatten()

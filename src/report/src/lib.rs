@@ -3,7 +3,7 @@
 //!
 //! `results.rs` folds the state into trials and cells; `grid.rs` and `figure.rs` lay them out
 //! (`families.rs` compares the cells, `comparison.rs` has the methods);
-//! `text.rs`, `markup.rs`, `sketch.rs` and `svg.rs` draw (`escape.rs` keeps text from being
+//! `text.rs`, `markdown.rs`, `latex.rs`, `sketch.rs` and `svg.rs` draw (`escape.rs` keeps text from being
 //! markup); `files.rs` and `stored.rs` (with `csv.rs`) write files for programs, to a `sink.rs`;
 //! `why.rs` traces a cell back to its trials.
 
@@ -14,7 +14,8 @@ mod families;
 mod figure;
 mod files;
 mod grid;
-mod markup;
+mod latex;
+mod markdown;
 mod notes;
 mod results;
 mod sink;
@@ -206,8 +207,12 @@ impl Drawn {
     fn write(&self, results: &Results, files: &mut Files<'_>) -> io::Result<()> {
         let name = |suffix: &str| format!("{}.{suffix}", self.table.name);
         files.add(name("txt"), &self.text(FILE_WIDTH))?;
-        files.add(name("md"), &markup::markdown(&self.grid))?;
-        files.add(name("tex"), &markup::latex(&self.grid))?;
+        files.add(name("md"), &markdown::markdown(&self.grid))?;
+        let tex = match &self.plot {
+            Some(plot) => latex::figure(plot),
+            None => latex::table(&self.grid, &self.table.look),
+        };
+        files.add(name("tex"), &tex)?;
         files.write(name("csv"), |out| {
             files::cells_csv(results, &self.table, &self.layout, out)
         })?;

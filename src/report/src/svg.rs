@@ -11,7 +11,7 @@ use unicode_width::UnicodeWidthStr;
 use crate::escape::xml;
 use crate::figure::{Line, Panel, Plot, Point};
 
-const COLOURS: [&str; 8] = [
+pub const COLOURS: [&str; 8] = [
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31",
 ];
 

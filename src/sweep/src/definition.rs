@@ -37,7 +37,7 @@ pub struct Sweep {
     #[serde(deserialize_with = "text::lines_list")]
     pub footnotes: Vec<String>,
     pub on_failure: OnFailure,
-    /// What is kept of each trial besides its result.
+    /// Files that are kept of each trial besides its result.
     #[serde(
         default = "keep::default_keep",
         skip_serializing_if = "keep::is_default"
@@ -146,8 +146,44 @@ pub struct Table {
     /// otherwise equal. Empty: with the best of its column.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub baseline: BTreeMap<String, String>,
-    #[serde(default, skip_serializing_if = "Spread::is_default")]
+    #[serde(default, skip_serializing_if = "Look::is_default")]
+    pub look: Look,
+}
+
+/// The appearance of a table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Look {
+    #[serde(default)]
     pub spread: Spread,
+    /// True for a table without bold type and signs.
+    #[serde(default)]
+    pub unmarked: bool,
+    #[serde(default)]
+    pub style: Style,
+    /// True if numbers in LaTeX are in columns of the package siunitx, aligned at their points.
+    #[serde(default)]
+    pub siunitx: bool,
+}
+
+impl Look {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The environment of a table in LaTeX.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Style {
+    /// `table`.
+    #[default]
+    Table,
+    /// `table*`: over both columns of the page.
+    Wide,
+    /// `sidewaystable`, of the package rotating.
+    Sideways,
+    /// `tabular` alone; captions and notes are comments.
+    Tabular,
 }
 
 /// The number after the ± of a mean over seeds.
@@ -161,12 +197,6 @@ pub enum Spread {
     Se,
     /// Half of the 95 % interval of the mean (Student's t).
     Ci95,
-}
-
-impl Spread {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// A figure: the axes of its horizontal direction, its lines and its panels.

@@ -59,7 +59,7 @@ pub struct RunRequest {
     pub allowed_paths: Option<Vec<PathBuf>>,
     /// Decoded data sets; shared by the trainers of a machine.
     pub cache_dir: PathBuf,
-    /// What to keep of the trial: files in the checkpoint directory, under the names of
+    /// The files to keep of the trial. They are in the checkpoint directory, under the names of
     /// `Kept::file_of_attempt`, that are complete before `Finished` is sent.
     #[serde(default, skip_serializing_if = "Keep::is_empty")]
     pub keep: Keep,

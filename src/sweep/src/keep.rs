@@ -1,5 +1,5 @@
-//! What a sweep keeps of its trials besides their results: the words of `keep` in a sweep file, and
-//! the files that they stand behind. None of it changes a trial or its id.
+//! The files that a sweep keeps of its trials besides their results, and the words of `keep` in a
+//! sweep file. None of it changes a trial or its id.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::trial::AttemptNo;
 pub enum Kept {
     /// curves.csv and classes.csv of the results folder, from the results in the journal.
     Curves,
-    /// What the trained network makes of each evaluation image.
+    /// The scores that the trained network gives each evaluation image.
     Predictions,
     /// The trained network.
     Weights,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::axis::DraftAxis;
-use crate::definition::{Axis, Figure, Measure, Output, Spread, Table};
+use crate::definition::{Axis, Figure, Look, Measure, Output, Spread, Style, Table};
 use crate::field::did_you_mean;
 use crate::reader::{Mapping, Reader};
 use crate::yaml::{Data, Node};
@@ -13,6 +13,13 @@ const MEASURES: &[(&str, &[Measure])] = &[
     ("last", &[Measure::Last]),
     ("best", &[Measure::Best]),
     ("both", &[Measure::Last, Measure::Best]),
+];
+
+const STYLES: &[(&str, Style)] = &[
+    ("table", Style::Table),
+    ("table*", Style::Wide),
+    ("sideways", Style::Sideways),
+    ("tabular", Style::Tabular),
 ];
 
 const SPREADS: &[(&str, Spread)] = &[
@@ -114,14 +121,15 @@ pub(crate) fn default_outputs(axes: &[Axis], name: &str, caption: &str) -> Vec<O
         columns,
         value: Measure::Last,
         baseline: BTreeMap::new(),
-        spread: Spread::default(),
+        look: Look::default(),
     };
     vec![Output::Table(table)]
 }
 
 fn read_table(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Output> {
     let keys = [
-        "name", "caption", "rows", "columns", "value", "baseline", "spread",
+        "name", "caption", "rows", "columns", "value", "baseline", "spread", "marks", "style",
+        "siunitx",
     ];
     let Some(mapping) = reader.mapping(node, "`table`", &keys) else {
         return Vec::new();
@@ -139,10 +147,7 @@ fn read_table(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Outpu
     let name = read_name(reader, &mapping, "table");
     let caption = read_caption(reader, &mapping);
     let baseline = read_baseline(reader, &mapping, axes);
-    let spread = mapping
-        .get("spread")
-        .and_then(|node| reader.word(node, "`spread`", SPREADS))
-        .unwrap_or_default();
+    let look = read_look(reader, &mapping);
     let make = |(name, value): (String, Measure)| {
         let (rows, columns) = (names(&rows), names(&columns));
         Output::Table(Table {
@@ -152,13 +157,30 @@ fn read_table(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Outpu
             columns,
             value,
             baseline: baseline.clone(),
-            spread,
+            look: look.clone(),
         })
     };
     measures(reader, &mapping, &name)
         .into_iter()
         .map(make)
         .collect()
+}
+
+fn read_look(reader: &mut Reader, mapping: &Mapping<'_>) -> Look {
+    let mut look = Look::default();
+    if let Some(node) = mapping.get("spread") {
+        look.spread = reader.word(node, "`spread`", SPREADS).unwrap_or_default();
+    }
+    if let Some(node) = mapping.get("style") {
+        look.style = reader.word(node, "`style`", STYLES).unwrap_or_default();
+    }
+    if let Some(node) = mapping.get("marks") {
+        look.unmarked = reader.flag(node, "`marks`") == Some(false);
+    }
+    if let Some(node) = mapping.get("siunitx") {
+        look.siunitx = reader.flag(node, "`siunitx`") == Some(true);
+    }
+    look
 }
 
 /// Reads `baseline: {loss: xent}`: axis to value, by name.

@@ -192,6 +192,15 @@ impl Reader {
         }
     }
 
+    pub(crate) fn flag(&mut self, node: &Node, what: &str) -> Option<bool> {
+        let Data::Bool(flag) = node.data else {
+            let message = format!("{what} is {}", node.kind());
+            self.refuse(&node.at, message, "write true or false");
+            return None;
+        };
+        Some(flag)
+    }
+
     /// Reads one of several words.
     pub(crate) fn word<T: Copy>(
         &mut self,

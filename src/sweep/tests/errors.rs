@@ -626,6 +626,18 @@ fn wrong_outputs() {
         ),
         ("TABLE, baseline: xent}", 63, "`baseline` is", ""),
         ("TABLE, spread: sem}", 61, "`spread` is `sem`", "`se`"),
+        (
+            "TABLE, style: tables}",
+            60,
+            "`style` is `tables`",
+            "`table`",
+        ),
+        (
+            "TABLE, marks: none}",
+            60,
+            "`marks` is text",
+            "true or false",
+        ),
         ("TABLE, name: results}", 5, "cannot be called `results`", ""),
         ("tabel: {rows: loss}", 5, "no key `tabel`", "`table`"),
         (

@@ -1,4 +1,4 @@
-//! What a sweep keeps of a trial, and `predict` with it: the kept network gives an image, read from a
+//! The files that a sweep keeps of a trial, and `predict` with them: the kept network gives an image, read from a
 //! file, the scores that the trial's own evaluation gave it.
 
 use std::io::Read;

@@ -200,7 +200,7 @@ fn advertised(
         None if bound.ip().is_unspecified() && launches => {
             Ok(Some(launching::own_address()?.to_string()))
         }
-        // Without a network nobody else reaches it.
+        // A machine without a network has no address, and no other reaches it.
         None if bound.ip().is_unspecified() => {
             Ok(launching::own_address().ok().map(|ip| ip.to_string()))
         }

@@ -26,7 +26,7 @@ use crate::script::Template;
 /// A hanging controller answers sbatch after 20 s, one that is gone after 40 s.
 const SUBMIT_LIMIT: Duration = Duration::from_secs(60);
 const ASK_LIMIT: Duration = Duration::from_secs(45);
-/// A test is a courtesy: nobody waits long for it.
+/// Short: the answer is useful, but not needed.
 const TEST_LIMIT: Duration = Duration::from_secs(10);
 /// The part of a failed job's log that is reported with it.
 const LOG_TAIL_BYTES: u64 = 2 << 10;

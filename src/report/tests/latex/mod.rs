@@ -5,9 +5,10 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
 
-use sweep::definition::{Measure, Output};
+use schedule::state::State;
+use sweep::definition::{Measure, Output, Style};
 
-use crate::fixture::{axis, report_of, state, succeeded, sweep, table};
+use crate::fixture::{axis, every_status_in, report_of, state, succeeded, sweep, table};
 
 /// Rows that fit on a page.
 const ROWS: usize = 30;
@@ -21,6 +22,25 @@ fn run(folder: &Path, program: &str, arguments: &[&str]) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{program} failed:\n{text}");
     text
+}
+
+/// Returns the text on the pages of a document, whose end is added.
+fn typeset(document: &str) -> String {
+    let folder = tempfile::tempdir().expect("a folder for temporary files");
+    let document = format!("{document}\\end{{document}}\n");
+    std::fs::write(folder.path().join("labels.tex"), document).expect("the folder can be written");
+    // twice, so that captions appear in the list of tables, and the legend of a figure
+    for _ in 0..2 {
+        run(
+            folder.path(),
+            "pdflatex",
+            &["-interaction=nonstopmode", "-halt-on-error", "labels.tex"],
+        );
+    }
+    if let Some(kept) = std::env::var_os("KEEP_PDF") {
+        std::fs::copy(folder.path().join("labels.pdf"), kept).expect("the PDF can be copied");
+    }
+    run(folder.path(), "pdftotext", &["-layout", "labels.pdf", "-"])
 }
 
 /// Returns the words on the pages of a document with one table per group of labels.
@@ -54,18 +74,7 @@ fn words(labels: &[String]) -> Vec<String> {
             .expect("a table has a LaTeX file");
         let _ = writeln!(document, "{}\\clearpage", String::from_utf8_lossy(tex));
     }
-    document.push_str("\\end{document}\n");
-    let folder = tempfile::tempdir().expect("a folder for temporary files");
-    std::fs::write(folder.path().join("labels.tex"), document).expect("the folder can be written");
-    // twice, so that captions appear in the list of tables
-    for _ in 0..2 {
-        run(
-            folder.path(),
-            "pdflatex",
-            &["-interaction=nonstopmode", "-halt-on-error", "labels.tex"],
-        );
-    }
-    let text = run(folder.path(), "pdftotext", &["-layout", "labels.pdf", "-"]);
+    let text = typeset(&document);
     let plain = |character: char| match character {
         '’' | '‘' => '\'',
         '”' => '"',
@@ -114,4 +123,46 @@ fn characters_of_every_script_are_set_or_named() {
             "{known} is not on the pages: {found:?}"
         );
     }
+}
+
+/// Every style, with and without siunitx, and a figure: what the headers of the files ask for is
+/// enough to set them, and the numbers are on the pages.
+#[test]
+#[ignore = "needs pdflatex, booktabs, siunitx, pgfplots and pdftotext, which .ci/run installs"]
+fn every_style_and_a_figure_are_set_by_a_real_latex() {
+    let mut document =
+        "\\documentclass{article}\n\\usepackage{booktabs,siunitx,rotating,pgfplots}\n\
+        \\usepgfplotslibrary{groupplots}\n\\begin{document}\n"
+            .to_owned();
+    let mut add = |tex: &str| {
+        let _ = writeln!(document, "{tex}\\clearpage");
+    };
+    for style in [Style::Table, Style::Wide, Style::Sideways, Style::Tabular] {
+        for siunitx in [false, true] {
+            let state = every_status_in(|table| {
+                table.look.style = style;
+                table.look.siunitx = siunitx;
+            });
+            add(&tex(&state, "main.tex"));
+        }
+    }
+    add(&tex(&every_status_in(|_| {}), "growth.tex"));
+    let text = typeset(&document);
+    let dense: String = text.split_whitespace().collect();
+    let count = |wanted: &str| dense.matches(wanted).count();
+    // eight tables (two of them rotated) and one figure, with its axis, legend and caption
+    assert!(count("90.2±0.4") == 8, "{text}");
+    assert!(count("samplesperclass") == 10, "{text}");
+    assert!(count("accuracy(%)") == 1, "{text}");
+    assert!(count("seedsmissing") == 1, "{text}");
+}
+
+fn tex(state: &State, name: &str) -> String {
+    let report = report_of(state, "statuses");
+    let (_, tex) = report
+        .files
+        .iter()
+        .find(|(file, _)| file == name)
+        .expect("every output has a LaTeX file");
+    String::from_utf8_lossy(tex).into_owned()
 }

@@ -31,7 +31,7 @@ pub struct Model {
     shape: ImageShape,
 }
 
-/// What a network makes of one image.
+/// A network's answer for one image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prediction {
     pub class: String,
