@@ -63,7 +63,7 @@ test-latex: setup
 # Two at a time: each has a Slurm of its own, and trains.
 test-cluster: build
 	@tests/slurm/prepare.sh
-	@$(CARGO) test --release --workspace --locked --test cluster --test real_slurm --test real_sshd -- --ignored --test-threads 2
+	@$(CARGO) test --release --workspace --locked --test cluster --test real_slurm --test real_sshd -- --ignored --test-threads 2 $$(tests/slurm/skips.sh)
 
 # The simulator runs few seeds: each mutant costs them again.
 mutants:

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::{System, wait_for};
+use crate::{System, wait_for_command};
 
 pub struct Cluster {
     folder: TempDir,
@@ -80,7 +80,7 @@ impl Cluster {
 
     /// Waits until the job is over, for good or ill, and returns the state that it ended in.
     pub fn ended(&self, job: &str) -> String {
-        wait_for(&format!("job {job} ends"), || {
+        wait_for_command(&format!("job {job} ends"), || {
             let state = self.state(job);
             ENDED.contains(&state.as_str()).then_some(state)
         })

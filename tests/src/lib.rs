@@ -22,7 +22,17 @@ use std::time::{Duration, Instant};
 pub const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Polls until there is an answer. Panics with `what` once the deadline has passed.
-pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    poll(what, Duration::from_millis(20), ask)
+}
+
+/// Does the same for questions that start processes, such as commands of Slurm: less often, since
+/// other tests need the CPUs too.
+pub fn wait_for_command<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    poll(what, Duration::from_millis(250), ask)
+}
+
+fn poll<T>(what: &str, interval: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(answer) = ask() {
@@ -34,6 +44,6 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
             DEADLINE.as_secs()
         );
         // the interval of polling, not the duration of anything
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(interval);
     }
 }

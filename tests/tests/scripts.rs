@@ -26,6 +26,7 @@ fn scripts_parse() {
         "deploy/bootstrap.sh",
         "tests/slurm/cluster.sh",
         "tests/slurm/prepare.sh",
+        "tests/slurm/skips.sh",
     ];
     for script in scripts
         .into_iter()

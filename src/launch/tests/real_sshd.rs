@@ -243,13 +243,21 @@ async fn a_host_that_cannot_be_used_is_left_out_with_one_line() {
     leave(&mut stranger, "orch-b-1").await;
 
     rig.program("orchestrator", "echo orchestrator 0.0.9");
-    let mut ssh = rig.ssh(sshd.options(), "127.0.1.1\n127.0.1.2 dir=/nowhere");
+    let without_trainer = Rig::new();
+    without_trainer.program("orchestrator-trainer", "echo no libtorch here; exit 1");
+    let home = without_trainer.folder.path().join("home");
+    let file = format!(
+        "127.0.1.1\n127.0.1.2 dir=/nowhere\n127.0.1.3 dir={}",
+        home.display()
+    );
+    let mut ssh = rig.ssh(sshd.options(), &file);
     for (name, expected) in [
         (
             "orch-c-1",
             "has orchestrator 0.0.9, and the coordinator is orchestrator 0.1.0",
         ),
         ("orch-c-2", "there is no folder /nowhere here"),
+        ("orch-c-3", "does not run: no libtorch here"),
     ] {
         assert!(matches!(
             submit(&mut ssh, name).await,
@@ -265,12 +273,14 @@ async fn a_host_that_cannot_be_used_is_left_out_with_one_line() {
         );
         assert_eq!(detail.lines().count(), 1, "{detail}");
     }
-    let outcome = submit(&mut ssh, "orch-c-3").await;
+    let outcome = submit(&mut ssh, "orch-c-4").await;
     let SubmitOutcome::Refused { message } = outcome else {
         panic!("{outcome:?}")
     };
     assert!(
-        message.contains("127.0.1.1 is left out: ") && message.contains("127.0.1.2 is left out: "),
+        ["127.0.1.1", "127.0.1.2", "127.0.1.3"]
+            .iter()
+            .all(|host| message.contains(&format!("{host} is left out: "))),
         "{message}"
     );
 }

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use tests::cluster::Cluster;
 use tests::results::{assert_same, undisturbed_files};
-use tests::{Process, System, wait_for};
+use tests::{Process, System, wait_for_command};
 
 const SWEEP: &str = "
 name: job
@@ -32,7 +32,7 @@ fn trials_of_cancelled_and_ending_jobs_are_preempted_and_never_crash() {
         "--signal=TERM",
     ] {
         let job = submit_worker(&cluster, &system, &["--time=10"], "--idle-timeout 2s");
-        wait_for("both slots train", || {
+        wait_for_command("both slots train", || {
             (epochs_under_way(&system) == 2).then_some(())
         });
         cluster.ask("scancel", &["--full", signal, &job]);
@@ -81,7 +81,7 @@ fn a_worker_reports_its_node_and_the_end_of_its_job() {
     for (limit, at_most_ms) in [("--time=10", Some(600_000)), ("--time=UNLIMITED", None)] {
         let options = [limit, "--nodelist=127.0.1.2"];
         let job = submit_worker(&cluster, &system, &options, "");
-        let worker = wait_for("the worker joins", || {
+        let worker = wait_for_command("the worker joins", || {
             let status = system.status()?;
             let workers = status["workers"].as_array()?.clone();
             workers

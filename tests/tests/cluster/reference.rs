@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use tests::System;
@@ -10,13 +11,21 @@ use tests::results::{assert_same, undisturbed_files};
 pub const SWEEP: &str = "
 name: job
 recipe: quick
-set: {dataset: digits, model: resnet-8, samples_per_class: 20, schedule: {constant: {epochs: 40}}}
+set: {dataset: digits, model: resnet-8, samples_per_class: 20, schedule: {constant: {epochs: 12}}}
 axes:
   loss: [xent, cos]
 seeds: 2
 outputs:
   - table: {rows: loss}
 ";
+
+/// Makes the first attempt of every trial sleep in each step, for longer than the steps take: a
+/// disturbance then meets it at work on fast and slow machines alike, and tests beside this one
+/// have the CPUs meanwhile. The trainers also log where they begin and what they finish.
+pub fn slowed(command: &mut Command, milliseconds: u32) {
+    command.env("ORCHESTRATOR_FAULT", format!("slow={milliseconds} epoch=0"));
+    command.env("RUST_LOG", "warn,trainer=info");
+}
 
 /// The processes of this system that run the program with this command, without `srun`.
 pub fn running(system: &System, role: &str) -> Vec<i32> {

@@ -11,7 +11,7 @@ use tests::binaries::binary;
 use tests::cluster::Cluster;
 use tests::{System, wait_for};
 
-use crate::reference::{SWEEP, assert_same_table, running};
+use crate::reference::{SWEEP, assert_same_table, running, slowed};
 
 #[test]
 #[ignore = "needs slurmctld: make test-cluster"]
@@ -62,11 +62,12 @@ fn a_mistake_never_holds_an_allocation() {
 fn a_killed_coordinator_and_killed_workers_are_replaced() {
     let cluster = Cluster::start(&["--nodes", "2"]);
     let system = folder();
-    let job = submit(
+    let job = submit_slowed(
         &cluster,
         &system,
         &["--nodes=2", "--cpus-per-task=2"],
         "job.yaml",
+        100,
     );
     wait_until_training(&system, &job);
     for role in ["coordinator", "worker", "worker"] {
@@ -106,11 +107,12 @@ fn a_job_without_a_worker_that_can_work_ends() {
 fn a_job_near_its_time_limit_requeues_itself_and_continues() {
     let cluster = Cluster::start(&["--nodes", "2"]);
     let system = folder();
-    let job = submit(
+    let job = submit_slowed(
         &cluster,
         &system,
         &["--nodes=2", "--cpus-per-task=2"],
         "job.yaml",
+        100,
     );
     wait_until_training(&system, &job);
     cluster.ask("scancel", &["--batch", "--signal=USR1", &job]);
@@ -129,11 +131,12 @@ fn a_job_that_is_stopped_or_cancelled_ends_and_the_same_command_continues() {
     let cluster = Cluster::start(&["--nodes", "2"]);
     let system = folder();
     for cancel in [&["--batch", "--signal=TERM"][..], &[]] {
-        let job = submit(
+        let job = submit_slowed(
             &cluster,
             &system,
             &["--nodes=2", "--cpus-per-task=2"],
             "job.yaml",
+            100,
         );
         wait_until_training(&system, &job);
         let arguments: Vec<&str> = cancel.iter().copied().chain([job.as_str()]).collect();
@@ -146,11 +149,12 @@ fn a_job_that_is_stopped_or_cancelled_ends_and_the_same_command_continues() {
         let log = log(&system, &job);
         assert!(log.contains("the same sbatch command continues"), "{log}");
     }
-    let job = submit(
+    let job = submit_slowed(
         &cluster,
         &system,
         &["--nodes=2", "--cpus-per-task=2"],
         "job.yaml",
+        100,
     );
     assert_eq!(cluster.ended(&job), "COMPLETED", "{}", log(&system, &job));
     assert_same_table(&system);
@@ -161,11 +165,12 @@ fn a_job_that_is_stopped_or_cancelled_ends_and_the_same_command_continues() {
 fn a_node_that_fails_costs_its_worker_and_not_the_job() {
     let cluster = Cluster::start(&["--nodes", "2"]);
     let system = folder();
-    let job = submit(
+    let job = submit_slowed(
         &cluster,
         &system,
         &["--nodes=2", "--cpus-per-task=2"],
         "job.yaml",
+        100,
     );
     wait_until_training(&system, &job);
     let batch_node = cluster.ask("scontrol", &["show", "job", "-o", &job]);
@@ -217,9 +222,9 @@ fn a_job_stays_for_the_sweeps_that_others_gave_to_its_coordinator() {
     let system = folder();
     let other = SWEEP
         .replace("name: job", "name: other")
-        .replace("epochs: 40", "epochs: 150");
+        .replace("epochs: 12", "epochs: 13");
     system.file("other.yaml", &other);
-    let job = submit(&cluster, &system, &["--cpus-per-task=2"], "job.yaml");
+    let job = submit_slowed(&cluster, &system, &["--cpus-per-task=2"], "job.yaml", 100);
     wait_until_training(&system, &job);
     let state = system.path("orchestrator-state");
     let address = fs::read_to_string(state.join("address")).expect("the address is published");
@@ -261,11 +266,23 @@ fn link(to: &Path, from: &Path) {
 
 /// Submits the script and returns the job's id.
 fn submit(cluster: &Cluster, system: &System, flags: &[&str], file: &str) -> String {
+    submit_slowed(cluster, system, flags, file, 0)
+}
+
+/// Submits the script with trials whose steps sleep: the job will be disturbed.
+fn submit_slowed(
+    cluster: &Cluster,
+    system: &System,
+    flags: &[&str],
+    file: &str,
+    milliseconds: u32,
+) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/slurm.sbatch");
     let mut command = cluster.command(system, "sbatch");
     command.args(["--parsable", "--time=10"]).args(flags);
     command.arg(script).arg(file);
     command.env("ORCHESTRATOR_HOME", system.path("home"));
+    slowed(&mut command, milliseconds);
     let output = command.output().expect("sbatch starts");
     assert!(
         output.status.success(),

@@ -18,6 +18,7 @@ use schedule::allocation::{
     AllocationId, Answering, EndCause, GiveBack, JobId, JobState, LaunchAnswer, LaunchRequest,
     Launcher, ObservedJob, SubmitOutcome,
 };
+use sweep::node_fault;
 use sweep::text::{Line, Lines};
 
 use crate::command::{self, Failure, Output, question, slurm};
@@ -77,7 +78,7 @@ impl Slurm {
         let text = self.template.text(allocation, avoid);
         let script = match write_script(&self.template.script_of(allocation), &text) {
             Ok(script) => script,
-            Err(message) => return SubmitOutcome::Refused { message },
+            Err(outcome) => return outcome,
         };
         let options = self.template.all_options(allocation, avoid);
         let outcome = submitted_by(&options, &script).await;
@@ -195,8 +196,9 @@ impl Slurm {
     }
 }
 
-/// Writes a script, with the folder that it is in.
-fn write_script(path: &Path, text: &str) -> Result<PathBuf, Line> {
+/// Writes a script, with the folder that it is in. A full disk gets room again: the error is then that
+/// of a cluster that does not answer, and the submission is tried later.
+fn write_script(path: &Path, text: &str) -> Result<PathBuf, SubmitOutcome> {
     let written = || {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
@@ -205,10 +207,13 @@ fn write_script(path: &Path, text: &str) -> Result<PathBuf, Line> {
         options.write(true).create(true).truncate(true).mode(0o700);
         options.open(path)?.write_all(text.as_bytes())
     };
-    match written() {
-        Ok(()) => Ok(path.to_owned()),
-        Err(error) => Err(format!("cannot write {}: {error}", path.display()).into()),
-    }
+    written().map(|()| path.to_owned()).map_err(|error| {
+        let message = format!("cannot write {}: {error}", path.display()).into();
+        match node_fault::is_of_node(&error) {
+            true => SubmitOutcome::Unreachable { message },
+            false => SubmitOutcome::Refused { message },
+        }
+    })
 }
 
 /// Submits a script with these options of sbatch.

@@ -64,7 +64,7 @@ impl Service {
     pub async fn submit(&self) -> SubmitOutcome {
         match write_script(&self.folder.join("script"), &self.text()) {
             Ok(script) => submitted_by(&self.all_options(), &script).await,
-            Err(message) => SubmitOutcome::Refused { message },
+            Err(outcome) => outcome,
         }
     }
 

@@ -134,9 +134,12 @@ data=@DATA@
 work=@WORK@
 mkdir -p "$work" 2>/dev/null && [ -w "$work" ] || fail "the work directory $work cannot be written: work= of the hosts file names another"
 private=$(mktemp -d) || fail "no folder for temporary files can be made"
-trap 'rm -rf "$private"' EXIT
+room=$work/.room-$$
+trap 'rm -rf "$private" "$room"' EXIT
 trap 'exit 143' TERM INT
-printf '%s\n' "$token" >"$private/token" || fail "there is no room in $private"
+printf '%s\n' "$token" 2>/dev/null >"$private/token" || fail "there is no room in $private"
+echo room 2>/dev/null >"$room" || fail "there is no room in the work directory $work"
+rm -f "$room"
 # A worker that an earlier connection left is on its way out: this one takes its place.
 pidfile=$work/ssh-$(uname -n)-@NAME@.pid
 if read -r pid start 2>/dev/null <"$pidfile" && [ -n "$start" ] && [ "$(born "$pid")" = "$start" ]; then
@@ -236,10 +239,11 @@ mod tests {
         let home = dir.path().join("home");
         let mut settings = settings();
         settings.dir = home.to_str().unwrap().to_owned();
-        let run = |host: &Host| {
+        let run_after = |before: &str, host: &Host| {
             let script = script(&settings, host, &AllocationId::from("orch-a-1"));
             let mut shell = Command::new("sh");
-            shell.arg("-c").arg(script).env("TMPDIR", dir.path());
+            shell.arg("-c").arg(format!("{before}\n{script}"));
+            shell.env("TMPDIR", dir.path());
             shell
                 .stdin(std::process::Stdio::piped())
                 .stderr(std::process::Stdio::piped());
@@ -254,9 +258,10 @@ mod tests {
                 String::from_utf8_lossy(&output.stderr).into_owned(),
             )
         };
+        let run = |host: &Host| run_after("", host);
         let plain = host("here");
-        let expect = |host: &Host, text: &str| {
-            let (code, stderr) = run(host);
+        let expect_after = |before: &str, host: &Host, text: &str| {
+            let (code, stderr) = run_after(before, host);
             assert_eq!(code, Some(UNUSABLE), "{stderr}");
             assert!(
                 stderr.starts_with("error: ") && stderr.lines().count() == 1,
@@ -264,6 +269,7 @@ mod tests {
             );
             assert!(stderr.contains(text), "{stderr}");
         };
+        let expect = |host: &Host, text: &str| expect_after("", host, text);
         expect(&plain, "there is no folder");
         std::fs::create_dir_all(home.join("bin")).unwrap();
         expect(&plain, "bin/orchestrator does not run");
@@ -284,6 +290,12 @@ mod tests {
         expect(&host("here data=/nowhere"), "there is no folder /nowhere");
         std::fs::write(home.join("file"), "").unwrap();
         expect(&host("here work=file/work"), "cannot be written");
+        // no byte can be written, as on a full disk: neither the token nor, with room for that, a worker's files
+        let full = "trap '' XFSZ; ulimit -f 0";
+        expect_after(full, &plain, "there is no room in ");
+        let without_token = format!("printf() {{ :; }}; {full}");
+        let in_work = "there is no room in the work directory orchestrator-work";
+        expect_after(&without_token, &plain, in_work);
         // then the worker: its arguments, and its exit code
         program(
             "orchestrator",
