@@ -594,14 +594,8 @@ async fn report_of(
     let (mut head, mut text, mut found) = (None, String::new(), BTreeMap::<String, Vec<u8>>::new());
     let mut current = String::new();
     loop {
-        match chunks
-            .recv()
-            .await
-            .expect("it ends with a last chunk")
-            .unwrap()
-            .chunk
-            .unwrap()
-        {
+        let next = chunks.recv().await.expect("it ends with a last chunk");
+        match next.unwrap().chunk.unwrap() {
             Chunk::Head(of) => head = Some(of),
             Chunk::Text(piece) => text.push_str(&piece),
             Chunk::File(name) => current = name,

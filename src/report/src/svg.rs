@@ -44,7 +44,8 @@ pub fn svg(plot: &Plot) -> String {
     for line in plot
         .subtitle
         .iter()
-        .flat_map(|line| wrapped(line, characters * 12 / 11))
+        // A plot has one font, so code has no marks.
+        .flat_map(|line| wrapped(&line.replace('`', ""), characters * 12 / 11))
     {
         body.push_str(&text(LEFT, y, "note", "start", &line));
         y += 15.0;
