@@ -104,7 +104,7 @@ pub enum Command {
     /// Fetch the libtorch that the trainer runs with, once; resumes where it was cut off
     Setup(SetupArgs),
     /// Show what a worker would get here, and whether Slurm can be used
-    Doctor,
+    Doctor(DoctorArgs),
     /// Show the settings in force, and whether each is from a flag, the environment or a file
     Config(ConfigArgs),
     /// Write the class embeddings of a hierarchy
@@ -697,6 +697,15 @@ pub struct JournalArgs {
 pub struct ManArgs {
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Folder for script and log of the job
+    #[arg(long, value_name = "DIR", default_value = "orchestrator-state")]
+    pub state_dir: PathBuf,
+    #[command(flatten)]
+    pub launch: LaunchArgs,
 }
 
 #[derive(Debug, Args)]

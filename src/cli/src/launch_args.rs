@@ -45,6 +45,9 @@ pub struct LaunchArgs {
     /// Name or address of this machine as the nodes reach it
     #[arg(long, value_name = "HOST", requires = "launch")]
     pub advertise: Option<String>,
+    /// Copy this build to hosts over ssh that have another one or none, into ~/.cache/orchestrator
+    #[arg(long, requires = "launch")]
+    pub push: bool,
     /// Print the script of a job and start nothing
     #[arg(long, requires = "launch")]
     pub dry_run: bool,

@@ -1,14 +1,17 @@
 //! `--launch`: what the user asked for, as the state machine and the launcher take it.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
 use launch::script::{self, Template};
 use launch::slurm::Slurm;
+use launch::slurm::probe::Probe;
 use launch::ssh::Ssh;
 use launch::ssh::hosts::{self, Host};
+use launch::ssh::push::Build;
 use launch::ssh::remote::{self, Settings};
 use schedule::allocation::{Launcher, QueueSpec};
 
@@ -67,32 +70,21 @@ impl Launching {
         data: &DataArgs,
         reach: &Reach<'_>,
     ) -> Result<Self, ExpectedError> {
-        let folder = absolute(&reach.state_dir.join(ALLOCATIONS))?;
         let limit = arguments.time.as_ref().map(|time| time.limit);
-        let notice = script::notice(limit);
-        let options = arguments.slurm_options();
-        let request = options.iter().chain(&arguments.options);
+        let template = template(
+            arguments,
+            reach.state_dir,
+            worker(arguments, devices, data, reach)?,
+        )?;
+        let request = template.options.iter().chain(&template.user_options);
         let request: Vec<String> = request.map(|option| quoted(option)).collect();
-        let prologue = arguments
-            .prologue
-            .as_deref()
-            .map(|file| std::fs::read_to_string(file).map_err(ExpectedError::file("read", file)));
         let spec = QueueSpec {
             launcher: "slurm".to_owned(),
             request: request.join(" ").as_str().into(),
-            folder: folder.to_string_lossy().into_owned(),
+            folder: text(&template.folder),
             max_allocations: arguments.nodes,
             time_limit_ms: limit.map(|limit| limit.as_millis() as u64),
-            notice_ms: notice.as_millis() as u64,
-        };
-        let template = Template {
-            folder,
-            options,
-            user_options: arguments.options.clone(),
-            notice,
-            prologue: prologue.transpose()?,
-            wrap: arguments.wrap.clone(),
-            worker: worker(arguments, devices, data, reach)?,
+            notice_ms: template.notice.as_millis() as u64,
         };
         Ok(Self {
             spec,
@@ -116,6 +108,15 @@ impl Launching {
         let program = program()?;
         let home = program.parent().and_then(Path::parent);
         let state_dir = absolute(reach.state_dir)?;
+        let version = Cli::command().render_version().trim().to_owned();
+        let home = home.unwrap_or(Path::new("/"));
+        let build = || {
+            let copied = home.join("bin");
+            Build::of(home, &version).map_err(ExpectedError::file(
+                "copy, for --push, the programs in",
+                copied,
+            ))
+        };
         let spec = QueueSpec {
             launcher: "ssh".to_owned(),
             request: text(file).as_str().into(),
@@ -128,9 +129,10 @@ impl Launching {
             folder,
             port: reach.port,
             token_file: absolute(reach.token_file)?,
-            version: Cli::command().render_version().trim().to_owned(),
+            push: arguments.push.then(build).transpose()?,
+            version,
             state: short_name(&state_dir),
-            dir: text(home.unwrap_or(Path::new("/"))),
+            dir: text(home),
             ssh_options: arguments.options.clone(),
             worker_options: [
                 "--idle-timeout".to_owned(),
@@ -147,6 +149,14 @@ impl Launching {
         })
     }
 
+    /// Returns the same for a coordinator that listens at this port.
+    pub fn listening_at(mut self, port: u16) -> Self {
+        if let Means::Ssh { settings, .. } = &mut self.means {
+            settings.port = port;
+        }
+        self
+    }
+
     /// Returns the script of an allocation of this name.
     pub fn script(&self, allocation: &str) -> String {
         match &self.means {
@@ -159,6 +169,17 @@ impl Launching {
                 scripts.collect()
             }
         }
+    }
+
+    /// The hosts over ssh, each once.
+    pub fn hosts(&self) -> Vec<String> {
+        let Means::Ssh { hosts, .. } = &self.means else {
+            return Vec::new();
+        };
+        let mut names: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+        let mut known = BTreeSet::new();
+        names.retain(|name| known.insert(name.clone()));
+        names
     }
 
     /// Asks the cluster whether it would refuse what the queue asks for, before anything is started.
@@ -180,6 +201,42 @@ impl Launching {
             Means::Ssh { settings, hosts } => Box::new(Ssh::new(settings, hosts)),
         }
     }
+}
+
+/// Returns what all jobs of these arguments have in common.
+fn template(
+    arguments: &LaunchArgs,
+    state_dir: &Path,
+    worker: Vec<String>,
+) -> Result<Template, ExpectedError> {
+    let prologue = arguments
+        .prologue
+        .as_deref()
+        .map(|file| std::fs::read_to_string(file).map_err(ExpectedError::file("read", file)));
+    Ok(Template {
+        folder: absolute(&state_dir.join(ALLOCATIONS))?,
+        options: arguments.slurm_options(),
+        user_options: arguments.options.clone(),
+        notice: script::notice(arguments.time.as_ref().map(|time| time.limit)),
+        prologue: prologue.transpose()?,
+        wrap: arguments.wrap.clone(),
+        worker,
+    })
+}
+
+/// Returns the job that runs `orchestrator doctor` as a worker would be run.
+pub fn probe(arguments: &LaunchArgs, state_dir: &Path, port: u16) -> Result<Probe, ExpectedError> {
+    let host = match &arguments.advertise {
+        Some(host) => host.clone(),
+        None => own_address()?.to_string(),
+    };
+    let doctor = vec![text(&program()?), "doctor".to_owned()];
+    let random = RandomState::new().hash_one(std::process::id()) as u32;
+    Ok(Probe {
+        template: template(arguments, state_dir, doctor)?,
+        name: format!("orch-doctor-{random:08x}").as_str().into(),
+        address: (host, port),
+    })
 }
 
 fn program() -> Result<PathBuf, ExpectedError> {

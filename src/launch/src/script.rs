@@ -58,13 +58,21 @@ impl Template {
     /// read, and on the command line no variable of the user (`SBATCH_...`) changes them. The nodes to
     /// `avoid` come before the user's options: an `--exclude` among those takes their place.
     pub fn all_options(&self, allocation: &AllocationId, avoid: &[String]) -> Vec<String> {
-        let own = [
+        let signal = format!("--signal=B:USR1@{}", self.notice.as_secs());
+        let avoid = (!avoid.is_empty()).then(|| format!("--exclude={}", avoid.join(",")));
+        let given = self.options.iter().chain(&self.user_options).cloned();
+        let own = self.own_options(allocation).into_iter();
+        own.chain([signal]).chain(avoid).chain(given).collect()
+    }
+
+    /// The options that the user does not choose.
+    pub(crate) fn own_options(&self, allocation: &AllocationId) -> Vec<String> {
+        [
             format!("--job-name={allocation}"),
             "--nodes=1".to_owned(),
             "--ntasks=1".to_owned(),
             // The coordinator replaces what is lost, by an allocation of its own.
             "--no-requeue".to_owned(),
-            format!("--signal=B:USR1@{}", self.notice.as_secs()),
             "--open-mode=append".to_owned(),
             // `%` would begin one of Slurm's placeholders
             format!(
@@ -72,10 +80,8 @@ impl Template {
                 shown(&self.log_of(allocation)).replace('%', "%%")
             ),
             format!("--chdir={}", shown(&self.folder_of(allocation))),
-        ];
-        let avoid = (!avoid.is_empty()).then(|| format!("--exclude={}", avoid.join(",")));
-        let given = self.options.iter().chain(&self.user_options).cloned();
-        own.into_iter().chain(avoid).chain(given).collect()
+        ]
+        .into()
     }
 
     pub fn text(&self, allocation: &AllocationId, avoid: &[String]) -> String {

@@ -64,6 +64,7 @@ impl Rig {
             version: VERSION.to_owned(),
             state: "7f3a9c1e".to_owned(),
             dir: shown("home"),
+            push: None,
             ssh_options,
             worker_options: vec!["--idle-timeout".to_owned(), "5m".to_owned()],
         };

@@ -5,6 +5,7 @@ mod cluster;
 mod config;
 mod data;
 mod doctor;
+mod doctor_job;
 mod embed;
 mod follow_sweep;
 mod init;
@@ -50,7 +51,10 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
         Command::Data(DataCommand::Sheet(arguments)) => data::sheet(&arguments, output),
         Command::Data(DataCommand::Check(arguments)) => data::check(&arguments, output),
         Command::Setup(arguments) => setup::setup(&arguments, output),
-        Command::Doctor => block_on(doctor::doctor(output)),
+        Command::Doctor(arguments) if arguments.launch.launch.is_some() => block_on(
+            doctor_job::doctor_job(&arguments.launch, &arguments.state_dir, output),
+        ),
+        Command::Doctor(_) => block_on(doctor::doctor(output)),
         Command::Config(_) => config::config(configuration, output),
         Command::Embed(arguments) => embed::embed(&arguments, output),
         Command::Journal(JournalCommand::Export(arguments)) => journal::export(&arguments),

@@ -3,6 +3,7 @@
 //! `text.rs`, `state.rs` and `reason.rs` understand what Slurm prints; this file runs its commands.
 //! Output is asked for in fixed fields and never as JSON, whose form changes between versions.
 
+pub mod probe;
 pub mod reason;
 pub mod service;
 pub mod state;
@@ -267,6 +268,20 @@ async fn explained(mut job: ObservedJob, log: &Path) -> ObservedJob {
         *detail = Lines::from(text);
     }
     job
+}
+
+/// Returns the newest job of a name, ended ones included. An error proves nothing.
+async fn newest_job(name: &AllocationId, log: &Path) -> Result<Option<ObservedJob>, Line> {
+    let name = format!("--name={name}");
+    let words = ["-h", "--me", "-t", "all", &name, "-o", text::SQUEUE_FORMAT];
+    let output = succeeded(command::run(question("squeue", words), ASK_LIMIT).await)?;
+    let jobs = text::queue(&output.stdout).into_iter();
+    Ok(
+        match jobs.max_by_key(|job| (job.job.0.len(), job.job.clone())) {
+            Some(job) => Some(explained(job, log).await),
+            None => None,
+        },
+    )
 }
 
 /// Several partitions of which one has no nodes made `sbatch --test-only` end controllers before

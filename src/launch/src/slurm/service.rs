@@ -11,8 +11,7 @@ use std::time::Duration;
 use schedule::allocation::{AllocationId, ObservedJob, SubmitOutcome};
 use sweep::text::Line;
 
-use super::{ASK_LIMIT, explained, submitted_by, succeeded, text, write_script};
-use crate::command::{self, question};
+use super::{newest_job, submitted_by, write_script};
 use crate::script::{directives, quoted};
 
 /// Time between the signal and the end of the job: the coordinator waits for what its workers give
@@ -70,17 +69,7 @@ impl Service {
 
     /// Returns the newest job of this name, ended ones included. An error proves nothing.
     pub async fn job(&self) -> Result<Option<ObservedJob>, Line> {
-        let name = format!("--name={}", self.name);
-        let words = ["-h", "--me", "-t", "all", &name, "-o", text::SQUEUE_FORMAT];
-        let output = succeeded(command::run(question("squeue", words), ASK_LIMIT).await)?;
-        let jobs = text::queue(&output.stdout);
-        let newest = jobs
-            .into_iter()
-            .max_by_key(|job| (job.job.0.len(), job.job.clone()));
-        Ok(match newest {
-            Some(job) => Some(explained(job, &self.log()).await),
-            None => None,
-        })
+        newest_job(&self.name, &self.log()).await
     }
 
     /// Removes what an earlier job printed.

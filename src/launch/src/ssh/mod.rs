@@ -5,6 +5,7 @@
 //! none. Read `remote.rs` for what runs on the host.
 
 pub mod hosts;
+pub mod push;
 pub mod remote;
 
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::hosts::Host;
-use self::remote::{Settings, UNUSABLE, allocated_port, script, ssh_arguments};
+use self::remote::{Settings, UNUSABLE, allocated_port, folder_name, script, ssh_arguments};
 
 /// ssh's own exit code: the connection failed or broke.
 const CONNECTION: i32 = 255;
@@ -44,6 +45,7 @@ const LAST_LINES: usize = 12;
 
 pub struct Ssh {
     settings: Arc<Settings>,
+    folders: Arc<Mutex<Folders>>,
     lines: Vec<HostLine>,
     /// Ended allocations that have not been asked about since.
     ended: BTreeMap<AllocationId, ObservedJob>,
@@ -91,6 +93,7 @@ impl Ssh {
         };
         Self {
             settings: Arc::new(settings),
+            folders: Arc::default(),
             lines: hosts.into_iter().map(line).collect(),
             ended: BTreeMap::new(),
         }
@@ -118,6 +121,7 @@ impl Ssh {
         )));
         let serving = Serving {
             settings: self.settings.clone(),
+            folders: self.folders.clone(),
             host: line.host.clone(),
             allocation: allocation.clone(),
             state: state.clone(),
@@ -233,6 +237,7 @@ fn waits(word: &str, sentence: &str) -> JobState {
 /// The task of one allocation: connects until it is asked to leave, or until its worker ends.
 struct Serving {
     settings: Arc<Settings>,
+    folders: Arc<Mutex<Folders>>,
     host: Arc<Host>,
     allocation: AllocationId,
     state: Arc<Mutex<JobState>>,
@@ -249,6 +254,8 @@ enum Ended {
     },
 }
 
+/// The work directory of copies, beside them.
+const COPIES_WORK: &str = "../work";
 /// Beginning of the detail of a failure that no further attempt can change.
 const CANNOT_BE_USED: &str = "cannot be used";
 
@@ -326,9 +333,13 @@ impl Serving {
             reason,
             served: false,
         };
-        let script = script(&self.settings, &self.host, &self.allocation);
+        let host = match self.host_with_build().await {
+            Ok(host) => host,
+            Err(ended) => return ended,
+        };
+        let script = script(&self.settings, &host, &self.allocation);
         let mut ssh = Command::new("ssh");
-        ssh.args(ssh_arguments(&self.settings, &self.host, &script));
+        ssh.args(ssh_arguments(&self.settings, &host, &script));
         ssh.stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
@@ -344,6 +355,7 @@ impl Serving {
         let mut output = Output {
             lines: BufReader::new(stderr),
             host: self.host.address.clone(),
+            folders: self.folders.clone(),
             last: Vec::new(),
         };
         let Ok(port) = tokio::time::timeout(TUNNEL, output.port(log)).await else {
@@ -370,6 +382,29 @@ impl Serving {
                 last_lines: output.last_lines("\n"),
             },
         }
+    }
+
+    /// Returns the host, with the folder of a copy of this build if it lacked it.
+    async fn host_with_build(&mut self) -> Result<Host, Ended> {
+        let mut host = Host::clone(&self.host);
+        let Some(build) = &self.settings.push else {
+            return Ok(host);
+        };
+        let dir = tokio::select! {
+            dir = push::folder(build, &self.settings, &self.host) => dir?,
+            _ = self.orders.wait_for(|order| *order != Order::Serve) => {
+                return Err(Ended::Connection {
+                    reason: "it was asked to leave".to_owned(),
+                    served: false,
+                });
+            }
+        };
+        if host.dir.as_ref().unwrap_or(&self.settings.dir) != &dir {
+            // the same one for every later copy
+            host.work.get_or_insert_with(|| COPIES_WORK.to_owned());
+        }
+        host.dir = Some(dir);
+        Ok(host)
     }
 
     /// Writes the tunnel's port and the token. The stream stays open: its end ends the worker.
@@ -425,6 +460,7 @@ impl Serving {
 struct Output {
     lines: BufReader<ChildStderr>,
     host: String,
+    folders: Arc<Mutex<Folders>>,
     last: Vec<String>,
 }
 
@@ -457,6 +493,16 @@ impl Output {
             .to_owned();
         self.lines.consume(used);
         log.write(&self.host, &text, whole);
+        if let Some(name) = folder_name(&text) {
+            if let Some(other) = locked(&self.folders).note(&self.host, name) {
+                tracing::warn!(
+                    host = self.host,
+                    "its work directory is not that of {other}: a trial that moves between them begins again, unless \
+                     `work=` names a folder that they share"
+                );
+            }
+            return true;
+        }
         if text.starts_with("error: ") {
             tracing::warn!(host = self.host, "{text}");
         } else {
@@ -479,6 +525,25 @@ impl Output {
             true => "without a word".to_owned(),
             false => lines.join(separator),
         }
+    }
+}
+
+/// The work directories of hosts, by the random names that the hosts read in them.
+#[derive(Default)]
+struct Folders {
+    hosts: BTreeMap<String, String>,
+}
+
+impl Folders {
+    /// Notes the folder of a host. Returns a host with another folder, the first time.
+    fn note(&mut self, host: &str, name: &str) -> Option<&str> {
+        let before = self.hosts.insert(host.to_owned(), name.to_owned());
+        if before.as_deref() == Some(name) {
+            return None;
+        }
+        let mut hosts = self.hosts.iter();
+        let other = hosts.find(|(other, theirs)| *other != host && *theirs != name);
+        other.map(|(other, _)| other.as_str())
     }
 }
 
@@ -565,6 +630,15 @@ mod tests {
         let mut delays = Delays::default();
         let seconds: Vec<_> = (0..6).map(|_| delays.next().as_secs()).collect();
         assert_eq!(seconds, [1, 5, 15, 60, 60, 60]);
+    }
+
+    #[test]
+    fn a_work_directory_that_is_not_shared_is_noticed_once() {
+        let mut folders = Folders::default();
+        assert_eq!(folders.note("node1", "a"), None);
+        assert_eq!(folders.note("node2", "a"), None, "shared");
+        assert_eq!(folders.note("node3", "b"), Some("node1"));
+        assert_eq!(folders.note("node3", "b"), None, "known");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schedule::allocation::AllocationId;
 
 use super::hosts::Host;
+use super::push::Build;
 use crate::script::quoted;
 
 /// Everything that the hosts of a file have in common.
@@ -22,6 +23,8 @@ pub struct Settings {
     pub state: String,
     /// The folder of the unpacked tarball on hosts without `dir=`.
     pub dir: String,
+    /// The build that hosts which lack it get; `None`: they are left out.
+    pub push: Option<Build>,
     /// Further options for ssh, one word each.
     pub ssh_options: Vec<String>,
     /// Further words for the worker: `--idle-timeout 5m`.
@@ -35,6 +38,16 @@ pub(crate) const UNUSABLE: i32 = 78;
 /// hosts and known hosts count; it never asks for a password.
 pub fn ssh_arguments(settings: &Settings, host: &Host, script: &str) -> Vec<String> {
     let forward = format!("0:127.0.0.1:{}", settings.port);
+    ssh_command(settings, host, &["-R".to_owned(), forward], script)
+}
+
+/// Returns ssh's arguments for a script on the host, with these flags.
+pub(super) fn ssh_command(
+    settings: &Settings,
+    host: &Host,
+    flags: &[String],
+    script: &str,
+) -> Vec<String> {
     let options = [
         "BatchMode=yes",
         "ConnectTimeout=15",
@@ -53,12 +66,8 @@ pub fn ssh_arguments(settings: &Settings, host: &Host, script: &str) -> Vec<Stri
     for option in options {
         words.extend(["-o".to_owned(), option.to_owned()]);
     }
-    words.extend([
-        "-R".to_owned(),
-        forward,
-        "--".to_owned(),
-        host.address.clone(),
-    ]);
+    words.extend_from_slice(flags);
+    words.extend(["--".to_owned(), host.address.clone()]);
     // The login shell there may be any; this one is a POSIX shell.
     words.push(format!("exec sh -c {}", quoted(script)));
     words
@@ -70,6 +79,17 @@ pub fn allocated_port(line: &str) -> Option<u16> {
     let (port, rest) = rest.split_once(' ')?;
     rest.starts_with("for remote forward to")
         .then(|| port.parse().ok())?
+}
+
+/// Beginning of the line that names the host's work directory.
+const FOLDER: &str = "work folder ";
+
+/// Finds the name of the host's work directory in a line of the script: a random one, which hosts
+/// that share the directory have in common.
+pub fn folder_name(line: &str) -> Option<&str> {
+    let name = line.strip_prefix(FOLDER)?.trim();
+    let is_name = name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_name.then_some(name)
 }
 
 /// Returns the script that runs on the host. It holds no secret: the tunnel's port and the token are
@@ -96,6 +116,7 @@ pub fn script(settings: &Settings, host: &Host, allocation: &AllocationId) -> St
             "@WORK@",
             &quoted(host.work.as_deref().unwrap_or("orchestrator-work")),
         )
+        .replace("@FOLDER@", FOLDER)
         .replace("@NAME@", &quoted(&name_of_worker(settings, host)))
         .replace("@WORKER@", &worker.join(" "))
 }
@@ -127,12 +148,20 @@ read -r port && read -r token || exit 255
 [ "$(uname -m)" = @ARCHITECTURE@ ] || fail "this machine is $(uname -m), and the program is for @ARCHITECTURE@"
 cd @DIR@ 2>/dev/null || fail "there is no folder "@DIR@" here: dir= of the hosts file names the unpacked tarball"
 found=$(bin/orchestrator --version 2>&1) || fail "bin/orchestrator does not run in $(pwd): $found"
-[ "$found" = @VERSION@ ] || fail "$(pwd) has $found, and the coordinator is "@VERSION@": install the same build"
+[ "$found" = @VERSION@ ] || fail "$(pwd) has $found, and the coordinator is "@VERSION@": install the same build, or copy it with --push"
 found=$(bin/orchestrator-trainer devices 2>&1) || fail "the trainer in $(pwd) does not run: $found"
 data=@DATA@
 [ -z "$data" ] || [ -d "$data" ] || fail "there is no folder $data here: data= of the hosts file names the data sets"
 work=@WORK@
 mkdir -p "$work" 2>/dev/null && [ -w "$work" ] || fail "the work directory $work cannot be written: work= of the hosts file names another"
+# Hosts that read the same name here share the folder.
+if [ ! -s "$work/folder-name" ]; then
+  name=$(mktemp "$work/folder-name.XXXXXX" 2>/dev/null) || fail "there is no room in $work"
+  { head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n'; echo; } >"$name"
+  ln "$name" "$work/folder-name" 2>/dev/null
+  rm -f "$name"
+fi
+echo "@FOLDER@$(cat "$work/folder-name" 2>/dev/null)" >&2
 private=$(mktemp -d) || fail "no folder for temporary files can be made"
 room=$work/.room-$$
 trap 'rm -rf "$private" "$room"' EXIT
@@ -180,6 +209,7 @@ mod tests {
             version: "orchestrator 0.1.0".to_owned(),
             state: "7f3a9c1e".to_owned(),
             dir: "/opt/it's here".to_owned(),
+            push: None,
             ssh_options: vec!["-p".to_owned(), "2222".to_owned()],
             worker_options: vec!["--idle-timeout".to_owned(), "5m".to_owned()],
         }
@@ -263,6 +293,11 @@ mod tests {
         let expect_after = |before: &str, host: &Host, text: &str| {
             let (code, stderr) = run_after(before, host);
             assert_eq!(code, Some(UNUSABLE), "{stderr}");
+            let stderr: Vec<&str> = stderr
+                .lines()
+                .filter(|line| folder_name(line).is_none())
+                .collect();
+            let stderr = stderr.join("\n");
             assert!(
                 stderr.starts_with("error: ") && stderr.lines().count() == 1,
                 "{stderr}"
@@ -301,7 +336,12 @@ mod tests {
             "orchestrator",
             "[ \"$1\" = --version ] && echo orchestrator 0.1.0 && exit\necho \"$*\" >args; cat \"$5\" >token; exit 75",
         );
-        assert_eq!(run(&plain).0, Some(75));
+        let (code, stderr) = run(&plain);
+        assert_eq!(code, Some(75));
+        let name = |stderr: &str| stderr.lines().find_map(folder_name).map(str::to_owned);
+        assert!(name(&stderr).is_some(), "{stderr}");
+        assert_eq!(name(&run(&plain).1), name(&stderr), "the same folder");
+        assert_ne!(name(&run(&host("here work=other")).1), name(&stderr));
         let arguments = std::fs::read_to_string(home.join("args")).unwrap();
         assert!(
             arguments.starts_with("worker --coordinator http://127.0.0.1:7400 --token-file "),

@@ -1,6 +1,7 @@
 //! How many allocations are wanted, and which are given back. Follows from the state alone.
 //!
-//! Growth: one at a time, and the first one alone until its worker has reported its slots.
+//! Growth: one at a time, and the first one alone until its worker has reported its slots. Hosts over
+//! ssh belong to the user: none waits for another, and one that cannot be reached counts as none.
 //! Shrink: jobs that wait are cancelled once no trial has needed them for a while. Those that run are
 //! left to their workers, which leave when they have been idle.
 
@@ -90,7 +91,9 @@ impl Need {
     pub fn of(state: &State, config: &Config, live: &LaunchLive, now: Millis) -> Self {
         let queue = &state.launch_queues[&live.queue];
         let spec = &queue.spec;
+        let is_ssh = spec.launcher == "ssh";
         let (mut lasting, mut queued, mut busy, mut unresolved) = (0_u32, 0_u32, 0_u32, false);
+        let mut retrying = 0_u32;
         for (id, entry) in unended(state, &spec.launcher) {
             unresolved |= entry.phase == AllocationPhase::Intended;
             if let Some((worker, _)) = present_worker(state, entry) {
@@ -102,6 +105,10 @@ impl Need {
             if is_over || is_expiring(state, config, live, (id, entry), now) {
                 continue;
             }
+            if is_ssh && matches!(entry.phase, AllocationPhase::Pending { .. }) {
+                retrying += 1;
+                continue;
+            }
             lasting += 1;
             queued += u32::from(is_queued(entry));
         }
@@ -110,16 +117,24 @@ impl Need {
             .as_ref()
             .map_or(1, |shape| shape.slots.len().max(1)) as u64;
         let could_use = (u64::from(busy) + waiting_trials(state, live)).div_ceil(slots);
-        let alone = if queue.shape.is_none() { 1 } else { u64::MAX };
+        let alone = match queue.shape.is_none() && !is_ssh {
+            true => 1,
+            false => u64::MAX,
+        };
         let wanted = could_use.min(u64::from(spec.max_allocations)).min(alone) as u32;
         let delayed = queue.delay.as_ref().is_some_and(|delay| now < delay.until);
+        let surplus = lasting.saturating_sub(wanted).min(queued);
         Self {
             grow: lasting < wanted
+                && lasting + retrying < spec.max_allocations
                 && queued < config.launch.max_queued
                 && !unresolved
                 && !delayed
                 && queue.paused.is_none(),
-            surplus: lasting.saturating_sub(wanted).min(queued),
+            surplus: match wanted {
+                0 => surplus + retrying,
+                _ => surplus,
+            },
             wanted,
         }
     }

@@ -231,6 +231,45 @@ fn no_more_than_the_work_needs_and_no_more_than_the_user_allows() {
     }
 }
 
+/// A host that cannot be reached keeps no other from its work, and is tried for as long as there is
+/// work.
+#[test]
+fn hosts_that_cannot_be_reached_do_not_count() {
+    let mut world = World::new();
+    world.submit(grid("table", 2, 1, ""));
+    let hosts = QueueSpec {
+        launcher: "ssh".to_owned(),
+        ..spec(4)
+    };
+    open(&mut world, hosts).expect("the queue can be opened");
+    let unreachable = || pending("unreachable", ReasonClass::Wait);
+    let first = accepted(&mut world);
+    let second = accepted(&mut world);
+    assert_eq!(asked(&world), None, "two trials, two hosts");
+    observe(
+        &mut world,
+        &[(&first, unreachable()), (&second, unreachable())],
+    );
+    let third = accepted(&mut world);
+    let fourth = accepted(&mut world);
+    let all = [&first, &second, &third, &fourth].map(|id| (id, unreachable()));
+    observe(&mut world, &all);
+    world.wait(10 * MINUTE);
+    assert_eq!(world.state.allocations.len(), 4, "the file has no more");
+    world
+        .give(Input::Cancel {
+            sweep: "table".into(),
+        })
+        .expect("it is known");
+    for _ in 0..8 {
+        observe(&mut world, &all);
+        world.wait(MINUTE);
+    }
+    for id in [&first, &second, &third, &fourth] {
+        assert!(phase(&world, id).is_draining(), "{id}");
+    }
+}
+
 #[test]
 fn trials_that_no_worker_of_the_queue_can_take_ask_for_nothing() {
     let mut world = launching(8, 1);

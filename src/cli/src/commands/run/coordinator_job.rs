@@ -52,9 +52,7 @@ impl Run<'_> {
         if !self.arguments.detach {
             ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
         }
-        self.launching(0, std::path::Path::new("token"))?
-            .test()
-            .await?;
+        self.launching()?.test().await?;
         let attached = async {
             let state_dir = &self.arguments.target.state_dir;
             let mut is_submitted = false;

@@ -2,7 +2,6 @@
 //! is work, and everything that was asked for is given back at the end.
 
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
-use std::path::Path;
 use std::time::Duration;
 
 use schedule::allocation::{AllocationStatus, ClusterStatus, PauseCause};
@@ -20,17 +19,19 @@ use crate::launching::{self, Launching, Reach};
 use crate::output;
 use crate::results_folder::ResultsFolder;
 use crate::signals::Signals;
-use crate::{advice, stderr};
+use crate::{advice, rendezvous, stderr};
 
 /// Interval between two looks at the cluster's state.
 const LOOK: Duration = Duration::from_secs(2);
+/// Time after which hosts over ssh that have no worker are listed.
+const HOSTS_ARE_THERE: Duration = Duration::from_secs(60);
 /// Time for jobs to end once they were given back.
 const GIVE_BACK: Duration = Duration::from_secs(90);
 
 impl Run<'_> {
     /// Prints the script of a job, for `--dry-run`.
     pub(super) fn print_script(&self) -> Result<Outcome, ExpectedError> {
-        let launching = self.launching(0, Path::new("token"))?;
+        let launching = self.launching()?;
         if self.arguments.coordinator_job.is_some() {
             self.print_coordinator_script()?;
         }
@@ -41,19 +42,21 @@ impl Run<'_> {
     pub(super) async fn on_cluster(&self, signals: &mut Signals) -> Result<Outcome, ExpectedError> {
         ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
         let state_dir = &self.arguments.target.state_dir;
-        let tested = self.launching(0, Path::new("token"))?;
-        tested.test().await?;
+        // once: a prologue may come through a pipe
+        let launching = self.launching()?;
+        launching.test().await?;
         let ip = self.advertised_ip()?;
         let advertise = self.arguments.launch.advertise.clone();
         let advertise = advertise.unwrap_or_else(|| ip.to_string());
         let mut embedded = Embedded::on_network(state_dir, &ip, &advertise).await?;
-        let launching = self.launching(embedded.port, &embedded.token_file)?;
+        let launching = launching.listening_at(embedded.port);
         let (mut client, reply) = submit(&embedded.access, &self.sweep, SUBMIT_TIMEOUT).await?;
         self.print_submission(&reply);
         self.discard_results(&mut client, &reply.sweep).await?;
         self.print_unfinished(&client.status(None).await?, &reply.sweep);
+        let hosts = launching.hosts();
         embedded.launch(&reply.sweep, launching).await?;
-        let mut cluster = client.clone();
+        let (mut cluster, mut hosts_seen) = (client.clone(), client.clone());
         let mut follower = Follower::new(client, &reply.sweep, false);
         let mut writer =
             ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
@@ -62,6 +65,7 @@ impl Run<'_> {
             followed = self.follow(&mut follower, &mut writer, &mut view, Workers::Launched) => followed,
             error = embedded.failed() => Err(error),
             error = hopeless(&mut cluster) => Err(error),
+            never = print_hosts(&mut hosts_seen, &hosts) => match never {},
             signal = signals.next() => Ok(Followed::Interrupted(signal)),
         };
         view.finish();
@@ -101,17 +105,14 @@ impl Run<'_> {
         outcome.and_then(|outcome| given_back.and(ended).map(|()| outcome))
     }
 
-    pub(super) fn launching(
-        &self,
-        port: u16,
-        token_file: &Path,
-    ) -> Result<Launching, ExpectedError> {
+    pub(super) fn launching(&self) -> Result<Launching, ExpectedError> {
         let arguments = &self.arguments.launch;
         let devices = self.devices();
+        let state_dir = &self.arguments.target.state_dir;
         let reach = Reach {
-            state_dir: &self.arguments.target.state_dir,
-            port,
-            token_file,
+            state_dir,
+            port: 0,
+            token_file: &rendezvous::token_file(state_dir),
         };
         Launching::new(arguments, &devices, &self.arguments.data, &reach)
     }
@@ -150,6 +151,40 @@ async fn hopeless(client: &mut Client) -> ExpectedError {
             };
         }
     }
+}
+
+/// Prints, once, which hosts over ssh have a worker by then and why the others have none.
+async fn print_hosts(client: &mut Client, hosts: &[String]) -> std::convert::Infallible {
+    sleep(HOSTS_ARE_THERE).await;
+    if let Ok(status) = client.cluster_status().await {
+        for line in lines_of_hosts(&status, hosts) {
+            stderr::print(&line);
+        }
+    }
+    std::future::pending().await
+}
+
+/// Returns a line for each host; none if all have a worker.
+fn lines_of_hosts(status: &ClusterStatus, hosts: &[String]) -> Vec<String> {
+    let entry = |host: &str| {
+        // those that have not ended come first, then the newest
+        let mut of_host = status.allocations.iter();
+        of_host.find(|entry| entry.job.as_deref() == Some(host))
+    };
+    let has_worker = |host: &String| entry(host).is_some_and(|entry| entry.worker.is_some());
+    if hosts.iter().all(has_worker) {
+        return Vec::new();
+    }
+    let line = |host: &String| match entry(host) {
+        Some(AllocationStatus {
+            worker: Some(_), ..
+        }) => format!("{host}: connected"),
+        Some(AllocationStatus { state, reason, .. }) => {
+            format!("{host}: {}", reason.as_ref().unwrap_or(state))
+        }
+        None => format!("{host}: not asked yet, since no trial waits for it"),
+    };
+    hosts.iter().map(line).collect()
 }
 
 fn refusal(status: &ClusterStatus) -> Option<String> {
@@ -237,9 +272,8 @@ fn way_out(allocations: &[AllocationStatus], is_ssh: bool) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn jobs_that_stay_are_named_by_their_numbers() {
-        let entry = |number: u32, job: Option<&str>, state: &str| AllocationStatus {
+    fn entry(number: u32, job: Option<&str>, state: &str) -> AllocationStatus {
+        AllocationStatus {
             allocation: format!("orch-job-{number}"),
             job: job.map(str::to_owned),
             state: state.to_owned(),
@@ -249,7 +283,38 @@ mod tests {
             time_left_ms: None,
             since_ms: 0,
             log: String::new(),
+        }
+    }
+
+    #[test]
+    fn every_host_without_a_worker_has_its_reason() {
+        let connected = AllocationStatus {
+            worker: Some("node1-7".to_owned()),
+            ..entry(1, Some("node1"), "running")
         };
+        let refused = AllocationStatus {
+            reason: Some("it failed: cannot be used: no trainer".to_owned()),
+            ..entry(2, Some("node2"), "ended")
+        };
+        let status = ClusterStatus {
+            queue: None,
+            allocations: vec![connected, refused],
+        };
+        let hosts = ["node1", "node2", "node3"].map(str::to_owned);
+        assert_eq!(
+            lines_of_hosts(&status, &hosts),
+            [
+                "node1: connected",
+                "node2: it failed: cannot be used: no trainer",
+                "node3: not asked yet, since no trial waits for it",
+            ]
+        );
+        assert!(lines_of_hosts(&status, &hosts[..1]).is_empty());
+        assert!(lines_of_hosts(&status, &[]).is_empty(), "Slurm");
+    }
+
+    #[test]
+    fn jobs_that_stay_are_named_by_their_numbers() {
         let all = [
             entry(1, Some("17"), "ended"),
             entry(2, Some("18"), "running"),
