@@ -28,6 +28,7 @@ mod proposal;
 mod rendezvous;
 mod reports;
 mod results_folder;
+mod serve_args;
 mod signals;
 mod stderr;
 mod trainer;

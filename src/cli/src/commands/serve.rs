@@ -2,7 +2,7 @@
 //! `orchestrator run`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -345,7 +345,6 @@ pub fn slots(arguments: &DeviceArgs) -> Result<Vec<Slot>, ExpectedError> {
 pub struct Embedded {
     pub access: Access,
     pub port: u16,
-    pub token_file: PathBuf,
     coordinator: coordinator::Handle,
     worker: Option<worker::Handle>,
     _announced: Announced,
@@ -436,7 +435,6 @@ impl Embedded {
         Ok(Self {
             access: Access::embedded(&rendezvous::address_here(bound), token),
             port: bound.port(),
-            token_file,
             coordinator,
             worker: None,
             _announced: announced,

@@ -48,7 +48,7 @@ impl Probe {
         let _ = std::fs::remove_file(self.template.log_of(&self.name));
         match write_script(&self.template.script_of(&self.name), &self.text()) {
             Ok(script) => submitted_by(&self.all_options(), &script).await,
-            Err(message) => SubmitOutcome::Refused { message },
+            Err(outcome) => outcome,
         }
     }
 

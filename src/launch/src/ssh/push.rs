@@ -34,7 +34,7 @@ impl Build {
             hasher.write(&std::fs::read(home.join("bin").join(name))?);
         }
         let plain = |letter: char| letter.is_ascii_alphanumeric() || ".+-".contains(letter);
-        let version = version.rsplit(' ').next().unwrap_or_default();
+        let version = version.split(' ').nth(1).unwrap_or_default();
         let version: String = version.chars().filter(|letter| plain(*letter)).collect();
         Ok(Self {
             home: home.to_owned(),

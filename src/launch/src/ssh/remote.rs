@@ -336,12 +336,13 @@ mod tests {
             "orchestrator",
             "[ \"$1\" = --version ] && echo orchestrator 0.1.0 && exit\necho \"$*\" >args; cat \"$5\" >token; exit 75",
         );
+        let name = |stderr: &str| stderr.lines().find_map(folder_name).map(str::to_owned);
+        let other = name(&run(&host("here work=other")).1);
         let (code, stderr) = run(&plain);
         assert_eq!(code, Some(75));
-        let name = |stderr: &str| stderr.lines().find_map(folder_name).map(str::to_owned);
         assert!(name(&stderr).is_some(), "{stderr}");
         assert_eq!(name(&run(&plain).1), name(&stderr), "the same folder");
-        assert_ne!(name(&run(&host("here work=other")).1), name(&stderr));
+        assert_ne!(other, name(&stderr));
         let arguments = std::fs::read_to_string(home.join("args")).unwrap();
         assert!(
             arguments.starts_with("worker --coordinator http://127.0.0.1:7400 --token-file "),

@@ -259,6 +259,7 @@ fn hosts_that_cannot_be_reached_do_not_count() {
     world
         .give(Input::Cancel {
             sweep: "table".into(),
+            reason: "test".into(),
         })
         .expect("it is known");
     for _ in 0..8 {
