@@ -8,7 +8,9 @@ use clap_complete::Shell;
 use worker::devices::DeviceChoice;
 
 pub use crate::config::ConfigArgs;
+pub use crate::doctor_args::DoctorArgs;
 use crate::exit::EXIT_CODES;
+pub use crate::init_args::InitArgs;
 pub use crate::launch_args::LaunchArgs;
 use crate::rendezvous;
 pub use crate::serve_args::{CoordinatorArgs, WorkerArgs};
@@ -102,7 +104,7 @@ pub enum Command {
     Data(DataCommand),
     /// Fetch the libtorch that the trainer runs with, once; resumes where it was cut off
     Setup(SetupArgs),
-    /// Show what a worker would get here, and whether Slurm can be used
+    /// Show what this machine gives to workers and commands, what is in the way, and what to do
     Doctor(DoctorArgs),
     /// Show the settings in force, and whether each is from a flag, the environment or a file
     Config(ConfigArgs),
@@ -253,30 +255,6 @@ pub struct RunArgs {
         help_heading = "Workers on a cluster"
     )]
     pub coordinator_job: Option<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  orchestrator init data/birds
-  orchestrator init data/birds --minutes 10 --out small.yaml
-
-The folder holds one folder of images per class, or `train/` and `test/` of such; or it is a
-published data set as its archive unpacks. Only the heads of the files are read.")]
-pub struct InitArgs {
-    /// The folder of images
-    #[arg(value_name = "FOLDER", default_value = ".")]
-    pub folder: PathBuf,
-    /// Where the sweep goes [default: a file of the folder's name, here]
-    #[arg(long, value_name = "FILE")]
-    pub out: Option<PathBuf>,
-    /// Replace a file that exists
-    #[arg(long)]
-    pub force: bool,
-    /// Minutes that the sweep may take on this machine's CPU: sizes, networks and epochs follow
-    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub minutes: u32,
-    #[command(flatten)]
-    pub data: DataArgs,
 }
 
 #[derive(Debug, Args)]
@@ -590,15 +568,6 @@ pub struct JournalArgs {
 pub struct ManArgs {
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub struct DoctorArgs {
-    /// Folder for script and log of the job
-    #[arg(long, value_name = "DIR", default_value = "orchestrator-state")]
-    pub state_dir: PathBuf,
-    #[command(flatten)]
-    pub launch: LaunchArgs,
 }
 
 #[derive(Debug, Args)]

@@ -46,6 +46,7 @@ impl Owner {
             journal_bytes: self.storage.bytes(),
             checkpoint_bytes: self.streams.checkpoint_bytes(),
             storage_fault: self.storage_fault().unwrap_or_default().to_owned(),
+            now_ms: self.clock.now(),
             ..status
         })
     }

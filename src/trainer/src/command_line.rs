@@ -18,6 +18,7 @@ use crate::conversation::rehearsal::Rehearsal;
 use crate::conversation::run_file::{RunOptions, run_file};
 use crate::conversation::serve::{Runner, serve};
 use crate::conversation::session::Session;
+use crate::device::collective::nccl_version;
 use crate::device::{self, DeviceError, DeviceSet};
 use crate::device::{nvml, process, shim};
 use crate::step::cuda_graph_steps::Policy;
@@ -243,6 +244,12 @@ fn print_devices() -> anyhow::Result<ExitCode> {
         ),
     ];
     lines.extend((0..device::num_gpus()).map(nvml::describe));
+    if device::num_gpus() > 0 {
+        lines.push(match nccl_version() {
+            Ok(version) => format!("NCCL {version}"),
+            Err(error) => format!("NCCL cannot be used: {error}"),
+        });
+    }
     process::print(&lines.join("\n"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,16 +11,13 @@ use crate::output::{Output, SCHEMA};
 use crate::preflight::DATA_DIR;
 
 pub fn config(configuration: &Configuration, output: Output) -> Result<Outcome, ExpectedError> {
-    let settings: Vec<(&InForce, Option<String>)> = configuration
-        .settings
-        .iter()
-        .map(|found| (found, value(found)))
-        .collect();
-    output.print(
-        || text(configuration, &settings),
-        || document(configuration, &settings),
-    )?;
+    output.print(|| text(configuration), || document(configuration))?;
     Ok(Outcome::Complete)
+}
+
+fn with_values(configuration: &Configuration) -> Vec<(&InForce, Option<String>)> {
+    let settings = configuration.settings.iter();
+    settings.map(|found| (found, value(found))).collect()
 }
 
 /// Returns the value as people read it. Two directories have defaults that no flag declares.
@@ -37,7 +34,8 @@ fn value(found: &InForce) -> Option<String> {
     }
 }
 
-fn text(configuration: &Configuration, settings: &[(&InForce, Option<String>)]) -> String {
+fn text(configuration: &Configuration) -> String {
+    let settings = with_values(configuration);
     let mut text = String::new();
     for (layer, path) in &configuration.files {
         text.push_str(&format!("# {}: {}\n", layer.name(), path.display()));
@@ -50,7 +48,7 @@ fn text(configuration: &Configuration, settings: &[(&InForce, Option<String>)]) 
         .iter()
         .map(|(_, value)| value.as_ref().map_or(1, |value| value.chars().count()));
     let (names, values) = (names.max().unwrap_or(0), values.max().unwrap_or(0));
-    for (found, value) in settings {
+    for (found, value) in &settings {
         let origin = match found.layer {
             Layer::Default => "default".to_owned(),
             _ => found.origin.clone(),
@@ -64,9 +62,11 @@ fn text(configuration: &Configuration, settings: &[(&InForce, Option<String>)]) 
     text
 }
 
-pub fn document(configuration: &Configuration, settings: &[(&InForce, Option<String>)]) -> Value {
+/// Returns the document of `--output json`.
+pub fn document(configuration: &Configuration) -> Value {
     let files = configuration.files.iter();
     let files = files.map(|(layer, path)| json!({ "layer": layer.name(), "path": path }));
+    let settings = with_values(configuration);
     let settings = settings.iter().map(|(found, value)| {
         json!({
             "name": found.setting.name(),

@@ -87,7 +87,11 @@ pub static SETTINGS: [Setting; 22] = [
     launch("prologue", Kind::Path),
     launch("wrap", Kind::Text),
     launch("idle_timeout", Kind::Number),
-    launch("advertise", Kind::Text),
+    Setting {
+        // that job has an address of its own
+        yields_to: &["coordinator_job"],
+        ..launch("advertise", Kind::Text)
+    },
     launch("options", Kind::Texts),
 ];
 
