@@ -133,3 +133,91 @@ fn push(out: &mut String, line: &str) {
     out.push_str(line.trim_end());
     out.push('\n');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figure::{Point, Scale, Tick};
+
+    fn plot(num_ticks: usize, lines: &[&[(f64, f64)]]) -> Plot {
+        let point = |&(x, mean): &(f64, f64)| Point {
+            x,
+            mean,
+            deviation: None,
+            complete: true,
+        };
+        let lines = lines.iter().enumerate().map(|(series, points)| Line {
+            series,
+            points: points.iter().map(point).collect(),
+            published: Vec::new(),
+        });
+        let tick = |x: usize| Tick {
+            x: x as f64,
+            label: format!("<{x}>"),
+        };
+        Plot {
+            name: String::new(),
+            caption: String::new(),
+            subtitle: Vec::new(),
+            x_label: "x".to_owned(),
+            scale: Scale::Linear,
+            ticks: (0..num_ticks).map(tick).collect(),
+            series: (0..lines.len())
+                .map(|line| format!("line {line}"))
+                .collect(),
+            panels: vec![Panel {
+                title: String::new(),
+                lines: lines.collect(),
+            }],
+            y_range: (0.0, 100.0),
+        }
+    }
+
+    #[test]
+    fn nothing_is_drawn_without_a_line_or_without_room() {
+        let line: &[_] = &[(0.0, 10.0), (4.0, 90.0)];
+        assert!(sketch(&plot(5, &[&line[..1], &line[1..]]), 80).is_empty());
+        assert!(!sketch(&plot(5, &[&line[..1], line]), 80).is_empty());
+        assert!(sketch(&plot(5, &[line]), MARGIN + 9).is_empty());
+        assert!(!sketch(&plot(5, &[line]), MARGIN + 10).is_empty());
+        assert!(sketch(&plot(5, &[line]), 3).is_empty());
+        let longest = sketch(&plot(5, &[line]), 500);
+        let axis = longest
+            .lines()
+            .find(|line| line.contains('└'))
+            .expect("an axis");
+        assert_eq!(axis.chars().count(), MARGIN + MAX_WIDTH);
+    }
+
+    #[test]
+    fn letters_meet_lines_pass_below_and_labels_keep_apart() {
+        let drawing = sketch(
+            &plot(
+                5,
+                &[
+                    &[(0.0, 0.0), (2.0, 50.0), (4.0, 100.0)],
+                    &[(0.0, 100.0), (2.0, 50.0)],
+                ],
+            ),
+            MARGIN + 21,
+        );
+        let first = drawing.lines().next();
+        assert_eq!(first, Some(" 100 ┤B                   A"));
+        let middle: Vec<&str> = drawing
+            .lines()
+            .filter(|line| line.contains(SEVERAL))
+            .collect();
+        assert_eq!(middle, ["     │         ·&·"]);
+        let labels = drawing.lines().rev().nth(3).expect("labels of ticks");
+        assert_eq!(labels, "      <0> <1>  <2>  <3>  <4>");
+        assert_eq!(drawing.matches(BETWEEN).count(), 27, "{drawing}");
+        assert!(
+            drawing.ends_with("      A  line 0\n      B  line 1\n"),
+            "{drawing}"
+        );
+        let narrow = sketch(&plot(5, &[&[(0.0, 0.0), (4.0, 100.0)]]), MARGIN + 12);
+        let labels = narrow.lines().rev().nth(2).expect("labels of ticks");
+        assert_eq!(labels, "      <0>  <2>  <4>");
+        assert_eq!((letter(0), letter(25), letter(26)), ('A', 'Z', 'A'));
+    }
+}

@@ -4,7 +4,7 @@
 //! ours and its published numbers stay together. The best cell ends in ` *`, the result of a comparison
 //! in its sign; `embolden` turns the best into bold type for a terminal.
 
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::grid::{Grid, GridCell};
 
@@ -210,7 +210,7 @@ fn shortened(text: &str, width: usize) -> String {
     }
     let mut cut = String::new();
     for character in text.chars() {
-        if cut.width() + 2 > width {
+        if cut.width() + character.width().unwrap_or(0) + 1 > width {
             break;
         }
         cut.push(character);
@@ -287,5 +287,90 @@ pub fn wrap(out: &mut String, text: &str, width: usize, indent: &str) {
             used += word.width();
         }
         out.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grid::Column;
+
+    #[test]
+    fn a_heading_is_cut_to_its_columns_with_an_ellipsis() {
+        for (text, width, expected) in [
+            ("abcdef", 6, "abcdef"),
+            ("abcdef", 5, "abcd…"),
+            ("abcdef", 1, "…"),
+            ("猫猫猫", 6, "猫猫猫"),
+            ("猫猫猫", 5, "猫猫…"),
+            ("猫猫猫", 4, "猫…"),
+        ] {
+            assert_eq!(shortened(text, width), expected);
+        }
+    }
+
+    /// A table of one row, whose columns have these labels from the outermost on.
+    fn grid(columns: &[&[&str]]) -> Grid {
+        let cell = || GridCell::Status {
+            text: "x".to_owned(),
+            note: None,
+        };
+        let owned = |labels: &&[&str]| Column {
+            labels: labels.iter().map(|label| (*label).to_owned()).collect(),
+            published: false,
+        };
+        let levels = columns.first().map_or(0, |labels| labels.len());
+        Grid {
+            name: "t".to_owned(),
+            caption: String::new(),
+            protocol: "numbers".to_owned(),
+            warnings: Vec::new(),
+            row_headings: vec!["row".to_owned()],
+            column_headings: (0..levels).map(|level| format!("level {level}")).collect(),
+            rows: vec![vec!["one".to_owned()]],
+            columns: columns.iter().map(owned).collect(),
+            cells: vec![columns.iter().map(|_| cell()).collect()],
+            notes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn columns_share_the_room_that_their_label_needs() {
+        let wide = "a label of twenty-six marks";
+        let shared = grid(&[&[wide, "a"], &[wide, "b"], &[wide, "c"], &["other", "a"]]);
+        let widths: Vec<usize> = (0..4).map(|column| column_width(&shared, column)).collect();
+        // 27 marks less two gaps of two, over three columns; `other` is wider than `ours`.
+        assert_eq!(widths, [8, 8, 8, 5]);
+        assert_eq!(column_width(&grid(&[&[]]), 0), ONLY_COLUMN.len());
+        assert_eq!(column_width(&grid(&[&["a"]]), 0), "ours".len());
+    }
+
+    #[test]
+    fn a_block_holds_the_columns_that_fit_exactly() {
+        let grid = grid(&[
+            &["12345a"],
+            &["12345b"],
+            &["12345c"],
+            &["12345d"],
+            &["12345e"],
+        ]);
+        // The row's label and five columns of six, with gaps of two between them.
+        let fitting = 3 + 5 * (2 + 6);
+        assert_eq!(blocks(&grid, fitting), [vec![0, 1, 2, 3, 4]]);
+        assert_eq!(blocks(&grid, fitting - 1), [vec![0, 1, 2, 3], vec![4]]);
+        assert_eq!(blocks(&grid, 1).len(), 5, "a block holds at least one");
+    }
+
+    #[test]
+    fn words_fill_a_line_exactly() {
+        let wrapped = |text: &str, width| {
+            let mut out = String::new();
+            wrap(&mut out, text, width, "> ");
+            out
+        };
+        assert_eq!(wrapped("one two three", 7), "one two\n> three\n");
+        assert_eq!(wrapped("one two three", 6), "one\n> two\n> three\n");
+        assert_eq!(wrapped("one to of a", 6), "one to\n> of a\n");
+        assert_eq!(wrapped("longer than\nit", 3), "longer\n> than\nit\n");
     }
 }

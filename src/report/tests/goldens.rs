@@ -105,3 +105,34 @@ fn why_a_cell_is_what_it_is() {
         .join("\n================\n\n");
     check("statuses.why.txt", &whole);
 }
+
+#[test]
+fn panels_points_and_legends_are_drawn_where_they_were() {
+    let mut panels = fixture::nested();
+    let entry = panels.sweeps.get_mut("nested").expect("it exists");
+    let lines = fixture::figure("samples_per_class", &["model", "loss"], Some("dataset"));
+    std::sync::Arc::make_mut(&mut entry.sweep).outputs = vec![lines];
+    let one_point = fixture::drawn(&["7"]);
+    for (name, state, sweep) in [
+        ("panels", &panels, "nested"),
+        ("point", &one_point, "drawn"),
+    ] {
+        check(&format!("{name}.svg"), &file(state, sweep, "drawn.svg"));
+    }
+    let numbers = fixture::drawn(&["5", "10", "100"]);
+    let text = |state: &State, sweep: &str, width| {
+        report::report_at(state, &mut fixture::Stored, sweep, width)
+            .expect("it exists")
+            .text
+    };
+    let drawn: Vec<String> = [60, 80]
+        .iter()
+        .flat_map(|width| {
+            [
+                text(&panels, "nested", *width),
+                text(&numbers, "drawn", *width),
+            ]
+        })
+        .collect();
+    check("panels.txt", &drawn.join("\n"));
+}
