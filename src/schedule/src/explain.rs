@@ -258,9 +258,7 @@ fn running(state: &State, config: &Config, id: AttemptId, now: Millis) -> Vec<St
     if !state.is_wanted(trial) {
         because.push("no sweep wants it any more: it is being stopped".to_owned());
     }
-    if attempt.0 > 1 {
-        because.extend(again(state, trial));
-    }
+    because.extend(again(state, trial));
     let last_message = state
         .live
         .last_message

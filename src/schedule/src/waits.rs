@@ -174,10 +174,8 @@ impl<'a> SlotSurvey<'a> {
         if self.placement.is_placed_next(id, trial) {
             return None;
         }
-        let failed = trial.attempts.iter().any(|attempt| attempt.ended.is_some());
-        let elsewhere = failed
-            && !failed_hosts(self.placement.state, trial).is_empty()
-            && self.placement.elsewhere(trial);
+        let avoids_hosts = !failed_hosts(self.placement.state, trial).is_empty();
+        let elsewhere = avoids_hosts && self.placement.elsewhere(trial);
         Some(if elsewhere {
             WaitReason::AnotherHost
         } else {

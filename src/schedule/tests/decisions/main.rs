@@ -16,6 +16,7 @@ mod placing;
 mod refusals;
 mod removable;
 mod retries;
+mod rules;
 mod searches;
 mod submissions;
 mod totals;
