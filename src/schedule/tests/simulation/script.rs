@@ -1,6 +1,10 @@
 //! The events that hit a simulated cluster from outside: submissions, edits, crashes, cuts. A
 //! script is data, so that one that found a fault can be printed, reduced, and kept as a test.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use schedule::CheckedSweep;
 use sweep::Sweep;
 use sweep::record::FailureClass;
 
@@ -97,7 +101,7 @@ pub enum Moment {
 }
 
 /// Small sweeps that share trials with one another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Submit {
     Grid {
         name: &'static str,
@@ -115,8 +119,17 @@ pub enum Submit {
 }
 
 impl Submit {
-    pub fn sweep(&self) -> Sweep {
-        match *self {
+    /// Returns the sweep as the coordinator takes it. There are few of them, and to compile and
+    /// check one takes as long as hundreds of turns: each is made once.
+    pub fn checked(self) -> CheckedSweep {
+        static MADE: Mutex<BTreeMap<Submit, CheckedSweep>> = Mutex::new(BTreeMap::new());
+        let mut made = MADE.lock().expect("nothing panics while it holds the lock");
+        let checked = || CheckedSweep::new(self.sweep()).expect("a compiled sweep");
+        made.entry(self).or_insert_with(checked).clone()
+    }
+
+    fn sweep(self) -> Sweep {
+        match self {
             Self::Grid {
                 name,
                 values,

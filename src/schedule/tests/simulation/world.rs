@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use schedule::allocation::{AllocationId, EndCause};
 use schedule::event::{Effect, Event, Input, Recorded, Rejected, Retry};
 use schedule::state::{Millis, Phase, State};
-use schedule::{
-    Answer, CheckedSweep, Config, Turn, check, next_deadline, observe, replay, restart, turn,
-};
+use schedule::{Answer, Config, Turn, check, next_deadline, observe, replay, restart, turn};
 use sweep::definition::Role;
 use sweep::record::FailureClass;
 use sweep::{AttemptId, TrialId};
@@ -334,7 +332,7 @@ impl World {
             Action::Submit(submit) => {
                 return self.ask(
                     Input::Submit {
-                        sweep: CheckedSweep::new(submit.sweep()).expect("a compiled sweep"),
+                        sweep: submit.checked(),
                     },
                     action,
                 );
