@@ -61,10 +61,10 @@ fn a_crashed_trainer_is_tried_again_and_its_last_words_are_kept() {
     assert!(message.contains("injected fault"), "{message}");
     // more than the coordinator keeps in memory: the backtrace
     assert!(message.len() > 2000, "{message}");
-    let live = system.ask(&["explain", &trial]);
+    let live = system.ask(&["why", &trial]);
     coordinator.kill();
     let output = system
-        .orchestrator(&["explain", &trial, "--state-dir", "state"])
+        .orchestrator(&["why", &trial, "--state-dir", "state"])
         .output()
         .expect("it starts");
     for explained in [
@@ -130,7 +130,7 @@ fn a_full_work_directory_pauses_the_slot_and_costs_the_trial_nothing() {
         "--work-dir",
         "the next try is in",
     ] {
-        let explained = system.ask(&["explain", &trial]);
+        let explained = system.ask(&["why", &trial]);
         assert!(explained.contains(part), "no `{part}` in {explained}");
     }
     assert!(
@@ -149,7 +149,7 @@ fn a_full_work_directory_pauses_the_slot_and_costs_the_trial_nothing() {
         "it goes on from its checkpoint"
     );
     assert!(
-        !system.ask(&["explain", &trial]).contains("node: 1 failure"),
+        !system.ask(&["why", &trial]).contains("node: 1 failure"),
         "no budget is touched"
     );
     wait_for("nothing is left of a finished trial", || {
@@ -256,7 +256,7 @@ fn a_loss_that_is_not_finite_is_final() {
     assert!(results.contains("non_finite"), "{results}");
     // the advised command works exactly as printed, with this coordinator
     for (command, says) in [
-        ("orchestrator explain ", "non_finite is never tried again"),
+        ("orchestrator why ", "non_finite is never tried again"),
         ("orchestrator retry ", "1 trial"),
     ] {
         let output = system

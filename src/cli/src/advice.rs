@@ -5,7 +5,7 @@ use crate::args::Target;
 
 /// Commands that contact a coordinator and take the flags of [`Target`].
 const CONTACTING: [&str; 9] = [
-    "status", "tail", "table", "why", "explain", "cancel", "retry", "drain", "undrain",
+    "status", "tail", "table", "why", "logs", "cancel", "retry", "drain", "undrain",
 ];
 
 /// Adds the flags of `target` to each command in backquotes that contacts a coordinator. `reach`

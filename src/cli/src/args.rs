@@ -11,6 +11,9 @@ pub use crate::config::ConfigArgs;
 pub use crate::doctor_args::DoctorArgs;
 use crate::exit::EXIT_CODES;
 pub use crate::init_args::InitArgs;
+pub use crate::inspect_args::{
+    ListArgs, LogsArgs, PredictArgs, StatusArgs, SweepArgs, TableArgs, WhyArgs,
+};
 pub use crate::launch_args::LaunchArgs;
 use crate::rendezvous;
 pub use crate::serve_args::{CoordinatorArgs, WorkerArgs};
@@ -82,10 +85,12 @@ pub enum Command {
     Tail(SweepArgs),
     /// Print the tables of a sweep with the results so far
     Table(TableArgs),
-    /// Show where a cell of a table came from: trials, attempts, settings, data, versions
+    /// List the sweeps and how far they are
+    List(ListArgs),
+    /// Show where a cell of a table came from, or why a trial is not running or runs again
     Why(WhyArgs),
-    /// Explain why a trial is not running, or why it runs again
-    Explain(ExplainArgs),
+    /// Print what the trainer of a trial's last attempt wrote to stderr
+    Logs(LogsArgs),
     /// Print the class of each image, by a network that a sweep kept (`keep: [weights]`)
     Predict(PredictArgs),
     /// Stop a sweep; finished trials keep their results
@@ -280,82 +285,6 @@ pub struct PlanArgs {
     pub state_dir: PathBuf,
     #[command(flatten)]
     pub data: DataArgs,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  orchestrator predict results/quickstart/trials/t884182218182e510/weights.safetensors *.png
-  orchestrator predict weights.safetensors photo.jpg --output json
-
-Prints CSV: image, class, probability. The JSON has the score of every class too. Losses without
-probabilities (cos, mse) leave that column empty.")]
-pub struct PredictArgs {
-    /// The network: `weights.safetensors` of a trial in the results folder
-    #[arg(value_name = "MODEL")]
-    pub model: PathBuf,
-    /// Image files
-    #[arg(value_name = "IMAGE", required = true)]
-    pub images: Vec<PathBuf>,
-    /// CPU threads that compute
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    pub threads: u16,
-    /// The trainer's executable; by default the `orchestrator-trainer` beside this program
-    #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TRAINER")]
-    pub trainer: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct StatusArgs {
-    /// One sweep; absent: all
-    #[arg(value_name = "SWEEP")]
-    pub sweep: Option<String>,
-    #[command(flatten)]
-    pub target: Target,
-}
-
-#[derive(Debug, Args)]
-pub struct SweepArgs {
-    /// The sweep's name
-    #[arg(value_name = "SWEEP")]
-    pub sweep: String,
-    #[command(flatten)]
-    pub target: Target,
-}
-
-#[derive(Debug, Args)]
-pub struct TableArgs {
-    /// The sweep's name
-    #[arg(value_name = "SWEEP")]
-    pub sweep: String,
-    /// Also write the whole results folder, into a folder of the sweep's name below this one
-    #[arg(long, value_name = "DIR")]
-    pub results: Option<PathBuf>,
-    #[command(flatten)]
-    pub target: Target,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  orchestrator why table2 cub/cos
-  orchestrator why quickstart cos/10 --output json")]
-pub struct WhyArgs {
-    /// The sweep's name
-    #[arg(value_name = "SWEEP")]
-    pub sweep: String,
-    /// The cell: its axis values, joined with `/`
-    #[arg(value_name = "CELL")]
-    pub cell: String,
-    #[command(flatten)]
-    pub target: Target,
-}
-
-#[derive(Debug, Args)]
-pub struct ExplainArgs {
-    /// The trial's id, or a unique beginning of it
-    #[arg(value_name = "TRIAL")]
-    pub trial: String,
-    #[command(flatten)]
-    pub target: Target,
 }
 
 #[derive(Debug, Args)]

@@ -255,7 +255,7 @@ pub fn ended_line(ended: &TrialEnded, target: &Target) -> String {
         Some(trial_ended::Outcome::Failure(failure)) => {
             let reason = shortened(failure);
             format!(
-                "{name}: failed{attempts}: {reason}; see `orchestrator explain {}{}`",
+                "{name}: failed{attempts}: {reason}; see `orchestrator why {}{}`",
                 ended.trial,
                 target.flags()
             )
@@ -395,7 +395,7 @@ mod tests {
         ));
         assert_eq!(
             ended_line(&ended, &target),
-            "cos/10 seed 3 (search): failed: the loss became NaN; see `orchestrator explain t0123456789abcdef --state-dir 'my state'`"
+            "cos/10 seed 3 (search): failed: the loss became NaN; see `orchestrator why t0123456789abcdef --state-dir 'my state'`"
         );
     }
 

@@ -19,6 +19,7 @@ mod footer;
 mod home_folders;
 mod host_port;
 mod init_args;
+mod inspect_args;
 mod kept_files;
 mod launch_args;
 mod launching;

@@ -1,17 +1,17 @@
-//! Commands that only read: status, tail, table, why, explain.
+//! Commands that only read: list, status, tail, table, why.
 
 use std::time::Duration;
 
 use protocol::v1::{
-    Presence, ReportFiles, RunningTrial, StatusReply, SweepStatus, TrialEnded, WorkerStatus,
-    trial_ended,
+    ExplainReply, Presence, ReportFiles, RunningTrial, StatusReply, SweepStatus, TrialEnded,
+    WorkerStatus, trial_ended,
 };
 use report::FileSink;
 use serde_json::{Value, json};
 use sweep::counted;
 use tokio::time::Instant;
 
-use crate::args::{ExplainArgs, StatusArgs, SweepArgs, TableArgs, WhyArgs};
+use crate::args::{ListArgs, StatusArgs, SweepArgs, TableArgs, Target, WhyArgs};
 use crate::commands::follow_sweep::{Follower, Step};
 use crate::exit::{ExpectedError, Outcome};
 use crate::follow::{self, View, duration};
@@ -90,9 +90,55 @@ pub async fn table(arguments: &TableArgs, output: Output) -> Result<Outcome, Exp
     })
 }
 
+pub async fn list(arguments: &ListArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let mut reply = match offline::source(&arguments.target).await? {
+        Source::Live(mut client) => client.status(None).await?,
+        Source::Journal(journal) => journal.answers().status("")?,
+    };
+    reply
+        .sweeps
+        .sort_by_key(|sweep| std::cmp::Reverse(sweep.submitted_at_ms));
+    let json = || {
+        let sweeps = coordinator::status_document(&reply)["sweeps"].take();
+        json!({ "schema": SCHEMA, "sweeps": sweeps })
+    };
+    output.print(|| list_text(&reply.sweeps), json)?;
+    Ok(Outcome::Complete)
+}
+
+fn list_text(sweeps: &[SweepStatus]) -> String {
+    if sweeps.is_empty() {
+        return "no sweeps\n".to_owned();
+    }
+    let widest = sweeps.iter().map(|sweep| sweep.name.len()).max();
+    let line = |sweep: &SweepStatus| {
+        format!(
+            "{:width$}  {} of {} trials  {}\n",
+            sweep.name,
+            sweep.succeeded,
+            follow::total(sweep),
+            state_text(sweep),
+            width = widest.unwrap_or_default()
+        )
+    };
+    sweeps.iter().map(line).collect()
+}
+
+/// Explains a cell of a sweep, or a trial.
 pub async fn why(arguments: &WhyArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let (sweep, cell) = (&arguments.sweep, &arguments.cell);
-    let reply = match offline::source(&arguments.target).await? {
+    match arguments.names.as_slice() {
+        [sweep, cell] => why_cell(&arguments.target, sweep, cell, output).await,
+        names => why_trial(&arguments.target, &names[0], output).await,
+    }
+}
+
+async fn why_cell(
+    target: &Target,
+    sweep: &str,
+    cell: &str,
+    output: Output,
+) -> Result<Outcome, ExpectedError> {
+    let reply = match offline::source(target).await? {
         Source::Live(mut client) => client.why(sweep, cell).await?,
         Source::Journal(journal) => coordinator::why(&journal.state, sweep, cell)?,
     };
@@ -101,24 +147,31 @@ pub async fn why(arguments: &WhyArgs, output: Output) -> Result<Outcome, Expecte
     Ok(Outcome::Complete)
 }
 
-pub async fn explain(arguments: &ExplainArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let trial = &arguments.trial;
-    let (reply, reach) = match offline::source(&arguments.target).await? {
-        Source::Live(mut client) => (client.explain(trial).await?, Some(client.flags())),
+async fn why_trial(target: &Target, trial: &str, output: Output) -> Result<Outcome, ExpectedError> {
+    let (reply, reach) = explanation(target, trial).await?;
+    // the journal of an older version may hold a trainer's coloured output
+    let text = anstream::adapter::strip_str(&reply.text).to_string();
+    let text = advice::complete(&text, target, reach.as_deref());
+    let json = || serde_json::from_slice(&reply.json).unwrap_or_default();
+    output.print(|| with_newline(text), json)?;
+    Ok(Outcome::Complete)
+}
+
+/// Returns what is known about a trial, and the flags that reach the coordinator if one answered.
+pub async fn explanation(
+    target: &Target,
+    trial: &str,
+) -> Result<(ExplainReply, Option<String>), ExpectedError> {
+    match offline::source(target).await? {
+        Source::Live(mut client) => Ok((client.explain(trial).await?, Some(client.flags()))),
         Source::Journal(journal) => {
             let event = |number| {
                 let reader = journal::Reader::open(&journal.state_dir).ok()?;
                 reader.event(number).ok().flatten()
             };
-            (journal.answers().explain(trial, event)?, None)
+            Ok((journal.answers().explain(trial, event)?, None))
         }
-    };
-    // the journal of an older version may hold a trainer's coloured output
-    let text = anstream::adapter::strip_str(&reply.text).to_string();
-    let text = advice::complete(&text, &arguments.target, reach.as_deref());
-    let json = || serde_json::from_slice(&reply.json).unwrap_or_default();
-    output.print(|| with_newline(text), json)?;
-    Ok(Outcome::Complete)
+    }
 }
 
 pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, ExpectedError> {
@@ -278,8 +331,8 @@ fn status_text(reply: &StatusReply) -> String {
     text
 }
 
-fn sweep_text(sweep: &SweepStatus) -> String {
-    let state = match (
+fn state_text(sweep: &SweepStatus) -> String {
+    match (
         sweep.complete,
         sweep.cancelled_reason.is_empty(),
         sweep.failed + sweep.cancelled,
@@ -291,7 +344,11 @@ fn sweep_text(sweep: &SweepStatus) -> String {
         (true, true, 0) => "complete".to_owned(),
         (true, true, _) => "finished, with trials that have no result".to_owned(),
         (false, true, _) => format!("{} waiting, {}", sweep.waiting, follow::counts(sweep)),
-    };
+    }
+}
+
+fn sweep_text(sweep: &SweepStatus) -> String {
+    let state = state_text(sweep);
     let mut text = format!(
         "{}  revision {}  {} of {} trials, {} of {} cells  {state}\n",
         sweep.name,

@@ -11,6 +11,7 @@ mod follow_sweep;
 mod init;
 mod inspect;
 mod journal;
+mod logs;
 mod plan;
 mod predict;
 mod run;
@@ -40,7 +41,8 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
         Command::Tail(arguments) => block_on(inspect::tail(&arguments, output)),
         Command::Table(arguments) => block_on(inspect::table(&arguments, output)),
         Command::Why(arguments) => block_on(inspect::why(&arguments, output)),
-        Command::Explain(arguments) => block_on(inspect::explain(&arguments, output)),
+        Command::List(arguments) => block_on(inspect::list(&arguments, output)),
+        Command::Logs(arguments) => block_on(logs::logs(&arguments)),
         Command::Cancel(arguments) => block_on(change::cancel(&arguments, output)),
         Command::Retry(arguments) => block_on(change::retry(&arguments, output)),
         Command::Drain(arguments) => block_on(change::drain(&arguments, output)),

@@ -1,0 +1,101 @@
+//! The arguments of commands that only read.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::args::Target;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator predict results/quickstart/trials/t884182218182e510/weights.safetensors *.png
+  orchestrator predict weights.safetensors photo.jpg --output json
+
+Prints CSV: image, class, probability. The JSON has the score of every class too. Losses without
+probabilities (cos, mse) leave that column empty.")]
+pub struct PredictArgs {
+    /// The network: `weights.safetensors` of a trial in the results folder
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// Image files
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<PathBuf>,
+    /// CPU threads that compute
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: u16,
+    /// The trainer's executable; by default the `orchestrator-trainer` beside this program
+    #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TRAINER")]
+    pub trainer: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// One sweep; absent: all
+    #[arg(value_name = "SWEEP")]
+    pub sweep: Option<String>,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+pub struct SweepArgs {
+    /// The sweep's name
+    #[arg(value_name = "SWEEP")]
+    pub sweep: String,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+pub struct TableArgs {
+    /// The sweep's name
+    #[arg(value_name = "SWEEP")]
+    pub sweep: String,
+    /// Also write the whole results folder, into a folder of the sweep's name below this one
+    #[arg(long, value_name = "DIR")]
+    pub results: Option<PathBuf>,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator why table2 cub/cos
+  orchestrator why t8841
+  orchestrator why failed --output json
+
+A cell is named by its axis values, joined with `/`, a trial by its id or a unique beginning of it,
+by `last` (the one that started last) or `failed` (of those that failed), or by its cell.")]
+pub struct WhyArgs {
+    /// A trial, or a sweep and one of its cells
+    #[arg(value_names = ["TRIAL | SWEEP", "CELL"], num_args = 1..=2, required = true)]
+    pub names: Vec<String>,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator logs failed
+  orchestrator logs cos/10 -f
+
+Logs are in the work directory of the worker that ran the attempt, until its trial has a result.")]
+pub struct LogsArgs {
+    /// The trial: its id or a unique beginning of it, `last`, `failed`, or its cell
+    #[arg(value_name = "TRIAL")]
+    pub trial: String,
+    /// Continue until the attempt ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The worker's work directory [default: `work` in the state directory, then orchestrator-work]
+    #[arg(long, value_name = "DIR")]
+    pub work_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub target: Target,
+}
