@@ -161,6 +161,7 @@ fn help_lists_some_values_and_suggests_close_names() {
         ("moment", "momentum", true),
         ("Batch-Size", "batch_size", true),
         ("xcos", "cos", true),
+        ("learning", "learning_rate", true),
         ("xyos", "cos", false),
         // Three slips in ten letters, two in nine.
         ("xyzdefghij", "abcdefghij", true),
@@ -515,4 +516,77 @@ fn inputs_and_trainers_of_a_peers_sweep_have_names_and_hashes() {
         sweep.trainer = Trainer::Foreign(program.into());
         assert_eq!(sweep.check().is_ok(), fine, "{name} {hash}");
     }
+}
+
+#[test]
+fn numbers_of_images_shares_and_published_values_have_inclusive_borders() {
+    let kept = |count: u32| {
+        format!("recipe: quick\nset: {{dataset: digits}}\naxes: {{samples_per_class: [{count}]}}\n")
+    };
+    border(
+        &kept(124),
+        &kept(125),
+        "the smallest class of `digits` has 124 training images",
+    );
+    let holdout = |share: &str| {
+        format!(
+            "{GOOD}search: {{field: learning_rate, candidates: [0.1, 0.2], holdout: {share}}}\n"
+        )
+    };
+    border(&holdout("0.1"), &holdout("0"), "not between 0 and 1");
+    let published = |value: &str| {
+        format!(
+            "recipe: quick\nset: {{dataset: digits}}\naxes: {{loss: [cos]}}\npublished: {{axes: [loss], values: {{cos: {value}}}}}\n"
+        )
+    };
+    border(&published("0"), &published("0.5"), "in per cent?");
+    border(&published("1.1"), &published("1"), "in per cent?");
+}
+
+#[test]
+fn the_override_of_the_highest_priority_wins() {
+    let rate = |first: i64, second: i64| {
+        let text = format!(
+            "{GOOD}overrides:\n- {{when: {{loss: cos}}, set: {{learning_rate: 0.1}}, priority: {first}}}\n\
+             - {{when: {{loss: cos}}, set: {{learning_rate: 0.2}}, priority: {second}}}\n"
+        );
+        let sweep = parse(&text).ok()?;
+        let cell = sweep.find_cell("cos/5").expect("a cell");
+        Some(sweep.cell_settings(&sweep.cells[cell]).learning_rate)
+    };
+    assert_eq!(
+        (rate(2, 1), rate(1, 2), rate(-2, -1)),
+        (Some(0.1), Some(0.2), Some(0.2))
+    );
+    assert_eq!(
+        rate(1, 1),
+        None,
+        "different values that meet are a conflict"
+    );
+}
+
+#[test]
+fn a_variant_has_one_name() {
+    let schedule = "{constant: {epochs: 1}, cosine: {epochs: 2}}";
+    let text = format!(
+        "recipe: quick\nset: {{dataset: digits, schedule: {schedule}}}\naxes: {{loss: [cos]}}\n"
+    );
+    assert!(
+        parse(&text)
+            .unwrap_err()
+            .to_string()
+            .contains("the wrong type")
+    );
+}
+
+#[test]
+fn a_table_of_one_axis_with_several_values_has_no_columns() {
+    let sweep = compiled(
+        "recipe: quick\nset: {dataset: digits}\naxes: {loss: [xent, cos], flip: [true]}\n",
+    );
+    let Output::Table(table) = &sweep.outputs[0] else {
+        panic!("a table was expected");
+    };
+    assert!(table.columns.is_empty(), "{table:?}");
+    assert!(sweep::build().starts_with(env!("CARGO_PKG_VERSION")));
 }

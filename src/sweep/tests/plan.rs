@@ -357,11 +357,49 @@ fn remarks_depend_on_the_loss() {
     ];
     for (field, value, without_effect) in [
         ("label_smoothing", "0.1", [false, true, true, false, false]),
+        ("softmax", "keras_clip", [false, true, true, false, false]),
         ("cls_weight", "0.7", [true, true, true, false, false]),
         ("cls_head", "plain_fc", [true, true, true, false, true]),
         ("cls_head_decay", "0.3", [true, true, true, false, true]),
     ] {
         let found = losses.map(|loss| remarked(loss, &format!("{field}: {value}")).contains(field));
         assert_eq!(found, without_effect, "{field}");
+    }
+}
+
+#[test]
+fn remarks_count_their_cells_and_know_the_phase_of_new_layers() {
+    let text = "recipe: quick\nset: {dataset: digits, label_smoothing: 0.1}\n\
+                axes: {loss: [xent, cos], samples_per_class: [5, 10]}\n";
+    let remark = "`label_smoothing` has no effect: the loss has no cross-entropy (2 of 4 cells, cos/5 the first)";
+    assert_eq!(parse(text).remarks(), [remark]);
+    let tuned = |epochs: u32, weights: &str| {
+        let text = format!(
+            "recipe: quick\nset: {{dataset: digits, finetune_learning_rate: 0.2, finetune_epochs: {epochs}, weights: {weights}}}\n\
+             axes: {{loss: [cos]}}\n"
+        );
+        let remarks = parse(&text).remarks();
+        remarks
+            .iter()
+            .any(|remark| remark.contains("no phase that trains the new layers"))
+    };
+    assert!(!tuned(2, "w.safetensors"));
+    assert!(tuned(0, "w.safetensors") && tuned(2, "null"));
+}
+
+#[test]
+fn any_change_of_outputs_is_a_line_of_its_own() {
+    let old = parse(TEXT);
+    let line = ["outputs or published numbers changed: no training changes by that"];
+    let mut footnotes = old.clone();
+    footnotes.footnotes.push("a note".to_owned());
+    let mut published = old.clone();
+    published.published.push(sweep::definition::PublishedValue {
+        cell: Default::default(),
+        value: 50.0,
+        footnote: None,
+    });
+    for new in [footnotes, published] {
+        assert_eq!(sweep::summary::diff(&old, &new), line);
     }
 }
