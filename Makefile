@@ -4,7 +4,9 @@
 #   make run [SWEEP=sweeps/quickstart.yaml] [ARGS=...]   train a sweep on this machine and print its table
 #   make test     formatting, clippy, docs, every test   make build    both binaries
 #   make bench    against PyTorch (bench/README.md)      make soak     kill everything, many times
-#   make dist     a tarball for a cluster                make clean    remove what cargo built
+#   make wheel    for pip                                make dist     an archive with libtorch in it (KIND=cpu or cuda)
+#   make test-dist   what both install runs, without this checkout
+#   make clean    remove what cargo built
 #   make test-latex   tables through a real LaTeX (pdflatex with booktabs, pdftotext)
 #   make test-cluster   on a real Slurm, several nodes on this machine (tests/slurm)
 #   make stand-in-gpu   what needs a GPU, on one that is none (tests/stand_in_gpu/README.md)
@@ -16,7 +18,8 @@ ARGS ?=
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 BINARIES := $(abspath $(TARGET_DIR))/release
-VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+DIST := $(abspath $(TARGET_DIR))/dist
+KIND ?= cpu
 
 ifdef LIBTORCH
 LIBTORCH_SETUP := scripts/libtorch.sh --check "$(LIBTORCH)"
@@ -30,7 +33,7 @@ export ORCHESTRATOR_COMMIT := $(or $(ORCHESTRATOR_COMMIT),$(shell git describe -
 # Another way of naming a libtorch, which would win over LIBTORCH in tch's build script.
 unexport LIBTORCH_USE_PYTORCH
 
-.PHONY: run build test test-latex test-cluster mutants lint bench soak stand-in-gpu dist clean setup
+.PHONY: run build test test-latex test-cluster mutants lint bench soak stand-in-gpu wheel dist dist-binaries test-dist clean setup
 
 run: build
 	@"$(BINARIES)/orchestrator" run "$(SWEEP)" $(ARGS)
@@ -91,8 +94,32 @@ stand-in-gpu: build
 bench: build
 	@python3 bench/run.py --binaries "$(BINARIES)" $(ARGS)
 
-dist: build
-	@scripts/dist.sh "$(BINARIES)" "$(abspath $(TARGET_DIR))/dist" "$(VERSION)"
+# Both binaries once more, linked for old systems. The id of a build would depend on debug information, which names a folder for
+# temporary files. The last call puts the binaries of `make build` back where tests look for them.
+OLD_GLIBC := -C link-arg=-B$(DIST)/glibc -C link-arg=-L$(DIST)/glibc -C link-arg=-Wl,--allow-shlib-undefined,--build-id=none
+dist-binaries: build
+	@scripts/old_glibc.sh "$(DIST)/glibc"
+	@$(CARGO) rustc --release --locked --package cli --bin orchestrator -- $(OLD_GLIBC)
+	@$(CARGO) rustc --release --locked --package trainer --bin orchestrator-trainer -- \
+	  $(OLD_GLIBC) -C link-arg=$(DIST)/glibc/old_libstdcxx.o
+	@mkdir -p "$(DIST)/bin"
+	@cp "$(BINARIES)/orchestrator" "$(BINARIES)/orchestrator-trainer" "$(DIST)/bin/"
+	@$(CARGO) build --release --workspace --locked --quiet
+
+wheel: dist-binaries
+	@python3 scripts/package.py wheel --binaries "$(DIST)/bin" --output "$(DIST)" --libtorch "$(LIBTORCH)"
+
+dist: dist-binaries
+ifeq ($(KIND),cuda)
+	@ORCHESTRATOR_CUDA=1 scripts/libtorch.sh "$(CURDIR)/.libtorch-cuda"
+	@python3 scripts/package.py bundle --kind cuda --binaries "$(DIST)/bin" --output "$(DIST)" --libtorch "$(CURDIR)/.libtorch-cuda"
+else
+	@python3 scripts/package.py bundle --kind cpu --binaries "$(DIST)/bin" --output "$(DIST)" --libtorch "$(LIBTORCH)"
+endif
+
+test-dist: wheel
+	@$(MAKE) --no-print-directory dist
+	@$(CARGO) test --release --workspace --locked --test installed -- --ignored --test-threads 1
 
 clean:
 	@$(CARGO) clean

@@ -22,8 +22,8 @@ fn main() {
     println!("cargo:rerun-if-changed=shim");
     let libtorch = std::env::var("LIBTORCH")
         .expect("LIBTORCH is not set: build with `make`, or see README.md");
-    // in the tarball of `make dist`: beside bin/, where deploy/bootstrap.sh puts it
-    let packed = "$ORIGIN/../.libtorch/site/torch/lib".to_owned();
+    // in a bundle; scripts/package.py removes the others
+    let packed = "$ORIGIN/../lib/orchestrator/torch/lib".to_owned();
     for directory in [
         packed,
         format!("{libtorch}/site/torch/lib"),

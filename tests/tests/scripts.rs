@@ -22,8 +22,7 @@ fn scripts_parse() {
     let scripts = [
         "scripts/libtorch.sh",
         "scripts/rust.sh",
-        "scripts/dist.sh",
-        "deploy/bootstrap.sh",
+        "scripts/old_glibc.sh",
         "tests/slurm/cluster.sh",
         "tests/slurm/prepare.sh",
         "tests/slurm/skips.sh",

@@ -70,7 +70,7 @@ fn a_job_near_its_time_limit_requeues_itself_and_goes_on() {
     );
 }
 
-/// Makes a folder like the unpacked tarball, with stand-ins for Slurm's commands.
+/// Makes a folder like the unpacked archive, with stand-ins for Slurm's commands.
 fn job() -> System {
     let system = System::new();
     system.file("job.yaml", SWEEP);

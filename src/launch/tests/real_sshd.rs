@@ -25,7 +25,7 @@ const WORKER: &str = "port=${3##*:}; exec 4<>/dev/tcp/127.0.0.1/$port; echo \"$*
 trap 'echo left >>left; exit 75' TERM
 echo started >&2; while :; do sleep 0.05; done";
 
-/// A coordinator's end of the tunnel, and a folder like the unpacked tarball.
+/// A coordinator's end of the tunnel, and a folder like the unpacked archive.
 struct Rig {
     folder: TempDir,
     listener: TcpListener,

@@ -247,7 +247,7 @@ fn a_job_stays_for_the_sweeps_that_others_gave_to_its_coordinator() {
     assert!(text.contains("4 of 4 trials"), "{text}");
 }
 
-/// A folder like the unpacked tarball, with the sweep.
+/// A folder like the unpacked archive, with the sweep.
 fn folder() -> System {
     let system = System::new();
     system.file("job.yaml", SWEEP);

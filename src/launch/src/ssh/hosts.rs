@@ -11,7 +11,7 @@ pub struct Host {
     pub address: String,
     pub slots: Option<NonZeroU32>,
     pub devices: Option<String>,
-    /// The folder of the unpacked tarball there.
+    /// The folder of the unpacked archive there.
     pub dir: Option<String>,
     pub data: Option<String>,
     pub work: Option<String>,

@@ -21,7 +21,7 @@ pub struct Settings {
     pub version: String,
     /// Names the coordinator's state: a host has at most one worker of each.
     pub state: String,
-    /// The folder of the unpacked tarball on hosts without `dir=`.
+    /// The folder of the unpacked archive on hosts without `dir=`.
     pub dir: String,
     /// The build that hosts which lack it get; `None`: they are left out.
     pub push: Option<Build>,
@@ -146,7 +146,7 @@ fail() { echo "error: $1" >&2; exit 78; }
 born() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20; }
 read -r port && read -r token || exit 255
 [ "$(uname -m)" = @ARCHITECTURE@ ] || fail "this machine is $(uname -m), and the program is for @ARCHITECTURE@"
-cd @DIR@ 2>/dev/null || fail "there is no folder "@DIR@" here: dir= of the hosts file names the unpacked tarball"
+cd @DIR@ 2>/dev/null || fail "there is no folder "@DIR@" here: dir= of the hosts file names the unpacked archive"
 found=$(bin/orchestrator --version 2>&1) || fail "bin/orchestrator does not run in $(pwd): $found"
 [ "$found" = @VERSION@ ] || fail "$(pwd) has $found, and the coordinator is "@VERSION@": install the same build, or copy it with --push"
 found=$(bin/orchestrator-trainer devices 2>&1) || fail "the trainer in $(pwd) does not run: $found"
