@@ -12,7 +12,7 @@ pub struct Probe {
     /// `worker` is the command whose output counts.
     pub template: Template,
     pub name: AllocationId,
-    /// What the node should reach, as HOST:PORT.
+    /// The address that the node should reach: host and port.
     pub address: (String, u16),
 }
 
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// The script runs to its end, and its exit code says whether something is in the way.
+    /// The script runs to its end, and its exit code is 2 if something is in the way.
     #[test]
     fn what_a_node_prints_and_reaches_is_reported() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -13,7 +13,7 @@ use super::remote::{Settings, UNUSABLE, ssh_command};
 use super::{CONNECTION, Ended};
 use crate::script::quoted;
 
-/// What a copy consists of, as far as it is there: programs, and libtorch.
+/// The parts of a copy, as far as they exist: programs, and libtorch.
 const PROGRAMS: [&str; 2] = ["bin", "lib"];
 const LIBTORCH: &str = ".libtorch";
 
