@@ -11,6 +11,7 @@ pub mod process;
 pub mod results;
 pub mod sshd;
 pub mod system;
+pub mod terminal;
 
 pub use process::Process;
 pub use system::System;

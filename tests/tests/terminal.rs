@@ -1,18 +1,10 @@
-//! The terminal view of `orchestrator run` on 80 columns: a small emulator converts the bytes of a
-//! pseudo-terminal to the screen.
+//! The view of a real run on a real pseudo-terminal: what it shows, what keys do, and that nothing is
+//! left behind on every way out.
 
-use std::fs::File;
-use std::io::Read;
-use std::process::Stdio;
-use std::sync::{Arc, Mutex};
-
-use nix::pty::{Winsize, openpty};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tests::binaries::binary;
+use tests::terminal::Terminal;
 use tests::{System, wait_for};
-
-const COLUMNS: usize = 80;
 
 const SWEEP: &str = "
 name: watched
@@ -28,111 +20,19 @@ outputs:
   - table: {rows: loss, columns: a-long-name-of-an-axis}
 ";
 
-/// All lines that were ever on the screen, and the cursor.
-#[derive(Default)]
-struct Screen {
-    lines: Vec<Vec<char>>,
-    row: usize,
-    column: usize,
-}
-
-impl Screen {
-    fn show(bytes: &[u8]) -> Self {
-        let mut screen = Self::default();
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        let mut symbols = text.chars();
-        while let Some(symbol) = symbols.next() {
-            match symbol {
-                '\r' => screen.column = 0,
-                '\n' => screen.row += 1,
-                '\u{1b}' => {
-                    let Some((parameters, end)) = sequence(&mut symbols) else {
-                        break;
-                    };
-                    screen.control(&parameters, end);
-                }
-                symbol => screen.put(symbol),
-            }
-        }
-        screen
-    }
-
-    fn control(&mut self, parameters: &str, end: char) {
-        match end {
-            'A' => {
-                self.row = self
-                    .row
-                    .saturating_sub(parameters.parse().expect("a number of rows"))
-            }
-            'J' => {
-                self.lines.truncate(self.row + 1);
-                if let Some(line) = self.lines.get_mut(self.row) {
-                    line.truncate(self.column);
-                }
-            }
-            other => {
-                panic!("an escape sequence that ends with {other}, though no colours are wanted")
-            }
-        }
-    }
-
-    fn put(&mut self, symbol: char) {
-        if self.column == COLUMNS {
-            (self.row, self.column) = (self.row + 1, 0);
-        }
-        if self.lines.len() <= self.row {
-            self.lines.resize(self.row + 1, Vec::new());
-        }
-        let line = &mut self.lines[self.row];
-        if line.len() <= self.column {
-            line.resize(self.column + 1, ' ');
-        }
-        line[self.column] = symbol;
-        self.column += 1;
-    }
-
-    fn text(&self) -> String {
-        self.lines
-            .iter()
-            .map(|line| line.iter().collect::<String>().trim_end().to_owned() + "\n")
-            .collect()
-    }
-}
-
-/// Returns the parameters and the final letter of an escape sequence, if all of it has arrived.
-fn sequence(symbols: &mut impl Iterator<Item = char>) -> Option<(String, char)> {
-    let mut parameters = String::new();
-    loop {
-        match symbols.next()? {
-            '[' => {}
-            end if end.is_ascii_alphabetic() => return Some((parameters, end)),
-            symbol => parameters.push(symbol),
-        }
-    }
-}
-
-/// Bars fit, start empty, show the end of each trial's name, and leave nothing behind when the run
-/// is interrupted.
-#[test]
-fn progress_fits_the_terminal_and_leaves_it_clean() {
-    let system = System::new();
+/// Starts the sweep with a trainer whose epochs take that long, in milliseconds.
+fn run(system: &System, epoch_ms: u32, flags: &[&str]) -> Terminal {
     system.file("watched.yaml", SWEEP);
     let trainer = binary("orchestrator-trainer");
     let slow = system.script(
         "trainer",
         &format!(
-            "exec {} \"$@\" --rehearse --rehearse-epoch-ms 50",
+            "exec {} \"$@\" --rehearse --rehearse-epoch-ms {epoch_ms}",
             trainer.display()
         ),
     );
-    let size = Winsize {
-        ws_row: 24,
-        ws_col: COLUMNS as u16,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    let terminal = openpty(&size, None).expect("a pseudo-terminal");
-    let mut command = system.orchestrator(&[
+    let slow = slow.to_str().expect("a path in UTF-8");
+    let mut arguments = vec![
         "run",
         "watched.yaml",
         "--devices",
@@ -140,67 +40,139 @@ fn progress_fits_the_terminal_and_leaves_it_clean() {
         "--slots",
         "2",
         "--trainer",
-    ]);
-    let end = || Stdio::from(terminal.slave.try_clone().expect("a file can be shared"));
-    command
-        .arg(slow)
-        .env("TERM", "xterm")
-        .stdin(Stdio::null())
-        .stdout(end())
-        .stderr(end());
-    let mut child = command.spawn().expect("the command starts");
-    drop((command, terminal.slave));
+        slow,
+    ];
+    arguments.extend(flags);
+    Terminal::start(system, &arguments)
+}
 
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let (mut master, filling) = (File::from(terminal.master), seen.clone());
-    let reader = std::thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        // the end of the last writer is an error on a pseudo-terminal
-        while let Ok(count @ 1..) = master.read(&mut buffer) {
-            filling
-                .lock()
-                .expect("nobody panics")
-                .extend_from_slice(&buffer[..count]);
-        }
-    });
-    let text = || String::from_utf8_lossy(&seen.lock().expect("nobody panics")).into_owned();
-    let running = wait_for("two trials are shown", || {
-        let screen = Screen::show(&seen.lock().expect("nobody panics")).text();
-        (screen
-            .lines()
-            .filter(|line| line.contains("epoch "))
-            .count()
-            >= 2)
-            .then_some(screen)
-    });
-    let pid = Pid::from_raw(child.id().try_into().expect("a process id"));
-    kill(pid, Signal::SIGINT).expect("it runs");
-    let status = child.wait().expect("it can be waited for");
-    reader.join().expect("the reader ends with the terminal");
-    assert_eq!(status.code(), Some(130), "{}", text());
+/// Counts the running trials on the screen that have finished an epoch.
+fn running(text: &str) -> usize {
+    let has_epochs = |line: &&str| line.contains("/84") && !line.contains(" 0/84");
+    text.lines().filter(has_epochs).count()
+}
 
+/// The terminal is as it was, and below what was printed before is the table.
+fn nothing_is_left_behind(terminal: Terminal) -> String {
+    let (status, screen) = terminal.ended();
+    let text = screen.text();
+    assert_eq!(status.code(), Some(130), "{text}");
+    assert!(!screen.is_alternate() && !screen.is_cursor_hidden, "{text}");
     assert!(
-        !text().contains("/0 ") && !text().contains("epoch 0/0"),
-        "{}",
-        text()
+        text.contains("interrupted; everything done is kept"),
+        "{text}"
     );
-    let bars: Vec<&str> = running
+    assert!(
+        text.contains("a-value-whose-name-is-long") && text.contains("───"),
+        "the table is in the scrollback: {text}"
+    );
+    assert!(
+        !text.contains("epoch ") && !text.contains("▌Running"),
+        "{text}"
+    );
+    text
+}
+
+#[test]
+fn a_run_is_seen_and_steered_and_leaves_the_terminal_as_it_was() {
+    let system = System::new();
+    let mut terminal = run(&system, 300, &[]);
+    let overview = terminal.wait_until("two trials are shown after their first epochs", |text| {
+        running(text) >= 2
+    });
+    for part in ["watched", "trials", "▌Running  2", "Workers", "? help"] {
+        assert!(overview.contains(part), "no {part} in\n{overview}");
+    }
+    assert!(
+        overview.contains("learning_rate=0.1 seed 0"),
+        "candidate and seed stay visible: {overview}"
+    );
+    assert!(
+        overview.contains("a-value-whose-name-is-long"),
+        "the table: {overview}"
+    );
+    assert!(!overview.contains("/0 "), "{overview}");
+
+    terminal.press("?");
+    terminal.wait_until("the help", |text| text.contains("draw the screen again"));
+    terminal.press("?");
+    terminal.press("/no such trial\r");
+    terminal.wait_until("no trial passes the filter", |text| {
+        text.contains("nothing runs")
+    });
+    terminal.press("\x1b");
+    terminal.wait_until("the filter is forgotten", |text| running(text) >= 2);
+
+    terminal.press("\r");
+    let page = terminal.wait_until("the page of a trial with its settings", |text| {
+        text.contains("training loss") && text.contains("batch_size")
+    });
+    assert!(page.contains("learning_rate"), "{page}");
+    terminal.press("\t");
+    terminal.wait_until("its history", |text| text.contains("attempt 1 runs on"));
+    terminal.press("\x1b");
+
+    terminal.resize(120, 40);
+    terminal.wait_until("the screen is wider", |text| {
+        text.lines().any(|line| line.chars().count() > 100)
+    });
+
+    terminal.press("q");
+    terminal.wait_until("q asks", |text| text.contains("leave? training stops"));
+    terminal.press("n");
+    terminal.wait_until("and stays", |text| {
+        !text.contains("leave?") && text.contains("q leave")
+    });
+    terminal.press("\x03");
+    nothing_is_left_behind(terminal);
+}
+
+#[test]
+fn a_signal_gives_the_terminal_back() {
+    let system = System::new();
+    let terminal = run(&system, 300, &[]);
+    terminal.wait_until("the view", |text| text.contains("▌Running"));
+    terminal.signal(Signal::SIGTERM);
+    nothing_is_left_behind(terminal);
+}
+
+/// A key stops the program and gives the terminal back for as long.
+#[test]
+fn a_stopped_view_is_drawn_again_when_it_continues() {
+    let system = System::new();
+    let mut terminal = run(&system, 300, &[]);
+    terminal.wait_until("the view", |text| text.contains("▌Running"));
+    terminal.press("\x1a");
+    wait_for("the terminal is given back", || {
+        (!terminal.screen().is_alternate()).then_some(())
+    });
+    terminal.signal(Signal::SIGCONT);
+    terminal.wait_until("the view again", |text| text.contains("▌Running"));
+    terminal.press("qy");
+    nothing_is_left_behind(terminal);
+}
+
+/// Lines of a run without a view fit the terminal and name candidate and seed.
+#[test]
+fn plain_progress_fits_the_terminal() {
+    let system = System::new();
+    let terminal = run(&system, 300, &["--view", "plain"]);
+    let text = terminal.wait_until("two trials are shown", |text| running(text) >= 2);
+    terminal.signal(Signal::SIGINT);
+    let (status, screen) = terminal.ended();
+    assert_eq!(status.code(), Some(130), "{text}");
+    let shown = screen.text();
+    assert!(!shown.contains("epoch 0/"), "{shown}");
+    let progress: Vec<&str> = shown
         .lines()
         .filter(|line| line.contains("epoch "))
         .collect();
-    assert!(bars.iter().all(|line| line.contains(" seed ")), "{running}");
-    assert!(
-        bars.iter().any(|line| line.contains("learning_rate=")),
-        "the candidate is visible: {running}"
-    );
-    let left = Screen::show(&seen.lock().expect("nobody panics")).text();
-    assert!(
-        left.contains("interrupted; everything done is kept"),
-        "{left}"
-    );
-    let remains: Vec<&str> = left
-        .lines()
-        .filter(|line| line.contains("epoch ") || line.contains("[="))
-        .collect();
-    assert!(remains.is_empty(), "{remains:#?} in\n{left}");
+    assert!(progress.len() >= 2, "{shown}");
+    for line in progress {
+        assert!(line.chars().count() <= 80, "{line}");
+        assert!(
+            line.contains(" seed ") && line.contains("learning_rate="),
+            "{line}"
+        );
+    }
 }

@@ -12,7 +12,7 @@ pub use crate::doctor_args::DoctorArgs;
 use crate::exit::EXIT_CODES;
 pub use crate::init_args::InitArgs;
 pub use crate::inspect_args::{
-    ListArgs, LogsArgs, PredictArgs, StatusArgs, SweepArgs, TableArgs, WhyArgs,
+    ListArgs, LogsArgs, PredictArgs, StatusArgs, SweepArgs, TableArgs, TailArgs, WhyArgs,
 };
 pub use crate::launch_args::LaunchArgs;
 use crate::rendezvous;
@@ -82,7 +82,7 @@ pub enum Command {
     /// Show sweeps, workers, and what runs now
     Status(StatusArgs),
     /// Print each result of a sweep as it lands, and the table as it fills
-    Tail(SweepArgs),
+    Tail(TailArgs),
     /// Print the tables of a sweep with the results so far
     Table(TableArgs),
     /// List the sweeps and how far they are
@@ -167,6 +167,27 @@ impl Target {
     }
 }
 
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ViewArgs {
+    /// How progress is shown: `auto` takes the whole screen of a terminal with at least 60 columns
+    /// and 16 rows, and prints lines elsewhere; `plain` always prints lines
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = ViewChoice::Auto,
+        value_name = "VIEW",
+        env = "ORCHESTRATOR_VIEW"
+    )]
+    pub view: ViewChoice,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ViewChoice {
+    Auto,
+    Plain,
+}
+
 /// Quotes a word of a command line for a shell.
 pub fn quoted(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@+,=".contains(&byte);
@@ -240,6 +261,8 @@ pub struct RunArgs {
     /// more
     #[arg(long)]
     pub fresh: bool,
+    #[command(flatten)]
+    pub view: ViewArgs,
     #[command(flatten)]
     pub devices: DeviceArgs,
     #[command(flatten)]

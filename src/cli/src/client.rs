@@ -18,7 +18,7 @@ use crate::args::quoted;
 use crate::exit::ExpectedError;
 use crate::output;
 use crate::rendezvous::{self, Rendezvous};
-use crate::reports::{Report, sink_error};
+use crate::reports::{Discard, Report, sink_error};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The interval and timeout that detect a coordinator that vanished without closing its connection.
@@ -209,14 +209,34 @@ impl Client {
         files: v1::ReportFiles,
         sink: &mut dyn FileSink,
     ) -> Result<Report, ExpectedError> {
-        const ACTION: &str = "asking for the report";
-        let width = output::width() as u32;
-        let message = v1::ReportRequest {
+        let request = v1::ReportRequest {
             sweep: sweep.to_owned(),
-            width,
+            width: output::width() as u32,
             files: files.into(),
+            tables_only: false,
         };
-        let reply = self.control.get_report(self.request(message)).await;
+        self.fetch_report(request, sink).await
+    }
+
+    /// Fetches the tables without their notes, at most that many columns wide.
+    pub async fn tables(&mut self, sweep: &str, columns: usize) -> Result<String, ExpectedError> {
+        let request = v1::ReportRequest {
+            sweep: sweep.to_owned(),
+            width: columns as u32,
+            files: v1::ReportFiles::None.into(),
+            tables_only: true,
+        };
+        let report = self.fetch_report(request, &mut Discard).await;
+        report.map(|report| report.text)
+    }
+
+    async fn fetch_report(
+        &mut self,
+        request: v1::ReportRequest,
+        sink: &mut (impl FileSink + ?Sized),
+    ) -> Result<Report, ExpectedError> {
+        const ACTION: &str = "asking for the report";
+        let reply = self.control.get_report(self.request(request)).await;
         let mut chunks = self.answer(ACTION, reply)?;
         let mut report = Report::default();
         while let Some(chunk) = chunks
@@ -318,6 +338,14 @@ impl Client {
             }))
             .await;
         self.answer("explaining the trial", reply)
+    }
+
+    pub async fn trial(&mut self, trial: &str) -> Result<v1::TrialReply, ExpectedError> {
+        let message = v1::TrialRequest {
+            trial: trial.to_owned(),
+        };
+        let reply = self.control.get_trial(self.request(message)).await;
+        self.answer("asking about the trial", reply)
     }
 
     pub async fn why(&mut self, sweep: &str, cell: &str) -> Result<v1::WhyReply, ExpectedError> {

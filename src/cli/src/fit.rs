@@ -3,7 +3,7 @@
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Fewest columns of a cell's name beside its candidate and seed.
-const MIN_CELL: usize = 5;
+const MIN_CELL: usize = 3;
 
 /// Returns the beginning of a text that is too wide.
 pub fn beginning(text: &str, columns: usize) -> String {

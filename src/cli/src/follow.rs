@@ -1,16 +1,15 @@
-//! The view of a running sweep on stderr: a footer with bars on a terminal, plain lines in a pipe.
+//! The progress of a sweep that a command follows: the view on a terminal, plain lines elsewhere.
 
 use std::time::{Duration, Instant};
 
 use protocol::v1::{Condition, RunningTrial, SweepStatus, TrialEnded, trial_ended};
 use sweep::text::cut;
 use sweep::{Share, counted};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
 use unicode_width::UnicodeWidthStr;
 
-use crate::args::Target;
-use crate::footer::{Content, Row};
+use crate::args::{Target, ViewArgs, ViewChoice};
+use crate::output::Output;
+use crate::view::{Full, Input, Kind, Source, terminal};
 use crate::{fit, stderr};
 
 /// Interval of plain lines about running trials at first; a long run prints fewer.
@@ -24,151 +23,91 @@ const MIN_NAME: usize = 32;
 /// Limit for the first line of a failure, in bytes.
 const MAX_REASON: usize = 200;
 
-pub enum View {
-    Bars(Bars),
-    Lines(Lines),
-    Silent,
+pub struct View {
+    full: Option<Full>,
+    /// Used where there is no view, and after one has ended early; absent: `--quiet`.
+    lines: Option<Lines>,
 }
 
-/// The footer on a terminal.
-pub struct Bars {
-    content: Content,
-    waits: Waits,
-    watch: JoinHandle<()>,
-}
-
-pub struct Lines {
+struct Lines {
     began: Instant,
     last: Option<Instant>,
     total: u64,
-    waits: Waits,
-}
-
-/// Prints the reason why the sweep makes no progress, whenever it changes.
-#[derive(Default)]
-struct Waits {
-    printed: String,
-}
-
-impl Waits {
-    fn status(&mut self, status: &SweepStatus) {
-        let because = &status.waits_because;
-        if !because.is_empty() && *because != self.printed {
-            stderr::print(&format!("{} waits: {because}", status.name));
-        }
-        self.printed.clone_from(because);
-    }
+    /// The reason that was printed last why the sweep makes no progress.
+    waits: String,
 }
 
 impl View {
-    /// Chooses the view for stderr and `--quiet`. Needs a runtime: a footer follows the size of its
-    /// terminal.
-    pub fn new() -> Self {
+    /// Chooses how progress is shown. Needs a runtime.
+    pub fn new(arguments: ViewArgs, output: Output, source: Source) -> Self {
         if stderr::quiet() {
-            return Self::Silent;
+            return Self {
+                full: None,
+                lines: None,
+            };
         }
-        if !stderr::interactive() {
-            let waits = Waits::default();
-            return Self::Lines(Lines {
-                began: Instant::now(),
-                last: None,
-                total: 0,
-                waits,
-            });
+        let lines = Lines {
+            began: Instant::now(),
+            last: None,
+            total: 0,
+            waits: String::new(),
+        };
+        let wants = arguments.view == ViewChoice::Auto && !output.is_json();
+        let full = (wants && terminal::is_suitable()).then(|| Full::start(source));
+        let full = full.and_then(|started| {
+            let failed = |error| stderr::print(&format!("no view on this terminal: {error}"));
+            started.map_err(failed).ok()
+        });
+        Self {
+            full,
+            lines: Some(lines),
         }
-        let watch = tokio::spawn(watch_terminal());
-        Self::Bars(Bars {
-            content: Content::default(),
-            waits: Waits::default(),
-            watch,
-        })
+    }
+
+    /// Returns true while the view has the terminal.
+    pub fn is_full(&self) -> bool {
+        self.full().is_some()
+    }
+
+    fn full(&self) -> Option<&Full> {
+        self.full.as_ref().filter(|_| terminal::is_taken())
     }
 
     pub fn status(&mut self, status: &SweepStatus) {
-        match self {
-            Self::Bars(bars) => bars.status(status),
-            Self::Lines(lines) => lines.status(status),
-            Self::Silent => {}
+        if let Some(full) = self.full() {
+            full.send(Input::Sweep(Box::new(status.clone())));
+        } else if let Some(lines) = &mut self.lines {
+            lines.status(status);
         }
     }
 
-    /// Prints a result or failure that has just arrived.
+    /// Shows a result or failure that has just arrived. A failure stays on the terminal when the
+    /// view has ended.
     pub fn ended(&mut self, ended: &TrialEnded, target: &Target) {
-        stderr::print(&ended_line(ended, target));
+        let line = ended_line(ended, target);
+        let failed = matches!(ended.outcome, Some(trial_ended::Outcome::Failure(_)));
+        let trial = Some(ended.trial.clone());
+        match self.full() {
+            Some(_) if failed => {
+                let kind = Kind::Failure;
+                terminal::keep(&line, |text| Input::News { text, trial, kind });
+            }
+            Some(full) => full.send(Input::News {
+                text: line,
+                trial,
+                kind: Kind::Result,
+            }),
+            None => stderr::print(&line),
+        }
     }
 
     pub fn note(&mut self, note: &str) {
         stderr::print(&shortened(note));
     }
 
-    pub fn is_terminal(&self) -> bool {
-        matches!(self, Self::Bars(_))
-    }
-
-    /// Shows the table below the bars. Returns false if there are no bars.
-    pub fn table(&mut self, text: &str) -> bool {
-        let Self::Bars(bars) = self else { return false };
-        bars.content.table = text.trim_end().lines().map(str::to_owned).collect();
-        stderr::set_footer(Some(bars.content.clone()));
-        true
-    }
-
-    /// Removes the footer from the screen.
+    /// Ends the view and gives the terminal back.
     pub fn finish(&mut self) {
-        if let Self::Bars(bars) = self {
-            bars.watch.abort();
-            stderr::set_footer(None);
-        }
-    }
-}
-
-impl Drop for View {
-    /// Removes the bars when an error ends the command.
-    fn drop(&mut self) {
-        self.finish();
-    }
-}
-
-/// Redraws the footer when the terminal changes its size, and when the program continues after
-/// Ctrl-Z.
-async fn watch_terminal() {
-    // SIGCONT has no name in tokio
-    let continued = SignalKind::from_raw(nix::sys::signal::Signal::SIGCONT as i32);
-    let (Ok(mut resized), Ok(mut continued)) =
-        (signal(SignalKind::window_change()), signal(continued))
-    else {
-        return;
-    };
-    loop {
-        tokio::select! {
-            _ = resized.recv() => stderr::resized(),
-            _ = continued.recv() => stderr::continued(),
-        }
-    }
-}
-
-impl Bars {
-    fn status(&mut self, status: &SweepStatus) {
-        self.waits.status(status);
-        let row = |trial: &RunningTrial| {
-            let share = f64::from(trial.epoch) / f64::from(trial.num_epochs.max(1));
-            Row {
-                name: trial_name(trial),
-                share,
-                details: details(trial),
-            }
-        };
-        self.content.trials = status.running_trials.iter().map(row).collect();
-        let mut details = vec![format!("{}/{} trials", done(status), total(status))];
-        details.extend(remaining(status));
-        details.extend(numbers(status));
-        let share = done(status) as f64 / total(status).max(1) as f64;
-        self.content.sweep = Row {
-            name: status.name.clone(),
-            share,
-            details,
-        };
-        stderr::set_footer(Some(self.content.clone()));
+        self.full = None;
     }
 }
 
@@ -184,7 +123,11 @@ impl Lines {
                 done(status)
             ));
         }
-        self.waits.status(status);
+        let because = &status.waits_because;
+        if !because.is_empty() && *because != self.waits {
+            stderr::print(&format!("{} waits: {because}", status.name));
+        }
+        self.waits.clone_from(because);
         let under_way: Vec<&RunningTrial> = status
             .running_trials
             .iter()
@@ -231,10 +174,6 @@ fn trial_line(trial: &RunningTrial, columns: usize) -> String {
     fit::beginning(&format!("  {name}  {details}"), columns)
 }
 
-fn trial_name(trial: &RunningTrial) -> String {
-    format!("{} seed {}", trial.cell, trial.seed)
-}
-
 /// `cos/10 seed 3: 95.2 % test (best 95.8 %), 3.2 s`
 pub fn ended_line(ended: &TrialEnded, target: &Target) -> String {
     let kind = if ended.search { " (search)" } else { "" };
@@ -265,7 +204,7 @@ pub fn ended_line(ended: &TrialEnded, target: &Target) -> String {
 }
 
 /// Returns the first line of a peer's report, without colours and of bounded length.
-fn shortened(text: &str) -> String {
+pub fn shortened(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     cut(&anstream::adapter::strip_str(line).to_string(), MAX_REASON)
 }
@@ -332,7 +271,7 @@ fn numbers(status: &SweepStatus) -> Vec<String> {
 
 /// `about 1m20s left (1m05s to 1m40s)`, with `, at least` while searches may still add an unknown
 /// number of trials.
-fn remaining(status: &SweepStatus) -> Option<String> {
+pub fn remaining(status: &SweepStatus) -> Option<String> {
     let least = if status.remaining_at_least {
         ", at least"
     } else {

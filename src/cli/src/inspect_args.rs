@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::args::Target;
+use crate::args::{Target, ViewArgs};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -33,6 +33,22 @@ pub struct StatusArgs {
     /// One sweep; absent: all
     #[arg(value_name = "SWEEP")]
     pub sweep: Option<String>,
+    /// Show it again and again until Ctrl-C, full-screen on a terminal
+    #[arg(short, long)]
+    pub watch: bool,
+    #[command(flatten)]
+    pub view: ViewArgs,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+pub struct TailArgs {
+    /// The sweep's name
+    #[arg(value_name = "SWEEP")]
+    pub sweep: String,
+    #[command(flatten)]
+    pub view: ViewArgs,
     #[command(flatten)]
     pub target: Target,
 }

@@ -15,7 +15,6 @@ mod estimate;
 mod exit;
 mod fit;
 mod follow;
-mod footer;
 mod home_folders;
 mod host_port;
 mod init_args;
@@ -35,6 +34,7 @@ mod serve_args;
 mod signals;
 mod stderr;
 mod trainer;
+mod view;
 
 use std::process::ExitCode;
 

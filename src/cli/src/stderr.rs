@@ -1,8 +1,8 @@
 //! Output to stderr: log lines, messages for people, errors. Nothing here ever writes to stdout.
 
 use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use indicatif::MultiProgress;
 use tracing_subscriber::EnvFilter;
@@ -10,14 +10,11 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::args::{Command, Global, LogFormat};
 use crate::exit::ExpectedError;
-use crate::footer::{Content, Footer, Size};
+use crate::view::terminal;
 
 static QUIET: AtomicBool = AtomicBool::new(false);
 /// Progress bars of downloads; lines are printed above them.
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
-/// The last lines of the terminal while a sweep is followed; all other output is printed above
-/// them.
-static FOOTER: OnceLock<Mutex<Footer>> = OnceLock::new();
 
 /// Sets up log lines; called once, at the start.
 pub fn init(global: &Global, command: &Command) {
@@ -76,76 +73,27 @@ pub fn quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 
-/// Shows these lines at the bottom of the terminal from now on; `None` removes them.
-pub fn set_footer(content: Option<Content>) {
-    let mut footer = footer();
-    footer.set(content);
-    redraw(&mut footer);
-}
-
-/// Redraws the footer after the terminal changed its size.
-pub fn resized() {
-    redraw(&mut footer());
-}
-
-/// Redraws the footer below the output of other programs while this one was stopped.
-pub fn continued() {
-    let mut footer = footer();
-    footer.forget();
-    redraw(&mut footer);
-}
-
-fn footer() -> MutexGuard<'static, Footer> {
-    FOOTER
-        .get_or_init(Mutex::default)
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-}
-
-fn redraw(footer: &mut Footer) {
-    let size = size();
-    if footer.is_stale(size) {
-        let text = footer.erase(size) + &footer.draw(size);
-        // An error means that the terminal is gone.
-        let _ = std::io::stderr().lock().write_all(text.as_bytes());
-    }
-}
-
 /// Returns the columns of a line that does not wrap; 80 in a pipe.
 pub fn columns() -> usize {
-    if interactive() { size().columns } else { 80 }
-}
-
-fn size() -> Size {
     let found = terminal_size::terminal_size_of(std::io::stderr());
-    let (columns, rows) = found.map_or((80, 24), |(columns, rows)| {
-        (usize::from(columns.0), usize::from(rows.0))
-    });
+    let columns = found.map_or(0, |(columns, _)| usize::from(columns.0));
     // some pseudo-terminals report 0
-    Size {
-        columns: if columns == 0 { 80 } else { columns },
-        rows: if rows == 0 { 24 } else { rows },
-    }
+    if columns == 0 { 80 } else { columns }
 }
 
-/// Removes bars and footer from the screen while something is written, so that they do not mix.
+/// Removes progress bars from the screen while something is written, so that they do not mix.
 pub fn without_bars<T>(write: impl FnOnce() -> T) -> T {
-    if let Some(bars) = BARS.get() {
-        return bars.suspend(write);
+    match BARS.get() {
+        Some(bars) => bars.suspend(write),
+        None => write(),
     }
-    let mut footer = footer();
-    let size = size();
-    let erased = footer.erase(size);
-    let mut stderr = std::io::stderr();
-    let _ = stderr.write_all(erased.as_bytes());
-    let written = write();
-    let _ = stderr.write_all(footer.draw(size).as_bytes());
-    written
 }
 
-/// Writes whole lines. It is no error if stderr has no reader any more.
+/// Writes whole lines, or has the view show them. It is no error if stderr has no reader any more.
 fn write_stderr(bytes: &[u8]) {
-    let _ = without_bars(|| std::io::stderr().lock().write_all(bytes));
+    if !terminal::hold(&String::from_utf8_lossy(bytes)) {
+        let _ = without_bars(|| std::io::stderr().lock().write_all(bytes));
+    }
 }
 
 /// A writer that sends log lines the same way.

@@ -252,6 +252,7 @@ impl Client {
             sweep: SWEEP.to_owned(),
             width: 120,
             files: files.into(),
+            tables_only: false,
         };
         let mut chunks = self.control().get_report(request).await?.into_inner();
         let mut bytes = 0;

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use crate::kept_files::{KeptFile, KeptFiles};
 use crate::outbox::{OutboxStream, outbox};
-use crate::reports::Reports;
+use crate::reports::{Reports, Text};
 use crate::requests::{OwnerRequest, Question, ask};
 use crate::stored_results::OpenResults;
 
@@ -125,7 +125,11 @@ impl Control for ControlService {
         } else {
             request.width.min(MAX_WIDTH) as usize
         };
-        let chunks = self.reports.open(sweep, width, files).await?;
+        let form = Text {
+            width,
+            tables_only: request.tables_only,
+        };
+        let chunks = self.reports.open(sweep, form, files).await?;
         Ok(Response::new(ReceiverStream::new(chunks)))
     }
 

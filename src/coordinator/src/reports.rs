@@ -26,9 +26,9 @@ const LARGE_AT_A_TIME: usize = 2;
 /// Maximum number of trials, and of their epochs, for which a report is made in memory, and kept.
 const SMALL: usize = 2_000;
 const FEW_EPOCHS: usize = 100_000;
-/// Maximum number of sweeps whose reports are kept, each at a few widths.
+/// Maximum number of sweeps whose reports are kept, each with a few texts.
 const KEPT_SWEEPS: usize = 16;
-const KEPT_WIDTHS: usize = 4;
+const KEPT_TEXTS: usize = 4;
 /// Timeout for a reader to take one piece; it is then cut off, because it holds a snapshot.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Number of pieces under way to one reader.
@@ -36,6 +36,23 @@ const PIECES: usize = 4;
 
 type ToReader = mpsc::Sender<Result<v1::ReportChunk, Status>>;
 type Files = Vec<(String, Vec<u8>)>;
+
+/// The text of a report: its columns, and how much of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Text {
+    pub width: usize,
+    /// Without notes and drawings.
+    pub tables_only: bool,
+}
+
+impl Text {
+    fn of(self, reporter: &Reporter<'_>) -> String {
+        match self.tables_only {
+            true => reporter.tables(self.width),
+            false => reporter.text(self.width),
+        }
+    }
+}
 
 #[derive(Clone)]
 pub struct Reports {
@@ -53,8 +70,7 @@ struct Kept {
     /// `SweepState::changed`.
     changed: Option<u64>,
     head: v1::ReportHead,
-    /// Texts by width.
-    texts: BTreeMap<usize, Arc<str>>,
+    texts: BTreeMap<Text, Arc<str>>,
     /// Files of a small sweep, once a call asked for them.
     files: Option<Arc<Files>>,
 }
@@ -80,7 +96,7 @@ impl Reports {
     pub async fn open(
         &self,
         sweep: String,
-        width: usize,
+        form: Text,
         files: v1::ReportFiles,
     ) -> Result<mpsc::Receiver<Result<v1::ReportChunk, Status>>, Status> {
         let first = self
@@ -96,9 +112,9 @@ impl Reports {
         let reports = self.clone();
         tokio::spawn(async move {
             let sent = if is_small || files == v1::ReportFiles::None {
-                reports.send_kept(sweep, width, files, &sender).await
+                reports.send_kept(sweep, form, files, &sender).await
             } else {
-                reports.send_large(sweep, width, files, &sender).await
+                reports.send_large(sweep, form, files, &sender).await
             };
             if let Err(status) = sent {
                 tracing::warn!(%status, "a report was not sent completely");
@@ -150,7 +166,7 @@ impl Reports {
     async fn send_kept(
         &self,
         sweep: String,
-        width: usize,
+        form: Text,
         files: v1::ReportFiles,
         to: &ToReader,
     ) -> Result<(), Status> {
@@ -159,7 +175,7 @@ impl Reports {
             text,
             files: made,
         } = self
-            .kept(&sweep, width, files != v1::ReportFiles::None)
+            .kept(&sweep, form, files != v1::ReportFiles::None)
             .await?;
         send(to, Chunk::Head(head)).await?;
         for piece in pieces(&text) {
@@ -178,28 +194,28 @@ impl Reports {
 
     /// Returns a report made now, or since this call by another one: calls that wait share the
     /// result.
-    async fn kept(&self, sweep: &str, width: usize, with_files: bool) -> Result<Whole, Status> {
+    async fn kept(&self, sweep: &str, form: Text, with_files: bool) -> Result<Whole, Status> {
         let asked = Instant::now();
         let entry = self.entry_of(sweep);
         let mut kept = entry.lock().await;
-        let has = kept.texts.contains_key(&width) && (!with_files || kept.files.is_some());
+        let has = kept.texts.contains_key(&form) && (!with_files || kept.files.is_some());
         if !has || kept.asked.is_none_or(|taken| taken < asked) {
             let taken = Instant::now();
             if let Some(state) = self.snapshot(sweep, kept.changed.filter(|_| has)).await? {
                 let changed = state.sweeps.get(sweep).map(|entry| entry.changed);
                 let results = with_files.then(|| self.results.clone());
                 let Whole { head, text, files } =
-                    make(state, sweep.to_owned(), width, results).await?;
-                if kept.changed != changed || kept.texts.len() >= KEPT_WIDTHS {
+                    make(state, sweep.to_owned(), form, results).await?;
+                if kept.changed != changed || kept.texts.len() >= KEPT_TEXTS {
                     *kept = Kept::default();
                 }
                 (kept.changed, kept.head) = (changed, head);
-                kept.texts.insert(width, text);
+                kept.texts.insert(form, text);
                 kept.files = files.or_else(|| kept.files.take());
             }
             kept.asked = Some(taken);
         }
-        let text = kept.texts.get(&width).cloned().unwrap_or_default();
+        let text = kept.texts.get(&form).cloned().unwrap_or_default();
         Ok(Whole {
             head: kept.head,
             text,
@@ -223,7 +239,7 @@ impl Reports {
     async fn send_large(
         &self,
         sweep: String,
-        width: usize,
+        form: Text,
         files: v1::ReportFiles,
         to: &ToReader,
     ) -> Result<(), Status> {
@@ -244,7 +260,7 @@ impl Reports {
         let written = move || -> io::Result<()> {
             let reporter = Reporter::of(&state, &sweep).map_err(io::Error::other)?;
             reader.send(Chunk::Head(report_head(&reporter)))?;
-            for piece in pieces(&reporter.text(width)) {
+            for piece in pieces(&form.of(&reporter)) {
                 reader.send(Chunk::Text(piece.to_owned()))?;
             }
             write_report(&reporter, files, &mut *open_results(), &mut reader)?;
@@ -259,7 +275,7 @@ impl Reports {
 async fn make(
     state: Arc<State>,
     sweep: String,
-    width: usize,
+    form: Text,
     with_files: Option<OpenResults>,
 ) -> Result<Whole, Status> {
     let make = move || -> Result<Whole, Status> {
@@ -273,7 +289,7 @@ async fn make(
         });
         Ok(Whole {
             head: report_head(&reporter),
-            text: reporter.text(width).into(),
+            text: form.of(&reporter).into(),
             files: files.transpose()?,
         })
     };

@@ -40,7 +40,7 @@ use crate::sink::Files;
 pub use csv::{line as csv_line, text as csv_text};
 pub use sink::{FileSink, MAX_PIECE};
 pub use stored::StoredResults;
-pub use text::embolden;
+pub use text::{best_cells, embolden};
 pub use why::{Why, why};
 
 /// The whole results folder of a sweep, in memory.
@@ -121,6 +121,15 @@ impl<'a> Reporter<'a> {
             .outputs
             .iter()
             .map(|output| self.drawn(output).text(width))
+            .collect();
+        tables.join("\n")
+    }
+
+    /// Returns the tables without their notes, for a screen that shows them as they fill.
+    pub fn tables(&self, width: usize) -> String {
+        let outputs = self.results.sweep.outputs.iter();
+        let tables: Vec<String> = outputs
+            .map(|output| text::table(&self.drawn(output).grid, width))
             .collect();
         tables.join("\n")
     }

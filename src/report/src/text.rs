@@ -4,6 +4,8 @@
 //! ours and its published numbers stay together. The best cell ends in ` *`, the result of a comparison
 //! in its sign; `embolden` turns the best into bold type for a terminal.
 
+use std::ops::Range;
+
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::grid::{Grid, GridCell};
@@ -18,11 +20,7 @@ const MIN_WIDTH: usize = 40;
 pub fn text(grid: &Grid, width: usize) -> String {
     let width = width.max(MIN_WIDTH);
     let mut out = String::new();
-    let title = match grid.caption.as_str() {
-        "" => grid.name.clone(),
-        caption => format!("{}: {caption}", grid.name),
-    };
-    wrap(&mut out, &title, width, "");
+    wrap(&mut out, &title(grid), width, "");
     for warning in &grid.warnings {
         wrap(&mut out, &format!("!! {warning}"), width, "   ");
     }
@@ -46,29 +44,54 @@ pub fn text(grid: &Grid, width: usize) -> String {
     out
 }
 
+/// Draws title and table without the rest, lines ended with `\n`.
+pub fn table(grid: &Grid, width: usize) -> String {
+    let width = width.max(MIN_WIDTH);
+    let mut out = String::new();
+    wrap(&mut out, &title(grid), width, "");
+    for warning in &grid.warnings {
+        wrap(&mut out, &format!("!! {warning}"), width, "   ");
+    }
+    for block in blocks(grid, width) {
+        draw(&mut out, grid, &block);
+    }
+    out
+}
+
+fn title(grid: &Grid) -> String {
+    match grid.caption.as_str() {
+        "" => grid.name.clone(),
+        caption => format!("{}: {caption}", grid.name),
+    }
+}
+
 /// Makes the best cells of a drawn table bold, for a terminal with colour.
 pub fn embolden(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.lines() {
-        let mut line = line.to_owned();
-        // From the right, so that insertions do not move the positions that are still to be found.
-        let mut end = line.len();
-        while let Some(star) = line[..end].rfind(" *") {
-            end = star;
-            let start = line[..star].rfind("  ").map_or(0, |gap| gap + 2);
-            if line[start..star]
-                .chars()
-                .next()
-                .is_some_and(|first| first.is_ascii_digit())
-            {
-                line.insert_str(star + 2, "\x1b[0m");
-                line.insert_str(start, "\x1b[1m");
-            }
+        let mut done = 0;
+        for best in best_cells(line) {
+            out.push_str(&line[done..best.start]);
+            out.push_str(&format!("\x1b[1m{}\x1b[0m", &line[best.clone()]));
+            done = best.end;
         }
-        out.push_str(&line);
+        out.push_str(&line[done..]);
         out.push('\n');
     }
     out
+}
+
+/// Returns where a line of a drawn table has best cells, with their stars.
+pub fn best_cells(line: &str) -> Vec<Range<usize>> {
+    let stars = line
+        .match_indices(" *")
+        .map(|(at, star)| (at, at + star.len()));
+    let cell = |(star, end): (usize, usize)| {
+        let start = line[..star].rfind("  ").map_or(0, |gap| gap + 2);
+        let is_number = line[start..star].starts_with(|first: char| first.is_ascii_digit());
+        is_number.then_some(start..end)
+    };
+    stars.filter_map(cell).collect()
 }
 
 /// Returns the columns to draw together, by index.

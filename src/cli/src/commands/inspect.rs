@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use sweep::counted;
 use tokio::time::Instant;
 
-use crate::args::{ListArgs, StatusArgs, SweepArgs, TableArgs, Target, WhyArgs};
+use crate::args::{ListArgs, StatusArgs, TableArgs, TailArgs, Target, WhyArgs};
+use crate::client::Client;
 use crate::commands::follow_sweep::{Follower, Step};
 use crate::exit::{ExpectedError, Outcome};
 use crate::follow::{self, View, duration};
@@ -20,11 +21,13 @@ use crate::output::{self, Output, Reader, SCHEMA};
 use crate::reports::{self, Discard, Report, ToStdout};
 use crate::results_folder::ResultsFolder;
 use crate::signals::Signals;
+use crate::view::{self, Leaving};
 use crate::{advice, kept_files, stderr};
 
-/// Interval of printed tables, in a pipe and on a terminal, where the table is replaced.
+/// Interval of printed tables.
 const TABLE_EVERY: Duration = Duration::from_secs(60);
-const TERMINAL_TABLE_EVERY: Duration = Duration::from_secs(2);
+/// Interval of `status --watch` without a view.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
 /// The shortest pause after a table, as a multiple of the time it took: tables of a large sweep are
 /// slow.
 const TABLE_SHARE: u32 = 10;
@@ -35,28 +38,96 @@ const MAX_GONE: usize = 3;
 
 pub async fn status(arguments: &StatusArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let sweep = arguments.sweep.as_deref();
-    let (mut reply, reach) = match offline::source(&arguments.target).await? {
-        Source::Live(mut client) => (client.status(sweep).await?, Some(client.flags())),
-        Source::Journal(journal) => {
-            let sweep = sweep.unwrap_or_default();
-            (journal.answers().status(sweep)?, None)
+    match offline::source(&arguments.target).await? {
+        Source::Live(client) if arguments.watch => watch(arguments, *client, output).await,
+        Source::Live(mut client) => {
+            let reply = live_status(&mut client, arguments).await?;
+            print_status(&reply, output)
         }
-    };
-    for sweep in &mut reply.sweeps {
-        sweep.waits_because =
-            advice::complete(&sweep.waits_because, &arguments.target, reach.as_deref());
+        Source::Journal(journal) => {
+            if arguments.watch {
+                stderr::print("no coordinator runs: nothing will change; this is how it stands");
+            }
+            let mut reply = journal.answers().status(sweep.unwrap_or_default())?;
+            complete_advice(&mut reply, &arguments.target, None);
+            print_status(&reply, output)
+        }
     }
+}
+
+async fn live_status(
+    client: &mut Client,
+    arguments: &StatusArgs,
+) -> Result<StatusReply, ExpectedError> {
+    let mut reply = client.status(arguments.sweep.as_deref()).await?;
+    complete_advice(&mut reply, &arguments.target, Some(&client.flags()));
+    Ok(reply)
+}
+
+fn complete_advice(reply: &mut StatusReply, target: &Target, reach: Option<&str>) {
+    for sweep in &mut reply.sweeps {
+        sweep.waits_because = advice::complete(&sweep.waits_because, target, reach);
+    }
+}
+
+fn print_status(reply: &StatusReply, output: Output) -> Result<Outcome, ExpectedError> {
+    print_storage_fault(reply);
+    output.print(
+        || status_text(reply),
+        || coordinator::status_document(reply),
+    )?;
+    Ok(Outcome::Complete)
+}
+
+fn print_storage_fault(reply: &StatusReply) {
     if !reply.storage_fault.is_empty() {
         stderr::print(&format!(
             "the coordinator cannot write its journal, nothing new is accepted: {}",
             reply.storage_fault
         ));
     }
-    output.print(
-        || status_text(&reply),
-        || coordinator::status_document(&reply),
-    )?;
-    Ok(Outcome::Complete)
+}
+
+/// Shows the status again and again until a signal ends it: the view, or one text or JSON line after
+/// another.
+async fn watch(
+    arguments: &StatusArgs,
+    mut client: Client,
+    output: Output,
+) -> Result<Outcome, ExpectedError> {
+    let mut signals = Signals::listen()?;
+    // a sweep that does not exist is an error, not a view that waits for it
+    let first = live_status(&mut client, arguments).await?;
+    let source = view::Source {
+        client: client.clone(),
+        sweep: arguments.sweep.clone(),
+        leaving: Leaving::Detaches,
+        awaits_workers: false,
+        target: arguments.target.clone(),
+    };
+    let mut view = View::new(arguments.view, output, source);
+    if view.is_full() {
+        signals.next().await;
+        view.finish();
+        let last = live_status(&mut client, arguments).await;
+        return print_status(&last.unwrap_or(first), output);
+    }
+    let mut reply = first;
+    loop {
+        print_storage_fault(&reply);
+        let reader = output.print_line(
+            || status_text(&reply) + "\n",
+            || coordinator::status_document(&reply),
+        )?;
+        if reader == Reader::Gone {
+            return Ok(Outcome::Complete);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WATCH_EVERY) => {}
+            _ = signals.next() => return Ok(Outcome::Complete),
+        }
+        reply = live_status(&mut client, arguments).await?;
+    }
 }
 
 pub async fn table(arguments: &TableArgs, output: Output) -> Result<Outcome, ExpectedError> {
@@ -174,7 +245,7 @@ pub async fn explanation(
     }
 }
 
-pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, ExpectedError> {
+pub async fn tail(arguments: &TailArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let Some(client) = offline::live(&arguments.target).await? else {
         stderr::print("no coordinator runs: nothing will change; this is how it stands");
         let report = report(
@@ -188,19 +259,24 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
     };
     let mut signals = Signals::listen()?;
     let reconnects = arguments.target.coordinator.is_some();
+    let source = view::Source {
+        client: client.clone(),
+        sweep: Some(arguments.sweep.clone()),
+        leaving: Leaving::Detaches,
+        awaits_workers: false,
+        target: arguments.target.clone(),
+    };
     let mut follower = Follower::new(client, &arguments.sweep, reconnects);
-    let mut view = View::new();
-    let mut next_table = Instant::now()
-        + if view.is_terminal() {
-            Duration::ZERO
-        } else {
-            TABLE_EVERY
-        };
+    let mut view = View::new(arguments.view, output, source);
+    let mut next_table = Instant::now() + TABLE_EVERY;
     loop {
         let step = tokio::select! {
             step = follower.next() => step?,
             _ = signals.next() => {
-                view.finish();
+                if view.is_full() {
+                    view.finish();
+                    print_tables(&mut follower.client, &arguments.sweep).await?;
+                }
                 return Ok(Outcome::Interrupted);
             }
         };
@@ -212,6 +288,7 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
                 view.status(&status);
             }
             Step::Note(note) => view.note(&note),
+            Step::Ended(ended) if view.is_full() => view.ended(&ended, &arguments.target),
             Step::Ended(ended) => {
                 let reader = output.print_line(
                     || format!("{}\n", follow::ended_line(&ended, &arguments.target)),
@@ -222,10 +299,9 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
                 }
                 if Instant::now() >= next_table && !output.is_json() {
                     let asked = Instant::now();
-                    let shown = match follower.report().await {
-                        Ok(report) if view.table(&report.text) => Ok(()),
+                    match follower.report().await {
                         Ok(report) => {
-                            output.print(|| format!("\n{}\n", report.text), || Value::Null)
+                            output.print(|| format!("\n{}\n", report.text), || Value::Null)?
                         }
                         // results continue to arrive, and the next table may succeed
                         Err(error) => {
@@ -233,16 +309,9 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
                                 "no table for now: {}",
                                 error.render().trim_end()
                             ));
-                            Ok(())
                         }
-                    };
-                    shown?;
-                    let pause = if view.is_terminal() {
-                        TERMINAL_TABLE_EVERY
-                    } else {
-                        TABLE_EVERY
-                    };
-                    next_table = Instant::now() + pause.max(asked.elapsed() * TABLE_SHARE);
+                    }
+                    next_table = Instant::now() + TABLE_EVERY.max(asked.elapsed() * TABLE_SHARE);
                 }
             }
             Step::Complete(status) => {
@@ -251,6 +320,18 @@ pub async fn tail(arguments: &SweepArgs, output: Output) -> Result<Outcome, Expe
                 let report = follower.report().await?;
                 return conclude(&report, output);
             }
+        }
+    }
+}
+
+/// Prints the tables as they are, for a view that its user has left. A coordinator that is away is
+/// no reason to wait for it.
+async fn print_tables(client: &mut Client, sweep: &str) -> Result<(), ExpectedError> {
+    match client.report(sweep, ReportFiles::None, &mut Discard).await {
+        Ok(report) => output::write(output::table(&report.text).as_bytes()).map(|_| ()),
+        Err(error) => {
+            stderr::print(&format!("no table: {}", error.render().trim_end()));
+            Ok(())
         }
     }
 }

@@ -22,6 +22,8 @@ use std::path::Path;
 
 use clap::CommandFactory;
 
+pub use serve::WORK_DIR;
+
 use crate::args::{Cli, Command, DataCommand, JournalCommand};
 use crate::config::Configuration;
 use crate::exit::{ExpectedError, Outcome};

@@ -30,6 +30,7 @@ use crate::preflight::{self, Places};
 use crate::reports::Report;
 use crate::results_folder::ResultsFolder;
 use crate::signals::{HOW_TO_INSIST, Signals};
+use crate::view::{Leaving, Source};
 use crate::{advice, estimate, rendezvous, stderr, trainer};
 
 /// Timeout for a remote coordinator to answer when a sweep is submitted.
@@ -279,15 +280,15 @@ impl Run<'_> {
             )?;
             return Ok(Outcome::Complete);
         }
-        let mut follower = Follower::new(client, &reply.sweep, lasts);
-        let mut writer =
-            ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
-        let mut view = View::new();
         let workers = if lasts {
             Workers::Any
         } else {
             Workers::Borrowed
         };
+        let mut view = self.view(&client, &reply.sweep, workers);
+        let mut follower = Follower::new(client, &reply.sweep, lasts);
+        let mut writer =
+            ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let followed = tokio::select! {
             followed = self.follow(&mut follower, &mut writer, &mut view, workers) => followed,
             signal = signals.next() => Ok(Followed::Interrupted(signal)),
@@ -330,10 +331,10 @@ impl Run<'_> {
         self.print_submission(&reply);
         self.discard_results(&mut client, &reply.sweep).await?;
         self.print_unfinished(&client.status(None).await?, &reply.sweep);
+        let mut view = self.view(&client, &reply.sweep, Workers::Own);
         let mut follower = Follower::new(client, &reply.sweep, false);
         let mut writer =
             ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
-        let mut view = View::new();
         let followed = tokio::select! {
             followed = self.follow(&mut follower, &mut writer, &mut view, Workers::Own) => followed,
             error = embedded.failed() => Err(error),
@@ -405,6 +406,20 @@ impl Run<'_> {
             ));
         }
         Ok(())
+    }
+
+    fn view(&self, client: &Client, sweep: &str, workers: Workers) -> View {
+        let source = Source {
+            client: client.clone(),
+            sweep: Some(sweep.to_owned()),
+            leaving: match workers {
+                Workers::Own | Workers::Launched => Leaving::StopsTraining,
+                Workers::Borrowed | Workers::Any => Leaving::Detaches,
+            },
+            awaits_workers: workers != Workers::Any,
+            target: self.arguments.target.clone(),
+        };
+        View::new(self.arguments.view, self.output, source)
     }
 
     /// Follows until the sweep is complete, or no worker can continue it.

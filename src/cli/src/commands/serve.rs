@@ -27,7 +27,7 @@ use crate::signals::{HOW_TO_INSIST, Signals};
 use crate::{launching, output, stderr, trainer};
 
 /// The work directory of the embedded worker, below the state directory.
-const WORK_DIR: &str = "work";
+pub const WORK_DIR: &str = "work";
 /// Timeout for another process to give the state directory back, and the interval of checks.
 const FREE_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_CHECK: Duration = Duration::from_secs(2);

@@ -52,7 +52,7 @@ const fn launch(key: &'static str, kind: Kind) -> Setting {
     }
 }
 
-pub static SETTINGS: [Setting; 22] = [
+pub static SETTINGS: [Setting; 23] = [
     top("data_dir", Kind::Path),
     top("cache_dir", Kind::Path),
     Setting {
@@ -72,6 +72,7 @@ pub static SETTINGS: [Setting; 22] = [
     top("slots", Kind::Number),
     top("devices_per_slot", Kind::Number),
     top("trainer", Kind::Path),
+    top("view", Kind::Text),
     launch("nodes", Kind::Number),
     Setting {
         yields_to: &["cpus_per_node"],

@@ -2,12 +2,22 @@
 
 use super::*;
 
+fn of_width(width: usize) -> Text {
+    Text {
+        width,
+        tables_only: false,
+    }
+}
+
 /// Returns the output of `Reports` in one piece, and its number of chunks.
 async fn report_of(
     reports: &Reports,
     files: ReportFiles,
 ) -> (v1::ReportHead, String, BTreeMap<String, Vec<u8>>) {
-    let mut chunks = reports.open("small".to_owned(), 100, files).await.unwrap();
+    let mut chunks = reports
+        .open("small".to_owned(), of_width(100), files)
+        .await
+        .unwrap();
     let (mut head, mut text, mut found) = (None, String::new(), BTreeMap::<String, Vec<u8>>::new());
     let mut current = String::new();
     loop {
@@ -61,12 +71,12 @@ async fn a_report_in_pieces_is_that_of_the_journal() {
             [report::RESULTS_JSON]
         );
         let narrow = reports
-            .open("small".to_owned(), 40, ReportFiles::None)
+            .open("small".to_owned(), of_width(40), ReportFiles::None)
             .await;
         drop(narrow.unwrap());
     }
     let unknown = reports
-        .open("no".to_owned(), 100, ReportFiles::None)
+        .open("no".to_owned(), of_width(100), ReportFiles::None)
         .await
         .unwrap_err();
     assert_eq!(unknown.message(), "no sweep is named `no`; known: small");

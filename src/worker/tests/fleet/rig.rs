@@ -499,6 +499,7 @@ impl Rig {
             sweep: "small".into(),
             width: 0,
             files: v1::ReportFiles::All.into(),
+            tables_only: false,
         };
         let mut chunks = patient(client.get_report(request))
             .await

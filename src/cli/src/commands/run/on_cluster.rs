@@ -13,7 +13,6 @@ use crate::client::Client;
 use crate::commands::follow_sweep::{Follower, ResultsWriter, submit};
 use crate::commands::serve::Embedded;
 use crate::exit::{ExpectedError, Outcome};
-use crate::follow::View;
 use crate::launch_args::How;
 use crate::launching::{self, Launching, Reach};
 use crate::output;
@@ -57,10 +56,10 @@ impl Run<'_> {
         let hosts = launching.hosts();
         embedded.launch(&reply.sweep, launching).await?;
         let (mut cluster, mut hosts_seen) = (client.clone(), client.clone());
+        let mut view = self.view(&client, &reply.sweep, Workers::Launched);
         let mut follower = Follower::new(client, &reply.sweep, false);
         let mut writer =
             ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
-        let mut view = View::new();
         let followed = tokio::select! {
             followed = self.follow(&mut follower, &mut writer, &mut view, Workers::Launched) => followed,
             error = embedded.failed() => Err(error),

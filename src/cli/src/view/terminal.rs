@@ -1,0 +1,181 @@
+//! The terminal while the view has it: raw mode, the alternate screen, no cursor. It is given back
+//! on every way out of the program that can be noticed: the end of the view, an error, a panic.
+//!
+//! What the program prints meanwhile is shown as news, and printed when the terminal is given back.
+
+use std::io::{self, BufWriter, IsTerminal, Stderr, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+use nix::sys::signal::Signal;
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+use ratatui::buffer::Buffer;
+use ratatui::crossterm::cursor::{Hide, Show};
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{
+    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode, size,
+};
+use ratatui::layout::Rect;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::draw::{MIN_COLUMNS, MIN_ROWS};
+use super::model::{Input, Kind};
+use crate::stderr;
+
+/// Lines that are kept for the end of the view; the oldest go first.
+const MAX_HELD: usize = 1_000;
+
+/// True while the terminal is in raw mode and shows the alternate screen.
+static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
+static PANIC_HOOK: Once = Once::new();
+
+struct Screen {
+    terminal: Terminal<CrosstermBackend<BufWriter<Stderr>>>,
+    held: Vec<String>,
+    news: UnboundedSender<Input>,
+}
+
+/// Returns true if the view can be drawn here: a person sees stdout and stderr and has a keyboard,
+/// and the terminal is large enough and not that of a job in the background.
+pub fn is_suitable() -> bool {
+    let are_terminals = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let is_large =
+        || size().is_ok_and(|(columns, rows)| columns >= MIN_COLUMNS && rows >= MIN_ROWS);
+    let is_in_background = || {
+        // an error: not the terminal that controls this process, so there are no jobs
+        nix::unistd::tcgetpgrp(io::stderr()).is_ok_and(|group| group != nix::unistd::getpgrp())
+    };
+    are_terminals
+        && stderr::interactive()
+        && std::env::var_os("TERM").is_some()
+        && is_large()
+        && !is_in_background()
+}
+
+/// Takes the terminal. `news`: where lines go that the program prints.
+pub fn take(news: UnboundedSender<Input>) -> io::Result<()> {
+    PANIC_HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            restore();
+            before(panic);
+        }));
+    });
+    let terminal = Terminal::new(CrosstermBackend::new(BufWriter::new(io::stderr())))?;
+    *screen() = Some(Screen {
+        terminal,
+        held: Vec::new(),
+        news,
+    });
+    enter().inspect_err(|_| give_back())
+}
+
+/// Gives the terminal back and prints what was held back. Does nothing if it is not taken.
+pub fn give_back() {
+    // A frame that is being drawn is finished first, and none follows.
+    let screen = screen().take();
+    restore();
+    for line in screen.into_iter().flat_map(|screen| screen.held) {
+        // An error means that the terminal is gone.
+        let _ = io::stderr().lock().write_all(line.as_bytes());
+    }
+}
+
+pub fn is_taken() -> bool {
+    IS_TAKEN.load(Ordering::SeqCst)
+}
+
+/// Draws the next frame; only what differs from the last one is written.
+pub fn draw(draw: impl FnOnce(Rect, &mut Buffer)) -> io::Result<()> {
+    let mut screen = screen();
+    let Some(screen) = screen.as_mut().filter(|_| is_taken()) else {
+        return Ok(());
+    };
+    screen
+        .terminal
+        .draw(|frame| draw(frame.area(), frame.buffer_mut()))
+        .map(|_| ())
+}
+
+/// Writes the next frame whole.
+pub fn clear() {
+    if let Some(screen) = screen().as_mut().filter(|_| is_taken()) {
+        let terminal = &mut screen.terminal;
+        // `Terminal::clear` would ask the terminal for its cursor, and wait among the keys for the
+        // answer. An error means that the terminal is gone, which its keys report.
+        let _ = terminal
+            .size()
+            .and_then(|size| terminal.resize(size.into()));
+    }
+}
+
+/// Columns that the view has.
+pub fn columns() -> usize {
+    size().map_or(80, |(columns, _)| usize::from(columns))
+}
+
+/// Holds a line back while the terminal is taken, and shows it as news. Returns false if it is not
+/// taken: the line can be printed.
+pub fn hold(line: &str) -> bool {
+    keep(line, |text| Input::News {
+        text,
+        trial: None,
+        kind: Kind::Note,
+    })
+}
+
+/// Holds a line back, to be shown as news of this kind.
+pub fn keep(line: &str, news: impl FnOnce(String) -> Input) -> bool {
+    if !is_taken() {
+        return false;
+    }
+    let mut screen = screen();
+    let Some(screen) = screen.as_mut() else {
+        return false;
+    };
+    let text = anstream::adapter::strip_str(line.trim_end()).to_string();
+    screen.held.push(format!("{}\n", line.trim_end()));
+    if screen.held.len() > MAX_HELD {
+        screen.held.remove(0);
+    }
+    // An error means that the view is ending.
+    let _ = screen.news.send(news(text));
+    true
+}
+
+/// Stops the process until a shell continues it, as Ctrl-Z does without a view.
+pub fn suspend() {
+    restore();
+    // An error leaves the process running.
+    let _ = nix::sys::signal::raise(Signal::SIGTSTP);
+    resume();
+}
+
+/// Takes the terminal again after the process was stopped.
+pub fn resume() {
+    if screen().is_some() && enter().is_ok() {
+        clear();
+    }
+}
+
+fn enter() -> io::Result<()> {
+    enable_raw_mode()?;
+    IS_TAKEN.store(true, Ordering::SeqCst);
+    execute!(io::stderr(), EnterAlternateScreen, Hide)
+}
+
+/// Puts the terminal into the state in which it was found. Locks nothing, because a panic may have
+/// happened while the lock was held.
+fn restore() {
+    if IS_TAKEN.swap(false, Ordering::SeqCst) {
+        // Errors mean that the terminal is gone.
+        let _ = disable_raw_mode();
+        let _ = execute!(io::stderr(), LeaveAlternateScreen, Show);
+    }
+}
+
+fn screen() -> MutexGuard<'static, Option<Screen>> {
+    SCREEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
