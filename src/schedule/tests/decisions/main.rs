@@ -13,6 +13,7 @@ mod identity;
 mod invariants;
 mod journals;
 mod placing;
+mod queues;
 mod refusals;
 mod removable;
 mod retries;

@@ -1,0 +1,206 @@
+//! Allocations where the rules turn: what clears strikes, what is looked for soon, what is given back
+//! and how often, and the status that a user sees.
+
+use schedule::allocation::{
+    ClusterStatus, EndCause, GiveBack, JobState, LaunchAnswer, LaunchInput, LaunchRequest,
+    PauseCause, ReasonClass, SubmitOutcome, cluster_status,
+};
+use schedule::event::Input;
+use schedule::state::WorkerId;
+
+use crate::allocations::{
+    MINUTE, accepted, answer, asked, beat, cancel_sweep, cause, join, launching, observe, observed,
+    open, pause, pending, phase, spec, strikes, submitted, wait_with,
+};
+use crate::sweeps::grid;
+use crate::world::World;
+
+fn stop(world: &mut World) {
+    let stop = LaunchInput::Stop {
+        reason: "the run was interrupted".into(),
+    };
+    world.give(Input::Launch(stop)).expect("it launches");
+}
+
+/// Sends heartbeats until the launcher is asked for something.
+fn until_asked(world: &mut World, worker: &WorkerId) {
+    while asked(world).is_none() {
+        world.now += 5_000;
+        beat(world, worker);
+    }
+}
+
+#[test]
+fn a_queue_that_is_opened_again_has_no_strikes_and_a_good_end_clears_them() {
+    let struck = || {
+        let mut world = launching(1, 4);
+        let id = accepted(&mut world);
+        let detail = "exit 1".into();
+        observe(
+            &mut world,
+            &[(&id, JobState::Ended(EndCause::Failed { detail }))],
+        );
+        assert_eq!(strikes(&world), 1);
+        while !matches!(asked(&world), Some(LaunchRequest::Submit { .. })) {
+            world.wait(5_000);
+        }
+        world
+    };
+    let mut world = struck();
+    open(&mut world, spec(1)).expect("the queue can be opened");
+    assert_eq!(strikes(&world), 0);
+    let mut world = struck();
+    let id = accepted(&mut world);
+    let worker = join(&mut world, &id, 1);
+    let leaving = Input::Leaving {
+        worker,
+        reason: "time is up".into(),
+    };
+    world.give(leaving).expect("it is present");
+    while !phase(&world, &id).is_ended() {
+        observe(&mut world, &[(&id, JobState::Ended(EndCause::TimedOut))]);
+    }
+    assert_eq!(strikes(&world), 0);
+}
+
+#[test]
+fn a_worker_that_hangs_up_is_looked_for_soon() {
+    let mut world = launching(1, 4);
+    let id = accepted(&mut world);
+    let worker = join(&mut world, &id, 1);
+    until_asked(&mut world, &worker);
+    answer(
+        &mut world,
+        LaunchAnswer::Observed(Ok(vec![observed(&id, JobState::Running)])),
+    );
+    let connection = world.state.live.connected[&worker];
+    let gone = Input::Disconnected { worker, connection };
+    world.give(gone).expect("it is present");
+    world.wait(world.config.launch.soon_ms - 1);
+    assert_eq!(asked(&world), None);
+    world.wait(1);
+    assert!(matches!(asked(&world), Some(LaunchRequest::Observe { .. })));
+}
+
+#[test]
+fn a_surplus_lasts_a_minute_however_long_there_was_none() {
+    let mut world = launching(2, 4);
+    let first = accepted(&mut world);
+    let worker = join(&mut world, &first, 1);
+    let second = accepted(&mut world);
+    wait_with(&mut world, &[&worker], 3 * MINUTE);
+    cancel_sweep(&mut world);
+    wait_with(&mut world, &[&worker], 50_000);
+    assert!(!phase(&world, &second).is_draining());
+    wait_with(&mut world, &[&worker], 20_000);
+    assert!(phase(&world, &second).is_draining());
+}
+
+#[test]
+fn another_way_of_giving_back_does_not_wait_for_the_last_one() {
+    let mut world = launching(1, 4);
+    world.config.launch.observe_ms = 10 * MINUTE;
+    let id = accepted(&mut world);
+    stop(&mut world);
+    let mut ways = Vec::new();
+    for _ in 0..10 {
+        if let Some(LaunchRequest::GiveBack { how, .. }) = asked(&world) {
+            ways.push(how);
+            answer(&mut world, LaunchAnswer::GaveBack(Ok(())));
+        } else if let Some(LaunchRequest::Observe { .. }) = asked(&world) {
+            let jobs = vec![observed(&id, pending("Priority", ReasonClass::Wait))];
+            answer(&mut world, LaunchAnswer::Observed(Ok(jobs)));
+        }
+        world.wait(5_000);
+    }
+    assert_eq!(ways, [GiveBack::Waiting, GiveBack::Now]);
+}
+
+#[test]
+fn an_allocation_that_the_launcher_was_not_asked_for_ends_at_once() {
+    let mut world = launching(2, 1);
+    let first = accepted(&mut world);
+    let worker = join(&mut world, &first, 1);
+    until_asked(&mut world, &worker);
+    assert!(matches!(asked(&world), Some(LaunchRequest::Observe { .. })));
+    world.submit(grid("more", 3, 2, ""));
+    let second = world.state.allocations.keys().find(|id| **id != first);
+    let second = second.expect("one more is wanted").clone();
+    stop(&mut world);
+    assert_eq!(cause(&world, &second), EndCause::CancelledByUs);
+}
+
+/// A user's stop may end a job before it was given back.
+#[test]
+fn a_job_that_ends_in_a_stopped_queue_was_cancelled_by_this_program() {
+    let mut world = launching(1, 4);
+    let id = accepted(&mut world);
+    observe(&mut world, &[(&id, pending("Priority", ReasonClass::Wait))]);
+    stop(&mut world);
+    let over = JobState::Ended(EndCause::CancelledByOthers);
+    while !phase(&world, &id).is_ended() {
+        observe(&mut world, &[(&id, over.clone())]);
+    }
+    assert_eq!(cause(&world, &id), EndCause::CancelledByUs);
+    assert_eq!(pause(&world), Some(PauseCause::Stopped));
+}
+
+#[test]
+fn the_status_of_a_cluster_has_those_that_have_not_ended_first_and_reasons_for_all() {
+    let mut world = launching(2, 4);
+    let status = |world: &World| cluster_status(&world.state, &world.config, world.now);
+    assert_eq!(
+        cluster_status(&World::new().state, &world.config, 0),
+        ClusterStatus::default()
+    );
+    let states = |world: &World| -> Vec<(String, Option<String>)> {
+        let entries = status(world).allocations.into_iter();
+        entries.map(|entry| (entry.state, entry.reason)).collect()
+    };
+    let line = |state: &str, reason: &str| (state.to_owned(), Some(reason.to_owned()));
+    let intended = line(
+        "intended",
+        "the cluster has not answered the request for it",
+    );
+    assert_eq!(states(&world), [intended]);
+    let first = accepted(&mut world);
+    observe(&mut world, &[(&first, JobState::Running)]);
+    let running = line("running", "its worker has not connected yet");
+    assert_eq!(states(&world), [running]);
+    let worker = join(&mut world, &first, 1);
+    let ran = status(&world).allocations.into_iter();
+    let ran: Vec<_> = ran
+        .filter(|entry| entry.allocation == first.to_string())
+        .collect();
+    assert_eq!(
+        (ran[0].reason.as_deref(), &ran[0].worker),
+        (None, &Some(worker.to_string()))
+    );
+    let queue = status(&world).queue.expect("it launches");
+    assert_eq!(
+        (
+            queue.wanted,
+            queue.paused,
+            queue.reason,
+            queue.delayed_until_ms
+        ),
+        (2, None, None, None)
+    );
+    submitted(
+        &mut world,
+        SubmitOutcome::Unreachable {
+            message: "no controller".into(),
+        },
+    );
+    assert_eq!(status(&world).num_open(), 1);
+    assert_eq!(status(&world).allocations[1].state, "ended");
+    let queue = |world: &World| status(world).queue.expect("it launches");
+    assert_eq!(queue(&world).reason.as_deref(), Some("no controller"));
+    let until = queue(&world)
+        .delayed_until_ms
+        .expect("the next request waits");
+    assert_eq!(until, world.now + 10_000);
+    world.now = until;
+    assert_eq!(queue(&world).delayed_until_ms, None);
+    assert_eq!(first.as_str(), first.to_string());
+}
