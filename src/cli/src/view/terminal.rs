@@ -155,7 +155,16 @@ pub fn suspend() {
 
 /// Takes the terminal again after the process was stopped.
 pub fn resume() {
-    if screen().is_some() && enter().is_ok() {
+    if screen().is_none() {
+        return;
+    }
+    // A shell may have changed the mode meanwhile; an error shows again in the next call.
+    let _ = disable_raw_mode();
+    let entered = match is_taken() {
+        true => enable_raw_mode(),
+        false => enter(),
+    };
+    if entered.is_ok() {
         clear();
     }
 }
