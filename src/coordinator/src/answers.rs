@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(document["schema"], 1);
         assert_eq!(
             fields(&document),
-            "build checkpoint_bytes cluster journal_bytes schema storage_fault sweeps workers"
+            "build checkpoint_bytes cluster journal_bytes now_ms schema storage_fault sweeps workers"
         );
         assert!(document["cluster"].is_object());
         let sweep = &document["sweeps"][0];
