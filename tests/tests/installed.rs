@@ -240,7 +240,7 @@ fn the_bundle_trains_without_checkout_python_and_network() {
         .env("CHECKOUT", root())
         .env("PLACE", place.path());
     let table = succeeds(&mut command);
-    assert!(table.contains("cosine loss"), "{table}");
+    assert!(table.contains("accuracy"), "{table}");
     let mut entries = fs::read_dir(place.path())
         .expect("a readable folder")
         .map(|entry| entry.expect("a readable folder").path());
