@@ -2,7 +2,7 @@
 //!
 //! The state machine decides (`schedule::allocation`); this crate performs its requests and reports
 //! what the cluster answered. What a command printed is understood by pure functions: `slurm/text.rs`,
-//! `slurm/state.rs`, `slurm/reason.rs`. Processes are started in `command.rs` and nowhere else.
+//! `slurm/state.rs`, `slurm/reason.rs`. Slurm's commands are started in `command.rs`, ssh in `ssh/`.
 
 mod command;
 pub mod script;
