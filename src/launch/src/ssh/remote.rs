@@ -154,14 +154,6 @@ data=@DATA@
 [ -z "$data" ] || [ -d "$data" ] || fail "there is no folder $data here: data= of the hosts file names the data sets"
 work=@WORK@
 mkdir -p "$work" 2>/dev/null && [ -w "$work" ] || fail "the work directory $work cannot be written: work= of the hosts file names another"
-# Hosts that read the same name here share the folder.
-if [ ! -s "$work/folder-name" ]; then
-  name=$(mktemp "$work/folder-name.XXXXXX" 2>/dev/null) || fail "there is no room in $work"
-  { head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n'; echo; } >"$name"
-  ln "$name" "$work/folder-name" 2>/dev/null
-  rm -f "$name"
-fi
-echo "@FOLDER@$(cat "$work/folder-name" 2>/dev/null)" >&2
 private=$(mktemp -d) || fail "no folder for temporary files can be made"
 room=$work/.room-$$
 trap 'rm -rf "$private" "$room"' EXIT
@@ -169,6 +161,14 @@ trap 'exit 143' TERM INT
 printf '%s\n' "$token" 2>/dev/null >"$private/token" || fail "there is no room in $private"
 echo room 2>/dev/null >"$room" || fail "there is no room in the work directory $work"
 rm -f "$room"
+# Hosts that read the same name here share the folder.
+if [ ! -s "$work/folder-name" ]; then
+  name=$(mktemp "$work/folder-name.XXXXXX" 2>/dev/null) || fail "there is no room in $work"
+  { head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n'; echo; } >"$name" 2>/dev/null || fail "there is no room in $work"
+  ln "$name" "$work/folder-name" 2>/dev/null
+  rm -f "$name"
+fi
+echo "@FOLDER@$(cat "$work/folder-name" 2>/dev/null)" >&2
 # A worker that an earlier connection left is on its way out: this one takes its place.
 pidfile=$work/ssh-$(uname -n)-@NAME@.pid
 if read -r pid start 2>/dev/null <"$pidfile" && [ -n "$start" ] && [ "$(born "$pid")" = "$start" ]; then
