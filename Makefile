@@ -63,10 +63,10 @@ test: build lint
 test-latex: setup
 	@$(CARGO) test --release --workspace --locked --test report latex -- --ignored
 
-# Two at a time: each has a Slurm of its own, and trains.
+# Four at a time: each has a Slurm of its own, and mostly waits.
 test-cluster: build
 	@tests/slurm/prepare.sh
-	@$(CARGO) test --release --workspace --locked --test cluster --test real_slurm --test real_sshd -- --ignored --test-threads 2 $$(tests/slurm/skips.sh)
+	@$(CARGO) test --release --workspace --locked --test cluster --test real_slurm --test real_sshd -- --ignored --test-threads 4 $$(tests/slurm/skips.sh)
 
 # The simulator runs few seeds: each mutant costs them again.
 mutants:
