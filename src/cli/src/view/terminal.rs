@@ -1,7 +1,7 @@
 //! The terminal while the view has it: raw mode, the alternate screen, no cursor. It is given back
 //! on every way out of the program that can be noticed: the end of the view, an error, a panic.
 //!
-//! What the program prints meanwhile is shown as news, and printed when the terminal is given back.
+//! Lines that the program prints meanwhile are shown as news, and printed when the view ends.
 
 use std::io::{self, BufWriter, IsTerminal, Stderr, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
