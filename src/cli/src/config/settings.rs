@@ -1,8 +1,8 @@
 //! The settings that a configuration file may hold: the one table from which the reader of files,
 //! `orchestrator config` and docs/configuration.md come.
 //!
-//! The meaning of a setting, its environment variable, its default and its possible values belong to
-//! the flag of the same name, which `args.rs` declares.
+//! The meaning of a setting, its environment variable, its default and its possible values belong
+//! to the flag of the same name, which `args.rs` declares.
 
 use clap::{Arg, Args, Command};
 
