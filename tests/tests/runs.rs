@@ -87,6 +87,38 @@ fn runs_that_are_started_together_all_end_with_the_table() {
     }
 }
 
+/// Commands that were frozen while the sweep and its coordinator ended find the results in the
+/// state directory.
+#[test]
+fn a_run_that_ends_leaves_its_results_to_those_that_follow_it() {
+    let system = System::new();
+    system.file("idle.yaml", SWEEP);
+    let trainer = trainer(&system, 30);
+    let mut first = system.start("first", command(&system, &trainer));
+    wait_for("the sweep has begun", || {
+        first.stderr().contains("idle: ").then_some(())
+    });
+    let attached = [
+        system.start("second", command(&system, &trainer)),
+        system.start("tail", system.orchestrator(&["tail", "idle"])),
+    ];
+    wait_for("both follow", || {
+        let follow = |process: &Process| process.stderr().contains("idle: ");
+        attached.iter().all(follow).then_some(())
+    });
+    for process in &attached {
+        process.signal(Signal::SIGSTOP);
+    }
+    first.expect_exit(0);
+    for mut process in attached {
+        process.signal(Signal::SIGCONT);
+        process.expect_exit(0);
+        let table = process.stdout();
+        assert!(table.contains("xent") && table.contains('*'), "{table}");
+    }
+    no_partial_files(&system);
+}
+
 /// `timeout`, `make` and `srun` signal a process and its group, some of them with two signals.
 #[test]
 fn signals_of_one_request_to_end_count_once() {

@@ -120,6 +120,18 @@ impl ExpectedError {
         }
     }
 
+    /// Returns true if this is what a command sees of a coordinator that has ended. Its token is
+    /// removed with it.
+    pub fn coordinator_is_gone(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Coordinator { .. }
+                | Self::Refused { .. }
+                | Self::Token(_)
+        )
+    }
+
     /// Formats the message and its causes for stderr.
     pub fn render(&self) -> String {
         if let Self::InFile(drawn) = self {

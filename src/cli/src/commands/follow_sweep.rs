@@ -189,6 +189,9 @@ pub async fn submit(
     }
 }
 
+/// A report, and whether its files were written.
+pub type LastReport = (Report, Result<(), ExpectedError>);
+
 /// Keeps the results folder up to date at a reasonable rate. Training never depends on it: files
 /// that cannot be written now are written later.
 pub struct ResultsWriter {
@@ -253,6 +256,15 @@ impl ResultsWriter {
                 self.next = Instant::now() + self.pause;
             }
         }
+    }
+
+    /// Fetches the last report of a command, and writes its files.
+    pub async fn last_report(
+        &mut self,
+        follower: &mut Follower,
+    ) -> Result<LastReport, ExpectedError> {
+        let report = follower.report().await?;
+        Ok((report, self.finish(follower).await))
     }
 
     /// Writes the last report of a command, which is worth a few attempts.

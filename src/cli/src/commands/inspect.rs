@@ -248,13 +248,7 @@ pub async fn explanation(
 pub async fn tail(arguments: &TailArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let Some(client) = offline::live(&arguments.target).await? else {
         stderr::print("no coordinator runs: nothing will change; this is how it stands");
-        let report = report(
-            &arguments.target,
-            &arguments.sweep,
-            ReportFiles::None,
-            &mut Discard,
-        )
-        .await?;
+        let report = left_by(&arguments.target, &arguments.sweep).await?;
         return conclude(&report, output);
     };
     let mut signals = Signals::listen()?;
@@ -271,7 +265,7 @@ pub async fn tail(arguments: &TailArgs, output: Output) -> Result<Outcome, Expec
     let mut next_table = Instant::now() + TABLE_EVERY;
     loop {
         let step = tokio::select! {
-            step = follower.next() => step?,
+            step = follower.next() => step,
             _ = signals.next() => {
                 if view.is_full() {
                     view.finish();
@@ -279,6 +273,17 @@ pub async fn tail(arguments: &TailArgs, output: Output) -> Result<Outcome, Expec
                 }
                 return Ok(Outcome::Interrupted);
             }
+        };
+        let step = match step {
+            Err(error) if !reconnects && error.coordinator_is_gone() => {
+                view.finish();
+                // an `orchestrator run` ends with its sweep, perhaps before its last message arrives
+                return match left_by(&arguments.target, &arguments.sweep).await {
+                    Ok(report) if report.complete => conclude(&report, output),
+                    _ => Err(error),
+                };
+            }
+            step => step?,
         };
         match step {
             Step::Status(mut status) => {
@@ -317,11 +322,21 @@ pub async fn tail(arguments: &TailArgs, output: Output) -> Result<Outcome, Expec
             Step::Complete(status) => {
                 view.status(&status);
                 view.finish();
-                let report = follower.report().await?;
+                let report = match follower.report().await {
+                    Err(error) if !reconnects && error.coordinator_is_gone() => {
+                        left_by(&arguments.target, &arguments.sweep).await?
+                    }
+                    report => report?,
+                };
                 return conclude(&report, output);
             }
         }
     }
+}
+
+/// Returns the report of a sweep whose coordinator has ended, from its state directory.
+async fn left_by(target: &Target, sweep: &str) -> Result<Report, ExpectedError> {
+    report(target, sweep, ReportFiles::None, &mut Discard).await
 }
 
 /// Prints the tables as they are, for a view that its user has left. A coordinator that is away is

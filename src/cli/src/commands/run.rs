@@ -20,14 +20,13 @@ use sweep::{Sweep, counted};
 
 use crate::args::{DeviceArgs, RunArgs, quoted};
 use crate::client::{Access, Client};
-use crate::commands::follow_sweep::{Follower, ResultsWriter, Step, submit};
+use crate::commands::follow_sweep::{Follower, LastReport, ResultsWriter, Step, submit};
 use crate::commands::serve::{Embedded, slots};
 use crate::exit::{ExpectedError, Outcome};
 use crate::follow::View;
 use crate::launch_args::How;
 use crate::output::{self, Output, SCHEMA};
 use crate::preflight::{self, Places};
-use crate::reports::Report;
 use crate::results_folder::ResultsFolder;
 use crate::signals::{HOW_TO_INSIST, Signals};
 use crate::view::{Leaving, Source};
@@ -224,13 +223,9 @@ impl Run<'_> {
                 Err(error) => Err(error),
             };
             match attached {
-                // its token was removed with it
-                Err(
-                    ExpectedError::Unreachable { .. }
-                    | ExpectedError::Coordinator { .. }
-                    | ExpectedError::Refused { .. }
-                    | ExpectedError::Token(_),
-                ) if borrowed && self.has_gone(pid).await => {
+                Err(error)
+                    if borrowed && error.coordinator_is_gone() && self.has_gone(pid).await =>
+                {
                     stderr::print(&format!(
                         "process {pid} has ended, and its coordinator with it: continuing here"
                     ));
@@ -296,13 +291,13 @@ impl Run<'_> {
         view.finish();
         match followed? {
             Followed::Complete | Followed::Stuck(_) => {
-                let report = match follower.report().await {
-                    // `without_address` takes over
-                    Err(error @ ExpectedError::Unreachable { .. }) if !lasts => return Err(error),
-                    report => report,
-                };
-                self.conclude(&mut follower, &mut writer, report, None)
-                    .await
+                match writer.last_report(&mut follower).await {
+                    // nothing is printed yet: `without_address` takes over
+                    Err(error) | Ok((_, Err(error))) if !lasts && error.coordinator_is_gone() => {
+                        Err(error)
+                    }
+                    last => self.conclude(&writer, last, None),
+                }
             }
             Followed::Interrupted(signal) => {
                 let name = &reply.sweep;
@@ -361,14 +356,12 @@ impl Run<'_> {
         let outcome = match (followed, left) {
             (Err(error), _) | (Ok(_), Err(error)) => Err(error),
             (Ok(Followed::Complete), Ok(())) => {
-                let report = follower.report().await;
-                self.conclude(&mut follower, &mut writer, report, None)
-                    .await
+                let last = writer.last_report(&mut follower).await;
+                self.conclude(&writer, last, None)
             }
             (Ok(Followed::Interrupted(signal)), Ok(())) => {
-                let report = follower.report().await;
-                self.conclude(&mut follower, &mut writer, report, Some(signal))
-                    .await
+                let last = writer.last_report(&mut follower).await;
+                self.conclude(&writer, last, Some(signal))
             }
             (Ok(Followed::Stuck(because)), Ok(())) => {
                 // the reason comes first; results that cannot be written are in the journal anyway
@@ -530,17 +523,15 @@ impl Run<'_> {
         }
     }
 
-    /// Writes the results, prints the tables, and reports the outcome. Results that cannot be
-    /// written are an error, but the table is printed anyway.
-    async fn conclude(
+    /// Prints the tables and reports the outcome. Results that were not written are an error, but
+    /// the table is printed anyway.
+    fn conclude(
         &self,
-        follower: &mut Follower,
-        writer: &mut ResultsWriter,
-        report: Result<Report, ExpectedError>,
+        writer: &ResultsWriter,
+        last: Result<LastReport, ExpectedError>,
         interrupted: Option<Signal>,
     ) -> Result<Outcome, ExpectedError> {
-        let report = report.map_err(|error| self.not_written(writer, &error))?;
-        let written = writer.finish(follower).await;
+        let (report, written) = last.map_err(|error| self.not_written(writer, &error))?;
         let outcome = match (interrupted, report.complete && report.failed_trials == 0) {
             (_, true) => Outcome::Complete,
             (Some(_), false) => Outcome::Interrupted,

@@ -118,10 +118,9 @@ impl Run<'_> {
             self.print_submission(&reply);
             let mut follower = Follower::new(client, &reply.sweep, false);
             let folder = ResultsFolder::new(&self.arguments.results, &reply.sweep);
-            let report = follower.report().await;
             let mut writer = ResultsWriter::new(folder);
-            let concluded = self.conclude(&mut follower, &mut writer, report, None);
-            outcome = Some(concluded.await);
+            let last = writer.last_report(&mut follower).await;
+            outcome = Some(self.conclude(&writer, last, None));
         }
         embedded.shutdown().await?;
         outcome.transpose()

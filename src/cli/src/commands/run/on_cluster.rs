@@ -95,9 +95,8 @@ impl Run<'_> {
                 })
             }
             Ok(Followed::Complete | Followed::Interrupted(_)) => {
-                let report = follower.report().await;
-                self.conclude(&mut follower, &mut writer, report, interrupted)
-                    .await
+                let last = writer.last_report(&mut follower).await;
+                self.conclude(&writer, last, interrupted)
             }
         };
         let ended = embedded.shutdown().await;
