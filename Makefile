@@ -94,14 +94,11 @@ stand-in-gpu: build
 bench: build
 	@python3 bench/run.py --binaries "$(BINARIES)" $(ARGS)
 
-# Both binaries once more, linked for old systems. The id of a build would depend on debug information, which names a folder for
-# temporary files. The last call puts the binaries of `make build` back where tests look for them.
-OLD_GLIBC := -C link-arg=-B$(DIST)/glibc -C link-arg=-L$(DIST)/glibc -C link-arg=-Wl,--allow-shlib-undefined,--build-id=none
+# Both binaries once more, linked for old systems. The last call puts those of `make build` back where tests look for them.
 dist-binaries: build
 	@scripts/old_glibc.sh "$(DIST)/glibc"
-	@$(CARGO) rustc --release --locked --package cli --bin orchestrator -- $(OLD_GLIBC)
-	@$(CARGO) rustc --release --locked --package trainer --bin orchestrator-trainer -- \
-	  $(OLD_GLIBC) -C link-arg=$(DIST)/glibc/old_libstdcxx.o
+	@OLD_GLIBC="$(DIST)/glibc" RUSTC_WORKSPACE_WRAPPER="$(CURDIR)/scripts/old_glibc_link.sh" \
+	  $(CARGO) build --release --workspace --bins --locked
 	@mkdir -p "$(DIST)/bin"
 	@cp "$(BINARIES)/orchestrator" "$(BINARIES)/orchestrator-trainer" "$(DIST)/bin/"
 	@$(CARGO) build --release --workspace --locked --quiet

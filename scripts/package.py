@@ -70,8 +70,9 @@ def machine_paths(libtorch):
 def relocated(binary, paths):
     """Returns the binary without debug information and without a path of this machine.
 
-    Messages of panics name source files. Their lengths are compiled in, so each folder of this machine is replaced by
-    one of the same length; slashes fill it up.
+    Messages of panics, and of checks in libtorch's headers, name source files. Their lengths are compiled in, so each
+    folder of this machine is replaced by one of the same length; slashes fill it up. Cargo's `trim-paths`, which would not
+    reach C++, is not in a stable Rust yet.
     """
     with tempfile.TemporaryDirectory() as folder:
         stripped = pathlib.Path(folder) / "stripped"

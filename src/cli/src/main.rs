@@ -10,6 +10,7 @@ mod cache_dir;
 mod client;
 mod commands;
 mod config;
+mod disk;
 mod doctor_args;
 mod estimate;
 mod exit;

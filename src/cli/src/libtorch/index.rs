@@ -3,14 +3,96 @@
 //! No index is written into the program. Whoever makes the package notes the one of their pip beside
 //! it (`share/orchestrator/package-index`); pip's own settings come before that.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use percent_encoding::percent_decode_str;
+use tonic::codegen::http::Uri;
+use tonic::codegen::http::uri::Authority;
 
 use super::pins::Pin;
 use crate::exit::ExpectedError;
 
-/// Returns the address of the index: the named one, pip's, or that of the package.
-pub fn choose(named: Option<&str>) -> Result<String, ExpectedError> {
-    let index = named
+/// A package index. Its address is shown to people, and has no password in it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Index {
+    address: String,
+    /// The value of the header `Authorization`.
+    authorization: Option<String>,
+}
+
+impl Index {
+    /// Takes the name and the password out of an address, where pip's users write them. What is no
+    /// address is not shown either, since it may hold a password.
+    pub fn new(written: &str) -> Result<Self, ExpectedError> {
+        let unreadable = || {
+            ExpectedError::BadInput(
+                "the address of the package index is none: it is http(s)://HOST/PATH or http(s)://NAME:PASSWORD@HOST/PATH, \
+                 with other symbols of name and password than letters and digits as %XX"
+                    .to_owned(),
+            )
+        };
+        let (scheme, rest) = written.split_once("://").ok_or_else(unreadable)?;
+        let (server, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (login, host) = match server.rsplit_once('@') {
+            Some((login, host)) => (Some(login), host),
+            None => (None, server),
+        };
+        let address = format!("{scheme}://{host}{path}");
+        let is_server = |server: &Authority| {
+            !server.host().is_empty()
+                && (server.as_str() == server.host() || server.port().is_some())
+        };
+        let parsed: Option<Uri> = address.parse().ok();
+        let is_address = parsed.is_some_and(|uri| uri.authority().is_some_and(is_server));
+        if !is_address || !matches!(scheme, "http" | "https") {
+            return Err(unreadable());
+        }
+        let Some(login) = login else {
+            return Ok(Self {
+                address,
+                authorization: None,
+            });
+        };
+        let (name, password) = login.split_once(':').unwrap_or((login, ""));
+        let mut decoded: Vec<u8> = percent_decode_str(name).collect();
+        decoded.push(b':');
+        decoded.extend(percent_decode_str(password));
+        Ok(Self {
+            address,
+            authorization: Some(format!("Basic {}", BASE64_STANDARD.encode(decoded))),
+        })
+    }
+
+    /// Returns the address of a project's page.
+    pub fn page_of(&self, pin: &Pin) -> String {
+        format!("{}/{}/", self.address.trim_end_matches('/'), pin.name)
+    }
+
+    /// Returns the header for an address, which only the index's own server gets.
+    pub fn authorization_for(&self, url: &str) -> Option<&str> {
+        let is_own = origin(url) == origin(&self.address);
+        self.authorization.as_deref().filter(|_| is_own)
+    }
+}
+
+impl fmt::Debug for Index {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        write!(formatter, "Index({})", self.address)
+    }
+}
+
+/// Returns scheme, host and port of an address.
+fn origin(url: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    Some((scheme, rest.split('/').next()?))
+}
+
+/// Returns the index: the named one, pip's, or that of the package.
+pub fn choose(named: Option<&str>) -> Result<Index, ExpectedError> {
+    let written = named
         .map(str::to_owned)
         .or_else(|| settings_of_pip().iter().find_map(|file| index_url(&read(file)?)))
         .or_else(|| Some(read(&super::share()?.join("package-index"))?.trim().to_owned()))
@@ -22,17 +104,7 @@ pub fn choose(named: Option<&str>) -> Result<String, ExpectedError> {
                     .to_owned(),
             )
         })?;
-    let has_password = index
-        .split_once("://")
-        .is_some_and(|(_, rest)| rest.split('/').next().unwrap_or_default().contains('@'));
-    if has_password {
-        return Err(ExpectedError::BadInput(
-            "the package index wants a name and a password, which this command does not send: fetch the wheels with \
-             `pip download` and name their folder with --from"
-                .to_owned(),
-        ));
-    }
-    Ok(index)
+    Index::new(&written)
 }
 
 /// pip's settings in a file, from the narrowest to the widest.
@@ -82,11 +154,6 @@ fn index_url(settings: &str) -> Option<String> {
     found.into_iter().flatten().next()
 }
 
-/// Returns the address of a project's page.
-pub fn page_of(index: &str, pin: &Pin) -> String {
-    format!("{}/{}/", index.trim_end_matches('/'), pin.name)
-}
-
 /// Returns the address of the file with the pinned checksum, which the links of a page end with.
 pub fn link(page: &str, address: &str, pin: &Pin) -> Option<String> {
     let end = page.find(&format!("#sha256={}", pin.sha256))?;
@@ -134,7 +201,9 @@ mod tests {
 
     #[test]
     fn a_link_is_found_by_its_checksum_and_resolved_as_a_browser_does() {
-        let address = page_of("https://mirror.example/simple/", &PIN);
+        let address = Index::new("https://mirror.example/simple/")
+            .unwrap()
+            .page_of(&PIN);
         assert_eq!(address, "https://mirror.example/simple/torch/");
         let found = |href: &str| {
             let page = format!(
@@ -173,9 +242,48 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_refused_and_not_shown() {
-        let error = choose(Some("https://me:secret@mirror.example/simple")).unwrap_err();
-        assert!(!error.to_string().contains("secret"), "{error}");
-        assert!(error.to_string().contains("--from"));
+    fn a_login_is_for_the_index_alone_and_not_shown() {
+        let index = Index::new("https://me@lab:p%40ss%2Fword@mirror.example:8443/simple").unwrap();
+        assert_eq!(
+            format!("{index:?}"),
+            "Index(https://mirror.example:8443/simple)"
+        );
+        let page = index.page_of(&PIN);
+        assert_eq!(page, "https://mirror.example:8443/simple/torch/");
+        let basic = format!("Basic {}", BASE64_STANDARD.encode("me@lab:p@ss/word"));
+        assert_eq!(index.authorization_for(&page), Some(basic.as_str()));
+        for elsewhere in [
+            "https://mirror.example/torch.whl",
+            "http://mirror.example:8443/torch.whl",
+            "https://files.example/torch.whl",
+            "https://mirror.example:8443.evil.example/torch.whl",
+        ] {
+            assert_eq!(index.authorization_for(elsewhere), None, "{elsewhere}");
+        }
+        let token = Index::new("https://token@mirror.example").unwrap();
+        let basic = format!("Basic {}", BASE64_STANDARD.encode("token:"));
+        assert_eq!(
+            token.authorization_for("https://mirror.example/a"),
+            Some(basic.as_str())
+        );
+        let open = Index::new("https://mirror.example/a@b/simple").unwrap();
+        assert_eq!(
+            open.page_of(&PIN),
+            "https://mirror.example/a@b/simple/torch/"
+        );
+        assert_eq!(open.authorization, None);
+        for unreadable in [
+            "https://me:sec/ret@mirror.example/simple",
+            "mirror.example/secret",
+            "https://me:secret@/simple",
+            "ftp://me:secret@mirror.example/simple",
+        ] {
+            let error = Index::new(unreadable).unwrap_err().to_string();
+            assert!(
+                error.contains("NAME:PASSWORD@HOST"),
+                "{unreadable}: {error}"
+            );
+            assert!(!error.contains("sec"), "{error}");
+        }
     }
 }

@@ -11,8 +11,9 @@ use data::catalog::Checksum;
 use sweep::with_causes;
 use zip::ZipArchive;
 
-use super::index;
-use super::pins::{Kind, Pin};
+use super::index::{self, Index};
+use super::pins::{Kind, Pin, Size};
+use crate::disk::free_bytes;
 use crate::exit::ExpectedError;
 use crate::stderr;
 
@@ -25,8 +26,7 @@ const MAX_WHEEL: u64 = 4 << 30;
 /// Where the wheels come from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// The address of a package index.
-    Index(String),
+    Index(Index),
     /// A folder that somebody put them into.
     Folder(PathBuf),
 }
@@ -38,17 +38,29 @@ pub fn install(
     source: impl FnOnce() -> Result<Source, ExpectedError>,
     on_progress: &mut dyn FnMut(FetchProgress),
 ) -> Result<bool, ExpectedError> {
-    install_pins(kind, &kind.pins(), target, source, on_progress)
+    let wheels = Wheels {
+        kind,
+        pins: kind.pins(),
+        size: kind.size(),
+    };
+    install_wheels(&wheels, target, source, on_progress)
 }
 
-fn install_pins(
+/// The wheels to install, and their size.
+struct Wheels {
     kind: Kind,
-    pins: &[Pin],
+    pins: Vec<Pin>,
+    size: Size,
+}
+
+fn install_wheels(
+    wheels: &Wheels,
     target: &Path,
     source: impl FnOnce() -> Result<Source, ExpectedError>,
     on_progress: &mut dyn FnMut(FetchProgress),
 ) -> Result<bool, ExpectedError> {
-    let stamp = stamp(kind, pins);
+    let Wheels { kind, pins, size } = wheels;
+    let stamp = stamp(*kind, pins);
     let is_installed = || fs::read_to_string(target.join(STAMP)).is_ok_and(|found| found == stamp);
     if is_installed() {
         return Ok(false);
@@ -75,20 +87,21 @@ fn install_pins(
         }
         create(&workplace)?;
     }
+    let unpacked = workplace.join("unpacked");
+    remove(&unpacked)?;
     let source = source()?;
-    let mut wheels = Vec::new();
+    check_room(*size, &source, &workplace)?;
+    let mut files = Vec::new();
     for pin in pins {
-        wheels.push(match &source {
+        files.push(match &source {
             Source::Index(index) => fetch(pin, index, &workplace, on_progress)?,
             Source::Folder(folder) => in_folder(pin, folder)?,
         });
     }
-    let unpacked = workplace.join("unpacked");
-    remove(&unpacked)?;
     create(&unpacked)?;
-    for (pin, wheel) in pins.iter().zip(&wheels) {
+    for (pin, wheel) in pins.iter().zip(&files) {
         stderr::print(&format!("unpacking {}", pin.name));
-        unpack(wheel, &unpacked, kind)?;
+        unpack(wheel, &unpacked, *kind)?;
     }
     let stamp_path = unpacked.join(STAMP);
     fs::write(&stamp_path, stamp).map_err(ExpectedError::file("write", &stamp_path))?;
@@ -106,18 +119,57 @@ fn stamp(kind: Kind, pins: &[Pin]) -> String {
     format!("{kind}\n{lines}")
 }
 
+/// Refuses a disk that would be full before the end. What an earlier run fetched need not be fetched
+/// again.
+fn check_room(size: Size, source: &Source, workplace: &Path) -> Result<(), ExpectedError> {
+    let to_fetch = match source {
+        Source::Index(_) => size.fetched.saturating_sub(bytes_in(workplace)),
+        Source::Folder(_) => 0,
+    };
+    let needed = to_fetch + size.unpacked;
+    let free = free_bytes(workplace).unwrap_or(u64::MAX);
+    if free >= needed {
+        return Ok(());
+    }
+    let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+    Err(ExpectedError::Infrastructure {
+        what: "no room for libtorch",
+        reason: format!(
+            "{} has {} free, and {} are needed ({} to fetch, {} unpacked): make room, or name a folder on another disk \
+             with {}",
+            workplace.parent().unwrap_or(workplace).display(),
+            gigabytes(free),
+            gigabytes(needed),
+            gigabytes(to_fetch),
+            gigabytes(size.unpacked),
+            super::VARIABLE
+        ),
+    })
+}
+
+/// Returns the size of the files in a folder, without those of folders in it.
+fn bytes_in(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.metadata().ok())
+        .filter(fs::Metadata::is_file)
+        .map(|file| file.len())
+        .sum()
+}
+
 fn fetch(
     pin: &Pin,
-    index: &str,
+    index: &Index,
     workplace: &Path,
     on_progress: &mut dyn FnMut(FetchProgress),
 ) -> Result<PathBuf, ExpectedError> {
     let wheel = workplace.join(format!("{}-{}.whl", pin.name, pin.version));
-    let address = index::page_of(index, pin);
+    let address = index.page_of(pin);
     let page_path = workplace.join("page");
     remove(&page_path)?;
     data::fetch_file(
         &address,
+        index.authorization_for(&address),
         &page_path,
         Checksum::Unknown,
         MAX_PAGE,
@@ -135,6 +187,7 @@ fn fetch(
     })?;
     data::fetch_file(
         &url,
+        index.authorization_for(&url),
         &wheel,
         Checksum::Sha256(pin.sha256),
         MAX_WHEEL,
@@ -241,7 +294,7 @@ mod tests {
     /// A folder with the wheels of two pins, and a place for what is installed.
     struct Rig {
         place: tempfile::TempDir,
-        pins: Vec<Pin>,
+        wheels: Wheels,
     }
 
     const LIBRARY: &str = "torch/lib/libtorch_cpu.so";
@@ -252,7 +305,14 @@ mod tests {
             fs::create_dir(place.path().join("wheels")).unwrap();
             let mut rig = Self {
                 place,
-                pins: Vec::new(),
+                wheels: Wheels {
+                    kind: Kind::Cpu,
+                    pins: Vec::new(),
+                    size: Size {
+                        fetched: 1_000,
+                        unpacked: 140_100,
+                    },
+                },
             };
             let library = "library".repeat(20_000);
             rig.add("torch", &[(LIBRARY, &library), ("torch/nn.py", "x")]);
@@ -274,7 +334,7 @@ mod tests {
             let path = self.wheel(name);
             fs::write(&path, archive.finish().unwrap().into_inner()).unwrap();
             let sha256 = data::sha256(&path).unwrap().leak();
-            self.pins.push(Pin {
+            self.wheels.pins.push(Pin {
                 name,
                 version: "1.0",
                 sha256,
@@ -291,13 +351,7 @@ mod tests {
         }
 
         fn install(&self, source: Source) -> Result<bool, ExpectedError> {
-            install_pins(
-                Kind::Cpu,
-                &self.pins,
-                &self.target(),
-                || Ok(source),
-                &mut |_| {},
-            )
+            install_wheels(&self.wheels, &self.target(), || Ok(source), &mut |_| {})
         }
 
         fn install_from_folder(&self) -> Result<bool, ExpectedError> {
@@ -305,13 +359,14 @@ mod tests {
         }
 
         /// Serves a page for each wheel, and the wheels; the first wheel that is asked for is cut
-        /// once. Returns the address of the index, and the ranges that were asked for.
-        fn serve(&self) -> (String, Arc<Mutex<Vec<String>>>) {
+        /// once. Returns the index, and the ranges and logins of requests.
+        fn serve(&self, login: &str) -> (Source, Arc<Mutex<Vec<String>>>) {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = format!("http://{}/simple", listener.local_addr().unwrap());
-            let ranges = Arc::new(Mutex::new(Vec::new()));
-            let seen = ranges.clone();
+            let address = format!("http://{login}{}/simple", listener.local_addr().unwrap());
+            let noted = Arc::new(Mutex::new(Vec::new()));
+            let seen = noted.clone();
             let wheels: Vec<_> = self
+                .wheels
                 .pins
                 .iter()
                 .map(|pin| (*pin, fs::read(self.wheel(pin.name)).unwrap()))
@@ -326,6 +381,13 @@ mod tests {
                         .take_while(|line| !line.is_empty())
                         .collect();
                     let path = head[0].split(' ').nth(1).unwrap();
+                    let login = head
+                        .iter()
+                        .filter_map(|line| line.split_once(": "))
+                        .find(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+                    seen.lock()
+                        .unwrap()
+                        .extend(login.map(|(_, value)| value.to_owned()));
                     let range = head.iter().find_map(|line| {
                         let line = line.to_ascii_lowercase();
                         let from = line.strip_prefix("range: bytes=")?.strip_suffix('-')?;
@@ -366,7 +428,7 @@ mod tests {
                     let _ = stream.write_all(&wheel[from..end]);
                 }
             });
-            (address, ranges)
+            (Source::Index(Index::new(&address).unwrap()), noted)
         }
     }
 
@@ -411,10 +473,53 @@ mod tests {
     #[test]
     fn a_download_that_was_cut_is_resumed() {
         let rig = Rig::new();
-        let (address, ranges) = rig.serve();
-        assert!(rig.install(Source::Index(address)).unwrap());
+        let (index, noted) = rig.serve("");
+        assert!(rig.install(index).unwrap());
         assert_eq!(fs::read(rig.target().join(LIBRARY)).unwrap().len(), 140_000);
-        assert_eq!(*ranges.lock().unwrap(), ["torch 100"]);
+        assert_eq!(*noted.lock().unwrap(), ["torch 100"]);
+    }
+
+    #[test]
+    fn a_login_is_sent_with_every_request() {
+        let rig = Rig::new();
+        let (index, noted) = rig.serve("me:secret@");
+        assert!(rig.install(index).unwrap());
+        let noted = noted.lock().unwrap();
+        let logins = noted.iter().filter(|line| *line == "Basic bWU6c2VjcmV0");
+        assert_eq!(
+            logins.count(),
+            5,
+            "two pages, and two wheels of which one was cut: {noted:?}"
+        );
+    }
+
+    #[test]
+    fn a_disk_without_room_is_refused_before_anything_is_fetched() {
+        let mut rig = Rig::new();
+        rig.wheels.size = Size {
+            fetched: 1 << 60,
+            unpacked: 1,
+        };
+        let (index, noted) = rig.serve("me:secret@");
+        let error = with_causes(&rig.install(index).unwrap_err());
+        assert!(
+            error.contains(" free, and 1152921504.6 GB are needed"),
+            "{error}"
+        );
+        assert!(error.contains("ORCHESTRATOR_LIBTORCH"), "{error}");
+        assert_eq!(*noted.lock().unwrap(), [""; 0]);
+        // Only what is missing counts, and wheels in a folder are there already.
+        let workplace = rig.target().with_extension("partial");
+        File::create(workplace.join("torch-1.0.whl.part"))
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        rig.wheels.size.fetched = 1 << 40;
+        let index = Source::Index(Index::new("http://127.0.0.1:1/simple").unwrap());
+        let error = with_causes(&rig.install(index).unwrap_err());
+        assert!(error.contains("cannot fetch libtorch"), "{error}");
+        rig.wheels.size.fetched = 1 << 60;
+        assert!(rig.install_from_folder().unwrap());
     }
 
     #[test]
@@ -426,9 +531,9 @@ mod tests {
             error.contains("does not have the pinned checksum"),
             "{error}"
         );
-        let (address, _) = rig.serve();
+        let (index, _) = rig.serve("");
         // The server has pins' checksums on its page, and the altered file.
-        let error = rig.install(Source::Index(address)).unwrap_err();
+        let error = rig.install(index).unwrap_err();
         assert!(
             with_causes(&error).contains("checksum"),
             "{}",

@@ -22,7 +22,30 @@ pub struct Pin {
     pub sha256: &'static str,
 }
 
+/// Bytes on disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// The wheels.
+    pub fetched: u64,
+    /// The files that are kept of them.
+    pub unpacked: u64,
+}
+
 impl Kind {
+    /// Returns the size of this kind, rounded up.
+    pub fn size(self) -> Size {
+        match self {
+            Self::Cpu => Size {
+                fetched: 550_000_000,
+                unpacked: 470_000_000,
+            },
+            Self::Cuda => Size {
+                fetched: 2_700_000_000,
+                unpacked: 3_800_000_000,
+            },
+        }
+    }
+
     /// Returns the wheels of this kind. The first is torch.
     pub fn pins(self) -> Vec<Pin> {
         let lists: &[&'static str] = match self {

@@ -5,12 +5,12 @@
 //! there, and the next one resumes from its end. An archive is removed after unpacking. Never keeps
 //! a file with a wrong checksum, and never follows an archive out of its folder (see `unpack.rs`).
 
+mod client;
 mod unpack;
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use md5::{Digest, Md5};
 use sha2::Sha256;
@@ -57,10 +57,15 @@ pub struct FetchedFile {
     pub verified: bool,
 }
 
+/// The address of a file, and the header `Authorization` for it.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    url: &'a str,
+    authorization: Option<&'a str>,
+}
+
 /// Number of consecutive connections that may fail without a single byte of progress.
 const MAX_FRUITLESS_TRIES: u32 = 4;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Downloads, verifies and unpacks a data set into `DATA_DIR/NAME`. Skips what is already there.
 pub fn fetch(
@@ -130,7 +135,11 @@ pub(crate) fn fetch_all(
             continue;
         }
         let path = workplace.join(name);
-        get(&url, &path, download.max_bytes, on_progress)?;
+        let from = Source {
+            url: &url,
+            authorization: None,
+        };
+        get(from, &path, download.max_bytes, on_progress)?;
         let sha256 = verify(&path, download.checksum)?;
         let installed = if download.is_archive {
             install_archive(&path, &workplace, &root, download.max_bytes)?
@@ -155,15 +164,17 @@ pub(crate) fn fetch_all(
 }
 
 /// Downloads one file to `path` and verifies it; resumes what an earlier call left. Returns its
-/// SHA-256.
+/// SHA-256. `authorization` is the header of that name, for servers that ask who calls.
 pub fn fetch_file(
     url: &str,
+    authorization: Option<&str>,
     path: &Path,
     checksum: Checksum,
     max_bytes: u64,
     on_progress: &mut dyn FnMut(FetchProgress),
 ) -> Result<String, Error> {
-    get(url, path, max_bytes, on_progress)?;
+    let from = Source { url, authorization };
+    get(from, path, max_bytes, on_progress)?;
     verify(path, checksum)
 }
 
@@ -182,7 +193,7 @@ fn known(root: &Path, done: &Path) -> Option<String> {
 
 /// Downloads into `path`; resumes from `path.part` if it exists.
 fn get(
-    url: &str,
+    from: Source<'_>,
     path: &Path,
     max_bytes: u64,
     on_progress: &mut dyn FnMut(FetchProgress),
@@ -190,30 +201,19 @@ fn get(
     if path.exists() {
         return Ok(());
     }
-    if let Some(variable) = socks_proxy(url, &|name| std::env::var(name).ok()) {
-        let reason = format!(
-            "{variable} names a SOCKS proxy, which is not supported: unset it, or set HTTPS_PROXY to an HTTP proxy \
-             (http://HOST:PORT)"
-        );
-        return Err(Error::Download {
-            url: url.to_owned(),
-            reason,
-        });
-    }
     let part = path.with_file_name(format!(
         "{}.part",
         path.file_name().unwrap_or_default().to_string_lossy()
     ));
-    let config = ureq::Agent::config_builder()
-        .timeout_connect(Some(CONNECT_TIMEOUT))
-        .timeout_recv_response(Some(READ_TIMEOUT))
-        .timeout_per_read(Some(READ_TIMEOUT))
-        .http_status_as_error(false);
-    let agent = ureq::Agent::new_with_config(config.build());
+    let url = from.url;
+    let agent = client::new().map_err(|reason| Error::Download {
+        url: url.to_owned(),
+        reason,
+    })?;
     let mut fruitless = 0;
     loop {
         let before = length(&part);
-        match get_once(&agent, url, &part, max_bytes, on_progress) {
+        match get_once(&agent, from, &part, max_bytes, on_progress) {
             Ok(()) => break,
             Err(Attempt::Final(error)) => return Err(error),
             Err(Attempt::Cut(reason)) => {
@@ -238,41 +238,6 @@ fn get(
     std::fs::rename(&part, path).map_err(Error::io("move", path))
 }
 
-/// Returns the variable that names a SOCKS proxy, if the download would use one: the first that is
-/// set decides, and hosts in NO_PROXY are reached directly.
-fn socks_proxy(url: &str, variable: &dyn Fn(&str) -> Option<String>) -> Option<&'static str> {
-    const VARIABLES: [&str; 6] = [
-        "ALL_PROXY",
-        "all_proxy",
-        "HTTPS_PROXY",
-        "https_proxy",
-        "HTTP_PROXY",
-        "http_proxy",
-    ];
-    let set = VARIABLES
-        .into_iter()
-        .find_map(|name| Some((name, variable(name).filter(|value| !value.is_empty())?)));
-    let (name, _) = set.filter(|(_, value)| value.to_ascii_lowercase().starts_with("socks"))?;
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let host = rest.split(['/', ':']).next().unwrap_or_default();
-    let direct = ["NO_PROXY", "no_proxy"]
-        .into_iter()
-        .find_map(variable)
-        .unwrap_or_default();
-    let is_direct = |entry: &str| {
-        let suffix = entry.trim_start_matches('*');
-        entry == "*"
-            || host == suffix.trim_start_matches('.')
-            || (suffix.starts_with('.') && host.ends_with(suffix))
-    };
-    let excepted = direct
-        .split(',')
-        .map(str::trim)
-        .filter(|entry| !entry.is_empty())
-        .any(is_direct);
-    (!excepted).then_some(name)
-}
-
 enum Attempt {
     /// A retry may help.
     Cut(String),
@@ -285,11 +250,12 @@ fn length(path: &Path) -> u64 {
 
 fn get_once(
     agent: &ureq::Agent,
-    url: &str,
+    from: Source<'_>,
     part: &Path,
     max_bytes: u64,
     on_progress: &mut dyn FnMut(FetchProgress),
 ) -> Result<(), Attempt> {
+    let url = from.url;
     let refuse = |reason: String| {
         Attempt::Final(Error::Download {
             url: url.to_owned(),
@@ -302,9 +268,15 @@ fn get_once(
     if have > 0 {
         request = request.header("Range", format!("bytes={have}-"));
     }
+    if let Some(authorization) = from.authorization {
+        request = request.header("Authorization", authorization);
+    }
     let response = request
         .call()
-        .map_err(|error| Attempt::Cut(error.to_string()))?;
+        .map_err(|error| match client::distrust(&error) {
+            Some(reason) => refuse(reason),
+            None => Attempt::Cut(error.to_string()),
+        })?;
     let (status, headers) = (response.status(), response.headers());
     let header = |name: &str| {
         headers
@@ -329,6 +301,11 @@ fn get_once(
         }
         status if status.is_server_error() => {
             return Err(Attempt::Cut(format!("the server answered {status}")));
+        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if from.authorization.is_some() => {
+            return Err(refuse(format!(
+                "the server answered {status}: it refuses the name and the password"
+            )));
         }
         status => return Err(refuse(format!("the server answered {status}"))),
     }
@@ -443,53 +420,4 @@ fn install_archive(
     std::fs::remove_dir_all(&staging).map_err(Error::io("remove", &staging))?;
     std::fs::remove_file(archive).map_err(Error::io("remove", archive))?;
     Ok(installed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_socks_proxy_is_named_by_its_variable() {
-        let found = |set: &[(&str, &str)]| {
-            let variable = |name: &str| {
-                set.iter()
-                    .find(|(known, _)| *known == name)
-                    .map(|(_, value)| (*value).to_owned())
-            };
-            socks_proxy("https://data.example.org:443/a.tar", &variable)
-        };
-        assert_eq!(found(&[]), None);
-        assert_eq!(found(&[("HTTPS_PROXY", "http://proxy:3128")]), None);
-        assert_eq!(
-            found(&[("ALL_PROXY", "socks5h://user:secret@proxy:1080")]),
-            Some("ALL_PROXY")
-        );
-        assert_eq!(
-            found(&[("https_proxy", "SOCKS4://proxy:1080"), ("ALL_PROXY", "")]),
-            Some("https_proxy")
-        );
-        assert_eq!(
-            found(&[
-                ("ALL_PROXY", "http://proxy"),
-                ("HTTPS_PROXY", "socks5://proxy")
-            ]),
-            None
-        );
-        for direct in [
-            "*",
-            "data.example.org",
-            ".example.org",
-            "*.example.org",
-            "x, data.example.org",
-        ] {
-            assert_eq!(
-                found(&[("ALL_PROXY", "socks5://proxy"), ("NO_PROXY", direct)]),
-                None,
-                "{direct}"
-            );
-        }
-        let other = [("ALL_PROXY", "socks5://proxy"), ("no_proxy", "example.com")];
-        assert_eq!(found(&other), Some("ALL_PROXY"));
-    }
 }

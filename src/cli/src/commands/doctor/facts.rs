@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nix::sys::statvfs::statvfs;
 use sweep::with_causes;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -17,6 +16,7 @@ use worker::memory;
 
 use crate::args::{DoctorArgs, Target};
 use crate::client::{Access, Client};
+use crate::disk::{free_bytes, free_files};
 use crate::preflight::Places;
 use crate::{rendezvous, trainer};
 
@@ -284,22 +284,12 @@ fn folder(name: &'static str, path: &Path, is_written: bool, mounts: &str) -> Fo
     let real = nearest
         .canonicalize()
         .unwrap_or_else(|_| nearest.to_owned());
-    let space = statvfs(&real).ok();
-    // Fields have other widths elsewhere.
-    #[allow(clippy::useless_conversion)]
-    let free_bytes = space.map(|space| {
-        u64::from(space.blocks_available()).saturating_mul(space.fragment_size().into())
-    });
-    #[allow(clippy::useless_conversion)]
-    let free_files = space
-        .filter(|space| space.files() > 0)
-        .map(|space| u64::from(space.files_available()));
     Folder {
         name,
         exists,
         kind: file_system(mounts, &real).unwrap_or_else(|| "unknown file system".to_owned()),
-        free_bytes,
-        free_files,
+        free_bytes: free_bytes(&real),
+        free_files: free_files(&real),
         written: is_written.then(|| written(nearest).map_err(|error| error.to_string())),
         path: absolute,
     }
